@@ -1,0 +1,1 @@
+"""Stage three: trained networks and a map store in, dispersion, bias and calibration out."""

@@ -1,0 +1,1 @@
+"""Stage one: simulated galaxies in, one Zarr store of kinematic maps and mass profiles out."""

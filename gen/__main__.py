@@ -1,0 +1,133 @@
+"""Simulated galaxies in, one Zarr store of kinematic maps and mass profiles out.
+
+  python -m gen mock --out mocks                      make the three mock suites
+  python -m gen maps mocks/*/*.yaml --out maps.zarr   map every galaxy of some suites
+  python -m gen check snap_099.hdf5                   say what a snapshot file holds
+
+Put `mpiexec -n 8` (or srun) before `mock` and `maps` to share the galaxies out over processes.
+A run that was stopped goes on where it stood when the same command is given again.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    mock = commands.add_parser("mock", help="make mock suites of galaxies in equilibrium, in archive formats")
+    mock.add_argument("--out", type=Path, required=True, help="folder to write the suites into")
+    mock.add_argument("--suites", default="bursty,quiet,middle", help="which, comma-separated (default: %(default)s)")
+    mock.add_argument("--galaxies", type=int, default=300, help="galaxies per suite (default: %(default)s)")
+    mock.add_argument("--seed", type=int, default=1, help="same seed, same galaxies (default: %(default)s)")
+    mock.add_argument("--stars", type=int, default=20_000, help="star particles per galaxy (default: %(default)s)")
+    mock.add_argument("--gas", type=int, default=10_000, help="gas particles per galaxy (default: %(default)s)")
+    mock.add_argument("--dark", type=int, default=20_000, help="dark particles per galaxy (default: %(default)s)")
+
+    maps = commands.add_parser("maps", help="project the galaxies of suites into a map store")
+    maps.add_argument("suites", type=Path, nargs="+", metavar="SUITE.yaml", help="suite files (docs/generation.md)")
+    maps.add_argument("--out", type=Path, required=True, help="map store to write or to go on with, e.g. maps.zarr")
+    maps.add_argument("--views", type=int, default=4, help="random lines of sight per galaxy (default: %(default)s)")
+    maps.add_argument("--pixels", type=int, default=32, help="pixels along a side of the map (default: %(default)s)")
+    maps.add_argument("--seed", type=int, default=0, help="seed of the lines of sight (default: %(default)s)")
+    maps.add_argument("--root", type=Path, help="folder the suites' patterns start from, instead of the files' own")
+    maps.add_argument("--dry-run", action="store_true", help="list the galaxies that would be mapped and stop")
+
+    check = commands.add_parser("check", help="say what yt makes of a snapshot file and what it lacks")
+    check.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    check.add_argument("--format", help="tipsy, arepo, gizmo or gadget (default: guessed)")
+    return parser
+
+
+def _mock(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from gen import parallel
+    from gen.mock.archive import jobs, write_snapshot, write_suite_file
+    from gen.mock.suites import SUITES
+
+    names = args.suites.split(",")
+    if unknown := [name for name in names if name not in SUITES]:
+        raise ValueError(f"unknown suite {unknown[0]!r}; there are {', '.join(SUITES)}")
+    if min(args.galaxies, args.stars, args.dark) < 1 or args.gas < 0:
+        raise ValueError("--galaxies, --stars and --dark must be at least 1, --gas at least 0")
+    n = {"n_stars": args.stars, "n_gas": args.gas, "n_dark": args.dark}
+    config = {"seed": args.seed, "galaxies": args.galaxies, **n}
+    if parallel.rank() == 0:
+        for name in names:
+            known = args.out / name / "mock.json"
+            if known.exists() and json.loads(known.read_text()) != config:
+                raise ValueError(f"{known.parent} holds galaxies made with {known.read_text()}; choose a new --out")
+            write_suite_file(args.out / name, name)
+            known.write_text(json.dumps(config))
+    parallel.barrier()
+    todo = [(name, group) for name in names for group in jobs(name, args.galaxies)]
+    bar = tqdm(total=len(names) * args.galaxies, desc="galaxies", unit="gal", disable=parallel.rank() > 0)
+    parallel.share_out(
+        todo,
+        lambda job: write_snapshot(args.out / job[0], *job, args.seed, n),
+        lambda job, _: bar.update(len(job[1])),
+    )
+    bar.close()
+    if parallel.rank() == 0:
+        print(f"{args.galaxies} galaxies in each of {', '.join(str(args.out / name) for name in names)}")
+    return 0
+
+
+def _maps(args: argparse.Namespace) -> int:
+    from gen import parallel
+    from gen.maps import Settings, generate, list_tasks
+    from gen.suite import load_suite
+
+    if args.views < 1 or args.pixels < 4:
+        raise ValueError("--views must be at least 1 and --pixels at least 4")
+    suites = [load_suite(path, args.root) for path in args.suites]
+    names = [suite.name for suite in suites]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two suite files have the same name: {', '.join(sorted(names))}")
+    if args.dry_run:
+        for suite in suites if parallel.rank() == 0 else []:
+            for task in list_tasks(suite):
+                print(f"{suite.name}  {task.name}  {task.snapshot}  {task.problem or 'ok'}")
+        return 0
+    done, failed = generate(suites, args.out, Settings(args.views, args.pixels, args.seed))
+    if parallel.rank() == 0:
+        where = f"; why: {args.out / 'failures.jsonl'}" if failed else ""
+        print(f"{done} galaxies done, {failed} failed, in {args.out}{where}")
+    return 3 if failed else 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from gen.check import describe
+    from gen.formats import FORMATS
+
+    if args.format and args.format not in FORMATS:
+        raise ValueError(f"format {args.format!r} is not one of {', '.join(FORMATS)}")
+    for path in args.files:
+        print("\n".join(describe(path, args.format)))
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code: 0 all done, 2 nothing could be started, 3 some galaxies failed."""
+    args = _parser().parse_args(arguments)
+    try:
+        return {"mock": _mock, "maps": _maps, "check": _check}[args.command](args)
+    except (ValueError, OSError) as error:
+        from gen import parallel
+
+        if parallel.rank() == 0 or args.command == "mock":
+            print(f"gen {args.command}: {error}", file=sys.stderr)
+        if args.command == "mock" and parallel.size() > 1:
+            sys.stderr.flush()
+            parallel.abort(2)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

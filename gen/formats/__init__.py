@@ -1,0 +1,9 @@
+"""One file per family of snapshot formats: how it is read through yt, and how the mocks write it."""
+
+from gen.formats.base import CodeUnits, Format, SnapshotError
+from gen.formats.gadget import Arepo, Gadget, Gizmo
+from gen.formats.tipsy import Tipsy
+
+FORMATS: dict[str, Format] = {f.name: f for f in (Tipsy(), Arepo(), Gizmo(), Gadget())}
+
+__all__ = ["FORMATS", "CodeUnits", "Format", "SnapshotError"]

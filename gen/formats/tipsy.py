@@ -1,0 +1,157 @@
+"""Tipsy snapshots (Gasoline, ChaNGa; NIHAO): big-endian records and a .param file that holds the units."""
+
+import struct
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gen.constants import G
+from gen.formats.base import CodeUnits, Format, SnapshotError
+from gen.formats.frontends import open_raw
+from gen.mock.relations import RHO_CRIT
+from gen.particles import Galaxy
+
+_RECORD = {"gas": 12, "dark": 9, "star": 11}  # float32 values per particle
+
+
+class Tipsy(Format):
+    """Gas, DarkMatter and Stars; one .param file beside (or above) the snapshot."""
+
+    name = "tipsy"
+    components: ClassVar[dict[str, list[str]]] = {
+        "gas": ["Gas"],
+        "stars": ["Stars"],
+        "dark": ["DarkMatter"],
+        "black_holes": [],
+    }
+    mass = "Mass"
+    # Gasoline smooths over 32 neighbours: the support holds 32 particle volumes
+    # (Wadsley et al. 2004, section 2).
+    support_volumes = 32.0
+
+    def _param(self, path: Path) -> Path:
+        for folder in (path.parent, path.parent.parent):
+            found = sorted(folder.glob("*.param"))
+            named = [p for p in found if path.name.startswith(p.stem)]
+            if len(named or found) == 1:
+                return (named or found)[0]
+            if len(found) > 1:
+                names = ", ".join(p.name for p in found)
+                raise SnapshotError(f"{path}: several .param files beside it ({names}); keep the one that belongs to it")
+        raise SnapshotError(f"{path}: no .param file beside it, and Tipsy files hold no units; put the run's .param there")
+
+    def _header(self, path: Path) -> tuple[str, float, tuple[int, int, int]]:
+        """Byte order, time (the scale factor) and counts of gas, dark matter and stars."""
+        try:
+            with open(path, "rb") as file:
+                head = file.read(28)
+        except OSError as error:
+            raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check the snapshot pattern") from error
+        for order in "><" if len(head) == 28 else "":
+            time, n, ndim, n_gas, n_dark, n_star = struct.unpack(order + "diiiii", head)
+            sound = 1 <= ndim <= 3 and n == n_gas + n_dark + n_star and min(n_gas, n_dark, n_star) >= 0
+            if sound and 0 < time < 1e6:
+                return order, time, (n_gas, n_dark, n_star)
+        raise SnapshotError(f"{path}: no Tipsy header; is `format: tipsy` right?")
+
+    def stage(self, path: Path, scratch: Path) -> Path:
+        order, _, counts = self._header(path)
+        size = path.stat().st_size
+        for position in ("f4", "f8"):
+            types = [
+                np.dtype([("mass", order + "f4"), ("pos", order + position, 3), ("rest", order + "f4", k - 4)])
+                for k in _RECORD.values()
+            ]
+            body = sum(n * t.itemsize for n, t in zip(counts, types, strict=True))
+            if size - body in (28, 32):
+                break
+        else:
+            raise SnapshotError(f"{path}: {size} bytes do not fit its header's {sum(counts)} particles; cut short?")
+        # yt's tree over the gas never returns when a position is NaN: look first.
+        offset = size - body
+        for n, record, name in zip(counts, types, _RECORD, strict=True):
+            if n and not np.isfinite(np.memmap(path, record, "r", offset, n)["pos"]).all():
+                raise SnapshotError(f"{path}: NaN or infinite positions among its {name} particles")
+            offset += n * record.itemsize
+        staged = scratch / "snapshot.tipsy"
+        staged.symlink_to(path.resolve())
+        (scratch / "snapshot.param").symlink_to(self._param(path).resolve())
+        return staged
+
+    def load(self, staged: Path) -> Any:
+        param = str(staged.with_suffix(".param"))
+        return open_raw("yt.frontends.tipsy.api", "TipsyDataset", str(staged), parameter_file=param)
+
+    def units(self, path: Path, given: dict[str, float]) -> CodeUnits:
+        # yt's own mass unit is rho_crit V from dHubble0, off from dMsolUnit by 0.1 % in real files.
+        known = self._parameters(self._param(path))
+        missing = [key for key in ("dKpcUnit", "dMsolUnit") if key not in known]
+        if missing and not {"length_kpc", "mass_msun"} <= given.keys():
+            raise SnapshotError(f"{path}: {' and '.join(missing)} not in its .param; add `units:` to the suite file")
+        length = given.get("length_kpc", known.get("dKpcUnit", 0.0))
+        mass = given.get("mass_msun", known.get("dMsolUnit", 0.0))
+        comoving = bool(known.get("bComove", 0))
+        a, hubble = (self._header(path)[1], 1.0) if comoving else (1.0, 1.0)
+        if comoving and "dHubble0" in known:
+            # dHubble0 counts in code time, 1/sqrt(G rho) with rho one code mass per code volume.
+            hubble = known["dHubble0"] * float(np.sqrt(G * mass / length**3)) / 0.1
+        # Gasoline's time unit is 1/sqrt(G rho); comoving velocities carry a factor a.
+        velocity = given.get("velocity_kms", float(np.sqrt(G * mass / length)))
+        periodic = comoving or bool(known.get("bPeriodic", 0))
+        box = known.get("dPeriod", known.get("dxPeriod", 1.0)) * length * a if periodic else None
+        source = f"dKpcUnit and dMsolUnit of {self._param(path).name}"
+        return CodeUnits(length * a, mass, velocity * a, box, a, hubble, source, -0.5 * (box or 0.0))
+
+    @staticmethod
+    def _parameters(path: Path) -> dict[str, float]:
+        """The numbers in a .param file of `name = value  # comment` lines."""
+        known = {}
+        for line in path.read_text(errors="replace").splitlines():
+            name, equals, value = line.split("#")[0].partition("=")
+            try:
+                known[name.strip()] = float(value)
+            except ValueError:
+                continue
+        return known
+
+
+def write(
+    path: Path, galaxies: list[tuple[Galaxy, np.ndarray, np.ndarray]], box_kpc: float, scale_factor: float, hubble: float
+) -> None:
+    """A Tipsy snapshot and its .param, cosmological, as ChaNGa leaves them.
+
+    galaxies: (galaxy, centre_kpc (3,), velocity_kms (3,)) with physical centres in [-box/2, box/2).
+    box_kpc is the physical side at this scale factor. Float32 positions: 1e-7 of the box at best,
+    better near its middle.
+    """
+    length = box_kpc / scale_factor
+    mass = RHO_CRIT * length**3
+    velocity = np.sqrt(G * mass / length) * scale_factor
+
+    def record(name: str, part: str) -> np.ndarray:
+        rows = []
+        for galaxy, centre, bulk in galaxies:
+            p = galaxy.components()[part]
+            row = np.zeros((len(p), _RECORD[name]), dtype=np.float32)
+            row[:, 0] = p.mass_msun / mass
+            x = (p.pos_kpc + centre) / (length * scale_factor)
+            row[:, 1:4] = x - np.round(x)
+            row[:, 4:7] = (p.vel_kms + bulk) / velocity
+            if name == "gas" and p.support_kpc is not None:
+                h = p.support_kpc / (length * scale_factor)
+                row[:, 7] = 3 * 32 * row[:, 0] / (4 * np.pi * h**3)
+                row[:, 8] = 1e4
+            rows.append(row)
+        return np.concatenate(rows)
+
+    gas, dark, star = record("gas", "gas"), record("dark", "dark"), record("star", "stars")
+    total = len(gas) + len(dark) + len(star)
+    with open(path, "wb") as file:
+        file.write(struct.pack(">diiiiii", scale_factor, total, 3, len(gas), len(dark), len(star), 0))
+        for rows in (gas, dark, star):
+            file.write(rows.astype(">f4").tobytes())  # concatenation made it native
+    path.with_suffix(".param").write_text(
+        f"bComove = 1\nbPeriodic = 1\ndKpcUnit = {float(length)!r}\ndMsolUnit = {float(mass)!r}\n"
+        f"dHubble0 = {float(np.sqrt(8 * np.pi / 3))!r}\ndOmega0 = 0.3089\ndLambda = 0.6911\ndPeriod = 1.0\n"
+    )

@@ -1,0 +1,1 @@
+"""Mock galaxies in equilibrium, then disturbed: the embedded default when no archive is at hand."""

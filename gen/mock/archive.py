@@ -1,0 +1,129 @@
+"""The mock suites as files, each in the layout of the archive it stands for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+from astropy.table import Table
+
+from gen.formats import gadget, tipsy
+from gen.mock.galaxy import MockGalaxy
+from gen.mock.suites import make_galaxy
+from gen.particles import Galaxy
+
+HUBBLE = 0.6774
+#: Galaxies that share one snapshot of the `quiet` suite, a box rather than a zoom.
+PER_BOX = 10
+
+Member = tuple[Galaxy, np.ndarray, np.ndarray]  # galaxy, centre_kpc, velocity_kms
+
+
+def _place(suite: str, indices: list[int], seed: int, box_kpc: float, spread: float, n: dict[str, int]) -> tuple[
+    list[Member], list[MockGalaxy]
+]:
+    """Galaxies with random motions, the first at the middle of the box and the rest on a lattice."""
+    members, models = [], []
+    side = max(2, int(np.ceil(len(indices) ** (1 / 3))))
+    for place, index in enumerate(indices):
+        galaxy, model = make_galaxy(suite, index, seed, **n)
+        rng = np.random.default_rng([seed, 77, index])
+        cell = np.array(np.unravel_index(place, (side,) * 3)) / side
+        centre = cell * box_kpc + rng.uniform(-spread, spread, 3)
+        members.append((galaxy, centre, rng.normal(0, 200, 3)))
+        models.append(model)
+    return members, models
+
+
+def write_nihao(folder: Path, suite: str, index: int, seed: int, n: dict[str, int]) -> Path:
+    """One Tipsy zoom with its .param and AHF_halos, at a = 0.8."""
+    a, box_kpc = 0.8, 8000.0
+    name = f"{suite}_{index:05d}"
+    path = folder / name / f"{name}.01000"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    members, models = _place(suite, [index], seed, box_kpc, 30.0, n)
+    (galaxy, centre, velocity), model = members[0], models[0]
+    unit = a / HUBBLE
+    corner = (centre + 0.5 * box_kpc) / unit
+    header = "#ID(1) hostHalo(2) numSubStruct(3) Mvir(4) npart(5) Xc(6) Yc(7) Zc(8) VXc(9) VYc(10) VZc(11) Rvir(12) n_star(64)"
+    row = [
+        0, -1, 0, model.structure.m200_msun * HUBBLE, sum(len(p) for p in galaxy.components().values()),
+        *corner, *velocity, model.r200_kpc / unit, len(galaxy.stars),
+    ]  # fmt: skip
+    Path(f"{path}.AHF_halos").write_text(header + "\n" + "\t".join(f"{value:.10g}" for value in row) + "\n")
+    tipsy.write(path, members, box_kpc, a, HUBBLE)
+    return path
+
+
+def write_auriga(folder: Path, suite: str, indices: list[int], seed: int, n: dict[str, int]) -> Path:
+    """One AREPO box with its SUBFIND catalogue, at a = 0.75; the first galaxy sits on the box's corner."""
+    a, box_kpc = 0.75, 30_000.0
+    number = indices[0] // PER_BOX
+    path = folder / f"snap_{number:03d}.hdf5"
+    folder.mkdir(parents=True, exist_ok=True)
+    members, models = _place(suite, indices, seed, box_kpc, 40.0, n)
+    unit = a / HUBBLE
+    centres = np.mod([centre for _, centre, _ in members], box_kpc) / unit
+    r200 = np.array([model.r200_kpc for model in models]) / unit
+    kinds = ("gas", "dark", None, None, "stars", "black_holes")
+    lengths = [[len(g.components()[k]) if k else 0 for k in kinds] for g, _, _ in members]
+    with h5py.File(folder / f"fof_subhalo_tab_{number:03d}.hdf5", "w") as file:
+        file["Group/GroupPos"], file["Group/Group_R_Crit200"] = centres, r200
+        file["Group/GroupFirstSub"] = np.arange(len(members), dtype=np.int32)
+        file["Subhalo/SubhaloPos"] = centres
+        file["Subhalo/SubhaloVel"] = np.array([velocity for _, _, velocity in members])
+        file["Subhalo/SubhaloLenType"] = np.array(lengths, dtype=np.int32)
+        file["Subhalo/SubhaloGrNr"] = np.arange(len(members), dtype=np.int32)
+    gadget.write(path, members, box_kpc, a, HUBBLE, "arepo")
+    return path
+
+
+def write_fire(folder: Path, suite: str, index: int, seed: int, n: dict[str, int]) -> Path:
+    """One GIZMO zoom at z = 0 with a plain ECSV table of its galaxy beside it."""
+    box_kpc = 20_000.0
+    name = f"{suite}_{index:05d}"
+    path = folder / name / "snapshot_600.hdf5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    members, models = _place(suite, [index], seed, box_kpc, 50.0, n)
+    centre = np.mod(members[0][1], box_kpc)
+    table = Table({"id": [0], **{k: [v] for k, v in zip("xyz", centre, strict=True)}, "r200": [models[0].r200_kpc]})
+    for column in ("x", "y", "z", "r200"):
+        table[column].unit = "kpc"
+    table.write(path.parent / "galaxies.ecsv", format="ascii.ecsv", overwrite=True)
+    gadget.write(path, members, box_kpc, 1.0, HUBBLE, "gizmo")
+    return path
+
+
+_ZOOM: dict[str, Callable[[Path, str, int, int, dict[str, int]], Path]] = {"bursty": write_nihao, "middle": write_fire}
+_YAML = {
+    "bursty": "format: tipsy\nsnapshots: bursty_*/*.01000\ncatalogue: {format: ahf, path: '{name}.AHF_halos'}\n",
+    "quiet": "format: arepo\nsnapshots: snap_*.hdf5\ncatalogue: {format: subfind, path: 'fof_subhalo_tab_{number}.hdf5'}\n",
+    "middle": "format: gizmo\nsnapshots: middle_*/snapshot_600.hdf5\ncatalogue: {format: table, path: galaxies.ecsv}\n",
+}
+
+
+def write_suite_file(folder: Path, suite: str) -> Path:
+    """The YAML that tells `gen maps` how to read a mock suite."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{suite}.yaml"
+    path.write_text(f"name: {suite}\n{_YAML[suite]}aperture: {{r200: 0.3}}\n")
+    return path
+
+
+def jobs(suite: str, n_galaxies: int) -> list[list[int]]:
+    """Galaxy numbers grouped by the snapshot that holds them."""
+    step = PER_BOX if suite == "quiet" else 1
+    return [list(range(i, min(i + step, n_galaxies))) for i in range(0, n_galaxies, step)]
+
+
+def write_snapshot(folder: Path, suite: str, indices: list[int], seed: int, n: dict[str, int]) -> Path:
+    """One snapshot of a mock suite. The last file written carries the mark that it is whole."""
+    mark = folder / ".done" / f"{indices[0]:05d}"
+    if not mark.exists():
+        if suite == "quiet":
+            write_auriga(folder, suite, indices, seed, n)
+        else:
+            _ZOOM[suite](folder, suite, indices[0], seed, n)
+        mark.parent.mkdir(exist_ok=True)
+        mark.touch()
+    return mark

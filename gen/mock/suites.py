@@ -1,0 +1,121 @@
+"""Three mock suites that differ as feedback models do, and the galaxies they draw."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gen.mock import relations
+from gen.mock.disturb import Disturbance, disturb_gas, disturb_stars
+from gen.mock.galaxy import MockGalaxy, Structure
+from gen.constants import G
+from gen.particles import Galaxy, Particles, concatenate, empty
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class MockSuite:
+    """Distributions from which one suite draws. Ranges are uniform, `_dex` are normal in log10."""
+
+    name: str
+    log10_m200: Range
+    halo: str
+    size_kpc: Callable[[float, float], float]  # (M200, Mstar) in Msun -> half-mass radius
+    size_dex: float
+    mstar_dex: float
+    gas_factor: float  # on the median gas mass of Bradford et al. 2015
+    gas_size: float  # gas scale over stellar scale; 2.6 in Kravtsov 2013
+    bulge_fraction: Range
+    bulge_size: Range  # bulge half-mass radius over the galaxy's
+    bulge_sersic: Range
+    thickness: Range  # z0 over the disc's scale length
+    gas_sigma_kms: Range
+    disorder: float  # multiplies every disturbance
+
+
+SUITES = {
+    # Bursty feedback: cored haloes, puffy and dispersion-supported stars, turbulent disturbed gas.
+    "bursty": MockSuite(
+        "bursty", (10.3, 12.0), "dc14", lambda m200, mstar: relations.size_kravtsov2013(m200), 0.20, 0.20,
+        1.0, 1.7, (0.2, 0.8), (0.7, 1.3), (0.8, 2.0), (0.30, 0.60), (12.0, 25.0), 1.0,
+    ),
+    # Quiet feedback: contracted cuspy haloes, thin discs with compact bulges, large calm gas discs.
+    "quiet": MockSuite(
+        "quiet", (11.2, 12.6), "contracted", lambda m200, mstar: relations.size_shen2003(mstar), 0.15, 0.12,
+        1.2, 2.6, (0.05, 0.5), (0.2, 0.5), (1.5, 4.0), (0.10, 0.20), (7.0, 12.0), 0.3,
+    ),
+    # In between, with its own size-mass relation and gas fractions.
+    "middle": MockSuite(
+        "middle", (10.8, 12.4), "core_nfw", lambda m200, mstar: relations.size_vanderwel2014(mstar), 0.16, 0.15,
+        0.7, 2.1, (0.05, 0.7), (0.3, 0.9), (1.0, 3.0), (0.15, 0.35), (9.0, 16.0), 0.6,
+    ),
+}  # fmt: skip
+
+
+def draw(suite: MockSuite, rng: np.random.Generator) -> tuple[Structure, Disturbance]:
+    """One galaxy's structure and disturbances."""
+    m200 = 10 ** rng.uniform(*suite.log10_m200)
+    mstar = relations.stellar_mass(m200) * 10 ** rng.normal(0, suite.mstar_dex)
+    half = suite.size_kpc(m200, mstar) * 10 ** rng.normal(0, suite.size_dex)
+    scale = half / 1.678
+    bulge_re = half * rng.uniform(*suite.bulge_size)
+    mgas = suite.gas_factor * relations.gas_mass(mstar) * 10 ** rng.normal(0, 0.2)
+    # Turbulence beyond 0.3 of the circular velocity would blow the disc apart.
+    v200 = np.sqrt(G * m200 / relations.r200_kpc(m200))
+    structure = Structure(
+        m200_msun=m200,
+        concentration=relations.concentration(m200) * 10 ** rng.normal(0, 0.11),
+        halo=suite.halo,
+        t_sf_gyr=rng.uniform(1, 5),
+        mstar_msun=mstar,
+        bulge_fraction=rng.uniform(*suite.bulge_fraction),
+        bulge_re_kpc=bulge_re,
+        bulge_sersic=rng.uniform(*suite.bulge_sersic),
+        bulge_aniso_kpc=bulge_re * rng.uniform(1.5, 6.0),
+        bulge_spin=rng.uniform(0, 0.6),
+        disc_scale_kpc=scale,
+        disc_height_kpc=scale * rng.uniform(*suite.thickness),
+        disc_sigma_z_over_R=rng.uniform(0.5, 0.8),
+        mgas_msun=min(mgas, 0.8 * relations.BARYON_FRACTION * m200),
+        gas_scale_kpc=scale * suite.gas_size * 10 ** rng.normal(0, 0.12),
+        gas_sigma_kms=min(rng.uniform(*suite.gas_sigma_kms), 0.3 * v200),
+    )
+    amount = suite.disorder
+    disturbance = Disturbance(
+        misalignment_deg=min(rng.exponential(12 * amount), 60.0),
+        warp_deg=rng.exponential(12 * amount),
+        lopsidedness=min(rng.exponential(0.25 * amount), 0.8),
+        bar=rng.uniform(0, 0.5) if rng.random() < 0.4 else 0.0,
+        flow=rng.normal(0, 0.08 * amount),
+        sloshing=rng.exponential(0.05 * amount),
+        holes=int(rng.poisson(4 * amount)),
+    )
+    return structure, disturbance
+
+
+def rng_of(seed: int, suite: str, index: int) -> np.random.Generator:
+    """The random numbers of one mock galaxy: they follow (seed, suite, index) and nothing else."""
+    return np.random.default_rng([seed, list(SUITES).index(suite), index])
+
+
+def make_galaxy(
+    suite: str, index: int, seed: int, n_stars: int = 20_000, n_gas: int = 10_000, n_dark: int = 20_000
+) -> tuple[Galaxy, MockGalaxy]:
+    """Galaxy number `index` of a suite, centred and at rest, randomly oriented, and its smooth model."""
+    rng = rng_of(seed, suite, index)
+    structure, disturbance = draw(SUITES[suite], rng)
+    model = MockGalaxy(structure)
+    parts = model.sample(n_stars, n_gas, n_dark, rng)
+    r_gas = 2 * structure.gas_scale_kpc
+    v_circ = float(np.sqrt(G * model.potential.menc(np.array(r_gas)) / r_gas))
+    disc = disturb_stars(parts["disc"], disturbance, structure.disc_scale_kpc, rng)
+    gas = disturb_gas(parts["gas"], disturbance, structure.gas_scale_kpc, v_circ, rng)
+    stars = concatenate([parts["bulge"], disc])
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    turn *= np.linalg.det(turn)
+
+    def turned(p: Particles) -> Particles:
+        return Particles(p.pos_kpc @ turn.T, p.vel_kms @ turn.T, p.mass_msun, p.support_kpc)
+
+    return Galaxy(turned(stars), turned(gas), turned(parts["dark"]), empty()), model

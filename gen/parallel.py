@@ -1,0 +1,91 @@
+"""The one file that knows MPI: items shared out over ranks, as each rank becomes free."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from mpi4py import MPI
+
+Item = TypeVar("Item")
+_REQUEST, _ANSWER = 11, 12
+
+
+def rank() -> int:
+    """This process's number, 0 to size() - 1."""
+    return int(MPI.COMM_WORLD.Get_rank())
+
+
+def size() -> int:
+    """How many processes share the work."""
+    return int(MPI.COMM_WORLD.Get_size())
+
+
+def broadcast(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    return MPI.COMM_WORLD.bcast(value, root=0)
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    MPI.COMM_WORLD.Barrier()
+
+
+def share_out(items: Iterable[Item], work: Callable[[Item], Any], done: Callable[[Item, Any], None]) -> None:
+    """Call work(item) for every item on some rank, and done(item, result) on rank 0 as each ends.
+
+    Every rank calls this with the same items and works; rank 0 hands out numbers from a thread
+    beside its own work, so that one rank alone, or two on two cores, lose nothing. work must not
+    raise: what can go wrong with an item is part of its result. Called without MPI it is a loop.
+    """
+    todo = list(items)
+    if size() == 1:
+        for item in todo:
+            done(item, work(item))
+        return
+    comm = MPI.COMM_WORLD.Dup()
+    manager = None
+    if comm.Get_rank() == 0:
+        manager = threading.Thread(target=_manage, args=(comm, todo, done), daemon=True)
+        manager.start()
+    report: tuple[int, Any] | None = None
+    while True:
+        comm.send(report, dest=0, tag=_REQUEST)
+        number = _receive(comm, 0, _ANSWER)
+        if number is None:
+            break
+        report = number, work(todo[number])
+    if manager:
+        manager.join()
+    comm.Barrier()
+    comm.Free()
+
+
+def _receive(comm: MPI.Comm, source: int, tag: int, status: MPI.Status | None = None) -> Any:
+    # MPI's own waiting burns a core that another rank could use: look, and sleep a millisecond.
+    while (message := comm.improbe(source=source, tag=tag, status=status)) is None:
+        time.sleep(0.001)
+    return message.recv(status=status)
+
+
+def _manage(comm: MPI.Comm, todo: list[Any], done: Callable[[Any, Any], None]) -> None:
+    try:
+        following, active = 0, comm.Get_size()
+        while active:
+            status = MPI.Status()
+            report = _receive(comm, MPI.ANY_SOURCE, _REQUEST, status)
+            number = following if following < len(todo) else None
+            following += 1
+            active -= number is None
+            comm.send(number, dest=status.Get_source(), tag=_ANSWER)
+            if report is not None:
+                done(todo[report[0]], report[1])
+    except BaseException as error:  # a thread's death would leave every rank waiting
+        print(f"rank 0 could not record a result: {error}", file=sys.stderr, flush=True)
+        MPI.COMM_WORLD.Abort(1)
+
+
+def abort(code: int) -> None:
+    """End every rank at once: for an error that only one of them has met."""
+    MPI.COMM_WORLD.Abort(code)

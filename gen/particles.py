@@ -1,0 +1,61 @@
+"""The particles of one galaxy as plain arrays: what every archive is turned into."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Particles:
+    """N particles of one component.
+
+    pos_kpc (N, 3), vel_kms (N, 3), mass_msun (N,), all float64. support_kpc (N,) is the radius
+    at which each particle's smoothing kernel reaches zero; None where none is defined.
+    """
+
+    pos_kpc: np.ndarray
+    vel_kms: np.ndarray
+    mass_msun: np.ndarray
+    support_kpc: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.mass_msun)
+
+    def __getitem__(self, mask: np.ndarray) -> "Particles":
+        support = None if self.support_kpc is None else self.support_kpc[mask]
+        return Particles(self.pos_kpc[mask], self.vel_kms[mask], self.mass_msun[mask], support)
+
+    def moved(self, shift_kpc: np.ndarray, boost_kms: np.ndarray) -> "Particles":
+        """The same particles with `shift_kpc` (3,) and `boost_kms` (3,) added."""
+        return replace(self, pos_kpc=self.pos_kpc + shift_kpc, vel_kms=self.vel_kms + boost_kms)
+
+
+def empty() -> Particles:
+    """No particles at all."""
+    return Particles(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0))
+
+
+def concatenate(parts: list[Particles]) -> Particles:
+    """Several components as one. The kernel supports are kept when every non-empty part has them."""
+    parts = [p for p in parts if len(p)] or [empty()]
+    supports = [p.support_kpc for p in parts if p.support_kpc is not None]
+    return Particles(
+        np.concatenate([p.pos_kpc for p in parts]),
+        np.concatenate([p.vel_kms for p in parts]),
+        np.concatenate([p.mass_msun for p in parts]),
+        np.concatenate(supports) if len(supports) == len(parts) else None,
+    )
+
+
+@dataclass(frozen=True)
+class Galaxy:
+    """One galaxy, centred and at rest: its tracers, its dark matter and its black holes."""
+
+    stars: Particles
+    gas: Particles
+    dark: Particles
+    black_holes: Particles
+
+    def components(self) -> dict[str, Particles]:
+        """Name -> particles, in the order of the store."""
+        return {"dark": self.dark, "stars": self.stars, "gas": self.gas, "black_holes": self.black_holes}

@@ -1,0 +1,45 @@
+"""Enclosed masses and half-mass radii: the truth that networks are trained on."""
+
+import numpy as np
+
+from gen.particles import Particles
+
+#: Radii of the stored fine profile.
+N_RADII = 64
+
+
+def enclosed_mass(pos_kpc: np.ndarray, mass_msun: np.ndarray, radius_kpc: np.ndarray) -> np.ndarray:
+    """Mass [Msun] of particles with |pos| <= r for every r: pos (N, 3), mass (N,), radius (K,) -> (K,)."""
+    r = np.sqrt(np.einsum("ij,ij->i", pos_kpc, pos_kpc))
+    order = np.argsort(r)
+    cumulative = np.concatenate([[0.0], np.cumsum(mass_msun[order])])
+    return cumulative[np.searchsorted(r[order], radius_kpc, side="right")]
+
+
+def half_mass_radius(radius_kpc: np.ndarray, mass_msun: np.ndarray) -> float:
+    """Radius [kpc] that encloses half the mass of particles at radii (N,), projected or not.
+
+    Linear between particles, so that one particle more or less moves it smoothly.
+    """
+    order = np.argsort(radius_kpc)
+    cumulative = np.cumsum(mass_msun[order])
+    middle = cumulative - 0.5 * mass_msun[order]
+    return float(np.interp(0.5 * cumulative[-1], middle, radius_kpc[order]))
+
+
+def profile_radii(stars: Particles, aperture_kpc: float) -> np.ndarray:
+    """(N_RADII,) logarithmic radii [kpc] from a twentieth of the stars' half-mass radius to the aperture."""
+    r_half = half_mass_radius(np.linalg.norm(stars.pos_kpc, axis=1), stars.mass_msun)
+    return np.geomspace(min(0.05 * r_half, 0.5 * aperture_kpc), aperture_kpc, N_RADII)
+
+
+def menc_at(radius_kpc: np.ndarray, mass_msun: np.ndarray, at_kpc: np.ndarray) -> np.ndarray:
+    """log10 M(<r) at any radii, by interpolation in log-log between the stored ones.
+
+    radius (..., K) and mass (..., K) share leading dimensions with at (..., X). Radii outside the
+    stored ones give NaN: a profile is never extrapolated.
+    """
+    log_r, log_m, log_at = np.log10(radius_kpc), np.log10(np.maximum(mass_msun, 1e-30)), np.log10(at_kpc)
+    rows = zip(*(a.reshape(-1, a.shape[-1]) for a in (log_at, log_r, log_m)), strict=True)
+    out = np.stack([np.interp(x, r, m, left=np.nan, right=np.nan) for x, r, m in rows])
+    return out.reshape(np.shape(at_kpc))

@@ -1,0 +1,71 @@
+"""A map store in, a probabilistic network that infers the mass profile out.
+
+  python -m train fit --store maps.zarr --tracer both --out runs/both
+  torchrun --nproc-per-node 4 -m train fit --store maps.zarr --tracer both --out runs/both
+  tensorboard --logdir runs          watch losses, dispersion and bias while it runs
+
+The run folder holds the weights, the configuration and TensorBoard curves. The same command
+again goes on where a stopped run stood; a finished run is left alone.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from train.fit import FitConfig, NonFinite, fit
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("fit", help="train one network", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    one.add_argument("--store", type=Path, required=True, help="map store made by `python -m gen maps`")
+    one.add_argument("--tracer", required=True, help="gas, stars or both")
+    one.add_argument("--suites", help="suites to train on, comma-separated; all of the store where left out")
+    one.add_argument("--out", type=Path, required=True, help="run folder to write or to go on with")
+    one.add_argument("--instrument", default="ifu", help="how views are observed: ifu or clean")
+    one.add_argument("--head", default="flow", help="posterior density: flow or mixture")
+    for name, kind, text in (
+        ("width", int, "channels of the first convolution"),
+        ("steps", int, "optimiser steps at most"),
+        ("round-steps", int, "steps between validations"),
+        ("patience", int, "rounds without improvement before stopping"),
+        ("batch", int, "views per step, over all processes"),
+        ("learning-rate", float, "at its peak"),
+        ("weight-decay", float, "of AdamW"),
+        ("seed", int, "of weights, batches and noise"),
+    ):
+        default = FitConfig.__dataclass_fields__[name.replace("-", "_")].default
+        one.add_argument(f"--{name}", type=kind, default=default, help=text)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; exit code 0 when trained, 1 when the loss diverged, 2 when nothing could start."""
+    from gen.store import suites
+
+    args = _parser().parse_args(arguments)
+    try:
+        chosen = tuple(args.suites.split(",")) if args.suites else tuple(suites(args.store))
+        options = {
+            k: v for k, v in vars(args).items() if k in FitConfig.__dataclass_fields__ and k not in ("store", "suites")
+        }
+        content = fit(FitConfig(store=str(args.store), suites=chosen, **options), args.out)
+    except NonFinite as error:
+        print(f"train fit: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"train fit: {error}", file=sys.stderr)
+        return 2
+    best = content["best"]
+    print(
+        f"{args.out}: best after {best['step']} of {content['steps']} steps, validation loss {best['loss']:.2f}, "
+        f"dispersion {best['dispersion']:.3f} dex, bias {best['bias']:+.3f} dex"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

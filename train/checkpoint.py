@@ -1,0 +1,74 @@
+"""Run folders: the configuration as JSON, weights as tensors, nothing that executes on loading."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.network import MassModel, ModelConfig
+
+RUN_SCHEMA = 1
+
+
+class RunError(ValueError):
+    """A run folder that is missing, damaged or of another making."""
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write aside, then rename: the old file or the new one is there, never half of one."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(json.dumps(content, indent=1))
+    os.replace(aside, path)
+
+
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Save tensors and plain values, aside and then renamed."""
+    aside = path.with_name(path.name + ".partial")
+    with open(aside, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """What `write_tensors` wrote; no code is ever unpickled. Raises RunError when it cannot be read."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"{path}: cannot be read as a checkpoint ({reason}); cut short, or not one?") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: holds no checkpoint")
+    return content
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The configuration of a run. Raises RunError when there is none or its schema is another."""
+    path = run / "run.json"
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{run} is no run folder ({error}); make one with `python -m train fit`") from error
+    if content.get("schema") != RUN_SCHEMA:
+        raise RunError(f"{run} has schema {content.get('schema')}, this code reads {RUN_SCHEMA}; train it again")
+    return dict(content)
+
+
+def load(run: Path) -> tuple[MassModel, dict[str, Any]]:
+    """The trained network of a run, ready to predict, and the run's configuration.
+
+    Raises RunError for a run that is unfinished, damaged or of another schema.
+    """
+    content = read_config(run)
+    if not content.get("finished"):
+        raise RunError(f"{run} has not finished training; give its `train fit` command again")
+    known = content["model"] | {"radii_re": tuple(content["model"]["radii_re"])}
+    model = MassModel(ModelConfig(**known))
+    try:
+        model.load_state_dict(read_tensors(run / "model.pt"))
+    except (RuntimeError, KeyError) as error:
+        raise RunError(f"{run / 'model.pt'} does not fit the network in run.json: {error}") from error
+    return model.eval(), content

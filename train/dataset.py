@@ -1,0 +1,136 @@
+"""A map store as tensors, split by galaxy."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gen import store
+from gen.instrument import Instrument, fixed_noise, observe
+from gen.profile import menc_at
+from train.scaling import tracers_of
+
+#: The ten radii of the profile in units of R_e, equal steps in log r.
+RADII_RE = tuple(float(x) for x in np.round(np.geomspace(0.3, 3.0, 10), 6))
+#: Shares of galaxies in each part of the split.
+SPLIT = {"train": 0.75, "val": 0.10, "test": 0.15}
+#: A tracer with fewer valid pixels says nothing: its velocity scale would be noise.
+MIN_VALID_PIXELS = 6
+
+
+def part_of(galaxy: str) -> str:
+    """Which part of the split a galaxy is in: a hash of its name, so never a matter of order or run."""
+    digest = hashlib.blake2b(galaxy.encode(), digest_size=8).digest()
+    at, edge = int.from_bytes(digest, "little") / 2**64, 0.0
+    for part, share in SPLIT.items():
+        edge += share
+        if at < edge:
+            return part
+    return "test"
+
+
+@dataclass
+class Views:
+    """N views of galaxies. `galaxy` (N,) holds names, `view` (N,) their numbers, `suite` (N,) suites.
+
+    maps (N, 8, P, P) as stored; half_mass_radius_kpc (N,); log10_menc (N, K) at RADII_RE [Msun].
+    """
+
+    maps: torch.Tensor
+    half_mass_radius_kpc: torch.Tensor
+    log10_menc: torch.Tensor
+    galaxy: np.ndarray
+    view: np.ndarray
+    suite: np.ndarray
+    field_of_view_re: float
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __getitem__(self, rows: np.ndarray) -> "Views":
+        at = torch.as_tensor(np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows)
+        return Views(
+            self.maps[at], self.half_mass_radius_kpc[at], self.log10_menc[at],
+            self.galaxy[at.numpy()], self.view[at.numpy()], self.suite[at.numpy()], self.field_of_view_re,
+        )  # fmt: skip
+
+    def ids(self) -> list[str]:
+        """A name for every view, for messages."""
+        return [f"{s}/{g} view {v}" for s, g, v in zip(self.suite, self.galaxy, self.view, strict=True)]
+
+    def noise(self) -> torch.Tensor:
+        """(N, 4, P, P): the fixed noise with which each view is evaluated."""
+        pixels = self.maps.shape[-1]
+        return torch.from_numpy(
+            np.stack([fixed_noise(str(g), int(v), pixels) for g, v in zip(self.galaxy, self.view, strict=True)])
+        )
+
+
+def read_views(path: Path, suite: str, part: str | None = None, rows: slice | None = None) -> Views:
+    """All views of a suite's finished galaxies, of one part of the split or (None) of all.
+
+    rows limits which galaxies are looked at. Raises StoreError for a store that cannot be used.
+    """
+    group = store.open_suite(path, suite)
+    names = group["galaxy"][:]
+    number = np.arange(len(names))[rows or slice(None)]
+    done = group["status"][:][number] == store.DONE
+    mine = number[done & np.array([part is None or part_of(str(n)) == part for n in names[number]], dtype=bool)]
+    config = group.attrs["config"]
+    n_views, pixels = config["views"], config["pixels"]
+    empty = np.zeros((0, n_views, 8, pixels, pixels), np.float32)
+    maps = group["maps"].oindex[mine] if len(mine) else empty
+    r_e = group["half_mass_radius"].oindex[mine] if len(mine) else np.zeros((0, n_views), np.float32)
+    radii = r_e[..., None].astype(float) * np.array(RADII_RE)
+    if len(mine):
+        radius = np.repeat(group["radius"].oindex[mine][:, None], n_views, axis=1)
+        mass = np.repeat(group["mass"].oindex[mine][:, None, 0], n_views, axis=1)
+        log10_menc = menc_at(radius, mass, radii)
+    else:
+        log10_menc = radii
+    return Views(
+        torch.from_numpy(maps.reshape(-1, 8, pixels, pixels)),
+        torch.from_numpy(r_e.reshape(-1).astype(np.float32)),
+        torch.from_numpy(log10_menc.reshape(-1, len(RADII_RE)).astype(np.float32)),
+        np.repeat(names[mine].astype(object), n_views),
+        np.tile(np.arange(n_views), len(mine)),
+        np.full(len(mine) * n_views, suite),
+        float(config["field_of_view_re"]),
+    )
+
+
+def concatenate(parts: list[Views]) -> Views:
+    """Several suites as one. Raises StoreError when their maps have different shapes."""
+    first = parts[0]
+    for p in parts:
+        if p.maps.shape[1:] != first.maps.shape[1:] or p.field_of_view_re != first.field_of_view_re:
+            raise store.StoreError(
+                f"suites {first.suite[0]} and {p.suite[0]} have maps of different size; map them with the same settings"
+            )
+    return Views(
+        torch.cat([p.maps for p in parts]),
+        torch.cat([p.half_mass_radius_kpc for p in parts]),
+        torch.cat([p.log10_menc for p in parts]),
+        np.concatenate([p.galaxy for p in parts]),
+        np.concatenate([p.view for p in parts]),
+        np.concatenate([p.suite for p in parts]),
+        first.field_of_view_re,
+    )
+
+
+def usable(views: Views, tracer: str, look: Instrument) -> np.ndarray:
+    """(N,) True where every tracer has enough valid pixels through the instrument, and all is finite.
+
+    `both` needs one tracer that is there: a galaxy without gas still has stars.
+    """
+    good = []
+    for start in range(0, len(views), 512):
+        maps = views.maps[start : start + 512]
+        valid = observe(maps, look, None, views.field_of_view_re)[:, [3, 7]].sum((2, 3)) >= MIN_VALID_PIXELS
+        mine = [("stars", "gas").index(t) for t in tracers_of(tracer)]
+        finite = torch.isfinite(maps.flatten(1)).all(1)
+        good.append(valid[:, mine].any(1) & finite)
+    enough = torch.cat(good).numpy() if good else np.zeros(0, dtype=bool)
+    return enough & torch.isfinite(views.log10_menc).all(1).numpy()

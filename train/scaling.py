@@ -1,0 +1,82 @@
+"""Dimensional analysis: maps and masses in units of the view's own velocity scale and R_e."""
+
+import torch
+
+from gen.constants import G
+
+# N views, P pixels along a side, K radii
+TRACERS = {"gas": ("gas",), "stars": ("stars",), "both": ("stars", "gas")}
+_OFFSET = {"stars": 0, "gas": 4}
+
+
+def tracers_of(tracer: str) -> tuple[str, ...]:
+    """The encoders a tracer needs. Raises ValueError with the known ones."""
+    if tracer not in TRACERS:
+        raise ValueError(f"unknown tracer {tracer!r}; there are {', '.join(TRACERS)}")
+    return TRACERS[tracer]
+
+
+def split(observed: torch.Tensor, tracer: str) -> tuple[torch.Tensor, ...]:
+    """Density, V about the systemic velocity, sigma and mask, each (N, P, P), of one tracer."""
+    start = _OFFSET[tracer]
+    density, velocity, dispersion, valid = observed[:, start : start + 4].unbind(1)
+    weight = density / torch.clamp(density.sum((1, 2), keepdim=True), min=1e-30)
+    systemic = (weight * velocity).sum((1, 2), keepdim=True)
+    return density, (velocity - systemic) * valid, dispersion, valid
+
+
+def velocity_scale(observed: torch.Tensor, tracers: tuple[str, ...]) -> torch.Tensor:
+    """(N,) rms of V and sigma together, mass-weighted over valid pixels, averaged over tracers [km/s].
+
+    A tracer without a valid pixel has no say. Zero where no tracer has any.
+    """
+    total = torch.zeros(observed.shape[0], device=observed.device)
+    votes = torch.zeros_like(total)
+    for tracer in tracers:
+        density, velocity, dispersion, valid = split(observed, tracer)
+        weight = density / torch.clamp(density.sum((1, 2), keepdim=True), min=1e-30)
+        total = total + (weight * (velocity**2 + dispersion**2)).sum((1, 2))
+        votes = votes + (valid.sum((1, 2)) > 0)
+    return torch.sqrt(total / torch.clamp(votes, min=1))
+
+
+def scale_free(
+    observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, tracers: tuple[str, ...]
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Dimensionless inputs per tracer, and log10 of the mass scale V^2 R_e / G [Msun].
+
+    observed (N, 8, P, P) from `gen.instrument.observe`; half_mass_radius_kpc (N,). Inputs are
+    {tracer: (N, 4, P, P)}: log10 of Sigma over V^2 / (G R_e), V and sigma over the velocity
+    scale, and the mask. Multiplying all lengths, velocities and masses of a galaxy by factors
+    that obey M = V^2 R / G changes nothing here.
+    """
+    scale = torch.clamp(velocity_scale(observed, tracers), min=1e-3)
+    v = scale[:, None, None]
+    sigma_unit = (scale**2 / (G * half_mass_radius_kpc))[:, None, None]
+    inputs = {}
+    for tracer in tracers:
+        density, velocity, dispersion, valid = split(observed, tracer)
+        log_density = torch.log10(torch.clamp(density / sigma_unit, min=1e-4)) * valid
+        inputs[tracer] = torch.stack([log_density, velocity / v, dispersion / v, valid], dim=1)
+    return inputs, torch.log10(scale**2 * half_mass_radius_kpc / G)
+
+
+def flip_sky(maps: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Random symmetries of the sky: each view turned or mirrored on it, half of them also along the sight.
+
+    maps (N, 8, P, P) as stored. A mirror image of a galaxy is a galaxy; mirrored along the line
+    of sight its image stays and V changes sign.
+    """
+    n = maps.shape[0]
+    choice = torch.randint(8, (n,), generator=generator)
+    sign = 1.0 - 2.0 * torch.randint(2, (n,), generator=generator)
+    out = torch.empty_like(maps)
+    for k in range(8):
+        rows = torch.nonzero(choice == k)[:, 0].to(maps.device)
+        if len(rows):
+            turned = torch.rot90(maps[rows], k % 4, (2, 3))
+            out[rows] = turned.flip(3) if k >= 4 else turned
+    sign = sign.to(maps.device)[:, None, None]
+    out[:, 1] *= sign
+    out[:, 5] *= sign
+    return out

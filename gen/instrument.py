@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from gen.sightline import seed_of
 
@@ -54,18 +53,22 @@ def instrument(name: str) -> Instrument:
 
 
 def _blur(images: torch.Tensor, fwhm_pixels: float) -> torch.Tensor:
-    """Convolve (N, C, P, P) with a round Gaussian; edges are continued outwards."""
+    """Convolve (N, C, P, P) with a round Gaussian; edges are continued outwards.
+
+    As two products with a (P, P) matrix: for maps of this size many times faster than convolutions.
+    """
     if fwhm_pixels <= 0:
         return images
-    sigma = fwhm_pixels / 2.3548
-    reach = max(1, int(np.ceil(3 * sigma)))
-    x = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
-    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    c = images.shape[1]
-    padded = F.pad(images, (reach, reach, reach, reach), mode="replicate")
-    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1).expand(c, 1, 1, -1), groups=c)
-    return F.conv2d(rows, kernel.view(1, 1, -1, 1).expand(c, 1, -1, 1), groups=c)
+    n = images.shape[-1]
+    reach = n + int(np.ceil(2 * fwhm_pixels))
+    at = torch.arange(-reach, n + reach, dtype=images.dtype, device=images.device)
+    row = torch.arange(n, dtype=images.dtype, device=images.device)
+    weight = torch.exp(-0.5 * ((at[None, :] - row[:, None]) * (2.3548 / fwhm_pixels)) ** 2)
+    weight = weight / weight.sum(1, keepdim=True)
+    inside = weight[:, reach : reach + n].clone()
+    inside[:, 0] += weight[:, :reach].sum(1)
+    inside[:, -1] += weight[:, reach + n :].sum(1)
+    return inside @ images @ inside.T
 
 
 def inside_half_mass_radius(pixels: int, field_of_view_re: float, device: torch.device | None = None) -> torch.Tensor:

@@ -26,18 +26,18 @@ def split(observed: torch.Tensor, tracer: str) -> tuple[torch.Tensor, ...]:
 
 
 def velocity_scale(observed: torch.Tensor, tracers: tuple[str, ...]) -> torch.Tensor:
-    """(N,) rms of V and sigma together, mass-weighted over valid pixels, averaged over tracers [km/s].
+    """(N,) rms of V and sigma together, mass-weighted over valid pixels [km/s].
 
-    A tracer without a valid pixel has no say. Zero where no tracer has any.
+    That of the first tracer with a valid pixel (stars before gas: seen face-on, a cold disc has
+    no velocity to scale by, stars still have their dispersion). Zero where no tracer has any.
     """
-    total = torch.zeros(observed.shape[0], device=observed.device)
-    votes = torch.zeros_like(total)
-    for tracer in tracers:
+    scale2 = torch.zeros(observed.shape[0], device=observed.device)
+    for tracer in reversed(tracers):
         density, velocity, dispersion, valid = split(observed, tracer)
         weight = density / torch.clamp(density.sum((1, 2), keepdim=True), min=1e-30)
-        total = total + (weight * (velocity**2 + dispersion**2)).sum((1, 2))
-        votes = votes + (valid.sum((1, 2)) > 0)
-    return torch.sqrt(total / torch.clamp(votes, min=1))
+        here = (weight * (velocity**2 + dispersion**2)).sum((1, 2))
+        scale2 = torch.where(valid.sum((1, 2)) > 0, here, scale2)
+    return torch.sqrt(scale2)
 
 
 def scale_free(

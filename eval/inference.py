@@ -1,0 +1,87 @@
+"""Trained networks and classical estimators on blocks of views: what one Dask task does."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eval.estimators import wolf2010
+from eval.metrics import Sums, add_up, crps_of_samples
+from gen.instrument import instrument, observe
+from train.checkpoint import load
+from train.dataset import RADII_RE, Views, read_views, usable
+from train.network import MassModel
+
+N_SAMPLES = 128
+#: Ends of the central 68.27 and 95.45 % intervals.
+QUANTILES = (0.15865, 0.84135, 0.02275, 0.97725)
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one set of table rows is about."""
+
+    estimator: str
+    instrument: str
+    tracer: str
+    train: str
+    test: str
+
+
+@lru_cache(maxsize=32)
+def _load(run: str) -> tuple[MassModel, dict[str, object]]:
+    # One thread per worker: Dask already uses every core.
+    torch.set_num_threads(1)
+    model, content = load(Path(run))
+    return model, content
+
+
+@torch.no_grad()
+def posterior_samples(model: MassModel, observed: torch.Tensor, views: Views, n: int = N_SAMPLES) -> np.ndarray:
+    """(S, N, K) samples of log10 M(<x R_e) [Msun]; the random numbers follow each galaxy's name."""
+    features, unit = model.features(observed, views.half_mass_radius_kpc)
+    out = np.empty((n, len(views), len(model.config.radii_re)))
+    for galaxy in np.unique(views.galaxy.astype(str)):
+        rows = np.flatnonzero(views.galaxy == galaxy)
+        digest = hashlib.blake2b(galaxy.encode(), digest_size=7).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(digest, "little"))
+            drawn = model.posterior.sample(features[rows], n) + unit[rows, None]
+        out[:, rows] = drawn.numpy()
+    return out
+
+
+def evaluate_block(runs: list[str], store: str, suite: str, rows: tuple[int, int], part: str | None) -> dict[Group, Sums]:
+    """Sums of every run, and of the classical estimators, over the galaxies rows[0]:rows[1] of a suite."""
+    views = read_views(Path(store), suite, part, slice(*rows))
+    found: dict[Group, Sums] = {}
+    if not len(views):
+        return found
+    noise = views.noise()
+    looks = {}
+    for run in runs:
+        model, content = _load(run)
+        fit = content["fit"]
+        assert isinstance(fit, dict)
+        name, tracer = fit["instrument"], fit["tracer"]
+        if name not in looks:
+            looks[name] = observe(views.maps, instrument(name), noise, views.field_of_view_re)
+        keep = usable(views, tracer, instrument(name))
+        group = Group("cnn", name, tracer, "+".join(sorted(fit["suites"])), suite)
+        chosen, truth = views[keep], views.log10_menc.numpy()[keep].astype(float)
+        samples = posterior_samples(model, looks[name][torch.as_tensor(keep)], chosen)
+        median, *ends = np.quantile(samples, (0.5, *QUANTILES), axis=0)
+        sums = add_up(chosen.galaxy, truth, median, np.stack(ends), crps_of_samples(samples, truth))
+        found[group] = found[group] + sums if group in found else sums
+    for name, observed in looks.items():
+        keep = usable(views, "stars", instrument(name))
+        chosen = views[keep]
+        median = wolf2010(
+            observed.numpy()[keep], chosen.half_mass_radius_kpc.numpy(), np.array(RADII_RE)
+        )
+        group = Group("wolf2010", name, "stars", "", suite)
+        found[group] = add_up(chosen.galaxy, chosen.log10_menc.numpy().astype(float), median)
+    return found

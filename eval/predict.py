@@ -1,0 +1,42 @@
+"""Posterior mass profiles of single galaxies."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from eval.inference import posterior_samples
+from gen.instrument import instrument, observe
+from train.checkpoint import load
+from train.dataset import RADII_RE, read_views, usable
+
+
+def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
+    """One row per view and radius: posterior median and 68 and 95 % intervals of log10 M [Msun], and the truth.
+
+    Raises RunError, StoreError, or ValueError when no view can be used with this run's tracer.
+    """
+    model, content = load(run)
+    look = instrument(content["fit"]["instrument"])
+    views = read_views(store, suite)
+    keep = usable(views, content["fit"]["tracer"], look)
+    if not keep.any():
+        raise ValueError(f"{store}/{suite}: no view has usable {content['fit']['tracer']} maps through {look.name}")
+    views = views[keep]
+    observed = observe(views.maps, look, views.noise(), views.field_of_view_re)
+    samples = posterior_samples(model, observed, views, 512)
+    low95, low68, median, high68, high95 = np.quantile(samples, [0.02275, 0.15865, 0.5, 0.84135, 0.97725], axis=0)
+    n, k = median.shape
+    r_e = views.half_mass_radius_kpc.numpy()
+    return pd.DataFrame(
+        {
+            "galaxy": np.repeat(views.galaxy, k),
+            "view": np.repeat(views.view, k),
+            "radius_re": np.tile(RADII_RE, n),
+            "radius_kpc": np.outer(r_e, RADII_RE).ravel(),
+            "log10_menc": median.ravel(),
+            "lo_68": low68.ravel(), "hi_68": high68.ravel(),
+            "lo_95": low95.ravel(), "hi_95": high95.ravel(),
+            "log10_menc_true": views.log10_menc.numpy().ravel(),
+        }
+    )  # fmt: skip

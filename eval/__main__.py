@@ -1,8 +1,8 @@
 """Trained networks and a map store in, dispersion, bias and calibration out.
 
-  python -m eval tables runs/* --store maps.zarr --out results    the table, per tracer and suite
-  python -m eval report results                                   figures and one HTML file from it
-  python -m eval predict runs/both --store maps.zarr --suite mine posteriors of single galaxies
+python -m eval tables runs/* --store maps.zarr --out results    the table, per tracer and suite
+python -m eval report results                                   figures and one HTML file from it
+python -m eval predict runs/both --store maps.zarr --suite mine posteriors of single galaxies
 """
 
 import argparse
@@ -29,6 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="figures and one HTML file that opens without a network")
     report.add_argument("results", type=Path, help="folder that `tables` has written")
 
+    show = commands.add_parser("show", help="print the main lines of a table that `tables` has written")
+    show.add_argument("results", type=Path)
+
     predict = commands.add_parser("predict", help="posterior mass profiles of the galaxies of one suite")
     predict.add_argument("run", type=Path, metavar="RUN", help="run folder")
     predict.add_argument("--store", type=Path, required=True)
@@ -38,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tables(args: argparse.Namespace) -> int:
-    from eval.tables import collect, write_tables
+    from eval.tables import SHOWN, collect, write_tables
     from gen.store import suites
 
     chosen = args.suites.split(",") if args.suites else suites(args.store)
@@ -47,13 +50,22 @@ def _tables(args: argparse.Namespace) -> int:
     if not sums:
         raise ValueError(f"no finished galaxy in the {args.part} part of {', '.join(chosen)}; try --part all")
     summary = write_tables(args.out, args.store, args.runs, sums, part)
-    columns = [
-        "estimator", "instrument", "tracer", "train", "test", "n_galaxies",
-        "dispersion", "dispersion_robust", "bias", "coverage_68",
-    ]  # fmt: skip
     print("Dispersion and bias of log10 M(<r) [dex], averaged over the radii of each estimator:")
-    print(summary[columns].to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+    print(summary[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.3f}"))
     print(args.out / "table.csv")
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from eval.report import headlines, read_results
+    from eval.tables import ALL, SHOWN
+
+    results = read_results(args.results)
+    summary = results.summary
+    if ALL in set(summary.test):
+        summary = summary[summary.test == ALL]
+    print(summary[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+    print("\n".join(headlines(results)))
     return 0
 
 
@@ -78,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; exit code 0, or 2 when nothing could be started."""
     args = _parser().parse_args(arguments)
     try:
-        return {"tables": _tables, "report": _report, "predict": _predict}[args.command](args)
+        return {"tables": _tables, "report": _report, "show": _show, "predict": _predict}[args.command](args)
     except (ValueError, OSError) as error:
         print(f"eval {args.command}: {error}", file=sys.stderr)
         return 2

@@ -23,9 +23,7 @@ def sigma_los(observed: np.ndarray, tracer: str = "stars") -> np.ndarray:
     return np.sqrt(np.maximum(square - mean**2, 0.0))
 
 
-def wolf2010(
-    observed: np.ndarray, half_mass_radius_kpc: np.ndarray, radii_re: np.ndarray
-) -> np.ndarray:
+def wolf2010(observed: np.ndarray, half_mass_radius_kpc: np.ndarray, radii_re: np.ndarray) -> np.ndarray:
     """(N, K) log10 M(<r) [Msun]: M(<r_3) = 3 sigma_los^2 r_3 / G with r_3 = 4/3 R_e (Wolf et al. 2010, eq. 2).
 
     Defined at one radius only: every column but the radius nearest to 4/3 R_e is NaN. The mass is

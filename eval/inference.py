@@ -54,7 +54,9 @@ def posterior_samples(model: MassModel, observed: torch.Tensor, views: Views, n:
     return out
 
 
-def evaluate_block(runs: list[str], store: str, suite: str, rows: tuple[int, int], part: str | None) -> dict[Group, Sums]:
+def evaluate_block(
+    runs: list[str], store: str, suite: str, rows: tuple[int, int], part: str | None
+) -> dict[Group, Sums]:
     """Sums of every run, and of the classical estimators, over the galaxies rows[0]:rows[1] of a suite."""
     views = read_views(Path(store), suite, part, slice(*rows))
     found: dict[Group, Sums] = {}
@@ -79,9 +81,7 @@ def evaluate_block(runs: list[str], store: str, suite: str, rows: tuple[int, int
     for name, observed in looks.items():
         keep = usable(views, "stars", instrument(name))
         chosen = views[keep]
-        median = wolf2010(
-            observed.numpy()[keep], chosen.half_mass_radius_kpc.numpy(), np.array(RADII_RE)
-        )
+        median = wolf2010(observed.numpy()[keep], chosen.half_mass_radius_kpc.numpy(), np.array(RADII_RE))
         group = Group("wolf2010", name, "stars", "", suite)
         found[group] = add_up(chosen.galaxy, chosen.log10_menc.numpy().astype(float), median)
     return found

@@ -21,6 +21,8 @@ COLUMNS = [
     "bias", "bias_lo", "bias_hi", "bias_median", "dispersion", "dispersion_lo", "dispersion_hi",
     "dispersion_robust", "coverage_68", "coverage_95", "crps",
 ]  # fmt: skip
+#: Columns of the summary that are printed.
+SHOWN = [*COLUMNS[:5], "n_galaxies", "dispersion", "dispersion_robust", "bias", "coverage_68"]
 #: Name of the test group that pools every suite.
 ALL = "all"
 BLOCK = 64  # galaxies per task

@@ -105,7 +105,9 @@ def find_haloes(kind: str, path: Path | None, snapshot: Path, units: CodeUnits) 
     except SnapshotError:
         raise
     except Exception as error:
-        raise SnapshotError(f"{path}: cannot be read as a {kind} catalogue ({type(error).__name__}: {error})") from error
+        raise SnapshotError(
+            f"{path}: cannot be read as a {kind} catalogue ({type(error).__name__}: {error})"
+        ) from error
     for halo in haloes:
         if not np.isfinite(halo.centre_kpc).all():  # type: ignore[arg-type]
             raise SnapshotError(f"{path}: halo {halo.name} has no finite position")

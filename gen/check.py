@@ -49,7 +49,9 @@ def describe(path: Path, format_name: str | None = None) -> list[str]:
             types = "+".join(snapshot.components[name]) or "none"
             extent = f", spans {(p.pos_kpc.max(0) - p.pos_kpc.min(0)).max():.4g} kpc" if len(p) else ""
             lines.append(f"  {name:11s} {len(p):9,d} particles of {types}, {p.mass_msun.sum():.4g} Msun{extent}")
-        other = {t: n for t, n in snapshot.counts.items() if n and not any(t in c for c in snapshot.components.values())}
+        other = {
+            t: n for t, n in snapshot.counts.items() if n and not any(t in c for c in snapshot.components.values())
+        }
         lines += [f"  not used    {n:,d} particles of {t}" for t, n in other.items()]
         lines += [f"  missing     {text}" for text in _missing(snapshot, {k: len(p) for k, p in parts.items()})]
         stars = parts["stars"]

@@ -71,9 +71,7 @@ def map_galaxy(galaxy: Galaxy, name: str, aperture_kpc: float, settings: Setting
     """
     turns = sightlines(settings.seed, name, settings.views)
     stars = galaxy.stars
-    r_e = np.array(
-        [half_mass_radius(np.hypot(*(stars.pos_kpc @ turn[:2].T).T), stars.mass_msun) for turn in turns]
-    )
+    r_e = np.array([half_mass_radius(np.hypot(*(stars.pos_kpc @ turn[:2].T).T), stars.mass_msun) for turn in turns])
     if REACH_RE * r_e.max() > aperture_kpc:
         raise Refused(
             f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e = {REACH_RE * r_e.max():.3g} kpc; "
@@ -202,7 +200,9 @@ def generate(suites: list[Suite], out: Path, settings: Settings, quiet: bool = F
         raise plan
     todo, total = plan
     reasons: dict[tuple[str, str], str] = {}
-    bar = tqdm(total=total, initial=total - len(todo), desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0)
+    bar = tqdm(
+        total=total, initial=total - len(todo), desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0
+    )
 
     def done(task: Task, reason: str) -> None:
         bar.update()

@@ -20,6 +20,4 @@ def sightlines(seed: int, galaxy: str, n_views: int) -> np.ndarray:
     towards the observer are right-handed, so maps are seen as on a screen.
     """
     flip = np.diag([1.0, 1.0, -1.0])
-    return np.stack(
-        [flip @ Rotation.random(rng=seed_of(seed, galaxy, view)).as_matrix() for view in range(n_views)]
-    )
+    return np.stack([flip @ Rotation.random(rng=seed_of(seed, galaxy, view)).as_matrix() for view in range(n_views)])

@@ -71,7 +71,9 @@ class Snapshot:
 
         Positions are relative to the centre, velocities as in the snapshot.
         """
-        parts = {name: [self._sphere(p, centre_kpc, radius_kpc) for p in ptypes] for name, ptypes in self.components.items()}
+        parts = {
+            name: [self._sphere(p, centre_kpc, radius_kpc) for p in ptypes] for name, ptypes in self.components.items()
+        }
         gas = concatenate(parts["gas"])
         if len(gas) and gas.support_kpc is None:
             near, _ = cKDTree(gas.pos_kpc).query(gas.pos_kpc, k=min(NEIGHBOURS, len(gas)))

@@ -48,7 +48,9 @@ ARRAYS = {
         "1",
         "rotation; rows are the map's x, y and the line of sight away from the observer, in simulation axes",
     ),
-    "half_mass_radius": Array(("galaxy", "view"), "float32", "kpc", "projected stellar half-mass radius R_e of the view"),
+    "half_mass_radius": Array(
+        ("galaxy", "view"), "float32", "kpc", "projected stellar half-mass radius R_e of the view"
+    ),
     "pixel_scale": Array(("galaxy", "view"), "float32", "kpc", "side of a pixel"),
     "radius": Array(("galaxy", "radius"), "float64", "kpc", "spherical radii of the mass profile"),
     "mass": Array(("galaxy", "component", "radius"), "float64", "Msun", "mass inside the radius, per component"),
@@ -70,7 +72,12 @@ def provenance() -> dict[str, Any]:
     here = Path(__file__).parent
     try:
         git = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, timeout=10, check=False
+            ["git", "describe", "--always", "--dirty"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
         commit = git.stdout.strip() or "unknown"
     except OSError:
@@ -120,7 +127,9 @@ def create_suite(store: Path, suite: str, galaxies: list[str], config: dict[str,
             attributes={"units": spec.units, "long_name": spec.meaning},
         )
     for name, labels in (("galaxy", galaxies), ("channel", channels()), ("component", list(COMPONENTS))):
-        array = group.create_array(name, shape=(len(labels),), chunks=(len(labels),), dtype=str, dimension_names=(name,))
+        array = group.create_array(
+            name, shape=(len(labels),), chunks=(len(labels),), dtype=str, dimension_names=(name,)
+        )
         array[:] = np.array(labels, dtype=np.dtypes.StringDType())
     os.rename(aside, path)
     return open_suite(store, suite)

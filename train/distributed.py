@@ -18,7 +18,9 @@ def process_group() -> Iterator[torch.device]:
     Yields the device to compute on. gloo on CPU, nccl on GPU.
     """
     local = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cuda", local % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    device = (
+        torch.device("cuda", local % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    )
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         if device.type == "cuda":
             torch.cuda.set_device(device)

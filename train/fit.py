@@ -35,10 +35,10 @@ class FitConfig:
     instrument: str = "ifu"
     head: str = "flow"
     width: int = 16
-    steps: int = 700  # optimiser steps at most
-    round_steps: int = 25  # steps between validations
-    patience: int = 10  # rounds without a better validation before stopping
-    batch: int = 128  # views per step, over all processes
+    steps: int = 1000  # optimiser steps at most
+    round_steps: int = 50  # steps between validations
+    patience: int = 6  # rounds without a better validation before stopping
+    batch: int = 64  # views per step, over all processes
     learning_rate: float = 2e-3  # at the peak of a one-cycle schedule
     weight_decay: float = 1e-2
     seed: int = 0

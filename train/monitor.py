@@ -24,7 +24,13 @@ class Monitor:
             self._writer.flush()
 
     def profiles(
-        self, step: int, observed: np.ndarray, radii_re: np.ndarray, truth: np.ndarray, samples: np.ndarray, names: list[str]
+        self,
+        step: int,
+        observed: np.ndarray,
+        radii_re: np.ndarray,
+        truth: np.ndarray,
+        samples: np.ndarray,
+        names: list[str],
     ) -> None:
         """Observed maps (N, 8, P, P) beside true (N, K) and inferred (S, N, K) log10 M profiles."""
         if not self._writer:

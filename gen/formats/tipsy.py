@@ -38,8 +38,12 @@ class Tipsy(Format):
                 return (named or found)[0]
             if len(found) > 1:
                 names = ", ".join(p.name for p in found)
-                raise SnapshotError(f"{path}: several .param files beside it ({names}); keep the one that belongs to it")
-        raise SnapshotError(f"{path}: no .param file beside it, and Tipsy files hold no units; put the run's .param there")
+                raise SnapshotError(
+                    f"{path}: several .param files beside it ({names}); keep the one that belongs to it"
+                )
+        raise SnapshotError(
+            f"{path}: no .param file beside it, and Tipsy files hold no units; put the run's .param there"
+        )
 
     def _header(self, path: Path) -> tuple[str, float, tuple[int, int, int]]:
         """Byte order, time (the scale factor) and counts of gas, dark matter and stars."""
@@ -117,7 +121,11 @@ class Tipsy(Format):
 
 
 def write(
-    path: Path, galaxies: list[tuple[Galaxy, np.ndarray, np.ndarray]], box_kpc: float, scale_factor: float, hubble: float
+    path: Path,
+    galaxies: list[tuple[Galaxy, np.ndarray, np.ndarray]],
+    box_kpc: float,
+    scale_factor: float,
+    hubble: float,
 ) -> None:
     """A Tipsy snapshot and its .param, cosmological, as ChaNGa leaves them.
 

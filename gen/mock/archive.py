@@ -19,9 +19,9 @@ PER_BOX = 10
 Member = tuple[Galaxy, np.ndarray, np.ndarray]  # galaxy, centre_kpc, velocity_kms
 
 
-def _place(suite: str, indices: list[int], seed: int, box_kpc: float, spread: float, n: dict[str, int]) -> tuple[
-    list[Member], list[MockGalaxy]
-]:
+def _place(
+    suite: str, indices: list[int], seed: int, box_kpc: float, spread: float, n: dict[str, int]
+) -> tuple[list[Member], list[MockGalaxy]]:
     """Galaxies with random motions, the first at the middle of the box and the rest on a lattice."""
     members, models = [], []
     side = max(2, int(np.ceil(len(indices) ** (1 / 3))))

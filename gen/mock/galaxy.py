@@ -79,9 +79,7 @@ class MockGalaxy:
         _, d_z = without_gas.gradient(R, np.full_like(R, 0.02 * s.gas_scale_kpc))
         height = s.gas_sigma_kms / np.sqrt(np.maximum(d_z / (0.02 * s.gas_scale_kpc), 1e-6))
         self._gas_R, self._gas_height = R, np.minimum(height, 0.35 * (R + s.gas_scale_kpc))
-        self.potential = Potential(
-            self.r_kpc, self.dark_msun + bulge, [self.disc_density, self.gas_density]
-        )
+        self.potential = Potential(self.r_kpc, self.dark_msun + bulge, [self.disc_density, self.gas_density])
 
     def disc_density(self, R_kpc: np.ndarray, z_kpc: np.ndarray) -> np.ndarray:
         """Stellar disc [Msun/kpc^3]: exponential in R, sech^2 in z (van der Kruit & Searle 1981)."""
@@ -120,9 +118,7 @@ class MockGalaxy:
             mass = mass * dark / s.m200_msun
         return np.minimum(mass, np.interp(self.r200_kpc, r, mass))
 
-    def sample(
-        self, n_stars: int, n_gas: int, n_dark: int, rng: np.random.Generator
-    ) -> dict[str, Particles]:
+    def sample(self, n_stars: int, n_gas: int, n_dark: int, rng: np.random.Generator) -> dict[str, Particles]:
         """`bulge`, `disc`, `gas` and `dark` particles; stars and gas of equal mass, dark of unequal."""
         n_bulge = round(n_stars * self.structure.bulge_fraction)
         return {
@@ -217,9 +213,7 @@ def _low_discrepancy(n: int, rng: np.random.Generator) -> np.ndarray:
     return np.mod(np.arange(n) * GOLDEN + rng.random(), 1.0)
 
 
-def _on_circles(
-    R: np.ndarray, z: np.ndarray, vel: np.ndarray, mass: np.ndarray, rng: np.random.Generator
-) -> Particles:
+def _on_circles(R: np.ndarray, z: np.ndarray, vel: np.ndarray, mass: np.ndarray, rng: np.random.Generator) -> Particles:
     """Disc particles at (R, z) and random azimuth with cylindrical velocities (3, N)."""
     phi = rng.uniform(0, 2 * np.pi, R.size)
     cos, sin = np.cos(phi), np.sin(phi)

@@ -65,9 +65,7 @@ class DiscKinematics:
         weight = np.diff(self.guiding_cdf, axis=1, prepend=0.0)
         shu_phi = np.sqrt(weight @ self.ang_mom**2) / np.exp(self.ln_R)
         shu_R = np.sqrt(weight @ self.sigma_g**2)
-        return np.stack(
-            [v_R * rms[0] / shu_R[row], v_phi * rms[1] / shu_phi[row], rms[2] * rng.standard_normal(n)]
-        )
+        return np.stack([v_R * rms[0] / shu_R[row], v_phi * rms[1] / shu_phi[row], rms[2] * rng.standard_normal(n)])
 
 
 def jeans_second_moments(

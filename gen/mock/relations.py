@@ -74,17 +74,13 @@ def dc14_mass(r_kpc: np.ndarray, m200_msun: float, c: float, mstar_msun: float) 
     return m200_msun * mass / np.interp(r200_kpc(m200_msun), r_kpc, mass)
 
 
-def core_nfw_mass(
-    r_kpc: np.ndarray, m200_msun: float, c: float, r_half_kpc: float, t_sf_gyr: float
-) -> np.ndarray:
+def core_nfw_mass(r_kpc: np.ndarray, m200_msun: float, c: float, r_half_kpc: float, t_sf_gyr: float) -> np.ndarray:
     """M(<r) [Msun] of an NFW halo whose cusp star formation has partly melted: Read et al. 2016, eq. 16-20.
 
     r_half_kpc: projected stellar half-mass radius; t_sf_gyr: how long stars have formed.
     """
     r_s = r200_kpc(m200_msun) / c
-    t_dyn_gyr = (
-        2 * np.pi * np.sqrt(r_s**3 / (G * float(nfw_mass(np.array(r_s), m200_msun, c)))) * GYR_PER_KPC_KMS
-    )
+    t_dyn_gyr = 2 * np.pi * np.sqrt(r_s**3 / (G * float(nfw_mass(np.array(r_s), m200_msun, c)))) * GYR_PER_KPC_KMS
     n = np.tanh(0.04 * t_sf_gyr / t_dyn_gyr)
     return nfw_mass(r_kpc, m200_msun, c) * np.tanh(r_kpc / (1.75 * r_half_kpc)) ** n
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gen.constants import G
 from gen.mock import relations
 from gen.mock.disturb import Disturbance, disturb_gas, disturb_stars
 from gen.mock.galaxy import MockGalaxy, Structure
-from gen.constants import G
 from gen.particles import Galaxy, Particles, concatenate, empty
 
 Range = tuple[float, float]

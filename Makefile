@@ -1,0 +1,72 @@
+# make demo   the whole experiment on mock galaxies, in demo/      (a few minutes on 2 cores)
+# make test   lint, types and tests
+# make demo-clean-views   the demo's three tracers once more, without instrumental noise
+
+PYTHON ?= python3
+RANKS ?= 2
+GALAXIES ?= 300
+STEPS ?= 800
+BIN := .venv/bin
+DEMO := demo
+SUITES := bursty quiet middle
+# Two fits run side by side, one thread each: faster than one fit on two threads.
+export OMP_NUM_THREADS ?= 1
+export NUMBA_NUM_THREADS ?= 1
+
+.PHONY: demo test lint types setup demo-maps demo-train demo-clean-views clean
+
+setup: .venv/.installed
+
+.venv/.installed: requirements.lock pyproject.toml
+	@echo "== setting up .venv (once; a few minutes) =="
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: demo-maps
+	@echo "== 3/4 training: three tracers on all suites, and both tracers on each suite alone =="
+	$(MAKE) --no-print-directory -j 2 demo-train
+	@echo "== 4/4 evaluating every network on every suite =="
+	@test $(DEMO)/results/table.csv -nt $(DEMO)/.trained || $(BIN)/python -m eval tables $(DEMO)/runs/* --store $(DEMO)/maps.zarr --out $(DEMO)/results
+	@test $(DEMO)/results/report.html -nt $(DEMO)/results/table.csv || $(BIN)/python -m eval report $(DEMO)/results > /dev/null
+	@echo; echo "Dispersion of log10 M(<r), test galaxies of all suites [dex, mean over radii]:"
+	@$(BIN)/python -m eval show $(DEMO)/results
+	@echo "$(DEMO)/results/table.csv"; echo "$(DEMO)/results/report.html"
+
+demo-maps: setup
+	@echo "== 1/4 making $(GALAXIES) mock galaxies in each of $(SUITES) =="
+	$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen mock --out $(DEMO)/mocks --galaxies $(GALAXIES)
+	@echo "== 2/4 projecting them into maps =="
+	$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps $(SUITES:%=$(DEMO)/mocks/%/%.yaml) --out $(DEMO)/maps.zarr --views 4 --pixels 32
+
+RUNS := both gas stars $(SUITES:%=both-on-%)
+demo-train: $(RUNS:%=$(DEMO)/runs/%/.done)
+	@touch -r "$$(ls -t $(DEMO)/runs/*/.done | head -1)" $(DEMO)/.trained
+
+FIT = $(BIN)/python -m train fit --store $(DEMO)/maps.zarr
+$(DEMO)/runs/both/.done $(DEMO)/runs/gas/.done $(DEMO)/runs/stars/.done: $(DEMO)/runs/%/.done:
+	$(FIT) --tracer $* --steps $(STEPS) --out $(@D) && touch $@
+$(DEMO)/runs/both-on-%/.done:
+	$(FIT) --tracer both --suites $* --steps $$(( $(STEPS) / 2 )) --out $(@D) && touch $@
+
+# The same three tracers seen without noise, beside the noisy ones in one table.
+demo-clean-views: demo
+	for tracer in both gas stars; do \
+	  $(FIT) --tracer $$tracer --instrument clean --steps $(STEPS) --out $(DEMO)/clean/$$tracer || exit; done
+	$(BIN)/python -m eval tables $(DEMO)/runs/* $(DEMO)/clean/* --store $(DEMO)/maps.zarr --out $(DEMO)/results-clean
+	$(BIN)/python -m eval report $(DEMO)/results-clean
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(DEMO)

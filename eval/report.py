@@ -58,14 +58,16 @@ def _example_figure(store: Path, runs: list[Path], look_name: str) -> Figure | N
     chosen = []
     for suite in map_store.suites(store):
         views = read_views(store, suite, "test")
-        good = np.flatnonzero(usable(views, "stars", look) & usable(views, "gas", look)) if len(views) else []
+        good = np.flatnonzero(usable(views, "stars", look) & usable(views, "gas", look))
         if len(good):
             chosen.append(views[np.array([good[len(good) // 2]])])
     if not chosen or not joint:
         return None
     views = concatenate(chosen)
     observed = observe(views.maps, look, views.noise(), views.field_of_view_re)
-    samples = {t: posterior_samples(load(joint[t])[0], observed, views) for t in ("gas", "stars", "both") if t in joint}
+    samples: dict[str, np.ndarray] = {
+        t: posterior_samples(load(joint[t])[0], observed, views) for t in ("gas", "stars", "both") if t in joint
+    }
     r_e = views.half_mass_radius_kpc.numpy()
     return figures.examples(
         observed.numpy(),

@@ -89,7 +89,7 @@ def map_galaxy(galaxy: Galaxy, name: str, aperture_kpc: float, settings: Setting
         "pixel_scale": (2 * half_width / settings.pixels).astype(np.float32),
         "radius": radius,
         "mass": np.stack([total if c == "total" else menc[c] for c in store.COMPONENTS]),
-        "has_gas": np.uint8(len(galaxy.gas) > 0),
+        "has_gas": np.array(len(galaxy.gas) > 0, dtype=np.uint8),
     }
 
 

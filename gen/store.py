@@ -152,7 +152,8 @@ def open_suite(store: Path, suite: str) -> zarr.Group:
     found = group.attrs.get("schema_version")
     if found != SCHEMA_VERSION:
         raise StoreError(
-            f"{store / suite} has schema version {found}, this code reads {SCHEMA_VERSION}; run `python -m gen maps` again"
+            f"{store / suite} has schema version {found}, this code reads {SCHEMA_VERSION}; "
+            "run `python -m gen maps` again"
         )
     missing = [name for name in ARRAYS if name not in group]
     if missing:

@@ -117,7 +117,7 @@ class Suite(_Section):
 
 
 def load_suite(path: Path, root: Path | None = None) -> Suite:
-    """Read and check a suite file; `root` overrides its own. Raises SuiteError with the known keys when one is wrong."""
+    """Read and check a suite file; `root` overrides its own. Raises SuiteError naming the key that is wrong."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:

@@ -165,7 +165,7 @@ class Fitter:
             self.optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.15
         )
         self.step, self.stale = 0, 0
-        self.best: dict[str, float] = {"loss": float("inf")}
+        self.best: dict[str, Any] = {"loss": float("inf")}
         self.best_weights: dict[str, torch.Tensor] = {}
 
     def _fit_whitening(self) -> None:
@@ -199,11 +199,9 @@ class Fitter:
             self.stale = 0
         else:
             self.stale += 1
-        return {
-            "loss/train": float(np.mean(losses)),
-            "learning_rate": self.schedule.get_last_lr()[0],
-            "samples_per_second": steps * self.config.batch / seconds,
-        } | values
+        rate = float(self.schedule.get_last_lr()[0])
+        speed = steps * self.config.batch / seconds
+        return {"loss/train": float(np.mean(losses)), "learning_rate": rate, "samples_per_second": speed, **values}
 
     def _one_step(self) -> float:
         config = self.config

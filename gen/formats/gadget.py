@@ -21,6 +21,20 @@ _UNIT_NAMES = {
 _GADGET_DEFAULT = {"length_kpc": 1.0, "mass_msun": 1e10, "velocity_kms": 1.0}
 
 
+# Fields that are read, under the name yt expects; EAGLE's own names are the odd ones. Whatever else
+# a file holds is kept from yt (EAGLE's element abundances would make it download tables).
+_NAMES = {
+    "Coordinates": "Coordinates", "Velocities": "Velocities", "Velocity": "Velocities",
+    "Masses": "Masses", "Mass": "Masses", "Density": "Density", "SmoothingLength": "SmoothingLength",
+}  # fmt: skip
+
+
+def _in_round_units(worth: float) -> float:
+    """A unit meant as a power of ten: 1.989e43 g is 1e10 Msun, whichever solar mass was meant."""
+    power = 10.0 ** round(np.log10(worth))
+    return power if abs(worth / power - 1) < 1e-3 else worth
+
+
 def _scalar(value: Any) -> float:
     return float(np.ravel(np.asarray(value))[0])
 
@@ -61,7 +75,7 @@ class Gadget(Format):
         "black_holes": ["PartType5"],
     }
     # The stored SmoothingLength is the radius where the spline vanishes (Springel 2005, eq. 4).
-    smoothing = "SmoothingLength"
+    smoothing: ClassVar[str | None] = "SmoothingLength"
     support_volumes = 32.0
 
     def stage(self, path: Path, scratch: Path) -> Path:
@@ -76,7 +90,11 @@ class Gadget(Format):
                     if match := re.fullmatch(r"PartType(\d)", group):
                         self._check_fields(original, source[group])
                         counts[int(match[1])] = len(source[group]["Coordinates"])
-                        staged[group] = h5py.ExternalLink(str(original.resolve()), group)
+                        for name in source[group]:
+                            if (said := _NAMES.get(name)) is not None:
+                                staged[f"{group}/{said}"] = h5py.ExternalLink(
+                                    str(original.resolve()), f"{group}/{name}"
+                                )
                 self._check_counts(original, attrs, counts)
                 clean = staged.create_group("Header").attrs
                 clean["NumPart_ThisFile"] = counts
@@ -119,7 +137,7 @@ class Gadget(Format):
             for group in ("Units", "Parameters", "Header"):
                 if group in file and "UnitLength_in_cm" in file[group].attrs:
                     for key, (name, cgs) in _UNIT_NAMES.items():
-                        worth[key] = _scalar(file[group].attrs[name]) / cgs
+                        worth[key] = _in_round_units(_scalar(file[group].attrs[name]) / cgs)
                     source = f"the file's {group} group"
                     break
         worth.update({key: value for key, value in given.items() if key in worth})

@@ -112,7 +112,7 @@ class Tipsy(Format):
         """The numbers in a .param file of `name = value  # comment` lines."""
         known = {}
         for line in path.read_text(errors="replace").splitlines():
-            name, equals, value = line.split("#")[0].partition("=")
+            name, _, value = line.split("#")[0].partition("=")
             try:
                 known[name.strip()] = float(value)
             except ValueError:

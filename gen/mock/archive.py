@@ -45,7 +45,8 @@ def write_nihao(folder: Path, suite: str, index: int, seed: int, n: dict[str, in
     (galaxy, centre, velocity), model = members[0], models[0]
     unit = a / HUBBLE
     corner = (centre + 0.5 * box_kpc) / unit
-    header = "#ID(1) hostHalo(2) numSubStruct(3) Mvir(4) npart(5) Xc(6) Yc(7) Zc(8) VXc(9) VYc(10) VZc(11) Rvir(12) n_star(64)"
+    header = "#ID(1) hostHalo(2) numSubStruct(3) Mvir(4) npart(5) Xc(6) Yc(7) Zc(8) "
+        "VXc(9) VYc(10) VZc(11) Rvir(12) n_star(64)"
     row = [
         0, -1, 0, model.structure.m200_msun * HUBBLE, sum(len(p) for p in galaxy.components().values()),
         *corner, *velocity, model.r200_kpc / unit, len(galaxy.stars),
@@ -97,7 +98,9 @@ def write_fire(folder: Path, suite: str, index: int, seed: int, n: dict[str, int
 _ZOOM: dict[str, Callable[[Path, str, int, int, dict[str, int]], Path]] = {"bursty": write_nihao, "middle": write_fire}
 _YAML = {
     "bursty": "format: tipsy\nsnapshots: bursty_*/*.01000\ncatalogue: {format: ahf, path: '{name}.AHF_halos'}\n",
-    "quiet": "format: arepo\nsnapshots: snap_*.hdf5\ncatalogue: {format: subfind, path: 'fof_subhalo_tab_{number}.hdf5'}\n",
+    "quiet": (
+        "format: arepo\nsnapshots: snap_*.hdf5\ncatalogue: {format: subfind, path: 'fof_subhalo_tab_{number}.hdf5'}\n"
+    ),
     "middle": "format: gizmo\nsnapshots: middle_*/snapshot_600.hdf5\ncatalogue: {format: table, path: galaxies.ecsv}\n",
 }
 

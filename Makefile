@@ -39,7 +39,7 @@ demo-maps: setup
 	@echo "== 1/4 making $(GALAXIES) mock galaxies in each of $(SUITES) =="
 	$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen mock --out $(DEMO)/mocks --galaxies $(GALAXIES)
 	@echo "== 2/4 projecting them into maps =="
-	$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps $(SUITES:%=$(DEMO)/mocks/%/%.yaml) --out $(DEMO)/maps.zarr --views 4 --pixels 32
+	$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps $(foreach suite,$(SUITES),$(DEMO)/mocks/$(suite)/$(suite).yaml) --out $(DEMO)/maps.zarr --views 4 --pixels 32
 
 RUNS := both gas stars $(SUITES:%=both-on-%)
 demo-train: $(RUNS:%=$(DEMO)/runs/%/.done)

@@ -45,8 +45,10 @@ def write_nihao(folder: Path, suite: str, index: int, seed: int, n: dict[str, in
     (galaxy, centre, velocity), model = members[0], models[0]
     unit = a / HUBBLE
     corner = (centre + 0.5 * box_kpc) / unit
-    header = "#ID(1) hostHalo(2) numSubStruct(3) Mvir(4) npart(5) Xc(6) Yc(7) Zc(8) "
+    header = (
+        "#ID(1) hostHalo(2) numSubStruct(3) Mvir(4) npart(5) Xc(6) Yc(7) Zc(8) "
         "VXc(9) VYc(10) VZc(11) Rvir(12) n_star(64)"
+    )
     row = [
         0, -1, 0, model.structure.m200_msun * HUBBLE, sum(len(p) for p in galaxy.components().values()),
         *corner, *velocity, model.r200_kpc / unit, len(galaxy.stars),

@@ -89,9 +89,9 @@ class MockGalaxy:
         sech2 = 4 * decay / (1 + decay) ** 2
         return sigma0 * np.exp(-R_kpc / s.disc_scale_kpc) * sech2 / (2 * s.disc_height_kpc)
 
-    def gas_height(self, R_kpc: np.ndarray) -> np.ndarray:
+    def gas_height(self, R_kpc: np.ndarray | float) -> np.ndarray:
         """Gaussian scale height [kpc] of the gas: sigma / nu, with nu the vertical frequency."""
-        return np.interp(R_kpc, self._gas_R, self._gas_height)
+        return np.asarray(np.interp(R_kpc, self._gas_R, self._gas_height))
 
     def gas_density(self, R_kpc: np.ndarray, z_kpc: np.ndarray) -> np.ndarray:
         """Gas disc [Msun/kpc^3]: exponential in R, Gaussian and flaring in z."""
@@ -192,7 +192,7 @@ class MockGalaxy:
         s = self.structure
         R = exponential_radius((np.arange(n) + rng.random(n)) / max(n, 1), s.gas_scale_kpc)
         z = self.gas_height(R) * norm.ppf(np.clip(_low_discrepancy(n, rng), 1e-9, 1 - 1e-9))
-        height = float(np.median(self.gas_height(R)))
+        height = float(self.gas_height(2 * s.gas_scale_kpc))
         streaming, sigma = gas_disc(self.potential, self.gas_density, R, z, s.gas_scale_kpc, height).T
         vel = sigma * rng.standard_normal((3, n))
         vel[1] += streaming

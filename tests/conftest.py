@@ -1,0 +1,48 @@
+"""Small mock suites and a map store of them, made once; real files where they are at hand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+MPIEXEC = Path(sys.executable).parent / "mpiexec"
+
+
+def command(*arguments: object, ranks: int = 1, check: bool = True, timeout: int = 250) -> subprocess.CompletedProcess:
+    """Run `python -m ...` for real, under mpiexec when ranks > 1."""
+    line = [str(MPIEXEC), "-n", str(ranks)] if ranks > 1 else []
+    line += [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(line)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+@pytest.fixture(scope="session")
+def mocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve galaxies of each suite, a tenth of the usual particles."""
+    folder = tmp_path_factory.mktemp("mocks")
+    command("gen", "mock", "--out", folder, "--galaxies", 12, "--stars", 3000, "--gas", 1500, "--dark", 3000)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def map_store(mocks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their maps, by one rank."""
+    out = tmp_path_factory.mktemp("store") / "maps.zarr"
+    command("gen", "maps", *sorted(mocks.glob("*/*.yaml")), "--out", out, "--views", 2, "--pixels", 16)
+    return out
+
+
+@pytest.fixture(scope="session")
+def real_files() -> Path:
+    """Public snapshot files; tests that need them are skipped where they are not."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real files at {SHARED}")
+    return SHARED / "snapshots"

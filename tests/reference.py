@@ -1,0 +1,45 @@
+"""Slow and obvious: what the compiled projection must agree with."""
+
+import numpy as np
+
+from gen.particles import Particles
+from gen.projection import _spline_column
+
+
+def project(particles: Particles, rotation: np.ndarray, half_width_kpc: float, pixels: int) -> np.ndarray:
+    """(4, P, P) moment maps, one particle and one pixel at a time, second pass for the dispersion."""
+    pixel = 2 * half_width_kpc / pixels
+    shares = []  # (row, column, mass, velocity)
+    count = np.zeros((pixels, pixels))
+    for i in range(len(particles)):
+        x, y, _ = rotation @ particles.pos_kpc[i] / pixel + pixels / 2
+        v = rotation[2] @ particles.vel_kms[i]
+        h = 0.0 if particles.support_kpc is None else particles.support_kpc[i] / pixel
+        own = int(np.floor(y)), int(np.floor(x))
+        if 0 <= own[0] < pixels and 0 <= own[1] < pixels:
+            count[own] += 1
+        if h <= 1:
+            weights = {own: 1.0}
+        else:
+            weights = {}
+            for row in range(int(np.floor(y - h)), int(np.floor(y + h)) + 1):
+                for column in range(int(np.floor(x - h)), int(np.floor(x + h)) + 1):
+                    q = np.hypot(row + 0.5 - y, column + 0.5 - x) / h
+                    if q < 1:
+                        weights[row, column] = float(_spline_column(np.array([q]))[0])
+        total = sum(weights.values())
+        for (row, column), weight in weights.items():
+            if 0 <= row < pixels and 0 <= column < pixels:
+                shares.append((row, column, particles.mass_msun[i] * weight / total, v))
+    maps = np.zeros((4, pixels, pixels))
+    for row in range(pixels):
+        for column in range(pixels):
+            here = np.array([(m, v) for r, c, m, v in shares if (r, c) == (row, column)])
+            if len(here):
+                mass = here[:, 0].sum()
+                mean = np.average(here[:, 1], weights=here[:, 0])
+                maps[0, row, column] = mass / pixel**2
+                maps[1, row, column] = mean
+                maps[2, row, column] = np.sqrt(np.average((here[:, 1] - mean) ** 2, weights=here[:, 0]))
+    maps[3] = count
+    return maps

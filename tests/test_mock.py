@@ -1,0 +1,136 @@
+"""The mock galaxies: true masses, equilibrium, and disturbances that keep both."""
+
+import numpy as np
+import pytest
+
+from gen.constants import G
+from gen.mock.disturb import Disturbance, disturb_gas
+from gen.mock.galaxy import MockGalaxy, dynamical_time
+from gen.mock.jeans import spherical_jeans
+from gen.mock.potential import Potential
+from gen.mock.suites import SUITES, draw, make_galaxy, rng_of
+from gen.particles import Particles
+from gen.profile import enclosed_mass, half_mass_radius
+
+
+def miyamoto_nagai(R, z, mass, a, b):
+    """Density and gradient (Miyamoto & Nagai 1975)."""
+    s = np.sqrt(z**2 + b**2)
+    d2 = R**2 + (a + s) ** 2
+    rho = b**2 * mass / (4 * np.pi) * (a * R**2 + (a + 3 * s) * (a + s) ** 2) / (d2**2.5 * s**3)
+    return rho, G * mass * R / d2**1.5, G * mass * z * (a + s) / (s * d2**1.5)
+
+
+def test_multipoles_give_a_flattened_disc_its_forces():
+    mass, a, b = 1e10, 3.0, 0.6
+    r = np.geomspace(0.01, 3000, 300)
+    potential = Potential(r, np.zeros_like(r), [lambda R, z: miyamoto_nagai(R, z, mass, a, b)[0]])
+    R, z = (x.ravel() for x in np.meshgrid([0.5, 2, 5, 12], [0.1, 0.7, 3]))
+    d_R, d_z = potential.gradient(R, z)
+    _, true_R, true_z = miyamoto_nagai(R, z, mass, a, b)
+    scale = np.hypot(true_R, true_z)
+    assert np.abs(d_R - true_R).max() < 0.02 * scale.max()
+    np.testing.assert_allclose(np.hypot(d_R, d_z), scale, rtol=0.03)
+    assert potential.menc(np.array(2500.0)) == pytest.approx(mass, rel=0.01)
+
+
+def test_spherical_jeans_on_a_plummer_sphere():
+    mass, a = 1e10, 2.0
+    r = np.geomspace(0.01, 1000, 2000)
+    sigma, tangential = spherical_jeans(r, (1 + (r / a) ** 2) ** -2.5, mass * r**3 / (r**2 + a**2) ** 1.5)
+    inner = r < 20
+    expected = np.sqrt(G * mass / (6 * np.sqrt(r**2 + a**2)))
+    np.testing.assert_allclose(sigma[inner], expected[inner], rtol=0.003)
+    np.testing.assert_array_equal(sigma, tangential)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("index", range(4))
+def test_particles_hold_the_integrated_mass(suite, index):
+    galaxy, model = make_galaxy(suite, index, seed=11)
+    parts = galaxy.components().values()
+    pos = np.concatenate([p.pos_kpc for p in parts])
+    mass = np.concatenate([p.mass_msun for p in parts])
+    r_e = half_mass_radius(np.hypot(*galaxy.stars.pos_kpc[:, :2].T), galaxy.stars.mass_msun)
+    r = np.geomspace(0.3 * r_e, 10 * r_e, 40)
+    np.testing.assert_allclose(enclosed_mass(pos, mass, r), model.potential.menc(r), rtol=0.02)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_virial_ratio(suite):
+    """2K = sum m x . grad Phi, for every component in the summed potential."""
+    model = MockGalaxy(draw(SUITES[suite], rng_of(1, suite, 3))[0])
+    for name, p in model.sample(20_000, 10_000, 20_000, np.random.default_rng(0)).items():
+        R = np.hypot(*p.pos_kpc[:, :2].T)
+        d_R, d_z = model.potential.gradient(R, p.pos_kpc[:, 2])
+        kinetic = np.sum(p.mass_msun[:, None] * p.vel_kms**2)
+        virial = np.sum(p.mass_msun * (R * d_R + p.pos_kpc[:, 2] * d_z))
+        assert kinetic / virial == pytest.approx(1, abs=0.06), name
+
+
+def orbits(model: MockGalaxy, p: Particles, time: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Leapfrog in the fixed potential."""
+
+    def acceleration(x):
+        R = np.hypot(x[:, 0], x[:, 1])
+        d_R, d_z = model.potential.gradient(R, x[:, 2])
+        return -np.stack([d_R * x[:, 0] / R, d_R * x[:, 1] / R, d_z], axis=1)
+
+    x, v, dt = p.pos_kpc.copy(), p.vel_kms.copy(), time / steps
+    a = acceleration(x)
+    for _ in range(steps):
+        v += 0.5 * dt * a
+        x += dt * v
+        a = acceleration(x)
+        v += 0.5 * dt * a
+    return x, v
+
+
+def dispersion_profile(x, v, mass, edges):
+    """Velocity dispersion (three dimensions, about the mean rotation) in annuli or shells of r."""
+    r, R = np.linalg.norm(x, axis=1), np.hypot(x[:, 0], x[:, 1])
+    v_phi = (x[:, 0] * v[:, 1] - x[:, 1] * v[:, 0]) / R
+    v_R = (x[:, 0] * v[:, 0] + x[:, 1] * v[:, 1]) / R
+    out = []
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        k = (r >= low) & (r < high)
+        assert k.sum() > 300
+        out.append(np.sqrt(sum(np.cov(u[k], aweights=mass[k]) for u in (v_R, v_phi, v[:, 2]))))
+    return np.array(out)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_orbits_keep_the_dispersion_profile(suite):
+    """Three orbits at the half-mass radius leave it within 5 %, the counting error allowed for."""
+    model = MockGalaxy(draw(SUITES[suite], rng_of(1, suite, 5))[0])
+    parts = model.sample(24_000, 0, 100, np.random.default_rng(1))
+    changes = []
+    for name in ("bulge", "disc"):
+        p = parts[name][np.random.default_rng(2).permutation(len(parts[name]))[:4000]]
+        half = half_mass_radius(np.linalg.norm(p.pos_kpc, axis=1), p.mass_msun)
+        edges = np.array([0.5, 0.9, 1.4, 2.2]) * half
+        before = dispersion_profile(p.pos_kpc, p.vel_kms, p.mass_msun, edges)
+        period = dynamical_time(float(model.potential.menc(half)), half)
+        x, v = orbits(model, p, 3 * period, 700)
+        changes.append(np.abs(dispersion_profile(x, v, p.mass_msun, edges) / before - 1))
+    # A bin holds some 800 particles, so a dispersion is known to 1 / sqrt(2 * 3 * 800) = 1.5 %.
+    assert np.max(changes) < 0.05 + 2 * 0.015
+    assert np.mean(changes) < 0.05
+
+
+def test_disturbances_keep_every_radius():
+    rng = np.random.default_rng(0)
+    pos = rng.normal(0, 3, (2000, 3)) * [1, 1, 0.1]
+    gas = Particles(pos, rng.normal(0, 10, pos.shape), np.ones(2000))
+    strong = Disturbance(30, 25, 0.6, 0.4, 0.1, 0.1, 6)
+    moved = disturb_gas(gas, strong, 2.0, 100.0, rng)
+    np.testing.assert_allclose(np.linalg.norm(moved.pos_kpc, axis=1), np.linalg.norm(pos, axis=1), rtol=1e-9)
+    assert np.abs(moved.pos_kpc - pos).max() > 1
+    np.testing.assert_allclose(disturb_gas(gas, Disturbance(), 2.0, 100.0, rng).pos_kpc[:, 2], pos[:, 2], atol=1e-12)
+
+
+def test_same_seed_same_galaxy_and_only_then():
+    a, b = (make_galaxy("middle", 7, 3, 200, 100, 200)[0].stars.pos_kpc for _ in range(2))
+    c = make_galaxy("middle", 8, 3, 200, 100, 200)[0].stars.pos_kpc
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 0

@@ -1,5 +1,7 @@
 """The mock galaxies: true masses, equilibrium, and disturbances that keep both."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -92,7 +94,7 @@ def dispersion_profile(x, v, mass, edges):
     v_phi = (x[:, 0] * v[:, 1] - x[:, 1] * v[:, 0]) / R
     v_R = (x[:, 0] * v[:, 0] + x[:, 1] * v[:, 1]) / R
     out = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         k = (r >= low) & (r < high)
         assert k.sum() > 300
         out.append(np.sqrt(sum(np.cov(u[k], aweights=mass[k]) for u in (v_R, v_phi, v[:, 2]))))

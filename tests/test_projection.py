@@ -71,7 +71,9 @@ def test_seen_from_behind():
 
 def test_turning_the_galaxy_is_turning_the_sight():
     particles = some_particles(500)
-    turned = Particles(particles.pos_kpc @ TURN.T, particles.vel_kms @ TURN.T, particles.mass_msun, particles.support_kpc)
+    turned = Particles(
+        particles.pos_kpc @ TURN.T, particles.vel_kms @ TURN.T, particles.mass_msun, particles.support_kpc
+    )
     np.testing.assert_allclose(project(turned, np.eye(3), 2.0, 16), project(particles, TURN, 2.0, 16), atol=1e-8)
 
 

@@ -21,6 +21,7 @@ def raw(module: str, name: str) -> Any:
 
     yt.set_log_level("error")
     ytcfg["yt", "suppress_stream_logging"] = True
+    import_module("yt.frontends.gadget.api")  # the readers that AREPO and GIZMO borrow register here
     frontend = getattr(import_module(module), name)
 
     def never_valid(cls: Any, filename: str, *args: Any, **kwargs: Any) -> bool:

@@ -1,0 +1,238 @@
+"""`gen maps` from end to end: the store, ranks, resuming, failures."""
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from conftest import ROOT, command
+
+from gen import store
+from gen.formats import gadget
+from gen.mock.suites import make_galaxy
+from gen.particles import Galaxy
+from gen.profile import enclosed_mass, half_mass_radius, menc_at
+from gen.sightline import sightlines
+from gen.snapshot import Snapshot
+from gen.suite import Suite, SuiteError, load_suite
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def maps(*arguments: object, ranks: int = 1):
+    return command("gen", "maps", *arguments, "--views", 2, "--pixels", 16, ranks=ranks, check=False)
+
+
+def test_opens_in_xarray_with_names_and_units(map_store):
+    with xr.open_zarr(map_store, group="middle", consolidated=False) as data:
+        assert dict(data.maps.sizes) == {"galaxy": 12, "view": 2, "channel": 8, "y": 16, "x": 16}
+        assert list(data.channel.values[:2]) == ["stars_density", "stars_velocity"]
+        assert data.mass.attrs["units"] == "Msun"
+        assert set(data.status.values) == {store.DONE}
+        assert data.attrs["schema_version"] == store.SCHEMA_VERSION
+        assert data.attrs["config"]["suite"]["format"] == "gizmo"
+
+
+def test_mass_read_back_from_the_store(mocks, map_store):
+    """Mass in a map = mass of the particles whose projection lies in the field, kernels' spill apart."""
+    suite = load_suite(mocks / "middle" / "middle.yaml")
+    group = store.open_suite(map_store, "middle")
+    path = suite.snapshot_paths()[3]
+    index = list(group["galaxy"][:]).index(suite.galaxy_name(path, "0"))
+    with Snapshot(path, "gizmo") as snapshot:
+        galaxy = snapshot.galaxy(group["centre"][index], group["radius"][index, -1])
+    for view in range(2):
+        turn, r_e = group["sightline"][index, view], group["half_mass_radius"][index, view]
+        area = float(group["pixel_scale"][index, view]) ** 2
+        for channel, particles in ((0, galaxy.stars), (4, galaxy.gas)):
+            projected = particles.pos_kpc @ turn[:2].T
+            inside = (np.abs(projected) < 3 * r_e).all(axis=1)
+            mapped = group["maps"][index, view, channel].sum() * area
+            tolerance = 1e-5 if channel == 0 else 0.05
+            assert mapped == pytest.approx(particles.mass_msun[inside].sum(), rel=tolerance)
+            assert group["maps"][index, view, channel + 3].sum() == inside.sum()
+
+
+def test_truth_is_the_sum_over_the_files_particles(mocks, map_store):
+    group = store.open_suite(map_store, "quiet")
+    suite = load_suite(mocks / "quiet" / "quiet.yaml")
+    with h5py.File(suite.snapshot_paths()[0]) as file:
+        h, a = file["Header"].attrs["HubbleParam"], file["Header"].attrs["Time"]
+        box = file["Header"].attrs["BoxSize"]
+        pos = np.concatenate([file[f"PartType{t}/Coordinates"][()] for t in (0, 1, 4)])
+        mass = np.concatenate([file[f"PartType{t}/Masses"][()] for t in (0, 1, 4)]).astype(float)
+    for index in (0, 4):
+        offset = pos - group["centre"][index] / (a / h)
+        offset -= box * np.round(offset / box)
+        expected = enclosed_mass(offset * a / h, mass * 1e10 / h, group["radius"][index])
+        np.testing.assert_allclose(group["mass"][index, 0], expected, rtol=1e-6)
+        np.testing.assert_allclose(group["mass"][index, 0], group["mass"][index, 1:].sum(0), rtol=1e-12)
+
+
+def test_two_ranks_write_the_same_bytes_as_one(mocks, map_store, tmp_path):
+    done = maps(*sorted(mocks.glob("*/*.yaml")), "--out", tmp_path / "maps.zarr", ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert "36 galaxies done, 0 failed" in done.stdout
+    one, two = tree(map_store), tree(tmp_path / "maps.zarr")
+    assert len(one) > 300
+    assert one == two
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(mocks, map_store, tmp_path):
+    out = tmp_path / "maps.zarr"
+    shutil.copytree(map_store, out)
+    group = store.open_suite(out, "bursty")
+    for index in (2, 5):  # as a kill would leave them: no status, and one with half its arrays
+        (out / "bursty" / "status" / "c" / str(index)).unlink()
+        shutil.rmtree(out / "bursty" / "maps" / "c" / str(index))
+    assert (group["status"][:] == store.DONE).sum() == 10
+    again = maps(*sorted(mocks.glob("*/*.yaml")), "--out", out)
+    assert again.returncode == 0, again.stderr
+    assert tree(out) == tree(map_store)
+
+
+def test_other_settings_do_not_mix_into_a_store(mocks, map_store):
+    before = tree(map_store)
+    done = command("gen", "maps", mocks / "quiet" / "quiet.yaml", "--out", map_store, "--views", 3, check=False)
+    assert done.returncode == 2
+    assert "pixels, views differ" in done.stderr
+    assert tree(map_store) == before
+
+
+def write_zoo(folder: Path) -> None:
+    """Galaxies that work, lack gas, lack stars, hold NaN, are cut short or are listed but not there."""
+    good = make_galaxy("middle", 0, 1, 600, 300, 600)[0]
+    bare = Galaxy(good.stars, good.gas[:0], good.dark, good.black_holes)
+    starless = Galaxy(good.stars[:0], good.gas, good.dark, good.black_holes)
+    centre, still = np.full(3, 500.0), np.zeros(3)
+    for name, galaxy in (
+        ("a_good", good),
+        ("b_gasless", bare),
+        ("c_starless", starless),
+        ("d_nan", good),
+        ("e_cut", good),
+    ):
+        gadget.write(folder / f"{name}.hdf5", [(galaxy, centre, still)], 1000.0, 1.0, 0.7, "gizmo")
+    gadget.write(folder / "f_elsewhere.hdf5", [(good, centre * 0.2, still)], 1000.0, 1.0, 0.7, "gizmo")
+    with h5py.File(folder / "d_nan.hdf5", "r+") as file:
+        file["PartType4/Velocities"][3] = np.nan
+    cut = folder / "e_cut.hdf5"
+    cut.write_bytes(cut.read_bytes()[:20_000])
+    (folder / "centres.csv").write_text("id,x,y,z,r200\n0,500,500,500,100\n")
+    (folder / "zoo.yaml").write_text(
+        "name: zoo\nformat: gizmo\nsnapshots: '*.hdf5'\naperture: {kpc: 80}\n"
+        "catalogue: {format: table, path: centres.csv}\n"
+    )
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_bad_galaxies_fail_alone_and_say_why(ranks, tmp_path):
+    write_zoo(tmp_path)
+    done = maps(tmp_path / "zoo.yaml", "--out", tmp_path / "maps.zarr", ranks=ranks)
+    assert done.returncode == 3
+    assert "2 galaxies done, 4 failed" in done.stdout
+    assert "failures.jsonl" in done.stdout
+    lines = [json.loads(line) for line in (tmp_path / "maps.zarr" / "failures.jsonl").read_text().splitlines()]
+    reasons = {line["galaxy"].split(":")[0]: line["reason"] for line in lines}
+    assert set(reasons) == {"c_starless", "d_nan", "e_cut", "f_elsewhere"}
+    assert "0 star particles" in reasons["c_starless"]
+    assert "NaN" in reasons["d_nan"]
+    assert "cut short" in reasons["e_cut"]
+    assert "0 star particles" in reasons["f_elsewhere"]
+    group = store.open_suite(tmp_path / "maps.zarr", "zoo")
+    assert group["status"][:].tolist() == [1, 1, 2, 2, 2, 2]
+    assert group["has_gas"][:2].tolist() == [1, 0]
+    assert (group["maps"][1, :, 4:] == 0).all()
+    assert (group["maps"][1, :, 0] > 0).any()
+    # What failed is tried again, and only that.
+    (tmp_path / "d_nan.hdf5").write_bytes((tmp_path / "a_good.hdf5").read_bytes())
+    again = maps(tmp_path / "zoo.yaml", "--out", tmp_path / "maps.zarr", ranks=ranks)
+    assert "3 galaxies done, 3 failed" in again.stdout
+
+
+def test_dry_run_lists_and_writes_nothing(mocks, tmp_path):
+    done = maps(mocks / "quiet" / "quiet.yaml", "--out", tmp_path / "maps.zarr", "--dry-run")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 12
+    assert not (tmp_path / "maps.zarr").exists()
+
+
+GOOD = {"name": "x", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc": 10}}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"snapshot": "x"}, ["unknown key `snapshot`", "known keys: name, format, snapshots"]),
+        ({"aperture": {"kpc": 10, "mpc": 1}}, ["unknown key `aperture.mpc`", "known keys: kpc, r200"]),
+        ({"aperture": {}}, ["aperture", "exactly one"]),
+        ({"aperture": {"kpc": -1}}, ["aperture.kpc", "greater than 0"]),
+        ({"format": "ramses"}, ["ramses", "tipsy, arepo, gizmo, gadget"]),
+        ({"name": None}, ["name"]),
+        ({"catalogue": {"format": "ahf"}}, ["path"]),
+    ],
+)
+def test_wrong_suite_files_name_the_key(change, words, tmp_path):
+    import yaml
+
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(GOOD | change))
+    with pytest.raises(SuiteError) as error:
+        load_suite(path)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_wrong_key_ends_with_2_before_anything_runs(tmp_path):
+    (tmp_path / "x.yaml").write_text("name: x\nformat: gizmo\nsnapshotz: y\naperture: {kpc: 10}\n")
+    done = maps(tmp_path / "x.yaml", "--out", tmp_path / "maps.zarr")
+    assert done.returncode == 2
+    assert "known keys" in done.stderr
+    assert not (tmp_path / "maps.zarr").exists()
+
+
+def test_yaml_never_runs_code(tmp_path):
+    (tmp_path / "x.yaml").write_text("name: !!python/object/apply:os.system ['touch hacked']\n")
+    with pytest.raises(SuiteError, match="not valid YAML"):
+        load_suite(tmp_path / "x.yaml")
+
+
+def test_shipped_templates_are_valid():
+    templates = sorted((ROOT / "gen" / "templates").glob("*.yaml"))
+    assert len(templates) >= 6
+    assert all(isinstance(load_suite(path), Suite) for path in templates)
+
+
+def test_store_of_another_schema_is_refused(map_store, tmp_path):
+    shutil.copytree(map_store, tmp_path / "maps.zarr")
+    zarr.open_group(tmp_path / "maps.zarr" / "quiet", mode="r+").attrs["schema_version"] = 99
+    with pytest.raises(store.StoreError, match="schema version 99"):
+        store.open_suite(tmp_path / "maps.zarr", "quiet")
+
+
+def test_sightlines_are_rotations_that_follow_the_name():
+    turns = sightlines(0, "a", 400)
+    np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (400, 3, 3)), atol=1e-12)
+    np.testing.assert_array_equal(turns[:5], sightlines(0, "a", 5))
+    assert np.abs(turns[0] - sightlines(0, "b", 1)[0]).max() > 0.1
+    # Isotropic: mean of the sight's direction nil, of its square a third.
+    assert np.abs(turns[:, 2].mean(0)).max() < 0.1
+    np.testing.assert_allclose((turns[:, 2] ** 2).mean(0), 1 / 3, atol=0.06)
+
+
+def test_profiles():
+    rng = np.random.default_rng(0)
+    pos, mass = rng.normal(size=(300, 3)), rng.uniform(1, 2, 300)
+    r = np.linalg.norm(pos, axis=1)
+    radii = np.array([0.1, 1, 5])
+    np.testing.assert_allclose(enclosed_mass(pos, mass, radii), [mass[r <= x].sum() for x in radii])
+    half = half_mass_radius(r, mass)
+    assert mass[r <= half].sum() == pytest.approx(0.5 * mass.sum(), rel=0.02)
+    grid = np.geomspace(1, 10, 30)
+    np.testing.assert_allclose(menc_at(grid, grid**2, np.array([2.0, 3.3])), 2 * np.log10([2.0, 3.3]))
+    assert np.isnan(menc_at(grid, grid**2, np.array([0.5, 11.0]))).all()

@@ -1,0 +1,229 @@
+"""Evaluation: planted residuals come back, sums add up in any order, the report stands alone."""
+
+import itertools
+import re
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import command
+
+from eval.estimators import sigma_los, wolf2010
+from eval.inference import Group, evaluate_block
+from eval.metrics import add_up, crps_of_samples, measures, ratio
+from eval.tables import COLUMNS, to_table
+from gen.constants import G
+from train.dataset import RADII_RE
+from train.fit import FitConfig, fit
+
+SUITES = ("bursty", "quiet", "middle")
+K = len(RADII_RE)
+
+
+def planted(n_galaxies: int, bias: float, scatter: float, seed: int = 0, views: int = 4, width: float = 1.0):
+    """Galaxies, truths, medians and interval ends of an estimator that errs as told.
+
+    Half of the scatter's variance is shared by a galaxy's views. width: of its intervals over the right ones.
+    """
+    rng = np.random.default_rng(seed)
+    galaxy = np.repeat([f"g{i}" for i in range(n_galaxies)], views)
+    truth = rng.normal(10, 1, (len(galaxy), 1)) + np.linspace(0, 1, K)
+    shared = np.repeat(rng.normal(size=(n_galaxies, K)), views, axis=0)
+    error = bias + scatter * np.sqrt(0.5) * (shared + rng.normal(size=truth.shape))
+    median = truth + error
+    half = scatter * width
+    ends = np.stack([median - bias - half, median - bias + half, median - bias - 2 * half, median - bias + 2 * half])
+    return galaxy, truth, median, ends
+
+
+@pytest.mark.parametrize(("bias", "scatter"), [(0.1, 0.2), (-0.05, 0.03), (0.0, 0.5)])
+def test_planted_bias_and_dispersion_come_back(bias, scatter):
+    found = measures(add_up(*planted(3000, bias, scatter)))
+    np.testing.assert_allclose(found["bias"], bias, atol=4 * scatter / np.sqrt(3000))
+    np.testing.assert_allclose(found["bias_median"], bias, atol=5 * scatter / np.sqrt(3000))
+    np.testing.assert_allclose(found["dispersion"], scatter, rtol=0.04)
+    np.testing.assert_allclose(found["dispersion_robust"], scatter, rtol=0.06)
+    assert (found["bias_lo"] < found["bias"]).all()
+    assert (found["dispersion"] < found["dispersion_hi"]).all()
+
+
+@pytest.mark.parametrize(("width", "expected"), [(1.0, 0.683), (2.0, 0.954), (0.5, 0.383)])
+def test_coverage_of_right_wide_and_narrow_intervals(width, expected):
+    found = measures(add_up(*planted(3000, 0.1, 0.2, width=width)))
+    np.testing.assert_allclose(found["coverage_68"], expected, atol=0.03)
+
+
+def test_bootstrap_intervals_are_over_galaxies_not_views():
+    """The interval of the mean is as wide as repeated experiments scatter, views of a galaxy being alike."""
+    means, widths = [], []
+    for seed in range(60):
+        found = measures(add_up(*planted(100, 0.0, 0.2, seed)))
+        means.append(found["bias"])
+        widths.append(0.5 * (found["bias_hi"] - found["bias_lo"]))
+    assert np.mean(widths) == pytest.approx(np.std(means, axis=0).mean(), rel=0.15)
+
+
+def test_sums_add_up_in_any_blocks():
+    galaxy, truth, median, ends = planted(50, 0.1, 0.2)
+    whole = measures(add_up(galaxy, truth, median, ends))
+    for edges in ([0, 200], [0, 4, 40, 120, 200], list(range(0, 201, 4))):
+        parts = [add_up(galaxy[a:b], truth[a:b], median[a:b], ends[:, a:b]) for a, b in itertools.pairwise(edges)]
+        total = measures(reduce(add, parts[::-1]))
+        for name in whole:
+            np.testing.assert_allclose(total[name], whole[name], rtol=1e-10, atol=1e-12)
+
+
+def test_numpy_agrees():
+    galaxy, truth, median, ends = planted(80, 0.1, 0.2)
+    found, d = measures(add_up(galaxy, truth, median, ends)), median - truth
+    np.testing.assert_allclose(found["bias"], d.mean(0))
+    np.testing.assert_allclose(found["dispersion"], d.std(0))
+    np.testing.assert_allclose(found["bias_median"], np.median(d, axis=0), atol=0.004)
+    robust = 0.5 * (np.percentile(d, 84.13, axis=0) - np.percentile(d, 15.87, axis=0))
+    np.testing.assert_allclose(found["dispersion_robust"], robust, atol=0.006)
+
+
+def test_a_single_galaxy_has_no_dispersion_and_nan_is_counted():
+    assert np.isnan(measures(add_up(*planted(1, 0.1, 0.2)))["dispersion"]).all()
+    galaxy, truth, median, ends = planted(50, 0.1, 0.2)
+    median[3, 2] = np.nan
+    sums = add_up(galaxy, truth, median, ends)
+    assert sums.other[4].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert np.isfinite(measures(sums)["bias"]).all()
+
+
+def test_paired_ratio_of_a_planted_gain():
+    galaxy, truth, median, ends = planted(400, 0.0, 0.2)
+    both = truth + (median - truth) / 1.3
+    worse = truth + (median - truth) * 1.5
+    found = ratio(
+        [add_up(galaxy, truth, median, ends), add_up(galaxy, truth, worse, ends)], add_up(galaxy, truth, both, ends)
+    )
+    assert found["ratio"] == pytest.approx(1.3, rel=1e-6)
+    assert found["lo"] == pytest.approx(1.3, rel=1e-6)  # the same galaxies are drawn: no scatter is left
+    assert found["above_1"] == 1.0
+
+
+def test_crps_of_a_gaussian():
+    """sigma (2 phi(0) - 1/sqrt(pi)) at the centre (Gneiting & Raftery 2007, eq. 21)."""
+    samples = np.random.default_rng(0).normal(0, 0.2, (20_000, 1, 1))
+    expected = 0.2 * (2 / np.sqrt(2 * np.pi) - 1 / np.sqrt(np.pi))
+    assert crps_of_samples(samples, np.zeros((1, 1)))[0, 0] == pytest.approx(expected, rel=0.02)
+
+
+def test_wolf_is_exact_where_the_rotation_curve_is_flat():
+    """Any tracer in an isothermal halo has <sigma_los^2> = V_c^2 / 3 (virial theorem): M = V_c^2 r / G."""
+    v_c, r_e, n = 120.0, 2.0, 64
+    x = (np.arange(n) + 0.5) / n * 6 - 3
+    density = np.exp(-2 * np.hypot(x[:, None], x[None, :]))
+    # Half of the mean square in rotation, which an aperture spectrum cannot tell from dispersion.
+    velocity = np.where(x > 0, 1, -1) * np.ones_like(density) * v_c * np.sqrt(1 / 6)
+    sigma = np.full_like(density, v_c * np.sqrt(1 / 6))
+    observed = np.stack([density, velocity, sigma, np.ones_like(sigma)] * 2)[None]
+    assert sigma_los(observed)[0] == pytest.approx(v_c / np.sqrt(3), rel=1e-6)
+    found = wolf2010(observed, np.array([r_e]), np.array(RADII_RE))[0]
+    defined = np.flatnonzero(np.isfinite(found))
+    assert len(defined) == 1
+    radius = RADII_RE[defined[0]] * r_e
+    assert radius == pytest.approx(4 / 3 * r_e, rel=0.15)
+    assert 10 ** found[defined[0]] == pytest.approx(v_c**2 * radius / G, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def runs(map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three tracers on all suites and one on a single suite, hardly trained."""
+    folder = tmp_path_factory.mktemp("runs")
+    small = {"width": 4, "steps": 20, "round_steps": 10, "batch": 8}
+    for tracer in ("gas", "stars", "both"):
+        fit(FitConfig(str(map_store), tracer, SUITES, **small), folder / tracer, quiet=True)
+    fit(FitConfig(str(map_store), "both", ("middle",), **small), folder / "middle", quiet=True)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def results(runs: list[Path], map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results")
+    said = command("eval", "tables", *runs, "--store", map_store, "--out", out, "--part", "all", "--workers", 2).stdout
+    assert str(out / "table.csv") in said
+    return out
+
+
+def test_dask_makes_the_table_that_numpy_makes(results, runs, map_store):
+    """One block after the other in this process, in other blocks: the same table to 1e-6."""
+    found: dict[Group, list] = {}
+    for suite in SUITES:
+        for rows in ((0, 5), (5, 12)):
+            for group, sums in evaluate_block([str(r) for r in runs], str(map_store), suite, rows, None).items():
+                found.setdefault(group, []).append(sums)
+    here = to_table({group: reduce(add, parts) for group, parts in found.items()})
+    table = pd.read_parquet(results / "table.parquet")
+    assert list(table.columns) == COLUMNS
+    table = table[table.test != "all"].reset_index(drop=True)
+    assert len(table) == len(here) == 4 * 3 * K + 3
+    # Convolutions round by batch size, which moves a median by 1e-6.
+    pd.testing.assert_frame_equal(here, table, rtol=1e-3, atol=1e-3)
+    assert (table.n_galaxies == 12).all()
+
+
+def test_pooled_rows_hold_every_suite(results):
+    table = pd.read_csv(results / "table.csv", dtype={"train": str}, keep_default_na=False, na_values=["nan"])
+    pooled = table[(table.test == "all") & (table.tracer == "gas")]
+    assert (pooled.n_galaxies == 36).all()
+    single = table[(table.test != "all") & (table.tracer == "gas")]
+    for radius, rows in single.groupby("radius"):
+        whole = pooled[pooled.radius == radius].iloc[0]
+        assert np.average(rows.bias.astype(float), weights=rows.n_views) == pytest.approx(float(whole.bias), abs=1e-9)
+    assert len(pd.read_csv(results / "ratios.csv")) == 4
+
+
+def test_report_stands_alone(results):
+    command("eval", "report", results)
+    html = (results / "report.html").read_text()
+    assert len(re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{5000,}"', html)) >= 7
+    assert not re.findall(r'(?:src|href)="(?!data:)', html)
+    assert "https://" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
+    assert "Best single tracer / both" in html
+    assert "wolf2010" in html
+    assert (results / "figures" / "matrix_ifu.pdf").stat().st_size > 5000
+    shown = command("eval", "show", results).stdout
+    assert "Best single tracer / both" in shown
+
+
+def test_predict_covers_every_view(runs, map_store, tmp_path):
+    run = next(r for r in runs if r.name == "both")
+    command("eval", "predict", run, "--store", map_store, "--suite", "quiet", "--out", tmp_path / "p.csv")
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert len(table) == 12 * 2 * K
+    assert (table.lo_68 < table.hi_68).all()
+
+
+def test_what_is_not_there_is_said(tmp_path, runs, map_store):
+    for arguments, words in (
+        (("tables", tmp_path / "norun", "--store", map_store, "--out", tmp_path), "no run folder"),
+        (("tables", runs[0], "--store", tmp_path / "no.zarr", "--out", tmp_path), "no map store"),
+        (("tables", runs[0], "--store", map_store, "--out", tmp_path, "--suites", "eagle"), "no suite 'eagle'"),
+        (("report", tmp_path / "nothing"), "holds no tables"),
+    ):
+        done = command("eval", *arguments, check=False)
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
+def test_sampling_follows_the_galaxy(runs, map_store):
+    from eval.inference import posterior_samples
+    from gen.instrument import INSTRUMENTS, observe
+    from train.checkpoint import load
+    from train.dataset import read_views
+
+    model, _ = load(runs[0])
+    views = read_views(map_store, "middle")
+    observed = observe(views.maps, INSTRUMENTS["ifu"], views.noise())
+    state = torch.random.get_rng_state()
+    whole = posterior_samples(model, observed, views, 16)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    some = np.arange(4, 8)
+    np.testing.assert_allclose(posterior_samples(model, observed[4:8], views[some], 16), whole[:, 4:8], atol=1e-3)

@@ -5,7 +5,7 @@
 PYTHON ?= python3
 RANKS ?= 2
 GALAXIES ?= 300
-STEPS ?= 800
+STEPS ?= 1200
 BIN := .venv/bin
 DEMO := demo
 SUITES := bursty quiet middle
@@ -49,7 +49,7 @@ FIT = $(BIN)/python -m train fit --store $(DEMO)/maps.zarr
 $(DEMO)/runs/both/.done $(DEMO)/runs/gas/.done $(DEMO)/runs/stars/.done: $(DEMO)/runs/%/.done:
 	$(FIT) --tracer $* --steps $(STEPS) --out $(@D) && touch $@
 $(DEMO)/runs/both-on-%/.done:
-	$(FIT) --tracer both --suites $* --steps $$(( $(STEPS) / 2 )) --out $(@D) && touch $@
+	$(FIT) --tracer both --suites $* --steps $$(( $(STEPS) / 3 )) --out $(@D) && touch $@
 
 # The same three tracers seen without noise, beside the noisy ones in one table.
 demo-clean-views: demo

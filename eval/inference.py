@@ -11,7 +11,8 @@ import torch
 from eval.estimators import wolf2010
 from eval.metrics import Sums, add_up, crps_of_samples
 from gen.instrument import instrument, observe
-from train.checkpoint import load
+from gen.store import open_suite
+from train.checkpoint import RunError, load, read_config
 from train.dataset import RADII_RE, Views, read_views, usable
 from train.network import MassModel
 
@@ -29,6 +30,17 @@ class Group:
     tracer: str
     train: str
     test: str
+
+
+def check_maps(run: Path, store: Path, suite: str) -> None:
+    """Raise RunError when a run was trained on maps of another size than a suite's."""
+    model, maps = read_config(run)["model"], open_suite(store, suite).attrs["config"]
+    for key in ("pixels", "field_of_view_re"):
+        if model[key] != maps[key]:
+            raise RunError(
+                f"{run} was trained on maps with {key} = {model[key]}, {store}/{suite} has {maps[key]}; "
+                "map the suite with the same settings"
+            )
 
 
 @lru_cache(maxsize=32)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eval.inference import posterior_samples
+from eval.inference import check_maps, posterior_samples
 from gen.instrument import instrument, observe
 from train.checkpoint import load
 from train.dataset import RADII_RE, read_views, usable
@@ -16,6 +16,7 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
 
     Raises RunError, StoreError, or ValueError when no view can be used with this run's tracer.
     """
+    check_maps(run, store, suite)
     model, content = load(run)
     look = instrument(content["fit"]["instrument"])
     views = read_views(store, suite)

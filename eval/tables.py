@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from eval.cluster import run_tasks
-from eval.inference import Group, evaluate_block
+from eval.inference import Group, check_maps, evaluate_block
 from eval.metrics import Sums, mean_dispersion, measures, ratio
 from gen import store as map_store
-from train.checkpoint import read_config, write_json
+from train.checkpoint import write_json
 from train.dataset import RADII_RE
 
 COLUMNS = [
@@ -33,7 +33,8 @@ def collect(
 ) -> dict[Group, Sums]:
     """Sums of every group, and of all suites pooled. Raises RunError, StoreError before any work."""
     for run in runs:
-        read_config(run)
+        for suite in suites:
+            check_maps(run, store, suite)
     arguments = []
     for suite in suites:
         n = map_store.open_suite(store, suite)["status"].shape[0]

@@ -36,8 +36,8 @@ def share_out(items: Iterable[Item], work: Callable[[Item], Any], done: Callable
     """Call work(item) for every item on some rank, and done(item, result) on rank 0 as each ends.
 
     Every rank calls this with the same items and works; rank 0 hands out numbers from a thread
-    beside its own work, so that one rank alone, or two on two cores, lose nothing. work must not
-    raise: what can go wrong with an item is part of its result. Called without MPI it is a loop.
+    beside its own work, so that one rank alone, or two on two cores, lose nothing. What can go
+    wrong with an item belongs in its result: an exception (a full disk) ends every rank.
     """
     todo = list(items)
     if size() == 1:
@@ -55,7 +55,11 @@ def share_out(items: Iterable[Item], work: Callable[[Item], Any], done: Callable
         number = _receive(comm, 0, _ANSWER)
         if number is None:
             break
-        report = number, work(todo[number])
+        try:
+            report = number, work(todo[number])
+        except Exception as error:  # the others would wait for this rank forever
+            print(f"rank {rank()}: {error}", file=sys.stderr, flush=True)
+            abort(1)
     if manager:
         manager.join()
     comm.Barrier()

@@ -39,9 +39,9 @@ class Snapshot:
             staged = self.format.stage(path, Path(self._scratch.name))
             self._ds = self.format.load(staged)
             self.units = self.format.units(path, units or {})
-        except SnapshotError as error:
+        except Exception as error:
             self.close()
-            text = str(error)
+            text = str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error}"
             raise SnapshotError(text if text.startswith(str(path)) else f"{path}: {text}") from error
         self.fields: dict[str, list[str]] = {}
         for ptype, name in self._ds.field_list:

@@ -201,12 +201,14 @@ def test_predict_covers_every_view(runs, map_store, tmp_path):
     assert (table.lo_68 < table.hi_68).all()
 
 
-def test_what_is_not_there_is_said(tmp_path, runs, map_store):
+def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):
+    command("gen", "maps", mocks / "quiet" / "quiet.yaml", "--out", tmp_path / "other.zarr", "--views", 1)
     for arguments, words in (
         (("tables", tmp_path / "norun", "--store", map_store, "--out", tmp_path), "no run folder"),
         (("tables", runs[0], "--store", tmp_path / "no.zarr", "--out", tmp_path), "no map store"),
         (("tables", runs[0], "--store", map_store, "--out", tmp_path, "--suites", "eagle"), "no suite 'eagle'"),
         (("report", tmp_path / "nothing"), "holds no tables"),
+        (("predict", runs[0], "--store", tmp_path / "other.zarr", "--suite", "quiet"), "pixels = 16, "),
     ):
         done = command("eval", *arguments, check=False)
         assert done.returncode == 2

@@ -130,8 +130,8 @@ def test_nan_in_tipsy_positions_is_refused_not_waited_for(galaxy, tmp_path):
     raw = bytearray(path.read_bytes())
     raw[36:40] = np.array([np.nan], ">f4").tobytes()
     path.write_bytes(raw)
-    with pytest.raises(SnapshotError, match="NaN"):
-        Snapshot(path, "tipsy")
+    with Snapshot(path, "tipsy") as snapshot, pytest.raises(SnapshotError, match="NaN"):
+        snapshot.galaxy(CENTRES["middle"], 50.0)
 
 
 def test_tipsy_without_its_param_says_so(galaxy, tmp_path):

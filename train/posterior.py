@@ -34,7 +34,7 @@ class ProfilePosterior(nn.Module):
     def __init__(self, n_features: int, n_radii: int = 10, head: str = "flow"):
         super().__init__()
         if head == "flow":
-            self.density = zuko.flows.NSF(n_radii, n_features, transforms=4, hidden_features=(96, 96), passes=2)
+            self.density = zuko.flows.NSF(n_radii, n_features, transforms=3, hidden_features=(96, 96), passes=2)
         elif head == "mixture":
             self.density = zuko.mixtures.GMM(n_radii, n_features, components=6, hidden_features=(96, 96))
         else:

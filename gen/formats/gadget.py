@@ -111,8 +111,6 @@ class Gadget(Format):
         if "Coordinates" not in group or not ({"Velocities", "Velocity"} & set(group)):
             raise SnapshotError(f"{path}: {group.name} lacks Coordinates or Velocities")
         n = len(group["Coordinates"])
-        if not np.isfinite(group["Coordinates"][()]).all():  # yt's tree over the gas would never return
-            raise SnapshotError(f"{path}: NaN or infinite values in {group.name}/Coordinates")
         for name in ("Velocities", "Velocity", "Masses", "Mass"):
             if name in group and len(group[name]) != n:
                 raise SnapshotError(f"{path}: {group.name}/{name} has {len(group[name])} rows for {n} particles")

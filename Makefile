@@ -13,7 +13,7 @@ SUITES := bursty quiet middle
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types setup demo-maps demo-train demo-clean-views clean
+.PHONY: demo demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views test lint types setup clean
 
 setup: .venv/.installed
 
@@ -25,31 +25,45 @@ setup: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: demo-maps
-	@echo "== 3/4 training: three tracers on all suites, and both tracers on each suite alone =="
-	$(MAKE) --no-print-directory -j 2 demo-train
-	@echo "== 4/4 evaluating every network on every suite =="
-	@test $(DEMO)/results/table.csv -nt $(DEMO)/.trained || $(BIN)/python -m eval tables $(DEMO)/runs/* --store $(DEMO)/maps.zarr --out $(DEMO)/results
-	@test $(DEMO)/results/report.html -nt $(DEMO)/results/table.csv || $(BIN)/python -m eval report $(DEMO)/results > /dev/null
+# Every step goes on where it stood; what is done is not done again.
+demo: setup
+	@for step in mocks maps train tables report; do \
+	  began=$$(date +%s); $(MAKE) --no-print-directory -j 2 demo-$$step || exit; \
+	  echo "   ($$step: $$(( $$(date +%s) - began )) s)"; done
 	@echo; echo "Dispersion of log10 M(<r), test galaxies of all suites [dex, mean over radii]:"
 	@$(BIN)/python -m eval show $(DEMO)/results
 	@echo "$(DEMO)/results/table.csv"; echo "$(DEMO)/results/report.html"
 
-demo-maps: setup
-	@echo "== 1/4 making $(GALAXIES) mock galaxies in each of $(SUITES) =="
-	$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen mock --out $(DEMO)/mocks --galaxies $(GALAXIES)
-	@echo "== 2/4 projecting them into maps =="
-	$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps $(foreach suite,$(SUITES),$(DEMO)/mocks/$(suite)/$(suite).yaml) --out $(DEMO)/maps.zarr --views 4 --pixels 32
+demo-mocks:
+	@echo "== 1/5 making $(GALAXIES) mock galaxies in each of $(SUITES) =="
+	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen mock --out $(DEMO)/mocks --galaxies $(GALAXIES)
+
+demo-maps:
+	@echo "== 2/5 projecting them into maps, $(RANKS) MPI ranks =="
+	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps $(foreach suite,$(SUITES),$(DEMO)/mocks/$(suite)/$(suite).yaml) --out $(DEMO)/maps.zarr --views 4 --pixels 32
+
+demo-train: announce-train $(DEMO)/.trained
+announce-train:
+	@echo "== 3/5 training: three tracers on all suites, and both tracers on each suite alone, two at a time =="
+
+demo-tables:
+	@echo "== 4/5 evaluating every network on every suite =="
+	@test $(DEMO)/results/table.csv -nt $(DEMO)/.trained || \
+	  $(BIN)/python -m eval tables $(DEMO)/runs/* --store $(DEMO)/maps.zarr --out $(DEMO)/results
+
+demo-report:
+	@echo "== 5/5 figures and report =="
+	@test $(DEMO)/results/report.html -nt $(DEMO)/results/table.csv || $(BIN)/python -m eval report $(DEMO)/results
 
 RUNS := both gas stars $(SUITES:%=both-on-%)
-demo-train: $(RUNS:%=$(DEMO)/runs/%/.done)
-	@touch -r "$$(ls -t $(DEMO)/runs/*/.done | head -1)" $(DEMO)/.trained
+$(DEMO)/.trained: $(RUNS:%=$(DEMO)/runs/%/.done)
+	@touch $@
 
 FIT = $(BIN)/python -m train fit --store $(DEMO)/maps.zarr
 $(DEMO)/runs/both/.done $(DEMO)/runs/gas/.done $(DEMO)/runs/stars/.done: $(DEMO)/runs/%/.done:
-	$(FIT) --tracer $* --steps $(STEPS) --out $(@D) && touch $@
+	@$(FIT) --tracer $* --steps $(STEPS) --out $(@D) && touch $@
 $(DEMO)/runs/both-on-%/.done:
-	$(FIT) --tracer both --suites $* --steps $$(( $(STEPS) / 3 )) --out $(@D) && touch $@
+	@$(FIT) --tracer both --suites $* --steps $$(( $(STEPS) / 3 )) --out $(@D) && touch $@
 
 # The same three tracers seen without noise, beside the noisy ones in one table.
 demo-clean-views: demo

@@ -8,13 +8,22 @@ import pandas as pd
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from eval.tables import ALL
 
 #: Colour-blind safe (Okabe & Ito 2008), the same for a tracer in every figure.
 COLOUR = {"gas": "#0072B2", "stars": "#D55E00", "both": "#009E73", "wolf2010": "#555555"}
 _RADIUS = "r / R$_e$"
+
+
+def _radius_axis(axis: Axes, ticks: Sequence[float] = (0.3, 0.5, 1, 2, 3)) -> None:
+    """Logarithmic radius with a few plain labels."""
+    axis.set_xscale("log")
+    axis.set_xticks(list(ticks), labels=[f"{x:g}" for x in ticks])
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _label(row: pd.Series) -> str:
@@ -46,8 +55,8 @@ def against_radius(table: pd.DataFrame, instrument: str, test: str) -> Figure:
     top.set(ylabel="dispersion [dex]", ylim=(0, None), title=f"tested on {test}, instrument {instrument}")
     top.legend(frameon=False)
     bottom.axhline(0, color="k", lw=0.8)
-    bottom.set(xlabel=_RADIUS, ylabel="bias [dex]", xscale="log")
-    bottom.set_xticks([0.3, 0.5, 1, 2, 3], labels=["0.3", "0.5", "1", "2", "3"], minor=False)
+    bottom.set(xlabel=_RADIUS, ylabel="bias [dex]")
+    _radius_axis(bottom)
     return figure
 
 
@@ -90,9 +99,9 @@ def calibration(table: pd.DataFrame, instrument: str, test: str) -> Figure:
         axis.plot(rows.radius, rows.coverage_95, "s--", ms=3.5, color=COLOUR[tracer])
     for level in (0.6827, 0.9545):
         axis.axhline(level, color="k", lw=0.8)
-    axis.set(xscale="log", xlabel=_RADIUS, ylabel="share of truths inside", ylim=(0, 1.02))
+    axis.set(xlabel=_RADIUS, ylabel="share of truths inside", ylim=(0, 1.02))
     axis.set_title("68 % (full) and 95 % (dashed) intervals; lines: perfect")
-    axis.set_xticks([0.3, 0.5, 1, 2, 3], labels=["0.3", "0.5", "1", "2", "3"], minor=False)
+    _radius_axis(axis)
     axis.legend(frameon=False)
     return figure
 
@@ -103,7 +112,9 @@ def examples(
 ) -> Figure:  # fmt: skip
     """Observed maps (N, 8, P, P) and, beside them, true (N, K) and inferred (S, N, K) profiles."""
     n = len(names)
-    figure, axes = plt.subplots(n, 7, figsize=(17.5, 2.7 * n), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        n, 7, figsize=(19, 2.7 * n), squeeze=False, layout="constrained", width_ratios=[1] * 6 + [1.5]
+    )
     titles = ("stars: log $\\Sigma$", "stars: V [km/s]", "stars: $\\sigma$ [km/s]",
               "gas: log $\\Sigma$", "gas: V [km/s]", "gas: $\\sigma$ [km/s]")  # fmt: skip
     for i in range(n):
@@ -127,7 +138,9 @@ def examples(
             last.fill_between(radii_kpc[i], low, high, color=COLOUR[tracer], alpha=0.25, lw=0)
             last.plot(radii_kpc[i], middle, color=COLOUR[tracer], label=tracer)
         last.plot(radii_kpc[i], truth[i], "k--", label="true")
-        last.set(xscale="log", xlabel="r [kpc]" if i == n - 1 else None, ylabel="log$_{10}$ M(<r) [M$_\\odot$]")
+        last.set(xlabel="r [kpc]" if i == n - 1 else None, ylabel="log$_{10}$ M(<r) [M$_\\odot$]")
+        inside = [x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if radii_kpc[i, 0] <= x <= radii_kpc[i, -1]]
+        _radius_axis(last, inside)
         if i == 0:
             last.legend(frameon=False, fontsize=8)
             last.set_title("profile, 68 % band")

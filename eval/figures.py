@@ -52,8 +52,9 @@ def against_radius(table: pd.DataFrame, instrument: str, test: str) -> Figure:
             else:
                 axis.plot(rows.radius, rows[name], "o-", ms=3.5, color=colour, label=label)
                 axis.fill_between(rows.radius, rows[f"{name}_lo"], rows[f"{name}_hi"], color=colour, alpha=0.18, lw=0)
-    top.set(ylabel="dispersion [dex]", ylim=(0, None), title=f"tested on {test}, instrument {instrument}")
-    top.legend(frameon=False)
+    top.set(ylabel="dispersion [dex]", title=f"tested on {test}, instrument {instrument}")
+    top.set_ylim(0, 1.3 * top.get_ylim()[1])  # room for the legend
+    top.legend(frameon=False, ncols=2, loc="upper left")
     bottom.axhline(0, color="k", lw=0.8)
     bottom.set(xlabel=_RADIUS, ylabel="bias [dex]")
     _radius_axis(bottom)

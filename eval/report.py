@@ -158,7 +158,7 @@ def write_report(results: Path) -> Path:
             )  # fmt: skip
         png = _png(figures.calibration(table, look, tests[0]), folder / f"calibration_{look}")
         sections.append(
-            {"title": f"Calibration ({look})", "text": _TEXT["calibration"],
+            {"title": f"Calibration ({look})", "text": _TEXT["calibration"], "narrow": True,
              "figures": [{"png": png, "caption": f"Trained on {train}, tested on {tests[0]}."}]}
         )  # fmt: skip
         example = _example_figure(Path(origin["store"]), [Path(r) for r in origin["runs"]], look)

@@ -16,8 +16,8 @@ from train.scaling import tracers_of
 RADII_RE = tuple(float(x) for x in np.round(np.geomspace(0.3, 3.0, 10), 6))
 #: Shares of galaxies in each part of the split.
 SPLIT = {"train": 0.75, "val": 0.10, "test": 0.15}
-#: A tracer with fewer valid pixels says nothing: its velocity scale would be noise.
-MIN_VALID_PIXELS = 6
+#: A tracer seen in a smaller share of the map says nothing: its velocity scale would be noise.
+MIN_VALID_SHARE = 0.06
 
 
 def part_of(galaxy: str) -> str:
@@ -128,7 +128,7 @@ def usable(views: Views, tracer: str, look: Instrument) -> np.ndarray:
     good = []
     for start in range(0, len(views), 512):
         maps = views.maps[start : start + 512]
-        valid = observe(maps, look, None, views.field_of_view_re)[:, [3, 7]].sum((2, 3)) >= MIN_VALID_PIXELS
+        valid = observe(maps, look, None, views.field_of_view_re)[:, [3, 7]].mean((2, 3)) >= MIN_VALID_SHARE
         mine = [("stars", "gas").index(t) for t in tracers_of(tracer)]
         finite = torch.isfinite(maps.flatten(1)).all(1)
         good.append(valid[:, mine].any(1) & finite)

@@ -205,7 +205,7 @@ def test_two_processes_train_what_one_does(map_store, tmp_path):
     one, two = (run_fit(map_store, tmp_path / str(n), n) for n in (1, 2))
     assert one.keys() == two.keys()
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_a_stopped_fit_goes_on_to_the_same_weights(map_store, tmp_path, monkeypatch):

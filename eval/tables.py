@@ -1,6 +1,5 @@
 """The evaluation table: every run on every suite, with the classical estimators beside it."""
 
-import json
 from dataclasses import asdict
 from functools import reduce
 from operator import add
@@ -104,5 +103,5 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
     summary = to_summary(sums)
     summary.to_csv(out / "summary.csv", index=False)
     content = {"store": str(store), "runs": [str(r) for r in runs], "part": part or ALL, **map_store.provenance()}
-    write_json(out / "tables.json", json.loads(json.dumps(content)))
+    write_json(out / "tables.json", content)
     return summary

@@ -1,5 +1,6 @@
 """Snapshots to map store: what happens to each galaxy, and to a whole campaign of them."""
 
+import errno
 import json
 import os
 import sys
@@ -141,8 +142,6 @@ class Worker:
 
     @staticmethod
     def _store_is_full(error: OSError) -> bool:
-        import errno
-
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
     def record(self, task: Task, halo: Halo) -> dict[str, np.ndarray]:

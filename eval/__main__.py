@@ -1,8 +1,11 @@
 """Trained networks and a map store in, dispersion, bias and calibration out.
 
-python -m eval tables runs/* --store maps.zarr --out results    the table, per tracer and suite
-python -m eval report results                                   figures and one HTML file from it
-python -m eval predict runs/both --store maps.zarr --suite mine posteriors of single galaxies
+  python -m eval tables runs/* --store maps.zarr --out results    the table, per tracer and suite
+  python -m eval report results                                   figures and one HTML file from it
+  python -m eval show results                                     its main lines again
+  python -m eval predict runs/both --store maps.zarr --suite mine posteriors of single galaxies
+
+Every run is tested on every suite, also on those it never saw.
 """
 
 import argparse

@@ -9,9 +9,9 @@ from gen import store
 from gen.profile import enclosed_mass
 
 FILES = {
-    "tng_cutout": ("tng100_394242.hdf5", 1.0, 1e10, {1: None}),
-    "arepo_isolated": ("arepo_isolated.hdf5", 1.0, 1e10, {}),
-    "eagle_cutout": ("eagle_cutout.hdf5", 1000 / 0.6777, 1e10 / 0.6777, {}),
+    "tng_cutout": ("tng100_394242.hdf5", 1.0, 1e10),
+    "arepo_isolated": ("arepo_isolated.hdf5", 1.0, 1e10),
+    "eagle_cutout": ("eagle_cutout.hdf5", 1000 / 0.6777, 1e10 / 0.6777),
 }
 
 
@@ -31,7 +31,7 @@ def particles(path, length_kpc: float, mass_msun: float) -> tuple[np.ndarray, np
 
 @pytest.mark.parametrize("name", FILES)
 def test_truth_equals_the_files_own_particles(name, real_files, tmp_path):
-    file, length, mass, _ = FILES[name]
+    file, length, mass = FILES[name]
     command(
         "gen", "maps", ROOT / "gen" / "templates" / f"{name}.yaml", "--root", real_files, "--out", tmp_path / "m.zarr"
     )

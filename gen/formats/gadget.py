@@ -119,6 +119,7 @@ class Gadget(Format):
         return open_raw(*self.frontend, str(staged))
 
     def units(self, path: Path, given: dict[str, float]) -> CodeUnits:
+        """From the Units, Parameters or Header group, else Gadget's own; a and h from the Header."""
         attrs = header(path)
         h = _scalar(attrs.get("HubbleParam", 1.0)) or 1.0
         cosmological = _scalar(attrs.get("OmegaLambda", attrs.get("Omega_Lambda", 0.0))) != 0.0

@@ -60,6 +60,7 @@ class Tipsy(Format):
         raise SnapshotError(f"{path}: no Tipsy header; is `format: tipsy` right?")
 
     def stage(self, path: Path, scratch: Path) -> Path:
+        """Links to the snapshot and its .param, once the size fits the header."""
         _, counts = self._header(path)
         size = path.stat().st_size
         single = 4 * sum(n * k for n, k in zip(counts, _RECORD.values(), strict=True))
@@ -76,6 +77,7 @@ class Tipsy(Format):
         return open_raw("yt.frontends.tipsy.api", "TipsyDataset", str(staged), parameter_file=param)
 
     def units(self, path: Path, given: dict[str, float]) -> CodeUnits:
+        """From dKpcUnit and dMsolUnit of the .param; a is the header's time."""
         # yt's own mass unit is rho_crit V from dHubble0, off from dMsolUnit by 0.1 % in real files.
         known = self._parameters(self._param(path))
         missing = [key for key in ("dKpcUnit", "dMsolUnit") if key not in known]

@@ -37,17 +37,20 @@ class Structure:
     gas_sigma_kms: float  # turbulent and thermal
 
 
+def _sersic(n: float) -> tuple[float, float]:
+    """Inner slope p (Lima Neto et al. 1999) and b(n) (Ciotti & Bertin 1999) of a Sersic index."""
+    return 1 - 0.6097 / n + 0.05463 / n**2, 2 * n - 1 / 3 + 4 / (405 * n) + 46 / (25515 * n**2)
+
+
 def sersic_mass(r_kpc: np.ndarray, mass_msun: float, re_kpc: float, n: float) -> np.ndarray:
     """M(<r) [Msun] of a deprojected Sersic spheroid (Prugniel & Simien 1997; Terzic & Graham 2005)."""
-    p = 1 - 0.6097 / n + 0.05463 / n**2
-    b = 2 * n - 1 / 3 + 4 / (405 * n) + 46 / (25515 * n**2)  # Ciotti & Bertin 1999
+    p, b = _sersic(n)
     return mass_msun * gammainc(n * (3 - p), b * (np.asarray(r_kpc) / re_kpc) ** (1 / n))
 
 
 def sersic_radius(fraction: np.ndarray, re_kpc: float, n: float) -> np.ndarray:
     """Radius [kpc] that encloses a fraction of the spheroid: the inverse of `sersic_mass`."""
-    p = 1 - 0.6097 / n + 0.05463 / n**2
-    b = 2 * n - 1 / 3 + 4 / (405 * n) + 46 / (25515 * n**2)
+    p, b = _sersic(n)
     return re_kpc * (gammaincinv(n * (3 - p), fraction) / b) ** n
 
 

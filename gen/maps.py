@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def centred(galaxy: Galaxy, min_stars: int) -> tuple[Galaxy, np.ndarray]:
     r = np.linalg.norm(galaxy.stars.pos_kpc, axis=1)
     inner = r <= half_mass_radius(r, galaxy.stars.mass_msun)
     bulk = np.average(galaxy.stars.vel_kms[inner], axis=0, weights=galaxy.stars.mass_msun[inner])
-    return Galaxy(**{name: p.moved(np.zeros(3), -bulk) for name, p in galaxy.components().items()}), bulk
+    return replace(galaxy, **{name: p.moved(np.zeros(3), -bulk) for name, p in galaxy.components().items()}), bulk
 
 
 def map_galaxy(galaxy: Galaxy, name: str, aperture_kpc: float, settings: Settings) -> dict[str, np.ndarray]:
@@ -111,6 +111,8 @@ class Worker:
                 suite.format,
                 suite.particles.model_dump(exclude_none=True),
                 suite.units.model_dump(exclude_none=True),
+                suite.tracers,
+                keep=suite.catalogue.format != "none",
             )
             self._open = task.snapshot, suite.name
         return self._snapshot

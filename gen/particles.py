@@ -10,20 +10,23 @@ class Particles:
     """N particles of one component.
 
     pos_kpc (N, 3), vel_kms (N, 3), mass_msun (N,), all float64. support_kpc (N,) is the radius
-    at which each particle's smoothing kernel reaches zero; None where none is defined.
+    at which each particle's smoothing kernel reaches zero; None where none is defined. weight (N,)
+    is what maps of the tracer weigh particles by (0: not seen), None for their mass; masses stay true.
     """
 
     pos_kpc: np.ndarray
     vel_kms: np.ndarray
     mass_msun: np.ndarray
     support_kpc: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.mass_msun)
 
-    def __getitem__(self, mask: np.ndarray) -> "Particles":
+    def __getitem__(self, mask: np.ndarray | slice) -> "Particles":
         support = None if self.support_kpc is None else self.support_kpc[mask]
-        return Particles(self.pos_kpc[mask], self.vel_kms[mask], self.mass_msun[mask], support)
+        weight = None if self.weight is None else self.weight[mask]
+        return Particles(self.pos_kpc[mask], self.vel_kms[mask], self.mass_msun[mask], support, weight)
 
     def moved(self, shift_kpc: np.ndarray, boost_kms: np.ndarray) -> "Particles":
         """The same particles with `shift_kpc` (3,) and `boost_kms` (3,) added."""
@@ -36,25 +39,37 @@ def empty() -> Particles:
 
 
 def concatenate(parts: list[Particles]) -> Particles:
-    """Several components as one. The kernel supports are kept when every non-empty part has them."""
+    """Several components as one; one alone is not copied.
+
+    The kernel supports are kept when every non-empty part has them; where some parts have
+    weights, the others' are their masses.
+    """
     parts = [p for p in parts if len(p)] or [empty()]
+    if len(parts) == 1:
+        return parts[0]
     supports = [p.support_kpc for p in parts if p.support_kpc is not None]
+    weighted = any(p.weight is not None for p in parts)
     return Particles(
         np.concatenate([p.pos_kpc for p in parts]),
         np.concatenate([p.vel_kms for p in parts]),
         np.concatenate([p.mass_msun for p in parts]),
         np.concatenate(supports) if len(supports) == len(parts) else None,
+        np.concatenate([p.mass_msun if p.weight is None else p.weight for p in parts]) if weighted else None,
     )
 
 
 @dataclass(frozen=True)
 class Galaxy:
-    """One galaxy, centred and at rest: its tracers, its dark matter and its black holes."""
+    """One galaxy, centred and at rest: its tracers, its dark matter and its black holes.
+
+    high_res_fraction is the share of its dark mass that is not a zoom's low-resolution particles.
+    """
 
     stars: Particles
     gas: Particles
     dark: Particles
     black_holes: Particles
+    high_res_fraction: float = 1.0
 
     def components(self) -> dict[str, Particles]:
         """Name -> particles, in the order of the store."""

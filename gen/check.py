@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from gen.formats import SnapshotError, gadget
 from gen.particles import Particles
@@ -54,6 +55,8 @@ def describe(path: Path, format_name: str | None = None) -> list[str]:
         parts = {name: snapshot.everything(name) for name in snapshot.components}
         for name, p in parts.items():
             types = "+".join(snapshot.components[name]) or "none"
+            if name == "gas" and p.weight is not None and (wind := np.count_nonzero(p.weight == 0)):
+                types += f" ({wind:,d} wind cells of the stars' types among them)"
             extent = f", spans {(p.pos_kpc.max(0) - p.pos_kpc.min(0)).max():.4g} kpc" if len(p) else ""
             lines.append(f"  {name:11s} {len(p):9,d} particles of {types}, {p.mass_msun.sum():.4g} Msun{extent}")
         other = {

@@ -62,7 +62,8 @@ def centred(galaxy: Galaxy, min_stars: int) -> tuple[Galaxy, np.ndarray]:
     r = np.linalg.norm(galaxy.stars.pos_kpc, axis=1)
     inner = r <= half_mass_radius(r, galaxy.stars.mass_msun)
     bulk = np.average(galaxy.stars.vel_kms[inner], axis=0, weights=galaxy.stars.mass_msun[inner])
-    return replace(galaxy, **{name: p.moved(np.zeros(3), -bulk) for name, p in galaxy.components().items()}), bulk
+    at_rest: dict[str, Any] = {name: p.moved(np.zeros(3), -bulk) for name, p in galaxy.components().items()}
+    return replace(galaxy, **at_rest), bulk
 
 
 def map_galaxy(galaxy: Galaxy, name: str, aperture_kpc: float, settings: Settings) -> dict[str, np.ndarray]:

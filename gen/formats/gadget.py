@@ -49,7 +49,7 @@ _PHOTOMETRIC_BANDS = ("U", "B", "V", "K", "g", "r", "i", "z")  # columns of GFM_
 _TYPES = range(6)  # yt's; SWIFT's PartType6 are neutrinos
 
 
-def _in_round_units(worth: float) -> float:
+def in_round_units(worth: float) -> float:
     """A unit meant as a power of ten: 1.989e43 g is 1e10 Msun, whichever solar mass was meant."""
     power = 10.0 ** round(np.log10(worth))
     return power if abs(worth / power - 1) < 1e-3 else worth
@@ -102,7 +102,7 @@ def worth_of(dataset: h5py.Dataset, cgs: float) -> Worth | None:
         values = [scalar(dataset.attrs.get(name, np.nan)) for name in names]
         if np.isfinite(values).all() and values[0] > 0:
             physical = scalar(dataset.attrs.get("Value stored as physical", 0))
-            return _in_round_units(values[0] / cgs), 0.0 if physical else values[1], values[2]
+            return in_round_units(values[0] / cgs), 0.0 if physical else values[1], values[2]
     return None
 
 
@@ -234,7 +234,7 @@ class Gadget(Format):
             cgs = {key: [scalar(attrs[n]) for n in names if n in attrs] for key, (_, names, _) in QUANTITIES.items()}
             if all(value and np.isfinite(value[0]) and value[0] > 0 for value in cgs.values()):
                 worth = {
-                    key: (_in_round_units(value[0] / QUANTITIES[key][2]), *self.default[key][1:])
+                    key: (in_round_units(value[0] / QUANTITIES[key][2]), *self.default[key][1:])
                     for key, value in cgs.items()
                 }
                 return worth, f"the file's {group} group"

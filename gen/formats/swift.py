@@ -8,7 +8,7 @@ import numpy as np
 
 from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
 from gen.formats.base import SnapshotError
-from gen.formats.gadget import Gadget, Worth, header, scalar, scale_factor
+from gen.formats.gadget import Gadget, Worth, header, in_round_units, scalar, scale_factor
 from gen.formats.smoothing import KERNEL_GAMMA, Smoothing, of_kernel
 
 
@@ -39,7 +39,7 @@ class Swift(Gadget):
             return {}, ""
         length, mass, time = (scalar(attrs[name]) for name in names)
         worth = dict(zip(self.default, (length / KPC_CM, mass / MSUN_G, length / time / KMS_CM_S), strict=True))
-        return {key: (value, *self.default[key][1:]) for key, value in worth.items()}, "the file's Units group"
+        return {k: (in_round_units(w), *self.default[k][1:]) for k, w in worth.items()}, "the file's Units group"
 
     def _cosmology(self, path: Path, file: h5py.File) -> tuple[float, float]:
         attrs = dict(file["Header"].attrs)

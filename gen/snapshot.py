@@ -125,30 +125,33 @@ class Snapshot:
         """Particles of one type relative to the centre: its own, and the wind among them."""
         if self.counts.get(ptype, 0) == 0:
             return empty(), empty()
-        if sum(self.counts.values()) > READ_WHOLE:
-            length = self.units.length_kpc
-            # A percent more than asked for: yt's selection works in its own rounding.
-            region = self._ds.sphere(
+        whole = sum(self.counts.values()) <= READ_WHOLE
+        if whole and self._kept is not None:
+            if ptype not in self._kept:
+                self._kept[ptype] = self._read(ptype, self._ds.all_data())
+            own, wind = (self._cut(p, centre_kpc, radius_kpc) for p in self._kept[ptype])
+            return own, wind
+        length = self.units.length_kpc
+        # A percent more than asked for: yt's selection works in its own rounding.
+        region = (
+            self._ds.all_data()
+            if whole
+            else self._ds.sphere(
                 self._ds.arr(np.asarray(centre_kpc) / length, "code_length"),
                 (1.01 * radius_kpc / length, "code_length"),
             )
-            both = self._read(ptype, region)
-        elif self._kept is None:
-            both = self._read(ptype, self._ds.all_data())
-        else:
-            if ptype not in self._kept:
-                self._kept[ptype] = self._read(ptype, self._ds.all_data())
-            both = self._kept[ptype]
-        own, wind = (self._cut(p, centre_kpc, radius_kpc) for p in both)
+        )
+        own, wind = (self._cut(p, centre_kpc, radius_kpc, in_place=True) for p in self._read(ptype, region))
         return own, wind
 
-    def _cut(self, p: Particles, centre_kpc: np.ndarray, radius_kpc: float) -> Particles:
-        offset = p.pos_kpc - centre_kpc
+    def _cut(self, p: Particles, centre_kpc: np.ndarray, radius_kpc: float, in_place: bool = False) -> Particles:
+        """Those within the radius, relative to the centre; in_place spends p's own positions on it."""
+        offset = np.subtract(p.pos_kpc, centre_kpc, out=p.pos_kpc if in_place else None)
         for axis in offset.T:  # one at a time: no further copy of all positions
             axis[:] = self.wrap(axis)
         inside = np.einsum("ij,ij->i", offset, offset) <= radius_kpc**2
         p = Particles(offset, p.vel_kms, p.mass_msun, p.support_kpc, p.weight)
-        return p if inside.all() and self._kept is None else p[inside]
+        return p if in_place and inside.all() else p[inside]
 
     def _read(self, ptype: str, region: Any) -> tuple[Particles, Particles]:
         """Particles of one type in a region, in their box: its own, and the wind among them.

@@ -188,6 +188,21 @@ def gizmo_2020(path: Path, whole: Galaxy, files: int = 1) -> Path:
     return first
 
 
+def gadget4(path: Path, whole: Galaxy, files: int = 1) -> Path:
+    """GADGET-4: a short Header, cosmology and units in the Parameters group (its users' guide, Snapshot format)."""
+    first = fire(path, whole, files)
+    for name in _names(path, files):
+        with h5py.File(name, "r+") as file:
+            attrs, parameters = file["Header"].attrs, file.create_group("Parameters").attrs
+            for key in ("Omega0", "OmegaLambda", "HubbleParam"):
+                parameters[key] = attrs.pop(key)
+            parameters["ComovingIntegrationOn"], parameters["UnitVelocity_in_cm_per_s"] = 1, 1e5
+            parameters["UnitLength_in_cm"], parameters["UnitMass_in_g"] = KPC, MSUN * 1e10
+            for group in ("PartType0", "PartType4"):
+                del file[group]["Metallicity"]
+    return first
+
+
 def simba(path: Path, whole: Galaxy, files: int = 1) -> Path:
     """FIRE's layout with SIMBA's dust, winds and molecular fractions."""
     first = fire(path, whole, files)

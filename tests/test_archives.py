@@ -12,6 +12,7 @@ import h5py
 import layouts
 import numpy as np
 import pytest
+import yaml
 from astropy.constants import k_B, m_p
 from conftest import ROOT, command
 
@@ -23,7 +24,7 @@ from gen.formats.smoothing import KERNEL_GAMMA, SMOOTHING, as_markdown
 from gen.mock.suites import make_galaxy
 from gen.particles import Galaxy
 from gen.snapshot import Snapshot
-from gen.suite import Tracers
+from gen.suite import Suite, Tracers
 
 A, H = 0.6, 0.7
 VELOCITY = np.array([300.0, -150.0, 80.0])
@@ -183,6 +184,7 @@ ARCHIVES = {
     "auriga": ("arepo", layouts.auriga),
     "fire": ("gizmo", layouts.fire),
     "gizmo_2020": ("gizmo", layouts.gizmo_2020),
+    "gadget4": ("gadget", layouts.gadget4),
     "simba": ("simba", layouts.simba),
     "swift": ("swift", layouts.swift),
 }
@@ -551,14 +553,16 @@ def test_eagles_abundances_stay_out_of_yts_sight(tmp_path):
         assert not any("lement" in name or name == "Hydrogen" for name in snapshot.fields["PartType0"])
 
 
+@pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("whole", [10, 10**9], ids=["region", "all of it"])
-def test_memory_stays_below_two_and_a_half_times_the_galaxy(whole, tmp_path, monkeypatch):
+def test_memory_stays_below_two_and_a_half_times_the_galaxy(whole, keep, tmp_path, monkeypatch):
     """At worst: all of it one type, and gas, whose support comes from a density."""
     monkeypatch.setattr("gen.snapshot.READ_WHOLE", whole)
     few, many = layouts.galaxy(10), layouts.galaxy(100_000)
     path = layouts.tng(tmp_path / "snap.hdf5", Galaxy(few.stars, many.gas, few.dark, few.black_holes))
-    with Snapshot(path, "arepo", {"dark": ["PartType1"]}, keep=False) as snapshot:
+    with Snapshot(path, "arepo", {"dark": ["PartType1"]}, keep=keep) as snapshot:
         snapshot.galaxy(CORNER, 1.0)  # what yt sets up once
+        snapshot._kept = {} if keep else None
         tracemalloc.start()
         found = snapshot.galaxy(CORNER, 300.0)
         peak = tracemalloc.get_traced_memory()[1]
@@ -566,3 +570,18 @@ def test_memory_stays_below_two_and_a_half_times_the_galaxy(whole, tmp_path, mon
     arrays = [a for p in found.components().values() for a in vars(p).values() if a is not None]
     assert sum(len(p) for p in found.components().values()) == 100_020
     assert peak < 2.5 * sum(a.nbytes for a in arrays)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "gen" / "templates").glob("*.yaml")), ids=lambda path: path.stem)
+def test_templates_say_what_formats_and_components_understand(path):
+    content = yaml.safe_load(path.read_text())
+    assert content["name"].startswith(path.stem) or path.stem.endswith(content["name"])
+    known = Suite(**{key: value for key, value in content.items() if key not in ("catalogue", "selection")})
+    named = [t for types in known.particles.model_dump(exclude_none=True).values() for t in types]
+    assert len(set(named)) == len(named)
+
+
+def test_light_and_its_field_go_together():
+    for wrong in ({"stars": "light"}, {"light_field": "Luminosities"}):
+        with pytest.raises(ValueError, match="`light_field` goes with `stars: light`"):
+            Tracers(**wrong)

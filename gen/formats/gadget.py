@@ -242,18 +242,20 @@ class Gadget(Format):
 
     def _cosmology(self, path: Path, file: h5py.File) -> tuple[float, float]:
         """Scale factor and h. Raises SnapshotError where the Header contradicts itself."""
-        attrs = file["Header"].attrs
-        h = scalar(attrs.get("HubbleParam", 1.0)) or 1.0
-        if not self._is_cosmological(file):
+        h = _said(file, "HubbleParam", 1.0) or 1.0
+        # An old Header says only so: no dark energy, no cosmology.
+        dark_energy = _said(file, "OmegaLambda", _said(file, "Omega_Lambda", 0.0)) != 0
+        if not _said(file, "ComovingIntegrationOn", dark_energy):
             return 1.0, h
-        return scale_factor(path, dict(attrs), self.expansion), h
+        return scale_factor(path, dict(file["Header"].attrs), self.expansion), h
 
-    def _is_cosmological(self, file: h5py.File) -> bool:
-        for group in ("Header", "Parameters", "RuntimePars"):
-            if group in file and "ComovingIntegrationOn" in file[group].attrs:
-                return scalar(file[group].attrs["ComovingIntegrationOn"]) != 0
-        attrs = file["Header"].attrs
-        return scalar(attrs.get("OmegaLambda", attrs.get("Omega_Lambda", 0.0))) != 0
+
+def _said(file: h5py.File, name: str, default: float) -> float:
+    """An attribute of the Header or, as in GADGET-4 and EAGLE, of the groups that repeat the run's parameters."""
+    for group in ("Header", "Parameters", "RuntimePars"):
+        if group in file and name in file[group].attrs:
+            return scalar(file[group].attrs[name])
+    return default
 
 
 def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> float:

@@ -5,6 +5,6 @@ from gen.formats.gadget import Arepo, Eagle, Gadget, Gizmo, Simba
 from gen.formats.swift import Swift
 from gen.formats.tipsy import Tipsy
 
-FORMATS: dict[str, Format] = {f.name: f for f in (Tipsy(), Arepo(), Gizmo(), Simba(), Eagle(), Swift(), Gadget())}
+FORMATS: dict[str, Format] = {f.name: f for f in (Tipsy(), Arepo(), Gizmo(), Gadget(), Simba(), Eagle(), Swift())}
 
 __all__ = ["FORMATS", "CodeUnits", "Format", "SnapshotError"]

@@ -182,7 +182,7 @@ class Gadget(Format):
         n = len(group["Coordinates"])
         for name, dataset in group.items():
             said = _NAMES.get(name)
-            if said is None or not isinstance(dataset, h5py.Dataset):
+            if said is None or said in linked or not isinstance(dataset, h5py.Dataset):
                 continue
             _check_sources(path, dataset)
             if len(dataset) != n:

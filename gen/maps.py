@@ -176,6 +176,8 @@ class Worker:
                 suite.format,
                 suite.particles.model_dump(exclude_none=True),
                 suite.units.model_dump(exclude_none=True),
+                suite.tracers,
+                keep=suite.catalogue.format != "none",
             )
             self._open = task.snapshot, suite.name
         if suite.aperture.kpc is None and halo.r200_kpc is None:

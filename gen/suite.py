@@ -32,20 +32,47 @@ class Catalogue(_Section):
 
 
 class Components(_Section):
-    """Particle types of each component; the format's own choice where left out."""
+    """Particle types of each component; the format's own choice where left out.
+
+    low_resolution: types that fill the surroundings of a zoom. They count as dark matter, and each
+    galaxy knows the share of its dark mass that is not theirs.
+    """
 
     gas: list[str] | None = None
     stars: list[str] | None = None
     dark: list[str] | None = None
     black_holes: list[str] | None = None
+    low_resolution: list[str] | None = None
 
 
 class Units(_Section):
-    """Worth of one code unit where the file does not say, before factors of a and h."""
+    """Worth of one code unit where the file does not say or says it wrongly, before factors of a and h."""
 
     length_kpc: PositiveFloat | None = None
     mass_msun: PositiveFloat | None = None
     velocity_kms: PositiveFloat | None = None
+
+
+class Tracers(_Section):
+    """What the maps weigh particles by; the true masses are those of all particles in any case.
+
+    gas: `all` by mass, `cold` the mass of gas below cold_below_k or forming stars, `hi` the neutral
+    hydrogen. 2e4 K lies between the warm phase held near 1e4 K by hydrogen cooling and gas that is
+    on its way to 1e5 K and more, where gas cools fastest and little of it stays.
+    stars: `mass`, or `light` of light_field: a dataset of luminosities, `Name` or `Name[column]`;
+    columns of GFM_StellarPhotometrics (U, B, V, K, g, r, i, z) are magnitudes.
+    """
+
+    gas: Literal["all", "cold", "hi"] = "all"
+    cold_below_k: PositiveFloat = 2e4
+    stars: Literal["mass", "light"] = "mass"
+    light_field: str | None = None
+
+    @model_validator(mode="after")
+    def _light_goes_with_its_field(self) -> "Tracers":
+        if (self.stars == "light") != (self.light_field is not None):
+            raise ValueError("`light_field` goes with `stars: light`, and with nothing else")
+        return self
 
 
 class Aperture(_Section):
@@ -77,6 +104,7 @@ class Suite(_Section):
     catalogue: Catalogue = Catalogue()
     particles: Components = Components()
     units: Units = Units()
+    tracers: Tracers = Tracers()
     aperture: Aperture
     selection: Selection = Selection()
     lineage: str | None = None  # regular expression on a galaxy's name; what it finds names the galaxy's history

@@ -242,6 +242,44 @@ def test_subfind_leaves_out_fragments_and_keeps_the_names(tmp_path):
     assert [h.name for h in find_haloes("subfind", first, SNAPSHOT, UNITS)] == ["0", "2", "3"]
 
 
+def test_satellites_without_stars_are_left_out_of_a_million_rows(tmp_path):
+    n = 1_000_000
+    path = tmp_path / "big.hdf5"
+    with h5py.File(path, "w") as file:
+        stars = np.zeros(n, dtype=np.int32)
+        stars[[7, 500_000]] = 300, 200
+        file["Subhalo/SubhaloPos"], file["Subhalo/SubhaloLenType"] = np.ones((n, 3), dtype="f4"), by_type(stars)
+        file["Group/GroupFirstSub"], file["Group/Group_R_Crit200"] = np.int32([7]), np.float32([100.0])
+    found = find_haloes("subfind", path, SNAPSHOT, UNITS)
+    assert [(h.name, h.central, h.n_stars) for h in found] == [("7", True, 300), ("500000", False, 200)]
+
+
+def test_caesar_of_a_time_without_galaxies_is_empty(tmp_path):
+    path = write_caesar(tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["galaxy_data"], file["halo_data"]
+    assert find_haloes("caesar", path, SNAPSHOT, UNITS) == []
+
+
+def test_caesar_reads_the_units_it_is_told(tmp_path):
+    """Old files have the centre of mass alone; a unit may have h in it, or be one that nobody knows."""
+    path = write_caesar(tmp_path)
+    with h5py.File(path, "r+") as file:
+        galaxy = file["galaxy_data"]
+        del galaxy["minpotpos"], galaxy["pos"]
+        galaxy["pos"] = CENTRE * H / A / 1000
+        galaxy["pos"].attrs["unit"] = "Mpccm/h"
+        galaxy["dicts/masses.stellar"][...] = STARS * H
+        galaxy["dicts/masses.stellar"].attrs["unit"] = "Msun/h"
+    haloes = find_haloes("caesar", path, SNAPSHOT, UNITS)
+    np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE)
+    np.testing.assert_allclose([h.stellar_mass_msun for h in haloes], STARS)
+    with h5py.File(path, "r+") as file:
+        file["galaxy_data/pos"].attrs["unit"] = "furlong"
+    with pytest.raises(SnapshotError, match="galaxy_data/pos is in 'furlong'"):
+        find_haloes("caesar", path, SNAPSHOT, UNITS)
+
+
 def test_subfind_of_a_time_without_haloes_is_empty_and_another_file_is_not_one(tmp_path):
     with h5py.File(tmp_path / "early.hdf5", "w") as file:
         file.create_group("Header").attrs["Nsubgroups_Total"] = np.int32(0)
@@ -359,6 +397,12 @@ def test_wrong_types_and_absurd_sizes_are_refused_without_reading_them(form, tmp
         del file[name]
         file.create_dataset(name, shape=(10**12,), chunks=(1000,), dtype="f8")
     with pytest.raises(SnapshotError, match="more than the file can hold"):
+        find_haloes(form, path, SNAPSHOT, UNITS)
+    group = name.split("/")[0]
+    with h5py.File(path, "r+") as file:
+        del file[group]
+        file.create_dataset(group, shape=(10**12,), chunks=(1000,), dtype="f8")
+    with pytest.raises(SnapshotError, match=f"{group} is no group"):
         find_haloes(form, path, SNAPSHOT, UNITS)
 
 

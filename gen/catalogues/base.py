@@ -1,7 +1,8 @@
 """What every halo catalogue is turned into, and what their readers share."""
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,30 +38,30 @@ class Halo:
 _KIND: dict[str, type] = {"n_stars": int, "n_particles": int, "central": bool, "lineage": str}
 
 
-def listed(names: Iterable[Any], centre_kpc: np.ndarray, **columns: Any) -> list[Halo]:
+def listed(names: Sequence[Any] | np.ndarray, centre_kpc: np.ndarray, **columns: Any) -> list[Halo]:
     """Rows of a catalogue from names, centres (N, 3) [kpc] and columns (N,) named as Halo's fields.
 
     A column that is None, an entry that is None or not finite, and a radius of zero are unknown.
     Entries known to have no star at all are left out: box catalogues are mostly these.
     Raises ValueError for columns of different lengths.
     """
-    names = [str(name) for name in names]
     centre_kpc = np.asarray(centre_kpc, dtype=float)
     if centre_kpc.shape != (len(names), 3):
         raise ValueError(f"positions of shape {centre_kpc.shape} for {len(names)} entries")
-    given = {key: list(values) for key, values in columns.items() if values is not None}
+    given = {key: values for key, values in columns.items() if values is not None}
     if odd := [key for key, values in given.items() if len(values) != len(names)]:
         raise ValueError(f"{len(given[odd[0]])} values of {odd[0]} for {len(names)} entries")
 
     def known(key: str, value: Any) -> Any:
-        if value is None or (not isinstance(value, str) and not np.isfinite(value)):
+        if value is None or (key == "r200_kpc" and not value > 0):
             return None
-        return None if key == "r200_kpc" and value <= 0 else _KIND.get(key, float)(value)
+        return _KIND.get(key, float)(value) if key == "lineage" or math.isfinite(value) else None
 
-    rows = (Halo(n, c, **{k: known(k, v[i]) for k, v in given.items()})
-            for i, (n, c) in enumerate(zip(names, centre_kpc, strict=True))
-            if "n_stars" not in given or given["n_stars"][i] != 0)  # fmt: skip
-    return list(rows)
+    starry = np.flatnonzero(np.asarray(given["n_stars"]) != 0) if "n_stars" in given else range(len(names))
+    return [
+        Halo(str(names[i]), centre_kpc[i], **{key: known(key, values[i]) for key, values in given.items()})
+        for i in map(int, starry)
+    ]
 
 
 def same_epoch(path: Path, scale_factor: float, units: CodeUnits) -> None:
@@ -72,26 +73,31 @@ def same_epoch(path: Path, scale_factor: float, units: CodeUnits) -> None:
         )
 
 
-def text_table(path: Path) -> tuple[dict[str, int], list[list[str]], str]:
-    """Column numbers by lower-case name, rows of words, and comments of a table under a line `#name(1) name(2) ...`.
+def text_table(path: Path, needed: set[str], wanted: set[str]) -> tuple[dict[str, list[str]], str]:
+    """Columns by lower-case name, and the comments, of a text table under a line `#name(1) name(2) ...`.
 
-    Words stay text: AHF's IDs do not fit a float. Raises SnapshotError for a file without names or cut short.
+    Words stay text: AHF's IDs do not fit a float. Raises SnapshotError for a file without the names
+    that are needed, or cut short.
     """
-    rows, comments = [], ""
+    comments = ""
     with open(path) as file:
         # Lines of a megabyte are no table: a binary file is not swallowed whole.
         first = file.readline(1 << 20)
         names = [re.sub(r"\(\d+\)$", "", word).lower() for word in first.lstrip("#").split()]
-        if not first.startswith("#") or len(names) < 4:
+        if not first.startswith("#"):
             raise SnapshotError(f"{path}: does not begin with a line of column names; is `catalogue.format` right?")
+        need(path, "its first line", needed, names)
+        columns: dict[str, list[str]] = {name: [] for name in names if name in needed | wanted}
+        places = {name: names.index(name) for name in columns}
         for line in iter(lambda: file.readline(1 << 20), ""):
             if line.startswith("#"):
                 comments += line
             elif words := line.split():
                 if len(words) < len(names) or not line.endswith("\n"):
                     raise SnapshotError(f"{path}: {len(words)} columns under {len(names)} names; cut short?")
-                rows.append(words)
-    return {name: i for i, name in reversed(list(enumerate(names)))}, rows, comments
+                for name, place in places.items():
+                    columns[name].append(words[place])
+    return columns, comments
 
 
 def need(path: Path, where: str, needed: Iterable[str], there: Iterable[str]) -> None:
@@ -105,13 +111,24 @@ def scalar(value: Any) -> float:
     return float(np.ravel(np.asarray(value))[0])
 
 
+def members(path: Path, file: h5py.File, name: str) -> Any:
+    """A group of a file, or nothing where it is not there. Raises SnapshotError for a dataset in its place."""
+    found = file.get(name, {})
+    if isinstance(found, h5py.Dataset):
+        raise SnapshotError(f"{path}: {name} is no group; is `catalogue.format` right?")
+    return found
+
+
 def numbers(path: Path, data: Any) -> np.ndarray:
-    """All of an HDF5 dataset. Raises SnapshotError for one without numbers, or of a size its file cannot hold."""
+    """All of an HDF5 dataset, floats as float64.
+
+    Raises SnapshotError for one without numbers, or of a size that its file cannot hold.
+    """
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iufb":
         raise SnapshotError(f"{path}: {data.name} is no array of numbers")
     if data.nbytes > 2**20 + MOST_PACKED * path.stat().st_size:
         raise SnapshotError(f"{path}: {data.name} claims {data.nbytes} bytes, more than the file can hold; damaged?")
-    return data[()]
+    return data[()].astype(float) if data.dtype.kind == "f" else data[()]
 
 
 def stacked(files: list[Path], group: str, needed: set[str], wanted: set[str]) -> dict[str, np.ndarray]:
@@ -122,7 +139,8 @@ def stacked(files: list[Path], group: str, needed: set[str], wanted: set[str]) -
     parts: list[dict[str, np.ndarray]] = []
     for path in files:
         with h5py.File(path, "r") as file:
-            there = {name: numbers(path, file[group][name]) for name in needed | wanted if name in file.get(group, {})}
+            found = members(path, file, group)
+            there = {name: numbers(path, found[name]) for name in needed | wanted if name in found}
         if there:
             need(path, group, needed, there)
             if len({len(values) for values in there.values()}) > 1:

@@ -6,7 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gen.catalogues.base import Halo, listed, need, numbers, same_epoch, scalar
+from gen.catalogues.base import Halo, listed, members, need, numbers, same_epoch, scalar
 from gen.formats import CodeUnits, SnapshotError
 
 _WORTH = {"kpc": 1.0, "Mpc": 1000.0, "Msun": 1.0}
@@ -30,13 +30,13 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     `saver.py`). Centres are `minpotpos`, or `pos` (of mass) in files without.
     """
     with h5py.File(path, "r") as file:
-        need(path, "the file", {"galaxy_data", "halo_data", "simulation_attributes"} - {"galaxy_data"}, file)
+        need(path, "the file", {"simulation_attributes"}, file)
         simulation = file["simulation_attributes"].attrs
         if "redshift" in simulation:
             same_epoch(path, 1 / (1 + scalar(simulation["redshift"])), units)
-        if "galaxy_data" not in file:
-            return []  # caesar leaves it out of snapshots without galaxies
-        galaxy, halo = file["galaxy_data"], file["halo_data"]
+        galaxy, halo = (members(path, file, name) for name in ("galaxy_data", "halo_data"))
+        if not galaxy:
+            return []  # caesar leaves the group out where there is no galaxy
         position = "minpotpos" if "minpotpos" in galaxy else "pos"
         need(path, "galaxy_data", {"GroupID", "nstar", "central", "parent_halo_index", position}, galaxy)
 

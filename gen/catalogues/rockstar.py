@@ -5,9 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gen.catalogues.base import Halo, listed, need, same_epoch, text_table
+from gen.catalogues.base import Halo, listed, same_epoch, text_table
 from gen.constants import G
 from gen.formats import CodeUnits
+
+_WANTED = {
+    "m200c", "mvir", "m200b", "r200c", "rvir", "r200b", "pid", "np", "num_p", "sm", "m200b_hires", "m200b_lowres",
+}  # fmt: skip
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
@@ -16,15 +20,14 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     R200 follows from M200c and the header's cosmology; without them it is the primary radius. Only
     the PID column of `find_parents` tells centrals (-1) from satellites.
     """
-    column, rows, comments = text_table(path)
-    need(path, "its first line", {"id", "x", "y", "z"}, column)
+    column, comments = text_table(path, {"id", "x", "y", "z"}, _WANTED)
     said = {name: float(value) for name, value in re.findall(r"\b(a|Om|Ol|h) = ([-+.\deE]+)", comments)}
     a, h = said.get("a", units.scale_factor), said.get("h", units.hubble)
     same_epoch(path, a, units)
 
     def values(*names: str) -> np.ndarray | None:
         there = [name for name in names if name in column]
-        return np.array([row[column[there[0]]] for row in rows], dtype=float) if there else None
+        return np.array(column[there[0]], dtype=float) if there else None
 
     def mass(*names: str) -> np.ndarray | None:
         found = values(*names)
@@ -38,11 +41,10 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     parent = values("pid")
     high, low = values("m200b_hires"), values("m200b_lowres")
     if high is not None and low is not None:
-        high = np.divide(high, high + low, out=np.full(len(rows), np.nan), where=high + low > 0)
-    centre = np.array([[row[column[x]] for x in "xyz"] for row in rows], dtype=float).reshape(-1, 3)
+        high = np.divide(high, high + low, out=np.full(len(high), np.nan), where=high + low > 0)
     return listed(
-        [row[column["id"]] for row in rows],
-        centre * 1000 * a / h + units.corner_kpc,
+        column["id"],
+        np.array([column[x] for x in "xyz"], dtype=float).T * 1000 * a / h + units.corner_kpc,
         r200_kpc=r200,
         n_particles=values("np", "num_p"),
         central=None if parent is None else parent == -1,

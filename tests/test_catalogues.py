@@ -77,7 +77,7 @@ def write_subfind(folder: Path, length: float = 1.0, said: str | None = None) ->
         with h5py.File(folder / f"fof_subhalo_tab_099.{number}.hdf5", "w") as file:
             head = file.create_group("Header").attrs
             head["Ngroups_Total"], head["Nsubgroups_Total"] = np.int32(3), np.int32(4)
-            head["NumFiles"], head["Time"], head["HubbleParam"] = np.int32(3), A, H
+            head["NumFiles"], head["Time"], head["Redshift"] = np.int32(3), A, 1 / A - 1
             for name, columns, rows in (("Group", groups, g), ("Subhalo", subs, s)):
                 group = file.create_group(name)
                 for key, values in columns.items() if number != 1 else ():
@@ -113,6 +113,7 @@ def write_eagle(folder: Path) -> Path:
         with h5py.File(folder / f"{name}.{number}.hdf5", "w") as file:
             head = file.create_group("Header").attrs
             head["TotNgroups"], head["TotNsubgroups"], head["NTask"] = np.int32([3]), np.int32([4]), np.int32([2])
+            head["Redshift"], head["HubbleParam"] = np.array([1 / A - 1]), np.array([H])
             for group, columns, rows in (("FOF", fof, g), ("Subhalo", subs, s)):
                 for key, (values, kind) in columns.items():
                     data = file.create_dataset(f"{group}/{key}", data=values[rows])
@@ -334,7 +335,7 @@ def test_a_csv_may_leave_fields_empty(tmp_path):
 
 def test_a_catalogue_of_another_time_is_refused(tmp_path):
     later = CodeUnits(1, 1, 1, None, 0.9, H)
-    for form in ("rockstar", "caesar"):
+    for form in ("rockstar", "caesar", "subfind", "eagle_subfind"):
         with pytest.raises(SnapshotError, match=r"a = 0\.5000, the snapshot at a = 0\.9000"):
             find_haloes(form, WRITERS[form](tmp_path), SNAPSHOT, later)
 

@@ -150,11 +150,11 @@ def stacked(files: list[Path], group: str, needed: set[str], wanted: set[str]) -
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
-def total(files: list[Path], *names: str) -> int | None:
-    """The first of some Header attributes that the first file has."""
-    with h5py.File(files[0], "r") as file:
+def header(path: Path, *names: str) -> float | None:
+    """The first of some Header attributes that a file has."""
+    with h5py.File(path, "r") as file:
         attrs = file["Header"].attrs if "Header" in file else {}
-        return next((int(scalar(attrs[name])) for name in names if name in attrs), None)
+        return next((scalar(attrs[name]) for name in names if name in attrs), None)
 
 
 def code_units(path: Path) -> tuple[float, float]:

@@ -5,22 +5,26 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gen.catalogues.base import Halo, code_units, listed, scalar, stacked, total
+from gen.catalogues.base import Halo, code_units, header, listed, same_epoch, scalar, stacked
 from gen.constants import KPC_CM, MSUN_G
 from gen.formats import CodeUnits, SnapshotError
 from gen.formats.gadget import _in_round_units, files_of
 
 
-def _whole(path: Path, n_found: int, n_said: int | None) -> None:
-    if n_said is None and n_found == 0:
+def _check(path: Path, n_found: int, units: CodeUnits) -> None:
+    """Raises SnapshotError when subhaloes are missing, or the catalogue is of another time, by its Header."""
+    said = header(path, "Nsubgroups_Total", "Nsubhalos_Total", "TotNsubgroups")
+    if said is None and n_found == 0:
         raise SnapshotError(f"{path}: no Header and no subhaloes; is `catalogue.format` right?")
-    if n_said is not None and n_said != n_found:
+    if said is not None and said != n_found:
         raise SnapshotError(
-            f"{path}: {n_found} subhaloes of {n_said}; give the first of all files, `*.0.hdf5`, and have them all"
+            f"{path}: {n_found} subhaloes of {said:.0f}; give the first of all files, `*.0.hdf5`, and have them all"
         )
+    if (redshift := header(path, "Redshift")) is not None:
+        same_epoch(path, 1 / (1 + redshift), units)
 
 
-def _low_resolution(mass_type: np.ndarray | None) -> np.ndarray | None:
+def _high_resolution(mass_type: np.ndarray | None) -> np.ndarray | None:
     """Share of the mass (N,) in high-resolution particles: zooms keep the others in types 2 and 3."""
     if mass_type is None:
         return None
@@ -43,7 +47,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         {"SubhaloLen", "SubhaloMass", "SubhaloMassType", "SubhaloFlag"},
     )
     n = len(sub["SubhaloPos"]) if sub else 0
-    _whole(path, n, total(files, "Nsubgroups_Total", "Nsubhalos_Total", "TotNsubgroups"))
+    _check(path, n, units)
     if n == 0:
         return []
     if not group:
@@ -75,7 +79,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         central=central,
         halo_mass_msun=halo_mass,
         stellar_mass_msun=None if by_type is None else by_type[:, 4] * mass,
-        high_res_fraction=_low_resolution(by_type),
+        high_res_fraction=_high_resolution(by_type),
     )
 
 
@@ -107,7 +111,7 @@ def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         {"SubLength", "SubLengthType", "Mass", "MassType", aperture},
     )
     n = len(sub["GroupNumber"]) if sub else 0
-    _whole(path, n, total(files, "TotNsubgroups"))
+    _check(path, n, units)
     if n == 0:
         return []
     host = sub["GroupNumber"].astype(np.int64) - 1
@@ -135,5 +139,5 @@ def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         central=central,
         halo_mass_msun=of_satellite if m200 is None else np.where(central, m200[host], of_satellite),
         stellar_mass_msun=None if stellar is None else stellar[:, 4],
-        high_res_fraction=_low_resolution(by_type),
+        high_res_fraction=_high_resolution(by_type),
     )

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gen import parallel, store
-from gen.catalogue import Halo, densest_point, find_haloes
+from gen.catalogue import Halo, chosen, densest_point, find_haloes, usable
 from gen.formats import FORMATS, SnapshotError
 from gen.formats.gadget import files_of
 from gen.particles import Galaxy, Particles
@@ -203,11 +203,11 @@ def list_snapshot(suite: Suite, snapshot: Path) -> list[tuple[str, Halo | None, 
     """(name, halo, problem) of every galaxy in one snapshot, without opening its particles."""
     try:
         units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
-        haloes = find_haloes(suite.catalogue.format, suite.catalogue_path(snapshot), snapshot, units)
+        path = suite.catalogue_path(snapshot)
+        haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
     except (SnapshotError, SuiteError, OSError, ValueError) as error:
         return [(suite.galaxy_name(snapshot, "?"), None, str(error))]
-    chosen = [h for h in haloes if h.n_stars is None or h.n_stars >= suite.selection.min_stars]
-    return [(suite.galaxy_name(snapshot, h.name), h, "") for h in chosen]
+    return [(suite.galaxy_name(snapshot, h.name), *usable(h, path)) for h in haloes]
 
 
 def list_tasks(suite: Suite) -> list[Task]:

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
@@ -21,7 +21,7 @@ class _Section(BaseModel):
 class Catalogue(_Section):
     """Where the galaxies are. `path` may use {name}, {stem} and {number} (the last digits) of the snapshot's file."""
 
-    format: Literal["ahf", "subfind", "table", "none"] = "none"
+    format: Literal["ahf", "subfind", "eagle_subfind", "caesar", "rockstar", "table", "none"] = "none"
     path: str | None = None
 
     @model_validator(mode="after")
@@ -88,11 +88,28 @@ class Aperture(_Section):
         return self
 
 
+#: [lowest, highest]; an end that is null is open.
+Range = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None], Field(min_length=2, max_length=2)]
+
+
 class Selection(_Section):
-    """Which galaxies are mapped."""
+    """Which galaxies are mapped. A bound of a range may be null."""
 
     min_stars: int = Field(default=200, ge=1)
     max_galaxies: int | None = Field(default=None, ge=1)
+    which: Literal["central", "satellite", "all"] = "central"
+    stellar_mass_msun: Range | None = None
+    halo_mass_msun: Range | None = None
+    min_particles: int | None = Field(default=None, ge=1)
+    min_high_res_fraction: float | None = Field(default=None, ge=0, le=1)
+
+    @field_validator("stellar_mass_msun", "halo_mass_msun")
+    @classmethod
+    def _low_before_high(cls, limits: Range | None) -> Range | None:
+        low, high = limits or (None, None)
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"the lower bound comes first, not {low:g} before {high:g}")
+        return limits
 
 
 class Suite(_Section):

@@ -130,7 +130,7 @@ def _export(args: argparse.Namespace) -> int:
 
     if args.view != "all" and not args.view.isdecimal():
         raise ValueError(f"--view must be a number or all, not {args.view!r}")
-    if args.distance_mpc is None and not args.ra is args.dec is None:
+    if args.distance_mpc is None and (args.ra, args.dec) != (None, None):
         raise ValueError("--ra and --dec need --distance-mpc")
     view, place = None if args.view == "all" else int(args.view), (args.ra or 0.0, args.dec or 0.0)
     for path in export(args.store, args.suite, args.galaxy, args.out, view, args.instrument, args.distance_mpc, place):

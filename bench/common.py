@@ -24,8 +24,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def disc_galaxy(n_stars: int, n_gas: int, n_dark: int = 1000) -> Galaxy:
-    """A large thin disc galaxy of the `quiet` mock suite; its gas carries kernel supports."""
-    return make_galaxy("quiet", 3, 1, n_stars, n_gas, n_dark)[0]
+    """A disc galaxy like the Milky Way of the `quiet` mock suite: 6e10 Msun of stars, 3e10 Msun of gas with kernels."""
+    return make_galaxy("quiet", 8, 1, n_stars, n_gas, n_dark)[0]
 
 
 def resampled(p: Particles, n: int, shrink: float = 1.0) -> Particles:

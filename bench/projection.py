@@ -89,7 +89,10 @@ def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
                 continue
             shown, mine = (log[i], log[0]) if row == 0 else (maps[row], ours[row])
             image = axes[row, i].imshow(
-                np.where(seen, shown, np.nan), origin="lower", clim=limits[row], cmap="viridis" if row != 1 else "RdBu_r"
+                np.where(seen, shown, np.nan),
+                origin="lower",
+                clim=limits[row],
+                cmap="viridis" if row != 1 else "RdBu_r",
             )
             axes[row, i].set_title(f"{name}: {units[row]}", fontsize=8)
             fig.colorbar(image, ax=axes[row, i])
@@ -131,7 +134,9 @@ def main() -> None:
     memory = common.best(lambda: [_sum(a) for a in read], 9)
     gigabytes = sum(a.nbytes for a in read) / 1e9
 
-    box = 1.01 * max(np.abs(p.pos_kpc).max() + (0 if p.support_kpc is None else p.support_kpc.max()) for p in (stars, gas))
+    box = 1.01 * max(
+        np.abs(p.pos_kpc).max() + (0 if p.support_kpc is None else p.support_kpc.max()) for p in (stars, gas)
+    )
     yt_stars, yt_gas = Yt(Particles(stars.pos_kpc, stars.vel_kms, stars.mass_msun), box), Yt(gas, box)
     _, seconds = yt_maps(yt_stars, yt_gas, turn, half, pixels)
     peer = Pynbody(gas, turn, half)

@@ -63,7 +63,9 @@ def timed(suites: list[Path], out: Path, settings: Settings, profile: bool = Fal
 def same_bytes(one: Path, two: Path) -> bool:
     """Whether two folders hold the same files with the same bytes."""
     files = [{p.relative_to(folder): p for p in folder.rglob("*") if p.is_file()} for folder in (one, two)]
-    return files[0].keys() == files[1].keys() and all(p.read_bytes() == files[1][n].read_bytes() for n, p in files[0].items())
+    return files[0].keys() == files[1].keys() and all(
+        p.read_bytes() == files[1][n].read_bytes() for n, p in files[0].items()
+    )
 
 
 def main() -> None:
@@ -111,7 +113,9 @@ def main() -> None:
     total = stages.pop("total")
     stages["rest"] = total - sum(stages.values())
     print("one rank, profiled:")
-    common.table(["stage", "ms per galaxy", "share"], [[k, 1e3 * v / n, f"{100 * v / total:.0f} %"] for k, v in stages.items()])
+    common.table(
+        ["stage", "ms per galaxy", "share"], [[k, 1e3 * v / n, f"{100 * v / total:.0f} %"] for k, v in stages.items()]
+    )
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def particles(base: Galaxy, sizes: list[int], pixels: int) -> None:
         held, shrunk = sized(base, n, False), sized(base, n, True)
         stars = Particles(held.stars.pos_kpc, held.stars.vel_kms, held.stars.mass_msun)
         repeats = 5 if n < 3e6 else 2
-        times = [common.best(lambda p=p: project(p, turn, HALF_KPC, pixels), repeats) for p in (stars, held.gas, shrunk.gas)]
+        times = [
+            common.best(lambda p=p: project(p, turn, HALF_KPC, pixels), repeats) for p in (stars, held.gas, shrunk.gas)
+        ]
         columns.append(times)
         rows.append([n, *times, 1e9 * (times[0] + times[1]) / (1.3 * n)])
     slopes = [slope(sizes, [row[i] for row in columns]) for i in range(3)]
@@ -63,7 +65,8 @@ def views(galaxy: Galaxy, pixels: int) -> None:
         seconds.append(common.best(lambda s=settings: map_galaxy(galaxy, "bench", 100.0, s), 2))
     common.table(
         ["views", "map_galaxy [s]", "per view [s]"],
-        [[n, s, s / n] for n, s in zip(numbers, seconds, strict=True)] + [["slope (wanted <= 1)", slope(numbers, seconds), ""]],
+        [[n, s, s / n] for n, s in zip(numbers, seconds, strict=True)]
+        + [["slope (wanted <= 1)", slope(numbers, seconds), ""]],
     )
 
 
@@ -131,7 +134,8 @@ def main() -> None:
             folder = Path(scratch) / str(n)
             save(sized(base, n, True), folder)
             size, high = map(
-                float, common.run("bench.scaling", "--peak", folder, "--views", args.views, "--pixels", args.pixels).split()
+                float,
+                common.run("bench.scaling", "--peak", folder, "--views", args.views, "--pixels", args.pixels).split(),
             )
             rows.append([n, size, high, high / size])
         print(f"memory of mapping one galaxy, {args.views} views (wanted: peak / arrays < 2.5)")

@@ -35,6 +35,21 @@ def _parser() -> argparse.ArgumentParser:
     maps.add_argument("--views", type=int, default=4, help="random lines of sight per galaxy (default: %(default)s)")
     maps.add_argument("--pixels", type=int, default=32, help="pixels along a side of the map (default: %(default)s)")
     maps.add_argument("--seed", type=int, default=0, help="seed of the lines of sight (default: %(default)s)")
+    maps.add_argument(
+        "--field-of-view", type=float, default=6.0, metavar="RE", help="side of the map in R_e (default: %(default)s)"
+    )
+    maps.add_argument(
+        "--inclination", type=float, nargs=2, default=(0.0, 90.0), metavar=("MIN", "MAX"),
+        help="only lines of sight this inclined to the stars' angular momentum, in degrees (default: all)",
+    )  # fmt: skip
+    maps.add_argument(
+        "--galaxies-per-shard", type=int, default=1, metavar="K",
+        help="pack K galaxies into each file, for sites that limit the number of files (default: %(default)s)",
+    )  # fmt: skip
+    maps.add_argument(
+        "--readers", type=int, default=32, help="ranks that read snapshots at the same time (default: %(default)s)"
+    )
+    maps.add_argument("--repair", action="store_true", help="read all that is done; do again what is damaged")
     maps.add_argument("--root", type=Path, help="folder the suites' patterns start from, instead of the files' own")
     maps.add_argument("--dry-run", action="store_true", help="list the galaxies that would be mapped and stop")
 
@@ -70,7 +85,7 @@ def _mock(args: argparse.Namespace) -> int:
     bar = tqdm(total=len(names) * args.galaxies, desc="galaxies", unit="gal", disable=parallel.rank() > 0)
     parallel.share_out(
         todo,
-        lambda job: write_snapshot(args.out / job[0], *job, args.seed, n),
+        lambda job, _: write_snapshot(args.out / job[0], *job, args.seed, n),
         lambda job, _: bar.update(len(job[1])),
     )
     bar.close()
@@ -84,8 +99,11 @@ def _maps(args: argparse.Namespace) -> int:
     from gen.maps import Settings, generate, list_tasks
     from gen.suite import load_suite
 
-    if args.views < 1 or args.pixels < 4:
-        raise ValueError("--views must be at least 1 and --pixels at least 4")
+    if args.views < 1 or args.pixels < 4 or args.galaxies_per_shard < 1 or args.readers < 1:
+        raise ValueError("--views, --readers and --galaxies-per-shard must be at least 1 and --pixels at least 4")
+    low, high = args.inclination
+    if not (0 <= low < high <= 90 and args.field_of_view > 0):
+        raise ValueError("--inclination takes two growing angles from 0 to 90, --field-of-view a positive number")
     suites = [load_suite(path, args.root) for path in args.suites]
     names = [suite.name for suite in suites]
     if len(set(names)) < len(names):
@@ -95,7 +113,8 @@ def _maps(args: argparse.Namespace) -> int:
             for task in list_tasks(suite):
                 print(f"{suite.name}  {task.name}  {task.snapshot}  {task.problem or 'ok'}")
         return 0
-    done, failed = generate(suites, args.out, Settings(args.views, args.pixels, args.seed))
+    settings = Settings(args.views, args.pixels, args.seed, args.field_of_view, (low, high), args.galaxies_per_shard)
+    done, failed = generate(suites, args.out, settings, args.readers, args.repair)
     if parallel.rank() == 0:
         where = f"; why: {args.out / 'failures.jsonl'}" if failed else ""
         print(f"{done} galaxies done, {failed} failed, in {args.out}{where}")

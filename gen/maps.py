@@ -1,12 +1,13 @@
 """Snapshots to map store: what happens to each galaxy, and to a whole campaign of them."""
 
-import errno
 import json
 import os
+import resource
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -14,9 +15,10 @@ from tqdm import tqdm
 from gen import parallel, store
 from gen.catalogue import Halo, densest_point, find_haloes
 from gen.formats import FORMATS, SnapshotError
-from gen.particles import Galaxy
+from gen.formats.gadget import files_of
+from gen.particles import Galaxy, Particles
 from gen.profile import enclosed_mass, half_mass_radius, profile_radii
-from gen.projection import view
+from gen.projection import views
 from gen.sightline import sightlines
 from gen.snapshot import Snapshot
 from gen.suite import Suite, SuiteError
@@ -24,6 +26,11 @@ from gen.suite import Suite, SuiteError
 #: Side of the map, and the largest radius of the network's profile, in projected half-mass radii.
 FIELD_OF_VIEW_RE = 6.0
 REACH_RE = 3.0
+#: Ranks that read snapshots at a time unless told otherwise: more make parallel file systems slower.
+READERS = 32
+
+#: What a rank holds while it reads from the file system.
+Reading = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Settings:
     pixels: int = 32
     seed: int = 0
     field_of_view_re: float = FIELD_OF_VIEW_RE
+    inclination_deg: tuple[float, float] = (0.0, 90.0)
+    galaxies_per_shard: int = 1
 
 
 @dataclass(frozen=True)
@@ -46,74 +55,74 @@ class Task:
     snapshot: Path
     halo: Halo | None  # None: listing it failed
     problem: str = ""
+    kept: bool = False  # done before, and readable as far as is known
 
 
 class Refused(ValueError):
     """A galaxy that cannot be mapped honestly: the message is its line in failures.jsonl."""
 
 
-def centred(galaxy: Galaxy, min_stars: int) -> tuple[Galaxy, np.ndarray]:
-    """The galaxy at rest, and the velocity (3,) [km/s] taken out: that of its inner half of stars.
+def at_rest(galaxy: Galaxy, min_stars: int) -> np.ndarray:
+    """The galaxy's own velocity (3,) [km/s]: that of the inner half of its stars.
 
     Raises Refused for too few stars.
     """
-    if len(galaxy.stars) < min_stars:
-        raise Refused(f"{len(galaxy.stars)} star particles in the aperture, fewer than min_stars = {min_stars}")
-    r = np.linalg.norm(galaxy.stars.pos_kpc, axis=1)
-    inner = r <= half_mass_radius(r, galaxy.stars.mass_msun)
-    bulk = np.average(galaxy.stars.vel_kms[inner], axis=0, weights=galaxy.stars.mass_msun[inner])
-    return Galaxy(**{name: p.moved(np.zeros(3), -bulk) for name, p in galaxy.components().items()}), bulk
+    stars = galaxy.stars
+    if len(stars) < min_stars:
+        raise Refused(f"{len(stars)} star particles in the aperture, fewer than min_stars = {min_stars}")
+    r = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
+    inner = np.where(r <= half_mass_radius(r, stars.mass_msun), stars.mass_msun, 0.0)
+    return np.asarray(inner @ stars.vel_kms / inner.sum())
 
 
-def map_galaxy(galaxy: Galaxy, name: str, aperture_kpc: float, settings: Settings) -> dict[str, np.ndarray]:
-    """Maps and truth of one centred galaxy at rest, as `store.ARRAYS` describes them (no status).
+def spin(stars: Particles, bulk_kms: np.ndarray) -> np.ndarray:
+    """Direction (3,) of the angular momentum of the stars within twice their half-mass radius."""
+    r = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
+    inner = r <= 2 * half_mass_radius(r, stars.mass_msun)
+    momentum = stars.mass_msun[inner] @ np.cross(stars.pos_kpc[inner], stars.vel_kms[inner] - bulk_kms)
+    return np.asarray(momentum / max(float(np.linalg.norm(momentum)), 1e-30))
+
+
+def map_galaxy(
+    galaxy: Galaxy, name: str, aperture_kpc: float, settings: Settings, bulk_kms: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Maps and truth of one centred galaxy that moves with bulk_kms (3,), as `store.ARRAYS` describes them.
 
     Raises Refused when the aperture ends before the profile does.
     """
-    turns = sightlines(settings.seed, name, settings.views)
     stars = galaxy.stars
-    r_e = np.array([half_mass_radius(np.hypot(*(stars.pos_kpc @ turn[:2].T).T), stars.mass_msun) for turn in turns])
+    pole = spin(stars, bulk_kms)
+    turns = sightlines(settings.seed, name, settings.views, pole, settings.inclination_deg)
+    r_e = np.array([half_mass_radius(np.hypot(*(turn[:2] @ stars.pos_kpc.T)), stars.mass_msun) for turn in turns])
     if REACH_RE * r_e.max() > aperture_kpc:
         raise Refused(
             f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e = {REACH_RE * r_e.max():.3g} kpc; "
             "enlarge `aperture`"
         )
     half_width = 0.5 * settings.field_of_view_re * r_e
-    maps = [view(galaxy, turn, half, settings.pixels) for turn, half in zip(turns, half_width, strict=True)]
     radius = profile_radii(stars, aperture_kpc)
     menc = {c: enclosed_mass(p.pos_kpc, p.mass_msun, radius) for c, p in galaxy.components().items()}
     total = sum(menc.values())
     return {
-        "maps": np.stack(maps).astype(np.float32),
+        "maps": views(galaxy, turns, half_width, settings.pixels, bulk_kms).astype(np.float32),
         "sightline": turns,
+        "inclination": np.degrees(np.arccos(np.clip(np.abs(turns[:, 2] @ pole), 0, 1))).astype(np.float32),
         "half_mass_radius": r_e.astype(np.float32),
         "pixel_scale": (2 * half_width / settings.pixels).astype(np.float32),
         "radius": radius,
         "mass": np.stack([total if c == "total" else menc[c] for c in store.COMPONENTS]),
         "has_gas": np.array(len(galaxy.gas) > 0, dtype=np.uint8),
+        "bulk_velocity": bulk_kms,
     }
 
 
 class Worker:
-    """Maps tasks one after the other; keeps the last snapshot open for its other galaxies."""
+    """Maps galaxies one after the other; keeps the last snapshot open for its other galaxies."""
 
-    def __init__(self, root: Path, settings: Settings):
-        self.root, self.settings = root, settings
+    def __init__(self, out: Path, settings: Settings):
+        self.out, self.settings = out, settings
         self._open: tuple[Path, str] | None = None
         self._snapshot: Snapshot | None = None
-
-    def _snapshot_of(self, task: Task) -> Snapshot:
-        if self._snapshot is None or self._open != (task.snapshot, task.suite.name):
-            self.close()
-            suite = task.suite
-            self._snapshot = Snapshot(
-                task.snapshot,
-                suite.format,
-                suite.particles.model_dump(exclude_none=True),
-                suite.units.model_dump(exclude_none=True),
-            )
-            self._open = task.snapshot, suite.name
-        return self._snapshot
 
     def close(self) -> None:
         """Let go of the open snapshot."""
@@ -121,40 +130,71 @@ class Worker:
             self._snapshot.close()
         self._snapshot = self._open = None
 
-    def __call__(self, task: Task) -> str:
-        """Map one galaxy into the store; an empty string, or the reason why it failed."""
-        group = store.open_suite(self.root, task.suite.name)
+    def __call__(self, tasks: list[Task], reading: Reading) -> list[str]:
+        """Map the galaxies of one chunk or shard and write it whole; the reason why each failed, or "".
+
+        Raises StoreError when there is no room left: what was done before stays.
+        """
+        try:
+            group = store.open_suite(self.out, tasks[0].suite.name)
+            mark = _started(self.out, tasks[0])
+            mark.touch()
+            kept = {t.index: store.read_galaxy(group, t.index) for t in tasks if t.kept}
+            results = [(kept[t.index], "") if t.kept else self._try(t, reading) for t in tasks]
+            store.write_galaxies(group, tasks[0].index, [record for record, _ in results])
+            mark.unlink()
+        except OSError as error:
+            if error.errno in store.NO_ROOM:
+                raise store.StoreError(
+                    f"{self.out}: no room left to write ({error.strerror}: {error.filename}); make room and give "
+                    "the same command again, what is done stays"
+                ) from error
+            raise
+        return [reason for _, reason in results]
+
+    def _try(self, task: Task, reading: Reading) -> tuple[dict[str, np.ndarray] | None, str]:
         try:
             if task.halo is None:
                 raise Refused(task.problem)
-            store.write_galaxy(group, task.index, self.record(task, task.halo))
-            return ""
+            return self.record(task, task.halo, reading), ""
         except (Refused, SnapshotError, SuiteError) as error:
-            reason = str(error)
+            return None, str(error)
         except OSError as error:
-            if self._store_is_full(error):
+            if error.errno in store.NO_ROOM:  # the scratch folder's disk, and the store's may be next
                 raise
-            reason = f"{type(error).__name__}: {error}"
+            return None, f"{type(error).__name__}: {error}"
         except Exception as error:  # one strange galaxy must not take the others along
-            reason = f"{type(error).__name__}: {error}"
-        group["status"][task.index] = store.FAILED
-        return reason
+            return None, f"{type(error).__name__}: {error}"
 
-    @staticmethod
-    def _store_is_full(error: OSError) -> bool:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-    def record(self, task: Task, halo: Halo) -> dict[str, np.ndarray]:
-        """Everything the store keeps of one galaxy, status excepted."""
-        snapshot = self._snapshot_of(task)
-        centre = densest_point(snapshot) if halo.centre_kpc is None else halo.centre_kpc
-        aperture = task.suite.aperture
-        if aperture.kpc is None and halo.r200_kpc is None:
+    def _read(self, task: Task, halo: Halo) -> tuple[Galaxy, np.ndarray, float]:
+        """The galaxy, its centre (3,) [kpc] and its aperture [kpc]."""
+        suite = task.suite
+        if self._snapshot is None or self._open != (task.snapshot, suite.name):
+            self.close()
+            self._snapshot = Snapshot(
+                task.snapshot,
+                suite.format,
+                suite.particles.model_dump(exclude_none=True),
+                suite.units.model_dump(exclude_none=True),
+            )
+            self._open = task.snapshot, suite.name
+        if suite.aperture.kpc is None and halo.r200_kpc is None:
             raise Refused("the catalogue has no R200 for it; give `aperture: {kpc: ...}`")
-        radius = aperture.kpc or (aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
-        galaxy, bulk = centred(snapshot.galaxy(centre, radius), task.suite.selection.min_stars)
-        record = map_galaxy(galaxy, task.name, radius, self.settings)
-        return record | {"centre": centre, "bulk_velocity": bulk}
+        radius = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
+        centre = densest_point(self._snapshot) if halo.centre_kpc is None else halo.centre_kpc
+        return self._snapshot.galaxy(centre, radius), centre, radius
+
+    def record(self, task: Task, halo: Halo, reading: Reading) -> dict[str, np.ndarray]:
+        """Everything the store keeps of one galaxy, status excepted."""
+        with reading():
+            galaxy, centre, radius = self._read(task, halo)
+        bulk = at_rest(galaxy, task.suite.selection.min_stars)
+        return {"centre": centre, **map_galaxy(galaxy, task.name, radius, self.settings, bulk)}
+
+
+def _started(out: Path, task: Task) -> Path:
+    """A mark that is there while a galaxy is being mapped; left behind by a process that was killed."""
+    return out / ".started" / f"{task.suite.name}.{task.index}"
 
 
 def list_snapshot(suite: Suite, snapshot: Path) -> list[tuple[str, Halo | None, str]]:
@@ -182,55 +222,108 @@ def list_tasks(suite: Suite) -> list[Task]:
     return [Task(suite, i, name, path, halo, why) for i, (path, (name, halo, why)) in enumerate(found)]
 
 
-def generate(suites: list[Suite], out: Path, settings: Settings, quiet: bool = False) -> tuple[int, int]:
+def generate(
+    suites: list[Suite],
+    out: Path,
+    settings: Settings,
+    readers: int = READERS,
+    repair: bool = False,
+    quiet: bool = False,
+) -> tuple[int, int]:
     """Map every galaxy that is not done yet; (done, failed) over all suites, on every rank.
 
-    Galaxies that failed before are tried again. Failures are lines in `out`/failures.jsonl.
-    Raises StoreError, SuiteError on every rank when nothing can be started.
+    Galaxies that failed before are tried again; with repair also those whose stored arrays cannot
+    be read. At most `readers` ranks read snapshots at a time. Failures are lines in
+    `out`/failures.jsonl. Raises StoreError, SuiteError on every rank when nothing can be started.
     """
-    plan: Any = None
-    if parallel.rank() == 0:
-        try:
-            plan = _plan(suites, out, settings)
-        except (store.StoreError, SuiteError, OSError) as error:
-            plan = error
-    plan = parallel.broadcast(plan)
-    if isinstance(plan, Exception):
-        raise plan
-    todo, total = plan
+    plan = parallel.on_rank_0(lambda: _plan(suites, out, settings, repair))
+    if repair:
+        damaged: list[Task] = []
+        parallel.share_out(
+            [[t] for t in plan if t.kept],
+            lambda tasks, _: store.is_damaged(store.open_suite(out, tasks[0].suite.name), tasks[0].index),
+            lambda tasks, broken: damaged.extend(tasks if broken else []),
+        )
+        again = {(t.suite.name, t.index) for t in parallel.broadcast(damaged)}
+        plan = [replace(t, kept=t.kept and (t.suite.name, t.index) not in again) for t in plan]
+        if again and parallel.rank() == 0:
+            names = [t.name for t in plan if (t.suite.name, t.index) in again]
+            print(f"{out}: cannot be read and done again: {', '.join(names)}", file=sys.stderr)
+    left_behind = parallel.on_rank_0(lambda: _left_behind(out, [suite.name for suite in suites]))
+    batches = _batches(plan, settings.galaxies_per_shard, left_behind)
     reasons: dict[tuple[str, str], str] = {}
-    bar = tqdm(
-        total=total, initial=total - len(todo), desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0
-    )
+    done = sum(t.kept for t in plan)
+    bar = tqdm(total=len(plan), initial=done, desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0)
 
-    def done(task: Task, reason: str) -> None:
-        bar.update()
-        if reason:
-            reasons[task.suite.name, task.name] = reason
+    def note(tasks: list[Task], why: list[str]) -> None:
+        bar.update(sum(not t.kept for t in tasks))
+        if failed := {(t.suite.name, t.name): reason for t, reason in zip(tasks, why, strict=True) if reason}:
+            reasons.update(failed)
             _write_failures(out, reasons)
 
     worker = Worker(out, settings)
-    if parallel.rank() == 0:
-        _write_failures(out, reasons)
-    parallel.share_out(todo, worker, done)
+    parallel.on_rank_0(lambda: _write_failures(out, reasons))
+    parallel.share_out(batches, worker, note, readers)
     worker.close()
     bar.close()
-    return parallel.broadcast((total - len(reasons), len(reasons)) if parallel.rank() == 0 else None)
+    peaks = parallel.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    if parallel.rank() == 0 and not quiet:
+        print(f"peak memory per rank [MB]: {', '.join(f'{peak:.0f}' for peak in peaks)}", file=sys.stderr)
+    return parallel.broadcast((len(plan) - len(reasons), len(reasons)))
 
 
-def _plan(suites: list[Suite], out: Path, settings: Settings) -> tuple[list[Task], int]:
-    todo, total = [], 0
+def _plan(suites: list[Suite], out: Path, settings: Settings, repair: bool) -> list[Task]:
+    plan = []
     for suite in suites:
         print(f"{suite.name}: listing galaxies of {suite.root / suite.snapshots}", file=sys.stderr)
         tasks = list_tasks(suite)
         config = {**vars(settings), "suite": suite.model_dump(mode="json", exclude={"root"})}
-        group = store.create_suite(out, suite.name, [t.name for t in tasks], config)
-        status = group["status"][:]
-        todo += [t for t in tasks if status[t.index] != store.DONE]
-        total += len(tasks)
-    # Big snapshots first, so that no rank starts the longest one last.
-    sizes = {t.snapshot: t.snapshot.stat().st_size for t in todo}
-    return sorted(todo, key=lambda t: (-sizes[t.snapshot], str(t.snapshot), t.index)), total
+        lineages = [suite.lineage_of(t.name, getattr(t.halo, "lineage", None)) for t in tasks]
+        group = store.create_suite(out, suite.name, [t.name for t in tasks], lineages, config)
+        status = store.read_status(group, unreadable_is_pending=repair)
+        plan += [replace(t, kept=bool(status[t.index] == store.DONE)) for t in tasks]
+    (out / ".started").mkdir(exist_ok=True)
+    return plan
+
+
+def _left_behind(out: Path, names: list[str]) -> set[str]:
+    """Marks of the galaxies that were in hand when a process was killed, cleared with its half-written files."""
+    marks = {m.name for m in (out / ".started").iterdir()}
+    for mark in marks:
+        suite, _, index = mark.rpartition(".")
+        if suite in names:
+            store.clear_unfinished(out, suite, int(index))
+            (out / ".started" / mark).unlink()
+    return marks
+
+
+def _batches(plan: list[Task], galaxies_per_shard: int, left_behind: set[str]) -> list[list[Task]]:
+    """The galaxies to map, grouped by the chunk or shard they are written in: big snapshots first.
+
+    So no rank starts the longest one last; whatever was in hand when a process was killed comes at
+    the very end, so that a galaxy that kills its process takes no other along.
+    """
+    shards: dict[tuple[str, int], list[Task]] = {}
+    for task in plan:
+        shards.setdefault((task.suite.name, task.index // galaxies_per_shard), []).append(task)
+    batches = [tasks for tasks in shards.values() if not all(t.kept for t in tasks)]
+    bytes_of = {path: snapshot_bytes(path) for path in {t.snapshot for tasks in batches for t in tasks}}
+
+    def cost(tasks: list[Task]) -> tuple[bool, int, str, int, int]:
+        suspect = any(f"{t.suite.name}.{t.index}" in left_behind for t in tasks)
+        particles = sum((t.halo.n_stars or 0) if t.halo else 0 for t in tasks)
+        biggest = max((t.snapshot for t in tasks), key=lambda path: (bytes_of[path], str(path)))
+        return suspect, -bytes_of[biggest], str(biggest), -particles, tasks[0].index
+
+    return sorted(batches, key=cost)
+
+
+def snapshot_bytes(path: Path) -> int:
+    """Size of a snapshot, all its files together; 0 when it is not there."""
+    try:
+        return sum(part.stat().st_size for part in files_of(path))
+    except (OSError, SnapshotError):
+        return 0
 
 
 def _write_failures(out: Path, reasons: dict[tuple[str, str], str]) -> None:

@@ -3,13 +3,16 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from mpi4py import MPI
 
 Item = TypeVar("Item")
 _REQUEST, _ANSWER = 11, 12
+_NEXT, _READ, _READ_ENOUGH = "next", "read", "read enough"
 
 
 def rank() -> int:
@@ -27,36 +30,71 @@ def broadcast(value: Any) -> Any:
     return MPI.COMM_WORLD.bcast(value, root=0)
 
 
+def gather(value: Any) -> list[Any]:
+    """Every rank's value in rank order, on rank 0; an empty list elsewhere."""
+    return MPI.COMM_WORLD.gather(value, root=0) or []
+
+
+def on_rank_0(action: Callable[[], Any]) -> Any:
+    """What action() gives on rank 0, or the exception it raises there, on every rank."""
+    outcome: Any = None
+    if rank() == 0:
+        try:
+            outcome = action()
+        except Exception as error:
+            outcome = error
+    outcome = broadcast(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
 def barrier() -> None:
     """Wait for every rank."""
     MPI.COMM_WORLD.Barrier()
 
 
-def share_out(items: Iterable[Item], work: Callable[[Item], Any], done: Callable[[Item, Any], None]) -> None:
-    """Call work(item) for every item on some rank, and done(item, result) on rank 0 as each ends.
+def share_out(
+    items: Iterable[Item],
+    work: Callable[[Item, Callable[[], AbstractContextManager[None]]], Any],
+    done: Callable[[Item, Any], None],
+    readers: int = 0,
+) -> None:
+    """Call work(item, reading) for every item on some rank, and done(item, result) on rank 0 as each ends.
 
     Every rank calls this with the same items and works; rank 0 hands out numbers from a thread
-    beside its own work, so that one rank alone, or two on two cores, lose nothing. What can go
-    wrong with an item belongs in its result: an exception (a full disk) ends every rank.
+    beside its own work, so that one rank alone, or two on two cores, lose nothing. `with reading():`
+    waits until fewer than `readers` ranks are inside of theirs (0: no limit). What can go wrong with
+    an item belongs in its result: an exception (a full disk) ends every rank.
     """
     todo = list(items)
     if size() == 1:
         for item in todo:
-            done(item, work(item))
+            done(item, work(item, nullcontext))
         return
     comm = MPI.COMM_WORLD.Dup()
     manager = None
     if comm.Get_rank() == 0:
-        manager = threading.Thread(target=_manage, args=(comm, todo, done), daemon=True)
+        manager = threading.Thread(target=_manage, args=(comm, todo, done, readers or size()), daemon=True)
         manager.start()
+
+    @contextmanager
+    def reading() -> Iterator[None]:
+        comm.send((_READ, None), dest=0, tag=_REQUEST)
+        _receive(comm, 0, _ANSWER)
+        try:
+            yield
+        finally:
+            comm.send((_READ_ENOUGH, None), dest=0, tag=_REQUEST)
+
     report: tuple[int, Any] | None = None
     while True:
-        comm.send(report, dest=0, tag=_REQUEST)
+        comm.send((_NEXT, report), dest=0, tag=_REQUEST)
         number = _receive(comm, 0, _ANSWER)
         if number is None:
             break
         try:
-            report = number, work(todo[number])
+            report = number, work(todo[number], reading)
         except Exception as error:  # the others would wait for this rank forever
             print(f"rank {rank()}: {error}", file=sys.stderr, flush=True)
             abort(1)
@@ -73,18 +111,27 @@ def _receive(comm: MPI.Comm, source: int, tag: int, status: MPI.Status | None = 
     return message.recv(status=status)
 
 
-def _manage(comm: MPI.Comm, todo: list[Any], done: Callable[[Any, Any], None]) -> None:
+def _manage(comm: MPI.Comm, todo: list[Any], done: Callable[[Any, Any], None], readers: int) -> None:
     try:
-        following, active = 0, comm.Get_size()
+        following, active, free = 0, comm.Get_size(), readers
+        waiting: deque[int] = deque()  # ranks that want to read
         while active:
             status = MPI.Status()
-            report = _receive(comm, MPI.ANY_SOURCE, _REQUEST, status)
-            number = following if following < len(todo) else None
-            following += 1
-            active -= number is None
-            comm.send(number, dest=status.Get_source(), tag=_ANSWER)
-            if report is not None:
-                done(todo[report[0]], report[1])
+            wish, report = _receive(comm, MPI.ANY_SOURCE, _REQUEST, status)
+            if wish == _NEXT:
+                number = following if following < len(todo) else None
+                following += 1
+                active -= number is None
+                comm.send(number, dest=status.Get_source(), tag=_ANSWER)
+                if report is not None:
+                    done(todo[report[0]], report[1])
+            elif wish == _READ:
+                waiting.append(status.Get_source())
+            else:
+                free += 1
+            while free and waiting:
+                free -= 1
+                comm.send(None, dest=waiting.popleft(), tag=_ANSWER)
     except BaseException as error:  # a thread's death would leave every rank waiting
         print(f"rank 0 could not record a result: {error}", file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(1)

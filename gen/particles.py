@@ -10,20 +10,23 @@ class Particles:
     """N particles of one component.
 
     pos_kpc (N, 3), vel_kms (N, 3), mass_msun (N,), all float64. support_kpc (N,) is the radius
-    at which each particle's smoothing kernel reaches zero; None where none is defined.
+    at which each particle's smoothing kernel reaches zero; None where none is defined. weight (N,)
+    is what maps weigh it by (light, HI mass, 0 for what is not seen); None is its mass.
     """
 
     pos_kpc: np.ndarray
     vel_kms: np.ndarray
     mass_msun: np.ndarray
     support_kpc: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.mass_msun)
 
     def __getitem__(self, mask: np.ndarray) -> "Particles":
         support = None if self.support_kpc is None else self.support_kpc[mask]
-        return Particles(self.pos_kpc[mask], self.vel_kms[mask], self.mass_msun[mask], support)
+        weight = None if self.weight is None else self.weight[mask]
+        return Particles(self.pos_kpc[mask], self.vel_kms[mask], self.mass_msun[mask], support, weight)
 
     def moved(self, shift_kpc: np.ndarray, boost_kms: np.ndarray) -> "Particles":
         """The same particles with `shift_kpc` (3,) and `boost_kms` (3,) added."""

@@ -1,5 +1,7 @@
 """The map store: one table says what every array is; writer, readers, tests and docs share it."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -11,14 +13,17 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.codecs import ZstdCodec
 
 from gen.profile import N_RADII
 from gen.projection import CHANNELS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PENDING, DONE, FAILED = 0, 1, 2
 TRACERS = ("stars", "gas")
 COMPONENTS = ("total", "dark", "stars", "gas")
+#: What the system says when a disk, a quota or a file-size limit is reached.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StoreError(ValueError):
@@ -34,6 +39,11 @@ class Array:
     units: str
     meaning: str
 
+    @property
+    def fill(self) -> float:
+        """What an unwritten chunk reads as: never a value that is written, but for the pending status."""
+        return float("nan") if self.dtype.startswith("float") else 0 if self.meaning.startswith("0 pending") else 255
+
 
 ARRAYS = {
     "maps": Array(
@@ -47,6 +57,12 @@ ARRAYS = {
         "float64",
         "1",
         "rotation; rows are the map's x, y and the line of sight away from the observer, in simulation axes",
+    ),
+    "inclination": Array(
+        ("galaxy", "view"),
+        "float32",
+        "deg",
+        "angle of the line of sight to the inner stars' angular momentum, 0 face on",
     ),
     "half_mass_radius": Array(
         ("galaxy", "view"), "float32", "kpc", "projected stellar half-mass radius R_e of the view"
@@ -85,11 +101,14 @@ def provenance() -> dict[str, Any]:
     return {"versions": {name: version(name) for name in names}, "commit": commit}
 
 
-def create_suite(store: Path, suite: str, galaxies: list[str], config: dict[str, Any]) -> zarr.Group:
+def create_suite(
+    store: Path, suite: str, galaxies: list[str], lineages: list[str], config: dict[str, Any]
+) -> zarr.Group:
     """Create a suite's group with its final shape, or open it to go on with.
 
-    config must hold `views` and `pixels`. Made aside and renamed, so a group is whole or not
-    there. Raises StoreError when the group exists with another configuration or other galaxies.
+    config must hold `views`, `pixels` and `galaxies_per_shard`. lineages names the history each
+    galaxy belongs to. Made aside and renamed, so a group is whole or not there. Raises StoreError
+    when the group exists with another configuration or other galaxies.
     """
     config = json.loads(json.dumps(config))
     path = store / suite
@@ -102,7 +121,7 @@ def create_suite(store: Path, suite: str, galaxies: list[str], config: dict[str,
                 f"{path} was made with another configuration ({', '.join(changed)} differ); "
                 "repeat the settings of that run or write to a new --out"
             )
-        if list(group["galaxy"][:]) != galaxies:
+        if list(group["galaxy"][:]) != galaxies or list(group["lineage"][:]) != lineages:
             raise StoreError(f"{path} holds other galaxies than the suite has now; write to a new --out")
         return group
     root = zarr.open_group(store, mode="a", zarr_format=3)
@@ -115,32 +134,105 @@ def create_suite(store: Path, suite: str, galaxies: list[str], config: dict[str,
     }  # fmt: skip
     attrs = {"schema_version": SCHEMA_VERSION, "suite": suite, "config": config, **provenance()}
     group = zarr.open_group(aside, mode="w", zarr_format=3, attributes=attrs)
+    packed = config["galaxies_per_shard"]
     for name, spec in ARRAYS.items():
         shape = tuple(sizes[dim] for dim in spec.dims)
         group.create_array(
             name,
             shape=shape,
             chunks=(1, *shape[1:]),
+            shards=(packed, *shape[1:]) if packed > 1 else None,
             dtype=spec.dtype,
-            fill_value=np.nan if spec.dtype.startswith("float") else 0,
+            fill_value=spec.fill,
+            compressors=ZstdCodec(level=0, checksum=True),  # a flipped bit is an error, not a number
             dimension_names=spec.dims,
             attributes={"units": spec.units, "long_name": spec.meaning},
+            config={"write_empty_chunks": True},
         )
-    for name, labels in (("galaxy", galaxies), ("channel", channels()), ("component", list(COMPONENTS))):
+    labels = {"galaxy": galaxies, "lineage": lineages, "channel": channels(), "component": list(COMPONENTS)}
+    for name, texts in labels.items():
         array = group.create_array(
-            name, shape=(len(labels),), chunks=(len(labels),), dtype=str, dimension_names=(name,)
-        )
-        array[:] = np.array(labels, dtype=np.dtypes.StringDType())
+            name, shape=(len(texts),), chunks=(len(texts),), dtype=str,
+            dimension_names=("galaxy" if name == "lineage" else name,),
+        )  # fmt: skip
+        array[:] = np.array(texts, dtype=np.dtypes.StringDType())
     os.rename(aside, path)
     return open_suite(store, suite)
 
 
-def write_galaxy(group: zarr.Group, index: int, record: dict[str, np.ndarray]) -> None:
-    """Write every array of one galaxy, its status last. Only one process may write a galaxy."""
+Record = dict[str, np.ndarray]
+
+
+def write_galaxies(group: zarr.Group, first: int, records: list[Record | None]) -> None:
+    """Write the galaxies of one chunk or of one whole shard, from number `first` on, their status last.
+
+    None is a galaxy that failed. Only one process may write a shard: each array is written once.
+    """
+    here = slice(first, first + len(records))
+    if any(records):
+        for name in ARRAYS:
+            if name != "status":
+                array = group[name]
+                blank = np.full(array.shape[1:], array.fill_value, dtype=array.dtype)
+                array[here] = np.stack([record[name] if record else blank for record in records])
+    group["status"][here] = np.array([DONE if record else FAILED for record in records], dtype=np.uint8)
+
+
+def clear_unfinished(store: Path, suite: str, index: int) -> None:
+    """Remove what a killed process left of the files it was writing for one galaxy."""
+    group = open_suite(store, suite)
+    chunk = index // group.attrs["config"]["galaxies_per_shard"]
     for name in ARRAYS:
-        if name != "status":
-            group[name][index] = record[name]
-    group["status"][index] = DONE
+        folder = store / suite / name / "c"
+        for partial in (*folder.glob(f"{chunk}.*.partial"), *folder.glob(f"{chunk}/**/*.partial")):
+            partial.unlink()
+
+
+def read(group: zarr.Group, name: str, select: Any = slice(None)) -> np.ndarray:
+    """group[name][select], a slice or a galaxy's number. Raises StoreError naming the galaxy that cannot be read."""
+    try:
+        return np.asarray(group[name][select])
+    except OSError:
+        raise
+    except Exception as error:  # each codec has its own errors
+        numbers = range(group[name].shape[0])[select]
+        for index in [numbers] if isinstance(numbers, int) else numbers:
+            try:
+                _ = group[name][index]
+            except Exception as why:
+                raise StoreError(
+                    f"{group.store_path.store.root}: {name} of galaxy {group['galaxy'][index]} cannot be read ({why}); "
+                    "give the command that made the store again, with --repair"
+                ) from error
+        raise
+
+
+def read_status(group: zarr.Group, unreadable_is_pending: bool = False) -> np.ndarray:
+    """Status (N,) of every galaxy. Raises StoreError naming one that cannot be read."""
+    try:
+        return read(group, "status")
+    except StoreError:
+        if not unreadable_is_pending:
+            raise
+    status = np.full(group["status"].shape, PENDING, dtype=np.uint8)
+    for index in range(len(status)):
+        with contextlib.suppress(StoreError):
+            status[index] = read(group, "status", index)
+    return status
+
+
+def read_galaxy(group: zarr.Group, index: int) -> Record:
+    """Everything stored of one galaxy but its status. Raises StoreError when it cannot be read."""
+    return {name: read(group, name, index) for name in ARRAYS if name != "status"}
+
+
+def is_damaged(group: zarr.Group, index: int) -> bool:
+    """Whether some array of a galaxy that is done cannot be read, or was never written."""
+    try:
+        record = read_galaxy(group, index)
+    except (StoreError, OSError):
+        return True
+    return any(np.array_equal(x, np.full_like(x, ARRAYS[name].fill), equal_nan=True) for name, x in record.items())
 
 
 def open_suite(store: Path, suite: str) -> zarr.Group:
@@ -155,7 +247,7 @@ def open_suite(store: Path, suite: str) -> zarr.Group:
             f"{store / suite} has schema version {found}, this code reads {SCHEMA_VERSION}; "
             "run `python -m gen maps` again"
         )
-    missing = [name for name in ARRAYS if name not in group]
+    missing = [name for name in (*ARRAYS, "galaxy", "lineage") if name not in group]
     if missing:
         raise StoreError(f"{store / suite} lacks {', '.join(missing)}; it is damaged or no map store")
     return group

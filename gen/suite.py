@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from gen.formats import FORMATS
 
@@ -79,6 +79,7 @@ class Suite(_Section):
     units: Units = Units()
     aperture: Aperture
     selection: Selection = Selection()
+    lineage: str | None = None  # regular expression on a galaxy's name; what it finds names the galaxy's history
     root: Path = Path(".")  # where the patterns start from, relative to the suite file
 
     @model_validator(mode="after")
@@ -88,6 +89,29 @@ class Suite(_Section):
         if self.format not in FORMATS:
             raise ValueError(f"format {self.format!r} is not one of {', '.join(FORMATS)}")
         return self
+
+    @field_validator("lineage")
+    @classmethod
+    def _is_expression(cls, lineage: str | None) -> str | None:
+        try:
+            re.compile(lineage or "")
+        except re.error as error:
+            raise ValueError(f"{lineage!r} is no regular expression ({error})") from error
+        return lineage
+
+    def lineage_of(self, galaxy: str, of_catalogue: str | None) -> str:
+        """The history a galaxy belongs to: what its catalogue says, what `lineage` finds in its name, or its name.
+
+        All galaxies of one lineage fall on the same side of a split. With groups in the expression
+        they are joined. Raises SuiteError when it finds nothing.
+        """
+        if of_catalogue is not None:
+            return of_catalogue
+        if self.lineage is None:
+            return galaxy
+        if not (found := re.search(self.lineage, galaxy)):
+            raise SuiteError(f"suite {self.name}: `lineage` {self.lineage!r} finds nothing in the name {galaxy}")
+        return "-".join(g or "" for g in found.groups()) or found[0]
 
     def snapshot_paths(self) -> list[Path]:
         """The snapshot files, sorted. Raises SuiteError when the pattern matches none."""

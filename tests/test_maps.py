@@ -225,6 +225,17 @@ def test_sightlines_are_rotations_that_follow_the_name():
     np.testing.assert_allclose((turns[:, 2] ** 2).mean(0), 1 / 3, atol=0.06)
 
 
+@pytest.mark.parametrize("n", [1, 2, 100, 20_000])
+def test_half_mass_radius_is_that_of_all_particles_sorted(n):
+    rng = np.random.default_rng(n)
+    for mass in (np.ones(n), rng.pareto(1.0, n) + 1):
+        radius = rng.pareto(1.5, n)
+        order = np.argsort(radius)
+        cumulative = np.cumsum(mass[order])
+        expected = np.interp(0.5 * cumulative[-1], cumulative - 0.5 * mass[order], radius[order])
+        assert half_mass_radius(radius, mass) == pytest.approx(expected, rel=1e-9)
+
+
 def test_profiles():
     rng = np.random.default_rng(0)
     pos, mass = rng.normal(size=(300, 3)), rng.uniform(1, 2, 300)

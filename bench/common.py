@@ -1,0 +1,80 @@
+"""What the benchmarks share: a galaxy, a stopwatch, a table."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gen.mock.suites import make_galaxy
+from gen.particles import Galaxy, Particles
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that shows the module's docstring as it stands, with the --out of every benchmark."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for figures and scratch files")
+    return made
+
+
+def disc_galaxy(n_stars: int, n_gas: int, n_dark: int = 1000) -> Galaxy:
+    """A disc galaxy like the Milky Way of the `quiet` mock suite: 6e10 Msun of stars, 3e10 Msun of gas with kernels."""
+    return make_galaxy("quiet", 8, 1, n_stars, n_gas, n_dark)[0]
+
+
+def resampled(p: Particles, n: int, shrink: float = 1.0) -> Particles:
+    """n of a component's particles drawn with repeats, in their old order; kernels times `shrink`."""
+    drawn = p[np.sort(np.random.default_rng(n).integers(0, len(p), n))]
+    support = None if drawn.support_kpc is None else shrink * drawn.support_kpc
+    return Particles(drawn.pos_kpc, drawn.vel_kms, drawn.mass_msun, support)
+
+
+def array_bytes(galaxy: Galaxy) -> int:
+    """Bytes of all particle arrays of a galaxy."""
+    return sum(a.nbytes for p in galaxy.components().values() for a in vars(p).values() if a is not None)
+
+
+def best(call: Callable[[], object], repeats: int = 5) -> float:
+    """Shortest of several timings [s], after one call that is not timed (compilers, caches)."""
+    call()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def table(heads: list[str], rows: list[list[object]]) -> None:
+    """Print rows under heads in aligned columns."""
+    text = [heads] + [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in rows]
+    widths = [max(len(row[i]) for row in text) for i in range(len(heads))]
+    for row in text:
+        print("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))))
+    print(flush=True)
+
+
+def memory_mb(key: str) -> float:
+    """VmRSS (now) or VmHWM (highest since `forget_peak`) of this process [MB]."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def forget_peak() -> None:
+    """Let VmHWM start again from the memory in use now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def run(module: str, *arguments: object, ranks: int = 0) -> str:
+    """Output of `python -m module`, in a fresh process or under mpiexec. Its messages stay visible."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    mpi = [str(beside) if beside.exists() else "mpiexec", "-n", str(ranks)] if ranks else []
+    command = [*mpi, sys.executable, "-m", module, *map(str, arguments)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=Path.cwd(), env=env, check=True, stdout=subprocess.PIPE, text=True).stdout

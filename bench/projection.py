@@ -1,0 +1,186 @@
+"""One view of a galaxy: our kernel beside reading its memory, yt and pynbody. One thread each.
+
+Our kernel makes all eight channels (density, velocity, dispersion, count of stars and gas) in one
+call. yt makes one field a call, dispersions from two (as its moment=2 does). pynbody is measured
+on the gas, with its particles turned and its densities set beforehand. A figure shows the maps.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numba import njit
+
+from bench import common
+from bench.peers import Pynbody, Yt
+from gen.particles import Galaxy, Particles
+from gen.profile import half_mass_radius
+from gen.projection import project, view
+from gen.sightline import sightlines
+
+FIELDS = ("density", "velocity_los", "velocity_los_squared")
+
+
+@njit(fastmath=True)
+def _sum(values):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(values.size):
+        total += values[i]
+    return total
+
+
+def arrays_read(galaxy: Galaxy) -> list[np.ndarray]:
+    """The arrays our kernel reads, flat."""
+    tracers = [a for p in (galaxy.stars, galaxy.gas) for a in (p.pos_kpc, p.vel_kms, p.mass_msun)]
+    return [a.reshape(-1) for a in [*tracers, galaxy.gas.support_kpc] if a is not None]
+
+
+def yt_maps(stars: Yt, gas: Yt, turn: np.ndarray, half: float, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (2, 3, P, P) of stars and gas (density, velocity, dispersion) and seconds (2, 3) per field."""
+    maps, seconds = np.zeros((2, 3, pixels, pixels)), np.zeros((2, 3))
+    for i, (peer, draw) in enumerate(((stars, stars.stars), (gas, gas.gas))):
+        for j, field in enumerate(FIELDS):
+            maps[i, j] = draw(field, turn, half, pixels)  # loads the raw particles, which is not timed below
+
+            def again(peer=peer, draw=draw, field=field) -> None:  # type: ignore[no-untyped-def]
+                draw(field, turn, half, pixels)
+
+            seconds[i, j] = common.best(again, 2)
+    maps[:, 2] = np.sqrt(np.maximum(maps[:, 2] - maps[:, 1] ** 2, 0))
+    return maps, seconds
+
+
+def wide_gas(gas: Particles, half: float, pixels: int) -> Particles:
+    """The same gas with every kernel at least 2 pixels wide, where yt loses no mass."""
+    support = np.maximum(gas.support_kpc, 2.5 * 2 * half / pixels)  # type: ignore[arg-type]
+    return Particles(gas.pos_kpc, gas.vel_kms, gas.mass_msun, support)
+
+
+def agreement(name: str, ours: np.ndarray, other: np.ndarray, area_kpc2: float) -> list[object]:
+    """A row: masses, median |dex| of density and median |difference| of velocity and dispersion where both see mass."""
+    seen = (ours[0] > 0) & (other[0] > 0)
+    row: list[object] = [name, float(other[0].sum() * area_kpc2), float(other[0].sum() / ours[0].sum())]
+    row.append(float(np.median(np.abs(np.log10(other[0][seen] / ours[0][seen])))))
+    for channel in (1, 2):
+        row.append(float(np.median(np.abs(other[channel] - ours[channel])[seen])) if len(other) > channel else "")
+    return row
+
+
+def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
+    """Density, velocity, dispersion of the gas: ours, the peers', and their differences."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    seen = ours[0] > 0
+    log = [np.log10(np.maximum(m[0], 1e-30)) for m in (ours, *peers.values())]
+    top = log[0][seen].max()
+    vmax = np.percentile(np.abs(ours[1][seen]), 99)
+    columns = [("ours", ours)] + list(peers.items())
+    fig, axes = plt.subplots(3, 2 * len(columns) - 1, figsize=(4 * len(columns), 8), constrained_layout=True)
+    units = ("log density [Msun/kpc2]", "velocity [km/s]", "dispersion [km/s]")
+    limits = ((top - 4, top), (-vmax, vmax), (0, np.percentile(ours[2][seen], 99)))
+    for row in range(3):
+        for i, (name, maps) in enumerate(columns):
+            if row >= len(maps):
+                axes[row, i].axis("off")
+                if i:
+                    axes[row, len(columns) + i - 1].axis("off")
+                continue
+            shown, mine = (log[i], log[0]) if row == 0 else (maps[row], ours[row])
+            image = axes[row, i].imshow(
+                np.where(seen, shown, np.nan),
+                origin="lower",
+                clim=limits[row],
+                cmap="viridis" if row != 1 else "RdBu_r",
+            )
+            axes[row, i].set_title(f"{name}: {units[row]}", fontsize=8)
+            fig.colorbar(image, ax=axes[row, i])
+            if i:
+                difference = np.where(seen, shown - mine, np.nan)
+                span = np.nanpercentile(np.abs(difference), 98) or 1e-9
+                ax = axes[row, len(columns) + i - 1]
+                image = ax.imshow(difference, origin="lower", clim=(-span, span), cmap="PuOr")
+                ax.set_title(f"{name} - ours", fontsize=8)
+                fig.colorbar(image, ax=ax)
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+    fig.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure, print, draw."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--stars", type=int, default=1_000_000)
+    parser.add_argument("--gas", type=int, default=300_000)
+    parser.add_argument("--pixels", type=int, default=64)
+    args = parser.parse_args()
+    galaxy, pixels = common.disc_galaxy(args.stars, args.gas), args.pixels
+    stars, gas = galaxy.stars, galaxy.gas
+    turns = sightlines(0, "bench", 32)
+    turn = turns[0]
+    half = 3 * half_mass_radius(np.hypot(*(stars.pos_kpc @ turn[:2].T).T), stars.mass_msun)
+    pixel = 2 * half / pixels
+
+    def batch(n: int) -> None:
+        for t in turns[:n]:
+            view(galaxy, t, half, pixels)
+
+    one = common.best(lambda: view(galaxy, turn, half, pixels), 9)
+    own_gas = common.best(lambda: project(gas, turn, half, pixels), 9)
+    batches = {n: common.best(lambda n=n: batch(n), 3) / n for n in (8, 32)}
+    read = arrays_read(galaxy)
+    memory = common.best(lambda: [_sum(a) for a in read], 9)
+    gigabytes = sum(a.nbytes for a in read) / 1e9
+
+    box = 1.01 * max(
+        np.abs(p.pos_kpc).max() + (0 if p.support_kpc is None else p.support_kpc.max()) for p in (stars, gas)
+    )
+    yt_stars, yt_gas = Yt(Particles(stars.pos_kpc, stars.vel_kms, stars.mass_msun), box), Yt(gas, box)
+    _, seconds = yt_maps(yt_stars, yt_gas, turn, half, pixels)
+    peer = Pynbody(gas, turn, half)
+    pyn = {
+        (f, fast): common.best(lambda f=f, fast=fast: peer.image(f, pixels, fast), 5)
+        for f in FIELDS[:2] for fast in (True, False)
+    }  # fmt: skip
+    quick = min(sum(pyn[f, fast] for f in FIELDS[:2]) for fast in (True, False)) / 2
+
+    print(f"{len(stars)} stars, {len(gas)} gas, {pixels} x {pixels} pixels of {pixel:.3g} kpc, one thread")
+    q = np.percentile(gas.support_kpc / pixel, [10, 50, 90])  # type: ignore[operator]
+    print(f"kernel support / pixel: {q[0]:.2f} (10 %), {q[1]:.2f} (50 %), {q[2]:.2f} (90 %)\n")
+    common.table(["what", "seconds"], [
+        ["ours, one view: 8 channels", one], ["ours, the gas alone: 4 channels", own_gas],
+        *[[f"ours, per view of {n} in one batch", s] for n, s in batches.items()],
+        [f"reading the same {gigabytes:.3f} GB once ({gigabytes / memory:.1f} GB/s)", memory],
+        *[[f"yt, {w} {f}", float(seconds[i, j])] for i, w in enumerate(("stars", "gas")) for j, f in enumerate(FIELDS)],
+        ["yt, one view: 6 fields", float(seconds.sum())],
+        *[[f"pynbody, gas {f}{', approximate' * fast}", s] for (f, fast), s in pyn.items()],
+    ])  # fmt: skip
+    common.table(["ratio", "measured", "wanted"], [
+        ["yt / ours, per view", float(seconds.sum() / one), ">= 100"],
+        ["pynbody / ours, per gas map (its 2, our 3 and counts)", quick / (own_gas / 3), ">= 3"],
+        ["pynbody's two maps / all our gas channels", 2 * quick / own_gas, ""],
+        ["ours / reading memory, one view", one / memory, "<= 3"],
+        *[[f"ours / reading memory, per view of {n}", s / memory, "<= 3"] for n, s in batches.items()],
+    ])  # fmt: skip
+
+    fat = wide_gas(gas, half, pixels)
+    maps, _ = yt_maps(yt_stars, Yt(fat, box), turn, half, pixels)
+    drawn = Pynbody(fat, turn, half)
+    pyn_maps = np.stack([drawn.image(f, pixels, False) for f in FIELDS[:2]])
+    ours = project(fat, turn, half, pixels)
+    star_maps = project(Particles(stars.pos_kpc, stars.vel_kms, stars.mass_msun), turn, half, pixels)
+    print("the same maps, gas kernels at least 2.5 pixels wide (below 2, yt loses mass):")
+    common.table(["", "mass [Msun]", "mass / ours", "median |dex|", "velocity [km/s]", "dispersion [km/s]"], [
+        agreement("gas, ours", ours, ours, pixel**2), agreement("gas, yt", ours, maps[1], pixel**2),
+        agreement("gas, pynbody", ours, pyn_maps, pixel**2),
+        agreement("stars, ours", star_maps, star_maps, pixel**2), agreement("stars, yt", star_maps, maps[0], pixel**2),
+    ])  # fmt: skip
+    args.out.mkdir(parents=True, exist_ok=True)
+    picture(args.out / "projection.png", ours[:3], {"yt": maps[1], "pynbody": pyn_maps})
+    print(args.out / "projection.png")
+
+
+if __name__ == "__main__":
+    main()

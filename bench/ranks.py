@@ -1,0 +1,122 @@
+"""One MPI rank against two on the same mock suites, and where one rank's time goes.
+
+The time is that of mapping alone: every rank has loaded its libraries and compiled its kernels
+before the clock starts. Runs alternate; the best of each counts. Both stores must be the same bytes.
+"""
+
+import cProfile
+import pstats
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from bench import common
+from gen import parallel
+from gen.maps import Settings, generate, map_galaxy
+from gen.suite import load_suite
+
+#: Stars, gas and dark particles per galaxy of each suite: 50, 100 and 200 thousand particles.
+SIZES = {"bursty": (20_000, 10_000, 20_000), "middle": (40_000, 20_000, 40_000), "quiet": (80_000, 40_000, 80_000)}
+#: Which functions are what, for the table of shares; the rest is listing, the store's creation and sharing out.
+STAGES = {
+    "opening": ("snapshot.py", ("__init__",)),
+    "reading": ("snapshot.py", ("galaxy",)),
+    "centring": ("maps.py", ("centred",)),
+    "projecting": ("maps.py", ("map_galaxy",)),
+    "writing": ("store.py", ("write_galaxy", "write_batch")),
+}
+
+
+def make(folder: Path, galaxies: int) -> list[Path]:
+    """Mock suites of galaxies of three sizes; their suite files."""
+    for suite, (stars, gas, dark) in SIZES.items():
+        common.run(
+            "gen", "mock", "--out", folder / suite, "--suites", suite, "--galaxies", max(galaxies // 3, 1),
+            "--stars", stars, "--gas", gas, "--dark", dark, ranks=2,
+        )  # fmt: skip
+    return [folder / suite / suite / f"{suite}.yaml" for suite in SIZES]
+
+
+def timed(suites: list[Path], out: Path, settings: Settings, profile: bool = False) -> dict[str, float]:
+    """Map suites into `out` on the ranks there are: seconds in all, and per stage when profiled on one rank."""
+    map_galaxy(common.disc_galaxy(1000, 300), "bench", 100.0, settings)
+    loaded = [load_suite(path) for path in suites]
+    generate(loaded[:1], out.with_suffix(".warm"), settings, quiet=True)
+    watch = cProfile.Profile()
+    parallel.barrier()
+    began = time.perf_counter()
+    if profile:
+        watch.enable()
+    done, failed = generate(loaded, out, settings, quiet=True)
+    watch.disable()
+    parallel.barrier()
+    result = {"total": time.perf_counter() - began, "done": float(done), "failed": float(failed)}
+    if profile:
+        stats = pstats.Stats(watch).stats  # type: ignore[attr-defined]
+        for stage, (file, names) in STAGES.items():
+            found = [v[3] for (path, _, name), v in stats.items() if path.endswith("gen/" + file) and name in names]
+            result[stage] = sum(found)
+    return result
+
+
+def same_bytes(one: Path, two: Path) -> bool:
+    """Whether two folders hold the same files with the same bytes."""
+    files = [{p.relative_to(folder): p for p in folder.rglob("*") if p.is_file()} for folder in (one, two)]
+    return files[0].keys() == files[1].keys() and all(
+        p.read_bytes() == files[1][n].read_bytes() for n, p in files[0].items()
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--galaxies", type=int, default=60)
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--pixels", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ranks", type=int, default=2, help="compared with one (default: %(default)s)")
+    parser.add_argument("--child", type=Path, nargs="+", help="(internal) store, then suites, to map in this process")
+    parser.add_argument("--profile", action="store_true", help="(internal) time the stages as well")
+    args = parser.parse_args()
+    settings = Settings(views=args.views, pixels=args.pixels)
+    if args.child:
+        result = timed(args.child[1:], args.child[0], settings, args.profile)
+        if parallel.rank() == 0:
+            print(" ".join(f"{k}={v}" for k, v in result.items()))
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.out) as scratch:
+        suites = make(Path(scratch), args.galaxies)
+        options = ["--views", args.views, "--pixels", args.pixels]
+
+        def once(ranks: int, *more: str) -> dict[str, float]:
+            store = Path(scratch) / f"{ranks}.zarr"
+            shutil.rmtree(store, ignore_errors=True)
+            shutil.rmtree(store.with_suffix(".warm"), ignore_errors=True)
+            text = common.run("bench.ranks", "--child", store, *suites, *options, *more, ranks=ranks)
+            return {k: float(v) for k, v in (pair.split("=") for pair in text.split())}
+
+        runs: dict[int, list[float]] = {1: [], args.ranks: []}
+        for _ in range(args.repeats):
+            for ranks, seconds in runs.items():
+                seconds.append(once(ranks)["total"])
+        same = same_bytes(Path(scratch) / "1.zarr", Path(scratch) / f"{args.ranks}.zarr")
+        stages = once(1, "--profile")
+    n = stages.pop("done") + stages.pop("failed")
+    one, more = min(runs[1]), min(runs[args.ranks])
+    common.table(["ranks", "best [s]", "galaxies / s", "all runs [s]"], [
+        [r, min(s), n / min(s), " ".join(f"{x:.2f}" for x in s)] for r, s in runs.items()
+    ])  # fmt: skip
+    print(f"{args.ranks} ranks are {one / more:.2f} times as fast as one (wanted >= {0.9 * args.ranks:.1f})")
+    print(f"stores byte for byte the same: {'yes' if same else 'NO'}\n")
+    total = stages.pop("total")
+    stages["rest"] = total - sum(stages.values())
+    print("one rank, profiled:")
+    common.table(
+        ["stage", "ms per galaxy", "share"], [[k, 1e3 * v / n, f"{100 * v / total:.0f} %"] for k, v in stages.items()]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""How our cost grows: with particles and views, in memory, and over a long run.
+
+Galaxies of n star, 0.3 n gas and 0.3 n dark particles are drawn from one of a million stars:
+once with that galaxy's kernels, once with kernels that shrink as n^(-1/3), as in finer simulations.
+Peaks are taken in a fresh process per size, above what the interpreter holds before any particle.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import common
+from gen import maps
+from gen.maps import Settings, map_galaxy
+from gen.particles import Galaxy, Particles
+from gen.projection import project
+from gen.sightline import sightlines
+from gen.suite import load_suite
+
+HALF_KPC = 15.0
+
+
+def sized(base: Galaxy, n: int, shrink: bool) -> Galaxy:
+    """`base` drawn again with n stars and its own shares of gas and dark matter."""
+    times = n / len(base.stars)
+    parts = {
+        name: common.resampled(p, round(times * len(p)), times ** (-1 / 3) if shrink else 1.0)
+        for name, p in base.components().items()
+    }
+    return Galaxy(**parts)
+
+
+def slope(sizes: list[int], seconds: list[float]) -> float:
+    """Exponent of a power law through (size, seconds)."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def particles(base: Galaxy, sizes: list[int], pixels: int) -> None:
+    """Seconds of one view per tracer and size, and the fitted slopes."""
+    turn = sightlines(0, "bench", 1)[0]
+    rows: list[list[object]] = []
+    columns: list[list[float]] = []
+    for n in sizes:
+        held, shrunk = sized(base, n, False), sized(base, n, True)
+        stars = Particles(held.stars.pos_kpc, held.stars.vel_kms, held.stars.mass_msun)
+        repeats = 5 if n < 3e6 else 2
+        times = [
+            common.best(lambda p=p: project(p, turn, HALF_KPC, pixels), repeats) for p in (stars, held.gas, shrunk.gas)
+        ]
+        columns.append(times)
+        rows.append([n, *times, 1e9 * (times[0] + times[1]) / (1.3 * n)])
+    slopes = [slope(sizes, [row[i] for row in columns]) for i in range(3)]
+    rows.append(["slope (wanted 1.0 +- 0.1)", *slopes, ""])
+    common.table(["stars", "stars [s]", "0.3 n gas [s]", "gas, finer kernels [s]", "ns per particle"], rows)
+
+
+def views(galaxy: Galaxy, pixels: int) -> None:
+    """Seconds of mapping one galaxy for 1 to 32 views."""
+    numbers = [1, 2, 4, 8, 16, 32]
+    seconds = []
+    for n in numbers:
+        settings = Settings(views=n, pixels=pixels)
+        seconds.append(common.best(lambda s=settings: map_galaxy(galaxy, "bench", 100.0, s), 2))
+    common.table(
+        ["views", "map_galaxy [s]", "per view [s]"],
+        [[n, s, s / n] for n, s in zip(numbers, seconds, strict=True)]
+        + [["slope (wanted <= 1)", slope(numbers, seconds), ""]],
+    )
+
+
+def save(galaxy: Galaxy, path: Path) -> None:
+    """A galaxy's arrays as plain .npy files."""
+    path.mkdir()
+    for name, p in galaxy.components().items():
+        for key, array in vars(p).items():
+            if array is not None:
+                np.save(path / f"{name}-{key}.npy", array)
+
+
+def peak(path: Path, n_views: int, pixels: int) -> None:
+    """In a fresh process: print bytes of the arrays and the peak that loading and mapping them adds, in MB."""
+    settings = Settings(views=n_views, pixels=pixels)
+    map_galaxy(common.disc_galaxy(1000, 300), "bench", 100.0, settings)  # compiles
+    common.forget_peak()
+    before = common.memory_mb("VmRSS")
+    loaded: dict[str, dict[str, np.ndarray]] = {}
+    for file in sorted(path.glob("*.npy")):
+        name, key = file.stem.split("-")
+        loaded.setdefault(name, {})[key] = np.load(file)
+    galaxy = Galaxy(**{name: Particles(**arrays) for name, arrays in loaded.items()})
+    map_galaxy(galaxy, "bench", 100.0, settings)
+    print(common.array_bytes(galaxy) / 1e6, (common.memory_mb("VmHWM") - before) * 1.048576)
+
+
+def long_run(suite: Path) -> None:
+    """In a fresh process: map 200 galaxies in one run and print this process's memory on the way."""
+    folders = sorted((suite / "middle").glob("middle_*"))
+    for i in range(len(folders), 200):  # the same few snapshots under other names
+        (suite / "middle" / f"middle_{i:05d}").symlink_to(folders[i % len(folders)].resolve())
+    count, inner = 0, maps.map_galaxy
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count in (10, 50, 100, 150, 200):
+            print(count, common.memory_mb("VmRSS") * 1.048576)
+        return inner(*args, **options)
+
+    maps.map_galaxy = counted
+    maps.generate([load_suite(suite / "middle" / "middle.yaml")], suite / "maps.zarr", Settings(), quiet=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--largest", type=int, default=10_000_000, help="most star particles (default: %(default)s)")
+    parser.add_argument("--pixels", type=int, default=64)
+    parser.add_argument("--peak", type=Path, help="(internal) measure this galaxy in this process")
+    parser.add_argument("--long-run", type=Path, help="(internal) map these suites again and again")
+    parser.add_argument("--views", type=int, default=8, help="views of the memory measurement (default: %(default)s)")
+    args = parser.parse_args()
+    if args.peak or args.long_run:
+        return peak(args.peak, args.views, args.pixels) if args.peak else long_run(args.long_run)
+    args.out.mkdir(parents=True, exist_ok=True)
+    base = common.disc_galaxy(1_000_000, 300_000, 300_000)
+    sizes = [n for n in (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000) if n <= args.largest]
+    particles(base, sizes, args.pixels)
+    views(sized(base, 300_000, True), args.pixels)
+    rows: list[list[object]] = []
+    with tempfile.TemporaryDirectory(dir=args.out) as scratch:
+        for n in [n for n in sizes if n in (300_000, 1_000_000, 3_000_000, 10_000_000)]:
+            folder = Path(scratch) / str(n)
+            save(sized(base, n, True), folder)
+            size, high = map(
+                float,
+                common.run("bench.scaling", "--peak", folder, "--views", args.views, "--pixels", args.pixels).split(),
+            )
+            rows.append([n, size, high, high / size])
+        print(f"memory of mapping one galaxy, {args.views} views (wanted: peak / arrays < 2.5)")
+        common.table(["stars", "arrays [MB]", "peak above the interpreter [MB]", "peak / arrays"], rows)
+        mocks = Path(scratch) / "mocks"
+        common.run(
+            "gen", "mock", "--out", mocks, "--suites", "middle", "--galaxies", 5, "--stars", 5000, "--gas", 3000,
+            "--dark", 5000,
+        )  # fmt: skip
+        lines = [line.split() for line in common.run("bench.scaling", "--long-run", mocks).splitlines()]
+        print("memory of one process that reads, maps and writes many galaxies (wanted: no growth)")
+        common.table(["galaxies", "resident [MB]"], [[int(n), float(mb)] for n, mb in lines])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The map store: files, bytes and speed per layout, beside np.save of the same arrays on the same disk.
+
+Layouts are one file per galaxy and array, and, where the store offers it, shards of k galaxies.
+Speeds count the arrays' own bytes over wall time; nobody waits for the disk to sync, and reading
+finds the files in the page cache: what is compared is the cost of the format, not the disk's.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bench import common
+from gen import store
+from gen.maps import Settings, map_galaxy
+
+Record = dict[str, np.ndarray]
+
+
+def records(n: int, views: int, pixels: int) -> list[Record]:
+    """n galaxies' records: one real galaxy's, each with its own last digits, so that nothing compresses twice."""
+    galaxy = common.disc_galaxy(100_000, 30_000)
+    real = map_galaxy(galaxy, "bench", 100.0, Settings(views=views, pixels=pixels))
+    real |= {"centre": np.zeros(3), "bulk_velocity": np.zeros(3)}
+    rng = np.random.default_rng(1)
+
+    def varied(value: np.ndarray) -> np.ndarray:
+        if value.dtype.kind != "f":
+            return value
+        return (value * rng.normal(1, 0.05, value.shape)).astype(value.dtype)
+
+    return [{name: varied(value) for name, value in real.items()} for _ in range(n)]
+
+
+def write_store(path: Path, made: list[Record], per_shard: int, views: int, pixels: int) -> None:
+    """All records through gen.store, k galaxies a call."""
+    config = {"views": views, "pixels": pixels} | ({"galaxies_per_shard": per_shard} if per_shard > 1 else {})
+    group = store.create_suite(path, "bench", [f"galaxy {i}" for i in range(len(made))], config)
+    for first in range(0, len(made), per_shard):
+        if per_shard == 1:
+            store.write_galaxy(group, first, made[first])
+        else:
+            store.write_batch(group, first, made[first : first + per_shard])
+
+
+def read_store(path: Path, block: int) -> None:
+    """Every array, `block` galaxies at a time, as training does."""
+    group = store.open_suite(path, "bench")
+    for first in range(0, group["status"].shape[0], block):
+        for name in store.ARRAYS:
+            _ = group[name][first : first + block]
+
+
+def write_npy(path: Path, made: list[Record], block: int) -> None:
+    """The limit: one .npy per array and block of galaxies."""
+    path.mkdir()
+    for first in range(0, len(made), block):
+        for name in made[0]:
+            np.save(path / f"{first}-{name}.npy", np.stack([r[name] for r in made[first : first + block]]))
+
+
+def read_npy(path: Path) -> None:
+    """Every .npy of a folder."""
+    for file in sorted(path.glob("*.npy")):
+        np.load(file)
+
+
+def seconds(call: Callable[[], None]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--galaxies", type=int, default=256)
+    parser.add_argument("--views", type=int, default=32)
+    parser.add_argument("--pixels", type=int, default=32)
+    parser.add_argument("--shards", type=int, nargs="*", default=[8, 64], help="galaxies per shard (default: 8 64)")
+    parser.add_argument("--repeats", type=int, default=2)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    made = records(args.galaxies, args.views, args.pixels)
+    megabytes = sum(v.nbytes for r in made for v in r.values()) / 1e6
+    block = 32
+
+    def packed(k: int) -> Callable[[Path], None]:
+        return lambda path: write_store(path, made, k, args.views, args.pixels)
+
+    layouts: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
+        f"np.save, {block} galaxies a file": (lambda path: write_npy(path, made, block), read_npy),
+        "np.save, one galaxy a file": (lambda path: write_npy(path, made, 1), read_npy),
+        "store, one galaxy a file": (packed(1), lambda path: read_store(path, block)),
+    }
+    if hasattr(store, "write_batch"):
+        layouts |= {f"store, shards of {k}": (packed(k), lambda path: read_store(path, block)) for k in args.shards}
+    best = {name: [np.inf, np.inf] for name in layouts}
+    on_disk: dict[str, tuple[int, int]] = {}
+    with tempfile.TemporaryDirectory(dir=args.out) as scratch:
+        for _ in range(args.repeats):
+            for i, (name, (write, read)) in enumerate(layouts.items()):
+                path = Path(scratch) / str(i)
+                shutil.rmtree(path, ignore_errors=True)
+                best[name][0] = min(best[name][0], seconds(lambda write=write, path=path: write(path)))
+                best[name][1] = min(best[name][1], seconds(lambda read=read, path=path: read(path)))
+                sizes = [p.stat().st_size for p in path.rglob("*") if p.is_file()]
+                on_disk[name] = len(sizes), sum(sizes)
+    print(
+        f"{args.galaxies} galaxies of {args.views} views, {args.pixels} x {args.pixels} pixels: {megabytes:.0f} MB of arrays"
+    )
+    fast = [min(best[name][i] for name in layouts if name.startswith("np.save")) for i in (0, 1)]
+    common.table(
+        ["layout", "files / galaxy", "kB / view", "write [MB/s]", "read [MB/s]", "write / limit", "read / limit"],
+        [[name, on_disk[name][0] / args.galaxies, on_disk[name][1] / args.galaxies / args.views / 1e3,
+          megabytes / w, megabytes / r, fast[0] / w, fast[1] / r] for name, (w, r) in best.items()],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

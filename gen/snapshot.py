@@ -1,6 +1,10 @@
 """A snapshot file as plain particle arrays in kpc, km/s and Msun, read through yt."""
 
+import os
+import shutil
 import tempfile
+from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,6 +13,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from gen.formats import FORMATS, SnapshotError
+from gen.formats.gadget import files_of
 from gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from gen.particles import Galaxy, Particles, concatenate, empty
 from gen.suite import Tracers
@@ -28,7 +33,8 @@ class Snapshot:
     components: which particle types make up gas, stars, dark and black_holes, and which of the dark
     ones are low_resolution; the format's own choice where empty. units: overrides of length_kpc,
     mass_msun, velocity_kms per code unit, before factors of a and h. keep: small snapshots stay in
-    memory for the next galaxy. Raises SnapshotError with the path and the reason.
+    memory for the next galaxy. indexes: folder where yt's index of a snapshot in many chunks is kept
+    for whoever opens it next. Raises SnapshotError with the path and the reason.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class Snapshot:
         units: dict[str, float] | None = None,
         tracers: Tracers | None = None,
         keep: bool = True,
+        indexes: Path | None = None,
     ):
         self.path = path
         self.format = FORMATS[format_name]
@@ -52,7 +59,7 @@ class Snapshot:
             self.units = self.format.units(path, units or {})
             self.smoothing = self.format.smoothing(path)
             staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
-            self._ds = self.format.load(staged)
+            self._ds = self._load_indexed(staged, indexes)
         except Exception as error:
             self.close()
             text = str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error}"
@@ -62,6 +69,22 @@ class Snapshot:
             self.fields.setdefault(ptype, []).append(name)
         self.counts = {p: int(self._ds.particle_type_counts.get(p, 0)) for p in self.fields}
         self._kept: dict[str, tuple[Particles, Particles]] | None = {} if keep else None
+
+    def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:
+        """The yt dataset, with the index that another process has made of the same files where there is one."""
+        files = files_of(self.path)
+        marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns, version("yt")) for f in files]
+        ours = staged.with_name(f"{staged.name}.ewah")  # where yt reads and writes it
+        shared = (indexes or ours.parent) / f"{blake2b(repr(marks).encode(), digest_size=16).hexdigest()}.ewah"
+        if shared.exists():
+            ours.symlink_to(shared.resolve())
+        ds = self.format.load(staged)
+        if indexes and ours.exists() and not shared.exists():
+            indexes.mkdir(parents=True, exist_ok=True)
+            aside = shared.with_suffix(f".{os.getpid()}.partial")
+            shutil.copyfile(ours, aside)
+            os.replace(aside, shared)
+        return ds
 
     def __enter__(self) -> "Snapshot":
         return self

@@ -2,12 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 from gen.formats import FORMATS
+from gen.yamlfile import read_checked
 
 
 class SuiteError(ValueError):
@@ -170,11 +170,19 @@ class Suite(_Section):
         if self.catalogue.path is None:
             return None
         stem = snapshot.name.rsplit(".", 1)[0]
-        digits = re.findall(r"\d+", stem)
+        # snap_099.0.hdf5 is the first file of snapshot 099.
+        digits = re.findall(r"\d+", re.sub(r"\.0\.(hdf5|h5)$", "", snapshot.name).removesuffix(snapshot.suffix))
         number = digits[-1] if digits else ""
-        pattern = self.catalogue.path.format(stem=stem, name=snapshot.name, number=number)
+        try:
+            pattern = self.catalogue.path.format(stem=stem, name=snapshot.name, number=number)
+        except (KeyError, IndexError, ValueError) as error:
+            raise SuiteError(
+                f"suite {self.name}: catalogue path {self.catalogue.path!r} may use {{name}}, {{stem}}, {{number}}"
+            ) from error
         for folder in (snapshot.parent, self.root):
-            found = sorted(folder.glob(pattern))
+            found = sorted(p for p in folder.glob(pattern) if p.is_file())
+            if len(found) > 1:
+                raise SuiteError(f"{snapshot}: {len(found)} files match {pattern} in {folder}; say which by `path`")
             if found:
                 return found[0]
         raise SuiteError(f"{snapshot}: no catalogue {pattern} beside it or in {self.root}")
@@ -188,33 +196,7 @@ class Suite(_Section):
 def load_suite(path: Path, root: Path | None = None) -> Suite:
     """Read and check a suite file; `root` overrides its own. Raises SuiteError naming the key that is wrong."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise SuiteError(f"{path}: not valid YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise SuiteError(f"{path}: a suite file is a list of `key: value`; known keys: {known_keys(Suite)}")
-    try:
-        suite = Suite(**{str(k): v for k, v in content.items()})
-    except ValidationError as error:
-        raise SuiteError("\n".join(_sentence(path, problem) for problem in error.errors())) from error
+        suite = read_checked(path, Suite)
+    except ValueError as error:
+        raise SuiteError(str(error)) from error
     return suite.model_copy(update={"root": root or path.resolve().parent / suite.root})
-
-
-def known_keys(model: type[BaseModel]) -> str:
-    """The keys of a section, for messages."""
-    return ", ".join(model.model_fields)
-
-
-def _sentence(path: Path, problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    section: Any = Suite
-    for part in problem["loc"][:-1]:
-        if isinstance(part, str) and part in getattr(section, "model_fields", {}):
-            section = section.model_fields[part].annotation
-    if problem["type"] == "extra_forbidden":
-        return f"{path}: unknown key `{where}`; known keys: {known_keys(section)}"
-    if problem["type"] == "missing":
-        return f"{path}: key `{where}` is missing; known keys: {known_keys(section)}"
-    return f"{path}: `{where or 'suite'}`: {problem['msg']}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from gen.constants import KPC_CM, MSUN_G
 from gen.formats import CodeUnits, SnapshotError
-from gen.formats.gadget import _in_round_units
+from gen.formats.gadget import in_round_units
 
 #: A dataset may unpack to this many times its file's size; more is a damaged header.
 MOST_PACKED = 100
@@ -163,6 +163,6 @@ def code_units(path: Path) -> tuple[float, float]:
     with h5py.File(path, "r") as file:
         said = [file[group].attrs for group in ("Units", "Parameters", "Header") if group in file]
         return tuple(  # type: ignore[return-value]
-            next((_in_round_units(scalar(attrs[name]) / cgs) for attrs in said if name in attrs), usual)
+            next((in_round_units(scalar(attrs[name]) / cgs) for attrs in said if name in attrs), usual)
             for name, (usual, cgs) in worth.items()
         )

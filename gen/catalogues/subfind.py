@@ -8,7 +8,7 @@ import numpy as np
 from gen.catalogues.base import Halo, code_units, header, listed, same_epoch, scalar, stacked
 from gen.constants import KPC_CM, MSUN_G
 from gen.formats import CodeUnits, SnapshotError
-from gen.formats.gadget import _in_round_units, files_of
+from gen.formats.gadget import files_of, in_round_units
 
 
 def _check(path: Path, n_found: int, units: CodeUnits) -> None:
@@ -90,7 +90,7 @@ def _physical(files: list[Path], name: str, units: CodeUnits, cgs: float, usual:
             if name in file and "CGSConversionFactor" in file[name].attrs:
                 attrs = file[name].attrs
                 a, h = (scalar(attrs.get(f"{x}-scale-exponent", 0.0)) for x in ("aexp", "h"))
-                worth = _in_round_units(scalar(attrs["CGSConversionFactor"]) / cgs)
+                worth = in_round_units(scalar(attrs["CGSConversionFactor"]) / cgs)
                 return worth * units.scale_factor**a * units.hubble**h
     return usual
 

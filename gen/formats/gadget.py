@@ -1,5 +1,6 @@
 """The Gadget HDF5 family: GADGET, EAGLE, AREPO (AURIGA, IllustrisTNG), GIZMO (FIRE) and SIMBA."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -174,6 +175,8 @@ class Gadget(Format):
             raise SnapshotError(f"{path}: holds no particles")
         with h5py.File(scratch / names[0], "r+") as first:  # yt reads the table of the first file only
             first["Header"].attrs["MassTable"] = table
+        for original, name in zip(files, names, strict=True):  # yt knows an index's files by their times
+            os.utime(scratch / name, ns=(original.stat().st_atime_ns, original.stat().st_mtime_ns))
         return scratch / names[0]
 
     def _link(self, path: Path, group: h5py.Group, staged: h5py.File, light: str | None) -> set[str]:

@@ -1,6 +1,6 @@
 """The particles of one galaxy as plain arrays: what every archive is turned into."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,10 +27,6 @@ class Particles:
         support = None if self.support_kpc is None else self.support_kpc[mask]
         weight = None if self.weight is None else self.weight[mask]
         return Particles(self.pos_kpc[mask], self.vel_kms[mask], self.mass_msun[mask], support, weight)
-
-    def moved(self, shift_kpc: np.ndarray, boost_kms: np.ndarray) -> "Particles":
-        """The same particles with `shift_kpc` (3,) and `boost_kms` (3,) added."""
-        return replace(self, pos_kpc=self.pos_kpc + shift_kpc, vel_kms=self.vel_kms + boost_kms)
 
 
 def empty() -> Particles:

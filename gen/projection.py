@@ -136,7 +136,7 @@ def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest):  # type: ig
 def project(
     particles: Particles,
     rotations: np.ndarray,
-    half_width_kpc: np.ndarray,
+    half_width_kpc: np.ndarray | list[float],
     pixels: int,
     rest_kms: np.ndarray | tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> np.ndarray:
@@ -180,7 +180,7 @@ def project(
 def views(
     galaxy: Galaxy,
     rotations: np.ndarray,
-    half_width_kpc: np.ndarray,
+    half_width_kpc: np.ndarray | list[float],
     pixels: int,
     rest_kms: np.ndarray | tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> np.ndarray:

@@ -79,7 +79,7 @@ def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
     vmax = np.percentile(np.abs(ours[1][seen]), 99)
     columns = [("ours", ours), *peers.items()]
     fig, axes = plt.subplots(3, 2 * len(columns) - 1, figsize=(4 * len(columns), 8), constrained_layout=True)
-    units = ("log density [Msun/kpc2]", "velocity [km/s]", "dispersion [km/s]")
+    units = ("log Msun/kpc2", "velocity [km/s]", "dispersion [km/s]")
     limits = ((top - 4, top), (-vmax, vmax), (0, np.percentile(ours[2][seen], 99)))
     for row in range(3):
         for i, (name, maps) in enumerate(columns):
@@ -96,14 +96,14 @@ def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
                 cmap="viridis" if row != 1 else "RdBu_r",
             )
             axes[row, i].set_title(f"{name}: {units[row]}", fontsize=8)
-            fig.colorbar(image, ax=axes[row, i])
+            fig.colorbar(image, ax=axes[row, i], shrink=0.6)
             if i:
                 difference = np.where(seen, shown - mine, np.nan)
                 span = np.nanpercentile(np.abs(difference), 98) or 1e-9
                 ax = axes[row, len(columns) + i - 1]
                 image = ax.imshow(difference, origin="lower", clim=(-span, span), cmap="PuOr")
                 ax.set_title(f"{name} - ours", fontsize=8)
-                fig.colorbar(image, ax=ax)
+                fig.colorbar(image, ax=ax, shrink=0.6)
     for ax in axes.flat:
         ax.set_xticks([])
         ax.set_yticks([])

@@ -107,9 +107,7 @@ def main() -> None:
                 best[name][1] = min(best[name][1], seconds(lambda read=read, path=path: read(path)))
                 sizes = [p.stat().st_size for p in path.rglob("*") if p.is_file()]
                 on_disk[name] = len(sizes), sum(sizes)
-    print(
-        f"{args.galaxies} galaxies of {args.views} views, {args.pixels} x {args.pixels} pixels: {megabytes:.0f} MB of arrays"
-    )
+    print(f"{args.galaxies} galaxies of {args.views} views, {args.pixels}^2 pixels: {megabytes:.0f} MB of arrays")
     fast = [min(best[name][i] for name in layouts if name.startswith("np.save")) for i in (0, 1)]
     common.table(
         ["layout", "files / galaxy", "kB / view", "write [MB/s]", "read [MB/s]", "write / limit", "read / limit"],

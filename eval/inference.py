@@ -10,9 +10,9 @@ import torch
 
 from eval.estimators import wolf2010
 from eval.metrics import Sums, add_up, crps_of_samples
-from gen.instrument import instrument, observe
+from gen.instrument import Instrument
 from gen.store import open_suite
-from train.checkpoint import RunError, load, read_config
+from train.checkpoint import RunError, instrument_of, load, read_config
 from train.dataset import RADII_RE, Views, read_views, usable
 from train.network import MassModel
 
@@ -33,13 +33,27 @@ class Group:
 
 
 def check_maps(run: Path, store: Path, suite: str) -> None:
-    """Raise RunError when a run was trained on maps of another size than a suite's."""
-    model, maps = read_config(run)["model"], open_suite(store, suite).attrs["config"]
-    for key in ("pixels", "field_of_view_re"):
-        if model[key] != maps[key]:
+    """Raise RunError when a run was trained on observed maps of another size than it would see of a suite."""
+    content, maps = read_config(run), open_suite(store, suite).attrs["config"]
+    seen = instrument_of(run).grid(maps["pixels"], maps["field_of_view_re"])
+    for key, here in zip(("pixels", "field_of_view_re"), seen, strict=True):
+        if content["model"][key] != here:
             raise RunError(
-                f"{run} was trained on maps with {key} = {model[key]}, {store}/{suite} has {maps[key]}; "
-                "map the suite with the same settings"
+                f"{run} was trained on maps with {key} = {content['model'][key]}, {store}/{suite} has {here} "
+                "through the same instrument; map the suite with the same settings"
+            )
+
+
+def check_instruments(runs: list[Path]) -> None:
+    """Raise RunError when two runs have different instruments of the same name: a table could not tell them apart."""
+    known: dict[str, tuple[Path, Instrument]] = {}
+    for run in runs:
+        look = instrument_of(run)
+        other, theirs = known.setdefault(look.name, (run, look))
+        if theirs != look:
+            raise RunError(
+                f"{other} and {run} have different instruments of the same name {look.name}; "
+                "rename one and train it again, or make two tables"
             )
 
 
@@ -74,26 +88,25 @@ def evaluate_block(
     found: dict[Group, Sums] = {}
     if not len(views):
         return found
-    noise = views.noise()
-    looks = {}
+    looks: dict[Instrument, torch.Tensor] = {}
     for run in runs:
         model, content = _load(run)
         fit = content["fit"]
         assert isinstance(fit, dict)
-        name, tracer = fit["instrument"], fit["tracer"]
-        if name not in looks:
-            looks[name] = observe(views.maps, instrument(name), noise, views.field_of_view_re)
-        keep = usable(views, tracer, instrument(name))
-        group = Group("cnn", name, tracer, "+".join(sorted(fit["suites"])), suite)
+        look, tracer = instrument_of(Path(run)), fit["tracer"]
+        if look not in looks:
+            looks[look] = views.observed(look)
+        keep = usable(views, tracer, look)
+        group = Group("cnn", look.name, tracer, "+".join(sorted(fit["suites"])), suite)
         chosen, truth = views[keep], views.log10_menc.numpy()[keep].astype(float)
-        samples = posterior_samples(model, looks[name][torch.as_tensor(keep)], chosen)
+        samples = posterior_samples(model, looks[look][torch.as_tensor(keep)], chosen)
         median, *ends = np.quantile(samples, (0.5, *QUANTILES), axis=0)
         sums = add_up(chosen.galaxy, truth, median, np.stack(ends), crps_of_samples(samples, truth))
         found[group] = found[group] + sums if group in found else sums
-    for name, observed in looks.items():
-        keep = usable(views, "stars", instrument(name))
+    for look, observed in looks.items():
+        keep = usable(views, "stars", look)
         chosen = views[keep]
         median = wolf2010(observed.numpy()[keep], chosen.half_mass_radius_kpc.numpy(), np.array(RADII_RE))
-        group = Group("wolf2010", name, "stars", "", suite)
+        group = Group("wolf2010", look.name, "stars", "", suite)
         found[group] = add_up(chosen.galaxy, chosen.log10_menc.numpy().astype(float), median)
     return found

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from eval.inference import check_maps, posterior_samples
-from gen.instrument import instrument, observe
-from train.checkpoint import load
+from train.checkpoint import instrument_of, load
 from train.dataset import RADII_RE, read_views, usable
 
 
@@ -18,14 +17,13 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     """
     check_maps(run, store, suite)
     model, content = load(run)
-    look = instrument(content["fit"]["instrument"])
+    look = instrument_of(run)
     views = read_views(store, suite)
     keep = usable(views, content["fit"]["tracer"], look)
     if not keep.any():
         raise ValueError(f"{store}/{suite}: no view has usable {content['fit']['tracer']} maps through {look.name}")
     views = views[keep]
-    observed = observe(views.maps, look, views.noise(), views.field_of_view_re)
-    samples = posterior_samples(model, observed, views, 512)
+    samples = posterior_samples(model, views.observed(look), views, 512)
     low95, low68, median, high68, high95 = np.quantile(samples, [0.02275, 0.15865, 0.5, 0.84135, 0.97725], axis=0)
     n, k = median.shape
     r_e = views.half_mass_radius_kpc.numpy()

@@ -18,8 +18,7 @@ from eval import figures
 from eval.inference import posterior_samples
 from eval.tables import ALL
 from gen import store as map_store
-from gen.instrument import instrument, observe
-from train.checkpoint import load, read_config
+from train.checkpoint import instrument_of, load, read_config
 from train.dataset import RADII_RE, concatenate, read_views, usable
 
 _TEXT = {
@@ -54,17 +53,19 @@ def _example_figure(store: Path, runs: list[Path], look_name: str) -> Figure | N
             known is None or len(fit["suites"]) > len(read_config(known)["fit"]["suites"])
         ):
             joint[fit["tracer"]] = run
-    look = instrument(look_name)
+    if not joint:
+        return None
+    look = instrument_of(next(iter(joint.values())))
     chosen = []
     for suite in map_store.suites(store):
         views = read_views(store, suite, "test")
         good = np.flatnonzero(usable(views, "stars", look) & usable(views, "gas", look))
         if len(good):
             chosen.append(views[np.array([good[len(good) // 2]])])
-    if not chosen or not joint:
+    if not chosen:
         return None
     views = concatenate(chosen)
-    observed = observe(views.maps, look, views.noise(), views.field_of_view_re)
+    observed = views.observed(look)
     samples: dict[str, np.ndarray] = {
         t: posterior_samples(load(joint[t])[0], observed, views) for t in ("gas", "stars", "both") if t in joint
     }
@@ -75,7 +76,7 @@ def _example_figure(store: Path, runs: list[Path], look_name: str) -> Figure | N
         views.log10_menc.numpy(),
         samples,
         [str(s) for s in views.suite],
-        0.5 * views.field_of_view_re * r_e,
+        0.5 * look.grid(views.maps.shape[-1], views.field_of_view_re)[1] * r_e,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from eval.cluster import run_tasks
-from eval.inference import Group, check_maps, evaluate_block
+from eval.inference import Group, check_instruments, check_maps, evaluate_block
 from eval.metrics import Sums, mean_dispersion, measures, ratio
 from gen import store as map_store
 from train.checkpoint import write_json
@@ -31,6 +31,7 @@ def collect(
     store: Path, runs: list[Path], suites: list[str], part: str | None, workers: int | None = None
 ) -> dict[Group, Sums]:
     """Sums of every group, and of all suites pooled. Raises RunError, StoreError before any work."""
+    check_instruments(runs)
     for run in runs:
         for suite in suites:
             check_maps(run, store, suite)

@@ -3,6 +3,7 @@
   python -m gen mock --out mocks                      make the three mock suites
   python -m gen maps mocks/*/*.yaml --out maps.zarr   map every galaxy of some suites
   python -m gen check snap_099.hdf5                   say what a snapshot file holds
+  python -m gen export maps.zarr --suite mine --galaxy snap_099:0 --out fits   a galaxy's maps as FITS
 
 Put `mpiexec -n 8` (or srun) before `mock` and `maps` to share the galaxies out over processes.
 A run that was stopped goes on where it stood when the same command is given again.
@@ -56,6 +57,17 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="say what yt makes of a snapshot file and what it lacks")
     check.add_argument("files", type=Path, nargs="+", metavar="FILE")
     check.add_argument("--format", help="tipsy, arepo, gizmo or gadget (default: guessed)")
+
+    export = commands.add_parser("export", help="write the maps of a galaxy as FITS files")
+    export.add_argument("store", type=Path, metavar="STORE", help="map store")
+    export.add_argument("--suite", required=True)
+    export.add_argument("--galaxy", required=True, metavar="NAME", help="its name in the store")
+    export.add_argument("--view", default="0", help="number of the line of sight, or all (default: %(default)s)")
+    export.add_argument("--out", type=Path, required=True, help="folder to write into, a file per view")
+    export.add_argument("--instrument", help="built-in name or YAML file (default: the stored noiseless moments)")
+    export.add_argument("--distance-mpc", type=float, help="put it on the sky at this angular diameter distance")
+    export.add_argument("--ra", type=float, help="its place there [deg] (default: 0)")
+    export.add_argument("--dec", type=float, help="its place there [deg] (default: 0)")
     return parser
 
 
@@ -132,11 +144,24 @@ def _check(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export(args: argparse.Namespace) -> int:
+    from gen.export import export
+
+    if args.view != "all" and not args.view.isdecimal():
+        raise ValueError(f"--view must be a number or all, not {args.view!r}")
+    if args.distance_mpc is None and (args.ra, args.dec) != (None, None):
+        raise ValueError("--ra and --dec need --distance-mpc")
+    view, place = None if args.view == "all" else int(args.view), (args.ra or 0.0, args.dec or 0.0)
+    for path in export(args.store, args.suite, args.galaxy, args.out, view, args.instrument, args.distance_mpc, place):
+        print(path)
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code: 0 all done, 2 nothing could be started, 3 some galaxies failed."""
     args = _parser().parse_args(arguments)
     try:
-        return {"mock": _mock, "maps": _maps, "check": _check}[args.command](args)
+        return {"mock": _mock, "maps": _maps, "check": _check, "export": _export}[args.command](args)
     except (ValueError, OSError) as error:
         from gen import parallel
 

@@ -1,117 +1,73 @@
-"""Halo catalogues: where the galaxies of a snapshot are. One reader per catalogue format."""
+"""Where the galaxies of a snapshot are: read from its catalogue, chosen, or found on the stars themselves."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
-from astropy.table import Table
 
+from gen.catalogues import READERS, Halo
 from gen.formats import CodeUnits, SnapshotError
 from gen.snapshot import Snapshot
-
-
-@dataclass(frozen=True)
-class Halo:
-    """One entry: its name within the snapshot, where it is, and how far it reaches (if known)."""
-
-    name: str
-    centre_kpc: np.ndarray | None  # (3,) physical, in the snapshot's own box; None: to be found
-    r200_kpc: float | None = None
-    n_stars: int | None = None
-
-
-def read_ahf(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """AHF_halos (Knollmann & Knebe 2009): comoving kpc/h, origin at the box's corner.
-
-    Subhaloes (hostHalo > 0) are left out.
-    """
-    with open(path) as file:
-        names = [name.split("(")[0] for name in file.readline().lstrip("#").split()]
-    rows = np.loadtxt(path, ndmin=2)
-    if rows.size and rows.shape[1] < len(names):
-        raise SnapshotError(f"{path}: {rows.shape[1]} columns under {len(names)} names; cut short?")
-    column = {name: i for i, name in enumerate(names)}
-    unit = units.scale_factor / units.hubble
-    haloes = []
-    for row in rows:
-        if row[column["hostHalo"]] > 0:
-            continue
-        centre = row[[column["Xc"], column["Yc"], column["Zc"]]] * unit + units.corner_kpc
-        n_stars = int(row[column["n_star"]]) if "n_star" in column else None
-        haloes.append(Halo(str(int(row[column["ID"]])), centre, row[column["Rvir"]] * unit, n_stars))
-    return haloes
-
-
-def read_subfind(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """SUBFIND group catalogue (HDF5): the first subhalo of each group, comoving kpc/h."""
-    length = units.scale_factor / units.hubble
-    with h5py.File(path, "r") as file:
-        if "Group" not in file or "GroupPos" not in file["Group"]:
-            return []
-        first = file["Group/GroupFirstSub"][()]
-        r200 = file["Group/Group_R_Crit200"][()]
-        centres = file["Subhalo/SubhaloPos"][()]
-        n_stars = file["Subhalo/SubhaloLenType"][()][:, 4]
-    return [
-        Halo(str(sub), centres[sub] * length, float(r200[group]) * length, int(n_stars[sub]))
-        for group, sub in enumerate(first)
-        if sub >= 0
-    ]
-
-
-def read_table(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """A plain ECSV or CSV table: columns `x`, `y`, `z`, and optionally `id`, `r200`, `snapshot`.
-
-    Lengths are physical kpc, or in the unit an ECSV header gives. With a `snapshot` column only
-    the rows whose entry is the file's name (or its path's end) count.
-    """
-    table = Table.read(path, format="ascii.ecsv" if path.suffix == ".ecsv" else "ascii.csv")
-    missing = {"x", "y", "z"} - set(table.colnames)
-    if missing:
-        raise SnapshotError(f"{path}: no column {', '.join(sorted(missing))}; there are {', '.join(table.colnames)}")
-
-    def kpc(name: str) -> np.ndarray:
-        column = table[name]
-        return np.asarray(column.to("kpc").value if getattr(column, "unit", None) else column, dtype=float)
-
-    haloes = []
-    for i in range(len(table)):
-        if "snapshot" in table.colnames and not snapshot.as_posix().endswith(str(table["snapshot"][i])):
-            continue
-        name = str(table["id"][i]) if "id" in table.colnames else str(i)
-        centre = np.array([kpc("x")[i], kpc("y")[i], kpc("z")[i]])
-        haloes.append(Halo(name, centre, float(kpc("r200")[i]) if "r200" in table.colnames else None))
-    return haloes
-
-
-READERS: dict[str, Callable[[Path, Path, CodeUnits], list[Halo]]] = {
-    "ahf": read_ahf,
-    "subfind": read_subfind,
-    "table": read_table,
-}
+from gen.suite import Selection
 
 
 def find_haloes(kind: str, path: Path | None, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """The galaxies of one snapshot; one of unknown centre when there is no catalogue.
+    """Centrals and satellites of one snapshot; one galaxy of unknown centre when there is no catalogue.
 
     Raises SnapshotError naming the catalogue that cannot be read.
     """
     if kind == "none" or path is None:
         return [Halo("0", None)]
     try:
-        haloes = READERS[kind](path, snapshot, units)
+        return READERS[kind](path, snapshot, units)
     except SnapshotError:
         raise
     except Exception as error:
         raise SnapshotError(
-            f"{path}: cannot be read as a {kind} catalogue ({type(error).__name__}: {error})"
+            f"{path}: cannot be read as a {kind} catalogue ({type(error).__name__}: {error}); "
+            "missing, cut short or of another format?"
         ) from error
-    for halo in haloes:
-        if not np.isfinite(halo.centre_kpc).all():  # type: ignore[arg-type]
-            raise SnapshotError(f"{path}: halo {halo.name} has no finite position")
-    return haloes
+
+
+def chosen(haloes: list[Halo], selection: Selection) -> list[Halo]:
+    """The haloes that a selection lets through, in their order; what is not known of one does not cut it.
+
+    Raises SnapshotError when what is asked for is known of none.
+    """
+    if selection.which == "satellite" and haloes and all(h.central is None for h in haloes):
+        raise _unknown("which: satellite")
+    passed = [
+        h
+        for h in haloes
+        if (selection.which == "all" or h.central in (None, selection.which == "central"))
+        and (h.n_stars is None or h.n_stars >= selection.min_stars)
+    ]
+    ranges = {
+        "stellar_mass_msun": ("stellar_mass_msun", selection.stellar_mass_msun),
+        "halo_mass_msun": ("halo_mass_msun", selection.halo_mass_msun),
+        "min_particles": ("n_particles", (selection.min_particles, None)),
+        "min_high_res_fraction": ("high_res_fraction", (selection.min_high_res_fraction, None)),
+    }
+    keep = [True] * len(passed)
+    for key, (field, limits) in ranges.items():
+        low, high = limits or (None, None)
+        values = [getattr(h, field) for h in passed]
+        if values and (low, high) != (None, None) and all(v is None for v in values):
+            raise _unknown(key)
+        for i, value in enumerate(values):
+            if value is not None:
+                keep[i] &= (low is None or value >= low) and (high is None or value <= high)
+    return [h for h, kept in zip(passed, keep, strict=True) if kept]
+
+
+def _unknown(key: str) -> SnapshotError:
+    return SnapshotError(f"`selection.{key}` asks for what the catalogue does not give; take it out of the suite file")
+
+
+def usable(halo: Halo, path: Path | None) -> tuple[Halo | None, str]:
+    """The halo, or None and the reason why it can be no galaxy."""
+    if halo.centre_kpc is not None and not np.isfinite(halo.centre_kpc).all():
+        return None, f"{path}: halo {halo.name} has no finite position"
+    return halo, ""
 
 
 def densest_point(snapshot: Snapshot) -> np.ndarray:

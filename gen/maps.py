@@ -1,9 +1,11 @@
 """Snapshots to map store: what happens to each galaxy, and to a whole campaign of them."""
 
+import contextlib
 import json
 import os
 import resource
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -13,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gen import parallel, store
-from gen.catalogue import Halo, densest_point, find_haloes
+from gen.catalogue import Halo, chosen, densest_point, find_haloes, usable
 from gen.formats import FORMATS, SnapshotError
 from gen.formats.gadget import files_of
 from gen.particles import Galaxy, Particles
@@ -28,6 +30,9 @@ FIELD_OF_VIEW_RE = 6.0
 REACH_RE = 3.0
 #: Ranks that read snapshots at a time unless told otherwise: more make parallel file systems slower.
 READERS = 32
+
+#: Snapshots above this size, with several galaxies, are indexed by one rank before the others read them.
+INDEX_BYTES = 50_000_000
 
 #: What a rank holds while it reads from the file system.
 Reading = Callable[[], AbstractContextManager[None]]
@@ -111,9 +116,13 @@ def map_galaxy(
         "pixel_scale": (2 * half_width / settings.pixels).astype(np.float32),
         "radius": radius,
         "mass": np.stack([total if c == "total" else menc[c] for c in store.COMPONENTS]),
-        "has_gas": np.array(len(galaxy.gas) > 0, dtype=np.uint8),
+        "has_gas": np.array(_is_seen(galaxy.gas), dtype=np.uint8),
         "bulk_velocity": bulk_kms,
     }
+
+
+def _is_seen(tracer: Particles) -> bool:
+    return len(tracer) > 0 and (tracer.weight is None or bool((tracer.weight > 0).any()))
 
 
 class Worker:
@@ -166,8 +175,8 @@ class Worker:
         except Exception as error:  # one strange galaxy must not take the others along
             return None, f"{type(error).__name__}: {error}"
 
-    def _read(self, task: Task, halo: Halo) -> tuple[Galaxy, np.ndarray, float]:
-        """The galaxy, its centre (3,) [kpc] and its aperture [kpc]."""
+    def open(self, task: Task) -> Snapshot:
+        """The task's snapshot, kept open; yt's index of a big one is shared through the store's folder."""
         suite = task.suite
         if self._snapshot is None or self._open != (task.snapshot, suite.name):
             self.close()
@@ -176,19 +185,38 @@ class Worker:
                 suite.format,
                 suite.particles.model_dump(exclude_none=True),
                 suite.units.model_dump(exclude_none=True),
+                suite.tracers,
+                keep=suite.catalogue.format != "none",
+                indexes=self.out / ".indexes",
             )
             self._open = task.snapshot, suite.name
+        return self._snapshot
+
+    def index(self, task: Task, reading: Reading) -> None:
+        """Have the task's snapshot indexed, so that every rank finds its galaxies at once."""
+        with reading(), contextlib.suppress(SnapshotError):  # each of its galaxies will say why
+            self.open(task)
+
+    def _read(self, task: Task, halo: Halo) -> tuple[Galaxy, np.ndarray, float]:
+        """The galaxy, its centre (3,) [kpc] and its aperture [kpc]."""
+        suite, snapshot = task.suite, self.open(task)
         if suite.aperture.kpc is None and halo.r200_kpc is None:
             raise Refused("the catalogue has no R200 for it; give `aperture: {kpc: ...}`")
         radius = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
-        centre = densest_point(self._snapshot) if halo.centre_kpc is None else halo.centre_kpc
-        return self._snapshot.galaxy(centre, radius), centre, radius
+        centre = densest_point(snapshot) if halo.centre_kpc is None else halo.centre_kpc
+        return snapshot.galaxy(centre, radius), centre, radius
 
     def record(self, task: Task, halo: Halo, reading: Reading) -> dict[str, np.ndarray]:
         """Everything the store keeps of one galaxy, status excepted."""
         with reading():
             galaxy, centre, radius = self._read(task, halo)
-        bulk = at_rest(galaxy, task.suite.selection.min_stars)
+        selection = task.suite.selection
+        if galaxy.high_res_fraction < (selection.min_high_res_fraction or 0.0):
+            raise Refused(
+                f"{galaxy.high_res_fraction:.4f} of its dark matter is of high resolution, less than "
+                f"min_high_res_fraction = {selection.min_high_res_fraction:g}"
+            )
+        bulk = at_rest(galaxy, selection.min_stars)
         return {"centre": centre, **map_galaxy(galaxy, task.name, radius, self.settings, bulk)}
 
 
@@ -201,11 +229,11 @@ def list_snapshot(suite: Suite, snapshot: Path) -> list[tuple[str, Halo | None, 
     """(name, halo, problem) of every galaxy in one snapshot, without opening its particles."""
     try:
         units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
-        haloes = find_haloes(suite.catalogue.format, suite.catalogue_path(snapshot), snapshot, units)
+        path = suite.catalogue_path(snapshot)
+        haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
     except (SnapshotError, SuiteError, OSError, ValueError) as error:
         return [(suite.galaxy_name(snapshot, "?"), None, str(error))]
-    chosen = [h for h in haloes if h.n_stars is None or h.n_stars >= suite.selection.min_stars]
-    return [(suite.galaxy_name(snapshot, h.name), h, "") for h in chosen]
+    return [(suite.galaxy_name(snapshot, h.name), *usable(h, path)) for h in haloes]
 
 
 def list_tasks(suite: Suite) -> list[Task]:
@@ -215,7 +243,7 @@ def list_tasks(suite: Suite) -> list[Task]:
         found += [(snapshot, entry) for entry in list_snapshot(suite, snapshot)]
     found = found[: suite.selection.max_galaxies]
     if not found:
-        raise SuiteError(f"suite {suite.name}: its catalogues list no galaxy with min_stars or more")
+        raise SuiteError(f"suite {suite.name}: no galaxy in its catalogues passes `selection`")
     names = [entry[0] for _, entry in found]
     if twice := {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set():
         raise SuiteError(f"suite {suite.name}: two galaxies are called {sorted(twice)[0]}")
@@ -262,6 +290,7 @@ def generate(
             _write_failures(out, reasons)
 
     worker = Worker(out, settings)
+    parallel.share_out(_to_index(batches), worker.index, lambda task, _: None, readers)
     parallel.on_rank_0(lambda: _write_failures(out, reasons))
     parallel.share_out(batches, worker, note, readers)
     worker.close()
@@ -311,11 +340,19 @@ def _batches(plan: list[Task], galaxies_per_shard: int, left_behind: set[str]) -
 
     def cost(tasks: list[Task]) -> tuple[bool, int, str, int, int]:
         suspect = any(f"{t.suite.name}.{t.index}" in left_behind for t in tasks)
-        particles = sum((t.halo.n_stars or 0) if t.halo else 0 for t in tasks)
+        particles = sum((t.halo.n_particles or t.halo.n_stars or 0) if t.halo else 0 for t in tasks)
         biggest = max((t.snapshot for t in tasks), key=lambda path: (bytes_of[path], str(path)))
         return suspect, -bytes_of[biggest], str(biggest), -particles, tasks[0].index
 
     return sorted(batches, key=cost)
+
+
+def _to_index(batches: list[list[Task]]) -> list[Task]:
+    """One task of every big snapshot that several galaxies are to be read from."""
+    waiting = [t for tasks in batches for t in tasks if not t.kept]
+    count = Counter(t.snapshot for t in waiting)
+    first = {t.snapshot: t for t in reversed(waiting)}
+    return [t for path, t in first.items() if count[path] > 1 and snapshot_bytes(path) > INDEX_BYTES]
 
 
 def snapshot_bytes(path: Path) -> int:

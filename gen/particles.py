@@ -23,7 +23,7 @@ class Particles:
     def __len__(self) -> int:
         return len(self.mass_msun)
 
-    def __getitem__(self, mask: np.ndarray) -> "Particles":
+    def __getitem__(self, mask: np.ndarray | slice) -> "Particles":
         support = None if self.support_kpc is None else self.support_kpc[mask]
         weight = None if self.weight is None else self.weight[mask]
         return Particles(self.pos_kpc[mask], self.vel_kms[mask], self.mass_msun[mask], support, weight)
@@ -39,25 +39,37 @@ def empty() -> Particles:
 
 
 def concatenate(parts: list[Particles]) -> Particles:
-    """Several components as one. The kernel supports are kept when every non-empty part has them."""
+    """Several components as one; one alone is not copied.
+
+    The kernel supports are kept when every non-empty part has them; where some parts have
+    weights, the others' are their masses.
+    """
     parts = [p for p in parts if len(p)] or [empty()]
+    if len(parts) == 1:
+        return parts[0]
     supports = [p.support_kpc for p in parts if p.support_kpc is not None]
+    weighted = any(p.weight is not None for p in parts)
     return Particles(
         np.concatenate([p.pos_kpc for p in parts]),
         np.concatenate([p.vel_kms for p in parts]),
         np.concatenate([p.mass_msun for p in parts]),
         np.concatenate(supports) if len(supports) == len(parts) else None,
+        np.concatenate([p.mass_msun if p.weight is None else p.weight for p in parts]) if weighted else None,
     )
 
 
 @dataclass(frozen=True)
 class Galaxy:
-    """One galaxy, centred and at rest: its tracers, its dark matter and its black holes."""
+    """One galaxy, centred and at rest: its tracers, its dark matter and its black holes.
+
+    high_res_fraction is the share of its dark mass that is not a zoom's low-resolution particles.
+    """
 
     stars: Particles
     gas: Particles
     dark: Particles
     black_holes: Particles
+    high_res_fraction: float = 1.0
 
     def components(self) -> dict[str, Particles]:
         """Name -> particles, in the order of the store."""

@@ -1,27 +1,40 @@
 """A snapshot file as plain particle arrays in kpc, km/s and Msun, read through yt."""
 
+import os
+import shutil
 import tempfile
+from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from gen.formats import FORMATS, SnapshotError
+from gen.formats.gadget import files_of
+from gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from gen.particles import Galaxy, Particles, concatenate, empty
+from gen.suite import Tracers
 
 #: Above this many particles a region is selected by yt's index instead of reading everything.
 READ_WHOLE = 200_000
 #: Neighbours whose distance is the kernel support of gas that comes without density.
 NEIGHBOURS = 32
+LIGHT_KMS = 299_792.458
+#: When a particle became a star; AREPO's wind cells, gas in the guise of stars, have none or less than none.
+FORMED = "GFM_StellarFormationTime"
 
 
 class Snapshot:
     """One snapshot, opened in a scratch folder so that yt leaves nothing beside the archive's files.
 
-    components: which particle types make up gas, stars, dark and black_holes; the format's own
-    choice where empty. units: overrides of length_kpc, mass_msun, velocity_kms per code unit,
-    before factors of a and h. Raises SnapshotError with the path and the reason.
+    components: which particle types make up gas, stars, dark and black_holes, and which of the dark
+    ones are low_resolution; the format's own choice where empty. units: overrides of length_kpc,
+    mass_msun, velocity_kms per code unit, before factors of a and h. keep: small snapshots stay in
+    memory for the next galaxy. indexes: folder where yt's index of a snapshot in many chunks is kept
+    for whoever opens it next. Raises SnapshotError with the path and the reason.
     """
 
     def __init__(
@@ -30,30 +43,61 @@ class Snapshot:
         format_name: str,
         components: dict[str, list[str]] | None = None,
         units: dict[str, float] | None = None,
+        tracers: Tracers | None = None,
+        keep: bool = True,
+        indexes: Path | None = None,
     ):
         self.path = path
         self.format = FORMATS[format_name]
+        self.tracers = tracers or Tracers()
         self.components = self.format.components | (components or {})
+        self.low_resolution = self.components.pop("low_resolution", [])
+        self.components["dark"] = list(dict.fromkeys(self.components["dark"] + self.low_resolution))
         self._scratch = tempfile.TemporaryDirectory(prefix="kinmass-")
         try:
-            staged = self.format.stage(path, Path(self._scratch.name))
-            self._ds = self.format.load(staged)
+            self._check_components()
             self.units = self.format.units(path, units or {})
+            self.smoothing = self.format.smoothing(path)
+            staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
+            self._ds = self._load_indexed(staged, indexes)
         except Exception as error:
             self.close()
             text = str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error}"
-            raise SnapshotError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+            raise SnapshotError(text if text.startswith(str(path.parent)) else f"{path}: {text}") from error
         self.fields: dict[str, list[str]] = {}
         for ptype, name in self._ds.field_list:
             self.fields.setdefault(ptype, []).append(name)
         self.counts = {p: int(self._ds.particle_type_counts.get(p, 0)) for p in self.fields}
-        self._cache: dict[str, Particles] = {}
+        self._kept: dict[str, tuple[Particles, Particles]] | None = {} if keep else None
+
+    def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:
+        """The yt dataset, with the index that another process has made of the same files where there is one."""
+        files = files_of(self.path)
+        marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns, version("yt")) for f in files]
+        ours = staged.with_name(f"{staged.name}.ewah")  # where yt reads and writes it
+        shared = (indexes or ours.parent) / f"{blake2b(repr(marks).encode(), digest_size=16).hexdigest()}.ewah"
+        if shared.exists():
+            ours.symlink_to(shared.resolve())
+        ds = self.format.load(staged)
+        if indexes and ours.exists() and not shared.exists():
+            indexes.mkdir(parents=True, exist_ok=True)
+            aside = shared.with_suffix(f".{os.getpid()}.partial")
+            shutil.copyfile(ours, aside)
+            os.replace(aside, shared)
+        return ds
 
     def __enter__(self) -> "Snapshot":
         return self
 
     def __exit__(self, *args: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
+
+    def _check_components(self) -> None:
+        owners: dict[str, str] = {}
+        for name, ptypes in self.components.items():
+            for ptype in ptypes:
+                if owners.setdefault(ptype, name) != name:
+                    raise SnapshotError(f"{ptype} is both {owners[ptype]} and {name}; say in `particles` which it is")
 
     @property
     def frontend(self) -> str:
@@ -62,78 +106,142 @@ class Snapshot:
 
     def close(self) -> None:
         """Forget the data and remove the scratch folder."""
-        self._cache = {}
-        self._ds = None
+        self._kept = self._ds = None
         self._scratch.cleanup()
 
     def galaxy(self, centre_kpc: np.ndarray, radius_kpc: float) -> Galaxy:
         """Every particle within radius_kpc of centre_kpc (3,), across the periodic boundary.
 
-        Positions are relative to the centre, velocities as in the snapshot.
+        Positions are relative to the centre, velocities as in the snapshot. AREPO's wind cells are
+        gas of weight 0: their mass is gas, and no map shows it.
         """
-        parts = {
-            name: [self._sphere(p, centre_kpc, radius_kpc) for p in ptypes] for name, ptypes in self.components.items()
-        }
-        gas = concatenate(parts["gas"])
+        parts: dict[str, list[Particles]] = {name: [] for name in self.components}
+        low = 0.0
+        for name, ptypes in self.components.items():
+            for ptype in ptypes:
+                own, wind = self._sphere(ptype, centre_kpc, radius_kpc)
+                parts[name].append(own)
+                parts["gas"].append(wind)
+                low += float(own.mass_msun.sum()) if ptype in self.low_resolution else 0.0
+        gas = concatenate(parts.pop("gas"))
         if len(gas) and gas.support_kpc is None:
             near, _ = cKDTree(gas.pos_kpc).query(gas.pos_kpc, k=min(NEIGHBOURS, len(gas)))
-            gas = Particles(gas.pos_kpc, gas.vel_kms, gas.mass_msun, near.reshape(len(gas), -1)[:, -1])
-        rest = {name: concatenate(parts[name]) for name in ("stars", "dark", "black_holes")}
-        return Galaxy(gas=gas, **rest)
+            gas = Particles(gas.pos_kpc, gas.vel_kms, gas.mass_msun, near.reshape(len(gas), -1)[:, -1], gas.weight)
+        rest = {name: concatenate(parts.pop(name)) for name in list(parts)}
+        dark = float(rest["dark"].mass_msun.sum())
+        return Galaxy(gas=gas, **rest, high_res_fraction=1 - low / dark if dark else 1.0)
 
     def everything(self, component: str) -> Particles:
         """All particles of a component at their positions in the box."""
-        return concatenate([self._read(p, self._ds.all_data()) for p in self.components[component]])
+        found = [self._read(ptype, self._ds.all_data())[0] for ptype in self.components[component]]
+        if component == "gas":
+            windy = [p for p in self.components["stars"] if FORMED in self.fields.get(p, [])]
+            found += [self._read(ptype, self._ds.all_data())[1] for ptype in windy]
+        return concatenate(found)
 
     def wrap(self, offset_kpc: np.ndarray) -> np.ndarray:
         """The shortest periodic images of offsets (..., 3)."""
         box = self.units.box_kpc
         return offset_kpc if box is None else offset_kpc - box * np.round(offset_kpc / box)
 
-    def _sphere(self, ptype: str, centre_kpc: np.ndarray, radius_kpc: float) -> Particles:
+    def _sphere(self, ptype: str, centre_kpc: np.ndarray, radius_kpc: float) -> tuple[Particles, Particles]:
+        """Particles of one type relative to the centre: its own, and the wind among them."""
         if self.counts.get(ptype, 0) == 0:
-            return empty()
-        if sum(self.counts.values()) <= READ_WHOLE:
-            if ptype not in self._cache:
-                self._cache[ptype] = self._read(ptype, self._ds.all_data())
-            p = self._cache[ptype]
-        else:
-            length = self.units.length_kpc
-            # A percent more than asked for: yt's selection works in its own rounding.
-            region = self._ds.sphere(
+            return empty(), empty()
+        whole = sum(self.counts.values()) <= READ_WHOLE
+        if whole and self._kept is not None:
+            if ptype not in self._kept:
+                self._kept[ptype] = self._read(ptype, self._ds.all_data())
+            own, wind = (self._cut(p, centre_kpc, radius_kpc) for p in self._kept[ptype])
+            return own, wind
+        length = self.units.length_kpc
+        # A percent more than asked for: yt's selection works in its own rounding.
+        region = (
+            self._ds.all_data()
+            if whole
+            else self._ds.sphere(
                 self._ds.arr(np.asarray(centre_kpc) / length, "code_length"),
                 (1.01 * radius_kpc / length, "code_length"),
             )
-            p = self._read(ptype, region)
-        offset = self.wrap(p.pos_kpc - centre_kpc)
-        inside = np.einsum("ij,ij->i", offset, offset) <= radius_kpc**2
-        return Particles(offset, p.vel_kms, p.mass_msun, p.support_kpc)[inside]
+        )
+        own, wind = (self._cut(p, centre_kpc, radius_kpc, in_place=True) for p in self._read(ptype, region))
+        return own, wind
 
-    def _read(self, ptype: str, region: object) -> Particles:
-        def field(name: str) -> np.ndarray:
+    def _cut(self, p: Particles, centre_kpc: np.ndarray, radius_kpc: float, in_place: bool = False) -> Particles:
+        """Those within the radius, relative to the centre; in_place spends p's own positions on it."""
+        offset = np.subtract(p.pos_kpc, centre_kpc, out=p.pos_kpc if in_place else None)
+        for axis in offset.T:  # one at a time: no further copy of all positions
+            axis[:] = self.wrap(axis)
+        inside = np.einsum("ij,ij->i", offset, offset) <= radius_kpc**2
+        p = Particles(offset, p.vel_kms, p.mass_msun, p.support_kpc, p.weight)
+        return p if in_place and inside.all() else p[inside]
+
+    def _read(self, ptype: str, region: Any) -> tuple[Particles, Particles]:
+        """Particles of one type in a region, in their box: its own, and the wind among them.
+
+        Raises SnapshotError for a field that is missing or holds what no galaxy can.
+        """
+        if self.counts.get(ptype, 0) == 0:
+            return empty(), empty()
+        units, fields = self.units, self.fields[ptype]
+
+        def field(name: str, unit: float = 1.0) -> np.ndarray:
             try:
-                values = np.asarray(region[ptype, name].d, dtype=np.float64)  # type: ignore[index]
+                values = np.asarray(region[ptype, name].d, dtype=np.float64)
             except Exception as error:
                 raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({error})") from error
+            region.clear_data()  # the array is ours alone
             if not np.isfinite(values).all():
-                raise SnapshotError(f"{self.path}: NaN or infinite values in {ptype}/{name}")
+                raise SnapshotError(f"{self.path}: NaN or infinite values in {ptype}/{name}; is the file damaged?")
+            values *= unit
             return values
 
-        if self.counts.get(ptype, 0) == 0:
-            return empty()
-        form, units, fields = self.format, self.units, self.fields[ptype]
-        mass = field(form.mass)
-        if np.any(mass < 0):
-            raise SnapshotError(f"{self.path}: negative masses in {ptype}/{form.mass}")
-        support = None
-        if ptype in self.components["gas"]:
-            if form.smoothing in fields:
-                support = field(form.smoothing) * units.length_kpc
-            elif form.density in fields and np.all((density := field(form.density)) > 0):
-                support = form.support(mass, density) * units.length_kpc
-        return Particles(
-            field(form.position) * units.length_kpc,
-            field(form.velocity) * units.velocity_kms,
-            mass * units.mass_msun,
-            support,
-        )
+        def refuse(problem: str, name: str, hint: str) -> None:
+            raise SnapshotError(f"{self.path}: {problem} in {ptype}/{name}; {hint}")
+
+        pos = field("Coordinates", units.length_kpc)
+        box = units.box_kpc
+        if box and len(pos) and max(units.corner_kpc - box - pos.min(), pos.max() - units.corner_kpc - 2 * box) > 0:
+            refuse("positions more than a box outside the box", "Coordinates", "check BoxSize and the length unit")
+        vel = field("Velocities", units.velocity_kms)
+        if len(vel) and max(vel.max(), -vel.min()) > LIGHT_KMS:
+            refuse("speeds beyond that of light", "Velocities", "check the velocity unit, or is the file damaged?")
+        mass = field(self.format.mass, units.mass_msun)
+        if mass.min(initial=0.0) < 0:
+            refuse("negative masses", self.format.mass, "is the file damaged?")
+        if len(mass) and mass.max() == 0:
+            refuse("only zeros", self.format.mass, "check the field, or leave this type out of `particles`")
+        try:
+            support = self._support(field, fields, mass) if ptype in self.components["gas"] else None
+            weight = self._weight(ptype, field, fields, mass)
+        except SnapshotError as error:
+            raise error if str(self.path) in str(error) else SnapshotError(f"{self.path}: {ptype}: {error}") from error
+        own = Particles(pos, vel, mass, support, weight)
+        if ptype not in self.components["stars"] or FORMED not in fields:
+            return own, empty()
+        star = field(FORMED) > 0
+        if star.all():
+            return own, empty()
+        wind, none = own[~star], np.zeros(np.count_nonzero(~star))
+        return own[star], Particles(wind.pos_kpc, wind.vel_kms, wind.mass_msun, none, none)
+
+    def _support(self, field: Any, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
+        """Kernel support (N,) [kpc] of gas, None where the file holds nothing it follows from."""
+        if self.smoothing.factor is not None and "SmoothingLength" in fields:
+            return np.asarray(field("SmoothingLength", self.smoothing.factor * self.units.length_kpc))
+        if "Density" in fields and np.all((density := field("Density")) > 0):
+            return self.smoothing.from_density(mass / self.units.mass_msun, density) * self.units.length_kpc
+        return None
+
+    def _weight(self, ptype: str, field: Any, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
+        """What maps weigh these particles by (N,), None for their mass."""
+        tracers = self.tracers
+        if ptype in self.components["gas"] and tracers.gas == "cold":
+            return mass * is_cold(fields, field, self.units.energy_kms2, tracers.cold_below_k)
+        if ptype in self.components["gas"] and tracers.gas == "hi":
+            return mass * neutral_fraction(fields, field)
+        if ptype in self.components["stars"] and tracers.light_field is not None:
+            if "Light" not in fields:
+                raise SnapshotError(f"no dataset for `light_field: {tracers.light_field}`; name one that it has")
+            return luminosity(field("Light"), tracers.light_field)
+        return None

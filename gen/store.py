@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from gen.profile import N_RADII
 from gen.projection import CHANNELS
@@ -144,7 +144,7 @@ def create_suite(
             shards=(packed, *shape[1:]) if packed > 1 else None,
             dtype=spec.dtype,
             fill_value=spec.fill,
-            compressors=ZstdCodec(level=0, checksum=True),  # a flipped bit is an error, not a number
+            compressors=(ZstdCodec(level=0), Crc32cCodec()),  # a flipped bit is an error, not a number
             dimension_names=spec.dims,
             attributes={"units": spec.units, "long_name": spec.meaning},
             config={"write_empty_chunks": True},

@@ -2,12 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 from gen.formats import FORMATS
+from gen.yamlfile import read_checked
 
 
 class SuiteError(ValueError):
@@ -21,7 +21,7 @@ class _Section(BaseModel):
 class Catalogue(_Section):
     """Where the galaxies are. `path` may use {name}, {stem} and {number} (the last digits) of the snapshot's file."""
 
-    format: Literal["ahf", "subfind", "table", "none"] = "none"
+    format: Literal["ahf", "subfind", "eagle_subfind", "caesar", "rockstar", "table", "none"] = "none"
     path: str | None = None
 
     @model_validator(mode="after")
@@ -32,20 +32,47 @@ class Catalogue(_Section):
 
 
 class Components(_Section):
-    """Particle types of each component; the format's own choice where left out."""
+    """Particle types of each component; the format's own choice where left out.
+
+    low_resolution: types that fill the surroundings of a zoom. They count as dark matter, and each
+    galaxy knows the share of its dark mass that is not theirs.
+    """
 
     gas: list[str] | None = None
     stars: list[str] | None = None
     dark: list[str] | None = None
     black_holes: list[str] | None = None
+    low_resolution: list[str] | None = None
 
 
 class Units(_Section):
-    """Worth of one code unit where the file does not say, before factors of a and h."""
+    """Worth of one code unit where the file does not say or says it wrongly, before factors of a and h."""
 
     length_kpc: PositiveFloat | None = None
     mass_msun: PositiveFloat | None = None
     velocity_kms: PositiveFloat | None = None
+
+
+class Tracers(_Section):
+    """What the maps weigh particles by; the true masses are those of all particles in any case.
+
+    gas: `all` by mass, `cold` the mass of gas below cold_below_k or forming stars, `hi` the neutral
+    hydrogen. 2e4 K lies between the warm phase held near 1e4 K by hydrogen cooling and gas that is
+    on its way to 1e5 K and more, where gas cools fastest and little of it stays.
+    stars: `mass`, or `light` of light_field: a dataset of luminosities, `Name` or `Name[column]`;
+    columns of GFM_StellarPhotometrics (U, B, V, K, g, r, i, z) are magnitudes.
+    """
+
+    gas: Literal["all", "cold", "hi"] = "all"
+    cold_below_k: PositiveFloat = 2e4
+    stars: Literal["mass", "light"] = "mass"
+    light_field: str | None = None
+
+    @model_validator(mode="after")
+    def _light_goes_with_its_field(self) -> "Tracers":
+        if (self.stars == "light") != (self.light_field is not None):
+            raise ValueError("`light_field` goes with `stars: light`, and with nothing else")
+        return self
 
 
 class Aperture(_Section):
@@ -61,11 +88,28 @@ class Aperture(_Section):
         return self
 
 
+#: [lowest, highest]; an end that is null is open.
+Range = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None], Field(min_length=2, max_length=2)]
+
+
 class Selection(_Section):
-    """Which galaxies are mapped."""
+    """Which galaxies are mapped. A bound of a range may be null."""
 
     min_stars: int = Field(default=200, ge=1)
     max_galaxies: int | None = Field(default=None, ge=1)
+    which: Literal["central", "satellite", "all"] = "central"
+    stellar_mass_msun: Range | None = None
+    halo_mass_msun: Range | None = None
+    min_particles: int | None = Field(default=None, ge=1)
+    min_high_res_fraction: float | None = Field(default=None, ge=0, le=1)
+
+    @field_validator("stellar_mass_msun", "halo_mass_msun")
+    @classmethod
+    def _low_before_high(cls, limits: Range | None) -> Range | None:
+        low, high = limits or (None, None)
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"the lower bound comes first, not {low:g} before {high:g}")
+        return limits
 
 
 class Suite(_Section):
@@ -77,6 +121,7 @@ class Suite(_Section):
     catalogue: Catalogue = Catalogue()
     particles: Components = Components()
     units: Units = Units()
+    tracers: Tracers = Tracers()
     aperture: Aperture
     selection: Selection = Selection()
     lineage: str | None = None  # regular expression on a galaxy's name; what it finds names the galaxy's history
@@ -125,11 +170,19 @@ class Suite(_Section):
         if self.catalogue.path is None:
             return None
         stem = snapshot.name.rsplit(".", 1)[0]
-        digits = re.findall(r"\d+", stem)
+        # snap_099.0.hdf5 is the first file of snapshot 099.
+        digits = re.findall(r"\d+", re.sub(r"\.0\.(hdf5|h5)$", "", snapshot.name).removesuffix(snapshot.suffix))
         number = digits[-1] if digits else ""
-        pattern = self.catalogue.path.format(stem=stem, name=snapshot.name, number=number)
+        try:
+            pattern = self.catalogue.path.format(stem=stem, name=snapshot.name, number=number)
+        except (KeyError, IndexError, ValueError) as error:
+            raise SuiteError(
+                f"suite {self.name}: catalogue path {self.catalogue.path!r} may use {{name}}, {{stem}}, {{number}}"
+            ) from error
         for folder in (snapshot.parent, self.root):
-            found = sorted(folder.glob(pattern))
+            found = sorted(p for p in folder.glob(pattern) if p.is_file())
+            if len(found) > 1:
+                raise SuiteError(f"{snapshot}: {len(found)} files match {pattern} in {folder}; say which by `path`")
             if found:
                 return found[0]
         raise SuiteError(f"{snapshot}: no catalogue {pattern} beside it or in {self.root}")
@@ -143,33 +196,7 @@ class Suite(_Section):
 def load_suite(path: Path, root: Path | None = None) -> Suite:
     """Read and check a suite file; `root` overrides its own. Raises SuiteError naming the key that is wrong."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise SuiteError(f"{path}: not valid YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise SuiteError(f"{path}: a suite file is a list of `key: value`; known keys: {known_keys(Suite)}")
-    try:
-        suite = Suite(**{str(k): v for k, v in content.items()})
-    except ValidationError as error:
-        raise SuiteError("\n".join(_sentence(path, problem) for problem in error.errors())) from error
+        suite = read_checked(path, Suite)
+    except ValueError as error:
+        raise SuiteError(str(error)) from error
     return suite.model_copy(update={"root": root or path.resolve().parent / suite.root})
-
-
-def known_keys(model: type[BaseModel]) -> str:
-    """The keys of a section, for messages."""
-    return ", ".join(model.model_fields)
-
-
-def _sentence(path: Path, problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    section: Any = Suite
-    for part in problem["loc"][:-1]:
-        if isinstance(part, str) and part in getattr(section, "model_fields", {}):
-            section = section.model_fields[part].annotation
-    if problem["type"] == "extra_forbidden":
-        return f"{path}: unknown key `{where}`; known keys: {known_keys(section)}"
-    if problem["type"] == "missing":
-        return f"{path}: key `{where}` is missing; known keys: {known_keys(section)}"
-    return f"{path}: `{where or 'suite'}`: {problem['msg']}"

@@ -1,20 +1,31 @@
-"""The three archive layouts: what was written comes back, in kpc, km/s and Msun, at z > 0 too."""
+"""The archives' layouts: what was written comes back, in kpc, km/s and Msun, at z > 0 too."""
 
 import os
 import re
 import shutil
+import tracemalloc
+from collections.abc import Callable
+from math import comb
 from pathlib import Path
 
 import h5py
+import layouts
 import numpy as np
 import pytest
-from conftest import command
+import yaml
+from astropy.constants import k_B, m_p
+from conftest import ROOT, command
 
 from gen.catalogue import find_haloes
+from gen.check import guess_format
+from gen.constants import KPC_CM
 from gen.formats import FORMATS, SnapshotError, gadget, tipsy
+from gen.formats.smoothing import KERNEL_GAMMA, SMOOTHING, as_markdown
+from gen.maps import centred
 from gen.mock.suites import make_galaxy
 from gen.particles import Galaxy
 from gen.snapshot import Snapshot
+from gen.suite import Suite, Tracers
 
 A, H = 0.6, 0.7
 VELOCITY = np.array([300.0, -150.0, 80.0])
@@ -166,3 +177,413 @@ def test_check_says_what_is_there_and_what_is_not(galaxy, tmp_path):
     for words in ("ArepoHDF5Dataset", "z = 0.6667", "4000 kpc", "800 particles of PartType4", "gas maps will be empty"):
         assert words in said
     assert command("gen", "check", tmp_path / "nothing.hdf5", check=False).returncode == 2
+
+
+ARCHIVES = {
+    "eagle": ("eagle", layouts.eagle),
+    "tng": ("arepo", layouts.tng),
+    "auriga": ("arepo", layouts.auriga),
+    "fire": ("gizmo", layouts.fire),
+    "gizmo_2020": ("gizmo", layouts.gizmo_2020),
+    "gadget4": ("gadget", layouts.gadget4),
+    "simba": ("simba", layouts.simba),
+    "swift": ("swift", layouts.swift),
+}
+CORNER = np.zeros(3)
+
+
+def assert_same(found: Galaxy, written: Galaxy) -> None:
+    """To float32's precision; particles keep their order."""
+    for name, p in written.components().items():
+        read = found.components()[name]
+        assert len(read) == len(p), name
+        np.testing.assert_allclose(read.pos_kpc, p.pos_kpc, atol=1e-5)
+        np.testing.assert_allclose(read.vel_kms, p.vel_kms, rtol=1e-6, atol=1e-4)
+        np.testing.assert_allclose(read.mass_msun, p.mass_msun, rtol=1e-6)
+    np.testing.assert_allclose(found.gas.support_kpc, written.gas.support_kpc, rtol=2e-6)
+
+
+@pytest.mark.parametrize("archive", ARCHIVES)
+@pytest.mark.parametrize("files", [1, 3])
+def test_an_archives_true_layout_gives_back_the_particles(archive, files, tmp_path):
+    """Around the corner of the periodic box, at a = 0.6 and h = 0.7."""
+    form, layout = ARCHIVES[archive]
+    written = layouts.galaxy()
+    path = layout(tmp_path / "snap_028.hdf5", written, files)
+    assert guess_format(path) == form
+    with Snapshot(path, form, {"dark": ["PartType1"]}) as snapshot:
+        assert snapshot.units.box_kpc == pytest.approx(layouts.BOX)
+        assert (snapshot.units.scale_factor, snapshot.units.hubble) == pytest.approx((layouts.A, layouts.H))
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+        assert len(snapshot.galaxy(CORNER + layouts.BOX / 2, 100.0).stars) == 0
+        assert_same(snapshot.galaxy(CORNER + layouts.BOX, 100.0), written)
+
+
+@pytest.mark.parametrize("archive", ARCHIVES)
+def test_without_their_datasets_words_groups_and_the_formats_default_say_the_same(archive, tmp_path):
+    form, layout = ARCHIVES[archive]
+    written = layouts.galaxy()
+    path = layout(tmp_path / "snap.hdf5", written)
+
+    def strip(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            for attribute in list(item.attrs):
+                del item.attrs[attribute]
+
+    edit(path, lambda file: file.visititems(strip))
+    with Snapshot(path, form, {"dark": ["PartType1"]}) as snapshot:
+        assert "attributes" not in snapshot.units.source
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
+def test_swifts_virtual_snapshot_is_whole_or_refused(tmp_path):
+    written = layouts.galaxy()
+    path = layouts.swift_virtual(tmp_path / "snap_028.hdf5", written)
+    with Snapshot(path, "swift", tracers=Tracers(gas="hi")) as snapshot:
+        found = snapshot.galaxy(CORNER, 100.0)
+        assert_same(found, written)
+    shares = np.concatenate([np.linspace(0, 1, 3 * n).reshape(-1, 3)[:, 1] for n in (14, 13, 13)])
+    np.testing.assert_allclose(found.gas.weight, 0.7 * shares * written.gas.mass_msun, rtol=1e-6)
+    (tmp_path / "snap_028.1.hdf5").unlink()
+    with pytest.raises(SnapshotError, match=r"snap_028\.1\.hdf5, which is not beside it"):
+        Snapshot(path, "swift")
+
+
+def test_virtual_files_elsewhere_are_found_from_a_linked_snapshot(tmp_path):
+    written = layouts.galaxy()
+    (tmp_path / "archive").mkdir()
+    path = layouts.swift_virtual(tmp_path / "archive" / "snap_028.hdf5", written)
+    (tmp_path / "mine.hdf5").symlink_to(path)
+    with Snapshot(tmp_path / "mine.hdf5", "swift") as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
+def test_swifts_kernel_decides_the_support(tmp_path):
+    written = layouts.galaxy()
+    path = layouts.swift(tmp_path / "s.hdf5", written, kernel="Wendland C2")
+    with Snapshot(path, "swift") as snapshot:
+        ratio = snapshot.galaxy(CORNER, 100.0).gas.support_kpc / written.gas.support_kpc
+    np.testing.assert_allclose(ratio, KERNEL_GAMMA["Wendland C2"] / KERNEL_GAMMA["Quartic spline (M5)"], rtol=1e-6)
+    with pytest.raises(SnapshotError, match="unknown kernel 'Top hat'"):
+        Snapshot(layouts.swift(tmp_path / "t.hdf5", written, kernel="Top hat"), "swift")
+
+
+def splines(n: int, x: np.ndarray) -> np.ndarray:
+    """The B-splines M_n in q = r / H: cubic M4, quartic M5, quintic M6, not normalised."""
+    half = n / 2
+    terms = [(-1) ** k * comb(n, k) * np.maximum(half - k - half * x, 0) ** (n - 1) for k in range(n)]
+    return np.sum([t for k, t in enumerate(terms) if k < half], axis=0)
+
+
+KERNELS = {
+    "Cubic spline (M4)": lambda q: splines(4, q),
+    "Quartic spline (M5)": lambda q: splines(5, q),
+    "Quintic spline (M6)": lambda q: splines(6, q),
+    "Wendland C2": lambda q: (1 - q) ** 4 * (1 + 4 * q),
+    "Wendland C4": lambda q: (1 - q) ** 6 * (1 + 6 * q + 35 / 3 * q**2),
+    "Wendland C6": lambda q: (1 - q) ** 8 * (1 + 8 * q + 25 * q**2 + 32 * q**3),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNEL_GAMMA)
+def test_a_kernels_support_is_gamma_times_twice_its_standard_deviation(kernel):
+    """Dehnen & Aly 2012, eq. 8: h = 2 sigma, sigma^2 = 1/3 of the mean r^2."""
+    q, w = np.polynomial.legendre.leggauss(400)
+    q, w = (q + 1) / 2, w * KERNELS[kernel]((q + 1) / 2)
+    sigma = np.sqrt((w * q**4).sum() / (w * q**2).sum() / 3)
+    assert 1 / (2 * sigma) == pytest.approx(KERNEL_GAMMA[kernel], rel=1e-6)
+
+
+def test_stored_lengths_and_densities_give_one_support(tmp_path):
+    """SWIFT's fallback is its own definition of h: rho h^3 = m eta^3."""
+    written = layouts.galaxy()
+    path = layouts.swift(tmp_path / "s.hdf5", written)
+    with h5py.File(path, "r+") as file:
+        del file["PartType0/SmoothingLengths"]
+    with Snapshot(path, "swift") as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
+def test_the_docs_show_the_table_of_smoothing_lengths():
+    assert as_markdown() in (ROOT / "docs" / "generation.md").read_text()
+    assert SMOOTHING.keys() == FORMATS.keys()
+
+
+def edit(path: Path, change: Callable[[h5py.File], None]) -> Path:
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def set_attrs(**attrs: object) -> Callable[[h5py.File], None]:
+    return lambda file: file["Header"].attrs.update(attrs)
+
+
+HARMLESS = {
+    "one-element arrays": lambda f: f["Header"].attrs.update(
+        {k: np.ravel(f["Header"].attrs[k]) for k in ("BoxSize", "Time", "Redshift", "HubbleParam", "OmegaLambda")}
+    ),
+    "no MassTable": lambda f: f["Header"].attrs.pop("MassTable"),
+    "no NumFilesPerSnapshot": lambda f: f["Header"].attrs.pop("NumFilesPerSnapshot"),
+    "NumFilesPerSnapshot of the whole": set_attrs(NumFilesPerSnapshot=448),
+    "NumPart of the whole": set_attrs(NumPart_ThisFile=[9, 9, 0, 0, 9, 0], NumPart_Total=[99, 9, 0, 0, 9, 0]),
+    "BoxSize as a vector": set_attrs(BoxSize=np.full(3, layouts.BOX / layouts.KPC_H)),
+    "Time not set": set_attrs(Time=0.0),
+    "MassTable beside Masses": set_attrs(MassTable=np.ones(6)),
+}
+
+
+@pytest.mark.parametrize("trap", HARMLESS)
+def test_odd_headers_of_cutouts_change_nothing(trap, tmp_path):
+    written = layouts.galaxy()
+    path = edit(layouts.fire(tmp_path / "cutout.hdf5", written), HARMLESS[trap])
+    with Snapshot(path, "gizmo") as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
+def test_a_cutout_named_like_a_first_file_is_whole(tmp_path):
+    written = layouts.galaxy()
+    path = edit(layouts.fire(tmp_path / "cutout.0.hdf5", written), set_attrs(NumFilesPerSnapshot=448))
+    with Snapshot(path, "gizmo") as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
+@pytest.mark.parametrize("gone", ["1", "2", "12"])
+def test_a_missing_file_is_named(gone, tmp_path):
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy(), files=3)
+    for number in gone:
+        (tmp_path / f"snap.{number}.hdf5").unlink()
+    with pytest.raises(SnapshotError, match=f"file number {gone[0]} of this snapshot is missing"):
+        Snapshot(path, "gizmo")
+
+
+def test_only_the_first_file_stands_for_a_snapshot(tmp_path):
+    layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy(), files=3)
+    with pytest.raises(SnapshotError, match="not the first file"):
+        Snapshot(tmp_path / "snap.2.hdf5", "gizmo")
+
+
+def put(field: str, value: object, row: object = 3) -> Callable[[h5py.File], None]:
+    return lambda file: file[field].__setitem__(row, value)
+
+
+REFUSED = {
+    "unequal BoxSize": (set_attrs(BoxSize=[100.0, 100.0, 50.0]), "unequal sides"),
+    "a disagrees": (set_attrs(Time=0.5), "contradicts itself.*Time a = 0.5, Redshift a = 0.6"),
+    "a negative": (set_attrs(Redshift=-2.0, Time=-2.0), "scale factor a = -2"),
+    "a enormous": (set_attrs(Redshift=-0.99, Time=100.0), "scale factor a = 100"),
+    "a not a number": (set_attrs(Redshift=np.nan, Time=np.nan), "contradicts itself|scale factor a = nan"),
+    "h tiny": (set_attrs(HubbleParam=0.007), "h = 0.007"),
+    "h in km/s/Mpc": (set_attrs(HubbleParam=70.0), "h = 70"),
+    "faster than light": (put("PartType4/Velocities", 1e6), "speeds beyond that of light in PartType4/Velocities"),
+    "negative mass": (put("PartType1/Masses", -1.0), "negative masses in PartType1/Masses"),
+    "massless": (put("PartType1/Masses", 0.0, ...), "only zeros in PartType1/Masses"),
+    "far outside": (put("PartType4/Coordinates", 3e4), "more than a box outside the box in PartType4/Coordinates"),
+    "smoothing length": (put("PartType0/SmoothingLength", np.inf), "NaN or infinite values in PartType0/Smoothing"),
+    "no mass at all": (lambda f: f["PartType4"].pop("Masses"), "PartType4 has neither Masses nor a MassTable entry"),
+    "short field": (
+        lambda f: (f["PartType0"].pop("SmoothingLength"), f["PartType0"].create_dataset("SmoothingLength", data=[1.0])),
+        "1 rows for 40 particles",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_what_cannot_be_is_refused_by_name(fault, tmp_path):
+    change, words = REFUSED[fault]
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), change)
+    with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}.*({words})"), Snapshot(path, "gizmo") as snapshot:
+        snapshot.galaxy(CORNER, 100.0)
+
+
+def test_units_come_from_the_suite_then_datasets_then_groups_then_the_format(tmp_path):
+    path = layouts.eagle(tmp_path / "snap.hdf5", layouts.galaxy())
+    eagle = FORMATS["eagle"]
+
+    def length(given: dict[str, float]) -> float:
+        return eagle.units(path, given).length_kpc * layouts.H / layouts.A
+
+    assert length({"length_kpc": 5.0}) == pytest.approx(5)
+    assert eagle.units(path, {"length_kpc": 5.0}).mass_msun == pytest.approx(layouts.MASS_H)
+    set_units = {"UnitLength_in_cm": 7 * KPC_CM, "UnitMass_in_g": 2e43, "UnitVelocity_in_cm_per_s": 1e5}
+    edit(path, lambda f: f.create_group("Units").attrs.update(set_units))
+    assert length({}) == pytest.approx(1000)
+    edit(path, lambda f: [f[f"PartType{i}/Coordinates"].attrs.update(CGSConversionFactor=np.nan) for i in (0, 1, 4)])
+    assert length({}) == pytest.approx(7)
+    edit(path, lambda f: f.pop("Units"))
+    assert length({}) == pytest.approx(1000)
+    assert "assumed Mpc/h" in eagle.units(path, {}).source
+    assert FORMATS["gadget"].units(path, {}).length_kpc == pytest.approx(layouts.KPC_H)
+
+
+def test_datasets_that_disagree_on_units_are_refused(tmp_path):
+    path = layouts.eagle(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda f: f["PartType4/Coordinates"].attrs.update(CGSConversionFactor=3.085678e21))
+    with pytest.raises(SnapshotError, match="PartType4/Coordinates and /PartType0/Coordinates claim different units"):
+        FORMATS["eagle"].units(path, {})
+
+
+def test_a_run_without_expansion_stays_at_a_of_one(tmp_path):
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), set_attrs(OmegaLambda=0.0, Time=3.7))
+    assert FORMATS["gizmo"].units(path, {}).scale_factor == 1
+    path = layouts.swift(tmp_path / "swift.hdf5", layouts.galaxy())
+    edit(path, lambda f: f["Cosmology"].attrs.update({"Cosmological run": [0]}))
+    units = FORMATS["swift"].units(path, {})
+    assert (units.scale_factor, units.hubble, units.length_kpc) == pytest.approx((1, 1, 1000))
+
+
+def test_wind_is_gas_that_no_map_shows(tmp_path):
+    written = layouts.galaxy()
+    path = edit(layouts.tng(tmp_path / "snap.hdf5", written), put("PartType4/GFM_StellarFormationTime", -0.1, slice(7)))
+    with Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
+        found = snapshot.galaxy(CORNER, 100.0)
+        assert len(snapshot.everything("gas")) == 47
+        assert len(snapshot.everything("stars")) == 33
+    np.testing.assert_allclose(found.stars.mass_msun, written.stars.mass_msun[7:], rtol=1e-6)
+    np.testing.assert_allclose(found.gas.mass_msun[40:], written.stars.mass_msun[:7], rtol=1e-6)
+    np.testing.assert_array_equal(found.gas.weight, np.where(np.arange(47) < 40, found.gas.mass_msun, 0))
+
+
+@pytest.mark.parametrize("archive", ["eagle", "tng", "swift"])
+def test_cold_gas_weighs_its_mass_and_hot_gas_nothing(archive, tmp_path):
+    form, layout = ARCHIVES[archive]
+    written = layouts.galaxy()
+    path = layout(tmp_path / "snap.hdf5", written)
+    kelvin = np.geomspace(1e3, 1e6, 40)
+    if archive == "tng":  # ionised: mu = 4 / (3 + 5 X) = 0.588; u in (km/s)^2
+        kelvin = 2 / 3 * np.geomspace(10, 1e5, 40) * 0.58823529 * m_p.value * 1e6 / k_B.value
+    assert 5 < (kelvin < 2e4).sum() < 35
+    forming = 39
+    rate = "PartType0/StarFormationRate" + ("s" if archive == "swift" else "")
+    edit(path, put(rate, 1.0, forming))
+    with Snapshot(path, form, {"dark": ["PartType1"]}, tracers=Tracers(gas="cold")) as snapshot:
+        gas = snapshot.galaxy(CORNER, 100.0).gas
+    np.testing.assert_allclose(gas.mass_msun, written.gas.mass_msun, rtol=1e-6)
+    np.testing.assert_array_equal(gas.weight, gas.mass_msun * ((kelvin < 2e4) | (np.arange(40) == forming)))
+
+
+def test_temperature_in_tipsy(galaxy, tmp_path):
+    write(tmp_path / "snap.tipsy", "tipsy", galaxy, CENTRES["middle"])
+    for below, seen in ((9e3, 0.0), (1.1e4, 1.0)):  # the mocks' gas has 1e4 K
+        with Snapshot(tmp_path / "snap.tipsy", "tipsy", tracers=Tracers(gas="cold", cold_below_k=below)) as snapshot:
+            gas = snapshot.galaxy(CENTRES["middle"], 600.0).gas
+        np.testing.assert_array_equal(gas.weight, seen * gas.mass_msun)
+
+
+@pytest.mark.parametrize("archive", ["tng", "fire"])
+def test_neutral_hydrogen_weighs_its_mass(archive, tmp_path):
+    form, layout = ARCHIVES[archive]
+    path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
+    with Snapshot(path, form, {"dark": ["PartType1"]}, tracers=Tracers(gas="hi")) as snapshot:
+        gas = snapshot.galaxy(CORNER, 100.0).gas
+    np.testing.assert_allclose(gas.weight, 0.76 * np.linspace(0, 1, 40) * gas.mass_msun, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("archive", "field", "light"),
+    [
+        ("tng", "GFM_StellarPhotometrics[r]", 10 ** (-0.4 * np.linspace(-8, -2, 320).reshape(40, 8)[:, 5])),
+        ("tng", "GFM_StellarPhotometrics[5]", 10 ** (-0.4 * np.linspace(-8, -2, 320).reshape(40, 8)[:, 5])),
+        ("swift", "Luminosities[GAMA_r]", np.linspace(1, 2, 80).reshape(40, 2)[:, 1]),
+        ("tng", "GFM_StellarFormationTime", np.full(40, 0.3)),
+    ],
+)
+def test_starlight_weighs_stars(archive, field, light, tmp_path):
+    form, layout = ARCHIVES[archive]
+    path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
+    tracers = Tracers(stars="light", light_field=field)
+    with Snapshot(path, form, {"dark": ["PartType1"]}, tracers=tracers) as snapshot:
+        found = snapshot.galaxy(CORNER, 100.0)
+    np.testing.assert_allclose(found.stars.weight, light, rtol=1e-6)
+    assert found.gas.weight is None
+
+
+@pytest.mark.parametrize(
+    ("archive", "tracers", "words"),
+    [
+        ("eagle", Tracers(gas="hi"), "`gas: hi` needs NeutralHydrogenAbundance"),
+        ("fire", Tracers(stars="light", light_field="Brightness"), "no dataset for `light_field: Brightness`"),
+        (
+            "tng",
+            Tracers(stars="light", light_field="GFM_StellarPhotometrics[u]"),
+            "no column u.*U, B, V, K, g, r, i, z",
+        ),
+        ("swift", Tracers(stars="light", light_field="Luminosities[2]"), "no column 2.*GAMA_g, GAMA_r"),
+    ],
+)
+def test_a_tracer_without_its_field_says_which(archive, tracers, words, tmp_path):
+    form, layout = ARCHIVES[archive]
+    path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
+    with (
+        pytest.raises(SnapshotError, match=f"{re.escape(str(path))}.*{words}"),
+        Snapshot(path, form, {"dark": ["PartType1"]}, tracers=tracers) as snapshot,
+    ):
+        snapshot.galaxy(CORNER, 100.0)
+
+
+def test_cold_gas_needs_a_temperature(tmp_path):
+    path = edit(layouts.fire(tmp_path / "s.hdf5", layouts.galaxy()), lambda f: f["PartType0"].pop("ElectronAbundance"))
+    with (
+        pytest.raises(SnapshotError, match="`gas: cold` needs Temperature"),
+        Snapshot(path, "gizmo", tracers=Tracers(gas="cold")) as snapshot,
+    ):
+        snapshot.galaxy(CORNER, 100.0)
+
+
+def test_low_resolution_matter_is_counted_and_owned_up_to(tmp_path):
+    """AURIGA's types 2 and 3: 40 particles of the fine mass, 4 of twice that."""
+    path = layouts.auriga(tmp_path / "snap.hdf5", layouts.galaxy())
+    parts = {"dark": ["PartType1"], "low_resolution": ["PartType2", "PartType3"]}
+    with Snapshot(path, "arepo", parts) as snapshot:
+        found = snapshot.galaxy(CORNER, 100.0)
+    assert found.dark.mass_msun.sum() == pytest.approx(48 * layouts.DARK_MSUN, rel=1e-6)
+    assert found.high_res_fraction == pytest.approx(40 / 48, rel=1e-6)
+    assert centred(found, 1)[0].high_res_fraction == found.high_res_fraction
+    with Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
+        assert snapshot.galaxy(CORNER, 100.0).high_res_fraction == 1
+
+
+def test_a_type_cannot_be_two_components(tmp_path):
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    with pytest.raises(SnapshotError, match="PartType2 is both stars and dark"):
+        Snapshot(path, "gizmo", {"stars": ["PartType2", "PartType4"]})
+
+
+def test_eagles_abundances_stay_out_of_yts_sight(tmp_path):
+    """yt would download ionisation tables at their sight."""
+    with Snapshot(layouts.eagle(tmp_path / "snap.hdf5", layouts.galaxy()), "eagle") as snapshot:
+        assert not any("lement" in name or name == "Hydrogen" for name in snapshot.fields["PartType0"])
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("whole", [10, 10**9], ids=["region", "all of it"])
+def test_memory_stays_below_two_and_a_half_times_the_galaxy(whole, keep, tmp_path, monkeypatch):
+    """At worst: all of it one type, and gas, whose support comes from a density."""
+    monkeypatch.setattr("gen.snapshot.READ_WHOLE", whole)
+    few, many = layouts.galaxy(10), layouts.galaxy(100_000)
+    path = layouts.tng(tmp_path / "snap.hdf5", Galaxy(few.stars, many.gas, few.dark, few.black_holes))
+    with Snapshot(path, "arepo", {"dark": ["PartType1"]}, keep=keep) as snapshot:
+        snapshot.galaxy(CORNER, 1.0)  # what yt sets up once
+        snapshot._kept = {} if keep else None
+        tracemalloc.start()
+        found = snapshot.galaxy(CORNER, 300.0)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    arrays = [a for p in found.components().values() for a in vars(p).values() if a is not None]
+    assert sum(len(p) for p in found.components().values()) == 100_020
+    assert peak < 2.5 * sum(a.nbytes for a in arrays)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "gen" / "templates").glob("*.yaml")), ids=lambda path: path.stem)
+def test_templates_say_what_formats_and_components_understand(path):
+    content = yaml.safe_load(path.read_text())
+    assert content["name"].startswith(path.stem) or path.stem.endswith(content["name"])
+    known = Suite(**{key: value for key, value in content.items() if key not in ("catalogue", "selection")})
+    named = [t for types in known.particles.model_dump(exclude_none=True).values() for t in types]
+    assert len(set(named)) == len(named)
+
+
+def test_light_and_its_field_go_together():
+    for wrong in ({"stars": "light"}, {"light_field": "Luminosities"}):
+        with pytest.raises(ValueError, match="`light_field` goes with `stars: light`"):
+            Tracers(**wrong)

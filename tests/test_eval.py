@@ -217,13 +217,13 @@ def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):
 
 def test_sampling_follows_the_galaxy(runs, map_store):
     from eval.inference import posterior_samples
-    from gen.instrument import INSTRUMENTS, observe
+    from gen.instrument import INSTRUMENTS
     from train.checkpoint import load
     from train.dataset import read_views
 
     model, _ = load(runs[0])
     views = read_views(map_store, "middle")
-    observed = observe(views.maps, INSTRUMENTS["ifu"], views.noise())
+    observed = views.observed(INSTRUMENTS["ifu"])
     state = torch.random.get_rng_state()
     whole = posterior_samples(model, observed, views, 16)
     assert torch.equal(torch.random.get_rng_state(), state)

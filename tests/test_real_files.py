@@ -6,7 +6,11 @@ import pytest
 from conftest import ROOT, command
 
 from gen import store
+from gen.check import guess_format
+from gen.formats.tracers import temperature_k
 from gen.profile import enclosed_mass
+from gen.snapshot import Snapshot
+from gen.suite import Tracers
 
 FILES = {
     "tng_cutout": ("tng100_394242.hdf5", 1.0, 1e10),
@@ -59,6 +63,58 @@ def test_centres_agree_with_what_is_known(real_files, tmp_path):
         )
         centre = store.open_suite(tmp_path / "m.zarr", name)["centre"][0]
         np.testing.assert_allclose(centre, known, atol=0.3)
+
+
+def test_an_eagle_cutout_without_units_of_its_own_is_in_mpc(real_files):
+    """z = 0.27, only the datasets say their units; 4 kpc of a galaxy in a box of 100 comoving Mpc."""
+    path = real_files / "eagle_simspin.hdf5"
+    assert guess_format(path) == "eagle"
+    with Snapshot(path, "eagle", tracers=Tracers(gas="cold")) as snapshot, h5py.File(path) as file:
+        stars, gas, units = snapshot.everything("stars"), snapshot.everything("gas"), snapshot.units
+        a, h = (float(file["Header"].attrs[key][0]) for key in ("ExpansionFactor", "HubbleParam"))
+        cold = (file["PartType0/Temperature"][()] < 2e4) | (file["PartType0/StarFormationRate"][()] > 0)
+        np.testing.assert_allclose(stars.pos_kpc, file["PartType4/Coordinates"][()] * 1000 * a / h, rtol=1e-9)
+        np.testing.assert_allclose(stars.vel_kms, file["PartType4/Velocity"][()] * np.sqrt(a), rtol=1e-9)
+        np.testing.assert_allclose(stars.mass_msun, file["PartType4/Mass"][()] * 1e10 / h, rtol=1e-9)
+        np.testing.assert_allclose(gas.support_kpc, file["PartType0/SmoothingLength"][()] * 1000 * a / h, rtol=1e-9)
+    assert units.box_kpc == pytest.approx(1e5 * a, rel=1e-6)
+    assert cold.sum() > 0
+    np.testing.assert_array_equal(gas.weight, cold * gas.mass_msun)
+
+
+def test_a_tng_cutout_with_the_counts_of_the_whole_galaxy_gives_up_its_wind(real_files):
+    """Its NumPart_ThisFile says 123,468 stars; there are 2,000 rows, of which 4 are wind."""
+    path = real_files / "tng100_simspin.hdf5"
+    assert guess_format(path) == "arepo"
+    with Snapshot(path, "arepo", tracers=Tracers(gas="cold")) as snapshot, h5py.File(path) as file:
+        stars, gas, h = snapshot.everything("stars"), snapshot.everything("gas"), snapshot.units.hubble
+        wind = file["PartType4/GFM_StellarFormationTime"][()] <= 0
+        all_gas = file["PartType0/Masses"][()].sum() + file["PartType4/Masses"][()][wind].sum()
+        kelvin = temperature_k(file["PartType0/InternalEnergy"][()], file["PartType0/ElectronAbundance"][()])
+        cold = (kelvin < 2e4) | (file["PartType0/StarFormationRate"][()] > 0)
+    assert wind.sum() == 4
+    assert len(stars) == 2000 - 4
+    assert gas.mass_msun.sum() == pytest.approx(all_gas * 1e10 / h, rel=1e-6)
+    np.testing.assert_array_equal(gas.weight > 0, np.append(cold, np.zeros(4, bool)))
+    assert 0 < cold.sum() < 100
+    assert 1e3 < kelvin.min() < kelvin.max() < 1e8
+
+
+def test_fires_four_files_and_low_resolution_particles(real_files):
+    path = real_files / "fire_m12i" / "snapdir_600" / "snapshot_600.0.hdf5"
+    assert guess_format(path) == "gizmo"
+    parts = {"dark": ["PartType1"], "low_resolution": ["PartType2"]}
+    with Snapshot(path, "gizmo", parts, tracers=Tracers(gas="hi")) as snapshot:
+        found = snapshot.galaxy(np.full(3, 0.5 * snapshot.units.box_kpc), 1e6)
+    fine = low = 0.0
+    for i in range(4):
+        with h5py.File(path.with_name(f"snapshot_600.{i}.hdf5")) as file:
+            fine += file["PartType1/Masses"][()].sum(dtype=float)
+            low += file["PartType2/Masses"][()].sum(dtype=float)
+    assert [len(p) for p in found.components().values()] == [80, 40, 40, 0]
+    assert found.dark.mass_msun.sum() == pytest.approx((fine + low) * 1e10 / 0.702, rel=1e-6)
+    assert found.high_res_fraction == pytest.approx(fine / (fine + low), rel=1e-5)
+    assert (found.gas.weight <= 0.76 * found.gas.mass_msun).all()
 
 
 def test_a_trained_model_predicts_a_profile_for_each(real_files, map_store, tmp_path):

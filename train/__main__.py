@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--tracer", required=True, help="gas, stars or both")
     one.add_argument("--suites", help="suites to train on, comma-separated; all of the store where left out")
     one.add_argument("--out", type=Path, required=True, help="run folder to write or to go on with")
-    one.add_argument("--instrument", default="ifu", help="how views are observed: ifu or clean")
+    one.add_argument("--instrument", default="ifu", help="how views are observed: ifu, clean or a YAML file")
     one.add_argument("--head", default="flow", help="posterior density: flow or mixture")
     for name, kind, text in (
         ("width", int, "channels of the first convolution"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from gen.instrument import INSTRUMENTS, Instrument
 from train.network import MassModel, ModelConfig
 
 RUN_SCHEMA = 1
@@ -55,6 +56,19 @@ def read_config(run: Path) -> dict[str, Any]:
     if content.get("schema") != RUN_SCHEMA:
         raise RunError(f"{run} has schema {content.get('schema')}, this code reads {RUN_SCHEMA}; train it again")
     return dict(content)
+
+
+def instrument_of(run: Path) -> Instrument:
+    """The instrument of a run. Raises RunError when there is no run or its instrument is damaged.
+
+    Runs from before instruments were kept whole name a built-in one.
+    """
+    content = read_config(run)
+    try:
+        known = content.get("instrument")
+        return Instrument(**known) if known else INSTRUMENTS[content["fit"]["instrument"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{run / 'run.json'} holds no instrument that can be read ({error}); train it again") from error
 
 
 def load(run: Path) -> tuple[MassModel, dict[str, Any]]:

@@ -60,12 +60,13 @@ class Views:
         """A name for every view, for messages."""
         return [f"{s}/{g} view {v}" for s, g, v in zip(self.suite, self.galaxy, self.view, strict=True)]
 
-    def noise(self) -> torch.Tensor:
-        """(N, 4, P, P): the fixed noise with which each view is evaluated."""
-        pixels = self.maps.shape[-1]
-        return torch.from_numpy(
-            np.stack([fixed_noise(str(g), int(v), pixels) for g, v in zip(self.galaxy, self.view, strict=True)])
-        )
+    def observed(self, look: Instrument, noisy: bool = True) -> torch.Tensor:
+        """(N, 8, Q, Q) observed maps, with the fixed noise with which each view is evaluated or none."""
+        pixels, _ = look.grid(self.maps.shape[-1], self.field_of_view_re)
+        views = zip(self.galaxy, self.view, strict=True) if noisy else ()
+        noise = [torch.from_numpy(fixed_noise(str(galaxy), int(view), pixels)) for galaxy, view in views]
+        stacked = torch.stack(noise) if noise else None
+        return observe(self.maps, look, stacked, self.field_of_view_re, self.half_mass_radius_kpc)
 
 
 def read_views(path: Path, suite: str, part: str | None = None, rows: slice | None = None) -> Views:
@@ -127,10 +128,10 @@ def usable(views: Views, tracer: str, look: Instrument) -> np.ndarray:
     """
     good = []
     for start in range(0, len(views), 512):
-        maps = views.maps[start : start + 512]
-        valid = observe(maps, look, None, views.field_of_view_re)[:, [3, 7]].mean((2, 3)) >= MIN_VALID_SHARE
+        some = views[np.arange(start, min(start + 512, len(views)))]
+        valid = some.observed(look, noisy=False)[:, [3, 7]].mean((2, 3)) >= MIN_VALID_SHARE
         mine = [("stars", "gas").index(t) for t in tracers_of(tracer)]
-        finite = torch.isfinite(maps.flatten(1)).all(1)
+        finite = torch.isfinite(some.maps.flatten(1)).all(1)
         good.append(valid[:, mine].any(1) & finite)
     enough = torch.cat(good).numpy() if good else np.zeros(0, dtype=bool)
     return enough & torch.isfinite(views.log10_menc).all(1).numpy()

@@ -8,6 +8,7 @@ import dataclasses
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import torch
 from tqdm import tqdm
 
 from gen import store
-from gen.instrument import instrument, observe
+from gen.instrument import Instrument, instrument, observe
 from train import distributed as ddp
-from train.checkpoint import RUN_SCHEMA, RunError, read_config, read_tensors, write_json, write_tensors
+from train.checkpoint import RUN_SCHEMA, RunError, instrument_of, read_config, read_tensors, write_json, write_tensors
 from train.dataset import RADII_RE, Views, concatenate, read_views, usable
 from train.monitor import Monitor
 from train.network import MassModel, ModelConfig
@@ -32,7 +33,7 @@ class FitConfig:
     store: str
     tracer: str
     suites: tuple[str, ...]
-    instrument: str = "ifu"
+    instrument: str = "ifu"  # a built-in name, or a YAML file
     head: str = "flow"
     width: int = 16
     steps: int = 1000  # optimiser steps at most
@@ -45,7 +46,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         tracers_of(self.tracer)
-        instrument(self.instrument)
+        _ = self.look
         for name in ("width", "steps", "round_steps", "patience", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -53,6 +54,11 @@ class FitConfig:
             raise ValueError(f"width must be a multiple of 4, not {self.width}")
         if not self.suites:
             raise ValueError("no suites to train on")
+
+    @cached_property
+    def look(self) -> Instrument:
+        """The instrument, read once."""
+        return instrument(self.instrument)
 
 
 class NonFinite(RuntimeError):
@@ -67,7 +73,7 @@ def _read(config: FitConfig, part: str) -> Views:
 def _prepare(config: FitConfig, part: str) -> tuple[Views, int]:
     """The usable views of a part of the split, and how many were left out."""
     views = _read(config, part)
-    keep = usable(views, config.tracer, instrument(config.instrument))
+    keep = usable(views, config.tracer, config.look)
     if not keep.any():
         raise store.StoreError(
             f"{config.store}: no finished galaxy with usable {config.tracer} maps in the {part} part "
@@ -89,29 +95,33 @@ def fit(config: FitConfig, out: Path, quiet: bool = False) -> dict[str, Any]:
 def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool) -> dict[str, Any]:
     if config.batch % ddp.world_size():
         raise ValueError(f"batch {config.batch} does not divide by {ddp.world_size()} processes")
-    plain = dataclasses.asdict(config) | {"suites": list(config.suites)}
+    plain = dataclasses.asdict(config) | {"suites": list(config.suites), "instrument": config.look.name}
     if (out / "run.json").exists():
         known = read_config(out)
-        if different := sorted(k for k in plain if known["fit"].get(k) != plain[k] and k != "store"):
+        different = sorted(k for k in plain if known["fit"].get(k) != plain[k] and k != "store")
+        if "instrument" not in different and instrument_of(out) != config.look:
+            different.append("instrument of that name")
+        if different:
             raise RunError(f"{out} holds a run with another {', '.join(different)}; choose another --out")
         if known["finished"]:
             return known
     train, skipped = _prepare(config, "train")
     val, _ = _prepare(config, "val")
+    pixels, field_of_view_re = config.look.grid(train.maps.shape[-1], train.field_of_view_re)
     first = ddp.rank() == 0
     if first and not quiet:
         print(
-            f"{config.tracer} on {', '.join(config.suites)} through {config.instrument}: {len(train)} views of "
-            f"{len(set(train.galaxy))} galaxies to train, {len(val)} to validate, {skipped} unusable left out; "
+            f"{config.tracer} on {', '.join(config.suites)} through {config.look.name} ({pixels} x {pixels} pixels "
+            f"over {field_of_view_re:.3g} R_e): {len(train)} views of {len(set(train.galaxy))} galaxies to train, "
+            f"{len(val)} to validate, {skipped} unusable left out; "
             f"{ddp.world_size()} process(es) on {device.type}",
             file=sys.stderr,
         )
     torch.manual_seed(config.seed)
-    model_config = ModelConfig(
-        config.tracer, RADII_RE, train.maps.shape[-1], train.field_of_view_re, config.head, config.width
-    )
+    model_config = ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, config.head, config.width)
     content: dict[str, Any] = {
         "schema": RUN_SCHEMA, "model": model_config.to_json(), "fit": plain,
+        "instrument": config.look.model_dump(mode="json"),
         "training": {"views": len(train), "galaxies": len(set(train.galaxy)), "left_out": skipped},
         **store.provenance(), "finished": False,
     }  # fmt: skip
@@ -147,7 +157,8 @@ class Fitter:
 
     def __init__(self, config: FitConfig, model: MassModel, train: Views, val: Views, device: torch.device):
         self.config, self.device = config, device
-        self.look = instrument(config.instrument)
+        self.look = config.look
+        self._pixels = model.config.pixels
         self.model = model.to(device)
         self.train, self.val = train, val
         self._maps = train.maps.to(device)
@@ -155,7 +166,7 @@ class Fitter:
         self._truth = train.log10_menc.to(device)
         mine = slice(ddp.rank(), None, ddp.world_size())
         self._val = val[np.arange(len(val))[mine]]
-        self._val_observed = observe(self._val.maps, self.look, self._val.noise(), val.field_of_view_re).to(device)
+        self._val_observed = self._val.observed(self.look).to(device)
         self._fit_whitening()
         self.wrapped = ddp.wrap(self.model)
         self.optimiser = torch.optim.AdamW(
@@ -176,7 +187,7 @@ class Fitter:
         profiles = []
         for start in range(0, len(self.train), 512):
             v = self.train[np.arange(start, min(start + 512, len(self.train)))]
-            observed = observe(v.maps, self.look, None, v.field_of_view_re)
+            observed = v.observed(self.look, noisy=False)
             _, unit = scale_free(observed, v.half_mass_radius_kpc, self.model.tracers)
             profiles.append(v.log10_menc - unit[:, None])
         self.model.posterior.fit_whitening(torch.cat(profiles))
@@ -212,11 +223,11 @@ class Fitter:
         draw = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         rows = torch.randint(len(self.train), (config.batch,), generator=draw)
         maps = flip_sky(self._maps[rows.to(self.device)], draw)
-        pixels = maps.shape[-1]
-        noise = torch.randn(config.batch, 4, pixels, pixels, generator=draw)
+        noise = torch.randn(config.batch, 4, self._pixels, self._pixels, generator=draw)
         mine = slice(ddp.rank(), None, ddp.world_size())
-        observed = observe(maps[mine], self.look, noise[mine].to(self.device), self.train.field_of_view_re)
         rows = rows[mine].to(self.device)
+        noise = noise[mine].to(self.device)
+        observed = observe(maps[mine], self.look, noise, self.train.field_of_view_re, self._r_e[rows])
         loss = -self.wrapped(observed, self._r_e[rows], self._truth[rows]).mean()
         if ddp.any_rank(not bool(torch.isfinite(loss)), self.device):
             ids = ", ".join(self.train[rows.cpu().numpy()].ids()[:8])

@@ -1,9 +1,10 @@
 """One file per family of snapshot formats: how it is read through yt, and how the mocks write it."""
 
 from gen.formats.base import CodeUnits, Format, SnapshotError
-from gen.formats.gadget import Arepo, Gadget, Gizmo
+from gen.formats.gadget import Arepo, Eagle, Gadget, Gizmo, Simba
+from gen.formats.swift import Swift
 from gen.formats.tipsy import Tipsy
 
-FORMATS: dict[str, Format] = {f.name: f for f in (Tipsy(), Arepo(), Gizmo(), Gadget())}
+FORMATS: dict[str, Format] = {f.name: f for f in (Tipsy(), Arepo(), Gizmo(), Gadget(), Simba(), Eagle(), Swift())}
 
 __all__ = ["FORMATS", "CodeUnits", "Format", "SnapshotError"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
+from gen.formats.smoothing import SMOOTHING, Smoothing
 
 
 class SnapshotError(ValueError):
@@ -17,7 +17,7 @@ class CodeUnits:
     """What one code unit is worth, factors of a and h included, and the box it lives in.
 
     source says where each came from; box_kpc is None where space is not periodic; corner_kpc is
-    the coordinate at which the box begins.
+    the coordinate at which the box begins; energy_kms2 is the unit of specific internal energy.
     """
 
     length_kpc: float
@@ -28,31 +28,35 @@ class CodeUnits:
     hubble: float = 1.0
     source: str = ""
     corner_kpc: float = 0.0
+    energy_kms2: float = 1.0
+
+
+def check_cosmology(path: Path, scale_factor: float, hubble: float) -> None:
+    """Raises SnapshotError for a scale factor outside (0, 10] or h outside (0.1, 10]: a damaged header."""
+    if not 0 < scale_factor <= 10:
+        raise SnapshotError(f"{path}: its header says scale factor a = {scale_factor:.4g}; check Time and Redshift")
+    if not 0.1 < hubble <= 10:
+        raise SnapshotError(f"{path}: its header says h = {hubble:.4g}; check HubbleParam (or dHubble0 and the units)")
 
 
 class Format(ABC):
     """One family of snapshot files.
 
     `components` maps gas, stars, dark and black_holes to the particle types that make them up
-    unless the suite file says otherwise; `position`, `velocity`, `mass` name the fields on disk.
+    unless the suite file says otherwise; `mass` names the field as yt sees it.
     """
 
     name: ClassVar[str]
     components: ClassVar[dict[str, list[str]]]
-    position: ClassVar[str] = "Coordinates"
-    velocity: ClassVar[str] = "Velocities"
     mass: ClassVar[str] = "Masses"
-    #: Volume of the smoothing kernel's support over the volume m / rho of a gas particle, and why.
-    support_volumes: ClassVar[float]
-    density: ClassVar[str] = "Density"
-    smoothing: ClassVar[str | None] = None
 
     @abstractmethod
-    def stage(self, path: Path, scratch: Path) -> Path:
+    def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
         """Make the snapshot readable for yt inside the scratch folder; where is the result.
 
-        yt writes index files beside what it opens: archives stay untouched. Raises SnapshotError
-        for a file that is missing, cut short or no snapshot.
+        yt writes index files beside what it opens: archives stay untouched. light names a dataset
+        (`Name` or `Name[column]`) to be seen as the field `Light`. Raises SnapshotError for a file
+        that is missing, cut short or no snapshot.
         """
 
     @abstractmethod
@@ -61,8 +65,8 @@ class Format(ABC):
 
     @abstractmethod
     def units(self, path: Path, given: dict[str, float]) -> CodeUnits:
-        """Code units from the file's header, with what the suite file gives taking precedence."""
+        """Code units from the file, with what the suite file gives taking precedence. Raises SnapshotError."""
 
-    def support(self, mass: np.ndarray, density: np.ndarray) -> np.ndarray:
-        """Radius (N,) at which the kernel reaches zero, in code length, from code mass and density."""
-        return np.cbrt(3 * self.support_volumes * mass / (4 * np.pi * density))
+    def smoothing(self, path: Path) -> Smoothing:
+        """The convention of this file's smoothing lengths."""
+        return SMOOTHING[self.name]

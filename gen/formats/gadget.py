@@ -1,5 +1,6 @@
-"""The Gadget HDF5 family: GADGET and EAGLE, AREPO (AURIGA, IllustrisTNG), GIZMO (FIRE, SIMBA)."""
+"""The Gadget HDF5 family: GADGET, EAGLE, AREPO (AURIGA, IllustrisTNG), GIZMO (FIRE) and SIMBA."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,39 +9,60 @@ import h5py
 import numpy as np
 
 from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from gen.formats.base import CodeUnits, Format, SnapshotError
+from gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology
 from gen.formats.frontends import open_raw
 from gen.particles import Galaxy
 
-_UNIT_NAMES = {
-    "length_kpc": ("UnitLength_in_cm", KPC_CM),
-    "mass_msun": ("UnitMass_in_g", MSUN_G),
-    "velocity_kms": ("UnitVelocity_in_cm_per_s", KMS_CM_S),
+Worth = tuple[float, float, float]  # of one code unit in kpc, Msun or km/s, and its powers of a and of h
+
+#: Per quantity: the field that has it, its unit's attributes in a Units, Parameters or Header group, and kpc, Msun
+#: and km/s in cgs. GIZMO since 2020 writes `_In_CGS` into the Header.
+QUANTITIES = {
+    "length_kpc": ("Coordinates", ("UnitLength_in_cm", "UnitLength_In_CGS"), KPC_CM),
+    "mass_msun": ("Masses", ("UnitMass_in_g", "UnitMass_In_CGS"), MSUN_G),
+    "velocity_kms": ("Velocities", ("UnitVelocity_in_cm_per_s", "UnitVelocity_In_CGS"), KMS_CM_S),
 }
-# Gadget-2 users' guide, section 6: kpc/h, 1e10 Msun/h, km/s sqrt(a).
-_GADGET_DEFAULT = {"length_kpc": 1.0, "mass_msun": 1e10, "velocity_kms": 1.0}
 
+#: Attributes of a dataset that tell its worth in cgs, its power of a and its power of h.
+_ATTRIBUTES = (
+    ("CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent"),  # EAGLE: arXiv:1706.09899, section 3
+    ("to_cgs", "a_scaling", "h_scaling"),  # AREPO: TNG's data specifications; 0 for what has no unit
+    (
+        "Conversion factor to CGS (not including cosmological corrections)",  # SWIFT's documentation, Snapshots
+        "a-scale exponent",
+        "h-scale exponent",
+    ),
+)
 
-# Fields that are read, under the name yt expects; EAGLE's own names are the odd ones. Whatever else
-# a file holds is kept from yt (EAGLE's element abundances would make it download tables).
+# Fields that are linked, under the one name that gen.snapshot knows; EAGLE and SWIFT have names of their own.
+# Whatever else a file holds is kept from yt (EAGLE's element abundances would make it download tables).
 _NAMES = {
-    "Coordinates": "Coordinates", "Velocities": "Velocities", "Velocity": "Velocities",
-    "Masses": "Masses", "Mass": "Masses", "Density": "Density", "SmoothingLength": "SmoothingLength",
+    name: name
+    for name in (
+        "Coordinates", "Velocities", "Masses", "Density", "SmoothingLength", "GFM_StellarFormationTime",
+        "InternalEnergy", "ElectronAbundance", "StarFormationRate", "Temperature", "NeutralHydrogenAbundance",
+    )
+} | {
+    "Velocity": "Velocities", "Mass": "Masses", "DynamicalMasses": "Masses", "Densities": "Density",
+    "SmoothingLengths": "SmoothingLength", "Temperatures": "Temperature", "StarFormationRates": "StarFormationRate",
 }  # fmt: skip
+_PHOTOMETRIC_BANDS = ("U", "B", "V", "K", "g", "r", "i", "z")  # columns of GFM_StellarPhotometrics (TNG)
+_TYPES = range(6)  # yt's; SWIFT's PartType6 are neutrinos
 
 
-def _in_round_units(worth: float) -> float:
+def in_round_units(worth: float) -> float:
     """A unit meant as a power of ten: 1.989e43 g is 1e10 Msun, whichever solar mass was meant."""
     power = 10.0 ** round(np.log10(worth))
     return power if abs(worth / power - 1) < 1e-3 else worth
 
 
-def _scalar(value: Any) -> float:
+def scalar(value: Any) -> float:
+    """An attribute as a number; one-element arrays are common."""
     return float(np.ravel(np.asarray(value))[0])
 
 
 def header(path: Path) -> dict[str, Any]:
-    """The Header attributes of one file, one-element arrays made scalars. Raises SnapshotError."""
+    """The Header attributes of one file. Raises SnapshotError."""
     try:
         with h5py.File(path, "r") as file:
             if "Header" not in file:
@@ -51,16 +73,53 @@ def header(path: Path) -> dict[str, Any]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """All files of a snapshot, given its first: `snap.0.hdf5` brings `snap.1.hdf5` and so on along."""
-    match = re.fullmatch(r"(.*)\.0\.(hdf5|h5)", path.name)
+    """All files of a snapshot, given its first: `snap.0.hdf5` brings `snap.1.hdf5` and so on along.
+
+    A cutout in one file may keep the NumFilesPerSnapshot of where it was cut from. Raises
+    SnapshotError when a file is missing or the path is not the first.
+    """
+    match = re.fullmatch(r"(.*)\.(\d+)\.(hdf5|h5)", path.name)
     if not match:
         return [path]
-    pattern = re.compile(re.escape(match[1]) + r"\.(\d+)\." + match[2])
+    pattern = re.compile(re.escape(match[1]) + r"\.(\d+)\." + match[3])
     found = {int(m[1]): p for p in path.parent.iterdir() if (m := pattern.fullmatch(p.name))}
-    missing = sorted(set(range(max(found) + 1)) - set(found))
+    if int(match[2]) and 0 in found:
+        raise SnapshotError(f"{path}: not the first file of its snapshot; let `snapshots` match only {found[0].name}")
+    if int(match[2]) or not found:
+        return [path]
+    attrs = header(path)
+    said = int(scalar(attrs.get("NumFilesPerSnapshot", len(found))))
+    whole = np.array_equal(attrs.get("NumPart_ThisFile", 0), attrs.get("NumPart_Total", 0))
+    expected = max(found) + 1 if len(found) == 1 and whole else max(said, max(found) + 1)
+    missing = sorted(set(range(expected)) - set(found))
     if missing:
-        raise SnapshotError(f"{path}: file number {missing[0]} of this snapshot is missing")
+        raise SnapshotError(f"{path}: file number {missing[0]} of this snapshot is missing ({expected} in all)")
     return [found[i] for i in sorted(found)]
+
+
+def worth_of(dataset: h5py.Dataset, cgs: float) -> Worth | None:
+    """What a dataset says of its own unit (cgs: that of kpc, Msun, km/s); None unless complete and finite."""
+    for names in _ATTRIBUTES:
+        values = [scalar(dataset.attrs.get(name, np.nan)) for name in names]
+        if np.isfinite(values).all() and values[0] > 0:
+            physical = scalar(dataset.attrs.get("Value stored as physical", 0))
+            return in_round_units(values[0] / cgs), 0.0 if physical else values[1], values[2]
+    return None
+
+
+def _from_datasets(path: Path, file: h5py.File) -> dict[str, Worth]:
+    """Units that the datasets agree on; empty unless all three quantities have theirs."""
+    found: dict[str, Worth] = {}
+    groups = [file[f"PartType{i}"] for i in _TYPES if f"PartType{i}" in file]
+    for key, (field, _, cgs) in QUANTITIES.items():
+        datasets = [group[name] for group in groups for name in group if _NAMES.get(name) == field]
+        said = {dataset.name: worth for dataset in datasets if (worth := worth_of(dataset, cgs)) is not None}
+        for name, worth in said.items():
+            first, known = next(iter(said.items()))
+            if not np.allclose(worth, known, rtol=1e-4):
+                raise SnapshotError(f"{path}: {name} and {first} claim different units; give `units` and repair them")
+            found[key] = known
+    return found if len(found) == len(QUANTITIES) else {}
 
 
 class Gadget(Format):
@@ -74,74 +133,209 @@ class Gadget(Format):
         "dark": ["PartType1", "PartType2", "PartType3"],
         "black_holes": ["PartType5"],
     }
-    # The stored SmoothingLength is the radius where the spline vanishes (Springel 2005, eq. 4).
-    smoothing: ClassVar[str | None] = "SmoothingLength"
-    support_volumes = 32.0
+    # Gadget-2 users' guide, section 6: kpc/h, 1e10 Msun/h, km/s sqrt(a).
+    default: ClassVar[dict[str, Worth]] = {
+        "length_kpc": (1.0, 1.0, -1.0),
+        "mass_msun": (1e10, 0.0, -1.0),
+        "velocity_kms": (1.0, 0.5, 0.0),
+    }
+    default_words = "kpc/h, 1e10 Msun/h, km/s sqrt(a)"
+    expansion: ClassVar[tuple[str, ...]] = ("ExpansionFactor", "Time")  # Header attributes that are a
 
-    def stage(self, path: Path, scratch: Path) -> Path:
+    def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
         """A scratch file per snapshot file: a clean Header, and links to the particles where they lie."""
         files = files_of(path)
-        for number, original in enumerate(files):
+        names = [f"snapshot.{i}.hdf5" for i in range(len(files))] if len(files) > 1 else ["snapshot.hdf5"]
+        table = np.zeros(6)  # masses of the types that have no dataset of them, as yt wants it
+        total = 0
+        for original, name in zip(files, names, strict=True):
             attrs = header(original)
-            name = f"snapshot.{number}.hdf5" if len(files) > 1 else "snapshot.hdf5"
+            own = np.asarray(attrs.get("MassTable", np.zeros(6)), dtype=float)
+            counts = np.zeros(6, dtype=np.int64)
             with h5py.File(original, "r") as source, h5py.File(scratch / name, "w") as staged:
-                counts = np.zeros(6, dtype=np.int64)
-                for group in source:
-                    if match := re.fullmatch(r"PartType(\d)", group):
-                        self._check_fields(original, source[group])
-                        counts[int(match[1])] = len(source[group]["Coordinates"])
-                        for name in source[group]:
-                            if (said := _NAMES.get(name)) is not None:
-                                staged[f"{group}/{said}"] = h5py.ExternalLink(
-                                    str(original.resolve()), f"{group}/{name}"
-                                )
-                if len(files) == 1 and counts.sum() == 0:
-                    raise SnapshotError(f"{path}: holds no particles")
+                for number in _TYPES:
+                    group = source.get(f"PartType{number}")
+                    if group is None or not _holds_particles(original, group):
+                        continue
+                    counts[number] = len(group["Coordinates"])
+                    linked = self._link(original, group, staged, light)
+                    if counts[number] and "Masses" not in linked:
+                        if number >= len(own) or own[number] == 0:
+                            raise SnapshotError(f"{original}: {group.name} has neither Masses nor a MassTable entry")
+                        table[number] = own[number]
+                total += counts.sum()
                 clean = staged.create_group("Header").attrs
-                clean["NumPart_ThisFile"] = counts
-                clean["NumPart_Total"] = counts
+                clean["NumPart_ThisFile"] = clean["NumPart_Total"] = counts
                 clean["NumPart_Total_HighWord"] = 0 * counts
                 clean["NumFilesPerSnapshot"] = len(files)
-                clean["MassTable"] = np.asarray(attrs.get("MassTable", np.zeros(6)), dtype=float)
+                clean["MassTable"] = table
                 for key in ("Redshift", "Time", "HubbleParam", "Omega0", "OmegaLambda", "BoxSize"):
-                    clean[key] = _scalar(attrs.get(key, 0.0))
-        return scratch / ("snapshot.0.hdf5" if len(files) > 1 else "snapshot.hdf5")
+                    clean[key] = scalar(attrs.get(key, 0.0))
+        if total == 0:
+            raise SnapshotError(f"{path}: holds no particles")
+        with h5py.File(scratch / names[0], "r+") as first:  # yt reads the table of the first file only
+            first["Header"].attrs["MassTable"] = table
+        for original, name in zip(files, names, strict=True):  # yt knows an index's files by their times
+            os.utime(scratch / name, ns=(original.stat().st_atime_ns, original.stat().st_mtime_ns))
+        return scratch / names[0]
 
-    def _check_fields(self, path: Path, group: h5py.Group) -> None:
-        if "Coordinates" not in group or not ({"Velocities", "Velocity"} & set(group)):
-            raise SnapshotError(f"{path}: {group.name} lacks Coordinates or Velocities")
+    def _link(self, path: Path, group: h5py.Group, staged: h5py.File, light: str | None) -> set[str]:
+        """Show yt the fields of one particle type where they lie; their names."""
+        linked: set[str] = set()
         n = len(group["Coordinates"])
-        for name in ("Velocities", "Velocity", "Masses", "Mass"):
-            if name in group and len(group[name]) != n:
-                raise SnapshotError(f"{path}: {group.name}/{name} has {len(group[name])} rows for {n} particles")
+        for name, dataset in group.items():
+            said = _NAMES.get(name)
+            if said is None or said in linked or not isinstance(dataset, h5py.Dataset):
+                continue
+            _check_sources(path, dataset)
+            if len(dataset) != n:
+                raise SnapshotError(f"{path}: {dataset.name} has {len(dataset)} rows for {n} particles")
+            staged[f"{group.name}/{said}"] = h5py.ExternalLink(str(path.resolve()), dataset.name)
+            linked.add(said)
+        columns = self._columns(group) | ({"Light": light} if light else {})
+        for said, wanted in columns.items():
+            dataset, column = find_column(path, group, wanted)
+            if dataset is not None and n and said not in linked:
+                _check_sources(path, dataset)
+                _link_column(staged, f"{group.name}/{said}", path, dataset, column)
+        return linked
+
+    def _columns(self, group: h5py.Group) -> dict[str, str]:
+        """Fields that are a column of a wider dataset: the name yt sees, and `Dataset[column]`."""
+        return {}
 
     def load(self, staged: Path) -> Any:
         return open_raw(*self.frontend, str(staged))
 
     def units(self, path: Path, given: dict[str, float]) -> CodeUnits:
-        """From the Units, Parameters or Header group, else Gadget's own; a and h from the Header."""
+        """The suite file's, else the datasets' own, else a Units, Parameters or Header group's, else the default."""
         attrs = header(path)
-        h = _scalar(attrs.get("HubbleParam", 1.0)) or 1.0
-        cosmological = _scalar(attrs.get("OmegaLambda", attrs.get("Omega_Lambda", 0.0))) != 0.0
-        a = 1.0 / (1.0 + _scalar(attrs.get("Redshift", 0.0))) if cosmological else 1.0
-        worth = dict(_GADGET_DEFAULT)
-        source = "assumed kpc/h, 1e10 Msun/h, km/s sqrt(a): no Units in the file"
         with h5py.File(path, "r") as file:
-            for group in ("Units", "Parameters", "Header"):
-                if group in file and "UnitLength_in_cm" in file[group].attrs:
-                    for key, (name, cgs) in _UNIT_NAMES.items():
-                        worth[key] = _in_round_units(_scalar(file[group].attrs[name]) / cgs)
-                    source = f"the file's {group} group"
-                    break
-        worth.update({key: value for key, value in given.items() if key in worth})
-        if given:
+            a, h = self._cosmology(path, file)
+            worth, source = _from_datasets(path, file), "the attributes of its datasets"
+            if not worth:
+                worth, source = self._from_groups(file)
+            if not worth:
+                worth, source = self.default, f"assumed {self.default_words}: no units in the file"
+        check_cosmology(path, a, h)
+        for key in given.keys() & worth.keys():
+            worth = {**worth, key: (given[key], *worth[key][1:])}
             source = "the suite file"
-        scale = {"length_kpc": a / h, "mass_msun": 1 / h, "velocity_kms": np.sqrt(a)}
-        if not cosmological:
-            scale = {"length_kpc": 1 / h, "mass_msun": 1 / h, "velocity_kms": 1.0}
-        worth = {key: worth[key] * scale[key] for key in worth}
-        box = _scalar(attrs.get("BoxSize", 0.0)) * worth["length_kpc"]
-        return CodeUnits(**worth, box_kpc=box or None, scale_factor=a, hubble=h, source=source)
+        unit = {key: value * a**a_power * h**h_power for key, (value, a_power, h_power) in worth.items()}
+        box = np.ravel(attrs.get("BoxSize", 0.0)).astype(float)
+        if not np.allclose(box, box[0], rtol=1e-6):
+            raise SnapshotError(
+                f"{path}: its BoxSize has unequal sides {box.tolist()}; only cubic boxes can be wrapped"
+            )
+        energy = worth["velocity_kms"][0] ** 2
+        side = float(box[0]) * unit["length_kpc"] or None
+        return CodeUnits(**unit, box_kpc=side, scale_factor=a, hubble=h, source=source, energy_kms2=energy)
+
+    def _from_groups(self, file: h5py.File) -> tuple[dict[str, Worth], str]:
+        for group in ("Units", "Parameters", "Header"):
+            attrs = file[group].attrs if group in file else {}
+            cgs = {key: [scalar(attrs[n]) for n in names if n in attrs] for key, (_, names, _) in QUANTITIES.items()}
+            if all(value and np.isfinite(value[0]) and value[0] > 0 for value in cgs.values()):
+                worth = {
+                    key: (in_round_units(value[0] / QUANTITIES[key][2]), *self.default[key][1:])
+                    for key, value in cgs.items()
+                }
+                return worth, f"the file's {group} group"
+        return {}, ""
+
+    def _cosmology(self, path: Path, file: h5py.File) -> tuple[float, float]:
+        """Scale factor and h. Raises SnapshotError where the Header contradicts itself."""
+        h = _said(file, "HubbleParam", 1.0) or 1.0
+        # An old Header says only so: no dark energy, no cosmology.
+        dark_energy = _said(file, "OmegaLambda", _said(file, "Omega_Lambda", 0.0)) != 0
+        if not _said(file, "ComovingIntegrationOn", dark_energy):
+            return 1.0, h
+        return scale_factor(path, dict(file["Header"].attrs), self.expansion), h
+
+
+def _said(file: h5py.File, name: str, default: float) -> float:
+    """An attribute of the Header or, as in GADGET-4 and EAGLE, of the groups that repeat the run's parameters."""
+    for group in ("Header", "Parameters", "RuntimePars"):
+        if group in file and name in file[group].attrs:
+            return scalar(file[group].attrs[name])
+    return default
+
+
+def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> float:
+    """a from the attributes that are a (names; 0 is not set) and from Redshift, which must agree to 1e-3."""
+    said = {name: scalar(attrs[name]) for name in names if scalar(attrs.get(name, 0.0)) != 0}
+    if "Redshift" in attrs:
+        z = scalar(attrs["Redshift"])
+        said["Redshift"] = 1 / (1 + z) if z > -1 else z
+    if not said:
+        raise SnapshotError(f"{path}: a cosmological run whose Header has no Redshift and no scale factor")
+    values = list(said.values())
+    if not np.allclose(values, values[0], rtol=1e-3):
+        words = ", ".join(f"{name} a = {value:.6g}" for name, value in said.items())
+        raise SnapshotError(f"{path}: its Header contradicts itself on the scale factor ({words}); repair it")
+    return values[0]
+
+
+def _holds_particles(path: Path, group: h5py.Group) -> bool:
+    """Whether a group is particles. Raises SnapshotError when it is but lacks what they need."""
+    if "Coordinates" not in group and ("TracerID" in group or len(group) == 0):
+        return False  # TNG's Monte Carlo tracers have neither place nor mass
+    if "Coordinates" not in group or not ({"Velocities", "Velocity"} & set(group)):
+        raise SnapshotError(f"{path}: {group.name} lacks Coordinates or Velocities")
+    return True
+
+
+def _check_sources(path: Path, dataset: h5py.Dataset) -> None:
+    """HDF5 fills a virtual dataset's missing files with zeros and says nothing; this raises SnapshotError."""
+    if not dataset.is_virtual:
+        return
+    for name in {source.file_name for source in dataset.virtual_sources()} - {"."}:
+        if not (path.resolve().parent / name).is_file():
+            raise SnapshotError(f"{path}: {dataset.name} lies in {name}, which is not beside it")
+
+
+def find_column(path: Path, group: h5py.Group, wanted: str) -> tuple[h5py.Dataset | None, int | None]:
+    """The dataset and column that `Name` or `Name[column]` means; (None, None) where the group has no such.
+
+    Columns go by number, by TNG's bands, or by the names that SWIFT keeps. Raises SnapshotError
+    for a column that is not there.
+    """
+    match = re.fullmatch(r"([^\[\]]+)(?:\[(.+)\])?", wanted)
+    if match is None or not isinstance(group.get(match[1]), h5py.Dataset):
+        return None, None
+    dataset, column = group[match[1]], match[2]
+    if dataset.ndim == 1 and column is None:
+        return dataset, None
+    named = group.file.get(f"SubgridScheme/NamedColumns/{match[1]}")
+    names = list(_PHOTOMETRIC_BANDS) if named is None else [str(n, "utf-8").strip("\0 ") for n in named[()]]
+    index = int(column) if column and column.isdigit() else names.index(column) if column in names else -1
+    if dataset.ndim != 2 or not 0 <= index < dataset.shape[1]:
+        raise SnapshotError(
+            f"{path}: {dataset.name} of shape {dataset.shape} has no column {column}; its columns go by number"
+            + (f" or {', '.join(names)}" if named is not None or "Photometrics" in match[1] else "")
+        )
+    return dataset, index
+
+
+def _link_column(staged: h5py.File, name: str, path: Path, dataset: h5py.Dataset, column: int | None) -> None:
+    """Show yt one column of a dataset as a field of its own, without copying it."""
+    if column is None:
+        staged[name] = h5py.ExternalLink(str(path.resolve()), dataset.name)
+        return
+    layout = h5py.VirtualLayout(shape=dataset.shape[:1], dtype=dataset.dtype)
+    layout[:] = h5py.VirtualSource(str(path.resolve()), dataset.name, shape=dataset.shape)[:, column]
+    staged.create_virtual_dataset(name, layout)
+
+
+class Eagle(Gadget):
+    """EAGLE (arXiv:1706.09899): GADGET-3 with its own names and Mpc/h; dark matter's mass is in the MassTable.
+
+    Staged as plain Gadget: yt's own frontend for it would download ionisation tables.
+    """
+
+    name = "eagle"
+    default: ClassVar[dict[str, Worth]] = Gadget.default | {"length_kpc": (1000.0, 1.0, -1.0)}
+    default_words = "Mpc/h, 1e10 Msun/h, km/s sqrt(a)"
 
 
 class Arepo(Gadget):
@@ -149,16 +343,19 @@ class Arepo(Gadget):
 
     name = "arepo"
     frontend = ("yt.frontends.arepo.api", "ArepoHDF5Dataset")
-    smoothing = None
-    # Twice the radius of a sphere of the cell's volume: yt's own choice for AREPO (smoothing_factor).
-    support_volumes = 8.0
 
 
 class Gizmo(Gadget):
-    """GIZMO: like Gadget; the SmoothingLength is the kernel's support (Hopkins 2015, section 2)."""
+    """GIZMO: like Gadget."""
 
     name = "gizmo"
     frontend = ("yt.frontends.gizmo.api", "GizmoDataset")
+
+
+class Simba(Gizmo):
+    """SIMBA (Davé et al. 2019): GIZMO with 64 neighbours."""
+
+    name = "simba"
 
 
 def write(

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gen.constants import G
-from gen.formats.base import CodeUnits, Format, SnapshotError
+from gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology
 from gen.formats.frontends import open_raw
 from gen.mock.relations import RHO_CRIT
 from gen.particles import Galaxy
@@ -26,9 +26,6 @@ class Tipsy(Format):
         "black_holes": [],
     }
     mass = "Mass"
-    # Gasoline smooths over 32 neighbours: the support holds 32 particle volumes
-    # (Wadsley et al. 2004, section 2).
-    support_volumes = 32.0
 
     def _param(self, path: Path) -> Path:
         for folder in (path.parent, path.parent.parent):
@@ -59,7 +56,7 @@ class Tipsy(Format):
                 return time, (n_gas, n_dark, n_star)
         raise SnapshotError(f"{path}: no Tipsy header; is `format: tipsy` right?")
 
-    def stage(self, path: Path, scratch: Path) -> Path:
+    def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
         """Links to the snapshot and its .param, once the size fits the header."""
         _, counts = self._header(path)
         size = path.stat().st_size
@@ -94,6 +91,7 @@ class Tipsy(Format):
         velocity = given.get("velocity_kms", float(np.sqrt(G * mass / length)))
         periodic = comoving or bool(known.get("bPeriodic", 0))
         box = known.get("dPeriod", known.get("dxPeriod", 1.0)) * length * a if periodic else None
+        check_cosmology(path, a, hubble)
         source = f"dKpcUnit and dMsolUnit of {self._param(path).name}"
         return CodeUnits(length * a, mass, velocity * a, box, a, hubble, source, -0.5 * (box or 0.0))
 

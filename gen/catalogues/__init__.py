@@ -1,0 +1,20 @@
+"""One file per halo catalogue format: what it says, in physical kpc and Msun."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gen.catalogues import ahf, caesar, rockstar, subfind, table
+from gen.catalogues.base import Halo
+from gen.formats import CodeUnits
+
+#: (catalogue, snapshot, the snapshot's units) to every central and satellite.
+READERS: dict[str, Callable[[Path, Path, CodeUnits], list[Halo]]] = {
+    "ahf": ahf.read,
+    "subfind": subfind.read,
+    "eagle_subfind": subfind.read_eagle,
+    "caesar": caesar.read,
+    "rockstar": rockstar.read,
+    "table": table.read,
+}
+
+__all__ = ["READERS", "Halo"]

@@ -1,0 +1,73 @@
+"""caesar (Thompson 2014), the galaxies and haloes of SIMBA (Dave et al. 2019), in HDF5."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gen.catalogues.base import Halo, listed, members, need, numbers, same_epoch, scalar
+from gen.formats import CodeUnits, SnapshotError
+
+_WORTH = {"kpc": 1.0, "Mpc": 1000.0, "Msun": 1.0}
+
+
+def _worth(path: Path, data: Any, usual: str, units: CodeUnits) -> float:
+    """Worth of a dataset's unit in kpc or Msun: `kpccm` is comoving kpc, and has no h unless it says `/h`."""
+    unit = data.attrs.get("unit", usual)
+    unit = unit.decode() if isinstance(unit, bytes) else str(unit)
+    plain = unit.removesuffix("/h")
+    base = plain.removesuffix("cm")
+    if base not in _WORTH:
+        raise SnapshotError(f"{path}: {data.name} is in {unit!r}, which is not known here")
+    return _WORTH[base] * (units.scale_factor if base != plain else 1.0) / (units.hubble if plain != unit else 1.0)
+
+
+def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
+    """The galaxies; a central has R200 and M200 of its halo, a satellite neither.
+
+    Units are those of the datasets' `unit` attributes, else comoving kpc and Msun (caesar's
+    `saver.py`). Centres are `minpotpos`, or `pos` (of mass) in files without.
+    """
+    with h5py.File(path, "r") as file:
+        need(path, "the file", {"simulation_attributes"}, file)
+        simulation = file["simulation_attributes"].attrs
+        if "redshift" in simulation:
+            same_epoch(path, 1 / (1 + scalar(simulation["redshift"])), units)
+        galaxy, halo = (members(path, file, name) for name in ("galaxy_data", "halo_data"))
+        if not galaxy:
+            return []  # caesar leaves the group out where there is no galaxy
+        position = "minpotpos" if "minpotpos" in galaxy else "pos"
+        need(path, "galaxy_data", {"GroupID", "nstar", "central", "parent_halo_index", position}, galaxy)
+
+        def values(group: Any, name: str, usual: str) -> np.ndarray | None:
+            if name not in group:
+                return None
+            return numbers(path, group[name]) * _worth(path, group[name], usual, units)
+
+        central = numbers(path, galaxy["central"]).astype(bool)
+        parent = numbers(path, galaxy["parent_halo_index"]).astype(np.int64)
+
+        def of_halo(name: str) -> np.ndarray | None:
+            found = values(halo, f"dicts/virial_quantities.{name}", "kpccm" if name[0] == "r" else "Msun")
+            if found is None:
+                return None
+            if len(parent) and parent.max() >= len(found):
+                raise SnapshotError(f"{path}: a parent_halo_index points beyond the last of {len(found)} haloes")
+            own = central & (parent >= 0)
+            return np.where(own, found[np.where(own, parent, 0)], np.nan)
+
+        return listed(
+            numbers(path, galaxy["GroupID"]),
+            values(galaxy, position, "kpccm"),  # type: ignore[arg-type]
+            r200_kpc=of_halo("r200c"),
+            n_stars=numbers(path, galaxy["nstar"]),
+            n_particles=sum(
+                numbers(path, galaxy[name]).astype(np.int64)
+                for name in ("nstar", "ngas", "ndm", "nbh")
+                if name in galaxy
+            ),
+            central=central,
+            halo_mass_msun=of_halo("m200c"),
+            stellar_mass_msun=values(galaxy, "dicts/masses.stellar", "Msun"),
+        )

@@ -1,0 +1,54 @@
+"""Rockstar and Rockstar-Galaxies (Behroozi et al. 2013): text tables `out_*.list`, `halos_*.ascii`."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from gen.catalogues.base import Halo, listed, same_epoch, text_table
+from gen.constants import G
+from gen.formats import CodeUnits
+
+_WANTED = {
+    "m200c", "mvir", "m200b", "r200c", "rvir", "r200b", "pid", "np", "num_p", "sm", "m200b_hires", "m200b_lowres",
+}  # fmt: skip
+
+
+def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
+    """Comoving Mpc/h (positions) and kpc/h (radii), Msun/h, as its `#Units` lines say.
+
+    R200 follows from M200c and the header's cosmology; without them it is the primary radius. Only
+    the PID column of `find_parents` tells centrals (-1) from satellites.
+    """
+    column, comments = text_table(path, {"id", "x", "y", "z"}, _WANTED)
+    said = {name: float(value) for name, value in re.findall(r"\b(a|Om|Ol|h) = ([-+.\deE]+)", comments)}
+    a, h = said.get("a", units.scale_factor), said.get("h", units.hubble)
+    same_epoch(path, a, units)
+
+    def values(*names: str) -> np.ndarray | None:
+        there = [name for name in names if name in column]
+        return np.array(column[there[0]], dtype=float) if there else None
+
+    def mass(*names: str) -> np.ndarray | None:
+        found = values(*names)
+        return None if found is None else found / h
+
+    halo_mass, radius = mass("m200c", "mvir", "m200b"), values("r200c", "rvir", "r200b")
+    r200 = None if radius is None else radius * a / h
+    if halo_mass is not None and "m200c" in column and {"Om", "Ol"} <= said.keys():
+        hubble2 = (0.1 * h) ** 2 * (said["Om"] / a**3 + (1 - said["Om"] - said["Ol"]) / a**2 + said["Ol"])
+        r200 = np.cbrt(halo_mass * G / (100 * hubble2))  # 4/3 pi r^3 200 rho_crit = M
+    parent = values("pid")
+    high, low = values("m200b_hires"), values("m200b_lowres")
+    if high is not None and low is not None:
+        high = np.divide(high, high + low, out=np.full(len(high), np.nan), where=high + low > 0)
+    return listed(
+        column["id"],
+        np.array([column[x] for x in "xyz"], dtype=float).T * 1000 * a / h + units.corner_kpc,
+        r200_kpc=r200,
+        n_particles=values("np", "num_p"),
+        central=None if parent is None else parent == -1,
+        halo_mass_msun=halo_mass,
+        stellar_mass_msun=mass("sm"),
+        high_res_fraction=None if low is None else high,
+    )

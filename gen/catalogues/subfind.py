@@ -1,0 +1,143 @@
+"""SUBFIND (Springel et al. 2001) in HDF5: as AREPO and GADGET-4 write it, and EAGLE's own layout."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from gen.catalogues.base import Halo, code_units, header, listed, same_epoch, scalar, stacked
+from gen.constants import KPC_CM, MSUN_G
+from gen.formats import CodeUnits, SnapshotError
+from gen.formats.gadget import files_of, in_round_units
+
+
+def _check(path: Path, n_found: int, units: CodeUnits) -> None:
+    """Raises SnapshotError when subhaloes are missing, or the catalogue is of another time, by its Header."""
+    said = header(path, "Nsubgroups_Total", "Nsubhalos_Total", "TotNsubgroups")
+    if said is None and n_found == 0:
+        raise SnapshotError(f"{path}: no Header and no subhaloes; is `catalogue.format` right?")
+    if said is not None and said != n_found:
+        raise SnapshotError(
+            f"{path}: {n_found} subhaloes of {said:.0f}; give the first of all files, `*.0.hdf5`, and have them all"
+        )
+    if (redshift := header(path, "Redshift")) is not None:
+        same_epoch(path, 1 / (1 + redshift), units)
+
+
+def _high_resolution(mass_type: np.ndarray | None) -> np.ndarray | None:
+    """Share of the mass (N,) in high-resolution particles: zooms keep the others in types 2 and 3."""
+    if mass_type is None:
+        return None
+    whole = mass_type.sum(axis=1, dtype=float)
+    return 1 - np.divide(mass_type[:, 2:4].sum(axis=1), whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
+    """`fof_subhalo_tab_*.hdf5`: comoving kpc/h and 1e10 Msun/h unless it says otherwise (TNG data specifications).
+
+    The first subhalo of a group is its central and has the group's R200 and M200. Subhaloes of
+    SubhaloFlag 0, not of cosmological origin, are left out. Names are numbers in the catalogue.
+    """
+    files = files_of(path)
+    group = stacked(files, "Group", {"GroupFirstSub", "Group_R_Crit200"}, {"GroupNsubs", "Group_M_Crit200"})
+    sub = stacked(
+        files,
+        "Subhalo",
+        {"SubhaloPos", "SubhaloLenType"},
+        {"SubhaloLen", "SubhaloMass", "SubhaloMassType", "SubhaloFlag"},
+    )
+    n = len(sub["SubhaloPos"]) if sub else 0
+    _check(path, n, units)
+    if n == 0:
+        return []
+    if not group:
+        raise SnapshotError(f"{path}: subhaloes without a Group; damaged?")
+    kpc, msun = code_units(path)
+    length, mass = kpc * units.scale_factor / units.hubble, msun / units.hubble
+    # A group without subhaloes has -1, or in older codes the number of the next group's first.
+    first = group["GroupFirstSub"].astype(np.int64)
+    owns = (first >= 0) & (group.get("GroupNsubs", np.ones(len(first))) > 0)
+    if np.any(first[owns] >= n):
+        raise SnapshotError(f"{path}: GroupFirstSub points beyond the last of {n} subhaloes; damaged?")
+    central = np.zeros(n, dtype=bool)
+    central[first[owns]] = True
+    r200 = np.full(n, np.nan)
+    r200[first[owns]] = group["Group_R_Crit200"][owns] * length
+    bound, by_type = sub.get("SubhaloMass"), sub.get("SubhaloMassType")
+    halo_mass = np.full(n, np.nan) if bound is None else bound.astype(float) * mass
+    if "Group_M_Crit200" in group:
+        halo_mass[first[owns]] = group["Group_M_Crit200"][owns] * mass
+    stars = sub["SubhaloLenType"][:, 4]
+    if "SubhaloFlag" in sub:
+        stars = np.where(sub["SubhaloFlag"] == 0, 0, stars)
+    return listed(
+        range(n),
+        sub["SubhaloPos"] * length,
+        r200_kpc=r200,
+        n_stars=stars,
+        n_particles=sub.get("SubhaloLen"),
+        central=central,
+        halo_mass_msun=halo_mass,
+        stellar_mass_msun=None if by_type is None else by_type[:, 4] * mass,
+        high_res_fraction=_high_resolution(by_type),
+    )
+
+
+def _physical(files: list[Path], name: str, units: CodeUnits, cgs: float, usual: float) -> float:
+    """Worth of a dataset's unit, by its own attributes as EAGLE writes them; `usual` where it has none."""
+    for path in files:
+        with h5py.File(path, "r") as file:
+            if name in file and "CGSConversionFactor" in file[name].attrs:
+                attrs = file[name].attrs
+                a, h = (scalar(attrs.get(f"{x}-scale-exponent", 0.0)) for x in ("aexp", "h"))
+                worth = in_round_units(scalar(attrs["CGSConversionFactor"]) / cgs)
+                return worth * units.scale_factor**a * units.hubble**h
+    return usual
+
+
+def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
+    """`eagle_subfind_tab_*.hdf5` (The EAGLE team 2017): SubGroupNumber 0 is the central of FOF group GroupNumber.
+
+    Comoving Mpc/h and 1e10 Msun/h unless the datasets' attributes say otherwise. Stellar masses are
+    those within 30 kpc, where given. Names are GroupNumber_SubGroupNumber.
+    """
+    files = files_of(path)
+    fof = stacked(files, "FOF", {"Group_R_Crit200"}, {"Group_M_Crit200"})
+    aperture = "ApertureMeasurements/Mass/030kpc"
+    sub = stacked(
+        files,
+        "Subhalo",
+        {"CentreOfPotential", "GroupNumber", "SubGroupNumber"},
+        {"SubLength", "SubLengthType", "Mass", "MassType", aperture},
+    )
+    n = len(sub["GroupNumber"]) if sub else 0
+    _check(path, n, units)
+    if n == 0:
+        return []
+    host = sub["GroupNumber"].astype(np.int64) - 1
+    if not fof or host.min() < 0 or host.max() >= len(fof["Group_R_Crit200"]):
+        raise SnapshotError(f"{path}: a GroupNumber has no FOF group; have all files of the catalogue")
+    central = sub["SubGroupNumber"] == 0
+    a, h = units.scale_factor, units.hubble
+
+    def length(table: dict[str, np.ndarray], group: str, name: str) -> np.ndarray:
+        return table[name] * _physical(files, f"{group}/{name}", units, KPC_CM, 1000 * a / h)
+
+    def mass(table: dict[str, np.ndarray], group: str, name: str) -> np.ndarray | None:
+        return table[name] * _physical(files, f"{group}/{name}", units, MSUN_G, 1e10 / h) if name in table else None
+
+    m200, bound, by_type = mass(fof, "FOF", "Group_M_Crit200"), mass(sub, "Subhalo", "Mass"), sub.get("MassType")
+    of_satellite = np.full(n, np.nan) if bound is None else bound
+    stellar = mass(sub, "Subhalo", aperture if aperture in sub else "MassType")
+    lengths = sub.get("SubLengthType")
+    return listed(
+        [f"{g + 1}_{s}" for g, s in zip(host, sub["SubGroupNumber"], strict=True)],
+        length(sub, "Subhalo", "CentreOfPotential"),
+        r200_kpc=np.where(central, length(fof, "FOF", "Group_R_Crit200")[host], np.nan),
+        n_stars=None if lengths is None else lengths[:, 4],
+        n_particles=sub.get("SubLength"),
+        central=central,
+        halo_mass_msun=of_satellite if m200 is None else np.where(central, m200[host], of_satellite),
+        stellar_mass_msun=None if stellar is None else stellar[:, 4],
+        high_res_fraction=_high_resolution(by_type),
+    )

@@ -1,0 +1,156 @@
+"""Views of a store as FITS files, for DS9, CASA or any other tool of the trade."""
+
+import os
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from astropy.io import fits
+
+from gen import store
+from gen.projection import CHANNELS
+
+#: FITS spelling of the units of each channel, and the same in a header's words.
+_CHANNELS = {
+    "density": ("solMass kpc-2", "surface density"),
+    "velocity": ("km s-1", "mean line-of-sight velocity, receding positive"),
+    "dispersion": ("km s-1", "line-of-sight velocity dispersion"),
+    "count": ("", "particles in the pixel"),
+    "valid": ("", "1 where the instrument sees something"),
+}
+
+
+def export(
+    path: Path,
+    suite: str,
+    galaxy: str,
+    out: Path,
+    view: int | None = None,
+    instrument: str | None = None,
+    distance_mpc: float | None = None,
+    centre_deg: tuple[float, float] = (0.0, 0.0),
+) -> list[Path]:
+    """Write one FITS file per view of a galaxy into the folder `out`; the files' paths.
+
+    view: its number, or None for all. instrument: a built-in name or a YAML file, None for the
+    stored moments. Axes are kpc from the galaxy's centre or, with distance_mpc (of angular size),
+    degrees on the sky about centre_deg (RA, Dec). Raises StoreError for a galaxy that is not there
+    or not mapped, ValueError for a view or place that cannot be.
+    """
+    group = store.open_suite(path, suite)
+    names = list(group["galaxy"][:])
+    if galaxy not in names:
+        raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {', '.join(names[:5])}, ...")
+    index = names.index(galaxy)
+    if group["status"][index] != store.DONE:
+        raise store.StoreError(f"{path}/{suite}: {galaxy} has no maps (see failures.jsonl); run `python -m gen maps`")
+    n_views = group["maps"].shape[1]
+    if view is not None and not 0 <= view < n_views:
+        raise ValueError(f"{path}/{suite} has views 0 to {n_views - 1}, not {view}")
+    if distance_mpc is not None and not 0 < distance_mpc < np.inf:
+        raise ValueError(f"a distance of {distance_mpc:g} Mpc is none; give a positive one")
+    if not (0 <= centre_deg[0] <= 360 and -90 <= centre_deg[1] <= 90):
+        raise ValueError(f"RA {centre_deg[0]:g}, Dec {centre_deg[1]:g} is no place on the sky [deg]")
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number in range(n_views) if view is None else [view]:
+        header = _galaxy_header(group, suite, galaxy, index, number)
+        images, pixel_kpc = _images(group, galaxy, index, number, instrument, header)
+        axes = _axes(images["STARS_DENSITY"].shape[-1], pixel_kpc, distance_mpc, centre_deg)
+        header["PIXKPC"] = (pixel_kpc, "[kpc] side of a pixel")
+        hdus = [fits.PrimaryHDU(header=header)]
+        for name, image in images.items():
+            unit, meaning = _CHANNELS[name.split("_")[1].lower()]
+            hdu = fits.ImageHDU(image, name=name)
+            hdu.header["BUNIT"] = (unit, meaning)
+            hdu.header["OBJECT"] = header["OBJECT"]
+            hdu.header.extend(axes)
+            hdus.append(hdu)
+        written.append(out / re.sub(r"[^A-Za-z0-9._-]", "_", f"{suite}_{galaxy}_view{number}.fits"))
+        aside = written[-1].with_name(f".{written[-1].name}.partial")
+        fits.HDUList([*hdus, _profile(group, index)]).writeto(aside, overwrite=True, output_verify="exception")
+        os.replace(aside, written[-1])
+    return written
+
+
+def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view: int) -> fits.Header:
+    header = fits.Header()
+    ascii_name = galaxy.encode("ascii", "backslashreplace").decode()
+    header["OBJECT"] = (ascii_name, "galaxy's name in the map store")
+    header["SUITE"] = (suite, "suite of simulations")
+    header["VIEW"] = (view, "number of the line of sight")
+    header["RE_KPC"] = (float(group["half_mass_radius"][index, view]), "[kpc] projected stellar half-mass radius")
+    for i, axis in enumerate(("x", "y", "away from observer")):
+        for j in range(3):
+            value = float(group["sightline"][index, view, i, j])
+            header[f"SIGHT{i + 1}{j + 1}"] = (value, f"map {axis}, simulation {'xyz'[j]}")
+    header["CREATOR"] = (f"kinmass {version('kinmass')}", "software that wrote this file")
+    header["COMMIT"] = (store.provenance()["commit"], "its version control commit")
+    header["MAPCOMMT"] = (str(group.attrs["commit"]), "commit of the software that made the maps")
+    return header
+
+
+def _images(
+    group: zarr.Group, galaxy: str, index: int, view: int, instrument: str | None, header: fits.Header
+) -> tuple[dict[str, np.ndarray], float]:
+    """{EXTNAME: (P, P)}, NaN where a pixel is empty, and the side of a pixel [kpc]; names the instrument in header."""
+    maps, pixel_kpc = group["maps"][index, view], float(group["pixel_scale"][index, view])
+    names: tuple[str, ...] = CHANNELS
+    if instrument is not None:
+        import torch
+
+        from gen.instrument import fixed_noise, observe
+        from gen.instrument import instrument as find
+
+        look, field_of_view_re = find(instrument), float(group.attrs["config"]["field_of_view_re"])
+        r_e = torch.tensor([header["RE_KPC"]])
+        noise = fixed_noise(galaxy, view, look.grid(maps.shape[-1], field_of_view_re)[0])
+        seen = observe(torch.from_numpy(maps)[None], look, torch.from_numpy(noise)[None], field_of_view_re, r_e)
+        maps, pixel_kpc, names = seen[0].numpy(), pixel_kpc * look.rebin, (*CHANNELS[:3], "valid")
+        header["INSTRUME"] = (look.name, "noise model the maps are seen through")
+        header["HISTORY"] = f"instrument {look.model_dump_json(exclude_none=True)}"
+    images: dict[str, np.ndarray] = {}
+    for t, tracer in enumerate(store.TRACERS):
+        own = maps[4 * t : 4 * t + 4]
+        for name, image in zip(names, own, strict=True):
+            whole = image.astype(np.int32) if name in ("count", "valid") else np.where(own[0] > 0, image, np.nan)
+            images[f"{tracer}_{name}".upper()] = whole
+    return images, pixel_kpc
+
+
+def _axes(pixels: int, pixel_kpc: float, distance_mpc: float | None, centre_deg: tuple[float, float]) -> fits.Header:
+    """A linear WCS in kpc from the galaxy's centre, or a tangential one in degrees.
+
+    Maps are as the observer sees them: column to the right, row upwards. On the sky up is north and
+    right is west, so that RA grows to the left.
+    """
+    header = fits.Header()
+    header["WCSAXES"] = 2
+    if distance_mpc is None:
+        step, start, units, kinds = (pixel_kpc, pixel_kpc), (0.0, 0.0), "kpc", ("LINEAR", "LINEAR")
+        named = ("x offset from the galaxy's centre", "y offset from the galaxy's centre")
+    else:
+        degrees = float(np.degrees(pixel_kpc / (1e3 * distance_mpc)))
+        step, start, units, kinds = (-degrees, degrees), centre_deg, "deg", ("RA---TAN", "DEC--TAN")
+        named = ("Right ascension", "Declination")
+        header["RADESYS"] = "ICRS"
+        header["DISTMPC"] = (distance_mpc, "[Mpc] angular diameter distance assumed")
+    for i in (0, 1):
+        header[f"CTYPE{i + 1}"] = kinds[i]
+        header[f"CNAME{i + 1}"] = named[i]
+        header[f"CUNIT{i + 1}"] = units
+        header[f"CRPIX{i + 1}"] = ((pixels + 1) / 2, "the galaxy's centre")
+        header[f"CRVAL{i + 1}"] = start[i]
+        header[f"CDELT{i + 1}"] = step[i]
+    return header
+
+
+def _profile(group: zarr.Group, index: int) -> fits.BinTableHDU:
+    """The true mass profile: spherical radius, and mass inside it per component."""
+    columns: list[Any] = [fits.Column("RADIUS", "D", unit="kpc", array=group["radius"][index])]
+    for name, mass in zip(group["component"][:], group["mass"][index], strict=True):
+        columns.append(fits.Column(f"M_{name.upper()}", "D", unit="solMass", array=mass))
+    return fits.BinTableHDU.from_columns(columns, name="MASS_PROFILE")

@@ -1,0 +1,69 @@
+"""SWIFT snapshots (COLIBRE, FLAMINGO, SWIFT-EAGLE): no factors of h, peculiar velocities, lengths of 2 sigma."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import h5py
+import numpy as np
+
+from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
+from gen.formats.base import SnapshotError
+from gen.formats.gadget import Gadget, Worth, header, in_round_units, scalar, scale_factor
+from gen.formats.smoothing import KERNEL_GAMMA, Smoothing, of_kernel
+
+
+class Swift(Gadget):
+    """SWIFT (documentation, Snapshots): staged as plain Gadget, single, distributed or virtual files.
+
+    Header BoxSize is a vector in comoving units; Time is a time; the Cosmology group has a and h.
+    """
+
+    name = "swift"
+    components: ClassVar[dict[str, list[str]]] = {
+        "gas": ["PartType0"],
+        "stars": ["PartType4"],
+        "dark": ["PartType1", "PartType2"],
+        "black_holes": ["PartType5", "PartType3"],  # 3 are sinks: mass that no map shows
+    }
+    default: ClassVar[dict[str, Worth]] = {
+        "length_kpc": (1000.0, 1.0, 0.0),
+        "mass_msun": (1e10, 0.0, 0.0),
+        "velocity_kms": (1.0, 0.0, 0.0),
+    }
+    default_words = "comoving Mpc, 1e10 Msun, km/s"
+
+    def _from_groups(self, file: h5py.File) -> tuple[dict[str, Worth], str]:
+        attrs = file["Units"].attrs if "Units" in file else {}
+        names = [f"Unit {what}" for what in ("length in cgs (U_L)", "mass in cgs (U_M)", "time in cgs (U_t)")]
+        if any(name not in attrs for name in names):
+            return {}, ""
+        length, mass, time = (scalar(attrs[name]) for name in names)
+        worth = dict(zip(self.default, (length / KPC_CM, mass / MSUN_G, length / time / KMS_CM_S), strict=True))
+        return {k: (in_round_units(w), *self.default[k][1:]) for k, w in worth.items()}, "the file's Units group"
+
+    def _cosmology(self, path: Path, file: h5py.File) -> tuple[float, float]:
+        attrs = dict(file["Header"].attrs)
+        cosmology = dict(file["Cosmology"].attrs) if "Cosmology" in file else {}
+        if scalar(cosmology.get("Cosmological run", "Scale-factor" in attrs)) == 0:
+            return 1.0, 1.0
+        return scale_factor(path, cosmology | attrs, ("Scale-factor",)), scalar(cosmology.get("h", 1.0))
+
+    def _columns(self, group: h5py.Group) -> dict[str, str]:
+        named = group.file.get("SubgridScheme/NamedColumns", {})
+        if group.name != "/PartType0" or "SpeciesFractions" not in named or "ElementMassFractions" not in named:
+            return {}
+        return {
+            "NeutralHydrogenAbundance": "SpeciesFractions[HI]",
+            "HydrogenFraction": "ElementMassFractions[Hydrogen]",
+        }
+
+    def smoothing(self, path: Path) -> Smoothing:
+        """By the HydroScheme group's kernel. Raises SnapshotError for one whose support is not known."""
+        header(path)
+        with h5py.File(path, "r") as file:
+            attrs = dict(file["HydroScheme"].attrs) if "HydroScheme" in file else {}
+        kernel = attrs.get("Kernel function", "Quartic spline (M5)")  # SWIFT's default with COLIBRE and EAGLE
+        kernel = kernel.decode() if isinstance(kernel, bytes) else str(np.ravel(kernel)[0])
+        if kernel not in KERNEL_GAMMA:
+            raise SnapshotError(f"{path}: unknown kernel {kernel!r}; known are {', '.join(KERNEL_GAMMA)}")
+        return of_kernel(KERNEL_GAMMA[kernel], scalar(attrs.get("Kernel eta", 1.2348)))

@@ -1,0 +1,290 @@
+"""Small snapshots in the layouts of the archives, written from physical particles by the archives' own rules.
+
+Sources: TNG's data specifications; EAGLE's particle data release (arXiv:1706.09899); SWIFT's documentation,
+Snapshots; GIZMO's users' guide and the FIRE-2 release (arXiv:2202.06969); SIMBA (Davé et al. 2019).
+"""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from gen.particles import Galaxy, Particles, empty
+
+A, H, BOX = 0.6, 0.7, 4000.0  # BOX: physical kpc
+KPC, MSUN = 3.085678e21, 1.989e33  # rounded as the codes round them
+MPC_H, KPC_H, MPC = 1000 * A / H, A / H, 1000 * A
+MASS_H, ROOT_A = 1e10 / H, np.sqrt(A)
+DARK_MSUN, GAMMA_QUARTIC = 5e6, 2.018932
+
+
+def galaxy(n: int = 40, seed: int = 3) -> Galaxy:
+    """A cloud of n particles of each component, 30 kpc wide; dark particles all of one mass."""
+    rng = np.random.default_rng(seed)
+
+    def cloud(mass: np.ndarray, support: np.ndarray | None = None) -> Particles:
+        return Particles(rng.normal(0, 10, (n, 3)), rng.normal(50, 120, (n, 3)), mass, support)
+
+    stars, gas = (cloud(rng.uniform(1e5, 1e6, n)) for _ in range(2))
+    gas = Particles(gas.pos_kpc, gas.vel_kms, gas.mass_msun, rng.uniform(0.2, 2, n))
+    return Galaxy(stars, gas, cloud(np.full(n, DARK_MSUN)), empty())
+
+
+def attributes(dataset: h5py.Dataset, names: tuple[str, str, str], values: tuple[float, float, float]) -> None:
+    for name, value in zip(names, values, strict=True):
+        dataset.attrs[name] = np.array([value])
+
+
+def _header(file: h5py.File, files: int, total: list[int], **more: object) -> None:
+    attrs = file.create_group("Header").attrs
+    here = [len(file[f"PartType{i}/Coordinates"]) if f"PartType{i}/Coordinates" in file else 0 for i in range(6)]
+    attrs["NumPart_ThisFile"], attrs["NumPart_Total"] = here, total
+    attrs["NumPart_Total_HighWord"], attrs["NumFilesPerSnapshot"] = [0] * 6, files
+    for key, value in more.items():
+        attrs[key.replace("__", "-")] = value
+
+
+def _code(p: Particles, length: float, mass: float, velocity: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions wrapped into the box around its corner, velocities and masses in code units."""
+    return np.mod(p.pos_kpc, BOX) / length, np.float32(p.vel_kms / velocity), np.float32(p.mass_msun / mass)
+
+
+def _split(whole: Galaxy, files: int) -> list[Galaxy]:
+    cuts = {k: np.array_split(np.arange(len(p)), files) for k, p in whole.components().items()}
+    return [Galaxy(**{k: p[cuts[k][i]] for k, p in whole.components().items()}) for i in range(files)]
+
+
+def _names(path: Path, files: int) -> list[Path]:
+    return [path.with_name(f"{path.stem}.{i}.hdf5") for i in range(files)] if files > 1 else [path]
+
+
+TYPES = {0: "gas", 1: "dark", 4: "stars"}
+COSMOLOGY = {"Redshift": 1 / A - 1, "HubbleParam": H, "Omega0": 0.3, "OmegaLambda": 0.7}
+
+
+def eagle(path: Path, whole: Galaxy, files: int = 1) -> Path:
+    """Mpc/h, `Mass`, `Velocity`; no mass for dark matter; element abundances; a hash table."""
+    names = "CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent"
+    for name, part in zip(_names(path, files), _split(whole, files), strict=True):
+        with h5py.File(name, "w") as file:
+            for number, kind in TYPES.items():
+                p = part.components()[kind]
+                pos, vel, mass = _code(p, MPC_H, MASS_H, ROOT_A)
+                group = file.create_group(f"PartType{number}")
+                attributes(group.create_dataset("Coordinates", data=pos), names, (KPC * 1e3, 1, -1))
+                attributes(group.create_dataset("Velocity", data=vel), names, (1e5, 0.5, 0))
+                if number != 1:
+                    attributes(group.create_dataset("Mass", data=mass), names, (MSUN * 1e10, 0, -1))
+                    group["ElementAbundance/Hydrogen"] = np.full(len(p), 0.75, np.float32)
+                if number == 0:
+                    h = np.float32(p.support_kpc / MPC_H)
+                    attributes(group.create_dataset("SmoothingLength", data=h), names, (KPC * 1e3, 1, -1))
+                    group["Temperature"] = np.geomspace(1e3, 1e6, len(p))
+                    group["StarFormationRate"] = np.zeros(len(p))
+            table = [0, DARK_MSUN / MASS_H, 0, 0, 0, 0]
+            total = [len(whole.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
+            _header(file, files, total, MassTable=table, BoxSize=BOX / MPC_H, Time=A, ExpansionFactor=A, **COSMOLOGY)
+            file.create_group("HashTable").attrs["HashBits"] = 6
+    return _names(path, files)[0]
+
+
+def tng(path: Path, whole: Galaxy, files: int = 1) -> Path:
+    """ckpc/h cells with densities, massless tracers as type 3, wind among the stars' fields."""
+    names = "to_cgs", "a_scaling", "h_scaling"
+    for name, part in zip(_names(path, files), _split(whole, files), strict=True):
+        with h5py.File(name, "w") as file:
+            for number, kind in TYPES.items():
+                p = part.components()[kind]
+                pos, vel, mass = _code(p, KPC_H, MASS_H, ROOT_A)
+                group = file.create_group(f"PartType{number}")
+                attributes(group.create_dataset("Coordinates", data=pos), names, (KPC, 1, -1))
+                attributes(group.create_dataset("Velocities", data=vel), names, (1e5, 0.5, 0))
+                if number != 1:
+                    attributes(group.create_dataset("Masses", data=mass), names, (MSUN * 1e10, 0, -1))
+                if number == 0:
+                    volume = 4 / 3 * np.pi * (p.support_kpc / 2) ** 3
+                    group["Density"] = np.float32(p.mass_msun / volume / MASS_H * KPC_H**3)
+                    attributes(group["Density"], names, (MSUN * 1e10 / KPC**3, -3, 2))
+                    group["InternalEnergy"] = np.geomspace(10, 1e5, len(p))
+                    group["ElectronAbundance"] = np.full(len(p), 1.0)
+                    group["NeutralHydrogenAbundance"] = np.linspace(0, 1, len(p))
+                    group["StarFormationRate"] = np.zeros(len(p))
+                    attributes(group["ElectronAbundance"], names, (0, 0, 0))
+                if number == 4:
+                    group["GFM_StellarFormationTime"] = np.full(len(p), 0.3)
+                    group["GFM_StellarPhotometrics"] = np.linspace(-8, -2, 8 * len(p)).reshape(len(p), 8)
+            tracers = file.create_group("PartType3")
+            tracers["TracerID"] = tracers["ParentID"] = np.arange(5)
+            table = [0, DARK_MSUN / MASS_H, 0, 4.7e-5, 0, 0]
+            total = [len(whole.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
+            _header(file, files, total, MassTable=table, BoxSize=BOX / KPC_H, Time=A, **COSMOLOGY)
+    return _names(path, files)[0]
+
+
+def auriga(path: Path, whole: Galaxy, files: int = 1) -> Path:
+    """TNG's cells and stars in a zoom without attributes; units in the Header as AREPO puts them."""
+    first = tng(path, whole, files)
+    for name in _names(path, files):
+        with h5py.File(name, "r+") as file:
+            del file["PartType3"]
+            for group in ("PartType0", "PartType1", "PartType4"):
+                for dataset in file[group].values():
+                    for attribute in list(dataset.attrs):
+                        del dataset.attrs[attribute]
+            file["Header"].attrs["MassTable"] = [0, DARK_MSUN / MASS_H, 0, 0, 0, 0]
+            file["Header"].attrs["UnitLength_in_cm"] = KPC * 1e3  # AURIGA counts in Mpc/h
+            file["Header"].attrs["UnitMass_in_g"] = MSUN * 1e10
+            file["Header"].attrs["UnitVelocity_in_cm_per_s"] = 1e5
+            for group in ("PartType0", "PartType1", "PartType4"):
+                file[group]["Coordinates"][...] /= 1000
+            file["PartType0/Density"][...] *= 1e9
+            file["Header"].attrs["BoxSize"] /= 1000
+            for low in (2, 3):
+                far = file.create_group(f"PartType{low}")
+                far["Coordinates"], far["Velocities"] = np.full((2, 3), 0.005), np.zeros((2, 3))
+                far["Masses"] = np.full(2, 2 * DARK_MSUN / MASS_H)
+    return first
+
+
+def fire(path: Path, whole: Galaxy, files: int = 1) -> Path:
+    """GIZMO: kpc/h without a word on units, smoothing lengths, masses for every type."""
+    for name, part in zip(_names(path, files), _split(whole, files), strict=True):
+        with h5py.File(name, "w") as file:
+            for number, kind in TYPES.items():
+                p = part.components()[kind]
+                group = file.create_group(f"PartType{number}")
+                group["Coordinates"], group["Velocities"], group["Masses"] = _code(p, KPC_H, MASS_H, ROOT_A)
+                group["ParticleIDs"] = np.arange(len(p))
+                if number in (0, 4):
+                    group["Metallicity"] = np.full((len(p), 11), 0.02, np.float32)
+                if number == 0:
+                    group["SmoothingLength"] = np.float32(p.support_kpc / KPC_H)
+                    group["InternalEnergy"] = np.geomspace(10, 1e5, len(p))
+                    group["ElectronAbundance"] = np.full(len(p), 1.0)
+                    group["NeutralHydrogenAbundance"] = np.linspace(0, 1, len(p))
+                if number == 4:
+                    group["StellarFormationTime"] = np.full(len(p), 0.3)
+            total = [len(whole.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
+            _header(file, files, total, MassTable=np.zeros(6), BoxSize=BOX / KPC_H, Time=A, **COSMOLOGY)
+    return _names(path, files)[0]
+
+
+def gizmo_2020(path: Path, whole: Galaxy, files: int = 1) -> Path:
+    """GIZMO since 2020: other names of the cosmology, units in the Header; here Mpc/h."""
+    first = fire(path, whole, files)
+    for name in _names(path, files):
+        with h5py.File(name, "r+") as file:
+            attrs = file["Header"].attrs
+            for key in ("Omega0", "OmegaLambda"):
+                del attrs[key]
+            attrs["ComovingIntegrationOn"], attrs["Omega_Lambda"], attrs["Omega_Matter"] = 1, 0.7, 0.3
+            attrs["Omega_Baryon"], attrs["Omega_Radiation"], attrs["GIZMO_version"] = 0.05, 0.0, 2021
+            attrs["UnitLength_In_CGS"], attrs["UnitMass_In_CGS"] = KPC * 1e3, MSUN * 1e10
+            attrs["UnitVelocity_In_CGS"] = 1e5
+            attrs["BoxSize"] /= 1000
+            for group in ("PartType0", "PartType1", "PartType4"):
+                file[group]["Coordinates"][...] /= 1000
+            file["PartType0/SmoothingLength"][...] /= 1000
+    return first
+
+
+def gadget4(path: Path, whole: Galaxy, files: int = 1) -> Path:
+    """GADGET-4: a short Header, cosmology and units in the Parameters group (its users' guide, Snapshot format)."""
+    first = fire(path, whole, files)
+    for name in _names(path, files):
+        with h5py.File(name, "r+") as file:
+            attrs, parameters = file["Header"].attrs, file.create_group("Parameters").attrs
+            for key in ("Omega0", "OmegaLambda", "HubbleParam"):
+                parameters[key] = attrs.pop(key)
+            parameters["ComovingIntegrationOn"], parameters["UnitVelocity_in_cm_per_s"] = 1, 1e5
+            parameters["UnitLength_in_cm"], parameters["UnitMass_in_g"] = KPC, MSUN * 1e10
+            for group in ("PartType0", "PartType4"):
+                del file[group]["Metallicity"]
+    return first
+
+
+def simba(path: Path, whole: Galaxy, files: int = 1) -> Path:
+    """FIRE's layout with SIMBA's dust, winds and molecular fractions."""
+    first = fire(path, whole, files)
+    for name in _names(path, files):
+        with h5py.File(name, "r+") as file:
+            n = len(file["PartType0/Coordinates"])
+            for field in ("Dust_Masses", "FractionH2", "DelayTime", "NWindLaunches", "StarFormationRate"):
+                file[f"PartType0/{field}"] = np.zeros(n, np.float32)
+    return first
+
+
+def swift(path: Path, whole: Galaxy, files: int = 1, kernel: str = "Quartic spline (M5)") -> Path:
+    """Comoving Mpc, peculiar velocities, h of the kernel, vectors and one-element arrays in the Header."""
+    names = (
+        "Conversion factor to CGS (not including cosmological corrections)",
+        "a-scale exponent",
+        "h-scale exponent",
+    )
+    for name, part in zip(_names(path, files), _split(whole, files), strict=True):
+        with h5py.File(name, "w") as file:
+            for number, kind in TYPES.items():
+                p = part.components()[kind]
+                pos, vel, mass = _code(p, MPC, 1e10, 1.0)
+                group = file.create_group(f"PartType{number}")
+                attributes(group.create_dataset("Coordinates", data=pos), names, (KPC * 1e3, 1, 0))
+                attributes(group.create_dataset("Velocities", data=vel), names, (1e5, 0, 0))
+                attributes(group.create_dataset("Masses", data=mass), names, (MSUN * 1e10, 0, 0))
+                if number == 0:
+                    group["SmoothingLengths"] = np.float32(p.support_kpc / MPC / GAMMA_QUARTIC)
+                    h = p.support_kpc / MPC / GAMMA_QUARTIC
+                    group["Densities"] = np.float32(p.mass_msun / 1e10 * (1.2348 / h) ** 3)
+                    group["Temperatures"] = np.geomspace(1e3, 1e6, len(p))
+                    group["StarFormationRates"] = -0.5 * np.ones(len(p))  # SWIFT: minus when it last formed stars
+                    group["SpeciesFractions"] = np.linspace(0, 1, 3 * len(p)).reshape(-1, 3)
+                    group["ElementMassFractions"] = np.full((len(p), 2), [0.7, 0.3])
+                if number == 4:
+                    group["Luminosities"] = np.linspace(1, 2, 2 * len(p)).reshape(len(p), 2)
+            swift_groups(file, kernel)
+            total = [len(whole.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
+            header = {"Scale__factor": np.array([A]), "Redshift": np.array([1 / A - 1]), "Time": np.array([8e-3])}
+            box = np.full(3, BOX / MPC)
+            _header(file, files, total, BoxSize=box, Code=np.bytes_("SWIFT"), Dimension=np.array([3]), **header)
+    return _names(path, files)[0]
+
+
+def swift_groups(file: h5py.File, kernel: str = "Quartic spline (M5)") -> None:
+    """The groups of attributes around SWIFT's particles."""
+    for group, attrs in {
+        "Cosmology": {"Cosmological run": [1], "h": [H], "Scale-factor": [A], "Redshift": [1 / A - 1]},
+        "HydroScheme": {"Kernel function": np.bytes_(kernel), "Kernel eta": [1.2348]},
+        "Units": {
+            "Unit length in cgs (U_L)": [KPC * 1e3],
+            "Unit mass in cgs (U_M)": [MSUN * 1e10],
+            "Unit time in cgs (U_t)": [KPC * 1e3 / 1e5],
+        },
+    }.items():
+        file.create_group(group).attrs.update({k: np.asarray(v) for k, v in attrs.items()})
+    named = file.create_group("SubgridScheme/NamedColumns")
+    named["SpeciesFractions"] = np.array([b"elec", b"HI", b"HII"], "S32")
+    named["ElementMassFractions"] = np.array([b"Hydrogen", b"Helium"], "S32")
+    named["Luminosities"] = np.array([b"GAMA_g", b"GAMA_r"], "S32")
+
+
+def swift_virtual(path: Path, whole: Galaxy) -> Path:
+    """SWIFT's meta-snapshot: virtual datasets over the files of a distributed one, by relative names."""
+    swift(path, whole, files=3)
+    parts = _names(path, 3)
+    with h5py.File(path, "w") as meta, h5py.File(parts[0]) as first:
+        for number in TYPES:
+            for field in first[f"PartType{number}"]:
+                name = f"PartType{number}/{field}"
+                sources = []
+                for part in parts:
+                    with h5py.File(part) as file:
+                        sources.append(h5py.VirtualSource(part.name, name, shape=file[name].shape))
+                ends = np.cumsum([source.shape[0] for source in sources])
+                layout = h5py.VirtualLayout(shape=(ends[-1], *sources[0].shape[1:]), dtype=first[name].dtype)
+                for end, source in zip(ends, sources, strict=True):
+                    layout[end - source.shape[0] : end] = source
+                meta.create_virtual_dataset(name, layout).attrs.update(first[name].attrs)
+        swift_groups(meta)
+        attrs = meta.create_group("Header").attrs
+        attrs.update(first["Header"].attrs)
+        attrs["NumPart_ThisFile"], attrs["NumFilesPerSnapshot"], attrs["Virtual"] = attrs["NumPart_Total"], [1], [1]
+    return path

@@ -1,0 +1,558 @@
+"""Halo catalogues as their programs write them come back in physical kpc and Msun; selection keeps what it says."""
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import h5py
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.table import MaskedColumn, Table
+
+from gen.catalogue import chosen, find_haloes, usable
+from gen.catalogues import READERS, Halo
+from gen.constants import KPC_CM, G
+from gen.formats import FORMATS, CodeUnits, SnapshotError
+from gen.maps import list_tasks
+from gen.suite import Catalogue, Selection, SuiteError, load_suite
+
+A, H = 0.5, 0.7
+UNITS = CodeUnits(A / H, 1e10 / H, np.sqrt(A), 10_000 * A / H, A, H)
+SNAPSHOT = Path("run/snap_099.0.hdf5")
+
+# Two groups: a central with two satellites, and a central alone; physical kpc and Msun.
+CENTRE = np.array([[10.0, 20.0, 30.0], [12.0, 19.0, 33.0], [40.0, 2.0, 30.0], [900.0, 2000.0, 3000.0]])
+CENTRAL = np.array([True, False, False, True])
+GROUP = np.array([0, 0, 0, 1])
+R200 = np.array([210.0, np.nan, np.nan, 95.0])
+HALO_MASS = np.array([1.1e12, 4e10, 3e9, 9e10])
+STARS = np.array([5e10, 2e9, 1e8, 3e8])
+N_STARS = np.array([50_000, 2000, 100, 300])
+N_ALL = np.array([900_000, 40_000, 3000, 80_000])
+HIGH_RES = np.array([1.0, 0.75, 0.5, 1.0])
+
+
+def by_type(values: np.ndarray, low: Any = 0) -> np.ndarray:
+    """Columns of the six particle types: stars, and low-resolution dark matter in type 3."""
+    table = np.zeros((len(values), 6), dtype=values.dtype)
+    table[:, 4], table[:, 3] = values, low
+    return table
+
+
+def write_ahf(folder: Path) -> Path:
+    # As AHF v1.0 writes it: tab after every column, long IDs, 0 for no host.
+    ids = 128000000000000001 + np.arange(4)
+    hosts = np.where(CENTRAL, 0, ids[0])
+    names = "ID hostHalo numSubStruct Mvir npart Xc Yc Zc VXc VYc VZc Rvir fMhires n_gas M_gas n_star M_star"
+    lines = ["#" + "".join(f"{name}({i + 1})\t" for i, name in enumerate(names.split()))]
+    x, r = CENTRE * H / A, np.where(CENTRAL, R200, 7.0) * H / A
+    for i in range(4):
+        row = [ids[i], hosts[i], 0, HALO_MASS[i] * H, N_ALL[i], *x[i], 0.0, 0.0, 0.0, r[i], HIGH_RES[i], 0, 0.0]
+        lines.append("".join(f"{value!s}\t" for value in [*row, N_STARS[i], STARS[i] * H]))
+    path = folder / "snap.z1.000.AHF_halos"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_subfind(folder: Path, length: float = 1.0, said: str | None = None) -> Path:
+    """Three files, the middle one empty; `length` kpc per unit, told by the attributes of a group named `said`."""
+    pos, r200 = CENTRE * H / A / length, np.array([R200[0], 0.0, R200[3]]) * H / A / length
+    mass = 1e10 / H
+    low = (1 - HIGH_RES) * HALO_MASS / mass
+    groups = {
+        # The second group has no subhalo; older codes then write the number of the next.
+        "Group_R_Crit200": np.float32(r200), "GroupFirstSub": np.int32([0, 3, 3]), "GroupNsubs": np.int32([3, 0, 1]),
+        "Group_M_Crit200": np.float32(np.array([HALO_MASS[0], 1e8, HALO_MASS[3]]) / mass),
+        "GroupPos": np.float32(pos[[0, 0, 3]]),
+    }  # fmt: skip
+    masses = by_type(STARS / mass, low)
+    masses[:, 1] = HALO_MASS / mass - masses.sum(axis=1)
+    subs = {
+        "SubhaloPos": np.float32(pos), "SubhaloLen": np.int32(N_ALL), "SubhaloLenType": by_type(np.int32(N_STARS)),
+        "SubhaloMass": np.float32(HALO_MASS / mass), "SubhaloMassType": np.float32(masses),
+        "SubhaloGrNr": np.int32([0, 0, 0, 2]), "SubhaloFlag": np.ones(4, dtype=bool),
+    }  # fmt: skip
+    for number, (g, s) in enumerate([(slice(0, 1), slice(0, 2)), (slice(0), slice(0)), (slice(1, 3), slice(2, 4))]):
+        with h5py.File(folder / f"fof_subhalo_tab_099.{number}.hdf5", "w") as file:
+            head = file.create_group("Header").attrs
+            head["Ngroups_Total"], head["Nsubgroups_Total"] = np.int32(3), np.int32(4)
+            head["NumFiles"], head["Time"], head["Redshift"] = np.int32(3), A, 1 / A - 1
+            for name, columns, rows in (("Group", groups, g), ("Subhalo", subs, s)):
+                group = file.create_group(name)
+                for key, values in columns.items() if number != 1 else ():
+                    group[key] = values[rows]
+            if said:
+                attrs = file.require_group(said).attrs
+                attrs["UnitLength_in_cm"] = np.array([length * KPC_CM * 1.0001])
+                attrs["UnitMass_in_g"] = np.array([1.989e43])
+    return folder / "fof_subhalo_tab_099.0.hdf5"
+
+
+def write_eagle(folder: Path) -> Path:
+    mass = 1e10 / H
+    scales = {"length": (KPC_CM * 1000 * 1.000001, 1.0, -1.0), "mass": (1.989e43, 0.0, -1.0), "": (1.0, 0.0, 0.0)}
+    fof = {
+        "Group_R_Crit200": (np.float32(np.array([R200[0], R200[3], 0.0]) * H / A / 1000), "length"),
+        "Group_M_Crit200": (np.float32(np.array([HALO_MASS[0], HALO_MASS[3], 1e8]) / mass), "mass"),
+        # The last group is empty: its first subhalo is one too many.
+        "FirstSubhaloID": (np.uint32([0, 3, 4]), ""), "NumOfSubhalos": (np.int32([3, 1, 0]), ""),
+    }  # fmt: skip
+    low = (1 - HIGH_RES) * HALO_MASS / mass
+    masses = by_type(1.3 * STARS / mass, low)
+    masses[:, 1] = HALO_MASS / mass - masses.sum(axis=1)
+    subs = {
+        "CentreOfPotential": (CENTRE * H / A / 1000, "length"), "GroupNumber": (np.int32(GROUP + 1), ""),
+        "SubGroupNumber": (np.int32([0, 1, 2, 0]), ""), "SubLength": (np.int32(N_ALL), ""),
+        "SubLengthType": (by_type(np.int32(N_STARS)), ""), "Mass": (np.float32(HALO_MASS / mass), "mass"),
+        "MassType": (np.float32(masses), "mass"),
+        "ApertureMeasurements/Mass/030kpc": (np.float32(by_type(STARS / mass)), "mass"),
+    }  # fmt: skip
+    name = "eagle_subfind_tab_028_z000p000"
+    for number, (g, s) in enumerate([(slice(0, 1), slice(0, 1)), (slice(1, 3), slice(1, 4))]):
+        with h5py.File(folder / f"{name}.{number}.hdf5", "w") as file:
+            head = file.create_group("Header").attrs
+            head["TotNgroups"], head["TotNsubgroups"], head["NTask"] = np.int32([3]), np.int32([4]), np.int32([2])
+            head["Redshift"], head["HubbleParam"] = np.array([1 / A - 1]), np.array([H])
+            for group, columns, rows in (("FOF", fof, g), ("Subhalo", subs, s)):
+                for key, (values, kind) in columns.items():
+                    data = file.create_dataset(f"{group}/{key}", data=values[rows])
+                    names = ("CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent")
+                    data.attrs.update(dict(zip(names, scales[kind], strict=True)))
+    return folder / f"{name}.0.hdf5"
+
+
+def write_caesar(folder: Path) -> Path:
+    path = folder / "m100n1024_099.hdf5"
+    with h5py.File(path, "w") as file:
+        file.attrs["ngalaxies"], file.attrs["nhalos"] = 4, 3
+        simulation = file.create_group("simulation_attributes").attrs
+        simulation["redshift"], simulation["hubble_constant"], simulation["scale_factor"] = 1 / A - 1, H, A
+        galaxy, halo = file.create_group("galaxy_data"), file.create_group("halo_data")
+
+        def write(group: h5py.Group, name: str, values: Any, unit: str | None = None) -> None:
+            data = group.create_dataset(name, data=values)
+            if unit:
+                data.attrs["unit"] = unit.encode()
+
+        write(galaxy, "GroupID", np.int32(np.arange(4)))
+        write(galaxy, "minpotpos", CENTRE / A, "kpccm")
+        write(galaxy, "pos", CENTRE / A + 5.0, "kpccm")
+        write(galaxy, "central", CENTRAL)
+        write(galaxy, "parent_halo_index", np.int32(np.where(GROUP == 0, 2, 0)))
+        write(galaxy, "nstar", np.int32(N_STARS))
+        write(galaxy, "ngas", np.int32(N_ALL - N_STARS - 1))
+        write(galaxy, "nbh", np.int32(np.ones(4)))
+        write(galaxy, "dicts/masses.stellar", STARS, "Msun")
+        write(halo, "dicts/virial_quantities.r200c", np.array([R200[3], 1.0, R200[0]]) / A, "kpccm")
+        write(halo, "dicts/virial_quantities.m200c", np.array([HALO_MASS[3], 1e8, HALO_MASS[0]]), "Msun")
+    return path
+
+
+def write_rockstar(folder: Path, mvir_only: bool = False) -> Path:
+    om, ol = 0.3, 0.7
+    hubble = 0.1 * H * np.sqrt(om / A**3 + ol)
+    names = f"ID DescID M200b Vmax Vrms R200b Rs Np X Y Z {'Mvir' if mvir_only else 'M200c'} T/|U| Type SM"
+    lines = [f"#{names} m200b_hires m200b_lowres PID", f"#a = {A:f}"]
+    lines += [f"#Om = {om:f}; Ol = {ol:f}; h = {H:f}", "#FOF linking length: 0.280000", "#Particle mass: 1e+05 Msun/h"]
+    lines += ["#Units: Masses in Msun / h", "#Units: Positions in Mpc / h (comoving)"]
+    for i in range(4):
+        m200c = 100 * hubble**2 * np.nan_to_num(R200[i]) ** 3 / G if not mvir_only else HALO_MASS[i]
+        row = [
+            6723 + i,
+            -1,
+            f"{HALO_MASS[i] * H:.4e}",
+            2.1,
+            3.6,
+            f"{np.nan_to_num(R200[i]) * H / A:.3f}",
+            0.1,
+            N_ALL[i],
+        ]
+        row += [f"{x:.7f}" for x in CENTRE[i] * H / A / 1000]
+        row += [f"{m200c * H:.6e}", "nan", 0, f"{STARS[i] * H:.4e}", HIGH_RES[i], 1 - HIGH_RES[i]]
+        lines.append(" ".join(map(str, [*row, -1 if CENTRAL[i] else 6723])))
+    path = folder / "out_99.list"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_table(folder: Path) -> Path:
+    unknown = ~CENTRAL
+    table = Table({"id": np.arange(4), "snapshot": ["snap_099.0.hdf5"] * 4, "lineage": ["a", "b", "c", "a"]})
+    table["x"], table["y"], table["z"] = (CENTRE / 1000).T * u.Mpc
+    table["r200"] = MaskedColumn(np.nan_to_num(R200), unit="kpc", mask=unknown)
+    table["n_stars"], table["central"], table["high_res_fraction"] = N_STARS, CENTRAL, HIGH_RES
+    table["halo_mass"], table["stellar_mass"] = HALO_MASS / 1e3 * u.Unit("1000 solMass"), STARS
+    table.add_row([9, "snap_098.0.hdf5", "b", 1, 1, 1, 1, 999, True, 1, 1, 1])
+    table.write(folder / "galaxies.ecsv", format="ascii.ecsv")
+    return folder / "galaxies.ecsv"
+
+
+WRITERS = {
+    "ahf": write_ahf,
+    "subfind": write_subfind,
+    "eagle_subfind": write_eagle,
+    "caesar": write_caesar,
+    "rockstar": write_rockstar,
+    "table": write_table,
+}
+#: Fields that a format does not give, or not for satellites.
+LACKS = {"caesar": {"high_res_fraction"}, "rockstar": {"n_stars"}, "table": {"n_particles"}}
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_what_was_written_comes_back(form, tmp_path):
+    haloes = find_haloes(form, WRITERS[form](tmp_path), SNAPSHOT, UNITS)
+    assert len({h.name for h in haloes}) == 4
+    np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE, rtol=1e-5, atol=1e-3)
+    halo_mass = HALO_MASS.copy()
+    if form == "rockstar":  # of the sphere of R200c
+        halo_mass = 100 * (0.1 * H) ** 2 * (0.3 / A**3 + 0.7) * R200**3 / G
+    if form == "caesar":
+        halo_mass[~CENTRAL] = np.nan
+    r200 = np.where(CENTRAL, R200, 7.0) if form == "ahf" else R200
+    expected = {
+        "r200_kpc": r200, "n_stars": N_STARS, "n_particles": N_ALL, "central": CENTRAL, "halo_mass_msun": halo_mass,
+        "stellar_mass_msun": STARS, "high_res_fraction": HIGH_RES,
+    }  # fmt: skip
+    for field, values in expected.items():
+        for halo, value in zip(haloes, values, strict=True):
+            if field in LACKS.get(form, set()) or np.isnan(value):
+                assert getattr(halo, field) in (None, 0.0), (field, halo)
+            else:
+                # 1.989e33 g of EAGLE's headers is a solar mass.
+                assert getattr(halo, field) == pytest.approx(value, rel=2e-5), (field, halo)
+    assert [h.lineage for h in haloes] == (["a", "b", "c", "a"] if form == "table" else [None] * 4)
+    assert (
+        set(get_args(Catalogue.model_fields["format"].annotation)) == set(READERS) | {"none"} == set(WRITERS) | {"none"}
+    )
+
+
+@pytest.mark.parametrize("said", ["Units", "Parameters", "Header"])
+def test_subfind_in_mpc_says_so_itself(said, tmp_path):
+    haloes = find_haloes("subfind", write_subfind(tmp_path, 1000.0, said), SNAPSHOT, UNITS)
+    np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE, rtol=1e-6)
+    assert haloes[3].r200_kpc == pytest.approx(R200[3], rel=1e-6)
+    assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3], rel=1e-6)
+
+
+def test_subfind_leaves_out_fragments_and_keeps_the_names(tmp_path):
+    first = write_subfind(tmp_path)
+    with h5py.File(first, "r+") as file:
+        file["Subhalo/SubhaloFlag"][1] = False
+    assert [h.name for h in find_haloes("subfind", first, SNAPSHOT, UNITS)] == ["0", "2", "3"]
+
+
+def test_satellites_without_stars_are_left_out_of_a_million_rows(tmp_path):
+    n = 1_000_000
+    path = tmp_path / "big.hdf5"
+    with h5py.File(path, "w") as file:
+        stars = np.zeros(n, dtype=np.int32)
+        stars[[7, 500_000]] = 300, 200
+        file["Subhalo/SubhaloPos"], file["Subhalo/SubhaloLenType"] = np.ones((n, 3), dtype="f4"), by_type(stars)
+        file["Group/GroupFirstSub"], file["Group/Group_R_Crit200"] = np.int32([7]), np.float32([100.0])
+    found = find_haloes("subfind", path, SNAPSHOT, UNITS)
+    assert [(h.name, h.central, h.n_stars) for h in found] == [("7", True, 300), ("500000", False, 200)]
+
+
+def test_caesar_of_a_time_without_galaxies_is_empty(tmp_path):
+    path = write_caesar(tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["galaxy_data"], file["halo_data"]
+    assert find_haloes("caesar", path, SNAPSHOT, UNITS) == []
+
+
+def test_caesar_reads_the_units_it_is_told(tmp_path):
+    """Old files have the centre of mass alone; a unit may have h in it, or be one that nobody knows."""
+    path = write_caesar(tmp_path)
+    with h5py.File(path, "r+") as file:
+        galaxy = file["galaxy_data"]
+        del galaxy["minpotpos"], galaxy["pos"]
+        galaxy["pos"] = CENTRE * H / A / 1000
+        galaxy["pos"].attrs["unit"] = "Mpccm/h"
+        galaxy["dicts/masses.stellar"][...] = STARS * H
+        galaxy["dicts/masses.stellar"].attrs["unit"] = "Msun/h"
+    haloes = find_haloes("caesar", path, SNAPSHOT, UNITS)
+    np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE)
+    np.testing.assert_allclose([h.stellar_mass_msun for h in haloes], STARS)
+    with h5py.File(path, "r+") as file:
+        file["galaxy_data/pos"].attrs["unit"] = "furlong"
+    with pytest.raises(SnapshotError, match="galaxy_data/pos is in 'furlong'"):
+        find_haloes("caesar", path, SNAPSHOT, UNITS)
+
+
+def test_subfind_of_a_time_without_haloes_is_empty_and_another_file_is_not_one(tmp_path):
+    with h5py.File(tmp_path / "early.hdf5", "w") as file:
+        file.create_group("Header").attrs["Nsubgroups_Total"] = np.int32(0)
+    assert find_haloes("subfind", tmp_path / "early.hdf5", SNAPSHOT, UNITS) == []
+    h5py.File(tmp_path / "other.hdf5", "w").close()
+    with pytest.raises(SnapshotError, match=r"other\.hdf5.*format"):
+        find_haloes("subfind", tmp_path / "other.hdf5", SNAPSHOT, UNITS)
+
+
+def test_ahf_of_older_versions_counts_from_zero(tmp_path):
+    """There -1 is no host, and 0 the first halo."""
+    path = write_ahf(tmp_path)
+    text = re.sub(r"12800000000000000(\d)", lambda m: str(int(m[1]) - 1), path.read_text())
+    path.write_text(re.sub(r"^([03])\t0\t", r"\1\t-1\t", text, flags=re.M))
+    assert [(h.name, h.central) for h in find_haloes("ahf", path, SNAPSHOT, UNITS)] == [
+        ("0", True), ("1", False), ("2", False), ("3", True),
+    ]  # fmt: skip
+
+
+def test_ahf_counts_from_the_corner_of_the_box(tmp_path):
+    corner = CodeUnits(1, 1, 1, 1000.0, A, H, corner_kpc=-500.0)
+    haloes = find_haloes("ahf", write_ahf(tmp_path), SNAPSHOT, corner)
+    np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE - 500)
+
+
+def test_rockstar_without_parents_or_m200c(tmp_path):
+    path = write_rockstar(tmp_path, mvir_only=True)
+    path.write_text("\n".join(line.rsplit(" ", 1)[0] if not line.startswith("#") else line.removesuffix(" PID")
+                              for line in path.read_text().splitlines()) + "\n")  # fmt: skip
+    haloes = find_haloes("rockstar", path, SNAPSHOT, UNITS)
+    assert [h.central for h in haloes] == [None] * 4
+    assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3], rel=1e-4)
+    assert haloes[3].r200_kpc == pytest.approx(R200[3], rel=1e-4)
+
+
+def test_a_csv_may_leave_fields_empty(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y,z,central,n_stars,halo_mass,lineage\n1,2,3,True,,1e11,a\n4,5,,0,300,,\n")
+    first, second = find_haloes("table", tmp_path / "t.csv", SNAPSHOT, UNITS)
+    assert (first.name, first.central, first.n_stars, first.halo_mass_msun, first.lineage) == (
+        "0",
+        True,
+        None,
+        1e11,
+        "a",
+    )
+    assert (second.name, second.central, second.n_stars, second.halo_mass_msun) == ("1", False, 300, None)
+    assert second.lineage is None
+    halo, why = usable(second, tmp_path / "t.csv")
+    assert halo is None
+    assert "t.csv: halo 1 has no finite position" in why
+
+
+def test_a_catalogue_of_another_time_is_refused(tmp_path):
+    later = CodeUnits(1, 1, 1, None, 0.9, H)
+    for form in ("rockstar", "caesar", "subfind", "eagle_subfind"):
+        with pytest.raises(SnapshotError, match=r"a = 0\.5000, the snapshot at a = 0\.9000"):
+            find_haloes(form, WRITERS[form](tmp_path), SNAPSHOT, later)
+
+
+MISSING = {
+    "ahf": lambda p: p.write_text(p.read_text().replace("Xc(", "Qc(")),
+    "rockstar": lambda p: p.write_text(p.read_text().replace(" X ", " Q ")),
+    "table": lambda p: p.write_text(p.read_text().replace(" x ", " q ").replace("name: x,", "name: q,")),
+    "subfind": "Subhalo/SubhaloPos",
+    "eagle_subfind": "Subhalo/CentreOfPotential",
+    "caesar": "galaxy_data/nstar",
+}
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_missing_column_is_named(form, tmp_path):
+    path, how = WRITERS[form](tmp_path), MISSING[form]
+    if isinstance(how, str):
+        with h5py.File(path, "r+") as file:
+            del file[how]
+        column = how.split("/")[1]
+    else:
+        how(path)
+        column = "xc" if form == "ahf" else "x"
+    with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: .* has no {column}\b"):
+        find_haloes(form, path, SNAPSHOT, UNITS)
+
+
+DAMAGE = {
+    "gone": lambda p: p.unlink(),
+    "cut short": lambda p: p.write_bytes(p.read_bytes()[:-20]),
+    "halved": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
+    "empty": lambda p: p.write_bytes(b""),
+    "text": lambda p: p.write_text("not a catalogue\n" * 1000),
+    "zeros": lambda p: p.write_bytes(bytes(3_000_000)),
+}
+
+
+@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_named(form, damage, tmp_path):
+    path = WRITERS[form](tmp_path)
+    DAMAGE[damage](path)
+    with pytest.raises(SnapshotError, match=re.escape(str(path))):
+        find_haloes(form, path, SNAPSHOT, UNITS)
+
+
+@pytest.mark.parametrize("form", ["subfind", "eagle_subfind", "caesar"])
+def test_wrong_types_and_absurd_sizes_are_refused_without_reading_them(form, tmp_path):
+    path = WRITERS[form](tmp_path)
+    name = {"subfind": "Subhalo/SubhaloPos", "eagle_subfind": "Subhalo/GroupNumber", "caesar": "galaxy_data/nstar"}[
+        form
+    ]
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = [b"one", b"two"]
+    with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: /{name} is no array of numbers"):
+        find_haloes(form, path, SNAPSHOT, UNITS)
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file.create_dataset(name, shape=(10**12,), chunks=(1000,), dtype="f8")
+    with pytest.raises(SnapshotError, match="more than the file can hold"):
+        find_haloes(form, path, SNAPSHOT, UNITS)
+    group = name.split("/")[0]
+    with h5py.File(path, "r+") as file:
+        del file[group]
+        file.create_dataset(group, shape=(10**12,), chunks=(1000,), dtype="f8")
+    with pytest.raises(SnapshotError, match=f"{group} is no group"):
+        find_haloes(form, path, SNAPSHOT, UNITS)
+
+
+def test_a_last_file_that_is_missing_is_missed(tmp_path):
+    for form in ("subfind", "eagle_subfind"):
+        path = WRITERS[form](tmp_path)
+        path.with_name(path.name.replace(".0.", ".2." if form == "subfind" else ".1.")).unlink()
+        with pytest.raises(SnapshotError, match="subhaloes of 4"):
+            find_haloes(form, path, SNAPSHOT, UNITS)
+
+
+def test_numbers_that_point_beyond_the_file_are_refused(tmp_path):
+    for form, name in (("subfind", "Group/GroupFirstSub"), ("eagle_subfind", "Subhalo/GroupNumber"),
+                       ("caesar", "galaxy_data/parent_halo_index")):  # fmt: skip
+        path = WRITERS[form](tmp_path)
+        with h5py.File(path, "r+") as file:
+            file[name][0] = 10**6
+        with pytest.raises(SnapshotError, match=re.escape(path.name)):
+            find_haloes(form, path, SNAPSHOT, UNITS)
+
+
+def snapshot_with(folder: Path, text: str, **selection: Any) -> Any:
+    """A suite of one snapshot (its header alone) with a table of galaxies."""
+    with h5py.File(folder / "snap.hdf5", "w") as file:
+        attrs = file.create_group("Header").attrs
+        attrs["Redshift"], attrs["HubbleParam"], attrs["OmegaLambda"], attrs["BoxSize"] = 0.0, 0.7, 0.7, 1e4
+    (folder / "t.csv").write_text(text)
+    lines = ["name: s", "format: gizmo", "snapshots: snap.hdf5", "aperture: {kpc: 30}"]
+    lines += ["catalogue: {format: table, path: t.csv}", f"selection: {selection or '{}'}"]
+    (folder / "s.yaml").write_text("\n".join(lines))
+    return load_suite(folder / "s.yaml")
+
+
+def test_one_bad_position_fails_alone_and_only_if_it_is_chosen(tmp_path):
+    text = "id,x,y,z,central\na,1,1,1,True\nb,nan,1,1,True\nc,2,2,2,False\nd,,2,2,False\n"
+    tasks = list_tasks(snapshot_with(tmp_path, text))
+    assert [(t.name, t.halo is None) for t in tasks] == [("snap:a", False), ("snap:b", True)]
+    assert "halo b has no finite position" in tasks[1].problem
+    assert "t.csv" in tasks[1].problem
+    everything = list_tasks(snapshot_with(tmp_path, text, which="all"))
+    assert [t.name for t in everything] == ["snap:a", "snap:b", "snap:c", "snap:d"]
+
+
+def test_what_the_catalogue_never_gives_is_said(tmp_path):
+    (task,) = list_tasks(snapshot_with(tmp_path, "x,y,z\n1,1,1\n", stellar_mass_msun=[1e9, 1e12]))
+    assert task.halo is None
+    assert "selection.stellar_mass_msun" in task.problem
+
+
+def test_selection_is_every_cut_at_once():
+    rng = np.random.default_rng(5)
+    haloes = [
+        Halo(str(i), np.zeros(3), None, *(None if rng.random() < 0.1 else v for v in (
+            int(rng.integers(100, 400)), int(rng.integers(500, 5000)), bool(rng.integers(2)), 10 ** rng.uniform(9, 13),
+            10 ** rng.uniform(7, 11), rng.uniform(0, 1))))
+        for i in range(500)
+    ]  # fmt: skip
+    cuts = {
+        "min_stars": (200, lambda h: h.n_stars is None or h.n_stars >= 200),
+        "which": ("satellite", lambda h: h.central is not True),
+        "stellar_mass_msun": ([1e8, None], lambda h: h.stellar_mass_msun is None or h.stellar_mass_msun >= 1e8),
+        "halo_mass_msun": ([1e10, 1e12], lambda h: h.halo_mass_msun is None or 1e10 <= h.halo_mass_msun <= 1e12),
+        "min_particles": (1000, lambda h: h.n_particles is None or h.n_particles >= 1000),
+        "min_high_res_fraction": (0.5, lambda h: h.high_res_fraction is None or h.high_res_fraction >= 0.5),
+    }
+    everything = Selection(min_stars=1, which="all")
+    assert chosen(haloes, everything) == haloes
+    for key, (value, passes) in cuts.items():
+        kept = chosen(haloes, everything.model_validate({"min_stars": 1, "which": "all", key: value}))
+        assert kept == [h for h in haloes if passes(h)]
+        assert 50 < len(kept) < 490
+    both = chosen(haloes, Selection(**{key: value for key, (value, _) in cuts.items()}))
+    assert both == [h for h in haloes if all(passes(h) for _, passes in cuts.values())]
+    assert len(both) > 5
+    assert all(h.central is not False for h in chosen(haloes, Selection()))
+
+
+def test_what_is_unknown_does_not_cut_unless_it_is_asked_for():
+    bare = [Halo("0", np.zeros(3)), Halo("1", np.ones(3))]
+    assert chosen(bare, Selection()) == bare
+    assert chosen([], Selection(which="satellite", min_particles=5)) == []
+    assert chosen(bare, Selection(halo_mass_msun=[None, None])) == bare
+    for asked in ({"which": "satellite"}, {"min_particles": 5}, {"min_high_res_fraction": 0.9},
+                  {"halo_mass_msun": [1e9, None]}, {"stellar_mass_msun": [None, 1e9]}):  # fmt: skip
+        with pytest.raises(SnapshotError, match=rf"selection\.{next(iter(asked))}"):
+            chosen(bare, Selection(**asked))
+
+
+@pytest.mark.parametrize(
+    ("selection", "words"),
+    [
+        ("{stellar_mass_msun: [1e12, 1e9]}", "selection.stellar_mass_msun`: .*lower bound comes first"),
+        ("{halo_mass_msun: [1e12]}", "selection.halo_mass_msun"),
+        ("{halo_mass_msun: [.nan, 1e9]}", "selection.halo_mass_msun"),
+        ("{min_high_res_fraction: 2}", "selection.min_high_res_fraction"),
+        ("{which: both}", "selection.which.*'central', 'satellite' or 'all'"),
+    ],
+)
+def test_wrong_selections_are_named(selection, words, tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        f"name: s\nformat: gizmo\nsnapshots: x\naperture: {{kpc: 30}}\nselection: {selection}\n"
+    )
+    with pytest.raises(SuiteError, match=words):
+        load_suite(tmp_path / "s.yaml")
+
+
+def test_real_ahf_masses_fill_their_spheres(real_files):
+    """Mvir is ovdens times the critical density within Rvir, at z = 0 in FIRE's units."""
+    snapshot = real_files / "fire_m12i/snapdir_600/snapshot_600.0.hdf5"
+    path = real_files / "fire_m12i/analysis_dir/snap600Rpep..z0.000.AHF_halos"
+    units = FORMATS["gizmo"].units(snapshot, {})
+    haloes = find_haloes("ahf", path, snapshot, units)
+    assert len(haloes) == 9
+    assert all(h.central for h in haloes)
+    main = haloes[0]
+    assert (main.n_stars, main.high_res_fraction) == (12222491, 1.0)
+    critical = 3 * (0.1 * units.hubble) ** 2 / (8 * np.pi * G)
+    expected = 4 / 3 * np.pi * main.r200_kpc**3 * 97.29 * critical
+    assert main.halo_mass_msun == pytest.approx(expected, rel=2e-3)
+    assert chosen(haloes, Selection(min_high_res_fraction=0.99)) == [haloes[0], haloes[8]]
+
+
+def test_real_rockstar_and_ahf_see_the_same_halo(real_files):
+    """Rockstar's list has only what lies in and around AHF's fourth halo: there they are, and lighter than it."""
+    snapshot = real_files / "fire_m12i/snapdir_600/snapshot_600.0.hdf5"
+    units = FORMATS["gizmo"].units(snapshot, {})
+    host = find_haloes("ahf", next(real_files.glob("fire_m12i/*/*.AHF_halos")), snapshot, units)[4]
+    path = real_files / "fire_m12i/rockstar_dir/out_600.list"
+    small = find_haloes("rockstar", path, snapshot, units)
+    assert len(small) == 34
+    distance = [np.linalg.norm(h.centre_kpc - host.centre_kpc) for h in small]
+    assert max(distance) < 1.2 * host.r200_kpc
+    assert sum(h.halo_mass_msun for h in small if h.halo_mass_msun) < 0.1 * host.halo_mass_msun
+    # Its radius within 200 mean densities, from the same masses: R200c / R200b = (Om M200c / M200b)^(1/3).
+    rows = [line.split() for line in path.read_text().splitlines() if not line.startswith("#")]
+    for halo, row in zip(small, rows, strict=True):
+        m200b, r200b, m200c = float(row[2]), float(row[5]) / units.hubble, float(row[21])
+        if m200c > 0:
+            assert halo.r200_kpc == pytest.approx(r200b * np.cbrt(0.272 * m200c / m200b), rel=1e-3)
+        else:
+            assert halo.r200_kpc is None
+
+
+def test_real_tipsy_ahf_at_high_redshift(real_files):
+    snapshot = real_files / "tipsy_tiny/tiny.000640"
+    units = FORMATS["tipsy"].units(snapshot, {})
+    haloes = find_haloes("ahf", next(real_files.glob("tipsy_tiny/tiny.000640*AHF_halos")), snapshot, units)
+    assert len(haloes) == 9
+    # ovdens is in mean densities here: 180.24 Omega_0 rho_crit,0 / a^3.
+    mean = 180.24 * 0.3156 / units.scale_factor**3 * 3 * (0.1 * units.hubble) ** 2 / (8 * np.pi * G)
+    for halo in haloes:
+        assert halo.halo_mass_msun == pytest.approx(4 / 3 * np.pi * halo.r200_kpc**3 * mean, rel=5e-3)

@@ -1,0 +1,200 @@
+"""FITS export, read back with astropy: masses, axes, orientation, units."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import QTable
+from astropy.wcs import WCS
+from conftest import command
+
+from gen import store
+from gen.export import export
+from gen.instrument import INSTRUMENTS
+from gen.particles import Galaxy, Particles
+from gen.projection import view
+from train.dataset import read_views
+
+N = 4000
+R_E, PIXELS = 2.0, 16
+IMAGES = [name.upper() for name in store.channels()]
+
+
+def disc() -> Galaxy:
+    """A disc in the x-z plane, wider than the field; its +x side recedes from an observer at +z."""
+    rng = np.random.default_rng(0)
+    radius, angle = rng.uniform(0, 8, N), rng.uniform(0, 2 * np.pi, N)
+    pos = np.stack([radius * np.cos(angle), rng.normal(0, 0.5, N), radius * np.sin(angle)], axis=1)
+    vel = 150 * np.stack([np.sin(angle), np.zeros(N), -np.cos(angle)], axis=1)
+    stars = Particles(pos, vel, rng.uniform(1e5, 1e6, N))
+    return Galaxy(stars, stars.moved(np.array([0, 3.0, 0]), np.zeros(3)), stars, stars)
+
+
+@pytest.fixture
+def disc_store(map_store: Path, tmp_path: Path) -> tuple[Path, str]:
+    """A store whose first galaxy's first view is the disc seen edge-on, the observer at +z; and its name."""
+    out = tmp_path / "maps.zarr"
+    shutil.copytree(map_store, out)
+    group = store.open_suite(out, "quiet")
+    turn = np.diag([1.0, 1.0, -1.0])
+    group["sightline"][0, 0] = turn
+    group["half_mass_radius"][0, 0] = R_E
+    group["pixel_scale"][0, 0] = 6 * R_E / PIXELS
+    group["maps"][0, 0] = view(disc(), turn, 3 * R_E, PIXELS).astype(np.float32)
+    return out, str(group["galaxy"][0])
+
+
+def verified(path: Path) -> fits.HDUList:
+    """The file, read whole and checked against the standard; every unit must parse."""
+    with fits.open(path, memmap=False) as hdus:
+        hdus.verify("exception")
+        for hdu in hdus[1:]:
+            for key in [k for k in hdu.header if k == "BUNIT" or k.startswith(("TUNIT", "CUNIT"))]:
+                u.Unit(hdu.header[key], format="fits", parse_strict="raise")
+            assert hdu.data is not None
+        return hdus
+
+
+def test_masses_and_empty_pixels_come_back(disc_store, tmp_path):
+    hdus = verified(export(disc_store[0], "quiet", disc_store[1], tmp_path, 0)[0])
+    galaxy = disc()
+    pixel = hdus[0].header["PIXKPC"] * u.kpc
+    for tracer, particles in (("STARS", galaxy.stars), ("GAS", galaxy.gas)):
+        density = hdus[f"{tracer}_DENSITY"]
+        unit = u.Unit(density.header["BUNIT"], format="fits")
+        inside = (np.abs(particles.pos_kpc[:, :2]) < 3 * R_E).all(axis=1)
+        mass = (np.nansum(density.data.astype(float)) * unit * pixel**2).to_value("solMass")
+        assert mass == pytest.approx(particles.mass_msun[inside].sum(), rel=1e-6)
+        assert hdus[f"{tracer}_COUNT"].data.sum() == inside.sum()
+        empty = hdus[f"{tracer}_COUNT"].data == 0
+        assert 0 < empty.sum() < empty.size
+        for channel in ("DENSITY", "VELOCITY", "DISPERSION"):
+            np.testing.assert_array_equal(np.isnan(hdus[f"{tracer}_{channel}"].data), empty)
+
+
+def test_axes_in_kpc_point_right_and_up(disc_store, tmp_path):
+    hdus = verified(export(disc_store[0], "quiet", disc_store[1], tmp_path, 0)[0])
+    for name in IMAGES:
+        wcs = WCS(hdus[name].header)
+        assert [str(unit) for unit in wcs.wcs.cunit] == ["kpc", "kpc"]
+        np.testing.assert_allclose(wcs.pixel_to_world_values(7.5, 7.5), (0, 0), atol=1e-12)
+        np.testing.assert_allclose(wcs.pixel_to_world_values(15, 4), (7.5 * 0.75, -3.5 * 0.75), rtol=1e-6)
+    wcs, velocity = WCS(hdus["STARS_VELOCITY"].header), hdus["STARS_VELOCITY"].data
+    rows, columns = np.indices(velocity.shape)
+    x, _ = wcs.pixel_to_world_values(columns, rows)
+    assert np.nanmean(velocity[x > 2]) > 50  # the receding side
+    assert np.nanmean(velocity[x < -2]) < -50
+    # The gas lies 3 kpc above the stars: upwards is y.
+    _, y = WCS(hdus["GAS_DENSITY"].header).pixel_to_world_values(columns, rows)
+    gas = hdus["GAS_DENSITY"].data
+    assert np.nansum(gas * y) / np.nansum(gas) == pytest.approx(3, abs=0.1)
+
+
+def test_on_the_sky_up_is_north_and_the_receding_side_is_west(disc_store, tmp_path):
+    """x is to the right of the observer, where RA falls."""
+    made = export(disc_store[0], "quiet", disc_store[1], tmp_path, 0, distance_mpc=20.0, centre_deg=(150.0, 30.0))
+    hdus = verified(made[0])
+    header, velocity = hdus["STARS_VELOCITY"].header, hdus["STARS_VELOCITY"].data
+    assert header["CDELT1"] < 0 < header["CDELT2"]
+    rows, columns = np.indices(velocity.shape)
+    sky = WCS(header).pixel_to_world(columns, rows)
+    assert np.nanmean(velocity[sky.ra.deg < 150]) > 50
+    assert np.nanmean(velocity[sky.ra.deg > 150]) < -50
+    assert (sky.dec.deg[rows > 8] > 30).all()
+    expected = np.degrees(7.5 * 0.75 / 20e3)
+    assert sky[7, 15].separation(WCS(header).pixel_to_world(7.5, 7)).deg == pytest.approx(expected, rel=1e-5)
+
+
+def test_header_and_profile_are_the_stores(disc_store, tmp_path):
+    path, galaxy = disc_store
+    made = export(path, "quiet", galaxy, tmp_path, None)
+    assert [p.name for p in sorted(tmp_path.glob("*fits*"))] == sorted(p.name for p in made)
+    group = store.open_suite(path, "quiet")
+    assert len(made) == 2
+    for number, file in enumerate(made):
+        hdus = verified(file)
+        header = hdus[0].header
+        assert (header["OBJECT"], header["SUITE"], header["VIEW"]) == (galaxy, "quiet", number)
+        assert header["RE_KPC"] == group["half_mass_radius"][0, number]
+        assert header["PIXKPC"] == group["pixel_scale"][0, number]
+        turn = [[header[f"SIGHT{i}{j}"] for j in (1, 2, 3)] for i in (1, 2, 3)]
+        np.testing.assert_array_equal(turn, group["sightline"][0, number])
+        assert header["CREATOR"].startswith("kinmass ")
+        assert header["MAPCOMMT"] == group.attrs["commit"]
+        table = QTable.read(file, hdu="MASS_PROFILE")
+        np.testing.assert_array_equal(table["RADIUS"].to_value("kpc"), group["radius"][0])
+        for k, name in enumerate(store.COMPONENTS):
+            np.testing.assert_array_equal(table[f"M_{name.upper()}"].to_value("solMass"), group["mass"][0, k])
+
+
+def test_through_an_instrument_it_is_what_evaluation_sees(map_store, tmp_path):
+    """With half the field and pixels of twice the side the header's scale follows."""
+    views = read_views(map_store, "middle")
+    galaxy, file = str(views.galaxy[4]), tmp_path / "s.yaml"
+    file.write_text("name: s\nrebin: 2\nfield_of_view_re: 3\npsf_fwhm: {kpc: 1}\ngas: {velocity_error_kms: 5}\n")
+    hdus = verified(export(map_store, "middle", galaxy, tmp_path, 1, "ifu")[0])
+    seen = views.observed(INSTRUMENTS["ifu"])[5].numpy()
+    for t, tracer in enumerate(("STARS", "GAS")):
+        valid = seen[4 * t + 3] > 0
+        np.testing.assert_array_equal(hdus[f"{tracer}_VALID"].data, valid)
+        for c, channel in enumerate(("DENSITY", "VELOCITY", "DISPERSION")):
+            expected = np.where(valid, seen[4 * t + c], np.nan)
+            np.testing.assert_allclose(hdus[f"{tracer}_{channel}"].data, expected, rtol=1e-3, atol=0.1)
+    fine = hdus[0].header["PIXKPC"]
+    said = command(
+        "gen", "export", map_store, "--suite", "middle", "--galaxy", galaxy, "--view", 1, "--out", tmp_path / "c",
+        "--instrument", file,
+    ).stdout  # fmt: skip
+    coarse = verified(Path(said.strip()))
+    assert coarse[0].header["INSTRUME"] == "s"
+    assert "".join(coarse[0].header["HISTORY"]).startswith('instrument {"name":"s"')
+    assert coarse["GAS_VELOCITY"].data.shape == (4, 4)
+    wcs = WCS(coarse["GAS_VELOCITY"].header)
+    np.testing.assert_allclose(wcs.pixel_to_world_values(1.5, 2.5), (0, 2 * fine), atol=1e-6)
+
+
+def test_names_of_any_length_and_letters(map_store, tmp_path):
+    out, galaxy = tmp_path / "maps.zarr", "Fornax/" + "snapshot_" * 12 + "ü:7"
+    shutil.copytree(map_store, out)
+    names = store.open_suite(out, "quiet")["galaxy"]
+    names[:] = np.array([galaxy, *names[:][1:]], dtype=np.dtypes.StringDType())
+    made = export(out, "quiet", galaxy, tmp_path / "fits", 0)[0]
+    assert verified(made)[0].header["OBJECT"] == galaxy.replace("ü", "\\xfc")
+    assert made.parent == tmp_path / "fits"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--suite", "nosuch"], "no suite 'nosuch'"),
+        (["--galaxy", "nosuch"], "no galaxy 'nosuch'; it has "),
+        (["--view", "7"], "views 0 to 1, not 7"),
+        (["--view", "-1"], "a number or all"),
+        (["--instrument", "hubble"], "clean, ifu"),
+        (["--distance-mpc", "0"], "distance of 0 Mpc"),
+        (["--ra", "10"], "need --distance-mpc"),
+        (["--distance-mpc", "10", "--dec", "100"], "no place on the sky"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(options, words, map_store, tmp_path, capsys):
+    from gen.__main__ import main
+
+    galaxy = str(store.open_suite(map_store, "quiet")["galaxy"][0])
+    line = ["export", map_store, "--suite", "quiet", "--galaxy", galaxy, "--out", tmp_path / "out", *options]
+    assert main([str(x) for x in line]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == 1
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_galaxy_without_maps_is_refused(map_store, tmp_path):
+    out = tmp_path / "maps.zarr"
+    shutil.copytree(map_store, out)
+    group = store.open_suite(out, "quiet")
+    group["status"][2] = store.FAILED
+    with pytest.raises(store.StoreError, match="has no maps"):
+        export(out, "quiet", str(group["galaxy"][2]), tmp_path / "fits")

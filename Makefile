@@ -93,10 +93,11 @@ $(BENCH)/.venv/.installed: requirements.lock bench/requirements.txt
 	$(BENCH)/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r bench/requirements.txt
 	@touch $@
 
+bench: SHELL := /bin/bash
 bench: $(BENCH)/.venv/.installed
 	@set -o pipefail; for name in projection scaling ranks store "campaign --measure"; do \
 	  echo "== bench.$$name =="; $(BENCH)/.venv/bin/python -m bench.$$name --out $(BENCH) || exit; \
-	done 2> $(BENCH)/messages.log | tee $(BENCH)/benchmarks.txt
+	done | tee $(BENCH)/benchmarks.txt
 
 clean:
 	rm -rf $(DEMO)

@@ -164,7 +164,7 @@ def simulate(read_bytes, parse_s, project_s, opens, files, write_s, write_bytes,
             heapq.heappush(events, (now + answer_s, w, GRANTED))
     last = end.max()
     spent[5] = np.sum(last - end)
-    return last, spent, np.array([manager_busy, slots_busy / readers, moved / bandwidth, metadata_busy]) / last
+    return last, spent, np.array([manager_busy, slots_busy / readers, moved / bandwidth, metadata_busy]) / now
 
 
 def galaxies(scenario: Scenario, costs: Costs, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

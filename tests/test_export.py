@@ -31,7 +31,7 @@ def disc() -> Galaxy:
     pos = np.stack([radius * np.cos(angle), rng.normal(0, 0.5, N), radius * np.sin(angle)], axis=1)
     vel = 150 * np.stack([np.sin(angle), np.zeros(N), -np.cos(angle)], axis=1)
     stars = Particles(pos, vel, rng.uniform(1e5, 1e6, N))
-    return Galaxy(stars, replace(stars, pos_kpc=pos + [0, 3.0, 0]), stars, stars)
+    return Galaxy(stars, replace(stars, pos_kpc=pos + np.array([0, 3.0, 0])), stars, stars)
 
 
 @pytest.fixture

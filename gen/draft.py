@@ -69,7 +69,7 @@ def draft(path: Path, format_name: str | None = None) -> str:
         if zoom and snapshot.counts.get("PartType1"):
             lines.append(f"particles: {{dark: [PartType1], low_resolution: [{', '.join(zoom)}]}}   # if it is a zoom")
         if "assumed" in snapshot.units.source:
-            lines.append("# units: {length_kpc: 1, mass_msun: 1e10, velocity_kms: 1}   # the file has none: is this so?")
+            lines.append("# units: {length_kpc: 1, mass_msun: 1e10, velocity_kms: 1}   # the file says nothing")
         n = sum(snapshot.counts.get(t, 0) for t in snapshot.components["stars"])
     lines.append(f"selection: {{min_stars: {min(200, max(n, 1))}}}")
     return "\n".join(lines) + "\n"

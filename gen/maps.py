@@ -289,11 +289,10 @@ def generate(
             reasons.update(failed)
             _write_failures(out, reasons)
 
-    worker = Worker(out, settings)
-    parallel.share_out(_to_index(batches), worker.index, lambda task, _: None, readers)
-    parallel.on_rank_0(lambda: _write_failures(out, reasons))
-    parallel.share_out(batches, worker, note, readers)
-    worker.close()
+    with contextlib.closing(Worker(out, settings)) as worker:
+        parallel.share_out(_to_index(batches), worker.index, lambda task, _: None, readers)
+        parallel.on_rank_0(lambda: _write_failures(out, reasons))
+        parallel.share_out(batches, worker, note, readers)
     bar.close()
     peaks = parallel.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     if parallel.rank() == 0 and not quiet:

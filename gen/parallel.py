@@ -105,9 +105,11 @@ def share_out(
 
 
 def _receive(comm: MPI.Comm, source: int, tag: int, status: MPI.Status | None = None) -> Any:
-    # MPI's own waiting burns a core that another rank could use: look, and sleep a millisecond.
+    # MPI's own waiting burns a core that another rank could use: look, and sleep a little longer each time.
+    pause = 0.0
     while (message := comm.improbe(source=source, tag=tag, status=status)) is None:
-        time.sleep(0.001)
+        time.sleep(pause)
+        pause = min(pause + 2e-5, 1e-3)
     return message.recv(status=status)
 
 

@@ -32,7 +32,7 @@ WIDE = 16
 LANES, BLOCK = 8, 1024
 
 
-@njit(cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest):  # type: ignore[no-untyped-def]
     """Sums per view and pixel (V, n, n, 4): mass, mass u, mass u^2 and particle count, u = v_los - rest.
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from gen.formats import FORMATS, SnapshotError
+from gen.formats.frontends import forget_datasets
 from gen.formats.gadget import files_of
 from gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from gen.particles import Galaxy, Particles, concatenate, empty
@@ -22,6 +23,7 @@ from gen.suite import Tracers
 READ_WHOLE = 200_000
 #: Neighbours whose distance is the kernel support of gas that comes without density.
 NEIGHBOURS = 32
+YT = version("yt")
 LIGHT_KMS = 299_792.458
 #: When a particle became a star; AREPO's wind cells, gas in the guise of stars, have none or less than none.
 FORMED = "GFM_StellarFormationTime"
@@ -73,7 +75,7 @@ class Snapshot:
     def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:
         """The yt dataset, with the index that another process has made of the same files where there is one."""
         files = files_of(self.path)
-        marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns, version("yt")) for f in files]
+        marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns, YT) for f in files]
         ours = staged.with_name(f"{staged.name}.ewah")  # where yt reads and writes it
         shared = (indexes or ours.parent) / f"{blake2b(repr(marks).encode(), digest_size=16).hexdigest()}.ewah"
         if shared.exists():
@@ -107,6 +109,7 @@ class Snapshot:
     def close(self) -> None:
         """Forget the data and remove the scratch folder."""
         self._kept = self._ds = None
+        forget_datasets()
         self._scratch.cleanup()
 
     def galaxy(self, centre_kpc: np.ndarray, radius_kpc: float) -> Galaxy:

@@ -175,8 +175,23 @@ def write_galaxies(group: zarr.Group, first: int, records: list[Record | None]) 
             if name != "status":
                 array = group[name]
                 blank = np.full(array.shape[1:], array.fill_value, dtype=array.dtype)
-                array[here] = np.stack([record[name] if record else blank for record in records])
-    group["status"][here] = np.array([DONE if record else FAILED for record in records], dtype=np.uint8)
+                _assign(array, here, np.stack([record[name] if record else blank for record in records]))
+    _assign(group["status"], here, np.array([DONE if record else FAILED for record in records], dtype=np.uint8))
+
+
+def _assign(array: zarr.Array, here: slice, values: np.ndarray) -> None:
+    try:
+        array[here] = values
+    except OSError:
+        raise
+    except Exception:  # zarr looks at the shard it replaces, and this one cannot be read
+        chunk = here.start // (array.shards or array.chunks)[0]
+        old = Path(array.store_path.store.root) / array.path / "c" / str(chunk)
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
+        array[here] = values
 
 
 def clear_unfinished(store: Path, suite: str, index: int) -> None:

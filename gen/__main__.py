@@ -3,7 +3,6 @@
   python -m gen mock --out mocks                      make the three mock suites
   python -m gen maps mocks/*/*.yaml --out maps.zarr   map every galaxy of some suites
   python -m gen check snap_099.hdf5                   say what a snapshot file holds; --draft: a suite file for it
-  python -m gen export maps.zarr ...                  views as FITS files
   python -m gen export maps.zarr --suite mine --galaxy snap_099:0 --out fits   a galaxy's maps as FITS
 
 Put `mpiexec -n 8` (or srun) before `mock` and `maps` to share the galaxies out over processes.

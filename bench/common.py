@@ -25,8 +25,16 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def disc_galaxy(n_stars: int, n_gas: int, n_dark: int = 1000) -> Galaxy:
-    """A `quiet` mock galaxy like the Milky Way: a disc of 6e10 Msun of stars, 3e10 Msun of gas with kernels."""
-    return make_galaxy("quiet", 8, 1, n_stars, n_gas, n_dark)[0]
+    """A `quiet` mock galaxy like the Milky Way: a disc of 6e10 Msun of stars, 3e10 Msun of gas with kernels.
+
+    Its arrays lie in memory as a snapshot's do: column by column.
+    """
+    galaxy = make_galaxy("quiet", 8, 1, n_stars, n_gas, n_dark)[0]
+    parts = {
+        name: replace(p, pos_kpc=np.asfortranarray(p.pos_kpc), vel_kms=np.asfortranarray(p.vel_kms))
+        for name, p in galaxy.components().items()
+    }
+    return Galaxy(**parts)
 
 
 def resampled(p: Particles, n: int, shrink: float = 1.0) -> Particles:

@@ -29,7 +29,7 @@ STEP = np.append(np.diff(COLUMN), 0.0)
 #: Kernels of this many pixels or more are normalised by their own integral (1e-7 off the pixels' sum).
 WIDE = 16
 #: Pixels handled at once, and particles that stay in cache while all views see them.
-LANES, BLOCK = 8, 1024
+LANES, BLOCK = 4, 1024
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})

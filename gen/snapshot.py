@@ -190,7 +190,7 @@ class Snapshot:
 
         def field(name: str, unit: float = 1.0) -> np.ndarray:
             try:
-                values = np.asarray(region[ptype, name].d, dtype=np.float64)
+                values = np.array(region[ptype, name].d, dtype=np.float64, order="F")
             except Exception as error:
                 raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({error})") from error
             region.clear_data()  # the array is ours alone

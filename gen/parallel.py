@@ -125,19 +125,21 @@ class Queue:
         for number, origin in enumerate(origins):
             self._left.setdefault(origin, deque()).append(number)
         self._at: dict[int, Hashable] = {}  # the origin each rank works on
+        self._ranks: Counter[Hashable] = Counter()  # and how many work on each
 
     def next(self, rank: int) -> int | None:
         """The item that `rank` does now; None when all are handed out."""
         mine = self._at.pop(rank, None)
+        self._ranks[mine] -= 1
         if mine not in self._left:
             if not self._left:
                 return None
-            others = Counter(self._at.values())
-            mine = next((origin for origin in self._left if not others[origin]), None) or max(
-                self._left, key=lambda origin: len(self._left[origin]) / (1 + others[origin])
+            mine = next((origin for origin in self._left if self._ranks[origin] <= 0), None) or max(
+                self._left, key=lambda origin: len(self._left[origin]) / (1 + self._ranks[origin])
             )
         number = self._left[mine].popleft()
         self._at[rank] = mine
+        self._ranks[mine] += 1
         if not self._left[mine]:
             del self._left[mine]
         return number

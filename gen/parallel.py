@@ -121,7 +121,7 @@ class Queue:
     """Numbers 0 to N - 1 of items to hand out to ranks; origins (N,) says which belong together."""
 
     def __init__(self, origins: list[Hashable]):
-        self._left: OrderedDict[Hashable, deque[int]] = OrderedDict()  # a dict is slow to find its first after deletions
+        self._left: OrderedDict[Hashable, deque[int]] = OrderedDict()  # first is found at once
         for number, origin in enumerate(origins):
             self._left.setdefault(origin, deque()).append(number)
         self._at: dict[int, Hashable] = {}  # the origin each rank works on

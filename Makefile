@@ -1,5 +1,6 @@
 # make demo   the whole experiment on mock galaxies, in demo/      (a few minutes on 2 cores)
 # make test   lint, types and tests
+# make bench  the benchmarks of docs/benchmarks.md, into bench-results/ (ten minutes on an idle machine)
 # make demo-clean-views   the demo's three tracers once more, without instrumental noise
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ SUITES := bursty quiet middle
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: demo demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views test lint types setup clean
+.PHONY: demo demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views bench test lint types setup clean
 
 setup: .venv/.installed
 
@@ -84,6 +85,19 @@ types: setup
 
 test: lint types
 	$(BIN)/python -m pytest
+
+# The peers that bench/ measures beside ours get a .venv of their own.
+BENCH := bench-results
+$(BENCH)/.venv/.installed: requirements.lock bench/requirements.txt
+	@$(PYTHON) -m venv $(BENCH)/.venv
+	$(BENCH)/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r bench/requirements.txt
+	@touch $@
+
+bench: SHELL := /bin/bash
+bench: $(BENCH)/.venv/.installed
+	@set -o pipefail; for name in projection scaling ranks store "campaign --measure"; do \
+	  echo "== bench.$$name =="; $(BENCH)/.venv/bin/python -m bench.$$name --out $(BENCH) || exit; \
+	done | tee $(BENCH)/benchmarks.txt
 
 clean:
 	rm -rf $(DEMO)

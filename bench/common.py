@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +25,23 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def disc_galaxy(n_stars: int, n_gas: int, n_dark: int = 1000) -> Galaxy:
-    """A disc galaxy like the Milky Way of the `quiet` mock suite: 6e10 Msun of stars, 3e10 Msun of gas with kernels."""
-    return make_galaxy("quiet", 8, 1, n_stars, n_gas, n_dark)[0]
+    """A `quiet` mock galaxy like the Milky Way: a disc of 6e10 Msun of stars, 3e10 Msun of gas with kernels.
+
+    Its arrays lie in memory as a snapshot's do: column by column.
+    """
+    galaxy = make_galaxy("quiet", 8, 1, n_stars, n_gas, n_dark)[0]
+    parts = {
+        name: replace(p, pos_kpc=np.asfortranarray(p.pos_kpc), vel_kms=np.asfortranarray(p.vel_kms))
+        for name, p in galaxy.components().items()
+    }
+    return Galaxy(**parts)
 
 
 def resampled(p: Particles, n: int, shrink: float = 1.0) -> Particles:
     """n of a component's particles drawn with repeats, in their old order; kernels times `shrink`."""
     drawn = p[np.sort(np.random.default_rng(n).integers(0, len(p), n))]
     support = None if drawn.support_kpc is None else shrink * drawn.support_kpc
-    return Particles(drawn.pos_kpc, drawn.vel_kms, drawn.mass_msun, support)
+    return replace(drawn, support_kpc=support)
 
 
 def array_bytes(galaxy: Galaxy) -> int:
@@ -56,7 +65,8 @@ def table(heads: list[str], rows: list[list[object]]) -> None:
     text = [heads] + [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in rows]
     widths = [max(len(row[i]) for row in text) for i in range(len(heads))]
     for row in text:
-        print("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))))
+        cells = [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(cells))
     print(flush=True)
 
 

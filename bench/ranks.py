@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from bench import common
 from gen import parallel
 from gen.maps import Settings, generate, map_galaxy
@@ -22,9 +24,9 @@ SIZES = {"bursty": (20_000, 10_000, 20_000), "middle": (40_000, 20_000, 40_000),
 STAGES = {
     "opening": ("snapshot.py", ("__init__",)),
     "reading": ("snapshot.py", ("galaxy",)),
-    "centring": ("maps.py", ("centred",)),
+    "centring": ("maps.py", ("at_rest",)),
     "projecting": ("maps.py", ("map_galaxy",)),
-    "writing": ("store.py", ("write_galaxy", "write_batch")),
+    "writing": ("store.py", ("write_galaxies",)),
 }
 
 
@@ -40,7 +42,7 @@ def make(folder: Path, galaxies: int) -> list[Path]:
 
 def timed(suites: list[Path], out: Path, settings: Settings, profile: bool = False) -> dict[str, float]:
     """Map suites into `out` on the ranks there are: seconds in all, and per stage when profiled on one rank."""
-    map_galaxy(common.disc_galaxy(1000, 300), "bench", 100.0, settings)
+    map_galaxy(common.disc_galaxy(1000, 300), "bench", 100.0, settings, np.zeros(3))
     loaded = [load_suite(path) for path in suites]
     generate(loaded[:1], out.with_suffix(".warm"), settings, quiet=True)
     watch = cProfile.Profile()

@@ -39,16 +39,13 @@ def slope(sizes: list[int], seconds: list[float]) -> float:
 
 def particles(base: Galaxy, sizes: list[int], pixels: int) -> None:
     """Seconds of one view per tracer and size, and the fitted slopes."""
-    turn = sightlines(0, "bench", 1)[0]
+    field = sightlines(0, "bench", 1), np.array([HALF_KPC]), pixels
     rows: list[list[object]] = []
     columns: list[list[float]] = []
     for n in sizes:
         held, shrunk = sized(base, n, False), sized(base, n, True)
-        stars = Particles(held.stars.pos_kpc, held.stars.vel_kms, held.stars.mass_msun)
         repeats = 5 if n < 3e6 else 2
-        times = [
-            common.best(lambda p=p: project(p, turn, HALF_KPC, pixels), repeats) for p in (stars, held.gas, shrunk.gas)
-        ]
+        times = [common.best(lambda p=p: project(p, *field), repeats) for p in (held.stars, held.gas, shrunk.gas)]
         columns.append(times)
         rows.append([n, *times, 1e9 * (times[0] + times[1]) / (1.3 * n)])
     slopes = [slope(sizes, [row[i] for row in columns]) for i in range(3)]
@@ -62,7 +59,7 @@ def views(galaxy: Galaxy, pixels: int) -> None:
     seconds = []
     for n in numbers:
         settings = Settings(views=n, pixels=pixels)
-        seconds.append(common.best(lambda s=settings: map_galaxy(galaxy, "bench", 100.0, s), 2))
+        seconds.append(common.best(lambda s=settings: map_galaxy(galaxy, "bench", 100.0, s, np.zeros(3)), 2))
     common.table(
         ["views", "map_galaxy [s]", "per view [s]"],
         [[n, s, s / n] for n, s in zip(numbers, seconds, strict=True)]
@@ -82,7 +79,7 @@ def save(galaxy: Galaxy, path: Path) -> None:
 def peak(path: Path, n_views: int, pixels: int) -> None:
     """In a fresh process: print bytes of the arrays and the peak that loading and mapping them adds, in MB."""
     settings = Settings(views=n_views, pixels=pixels)
-    map_galaxy(common.disc_galaxy(1000, 300), "bench", 100.0, settings)  # compiles
+    map_galaxy(common.disc_galaxy(1000, 300), "bench", 100.0, settings, np.zeros(3))  # compiles
     common.forget_peak()
     before = common.memory_mb("VmRSS")
     loaded: dict[str, dict[str, np.ndarray]] = {}
@@ -90,7 +87,7 @@ def peak(path: Path, n_views: int, pixels: int) -> None:
         name, key = file.stem.split("-")
         loaded.setdefault(name, {})[key] = np.load(file)
     galaxy = Galaxy(**{name: Particles(**arrays) for name, arrays in loaded.items()})
-    map_galaxy(galaxy, "bench", 100.0, settings)
+    map_galaxy(galaxy, "bench", 100.0, settings, np.zeros(3))
     print(common.array_bytes(galaxy) / 1e6, (common.memory_mb("VmHWM") - before) * 1.048576)
 
 

@@ -23,8 +23,8 @@ Record = dict[str, np.ndarray]
 def records(n: int, views: int, pixels: int) -> list[Record]:
     """n galaxies' records: one real galaxy's, each with its own last digits, so that nothing compresses twice."""
     galaxy = common.disc_galaxy(100_000, 30_000)
-    real = map_galaxy(galaxy, "bench", 100.0, Settings(views=views, pixels=pixels))
-    real |= {"centre": np.zeros(3), "bulk_velocity": np.zeros(3)}
+    real = map_galaxy(galaxy, "bench", 100.0, Settings(views=views, pixels=pixels), np.zeros(3))
+    real["centre"] = np.zeros(3)
     rng = np.random.default_rng(1)
 
     def varied(value: np.ndarray) -> np.ndarray:
@@ -37,13 +37,11 @@ def records(n: int, views: int, pixels: int) -> list[Record]:
 
 def write_store(path: Path, made: list[Record], per_shard: int, views: int, pixels: int) -> None:
     """All records through gen.store, k galaxies a call."""
-    config = {"views": views, "pixels": pixels} | ({"galaxies_per_shard": per_shard} if per_shard > 1 else {})
-    group = store.create_suite(path, "bench", [f"galaxy {i}" for i in range(len(made))], config)
+    config = {"views": views, "pixels": pixels, "galaxies_per_shard": per_shard}
+    names = [f"galaxy {i}" for i in range(len(made))]
+    group = store.create_suite(path, "bench", names, names, config)
     for first in range(0, len(made), per_shard):
-        if per_shard == 1:
-            store.write_galaxy(group, first, made[first])
-        else:
-            store.write_batch(group, first, made[first : first + per_shard])
+        store.write_galaxies(group, first, list(made[first : first + per_shard]))
 
 
 def read_store(path: Path, block: int) -> None:
@@ -51,7 +49,7 @@ def read_store(path: Path, block: int) -> None:
     group = store.open_suite(path, "bench")
     for first in range(0, group["status"].shape[0], block):
         for name in store.ARRAYS:
-            _ = group[name][first : first + block]
+            store.read(group, name, slice(first, first + block))
 
 
 def write_npy(path: Path, made: list[Record], block: int) -> None:
@@ -97,8 +95,7 @@ def main() -> None:
         "np.save, one galaxy a file": (lambda path: write_npy(path, made, 1), read_npy),
         "store, one galaxy a file": (packed(1), lambda path: read_store(path, block)),
     }
-    if hasattr(store, "write_batch"):
-        layouts |= {f"store, shards of {k}": (packed(k), lambda path: read_store(path, block)) for k in args.shards}
+    layouts |= {f"store, shards of {k}": (packed(k), lambda path: read_store(path, block)) for k in args.shards}
     best = {name: [np.inf, np.inf] for name in layouts}
     on_disk: dict[str, tuple[int, int]] = {}
     with tempfile.TemporaryDirectory(dir=args.out) as scratch:
@@ -110,9 +107,7 @@ def main() -> None:
                 best[name][1] = min(best[name][1], seconds(lambda read=read, path=path: read(path)))
                 sizes = [p.stat().st_size for p in path.rglob("*") if p.is_file()]
                 on_disk[name] = len(sizes), sum(sizes)
-    print(
-        f"{args.galaxies} galaxies of {args.views} views, {args.pixels} x {args.pixels} pixels: {megabytes:.0f} MB of arrays"
-    )
+    print(f"{args.galaxies} galaxies of {args.views} views, {args.pixels}^2 pixels: {megabytes:.0f} MB of arrays")
     fast = [min(best[name][i] for name in layouts if name.startswith("np.save")) for i in (0, 1)]
     common.table(
         ["layout", "files / galaxy", "kB / view", "write [MB/s]", "read [MB/s]", "write / limit", "read / limit"],

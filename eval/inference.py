@@ -101,12 +101,12 @@ def evaluate_block(
         chosen, truth = views[keep], views.log10_menc.numpy()[keep].astype(float)
         samples = posterior_samples(model, looks[look][torch.as_tensor(keep)], chosen)
         median, *ends = np.quantile(samples, (0.5, *QUANTILES), axis=0)
-        sums = add_up(chosen.galaxy, truth, median, np.stack(ends), crps_of_samples(samples, truth))
+        sums = add_up(chosen.galaxy, truth, median, np.stack(ends), crps_of_samples(samples, truth), chosen.lineage)
         found[group] = found[group] + sums if group in found else sums
     for look, observed in looks.items():
         keep = usable(views, "stars", look)
         chosen = views[keep]
         median = wolf2010(observed.numpy()[keep], chosen.half_mass_radius_kpc.numpy(), np.array(RADII_RE))
         group = Group("wolf2010", look.name, "stars", "", suite)
-        found[group] = add_up(chosen.galaxy, chosen.log10_menc.numpy().astype(float), median)
+        found[group] = add_up(chosen.galaxy, chosen.log10_menc.numpy().astype(float), median, lineage=chosen.lineage)
     return found

@@ -51,9 +51,9 @@ class Sums:
         )
 
 
-def bootstrap_weights(galaxy: str, n: int = N_BOOTSTRAP) -> np.ndarray:
-    """(n,) how often each replicate draws this galaxy: Poisson numbers that follow its name."""
-    seed = int.from_bytes(hashlib.blake2b(galaxy.encode(), digest_size=8).digest(), "little")
+def bootstrap_weights(lineage: str, n: int = N_BOOTSTRAP) -> np.ndarray:
+    """(n,) how often each replicate draws this lineage: Poisson numbers that follow its name."""
+    seed = int.from_bytes(hashlib.blake2b(lineage.encode(), digest_size=8).digest(), "little")
     return np.random.default_rng(seed).poisson(1.0, n).astype(float)
 
 
@@ -63,8 +63,11 @@ def add_up(
     median: np.ndarray,
     low_high: np.ndarray | None = None,
     crps: np.ndarray | None = None,
+    lineage: np.ndarray | None = None,
 ) -> Sums:
     """Sums of one block. All views of a galaxy must be in the same block.
+
+    lineage (N,) names what the bootstrap draws: a galaxy's history (None: the galaxy itself).
 
     galaxy (N,) names; truth and median (N, K) log10 M; low_high (4, N, K): ends of the central 68 %
     and 95 % intervals; crps (N, K). Without the last two the estimator is a point estimate.
@@ -73,8 +76,9 @@ def add_up(
     d = median - truth
     there = np.isfinite(d)
     d0 = np.where(there, d, 0.0)
-    names, which = np.unique(galaxy.astype(str), return_inverse=True)
-    weights = np.stack([bootstrap_weights(str(name)) for name in names]) if len(names) else np.zeros((0, N_BOOTSTRAP))
+    names, first, which = np.unique(galaxy.astype(str), return_index=True, return_inverse=True)
+    drawn = names if lineage is None else lineage[first]
+    weights = np.stack([bootstrap_weights(str(name)) for name in drawn]) if len(names) else np.zeros((0, N_BOOTSTRAP))
     weights = np.concatenate([np.ones((len(names), 1)), weights], axis=1)
     per_galaxy = np.zeros((len(names), 3, d.shape[1]))
     np.add.at(per_galaxy, which, np.stack([there.astype(float), d0, d0**2], axis=1))

@@ -2,7 +2,7 @@
 
   python -m gen mock --out mocks                      make the three mock suites
   python -m gen maps mocks/*/*.yaml --out maps.zarr   map every galaxy of some suites
-  python -m gen check snap_099.hdf5                   say what a snapshot file holds
+  python -m gen check snap_099.hdf5                   say what a snapshot file holds; --draft: a suite file for it
   python -m gen export maps.zarr --suite mine --galaxy snap_099:0 --out fits   a galaxy's maps as FITS
 
 Put `mpiexec -n 8` (or srun) before `mock` and `maps` to share the galaxies out over processes.
@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="say what yt makes of a snapshot file and what it lacks")
     check.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    check.add_argument("--format", help="tipsy, arepo, gizmo or gadget (default: guessed)")
+    check.add_argument("--draft", action="store_true", help="print a suite file for it to start from, nothing else")
+    check.add_argument("--format", help="one of docs/generation.md (default: guessed)")
 
     export = commands.add_parser("export", help="write the maps of a galaxy as FITS files")
     export.add_argument("store", type=Path, metavar="STORE", help="map store")
@@ -139,6 +140,12 @@ def _check(args: argparse.Namespace) -> int:
 
     if args.format and args.format not in FORMATS:
         raise ValueError(f"format {args.format!r} is not one of {', '.join(FORMATS)}")
+    if args.draft:
+        from gen.draft import draft
+
+        for path in args.files:
+            print(draft(path, args.format), end="")
+        return 0
     for path in args.files:
         print("\n".join(describe(path, args.format)))
     return 0

@@ -55,6 +55,7 @@ def export(
     if not (0 <= centre_deg[0] <= 360 and -90 <= centre_deg[1] <= 90):
         raise ValueError(f"RA {centre_deg[0]:g}, Dec {centre_deg[1]:g} is no place on the sky [deg]")
     out.mkdir(parents=True, exist_ok=True)
+    by_light = group.attrs["config"]["suite"]["tracers"]["stars"] == "light"
     written = []
     for number in range(n_views) if view is None else [view]:
         header = _galaxy_header(group, suite, galaxy, index, number)
@@ -63,7 +64,10 @@ def export(
         header["PIXKPC"] = (pixel_kpc, "[kpc] side of a pixel")
         hdus = [fits.PrimaryHDU(header=header)]
         for name, image in images.items():
-            unit, meaning = _CHANNELS[name.split("_")[1].lower()]
+            tracer, channel = name.lower().split("_")
+            unit, meaning = _CHANNELS[channel]
+            if (tracer, channel) == ("stars", "density") and by_light:
+                unit, meaning = "solLum kpc-2", "surface brightness"
             hdu = fits.ImageHDU(image, name=name)
             hdu.header["BUNIT"] = (unit, meaning)
             hdu.header["OBJECT"] = header["OBJECT"]
@@ -97,7 +101,7 @@ def _images(
     group: zarr.Group, galaxy: str, index: int, view: int, instrument: str | None, header: fits.Header
 ) -> tuple[dict[str, np.ndarray], float]:
     """{EXTNAME: (P, P)}, NaN where a pixel is empty, and the side of a pixel [kpc]; names the instrument in header."""
-    maps, pixel_kpc = group["maps"][index, view], float(group["pixel_scale"][index, view])
+    maps, pixel_kpc = store.read(group, "maps", index)[view], float(group["pixel_scale"][index, view])
     names: tuple[str, ...] = CHANNELS
     if instrument is not None:
         import torch

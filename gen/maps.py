@@ -150,7 +150,7 @@ class Worker:
         """
         try:
             group = store.open_suite(self.out, tasks[0].suite.name)
-            mark = _started(self.out, tasks[0])
+            mark = self.out / ".started" / _mark(tasks[0])
             mark.touch()
             kept = {t.index: store.read_galaxy(group, t.index) for t in tasks if t.kept}
             results = [(kept[t.index], "") if t.kept else self._try(t, reading) for t in tasks]
@@ -229,9 +229,9 @@ class Worker:
         return {"centre": centre, **map_galaxy(galaxy, task.name, radius, self.settings, bulk)}
 
 
-def _started(out: Path, task: Task) -> Path:
-    """A mark that is there while a galaxy is being mapped; left behind by a process that was killed."""
-    return out / ".started" / f"{task.suite.name}.{task.index}"
+def _mark(task: Task) -> str:
+    """Name of a file in the store's .started that is there while a galaxy is mapped, or its process was killed."""
+    return f"{task.suite.name}.{task.index}"
 
 
 def list_snapshot(suite: Suite, snapshot: Path) -> list[tuple[str, Halo | None, str]]:
@@ -292,17 +292,19 @@ def generate(
     done = sum(t.kept for t in plan)
     bar = tqdm(total=len(plan), initial=done, desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0)
 
+    def origin(tasks: list[Task]) -> tuple[Path, bool]:
+        return tasks[0].snapshot, _mark(tasks[0]) in left_behind
+
     def note(tasks: list[Task], why: list[str]) -> None:
         bar.update(sum(not t.kept for t in tasks))
         if failed := {(t.suite.name, t.name): reason for t, reason in zip(tasks, why, strict=True) if reason}:
             reasons.update(failed)
             _write_failures(out, reasons)
 
-    worker = Worker(out, settings)
-    parallel.share_out(_to_index(batches), worker.index, lambda task, _: None, readers)
-    parallel.on_rank_0(lambda: _write_failures(out, reasons))
-    parallel.share_out(batches, worker, note, readers)
-    worker.close()
+    with contextlib.closing(Worker(out, settings)) as worker:
+        parallel.share_out(_to_index(batches), worker.index, lambda task, _: None, readers)
+        parallel.on_rank_0(lambda: _write_failures(out, reasons))
+        parallel.share_out(batches, worker, note, readers, origin)
     bar.close()
     peaks = parallel.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     if parallel.rank() == 0 and not quiet:
@@ -348,7 +350,7 @@ def _batches(plan: list[Task], galaxies_per_shard: int, left_behind: set[str]) -
     bytes_of = {path: snapshot_bytes(path) for path in {t.snapshot for tasks in batches for t in tasks}}
 
     def cost(tasks: list[Task]) -> tuple[bool, int, str, int, int]:
-        suspect = any(f"{t.suite.name}.{t.index}" in left_behind for t in tasks)
+        suspect = any(_mark(t) in left_behind for t in tasks)
         particles = sum((t.halo.n_particles or t.halo.n_stars or 0) if t.halo else 0 for t in tasks)
         biggest = max((t.snapshot for t in tasks), key=lambda path: (bytes_of[path], str(path)))
         return suspect, -bytes_of[biggest], str(biggest), -particles, tasks[0].index

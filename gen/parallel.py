@@ -3,8 +3,8 @@
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -59,13 +59,16 @@ def share_out(
     work: Callable[[Item, Callable[[], AbstractContextManager[None]]], Any],
     done: Callable[[Item, Any], None],
     readers: int = 0,
+    origin: Callable[[Item], Hashable] = id,
 ) -> None:
     """Call work(item, reading) for every item on some rank, and done(item, result) on rank 0 as each ends.
 
     Every rank calls this with the same items and works; rank 0 hands out numbers from a thread
-    beside its own work, so that one rank alone, or two on two cores, lose nothing. `with reading():`
-    waits until fewer than `readers` ranks are inside of theirs (0: no limit). What can go wrong with
-    an item belongs in its result: an exception (a full disk) ends every rank.
+    beside its own work, so that one rank alone, or two on two cores, lose nothing. Items come in
+    order, but a rank stays with those of one origin (a snapshot that it has open), and begins with
+    an origin that no other rank works on while there is one. `with reading():` waits until fewer
+    than `readers` ranks are inside of theirs (0: no limit). What can go wrong with an item belongs
+    in its result: an exception (a full disk) ends every rank.
     """
     todo = list(items)
     if size() == 1:
@@ -75,7 +78,8 @@ def share_out(
     comm = MPI.COMM_WORLD.Dup()
     manager = None
     if comm.Get_rank() == 0:
-        manager = threading.Thread(target=_manage, args=(comm, todo, done, readers or size()), daemon=True)
+        queue = Queue([origin(item) for item in todo])
+        manager = threading.Thread(target=_manage, args=(comm, todo, queue, done, readers or size()), daemon=True)
         manager.start()
 
     @contextmanager
@@ -105,22 +109,49 @@ def share_out(
 
 
 def _receive(comm: MPI.Comm, source: int, tag: int, status: MPI.Status | None = None) -> Any:
-    # MPI's own waiting burns a core that another rank could use: look, and sleep a millisecond.
+    # MPI's own waiting burns a core that another rank could use: look, and sleep a little longer each time.
+    pause = 0.0
     while (message := comm.improbe(source=source, tag=tag, status=status)) is None:
-        time.sleep(0.001)
+        time.sleep(pause)
+        pause = min(pause + 2e-5, 1e-3)
     return message.recv(status=status)
 
 
-def _manage(comm: MPI.Comm, todo: list[Any], done: Callable[[Any, Any], None], readers: int) -> None:
+class Queue:
+    """Numbers 0 to N - 1 of items to hand out to ranks; origins (N,) says which belong together."""
+
+    def __init__(self, origins: list[Hashable]):
+        self._left: dict[Hashable, deque[int]] = {}
+        for number, origin in enumerate(origins):
+            self._left.setdefault(origin, deque()).append(number)
+        self._at: dict[int, Hashable] = {}  # the origin each rank works on
+
+    def next(self, rank: int) -> int | None:
+        """The item that `rank` does now; None when all are handed out."""
+        mine = self._at.pop(rank, None)
+        if mine not in self._left:
+            if not self._left:
+                return None
+            others = Counter(self._at.values())
+            mine = next((origin for origin in self._left if not others[origin]), None) or max(
+                self._left, key=lambda origin: len(self._left[origin]) / (1 + others[origin])
+            )
+        number = self._left[mine].popleft()
+        self._at[rank] = mine
+        if not self._left[mine]:
+            del self._left[mine]
+        return number
+
+
+def _manage(comm: MPI.Comm, todo: list[Any], queue: Queue, done: Callable[[Any, Any], None], readers: int) -> None:
     try:
-        following, active, free = 0, comm.Get_size(), readers
+        active, free = comm.Get_size(), readers
         waiting: deque[int] = deque()  # ranks that want to read
         while active:
             status = MPI.Status()
             wish, report = _receive(comm, MPI.ANY_SOURCE, _REQUEST, status)
             if wish == _NEXT:
-                number = following if following < len(todo) else None
-                following += 1
+                number = queue.next(status.Get_source())
                 active -= number is None
                 comm.send(number, dest=status.Get_source(), tag=_ANSWER)
                 if report is not None:

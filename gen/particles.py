@@ -1,6 +1,6 @@
 """The particles of one galaxy as plain arrays: what every archive is turned into."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,7 +9,8 @@ import numpy as np
 class Particles:
     """N particles of one component.
 
-    pos_kpc (N, 3), vel_kms (N, 3), mass_msun (N,), all float64. support_kpc (N,) is the radius
+    pos_kpc (N, 3), vel_kms (N, 3), mass_msun (N,), all float64, from snapshots column by column in
+    memory (Fortran order), as the projection reads them. support_kpc (N,) is the radius
     at which each particle's smoothing kernel reaches zero; None where none is defined. weight (N,)
     is what maps weigh it by (light, HI mass, 0 for what is not seen); None is its mass.
     """
@@ -26,11 +27,8 @@ class Particles:
     def __getitem__(self, mask: np.ndarray | slice) -> "Particles":
         support = None if self.support_kpc is None else self.support_kpc[mask]
         weight = None if self.weight is None else self.weight[mask]
-        return Particles(self.pos_kpc[mask], self.vel_kms[mask], self.mass_msun[mask], support, weight)
-
-    def moved(self, shift_kpc: np.ndarray, boost_kms: np.ndarray) -> "Particles":
-        """The same particles with `shift_kpc` (3,) and `boost_kms` (3,) added."""
-        return replace(self, pos_kpc=self.pos_kpc + shift_kpc, vel_kms=self.vel_kms + boost_kms)
+        pos, vel = (np.stack([axis[mask] for axis in field.T]).T for field in (self.pos_kpc, self.vel_kms))
+        return Particles(pos, vel, self.mass_msun[mask], support, weight)
 
 
 def empty() -> Particles:
@@ -50,8 +48,8 @@ def concatenate(parts: list[Particles]) -> Particles:
     supports = [p.support_kpc for p in parts if p.support_kpc is not None]
     weighted = any(p.weight is not None for p in parts)
     return Particles(
-        np.concatenate([p.pos_kpc for p in parts]),
-        np.concatenate([p.vel_kms for p in parts]),
+        np.concatenate([p.pos_kpc.T for p in parts], axis=1).T,
+        np.concatenate([p.vel_kms.T for p in parts], axis=1).T,
         np.concatenate([p.mass_msun for p in parts]),
         np.concatenate(supports) if len(supports) == len(parts) else None,
         np.concatenate([p.mass_msun if p.weight is None else p.weight for p in parts]) if weighted else None,

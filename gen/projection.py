@@ -29,10 +29,10 @@ STEP = np.append(np.diff(COLUMN), 0.0)
 #: Kernels of this many pixels or more are normalised by their own integral (1e-7 off the pixels' sum).
 WIDE = 16
 #: Pixels handled at once, and particles that stay in cache while all views see them.
-LANES, BLOCK = 8, 1024
+LANES, BLOCK = 4, 1024
 
 
-@njit(cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest):  # type: ignore[no-untyped-def]
     """Sums per view and pixel (V, n, n, 4): mass, mass u, mass u^2 and particle count, u = v_los - rest.
 
@@ -136,7 +136,7 @@ def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest):  # type: ig
 def project(
     particles: Particles,
     rotations: np.ndarray,
-    half_width_kpc: np.ndarray,
+    half_width_kpc: np.ndarray | list[float],
     pixels: int,
     rest_kms: np.ndarray | tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> np.ndarray:
@@ -180,7 +180,7 @@ def project(
 def views(
     galaxy: Galaxy,
     rotations: np.ndarray,
-    half_width_kpc: np.ndarray,
+    half_width_kpc: np.ndarray | list[float],
     pixels: int,
     rest_kms: np.ndarray | tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> np.ndarray:

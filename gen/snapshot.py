@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from gen.formats import FORMATS, SnapshotError
 from gen.formats.base import reading
+from gen.formats.frontends import forget_datasets
 from gen.formats.gadget import files_of
 from gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from gen.particles import Galaxy, Particles, concatenate, empty
@@ -23,6 +24,7 @@ from gen.suite import Tracers
 READ_WHOLE = 200_000
 #: Neighbours whose distance is the kernel support of gas that comes without density.
 NEIGHBOURS = 32
+YT = version("yt")
 LIGHT_KMS = 299_792.458
 #: No particle weighs as much as the heaviest clusters of galaxies.
 HEAVIEST_MSUN = 1e16
@@ -78,7 +80,7 @@ class Snapshot:
     def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:
         """The yt dataset, with the index that another process has made of the same files where there is one."""
         files = files_of(self.path)
-        marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns, version("yt")) for f in files]
+        marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns, YT) for f in files]
         ours = staged.with_name(f"{staged.name}.ewah")  # where yt reads and writes it
         shared = (indexes or ours.parent) / f"{blake2b(repr(marks).encode(), digest_size=16).hexdigest()}.ewah"
         if shared.exists():
@@ -123,6 +125,7 @@ class Snapshot:
     def close(self) -> None:
         """Forget the data and remove the scratch folder."""
         self._kept = self._ds = None
+        forget_datasets()
         self._scratch.cleanup()
 
     def galaxy(self, centre_kpc: np.ndarray, radius_kpc: float) -> Galaxy:
@@ -207,7 +210,7 @@ class Snapshot:
 
         def field(name: str, unit: float = 1.0) -> np.ndarray:
             try:
-                values = np.asarray(region[ptype, name].d, dtype=np.float64)
+                values = np.array(region[ptype, name].d, dtype=np.float64, order="F")
             except Exception as error:
                 why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged?") from error

@@ -50,7 +50,8 @@ ARRAYS = {
         ("galaxy", "view", "channel", "y", "x"),
         "float32",
         "Msun/kpc2, km/s, km/s, 1",
-        "noiseless mass-weighted moments per tracer: density, velocity (receding positive), dispersion, count",
+        "noiseless moments per tracer, weighted by mass or as the config's tracers say: "
+        "density, velocity (receding positive), dispersion, count",
     ),
     "sightline": Array(
         ("galaxy", "view", "axis", "xyz"),
@@ -174,8 +175,23 @@ def write_galaxies(group: zarr.Group, first: int, records: list[Record | None]) 
             if name != "status":
                 array = group[name]
                 blank = np.full(array.shape[1:], array.fill_value, dtype=array.dtype)
-                array[here] = np.stack([record[name] if record else blank for record in records])
-    group["status"][here] = np.array([DONE if record else FAILED for record in records], dtype=np.uint8)
+                _assign(array, here, np.stack([record[name] if record else blank for record in records]))
+    _assign(group["status"], here, np.array([DONE if record else FAILED for record in records], dtype=np.uint8))
+
+
+def _assign(array: zarr.Array, here: slice, values: np.ndarray) -> None:
+    try:
+        array[here] = values
+    except OSError:
+        raise
+    except Exception:  # zarr looks at the shard it replaces, and this one cannot be read
+        chunk = here.start // (array.shards or array.chunks)[0]
+        old = Path(array.store_path.store.root) / array.path / "c" / str(chunk)
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
+        array[here] = values
 
 
 def clear_unfinished(store: Path, suite: str, index: int) -> None:
@@ -189,14 +205,16 @@ def clear_unfinished(store: Path, suite: str, index: int) -> None:
 
 
 def read(group: zarr.Group, name: str, select: Any = slice(None)) -> np.ndarray:
-    """group[name][select], a slice or a galaxy's number. Raises StoreError naming the galaxy that cannot be read."""
+    """group[name] of a slice of galaxies, an array of their numbers, or one number.
+
+    Raises StoreError naming the galaxy that cannot be read.
+    """
     try:
-        return np.asarray(group[name][select])
+        return np.asarray(group[name].oindex[select] if isinstance(select, np.ndarray) else group[name][select])
     except OSError:
         raise
     except Exception as error:  # each codec has its own errors
-        numbers = range(group[name].shape[0])[select]
-        for index in [numbers] if isinstance(numbers, int) else numbers:
+        for index in np.atleast_1d(np.arange(group[name].shape[0])[select]):
             try:
                 _ = group[name][index]
             except Exception as why:

@@ -1,6 +1,7 @@
 """FITS export, read back with astropy: masses, axes, orientation, units."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from gen import store
 from gen.export import export
 from gen.instrument import INSTRUMENTS
 from gen.particles import Galaxy, Particles
-from gen.projection import view
+from gen.projection import views
 from train.dataset import read_views
 
 N = 4000
@@ -30,7 +31,7 @@ def disc() -> Galaxy:
     pos = np.stack([radius * np.cos(angle), rng.normal(0, 0.5, N), radius * np.sin(angle)], axis=1)
     vel = 150 * np.stack([np.sin(angle), np.zeros(N), -np.cos(angle)], axis=1)
     stars = Particles(pos, vel, rng.uniform(1e5, 1e6, N))
-    return Galaxy(stars, stars.moved(np.array([0, 3.0, 0]), np.zeros(3)), stars, stars)
+    return Galaxy(stars, replace(stars, pos_kpc=pos + np.array([0, 3.0, 0])), stars, stars)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def disc_store(map_store: Path, tmp_path: Path) -> tuple[Path, str]:
     group["sightline"][0, 0] = turn
     group["half_mass_radius"][0, 0] = R_E
     group["pixel_scale"][0, 0] = 6 * R_E / PIXELS
-    group["maps"][0, 0] = view(disc(), turn, 3 * R_E, PIXELS).astype(np.float32)
+    group["maps"][0, 0] = views(disc(), turn[None], [3 * R_E], PIXELS)[0].astype(np.float32)
     return out, str(group["galaxy"][0])
 
 

@@ -32,7 +32,7 @@ def cloud(n: int, seed: int = 0) -> Particles:
 
 def stored(particles: Particles, half_width_kpc: float, pixels: int) -> torch.Tensor:
     """(1, 8, P, P) in double precision; the same particles are stars and gas."""
-    maps = project(particles, np.eye(3), half_width_kpc, pixels)
+    maps = project(particles, np.eye(3)[None], [half_width_kpc], pixels)[0]
     return torch.from_numpy(np.concatenate([maps, maps]))[None]
 
 

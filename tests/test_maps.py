@@ -1,5 +1,6 @@
 """`gen maps` from end to end: the store, ranks, resuming, failures."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import xarray as xr
 import zarr
 from conftest import ROOT, command
 
-from gen import store
+from gen import parallel, store
 from gen.formats import gadget
 from gen.mock.suites import make_galaxy
 from gen.particles import Galaxy
@@ -234,6 +235,56 @@ def test_half_mass_radius_is_that_of_all_particles_sorted(n):
         cumulative = np.cumsum(mass[order])
         expected = np.interp(0.5 * cumulative[-1], cumulative - 0.5 * mass[order], radius[order])
         assert half_mass_radius(radius, mass) == pytest.approx(expected, rel=1e-9)
+
+
+def test_ranks_stay_with_their_snapshot_and_every_item_is_handed_out_once():
+    """Two boxes of many galaxies and ten zooms, four ranks in random order."""
+    rng = np.random.default_rng(2)
+    origins = ["box a"] * 40 + ["box b"] * 30 + [f"zoom {i}" for i in range(10)]
+    queue, taken = parallel.Queue(origins), {rank: [] for rank in range(4)}
+    while (number := queue.next(rank := int(rng.integers(4)))) is not None:
+        taken[rank].append(number)
+    assert sorted(itertools.chain(*taken.values())) == list(range(80))
+    assert len({origins[numbers[0]] for numbers in taken.values()}) == 4  # each begins with a snapshot of its own
+    opened = [
+        len([1 for a, b in itertools.pairwise([None, *(origins[n] for n in ns)]) if a != b]) for ns in taken.values()
+    ]
+    assert sum(opened) <= 10 + 2 * 4  # nobody comes back to a snapshot
+
+
+def test_one_rank_takes_items_in_order():
+    queue = parallel.Queue(["a", "a", "b", "c", "b"])
+    assert [queue.next(0) for _ in range(6)] == [0, 1, 2, 4, 3, None]
+
+
+def test_inclination_is_kept_within_its_range_and_stored(mocks, map_store, tmp_path):
+    maps(mocks / "quiet" / "quiet.yaml", "--out", tmp_path / "maps.zarr", "--inclination", 40, 60)
+    group = store.open_suite(tmp_path / "maps.zarr", "quiet")
+    tilt = group["inclination"][:]
+    assert ((tilt >= 40) & (tilt <= 60)).all()
+    assert tilt.std() > 3
+    # A disc's flattening says the same: axis ratio of the stars' second moments falls with inclination.
+    group = store.open_suite(map_store, "quiet")
+    x = (np.arange(16) + 0.5) / 16 - 0.5
+    density = group["maps"][:, :, 0].reshape(-1, 16, 16).astype(float)
+    xx, yy, xy = (
+        np.einsum("nij,ij->n", density, w)
+        for w in (x[None, :] ** 2 + 0 * x[:, None], x[:, None] ** 2 + 0 * x[None, :], x[:, None] * x[None, :])
+    )
+    mean, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    ratio = np.sqrt((mean - spread) / (mean + spread))
+    assert np.corrcoef(ratio, group["inclination"][:].ravel())[0, 1] < -0.6
+
+
+def test_snapshots_of_one_history_share_their_lineage(tmp_path):
+    suite = Suite(**GOOD, lineage=r"g\d\.\d+e\d+")
+    assert suite.lineage_of("g8.26e11.01024:3", None) == suite.lineage_of("g8.26e11.00512:1", None) == "g8.26e11"
+    assert suite.lineage_of("anything", "tree 7") == "tree 7"
+    assert Suite(**GOOD).lineage_of("anything", None) == "anything"
+    with pytest.raises(SuiteError, match="finds nothing in the name x"):
+        suite.lineage_of("x", None)
+    with pytest.raises(ValueError, match="no regular expression"):
+        Suite(**GOOD, lineage="(")
 
 
 def test_profiles():

@@ -20,9 +20,9 @@ SPLIT = {"train": 0.75, "val": 0.10, "test": 0.15}
 MIN_VALID_SHARE = 0.06
 
 
-def part_of(galaxy: str) -> str:
-    """Which part of the split a galaxy is in: a hash of its name, so never a matter of order or run."""
-    digest = hashlib.blake2b(galaxy.encode(), digest_size=8).digest()
+def part_of(lineage: str) -> str:
+    """Which part of the split a galaxy's lineage is in: a hash of its name, so never a matter of order or run."""
+    digest = hashlib.blake2b(lineage.encode(), digest_size=8).digest()
     at, edge = int.from_bytes(digest, "little") / 2**64, 0.0
     for part, share in SPLIT.items():
         edge += share
@@ -35,6 +35,7 @@ def part_of(galaxy: str) -> str:
 class Views:
     """N views of galaxies. `galaxy` (N,) holds names, `view` (N,) their numbers, `suite` (N,) suites.
 
+    lineage (N,) names the history a galaxy is a moment of; galaxies of one lineage are not independent.
     maps (N, 8, P, P) as stored; half_mass_radius_kpc (N,); log10_menc (N, K) at RADII_RE [Msun].
     """
 
@@ -44,6 +45,7 @@ class Views:
     galaxy: np.ndarray
     view: np.ndarray
     suite: np.ndarray
+    lineage: np.ndarray
     field_of_view_re: float
 
     def __len__(self) -> int:
@@ -53,7 +55,8 @@ class Views:
         at = torch.as_tensor(np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows)
         return Views(
             self.maps[at], self.half_mass_radius_kpc[at], self.log10_menc[at],
-            self.galaxy[at.numpy()], self.view[at.numpy()], self.suite[at.numpy()], self.field_of_view_re,
+            self.galaxy[at.numpy()], self.view[at.numpy()], self.suite[at.numpy()], self.lineage[at.numpy()],
+            self.field_of_view_re,
         )  # fmt: skip
 
     def ids(self) -> list[str]:
@@ -75,22 +78,17 @@ def read_views(path: Path, suite: str, part: str | None = None, rows: slice | No
     rows limits which galaxies are looked at. Raises StoreError for a store that cannot be used.
     """
     group = store.open_suite(path, suite)
-    names = group["galaxy"][:]
+    names, lineages = group["galaxy"][:], group["lineage"][:]
     number = np.arange(len(names))[rows or slice(None)]
-    done = group["status"][:][number] == store.DONE
-    mine = number[done & np.array([part is None or part_of(str(n)) == part for n in names[number]], dtype=bool)]
+    done = store.read(group, "status", number) == store.DONE
+    mine = number[done & np.array([part is None or part_of(str(x)) == part for x in lineages[number]], dtype=bool)]
     config = group.attrs["config"]
     n_views, pixels = config["views"], config["pixels"]
-    empty = np.zeros((0, n_views, 8, pixels, pixels), np.float32)
-    maps = group["maps"].oindex[mine] if len(mine) else empty
-    r_e = group["half_mass_radius"].oindex[mine] if len(mine) else np.zeros((0, n_views), np.float32)
+    maps, r_e = store.read(group, "maps", mine), store.read(group, "half_mass_radius", mine)
     radii = r_e[..., None].astype(float) * np.array(RADII_RE)
-    if len(mine):
-        radius = np.repeat(group["radius"].oindex[mine][:, None], n_views, axis=1)
-        mass = np.repeat(group["mass"].oindex[mine][:, None, 0], n_views, axis=1)
-        log10_menc = menc_at(radius, mass, radii)
-    else:
-        log10_menc = radii
+    radius = np.repeat(store.read(group, "radius", mine)[:, None], n_views, axis=1)
+    mass = np.repeat(store.read(group, "mass", mine)[:, None, 0], n_views, axis=1)
+    log10_menc = menc_at(radius, mass, radii) if len(mine) else radii
     return Views(
         torch.from_numpy(maps.reshape(-1, 8, pixels, pixels)),
         torch.from_numpy(r_e.reshape(-1).astype(np.float32)),
@@ -98,6 +96,7 @@ def read_views(path: Path, suite: str, part: str | None = None, rows: slice | No
         np.repeat(names[mine].astype(object), n_views),
         np.tile(np.arange(n_views), len(mine)),
         np.full(len(mine) * n_views, suite),
+        np.repeat(lineages[mine].astype(object), n_views),
         float(config["field_of_view_re"]),
     )
 
@@ -117,6 +116,7 @@ def concatenate(parts: list[Views]) -> Views:
         np.concatenate([p.galaxy for p in parts]),
         np.concatenate([p.view for p in parts]),
         np.concatenate([p.suite for p in parts]),
+        np.concatenate([p.lineage for p in parts]),
         first.field_of_view_re,
     )
 

@@ -60,6 +60,14 @@ def raw(module: str, name: str) -> Any:
     return type(f"Raw{name}", (frontend,), methods)
 
 
+def forget_datasets() -> None:
+    """Drop the record that yt keeps of every dataset it has ever opened: a process opens thousands."""
+    from yt.data_objects import static_output
+
+    if static_output._ds_store is not None:
+        static_output._ds_store._records.clear()
+
+
 def open_raw(module: str, name: str, path: str, **options: Any) -> Any:
     """An instance of `raw`, with its index built. Raises SnapshotError with yt's reason."""
     try:

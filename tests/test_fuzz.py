@@ -1,10 +1,11 @@
-"""Mutated snapshots and catalogues through the real command: a galaxy is what its file says, or refused in a sentence."""
+"""Mutated files through the real command: a galaxy is what its file says, or refused in a sentence."""
 
 import json
 import os
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ PATTERNS = {"ahf": "*.AHF_halos", "subfind": "fof*.0.hdf5", "eagle_subfind": "ea
 def write_base(folder: Path, name: str) -> list[Path]:
     """One galaxy of 160 particles of each kind at CENTRE, and its catalogue; the files that may be damaged."""
     folder.mkdir(parents=True)
-    form, write, catalogue, files = BASES[name]
-    galaxy = Galaxy(**{k: p.moved(CENTRE, np.zeros(3)) for k, p in layouts.galaxy(160).components().items()})
+    _, write, catalogue, files = BASES[name]
+    parts = layouts.galaxy(160).components()
+    galaxy = Galaxy(**{k: replace(p, pos_kpc=p.pos_kpc + CENTRE) for k, p in parts.items()})
     if write is None:
         tipsy.write(folder / "snap_099.01000", [(galaxy, np.zeros(3), np.zeros(3))], layouts.BOX, layouts.A, HUBBLE)
         snapshots = [folder / "snap_099.01000", folder / "snap_099.param"]
@@ -217,13 +219,11 @@ Parts = dict[str, tuple[np.ndarray, np.ndarray]]  # positions [kpc] and masses [
 
 def read_tipsy(folder: Path) -> tuple[Parts, float | None]:
     path = folder / "snap_099.01000"
-    said = dict(re.findall(r"(\w+) *= *([^#\s]+)", path.with_suffix(".param").read_text(errors="replace")))
+    said = dict(re.findall(r"^(\w+) *= *([^#\s]+)", path.with_suffix(".param").read_text(errors="replace"), re.M))
     a, _, _, *counts = struct.unpack(">diiiii", path.read_bytes()[:28])
-    rows, at = [], path.stat().st_size - 4 * (12 * counts[0] + 9 * counts[1] + 11 * counts[2])
+    raw, rows, at = path.read_bytes(), [], path.stat().st_size - 4 * (12 * counts[0] + 9 * counts[1] + 11 * counts[2])
     for n, width in zip(counts, (12, 9, 11), strict=True):
-        rows.append(
-            np.frombuffer(path.read_bytes()[at : at + 4 * n * width], ">f4").reshape(n, width)[:, :4].astype(float)
-        )
+        rows.append(np.frombuffer(raw, ">f4", n * width, at).reshape(n, width)[:, :4].astype(float))
         at += 4 * n * width
     length, mass = float(said["dKpcUnit"]), float(said["dMsolUnit"])
     comoving = bool(float(said.get("bComove", 0)))

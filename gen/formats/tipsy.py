@@ -12,6 +12,7 @@ from gen.formats.frontends import open_raw
 from gen.mock.relations import RHO_CRIT
 from gen.particles import Galaxy
 
+_READ = {"bComove", "bPeriodic", "dKpcUnit", "dMsolUnit", "dHubble0", "dPeriod", "dxPeriod"}  # of a .param file
 _RECORD = {"gas": 12, "dark": 9, "star": 11}  # float32 values per particle
 
 
@@ -111,8 +112,11 @@ class Tipsy(Format):
             name, _, value = line.split("#")[0].partition("=")
             try:
                 known[name.strip()] = float(value)
-            except ValueError:
-                continue
+            except ValueError as error:
+                if name.strip() in _READ:
+                    raise SnapshotError(
+                        f"{path}: {name.strip()} is {value.strip()[:40]!r}, no number; repair it"
+                    ) from error
         return known
 
 

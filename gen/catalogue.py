@@ -1,13 +1,18 @@
 """Where the galaxies of a snapshot are: read from its catalogue, chosen, or found on the stars themselves."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from gen.catalogues import READERS, Halo
 from gen.formats import CodeUnits, SnapshotError
+from gen.formats.base import reading
 from gen.snapshot import Snapshot
 from gen.suite import Selection
+
+#: Several times that of the heaviest clusters of galaxies.
+LARGEST_R200_KPC = 1e4
 
 
 def find_haloes(kind: str, path: Path | None, snapshot: Path, units: CodeUnits) -> list[Halo]:
@@ -17,15 +22,12 @@ def find_haloes(kind: str, path: Path | None, snapshot: Path, units: CodeUnits) 
     """
     if kind == "none" or path is None:
         return [Halo("0", None)]
-    try:
-        return READERS[kind](path, snapshot, units)
-    except SnapshotError:
-        raise
-    except Exception as error:
-        raise SnapshotError(
-            f"{path}: cannot be read as a {kind} catalogue ({type(error).__name__}: {error}); "
-            "missing, cut short or of another format?"
-        ) from error
+    with reading(path, f" as a {kind} catalogue"):
+        haloes = READERS[kind](path, snapshot, units)
+    names = Counter(halo.name for halo in haloes)
+    if haloes and (most := names.most_common(1)[0])[1] > 1:
+        raise SnapshotError(f"{path}: {most[1]} entries are called {most[0]}; damaged?")
+    return haloes
 
 
 def chosen(haloes: list[Halo], selection: Selection) -> list[Halo]:
@@ -67,6 +69,8 @@ def usable(halo: Halo, path: Path | None) -> tuple[Halo | None, str]:
     """The halo, or None and the reason why it can be no galaxy."""
     if halo.centre_kpc is not None and not np.isfinite(halo.centre_kpc).all():
         return None, f"{path}: halo {halo.name} has no finite position"
+    if halo.r200_kpc is not None and halo.r200_kpc > LARGEST_R200_KPC:
+        return None, f"{path}: halo {halo.name} has an R200 of {halo.r200_kpc:.4g} kpc; check its unit"
     return halo, ""
 
 

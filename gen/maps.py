@@ -75,6 +75,8 @@ def at_rest(galaxy: Galaxy, min_stars: int) -> np.ndarray:
     stars = galaxy.stars
     if len(stars) < min_stars:
         raise Refused(f"{len(stars)} star particles in the aperture, fewer than min_stars = {min_stars}")
+    if not stars.mass_msun.sum() > 0:
+        raise Refused("the star particles in the aperture have no mass; is the file damaged?")
     r = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
     inner = np.where(r <= half_mass_radius(r, stars.mass_msun), stars.mass_msun, 0.0)
     return np.asarray(inner @ stars.vel_kms / inner.sum())
@@ -99,6 +101,8 @@ def map_galaxy(
     pole = spin(stars, bulk_kms)
     turns = sightlines(settings.seed, name, settings.views, pole, settings.inclination_deg)
     r_e = np.array([half_mass_radius(np.hypot(*(turn[:2] @ stars.pos_kpc.T)), stars.mass_msun) for turn in turns])
+    if not r_e.min() > 0:
+        raise Refused("half of the stars lie at one point; is the file damaged?")
     if REACH_RE * r_e.max() > aperture_kpc:
         raise Refused(
             f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e = {REACH_RE * r_e.max():.3g} kpc; "
@@ -167,13 +171,13 @@ class Worker:
                 raise Refused(task.problem)
             return self.record(task, task.halo, reading), ""
         except (Refused, SnapshotError, SuiteError) as error:
-            return None, str(error)
+            return None, str(error) if str(task.snapshot.parent) in str(error) else f"{task.snapshot}: {error}"
         except OSError as error:
             if error.errno in store.NO_ROOM:  # the scratch folder's disk, and the store's may be next
                 raise
-            return None, f"{type(error).__name__}: {error}"
+            return None, f"{task.snapshot}: cannot be read ({error})"
         except Exception as error:  # one strange galaxy must not take the others along
-            return None, f"{type(error).__name__}: {error}"
+            return None, f"{task.snapshot}: cannot be mapped ({type(error).__name__}: {error}); is the file damaged?"
 
     def open(self, task: Task) -> Snapshot:
         """The task's snapshot, kept open; yt's index of a big one is shared through the store's folder."""
@@ -203,6 +207,11 @@ class Worker:
         if suite.aperture.kpc is None and halo.r200_kpc is None:
             raise Refused("the catalogue has no R200 for it; give `aperture: {kpc: ...}`")
         radius = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
+        if radius > 0.5 * (snapshot.units.box_kpc or np.inf):
+            raise Refused(
+                f"the aperture of {radius:.4g} kpc does not fit into the box of {snapshot.units.box_kpc:.4g} kpc; "
+                "check `aperture`, the catalogue's R200 and BoxSize"
+            )
         centre = densest_point(snapshot) if halo.centre_kpc is None else halo.centre_kpc
         return snapshot.galaxy(centre, radius), centre, radius
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from gen.formats import FORMATS, SnapshotError
+from gen.formats.base import reading
 from gen.formats.frontends import forget_datasets
 from gen.formats.gadget import files_of
 from gen.formats.tracers import is_cold, luminosity, neutral_fraction
@@ -25,6 +26,8 @@ READ_WHOLE = 200_000
 NEIGHBOURS = 32
 YT = version("yt")
 LIGHT_KMS = 299_792.458
+#: No particle weighs as much as the heaviest clusters of galaxies.
+HEAVIEST_MSUN = 1e16
 #: When a particle became a star; AREPO's wind cells, gas in the guise of stars, have none or less than none.
 FORMED = "GFM_StellarFormationTime"
 
@@ -57,19 +60,21 @@ class Snapshot:
         self.components["dark"] = list(dict.fromkeys(self.components["dark"] + self.low_resolution))
         self._scratch = tempfile.TemporaryDirectory(prefix="kinmass-")
         try:
-            self._check_components()
-            self.units = self.format.units(path, units or {})
-            self.smoothing = self.format.smoothing(path)
-            staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
-            self._ds = self._load_indexed(staged, indexes)
-        except Exception as error:
+            with reading(path):
+                self._check_components()
+                self.units = self.format.units(path, units or {})
+                self.smoothing = self.format.smoothing(path)
+                staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
+                self._ds = self._load_indexed(staged, indexes)
+                promised = self.format.promised(path)
+        except SnapshotError:
             self.close()
-            text = str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error}"
-            raise SnapshotError(text if text.startswith(str(path.parent)) else f"{path}: {text}") from error
+            raise
         self.fields: dict[str, list[str]] = {}
         for ptype, name in self._ds.field_list:
             self.fields.setdefault(ptype, []).append(name)
         self.counts = {p: int(self._ds.particle_type_counts.get(p, 0)) for p in self.fields}
+        self._check_counts(promised)
         self._kept: dict[str, tuple[Particles, Particles]] | None = {} if keep else None
 
     def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:
@@ -101,6 +106,17 @@ class Snapshot:
                 if owners.setdefault(ptype, name) != name:
                     raise SnapshotError(f"{ptype} is both {owners[ptype]} and {name}; say in `particles` which it is")
 
+    def _check_counts(self, promised: dict[str, int]) -> None:
+        """Raises SnapshotError where particles were lost; a cutout's Header that fits no type is its parent's."""
+        fits = [ptype for ptype, n in promised.items() if n and self.counts.get(ptype, 0) == n]
+        for ptype in [p for ptypes in self.components.values() for p in ptypes if fits]:
+            there, n = self.counts.get(ptype, 0), promised.get(ptype, 0)
+            if there < n:
+                raise SnapshotError(
+                    f"{self.path}: {there} particles of {ptype}, but its Header says {n}; get the whole file, "
+                    "or leave this type out of `particles`"
+                )
+
     @property
     def frontend(self) -> str:
         """Name of the yt frontend that reads it."""
@@ -118,6 +134,10 @@ class Snapshot:
         Positions are relative to the centre, velocities as in the snapshot. AREPO's wind cells are
         gas of weight 0: their mass is gas, and no map shows it.
         """
+        if (box := self.units.box_kpc) is not None:
+            corner = self.units.corner_kpc
+            if not (corner - box <= np.min(centre_kpc) and np.max(centre_kpc) <= corner + 2 * box):
+                raise SnapshotError(f"{self.path}: the catalogue's centre lies outside the box; check its unit")
         parts: dict[str, list[Particles]] = {name: [] for name in self.components}
         low = 0.0
         for name, ptypes in self.components.items():
@@ -192,11 +212,13 @@ class Snapshot:
             try:
                 values = np.array(region[ptype, name].d, dtype=np.float64, order="F")
             except Exception as error:
-                raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({error})") from error
+                why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged?") from error
             region.clear_data()  # the array is ours alone
+            with np.errstate(over="ignore"):
+                values *= unit
             if not np.isfinite(values).all():
                 raise SnapshotError(f"{self.path}: NaN or infinite values in {ptype}/{name}; is the file damaged?")
-            values *= unit
             return values
 
         def refuse(problem: str, name: str, hint: str) -> None:
@@ -212,6 +234,8 @@ class Snapshot:
         mass = field(self.format.mass, units.mass_msun)
         if mass.min(initial=0.0) < 0:
             refuse("negative masses", self.format.mass, "is the file damaged?")
+        if mass.max(initial=0.0) > HEAVIEST_MSUN:
+            refuse("masses of whole clusters of galaxies", self.format.mass, "check the mass unit")
         if len(mass) and mass.max() == 0:
             refuse("only zeros", self.format.mass, "check the field, or leave this type out of `particles`")
         try:

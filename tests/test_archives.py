@@ -382,7 +382,7 @@ REFUSED = {
     "no mass at all": (lambda f: f["PartType4"].pop("Masses"), "PartType4 has neither Masses nor a MassTable entry"),
     "short field": (
         lambda f: (f["PartType0"].pop("SmoothingLength"), f["PartType0"].create_dataset("SmoothingLength", data=[1.0])),
-        "1 rows for 40 particles",
+        r"PartType0/SmoothingLength has shape \(1,\), not \(40,\)",
     ),
 }
 
@@ -423,10 +423,15 @@ def test_datasets_that_disagree_on_units_are_refused(tmp_path):
 
 
 def test_a_run_without_expansion_stays_at_a_of_one(tmp_path):
-    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), set_attrs(OmegaLambda=0.0, Time=3.7))
+    path = edit(
+        layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), set_attrs(OmegaLambda=0.0, Redshift=0.0, Time=3.7)
+    )
     assert FORMATS["gizmo"].units(path, {}).scale_factor == 1
     path = layouts.swift(tmp_path / "swift.hdf5", layouts.galaxy())
     edit(path, lambda f: f["Cosmology"].attrs.update({"Cosmological run": [0]}))
+    with pytest.raises(SnapshotError, match=r"Redshift = 0\.6667 in a run that is not cosmological"):
+        FORMATS["swift"].units(path, {})
+    edit(path, lambda f: [f[group].attrs.update({"Redshift": [0.0]}) for group in ("Header", "Cosmology")])
     units = FORMATS["swift"].units(path, {})
     assert (units.scale_factor, units.hubble, units.length_kpc) == pytest.approx((1, 1, 1000))
 

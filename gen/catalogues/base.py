@@ -12,10 +12,7 @@ import numpy as np
 
 from gen.constants import KPC_CM, MSUN_G
 from gen.formats import CodeUnits, SnapshotError
-from gen.formats.gadget import in_round_units
-
-#: A dataset may unpack to this many times its file's size; more is a damaged header.
-MOST_PACKED = 100
+from gen.formats.gadget import MOST_PACKED, in_round_units, scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +101,6 @@ def need(path: Path, where: str, needed: Iterable[str], there: Iterable[str]) ->
     """Raises SnapshotError naming the columns that are not there."""
     if missing := sorted(set(needed) - set(there)):
         raise SnapshotError(f"{path}: {where} has no {', '.join(missing)}")
-
-
-def scalar(value: Any) -> float:
-    """An attribute as a number, whether written as a scalar or as an array of one."""
-    return float(np.ravel(np.asarray(value))[0])
 
 
 def members(path: Path, file: h5py.File, name: str) -> Any:

@@ -1,15 +1,33 @@
 """What every snapshot format has to say about itself."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from gen.formats.smoothing import SMOOTHING, Smoothing
 
 
 class SnapshotError(ValueError):
     """A file that cannot be read as what it is said to be: the message says which, why and what to do."""
+
+
+@contextmanager
+def reading(path: Path, what: str = "") -> Iterator[None]:
+    """What goes wrong inside, as a SnapshotError that names the file: a damaged one makes libraries raise anything."""
+    try:
+        yield
+    except SnapshotError as error:
+        raise error if str(path.parent) in str(error) else SnapshotError(f"{path}: {error}") from error
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SnapshotError(
+            f"{path}: cannot be read{what} ({why[:300]}); missing, cut short, damaged or of another format?"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -32,8 +50,8 @@ class CodeUnits:
 
 
 def check_cosmology(path: Path, scale_factor: float, hubble: float) -> None:
-    """Raises SnapshotError for a scale factor outside (0, 10] or h outside (0.1, 10]: a damaged header."""
-    if not 0 < scale_factor <= 10:
+    """Raises SnapshotError for a scale factor outside (0.001, 10] or h outside (0.1, 10]: a damaged header."""
+    if not 1e-3 < scale_factor <= 10:
         raise SnapshotError(f"{path}: its header says scale factor a = {scale_factor:.4g}; check Time and Redshift")
     if not 0.1 < hubble <= 10:
         raise SnapshotError(f"{path}: its header says h = {hubble:.4g}; check HubbleParam (or dHubble0 and the units)")
@@ -63,9 +81,25 @@ class Format(ABC):
     def load(self, staged: Path) -> Any:
         """The yt dataset of a staged snapshot."""
 
-    @abstractmethod
     def units(self, path: Path, given: dict[str, float]) -> CodeUnits:
-        """Code units from the file, with what the suite file gives taking precedence. Raises SnapshotError."""
+        """Code units from the file, with what the suite file gives taking precedence.
+
+        Raises SnapshotError where they are missing, contradict themselves, or are no positive numbers.
+        """
+        with reading(path):
+            units = self._units(path, given)
+        worth = {"length unit": units.length_kpc, "mass unit": units.mass_msun, "velocity unit": units.velocity_kms}
+        for name, value in {**worth, "box side": 1.0 if units.box_kpc is None else units.box_kpc}.items():
+            if not (np.isfinite(value) and value > 0):
+                raise SnapshotError(f"{path}: its {name} comes out as {value:.4g}; check the attributes that say so")
+        return units
+
+    @abstractmethod
+    def _units(self, path: Path, given: dict[str, float]) -> CodeUnits: ...
+
+    def promised(self, path: Path) -> dict[str, int]:
+        """Particles of each type that the file's own header promises; empty where staging has seen to that."""
+        return {}
 
     def smoothing(self, path: Path) -> Smoothing:
         """The convention of this file's smoothing lengths."""

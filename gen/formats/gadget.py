@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology
+from gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology, reading
 from gen.formats.frontends import open_raw
 from gen.particles import Galaxy
 
@@ -47,6 +47,9 @@ _NAMES = {
     "SmoothingLengths": "SmoothingLength", "Temperatures": "Temperature", "StarFormationRates": "StarFormationRate",
 }  # fmt: skip
 _PHOTOMETRIC_BANDS = ("U", "B", "V", "K", "g", "r", "i", "z")  # columns of GFM_StellarPhotometrics (TNG)
+_SHAPES = {"Coordinates": (3,), "Velocities": (3,)}  # of a particle's entry; a number in all others
+#: A dataset may unpack to this many times its file's size; more is a damaged header.
+MOST_PACKED = 100
 _TYPES = range(6)  # yt's; SWIFT's PartType6 are neutrinos
 
 
@@ -57,19 +60,20 @@ def in_round_units(worth: float) -> float:
 
 
 def scalar(value: Any) -> float:
-    """An attribute as a number; one-element arrays are common."""
-    return float(np.ravel(np.asarray(value))[0])
+    """An attribute as a number; one-element arrays are common. Raises SnapshotError where it is none."""
+    try:
+        first = np.ravel(np.asarray(value))[0]
+        return float(first if np.isrealobj(first) else "complex")
+    except (ValueError, TypeError, IndexError) as error:
+        raise SnapshotError(f"an attribute says {str(value)[:40]!r} where a number belongs; damaged?") from error
 
 
 def header(path: Path) -> dict[str, Any]:
     """The Header attributes of one file. Raises SnapshotError."""
-    try:
-        with h5py.File(path, "r") as file:
-            if "Header" not in file:
-                raise SnapshotError(f"{path}: no Header group, so no Gadget-type snapshot; is `format:` right?")
-            return dict(file["Header"].attrs)
-    except OSError as error:
-        raise SnapshotError(f"{path}: cannot be opened as HDF5 ({error}); missing or cut short?") from error
+    with reading(path, " as HDF5"), h5py.File(path, "r") as file:
+        if "Header" not in file:
+            raise SnapshotError(f"{path}: no Header group, so no Gadget-type snapshot; is `format:` right?")
+        return dict(file["Header"].attrs)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -88,12 +92,13 @@ def files_of(path: Path) -> list[Path]:
     if int(match[2]) or not found:
         return [path]
     attrs = header(path)
-    said = int(scalar(attrs.get("NumFilesPerSnapshot", len(found))))
+    with reading(path):
+        said = int(scalar(attrs.get("NumFilesPerSnapshot", len(found))))
     whole = np.array_equal(attrs.get("NumPart_ThisFile", 0), attrs.get("NumPart_Total", 0))
     expected = max(found) + 1 if len(found) == 1 and whole else max(said, max(found) + 1)
-    missing = sorted(set(range(expected)) - set(found))
-    if missing:
-        raise SnapshotError(f"{path}: file number {missing[0]} of this snapshot is missing ({expected} in all)")
+    missing = next((i for i in range(expected) if i not in found), None)
+    if missing is not None:
+        raise SnapshotError(f"{path}: file number {missing} of this snapshot is missing ({expected:.9g} in all)")
     return [found[i] for i in sorted(found)]
 
 
@@ -157,7 +162,7 @@ class Gadget(Format):
                     group = source.get(f"PartType{number}")
                     if group is None or not _holds_particles(original, group):
                         continue
-                    counts[number] = len(group["Coordinates"])
+                    counts[number] = group["Coordinates"].shape[0]
                     linked = self._link(original, group, staged, light)
                     if counts[number] and "Masses" not in linked:
                         if number >= len(own) or own[number] == 0:
@@ -169,8 +174,10 @@ class Gadget(Format):
                 clean["NumPart_Total_HighWord"] = 0 * counts
                 clean["NumFilesPerSnapshot"] = len(files)
                 clean["MassTable"] = table
-                for key in ("Redshift", "Time", "HubbleParam", "Omega0", "OmegaLambda", "BoxSize"):
-                    clean[key] = scalar(attrs.get(key, 0.0))
+                # yt's own cosmology is not used: any sound one keeps it from dividing by a damaged one's zero.
+                for key, value in {"Redshift": 0.0, "Time": 1.0, "HubbleParam": 1.0, "Omega0": 0.3}.items():
+                    clean[key] = value
+                clean["OmegaLambda"], clean["BoxSize"] = 0.7, scalar(attrs.get("BoxSize", 0.0))
         if total == 0:
             raise SnapshotError(f"{path}: holds no particles")
         with h5py.File(scratch / names[0], "r+") as first:  # yt reads the table of the first file only
@@ -182,21 +189,23 @@ class Gadget(Format):
     def _link(self, path: Path, group: h5py.Group, staged: h5py.File, light: str | None) -> set[str]:
         """Show yt the fields of one particle type where they lie; their names."""
         linked: set[str] = set()
-        n = len(group["Coordinates"])
-        for name, dataset in group.items():
+        n = group["Coordinates"].shape[0]
+        for name in group:
             said = _NAMES.get(name)
-            if said is None or said in linked or not isinstance(dataset, h5py.Dataset):
+            if said is None or said in linked:
                 continue
-            _check_sources(path, dataset)
-            if len(dataset) != n:
-                raise SnapshotError(f"{path}: {dataset.name} has {len(dataset)} rows for {n} particles")
+            dataset = _checked(path, group, name)
+            if dataset.shape != (shape := (n, *_SHAPES.get(said, ()))):
+                raise SnapshotError(f"{path}: {dataset.name} has shape {dataset.shape}, not {shape}; damaged?")
             staged[f"{group.name}/{said}"] = h5py.ExternalLink(str(path.resolve()), dataset.name)
             linked.add(said)
         columns = self._columns(group) | ({"Light": light} if light else {})
         for said, wanted in columns.items():
             dataset, column = find_column(path, group, wanted)
             if dataset is not None and n and said not in linked:
-                _check_sources(path, dataset)
+                _checked(path, group, dataset.name.removeprefix(f"{group.name}/"))
+                if len(dataset) != n:
+                    raise SnapshotError(f"{path}: {dataset.name} has {len(dataset)} rows for {n} particles")
                 _link_column(staged, f"{group.name}/{said}", path, dataset, column)
         return linked
 
@@ -207,7 +216,12 @@ class Gadget(Format):
     def load(self, staged: Path) -> Any:
         return open_raw(*self.frontend, str(staged))
 
-    def units(self, path: Path, given: dict[str, float]) -> CodeUnits:
+    def promised(self, path: Path) -> dict[str, int]:
+        """Particles of each type by NumPart_ThisFile of all files."""
+        files = [np.ravel(header(file).get("NumPart_ThisFile", [])) for file in files_of(path)]
+        return {f"PartType{i}": sum(int(scalar(n[i])) for n in files if i < len(n)) for i in _TYPES}
+
+    def _units(self, path: Path, given: dict[str, float]) -> CodeUnits:
         """The suite file's, else the datasets' own, else a Units, Parameters or Header group's, else the default."""
         attrs = header(path)
         with h5py.File(path, "r") as file:
@@ -223,7 +237,7 @@ class Gadget(Format):
             source = "the suite file"
         unit = {key: value * a**a_power * h**h_power for key, (value, a_power, h_power) in worth.items()}
         box = np.ravel(attrs.get("BoxSize", 0.0)).astype(float)
-        if not np.allclose(box, box[0], rtol=1e-6):
+        if np.isfinite(box).all() and not np.allclose(box, box[0], rtol=1e-6):
             raise SnapshotError(
                 f"{path}: its BoxSize has unequal sides {box.tolist()}; only cubic boxes can be wrapped"
             )
@@ -245,11 +259,12 @@ class Gadget(Format):
 
     def _cosmology(self, path: Path, file: h5py.File) -> tuple[float, float]:
         """Scale factor and h. Raises SnapshotError where the Header contradicts itself."""
-        h = _said(file, "HubbleParam", 1.0) or 1.0
-        # An old Header says only so: no dark energy, no cosmology.
+        h, z = _said(file, "HubbleParam", 1.0), _said(file, "Redshift", 0.0)
+        # An old Header says only so: no dark energy and no redshift, no cosmology.
         dark_energy = _said(file, "OmegaLambda", _said(file, "Omega_Lambda", 0.0)) != 0
-        if not _said(file, "ComovingIntegrationOn", dark_energy):
-            return 1.0, h
+        if not _said(file, "ComovingIntegrationOn", dark_energy or z != 0):
+            check_no_redshift(path, z)
+            return 1.0, h or 1.0
         return scale_factor(path, dict(file["Header"].attrs), self.expansion), h
 
 
@@ -276,22 +291,50 @@ def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> f
     return values[0]
 
 
+def check_no_redshift(path: Path, z: float) -> None:
+    """Raises SnapshotError for a redshift in a run that says it is not cosmological: codes write 0 there."""
+    if z != 0:
+        raise SnapshotError(f"{path}: its Header has Redshift = {z:.4g} in a run that is not cosmological; repair it")
+
+
 def _holds_particles(path: Path, group: h5py.Group) -> bool:
     """Whether a group is particles. Raises SnapshotError when it is but lacks what they need."""
+    if not isinstance(group, h5py.Group):
+        raise SnapshotError(f"{path}: {group.name} is no group of datasets; damaged?")
     if "Coordinates" not in group and ("TracerID" in group or len(group) == 0):
         return False  # TNG's Monte Carlo tracers have neither place nor mass
     if "Coordinates" not in group or not ({"Velocities", "Velocity"} & set(group)):
         raise SnapshotError(f"{path}: {group.name} lacks Coordinates or Velocities")
+    if not _checked(path, group, "Coordinates").shape:
+        raise SnapshotError(f"{path}: {group.name}/Coordinates is a single number; damaged?")
     return True
 
 
-def _check_sources(path: Path, dataset: h5py.Dataset) -> None:
-    """HDF5 fills a virtual dataset's missing files with zeros and says nothing; this raises SnapshotError."""
-    if not dataset.is_virtual:
-        return
-    for name in {source.file_name for source in dataset.virtual_sources()} - {"."}:
-        if not (path.resolve().parent / name).is_file():
-            raise SnapshotError(f"{path}: {dataset.name} lies in {name}, which is not beside it")
+def _checked(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
+    """A dataset of numbers that are really there: HDF5 reads what was never written, or lies in a file that is
+    missing, as zeros, and says nothing; and any file of the disk as numbers. Raises SnapshotError."""
+    dataset = group.get(name)
+    where = f"{path}: {group.name}/{name}"
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iuf":
+        what = "a link to nothing" if dataset is None else f"{getattr(dataset, 'dtype', 'a group')}"
+        raise SnapshotError(f"{where} holds no plain numbers ({what}); damaged?")
+    if dataset.external:
+        raise SnapshotError(f"{where} lies in raw files outside of HDF5, which are not read; copy it into the file")
+    files = {Path(path)}
+    if dataset.is_virtual:
+        sources = {(s.file_name, s.dset_name) for s in dataset.virtual_sources() if s.file_name != "."}
+        files = {path.resolve().parent / file for file, _ in sources} | files
+        for file, inner in sources:
+            beside = path.resolve().parent / file
+            if not beside.is_file():
+                raise SnapshotError(f"{where} lies in {file}, which is not beside it")
+            with reading(beside, f" for {dataset.name} of {path.name}"), h5py.File(beside, "r") as source:
+                _ = source[inner].shape
+    elif dataset.size and not dataset.id.get_storage_size():
+        raise SnapshotError(f"{where} was never written; was the program that made it stopped?")
+    if dataset.nbytes > 2**20 + MOST_PACKED * sum(file.stat().st_size for file in files):
+        raise SnapshotError(f"{where} claims {dataset.nbytes} bytes, more than the file can hold; damaged?")
+    return dataset
 
 
 def find_column(path: Path, group: h5py.Group, wanted: str) -> tuple[h5py.Dataset | None, int | None]:

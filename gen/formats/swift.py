@@ -8,7 +8,7 @@ import numpy as np
 
 from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
 from gen.formats.base import SnapshotError
-from gen.formats.gadget import Gadget, Worth, header, in_round_units, scalar, scale_factor
+from gen.formats.gadget import Gadget, Worth, check_no_redshift, header, in_round_units, scalar, scale_factor
 from gen.formats.smoothing import KERNEL_GAMMA, Smoothing, of_kernel
 
 
@@ -45,6 +45,7 @@ class Swift(Gadget):
         attrs = dict(file["Header"].attrs)
         cosmology = dict(file["Cosmology"].attrs) if "Cosmology" in file else {}
         if scalar(cosmology.get("Cosmological run", "Scale-factor" in attrs)) == 0:
+            check_no_redshift(path, scalar((cosmology | attrs).get("Redshift", 0.0)))
             return 1.0, 1.0
         return scale_factor(path, cosmology | attrs, ("Scale-factor",)), scalar(cosmology.get("h", 1.0))
 

@@ -12,6 +12,7 @@ from gen.formats.frontends import open_raw
 from gen.mock.relations import RHO_CRIT
 from gen.particles import Galaxy
 
+_READ = {"bComove", "bPeriodic", "dKpcUnit", "dMsolUnit", "dHubble0", "dPeriod", "dxPeriod"}  # of a .param file
 _RECORD = {"gas": 12, "dark": 9, "star": 11}  # float32 values per particle
 
 
@@ -57,7 +58,7 @@ class Tipsy(Format):
         raise SnapshotError(f"{path}: no Tipsy header; is `format: tipsy` right?")
 
     def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
-        """Links to the snapshot and its .param, once the size fits the header."""
+        """A link to the snapshot, once the size fits the header, and a .param of what yt needs: all in code units."""
         _, counts = self._header(path)
         size = path.stat().st_size
         single = 4 * sum(n * k for n, k in zip(counts, _RECORD.values(), strict=True))
@@ -66,14 +67,16 @@ class Tipsy(Format):
             raise SnapshotError(f"{path}: {size} bytes do not fit its header's {sum(counts)} particles; cut short?")
         staged = scratch / "snapshot.tipsy"
         staged.symlink_to(path.resolve())
-        (scratch / "snapshot.param").symlink_to(self._param(path).resolve())
+        period = self._period(self._parameters(self._param(path)))
+        box = f"bPeriodic = {int(period is not None)}\ndPeriod = {period or 1.0!r}\n"
+        (scratch / "snapshot.param").write_text(f"bComove = 0\n{box}dKpcUnit = 1\ndMsolUnit = 1\n")
         return staged
 
     def load(self, staged: Path) -> Any:
         param = str(staged.with_suffix(".param"))
         return open_raw("yt.frontends.tipsy.api", "TipsyDataset", str(staged), parameter_file=param)
 
-    def units(self, path: Path, given: dict[str, float]) -> CodeUnits:
+    def _units(self, path: Path, given: dict[str, float]) -> CodeUnits:
         """From dKpcUnit and dMsolUnit of the .param; a is the header's time."""
         # yt's own mass unit is rho_crit V from dHubble0, off from dMsolUnit by 0.1 % in real files.
         known = self._parameters(self._param(path))
@@ -89,11 +92,17 @@ class Tipsy(Format):
             hubble = known["dHubble0"] * float(np.sqrt(G * mass / length**3)) / 0.1
         # Gasoline's time unit is 1/sqrt(G rho); comoving velocities carry a factor a.
         velocity = given.get("velocity_kms", float(np.sqrt(G * mass / length)))
-        periodic = comoving or bool(known.get("bPeriodic", 0))
-        box = known.get("dPeriod", known.get("dxPeriod", 1.0)) * length * a if periodic else None
+        period = self._period(known)
+        box = None if period is None else period * length * a
         check_cosmology(path, a, hubble)
         source = f"dKpcUnit and dMsolUnit of {self._param(path).name}"
         return CodeUnits(length * a, mass, velocity * a, box, a, hubble, source, -0.5 * (box or 0.0))
+
+    @staticmethod
+    def _period(known: dict[str, float]) -> float | None:
+        """Side of the box in code units, None where space is not periodic."""
+        periodic = known.get("bComove", 0) or known.get("bPeriodic", 0)
+        return known.get("dPeriod", known.get("dxPeriod", 1.0)) if periodic else None
 
     @staticmethod
     def _parameters(path: Path) -> dict[str, float]:
@@ -103,8 +112,11 @@ class Tipsy(Format):
             name, _, value = line.split("#")[0].partition("=")
             try:
                 known[name.strip()] = float(value)
-            except ValueError:
-                continue
+            except ValueError as error:
+                if name.strip() in _READ:
+                    raise SnapshotError(
+                        f"{path}: {name.strip()} is {value.strip()[:40]!r}, no number; repair it"
+                    ) from error
         return known
 
 

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from gen import parallel, store
 from gen.catalogue import Halo, chosen, densest_point, find_haloes, usable
 from gen.formats import FORMATS, SnapshotError
-from gen.formats.gadget import files_of
 from gen.particles import Galaxy, Particles
 from gen.profile import enclosed_mass, half_mass_radius, profile_radii
 from gen.projection import views
@@ -347,7 +346,7 @@ def _batches(plan: list[Task], galaxies_per_shard: int, left_behind: set[str]) -
     for task in plan:
         shards.setdefault((task.suite.name, task.index // galaxies_per_shard), []).append(task)
     batches = [tasks for tasks in shards.values() if not all(t.kept for t in tasks)]
-    bytes_of = {path: snapshot_bytes(path) for path in {t.snapshot for tasks in batches for t in tasks}}
+    bytes_of = {path: snapshot_bytes(t) for path, t in {t.snapshot: t for tasks in batches for t in tasks}.items()}
 
     def cost(tasks: list[Task]) -> tuple[bool, int, str, int, int]:
         suspect = any(_mark(t) in left_behind for t in tasks)
@@ -363,13 +362,13 @@ def _to_index(batches: list[list[Task]]) -> list[Task]:
     waiting = [t for tasks in batches for t in tasks if not t.kept]
     count = Counter(t.snapshot for t in waiting)
     first = {t.snapshot: t for t in reversed(waiting)}
-    return [t for path, t in first.items() if count[path] > 1 and snapshot_bytes(path) > INDEX_BYTES]
+    return [t for path, t in first.items() if count[path] > 1 and snapshot_bytes(t) > INDEX_BYTES]
 
 
-def snapshot_bytes(path: Path) -> int:
-    """Size of a snapshot, all its files together; 0 when it is not there."""
+def snapshot_bytes(task: Task) -> int:
+    """Size of a galaxy's snapshot, all its files together; 0 when it is not there."""
     try:
-        return sum(part.stat().st_size for part in files_of(path))
+        return sum(part.stat().st_size for part in FORMATS[task.suite.format].files(task.snapshot))
     except (OSError, SnapshotError):
         return 0
 

@@ -27,8 +27,11 @@ class Particles:
     def __getitem__(self, mask: np.ndarray | slice) -> "Particles":
         support = None if self.support_kpc is None else self.support_kpc[mask]
         weight = None if self.weight is None else self.weight[mask]
-        pos, vel = (np.stack([axis[mask] for axis in field.T]).T for field in (self.pos_kpc, self.vel_kms))
-        return Particles(pos, vel, self.mass_msun[mask], support, weight)
+        mass = self.mass_msun[mask]
+        pos, vel = np.empty((3, len(mass))), np.empty((3, len(mass)))
+        for i in range(3):
+            pos[i], vel[i] = self.pos_kpc[mask, i], self.vel_kms[mask, i]
+        return Particles(pos.T, vel.T, mass, support, weight)
 
 
 def empty() -> Particles:

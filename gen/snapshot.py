@@ -15,7 +15,6 @@ from scipy.spatial import cKDTree
 from gen.formats import FORMATS, SnapshotError
 from gen.formats.base import reading
 from gen.formats.frontends import forget_datasets
-from gen.formats.gadget import files_of
 from gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from gen.particles import Galaxy, Particles, concatenate, empty
 from gen.suite import Tracers
@@ -79,7 +78,7 @@ class Snapshot:
 
     def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:
         """The yt dataset, with the index that another process has made of the same files where there is one."""
-        files = files_of(self.path)
+        files = self.format.files(self.path)
         marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns, YT) for f in files]
         ours = staged.with_name(f"{staged.name}.ewah")  # where yt reads and writes it
         shared = (indexes or ours.parent) / f"{blake2b(repr(marks).encode(), digest_size=16).hexdigest()}.ewah"
@@ -197,7 +196,7 @@ class Snapshot:
             axis[:] = self.wrap(axis)
         inside = np.einsum("ij,ij->i", offset, offset) <= radius_kpc**2
         p = Particles(offset, p.vel_kms, p.mass_msun, p.support_kpc, p.weight)
-        return p if in_place and inside.all() else p[inside]
+        return p if inside.all() else p[inside]
 
     def _read(self, ptype: str, region: Any) -> tuple[Particles, Particles]:
         """Particles of one type in a region, in their box: its own, and the wind among them.

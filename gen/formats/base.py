@@ -97,6 +97,10 @@ class Format(ABC):
     @abstractmethod
     def _units(self, path: Path, given: dict[str, float]) -> CodeUnits: ...
 
+    def files(self, path: Path) -> list[Path]:
+        """All files of the snapshot that `path` is the first of. Raises SnapshotError when one is missing."""
+        return [path]
+
     def promised(self, path: Path) -> dict[str, int]:
         """Particles of each type that the file's own header promises; empty where staging has seen to that."""
         return {}

@@ -216,6 +216,10 @@ class Gadget(Format):
     def load(self, staged: Path) -> Any:
         return open_raw(*self.frontend, str(staged))
 
+    def files(self, path: Path) -> list[Path]:
+        """`snap.0.hdf5` brings `snap.1.hdf5` and so on along."""
+        return files_of(path)
+
     def promised(self, path: Path) -> dict[str, int]:
         """Particles of each type by NumPart_ThisFile of all files."""
         files = [np.ravel(header(file).get("NumPart_ThisFile", [])) for file in files_of(path)]

@@ -190,7 +190,8 @@ class Suite(_Section):
     def galaxy_name(self, snapshot: Path, halo: str) -> str:
         """A name that stays the same from run to run: the file's path under the suite, and the halo."""
         relative = snapshot.relative_to(self.root) if snapshot.is_relative_to(self.root) else snapshot
-        return f"{relative.as_posix().rsplit('.', 1)[0].replace('/', '.')}:{halo}"
+        stem = re.sub(r"(\.0)?\.(hdf5|h5)$", "", relative.as_posix())  # a Tipsy file's last part is its number
+        return f"{stem.replace('/', '.')}:{halo}"
 
 
 def load_suite(path: Path, root: Path | None = None) -> Suite:

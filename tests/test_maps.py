@@ -276,6 +276,14 @@ def test_inclination_is_kept_within_its_range_and_stored(mocks, map_store, tmp_p
     assert np.corrcoef(ratio, group["inclination"][:].ravel())[0, 1] < -0.6
 
 
+def test_every_snapshot_gives_its_galaxies_names_of_their_own():
+    suite = Suite(**GOOD, root=Path("/archive"))
+    paths = ("g1/g8.26e11.01024", "g1/g8.26e11.00512", "snap_099/snap_099.0.hdf5", "snap_099/snap_098.0.hdf5", "x.h5")
+    assert [suite.galaxy_name(Path("/archive", path), "7") for path in paths] == [
+        "g1.g8.26e11.01024:7", "g1.g8.26e11.00512:7", "snap_099.snap_099:7", "snap_099.snap_098:7", "x:7",
+    ]  # fmt: skip
+
+
 def test_snapshots_of_one_history_share_their_lineage(tmp_path):
     suite = Suite(**GOOD, lineage=r"g\d\.\d+e\d+")
     assert suite.lineage_of("g8.26e11.01024:3", None) == suite.lineage_of("g8.26e11.00512:1", None) == "g8.26e11"

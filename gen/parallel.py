@@ -76,11 +76,18 @@ def share_out(
             done(item, work(item, nullcontext))
         return
     comm = MPI.COMM_WORLD.Dup()
+    # Where MPI allows one thread only, rank 0 hands out work and does none.
+    beside = bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE)
+    workers = comm.Get_size() if beside else comm.Get_size() - 1
     manager = None
     if comm.Get_rank() == 0:
         queue = Queue([origin(item) for item in todo])
-        manager = threading.Thread(target=_manage, args=(comm, todo, queue, done, readers or size()), daemon=True)
-        manager.start()
+        arguments = (comm, workers, todo, queue, done, readers or workers)
+        if beside:
+            manager = threading.Thread(target=_manage, args=arguments, daemon=True)
+            manager.start()
+        else:
+            _manage(*arguments)
 
     @contextmanager
     def reading() -> Iterator[None]:
@@ -92,7 +99,7 @@ def share_out(
             comm.send((_READ_ENOUGH, None), dest=0, tag=_REQUEST)
 
     report: tuple[int, Any] | None = None
-    while True:
+    while beside or comm.Get_rank() > 0:
         comm.send((_NEXT, report), dest=0, tag=_REQUEST)
         number = _receive(comm, 0, _ANSWER)
         if number is None:
@@ -145,9 +152,11 @@ class Queue:
         return number
 
 
-def _manage(comm: MPI.Comm, todo: list[Any], queue: Queue, done: Callable[[Any, Any], None], readers: int) -> None:
+def _manage(
+    comm: MPI.Comm, workers: int, todo: list[Any], queue: Queue, done: Callable[[Any, Any], None], readers: int
+) -> None:
     try:
-        active, free = comm.Get_size(), readers
+        active, free = workers, readers
         waiting: deque[int] = deque()  # ranks that want to read
         while active:
             status = MPI.Status()

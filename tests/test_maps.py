@@ -85,6 +85,13 @@ def test_two_ranks_write_the_same_bytes_as_one(mocks, map_store, tmp_path):
     assert one == two
 
 
+def test_an_mpi_of_one_thread_does_too(mocks, map_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPI4PY_RC_THREAD_LEVEL", "single")
+    done = maps(*sorted(mocks.glob("*/*.yaml")), "--out", tmp_path / "maps.zarr", ranks=2)
+    assert "36 galaxies done, 0 failed" in done.stdout, done.stderr
+    assert tree(tmp_path / "maps.zarr") == tree(map_store)
+
+
 def test_an_interrupted_run_goes_on_to_the_same_bytes(mocks, map_store, tmp_path):
     out = tmp_path / "maps.zarr"
     shutil.copytree(map_store, out)

@@ -224,7 +224,9 @@ def measure_manager() -> None:
     comm, results = MPI.COMM_WORLD, []
     for way, requests, at_once in (("flooded", 2000, 2000), ("idle", 200, 1), ("projecting", 200, 1)):
         if comm.Get_rank() == 0:
-            manager = Thread(target=parallel._manage, args=(comm, range(requests), lambda item, result: None, 2))
+            todo = range(requests)
+            queue = parallel.Queue(list(todo))
+            manager = Thread(target=parallel._manage, args=(comm, 2, todo, queue, lambda item, result: None, 2))
             manager.start()
             while not comm.iprobe(source=1, tag=99):
                 if way == "projecting":

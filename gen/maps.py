@@ -84,8 +84,10 @@ def at_rest(galaxy: Galaxy, min_stars: int) -> np.ndarray:
 def spin(stars: Particles, bulk_kms: np.ndarray) -> np.ndarray:
     """Direction (3,) of the angular momentum of the stars within twice their half-mass radius."""
     r = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
-    inner = r <= 2 * half_mass_radius(r, stars.mass_msun)
-    momentum = stars.mass_msun[inner] @ np.cross(stars.pos_kpc[inner], stars.vel_kms[inner] - bulk_kms)
+    weight = np.where(r <= 2 * half_mass_radius(r, stars.mass_msun), stars.mass_msun, 0.0)
+    # Sums of m x_i v_j, one axis at a time: no copy of all the stars.
+    moment = np.stack([(weight * x) @ stars.vel_kms - (weight @ x) * bulk_kms for x in stars.pos_kpc.T])
+    momentum = np.array([moment[1, 2] - moment[2, 1], moment[2, 0] - moment[0, 2], moment[0, 1] - moment[1, 0]])
     return np.asarray(momentum / max(float(np.linalg.norm(momentum)), 1e-30))
 
 

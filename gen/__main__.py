@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         help="pack K galaxies into each file, for sites that limit the number of files (default: %(default)s)",
     )  # fmt: skip
     maps.add_argument(
-        "--readers", type=int, default=32, help="ranks that read snapshots at the same time (default: %(default)s)"
+        "--readers", type=int, default=128, help="ranks that read snapshots at the same time (default: %(default)s)"
     )
     maps.add_argument("--repair", action="store_true", help="read all that is done; do again what is damaged")
     maps.add_argument("--root", type=Path, help="folder the suites' patterns start from, instead of the files' own")

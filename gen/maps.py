@@ -28,7 +28,7 @@ from gen.suite import Suite, SuiteError
 FIELD_OF_VIEW_RE = 6.0
 REACH_RE = 3.0
 #: Ranks that read snapshots at a time unless told otherwise: more make parallel file systems slower.
-READERS = 32
+READERS = 128
 
 #: Snapshots above this size, with several galaxies, are indexed by one rank before the others read them.
 INDEX_BYTES = 50_000_000

@@ -117,7 +117,7 @@ def _maps(args: argparse.Namespace) -> int:
     low, high = args.inclination
     if not (0 <= low < high <= 90 and args.field_of_view > 0):
         raise ValueError("--inclination takes two growing angles from 0 to 90, --field-of-view a positive number")
-    suites = [load_suite(path, args.root) for path in args.suites]
+    suites = parallel.on_rank_0(lambda: [load_suite(path, args.root) for path in args.suites])
     names = [suite.name for suite in suites]
     if len(set(names)) < len(names):
         raise ValueError(f"two suite files have the same name: {', '.join(sorted(names))}")

@@ -1,5 +1,7 @@
 """Physical constants in the project's units: kpc, km/s, Msun."""
 
+import math
+
 #: Newton's constant [kpc (km/s)^2 / Msun] (CODATA 2018 G, IAU 2015 nominal GM_sun).
 G = 4.300917270e-6
 KPC_CM = 3.0856775814913673e21
@@ -7,3 +9,5 @@ MSUN_G = 1.988409870698051e33
 KMS_CM_S = 1.0e5
 #: One kpc/(km/s) in Gyr.
 GYR_PER_KPC_KMS = 0.9777922216807892
+#: Critical density of a Planck-like universe, H0 = 67.74 km/s/Mpc [Msun/kpc^3].
+RHO_CRIT = 3 * 0.06774**2 / (8 * math.pi * G)

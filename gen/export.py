@@ -67,7 +67,7 @@ def export(
             tracer, channel = name.lower().split("_")
             unit, meaning = _CHANNELS[channel]
             if (tracer, channel) == ("stars", "density") and by_light:
-                unit, meaning = "solLum kpc-2", "surface brightness"
+                unit, meaning = "", "surface brightness, units of light_field per kpc2"
             hdu = fits.ImageHDU(image, name=name)
             hdu.header["BUNIT"] = (unit, meaning)
             hdu.header["OBJECT"] = header["OBJECT"]

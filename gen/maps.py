@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from tqdm import tqdm
@@ -100,6 +102,8 @@ def map_galaxy(
     """
     stars = galaxy.stars
     pole = spin(stars, bulk_kms)
+    if not pole.any() and settings.inclination_deg != (0.0, 90.0):
+        raise Refused("its stars have no angular momentum, so no inclination; map it without --inclination")
     turns = sightlines(settings.seed, name, settings.views, pole, settings.inclination_deg)
     r_e = np.array([half_mass_radius(np.hypot(*(turn[:2] @ stars.pos_kpc.T)), stars.mass_msun) for turn in turns])
     if not r_e.min() > 0:
@@ -135,6 +139,7 @@ class Worker:
 
     def __init__(self, out: Path, settings: Settings):
         self.out, self.settings = out, settings
+        self._groups: dict[str, Any] = {}
         self._open: tuple[Path, str] | None = None
         self._snapshot: Snapshot | None = None
 
@@ -150,7 +155,9 @@ class Worker:
         Raises StoreError when there is no room left: what was done before stays.
         """
         try:
-            group = store.open_suite(self.out, tasks[0].suite.name)
+            if (name := tasks[0].suite.name) not in self._groups:
+                self._groups[name] = store.open_suite(self.out, name)
+            group = self._groups[name]
             mark = self.out / ".started" / _mark(tasks[0])
             mark.touch()
             kept = {t.index: store.read_galaxy(group, t.index) for t in tasks if t.kept}
@@ -254,9 +261,9 @@ def list_tasks(suite: Suite) -> list[Task]:
     found = found[: suite.selection.max_galaxies]
     if not found:
         raise SuiteError(f"suite {suite.name}: no galaxy in its catalogues passes `selection`")
-    names = [entry[0] for _, entry in found]
-    if twice := {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set():
-        raise SuiteError(f"suite {suite.name}: two galaxies are called {sorted(twice)[0]}")
+    name, times = Counter(entry[0] for _, entry in found).most_common(1)[0]
+    if times > 1:
+        raise SuiteError(f"suite {suite.name}: {times} galaxies are called {name}")
     return [Task(suite, i, name, path, halo, why) for i, (path, (name, halo, why)) in enumerate(found)]
 
 
@@ -287,30 +294,31 @@ def generate(
         if again and parallel.rank() == 0:
             names = [t.name for t in plan if (t.suite.name, t.index) in again]
             print(f"{out}: cannot be read and done again: {', '.join(names)}", file=sys.stderr)
-    left_behind = parallel.on_rank_0(lambda: _left_behind(out, [suite.name for suite in suites]))
-    batches = _batches(plan, settings.galaxies_per_shard, left_behind)
-    reasons: dict[tuple[str, str], str] = {}
+    batches, suspects, to_index = parallel.on_rank_0(lambda: _schedule(plan, out, settings.galaxies_per_shard))
+    ours = {suite.name for suite in suites}
+    others = parallel.on_rank_0(lambda: [line for line in _failures(out) if line["suite"] not in ours])
+    failed: list[dict[str, str]] = []
     done = sum(t.kept for t in plan)
     bar = tqdm(total=len(plan), initial=done, desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0)
 
-    def origin(tasks: list[Task]) -> tuple[Path, bool]:
-        return tasks[0].snapshot, _mark(tasks[0]) in left_behind
-
     def note(tasks: list[Task], why: list[str]) -> None:
         bar.update(sum(not t.kept for t in tasks))
-        if failed := {(t.suite.name, t.name): reason for t, reason in zip(tasks, why, strict=True) if reason}:
-            reasons.update(failed)
-            _write_failures(out, reasons)
+        new = [{"suite": t.suite.name, "galaxy": t.name, "reason": r} for t, r in zip(tasks, why, strict=True) if r]
+        failed.extend(new)
+        with open(out / "failures.jsonl", "a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in new)
 
     with contextlib.closing(Worker(out, settings)) as worker:
-        parallel.share_out(_to_index(batches), worker.index, lambda task, _: None, readers)
-        parallel.on_rank_0(lambda: _write_failures(out, reasons))
-        parallel.share_out(batches, worker, note, readers, origin)
+        parallel.share_out(to_index, worker.index, lambda task, _: None, readers)
+        parallel.on_rank_0(lambda: _write_failures(out, others))
+        for part in (batches, suspects):
+            parallel.share_out(part, worker, note, readers, lambda tasks: (tasks[0].snapshot, tasks[0].suite.name))
+    parallel.on_rank_0(lambda: _write_failures(out, others + failed))
     bar.close()
     peaks = parallel.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     if parallel.rank() == 0 and not quiet:
         print(f"peak memory per rank [MB]: {', '.join(f'{peak:.0f}' for peak in peaks)}", file=sys.stderr)
-    return parallel.broadcast((len(plan) - len(reasons), len(reasons)))
+    return parallel.broadcast((len(plan) - len(failed), len(failed)))
 
 
 def _plan(suites: list[Suite], out: Path, settings: Settings, repair: bool) -> list[Task]:
@@ -327,44 +335,38 @@ def _plan(suites: list[Suite], out: Path, settings: Settings, repair: bool) -> l
     return plan
 
 
-def _left_behind(out: Path, names: list[str]) -> set[str]:
-    """Marks of the galaxies that were in hand when a process was killed, cleared with its half-written files."""
-    marks = {m.name for m in (out / ".started").iterdir()}
-    for mark in marks:
-        suite, _, index = mark.rpartition(".")
-        if suite in names:
-            store.clear_unfinished(out, suite, int(index))
-            (out / ".started" / mark).unlink()
-    return marks
+def _schedule(
+    plan: list[Task], out: Path, galaxies_per_shard: int
+) -> tuple[list[list[Task]], list[list[Task]], list[Task]]:
+    """The galaxies to map, those to map after all others, and one of each snapshot to index first.
 
-
-def _batches(plan: list[Task], galaxies_per_shard: int, left_behind: set[str]) -> list[list[Task]]:
-    """The galaxies to map, grouped by the chunk or shard they are written in: big snapshots first.
-
-    So no rank starts the longest one last; whatever was in hand when a process was killed comes at
-    the very end, so that a galaxy that kills its process takes no other along.
+    Grouped by the chunk or shard they are written in. Big snapshots come first, so that no rank
+    starts the longest one last. Whatever was in hand when a process was killed waits for all
+    others, so that a galaxy that kills its process takes none along; half-written files are cleared.
     """
     shards: dict[tuple[str, int], list[Task]] = {}
     for task in plan:
         shards.setdefault((task.suite.name, task.index // galaxies_per_shard), []).append(task)
-    batches = [tasks for tasks in shards.values() if not all(t.kept for t in tasks)]
-    bytes_of = {path: snapshot_bytes(t) for path, t in {t.snapshot: t for tasks in batches for t in tasks}.items()}
+    todo = [tasks for tasks in shards.values() if not all(t.kept for t in tasks)]
+    marks = {m.name for m in (out / ".started").iterdir()}
+    for first in (tasks[0] for tasks in shards.values() if _mark(tasks[0]) in marks):
+        store.clear_unfinished(out, first.suite.name, first.index)
+    for mark in marks & ({_mark(t[0]) for t in shards.values()} - {_mark(t[0]) for t in todo}):
+        (out / ".started" / mark).unlink()  # it was killed after all was written
+    bytes_of = {path: snapshot_bytes(t) for path, t in {t.snapshot: t for tasks in todo for t in tasks}.items()}
 
-    def cost(tasks: list[Task]) -> tuple[bool, int, str, int, int]:
-        suspect = any(_mark(t) in left_behind for t in tasks)
+    def order(tasks: list[Task]) -> tuple[int, str, str, int, int]:
         particles = sum((t.halo.n_particles or t.halo.n_stars or 0) if t.halo else 0 for t in tasks)
         biggest = max((t.snapshot for t in tasks), key=lambda path: (bytes_of[path], str(path)))
-        return suspect, -bytes_of[biggest], str(biggest), -particles, tasks[0].index
+        return -bytes_of[biggest], str(biggest), tasks[0].suite.name, -particles, tasks[0].index
 
-    return sorted(batches, key=cost)
-
-
-def _to_index(batches: list[list[Task]]) -> list[Task]:
-    """One task of every big snapshot that several galaxies are to be read from."""
-    waiting = [t for tasks in batches for t in tasks if not t.kept]
+    todo.sort(key=order)
+    waiting = [t for tasks in todo for t in tasks if not t.kept]
     count = Counter(t.snapshot for t in waiting)
-    first = {t.snapshot: t for t in reversed(waiting)}
-    return [t for path, t in first.items() if count[path] > 1 and snapshot_bytes(t) > INDEX_BYTES]
+    first_of = {t.snapshot: t for t in reversed(waiting)}
+    to_index = [t for path, t in first_of.items() if count[path] > 1 and bytes_of[path] > INDEX_BYTES]
+    clean = [tasks for tasks in todo if _mark(tasks[0]) not in marks]
+    return clean, [tasks for tasks in todo if _mark(tasks[0]) in marks], to_index
 
 
 def snapshot_bytes(task: Task) -> int:
@@ -375,8 +377,18 @@ def snapshot_bytes(task: Task) -> int:
         return 0
 
 
-def _write_failures(out: Path, reasons: dict[tuple[str, str], str]) -> None:
-    lines = [json.dumps({"suite": s, "galaxy": g, "reason": r}) + "\n" for (s, g), r in sorted(reasons.items())]
-    aside = out / "failures.jsonl.partial"
-    aside.write_text("".join(lines))
+def _failures(out: Path) -> list[dict[str, str]]:
+    """What earlier runs have noted, line by line; a line cut short by a kill is left out."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (out / "failures.jsonl").read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
+
+
+def _write_failures(out: Path, lines: list[dict[str, str]]) -> None:
+    ordered = sorted(lines, key=lambda line: (line["suite"], line["galaxy"]))
+    aside = out / f".failures.{uuid4().hex}.partial"
+    aside.write_text("".join(json.dumps(line) + "\n" for line in ordered))
     os.replace(aside, out / "failures.jsonl")

@@ -31,9 +31,12 @@ def sightlines(
 
     def draw(view: int) -> np.ndarray:
         rng = seed_of(seed, galaxy, view)
-        while True:
-            turn = flip @ Rotation.random(rng=rng).as_matrix()
-            if pole is None or low - 1e-12 <= abs(turn[2] @ pole) <= high + 1e-12:
-                return np.asarray(turn)
+        turn = flip @ Rotation.random(rng=rng).as_matrix()
+        if pole is None or inclination_deg == (0.0, 90.0):
+            return np.asarray(turn)
+        # Tilt the sight in its plane with the pole until its cosine is the one drawn, uniform like all orientations.
+        cosine, axis = rng.uniform(low, high) * rng.choice([-1.0, 1.0]), np.cross(pole, turn[2])
+        angle = np.arccos(np.clip(turn[2] @ pole, -1, 1)) - np.arccos(cosine)
+        return np.asarray(turn @ Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix())
 
     return np.stack([draw(view) for view in range(n_views)])

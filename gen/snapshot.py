@@ -1,5 +1,6 @@
 """A snapshot file as plain particle arrays in kpc, km/s and Msun, read through yt."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -79,17 +81,24 @@ class Snapshot:
     def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:
         """The yt dataset, with the index that another process has made of the same files where there is one."""
         files = self.format.files(self.path)
-        marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns, YT) for f in files]
+        sort = YT, self.format.name, self.tracers.light_field
+        marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns, *sort) for f in files]
         ours = staged.with_name(f"{staged.name}.ewah")  # where yt reads and writes it
         shared = (indexes or ours.parent) / f"{blake2b(repr(marks).encode(), digest_size=16).hexdigest()}.ewah"
         if shared.exists():
-            ours.symlink_to(shared.resolve())
+            shutil.copyfile(shared, ours)  # a copy, for yt may write to it
+            try:
+                return self.format.load(staged)
+            except SnapshotError:  # perhaps the index is what is damaged: make it again
+                ours.unlink()
+                shared.unlink(missing_ok=True)
         ds = self.format.load(staged)
-        if indexes and ours.exists() and not shared.exists():
-            indexes.mkdir(parents=True, exist_ok=True)
-            aside = shared.with_suffix(f".{os.getpid()}.partial")
-            shutil.copyfile(ours, aside)
-            os.replace(aside, shared)
+        if indexes and ours.exists():
+            with contextlib.suppress(OSError):  # it only saves time
+                indexes.mkdir(parents=True, exist_ok=True)
+                aside = shared.with_suffix(f".{uuid4().hex}.partial")
+                shutil.copyfile(ours, aside)
+                os.replace(aside, shared)
         return ds
 
     def __enter__(self) -> "Snapshot":
@@ -176,7 +185,9 @@ class Snapshot:
                 self._kept[ptype] = self._read(ptype, self._ds.all_data())
             own, wind = (self._cut(p, centre_kpc, radius_kpc) for p in self._kept[ptype])
             return own, wind
-        length = self.units.length_kpc
+        length, box = self.units.length_kpc, self.units.box_kpc
+        if box:  # yt takes no centre outside of it
+            centre_kpc = self.units.corner_kpc + np.mod(centre_kpc - self.units.corner_kpc, box)
         # A percent more than asked for: yt's selection works in its own rounding.
         region = (
             self._ds.all_data()

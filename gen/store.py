@@ -184,7 +184,10 @@ def _assign(array: zarr.Array, here: slice, values: np.ndarray) -> None:
         array[here] = values
     except OSError:
         raise
-    except Exception:  # zarr looks at the shard it replaces, and this one cannot be read
+    except Exception:  # zarr looks at the shard it replaces: perhaps this one cannot be read
+        with contextlib.suppress(ValueError, RuntimeError):
+            _ = array[here]
+            raise
         chunk = here.start // (array.shards or array.chunks)[0]
         old = Path(array.store_path.store.root) / array.path / "c" / str(chunk)
         if old.is_dir():

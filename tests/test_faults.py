@@ -15,7 +15,7 @@ from conftest import MPIEXEC, ROOT, command
 
 from gen import store
 from gen.formats import gadget
-from gen.maps import Settings, _batches, _left_behind, _plan, generate
+from gen.maps import Settings, _plan, _schedule, generate
 from gen.mock.suites import make_galaxy
 from gen.suite import load_suite
 
@@ -106,9 +106,11 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
     (out / ".started" / "box.1").touch()
     (out / "box" / "maps" / "c" / "1" / "0" / "0" / "0" / "0.abc.partial").write_bytes(b"half")
     plan = _plan([load_suite(box)], out, Settings(views=2, pixels=16), repair=False)
-    order = [tasks[0].index for tasks in _batches(plan, 1, _left_behind(out, ["box"]))]
-    assert set(order) == {0, 1, 2}
-    assert order[-1] == 1
+    clean, suspects, _ = _schedule(plan, out, 1)
+    assert [tasks[0].index for tasks in clean] == [0, 2]
+    assert [tasks[0].index for tasks in suspects] == [1]
+    # Killed again before it came to the suspect: it is remembered.
+    assert [tasks[0].index for tasks in _schedule(plan, out, 1)[1]] == [1]
     command("gen", "maps", box, "--out", out, *SMALL)
     assert tree(out) == tree(box.parent / "maps.zarr")
 

@@ -26,7 +26,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     need(path, f"the table ({', '.join(table.colnames)})", "xyz", table.colnames)
     table["row"] = np.arange(len(table))
     if "snapshot" in table.colnames:
-        table = table[[snapshot.as_posix().endswith(str(name)) for name in table["snapshot"]]]
+        table = table[[bool(name) and snapshot.match(str(name)) for name in table["snapshot"]]]
 
     def values(name: str, unit: u.Unit) -> np.ndarray:
         factor = table[name].unit.to(unit) if table[name].unit is not None and unit is not None else 1.0

@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gen.constants import G
+from gen.constants import RHO_CRIT, G
 from gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology
 from gen.formats.frontends import open_raw
-from gen.mock.relations import RHO_CRIT
 from gen.particles import Galaxy
 
 _READ = {"bComove", "bPeriodic", "dKpcUnit", "dMsolUnit", "dHubble0", "dPeriod", "dxPeriod"}  # of a .param file

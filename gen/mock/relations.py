@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from gen.constants import GYR_PER_KPC_KMS, G
+from gen.constants import GYR_PER_KPC_KMS, RHO_CRIT, G
 
-#: Critical density of a Planck-like universe, H0 = 67.74 km/s/Mpc [Msun/kpc^3].
-RHO_CRIT = 3 * (0.06774) ** 2 / (8 * np.pi * G)
 #: Cosmic baryon fraction (Planck 2015).
 BARYON_FRACTION = 0.157
 

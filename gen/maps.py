@@ -330,6 +330,8 @@ def _plan(suites: list[Suite], out: Path, settings: Settings, repair: bool) -> l
         lineages = [suite.lineage_of(t.name, getattr(t.halo, "lineage", None)) for t in tasks]
         group = store.create_suite(out, suite.name, [t.name for t in tasks], lineages, config)
         status = store.read_status(group, unreadable_is_pending=repair)
+        number = {str(name): i for i, name in enumerate(group["galaxy"][:])}
+        tasks = [replace(t, index=number[t.name]) for t in tasks]
         plan += [replace(t, kept=bool(status[t.index] == store.DONE)) for t in tasks]
     (out / ".started").mkdir(exist_ok=True)
     return plan

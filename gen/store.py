@@ -108,8 +108,9 @@ def create_suite(
     """Create a suite's group with its final shape, or open it to go on with.
 
     config must hold `views`, `pixels` and `galaxies_per_shard`. lineages names the history each
-    galaxy belongs to. Made aside and renamed, so a group is whole or not there. Raises StoreError
-    when the group exists with another configuration or other galaxies.
+    galaxy belongs to. Made aside and renamed, so a group is whole or not there; galaxies that come to
+    a suite later are put behind the others (not in shards). Raises StoreError when the group exists
+    with another configuration, or has galaxies that the suite lacks.
     """
     config = json.loads(json.dumps(config))
     path = store / suite
@@ -122,9 +123,7 @@ def create_suite(
                 f"{path} was made with another configuration ({', '.join(changed)} differ); "
                 "repeat the settings of that run or write to a new --out"
             )
-        if list(group["galaxy"][:]) != galaxies or list(group["lineage"][:]) != lineages:
-            raise StoreError(f"{path} holds other galaxies than the suite has now; write to a new --out")
-        return group
+        return _grown(group, path, dict(zip(galaxies, lineages, strict=True)))
     root = zarr.open_group(store, mode="a", zarr_format=3)
     root.attrs["schema_version"] = SCHEMA_VERSION
     aside = store / f".{suite}.partial"
@@ -159,6 +158,29 @@ def create_suite(
         array[:] = np.array(texts, dtype=np.dtypes.StringDType())
     os.rename(aside, path)
     return open_suite(store, suite)
+
+
+def _grown(group: zarr.Group, path: Path, wanted: dict[str, str]) -> zarr.Group:
+    """The group with room for galaxies that were not known when it was made, behind the others.
+
+    wanted maps galaxies to lineages. What was never mapped may be missing from it.
+    """
+    known = dict(zip(group["galaxy"][:].tolist(), group["lineage"][:].tolist(), strict=True))
+    new = {name: lineage for name, lineage in wanted.items() if name not in known}
+    gone = [i for i, name in enumerate(known) if name not in wanted]
+    changed = any(wanted.get(name, lineage) != lineage for name, lineage in known.items())
+    packed = group.attrs["config"]["galaxies_per_shard"] > 1 and bool(new or gone)
+    if changed or packed or any(read(group, "status", i) == DONE for i in gone):
+        raise StoreError(f"{path} holds other galaxies than the suite has now; write to a new --out")
+    if new:
+        both = known | new
+        for name in ARRAYS:
+            group[name].resize((len(both), *group[name].shape[1:]))
+        # Labels last: a run that is killed here begins again with the same ones.
+        for name, texts in (("lineage", list(both.values())), ("galaxy", list(both))):
+            group[name].resize((len(both),))
+            group[name][:] = np.array(texts, dtype=np.dtypes.StringDType())
+    return group
 
 
 Record = dict[str, np.ndarray]

@@ -183,6 +183,30 @@ sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "
     assert not (store.open_suite(tmp_path / "maps.zarr", "box")["status"][:] == store.DONE).any()
 
 
+def test_a_catalogue_that_comes_later_brings_its_galaxies(tmp_path):
+    """And a snapshot that comes later; what is done is kept, byte for byte."""
+    suite = write_box(tmp_path / "a", galaxies=4)
+    text = suite.read_text().replace("path: centres.csv", "path: '{stem}.csv'")
+    suite.write_text(text)
+    for i in (0, 1, 2, 3):
+        shutil.copy(suite.parent / "centres.csv", suite.parent / f"{i:03d}.csv")
+    later = [(suite.parent / name).rename(tmp_path / name) for name in ("001.csv", "000.hdf5")]
+    out = tmp_path / "maps.zarr"
+    assert generate([load_suite(suite)], out, Settings(views=2, pixels=16), quiet=True) == (2, 1)
+    before = {path: content for path, content in tree(out).items() if "/maps/c/" in path}
+    for path in later:
+        path.rename(suite.parent / path.name)
+    assert generate([load_suite(suite)], out, Settings(views=2, pixels=16), quiet=True) == (4, 0)
+    assert before.items() <= tree(out).items()
+    group = store.open_suite(out, "box")
+    assert dict(zip(group["galaxy"][:], group["status"][:], strict=True)) == {
+        "001:?": store.FAILED, "002:0": store.DONE, "003:0": store.DONE, "000:0": store.DONE, "001:0": store.DONE
+    }  # fmt: skip
+    (suite.parent / "002.hdf5").unlink()
+    with pytest.raises(store.StoreError, match="holds other galaxies"):
+        generate([load_suite(suite)], out, Settings(views=2, pixels=16), quiet=True)
+
+
 def test_archives_are_only_read(tmp_path):
     """Snapshots in a folder that cannot be written (by another user than root): yt's side files stay out of it."""
     suite = write_box(tmp_path / "archive", n_gas=2000)

@@ -186,14 +186,15 @@ class Snapshot:
             own, wind = (self._cut(p, centre_kpc, radius_kpc) for p in self._kept[ptype])
             return own, wind
         length, box = self.units.length_kpc, self.units.box_kpc
+        inside = np.asarray(centre_kpc)
         if box:  # yt takes no centre outside of it
-            centre_kpc = self.units.corner_kpc + np.mod(centre_kpc - self.units.corner_kpc, box)
+            inside = self.units.corner_kpc + np.mod(inside - self.units.corner_kpc, box)
         # A percent more than asked for: yt's selection works in its own rounding.
         region = (
             self._ds.all_data()
             if whole
             else self._ds.sphere(
-                self._ds.arr(np.asarray(centre_kpc) / length, "code_length"),
+                self._ds.arr(inside / length, "code_length"),
                 (1.01 * radius_kpc / length, "code_length"),
             )
         )

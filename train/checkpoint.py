@@ -46,6 +46,11 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return content
 
 
+def member_folders(run: Path, members: int) -> list[Path]:
+    """Run folders of a deep ensemble's members, member i trained with seed + i; a single network is its own."""
+    return [run] if members == 1 else [run / f"member-{i}" for i in range(members)]
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """The configuration of a run. Raises RunError when there is none or its schema is another."""
     path = run / "run.json"

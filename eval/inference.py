@@ -1,6 +1,5 @@
 """Trained networks and classical estimators on blocks of views: what one Dask task does."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,9 +11,9 @@ from eval.estimators import wolf2010
 from eval.metrics import Sums, add_up, crps_of_samples
 from gen.instrument import Instrument
 from gen.store import open_suite
-from train.checkpoint import RunError, instrument_of, load, read_config
-from train.dataset import RADII_RE, Views, read_views, usable
-from train.network import MassModel
+from train.checkpoint import RunError, instrument_of, read_config
+from train.dataset import RADII_RE, read_views, usable
+from train.posterior import Inference, load
 
 N_SAMPLES = 128
 #: Ends of the central 68.27 and 95.45 % intervals.
@@ -58,26 +57,10 @@ def check_instruments(runs: list[Path]) -> None:
 
 
 @lru_cache(maxsize=32)
-def _load(run: str) -> tuple[MassModel, dict[str, object]]:
+def _load(run: str) -> Inference:
     # One thread per worker: Dask already uses every core.
     torch.set_num_threads(1)
-    model, content = load(Path(run))
-    return model, content
-
-
-@torch.no_grad()
-def posterior_samples(model: MassModel, observed: torch.Tensor, views: Views, n: int = N_SAMPLES) -> np.ndarray:
-    """(S, N, K) samples of log10 M(<x R_e) [Msun]; the random numbers follow each galaxy's name."""
-    features, unit = model.features(observed, views.half_mass_radius_kpc)
-    out = np.empty((n, len(views), len(model.config.radii_re)))
-    for galaxy in np.unique(views.galaxy.astype(str)):
-        rows = np.flatnonzero(views.galaxy == galaxy)
-        digest = hashlib.blake2b(galaxy.encode(), digest_size=7).digest()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(digest, "little"))
-            drawn = model.posterior.sample(features[rows], n) + unit[rows, None]
-        out[:, rows] = drawn.numpy()
-    return out
+    return load(run)
 
 
 def evaluate_block(
@@ -90,19 +73,21 @@ def evaluate_block(
         return found
     looks: dict[Instrument, torch.Tensor] = {}
     for run in runs:
-        model, content = _load(run)
-        fit = content["fit"]
-        assert isinstance(fit, dict)
-        look, tracer = instrument_of(Path(run)), fit["tracer"]
+        infer = _load(run)
+        look, fit = infer.instrument, infer.run["fit"]
         if look not in looks:
             looks[look] = views.observed(look)
-        keep = usable(views, tracer, look)
-        group = Group("cnn", look.name, tracer, "+".join(sorted(fit["suites"])), suite)
-        chosen, truth = views[keep], views.log10_menc.numpy()[keep].astype(float)
-        samples = posterior_samples(model, looks[look][torch.as_tensor(keep)], chosen)
-        median, *ends = np.quantile(samples, (0.5, *QUANTILES), axis=0)
-        sums = add_up(chosen.galaxy, truth, median, np.stack(ends), crps_of_samples(samples, truth), chosen.lineage)
-        found[group] = found[group] + sums if group in found else sums
+        for tracer in infer.answers():
+            keep = usable(views, tracer, look)
+            chosen, observed = views[keep], looks[look][torch.as_tensor(keep)]
+            posterior = infer(observed, chosen.half_mass_radius_kpc, tracer, chosen.names())
+            truth = chosen.log10_menc.numpy().astype(float)
+            median, *ends = posterior.quantiles((0.5, *QUANTILES), N_SAMPLES)
+            crps = crps_of_samples(posterior.samples(N_SAMPLES), truth)
+            sums = add_up(chosen.galaxy, truth, median, np.stack(ends), crps, chosen.lineage)
+            estimator = "cnn-any" if infer.tracer == "any" else "cnn"
+            group = Group(estimator, look.name, tracer, "+".join(sorted(fit["suites"])), suite)
+            found[group] = found[group] + sums if group in found else sums
     for look, observed in looks.items():
         keep = usable(views, "stars", look)
         chosen = views[keep]

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eval.inference import check_maps, posterior_samples
-from train.checkpoint import instrument_of, load
+from eval.inference import check_maps
 from train.dataset import RADII_RE, read_views, usable
+from train.posterior import load
 
 
 def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
@@ -16,15 +16,13 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     Raises RunError, StoreError, or ValueError when no view can be used with this run's tracer.
     """
     check_maps(run, store, suite)
-    model, content = load(run)
-    look = instrument_of(run)
+    infer = load(run)
     views = read_views(store, suite)
-    keep = usable(views, content["fit"]["tracer"], look)
+    keep = usable(views, infer.tracer, infer.instrument)
     if not keep.any():
-        raise ValueError(f"{store}/{suite}: no view has usable {content['fit']['tracer']} maps through {look.name}")
+        raise ValueError(f"{store}/{suite}: no view has usable {infer.tracer} maps through {infer.instrument.name}")
     views = views[keep]
-    samples = posterior_samples(model, views.observed(look), views, 512)
-    low95, low68, median, high68, high95 = np.quantile(samples, [0.02275, 0.15865, 0.5, 0.84135, 0.97725], axis=0)
+    low95, low68, median, high68, high95 = infer(views).quantiles([0.02275, 0.15865, 0.5, 0.84135, 0.97725])
     n, k = median.shape
     r_e = views.half_mass_radius_kpc.numpy()
     return pd.DataFrame(

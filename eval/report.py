@@ -15,11 +15,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from eval import figures
-from eval.inference import posterior_samples
 from eval.tables import ALL
 from gen import store as map_store
-from train.checkpoint import instrument_of, load, read_config
+from train.checkpoint import instrument_of, read_config
 from train.dataset import RADII_RE, concatenate, read_views, usable
+from train.posterior import load
 
 _TEXT = {
     "radius": "Dispersion is the scatter of log10 M(<r) between galaxies, bias its mean offset. Bands: 68 % "
@@ -67,7 +67,7 @@ def _example_figure(store: Path, runs: list[Path], look_name: str) -> Figure | N
     views = concatenate(chosen)
     observed = views.observed(look)
     samples: dict[str, np.ndarray] = {
-        t: posterior_samples(load(joint[t])[0], observed, views) for t in ("gas", "stars", "both") if t in joint
+        t: load(joint[t])(views).samples() for t in ("gas", "stars", "both") if t in joint
     }
     r_e = views.half_mass_radius_kpc.numpy()
     return figures.examples(

@@ -19,10 +19,12 @@ from gen import store
 from gen.instrument import INSTRUMENTS, observe
 from train.checkpoint import RunError, load, read_tensors
 from train.dataset import RADII_RE, SPLIT, part_of, read_views, usable
+from train.density import HEADS, ProfileDensity, monotone, unconstrained
+from train.encoders import ANGLES, ENCODERS, PolarEncoder, polar_weights
 from train.fit import FitConfig, Fitter, fit
 from train.network import MassModel, ModelConfig
-from train.posterior import ProfilePosterior, monotone, unconstrained
-from train.scaling import flip_sky, scale_free, velocity_scale
+from train.posterior import Posterior
+from train.scaling import drop_tracers, flip_sky, only, scale_free, velocity_scale
 
 SUITES = ("bursty", "quiet", "middle")
 SMALL = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
@@ -104,38 +106,157 @@ def test_symmetries_of_the_sky_keep_the_velocity_scale(map_store):
     assert not torch.equal(flipped, views.maps)
 
 
+# ---- encoders
+
+
+def test_polar_cells_are_means_over_the_pixels(map_store):
+    """Their weights add up; a map of one value has it everywhere; a turned map is turned cells."""
+    weights = polar_weights(32, 6.0)
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(weights)))
+    encoder = PolarEncoder(4, 8, "group", 32, 6.0)
+    maps = torch.rand(3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps[:, 3] = (maps[:, 3] > 0.3).float()
+    maps[:, :3] *= maps[:, 3:]
+    flat = maps.clone()
+    flat[:, 1] = 7.0 * maps[:, 3]
+    valid = encoder.polar(flat)[:, 3] > 1e-3
+    torch.testing.assert_close(encoder.polar(flat)[:, 1][valid], torch.full((int(valid.sum()),), 7.0))
+    turned = encoder.polar(torch.rot90(maps, 1, (2, 3)))
+    torch.testing.assert_close(turned, encoder.polar(maps).roll(-ANGLES // 4, 3), rtol=1e-4, atol=1e-5)
+
+
+def test_a_turned_sky_has_the_same_features():
+    torch.manual_seed(0)
+    encoder = PolarEncoder(4, 8, "group", 32, 6.0)
+    maps = torch.rand(3, 4, 32, 32)
+    torch.testing.assert_close(encoder(torch.rot90(maps, 1, (2, 3))), encoder(maps), rtol=1e-3, atol=1e-4)
+    assert (encoder(maps.flip(2) * 0.5) - encoder(maps)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("encoder", sorted(ENCODERS))
+def test_same_network_for_any_map_size(encoder):
+    for pixels in (16, 32, 64):
+        model = MassModel(ModelConfig("both", RADII_RE, pixels, 6.0, width=4, encoder=encoder))
+        observed = torch.rand(3, 8, pixels, pixels) * 100 + 1
+        assert model.sample(observed, torch.ones(3), 5).shape == (5, 3, 10)
+
+
+def test_dropping_a_tracer_is_a_galaxy_without_it(map_store):
+    observed = observe(views_of(map_store).maps, INSTRUMENTS["ifu"], None)
+    observed[0, 4:] = 0
+    choice = torch.arange(len(observed)) % 3
+    dropped = drop_tracers(observed, choice)
+    assert torch.equal(dropped[0], observed[0])  # its stars are all it has
+    assert torch.equal(dropped[3::3], only(observed, "gas")[3::3])
+    assert torch.equal(dropped[1::3], only(observed, "stars")[1::3])
+    assert torch.equal(dropped[2::3], observed[2::3])
+
+
 # ---- the posterior
 
 
-@pytest.mark.parametrize("head", ["flow", "mixture"])
-def test_posterior_samples_rise_and_gradients_reach_everything(head):
+def density_of(head: str, n_radii: int = 10) -> ProfileDensity:
     torch.manual_seed(0)
-    posterior = ProfilePosterior(6, 10, head)
-    profiles = torch.cumsum(0.05 + 0.2 * torch.rand(400, 10), dim=1)
-    posterior.fit_whitening(profiles)
-    features = torch.randn(400, 6, requires_grad=True)
-    log_prob = posterior.log_prob(features, profiles)
+    density = ProfileDensity(6, n_radii, head)
+    with torch.no_grad():
+        for p in density.parameters():  # as after training: nothing is nil
+            p.add_(0.03 * torch.randn_like(p))
+    steps = torch.cat([torch.randn(400, 1), 0.05 + 0.2 * torch.rand(400, n_radii - 1)], dim=1)
+    density.fit_whitening(steps.cumsum(1))
+    return density
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_posterior_samples_rise_and_gradients_reach_everything(head):
+    density = density_of(head)
+    features, profiles = torch.randn(400, 6, requires_grad=True), (0.05 + 0.2 * torch.rand(400, 10)).cumsum(1)
+    log_prob = density.log_prob(features, profiles)
     assert log_prob.shape == (400,)
     log_prob.sum().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in posterior.parameters())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in density.parameters())
     with torch.no_grad():
-        samples = posterior.sample(features[:5], 300)
+        samples = density.sample(features[:5], 300)
     assert samples.shape == (300, 5, 10)
     assert (torch.diff(samples, dim=-1) > 0).all()
 
 
-@pytest.mark.parametrize("head", ["flow", "mixture"])
-def test_posterior_density_integrates_to_one(head):
+@pytest.mark.parametrize("head", HEADS)
+def test_density_integrates_to_one(head):
     """In two radii, over a grid that holds nearly all of it."""
-    torch.manual_seed(1)
-    posterior = ProfilePosterior(3, 2, head)
-    posterior.fit_whitening(torch.stack([0.3 * torch.randn(500), 0.3 + 0.2 * torch.rand(500)], 1).cumsum(1))
-    first, step = torch.meshgrid(torch.linspace(-6, 6, 1200), torch.linspace(1e-3, 6, 3000), indexing="ij")
+    density = density_of(head, 2)
+    first, step = torch.meshgrid(torch.linspace(-8, 8, 1500), torch.linspace(1e-3, 3, 2500), indexing="ij")
     profile = torch.stack([first, first + step], dim=-1).reshape(-1, 2)
     with torch.no_grad():
-        density = torch.cat([posterior.log_prob(torch.zeros(len(p), 3), p).exp() for p in profile.split(200_000)])
-    cell = (12 / 1199) * ((6 - 1e-3) / 2999)
-    assert float(density.sum() * cell) == pytest.approx(1, abs=0.05)
+        p = torch.cat([density.log_prob(torch.zeros(len(p), 6), p).exp() for p in profile.split(200_000)])
+    assert float(p.sum() * (16 / 1499) * ((3 - 1e-3) / 2499)) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("head", ["flow", "gaussian"])
+def test_drawing_is_the_inverse_of_the_density(head):
+    """log p(x(z)) = log N(z) - log |dx/dz|, the change of variables."""
+    density, features = density_of(head, 4).double(), torch.randn(3, 6, dtype=torch.float64)
+    z = torch.randn(3, 5, dtype=torch.float64)
+    for i in range(3):
+        draw = lambda at, i=i: density.from_normal(features[i : i + 1], torch.cat([at, z[i, 4:]])[None, None])[0, 0]  # noqa: E731
+        jacobian = torch.autograd.functional.jacobian(draw, z[i, :4])
+        expected = torch.distributions.Normal(0, 1).log_prob(z[i, :4]).sum() - torch.linalg.slogdet(jacobian)[1]
+        found = density.log_prob(features[i : i + 1], draw(z[i, :4])[None])[0]
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_samples_follow_the_density(head):
+    """Importance weights p / q of samples under another density of the same family average to one."""
+    density, other = density_of(head, 2), density_of(head, 2)
+    features = torch.zeros(1, 6)
+    with torch.no_grad():
+        other.gaussian.network[-1].bias[1:3] += 0.3
+        drawn = density.sample(features, 20_000)[:, 0]
+        both = features.expand(len(drawn), -1)
+        ratio = (other.log_prob(both, drawn) - density.log_prob(both, drawn)).exp()
+    assert float(ratio.mean()) == pytest.approx(1, abs=0.05)
+
+
+def members_of_gaussians(n: int) -> Posterior:
+    models = [MassModel(ModelConfig("both", RADII_RE, 16, 6.0, width=4, head="gaussian")).eval() for _ in range(n)]
+    for model in models:
+        model.density = density_of("gaussian").eval()
+    features = [torch.randn(5, 6) + 0.3 * i for i in range(n)]
+    names = [("g", i) for i in range(5)]
+    return Posterior(models, features, torch.full((5,), 9.0), torch.ones(5), names)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_posterior_object_agrees_with_itself(n):
+    """Moments, quantiles and the first radius' own density, which is a mixture of Gaussians known in closed form."""
+    posterior, many = members_of_gaussians(n), 30_000
+    means, variances = [], []
+    for model, features in zip(posterior._models, posterior._features, strict=True):
+        with torch.no_grad():
+            _, mean, factor, _ = model.density.gaussian(features)
+        inverse = torch.linalg.inv(model.density.whitening)
+        cholesky = inverse @ torch.linalg.inv(factor[:, 0])
+        means.append((inverse @ mean[:, 0, :, None])[:, 0, 0] + model.density.centre[0] + 9.0)
+        variances.append((cholesky @ cholesky.mT)[:, 0, 0])
+    means, variances = torch.stack(means), torch.stack(variances)
+    expected = means.mean(0)
+    spread = variances.mean(0) + means.var(0, unbiased=False)
+    np.testing.assert_allclose(posterior.mean(many)[:, 0], expected, atol=0.03)
+    np.testing.assert_allclose(posterior.covariance(many)[:, 0, 0], spread, rtol=0.05)
+    median = posterior.quantiles(0.5, many)
+    assert median.shape == (5, 10)
+    assert (np.diff(posterior.quantiles([0.1, 0.9], many), axis=0) > 0).all()
+    at = posterior.samples(many)[17]
+    normal = torch.distributions.Normal(means, variances.sqrt())
+    closed = torch.logsumexp(normal.log_prob(torch.as_tensor(at[:, 0])), 0) - np.log(n)
+    np.testing.assert_allclose(posterior.log_prob_per_radius(at, many)[:, 0], closed, atol=0.1)
+    each = [
+        m.density.log_prob(f, torch.as_tensor(at) - 9.0)
+        for m, f in zip(posterior._models, posterior._features, strict=True)
+    ]
+    np.testing.assert_allclose(
+        posterior.log_prob(at), torch.logsumexp(torch.stack(each), 0).detach() - np.log(n), rtol=1e-5
+    )
 
 
 def test_unconstrained_and_back():
@@ -260,13 +381,6 @@ def test_a_loss_that_is_no_number_names_the_views(map_store, tmp_path, monkeypat
     monkeypatch.setattr(MassModel, "forward", lambda self, observed, r_e, truth: truth.sum(1) * np.nan)
     with pytest.raises(NonFinite, match=r"step 0; views of this rank: .*view"):
         fit(FitConfig(str(map_store), "both", SUITES, **SMALL), tmp_path / "run", quiet=True)
-
-
-def test_same_network_for_any_map_size():
-    for pixels in (16, 32, 64):
-        model = MassModel(ModelConfig("both", RADII_RE, pixels, 6.0, width=4))
-        observed = torch.rand(3, 8, pixels, pixels) * 100 + 1
-        assert model.sample(observed, torch.ones(3), 5).shape == (5, 3, 10)
 
 
 def test_store_error_is_a_sentence(tmp_path):

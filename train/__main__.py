@@ -12,7 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from train.fit import FitConfig, NonFinite, fit
+from train.checkpoint import member_folders
+from train.fit import FitConfig, NonFinite, fit_ensemble
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -22,13 +23,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("fit", help="train one network", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     one.add_argument("--store", type=Path, required=True, help="map store made by `python -m gen maps`")
-    one.add_argument("--tracer", required=True, help="gas, stars or both")
+    one.add_argument("--tracer", required=True, help="gas, stars, both, or any: one network for whichever there is")
     one.add_argument("--suites", help="suites to train on, comma-separated; all of the store where left out")
     one.add_argument("--out", type=Path, required=True, help="run folder to write or to go on with")
     one.add_argument("--instrument", default="ifu", help="how views are observed: ifu, clean or a YAML file")
-    one.add_argument("--head", default="flow", help="posterior density: flow or mixture")
     for name, kind, text in (
+        ("encoder", str, "polar, residual or plain"),
+        ("head", str, "posterior density: flow, mixture or gaussian"),
+        ("norm", str, "normalisation of activations: group or batch"),
+        ("inputs", str, "scale_free or raw"),
         ("width", int, "channels of the first convolution"),
+        ("galaxies", int, "training galaxies at most; 0 for all"),
+        ("views", int, "views of each at most; 0 for all"),
+        ("members", int, "networks of a deep ensemble, trained one after another with seeds that follow"),
         ("steps", int, "optimiser steps at most"),
         ("round-steps", int, "steps between validations"),
         ("patience", int, "rounds without improvement before stopping"),
@@ -52,18 +59,19 @@ def main(arguments: list[str] | None = None) -> int:
         options = {
             k: v for k, v in vars(args).items() if k in FitConfig.__dataclass_fields__ and k not in ("store", "suites")
         }
-        content = fit(FitConfig(store=str(args.store), suites=chosen, **options), args.out)
+        runs = fit_ensemble(FitConfig(store=str(args.store), suites=chosen, **options), args.out)
     except NonFinite as error:
         print(f"train fit: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
         print(f"train fit: {error}", file=sys.stderr)
         return 2
-    best = content["best"]
-    print(
-        f"{args.out}: best after {best['step']} of {content['steps']} steps, validation loss {best['loss']:.2f}, "
-        f"dispersion {best['dispersion']:.3f} dex, bias {best['bias']:+.3f} dex"
-    )
+    for folder, content in zip(member_folders(args.out, len(runs)), runs, strict=True):
+        best = content["best"]
+        print(
+            f"{folder}: best after {best['step']} of {content['steps']} steps, validation loss {best['loss']:.2f}, "
+            f"dispersion {best['dispersion']:.3f} dex, bias {best['bias']:+.3f} dex"
+        )
     return 0
 
 

@@ -10,7 +10,7 @@ import torch
 from gen.instrument import INSTRUMENTS, Instrument
 from train.network import MassModel, ModelConfig
 
-RUN_SCHEMA = 1
+RUN_SCHEMA = 2
 
 
 class RunError(ValueError):
@@ -51,9 +51,15 @@ def member_folders(run: Path, members: int) -> list[Path]:
     return [run] if members == 1 else [run / f"member-{i}" for i in range(members)]
 
 
+def members_of(run: Path) -> list[Path]:
+    """The run folders of an ensemble; a single network's is its own."""
+    found = [] if (run / "run.json").exists() else sorted(run.glob("member-*"), key=lambda p: (len(p.name), p.name))
+    return found or [run]
+
+
 def read_config(run: Path) -> dict[str, Any]:
-    """The configuration of a run. Raises RunError when there is none or its schema is another."""
-    path = run / "run.json"
+    """The configuration of a run, of an ensemble's first member. Raises RunError for none, or another schema."""
+    path = members_of(run)[0] / "run.json"
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -74,6 +80,21 @@ def instrument_of(run: Path) -> Instrument:
         return Instrument(**known) if known else INSTRUMENTS[content["fit"]["instrument"]]
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{run / 'run.json'} holds no instrument that can be read ({error}); train it again") from error
+
+
+def load_members(run: Path) -> list[MassModel]:
+    """The networks of a run, ready to predict. Raises RunError when one of them is not finished, or another run's."""
+    folders, first = members_of(run), read_config(run)
+    wanted = first["fit"].get("members", 1)
+    if folders != member_folders(run, wanted) and folders != [run]:
+        raise RunError(f"{run} has {len(folders)} of {wanted} members; give its `train fit` command again")
+    models = []
+    for folder in folders:
+        model, content = load(folder)
+        if content["fit"] | {"seed": 0} != first["fit"] | {"seed": 0}:
+            raise RunError(f"{folder} was not trained as the other members of {run}; train it again")
+        models.append(model)
+    return models
 
 
 def load(run: Path) -> tuple[MassModel, dict[str, Any]]:

@@ -59,6 +59,10 @@ class Views:
             self.field_of_view_re,
         )  # fmt: skip
 
+    def names(self) -> list[tuple[str, int]]:
+        """(galaxy, view) of every view, which random numbers follow."""
+        return [(str(galaxy), int(view)) for galaxy, view in zip(self.galaxy, self.view, strict=True)]
+
     def ids(self) -> list[str]:
         """A name for every view, for messages."""
         return [f"{s}/{g} view {v}" for s, g, v in zip(self.suite, self.galaxy, self.view, strict=True)]
@@ -66,8 +70,7 @@ class Views:
     def observed(self, look: Instrument, noisy: bool = True) -> torch.Tensor:
         """(N, 8, Q, Q) observed maps, with the fixed noise with which each view is evaluated or none."""
         pixels, _ = look.grid(self.maps.shape[-1], self.field_of_view_re)
-        views = zip(self.galaxy, self.view, strict=True) if noisy else ()
-        noise = [torch.from_numpy(fixed_noise(str(galaxy), int(view), pixels)) for galaxy, view in views]
+        noise = [torch.from_numpy(fixed_noise(*name, pixels)) for name in (self.names() if noisy else ())]
         stacked = torch.stack(noise) if noise else None
         return observe(self.maps, look, stacked, self.field_of_view_re, self.half_mass_radius_kpc)
 

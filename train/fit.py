@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,20 @@ from tqdm import tqdm
 from gen import store
 from gen.instrument import Instrument, instrument, observe
 from train import distributed as ddp
-from train.checkpoint import RUN_SCHEMA, RunError, instrument_of, read_config, read_tensors, write_json, write_tensors
+from train.checkpoint import (
+    RUN_SCHEMA,
+    RunError,
+    instrument_of,
+    member_folders,
+    read_config,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from train.dataset import RADII_RE, Views, concatenate, read_views, usable
 from train.monitor import Monitor
 from train.network import MassModel, ModelConfig
-from train.scaling import flip_sky, scale_free, tracers_of
+from train.scaling import drop_tracers, flip_sky, tracers_of
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,14 @@ class FitConfig:
     tracer: str
     suites: tuple[str, ...]
     instrument: str = "ifu"  # a built-in name, or a YAML file
+    encoder: str = "polar"
     head: str = "flow"
+    norm: str = "group"
+    inputs: str = "scale_free"
     width: int = 16
+    galaxies: int = 0  # training galaxies at most, 0 for all: the first in the order of a hash of their names
+    views: int = 0  # views per galaxy at most, 0 for all
+    members: int = 1  # of the deep ensemble this network belongs to
     steps: int = 1000  # optimiser steps at most
     round_steps: int = 100  # steps between validations
     patience: int = 4  # rounds without a better validation before stopping
@@ -47,7 +63,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         tracers_of(self.tracer)
         _ = self.look
-        for name in ("width", "steps", "round_steps", "patience", "batch"):
+        for name in ("width", "steps", "round_steps", "patience", "batch", "members"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.width % 4:
@@ -73,6 +89,11 @@ def _read(config: FitConfig, part: str) -> Views:
 def _prepare(config: FitConfig, part: str) -> tuple[Views, int]:
     """The usable views of a part of the split, and how many were left out."""
     views = _read(config, part)
+    if part == "train" and config.views:
+        views = views[views.view < config.views]
+    if part == "train" and config.galaxies:
+        chosen = sorted(set(views.lineage), key=lambda name: blake2b(str(name).encode()).digest())[: config.galaxies]
+        views = views[np.isin(views.lineage, chosen)]
     keep = usable(views, config.tracer, config.look)
     if not keep.any():
         raise store.StoreError(
@@ -80,6 +101,16 @@ def _prepare(config: FitConfig, part: str) -> tuple[Views, int]:
             f"of {', '.join(config.suites)}; run `python -m gen maps` to its end, or map more galaxies"
         )
     return views[keep], int((~keep).sum())
+
+
+def fit_ensemble(config: FitConfig, out: Path, quiet: bool = False) -> list[dict[str, Any]]:
+    """Train every member of a deep ensemble (Lakshminarayanan et al. 2017, arXiv:1612.01474), one after another.
+
+    Member i has the seed seed + i and a folder of its own in `out`; a single network lives in `out`
+    itself. Returns each member's run.json. Raises as `fit`.
+    """
+    folders = member_folders(out, config.members)
+    return [fit(dataclasses.replace(config, seed=config.seed + i), f, quiet) for i, f in enumerate(folders)]
 
 
 def fit(config: FitConfig, out: Path, quiet: bool = False) -> dict[str, Any]:
@@ -95,6 +126,8 @@ def fit(config: FitConfig, out: Path, quiet: bool = False) -> dict[str, Any]:
 def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool) -> dict[str, Any]:
     if config.batch % ddp.world_size():
         raise ValueError(f"batch {config.batch} does not divide by {ddp.world_size()} processes")
+    if config.norm == "batch" and ddp.world_size() > 1:
+        raise ValueError("norm batch would see each process' views apart; use group, or one process")
     plain = dataclasses.asdict(config) | {"suites": list(config.suites), "instrument": config.look.name}
     if (out / "run.json").exists():
         known = read_config(out)
@@ -118,7 +151,8 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool) -> dic
             file=sys.stderr,
         )
     torch.manual_seed(config.seed)
-    model_config = ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, config.head, config.width)
+    shared = {name: getattr(config, name) for name in ("head", "encoder", "norm", "inputs", "width")}
+    model_config = ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, **shared)
     content: dict[str, Any] = {
         "schema": RUN_SCHEMA, "model": model_config.to_json(), "fit": plain,
         "instrument": config.look.model_dump(mode="json"),
@@ -167,6 +201,8 @@ class Fitter:
         mine = slice(ddp.rank(), None, ddp.world_size())
         self._val = val[np.arange(len(val))[mine]]
         self._val_observed = self._val.observed(self.look).to(device)
+        if config.tracer == "any":  # a third of the views each: gas, stars, both
+            self._val_observed = drop_tracers(self._val_observed, torch.arange(len(val))[mine].to(device) % 3)
         self._fit_whitening()
         self.wrapped = ddp.wrap(self.model)
         self.optimiser = torch.optim.AdamW(
@@ -188,9 +224,9 @@ class Fitter:
         for start in range(0, len(self.train), 512):
             v = self.train[np.arange(start, min(start + 512, len(self.train)))]
             observed = v.observed(self.look, noisy=False)
-            _, unit = scale_free(observed, v.half_mass_radius_kpc, self.model.tracers)
+            _, unit = self.model.inputs(observed, v.half_mass_radius_kpc)
             profiles.append(v.log10_menc - unit[:, None])
-        self.model.posterior.fit_whitening(torch.cat(profiles))
+        self.model.density.fit_whitening(torch.cat(profiles))
 
     def finished(self) -> bool:
         """Out of steps, or of patience."""
@@ -228,6 +264,8 @@ class Fitter:
         rows = rows[mine].to(self.device)
         noise = noise[mine].to(self.device)
         observed = observe(maps[mine], self.look, noise, self.train.field_of_view_re, self._r_e[rows])
+        if config.tracer == "any":
+            observed = drop_tracers(observed, torch.randint(3, (config.batch,), generator=draw)[mine].to(self.device))
         loss = -self.wrapped(observed, self._r_e[rows], self._truth[rows]).mean()
         if ddp.any_rank(not bool(torch.isfinite(loss)), self.device):
             ids = ", ".join(self.train[rows.cpu().numpy()].ids()[:8])

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from train.posterior import ProfilePosterior
-from train.scaling import scale_free, tracers_of
+from train.density import ProfileDensity
+from train.encoders import ENCODERS
+from train.scaling import raw, scale_free, tracers_of
 
 # N views, P pixels along a side, K radii, S samples
 
@@ -20,41 +21,15 @@ class ModelConfig:
     pixels: int
     field_of_view_re: float
     head: str = "flow"
-    width: int = 24
+    encoder: str = "polar"
+    norm: str = "group"
+    inputs: str = "scale_free"
+    width: int = 16
     n_features: int = 96
 
     def to_json(self) -> dict[str, object]:
         """As plain values."""
         return asdict(self) | {"radii_re": list(self.radii_re)}
-
-
-class Encoder(nn.Module):
-    """(N, 4, P, P) dimensionless maps to (N, F) features: convolutions, halving the map three times.
-
-    Group normalisation: its statistics are each view's own, the same on one process or many.
-    """
-
-    def __init__(self, width: int, n_features: int):
-        super().__init__()
-
-        def stage(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
-            conv = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False)
-            return [conv, nn.GroupNorm(4, c_out), nn.SiLU(inplace=True)]
-
-        self.layers = nn.Sequential(
-            *stage(4, width, 2),
-            *stage(width, width, 1),
-            *stage(width, 2 * width, 2),
-            *stage(2 * width, 2 * width, 1),
-            *stage(2 * width, 3 * width, 2),
-            *stage(3 * width, 3 * width, 1),
-        )
-        self.out = nn.Linear(6 * width, n_features)
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Pooled over the sky by mean and by maximum, so that where a feature lies hardly matters."""
-        x = self.layers(maps)
-        return self.out(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
 
 
 class MassModel(nn.Module):
@@ -64,15 +39,30 @@ class MassModel(nn.Module):
         super().__init__()
         self.config = config
         self.tracers = tracers_of(config.tracer)
-        self.encoders = nn.ModuleDict({t: Encoder(config.width, config.n_features) for t in self.tracers})
-        joined = config.n_features * len(self.tracers)
+        if config.encoder not in ENCODERS:
+            raise ValueError(f"unknown encoder {config.encoder!r}; there are {', '.join(ENCODERS)}")
+        shape = config.width, config.n_features, config.norm, config.pixels, config.field_of_view_re
+        self.encoders = nn.ModuleDict({t: ENCODERS[config.encoder](*shape) for t in self.tracers})
+        if config.inputs not in ("scale_free", "raw"):
+            raise ValueError(f"unknown inputs {config.inputs!r}; there are scale_free, raw")
+        joined = config.n_features * len(self.tracers) + (config.inputs == "raw")
         self.join = nn.Sequential(nn.SiLU(), nn.Linear(joined, config.n_features), nn.SiLU())
-        self.posterior = ProfilePosterior(config.n_features, len(config.radii_re), config.head)
+        self.density = ProfileDensity(config.n_features, len(config.radii_re), config.head)
+
+    def inputs(
+        self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """What the encoders see, {tracer: (N, 4, P, P)}, and (N,) log10 of the mass unit [Msun]."""
+        if self.config.inputs == "raw":
+            return raw(observed, self.tracers)
+        return scale_free(observed, half_mass_radius_kpc, self.tracers)
 
     def features(self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, F) features of observed maps (N, 8, P, P), and (N,) log10 of the mass unit [Msun]."""
-        inputs, log10_unit = scale_free(observed, half_mass_radius_kpc, self.tracers)
+        inputs, log10_unit = self.inputs(observed, half_mass_radius_kpc)
         encoded = [self.encoders[t](inputs[t]) for t in self.tracers]
+        if self.config.inputs == "raw":  # lengths are not in the maps
+            encoded.append(torch.log10(half_mass_radius_kpc)[:, None])
         return self.join(torch.cat(encoded, dim=1)), log10_unit
 
     def forward(
@@ -80,10 +70,10 @@ class MassModel(nn.Module):
     ) -> torch.Tensor:
         """(N,) log posterior density per dex^K of the profiles log10_menc (N, K) [Msun]."""
         features, unit = self.features(observed, half_mass_radius_kpc)
-        return self.posterior.log_prob(features, log10_menc - unit[:, None])
+        return self.density.log_prob(features, log10_menc - unit[:, None])
 
     @torch.no_grad()
     def sample(self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, n: int) -> torch.Tensor:
         """(S, N, K) posterior samples of log10 M(<x R_e) [Msun]; each rises with radius."""
         features, unit = self.features(observed, half_mass_radius_kpc)
-        return self.posterior.sample(features, n) + unit[:, None]
+        return self.density.sample(features, n) + unit[:, None]

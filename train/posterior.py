@@ -1,64 +1,172 @@
-"""A conditional density over monotone mass profiles."""
+"""A trained run as a function: maps in, posterior of the mass profile out. What `eval` and a notebook use alike.
 
+posterior = train.load("runs/both")(maps, half_mass_radius_kpc)
+posterior.quantiles([0.16, 0.5, 0.84])  # (3, N, K) log10 M(<r) [Msun]
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
-import zuko
-from torch import nn
 
-# N views, F features, K radii, S samples
-#: Smallest step between radii that is told apart [dex]; profiles rise by 0.05 to 0.5.
-_MIN_STEP = 1e-4
+from gen.instrument import Instrument
+from gen.sightline import seed_of
+from train.checkpoint import instrument_of, load_members, read_config
+from train.dataset import Views
+from train.network import MassModel
+from train.scaling import only
 
-
-def unconstrained(profile: torch.Tensor) -> torch.Tensor:
-    """(..., K) rising log10 profile -> first value and logarithms of the steps, free to be anything."""
-    steps = torch.diff(profile, dim=-1).clamp(min=_MIN_STEP)
-    return torch.cat([profile[..., :1], torch.log(steps)], dim=-1)
-
-
-def monotone(free: torch.Tensor) -> torch.Tensor:
-    """Inverse of `unconstrained`: every result rises with radius."""
-    return torch.cumsum(torch.cat([free[..., :1], torch.exp(free[..., 1:])], dim=-1), dim=-1)
+# N views, K radii, S samples, F features, M members
+#: Views that go through the network, or the density, at once.
+BLOCK = 256
 
 
-class ProfilePosterior(nn.Module):
-    """p(profile | features): a zuko flow or Gaussian mixture over whitened, unconstrained profiles.
+class Posterior:
+    """Posterior of log10 M(<r) [Msun] of N views at K radii, each member of an ensemble having equal weight.
 
-    Profiles are (..., K) log10 masses in the view's own unit, rising with radius. `fit_whitening`
-    takes the training profiles' mean and covariance out first: neighbouring radii are almost
-    the same number, and no density copes with that unaided.
+    radii_re (K,) in units of each view's R_e; half_mass_radius_kpc (N,). Random numbers belong to the
+    view they are drawn for (`names`): the same for any grouping of views into calls.
     """
 
-    whitening: torch.Tensor
-    centre: torch.Tensor
+    def __init__(
+        self,
+        models: list[MassModel],
+        features: list[torch.Tensor],
+        log10_unit: torch.Tensor,
+        half_mass_radius_kpc: torch.Tensor,
+        names: list[tuple[str, int]],
+    ):
+        self._models, self._features, self._unit, self._names = models, features, log10_unit[:, None], names
+        self.radii_re = np.array(models[0].config.radii_re)
+        self.half_mass_radius_kpc = half_mass_radius_kpc.numpy()
+        self._kept: dict[int, np.ndarray] = {}
 
-    def __init__(self, n_features: int, n_radii: int = 10, head: str = "flow"):
-        super().__init__()
-        if head == "flow":
-            self.density = zuko.flows.NSF(n_radii, n_features, transforms=3, hidden_features=(96, 96), passes=2)
-        elif head == "mixture":
-            self.density = zuko.mixtures.GMM(n_radii, n_features, components=6, hidden_features=(96, 96))
-        else:
-            raise ValueError(f"unknown head {head!r}; there are flow, mixture")
-        self.register_buffer("centre", torch.zeros(n_radii))
-        self.register_buffer("whitening", torch.eye(n_radii))
+    def __len__(self) -> int:
+        return len(self._names)
 
-    def fit_whitening(self, profiles: torch.Tensor) -> None:
-        """Set the linear map that gives the training profiles (N, K) zero mean and unit covariance."""
-        free = unconstrained(profiles.double())
-        covariance = torch.cov(free.T) + 1e-8 * torch.eye(free.shape[1], dtype=free.dtype)
-        inverse = torch.linalg.inv(torch.linalg.cholesky(covariance))
-        self.centre.copy_(free.mean(0))
-        self.whitening.copy_(inverse)
+    def _normal(self, n: int, rows: slice) -> torch.Tensor:
+        width = len(self.radii_re) + 1
+        drawn = [
+            seed_of(2_000_003, name, view).standard_normal((n, width), np.float32) for name, view in self._names[rows]
+        ]
+        return torch.from_numpy(np.stack(drawn, axis=1))
 
-    def log_prob(self, features: torch.Tensor, profile: torch.Tensor) -> torch.Tensor:
-        """(N,) log density per dex^K of profiles (N, K) given features (N, F)."""
-        free = unconstrained(profile)
-        white = (free - self.centre) @ self.whitening.T
-        jacobian = torch.log(torch.diagonal(self.whitening)).sum() - free[..., 1:].sum(-1)
-        return self.density(features).log_prob(white) + jacobian
+    @torch.no_grad()
+    def samples(self, n: int = 1000) -> np.ndarray:
+        """(S, N, K) profiles drawn from the posterior; each rises with radius."""
+        if n not in self._kept:
+            out = np.empty((n, len(self), len(self.radii_re)), np.float32)
+            for start in range(0, len(self), BLOCK):
+                rows = slice(start, start + BLOCK)
+                normal = self._normal(n, rows)
+                for i, (model, features) in enumerate(zip(self._models, self._features, strict=True)):
+                    mine = slice(i, None, len(self._models))
+                    out[mine, rows] = (
+                        model.density.from_normal(features[rows], normal[mine]) + self._unit[rows]
+                    ).numpy()
+            self._kept = {n: out}
+        return self._kept[n]
 
-    def sample(self, features: torch.Tensor, n: int) -> torch.Tensor:
-        """(S, N, K) profiles drawn given features (N, F)."""
-        white = self.density(features).sample((n,))
-        free = torch.linalg.solve_triangular(self.whitening, white.flatten(0, 1).T, upper=False).T
-        return monotone(free.reshape(white.shape) + self.centre)
+    def quantiles(self, q: float | Sequence[float] | np.ndarray, n: int = 1000) -> np.ndarray:
+        """(Q, N, K) quantiles q (Q,) per radius, or (N, K) for one q, from n samples."""
+        return np.asarray(np.quantile(self.samples(n), q, axis=0))
+
+    def mean(self, n: int = 1000) -> np.ndarray:
+        """(N, K) means, from n samples."""
+        return np.asarray(self.samples(n).mean(0, dtype=float))
+
+    def covariance(self, n: int = 1000) -> np.ndarray:
+        """(N, K, K) covariances between radii [dex^2], from n samples."""
+        off = self.samples(n) - self.mean(n)
+        return np.asarray(np.einsum("snk,snl->nkl", off, off) / (n - 1))
+
+    @torch.no_grad()
+    def log_prob(self, log10_menc: np.ndarray | torch.Tensor) -> np.ndarray:
+        """(N,) log of the joint density per dex^K at profiles (N, K) of log10 M(<r) [Msun]; exact."""
+        profile = torch.as_tensor(log10_menc, dtype=torch.float32) - self._unit
+        each = [m.density.log_prob(f, profile) for m, f in zip(self._models, self._features, strict=True)]
+        return np.asarray(torch.logsumexp(torch.stack(each), 0) - math.log(len(each)))
+
+    def log_prob_per_radius(self, log10_menc: np.ndarray | torch.Tensor, n: int = 1000) -> np.ndarray:
+        """(N, K) log of each radius' own density per dex, all others integrated out.
+
+        From n samples by a Gaussian kernel of Scott's width (Scott 1992, eq. 6.44), good to some
+        hundredths within the samples' range; beyond it the kernel's tail decides.
+        """
+        samples, at = self.samples(n), np.asarray(log10_menc, dtype=float)
+        width = np.maximum(samples.std(0) * n**-0.2, 1e-6)
+        exponent = -0.5 * ((samples - at) / width) ** 2
+        highest = exponent.max(0)
+        total = np.log(np.exp(exponent - highest).sum(0)) + highest
+        return np.asarray(total - np.log(n * width * math.sqrt(2 * math.pi)))
+
+
+class Inference:
+    """A finished run, ready to infer. `run` is its run.json, `instrument` what it was trained to look through."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.run: dict[str, Any] = read_config(path)
+        self.instrument: Instrument = instrument_of(path)
+        self.models = load_members(path)
+
+    @property
+    def tracer(self) -> str:
+        """gas, stars, both, or any: whichever is asked for."""
+        return str(self.run["fit"]["tracer"])
+
+    def answers(self) -> list[str]:
+        """The tracers it can infer from."""
+        return ["gas", "stars", "both"] if self.tracer == "any" else [self.tracer]
+
+    def __call__(
+        self,
+        maps: Views | torch.Tensor | np.ndarray,
+        half_mass_radius_kpc: torch.Tensor | np.ndarray | None = None,
+        tracer: str | None = None,
+        names: list[tuple[str, int]] | None = None,
+    ) -> Posterior:
+        """The posterior of every view.
+
+        maps: Views of a store, which are observed through the run's instrument with each view's own
+        noise; or observed maps (N, 8, Q, Q) - density [Msun/kpc^2], V [km/s], sigma [km/s] and the
+        mask of valid pixels, of stars and then of gas, zero where invalid - with half_mass_radius_kpc (N,),
+        and the (galaxy, view) names that random numbers follow if it matters. tracer: which one to use, for
+        a run trained on `any`. Raises ValueError for maps of another size than the run's, or a tracer
+        that it cannot use.
+        """
+        tracer = tracer or self.answers()[-1]
+        if tracer not in self.answers():
+            raise ValueError(f"{self.path} was trained on {self.tracer}; it cannot infer from {tracer}")
+        if isinstance(maps, Views):
+            names, half_mass_radius_kpc = maps.names(), maps.half_mass_radius_kpc
+            maps = maps.observed(self.instrument)
+        if half_mass_radius_kpc is None:
+            raise ValueError("observed maps need half_mass_radius_kpc, the projected stellar R_e of each view")
+        observed = torch.as_tensor(maps, dtype=torch.float32)
+        r_e = torch.as_tensor(half_mass_radius_kpc, dtype=torch.float32).reshape(-1)
+        pixels = self.models[0].config.pixels
+        if observed.ndim != 4 or observed.shape[1:] != (8, pixels, pixels) or len(r_e) != len(observed):
+            raise ValueError(
+                f"{self.path} takes maps (N, 8, {pixels}, {pixels}) and N half-mass radii, "
+                f"not {tuple(observed.shape)} and {len(r_e)}"
+            )
+        observed = observed if tracer == "both" else only(observed, tracer)
+        features = []
+        with torch.no_grad():
+            for model in self.models:
+                blocks = [model.features(o, r) for o, r in zip(observed.split(BLOCK), r_e.split(BLOCK), strict=True)]
+                features.append(torch.cat([f for f, _ in blocks]))
+        unit = torch.cat([u for _, u in blocks])
+        return Posterior(self.models, features, unit, r_e, names or [("", i) for i in range(len(observed))])
+
+
+def load(run: Path | str) -> Inference:
+    """The trained run in a folder, a single network or an ensemble. Nothing in the folder is executed.
+
+    Raises RunError for a run that is unfinished, damaged or of another schema.
+    """
+    return Inference(Path(run))

@@ -5,7 +5,8 @@ import torch
 from gen.constants import G
 
 # N views, P pixels along a side, K radii
-TRACERS = {"gas": ("gas",), "stars": ("stars",), "both": ("stars", "gas")}
+#: The encoders of each; `any` is trained on gas, on stars and on both by turns.
+TRACERS = {"gas": ("gas",), "stars": ("stars",), "both": ("stars", "gas"), "any": ("stars", "gas")}
 _OFFSET = {"stars": 0, "gas": 4}
 
 
@@ -14,6 +15,24 @@ def tracers_of(tracer: str) -> tuple[str, ...]:
     if tracer not in TRACERS:
         raise ValueError(f"unknown tracer {tracer!r}; there are {', '.join(TRACERS)}")
     return TRACERS[tracer]
+
+
+def only(observed: torch.Tensor, tracer: str) -> torch.Tensor:
+    """Observed maps (N, 8, P, P) in which the other tracer has no valid pixel, as in a galaxy that has none of it."""
+    seen = torch.zeros_like(observed)
+    start = _OFFSET[tracer]
+    seen[:, start : start + 4] = observed[:, start : start + 4]
+    return seen
+
+
+def drop_tracers(observed: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+    """Observed maps (N, 8, P, P) without stars where choice (N,) is 0, without gas where it is 1.
+
+    A view whose other tracer has no valid pixel stays whole.
+    """
+    seen = observed[:, [3, 7]].amax((2, 3)) > 0
+    lost = torch.stack([(choice == 0) & seen[:, 1], (choice == 1) & seen[:, 0]], dim=1)
+    return observed * (~lost).repeat_interleave(4, dim=1)[:, :, None, None]
 
 
 def split(observed: torch.Tensor, tracer: str) -> tuple[torch.Tensor, ...]:
@@ -59,6 +78,16 @@ def scale_free(
         log_density = torch.log10(torch.clamp(density / sigma_unit, min=1e-4)) * valid
         inputs[tracer] = torch.stack([log_density, velocity / v, dispersion / v, valid], dim=1)
     return inputs, torch.log10(scale**2 * half_mass_radius_kpc / G)
+
+
+def raw(observed: torch.Tensor, tracers: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """As `scale_free`, but in fixed units - 1e6 Msun/kpc^2, 100 km/s and 1 Msun - for comparison."""
+    inputs = {}
+    for tracer in tracers:
+        density, velocity, dispersion, valid = split(observed, tracer)
+        log_density = torch.log10(torch.clamp(density / 1e6, min=1e-4)) * valid
+        inputs[tracer] = torch.stack([log_density, velocity / 100, dispersion / 100, valid], dim=1)
+    return inputs, torch.zeros(len(observed), device=observed.device)
 
 
 def flip_sky(maps: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

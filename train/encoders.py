@@ -1,0 +1,155 @@
+"""Encoders: one tracer's dimensionless maps to features. A family to choose from by experiment.
+
+All take (N, 4, P, P) maps - log density, V, sigma, mask - and return (N, F) features.
+docs/training.md has how they compare.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+# N views, P pixels along a side, F features, R rings, A angles, C channels
+#: Rings and angles of the polar grid. Rings are about a pixel of the demo's maps wide.
+RINGS, ANGLES = 14, 16
+
+
+def norm_layer(kind: str, channels: int) -> nn.Module:
+    """Normalisation of (N, C, ...) activations: `group` uses each view's own statistics, the same on one
+    process or many; `batch` the batch's."""
+    if kind == "group":
+        return nn.GroupNorm(4, channels)
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    raise ValueError(f"unknown norm {kind!r}; there are group, batch")
+
+
+class PlainEncoder(nn.Module):
+    """Convolutions that halve the map three times, then pooling over the sky by mean and by maximum."""
+
+    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float):
+        super().__init__()
+
+        def stage(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
+            conv = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False)
+            return [conv, norm_layer(norm, c_out), nn.SiLU(inplace=True)]
+
+        self.layers = nn.Sequential(
+            *stage(4, width, 2),
+            *stage(width, width, 1),
+            *stage(width, 2 * width, 2),
+            *stage(2 * width, 2 * width, 1),
+            *stage(2 * width, 3 * width, 2),
+            *stage(3 * width, 3 * width, 1),
+        )
+        self.out = nn.Linear(6 * width, n_features)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(N, F) features."""
+        x = self.layers(maps)
+        return self.out(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+
+
+class _Residual(nn.Module):
+    """x + f(x), two 3 x 3 convolutions, normalised before each; `wrap` pads the last axis as a circle."""
+
+    def __init__(self, c_in: int, c_out: int, norm: str, stride: tuple[int, int], wrap: bool):
+        super().__init__()
+        self.wrap, self.stride = wrap, stride
+        self.first, self.second = norm_layer(norm, c_in), norm_layer(norm, c_out)
+        padding = (1, 0) if wrap else (1, 1)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=padding, bias=False)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=padding, bias=False)
+        self.skip = nn.Conv2d(c_in, c_out, 1, bias=False) if c_in != c_out else nn.Identity()
+
+    def _round(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.pad(x, (1, 1, 0, 0), mode="circular") if self.wrap else x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv1(self._round(functional.silu(self.first(x))))
+        y = self.conv2(self._round(functional.silu(self.second(y))))
+        shorter = functional.avg_pool2d(x, self.stride) if self.stride != (1, 1) else x
+        return self.skip(shorter) + y
+
+
+class ResidualEncoder(nn.Module):
+    """A residual network over the pixels, pooled over the sky by mean and by maximum."""
+
+    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(4, width, 3, stride=2, padding=1, bias=False),
+            _Residual(width, width, norm, (1, 1), wrap=False),
+            _Residual(width, 2 * width, norm, (2, 2), wrap=False),
+            _Residual(2 * width, 3 * width, norm, (2, 2), wrap=False),
+            norm_layer(norm, 3 * width),
+            nn.SiLU(),
+        )
+        self.out = nn.Linear(6 * width, n_features)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(N, F) features."""
+        x = self.layers(maps)
+        return self.out(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+
+
+def polar_weights(pixels: int, field_of_view_re: float) -> torch.Tensor:
+    """(R A, P P) shares of the map's pixels in cells of a polar grid about its centre; each row adds up to one.
+
+    Rings lie evenly from the centre to the edge of the field. A cell is a tent in r and in angle, no
+    narrower than a pixel: far out it averages all the pixels it covers, near the centre it interpolates.
+    """
+    x = np.arange(pixels) + 0.5 - pixels / 2
+    r, angle = np.hypot(x[:, None], x[None, :]).ravel(), np.arctan2(x[:, None], x[None, :] + 0 * x[:, None]).ravel()
+    step = max(pixels / 2 / RINGS, 1.0)
+    rings = (np.arange(RINGS) + 0.5) * pixels / 2 / RINGS
+    angles = 2 * np.pi * np.arange(ANGLES) / ANGLES
+    apart = np.abs((angle[None, :] - angles[:, None] + np.pi) % (2 * np.pi) - np.pi)
+    radial = np.clip(1 - np.abs(r[None, :] - rings[:, None]) / step, 0, None)
+    # As an arc, so that a pixel near the centre, which spans many angles, belongs to all of them.
+    width = np.maximum(2 * np.pi / ANGLES, 1.5 / np.maximum(r, 0.5))
+    angular = np.clip(1 - apart / width[None, :], 0, None)
+    weights = (radial[:, None, :] * angular[None, :, :]).reshape(RINGS * ANGLES, -1)
+    return torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32))
+
+
+class PolarEncoder(nn.Module):
+    """A residual network over a polar grid: turning the sky turns its activations, and pooling forgets by how much.
+
+    Radii are kept to the end, for the answer is a function of radius; angles are pooled by mean and by
+    maximum. Like Weiler & Cesa 2019 (arXiv:1911.08251) it is equivariant, by the choice of coordinates
+    (Esteves et al. 2018, arXiv:1709.01889) rather than of kernels.
+    """
+
+    weights: torch.Tensor
+    radius: torch.Tensor
+
+    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float):
+        super().__init__()
+        self.register_buffer("weights", polar_weights(pixels, field_of_view_re), persistent=False)
+        self.layers = nn.Sequential(
+            nn.Conv2d(5, width, 1, bias=False),
+            _Residual(width, width, norm, (1, 1), wrap=True),
+            _Residual(width, 2 * width, norm, (1, 2), wrap=True),
+            _Residual(2 * width, 2 * width, norm, (1, 2), wrap=True),
+            norm_layer(norm, 2 * width),
+            nn.SiLU(),
+        )
+        self.out = nn.Linear(4 * width * RINGS, n_features)
+        radius = torch.linspace(-1, 1, RINGS)[None, None, :, None].expand(1, 1, RINGS, ANGLES).clone()
+        self.register_buffer("radius", radius, persistent=False)
+
+    def polar(self, maps: torch.Tensor) -> torch.Tensor:
+        """(N, 4, R, A): means over each cell's valid pixels, and the share of them that is valid."""
+        cells = (maps.flatten(2) @ self.weights.T).unflatten(2, (RINGS, ANGLES))
+        values, valid = cells[:, :3], cells[:, 3:]
+        return torch.cat([values / torch.clamp(valid, min=1e-3) * (valid > 1e-3), valid], dim=1)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(N, F) features."""
+        cells = self.polar(maps)
+        x = self.layers(torch.cat([cells, self.radius.expand(len(cells), -1, -1, -1)], dim=1))
+        return self.out(torch.cat([x.mean(3), x.amax(3)], dim=1).flatten(1))
+
+
+ENCODERS = {"plain": PlainEncoder, "residual": ResidualEncoder, "polar": PolarEncoder}

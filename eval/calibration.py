@@ -1,0 +1,49 @@
+"""Are posteriors as wide as they should be? Coverage, simulation-based calibration, and a test of the joint.
+
+All of it looks at test views whose truth is known; calibrated posteriors give uniform numbers.
+"""
+
+import numpy as np
+from scipy.stats import kstest
+
+# N views, K radii, S samples
+#: Shares of the central intervals that are quoted.
+LEVELS = (0.6827, 0.9545)
+
+
+def ranks(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(N, K) share of the samples (S, N, K) below the truth (N, K).
+
+    The rank statistic of simulation-based calibration (Talts et al. 2018, arXiv:1804.06788), also
+    known as PIT. Uniform in 0 to 1 for calibrated marginals; heaped at both ends when they are too narrow.
+    """
+    return np.asarray((samples < truth).mean(0))
+
+
+def coverage(rank: np.ndarray, level: float) -> np.ndarray:
+    """(K,) share of views whose truth lies in the central interval that should hold `level` of them."""
+    return np.asarray((np.abs(rank - 0.5) < 0.5 * level).mean(0))
+
+
+def tarp(samples: np.ndarray, truth: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(N,) share of a view's samples (S, N, K) that lie closer to a random point than its truth (N, K) does.
+
+    Tests of accuracy with random points (Lemos et al. 2023, arXiv:2302.03026): uniform in 0 to 1 for
+    joint posteriors that are calibrated, and for those only, if points depend on what was seen. Here they
+    are drawn about each view's posterior, and distances are in units of its covariance, without which
+    ten nearly equal numbers would count as one.
+    """
+    mean = samples.mean(0)
+    off = samples - mean
+    covariance = np.einsum("snk,snl->nkl", off, off) / len(samples)
+    trace = np.trace(covariance, axis1=1, axis2=2)[:, None, None]
+    whiten = np.linalg.inv(np.linalg.cholesky(covariance + 1e-10 * trace * np.eye(truth.shape[1])))
+    point = np.random.default_rng(seed).standard_normal(truth.shape)
+    own = np.linalg.norm(np.einsum("nkl,nl->nk", whiten, truth - mean) - point, axis=1)
+    others = np.linalg.norm(np.einsum("nkl,snl->snk", whiten, off) - point, axis=2)
+    return np.asarray((others < own).mean(0))
+
+
+def uniformity(values: np.ndarray) -> float:
+    """Kolmogorov-Smirnov p-value of independent values (N,) being uniform in 0 to 1."""
+    return float(kstest(values, "uniform").pvalue)

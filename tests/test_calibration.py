@@ -1,0 +1,50 @@
+"""Calibration measures: uniform for a posterior that is right, and telling when it is wrong."""
+
+import numpy as np
+import pytest
+
+from eval.calibration import LEVELS, coverage, ranks, tarp, uniformity
+
+S, N, K = 400, 1500, 4
+
+
+def posterior(width: float = 1.0, correlation: float = 0.9, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Samples and truths of K correlated Gaussians; the samples' width, correlation and mean as told."""
+    rng = np.random.default_rng(0)
+
+    def draw(rho: float, *shape: int) -> np.ndarray:
+        covariance = rho * np.ones((K, K)) + (1 - rho) * np.eye(K)
+        return rng.standard_normal((*shape, K)) @ np.linalg.cholesky(covariance).T
+
+    centre = rng.normal(10, 1, (N, K))
+    return centre + shift + width * draw(correlation, S, N), centre + draw(0.9, N)
+
+
+def test_a_right_posterior_is_uniform_in_everything():
+    samples, truth = posterior()
+    rank = ranks(samples, truth)
+    for level in LEVELS:
+        np.testing.assert_allclose(coverage(rank, level), level, atol=3.5 * np.sqrt(level * (1 - level) / N))
+    assert min(uniformity(r) for r in rank.T) > 1e-3
+    assert uniformity(tarp(samples, truth)) > 1e-3
+
+
+@pytest.mark.parametrize(("width", "expected"), [(0.5, 0.383), (2.0, 0.954)])
+def test_a_wrong_width_shows(width, expected):
+    samples, truth = posterior(width)
+    rank = ranks(samples, truth)
+    np.testing.assert_allclose(coverage(rank, LEVELS[0]), expected, atol=0.04)
+    assert max(uniformity(r) for r in rank.T) < 1e-6
+    assert uniformity(tarp(samples, truth)) < 1e-6
+
+
+def test_a_shift_shows_in_ranks():
+    rank = ranks(*posterior(shift=0.3))
+    assert rank.mean() < 0.45
+    assert max(uniformity(r) for r in rank.T) < 1e-6
+
+
+def test_a_lost_correlation_shows_in_the_joint_only():
+    samples, truth = posterior(correlation=0.0)
+    assert min(uniformity(r) for r in ranks(samples, truth).T) > 1e-3
+    assert uniformity(tarp(samples, truth)) < 1e-6

@@ -54,7 +54,7 @@ class FitConfig:
     members: int = 1  # of the deep ensemble this network belongs to
     steps: int = 1000  # optimiser steps at most
     round_steps: int = 100  # steps between validations
-    patience: int = 4  # rounds without a better validation before stopping
+    patience: int = 8  # rounds without a better validation before stopping
     batch: int = 64  # views per step, over all processes
     learning_rate: float = 1.5e-3  # at the peak of a one-cycle schedule
     weight_decay: float = 1e-2

@@ -27,22 +27,25 @@ def _radius_axis(axis: Axes, ticks: Sequence[float] = (0.3, 0.5, 1, 2, 3)) -> No
 
 
 def _label(row: pd.Series) -> str:
-    return "Wolf+10 (stars)" if row.estimator == "wolf2010" else str(row.tracer)
+    if row.estimator == "wolf2010":
+        return "Wolf+10 (stars)"
+    return f"{row.tracer} (one network for any)" if row.estimator == "cnn-any" else str(row.tracer)
 
 
 def joint_training(table: pd.DataFrame) -> str:
     """The training set with most suites: the one whose tracers are compared."""
-    return max(table.loc[table.estimator == "cnn", "train"].unique(), key=lambda t: (t.count("+"), t))
+    return max(table.loc[table.train != "", "train"].unique(), key=lambda t: (t.count("+"), t))
 
 
 def against_radius(table: pd.DataFrame, instrument: str, test: str) -> Figure:
     """Dispersion (top) and bias (bottom) against radius for each tracer, with bootstrap intervals."""
     train = joint_training(table)
     here = table[(table.instrument == instrument) & (table.test == test)]
-    here = here[(here.estimator != "cnn") | (here.train == train)]
+    here = here[(here.train == "") | (here.train == train)]
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.2, 6), sharex=True, layout="constrained")
     for (estimator, tracer), rows in here.groupby(["estimator", "tracer"]):
-        colour = COLOUR[tracer if estimator == "cnn" else estimator]
+        colour = COLOUR[estimator if estimator in COLOUR else tracer]
+        line = "o--" if estimator == "cnn-any" else "o-"
         label = _label(rows.iloc[0])
         for axis, name in ((top, "dispersion"), (bottom, "bias")):
             if len(rows) == 1:
@@ -50,7 +53,7 @@ def against_radius(table: pd.DataFrame, instrument: str, test: str) -> Figure:
                 error = [[row[name] - row[f"{name}_lo"]], [row[f"{name}_hi"] - row[name]]]
                 axis.errorbar(row.radius, row[name], error, fmt="D", color=colour, label=label)
             else:
-                axis.plot(rows.radius, rows[name], "o-", ms=3.5, color=colour, label=label)
+                axis.plot(rows.radius, rows[name], line, ms=3.5, color=colour, label=label)
                 axis.fill_between(rows.radius, rows[f"{name}_lo"], rows[f"{name}_hi"], color=colour, alpha=0.18, lw=0)
     top.set(ylabel="dispersion [dex]", title=f"tested on {test}, instrument {instrument}")
     top.set_ylim(0, 1.3 * top.get_ylim()[1])  # room for the legend

@@ -66,9 +66,11 @@ def _example_figure(store: Path, runs: list[Path], look_name: str) -> Figure | N
         return None
     views = concatenate(chosen)
     observed = views.observed(look)
-    samples: dict[str, np.ndarray] = {
-        t: load(joint[t])(views).samples() for t in ("gas", "stars", "both") if t in joint
-    }
+    samples: dict[str, np.ndarray] = {}
+    for tracer in ("gas", "stars", "both"):
+        found = joint.get(tracer, joint.get("any"))
+        if found is not None:
+            samples[tracer] = load(found)(views, tracer=tracer).samples()
     r_e = views.half_mass_radius_kpc.numpy()
     return figures.examples(
         observed.numpy(),
@@ -103,9 +105,12 @@ def read_results(folder: Path) -> Results:
         table = pd.read_parquet(folder / "table.parquet")
     except OSError as error:
         raise ValueError(f"{folder} holds no tables ({error}); make them with `python -m eval tables`") from error
-    if not (table.estimator == "cnn").any():
+    if not (table.train != "").any():
         raise ValueError(f"{folder}/table.parquet has no network in it")
     summary, ratios = tables
+    if not (table.estimator == "cnn").any():  # one network for any tracer is all there is: it is the one shown
+        table, summary, ratios = (t.replace({"estimator": {"cnn-any": "cnn"}}) for t in (table, summary, ratios))
+    ratios = ratios[ratios.estimator == "cnn"]
     return Results(origin, table, summary.fillna({"train": ""}), ratios)
 
 

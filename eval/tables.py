@@ -22,6 +22,7 @@ COLUMNS = [
 ]  # fmt: skip
 #: Columns of the summary that are printed.
 SHOWN = [*COLUMNS[:5], "n_galaxies", "dispersion", "dispersion_robust", "bias", "coverage_68"]
+_RATIO = ["estimator", "instrument", "train", "test", "ratio", "lo", "hi", "above_1"]
 #: Name of the test group that pools every suite.
 ALL = "all"
 BLOCK = 64  # galaxies per task
@@ -67,12 +68,12 @@ def to_ratios(sums: dict[Group, Sums]) -> pd.DataFrame:
     """Best single tracer over both, for every instrument, training set and test suite that has all three."""
     rows = []
     for group, both in sums.items():
-        if group.estimator == "cnn" and group.tracer == "both":
+        if group.train and group.tracer == "both":
             single = [sums.get(Group(**asdict(group) | {"tracer": t})) for t in ("gas", "stars")]
             present = [s for s in single if s is not None]
             if len(present) == 2:
-                rows.append({k: getattr(group, k) for k in ("instrument", "train", "test")} | ratio(present, both))
-    return pd.DataFrame(rows, columns=["instrument", "train", "test", "ratio", "lo", "hi", "above_1"])
+                rows.append({k: getattr(group, k) for k in _RATIO[:4]} | ratio(present, both))
+    return pd.DataFrame(rows, columns=_RATIO)
 
 
 def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -17,8 +18,10 @@ from eval.inference import Group, evaluate_block
 from eval.metrics import add_up, crps_of_samples, measures, ratio
 from eval.tables import COLUMNS, to_table
 from gen.constants import G
-from train.dataset import RADII_RE
-from train.fit import FitConfig, fit
+from train import load
+from train.checkpoint import RunError
+from train.dataset import RADII_RE, read_views
+from train.fit import FitConfig, fit, fit_ensemble
 
 SUITES = ("bursty", "quiet", "middle")
 K = len(RADII_RE)
@@ -201,6 +204,56 @@ def test_predict_covers_every_view(runs, map_store, tmp_path):
     assert (table.lo_68 < table.hi_68).all()
 
 
+@pytest.fixture(scope="module")
+def many(map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ensemble of two that answer for any tracer, beside each other in one run folder."""
+    run = tmp_path_factory.mktemp("many") / "any"
+    small = {"width": 4, "steps": 10, "round_steps": 10, "batch": 8, "members": 2}
+    fit_ensemble(FitConfig(str(map_store), "any", SUITES, **small), run, quiet=True)
+    return run
+
+
+def test_one_network_answers_for_any_tracer(many, map_store, tmp_path):
+    command("eval", "tables", many, "--store", map_store, "--out", tmp_path / "out", "--part", "all", "--workers", 1)
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert set(table[table.estimator == "cnn-any"].tracer) == {"gas", "stars", "both"}
+    command("eval", "report", tmp_path / "out")
+    infer, views = load(many), read_views(map_store, "middle")
+    stars, both = infer(views, tracer="stars"), infer(views)
+    assert np.abs(stars.quantiles(0.5) - both.quantiles(0.5)).max() > 1e-4
+    views.maps[:, 4:] = 0
+    np.testing.assert_allclose(infer(views).samples(8), stars.samples(8), atol=1e-3)
+
+
+def test_an_ensemble_is_the_mean_of_its_members_densities(many, map_store):
+    views = read_views(map_store, "middle")
+    members = [load(many / f"member-{i}")(views) for i in range(2)]
+    mixed, truth = load(many)(views), views.log10_menc
+    each = np.stack([m.log_prob(truth) for m in members])
+    np.testing.assert_allclose(mixed.log_prob(truth), np.logaddexp(*each) - np.log(2), rtol=1e-5)
+    np.testing.assert_allclose(mixed.samples(10)[0::2], members[0].samples(10)[0::2], atol=1e-3)
+    assert np.abs(each[0] - each[1]).max() > 1e-3
+
+
+def test_part_of_an_ensemble_is_no_ensemble(many, tmp_path):
+    shutil.copytree(many, tmp_path / "any")
+    shutil.rmtree(tmp_path / "any" / "member-1")
+    with pytest.raises(RunError, match="1 of 2 members"):
+        load(tmp_path / "any")
+
+
+def test_maps_of_another_shape_are_refused(runs, many, map_store):
+    views = read_views(map_store, "middle")
+    infer = load(runs[0])
+    pixels = views.maps.shape[-1]
+    with pytest.raises(ValueError, match=rf"takes maps \(N, 8, {pixels}, {pixels}\)"):
+        infer(np.zeros((2, 8, pixels + 2, pixels + 2)), np.ones(2))
+    with pytest.raises(ValueError, match="half_mass_radius_kpc"):
+        infer(views.maps)
+    with pytest.raises(ValueError, match="cannot infer from"):
+        load(next(r for r in runs if r.name == "stars"))(views, tracer="gas")
+
+
 def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):
     command("gen", "maps", mocks / "quiet" / "quiet.yaml", "--out", tmp_path / "other.zarr", "--views", 1)
     for arguments, words in (
@@ -216,9 +269,6 @@ def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):
 
 
 def test_sampling_follows_the_view(runs, map_store):
-    from train import load
-    from train.dataset import read_views
-
     infer, views = load(runs[0]), read_views(map_store, "middle")
     state = torch.random.get_rng_state()
     whole = infer(views).samples(16)

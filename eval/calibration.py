@@ -33,11 +33,11 @@ def tarp(samples: np.ndarray, truth: np.ndarray, seed: int = 0) -> np.ndarray:
     are drawn about each view's posterior, and distances are in units of its covariance, without which
     ten nearly equal numbers would count as one.
     """
-    mean = samples.mean(0)
+    mean = samples.mean(0, dtype=float)
     off = samples - mean
     covariance = np.einsum("snk,snl->nkl", off, off) / len(samples)
     trace = np.trace(covariance, axis1=1, axis2=2)[:, None, None]
-    whiten = np.linalg.inv(np.linalg.cholesky(covariance + 1e-10 * trace * np.eye(truth.shape[1])))
+    whiten = np.linalg.inv(np.linalg.cholesky(covariance + 1e-9 * trace * np.eye(truth.shape[1])))
     point = np.random.default_rng(seed).standard_normal(truth.shape)
     own = np.linalg.norm(np.einsum("nkl,nl->nk", whiten, truth - mean) - point, axis=1)
     others = np.linalg.norm(np.einsum("nkl,snl->snk", whiten, off) - point, axis=2)

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from train.checkpoint import member_folders
-from train.fit import FitConfig, NonFinite, fit_ensemble
+from train.fit import PRECISIONS, FitConfig, NonFinite, Stopped, fit_ensemble
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,14 +43,21 @@ def _parser() -> argparse.ArgumentParser:
         ("learning-rate", float, "at its peak"),
         ("weight-decay", float, "of AdamW"),
         ("seed", int, "of weights, batches and noise"),
+        ("precision", str, f"of the encoders: {', '.join(PRECISIONS)}; auto is bf16 on GPUs, float32 else"),
+        ("checkpoint-minutes", float, "between checkpoints inside a round"),
+        ("memory-gb", float, "for maps, per node; 0 is half of what is free. A larger store is streamed"),
     ):
         default = FitConfig.__dataclass_fields__[name.replace("-", "_")].default
         one.add_argument(f"--{name}", type=kind, default=default, help=text)
+    one.add_argument("--compile", action="store_true", help="torch.compile, on GPUs")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; exit code 0 when trained, 1 when the loss diverged, 2 when nothing could start."""
+    """Run one command; exit code 0 when trained, 1 when the loss diverged, 2 when it could not start or end.
+
+    75 when it was stopped (SIGTERM, SIGUSR2, SIGINT) with a checkpoint: the same command goes on.
+    """
     from gen.store import suites
 
     args = _parser().parse_args(arguments)
@@ -63,6 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     except NonFinite as error:
         print(f"train fit: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"train fit: {stopped}", file=sys.stderr)
+        return 75
     except (ValueError, OSError) as error:
         print(f"train fit: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,6 @@
 """Run folders: the configuration as JSON, weights as tensors, nothing that executes on loading."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -24,14 +25,57 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(aside, path)
 
 
-def write_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Save tensors and plain values, aside and then renamed."""
+def write_tensors(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
+    """Save tensors and plain values, aside and then renamed; what `path` held goes to `keep`.
+
+    Raises OSError when there is no room; the old file is as it was.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     aside = path.with_name(path.name + ".partial")
-    with open(aside, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(aside, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    if keep is not None and path.exists():
+        os.replace(path, keep)
     os.replace(aside, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def write_last(run: Path, state: dict[str, Any]) -> None:
+    """Write the checkpoint of a fit under way; the one before stays as `previous.pt`."""
+    write_tensors(run / "last.pt", state, keep=run / "previous.pt")
+
+
+def read_last(run: Path) -> tuple[dict[str, Any] | None, str]:
+    """The newest checkpoint that can be read, or None where there is none, and a remark on one that cannot.
+
+    Raises RunError when no checkpoint that is there can be read.
+    """
+    known = [p for p in (run / "last.pt", run / "previous.pt") if p.exists()]
+    remark = ""
+    for path in known:
+        try:
+            state = read_tensors(path)
+            return state, remark and f"{remark}; going on from {path.name}, step {state['step']}"
+        except RunError as error:
+            remark = f"{remark}; {error}" if remark else str(error)
+    if known:
+        raise RunError(f"{remark}; remove it to begin anew")
+    return None, ""
+
+
+def remove_last(run: Path) -> None:
+    """The fit is done: only its weights stay."""
+    for name in ("previous.pt", "last.pt"):
+        (run / name).unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

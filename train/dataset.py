@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import zarr
 
 from gen import store
 from gen.instrument import Instrument, fixed_noise, observe
@@ -85,6 +86,11 @@ def read_views(path: Path, suite: str, part: str | None = None, rows: slice | No
     number = np.arange(len(names))[rows or slice(None)]
     done = store.read(group, "status", number) == store.DONE
     mine = number[done & np.array([part is None or part_of(str(x)) == part for x in lineages[number]], dtype=bool)]
+    return views_of(group, suite, mine, names[mine], lineages[mine])
+
+
+def views_of(group: zarr.Group, suite: str, mine: np.ndarray, names: np.ndarray, lineages: np.ndarray) -> Views:
+    """All views of the galaxies numbered `mine`, with their names and lineages."""
     config = group.attrs["config"]
     n_views, pixels = config["views"], config["pixels"]
     maps, r_e = store.read(group, "maps", mine), store.read(group, "half_mass_radius", mine)
@@ -96,10 +102,10 @@ def read_views(path: Path, suite: str, part: str | None = None, rows: slice | No
         torch.from_numpy(maps.reshape(-1, 8, pixels, pixels)),
         torch.from_numpy(r_e.reshape(-1).astype(np.float32)),
         torch.from_numpy(log10_menc.reshape(-1, len(RADII_RE)).astype(np.float32)),
-        np.repeat(names[mine].astype(object), n_views),
+        np.repeat(names.astype(object), n_views),
         np.tile(np.arange(n_views), len(mine)),
         np.full(len(mine) * n_views, suite),
-        np.repeat(lineages[mine].astype(object), n_views),
+        np.repeat(lineages.astype(object), n_views),
         float(config["field_of_view_re"]),
     )
 
@@ -124,17 +130,39 @@ def concatenate(parts: list[Views]) -> Views:
     )
 
 
-def usable(views: Views, tracer: str, look: Instrument) -> np.ndarray:
-    """(N,) True where every tracer has enough valid pixels through the instrument, and all is finite.
+#: Why a view is left out, in the order in which it is looked for; the first is no reason.
+REASONS = (
+    "usable",
+    "maps that are not finite",
+    "empty maps",
+    "too few pixels seen through the instrument",
+    "a mass profile that is not finite",
+)
 
-    `both` needs one tracer that is there: a galaxy without gas still has stars.
+
+def why_not(views: Views, tracer: str, look: Instrument) -> np.ndarray:
+    """(N,) number in REASONS of why a view is left out, 0 for those that are usable.
+
+    `both` needs one tracer that is seen in enough pixels: a galaxy without gas still has stars.
     """
-    good = []
+    parts = []
+    mine = [("stars", "gas").index(t) for t in tracers_of(tracer)]
     for start in range(0, len(views), 512):
         some = views[np.arange(start, min(start + 512, len(views)))]
-        valid = some.observed(look, noisy=False)[:, [3, 7]].mean((2, 3)) >= MIN_VALID_SHARE
-        mine = [("stars", "gas").index(t) for t in tracers_of(tracer)]
-        finite = torch.isfinite(some.maps.flatten(1)).all(1)
-        good.append(valid[:, mine].any(1) & finite)
-    enough = torch.cat(good).numpy() if good else np.zeros(0, dtype=bool)
-    return enough & torch.isfinite(views.log10_menc).all(1).numpy()
+        seen = some.observed(look, noisy=False)[:, [3, 7]].mean((2, 3))[:, mine] >= MIN_VALID_SHARE
+        wrong = (
+            ~torch.isfinite(some.maps.flatten(1)).all(1),
+            (some.maps[:, [0, 4]][:, mine] == 0).flatten(1).all(1),
+            ~seen.any(1),
+            ~torch.isfinite(some.log10_menc).all(1),
+        )
+        why = torch.zeros(len(some), dtype=torch.int8)
+        for number, here in reversed(list(enumerate(wrong, start=1))):
+            why[here] = number
+        parts.append(why)
+    return torch.cat(parts).numpy() if parts else np.zeros(0, dtype=np.int8)
+
+
+def usable(views: Views, tracer: str, look: Instrument) -> np.ndarray:
+    """(N,) True where every tracer has enough valid pixels through the instrument, and all is finite."""
+    return why_not(views, tracer, look) == 0

@@ -1,27 +1,64 @@
 """TensorBoard: what tells at a glance whether a fit goes well. Written by the first rank only."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+#: What runs are compared by.
+METRICS = ("loss/val", "dispersion/mean", "bias/mean", "coverage/mean")
+
 
 class Monitor:
-    """Scalars and pictures of one run; does nothing on ranks that are not the first."""
+    """Scalars and pictures of one run; does nothing on ranks that are not the first.
 
-    def __init__(self, folder: Path, first: bool, step: int):
-        self._writer = SummaryWriter(str(folder), purge_step=step or None) if first else None
+    Curves go on behind `step`, the one of the checkpoint: points that a killed process wrote after it are purged.
+    What cannot be written (a full disk) is said once and tried again with the next points.
+    """
+
+    def __init__(self, folder: Path, first: bool, step: int, config: dict[str, Any]):
+        self._folder, self._first, self._next, self._config = folder, first, step + 1, config
+        self._writer: SummaryWriter | None = None
+        self._waiting: list[tuple[int, dict[str, float]]] = []
+        self._said = False
+
+    def _open(self) -> SummaryWriter:
+        if self._writer is None:
+            new = not any(self._folder.glob("events.*"))
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._next)
+            if new:
+                # add_hparams would make another run of it, in a folder of its own.
+                shown = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self._config.items()}
+                for summary in hparams(shown, dict.fromkeys(METRICS, 0.0))[:2]:
+                    self._writer._get_file_writer().add_summary(summary)
+        return self._writer
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One point on every curve."""
-        if self._writer:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-            self._writer.flush()
+        """One point on every curve, on the disk when this returns."""
+        if not self._first:
+            return
+        self._waiting.append((step, values))
+        try:
+            writer = self._open()
+            for at, points in self._waiting:
+                for name, value in points.items():
+                    writer.add_scalar(name, value, at)
+            writer.flush()
+            self._waiting, self._next = [], step + 1
+        except OSError as error:
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        if not self._said:
+            print(f"train fit: TensorBoard's curves wait, {self._folder} cannot be written ({error})", file=sys.stderr)
+        self._said, self._writer = True, None
 
     def profiles(
         self,
@@ -33,8 +70,6 @@ class Monitor:
         names: list[str],
     ) -> None:
         """Observed maps (N, 8, P, P) beside true (N, K) and inferred (S, N, K) log10 M profiles."""
-        if not self._writer:
-            return
         figure, axes = plt.subplots(len(names), 5, figsize=(13, 2.5 * len(names)), squeeze=False, layout="constrained")
         for i, name in enumerate(names):
             for axis, channel, title in zip(
@@ -50,10 +85,18 @@ class Monitor:
             axes[i, 4].plot(radii_re, truth[i], "k--", label="true")
             axes[i, 4].set(xscale="log", xlabel="r / R_e", ylabel="log10 M(<r) [Msun]", title=name)
             axes[i, 4].legend()
-        self._writer.add_figure("examples", figure, step)
+        try:
+            writer = self._open()
+            writer.add_figure("examples", figure, step)
+            writer.flush()
+        except OSError as error:
+            self._failed(error)
         plt.close(figure)
 
     def close(self) -> None:
         """Flush what is left."""
         if self._writer:
-            self._writer.close()
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._failed(error)

@@ -90,22 +90,16 @@ def raw(observed: torch.Tensor, tracers: tuple[str, ...]) -> tuple[dict[str, tor
     return inputs, torch.zeros(len(observed), device=observed.device)
 
 
-def flip_sky(maps: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Random symmetries of the sky: each view turned or mirrored on it, half of them also along the sight.
+def flip_sky(maps: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+    """Symmetries of the sky: view i turned or mirrored as choice[i] in 0...15 says, 8 and above also along the sight.
 
-    maps (N, 8, P, P) as stored. A mirror image of a galaxy is a galaxy; mirrored along the line
-    of sight its image stays and V changes sign.
+    maps (N, 8, P, P) as stored, choice (N,) on the same device. A mirror image of a galaxy is a galaxy;
+    mirrored along the line of sight its image stays and V changes sign.
     """
-    n = maps.shape[0]
-    choice = torch.randint(8, (n,), generator=generator)
-    sign = 1.0 - 2.0 * torch.randint(2, (n,), generator=generator)
-    out = torch.empty_like(maps)
-    for k in range(8):
-        rows = torch.nonzero(choice == k)[:, 0].to(maps.device)
-        if len(rows):
-            turned = torch.rot90(maps[rows], k % 4, (2, 3))
-            out[rows] = turned.flip(3) if k >= 4 else turned
-    sign = sign.to(maps.device)[:, None, None]
-    out[:, 1] *= sign
-    out[:, 5] *= sign
+    pixels = torch.arange(maps.shape[-1] ** 2, device=maps.device).reshape(maps.shape[-2:])
+    turned = [torch.rot90(pixels, k) for k in range(4)]
+    table = torch.stack([t.flatten() for t in (*turned, *(t.flip(1) for t in turned))])
+    from_pixel = table[choice % 8][:, None].expand(-1, maps.shape[1], -1)
+    out = maps.flatten(2).gather(2, from_pixel).reshape(maps.shape)
+    out[:, 1::4] *= (1.0 - 2.0 * (choice >= 8))[:, None, None, None].to(out)
     return out

@@ -75,10 +75,12 @@ class Monitor:
             for axis, channel, title in zip(
                 axes[i], (1, 2, 5, 6), ("V stars", "sigma stars", "V gas", "sigma gas"), strict=False
             ):
-                image = np.where(observed[i, channel - channel % 4 + 3] > 0, observed[i, channel], np.nan)
-                shown = axis.imshow(image, origin="lower", cmap="RdBu_r" if title[0] == "V" else "viridis")
-                figure.colorbar(shown, ax=axis, label="km/s")
-                axis.set(title=title, xticks=[], yticks=[])
+                valid = observed[i, channel - channel % 4 + 3] > 0
+                image = np.where(valid, observed[i, channel], np.nan)
+                top = float(np.abs(observed[i, channel]).max()) or 1.0
+                low = -top if title[0] == "V" else 0.0
+                axis.imshow(image, origin="lower", cmap="RdBu_r" if low else "viridis", vmin=low, vmax=top)
+                axis.set(title=f"{title}, to {top:.0f} km/s", xticks=[], yticks=[])
             low, middle, high = np.percentile(samples[:, i], [2.5, 50, 97.5], axis=0)
             axes[i, 4].fill_between(radii_re, low, high, alpha=0.3, label="95 %")
             axes[i, 4].plot(radii_re, middle, label="median")

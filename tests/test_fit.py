@@ -1,0 +1,637 @@
+"""Fitting: one process or many, stopped, killed, resumed; bad input; what TensorBoard shows."""
+
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from conftest import ROOT, command
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gen import store
+from gen.instrument import INSTRUMENTS
+from train import distributed as ddp
+from train import feed as feeds
+from train.checkpoint import RunError, load, read_last, read_tensors
+from train.dataset import RADII_RE, read_views, usable
+from train.fit import FitConfig, NonFinite, Stopped, fit
+from train.sampler import Lanes, Shuffle, draws, random_bits
+
+SUITES = ("bursty", "middle", "quiet")
+SMALL: dict[str, object] = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
+#: Seconds in which every process has to end once one has died; imports of the others included.
+SOON = 60
+
+
+def config_of(map_store: Path, **options: object) -> FitConfig:
+    return FitConfig(str(map_store), **({"tracer": "both", "suites": SUITES} | SMALL | options))
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(run / "model.pt")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def start(
+    arguments: list[object], world: int = 1, env: dict[str, str] | None = None, limit: Callable[[], None] | None = None
+) -> list[subprocess.Popen]:
+    """Python with some arguments as every rank of `world`, each started by hand as srun would."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | (env or {})
+    started = []
+    for rank in range(world):
+        mine = {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)} if world > 1 else {}
+        mine |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *map(str, arguments)], cwd=ROOT, env=shared | mine, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=limit,
+            )
+        )  # fmt: skip
+    return started
+
+
+def fit_line(map_store: Path, out: Path, **options: object) -> list[object]:
+    flags = [str(x) for k, v in (SMALL | options).items() for x in (f"--{k.replace('_', '-')}", v)]
+    return ["-m", "train", "fit", "--store", map_store, "--tracer", "both", "--out", out, *flags]
+
+
+def end(processes: list[subprocess.Popen], timeout: float = 200) -> list[tuple[int, str, str]]:
+    """Exit code, output and messages of each."""
+    try:
+        texts = [p.communicate(timeout=timeout) for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    return [(p.returncode, *text) for p, text in zip(processes, texts, strict=True)]
+
+
+def wait_for(path: Path, processes: list[subprocess.Popen], after: float = 0.0) -> None:
+    """Until a file is written later than `after`, or a process has ended."""
+    for _ in range(6000):
+        if any(p.poll() is not None for p in processes) or (path.exists() and path.stat().st_mtime > after):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{path} was never written")
+
+
+def scalars(run: Path) -> dict[str, list[int]]:
+    """Steps of every curve."""
+    events = EventAccumulator(str(run / "tensorboard"), {"scalars": 0, "images": 0}).Reload()
+    steps = {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return steps | {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
+
+
+# ---- what a step sees
+
+
+def test_random_bits_are_splitmix64():
+    """The published sequence for seed 0."""
+    found = random_bits(torch.arange(1, 4), 0)
+    assert [x % 2**64 for x in found.tolist()] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+
+
+def test_noise_is_normal_and_belongs_to_the_sample():
+    bits, noise = draws(torch.arange(4000), 8, 3)
+    moments = [float((noise**k).mean()) for k in (1, 2, 3, 4)]
+    assert moments == pytest.approx([0, 1, 0, 3], abs=0.02)
+    assert abs(float((noise[1:] * noise[:-1]).mean())) < 0.01
+    assert torch.bincount(bits & 15).float().std() < 4 * np.sqrt(4000 / 16)
+    some = torch.tensor([17, 3999, 0])
+    assert torch.equal(draws(some, 8, 3)[1], noise[some])
+    assert not torch.equal(draws(some, 8, 4)[1], noise[some])
+
+
+@pytest.mark.parametrize(("n", "batch"), [(50, 8), (5, 8), (64, 8)])
+def test_every_view_comes_once_an_epoch(n, batch):
+    order = Shuffle(n, batch, 1)
+    seen = np.concatenate([order.rows(step) for step in range(n)])  # batch epochs
+    for epoch in range(batch):
+        assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
+    assert not np.array_equal(seen[:n], seen[n : 2 * n])
+
+
+@pytest.mark.parametrize("window", [1, 3, 1000])
+def test_lanes_pass_every_view_once_an_epoch(window):
+    galaxy = np.repeat(np.arange(40), np.random.default_rng(0).integers(1, 6, 40))
+    lanes = Lanes(galaxy, 8, 1, window)
+    for epoch in range(2):
+        numbers = range(epoch * lanes.windows(), (epoch + 1) * lanes.windows())
+        seen = np.concatenate([lanes.rows(k) for k in numbers])
+        assert seen.shape == (lanes.steps, 8)
+        counts = np.bincount(seen.ravel(), minlength=len(galaxy))
+        assert counts.min() == 1
+        assert counts.sum() - len(galaxy) == lanes.steps * 8 - len(galaxy) < 8
+    steps = [lanes.at(step) for step in range(2 * lanes.steps)]
+    assert len(set(steps)) == len(steps)
+
+
+@pytest.mark.parametrize("window", [0, 1, 3])
+def test_feeds_give_the_maps_of_the_store(map_store, window):
+    """Kept in memory or streamed: the maps of the view that the feed names, as read_views reads them."""
+    look, path = INSTRUMENTS["ifu"], map_store
+    galaxies = feeds.galaxies_of(path, feeds.done_galaxies(path, SUITES), "train")
+    wanted = feeds.Wanted("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
+    feed = feeds.open_feed(galaxies, wanted, 8, 0, window, torch.device("cpu"))
+    known = {}
+    for suite in SUITES:
+        views = read_views(path, suite, "train")
+        views = views[usable(views, "both", look)]
+        known |= {name: (m, r) for name, m, r in zip(views.ids(), views.maps, views.half_mass_radius_kpc, strict=True)}
+    assert len(feed.table) == len(known)
+    seen = set()
+    for step in (*range(10), 23):  # the last as after going on
+        rows, maps = feed.next(step)
+        for row, m in zip(rows, maps, strict=True):
+            name = galaxies.id(feed.table.place[row])
+            seen.add(name)
+            assert torch.equal(m, known[name][0])
+            assert feed.table.half_mass_radius_kpc[row] == known[name][1]
+    feed.close()
+    assert len(seen) == len(known)
+
+
+def test_a_larger_store_than_memory_is_streamed(map_store, tmp_path, capsys):
+    assert feeds.default_memory_gb() > 0.01
+    fit(config_of(map_store, memory_gb=1e-4), tmp_path / "run")
+    assert re.search(r"streamed, \d+ steps at a time", capsys.readouterr().err)
+
+
+# ---- many processes
+
+SHARE = """
+import os, sys
+from pathlib import Path
+import torch
+from gen.instrument import INSTRUMENTS
+from train import distributed as ddp, feed as feeds
+store, suites, look = Path(sys.argv[1]), ("bursty", "middle", "quiet"), INSTRUMENTS["ifu"]
+with ddp.process_group() as device:
+    status = feeds.done_galaxies(store, suites)
+    views, seen, place = feeds.validation_views(feeds.galaxies_of(store, status, "val"), "both", look, 1.0)
+    train = feeds.galaxies_of(store, status, "train")
+    wanted = feeds.Wanted("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
+    feed = feeds.open_feed(train, wanted, 6, 0, 0, device)
+    mapped = {line.split()[4] for line in open("/proc/self/maps") if "memfd:kinmass" in line}
+    rows, maps = feed.next(0)
+    print("SHARE", views.ids(), len(seen), sorted(mapped), rows.tolist(), maps.sum((1, 2, 3)).tolist(), flush=True)
+"""
+
+
+def test_processes_share_the_maps_and_no_view_is_validated_twice(map_store):
+    found = []
+    for code, text, errors in end(start(["-c", SHARE, map_store], 3)):
+        assert code == 0, errors
+        line = next(line for line in text.splitlines() if line.startswith("SHARE"))
+        found.append(eval("(" + re.sub(r"\] ", "], ", re.sub(r"(\d+) \[", r"\1, [", line[6:])) + ")"))
+    ids = [name for share in found for name in share[0]]
+    expected = []
+    for suite in SUITES:
+        views = read_views(map_store, suite, "val")
+        expected += views[usable(views, "both", INSTRUMENTS["ifu"])].ids()
+    assert sorted(ids) == sorted(expected)
+    assert len({inode for share in found for inode in share[2]}) == 1  # one memory for all
+    assert found[0][3] == found[1][3] == found[2][3]
+    sums = np.empty(6)
+    for rank in range(3):
+        sums[rank::3] = found[rank][4]
+    galaxies = feeds.galaxies_of(map_store, feeds.done_galaxies(map_store, SUITES), "train")
+    wanted = feeds.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
+    alone = feeds.open_feed(galaxies, wanted, 6, 0, 0, torch.device("cpu")).next(0)[1]
+    np.testing.assert_array_equal(sums, alone.sum((1, 2, 3)))
+
+
+def one_validation_galaxy(map_store: Path) -> tuple[str, ...]:
+    """Suites that together have one galaxy to validate on: of two processes, one has none."""
+    for suites in (SUITES[:1], SUITES[1:2], SUITES[2:], SUITES[:2], SUITES[1:], (SUITES[0], SUITES[2])):
+        if sum(len(set(read_views(map_store, suite, "val").galaxy)) for suite in suites) == 1:
+            return suites
+    raise AssertionError("no suites with one galaxy to validate on")
+
+
+@pytest.mark.parametrize(
+    ("precision", "memory_gb", "bound"),
+    [
+        # What float32 rounds differently in other sums, Adam makes steps of: 7e-7 of weights of order 0.1.
+        ("float32", 0.0, 1e-6),
+        # The law itself; streamed, and with a process that has nothing to validate.
+        ("float64", 1e-4, 1e-12),
+    ],
+)
+def test_two_processes_train_what_one_does(map_store, tmp_path, precision, memory_gb, bound):
+    suites = one_validation_galaxy(map_store) if precision == "float64" else SUITES
+    options = {"precision": precision, "memory_gb": memory_gb, "round_steps": 6}
+    fit(config_of(map_store, suites=suites, **options), tmp_path / "1", quiet=True)
+    line = fit_line(map_store, tmp_path / "2", suites=",".join(suites), **options)
+    done = end(start(line, 2))
+    assert [code for code, _, _ in done] == [0, 0], done
+    assert "2 process(es) on" in done[0][2]
+    one, two = (weights_of(tmp_path / n) for n in "12")
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=bound, msg=name)
+    curves = [scalars(tmp_path / n) for n in "12"]
+    assert curves[0] == curves[1]
+
+
+BREAK = """
+import os, sys, torch
+from train import feed
+from train.__main__ import main
+from train.network import MassModel
+how, rank = sys.argv[1], int(os.environ["RANK"])
+if how == "exception" and rank == 1:
+    plain = feed.Held.next
+    def broken(self, step):
+        if step == 3:
+            raise RuntimeError("a fault of rank 1")
+        return plain(self, step)
+    feed.Held.next = broken
+if how == "nan" and rank == 1:
+    forward = MassModel.forward
+    def spoilt(self, *given):
+        value = forward(self, *given)
+        return torch.where(torch.arange(len(value)) == 2, float("nan"), value)
+    MassModel.forward = spoilt
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("launcher", ["by hand", "torchrun"])
+def test_an_exception_on_one_rank_ends_the_job_with_its_traceback(map_store, tmp_path, launcher):
+    script = tmp_path / "break.py"
+    script.write_text(BREAK)
+    arguments = [script, "exception", *fit_line(map_store, tmp_path / "run", steps=100_000)[2:]]
+    began = time.monotonic()
+    if launcher == "by hand":
+        first, second = end(start(arguments, 2), SOON)
+        assert first[0] != 0
+        assert second[0] == 1
+        errors = second[2]
+    else:
+        (done,) = end(start(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]), SOON)
+        assert done[0] != 0
+        errors = done[2]
+    assert "Traceback" in errors
+    assert "RuntimeError: a fault of rank 1" in errors
+    assert "process 1 of 2" in errors
+    assert time.monotonic() - began < SOON
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_dies_or_hangs_ends_the_others(map_store, tmp_path, number):
+    """A killed process is noticed at once, one that hangs after the stated time."""
+    line = fit_line(map_store, tmp_path / "run", steps=100_000, round_steps=100_000, checkpoint_minutes=0)
+    processes = start(line, 2, {"KINMASS_TIMEOUT_MINUTES": "0.1"} if number == signal.SIGSTOP else None)
+    wait_for(tmp_path / "run" / "last.pt", processes)
+    processes[1].send_signal(number)
+    code, _, errors = end(processes[:1], 30)[0]
+    processes[1].kill()
+    end(processes[1:])
+    assert code == 1
+    assert "process 0 of 2" in errors
+
+
+def test_a_loss_that_is_no_number_on_one_rank_is_named_by_all(map_store, tmp_path):
+    script = tmp_path / "break.py"
+    script.write_text(BREAK)
+    done = end(start([script, "nan", *fit_line(map_store, tmp_path / "run")[2:]], 2))
+    assert [code for code, _, _ in done] == [1, 1], done
+    messages = [re.search(r"train fit: (.*)", errors)[1] for _, _, errors in done]
+    galaxies = feeds.galaxies_of(map_store, feeds.done_galaxies(map_store, SUITES), "train")
+    wanted = feeds.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
+    feed = feeds.open_feed(galaxies, wanted, 8, 0, 0, torch.device("cpu"))
+    culprit = galaxies.id(feed.table.place[feed.next(0)[0][1::2][2]])
+    assert messages == [f"loss is not finite at step 0; views: {culprit}"] * 2
+
+
+def test_a_diverging_fit_names_the_views_and_keeps_good_weights(map_store, tmp_path):
+    config = config_of(map_store, learning_rate=1e30, checkpoint_minutes=0)
+    with pytest.raises(NonFinite, match=r"is not finite at step \d+; views: .*/.* view \d"):
+        fit(config, tmp_path / "run", quiet=True)
+    state, _ = read_last(tmp_path / "run")
+    assert state is not None
+    assert all(torch.isfinite(p).all() for p in state["model"].values())
+
+
+def test_a_launcher_without_ranks_is_refused(map_store, tmp_path):
+    (done,) = end(start(fit_line(map_store, tmp_path / "run"), 1, {"SLURM_STEP_NUM_TASKS": "4"}))
+    assert done[0] == 2
+    assert "srun started 4 processes but RANK and WORLD_SIZE are not set" in done[2]
+
+
+# ---- stopped and killed
+
+
+@pytest.fixture(scope="module")
+def unbroken(map_store, tmp_path_factory):
+    """Weights of fits that nobody disturbs, by number of steps."""
+    made: dict[int, dict[str, torch.Tensor]] = {}
+
+    def of(steps: int) -> dict[str, torch.Tensor]:
+        if steps not in made:
+            out = tmp_path_factory.mktemp("unbroken") / "run"
+            fit(config_of(map_store, steps=steps), out, quiet=True)
+            made[steps] = weights_of(out)
+        return made[steps]
+
+    return of
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(map_store, tmp_path, world, unbroken):
+    """kill -9 at moments drawn at random, and again: weights to the bit, curves without gaps or doubles."""
+    steps = 40
+    options = {"steps": steps, "checkpoint_minutes": 0}
+    if world == 1:
+        expected = unbroken(steps)
+    else:
+        done = end(start(fit_line(map_store, tmp_path / "whole", **options), 2))
+        assert [code for code, _, _ in done] == [0, 0], done
+        expected = weights_of(tmp_path / "whole")
+    moments, killed, after = np.random.default_rng(world), 0, 0.0
+    for _ in range(4 if world == 1 else 2):
+        processes = start(fit_line(map_store, tmp_path / "run", **options), world)
+        wait_for(tmp_path / "run" / "last.pt", processes, after)
+        time.sleep(moments.uniform(0, 0.5))
+        processes[-1].kill()
+        killed += end(processes, SOON)[-1][0] == -signal.SIGKILL
+        last = tmp_path / "run" / "last.pt"
+        after = last.stat().st_mtime if last.exists() else 0.0
+    assert killed >= 1
+    done = end(start(fit_line(map_store, tmp_path / "run", **options), world))
+    assert [code for code, _, _ in done] == [0] * world, done
+    assert same(weights_of(tmp_path / "run"), expected)
+    curves = scalars(tmp_path / "run")
+    assert curves.pop("examples") == [4, 8, 16, 32, 40]
+    assert len(curves) > 30
+    assert all(found == list(range(4, steps + 1, 4)) for found in curves.values()), curves
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["model.pt", "run.json", "tensorboard"]
+
+
+def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(map_store, tmp_path):
+    """Exit code 75; the same command, by another number of processes, goes on."""
+    options = {"steps": 3000, "round_steps": 50, "patience": 1000}
+    processes = start(fit_line(map_store, tmp_path / "run", **options), 2)
+    wait_for(tmp_path / "run" / "last.pt", processes)
+    processes[1].send_signal(signal.SIGTERM)
+    done = end(processes, SOON)
+    assert [code for code, _, _ in done] == [75, 75], done
+    step = int(re.search(r"stopped at step (\d+) of 3000; the same command goes on", done[0][2])[1])
+    assert "SIGTERM: stopping with a checkpoint" in done[1][2]
+    assert read_tensors(tmp_path / "run" / "last.pt")["step"] == step >= 50
+    (alone,) = start(fit_line(map_store, tmp_path / "run", **options))
+    wait_for(tmp_path / "run" / "last.pt", [alone], (tmp_path / "run" / "last.pt").stat().st_mtime)
+    alone.send_signal(signal.SIGUSR2)
+    code, _, errors = end([alone], SOON)[0]
+    assert code == 75, errors
+    assert f"going on from step {step}" in errors
+
+
+def test_a_second_signal_ends_at_once():
+    script = (
+        "import time\nfrom train import distributed as ddp\nwith ddp.stop_on_signals():\n"
+        "    print('ready', flush=True)\n    while not ddp.stop_requested():\n        time.sleep(0.01)\n"
+        "    print('asked', flush=True)\n    time.sleep(100)\n"
+    )
+    (process,) = start(["-c", script])
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)  # torchrun passes on what Slurm sent already
+    assert process.stdout.readline() == "asked\n"
+    time.sleep(1.1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert end([process], 10)[0][0] == -signal.SIGTERM
+
+
+def test_request_stop_anywhere_goes_on_to_the_same_weights(map_store, tmp_path, unbroken):
+    """As a launcher's own handler asks for it, in a thread where no handler can be set."""
+    config, run, caught = config_of(map_store), tmp_path / "run", []
+
+    def work() -> None:
+        try:
+            fit(config, run, quiet=True)
+        except Stopped as stopped:
+            caught.append(str(stopped))
+
+    ddp.request_stop()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert caught == ["stopped at step 0 of 12; the same command goes on from there"]
+    with pytest.raises(RunError, match="not finished"):
+        load(run)
+    fit(config, run, quiet=True)
+    assert same(weights_of(run), unbroken(12))
+
+
+def stopped_run(map_store: Path, out: Path, steps: int = 12, **options: object) -> Path:
+    """A run folder with two checkpoints, stopped at the end of its second round at the earliest."""
+    line = fit_line(map_store, out, steps=steps, checkpoint_minutes=0, **options)
+    (process,) = start(line)
+    wait_for(out / "previous.pt", [process])
+    process.send_signal(signal.SIGINT)
+    code, _, errors = end([process])[0]
+    assert code == 75, errors
+    return out
+
+
+@pytest.fixture(scope="module")
+def stopped(map_store, tmp_path_factory):
+    """One for all tests; take a copy. Thousands of steps are asked for, so that it can be stopped in time."""
+    return stopped_run(map_store, tmp_path_factory.mktemp("stopped") / "run", STEPS, round_steps=20)
+
+
+STEPS = 400
+LONG: dict[str, object] = {"steps": STEPS, "round_steps": 20, "checkpoint_minutes": 0.0}
+
+
+def test_a_checkpoint_cut_short_falls_back_on_the_one_before(map_store, tmp_path, stopped, capsys):
+    run = shutil.copytree(stopped, tmp_path / "run")
+    whole = (run / "last.pt").read_bytes()
+    (run / "last.pt").write_bytes(whole[: len(whole) // 2])
+    before = read_tensors(run / "previous.pt")["step"]
+    ddp.request_stop()
+    with pytest.raises(Stopped, match=f"at step {before} of"):
+        fit(config_of(map_store, **LONG), run)
+    said = capsys.readouterr().err
+    assert "last.pt: cannot be read as a checkpoint" in said
+    assert f"going on from previous.pt, step {before}" in said
+    for name in ("last.pt", "previous.pt"):
+        (run / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RunError, match="remove it to begin anew"):
+        fit(config_of(map_store, **LONG), run, quiet=True)
+
+
+def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_path, stopped):
+    run = shutil.copytree(stopped, tmp_path / "run")
+    with pytest.raises(RunError, match=r"another batch \(8 there, 16 asked for\), width \(4 there, 8 asked for\)"):
+        fit(config_of(map_store, **LONG | {"width": 8, "batch": 16}), run, quiet=True)
+    moved = shutil.copytree(map_store, tmp_path / "moved.zarr")
+    ddp.request_stop()
+    with pytest.raises(Stopped):
+        fit(config_of(moved, **LONG), run, quiet=True)
+    group = zarr.open_group(moved / "quiet", mode="r+")
+    group.attrs["config"] = group.attrs["config"] | {"seed": 7}
+    with pytest.raises(RunError, match=r"another seed of quiet \(0 there, 7 asked for\)"):
+        fit(config_of(moved, **LONG), run, quiet=True)
+    group.attrs["config"] = group.attrs["config"] | {"seed": 0}
+    group["galaxy"][:2] = group["galaxy"][:2][::-1]
+    with pytest.raises(RunError, match="another list of galaxies of quiet"):
+        fit(config_of(moved, **LONG), run, quiet=True)
+
+
+def test_a_full_disk_costs_checkpoints_and_at_the_end_the_run(map_store, tmp_path, stopped):
+    """The old checkpoint survives, TensorBoard's points wait, and the last save is an error of one sentence."""
+    run = shutil.copytree(stopped, tmp_path / "run")
+    before = (run / "last.pt").read_bytes()
+    room = len(before) // 20
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+
+    line = fit_line(map_store, run, **LONG)
+    (done,) = end(start(line, limit=limit))
+    assert done[0] == 2, done
+    assert re.search(r"no checkpoint at step \d+ .*File too large.*; the one before stays, training goes on", done[2])
+    assert done[2].strip().splitlines()[-1].startswith("train fit: [Errno 27] File too large")
+    assert (run / "last.pt").read_bytes() == before
+    (again,) = end(start(line))
+    assert again[0] == 0, again
+    curves = scalars(run)
+    assert all(found == list(range(20, STEPS + 1, 20)) for tag, found in curves.items() if tag != "examples"), curves
+
+
+# ---- bad input
+
+
+def test_unusable_views_are_left_out_counted_and_named(map_store, tmp_path, capsys):
+    path = shutil.copytree(map_store, tmp_path / "maps.zarr")
+    names = [str(name) for name in dict.fromkeys(read_views(path, "middle", "train").galaxy)][:2]
+    group = zarr.open_group(path / "middle", mode="r+")
+    number = [group["galaxy"][:].tolist().index(name) for name in names]
+    maps = group["maps"][:]
+    maps[number[0], 1, 2, 3, 4] = np.nan
+    maps[number[1]] = 0
+    group["maps"][:] = maps
+    content = fit(config_of(path), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert f"left out 1 with maps that are not finite: middle/{names[0]} view 1\n" in said
+    assert f"left out 2 with empty maps: middle/{names[1]} view 0, middle/{names[1]} view 1\n" in said
+    assert content["training"]["left_out_why"] == {"maps that are not finite": 1, "empty maps": 2}
+
+
+def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path, capsys):
+    """And so it stays for that run: galaxies that are finished later do not change it."""
+    path = shutil.copytree(map_store, tmp_path / "maps.zarr")
+    group = zarr.open_group(path / "quiet", mode="r+")
+    group["status"][7:] = store.PENDING
+    fit(config_of(path), tmp_path / "whole")
+    assert "quiet: 5 of 12 galaxies are not mapped yet; using those that are done" in capsys.readouterr().err
+    ddp.request_stop()
+    with pytest.raises(Stopped):
+        fit(config_of(path), tmp_path / "run", quiet=True)
+    group["status"][7:] = store.DONE
+    fit(config_of(path), tmp_path / "run", quiet=True)
+    assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / "whole"))
+    group["status"][:] = store.PENDING
+    done = command("train", "fit", "--store", path, "--tracer", "both", "--out", tmp_path / "other", check=False)
+    assert done.returncode == 2
+    assert "suite quiet has no finished galaxy; run `python -m gen maps` to its end, or choose --suites" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tracer", "dust"], "gas, stars, both"),
+        (["--tracer", "gas", "--suites", "nosuch"], "it has bursty, middle, quiet"),
+        (["--tracer", "gas", "--instrument", "hubble"], "clean, ifu"),
+        (["--tracer", "gas", "--store", "nowhere.zarr"], "no map store"),
+        (["--tracer", "gas", "--batch", "0"], "batch must be at least 1"),
+        (["--tracer", "gas", "--precision", "float16"], "auto, float32, bf16, float64"),
+    ],
+)
+def test_what_cannot_work_is_said_in_a_sentence(options, words, map_store, tmp_path):
+    done = command("train", "fit", "--store", map_store, "--out", tmp_path / "run", *options, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_never_execute(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path / 'hacked'}",))
+
+    buffer = io.BytesIO()
+    torch.save({"a": Bomb()}, buffer, pickle_protocol=pickle.HIGHEST_PROTOCOL)
+    (tmp_path / "model.pt").write_bytes(buffer.getvalue())
+    with pytest.raises(RunError, match="cannot be read as a checkpoint"):
+        read_tensors(tmp_path / "model.pt")
+    assert not (tmp_path / "hacked").exists()
+    (tmp_path / "short.pt").write_bytes(buffer.getvalue()[:100])
+    with pytest.raises(RunError):
+        read_tensors(tmp_path / "short.pt")
+
+
+# ---- what a run shows
+
+
+def test_run_folder_tensorboard_and_refusals(map_store, tmp_path):
+    run = tmp_path / "run"
+    (done,) = end(start(fit_line(map_store, run)))
+    assert done[0] == 0, done
+    for words in ("12/12", "epoch=", "loss=", "dispersion=", "views/s="):
+        assert words in done[2]
+    content = json.loads((run / "run.json").read_text())
+    assert content["fit"]["suites"] == sorted(SUITES)
+    assert content["training"]["galaxies"] > 20
+    curves = scalars(run)
+    assert curves.pop("examples") == [4, 8, 12]
+    single = {"loss/train", "loss/val", "learning_rate", "gradient_norm", "samples_per_second", "data_wait"}
+    means = {f"{name}/mean" for name in ("dispersion", "bias", "coverage")}
+    radii = {f"{name}/{x:.2f}_Re" for name in ("dispersion", "bias", "coverage") for x in RADII_RE}
+    assert set(curves) == single | means | radii
+    assert all(steps == [4, 8, 12] for steps in curves.values())
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert not [p for p in (run / "tensorboard").iterdir() if p.is_dir()]  # hyperparameters are not another run
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    base = ("train", "fit", "--store", map_store, "--tracer", "both", "--out", run)
+    flags = [x for k, v in SMALL.items() for x in (f"--{k.replace('_', '-')}", v)]
+    assert "best after" in command(*base, *flags).stdout  # left alone
+    other = command(*base, check=False)
+    assert other.returncode == 2
+    assert "another batch (8 there, 64 asked for), round_steps (4 there, 100 asked for)" in other.stderr
+
+
+def test_mixed_precision_learns_as_float32_does(map_store, tmp_path):
+    losses = []
+    for precision in ("float32", "bf16"):
+        content = fit(config_of(map_store, precision=precision, steps=24), tmp_path / precision, quiet=True)
+        losses.append(content["best"]["loss"])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], abs=0.3)

@@ -14,7 +14,6 @@ from train.posterior import Posterior
 from train.scaling import drop_tracers, flip_sky, only, scale_free, velocity_scale
 
 SUITES = ("bursty", "quiet", "middle")
-SMALL = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
 
 
 def views_of(map_store):

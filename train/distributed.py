@@ -5,6 +5,7 @@ connections with it, so that the others notice when they next talk; one that han
 power, is given up after TIMEOUT_MINUTES.
 """
 
+import contextlib
 import os
 import secrets
 import signal
@@ -14,7 +15,6 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
@@ -38,7 +38,7 @@ class Agreed(RuntimeError):
     """Raised by every process at the same point: nobody is left waiting."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def process_group() -> Iterator[torch.device]:
     """Join the other processes that torchrun (or a launcher) started; alone without one.
 
@@ -181,11 +181,12 @@ def node_memory(shape: tuple[int, ...], crew: Crew) -> torch.Tensor | None:
     """
     name = f"kinmass-{secrets.token_hex(8)}"
     count = int(torch.Size(shape).numel())
-    path = ""
+    path, fd = "", -1
     if crew.rank == 0:
         fd = os.memfd_create(name)
-        os.ftruncate(fd, max(4 * count, 1))
-        path = f"/proc/{os.getpid()}/fd/{fd}"
+        with contextlib.suppress(OSError):  # a limit on the size of files holds for it too
+            os.ftruncate(fd, max(4 * count, 1))
+            path = f"/proc/{os.getpid()}/fd/{fd}"
     name, path = gather((name, path), crew)[0]
     try:
         # In another container the same number may be another process.
@@ -214,7 +215,7 @@ def forget_stop() -> None:
     _stop.clear()
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
     """The first of STOP_SIGNALS asks for a stop, one that comes a second or more later ends the process at once.
 

@@ -72,7 +72,7 @@ class Galaxies:
     def read(self, which: np.ndarray) -> Views:
         """All views of some of the galaxies; `which` must rise, and so do the views' galaxies."""
         parts = []
-        for s in np.unique(self.suite[which]):
+        for s in np.unique(self.suite[which]) if len(which) else [0]:
             n = self.number[which][self.suite[which] == s]
             parts.append(views_of(self.groups[s], self.suites[s], n, self.names[s][n], self.lineages[s][n]))
         return concatenate(parts)

@@ -380,7 +380,7 @@ class Fitter:
         self._val_observed = drop_tracers(seen, place % 3) if config.tracer == "any" else seen
         half = SAMPLES * (len(RADII_RE) + 1) // 2
         numbers = normal(place[:, None] * half + torch.arange(half, device=device), VALIDATION_SEED)
-        self._val_normal = numbers.reshape(len(place), SAMPLES, -1).transpose(0, 1).to(self._dtype)
+        self._val_normal = numbers.reshape(len(place), SAMPLES, len(RADII_RE) + 1).transpose(0, 1).to(self._dtype)
         network: nn.Module = _Mixed(self.model) if mixed else self.model
         self.wrapped = ddp.wrap(torch.compile(network) if config.compile and gpu else network)  # type: ignore[arg-type]
         self.optimiser = torch.optim.AdamW(

@@ -4,13 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+# TensorBoard and matplotlib are imported where they are used: ranks that are not the first need neither.
 
 #: What runs are compared by.
 METRICS = ("loss/val", "dispersion/mean", "bias/mean", "coverage/mean")
@@ -25,11 +21,14 @@ class Monitor:
 
     def __init__(self, folder: Path, first: bool, step: int, config: dict[str, Any]):
         self._folder, self._first, self._next, self._config = folder, first, step + 1, config
-        self._writer: SummaryWriter | None = None
+        self._writer: Any = None
         self._waiting: list[tuple[int, dict[str, float]]] = []
         self._said = False
 
-    def _open(self) -> SummaryWriter:
+    def _open(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
         if self._writer is None:
             new = not any(self._folder.glob("events.*"))
             self._writer = SummaryWriter(str(self._folder), purge_step=self._next)
@@ -70,6 +69,11 @@ class Monitor:
         names: list[str],
     ) -> None:
         """Observed maps (N, 8, P, P) beside true (N, K) and inferred (S, N, K) log10 M profiles."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
         figure, axes = plt.subplots(len(names), 5, figsize=(13, 2.5 * len(names)), squeeze=False, layout="constrained")
         for i, name in enumerate(names):
             for axis, channel, title in zip(

@@ -143,6 +143,8 @@ def test_lanes_pass_every_view_once_an_epoch(window):
         counts = np.bincount(seen.ravel(), minlength=len(galaxy))
         assert counts.min() == 1
         assert counts.sum() - len(galaxy) == lanes.steps * 8 - len(galaxy) < 8
+        few = min(lanes.steps, window) * 8 / galaxy.size * 40  # galaxies that a window's views would fill
+        assert max(len(set(galaxy[lanes.rows(k)].ravel())) for k in numbers) <= 2 * few + 2 * lanes.lanes
     steps = [lanes.at(step) for step in range(2 * lanes.steps)]
     assert len(set(steps)) == len(steps)
 

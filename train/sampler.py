@@ -71,16 +71,21 @@ class Shuffle:
 class Lanes:
     """Batches whose views lie near each other in the store, for maps that are read as they are needed.
 
-    Each epoch shuffles the galaxies and cuts the row of their views into as many lanes as a batch has places.
-    A place walks along its lane, shuffled inside windows of `window` steps: a batch has views from all over
-    the store, and a window needs few galaxies. To fill the last batch an epoch repeats up to batch - 1 views.
+    Each epoch shuffles the galaxies and cuts the row of their views into lanes, one for each place in a batch;
+    fewer where a window of `window` steps would be short of GALAXIES galaxies a lane, for they are read whole.
+    Each place walks along a lane, shuffled inside windows: a batch has views from all over the store, and a
+    window needs few galaxies. To fill the last batch an epoch repeats up to batch - 1 views.
     """
+
+    GALAXIES = 4
 
     def __init__(self, galaxy: np.ndarray, batch: int, seed: int, window: int):
         self.batch, self.seed, self.window = batch, seed, window
         self.steps = -(-len(galaxy) // batch)  # an epoch's
         self._starts = np.flatnonzero(np.diff(galaxy, prepend=-1))
         self._counts = np.diff(np.append(self._starts, len(galaxy)))
+        most = window * batch / (self.GALAXIES * self._counts.mean())
+        self.lanes = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, most))
 
     def windows(self) -> int:
         """How many windows an epoch has."""
@@ -97,10 +102,12 @@ class Lanes:
         counts = self._counts[order]
         ends = np.cumsum(counts)
         rows = np.repeat(self._starts[order] - (ends - counts), counts) + np.arange(ends[-1])
-        return np.resize(rows, (self.batch, self.steps))
+        return np.resize(rows, (self.lanes, self.batch // self.lanes * self.steps))
 
     def rows(self, number: int) -> np.ndarray:
         """(steps, batch) views of a window."""
         epoch, k = divmod(number, self.windows())
-        lanes = self._epoch(epoch)[:, k * self.window : (k + 1) * self.window]
-        return np.random.default_rng((self.seed, epoch, k)).permuted(lanes, axis=1).T
+        each = self.batch // self.lanes  # places that share a lane
+        here = slice(k * self.window * each, (k + 1) * self.window * each)
+        mixed = np.random.default_rng((self.seed, epoch, k)).permuted(self._epoch(epoch)[:, here], axis=1)
+        return mixed.reshape(self.lanes, -1, each).transpose(1, 2, 0).reshape(-1, self.batch)

@@ -1,0 +1,208 @@
+"""What feeding the network costs: `train fit` beside the same steps on maps that lie in a tensor.
+
+Printed: views per second and the share of time that waits for maps, from memory and streamed from the store
+(with a quarter of the memory its maps would take), on one process and on two with a thread each; and a
+torch DataLoader that reads the store view by view, as one would write it first, next to the feed alone.
+Validation is left out: rounds are as long as the run. The store is made here, from one galaxy's maps.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from bench import common
+from bench.store import records, write_store
+from gen import store
+from gen.instrument import observe
+from train import feed as feeds
+from train.dataset import RADII_RE
+from train.fit import FitConfig, Fitter
+from train.network import MassModel, ModelConfig
+from train.sampler import draws
+from train.scaling import flip_sky
+
+
+class ViewByView(Dataset):
+    """One view per item, read when it is asked for."""
+
+    def __init__(self, path: Path):
+        group = store.open_suite(path, "bench")
+        self.maps, self.views = group["maps"], group["maps"].shape[1]
+
+    def __len__(self) -> int:
+        return self.maps.shape[0] * self.views
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return torch.from_numpy(self.maps[i // self.views, i % self.views])
+
+
+def fitter_of(config: FitConfig, window: int = 0) -> Fitter:
+    """A fit ready to go on the bench's store, its maps in memory (window 0) or streamed."""
+    path = Path(config.store)
+    status = feeds.done_galaxies(path, config.suites)
+    train, val = (feeds.galaxies_of(path, status, part) for part in ("train", "val"))
+    pixels, field_of_view_re = config.look.grid(train.shape[-1], train.field_of_view_re)
+    torch.manual_seed(0)
+    model = MassModel(ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, width=config.width))
+    wanted = feeds.Wanted(config.tracer, config.look, 0, lambda observed, r_e: model.inputs(observed, r_e)[1])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    feed = feeds.open_feed(train, wanted, config.batch, config.seed, window, device)
+    return Fitter(config, model, feed, feeds.validation_views(val, config.tracer, config.look, 1.0), device)
+
+
+def views_per_second(fitter: Fitter, seconds: float) -> tuple[float, float]:
+    """Views per second of the fit's own steps, and the share of time that waits for maps."""
+    fitter.advance()
+    fitter.look()
+    begin, waited, began = fitter.step, fitter._waited, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        fitter.advance()
+        fitter.look()
+    spent = time.perf_counter() - began
+    return (fitter.step - begin) * fitter.config.batch / spent, (fitter._waited - waited) / spent
+
+
+def bare_views_per_second(fitter: Fitter, seconds: float) -> float:
+    """The limit: augmentation, network and optimiser on one batch that is there already; no feed, no looks."""
+    rows, maps = fitter.feed.next(0)
+    at = torch.from_numpy(rows)
+    r_e, truth, steps, began = fitter._r_e[at], fitter._truth[at], -2, float("inf")
+    while time.perf_counter() - began < seconds:
+        if steps == 0:
+            began = time.perf_counter()
+        bits, noise = draws(fitter._places + steps * len(rows), maps.shape[-1], 0)
+        field = fitter.feed.galaxies.field_of_view_re
+        observed = observe(flip_sky(maps, bits & 15), fitter.look_at, noise, field, r_e)
+        fitter.optimiser.zero_grad()
+        (-fitter.model(observed, r_e, truth).mean()).backward()
+        torch.nn.utils.clip_grad_norm_(fitter.model.parameters(), 5.0)
+        fitter.optimiser.step()
+        steps += 1
+    return steps * len(rows) / (time.perf_counter() - began)
+
+
+def fed_per_second(next_batch: Any, seconds: float) -> float:
+    """Views per second of a feed alone."""
+    next_batch(0)
+    steps, views, began = 0, 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        steps += 1
+        views += len(next_batch(steps))
+    return views / (time.perf_counter() - began)
+
+
+def processes(config: FitConfig, out: Path, number: int, steps: int) -> float:
+    """Views per second of `train fit` as one or two processes with a thread each, by its own count."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    line = [sys.executable, "-m", "train", "fit", "--store", config.store, "--tracer", config.tracer, "--out", str(out),
+            "--steps", str(steps), "--round-steps", str(steps), "--width", str(config.width),
+            "--batch", str(config.batch)]  # fmt: skip
+    started = []
+    for rank in range(number):
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(common.ROOT), "MASTER_ADDR": "127.0.0.1"}
+        env |= {"RANK": str(rank), "WORLD_SIZE": str(number), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
+        started.append(subprocess.Popen(line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    if any(p.wait() for p in started):
+        raise SystemExit(f"{' '.join(line)} failed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    return float(events.Scalars("samples_per_second")[-1].value)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--galaxies", type=int, default=256)
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--pixels", type=int, default=32)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--steps", type=int, default=60, help="of the runs on one and two processes")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=args.out) as scratch:
+        measure(args, Path(scratch))
+
+
+def measure(args: argparse.Namespace, scratch: Path) -> None:
+    """All tables, with the store and the run folders in `scratch`."""
+    path = scratch / "maps.zarr"
+    made = records(args.galaxies, args.views, args.pixels)
+    write_store(path, made, 1, args.views, args.pixels)
+    group = store.open_suite(path, "bench")
+    group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 6.0}
+    config = FitConfig(
+        str(path), "both", ("bench",), width=args.width, batch=args.batch, steps=10**6, round_steps=10**6
+    )
+    held = fitter_of(config)
+    train = held.feed.galaxies
+    size = 4e-9 * int(np.prod(train.shape)) * len(train)
+    window = feeds.window_for(train, size / 4, config.batch)
+    streamed = fitter_of(config, window)
+    print(
+        f"{len(held.feed.table)} views of {len(train)} galaxies, {args.pixels}^2 pixels, {size:.2f} GB of maps; "
+        f"batch {args.batch}, width {args.width}, {held.device.type}, {torch.get_num_threads()} thread(s)"
+    )
+    # By turns, so that a machine that is busy with something else is so for all of them.
+    found: dict[str, list[tuple[float, float]]] = {"limit": [], "memory": [], "streamed": []}
+    for _ in range(3):
+        found["limit"].append((bare_views_per_second(held, args.seconds / 3), 0.0))
+        found["memory"].append(views_per_second(held, args.seconds / 3))
+        found["streamed"].append(views_per_second(streamed, args.seconds / 3))
+    limit, memory, stream = (max(values) for values in found.values())
+    common.table(
+        ["steps", "views/s", "of the limit", "waits for maps"],
+        [
+            ["on a tensor, no feed (limit)", limit[0], "100 %", "-"],
+            ["fit, maps in memory", memory[0], f"{memory[0] / limit[0]:.1%}", f"{memory[1]:.1%}"],
+            [f"fit, streamed by {window} steps", stream[0], f"{stream[0] / limit[0]:.1%}", f"{stream[1]:.1%}"],
+        ],
+    )
+    loader = iter(DataLoader(ViewByView(path), args.batch, shuffle=True))
+
+    def one_by_one(_: int) -> torch.Tensor:
+        nonlocal loader
+        batch = next(loader, None)
+        if batch is None:
+            loader = iter(DataLoader(ViewByView(path), args.batch, shuffle=True))
+            batch = next(loader)
+        return batch
+
+    plain = fed_per_second(one_by_one, args.seconds)
+    at = iter(range(10**9))
+    feed_rates = {
+        "DataLoader, view by view": plain,
+        "streamed": fed_per_second(lambda _: streamed.feed.next(streamed.step + 1 + next(at))[1], args.seconds),
+        "in memory": fed_per_second(lambda step: held.feed.next(step)[1], args.seconds / 2),
+    }
+    common.table(
+        ["feed alone", "views/s", "of the DataLoader"],
+        [[name, rate, f"{rate / plain:.1f}x"] for name, rate in feed_rates.items()],
+    )
+    held.feed.close()
+    streamed.feed.close()
+    one, two = (processes(config, scratch / f"run-{n}", n, args.steps) for n in (1, 2))
+    common.table(["processes", "views/s", "speed-up"], [[1, one, "1.00x"], [2, two, f"{two / one:.2f}x"]])
+    (args.out / "training.json").write_text(
+        json.dumps({"limit": limit, "memory": memory, "streamed": stream, "feeds": feed_rates, "processes": [one, two]})
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,8 @@ from gen.instrument import INSTRUMENTS, Instrument
 from train.network import MassModel, ModelConfig
 
 RUN_SCHEMA = 2
+#: Settings of a fit that change where and how fast it goes, not what it learns.
+FREE = ("store", "checkpoint_minutes", "memory_gb", "compile")
 
 
 class RunError(ValueError):
@@ -135,7 +137,7 @@ def load_members(run: Path) -> list[MassModel]:
     models = []
     for folder in folders:
         model, content = load(folder)
-        if content["fit"] | {"seed": 0} != first["fit"] | {"seed": 0}:
+        if any(content["fit"].get(k) != v for k, v in first["fit"].items() if k not in ("seed", *FREE)):
             raise RunError(f"{folder} was not trained as the other members of {run}; train it again")
         models.append(model)
     return models

@@ -24,6 +24,7 @@ from gen.instrument import Instrument, instrument, observe
 from train import distributed as ddp
 from train import feed as feeds
 from train.checkpoint import (
+    FREE,
     RUN_SCHEMA,
     RunError,
     instrument_of,
@@ -41,8 +42,6 @@ from train.network import MassModel, ModelConfig
 from train.sampler import draws, normal
 from train.scaling import drop_tracers, flip_sky, tracers_of
 
-#: Settings that change where and how fast a run goes, not what it learns.
-FREE = ("store", "checkpoint_minutes", "memory_gb", "compile")
 PRECISIONS = ("auto", "float32", "bf16", "float64")
 #: Samples per validation view. The truth's rank among them is in the middle 17 of 25 places for 68 % of good ones.
 SAMPLES, INSIDE_68 = 24, (4, 20)

@@ -183,9 +183,8 @@ def test_a_larger_store_than_memory_is_streamed(map_store, tmp_path, capsys):
 # ---- many processes
 
 SHARE = """
-import os, sys
+import json, sys
 from pathlib import Path
-import torch
 from gen.instrument import INSTRUMENTS
 from train import distributed as ddp, feed as feeds
 store, suites, look = Path(sys.argv[1]), ("bursty", "middle", "quiet"), INSTRUMENTS["ifu"]
@@ -197,7 +196,7 @@ with ddp.process_group() as device:
     feed = feeds.open_feed(train, wanted, 6, 0, 0, device)
     mapped = {line.split()[4] for line in open("/proc/self/maps") if "memfd:kinmass" in line}
     rows, maps = feed.next(0)
-    print("SHARE", views.ids(), len(seen), sorted(mapped), rows.tolist(), maps.sum((1, 2, 3)).tolist(), flush=True)
+    print(json.dumps([views.ids(), sorted(mapped), rows.tolist(), maps.sum((1, 2, 3)).tolist()]), flush=True)
 """
 
 
@@ -205,19 +204,18 @@ def test_processes_share_the_maps_and_no_view_is_validated_twice(map_store):
     found = []
     for code, text, errors in end(start(["-c", SHARE, map_store], 2)):
         assert code == 0, errors
-        line = next(line for line in text.splitlines() if line.startswith("SHARE"))
-        found.append(eval("(" + re.sub(r"\] ", "], ", re.sub(r"(\d+) \[", r"\1, [", line[6:])) + ")"))
+        found.append(json.loads(text.strip().splitlines()[-1]))
     ids = [name for share in found for name in share[0]]
     expected = []
     for suite in SUITES:
         views = read_views(map_store, suite, "val")
         expected += views[usable(views, "both", INSTRUMENTS["ifu"])].ids()
     assert sorted(ids) == sorted(expected)
-    assert len({inode for share in found for inode in share[2]}) == 1  # one memory for all
-    assert found[0][3] == found[1][3]
+    assert len({inode for share in found for inode in share[1]}) == 1  # one memory for all
+    assert found[0][2] == found[1][2]
     sums = np.empty(6)
     for rank in range(2):
-        sums[rank::2] = found[rank][4]
+        sums[rank::2] = found[rank][3]
     galaxies = feeds.galaxies_of(map_store, feeds.done_galaxies(map_store, SUITES), "train")
     wanted = feeds.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
     alone = feeds.open_feed(galaxies, wanted, 6, 0, 0, torch.device("cpu")).next(0)[1]

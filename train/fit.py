@@ -238,8 +238,11 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool) -> dic
     shared = {name: getattr(config, name) for name in ("head", "encoder", "norm", "inputs", "width")}
     model_config = ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, **shared)
     model = MassModel(model_config)
-    memory_gb = min(ddp.gather(config.memory_gb or feeds.default_memory_gb()))
-    window = start.state["window"] if start.state else feeds.window_for(train, memory_gb, config.batch)
+    if start.state:  # what is streamed and validated stays the same on another machine
+        memory_gb, window = start.state["memory_gb"], start.state["window"]
+    else:
+        memory_gb = min(ddp.gather(config.memory_gb or feeds.default_memory_gb()))
+        window = feeds.window_for(train, memory_gb, config.batch)
     wanted = feeds.Wanted(config.tracer, look, config.views, lambda observed, r_e: model.inputs(observed, r_e)[1])
     feed = feeds.open_feed(train, wanted, config.batch, config.seed, window, device)
     table = feed.table
@@ -271,7 +274,8 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool) -> dic
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "run.json", content)
     monitor = Monitor(out / "tensorboard", first, fitter.step, plain)
-    saver = _Saver(out, {"galaxies": start.status, "window": window}, config.checkpoint_minutes)
+    fixed = {"galaxies": start.status, "memory_gb": memory_gb, "window": window}
+    saver = _Saver(out, fixed, config.checkpoint_minutes)
     bar = tqdm(total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not first)
     while True:
         stop, due = fitter.look(saver.due())
@@ -279,7 +283,8 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool) -> dic
             values = fitter.end_round()
             monitor.scalars(fitter.step, values)
             rounds = -(-fitter.step // config.round_steps)
-            if first and (fitter.finished() or rounds & (rounds - 1) == 0):  # after 1, 2, 4, 8, ... rounds
+            now = fitter.finished() or rounds & (rounds - 1) == 0  # after 1, 2, 4, 8, ... rounds
+            if first and now and len(validation[2]):
                 monitor.profiles(fitter.step, *fitter.examples())
             bar.set_postfix(fitter.summary(values), refresh=False)
             due = True

@@ -47,6 +47,7 @@ def _tables(args: argparse.Namespace) -> int:
     from eval.tables import SHOWN, collect, write_tables
     from gen.store import suites
 
+    args.runs = [run for run in args.runs if not (run / "launched.json").exists()]  # runs/* takes in runs/logs
     chosen = args.suites.split(",") if args.suites else suites(args.store)
     part = None if args.part == "all" else args.part
     sums = collect(args.store, args.runs, chosen, part, args.workers)

@@ -2,6 +2,8 @@
 
   python -m train fit --store maps.zarr --tracer both --out runs/both
   torchrun --nproc-per-node 4 -m train fit --store maps.zarr --tracer both --out runs/both
+  python -m train launch --store maps.zarr --array gas,stars,both --nodes 4 --gpus-per-node 4 --time 8h --out runs
+  python -m train launch --status --out runs
   tensorboard --logdir runs          watch losses, dispersion and bias while it runs
 
 The run folder holds the weights, the configuration and TensorBoard curves. The same command
@@ -11,9 +13,17 @@ again goes on where a stopped run stood; a finished run is left alone.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from train.checkpoint import member_folders
 from train.fit import PRECISIONS, FitConfig, NonFinite, Stopped, fit_ensemble
+
+#: Options of `launch` that go before what the site file says.
+_SITE_OPTIONS = {
+    "account": "sbatch --account", "partition": "sbatch --partition", "qos": "sbatch --qos",
+    "constraint": "sbatch --constraint", "wckey": "sbatch --wckey", "cpus_per_task": "processor cores per process",
+    "sbatch_extra": "more options for sbatch, in one word: --sbatch-extra='--mem=64G --exclusive'",
+}  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,9 +34,42 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("fit", help="train one network", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     one.add_argument("--store", type=Path, required=True, help="map store made by `python -m gen maps`")
     one.add_argument("--tracer", required=True, help="gas, stars, both, or any: one network for whichever there is")
-    one.add_argument("--suites", help="suites to train on, comma-separated; all of the store where left out")
     one.add_argument("--out", type=Path, required=True, help="run folder to write or to go on with")
-    one.add_argument("--instrument", default="ifu", help="how views are observed: ifu, clean or a YAML file")
+    _add_fit_options(one)
+    many = commands.add_parser("launch", help="train as jobs of Slurm or in the background, and see how they stand")
+    many.add_argument("--out", type=Path, required=True, help="run folder, or with --array the folder of run folders")
+    many.add_argument("--status", action="store_true", help="only tell how every run below --out stands")
+    many.add_argument("--store", type=Path, help="map store made by `python -m gen maps`")
+    many.add_argument("--tracer", help="gas, stars, both or any")
+    many.add_argument(
+        "--array",
+        nargs="+",
+        metavar=("TRACERS", "x SUITES"),
+        help='a job per tracer and set of suites: "gas,stars,both x bursty,quiet,bursty+quiet"; '
+        "run folders are OUT/TRACER-on-SUITES, or OUT/TRACER where it is all suites",
+    )
+    many.add_argument(
+        "--cluster",
+        default="slurm",
+        choices=("slurm", "local", "debug"),
+        help="slurm (if left out), local: in the background of this machine, debug: here and now",
+    )
+    many.add_argument("--nodes", type=int, default=1, help="nodes per job")
+    many.add_argument("--gpus-per-node", type=int, help="GPUs per node, with a process each")
+    many.add_argument("--processes-per-node", type=int, help="processes per node where there are no GPUs")
+    many.add_argument("--time", help="time limit per job, like 8h, 90m, 1-12:00:00; 8h on Slurm if left out")
+    many.add_argument("--at-once", type=int, help="jobs that may run at the same time; if left out all, locally one")
+    many.add_argument("--site", type=Path, help="site settings; slurm/site.env if left out and there is one")
+    for name, text in _SITE_OPTIONS.items():
+        many.add_argument(f"--{name.replace('_', '-')}", help=text)
+    many.add_argument("--dry-run", action="store_true", help="show what would be submitted, and queue nothing")
+    _add_fit_options(many)
+    return parser
+
+
+def _add_fit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suites", help="suites to train on, comma-separated; all of the store where left out")
+    parser.add_argument("--instrument", default="ifu", help="how views are observed: ifu, clean or a YAML file")
     for name, kind, text in (
         ("encoder", str, "polar, residual or plain"),
         ("head", str, "posterior density: flow, mixture or gaussian"),
@@ -48,9 +91,41 @@ def _parser() -> argparse.ArgumentParser:
         ("memory-gb", float, "for maps, per node; 0 is half of what is free. A larger store is streamed"),
     ):
         default = FitConfig.__dataclass_fields__[name.replace("-", "_")].default
-        one.add_argument(f"--{name}", type=kind, default=default, help=text)
-    one.add_argument("--compile", action="store_true", help="torch.compile, on GPUs")
-    return parser
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    parser.add_argument("--compile", action="store_true", help="torch.compile, on GPUs")
+
+
+def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What both commands know of a FitConfig, but for what `launch` makes many of."""
+    many = ("store", "suites", "tracer")
+    return {k: v for k, v in vars(args).items() if k in FitConfig.__dataclass_fields__ and k not in many}
+
+
+def _launch(args: argparse.Namespace) -> int:
+    from gen.store import suites
+    from train import launch
+
+    if args.status:
+        for state in launch.states(args.out):
+            print(state)
+        return 0
+    if args.store is None or (args.tracer is None) == (args.array is None):
+        raise launch.LaunchError("give --store and either --tracer or --array, or --status")
+    if args.array and args.suites:
+        raise launch.LaunchError("--array names the suites itself: leave --suites out")
+    path = args.site or Path("slurm/site.env")
+    site = launch.read_site(path) if args.site or path.exists() else {}
+    site |= {name.upper(): given for name in _SITE_OPTIONS if (given := getattr(args, name)) is not None}
+    if args.partition is not None:
+        site.pop("GPU_PARTITION", None)
+    wanted = launch.resources(
+        args.cluster, site, args.nodes, args.gpus_per_node, args.processes_per_node, args.time, args.at_once
+    )
+    known = suites(args.store)
+    chosen = tuple(args.suites.split(",")) if args.suites else tuple(known)
+    pairs = launch.combinations(" ".join(args.array), known) if args.array else [(args.tracer, chosen)]
+    runs = launch.planned(args.store, args.out, pairs, bool(args.array), **_fit_options(args))
+    return launch.launch(runs, wanted, args.out, args.dry_run)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,19 +137,18 @@ def main(arguments: list[str] | None = None) -> int:
 
     args = _parser().parse_args(arguments)
     try:
+        if args.command == "launch":
+            return _launch(args)
         chosen = tuple(args.suites.split(",")) if args.suites else tuple(suites(args.store))
-        options = {
-            k: v for k, v in vars(args).items() if k in FitConfig.__dataclass_fields__ and k not in ("store", "suites")
-        }
-        runs = fit_ensemble(FitConfig(store=str(args.store), suites=chosen, **options), args.out)
+        runs = fit_ensemble(FitConfig(str(args.store), args.tracer, chosen, **_fit_options(args)), args.out)
     except NonFinite as error:
-        print(f"train fit: {error}", file=sys.stderr)
+        print(f"train {args.command}: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
-        print(f"train fit: {stopped}", file=sys.stderr)
+        print(f"train {args.command}: {stopped}", file=sys.stderr)
         return 75
     except (ValueError, OSError) as error:
-        print(f"train fit: {error}", file=sys.stderr)
+        print(f"train {args.command}: {error}", file=sys.stderr)
         return 2
     for folder, content in zip(member_folders(args.out, len(runs)), runs, strict=True):
         best = content["best"]

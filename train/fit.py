@@ -166,6 +166,15 @@ def _start(config: FitConfig, plain: dict[str, Any], out: Path) -> _Start:
     return _Start(None, identity, status, state, remark)
 
 
+def _plain(config: FitConfig) -> dict[str, Any]:
+    return dataclasses.asdict(config) | {"suites": list(config.suites), "instrument": config.look.name}
+
+
+def check(config: FitConfig, out: Path) -> None:
+    """Raise StoreError or RunError where `fit` could not start, or not go on with what is in `out`."""
+    _start(config, _plain(config), out)
+
+
 def _differs(name: str, there: object, asked: object) -> str:
     return f"{name} ({there} there, {asked} asked for)"
 
@@ -221,7 +230,7 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool) -> dic
         if first and not quiet:
             print(text, file=sys.stderr)
 
-    plain = dataclasses.asdict(config) | {"suites": list(config.suites), "instrument": config.look.name}
+    plain = _plain(config)
     start = ddp.from_first(lambda: _start(config, plain, out))
     if start.finished:
         return start.finished

@@ -1,0 +1,320 @@
+"""Launching: jobs of this machine for real, what they leave behind, refusals, the script for Slurm, Slurm itself."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, command
+
+from train.__main__ import main
+from train.checkpoint import load
+from train.fit import FitConfig, fit
+from train.launch import LaunchError, combinations, minutes, read_site, states
+
+SMALL = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
+SUITES = ("bursty", "middle", "quiet")
+
+
+def flags(**options: object) -> list[str]:
+    return [str(x) for k, v in (SMALL | options).items() for x in (f"--{k.replace('_', '-')}", v)]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load(run)[0].state_dict()
+
+
+def wait_for(out: Path, name: str, runs: int = 1, seconds: float = 60) -> list[str]:
+    """The lines of --status, once as many runs are in the state."""
+    until = time.monotonic() + seconds
+    while True:
+        found = states(out)
+        if sum(state.name == name for state in found) >= runs:
+            return [str(state) for state in found]
+        assert time.monotonic() < until, f"not {name}: {[str(state) for state in found]}"
+        time.sleep(0.2)
+
+
+def wait_for_checkpoint(run: Path, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not (run / "last.pt").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def lane_of(out: Path, run: str = ".") -> int:
+    return json.loads((out / "logs" / "launched.json").read_text())["jobs"][run]["pid"]
+
+
+def children(pid: int) -> list[int]:
+    return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def launch(capsys: pytest.CaptureFixture[str], *options: object) -> str:
+    """What `train launch --cluster local` says."""
+    assert main(["launch", "--cluster", "local", *map(str, options)]) == 0
+    return capsys.readouterr().out
+
+
+# ---- jobs of this machine
+
+
+def test_an_array_of_two_processes_trains_what_fit_does(map_store, tmp_path, capsys):
+    out = tmp_path / "runs"
+    line = ("--processes-per-node", 2, "--at-once", 2, "--store", map_store, "--out", out, *flags())
+    line = (*line, "--array", "gas,both", "x", "all")
+    # Through the command: that it returns although its output is a pipe is part of what is tested.
+    said = command("train", "launch", "--cluster", "local", *line).stdout
+    assert "tensorboard --logdir" in said
+    fit(FitConfig(str(map_store), "both", SUITES, **SMALL), tmp_path / "plain", quiet=True)
+    wait_for(out, "finished", 2, seconds=120)
+    assert {p.name for p in out.iterdir()} == {"gas", "both", "logs"}
+    one, two = weights(tmp_path / "plain"), weights(out / "both")
+    for name in one:
+        # Sums in another order; twelve steps move a weight by a hundred times this.
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-4, msg=name)
+    logs = [Path(x) for x in re.findall(r"log (\S+)", said)]
+    assert len(logs) == 2
+    assert all("2 process(es)" in log.read_text() for log in logs)
+    assert launch(capsys, *line).count("left alone") == 2
+    assert sorted(out.glob("logs/local-*")) == sorted(log.parent for log in logs)
+
+
+def test_debug_is_fit_here_and_now_and_members_differ_in_their_seed(map_store, tmp_path):
+    options = ["--cluster", "debug", "--store", str(map_store), "--tracer", "gas", "--members", "2"]
+    assert main(["launch", *options, "--out", str(tmp_path / "runs"), *flags(steps=4, seed=5)]) == 0
+    fit(
+        FitConfig(str(map_store), "gas", SUITES, **SMALL | {"steps": 4, "seed": 6, "members": 2}),
+        tmp_path / "plain",
+        quiet=True,
+    )
+    one, two = weights(tmp_path / "plain"), weights(tmp_path / "runs" / "member-1")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    other = weights(tmp_path / "runs" / "member-0")
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_killed_and_a_stopped_job_go_on_when_launched_again(map_store, tmp_path, capsys):
+    out, config = tmp_path / "run", SMALL | {"steps": 160, "patience": 100}
+    line = ("--store", map_store, "--tracer", "gas", "--out", out, *flags(**config))
+    launch(capsys, *line)
+    wait_for_checkpoint(out)
+    assert "left alone" in launch(capsys, *line)  # never two writers in one folder
+    lane = lane_of(out)
+    (rank,) = children(lane)
+    os.kill(lane, signal.SIGKILL)
+    (said,) = wait_for(out, "gone", seconds=10)
+    assert f"process {lane} ended without a word" in said
+    assert "launch it again" in said
+    assert not Path(f"/proc/{rank}").exists() or " Z " in Path(f"/proc/{rank}/stat").read_text()
+    step = states(out)[0].step
+    launch(capsys, *line)
+    until = time.monotonic() + 60
+    while states(out)[0].step == step:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.kill(lane_of(out), signal.SIGTERM)
+    wait_for(out, "stopped", seconds=30)
+    assert step < states(out)[0].step < 160
+    launch(capsys, *line)
+    wait_for(out, "finished")
+    fit(FitConfig(str(map_store), "gas", SUITES, **config), tmp_path / "plain", quiet=True)
+    one, two = weights(tmp_path / "plain"), weights(out)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_one_process_that_dies_ends_the_job_and_is_named(map_store, tmp_path, capsys):
+    out = tmp_path / "run"
+    line = ("--processes-per-node", 2, "--store", map_store, "--tracer", "gas", "--out", out)
+    launch(capsys, *line, *flags(steps=4000, patience=1000))
+    wait_for_checkpoint(out)
+    lane = lane_of(out)
+    ranks = children(lane)
+    os.kill(ranks[1], signal.SIGKILL)
+    (said,) = wait_for(out, "failed", seconds=20)
+    assert "process 1 was killed by SIGKILL" in said
+    until = time.monotonic() + 20
+    while Path(f"/proc/{ranks[0]}").exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_traceback_is_in_the_log_that_status_names(map_store, tmp_path, capsys):
+    shutil.copytree(map_store, tmp_path / "maps.zarr")
+    for chunk in (tmp_path / "maps.zarr" / "quiet" / "maps" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    launch(capsys, "--store", tmp_path / "maps.zarr", "--tracer", "gas", "--out", tmp_path / "run", *flags())
+    wait_for(tmp_path / "run", "failed")
+    said = command("train", "launch", "--status", "--out", tmp_path / "run").stdout
+    assert "failed, StoreError" in said
+    assert "cannot be read" in said
+    log = re.search(r"log (\S+log\.out)", said)
+    assert log
+    assert "Traceback" in Path(log[1]).read_text()
+
+
+# ---- what is asked for
+
+
+def test_time_limits():
+    for text, expected in (("8h", 480), ("90m", 90), ("1h30m", 90), ("2d", 2880), ("1-12:00:00", 2160), ("90s", 2)):
+        assert minutes(text) == expected
+    assert minutes("08:00:00") == 480
+    for text in ("", "8", "8 hours", "0m", "08:00", "-5m", "h"):
+        with pytest.raises(LaunchError, match="not understood"):
+            minutes(text)
+
+
+def test_an_array_is_tracers_times_sets_of_suites():
+    found = combinations("gas,both x bursty,bursty+quiet", SUITES)
+    assert found == [
+        ("gas", ("bursty",)), ("gas", ("bursty", "quiet")), ("both", ("bursty",)), ("both", ("bursty", "quiet"))
+    ]  # fmt: skip
+    assert combinations("gas", SUITES) == [("gas", SUITES)]
+    assert combinations("gas x all", SUITES) == [("gas", SUITES)]
+    with pytest.raises(LaunchError, match="twice"):
+        combinations("gas,gas", SUITES)
+
+
+def test_the_site_file_means_to_launch_what_it_means_to_bash(tmp_path, monkeypatch):
+    example = (ROOT / "slurm" / "site.example.env").read_text()
+    path = tmp_path / "site.env"
+    path.write_text(example + 'SETUP=\'module load cuda\nexport A="$HOME b"\'\nQOS="long"  # why\nWCKEY=$KINMASS_KEY\n')
+    monkeypatch.setenv("KINMASS_KEY", "k1")
+    monkeypatch.chdir(tmp_path)
+    site = read_site(path)
+    script = f'set -eu; source {path}; for k in {" ".join(site)}; do printf "%s\\0" "${{!k}}"; done'
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.split("\0")[:-1] == list(site.values())
+    assert len(site) > 10
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ACCOUNT=a b", "'b' is no KEY=value"),
+        ("ACOUNT=a", "'ACOUNT=a' is no KEY=value"),
+        ("ACCOUNT='a", "No closing quotation"),
+        ("ACCOUNT=$(touch hacked)", "'touch' is no|not executed|no KEY=value"),
+        ("ACCOUNT='$(touch hacked)'", "not executed"),
+        ("ACCOUNT=$KINMASS_NOT_SET", "KINMASS_NOT_SET"),
+    ],
+)
+def test_a_site_file_is_never_executed(text, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "site.env").write_text(text + "\n")
+    with pytest.raises(LaunchError, match=words):
+        read_site(tmp_path / "site.env")
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_dry_run_shows_the_script_and_queues_nothing(map_store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    (tmp_path / "site.env").write_text(
+        "ACCOUNT=astro\nPARTITION=cpu\nGPU_PARTITION=gpu\nSETUP='module load cuda'\nPYTHON=/shared/python\n"
+        "SBATCH_EXTRA='--mem=64G --exclusive'\nQOS=low\n"
+    )
+    line = ["launch", "--dry-run", "--site", str(tmp_path / "site.env"), "--store", str(map_store), "--qos", "high"]
+    line += ["--nodes", "4", "--gpus-per-node", "4", "--time", "8h", "--array", "gas,both", "x", "bursty,quiet"]
+    assert main([*line, "--members", "5", "--batch", "64", "--out", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    asked = set(re.findall(r"#SBATCH --(\S+)", said))
+    assert asked >= {
+        "account=astro", "partition=gpu", "qos=high", "nodes=4", "gpus-per-node=4", "ntasks-per-node=4", "time=480",
+        "cpus-per-task=4", "mem=64G", "exclusive", "array=0-19%20", "requeue", "signal=USR2@120",
+    }  # fmt: skip
+    assert "wckey" not in said
+    assert "module load cuda\n" in said
+    assert re.search(r"^srun .*--kill-on-bad-exit=1 .*/shared/python -u -m submitit", said, re.MULTILINE)
+    for i in range(5):
+        assert str(tmp_path / "runs" / "both-on-quiet" / f"member-{i}") in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tracer", "both", "--batch", "64", "--nodes", "3"], "64 does not divide by 3 nodes x 1 processes"),
+        (["--tracer", "dust"], "gas, stars, both"),
+        (["--array", "gas x nosuch"], "it has bursty, middle, quiet"),
+        (["--tracer", "gas", "--instrument", "hubble"], "clean, ifu"),
+        (["--tracer", "gas", "--store", "nowhere.zarr"], "no map store"),
+        (["--tracer", "gas", "--time", "soon"], "'soon' is not understood"),
+        (["--tracer", "gas"], "no srun here"),
+        (["--tracer", "gas", "--array", "gas"], "either --tracer or --array"),
+        (["--tracer", "gas", "--site", "nosuch.env"], "nosuch.env cannot be read"),
+        (["--tracer", "gas", "--gpus-per-node", "4", "--processes-per-node", "8"], "a GPU of its own"),
+        (["--tracer", "gas", "--cluster", "local", "--nodes", "2"], "local has one node"),
+        (["--tracer", "gas", "--cluster", "debug", "--processes-per-node", "2"], "runs in this process alone"),
+        (["--tracer", "gas", "--members", "4", "--site", "SITE"], "4 jobs are more than the largest array here, 3"),
+        (["--tracer", "gas", "--sbatch-extra", "mem=3G"], "'mem=3G' is no option of sbatch"),
+        (["--tracer", "gas", "--members", "0"], "members must be at least 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_and_nothing_queued(options, words, map_store, tmp_path, capsys, monkeypatch):
+    (tmp_path / "site.env").write_text("MAX_ARRAY=3\n")
+    monkeypatch.setenv("PATH", "/nowhere")
+    options = [str(tmp_path / "site.env") if x == "SITE" else x for x in options]
+    # A dry run needs no srun: what it refuses is what there is to refuse.
+    if words != "no srun here":
+        options.append("--dry-run")
+    assert main(["launch", "--store", str(map_store), "--out", str(tmp_path / "runs"), *options]) == 2
+    said = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("warning")]
+    assert len(said) == 1
+    assert words in said[0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_other_refusals(map_store, tmp_path, capsys):
+    def refused(store: Path, **options: object) -> str:
+        line = ["launch", "--cluster", "local", "--store", store, "--tracer", "gas", "--out", tmp_path / "run"]
+        assert main([*map(str, line), *flags(**options)]) == 2
+        return capsys.readouterr().err
+
+    shutil.copytree(map_store, tmp_path / "maps.zarr")
+    shutil.rmtree(tmp_path / "maps.zarr" / "quiet" / "status" / "c")
+    assert "no finished galaxy in quiet" in refused(tmp_path / "maps.zarr")
+    fit(FitConfig(str(map_store), "gas", SUITES, **SMALL | {"steps": 4}), tmp_path / "run", quiet=True)
+    assert "another steps" in refused(map_store)
+    (line,) = states(tmp_path / "run")
+    assert line.name == "finished"
+    (tmp_path / "run" / "logs").mkdir()
+    (tmp_path / "run" / "logs" / "launched.json").write_text("{")
+    assert "launched.json cannot be read" in refused(map_store, steps=4)
+
+
+# ---- Slurm
+
+
+@pytest.mark.skipif(
+    not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True, check=False).returncode != 0,
+    reason="no Slurm",
+)
+def test_slurm_job_is_queued_again_cancelled_and_launched_again(map_store, tmp_path):
+    """Give pytest a --basetemp that the nodes share."""
+    out, config = tmp_path / "run", SMALL | {"steps": 400, "patience": 1000}
+    line = ("train", "launch", "--processes-per-node", 2, "--store", map_store, "--tracer", "gas", "--time", "10m")
+    line = (*line, "--cpus-per-task", 1, "--out", out, *flags(**config))
+
+    def launched() -> str:
+        found = re.search(r"^  (\d+)  ", command(*line).stdout, re.MULTILINE)
+        assert found
+        return found[1]
+
+    job = launched()
+    wait_for_checkpoint(out)
+    subprocess.run(["scontrol", "requeue", job], check=True)
+    (said,) = wait_for(out, "going on", seconds=20)
+    assert "queued again" in said
+    subprocess.run(["scancel", job], check=True)
+    wait_for(out, "cancelled", seconds=20)
+    assert launched() != job
+    wait_for(out, "finished", seconds=120)
+    assert re.search(r"stopped (at|after) step", (out / "logs" / job / f"{job}_0_log.out").read_text())

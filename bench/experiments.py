@@ -76,7 +76,7 @@ def figures(samples: np.ndarray, log_prob: np.ndarray, truth: np.ndarray) -> lis
     for level in LEVELS:
         at = coverage(rank, level)
         covered += [at.mean(), at[np.argmax(np.abs(at - level))]]
-    return [-log_prob.mean(), d.std(0).mean(), 0.5 * (high - low).mean(), *covered]
+    return [float(v) for v in (-log_prob.mean(), d.std(0).mean(), 0.5 * (high - low).mean(), *covered)]
 
 
 def measure(infer: train.Inference, tracer: str, views: train.dataset.Views) -> list[float]:

@@ -9,8 +9,8 @@ at 5, and stopping after 20 epochs without a better validation. Each has one thr
 
 - A favour to sbi: it learns the profile's first value and the logarithms of its steps, as our density does, so
   that its samples rise with radius too; its densities are brought back to per dex^K.
-- A favour to sbi: maps are not z-scored pixel by pixel (--z-score independent, its default). They are in natural
-  units, and the polar encoder divides by the mask, which must be one.
+- Maps are not z-scored pixel by pixel (--z-score independent, its default): they are in natural units, and the
+  polar encoder divides by the mask.
 - It validates on the views that we validate on. Its default, a random tenth of the rows (--split-rows, of both
   parts together), has views of one galaxy on either side, and stops later than it should.
 - Against sbi: it takes fixed pairs, where ours draws noise and a symmetry of the sky at each look. Each view comes
@@ -73,6 +73,7 @@ class GivenSplit(NPE):
 
     def get_dataloaders(self, start: int, batch: int, fraction: float, resume: bool, **rest: Any) -> Any:
         """As NPE's, which draws no indices of its own where it resumes."""
+        fraction = len(self.val_indices) / (len(self.train_indices) + len(self.val_indices))
         return super().get_dataloaders(start, batch, fraction, True, **rest)
 
 
@@ -108,10 +109,7 @@ def train_sbi(config: FitConfig, flow: str, args: argparse.Namespace) -> tuple[A
     log = TensorBoardTracker(SummaryWriter(args.out / "sbi-npe" / flow))
     inference = (NPE if args.split_rows else GivenSplit)(density_estimator=build, tracker=log)
     inference.train_indices, inference.val_indices = torch.arange(len(theta)).tensor_split([len(theta) - len(val)])
-    with warnings.catch_warnings():
-        # Pixels valid in every view, or in none, are no mistake.
-        warnings.filterwarnings("ignore", "Data has constant values")
-        inference.append_simulations(theta, maps)
+    inference.append_simulations(theta, maps)
     estimator = inference.train(**({"max_num_epochs": args.max_epochs} if args.max_epochs else {}))
     print()
     rows = len(inference.train_indices)
@@ -151,6 +149,9 @@ def main() -> None:
     parser.add_argument("--split-rows", action="store_true", help="let sbi split off its validation views itself")
     args = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # sbi's progress, piped too
+    # Pixels valid in every view, or in none, are no mistake; the other is nflows' own affair.
+    for text in ("Data has constant values", "torch.triangular_solve is deprecated"):
+        warnings.filterwarnings("ignore", text)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # for `train fit`, a process of its own
     config = FitConfig(

@@ -63,25 +63,32 @@ def train_one(name: str, options: str, store_path: Path, out: Path, steps: int) 
     return time.time() - began
 
 
+def figures(samples: np.ndarray, log_prob: np.ndarray, truth: np.ndarray) -> list[float]:
+    """Joint nll, dispersion, robust dispersion, and per level the mean coverage and that of the worst radius.
+
+    From samples (S, N, K) of log10 M, the log joint density (N,) at the truth, and the truth (N, K).
+    """
+    d, rank = np.median(samples, axis=0) - truth, ranks(samples, truth)
+    low, high = np.quantile(d, [0.16, 0.84], axis=0)
+    covered = []
+    for level in LEVELS:
+        at = coverage(rank, level)
+        covered += [at.mean(), at[np.argmax(np.abs(at - level))]]
+    return [float(v) for v in (-log_prob.mean(), d.std(0).mean(), 0.5 * (high - low).mean(), *covered)]
+
+
 def measure(infer: train.Inference, tracer: str, views: train.dataset.Views) -> list[float]:
     """The figures of one run on test views."""
     views = views[usable(views, "gas", infer.instrument) & usable(views, "stars", infer.instrument)]
     posterior, truth = infer(views, tracer=tracer), views.log10_menc.numpy().astype(float)
     samples = posterior.samples(N_SAMPLES)
-    d, rank = np.median(samples, axis=0) - truth, ranks(samples, truth)
-    low, high = np.quantile(d, [0.16, 0.84], axis=0)
+    nll, *rest = figures(samples, posterior.log_prob(truth), truth)
     once = views.view == 0
-    covered = []
-    for level in LEVELS:
-        at = coverage(rank, level)
-        covered += [at.mean(), at[np.argmax(np.abs(at - level))]]
     return [
-        -posterior.log_prob(truth).mean(),
+        nll,
         -posterior.log_prob_per_radius(truth, N_SAMPLES).mean(),
-        d.std(0).mean(),
-        0.5 * (high - low).mean(),
-        *covered,
-        min(uniformity(r) for r in rank[once].T),
+        *rest,
+        min(uniformity(r) for r in ranks(samples, truth)[once].T),
         uniformity(tarp(samples[:, once], truth[once])),
     ]
 

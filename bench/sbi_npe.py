@@ -44,9 +44,10 @@ from bench import common
 from bench.experiments import N_SAMPLES, figures, train_one
 from gen import store
 from gen.instrument import observe
+from train import feed as feeds
 from train.dataset import RADII_RE, Views, concatenate, read_views, usable
 from train.density import monotone, unconstrained
-from train.fit import FitConfig, _prepare
+from train.fit import FitConfig
 from train.network import MassModel, ModelConfig
 from train.scaling import flip_sky
 
@@ -83,21 +84,29 @@ def pairs(model: MassModel, views: Views, observed: torch.Tensor) -> tuple[torch
     return unconstrained(views.log10_menc - unit[:, None]), torch.cat([inputs[t] for t in model.tracers], 1), unit
 
 
+def views_of(config: FitConfig, part: str) -> Views:
+    """The very views that `train fit` takes."""
+    path = Path(config.store)
+    status = feeds.done_galaxies(path, config.suites)
+    galaxies = feeds.galaxies_of(path, status, part, config.galaxies if part == "train" else 0)
+    views = galaxies.read(np.arange(len(galaxies)))
+    return views[usable(views, config.tracer, config.look)]
+
+
 def looks(config: FitConfig, views: Views, copies: int) -> list[torch.Tensor]:
     """(N, 8, Q, Q) observed maps per copy: with the views' own noise first, then as training sees them."""
     seen = [views.observed(config.look)]
     draw = torch.Generator().manual_seed(config.seed)
     for _ in range(copies - 1):
         noise = torch.randn(len(views), 4, *seen[0].shape[2:], generator=draw)
-        maps = flip_sky(views.maps, draw)
+        maps = flip_sky(views.maps, torch.randint(16, (len(views),), generator=draw))
         seen.append(observe(maps, config.look, noise, views.field_of_view_re, views.half_mass_radius_kpc))
     return seen
 
 
 def train_sbi(config: FitConfig, flow: str, args: argparse.Namespace) -> tuple[Any, MassModel, int]:
     """sbi's trained density estimator, the network whose encoders it has, and how many looks at views it took."""
-    # The very views that `train fit` takes, chosen by its own function.
-    (learn, _), (val, _) = _prepare(config, "train"), _prepare(config, "val")
+    learn, val = (views_of(config, part) for part in ("train", "val"))
     torch.manual_seed(config.seed)
     grid = config.look.grid(learn.maps.shape[-1], learn.field_of_view_re)
     model = MassModel(ModelConfig(config.tracer, RADII_RE, *grid, encoder=config.encoder))

@@ -16,7 +16,8 @@ from conftest import ROOT, command
 from train.__main__ import main
 from train.checkpoint import load
 from train.fit import FitConfig, fit
-from train.launch import LaunchError, combinations, minutes, read_site, states
+from train.resources import LaunchError, combinations, minutes, read_site
+from train.standing import states
 
 SMALL = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
 SUITES = ("bursty", "middle", "quiet")

@@ -103,27 +103,27 @@ def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _launch(args: argparse.Namespace) -> int:
     from gen.store import suites
-    from train import launch
+    from train import launch, resources, standing
 
     if args.status:
-        for state in launch.states(args.out):
+        for state in standing.states(args.out):
             print(state)
         return 0
     if args.store is None or (args.tracer is None) == (args.array is None):
-        raise launch.LaunchError("give --store and either --tracer or --array, or --status")
+        raise resources.LaunchError("give --store and either --tracer or --array, or --status")
     if args.array and args.suites:
-        raise launch.LaunchError("--array names the suites itself: leave --suites out")
+        raise resources.LaunchError("--array names the suites itself: leave --suites out")
     path = args.site or Path("slurm/site.env")
-    site = launch.read_site(path) if args.site or path.exists() else {}
+    site = resources.read_site(path) if args.site or path.exists() else {}
     site |= {name.upper(): given for name in _SITE_OPTIONS if (given := getattr(args, name)) is not None}
     if args.partition is not None:
         site.pop("GPU_PARTITION", None)
-    wanted = launch.resources(
+    wanted = resources.resources(
         args.cluster, site, args.nodes, args.gpus_per_node, args.processes_per_node, args.time, args.at_once
     )
     known = suites(args.store)
     chosen = tuple(args.suites.split(",")) if args.suites else tuple(known)
-    pairs = launch.combinations(" ".join(args.array), known) if args.array else [(args.tracer, chosen)]
+    pairs = resources.combinations(" ".join(args.array), known) if args.array else [(args.tracer, chosen)]
     runs = launch.planned(args.store, args.out, pairs, bool(args.array), **_fit_options(args))
     return launch.launch(runs, wanted, args.out, args.dry_run)
 

@@ -1,0 +1,124 @@
+"""What `train launch` is asked for: a site file, a time limit, processes, an array of fits. Knows no scheduler."""
+
+import os
+import re
+import shlex
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+#: What a site file may hold; slurm/site.example.env says what each is.
+SITE_KEYS = (
+    "ACCOUNT", "PARTITION", "GPU_PARTITION", "QOS", "CONSTRAINT", "WCKEY", "GPUS_PER_NODE", "GPU_GRES",
+    "CPUS_PER_TASK", "MAX_ARRAY", "SBATCH_EXTRA", "SETUP", "PYTHON", "MPIRUN",
+)  # fmt: skip
+
+
+class LaunchError(ValueError):
+    """What cannot work, said before anything is queued."""
+
+
+def minutes(text: str) -> int:
+    """A time limit in minutes, rounded up: 8h, 90m, 2d, 1h30m, 08:00:00 or 1-12:00:00. Raises LaunchError."""
+    units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text)
+    found = units or clock
+    days, hours, mins, seconds = (int(n or 0) for n in found.groups()) if found else (0, 0, 0, 0)
+    total = -(-(((days * 24 + hours) * 60 + mins) * 60 + seconds) // 60)
+    if total < 1:
+        raise LaunchError(f"time limit {text!r} is not understood; write it like 8h, 90m, 08:00:00 or 1-12:00:00")
+    return total
+
+
+def read_site(path: Path) -> dict[str, str]:
+    """The settings in a site file of bash assignments, which is read and never executed. Raises LaunchError."""
+    try:
+        words = shlex.split(path.read_text(), comments=True)
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"{path} cannot be read as KEY=value lines: {error}") from error
+    site = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in SITE_KEYS:
+            raise LaunchError(
+                f"{path}: {word!r} is no KEY=value that is known (values with spaces need quotes); "
+                f"there are {', '.join(SITE_KEYS)}"
+            )
+        if key not in ("SETUP", "MPIRUN"):  # those are for bash
+            try:
+                value = string.Template(value).substitute(os.environ | {"PWD": os.getcwd()})
+            except (KeyError, ValueError) as error:
+                raise LaunchError(
+                    f"{path}: {key}={value} cannot be used, it is not executed: only $NAME of variables that are set "
+                    f"may stand in it ({type(error).__name__}: {error})"
+                ) from error
+        site[key] = value
+    return site
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where and on what every job runs."""
+
+    cluster: str  # slurm, local or debug
+    nodes: int = 1
+    processes: int = 1  # per node
+    gpus: int | None = None  # per node
+    cpus: int = 1  # per process
+    minutes: int | None = None  # time limit
+    at_once: int | None = None  # jobs of the array that may run at the same time
+    site: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def world(self) -> int:
+        """Processes of one job."""
+        return self.nodes * self.processes
+
+
+def resources(
+    cluster: str, site: dict[str, str], nodes: int = 1, gpus: int | None = None, processes: int | None = None,
+    time_limit: str | None = None, at_once: int | None = None,
+) -> Resources:  # fmt: skip
+    """What the options and the site file ask for together. Raises LaunchError with what cannot work."""
+
+    def number(key: str) -> int | None:
+        try:
+            return int(site[key]) if site.get(key) else None
+        except ValueError:
+            raise LaunchError(f"{key}={site[key]} is no whole number") from None
+
+    if cluster == "slurm" and gpus is None:
+        gpus = number("GPUS_PER_NODE")
+    asked = {"nodes": nodes, "processes per node": processes, "jobs at once": at_once}
+    for name, value in asked.items():
+        if value is not None and value < 1:
+            raise LaunchError(f"{name} must be at least 1, not {value}")
+    if gpus and processes not in (None, gpus):
+        raise LaunchError(f"{processes} processes on {gpus} GPUs of a node: every process needs a GPU of its own")
+    processes = processes or gpus or 1
+    if cluster != "slurm" and nodes > 1:
+        raise LaunchError(f"--cluster {cluster} has one node, not {nodes}")
+    if cluster == "debug" and processes > 1:
+        raise LaunchError(f"--cluster debug runs in this process alone, not in {processes}; take --cluster local")
+    limit = minutes(time_limit) if time_limit else (8 * 60 if cluster == "slurm" else None)
+    spare = 4 if gpus else max(1, (os.cpu_count() or 1) // processes) if cluster == "local" else 1
+    return Resources(
+        cluster, nodes, processes, gpus, number("CPUS_PER_TASK") or spare, limit, at_once,
+        {k: v for k, v in site.items() if v},
+    )  # fmt: skip
+
+
+def combinations(array: str, known: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """(tracer, suites) of every job of an array such as "gas,stars,both x bursty,quiet,bursty+quiet".
+
+    Without " x ..." each tracer is trained on all `known` suites, and so it is for a set called "all".
+    """
+    tracers, *sets = re.split(r"\s+x\s+", array.strip())
+    if len(sets) > 1:
+        raise LaunchError(f"--array {array!r} has more than one ' x '; write it like 'gas,both x bursty,bursty+quiet'")
+    chosen = [tuple(known) if s == "all" else tuple(s.split("+")) for s in (sets[0] if sets else "all").split(",")]
+    pairs = [(tracer.strip(), tuple(s.strip() for s in suites)) for tracer in tracers.split(",") for suites in chosen]
+    if len(set(pairs)) < len(pairs):
+        raise LaunchError(f"--array {array!r} names a combination twice")
+    return pairs

@@ -10,6 +10,17 @@ import numpy as np
 
 #: What runs are compared by.
 METRICS = ("loss/val", "dispersion/mean", "bias/mean", "coverage/mean")
+#: One page of what matters, under CUSTOM SCALARS: title and the curves in it, as regular expressions.
+GLANCE = {
+    "loss [nats]": ["loss/.*"],
+    "dispersion [dex]": ["dispersion/.*"],
+    "bias [dex]": ["bias/.*"],
+    "coverage of the 68 % interval": ["coverage/.*"],
+    "learning rate": ["learning_rate"],
+    "gradient norm": ["gradient_norm"],
+    "views per second": ["samples_per_second"],
+    "share of time waiting for maps": ["data_wait"],
+}
 
 
 class Monitor:
@@ -33,6 +44,7 @@ class Monitor:
             new = not any(self._folder.glob("events.*"))
             self._writer = SummaryWriter(str(self._folder), purge_step=self._next)
             if new:
+                self._writer.add_custom_scalars({"at a glance": {t: ["Multiline", c] for t, c in GLANCE.items()}})
                 # add_hparams would make another run of it, in a folder of its own.
                 shown = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self._config.items()}
                 for summary in hparams(shown, dict.fromkeys(METRICS, 0.0))[:2]:

@@ -185,6 +185,7 @@ def test_a_larger_store_than_memory_is_streamed(map_store, tmp_path, capsys):
 SHARE = """
 import json, sys
 from pathlib import Path
+import torch
 from gen.instrument import INSTRUMENTS
 from train import distributed as ddp, feed as feeds
 store, suites, look = Path(sys.argv[1]), ("bursty", "middle", "quiet"), INSTRUMENTS["ifu"]

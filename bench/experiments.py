@@ -24,8 +24,9 @@ import torch
 
 import train
 from bench import common
-from eval.calibration import LEVELS, coverage, ranks, tarp, uniformity
+from eval.calibration import coverage, ranks, tarp, uniformity
 from gen import store
+from train.calibrate import LEVELS
 from train.dataset import concatenate, read_views, usable
 
 #: What differs from the default, which is trained on `both` of every view of every galaxy.

@@ -7,8 +7,6 @@ import numpy as np
 from scipy.stats import kstest
 
 # N views, K radii, S samples
-#: Shares of the central intervals that are quoted.
-LEVELS = (0.6827, 0.9545)
 
 
 def ranks(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from eval.calibration import LEVELS, coverage, ranks, tarp, uniformity
+from eval.calibration import coverage, ranks, tarp, uniformity
+from train.calibrate import LEVELS, misses, temperature
 
 S, N, K = 400, 1500, 4
 
@@ -48,3 +49,9 @@ def test_a_lost_correlation_shows_in_the_joint_only():
     samples, truth = posterior(correlation=0.0)
     assert min(uniformity(r) for r in ranks(samples, truth).T) > 1e-3
     assert uniformity(tarp(samples, truth)) < 1e-6
+
+
+@pytest.mark.parametrize("width", [0.7, 1.0, 1.4])
+def test_temperature_finds_a_planted_width(width):
+    samples, truth = posterior(width)
+    assert temperature(misses(samples, truth)) == pytest.approx(1 / width, rel=0.04)

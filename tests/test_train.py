@@ -156,6 +156,7 @@ def density_of(head: str, n_radii: int = 10) -> ProfileDensity:
     torch.manual_seed(0)
     density = ProfileDensity(6, n_radii, head)
     with torch.no_grad():
+        density.temperature.fill_(1.2)
         for p in density.parameters():  # as after training: nothing is nil
             p.add_(0.03 * torch.randn_like(p))
     steps = torch.cat([torch.randn(400, 1), 0.05 + 0.2 * torch.rand(400, n_radii - 1)], dim=1)
@@ -232,7 +233,7 @@ def test_posterior_object_agrees_with_itself(n):
         with torch.no_grad():
             _, mean, factor, _ = model.density.gaussian(features)
         inverse = torch.linalg.inv(model.density.whitening)
-        cholesky = inverse @ torch.linalg.inv(factor[:, 0])
+        cholesky = inverse @ torch.linalg.inv(factor[:, 0]) * model.density.temperature
         means.append((inverse @ mean[:, 0, :, None])[:, 0, 0] + model.density.centre[0] + 9.0)
         variances.append((cholesky @ cholesky.mT)[:, 0, 0])
     means, variances = torch.stack(means), torch.stack(variances)

@@ -65,6 +65,7 @@ class ProfileDensity(nn.Module):
 
     whitening: torch.Tensor
     centre: torch.Tensor
+    temperature: torch.Tensor
 
     def __init__(self, n_features: int, n_radii: int = 10, head: str = "flow"):
         super().__init__()
@@ -79,6 +80,7 @@ class ProfileDensity(nn.Module):
         )
         self.register_buffer("centre", torch.zeros(n_radii))
         self.register_buffer("whitening", torch.eye(n_radii))
+        self.register_buffer("temperature", torch.ones(()))  # set once trained, by train.calibrate
 
     def fit_whitening(self, profiles: torch.Tensor) -> None:
         """Set the linear map that gives the training profiles (N, K) zero mean and unit covariance."""
@@ -96,9 +98,10 @@ class ProfileDensity(nn.Module):
         weight, mean, factor, log_det = self.gaussian(features)
         unit = (factor @ (white[..., None, :] - mean)[..., None])[..., 0]
         if self.bend is not None:
-            log_unit = self.bend(features).log_prob(unit[..., 0, :])[..., None]
-        else:
-            log_unit = -0.5 * (unit**2).sum(-1) - 0.5 * self.n_radii * math.log(2 * math.pi)
+            straight, bent = self.bend(features).transform.call_and_ladj(unit[..., 0, :])
+            unit, jacobian = straight[..., None, :], jacobian + bent
+        size = 0.5 * math.log(2 * math.pi) + torch.log(self.temperature)
+        log_unit = -0.5 * ((unit / self.temperature) ** 2).sum(-1) - self.n_radii * size
         return torch.logsumexp(weight + log_det + log_unit, dim=-1) + jacobian
 
     def from_normal(self, features: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
@@ -107,7 +110,7 @@ class ProfileDensity(nn.Module):
         The last number chooses among components. What is drawn follows the numbers alone, view by view.
         """
         weight, mean, factor, _ = self.gaussian(features)
-        unit, choice = normal[..., :-1], normal[..., -1:]
+        unit, choice = self.temperature * normal[..., :-1], normal[..., -1:]
         if self.bend is not None:
             unit = self.bend(features).transform.inv(unit)
         at = (torch.special.ndtr(choice) > weight.exp().cumsum(-1)[..., :-1]).sum(-1)  # (S, N)

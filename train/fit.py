@@ -23,6 +23,7 @@ from gen import store
 from gen.instrument import Instrument, instrument, observe
 from train import distributed as ddp
 from train import feed as feeds
+from train.calibrate import misses, temperature
 from train.checkpoint import (
     FREE,
     RUN_SCHEMA,
@@ -311,6 +312,8 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool) -> dic
     monitor.close()
     feed.close()
     content |= {"finished": True, "steps": fitter.step, "best": fitter.best}
+    fitter.calibrate()
+    content["temperature"] = float(fitter.best_weights["density.temperature"])
     if first:
         write_tensors(out / "model.pt", fitter.best_weights)
         write_json(out / "run.json", content)
@@ -557,6 +560,24 @@ class Fitter:
                 f"dispersion/{x:.2f}_Re": float(d), f"bias/{x:.2f}_Re": float(b), f"coverage/{x:.2f}_Re": float(c),
             }  # fmt: skip
         return values
+
+    @torch.no_grad()
+    def calibrate(self, n: int = 200) -> None:
+        """Give the best weights the temperature at which validation views are covered as they should be."""
+        self.model.load_state_dict(self.best_weights)
+        self.model.eval()
+        found = [np.empty((0, len(RADII_RE), 2))]
+        width = n * (len(RADII_RE) + 1) // 2
+        for part in torch.arange(len(self._val_place)).split(64) if len(self._val_place) else ():
+            place = torch.from_numpy(self._val_place)[part].to(self.device)
+            numbers = normal(place[:, None] * width + torch.arange(width, device=self.device), VALIDATION_SEED + 1)
+            shaped = numbers.reshape(len(place), n, len(RADII_RE) + 1).transpose(0, 1).to(self._dtype)
+            r_e, truth = self._val.half_mass_radius_kpc[part], self._val.log10_menc[part]
+            features, unit = self.model.features(self._val_observed[part], r_e.to(self.device, self._dtype))
+            samples = self.model.density.from_normal(features, shaped) + unit[:, None]
+            found.append(misses(samples.double().cpu().numpy(), truth.double().numpy()))
+        chosen = temperature(np.concatenate(ddp.gather(np.concatenate(found))))
+        self.best_weights["density.temperature"] = torch.tensor(chosen, dtype=self._dtype)
 
     @torch.no_grad()
     def examples(self, n: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:

@@ -26,5 +26,8 @@ def misses(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def temperature(miss: np.ndarray) -> float:
-    """By how much to widen intervals so that the levels are held: from `misses` (N, K, 2), in the mean of radii."""
-    return float(np.mean([np.quantile(miss[..., i], level, axis=0).mean() for i, level in enumerate(LEVELS)]))
+    """By how much to widen intervals so that the levels are held: from `misses` (N, K, 2), in the mean of radii.
+
+    To a thousandth: further digits are those of the samples, and differ with the number of processes.
+    """
+    return round(float(np.mean([np.quantile(miss[..., i], level, axis=0).mean() for i, level in enumerate(LEVELS)])), 3)

@@ -572,10 +572,12 @@ class Fitter:
             place = torch.from_numpy(self._val_place)[part].to(self.device)
             numbers = normal(place[:, None] * width + torch.arange(width, device=self.device), VALIDATION_SEED + 1)
             shaped = numbers.reshape(len(place), n, len(RADII_RE) + 1).transpose(0, 1).to(self._dtype)
-            r_e, truth = self._val.half_mass_radius_kpc[part], self._val.log10_menc[part]
-            features, unit = self.model.features(self._val_observed[part], r_e.to(self.device, self._dtype))
-            samples = self.model.density.from_normal(features, shaped) + unit[:, None]
-            found.append(misses(samples.double().cpu().numpy(), truth.double().numpy()))
+            r_e, truth = (
+                x[part].to(self.device, self._dtype) for x in (self._val.half_mass_radius_kpc, self._val.log10_menc)
+            )
+            features, unit = self.model.features(self._val_observed[part], r_e)
+            samples = self.model.density.from_normal(features, shaped)
+            found.append(misses(samples.double().cpu().numpy(), (truth - unit[:, None]).double().cpu().numpy()))
         chosen = temperature(np.concatenate(ddp.gather(np.concatenate(found))))
         self.best_weights["density.temperature"] = torch.tensor(chosen, dtype=self._dtype)
 

@@ -44,7 +44,7 @@ VARIANTS = {
     "gas": "--tracer gas",
     "stars": "--tracer stars",
     "any": "--tracer any",
-    "ensemble": "--members 5",
+    "ensemble of 3": "--members 3",
 }
 N_SAMPLES = 500
 HEADS = ["nll", "nll/radius", "dispersion", "robust", "cov68", "worst", "cov95", "worst", "ranks", "joint", "seconds"]

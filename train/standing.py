@@ -69,15 +69,21 @@ def _state(out: Path, name: str, job: dict[str, Any] | None, slurm: dict[str, tu
     state, why = _of_slurm(job, logs, slurm) if job["cluster"] == "slurm" else _of_this_machine(job, logs)
     if why:
         words.insert(0, why)
-    seen = max(
-        (p.stat().st_mtime for p in (*run.glob("*"), *run.glob("tensorboard/*"), *logs.glob("*_log.out"))), default=0
-    )
+    seen = max(map(_touched, (*run.glob("*"), *run.glob("tensorboard/*"), *logs.glob("*_log.out"))), default=0)
     if seen:
         words.append(f"last sign of life {_ago(time.time() - seen)} ago")
     words.append(f"job {job['job']}, log {log_of(out, job['job'], mark_of(logs).get('rank', 0))}")
     if state in ("stopped", "failed", "cancelled", "gone"):
         words.append("launch it again to go on")
     return State(run, state, step, ", ".join(words))
+
+
+def _touched(path: Path) -> float:
+    """When a file was last written, 0 for one that has just been renamed away."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0
 
 
 def _of_slurm(job: dict[str, Any], logs: Path, slurm: dict[str, tuple[str, str]] | None) -> tuple[str, str]:

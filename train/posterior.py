@@ -112,6 +112,10 @@ class Inference:
         self.run: dict[str, Any] = read_config(path)
         self.instrument: Instrument = instrument_of(path)
         self.models = load_members(path)
+        if len(self.models) > 1:
+            # Members differ where they are unsure: a mixture of networks that each cover enough covers too much.
+            for model in self.models:
+                model.density.temperature.fill_(1.0)
 
     @property
     def tracer(self) -> str:

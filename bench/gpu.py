@@ -25,7 +25,7 @@ from bench import common
 from bench.store import records, write_store
 from bench.training import fitter_of
 from gen import store
-from train.fit import FitConfig
+from train.config import FitConfig
 
 
 class BytesMoved(TorchDispatchMode):

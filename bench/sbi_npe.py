@@ -45,9 +45,9 @@ from bench.experiments import N_SAMPLES, figures, train_one
 from gen import store
 from gen.instrument import observe
 from train import feed as feeds
+from train.config import FitConfig
 from train.dataset import RADII_RE, Views, concatenate, read_views, usable
 from train.density import monotone, unconstrained
-from train.fit import FitConfig
 from train.network import MassModel, ModelConfig
 from train.scaling import flip_sky
 

@@ -28,8 +28,9 @@ from bench.store import records, write_store
 from gen import store
 from gen.instrument import observe
 from train import feed as feeds
+from train.config import FitConfig
 from train.dataset import RADII_RE
-from train.fit import FitConfig, Fitter
+from train.fitter import Fitter
 from train.network import MassModel, ModelConfig
 from train.sampler import draws
 from train.scaling import flip_sky

@@ -20,8 +20,9 @@ from eval.tables import COLUMNS, to_table
 from gen.constants import G
 from train import load
 from train.checkpoint import RunError
+from train.config import FitConfig
 from train.dataset import RADII_RE, read_views
-from train.fit import FitConfig, fit, fit_ensemble
+from train.fit import fit, fit_ensemble
 
 SUITES = ("bursty", "quiet", "middle")
 K = len(RADII_RE)

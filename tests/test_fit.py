@@ -29,8 +29,10 @@ from train import distributed as ddp
 from train import feed as feeds
 from train.__main__ import main
 from train.checkpoint import RunError, load, read_last, read_tensors
+from train.config import FitConfig
 from train.dataset import RADII_RE, read_views, usable
-from train.fit import FitConfig, NonFinite, Stopped, fit
+from train.fit import Stopped, fit
+from train.fitter import NonFinite
 from train.sampler import Lanes, Shuffle, draws, random_bits
 
 SUITES = ("bursty", "middle", "quiet")

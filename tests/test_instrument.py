@@ -16,8 +16,9 @@ from gen.instrument import INSTRUMENTS, Instrument, fixed_noise, instrument, obs
 from gen.particles import Particles
 from gen.projection import project
 from train.checkpoint import RUN_SCHEMA, RunError, instrument_of, read_config
+from train.config import FitConfig
 from train.dataset import RADII_RE, read_views
-from train.fit import FitConfig, fit
+from train.fit import fit
 
 SIGMA_OF_FWHM = 1 / np.sqrt(8 * np.log(2))
 

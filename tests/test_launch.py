@@ -15,7 +15,8 @@ from conftest import ROOT, command
 
 from train.__main__ import main
 from train.checkpoint import load
-from train.fit import FitConfig, fit
+from train.config import FitConfig
+from train.fit import fit
 from train.resources import LaunchError, combinations, minutes, read_site
 from train.standing import states
 

@@ -119,7 +119,8 @@ def test_fires_four_files_and_low_resolution_particles(real_files):
 
 def test_a_trained_model_predicts_a_profile_for_each(real_files, map_store, tmp_path):
     from eval.predict import predict
-    from train.fit import FitConfig, fit
+    from train.config import FitConfig
+    from train.fit import fit
 
     suites = ("bursty", "quiet", "middle")
     run = tmp_path / "run"

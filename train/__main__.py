@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from train.checkpoint import member_folders
-from train.fit import PRECISIONS, FitConfig, NonFinite, Stopped, fit_ensemble
+from train.config import PRECISIONS, FitConfig
+from train.fit import Stopped, fit_ensemble
+from train.fitter import NonFinite
 
 #: Options of `launch` that go before what the site file says.
 _SITE_OPTIONS = {

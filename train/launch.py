@@ -31,7 +31,8 @@ from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 from gen import store
 from train import distributed as ddp
 from train.checkpoint import member_folders, write_json
-from train.fit import FitConfig, Stopped, check, fit
+from train.config import FitConfig
+from train.fit import Stopped, check, fit
 from train.resources import LaunchError, Resources
 from train.standing import (
     ANOTHER,

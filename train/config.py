@@ -1,0 +1,59 @@
+"""What a fit is asked for, checked on creation."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from gen.instrument import Instrument, instrument
+from train.scaling import tracers_of
+
+PRECISIONS = ("auto", "float32", "bf16", "float64")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """One fit, checked on creation. Raises ValueError with what is wrong."""
+
+    store: str
+    tracer: str
+    suites: tuple[str, ...]
+    instrument: str = "ifu"  # a built-in name, or a YAML file
+    encoder: str = "polar"
+    head: str = "flow"
+    norm: str = "group"
+    inputs: str = "scale_free"
+    width: int = 16
+    galaxies: int = 0  # training galaxies at most, 0 for all: the first in the order of a hash of their names
+    views: int = 0  # views per galaxy at most, 0 for all
+    members: int = 1  # of the deep ensemble this network belongs to
+    steps: int = 1000  # optimiser steps at most
+    round_steps: int = 100  # steps between validations
+    patience: int = 8  # rounds without a better validation before stopping
+    batch: int = 64  # views per step, over all processes
+    learning_rate: float = 1.5e-3  # at the peak of a one-cycle schedule
+    weight_decay: float = 1e-2
+    seed: int = 0
+    precision: str = "auto"  # of the encoders: bf16 on GPUs and float32 else; the density has float32 or float64
+    compile: bool = False  # torch.compile, on GPUs only
+    checkpoint_minutes: float = 5.0  # between checkpoints inside a round; each round ends with one
+    memory_gb: float = 0.0  # for maps, per node; more of them are streamed. 0: half of what is free
+
+    def __post_init__(self) -> None:
+        tracers_of(self.tracer)
+        _ = self.look
+        for name in ("width", "steps", "round_steps", "patience", "batch", "members"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.width % 4:
+            raise ValueError(f"width must be a multiple of 4, not {self.width}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
+        for name in ("checkpoint_minutes", "memory_gb"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
+        if not self.suites:
+            raise ValueError("no suites to train on")
+
+    @cached_property
+    def look(self) -> Instrument:
+        """The instrument, read once."""
+        return instrument(self.instrument)

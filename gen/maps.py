@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import resource
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -267,6 +266,12 @@ def list_tasks(suite: Suite) -> list[Task]:
     return [Task(suite, i, name, path, halo, why) for i, (path, (name, halo, why)) in enumerate(found)]
 
 
+def _peak_mb() -> float:
+    """Highest memory of this process so far [MB]; getrusage's begins with that of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def generate(
     suites: list[Suite],
     out: Path,
@@ -315,7 +320,7 @@ def generate(
             parallel.share_out(part, worker, note, readers, lambda tasks: (tasks[0].snapshot, tasks[0].suite.name))
     parallel.on_rank_0(lambda: _write_failures(out, others + failed))
     bar.close()
-    peaks = parallel.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    peaks = parallel.gather(_peak_mb())
     if parallel.rank() == 0 and not quiet:
         print(f"peak memory per rank [MB]: {', '.join(f'{peak:.0f}' for peak in peaks)}", file=sys.stderr)
     return parallel.broadcast((len(plan) - len(failed), len(failed)))

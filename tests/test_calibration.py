@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from eval.calibration import coverage, ranks, tarp, uniformity
-from train.calibrate import LEVELS, misses, temperature
+from train.calibrate import LEVELS, latent_scale, misses, temperature
 
 S, N, K = 400, 1500, 4
 
@@ -55,3 +56,13 @@ def test_a_lost_correlation_shows_in_the_joint_only():
 def test_temperature_finds_a_planted_width(width):
     samples, truth = posterior(width)
     assert temperature(misses(samples, truth)) == pytest.approx(1 / width, rel=0.04)
+
+
+def test_latent_scale_finds_a_planted_covariance():
+    draw = torch.Generator().manual_seed(0)
+    planted = torch.linalg.cholesky(torch.tensor([[1.4, 0.3], [0.3, 0.7]]))
+    latent = torch.randn(100_000, 1, 2, generator=draw) @ planted.T
+    found = latent_scale(latent, torch.zeros(100_000, 1), 25_000)
+    torch.testing.assert_close(found, planted, atol=0.02, rtol=0)
+    few = latent_scale(latent, torch.zeros(100_000, 1), 0)
+    torch.testing.assert_close(few, few[0, 0] * torch.eye(2))

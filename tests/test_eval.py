@@ -23,6 +23,7 @@ from train.checkpoint import RunError
 from train.config import FitConfig
 from train.dataset import RADII_RE, read_views
 from train.fit import fit, fit_ensemble
+from train.posterior import Inference
 
 SUITES = ("bursty", "quiet", "middle")
 K = len(RADII_RE)
@@ -219,7 +220,7 @@ def test_one_network_answers_for_any_tracer(many, map_store, tmp_path):
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert set(table[table.estimator == "cnn-any"].tracer) == {"gas", "stars", "both"}
     command("eval", "report", tmp_path / "out")
-    infer, views = load(many), read_views(map_store, "middle")
+    infer, views = Inference(many, calibrated=False), read_views(map_store, "middle")
     stars, both = infer(views, tracer="stars"), infer(views)
     assert np.abs(stars.quantiles(0.5) - both.quantiles(0.5)).max() > 1e-4
     views.maps[:, 4:] = 0
@@ -228,12 +229,8 @@ def test_one_network_answers_for_any_tracer(many, map_store, tmp_path):
 
 def test_an_ensemble_is_the_mean_of_its_members_densities(many, map_store):
     views = read_views(map_store, "middle")
-    members = [load(many / f"member-{i}") for i in range(2)]
-    for member in members:  # widened when it stands alone
-        assert float(member.models[0].density.temperature) != 1.0
-        member.models[0].density.temperature.fill_(1.0)
-    members = [member(views) for member in members]
-    mixed, truth = load(many)(views), views.log10_menc
+    members = [Inference(many / f"member-{i}", calibrated=False)(views) for i in range(2)]
+    mixed, truth = Inference(many, calibrated=False)(views), views.log10_menc
     each = np.stack([m.log_prob(truth) for m in members])
     np.testing.assert_allclose(mixed.log_prob(truth), np.logaddexp(*each) - np.log(2), rtol=1e-5)
     np.testing.assert_allclose(mixed.samples(10)[0::2], members[0].samples(10)[0::2], atol=1e-3)

@@ -390,7 +390,12 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(map_store
     assert curves.pop("examples") == [10, 20, 40]
     assert len(curves) > 30
     assert all(found == [10, 20, 30, 40] for found in curves.values()), curves
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["model.pt", "run.json", "tensorboard"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "calibration.json",
+        "model.pt",
+        "run.json",
+        "tensorboard",
+    ]
 
 
 def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(map_store, tmp_path, capsys):

@@ -156,7 +156,6 @@ def density_of(head: str, n_radii: int = 10) -> ProfileDensity:
     torch.manual_seed(0)
     density = ProfileDensity(6, n_radii, head)
     with torch.no_grad():
-        density.temperature.fill_(1.2)
         for p in density.parameters():  # as after training: nothing is nil
             p.add_(0.03 * torch.randn_like(p))
     steps = torch.cat([torch.randn(400, 1), 0.05 + 0.2 * torch.rand(400, n_radii - 1)], dim=1)
@@ -179,26 +178,31 @@ def test_posterior_samples_rise_and_gradients_reach_everything(head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_density_integrates_to_one(head):
+@pytest.mark.parametrize("scale", [None, torch.tensor([[1.2, 0.0], [0.3, 0.9]])])
+def test_density_integrates_to_one(head, scale):
     """In two radii, over a grid that holds nearly all of it."""
     density = density_of(head, 2)
     first, step = torch.meshgrid(torch.linspace(-8, 8, 1500), torch.linspace(1e-3, 3, 2500), indexing="ij")
     profile = torch.stack([first, first + step], dim=-1).reshape(-1, 2)
     with torch.no_grad():
-        p = torch.cat([density.log_prob(torch.zeros(len(p), 6), p).exp() for p in profile.split(200_000)])
+        p = torch.cat([density.log_prob(torch.zeros(len(p), 6), p, scale).exp() for p in profile.split(200_000)])
     assert float(p.sum() * (16 / 1499) * ((3 - 1e-3) / 2499)) == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.parametrize("head", ["flow", "gaussian"])
-def test_drawing_is_the_inverse_of_the_density(head):
+@pytest.mark.parametrize("scale", [None, (torch.eye(4) + 0.3).tril().double()])
+def test_drawing_is_the_inverse_of_the_density(head, scale):
     """log p(x(z)) = log N(z) - log |dx/dz|, the change of variables."""
     density, features = density_of(head, 4).double(), torch.randn(3, 6, dtype=torch.float64)
     z = torch.randn(3, 5, dtype=torch.float64)
     for i in range(3):
-        draw = lambda at, i=i: density.from_normal(features[i : i + 1], torch.cat([at, z[i, 4:]])[None, None])[0, 0]  # noqa: E731
+
+        def draw(at, i=i):
+            return density.from_normal(features[i : i + 1], torch.cat([at, z[i, 4:]])[None, None], scale)[0, 0]
+
         jacobian = torch.autograd.functional.jacobian(draw, z[i, :4])
         expected = torch.distributions.Normal(0, 1).log_prob(z[i, :4]).sum() - torch.linalg.slogdet(jacobian)[1]
-        found = density.log_prob(features[i : i + 1], draw(z[i, :4])[None])[0]
+        found = density.log_prob(features[i : i + 1], draw(z[i, :4])[None], scale)[0]
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -233,7 +237,7 @@ def test_posterior_object_agrees_with_itself(n):
         with torch.no_grad():
             _, mean, factor, _ = model.density.gaussian(features)
         inverse = torch.linalg.inv(model.density.whitening)
-        cholesky = inverse @ torch.linalg.inv(factor[:, 0]) * model.density.temperature
+        cholesky = inverse @ torch.linalg.inv(factor[:, 0])
         means.append((inverse @ mean[:, 0, :, None])[:, 0, 0] + model.density.centre[0] + 9.0)
         variances.append((cholesky @ cholesky.mT)[:, 0, 0])
     means, variances = torch.stack(means), torch.stack(variances)

@@ -11,7 +11,7 @@ import torch
 from gen.instrument import INSTRUMENTS, Instrument
 from train.network import MassModel, ModelConfig
 
-RUN_SCHEMA = 2
+RUN_SCHEMA = 3
 #: Settings of a fit that change where and how fast it goes, not what it learns.
 FREE = ("store", "checkpoint_minutes", "memory_gb", "compile")
 
@@ -115,6 +115,11 @@ def read_config(run: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def is_finished(run: Path) -> bool:
+    """Whether a single network's folder holds a trained one."""
+    return (run / "run.json").exists() and bool(read_config(run).get("finished"))
+
+
 def instrument_of(run: Path) -> Instrument:
     """The instrument of a run. Raises RunError when there is no run or its instrument is damaged.
 
@@ -126,6 +131,20 @@ def instrument_of(run: Path) -> Instrument:
         return Instrument(**known) if known else INSTRUMENTS[content["fit"]["instrument"]]
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{run / 'run.json'} holds no instrument that can be read ({error}); train it again") from error
+
+
+def read_scales(run: Path) -> dict[str, list[torch.Tensor]]:
+    """Per tracer and member, the (K, K) scale of the latent numbers that `train.calibrate` found.
+
+    Raises RunError for a run that is not calibrated, or whose calibration is damaged.
+    """
+    path = run / "calibration.json"
+    try:
+        return {
+            tracer: [torch.tensor(x) for x in each] for tracer, each in json.loads(path.read_text())["scale"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{run} is not calibrated ({error}); give its `train fit` command again") from error
 
 
 def load_members(run: Path) -> list[MassModel]:

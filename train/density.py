@@ -65,7 +65,6 @@ class ProfileDensity(nn.Module):
 
     whitening: torch.Tensor
     centre: torch.Tensor
-    temperature: torch.Tensor
 
     def __init__(self, n_features: int, n_radii: int = 10, head: str = "flow"):
         super().__init__()
@@ -80,7 +79,6 @@ class ProfileDensity(nn.Module):
         )
         self.register_buffer("centre", torch.zeros(n_radii))
         self.register_buffer("whitening", torch.eye(n_radii))
-        self.register_buffer("temperature", torch.ones(()))  # set once trained, by train.calibrate
 
     def fit_whitening(self, profiles: torch.Tensor) -> None:
         """Set the linear map that gives the training profiles (N, K) zero mean and unit covariance."""
@@ -90,8 +88,11 @@ class ProfileDensity(nn.Module):
         self.centre.copy_(free.mean(0))
         self.whitening.copy_(inverse)
 
-    def log_prob(self, features: torch.Tensor, profile: torch.Tensor) -> torch.Tensor:
-        """(N,) log density per dex^K of profiles (N, K) given features (N, F)."""
+    def latent(self, features: torch.Tensor, profile: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Numbers (N, C, K) that profiles (N, K) stand for in each component, and log weights with dz/dprofile (N, C).
+
+        A density that is right makes them standard normal, each component's by its share.
+        """
         free = unconstrained(profile)
         white = (free - self.centre) @ self.whitening.T
         jacobian = torch.log(torch.diagonal(self.whitening)).sum() - free[..., 1:].sum(-1)
@@ -100,17 +101,35 @@ class ProfileDensity(nn.Module):
         if self.bend is not None:
             straight, bent = self.bend(features).transform.call_and_ladj(unit[..., 0, :])
             unit, jacobian = straight[..., None, :], jacobian + bent
-        size = 0.5 * math.log(2 * math.pi) + torch.log(self.temperature)
-        log_unit = -0.5 * ((unit / self.temperature) ** 2).sum(-1) - self.n_radii * size
-        return torch.logsumexp(weight + log_det + log_unit, dim=-1) + jacobian
+        return unit, weight + log_det + jacobian[..., None]
 
-    def from_normal(self, features: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+    def log_prob(
+        self, features: torch.Tensor, profile: torch.Tensor, scale: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(N,) log density per dex^K of profiles (N, K) given features (N, F).
+
+        scale (K, K), lower triangular, is that of the latent numbers where they are not standard normal
+        (`train.calibrate`).
+        """
+        unit, weight = self.latent(features, profile)
+        if scale is not None:
+            unit = torch.linalg.solve_triangular(scale, unit.flatten(0, 1).T, upper=False).T.reshape(unit.shape)
+            weight = weight - torch.log(torch.diagonal(scale)).sum()
+        log_unit = -0.5 * (unit**2).sum(-1) - 0.5 * self.n_radii * math.log(2 * math.pi)
+        return torch.logsumexp(weight + log_unit, dim=-1)
+
+    def from_normal(
+        self, features: torch.Tensor, normal: torch.Tensor, scale: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """(S, N, K) profiles that standard normal numbers (S, N, K + 1) stand for, given features (N, F).
 
-        The last number chooses among components. What is drawn follows the numbers alone, view by view.
+        The last number chooses among components; `scale` as in `log_prob`. What is drawn follows the numbers
+        alone, view by view.
         """
         weight, mean, factor, _ = self.gaussian(features)
-        unit, choice = self.temperature * normal[..., :-1], normal[..., -1:]
+        unit, choice = normal[..., :-1], normal[..., -1:]
+        if scale is not None:
+            unit = unit @ scale.T
         if self.bend is not None:
             unit = self.bend(features).transform.inv(unit)
         at = (torch.special.ndtr(choice) > weight.exp().cumsum(-1)[..., :-1]).sum(-1)  # (S, N)

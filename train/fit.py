@@ -20,11 +20,13 @@ from tqdm import tqdm
 from gen import store
 from train import distributed as ddp
 from train import feed as feeds
+from train.calibrate import calibrate
 from train.checkpoint import (
     FREE,
     RUN_SCHEMA,
     RunError,
     instrument_of,
+    is_finished,
     member_folders,
     read_config,
     read_last,
@@ -63,7 +65,17 @@ def fit(config: FitConfig, out: Path, quiet: bool = False) -> dict[str, Any]:
     with a checkpoint) or OSError where the finished run cannot be written.
     """
     with ddp.process_group() as device, ddp.stop_on_signals():
-        return _fit(config, out, device, quiet)
+        content = _fit(config, out, device, quiet)
+        ddp.from_first(lambda: _calibrate(config, out))
+        return content
+
+
+def _calibrate(config: FitConfig, out: Path) -> None:
+    """Calibrate a trained network, and the ensemble it belongs to if it was the last of its members."""
+    store_path, all_of_it = Path(config.store), member_folders(out.parent, config.members)
+    calibrate(out, store_path)
+    if config.members > 1 and out in all_of_it and all(is_finished(folder) for folder in all_of_it):
+        calibrate(out.parent, store_path)
 
 
 @dataclass
@@ -233,8 +245,6 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool) -> dic
         ddp.forget_stop()
         raise Stopped(f"stopped at step {fitter.step} of {config.steps}; the same command goes on from there")
     content |= {"finished": True, "steps": fitter.step, "best": fitter.best}
-    fitter.calibrate()
-    content["temperature"] = float(fitter.best_weights["density.temperature"])
     if first:
         write_tensors(out / "model.pt", fitter.best_weights)
         write_json(out / "run.json", content)

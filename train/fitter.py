@@ -10,7 +10,6 @@ from torch import nn
 from gen.instrument import observe
 from train import distributed as ddp
 from train import feed as feeds
-from train.calibrate import misses, temperature
 from train.config import FitConfig
 from train.dataset import RADII_RE, Views
 from train.network import MassModel
@@ -244,26 +243,6 @@ class Fitter:
                 f"dispersion/{x:.2f}_Re": float(d), f"bias/{x:.2f}_Re": float(b), f"coverage/{x:.2f}_Re": float(c),
             }  # fmt: skip
         return values
-
-    @torch.no_grad()
-    def calibrate(self, n: int = 200) -> None:
-        """Give the best weights the temperature at which validation views are covered as they should be."""
-        self.model.load_state_dict(self.best_weights)
-        self.model.eval()
-        found = [np.empty((0, len(RADII_RE), 2))]
-        width = n * (len(RADII_RE) + 1) // 2
-        for part in torch.arange(len(self._val_place)).split(64) if len(self._val_place) else ():
-            place = torch.from_numpy(self._val_place)[part].to(self.device)
-            numbers = normal(place[:, None] * width + torch.arange(width, device=self.device), VALIDATION_SEED + 1)
-            shaped = numbers.reshape(len(place), n, len(RADII_RE) + 1).transpose(0, 1).to(self._dtype)
-            r_e, truth = (
-                x[part].to(self.device, self._dtype) for x in (self._val.half_mass_radius_kpc, self._val.log10_menc)
-            )
-            features, unit = self.model.features(self._val_observed[part], r_e)
-            samples = self.model.density.from_normal(features, shaped)
-            found.append(misses(samples.double().cpu().numpy(), (truth - unit[:, None]).double().cpu().numpy()))
-        chosen = temperature(np.concatenate(ddp.gather(np.concatenate(found))))
-        self.best_weights["density.temperature"] = torch.tensor(chosen, dtype=self._dtype)
 
     @torch.no_grad()
     def examples(self, n: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:

@@ -14,7 +14,7 @@ import torch
 
 from gen.instrument import Instrument
 from gen.sightline import seed_of
-from train.checkpoint import instrument_of, load_members, read_config
+from train.checkpoint import instrument_of, load_members, read_config, read_scales
 from train.dataset import Views
 from train.network import MassModel
 from train.scaling import only
@@ -38,7 +38,9 @@ class Posterior:
         log10_unit: torch.Tensor,
         half_mass_radius_kpc: torch.Tensor,
         names: list[tuple[str, int]],
+        scales: list[torch.Tensor] | None = None,
     ):
+        self._scales: Sequence[torch.Tensor | None] = scales or [None] * len(models)
         self._models, self._features, self._unit, self._names = models, features, log10_unit[:, None], names
         self.radii_re = np.array(models[0].config.radii_re)
         self.half_mass_radius_kpc = half_mass_radius_kpc.numpy()
@@ -54,6 +56,15 @@ class Posterior:
         ]
         return torch.from_numpy(np.stack(drawn, axis=1))
 
+    def _members(self) -> list[tuple[MassModel, torch.Tensor, torch.Tensor | None]]:
+        return list(zip(self._models, self._features, self._scales, strict=True))
+
+    @torch.no_grad()
+    def latent(self, log10_menc: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Per member, `density.latent` of profiles (N, K) of log10 M(<r) [Msun], before any calibration."""
+        profile = log10_menc - self._unit
+        return [m.density.latent(f, profile) for m, f, _ in self._members()]
+
     @torch.no_grad()
     def samples(self, n: int = 1000) -> np.ndarray:
         """(S, N, K) profiles drawn from the posterior; each rises with radius."""
@@ -62,10 +73,10 @@ class Posterior:
             for start in range(0, len(self), BLOCK):
                 rows = slice(start, start + BLOCK)
                 normal = self._normal(n, rows)
-                for i, (model, features) in enumerate(zip(self._models, self._features, strict=True)):
+                for i, (model, features, scale) in enumerate(self._members()):
                     mine = slice(i, None, len(self._models))
                     out[mine, rows] = (
-                        model.density.from_normal(features[rows], normal[mine]) + self._unit[rows]
+                        model.density.from_normal(features[rows], normal[mine], scale) + self._unit[rows]
                     ).numpy()
             self._kept = {n: out}
         return self._kept[n]
@@ -87,7 +98,7 @@ class Posterior:
     def log_prob(self, log10_menc: np.ndarray | torch.Tensor) -> np.ndarray:
         """(N,) log of the joint density per dex^K at profiles (N, K) of log10 M(<r) [Msun]; exact."""
         profile = torch.as_tensor(log10_menc, dtype=torch.float32) - self._unit
-        each = [m.density.log_prob(f, profile) for m, f in zip(self._models, self._features, strict=True)]
+        each = [m.density.log_prob(f, profile, scale) for m, f, scale in self._members()]
         return np.asarray(torch.logsumexp(torch.stack(each), 0) - math.log(len(each)))
 
     def log_prob_per_radius(self, log10_menc: np.ndarray | torch.Tensor, n: int = 1000) -> np.ndarray:
@@ -105,17 +116,17 @@ class Posterior:
 
 
 class Inference:
-    """A finished run, ready to infer. `run` is its run.json, `instrument` what it was trained to look through."""
+    """A finished run, ready to infer. `run` is its run.json, `instrument` what it was trained to look through.
 
-    def __init__(self, path: Path):
+    Posteriors are as wide as validation found they should be, or (calibrated False) as the networks gave them.
+    """
+
+    def __init__(self, path: Path, calibrated: bool = True):
         self.path = path
         self.run: dict[str, Any] = read_config(path)
         self.instrument: Instrument = instrument_of(path)
         self.models = load_members(path)
-        if len(self.models) > 1:
-            # Members differ where they are unsure: a mixture of networks that each cover enough covers too much.
-            for model in self.models:
-                model.density.temperature.fill_(1.0)
+        self.scales: dict[str, list[torch.Tensor]] = read_scales(path) if calibrated else {}
 
     @property
     def tracer(self) -> str:
@@ -165,7 +176,9 @@ class Inference:
                 blocks = [model.features(o, r) for o, r in zip(observed.split(BLOCK), r_e.split(BLOCK), strict=True)]
                 features.append(torch.cat([f for f, _ in blocks]))
         unit = torch.cat([u for _, u in blocks])
-        return Posterior(self.models, features, unit, r_e, names or [("", i) for i in range(len(observed))])
+        return Posterior(
+            self.models, features, unit, r_e, names or [("", i) for i in range(len(observed))], self.scales.get(tracer)
+        )
 
 
 def load(run: Path | str) -> Inference:

@@ -3,14 +3,45 @@
   python -m eval tables runs/* --store maps.zarr --out results    the table, per tracer and suite
   python -m eval report results                                   figures and one HTML file from it
   python -m eval show results                                     its main lines again
+  python -m eval compare runs/a runs/b --store maps.zarr          which of two runs is better, and is it chance?
   python -m eval predict runs/both --store maps.zarr --suite mine posteriors of single galaxies
 
-Every run is tested on every suite, also on those it never saw.
+Every run is tested on every suite, also on those it never saw. Predictions are kept beside each run
+(predictions.zarr): only what changed is inferred again.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eval.cluster import Cluster
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where it runs")
+    group.add_argument(
+        "--cluster", default="local", help="local (default), slurm, or a running Dask scheduler's address, tcp://..."
+    )
+    group.add_argument(
+        "--workers", type=int, help="worker processes (default: one per core), or Slurm jobs (default: 4)"
+    )
+    group.add_argument("--site", type=Path, help="slurm: the site's settings (default: slurm/site.env)")
+    group.add_argument("--gpus", type=int, default=0, help="slurm: GPUs of each job (default: 0)")
+    group.add_argument("--hours", type=float, default=2.0, help="slurm: time limit of each job (default: 2)")
+    group.add_argument("--memory", default="8GB", help="slurm: memory of each job (default: 8GB)")
+
+
+def _cluster(args: argparse.Namespace) -> "Cluster":
+    from eval.cluster import Cluster
+    from train.resources import read_site
+
+    site = {}
+    if args.cluster == "slurm":
+        path = args.site or Path("slurm/site.env")
+        site = read_site(path) if args.site or path.exists() else {}
+    return Cluster(args.cluster, args.workers, args.gpus, args.hours, args.memory, site)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,7 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "--part", default="test", choices=("test", "all"), help="galaxies kept from training, or all (default: test)"
     )
-    tables.add_argument("--workers", type=int, help="worker processes (default: one per core)")
+    tables.add_argument("--no-classical", action="store_true", help="networks only, no classical estimators")
+    _add_cluster(tables)
+
+    compare = commands.add_parser("compare", help="say which of two runs is better, by how much, and whether by chance")
+    compare.add_argument("a", type=Path, metavar="RUN_A", help="run folder")
+    compare.add_argument("b", type=Path, metavar="RUN_B", help="run folder")
+    compare.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
+    compare.add_argument("--suites", help="test suites, comma-separated (default: all of the store)")
+    compare.add_argument("--tracer", choices=("gas", "stars", "both"), help="of runs that answer for any")
+    compare.add_argument("--part", default="test", choices=("test", "all"), help="as of tables (default: test)")
+    compare.add_argument("--out", type=Path, help="CSV file to write as well")
+    _add_cluster(compare)
 
     report = commands.add_parser("report", help="figures and one HTML file that opens without a network")
     report.add_argument("results", type=Path, help="folder that `tables` has written")
@@ -44,19 +86,35 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tables(args: argparse.Namespace) -> int:
-    from eval.tables import SHOWN, collect, write_tables
+    from eval.tables import SHOWN, collect, remarks, write_tables
     from gen.store import suites
 
     args.runs = [run for run in args.runs if not (run / "launched.json").exists()]  # runs/* takes in runs/logs
     chosen = args.suites.split(",") if args.suites else suites(args.store)
     part = None if args.part == "all" else args.part
-    sums = collect(args.store, args.runs, chosen, part, args.workers)
-    if not sums:
+    sums = collect(args.store, args.runs, chosen, part, args.out, _cluster(args), not args.no_classical)
+    if not any(total.views for total in sums.values()):
         raise ValueError(f"no finished galaxy in the {args.part} part of {', '.join(chosen)}; try --part all")
     summary = write_tables(args.out, args.store, args.runs, sums, part)
     print("Dispersion and bias of log10 M(<r) [dex], averaged over the radii of each estimator:")
     print(summary[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+    for line in remarks(summary, chosen):
+        print(line)
     print(args.out / "table.csv")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from eval.compare import compare, verdicts
+    from gen.store import suites
+
+    chosen = args.suites.split(",") if args.suites else suites(args.store)
+    part = None if args.part == "all" else args.part
+    table = compare(args.a, args.b, args.store, chosen, part, args.tracer, _cluster(args))
+    print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
+    print("\n".join(verdicts(table)))
+    if args.out:
+        table.to_csv(args.out, index=False)
     return 0
 
 
@@ -90,11 +148,14 @@ def _predict(args: argparse.Namespace) -> int:
     return 0
 
 
+_COMMANDS = {"tables": _tables, "report": _report, "show": _show, "compare": _compare, "predict": _predict}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; exit code 0, or 2 when nothing could be started."""
     args = _parser().parse_args(arguments)
     try:
-        return {"tables": _tables, "report": _report, "show": _show, "predict": _predict}[args.command](args)
+        return _COMMANDS[args.command](args)
     except (ValueError, OSError) as error:
         print(f"eval {args.command}: {error}", file=sys.stderr)
         return 2

@@ -23,23 +23,23 @@ def coverage(rank: np.ndarray, level: float) -> np.ndarray:
     return np.asarray((np.abs(rank - 0.5) < 0.5 * level).mean(0))
 
 
-def tarp(samples: np.ndarray, truth: np.ndarray, seed: int = 0) -> np.ndarray:
+def tarp(samples: np.ndarray, truth: np.ndarray, normal: np.ndarray | None = None) -> np.ndarray:
     """(N,) share of a view's samples (S, N, K) that lie closer to a random point than its truth (N, K) does.
 
     Tests of accuracy with random points (Lemos et al. 2023, arXiv:2302.03026): uniform in 0 to 1 for
     joint posteriors that are calibrated, and for those only, if points depend on what was seen. Here they
     are drawn about each view's posterior, and distances are in units of its covariance, without which
-    ten nearly equal numbers would count as one.
+    ten nearly equal numbers would count as one. normal (N, K): the points' standard normal numbers, or some.
     """
     mean = samples.mean(0, dtype=float)
-    off = samples - mean
-    covariance = np.einsum("snk,snl->nkl", off, off) / len(samples)
+    off = np.ascontiguousarray(np.moveaxis(samples - mean, 0, 1))  # (N, S, K)
+    covariance = off.mT @ off / len(samples)
     trace = np.trace(covariance, axis1=1, axis2=2)[:, None, None]
     whiten = np.linalg.inv(np.linalg.cholesky(covariance + 1e-9 * trace * np.eye(truth.shape[1])))
-    point = np.random.default_rng(seed).standard_normal(truth.shape)
-    own = np.linalg.norm(np.einsum("nkl,nl->nk", whiten, truth - mean) - point, axis=1)
-    others = np.linalg.norm(np.einsum("nkl,snl->snk", whiten, off) - point, axis=2)
-    return np.asarray((others < own).mean(0))
+    point = np.random.default_rng(0).standard_normal(truth.shape) if normal is None else normal
+    own = np.linalg.norm((whiten @ (truth - mean)[..., None])[..., 0] - point, axis=-1)
+    others = np.linalg.norm(off @ whiten.mT - point[:, None], axis=-1)
+    return np.asarray((others < own[:, None]).mean(1))
 
 
 def uniformity(values: np.ndarray) -> float:

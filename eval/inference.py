@@ -1,97 +1,201 @@
-"""Trained networks and classical estimators on blocks of views: what one Dask task does."""
+"""What one task does with a block of galaxies: predictions that are not kept yet, then their measures."""
 
-from dataclasses import dataclass
+import hashlib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from eval.estimators import wolf2010
-from eval.metrics import Sums, add_up, crps_of_samples
+from eval.estimators import ESTIMATORS, Seen
+from eval.metrics import PerView, Sums, add_up, per_view
+from eval.predictions import (
+    COLUMNS,
+    N_SAMPLES,
+    PENDING,
+    PREDICTED,
+    UNUSABLE,
+    Kept,
+    Part,
+    Source,
+    columns,
+    token,
+)
+from gen import store
 from gen.instrument import Instrument
-from gen.store import open_suite
-from train.checkpoint import RunError, instrument_of, read_config
-from train.dataset import RADII_RE, read_views, usable
+from train.checkpoint import RunError, instrument_of, members_of, read_config
+from train.dataset import RADII_RE, usable, views_of
 from train.posterior import Inference, load
-
-N_SAMPLES = 128
-#: Ends of the central 68.27 and 95.45 % intervals.
-QUANTILES = (0.15865, 0.84135, 0.02275, 0.97725)
 
 
 @dataclass(frozen=True)
 class Group:
-    """What one set of table rows is about."""
+    """What one set of table rows is about: an estimator on a test suite, all of its views or those of a bin.
+
+    column and bin are empty for all views. A column of COLUMNS has bins numbered from 0; the column `common` has one
+    bin, the views that gas, stars and both can all use: what ratios between tracers are made of.
+    """
 
     estimator: str
     instrument: str
     tracer: str
     train: str
     test: str
+    column: str = ""
+    bin: int = -1
 
 
-def check_maps(run: Path, store: Path, suite: str) -> None:
-    """Raise RunError when a run was trained on observed maps of another size than it would see of a suite."""
-    content, maps = read_config(run), open_suite(store, suite).attrs["config"]
+def check_maps(run: Path, path: Path, suite: str) -> None:
+    """Raise RunError when a run has other radii, or was trained on observed maps of another size than a suite's."""
+    content, maps = read_config(run), store.open_suite(path, suite).attrs["config"]
+    if list(content["model"]["radii_re"]) != list(RADII_RE):
+        raise RunError(
+            f"{run} infers masses at the radii {content['model']['radii_re']} R_e, this code evaluates at "
+            f"{list(RADII_RE)}; train it again"
+        )
     seen = instrument_of(run).grid(maps["pixels"], maps["field_of_view_re"])
     for key, here in zip(("pixels", "field_of_view_re"), seen, strict=True):
         if content["model"][key] != here:
             raise RunError(
-                f"{run} was trained on maps with {key} = {content['model'][key]}, {store}/{suite} has {here} "
+                f"{run} was trained on maps with {key} = {content['model'][key]}, {path}/{suite} has {here} "
                 "through the same instrument; map the suite with the same settings"
             )
 
 
-def check_instruments(runs: list[Path]) -> None:
-    """Raise RunError when two runs have different instruments of the same name: a table could not tell them apart."""
-    known: dict[str, tuple[Path, Instrument]] = {}
+def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[Source]:
+    """Every run for every tracer it answers for, and the classical estimators through every run's instrument.
+
+    out is where classical estimators' predictions are kept. Raises RunError for runs that a table could not tell
+    apart: of the same kind, or with different instruments of one name.
+    """
+    found: dict[tuple[str, ...], Source] = {}
+    looks: dict[str, tuple[Path, Instrument]] = {}
     for run in runs:
-        look = instrument_of(run)
-        other, theirs = known.setdefault(look.name, (run, look))
+        infer = load(run)
+        look = infer.instrument
+        other, theirs = looks.setdefault(look.name, (run, look))
         if theirs != look:
             raise RunError(
                 f"{other} and {run} have different instruments of the same name {look.name}; "
                 "rename one and train it again, or make two tables"
             )
+        files = [f for m in members_of(run) for f in (m / "run.json", m / "model.pt")] + [run / "calibration.json"]
+        key = hashlib.blake2b(b"".join(f.read_bytes() for f in files), digest_size=8).hexdigest()
+        for tracer in infer.answers():
+            name, suites = "cnn-any" if infer.tracer == "any" else "cnn", "+".join(sorted(infer.run["fit"]["suites"]))
+            source = Source(name, look.name, tracer, suites, run / "predictions.zarr", tracer, key, run)
+            same = found.setdefault((name, look.name, tracer, suites), source)
+            if same is not source:
+                raise RunError(
+                    f"{same.run} and {run} are both {name} for {tracer}, trained on {suites} through {look.name}: one "
+                    "table cannot tell them apart; leave one out, and see `python -m eval compare`"
+                )
+    for name, (_, look) in looks.items() if classical else ():
+        for label, (tracer, estimate) in ESTIMATORS.items():
+            code = Path(sys.modules[estimate.__module__].__file__ or "").read_bytes()
+            key = hashlib.blake2b(code + look.model_dump_json().encode(), digest_size=8).hexdigest()
+            source = Source(label, name, tracer, "", out / "classical.zarr", f"{name}-{label}", key)
+            found[label, name] = source
+    return list(found.values())
 
 
 @lru_cache(maxsize=32)
-def _load(run: str) -> Inference:
-    # One thread per worker: Dask already uses every core.
-    torch.set_num_threads(1)
+def _load(run: Path, key: str) -> Inference:
+    """A run, once per worker; the key changes with what is in its folder."""
+    torch.set_num_threads(1)  # one thread per worker: Dask already uses every core
     return load(run)
 
 
-def evaluate_block(
-    runs: list[str], store: str, suite: str, rows: tuple[int, int], part: str | None
-) -> dict[Group, Sums]:
-    """Sums of every run, and of the classical estimators, over the galaxies rows[0]:rows[1] of a suite."""
-    views = read_views(Path(store), suite, part, slice(*rows))
+def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part: Part, block: slice) -> int:
+    """Predict what is not kept of a block; how many sources had to be asked."""
+    stale = [(s, t) for s in sources if not Kept(s, part).holds(block, t := token(s, part, block))]
+    if not stale:
+        return 0
+    numbers, names, lineages = (x[block] for x in part.names)
+    done = store.read(part.group, "status", numbers) == store.DONE
+    views = views_of(part.group, part.suite, numbers[done], names[done], lineages[done])
+    mapped = np.repeat(done, part.views)
+    r_e, k = views.half_mass_radius_kpc.numpy(), len(RADII_RE)
+    constant = {"state": np.full(len(mapped), PENDING, np.uint8), "log10_menc_true": np.full((len(mapped), k), np.nan)}
+    constant["log10_menc_true"][mapped] = views.log10_menc
+    for name, values in columns(part, numbers[done], views.maps.numpy(), r_e).items():
+        constant[name] = np.full(len(mapped), np.nan)
+        constant[name][mapped] = values
+    observed = {name: views.observed(looks[name]) for name in {s.instrument for s, _ in stale}}
+    good = {
+        (name, tracer): usable(views, tracer, looks[name])
+        for name, tracer in {(s.instrument, s.tracer) for s, _ in stale}
+    }
+    for source, wanted in stale:
+        keep = good[source.instrument, source.tracer]
+        rows = np.flatnonzero(mapped)[keep]
+        constant["state"][mapped] = np.where(keep, PREDICTED, UNUSABLE)
+        chosen, seen = views[keep], observed[source.instrument][torch.as_tensor(keep)]
+        median = np.full((len(mapped), k), np.nan)
+        samples, log_prob = None, None
+        if source.run is None:
+            field = looks[source.instrument].grid(views.maps.shape[-1], views.field_of_view_re)[1]
+            estimate = ESTIMATORS[source.name][1]
+            if len(chosen):
+                median[rows] = estimate(Seen(seen.numpy(), r_e[keep], field, np.array(RADII_RE)))
+        else:
+            samples = np.full((N_SAMPLES, len(mapped), k), np.nan, np.float32)
+            log_prob = np.full(len(mapped), np.nan)
+            if len(chosen):
+                posterior = _load(source.run, source.key)(
+                    seen, chosen.half_mass_radius_kpc, source.tracer, chosen.names()
+                )
+                samples[:, rows] = posterior.samples(N_SAMPLES)
+                log_prob[rows] = posterior.log_prob(chosen.log10_menc)
+            median = np.median(samples, axis=0)
+        Kept(source, part).write(block, wanted, constant, median, samples, log_prob)
+    return len(stale)
+
+
+def measure_block(sources: Sequence[Source], part: Part, block: slice) -> dict[Group, Sums]:
+    """Sums of every source over a block's views, all of them and by bins, from what is kept."""
     found: dict[Group, Sums] = {}
-    if not len(views):
-        return found
-    looks: dict[Instrument, torch.Tensor] = {}
-    for run in runs:
-        infer = _load(run)
-        look, fit = infer.instrument, infer.run["fit"]
-        if look not in looks:
-            looks[look] = views.observed(look)
-        for tracer in infer.answers():
-            keep = usable(views, tracer, look)
-            chosen, observed = views[keep], looks[look][torch.as_tensor(keep)]
-            posterior = infer(observed, chosen.half_mass_radius_kpc, tracer, chosen.names())
-            truth = chosen.log10_menc.numpy().astype(float)
-            median, *ends = posterior.quantiles((0.5, *QUANTILES), N_SAMPLES)
-            crps = crps_of_samples(posterior.samples(N_SAMPLES), truth)
-            sums = add_up(chosen.galaxy, truth, median, np.stack(ends), crps, chosen.lineage)
-            estimator = "cnn-any" if infer.tracer == "any" else "cnn"
-            group = Group(estimator, look.name, tracer, "+".join(sorted(fit["suites"])), suite)
-            found[group] = found[group] + sums if group in found else sums
-    for look, observed in looks.items():
-        keep = usable(views, "stars", look)
-        chosen = views[keep]
-        median = wolf2010(observed.numpy()[keep], chosen.half_mass_radius_kpc.numpy(), np.array(RADII_RE))
-        group = Group("wolf2010", look.name, "stars", "", suite)
-        found[group] = add_up(chosen.galaxy, chosen.log10_menc.numpy().astype(float), median, lineage=chosen.lineage)
+    kept: dict[Source, tuple[PerView, dict[str, np.ndarray]]] = {}
+    for source in sources:
+        estimates, data = Kept(source, part).read(block)
+        estimates.lineage = np.array([f"{part.suite}/{name}" for name in estimates.lineage], dtype=object)
+        mapped = data["state"] != PENDING
+        for values in data.values():
+            values[~mapped] = 0
+        kept[source] = (per_view(estimates), data)
+    for source, (views, data) in kept.items():
+        group = Group(source.name, source.instrument, source.tracer, source.train, part.suite)
+        used = data["state"] == PREDICTED
+        found[group] = add_up(views[used], left_out=int((data["state"] == UNUSABLE).sum()))
+        for column, (_, edges) in COLUMNS.items():
+            number = np.digitize(data[column], edges) - 1
+            for i in range(len(edges) - 1):
+                here = used & (number == i)
+                if here.any():
+                    found[replace(group, column=column, bin=i)] = add_up(views[here])
+    for (name, instrument, train), trio in _trios(kept).items():
+        three = [kept[source] for source in trio]
+        common = np.all([(d["state"] == PREDICTED) & (v.values[:, 0] > 0).all(1) for v, d in three], axis=0)
+        for source, (v, _) in zip(trio, three, strict=True):
+            found[Group(name, instrument, source.tracer, train, part.suite, "common", 0)] = add_up(v[common])
     return found
+
+
+def _trios(sources: Iterable[Source]) -> dict[tuple[str, str, str], list[Source]]:
+    """Networks that differ in the tracer alone, where there are all three."""
+    found: dict[tuple[str, str, str], list[Source]] = {}
+    for s in sources:
+        if s.run is not None:
+            found.setdefault((s.name, s.instrument, s.train), []).append(s)
+    return {key: trio for key, trio in found.items() if len(trio) == 3}
+
+
+def evaluate_block(
+    sources: Sequence[Source], looks: dict[str, Instrument], part: Part, block: slice
+) -> dict[Group, Sums]:
+    """Predict what is not kept of a block, then measure it: one task."""
+    predict_block(sources, looks, part, block)
+    return measure_block(sources, part, block)

@@ -1,109 +1,222 @@
-"""The evaluation table: every run on every suite, with the classical estimators beside it."""
+"""The evaluation tables: every run on every suite, with the classical estimators beside it."""
 
-from dataclasses import asdict
-from functools import reduce
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from eval.cluster import run_tasks
-from eval.inference import Group, check_instruments, check_maps, evaluate_block
-from eval.metrics import Sums, mean_dispersion, measures, ratio
+from eval.cluster import Cluster, sum_of_tasks
+from eval.inference import Group, check_maps, evaluate_block, sources_of
+from eval.metrics import (
+    PLAIN,
+    RANK_BINS,
+    WITH_INTERVAL,
+    Sums,
+    compared,
+    farthest_off,
+    joint_log_prob,
+    mean_over_radii,
+    measures,
+    ratio,
+    replicates,
+)
+from eval.predictions import COLUMNS as VIEW_COLUMNS
+from eval.predictions import Part, prepare
 from gen import store as map_store
-from train.checkpoint import write_json
+from train.checkpoint import instrument_of, write_json
 from train.dataset import RADII_RE
 
-COLUMNS = [
-    "estimator", "instrument", "tracer", "train", "test", "radius", "n_galaxies", "n_views",
-    "bias", "bias_lo", "bias_hi", "bias_median", "dispersion", "dispersion_lo", "dispersion_hi",
-    "dispersion_robust", "coverage_68", "coverage_95", "crps",
-]  # fmt: skip
-#: Columns of the summary that are printed.
-SHOWN = [*COLUMNS[:5], "n_galaxies", "dispersion", "dispersion_robust", "bias", "coverage_68"]
-_RATIO = ["estimator", "instrument", "train", "test", "ratio", "lo", "hi", "above_1"]
+KEYS = ["estimator", "instrument", "tracer", "train", "test"]
 #: Name of the test group that pools every suite.
 ALL = "all"
-BLOCK = 64  # galaxies per task
+_COUNTS = ["n_galaxies", "n_views", "n_missing", "n_left_out"]
+_MEASURES = [f"{name}{end}" for name in WITH_INTERVAL for end in ("", "_lo", "_hi")] + list(PLAIN)
+COLUMNS = [*KEYS, "radius", *_COUNTS, *_MEASURES]
+#: Columns of the summary that are printed.
+SHOWN = [*KEYS, "n_galaxies", "dispersion", "dispersion_robust", "bias", "coverage_68"]
+_RATIO = ["estimator", "instrument", "train", "test", "ratio", "lo", "hi", "above_1"]
 
 
 def collect(
-    store: Path, runs: list[Path], suites: list[str], part: str | None, workers: int | None = None
+    store: Path,
+    runs: list[Path],
+    suites: list[str],
+    part: str | None,
+    out: Path,
+    cluster: Cluster,
+    classical: bool = True,
 ) -> dict[Group, Sums]:
-    """Sums of every group, and of all suites pooled. Raises RunError, StoreError before any work."""
-    check_instruments(runs)
+    """Sums of every group, and of all suites pooled; predictions are kept on the way.
+
+    Raises RunError, StoreError or OSError before any work for what cannot be done.
+    """
     for run in runs:
         for suite in suites:
             check_maps(run, store, suite)
+    sources = sources_of(runs, out.absolute(), classical)
+    looks = {instrument_of(run).name: instrument_of(run) for run in runs}
     arguments = []
     for suite in suites:
-        n = map_store.open_suite(store, suite)["status"].shape[0]
-        arguments += [
-            ([str(r) for r in runs], str(store), suite, (i, min(i + BLOCK, n)), part) for i in range(0, n, BLOCK)
-        ]
-    found: dict[Group, list[Sums]] = {}
-    for block in run_tasks(evaluate_block, arguments, workers):
-        for group, sums in block.items():
-            found.setdefault(group, []).append(sums)
-            if len(suites) > 1:
-                found.setdefault(Group(**asdict(group) | {"test": ALL}), []).append(sums)
-    return {group: reduce(add, parts) for group, parts in found.items()}
+        galaxies = Part(store.absolute(), suite, part)
+        for source in sources:
+            prepare(source, galaxies)
+        arguments += [(sources, looks, galaxies, block) for block in galaxies.blocks()]
+    return pooled(sum_of_tasks(evaluate_block, arguments, cluster))
+
+
+def pooled(sums: dict[Group, Sums]) -> dict[Group, Sums]:
+    """With the sums over suites, where there are several."""
+    of_all: dict[Group, list[Sums]] = {}
+    for group, total in sums.items():
+        of_all.setdefault(replace(group, test=ALL), []).append(total)
+    several = len({group.test for group in sums}) > 1
+    return sums | ({group: reduce(add, parts) for group, parts in of_all.items()} if several else {})
+
+
+def _key(group: Group) -> dict[str, Any]:
+    return {name: getattr(group, name) for name in KEYS}
 
 
 def to_table(sums: dict[Group, Sums]) -> pd.DataFrame:
-    """One row per group and radius at which the estimator is defined."""
+    """One row per group and radius at which the estimator is defined; rows of bins have `column`, `low` and `high`."""
     rows: list[dict[str, Any]] = []
     for group, total in sums.items():
+        if group.column == "common":
+            continue
         columns = measures(total)
+        count = total.moments[0, 0]
         for k, radius in enumerate(RADII_RE):
-            if total.other[0, k] > 0:
-                counts = {"radius": radius, "n_galaxies": total.galaxies, "n_views": int(total.other[0, k])}
-                rows.append(asdict(group) | counts | {name: values[k] for name, values in columns.items()})
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    return table.sort_values(COLUMNS[:6], kind="stable", ignore_index=True)
+            if count[k] > 0:
+                row = _key(group) | _bin(group) | {"radius": radius, "n_galaxies": total.galaxies}
+                row |= {"n_views": int(count[k]), "n_missing": int(total.missing[k]), "n_left_out": total.left_out}
+                rows.append(row | {name: values[k] for name, values in columns.items()})
+    table = pd.DataFrame(rows, columns=[*KEYS, "column", "low", "high", *COLUMNS[5:]])
+    return table.sort_values([*KEYS, "column", "low", "radius"], kind="stable", ignore_index=True)
+
+
+def _bin(group: Group) -> dict[str, Any]:
+    edges = VIEW_COLUMNS[group.column][1] if group.column else (np.nan, np.nan)
+    at = max(group.bin, 0)
+    return {"column": group.column, "low": edges[at], "high": edges[at + 1]}
 
 
 def to_ratios(sums: dict[Group, Sums]) -> pd.DataFrame:
-    """Best single tracer over both, for every instrument, training set and test suite that has all three."""
+    """Best single tracer over both, on the views that all three can use, and the probability that it exceeds 1."""
     rows = []
     for group, both in sums.items():
-        if group.train and group.tracer == "both":
-            single = [sums.get(Group(**asdict(group) | {"tracer": t})) for t in ("gas", "stars")]
-            present = [s for s in single if s is not None]
-            if len(present) == 2:
-                rows.append({k: getattr(group, k) for k in _RATIO[:4]} | ratio(present, both))
-    return pd.DataFrame(rows, columns=_RATIO)
+        if group.column == "common" and group.tracer == "both" and both.galaxies > 1:
+            single = [sums[replace(group, tracer=t)] for t in ("gas", "stars")]
+            rows.append({k: getattr(group, k) for k in _RATIO[:4]} | ratio(single, both))
+    return pd.DataFrame(rows, columns=_RATIO).sort_values(_RATIO[:4], kind="stable", ignore_index=True)
 
 
 def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
     """One row per group, averaged over its radii: the table people quote."""
     rows = []
     for group, total in sums.items():
-        columns = measures(total)
-        defined = total.other[0] > 0
-        if not defined.any():
+        count = total.moments[0, 0]
+        if group.column or not count.any():
             continue
-        spread = mean_dispersion(total)
-        row: dict[str, Any] = asdict(group) | {"n_galaxies": total.galaxies, "n_views": int(total.other[0].max())}
-        for name in ("dispersion", "dispersion_robust", "bias", "coverage_68", "coverage_95", "crps"):
-            row[name] = columns[name][defined].mean()
-        low, high = pd.Series(spread[1:]).quantile([0.1587, 0.8413])
-        row |= {"dispersion_lo": low, "dispersion_hi": high}
-        row["rmse"] = float(((columns["dispersion"] ** 2 + columns["bias"] ** 2) ** 0.5)[defined].mean())
+        row: dict[str, Any] = _key(group) | {"n_galaxies": total.galaxies, "n_views": int(count.max())}
+        row |= {"n_missing": int(total.missing.min()), "n_left_out": total.left_out}
+        each = replicates(total)
+        for name in WITH_INTERVAL:
+            shown = compared(mean_over_radii(each[name]))
+            row |= {name: shown["value"], f"{name}_lo": shown["lo"], f"{name}_hi": shown["hi"]}
+        there = count > 0
+        row |= {name: float(np.mean(values[there])) for name, values in measures(total).items() if name in PLAIN}
+        shown = compared(joint_log_prob(total))
+        row |= {"log_prob_joint": shown["value"], "log_prob_joint_lo": shown["lo"], "log_prob_joint_hi": shown["hi"]}
+        known = bool(total.pit.any())
+        row["pit_off"] = float(np.max(farthest_off(total.pit))) if known else np.nan
+        row["tarp_off"] = float(farthest_off(total.tarp)) if known else np.nan
         rows.append(row)
-    return pd.DataFrame(rows).sort_values(COLUMNS[:5], kind="stable", ignore_index=True)
+    return pd.DataFrame(rows).sort_values(KEYS, kind="stable", ignore_index=True)
+
+
+def to_calibration(sums: dict[Group, Sums]) -> pd.DataFrame:
+    """Histograms of PIT (per radius) and TARP (radius NaN) of every network: `low` to `high`, and how many views."""
+    edges = np.linspace(0, 1, RANK_BINS + 1)
+    frames = []
+    for group, total in sums.items():
+        if group.column or not total.pit.any():
+            continue
+        for radius, counts in [*zip(RADII_RE, total.pit.T, strict=True), (np.nan, total.tarp)]:
+            frame = {"radius": radius, "low": edges[:-1], "high": edges[1:], "count": counts}
+            frames.append(pd.DataFrame(_key(group) | frame))
+    return (
+        pd.concat(frames, ignore_index=True)
+        if frames
+        else pd.DataFrame(columns=[*KEYS, "radius", "low", "high", "count"])
+    )
 
 
 def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sums], part: str | None) -> pd.DataFrame:
-    """table.csv and .parquet, ratios.csv, summary.csv, and tables.json that says where they come from."""
+    """table, bins, summary, ratios and calibration as CSV and Parquet, summary.tex, and tables.json: where from.
+
+    Returns the summary.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    table = to_table(sums)
-    table.to_csv(out / "table.csv", index=False)
-    table.to_parquet(out / "table.parquet", index=False)
-    to_ratios(sums).to_csv(out / "ratios.csv", index=False)
+    everything = to_table(sums)
+    plain = everything.column == ""
     summary = to_summary(sums)
-    summary.to_csv(out / "summary.csv", index=False)
+    tables = {
+        "table": everything[plain][COLUMNS].reset_index(drop=True),
+        "bins": everything[~plain].reset_index(drop=True),
+        "summary": summary,
+        "ratios": to_ratios(sums),
+        "calibration": to_calibration(sums),
+    }
+    for name, table in tables.items():
+        _aside(out / f"{name}.csv", partial(table.to_csv, index=False))
+        _aside(out / f"{name}.parquet", partial(table.to_parquet, index=False))
+    _aside(out / "summary.tex", partial(Path.write_text, data=to_latex(summary)))
     content = {"store": str(store), "runs": [str(r) for r in runs], "part": part or ALL, **map_store.provenance()}
     write_json(out / "tables.json", content)
     return summary
+
+
+def _aside(path: Path, write: Callable[[Path], object]) -> None:
+    aside = path.with_name(path.name + ".partial")
+    write(aside)
+    aside.replace(path)
+
+
+def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
+    """What a reader should be told besides: suites without galaxies, or foreign to every run; failed predictions."""
+    lines = []
+    trained = {name for train in summary.train for name in train.split("+")}
+    for suite in suites:
+        here = summary[summary.test == suite]
+        if not len(here):
+            lines.append(f"{suite}: no finished galaxy that an estimator could use in this part; not in the tables")
+        elif suite not in trained:
+            lines.append(f"{suite}: no run was trained on it; every figure is that of a foreign simulation")
+    for row in summary[(summary.train != "") & (summary.n_missing > 0)].itertuples():
+        lines.append(f"{row.tracer}, {row.train} on {row.test}: {row.n_missing} predictions are not finite; left out")
+    return lines
+
+
+def to_latex(summary: pd.DataFrame) -> str:
+    """The summary as a booktabs table: value with its 68 % interval, in dex."""
+
+    def with_interval(row: pd.Series, name: str) -> str:
+        value, low, high = row[name], row[f"{name}_lo"], row[f"{name}_hi"]
+        if not np.isfinite(value):
+            return "--"
+        return f"${value:.3f}_{{-{max(value - low, 0):.3f}}}^{{+{max(high - value, 0):.3f}}}$"
+
+    names = {"dispersion": "dispersion [dex]", "bias": "bias [dex]", "coverage_68": r"68\,\% coverage"}
+    lines = [
+        [str(row[k]).replace("_", r"\_") or "--" for k in KEYS] + [with_interval(row, n) for n in names]
+        for _, row in summary.iterrows()
+    ]
+    body = " \\\\\n".join(" & ".join(line) for line in lines)
+    head = " & ".join([*KEYS, *names.values()])
+    inside = f"\\toprule\n{head} \\\\\n\\midrule\n{body} \\\\\n\\bottomrule\n"
+    return f"\\begin{{tabular}}{{lllllrrr}}\n{inside}\\end{{tabular}}\n"

@@ -107,12 +107,18 @@ class Posterior:
         From n samples by a Gaussian kernel of Scott's width (Scott 1992, eq. 6.44), good to some
         hundredths within the samples' range; beyond it the kernel's tail decides.
         """
-        samples, at = self.samples(n), np.asarray(log10_menc, dtype=float)
-        width = np.maximum(samples.std(0) * n**-0.2, 1e-6)
-        exponent = -0.5 * ((samples - at) / width) ** 2
-        highest = exponent.max(0)
-        total = np.log(np.exp(exponent - highest).sum(0)) + highest
-        return np.asarray(total - np.log(n * width * math.sqrt(2 * math.pi)))
+        return kernel_log_prob(self.samples(n), np.asarray(log10_menc))
+
+
+def kernel_log_prob(samples: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """(N, K) log density per dex at numbers (N, K) of samples (S, N, K), by a Gaussian kernel of Scott's width."""
+    n = len(samples)
+    off = samples - at.astype(samples.dtype)
+    width = np.maximum(samples.std(0) * n**-0.2, 1e-6)
+    exponent = -0.5 * (off / width) ** 2
+    highest = exponent.max(0)
+    total = np.log(np.exp(exponent - highest).sum(0)) + highest
+    return np.asarray(total - np.log(n * width * math.sqrt(2 * math.pi)))
 
 
 class Inference:

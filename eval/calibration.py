@@ -29,16 +29,18 @@ def tarp(samples: np.ndarray, truth: np.ndarray, normal: np.ndarray | None = Non
     Tests of accuracy with random points (Lemos et al. 2023, arXiv:2302.03026): uniform in 0 to 1 for
     joint posteriors that are calibrated, and for those only, if points depend on what was seen. Here they
     are drawn about each view's posterior, and distances are in units of its covariance, without which
-    ten nearly equal numbers would count as one. normal (N, K): the points' standard normal numbers, or some.
+    ten nearly equal numbers would count as one; both from one half of the samples, so that truth and the
+    other half, which is counted, are strangers to them alike. normal (N, K): the points' standard normal numbers.
     """
-    mean = samples.mean(0, dtype=float)
+    half = len(samples) // 2
+    mean = samples[:half].mean(0, dtype=float)
     off = np.ascontiguousarray(np.moveaxis(samples - mean, 0, 1))  # (N, S, K)
-    covariance = off.mT @ off / len(samples)
+    covariance = off[:, :half].mT @ off[:, :half] / max(half, 1)
     trace = np.trace(covariance, axis1=1, axis2=2)[:, None, None]
     whiten = np.linalg.inv(np.linalg.cholesky(covariance + 1e-9 * trace * np.eye(truth.shape[1])))
     point = np.random.default_rng(0).standard_normal(truth.shape) if normal is None else normal
     own = np.linalg.norm((whiten @ (truth - mean)[..., None])[..., 0] - point, axis=-1)
-    others = np.linalg.norm(off @ whiten.mT - point[:, None], axis=-1)
+    others = np.linalg.norm(off[:, half:] @ whiten.mT - point[:, None], axis=-1)
     return np.asarray((others < own[:, None]).mean(1))
 
 

@@ -196,7 +196,7 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
         weights[1:, i] = bootstrap_weights(lineage)
     n, q, k = views.values.shape
     each = np.concatenate(
-        [views.values.reshape(n, -1), np.isfinite(views.joint)[:, None], views.joint[:, None]], axis=1
+        [views.values.reshape(n, q * k), np.isfinite(views.joint)[:, None], views.joint[:, None]], axis=1
     )
     per_galaxy = np.zeros((len(names), each.shape[1]))
     np.add.at(per_galaxy, which, np.where(np.isfinite(each), each, 0.0))

@@ -208,6 +208,10 @@ class Kept:
         """Whether the block is there and follows from what `token` says."""
         return int(self._root["token"][block.start // BLOCK]) == wanted
 
+    def forget(self, block: slice) -> None:
+        """The block is to be computed again."""
+        self._root["token"][block.start // BLOCK] = 0
+
     def write(
         self,
         block: slice,
@@ -219,7 +223,7 @@ class Kept:
     ) -> None:
         """A block: constant data by name, medians (N, K), samples (S, N, K), joint log densities (N,), of all views."""
         rows = self.rows(block)
-        self._root["token"][block.start // BLOCK] = 0
+        self.forget(block)
         for name, values in constant.items():
             self._root["constant_data"][name][rows] = values
         if samples is not None:

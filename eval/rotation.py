@@ -14,9 +14,10 @@ MIN_INCLINATION_DEG = 30.0
 MAX_INCLINATION_DEG = 84.0  # where the rings are fitted; thinner ellipses than pixels say nothing
 THICKNESS = 0.15  # axis ratio of a disc seen edge on
 AXIS_RATIO_ERROR = 0.1  # of a disc's density map: discs are not round
-RING_PIXELS = 1.0
+RING_PIXELS = 1.0  # between ring radii
 MIN_PIXELS = 30
-#: Residuals are correlated over the beam and along arms.
+#: Residuals are correlated over the beam and along arms; and thick, turbulent discs look less inclined in velocity
+#: than they are (by 20 degrees in the bursty mocks), so that the axis ratio has to be heard unless V is very clean.
 PIXELS_PER_INDEPENDENT = 60.0
 #: Share of a ring, weighted as it weighs in the fit, that has to be seen.
 MIN_COVERAGE = 0.5

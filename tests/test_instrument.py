@@ -10,6 +10,7 @@ import torch
 import yaml
 from conftest import ROOT, command
 
+from eval.estimators import ESTIMATORS
 from eval.inference import check_instruments, evaluate_block
 from eval.predict import predict
 from gen.instrument import INSTRUMENTS, Instrument, fixed_noise, instrument, observe
@@ -300,7 +301,7 @@ def test_a_run_keeps_its_instrument_whole(map_store, tmp_path):
     assert len(found) == 12 * 2 * len(RADII_RE)
     assert np.isfinite(found.log10_menc).all()
     groups = evaluate_block([str(run)], str(map_store), "quiet", (0, 12), None)
-    assert {(g.estimator, g.instrument) for g in groups} == {("cnn", "survey"), ("wolf2010", "survey")}
+    assert {(g.estimator, g.instrument) for g in groups} == {(name, "survey") for name in ("cnn", *ESTIMATORS)}
 
 
 def test_two_instruments_of_one_name_do_not_share_a_table(map_store, tmp_path):

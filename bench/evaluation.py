@@ -1,14 +1,16 @@
 """What evaluation costs: measures of made-up predictions at any scale, and inference beside the bare network.
 
   python -m bench.evaluation                     measures of 10^4, 10^5 and 10^6 views x 10 radii x 200 samples
-  python -m bench.evaluation --store maps.zarr --run runs/both      inference as well
+  python -m bench.evaluation --store maps.zarr --runs runs/*    inference as well
 
 Predictions are drawn inside each task and measured as `eval tables` measures kept ones, bootstrap, CRPS, PIT and TARP
 with them; sums travel. Beside it: a long table of samples and groupby in pandas, one process, which gives bias,
 dispersion, coverage and sharpness only, and no intervals. Memory is the highest of all processes together.
 """
 
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,8 @@ from eval.inference import predict_block, sources_of
 from eval.metrics import Estimates, Sums, add_up, measures, per_view
 from eval.predictions import BLOCK, N_SAMPLES, Kept, Part, prepare
 from train import load
-from train.checkpoint import instrument_of
 from train.dataset import RADII_RE, read_views, usable
+from train.scaling import only
 
 K, VIEWS = len(RADII_RE), 4
 GALAXIES = 512  # of a task
@@ -55,8 +57,6 @@ def peak_mb() -> float:
 
 def weighed(start: int, galaxies: int) -> dict[str, object]:
     """`task`, and how much memory its process has had."""
-    import os
-
     return {**task(start, galaxies), f"mb {os.getpid()}": Highest(peak_mb())}
 
 
@@ -108,41 +108,46 @@ def measures_bench(most: int) -> None:
             seconds,
             1e6 * seconds / galaxies / VIEWS,
             peak_mb(),
-            table.coverage.mean(),
+            table["inside", "mean"].mean(),
         ]
     )
     common.table(["measures", "seconds", "us per view", "peak MB", "cov68"], rows)
 
 
-def inference_bench(store: Path, run: Path, out: Path) -> None:
-    """Views per second of the task that `eval tables` runs, against the network and density alone on the same maps."""
+def inference_bench(store: Path, runs: list[Path], out: Path) -> None:
+    """Views per second of the task that `eval tables` runs, against networks and densities alone on observed maps."""
     torch.set_num_threads(1)
-    suite = load(run).run["fit"]["suites"][0]
+    inferences = [load(run) for run in runs]
+    suite = inferences[0].run["fit"]["suites"][0]
     part = Part(store.absolute(), suite, None)
-    source = next(s for s in sources_of([run], out, classical=False))
-    source = type(source)(**vars(source) | {"root": out / "predictions.zarr"})
-    looks, block = {source.instrument: instrument_of(run)}, slice(0, min(BLOCK, len(part)))
+    sources = [replace(s, root=out / s.root.parent.name) for s in sources_of(runs, out, classical=False)]
+    looks, block = {infer.instrument.name: infer.instrument for infer in inferences}, slice(0, min(BLOCK, len(part)))
     views = read_views(store, suite, None, block)
-    infer = load(run)
-    views = views[usable(views, source.tracer, infer.instrument)]
-    observed = views.observed(infer.instrument)
-    prepare(source, part)
+    views = views[np.all([usable(views, s.tracer, looks[s.instrument]) for s in sources], axis=0)]
+    observed = {name: views.observed(look) for name, look in looks.items()}
+    for source in sources:
+        prepare(source, part)
 
+    @torch.no_grad()
     def bare() -> None:
-        with torch.no_grad():
-            for model, scale in zip(infer.models, infer.scales[source.tracer], strict=True):
-                features, unit = model.features(observed, views.half_mass_radius_kpc)
-                normal = torch.randn(N_SAMPLES // len(infer.models), len(views), K + 1)
-                _ = model.density.from_normal(features, normal, scale) + unit[:, None]
+        for infer in inferences:
+            for tracer in infer.answers():
+                maps = observed[infer.instrument.name]
+                maps = maps if tracer == "both" else only(maps, tracer)
+                for model, scale in zip(infer.models, infer.scales[tracer], strict=True):
+                    features, unit = model.features(maps, views.half_mass_radius_kpc)
+                    normal = torch.randn(N_SAMPLES // len(infer.models), len(views), K + 1)
+                    model.density.from_normal(features, normal, scale)
+                    model.density.log_prob(features, views.log10_menc - unit[:, None], scale)
 
     def whole() -> None:
-        Kept(source, part).forget(block)
-        predict_block([source], looks, part, block)
+        for source in sources:
+            Kept(source, part).forget(block)
+        predict_block(sources, looks, part, block)
 
-    times = {"network and density": common.best(bare, 3), "eval's task": common.best(whole, 3)}
-    rows = [
-        [name, len(views) / seconds, 100 * times["network and density"] / seconds] for name, seconds in times.items()
-    ]
+    times = {f"{len(runs)} networks and densities": common.best(bare, 3), "eval's task": common.best(whole, 3)}
+    least = next(iter(times.values()))
+    rows = [[name, len(views) * len(sources) / seconds, 100 * least / seconds] for name, seconds in times.items()]
     common.table(["inference", "views/s", "% of bare"], rows)
 
 
@@ -150,13 +155,13 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--views", type=int, default=1_000_000, help="views at most")
     parser.add_argument("--store", type=Path, help="map store, for inference")
-    parser.add_argument("--run", type=Path, help="run folder, for inference")
+    parser.add_argument("--runs", type=Path, nargs="+", help="run folders, for inference")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.views:
         measures_bench(args.views)
-    if args.store and args.run:
-        inference_bench(args.store, args.run, args.out / "evaluation")
+    if args.store and args.runs:
+        inference_bench(args.store, args.runs, args.out / "evaluation")
 
 
 if __name__ == "__main__":

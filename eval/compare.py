@@ -70,7 +70,8 @@ def compare(
         for name, more_is_better in MEASURES.items():
             one, two = (_score(s, name) for s in pair)
             shown = compared(two - one)
-            better = np.mean((two - one)[1:] > 0 if more_is_better else (two - one)[1:] < 0)
+            gain = (two - one)[1:] * (1 if more_is_better else -1)
+            better = np.mean(gain > 0) + 0.5 * np.mean(gain == 0)
             row = {"test": suite, "measure": name, "n_galaxies": pair[0].galaxies, "a": one[0], "b": two[0]}
             rows.append(row | {"b-a": shown["value"], "lo": shown["lo"], "hi": shown["hi"], "b_better": float(better)})
     if not rows:

@@ -22,7 +22,7 @@ from eval.predictions import (
     Part,
     Source,
     columns,
-    token,
+    tokens,
 )
 from gen import store
 from gen.instrument import Instrument
@@ -111,7 +111,8 @@ def _load(run: Path, key: str) -> Inference:
 
 def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part: Part, block: slice) -> int:
     """Predict what is not kept of a block; how many sources had to be asked."""
-    stale = [(s, t) for s in sources if not Kept(s, part).holds(block, t := token(s, part, block))]
+    wanted_of = zip(sources, tokens(sources, part, block), strict=True)
+    stale = [(source, wanted) for source, wanted in wanted_of if not Kept(source, part).holds(block, wanted)]
     if not stale:
         return 0
     numbers, names, lineages = (x[block] for x in part.names)
@@ -126,7 +127,7 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
         constant[name][mapped] = values
     observed = {name: views.observed(looks[name]) for name in {s.instrument for s, _ in stale}}
     good = {
-        (name, tracer): usable(views, tracer, looks[name])
+        (name, tracer): usable(views, tracer, looks[name], observed[name])
         for name, tracer in {(s.instrument, s.tracer) for s, _ in stale}
     }
     for source, wanted in stale:
@@ -134,8 +135,7 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
         rows = np.flatnonzero(mapped)[keep]
         constant["state"][mapped] = np.where(keep, PREDICTED, UNUSABLE)
         chosen, seen = views[keep], observed[source.instrument][torch.as_tensor(keep)]
-        median = np.full((len(mapped), k), np.nan)
-        samples, log_prob = None, None
+        median, samples, log_prob = np.full((len(mapped), k), np.nan), None, None
         if source.run is None:
             field = looks[source.instrument].grid(views.maps.shape[-1], views.field_of_view_re)[1]
             estimate = ESTIMATORS[source.name][1]
@@ -150,7 +150,6 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
                 )
                 samples[:, rows] = posterior.samples(N_SAMPLES)
                 log_prob[rows] = posterior.log_prob(chosen.log10_menc)
-            median = np.median(samples, axis=0)
         Kept(source, part).write(block, wanted, constant, median, samples, log_prob)
     return len(stale)
 

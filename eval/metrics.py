@@ -127,17 +127,17 @@ def _draw(name: str) -> np.random.Generator:
 
 def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(N, K) CRPS [dex] of posterior samples (S, N, K): E|X - y| - E|X - X'| / 2 (Gneiting & Raftery 2007, eq. 21)."""
-    return _crps(np.sort(np.moveaxis(samples, 0, -1), axis=-1), truth)
+    return _crps(np.sort(np.moveaxis(samples, 0, -1), axis=-1) - truth[..., None])
 
 
-def _crps(rising: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _crps(rising: np.ndarray) -> np.ndarray:
+    """CRPS of truths at nil from sorted samples (..., S)."""
     n = rising.shape[-1]
     weight = ((2 * np.arange(1, n + 1) - n - 1) / n**2).astype(rising.dtype)
-    off = rising - truth[..., None].astype(rising.dtype)  # small numbers, whose sums round less
-    return np.asarray(np.abs(off).mean(-1) - off @ weight)
+    return np.asarray(np.abs(rising).mean(-1) - rising @ weight)
 
 
-def _quantile(rising: np.ndarray, share: float) -> np.ndarray:
+def quantile(rising: np.ndarray, share: float) -> np.ndarray:
     """Quantile along the last axis of sorted numbers, linear between them as numpy's."""
     at = share * (rising.shape[-1] - 1)
     low = int(at)
@@ -160,16 +160,18 @@ def per_view(e: Estimates) -> PerView:
         whole = known.all(1) & np.isfinite(e.samples).all((0, 2))
         values[~whole] = np.where(np.arange(len(QUANTITIES))[:, None] == 0, 0.0, np.nan)
         samples, truth = e.samples[:, whole], e.truth[whole]
-        rising = np.sort(np.moveaxis(samples, 0, -1), axis=-1)
-        low68, high68, low95, high95 = (_quantile(rising, share) for share in SHARES[:4])
-        rank = (rising < truth[..., None].astype(rising.dtype)).sum(-1)
+        # Relative to the truth: small numbers, whose sums round less.
+        rising = np.ascontiguousarray(np.moveaxis(samples, 0, -1)) - truth[..., None].astype(samples.dtype)
+        rising.sort(axis=-1)
+        low68, high68, low95, high95 = (quantile(rising, share) for share in SHARES[:4])
+        rank = np.count_nonzero(rising < 0, axis=-1)
         draws = [_draw(f"view {g} {v}") for g, v in zip(e.galaxy[whole], e.view[whole], strict=True)]
         jitter = np.array([draw.random(k) for draw in draws]).reshape(-1, k)
         points = np.array([draw.standard_normal(k) for draw in draws]).reshape(-1, k)
         pit[whole] = (rank + jitter) / (len(samples) + 1)
         columns = (
-            _crps(rising, truth), kernel_log_prob(samples, truth),
-            (truth >= low68) & (truth <= high68), (truth >= low95) & (truth <= high95),
+            _crps(rising), kernel_log_prob(rising),
+            (low68 <= 0) & (high68 >= 0), (low95 <= 0) & (high95 >= 0),
             0.5 * (high68 - low68), 0.5 * (high95 - low95),
         )  # fmt: skip
         for i, column in enumerate(columns, start=3):

@@ -2,7 +2,7 @@
 
 RUN/predictions.zarr holds a group STORE/SUITE/PART/TRACER per map store, suite, part of the split and tracer; classical
 estimators have theirs, STORE/SUITE/PART/INSTRUMENT-ESTIMATOR, in a store beside the tables. In each group, readable
-with xarray (`xarray.open_datatree(path, group=...)`) and ArviZ (`arviz.from_zarr`):
+with xarray (`xarray.open_datatree(".../predictions.zarr/STORE/SUITE/PART/TRACER", engine="zarr")`) and ArviZ:
 
 posterior      log10_menc (chain, draw, view, radius) [Msun], samples; not there for a point estimate
 summary        median, lo_68, hi_68, lo_95, hi_95 (view, radius) [Msun] and log_prob_joint (view)
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from eval.metrics import SHARES, Estimates
+from eval.metrics import SHARES, Estimates, quantile
 from gen import store
 from gen.profile import menc_at
 from train.checkpoint import RunError
@@ -169,23 +169,24 @@ def prepare(source: Source, part: Part) -> None:
     data["sightline"][:] = np.tile(np.arange(part.views), len(names))
     _array(root, "token", ["block"], [max(1, len(part.blocks()))], [1], dtype="uint64", fill_value=0)
     root.attrs["galaxies"] = digest
+    zarr.consolidate_metadata(path)
 
 
 def _digest(content: Any) -> str:
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
 
 
-def token(source: Source, part: Part, block: slice) -> int:
-    """What a block of predictions follows from, as a number above 0; cheap, for it is asked before any map is read."""
+def tokens(sources: Sequence[Source], part: Part, block: slice) -> list[int]:
+    """Per source what a block of its predictions follows from, as a number above 0; asked before any map is read."""
     numbers, names, lineages = part.names
-    mine = numbers[block]
     state = hashlib.blake2b(
-        json.dumps([SCHEMA, source.key, names[block].tolist(), lineages[block].tolist()]).encode(), digest_size=8
+        json.dumps([SCHEMA, names[block].tolist(), lineages[block].tolist()]).encode(), digest_size=8
     )
     state.update(json.dumps(part.group.attrs["config"], sort_keys=True).encode())
-    for name in ("status", "half_mass_radius", "mass"):
-        state.update(np.ascontiguousarray(store.read(part.group, name, mine)).tobytes())
-    return int.from_bytes(state.digest(), "little") | 1
+    for name in ("status", "half_mass_radius"):
+        state.update(np.ascontiguousarray(store.read(part.group, name, numbers[block])).tobytes())
+    each = [hashlib.blake2b(source.key.encode(), digest_size=8, key=state.digest()).digest() for source in sources]
+    return [int.from_bytes(digest, "little") | 1 for digest in each]
 
 
 class Kept:
@@ -221,17 +222,19 @@ class Kept:
         samples: np.ndarray | None = None,
         log_prob_joint: np.ndarray | None = None,
     ) -> None:
-        """A block: constant data by name, medians (N, K), samples (S, N, K), joint log densities (N,), of all views."""
+        """A block: constant data by name; medians (N, K), or samples (S, N, K) and joint log densities (N,)."""
         rows = self.rows(block)
         self.forget(block)
         for name, values in constant.items():
             self._root["constant_data"][name][rows] = values
         if samples is not None:
             self._root["posterior"]["log10_menc"][:, :, rows] = samples[None]
-            for name, values in zip(_SUMMARY[:4], np.quantile(samples, SHARES[:4], axis=0), strict=True):
-                self._root["summary"][name][rows] = values
+            rising = np.sort(np.moveaxis(samples, 0, -1), axis=-1)
+            for name, share in zip(_SUMMARY, SHARES, strict=True):
+                self._root["summary"][name][rows] = quantile(rising, share)
             self._root["summary"]["log_prob_joint"][rows] = log_prob_joint
-        self._root["summary"]["median"][rows] = median
+        else:
+            self._root["summary"]["median"][rows] = median
         self._root["token"][block.start // BLOCK] = wanted
 
     def read(self, block: slice) -> tuple[Estimates, dict[str, np.ndarray]]:

@@ -79,7 +79,7 @@ def test_any_blocks_make_the_same_table(results, runs, map_store, size):
 def test_numpy_makes_the_same_table_from_kept_predictions(results, runs, map_store):
     """Predictions opened with xarray; every column that is a mean or a standard deviation, to 1e-10."""
     run = next(r for r in runs if r.name == "stars")
-    tree = xarray.open_datatree(run / "predictions.zarr", group=f"{map_store.stem}/quiet/all/stars", engine="zarr")
+    tree = xarray.open_datatree(run / f"predictions.zarr/{map_store.stem}/quiet/all/stars", engine="zarr")
     data, samples = tree["constant_data"], tree["posterior"].log10_menc[0].to_numpy()
     assert tree["posterior"].log10_menc.dims == ("chain", "draw", "view", "radius")
     assert samples.shape == (200, 24, K)

@@ -140,16 +140,18 @@ REASONS = (
 )
 
 
-def why_not(views: Views, tracer: str, look: Instrument) -> np.ndarray:
+def why_not(views: Views, tracer: str, look: Instrument, observed: torch.Tensor | None = None) -> np.ndarray:
     """(N,) number in REASONS of why a view is left out, 0 for those that are usable.
 
-    `both` needs one tracer that is seen in enough pixels: a galaxy without gas still has stars.
+    observed: the views through the instrument, where they are at hand. `both` needs one tracer that is seen in
+    enough pixels: a galaxy without gas still has stars.
     """
     parts = []
     mine = [("stars", "gas").index(t) for t in tracers_of(tracer)]
     for start in range(0, len(views), 512):
         some = views[np.arange(start, min(start + 512, len(views)))]
-        seen = some.observed(look, noisy=False)[:, [3, 7]].mean((2, 3))[:, mine] >= MIN_VALID_SHARE
+        maps = some.observed(look, noisy=False) if observed is None else observed[start : start + 512]
+        seen = maps[:, [3, 7]].mean((2, 3))[:, mine] >= MIN_VALID_SHARE
         wrong = (
             ~torch.isfinite(some.maps.flatten(1)).all(1),
             (some.maps[:, [0, 4]][:, mine] == 0).flatten(1).all(1),
@@ -163,6 +165,6 @@ def why_not(views: Views, tracer: str, look: Instrument) -> np.ndarray:
     return torch.cat(parts).numpy() if parts else np.zeros(0, dtype=np.int8)
 
 
-def usable(views: Views, tracer: str, look: Instrument) -> np.ndarray:
+def usable(views: Views, tracer: str, look: Instrument, observed: torch.Tensor | None = None) -> np.ndarray:
     """(N,) True where every tracer has enough valid pixels through the instrument, and all is finite."""
-    return why_not(views, tracer, look) == 0
+    return why_not(views, tracer, look, observed) == 0

@@ -107,18 +107,18 @@ class Posterior:
         From n samples by a Gaussian kernel of Scott's width (Scott 1992, eq. 6.44), good to some
         hundredths within the samples' range; beyond it the kernel's tail decides.
         """
-        return kernel_log_prob(self.samples(n), np.asarray(log10_menc))
+        return kernel_log_prob(np.moveaxis(self.samples(n), 0, -1) - np.asarray(log10_menc)[..., None])
 
 
-def kernel_log_prob(samples: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """(N, K) log density per dex at numbers (N, K) of samples (S, N, K), by a Gaussian kernel of Scott's width."""
-    n = len(samples)
-    off = samples - at.astype(samples.dtype)
-    width = np.maximum(samples.std(0) * n**-0.2, 1e-6)
-    exponent = -0.5 * (off / width) ** 2
-    highest = exponent.max(0)
-    total = np.log(np.exp(exponent - highest).sum(0)) + highest
-    return np.asarray(total - np.log(n * width * math.sqrt(2 * math.pi)))
+def kernel_log_prob(off: np.ndarray) -> np.ndarray:
+    """(...) log density per dex, at nil, of samples (..., S), by a Gaussian kernel of Scott's width."""
+    n = off.shape[-1]
+    variance = np.einsum("...s,...s->...", off, off) / n - off.mean(-1) ** 2
+    width = np.maximum(np.sqrt(np.maximum(variance, 0)) * n**-0.2, 1e-6)
+    square = (off / width[..., None]) ** 2
+    nearest = square.min(-1)
+    total = np.exp(-0.5 * (square - nearest[..., None])).sum(-1)
+    return np.asarray(np.log(total) - 0.5 * nearest - np.log(n * width * math.sqrt(2 * math.pi)))
 
 
 class Inference:

@@ -1,6 +1,7 @@
 """What one task does with a block of galaxies: predictions that are not kept yet, then their measures."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -68,8 +69,8 @@ def check_maps(run: Path, path: Path, suite: str) -> None:
 def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[Source]:
     """Every run for every tracer it answers for, and the classical estimators through every run's instrument.
 
-    out is where classical estimators' predictions are kept. Raises RunError for runs that a table could not tell
-    apart: of the same kind, or with different instruments of one name.
+    out is where classical estimators' predictions are kept, and those of runs that cannot be written to. Raises
+    RunError for runs that a table could not tell apart: of the same kind, or with different instruments of one name.
     """
     found: dict[tuple[str, ...], Source] = {}
     looks: dict[str, tuple[Path, Instrument]] = {}
@@ -82,11 +83,12 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
                 f"{other} and {run} have different instruments of the same name {look.name}; "
                 "rename one and train it again, or make two tables"
             )
+        home = run if os.access(run, os.W_OK) else out / "predictions" / run.name  # a colleague's run
         files = [f for m in members_of(run) for f in (m / "run.json", m / "model.pt")] + [run / "calibration.json"]
         key = hashlib.blake2b(b"".join(f.read_bytes() for f in files), digest_size=8).hexdigest()
         for tracer in infer.answers():
             name, suites = "cnn-any" if infer.tracer == "any" else "cnn", "+".join(sorted(infer.run["fit"]["suites"]))
-            source = Source(name, look.name, tracer, suites, run / "predictions.zarr", tracer, key, run)
+            source = Source(name, look.name, tracer, suites, home / "predictions.zarr", tracer, key, run)
             same = found.setdefault((name, look.name, tracer, suites), source)
             if same is not source:
                 raise RunError(

@@ -30,6 +30,7 @@ from functools import lru_cache
 import numpy as np
 
 from eval.calibration import tarp
+from train.calibrate import LEVELS
 from train.posterior import kernel_log_prob
 
 # N views, K radii, S samples, B bootstrap replicates, Q quantities
@@ -42,7 +43,7 @@ RANK_BINS = 100
 #: What is averaged over views, per radius; the first three are of every estimator, the others of posteriors.
 QUANTITIES = ("count", "d", "d2", "crps", "log_prob", "coverage_68", "coverage_95", "width_68", "width_95")
 #: Ends of the central 68.27 and 95.45 % intervals, and the median.
-SHARES = (0.15865, 0.84135, 0.02275, 0.97725, 0.5)
+SHARES = (*(0.5 + side * level / 2 for level in LEVELS for side in (-1, 1)), 0.5)
 #: Measures with intervals, and those without, in the order of the tables.
 WITH_INTERVAL = ("bias", "dispersion", "rmse", "crps", "log_prob", "coverage_68", "coverage_95")
 PLAIN = ("bias_median", "dispersion_robust", "outliers", "width_68", "width_95")

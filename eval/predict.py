@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from eval.inference import check_maps
+from eval.metrics import SHARES
 from train.dataset import RADII_RE, read_views, usable
 from train.posterior import load
 
@@ -22,7 +23,7 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     if not keep.any():
         raise ValueError(f"{store}/{suite}: no view has usable {infer.tracer} maps through {infer.instrument.name}")
     views = views[keep]
-    low95, low68, median, high68, high95 = infer(views).quantiles([0.02275, 0.15865, 0.5, 0.84135, 0.97725])
+    low68, high68, low95, high95, median = infer(views).quantiles(SHARES)
     n, k = median.shape
     r_e = views.half_mass_radius_kpc.numpy()
     return pd.DataFrame(

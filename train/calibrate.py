@@ -53,14 +53,14 @@ def latent_scale(latent: torch.Tensor, weight: torch.Tensor, galaxies: int) -> t
     """
     share = torch.softmax(weight - 0.5 * (latent**2).sum(-1), dim=-1).double()
     second = torch.einsum("nc,nck,ncl->kl", share, latent.double(), latent.double()) / len(latent)
-    plain = second.trace() / len(second) * torch.eye(len(second), dtype=second.dtype)
+    plain = second.trace() / len(second) * torch.eye(len(second), dtype=second.dtype, device=second.device)
     return torch.linalg.cholesky((galaxies * second + PRIOR_GALAXIES * plain) / (galaxies + PRIOR_GALAXIES)).float()
 
 
 def scales_of(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]:
     """The scale (K, K) of every member from usable validation views; one where there is none."""
     if not len(views):
-        return [torch.eye(views.log10_menc.shape[1]) for _ in infer.models]
+        return [torch.eye(views.log10_menc.shape[1], device=infer.device) for _ in infer.models]
     galaxies = len(set(views.lineage))
     plain = infer(views, tracer=tracer)
     infer.scales[tracer] = [latent_scale(*found, galaxies) for found in plain.latent(views.log10_menc)]

@@ -62,7 +62,7 @@ class Posterior:
     @torch.no_grad()
     def latent(self, log10_menc: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Per member, `density.latent` of profiles (N, K) of log10 M(<r) [Msun], before any calibration."""
-        profile = log10_menc - self._unit
+        profile = log10_menc.to(self._unit.device) - self._unit
         return [m.density.latent(f, profile) for m, f, _ in self._members()]
 
     @torch.no_grad()
@@ -72,12 +72,12 @@ class Posterior:
             out = np.empty((n, len(self), len(self.radii_re)), np.float32)
             for start in range(0, len(self), BLOCK):
                 rows = slice(start, start + BLOCK)
-                normal = self._normal(n, rows)
+                normal = self._normal(n, rows).to(self._unit.device)
                 for i, (model, features, scale) in enumerate(self._members()):
                     mine = slice(i, None, len(self._models))
                     out[mine, rows] = (
                         model.density.from_normal(features[rows], normal[mine], scale) + self._unit[rows]
-                    ).numpy()
+                    ).cpu()
             self._kept = {n: out}
         return self._kept[n]
 
@@ -97,9 +97,9 @@ class Posterior:
     @torch.no_grad()
     def log_prob(self, log10_menc: np.ndarray | torch.Tensor) -> np.ndarray:
         """(N,) log of the joint density per dex^K at profiles (N, K) of log10 M(<r) [Msun]; exact."""
-        profile = torch.as_tensor(log10_menc, dtype=torch.float32) - self._unit
+        profile = torch.as_tensor(log10_menc, dtype=torch.float32).to(self._unit.device) - self._unit
         each = [m.density.log_prob(f, profile, scale) for m, f, scale in self._members()]
-        return np.asarray(torch.logsumexp(torch.stack(each), 0) - math.log(len(each)))
+        return np.asarray(torch.logsumexp(torch.stack(each), 0).cpu() - math.log(len(each)))
 
     def log_prob_per_radius(self, log10_menc: np.ndarray | torch.Tensor, n: int = 1000) -> np.ndarray:
         """(N, K) log of each radius' own density per dex, all others integrated out.
@@ -124,15 +124,19 @@ def kernel_log_prob(off: np.ndarray) -> np.ndarray:
 class Inference:
     """A finished run, ready to infer. `run` is its run.json, `instrument` what it was trained to look through.
 
-    Posteriors are as wide as validation found they should be, or (calibrated False) as the networks gave them.
+    Networks are on the GPU where there is one. Posteriors are as wide as validation found they should be, or
+    (calibrated False) as the networks gave them.
     """
 
     def __init__(self, path: Path, calibrated: bool = True):
         self.path = path
         self.run: dict[str, Any] = read_config(path)
         self.instrument: Instrument = instrument_of(path)
-        self.models = load_members(path)
-        self.scales: dict[str, list[torch.Tensor]] = read_scales(path) if calibrated else {}
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.models = [model.to(self.device) for model in load_members(path)]
+        self.scales: dict[str, list[torch.Tensor]] = {}
+        if calibrated:
+            self.scales = {t: [s.to(self.device) for s in each] for t, each in read_scales(path).items()}
 
     @property
     def tracer(self) -> str:
@@ -179,7 +183,8 @@ class Inference:
         features = []
         with torch.no_grad():
             for model in self.models:
-                blocks = [model.features(o, r) for o, r in zip(observed.split(BLOCK), r_e.split(BLOCK), strict=True)]
+                pairs = zip(observed.split(BLOCK), r_e.split(BLOCK), strict=True)
+                blocks = [model.features(o.to(self.device), r.to(self.device)) for o, r in pairs]
                 features.append(torch.cat([f for f, _ in blocks]))
         unit = torch.cat([u for _, u in blocks])
         return Posterior(

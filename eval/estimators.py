@@ -68,20 +68,20 @@ def _from_sigma(seen: Seen, sigma_kms: np.ndarray, radius_re: float, coefficient
 def wolf2010(seen: Seen) -> np.ndarray:
     """M(<4/3 R_e) = 4 sigma_los^2 R_e / G (Wolf et al. 2010, arXiv:0908.2995, eq. 2).
 
-    Their eq. 1, M(<r_3) = 3 sigma_los^2 r_3 / G with r_3 the deprojected half-light radius, 4/3 R_e.
+    3 sigma_los^2 r / G at the deprojected half-light radius, where the mass depends least on anisotropy.
     """
     return _from_sigma(seen, sigma_los(seen.tracer("stars")), 4 / 3, 4.0)
 
 
 def walker2009(seen: Seen) -> np.ndarray:
-    """M(<R_e) = 5/2 sigma_los^2 R_e / G (Walker et al. 2009, arXiv:0906.0341, eq. 10-11; mu = 580 Msun/pc/(km/s)^2)."""
+    """M(<R_e) = 5/2 sigma_los^2 R_e / G (Walker et al. 2009, arXiv:0906.0341; 580 Msun/pc/(km/s)^2)."""
     return _from_sigma(seen, sigma_los(seen.tracer("stars")), 1.0, 2.5)
 
 
 def campbell2017(seen: Seen) -> np.ndarray:
-    """M(<1.77 R_e) = 5.29 sigma_los^2 R_e / G (Campbell et al. 2017, arXiv:1603.04443, section 4.4).
+    """M(<1.77 R_e) = 5.29 sigma_los^2 R_e / G (Campbell et al. 2017, arXiv:1603.04443).
 
-    Radius and coefficient were chosen for the least scatter on simulated galaxies of the Local Group.
+    Radius and coefficient are those of least scatter over simulated galaxies of the Local Group.
     """
     return _from_sigma(seen, sigma_los(seen.tracer("stars")), 1.77, 5.29)
 
@@ -96,7 +96,8 @@ def virial(seen: Seen) -> np.ndarray:
 
     The coefficient 5.0 +- 0.1 of Cappellari et al. 2006 (arXiv:astro-ph/0505042, eq. 19) is that of a total
     mass, L times the dynamical M/L inside R_e; half of it is inside r_1/2 (Cappellari et al. 2013,
-    arXiv:1208.3522, section 4.3). Measured on early-type galaxies.
+    arXiv:1208.3522). Measured on early-type galaxies, whose cusps raise sigma_e: too low by a third in an
+    isotropic Plummer sphere, by half in discs.
     """
     aperture = inside_half_mass_radius(seen.observed.shape[-1], seen.field_of_view_re).numpy()
     return _from_sigma(seen, sigma_los(seen.tracer("stars"), aperture), 1.33, 2.5)

@@ -91,7 +91,7 @@ def _annuli(pixels: int, field_of_view_re: float) -> tuple[np.ndarray, np.ndarra
     n = min(pixels // 2, int(_R[-1] / width))
     label = np.minimum(label, n)
     edges = width * np.arange(1, n + 1)
-    at = np.interp(np.log(radius), np.log(_R), np.arange(_R.size))
+    at = np.interp(np.log(np.maximum(radius, _R[0])), np.log(_R), np.arange(_R.size))
     low = np.minimum(at.astype(int), _R.size - 2)
     average = np.zeros((n + 1, _R.size))
     np.add.at(average, (label, low), 1 - (at - low))
@@ -109,7 +109,7 @@ def jeans_profile(
 
     NaN beyond the last annulus that is seen (half of its pixels valid, and all annuli inside it), and
     everywhere where fewer than MIN_ANNULI are. Flattening and the PSF are not modelled; rotation counts
-    as random motion. Errors of V and sigma are not taken out of V_rms^2.
+    as random motion.
     """
     out = np.full(len(radii_re), np.nan)
     label, edges, average = _annuli(stars.shape[-1], field_of_view_re)
@@ -135,8 +135,9 @@ def jeans_profile(
     table, average = tables(), average[:n]
     surface = total[:n] / count[:n]
     design = average @ table.density
-    share, _ = nnls(design / surface[:, None], np.ones(n))
-    if not share.any():
+    try:
+        share, _ = nnls(design / surface[:, None], np.ones(n))
+    except RuntimeError:  # no convergence
         return out
     share /= share.sum()
     # Predictions over what is seen, per unit of V^2 [km^2/s^2] in light's and in halos' amplitude: (B, H, A)

@@ -32,10 +32,10 @@ def added_square(maps: np.ndarray) -> np.ndarray:
         expected = convolve(inverse, _MASK**2, mode="constant")[whole]
         rough = convolve(np.where(valid, velocity, 0.0), _MASK, mode="constant")[whole]
         power = np.median(rough**2 / expected) / _MEDIAN_CHI2
-        if not power > 0:
-            continue
-        error = np.sqrt(power * inverse[valid])
         light = density[valid] / density[valid].sum()
+        error = np.sqrt(power * inverse[valid])
+        if not error.min() > 1e-6 * np.sqrt(light @ (velocity[valid] ** 2 + dispersion[valid] ** 2)):
+            continue  # rounding
         true2 = light @ dispersion[valid] ** 2
         for _ in range(3):
             true2 = max(light @ (dispersion[valid] ** 2 - _excess(np.sqrt(true2), error)), 0.0)

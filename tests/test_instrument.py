@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 from conftest import ROOT, command
 
 from eval.estimators import ESTIMATORS
-from eval.inference import check_instruments, evaluate_block
 from eval.predict import predict
 from gen.instrument import INSTRUMENTS, Instrument, fixed_noise, instrument, observe
 from gen.particles import Particles
@@ -300,8 +300,12 @@ def test_a_run_keeps_its_instrument_whole(map_store, tmp_path):
     found = predict(run, map_store, "quiet")
     assert len(found) == 12 * 2 * len(RADII_RE)
     assert np.isfinite(found.log10_menc).all()
-    groups = evaluate_block([str(run)], str(map_store), "quiet", (0, 12), None)
-    assert {(g.estimator, g.instrument) for g in groups} == {(name, "survey") for name in ("cnn", *ESTIMATORS)}
+    tables = ("eval", "tables", run, "--store", map_store, "--suites", "quiet", "--part", "all")
+    command(*tables, "--workers", 1, "--out", tmp_path / "out")
+    groups = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert set(zip(groups.estimator, groups.instrument, strict=True)) == {
+        (name, "survey") for name in ("cnn", *ESTIMATORS)
+    }
 
 
 def test_two_instruments_of_one_name_do_not_share_a_table(map_store, tmp_path):
@@ -312,7 +316,6 @@ def test_two_instruments_of_one_name_do_not_share_a_table(map_store, tmp_path):
             tmp_path / name,
             quiet=True,
         )
-    check_instruments([tmp_path / "b", tmp_path / "c"])
     done = command(
         "eval", "tables", tmp_path / "a", tmp_path / "b", "--store", map_store, "--out", tmp_path / "out", check=False
     )

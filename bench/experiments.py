@@ -45,6 +45,7 @@ VARIANTS = {
     "stars": "--tracer stars",
     "any": "--tracer any",
     "ensemble of 3": "--members 3",
+    "gas, ensemble of 3": "--tracer gas --members 3",
 }
 N_SAMPLES = 500
 HEADS = ["nll", "nll/radius", "dispersion", "robust", "cov68", "worst", "cov95", "worst", "ranks", "joint", "seconds"]

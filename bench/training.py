@@ -211,7 +211,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
     streamed.feed.close()
     # A step has a fixed part (some 20 of 100 ms on a CPU): small shares of a batch scale less well than large ones.
     both = {}
-    for batch in (args.batch, 4 * args.batch):
+    for batch in (args.batch, 2 * args.batch, 4 * args.batch):
         some = replace(config, batch=batch)
         runs = [processes(some, scratch / f"run-{batch}-{n}", n, args.steps * args.batch // batch) for n in (1, 2)]
         both[batch] = runs

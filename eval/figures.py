@@ -1,4 +1,4 @@
-"""The paper's figures from the evaluation table and a few example galaxies."""
+"""The paper's figures from the evaluation tables."""
 
 from collections.abc import Sequence
 
@@ -12,24 +12,33 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from eval.metrics import covered
 from eval.tables import ALL
 
-#: Colour-blind safe (Okabe & Ito 2008), the same for a tracer in every figure.
-COLOUR = {"gas": "#0072B2", "stars": "#D55E00", "both": "#009E73", "wolf2010": "#555555"}
+#: Colour-blind safe (Okabe & Ito 2008), the same for a tracer or estimator in every figure.
+COLOUR = {
+    "gas": "#0072B2", "stars": "#D55E00", "both": "#009E73",
+    "wolf2010": "#E69F00", "walker2009": "#56B4E9", "campbell2017": "#CC79A7",
+    "errani2018": "#999999", "virial": "#000000",
+    "rotation_curve": "#0072B2", "jeans": "#D55E00",
+}  # fmt: skip
+MARKER = {"wolf2010": "D", "walker2009": "s", "campbell2017": "^", "errani2018": "v", "virial": "P"}
+NAME = {
+    "wolf2010": "Wolf+10", "walker2009": "Walker+09", "campbell2017": "Campbell+17", "errani2018": "Errani+18",
+    "virial": "virial (Cappellari)", "rotation_curve": "rotation curve (gas)", "jeans": "Jeans fit (stars)",
+}  # fmt: skip
+_COLUMN = {
+    "log10_stellar_mass": "log$_{10}$ M$_*$ [M$_\\odot$]", "inclination": "inclination [deg]",
+    "gas_fraction": "gas fraction inside 3 R$_e$", "rotation_support": "(<V$^2$> / <$\\sigma^2$>)$^{1/2}$, stars",
+}  # fmt: skip
 _RADIUS = "r / R$_e$"
 
 
-def _radius_axis(axis: Axes, ticks: Sequence[float] = (0.3, 0.5, 1, 2, 3)) -> None:
+def radius_axis(axis: Axes, ticks: Sequence[float] = (0.3, 0.5, 1, 2, 3)) -> None:
     """Logarithmic radius with a few plain labels."""
     axis.set_xscale("log")
     axis.set_xticks(list(ticks), labels=[f"{x:g}" for x in ticks])
     axis.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _label(row: pd.Series) -> str:
-    if row.estimator == "wolf2010":
-        return "Wolf+10 (stars)"
-    return f"{row.tracer} (one network for any)" if row.estimator == "cnn-any" else str(row.tracer)
 
 
 def joint_training(table: pd.DataFrame) -> str:
@@ -37,30 +46,82 @@ def joint_training(table: pd.DataFrame) -> str:
     return max(table.loc[table.train != "", "train"].unique(), key=lambda t: (t.count("+"), t))
 
 
-def against_radius(table: pd.DataFrame, instrument: str, test: str) -> Figure:
-    """Dispersion (top) and bias (bottom) against radius for each tracer, with bootstrap intervals."""
-    train = joint_training(table)
+def _networks(table: pd.DataFrame, instrument: str, test: str) -> pd.DataFrame:
+    """Rows of the networks trained on most suites."""
     here = table[(table.instrument == instrument) & (table.test == test)]
-    here = here[(here.train == "") | (here.train == train)]
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.2, 6), sharex=True, layout="constrained")
-    for (estimator, tracer), rows in here.groupby(["estimator", "tracer"]):
-        colour = COLOUR[estimator if estimator in COLOUR else tracer]
-        line = "o--" if estimator == "cnn-any" else "o-"
-        label = _label(rows.iloc[0])
+    return here[here.train == joint_training(table)]
+
+
+def _draw(axis: Axes, rows: pd.DataFrame, name: str, colour: str, label: str, line: str, marker: str = "o") -> None:
+    """A measure against radius with its band; a single point with its error bar where there is but one radius."""
+    if len(rows) == 1:
+        row = rows.iloc[0]
+        aside = {"campbell2017": 0.97, "errani2018": 1.03}.get(row.estimator, 1)  # of one radius, and often one value
+        error = [[max(row[name] - row[f"{name}_lo"], 0)], [max(row[f"{name}_hi"] - row[name], 0)]]
+        axis.errorbar(aside * row.radius, row[name], error, color=colour, ms=6, ls="", label=label, marker=marker)
+        return
+    axis.plot(rows.radius, rows[name], ms=3.5, color=colour, label=label, ls=line, marker=marker)
+    axis.fill_between(rows.radius, rows[f"{name}_lo"], rows[f"{name}_hi"], color=colour, alpha=0.18, lw=0)
+
+
+def against_radius(table: pd.DataFrame, instrument: str, test: str, classical: bool = False) -> Figure:
+    """Dispersion (top) and bias (bottom) against radius with bootstrap intervals.
+
+    Of the networks of each tracer, or (classical) of the classical estimators beside the best network.
+    """
+    networks = _networks(table, instrument, test)
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.2, 6.4), sharex=True, layout="constrained")
+    order = {"gas": 0, "stars": 1, "both": 2}
+    lines = sorted(networks.groupby(["estimator", "tracer"]), key=lambda item: (item[0][0], order[item[0][1]]))
+    for (estimator, tracer), rows in lines[-1:] if classical else lines:
+        label = (
+            f"network, {tracer}"
+            if classical
+            else f"{tracer} (one network for any)"
+            if estimator == "cnn-any"
+            else tracer
+        )
         for axis, name in ((top, "dispersion"), (bottom, "bias")):
-            if len(rows) == 1:
-                row = rows.iloc[0]
-                error = [[row[name] - row[f"{name}_lo"]], [row[f"{name}_hi"] - row[name]]]
-                axis.errorbar(row.radius, row[name], error, fmt="D", color=colour, label=label)
-            else:
-                axis.plot(rows.radius, rows[name], line, ms=3.5, color=colour, label=label)
-                axis.fill_between(rows.radius, rows[f"{name}_lo"], rows[f"{name}_hi"], color=colour, alpha=0.18, lw=0)
+            _draw(axis, rows, name, COLOUR[tracer], label, "--" if estimator == "cnn-any" else "-")
+    if classical:
+        here = table[(table.instrument == instrument) & (table.test == test) & (table.train == "")]
+        for estimator, rows in here.groupby("estimator"):
+            look = (COLOUR.get(estimator, "#555555"), NAME.get(estimator, estimator), ":", MARKER.get(estimator, "o"))
+            for axis, name in ((top, "dispersion"), (bottom, "bias")):
+                _draw(axis, rows, name, *look)
     top.set(ylabel="dispersion [dex]", title=f"tested on {test}, instrument {instrument}")
-    top.set_ylim(0, 1.3 * top.get_ylim()[1])  # room for the legend
-    top.legend(frameon=False, ncols=2, loc="upper left")
+    top.set_ylim(0, 1.35 * top.get_ylim()[1] if not classical else top.get_ylim()[1])
+    if classical:
+        figure.legend(
+            *top.get_legend_handles_labels(), frameon=False, ncols=2, loc="outside lower center", fontsize=8.5
+        )
+    else:
+        top.legend(frameon=False, ncols=3, loc="upper left")
     bottom.axhline(0, color="k", lw=0.8)
     bottom.set(xlabel=_RADIUS, ylabel="bias [dex]")
-    _radius_axis(bottom)
+    radius_axis(bottom)
+    return figure
+
+
+def gain(ratios: pd.DataFrame, instrument: str, train: str) -> Figure:
+    """Best single tracer / both per test suite, with its 68 % interval."""
+    here = ratios[(ratios.instrument == instrument) & (ratios.train == train)].iloc[::-1].reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(5.2, 1.2 + 0.42 * len(here)), layout="constrained")
+    error = [(here.ratio - here.lo).clip(lower=0), (here.hi - here.ratio).clip(lower=0)]
+    axis.errorbar(here.ratio, here.index, xerr=error, fmt="o", color=COLOUR["both"], capsize=3)
+    for i, row in here.iterrows():
+        axis.annotate(
+            f"{row.ratio:.2f}   P(>1) = {row.above_1:.2f}", (row.hi, i), (8, 0), textcoords="offset points", va="center"
+        )
+    axis.axvline(1, color="k", lw=0.8)
+    axis.set(
+        yticks=here.index,
+        yticklabels=here.test,
+        ylim=(-0.6, len(here) - 0.4),
+        xlabel="dispersion, best single tracer / both",
+    )
+    low, high = axis.get_xlim()
+    axis.set_xlim(min(low, 0.95), high + 0.45 * (high - min(low, 0.95)))
     return figure
 
 
@@ -92,60 +153,92 @@ def train_by_test(summary: pd.DataFrame, instrument: str, tracer: str = "both") 
     return figure
 
 
-def calibration(table: pd.DataFrame, instrument: str, test: str) -> Figure:
-    """Share of true masses inside the 68 and 95 % posterior intervals, against radius."""
-    train = joint_training(table)
-    here = table[(table.estimator == "cnn") & (table.train == train)]
-    here = here[(here.instrument == instrument) & (here.test == test)]
-    figure, axis = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
-    for tracer, rows in here.groupby("tracer"):
-        axis.plot(rows.radius, rows.coverage_68, "o-", ms=3.5, color=COLOUR[tracer], label=tracer)
-        axis.plot(rows.radius, rows.coverage_95, "s--", ms=3.5, color=COLOUR[tracer])
-    for level in (0.6827, 0.9545):
-        axis.axhline(level, color="k", lw=0.8)
-    axis.set(xlabel=_RADIUS, ylabel="share of truths inside", ylim=(0, 1.02))
-    axis.set_title("68 % (full) and 95 % (dashed) intervals; lines: perfect")
-    _radius_axis(axis)
-    axis.legend(frameon=False)
-    return figure
-
-
-def examples(
-    observed: np.ndarray, radii_kpc: np.ndarray, truth: np.ndarray,
-    samples: dict[str, np.ndarray], names: Sequence[str], half_width_kpc: np.ndarray,
-) -> Figure:  # fmt: skip
-    """Observed maps (N, 8, P, P) and, beside them, true (N, K) and inferred (S, N, K) profiles."""
-    n = len(names)
-    figure, axes = plt.subplots(
-        n, 7, figsize=(19, 2.7 * n), squeeze=False, layout="constrained", width_ratios=[1] * 6 + [1.5]
+def calibration(table: pd.DataFrame, histograms: pd.DataFrame, instrument: str, test: str) -> Figure:
+    """Coverage at all levels and against radius, PIT and TARP of each tracer's network."""
+    figure, axes = plt.subplots(2, 2, figsize=(9.4, 7.4), layout="constrained")
+    (levels, radii), (pit, joint) = axes
+    counts = _networks(histograms, instrument, test)
+    for tracer, rows in _networks(table, instrument, test).groupby("tracer"):
+        colour = COLOUR[tracer]
+        radii.plot(rows.radius, rows.coverage_68, "o-", ms=3.5, color=colour, label=tracer)
+        radii.fill_between(rows.radius, rows.coverage_68_lo, rows.coverage_68_hi, color=colour, alpha=0.18, lw=0)
+        radii.plot(rows.radius, rows.coverage_95, "s--", ms=3.5, color=colour)
+        mine = counts[counts.tracer == tracer]
+        by_bin = mine[mine.radius.notna()].groupby("low")["count"].sum().to_numpy()
+        nominal = np.linspace(0, 1, len(by_bin) // 2 + 1)
+        levels.plot(nominal, np.concatenate([[0], covered(by_bin)]), color=colour, label=tracer)
+        coarse = by_bin.reshape(20, -1).sum(1)
+        pit.stairs(coarse / coarse.mean(), np.linspace(0, 1, 21), color=colour, lw=1.5, label=tracer)
+        tarp = mine[mine.radius.isna()]["count"].to_numpy()
+        if len(tarp):
+            at = np.linspace(0, 1, len(tarp) + 1)
+            joint.plot(at, np.concatenate([[0], np.cumsum(tarp) / max(tarp.sum(), 1)]) - at, color=colour, label=tracer)
+    levels.plot([0, 1], [0, 1], "k-", lw=0.8)
+    levels.set(
+        xlabel="level of the central interval",
+        ylabel="share of truths inside",
+        title="all levels, mean of radii",
+        aspect="equal",
     )
-    titles = ("stars: log $\\Sigma$", "stars: V [km/s]", "stars: $\\sigma$ [km/s]",
-              "gas: log $\\Sigma$", "gas: V [km/s]", "gas: $\\sigma$ [km/s]")  # fmt: skip
-    for i in range(n):
-        extent = half_width_kpc[i] * np.array([-1, 1, -1, 1])
-        for j, channel in enumerate((0, 1, 2, 4, 5, 6)):
-            valid = observed[i, 3 if channel < 4 else 7] > 0
-            image = np.where(valid, observed[i, channel], np.nan)
-            options = {"cmap": "viridis"}
-            if channel % 4 == 0:
-                image = np.log10(np.where(image > 0, image, np.nan))
-            if channel % 4 == 1 and np.isfinite(image).any():
-                limit = np.nanpercentile(np.abs(image), 98)
-                options = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-            shown = axes[i, j].imshow(image, origin="lower", extent=extent, **options)
-            figure.colorbar(shown, ax=axes[i, j], fraction=0.046)
-            axes[i, j].set(title=titles[j] if i == 0 else None, xlabel="x [kpc]" if i == n - 1 else None)
-        axes[i, 0].set_ylabel(f"{names[i]}\ny [kpc]")
-        last = axes[i, 6]
-        for tracer, drawn in samples.items():
-            low, middle, high = np.percentile(drawn[:, i], [15.9, 50, 84.1], axis=0)
-            last.fill_between(radii_kpc[i], low, high, color=COLOUR[tracer], alpha=0.25, lw=0)
-            last.plot(radii_kpc[i], middle, color=COLOUR[tracer], label=tracer)
-        last.plot(radii_kpc[i], truth[i], "k--", label="true")
-        last.set(xlabel="r [kpc]" if i == n - 1 else None, ylabel="log$_{10}$ M(<r) [M$_\\odot$]")
-        inside = [x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if radii_kpc[i, 0] <= x <= radii_kpc[i, -1]]
-        _radius_axis(last, inside)
-        if i == 0:
-            last.legend(frameon=False, fontsize=8)
-            last.set_title("profile, 68 % band")
+    for level in (0.6827, 0.9545):
+        radii.axhline(level, color="k", lw=0.8)
+    radii.set(
+        xlabel=_RADIUS,
+        ylabel="share of truths inside",
+        ylim=(min(0.4, radii.get_ylim()[0]), 1.01),
+        title="68 % (full), 95 % (dashed)",
+    )
+    radius_axis(radii)
+    pit.axhline(1, color="k", lw=0.8)
+    pit.set(
+        xlabel="rank of the truth among samples (PIT)",
+        ylabel="views / their mean",
+        title="ranks, all radii",
+        ylim=(0, None),
+    )
+    joint.axhline(0, color="k", lw=0.8)
+    joint.set(
+        xlabel="share of samples closer to a random point (TARP)",
+        ylabel="cumulative share - uniform",
+        title="whole profile",
+    )
+    joint.set_ylim(*np.array([-1, 1]) * max(0.1, np.abs(joint.get_ylim()).max()))
+    levels.legend(frameon=False)
     return figure
+
+
+def by_column(bins: pd.DataFrame, instrument: str, test: str) -> Figure:
+    """Dispersion and bias, mean of radii, in bins of what a galaxy and its view are like."""
+    here = _networks(bins, instrument, test)
+    columns = [c for c in _COLUMN if c in set(here.column)]
+    figure, axes = plt.subplots(
+        2, len(columns), figsize=(3 * len(columns) + 0.6, 5.2), sharey="row", squeeze=False, layout="constrained"
+    )
+    for i, column in enumerate(columns):
+        rows = here[here.column == column]
+        place = {low: k for k, low in enumerate(sorted(rows.low.unique()))}
+        for k, (tracer, mine) in enumerate(rows.groupby("tracer")):
+            mean = mine.groupby("low")[[f"{n}{e}" for n in ("dispersion", "bias") for e in ("", "_lo", "_hi")]].mean()
+            at = np.array([place[low] for low in mean.index]) + 0.12 * (k - 1)
+            for axis, name in zip(axes[:, i], ("dispersion", "bias"), strict=True):
+                error = [
+                    (mean[name] - mean[f"{name}_lo"]).clip(lower=0),
+                    (mean[f"{name}_hi"] - mean[name]).clip(lower=0),
+                ]
+                axis.errorbar(at, mean[name], np.array(error), fmt="o-", ms=4, lw=1, color=COLOUR[tracer], label=tracer)
+        axes[1, i].axhline(0, color="k", lw=0.8)
+        galaxies = rows.groupby("low").n_galaxies.max()
+        names = [f"{_range(low, rows[rows.low == low].high.iloc[0])}\n({galaxies[low]})" for low in place]
+        axes[1, i].set_xticks(list(place.values()), names, fontsize=8)
+        axes[0, i].set_xticks(list(place.values()), [])
+        axes[1, i].set_xlabel(_COLUMN[column])
+    axes[0, 0].set(ylabel="dispersion [dex]", ylim=(0, None))
+    axes[1, 0].set_ylabel("bias [dex]")
+    axes[0, 0].legend(frameon=False)
+    return figure
+
+
+def _range(low: float, high: float) -> str:
+    if not np.isfinite(low):
+        return f"< {high:g}"
+    return f"> {low:g}" if not np.isfinite(high) or high in (90.1, 1.01) else f"{low:g}-{high:g}"

@@ -1,10 +1,12 @@
-"""One HTML file, without a network, that tells what the table says."""
+"""One HTML file, without a network, that tells what the tables say."""
 
 import base64
 import io
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,44 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
-from eval import figures
-from eval.tables import ALL
-from gen import store as map_store
-from train.checkpoint import instrument_of, read_config
-from train.dataset import RADII_RE, concatenate, read_views, usable
+from eval import figures, pictures
+from eval.inference import sources_of
+from eval.metrics import crps_of_samples
+from eval.predictions import PREDICTED, Kept, Part, Source
+from eval.saliency import attributions
+from eval.tables import ALL, KEYS
+from train.checkpoint import instrument_of
+from train.dataset import RADII_RE, Views, concatenate, views_of
 from train.posterior import load
 
 _TEXT = {
     "radius": "Dispersion is the scatter of log10 M(<r) between galaxies, bias its mean offset. Bands: 68 % "
     "bootstrap intervals over galaxies.",
+    "classical": "The best network beside what is done without one, on the same observed views, at the radii where "
+    "each is defined: estimators from the stars' aperture dispersion (points), a spherical Jeans fit of"
+    " the stars, and tilted rings of the gas with pressure support (dotted lines; not for discs seen "
+    "closer to face-on than 30 degrees).",
+    "gain": "How much is gained by both tracers, on the views that all three networks can use: the dispersion "
+    "of the better single tracer over that of both. Bars: 68 % intervals; P: probability that the ratio"
+    " exceeds 1 (paired bootstrap).",
     "matrix": "Networks using both tracers, trained on the suites of a row and tested on the suite of a column. "
     "Off the diagonal the simulation has changed.",
-    "calibration": "A calibrated posterior holds the truth in its 68 % interval 68 % of the time.",
-    "examples": "Maps as the instrument sees them (masked pixels white) and the inferred mass profiles.",
-    "table": "One row per estimator, tracer, training set and test suite, averaged over radii. "
-    "The full table per radius is table.csv.",
+    "calibration": "A calibrated posterior holds the truth in its 68 % interval 68 % of the time, and so for every "
+    "level (top left); ranks of the truth are even (bottom left: heaped at the ends where posteriors "
+    "are too narrow, in the middle where too wide); and for the whole profile the curve of TARP lies at"
+    " zero (bottom right).",
+    "column": "Where errors come from: dispersion and bias, averaged over radii, in bins of what the galaxy and "
+    "its view are like (galaxies in brackets).",
+    "saliency": "Integrated gradients of log10 M(<r) with respect to the observed maps: what each pixel adds, "
+    "counted from a featureless galaxy with the same pixels, the same velocity scale, an even density "
+    "and no rotation. Top: mean size over views, as they lie on the sky (the circle is r); below: the "
+    "share of each map.",
+    "galaxies": "The best, the median and the worst view of the test galaxies, by the CRPS of the network using "
+    "both tracers. Maps as the instrument sees them (masked pixels white).",
+    "table": "One row per estimator, tracer, training set and test suite, averaged over radii. table.csv has "
+    "every radius, bins.csv the bins, and docs/evaluation.md says what the columns are.",
 }
 
 
@@ -43,45 +66,6 @@ def _png(figure: Figure, path: Path) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _example_figure(store: Path, runs: list[Path], look_name: str) -> Figure | None:
-    """One test galaxy of each suite, with the profile each tracer infers."""
-    joint: dict[str, Path] = {}
-    for run in runs:
-        fit = read_config(run)["fit"]
-        known = joint.get(fit["tracer"])
-        if fit["instrument"] == look_name and (
-            known is None or len(fit["suites"]) > len(read_config(known)["fit"]["suites"])
-        ):
-            joint[fit["tracer"]] = run
-    if not joint:
-        return None
-    look = instrument_of(next(iter(joint.values())))
-    chosen = []
-    for suite in map_store.suites(store):
-        views = read_views(store, suite, "test")
-        good = np.flatnonzero(usable(views, "stars", look) & usable(views, "gas", look))
-        if len(good):
-            chosen.append(views[np.array([good[len(good) // 2]])])
-    if not chosen:
-        return None
-    views = concatenate(chosen)
-    observed = views.observed(look)
-    samples: dict[str, np.ndarray] = {}
-    for tracer in ("gas", "stars", "both"):
-        found = joint.get(tracer, joint.get("any"))
-        if found is not None:
-            samples[tracer] = load(found)(views, tracer=tracer).samples()
-    r_e = views.half_mass_radius_kpc.numpy()
-    return figures.examples(
-        observed.numpy(),
-        np.outer(r_e, RADII_RE),
-        views.log10_menc.numpy(),
-        samples,
-        [str(s) for s in views.suite],
-        0.5 * look.grid(views.maps.shape[-1], views.field_of_view_re)[1] * r_e,
-    )
-
-
 @dataclass(frozen=True)
 class Results:
     """What `eval tables` has written."""
@@ -90,6 +74,8 @@ class Results:
     table: pd.DataFrame
     summary: pd.DataFrame
     ratios: pd.DataFrame
+    bins: pd.DataFrame
+    calibration: pd.DataFrame
 
     @property
     def train(self) -> str:
@@ -101,17 +87,16 @@ def read_results(folder: Path) -> Results:
     """Read a results folder. Raises ValueError when the tables are not there."""
     try:
         origin = json.loads((folder / "tables.json").read_text())
-        tables = [pd.read_csv(folder / f"{name}.csv", dtype={"train": str}) for name in ("summary", "ratios")]
-        table = pd.read_parquet(folder / "table.parquet")
+        names = ("table", "summary", "ratios", "bins", "calibration")
+        tables = [pd.read_parquet(folder / f"{name}.parquet") for name in names]
     except OSError as error:
         raise ValueError(f"{folder} holds no tables ({error}); make them with `python -m eval tables`") from error
-    if not (table.train != "").any():
+    if not (tables[0].train != "").any():
         raise ValueError(f"{folder}/table.parquet has no network in it")
-    summary, ratios = tables
-    if not (table.estimator == "cnn").any():  # one network for any tracer is all there is: it is the one shown
-        table, summary, ratios = (t.replace({"estimator": {"cnn-any": "cnn"}}) for t in (table, summary, ratios))
-    ratios = ratios[ratios.estimator == "cnn"]
-    return Results(origin, table, summary.fillna({"train": ""}), ratios)
+    if not (tables[0].estimator == "cnn").any():  # one network for any tracer is all there is: it is the one shown
+        tables = [t.replace({"estimator": {"cnn-any": "cnn"}}) for t in tables]
+    table, summary, ratios, bins, calibration = tables
+    return Results(origin, table, summary, ratios[ratios.estimator == "cnn"], bins, calibration)
 
 
 def headlines(results: Results) -> list[str]:
@@ -130,54 +115,164 @@ def headlines(results: Results) -> list[str]:
     return lines
 
 
+class Galaxies:
+    """What is kept of single views: predictions of the networks that are compared, through one instrument.
+
+    Raises OSError or ValueError where store or runs are no longer there.
+    """
+
+    def __init__(self, results: Results, folder: Path, instrument: str):
+        origin, train = results.origin, results.train
+        self.store, self.part = Path(origin["store"]), None if origin["part"] == ALL else origin["part"]
+        runs = [Path(run) for run in origin["runs"]]
+        sources = [s for s in sources_of(runs, folder, False) if (s.instrument, s.train) == (instrument, train)]
+        self.sources = {s.tracer: s for s in sorted(sources, key=lambda s: s.name, reverse=True)}  # cnn before cnn-any
+        self.look = next(instrument_of(s.run) for s in sources if s.run)
+        tested = [suite for suite in results.table.test.unique() if suite != ALL]
+        self.parts = [Part(self.store.absolute(), suite, self.part) for suite in sorted(tested)]
+
+    @cached_property
+    def best_tracer(self) -> str:
+        """both, where there is such a network."""
+        return next(t for t in ("both", "stars", "gas") if t in self.sources)
+
+    def score(self, source: Source) -> list[tuple[float, Part, int]]:
+        """CRPS, mean of radii, of every view that can be used, with its part and number in it; rising."""
+        found = []
+        for part in self.parts:
+            estimates, data = Kept(source, part).read(slice(0, len(part)))
+            good = np.flatnonzero((data["state"] == PREDICTED) & np.isfinite(estimates.median).all(1))
+            if len(good) and estimates.samples is not None:
+                crps = crps_of_samples(estimates.samples[:, good], estimates.truth[good]).mean(1)
+                found += [(float(c), part, int(row)) for c, row in zip(crps, good, strict=True)]
+        return sorted(found, key=lambda item: item[0])
+
+    def views(self, chosen: Iterable[tuple[Part, int]]) -> Views:
+        """The views themselves, from the map store."""
+        found = []
+        for part, row in chosen:
+            numbers, names, lineages = part.names
+            galaxy, view = divmod(row, part.views)
+            one = slice(galaxy, galaxy + 1)
+            found.append(views_of(part.group, part.suite, numbers[one], names[one], lineages[one])[np.array([view])])
+        return concatenate(found)
+
+    def extremes(self) -> Figure | None:
+        """The best, the median and the worst view, with each tracer's profile."""
+        ranked = self.score(self.sources[self.best_tracer])
+        if not ranked:
+            return None
+        picked = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
+        views = self.views((part, row) for _, part, row in picked)
+        samples: dict[str, np.ndarray] = {}
+        for tracer in (t for t in ("gas", "stars", "both") if t in self.sources):
+            drawn = [Kept(self.sources[tracer], p).read(slice(r // p.views, r // p.views + 1)) for _, p, r in picked]
+            each = [
+                e.samples[:, r % p.views]
+                for (e, _), (_, p, r) in zip(drawn, picked, strict=True)
+                if e.samples is not None
+            ]
+            samples[tracer] = np.stack(each, axis=1)
+        r_e = views.half_mass_radius_kpc.numpy()
+        labels = [
+            f"{word}, CRPS {score:.3f} dex\n{name}"
+            for word, (score, _, _), name in zip(("best", "median", "worst"), picked, views.ids(), strict=True)
+        ]
+        half_width = 0.5 * self.look.grid(views.maps.shape[-1], views.field_of_view_re)[1] * r_e
+        observed = views.observed(self.look).numpy()
+        radii = np.outer(r_e, RADII_RE)
+        return pictures.examples(observed, radii, views.log10_menc.numpy(), samples, labels, half_width)
+
+    def saliency(self, n: int = 32) -> tuple[Figure, Figure] | None:
+        """Of views spread over all that the network of both tracers (or the only one) can use."""
+        source = self.sources[self.best_tracer]
+        ranked = self.score(source)
+        if not ranked or source.run is None:
+            return None
+        order = sorted(ranked, key=lambda item: (item[1].suite, item[2]))
+        few = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).astype(int))]
+        views, infer = self.views((part, row) for _, part, row in few), load(source.run)
+        observed = views.observed(infer.instrument)
+        found = attributions(infer, observed, views.half_mass_radius_kpc, source.tracer, list(range(len(RADII_RE))))
+        field = infer.instrument.grid(views.maps.shape[-1], views.field_of_view_re)[1]
+        return pictures.saliency(found, np.array(RADII_RE), field)
+
+
+def _sections(results: Results, folder: Path, out: Path, look: str) -> Iterable[dict[str, Any]]:
+    """One section after the other, of one instrument: title, text and figures."""
+    table, train = results.table, results.train
+    tests = sorted(table[table.instrument == look].test.unique(), key=lambda t: (t != ALL, t))
+
+    def section(title: str, text: str, shown: list[tuple[str, Figure, str]], **more: Any) -> dict[str, Any]:
+        made = [{"png": _png(f, folder / f"{name}_{look}"), "caption": caption} for name, f, caption in shown]
+        return {"title": f"{title} ({look})", "text": _TEXT[text], "figures": made} | more
+
+    here = table[(table.instrument == look) & (table.train == train)]
+    tests_of = [test for test in tests if (here.test == test).any()]
+    if not tests_of:
+        return
+    yield section(
+        "Dispersion and bias against radius", "radius",
+        [(f"radius-{t}", figures.against_radius(table, look, t), f"Tested on {t}.") for t in tests_of],
+    )  # fmt: skip
+    if ((table.train == "") & (table.instrument == look)).any():
+        shown = [(f"classical-{t}", figures.against_radius(table, look, t, True), f"Tested on {t}.") for t in tests_of]
+        yield section("Beside classical estimators", "classical", shown)
+    ratios = results.ratios[(results.ratios.instrument == look) & (results.ratios.train == train)]
+    if len(ratios):
+        yield section("What two tracers gain", "gain", [("gain", figures.gain(ratios, look, train), "")], narrow=True)
+    joint = results.summary[(results.summary.estimator == "cnn") & (results.summary.instrument == look)]
+    joint = joint[(joint.tracer == "both") & (joint.test != ALL)]
+    if joint.train.nunique() > 1:
+        shown = [("matrix", figures.train_by_test(joint, look), "Averages over ten radii from 0.3 to 3 R_e.")]
+        yield section("A change of simulation", "matrix", shown, wide=True)
+    first = tests_of[0]
+    figure = figures.calibration(table, results.calibration, look, first)
+    shown = [("calibration", figure, f"Trained on {train}, tested on {first}.")]
+    yield section("Calibration", "calibration", shown, wide=True)
+    bins = results.bins[(results.bins.instrument == look) & (results.bins.test == first)]
+    if (bins.train == train).any():
+        shown = [("column", figures.by_column(results.bins, look, first), f"Tested on {first}.")]
+        yield section("Errors against mass, inclination, gas and rotation", "column", shown, wide=True)
+    try:
+        galaxies = Galaxies(results, out, look)
+        made = galaxies.saliency()
+        extremes = galaxies.extremes()
+    except (OSError, ValueError) as error:
+        text = f"Pictures of galaxies are left out: store, runs or kept predictions are not where they were ({error})."
+        yield {"title": f"Galaxies ({look})", "text": text, "figures": []}
+        return
+    if made is not None:
+        shown = [("saliency-maps", made[0], ""), ("saliency-share", made[1], "")]
+        yield section("Where the information is", "saliency", shown, wide=True)
+    if extremes is not None:
+        yield section("Best, median and worst", "galaxies", [("galaxies", extremes, "x and y in kpc.")], wide=True)
+
+
 def write_report(results: Path) -> Path:
     """Write report.html and figures/ from what `eval tables` left in `results`; the report's path.
 
     Raises ValueError when the tables are not there.
     """
     content = read_results(results)
-    origin, table, summary, ratios, train = (
-        dict(content.origin), content.table, content.summary, content.ratios, content.train
-    )  # fmt: skip
     folder = results / "figures"
     folder.mkdir(exist_ok=True)
-    train = figures.joint_training(table)
-    tests = sorted(table.test.unique(), key=lambda t: (t != ALL, t))
     sections: list[dict[str, Any]] = []
-    for look in sorted(table.instrument.unique()):
-        shown = [
-            {
-                "png": _png(figures.against_radius(table, look, test), folder / f"radius_{look}_{test}"),
-                "caption": f"Tested on {test}.",
-            }
-            for test in tests
-        ]
-        sections.append(
-            {"title": f"Dispersion and bias against radius ({look})", "text": _TEXT["radius"], "figures": shown}
-        )
-        here = summary[(summary.estimator == "cnn") & (summary.instrument == look) & (summary.tracer == "both")]
-        if here.train.nunique() > 1:
-            png = _png(figures.train_by_test(summary, look), folder / f"matrix_{look}")
-            sections.append(
-                {"title": f"A change of simulation ({look})", "text": _TEXT["matrix"],
-                 "figures": [{"png": png, "caption": "Averages over ten radii from 0.3 to 3 R_e."}]}
-            )  # fmt: skip
-        png = _png(figures.calibration(table, look, tests[0]), folder / f"calibration_{look}")
-        sections.append(
-            {"title": f"Calibration ({look})", "text": _TEXT["calibration"], "narrow": True,
-             "figures": [{"png": png, "caption": f"Trained on {train}, tested on {tests[0]}."}]}
-        )  # fmt: skip
-        example = _example_figure(Path(origin["store"]), [Path(r) for r in origin["runs"]], look)
-        if example is not None:
-            png = _png(example, folder / f"examples_{look}")
-            sections.append(
-                {"title": f"Examples ({look})", "text": _TEXT["examples"],
-                 "figures": [{"png": png, "caption": "One unseen galaxy of each suite; x and y in kpc."}]}
-            )  # fmt: skip
+    looks = sorted(content.table.instrument.unique())
+    with tqdm(desc="report", unit="section") as bar:
+        for look in looks:
+            for section in _sections(content, folder, results, look):
+                sections.append(section)
+                bar.update()
     plain = {"index": False, "float_format": "{:.3f}".format, "border": 0, "na_rep": ""}
-    sections.append({"title": "Table", "text": _TEXT["table"], "figures": [], "tables": [summary.to_html(**plain)]})
-    if len(ratios):
-        sections[-1]["tables"].append(ratios.to_html(**plain))
+    columns = [*KEYS, "n_galaxies", "n_views", "bias", "dispersion", "dispersion_lo", "dispersion_hi",
+               "dispersion_robust", "outliers", "rmse", "crps", "coverage_68", "coverage_95", "width_68",
+               "log_prob_joint"]  # fmt: skip
+    tables = [content.summary[columns].to_html(**plain)]
+    if len(content.ratios):
+        tables.append(content.ratios.to_html(**plain))
+    sections.append({"title": "Table", "text": _TEXT["table"], "figures": [], "tables": tables})
+    origin = dict(content.origin)
     origin["versions"] = ", ".join(f"{k} {v}" for k, v in origin["versions"].items())
     origin["runs"] = ", ".join(origin["runs"])
     provenance = pd.Series(origin).to_frame().to_html(header=False, border=0)

@@ -1,6 +1,5 @@
 """Small mock suites and a map store of them, made once; real files where they are at hand."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+SUITES = ("bursty", "quiet", "middle")
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
 
 
@@ -46,3 +46,25 @@ def real_files() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real files at {SHARED}")
     return SHARED / "snapshots"
+
+
+@pytest.fixture(scope="session")
+def runs(map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three tracers on all suites and one on a single suite, hardly trained."""
+    from train.config import FitConfig  # torch reads OMP_NUM_THREADS as it is imported
+    from train.fit import fit
+
+    folder = tmp_path_factory.mktemp("runs")
+    small = {"width": 4, "steps": 20, "round_steps": 10, "batch": 8}
+    for tracer in ("gas", "stars", "both"):
+        fit(FitConfig(str(map_store), tracer, SUITES, **small), folder / tracer, quiet=True)
+    fit(FitConfig(str(map_store), "both", ("middle",), **small), folder / "middle", quiet=True)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="session")
+def results(runs: list[Path], map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results")
+    said = command("eval", "tables", *runs, "--store", map_store, "--out", out, "--part", "all", "--workers", 2).stdout
+    assert str(out / "table.csv") in said
+    return out

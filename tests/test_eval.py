@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 from functools import reduce
@@ -26,30 +25,11 @@ from train import load
 from train.checkpoint import RunError, instrument_of
 from train.config import FitConfig
 from train.dataset import RADII_RE, read_views
-from train.fit import fit, fit_ensemble
+from train.fit import fit_ensemble
 from train.posterior import Inference
 
 SUITES = ("bursty", "quiet", "middle")
 K = len(RADII_RE)
-
-
-@pytest.fixture(scope="module")
-def runs(map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three tracers on all suites and one on a single suite, hardly trained."""
-    folder = tmp_path_factory.mktemp("runs")
-    small = {"width": 4, "steps": 20, "round_steps": 10, "batch": 8}
-    for tracer in ("gas", "stars", "both"):
-        fit(FitConfig(str(map_store), tracer, SUITES, **small), folder / tracer, quiet=True)
-    fit(FitConfig(str(map_store), "both", ("middle",), **small), folder / "middle", quiet=True)
-    return sorted(folder.iterdir())
-
-
-@pytest.fixture(scope="module")
-def results(runs: list[Path], map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("results")
-    said = command("eval", "tables", *runs, "--store", map_store, "--out", out, "--part", "all", "--workers", 2).stdout
-    assert str(out / "table.csv") in said
-    return out
 
 
 def sums_by_blocks(runs, map_store, out, size: int) -> dict[Group, Sums]:
@@ -194,19 +174,6 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     assert (table["b-a"] == 0).all()
     stars = command("eval", "compare", both, next(r for r in runs if r.name == "stars"), *arguments).stdout
     assert "probability" in stars
-
-
-def test_report_stands_alone(results):
-    command("eval", "report", results)
-    html = (results / "report.html").read_text()
-    assert len(re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{5000,}"', html)) >= 7
-    assert not re.findall(r'(?:src|href)="(?!data:)', html)
-    assert "https://" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
-    assert "Best single tracer / both" in html
-    assert "wolf2010" in html
-    assert (results / "figures" / "matrix_ifu.pdf").stat().st_size > 5000
-    shown = command("eval", "show", results).stdout
-    assert "Best single tracer / both" in shown
 
 
 def test_predict_covers_every_view(runs, map_store, tmp_path):

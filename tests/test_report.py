@@ -1,0 +1,83 @@
+"""The report: one file that stands alone, pictures of the right galaxies, attributions that add up."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import command
+
+from eval.report import Galaxies, read_results, write_report
+from eval.saliency import attributions, central_profile, featureless
+from gen.instrument import INSTRUMENTS
+from train import load
+from train.dataset import read_views
+
+
+def test_report_stands_alone(results):
+    command("eval", "report", results)
+    html = (results / "report.html").read_text()
+    drawn = re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{5000,}"', html)
+    names = sorted(path.stem for path in (results / "figures").glob("*.png"))
+    assert len(drawn) == len(names) == len(list((results / "figures").glob("*.pdf"))) >= 14
+    assert not re.findall(r'(?:src|href)="(?!data:)', html)
+    assert "https://" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
+    for words in ("Best single tracer / both", "wolf2010", "rotation_curve", "Best, median and worst", "commit"):
+        assert words in html
+    assert "left out" not in html
+    assert all((results / "figures" / f"{name}.pdf").stat().st_size > 5000 for name in names)
+    shown = command("eval", "show", results).stdout
+    assert "Best single tracer / both" in shown
+
+
+def test_best_median_and_worst_are_those(results, runs):
+    """By CRPS from the definition E|X - y| - E|X - X'| / 2, over all pairs of samples."""
+    galaxies = Galaxies(read_results(results), results, "ifu")
+    ranked = galaxies.score(galaxies.sources["both"])
+    assert len(ranked) == 72
+    infer = load(next(run for run in runs if run.name == "both"))
+    for place in (0, 36, 71):
+        score, part, row = ranked[place]
+        views = galaxies.views([(part, row)])
+        samples, truth = infer(views).samples(200)[:, 0].astype(float), views.log10_menc.numpy()[0]
+        pairs = np.abs(samples[:, None] - samples[None]).mean((0, 1))
+        assert score == pytest.approx(float((np.abs(samples - truth).mean(0) - 0.5 * pairs).mean()), abs=2e-3)
+    assert [score for score, _, _ in ranked] == sorted(score for score, _, _ in ranked)
+
+
+def test_attributions_add_up_to_the_difference_from_a_featureless_galaxy(runs, map_store):
+    infer = load(next(run for run in runs if run.name == "both"))
+    views = read_views(map_store, "middle")[np.arange(6)]
+    observed, r_e = views.observed(INSTRUMENTS["ifu"]), views.half_mass_radius_kpc
+    found = attributions(infer, observed, r_e, "both", [0, 9], steps=128)
+    with torch.no_grad():
+        difference = central_profile(infer, observed, r_e) - central_profile(infer, featureless(observed), r_e)
+    np.testing.assert_allclose(found.sum((2, 3, 4)), difference[:, [0, 9]], atol=0.05 * float(difference.abs().max()))
+    assert np.abs(found[:, :, [3, 7]]).max() == 0  # masks are the same
+    stars = attributions(infer, observed, r_e, "stars", [5], steps=4)
+    assert np.abs(stars[:, :, 4:]).max() == 0
+
+
+def test_what_is_missing_is_left_out_and_said(results, runs, tmp_path):
+    moved = shutil.copytree(results, tmp_path / "moved")
+    origin = json.loads((moved / "tables.json").read_text())
+    (moved / "tables.json").write_text(json.dumps(origin | {"store": str(tmp_path / "gone.zarr")}))
+    html = write_report(moved).read_text()
+    assert "Pictures of galaxies are left out" in html
+    assert "Best, median and worst" not in html
+
+
+@pytest.mark.parametrize("keep", [["gas"], ["middle"], ["gas", "stars"]])
+def test_few_runs_give_what_can_be_said(runs: list[Path], map_store: Path, tmp_path: Path, keep: list[str]):
+    chosen = [run for run in runs if run.name in keep]
+    out = ("--out", tmp_path, "--part", "all", "--workers", 1, "--suites", "middle", "--no-classical")
+    command("eval", "tables", *chosen, "--store", map_store, *out)
+    html = write_report(tmp_path).read_text()
+    assert "Best, median and worst" in html
+    assert "What two tracers gain" not in html
+    assert "Beside classical" not in html
+    assert set(pd.read_csv(tmp_path / "table.csv").test) == {"middle"}

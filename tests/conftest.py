@@ -1,5 +1,6 @@
 """Small mock suites and a map store of them, made once; real files where they are at hand."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path

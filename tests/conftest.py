@@ -69,3 +69,19 @@ def results(runs: list[Path], map_store: Path, tmp_path_factory: pytest.TempPath
     said = command("eval", "tables", *runs, "--store", map_store, "--out", out, "--part", "all", "--workers", 2).stdout
     assert str(out / "table.csv") in said
     return out
+
+
+def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...] = SUITES, classical: bool = False):
+    """What `eval tables --part all` writes, in this process, without Dask."""
+    from eval.inference import evaluate_block, sources_of
+    from eval.predictions import Part, prepare
+    from eval.tables import pooled, write_tables
+    from train.checkpoint import instrument_of
+
+    sources, looks, sums = sources_of(runs, out, classical), {r.name: r for r in map(instrument_of, runs)}, {}
+    for suite in suites:
+        part = Part(store, suite, None)
+        for source in sources:
+            prepare(source, part)
+        sums |= evaluate_block(sources, looks, part, slice(0, len(part)))
+    write_tables(out, store, runs, pooled(sums), None)

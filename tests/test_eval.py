@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 import torch
 import xarray
-from conftest import command
+from conftest import command, tables_here
 from dask.distributed import LocalCluster
 
 from eval.cluster import Cluster, sum_of_tasks
-from eval.inference import Group, evaluate_block, measure_block, sources_of
+from eval.inference import Group, check_maps, evaluate_block, measure_block, sources_of
 from eval.metrics import Sums
 from eval.predictions import Part
+from eval.report import write_report
 from eval.tables import KEYS, pooled, to_table
 from train import load
 from train.checkpoint import RunError, instrument_of
@@ -102,9 +103,7 @@ def test_only_what_changed_is_inferred_again(runs, map_store, tmp_path):
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("predictions.zarr"))
 
     def written() -> dict[str, int]:
-        command(
-            "eval", "tables", *copies, "--store", map_store, "--out", tmp_path / "out", "--part", "all", "--workers", 1
-        )
+        tables_here(copies, map_store, tmp_path / "out", classical=True)
         found = tmp_path.glob("*/*.zarr/maps/*/all/*/token/c/0")
         return {str(path.relative_to(tmp_path)): path.stat().st_mtime_ns for path in found}
 
@@ -154,7 +153,8 @@ def test_a_running_scheduler_serves_too_and_its_errors_are_ours(runs, map_store,
 
 def test_a_suite_that_no_run_knows_is_evaluated_and_said(runs, map_store, tmp_path):
     run = next(r for r in runs if r.name == "middle")
-    said = command("eval", "tables", run, "--store", map_store, "--out", tmp_path, "--part", "all").stdout
+    options = ("--part", "all", "--no-classical", "--workers", 1)
+    said = command("eval", "tables", run, "--store", map_store, "--out", tmp_path, *options).stdout
     assert "quiet: no run was trained on it" in said
     assert "middle: no run" not in said
     assert "n_missing" in (tmp_path / "table.csv").read_text()
@@ -163,7 +163,7 @@ def test_a_suite_that_no_run_knows_is_evaluated_and_said(runs, map_store, tmp_pa
 def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_store, tmp_path):
     both = next(r for r in runs if r.name == "both")
     shutil.copytree(both, tmp_path / "twin")
-    arguments = ("--store", map_store, "--part", "all")
+    arguments = ("--store", map_store, "--part", "all", "--workers", 1)
     done = command("eval", "tables", both, tmp_path / "twin", "--out", tmp_path / "out", *arguments, check=False)
     assert done.returncode == 2
     assert "cannot tell them apart" in done.stderr
@@ -194,10 +194,10 @@ def many(map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_one_network_answers_for_any_tracer(many, map_store, tmp_path):
-    command("eval", "tables", many, "--store", map_store, "--out", tmp_path / "out", "--part", "all", "--workers", 1)
+    tables_here([many], map_store, tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert set(table[table.estimator == "cnn-any"].tracer) == {"gas", "stars", "both"}
-    command("eval", "report", tmp_path / "out")
+    write_report(tmp_path / "out")
     infer, views = Inference(many, calibrated=False), read_views(map_store, "middle")
     stars, both = infer(views, tracer="stars"), infer(views)
     assert np.abs(stars.quantiles(0.5) - both.quantiles(0.5)).max() > 1e-4
@@ -246,6 +246,21 @@ def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):
         done = command("eval", *arguments, check=False)
         assert done.returncode == 2
         assert words in done.stderr
+
+
+def test_runs_of_another_making_are_refused(runs, map_store, tmp_path):
+    for change, words in (
+        ({"schema": 1}, "has schema 1, this code reads"),
+        ({"model": {"radii_re": [1.0, 2.0]}}, "infers masses at the radii"),
+    ):
+        run = tmp_path / next(iter(change))
+        shutil.copytree(runs[0], run)
+        content = json.loads((run / "run.json").read_text())
+        for key, value in change.items():
+            content[key] = content[key] | value if isinstance(value, dict) else value
+        (run / "run.json").write_text(json.dumps(content))
+        with pytest.raises(RunError, match=words):
+            check_maps(run, map_store, "quiet")
 
 
 def test_sampling_follows_the_view(runs, map_store):

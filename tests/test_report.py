@@ -9,13 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import command
+from conftest import command, tables_here
 
-from eval.inference import evaluate_block, sources_of
-from eval.predictions import Part, prepare
 from eval.report import Galaxies, read_results, write_report
 from eval.saliency import attributions, central_profile, featureless
-from eval.tables import write_tables
 from gen.instrument import INSTRUMENTS
 from train import load
 from train.dataset import read_views
@@ -77,11 +74,7 @@ def test_what_is_missing_is_left_out_and_said(results, runs, tmp_path):
 @pytest.mark.parametrize("keep", [["gas"], ["middle"], ["gas", "stars"]])
 def test_few_runs_give_what_can_be_said(runs: list[Path], map_store: Path, tmp_path: Path, keep: list[str]):
     chosen = [run for run in runs if run.name in keep]
-    sources, part = sources_of(chosen, tmp_path, classical=False), Part(map_store, "middle", None)
-    for source in sources:
-        prepare(source, part)
-    sums = evaluate_block(sources, {"ifu": INSTRUMENTS["ifu"]}, part, slice(0, 12))
-    write_tables(tmp_path, map_store, chosen, sums, None)
+    tables_here(chosen, map_store, tmp_path, ("middle",))
     html = write_report(tmp_path).read_text()
     assert "Best, median and worst" in html
     assert "What two tracers gain" not in html

@@ -15,6 +15,7 @@ whose token still holds is not computed again.
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -169,7 +170,9 @@ def prepare(source: Source, part: Part) -> None:
     data["sightline"][:] = np.tile(np.arange(part.views), len(names))
     _array(root, "token", ["block"], [max(1, len(part.blocks()))], [1], dtype="uint64", fill_value=0)
     root.attrs["galaxies"] = digest
-    zarr.consolidate_metadata(path)
+    with warnings.catch_warnings():  # what xarray looks for first is not in Zarr's specification
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(path)
 
 
 def _digest(content: Any) -> str:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial, reduce
+from importlib.metadata import version
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,8 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
         _aside(out / f"{name}.parquet", partial(table.to_parquet, index=False))
     _aside(out / "summary.tex", partial(Path.write_text, data=to_latex(summary)))
     content = {"store": str(store), "runs": [str(r) for r in runs], "part": part or ALL, **map_store.provenance()}
+    content["versions"] |= {name: version(name) for name in ("torch", "zuko", "dask")}
+    content["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     write_json(out / "tables.json", content)
     return summary
 

@@ -41,7 +41,8 @@ def _cluster(args: argparse.Namespace) -> "Cluster":
     if args.cluster == "slurm":
         path = args.site or Path("slurm/site.env")
         site = read_site(path) if args.site or path.exists() else {}
-    return Cluster(args.cluster, args.workers, args.gpus, args.hours, args.memory, site)
+    logs = (args.out.with_suffix("") if args.out else Path("dask")) / "logs"
+    return Cluster(args.cluster, args.workers, args.gpus, args.hours, args.memory, logs, site)
 
 
 def _parser() -> argparse.ArgumentParser:

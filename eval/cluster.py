@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dask.distributed import Client, LocalCluster, as_completed
@@ -24,7 +25,7 @@ class Cluster:
     """Where tasks run. where: local, slurm, or the address of a scheduler (tcp://...).
 
     workers: processes (local; None for one per core) or jobs (slurm; None for 4). gpus of each job, hours of its
-    time limit and memory are of slurm alone; site holds the settings of slurm/site.env.
+    time limit, memory and where their logs go are of slurm alone; site holds the settings of slurm/site.env.
     """
 
     where: str = "local"
@@ -32,6 +33,7 @@ class Cluster:
     gpus: int = 0
     hours: float = 2.0
     memory: str = "8GB"
+    logs: Path = Path("dask-logs")
     site: dict[str, str] = field(default_factory=dict)
 
 
@@ -43,7 +45,7 @@ def _slurm(wanted: Cluster) -> Any:
     extra = [f"--{key.lower()}={site[key]}" for key in ("QOS", "CONSTRAINT", "WCKEY") if site.get(key)]
     if gpus:
         extra.append(f"--gres={site['GPU_GRES']}:{gpus}" if site.get("GPU_GRES") else f"--gpus-per-node={gpus}")
-    return SLURMCluster(
+    cluster = SLURMCluster(
         queue=(site.get("GPU_PARTITION") if gpus else None) or site.get("PARTITION") or None,
         account=site.get("ACCOUNT") or None,
         cores=1,
@@ -53,8 +55,11 @@ def _slurm(wanted: Cluster) -> Any:
         job_script_prologue=[line for line in (site.get("SETUP"), f"cd {shlex.quote(os.getcwd())}") if line],
         job_extra_directives=extra,
         python=site.get("PYTHON") or sys.executable,
-        n_workers=wanted.workers or 4,
+        log_directory=str(wanted.logs),
     )
+    jobs = wanted.workers or 4
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # a job that is lost is queued anew
+    return cluster
 
 
 @contextlib.contextmanager

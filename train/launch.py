@@ -365,7 +365,9 @@ def _to_slurm(runs: Sequence[Run], wanted: Resources, out: Path) -> list[dict[st
     executor.update_parameters(**sbatch_parameters(wanted, len(runs)))
     try:
         # submitit prints what sbatch says, which is in the error too.
+        where = {name: os.environ[name] for name in ("SLURM_CONF", "SLURM_CONF_SERVER") if name in os.environ}
         with submitit.helpers.clean_env(), redirect_stderr(io.StringIO()):
+            os.environ.update(where)  # which Slurm, not which job of it
             jobs = executor.submit_array([_fit_job(run, "slurm") for run in runs])
     except (UncompletedJobError, FailedSubmissionError, OSError) as error:
         for left in logs.glob("*.pkl"):

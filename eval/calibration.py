@@ -34,13 +34,14 @@ def tarp(samples: np.ndarray, truth: np.ndarray, normal: np.ndarray | None = Non
     """
     half = len(samples) // 2
     mean = samples[:half].mean(0, dtype=float)
-    off = np.ascontiguousarray(np.moveaxis(samples - mean, 0, 1))  # (N, S, K)
-    covariance = off[:, :half].mT @ off[:, :half] / max(half, 1)
+    off = np.ascontiguousarray(np.moveaxis(samples, 0, 1)) - mean[:, None].astype(samples.dtype)  # (N, S, K)
+    first = off[:, :half].astype(float)
+    covariance = first.mT @ first / max(half, 1)
     trace = np.trace(covariance, axis1=1, axis2=2)[:, None, None]
     whiten = np.linalg.inv(np.linalg.cholesky(covariance + 1e-9 * trace * np.eye(truth.shape[1])))
     point = np.random.default_rng(0).standard_normal(truth.shape) if normal is None else normal
     own = np.linalg.norm((whiten @ (truth - mean)[..., None])[..., 0] - point, axis=-1)
-    others = np.linalg.norm(off[:, half:] @ whiten.mT - point[:, None], axis=-1)
+    others = np.linalg.norm(off[:, half:] @ whiten.mT.astype(off.dtype) - point[:, None].astype(off.dtype), axis=-1)
     return np.asarray((others < own[:, None]).mean(1))
 
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.special import ndtr
 
 from eval.calibration import tarp
 from train.calibrate import LEVELS
@@ -126,6 +127,16 @@ def _draw(name: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
 
 
+def _numbers(galaxy: np.ndarray, view: np.ndarray, n: int) -> np.ndarray:
+    """(N, n) standard normal numbers that belong to each view, by its galaxy's name and its own number."""
+    out = np.empty((len(view), n))
+    names, which = np.unique(galaxy.astype(str), return_inverse=True)
+    for i, name in enumerate(names):
+        rows = np.flatnonzero(which == i)
+        out[rows] = _draw(f"views {name}").standard_normal((view[rows].max() + 1, n))[view[rows]]
+    return out
+
+
 def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(N, K) CRPS [dex] of posterior samples (S, N, K): E|X - y| - E|X - X'| / 2 (Gneiting & Raftery 2007, eq. 21)."""
     return _crps(np.sort(np.moveaxis(samples, 0, -1), axis=-1) - truth[..., None])
@@ -166,9 +177,8 @@ def per_view(e: Estimates) -> PerView:
         rising.sort(axis=-1)
         low68, high68, low95, high95 = (quantile(rising, share) for share in SHARES[:4])
         rank = np.count_nonzero(rising < 0, axis=-1)
-        draws = [_draw(f"view {g} {v}") for g, v in zip(e.galaxy[whole], e.view[whole], strict=True)]
-        jitter = np.array([draw.random(k) for draw in draws]).reshape(-1, k)
-        points = np.array([draw.standard_normal(k) for draw in draws]).reshape(-1, k)
+        numbers = _numbers(e.galaxy[whole], e.view[whole], 2 * k)
+        jitter, points = ndtr(numbers[:, :k]), numbers[:, k:]
         pit[whole] = (rank + jitter) / (len(samples) + 1)
         columns = (
             _crps(rising), kernel_log_prob(rising),

@@ -114,7 +114,8 @@ def _load(run: Path, key: str) -> Inference:
 def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part: Part, block: slice) -> int:
     """Predict what is not kept of a block; how many sources had to be asked."""
     wanted_of = zip(sources, tokens(sources, part, block), strict=True)
-    stale = [(source, wanted) for source, wanted in wanted_of if not Kept(source, part).holds(block, wanted)]
+    asked = [(source, Kept(source, part), wanted) for source, wanted in wanted_of]
+    stale = [(source, kept, wanted) for source, kept, wanted in asked if not kept.holds(block, wanted)]
     if not stale:
         return 0
     numbers, names, lineages = (x[block] for x in part.names)
@@ -127,12 +128,12 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
     for name, values in columns(part, numbers[done], views.maps.numpy(), r_e).items():
         constant[name] = np.full(len(mapped), np.nan)
         constant[name][mapped] = values
-    observed = {name: views.observed(looks[name]) for name in {s.instrument for s, _ in stale}}
+    observed = {name: views.observed(looks[name]) for name in {s.instrument for s, *_ in stale}}
     good = {
         (name, tracer): usable(views, tracer, looks[name], observed[name])
-        for name, tracer in {(s.instrument, s.tracer) for s, _ in stale}
+        for name, tracer in {(s.instrument, s.tracer) for s, *_ in stale}
     }
-    for source, wanted in stale:
+    for source, kept, wanted in stale:
         keep = good[source.instrument, source.tracer]
         rows = np.flatnonzero(mapped)[keep]
         constant["state"][mapped] = np.where(keep, PREDICTED, UNUSABLE)
@@ -152,7 +153,7 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
                 )
                 samples[:, rows] = posterior.samples(N_SAMPLES)
                 log_prob[rows] = posterior.log_prob(chosen.log10_menc)
-        Kept(source, part).write(block, wanted, constant, median, samples, log_prob)
+        kept.write(block, wanted, constant, median, samples, log_prob)
     return len(stale)
 
 

@@ -20,8 +20,10 @@ from train.network import MassModel
 from train.scaling import only
 
 # N views, K radii, S samples, F features, M members
-#: Views that go through the network, or the density, at once.
+#: Views that go through the network at once.
 BLOCK = 256
+#: Samples drawn at a time: on a CPU few enough to stay in its caches, on a GPU enough to fill it.
+DRAWS = (4_096, 262_144)
 
 
 class Posterior:
@@ -70,8 +72,9 @@ class Posterior:
         """(S, N, K) profiles drawn from the posterior; each rises with radius."""
         if n not in self._kept:
             out = np.empty((n, len(self), len(self.radii_re)), np.float32)
-            for start in range(0, len(self), BLOCK):
-                rows = slice(start, start + BLOCK)
+            at_once = max(1, DRAWS[self._unit.device.type == "cuda"] // n)
+            for start in range(0, len(self), at_once):
+                rows = slice(start, start + at_once)
                 normal = self._normal(n, rows).to(self._unit.device)
                 for i, (model, features, scale) in enumerate(self._members()):
                     mine = slice(i, None, len(self._models))

@@ -88,8 +88,9 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# Two files at a time: tests of MPI and DDP wait for each other as often as they compute.
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The peers that bench/ measures beside ours get a .venv of their own.
 BENCH := bench-results

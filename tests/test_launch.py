@@ -18,7 +18,7 @@ from train.checkpoint import load
 from train.config import FitConfig
 from train.fit import fit
 from train.resources import LaunchError, combinations, minutes, read_site
-from train.standing import states
+from train.standing import started, states
 
 SMALL = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
 SUITES = ("bursty", "middle", "quiet")
@@ -56,6 +56,13 @@ def lane_of(out: Path, run: str = ".") -> int:
 
 def children(pid: int) -> list[int]:
     return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for_end(pid: int, seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while started(pid):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def launch(capsys: pytest.CaptureFixture[str], *options: object) -> str:
@@ -114,7 +121,7 @@ def test_a_killed_and_a_stopped_job_go_on_when_launched_again(map_store, tmp_pat
     (said,) = wait_for(out, "gone", seconds=10)
     assert f"process {lane} ended without a word" in said
     assert "launch it again" in said
-    assert not Path(f"/proc/{rank}").exists() or " Z " in Path(f"/proc/{rank}/stat").read_text()
+    wait_for_end(rank)
     step = states(out)[0].step
     launch(capsys, *line)
     until = time.monotonic() + 60
@@ -141,10 +148,7 @@ def test_one_process_that_dies_ends_the_job_and_is_named(map_store, tmp_path, ca
     os.kill(ranks[1], signal.SIGKILL)
     (said,) = wait_for(out, "failed", seconds=20)
     assert "process 1 was killed by SIGKILL" in said
-    until = time.monotonic() + 20
-    while Path(f"/proc/{ranks[0]}").exists():
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_for_end(ranks[0])
 
 
 def test_a_traceback_is_in_the_log_that_status_names(map_store, tmp_path, capsys):

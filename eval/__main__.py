@@ -27,7 +27,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--workers", type=int, help="worker processes (default: one per core), or Slurm jobs (default: 4)"
     )
-    group.add_argument("--site", type=Path, help="slurm: the site's settings (default: slurm/site.env)")
+    group.add_argument("--site", type=Path, help="slurm: the site's settings (default: $KINMASS_SITE, slurm/site.env)")
     group.add_argument("--gpus", type=int, default=0, help="slurm: GPUs of each job (default: 0)")
     group.add_argument("--hours", type=float, default=2.0, help="slurm: time limit of each job (default: 2)")
     group.add_argument("--memory", default="8GB", help="slurm: memory of each job (default: 8GB)")
@@ -37,10 +37,7 @@ def _cluster(args: argparse.Namespace) -> "Cluster":
     from eval.cluster import Cluster
     from train.resources import read_site
 
-    site = {}
-    if args.cluster == "slurm":
-        path = args.site or Path("slurm/site.env")
-        site = read_site(path) if args.site or path.exists() else {}
+    site = read_site(args.site) if args.cluster == "slurm" else {}
     logs = (args.out.with_suffix("") if args.out else Path("dask")) / "logs"
     return Cluster(args.cluster, args.workers, args.gpus, args.hours, args.memory, logs, site)
 
@@ -52,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     tables = commands.add_parser("tables", help="evaluate runs on every suite of a store")
-    tables.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders of `python -m train fit`")
+    tables.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or a folder that holds them")
     tables.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
     tables.add_argument("--out", type=Path, required=True, help="folder for table.csv, table.parquet and the rest")
     tables.add_argument("--suites", help="test suites, comma-separated (default: all of the store)")
@@ -60,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "--part", default="test", choices=("test", "all"), help="galaxies kept from training, or all (default: test)"
     )
     tables.add_argument("--no-classical", action="store_true", help="networks only, no classical estimators")
+    tables.add_argument("--report", action="store_true", help="write the report as well")
     _add_cluster(tables)
 
     compare = commands.add_parser("compare", help="say which of two runs is better, by how much, and whether by chance")
@@ -89,20 +87,21 @@ def _parser() -> argparse.ArgumentParser:
 def _tables(args: argparse.Namespace) -> int:
     from eval.tables import SHOWN, collect, remarks, write_tables
     from gen.store import suites
+    from train.checkpoint import runs_in
 
-    args.runs = [run for run in args.runs if not (run / "launched.json").exists()]  # runs/* takes in runs/logs
+    runs = [run for given in args.runs for run in runs_in(given)]
     chosen = args.suites.split(",") if args.suites else suites(args.store)
     part = None if args.part == "all" else args.part
-    sums = collect(args.store, args.runs, chosen, part, args.out, _cluster(args), not args.no_classical)
+    sums = collect(args.store, runs, chosen, part, args.out, _cluster(args), not args.no_classical)
     if not any(total.views for total in sums.values()):
         raise ValueError(f"no finished galaxy in the {args.part} part of {', '.join(chosen)}; try --part all")
-    summary = write_tables(args.out, args.store, args.runs, sums, part)
+    summary = write_tables(args.out, args.store, runs, sums, part)
     print("Dispersion and bias of log10 M(<r) [dex], averaged over the radii of each estimator:")
     print(summary[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.3f}"))
     for line in remarks(summary, chosen):
         print(line)
     print(args.out / "table.csv")
-    return 0
+    return _report(argparse.Namespace(results=args.out)) if args.report else 0
 
 
 def _compare(args: argparse.Namespace) -> int:

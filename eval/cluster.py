@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dask.distributed import Client, LocalCluster, as_completed
+from dask.system import CPU_COUNT
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -79,9 +80,11 @@ def connected(wanted: Cluster) -> Iterator[Client]:
         cluster = _slurm(wanted)
     elif wanted.where == "local":
         cluster = LocalCluster(
-            n_workers=wanted.workers or os.cpu_count(), threads_per_worker=1, dashboard_address="127.0.0.1:0",
+            n_workers=wanted.workers or int(os.environ.get("SLURM_CPUS_PER_TASK", CPU_COUNT)),
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
-        )  # fmt: skip
+        )
     else:
         raise ValueError(
             f"unknown cluster {wanted.where!r}; there are local, slurm, or an address like tcp://node:8786"

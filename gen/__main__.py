@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     maps.add_argument("--repair", action="store_true", help="read all that is done; do again what is damaged")
     maps.add_argument("--root", type=Path, help="folder the suites' patterns start from, instead of the files' own")
     maps.add_argument("--dry-run", action="store_true", help="list the galaxies that would be mapped and stop")
+    maps.add_argument("--plan", action="store_true", help="make the store with room for all galaxies, and stop")
 
     check = commands.add_parser("check", help="say what yt makes of a snapshot file and what it lacks")
     check.add_argument("files", type=Path, nargs="+", metavar="FILE")
@@ -109,9 +110,10 @@ def _mock(args: argparse.Namespace) -> int:
 
 def _maps(args: argparse.Namespace) -> int:
     from gen import parallel
-    from gen.maps import Settings, generate, list_tasks
+    from gen.maps import Settings, generate, list_tasks, plan
     from gen.suite import load_suite
 
+    parallel.check()
     if args.views < 1 or args.pixels < 4 or args.galaxies_per_shard < 1 or args.readers < 1:
         raise ValueError("--views, --readers and --galaxies-per-shard must be at least 1 and --pixels at least 4")
     low, high = args.inclination
@@ -127,6 +129,11 @@ def _maps(args: argparse.Namespace) -> int:
                 print(f"{suite.name}  {task.name}  {task.snapshot}  {task.problem or 'ok'}")
         return 0
     settings = Settings(args.views, args.pixels, args.seed, args.field_of_view, (low, high), args.galaxies_per_shard)
+    if args.plan:
+        tasks = parallel.on_rank_0(lambda: plan(suites, args.out, settings, args.repair))
+        if parallel.rank() == 0:
+            print(f"{args.out}: room for {len(tasks)} galaxies, {sum(t.kept for t in tasks)} of them done")
+        return 0
     done, failed = generate(suites, args.out, settings, args.readers, args.repair)
     if parallel.rank() == 0:
         where = f"; why: {args.out / 'failures.jsonl'}" if failed else ""

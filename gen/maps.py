@@ -1,11 +1,12 @@
 """Snapshots to map store: what happens to each galaxy, and to a whole campaign of them."""
 
 import contextlib
+import fcntl
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -286,48 +287,52 @@ def generate(
     be read. At most `readers` ranks read snapshots at a time. Failures are lines in
     `out`/failures.jsonl. Raises StoreError, SuiteError on every rank when nothing can be started.
     """
-    plan = parallel.on_rank_0(lambda: _plan(suites, out, settings, repair))
+    tasks = parallel.on_rank_0(lambda: plan(suites, out, settings, repair))
     if repair:
         damaged: list[Task] = []
         parallel.share_out(
-            [[t] for t in plan if t.kept],
-            lambda tasks, _: store.is_damaged(store.open_suite(out, tasks[0].suite.name), tasks[0].index),
-            lambda tasks, broken: damaged.extend(tasks if broken else []),
+            [[t] for t in tasks if t.kept],
+            lambda one, _: store.is_damaged(store.open_suite(out, one[0].suite.name), one[0].index),
+            lambda one, broken: damaged.extend(one if broken else []),
         )
         again = {(t.suite.name, t.index) for t in parallel.broadcast(damaged)}
-        plan = [replace(t, kept=t.kept and (t.suite.name, t.index) not in again) for t in plan]
+        tasks = [replace(t, kept=t.kept and (t.suite.name, t.index) not in again) for t in tasks]
         if again and parallel.rank() == 0:
-            names = [t.name for t in plan if (t.suite.name, t.index) in again]
+            names = [t.name for t in tasks if (t.suite.name, t.index) in again]
             print(f"{out}: cannot be read and done again: {', '.join(names)}", file=sys.stderr)
-    batches, suspects, to_index = parallel.on_rank_0(lambda: _schedule(plan, out, settings.galaxies_per_shard))
+    batches, suspects, to_index = parallel.on_rank_0(lambda: _schedule(tasks, out, settings.galaxies_per_shard))
     ours = {suite.name for suite in suites}
-    others = parallel.on_rank_0(lambda: [line for line in _failures(out) if line["suite"] not in ours])
     failed: list[dict[str, str]] = []
-    done = sum(t.kept for t in plan)
-    bar = tqdm(total=len(plan), initial=done, desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0)
+    done = sum(t.kept for t in tasks)
+    bar = tqdm(total=len(tasks), initial=done, desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0)
 
-    def note(tasks: list[Task], why: list[str]) -> None:
-        bar.update(sum(not t.kept for t in tasks))
-        new = [{"suite": t.suite.name, "galaxy": t.name, "reason": r} for t, r in zip(tasks, why, strict=True) if r]
+    def note(mapped: list[Task], why: list[str]) -> None:
+        bar.update(sum(not t.kept for t in mapped))
+        new = [{"suite": t.suite.name, "galaxy": t.name, "reason": r} for t, r in zip(mapped, why, strict=True) if r]
         failed.extend(new)
-        with open(out / "failures.jsonl", "a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in new)
+        if new:
+            with _failures_to_oneself(out), open(out / "failures.jsonl", "a") as file:
+                file.writelines(json.dumps(line) + "\n" for line in new)
 
     with contextlib.closing(Worker(out, settings)) as worker:
         parallel.share_out(to_index, worker.index, lambda task, _: None, readers)
-        parallel.on_rank_0(lambda: _write_failures(out, others))
+        parallel.on_rank_0(lambda: _write_failures(out, ours, []))
         for part in (batches, suspects):
             parallel.share_out(part, worker, note, readers, lambda tasks: (tasks[0].snapshot, tasks[0].suite.name))
-    parallel.on_rank_0(lambda: _write_failures(out, others + failed))
+    parallel.on_rank_0(lambda: _write_failures(out, ours, failed))
     bar.close()
     peaks = parallel.gather(_peak_mb())
     if parallel.rank() == 0 and not quiet:
         print(f"peak memory per rank [MB]: {', '.join(f'{peak:.0f}' for peak in peaks)}", file=sys.stderr)
-    return parallel.broadcast((len(plan) - len(failed), len(failed)))
+    return parallel.broadcast((len(tasks) - len(failed), len(failed)))
 
 
-def _plan(suites: list[Suite], out: Path, settings: Settings, repair: bool) -> list[Task]:
-    plan = []
+def plan(suites: list[Suite], out: Path, settings: Settings, repair: bool = False) -> list[Task]:
+    """Every galaxy of the suites, with a place in the store, which is made if need be. For one process.
+
+    Raises StoreError, SuiteError or OSError.
+    """
+    found = []
     for suite in suites:
         print(f"{suite.name}: listing galaxies of {suite.root / suite.snapshots}", file=sys.stderr)
         tasks = list_tasks(suite)
@@ -337,9 +342,9 @@ def _plan(suites: list[Suite], out: Path, settings: Settings, repair: bool) -> l
         status = store.read_status(group, unreadable_is_pending=repair)
         number = {str(name): i for i, name in enumerate(group["galaxy"][:])}
         tasks = [replace(t, index=number[t.name]) for t in tasks]
-        plan += [replace(t, kept=bool(status[t.index] == store.DONE)) for t in tasks]
+        found += [replace(t, kept=bool(status[t.index] == store.DONE)) for t in tasks]
     (out / ".started").mkdir(exist_ok=True)
-    return plan
+    return found
 
 
 def _schedule(
@@ -394,8 +399,20 @@ def _failures(out: Path) -> list[dict[str, str]]:
     return found
 
 
-def _write_failures(out: Path, lines: list[dict[str, str]]) -> None:
-    ordered = sorted(lines, key=lambda line: (line["suite"], line["galaxy"]))
-    aside = out / f".failures.{uuid4().hex}.partial"
-    aside.write_text("".join(json.dumps(line) + "\n" for line in ordered))
-    os.replace(aside, out / "failures.jsonl")
+@contextlib.contextmanager
+def _failures_to_oneself(out: Path) -> Iterator[None]:
+    """No other job that maps other suites into the same store writes failures.jsonl meanwhile."""
+    with open(out / ".failures.lock", "w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks: nothing better to be had
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write_failures(out: Path, suites: set[str], lines: list[dict[str, str]]) -> None:
+    """Put these lines in the place of those that there were of some suites."""
+    with _failures_to_oneself(out):
+        lines = lines + [line for line in _failures(out) if line["suite"] not in suites]
+        ordered = sorted(lines, key=lambda line: (line["suite"], line["galaxy"]))
+        aside = out / f".failures.{uuid4().hex}.partial"
+        aside.write_text("".join(json.dumps(line) + "\n" for line in ordered))
+        os.replace(aside, out / "failures.jsonl")

@@ -1,5 +1,6 @@
 """The one file that knows MPI: items shared out over ranks, as each rank becomes free."""
 
+import os
 import sys
 import threading
 import time
@@ -23,6 +24,16 @@ def rank() -> int:
 def size() -> int:
     """How many processes share the work."""
     return int(MPI.COMM_WORLD.Get_size())
+
+
+def check() -> None:
+    """Raise ValueError where Slurm started several processes that MPI does not know to belong together."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if size() == 1 and tasks != "1":
+        raise ValueError(
+            f"srun started {tasks} processes, and each is alone in its MPI: set MPIRUN in slurm/site.env to what "
+            "starts the MPI of mpi4py here ('srun --mpi=pmi2', 'srun --mpi=pmix', 'mpiexec')"
+        )
 
 
 def broadcast(value: Any) -> Any:

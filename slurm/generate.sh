@@ -1,15 +1,60 @@
 #!/usr/bin/env bash
-# Map suites into a store with MPI:
+# Map suites into a store with MPI, on as many nodes as you like:
+#   slurm/generate.sh nihao.yaml tng.yaml --out maps.zarr        queues itself as slurm/site.env says
 #   sbatch --nodes 2 --ntasks-per-node 32 --time 8:00:00 slurm/generate.sh nihao.yaml tng.yaml --out maps.zarr
-# Options go through to `python -m gen maps`. A job that ran out of time is simply submitted again:
-# finished galaxies are kept. Site settings come from slurm/site.env (slurm/site.example.env).
+#   sbatch --array=0-1 slurm/generate.sh nihao.yaml tng.yaml --out maps.zarr         a job for each suite
+# Options go through to `python -m gen maps`. Near its time limit, or when a node fails, the job is queued again and
+# goes on: finished galaxies are kept. So does the same command again. Galaxies that fail do not fail the job.
 #SBATCH --job-name=kinmass-generate
 #SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
 #SBATCH --cpus-per-task=1
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$PWD}"
-source slurm/site.env
-eval "$SETUP"
+source slurm/site.sh
+if [[ -z ${SLURM_JOB_ID:-} ]]; then
+  queue "${NODES:-}" "${TASKS_PER_NODE:-}" "${TIME:-}" "$0" "$@"
+  exit
+fi
+
+if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
+  suites=() options=()
+  for word; do
+    if [[ $word == *.y*ml ]]; then suites+=("$word"); else options+=("$word"); fi
+  done
+  set -- "${suites[SLURM_ARRAY_TASK_ID]:?this job of the array has no suite: --array=0-$((${#suites[@]} - 1))}" "${options[@]}"
+fi
+
+# srun with the language that mpi4py's MPI speaks, where Slurm speaks it too; mpiexec otherwise.
+if [[ -z ${MPIRUN:-} ]]; then
+  pmi=pmi2
+  [[ $("$PYTHON" -c 'from mpi4py import MPI; print(MPI.Get_library_version())') != *"Open MPI"* ]] || pmi=pmix
+  if srun --mpi=list 2>&1 | grep -qw "$pmi"; then
+    MPIRUN="srun --mpi=$pmi"
+  else
+    MPIRUN=$(PATH="$(dirname "$PYTHON"):$PATH" command -v mpiexec)
+  fi
+fi
+
+again() {
+  # A bound, for a snapshot that takes longer than any time limit.
+  if (( ${SLURM_RESTART_COUNT:-0} < 50 )); then
+    echo "$(date): the time limit is near, to go on in the queue again"
+    scontrol requeue "$SLURM_JOB_ID" || echo "the node cannot ask for it: submit the job again, it goes on"
+  fi
+}
+trap again USR1
+
 # One thread per rank: ranks are the parallelism. Read-only archives need no HDF5 locks.
 export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 HDF5_USE_FILE_LOCKING=FALSE
-exec $MPIRUN "$PYTHON" -m mpi4py -m gen maps "$@"
+echo "$(date): $MPIRUN, ${SLURM_NTASKS:-1} tasks on ${SLURM_JOB_NODELIST:-this node}"
+$MPIRUN "$PYTHON" -m mpi4py -m gen maps "$@" &
+while true; do
+  code=0
+  wait $! || code=$?
+  kill -0 $! 2>/dev/null || break  # a signal ends the waiting, too
+done
+(( code == 3 )) && exit 0  # some galaxies failed, and failures.jsonl says why
+exit "$code"

@@ -15,7 +15,7 @@ from conftest import MPIEXEC, ROOT, command
 
 from gen import store
 from gen.formats import gadget
-from gen.maps import Settings, _plan, _schedule, generate
+from gen.maps import Settings, _schedule, generate, plan
 from gen.mock.suites import make_galaxy
 from gen.suite import load_suite
 
@@ -105,8 +105,8 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
         (out / "box" / "status" / "c" / str(index)).unlink()
     (out / ".started" / "box.1").touch()
     (out / "box" / "maps" / "c" / "1" / "0" / "0" / "0" / "0.abc.partial").write_bytes(b"half")
-    plan = _plan([load_suite(box)], out, Settings(views=2, pixels=16), repair=False)
-    clean, suspects, _ = _schedule(plan, out, 1)
+    planned = plan([load_suite(box)], out, Settings(views=2, pixels=16))
+    clean, suspects, _ = _schedule(planned, out, 1)
     assert [tasks[0].index for tasks in clean] == [0, 2]
     assert [tasks[0].index for tasks in suspects] == [1]
     # Killed again before it came to the suspect: it is remembered.

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     many = commands.add_parser("launch", help="train as jobs of Slurm or in the background, and see how they stand")
     many.add_argument("--out", type=Path, required=True, help="run folder, or with --array the folder of run folders")
     many.add_argument("--status", action="store_true", help="only tell how every run below --out stands")
+    many.add_argument("--jobs", action="store_true", help="with --status: only the jobs under way, 12:13, for scripts")
     many.add_argument("--store", type=Path, help="map store made by `python -m gen maps`")
     many.add_argument("--tracer", help="gas, stars, both or any")
     many.add_argument(
@@ -61,7 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--processes-per-node", type=int, help="processes per node where there are no GPUs")
     many.add_argument("--time", help="time limit per job, like 8h, 90m, 1-12:00:00; 8h on Slurm if left out")
     many.add_argument("--at-once", type=int, help="jobs that may run at the same time; if left out all, locally one")
-    many.add_argument("--site", type=Path, help="site settings; slurm/site.env if left out and there is one")
+    many.add_argument("--after", metavar="JOB", help="start when this job of Slurm, which fills the store, ended well")
+    many.add_argument(
+        "--site", type=Path, help="site settings; $KINMASS_SITE or slurm/site.env if left out and there is one"
+    )
     for name, text in _SITE_OPTIONS.items():
         many.add_argument(f"--{name.replace('_', '-')}", help=text)
     many.add_argument("--dry-run", action="store_true", help="show what would be submitted, and queue nothing")
@@ -108,25 +112,24 @@ def _launch(args: argparse.Namespace) -> int:
     from train import launch, resources, standing
 
     if args.status:
-        for state in standing.states(args.out):
-            print(state)
+        print(":".join(standing.under_way(args.out)) if args.jobs else "\n".join(map(str, standing.states(args.out))))
         return 0
     if args.store is None or (args.tracer is None) == (args.array is None):
         raise resources.LaunchError("give --store and either --tracer or --array, or --status")
     if args.array and args.suites:
         raise resources.LaunchError("--array names the suites itself: leave --suites out")
-    path = args.site or Path("slurm/site.env")
-    site = resources.read_site(path) if args.site or path.exists() else {}
+    site = resources.read_site(args.site)
     site |= {name.upper(): given for name in _SITE_OPTIONS if (given := getattr(args, name)) is not None}
     if args.partition is not None:
         site.pop("GPU_PARTITION", None)
     wanted = resources.resources(
-        args.cluster, site, args.nodes, args.gpus_per_node, args.processes_per_node, args.time, args.at_once
-    )
+        args.cluster, site, args.nodes, args.gpus_per_node, args.processes_per_node, args.time, args.at_once,
+        args.after,
+    )  # fmt: skip
     known = suites(args.store)
     chosen = tuple(args.suites.split(",")) if args.suites else tuple(known)
     pairs = resources.combinations(" ".join(args.array), known) if args.array else [(args.tracer, chosen)]
-    runs = launch.planned(args.store, args.out, pairs, bool(args.array), **_fit_options(args))
+    runs = launch.planned(args.store, args.out, pairs, bool(args.array), args.after is None, **_fit_options(args))
     return launch.launch(runs, wanted, args.out, args.dry_run)
 
 

@@ -103,6 +103,15 @@ def members_of(run: Path) -> list[Path]:
     return found or [run]
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """A run's or an ensemble's folder, or those that a folder holds; the logs of `train launch` hold none."""
+    if (folder / "launched.json").exists():
+        return []
+    if any((member / "run.json").exists() for member in members_of(folder)):
+        return [folder]
+    return [run for below in sorted(folder.glob("*/")) for run in runs_in(below)] or [folder]
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """The configuration of a run, of an ensemble's first member. Raises RunError for none, or another schema."""
     path = members_of(run)[0] / "run.json"

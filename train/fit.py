@@ -89,15 +89,21 @@ class _Start:
     remark: str
 
 
-def _start(config: FitConfig, plain: dict[str, Any], out: Path) -> _Start:
+def _known(config: FitConfig, plain: dict[str, Any], out: Path) -> dict[str, Any] | None:
+    """What run.json says; raises RunError where it is another run's."""
     known = read_config(out) if (out / "run.json").exists() else None
     if known:
         was = {f.name: f.default for f in dataclasses.fields(config)} | known["fit"]
         _refuse(out, [_differs(k, was[k], plain[k]) for k in sorted(plain) if k not in FREE and was[k] != plain[k]])
         if instrument_of(out) != config.look:
             _refuse(out, ["instrument of that name"])
-        if known["finished"]:
-            return _Start(known, {}, {}, None, "")
+    return known
+
+
+def _start(config: FitConfig, plain: dict[str, Any], out: Path) -> _Start:
+    known = _known(config, plain, out)
+    if known and known["finished"]:
+        return _Start(known, {}, {}, None, "")
     identity = store_identity(Path(config.store), config.suites)
     if known and "store" in known:
         _refuse(out, other_store(Path(config.store), known["store"], identity))
@@ -120,9 +126,12 @@ def _plain(config: FitConfig) -> dict[str, Any]:
     return dataclasses.asdict(config) | {"suites": list(config.suites), "instrument": config.look.name}
 
 
-def check(config: FitConfig, out: Path) -> None:
-    """Raise StoreError or RunError where `fit` could not start, or not go on with what is in `out`."""
-    _start(config, _plain(config), out)
+def check(config: FitConfig, out: Path, filled: bool = True) -> None:
+    """Raise StoreError or RunError where `fit` could not start, or not go on with what is in `out`.
+
+    filled False: the store's galaxies are still to be mapped.
+    """
+    (_start if filled else _known)(config, _plain(config), out)
 
 
 def _differs(name: str, there: object, asked: object) -> str:

@@ -64,15 +64,22 @@ class Run:
 
 
 def planned(
-    maps: Path, out: Path, pairs: Sequence[tuple[str, tuple[str, ...]]], below: bool, **options: Any
+    maps: Path,
+    out: Path,
+    pairs: Sequence[tuple[str, tuple[str, ...]]],
+    below: bool,
+    filled: bool = True,
+    **options: Any,
 ) -> list[Run]:
     """A run per (tracer, suites) and member of its ensemble; each in a folder of its own where `below` out.
 
+    filled False: the store's galaxies are still to be mapped.
     Raises StoreError, ValueError or OSError with what is wrong with the store or the settings.
     """
     known = store.suites(maps)
     for suite in dict.fromkeys(suite for _, suites in pairs for suite in suites):
-        if not (store.read_status(store.open_suite(maps, suite)) == store.DONE).any():
+        group = store.open_suite(maps, suite)
+        if filled and not (store.read_status(group) == store.DONE).any():
             raise store.StoreError(f"{maps}: no finished galaxy in {suite}; run `python -m gen maps` to its end")
     look = options.get("instrument", "")
     if look.endswith((".yaml", ".yml")):
@@ -96,7 +103,7 @@ def refuse(runs: Sequence[Run], wanted: Resources, out: Path) -> list[str]:
             )
         if run.config.norm == "batch" and wanted.world > 1:
             raise LaunchError("norm batch would see each process' views apart; use group, or one process")
-        check(run.config, run.folder)
+        check(run.config, run.folder, filled=wanted.after is None)
     if wanted.cluster != "slurm":
         return []
     largest = _largest_array(wanted.site)
@@ -336,8 +343,10 @@ def sbatch_parameters(wanted: Resources, jobs: int) -> dict[str, Any]:
         # srun does not take --cpus-per-task over from sbatch; one process that fails ends them all.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={wanted.cpus}"],
         # On hold until its folder and record are there; again in the queue after preemption or a node's failure.
-        "additional_parameters": {"hold": True, "requeue": True} | extra,
+        "additional_parameters": {"hold": True, "requeue": True, "kill-on-invalid-dep": "yes"} | extra,
     }  # fmt: skip
+    if wanted.after:
+        parameters["dependency"] = f"afterok:{wanted.after}"
     if gpus:
         parameters |= {"gres": f"{site['GPU_GRES']}:{gpus}"} if site.get("GPU_GRES") else {"gpus_per_node": gpus}
     return parameters

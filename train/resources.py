@@ -11,7 +11,8 @@ from pathlib import Path
 #: What a site file may hold; slurm/site.example.env says what each is.
 SITE_KEYS = (
     "ACCOUNT", "PARTITION", "GPU_PARTITION", "QOS", "CONSTRAINT", "WCKEY", "GPUS_PER_NODE", "GPU_GRES",
-    "CPUS_PER_TASK", "MAX_ARRAY", "SBATCH_EXTRA", "SETUP", "PYTHON", "MPIRUN",
+    "CPUS_PER_TASK", "MAX_ARRAY", "SBATCH_EXTRA", "SETUP", "PYTHON", "MPIRUN", "NODES", "TASKS_PER_NODE", "TIME",
+    "EVALUATE_TIME",
 )  # fmt: skip
 
 
@@ -31,8 +32,15 @@ def minutes(text: str) -> int:
     return total
 
 
-def read_site(path: Path) -> dict[str, str]:
-    """The settings in a site file of bash assignments, which is read and never executed. Raises LaunchError."""
+def read_site(path: Path | None = None) -> dict[str, str]:
+    """The settings in a site file of bash assignments, which is read and never executed. Raises LaunchError.
+
+    Without a path that of $KINMASS_SITE, or slurm/site.env if there is one.
+    """
+    if path is None:
+        path = Path(os.environ.get("KINMASS_SITE", "slurm/site.env"))
+        if "KINMASS_SITE" not in os.environ and not path.exists():
+            return {}
     try:
         words = shlex.split(path.read_text(), comments=True)
     except (OSError, ValueError) as error:
@@ -68,6 +76,7 @@ class Resources:
     cpus: int = 1  # per process
     minutes: int | None = None  # time limit
     at_once: int | None = None  # jobs of the array that may run at the same time
+    after: str | None = None  # Slurm's number of a job that has to end well before
     site: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -78,7 +87,7 @@ class Resources:
 
 def resources(
     cluster: str, site: dict[str, str], nodes: int = 1, gpus: int | None = None, processes: int | None = None,
-    time_limit: str | None = None, at_once: int | None = None,
+    time_limit: str | None = None, at_once: int | None = None, after: str | None = None,
 ) -> Resources:  # fmt: skip
     """What the options and the site file ask for together. Raises LaunchError with what cannot work."""
 
@@ -97,6 +106,8 @@ def resources(
     if gpus and processes not in (None, gpus):
         raise LaunchError(f"{processes} processes on {gpus} GPUs of a node: every process needs a GPU of its own")
     processes = processes or gpus or 1
+    if after is not None and not (cluster == "slurm" and re.fullmatch(r"\d+(_\d+)?", after)):
+        raise LaunchError(f"--after takes the number of a job of Slurm, with --cluster slurm, not {after!r}")
     if cluster != "slurm" and nodes > 1:
         raise LaunchError(f"--cluster {cluster} has one node, not {nodes}")
     if cluster == "debug" and processes > 1:
@@ -104,7 +115,7 @@ def resources(
     limit = minutes(time_limit) if time_limit else (8 * 60 if cluster == "slurm" else None)
     spare = 4 if gpus else max(1, (os.cpu_count() or 1) // processes) if cluster == "local" else 1
     return Resources(
-        cluster, nodes, processes, gpus, number("CPUS_PER_TASK") or spare, limit, at_once,
+        cluster, nodes, processes, gpus, number("CPUS_PER_TASK") or spare, limit, at_once, after,
         {k: v for k, v in site.items() if v},
     )  # fmt: skip
 

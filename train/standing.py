@@ -47,6 +47,13 @@ def states(out: Path) -> list[State]:
     return [_state(out, name, record.get(name), slurm) for name in sorted(begun | set(record))]
 
 
+def under_way(out: Path) -> list[str]:
+    """Numbers of the jobs of Slurm that are queued or run; one for all jobs of an array."""
+    busy = {os.path.relpath(state.run, out) for state in states(out) if state.name in BUSY}
+    jobs = [job["job"] for name, job in record_of(out).items() if name in busy and job["cluster"] == "slurm"]
+    return list(dict.fromkeys(job.split("_")[0] for job in jobs))
+
+
 def _state(out: Path, name: str, job: dict[str, Any] | None, slurm: dict[str, tuple[str, str]] | None) -> State:
     run = Path(os.path.normpath(out / name))
     try:

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# The whole experiment from a login node: maps, then training, then evaluation, each when the one before has ended well.
+#   slurm/campaign.sh OUT SUITE.yaml... [-- options of `python -m train launch`]
+#   slurm/campaign.sh /scratch/me/first nihao.yaml tng.yaml -- --nodes 2 --gpus-per-node 4 --time 8h
+# Trains gas, stars and both on all suites unless --array says otherwise. Everything is in OUT: maps.zarr, runs/,
+# results/report.html, logs. Prints the jobs and returns. Given again it leaves alone what is done or under way
+# and queues the rest. Site settings, and the size of the jobs, come from slurm/site.env (slurm/site.example.env).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source slurm/site.sh
+[[ $# -ge 2 && $1 != -* ]] || { sed -n '2,7s/^# \?//p' "$0" >&2; exit 2; }
+out=$1 suites=()
+shift
+while [[ $# -gt 0 && $1 != -- ]]; do suites+=("$1"); shift; done
+training=("${@:2}")
+[[ " ${training[*]} " == *" --array "* ]] || training+=(--array "gas,stars,both")
+mkdir -p "$out/logs"
+export SBATCH_OUTPUT=$out/logs/%x-%j.log
+
+# The job of that name if it is in the queue or runs.
+under_way() {
+  [[ -s $out/logs/$1.job ]] && squeue --noheader --jobs="$(<"$out/logs/$1.job")" --format=%i 2>/dev/null | head -1
+}
+
+# Every suite is read and the store made before anything is queued, so that what is wrong is said now.
+plan=$("$PYTHON" -m gen maps "${suites[@]}" --out "$out/maps.zarr" --plan)
+echo "$plan"
+maps=$(under_way generate) || maps=""
+[[ $plan =~ room\ for\ ([0-9]+)\ galaxies,\ ([0-9]+)\ of ]]
+if [[ -z $maps && ${BASH_REMATCH[1]} != "${BASH_REMATCH[2]}" ]]; then
+  maps=$(slurm/generate.sh "${suites[@]}" --out "$out/maps.zarr")
+  echo "$maps" >"$out/logs/generate.job"
+fi
+"$PYTHON" -m train launch --store "$out/maps.zarr" --out "$out/runs" ${maps:+--after "$maps"} "${training[@]}"
+fits=$("$PYTHON" -m train launch --status --out "$out/runs" --jobs)
+before=$maps${fits:+${maps:+:}$fits}
+table=$(under_way evaluate) || table=""
+if [[ -z $table && ( -n $before || ! -e $out/results/report.html ) ]]; then
+  table=$(AFTER=${before:+afterok:$before} slurm/evaluate.sh "$out/runs" --store "$out/maps.zarr" --out "$out/results")
+  echo "$table" >"$out/logs/evaluate.job"
+fi
+cat <<EOF
+maps        ${maps:+job }${maps:-done}  ->  $out/maps.zarr
+training    ${fits:+job }${fits:-done}  ->  $out/runs
+evaluation  ${table:+job }${table:-done}  ->  $out/results/report.html
+logs        $out/logs, $out/runs/logs
+how it stands: squeue --me; python -m train launch --status --out $out/runs; tensorboard --logdir $out/runs
+EOF

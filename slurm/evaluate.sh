@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Evaluate trained runs and write the report, in one job with a worker per processor core:
+#   slurm/evaluate.sh runs --store maps.zarr --out results                       queues itself as slurm/site.env says
+#   sbatch --cpus-per-task 32 slurm/evaluate.sh runs --store maps.zarr --out results
+#   sbatch slurm/evaluate.sh runs --store maps.zarr --out results --cluster slurm --workers 16      workers as jobs of their own
+# Options go through to `python -m eval tables`. Predictions are kept: stopped, or given again, it goes on.
+#SBATCH --job-name=kinmass-evaluate
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=4
+#SBATCH --requeue
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:-$PWD}"
+source slurm/site.sh
+if [[ -z ${SLURM_JOB_ID:-} ]]; then
+  queue 1 1 "${EVALUATE_TIME:-}" "$0" "$@"
+  exit
+fi
+export OMP_NUM_THREADS=1
+exec "$PYTHON" -m eval tables "$@" --report

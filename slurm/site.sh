@@ -1,0 +1,21 @@
+# shellcheck shell=bash disable=SC1090,SC2086
+# Sourced by the job scripts: the site's settings, a Python, and how a script queues itself.
+site=${KINMASS_SITE:-slurm/site.env}
+[[ -e train/launch.py ]] || { echo "$0: submit it from kinmass's own folder, not from $PWD" >&2; exit 2; }
+if [[ -e $site ]]; then source "$site"; fi
+: "${PYTHON:=$PWD/.venv/bin/python}"
+set +u  # modules use variables that are not set
+eval "${SETUP:-}"
+set -u
+
+# queue NODES TASKS TIME SCRIPT ARGUMENTS...: sbatch with what the site file says; prints the job's number.
+queue() {
+  local options=() name value
+  for name in nodes:"$1" ntasks-per-node:"$2" time:"$3" account:"${ACCOUNT:-}" partition:"${PARTITION:-}" \
+    qos:"${QOS:-}" constraint:"${CONSTRAINT:-}" wckey:"${WCKEY:-}" dependency:"${AFTER:-}"; do
+    value=${name#*:}
+    [[ -z $value ]] || options+=("--${name%%:*}=$value")
+  done
+  [[ -z ${AFTER:-} ]] || options+=(--kill-on-invalid-dep=yes)
+  sbatch --parsable "${options[@]}" ${SBATCH_EXTRA:-} "${@:4}" | cut -d';' -f1
+}

@@ -1,5 +1,5 @@
 # make demo   the whole experiment on mock galaxies, in demo/      (a few minutes on 2 cores)
-# make test   lint, types and tests
+# make test   lint, types and tests; those on Slurm where one answers (make test-slurm: those alone)
 # make bench  the benchmarks of docs/benchmarks.md, into bench-results/ (ten minutes on an idle machine)
 # make campaign   the same at full size, in campaign/: 2,802 galaxies     (about an hour on 2 cores)
 # make demo-clean-views   the demo's three tracers once more, without instrumental noise
@@ -15,7 +15,7 @@ SUITES := bursty quiet middle
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views bench test lint types setup clean
+.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views bench test test-slurm lint types setup clean
 
 setup: .venv/.installed
 
@@ -91,6 +91,10 @@ types: setup
 # Two files at a time: tests of MPI and DDP wait for each other as often as they compute.
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# On a real Slurm: the one that SLURM_CONF leads to, such as that of `sudo slurm/testbed.sh up`.
+test-slurm: setup
+	KINMASS_NEED_SLURM=1 $(BIN)/python -m pytest tests/test_slurm.py $(ONLY)
 
 # The peers that bench/ measures beside ours get a .venv of their own.
 BENCH := bench-results

@@ -1,4 +1,4 @@
-"""Launching: jobs of this machine for real, what they leave behind, refusals, the script for Slurm, Slurm itself."""
+"""Launching: jobs of this machine for real, what they leave behind, refusals, the script for Slurm."""
 
 import json
 import os
@@ -294,33 +294,3 @@ def test_other_refusals(map_store, tmp_path, capsys):
     (tmp_path / "run" / "logs").mkdir()
     (tmp_path / "run" / "logs" / "launched.json").write_text("{")
     assert "launched.json cannot be read" in refused(map_store, steps=4)
-
-
-# ---- Slurm
-
-
-@pytest.mark.skipif(
-    not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True, check=False).returncode != 0,
-    reason="no Slurm",
-)
-def test_slurm_job_is_queued_again_cancelled_and_launched_again(map_store, tmp_path):
-    """Give pytest a --basetemp that the nodes share."""
-    out, config = tmp_path / "run", SMALL | {"steps": 400, "patience": 1000}
-    line = ("train", "launch", "--processes-per-node", 2, "--store", map_store, "--tracer", "gas", "--time", "10m")
-    line = (*line, "--cpus-per-task", 1, "--out", out, *flags(**config))
-
-    def launched() -> str:
-        found = re.search(r"^  (\d+)  ", command(*line).stdout, re.MULTILINE)
-        assert found
-        return found[1]
-
-    job = launched()
-    wait_for_checkpoint(out)
-    subprocess.run(["scontrol", "requeue", job], check=True)
-    (said,) = wait_for(out, "going on", seconds=20)
-    assert "queued again" in said
-    subprocess.run(["scancel", job], check=True)
-    wait_for(out, "cancelled", seconds=20)
-    assert launched() != job
-    wait_for(out, "finished", seconds=120)
-    assert re.search(r"stopped (at|after) step", (out / "logs" / job / f"{job}_0_log.out").read_text())

@@ -99,6 +99,7 @@ def _of_slurm(job: dict[str, Any], logs: Path, slurm: dict[str, tuple[str, str]]
     if slurm is None:
         return (mark["how"], mark["text"]) if mark else ("unknown", "squeue does not answer")
     word, reason = slurm.get(job["job"], ("", ""))
+    reason = reason.removeprefix("None")  # nobody has looked at it yet
     log = logs / f"{job['job']}_0_log.out"
     if word in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
         return ("going on", f"queued again ({reason})") if log.exists() else ("queued", reason)
@@ -116,6 +117,8 @@ def _of_slurm(job: dict[str, Any], logs: Path, slurm: dict[str, tuple[str, str]]
     if word and word != "COMPLETED":
         cause = last or ("a process ended without a word, out of memory?" if word == "FAILED" else "")
         return "failed", f"{word.lower().replace('_', ' ')}: {cause}".removeprefix("failed: ").rstrip(": ")
+    if not log.exists():
+        return "cancelled", "before it started"
     return "gone", last or "Slurm no longer knows the job, and it left no word"
 
 

@@ -23,7 +23,7 @@ under_way() {
 }
 
 # Every suite is read and the store made before anything is queued, so that what is wrong is said now.
-plan=$("$PYTHON" -m gen maps "${suites[@]}" --out "$out/maps.zarr" --plan)
+plan=$("${python[@]}" -m gen maps "${suites[@]}" --out "$out/maps.zarr" --plan)
 echo "$plan"
 maps=$(under_way generate) || maps=""
 [[ $plan =~ room\ for\ ([0-9]+)\ galaxies,\ ([0-9]+)\ of ]]
@@ -31,8 +31,8 @@ if [[ -z $maps && ${BASH_REMATCH[1]} != "${BASH_REMATCH[2]}" ]]; then
   maps=$(slurm/generate.sh "${suites[@]}" --out "$out/maps.zarr")
   echo "$maps" >"$out/logs/generate.job"
 fi
-"$PYTHON" -m train launch --store "$out/maps.zarr" --out "$out/runs" ${maps:+--after "$maps"} "${training[@]}"
-fits=$("$PYTHON" -m train launch --status --out "$out/runs" --jobs)
+"${python[@]}" -m train launch --store "$out/maps.zarr" --out "$out/runs" ${maps:+--after "$maps"} "${training[@]}"
+fits=$("${python[@]}" -m train launch --status --out "$out/runs" --jobs)
 before=$maps${fits:+${maps:+:}$fits}
 table=$(under_way evaluate) || table=""
 if [[ -z $table && ( -n $before || ! -e $out/results/report.html ) ]]; then

@@ -19,4 +19,4 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
   exit
 fi
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m eval tables "$@" --report
+exec "${python[@]}" -m eval tables "$@" --report

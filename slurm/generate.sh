@@ -30,11 +30,11 @@ fi
 # srun with the language that mpi4py's MPI speaks, where Slurm speaks it too; mpiexec otherwise.
 if [[ -z ${MPIRUN:-} ]]; then
   pmi=pmi2
-  [[ $("$PYTHON" -c 'from mpi4py import MPI; print(MPI.Get_library_version())') != *"Open MPI"* ]] || pmi=pmix
+  [[ $("${python[@]}" -c 'from mpi4py import MPI; print(MPI.Get_library_version())') != *"Open MPI"* ]] || pmi=pmix
   if srun --mpi=list 2>&1 | grep -qw "$pmi"; then
     MPIRUN="srun --mpi=$pmi"
   else
-    MPIRUN=$(PATH="$(dirname "$PYTHON"):$PATH" command -v mpiexec)
+    MPIRUN=$(PATH="$(dirname "${python[0]}"):$PATH" command -v mpiexec)
   fi
 fi
 
@@ -50,7 +50,7 @@ trap again USR1
 # One thread per rank: ranks are the parallelism. Read-only archives need no HDF5 locks.
 export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 HDF5_USE_FILE_LOCKING=FALSE
 echo "$(date): $MPIRUN, ${SLURM_NTASKS:-1} tasks on ${SLURM_JOB_NODELIST:-this node}"
-$MPIRUN "$PYTHON" -m mpi4py -m gen maps "$@" &
+$MPIRUN "${python[@]}" -m mpi4py -m gen maps "$@" &
 while true; do
   code=0
   wait $! || code=$?

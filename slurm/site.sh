@@ -1,9 +1,10 @@
-# shellcheck shell=bash disable=SC1090,SC2086
+# shellcheck shell=bash disable=SC1090,SC2034,SC2086
 # Sourced by the job scripts: the site's settings, a Python, and how a script queues itself.
 site=${KINMASS_SITE:-slurm/site.env}
 [[ -e train/launch.py ]] || { echo "$0: submit it from kinmass's own folder, not from $PWD" >&2; exit 2; }
 if [[ -e $site ]]; then source "$site"; fi
-: "${PYTHON:=$PWD/.venv/bin/python}"
+python=("$PWD/.venv/bin/python")
+[[ -z ${PYTHON:-} ]] || read -ra python <<<"$PYTHON"
 set +u  # modules use variables that are not set
 eval "${SETUP:-}"
 set -u

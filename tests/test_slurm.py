@@ -252,6 +252,21 @@ def test_three_tracers_one_cancelled(map_store, tmp_path):
     wait_for(out, "finished", runs=3, seconds=90)
 
 
+def test_gpus_bound_to_tasks_and_a_home_that_cannot_be_written(map_store, tmp_path, site, monkeypatch):
+    """The testbed's GPUs are none: what is asked for and what processes see of it is what can be tried."""
+    other = tmp_path / "site.env"
+    setup = f"export HOME=/proc XDG_CACHE_HOME=/proc TMPDIR={tmp_path}/local; echo GPUs $CUDA_VISIBLE_DEVICES"
+    other.write_text(site.read_text() + f"SETUP='{setup}'\nGPU_PARTITION=debug\nSBATCH_EXTRA=--gpus-per-task=1\n")
+    monkeypatch.setenv("KINMASS_SITE", str(other))
+    line = ("--store", map_store, "--tracer", "gas", "--out", tmp_path / "run", "--nodes", 2, "--gpus-per-node", 1)
+    job = submitted(*line, *flags())
+    assert look(job)["TresPerNode"] == "gres:gpu:1"
+    assert look(job)["TresPerTask"] == "gres:gpu:1"
+    wait_for(tmp_path / "run", "finished", seconds=90)
+    logs = (tmp_path / "run" / "logs" / job).glob("*.out")
+    assert "GPUs 0\n" in "".join(log.read_text() for log in logs)
+
+
 def test_it_waits_for_nobody_and_says_what_slurm_says(map_store, tmp_path):
     line = ("--store", map_store, "--tracer", "gas", "--out", tmp_path / "run", *flags())
     began = time.monotonic()

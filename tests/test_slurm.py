@@ -286,6 +286,17 @@ def test_it_waits_for_nobody_and_says_what_slurm_says(map_store, tmp_path):
         assert state.name == "cancelled"  # of the first: nothing is left of what was refused
 
 
+def test_a_full_log_folder_queues_nothing(map_store, tmp_path):
+    line = ["train", "launch", "--store", map_store, "--tracer", "gas", "--out", tmp_path / "run", *flags()]
+    before = shell("squeue", "--noheader", "--states=all", "--format=%i").split()
+    said = shell("bash", "-c", 'ulimit -f 0; exec "$@"', "_", sys.executable, "-m", *line, check=False)
+    assert "train launch:" in said
+    assert "File too large" in said
+    assert "Traceback" not in said
+    assert set(shell("squeue", "--noheader", "--states=all", "--format=%i").split()) <= set(before)
+    assert [p.name for p in (tmp_path / "run" / "logs").iterdir()] == [".lock"]
+
+
 def test_a_training_job_that_lost_what_it_waited_for(map_store, tmp_path):
     failing = shell("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=false").strip()
     submitted("--store", map_store, "--tracer", "gas", "--out", tmp_path / "run", "--after", failing, *flags())

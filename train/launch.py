@@ -379,9 +379,10 @@ def _to_slurm(runs: Sequence[Run], wanted: Resources, out: Path) -> list[dict[st
             os.environ.update(where)  # which Slurm, not which job of it
             jobs = executor.submit_array([_fit_job(run, "slurm") for run in runs])
     except (UncompletedJobError, FailedSubmissionError, OSError) as error:
-        for left in logs.glob("*.pkl"):
+        for left in logs.glob("*.pkl*"):
             left.unlink()
-        raise LaunchError(f"sbatch refused the job: {' '.join(str(error).split())}") from error
+        who = f"{logs} cannot be written" if isinstance(error, OSError) else "sbatch refused the job"
+        raise LaunchError(f"{who}: {' '.join(str(error).split())}") from error
     finally:
         for left in logs.glob(".submission_file_*"):
             left.unlink()
@@ -457,7 +458,12 @@ def launch(runs: Sequence[Run], wanted: Resources, out: Path, dry_run: bool = Fa
         record = record_of(out)
         for run, job in zip(todo, jobs, strict=True):
             record[os.path.relpath(run.folder, out)] = job | {"cluster": wanted.cluster, "at": time.time()}
-        write_json(out / "logs" / "launched.json", {"jobs": record})
+        try:
+            write_json(out / "logs" / "launched.json", {"jobs": record})
+        except OSError:
+            if wanted.cluster == "slurm":  # nobody would know of them, and they are on hold
+                ask("scancel", *(job["job"] for job in jobs))
+            raise
     if wanted.cluster == "slurm":
         _release([job["job"] for job in jobs])
     _announce(todo, wanted, out, [job["job"] for job in jobs])

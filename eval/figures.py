@@ -126,20 +126,20 @@ def gain(ratios: pd.DataFrame, instrument: str, train: str) -> Figure:
 
 
 def train_by_test(summary: pd.DataFrame, instrument: str, tracer: str = "both") -> Figure:
-    """Matrices of dispersion, bias and 68 % coverage: trained on (rows), tested on (columns)."""
+    """Matrices of dispersion, bias, 68 % coverage and strange views: trained on (rows), tested on (columns)."""
     here = summary[(summary.estimator == "cnn") & (summary.instrument == instrument) & (summary.tracer == tracer)]
     here = here[here.test != ALL]
     rows = sorted(here.train.unique(), key=lambda t: (t.count("+"), t))
     columns = sorted(here.test.unique())
-    figure, axes = plt.subplots(1, 3, figsize=(12, 0.75 * len(rows) + 2.2), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(15, 0.75 * len(rows) + 2.2), layout="constrained")
     shown = (("dispersion", "dispersion [dex]", "viridis"), ("bias", "bias [dex]", "RdBu_r"),
-             ("coverage_68", "68 % coverage", "cividis"))  # fmt: skip
+             ("coverage_68", "68 % coverage", "cividis"), ("strange", "share of strange views", "magma"))  # fmt: skip
     for axis, (name, title, colours) in zip(axes, shown, strict=True):
         grid = (
             here.pivot_table(index="train", columns="test", values=name).reindex(index=rows, columns=columns).to_numpy()
         )
-        limit = np.nanmax(np.abs(grid))
-        low, high = (-limit, limit) if name == "bias" else (0.0, 1.0 if name == "coverage_68" else limit)
+        limit = np.nanmax(np.abs(grid)) if np.isfinite(grid).any() else 1.0
+        low, high = (-limit, limit) if name == "bias" else (0.0, limit if name == "dispersion" else 1.0)
         image = axis.imshow(grid, cmap=colours, vmin=low, vmax=high, aspect="auto")
         for (i, j), value in np.ndenumerate(grid):
             share = (value - low) / (high - low)

@@ -84,7 +84,8 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
                 "rename one and train it again, or make two tables"
             )
         home = run if os.access(run, os.W_OK) else out / "predictions" / run.name  # a colleague's run
-        files = [f for m in members_of(run) for f in (m / "run.json", m / "model.pt")] + [run / "calibration.json"]
+        files = [f for m in members_of(run) for f in (m / "run.json", m / "model.pt")]
+        files += [run / "calibration.json", run / "familiar.pt"]
         key = hashlib.blake2b(b"".join(f.read_bytes() for f in files), digest_size=8).hexdigest()
         for tracer in infer.answers():
             name, suites = "cnn-any" if infer.tracer == "any" else "cnn", "+".join(sorted(infer.run["fit"]["suites"]))
@@ -138,7 +139,7 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
         rows = np.flatnonzero(mapped)[keep]
         constant["state"][mapped] = np.where(keep, PREDICTED, UNUSABLE)
         chosen, seen = views[keep], observed[source.instrument][torch.as_tensor(keep)]
-        median, samples, log_prob = np.full((len(mapped), k), np.nan), None, None
+        median, samples, log_prob, strange = np.full((len(mapped), k), np.nan), None, None, None
         if source.run is None:
             field = looks[source.instrument].grid(views.maps.shape[-1], views.field_of_view_re)[1]
             estimate = ESTIMATORS[source.name][1]
@@ -146,14 +147,14 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
                 median[rows] = estimate(Seen(seen.numpy(), r_e[keep], field, np.array(RADII_RE)))
         else:
             samples = np.full((N_SAMPLES, len(mapped), k), np.nan, np.float32)
-            log_prob = np.full(len(mapped), np.nan)
+            log_prob, strange = np.full((2, len(mapped)), np.nan)
             if len(chosen):
                 posterior = _load(source.run, source.key)(
                     seen, chosen.half_mass_radius_kpc, source.tracer, chosen.names()
                 )
                 samples[:, rows] = posterior.samples(N_SAMPLES)
-                log_prob[rows] = posterior.log_prob(chosen.log10_menc)
-        kept.write(block, wanted, constant, median, samples, log_prob)
+                log_prob[rows], strange[rows] = posterior.log_prob(chosen.log10_menc), posterior.strangeness()
+        kept.write(block, wanted, constant, median, samples, log_prob, strange)
     return len(stale)
 
 

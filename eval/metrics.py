@@ -15,7 +15,7 @@ width_68/95       sharpness: half the width of those intervals, mean over views 
 log_prob_joint    log density of the whole profile per dex^K
 
 Besides: histograms of the PIT (the truth's rank among samples, Talts et al. 2018, arXiv:1804.06788), which say what
-every central interval covers, and of TARP (`eval.calibration.tarp`).
+every central interval covers, of TARP (`eval.calibration.tarp`), and of the strangeness of views (`train.familiar`).
 
 Views of one galaxy, and galaxies of one history, are not independent: intervals (`_lo`, `_hi`: 16th and 84th
 percentile) come from a Poisson bootstrap over lineages (Hanley & MacGibbon 2006), whose weights follow the lineage's
@@ -32,6 +32,7 @@ from scipy.special import ndtr
 
 from eval.calibration import tarp
 from train.calibrate import LEVELS
+from train.familiar import STRANGE
 from train.posterior import kernel_log_prob
 
 # N views, K radii, S samples, B bootstrap replicates, Q quantities
@@ -54,7 +55,8 @@ PLAIN = ("bias_median", "dispersion_robust", "outliers", "width_68", "width_95")
 class Estimates:
     """What an estimator says of N views, and the truth, log10 M [Msun].
 
-    samples (S, N, K) and the log densities log_prob_joint (N,) are None for a point estimate, which is the median.
+    samples (S, N, K), the log densities log_prob_joint (N,) and strangeness (N,; `train.familiar`) are None for a
+    point estimate, which is the median.
     """
 
     galaxy: np.ndarray  # (N,) names
@@ -64,6 +66,7 @@ class Estimates:
     median: np.ndarray  # (N, K)
     samples: np.ndarray | None = None
     log_prob_joint: np.ndarray | None = None
+    strangeness: np.ndarray | None = None
 
     def __getitem__(self, which: np.ndarray) -> "Estimates":
         """The views chosen by a mask or by indices."""
@@ -75,12 +78,13 @@ class Estimates:
             self.median[which],
             None if self.samples is None else self.samples[:, which],
             None if self.log_prob_joint is None else self.log_prob_joint[which],
+            None if self.strangeness is None else self.strangeness[which],
         )
 
 
 @dataclass
 class PerView:
-    """Measures of single views: `values` (N, Q, K) with NaN where not defined, pit (N, K), tarp (N,), joint (N,)."""
+    """Measures of single views: `values` (N, Q, K) with NaN where not defined, pit (N, K), and (N,) the others."""
 
     galaxy: np.ndarray
     lineage: np.ndarray
@@ -88,6 +92,7 @@ class PerView:
     pit: np.ndarray
     tarp: np.ndarray
     joint: np.ndarray
+    strange: np.ndarray
 
     def __getitem__(self, which: np.ndarray) -> "PerView":
         return PerView(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
@@ -98,9 +103,9 @@ class Sums:
     """What has been added up of one group. Add two with +.
 
     moments (B + 1, Q, K): sums of QUANTITIES, first with weight 1 and then per bootstrap replicate;
-    joint (B + 1, 2): count and sum of log_prob_joint; residual (bins, K), pit (RANK_BINS, K) and tarp (RANK_BINS,)
-    are counts, as are galaxies, views, missing (K,), views without a finite prediction, and left_out, views in which
-    too little is seen to ask.
+    joint (B + 1, 2): count and sum of log_prob_joint; residual (bins, K), pit (RANK_BINS, K), tarp and strange
+    (RANK_BINS,) are counts, as are galaxies, views, missing (K,), views without a finite prediction, and left_out,
+    views in which too little is seen to ask.
     """
 
     moments: np.ndarray
@@ -108,6 +113,7 @@ class Sums:
     residual: np.ndarray
     pit: np.ndarray
     tarp: np.ndarray
+    strange: np.ndarray
     missing: np.ndarray
     galaxies: int
     views: int
@@ -188,7 +194,8 @@ def per_view(e: Estimates) -> PerView:
         for i, column in enumerate(columns, start=3):
             values[whole, i] = column
         joint[whole], distance[whole] = e.log_prob_joint[whole], tarp(samples, truth, points)
-    return PerView(e.galaxy.astype(str), e.lineage.astype(str), values, pit, distance, joint)
+    strange = np.full(n, np.nan) if e.strangeness is None else e.strangeness
+    return PerView(e.galaxy.astype(str), e.lineage.astype(str), values, pit, distance, joint, strange)
 
 
 def _counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -221,6 +228,7 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
         _counts(views.values[:, 1], EDGES),
         _counts(views.pit, edges),
         _counts(views.tarp[:, None], edges)[:, 0],
+        _counts(views.strange[:, None], edges)[:, 0],
         n - views.values[:, 0].sum(0).astype(int),
         len(names),
         n,
@@ -317,6 +325,18 @@ def farthest_off(counts: np.ndarray) -> np.ndarray:
         share = np.cumsum(counts, axis=0) / counts.sum(0)
     even = np.arange(1, RANK_BINS + 1) / RANK_BINS
     return np.asarray(np.abs(share - even.reshape(-1, *[1] * (counts.ndim - 1))).max(0))
+
+
+def strange(counts: np.ndarray) -> tuple[float, float]:
+    """From the histogram of strangeness (RANK_BINS,): share of views called strange, and the area under the ROC curve.
+
+    The curve tells these views from validation galaxies of the training suites, whose strangeness is uniform:
+    0.5 where they are alike, 1 where every one is stranger than all of those. NaN without views.
+    """
+    if not counts.any():
+        return np.nan, np.nan
+    middle = (np.arange(RANK_BINS) + 0.5) / RANK_BINS
+    return float(counts[round(STRANGE * RANK_BINS) :].sum() / counts.sum()), float(counts @ middle / counts.sum())
 
 
 def compared(values: np.ndarray) -> dict[str, float]:

@@ -38,7 +38,8 @@ _TEXT = {
     "of the better single tracer over that of both. Bars: 68 % intervals; P: probability that the ratio"
     " exceeds 1 (paired bootstrap).",
     "matrix": "Networks using both tracers, trained on the suites of a row and tested on the suite of a column. "
-    "Off the diagonal the simulation has changed.",
+    "Off the diagonal the simulation has changed. A view is strange when it is less like the training galaxies than "
+    "95 % of those kept for validation: 5 % are where nothing has changed.",
     "calibration": "A calibrated posterior holds the truth in its 68 % interval 68 % of the time, and so for every "
     "level (top left); ranks of the truth are even (bottom left: heaped at the ends where posteriors "
     "are too narrow, in the middle where too wide); and for the whole profile the curve of TARP lies at"

@@ -26,6 +26,7 @@ from eval.metrics import (
     measures,
     ratio,
     replicates,
+    strange,
 )
 from eval.predictions import COLUMNS as VIEW_COLUMNS
 from eval.predictions import Part, prepare
@@ -137,6 +138,7 @@ def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
         known = bool(total.pit.any())
         row["pit_off"] = float(np.max(farthest_off(total.pit))) if known else np.nan
         row["tarp_off"] = float(farthest_off(total.tarp)) if known else np.nan
+        row["strange"], row["strange_auc"] = strange(total.strange)
         rows.append(row)
     return pd.DataFrame(rows).sort_values(KEYS, kind="stable", ignore_index=True)
 

@@ -110,7 +110,7 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
     assert [tasks[0].index for tasks in clean] == [0, 2]
     assert [tasks[0].index for tasks in suspects] == [1]
     # Killed again before it came to the suspect: it is remembered.
-    assert [tasks[0].index for tasks in _schedule(plan, out, 1)[1]] == [1]
+    assert [tasks[0].index for tasks in _schedule(planned, out, 1)[1]] == [1]
     command("gen", "maps", box, "--out", out, *SMALL)
     assert tree(out) == tree(box.parent / "maps.zarr")
 

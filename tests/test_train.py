@@ -233,7 +233,7 @@ def test_posterior_object_agrees_with_itself(n):
     """Moments, quantiles and the first radius' own density, which is a mixture of Gaussians known in closed form."""
     posterior, many = members_of_gaussians(n), 30_000
     means, variances = [], []
-    for model, features in zip(posterior._models, posterior._features, strict=True):
+    for model, features in zip(posterior._models, posterior.features, strict=True):
         with torch.no_grad():
             _, mean, factor, _ = model.density.gaussian(features)
         inverse = torch.linalg.inv(model.density.whitening)
@@ -254,7 +254,7 @@ def test_posterior_object_agrees_with_itself(n):
     np.testing.assert_allclose(posterior.log_prob_per_radius(at, many)[:, 0], closed, atol=0.1)
     each = [
         m.density.log_prob(f, torch.as_tensor(at) - 9.0)
-        for m, f in zip(posterior._models, posterior._features, strict=True)
+        for m, f in zip(posterior._models, posterior.features, strict=True)
     ]
     np.testing.assert_allclose(
         posterior.log_prob(at), torch.logsumexp(torch.stack(each), 0).detach() - np.log(n), rtol=1e-5

@@ -3,7 +3,8 @@
 A network that has seen its training galaxies often is a little too sure of others: the latent numbers that the truth
 of a validation view stands for are not standard normal. Their covariance, and then one factor for intervals to hold
 what they promise (a temperature: Guo et al. 2017, arXiv:1706.04599), become the scale of the numbers that profiles
-are drawn from. A run, or an ensemble as a whole, keeps it per tracer in calibration.json.
+are drawn from. A run, or an ensemble as a whole, keeps it per tracer in calibration.json. On the way, what the
+network has seen is noted (`train.familiar`).
 """
 
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from train.checkpoint import write_json
+from train.checkpoint import write_json, write_tensors
 from train.dataset import Views, usable
+from train.familiar import learn
 from train.feed import done_galaxies, galaxies_of
 from train.posterior import Inference
 
@@ -21,6 +23,8 @@ from train.posterior import Inference
 LEVELS = (0.6827, 0.9545)
 SAMPLES = 200
 MOST_GALAXIES = 4096
+#: Training galaxies that show what is familiar.
+MOST_TRAINING = 1024
 #: Weight of uncorrelated latent numbers against those seen: as many galaxies as show a correlation of a tenth.
 PRIOR_GALAXIES = 100
 
@@ -70,16 +74,32 @@ def scales_of(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]
 
 
 def calibrate(run: Path, store: Path) -> None:
-    """Write calibration.json of a trained run, or of an ensemble whose members are all trained, if it is not there.
+    """Write familiar.pt and calibration.json of a trained run, or of an ensemble whose members are all trained.
 
-    Raises RunError, StoreError or OSError.
+    What is there is left alone. Raises RunError, StoreError or OSError.
     """
     path = run / "calibration.json"
     if path.exists():
         return
     infer = Inference(run, calibrated=False)
-    galaxies = galaxies_of(store, done_galaxies(store, tuple(infer.run["fit"]["suites"])), "val")
-    chosen = np.unique(np.linspace(0, len(galaxies) - 1, min(len(galaxies), MOST_GALAXIES)).astype(int))
-    views = galaxies.read(chosen)
-    scales = {t: scales_of(infer, views[usable(views, t, infer.instrument)], t) for t in infer.answers()}
+    done = done_galaxies(store, tuple(infer.run["fit"]["suites"]))
+
+    def views_of(part: str, most: int) -> Views:
+        galaxies = galaxies_of(store, done, part)
+        return galaxies.read(np.unique(np.linspace(0, len(galaxies) - 1, min(len(galaxies), most)).astype(int)))
+
+    def usable_of(views: Views, tracer: str) -> Views:
+        return views[usable(views, tracer, infer.instrument)]
+
+    training, validation = views_of("train", MOST_TRAINING), views_of("val", MOST_GALAXIES)
+    scales, known = {}, {}
+    for tracer in infer.answers():
+        held_out = usable_of(validation, tracer)
+        found = learn(
+            infer(usable_of(training, tracer), tracer=tracer).features, infer(held_out, tracer=tracer).features
+        )
+        if found:
+            known[tracer] = vars(found)
+        scales[tracer] = scales_of(infer, held_out, tracer)
+    write_tensors(run / "familiar.pt", known)
     write_json(path, {"scale": {tracer: [s.tolist() for s in each] for tracer, each in scales.items()}})

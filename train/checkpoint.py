@@ -11,7 +11,7 @@ import torch
 from gen.instrument import INSTRUMENTS, Instrument
 from train.network import MassModel, ModelConfig
 
-RUN_SCHEMA = 3
+RUN_SCHEMA = 4
 #: Settings of a fit that change where and how fast it goes, not what it learns.
 FREE = ("store", "checkpoint_minutes", "memory_gb", "compile")
 

@@ -14,8 +14,9 @@ import torch
 
 from gen.instrument import Instrument
 from gen.sightline import seed_of
-from train.checkpoint import instrument_of, load_members, read_config, read_scales
+from train.checkpoint import instrument_of, load_members, read_config, read_scales, read_tensors
 from train.dataset import Views
+from train.familiar import Familiar
 from train.network import MassModel
 from train.scaling import only
 
@@ -30,7 +31,7 @@ class Posterior:
     """Posterior of log10 M(<r) [Msun] of N views at K radii, each member of an ensemble having equal weight.
 
     radii_re (K,) in units of each view's R_e; half_mass_radius_kpc (N,). Random numbers belong to the
-    view they are drawn for (`names`): the same for any grouping of views into calls.
+    view they are drawn for (`names`): the same for any grouping of views into calls. features: per member, (N, F).
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class Posterior:
         half_mass_radius_kpc: torch.Tensor,
         names: list[tuple[str, int]],
         scales: list[torch.Tensor] | None = None,
+        familiar: Familiar | None = None,
     ):
         self._scales: Sequence[torch.Tensor | None] = scales or [None] * len(models)
-        self._models, self._features, self._unit, self._names = models, features, log10_unit[:, None], names
+        self._models, self.features, self._unit, self._names = models, features, log10_unit[:, None], names
+        self._familiar = familiar
         self.radii_re = np.array(models[0].config.radii_re)
         self.half_mass_radius_kpc = half_mass_radius_kpc.numpy()
         self._kept: dict[int, np.ndarray] = {}
@@ -59,7 +62,7 @@ class Posterior:
         return torch.from_numpy(np.stack(drawn, axis=1))
 
     def _members(self) -> list[tuple[MassModel, torch.Tensor, torch.Tensor | None]]:
-        return list(zip(self._models, self._features, self._scales, strict=True))
+        return list(zip(self._models, self.features, self._scales, strict=True))
 
     @torch.no_grad()
     def latent(self, log10_menc: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -104,6 +107,16 @@ class Posterior:
         each = [m.density.log_prob(f, profile, scale) for m, f, scale in self._members()]
         return np.asarray(torch.logsumexp(torch.stack(each), 0).cpu() - math.log(len(each)))
 
+    def strangeness(self) -> np.ndarray:
+        """(N,) share of validation views that are more like those trained on (`train.familiar`).
+
+        Uniform in 0 to 1 for galaxies of the training suites; near 1 the posterior is not to be trusted. NaN where
+        the run knows too few galaxies to tell.
+        """
+        if self._familiar is None:
+            return np.full(len(self), np.nan)
+        return np.asarray(self._familiar.strangeness(self.features))
+
     def log_prob_per_radius(self, log10_menc: np.ndarray | torch.Tensor, n: int = 1000) -> np.ndarray:
         """(N, K) log of each radius' own density per dex, all others integrated out.
 
@@ -140,6 +153,9 @@ class Inference:
         self.scales: dict[str, list[torch.Tensor]] = {}
         if calibrated:
             self.scales = {t: [s.to(self.device) for s in each] for t, each in read_scales(path).items()}
+        self.familiar: dict[str, Familiar] = {}
+        if calibrated:
+            self.familiar = {t: Familiar(**known) for t, known in read_tensors(path / "familiar.pt").items()}
 
     @property
     def tracer(self) -> str:
@@ -191,8 +207,9 @@ class Inference:
                 features.append(torch.cat([f for f, _ in blocks]))
         unit = torch.cat([u for _, u in blocks])
         return Posterior(
-            self.models, features, unit, r_e, names or [("", i) for i in range(len(observed))], self.scales.get(tracer)
-        )
+            self.models, features, unit, r_e, names or [("", i) for i in range(len(observed))],
+            self.scales.get(tracer), self.familiar.get(tracer),
+        )  # fmt: skip
 
 
 def load(run: Path | str) -> Inference:

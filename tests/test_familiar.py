@@ -1,0 +1,81 @@
+"""Is a view like those a network was trained on? Planted clouds, and networks on galaxies that are made strange."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from eval.metrics import RANK_BINS, strange
+from train.checkpoint import RunError
+from train.dataset import concatenate, read_views, usable
+from train.familiar import STRANGE, learn
+from train.posterior import load
+
+F = 12
+
+
+def cloud(n: int, seed: int, shift: float = 0.0, wide: float = 1.0) -> torch.Tensor:
+    """Correlated Gaussian features of very different scales."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.tril(torch.randn(F, F, generator=torch.Generator().manual_seed(99))) * torch.logspace(-3, 2, F)[:, None]
+    return (wide * torch.randn(n, F, generator=generator) + shift) @ mix.T
+
+
+def test_what_is_like_the_training_set_is_uniform_and_what_is_not_is_strange():
+    known = learn([cloud(4000, 0)], [cloud(3000, 1)])
+    alike = known.strangeness([cloud(3000, 2)]).numpy()
+    np.testing.assert_allclose(np.quantile(alike, [0.05, 0.5, 0.95]), [0.05, 0.5, 0.95], atol=0.03)
+    assert (known.strangeness([cloud(500, 3, shift=3.0)]) > STRANGE).double().mean() > 0.95
+    assert (known.strangeness([cloud(500, 3, wide=3.0)]) > STRANGE).double().mean() > 0.95
+
+
+def test_it_does_not_depend_on_how_features_are_written_down():
+    a, b, c = cloud(2000, 0).double(), cloud(1000, 1).double(), cloud(300, 2, wide=1.5).double()
+    scale = torch.logspace(-2, 2, F)
+    plain = learn([a], [b]).strangeness([c])
+    other = learn([a * scale + 5], [b * scale + 5]).strangeness([c * scale + 5])
+    torch.testing.assert_close(plain, other, atol=2e-3, rtol=0)
+
+
+def test_members_of_an_ensemble_are_taken_together():
+    first, second = [[cloud(2000, seed + 10 * m) for m in range(2)] for seed in (0, 1)]
+    known = learn(first, second)
+    foreign = known.strangeness([cloud(300, 5), cloud(300, 5, shift=3.0)])  # strange to one of the two
+    assert (foreign > STRANGE).double().mean() > 0.9
+    assert learn([cloud(1, 0)], [cloud(50, 1)]) is None
+
+
+def test_share_and_area_from_counts():
+    uniform = np.full(RANK_BINS, 7)
+    np.testing.assert_allclose(strange(uniform), [1 - STRANGE, 0.5])
+    all_foreign = np.zeros(RANK_BINS, int)
+    all_foreign[-1] = 40
+    np.testing.assert_allclose(strange(all_foreign), [1.0, 1.0], atol=0.5 / RANK_BINS + 1e-9)
+    assert np.isnan(strange(np.zeros(RANK_BINS, int))).all()
+
+
+def test_a_run_knows_its_suites_and_kept_predictions_say_so(runs, map_store, results):
+    infer = load(next(run for run in runs if run.name == "both"))
+    views = concatenate([read_views(map_store, suite) for suite in ("bursty", "middle", "quiet")])
+    views = views[usable(views, "both", infer.instrument)]
+    seen = views.observed(infer.instrument)
+    posterior = infer(views)
+    assert posterior.strangeness().shape == (len(views),)
+    alone = infer(views[np.arange(3)]).strangeness()
+    np.testing.assert_allclose(alone, posterior.strangeness()[:3], atol=1e-6)
+    swapped = torch.cat([seen[:, 4:], seen[:, :4]], dim=1)
+    assert infer(swapped, views.half_mass_radius_kpc).strangeness().mean() > posterior.strangeness().mean() + 0.1
+    summary = pd.read_csv(results / "summary.csv")
+    networks = summary[summary.train.notna()]
+    assert networks.strange.between(0, 1).all()
+    assert networks.strange_auc.between(0, 1).all()
+    assert summary[summary.train.isna()].strange.isna().all()
+
+
+def test_a_damaged_record_is_an_error_of_one_sentence(runs, tmp_path):
+    copy = shutil.copytree(runs[0], tmp_path / "run")
+    (copy / "familiar.pt").write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"familiar\.pt: cannot be read"):
+        load(copy)

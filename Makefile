@@ -2,6 +2,7 @@
 # make test   lint, types and tests; those on Slurm where one answers (make test-slurm: those alone)
 # make bench  the benchmarks of docs/benchmarks.md, into bench-results/ (ten minutes on an idle machine)
 # make campaign   the same at full size, in campaign/: 2,802 galaxies     (about an hour on 2 cores)
+# make campaign-gap   every tracer on every suite, and on all but one   (half an hour more)
 # make demo-clean-views   the demo's three tracers once more, without instrumental noise
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ SUITES := bursty quiet middle
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views bench test test-slurm lint types setup clean
+.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap bench test test-slurm lint types setup clean
 
 setup: .venv/.installed
 
@@ -70,6 +71,19 @@ $(DEMO)/runs/both/.done $(DEMO)/runs/gas/.done $(DEMO)/runs/stars/.done: $(DEMO)
 	@$(FIT) --tracer $* --steps $(STEPS) --out $(@D) && touch $@
 $(DEMO)/runs/both-on-%/.done:
 	@$(FIT) --tracer both --suites $* --steps $$(( $(STEPS) / 3 )) --out $(@D) && touch $@
+
+# What a change of simulation costs: every tracer on every suite, and on all suites but one.
+GAP := $(foreach t,gas stars both,$(foreach s,$(SUITES) bursty+middle bursty+quiet middle+quiet,$(DEMO)/gap/$t-on-$s/.done))
+$(GAP): $(DEMO)/gap/%/.done:
+	@run=$*; suites=$${run#*-on-}; parts=$$(echo $$suites | tr + '\n' | wc -l); \
+	$(FIT) --tracer $${run%%-on-*} --suites $$(echo $$suites | tr + ,) --steps $$(( $(STEPS) * parts / 3 )) --out $(@D) && touch $@
+
+gap: demo-mocks demo-maps
+	@$(MAKE) --no-print-directory -j 2 $(GAP)
+	$(BIN)/python -m eval tables $(DEMO)/gap --store $(DEMO)/maps.zarr --out $(DEMO)/results-gap --no-classical --report
+
+campaign-gap:
+	@$(MAKE) --no-print-directory gap DEMO=campaign GALAXIES=934 STEPS=1600
 
 # The same three tracers seen without noise, beside the noisy ones in one table.
 CLEAN := $(DEMO)/clean/both/.done $(DEMO)/clean/gas/.done $(DEMO)/clean/stars/.done

@@ -75,6 +75,7 @@ class Results:
     table: pd.DataFrame
     summary: pd.DataFrame
     ratios: pd.DataFrame
+    gap: pd.DataFrame
     bins: pd.DataFrame
     calibration: pd.DataFrame
 
@@ -88,7 +89,7 @@ def read_results(folder: Path) -> Results:
     """Read a results folder. Raises ValueError when the tables are not there."""
     try:
         origin = json.loads((folder / "tables.json").read_text())
-        names = ("table", "summary", "ratios", "bins", "calibration")
+        names = ("table", "summary", "ratios", "gap", "bins", "calibration")
         tables = [pd.read_parquet(folder / f"{name}.parquet") for name in names]
     except OSError as error:
         raise ValueError(f"{folder} holds no tables ({error}); make them with `python -m eval tables`") from error
@@ -96,8 +97,8 @@ def read_results(folder: Path) -> Results:
         raise ValueError(f"{folder}/table.parquet has no network in it")
     if not (tables[0].estimator == "cnn").any():  # one network for any tracer is all there is: it is the one shown
         tables = [t.replace({"estimator": {"cnn-any": "cnn"}}) for t in tables]
-    table, summary, ratios, bins, calibration = tables
-    return Results(origin, table, summary, ratios[ratios.estimator == "cnn"], bins, calibration)
+    table, summary, ratios, gap, bins, calibration = tables
+    return Results(origin, table, summary, ratios[ratios.estimator == "cnn"], gap, bins, calibration)
 
 
 def headlines(results: Results) -> list[str]:
@@ -113,6 +114,13 @@ def headlines(results: Results) -> list[str]:
             for r in match.itertuples():
                 line += f" Best single tracer / both: {r.ratio:.2f} (68 % interval {r.lo:.2f} to {r.hi:.2f})."
             lines.append(line)
+        gap = results.gap[results.gap.instrument == look]
+        for tracer, rows in gap.groupby("tracer"):
+            lines.append(
+                f"On suites they never saw, networks of {tracer} err {rows.rmse_ratio.mean():.1f} times as much as "
+                f"those trained there (RMSE, mean of {len(rows)} pairs); their 68 % intervals hold "
+                f"{rows.coverage_68.mean():.0%} of the truths, and {rows.strange.mean():.0%} of the views are strange."
+            )
     return lines
 
 
@@ -272,6 +280,8 @@ def write_report(results: Path) -> Path:
     tables = [content.summary[columns].to_html(**plain)]
     if len(content.ratios):
         tables.append(content.ratios.to_html(**plain))
+    if len(content.gap):
+        tables.append(content.gap.to_html(**plain))
     sections.append({"title": "Table", "text": _TEXT["table"], "figures": [], "tables": tables})
     origin = dict(content.origin)
     origin["versions"] = ", ".join(f"{k} {v}" for k, v in origin["versions"].items())

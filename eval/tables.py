@@ -43,6 +43,8 @@ COLUMNS = [*KEYS, "radius", *_COUNTS, *_MEASURES]
 #: Columns of the summary that are printed.
 SHOWN = [*KEYS, "n_galaxies", "dispersion", "dispersion_robust", "bias", "coverage_68"]
 _RATIO = ["estimator", "instrument", "train", "test", "ratio", "lo", "hi", "above_1"]
+_GAP = [*KEYS, "rmse_ratio", "rmse_ratio_lo", "rmse_ratio_hi", "rmse", "rmse_home", "coverage_68", "coverage_68_home",
+        "log_prob_loss", "log_prob_loss_lo", "log_prob_loss_hi", "strange", "strange_auc"]  # fmt: skip
 
 
 def collect(
@@ -118,6 +120,32 @@ def to_ratios(sums: dict[Group, Sums]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_RATIO).sort_values(_RATIO[:4], kind="stable", ignore_index=True)
 
 
+def to_gap(sums: dict[Group, Sums]) -> pd.DataFrame:
+    """What a change of simulation costs: runs on a suite they never saw, over the run that was trained on it alone.
+
+    RMSE (bias and dispersion together), averaged over radii, and the joint log density that is lost, paired galaxy by
+    galaxy.
+    """
+    plain = {group: total for group, total in sums.items() if not group.column and group.train}
+    rows = []
+    for group, total in plain.items():
+        home = plain.get(replace(group, train=group.test))
+        if home is None or group.test in group.train.split("+"):
+            continue
+        here, there = replicates(total), replicates(home)
+        rmse, rmse_home = mean_over_radii(here["rmse"]), mean_over_radii(there["rmse"])
+        row: dict[str, Any] = _key(group) | {"rmse": rmse[0], "rmse_home": rmse_home[0]}
+        row |= {"coverage_68": mean_over_radii(here["coverage_68"])[0]}
+        row |= {"coverage_68_home": mean_over_radii(there["coverage_68"])[0]}
+        pairs = {"rmse_ratio": rmse / rmse_home, "log_prob_loss": joint_log_prob(home) - joint_log_prob(total)}
+        for name, values in pairs.items():
+            shown = compared(values)
+            row |= {name: shown["value"], f"{name}_lo": shown["lo"], f"{name}_hi": shown["hi"]}
+        row["strange"], row["strange_auc"] = strange(total.strange)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=_GAP).sort_values(KEYS, kind="stable", ignore_index=True)
+
+
 def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
     """One row per group, averaged over its radii: the table people quote."""
     rows = []
@@ -161,7 +189,7 @@ def to_calibration(sums: dict[Group, Sums]) -> pd.DataFrame:
 
 
 def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sums], part: str | None) -> pd.DataFrame:
-    """table, bins, summary, ratios and calibration as CSV and Parquet, summary.tex, and tables.json: where from.
+    """table, bins, summary, ratios, gap and calibration as CSV and Parquet, summary.tex, and tables.json: where from.
 
     Returns the summary.
     """
@@ -174,6 +202,7 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
         "bins": everything[~plain].reset_index(drop=True),
         "summary": summary,
         "ratios": to_ratios(sums),
+        "gap": to_gap(sums),
         "calibration": to_calibration(sums),
     }
     for name, table in tables.items():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from eval.inference import Group
 from eval.metrics import (
     WITH_INTERVAL,
     Estimates,
@@ -22,6 +23,7 @@ from eval.metrics import (
     ratio,
     replicates,
 )
+from eval.tables import to_gap
 from train.dataset import RADII_RE
 
 K = len(RADII_RE)
@@ -160,6 +162,27 @@ def test_paired_ratio_of_a_planted_gain():
     assert found["ratio"] == pytest.approx(1.3, rel=1e-6)
     assert found["lo"] == pytest.approx(1.3, rel=1e-6)  # the same galaxies are drawn: no scatter is left
     assert found["above_1"] == 1.0
+
+
+def test_what_a_change_of_suite_costs_is_told_pair_by_pair():
+    home, foreign = planted(300, 0.0, 0.1, samples=60), planted(300, 0.0, 0.1, samples=60)
+    foreign.median = foreign.truth + 3 * (foreign.median - foreign.truth)
+    foreign.strangeness, home.strangeness = np.full(1200, 0.99), np.linspace(0, 1, 1200)
+    foreign.log_prob_joint = foreign.log_prob_joint - 2.0
+    found = to_gap(
+        {
+            Group("cnn", "ifu", "both", "a", "a"): sums_of(home),
+            Group("cnn", "ifu", "both", "b", "a"): sums_of(foreign),
+            Group("cnn", "ifu", "both", "a+b", "a"): sums_of(foreign),
+            Group("cnn", "ifu", "both", "b", "c"): sums_of(foreign),
+            Group("wolf2010", "ifu", "stars", "", "a"): sums_of(home),
+        }
+    )
+    (row,) = found.itertuples()  # a suite that it was trained on, or that no run was trained on alone, is no change
+    assert (row.train, row.test, row.strange) == ("b", "a", 1.0)
+    assert row.rmse_ratio == pytest.approx(3.0, rel=1e-6)
+    assert row.rmse_ratio_hi - row.rmse_ratio_lo < 1e-6  # the same galaxies are drawn
+    assert row.log_prob_loss == pytest.approx(2.0, abs=1e-6)
 
 
 def test_lineages_are_drawn_whole():

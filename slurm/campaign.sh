@@ -6,13 +6,13 @@
 # results/report.html, logs. Prints the jobs and returns. Given again it leaves alone what is done or under way
 # and queues the rest. Site settings, and the size of the jobs, come from slurm/site.env (slurm/site.example.env).
 set -euo pipefail
+[[ $# -ge 2 && $1 != -* ]] || { sed -n '2,7s/^# \?//p' "$0" >&2; exit 2; }
+out=$(realpath -m "$1") suites=()
+shift
+while [[ $# -gt 0 && $1 != -- ]]; do suites+=("$(realpath -m "$1")"); shift; done
+training=("${@:2}")
 cd "$(dirname "$0")/.."
 source slurm/site.sh
-[[ $# -ge 2 && $1 != -* ]] || { sed -n '2,7s/^# \?//p' "$0" >&2; exit 2; }
-out=$1 suites=()
-shift
-while [[ $# -gt 0 && $1 != -- ]]; do suites+=("$1"); shift; done
-training=("${@:2}")
 [[ " ${training[*]} " == *" --array "* ]] || training+=(--array "gas,stars,both")
 mkdir -p "$out/logs"
 export SBATCH_OUTPUT=$out/logs/%x-%j.log

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC1090,SC2034,SC2086
+# shellcheck shell=bash disable=SC1090,SC2034
 # Sourced by the job scripts: the site's settings, a Python, and how a script queues itself.
 site=${KINMASS_SITE:-slurm/site.env}
 [[ -e train/launch.py ]] || { echo "$0: submit it from kinmass's own folder, not from $PWD" >&2; exit 2; }
@@ -18,5 +18,6 @@ queue() {
     [[ -z $value ]] || options+=("--${name%%:*}=$value")
   done
   [[ -z ${AFTER:-} ]] || options+=(--kill-on-invalid-dep=yes)
-  sbatch --parsable "${options[@]}" ${SBATCH_EXTRA:-} "${@:4}" | cut -d';' -f1
+  eval "options+=(${SBATCH_EXTRA:-})"  # words with quotes around spaces
+  sbatch --parsable "${options[@]}" "${@:4}" | cut -d';' -f1
 }

@@ -119,7 +119,8 @@ def headlines(results: Results) -> list[str]:
             lines.append(
                 f"On suites they never saw, networks of {tracer} err {rows.rmse_ratio.mean():.1f} times as much as "
                 f"those trained there (RMSE, mean of {len(rows)} pairs); their 68 % intervals hold "
-                f"{rows.coverage_68.mean():.0%} of the truths, and {rows.strange.mean():.0%} of the views are strange."
+                f"{100 * rows.coverage_68.mean():.0f} % of the truths, and "
+                f"{100 * rows.strange.mean():.0f} % of the views are strange."
             )
     return lines
 

@@ -1,0 +1,63 @@
+"""Does a network notice maps that are wrong? Strangeness (`train.familiar`) of test views as they are, and broken.
+
+python -m bench.broken --store maps.zarr --runs runs/both runs/both-on-quiet
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench import common
+from gen import store
+from train import load
+from train.dataset import concatenate, read_views, usable
+from train.familiar import STRANGE
+
+MOST_VIEWS = 600
+
+
+def broken(observed: torch.Tensor, r_e: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Observed maps (N, 8, Q, Q) and R_e (N,) [kpc] as they are, and with one thing wrong at a time."""
+    rng = torch.Generator().manual_seed(0)
+    noisy = observed.clone()
+    for first in (0, 4):
+        weight = observed[:, first + 3]
+        rms = ((observed[:, first + 1] ** 2 * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sqrt()
+        noise = torch.randn(weight.shape, generator=rng) * rms[:, None, None]
+        noisy[:, first + 1] += noise * weight
+    no_dispersion = observed.clone()
+    no_dispersion[:, [2, 6]] = 0
+    twice = observed.clone()
+    twice[:, [1, 2]] *= 2
+    return {
+        "as they are": (observed, r_e),
+        "stars and gas swapped": (torch.cat([observed[:, 4:], observed[:, :4]], dim=1), r_e),
+        "velocities with noise as large as they are": (noisy, r_e),
+        "no dispersion": (no_dispersion, r_e),
+        "stars' velocities and dispersions doubled": (twice, r_e),
+        "R_e twice as large (distance wrong by two)": (observed, 2 * r_e),
+    }
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    args = parser.parse_args()
+    for run in args.runs:
+        infer = load(run)
+        tracer = infer.answers()[-1]
+        home = [s for s in store.suites(args.store) if s in infer.run["fit"]["suites"]]
+        views = concatenate([read_views(args.store, suite, "test") for suite in home])
+        views = views[usable(views, tracer, infer.instrument)]
+        views = views[np.unique(np.linspace(0, len(views) - 1, min(len(views), MOST_VIEWS)).astype(int))]
+        rows = []
+        for name, (maps, r_e) in broken(views.observed(infer.instrument), views.half_mass_radius_kpc).items():
+            found = infer(maps, r_e, tracer).strangeness()
+            rows.append([name, 100 * float((found > STRANGE).mean()), float(found.mean())])
+        common.table([f"{run.name}, {len(views)} views", "% strange", "area under ROC"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@
   python -m eval show results                                     its main lines again
   python -m eval compare runs/a runs/b --store maps.zarr          which of two runs is better, and is it chance?
   python -m eval predict runs/both --store maps.zarr --suite mine posteriors of single galaxies
+  python -m eval predict runs/gas NGC4451.yaml                    of an observed galaxy (docs/observed.md)
 
 Every run is tested on every suite, also on those it never saw. Predictions are kept beside each run
 (predictions.zarr): only what changed is inferred again.
@@ -76,11 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print the main lines of a table that `tables` has written")
     show.add_argument("results", type=Path)
 
-    predict = commands.add_parser("predict", help="posterior mass profiles of the galaxies of one suite")
-    predict.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    predict.add_argument("--store", type=Path, required=True)
-    predict.add_argument("--suite", required=True)
-    predict.add_argument("--out", type=Path, help="CSV file to write as well")
+    predict = commands.add_parser(
+        "predict", help="posterior mass profiles of a suite's galaxies, or of observed ones that YAML files describe"
+    )
+    predict.add_argument("runs", type=Path, nargs="+", metavar="RUN|GALAXY.yaml", help="run folders; observed galaxies")
+    predict.add_argument("--store", type=Path, help="map store of simulated galaxies")
+    predict.add_argument("--suite", help="their suite")
+    predict.add_argument(
+        "--out", type=Path, help="simulated: CSV file to write as well; observed: folder (default: profiles)"
+    )
     return parser
 
 
@@ -139,12 +144,46 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
+    galaxies = [path for path in args.runs if path.suffix in (".yaml", ".yml")]
+    runs = [path for path in args.runs if path not in galaxies]
+    if not runs or bool(galaxies) == bool(args.store and args.suite) or (args.store is None) != (args.suite is None):
+        raise ValueError("give runs, and either YAML files of observed galaxies or --store and --suite")
+    if galaxies:
+        return _predict_observed(runs, galaxies, args.out or Path("profiles"))
     from eval.predict import predict
 
-    table = predict(args.run, args.store, args.suite)
-    print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
-    if args.out:
-        table.to_csv(args.out, index=False)
+    for run in runs:
+        table = predict(run, args.store, args.suite)
+        print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+        if args.out:
+            table.to_csv(args.out if len(runs) == 1 else args.out / f"{run.name}.csv", index=False)
+    return 0
+
+
+def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path) -> int:
+    """Every galaxy from every run that can use its maps; a galaxy that none can use is an error."""
+    from eval.galaxy import read_galaxy
+    from eval.observed import infer
+    from train.posterior import load
+
+    known = [read_galaxy(path) for path in galaxies]
+    loaded = [load(run) for run in runs]
+    for path, galaxy in zip(galaxies, known, strict=True):
+        refused = []
+        for run in loaded:
+            try:
+                profile = infer(run, galaxy)
+            except ValueError as error:
+                refused.append(str(error))
+                continue
+            folder = out / path.stem / run.path.name
+            profile.write(folder)
+            print("\n".join(profile.sentences()))
+            print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
+        for reason in refused:
+            print(f"eval predict: {reason}", file=sys.stderr)
+        if len(refused) == len(loaded):
+            return 2
     return 0
 
 

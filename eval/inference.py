@@ -29,7 +29,7 @@ from gen import store
 from gen.instrument import Instrument
 from train.checkpoint import RunError, instrument_of, members_of, read_config
 from train.dataset import RADII_RE, usable, views_of
-from train.posterior import Inference, load
+from train.posterior import UNSEEN, Inference, load
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
             )
         home = run if os.access(run, os.W_OK) else out / "predictions" / run.name  # a colleague's run
         files = [f for m in members_of(run) for f in (m / "run.json", m / "model.pt")]
-        files += [run / "calibration.json", run / "familiar.pt"]
+        files += [run / "calibration.json", run / "familiar.pt", *run.glob(UNSEEN)]
         key = hashlib.blake2b(b"".join(f.read_bytes() for f in files), digest_size=8).hexdigest()
         for tracer in infer.answers():
             name, suites = "cnn-any" if infer.tracer == "any" else "cnn", "+".join(sorted(infer.run["fit"]["suites"]))
@@ -149,9 +149,9 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
             samples = np.full((N_SAMPLES, len(mapped), k), np.nan, np.float32)
             log_prob, strange = np.full((2, len(mapped)), np.nan)
             if len(chosen):
-                posterior = _load(source.run, source.key)(
-                    seen, chosen.half_mass_radius_kpc, source.tracer, chosen.names()
-                )
+                infer = _load(source.run, source.key)
+                unseen = infer.foreign(chosen.suite)
+                posterior = infer(seen, chosen.half_mass_radius_kpc, source.tracer, chosen.names(), unseen)
                 samples[:, rows] = posterior.samples(N_SAMPLES)
                 log_prob[rows], strange[rows] = posterior.log_prob(chosen.log10_menc), posterior.strangeness()
         kept.write(block, wanted, constant, median, samples, log_prob, strange)

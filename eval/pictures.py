@@ -108,3 +108,45 @@ def saliency(attributions: np.ndarray, radii_re: np.ndarray, field_of_view_re: f
         frameon=False,
     )
     return maps, bars
+
+
+def observed_profile(
+    observed: np.ndarray, half_width_kpc: float, radius_kpc: np.ndarray, quantiles: np.ndarray,
+    tilted_ring: np.ndarray, title: str,
+) -> Figure:  # fmt: skip
+    """Maps (8, Q, Q) of one observed galaxy, and its profile: quantiles (5, K) of SHARES and tilted rings (K,)."""
+    tracers = [t for t in (0, 4) if observed[t + 3].any()]
+    figure = plt.figure(figsize=(14, 3.4 * len(tracers) + 0.4), layout="constrained")
+    figure.suptitle(title)
+    maps, right = figure.subfigures(1, 2, width_ratios=[3, 1.4], squeeze=False)[0]
+    axes = maps.subplots(len(tracers), 3, squeeze=False)
+    extent = half_width_kpc * np.array([-1, 1, -1, 1])
+    for row, t in zip(axes, tracers, strict=True):
+        valid = observed[t + 3] > 0
+        for axis, channel in zip(row, range(t, t + 3), strict=True):
+            if channel == t + 2 and not observed[channel].any():
+                axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
+                axis.set(title=_CHANNELS[channel], xticks=[], yticks=[])
+                continue
+            image = np.where(valid, observed[channel], np.nan)
+            options = {"cmap": "viridis"}
+            if channel == t:
+                image = np.log10(np.where(image > 0, image, np.nan))
+            if channel == t + 1:
+                image = image - np.nanmedian(image)
+                limit = np.nanpercentile(np.abs(image), 98)
+                options = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+            shown = axis.imshow(image, origin="lower", extent=extent, **options)
+            maps.colorbar(shown, ax=axis, fraction=0.046)
+            axis.set(title=_CHANNELS[channel], xlabel="x [kpc]", ylabel="y [kpc]" if channel == t else None)
+    axis = right.subplots()
+    low68, high68, low95, high95, median = quantiles
+    axis.fill_between(radius_kpc, low95, high95, color=COLOUR["both"], alpha=0.2, lw=0, label="95 %")
+    axis.fill_between(radius_kpc, low68, high68, color=COLOUR["both"], alpha=0.4, lw=0, label="68 %")
+    axis.plot(radius_kpc, median, color=COLOUR["both"], label="median")
+    if np.isfinite(tilted_ring).any():
+        axis.plot(radius_kpc, tilted_ring, "k.--", label="rotation curve of the gas")
+    axis.set(xlabel="r [kpc]", ylabel="log$_{10}$ M(<r) [M$_\\odot$]")
+    radius_axis(axis, [x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if radius_kpc[0] <= x <= radius_kpc[-1]])
+    axis.legend(frameon=False, fontsize=8)
+    return figure

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eval.calibration import coverage, ranks, tarp, uniformity
-from train.calibrate import LEVELS, latent_scale, misses, temperature
+from train.calibrate import LEVELS, latent_scale, misses, stretched, widening
 
 S, N, K = 400, 1500, 4
 
@@ -53,9 +53,46 @@ def test_a_lost_correlation_shows_in_the_joint_only():
 
 
 @pytest.mark.parametrize("width", [0.7, 1.0, 1.4])
-def test_temperature_finds_a_planted_width(width):
+def test_widening_finds_a_planted_width(width):
     samples, truth = posterior(width)
-    assert temperature(misses(samples, truth)) == pytest.approx(1 / width, rel=0.04)
+    np.testing.assert_allclose(widening(misses(samples, truth), np.arange(N)), 1 / width, rtol=0.05)
+
+
+def test_widening_finds_a_slope_and_forgets_one_that_is_noise():
+    samples, truth = posterior()
+    growing = np.linspace(0.8, 1.2, K)
+    samples = truth.mean() + (samples - truth.mean()) * 1.0
+    off = samples - np.median(samples, axis=0)
+    found = widening(misses(np.median(samples, axis=0) + off / growing, truth), np.arange(N))
+    np.testing.assert_allclose(found, growing, rtol=0.06)
+    few = misses(samples, truth)[:40]
+    assert (
+        np.ptp(widening(few, np.arange(40)))
+        < 0.5
+        * np.ptp(
+            np.polyval(
+                np.polyfit(
+                    np.arange(K),
+                    np.mean([np.quantile(few[..., i], q, axis=0) for i, q in enumerate(LEVELS)], axis=0),
+                    1,
+                ),
+                np.arange(K),
+            )
+        )
+        + 0.02
+    )
+
+
+def test_stretched_scales_widen_profiles_as_told():
+    """Of Gaussian profiles y = J L z, whatever J: the standard deviation of every y_k is multiplied by its factor."""
+    draw = np.random.default_rng(0)
+    response = torch.from_numpy(draw.standard_normal((K, K)))
+    scale = torch.linalg.cholesky(torch.from_numpy(np.cov(draw.standard_normal((K, 50)))))
+    wider = np.array([0.7, 1.0, 1.3, 2.0])
+    found = stretched(scale, response, wider)
+    assert torch.equal(found, found.tril())
+    before, after = (torch.linalg.norm(response @ s, dim=1) for s in (scale, found))
+    np.testing.assert_allclose(after / before, wider, rtol=1e-9)
 
 
 def test_latent_scale_finds_a_planted_covariance():

@@ -80,7 +80,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         ("encoder", str, "polar, residual or plain"),
         ("head", str, "posterior density: flow, mixture or gaussian"),
         ("norm", str, "normalisation of activations: group or batch"),
-        ("inputs", str, "scale_free or raw"),
+        ("inputs", str, "scale_free, relative (densities too are known up to a factor only) or raw"),
         ("width", int, "channels of the first convolution"),
         ("galaxies", int, "training galaxies at most; 0 for all"),
         ("views", int, "views of each at most; 0 for all"),
@@ -92,12 +92,23 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         ("learning-rate", float, "at its peak"),
         ("weight-decay", float, "of AdamW"),
         ("seed", int, "of weights, batches and noise"),
+        ("scale-dex", float, "vary galaxies' velocities by this much, lengths and masses with them (dex)"),
+        ("light-dex", float, "vary the surface density of each tracer, as mass-to-light ratios err (dex)"),
+        ("heat", float, "turn rotation into dispersion, up to about this share of the circular velocity"),
+        ("tilt", float, "vary the slope of the mass profile, log10 M against log10 r, and velocities with it"),
+        ("fade", float, "share of views of which only the brightest pixels are seen"),
+        ("no-dispersion", float, "share of views without a dispersion, for galaxies of which none was measured"),
         ("precision", str, f"of the encoders: {', '.join(PRECISIONS)}; auto is bf16 on GPUs, float32 else"),
         ("checkpoint-minutes", float, "between checkpoints inside a round"),
         ("memory-gb", float, "for maps, per node; 0 is half of what is free. A larger store is streamed"),
     ):
         default = FitConfig.__dataclass_fields__[name.replace("-", "_")].default
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    parser.add_argument(
+        "--across",
+        action="store_true",
+        help="fit once more without each suite, for intervals that hold on unseen suites and real galaxies",
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile, on GPUs")
 
 

@@ -1,30 +1,33 @@
 """How much wider or narrower posteriors have to be, told by galaxies that were not trained on.
 
 A network that has seen its training galaxies often is a little too sure of others: the latent numbers that the truth
-of a validation view stands for are not standard normal. Their covariance, and then one factor for intervals to hold
-what they promise (a temperature: Guo et al. 2017, arXiv:1706.04599), become the scale of the numbers that profiles
-are drawn from. A run, or an ensemble as a whole, keeps it per tracer in calibration.json. On the way, what the
-network has seen is noted (`train.familiar`).
+of a validation view stands for are not standard normal. Their covariance, and then a factor that follows the radius
+for intervals to hold what they promise (temperatures: Guo et al. 2017, arXiv:1706.04599), become the scale of the
+numbers that profiles are drawn from: the density stays exact. A run, or an ensemble as a whole, keeps it per tracer
+in calibration.json. On the way, what the network has seen is noted (`train.familiar`).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from train.checkpoint import write_json, write_tensors
+from train.checkpoint import members_of, write_json, write_tensors
 from train.dataset import Views, usable
 from train.familiar import learn
 from train.feed import done_galaxies, galaxies_of
-from train.posterior import Inference
+from train.posterior import UNSEEN, Inference, Posterior
 
 # N views, K radii, S samples, C components
 #: The central intervals that are to hold what they promise: one and two standard deviations of a Gaussian.
 LEVELS = (0.6827, 0.9545)
-SAMPLES = 200
+SAMPLES, N_BOOTSTRAP = 200, 50
 MOST_GALAXIES = 4096
 #: Training galaxies that show what is familiar.
 MOST_TRAINING = 1024
+#: Of each member, to see how profiles follow latent numbers; and how often intervals are looked at and widened.
+RESPONSE_SAMPLES, PASSES = 20, 2
 #: Weight of uncorrelated latent numbers against those seen: as many galaxies as show a correlation of a tenth.
 PRIOR_GALAXIES = 100
 
@@ -42,12 +45,28 @@ def misses(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.stack(found, axis=-1)
 
 
-def temperature(miss: np.ndarray) -> float:
-    """By how much to widen intervals so that the levels are held: from `misses` (N, K, 2), in the mean of radii.
+def widening(miss: np.ndarray, lineage: np.ndarray) -> np.ndarray:
+    """(K,) by how much to widen intervals for the levels to be held, from `misses` (N, K, 2) of views of lineages (N,).
 
-    To a thousandth: further digits are those of the samples, and differ with the number of processes.
+    A straight line over the radii, which are even in log r, drawn towards a constant by as much as its slope is
+    uncertain (James & Stein 1961): of single radii a few hundred galaxies say too little. To a thousandth: further
+    digits are those of the samples, and differ with the number of processes.
     """
-    return round(float(np.mean([np.quantile(miss[..., i], level, axis=0).mean() for i, level in enumerate(LEVELS)])), 3)
+
+    def line(miss: np.ndarray) -> np.ndarray:
+        needed = np.mean([np.quantile(miss[..., i], level, axis=0) for i, level in enumerate(LEVELS)], axis=0)
+        return np.polyfit(at, needed, min(1, len(at) - 1))
+
+    at = np.linspace(-1, 1, miss.shape[1]) if miss.shape[1] > 1 else np.zeros(1)
+    found = line(miss)
+    if len(found) == 2:
+        number = np.unique(lineage, return_inverse=True)[1]
+        views_of = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+        rng = np.random.default_rng(0)
+        drawn = rng.integers(0, len(views_of), (N_BOOTSTRAP, len(views_of)))
+        slopes = [line(miss[np.concatenate([views_of[i] for i in some])])[0] for some in drawn]
+        found[0] *= max(0.0, 1 - np.var(slopes) / max(found[0] ** 2, 1e-12))
+    return np.asarray(np.polyval(found, at).clip(min=0.1).round(3))
 
 
 def latent_scale(latent: torch.Tensor, weight: torch.Tensor, galaxies: int) -> torch.Tensor:
@@ -61,6 +80,33 @@ def latent_scale(latent: torch.Tensor, weight: torch.Tensor, galaxies: int) -> t
     return torch.linalg.cholesky((galaxies * second + PRIOR_GALAXIES * plain) / (galaxies + PRIOR_GALAXIES)).float()
 
 
+def responses(posterior: Posterior) -> list[torch.Tensor]:
+    """Per member the (K, K) linear response of profiles, each view's over its own width, to latent numbers."""
+    samples = torch.from_numpy(posterior.samples(SAMPLES))
+    off = (samples - samples.median(0).values).double()
+    off = off / off.std(0).mean(-1).clamp(min=1e-6)[:, None]
+    found, members = [], len(posterior.features)
+    for member in range(members):
+        mine = slice(member, members * RESPONSE_SAMPLES, members)
+        latent = []
+        for profile in samples[mine]:
+            each, weight = posterior.latent(profile)[member]
+            nearest = (weight - 0.5 * (each**2).sum(-1)).argmax(-1)
+            latent.append(each[torch.arange(len(each)), nearest].cpu())
+        found.append(torch.linalg.lstsq(torch.cat(latent).double(), off[mine].flatten(0, 1)).solution.T)
+    return found
+
+
+def stretched(scale: torch.Tensor, response: torch.Tensor, wider: np.ndarray) -> torch.Tensor:
+    """(K, K) scale of latent numbers with which intervals are `wider` (K,), as far as profiles follow `response`."""
+    mean = float(wider.mean())
+    some_more = torch.from_numpy(wider - mean)[:, None] * response
+    mixed = (
+        mean * torch.eye(len(wider)).double() + torch.linalg.pinv(response, rtol=1e-6) @ some_more
+    ) @ scale.cpu().double()
+    return torch.linalg.cholesky(mixed @ mixed.T).to(scale)
+
+
 def scales_of(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]:
     """The scale (K, K) of every member from usable validation views; one where there is none."""
     if not len(views):
@@ -68,9 +114,58 @@ def scales_of(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]
     galaxies = len(set(views.lineage))
     plain = infer(views, tracer=tracer)
     infer.scales[tracer] = [latent_scale(*found, galaxies) for found in plain.latent(views.log10_menc)]
-    samples = infer(views, tracer=tracer).samples(SAMPLES)
-    wider = temperature(misses(samples, views.log10_menc.numpy()))
-    return [wider * scale for scale in infer.scales[tracer]]
+    for _ in range(PASSES):
+        posterior = infer(views, tracer=tracer)
+        wider = widening(misses(posterior.samples(SAMPLES), views.log10_menc.numpy()), views.lineage)
+        pairs = zip(infer.scales[tracer], responses(posterior), strict=True)
+        infer.scales[tracer] = [stretched(scale, response, wider) for scale, response in pairs]
+    return infer.scales[tracer]
+
+
+def unseen_scale(pairs: Sequence[tuple[Inference, Views]], tracer: str) -> torch.Tensor:
+    """The scale (K, K) for galaxies of a suite that a network has not seen.
+
+    From networks that were each trained without one suite, and usable validation views of that suite: as if suites,
+    each of which counts the same, were drawn from all that there might be.
+    """
+    seconds = []
+    for infer, views in pairs:
+        scale = latent_scale(*infer(views, tracer=tracer).latent(views.log10_menc)[0], len(set(views.lineage)))
+        seconds.append((scale @ scale.T).double().cpu())
+    found = torch.linalg.cholesky(torch.stack(seconds).mean(0)).float()
+    lineage = np.concatenate([[f"{s}/{x}" for s, x in zip(v.suite, v.lineage, strict=True)] for _, v in pairs])
+    for _ in range(PASSES):
+        missed, response = [], []
+        for infer, views in pairs:
+            infer.scales[tracer] = [found.to(infer.device)]
+            posterior = infer(views, tracer=tracer, unseen=False)
+            missed.append(misses(posterior.samples(SAMPLES), views.log10_menc.numpy()))
+            response.append(responses(posterior)[0])
+        found = stretched(found, torch.stack(response).mean(0), widening(np.concatenate(missed), lineage))
+    return found
+
+
+def _views(store: Path, suites: tuple[str, ...], part: str, most: int) -> Views:
+    """All views of at most so many galaxies of a part of the split, from all over the store."""
+    galaxies = galaxies_of(store, done_galaxies(store, suites), part)
+    return galaxies.read(np.unique(np.linspace(0, len(galaxies) - 1, min(len(galaxies), most)).astype(int)))
+
+
+def calibrate_across(run: Path, store: Path, without: dict[str, Path]) -> None:
+    """Write unseen.json of a run from the runs that were trained without a suite each. Raises as `calibrate`."""
+    if (run / UNSEEN).exists():
+        return
+    members, scales = len(members_of(run)), {}
+    infers = {suite: Inference(path, calibrated=False) for suite, path in without.items()}
+    for tracer in next(iter(infers.values())).answers():
+        pairs = []
+        for suite, infer in infers.items():
+            views = _views(store, (suite,), "val", MOST_GALAXIES)
+            views = views[usable(views, tracer, infer.instrument)]
+            pairs += [(infer, views)] if len(views) else []
+        if pairs:
+            scales[tracer] = [unseen_scale(pairs, tracer).tolist()] * members
+    write_json(run / UNSEEN, {"scale": scales})
 
 
 def calibrate(run: Path, store: Path) -> None:
@@ -82,16 +177,12 @@ def calibrate(run: Path, store: Path) -> None:
     if path.exists():
         return
     infer = Inference(run, calibrated=False)
-    done = done_galaxies(store, tuple(infer.run["fit"]["suites"]))
-
-    def views_of(part: str, most: int) -> Views:
-        galaxies = galaxies_of(store, done, part)
-        return galaxies.read(np.unique(np.linspace(0, len(galaxies) - 1, min(len(galaxies), most)).astype(int)))
+    suites = tuple(infer.run["fit"]["suites"])
 
     def usable_of(views: Views, tracer: str) -> Views:
         return views[usable(views, tracer, infer.instrument)]
 
-    training, validation = views_of("train", MOST_TRAINING), views_of("val", MOST_GALAXIES)
+    training, validation = _views(store, suites, "train", MOST_TRAINING), _views(store, suites, "val", MOST_GALAXIES)
     scales, known = {}, {}
     for tracer in infer.answers():
         held_out = usable_of(validation, tracer)

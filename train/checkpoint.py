@@ -13,7 +13,7 @@ from train.network import MassModel, ModelConfig
 
 RUN_SCHEMA = 4
 #: Settings of a fit that change where and how fast it goes, not what it learns.
-FREE = ("store", "checkpoint_minutes", "memory_gb", "compile")
+FREE = ("store", "checkpoint_minutes", "memory_gb", "compile", "across")
 
 
 class RunError(ValueError):
@@ -142,16 +142,14 @@ def instrument_of(run: Path) -> Instrument:
         raise RunError(f"{run / 'run.json'} holds no instrument that can be read ({error}); train it again") from error
 
 
-def read_scales(run: Path) -> dict[str, list[torch.Tensor]]:
+def read_scales(run: Path, name: str = "calibration.json") -> dict[str, list[torch.Tensor]]:
     """Per tracer and member, the (K, K) scale of the latent numbers that `train.calibrate` found.
 
     Raises RunError for a run that is not calibrated, or whose calibration is damaged.
     """
-    path = run / "calibration.json"
     try:
-        return {
-            tracer: [torch.tensor(x) for x in each] for tracer, each in json.loads(path.read_text())["scale"].items()
-        }
+        found = json.loads((run / name).read_text())["scale"]
+        return {tracer: [torch.tensor(x) for x in each] for tracer, each in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{run} is not calibrated ({error}); give its `train fit` command again") from error
 

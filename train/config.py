@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gen.instrument import Instrument, instrument
+from train.nuisance import Nuisances
 from train.scaling import tracers_of
 
 PRECISIONS = ("auto", "float32", "bf16", "float64")
@@ -35,6 +36,13 @@ class FitConfig:
     precision: str = "auto"  # of the encoders: bf16 on GPUs and float32 else; the density has float32 or float64
     compile: bool = False  # torch.compile, on GPUs only
     checkpoint_minutes: float = 5.0  # between checkpoints inside a round; each round ends with one
+    scale_dex: float = 0.0  # strengths of what varies while training: `train.nuisance`
+    light_dex: float = 0.0
+    heat: float = 0.0
+    tilt: float = 0.0
+    fade: float = 0.0
+    no_dispersion: float = 0.0
+    across: bool = False  # fit once more without each suite, for intervals on suites that were not trained on
     memory_gb: float = 0.0  # for maps, per node; more of them are streamed. 0: half of what is free
 
     def __post_init__(self) -> None:
@@ -47,13 +55,20 @@ class FitConfig:
             raise ValueError(f"width must be a multiple of 4, not {self.width}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
-        for name in ("checkpoint_minutes", "memory_gb"):
+        for name in ("checkpoint_minutes", "memory_gb", *Nuisances.__dataclass_fields__):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
         if not self.suites:
             raise ValueError("no suites to train on")
+        if self.across and len(self.suites) < 2:
+            raise ValueError("--across leaves out one suite after another: it needs two at least")
 
     @cached_property
     def look(self) -> Instrument:
         """The instrument, read once."""
         return instrument(self.instrument)
+
+    @cached_property
+    def nuisances(self) -> Nuisances:
+        """What varies while training."""
+        return Nuisances(**{name: getattr(self, name) for name in Nuisances.__dataclass_fields__})

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from gen import store
 from train import distributed as ddp
 from train import feed as feeds
-from train.calibrate import calibrate
+from train.calibrate import calibrate, calibrate_across
 from train.checkpoint import (
     FREE,
     RUN_SCHEMA,
@@ -54,10 +54,27 @@ def fit_ensemble(config: FitConfig, out: Path, quiet: bool = False) -> list[dict
     """
     folders = member_folders(out, config.members)
     with ddp.process_group():
-        return [fit(dataclasses.replace(config, seed=config.seed + i), f, quiet) for i, f in enumerate(folders)]
+        found = [fit(dataclasses.replace(config, seed=config.seed + i), f, quiet) for i, f in enumerate(folders)]
+        for folder, left_out in without_each_suite(config, out):
+            fit(left_out, folder, quiet)
+        return found
 
 
-def fit(config: FitConfig, out: Path, quiet: bool = False) -> dict[str, Any]:
+def without_each_suite(config: FitConfig, out: Path) -> list[tuple[Path, FitConfig]]:
+    """The fits, in folders of their own in `out`, that calibrate a run or an ensemble for suites it has not seen.
+
+    None unless it is asked to look `across`.
+    """
+    fits = []
+    for suite in config.suites if config.across else ():
+        others = tuple(s for s in config.suites if s != suite)
+        steps = max(1, round(config.steps * len(others) / len(config.suites)))
+        one = dataclasses.replace(config, suites=others, steps=steps, members=1, across=False)
+        fits.append((out / f"without-{suite}", one))
+    return fits
+
+
+def fit(config: FitConfig, out: Path, quiet: bool = False, kind: type[Fitter] = Fitter) -> dict[str, Any]:
     """Train, keep the best weights in the run folder `out`, and return its run.json.
 
     Call it on every process. A run that was stopped goes on from its last checkpoint; a finished one is left
@@ -65,17 +82,23 @@ def fit(config: FitConfig, out: Path, quiet: bool = False) -> dict[str, Any]:
     with a checkpoint) or OSError where the finished run cannot be written.
     """
     with ddp.process_group() as device, ddp.stop_on_signals():
-        content = _fit(config, out, device, quiet)
+        content = _fit(config, out, device, quiet, kind)
         ddp.from_first(lambda: _calibrate(config, out))
         return content
 
 
 def _calibrate(config: FitConfig, out: Path) -> None:
-    """Calibrate a trained network, and the ensemble it belongs to if it was the last of its members."""
+    """Calibrate a trained network, and what it belongs to if it was the last: an ensemble, a look across suites."""
     store_path, all_of_it = Path(config.store), member_folders(out.parent, config.members)
     calibrate(out, store_path)
     if config.members > 1 and out in all_of_it and all(is_finished(folder) for folder in all_of_it):
         calibrate(out.parent, store_path)
+    for run in (out, out.parent):
+        without = {folder.name.removeprefix("without-"): folder for folder in run.glob("without-*")}
+        if not without or not (run / "calibration.json").exists() or not all(map(is_finished, without.values())):
+            continue
+        if set(without) == set(read_config(run)["fit"]["suites"]):
+            calibrate_across(run, store_path, without)
 
 
 @dataclass
@@ -178,7 +201,7 @@ def other_store(path: Path, was: dict[str, Any], now: dict[str, Any]) -> list[st
     return words
 
 
-def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool) -> dict[str, Any]:
+def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: type[Fitter]) -> dict[str, Any]:
     if config.batch % ddp.world_size():
         raise ValueError(f"batch {config.batch} does not divide by {ddp.world_size()} processes")
     if config.norm == "batch" and ddp.world_size() > 1:
@@ -234,7 +257,7 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool) -> dic
         },
         **store.provenance(), "finished": False,
     }  # fmt: skip
-    fitter = Fitter(config, model, feed, validation, device)
+    fitter = kind(config, model, feed, validation, device)
     if start.state:
         fitter.load_state(start.state)
         say(f"going on from step {fitter.step}")

@@ -135,15 +135,20 @@ class Fitter:
         rows, maps = self.feed.next(self.step)
         self._waited += time.perf_counter() - began
         at = torch.from_numpy(rows[ddp.rank() :: ddp.world_size()]).to(self.device, non_blocking=True)
-        bits, noise = draws(self._places + self.step * config.batch, self._pixels, config.seed)
-        r_e = self._r_e[at]
-        observed = observe(
-            flip_sky(maps, bits & 15), self.look_at, noise, self.feed.galaxies.field_of_view_re, r_e.float()
-        ).to(self._dtype)
+        samples = self._places + self.step * config.batch
+        bits, noise = draws(samples, self._pixels, config.seed)
+        maps, r_e, truth = flip_sky(maps, bits & 15), self._r_e[at], self._truth[at]
+        numbers = config.nuisances.numbers(samples, config.seed)
+        field_of_view_re = self.feed.galaxies.field_of_view_re
+        if numbers is not None:
+            maps, r_e, truth = config.nuisances.vary(maps, r_e, truth, field_of_view_re, numbers)
+        observed = observe(maps, self.look_at, noise, field_of_view_re, r_e.float()).to(self._dtype)
+        if numbers is not None:
+            observed = config.nuisances.look(observed, numbers)
         if config.tracer == "any":
             observed = drop_tracers(observed, ((bits >> 8) & 0xFFFF) % 3)
-        log_prob = self.wrapped(observed, r_e, self._truth[at])
-        loss = -log_prob.mean()
+        log_prob = self.wrapped(observed, r_e, truth)
+        loss = self.loss(log_prob, rows)
         self.optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
@@ -154,6 +159,10 @@ class Fitter:
         self.step += 1
         self.round_step += 1
         self._timed += 1
+
+    def loss(self, log_prob: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """What a step lowers, from the log densities of this process's views of a batch of views `rows`."""
+        return -log_prob.mean()
 
     def look(self, due: bool = False) -> tuple[bool, bool]:
         """Whether to stop, and whether a checkpoint is due: on any process. Raises NonFinite with the views.

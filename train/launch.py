@@ -32,7 +32,7 @@ from gen import store
 from train import distributed as ddp
 from train.checkpoint import member_folders, write_json
 from train.config import FitConfig
-from train.fit import Stopped, check, fit
+from train.fit import Stopped, check, fit, without_each_suite
 from train.resources import LaunchError, Resources
 from train.standing import (
     ANOTHER,
@@ -89,8 +89,11 @@ def planned(
         raise LaunchError(f"members must be at least 1, not {members}")
     for tracer, suites in pairs:
         name = tracer if set(suites) == set(known) else f"{tracer}-on-{'+'.join(suites)}"
-        for i, folder in enumerate(member_folders(out / name if below else out, members)):
+        home = out / name if below else out
+        for i, folder in enumerate(member_folders(home, members)):
             runs.append(Run(folder, FitConfig(str(maps.absolute()), tracer, suites, seed=seed + i, **options)))
+        first = FitConfig(str(maps.absolute()), tracer, suites, seed=seed, **options)
+        runs += [Run(folder, config) for folder, config in without_each_suite(first, home)]
     return runs
 
 

@@ -10,6 +10,7 @@ from train.encoders import ENCODERS
 from train.scaling import raw, scale_free, tracers_of
 
 # N views, P pixels along a side, K radii, S samples
+INPUTS = ("scale_free", "relative", "raw")
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class MassModel(nn.Module):
             raise ValueError(f"unknown encoder {config.encoder!r}; there are {', '.join(ENCODERS)}")
         shape = config.width, config.n_features, config.norm, config.pixels, config.field_of_view_re
         self.encoders = nn.ModuleDict({t: ENCODERS[config.encoder](*shape) for t in self.tracers})
-        if config.inputs not in ("scale_free", "raw"):
-            raise ValueError(f"unknown inputs {config.inputs!r}; there are scale_free, raw")
+        if config.inputs not in INPUTS:
+            raise ValueError(f"unknown inputs {config.inputs!r}; there are {', '.join(INPUTS)}")
         joined = config.n_features * len(self.tracers) + (config.inputs == "raw")
         self.join = nn.Sequential(nn.SiLU(), nn.Linear(joined, config.n_features), nn.SiLU())
         self.density = ProfileDensity(config.n_features, len(config.radii_re), config.head)
@@ -55,7 +56,7 @@ class MassModel(nn.Module):
         """What the encoders see, {tracer: (N, 4, P, P)}, and (N,) log10 of the mass unit [Msun]."""
         if self.config.inputs == "raw":
             return raw(observed, self.tracers)
-        return scale_free(observed, half_mass_radius_kpc, self.tracers)
+        return scale_free(observed, half_mass_radius_kpc, self.tracers, self.config.inputs == "relative")
 
     def features(self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, F) features of observed maps (N, 8, P, P), and (N,) log10 of the mass unit [Msun]."""

@@ -25,6 +25,8 @@ from train.scaling import only
 BLOCK = 256
 #: Samples drawn at a time: on a CPU few enough to stay in its caches, on a GPU enough to fill it.
 DRAWS = (4_096, 262_144)
+#: Where a run keeps how wide posteriors are to be for suites that it was not trained on.
+UNSEEN = "unseen.json"
 
 
 class Posterior:
@@ -156,6 +158,9 @@ class Inference:
         self.familiar: dict[str, Familiar] = {}
         if calibrated:
             self.familiar = {t: Familiar(**known) for t, known in read_tensors(path / "familiar.pt").items()}
+        self.unseen: dict[str, list[torch.Tensor]] = {}
+        if calibrated and (path / UNSEEN).exists():
+            self.unseen = {t: [s.to(self.device) for s in each] for t, each in read_scales(path, UNSEEN).items()}
 
     @property
     def tracer(self) -> str:
@@ -166,12 +171,20 @@ class Inference:
         """The tracers it can infer from."""
         return ["gas", "stars", "both"] if self.tracer == "any" else [self.tracer]
 
+    def foreign(self, suites: np.ndarray) -> bool:
+        """Whether the run was trained on none of the suites (N,). Raises ValueError for some of either kind."""
+        known = np.isin(suites, self.run["fit"]["suites"])
+        if self.unseen and known.any() and not known.all():
+            raise ValueError(f"{self.path} is to infer suites it was trained on and others in one call; ask for each")
+        return bool(len(known)) and not known.any()
+
     def __call__(
         self,
         maps: Views | torch.Tensor | np.ndarray,
         half_mass_radius_kpc: torch.Tensor | np.ndarray | None = None,
         tracer: str | None = None,
         names: list[tuple[str, int]] | None = None,
+        unseen: bool | None = None,
     ) -> Posterior:
         """The posterior of every view.
 
@@ -179,14 +192,16 @@ class Inference:
         noise; or observed maps (N, 8, Q, Q) - density [Msun/kpc^2], V [km/s], sigma [km/s] and the
         mask of valid pixels, of stars and then of gas, zero where invalid - with half_mass_radius_kpc (N,),
         and the (galaxy, view) names that random numbers follow if it matters. tracer: which one to use, for
-        a run trained on `any`. Raises ValueError for maps of another size than the run's, or a tracer
-        that it cannot use.
+        a run trained on `any`. unseen: galaxies of a suite that the run was not trained on, or of none, have posteriors
+        as wide as `--across` found that they should be, where it was given; Views know it themselves. Raises
+        ValueError for maps of another size than the run's, or a tracer that it cannot use.
         """
         tracer = tracer or self.answers()[-1]
         if tracer not in self.answers():
             raise ValueError(f"{self.path} was trained on {self.tracer}; it cannot infer from {tracer}")
         if isinstance(maps, Views):
             names, half_mass_radius_kpc = maps.names(), maps.half_mass_radius_kpc
+            unseen = self.foreign(maps.suite) if unseen is None else unseen
             maps = maps.observed(self.instrument)
         if half_mass_radius_kpc is None:
             raise ValueError("observed maps need half_mass_radius_kpc, the projected stellar R_e of each view")
@@ -208,7 +223,7 @@ class Inference:
         unit = torch.cat([u for _, u in blocks])
         return Posterior(
             self.models, features, unit, r_e, names or [("", i) for i in range(len(observed))],
-            self.scales.get(tracer), self.familiar.get(tracer),
+            (self.unseen if unseen and self.unseen else self.scales).get(tracer), self.familiar.get(tracer),
         )  # fmt: skip
 
 

@@ -60,14 +60,15 @@ def velocity_scale(observed: torch.Tensor, tracers: tuple[str, ...]) -> torch.Te
 
 
 def scale_free(
-    observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, tracers: tuple[str, ...]
+    observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, tracers: tuple[str, ...], relative: bool = False
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Dimensionless inputs per tracer, and log10 of the mass scale V^2 R_e / G [Msun].
 
     observed (N, 8, P, P) from `gen.instrument.observe`; half_mass_radius_kpc (N,). Inputs are
     {tracer: (N, 4, P, P)}: log10 of Sigma over V^2 / (G R_e), V and sigma over the velocity
     scale, and the mask. Multiplying all lengths, velocities and masses of a galaxy by factors
-    that obey M = V^2 R / G changes nothing here.
+    that obey M = V^2 R / G changes nothing here; with `relative`, which takes Sigma over its mean of valid pixels,
+    nor does any factor on a tracer's density.
     """
     scale = torch.clamp(velocity_scale(observed, tracers), min=1e-3)
     v = scale[:, None, None]
@@ -75,6 +76,8 @@ def scale_free(
     inputs = {}
     for tracer in tracers:
         density, velocity, dispersion, valid = split(observed, tracer)
+        if relative:
+            sigma_unit = (density.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)).clamp(min=1e-30)[:, None, None]
         log_density = torch.log10(torch.clamp(density / sigma_unit, min=1e-4)) * valid
         inputs[tracer] = torch.stack([log_density, velocity / v, dispersion / v, valid], dim=1)
     return inputs, torch.log10(scale**2 * half_mass_radius_kpc / G)

@@ -1,0 +1,132 @@
+"""Objectives that compare suites, to see whether they help on a suite that is not trained on.
+
+  python -m bench.align --way mmd --target bursty fit --store maps.zarr --tracer both --suites middle,quiet ...
+
+After `fit` come the options of `python -m train fit`. Ways: coral, mmd, dann bring the features of the training
+suites and of the target's maps, whose masses are never looked at, together - their covariances (Sun & Saenko 2016,
+arXiv:1607.01719), their distributions under Gaussian kernels (Long et al. 2015, arXiv:1502.02791), or both by an
+adversary (Ganin et al. 2016, arXiv:1505.07818); worst puts weight on the training suite that is inferred worst (group
+DRO: Sagawa et al. 2020, arXiv:1911.08731). One process only.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gen.instrument import observe
+from train import __main__ as command
+from train import feed as feeds
+from train.config import FitConfig
+from train.fit import fit
+from train.fitter import Fitter
+
+WEIGHTS = {"coral": 1.0, "mmd": 1.0, "dann": 0.3, "worst": 0.01}
+
+
+def coral(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Squared difference of means and covariances of features (N, F), (M, F), in units of their variance."""
+    scale = torch.cat([a, b]).std(0).detach().clamp(min=1e-3)
+    a, b = a / scale, b / scale
+    return (a.mean(0) - b.mean(0)).square().mean() + (torch.cov(a.T) - torch.cov(b.T)).square().mean()
+
+
+def mmd(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Squared maximum mean discrepancy of features (N, F), (M, F), kernels of 1/2, 1 and 2 median distances."""
+    both = torch.cat([a, b])
+    square = torch.cdist(both, both).square()
+    median = square.detach().median().clamp(min=1e-6)
+    kernel = torch.stack([torch.exp(-square / (w * median)) for w in (0.25, 1.0, 4.0)]).mean(0)
+    n = len(a)
+    return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        """As it is."""
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        """The other way."""
+        return -gradient
+
+
+def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
+    """The Fitter that follows one of the ways."""
+
+    class Aligned(Fitter):
+        """A fit with one more term."""
+
+        def __init__(self, config: FitConfig, model: nn.Module, *others: Any):
+            features = model.config.n_features  # type: ignore[union-attr]
+            # Part of the model, so that it is optimised and kept; taken out of what is saved as the best.
+            self._judge = nn.Sequential(nn.Linear(features, 64), nn.SiLU(), nn.Linear(64, 1)) if way == "dann" else None
+            super().__init__(config, model, *others)  # type: ignore[arg-type]
+            if self._judge is not None:
+                self.optimiser.add_param_group({"params": self._judge.parameters(), "lr": 1e-3})
+                self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+                    self.optimiser, [config.learning_rate, 1e-3], total_steps=config.steps, pct_start=0.15
+                )
+            self._seen: list[torch.Tensor] = []
+            self.model.join.register_forward_hook(lambda _, __, out: self._seen.append(out))
+            if way == "worst":
+                galaxies = self.feed.galaxies
+                self._group = torch.from_numpy(galaxies.suite[self.feed.table.place // galaxies.shape[0]])
+                self._share = torch.full((len(galaxies.suites),), 1 / len(galaxies.suites))
+            else:
+                galaxies = feeds.galaxies_of(target, feeds.done_galaxies(target, (suite,)), "train")
+                self._target = galaxies.read(np.arange(len(galaxies)))
+
+        def loss(self, log_prob: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+            """The usual, and the term of this way."""
+            mine = self._seen[-1]
+            self._seen.clear()
+            if way == "worst":
+                group = self._group[rows]
+                each = torch.stack([-log_prob[group == g].sum() / max(1, (group == g).sum()) for g in range(2)])
+                self._share *= torch.exp(weight * each.detach())
+                self._share /= self._share.sum()
+                return (self._share * each).sum()
+            rng = np.random.default_rng((self.config.seed, self.step))
+            some = self._target[np.sort(rng.choice(len(self._target), len(rows) // 2, replace=False))]
+            pixels = self.model.config.pixels
+            noise = torch.from_numpy(rng.standard_normal((len(some), 4, pixels, pixels), np.float32))
+            r_e = some.half_mass_radius_kpc
+            observed = observe(some.maps, self.look_at, noise, some.field_of_view_re, r_e)
+            theirs = self.model.features(observed, r_e)[0]
+            self._seen.clear()
+            if self._judge is not None:
+                said = self._judge(_Reversed.apply(torch.cat([mine, theirs])))[:, 0]
+                truth = torch.cat([torch.zeros(len(mine)), torch.ones(len(theirs))])
+                term = nn.functional.binary_cross_entropy_with_logits(said, truth)
+            else:
+                term = {"coral": coral, "mmd": mmd}[way](mine, theirs)
+            # From nothing to its full weight in the first third, as Ganin et al. do.
+            return -log_prob.mean() + weight * min(1.0, 3 * self.step / self.config.steps) * term
+
+    return Aligned
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--way", choices=WEIGHTS, required=True)
+    parser.add_argument("--weight", type=float, help="of the term; a choice of ours if left out")
+    parser.add_argument("--target", required=True, help="the suite whose maps are looked at")
+    parser.add_argument("fit", nargs=argparse.REMAINDER, help="`fit` and options of `python -m train fit`")
+    args = parser.parse_args()
+    options = command._parser().parse_args(args.fit)
+    suites = tuple(options.suites.split(","))
+    config = FitConfig(str(options.store), options.tracer, suites, **command._fit_options(options))
+    weight = WEIGHTS[args.way] if args.weight is None else args.weight
+    fit(config, options.out, kind=aligned(args.way, weight, options.store, args.target))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""What closes the gap between simulations? Fits on all suites but one, tested on the one left out.
+
+  python -m gen mock --out mocks --galaxies 934      (2,802 galaxies: 2,100 of them to train on)
+  python -m gen maps mocks/*/*.yaml --out maps.zarr --views 4 --pixels 32
+  python -m bench.generalization --store maps.zarr --seeds 3
+
+Fits are `python -m train fit`, two at a time on one thread each, and kept: the same command goes on where it
+stood. `home` is the plain network trained on the suite that it is tested on. Printed per variant, tracer and suite
+left out, means over seeds and ten radii: RMSE of log10 M(<r) [dex], the part of the gap that is closed (from plain to
+home), bias and coverage of the central 68 % interval; the same over all suites left out; and the RMSE of the best
+single tracer over that of both. Intervals are 16th to 84th percentiles of a bootstrap that draws galaxies and seeds.
+"""
+
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import train
+from bench import common
+from eval.calibration import ranks
+from gen import store
+from train.calibrate import LEVELS
+from train.dataset import read_views, usable
+
+#: What differs from a plain fit.
+VARIANTS = {
+    "plain": "",
+    "scale": "--scale-dex 0.2",
+    "light": "--light-dex 0.2",
+    "heat": "--heat 0.2",
+    "tilt": "--tilt 0.2",
+    "scale+light": "--scale-dex 0.2 --light-dex 0.2",
+    "strong": "--scale-dex 0.3 --light-dex 0.3",
+    "strong+heat": "--scale-dex 0.3 --light-dex 0.3 --heat 0.3",
+    "stronger heat": "--scale-dex 0.3 --light-dex 0.3 --heat 0.5",
+    "strong+heat+tilt": "--scale-dex 0.3 --light-dex 0.3 --heat 0.3 --tilt 0.2",
+    "scale+relative": "--scale-dex 0.3 --inputs relative",
+}
+TRACERS = ("gas", "stars", "both")
+N_SAMPLES, N_BOOTSTRAP = 200, 300
+
+
+def folder(out: Path, variant: str, tracer: str, suite: str, seed: int) -> Path:
+    """Where a fit lives: of all suites but `suite`, or (variant home) of that suite alone."""
+    return out / variant.replace(" ", "-") / f"{tracer}-{suite}-{seed}"
+
+
+def fit(run: Path, store_path: Path, tracer: str, suites: list[str], seed: int, steps: int, options: str) -> None:
+    """Train one network where it is not there yet."""
+    line = ["fit", "--store", store_path, "--tracer", tracer, "--suites", ",".join(suites), "--seed", seed]
+    line += ["--steps", steps, "--out", run, *shlex.split(options)]
+    done = subprocess.run([sys.executable, "-m", "train", *map(str, line)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+
+
+def errors(run: Path, store_path: Path, suite: str) -> dict[str, np.ndarray]:
+    """Per test view of a suite: its galaxy, log10 M_pred / M_true (N, K), whether the 68 % interval holds it (N, K)."""
+    kept = run / f"errors-{suite}.npz"
+    if not kept.exists():
+        infer = train.load(run)
+        views = read_views(store_path, suite, "test")
+        views = views[usable(views, "gas", infer.instrument) & usable(views, "stars", infer.instrument)]
+        posterior, truth = infer(views), views.log10_menc.numpy().astype(float)
+        samples = posterior.samples(N_SAMPLES)
+        inside = np.abs(ranks(samples, truth) - 0.5) < 0.5 * LEVELS[0]
+        np.savez(kept, galaxy=views.galaxy.astype(str), d=np.median(samples, axis=0) - truth, inside=inside)
+    return dict(np.load(kept))
+
+
+class Found:
+    """Errors of every fit, and figures of them under a bootstrap over galaxies and seeds."""
+
+    def __init__(self, out: Path, store_path: Path, variants: list[str], suites: list[str], seeds: int):
+        self.suites, self.seeds = suites, seeds
+        keys = list(product([*variants, "home"], TRACERS, suites, range(seeds)))
+        self.found = {key: errors(folder(out, *key), store_path, key[2]) for key in keys}
+        rng = np.random.default_rng(1)
+        galaxies = {s: np.unique(self.found["home", "gas", s, 0]["galaxy"]) for s in suites}
+        self._galaxy = {s: np.searchsorted(galaxies[s], self.found["home", "gas", s, 0]["galaxy"]) for s in suites}
+        self._weights = {s: rng.poisson(1.0, (N_BOOTSTRAP + 1, len(galaxies[s]))).astype(float) for s in suites}
+        self._seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), N_BOOTSTRAP + 1) / seeds
+        for s in suites:
+            self._weights[s][0] = 1.0
+        self._seed_weights[0] = 1 / seeds
+
+    def mean(self, variant: str, tracer: str, suite: str, of: str) -> np.ndarray:
+        """(B + 1,) rmse, bias or coverage of one suite left out; first without drawing."""
+        weights = self._weights[suite][:, self._galaxy[suite]]
+        weights /= weights.sum(1, keepdims=True)
+        total = np.zeros(N_BOOTSTRAP + 1)
+        for seed in range(self.seeds):
+            e = self.found[variant, tracer, suite, seed]
+            values = {"rmse": e["d"] ** 2, "bias": e["d"], "coverage": e["inside"]}[of]
+            per_radius = weights @ values
+            if of == "rmse":
+                per_radius = np.sqrt(per_radius)
+            total += self._seed_weights[:, seed] * per_radius.mean(1)
+        return total
+
+    def over_suites(self, variant: str, tracer: str, of: str) -> np.ndarray:
+        """(B + 1,) the same, mean over suites left out."""
+        return np.asarray(np.mean([self.mean(variant, tracer, s, of) for s in self.suites], axis=0))
+
+    def closed(self, variant: str, tracer: str, suite: str | None = None) -> np.ndarray:
+        """(B + 1,) the part of the gap between plain and home that is closed [per cent]."""
+        plain, home, here = (
+            self.over_suites(v, tracer, "rmse") if suite is None else self.mean(v, tracer, suite, "rmse")
+            for v in ("plain", "home", variant)
+        )
+        return np.asarray(100 * (plain - here) / (plain - home))
+
+    def gain(self, variant: str) -> np.ndarray:
+        """(B + 1,) RMSE of the best single tracer over that of both."""
+        gas, stars, both = (self.over_suites(variant, tracer, "rmse") for tracer in TRACERS)
+        return np.asarray(np.minimum(gas, stars) / both)
+
+
+def told(values: np.ndarray, digits: int) -> str:
+    """The first, and the interval of the others."""
+    low, high = np.quantile(values[1:], [0.16, 0.84])
+    return f"{values[0]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--store", type=Path, required=True, help="map store to train and test on")
+    parser.add_argument("--steps", type=int, default=1600, help="optimiser steps for all suites; fewer for fewer")
+    parser.add_argument("--seeds", type=int, default=3, help="networks of every kind")
+    parser.add_argument("--only", nargs="*", help="names of variants, all where left out")
+    args = parser.parse_args()
+    out, suites = args.out / "generalization", list(store.suites(args.store))
+    chosen = list(args.only or VARIANTS)
+    chosen = chosen if "plain" in chosen else ["plain", *chosen]
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(2) as pool:
+        work = []
+        for seed, variant, tracer, suite in product(range(args.seeds), ["home", *chosen], TRACERS, suites):
+            known = [suite] if variant == "home" else [s for s in suites if s != suite]
+            steps = args.steps * len(known) // len(suites)
+            where = folder(out, variant, tracer, suite, seed)
+            work.append(pool.submit(fit, where, args.store, tracer, known, seed, steps, VARIANTS.get(variant, "")))
+        for done in work:
+            done.result()
+    found = Found(out, args.store, chosen, suites, args.seeds)
+    rows: list[list[object]] = []
+    for variant, tracer in product(["home", *chosen], TRACERS):
+        for suite in suites:
+            means = [told(found.mean(variant, tracer, suite, of), 3) for of in ("rmse", "bias", "coverage")]
+            rows.append([variant, tracer, suite, means[0], told(found.closed(variant, tracer, suite), 0), *means[1:]])
+        means = [told(found.over_suites(variant, tracer, of), 3) for of in ("rmse", "bias", "coverage")]
+        rows.append([variant, tracer, "all", means[0], told(found.closed(variant, tracer), 0), *means[1:]])
+    common.table(["variant", "tracer", "left out", "RMSE [dex]", "closed [%]", "bias [dex]", "68 % coverage"], rows)
+    common.table(["variant", "best single / both"], [[v, told(found.gain(v), 2)] for v in ["home", *chosen]])
+
+
+if __name__ == "__main__":
+    main()

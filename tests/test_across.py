@@ -1,0 +1,73 @@
+"""Posteriors for suites that a network has not seen: fits without each suite, and what they say of the widths."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import SUITES
+
+from eval.calibration import coverage, ranks
+from train.__main__ import main
+from train.calibrate import LEVELS, unseen_scale
+from train.dataset import read_views, usable
+from train.posterior import Inference, load
+
+
+@pytest.fixture(scope="module")
+def across(map_store, tmp_path_factory):
+    """A run of two suites that also looks across them."""
+    out = tmp_path_factory.mktemp("across") / "stars"
+    options = {"--tracer": "stars", "--suites": "bursty,middle", "--steps": 20, "--round-steps": 10, "--batch": 8}
+    options |= {"--width": 4, "--scale-dex": 0.3, "--light-dex": 0.3, "--heat": 0.3}
+    line = ["fit", "--store", str(map_store), "--out", str(out), "--across"]
+    assert main(line + [str(x) for pair in options.items() for x in pair]) == 0
+    return out
+
+
+def test_every_suite_is_left_out_once(across):
+    left_out = {folder.name: json.loads((folder / "run.json").read_text()) for folder in across.glob("without-*")}
+    assert {name: run["fit"]["suites"] for name, run in left_out.items()} == {
+        "without-bursty": ["middle"], "without-middle": ["bursty"],
+    }  # fmt: skip
+    assert all(run["finished"] and run["fit"]["steps"] == 10 for run in left_out.values())
+    assert json.loads((across / "unseen.json").read_text())["scale"].keys() == {"stars"}
+
+
+def test_it_is_used_for_suites_that_were_not_trained_on(across, map_store):
+    infer = load(across)
+    views = {suite: read_views(map_store, suite) for suite in SUITES}
+    for suite, v in views.items():
+        told, other = infer(v).samples(50), infer(v, unseen=suite != "quiet").samples(50)
+        np.testing.assert_array_equal(infer(v, unseen=suite == "quiet").samples(50), told)
+        assert not np.array_equal(told, other)
+    with pytest.raises(ValueError, match="ask for each"):
+        infer.foreign(np.array(["bursty", "quiet"]))
+
+
+def test_what_was_missed_is_held(across, map_store):
+    """With the scale found, intervals on the suites left out hold what they promise."""
+    pairs = []
+    for suite in ("bursty", "middle"):
+        infer = Inference(across / f"without-{suite}", calibrated=False)
+        views = read_views(map_store, suite)
+        pairs.append((infer, views[usable(views, "stars", infer.instrument)]))
+
+    def covered():
+        rank = [ranks(infer(v, unseen=False).samples(300), v.log10_menc.numpy()) for infer, v in pairs]
+        return [coverage(np.concatenate(rank), level).mean() for level in LEVELS]
+
+    raw = covered()
+    scale = unseen_scale(pairs, "stars")
+    for infer, _ in pairs:
+        infer.scales["stars"] = [scale]
+    held = covered()
+    np.testing.assert_allclose(held, LEVELS, atol=0.08)
+    assert abs(held[0] - LEVELS[0]) < abs(raw[0] - LEVELS[0])
+    assert torch.equal(scale, scale.tril())
+
+
+def test_one_suite_cannot_be_left_out(map_store, tmp_path, capsys):
+    line = ["fit", "--store", str(map_store), "--tracer", "gas", "--suites", "quiet", "--out", str(tmp_path / "run")]
+    assert main([*line, "--across"]) == 2
+    assert "it needs two at least" in capsys.readouterr().err

@@ -1,0 +1,386 @@
+"""Observed galaxies: maps on the sky become the maps a network knows, uncertainties are what they should be."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+import zarr
+from astropy.io import fits
+from astropy.table import QTable
+from conftest import SHARED, SUITES
+
+from eval.__main__ import main
+from eval.galaxy import ObservedGalaxy, read_galaxy
+from eval.observed import KPC_PER_ARCSEC_MPC, infer
+from eval.sky import SkyMap, regrid
+from train.config import FitConfig
+from train.dataset import read_views, usable
+from train.posterior import load
+
+FIELD = 6.0
+
+
+@pytest.fixture(scope="module")
+def relative(map_store, tmp_path_factory):
+    """A gas network that knows densities up to a factor, and maps without dispersion; it looks across suites."""
+    from train.fit import fit_ensemble
+
+    out = tmp_path_factory.mktemp("sky") / "gas"
+    small = {"width": 4, "steps": 20, "round_steps": 10, "batch": 8}
+    wide = {"inputs": "relative", "fade": 0.5, "no_dispersion": 0.3, "across": True}
+    fit_ensemble(FitConfig(str(map_store), "gas", SUITES, **small, **wide), out, quiet=True)
+    return load(out)
+
+
+@pytest.fixture(scope="module")
+def seen(runs, map_store):
+    """A view through the instrument, (8, P, P), and its R_e [kpc]."""
+    run = load(next(run for run in runs if run.name == "both"))
+    views = read_views(map_store, "quiet")
+    views = views[usable(views, "gas", run.instrument) & usable(views, "stars", run.instrument)][np.arange(1)]
+    return views.observed(run.instrument)[0].numpy(), float(views.half_mass_radius_kpc[0])
+
+
+def on_the_sky(seen, tracer, r_e_arcsec=20.0, blur=1e3):
+    """The view's tracer as a survey would give it, with a beam that the network's cannot sharpen."""
+    maps, _ = seen
+    at = 0 if tracer == "stars" else 4
+    density, velocity, sigma, mask = maps[at : at + 4].astype(float)
+    images = [np.where(mask > 0, x, np.nan) for x in (density, velocity, sigma)]
+    return SkyMap.from_images(*images, FIELD * r_e_arcsec / maps.shape[-1], beam_fwhm_arcsec=blur)
+
+
+def galaxy_of(seen, *tracers, r_e_arcsec=20.0, **known):
+    distance = seen[1] / (r_e_arcsec * KPC_PER_ARCSEC_MPC)
+    maps = {t: on_the_sky(seen, t, r_e_arcsec) for t in tracers}
+    return ObservedGalaxy("mock 1", distance, r_e_arcsec, **maps, calibrated=frozenset(tracers), **known)
+
+
+# ---- the grid
+
+
+def test_on_its_own_grid_a_map_stays_what_it_is(seen):
+    for tracer, at in (("stars", 0), ("gas", 4)):
+        found = regrid(on_the_sky(seen, tracer), seen[0].shape[-1], FIELD * 20.0)
+        np.testing.assert_allclose(found, seen[0][at : at + 4], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [0.37, 1.0, 3.1])
+@pytest.mark.parametrize("psf", [0.0, 4.0])
+def test_moments_of_any_pixels_are_kept(side, psf):
+    """Mass, momentum and energy inside a field larger than the galaxy; and the position of its centre."""
+    at = np.arange(-15, 15 + side, side)
+    x, y = (v.ravel() for v in np.meshgrid(at, at))
+    density = np.exp(-0.5 * ((x - 2) ** 2 + (y + 3) ** 2) / 4**2) + 1e-9
+    sky = SkyMap(x, y, side, density, 3 * x, 20 + 0 * x)
+    density_out, v, sigma, mask = regrid(sky, 32, 64.0, psf)
+    covered = mask > 0
+    assert covered.sum() >= (at[-1] - at[0]) ** 2 / 4 - 40
+    area, cell = side**2, (64.0 / 32) ** 2
+    grid = (np.arange(32) + 0.5) * 2 - 32
+    for weight_in, weight_out, rtol in (
+        (1, 1, 0.02), (x, grid[None, :], 0.03), (3 * x, v, 0.03), ((3 * x) ** 2 + 400, v**2 + sigma**2, 0.03),
+    ):  # fmt: skip
+        given = (density * weight_in).sum() * area
+        np.testing.assert_allclose((density_out * weight_out * covered).sum() * cell, given, rtol=rtol)
+
+
+def test_blurring_is_to_the_networks_beam():
+    """A point seen with a beam, on a grid with a wider PSF: as wide as the PSF. A wider beam is left alone."""
+    at = np.arange(-30, 30.1, 0.5)
+    x, y = (v.ravel() for v in np.meshgrid(at, at))
+    for beam, psf in ((3.0, 9.0), (9.0, 3.0)):
+        density = np.exp(-0.5 * (x**2 + y**2) * (2.3548 / beam) ** 2) + 1e-12
+        out = regrid(SkyMap(x, y, 0.5, density, 0 * x, 0 * x, beam), 32, 64.0, psf)[0]
+        grid = (np.arange(32) + 0.5) * 2 - 32
+        width = 2.3548 * np.sqrt((out * grid[None, :] ** 2).sum() / out.sum())
+        assert width == pytest.approx(max(beam, psf), rel=0.05)
+
+
+def test_what_makes_no_map_is_said():
+    one = np.ones((4, 4))
+    for arguments, words in (
+        ((one, np.ones((4, 5)), one, 1.0), "one shape"),
+        ((one, np.nan * one, one, 1.0), "no pixel"),
+        ((-one, one, one, 1.0), "no pixel"),
+        ((one, one, one, 0.0), "make no map"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            SkyMap.from_images(*arguments)
+
+
+# ---- the posterior
+
+
+def test_a_view_on_the_sky_has_the_posterior_of_the_view(runs, seen):
+    for run, tracers in (("gas", ["gas"]), ("both", ["stars", "gas"])):
+        network = load(next(r for r in runs if r.name == run))
+        found = infer(network, galaxy_of(seen, *tracers), draws=3)
+        given = network(seen[0][None], np.array([seen[1]]), names=[("mock 1", 0)], unseen=True)
+        np.testing.assert_allclose(found.samples[:20], given.samples(20)[:, 0], atol=2e-3)
+        assert found.strangeness == pytest.approx(float(given.strangeness()[0]), abs=0.02)
+        assert (np.diff(found.samples, axis=1) > 0).all()
+
+
+def test_mass_inside_an_angle_is_proportional_to_the_distance(relative, seen):
+    near = galaxy_of(seen, "gas")
+    far = replace(near, distance_mpc=2 * near.distance_mpc)
+    one, two = (infer(relative, g, draws=4) for g in (near, far))
+    np.testing.assert_allclose(two.samples - one.samples, np.log10(2), atol=2e-3)
+    np.testing.assert_allclose(two.v_circ_kms, one.v_circ_kms, rtol=5e-3)
+    # Its error is the distance's: e.g. 20 % are .086 dex; V_c does not know it.
+    vague = infer(relative, replace(near, distance_error_mpc=0.2 * near.distance_mpc), draws=400)
+    exact = infer(relative, near, draws=400)
+    more = np.var(vague.samples, axis=0) - np.var(exact.samples, axis=0)
+    np.testing.assert_allclose(more, np.log(1.04) / np.log(10) ** 2, rtol=0.35)
+    np.testing.assert_allclose(np.quantile(vague.v_circ_kms, 0.9, 0), np.quantile(exact.v_circ_kms, 0.9, 0), rtol=0.05)
+
+
+def test_what_is_not_known_of_the_galaxy_makes_it_wider(relative, seen):
+    plain = infer(relative, galaxy_of(seen, "gas"), draws=100)
+    vague = infer(
+        relative, galaxy_of(seen, "gas", half_light_radius_error_arcsec=6.0, centre_error_arcsec=2.0), draws=100
+    )
+    assert np.std(vague.samples, axis=0).mean() > np.std(plain.samples, axis=0).mean()
+    again = infer(relative, galaxy_of(seen, "gas"), draws=100)
+    np.testing.assert_array_equal(again.samples, plain.samples)
+
+
+def test_a_density_is_known_up_to_a_factor(relative, seen):
+    galaxy = galaxy_of(seen, "gas")
+    brighter = replace(galaxy, gas=replace(galaxy.gas, density=7.0 * galaxy.gas.density), calibrated=frozenset())
+    one, two = (infer(relative, g, draws=2).samples for g in (galaxy, brighter))
+    np.testing.assert_allclose(one, two, atol=1e-3)
+
+
+def test_what_a_run_cannot_use_is_refused(runs, relative, seen):
+    by_name = {run.name: load(run) for run in runs}
+    galaxy = galaxy_of(seen, "gas")
+    with pytest.raises(ValueError, match="choose a run trained on gas"):
+        infer(by_name["stars"], galaxy)
+    with pytest.raises(ValueError, match="choose a run trained on gas"):
+        infer(by_name["both"], galaxy)
+    with pytest.raises(ValueError, match="density_msun_kpc2 or total_mass_msun"):
+        infer(by_name["gas"], replace(galaxy, calibrated=frozenset()))
+    cold = replace(galaxy, gas=replace(galaxy.gas, dispersion_kms=None))
+    with pytest.raises(ValueError, match="--no-dispersion"):
+        infer(by_name["gas"], cold)
+    assert not infer(relative, cold, draws=2).observed[6].any()
+    with pytest.raises(ValueError, match="is half_light_radius_arcsec right"):
+        infer(relative, replace(galaxy, half_light_radius_arcsec=900.0))
+
+
+def test_it_says_what_is_doubtful(runs, relative, seen):
+    gas = next(run for run in runs if run.name == "gas")
+    assert any("--across" in line for line in infer(load(gas), galaxy_of(seen, "gas"), draws=2).sentences())
+    galaxy = galaxy_of(seen, "gas")
+    r = np.hypot(galaxy.gas.x_arcsec, galaxy.gas.y_arcsec) < 22
+    inner = {
+        k: getattr(galaxy.gas, k)[r] for k in ("x_arcsec", "y_arcsec", "density", "velocity_kms", "dispersion_kms")
+    }
+    said = " ".join(infer(relative, replace(galaxy, gas=replace(galaxy.gas, **inner)), draws=2).sentences())
+    assert "reaches 1." in said or "reaches 0." in said
+    assert "--across" not in said
+    assert "beam of the gas is 50.00 R_e wide" in said
+
+
+# ---- files
+
+
+def write_images(folder: Path, seen, blank: float | None = None) -> dict:
+    """The view's gas as FITS images with a WCS, and the YAML's content."""
+    maps, r_e = seen
+    r_e_arcsec, p = 20.0, maps.shape[-1]
+    header = fits.Header()
+    step = FIELD * r_e_arcsec / p / 3600
+    header.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.0, "CRVAL2": 2.0, "CDELT1": -step,
+                   "CDELT2": step, "CRPIX1": 0.5 * (p + 1), "CRPIX2": 0.5 * (p + 1)})  # fmt: skip
+    density, velocity, sigma, mask = maps[4:8].astype(float)
+    missing = np.nan if blank is None else blank
+    for name, image in (("density", density), ("velocity", velocity + 1500), ("fwhm", 2.3548200450309493 * sigma)):
+        fits.PrimaryHDU(np.where(mask > 0, image, missing).astype(np.float32), header).writeto(folder / f"{name}.fits")
+    return {
+        "name": "mock 1", "centre_deg": [150.0, 2.0], "distance_mpc": r_e / (r_e_arcsec * KPC_PER_ARCSEC_MPC),
+        "half_light_radius_arcsec": r_e_arcsec, "systemic_kms": 1500.0,
+        "gas": {"velocity": "velocity.fits", "density": "density.fits", "dispersion": "fwhm.fits",
+                "dispersion_is": "fwhm", "density_msun_kpc2": 1.0, "beam_fwhm_arcsec": 1000.0},
+    }  # fmt: skip
+
+
+def described(folder: Path, content: dict) -> Path:
+    path = folder / "mock.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize("blank", [None, -999.0])
+def test_fits_images_are_the_arrays(tmp_path, seen, relative, blank):
+    content = write_images(tmp_path, seen, blank)
+    if blank is not None:
+        content["gas"]["blank"] = blank
+    read, made = read_galaxy(described(tmp_path, content)), galaxy_of(seen, "gas")
+    assert len(read.gas.x_arcsec) == len(made.gas.x_arcsec)
+    np.testing.assert_allclose(read.gas.x_arcsec, -made.gas.x_arcsec, atol=1e-3)  # east is to the left
+    np.testing.assert_allclose(read.gas.dispersion_kms, made.gas.dispersion_kms, rtol=1e-4, atol=1e-3)
+    # The mirror image of a galaxy is a galaxy: the network's answer is the same to its equivariance.
+    assert infer(relative, read, draws=2).samples.mean() == pytest.approx(
+        infer(relative, made, draws=2).samples.mean(), abs=0.1
+    )
+
+
+def test_planes_of_a_cube_masks_and_inverse_variances(tmp_path, seen):
+    """As MaNGA's MAPS: one file, named extensions, channels of emission lines, masks and inverse variances."""
+    content = write_images(tmp_path, seen)
+    made = galaxy_of(seen, "gas")
+    images = {n: fits.getdata(tmp_path / f"{n}.fits") for n in ("velocity", "density", "fwhm")}
+    header = fits.getheader(tmp_path / "velocity.fits")
+    bad = np.zeros_like(images["velocity"], dtype=np.int32)
+    bad[::2] = 1 << 30
+    vague = np.where(np.arange(bad.shape[1]) % 2, 1 / 4.0**2, 0.0) + 0 * images["density"]
+    hdus = [fits.PrimaryHDU()]
+    for name, image in (("GVEL", images["velocity"]), ("GSIGMA", images["fwhm"] / 2.3548200450309493),
+                        ("FLUX", images["density"]), ("MASK", bad), ("IVAR", vague)):  # fmt: skip
+        hdus.append(fits.ImageHDU(np.stack([np.full_like(image, 7), image]), header, name=name))
+    fits.HDUList(hdus).writeto(tmp_path / "maps.fits")
+    content["gas"] = {
+        "velocity": "maps.fits[GVEL,1]", "dispersion": "maps.fits[GSIGMA,1]", "density": "maps.fits[FLUX, 1]",
+        "mask": "maps.fits[MASK,1]", "velocity_ivar": "maps.fits[IVAR,1]", "max_velocity_error_kms": 5.0,
+        "total_mass_msun": 3e9,
+    }  # fmt: skip
+    gas = read_galaxy(described(tmp_path, content)).gas
+    rows, columns = np.indices(bad.shape)
+    good = np.isfinite(images["velocity"]) & (rows % 2 == 1) & (columns % 2 == 1)
+    assert len(gas.x_arcsec) == good.sum()
+    assert gas.density.sum() * (gas.side_arcsec * made.distance_mpc * KPC_PER_ARCSEC_MPC) ** 2 == pytest.approx(3e9)
+
+
+def test_a_table_of_spaxels_is_its_image(tmp_path, seen):
+    content, made = write_images(tmp_path, seen), galaxy_of(seen, "gas").gas
+    p = seen[0].shape[-1]
+    rows, columns = np.indices((p, p))
+    side = made.side_arcsec
+    table = {"X": side * (columns - 0.5 * (p - 1)), "Y": side * (rows - 0.5 * (p - 1)), "FLUX": seen[0][4],
+             "VEL": np.where(seen[0][7] > 0, seen[0][5], -999.9), "SIG": seen[0][6]}  # fmt: skip
+    columns_out = [fits.Column(k, "D", array=np.asarray(v, float).ravel()) for k, v in table.items()]
+    fits.BinTableHDU.from_columns(columns_out, name="BINS").writeto(tmp_path / "table.fits")
+    content["gas"] = {"table": "table.fits[BINS]", "velocity": "VEL", "density": "FLUX", "dispersion": "SIG",
+                      "blank": -999.9, "density_msun_kpc2": 1.0}  # fmt: skip
+    del content["centre_deg"]
+    gas = read_galaxy(described(tmp_path, content)).gas
+    for name in ("x_arcsec", "y_arcsec", "density", "velocity_kms", "dispersion_kms"):
+        np.testing.assert_allclose(getattr(gas, name), getattr(made, name), rtol=1e-5, atol=1e-4)
+
+
+def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs, capsys):
+    path = described(tmp_path, write_images(tmp_path, seen))
+    stars = next(run for run in runs if run.name == "stars")
+    out = tmp_path / "out"
+    assert main(["predict", str(relative.path), str(stars), str(path), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "mock 1, from gas: log10 M(<" in said.out
+    assert "was trained on stars" in said.err
+    folder = out / "mock" / "gas"
+    table = QTable.read(folder / "profile.ecsv")
+    assert str(table["v_circ"].unit) == "km / s"
+    assert (np.diff(table["log10_menc"]) > 0).all()
+    for inner, outer in (("lo_95", "lo_68"), ("lo_68", "hi_68"), ("hi_68", "hi_95")):
+        assert (table[f"log10_menc_{inner}"] < table[f"log10_menc_{outer}"]).all()
+    assert table.meta["galaxy"] == "mock 1"
+    assert 0 < table.meta["strangeness"] < 1
+    kept = zarr.open_group(folder / "samples.zarr", mode="r")["log10_menc"][:]
+    np.testing.assert_allclose(np.median(kept, axis=0), table["log10_menc"], atol=1e-4)
+    assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    assert not list(folder.glob("*.partial"))
+
+
+def without(*keys):
+    def change(content, folder):
+        for key in keys:
+            content.pop(key)
+
+    return change
+
+
+def gas(**values):
+    return lambda content, folder: content["gas"].update(values)
+
+
+def damaged(content, folder):
+    whole = (folder / "velocity.fits").read_bytes()
+    (folder / "velocity.fits").write_bytes(whole[:2880] + whole[2880:3000])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without("gas"), "give maps of `gas`, of `stars` or of both"),
+        (without("distance_mpc"), "key `distance_mpc` is missing"),
+        (without("centre_deg"), "centre_deg"),
+        (gas(velocity="none.fits"), "none.fits"),
+        (gas(velocity="velocity.fits[VEL]"), "no extension VEL"),
+        (gas(velocity="velocity.fits[0,3]"), "no plane 3"),
+        (gas(velocty="velocity.fits"), "unknown key `gas.velocty`"),
+        (gas(total_mass_msun=1e9), "not both"),
+        (gas(within_kms=1e-6), "no pixel has"),
+        (gas(max_velocity_error_kms=3.0), "needs velocity_error or velocity_ivar"),
+        (gas(dispersion="mock.yaml"), "cannot be read as FITS"),
+        (lambda content, folder: content.update(distance_mpc=-3.0), "distance_mpc"),
+        (lambda content, folder: content.update(name="../../etc"), "name"),
+        (lambda content, folder: content.update(half_light_radius_arcsec=float("nan")), "half_light_radius_arcsec"),
+        (damaged, "velocity.fits"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_sentence(tmp_path, seen, relative, capsys, change, words):
+    content = write_images(tmp_path, seen)
+    change(content, tmp_path)
+    path = described(tmp_path, content)
+    assert main(["predict", str(relative.path), str(path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_yaml_file_never_runs_code(tmp_path, relative, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"name: !!python/object/apply:os.system ['touch {tmp_path}/hacked']\n")
+    assert main(["predict", str(relative.path), str(path)]) == 2
+    assert "not valid YAML" in capsys.readouterr().err
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_runs_and_galaxies_do_not_mix(tmp_path, relative, map_store, capsys):
+    path = tmp_path / "mock.yaml"
+    assert main(["predict", str(relative.path), str(path), "--store", str(map_store), "--suite", "quiet"]) == 2
+    assert main(["predict", str(path)]) == 2
+    assert main(["predict", str(relative.path)]) == 2
+    assert capsys.readouterr().err.count("give runs, and either") == 3
+
+
+# ---- real ones
+
+
+@pytest.fixture(scope="module")
+def observed_files():
+    if not (SHARED / "observed").is_dir():
+        pytest.skip(f"no observed galaxies at {SHARED / 'observed'}")
+    return SHARED / "observed"
+
+
+@pytest.mark.parametrize(("name", "pixels"), [("NGC4310", 2000), ("NGC4451", 2000), ("NGC6278", 1500)])
+def test_published_maps_are_read_and_rotate(observed_files, tmp_path, name, pixels):
+    """The examples in docs/observed, on the files as published: in place, at rest, rotating, and no blank left."""
+    content = yaml.safe_load((Path(__file__).parent.parent / "docs" / "observed" / f"{name}.yaml").read_text())
+    for file in observed_files.glob(f"*/{name}*.fits"):
+        (tmp_path / file.name).symlink_to(file)
+    path = described(tmp_path, content)
+    galaxy = read_galaxy(path)
+    (sky,) = galaxy.maps().values()
+    assert len(sky.x_arcsec) > pixels
+    assert np.hypot(np.average(sky.x_arcsec, weights=sky.density), np.average(sky.y_arcsec, weights=sky.density)) < 4
+    off = sky.velocity_kms - sky.systemic_kms()
+    gradient = np.linalg.lstsq(np.stack([sky.x_arcsec, sky.y_arcsec], 1), off, rcond=None)[0]
+    assert np.hypot(*gradient) > 1.0  # km/s per arcsec
+    assert 3 < np.median(sky.dispersion_kms) < 250

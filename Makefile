@@ -2,7 +2,8 @@
 # make test   lint, types and tests; those on Slurm where one answers (make test-slurm: those alone)
 # make bench  the benchmarks of docs/benchmarks.md, into bench-results/ (ten minutes on an idle machine)
 # make campaign   the same at full size, in campaign/: 2,802 galaxies     (about an hour on 2 cores)
-# make campaign-gap   every tracer on every suite, and on all but one   (half an hour more)
+# make campaign-gap   every tracer on every suite, and on all but one   (an hour more)
+# make campaign-sky   networks for observed galaxies (ten minutes more; docs/observed.md)
 # make demo-clean-views   the demo's three tracers once more, without instrumental noise
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ SUITES := bursty quiet middle
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap bench test test-slurm lint types setup clean
+.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap sky campaign-sky bench test test-slurm lint types setup clean
 
 setup: .venv/.installed
 
@@ -72,11 +73,26 @@ $(DEMO)/runs/both/.done $(DEMO)/runs/gas/.done $(DEMO)/runs/stars/.done: $(DEMO)
 $(DEMO)/runs/both-on-%/.done:
 	@$(FIT) --tracer both --suites $* --steps $$(( $(STEPS) / 3 )) --out $(@D) && touch $@
 
-# What a change of simulation costs: every tracer on every suite, and on all suites but one.
-GAP := $(foreach t,gas stars both,$(foreach s,$(SUITES) bursty+middle bursty+quiet middle+quiet,$(DEMO)/gap/$t-on-$s/.done))
+# What a change of simulation costs, and what closes the gap: every tracer on every suite, on all suites but one, and
+# there once more with --robust.
+PAIRS := bursty+middle bursty+quiet middle+quiet
+GAP := $(foreach t,gas stars both,$(foreach s,$(SUITES) $(PAIRS),$(DEMO)/gap/$t-on-$s/.done) \
+         $(foreach s,$(PAIRS),$(DEMO)/gap/robust-$t-on-$s/.done))
 $(GAP): $(DEMO)/gap/%/.done:
-	@run=$*; suites=$${run#*-on-}; parts=$$(echo $$suites | tr + '\n' | wc -l); \
-	$(FIT) --tracer $${run%%-on-*} --suites $$(echo $$suites | tr + ,) --steps $$(( $(STEPS) * parts / 3 )) --out $(@D) && touch $@
+	@run=$*; suites=$${run#*-on-}; parts=$$(echo $$suites | tr + '\n' | wc -l); tracer=$${run%%-on-*}; \
+	case $$run in robust-*) more=--robust;; *) more=;; esac; \
+	$(FIT) --tracer $${tracer#robust-} --suites $$(echo $$suites | tr + ,) --steps $$(( $(STEPS) * parts / 3 )) $$more --out $(@D) && touch $@
+
+# Networks for observed galaxies, of all suites: docs/observed.md.
+SKY := $(DEMO)/sky/gas/.done $(DEMO)/sky/stars/.done
+$(SKY): $(DEMO)/sky/%/.done:
+	@$(FIT) --tracer $* --steps $(STEPS) --robust --inputs relative --fade 0.5 --no-dispersion 0.2 --out $(@D) && touch $@
+
+sky: demo-mocks demo-maps
+	@$(MAKE) --no-print-directory -j 2 $(SKY)
+
+campaign-sky:
+	@$(MAKE) --no-print-directory sky DEMO=campaign GALAXIES=934 STEPS=1600
 
 gap: demo-mocks demo-maps
 	@$(MAKE) --no-print-directory -j 2 $(GAP)

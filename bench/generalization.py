@@ -4,11 +4,12 @@
   python -m gen maps mocks/*/*.yaml --out maps.zarr --views 4 --pixels 32
   python -m bench.generalization --store maps.zarr --seeds 3
 
-Fits are `python -m train fit`, two at a time on one thread each, and kept: the same command goes on where it
-stood. `home` is the plain network trained on the suite that it is tested on. Printed per variant, tracer and suite
-left out, means over seeds and ten radii: RMSE of log10 M(<r) [dex], the part of the gap that is closed (from plain to
-home), bias and coverage of the central 68 % interval; the same over all suites left out; and the RMSE of the best
-single tracer over that of both. Intervals are 16th to 84th percentiles of a bootstrap that draws galaxies and seeds.
+Fits are `python -m train fit` and (coral, mmd, dann, worst) `python -m bench.align`, two at a time on one thread each,
+and kept: the same command goes on where it stood. `home` is the plain network trained on the suite that it is tested
+on. Printed per variant, tracer and suite left out, means over seeds and ten radii: RMSE of log10 M(<r) [dex], the part
+of the gap that is closed (from plain to home), bias and coverage of the central 68 % interval; the same over all suites
+left out; and the RMSE of the best single tracer over that of both. Intervals are 16th to 84th percentiles of a
+bootstrap that draws galaxies and seeds.
 """
 
 import shlex
@@ -23,6 +24,7 @@ import torch
 
 import train
 from bench import common
+from bench.align import WEIGHTS
 from eval.calibration import ranks
 from gen import store
 from train.calibrate import LEVELS
@@ -41,7 +43,8 @@ VARIANTS = {
     "stronger heat": "--scale-dex 0.3 --light-dex 0.3 --heat 0.5",
     "strong+heat+tilt": "--scale-dex 0.3 --light-dex 0.3 --heat 0.3 --tilt 0.2",
     "scale+relative": "--scale-dex 0.3 --inputs relative",
-}
+    "robust": "--robust",
+} | dict.fromkeys(WEIGHTS, "")
 TRACERS = ("gas", "stars", "both")
 N_SAMPLES, N_BOOTSTRAP = 200, 300
 
@@ -51,11 +54,14 @@ def folder(out: Path, variant: str, tracer: str, suite: str, seed: int) -> Path:
     return out / variant.replace(" ", "-") / f"{tracer}-{suite}-{seed}"
 
 
-def fit(run: Path, store_path: Path, tracer: str, suites: list[str], seed: int, steps: int, options: str) -> None:
+def fit(
+    variant: str, run: Path, store_path: Path, tracer: str, suites: list[str], left_out: str, seed: int, steps: int
+) -> None:
     """Train one network where it is not there yet."""
-    line = ["fit", "--store", store_path, "--tracer", tracer, "--suites", ",".join(suites), "--seed", seed]
-    line += ["--steps", steps, "--out", run, *shlex.split(options)]
-    done = subprocess.run([sys.executable, "-m", "train", *map(str, line)], capture_output=True, text=True)
+    line = ["bench.align", "--way", variant, "--target", left_out] if variant in WEIGHTS else ["train"]
+    line += ["fit", "--store", store_path, "--tracer", tracer, "--suites", ",".join(suites), "--seed", seed]
+    line += ["--steps", steps, "--out", run, *shlex.split(VARIANTS.get(variant, ""))]
+    done = subprocess.run([sys.executable, "-m", *map(str, line)], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
 
@@ -77,13 +83,15 @@ def errors(run: Path, store_path: Path, suite: str) -> dict[str, np.ndarray]:
 class Found:
     """Errors of every fit, and figures of them under a bootstrap over galaxies and seeds."""
 
-    def __init__(self, out: Path, store_path: Path, variants: list[str], suites: list[str], seeds: int):
+    def __init__(
+        self, out: Path, store_path: Path, variants: list[str], tracers: list[str], suites: list[str], seeds: int
+    ):
         self.suites, self.seeds = suites, seeds
-        keys = list(product([*variants, "home"], TRACERS, suites, range(seeds)))
+        keys = list(product([*variants, "home"], tracers, suites, range(seeds)))
         self.found = {key: errors(folder(out, *key), store_path, key[2]) for key in keys}
         rng = np.random.default_rng(1)
-        galaxies = {s: np.unique(self.found["home", "gas", s, 0]["galaxy"]) for s in suites}
-        self._galaxy = {s: np.searchsorted(galaxies[s], self.found["home", "gas", s, 0]["galaxy"]) for s in suites}
+        galaxies = {s: np.unique(self.found["home", tracers[0], s, 0]["galaxy"]) for s in suites}
+        self._galaxy = {s: np.searchsorted(galaxies[s], self.found["home", tracers[0], s, 0]["galaxy"]) for s in suites}
         self._weights = {s: rng.poisson(1.0, (N_BOOTSTRAP + 1, len(galaxies[s]))).astype(float) for s in suites}
         self._seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), N_BOOTSTRAP + 1) / seeds
         for s in suites:
@@ -133,6 +141,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True, help="map store to train and test on")
     parser.add_argument("--steps", type=int, default=1600, help="optimiser steps for all suites; fewer for fewer")
     parser.add_argument("--seeds", type=int, default=3, help="networks of every kind")
+    parser.add_argument("--tracers", nargs="*", default=TRACERS, choices=TRACERS)
     parser.add_argument("--only", nargs="*", help="names of variants, all where left out")
     args = parser.parse_args()
     out, suites = args.out / "generalization", list(store.suites(args.store))
@@ -141,23 +150,24 @@ def main() -> None:
     torch.set_num_threads(1)
     with ThreadPoolExecutor(2) as pool:
         work = []
-        for seed, variant, tracer, suite in product(range(args.seeds), ["home", *chosen], TRACERS, suites):
+        for seed, variant, tracer, suite in product(range(args.seeds), ["home", *chosen], args.tracers, suites):
             known = [suite] if variant == "home" else [s for s in suites if s != suite]
             steps = args.steps * len(known) // len(suites)
             where = folder(out, variant, tracer, suite, seed)
-            work.append(pool.submit(fit, where, args.store, tracer, known, seed, steps, VARIANTS.get(variant, "")))
+            work.append(pool.submit(fit, variant, where, args.store, tracer, known, suite, seed, steps))
         for done in work:
             done.result()
-    found = Found(out, args.store, chosen, suites, args.seeds)
+    found = Found(out, args.store, chosen, list(args.tracers), suites, args.seeds)
     rows: list[list[object]] = []
-    for variant, tracer in product(["home", *chosen], TRACERS):
+    for variant, tracer in product(["home", *chosen], args.tracers):
         for suite in suites:
             means = [told(found.mean(variant, tracer, suite, of), 3) for of in ("rmse", "bias", "coverage")]
             rows.append([variant, tracer, suite, means[0], told(found.closed(variant, tracer, suite), 0), *means[1:]])
         means = [told(found.over_suites(variant, tracer, of), 3) for of in ("rmse", "bias", "coverage")]
         rows.append([variant, tracer, "all", means[0], told(found.closed(variant, tracer), 0), *means[1:]])
     common.table(["variant", "tracer", "left out", "RMSE [dex]", "closed [%]", "bias [dex]", "68 % coverage"], rows)
-    common.table(["variant", "best single / both"], [[v, told(found.gain(v), 2)] for v in ["home", *chosen]])
+    if set(args.tracers) == set(TRACERS):
+        common.table(["variant", "best single / both"], [[v, told(found.gain(v), 2)] for v in ["home", *chosen]])
 
 
 if __name__ == "__main__":

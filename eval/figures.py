@@ -153,6 +153,36 @@ def train_by_test(summary: pd.DataFrame, instrument: str, tracer: str = "both") 
     return figure
 
 
+def closed(table: pd.DataFrame) -> Figure:
+    """RMSE on suites left out per tracer and kind of training, between plain and home, and the 68 % coverage."""
+    kinds = sorted(table.estimator.unique(), key=lambda kind: (kind.count("+"), kind))
+    tracers = [t for t in ("gas", "stars", "both") if (table.tracer == t).any()]
+    figure, axes = plt.subplots(
+        2,
+        len(tracers),
+        figsize=(3.4 * len(tracers) + 1, 2.4 + 0.5 * len(kinds)),
+        sharex="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    for column, tracer in zip(axes.T, tracers, strict=True):
+        rows = table[table.tracer == tracer].set_index("estimator").reindex(kinds)
+        at = np.arange(len(kinds))[::-1]
+        for axis, name in zip(column, ("rmse", "coverage_68"), strict=True):
+            axis.barh(at, rows[name], color=COLOUR[tracer], alpha=0.7)
+            axis.set_yticks(at, kinds if tracer == tracers[0] else [])
+            axis.set_xlabel({"rmse": "RMSE on suites left out [dex]", "coverage_68": "68 % coverage there"}[name])
+        for y, row in zip(at, rows.itertuples(), strict=True):
+            if "+" in row.Index and np.isfinite(row.closed):
+                words = f"{100 * row.closed:.0f} % ({100 * row.closed_lo:.0f} to {100 * row.closed_hi:.0f})"
+                column[0].text(0.002, y, f"closed {words}", va="center", fontsize=8)
+        column[0].axvline(rows.rmse_plain.mean(), color="k", ls="--", lw=1)
+        column[0].axvline(rows.rmse_home.mean(), color="k", lw=1)
+        column[1].axvline(0.6827, color="k", lw=1)
+        column[0].set_title(tracer)
+    return figure
+
+
 def calibration(table: pd.DataFrame, histograms: pd.DataFrame, instrument: str, test: str) -> Figure:
     """Coverage at all levels and against radius, PIT and TARP of each tracer's network."""
     figure, axes = plt.subplots(2, 2, figsize=(9.4, 7.4), layout="constrained")

@@ -29,6 +29,7 @@ from gen import store
 from gen.instrument import Instrument
 from train.checkpoint import RunError, instrument_of, members_of, read_config
 from train.dataset import RADII_RE, usable, views_of
+from train.nuisance import Nuisances
 from train.posterior import UNSEEN, Inference, load
 
 
@@ -88,7 +89,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
         files += [run / "calibration.json", run / "familiar.pt", *run.glob(UNSEEN)]
         key = hashlib.blake2b(b"".join(f.read_bytes() for f in files), digest_size=8).hexdigest()
         for tracer in infer.answers():
-            name, suites = "cnn-any" if infer.tracer == "any" else "cnn", "+".join(sorted(infer.run["fit"]["suites"]))
+            name, suites = _kind(infer), "+".join(sorted(infer.run["fit"]["suites"]))
             source = Source(name, look.name, tracer, suites, home / "predictions.zarr", tracer, key, run)
             same = found.setdefault((name, look.name, tracer, suites), source)
             if same is not source:
@@ -103,6 +104,15 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
             source = Source(label, name, tracer, "", out / "classical.zarr", f"{name}-{label}", key)
             found[label, name] = source
     return list(found.values())
+
+
+def _kind(infer: Inference) -> str:
+    """What a run is called in tables: cnn, cnn-any, and what varied while it was trained, as in cnn+scale+light."""
+    fit = infer.run["fit"]
+    varied = [name.removesuffix("_dex") for name in Nuisances.__dataclass_fields__ if fit.get(name)]
+    return "+".join(
+        ["cnn-any" if infer.tracer == "any" else "cnn", *varied, *["relative"] * (fit["inputs"] == "relative")]
+    )
 
 
 @lru_cache(maxsize=32)

@@ -23,7 +23,7 @@ from eval.metrics import (
     ratio,
     replicates,
 )
-from eval.tables import to_gap
+from eval.tables import to_closed, to_gap
 from train.dataset import RADII_RE
 
 K = len(RADII_RE)
@@ -183,6 +183,33 @@ def test_what_a_change_of_suite_costs_is_told_pair_by_pair():
     assert row.rmse_ratio == pytest.approx(3.0, rel=1e-6)
     assert row.rmse_ratio_hi - row.rmse_ratio_lo < 1e-6  # the same galaxies are drawn
     assert row.log_prob_loss == pytest.approx(2.0, abs=1e-6)
+
+
+def test_what_closes_the_gap_is_told_with_its_interval():
+    """RMSE .3 plain, .1 at home, .15 varied: three quarters; both tracers .12 against .15 for the better single one."""
+
+    def err(times: float) -> Sums:
+        e = planted(300, 0.0, 0.1, samples=60)
+        e.median = e.truth + times * (e.median - e.truth)
+        return sums_of(e)
+
+    sums = {}
+    for test, others in (("a", "b+c"), ("b", "a+c")):
+        for tracer, varied in (("gas", 1.5), ("stars", 2.0), ("both", 1.2)):
+            sums[Group("cnn", "ifu", tracer, test, test)] = err(1.0)
+            sums[Group("cnn", "ifu", tracer, others, test)] = err(3.0)
+            sums[Group("cnn", "ifu", tracer, "c", test)] = err(9.0)  # from one suite: another matter
+            sums[Group("cnn+scale", "ifu", tracer, others, test)] = err(varied)
+    found = to_closed(sums).set_index(["estimator", "tracer"])
+    assert set(found.index.get_level_values(0)) == {"cnn", "cnn+scale"}
+    np.testing.assert_allclose(found.loc["cnn"][["closed", "closed_lo", "closed_hi"]], 0, atol=1e-9)
+    row = found.loc["cnn+scale", "gas"]
+    np.testing.assert_allclose(row[["closed", "closed_lo", "closed_hi"]].astype(float), 0.75, atol=1e-6)
+    assert row.suites == "a+b"
+    np.testing.assert_allclose(
+        found.loc["cnn+scale", "both"][["gain", "gain_lo", "gain_hi"]].astype(float), 1.5 / 1.2, atol=1e-6
+    )
+    assert np.isnan(row.gain)
 
 
 def test_lineages_are_drawn_whole():

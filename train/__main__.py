@@ -20,6 +20,8 @@ from train.config import PRECISIONS, FitConfig
 from train.fit import Stopped, fit_ensemble
 from train.fitter import NonFinite
 
+#: Strengths of what varies in training that close most of the gap between suites (docs/generalization.md).
+ROBUST = {"scale_dex": 0.3, "light_dex": 0.3, "heat": 0.3}
 #: Options of `launch` that go before what the site file says.
 _SITE_OPTIONS = {
     "account": "sbatch --account", "partition": "sbatch --partition", "qos": "sbatch --qos",
@@ -109,13 +111,23 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fit once more without each suite, for intervals that hold on unseen suites and real galaxies",
     )
+    parser.add_argument(
+        "--robust",
+        action="store_true",
+        help="for galaxies of other simulations, or real ones: "
+        + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in ROBUST.items())
+        + " --across, each where it is not given",
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile, on GPUs")
 
 
 def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
     """What both commands know of a FitConfig, but for what `launch` makes many of."""
     many = ("store", "suites", "tracer")
-    return {k: v for k, v in vars(args).items() if k in FitConfig.__dataclass_fields__ and k not in many}
+    options = {k: v for k, v in vars(args).items() if k in FitConfig.__dataclass_fields__ and k not in many}
+    if args.robust:
+        options |= {k: options[k] or v for k, v in ROBUST.items()} | {"across": True}
+    return options
 
 
 def _launch(args: argparse.Namespace) -> int:

@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("runs", type=Path, nargs="+", metavar="RUN|GALAXY.yaml", help="run folders; observed galaxies")
     predict.add_argument("--store", type=Path, help="map store of simulated galaxies")
     predict.add_argument("--suite", help="their suite")
+    predict.add_argument("--inside-kpc", type=float, nargs="+", default=[], help="observed: say the mass inside, too")
     predict.add_argument(
         "--out", type=Path, help="simulated: CSV file to write as well; observed: folder (default: profiles)"
     )
@@ -149,7 +150,7 @@ def _predict(args: argparse.Namespace) -> int:
     if not runs or bool(galaxies) == bool(args.store and args.suite) or (args.store is None) != (args.suite is None):
         raise ValueError("give runs, and either YAML files of observed galaxies or --store and --suite")
     if galaxies:
-        return _predict_observed(runs, galaxies, args.out or Path("profiles"))
+        return _predict_observed(runs, galaxies, args.out or Path("profiles"), args.inside_kpc)
     from eval.predict import predict
 
     for run in runs:
@@ -160,7 +161,7 @@ def _predict(args: argparse.Namespace) -> int:
     return 0
 
 
-def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path) -> int:
+def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_kpc: list[float]) -> int:
     """Every galaxy from every run that can use its maps; a galaxy that none can use is an error."""
     from eval.galaxy import read_galaxy
     from eval.observed import infer
@@ -178,7 +179,7 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path) -> int:
                 continue
             folder = out / path.stem / run.path.name
             profile.write(folder)
-            print("\n".join(profile.sentences()))
+            print("\n".join([*profile.sentences(), *map(profile.inside, inside_kpc)]))
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
         for reason in refused:
             print(f"eval predict: {reason}", file=sys.stderr)

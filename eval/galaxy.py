@@ -71,6 +71,7 @@ class GalaxyFile(_Section):
     half_light_radius_arcsec: PositiveFloat  # projected, of the stars
     half_light_radius_error_arcsec: NonNegativeFloat = 0.0
     centre_deg: tuple[float, float] | None = None  # right ascension, declination; of maps with a WCS
+    centre_arcsec: tuple[float, float] = (0.0, 0.0)  # x, y of tables
     centre_error_arcsec: NonNegativeFloat = 0.0
     systemic_kms: float | None = None
     gas: TracerFiles | None = None
@@ -130,6 +131,7 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
 def _sky_map(files: TracerFiles, folder: Path, about: GalaxyFile) -> SkyMap:
     if files.table is not None:
         values, x, y, side = _read_table(files, folder)
+        x, y = x - about.centre_arcsec[0], y - about.centre_arcsec[1]
     else:
         values, x, y, side = _read_images(files, folder, about.centre_deg)
     if files.blank is not None:

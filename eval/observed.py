@@ -66,9 +66,16 @@ class ObservedProfile:
 
     def at_kpc(self, radius_kpc: float, shares: tuple[float, ...] = SHARES) -> np.ndarray:
         """Quantiles of log10 M [Msun] inside a radius [kpc, at the distance as given], between or near the K radii."""
-        return np.quantile(_interpolated(np.log10(self.radius_kpc), self.samples, np.log10([radius_kpc])), shares, 0)[
-            ..., 0
-        ]
+        inside = _interpolated(np.log10(self.radius_kpc), self.samples, np.log10([radius_kpc]))
+        return np.asarray(np.quantile(inside[:, 0], shares))
+
+    def inside(self, radius_kpc: float) -> str:
+        """The mass inside a radius [kpc, at the distance as given] in words."""
+        low68, high68, low95, high95, median = self.at_kpc(radius_kpc)
+        return (
+            f"log10 M(<{radius_kpc:.2g} kpc) = {median:.2f} Msun, {low68:.2f} to {high68:.2f} at 68 % and "
+            f"{low95:.2f} to {high95:.2f} at 95 %"
+        )
 
     def table(self) -> QTable:
         """M(<r) and V_c(r) per radius: median, 68 and 95 % intervals; the tilted rings' mass beside."""
@@ -92,18 +99,16 @@ class ObservedProfile:
     def sentences(self) -> list[str]:
         """What can be concluded, in words."""
         k = int(np.argmin(np.abs(np.log(self.radius_re))))
-        low68, high68, low95, high95, median = (q[k] for q in self.quantiles(SHARES))
         from_ = {"both": "gas and stars", "gas": "gas", "stars": "stars"}[self.tracer]
         found = [
-            f"{self.galaxy.name}, from {from_}: log10 M(<{self.radius_kpc[k]:.2g} kpc) = {median:.2f} Msun, "
-            f"{low68:.2f} to {high68:.2f} at 68 % and {low95:.2f} to {high95:.2f} at 95 %; "
+            f"{self.galaxy.name}, from {from_}: {self.inside(self.radius_kpc[k])}; "
             f"V_c = {np.median(self.v_circ_kms[:, k]):.0f} km/s."
         ]
         if np.isnan(self.strangeness):
             found.append("The run cannot tell how like its training galaxies this one is.")
         elif self.strangeness > STRANGE:
             found.append(
-                f"Do not trust this: the maps are less like the training galaxies' than {100 * self.strangeness:.0f} % "
+                f"Do not trust this: the maps are less like the training galaxies' than {100 * self.strangeness:.1f} % "
                 "of galaxies kept from training; the intervals hold for galaxies like those alone."
             )
         else:
@@ -119,6 +124,7 @@ class ObservedProfile:
         return observed_profile(
             self.observed, float(half), self.radius_kpc, self.quantiles(SHARES), self.tilted_ring,
             f"{self.galaxy.name} ({self.tracer}), strangeness {self.strangeness:.2f}",
+            self.galaxy.calibrated,
         )  # fmt: skip
 
     def write(self, out: Path) -> None:
@@ -253,9 +259,10 @@ def _cautions(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], p
     found = []
     for name, sky in maps.items():
         reach = sky.reach_arcsec() / r_e
-        if reach < config.radii_re[-1]:
+        if reach < 0.9 * config.radii_re[-1]:
             found.append(
-                f"The {name} reaches {reach:.1f} R_e: the profile beyond is that of training galaxies alike inside."
+                f"{name.capitalize()} {'is' if name == 'gas' else 'are'} seen out to {reach:.1f} R_e: the profile "
+                "beyond is that of training galaxies alike inside."
             )
         if sky.beam_fwhm_arcsec / r_e > 1.2 * grid_re:
             found.append(

@@ -1,6 +1,6 @@
 """Pictures of galaxies: observed maps with inferred profiles, and where in the maps the information is."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -112,9 +112,12 @@ def saliency(attributions: np.ndarray, radii_re: np.ndarray, field_of_view_re: f
 
 def observed_profile(
     observed: np.ndarray, half_width_kpc: float, radius_kpc: np.ndarray, quantiles: np.ndarray,
-    tilted_ring: np.ndarray, title: str,
+    tilted_ring: np.ndarray, title: str, calibrated: Container[str],
 ) -> Figure:  # fmt: skip
-    """Maps (8, Q, Q) of one observed galaxy, and its profile: quantiles (5, K) of SHARES and tilted rings (K,)."""
+    """Maps (8, Q, Q) of one observed galaxy, and its profile: quantiles (5, K) of SHARES and tilted rings (K,).
+
+    calibrated: tracers whose densities are in Msun/kpc^2.
+    """
     tracers = [t for t in (0, 4) if observed[t + 3].any()]
     figure = plt.figure(figsize=(14, 3.4 * len(tracers) + 0.4), layout="constrained")
     figure.suptitle(title)
@@ -130,15 +133,17 @@ def observed_profile(
                 continue
             image = np.where(valid, observed[channel], np.nan)
             options = {"cmap": "viridis"}
+            name = _CHANNELS[channel]
             if channel == t:
                 image = np.log10(np.where(image > 0, image, np.nan))
+                name = name if ("stars", "gas")[t // 4] in calibrated else f"{name.split(' [')[0]}, any unit"
             if channel == t + 1:
                 image = image - np.nanmedian(image)
                 limit = np.nanpercentile(np.abs(image), 98)
                 options = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
             shown = axis.imshow(image, origin="lower", extent=extent, **options)
             maps.colorbar(shown, ax=axis, fraction=0.046)
-            axis.set(title=_CHANNELS[channel], xlabel="x [kpc]", ylabel="y [kpc]" if channel == t else None)
+            axis.set(title=name, xlabel="x [kpc]", ylabel="y [kpc]" if channel == t else None)
     axis = right.subplots()
     low68, high68, low95, high95, median = quantiles
     axis.fill_between(radius_kpc, low95, high95, color=COLOUR["both"], alpha=0.2, lw=0, label="95 %")

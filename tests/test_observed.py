@@ -181,7 +181,7 @@ def test_it_says_what_is_doubtful(runs, relative, seen):
         k: getattr(galaxy.gas, k)[r] for k in ("x_arcsec", "y_arcsec", "density", "velocity_kms", "dispersion_kms")
     }
     said = " ".join(infer(relative, replace(galaxy, gas=replace(galaxy.gas, **inner)), draws=2).sentences())
-    assert "reaches 1." in said or "reaches 0." in said
+    assert "Gas is seen out to 1." in said or "Gas is seen out to 0." in said
     assert "--across" not in said
     assert "beam of the gas is 50.00 R_e wide" in said
 
@@ -261,13 +261,14 @@ def test_a_table_of_spaxels_is_its_image(tmp_path, seen):
     p = seen[0].shape[-1]
     rows, columns = np.indices((p, p))
     side = made.side_arcsec
-    table = {"X": side * (columns - 0.5 * (p - 1)), "Y": side * (rows - 0.5 * (p - 1)), "FLUX": seen[0][4],
+    table = {"X": side * (columns - 0.5 * (p - 1)) + 2, "Y": side * (rows - 0.5 * (p - 1)) - 1, "FLUX": seen[0][4],
              "VEL": np.where(seen[0][7] > 0, seen[0][5], -999.9), "SIG": seen[0][6]}  # fmt: skip
     columns_out = [fits.Column(k, "D", array=np.asarray(v, float).ravel()) for k, v in table.items()]
     fits.BinTableHDU.from_columns(columns_out, name="BINS").writeto(tmp_path / "table.fits")
     content["gas"] = {"table": "table.fits[BINS]", "velocity": "VEL", "density": "FLUX", "dispersion": "SIG",
                       "blank": -999.9, "density_msun_kpc2": 1.0}  # fmt: skip
     del content["centre_deg"]
+    content["centre_arcsec"] = [2.0, -1.0]
     gas = read_galaxy(described(tmp_path, content)).gas
     for name in ("x_arcsec", "y_arcsec", "density", "velocity_kms", "dispersion_kms"):
         np.testing.assert_allclose(getattr(gas, name), getattr(made, name), rtol=1e-5, atol=1e-4)
@@ -277,9 +278,10 @@ def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs,
     path = described(tmp_path, write_images(tmp_path, seen))
     stars = next(run for run in runs if run.name == "stars")
     out = tmp_path / "out"
-    assert main(["predict", str(relative.path), str(stars), str(path), "--out", str(out)]) == 0
+    assert main(["predict", str(relative.path), str(stars), str(path), "--out", str(out), "--inside-kpc", "3"]) == 0
     said = capsys.readouterr()
     assert "mock 1, from gas: log10 M(<" in said.out
+    assert "\nlog10 M(<3 kpc) = " in said.out
     assert "was trained on stars" in said.err
     folder = out / "mock" / "gas"
     table = QTable.read(folder / "profile.ecsv")

@@ -8,6 +8,7 @@ in calibration.json. On the way, what the network has seen is noted (`train.fami
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from train.checkpoint import members_of, write_json, write_tensors
 from train.dataset import Views, usable
 from train.familiar import learn
 from train.feed import done_galaxies, galaxies_of
+from train.nuisance import Nuisances
 from train.posterior import UNSEEN, Inference, Posterior
 
 # N views, K radii, S samples, C components
@@ -24,6 +26,7 @@ from train.posterior import UNSEEN, Inference, Posterior
 LEVELS = (0.6827, 0.9545)
 SAMPLES, N_BOOTSTRAP = 200, 50
 MOST_GALAXIES = 4096
+SEED = 1_000_003
 #: Training galaxies that show what is familiar.
 MOST_TRAINING = 1024
 #: Of each member, to see how profiles follow latent numbers; and how often intervals are looked at and widened.
@@ -168,6 +171,23 @@ def calibrate_across(run: Path, store: Path, without: dict[str, Path]) -> None:
     write_json(run / UNSEEN, {"scale": scales})
 
 
+def _features_as_trained(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]:
+    """Per member the features (N, F) of views that vary as they did in training, without turns of the sky.
+
+    What a network was taught to look past is not strange to it.
+    """
+    fit = infer.run["fit"]
+    nuisances = Nuisances(**{name: fit.get(name, 0.0) for name in Nuisances.__dataclass_fields__})
+    numbers = nuisances.numbers(torch.arange(len(views)), SEED)
+    if numbers is None or not len(views):
+        return infer(views, tracer=tracer, unseen=False).features
+    maps, r_e, _ = nuisances.vary(
+        views.maps, views.half_mass_radius_kpc, views.log10_menc, views.field_of_view_re, numbers
+    )
+    seen = replace(views, maps=maps, half_mass_radius_kpc=r_e).observed(infer.instrument)
+    return infer(nuisances.look(seen, numbers), r_e, tracer).features
+
+
 def calibrate(run: Path, store: Path) -> None:
     """Write familiar.pt and calibration.json of a trained run, or of an ensemble whose members are all trained.
 
@@ -187,7 +207,8 @@ def calibrate(run: Path, store: Path) -> None:
     for tracer in infer.answers():
         held_out = usable_of(validation, tracer)
         found = learn(
-            infer(usable_of(training, tracer), tracer=tracer).features, infer(held_out, tracer=tracer).features
+            _features_as_trained(infer, usable_of(training, tracer), tracer),
+            _features_as_trained(infer, held_out, tracer),
         )
         if found:
             known[tracer] = vars(found)

@@ -4,12 +4,12 @@
   python -m gen maps mocks/*/*.yaml --out maps.zarr --views 4 --pixels 32
   python -m bench.generalization --store maps.zarr --seeds 3
 
-Fits are `python -m train fit` and (coral, mmd, dann, worst) `python -m bench.align`, two at a time on one thread each,
-and kept: the same command goes on where it stood. `home` is the plain network trained on the suite that it is tested
-on. Printed per variant, tracer and suite left out, means over seeds and ten radii: RMSE of log10 M(<r) [dex], the part
-of the gap that is closed (from plain to home), bias and coverage of the central 68 % interval; the same over all suites
-left out; and the RMSE of the best single tracer over that of both. Intervals are 16th to 84th percentiles of a
-bootstrap that draws galaxies and seeds.
+Fits are `python -m train fit` and (coral, mmd, dann, worst) `python -m bench.align`, two at a time on one thread
+each, and kept: the same command goes on where it stood. `home` is the plain network trained on the suite that it is
+tested on. Printed per variant, tracer and suite left out, means over seeds and ten radii (and for the mixture of all
+seeds, an ensemble): RMSE of log10 M(<r) [dex], the part of the gap that is closed (from plain to home), bias and
+coverage of the central 68 % interval; the same over all suites left out; and the RMSE of the best single tracer over
+that of both. Intervals are 16th to 84th percentiles of a bootstrap that draws galaxies and seeds.
 """
 
 import shlex
@@ -66,15 +66,19 @@ def fit(
         raise SystemExit(done.stderr)
 
 
-def errors(run: Path, store_path: Path, suite: str) -> dict[str, np.ndarray]:
-    """Per test view of a suite: its galaxy, log10 M_pred / M_true (N, K), whether the 68 % interval holds it (N, K)."""
-    kept = run / f"errors-{suite}.npz"
+def errors(runs: list[Path], store_path: Path, suite: str) -> dict[str, np.ndarray]:
+    """Per test view of a suite: its galaxy, log10 M_pred / M_true (N, K), whether the 68 % interval holds it (N, K).
+
+    Of runs that differ by their seed the mixture.
+    """
+    kept = runs[0] / f"errors-{suite}{f'-of-{len(runs)}' * (len(runs) > 1)}.npz"
     if not kept.exists():
-        infer = train.load(run)
+        networks = [train.load(run) for run in runs]
+        look = networks[0].instrument
         views = read_views(store_path, suite, "test")
-        views = views[usable(views, "gas", infer.instrument) & usable(views, "stars", infer.instrument)]
-        posterior, truth = infer(views), views.log10_menc.numpy().astype(float)
-        samples = posterior.samples(N_SAMPLES)
+        views = views[usable(views, "gas", look) & usable(views, "stars", look)]
+        truth = views.log10_menc.numpy().astype(float)
+        samples = np.concatenate([infer(views).samples(N_SAMPLES) for infer in networks])
         inside = np.abs(ranks(samples, truth) - 0.5) < 0.5 * LEVELS[0]
         np.savez(kept, galaxy=views.galaxy.astype(str), d=np.median(samples, axis=0) - truth, inside=inside)
     return dict(np.load(kept))
@@ -86,12 +90,17 @@ class Found:
     def __init__(
         self, out: Path, store_path: Path, variants: list[str], tracers: list[str], suites: list[str], seeds: int
     ):
-        self.suites, self.seeds = suites, seeds
-        keys = list(product([*variants, "home"], tracers, suites, range(seeds)))
-        self.found = {key: errors(folder(out, *key), store_path, key[2]) for key in keys}
+        self.suites = suites
+        self.found = {}
+        for variant, tracer, suite in product([*variants, "home"], tracers, suites):
+            runs = [folder(out, variant, tracer, suite, seed) for seed in range(seeds)]
+            self.found[variant, tracer, suite] = [errors([run], store_path, suite) for run in runs]
+            if seeds > 1:
+                self.found[ensemble(variant), tracer, suite] = [errors(runs, store_path, suite)]
         rng = np.random.default_rng(1)
-        galaxies = {s: np.unique(self.found["home", tracers[0], s, 0]["galaxy"]) for s in suites}
-        self._galaxy = {s: np.searchsorted(galaxies[s], self.found["home", tracers[0], s, 0]["galaxy"]) for s in suites}
+        of = {s: self.found["home", tracers[0], s][0]["galaxy"] for s in suites}
+        galaxies = {s: np.unique(of[s]) for s in suites}
+        self._galaxy = {s: np.searchsorted(galaxies[s], of[s]) for s in suites}
         self._weights = {s: rng.poisson(1.0, (N_BOOTSTRAP + 1, len(galaxies[s]))).astype(float) for s in suites}
         self._seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), N_BOOTSTRAP + 1) / seeds
         for s in suites:
@@ -103,13 +112,13 @@ class Found:
         weights = self._weights[suite][:, self._galaxy[suite]]
         weights /= weights.sum(1, keepdims=True)
         total = np.zeros(N_BOOTSTRAP + 1)
-        for seed in range(self.seeds):
-            e = self.found[variant, tracer, suite, seed]
+        fits = self.found[variant, tracer, suite]
+        for seed, e in enumerate(fits):
             values = {"rmse": e["d"] ** 2, "bias": e["d"], "coverage": e["inside"]}[of]
             per_radius = weights @ values
             if of == "rmse":
                 per_radius = np.sqrt(per_radius)
-            total += self._seed_weights[:, seed] * per_radius.mean(1)
+            total += (self._seed_weights[:, seed] if len(fits) > 1 else 1.0) * per_radius.mean(1)
         return total
 
     def over_suites(self, variant: str, tracer: str, of: str) -> np.ndarray:
@@ -128,6 +137,11 @@ class Found:
         """(B + 1,) RMSE of the best single tracer over that of both."""
         gas, stars, both = (self.over_suites(variant, tracer, "rmse") for tracer in TRACERS)
         return np.asarray(np.minimum(gas, stars) / both)
+
+
+def ensemble(variant: str) -> str:
+    """What the mixture of its seeds is called."""
+    return f"ensemble of {variant}"
 
 
 def told(values: np.ndarray, digits: int) -> str:
@@ -159,7 +173,10 @@ def main() -> None:
             done.result()
     found = Found(out, args.store, chosen, list(args.tracers), suites, args.seeds)
     rows: list[list[object]] = []
-    for variant, tracer in product(["home", *chosen], args.tracers):
+    listed = ["home", *chosen]
+    if args.seeds > 1:
+        listed += [ensemble(variant) for variant in listed]
+    for variant, tracer in product(listed, args.tracers):
         for suite in suites:
             means = [told(found.mean(variant, tracer, suite, of), 3) for of in ("rmse", "bias", "coverage")]
             rows.append([variant, tracer, suite, means[0], told(found.closed(variant, tracer, suite), 0), *means[1:]])
@@ -167,7 +184,7 @@ def main() -> None:
         rows.append([variant, tracer, "all", means[0], told(found.closed(variant, tracer), 0), *means[1:]])
     common.table(["variant", "tracer", "left out", "RMSE [dex]", "closed [%]", "bias [dex]", "68 % coverage"], rows)
     if set(args.tracers) == set(TRACERS):
-        common.table(["variant", "best single / both"], [[v, told(found.gain(v), 2)] for v in ["home", *chosen]])
+        common.table(["variant", "best single / both"], [[v, told(found.gain(v), 2)] for v in listed])
 
 
 if __name__ == "__main__":

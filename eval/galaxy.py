@@ -1,20 +1,20 @@
 """The description of an observed galaxy, a YAML file, and its FITS maps as pixels on the sky."""
 
-import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from astropy.coordinates import SkyCoord
-from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from eval.fitsmaps import Bins, columns, image, kms
 from eval.sky import SkyMap
+from gen.constants import LIGHT_KMS
 from gen.yamlfile import read_checked
 
 _FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
@@ -27,7 +27,8 @@ class _Section(BaseModel):
 class TracerFiles(_Section):
     """Where one tracer's maps are. A map is `FILE`, `FILE[EXTENSION]` or `FILE[EXTENSION,PLANE]` of a cube.
 
-    With `table`, a FITS table of spaxels, maps are names of its columns.
+    With `table`, a FITS table of spaxels, maps are names of its columns. With `bins`, a FITS table of Voronoi bins,
+    they may be names of its columns too.
     """
 
     velocity: str
@@ -36,6 +37,10 @@ class TracerFiles(_Section):
     table: str | None = None
     x: str = "X"  # columns of a table: offsets from the centre [arcsec], +x to the east or the west alike
     y: str = "Y"
+    bins: str | None = None  # a table with one row per bin
+    bin: str = (
+        "BIN_ID"  # the bin's number: a column of both tables, or an image; rows count from 0 where `bins` has none
+    )
     mask: str | None = None  # not zero: not to be used
     velocity_error: str | None = None  # to cut by
     velocity_ivar: str | None = None  # the same as an inverse variance
@@ -43,11 +48,13 @@ class TracerFiles(_Section):
     density_msun_kpc2: PositiveFloat | None = None  # of one unit of density
     total_mass_msun: PositiveFloat | None = None  # of all that is seen, instead
     dispersion_is: Literal["sigma", "fwhm"] = "sigma"
+    velocity_unit: Literal["km/s", "m/s"] | None = None  # of velocities, dispersions and errors; else the files' own
+    convention: Literal["rest", "optical", "radio"] = "rest"  # rest: differences are those in the galaxy's own frame
     instrument_sigma_kms: NonNegativeFloat = 0.0  # taken out in quadrature
     blank: float | None = None  # a value that means none, besides NaN and the header's BLANK
     within_kms: PositiveFloat | None = None  # of the systemic velocity; what is farther off is noise
     max_velocity_error_kms: PositiveFloat | None = None
-    beam_fwhm_arcsec: NonNegativeFloat = 0.0
+    beam_fwhm_arcsec: NonNegativeFloat | None = None  # the velocity image's BMAJ and BMIN where left out
 
     @model_validator(mode="after")
     def _consistent(self) -> "TracerFiles":
@@ -86,7 +93,10 @@ class GalaxyFile(_Section):
 
 @dataclass(frozen=True)
 class ObservedGalaxy:
-    """A galaxy's maps and what is known of it. Densities are in Msun/kpc^2 where `calibrated` names the tracer."""
+    """A galaxy's maps and what is known of it. Densities are in Msun/kpc^2 where `calibrated` names the tracer.
+
+    Raises ValueError for a distance or radius that is none.
+    """
 
     name: str
     distance_mpc: float
@@ -97,6 +107,14 @@ class ObservedGalaxy:
     half_light_radius_error_arcsec: float = 0.0
     centre_error_arcsec: float = 0.0
     calibrated: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name in ("distance_mpc", "half_light_radius_arcsec"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("distance_error_mpc", "half_light_radius_error_arcsec", "centre_error_arcsec"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
 
     def maps(self) -> dict[str, SkyMap]:
         """The tracers that were observed."""
@@ -130,12 +148,12 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
 
 def _sky_map(files: TracerFiles, folder: Path, about: GalaxyFile) -> SkyMap:
     if files.table is not None:
-        values, x, y, side = _read_table(files, folder)
+        values, x, y, side, beam = *_read_table(files, folder), 0.0
         x, y = x - about.centre_arcsec[0], y - about.centre_arcsec[1]
     else:
-        values, x, y, side = _read_images(files, folder, about.centre_deg)
-    if files.blank is not None:
-        values = {k: np.where(np.isclose(v, files.blank), np.nan, v) for k, v in values.items()}
+        values, x, y, side, beam = _read_images(files, folder, about.centre_deg)
+    if files.beam_fwhm_arcsec is not None:
+        beam = files.beam_fwhm_arcsec
     good = np.ones(x.shape, bool)
     if "mask" in values:
         good &= values["mask"] == 0
@@ -154,78 +172,67 @@ def _sky_map(files: TracerFiles, folder: Path, about: GalaxyFile) -> SkyMap:
             raise ValueError("within_kms needs systemic_kms of the galaxy")
         good &= np.abs(velocity - about.systemic_kms) <= files.within_kms
     velocity = np.where(good, velocity, np.nan)
-    sky = SkyMap(x, y, side, density, velocity, sigma, files.beam_fwhm_arcsec)
+    if files.convention != "rest":
+        velocity, sigma = _at_rest(velocity, sigma, files.convention, about.systemic_kms)
+    sky = SkyMap(x, y, side, density, velocity, sigma, beam)
     kpc = about.distance_mpc * 1e3 * np.radians(1 / 3600)
     factor = files.density_msun_kpc2 or 1.0
     if files.total_mass_msun:
         factor = files.total_mass_msun / (sky.density.sum() * (side * kpc) ** 2)
-    return SkyMap(
-        sky.x_arcsec, sky.y_arcsec, side, factor * sky.density, sky.velocity_kms, sky.dispersion_kms,
-        files.beam_fwhm_arcsec,
-    )  # fmt: skip
+    return replace(sky, density=factor * sky.density)
+
+
+def _at_rest(
+    velocity_kms: np.ndarray, sigma_kms: np.ndarray | None, convention: str, systemic_kms: float | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """V about the galaxy and sigma in its own frame, from c z (optical) or c (1 - 1 / (1 + z)) (radio).
+
+    Differences of the first are too large by 1 + z, those of the second too small.
+    """
+    share = velocity_kms / LIGHT_KMS
+    stretch = 1 + share if convention == "optical" else 1 / (1 - share)
+    middle = systemic_kms / LIGHT_KMS if systemic_kms is not None else float(np.nanmedian(share))
+    whole = 1 + middle if convention == "optical" else 1 / (1 - middle)
+    too_wide = whole if convention == "optical" else 1 / whole
+    return LIGHT_KMS * (stretch / whole - 1), None if sigma_kms is None else sigma_kms / too_wide
 
 
 _MAPS = ("velocity", "density", "dispersion", "mask", "velocity_error", "velocity_ivar")
 
 
-def _open(path: Path) -> fits.HDUList:
-    try:
-        # Headers and data as they are: no scaling by code, no pickles; files whose last block is short are common.
-        return fits.open(path, ignore_missing_end=True, memmap=False)
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as FITS ({error})") from error
-
-
-def _named(name: str) -> tuple[str, Any, int | None]:
-    """File, extension and plane of `FILE[EXTENSION,PLANE]`."""
-    found = re.fullmatch(r"(.+?)(?:\[([^\],]+)(?:,\s*(\d+))?\])?", name)
-    if found is None:
-        raise ValueError(f"{name!r} is not FILE, FILE[EXTENSION] or FILE[EXTENSION,PLANE]")
-    file, extension, plane = found.groups()
-    return file, int(extension) if (extension or "").isdigit() else extension, None if plane is None else int(plane)
-
-
-def _image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
-    file, extension, plane = _named(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)  # headers off the standard, which it mends
-        with _open(folder / file) as hdus:
-            if extension is None:
-                extension = next((i for i, h in enumerate(hdus) if h.is_image and h.header.get("NAXIS", 0) >= 2), None)
-                if extension is None:
-                    raise ValueError(f"{file} holds no image")
-            if extension not in hdus if isinstance(extension, str) else extension >= len(hdus):
-                raise ValueError(f"{file} has no extension {extension}; there are {', '.join(h.name for h in hdus)}")
-            try:
-                data, header = hdus[extension].data, hdus[extension].header
-            except (OSError, ValueError, TypeError) as error:
-                raise ValueError(f"{file} is damaged ({error})") from error
-    if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
-        raise ValueError(f"{name} is no image")
-    data = np.squeeze(data)
-    if plane is not None:
-        if data.ndim != 3 or plane >= len(data):
-            raise ValueError(f"{name}: there is no plane {plane} in data of shape {data.shape}")
-        data = data[plane]
-    if data.ndim != 2:
-        raise ValueError(f"{name} has shape {data.shape}, not that of an image; choose a plane, FILE[EXTENSION,PLANE]")
-    values = data.astype(float)
-    if "BLANK" in header and data.dtype.kind == "f":  # off the standard, and common
-        values[np.isclose(values, float(header["BLANK"]))] = np.nan
-    return values, header
+def _cleaned(files: TracerFiles, found: dict[str, tuple[np.ndarray, str | None]]) -> dict[str, np.ndarray]:
+    """Maps and their units to maps in km/s, NaN where there is none."""
+    values = {}
+    for key, (value, unit) in found.items():
+        if files.blank is not None:
+            value = np.where(np.isclose(value, files.blank), np.nan, value)
+        if key in ("velocity", "dispersion", "velocity_error"):
+            value = value * kms(getattr(files, key), files.velocity_unit or unit)
+        elif key == "velocity_ivar" and files.velocity_unit == "m/s":
+            value = value * 1e6
+        values[key] = value
+    return values
 
 
 def _read_images(
     files: TracerFiles, folder: Path, centre_deg: tuple[float, float] | None
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, float]:
-    values, header = {}, None
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, float, float]:
+    rows = Bins(files.bins, folder, files.bin) if files.bins else None
+    found, header = {}, None
     for key in _MAPS:
-        if (name := getattr(files, key)) is not None:
-            values[key], one = _image(name, folder)
-            header = one if key == "velocity" else header
-    shapes = {key: v.shape for key, v in values.items()}
+        if (name := getattr(files, key)) is None:
+            continue
+        if rows is not None and name in rows.columns:
+            number, one = image(files.bin, folder)
+            found[key] = rows.spread(name, number)
+        else:
+            value, one = image(name, folder)
+            found[key] = value, one.get("BUNIT")
+        header = one if key == "velocity" else header
+    shapes = {key: v.shape for key, (v, _) in found.items()}
     if len(set(shapes.values())) != 1:
         raise ValueError(f"images differ in shape: {', '.join(f'{k} {s}' for k, s in shapes.items())}")
+    assert header is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
         wcs = WCS(header).celestial
@@ -236,32 +243,26 @@ def _read_images(
     scales = 3600 * proj_plane_pixel_scales(wcs)
     if abs(scales[0] / scales[1] - 1) > 0.02:
         raise ValueError(f"pixels are not square: {scales[0]:.3g} x {scales[1]:.3g} arcsec; rebin the maps first")
-    rows, columns = np.indices(values["velocity"].shape)
-    place = wcs.pixel_to_world(columns, rows)
+    iy, ix = np.indices(shapes["velocity"])
+    place = wcs.pixel_to_world(ix, iy)
     centre = SkyCoord(*centre_deg, unit="deg", frame="icrs").transform_to(place.frame)
     x, y = (offset.to_value("arcsec") for offset in centre.spherical_offsets_to(place))
-    return values, x, y, float(np.sqrt(scales[0] * scales[1]))
+    beam = 3600 * np.sqrt(float(header.get("BMAJ", 0.0)) * float(header.get("BMIN", 0.0)))
+    return _cleaned(files, found), x, y, float(np.sqrt(scales[0] * scales[1])), float(beam)
 
 
 def _read_table(files: TracerFiles, folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, float]:
-    file, extension, _ = _named(str(files.table))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        with _open(folder / file) as hdus:
-            tables = [h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU)]
-            if extension is not None:
-                tables = [h for i, h in enumerate(hdus) if extension in (i, h.name) and h in tables]
-            if not tables:
-                raise ValueError(f"{files.table} holds no such table")
-            data, known = tables[0].data, tables[0].columns.names
-            wanted = {key: name for key in (*_MAPS, "x", "y") if (name := getattr(files, key)) is not None}
-            if missing := [name for name in wanted.values() if name not in known]:
-                raise ValueError(f"{file} has no column {', '.join(missing)}; there are {', '.join(known)}")
-            values = {key: np.asarray(data[name], float) for key, name in wanted.items()}
-    if not len(values["x"]) or any(v.ndim != 1 for v in values.values()):
-        raise ValueError(f"{file}: columns must hold one number a row, and there must be rows")
-    x, y = values.pop("x"), values.pop("y")
+    found = columns(str(files.table), folder)
+    rows = Bins(files.bins, folder, files.bin) if files.bins else None
+    wanted = {key: name for key in (*_MAPS, "x", "y") if (name := getattr(files, key)) is not None}
+    if rows is not None and files.bin in found:
+        number = found[files.bin][0]
+        found |= {n: rows.spread(n, number) for n in wanted.values() if n in rows.columns and n not in found}
+    if missing := [name for name in wanted.values() if name not in found]:
+        raise ValueError(f"{files.table} has no column {', '.join(missing)}; there are {', '.join(found)}")
+    x, y = (found[wanted.pop(key)][0] for key in ("x", "y"))
+    values = _cleaned(files, {key: found[name] for key, name in wanted.items()})
     steps = np.diff(np.unique(np.round(x[np.isfinite(x)], 4)))
     if not len(steps):
-        raise ValueError(f"{file}: all spaxels lie at one x")
+        raise ValueError(f"{files.table}: all spaxels lie at one x")
     return values, x, y, float(np.median(steps))

@@ -18,6 +18,7 @@ from astropy import units
 from astropy.table import QTable
 from matplotlib.figure import Figure
 
+from eval import plausible
 from eval.galaxy import ObservedGalaxy
 from eval.metrics import SHARES
 from eval.pictures import observed_profile
@@ -192,6 +193,8 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
     tracer = _tracer(run, galaxy)
     config = run.models[0].config
     maps = {name: sky for name, sky in galaxy.maps().items() if tracer in ("both", name)}
+    for name, sky in maps.items():
+        plausible.refuse(name, sky, galaxy.half_light_radius_arcsec)
     rng = np.random.default_rng(SEED)
 
     def lognormal(value: float, error: float) -> np.ndarray:
@@ -271,6 +274,7 @@ def _cautions(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], p
             )
         if sky.side_arcsec / r_e > FINE * config.field_of_view_re / config.pixels:
             found.append(f"The pixels of the {name} are coarser than anything the network has seen.")
+    found += plausible.cautions(maps)
     if not run.unseen:
         found.append(
             "The intervals are those for galaxies of the training suites: train with --across to have them hold what "

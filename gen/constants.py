@@ -7,6 +7,7 @@ G = 4.300917270e-6
 KPC_CM = 3.0856775814913673e21
 MSUN_G = 1.988409870698051e33
 KMS_CM_S = 1.0e5
+LIGHT_KMS = 299_792.458
 #: One kpc/(km/s) in Gyr.
 GYR_PER_KPC_KMS = 0.9777922216807892
 #: Critical density of a Planck-like universe, H0 = 67.74 km/s/Mpc [Msun/kpc^3].

@@ -14,6 +14,7 @@ from uuid import uuid4
 import numpy as np
 from scipy.spatial import cKDTree
 
+from gen.constants import LIGHT_KMS
 from gen.formats import FORMATS, SnapshotError
 from gen.formats.base import reading
 from gen.formats.frontends import forget_datasets
@@ -26,7 +27,6 @@ READ_WHOLE = 200_000
 #: Neighbours whose distance is the kernel support of gas that comes without density.
 NEIGHBOURS = 32
 YT = version("yt")
-LIGHT_KMS = 299_792.458
 #: No particle weighs as much as the heaviest clusters of galaxies.
 HEAVIEST_MSUN = 1e16
 #: When a particle became a star; AREPO's wind cells, gas in the guise of stars, have none or less than none.

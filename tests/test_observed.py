@@ -1,5 +1,6 @@
 """Observed galaxies: maps on the sky become the maps a network knows, uncertainties are what they should be."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -274,6 +275,93 @@ def test_a_table_of_spaxels_is_its_image(tmp_path, seen):
         np.testing.assert_allclose(getattr(gas, name), getattr(made, name), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("binned", ["table", "image"])
+def test_a_row_per_bin_is_the_same_for_its_spaxels(tmp_path, seen, binned):
+    """As GIST's and DYNAMITE's: spaxels know the number of their bin, kinematics are in a table of bins."""
+    content = write_images(tmp_path, seen)
+    images = {n: fits.getdata(tmp_path / f"{n}.fits") for n in ("velocity", "density", "fwhm")}
+    header = fits.getheader(tmp_path / "velocity.fits")
+    iy, ix = np.indices(images["velocity"].shape)
+    number = np.where(np.isfinite(images["velocity"]), 7 + iy // 2 * 100 + ix // 3, -1)
+    bins = np.random.default_rng(0).permutation(np.unique(number[number >= 0]))
+    velocity, sigma = 1500 + np.sin(bins) * 80, 20 + np.cos(bins) ** 2
+    columns = [fits.Column("BIN_ID", "J", array=bins), fits.Column("V", "D", array=1e3 * velocity, unit="m/s"),
+               fits.Column("SIGMA", "D", array=sigma)]  # fmt: skip
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "kin.fits")
+    content["gas"] = {"velocity": "V", "dispersion": "SIGMA", "bins": "kin.fits", "density_msun_kpc2": 1.0}
+    if binned == "image":
+        fits.PrimaryHDU(number.astype(np.int32), header).writeto(tmp_path / "number.fits")
+        content["gas"] |= {"density": "density.fits", "bin": "number.fits"}
+        # As some pipelines do: rows count the bins.
+        rows = np.zeros((bins.max() + 1, 2))
+        rows[bins] = np.stack([velocity, sigma], axis=1)
+        columns = [fits.Column("V", "D", array=rows[:, 0]), fits.Column("SIGMA", "D", array=rows[:, 1])]
+        fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "kin.fits", overwrite=True)
+    else:
+        columns = [fits.Column(n, "D", array=v.ravel()) for n, v in
+                   (("X", 2.0 * ix), ("Y", 2.0 * iy), ("FLUX", images["density"]), ("BIN_ID", number))]  # fmt: skip
+        fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "spaxels.fits")
+        content["gas"] |= {"density": "FLUX", "table": "spaxels.fits"}
+    gas = read_galaxy(described(tmp_path, content)).gas
+    there = number >= 0
+    at = np.argsort(bins)[np.searchsorted(np.sort(bins), number[there])]
+    np.testing.assert_allclose(gas.velocity_kms, velocity[at], rtol=1e-12)
+    np.testing.assert_allclose(gas.dispersion_kms, sigma[at], rtol=1e-12)
+    np.testing.assert_allclose(gas.density, images["density"][there], rtol=1e-6)
+
+
+@pytest.mark.parametrize("convention", ["optical", "radio"])
+@pytest.mark.parametrize("systemic", [True, False])
+def test_velocities_of_any_unit_and_convention_are_the_galaxys_own(tmp_path, seen, convention, systemic):
+    content, c, z = write_images(tmp_path, seen), 299792.458, 0.03
+    rest, sigma = (fits.getdata(tmp_path / f"{n}.fits").astype(float) for n in ("velocity", "fwhm"))
+    rest -= np.nanmedian(rest)
+    shifted = (1 + z) * (1 + rest / c)
+    said = {"optical": c * (shifted - 1), "radio": c * (1 - 1 / shifted)}[convention]
+    wide = {"optical": 1 + z, "radio": 1 / (1 + z)}[convention]
+    header = fits.getheader(tmp_path / "velocity.fits")
+    header.update({"BMAJ": 4 / 3600, "BMIN": 1 / 3600})
+    for name, image, unit in (("velocity", 1e3 * said, "m s-1"), ("fwhm", wide * sigma, "km/s")):
+        header["BUNIT"] = unit
+        fits.PrimaryHDU(image, header).writeto(tmp_path / f"{name}.fits", overwrite=True)
+    content["gas"]["convention"] = convention
+    content["systemic_kms"] = c * z if convention == "optical" else c * (1 - 1 / (1 + z))
+    del content["gas"]["beam_fwhm_arcsec"]
+    if not systemic:
+        del content["systemic_kms"]
+    gas = read_galaxy(described(tmp_path, content)).gas
+    good = np.isfinite(rest)
+    np.testing.assert_allclose(gas.velocity_kms, rest[good], atol=1e-6)
+    np.testing.assert_allclose(gas.dispersion_kms, sigma[good] / 2.3548200450309493, rtol=1e-6)
+    assert gas.beam_fwhm_arcsec == pytest.approx(2.0)
+
+
+def test_maps_that_are_not_what_they_are_said_to_be(relative, runs, seen):
+    galaxy = galaxy_of(seen, "gas")
+    fast = replace(galaxy.gas, velocity_kms=1e3 * galaxy.gas.velocity_kms)
+    with pytest.raises(ValueError, match="velocity_unit: m/s"):
+        infer(relative, replace(galaxy, gas=fast), draws=2)
+    redshift = replace(galaxy.gas, velocity_kms=galaxy.gas.velocity_kms / 3e5, dispersion_kms=None)
+    with pytest.raises(ValueError, match="neither a redshift"):
+        infer(relative, replace(galaxy, gas=redshift), draws=2)
+    with pytest.raises(ValueError, match="is the centre right"):
+        infer(relative, replace(galaxy, gas=galaxy.gas.moved(300, 0)), draws=2)
+    far = replace(galaxy, gas=replace(galaxy.gas, velocity_kms=galaxy.gas.velocity_kms + 7500))
+    assert "2.5 % too large; say convention" in " ".join(infer(relative, far, draws=2).sentences())
+    with pytest.raises(ValueError, match="distance_mpc must be positive"):
+        replace(galaxy, distance_mpc=0.0)
+    both = load(next(run for run in runs if run.name == "both"))
+    galaxy = galaxy_of(seen, "gas", "stars")
+    odd = "mirrored or turned|map of gas|map of stars"
+    assert not re.search(odd, " ".join(infer(both, galaxy, draws=2).sentences()))
+    mirrored = replace(galaxy, stars=replace(galaxy.stars, velocity_kms=-galaxy.stars.velocity_kms))
+    assert "mirrored or turned" in " ".join(infer(both, mirrored, draws=2).sentences())
+    cold = replace(galaxy.gas, dispersion_kms=0.2 * galaxy.gas.dispersion_kms)
+    assert "map of gas" in " ".join(infer(both, replace(galaxy, stars=cold), draws=2).sentences())
+    hot = replace(galaxy.stars, dispersion_kms=100 + galaxy.stars.dispersion_kms)
+    assert "map of stars" in " ".join(infer(both, replace(galaxy, gas=hot), draws=2).sentences())
+
+
 def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs, capsys):
     path = described(tmp_path, write_images(tmp_path, seen))
     stars = next(run for run in runs if run.name == "stars")
@@ -314,6 +402,10 @@ def damaged(content, folder):
     (folder / "velocity.fits").write_bytes(whole[:2880] + whole[2880:3000])
 
 
+def frequency(content, folder):
+    fits.setval(folder / "velocity.fits", "BUNIT", value="GHz")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -331,6 +423,14 @@ def damaged(content, folder):
         (lambda content, folder: content.update(distance_mpc=-3.0), "distance_mpc"),
         (lambda content, folder: content.update(name="../../etc"), "name"),
         (lambda content, folder: content.update(half_light_radius_arcsec=float("nan")), "half_light_radius_arcsec"),
+        (lambda content, folder: content.update(distance_mpc=0), "distance_mpc"),
+        (lambda content, folder: content.update(centre_deg=[float("nan"), 2.0]), "centre_deg"),
+        (lambda content, folder: content.update(centre_deg=[151.0, 2.0]), "is the centre right"),
+        (gas(velocity_unit="m/s"), "neither a redshift"),
+        (gas(velocity_unit="Hz"), "velocity_unit"),
+        (frequency, "convert it to km/s"),
+        (gas(bins="mock.yaml"), "cannot be read as FITS"),
+        (gas(bins="velocity.fits"), "no such table"),
         (damaged, "velocity.fits"),
     ],
 )

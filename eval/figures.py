@@ -32,6 +32,7 @@ _COLUMN = {
     "gas_fraction": "gas fraction inside 3 R$_e$", "rotation_support": "(<V$^2$> / <$\\sigma^2$>)$^{1/2}$, stars",
 }  # fmt: skip
 _RADIUS = "r / R$_e$"
+_LINES = ("-", "--", ":", "-.")  # kinds of networks
 
 
 def radius_axis(axis: Axes, ticks: Sequence[float] = (0.3, 0.5, 1, 2, 3)) -> None:
@@ -50,6 +51,11 @@ def _networks(table: pd.DataFrame, instrument: str, test: str) -> pd.DataFrame:
     """Rows of the networks trained on most suites."""
     here = table[(table.instrument == instrument) & (table.test == test)]
     return here[here.train == joint_training(table)]
+
+
+def _plain(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of the networks that answer for one tracer and see galaxies as they are."""
+    return rows[rows.estimator == "cnn"]
 
 
 def _draw(axis: Axes, rows: pd.DataFrame, name: str, colour: str, label: str, line: str, marker: str = "o") -> None:
@@ -73,16 +79,13 @@ def against_radius(table: pd.DataFrame, instrument: str, test: str, classical: b
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.2, 6.4), sharex=True, layout="constrained")
     order = {"gas": 0, "stars": 1, "both": 2}
     lines = sorted(networks.groupby(["estimator", "tracer"]), key=lambda item: (item[0][0], order[item[0][1]]))
+    kinds = list(dict.fromkeys(estimator for (estimator, _), _ in lines))
     for (estimator, tracer), rows in lines[-1:] if classical else lines:
-        label = (
-            f"network, {tracer}"
-            if classical
-            else f"{tracer} (one network for any)"
-            if estimator == "cnn-any"
-            else tracer
-        )
+        kind = estimator.removeprefix("cnn").lstrip("-+")
+        aside = f", {kind}" if kind != "any" else " (one network for any)"
+        label = f"network, {tracer}" if classical else tracer + aside * bool(kind)
         for axis, name in ((top, "dispersion"), (bottom, "bias")):
-            _draw(axis, rows, name, COLOUR[tracer], label, "--" if estimator == "cnn-any" else "-")
+            _draw(axis, rows, name, COLOUR[tracer], label, _LINES[kinds.index(estimator) % len(_LINES)])
     if classical:
         here = table[(table.instrument == instrument) & (table.test == test) & (table.train == "")]
         for estimator, rows in here.groupby("estimator"):
@@ -90,8 +93,9 @@ def against_radius(table: pd.DataFrame, instrument: str, test: str, classical: b
             for axis, name in ((top, "dispersion"), (bottom, "bias")):
                 _draw(axis, rows, name, *look)
     top.set(ylabel="dispersion [dex]", title=f"tested on {test}, instrument {instrument}")
-    top.set_ylim(0, 1.35 * top.get_ylim()[1] if not classical else top.get_ylim()[1])
-    if classical:
+    below = classical or len(kinds) > 1
+    top.set_ylim(0, top.get_ylim()[1] * (1 if below else 1.35))
+    if below:
         figure.legend(
             *top.get_legend_handles_labels(), frameon=False, ncols=2, loc="outside lower center", fontsize=8.5
         )
@@ -175,7 +179,8 @@ def closed(table: pd.DataFrame) -> Figure:
         for y, row in zip(at, rows.itertuples(), strict=True):
             if "+" in row.Index and np.isfinite(row.closed):
                 words = f"{100 * row.closed:.0f} % ({100 * row.closed_lo:.0f} to {100 * row.closed_hi:.0f})"
-                column[0].text(0.002, y, f"closed {words}", va="center", fontsize=8)
+                paper = {"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 1.5}
+                column[0].text(0.002, y, f"closed {words}", va="center", fontsize=8, bbox=paper)
         column[0].axvline(rows.rmse_plain.mean(), color="k", ls="--", lw=1)
         column[0].axvline(rows.rmse_home.mean(), color="k", lw=1)
         column[1].axvline(0.6827, color="k", lw=1)
@@ -187,8 +192,8 @@ def calibration(table: pd.DataFrame, histograms: pd.DataFrame, instrument: str, 
     """Coverage at all levels and against radius, PIT and TARP of each tracer's network."""
     figure, axes = plt.subplots(2, 2, figsize=(9.4, 7.4), layout="constrained")
     (levels, radii), (pit, joint) = axes
-    counts = _networks(histograms, instrument, test)
-    for tracer, rows in _networks(table, instrument, test).groupby("tracer"):
+    networks, counts = (_plain(_networks(t, instrument, test)) for t in (table, histograms))
+    for tracer, rows in networks.groupby("tracer"):
         colour = COLOUR[tracer]
         radii.plot(rows.radius, rows.coverage_68, "o-", ms=3.5, color=colour, label=tracer)
         radii.fill_between(rows.radius, rows.coverage_68_lo, rows.coverage_68_hi, color=colour, alpha=0.18, lw=0)
@@ -239,7 +244,7 @@ def calibration(table: pd.DataFrame, histograms: pd.DataFrame, instrument: str, 
 
 def by_column(bins: pd.DataFrame, instrument: str, test: str) -> Figure:
     """Dispersion and bias, mean of radii, in bins of what a galaxy and its view are like."""
-    here = _networks(bins, instrument, test)
+    here = _plain(_networks(bins, instrument, test))
     columns = [c for c in _COLUMN if c in set(here.column)]
     figure, axes = plt.subplots(
         2, len(columns), figsize=(3 * len(columns) + 0.6, 5.2), sharey="row", squeeze=False, layout="constrained"

@@ -43,6 +43,7 @@ VARIANTS = {
     "stronger heat": "--scale-dex 0.3 --light-dex 0.3 --heat 0.5",
     "strong+heat+tilt": "--scale-dex 0.3 --light-dex 0.3 --heat 0.3 --tilt 0.2",
     "scale+relative": "--scale-dex 0.3 --inputs relative",
+    "scale+heat+relative": "--scale-dex 0.3 --heat 0.3 --inputs relative",
     "robust": "--robust",
 } | dict.fromkeys(WEIGHTS, "")
 TRACERS = ("gas", "stars", "both")

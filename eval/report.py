@@ -43,7 +43,8 @@ _TEXT = {
     "closed": "Networks trained on all suites but one and tested on that one, mean over the suites left out. RMSE is "
     "bias and dispersion together. Lines: what plain networks reach on it (dashed), and what those trained on it alone "
     "do (full). By what varied while they were trained: scale (velocities, lengths and masses by factors that gravity "
-    "does not notice), light (mass-to-light ratios), heat (rotation against dispersion), tilt (mass profiles' slopes).",
+    "does not notice), light (mass-to-light ratios), heat (rotation against dispersion), tilt (mass profiles' slopes);"
+    " relative: densities are seen up to a factor only.",
     "calibration": "A calibrated posterior holds the truth in its 68 % interval 68 % of the time, and so for every "
     "level (top left); ranks of the truth are even (bottom left: heaped at the ends where posteriors "
     "are too narrow, in the middle where too wide); and for the whole profile the curve of TARP lies at"

@@ -20,8 +20,8 @@ from train.config import PRECISIONS, FitConfig
 from train.fit import Stopped, fit_ensemble
 from train.fitter import NonFinite
 
-#: Strengths of what varies in training that close most of the gap between suites (docs/generalization.md).
-ROBUST = {"scale_dex": 0.3, "light_dex": 0.3, "heat": 0.3}
+#: Options that close most of the gap between suites (docs/generalization.md).
+ROBUST = {"scale_dex": 0.3, "heat": 0.3, "inputs": "relative"}
 #: Options of `launch` that go before what the site file says.
 _SITE_OPTIONS = {
     "account": "sbatch --account", "partition": "sbatch --partition", "qos": "sbatch --qos",
@@ -126,7 +126,8 @@ def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
     many = ("store", "suites", "tracer")
     options = {k: v for k, v in vars(args).items() if k in FitConfig.__dataclass_fields__ and k not in many}
     if args.robust:
-        options |= {k: options[k] or v for k, v in ROBUST.items()} | {"across": True}
+        given = {k: v for k, v in options.items() if v != FitConfig.__dataclass_fields__[k].default}
+        options |= {**ROBUST, **given, "across": True}
     return options
 
 

@@ -8,7 +8,7 @@ import torch
 from conftest import SUITES
 
 from eval.calibration import coverage, ranks
-from train.__main__ import main
+from train.__main__ import ROBUST, _fit_options, _parser, main
 from train.calibrate import LEVELS, unseen_scale
 from train.dataset import read_views, usable
 from train.posterior import Inference, load
@@ -71,3 +71,11 @@ def test_one_suite_cannot_be_left_out(map_store, tmp_path, capsys):
     line = ["fit", "--store", str(map_store), "--tracer", "gas", "--suites", "quiet", "--out", str(tmp_path / "run")]
     assert main([*line, "--across"]) == 2
     assert "it needs two at least" in capsys.readouterr().err
+
+
+def test_robust_is_a_set_of_options_each_of_which_can_be_chosen():
+    line = ["fit", "--store", "maps.zarr", "--tracer", "stars", "--out", "run"]
+    plain, robust = (_fit_options(_parser().parse_args([*line, *more])) for more in ([], ["--robust"]))
+    assert {k: v for k, v in robust.items() if plain[k] != v} == {**ROBUST, "across": True}
+    chosen = _fit_options(_parser().parse_args([*line, "--robust", "--scale-dex", "0.1", "--inputs", "raw"]))
+    assert {k: v for k, v in chosen.items() if robust[k] != v} == {"scale_dex": 0.1, "inputs": "raw"}

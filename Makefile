@@ -84,9 +84,10 @@ $(GAP): $(DEMO)/gap/%/.done:
 	$(FIT) --tracer $${tracer#robust-} --suites $$(echo $$suites | tr + ,) --steps $$(( $(STEPS) * parts / 3 )) $$more --out $(@D) && touch $@
 
 # Networks for observed galaxies, of all suites: docs/observed.md.
+SKY_OPTIONS := --scale-dex 0.3 --heat 0.3 --inputs relative --fade 0.5 --no-dispersion 0.2
 SKY := $(DEMO)/sky/gas/.done $(DEMO)/sky/stars/.done
 $(SKY): $(DEMO)/sky/%/.done:
-	@$(FIT) --tracer $* --steps $(STEPS) --robust --inputs relative --fade 0.5 --no-dispersion 0.2 --out $(@D) && touch $@
+	@$(FIT) --tracer $* --steps $(STEPS) --robust $(SKY_OPTIONS) --out $(@D) && touch $@
 
 sky: demo-mocks demo-maps
 	@$(MAKE) --no-print-directory -j 2 $(SKY)

@@ -120,7 +120,7 @@ def main() -> int:
     args = parser.parse_args()
     options = command._parser().parse_args(args.fit)
     suites = tuple(options.suites.split(","))
-    config = FitConfig(str(options.store), options.tracer, suites, **command._fit_options(options))
+    config = FitConfig.asked(str(options.store), options.tracer, suites, **command._fit_options(options))
     weight = WEIGHTS[args.way] if args.weight is None else args.weight
     fit(config, options.out, kind=aligned(args.way, weight, options.store, args.target))
     return 0

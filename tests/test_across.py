@@ -1,6 +1,7 @@
 """Posteriors for suites that a network has not seen: fits without each suite, and what they say of the widths."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from conftest import SUITES
 
 from eval.calibration import coverage, ranks
-from train.__main__ import ROBUST, _fit_options, _parser, main
+from train.__main__ import _fit_options, _parser, main
 from train.calibrate import LEVELS, unseen_scale
+from train.config import ROBUST, FitConfig
 from train.dataset import read_views, usable
 from train.posterior import Inference, load
 
@@ -73,9 +75,15 @@ def test_one_suite_cannot_be_left_out(map_store, tmp_path, capsys):
     assert "it needs two at least" in capsys.readouterr().err
 
 
-def test_robust_is_a_set_of_options_each_of_which_can_be_chosen():
-    line = ["fit", "--store", "maps.zarr", "--tracer", "stars", "--out", "run"]
-    plain, robust = (_fit_options(_parser().parse_args([*line, *more])) for more in ([], ["--robust"]))
-    assert {k: v for k, v in robust.items() if plain[k] != v} == {**ROBUST, "across": True}
-    chosen = _fit_options(_parser().parse_args([*line, "--robust", "--scale-dex", "0.1", "--inputs", "raw"]))
+@pytest.mark.parametrize("tracer", ["gas", "stars", "both", "any"])
+def test_robust_is_a_set_of_options_each_of_which_can_be_chosen(tracer):
+    line = ["fit", "--store", "maps.zarr", "--tracer", tracer, "--out", "run"]
+
+    def config(*more):
+        return FitConfig.asked("maps.zarr", tracer, SUITES, **_fit_options(_parser().parse_args([*line, *more])))
+
+    plain, robust = asdict(config()), asdict(config("--robust"))
+    expected = ROBUST["gas" if tracer == "gas" else "stars"]
+    assert {k: v for k, v in robust.items() if plain[k] != v} == {**expected, "across": True}
+    chosen = asdict(config("--robust", "--scale-dex", "0.1", "--inputs", "raw"))
     assert {k: v for k, v in chosen.items() if robust[k] != v} == {"scale_dex": 0.1, "inputs": "raw"}

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from train.checkpoint import member_folders
-from train.config import PRECISIONS, FitConfig
+from train.config import PRECISIONS, ROBUST, FitConfig
 from train.fit import Stopped, fit_ensemble
 from train.fitter import NonFinite
 
-#: Options that close most of the gap between suites (docs/generalization.md).
-ROBUST = {"scale_dex": 0.3, "heat": 0.3, "inputs": "relative"}
 #: Options of `launch` that go before what the site file says.
 _SITE_OPTIONS = {
     "account": "sbatch --account", "partition": "sbatch --partition", "qos": "sbatch --qos",
@@ -114,21 +112,20 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--robust",
         action="store_true",
-        help="for galaxies of other simulations, or real ones: "
-        + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in ROBUST.items())
-        + " --across, each where it is not given",
+        help="for galaxies of other simulations, or real ones: --across and, each where it is not given, "
+        + "; ".join(
+            f"with {'gas alone' if tracer == 'gas' else 'stars'} "
+            + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in options.items())
+            for tracer, options in ROBUST.items()
+        ),
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile, on GPUs")
 
 
 def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What both commands know of a FitConfig, but for what `launch` makes many of."""
-    many = ("store", "suites", "tracer")
-    options = {k: v for k, v in vars(args).items() if k in FitConfig.__dataclass_fields__ and k not in many}
-    if args.robust:
-        given = {k: v for k, v in options.items() if v != FitConfig.__dataclass_fields__[k].default}
-        options |= {**ROBUST, **given, "across": True}
-    return options
+    """What both commands know of a FitConfig, but for what `launch` makes many of; for FitConfig.asked."""
+    known = {*FitConfig.__dataclass_fields__, "robust"} - {"store", "suites", "tracer"}
+    return {k: v for k, v in vars(args).items() if k in known}
 
 
 def _launch(args: argparse.Namespace) -> int:
@@ -169,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.command == "launch":
             return _launch(args)
         chosen = tuple(args.suites.split(",")) if args.suites else tuple(suites(args.store))
-        runs = fit_ensemble(FitConfig(str(args.store), args.tracer, chosen, **_fit_options(args)), args.out)
+        runs = fit_ensemble(FitConfig.asked(str(args.store), args.tracer, chosen, **_fit_options(args)), args.out)
     except NonFinite as error:
         print(f"train {args.command}: {error}", file=sys.stderr)
         return 1

@@ -97,11 +97,13 @@ class Bins:
 
 def kms(name: str, unit: str | None) -> float:
     """One of the unit of a map `name` in km/s; one where it has no unit. Raises ValueError for what is no velocity."""
-    if not (unit or "").strip():
+    written = re.sub(r"[\s.*^()]", "", (unit or "").lower()).replace("sec", "s")
+    if written in ("", "km/s", "kms-1", "kms"):
         return 1.0
+    if written in ("m/s", "ms-1"):
+        return 1e-3
     try:
-        known = units.Unit(str(unit).strip().replace("KM", "km").replace("M/S", "m/s").replace("/S", "/s"))
-        return float(known.to(units.km / units.s))
+        return float(units.Unit(str(unit).strip()).to(units.km / units.s))
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{name} is in {unit!r}, which is no velocity: convert it to km/s (frequencies and wavelengths too), "

@@ -34,7 +34,7 @@ def refuse(name: str, sky: SkyMap, r_e_arcsec: float) -> None:
     if nearest > r_e_arcsec:
         raise ValueError(
             f"the nearest pixel of the {name} lies {nearest:.3g} arcsec from the centre, farther than R_e "
-            f"({r_e_arcsec:.3g} arcsec): is the centre right?"
+            f"({r_e_arcsec:.3g} arcsec): are the centre and half_light_radius_arcsec right?"
         )
 
 

@@ -13,6 +13,7 @@ from astropy.table import QTable
 from conftest import SHARED, SUITES
 
 from eval.__main__ import main
+from eval.fitsmaps import kms
 from eval.galaxy import ObservedGalaxy, read_galaxy
 from eval.observed import KPC_PER_ARCSEC_MPC, infer
 from eval.sky import SkyMap, regrid
@@ -336,6 +337,15 @@ def test_velocities_of_any_unit_and_convention_are_the_galaxys_own(tmp_path, see
     assert gas.beam_fwhm_arcsec == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [("km/s", 1), ("Km/s", 1), ("KM/SEC", 1), ("km s^-1", 1), ("km.s**-1", 1), ("kms", 1), ("", 1), (None, 1),
+     ("M/S", 1e-3), ("m s-1", 1e-3), ("cm/s", 1e-5)],
+)  # fmt: skip
+def test_units_as_headers_write_them(unit, factor):
+    assert kms("v.fits", unit) == pytest.approx(factor)
+
+
 def test_maps_that_are_not_what_they_are_said_to_be(relative, runs, seen):
     galaxy = galaxy_of(seen, "gas")
     fast = replace(galaxy.gas, velocity_kms=1e3 * galaxy.gas.velocity_kms)
@@ -344,7 +354,7 @@ def test_maps_that_are_not_what_they_are_said_to_be(relative, runs, seen):
     redshift = replace(galaxy.gas, velocity_kms=galaxy.gas.velocity_kms / 3e5, dispersion_kms=None)
     with pytest.raises(ValueError, match="neither a redshift"):
         infer(relative, replace(galaxy, gas=redshift), draws=2)
-    with pytest.raises(ValueError, match="is the centre right"):
+    with pytest.raises(ValueError, match="are the centre and"):
         infer(relative, replace(galaxy, gas=galaxy.gas.moved(300, 0)), draws=2)
     far = replace(galaxy, gas=replace(galaxy.gas, velocity_kms=galaxy.gas.velocity_kms + 7500))
     assert "2.5 % too large; say convention" in " ".join(infer(relative, far, draws=2).sentences())
@@ -425,7 +435,7 @@ def frequency(content, folder):
         (lambda content, folder: content.update(half_light_radius_arcsec=float("nan")), "half_light_radius_arcsec"),
         (lambda content, folder: content.update(distance_mpc=0), "distance_mpc"),
         (lambda content, folder: content.update(centre_deg=[float("nan"), 2.0]), "centre_deg"),
-        (lambda content, folder: content.update(centre_deg=[151.0, 2.0]), "is the centre right"),
+        (lambda content, folder: content.update(centre_deg=[151.0, 2.0]), "are the centre and"),
         (gas(velocity_unit="m/s"), "neither a redshift"),
         (gas(velocity_unit="Hz"), "velocity_unit"),
         (frequency, "convert it to km/s"),

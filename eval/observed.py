@@ -124,7 +124,7 @@ class ObservedProfile:
         half = 0.5 * self.field_of_view_re * self.radius_kpc[0] / self.radius_re[0]
         return observed_profile(
             self.observed, float(half), self.radius_kpc, self.quantiles(SHARES), self.tilted_ring,
-            f"{self.galaxy.name} ({self.tracer}), strangeness {self.strangeness:.2f}",
+            f"{self.galaxy.name} ({self.tracer}), strangeness {self.strangeness:.3f}",
             self.galaxy.calibrated,
         )  # fmt: skip
 

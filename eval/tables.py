@@ -138,7 +138,7 @@ def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
 
     From runs on all suites but one: the RMSE, how far it has come from that of the plain run on the same suites towards
     that of the run trained on the suite left out, the coverage, and the RMSE of the best single tracer over that of
-    both. Intervals are paired by galaxy.
+    both, by the same kind of network where there is one. Intervals are paired by galaxy.
     """
     foreign = _foreign(sums)
     most = max((group.train.count("+") for group in foreign), default=0)
@@ -166,11 +166,22 @@ def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
         row |= {f"closed{k}": v for k, v in zip(("", "_lo", "_hi"), compared(values).values(), strict=True)}
         rows.append(row)
     for row in rows:
-        trio = [(row["estimator"], row["instrument"], tracer) for tracer in ("gas", "stars", "both")]
-        if row["tracer"] == "both" and all(key in rmse for key in trio):
-            found = compared(np.minimum(rmse[trio[0]], rmse[trio[1]]) / rmse[trio[2]])
+        if row["tracer"] != "both":
+            continue
+        gas, stars = (_alike(rmse, row["estimator"], row["instrument"], tracer) for tracer in ("gas", "stars"))
+        if gas is not None and stars is not None:
+            found = compared(np.minimum(gas, stars) / rmse[row["estimator"], row["instrument"], "both"])
             row |= {f"gain{k}": v for k, v in zip(("", "_lo", "_hi"), found.values(), strict=True)}
     return pd.DataFrame(rows, columns=_CLOSED)
+
+
+def _alike(
+    rmse: dict[tuple[str, str, str], np.ndarray], estimator: str, instrument: str, tracer: str
+) -> np.ndarray | None:
+    """That of a tracer by the same kind of network, or by the kind that does best with it."""
+    of = {kind: values for (kind, look, seen), values in rmse.items() if (look, seen) == (instrument, tracer)}
+    best = min(of.values(), key=lambda values: float(values[0]), default=None)
+    return of.get(estimator, best)
 
 
 def to_gap(sums: dict[Group, Sums]) -> pd.DataFrame:

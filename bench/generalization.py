@@ -91,7 +91,7 @@ class Found:
     def __init__(
         self, out: Path, store_path: Path, variants: list[str], tracers: list[str], suites: list[str], seeds: int
     ):
-        self.suites = suites
+        self.suites, self.tracers = suites, tracers
         self.found = {}
         for variant, tracer, suite in product([*variants, "home"], tracers, suites):
             runs = [folder(out, variant, tracer, suite, seed) for seed in range(seeds)]
@@ -136,8 +136,8 @@ class Found:
 
     def gain(self, variant: str) -> np.ndarray:
         """(B + 1,) RMSE of the best single tracer over that of both."""
-        gas, stars, both = (self.over_suites(variant, tracer, "rmse") for tracer in TRACERS)
-        return np.asarray(np.minimum(gas, stars) / both)
+        *singles, both = (self.over_suites(variant, t, "rmse") for t in TRACERS if t in self.tracers)
+        return np.asarray(np.min(singles, axis=0) / both)
 
 
 def ensemble(variant: str) -> str:
@@ -184,7 +184,7 @@ def main() -> None:
         means = [told(found.over_suites(variant, tracer, of), 3) for of in ("rmse", "bias", "coverage")]
         rows.append([variant, tracer, "all", means[0], told(found.closed(variant, tracer), 0), *means[1:]])
     common.table(["variant", "tracer", "left out", "RMSE [dex]", "closed [%]", "bias [dex]", "68 % coverage"], rows)
-    if set(args.tracers) == set(TRACERS):
+    if "both" in args.tracers and len(args.tracers) > 1:
         common.table(["variant", "best single / both"], [[v, told(found.gain(v), 2)] for v in listed])
 
 

@@ -174,7 +174,8 @@ def closed(table: pd.DataFrame) -> Figure:
         at = np.arange(len(kinds))[::-1]
         for axis, name in zip(column, ("rmse", "coverage_68"), strict=True):
             axis.barh(at, rows[name], color=COLOUR[tracer], alpha=0.7)
-            axis.set_yticks(at, kinds if tracer == tracers[0] else [])
+            axis.set_yticks(at, kinds if tracer == tracers[0] else [""] * len(kinds))
+            axis.set_ylim(-0.6, len(kinds) - 0.4)
             axis.set_xlabel({"rmse": "RMSE on suites left out [dex]", "coverage_68": "68 % coverage there"}[name])
         for y, row in zip(at, rows.itertuples(), strict=True):
             if "+" in row.Index and np.isfinite(row.closed):

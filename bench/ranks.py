@@ -15,7 +15,8 @@ import numpy as np
 
 from bench import common
 from gen import parallel
-from gen.maps import Settings, generate, map_galaxy
+from gen.maps import generate
+from gen.record import Settings, map_galaxy
 from gen.suite import load_suite
 
 #: Stars, gas and dark particles per galaxy of each suite: 50, 100 and 200 thousand particles.
@@ -24,8 +25,8 @@ SIZES = {"bursty": (20_000, 10_000, 20_000), "middle": (40_000, 20_000, 40_000),
 STAGES = {
     "opening": ("snapshot.py", ("__init__",)),
     "reading": ("snapshot.py", ("galaxy",)),
-    "centring": ("maps.py", ("at_rest",)),
-    "projecting": ("maps.py", ("map_galaxy",)),
+    "centring": ("record.py", ("at_rest",)),
+    "projecting": ("record.py", ("map_galaxy",)),
     "writing": ("store.py", ("write_galaxies",)),
 }
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from bench import common
-from gen import maps
-from gen.maps import Settings, map_galaxy
+from gen import maps, worker
 from gen.particles import Galaxy, Particles
 from gen.projection import project
+from gen.record import Settings, map_galaxy
 from gen.sightline import sightlines
 from gen.suite import load_suite
 
@@ -96,7 +96,7 @@ def long_run(suite: Path) -> None:
     folders = sorted((suite / "middle").glob("middle_*"))
     for i in range(len(folders), 800):  # the same few snapshots under other names
         (suite / "middle" / f"middle_{i:05d}").symlink_to(folders[i % len(folders)].resolve())
-    count, inner = 0, maps.map_galaxy
+    count, inner = 0, worker.map_galaxy
 
     def counted(*args: Any, **options: Any) -> Any:
         nonlocal count
@@ -105,7 +105,7 @@ def long_run(suite: Path) -> None:
             print(count, common.memory_mb("VmRSS") * 1.048576)
         return inner(*args, **options)
 
-    maps.map_galaxy = counted
+    worker.map_galaxy = counted
     maps.generate([load_suite(suite / "middle" / "middle.yaml")], suite / "maps.zarr", Settings(), quiet=True)
 
 

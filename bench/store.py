@@ -15,7 +15,7 @@ import numpy as np
 
 from bench import common
 from gen import store
-from gen.maps import Settings, map_galaxy
+from gen.record import Settings, map_galaxy
 
 Record = dict[str, np.ndarray]
 

@@ -110,7 +110,9 @@ def _mock(args: argparse.Namespace) -> int:
 
 def _maps(args: argparse.Namespace) -> int:
     from gen import parallel
-    from gen.maps import Settings, generate, list_tasks, plan
+    from gen.maps import generate
+    from gen.plan import list_tasks, plan
+    from gen.record import Settings
     from gen.suite import load_suite
 
     parallel.check()

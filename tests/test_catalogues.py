@@ -14,7 +14,7 @@ from gen.catalogue import chosen, find_haloes, usable
 from gen.catalogues import READERS, Halo
 from gen.constants import KPC_CM, G
 from gen.formats import FORMATS, CodeUnits, SnapshotError
-from gen.maps import list_tasks
+from gen.plan import list_tasks
 from gen.suite import Catalogue, Selection, SuiteError, load_suite
 
 A, H = 0.5, 0.7

@@ -1,0 +1,70 @@
+"""Which galaxies a suite has, and their places in the store."""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gen import store
+from gen.catalogue import Halo, chosen, find_haloes, usable
+from gen.formats import FORMATS, SnapshotError
+from gen.record import Settings
+from gen.suite import Suite, SuiteError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One galaxy to map: where it is read from and where its maps go."""
+
+    suite: Suite
+    index: int
+    name: str
+    snapshot: Path
+    halo: Halo | None  # None: listing it failed
+    problem: str = ""
+    kept: bool = False  # done before, and readable as far as is known
+
+
+def list_snapshot(suite: Suite, snapshot: Path) -> list[tuple[str, Halo | None, str]]:
+    """(name, halo, problem) of every galaxy in one snapshot, without opening its particles."""
+    try:
+        units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
+        path = suite.catalogue_path(snapshot)
+        haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
+    except (SnapshotError, SuiteError, OSError, ValueError) as error:
+        return [(suite.galaxy_name(snapshot, "?"), None, str(error))]
+    return [(suite.galaxy_name(snapshot, h.name), *usable(h, path)) for h in haloes]
+
+
+def list_tasks(suite: Suite) -> list[Task]:
+    """Every galaxy of a suite in a fixed order. Raises SuiteError when there is none."""
+    found: list[tuple[Path, tuple[str, Halo | None, str]]] = []
+    for snapshot in suite.snapshot_paths():
+        found += [(snapshot, entry) for entry in list_snapshot(suite, snapshot)]
+    found = found[: suite.selection.max_galaxies]
+    if not found:
+        raise SuiteError(f"suite {suite.name}: no galaxy in its catalogues passes `selection`")
+    name, times = Counter(entry[0] for _, entry in found).most_common(1)[0]
+    if times > 1:
+        raise SuiteError(f"suite {suite.name}: {times} galaxies are called {name}")
+    return [Task(suite, i, name, path, halo, why) for i, (path, (name, halo, why)) in enumerate(found)]
+
+
+def plan(suites: list[Suite], out: Path, settings: Settings, repair: bool = False) -> list[Task]:
+    """Every galaxy of the suites, with a place in the store, which is made if need be. For one process.
+
+    Raises StoreError, SuiteError or OSError.
+    """
+    found = []
+    for suite in suites:
+        print(f"{suite.name}: listing galaxies of {suite.root / suite.snapshots}", file=sys.stderr)
+        tasks = list_tasks(suite)
+        config = {**vars(settings), "suite": suite.model_dump(mode="json", exclude={"root"})}
+        lineages = [suite.lineage_of(t.name, getattr(t.halo, "lineage", None)) for t in tasks]
+        group = store.create_suite(out, suite.name, [t.name for t in tasks], lineages, config)
+        status = store.read_status(group, unreadable_is_pending=repair)
+        number = {str(name): i for i, name in enumerate(group["galaxy"][:])}
+        tasks = [replace(t, index=number[t.name]) for t in tasks]
+        found += [replace(t, kept=bool(status[t.index] == store.DONE)) for t in tasks]
+    (out / ".started").mkdir(exist_ok=True)
+    return found

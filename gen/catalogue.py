@@ -1,14 +1,16 @@
-"""Where the galaxies of a snapshot are: read from its catalogue, chosen, or found on the stars themselves."""
+"""Where the galaxies of a snapshot are: read from its catalogue, chosen, or found on its matter."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gen.catalogues import READERS, Halo
+from gen.centre import deepest_point, few
 from gen.formats import CodeUnits, SnapshotError
 from gen.formats.base import reading
-from gen.snapshot import Snapshot
+from gen.snapshot import READ_WHOLE, Snapshot
 from gen.suite import Selection
 
 #: Several times that of the heaviest clusters of galaxies.
@@ -74,20 +76,14 @@ def usable(halo: Halo, path: Path | None) -> tuple[Halo | None, str]:
     return halo, ""
 
 
-def densest_point(snapshot: Snapshot) -> np.ndarray:
-    """Centre (3,) [kpc] of the stars: spheres that shrink by 10 % until 100 are left (Power et al. 2003)."""
-    stars = snapshot.everything("stars")
-    if len(stars) == 0:
+def found_centre(snapshot: Snapshot) -> np.ndarray:
+    """Centre (3,) [kpc] of the galaxy in a snapshot without a catalogue (`gen.centre.deepest_point`).
+
+    Raises SnapshotError where there are no stars.
+    """
+    parts = {name: few(snapshot.everything(name), READ_WHOLE) for name in snapshot.components}
+    if len(parts["stars"]) == 0:
         raise SnapshotError(f"{snapshot.path}: no stars to find a centre from, and no catalogue given")
-    origin = stars.pos_kpc[0]
-    offset = snapshot.wrap(stars.pos_kpc - origin)
-    centre = np.median(offset, axis=0)
-    radius = float(np.linalg.norm(offset - centre, axis=1).max())
-    weight = stars.mass_msun
-    enough = min(100, len(stars))
-    while True:
-        inside = np.linalg.norm(offset - centre, axis=1) <= radius
-        if inside.sum() < enough or radius == 0:
-            return origin + centre
-        centre = np.average(offset[inside], axis=0, weights=weight[inside])
-        radius *= 0.9
+    origin = parts["stars"].pos_kpc[0]
+    about = {name: replace(p, pos_kpc=snapshot.wrap(p.pos_kpc - origin)) for name, p in parts.items()}
+    return origin + deepest_point(about["stars"], list(about.values()))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gen.catalogue import densest_point
+from gen.catalogue import found_centre
 from gen.check import guess_format
 from gen.profile import half_mass_radius
 from gen.snapshot import Snapshot
@@ -62,7 +62,7 @@ def draft(path: Path, format_name: str | None = None) -> str:
         else:
             lines.append("# no catalogue found: one galaxy per snapshot, its centre found on the stars")
             stars = snapshot.everything("stars")
-            offset = snapshot.wrap(stars.pos_kpc - densest_point(snapshot))
+            offset = snapshot.wrap(stars.pos_kpc - found_centre(snapshot))
             half = half_mass_radius(np.linalg.norm(offset, axis=1), stars.mass_msun)
             lines.append(f"aperture: {{kpc: {float(f'{6 * half:.2g}'):g}}}   # 6 half-mass radii of all its stars")
         zoom = [t for t in ("PartType2", "PartType3") if snapshot.counts.get(t) and t in snapshot.components["dark"]]

@@ -1,5 +1,7 @@
 """The YAML file that describes one suite, checked before anything runs."""
 
+import glob
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +14,19 @@ from gen.yamlfile import read_checked
 
 class SuiteError(ValueError):
     """A suite file that cannot work: the message says which key and what it may be."""
+
+
+def snapshot_number(path: Path, format_name: str) -> str:
+    """The number of a snapshot, or of a catalogue, in its file's name, as written there; "" where there is none.
+
+    099 of snap_099.0.hdf5 (the 0 is the file's), 01024 of g8.26e11.01024, 028 of snap_028_z000p000.0.hdf5 and 600 of
+    snap600Rpep..z0.000.AHF_halos (the redshift is no number), 010 of snapshot_010.0 (GADGET's binary files).
+    """
+    name = re.sub(r"\.(hdf5|h5|list|ascii|ecsv|csv|AHF_halos)$", "", path.name)
+    name = re.sub(r"[._]z\d+[.p]\d+", "", name)
+    if format_name != "tipsy":  # of several files each has its number, which has no leading zeros; Tipsy's is one
+        name = re.sub(r"(\d)\.(0|[1-9]\d{0,3})$", r"\1", name)
+    return (["", *re.findall(r"\d+", name)])[-1]
 
 
 class _Section(BaseModel):
@@ -170,22 +185,24 @@ class Suite(_Section):
         if self.catalogue.path is None:
             return None
         stem = snapshot.name.rsplit(".", 1)[0]
-        # snap_099.0.hdf5 is the first file of snapshot 099.
-        digits = re.findall(r"\d+", re.sub(r"\.0\.(hdf5|h5)$", "", snapshot.name).removesuffix(snapshot.suffix))
-        number = digits[-1] if digits else ""
+        words = {"stem": stem, "name": snapshot.name, "number": snapshot_number(snapshot, self.format)}
         try:
-            pattern = self.catalogue.path.format(stem=stem, name=snapshot.name, number=number)
-        except (KeyError, IndexError, ValueError) as error:
+            # What the snapshot's name holds stands for itself; wildcards are those of `path` alone.
+            pattern = self.catalogue.path.format(**{key: glob.escape(word) for key, word in words.items()})
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise SuiteError(
                 f"suite {self.name}: catalogue path {self.catalogue.path!r} may use {{name}}, {{stem}}, {{number}}"
             ) from error
         for folder in (snapshot.parent, self.root):
-            found = sorted(p for p in folder.glob(pattern) if p.is_file())
+            # os.path.join lets an absolute pattern stand alone.
+            matches = glob.glob(os.path.join(glob.escape(str(folder)), os.path.expanduser(pattern)), recursive=True)
+            found = sorted(Path(match) for match in matches if os.path.isfile(match))
             if len(found) > 1:
                 raise SuiteError(f"{snapshot}: {len(found)} files match {pattern} in {folder}; say which by `path`")
             if found:
                 return found[0]
-        raise SuiteError(f"{snapshot}: no catalogue {pattern} beside it or in {self.root}")
+        where = pattern if os.path.isabs(pattern) else f"{pattern} beside it or in {self.root}"
+        raise SuiteError(f"{snapshot}: no catalogue {where}; check `catalogue.path`")
 
     def galaxy_name(self, snapshot: Path, halo: str) -> str:
         """A name that stays the same from run to run: the file's path under the suite, and the halo."""
@@ -200,4 +217,5 @@ def load_suite(path: Path, root: Path | None = None) -> Suite:
         suite = read_checked(path, Suite)
     except ValueError as error:
         raise SuiteError(str(error)) from error
-    return suite.model_copy(update={"root": root or path.resolve().parent / suite.root})
+    root = root or path.resolve().parent / suite.root.expanduser()
+    return suite.model_copy(update={"root": root})

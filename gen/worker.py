@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gen import store
-from gen.catalogue import Halo, densest_point
+from gen.catalogue import Halo, found_centre
+from gen.centre import FARTHEST_RE, offset_re
 from gen.formats import SnapshotError
 from gen.particles import Galaxy
 from gen.plan import Task
@@ -108,7 +109,7 @@ class Worker:
                 f"the aperture of {radius:.4g} kpc does not fit into the box of {snapshot.units.box_kpc:.4g} kpc; "
                 "check `aperture`, the catalogue's R200 and BoxSize"
             )
-        centre = densest_point(snapshot) if halo.centre_kpc is None else halo.centre_kpc
+        centre = found_centre(snapshot) if halo.centre_kpc is None else halo.centre_kpc
         return snapshot.galaxy(centre, radius), centre, radius
 
     def record(self, task: Task, halo: Halo, reading: Reading) -> dict[str, np.ndarray]:
@@ -122,4 +123,9 @@ class Worker:
                 f"min_high_res_fraction = {selection.min_high_res_fraction:g}"
             )
         bulk = at_rest(galaxy, selection.min_stars)
+        if halo.centre_kpc is not None and (off := offset_re(galaxy, halo.n_stars)) > FARTHEST_RE:
+            raise Refused(
+                f"the catalogue's centre lies {off:.1f} R_e from the nearest peak of the galaxy's stars and matter; "
+                "is the catalogue another snapshot's, or in other units?"
+            )
         return {"centre": centre, **map_galaxy(galaxy, task.name, radius, self.settings, bulk)}

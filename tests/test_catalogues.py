@@ -1,6 +1,7 @@
 """Halo catalogues as their programs write them come back in physical kpc and Msun; selection keeps what it says."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,10 +13,11 @@ from astropy.table import MaskedColumn, Table
 
 from gen.catalogue import chosen, find_haloes, usable
 from gen.catalogues import READERS, Halo
+from gen.catalogues.base import OtherEpoch
 from gen.constants import KPC_CM, G
 from gen.formats import FORMATS, CodeUnits, SnapshotError
 from gen.plan import list_tasks
-from gen.suite import Catalogue, Selection, SuiteError, load_suite
+from gen.suite import Catalogue, Selection, SuiteError, load_suite, snapshot_number
 
 A, H = 0.5, 0.7
 UNITS = CodeUnits(A / H, 1e10 / H, np.sqrt(A), 10_000 * A / H, A, H)
@@ -333,11 +335,79 @@ def test_a_csv_may_leave_fields_empty(tmp_path):
     assert "t.csv: halo 1 has no finite position" in why
 
 
-def test_a_catalogue_of_another_time_is_refused(tmp_path):
-    later = CodeUnits(1, 1, 1, None, 0.9, H)
-    for form in ("rockstar", "caesar", "subfind", "eagle_subfind"):
-        with pytest.raises(SnapshotError, match=r"a = 0\.5000, the snapshot at a = 0\.9000"):
-            find_haloes(form, WRITERS[form](tmp_path), SNAPSHOT, later)
+@pytest.mark.parametrize("form", ["rockstar", "caesar", "subfind", "eagle_subfind", "ahf"])
+def test_a_catalogue_of_another_time_is_refused(form, tmp_path):
+    """TNG's last two snapshots differ by .9 % in a, zooms with many outputs by .1 %."""
+    path = WRITERS[form](tmp_path)
+    if form == "ahf":  # only its name says when it was made
+        path = path.rename(tmp_path / "snap_099.0001.z1.000.AHF_halos")
+    for apart, same in ((0.0, True), (5e-5, True), (1e-3, False), (-9e-3, False), (0.8, False)):
+        units = replace(UNITS, scale_factor=A * (1 + apart))
+        if same:
+            assert find_haloes(form, path, SNAPSHOT, units)
+        else:
+            with pytest.raises(OtherEpoch, match=r"made at a = 0.5, the snapshot at a = 0.\d+; check `catalogue.path`"):
+                find_haloes(form, path, SNAPSHOT, units)
+
+
+def test_an_ahf_catalogue_of_the_snapshots_own_name_is_its_own(tmp_path):
+    path = WRITERS["ahf"](tmp_path).rename(tmp_path / f"{SNAPSHOT.name}.z0.300.AHF_halos")
+    assert find_haloes("ahf", path, SNAPSHOT, UNITS)
+
+
+@pytest.mark.parametrize(("form", "length", "mass"), [("subfind", 1000.0, 10.0), ("eagle_subfind", 1.0, 0.1)])
+def test_a_catalogue_that_says_no_units_has_those_of_its_snapshot(form, length, mass, tmp_path):
+    """One code writes both: the same numbers beside a snapshot in Mpc/h are a thousand times as long."""
+    path = WRITERS[form](tmp_path)
+    for file in tmp_path.glob("*.hdf5"):
+        with h5py.File(file, "r+") as opened:
+            for item in [*opened.values(), *(d for g in opened.values() for d in g.values())]:
+                [item.attrs.pop(name) for name in list(item.attrs) if "CGS" in name]
+    usual = 1000.0 if form == "eagle_subfind" else 1.0
+    plain = replace(UNITS, length_kpc=usual * A / H)
+    other = replace(UNITS, length_kpc=usual * length * A / H, mass_msun=mass * 1e10 / H)
+    for one, two in zip(*(find_haloes(form, path, SNAPSHOT, units) for units in (plain, other)), strict=True):
+        assert np.allclose(two.centre_kpc, length * one.centre_kpc, rtol=1e-12)
+        assert two.halo_mass_msun == pytest.approx(mass * one.halo_mass_msun)
+        assert (two.r200_kpc or 0) == pytest.approx(length * (one.r200_kpc or 0))
+
+
+NUMBERS = [
+    ("snap_099.0.hdf5", "arepo", "099"), ("snap_099.hdf5", "arepo", "099"), ("snap_5.h5", "gadget", "5"),
+    ("g8.26e11.01024", "tipsy", "01024"), ("cosmo25.1024", "tipsy", "1024"), ("tiny.000832", "tipsy", "000832"),
+    ("snap_028_z000p000.0.hdf5", "eagle", "028"), ("snapshot_600.12.hdf5", "gizmo", "600"),
+    ("snap_m100n1024_151.hdf5", "simba", "151"), ("colibre_0127.hdf5", "swift", "0127"),
+    ("snapshot_010.0", "gadget_binary", "010"), ("snapshot_010", "gadget_binary", "010"), ("halo.hdf5", "gizmo", ""),
+    # And of the catalogues beside them.
+    ("snap600Rpep..z0.000.AHF_halos", "gizmo", "600"), ("g8.26e11.01024.z0.000.AHF_halos", "tipsy", "01024"),
+    ("fof_subhalo_tab_098.0.hdf5", "arepo", "098"), ("out_600.list", "gizmo", "600"),
+    ("eagle_subfind_tab_028_z000p000.0.hdf5", "eagle", "028"), ("m100n1024_151.hdf5", "simba", "151"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "form", "number"), NUMBERS)
+def test_the_number_of_a_snapshot(name, form, number):
+    assert snapshot_number(Path(name), form) == number
+
+
+def test_a_catalogue_may_lie_anywhere_and_a_snapshots_name_is_no_pattern(tmp_path):
+    far = tmp_path / "far away"
+    far.mkdir()
+    suite = snapshot_with(tmp_path, "x,y,z\n1,1,1\n")
+    snapshot = suite.snapshot_paths()[0]
+    (tmp_path / "snap[1]*.hdf5").write_bytes(snapshot.read_bytes())
+    for name in ("t.csv", "snap[1]*.hdf5.csv", "snap11.hdf5.csv"):
+        (far / name).write_text("x,y,z\n1,1,1\n")
+
+    def found(path: str, of: Path = snapshot) -> Path | None:
+        return suite.model_copy(update={"catalogue": Catalogue(format="table", path=path)}).catalogue_path(of)
+
+    assert found(f"{far}/t.csv") == far / "t.csv"
+    assert found(f"{far}/[s-u].csv") == far / "t.csv"
+    assert found("far*/t.csv") == found("**/far away/t.csv") == far / "t.csv"
+    assert found(f"{far}/{{name}}.csv", tmp_path / "snap[1]*.hdf5") == far / "snap[1]*.hdf5.csv"
+    with pytest.raises(SuiteError, match=re.escape(f"no catalogue {far}/no.csv; check `catalogue.path`")):
+        found(f"{far}/no.csv")
 
 
 MISSING = {

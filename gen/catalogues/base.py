@@ -61,11 +61,19 @@ def listed(names: Sequence[Any] | np.ndarray, centre_kpc: np.ndarray, **columns:
     ]
 
 
-def same_epoch(path: Path, scale_factor: float, units: CodeUnits) -> None:
-    """Raises SnapshotError when a catalogue was not made from this snapshot."""
-    if not abs(scale_factor / units.scale_factor - 1) < 0.01:
-        raise SnapshotError(
-            f"{path}: made at a = {scale_factor:.4f}, the snapshot at a = {units.scale_factor:.4f}; "
+#: Catalogues and snapshots of one time agree to this in a; TNG's last two snapshots differ by a hundred times more.
+SAME_A = 1e-4
+
+
+class OtherEpoch(SnapshotError):
+    """A catalogue that was made from another snapshot of its run."""
+
+
+def same_epoch(path: Path, scale_factor: float, units: CodeUnits, rounded: float = 0.0) -> None:
+    """Raises OtherEpoch when a catalogue was not made from this snapshot; rounded: how far its word may be off."""
+    if not abs(scale_factor - units.scale_factor) <= SAME_A * units.scale_factor + rounded:
+        raise OtherEpoch(
+            f"{path}: made at a = {scale_factor:.6g}, the snapshot at a = {units.scale_factor:.6g}; "
             "check `catalogue.path`"
         )
 
@@ -149,12 +157,21 @@ def header(path: Path, *names: str) -> float | None:
         return next((scalar(attrs[name]) for name in names if name in attrs), None)
 
 
-def code_units(path: Path) -> tuple[float, float]:
-    """Worth in kpc and Msun of the catalogue's code units before a and h: its own word, else kpc and 1e10 Msun."""
-    worth = {"UnitLength_in_cm": (1.0, KPC_CM), "UnitMass_in_g": (1e10, MSUN_G)}
+def code_units(path: Path, units: CodeUnits) -> tuple[float, float]:
+    """Worth in kpc and Msun of the catalogue's code units, factors of a and h included.
+
+    By its own word, before a and h; without one the units are the snapshot's, whose code has written both.
+    """
+    worth = {"UnitLength_in_cm": KPC_CM, "UnitMass_in_g": MSUN_G}
+    usual = {
+        "UnitLength_in_cm": (units.length_kpc, units.scale_factor / units.hubble),
+        "UnitMass_in_g": (units.mass_msun, 1 / units.hubble),
+    }
     with h5py.File(path, "r") as file:
         said = [file[group].attrs for group in ("Units", "Parameters", "Header") if group in file]
-        return tuple(  # type: ignore[return-value]
-            next((in_round_units(scalar(attrs[name]) / cgs) for attrs in said if name in attrs), usual)
-            for name, (usual, cgs) in worth.items()
-        )
+        own = {
+            name: next((in_round_units(scalar(attrs[name]) / cgs) for attrs in said if name in attrs), None)
+            for name, cgs in worth.items()
+        }
+    length, mass = (usual[name][0] if own[name] is None else own[name] * usual[name][1] for name in worth)  # type: ignore[operator]
+    return length, mass

@@ -33,7 +33,7 @@ def _high_resolution(mass_type: np.ndarray | None) -> np.ndarray | None:
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """`fof_subhalo_tab_*.hdf5`: comoving kpc/h and 1e10 Msun/h unless it says otherwise (TNG data specifications).
+    """`fof_subhalo_tab_*.hdf5`: in the units it says, or the snapshot's (TNG data specifications: kpc/h, 1e10 Msun/h).
 
     The first subhalo of a group is its central and has the group's R200 and M200. Subhaloes of
     SubhaloFlag 0, not of cosmological origin, are left out. Names are numbers in the catalogue.
@@ -52,8 +52,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         return []
     if not group:
         raise SnapshotError(f"{path}: subhaloes without a Group; damaged?")
-    kpc, msun = code_units(path)
-    length, mass = kpc * units.scale_factor / units.hubble, msun / units.hubble
+    length, mass = code_units(path, units)
     # A group without subhaloes has -1, or in older codes the number of the next group's first.
     first = group["GroupFirstSub"].astype(np.int64)
     owns = (first >= 0) & (group.get("GroupNsubs", np.ones(len(first))) > 0)
@@ -98,7 +97,7 @@ def _physical(files: list[Path], name: str, units: CodeUnits, cgs: float, usual:
 def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """`eagle_subfind_tab_*.hdf5` (The EAGLE team 2017): SubGroupNumber 0 is the central of FOF group GroupNumber.
 
-    Comoving Mpc/h and 1e10 Msun/h unless the datasets' attributes say otherwise. Stellar masses are
+    In the units that the datasets' attributes say, else the snapshot's. Stellar masses are
     those within 30 kpc, where given. Names are GroupNumber_SubGroupNumber.
     """
     files = files_of(path)
@@ -118,13 +117,14 @@ def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     if not fof or host.min() < 0 or host.max() >= len(fof["Group_R_Crit200"]):
         raise SnapshotError(f"{path}: a GroupNumber has no FOF group; have all files of the catalogue")
     central = sub["SubGroupNumber"] == 0
-    a, h = units.scale_factor, units.hubble
 
     def length(table: dict[str, np.ndarray], group: str, name: str) -> np.ndarray:
-        return table[name] * _physical(files, f"{group}/{name}", units, KPC_CM, 1000 * a / h)
+        return table[name] * _physical(files, f"{group}/{name}", units, KPC_CM, units.length_kpc)
 
     def mass(table: dict[str, np.ndarray], group: str, name: str) -> np.ndarray | None:
-        return table[name] * _physical(files, f"{group}/{name}", units, MSUN_G, 1e10 / h) if name in table else None
+        return (
+            table[name] * _physical(files, f"{group}/{name}", units, MSUN_G, units.mass_msun) if name in table else None
+        )
 
     m200, bound, by_type = mass(fof, "FOF", "Group_M_Crit200"), mass(sub, "Subhalo", "Mass"), sub.get("MassType")
     of_satellite = np.full(n, np.nan) if bound is None else bound

@@ -1,0 +1,97 @@
+"""Centres: found without a catalogue, and a catalogue's compared with the galaxy's own particles."""
+
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from conftest import command
+
+from gen.centre import FARTHEST_RE, deepest_point, offset_re
+from gen.mock.suites import make_galaxy
+from gen.particles import Galaxy, Particles, concatenate
+from gen.profile import half_mass_radius
+
+
+def a_galaxy(suite: str, number: int = 0) -> tuple[Galaxy, float]:
+    """A mock galaxy about its origin, and its R_e [kpc]."""
+    galaxy, *_ = make_galaxy(suite, number, 1, 4000, 2000, 4000)
+    r = np.linalg.norm(galaxy.stars.pos_kpc, axis=1)
+    return galaxy, 0.75 * half_mass_radius(r, galaxy.stars.mass_msun)
+
+
+def moved(galaxy: Galaxy, by_kpc: np.ndarray) -> Galaxy:
+    return Galaxy(**{k: replace(p, pos_kpc=p.pos_kpc + by_kpc) for k, p in galaxy.components().items()})
+
+
+def clumpy(galaxy: Galaxy, at_kpc: np.ndarray, size_kpc: float) -> Galaxy:
+    """The same with every seventh star in one bright clump."""
+    pos = galaxy.stars.pos_kpc.copy()
+    pos[::7] = at_kpc + size_kpc * np.random.default_rng(1).standard_normal((len(pos[::7]), 3))
+    return replace(galaxy, stars=replace(galaxy.stars, pos_kpc=pos))
+
+
+@pytest.mark.parametrize("suite", ["bursty", "quiet", "middle"])
+def test_a_catalogues_centre_is_as_far_off_as_it_was_put(suite):
+    galaxy, r_e = a_galaxy(suite)
+    way = np.array([0.6, 0.0, 0.8]) * r_e
+    assert offset_re(galaxy) < 0.2
+    for distance in (0.5, 1.5, 4.0):
+        assert offset_re(moved(galaxy, distance * way)) == pytest.approx(distance, abs=0.2)
+    # The brightest clump is not the centre, nor is a galaxy off because it has one.
+    assert offset_re(clumpy(galaxy, way, 0.05 * r_e)) < 0.3
+
+
+def test_stars_off_their_halo_are_no_reason_to_refuse():
+    galaxy, r_e = a_galaxy("quiet")
+    away = replace(galaxy, dark=moved(galaxy, np.array([3.0 * r_e, 0, 0])).dark)
+    assert offset_re(away) < 0.3
+    assert offset_re(replace(galaxy, stars=moved(galaxy, np.array([3.0 * r_e, 0, 0])).stars)) < 0.3
+
+
+def test_a_satellite_is_compared_with_itself_and_not_with_its_host():
+    satellite, r_e = a_galaxy("bursty")
+    host = moved(a_galaxy("quiet")[0], np.array([12.0 * r_e, 0, 0]))
+    twice = {
+        k: concatenate([p, q])
+        for (k, p), q in zip(host.components().items(), satellite.components().values(), strict=True)
+    }
+    twice["stars"] = concatenate([host.stars, host.stars, host.stars, satellite.stars])
+    together = Galaxy(**{k: replace(p, support_kpc=None, weight=None) for k, p in twice.items()})
+    assert offset_re(together, n_stars=len(satellite.stars)) < FARTHEST_RE / 2
+
+
+@pytest.mark.parametrize("suite", ["bursty", "quiet", "middle"])
+def test_a_centre_found_is_the_potentials_and_not_that_of_the_brightest_clump(suite):
+    galaxy, r_e = a_galaxy(suite)
+    at = np.array([100.0, -20.0, 3000.0])
+    for seen in (galaxy, clumpy(galaxy, np.array([0.0, r_e, 0.0]), 0.05 * r_e)):
+        there = moved(seen, at)
+        found = deepest_point(there.stars, list(there.components().values()))
+        assert np.linalg.norm(found - at) < 0.2 * r_e
+    # The order of the particles, and how finely they sample the galaxy, matters no more than their noise.
+    many = {k: concatenate([p, p, p]) for k, p in galaxy.components().items() if len(p)}
+    found = deepest_point(many["stars"], list(many.values()))
+    assert np.linalg.norm(found) < 0.2 * r_e
+
+
+def test_one_star_is_its_own_centre():
+    one = Particles(np.array([[1.0, 2.0, 3.0]]), np.zeros((1, 3)), np.ones(1))
+    assert np.allclose(deepest_point(one, [one]), [1, 2, 3])
+
+
+def test_a_catalogue_that_is_off_is_refused_galaxy_by_galaxy(mocks, tmp_path):
+    """A table whose centres are some kpc off, in one galaxy of three: that one alone is refused, with its distance."""
+    for name in ("middle.yaml", "middle_00000", "middle_00001", "middle_00002"):
+        (shutil.copytree if name[-1].isdigit() else shutil.copy)(mocks / "middle" / name, tmp_path / name)
+    table = tmp_path / "middle_00001" / "galaxies.ecsv"
+    rows = Table.read(table)
+    rows["x"] += 15.0
+    rows.write(table, overwrite=True)
+    done = command("gen", "maps", tmp_path / "middle.yaml", "--out", tmp_path / "maps.zarr", "--views", 1, check=False)
+    assert (done.returncode, "2 galaxies done, 1 failed" in done.stdout) == (3, True)
+    (line,) = (tmp_path / "maps.zarr" / "failures.jsonl").read_text().splitlines()
+    assert "middle_00001" in line
+    assert re.search(r"centre lies \d+\.\d R_e from the nearest peak of the galaxy's stars and matter", line)

@@ -37,30 +37,39 @@ def chosen(haloes: list[Halo], selection: Selection) -> list[Halo]:
 
     Raises SnapshotError when what is asked for is known of none.
     """
-    if selection.which == "satellite" and haloes and all(h.central is None for h in haloes):
+    return [halo for halo, reason in zip(haloes, why_not(haloes, selection), strict=True) if not reason]
+
+
+def why_not(haloes: list[Halo], selection: Selection) -> list[str]:
+    """The key of the selection that keeps each halo out, or "". Raises SnapshotError as `chosen` does."""
+    which = selection.which
+    if which == "satellite" and haloes and all(h.central is None for h in haloes):
         raise _unknown("which: satellite")
-    passed = [
-        h
-        for h in haloes
-        if (selection.which == "all" or h.central in (None, selection.which == "central"))
-        and (h.n_stars is None or h.n_stars >= selection.min_stars)
-    ]
+    why = ["" if which == "all" or h.central in (None, which == "central") else f"which: {which}" for h in haloes]
     ranges = {
+        "min_stars": ("n_stars", (selection.min_stars, None)),
         "stellar_mass_msun": ("stellar_mass_msun", selection.stellar_mass_msun),
         "halo_mass_msun": ("halo_mass_msun", selection.halo_mass_msun),
         "min_particles": ("n_particles", (selection.min_particles, None)),
         "min_high_res_fraction": ("high_res_fraction", (selection.min_high_res_fraction, None)),
     }
-    keep = [True] * len(passed)
+    begun: list[Halo] = []  # what `which` and min_stars let through: of these the others must know what they ask for
     for key, (field, limits) in ranges.items():
         low, high = limits or (None, None)
-        values = [getattr(h, field) for h in passed]
-        if values and (low, high) != (None, None) and all(v is None for v in values):
+        if (
+            key != "min_stars"
+            and begun
+            and (low, high) != (None, None)
+            and all(getattr(h, field) is None for h in begun)
+        ):
             raise _unknown(key)
-        for i, value in enumerate(values):
-            if value is not None:
-                keep[i] &= (low is None or value >= low) and (high is None or value <= high)
-    return [h for h, kept in zip(passed, keep, strict=True) if kept]
+        for i, halo in enumerate(haloes):
+            value = getattr(halo, field)
+            out = value is not None and ((low is not None and value < low) or (high is not None and value > high))
+            why[i] = why[i] or (f"{key}: {getattr(selection, key)}" if out else "")
+        if key == "min_stars":
+            begun = [h for h, reason in zip(haloes, why, strict=True) if not reason]
+    return why
 
 
 def _unknown(key: str) -> SnapshotError:

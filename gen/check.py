@@ -1,13 +1,18 @@
-"""What yt makes of a file, in words: for `python -m gen check` and for whoever writes a suite file."""
+"""`python -m gen check`: a snapshot, or a suite file and the first snapshot it leads to, in words and a verdict."""
 
+from collections import Counter
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from gen.catalogue import Halo, find_haloes, usable, why_not
 from gen.formats import SnapshotError, gadget
-from gen.particles import Particles
-from gen.snapshot import Snapshot
+from gen.sketch import Sketch, sketch
+from gen.suite import Suite, SuiteError, load_suite
+
+#: Galaxies of a suite that are listed one by one.
+LISTED = 10
 
 
 def guess_format(path: Path) -> str:
@@ -32,58 +37,103 @@ def guess_format(path: Path) -> str:
 
 
 def describe(path: Path, format_name: str | None = None) -> list[str]:
-    """Lines about one snapshot: frontend, units, box, particles, and what is missing.
+    """Lines about one snapshot, or about a suite file (.yaml) and its first snapshot; the last is a verdict.
 
-    Raises SnapshotError when it cannot be read at all.
+    Raises SnapshotError when a file cannot be read at all, SuiteError for a suite file that cannot work.
     """
     if not path.exists():
-        raise SnapshotError(f"{path}: no such file")
+        raise SnapshotError(f"{path}: no such file; check the path")
+    if path.suffix in (".yaml", ".yml"):
+        return _suite_lines(load_suite(path))
     chosen = format_name or guess_format(path)
-    with Snapshot(path, chosen) as snapshot:
-        units = snapshot.units
+    seen = sketch(path, chosen)
+    how = "" if format_name else " (guessed; --format chooses another)"
+    return [*_snapshot_lines(seen, how), *_verdict(seen.wrong, seen.odd)]
+
+
+def _snapshot_lines(seen: Sketch, how: str = "") -> list[str]:
+    lines = [f"{seen.path}", f"  format      {seen.format}{how}"]
+    units = seen.units
+    if units is not None:
         box = "not periodic" if units.box_kpc is None else f"{units.box_kpc:.6g} kpc, periodic"
-        lines = [
-            f"{path}",
-            f"  format      {chosen}{'' if format_name else ' (guessed; --format chooses another)'}, "
-            f"frontend {snapshot.frontend}",
+        lines += [
             f"  a, h        {units.scale_factor:.6g} (z = {1 / units.scale_factor - 1:.4g}), {units.hubble:.6g}",
             f"  code units  {units.length_kpc:.6g} kpc, {units.mass_msun:.6g} Msun, {units.velocity_kms:.6g} km/s, "
             "a and h included",
             f"              from {units.source}",
             f"  box         {box}",
         ]
-        parts = {name: snapshot.everything(name) for name in snapshot.components}
-        for name, p in parts.items():
-            types = "+".join(snapshot.components[name]) or "none"
-            if name == "gas" and p.weight is not None and (wind := np.count_nonzero(p.weight == 0)):
-                types += f" ({wind:,d} wind cells of the stars' types among them)"
-            extent = f", spans {(p.pos_kpc.max(0) - p.pos_kpc.min(0)).max():.4g} kpc" if len(p) else ""
-            lines.append(f"  {name:11s} {len(p):9,d} particles of {types}, {p.mass_msun.sum():.4g} Msun{extent}")
-        other = {
-            t: n for t, n in snapshot.counts.items() if n and not any(t in c for c in snapshot.components.values())
-        }
-        lines += [f"  not used    {n:,d} particles of {t}" for t, n in other.items()]
-        lines += [f"  missing     {text}" for text in _missing(snapshot, parts)]
-        stars = parts["stars"]
-        if len(stars):
-            offset = snapshot.wrap(stars.pos_kpc - stars.pos_kpc[0])
-            if (offset.max(0) - offset.min(0)).max() < 0.1:
-                lines.append(
-                    "  doubtful    the stars span less than 0.1 kpc: is the length unit Mpc? "
-                    "If so add `units: {length_kpc: 1000}` to the suite file"
-                )
+    for name, types in seen.components.items():
+        about = ""
+        if units is not None and len(p := seen.particles(name)):
+            whole = all(seen.samples[t].is_whole for t in types if t in seen.samples)
+            extent = (p.pos_kpc.max(0) - p.pos_kpc.min(0)).max()
+            about = f", {'' if whole else 'about '}{p.mass_msun.sum():.4g} Msun, spans {extent:.4g} kpc"
+        lines.append(f"  {name:11s} {seen.count(name):9,d} particles of {'+'.join(types) or 'none'}{about}")
+    if units is not None and seen.count("stars"):
+        centre, half = seen.galaxy()
+        place = ", ".join(f"{x:.5g}" for x in centre)
+        lines.append(f"  one galaxy  if it holds one: at ({place}) kpc, half of its stars within {half:.3g} kpc")
     return lines
 
 
-def _missing(snapshot: Snapshot, parts: dict[str, Particles]) -> list[str]:
-    found = []
-    if "assumed" in snapshot.units.source:
-        found.append("units: the file has none; if they are others, add `units: {length_kpc, mass_msun, velocity_kms}`")
-    if snapshot.units.hubble == 1.0 and snapshot.units.scale_factor == 1.0:
-        found.append("cosmology: taken as an isolated galaxy (a = h = 1)")
-    for name, hint in (("stars", "no map can be made"), ("gas", "gas maps will be empty"), ("dark", "truth lacks it")):
-        if len(parts[name]) == 0:
-            found.append(f"{name}: {hint}; if they are of another type add `particles: {{{name}: [...]}}`")
-    if len(parts["gas"]) and parts["gas"].support_kpc is None:
-        found.append("smoothing lengths and densities of the gas: the distance of the 32nd neighbour is taken")
-    return found
+def _verdict(wrong: list[str], odd: list[str]) -> list[str]:
+    lines = [f"  wrong       {text}" for text in wrong] + [f"  odd         {text}" for text in odd]
+    if wrong:
+        return [*lines, f"  verdict     cannot be mapped as it is: {len(wrong)} wrong"]
+    return [*lines, "  verdict     can be mapped" + (f"; look at what is odd ({len(odd)})" if odd else "")]
+
+
+def _suite_lines(suite: Suite) -> list[str]:
+    """What a suite file makes of its first snapshot: types, units, tracers, catalogue, galaxies."""
+    paths = suite.snapshot_paths()
+    first, given = paths[0], suite.particles.model_dump(exclude_none=True)
+    seen = sketch(first, suite.format, given, suite.units.model_dump(exclude_none=True), suite.selection.min_stars)
+    lines = [f"suite {suite.name}: {len(paths)} snapshots, of which the first:", *_snapshot_lines(seen)]
+    light = f" of {suite.tracers.light_field}" if suite.tracers.light_field else ""
+    lines.append(f"  maps show   gas: {suite.tracers.gas}, stars: {suite.tracers.stars}{light}")
+    wrong, odd = list(seen.wrong), list(seen.odd)
+    if seen.units is None:
+        return [*lines, *_verdict(wrong, odd)]
+    try:
+        path = suite.catalogue_path(first)
+        haloes = find_haloes(suite.catalogue.format, path, first, seen.units)
+        why = why_not(haloes, suite.selection)
+    except (SnapshotError, SuiteError) as error:
+        return [*lines, *_verdict([*wrong, str(error)], odd)]
+    lines.append(f"  catalogue   {path or 'none: one galaxy, its centre found on its matter'}")
+    chosen = [halo for halo, reason in zip(haloes, why, strict=True) if not reason]
+    lines.append(f"  galaxies    {len(chosen)} of {len(haloes)} would be mapped")
+    lines += [f"              {n} not: {reason}" for reason, n in Counter(filter(None, why)).most_common()]
+    if not chosen:
+        wrong.append("no galaxy passes `selection`")
+    for halo in chosen[:LISTED]:
+        problem = _doubt(seen, suite, halo, path)
+        lines.append(f"              {suite.galaxy_name(first, halo.name)}  {problem or 'ok'}")
+        wrong += [f"galaxy {halo.name}: {problem}"] if problem else []
+    if len(chosen) > LISTED:
+        lines.append(f"              and {len(chosen) - LISTED} more; `gen maps --dry-run` lists all")
+    return [*lines, *_verdict(wrong, odd)]
+
+
+def _doubt(seen: Sketch, suite: Suite, halo: Halo, path: Path | None) -> str:
+    """What speaks against one galaxy, as far as a sample of the stars can tell."""
+    fit, problem = usable(halo, path)
+    if fit is None or problem:
+        return problem
+    if suite.aperture.kpc is None and halo.r200_kpc is None:
+        return "the catalogue has no R200 for it; give `aperture: {kpc: ...}`"
+    if halo.centre_kpc is None or seen.units is None or not seen.count("stars"):
+        return ""
+    radius = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
+    box = seen.units.box_kpc
+    offset = seen.particles("stars").pos_kpc - halo.centre_kpc
+    r = np.linalg.norm(offset if box is None else offset - box * np.round(offset / box), axis=1)
+    share = len(r) / seen.count("stars")
+    # Of a sample no star may be within by chance; of five that are expected one is.
+    if not (r <= radius).any() and share * (halo.n_stars or suite.selection.min_stars) > 5:
+        return (
+            f"no star lies within its aperture of {radius:.3g} kpc, the nearest {r.min():.3g} kpc from its centre; "
+            "another snapshot's catalogue, or other units?"
+        )
+    return ""

@@ -1,7 +1,7 @@
 """What every snapshot format has to say about itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gen.formats.sample import Sample
 from gen.formats.smoothing import SMOOTHING, Smoothing
 
 
@@ -76,6 +77,10 @@ class Format(ABC):
         (`Name` or `Name[column]`) to be seen as the field `Light`. Raises SnapshotError for a file
         that is missing, cut short or no snapshot.
         """
+
+    @abstractmethod
+    def sample(self, staged: Path, most: int, types: Collection[str] | None = None) -> dict[str, Sample]:
+        """Headers and a bounded look at a staged snapshot: about `most` particles of each type (of `types` alone)."""
 
     @abstractmethod
     def load(self, staged: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
 from gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology, reading
 from gen.formats.frontends import open_raw
+from gen.formats.sample import Sample, from_hdf5
 from gen.particles import Galaxy
 
 Worth = tuple[float, float, float]  # of one code unit in kpc, Msun or km/s, and its powers of a and of h
@@ -212,6 +214,9 @@ class Gadget(Format):
     def _columns(self, group: h5py.Group) -> dict[str, str]:
         """Fields that are a column of a wider dataset: the name yt sees, and `Dataset[column]`."""
         return {}
+
+    def sample(self, staged: Path, most: int, types: Collection[str] | None = None) -> dict[str, Sample]:
+        return from_hdf5(sorted(staged.parent.glob("snapshot*.hdf5")), most, types)
 
     def load(self, staged: Path) -> Any:
         return open_raw(*self.frontend, str(staged))

@@ -39,3 +39,12 @@ def disc_types(
 
     there = [ptype for ptype in unsaid_types(dark, given) if ptype in samples]
     return [ptype for ptype in there if not cosmological or weight(ptype) < 0.999 * weight("PartType1")]
+
+
+def disc_question(types: list[str]) -> str:
+    """What to ask of whoever has not said what such types are."""
+    names = ", ".join(types)
+    return (
+        f"{names}: a disc and a bulge of stars, or dark matter of low resolution? Say it in `particles`: "
+        f"{{stars: [{names}, PartType4], dark: [PartType1]}}, or {{dark: [PartType1], low_resolution: [{names}]}}"
+    )

@@ -79,7 +79,7 @@ def draft(path: Path, format_name: str | None = None) -> str:
                 f"name: {_yaml(name)}   # any name; one group of the map store",
                 f"root: {_yaml(str(path.resolve().parent))}",
                 f"format: {chosen}",
-                f"snapshots: {_yaml(glob.escape(path.name))}   # a pattern: `*` for many snapshots, `*/` for many folders",
+                f"snapshots: {_yaml(glob.escape(path.name))}   # a pattern: `*` for many, `*/` for many folders",
                 *_galaxies(seen),
                 *([f"particles: {_flow(particles)}   # {remark}"] if particles else []),
                 *_units(seen),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gen.centre import deepest_point
-from gen.components import components_of, disc_types
+from gen.components import components_of, disc_question, disc_types
 from gen.constants import LIGHT_KMS
 from gen.formats import FORMATS, CodeUnits, SnapshotError
 from gen.formats.base import reading, settled_box
@@ -43,17 +43,23 @@ class Sketch:
     wrong: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
 
+    def of(self, component: str) -> list[Sample]:
+        """The samples of a component's types."""
+        return [self.samples[t] for t in self.components[component] if t in self.samples]
+
     def count(self, component: str) -> int:
         """Particles of a component, by the header."""
-        return sum(self.samples[t].count for t in self.components[component] if t in self.samples)
+        return sum(s.count for s in self.of(component))
 
     def particles(self, component: str) -> Particles:
-        """The sampled particles of a component, as heavy together as all of it: physical, where they lie in the file."""
+        """The sampled particles of a component, as heavy as all of it, in physical units."""
         assert self.units is not None
         length, mass, velocity = self.units.length_kpc, self.units.mass_msun, self.units.velocity_kms
-        found = [self.samples[t] for t in self.components[component] if t in self.samples]
         return concatenate(
-            [Particles(s.pos * length, s.vel * velocity, s.mass * mass * s.count / max(len(s.mass), 1)) for s in found]
+            [
+                Particles(s.pos * length, s.vel * velocity, s.mass * mass * s.count / max(len(s.mass), 1))
+                for s in self.of(component)
+            ]
         )
 
     def galaxy(self) -> tuple[np.ndarray, float]:
@@ -117,11 +123,7 @@ def sketch(
 
 def _look_at_types(seen: Sketch, given: dict[str, list[str]], min_stars: int) -> None:
     if seen.discs:
-        types = ", ".join(seen.discs)
-        seen.wrong.append(
-            f"{types}: a disc and a bulge of stars, or dark matter of low resolution? Say it in `particles`: "
-            f"`{{stars: [{types}, PartType4], dark: [PartType1]}}` or `{{dark: [PartType1], low_resolution: [{types}]}}`"
-        )
+        seen.wrong.append(disc_question(seen.discs))
     if not seen.count("stars"):
         seen.wrong.append("no stars: no map can be made; if they are of another type add `particles: {stars: [...]}`")
     elif seen.count("stars") < min_stars:
@@ -133,9 +135,7 @@ def _look_at_types(seen: Sketch, given: dict[str, list[str]], min_stars: int) ->
         )
     if not seen.count("gas"):
         seen.odd.append("no gas: gas maps will be empty; if it is of another type add `particles: {gas: [...]}`")
-    elif not any(
-        {"SmoothingLength", "Density"} & seen.samples[t].fields for t in seen.components["gas"] if t in seen.samples
-    ):
+    elif not any({"SmoothingLength", "Density"} & s.fields for s in seen.of("gas")):
         seen.odd.append("no smoothing lengths and densities of the gas: the distance of the 32nd neighbour is taken")
     used = {t for types in seen.components.values() for t in types}
     for ptype in sorted(seen.samples.keys() - used):
@@ -155,19 +155,15 @@ def _look_at_numbers(seen: Sketch) -> None:
         if not all(np.isfinite(x).all() for x in (p.pos_kpc, p.vel_kms, p.mass_msun)):
             seen.wrong.append(f"NaN or infinite values among {name}; is the file damaged?")
             return
-        heaviest = max(
-            (s.mass.max(initial=0.0) for t, s in seen.samples.items() if t in seen.components[name]), default=0
-        )
-        if heaviest * units.mass_msun > HEAVIEST_MSUN:
-            seen.wrong.append(f"{name} of {heaviest * units.mass_msun:.3g} Msun a particle; check the mass unit")
+        heaviest = max((s.mass.max(initial=0.0) for s in seen.of(name)), default=0.0) * units.mass_msun
+        if heaviest > HEAVIEST_MSUN:
+            seen.wrong.append(f"{name} of {heaviest:.3g} Msun a particle; check the mass unit")
         if len(p) and np.abs(p.vel_kms).max() > LIGHT_KMS:
             seen.wrong.append(f"{name} beyond the speed of light; check the velocity unit")
     stars = seen.particles("stars")
     if not len(stars):
         return
-    mass = float(
-        np.median(np.concatenate([seen.samples[t].mass for t in seen.components["stars"] if t in seen.samples]))
-    )
+    mass = float(np.median(np.concatenate([s.mass for s in seen.of("stars")])))
     spread = float(np.sqrt(np.var(stars.vel_kms, axis=0).mean()))
     if not stars.mass_msun.sum() > 0:
         seen.wrong.append("the stars have no mass; is the file damaged?")

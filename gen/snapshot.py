@@ -1,24 +1,20 @@
 """A snapshot file as plain particle arrays in kpc, km/s and Msun, read through yt."""
 
-import contextlib
-import os
-import shutil
 import tempfile
-from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from gen.constants import LIGHT_KMS
 from gen.formats import FORMATS, SnapshotError
-from gen.formats.base import reading
+from gen.formats.base import reading, settled_box
 from gen.formats.frontends import forget_datasets
 from gen.formats.tracers import is_cold, luminosity, neutral_fraction
+from gen.indexes import KeptIndex
 from gen.particles import Galaxy, Particles, concatenate, empty
 from gen.suite import Tracers
 
@@ -37,10 +33,10 @@ class Snapshot:
     """One snapshot, opened in a scratch folder so that yt leaves nothing beside the archive's files.
 
     components: which particle types make up gas, stars, dark and black_holes, and which of the dark
-    ones are low_resolution; the format's own choice where empty. units: overrides of length_kpc,
-    mass_msun, velocity_kms per code unit, before factors of a and h. keep: small snapshots stay in
-    memory for the next galaxy. indexes: folder where yt's index of a snapshot in many chunks is kept
-    for whoever opens it next. Raises SnapshotError with the path and the reason.
+    ones are low_resolution; the format's own choice where empty. units: what the suite file says of
+    units, box and cosmology (gen.suite.Units). keep: small snapshots stay in memory for the next
+    galaxy. indexes: folder where yt's index of a snapshot in many chunks is kept for whoever opens
+    it next. Raises SnapshotError with the path and the reason.
     """
 
     def __init__(
@@ -48,7 +44,7 @@ class Snapshot:
         path: Path,
         format_name: str,
         components: dict[str, list[str]] | None = None,
-        units: dict[str, float] | None = None,
+        units: dict[str, Any] | None = None,
         tracers: Tracers | None = None,
         keep: bool = True,
         indexes: Path | None = None,
@@ -67,6 +63,9 @@ class Snapshot:
                 self.smoothing = self.format.smoothing(path)
                 staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
                 self._ds = self._load_indexed(staged, indexes)
+                self._extents_kpc = {t: e * self.units.length_kpc for t, e in self._ds.extents.items()}
+                sound = {t: e for t, e in self._extents_kpc.items() if np.isfinite(e).all()}
+                self.units = settled_box(path, self.units, sound)
                 promised = self.format.promised(path)
         except SnapshotError:
             self.close()
@@ -81,24 +80,16 @@ class Snapshot:
     def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:
         """The yt dataset, with the index that another process has made of the same files where there is one."""
         files = self.format.files(self.path)
-        sort = YT, self.format.name, self.tracers.light_field
-        marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns, *sort) for f in files]
-        ours = staged.with_name(f"{staged.name}.ewah")  # where yt reads and writes it
-        shared = (indexes or ours.parent) / f"{blake2b(repr(marks).encode(), digest_size=16).hexdigest()}.ewah"
-        if shared.exists():
-            shutil.copyfile(shared, ours)  # a copy, for yt may write to it
+        marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        kept = KeptIndex(indexes or staged.parent, staged, (marks, YT, self.format.name, self.tracers.light_field))
+        if kept.fetch():
             try:
                 return self.format.load(staged)
             except SnapshotError:  # perhaps the index is what is damaged: make it again
-                ours.unlink()
-                shared.unlink(missing_ok=True)
+                kept.forget()
         ds = self.format.load(staged)
-        if indexes and ours.exists():
-            with contextlib.suppress(OSError):  # it only saves time
-                indexes.mkdir(parents=True, exist_ok=True)
-                aside = shared.with_suffix(f".{uuid4().hex}.partial")
-                shutil.copyfile(ours, aside)
-                os.replace(aside, shared)
+        if indexes:
+            kept.keep()
         return ds
 
     def __enter__(self) -> "Snapshot":
@@ -164,11 +155,14 @@ class Snapshot:
 
     def everything(self, component: str) -> Particles:
         """All particles of a component at their positions in the box."""
-        found = [self._read(ptype, self._ds.all_data())[0] for ptype in self.components[component]]
+        found = [self._read(ptype, self._all())[0] for ptype in self.components[component]]
         if component == "gas":
             windy = [p for p in self.components["stars"] if FORMED in self.fields.get(p, [])]
-            found += [self._read(ptype, self._ds.all_data())[1] for ptype in windy]
+            found += [self._read(ptype, self._all())[1] for ptype in windy]
         return concatenate(found)
+
+    def _all(self) -> list[Any]:
+        return [self._ds.all_data()]
 
     def wrap(self, offset_kpc: np.ndarray) -> np.ndarray:
         """The shortest periodic images of offsets (..., 3)."""
@@ -182,24 +176,28 @@ class Snapshot:
         whole = sum(self.counts.values()) <= READ_WHOLE
         if whole and self._kept is not None:
             if ptype not in self._kept:
-                self._kept[ptype] = self._read(ptype, self._ds.all_data())
+                self._kept[ptype] = self._read(ptype, self._all())
             own, wind = (self._cut(p, centre_kpc, radius_kpc) for p in self._kept[ptype])
             return own, wind
-        length, box = self.units.length_kpc, self.units.box_kpc
-        inside = np.asarray(centre_kpc)
-        if box:  # yt takes no centre outside of it
-            inside = self.units.corner_kpc + np.mod(inside - self.units.corner_kpc, box)
-        # A percent more than asked for: yt's selection works in its own rounding.
-        region = (
-            self._ds.all_data()
-            if whole
-            else self._ds.sphere(
-                self._ds.arr(inside / length, "code_length"),
-                (1.01 * radius_kpc / length, "code_length"),
-            )
-        )
-        own, wind = (self._cut(p, centre_kpc, radius_kpc, in_place=True) for p in self._read(ptype, region))
+        regions = self._all() if whole else self._regions(ptype, centre_kpc, radius_kpc)
+        own, wind = (self._cut(p, centre_kpc, radius_kpc, in_place=True) for p in self._read(ptype, regions))
         return own, wind
+
+    def _regions(self, ptype: str, centre_kpc: np.ndarray, radius_kpc: float) -> list[Any]:
+        """yt's regions that hold every particle of a type within the radius, none of them twice.
+
+        Raises SnapshotError where one of its positions is no number: no region would hold it.
+        """
+        extent, box, length = self._extents_kpc[ptype], self.units.box_kpc, self.units.length_kpc
+        if not np.isfinite(extent).all():
+            raise SnapshotError(f"{self.path}: NaN or infinite values in {ptype}/Coordinates; is the file damaged?")
+        reach = 1.01 * radius_kpc  # a percent more than asked for: yt's selection works in its own rounding
+        if box is not None and 2 * reach >= box:  # the images of the sphere would overlap
+            return self._all()
+        centres = images(np.asarray(centre_kpc, dtype=float), reach, extent, box)
+        return [
+            self._ds.sphere(self._ds.arr(c / length, "code_length"), (reach / length, "code_length")) for c in centres
+        ]
 
     def _cut(self, p: Particles, centre_kpc: np.ndarray, radius_kpc: float, in_place: bool = False) -> Particles:
         """Those within the radius, relative to the centre; in_place spends p's own positions on it."""
@@ -210,22 +208,30 @@ class Snapshot:
         p = Particles(offset, p.vel_kms, p.mass_msun, p.support_kpc, p.weight)
         return p if inside.all() else p[inside]
 
-    def _read(self, ptype: str, region: Any) -> tuple[Particles, Particles]:
-        """Particles of one type in a region, in their box: its own, and the wind among them.
+    def _read(self, ptype: str, regions: list[Any]) -> tuple[Particles, Particles]:
+        """Particles of one type in regions, where the file has them: its own, and the wind among them.
 
-        Raises SnapshotError for a field that is missing or holds what no galaxy can.
+        Raises SnapshotError for a field that is missing, incomplete or holds what no galaxy can.
         """
-        if self.counts.get(ptype, 0) == 0:
+        if self.counts.get(ptype, 0) == 0 or not regions:
             return empty(), empty()
         units, fields = self.units, self.fields[ptype]
 
         def field(name: str, unit: float = 1.0) -> np.ndarray:
             try:
-                values = np.array(region[ptype, name].d, dtype=np.float64, order="F")
+                parts = [region[ptype, name].d for region in regions]
             except Exception as error:
                 why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged?") from error
-            region.clear_data()  # the array is ours alone
+            for region in regions:
+                region.clear_data()  # the array is ours alone
+            values = np.array(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float64, order="F")
+            del parts
+            if regions[0]._type_name == "region" and len(values) != self.counts[ptype]:
+                raise SnapshotError(
+                    f"{self.path}: {len(values)} of the {self.counts[ptype]} values of {ptype}/{name} could be read; "
+                    "is the file damaged?"
+                )
             with np.errstate(over="ignore"):
                 values *= unit
             if not np.isfinite(values).all():
@@ -236,9 +242,6 @@ class Snapshot:
             raise SnapshotError(f"{self.path}: {problem} in {ptype}/{name}; {hint}")
 
         pos = field("Coordinates", units.length_kpc)
-        box = units.box_kpc
-        if box and len(pos) and max(units.corner_kpc - box - pos.min(), pos.max() - units.corner_kpc - 2 * box) > 0:
-            refuse("positions more than a box outside the box", "Coordinates", "check BoxSize and the length unit")
         vel = field("Velocities", units.velocity_kms)
         if len(vel) and max(vel.max(), -vel.min()) > LIGHT_KMS:
             refuse("speeds beyond that of light", "Velocities", "check the velocity unit, or is the file damaged?")
@@ -283,3 +286,16 @@ class Snapshot:
                 raise SnapshotError(f"no dataset for `light_field: {tracers.light_field}`; name one that it has")
             return luminosity(field("Light"), tracers.light_field)
         return None
+
+
+def images(centre_kpc: np.ndarray, radius_kpc: float, extent_kpc: np.ndarray, box_kpc: float | None) -> np.ndarray:
+    """The periodic images (n, 3) [kpc] of a centre (3,) whose spheres reach into a cuboid, extent_kpc (2, 3)."""
+    if box_kpc is None:
+        return centre_kpc[None]
+    low, high = extent_kpc
+    first = np.ceil((low - radius_kpc - centre_kpc) / box_kpc)
+    last = np.floor((high + radius_kpc - centre_kpc) / box_kpc)
+    steps = [np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
+    centres = centre_kpc + box_kpc * np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    beyond = np.maximum(low - centres, centres - high).clip(min=0)
+    return centres[np.einsum("ij,ij->i", beyond, beyond) <= radius_kpc**2]

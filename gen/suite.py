@@ -1,6 +1,7 @@
 """The YAML file that describes one suite, checked before anything runs."""
 
 import glob
+import math
 import os
 import re
 from pathlib import Path
@@ -61,11 +62,27 @@ class Components(_Section):
 
 
 class Units(_Section):
-    """Worth of one code unit where the file does not say or says it wrongly, before factors of a and h."""
+    """What a file does not say or says wrongly.
+
+    length_kpc, mass_msun, velocity_kms: worth of one code unit before factors of a and h. box: `none`
+    where space is not periodic, or the side of the box in comoving kpc (no h), which is one number
+    for all snapshots of a suite. cosmological: whether there are factors of a at all.
+    """
 
     length_kpc: PositiveFloat | None = None
     mass_msun: PositiveFloat | None = None
     velocity_kms: PositiveFloat | None = None
+    box: Literal["none"] | PositiveFloat | None = None
+    cosmological: bool | None = None
+
+    @field_validator("box", mode="before")
+    @classmethod
+    def _box_or_none(cls, box: object) -> object:
+        if box is None or str(box).lower() == "none":  # YAML's null, which is no number either
+            return "none"
+        if isinstance(box, bool) or not isinstance(box, int | float) or not 0 < box < math.inf:
+            raise ValueError("either none or the side of the box in comoving kpc (no h)")
+        return box
 
 
 class Tracers(_Section):

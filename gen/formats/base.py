@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,8 +35,9 @@ def reading(path: Path, what: str = "") -> Iterator[None]:
 class CodeUnits:
     """What one code unit is worth, factors of a and h included, and the box it lives in.
 
-    source says where each came from; box_kpc is None where space is not periodic; corner_kpc is
-    the coordinate at which the box begins; energy_kms2 is the unit of specific internal energy.
+    source says where each came from; box_kpc is the physical side at the snapshot's time, None where
+    space is not periodic; corner_kpc is the coordinate at which the box begins; energy_kms2 is the
+    unit of specific internal energy; box_given tells that the suite file has the last word on the box.
     """
 
     length_kpc: float
@@ -48,12 +49,48 @@ class CodeUnits:
     source: str = ""
     corner_kpc: float = 0.0
     energy_kms2: float = 1.0
+    cosmological: bool = True
+    box_given: bool = False
+
+
+#: Positions that leave the box by no more than this share of it are on its face: single precision.
+ON_THE_FACE = 1e-6
+#: Positions that span more than this share of the box are not those of a periodic box of that side.
+WIDEST = 1.01
+
+
+def settled_box(path: Path, units: CodeUnits, extents_kpc: dict[str, np.ndarray]) -> CodeUnits:
+    """The units with the header's box as the positions bear it out; extents_kpc: (2, 3) of each particle type.
+
+    A run that is not cosmological and leaves its box is not periodic: codes write a BoxSize all the same.
+    Raises SnapshotError where positions cannot be those of a periodic box of that side.
+    """
+    if units.box_kpc is None or not extents_kpc:
+        return units
+    box, corner = units.box_kpc, units.corner_kpc
+    outside = {t: max(*(corner - low), *(high - corner - box)) for t, (low, high) in extents_kpc.items()}
+    if not (units.cosmological or units.box_given) and max(outside.values()) > ON_THE_FACE * box:
+        why = f"its box of {box:.6g} kpc is left by positions and not used, for it is not cosmological"
+        return replace(units, box_kpc=None, source=f"{units.source}; {why}")
+    hint = "check BoxSize and the length unit, or give `units: {box: none}` or its side in the suite file"
+    for ptype, (low, high) in extents_kpc.items():
+        if outside[ptype] > box:
+            raise SnapshotError(f"{path}: positions more than a box outside the box in {ptype}/Coordinates; {hint}")
+        if (span := (high - low).max()) > WIDEST * box and not units.box_given:
+            raise SnapshotError(f"{path}: {ptype}/Coordinates span {span:.6g} kpc in a box of {box:.6g} kpc; {hint}")
+    return units
+
+
+#: What to do about a header that a run without expansion has kept from a cosmological one.
+NOT_COSMOLOGICAL = ", or give `units: {cosmological: false}` in the suite file if the run is not cosmological"
 
 
 def check_cosmology(path: Path, scale_factor: float, hubble: float) -> None:
     """Raises SnapshotError for a scale factor outside (0.001, 10] or h outside (0.1, 10]: a damaged header."""
     if not 1e-3 < scale_factor <= 10:
-        raise SnapshotError(f"{path}: its header says scale factor a = {scale_factor:.4g}; check Time and Redshift")
+        raise SnapshotError(
+            f"{path}: its header says scale factor a = {scale_factor:.4g}; check Time and Redshift{NOT_COSMOLOGICAL}"
+        )
     if not 0.1 < hubble <= 10:
         raise SnapshotError(f"{path}: its header says h = {hubble:.4g}; check HubbleParam (or dHubble0 and the units)")
 
@@ -62,12 +99,14 @@ class Format(ABC):
     """One family of snapshot files.
 
     `components` maps gas, stars, dark and black_holes to the particle types that make them up
-    unless the suite file says otherwise; `mass` names the field as yt sees it.
+    unless the suite file says otherwise; `mass` names the field as yt sees it. Whatever box a staged
+    file claims yt never uses (gen.formats.domain).
     """
 
     name: ClassVar[str]
     components: ClassVar[dict[str, list[str]]]
     mass: ClassVar[str] = "Masses"
+    corner: ClassVar[float] = 0.0  # the coordinate at which a box begins, in sides of it
 
     @abstractmethod
     def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
@@ -86,13 +125,20 @@ class Format(ABC):
     def load(self, staged: Path) -> Any:
         """The yt dataset of a staged snapshot."""
 
-    def units(self, path: Path, given: dict[str, float]) -> CodeUnits:
-        """Code units from the file, with what the suite file gives taking precedence.
+    def units(self, path: Path, given: dict[str, Any]) -> CodeUnits:
+        """Code units from the file, with what the suite file gives (the keys of gen.suite.Units) taking precedence.
 
         Raises SnapshotError where they are missing, contradict themselves, or are no positive numbers.
         """
         with reading(path):
             units = self._units(path, given)
+        if said := [f"{key}: {str(given[key]).lower()}" for key in ("box", "cosmological") if key in given]:
+            units = replace(units, source=f"{units.source}; {', '.join(said)} by the suite file")
+        if (side := given.get("box")) == "none":
+            units = replace(units, box_kpc=None, box_given=True)
+        elif side is not None:
+            box = side * units.scale_factor
+            units = replace(units, box_kpc=box, corner_kpc=self.corner * box, box_given=True)
         worth = {"length unit": units.length_kpc, "mass unit": units.mass_msun, "velocity unit": units.velocity_kms}
         for name, value in {**worth, "box side": 1.0 if units.box_kpc is None else units.box_kpc}.items():
             if not (np.isfinite(value) and value > 0):
@@ -100,7 +146,11 @@ class Format(ABC):
         return units
 
     @abstractmethod
-    def _units(self, path: Path, given: dict[str, float]) -> CodeUnits: ...
+    def _units(self, path: Path, given: dict[str, Any]) -> CodeUnits: ...
+
+    def types(self, path: Path) -> set[str]:
+        """The particle types that the header says the snapshot has; empty where it does not."""
+        return set()
 
     def files(self, path: Path) -> list[Path]:
         """All files of the snapshot that `path` is the first of. Raises SnapshotError when one is missing."""

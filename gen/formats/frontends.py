@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gen.formats.base import SnapshotError
+from gen.formats.domain import set_domain
 
 
 @cache
@@ -50,6 +51,7 @@ def raw(module: str, name: str) -> Any:
             self.io._generate_smoothing_length = lambda index: None
             self.io._get_smoothing_length = lambda data_file, dtype, shape: np.zeros(shape[0])
             self.io._read_smoothing_length = lambda data_file, count: np.zeros(count)
+            set_domain(self)
             super()._initialize_index()
 
     methods = {

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology, reading
+from gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, SnapshotError, check_cosmology, reading
 from gen.formats.frontends import open_raw
 from gen.formats.sample import Sample, from_hdf5
 from gen.particles import Galaxy
@@ -50,6 +50,8 @@ _NAMES = {
 }  # fmt: skip
 _PHOTOMETRIC_BANDS = ("U", "B", "V", "K", "g", "r", "i", "z")  # columns of GFM_StellarPhotometrics (TNG)
 _SHAPES = {"Coordinates": (3,), "Velocities": (3,)}  # of a particle's entry; a number in all others
+#: A redshift below this is rounding: SWIFT and EAGLE write 1 / a - 1 at z = 0.
+NO_REDSHIFT = 1e-6
 #: A dataset may unpack to this many times its file's size; more is a damaged header.
 MOST_PACKED = 100
 _TYPES = range(6)  # yt's; SWIFT's PartType6 are neutrinos
@@ -179,7 +181,7 @@ class Gadget(Format):
                 # yt's own cosmology is not used: any sound one keeps it from dividing by a damaged one's zero.
                 for key, value in {"Redshift": 0.0, "Time": 1.0, "HubbleParam": 1.0, "Omega0": 0.3}.items():
                     clean[key] = value
-                clean["OmegaLambda"], clean["BoxSize"] = 0.7, scalar(attrs.get("BoxSize", 0.0))
+                clean["OmegaLambda"], clean["BoxSize"] = 0.7, 1.0
         if total == 0:
             raise SnapshotError(f"{path}: holds no particles")
         with h5py.File(scratch / names[0], "r+") as first:  # yt reads the table of the first file only
@@ -230,11 +232,17 @@ class Gadget(Format):
         files = [np.ravel(header(file).get("NumPart_ThisFile", [])) for file in files_of(path)]
         return {f"PartType{i}": sum(int(scalar(n[i])) for n in files if i < len(n)) for i in _TYPES}
 
-    def _units(self, path: Path, given: dict[str, float]) -> CodeUnits:
+    def types(self, path: Path) -> set[str]:
+        """By NumPart_Total of the first file, or its NumPart_ThisFile."""
+        attrs = header(path)
+        counts = np.ravel(attrs.get("NumPart_Total", attrs.get("NumPart_ThisFile", [])))
+        return {f"PartType{i}" for i, n in enumerate(counts) if scalar(n) > 0}
+
+    def _units(self, path: Path, given: dict[str, Any]) -> CodeUnits:
         """The suite file's, else the datasets' own, else a Units, Parameters or Header group's, else the default."""
         attrs = header(path)
         with h5py.File(path, "r") as file:
-            a, h = self._cosmology(path, file)
+            a, h, cosmological = self._cosmology(path, file, given.get("cosmological"))
             worth, source = _from_datasets(path, file), "the attributes of its datasets"
             if not worth:
                 worth, source = self._from_groups(file)
@@ -245,14 +253,17 @@ class Gadget(Format):
             worth = {**worth, key: (given[key], *worth[key][1:])}
             source = "the suite file"
         unit = {key: value * a**a_power * h**h_power for key, (value, a_power, h_power) in worth.items()}
-        box = np.ravel(attrs.get("BoxSize", 0.0)).astype(float)
+        box = np.zeros(1) if "box" in given else np.ravel(attrs.get("BoxSize", 0.0)).astype(float)
         if np.isfinite(box).all() and not np.allclose(box, box[0], rtol=1e-6):
             raise SnapshotError(
-                f"{path}: its BoxSize has unequal sides {box.tolist()}; only cubic boxes can be wrapped"
+                f"{path}: its BoxSize has unequal sides {box.tolist()}; only cubic boxes can be wrapped: "
+                "if it is no box give `units: {box: none}` in the suite file"
             )
-        energy = worth["velocity_kms"][0] ** 2
         side = float(box[0]) * unit["length_kpc"] or None
-        return CodeUnits(**unit, box_kpc=side, scale_factor=a, hubble=h, source=source, energy_kms2=energy)
+        energy = worth["velocity_kms"][0] ** 2
+        return CodeUnits(
+            **unit, box_kpc=side, scale_factor=a, hubble=h, source=source, energy_kms2=energy, cosmological=cosmological
+        )
 
     def _from_groups(self, file: h5py.File) -> tuple[dict[str, Worth], str]:
         for group in ("Units", "Parameters", "Header"):
@@ -266,15 +277,25 @@ class Gadget(Format):
                 return worth, f"the file's {group} group"
         return {}, ""
 
-    def _cosmology(self, path: Path, file: h5py.File) -> tuple[float, float]:
-        """Scale factor and h. Raises SnapshotError where the Header contradicts itself."""
+    def _cosmology(self, path: Path, file: h5py.File, cosmological: bool | None) -> tuple[float, float, bool]:
+        """Scale factor, h, and whether the run is cosmological (None: as the file says).
+
+        Raises SnapshotError where the Header contradicts itself.
+        """
         h, z = _said(file, "HubbleParam", 1.0), _said(file, "Redshift", 0.0)
-        # An old Header says only so: no dark energy and no redshift, no cosmology.
-        dark_energy = _said(file, "OmegaLambda", _said(file, "Omega_Lambda", 0.0)) != 0
-        if not _said(file, "ComovingIntegrationOn", dark_energy or z != 0):
-            check_no_redshift(path, z)
-            return 1.0, h or 1.0
-        return scale_factor(path, dict(file["Header"].attrs), self.expansion), h
+        attrs = dict(file["Header"].attrs)
+        if cosmological is None:
+            # An old Header says only so: no dark energy and no redshift, no cosmology.
+            dark_energy = _said(file, "OmegaLambda", _said(file, "Omega_Lambda", 0.0)) != 0
+            said = _said(file, "ComovingIntegrationOn", np.nan)
+            cosmological = dark_energy or z != 0 if np.isnan(said) else said != 0
+            if not cosmological:
+                check_no_redshift(path, z)
+            elif np.isnan(said):
+                check_time_is_a(path, attrs)
+        if not cosmological:
+            return 1.0, h or 1.0, False
+        return scale_factor(path, attrs, self.expansion), h, True
 
 
 def _said(file: h5py.File, name: str, default: float) -> float:
@@ -292,18 +313,35 @@ def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> f
         z = scalar(attrs["Redshift"])
         said["Redshift"] = 1 / (1 + z) if z > -1 else z
     if not said:
-        raise SnapshotError(f"{path}: a cosmological run whose Header has no Redshift and no scale factor")
+        raise SnapshotError(
+            f"{path}: a cosmological run whose Header has no Redshift and no scale factor; repair it{NOT_COSMOLOGICAL}"
+        )
     values = list(said.values())
     if not np.allclose(values, values[0], rtol=1e-3):
         words = ", ".join(f"{name} a = {value:.6g}" for name, value in said.items())
-        raise SnapshotError(f"{path}: its Header contradicts itself on the scale factor ({words}); repair it")
+        raise SnapshotError(
+            f"{path}: its Header contradicts itself on the scale factor ({words}); repair it{NOT_COSMOLOGICAL}"
+        )
     return values[0]
 
 
 def check_no_redshift(path: Path, z: float) -> None:
-    """Raises SnapshotError for a redshift in a run that says it is not cosmological: codes write 0 there."""
-    if z != 0:
-        raise SnapshotError(f"{path}: its Header has Redshift = {z:.4g} in a run that is not cosmological; repair it")
+    """Raises SnapshotError for a redshift in a run that is not cosmological: codes write 0 there, or nearly."""
+    if not abs(z) < NO_REDSHIFT:
+        raise SnapshotError(
+            f"{path}: its Header has Redshift = {z:.4g} in a run that is not cosmological; repair it, or say in the "
+            "suite file which is true: `units: {cosmological: true}` or false"
+        )
+
+
+def check_time_is_a(path: Path, attrs: dict[str, Any]) -> None:
+    """Raises SnapshotError where Time alone would be the scale factor: a run that is not cosmological but keeps dark
+    energy in its Header has a time there."""
+    if not {"Redshift", "ExpansionFactor"} & attrs.keys() and scalar(attrs.get("Time", 1.0)) not in (0.0, 1.0):
+        raise SnapshotError(
+            f"{path}: its Header has no Redshift, so Time = {scalar(attrs['Time']):.4g} may be a scale factor or a "
+            "time; say in the suite file which: `units: {cosmological: true}` or false"
+        )
 
 
 def _holds_particles(path: Path, group: h5py.Group) -> bool:

@@ -41,13 +41,19 @@ class Swift(Gadget):
         worth = dict(zip(self.default, (length / KPC_CM, mass / MSUN_G, length / time / KMS_CM_S), strict=True))
         return {k: (in_round_units(w), *self.default[k][1:]) for k, w in worth.items()}, "the file's Units group"
 
-    def _cosmology(self, path: Path, file: h5py.File) -> tuple[float, float]:
+    def _cosmology(self, path: Path, file: h5py.File, cosmological: bool | None) -> tuple[float, float, bool]:
         attrs = dict(file["Header"].attrs)
-        cosmology = dict(file["Cosmology"].attrs) if "Cosmology" in file else {}
-        if scalar(cosmology.get("Cosmological run", "Scale-factor" in attrs)) == 0:
-            check_no_redshift(path, scalar((cosmology | attrs).get("Redshift", 0.0)))
-            return 1.0, 1.0
-        return scale_factor(path, cosmology | attrs, ("Scale-factor",)), scalar(cosmology.get("h", 1.0))
+        known = dict(file["Cosmology"].attrs) if "Cosmology" in file else {}
+        z = scalar((known | attrs).get("Redshift", 0.0))
+        if cosmological is None:  # a cutout without the Cosmology group still has its scale factor or its redshift
+            said = known.get("Cosmological run", "Scale-factor" in attrs or z != 0)
+            cosmological = scalar(said) != 0
+            if not cosmological:
+                check_no_redshift(path, z)
+        if not cosmological:
+            return 1.0, 1.0, False
+        h = scalar(known.get("h", attrs.get("HubbleParam", 1.0)))
+        return scale_factor(path, known | attrs, ("Scale-factor",)), h, True
 
     def _columns(self, group: h5py.Group) -> dict[str, str]:
         named = group.file.get("SubgridScheme/NamedColumns", {})

@@ -11,7 +11,8 @@ from gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology
 from gen.formats.frontends import open_raw
 from gen.particles import Galaxy
 
-_READ = {"bComove", "bPeriodic", "dKpcUnit", "dMsolUnit", "dHubble0", "dPeriod", "dxPeriod"}  # of a .param file
+_PERIODS = ("dxPeriod", "dyPeriod", "dzPeriod")
+_READ = {"bComove", "bPeriodic", "dKpcUnit", "dMsolUnit", "dHubble0", "dPeriod", *_PERIODS}  # of a .param file
 _RECORD = {"gas": 12, "dark": 9, "star": 11}  # float32 values per particle
 
 
@@ -26,6 +27,7 @@ class Tipsy(Format):
         "black_holes": [],
     }
     mass = "Mass"
+    corner = -0.5
 
     def _param(self, path: Path) -> Path:
         for folder in (path.parent, path.parent.parent):
@@ -66,16 +68,14 @@ class Tipsy(Format):
             raise SnapshotError(f"{path}: {size} bytes do not fit its header's {sum(counts)} particles; cut short?")
         staged = scratch / "snapshot.tipsy"
         staged.symlink_to(path.resolve())
-        period = self._period(self._parameters(self._param(path)))
-        box = f"bPeriodic = {int(period is not None)}\ndPeriod = {period or 1.0!r}\n"
-        (scratch / "snapshot.param").write_text(f"bComove = 0\n{box}dKpcUnit = 1\ndMsolUnit = 1\n")
+        (scratch / "snapshot.param").write_text("bComove = 0\ndPeriod = 1\ndKpcUnit = 1\ndMsolUnit = 1\n")
         return staged
 
     def load(self, staged: Path) -> Any:
         param = str(staged.with_suffix(".param"))
         return open_raw("yt.frontends.tipsy.api", "TipsyDataset", str(staged), parameter_file=param)
 
-    def _units(self, path: Path, given: dict[str, float]) -> CodeUnits:
+    def _units(self, path: Path, given: dict[str, Any]) -> CodeUnits:
         """From dKpcUnit and dMsolUnit of the .param; a is the header's time."""
         # yt's own mass unit is rho_crit V from dHubble0, off from dMsolUnit by 0.1 % in real files.
         known = self._parameters(self._param(path))
@@ -84,24 +84,33 @@ class Tipsy(Format):
             raise SnapshotError(f"{path}: {' and '.join(missing)} not in its .param; add `units:` to the suite file")
         length = given.get("length_kpc", known.get("dKpcUnit", 0.0))
         mass = given.get("mass_msun", known.get("dMsolUnit", 0.0))
-        comoving = bool(known.get("bComove", 0))
+        comoving = bool(given.get("cosmological", known.get("bComove", 0)))
         a, hubble = (self._header(path)[0], 1.0) if comoving else (1.0, 1.0)
         if comoving and "dHubble0" in known:
             # dHubble0 counts in code time, 1/sqrt(G rho) with rho one code mass per code volume.
             hubble = known["dHubble0"] * float(np.sqrt(G * mass / length**3)) / 0.1
         # Gasoline's time unit is 1/sqrt(G rho); comoving velocities carry a factor a.
         velocity = given.get("velocity_kms", float(np.sqrt(G * mass / length)))
-        period = self._period(known)
+        period = None if "box" in given else self._period(path, known, comoving)
         box = None if period is None else period * length * a
         check_cosmology(path, a, hubble)
         source = f"dKpcUnit and dMsolUnit of {self._param(path).name}"
-        return CodeUnits(length * a, mass, velocity * a, box, a, hubble, source, -0.5 * (box or 0.0))
+        corner = self.corner * (box or 0.0)
+        return CodeUnits(length * a, mass, velocity * a, box, a, hubble, source, corner, cosmological=comoving)
 
     @staticmethod
-    def _period(known: dict[str, float]) -> float | None:
-        """Side of the box in code units, None where space is not periodic."""
-        periodic = known.get("bComove", 0) or known.get("bPeriodic", 0)
-        return known.get("dPeriod", known.get("dxPeriod", 1.0)) if periodic else None
+    def _period(path: Path, known: dict[str, float], comoving: bool) -> float | None:
+        """Side of the box in code units, None where space is not periodic (Gasoline: dxPeriod defaults to dPeriod)."""
+        if not known.get("bPeriodic", comoving):
+            return None
+        sides = [known.get(name, known.get("dPeriod", 1.0)) for name in _PERIODS]
+        if not np.allclose(sides, sides[0], rtol=1e-6):
+            raise SnapshotError(f"{path}: its .param has unequal periods {sides}; only cubic boxes can be wrapped")
+        return sides[0]
+
+    def types(self, path: Path) -> set[str]:
+        """By the counts of the header."""
+        return {name for name, n in zip(("Gas", "DarkMatter", "Stars"), self._header(path)[1], strict=True) if n}
 
     @staticmethod
     def _parameters(path: Path) -> dict[str, float]:

@@ -124,7 +124,7 @@ def sketch(
 def _look_at_types(seen: Sketch, given: dict[str, list[str]], min_stars: int) -> None:
     if seen.discs:
         seen.wrong.append(disc_question(seen.discs))
-    if not seen.count("stars"):
+    elif not seen.count("stars"):
         seen.wrong.append("no stars: no map can be made; if they are of another type add `particles: {stars: [...]}`")
     elif seen.count("stars") < min_stars:
         seen.wrong.append(f"{seen.count('stars')} star particles in the whole file, fewer than min_stars = {min_stars}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from gen.components import components_of, disc_question, disc_types, unsaid_types
 from gen.constants import LIGHT_KMS
 from gen.formats import FORMATS, SnapshotError
 from gen.formats.base import reading, settled_box
@@ -52,9 +53,7 @@ class Snapshot:
         self.path = path
         self.format = FORMATS[format_name]
         self.tracers = tracers or Tracers()
-        self.components = self.format.components | (components or {})
-        self.low_resolution = self.components.pop("low_resolution", [])
-        self.components["dark"] = list(dict.fromkeys(self.components["dark"] + self.low_resolution))
+        self.components, self.low_resolution = components_of(self.format, components or {})
         self._scratch = tempfile.TemporaryDirectory(prefix="kinmass-")
         try:
             with reading(path):
@@ -62,6 +61,7 @@ class Snapshot:
                 self.units = self.format.units(path, units or {})
                 self.smoothing = self.format.smoothing(path)
                 staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
+                self._check_discs(staged, components or {})
                 self._ds = self._load_indexed(staged, indexes)
                 self._extents_kpc = {t: e * self.units.length_kpc for t, e in self._ds.extents.items()}
                 sound = {t: e for t, e in self._extents_kpc.items() if np.isfinite(e).all()}
@@ -104,6 +104,14 @@ class Snapshot:
             for ptype in ptypes:
                 if owners.setdefault(ptype, name) != name:
                     raise SnapshotError(f"{ptype} is both {owners[ptype]} and {name}; say in `particles` which it is")
+
+    def _check_discs(self, staged: Path, given: dict[str, list[str]]) -> None:
+        """Raises SnapshotError where types 2 and 3 may be stars, and nobody has said that they are dark matter."""
+        dark = self.components["dark"]
+        if unsaid := unsaid_types(dark, given):
+            samples = self.format.sample(staged, 1000, {*unsaid, "PartType1"})
+            if discs := disc_types(dark, given, samples, self.units.cosmological):
+                raise SnapshotError(f"{self.path}: {disc_question(discs)}")
 
     def _check_counts(self, promised: dict[str, int]) -> None:
         """Raises SnapshotError where particles were lost; a cutout's Header that fits no type is its parent's."""

@@ -173,7 +173,13 @@ def test_check_says_what_is_there_and_what_is_not(galaxy, tmp_path):
         CENTRES["middle"],
     )
     said = command("gen", "check", tmp_path / "snap.hdf5").stdout
-    for words in ("ArepoHDF5Dataset", "z = 0.6667", "4000 kpc", "800 particles of PartType4", "gas maps will be empty"):
+    for words in (
+        "format      arepo",
+        "z = 0.6667",
+        "4000 kpc",
+        "800 particles of PartType4",
+        "gas maps will be empty",
+    ):
         assert words in said
     assert command("gen", "check", tmp_path / "nothing.hdf5", check=False).returncode == 2
 

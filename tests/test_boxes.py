@@ -1,6 +1,5 @@
-"""Wherever a file's particles lie and whatever box its header claims: what is read is what a plain sum over it finds."""
+"""Wherever a file's particles lie and whatever box it claims: what is read is what a plain sum over it finds."""
 
-import json
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -9,15 +8,10 @@ import h5py
 import layouts
 import numpy as np
 import pytest
-import yaml
 
-from gen.formats import FORMATS, CodeUnits, SnapshotError, tipsy
-from gen.formats.base import settled_box
-from gen.formats.domain import domain_of
+from gen.formats import FORMATS, tipsy
 from gen.particles import Galaxy, Particles, empty
-from gen.plan import list_tasks
-from gen.snapshot import Snapshot, images
-from gen.suite import Suite, SuiteError, Units, load_suite
+from gen.snapshot import Snapshot
 
 BOX, A, H = layouts.BOX, layouts.A, layouts.H
 LENGTHS = {"gadget": layouts.KPC_H, "arepo": layouts.KPC_H, "gizmo": layouts.KPC_H, "swift": layouts.MPC}
@@ -143,7 +137,12 @@ def spheres_in(box_kpc: float, galaxy: Galaxy, corner: float) -> list[tuple[np.n
     rng = np.random.default_rng(8)
     middle = np.median(galaxy.stars.pos_kpc, axis=0) + corner
     if not box_kpc:
-        return [(middle, 200.0), (middle + [250, 0, 0], 600.0), (galaxy.gas.pos_kpc[3] + corner, 50.0), (middle, 1e5)]
+        return [
+            (middle, 200.0),
+            (middle + np.array([250, 0, 0]), 600.0),
+            (galaxy.gas.pos_kpc[3] + corner, 50.0),
+            (middle, 1e5),
+        ]
     places = [np.zeros(3), np.array([box_kpc, 0.5 * box_kpc, 0]), rng.uniform(0, box_kpc, 3), np.full(3, 0.5 * box_kpc)]
     return [
         *((c + corner, r) for c, r in product(places, (30.0, 400.0))),

@@ -1,6 +1,7 @@
 """Tipsy snapshots (Gasoline, ChaNGa; NIHAO): big-endian records and a .param file that holds the units."""
 
 import struct
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 from gen.constants import RHO_CRIT, G
 from gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology
 from gen.formats.frontends import open_raw
+from gen.formats.sample import Sample, take
 from gen.particles import Galaxy
 
 _PERIODS = ("dxPeriod", "dyPeriod", "dzPeriod")
@@ -70,6 +72,20 @@ class Tipsy(Format):
         staged.symlink_to(path.resolve())
         (scratch / "snapshot.param").write_text("bComove = 0\ndPeriod = 1\ndKpcUnit = 1\ndMsolUnit = 1\n")
         return staged
+
+    def sample(self, staged: Path, most: int, types: Collection[str] | None = None) -> dict[str, Sample]:
+        _, counts = self._header(staged)
+        with open(staged, "rb") as file:
+            order = ">" if struct.unpack(">i", file.read(16)[12:])[0] in (1, 2, 3) else "<"
+        start = staged.stat().st_size - 4 * sum(n * k for n, k in zip(counts, _RECORD.values(), strict=True))
+        found = {}
+        for ptype, n, width in zip(("Gas", "DarkMatter", "Stars"), counts, _RECORD.values(), strict=True):
+            if n and (types is None or ptype in types):
+                rows = np.memmap(staged, np.dtype(f"{order}f4"), "r", start, (n, width))
+                values = take(rows.__getitem__, n, most)
+                found[ptype] = Sample(n, values[:, 1:4], values[:, 4:7], values[:, 0], frozenset({"Density"}))
+            start += 4 * n * width
+        return found
 
     def load(self, staged: Path) -> Any:
         param = str(staged.with_suffix(".param"))

@@ -1,0 +1,223 @@
+"""`gen check`: a file in words with a verdict, a suite file with its galaxies, and a draft that maps what it says."""
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import SHARED, SUITES
+
+from gen.check import describe
+from gen.draft import draft
+from gen.formats import FORMATS, SnapshotError, gadget
+from gen.formats.sample import Sample, blocks
+from gen.maps import generate
+from gen.mock.suites import make_galaxy
+from gen.particles import Galaxy
+from gen.record import Settings
+from gen.sketch import sketch
+from gen.snapshot import Snapshot
+from gen.suite import load_suite
+
+
+@pytest.fixture(scope="module")
+def a_galaxy() -> Galaxy:
+    return make_galaxy("middle", 0, 1, 1000, 500, 1000)[0]
+
+
+def snapshot(path: Path, galaxy: Galaxy, a: float = 1.0, **header: object) -> Path:
+    """A galaxy in the middle of a box of 4 Mpc, as GIZMO writes it; header entries that are None are taken out."""
+    gadget.write(path, [(galaxy, np.full(3, 2000.0), np.zeros(3))], 4000.0, a, 0.7, "gizmo")
+    with h5py.File(path, "r+") as file:
+        for key, value in header.items():
+            if value is None:
+                del file["Header"].attrs[key]
+            else:
+                file["Header"].attrs[key] = value
+    return path
+
+
+def move(path: Path, old: str, new: str, lighter: float = 1.0) -> Path:
+    """Rename a particle type, and divide its masses."""
+    with h5py.File(path, "r+") as file:
+        file.move(old, new)
+        file[new]["Masses"][...] /= lighter
+        counts = file["Header"].attrs["NumPart_ThisFile"][...]
+        counts[int(new[-1])], counts[int(old[-1])] = counts[int(old[-1])], 0
+        file["Header"].attrs["NumPart_ThisFile"] = file["Header"].attrs["NumPart_Total"] = counts
+    return path
+
+
+def mapped(text: str, folder: Path) -> tuple[int, int]:
+    """Galaxies done and failed by a suite file's text, as `gen maps` would."""
+    suite = load_suite(written(folder, text))
+    return generate([suite], folder / "maps.zarr", Settings(views=1, pixels=8), quiet=True)
+
+
+@pytest.mark.parametrize(("isolated", "lighter", "is_disc"), [(True, 1, True), (True, 1e-4, True), (False, 1e3, True),
+                                                              (False, 1e-3, False)])  # fmt: skip
+def test_a_disc_is_not_dark_matter(isolated, lighter, is_disc, a_galaxy, tmp_path):
+    """Types 2 and 3 are stars in isolated runs and where they are lighter than dark matter; nobody guesses for maps."""
+    header = {"OmegaLambda": 0.0, "HubbleParam": 1.0} if isolated else {}
+    path = move(snapshot(tmp_path / "snap.hdf5", a_galaxy, **header), "PartType4", "PartType2", lighter)
+    said, text = "\n".join(describe(path, "gizmo")), draft(path, "gizmo")
+    if is_disc:
+        assert "wrong       PartType2: a disc and a bulge of stars, or dark matter of low resolution?" in said
+        with pytest.raises(SnapshotError, match="PartType2: a disc and a bulge of stars, or"):
+            Snapshot(path, "gizmo")
+        assert load_suite(written(tmp_path, text)).particles.stars == ["PartType2", "PartType4"]
+        with Snapshot(path, "gizmo", {"stars": ["PartType2"], "dark": ["PartType1"]}) as opened:
+            assert len(opened.everything("stars")) == 1000
+    else:
+        assert load_suite(written(tmp_path, text)).particles.low_resolution == ["PartType2"]
+        with Snapshot(path, "gizmo") as opened:
+            assert len(opened.everything("dark")) == 2000
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "draft.yaml").write_text(text)
+    return folder / "draft.yaml"
+
+
+def test_the_draft_of_a_disc_galaxy_maps_it(a_galaxy, tmp_path):
+    path = move(snapshot(tmp_path / "snap.hdf5", a_galaxy, OmegaLambda=0.0), "PartType4", "PartType3")
+    assert mapped(draft(path), tmp_path) == (1, 0)
+
+
+def catalogue(path: Path, z: float, n: int = 1) -> None:
+    """SUBFIND's of one galaxy in the middle of the box."""
+    with h5py.File(path, "w") as file:
+        length = 0.7 * (1 + z)
+        file["Group/Group_R_Crit200"], file["Group/GroupFirstSub"] = np.full(n, 200 * length), np.arange(n)
+        file["Subhalo/SubhaloPos"] = np.full((n, 3), 2000 * length)
+        file["Subhalo/SubhaloLenType"] = np.tile([500, 1000, 0, 0, 1000, 0], (n, 1))
+        file.create_group("Header").attrs.update({"Redshift": z, "Nsubgroups_Total": n})
+
+
+def test_a_draft_takes_the_snapshots_own_catalogue(a_galaxy, tmp_path):
+    """By its number, which is not the 5 of hdf5; and by its time, to 1e-4."""
+    for number, z in (("098", 0.0095), ("099", 0.0)):
+        snapshot(tmp_path / f"snap_{number}.hdf5", a_galaxy, 1 / (1 + z))
+        catalogue(tmp_path / f"fof_subhalo_tab_{number}.hdf5", z)
+    for number in ("098", "099"):
+        text = draft(tmp_path / f"snap_{number}.hdf5")
+        assert f'catalogue: {{format: subfind, path: "fof_subhalo_tab_{number}.hdf5"}}' in text
+    (tmp_path / "fof_subhalo_tab_098.hdf5").rename(tmp_path / "fof_subhalo_tab_99.hdf5")
+    (tmp_path / "fof_subhalo_tab_099.hdf5").rename(tmp_path / "fof_subhalo_tab_5.hdf5")
+    text = draft(tmp_path / "snap_099.hdf5")
+    assert "# fof_subhalo_tab_99.hdf5 is of another time" in text
+    assert "no catalogue found" in text
+
+
+@pytest.mark.parametrize("form", ["gadget", "arepo", "gizmo", "simba", "eagle", "swift"])
+def test_a_drafts_assumed_units_are_the_formats_own(form, a_galaxy, tmp_path):
+    """Uncommented they change nothing."""
+    path = snapshot(tmp_path / "snap.hdf5", a_galaxy, 0.5)
+    with h5py.File(path, "r+") as file:
+        if form == "swift":  # whose cosmology has a group of its own
+            file["Header"].attrs["Scale-factor"] = 0.5
+            file.create_group("Cosmology").attrs.update({"Scale-factor": 0.5, "h": 0.7, "Redshift": 1.0})
+    text = draft(path, form)
+    (line,) = (line for line in text.splitlines() if line.startswith("# units: {"))
+    given = load_suite(written(tmp_path, text + line[2:] + "\n")).units.model_dump(exclude_none=True)
+    one, two = FORMATS[form].units(path, {}), FORMATS[form].units(path, given)
+    for key in ("length_kpc", "mass_msun", "velocity_kms"):
+        assert getattr(one, key) == pytest.approx(getattr(two, key), rel=1e-12)
+
+
+def test_what_check_advises_can_be_tried(a_galaxy, tmp_path):
+    """A file in Msun that does not say so: described, not refused, and right with `units` in a suite file."""
+    path = snapshot(tmp_path / "snap.hdf5", a_galaxy, OmegaLambda=0.0)
+    with h5py.File(path, "r+") as file:
+        for number in (0, 1, 4):
+            file[f"PartType{number}/Masses"][...] *= 1e10
+    said = "\n".join(describe(path))
+    assert "check the mass unit" in said
+    assert said.splitlines()[-1].startswith("  verdict     cannot be mapped as it is")
+    suite = written(tmp_path, draft(path) + "units: {length_kpc: 1, mass_msun: 1, velocity_kms: 1}\n")
+    said = "\n".join(describe(suite))
+    assert "from the suite file" in said
+    assert "galaxies    1 of 1 would be mapped" in said
+    assert "verdict     can be mapped" in said
+
+
+def test_a_suite_says_which_galaxies_would_be_mapped_and_why_others_not(a_galaxy, tmp_path):
+    path = snapshot(tmp_path / "snap_7.hdf5", a_galaxy)
+    rows = "a,2000,2000,2000,900,True\nb,1,1,1,900,True\nc,1,1,1,900,False\nd,1,1,1,5,True\n"
+    (tmp_path / "t.csv").write_text(f"id,x,y,z,n_stars,central\n{rows}")
+    text = f"name: s\nformat: gizmo\nsnapshots: {path.name}\naperture: {{kpc: 30}}\n"
+    said = "\n".join(describe(written(tmp_path, text + "catalogue: {format: table, path: t.csv}\n")))
+    assert "galaxies    2 of 4 would be mapped" in said
+    assert "1 not: which: central" in said
+    assert "1 not: min_stars: 200" in said
+    assert "snap_7:a  ok" in said
+    assert "snap_7:b  no star lies within its aperture of 30 kpc, the nearest" in said
+    assert "cannot be mapped as it is" in said
+
+
+def test_check_reads_headers_and_a_bounded_sample(a_galaxy, tmp_path, monkeypatch):
+    monkeypatch.setattr("gen.sketch.MOST", 64)
+    path = snapshot(tmp_path / "snap.hdf5", a_galaxy)
+    read: list[int] = []
+    inner = h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, key: _counted(inner(self, key), read))
+    seen = sketch(path, "gizmo")
+    assert seen.count("stars") == 1000
+    assert not any(sample.is_whole for sample in seen.samples.values())
+    assert sum(read) < 3 * 8 * (64 + 16) * 8
+    assert seen.particles("stars").mass_msun.sum() == pytest.approx(a_galaxy.stars.mass_msun.sum(), rel=0.2)
+
+
+def _counted(values: np.ndarray, read: list[int]) -> np.ndarray:
+    read.append(np.asarray(values).nbytes)
+    return values
+
+
+@pytest.mark.parametrize(("n", "most"), [(0, 10), (5, 10), (10, 10), (1000, 10), (1001, 640), (17, 16), (10**9, 10**5)])
+def test_blocks_are_bounded_and_apart(n, most):
+    found = blocks(n, most)
+    ends = [0, *(end for b in found for end in (b.start, b.stop))]
+    assert ends == sorted(ends)
+    assert ends[-1] <= n
+    assert sum(b.stop - b.start for b in found) <= min(n, most + 16)
+    assert sum(b.stop - b.start for b in found) >= min(n, most)
+
+
+@pytest.mark.parametrize("name", ["099.hdf5", "snap #1: a.hdf5", "snap[1].hdf5", "yes.hdf5", "{x}.hdf5", "é.hdf5"])
+def test_a_draft_is_a_suite_file_whatever_the_files_name(name, a_galaxy, tmp_path):
+    folder = tmp_path / "a folder: with # [signs]"
+    folder.mkdir()
+    path = snapshot(folder / name, a_galaxy)
+    catalogue(folder / f"{name}.hdf5", 0.0)
+    shutil.move(folder / f"{name}.hdf5", folder / f"{name}.z0.000.AHF_halos")  # found by its name, read by no one here
+    suite = load_suite(written(tmp_path, draft(path)))
+    assert suite.snapshot_paths() == [path]
+    assert suite.catalogue_path(path) == folder / f"{name}.z0.000.AHF_halos"
+
+
+PATTERNS = ("*.hdf5", "*.binary", "*/*.000???", "*/*/*.0.hdf5")
+REAL = [path for pattern in PATTERNS for path in sorted((SHARED / "snapshots").glob(pattern))]
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda p: p.name)
+def test_a_real_files_draft_maps_it_or_says_why_not(path, tmp_path):
+    text = draft(path)
+    done = mapped(text, tmp_path)
+    if "# look at this first:" in text:
+        assert "verdict     cannot be mapped as it is" in "\n".join(describe(tmp_path / "draft.yaml"))
+    elif "catalogue:" not in text:
+        assert done == (1, 0)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_check_agrees_with_what_maps_would_do(suite, mocks):
+    said = describe(mocks / suite / f"{suite}.yaml")
+    assert said[0].startswith(f"suite {suite}: ")
+    assert "verdict     can be mapped" in said[-1]
+    assert not any("wrong" in line for line in said)
+
+
+def test_a_sample_knows_whether_it_is_whole():
+    some = Sample(3, np.zeros((2, 3)), np.zeros((2, 3)), np.ones(2))
+    assert not some.is_whole

@@ -59,6 +59,12 @@ def concatenate(parts: list[Particles]) -> Particles:
     )
 
 
+def within(p: Particles, radius_kpc: float) -> Particles:
+    """Those within a radius of the origin; all of them are not copied."""
+    inside = np.einsum("ij,ij->i", p.pos_kpc, p.pos_kpc) <= radius_kpc**2
+    return p if inside.all() else p[inside]
+
+
 @dataclass(frozen=True)
 class Galaxy:
     """One galaxy, centred and at rest: its tracers, its dark matter and its black holes.

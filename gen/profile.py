@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from gen.particles import Particles
-
 #: Radii of the stored fine profile.
 N_RADII = 64
 
@@ -33,19 +31,20 @@ def half_mass_radius(radius_kpc: np.ndarray, mass_msun: np.ndarray) -> float:
     return float(np.interp(half, middle, r[order]))
 
 
-def profile_radii(stars: Particles, aperture_kpc: float) -> np.ndarray:
+def profile_radii(half_mass_kpc: float, aperture_kpc: float) -> np.ndarray:
     """(N_RADII,) logarithmic radii [kpc] from a twentieth of the stars' half-mass radius to the aperture."""
-    r_half = half_mass_radius(np.linalg.norm(stars.pos_kpc, axis=1), stars.mass_msun)
-    return np.geomspace(min(0.05 * r_half, 0.5 * aperture_kpc), aperture_kpc, N_RADII)
+    return np.geomspace(min(0.05 * half_mass_kpc, 0.5 * aperture_kpc), aperture_kpc, N_RADII)
 
 
 def menc_at(radius_kpc: np.ndarray, mass_msun: np.ndarray, at_kpc: np.ndarray) -> np.ndarray:
     """log10 M(<r) at any radii, by interpolation in log-log between the stored ones.
 
     radius (..., K) and mass (..., K) share leading dimensions with at (..., X). Radii outside the
-    stored ones give NaN: a profile is never extrapolated.
+    stored ones give NaN, for a profile is never extrapolated; so do those beside a mass of zero, where no
+    particle lies inside.
     """
-    log_r, log_m, log_at = np.log10(radius_kpc), np.log10(np.maximum(mass_msun, 1e-30)), np.log10(at_kpc)
+    log_m = np.log10(mass_msun, out=np.full(np.shape(mass_msun), np.nan), where=np.asarray(mass_msun) > 0)
+    log_r, log_at = np.log10(radius_kpc), np.log10(at_kpc)
     rows = zip(*(a.reshape(-1, a.shape[-1]) for a in (log_at, log_r, log_m)), strict=True)
     out = np.stack([np.interp(x, r, m, left=np.nan, right=np.nan) for x, r, m in rows])
     return out.reshape(np.shape(at_kpc))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 from numba import njit
+from scipy.spatial import cKDTree
 
 from gen.particles import Galaxy, Particles
 
@@ -26,10 +27,20 @@ def _spline_column(b: np.ndarray) -> np.ndarray:
 COLUMN = _spline_column(np.sqrt(np.linspace(0, 1, 1025)))
 COLUMN /= np.pi * np.trapezoid(COLUMN, dx=1 / 1024)
 STEP = np.append(np.diff(COLUMN), 0.0)
+#: Neighbours within the kernel of gas that comes without one.
+NEIGHBOURS = 32
 #: Kernels of this many pixels or more are normalised by their own integral (1e-7 off the pixels' sum).
 WIDE = 16
 #: Pixels handled at once, and particles that stay in cache while all views see them.
 LANES, BLOCK = 4, 1024
+
+
+def with_kernels(gas: Particles) -> Particles:
+    """Gas with kernels: where its file has nothing they follow from, each ends at the 32nd neighbour among these."""
+    if len(gas) == 0 or gas.support_kpc is not None:
+        return gas
+    near, _ = cKDTree(gas.pos_kpc).query(gas.pos_kpc, k=min(NEIGHBOURS, len(gas)))
+    return replace(gas, support_kpc=near.reshape(len(gas), -1)[:, -1])
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})

@@ -1,13 +1,13 @@
 """What the store keeps of one galaxy: its maps and its true mass profile."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gen import store
-from gen.particles import Galaxy, Particles
+from gen.particles import Galaxy, Particles, within
 from gen.profile import enclosed_mass, half_mass_radius, profile_radii
-from gen.projection import views
+from gen.projection import views, with_kernels
 from gen.sightline import sightlines
 
 #: Side of the map, and the largest radius of the network's profile, in projected half-mass radii.
@@ -31,16 +31,32 @@ class Refused(ValueError):
     """A galaxy that cannot be mapped honestly: the message is its line in failures.jsonl."""
 
 
-def at_rest(galaxy: Galaxy, min_stars: int) -> np.ndarray:
-    """The galaxy's own velocity (3,) [km/s]: that of the inner half of its stars.
+@dataclass(frozen=True)
+class Frame:
+    """How a galaxy is looked at. All of it follows from its own stars, nothing from the truth's aperture.
 
-    Raises Refused for too few stars.
+    stars_radius_kpc is where its stars end; half_mass_kpc is spherical, r_e_kpc (V,) projected; maps show the
+    particles within map_radius_kpc, at least twice as far from the centre as the field's corners, for R_e is at most
+    the spherical half-mass radius.
     """
-    stars = galaxy.stars
-    if len(stars) < min_stars:
-        raise Refused(f"{len(stars)} star particles in the aperture, fewer than min_stars = {min_stars}")
-    if not stars.mass_msun.sum() > 0:
-        raise Refused("the star particles in the aperture have no mass; is the file damaged?")
+
+    stars_radius_kpc: float
+    half_mass_kpc: float
+    bulk_kms: np.ndarray  # (3,)
+    turns: np.ndarray  # (V, 3, 3)
+    inclination_deg: np.ndarray  # (V,)
+    r_e_kpc: np.ndarray  # (V,)
+    map_radius_kpc: float
+
+
+def enough_stars(stars: Particles, least: int, where: str) -> None:
+    """Raises Refused for too few stars."""
+    if len(stars) < least:
+        raise Refused(f"{len(stars)} star particles {where}, fewer than min_stars = {least}")
+
+
+def at_rest(stars: Particles) -> np.ndarray:
+    """A galaxy's own velocity (3,) [km/s]: that of the inner half of its stars."""
     r = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
     inner = np.where(r <= half_mass_radius(r, stars.mass_msun), stars.mass_msun, 0.0)
     return np.asarray(inner @ stars.vel_kms / inner.sum())
@@ -56,41 +72,71 @@ def spin(stars: Particles, bulk_kms: np.ndarray) -> np.ndarray:
     return np.asarray(momentum / max(float(np.linalg.norm(momentum)), 1e-30))
 
 
-def map_galaxy(
-    galaxy: Galaxy, name: str, aperture_kpc: float, settings: Settings, bulk_kms: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Maps and truth of one centred galaxy that moves with bulk_kms (3,), as `store.ARRAYS` describes them.
-
-    Raises Refused when the aperture ends before the profile does.
-    """
-    stars = galaxy.stars
-    pole = spin(stars, bulk_kms)
+def frame_of(stars: Particles, stars_radius_kpc: float, name: str, settings: Settings) -> Frame:
+    """How a galaxy of that name is looked at, from its own stars. Raises Refused for stars that tell nothing."""
+    if not stars.mass_msun.sum() > 0:
+        raise Refused("its star particles have no mass; is the file damaged?")
+    bulk = at_rest(stars)
+    pole = spin(stars, bulk)
     if not pole.any() and settings.inclination_deg != (0.0, 90.0):
         raise Refused("its stars have no angular momentum, so no inclination; map it without --inclination")
     turns = sightlines(settings.seed, name, settings.views, pole, settings.inclination_deg)
     r_e = np.array([half_mass_radius(np.hypot(*(turn[:2] @ stars.pos_kpc.T)), stars.mass_msun) for turn in turns])
     if not r_e.min() > 0:
         raise Refused("half of the stars lie at one point; is the file damaged?")
-    if REACH_RE * r_e.max() > aperture_kpc:
+    half_mass = half_mass_radius(np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc)), stars.mass_msun)
+    tilt = np.degrees(np.arccos(np.clip(np.abs(turns[:, 2] @ pole), 0, 1)))
+    map_radius = 2**0.5 * settings.field_of_view_re * half_mass
+    return Frame(stars_radius_kpc, half_mass, bulk, turns, tilt, r_e, map_radius)
+
+
+def check_aperture(frame: Frame, aperture_kpc: float) -> None:
+    """Raises Refused when the truth's aperture ends before the profile does."""
+    if (reach := REACH_RE * frame.r_e_kpc.max()) > aperture_kpc:
         raise Refused(
-            f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e = {REACH_RE * r_e.max():.3g} kpc; "
-            "enlarge `aperture`"
+            f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e = {reach:.3g} kpc; enlarge `aperture`"
         )
-    half_width = 0.5 * settings.field_of_view_re * r_e
-    radius = profile_radii(stars, aperture_kpc)
+
+
+def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Settings) -> dict[str, np.ndarray]:
+    """Maps and truth of one centred galaxy, as `store.ARRAYS` describes them.
+
+    galaxy holds all particles out to the aperture and to frame.map_radius_kpc, and may hold others. Raises Refused
+    when there are none as far out as the profile goes.
+    """
+    gas = with_kernels(within(galaxy.gas, frame.map_radius_kpc))
+    seen = replace(galaxy, stars=within(galaxy.stars, frame.map_radius_kpc), gas=gas)
+    half_width = 0.5 * settings.field_of_view_re * frame.r_e_kpc
+    radius = profile_radii(frame.half_mass_kpc, aperture_kpc)
+    reach = _farthest(galaxy, max(aperture_kpc, frame.map_radius_kpc))
+    if reach < REACH_RE * frame.r_e_kpc.max():
+        raise Refused(
+            f"its file ends {reach:.3g} kpc from its centre, before {REACH_RE:g} R_e = "
+            f"{REACH_RE * frame.r_e_kpc.max():.3g} kpc; is it a cutout? Take one that is larger"
+        )
     menc = {c: enclosed_mass(p.pos_kpc, p.mass_msun, radius) for c, p in galaxy.components().items()}
     total = sum(menc.values())
     return {
-        "maps": views(galaxy, turns, half_width, settings.pixels, bulk_kms).astype(np.float32),
-        "sightline": turns,
-        "inclination": np.degrees(np.arccos(np.clip(np.abs(turns[:, 2] @ pole), 0, 1))).astype(np.float32),
-        "half_mass_radius": r_e.astype(np.float32),
+        "maps": views(seen, frame.turns, half_width, settings.pixels, frame.bulk_kms).astype(np.float32),
+        "sightline": frame.turns,
+        "inclination": frame.inclination_deg.astype(np.float32),
+        "half_mass_radius": frame.r_e_kpc.astype(np.float32),
         "pixel_scale": (2 * half_width / settings.pixels).astype(np.float32),
+        "stars_radius": np.array(frame.stars_radius_kpc),
+        "map_radius": np.array(frame.map_radius_kpc),
+        "reach": np.array(reach),
         "radius": radius,
         "mass": np.stack([total if c == "total" else menc[c] for c in store.COMPONENTS]),
-        "has_gas": np.array(_is_seen(galaxy.gas), dtype=np.uint8),
-        "bulk_velocity": bulk_kms,
+        "has_gas": np.array(_is_seen(gas), dtype=np.uint8),
+        "has_dark": np.array(len(galaxy.dark) > 0, dtype=np.uint8),
+        "bulk_velocity": frame.bulk_kms,
     }
+
+
+def _farthest(galaxy: Galaxy, radius_kpc: float) -> float:
+    """Distance [kpc] of the farthest particle of any kind within a radius."""
+    squares = [np.einsum("ij,ij->i", p.pos_kpc, p.pos_kpc) for p in galaxy.components().values()]
+    return float(np.sqrt(max(s.max(where=s <= radius_kpc**2, initial=0.0) for s in squares)))
 
 
 def _is_seen(tracer: Particles) -> bool:

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from gen.components import components_of, disc_question, disc_types, unsaid_types
 from gen.constants import LIGHT_KMS
@@ -21,8 +20,6 @@ from gen.suite import Tracers
 
 #: Above this many particles a region is selected by yt's index instead of reading everything.
 READ_WHOLE = 200_000
-#: Neighbours whose distance is the kernel support of gas that comes without density.
-NEIGHBOURS = 32
 YT = version("yt")
 #: No particle weighs as much as the heaviest clusters of galaxies.
 HEAVIEST_MSUN = 1e16
@@ -153,13 +150,17 @@ class Snapshot:
                 parts[name].append(own)
                 parts["gas"].append(wind)
                 low += float(own.mass_msun.sum()) if ptype in self.low_resolution else 0.0
-        gas = concatenate(parts.pop("gas"))
-        if len(gas) and gas.support_kpc is None:
-            near, _ = cKDTree(gas.pos_kpc).query(gas.pos_kpc, k=min(NEIGHBOURS, len(gas)))
-            gas = Particles(gas.pos_kpc, gas.vel_kms, gas.mass_msun, near.reshape(len(gas), -1)[:, -1], gas.weight)
-        rest = {name: concatenate(parts.pop(name)) for name in list(parts)}
-        dark = float(rest["dark"].mass_msun.sum())
-        return Galaxy(gas=gas, **rest, high_res_fraction=1 - low / dark if dark else 1.0)
+        whole = {name: concatenate(parts.pop(name)) for name in list(parts)}
+        dark = float(whole["dark"].mass_msun.sum())
+        return Galaxy(**whole, high_res_fraction=1 - low / dark if dark else 1.0)
+
+    def count(self, component: str) -> int:
+        """Particles of a component in the whole file."""
+        return sum(self.counts.get(ptype, 0) for ptype in self.components[component])
+
+    def stars(self, centre_kpc: np.ndarray, radius_kpc: float) -> Particles:
+        """The stars within radius_kpc of centre_kpc (3,), as `galaxy` has them, and nothing else."""
+        return concatenate([self._sphere(p, centre_kpc, radius_kpc)[0] for p in self.components["stars"]])
 
     def everything(self, component: str) -> Particles:
         """All particles of a component at their positions in the box."""

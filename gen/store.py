@@ -18,7 +18,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from gen.profile import N_RADII
 from gen.projection import CHANNELS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PENDING, DONE, FAILED = 0, 1, 2
 TRACERS = ("stars", "gas")
 COMPONENTS = ("total", "dark", "stars", "gas")
@@ -73,7 +73,16 @@ ARRAYS = {
     "mass": Array(("galaxy", "component", "radius"), "float64", "Msun", "mass inside the radius, per component"),
     "centre": Array(("galaxy", "xyz"), "float64", "kpc", "centre in the snapshot's box"),
     "bulk_velocity": Array(("galaxy", "xyz"), "float64", "km/s", "the galaxy's own motion, taken out of the maps"),
+    "stars_radius": Array(("galaxy",), "float64", "kpc", "where its own stars end; R_e and its motion are theirs"),
+    "map_radius": Array(("galaxy",), "float64", "kpc", "maps show the particles within this sphere"),
+    "reach": Array(
+        ("galaxy",),
+        "float64",
+        "kpc",
+        "farthest particle of any kind in the larger of map_radius and aperture; well inside: the file ends there",
+    ),
     "has_gas": Array(("galaxy",), "uint8", "1", "0 for a galaxy without gas: its gas maps are empty"),
+    "has_dark": Array(("galaxy",), "uint8", "1", "0 for a galaxy without dark matter: its truth is stars and gas"),
     "status": Array(("galaxy",), "uint8", "1", "0 pending, 1 done, 2 failed (see failures.jsonl)"),
 }
 
@@ -288,7 +297,7 @@ def open_suite(store: Path, suite: str) -> zarr.Group:
     if found != SCHEMA_VERSION:
         raise StoreError(
             f"{store / suite} has schema version {found}, this code reads {SCHEMA_VERSION}; "
-            "run `python -m gen maps` again"
+            "run `python -m gen maps` again, with a new --out"
         )
     missing = [name for name in (*ARRAYS, "galaxy", "lineage") if name not in group]
     if missing:

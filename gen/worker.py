@@ -11,16 +11,20 @@ import numpy as np
 from gen import store
 from gen.catalogue import Halo, found_centre
 from gen.centre import FARTHEST_RE, offset_re
+from gen.extent import ENOUGH, edge
 from gen.formats import SnapshotError
-from gen.particles import Galaxy
+from gen.particles import Galaxy, Particles, within
 from gen.plan import Task
-from gen.record import Refused, Settings, at_rest, map_galaxy
+from gen.record import REACH_RE, Refused, Settings, check_aperture, enough_stars, frame_of, map_galaxy
 from gen.schedule import mark_of
 from gen.snapshot import Snapshot
 from gen.suite import SuiteError
 
 #: What a rank holds while it reads from the file system.
 Reading = Callable[[], AbstractContextManager[None]]
+#: So many apertures away is looked for the end of a galaxy's stars: one that ends farther out has an R_e of more than
+#: 6 / 10 / 1.5 apertures, for a spherical half-mass radius is no more than 1.5 of the largest projected one.
+FARTHEST = 6
 
 
 class Worker:
@@ -99,8 +103,13 @@ class Worker:
             self.open(task)
 
     def _read(self, task: Task, halo: Halo) -> tuple[Galaxy, np.ndarray, float]:
-        """The galaxy, its centre (3,) [kpc] and its aperture [kpc]."""
+        """All that is within the aperture, the galaxy's centre (3,) [kpc] and its aperture [kpc]."""
         suite, snapshot = task.suite, self.open(task)
+        if not snapshot.count("dark") and suite.particles.dark != []:
+            raise Refused(
+                f"no dark matter in it (no {', '.join(snapshot.components['dark'])}): the truth would be stars and gas "
+                "alone; name its types in `particles: {dark: [...]}`, or say that it is meant: `particles: {dark: []}`"
+            )
         if suite.aperture.kpc is None and halo.r200_kpc is None:
             raise Refused("the catalogue has no R200 for it; give `aperture: {kpc: ...}`")
         radius = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
@@ -112,20 +121,67 @@ class Worker:
         centre = found_centre(snapshot) if halo.centre_kpc is None else halo.centre_kpc
         return snapshot.galaxy(centre, radius), centre, radius
 
-    def record(self, task: Task, halo: Halo, reading: Reading) -> dict[str, np.ndarray]:
-        """Everything the store keeps of one galaxy, status excepted."""
-        with reading():
-            galaxy, centre, radius = self._read(task, halo)
+    def _check(self, task: Task, galaxy: Galaxy, halo: Halo) -> None:
+        """Raises Refused for what an aperture must not lack, and for a centre that is not the galaxy's."""
         selection = task.suite.selection
         if galaxy.high_res_fraction < (selection.min_high_res_fraction or 0.0):
             raise Refused(
                 f"{galaxy.high_res_fraction:.4f} of its dark matter is of high resolution, less than "
                 f"min_high_res_fraction = {selection.min_high_res_fraction:g}"
             )
-        bulk = at_rest(galaxy, selection.min_stars)
+        enough_stars(galaxy.stars, selection.min_stars, "in the aperture")
+        if not len(galaxy.dark) and self.open(task).count("dark"):
+            raise Refused(
+                "no dark matter in the aperture, though its file has some: is it a galaxy, and are all the types in "
+                "`particles`?"
+            )
         if halo.centre_kpc is not None and (off := offset_re(galaxy, halo.n_stars)) > FARTHEST_RE:
             raise Refused(
                 f"the catalogue's centre lies {off:.1f} R_e from the nearest peak of the galaxy's stars and matter; "
                 "is the catalogue another snapshot's, or in other units?"
             )
-        return {"centre": centre, **map_galaxy(galaxy, task.name, radius, self.settings, bulk)}
+
+    def _own_stars(
+        self, task: Task, stars: Particles, centre: np.ndarray, aperture_kpc: float
+    ) -> tuple[Particles, float]:
+        """The stars that are the galaxy, and the radius [kpc] at which they end, whatever the aperture.
+
+        stars: those in the aperture; farther ones are read where these have no end yet.
+        """
+        snapshot, least, known = self.open(task), task.suite.selection.min_stars, aperture_kpc
+        farthest = min(FARTHEST * aperture_kpc, 0.5 * (snapshot.units.box_kpc or np.inf))
+        while (end := edge(stars, known, min(ENOUGH, least))) is None:
+            if known >= farthest:
+                raise Refused(
+                    f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e: of the stars within "
+                    f"{known:.3g} kpc half lie beyond a tenth of that; enlarge `aperture`, or is it part of a larger "
+                    "galaxy?"
+                )
+            known = min(2 * known, farthest)
+            stars = snapshot.stars(centre, known)
+        stars = within(stars, end)
+        enough_stars(stars, least, f"within {end:.3g} kpc, where its own end")
+        return stars, end
+
+    def _all_shown(self, task: Task, centre: np.ndarray, radius_kpc: float) -> Galaxy:
+        """All that maps show. Raises Refused where that does not fit into a periodic box."""
+        snapshot = self.open(task)
+        if radius_kpc > 0.5 * (snapshot.units.box_kpc or np.inf):
+            raise Refused(
+                f"its maps show a sphere of {radius_kpc:.4g} kpc, which does not fit into the box of "
+                f"{snapshot.units.box_kpc:.4g} kpc; lower --field-of-view, or check BoxSize"
+            )
+        return snapshot.galaxy(centre, radius_kpc)
+
+    def record(self, task: Task, halo: Halo, reading: Reading) -> dict[str, np.ndarray]:
+        """Everything the store keeps of one galaxy, status excepted."""
+        with reading():
+            galaxy, centre, radius = self._read(task, halo)
+            self._check(task, galaxy, halo)
+            stars, end = self._own_stars(task, galaxy.stars, centre, radius)
+        frame = frame_of(stars, end, task.name, self.settings)
+        check_aperture(frame, radius)
+        if frame.map_radius_kpc > radius:
+            with reading():
+                galaxy = self._all_shown(task, centre, frame.map_radius_kpc)
+        return {"centre": centre, **map_galaxy(galaxy, frame, radius, self.settings)}

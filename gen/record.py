@@ -36,8 +36,8 @@ class Frame:
     """How a galaxy is looked at. All of it follows from its own stars, nothing from the truth's aperture.
 
     stars_radius_kpc is where its stars end; half_mass_kpc is spherical, r_e_kpc (V,) projected; maps show the
-    particles within map_radius_kpc, at least twice as far from the centre as the field's corners, for R_e is at most
-    the spherical half-mass radius.
+    particles within map_radius_kpc. It is at least twice as far from the centre as the field's corners, for R_e is
+    at most the spherical half-mass radius; half a periodic box where that is less.
     """
 
     stars_radius_kpc: float
@@ -72,8 +72,13 @@ def spin(stars: Particles, bulk_kms: np.ndarray) -> np.ndarray:
     return np.asarray(momentum / max(float(np.linalg.norm(momentum)), 1e-30))
 
 
-def frame_of(stars: Particles, stars_radius_kpc: float, name: str, settings: Settings) -> Frame:
-    """How a galaxy of that name is looked at, from its own stars. Raises Refused for stars that tell nothing."""
+def frame_of(
+    stars: Particles, stars_radius_kpc: float, name: str, settings: Settings, half_box_kpc: float = np.inf
+) -> Frame:
+    """How a galaxy of that name is looked at, from its own stars.
+
+    Raises Refused for stars that tell nothing, or a periodic box that does not hold its field.
+    """
     if not stars.mass_msun.sum() > 0:
         raise Refused("its star particles have no mass; is the file damaged?")
     bulk = at_rest(stars)
@@ -86,7 +91,12 @@ def frame_of(stars: Particles, stars_radius_kpc: float, name: str, settings: Set
         raise Refused("half of the stars lie at one point; is the file damaged?")
     half_mass = half_mass_radius(np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc)), stars.mass_msun)
     tilt = np.degrees(np.arccos(np.clip(np.abs(turns[:, 2] @ pole), 0, 1)))
-    map_radius = 2**0.5 * settings.field_of_view_re * half_mass
+    if (corner := 0.5**0.5 * settings.field_of_view_re * r_e.max()) > half_box_kpc:
+        raise Refused(
+            f"its maps reach {corner:.4g} kpc from its centre, out of the box of {2 * half_box_kpc:.4g} kpc; "
+            "lower --field-of-view, or check BoxSize"
+        )
+    map_radius = min(2**0.5 * settings.field_of_view_re * half_mass, half_box_kpc)
     return Frame(stars_radius_kpc, half_mass, bulk, turns, tilt, r_e, map_radius)
 
 

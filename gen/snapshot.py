@@ -126,6 +126,11 @@ class Snapshot:
         """Name of the yt frontend that reads it."""
         return str(type(self._ds).__mro__[1].__name__)
 
+    @property
+    def half_box_kpc(self) -> float:
+        """The largest sphere that a periodic box holds once [kpc]."""
+        return 0.5 * self.units.box_kpc if self.units.box_kpc else np.inf
+
     def close(self) -> None:
         """Forget the data and remove the scratch folder."""
         self._kept = self._ds = None

@@ -113,7 +113,7 @@ class Worker:
         if suite.aperture.kpc is None and halo.r200_kpc is None:
             raise Refused("the catalogue has no R200 for it; give `aperture: {kpc: ...}`")
         radius = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
-        if radius > 0.5 * (snapshot.units.box_kpc or np.inf):
+        if radius > snapshot.half_box_kpc:
             raise Refused(
                 f"the aperture of {radius:.4g} kpc does not fit into the box of {snapshot.units.box_kpc:.4g} kpc; "
                 "check `aperture`, the catalogue's R200 and BoxSize"
@@ -146,11 +146,14 @@ class Worker:
     ) -> tuple[Particles, float]:
         """The stars that are the galaxy, and the radius [kpc] at which they end, whatever the aperture.
 
-        stars: those in the aperture; farther ones are read where these have no end yet.
+        stars: those in the aperture; farther ones are read where these have no end yet. Half a box is an end.
         """
         snapshot, least, known = self.open(task), task.suite.selection.min_stars, aperture_kpc
-        farthest = min(FARTHEST * aperture_kpc, 0.5 * (snapshot.units.box_kpc or np.inf))
+        farthest = min(FARTHEST * aperture_kpc, snapshot.half_box_kpc)
         while (end := edge(stars, known, min(ENOUGH, least))) is None:
+            if known == snapshot.half_box_kpc:
+                end = known
+                break
             if known >= farthest:
                 raise Refused(
                     f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e: of the stars within "
@@ -163,25 +166,16 @@ class Worker:
         enough_stars(stars, least, f"within {end:.3g} kpc, where its own end")
         return stars, end
 
-    def _all_shown(self, task: Task, centre: np.ndarray, radius_kpc: float) -> Galaxy:
-        """All that maps show. Raises Refused where that does not fit into a periodic box."""
-        snapshot = self.open(task)
-        if radius_kpc > 0.5 * (snapshot.units.box_kpc or np.inf):
-            raise Refused(
-                f"its maps show a sphere of {radius_kpc:.4g} kpc, which does not fit into the box of "
-                f"{snapshot.units.box_kpc:.4g} kpc; lower --field-of-view, or check BoxSize"
-            )
-        return snapshot.galaxy(centre, radius_kpc)
-
     def record(self, task: Task, halo: Halo, reading: Reading) -> dict[str, np.ndarray]:
         """Everything the store keeps of one galaxy, status excepted."""
         with reading():
             galaxy, centre, radius = self._read(task, halo)
             self._check(task, galaxy, halo)
             stars, end = self._own_stars(task, galaxy.stars, centre, radius)
-        frame = frame_of(stars, end, task.name, self.settings)
+        snapshot = self.open(task)
+        frame = frame_of(stars, end, task.name, self.settings, snapshot.half_box_kpc)
         check_aperture(frame, radius)
         if frame.map_radius_kpc > radius:
             with reading():
-                galaxy = self._all_shown(task, centre, frame.map_radius_kpc)
+                galaxy = snapshot.galaxy(centre, frame.map_radius_kpc)
         return {"centre": centre, **map_galaxy(galaxy, frame, radius, self.settings)}

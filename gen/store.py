@@ -72,6 +72,9 @@ ARRAYS = {
     "radius": Array(("galaxy", "radius"), "float64", "kpc", "spherical radii of the mass profile"),
     "mass": Array(("galaxy", "component", "radius"), "float64", "Msun", "mass inside the radius, per component"),
     "centre": Array(("galaxy", "xyz"), "float64", "kpc", "centre in the snapshot's box"),
+    "centre_found": Array(
+        ("galaxy",), "uint8", "1", "0 where the centre is the catalogue's, 1 where it was found on the galaxy's matter"
+    ),
     "bulk_velocity": Array(("galaxy", "xyz"), "float64", "km/s", "the galaxy's own motion, taken out of the maps"),
     "stars_radius": Array(("galaxy",), "float64", "kpc", "where its own stars end; R_e and its motion are theirs"),
     "map_radius": Array(("galaxy",), "float64", "kpc", "maps show the particles within this sphere"),

@@ -178,4 +178,5 @@ class Worker:
         if frame.map_radius_kpc > radius:
             with reading():
                 galaxy = snapshot.galaxy(centre, frame.map_radius_kpc)
-        return {"centre": centre, **map_galaxy(galaxy, frame, radius, self.settings)}
+        found = np.array(halo.centre_kpc is None, dtype=np.uint8)
+        return {"centre": centre, "centre_found": found, **map_galaxy(galaxy, frame, radius, self.settings)}

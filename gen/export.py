@@ -1,6 +1,5 @@
 """Views of a store as FITS files, for DS9, CASA or any other tool of the trade."""
 
-import os
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +10,7 @@ import zarr
 from astropy.io import fits
 
 from gen import store
+from gen.files import aside, make_folder
 from gen.projection import CHANNELS
 
 #: FITS spelling of the units of each channel, and the same in a header's words.
@@ -54,7 +54,7 @@ def export(
         raise ValueError(f"a distance of {distance_mpc:g} Mpc is none; give a positive one")
     if not (0 <= centre_deg[0] <= 360 and -90 <= centre_deg[1] <= 90):
         raise ValueError(f"RA {centre_deg[0]:g}, Dec {centre_deg[1]:g} is no place on the sky [deg]")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     by_light = group.attrs["config"]["suite"]["tracers"]["stars"] == "light"
     written = []
     for number in range(n_views) if view is None else [view]:
@@ -74,9 +74,8 @@ def export(
             hdu.header.extend(axes)
             hdus.append(hdu)
         written.append(out / re.sub(r"[^A-Za-z0-9._-]", "_", f"{suite}_{galaxy}_view{number}.fits"))
-        aside = written[-1].with_name(f".{written[-1].name}.partial")
-        fits.HDUList([*hdus, _profile(group, index)]).writeto(aside, overwrite=True, output_verify="exception")
-        os.replace(aside, written[-1])
+        with aside(written[-1]) as partial:
+            fits.HDUList([*hdus, _profile(group, index)]).writeto(partial, output_verify="exception")
     return written
 
 

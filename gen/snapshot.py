@@ -1,7 +1,6 @@
 """A snapshot file as plain particle arrays in kpc, km/s and Msun, read through yt."""
 
 import contextlib
-import os
 import shutil
 import tempfile
 from hashlib import blake2b
@@ -9,12 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from gen.constants import LIGHT_KMS
+from gen.files import aside
 from gen.formats import FORMATS, SnapshotError
 from gen.formats.base import reading
 from gen.formats.frontends import forget_datasets
@@ -96,9 +95,8 @@ class Snapshot:
         if indexes and ours.exists():
             with contextlib.suppress(OSError):  # it only saves time
                 indexes.mkdir(parents=True, exist_ok=True)
-                aside = shared.with_suffix(f".{uuid4().hex}.partial")
-                shutil.copyfile(ours, aside)
-                os.replace(aside, shared)
+                with aside(shared) as partial:
+                    shutil.copyfile(ours, partial)
         return ds
 
     def __enter__(self) -> "Snapshot":

@@ -2,12 +2,12 @@
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gen.files import write_atomically
 from gen.instrument import INSTRUMENTS, Instrument
 from train.network import MassModel, ModelConfig
 
@@ -21,34 +21,18 @@ class RunError(ValueError):
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write aside, then rename: the old file or the new one is there, never half of one."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(json.dumps(content, indent=1))
-    os.replace(aside, path)
+    """Write a file of JSON, whole and durably: the old one or the new one is there, never half of one."""
+    write_atomically(path, json.dumps(content, indent=1))
 
 
 def write_tensors(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
-    """Save tensors and plain values, aside and then renamed; what `path` held goes to `keep`.
+    """Save tensors and plain values, whole and durably; what `path` held goes to `keep`.
 
     Raises OSError when there is no room; the old file is as it was.
     """
-    buffer = io.BytesIO()
+    buffer = io.BytesIO()  # torch itself has another error for a full disk
     torch.save(content, buffer)
-    aside = path.with_name(path.name + ".partial")
-    try:
-        with open(aside, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    if keep is not None and path.exists():
-        os.replace(path, keep)
-    os.replace(aside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    write_atomically(path, buffer.getbuffer(), keep)
 
 
 def write_last(run: Path, state: dict[str, Any]) -> None:

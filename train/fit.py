@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from gen import store
+from gen.files import make_folder
 from train import distributed as ddp
 from train import feed as feeds
 from train.calibrate import calibrate, calibrate_across
@@ -262,7 +263,7 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: 
         fitter.load_state(start.state)
         say(f"going on from step {fitter.step}")
     if first:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         write_json(out / "run.json", content)
     monitor = Monitor(out / "tensorboard", first, fitter.step, plain)
     fixed = {"galaxies": start.status, "memory_gb": memory_gb, "window": window}

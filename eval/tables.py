@@ -3,7 +3,6 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import reduce
-from importlib.metadata import version
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from eval.metrics import (
 from eval.predictions import COLUMNS as VIEW_COLUMNS
 from eval.predictions import Part, prepare
 from gen import store as map_store
+from gen.code import version_of
 from gen.files import aside, make_folder, write_atomically
 from train.checkpoint import instrument_of, write_json
 from train.dataset import RADII_RE
@@ -273,7 +273,7 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
             table.to_parquet(partial, index=False)
     write_atomically(out / "summary.tex", to_latex(summary))
     content = {"store": str(store), "runs": [str(r) for r in runs], "part": part or ALL, **map_store.provenance()}
-    content["versions"] |= {name: version(name) for name in ("torch", "zuko", "dask")}
+    content["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}
     content["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     write_json(out / "tables.json", content)
     return summary

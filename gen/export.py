@@ -1,7 +1,6 @@
 """Views of a store as FITS files, for DS9, CASA or any other tool of the trade."""
 
 import re
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import zarr
 from astropy.io import fits
 
 from gen import store
+from gen.code import version_of
 from gen.files import aside, make_folder
 from gen.projection import CHANNELS
 
@@ -56,9 +56,9 @@ def export(
         raise ValueError(f"RA {centre_deg[0]:g}, Dec {centre_deg[1]:g} is no place on the sky [deg]")
     make_folder(out)
     by_light = group.attrs["config"]["suite"]["tracers"]["stars"] == "light"
-    written = []
+    written, commit = [], store.commit()
     for number in range(n_views) if view is None else [view]:
-        header = _galaxy_header(group, suite, galaxy, index, number)
+        header = _galaxy_header(group, suite, galaxy, index, number, commit)
         images, pixel_kpc = _images(group, galaxy, index, number, instrument, header)
         axes = _axes(images["STARS_DENSITY"].shape[-1], pixel_kpc, distance_mpc, centre_deg)
         header["PIXKPC"] = (pixel_kpc, "[kpc] side of a pixel")
@@ -79,7 +79,7 @@ def export(
     return written
 
 
-def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view: int) -> fits.Header:
+def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view: int, commit: str) -> fits.Header:
     header = fits.Header()
     ascii_name = galaxy.encode("ascii", "backslashreplace").decode()
     header["OBJECT"] = (ascii_name, "galaxy's name in the map store")
@@ -90,8 +90,8 @@ def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view:
         for j in range(3):
             value = float(group["sightline"][index, view, i, j])
             header[f"SIGHT{i + 1}{j + 1}"] = (value, f"map {axis}, simulation {'xyz'[j]}")
-    header["CREATOR"] = (f"kinmass {version('kinmass')}", "software that wrote this file")
-    header["COMMIT"] = (store.provenance()["commit"], "its version control commit")
+    header["CREATOR"] = (f"kinmass {version_of('kinmass')}", "software that wrote this file")
+    header["COMMIT"] = (commit, "its version control commit")
     header["MAPCOMMT"] = (str(group.attrs["commit"]), "commit of the software that made the maps")
     return header
 

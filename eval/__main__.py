@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from eval.cluster import Cluster
 
 
@@ -90,6 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _write_csv(table: "DataFrame", path: Path) -> None:
+    from gen.files import aside, make_folder
+
+    make_folder(path.parent)
+    with aside(path) as partial:
+        table.to_csv(partial, index=False)
+
+
 def _tables(args: argparse.Namespace) -> int:
     from eval.tables import SHOWN, collect, remarks, write_tables
     from gen.store import suites
@@ -120,7 +130,7 @@ def _compare(args: argparse.Namespace) -> int:
     print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
     print("\n".join(verdicts(table)))
     if args.out:
-        table.to_csv(args.out, index=False)
+        _write_csv(table, args.out)
     return 0
 
 
@@ -157,7 +167,7 @@ def _predict(args: argparse.Namespace) -> int:
         table = predict(run, args.store, args.suite)
         print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
         if args.out:
-            table.to_csv(args.out if len(runs) == 1 else args.out / f"{run.name}.csv", index=False)
+            _write_csv(table, args.out if len(runs) == 1 else args.out / f"{run.name}.csv")
     return 0
 
 

@@ -24,7 +24,7 @@ def both_blocks(
     """Sums of two sources over the views of a block that both can use: one task."""
     predict_block([sources[0]], looks, part, block)
     predict_block([sources[1]], looks, part, block)
-    read = [Kept(source, part).read(block) for source in sources]
+    read = [Kept(source, part).read(block, checked=True) for source in sources]
     views = [per_view(estimates) for estimates, _ in read]
     pairs = zip(views, read, strict=True)
     common = np.all([(d["state"] == PREDICTED) & (v.values[:, 0] > 0).all(1) for v, (_, d) in pairs], axis=0)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,10 +21,12 @@ from eval.predictions import (
     Kept,
     Part,
     Source,
+    check_kept,
     columns,
     tokens,
 )
 from gen import store
+from gen.code import code_key
 from gen.instrument import Instrument
 from train.checkpoint import RunError, instrument_of, members_of, read_config
 from train.dataset import RADII_RE, usable, views_of
@@ -73,6 +74,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
     out is where classical estimators' predictions are kept, and those of runs that cannot be written to. Raises
     RunError for runs that a table could not tell apart: of the same kind, or with different instruments of one name.
     """
+    code = code_key("eval.inference", ("numpy", "scipy", "torch", "zuko")).encode()
     found: dict[tuple[str, ...], Source] = {}
     looks: dict[str, tuple[Path, Instrument]] = {}
     for run in runs:
@@ -84,10 +86,12 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
                 f"{other} and {run} have different instruments of the same name {look.name}; "
                 "rename one and train it again, or make two tables"
             )
-        home = run if os.access(run, os.W_OK) else out / "predictions" / run.name  # a colleague's run
+        # A colleague's run is kept elsewhere, apart from another colleague's of the same name.
+        theirs_is = f"{run.name}-{_digest(str(run.absolute()).encode())}"
+        home = run if os.access(run, os.W_OK) else out / "predictions" / theirs_is
         files = [f for m in members_of(run) for f in (m / "run.json", m / "model.pt")]
         files += [run / "calibration.json", run / "familiar.pt", *run.glob(UNSEEN)]
-        key = hashlib.blake2b(b"".join(f.read_bytes() for f in files), digest_size=8).hexdigest()
+        key = _digest(code, *(f.read_bytes() for f in files))
         for tracer in infer.answers():
             name, suites = _kind(infer), "+".join(sorted(infer.run["fit"]["suites"]))
             source = Source(name, look.name, tracer, suites, home / "predictions.zarr", tracer, key, run)
@@ -98,12 +102,18 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
                     "table cannot tell them apart; leave one out, and see `python -m eval compare`"
                 )
     for name, (_, look) in looks.items() if classical else ():
-        for label, (tracer, estimate) in ESTIMATORS.items():
-            code = Path(sys.modules[estimate.__module__].__file__ or "").read_bytes()
-            key = hashlib.blake2b(code + look.model_dump_json().encode(), digest_size=8).hexdigest()
+        for label, (tracer, _) in ESTIMATORS.items():
+            key = _digest(code, label.encode(), look.model_dump_json().encode())
             source = Source(label, name, tracer, "", out / "classical.zarr", f"{name}-{label}", key)
             found[label, name] = source
     return list(found.values())
+
+
+def _digest(*parts: bytes) -> str:
+    found = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        found.update(len(part).to_bytes(8, "little") + part)
+    return found.hexdigest()
 
 
 def _kind(infer: Inference) -> str:
@@ -168,12 +178,18 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
     return len(stale)
 
 
-def measure_block(sources: Sequence[Source], part: Part, block: slice) -> dict[Group, Sums]:
-    """Sums of every source over a block's views, all of them and by bins, from what is kept."""
+def measure_block(sources: Sequence[Source], part: Part, block: slice, checked: bool = False) -> dict[Group, Sums]:
+    """Sums of every source over a block's views, all of them and by bins, from what is kept.
+
+    checked: what is kept is known to be of the maps as they are. Raises RunError where it turns out not to be.
+    """
     found: dict[Group, Sums] = {}
     kept: dict[Source, tuple[PerView, dict[str, np.ndarray]]] = {}
-    for source in sources:
-        estimates, data = Kept(source, part).read(block)
+    opened = [Kept(source, part) for source in sources]
+    if not checked:
+        check_kept(opened, part, block)
+    for source, there in zip(sources, opened, strict=True):
+        estimates, data = there.read(block, checked=True)
         estimates.lineage = np.array([f"{part.suite}/{name}" for name in estimates.lineage], dtype=object)
         mapped = data["state"] != PENDING
         for values in data.values():
@@ -211,4 +227,4 @@ def evaluate_block(
 ) -> dict[Group, Sums]:
     """Predict what is not kept of a block, then measure it: one task."""
     predict_block(sources, looks, part, block)
-    return measure_block(sources, part, block)
+    return measure_block(sources, part, block, checked=True)

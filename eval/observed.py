@@ -6,8 +6,6 @@ profile = infer(train.load("runs/gas"), galaxy)
 profile.table(), profile.sentences, profile.figure()
 """
 
-import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from eval.rotation import rotation_profile
 from eval.sky import FINE, SkyMap, regrid
 from gen import store
 from gen.constants import G
+from gen.files import aside, make_folder
 from train.familiar import STRANGE
 from train.posterior import Inference
 
@@ -129,20 +128,17 @@ class ObservedProfile:
         )  # fmt: skip
 
     def write(self, out: Path) -> None:
-        """profile.ecsv, samples.zarr and figure.png in a folder, each written aside and then renamed."""
-        out.mkdir(parents=True, exist_ok=True)
-        self.table().write(out / "profile.partial", format="ascii.ecsv", overwrite=True)
-        os.replace(out / "profile.partial", out / "profile.ecsv")
-        aside = out / "samples.partial"
-        shutil.rmtree(aside, ignore_errors=True)
-        group = zarr.open_group(aside, mode="w")
-        group.create_array("log10_menc", data=self.samples.astype(np.float32), dimension_names=("sample", "radius"))
-        group.create_array("radius_kpc", data=self.radius_kpc, dimension_names=("radius",))
-        group.attrs.update({"unit": "log10 of Msun", "galaxy": self.galaxy.name, "tracer": self.tracer})
-        shutil.rmtree(out / "samples.zarr", ignore_errors=True)
-        os.replace(aside, out / "samples.zarr")
-        self.figure().savefig(out / "figure.partial", dpi=120, format="png")
-        os.replace(out / "figure.partial", out / "figure.png")
+        """profile.ecsv, samples.zarr and figure.png in a folder, each whole and durable."""
+        make_folder(out)
+        with aside(out / "profile.ecsv") as partial:
+            self.table().write(partial, format="ascii.ecsv")
+        with aside(out / "samples.zarr") as partial:
+            group = zarr.open_group(partial, mode="w")
+            group.create_array("log10_menc", data=self.samples.astype(np.float32), dimension_names=("sample", "radius"))
+            group.create_array("radius_kpc", data=self.radius_kpc, dimension_names=("radius",))
+            group.attrs.update({"unit": "log10 of Msun", "galaxy": self.galaxy.name, "tracer": self.tracer})
+        with aside(out / "figure.png") as partial:
+            self.figure().savefig(partial, dpi=120, format="png")
 
 
 def _interpolated(known: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -1,20 +1,21 @@
 """What estimators say of every view, kept in Zarr, so that new measures need neither maps nor networks.
 
 RUN/predictions.zarr holds a group STORE/SUITE/PART/TRACER per map store, suite, part of the split and tracer; classical
-estimators have theirs, STORE/SUITE/PART/INSTRUMENT-ESTIMATOR, in a store beside the tables. In each group, readable
+estimators have theirs, STORE/SUITE/PART/INSTRUMENT-ESTIMATOR, in a store beside the tables. STORE is the map store's
+name, or name and digest for a second store of that name in another place. In each group, readable
 with xarray (`xarray.open_datatree(".../predictions.zarr/STORE/SUITE/PART/TRACER", engine="zarr")`) and ArviZ:
 
 posterior      log10_menc (chain, draw, view, radius) [Msun], samples; not there for a point estimate
 summary        median, lo_68, hi_68, lo_95, hi_95 (view, radius) [Msun], log_prob_joint and strangeness (view)
 constant_data  what a view is: galaxy, lineage, sightline, state, log10_menc_true (view, radius), and COLUMNS
 
-Galaxies are written in blocks, the block's token last. A token is a digest of all that a block follows from: a block
-whose token still holds is not computed again.
+Galaxies are written in blocks, the block's token last. A token is a digest of all that a block follows from: what the
+map store holds of its galaxies, the network, the code. A block whose token still holds is not computed again, and one
+whose token does not is never read.
 """
 
 import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,11 +28,13 @@ import zarr
 
 from eval.metrics import SHARES, Estimates, quantile
 from gen import store
+from gen.chunks import fingerprint, sync_chunk
+from gen.files import aside
 from gen.profile import menc_at
 from train.checkpoint import RunError
 from train.dataset import RADII_RE, part_of
 
-SCHEMA = 2
+SCHEMA = 3
 N_SAMPLES = 200
 #: Galaxies of a block: one chunk of predictions, one task.
 BLOCK = 64
@@ -79,13 +82,23 @@ class Part:
         """Galaxies of each block."""
         return [slice(i, min(i + BLOCK, len(self))) for i in range(0, len(self), BLOCK)]
 
+    def of(self, block: slice) -> list[slice]:
+        """The blocks that some galaxies are in."""
+        return [b for b in self.blocks() if b.start < block.stop and b.stop > block.start]
+
+    @cached_property
+    def galaxies(self) -> str:
+        """A digest of how the views are laid out, and of which galaxies they are."""
+        _, names, lineages = self.names
+        return _digest([SCHEMA, N_SAMPLES, self.views, list(RADII_RE), names.tolist(), lineages.tolist()])
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return known_part, (self.path, self.suite, self.part)
+        return known_part, (self.path, self.suite, self.part, _digest([self.galaxies, dict(self.group.attrs)]))
 
 
 @lru_cache(maxsize=64)
-def known_part(path: Path, suite: str, part: str | None) -> Part:
-    """A Part whose names are read once per process."""
+def known_part(path: Path, suite: str, part: str | None, state: str) -> Part:
+    """A Part that is read once per process, and again where the one who asks has seen another state of the store."""
     return Part(path, suite, part)
 
 
@@ -103,8 +116,22 @@ class Source:
     run: Path | None = None
 
     def group(self, part: Part) -> str:
-        """Path of the group in `root`."""
-        return f"{part.path.stem}/{part.suite}/{part.part or 'all'}/{self.label}"
+        """Path of the group in `root`: another one for a second store of the same name."""
+        below, place = f"{part.suite}/{part.part or 'all'}/{self.label}", str(part.path.absolute())
+        plain, own = f"{part.path.stem}/{below}", f"{part.path.stem}-{_digest(place)}/{below}"
+        owner = _attributes(self.root / plain).get("store")
+        if owner == place or _attributes(self.root / own):
+            return plain if owner == place else own
+        free = owner is None or not (Path(owner) / part.suite / "zarr.json").exists()
+        return plain if free else own
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """Of a group of kept predictions; nothing where there is none that can be read."""
+    try:
+        return dict(zarr.open_group(path, mode="r").attrs)
+    except (FileNotFoundError, ValueError, KeyError, zarr.errors.GroupNotFoundError):
+        return {}
 
 
 def _array(
@@ -123,17 +150,19 @@ def prepare(source: Source, part: Part) -> None:
 
     Raises OSError where it cannot be written.
     """
+    wanted = {"galaxies": part.galaxies, "store": str(part.path.absolute())}
+    path = source.root / source.group(part)
+    if _attributes(path) != wanted:
+        zarr.open_group(source.root, mode="a").require_group(str(Path(source.group(part)).parent))
+        with aside(path) as partial:
+            _make(partial, source, part, wanted)
+
+
+def _make(path: Path, source: Source, part: Part, attributes: dict[str, str]) -> None:
+    """An empty group for a source's predictions of a part."""
     _, names, lineages = part.names
     rows, per, k = len(names) * part.views, BLOCK * part.views, len(RADII_RE)
-    digest = _digest([SCHEMA, N_SAMPLES, part.views, list(RADII_RE), names.tolist(), lineages.tolist()])
-    path = source.root / source.group(part)
-    try:
-        if zarr.open_group(path, mode="r").attrs.get("galaxies") == digest:
-            return
-    except (FileNotFoundError, ValueError, KeyError, zarr.errors.GroupNotFoundError):
-        pass
-    shutil.rmtree(path, ignore_errors=True)
-    root = zarr.open_group(source.root, mode="a").require_group(source.group(part))
+    root = zarr.open_group(path, mode="w", attributes=attributes)
     said = {"estimator": source.name, "instrument": source.instrument, "tracer": source.tracer, "train": source.train}
     nan = {"dtype": "float32", "fill_value": np.nan}
     for name in ("summary", "constant_data", *(() if source.run is None else ("posterior",))):
@@ -170,14 +199,13 @@ def prepare(source: Source, part: Part) -> None:
     _array(data, "sightline", ["view"], [rows], [rows], dtype="int64")
     data["sightline"][:] = np.tile(np.arange(part.views), len(names))
     _array(root, "token", ["block"], [max(1, len(part.blocks()))], [1], dtype="uint64", fill_value=0)
-    root.attrs["galaxies"] = digest
     with warnings.catch_warnings():  # what xarray looks for first is not in Zarr's specification
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(path)
 
 
 def _digest(content: Any) -> str:
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def tokens(sources: Sequence[Source], part: Part, block: slice) -> list[int]:
@@ -187,8 +215,7 @@ def tokens(sources: Sequence[Source], part: Part, block: slice) -> list[int]:
         json.dumps([SCHEMA, names[block].tolist(), lineages[block].tolist()]).encode(), digest_size=8
     )
     state.update(json.dumps(part.group.attrs["config"], sort_keys=True).encode())
-    for name in ("status", "half_mass_radius"):
-        state.update(np.ascontiguousarray(store.read(part.group, name, numbers[block])).tobytes())
+    state.update(fingerprint(part.group, numbers[block]))
     each = [hashlib.blake2b(source.key.encode(), digest_size=8, key=state.digest()).digest() for source in sources]
     return [int.from_bytes(digest, "little") | 1 for digest in each]
 
@@ -215,7 +242,19 @@ class Kept:
 
     def forget(self, block: slice) -> None:
         """The block is to be computed again."""
-        self._root["token"][block.start // BLOCK] = 0
+        self._mark(block, 0)
+
+    def _mark(self, block: slice, token: int) -> None:
+        self._root["token"][block.start // BLOCK] = token
+        sync_chunk(self._root["token"], [block.start // BLOCK])
+
+    def _put(self, name: str, block: slice, values: np.ndarray) -> None:
+        """Write one array's chunk of a block: it is on the disk before the block's token says that it is."""
+        array, axis = self._root[name], 2 if name == "posterior/log10_menc" else 0
+        array[(*(slice(None),) * axis, self.rows(block))] = values
+        at = [0] * array.ndim
+        at[axis] = block.start // BLOCK
+        sync_chunk(array, at)
 
     def write(
         self,
@@ -228,23 +267,28 @@ class Kept:
         strangeness: np.ndarray | None = None,
     ) -> None:
         """A block: constant data by name; medians (N, K), or samples (S, N, K), log densities and strangeness (N,)."""
-        rows = self.rows(block)
         self.forget(block)
         for name, values in constant.items():
-            self._root["constant_data"][name][rows] = values
-        if samples is not None:
-            self._root["posterior"]["log10_menc"][:, :, rows] = samples[None]
+            self._put(f"constant_data/{name}", block, values)
+        if samples is not None and log_prob_joint is not None and strangeness is not None:
+            self._put("posterior/log10_menc", block, samples[None])
             rising = np.sort(np.moveaxis(samples, 0, -1), axis=-1)
             for name, share in zip(_SUMMARY, SHARES, strict=True):
-                self._root["summary"][name][rows] = quantile(rising, share)
-            self._root["summary"]["log_prob_joint"][rows] = log_prob_joint
-            self._root["summary"]["strangeness"][rows] = strangeness
+                self._put(f"summary/{name}", block, quantile(rising, share))
+            self._put("summary/log_prob_joint", block, log_prob_joint)
+            self._put("summary/strangeness", block, strangeness)
         else:
-            self._root["summary"]["median"][rows] = median
-        self._root["token"][block.start // BLOCK] = wanted
+            self._put("summary/median", block, median)
+        self._mark(block, wanted)
 
-    def read(self, block: slice) -> tuple[Estimates, dict[str, np.ndarray]]:
-        """Predictions of a block's views, and `state` and COLUMNS by name."""
+    def read(self, block: slice, checked: bool = False) -> tuple[Estimates, dict[str, np.ndarray]]:
+        """Predictions of some galaxies' views, and `state` and COLUMNS by name.
+
+        Raises RunError where they do not follow from the maps, the run and the code as they are now, unless the caller
+        has `checked`.
+        """
+        if not checked:
+            check_kept([self], self.part, block)
         rows = self.rows(block)
         data, summary = self._root["constant_data"], self._root["summary"]
         samples = None if self.source.run is None else self._root["posterior"]["log10_menc"][0, :, rows]
@@ -259,6 +303,17 @@ class Kept:
             None if samples is None else summary["strangeness"][rows].astype(float),
         )
         return estimates, {name: data[name][rows] for name in ("state", *COLUMNS)}
+
+
+def check_kept(kept: Sequence[Kept], part: Part, block: slice) -> None:
+    """Raise RunError where what is kept of some galaxies is not what would be predicted now."""
+    for whole in part.of(block):
+        for each, wanted in zip(kept, tokens([k.source for k in kept], part, whole), strict=True):
+            if not each.holds(whole, wanted):
+                raise RunError(
+                    f"{each.source.root}: predictions kept of {part.path}/{part.suite} are older than its maps, "
+                    "the run or the code; give the `eval tables` command again"
+                )
 
 
 def columns(part: Part, numbers: np.ndarray, maps: np.ndarray, r_e: np.ndarray) -> dict[str, np.ndarray]:

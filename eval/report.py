@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from eval.metrics import crps_of_samples
 from eval.predictions import PREDICTED, Kept, Part, Source
 from eval.saliency import attributions
 from eval.tables import ALL, KEYS
+from gen.files import aside, make_folder, write_atomically
 from train.checkpoint import instrument_of
 from train.dataset import RADII_RE, Views, concatenate, views_of
 from train.posterior import load
@@ -66,8 +66,9 @@ def _png(figure: Figure, path: Path) -> str:
     """The figure as base64 PNG, kept as a file and as vector PDF too."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    path.with_suffix(".png").write_bytes(buffer.getvalue())
-    figure.savefig(path.with_suffix(".pdf"))
+    write_atomically(path.with_suffix(".png"), buffer.getvalue())
+    with aside(path.with_suffix(".pdf")) as partial:
+        figure.savefig(partial, format="pdf")
     plt.close(figure)
     return base64.b64encode(buffer.getvalue()).decode()
 
@@ -285,7 +286,7 @@ def write_report(results: Path) -> Path:
     """
     content = read_results(results)
     folder = results / "figures"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     sections: list[dict[str, Any]] = []
     looks = sorted(content.table.instrument.unique())
     with tqdm(desc="report", unit="section") as bar:
@@ -308,7 +309,5 @@ def write_report(results: Path) -> Path:
     provenance = pd.Series(origin).to_frame().to_html(header=False, border=0)
     template = jinja2.Environment(autoescape=True).from_string((Path(__file__).parent / "report.html.j2").read_text())
     html = template.render(headlines=headlines(content), sections=sections, provenance=provenance)
-    aside = results / "report.html.partial"
-    aside.write_text(html)
-    os.replace(aside, results / "report.html")
+    write_atomically(results / "report.html", html)
     return results / "report.html"

@@ -1,10 +1,8 @@
 """The evaluation tables: every run on every suite, with the classical estimators beside it."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial, reduce
-from importlib.metadata import version
+from functools import reduce
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,8 @@ from eval.metrics import (
 from eval.predictions import COLUMNS as VIEW_COLUMNS
 from eval.predictions import Part, prepare
 from gen import store as map_store
+from gen.code import version_of
+from gen.files import aside, make_folder, write_atomically
 from train.checkpoint import instrument_of, write_json
 from train.dataset import RADII_RE
 
@@ -253,7 +253,7 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
 
     Returns the summary.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     everything = to_table(sums)
     plain = everything.column == ""
     summary = to_summary(sums)
@@ -267,20 +267,16 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
         "calibration": to_calibration(sums),
     }
     for name, table in tables.items():
-        _aside(out / f"{name}.csv", partial(table.to_csv, index=False))
-        _aside(out / f"{name}.parquet", partial(table.to_parquet, index=False))
-    _aside(out / "summary.tex", partial(Path.write_text, data=to_latex(summary)))
+        with aside(out / f"{name}.csv") as partial:
+            table.to_csv(partial, index=False)
+        with aside(out / f"{name}.parquet") as partial:
+            table.to_parquet(partial, index=False)
+    write_atomically(out / "summary.tex", to_latex(summary))
     content = {"store": str(store), "runs": [str(r) for r in runs], "part": part or ALL, **map_store.provenance()}
-    content["versions"] |= {name: version(name) for name in ("torch", "zuko", "dask")}
+    content["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}
     content["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     write_json(out / "tables.json", content)
     return summary
-
-
-def _aside(path: Path, write: Callable[[Path], object]) -> None:
-    aside = path.with_name(path.name + ".partial")
-    write(aside)
-    aside.replace(path)
 
 
 def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:

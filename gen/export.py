@@ -1,8 +1,6 @@
 """Views of a store as FITS files, for DS9, CASA or any other tool of the trade."""
 
-import os
 import re
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,8 @@ import zarr
 from astropy.io import fits
 
 from gen import store
+from gen.code import version_of
+from gen.files import aside, make_folder
 from gen.projection import CHANNELS
 
 #: FITS spelling of the units of each channel, and the same in a header's words.
@@ -54,11 +54,11 @@ def export(
         raise ValueError(f"a distance of {distance_mpc:g} Mpc is none; give a positive one")
     if not (0 <= centre_deg[0] <= 360 and -90 <= centre_deg[1] <= 90):
         raise ValueError(f"RA {centre_deg[0]:g}, Dec {centre_deg[1]:g} is no place on the sky [deg]")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     by_light = group.attrs["config"]["suite"]["tracers"]["stars"] == "light"
-    written = []
+    written, commit = [], store.commit()
     for number in range(n_views) if view is None else [view]:
-        header = _galaxy_header(group, suite, galaxy, index, number)
+        header = _galaxy_header(group, suite, galaxy, index, number, commit)
         images, pixel_kpc = _images(group, galaxy, index, number, instrument, header)
         axes = _axes(images["STARS_DENSITY"].shape[-1], pixel_kpc, distance_mpc, centre_deg)
         header["PIXKPC"] = (pixel_kpc, "[kpc] side of a pixel")
@@ -74,13 +74,12 @@ def export(
             hdu.header.extend(axes)
             hdus.append(hdu)
         written.append(out / re.sub(r"[^A-Za-z0-9._-]", "_", f"{suite}_{galaxy}_view{number}.fits"))
-        aside = written[-1].with_name(f".{written[-1].name}.partial")
-        fits.HDUList([*hdus, _profile(group, index)]).writeto(aside, overwrite=True, output_verify="exception")
-        os.replace(aside, written[-1])
+        with aside(written[-1]) as partial:
+            fits.HDUList([*hdus, _profile(group, index)]).writeto(partial, output_verify="exception")
     return written
 
 
-def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view: int) -> fits.Header:
+def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view: int, commit: str) -> fits.Header:
     header = fits.Header()
     ascii_name = galaxy.encode("ascii", "backslashreplace").decode()
     header["OBJECT"] = (ascii_name, "galaxy's name in the map store")
@@ -91,8 +90,8 @@ def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view:
         for j in range(3):
             value = float(group["sightline"][index, view, i, j])
             header[f"SIGHT{i + 1}{j + 1}"] = (value, f"map {axis}, simulation {'xyz'[j]}")
-    header["CREATOR"] = (f"kinmass {version('kinmass')}", "software that wrote this file")
-    header["COMMIT"] = (store.provenance()["commit"], "its version control commit")
+    header["CREATOR"] = (f"kinmass {version_of('kinmass')}", "software that wrote this file")
+    header["COMMIT"] = (commit, "its version control commit")
     header["MAPCOMMT"] = (str(group.attrs["commit"]), "commit of the software that made the maps")
     return header
 

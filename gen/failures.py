@@ -3,10 +3,10 @@
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
+
+from gen.files import append_lines, write_atomically
 
 
 def noted(out: Path) -> list[dict[str, str]]:
@@ -30,8 +30,8 @@ def to_oneself(out: Path) -> Iterator[None]:
 
 def add(out: Path, lines: list[dict[str, str]]) -> None:
     """Note these lines behind the others."""
-    with to_oneself(out), open(out / "failures.jsonl", "a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    with to_oneself(out):
+        append_lines(out / "failures.jsonl", map(json.dumps, lines))
 
 
 def replace_all(out: Path, suites: set[str], lines: list[dict[str, str]]) -> None:
@@ -39,6 +39,4 @@ def replace_all(out: Path, suites: set[str], lines: list[dict[str, str]]) -> Non
     with to_oneself(out):
         lines = lines + [line for line in noted(out) if line["suite"] not in suites]
         ordered = sorted(lines, key=lambda line: (line["suite"], line["galaxy"]))
-        aside = out / f".failures.{uuid4().hex}.partial"
-        aside.write_text("".join(json.dumps(line) + "\n" for line in ordered))
-        os.replace(aside, out / "failures.jsonl")
+        write_atomically(out / "failures.jsonl", "".join(json.dumps(line) + "\n" for line in ordered))

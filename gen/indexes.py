@@ -2,12 +2,11 @@
 
 import contextlib
 import json
-import os
 import shutil
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from uuid import uuid4
 
+from gen.files import aside, write_atomically
 from gen.formats.domain import side_file
 
 #: Of what is kept: a new one where a snapshot's domain, or what stands in these files, is made in another way.
@@ -50,12 +49,10 @@ class KeptIndex:
             return
         with contextlib.suppress(OSError):  # it only saves time
             self.index.parent.mkdir(parents=True, exist_ok=True)
-            aside = self.index.with_suffix(f".{uuid4().hex}.partial")
-            shutil.copyfile(self.own_index, aside)
-            os.replace(aside, self.index)
+            with aside(self.index) as partial:
+                shutil.copyfile(self.own_index, partial)
             extents = json.loads(self.own_extents.read_text())
-            aside.write_text(json.dumps({"index": _digest(self.own_index), "extents": extents}))
-            os.replace(aside, self.extents)
+            write_atomically(self.extents, json.dumps({"index": _digest(self.own_index), "extents": extents}))
 
 
 def _digest(path: Path) -> str:

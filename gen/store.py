@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from gen.code import version_of
 from gen.profile import N_RADII
 from gen.projection import CHANNELS
 
@@ -98,20 +98,23 @@ def channels() -> list[str]:
 def provenance() -> dict[str, Any]:
     """Software versions and git commit, for a store's or a run's attributes."""
     names = ("numpy", "numba", "yt", "zarr", "mpi4py")
-    here = Path(__file__).parent
+    return {"versions": {name: version_of(name) for name in names}, "commit": commit()}
+
+
+def commit() -> str:
+    """The commit that this code is of; unknown where git does not say so in time, or the code is in no clone."""
+    here = Path(__file__).parent.parent
+    if not (here / ".git").exists():  # installed: a repository further up is another project's
+        return "unknown"
     try:
         git = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-        commit = git.stdout.strip() or "unknown"
-    except OSError:
-        commit = "unknown"
-    return {"versions": {name: version(name) for name in names}, "commit": commit}
+            cwd=here, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return git.stdout.strip() or "unknown"
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
 def create_suite(

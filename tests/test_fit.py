@@ -1,5 +1,6 @@
 """Fitting: one process or many, stopped, killed, resumed; bad input; what TensorBoard shows."""
 
+import errno
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import resource
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -23,12 +25,13 @@ import zarr
 from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import train
 from gen import store
 from gen.instrument import INSTRUMENTS
 from train import distributed as ddp
 from train import feed as feeds
 from train.__main__ import main
-from train.checkpoint import RunError, load, read_last, read_tensors
+from train.checkpoint import RunError, load, read_last, read_tensors, write_tensors
 from train.config import FitConfig
 from train.dataset import RADII_RE, read_views, usable
 from train.fit import Stopped, fit
@@ -640,3 +643,100 @@ def test_mixed_precision_learns_as_float32_does(map_store, tmp_path):
         losses.append(content["best"]["loss"])
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], abs=0.1)
+
+
+# ---- what a power cut or another hand does to a run folder
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", None])
+def test_a_run_json_that_is_lost_is_told_by_the_checkpoint(map_store, tmp_path, stopped, capsys, content):
+    run = shutil.copytree(stopped, tmp_path / "run")
+    before = json.loads((run / "run.json").read_text())
+    (run / "run.json").unlink()
+    if content is not None:
+        (run / "run.json").write_bytes(content)
+    with pytest.raises(RunError, match=r"another width \(4 there, 8 asked for\)"):
+        fit(config_of(map_store, **LONG | {"width": 8}), run, quiet=True)
+    ddp.request_stop()
+    with pytest.raises(Stopped):
+        fit(config_of(map_store, **LONG), run)
+    said = capsys.readouterr().err
+    assert f"run.json is {'missing' if content is None else 'damaged'}; going by what the checkpoint says" in said
+    assert f"going on from step {read_tensors(stopped / 'last.pt')['step']}" in said
+    assert json.loads((run / "run.json").read_text()) == before
+
+
+def test_a_run_json_that_is_lost_before_anything_was_trained(map_store, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").touch()
+    fit(config_of(map_store, steps=4), run, quiet=True)
+    assert load(run)
+    (run / "run.json").write_text("")
+    with pytest.raises(RunError, match="damaged, and nothing else says of what its weights are; remove"):
+        fit(config_of(map_store, steps=4), run, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def two_runs(map_store, tmp_path_factory):
+    """Fits that differ in their seed alone; take copies."""
+    folder = tmp_path_factory.mktemp("two")
+    for seed in (0, 1):
+        fit(config_of(map_store, steps=4, seed=seed), folder / str(seed), quiet=True)
+    return folder
+
+
+def test_what_is_kept_beside_weights_is_of_these_weights(map_store, tmp_path, two_runs):
+    """A new network in the place of an old one: neither its calibration nor what was familiar to it is taken over."""
+    run = shutil.copytree(two_runs / "0", tmp_path / "run")
+    for name in ("run.json", "model.pt"):
+        shutil.copy(two_runs / "1" / name, run / name)
+    with pytest.raises(RunError, match=r"calibration\.json is of other weights"):
+        train.load(run)
+    shutil.copy(two_runs / "1" / "calibration.json", run)
+    with pytest.raises(RunError, match=r"familiar\.pt is of other weights"):
+        train.load(run)
+    fit(config_of(map_store, steps=4, seed=1), run, quiet=True)
+    for name in ("calibration.json", "familiar.pt"):
+        assert (run / name).read_bytes() == (two_runs / "1" / name).read_bytes()
+    train.load(run)
+
+
+@pytest.mark.parametrize("name", ["calibration.json", "familiar.pt"])
+@pytest.mark.parametrize("content", [b"", b"{}", None])
+def test_what_is_lost_beside_weights_is_made_again(map_store, tmp_path, two_runs, name, content):
+    run = shutil.copytree(two_runs / "0", tmp_path / "run")
+    (run / name).unlink()
+    if content is not None:
+        (run / name).write_bytes(content)
+    fit(config_of(map_store, steps=4), run, quiet=True)
+    assert (run / name).read_bytes() == (two_runs / "0" / name).read_bytes()
+
+
+def test_damaged_weights_are_noticed(map_store, tmp_path, two_runs):
+    run = shutil.copytree(two_runs / "0", tmp_path / "run")
+    weights = read_tensors(run / "model.pt")
+    name = next(iter(weights))
+    damaged = weights | {name: weights[name] + 1e-7}
+    for spoil in (
+        lambda: shutil.copy(two_runs / "1" / "model.pt", run),
+        lambda: write_tensors(run / "model.pt", damaged),
+        lambda: (run / "model.pt").write_bytes(b""),
+        (run / "model.pt").unlink,
+    ):
+        spoil()
+        for use in (lambda: fit(config_of(map_store, steps=4), run, quiet=True), lambda: train.load(run)):
+            with pytest.raises(RunError, match=r"model\.pt"):
+                use()
+
+
+def test_no_folder_can_be_synced_and_a_fit_ends(map_store, tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refuse(number):
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert fit(config_of(map_store, steps=4), tmp_path / "run", quiet=True)["finished"]

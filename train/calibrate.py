@@ -7,14 +7,16 @@ numbers that profiles are drawn from: the density stays exact. A run, or an ense
 in calibration.json. On the way, what the network has seen is noted (`train.familiar`).
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from train.checkpoint import members_of, write_json, write_tensors
+from train.checkpoint import RunError, members_of, read_familiar, weights_of, write_json, write_tensors
 from train.dataset import Views, usable
 from train.familiar import learn
 from train.feed import done_galaxies, galaxies_of
@@ -156,7 +158,8 @@ def _views(store: Path, suites: tuple[str, ...], part: str, most: int) -> Views:
 
 def calibrate_across(run: Path, store: Path, without: dict[str, Path]) -> None:
     """Write unseen.json of a run from the runs that were trained without a suite each. Raises as `calibrate`."""
-    if (run / UNSEEN).exists():
+    weights = {"weights": weights_of(run), "without": {suite: weights_of(path) for suite, path in without.items()}}
+    if _says(run / UNSEEN, weights):
         return
     members, scales = len(members_of(run)), {}
     infers = {suite: Inference(path, calibrated=False) for suite, path in without.items()}
@@ -168,7 +171,25 @@ def calibrate_across(run: Path, store: Path, without: dict[str, Path]) -> None:
             pairs += [(infer, views)] if len(views) else []
         if pairs:
             scales[tracer] = [unseen_scale(pairs, tracer).tolist()] * members
-    write_json(run / UNSEEN, {"scale": scales})
+    write_json(run / UNSEEN, {"scale": scales} | weights)
+
+
+def is_calibrated(run: Path) -> bool:
+    """Whether calibration.json and familiar.pt are there, whole, and of the run's weights."""
+    try:
+        read_familiar(run)
+    except RunError:
+        return False
+    return _says(run / "calibration.json", {"weights": weights_of(run)})
+
+
+def _says(path: Path, weights: dict[str, Any]) -> bool:
+    """Whether a file of scales can be read and is of some weights."""
+    try:
+        content = json.loads(path.read_text())
+        return isinstance(content["scale"], dict) and {key: content[key] for key in weights} == weights
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _features_as_trained(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]:
@@ -191,10 +212,9 @@ def _features_as_trained(infer: Inference, views: Views, tracer: str) -> list[to
 def calibrate(run: Path, store: Path) -> None:
     """Write familiar.pt and calibration.json of a trained run, or of an ensemble whose members are all trained.
 
-    What is there is left alone. Raises RunError, StoreError or OSError.
+    What is there of these weights is left alone. Raises RunError, StoreError or OSError.
     """
-    path = run / "calibration.json"
-    if path.exists():
+    if is_calibrated(run):
         return
     infer = Inference(run, calibrated=False)
     suites = tuple(infer.run["fit"]["suites"])
@@ -213,5 +233,7 @@ def calibrate(run: Path, store: Path) -> None:
         if found:
             known[tracer] = vars(found)
         scales[tracer] = scales_of(infer, held_out, tracer)
-    write_tensors(run / "familiar.pt", known)
-    write_json(path, {"scale": {tracer: [s.tolist() for s in each] for tracer, each in scales.items()}})
+    weights = weights_of(run)
+    write_tensors(run / "familiar.pt", known | {"weights": weights})
+    plain = {tracer: [s.tolist() for s in each] for tracer, each in scales.items()}
+    write_json(run / "calibration.json", {"scale": plain, "weights": weights})

@@ -1,13 +1,14 @@
 """Run folders: the configuration as JSON, weights as tensors, nothing that executes on loading."""
 
+import hashlib
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gen.files import write_atomically
 from gen.instrument import INSTRUMENTS, Instrument
 from train.network import MassModel, ModelConfig
 
@@ -20,35 +21,23 @@ class RunError(ValueError):
     """A run folder that is missing, damaged or of another making."""
 
 
+class _DamagedError(RunError):
+    """A run.json that is there and cannot be read."""
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write aside, then rename: the old file or the new one is there, never half of one."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(json.dumps(content, indent=1))
-    os.replace(aside, path)
+    """Write a file of JSON, whole and durably: the old one or the new one is there, never half of one."""
+    write_atomically(path, json.dumps(content, indent=1))
 
 
 def write_tensors(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
-    """Save tensors and plain values, aside and then renamed; what `path` held goes to `keep`.
+    """Save tensors and plain values, whole and durably; what `path` held goes to `keep`.
 
     Raises OSError when there is no room; the old file is as it was.
     """
-    buffer = io.BytesIO()
+    buffer = io.BytesIO()  # torch itself has another error for a full disk
     torch.save(content, buffer)
-    aside = path.with_name(path.name + ".partial")
-    try:
-        with open(aside, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    if keep is not None and path.exists():
-        os.replace(path, keep)
-    os.replace(aside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    write_atomically(path, buffer.getbuffer(), keep)
 
 
 def write_last(run: Path, state: dict[str, Any]) -> None:
@@ -92,6 +81,21 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return content
 
 
+def digest_of(weights: dict[str, Any]) -> str:
+    """What tells the weights of one network from those of another, as numbers: names, types, shapes, values."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(weights.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def weights_of(run: Path) -> list[str]:
+    """The digest of every member's weights, as its run.json says. Raises RunError where they cannot be told."""
+    known = [(folder, read_config(folder).get("weights")) for folder in members_of(run)]
+    return [str(digest or digest_of(read_tensors(folder / "model.pt"))) for folder, digest in known]
+
+
 def member_folders(run: Path, members: int) -> list[Path]:
     """Run folders of a deep ensemble's members, member i trained with seed + i; a single network is its own."""
     return [run] if members == 1 else [run / f"member-{i}" for i in range(members)]
@@ -117,11 +121,38 @@ def read_config(run: Path) -> dict[str, Any]:
     path = members_of(run)[0] / "run.json"
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}")
+        schema = content["schema"]
+        if schema == RUN_SCHEMA and not all(isinstance(content[key], dict) for key in ("fit", "model")):
+            raise TypeError("fit or model is damaged")
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"{run} is no run folder ({error}); make one with `python -m train fit`") from error
-    if content.get("schema") != RUN_SCHEMA:
-        raise RunError(f"{run} has schema {content.get('schema')}, this code reads {RUN_SCHEMA}; train it again")
-    return dict(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _DamagedError(f"{path} is damaged ({error}); give its `train fit` command again") from error
+    if schema != RUN_SCHEMA:
+        raise RunError(f"{run} has schema {schema}, this code reads {RUN_SCHEMA}; train it again")
+    return content
+
+
+def read_begun(run: Path) -> tuple[dict[str, Any] | None, str]:
+    """What a fit in a folder was begun with, or None for a new one, and a remark where run.json cannot be read.
+
+    Its checkpoint says it too. Raises RunError where a network is there, but nothing says what it is.
+    """
+    there = (run / "run.json").exists()
+    try:
+        if there:
+            return read_config(run), ""
+    except _DamagedError:
+        pass
+    wrong = f"{run / 'run.json'} is {'damaged' if there else 'missing'}"
+    state, _ = read_last(run)
+    if state is not None and isinstance(state.get("run"), dict):
+        return state["run"], f"{wrong}; going by what the checkpoint says of it"
+    if state is not None or (there and (run / "model.pt").exists()):
+        raise RunError(f"{wrong}, and nothing else says of what its weights are; remove {run} to train it again")
+    return None, f"{wrong}, and so far nothing was trained: beginning anew" if there else ""
 
 
 def is_finished(run: Path) -> bool:
@@ -134,7 +165,11 @@ def instrument_of(run: Path) -> Instrument:
 
     Runs from before instruments were kept whole name a built-in one.
     """
-    content = read_config(run)
+    return instrument_in(read_config(run), run)
+
+
+def instrument_in(content: dict[str, Any], run: Path) -> Instrument:
+    """As `instrument_of`, by the content of a run.json."""
     try:
         known = content.get("instrument")
         return Instrument(**known) if known else INSTRUMENTS[content["fit"]["instrument"]]
@@ -145,13 +180,30 @@ def instrument_of(run: Path) -> Instrument:
 def read_scales(run: Path, name: str = "calibration.json") -> dict[str, list[torch.Tensor]]:
     """Per tracer and member, the (K, K) scale of the latent numbers that `train.calibrate` found.
 
-    Raises RunError for a run that is not calibrated, or whose calibration is damaged.
+    Raises RunError for a run that is not calibrated, whose calibration is damaged, or is of other weights.
     """
     try:
-        found = json.loads((run / name).read_text())["scale"]
-        return {tracer: [torch.tensor(x) for x in each] for tracer, each in found.items()}
+        content = json.loads((run / name).read_text())
+        scales = {tracer: [torch.tensor(x) for x in each] for tracer, each in content["scale"].items()}
+        known = content.get("weights")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{run} is not calibrated ({error}); give its `train fit` command again") from error
+    _same_weights(run, name, known)
+    return scales
+
+
+def read_familiar(run: Path) -> dict[str, dict[str, Any]]:
+    """Per tracer what `train.familiar` has learnt of a run's training views. Raises RunError as `read_scales`."""
+    content = read_tensors(run / "familiar.pt")
+    known = content.pop("weights", None)
+    _same_weights(run, "familiar.pt", known)
+    return content
+
+
+def _same_weights(run: Path, name: str, known: object) -> None:
+    """Raise RunError where a file beside weights is of others; files from before weights were noted say nothing."""
+    if known is not None and known != weights_of(run):
+        raise RunError(f"{run / name} is of other weights than the run's; give its `train fit` command again")
 
 
 def load_members(run: Path) -> list[MassModel]:
@@ -177,10 +229,16 @@ def load(run: Path) -> tuple[MassModel, dict[str, Any]]:
     content = read_config(run)
     if not content.get("finished"):
         raise RunError(f"{run} has not finished training; give its `train fit` command again")
-    known = content["model"] | {"radii_re": tuple(content["model"]["radii_re"])}
-    model = MassModel(ModelConfig(**known))
+    weights = read_tensors(run / "model.pt")
     try:
-        model.load_state_dict(read_tensors(run / "model.pt"))
-    except (RuntimeError, KeyError) as error:
+        damaged = content.get("weights", digest := digest_of(weights)) != digest
+        model = MassModel(ModelConfig(**content["model"] | {"radii_re": tuple(content["model"]["radii_re"])}))
+        model.load_state_dict(weights)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{run / 'model.pt'} does not fit the network in run.json: {error}") from error
+    if damaged:
+        raise RunError(
+            f"{run / 'model.pt'} does not hold the weights that run.json "
+            "tells of: it is damaged, or another's; remove it and run.json to train it again"
+        )
     return model.eval(), content

@@ -18,16 +18,20 @@ import torch
 from tqdm import tqdm
 
 from gen import store
+from gen.files import make_folder
 from train import distributed as ddp
 from train import feed as feeds
-from train.calibrate import calibrate, calibrate_across
+from train.calibrate import calibrate, calibrate_across, is_calibrated
 from train.checkpoint import (
     FREE,
     RUN_SCHEMA,
     RunError,
-    instrument_of,
+    digest_of,
+    instrument_in,
     is_finished,
+    load,
     member_folders,
+    read_begun,
     read_config,
     read_last,
     remove_last,
@@ -95,7 +99,7 @@ def _calibrate(config: FitConfig, out: Path) -> None:
         calibrate(out.parent, store_path)
     for run in (out, out.parent):
         without = {folder.name.removeprefix("without-"): folder for folder in run.glob("without-*")}
-        if not without or not (run / "calibration.json").exists() or not all(map(is_finished, without.values())):
+        if not without or not is_calibrated(run) or not all(map(is_finished, without.values())):
             continue
         if set(without) == set(read_config(run)["fit"]["suites"]):
             calibrate_across(run, store_path, without)
@@ -112,26 +116,28 @@ class _Start:
     remark: str
 
 
-def _known(config: FitConfig, plain: dict[str, Any], out: Path) -> dict[str, Any] | None:
-    """What run.json says; raises RunError where it is another run's."""
-    known = read_config(out) if (out / "run.json").exists() else None
+def _known(config: FitConfig, plain: dict[str, Any], out: Path) -> tuple[dict[str, Any] | None, str]:
+    """What `read_begun` says; raises RunError where it is another run's."""
+    known, remark = read_begun(out)
     if known:
         was = {f.name: f.default for f in dataclasses.fields(config)} | known["fit"]
         _refuse(out, [_differs(k, was[k], plain[k]) for k in sorted(plain) if k not in FREE and was[k] != plain[k]])
-        if instrument_of(out) != config.look:
+        if instrument_in(known, out) != config.look:
             _refuse(out, ["instrument of that name"])
-    return known
+    return known, remark
 
 
 def _start(config: FitConfig, plain: dict[str, Any], out: Path) -> _Start:
-    known = _known(config, plain, out)
+    known, remark = _known(config, plain, out)
     if known and known["finished"]:
+        load(out)  # raises RunError for weights that are damaged
         return _Start(known, {}, {}, None, "")
     identity = store_identity(Path(config.store), config.suites)
     if known and "store" in known:
         _refuse(out, other_store(Path(config.store), known["store"], identity))
     status = feeds.done_galaxies(Path(config.store), config.suites)
-    state, remark = read_last(out)
+    state, more = read_last(out)
+    remark = "; ".join(filter(None, (remark, more)))
     if state:
         # Galaxies that are finished since then wait for the next run: this one goes on with those it began with.
         for suite, before in state["galaxies"].items():
@@ -259,13 +265,16 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: 
     }  # fmt: skip
     fitter = kind(config, model, feed, validation, device)
     if start.state:
-        fitter.load_state(start.state)
+        try:
+            fitter.load_state(start.state)
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise RunError(f"{out}: its checkpoint is of another network ({error}); remove it to begin anew") from error
         say(f"going on from step {fitter.step}")
     if first:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         write_json(out / "run.json", content)
     monitor = Monitor(out / "tensorboard", first, fitter.step, plain)
-    fixed = {"galaxies": start.status, "memory_gb": memory_gb, "window": window}
+    fixed = {"galaxies": start.status, "memory_gb": memory_gb, "window": window, "run": content.copy()}
     saver = _Saver(out, fixed, config.checkpoint_minutes)
     with tqdm(
         total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not first
@@ -276,7 +285,7 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: 
     if not fitter.finished():
         ddp.forget_stop()
         raise Stopped(f"stopped at step {fitter.step} of {config.steps}; the same command goes on from there")
-    content |= {"finished": True, "steps": fitter.step, "best": fitter.best}
+    content |= {"finished": True, "steps": fitter.step, "best": fitter.best, "weights": digest_of(fitter.best_weights)}
     if first:
         write_tensors(out / "model.pt", fitter.best_weights)
         write_json(out / "run.json", content)

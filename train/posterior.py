@@ -14,7 +14,7 @@ import torch
 
 from gen.instrument import Instrument
 from gen.sightline import seed_of
-from train.checkpoint import instrument_of, load_members, read_config, read_scales, read_tensors
+from train.checkpoint import instrument_of, load_members, read_config, read_familiar, read_scales
 from train.dataset import Views
 from train.familiar import Familiar
 from train.network import MassModel
@@ -157,7 +157,7 @@ class Inference:
             self.scales = {t: [s.to(self.device) for s in each] for t, each in read_scales(path).items()}
         self.familiar: dict[str, Familiar] = {}
         if calibrated:
-            self.familiar = {t: Familiar(**known) for t, known in read_tensors(path / "familiar.pt").items()}
+            self.familiar = {t: Familiar(**known) for t, known in read_familiar(path).items()}
         self.unseen: dict[str, list[torch.Tensor]] = {}
         if calibrated and (path / UNSEEN).exists():
             self.unseen = {t: [s.to(self.device) for s in each] for t, each in read_scales(path, UNSEEN).items()}

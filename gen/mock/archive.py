@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 from astropy.table import Table
 
+from gen.files import sync_tree, write_atomically
 from gen.formats import gadget, tipsy
 from gen.mock.galaxy import MockGalaxy
 from gen.mock.suites import make_galaxy
@@ -111,7 +112,7 @@ def write_suite_file(folder: Path, suite: str) -> Path:
     """The YAML that tells `gen maps` how to read a mock suite."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{suite}.yaml"
-    path.write_text(f"name: {suite}\n{_YAML[suite]}aperture: {{r200: 0.3}}\n")
+    write_atomically(path, f"name: {suite}\n{_YAML[suite]}aperture: {{r200: 0.3}}\n")
     return path
 
 
@@ -126,9 +127,10 @@ def write_snapshot(folder: Path, suite: str, indices: list[int], seed: int, n: d
     mark = folder / ".done" / f"{indices[0]:05d}"
     if not mark.exists():
         if suite == "quiet":
-            write_auriga(folder, suite, indices, seed, n)
+            path = write_auriga(folder, suite, indices, seed, n)
         else:
-            _ZOOM[suite](folder, suite, indices[0], seed, n)
+            path = _ZOOM[suite](folder, suite, indices[0], seed, n)
+        sync_tree(path.parent)
         mark.parent.mkdir(exist_ok=True)
-        mark.touch()
+        write_atomically(mark, b"")
     return mark

@@ -1,0 +1,57 @@
+"""Which code answers: a digest of a module and of all of this project that it imports."""
+
+import ast
+import importlib.util
+from functools import cache
+from hashlib import blake2b
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_OURS = ("gen", "train", "eval")
+
+
+def version_of(package: str) -> str:
+    """Of an installed package; unknown for one that says none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def imports(module: str) -> dict[str, Path]:
+    """The files of a module and of this project's modules that it imports, at once or later, by name."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        spec = importlib.util.find_spec(name) if name not in found else None
+        if spec is None or spec.origin is None:
+            continue
+        found[name] = Path(spec.origin)
+        waiting += [".".join(name.split(".")[:-1])] if "." in name else []  # its package is run first
+        for node in ast.walk(ast.parse(found[name].read_bytes())):
+            named = [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            if isinstance(node, ast.ImportFrom):
+                named = [node.module or "", *(f"{node.module}.{n}" for n in named if _is_module(f"{node.module}.{n}"))]
+            waiting += [n for n in named if n.split(".")[0] in _OURS]
+    return found
+
+
+def _is_module(name: str) -> bool:
+    """Whether something that is imported from a package of this project is a module."""
+    if name.split(".")[0] not in _OURS:
+        return False
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of a module, not of a package
+        return False
+
+
+@cache
+def code_key(module: str, packages: tuple[str, ...] = ()) -> str:
+    """A digest of all code that a module runs, with the versions of some packages: as it was first asked for."""
+    found = blake2b(digest_size=8)
+    for name, path in sorted(imports(module).items()):
+        found.update(f"{name}\0".encode() + blake2b(path.read_bytes()).digest())
+    found.update(repr([(package, version_of(package)) for package in packages]).encode())
+    return found.hexdigest()

@@ -1,0 +1,160 @@
+"""Files are there whole, and on the disk before they have their name."""
+
+import errno
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from gen.files import append_lines, aside, make_folder, sync_folder, write_atomically
+
+CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBADF)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is asked of the system, in order: ("sync" or "rename", what)."""
+    noted = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(number):
+        noted.append(("sync", Path(os.readlink(f"/proc/self/fd/{number}")).name))
+        fsync(number)
+
+    def noted_replace(a, b):
+        noted.append(("rename", Path(b).name))
+        replace(a, b)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    return noted
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_it_goes_on(tmp_path, calls):
+    write_atomically(tmp_path / "a.json", "é")
+    (first, partial), *rest = calls
+    assert first == "sync"
+    assert partial.endswith("a.json")
+    assert partial != "a.json"
+    assert rest == [("rename", "a.json"), ("sync", tmp_path.name)]
+    assert (tmp_path / "a.json").read_bytes() == "é".encode()
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("number", CANNOT)
+@pytest.mark.parametrize("where", ["fsync", "open"])
+def test_a_folder_that_cannot_be_synced_is_none_the_worse(tmp_path, monkeypatch, number, where):
+    real = getattr(os, where)
+
+    def refuse(what, *more):
+        is_folder = stat.S_ISDIR(os.fstat(what).st_mode) if where == "fsync" else os.path.isdir(what)
+        if is_folder:
+            raise OSError(number, os.strerror(number))
+        return real(what, *more)
+
+    monkeypatch.setattr(os, where, refuse)
+    write_atomically(tmp_path / "a", b"there")
+    assert (tmp_path / "a").read_bytes() == b"there"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_is_broken_or_full_is_said_and_the_old_file_stays(tmp_path, monkeypatch, number):
+    write_atomically(tmp_path / "a", "old")
+
+    def refuse(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_atomically(tmp_path / "a", "new", keep=tmp_path / "previous")
+    with pytest.raises(OSError, match=os.strerror(number)):
+        sync_folder(tmp_path)
+    assert (tmp_path / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_fails_on_the_way_leaves_what_was_there(tmp_path):
+    write_atomically(tmp_path / "a", "old")
+
+    def interrupted():
+        with aside(tmp_path / "a") as partial:
+            partial.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (tmp_path / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_was_there_can_be_kept(tmp_path):
+    for text in ("one", "two", "three"):
+        write_atomically(tmp_path / "a", text, keep=tmp_path / "before")
+    assert (tmp_path / "a").read_text() == "three"
+    assert (tmp_path / "before").read_text() == "two"
+
+
+def test_folders_are_replaced_whole(tmp_path):
+    for content in ("old", "new"):
+        with aside(tmp_path / "group.zarr") as partial:
+            (partial / "c").mkdir(parents=True)
+            (partial / "c" / content).write_text(content)
+    assert os.listdir(tmp_path) == ["group.zarr"]
+    assert os.listdir(tmp_path / "group.zarr" / "c") == ["new"]
+
+
+def test_many_writers_of_one_file_leave_one_whole_file(tmp_path):
+    texts = [str(i) * 100_000 for i in range(8)]
+    threads = [threading.Thread(target=write_atomically, args=(tmp_path / "a", text)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "a").read_text() in texts
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_killed_writer_left_goes_with_time_and_what_another_writes_stays(tmp_path):
+    names = [f".partial-{'0' * 12}-a", f".partial-{'1' * 12}-a", f".partial-{'0' * 12}-ba"]
+    for name in names:
+        (tmp_path / name).write_text("half")
+    os.utime(tmp_path / names[0], (0, 0))
+    os.utime(tmp_path / names[2], (0, 0))
+    write_atomically(tmp_path / "a", "whole")
+    assert sorted(os.listdir(tmp_path)) == sorted(["a", *names[1:]])
+
+
+def test_long_names_and_links(tmp_path):
+    long = tmp_path / ("ü" * 125 + ".json")  # 255 bytes
+    write_atomically(long, "x")
+    (tmp_path / "link").symlink_to(long)
+    write_atomically(tmp_path / "link", "y")
+    assert long.read_text() == "y"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_pipe_is_written_as_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_atomically(tmp_path / "pipe", "through")
+    reader.join(10)
+    assert got == ["through"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_lines_are_added_behind_one_that_was_cut_short(tmp_path, calls):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"b"')
+    append_lines(tmp_path / "a.jsonl", ['{"c": 3}'])
+    append_lines(tmp_path / "a.jsonl", ['{"d": 4}', '{"e": 5}'])
+    assert (tmp_path / "a.jsonl").read_text().splitlines() == ['{"a": 1}', '{"b"', '{"c": 3}', '{"d": 4}', '{"e": 5}']
+    assert ("sync", "a.jsonl") in calls
+    assert ("sync", tmp_path.name) in calls
+
+
+def test_new_folders_are_known_to_the_disk(tmp_path, calls):
+    make_folder(tmp_path / "a" / "b")
+    assert {name for _, name in calls} == {"a", tmp_path.name}

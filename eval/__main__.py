@@ -161,41 +161,52 @@ def _predict(args: argparse.Namespace) -> int:
         raise ValueError("give runs, and either YAML files of observed galaxies or --store and --suite")
     if galaxies:
         return _predict_observed(runs, galaxies, args.out or Path("profiles"), args.inside_kpc)
+    from eval.places import labels, write_beside
     from eval.predict import predict
 
-    for run in runs:
+    for run, label in zip(runs, labels(runs), strict=True):
         table = predict(run, args.store, args.suite)
         print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
-        if args.out:
-            _write_csv(table, args.out if len(runs) == 1 else args.out / f"{run.name}.csv")
+        if args.out and len(runs) == 1:
+            _write_csv(table, args.out)
+        elif args.out:
+            print(write_beside(args.out / f"{label}.csv", table.to_csv(index=False)))
     return 0
 
 
 def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_kpc: list[float]) -> int:
-    """Every galaxy from every run that can use its maps; a galaxy that none can use is an error."""
+    """Every galaxy from every run that can use its maps; one that none can use is an error, and the others go on."""
     from eval.galaxy import read_galaxy
     from eval.observed import infer
+    from eval.places import claim, labels
     from train.posterior import load
 
-    known = [read_galaxy(path) for path in galaxies]
     loaded = [load(run) for run in runs]
-    for path, galaxy in zip(galaxies, known, strict=True):
+    named = list(zip(loaded, labels(runs), strict=True))
+    failed = 0
+    for path, galaxy_label in zip(galaxies, labels(galaxies), strict=True):
         refused = []
-        for run in loaded:
+        try:
+            galaxy = read_galaxy(path)
+        except (ValueError, OSError) as error:
+            print(f"eval predict: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        for run, label in named:
             try:
                 profile = infer(run, galaxy)
             except ValueError as error:
                 refused.append(str(error))
                 continue
-            folder = out / path.stem / run.path.name
+            origin = {"galaxy": str(path.resolve()), "run": str(run.path.resolve())}
+            folder = claim(out / galaxy_label / label, origin)
             profile.write(folder)
             print("\n".join([*profile.sentences(), *map(profile.inside, inside_kpc)]))
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
         for reason in refused:
             print(f"eval predict: {reason}", file=sys.stderr)
-        if len(refused) == len(loaded):
-            return 2
-    return 0
+        failed += len(refused) == len(loaded)
+    return 2 if failed else 0
 
 
 _COMMANDS = {"tables": _tables, "report": _report, "show": _show, "compare": _compare, "predict": _predict}

@@ -21,7 +21,7 @@ from eval.galaxy import ObservedGalaxy
 from eval.metrics import SHARES
 from eval.pictures import observed_profile
 from eval.rotation import rotation_profile
-from eval.sky import FINE, SkyMap, regrid
+from eval.sky import FINE, KPC_PER_ARCSEC_MPC, SkyMap, regrid
 from gen import store
 from gen.constants import G
 from gen.files import aside, make_folder
@@ -32,7 +32,6 @@ from train.posterior import Inference
 DRAWS, SAMPLES, SEED = 200, 20, 0
 #: Fewer pixels of the network's grid are no map.
 MIN_PIXELS = 8
-KPC_PER_ARCSEC_MPC = 1e3 * np.pi / 180 / 3600
 
 
 @dataclass(frozen=True)
@@ -246,7 +245,7 @@ def _tilted_ring(gas: SkyMap, galaxy: ObservedGalaxy, radii_re: np.ndarray) -> n
     """(K,) `eval.rotation.rotation_profile` of the gas, on a grid that fits the map rather than the network."""
     r_e = galaxy.half_light_radius_arcsec
     reach = 2.4 * gas.reach_arcsec()
-    pixels = int(np.clip(2 * reach / max(gas.beam_fwhm_arcsec, 2 * gas.side_arcsec), 16, 64))
+    pixels = int(np.clip(2 * reach / max(gas.blur_arcsec, 2 * gas.side_arcsec), 16, 64))
     kpc = r_e * galaxy.distance_mpc * KPC_PER_ARCSEC_MPC
     return rotation_profile(regrid(gas, pixels, reach), kpc, reach / r_e, radii_re)
 
@@ -263,14 +262,19 @@ def _cautions(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], p
                 f"{name.capitalize()} {'is' if name == 'gas' else 'are'} seen out to {reach:.1f} R_e: the profile "
                 "beyond is that of training galaxies alike inside."
             )
-        if sky.beam_fwhm_arcsec / r_e > 1.2 * grid_re:
+        if sky.beam_fwhm_arcsec is None:
             found.append(
-                f"The beam of the {name} is {sky.beam_fwhm_arcsec / r_e:.2f} R_e wide, the network knows maps as sharp "
+                f"No beam of the {name} is known: the map was taken as perfectly sharp, and masses in the centre are "
+                "too low where it is not; say beam_fwhm_arcsec."
+            )
+        if sky.blur_arcsec / r_e > 1.2 * grid_re:
+            found.append(
+                f"The beam of the {name} is {sky.blur_arcsec / r_e:.2f} R_e wide, the network knows maps as sharp "
                 f"as {grid_re:.2f} R_e: rotation in the centre is smeared, and masses there too low."
             )
         if sky.side_arcsec / r_e > FINE * config.field_of_view_re / config.pixels:
             found.append(f"The pixels of the {name} are coarser than anything the network has seen.")
-    found += plausible.cautions(maps)
+    found += [*galaxy.remarks, *plausible.cautions(maps)]
     if not run.unseen:
         found.append(
             "The intervals are those for galaxies of the training suites: train with --across to have them hold what "

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 FINE = 4
 #: Share of a pixel of the network's grid that has to be observed.
 MIN_COVERED = 0.3
+KPC_PER_ARCSEC_MPC = 1e3 * np.pi / 180 / 3600
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class SkyMap:
     """One tracer of one galaxy: n pixels at (x, y) from its centre [arcsec], squares of a side [arcsec].
 
     density (n,) in any unit per area, V and sigma (n,) [km/s]; dispersion_kms None where it was not measured.
-    beam_fwhm_arcsec is how far the maps are blurred. Only finite pixels with a positive density are kept.
+    beam_fwhm_arcsec is how far the maps are blurred, None where that is not known (taken as sharp). Only finite pixels
+    with a positive density are kept.
     Raises ValueError where arrays differ in length or nothing is left.
     """
 
@@ -30,13 +32,13 @@ class SkyMap:
     density: np.ndarray
     velocity_kms: np.ndarray
     dispersion_kms: np.ndarray | None = None
-    beam_fwhm_arcsec: float = 0.0
+    beam_fwhm_arcsec: float | None = None
 
     def __post_init__(self) -> None:
         arrays = {k: np.asarray(v, float).ravel() for k, v in vars(self).items() if isinstance(v, np.ndarray)}
         if len({len(v) for v in arrays.values()}) != 1:
             raise ValueError(f"maps differ in size: {', '.join(f'{k} has {len(v)}' for k, v in arrays.items())}")
-        if not self.side_arcsec > 0 or not self.beam_fwhm_arcsec >= 0:
+        if not self.side_arcsec > 0 or not self.blur_arcsec >= 0:
             raise ValueError(
                 f"pixels of {self.side_arcsec} arcsec and a beam of {self.beam_fwhm_arcsec} arcsec make no map"
             )
@@ -56,7 +58,7 @@ class SkyMap:
         dispersion_kms: np.ndarray | None,
         pixel_arcsec: float,
         centre: tuple[float, float] | None = None,
-        beam_fwhm_arcsec: float = 0.0,
+        beam_fwhm_arcsec: float | None = None,
     ) -> "SkyMap":
         """From images (Y, X), NaN where nothing was measured; centre (x, y) in pixels from 0, or the middle."""
         shape = np.shape(velocity_kms)
@@ -70,6 +72,11 @@ class SkyMap:
             pixel_arcsec * (x - at[0]), pixel_arcsec * (y - at[1]), pixel_arcsec, np.asarray(density, float),
             np.asarray(velocity_kms, float), sigma, beam_fwhm_arcsec,
         )  # fmt: skip
+
+    @property
+    def blur_arcsec(self) -> float:
+        """The beam's FWHM; none where it is not known."""
+        return self.beam_fwhm_arcsec or 0.0
 
     def moved(self, x_arcsec: float, y_arcsec: float) -> "SkyMap":
         """The same about another centre."""
@@ -116,7 +123,7 @@ def regrid(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: float
         return image.reshape(-1, pixels, FINE, pixels, FINE).mean((2, 4))
 
     seen = coarse(fine[:1])[0] >= MIN_COVERED
-    wider = np.sqrt(max(psf_fwhm_arcsec**2 - sky.beam_fwhm_arcsec**2, 0.0)) / 2.3548 / size
+    wider = np.sqrt(max(psf_fwhm_arcsec**2 - sky.blur_arcsec**2, 0.0)) / 2.3548 / size
     if wider > 0:
         for image in fine:
             gaussian_filter(image, wider, output=image, mode="constant")

@@ -1,0 +1,639 @@
+"""Observers' files: whatever units, grids, numbers and headers they are written with, the galaxy is the same."""
+
+import numpy as np
+import pytest
+import yaml
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from eval.galaxy import read_galaxy
+from eval.grids import spaxel_side, tiled
+from eval.places import claim, labels, write_beside
+from eval.sky import KPC_PER_ARCSEC_MPC, regrid
+
+P, SIDE, DISTANCE = 40, 0.8, 20.0
+IY, IX = np.indices((P, P))
+X, Y = SIDE * (IX - 0.5 * (P - 1)), SIDE * (IY - 0.5 * (P - 1))
+R = np.hypot(X, Y / 0.7)
+SEEN = R < 14
+# The view has no symmetry, so that a map that is mirrored, turned or moved is another.
+MAPS = {
+    "density": np.where(SEEN, 1e8 * np.exp(-R / 5 + 0.02 * X), np.nan),
+    "velocity": np.where(SEEN, 1500 + 120 * np.tanh((X + 0.4 * Y) / 4), np.nan),
+    "dispersion": np.where(SEEN, 30 + 2 * Y + 40 * np.exp(-R / 4), np.nan),
+}
+UNITS = {"density": "solMass kpc-2", "velocity": "km/s", "dispersion": "km/s"}
+
+
+def sky_header(**changes):
+    step = SIDE / 3600
+    cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg", "CRVAL1": 150.0,
+             "CRVAL2": 40.0, "CRPIX1": 0.5 * (P + 1), "CRPIX2": 0.5 * (P + 1), "CD1_1": -step, "CD1_2": 0.0,
+             "CD2_1": 0.0, "CD2_2": step, "RADESYS": "ICRS"}  # fmt: skip
+    return fits.Header(cards | changes)
+
+
+def put(folder, key, values, header=None, unit=None):
+    header = sky_header() if header is None else header.copy()
+    if unit or key in UNITS:
+        header["BUNIT"] = unit or UNITS[key]
+    fits.PrimaryHDU(values, header).writeto(folder / f"{key}.fits", overwrite=True)
+
+
+def images(folder, without=(), top=None, **keys):
+    """The galaxy as images, described."""
+    for key, values in MAPS.items():
+        if not (folder / f"{key}.fits").exists():
+            put(folder, key, values)
+    files = {key: f"{key}.fits" for key in MAPS} | {"density_msun_kpc2": 1.0} | keys
+    return described(folder, {k: v for k, v in files.items() if k not in without}, top)
+
+
+def table(folder, values=None, x=None, y=None, x_unit=None, top=None, **keys):
+    """The galaxy as a table, described."""
+    values = MAPS if values is None else values
+    x, y = X if x is None else x, Y if y is None else y
+    columns = [fits.Column(n, "D", array=np.ravel(v), unit=x_unit) for n, v in (("X", x), ("Y", y))]
+    columns += [fits.Column(key, "D", array=np.ravel(v), unit=UNITS.get(key)) for key, v in values.items()]
+    fits.BinTableHDU.from_columns(columns).writeto(folder / "table.fits", overwrite=True)
+    return described(folder, {"table": "table.fits"} | {k: k for k in MAPS} | keys, {"centre_deg": None} | (top or {}))
+
+
+def described(folder, gas, top=None):
+    content = {"name": "disc", "distance_mpc": DISTANCE, "half_light_radius_arcsec": 8.0, "centre_deg": [150.0, 40.0]}
+    content = {k: v for k, v in (content | (top or {}) | {"gas": gas}).items() if v is not None}
+    (folder / "disc.yaml").write_text(yaml.safe_dump(content))
+    return folder / "disc.yaml"
+
+
+def check(path, seen=SEEN, density=1.0, rtol=1e-5, mirrored=-1):
+    """The galaxy of a file is the one above, where it is seen."""
+    galaxy = read_galaxy(path)
+    sky = galaxy.gas
+    order = np.lexsort((np.round(sky.x_arcsec, 2), np.round(sky.y_arcsec, 2)))
+    there = seen.ravel()
+    wanted = np.lexsort((np.round(mirrored * X.ravel()[there], 2), np.round(Y.ravel()[there], 2)))
+    assert len(sky.x_arcsec) == there.sum()
+    np.testing.assert_allclose(sky.x_arcsec[order], mirrored * X.ravel()[there][wanted], atol=0.03)
+    np.testing.assert_allclose(sky.y_arcsec[order], Y.ravel()[there][wanted], atol=0.03)
+    assert sky.side_arcsec == pytest.approx(SIDE, rel=2e-3)
+    found = {"density": sky.density, "velocity": sky.velocity_kms, "dispersion": sky.dispersion_kms}
+    for key, values in found.items():
+        scale = density if key == "density" else 1.0
+        np.testing.assert_allclose(values[order] / scale, MAPS[key].ravel()[there][wanted], rtol=rtol, err_msg=key)
+    return galaxy
+
+
+# ---- units
+
+
+def test_the_plain_files_are_the_galaxy(tmp_path):
+    assert "gas" in check(images(tmp_path)).calibrated
+    check(table(tmp_path), mirrored=1)
+
+
+@pytest.mark.parametrize("key", ["velocity", "dispersion"])
+@pytest.mark.parametrize(
+    ("unit", "of_one"), [("m/s", 1e-3), ("M S-1", 1e-3), ("10^3 m/s", 1), ("kpc/Gyr", 0.97779222168)]
+)
+def test_a_velocity_in_any_unit(tmp_path, key, unit, of_one):
+    put(tmp_path, key, MAPS[key] / of_one, unit=unit)
+    check(images(tmp_path))
+
+
+KPC2_PIXEL = (SIDE * DISTANCE * KPC_PER_ARCSEC_MPC) ** 2
+DENSITIES = [
+    ("solMass pc-2", lambda d: d / 1e6), ("Msun/pc^2", lambda d: d / 1e6), ("MSUN/PC2", lambda d: d / 1e6),
+    ("g/cm2", lambda d: d / 4788452460.043275), ("dex(solMass kpc-2)", np.log10),
+    ("dex(Msun/pc2)", lambda d: np.log10(d) - 6),
+    ("log10(Msun/pc^2)", lambda d: np.log10(d) - 6), ("log(m_sun/spaxels^2)", lambda d: np.log10(d * KPC2_PIXEL)),
+    ("Msun/arcsec2", lambda d: d * KPC2_PIXEL / SIDE**2), ("Msun / pixel", lambda d: d * KPC2_PIXEL),
+    ("dB(Msun/kpc2)", lambda d: 10 * np.log10(d)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("unit", "written"), DENSITIES)
+@pytest.mark.parametrize("as_table", [False, True])
+def test_a_mass_per_area_in_any_unit_is_in_msun_per_kpc2(tmp_path, unit, written, as_table):
+    if as_table:
+        found = check(table(tmp_path, MAPS | {"density": written(MAPS["density"])}, density_unit=unit), mirrored=1)
+    else:
+        put(tmp_path, "density", written(MAPS["density"]), unit=unit)
+        found = check(images(tmp_path, without=["density_msun_kpc2"]))
+        check(images(tmp_path))  # a factor of one says nothing else
+    assert "gas" in found.calibrated
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["mag/arcsec2", "mag arcsec^-2", "ABmag/arcsec^2", "mag(AB/arcsec2)", "MAG/SQARCSEC", "mag"],
+)
+def test_magnitudes_are_light(tmp_path, unit):
+    put(tmp_path, "density", 40 - 2.5 * np.log10(MAPS["density"]), unit=unit)
+    total = np.nansum(MAPS["density"]) * KPC2_PIXEL
+    check(images(tmp_path, without=["density_msun_kpc2"], total_mass_msun=float(total)))
+    assert not check(images(tmp_path, without=["density_msun_kpc2"]), density=1e-16).calibrated
+    with pytest.raises(ValueError, match="total_mass_msun"):
+        read_galaxy(images(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["Jy/beam km/s", "JY/B*M/S", "K.KM/S", "K", "1E-17 erg/s/cm^2/spaxel", "10**(-16) erg/s/cm2/ang", "counts", "adu/s",
+     "nanomaggies", "Lsun/pc2", "cm-2", "MJy/sr", "electrons/s", "arbitrary", ""],
+)  # fmt: skip
+def test_light_in_any_linear_unit_is_taken_as_it_is(tmp_path, unit):
+    put(tmp_path, "density", MAPS["density"], unit=unit or " ")
+    check(images(tmp_path))
+    assert not check(images(tmp_path, without=["density_msun_kpc2"])).calibrated
+
+
+@pytest.mark.parametrize(
+    ("key", "unit", "words"),
+    [
+        ("density", "furlongs", "density_unit"), ("density", "[Msun/pc2]", "density_unit"),
+        ("density", "Msun/pc2 (log)", "density_unit"), ("density", "ln(Msun/pc2)", "density_unit"),
+        ("density", "dex Msun / kpc2 / mag", "density_unit"), ("density", "mmag", "density_unit"),
+        ("density", "mag-1", "density_unit"), ("density", "km/s", "a velocity"), ("density", "Angstrom", "a length"),
+        ("density", "arcsec", "an angle"), ("velocity", "dex(km/s)", "velocity_unit"),
+        ("velocity", "GHz", "velocity_unit"), ("velocity", "furlongs", "velocity_unit"),
+        ("dispersion", "Angstrom", "dispersion_unit"), ("dispersion", "dex(km/s)", "dispersion_unit"),
+        ("dispersion", "mag", "dispersion_unit"),
+    ],
+)  # fmt: skip
+def test_what_is_not_known_or_another_quantity_is_refused_with_the_key(tmp_path, key, unit, words):
+    put(tmp_path, key, MAPS[key], unit=unit)
+    with pytest.raises(ValueError, match=f"{key}.fits.*{words}"):
+        read_galaxy(images(tmp_path))
+
+
+def test_what_a_key_says_of_a_unit_goes_before_what_the_file_says(tmp_path):
+    put(tmp_path, "density", np.log10(MAPS["density"]) - 6, unit="furlongs")
+    put(tmp_path, "dispersion", MAPS["dispersion"] * 1e3, unit="JY/BEAM")  # a second moment with the cube's unit
+    check(images(tmp_path, density_unit="dex(Msun/pc2)", dispersion_unit="m/s"))
+    put(tmp_path, "velocity", MAPS["velocity"] * 1e3, unit="JY/BEAM")
+    check(images(tmp_path, density_unit="dex(Msun/pc2)", velocity_unit="m/s"))
+    put(tmp_path, "dispersion", MAPS["dispersion"])
+    with pytest.raises(ValueError, match=r"dispersion.fits is in 'km/s' .* say dispersion_unit"):
+        read_galaxy(images(tmp_path, density_unit="dex(Msun/pc2)", velocity_unit="m/s"))
+    check(images(tmp_path, density_unit="dex(Msun/pc2)", velocity_unit="m/s", dispersion_unit="km/s"))
+
+
+def test_two_values_of_one_unit_are_refused(tmp_path):
+    put(tmp_path, "density", MAPS["density"] / 1e6, unit="Msun/pc2")
+    check(images(tmp_path, density_msun_kpc2=1e6))
+    with pytest.raises(ValueError, match=r"density_msun_kpc2 says 1\.36"):
+        read_galaxy(images(tmp_path, density_msun_kpc2=1.36))
+    check(images(tmp_path, density_msun_kpc2=1.36e6, density_unit="arbitrary"), density=1.36)
+
+
+def test_zeros_of_a_logarithm_are_not_bright(tmp_path):
+    put(tmp_path, "density", np.nan_to_num(np.log10(MAPS["density"])), unit="dex(Msun/kpc2)")
+    with pytest.raises(ValueError, match="blank: 0"):
+        read_galaxy(images(tmp_path))
+    check(images(tmp_path, blank=0.0))
+
+
+@pytest.mark.parametrize("as_ivar", [False, True])
+@pytest.mark.parametrize(("unit", "of_one"), [("m/s", 1e-3), ("km/s", 1.0), (None, 1.0)])
+def test_errors_of_any_unit(tmp_path, as_ivar, unit, of_one):
+    error = np.where(IX % 3 == 0, 25.0, 5.0)
+    values, key = error / of_one, "velocity_error"
+    if as_ivar:
+        values, key, unit = values**-2, "velocity_ivar", unit and f"({unit})^{{-2}}"
+    put(tmp_path, key, values, unit=unit)
+    path = images(tmp_path, **{key: f"{key}.fits"}, max_velocity_error_kms=20.0)
+    check(path, seen=SEEN & (IX % 3 != 0))
+
+
+def test_the_instruments_width_as_a_map(tmp_path):
+    width = 10.0 + 5 * (IX % 2)
+    put(tmp_path, "dispersion", np.hypot(MAPS["dispersion"], width))
+    put(tmp_path, "lsf", 1e3 * width, unit="m/s")
+    check(images(tmp_path, instrument_sigma="lsf.fits"))
+
+
+# ---- blanks
+
+
+def test_a_blank_of_zero_is_none_of_a_mask(tmp_path):
+    bad = (IY < 12).astype(np.int32)
+    for key, values in MAPS.items():
+        put(tmp_path, key, np.nan_to_num(np.where(bad, 0.0, values)))
+    put(tmp_path, "mask", bad)
+    for keys in ({"mask": "mask.fits"}, {"blank": 0.0}, {"blank": 0.0, "mask": "mask.fits"}):
+        check(images(tmp_path, **keys), seen=SEEN & (bad == 0))
+
+
+@pytest.mark.parametrize("blank", [0.0, -999.9, 1e20])
+def test_a_blank_is_no_faint_light(tmp_path, blank):
+    """Densities in erg/s/cm2 are as small as 1e-17; a blank in single precision is not the number as written."""
+    faint = np.where(SEEN, 1e-25 * MAPS["density"], blank)
+    put(tmp_path, "density", faint.astype(np.float32), unit="erg/s/cm2")
+    for key in ("velocity", "dispersion"):
+        put(tmp_path, key, np.where(SEEN, MAPS[key], blank).astype(np.float32))
+    check(images(tmp_path, blank=blank), density=1e-25)
+
+
+def test_a_null_of_integers_and_a_mask_of_truths(tmp_path):
+    whole = np.where(SEEN, np.round(MAPS["velocity"]), -32768)
+    columns = [fits.Column(n, "D", array=np.ravel(v)) for n, v in (("X", X), ("Y", Y), ("F", MAPS["density"]))]
+    columns += [fits.Column("V", "I", array=whole.ravel().astype(np.int16), null=-32768),
+                fits.Column("BAD", "L", array=(X < 0).ravel())]  # fmt: skip
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    files = {"table": "t.fits", "velocity": "V", "density": "F", "mask": "BAD"}
+    sky = read_galaxy(described(tmp_path, files, {"centre_deg": None})).gas
+    assert len(sky.velocity_kms) == (SEEN & (X > 0)).sum()
+    assert sky.velocity_kms.min() > 1300
+
+
+# ---- grids
+
+
+def flipped(values, header):
+    header["CD1_1"] *= -1
+    return values[:, ::-1], header
+
+
+def moved(values, header):
+    header["CRPIX1"] += 6
+    return np.pad(values, ((0, 0), (6, 0)), constant_values=values.dtype.type(0))[:, :P], header
+
+
+def larger(values, header):
+    header["CRPIX1"] += 3
+    header["CRPIX2"] += 5
+    return np.pad(values, ((5, 2), (3, 8)), constant_values=values.dtype.type(0)), header
+
+
+def turned(values, header):
+    step = SIDE / 3600
+    header.update({"CD1_1": 0.0, "CD1_2": step, "CD2_1": step, "CD2_2": 0.0})
+    return np.ascontiguousarray(values[::-1].T[:, ::-1][::-1]), header
+
+
+def with_grid(change, values):
+    values, header = change(values, sky_header())
+    return values, header
+
+
+@pytest.mark.parametrize("change", [flipped, moved, larger, turned])
+@pytest.mark.parametrize("key", ["density", "dispersion", "mask", "velocity_error", "velocity_ivar", "bin"])
+def test_an_image_on_a_grid_of_its_own_is_brought_onto_that_of_the_velocity(tmp_path, key, change):
+    keep = SEEN & (R < 10) & (X > -7)
+    if change is turned:  # as the WCS has it, not as this test does
+        own = sky_header()
+        _, own = change(np.zeros((P, P)), own)
+        x, y = WCS(sky_header()).world_to_pixel(WCS(own).pixel_to_world(IX, IY))
+        at = np.round(y).astype(int), np.round(x).astype(int)
+        regridded = lambda v: (v[at], own)  # noqa: E731
+    else:
+        regridded = lambda v: with_grid(change, v)  # noqa: E731
+    extra = {}
+    if key in MAPS:
+        values = np.where(keep, MAPS[key], 0.0)
+        extra = {"blank": 0.0}
+    elif key == "mask":
+        values = (~keep).astype(np.int16)
+    elif key == "bin":
+        values = np.where(keep, 1 + np.cumsum(keep).reshape(P, P), -1).astype(np.int32)
+        numbers = values[keep]
+        columns = [fits.Column("BINID", "J", array=numbers), fits.Column("S", "D", array=MAPS["dispersion"][keep])]
+        fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "bins.fits")
+        extra = {"bins": "bins.fits", "dispersion": "S"}
+        values += 0
+    else:
+        values = np.where(keep, 5.0 if key == "velocity_error" else 0.04, 0.0)
+        extra = {"max_velocity_error_kms": 20.0, "blank": 0.0}
+    moved_values, header = regridded(values)
+    if key == "bin" and change in (moved, larger):
+        moved_values = np.where(moved_values == 0, -1, moved_values)
+    if key == "mask" and change in (moved, larger):
+        moved_values = np.where(moved_values == 0, moved_values, 1)
+    put(tmp_path, key, moved_values, header)
+    galaxy = check(images(tmp_path, **({key: f"{key}.fits"} | extra)), seen=keep, rtol=1e-4)
+    assert any(f"{key}.fits lies on a grid of its own" in remark for remark in galaxy.remarks)
+
+
+@pytest.mark.parametrize("size", [0.45, 1.0, 1.7])
+def test_other_pixels_show_the_same_galaxy(tmp_path, size):
+    """Half a pixel off, turned by 20 degrees, and with smaller or larger pixels: the same light at the same places."""
+    c, s, step, n = np.cos(0.35), np.sin(0.35), size * SIDE / 3600, int(P / size) + 9
+    header = sky_header(CD1_1=-step * c, CD1_2=step * s, CD2_1=step * s, CD2_2=step * c, CRPIX1=n / 2, CRPIX2=n / 2)
+    iy, ix = np.indices((n, n))
+    x, y = WCS(sky_header()).world_to_pixel(WCS(header).pixel_to_world(ix, iy))
+    x, y = SIDE * (x - 0.5 * (P - 1)), SIDE * (y - 0.5 * (P - 1))
+    put(tmp_path, "density", 1e8 * np.exp(-np.hypot(x, y / 0.7) / 5 + 0.02 * x), header)
+    check(images(tmp_path), rtol=0.1)
+    sky = read_galaxy(images(tmp_path)).gas
+    assert sky.density.sum() == pytest.approx(np.nansum(MAPS["density"]), rel=0.01)
+
+
+def test_images_of_which_one_has_no_wcs(tmp_path):
+    put(tmp_path, "density", MAPS["density"], fits.Header())
+    with pytest.raises(ValueError, match=r"density.fits has no celestial .* one_grid: true"):
+        read_galaxy(images(tmp_path))
+    check(images(tmp_path, one_grid=True))
+    put(tmp_path, "velocity", MAPS["velocity"], fits.Header())
+    with pytest.raises(ValueError, match=r"velocity.fits has no celestial .* one_grid: true"):
+        read_galaxy(images(tmp_path))
+    check(images(tmp_path, one_grid=True))
+    put(tmp_path, "dispersion", MAPS["dispersion"][:-1], fits.Header())
+    with pytest.raises(ValueError, match="differ in shape"):
+        read_galaxy(images(tmp_path, one_grid=True))
+
+
+def test_images_of_different_parts_of_the_sky(tmp_path):
+    put(tmp_path, "density", MAPS["density"], sky_header(CRVAL1=150.5))
+    with pytest.raises(ValueError, match="no common part of the sky"):
+        read_galaxy(images(tmp_path))
+    check(images(tmp_path, one_grid=True))
+
+
+def test_images_without_coordinates(tmp_path):
+    for key, values in MAPS.items():
+        put(tmp_path, key, values, fits.Header())
+    with pytest.raises(ValueError, match="pixel_arcsec"):
+        read_galaxy(images(tmp_path))
+    with pytest.raises(ValueError, match="centre_pixel"):
+        read_galaxy(images(tmp_path, pixel_arcsec=SIDE))
+    check(images(tmp_path, pixel_arcsec=SIDE, centre_pixel=[0.5 * (P + 1), 0.5 * (P + 1)]), mirrored=1)
+
+
+def test_a_centre_in_pixels_and_a_pixel_of_another_size(tmp_path):
+    check(images(tmp_path, centre_pixel=[0.5 * (P + 1), 0.5 * (P + 1)], top={"centre_deg": None}))
+    with pytest.raises(ValueError, match=r"pixel_arcsec is 0\.5"):
+        read_galaxy(images(tmp_path, pixel_arcsec=0.5))
+
+
+# ---- beams
+
+
+def beams_table(*columns):
+    made = [fits.Column(n, "E", array=[a, a], unit=u) for n, a, u in columns]
+    return fits.BinTableHDU.from_columns(made, name="BEAMS")
+
+
+HISTORY = "AIPS   CLEAN BMAJ=  1.6667E-03 BMIN=  4.1667E-04 BPA=   0.00"
+
+
+@pytest.mark.parametrize(
+    ("cards", "history", "more", "fwhm"),
+    [
+        ({"BMAJ": 6 / 3600, "BMIN": 1.5 / 3600}, "", None, 3.0),
+        ({"BMAJ": 3 / 3600}, "", None, 3.0),
+        ({"BMAJ": 3 / 3600, "BMIN": 0.0}, "", None, 3.0),
+        ({}, HISTORY, None, 3.0),
+        ({"BMAJ": 0.0, "BMIN": 0.0}, HISTORY, None, 3.0),
+        ({"BMAJ": "none"}, "", None, None),
+        ({}, "AIPS   CLEAN BMAJ=  9.E-03 BMIN=  9.E-03\n" + HISTORY, None, 3.0),
+        ({"CASAMBM": True}, "", (("BMAJ", 6.0, "arcsec"), ("BMIN", 1.5, "arcsec")), 3.0),
+        ({"CASAMBM": True}, "", (("BMAJ", 0.1, "arcmin"), ("BMIN", 1.5, "arcsec")), 3.0),
+        ({}, "", None, None),
+    ],
+)
+@pytest.mark.parametrize("where", ["velocity", "density"])
+def test_the_beam_is_read_from_where_it_is(tmp_path, cards, history, more, fwhm, where):
+    header = sky_header(**cards)
+    for line in history.splitlines():
+        header.add_history(line)
+    put(tmp_path, where, MAPS[where], header)
+    if more:
+        fits.append(tmp_path / f"{where}.fits", beams_table(*more).data, beams_table(*more).header)
+    found = read_galaxy(images(tmp_path)).gas.beam_fwhm_arcsec
+    assert found == (None if fwhm is None else pytest.approx(fwhm, rel=1e-3))
+    assert read_galaxy(images(tmp_path, beam_fwhm_arcsec=1.0)).gas.beam_fwhm_arcsec == 1.0
+
+
+def test_a_beam_in_the_primary_header_of_an_extension_and_of_a_table(tmp_path):
+    primary = fits.PrimaryHDU(header=fits.Header({"BMAJ": 3 / 3600, "BMIN": 3 / 3600}))
+    fits.HDUList([primary, fits.ImageHDU(MAPS["velocity"], sky_header(), name="V")]).writeto(tmp_path / "v.fits")
+    assert read_galaxy(images(tmp_path, velocity="v.fits[v]")).gas.beam_fwhm_arcsec == pytest.approx(3.0)
+    path = table(tmp_path)
+    fits.setval(tmp_path / "table.fits", "BMAJ", value=3 / 3600, ext=1)
+    assert read_galaxy(path).gas.beam_fwhm_arcsec == pytest.approx(3.0)
+
+
+def test_a_beam_in_arcsec_is_not_one_in_degrees(tmp_path):
+    put(tmp_path, "velocity", MAPS["velocity"], sky_header(BMAJ=3.0, BMIN=3.0))
+    with pytest.raises(ValueError, match="beam_fwhm_arcsec"):
+        read_galaxy(images(tmp_path))
+
+
+# ---- tables
+
+
+@pytest.mark.parametrize(
+    ("unit", "of_one"),
+    [("arcsec", 1), ("ARCSEC", 1), ("arcmin", 60), ("deg", 3600), ("rad", 206264.806247), ("pix", SIDE),
+     ("spaxel", SIDE), ("kpc", 1 / (DISTANCE * KPC_PER_ARCSEC_MPC)), ("pc", 1e-3 / (DISTANCE * KPC_PER_ARCSEC_MPC)), (None, 1)],
+)  # fmt: skip
+@pytest.mark.parametrize("by_key", [False, True])
+def test_offsets_in_any_unit(tmp_path, unit, of_one, by_key):
+    keys = {"pixel_arcsec": SIDE} if of_one == SIDE else {}
+    keys |= {"xy_unit": unit} if by_key and unit else {}
+    written = {"x": X / of_one, "y": Y / of_one, "x_unit": "furlongs" if by_key and unit else unit}
+    check(table(tmp_path, **written, **keys), mirrored=1)
+    # A centre in degrees is that of other maps: these are offsets.
+    check(table(tmp_path, **written, **keys, top={"centre_deg": [150.0, 40.0]}), mirrored=1)
+
+
+@pytest.mark.parametrize("unit", ["furlongs", "km/s", "mag", "s"])
+def test_offsets_in_no_unit_of_the_sky(tmp_path, unit):
+    with pytest.raises(ValueError, match=f"X is in '{unit}'.*xy_unit"):
+        read_galaxy(table(tmp_path, x_unit=unit))
+
+
+def test_offsets_in_pixels_need_their_size(tmp_path):
+    with pytest.raises(ValueError, match="pixel_arcsec"):
+        read_galaxy(table(tmp_path, x=X / SIDE, y=Y / SIDE, x_unit="pix"))
+    with pytest.raises(ValueError, match="xy_unit: pix"):
+        read_galaxy(table(tmp_path, x=X / SIDE, y=Y / SIDE, pixel_arcsec=0.5))
+    numbers = {"x": IX + 1, "y": IY + 1, "xy_unit": "pix", "pixel_arcsec": SIDE}
+    check(table(tmp_path, **numbers, centre_pixel=[0.5 * (P + 1), 0.5 * (P + 1)]), mirrored=1)
+
+
+def test_right_ascensions_and_declinations(tmp_path):
+    place = WCS(sky_header()).pixel_to_world(IX, IY)
+    check(table(tmp_path, x=place.ra.deg, y=place.dec.deg, x_unit="deg", top={"centre_deg": [150.0, 40.0]}))
+
+
+def test_spaxels_as_they_lie(tmp_path):
+    """Turned, a little off, row by row half over, with gaps: always the same squares."""
+    c, s = np.cos(0.5), np.sin(0.5)
+    rng = np.random.default_rng(1)
+    gaps = rng.uniform(size=X.shape) < 0.7
+    for x, y in ((X, Y), (c * X - s * Y, s * X + c * Y), (X + rng.normal(0, 0.02, X.shape), Y),
+                 (X + 0.5 * SIDE * (IY % 2), Y), (X[gaps], Y[gaps]), (X.astype("f4"), Y.astype("f4"))):  # fmt: skip
+        assert spaxel_side(x.ravel(), y.ravel(), "t", None) == pytest.approx(SIDE, rel=0.03)
+    t = table(tmp_path, x=c * X - s * Y, y=s * X + c * Y)
+    sky = read_galaxy(t).gas
+    assert sky.side_arcsec == pytest.approx(SIDE)
+    assert len(sky.x_arcsec) == SEEN.sum()
+    chess = (IX + IY) % 2 == 0
+    assert spaxel_side(X[chess], Y[chess], "t", SIDE) == SIDE
+    for x, y, words in ((X, 2 * Y, "not square"), (X[:3], Y[:3] * 0, "not square"), (X[0, :2], Y[0, :2], "are no map")):
+        with pytest.raises(ValueError, match=words):
+            spaxel_side(x.ravel(), y.ravel(), "t", None)
+
+
+def binned(centres, name="density"):
+    """Number of the nearest centre, and the means of the maps in each bin, weighted with the light."""
+    from scipy.spatial import cKDTree
+
+    number = cKDTree(centres).query(np.stack([X[SEEN], Y[SEEN]], axis=1))[1]
+    _, number = np.unique(number, return_inverse=True)
+    light = MAPS["density"][SEEN]
+    total = np.bincount(number, light)
+    means = {k: np.bincount(number, light * v) / total for k, v in
+             (("x", X[SEEN]), ("y", Y[SEEN]), *((k, MAPS[k][SEEN]) for k in ("velocity", "dispersion")))}  # fmt: skip
+    return number, means | {"density": total / np.bincount(number)}
+
+
+def test_centres_of_bins(tmp_path):
+    """As JAM's input has them: said to be bins they cover what the spaxels do; unsaid they are refused."""
+    rng = np.random.default_rng(0)
+    r, angle = 14 * rng.uniform(0.1, 1, 150), rng.uniform(0, 2 * np.pi, 150)
+    number, means = binned(np.stack([r * np.cos(angle), 0.7 * r * np.sin(angle)], axis=1))
+    at = {"x": means.pop("x"), "y": means.pop("y")}
+    with pytest.raises(ValueError, match="rows: bins"):
+        read_galaxy(table(tmp_path, means, **at))
+    with pytest.raises(ValueError, match="rows: bins"):
+        read_galaxy(table(tmp_path, means, **at, pixel_arcsec=0.2))
+    bins = read_galaxy(table(tmp_path, means, **at, rows="bins")).gas
+    spaxels = {k: np.full((P, P), np.nan) for k in means}
+    for key, values in means.items():
+        spaxels[key][SEEN] = values[number]
+    whole = read_galaxy(table(tmp_path, spaxels)).gas
+    one, other = (regrid(sky, 16, 48.0) for sky in (bins, whole))
+    both = (one[3] > 0) & (other[3] > 0)
+    assert both.sum() > 0.8 * max(one[3].sum(), other[3].sum())
+    np.testing.assert_allclose(one[1][both], other[1][both], atol=40)
+    assert np.sqrt(np.mean((one[1] - other[1])[both] ** 2)) < 12
+    assert bins.density.sum() * bins.side_arcsec**2 == pytest.approx(whole.density.sum() * SIDE**2, rel=0.1)
+
+
+def test_squares_of_bins_are_nearest_to_their_centre():
+    rng = np.random.default_rng(3)
+    x, y = rng.uniform(-10, 10, (2, 60))
+    tx, ty, number, side = tiled(x, y)
+    away = np.hypot(tx[:, None] - x, ty[:, None] - y)
+    np.testing.assert_array_equal(np.argmin(away, axis=1), number)
+    assert side < 2
+    assert set(number) == set(range(60))
+    assert len(tx) * side**2 == pytest.approx(400, rel=0.3)
+
+
+# ---- numbers of bins
+
+CENTRES = np.stack([v.ravel() for v in np.meshgrid(np.arange(-13, 14, 2.5), np.arange(-9, 10, 2.5))], axis=1)
+
+
+def with_bins(folder, first, ids, none=-1, shift=0, as_table=False, **keys):
+    """The galaxy in bins that an image, or a table of spaxels, numbers from `first`; what spaxels should have."""
+    number, means = binned(CENTRES[np.argsort(np.hypot(*CENTRES.T))])
+    count = len(means["x"])
+    numbers = np.full((P, P), none)
+    numbers[SEEN] = number + first + shift
+    columns = [fits.Column(k, "D", array=means[k]) for k in MAPS]
+    columns += [fits.Column(ids, "J", array=np.arange(count) + first)] if ids else []
+    fits.BinTableHDU.from_columns(columns).writeto(folder / "bins.fits", overwrite=True)
+    put(folder, "number", numbers.astype(np.int32))
+    files = {"bins": "bins.fits", "bin": "number.fits"} | {k: k for k in MAPS} | keys
+    if as_table:
+        columns = [fits.Column(n, "D", array=v.ravel()) for n, v in (("X", X), ("Y", Y), ("BIN_ID", numbers))]
+        fits.BinTableHDU.from_columns(columns).writeto(folder / "table.fits", overwrite=True)
+        files |= {"table": "table.fits", "bin": "BIN_ID"}
+    return described(folder, files), means["velocity"][number], numbers
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("none", [-1, 0])
+@pytest.mark.parametrize("ids", [None, "BIN_ID", "binNum", "NR"])
+@pytest.mark.parametrize("as_table", [False, True])
+def test_bins_are_numbered_from_any_start(tmp_path, first, none, ids, as_table):
+    if first == 0 and none == 0:
+        return
+    keys = {"bin_id": "NR"} if ids == "NR" else {}
+    path, velocity, _ = with_bins(tmp_path, first, ids, none, as_table=as_table, **keys)
+    found = read_galaxy(path).gas
+    assert len(found.velocity_kms) == SEEN.sum()
+    np.testing.assert_allclose(found.velocity_kms, velocity)
+
+
+@pytest.mark.parametrize(("first", "shift"), [(0, 1), (1, -1)])
+def test_numbers_that_are_not_the_tables_are_refused(tmp_path, first, shift):
+    path, velocity, _ = with_bins(tmp_path, first, "BIN_ID", shift=shift)
+    with pytest.raises(ValueError, match="bins_start_at"):
+        read_galaxy(path)
+    path, velocity, _ = with_bins(tmp_path, first, "BIN_ID", shift=shift, bins_start_at=first + shift)
+    np.testing.assert_allclose(read_galaxy(path).gas.velocity_kms, velocity)
+
+
+def test_numbers_that_leave_open_where_rows_begin_are_refused(tmp_path):
+    path, *_, numbers = with_bins(tmp_path, 1, None)
+    put(tmp_path, "number", np.where(numbers == numbers.max(), -1, numbers).astype(np.int32))
+    with pytest.raises(ValueError, match="bins_start_at"):
+        read_galaxy(path)
+    put(tmp_path, "number", np.where(numbers > 0, numbers + 500, -1).astype(np.int32))
+    with pytest.raises(ValueError, match="bins_start_at"):
+        read_galaxy(path)
+    columns = [fits.Column("BIN_ID", "J", array=[1, 1, 2])] + [fits.Column(k, "D", array=np.ones(3)) for k in MAPS]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "bins.fits", overwrite=True)
+    with pytest.raises(ValueError, match="several rows"):
+        read_galaxy(path)
+
+
+def test_bins_that_a_table_leaves_out_are_not_seen(tmp_path):
+    path, velocity, numbers = with_bins(tmp_path, 0, "BIN_ID")
+    with fits.open(tmp_path / "bins.fits", mode="update") as hdus:
+        hdus[1].data = hdus[1].data[hdus[1].data["BIN_ID"] % 5 != 2]
+    kept = numbers[SEEN] % 5 != 2
+    np.testing.assert_allclose(read_galaxy(path).gas.velocity_kms, velocity[kept])
+
+
+def test_the_mass_of_a_bin_as_a_whole_is_no_density(tmp_path):
+    with pytest.raises(ValueError, match="per area"):
+        read_galaxy(with_bins(tmp_path, 0, "BIN_ID", density_unit="Msun")[0])
+
+
+# ---- keys that do nothing
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"rows": "bins"}, "need table"), ({"xy_unit": "kpc"}, "need table"), ({"bin_id": "N"}, "need bins"),
+        ({"bins_start_at": 1}, "need bins"), ({"velocity_unit": "GHz"}, "velocity_unit"),
+        ({"dispersion_unit": "dex"}, "dispersion_unit"), ({"pixel_arcsec": 0}, "pixel_arcsec"),
+        ({"instrument_sigma": "a.fits", "instrument_sigma_kms": 3}, "not both"),
+    ],
+)  # fmt: skip
+def test_keys_without_use_are_refused(tmp_path, keys, words):
+    with pytest.raises(ValueError, match=words):
+        read_galaxy(images(tmp_path, **keys))
+
+
+# ---- where results go
+
+
+def test_names_tell_paths_apart(tmp_path):
+    a, b = tmp_path / "A" / "g.yaml", tmp_path / "B" / "g.yaml"
+    assert labels([a, tmp_path / "h.yaml"]) == ["g", "h"]
+    assert labels([a, b, a]) == ["A-g", "B-g", "A-g"]
+    assert len(set(labels([a, a.with_suffix(".yml")]))) == 2
+    assert labels([tmp_path / "run.v1", tmp_path / "run.v2"]) == ["run.v1", "run.v2"]
+    assert labels([]) == []
+
+
+def test_a_folder_holds_the_results_of_one_origin(tmp_path):
+    place = tmp_path / "g" / "gas"
+    assert claim(place, {"run": "1"}) == place
+    assert claim(place, {"run": "2"}) == place.with_name("gas-2")
+    assert claim(place, {"run": "1"}) == place
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "profile.ecsv").write_text("of before")
+    assert claim(tmp_path / "old", {"run": "1"}) == tmp_path / "old-2"
+    assert write_beside(tmp_path / "t" / "a.csv", "1") == tmp_path / "t" / "a.csv"
+    assert write_beside(tmp_path / "t" / "a.csv", "2") == tmp_path / "t" / "a-2.csv"
+    assert write_beside(tmp_path / "t" / "a.csv", "1") == tmp_path / "t" / "a.csv"

@@ -3,6 +3,7 @@
   python -m gen mock --out mocks                      make the three mock suites
   python -m gen maps mocks/*/*.yaml --out maps.zarr   map every galaxy of some suites
   python -m gen check snap_099.hdf5                   say what a snapshot file holds; --draft: a suite file for it
+  python -m gen check mine.yaml                       and what a suite file makes of it: galaxies, and why not others
   python -m gen export maps.zarr --suite mine --galaxy snap_099:0 --out fits   a galaxy's maps as FITS
 
 Put `mpiexec -n 8` (or srun) before `mock` and `maps` to share the galaxies out over processes.
@@ -55,8 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     maps.add_argument("--dry-run", action="store_true", help="list the galaxies that would be mapped and stop")
     maps.add_argument("--plan", action="store_true", help="make the store with room for all galaxies, and stop")
 
-    check = commands.add_parser("check", help="say what yt makes of a snapshot file and what it lacks")
-    check.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    check = commands.add_parser(
+        "check", help="say what a snapshot file holds, or what a suite file makes of its first, with a verdict"
+    )
+    check.add_argument("files", type=Path, nargs="+", metavar="FILE", help="snapshots, or suite files (.yaml)")
     check.add_argument("--draft", action="store_true", help="print a suite file for it to start from, nothing else")
     check.add_argument("--format", help="one of docs/generation.md (default: guessed)")
 
@@ -149,15 +152,16 @@ def _check(args: argparse.Namespace) -> int:
 
     if args.format and args.format not in FORMATS:
         raise ValueError(f"format {args.format!r} is not one of {', '.join(FORMATS)}")
-    if args.draft:
-        from gen.draft import draft
+    from gen.draft import draft
 
-        for path in args.files:
-            print(draft(path, args.format), end="")
-        return 0
-    for path in args.files:
-        print("\n".join(describe(path, args.format)))
-    return 0
+    unread = 0
+    for path in args.files:  # one that cannot be read keeps nobody from the others
+        try:
+            print(draft(path, args.format) if args.draft else "\n".join(describe(path, args.format)) + "\n", end="")
+        except (ValueError, OSError) as error:
+            print(f"gen check: {error}", file=sys.stderr)
+            unread += 1
+    return 2 if unread else 0
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -61,10 +61,15 @@ class Format(ABC):
     """One family of snapshot files.
 
     `components` maps gas, stars, dark and black_holes to the particle types that make them up
-    unless the suite file says otherwise; `mass` names the field as yt sees it.
+    unless the suite file says otherwise; `mass` names the field as yt sees it; `container` is how its
+    files are told from others (gen.formats.recognise). `formed` names the field that tells stars from
+    what only goes as stars: `disguised`, a component or a type of its own.
     """
 
     name: ClassVar[str]
+    container: ClassVar[str] = "hdf5"
+    formed: ClassVar[str] = "GFM_StellarFormationTime"
+    disguised: ClassVar[str] = "gas"
     components: ClassVar[dict[str, list[str]]]
     mass: ClassVar[str] = "Masses"
 
@@ -100,6 +105,10 @@ class Format(ABC):
     def files(self, path: Path) -> list[Path]:
         """All files of the snapshot that `path` is the first of. Raises SnapshotError when one is missing."""
         return [path]
+
+    def are_stars(self, formed: np.ndarray) -> np.ndarray:
+        """Which of the stars' types (N,) are stars, by when they formed (N,): AREPO's wind cells have not."""
+        return formed > 0
 
     def promised(self, path: Path) -> dict[str, int]:
         """Particles of each type that the file's own header promises; empty where staging has seen to that."""

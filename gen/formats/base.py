@@ -91,7 +91,7 @@ class Format(ABC):
 
         Raises SnapshotError where they are missing, contradict themselves, or are no positive numbers.
         """
-        with reading(path):
+        with self._or_what_it_is(path), reading(path):
             units = self._units(path, given)
         worth = {"length unit": units.length_kpc, "mass unit": units.mass_msun, "velocity unit": units.velocity_kms}
         for name, value in {**worth, "box side": 1.0 if units.box_kpc is None else units.box_kpc}.items():
@@ -105,6 +105,18 @@ class Format(ABC):
     def files(self, path: Path) -> list[Path]:
         """All files of the snapshot that `path` is the first of. Raises SnapshotError when one is missing."""
         return [path]
+
+    @contextmanager
+    def _or_what_it_is(self, path: Path) -> Iterator[None]:
+        """Errors inside, in better words where the file is none of this format at all."""
+        try:
+            yield
+        except SnapshotError as error:
+            from gen.formats.recognise import what_it_is_instead  # knows the formats, which are made of this
+
+            if words := what_it_is_instead(path, self.container):
+                raise SnapshotError(words) from error
+            raise
 
     def are_stars(self, formed: np.ndarray) -> np.ndarray:
         """Which of the stars' types (N,) are stars, by when they formed (N,): AREPO's wind cells have not."""

@@ -42,6 +42,7 @@ _NAMES = {
     for name in (
         "Coordinates", "Velocities", "Masses", "Density", "SmoothingLength", "GFM_StellarFormationTime",
         "InternalEnergy", "ElectronAbundance", "StarFormationRate", "Temperature", "NeutralHydrogenAbundance",
+        "FractionH2",
     )
 } | {
     "Velocity": "Velocities", "Mass": "Masses", "DynamicalMasses": "Masses", "Densities": "Density",

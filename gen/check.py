@@ -3,37 +3,16 @@
 from collections import Counter
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from gen.catalogue import Halo, find_haloes, usable, why_not
-from gen.formats import SnapshotError, gadget
+from gen.formats import SnapshotError
+from gen.formats.recognise import recognised
 from gen.sketch import Sketch, sketch
 from gen.suite import Suite, SuiteError, load_suite
 
 #: Galaxies of a suite that are listed one by one.
 LISTED = 10
-
-
-def guess_format(path: Path) -> str:
-    """The format a file seems to have. A guess for people; suite files always say."""
-    if not h5py.is_hdf5(path):
-        return "tipsy"
-    attrs = gadget.header(path)
-    with h5py.File(path, "r") as file:
-        fields = {name for i in (0, 4) if f"PartType{i}" in file for name in file[f"PartType{i}"]}
-        config = set(file["Config"].attrs) if "Config" in file else set()
-    if "SWIFT" in str(attrs.get("Code", "")) or "SmoothingLengths" in fields:
-        return "swift"
-    if "VORONOI" in config or any(name.startswith("GFM_") for name in fields):
-        return "arepo"
-    if "Mass" in fields and "ExpansionFactor" in attrs:
-        return "eagle"
-    if {"NWindLaunches", "Dust_Masses"} & fields:
-        return "simba"
-    if "Metallicity" in fields or any("GIZMO" in name.upper() for name in attrs):
-        return "gizmo"
-    return "gadget"
 
 
 def describe(path: Path, format_name: str | None = None) -> list[str]:
@@ -45,7 +24,7 @@ def describe(path: Path, format_name: str | None = None) -> list[str]:
         raise SnapshotError(f"{path}: no such file; check the path")
     if path.suffix in (".yaml", ".yml"):
         return _suite_lines(load_suite(path))
-    chosen = format_name or guess_format(path)
+    chosen = format_name or recognised(path)
     seen = sketch(path, chosen)
     how = "" if format_name else " (guessed; --format chooses another)"
     return [*_snapshot_lines(seen, how), *_verdict(seen.wrong, seen.odd)]

@@ -10,8 +10,8 @@ import yaml
 
 from gen.catalogue import find_haloes
 from gen.catalogues.base import OtherEpoch
-from gen.check import guess_format
 from gen.formats import FORMATS, CodeUnits, SnapshotError
+from gen.formats.recognise import recognised
 from gen.sketch import FEW_STARS, Sketch, sketch
 from gen.suite import snapshot_number
 
@@ -66,7 +66,7 @@ def draft(path: Path, format_name: str | None = None) -> str:
     """
     if not path.exists():
         raise SnapshotError(f"{path}: no such file; check the path")
-    chosen = format_name or guess_format(path)
+    chosen = format_name or recognised(path)
     first = sketch(path, chosen)
     particles, remark = _particles(first)
     seen = sketch(path, chosen, particles) if particles else first

@@ -9,7 +9,7 @@ import numpy as np
 from gen.centre import deepest_point
 from gen.components import components_of, disc_question, disc_types
 from gen.constants import LIGHT_KMS
-from gen.formats import FORMATS, CodeUnits, SnapshotError
+from gen.formats import FORMATS, CodeUnits, Format, SnapshotError
 from gen.formats.base import reading, settled_box
 from gen.formats.sample import Sample
 from gen.particles import Particles, concatenate
@@ -106,6 +106,7 @@ def sketch(
     with tempfile.TemporaryDirectory(prefix="kinmass-") as scratch, reading(path):
         samples = reader.sample(reader.stage(path, Path(scratch)), MOST)
     components, low = components_of(reader, given)
+    samples = _undisguised(reader, samples, components)
     worth, wrong = None, []
     try:
         worth = reader.units(path, units or {})
@@ -119,6 +120,22 @@ def sketch(
     if worth is not None:
         _look_at_numbers(seen)
     return seen
+
+
+def _undisguised(reader: Format, samples: dict[str, Sample], components: dict[str, list[str]]) -> dict[str, Sample]:
+    """The samples with what only goes as stars (AREPO's wind, Tipsy's black holes) as a type of its own, which joins
+    the component that it belongs to."""
+    found = dict(samples)
+    for ptype in components["stars"]:
+        formed = samples[ptype].formed if ptype in samples else None
+        if formed is None or (star := reader.are_stars(formed)).all():
+            continue
+        other = reader.disguised
+        if other in components:
+            other = f"wind of {ptype}"
+            components[reader.disguised] = [*components[reader.disguised], other]
+        found |= {ptype: samples[ptype][star], other: samples[ptype][~star]}
+    return found
 
 
 def _look_at_types(seen: Sketch, given: dict[str, list[str]], min_stars: int) -> None:

@@ -21,10 +21,11 @@ from gen.suite import Tracers
 #: Above this many particles a region is selected by yt's index instead of reading everything.
 READ_WHOLE = 200_000
 YT = version("yt")
+#: More black holes among stars than this share are old stars of initial conditions, or so they could be.
+MOST_DISGUISED = 0.5
+WHICH = "say `particles: {black_holes: [BlackHoles]}`, or `particles: {stars: [Stars, BlackHoles], black_holes: []}`"
 #: No particle weighs as much as the heaviest clusters of galaxies.
 HEAVIEST_MSUN = 1e16
-#: When a particle became a star; AREPO's wind cells, gas in the guise of stars, have none or less than none.
-FORMED = "GFM_StellarFormationTime"
 
 
 class Snapshot:
@@ -51,6 +52,7 @@ class Snapshot:
         self.format = FORMATS[format_name]
         self.tracers = tracers or Tracers()
         self.components, self.low_resolution = components_of(self.format, components or {})
+        self._disguised_is_said = any(self.format.disguised in types for types in (components or {}).values())
         self._scratch = tempfile.TemporaryDirectory(prefix="kinmass-")
         try:
             with reading(path):
@@ -151,9 +153,10 @@ class Snapshot:
         low = 0.0
         for name, ptypes in self.components.items():
             for ptype in ptypes:
-                own, wind = self._sphere(ptype, centre_kpc, radius_kpc)
+                own, other = self._sphere(ptype, centre_kpc, radius_kpc)
                 parts[name].append(own)
-                parts["gas"].append(wind)
+                if self.host is not None:
+                    parts[self.host].append(other)
                 low += float(own.mass_msun.sum()) if ptype in self.low_resolution else 0.0
         whole = {name: concatenate(parts.pop(name)) for name in list(parts)}
         dark = float(whole["dark"].mass_msun.sum())
@@ -170,13 +173,20 @@ class Snapshot:
     def everything(self, component: str) -> Particles:
         """All particles of a component at their positions in the box."""
         found = [self._read(ptype, self._all())[0] for ptype in self.components[component]]
-        if component == "gas":
-            windy = [p for p in self.components["stars"] if FORMED in self.fields.get(p, [])]
-            found += [self._read(ptype, self._all())[1] for ptype in windy]
+        if component == self.host and component != "stars":
+            mixed = [p for p in self.components["stars"] if self.format.formed in self.fields.get(p, [])]
+            found += [self._read(ptype, self._all())[1] for ptype in mixed]
         return concatenate(found)
 
     def _all(self) -> list[Any]:
         return [self._ds.all_data()]
+
+    @property
+    def host(self) -> str | None:
+        """The component of what only goes as stars: AREPO's wind, Tipsy's black holes; None where it is not used."""
+        if self.format.disguised in self.components:
+            return self.format.disguised
+        return next((name for name, types in self.components.items() if self.format.disguised in types), None)
 
     def wrap(self, offset_kpc: np.ndarray) -> np.ndarray:
         """The shortest periodic images of offsets (..., 3)."""
@@ -272,13 +282,18 @@ class Snapshot:
         except SnapshotError as error:
             raise error if str(self.path) in str(error) else SnapshotError(f"{self.path}: {ptype}: {error}") from error
         own = Particles(pos, vel, mass, support, weight)
-        if ptype not in self.components["stars"] or FORMED not in fields:
+        if ptype not in self.components["stars"] or self.format.formed not in fields or self.host == "stars":
             return own, empty()
-        star = field(FORMED) > 0
+        star = self.format.are_stars(field(self.format.formed))
         if star.all():
             return own, empty()
-        wind, none = own[~star], np.zeros(np.count_nonzero(~star))
-        return own[star], Particles(wind.pos_kpc, wind.vel_kms, wind.mass_msun, none, none)
+        other, none = own[~star], None
+        if self.host == "gas":
+            none = np.zeros(len(other))  # wind: no map shows it
+        elif not self._disguised_is_said and len(other) > max(MOST_DISGUISED * len(star), 10):
+            what = f"{len(other)} of {len(star)} {ptype} formed before time began"
+            refuse(f"{what}: black holes, or old stars of an isolated run?", self.format.formed, WHICH)
+        return own[star], Particles(other.pos_kpc, other.vel_kms, other.mass_msun, none, none)
 
     def _support(self, field: Any, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
         """Kernel support (N,) [kpc] of gas, None where the file holds nothing it follows from."""

@@ -1,14 +1,17 @@
 """Small snapshots in the layouts of the archives, written from physical particles by the archives' own rules.
 
 Sources: TNG's data specifications; EAGLE's particle data release (arXiv:1706.09899); SWIFT's documentation,
-Snapshots; GIZMO's users' guide and the FIRE-2 release (arXiv:2202.06969); SIMBA (Davé et al. 2019).
+Snapshots; GIZMO's users' guide and the FIRE-2 release (arXiv:2202.06969); SIMBA (Davé et al. 2019); GADGET-2's users'
+guide; ChaNGa's wiki, Tipsy format.
 """
 
+import struct
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from gen.constants import G
 from gen.particles import Galaxy, Particles, empty
 
 A, H, BOX = 0.6, 0.7, 4000.0  # BOX: physical kpc
@@ -287,4 +290,81 @@ def swift_virtual(path: Path, whole: Galaxy) -> Path:
         attrs = meta.create_group("Header").attrs
         attrs.update(first["Header"].attrs)
         attrs["NumPart_ThisFile"], attrs["NumFilesPerSnapshot"], attrs["Virtual"] = attrs["NumPart_Total"], [1], [1]
+    return path
+
+
+def gadget_binary(
+    path: Path,
+    whole: Galaxy,
+    files: int = 1,
+    form: int = 1,
+    order: str = "<",
+    real: str = "f4",
+    ids: str = "u4",
+    **header: float,
+) -> Path:
+    """GADGET-2's binary formats (its users' guide, section 6): records between their sizes, in format 2 with names."""
+    parts = _split(whole, files)
+    names = [path.with_name(f"{path.stem}.{i}") for i in range(files)] if files > 1 else [path.with_suffix("")]
+    total = [len(whole.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
+    said = {"Time": A, "Redshift": 1 / A - 1, "OmegaLambda": 0.7} | header
+    for name, part in zip(names, parts, strict=True):
+        mine = [part.components()[kind] for kind in TYPES.values()]
+        code = [_code(p, KPC_H, MASS_H, ROOT_A) for p in mine]
+        gas = part.gas
+        rho = 32 * gas.mass_msun / (4 / 3 * np.pi * gas.support_kpc**3) / MASS_H * KPC_H**3
+        blocks = {
+            "POS": np.concatenate([c[0] for c in code]),
+            "VEL": np.concatenate([c[1] for c in code]),
+            "ID": np.arange(sum(map(len, mine)), dtype=ids),
+            "MASS": np.concatenate([code[0][2], code[2][2]]),  # dark matter's is in the header
+        }
+        if len(gas):
+            blocks |= {"U": np.full(len(gas), 100.0), "RHO": rho, "HSML": gas.support_kpc / KPC_H}
+        head = struct.pack(
+            order + "6i6ddd2i6I2i4d2i6I", *[len(part.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)],
+            0, DARK_MSUN / MASS_H, 0, 0, 0, 0, said["Time"], said["Redshift"], 0, 0, *total, 0, files,
+            BOX / KPC_H, 0.3, said["OmegaLambda"], H, 0, 0, *[0] * 6,
+        )  # fmt: skip
+        raw = _record("HEAD", head.ljust(256, b"\0"), form, order)
+        for block, values in blocks.items():
+            kind = np.dtype(ids if block == "ID" else real).newbyteorder(order)
+            raw += _record(block, values.astype(kind).tobytes(), form, order) if values.size else b""
+        name.write_bytes(raw)
+    return names[0]
+
+
+def _record(name: str, data: bytes, form: int, order: str) -> bytes:
+    mark = struct.pack(order + "I", len(data))
+    label = name.ljust(4).encode() + struct.pack(order + "I", len(data) + 8)
+    eight = struct.pack(order + "I", 8)
+    return (eight + label + eight if form == 2 else b"") + mark + data + mark
+
+
+def tipsy(path: Path, whole: Galaxy, order: str = ">", real: str = "f4", comove: int = 1) -> Path:
+    """ChaNGa's: a fraction of the box about its middle, 1/sqrt(G rho) for time; stars before time are black holes."""
+    unit = BOX / A
+    mass = 3 * (0.1 * H) ** 2 / (8 * np.pi * G) * unit**3
+    more = {"gas": ("rho", "temp", "eps", "metals", "phi"), "dark": ("eps", "phi"),
+            "stars": ("metals", "tform", "eps", "phi"), "black_holes": ("metals", "tform", "eps", "phi")}  # fmt: skip
+    raw = b""
+    for kind, fields in more.items():
+        p = whole.components()[kind]
+        wide = [("mass", "f4"), ("pos", real, 3), ("vel", real, 3), *((field, "f4") for field in fields)]
+        rows = np.zeros(len(p), np.dtype(wide).newbyteorder(order))
+        x = p.pos_kpc / BOX
+        rows["mass"], rows["pos"] = p.mass_msun / mass, x - np.round(x)
+        rows["vel"] = p.vel_kms / (np.sqrt(G * mass / unit) * A)
+        if kind == "gas":
+            rows["rho"] = 3 * 32 * rows["mass"] / (4 * np.pi * (p.support_kpc / BOX) ** 3)
+        elif kind != "dark":
+            rows["tform"] = 0.2 if kind == "stars" else -0.2
+        raw += rows.tobytes()
+    n = [len(whole.components()[kind]) for kind in more]
+    head = struct.pack(order + "d6i", A if comove else 0.0, sum(n), 3, n[0], n[1], n[2] + n[3], 0)
+    path.write_bytes(head + raw)
+    path.with_suffix(".param").write_text(
+        f"bComove = {comove}\nbPeriodic = 1\ndPeriod = 1\ndKpcUnit = {unit!r}\ndMsolUnit = {float(mass)!r}\n"
+        f"dHubble0 = {float(np.sqrt(8 * np.pi / 3))!r}\n"
+    )
     return path

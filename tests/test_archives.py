@@ -17,9 +17,9 @@ from astropy.constants import k_B, m_p
 from conftest import ROOT, command
 
 from gen.catalogue import find_haloes
-from gen.check import guess_format
 from gen.constants import KPC_CM
 from gen.formats import FORMATS, SnapshotError, gadget, tipsy
+from gen.formats.recognise import recognised
 from gen.formats.smoothing import KERNEL_GAMMA, SMOOTHING, as_markdown
 from gen.mock.suites import make_galaxy
 from gen.particles import Galaxy
@@ -215,7 +215,7 @@ def test_an_archives_true_layout_gives_back_the_particles(archive, files, tmp_pa
     form, layout = ARCHIVES[archive]
     written = layouts.galaxy()
     path = layout(tmp_path / "snap_028.hdf5", written, files)
-    assert guess_format(path) == form
+    assert recognised(path) == form
     with Snapshot(path, form, {"dark": ["PartType1"]}) as snapshot:
         assert snapshot.units.box_kpc == pytest.approx(layouts.BOX)
         assert (snapshot.units.scale_factor, snapshot.units.hubble) == pytest.approx((layouts.A, layouts.H))

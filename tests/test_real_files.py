@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT, command
 
 from gen import store
-from gen.check import guess_format
+from gen.formats.recognise import recognised
 from gen.formats.tracers import temperature_k
 from gen.profile import enclosed_mass
 from gen.snapshot import Snapshot
@@ -68,7 +68,7 @@ def test_centres_agree_with_what_is_known(real_files, tmp_path):
 def test_an_eagle_cutout_without_units_of_its_own_is_in_mpc(real_files):
     """z = 0.27, only the datasets say their units; 4 kpc of a galaxy in a box of 100 comoving Mpc."""
     path = real_files / "eagle_simspin.hdf5"
-    assert guess_format(path) == "eagle"
+    assert recognised(path) == "eagle"
     with Snapshot(path, "eagle", tracers=Tracers(gas="cold")) as snapshot, h5py.File(path) as file:
         stars, gas, units = snapshot.everything("stars"), snapshot.everything("gas"), snapshot.units
         a, h = (float(file["Header"].attrs[key][0]) for key in ("ExpansionFactor", "HubbleParam"))
@@ -85,7 +85,7 @@ def test_an_eagle_cutout_without_units_of_its_own_is_in_mpc(real_files):
 def test_a_tng_cutout_with_the_counts_of_the_whole_galaxy_gives_up_its_wind(real_files):
     """Its NumPart_ThisFile says 123,468 stars; there are 2,000 rows, of which 4 are wind."""
     path = real_files / "tng100_simspin.hdf5"
-    assert guess_format(path) == "arepo"
+    assert recognised(path) == "arepo"
     with Snapshot(path, "arepo", tracers=Tracers(gas="cold")) as snapshot, h5py.File(path) as file:
         stars, gas, h = snapshot.everything("stars"), snapshot.everything("gas"), snapshot.units.hubble
         wind = file["PartType4/GFM_StellarFormationTime"][()] <= 0
@@ -102,7 +102,7 @@ def test_a_tng_cutout_with_the_counts_of_the_whole_galaxy_gives_up_its_wind(real
 
 def test_fires_four_files_and_low_resolution_particles(real_files):
     path = real_files / "fire_m12i" / "snapdir_600" / "snapshot_600.0.hdf5"
-    assert guess_format(path) == "gizmo"
+    assert recognised(path) == "gizmo"
     parts = {"dark": ["PartType1"], "low_resolution": ["PartType2"]}
     with Snapshot(path, "gizmo", parts, tracers=Tracers(gas="hi")) as snapshot:
         found = snapshot.galaxy(np.full(3, 0.5 * snapshot.units.box_kpc), 1e6)

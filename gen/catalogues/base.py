@@ -12,7 +12,8 @@ import numpy as np
 
 from gen.constants import KPC_CM, MSUN_G
 from gen.formats import CodeUnits, SnapshotError
-from gen.formats.gadget import MOST_PACKED, in_round_units, scalar
+from gen.formats.gadget import in_round_units, scalar
+from gen.formats.stored import check_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +123,11 @@ def members(path: Path, file: h5py.File, name: str) -> Any:
 def numbers(path: Path, data: Any) -> np.ndarray:
     """All of an HDF5 dataset, floats as float64.
 
-    Raises SnapshotError for one without numbers, or of a size that its file cannot hold.
+    Raises SnapshotError for one without numbers, or whose numbers are not all there.
     """
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iufb":
         raise SnapshotError(f"{path}: {data.name} is no array of numbers")
-    if data.nbytes > 2**20 + MOST_PACKED * path.stat().st_size:
-        raise SnapshotError(f"{path}: {data.name} claims {data.nbytes} bytes, more than the file can hold; damaged?")
+    check_whole(f"{path}: {data.name}", data)
     return data[()].astype(float) if data.dtype.kind == "f" else data[()]
 
 

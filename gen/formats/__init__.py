@@ -2,9 +2,12 @@
 
 from gen.formats.base import CodeUnits, Format, SnapshotError
 from gen.formats.gadget import Arepo, Eagle, Gadget, Gizmo, Simba
+from gen.formats.gadget_binary import GadgetBinary
 from gen.formats.swift import Swift
 from gen.formats.tipsy import Tipsy
 
-FORMATS: dict[str, Format] = {f.name: f for f in (Tipsy(), Arepo(), Gizmo(), Gadget(), Simba(), Eagle(), Swift())}
+FORMATS: dict[str, Format] = {
+    f.name: f for f in (Tipsy(), Arepo(), Gizmo(), Gadget(), GadgetBinary(), Simba(), Eagle(), Swift())
+}
 
 __all__ = ["FORMATS", "CodeUnits", "Format", "SnapshotError"]

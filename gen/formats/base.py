@@ -100,10 +100,15 @@ class Format(ABC):
 
     `components` maps gas, stars, dark and black_holes to the particle types that make them up
     unless the suite file says otherwise; `mass` names the field as yt sees it. Whatever box a staged
-    file claims yt never uses (gen.formats.domain).
+    file claims yt never uses (gen.formats.domain). `container` is how its files are told from others
+    (gen.formats.recognise). `formed` names the field that tells stars from what only goes as stars:
+    `disguised`, a component or a type of its own.
     """
 
     name: ClassVar[str]
+    container: ClassVar[str] = "hdf5"
+    formed: ClassVar[str] = "GFM_StellarFormationTime"
+    disguised: ClassVar[str] = "gas"
     components: ClassVar[dict[str, list[str]]]
     mass: ClassVar[str] = "Masses"
     corner: ClassVar[float] = 0.0  # the coordinate at which a box begins, in sides of it
@@ -130,7 +135,7 @@ class Format(ABC):
 
         Raises SnapshotError where they are missing, contradict themselves, or are no positive numbers.
         """
-        with reading(path):
+        with self._or_what_it_is(path), reading(path):
             units = self._units(path, given)
         if said := [f"{key}: {str(given[key]).lower()}" for key in ("box", "cosmological") if key in given]:
             units = replace(units, source=f"{units.source}; {', '.join(said)} by the suite file")
@@ -155,6 +160,22 @@ class Format(ABC):
     def files(self, path: Path) -> list[Path]:
         """All files of the snapshot that `path` is the first of. Raises SnapshotError when one is missing."""
         return [path]
+
+    @contextmanager
+    def _or_what_it_is(self, path: Path) -> Iterator[None]:
+        """Errors inside, in better words where the file is none of this format at all."""
+        try:
+            yield
+        except SnapshotError as error:
+            from gen.formats.recognise import what_it_is_instead  # knows the formats, which are made of this
+
+            if words := what_it_is_instead(path, self.container):
+                raise SnapshotError(words) from error
+            raise
+
+    def are_stars(self, formed: np.ndarray) -> np.ndarray:
+        """Which of the stars' types (N,) are stars, by when they formed (N,): AREPO's wind cells have not."""
+        return formed > 0
 
     def promised(self, path: Path) -> dict[str, int]:
         """Particles of each type that the file's own header promises; empty where staging has seen to that."""

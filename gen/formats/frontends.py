@@ -1,6 +1,7 @@
 """yt's frontends, read for what is on disk and nothing else."""
 
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -9,10 +10,18 @@ import numpy as np
 from gen.formats.base import SnapshotError
 from gen.formats.domain import set_domain
 
+Overrides = tuple[tuple[str, Any], ...]
+
+
+def _as_doubles(on_disk: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for ptype, pos in on_disk(*args, **kwargs):
+        yield ptype, np.asarray(pos, dtype=np.float64)
+
 
 @cache
-def raw(module: str, name: str) -> Any:
-    """The yt dataset class `module.name`, reduced to on-disk fields in code units.
+def raw(module: str, name: str, overrides: Overrides = ()) -> Any:
+    """The yt dataset class `module.name`, reduced to on-disk fields in code units; overrides: its attributes that
+    are others.
 
     yt spends half a second per snapshot on testing hundreds of derived fields, and builds a tree
     over the gas for smoothing lengths the file lacks (it never returns when a position is NaN, and
@@ -45,12 +54,16 @@ def raw(module: str, name: str) -> Any:
         self.fields_detected = True
 
     class PointIndex(frontend._index_class):  # type: ignore[misc, name-defined]
-        """Gas is selected by its position, as other particles are: no kernel, no tree to find one."""
+        """Gas is selected by its position, as other particles are: no kernel, no tree to find one.
+
+        Positions are doubles whatever the file holds: the index takes them and kernels in one type of float only.
+        """
 
         def _initialize_index(self) -> None:
             self.io._generate_smoothing_length = lambda index: None
             self.io._get_smoothing_length = lambda data_file, dtype, shape: np.zeros(shape[0])
             self.io._read_smoothing_length = lambda data_file, count: np.zeros(count)
+            self.io._yield_coordinates = partial(_as_doubles, self.io._yield_coordinates)
             set_domain(self)
             super()._initialize_index()
 
@@ -58,6 +71,7 @@ def raw(module: str, name: str) -> Any:
         "_is_valid": classmethod(never_valid),
         "create_field_info": create_field_info,
         "_index_class": PointIndex,
+        **dict(overrides),
     }
     return type(f"Raw{name}", (frontend,), methods)
 
@@ -70,10 +84,10 @@ def forget_datasets() -> None:
         static_output._ds_store._records.clear()
 
 
-def open_raw(module: str, name: str, path: str, **options: Any) -> Any:
+def open_raw(module: str, name: str, path: str, overrides: Overrides = (), **options: Any) -> Any:
     """An instance of `raw`, with its index built. Raises SnapshotError with yt's reason."""
     try:
-        ds = raw(module, name)(path, **options)
+        ds = raw(module, name, overrides)(path, **options)
         _ = ds.index
     except Exception as error:
         raise SnapshotError(f"yt cannot read it as {name}: {type(error).__name__}: {error}") from error

@@ -13,6 +13,7 @@ from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
 from gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, SnapshotError, check_cosmology, reading
 from gen.formats.frontends import open_raw
 from gen.formats.sample import Sample, from_hdf5
+from gen.formats.stored import checked, show
 from gen.particles import Galaxy
 
 Worth = tuple[float, float, float]  # of one code unit in kpc, Msun or km/s, and its powers of a and of h
@@ -43,6 +44,7 @@ _NAMES = {
     for name in (
         "Coordinates", "Velocities", "Masses", "Density", "SmoothingLength", "GFM_StellarFormationTime",
         "InternalEnergy", "ElectronAbundance", "StarFormationRate", "Temperature", "NeutralHydrogenAbundance",
+        "FractionH2",
     )
 } | {
     "Velocity": "Velocities", "Mass": "Masses", "DynamicalMasses": "Masses", "Densities": "Density",
@@ -52,8 +54,6 @@ _PHOTOMETRIC_BANDS = ("U", "B", "V", "K", "g", "r", "i", "z")  # columns of GFM_
 _SHAPES = {"Coordinates": (3,), "Velocities": (3,)}  # of a particle's entry; a number in all others
 #: A redshift below this is rounding: SWIFT and EAGLE write 1 / a - 1 at z = 0.
 NO_REDSHIFT = 1e-6
-#: A dataset may unpack to this many times its file's size; more is a damaged header.
-MOST_PACKED = 100
 _TYPES = range(6)  # yt's; SWIFT's PartType6 are neutrinos
 
 
@@ -153,26 +153,19 @@ class Gadget(Format):
 
     def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
         """A scratch file per snapshot file: a clean Header, and links to the particles where they lie."""
-        files = files_of(path)
+        files = self.files(path)
         names = [f"snapshot.{i}.hdf5" for i in range(len(files))] if len(files) > 1 else ["snapshot.hdf5"]
-        table = np.zeros(6)  # masses of the types that have no dataset of them, as yt wants it
-        total = 0
-        for original, name in zip(files, names, strict=True):
-            attrs = header(original)
-            own = np.asarray(attrs.get("MassTable", np.zeros(6)), dtype=float)
-            counts = np.zeros(6, dtype=np.int64)
-            with h5py.File(original, "r") as source, h5py.File(scratch / name, "w") as staged:
-                for number in _TYPES:
-                    group = source.get(f"PartType{number}")
-                    if group is None or not _holds_particles(original, group):
-                        continue
-                    counts[number] = group["Coordinates"].shape[0]
-                    linked = self._link(original, group, staged, light)
-                    if counts[number] and "Masses" not in linked:
-                        if number >= len(own) or own[number] == 0:
-                            raise SnapshotError(f"{original}: {group.name} has neither Masses nor a MassTable entry")
-                        table[number] = own[number]
-                total += counts.sum()
+        headers = [self._header(file) for file in files]
+        _check_one_epoch(files, headers)
+        found = [
+            self._stage_file(file, attrs, scratch / name, light)
+            for file, attrs, name in zip(files, headers, names, strict=True)
+        ]
+        if not any(sum(counts) for counts, _ in found):
+            raise SnapshotError(f"{path}: holds no particles")
+        table = _one_table(path, found)
+        for original, name, (counts, _) in zip(files, names, found, strict=True):
+            with h5py.File(scratch / name, "r+") as staged:
                 clean = staged.create_group("Header").attrs
                 clean["NumPart_ThisFile"] = clean["NumPart_Total"] = counts
                 clean["NumPart_Total_HighWord"] = 0 * counts
@@ -182,13 +175,41 @@ class Gadget(Format):
                 for key, value in {"Redshift": 0.0, "Time": 1.0, "HubbleParam": 1.0, "Omega0": 0.3}.items():
                     clean[key] = value
                 clean["OmegaLambda"], clean["BoxSize"] = 0.7, 1.0
-        if total == 0:
-            raise SnapshotError(f"{path}: holds no particles")
-        with h5py.File(scratch / names[0], "r+") as first:  # yt reads the table of the first file only
-            first["Header"].attrs["MassTable"] = table
-        for original, name in zip(files, names, strict=True):  # yt knows an index's files by their times
+            # yt knows an index's files by their times.
             os.utime(scratch / name, ns=(original.stat().st_atime_ns, original.stat().st_mtime_ns))
         return scratch / names[0]
+
+    def _header(self, path: Path) -> dict[str, Any]:
+        return header(path)
+
+    def _stage_file(
+        self, path: Path, attrs: dict[str, Any], staged: Path, light: str | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Show yt the particles of one file; counts (6,), and masses (6,) where all of a type weigh the same.
+
+        A mass is NaN where the particles have their own.
+        """
+        own = np.zeros(6)
+        table = np.ravel(attrs.get("MassTable", own)).astype(float)[:6]
+        own[: len(table)] = table
+        counts = np.zeros(6, dtype=np.int64)
+        with h5py.File(path, "r") as source, h5py.File(staged, "w") as link:
+            for number in _TYPES:
+                if (name := f"PartType{number}") not in source.keys():  # noqa: SIM118  (`in` misses links to nothing)
+                    continue
+                group = source.get(name)
+                if group is None:
+                    raise SnapshotError(
+                        f"{path}: {name} is a link to nothing; put the file that has it beside this one"
+                    )
+                if not _holds_particles(path, group):
+                    continue
+                counts[number] = group["Coordinates"].shape[0]
+                if "Masses" in self._link(path, group, link, light):
+                    own[number] = np.nan
+                elif counts[number] and own[number] == 0:
+                    raise SnapshotError(f"{path}: {name} has neither Masses nor a MassTable entry")
+        return counts, own
 
     def _link(self, path: Path, group: h5py.Group, staged: h5py.File, light: str | None) -> set[str]:
         """Show yt the fields of one particle type where they lie; their names."""
@@ -198,19 +219,24 @@ class Gadget(Format):
             said = _NAMES.get(name)
             if said is None or said in linked:
                 continue
-            dataset = _checked(path, group, name)
+            dataset = checked(path, group, name)
             if dataset.shape != (shape := (n, *_SHAPES.get(said, ()))):
-                raise SnapshotError(f"{path}: {dataset.name} has shape {dataset.shape}, not {shape}; damaged?")
-            staged[f"{group.name}/{said}"] = h5py.ExternalLink(str(path.resolve()), dataset.name)
+                raise SnapshotError(f"{path}: {group.name}/{name} has shape {dataset.shape}, not {shape}; damaged?")
+            if said == "Coordinates" and (dataset.dtype.kind != "f" or dataset.dtype.itemsize < 4):
+                raise SnapshotError(
+                    f"{path}: {group.name}/{name} are {dataset.dtype}, too coarse for positions or steps of no known "
+                    "length; write them as floats of 32 or 64 bits in the file's unit"
+                )
+            show(staged, f"{group.name}/{said}", dataset)
             linked.add(said)
         columns = self._columns(group) | ({"Light": light} if light else {})
         for said, wanted in columns.items():
             dataset, column = find_column(path, group, wanted)
             if dataset is not None and n and said not in linked:
-                _checked(path, group, dataset.name.removeprefix(f"{group.name}/"))
+                checked(path, group, wanted.partition("[")[0])
                 if len(dataset) != n:
                     raise SnapshotError(f"{path}: {dataset.name} has {len(dataset)} rows for {n} particles")
-                _link_column(staged, f"{group.name}/{said}", path, dataset, column)
+                show(staged, f"{group.name}/{said}", dataset, column)
         return linked
 
     def _columns(self, group: h5py.Group) -> dict[str, str]:
@@ -218,7 +244,7 @@ class Gadget(Format):
         return {}
 
     def sample(self, staged: Path, most: int, types: Collection[str] | None = None) -> dict[str, Sample]:
-        return from_hdf5(sorted(staged.parent.glob("snapshot*.hdf5")), most, types)
+        return from_hdf5(sorted(staged.parent.glob("snapshot*.hdf5")), most, self.formed, types)
 
     def load(self, staged: Path) -> Any:
         return open_raw(*self.frontend, str(staged))
@@ -229,7 +255,7 @@ class Gadget(Format):
 
     def promised(self, path: Path) -> dict[str, int]:
         """Particles of each type by NumPart_ThisFile of all files."""
-        files = [np.ravel(header(file).get("NumPart_ThisFile", [])) for file in files_of(path)]
+        files = [np.ravel(header(file).get("NumPart_ThisFile", [])) for file in self.files(path)]
         return {f"PartType{i}": sum(int(scalar(n[i])) for n in files if i < len(n)) for i in _TYPES}
 
     def types(self, path: Path) -> set[str]:
@@ -344,6 +370,28 @@ def check_time_is_a(path: Path, attrs: dict[str, Any]) -> None:
         )
 
 
+def _check_one_epoch(files: list[Path], headers: list[dict[str, Any]]) -> None:
+    """Raises SnapshotError where files of one snapshot are of different times."""
+    for key in ("Time", "Redshift"):
+        for file, attrs in zip(files, headers, strict=True):
+            if key in attrs and key in headers[0] and scalar(attrs[key]) != scalar(headers[0][key]):
+                raise SnapshotError(f"{file}: its {key} is not that of {files[0].name}; do they belong together?")
+
+
+def _one_table(path: Path, found: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Masses (6,) of the types that have no dataset of them, 0 for others: yt reads the first file's for all.
+
+    Raises SnapshotError where files of one snapshot differ in them.
+    """
+    table = np.zeros(6)
+    for number in _TYPES:
+        said = np.array([masses[number] for counts, masses in found if counts[number]])
+        if len(said) and not (np.isnan(said).all() or (said == said[0]).all()):
+            raise SnapshotError(f"{path}: the files of this snapshot give PartType{number} different masses; repair it")
+        table[number] = np.nan_to_num(said[0]) if len(said) else 0.0
+    return table
+
+
 def _holds_particles(path: Path, group: h5py.Group) -> bool:
     """Whether a group is particles. Raises SnapshotError when it is but lacks what they need."""
     if not isinstance(group, h5py.Group):
@@ -352,36 +400,9 @@ def _holds_particles(path: Path, group: h5py.Group) -> bool:
         return False  # TNG's Monte Carlo tracers have neither place nor mass
     if "Coordinates" not in group or not ({"Velocities", "Velocity"} & set(group)):
         raise SnapshotError(f"{path}: {group.name} lacks Coordinates or Velocities")
-    if not _checked(path, group, "Coordinates").shape:
+    if not checked(path, group, "Coordinates").shape:
         raise SnapshotError(f"{path}: {group.name}/Coordinates is a single number; damaged?")
     return True
-
-
-def _checked(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
-    """A dataset of numbers that are really there: HDF5 reads what was never written, or lies in a file that is
-    missing, as zeros, and says nothing; and any file of the disk as numbers. Raises SnapshotError."""
-    dataset = group.get(name)
-    where = f"{path}: {group.name}/{name}"
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iuf":
-        what = "a link to nothing" if dataset is None else f"{getattr(dataset, 'dtype', 'a group')}"
-        raise SnapshotError(f"{where} holds no plain numbers ({what}); damaged?")
-    if dataset.external:
-        raise SnapshotError(f"{where} lies in raw files outside of HDF5, which are not read; copy it into the file")
-    files = {Path(path)}
-    if dataset.is_virtual:
-        sources = {(s.file_name, s.dset_name) for s in dataset.virtual_sources() if s.file_name != "."}
-        files = {path.resolve().parent / file for file, _ in sources} | files
-        for file, inner in sources:
-            beside = path.resolve().parent / file
-            if not beside.is_file():
-                raise SnapshotError(f"{where} lies in {file}, which is not beside it")
-            with reading(beside, f" for {dataset.name} of {path.name}"), h5py.File(beside, "r") as source:
-                _ = source[inner].shape
-    elif dataset.size and not dataset.id.get_storage_size():
-        raise SnapshotError(f"{where} was never written; was the program that made it stopped?")
-    if dataset.nbytes > 2**20 + MOST_PACKED * sum(file.stat().st_size for file in files):
-        raise SnapshotError(f"{where} claims {dataset.nbytes} bytes, more than the file can hold; damaged?")
-    return dataset
 
 
 def find_column(path: Path, group: h5py.Group, wanted: str) -> tuple[h5py.Dataset | None, int | None]:
@@ -405,16 +426,6 @@ def find_column(path: Path, group: h5py.Group, wanted: str) -> tuple[h5py.Datase
             + (f" or {', '.join(names)}" if named is not None or "Photometrics" in match[1] else "")
         )
     return dataset, index
-
-
-def _link_column(staged: h5py.File, name: str, path: Path, dataset: h5py.Dataset, column: int | None) -> None:
-    """Show yt one column of a dataset as a field of its own, without copying it."""
-    if column is None:
-        staged[name] = h5py.ExternalLink(str(path.resolve()), dataset.name)
-        return
-    layout = h5py.VirtualLayout(shape=dataset.shape[:1], dtype=dataset.dtype)
-    layout[:] = h5py.VirtualSource(str(path.resolve()), dataset.name, shape=dataset.shape)[:, column]
-    staged.create_virtual_dataset(name, layout)
 
 
 class Eagle(Gadget):

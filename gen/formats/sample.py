@@ -17,7 +17,8 @@ FILES = 16
 class Sample:
     """Some particles of one type in code units: pos (n, 3), vel (n, 3), mass (n,); count is how many there are in all.
 
-    fields are the names that the type has in the file, as gen.snapshot knows them.
+    fields are the names that the type has in the file, as gen.snapshot knows them. formed (n,) is when stars formed,
+    where the file tells stars from what only goes as stars by it (`Format.are_stars`).
     """
 
     count: int
@@ -25,6 +26,12 @@ class Sample:
     vel: np.ndarray
     mass: np.ndarray
     fields: frozenset[str] = frozenset()
+    formed: np.ndarray | None = None
+
+    def __getitem__(self, mask: np.ndarray) -> "Sample":
+        """The part of the sample that a mask (n,) chooses; of the type that share is counted."""
+        count = round(self.count * np.count_nonzero(mask) / max(len(mask), 1))
+        return Sample(count, self.pos[mask], self.vel[mask], self.mass[mask], self.fields)
 
     @property
     def is_whole(self) -> bool:
@@ -46,8 +53,11 @@ def take(read: Callable[[slice], np.ndarray], n: int, most: int) -> np.ndarray:
     return np.concatenate([np.asarray(read(b), dtype=np.float64) for b in blocks(n, most)])
 
 
-def from_hdf5(files: list[Path], most: int, types: Collection[str] | None = None) -> dict[str, Sample]:
-    """Samples of each particle type of staged files, `most` of each or a few more; of types alone where given."""
+def from_hdf5(files: list[Path], most: int, formed: str, types: Collection[str] | None = None) -> dict[str, Sample]:
+    """Samples of each particle type of staged files, `most` of each or a few more; of types alone where given.
+
+    formed names the dataset that says when stars formed.
+    """
     found: dict[str, list[Sample]] = {}
     counts: dict[str, int] = {}
     chosen = {files[i] for i in np.linspace(0, len(files) - 1, min(FILES, len(files))).astype(int)}
@@ -61,17 +71,19 @@ def from_hdf5(files: list[Path], most: int, types: Collection[str] | None = None
                 counts[ptype] = counts.get(ptype, 0) + n
                 if path in chosen:
                     found.setdefault(ptype, []).append(
-                        _of_group(file[ptype], n, -(-most // len(chosen)), table[int(ptype[-1])])
+                        _of_group(file[ptype], n, -(-most // len(chosen)), table[int(ptype[-1])], formed)
                     )
     return {ptype: _joined(counts[ptype], parts) for ptype, parts in found.items()}
 
 
-def _of_group(group: h5py.Group, n: int, most: int, table_mass: float) -> Sample:
+def _of_group(group: h5py.Group, n: int, most: int, table_mass: float, formed: str) -> Sample:
     pos, vel = (take(group[name].__getitem__, n, most) for name in ("Coordinates", "Velocities"))
     mass = take(group["Masses"].__getitem__, n, most) if "Masses" in group else np.full(len(pos), table_mass)
-    return Sample(n, pos, vel, mass, frozenset(group))
+    when = take(group[formed].__getitem__, n, most) if formed in group else None
+    return Sample(n, pos, vel, mass, frozenset(group), when)
 
 
 def _joined(count: int, parts: list[Sample]) -> Sample:
     pos, vel, mass = (np.concatenate([getattr(p, name) for p in parts]) for name in ("pos", "vel", "mass"))
-    return Sample(count, pos, vel, mass, parts[0].fields)
+    formed = [p.formed for p in parts if p.formed is not None]
+    return Sample(count, pos, vel, mass, parts[0].fields, np.concatenate(formed) if len(formed) == len(parts) else None)

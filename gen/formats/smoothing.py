@@ -26,6 +26,7 @@ class Smoothing:
 SMOOTHING = {
     "tipsy": Smoothing("density", None, 32.0, "Wadsley et al. 2004, section 2: 32 neighbours in the support"),
     "gadget": Smoothing("H", 1.0, 32.0, "Springel 2005, eq. 4: the spline vanishes at the stored length"),
+    "gadget_binary": Smoothing("H", 1.0, 32.0, "Springel 2005, eq. 4: the spline vanishes at the stored length"),
     "eagle": Smoothing("H", 1.0, 58.0, "Schaye et al. 2015, appendix A: GADGET's convention, 58 neighbours"),
     "arepo": Smoothing("density", None, 8.0, "a choice, yt's own: twice the radius of a sphere of the cell's volume"),
     "gizmo": Smoothing("H", 1.0, 32.0, "Hopkins 2015, section 2: the kernel's support, about 32 neighbours"),

@@ -59,9 +59,11 @@ class Swift(Gadget):
         named = group.file.get("SubgridScheme/NamedColumns", {})
         if group.name != "/PartType0" or "SpeciesFractions" not in named or "ElementMassFractions" not in named:
             return {}
+        molecules = any(bytes(name).strip(b"\0 ") == b"H2" for name in named["SpeciesFractions"][()])
         return {
             "NeutralHydrogenAbundance": "SpeciesFractions[HI]",
             "HydrogenFraction": "ElementMassFractions[Hydrogen]",
+            **({"MolecularHydrogenAbundance": "SpeciesFractions[H2]"} if molecules else {}),
         }
 
     def smoothing(self, path: Path) -> Smoothing:

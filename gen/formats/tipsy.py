@@ -1,4 +1,4 @@
-"""Tipsy snapshots (Gasoline, ChaNGa; NIHAO): big-endian records and a .param file that holds the units."""
+"""Tipsy snapshots (Gasoline, ChaNGa; NIHAO): records of either byte order and a .param file that holds the units."""
 
 import struct
 from collections.abc import Collection
@@ -15,21 +15,38 @@ from gen.particles import Galaxy
 
 _PERIODS = ("dxPeriod", "dyPeriod", "dzPeriod")
 _READ = {"bComove", "bPeriodic", "dKpcUnit", "dMsolUnit", "dHubble0", "dPeriod", *_PERIODS}  # of a .param file
-_RECORD = {"gas": 12, "dark": 9, "star": 11}  # float32 values per particle
+# What follows mass, position and velocity in a particle's record, all in single precision.
+_REST = {
+    "gas": ("rho", "temp", "eps", "metals", "phi"),
+    "dark": ("eps", "phi"),
+    "star": ("metals", "tform", "eps", "phi"),
+}
+_HEADER = (("time", "d"), ("nbodies", "i"), ("ndim", "i"), ("nsph", "i"), ("ndark", "i"), ("nstar", "i"))
+_PAD = (("dummy", "i"),)  # behind the header of most files
 
 
 class Tipsy(Format):
-    """Gas, DarkMatter and Stars; one .param file beside (or above) the snapshot."""
+    """Gas, DarkMatter and Stars; one .param file beside (or above) the snapshot.
+
+    Stars that formed before time began are black holes (ChaNGa's and Gasoline's sinks).
+    """
 
     name = "tipsy"
+    container = "tipsy"
     components: ClassVar[dict[str, list[str]]] = {
         "gas": ["Gas"],
         "stars": ["Stars"],
         "dark": ["DarkMatter"],
-        "black_holes": [],
+        "black_holes": ["BlackHoles"],
     }
     mass = "Mass"
     corner = -0.5
+    formed = "FormationTime"
+    disguised = "BlackHoles"
+
+    def are_stars(self, formed: np.ndarray) -> np.ndarray:
+        """Which of the stars are stars, by their formation time."""
+        return formed >= 0
 
     def _param(self, path: Path) -> Path:
         for folder in (path.parent, path.parent.parent):
@@ -48,48 +65,71 @@ class Tipsy(Format):
 
     def _header(self, path: Path) -> tuple[float, tuple[int, int, int]]:
         """Time (the scale factor) and counts of gas, dark matter and stars."""
+        time, counts, _ = self._read_header(path)
+        return time, counts
+
+    @staticmethod
+    def _read_header(path: Path) -> tuple[float, tuple[int, int, int], str]:
+        """Time, counts of gas, dark matter and stars, and byte order. Raises SnapshotError."""
         try:
             with open(path, "rb") as file:
                 head = file.read(28)
         except OSError as error:
             raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check the snapshot pattern") from error
-        for order in "><" if len(head) == 28 else "":
-            time, n, ndim, n_gas, n_dark, n_star = struct.unpack(order + "diiiii", head)
-            sound = 1 <= ndim <= 3 and n == n_gas + n_dark + n_star and min(n_gas, n_dark, n_star) >= 0
-            if sound and 0 < time < 1e6:
-                return time, (n_gas, n_dark, n_star)
-        raise SnapshotError(f"{path}: no Tipsy header; is `format: tipsy` right?")
+        if (found := read_header(head)) is None:
+            raise SnapshotError(f"{path}: no Tipsy header; is `format: tipsy` right?")
+        return found
+
+    def _layout(self, path: Path, known: dict[str, float]) -> tuple[int, tuple[str, ...]]:
+        """Bytes of the header, and which fields are doubles, by the file's size.
+
+        Raises SnapshotError where no layout fits it.
+        """
+        _, counts, _ = self._read_header(path)
+        size, n = path.stat().st_size, sum(counts)
+        if n == 0:
+            raise SnapshotError(f"{path}: holds no particles")
+        for head in (32, 28):
+            more = size - head - 4 * sum(c * (7 + len(k)) for c, k in zip(counts, _REST.values(), strict=True))
+            one = "Velocities" if known.get("bDoubleVel") and not known.get("bDoublePos") else "Coordinates"
+            doubles = {0: (), 12 * n: (one,), 24 * n: ("Coordinates", "Velocities")}
+            if more in doubles:
+                return head, doubles[more]
+        raise SnapshotError(f"{path}: {size} bytes do not fit its header's {n} particles; cut short?")
 
     def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
         """A link to the snapshot, once the size fits the header, and a .param of what yt needs: all in code units."""
-        _, counts = self._header(path)
-        size = path.stat().st_size
-        single = 4 * sum(n * k for n, k in zip(counts, _RECORD.values(), strict=True))
-        double = single + 12 * sum(counts)  # positions as float64
-        if size not in (28 + single, 32 + single, 28 + double, 32 + double):
-            raise SnapshotError(f"{path}: {size} bytes do not fit its header's {sum(counts)} particles; cut short?")
+        known = self._parameters(self._param(path))
+        _, doubles = self._layout(path, known)
         staged = scratch / "snapshot.tipsy"
         staged.symlink_to(path.resolve())
-        (scratch / "snapshot.param").write_text("bComove = 0\ndPeriod = 1\ndKpcUnit = 1\ndMsolUnit = 1\n")
+        precision = f"bDoublePos = {int('Coordinates' in doubles)}\nbDoubleVel = {int('Velocities' in doubles)}\n"
+        staged.with_suffix(".param").write_text(f"bComove = 0\ndPeriod = 1\n{precision}dKpcUnit = 1\ndMsolUnit = 1\n")
         return staged
 
     def sample(self, staged: Path, most: int, types: Collection[str] | None = None) -> dict[str, Sample]:
-        _, counts = self._header(staged)
-        with open(staged, "rb") as file:
-            order = ">" if struct.unpack(">i", file.read(16)[12:])[0] in (1, 2, 3) else "<"
-        start = staged.stat().st_size - 4 * sum(n * k for n, k in zip(counts, _RECORD.values(), strict=True))
+        _, counts, order = self._read_header(staged)
+        start, doubles = self._layout(staged, self._parameters(staged.with_suffix(".param")))
+        pos, vel = ("f8" if name in doubles else "f4" for name in ("Coordinates", "Velocities"))
         found = {}
-        for ptype, n, width in zip(("Gas", "DarkMatter", "Stars"), counts, _RECORD.values(), strict=True):
+        for ptype, n, rest in zip(("Gas", "DarkMatter", "Stars"), counts, _REST.values(), strict=True):
+            alone = [(name, f"{order}f4") for name in rest]
+            row = np.dtype([("mass", f"{order}f4"), ("pos", order + pos, 3), ("vel", order + vel, 3), *alone])
             if n and (types is None or ptype in types):
-                rows = np.memmap(staged, np.dtype(f"{order}f4"), "r", start, (n, width))
-                values = take(rows.__getitem__, n, most)
-                found[ptype] = Sample(n, values[:, 1:4], values[:, 4:7], values[:, 0], frozenset({"Density"}))
-            start += 4 * n * width
+                rows = np.memmap(staged, row, "r", start, (n,))
+                mass, x, v = (take(rows[name].__getitem__, n, most) for name in ("mass", "pos", "vel"))
+                formed = take(rows["tform"].__getitem__, n, most) if "tform" in rest else None
+                found[ptype] = Sample(n, x, v, mass, frozenset({"Density"} if "rho" in rest else ()), formed)
+            start += n * row.itemsize
         return found
 
     def load(self, staged: Path) -> Any:
-        param = str(staged.with_suffix(".param"))
-        return open_raw("yt.frontends.tipsy.api", "TipsyDataset", str(staged), parameter_file=param)
+        param = staged.with_suffix(".param")
+        head, doubles = self._layout(staged, self._parameters(param))
+        # yt takes no file with double velocities for one of Tipsy's, and every header for one with a pad.
+        overrides = (("_validate_header", _YTS_HEADER), ("_header_spec", _HEADER + (_PAD if head == 32 else ())))
+        options = {"parameter_file": str(param), "field_dtypes": dict.fromkeys(doubles, "d")}
+        return open_raw("yt.frontends.tipsy.api", "TipsyDataset", str(staged), overrides, **options)
 
     def _units(self, path: Path, given: dict[str, Any]) -> CodeUnits:
         """From dKpcUnit and dMsolUnit of the .param; a is the header's time."""
@@ -144,45 +184,71 @@ class Tipsy(Format):
         return known
 
 
+def read_header(head: bytes) -> tuple[float, tuple[int, int, int], str] | None:
+    """Time, counts and byte order of a Tipsy file that begins so (28 bytes), None where it is none."""
+    for order in "><" if len(head) >= 28 else "":
+        time, n, ndim, n_gas, n_dark, n_star = struct.unpack(order + "diiiii", head[:28])
+        sound = 1 <= ndim <= 3 and n == n_gas + n_dark + n_star and min(n_gas, n_dark, n_star) >= 0
+        if sound and 0 <= time < 1e6:
+            return time, (n_gas, n_dark, n_star), order
+    return None
+
+
+def _record(name: str, double: bool) -> np.dtype:
+    wide = ">f8" if double else ">f4"
+    return np.dtype([("mass", ">f4"), ("pos", wide, 3), ("vel", wide, 3), *((field, ">f4") for field in _REST[name])])
+
+
+def _endianness(path: str) -> tuple[bool, str]:
+    return True, Tipsy._read_header(Path(path))[2]
+
+
+_YTS_HEADER = staticmethod(_endianness)
+
+
 def write(
     path: Path,
     galaxies: list[tuple[Galaxy, np.ndarray, np.ndarray]],
     box_kpc: float,
     scale_factor: float,
     hubble: float,
+    double: bool = False,
 ) -> None:
     """A Tipsy snapshot and its .param, cosmological, as ChaNGa leaves them.
 
     galaxies: (galaxy, centre_kpc (3,), velocity_kms (3,)) with physical centres in [-box/2, box/2).
-    box_kpc is the physical side at this scale factor. Float32 positions: 1e-7 of the box at best,
-    better near its middle.
+    box_kpc is the physical side at this scale factor. Single-precision positions: 1e-7 of the box at
+    best, better near its middle; double: positions and velocities in double precision.
     """
     length = box_kpc / scale_factor
     mass = RHO_CRIT * length**3
     velocity = np.sqrt(G * mass / length) * scale_factor
 
-    def record(name: str, part: str) -> np.ndarray:
+    def records(name: str, *parts: str) -> np.ndarray:
         rows = []
         for galaxy, centre, bulk in galaxies:
-            p = galaxy.components()[part]
-            row = np.zeros((len(p), _RECORD[name]), dtype=np.float32)
-            row[:, 0] = p.mass_msun / mass
-            x = (p.pos_kpc + centre) / (length * scale_factor)
-            row[:, 1:4] = x - np.round(x)
-            row[:, 4:7] = (p.vel_kms + bulk) / velocity
-            if name == "gas" and p.support_kpc is not None:
-                h = p.support_kpc / (length * scale_factor)
-                row[:, 7] = 3 * 32 * row[:, 0] / (4 * np.pi * h**3)
-                row[:, 8] = 1e4
-            rows.append(row)
+            for part in parts:
+                p = galaxy.components()[part]
+                row = np.zeros(len(p), dtype=_record(name, double))
+                row["mass"] = p.mass_msun / mass
+                x = (p.pos_kpc + centre) / (length * scale_factor)
+                row["pos"] = x - np.round(x)
+                row["vel"] = (p.vel_kms + bulk) / velocity
+                if name == "gas" and p.support_kpc is not None:
+                    h = p.support_kpc / (length * scale_factor)
+                    row["rho"] = 3 * 32 * row["mass"] / (4 * np.pi * h**3)
+                    row["temp"] = 1e4
+                if part == "black_holes":
+                    row["tform"] = -0.1
+                rows.append(row)
         return np.concatenate(rows)
 
-    gas, dark, star = record("gas", "gas"), record("dark", "dark"), record("star", "stars")
+    gas, dark, star = records("gas", "gas"), records("dark", "dark"), records("star", "stars", "black_holes")
     total = len(gas) + len(dark) + len(star)
     with open(path, "wb") as file:
         file.write(struct.pack(">diiiiii", scale_factor, total, 3, len(gas), len(dark), len(star), 0))
-        for rows in (gas, dark, star):
-            file.write(rows.astype(">f4").tobytes())  # concatenation made it native
+        for rows, name in ((gas, "gas"), (dark, "dark"), (star, "star")):
+            file.write(rows.astype(_record(name, double)).tobytes())  # concatenation made it native
     path.with_suffix(".param").write_text(
         f"bComove = 1\nbPeriodic = 1\ndKpcUnit = {float(length)!r}\ndMsolUnit = {float(mass)!r}\n"
         f"dHubble0 = {float(np.sqrt(8 * np.pi / 3))!r}\ndOmega0 = 0.3089\ndLambda = 0.6911\ndPeriod = 1.0\n"

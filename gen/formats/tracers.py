@@ -42,16 +42,29 @@ def is_cold(fields: Collection[str], read: Read, energy_kms2: float, below_k: fl
 
 
 def neutral_fraction(fields: Collection[str], read: Read) -> np.ndarray:
-    """Neutral hydrogen over gas mass (N,). Raises SnapshotError naming what is missing."""
+    """Neutral hydrogen, atoms and molecules, over gas mass (N,). Raises SnapshotError naming what is missing.
+
+    Most codes have one number for both. SIMBA's Grackle and COLIBRE's CHIMES have atoms alone in theirs, and
+    molecules, most of the gas that forms stars, in another: FractionH2 is the hydrogen's mass in them (Davé et
+    al. 2019, section 2.2; caesar's hydrogen_mass_calc), SpeciesFractions[H2] molecules per hydrogen nucleus.
+    """
     if "NeutralHydrogenAbundance" not in fields:
         raise SnapshotError(
             "`gas: hi` needs NeutralHydrogenAbundance (GIZMO, AREPO) or SpeciesFractions and ElementMassFractions "
             "(SWIFT); use a full snapshot, write that dataset, or take `tracers: {gas: cold}`"
         )
-    fraction = read("NeutralHydrogenAbundance")
-    if fraction.min(initial=0.0) < 0 or fraction.max(initial=0.0) > 1.001:
-        raise SnapshotError("NeutralHydrogenAbundance leaves 0 to 1; it is no fraction of hydrogen")
+    fraction = _fraction("NeutralHydrogenAbundance", read)
+    for name, nuclei in (("FractionH2", 1), ("MolecularHydrogenAbundance", 2)):
+        if name in fields:
+            fraction = np.minimum(fraction + nuclei * _fraction(name, read), 1.0)
     return fraction * (read("HydrogenFraction") if "HydrogenFraction" in fields else HYDROGEN)
+
+
+def _fraction(name: str, read: Read) -> np.ndarray:
+    fraction = read(name)
+    if fraction.min(initial=0.0) < 0 or fraction.max(initial=0.0) > 1.001:
+        raise SnapshotError(f"{name} leaves 0 to 1; it is no fraction of hydrogen")
+    return fraction
 
 
 def luminosity(light: np.ndarray, dataset: str) -> np.ndarray:

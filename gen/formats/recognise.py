@@ -1,0 +1,144 @@
+"""What a file is, by its content: for people who have one, and for errors that say more than "damaged?"."""
+
+from codecs import getincrementaldecoder
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from gen.formats import gadget_binary, tipsy
+from gen.formats.base import SnapshotError, reading
+from gen.formats.gadget import header
+
+#: How some files begin that are often taken for snapshots, and what to do with them.
+_MAGIC = {
+    b"\x1f\x8b": "compressed by gzip; `gunzip` it first",
+    b"BZh": "compressed by bzip2; `bunzip2` it first",
+    b"\xfd7zXZ": "compressed by xz; `unxz` it first",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; `unzstd` it first",
+    b"PK\x03\x04": "a zip archive; `unzip` it first",
+    b"SIMPLE  =": "a FITS file; observed galaxies are for `python -m eval observed`",
+    b"\x93NUMPY": "a NumPy array, which says neither units nor types; write it as Gadget HDF5",
+    b"version https://git-lfs": "a pointer that git leaves in the place of a large file; get it by `git lfs pull`",
+    b"<!DOCTYPE": "a web page, as a failed download leaves",
+    b"<html": "a web page, as a failed download leaves",
+    b"\x00\x10\x34\xa5": "an NChilada field, which is not read; write the snapshot as Tipsy",
+}
+
+
+def container(path: Path) -> str:
+    """`hdf5`, `gadget_binary` or `tipsy`. Raises SnapshotError saying what the file is instead, and what to do."""
+    try:
+        if path.is_dir():
+            raise SnapshotError(f"{path}: a folder; give {_snapshot_in(path)}")
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except FileNotFoundError as error:
+        raise SnapshotError(f"{path}: no such file") from error
+    except OSError as error:
+        raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if not head:
+        raise SnapshotError(f"{path}: is empty; was it not copied to the end?")
+    for magic, what in _MAGIC.items():
+        if head.startswith(magic):
+            raise SnapshotError(f"{path}: {what}")
+    if len(head) > 262 and head[257:262] == b"ustar":
+        raise SnapshotError(f"{path}: a tar archive; unpack it by `tar xf` first")
+    if h5py.is_hdf5(path):
+        return "hdf5"
+    if gadget_binary.record_marks(head) is not None:
+        return "gadget_binary"
+    if tipsy.read_header(head) is not None:
+        return "tipsy"
+    if _is_text(head):
+        raise SnapshotError(f"{path}: a text file, no snapshot (it begins with {_first_line(head)!r})")
+    raise SnapshotError(
+        f"{path}: neither HDF5, nor GADGET's binary format 1 or 2, nor Tipsy (it begins with {head[:8].hex(' ')}); "
+        "damaged, or of a code that is not read: convert it to Gadget HDF5"
+    )
+
+
+def _snapshot_in(folder: Path) -> str:
+    for path in sorted(folder.iterdir())[:100]:
+        try:
+            if path.is_file() and container(path):
+                return f"a file in it, such as {path.name}"
+        except SnapshotError:
+            continue
+    return "the snapshot file; none lies in this one"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = getincrementaldecoder("utf-8")().decode(head)  # the last letter may be cut
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter.isspace() for letter in text)
+
+
+def _first_line(head: bytes) -> str:
+    return head.decode(errors="replace").splitlines()[0][:40]
+
+
+def recognised(path: Path) -> str:
+    """The format that a snapshot file seems to have, one of gen.formats.FORMATS. A guess: suite files always say.
+
+    Raises SnapshotError for what is no snapshot or cut short, saying what it is and what to do.
+    """
+    kind = container(path)
+    if kind == "hdf5":
+        return _of_hdf5(path)
+    if kind == "gadget_binary":
+        gadget_binary.blocks_of(path, gadget_binary.read_header(path))
+    return kind
+
+
+def _of_hdf5(path: Path) -> str:
+    with reading(path, " as HDF5"), h5py.File(path, "r") as file:
+        groups = set(file)
+        fields = {name for i in range(6) for name in _members(file.get(f"PartType{i}"))}
+        config = set(file["Config"].attrs) if "Config" in file else set()
+    if not any(name.startswith("PartType") for name in groups):
+        raise SnapshotError(f"{path}: an HDF5 file without particles, {_what_else(groups)}")
+    attrs = header(path)
+    if "SWIFT" in str(attrs.get("Code", "")) or "SmoothingLengths" in fields:
+        return "swift"
+    if "VORONOI" in config or any(name.startswith("GFM_") for name in fields):
+        return "arepo"
+    if "Mass" in fields and "ExpansionFactor" in attrs:
+        return "eagle"
+    if {"NWindLaunches", "Dust_Masses"} & fields:
+        return "simba"
+    if "Metallicity" in fields or any("GIZMO" in name.upper() for name in attrs):
+        return "gizmo"
+    return "gadget"
+
+
+def _members(group: Any) -> list[str]:
+    return list(group) if isinstance(group, h5py.Group) else []
+
+
+def _what_else(groups: set[str]) -> str:
+    for names, what in (
+        ({"Group", "Subhalo", "FOF"}, "a SUBFIND catalogue? That goes under `catalogue`"),
+        ({"galaxy_data", "halo_data"}, "a caesar catalogue? That goes under `catalogue`"),
+        ({"Header"}, "an empty part of a snapshot, or one that was never written?"),
+    ):
+        if names & groups:
+            return what
+    return f"no snapshot: it holds {', '.join(sorted(groups)[:5]) or 'nothing'}"
+
+
+def what_it_is_instead(path: Path, wanted: str) -> str | None:
+    """One sentence on a file that is no `wanted` (a container) at all; None where it is one, for better or worse."""
+    try:
+        if (found := container(path)) == wanted:
+            return None
+    except SnapshotError as error:
+        return str(error)
+    words = {"hdf5": "HDF5", "gadget_binary": "a GADGET binary file", "tipsy": "a Tipsy file"}
+    try:
+        advice = f"give `format: {recognised(path)}`"
+    except SnapshotError:
+        advice = "give another `format`"
+    return f"{path}: {words[found]}, not {words[wanted]}; {advice}"

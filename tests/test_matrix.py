@@ -1,0 +1,168 @@
+"""Whatever a code writes, in whatever precision, order and number of files: the same particles come back.
+
+Every pair of values of the factors below is in some file, not every combination.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import layouts
+import numpy as np
+import pytest
+
+from gen.formats.recognise import recognised
+from gen.particles import Galaxy, Particles
+from gen.snapshot import Snapshot
+
+Case = dict[str, str]
+ORIGIN = np.zeros(3)
+FACTORS = {
+    "kind": ("tipsy", "gadget", "binary 1", "binary 2", "arepo", "gizmo", "simba", "eagle", "swift"),
+    "real": ("f4", "f8"),
+    "ids": ("i4", "u4", "i8", "u8"),
+    "order": ("<", ">"),
+    "files": ("1", "3"),
+    "storage": ("contiguous", "chunked", "compressed"),
+    "holds": ("all", "no gas", "one gas", "one star", "no dark"),
+    "cosmological": ("yes", "no"),
+}
+HDF5: dict[str, Callable[..., Path]] = {
+    "gadget": layouts.gadget4, "arepo": layouts.tng, "gizmo": layouts.fire, "simba": layouts.simba,
+    "eagle": layouts.eagle, "swift": layouts.swift,
+}  # fmt: skip
+
+
+def possible(case: Case) -> bool:
+    """Tipsy is one file without ids; HDF5 alone is chunked and compressed."""
+    plain = case["storage"] == "contiguous" or case["kind"] in HDF5
+    return plain and (case["kind"] != "tipsy" or (case["files"], case["ids"]) == ("1", "i4"))
+
+
+def pairwise(seed: int = 0) -> Iterator[Case]:
+    """Cases that hold every possible pair of values: of fifty drawn at random about a missing pair, the best."""
+    rng = np.random.default_rng(seed)
+    names = list(FACTORS)
+    some = [dict(zip(names, values, strict=True)) for values in itertools.product(*FACTORS.values())]
+    some = [case for case in some if possible(case)]
+    missing = sorted({pair for case in some for pair in itertools.combinations(case.items(), 2)})
+    while missing:
+        fit = [case for case in some if all(item in case.items() for item in missing[0])]
+        drawn = [fit[i] for i in rng.integers(len(fit), size=50)]
+        best = max(drawn, key=lambda case: sum(set(pair) <= case.items() for pair in missing))
+        missing = [pair for pair in missing if not set(pair) <= best.items()]
+        yield best
+
+
+CASES = list(pairwise())
+
+
+def the_galaxy(holds: str) -> Galaxy:
+    whole = layouts.galaxy(60)
+    return replace(
+        whole,
+        gas=whole.gas[: {"no gas": 0, "one gas": 1}.get(holds, 60)],
+        stars=whole.stars[: 1 if holds == "one star" else 60],
+        dark=whole.dark[: 0 if holds == "no dark" else 60],
+    )
+
+
+def recast(path: Path, case: Case) -> None:
+    """The file's datasets in another precision, byte order and storage, with ids; types without particles go."""
+    with h5py.File(path, "r+") as file:
+        for number in range(6):
+            if (group := file.get(f"PartType{number}")) is None or "Coordinates" not in group:
+                continue
+            n = len(group["Coordinates"])
+            if n == 0 and case["files"] == "1":
+                del file[group.name]
+                continue
+            if "ParticleIDs" in group:
+                del group["ParticleIDs"]
+            group["ParticleIDs"] = np.arange(n)
+            for name, dataset in [item for item in group.items() if isinstance(item[1], h5py.Dataset)]:
+                values, attrs = dataset[()], dict(dataset.attrs)
+                kind = {"Coordinates": case["real"], "ParticleIDs": case["ids"]}.get(name, values.dtype)
+                del group[name]
+                how = {"chunked": {"chunks": True}, "compressed": {"compression": "gzip", "shuffle": True}}
+                new = group.create_dataset(
+                    name, data=values.astype(np.dtype(kind).newbyteorder(case["order"])),
+                    **how.get(case["storage"] if n else "", {}),
+                )  # fmt: skip
+                new.attrs.update(attrs)
+        if case["cosmological"] == "no":
+            file["Header"].attrs.update({"OmegaLambda": 0.0, "Redshift": 0.0, "Time": 3.7})
+            if "Parameters" in file:
+                file["Parameters"].attrs.update({"OmegaLambda": 0.0, "ComovingIntegrationOn": 0})
+            if "Cosmology" in file:
+                file["Cosmology"].attrs.update({"Cosmological run": [0], "Redshift": [0.0]})
+
+
+def write(folder: Path, whole: Galaxy, case: Case) -> Path:
+    files, comoving = int(case["files"]), case["cosmological"] == "yes"
+    if case["kind"] == "tipsy":
+        return layouts.tipsy(folder / "run.00512", whole, case["order"], case["real"], int(comoving))
+    if case["kind"].startswith("binary"):
+        isolated = {} if comoving else {"Time": 3.7, "Redshift": 0.0, "OmegaLambda": 0.0}
+        return layouts.gadget_binary(
+            folder / "snap_028.bin", whole, files, int(case["kind"][-1]), case["order"], case["real"],
+            case["ids"].replace("i", "u"), **isolated,
+        )  # fmt: skip
+    path = HDF5[case["kind"]](folder / "snap_028.hdf5", whole, files)
+    for file in folder.glob("*.hdf5"):
+        recast(file, case)
+    return path
+
+
+def as_read(p: Particles, case: Case) -> Particles:
+    """Files hold comoving lengths and velocities that carry a power of a: not so where space does not expand."""
+    if case["cosmological"] == "yes":
+        return p
+    velocity = {"tipsy": 1 / layouts.A, "swift": 1.0}.get(case["kind"], 1 / layouts.ROOT_A)
+    support = None if p.support_kpc is None else p.support_kpc / layouts.A
+    return Particles(p.pos_kpc / layouts.A, p.vel_kms * velocity, p.mass_msun, support)
+
+
+def assert_same(found: Galaxy, written: Galaxy, case: Case, radius_kpc: float) -> None:
+    """The particles within a radius, to the precision in which the file has them; order is not promised."""
+    grain = layouts.BOX / layouts.A * {"f4": 2.0**-24, "f8": 1e-15}[case["real"]]
+    for name, part in written.components().items():
+        p, read = as_read(part, case), found.components()[name]
+        r = np.linalg.norm(p.pos_kpc, axis=1)
+        assert np.abs(r - radius_kpc).min(initial=np.inf) > 4 * grain, "choose another radius"
+        p = p[r < radius_kpc]
+        assert len(read) == len(p), name
+        ours, theirs = np.argsort(p.vel_kms[:, 0]), np.argsort(read.vel_kms[:, 0])
+        np.testing.assert_allclose(read.pos_kpc[theirs], p.pos_kpc[ours], rtol=1e-6, atol=2 * grain, err_msg=name)
+        np.testing.assert_allclose(read.vel_kms[theirs], p.vel_kms[ours], rtol=1e-6, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(read.mass_msun[theirs], p.mass_msun[ours], rtol=1e-6, err_msg=name)
+        if name == "gas" and len(p):
+            np.testing.assert_allclose(read.support_kpc[theirs], p.support_kpc[ours], rtol=2e-6)
+
+
+def test_every_pair_of_values_is_in_some_file():
+    seen = {pair for case in CASES for pair in itertools.combinations(case.items(), 2)}
+    for one, other in itertools.combinations(FACTORS, 2):
+        if {one, other}.isdisjoint({"kind", "ids", "storage", "files"}):
+            assert {((one, x), (other, y)) for x in FACTORS[one] for y in FACTORS[other]} <= seen
+    assert {kind for kind in FACTORS["kind"] if (("kind", kind), ("storage", "compressed")) in seen} == set(HDF5)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case.values()).replace(" ", ""))
+def test_the_same_particles_come_back(case, tmp_path, monkeypatch):
+    """All around the corner of the periodic box: read whole, and by an index of many blocks."""
+    written = the_galaxy(case["holds"])
+    path = write(tmp_path, written, case)
+    form = "gadget_binary" if case["kind"].startswith("binary") else case["kind"]
+    assert recognised(path) == form
+    for most, block in ((10**6, 64**3), (10, 25)):
+        monkeypatch.setattr("gen.snapshot.READ_WHOLE", most)
+        monkeypatch.setattr("yt.geometry.particle_geometry_handler.ParticleIndex.chunksize", block)
+        with Snapshot(path, form) as snapshot:
+            expands = case["cosmological"] == "yes"
+            assert snapshot.units.scale_factor == pytest.approx(layouts.A if expands else 1)
+            assert snapshot.units.box_kpc == pytest.approx(layouts.BOX / (1 if expands else layouts.A))
+            for radius in (23.4, 600.0):
+                assert_same(snapshot.galaxy(ORIGIN, radius), written, case, radius)

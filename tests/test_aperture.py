@@ -209,9 +209,11 @@ def test_a_box_smaller_than_the_maps_is_refused_or_its_half_is_shown(galaxy, tmp
     inner = Galaxy(**{k: p[np.abs(p.pos_kpc).max(1) < half] for k, p in galaxy.components().items()})
     suite = write(tmp_path, inner, 2 * half, aperture={"kpc": 4 * r_e})
     assert record(suite, tmp_path)["map_radius"] == pytest.approx(half)
-    with pytest.raises(Refused, match=r"out of the box of .* lower --field-of-view"):
-        with closing(Worker(tmp_path, replace(SETTINGS, field_of_view_re=10))) as wide:
-            record(suite, wide)
+    with (
+        closing(Worker(tmp_path, replace(SETTINGS, field_of_view_re=10))) as wide,
+        pytest.raises(Refused, match=r"out of the box of .* lower --field-of-view"),
+    ):
+        record(suite, wide)
 
 
 def test_no_dark_matter_is_refused_unless_it_is_meant(galaxy, tmp_path):

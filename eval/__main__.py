@@ -102,7 +102,7 @@ def _write_csv(table: "DataFrame", path: Path) -> None:
 
 def _tables(args: argparse.Namespace) -> int:
     from eval.tables import SHOWN, collect, remarks, write_tables
-    from gen.store import suites
+    from gen.store import suites, without_dark_matter
     from train.checkpoint import runs_in
 
     runs = [run for given in args.runs for run in runs_in(given)]
@@ -114,7 +114,7 @@ def _tables(args: argparse.Namespace) -> int:
     summary = write_tables(args.out, args.store, runs, sums, part)
     print("Dispersion and bias of log10 M(<r) [dex], averaged over the radii of each estimator:")
     print(summary[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.3f}"))
-    for line in remarks(summary, chosen):
+    for line in remarks(summary, chosen) + without_dark_matter(args.store, chosen):
         print(line)
     print(args.out / "table.csv")
     return _report(argparse.Namespace(results=args.out)) if args.report else 0

@@ -330,6 +330,7 @@ def columns(part: Part, numbers: np.ndarray, maps: np.ndarray, r_e: np.ndarray) 
         for c in ("stars", "gas")
     )
     inside = [10 ** menc_at(radius, m, 3 * r_e[:, None].astype(float))[:, 0] for m in (stars, gas)]
+    inside[1] = np.nan_to_num(inside[1])  # no gas is no mass of gas
     density, velocity, dispersion = (maps[:, i].astype(float) for i in range(3))
     with np.errstate(invalid="ignore", divide="ignore"):
         return {

@@ -11,7 +11,7 @@ EDGES_KPC = 10.0 ** (np.arange(-4 * PER_DECADE, 5 * PER_DECADE + 1) / PER_DECADE
 #: A galaxy ends at ten half-mass radii; where there is a neighbour, beyond 10^0.5 of them.
 ENDS, MAY_END = PER_DECADE, PER_DECADE // 2
 #: Shells of 0.1 dex are compared; one with less than this share of the stars inside is no neighbour.
-SHELL, NEIGHBOUR = 2, 0.02
+SHELL, NEIGHBOUR = 2, 0.005
 #: With fewer stars no half-mass radius is believed.
 ENOUGH = 50
 

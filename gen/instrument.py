@@ -178,7 +178,8 @@ def observe(
     Q, Q) standard normal numbers for V and sigma of stars and gas, or None for none;
     half_mass_radius_kpc (N,) is needed for a PSF in kpc only. PSF and rebinning act on the moments
     Sigma, Sigma V, Sigma (V^2 + sigma^2), exactly as light does. The mean density inside R_e that
-    cuts and errors refer to is that of the blurred map before rebinning. Invalid pixels are zero.
+    cuts and errors refer to is that of the blurred map before rebinning; of a tracer with nothing inside R_e the mean
+    of the pixels that have some. Invalid pixels are zero.
     Raises ValueError where the instrument cannot look at such maps.
     """
     seen = []
@@ -191,6 +192,9 @@ def observe(
         moments = torch.stack([density, density * velocity, density * (velocity**2 + dispersion**2)], dim=1)
         moments = moments if psf is None else psf @ moments @ psf.mT
         mean = (moments[:, 0] * middle).sum((1, 2), keepdim=True) / middle.sum()
+        # Nothing inside R_e, as of gas in a ring: the mean of what there is.
+        there = (moments[:, 0] > 0).sum((1, 2), keepdim=True).clamp(min=1)
+        mean = torch.where(mean > 0, mean, moments[:, 0].sum((1, 2), keepdim=True) / there)
         density, first, second = (_coarsen(moments, pixels, look.rebin) / look.rebin**2).unbind(1)
         threshold = torch.clamp(tracer.mask_below_mean * mean, min=tracer.mask_below_msun_kpc2)
         valid = (density > 0) & (density >= threshold)
@@ -202,7 +206,7 @@ def observe(
         # Rounding can leave a slightly negative variance where the dispersion is nil.
         dispersion = torch.sqrt(torch.clamp(second / safe - velocity**2, min=0.0))
         if noise is not None and tracer.velocity_error_kms > 0:
-            relative = safe / torch.clamp(mean, min=1e-30)
+            relative = safe / torch.where(mean > 0, mean, 1.0)
             error = tracer.velocity_error_kms * relative**-tracer.error_slope
             velocity = velocity + error * noise[:, 2 * t]
             dispersion = torch.clamp(dispersion + error * noise[:, 2 * t + 1], min=0.0)

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 
 from gen import store
@@ -10,6 +11,9 @@ from gen.catalogue import Halo, chosen, find_haloes, usable
 from gen.formats import FORMATS, SnapshotError
 from gen.record import Settings
 from gen.suite import Suite, SuiteError
+
+#: What stands for the galaxies of a snapshot that could not be listed.
+UNLISTED = "?"
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,21 @@ def list_snapshot(suite: Suite, snapshot: Path) -> list[tuple[str, Halo | None, 
         path = suite.catalogue_path(snapshot)
         haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
     except (SnapshotError, SuiteError, OSError, ValueError) as error:
-        return [(suite.galaxy_name(snapshot, "?"), None, str(error))]
+        return [(suite.galaxy_name(snapshot, UNLISTED), None, str(error))]
     return [(suite.galaxy_name(snapshot, h.name), *usable(h, path)) for h in haloes]
+
+
+def drawn(names: list[str], most: int | None) -> set[str]:
+    """At most so many of some names (None: all), a draw that follows from the names alone.
+
+    Catalogues go by mass: their first galaxies are no sample. A higher number adds to what a lower one draws, whatever
+    the order; another name takes the place of one at most.
+    """
+
+    def lot(name: str) -> bytes:  # not the hash that parts the galaxies into training and test
+        return blake2b(name.encode(), digest_size=16, person=b"max_galaxies").digest()
+
+    return set(sorted(names, key=lot)[:most])
 
 
 def list_tasks(suite: Suite) -> list[Task]:
@@ -41,12 +58,14 @@ def list_tasks(suite: Suite) -> list[Task]:
     found: list[tuple[Path, tuple[str, Halo | None, str]]] = []
     for snapshot in suite.snapshot_paths():
         found += [(snapshot, entry) for entry in list_snapshot(suite, snapshot)]
-    found = found[: suite.selection.max_galaxies]
     if not found:
         raise SuiteError(f"suite {suite.name}: no galaxy in its catalogues passes `selection`")
     name, times = Counter(entry[0] for _, entry in found).most_common(1)[0]
     if times > 1:
         raise SuiteError(f"suite {suite.name}: {times} galaxies are called {name}")
+    # A snapshot that could not be listed is no galaxy: it stays, to say why.
+    mine = drawn([n for _, (n, *_) in found if not n.endswith(UNLISTED)], suite.selection.max_galaxies)
+    found = [(path, entry) for path, entry in found if entry[0] in mine or entry[0].endswith(UNLISTED)]
     return [Task(suite, i, name, path, halo, why) for i, (path, (name, halo, why)) in enumerate(found)]
 
 

@@ -316,3 +316,16 @@ def suites(store: Path) -> list[str]:
     if not (store / "zarr.json").is_file():
         raise StoreError(f"{store} is no map store; make one with `python -m gen maps`")
     return sorted(p.parent.name for p in store.glob("*/zarr.json") if not p.parent.name.startswith("."))
+
+
+def without_dark_matter(store: Path, suites: list[str] | tuple[str, ...]) -> list[str]:
+    """A line for each of these suites in which the truth of some galaxies is that of stars and gas alone."""
+    lines = []
+    for suite in suites:
+        group = open_suite(store, suite)
+        done = read_status(group) == DONE
+        if bare := int((done & (read(group, "has_dark") == 0)).sum()):
+            lines.append(
+                f"{suite}: {bare} of {done.sum()} galaxies have no dark matter: their true mass is stars and gas"
+            )
+    return lines

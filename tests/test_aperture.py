@@ -174,7 +174,7 @@ def galaxy() -> Galaxy:
 
 def test_a_neighbour_in_a_large_aperture_changes_nothing_of_the_galaxy(galaxy, tmp_path):
     alone = record(write(tmp_path, galaxy), tmp_path, aperture={"kpc": 25})
-    there = np.array([35.0, 10.0, 0.0])
+    there = 36 * alone["sightline"][0, 2]  # right behind it
     more = {
         name: concatenate([p, replace(p, pos_kpc=p.pos_kpc + there, vel_kms=p.vel_kms + 300.0)])
         for name, p in galaxy.components().items()
@@ -197,8 +197,10 @@ def test_a_file_that_ends_early_is_owned_up_to(galaxy, tmp_path):
     r_e = float(whole["half_mass_radius"].max())
     short = record(write(tmp_path, cut(4 * r_e)), tmp_path)
     assert short["reach"] < 4 * r_e < 0.8 * short["map_radius"]
+    pos = np.random.default_rng(0).uniform(-5, 5, (1000, 3))
+    pos = pos[np.linalg.norm(pos, axis=1) <= 5]
     with pytest.raises(Refused, match=r"its file ends .* before 3 R_e"):
-        record(write(tmp_path, cut(1.5 * r_e)), tmp_path)
+        record(write(tmp_path, replace(cut(5), stars=Particles(pos, 0 * pos, np.full(len(pos), 1e6)))), tmp_path)
 
 
 def test_a_box_smaller_than_the_maps_is_refused_or_its_half_is_shown(galaxy, tmp_path):
@@ -207,8 +209,10 @@ def test_a_box_smaller_than_the_maps_is_refused_or_its_half_is_shown(galaxy, tmp
     inner = Galaxy(**{k: p[np.abs(p.pos_kpc).max(1) < half] for k, p in galaxy.components().items()})
     suite = write(tmp_path, inner, 2 * half, aperture={"kpc": 4 * r_e})
     assert record(suite, tmp_path)["map_radius"] == pytest.approx(half)
-    wide = Worker(tmp_path, replace(SETTINGS, field_of_view_re=10))
-    with closing(wide), pytest.raises(Refused, match=r"out of the box of .* lower --field-of-view"):
+    with (
+        closing(Worker(tmp_path, replace(SETTINGS, field_of_view_re=10))) as wide,
+        pytest.raises(Refused, match=r"out of the box of .* lower --field-of-view"),
+    ):
         record(suite, wide)
 
 

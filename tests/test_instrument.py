@@ -13,7 +13,7 @@ from conftest import ROOT, command
 
 from eval.estimators import ESTIMATORS
 from eval.predict import predict
-from gen.instrument import INSTRUMENTS, Instrument, fixed_noise, instrument, observe
+from gen.instrument import INSTRUMENTS, Instrument, TracerNoise, fixed_noise, instrument, observe
 from gen.particles import Particles
 from gen.projection import project
 from train.checkpoint import RUN_SCHEMA, RunError, instrument_of, read_config
@@ -224,6 +224,18 @@ GOOD = {
 def written(path: Path, **change: object) -> Path:
     path.write_text(yaml.safe_dump(GOOD | change))
     return path
+
+
+def test_gas_in_a_ring_has_noise_too():
+    """Nothing lies inside R_e: errors refer to the mean of the ring."""
+    x = np.linspace(-3, 3, 33)[:-1] + 3 / 32
+    ring = np.abs(np.hypot(x[:, None], x[None, :]) - 2) < 0.4
+    maps = torch.zeros(1, 8, 32, 32)
+    maps[0, 4] = torch.from_numpy(1e7 * ring)
+    look = Instrument(name="x", gas=TracerNoise(velocity_error_kms=10.0, error_slope=0.5, mask_below_mean=0.1))
+    seen = observe(maps, look, torch.ones(1, 4, 32, 32))
+    np.testing.assert_allclose(seen[0, 5].numpy(), 10.0 * ring, rtol=1e-6)
+    assert observe(0 * maps, look, torch.ones(1, 4, 32, 32)).abs().max() == 0
 
 
 def test_an_instrument_survives_yaml_and_json(tmp_path):

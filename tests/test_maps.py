@@ -16,10 +16,12 @@ from gen import parallel, store
 from gen.formats import gadget
 from gen.mock.suites import make_galaxy
 from gen.particles import Galaxy
+from gen.plan import drawn, list_tasks
 from gen.profile import enclosed_mass, half_mass_radius, menc_at
 from gen.sightline import sightlines
 from gen.snapshot import Snapshot
 from gen.suite import Suite, SuiteError, load_suite
+from train.dataset import part_of
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -171,6 +173,35 @@ def test_dry_run_lists_and_writes_nothing(mocks, tmp_path):
     assert not (tmp_path / "maps.zarr").exists()
 
 
+def test_max_galaxies_draws_by_name_and_keeps_what_it_has_drawn(mocks, tmp_path):
+    suite = load_suite(mocks / "quiet" / "quiet.yaml")
+
+    def names(most: int | None, tasks_of: Suite = suite) -> list[str]:
+        selection = tasks_of.selection.model_copy(update={"max_galaxies": most})
+        return [t.name for t in list_tasks(tasks_of.model_copy(update={"selection": selection}))]
+
+    every = names(None)
+    chosen = [names(most) for most in range(1, 13)]
+    assert [len(c) for c in chosen] == list(range(1, 13))
+    for fewer, more in itertools.pairwise(chosen):
+        assert set(fewer) < set(more)
+        assert more == [n for n in every if n in more]  # in the catalogue's order
+    assert chosen[3] != every[:4]
+    catalogue = [f"snap_099:{i}" for i in range(10_000)]  # by falling mass, as SUBFIND's are
+    sample = drawn(catalogue, 1000)
+    assert sample == drawn(catalogue[::-1], 1000)
+    rank = np.array([int(name.split(":")[1]) for name in sample])
+    assert rank.mean() == pytest.approx(5000, abs=4 * 2887 / 1000**0.5)
+    assert len(sample - drawn([*catalogue, "snap_100:0"], 1000)) <= 1
+    share = np.mean([part_of(name) == "train" for name in sample])
+    assert share == pytest.approx(0.75, abs=0.05)  # the split does not follow from the draw
+    # A snapshot without its catalogue takes no galaxy's place, and is not passed over.
+    shutil.copytree(mocks / "quiet", tmp_path / "q")
+    (tmp_path / "q" / "snap_000.hdf5").write_bytes(b"")
+    assert names(2, suite.model_copy(update={"root": tmp_path / "q"}))[0].endswith(":?")
+    assert len(names(2, suite.model_copy(update={"root": tmp_path / "q"}))) == 3
+
+
 GOOD = {"name": "x", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc": 10}}
 
 
@@ -313,3 +344,7 @@ def test_profiles():
     grid = np.geomspace(1, 10, 30)
     np.testing.assert_allclose(menc_at(grid, grid**2, np.array([2.0, 3.3])), 2 * np.log10([2.0, 3.3]))
     assert np.isnan(menc_at(grid, grid**2, np.array([0.5, 11.0]))).all()
+    holed = np.where(grid < 3, 0.0, grid**2)  # no mass inside 3: no logarithm, and nothing between nil and something
+    first = grid[grid >= 3][0]
+    found = menc_at(grid, holed, np.array([1.5, 2.9, first * 0.999, first * 1.001, 9.0]))
+    np.testing.assert_allclose(found, [np.nan, np.nan, np.nan, *(2 * np.log10([first * 1.001, 9.0]))])

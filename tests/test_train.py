@@ -1,12 +1,15 @@
 """What is trained: the split, dimensional analysis, encoders, the posterior."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
+from eval.predictions import Part, columns
 from gen import store
 from gen.instrument import INSTRUMENTS, observe
-from train.dataset import RADII_RE, SPLIT, part_of, read_views, usable
+from train.dataset import RADII_RE, REASONS, SPLIT, part_of, read_views, usable, why_not
 from train.density import HEADS, ProfileDensity, monotone, unconstrained
 from train.encoders import ANGLES, ENCODERS, PolarEncoder, polar_weights
 from train.network import MassModel, ModelConfig
@@ -58,6 +61,43 @@ def test_galaxies_without_gas_are_usable_by_stars_and_both_only(map_store):
     assert usable(views, "both", look)[:4].all()
     assert not usable(views, "both", look)[4]
     assert usable(views, "stars", look).sum() == 23
+
+
+def test_a_truth_of_nil_is_no_number_and_such_views_are_left_out(map_store, tmp_path):
+    """No particle inside .3 R_e, as in galaxies of few stars; and no gas at all, which is no mass of gas."""
+    path, look = shutil.copytree(map_store, tmp_path / "maps.zarr"), INSTRUMENTS["ifu"]
+    group = store.open_suite(path, "middle")
+    whole = why_not(read_views(path, "middle"), "both", look)
+    radius, mass = group["radius"][3], group["mass"][3]
+    mass[:, radius <= 0.5 * group["half_mass_radius"][3].min()] = 0
+    mass[3] = 0
+    group["mass"][3] = mass
+    views = read_views(path, "middle")
+    of_it = views.galaxy == group["galaxy"][3]
+    assert torch.isnan(views.log10_menc[of_it][:, :2]).all()
+    assert torch.isfinite(views.log10_menc[of_it][:, 4:]).all()
+    assert torch.isfinite(views.log10_menc[~of_it]).all()
+    why = why_not(views, "both", look)
+    assert set(REASONS[k] for k in why[of_it]) == {"a mass profile that is not finite, or nil at one of its radii"}
+    np.testing.assert_array_equal(why[~of_it], whole[~of_it])
+    part = Part(path, "middle", None)
+    r_e = views.half_mass_radius_kpc.numpy()
+    fraction = columns(part, np.arange(12), views.maps.numpy(), r_e)["gas_fraction"]
+    assert (fraction[of_it] == 0).all()
+    assert ((fraction[~of_it] > 0) & (fraction[~of_it] < 1)).all()
+    assert store.without_dark_matter(path, SUITES) == []
+    group["has_dark"][3] = 0
+    (line,) = store.without_dark_matter(path, SUITES)
+    assert line.startswith("middle: 1 of 12 galaxies have no dark matter")
+
+
+def test_a_view_without_any_motion_is_left_out(map_store):
+    """Its scale would be a floor of 1e-3 km/s, and its mass one solar mass."""
+    views, look = views_of(map_store), INSTRUMENTS["clean"]
+    views.maps[2, [1, 2, 5, 6]] = 0
+    why = why_not(views, "both", look)
+    assert REASONS[why[2]] == "no motion to scale masses by"
+    assert (np.delete(why, 2) == 0).all()
 
 
 # ---- dimensional analysis and symmetry

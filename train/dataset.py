@@ -11,7 +11,7 @@ import zarr
 from gen import store
 from gen.instrument import Instrument, fixed_noise, observe
 from gen.profile import menc_at
-from train.scaling import tracers_of
+from train.scaling import tracers_of, velocity_scale
 
 #: The ten radii of the profile in units of R_e, equal steps in log r.
 RADII_RE = tuple(float(x) for x in np.round(np.geomspace(0.3, 3.0, 10), 6))
@@ -136,7 +136,8 @@ REASONS = (
     "maps that are not finite",
     "empty maps",
     "too few pixels seen through the instrument",
-    "a mass profile that is not finite",
+    "a mass profile that is not finite, or nil at one of its radii",
+    "no motion to scale masses by",
 )
 
 
@@ -157,6 +158,7 @@ def why_not(views: Views, tracer: str, look: Instrument, observed: torch.Tensor 
             (some.maps[:, [0, 4]][:, mine] == 0).flatten(1).all(1),
             ~seen.any(1),
             ~torch.isfinite(some.log10_menc).all(1),
+            ~(velocity_scale(maps, tracers_of(tracer)) > 0),
         )
         why = torch.zeros(len(some), dtype=torch.int8)
         for number, here in reversed(list(enumerate(wrong, start=1))):

@@ -227,6 +227,8 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: 
     for suite, status in start.status.items():
         if pending := int((status == store.PENDING).sum()):
             say(f"{suite}: {pending} of {len(status)} galaxies are not mapped yet; using those that are done")
+    for line in store.without_dark_matter(Path(config.store), config.suites):
+        say(line)
     train = feeds.galaxies_of(Path(config.store), start.status, "train", config.galaxies)
     val = feeds.galaxies_of(Path(config.store), start.status, "val")
     look = config.look

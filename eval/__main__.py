@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gen.errors import named
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
@@ -106,6 +108,11 @@ def _tables(args: argparse.Namespace) -> int:
     from train.checkpoint import runs_in
 
     runs = [run for given in args.runs for run in runs_in(given)]
+    for given in args.runs:
+        if not runs_in(given) and (len(runs) == 0 or not given.exists()):
+            raise ValueError(f"{given} is no run folder and holds none; make one with `python -m train fit`")
+        if not runs_in(given) and not (given / "launched.json").exists():
+            print(f"eval tables: {given} holds no run; left out", file=sys.stderr)
     chosen = args.suites.split(",") if args.suites else suites(args.store)
     part = None if args.part == "all" else args.part
     sums = collect(args.store, runs, chosen, part, args.out, _cluster(args), not args.no_classical)
@@ -126,7 +133,8 @@ def _compare(args: argparse.Namespace) -> int:
 
     chosen = args.suites.split(",") if args.suites else suites(args.store)
     part = None if args.part == "all" else args.part
-    table = compare(args.a, args.b, args.store, chosen, part, args.tracer, _cluster(args))
+    home = args.out.parent if args.out else Path()
+    table = compare(args.a, args.b, args.store, chosen, part, args.tracer, _cluster(args), home)
     print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
     print("\n".join(verdicts(table)))
     if args.out:
@@ -215,10 +223,13 @@ _COMMANDS = {"tables": _tables, "report": _report, "show": _show, "compare": _co
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; exit code 0, or 2 when nothing could be started."""
     args = _parser().parse_args(arguments)
-    try:
-        return _COMMANDS[args.command](args)
-    except (ValueError, OSError) as error:
-        print(f"eval {args.command}: {error}", file=sys.stderr)
+    with named("eval", arguments):
+        try:
+            return _COMMANDS[args.command](args)
+        except (ValueError, OSError) as error:
+            print(f"eval {args.command}: {error}", file=sys.stderr)
+        except MemoryError as error:
+            print(f"eval {args.command}: this machine's memory does not suffice ({error})", file=sys.stderr)
         return 2
 
 

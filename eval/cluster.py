@@ -4,17 +4,21 @@ import contextlib
 import logging
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dask.distributed import Client, LocalCluster, as_completed
+from dask.distributed import Client, KilledWorker, LocalCluster, as_completed
 from dask.system import CPU_COUNT
 from tqdm import tqdm
+
+from train.allotted import slurm_cores
 
 T = TypeVar("T")
 #: Results that one worker adds up at a time: they stay on the workers, a single one comes back.
@@ -37,13 +41,23 @@ class Cluster:
     logs: Path = Path("dask-logs")
     site: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be at least 1, not {self.workers}")
+        if self.gpus < 0 or not 0 < self.hours < 10_000:
+            raise ValueError(f"{self.gpus} GPUs for {self.hours} hours are nothing that can be asked for")
+
 
 def _slurm(wanted: Cluster) -> Any:
     """A cluster of Slurm jobs, one single-threaded worker each, as the site file says."""
     from dask_jobqueue import SLURMCluster
 
+    if not shutil.which("sbatch"):
+        raise ValueError("there is no sbatch here: start from a login node of Slurm, or with --cluster local")
     site, gpus = wanted.site, wanted.gpus
     extra = [f"--{key.lower()}={site[key]}" for key in ("QOS", "CONSTRAINT", "WCKEY") if site.get(key)]
+    extra += shlex.split(site.get("SBATCH_EXTRA", ""))
+    minutes = max(1, round(60 * wanted.hours))
     if gpus:
         extra.append(f"--gres={site['GPU_GRES']}:{gpus}" if site.get("GPU_GRES") else f"--gpus-per-node={gpus}")
     cluster = SLURMCluster(
@@ -52,7 +66,7 @@ def _slurm(wanted: Cluster) -> Any:
         cores=1,
         processes=1,
         memory=wanted.memory,
-        walltime=f"{int(wanted.hours):02d}:{round(60 * (wanted.hours % 1)):02d}:00",
+        walltime=f"{minutes // 60:02d}:{minutes % 60:02d}:00",
         job_script_prologue=[line for line in (site.get("SETUP"), f"cd {shlex.quote(os.getcwd())}") if line],
         job_extra_directives=extra,
         python=site.get("PYTHON") or sys.executable,
@@ -80,7 +94,7 @@ def connected(wanted: Cluster) -> Iterator[Client]:
         cluster = _slurm(wanted)
     elif wanted.where == "local":
         cluster = LocalCluster(
-            n_workers=wanted.workers or int(os.environ.get("SLURM_CPUS_PER_TASK", CPU_COUNT)),
+            n_workers=wanted.workers or min(slurm_cores() or CPU_COUNT, CPU_COUNT),
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
@@ -118,11 +132,17 @@ def sum_of_tasks(task: Callable[..., dict], arguments: list[tuple], wanted: Clus
             # Sums go before further blocks, so that few results lie about.
             level.append(client.submit(_total, *some, pure=False, priority=1))
         sizes = {future.key: min(FAN_IN, len(arguments) - FAN_IN * i) for i, future in enumerate(level)}
-        for future in as_completed(list(level)):
-            if future.status == "error":
-                future.result()
-            bar.update(sizes[future.key])
-        while len(level) > 1:
-            pieces = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
-            level = [client.submit(_total, *piece, pure=False, priority=2) for piece in pieces]
-        return level[0].result()  # type: ignore[no-any-return]
+        try:
+            for future in as_completed(list(level)):
+                if future.status == "error":
+                    future.result()
+                bar.update(sizes[future.key])
+            while len(level) > 1:
+                pieces = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
+                level = [client.submit(_total, *piece, pure=False, priority=2) for piece in pieces]
+            return level[0].result()  # type: ignore[no-any-return]
+        except (KilledWorker, CancelledError) as error:
+            raise OSError(
+                f"workers ended again and again while they worked ({error}): give them more memory (--memory), or use "
+                "fewer (--workers)"
+            ) from error

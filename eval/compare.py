@@ -1,5 +1,7 @@
 """Is one run better than another, by how much, and is it more than chance?"""
 
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -31,23 +33,30 @@ def both_blocks(
     return {(part.suite, i): add_up(v[common]) for i, v in enumerate(views)}
 
 
-def _source(run: Path, tracer: str | None) -> Source:
-    found = {source.tracer: source for source in sources_of([run], run, classical=False)}
+def _source(run: Path, tracer: str | None, out: Path) -> Source:
+    found = {source.tracer: source for source in sources_of([run], out.absolute(), classical=False)}
     if tracer and tracer not in found:
         raise RunError(f"{run} answers for {', '.join(found)}, not {tracer}")
     return found[tracer] if tracer else list(found.values())[-1]
 
 
 def compare(
-    a: Path, b: Path, store: Path, suites: list[str], part: str | None, tracer: str | None, cluster: Cluster
+    a: Path,
+    b: Path,
+    store: Path,
+    suites: list[str],
+    part: str | None,
+    tracer: str | None,
+    cluster: Cluster,
+    out: Path = Path(),
 ) -> pd.DataFrame:
     """One row per test suite (and `all`) and measure: a, b, b - a with its 68 % interval, and P(b better).
 
     On the views that both can use, averaged over radii, with a bootstrap over lineages that draws the same ones for
-    both; `bias` is its absolute value and `coverage_68` the distance from 68.27 %. Raises RunError, StoreError or
-    ValueError where nothing can be compared.
+    both. Predictions of runs that cannot be written to are kept in `out`. `bias` is its absolute value and
+    `coverage_68` the distance from 68.27 %. Raises RunError, StoreError or ValueError where nothing can be compared.
     """
-    sources = _source(a, tracer), _source(b, tracer)
+    sources = _source(a, tracer, out), _source(b, tracer, out)
     looks = {instrument_of(run).name: instrument_of(run) for run in (a, b)}
     if len(looks) == 1 and instrument_of(a) != instrument_of(b):
         raise RunError(f"{a} and {b} have different instruments of the same name; rename one and train it again")
@@ -61,7 +70,8 @@ def compare(
         arguments += [(sources, looks, galaxies, block) for block in galaxies.blocks()]
     sums = sum_of_tasks(both_blocks, arguments, cluster)
     if len(suites) > 1:
-        sums |= {("all", i): sum((sums[s, i] for s in suites[1:]), sums[suites[0], i]) for i in (0, 1)}
+        there = [suite for suite in suites if (suite, 0) in sums]  # some may have no galaxy in this part
+        sums |= {("all", i): reduce(add, (sums[s, i] for s in there)) for i in (0, 1) if there}
     rows = []
     for suite in dict.fromkeys(suite for suite, _ in sums):
         pair = [sums[suite, i] for i in (0, 1)]

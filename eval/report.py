@@ -21,7 +21,7 @@ from eval.inference import sources_of
 from eval.metrics import crps_of_samples
 from eval.predictions import PREDICTED, Kept, Part, Source
 from eval.saliency import attributions
-from eval.tables import ALL, KEYS
+from eval.tables import ALL, KEYS, SHOWN
 from gen.files import aside, make_folder, write_atomically
 from train.checkpoint import instrument_of
 from train.dataset import RADII_RE, Views, concatenate, views_of
@@ -98,8 +98,13 @@ def read_results(folder: Path) -> Results:
         origin = json.loads((folder / "tables.json").read_text())
         names = ("table", "summary", "ratios", "gap", "closed", "bins", "calibration")
         tables = [pd.read_parquet(folder / f"{name}.parquet") for name in names]
-    except OSError as error:
-        raise ValueError(f"{folder} holds no tables ({error}); make them with `python -m eval tables`") from error
+        missing = {"store", "runs", "part", "versions"} - set(origin) | (set(SHOWN) - set(tables[1].columns))
+        if missing:
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{folder} holds no tables that can be read ({error}); make them with `python -m eval tables`"
+        ) from error
     if not (tables[0].train != "").any():
         raise ValueError(f"{folder}/table.parquet has no network in it")
     networks = sorted(tables[0].estimator[tables[0].train != ""].unique())

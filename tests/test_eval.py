@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 from functools import reduce
@@ -13,15 +14,19 @@ import pandas as pd
 import pytest
 import torch
 import xarray
+import zarr
 from conftest import command, tables_here
 from dask.distributed import LocalCluster
 
 from eval.cluster import Cluster, sum_of_tasks
 from eval.inference import Group, check_maps, evaluate_block, measure_block, sources_of
 from eval.metrics import Sums
-from eval.predictions import Part
+from eval.predictions import Kept, Part
 from eval.report import write_report
 from eval.tables import KEYS, pooled, to_table
+from gen import store
+from gen.chunks import fingerprint
+from gen.code import code_key, imports
 from train import load
 from train.checkpoint import RunError, instrument_of
 from train.config import FitConfig
@@ -269,3 +274,115 @@ def test_sampling_follows_the_view(runs, map_store):
     whole = infer(views).samples(16)
     assert torch.equal(torch.random.get_rng_state(), state)
     np.testing.assert_allclose(infer(views[np.arange(3, 8)]).samples(16), whole[:, 3:8], atol=1e-4)
+
+
+# ---- what predictions are kept of
+
+
+def truth_kept(run: Path, path: Path) -> np.ndarray:
+    part = Part(path, "quiet", None)
+    return Kept(sources_of([run], run, False)[0], part).read(slice(0, len(part)))[0].truth
+
+
+@pytest.fixture
+def two_stores(runs, map_store, tmp_path):
+    """A run, and two stores of one name, suite and galaxies, of which one has masses ten times as large."""
+    stores = [shutil.copytree(map_store, tmp_path / name / "maps.zarr") for name in "ab"]
+    for suite in SUITES:
+        group = zarr.open_group(stores[1] / suite, mode="r+")
+        group["mass"][:] = 10 * group["mass"][:]
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run, ignore=shutil.ignore_patterns("predictions.zarr"))
+    return run, *stores
+
+
+def test_stores_of_one_name_have_predictions_of_their_own(two_stores, tmp_path):
+    run, a, b = two_stores
+    for path in (a, b):
+        tables_here([run], path, tmp_path / "out", ("quiet",))
+    np.testing.assert_allclose(truth_kept(run, b), truth_kept(run, a) + 1, atol=1e-5)
+    assert {path.name.split("-")[0] for path in (run / "predictions.zarr").glob("maps*")} == {"maps"}
+    shutil.rmtree(a)  # a store that is gone leaves its name to the next, not its predictions
+    c = shutil.copytree(b, tmp_path / "c" / "maps.zarr")
+    tables_here([run], c, tmp_path / "out", ("quiet",))
+    np.testing.assert_array_equal(truth_kept(run, c), truth_kept(run, b))
+
+
+@pytest.mark.parametrize("name", ["maps", "mass", "half_mass_radius", "status", "pixel_scale"])
+def test_predictions_are_never_read_for_other_maps(two_stores, tmp_path, name):
+    """Whatever has changed of a single galaxy in the same place, and back."""
+    run, path, _ = two_stores
+    tables_here([run], path, tmp_path / "out", ("quiet",))
+    truth = truth_kept(run, path)
+    array = zarr.open_group(path / "quiet", mode="r+")[name]
+    before = array[:]
+    array[7:8] = before[7:8] + 1
+    with pytest.raises(RunError, match="older than its maps, the run or the code"):
+        truth_kept(run, path)
+    with pytest.raises(RunError, match="older than its maps"):
+        measure_block(sources_of([run], run, False), Part(path, "quiet", None), slice(7, 8))
+    array[7:8] = before[7:8]
+    np.testing.assert_array_equal(truth_kept(run, path), truth)
+
+
+def test_galaxies_that_are_packed_have_checksums_of_their_own(tmp_path):
+    group = store.create_suite(tmp_path / "maps.zarr", "s", list("abcdef"), list("abcdef"), PACKED)
+    rng = np.random.default_rng(0)
+    shapes = {name: group[name].shape[1:] for name in store.ARRAYS if name != "status"}
+    records = [{name: rng.integers(0, 9, s).astype(group[name].dtype) for name, s in shapes.items()} for _ in range(3)]
+    store.write_galaxies(group, 0, records)
+    first = fingerprint(group, np.arange(3))
+    assert fingerprint(group, np.arange(3)) == first != fingerprint(group, np.arange(6))
+    assert fingerprint(group, np.array([4])) == fingerprint(group, np.array([3, 4, 5]))
+    for name in shapes:
+        changed = [dict(record) for record in records]
+        changed[1][name] = 9 - changed[1][name]
+        store.write_galaxies(group, 0, changed)
+        assert fingerprint(group, np.arange(3)) != first, name
+    store.write_galaxies(group, 0, records)
+    assert fingerprint(group, np.arange(3)) == first
+
+
+PACKED = {"views": 1, "pixels": 4, "galaxies_per_shard": 3, "seed": 0}
+
+
+def test_code_that_answers_is_in_every_key(runs, tmp_path, monkeypatch):
+    """Of any module that estimators or networks are made of, however deep."""
+    names = set(imports("eval.inference"))
+    assert names >= {
+        "eval.rotation", "eval.jeans", "eval.estimators", "eval.noise", "train.density", "train.encoders",
+        "train.scaling", "gen.instrument", "gen.profile", "gen.constants",
+    }  # fmt: skip
+    assert not names & {"eval.report", "gen.maps", "train.launch"}
+    before = {source.label: source.key for source in sources_of(runs[:1], tmp_path)}
+    read = Path.read_bytes
+    for name in ("rotation", "density"):
+        code_key.cache_clear()
+        monkeypatch.setattr(Path, "read_bytes", lambda p, n=name: read(p) + (b"\n#" if p.stem == n else b""))
+        after = {source.label: source.key for source in sources_of(runs[:1], tmp_path)}
+        assert len(before) > 3
+        assert all(after[label] != key for label, key in before.items())
+    monkeypatch.undo()
+    code_key.cache_clear()
+    assert {source.label: source.key for source in sources_of(runs[:1], tmp_path)} == before
+
+
+def test_runs_of_one_name_that_cannot_be_written_to_are_kept_apart(runs, tmp_path, monkeypatch):
+    copies = [shutil.copytree(run, tmp_path / run.name / "run") for run in runs[:2]]
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    roots = [source.root for source in sources_of(copies, tmp_path / "out", False)]
+    assert len(set(roots)) == 2
+    assert all(root.is_relative_to(tmp_path / "out" / "predictions") for root in roots)
+
+
+def test_a_worker_of_old_sees_a_store_that_is_new(two_stores):
+    """Parts are kept by processes that may outlive the store they were read from."""
+    _, a, _ = two_stores
+    old = pickle.loads(pickle.dumps(Part(a, "quiet", None)))
+    assert pickle.loads(pickle.dumps(Part(a, "quiet", None))) is old
+    group = zarr.open_group(a / "quiet", mode="r+")
+    group.attrs["config"] = group.attrs["config"] | {"seed": 7}
+    group["galaxy"][:2] = group["galaxy"][:2][::-1]
+    new = pickle.loads(pickle.dumps(Part(a, "quiet", None)))
+    assert new.group.attrs["config"]["seed"] == 7
+    assert new.names[1][:2].tolist() == old.names[1][:2][::-1].tolist()

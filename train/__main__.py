@@ -15,6 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from gen.errors import named
 from train.checkpoint import member_folders
 from train.config import PRECISIONS, ROBUST, FitConfig
 from train.fit import Stopped, fit_ensemble
@@ -33,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("fit", help="train one network", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    one = commands.add_parser("fit", help="train one network")
     one.add_argument("--store", type=Path, required=True, help="map store made by `python -m gen maps`")
     one.add_argument("--tracer", required=True, help="gas, stars, both, or any: one network for whichever there is")
     one.add_argument("--out", type=Path, required=True, help="run folder to write or to go on with")
@@ -75,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suites", help="suites to train on, comma-separated; all of the store where left out")
-    parser.add_argument("--instrument", default="ifu", help="how views are observed: ifu, clean or a YAML file")
+    parser.add_argument("--instrument", help="how views are observed: ifu, clean or a YAML file (default: ifu)")
     for name, kind, text in (
         ("encoder", str, "polar, residual or plain"),
         ("head", str, "posterior density: flow, mixture or gaussian"),
@@ -103,7 +106,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         ("memory-gb", float, "for maps, per node; 0 is half of what is free. A larger store is streamed"),
     ):
         default = FitConfig.__dataclass_fields__[name.replace("-", "_")].default
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+        parser.add_argument(f"--{name}", type=kind, help=f"{text} (default: {default})")
     parser.add_argument(
         "--across",
         action="store_true",
@@ -123,9 +126,9 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What both commands know of a FitConfig, but for what `launch` makes many of; for FitConfig.asked."""
+    """What was given of a FitConfig, but for what `launch` makes many of; for FitConfig.asked."""
     known = {*FitConfig.__dataclass_fields__, "robust"} - {"store", "suites", "tracer"}
-    return {k: v for k, v in vars(args).items() if k in known}
+    return {k: v for k, v in vars(args).items() if k in known and v is not None}
 
 
 def _launch(args: argparse.Namespace) -> int:
@@ -159,9 +162,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     75 when it was stopped (SIGTERM, SIGUSR2, SIGINT) with a checkpoint: the same command goes on.
     """
+    args = _parser().parse_args(arguments)
+    with named("train", arguments):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from gen.store import suites
 
-    args = _parser().parse_args(arguments)
     try:
         if args.command == "launch":
             return _launch(args)
@@ -175,6 +183,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 75
     except (ValueError, OSError) as error:
         print(f"train {args.command}: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        what = str(error).splitlines()[0] if str(error) else "no more was given"
+        print(
+            f"train {args.command}: memory does not suffice ({what}); take a smaller --batch or --memory-gb",
+            file=sys.stderr,
+        )
         return 2
     for folder, content in zip(member_folders(args.out, len(runs)), runs, strict=True):
         best = content["best"]

@@ -108,12 +108,10 @@ def members_of(run: Path) -> list[Path]:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """A run's or an ensemble's folder, or those that a folder holds; the logs of `train launch` hold none."""
-    if (folder / "launched.json").exists():
-        return []
+    """A run's or an ensemble's folder, or those that a folder holds; none for folders of something else."""
     if any((member / "run.json").exists() for member in members_of(folder)):
         return [folder]
-    return [run for below in sorted(folder.glob("*/")) for run in runs_in(below)] or [folder]
+    return [run for below in sorted(folder.glob("*/")) if below.suffix != ".zarr" for run in runs_in(below)]
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a fit is asked for, checked on creation."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,6 +9,8 @@ from gen.instrument import Instrument, instrument
 from train.nuisance import Nuisances
 from train.scaling import tracers_of
 
+#: Numbers that follow from it and from a step have to be below 2^64 (`train.fitter`).
+MOST_SEED = 2**28
 PRECISIONS = ("auto", "float32", "bf16", "float64")
 #: What closes most of the gap between suites (docs/generalization.md). Gas alone needs its density: seen face-on, a
 #: disc has no other sign of its mass.
@@ -58,13 +61,20 @@ class FitConfig:
         for name in ("width", "steps", "round_steps", "patience", "batch", "members"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("galaxies", "views"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 1, or 0 for all, not {getattr(self, name)}")
+        if not 0 <= self.seed < MOST_SEED:
+            raise ValueError(f"seed must be from 0 to {MOST_SEED - 1}, not {self.seed}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
         if self.width % 4:
             raise ValueError(f"width must be a multiple of 4, not {self.width}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
-        for name in ("checkpoint_minutes", "memory_gb", *Nuisances.__dataclass_fields__):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
+        for name in ("weight_decay", "checkpoint_minutes", "memory_gb", *Nuisances.__dataclass_fields__):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number that is not negative: {getattr(self, name)}")
         if not self.suites:
             raise ValueError("no suites to train on")
         if self.across and len(self.suites) < 2:
@@ -74,10 +84,9 @@ class FitConfig:
     def asked(
         cls, store: str, tracer: str, suites: tuple[str, ...], robust: bool = False, **options: Any
     ) -> "FitConfig":
-        """With the options that belong to `robust`, each where it is not given."""
+        """With the options that belong to `robust`, each where it is not given, be it as its default."""
         if robust:
-            given = {k: v for k, v in options.items() if v != cls.__dataclass_fields__[k].default}
-            options |= {**ROBUST["gas" if tracer == "gas" else "stars"], **given, "across": True}
+            options = {**ROBUST["gas" if tracer == "gas" else "stars"], **options, "across": True}
         return cls(store, tracer, suites, **options)
 
     @cached_property

@@ -7,6 +7,7 @@ power, is given up after TIMEOUT_MINUTES.
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import socket
@@ -24,6 +25,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from train.allotted import whole_number
 
 T = TypeVar("T")
 #: How long a process waits for the others. KINMASS_TIMEOUT_MINUTES overrides it.
@@ -47,7 +50,7 @@ def process_group() -> Iterator[torch.device]:
     up could wait for the others for ever.
     Raises ValueError when the launcher says otherwise than the environment.
     """
-    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
+    local = whole_number("LOCAL_RANK", whole_number("SLURM_LOCALID", 0))
     device = (
         torch.device("cuda", local % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
     )
@@ -65,7 +68,7 @@ def process_group() -> Iterator[torch.device]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    minutes = float(os.environ.get("KINMASS_TIMEOUT_MINUTES", TIMEOUT_MINUTES))
+    minutes = _timeout_minutes()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=minutes)
     )
@@ -85,6 +88,13 @@ def process_group() -> Iterator[torch.device]:
             os._exit(1)
         raise
     dist.destroy_process_group()
+
+
+def _timeout_minutes() -> float:
+    text = os.environ.get("KINMASS_TIMEOUT_MINUTES") or str(TIMEOUT_MINUTES)
+    if not re.fullmatch(r"\d+\.?\d*", text) or not 0 < float(text) < 1e6:
+        raise ValueError(f"KINMASS_TIMEOUT_MINUTES={text!r} is no number of minutes above 0")
+    return float(text)
 
 
 def rank() -> int:

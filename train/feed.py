@@ -4,7 +4,6 @@ The processes of a node hold the maps once, in memory that they share; a GPU hol
 larger than memory is read in windows of steps (`sampler.Lanes`), the next one in the background.
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import zarr
 from gen import store
 from gen.instrument import Instrument
 from train import distributed as ddp
+from train.allotted import free_memory
 from train.dataset import RADII_RE, REASONS, Views, concatenate, part_of, views_of, why_not
 from train.sampler import Lanes, Shuffle
 
@@ -28,16 +28,7 @@ BLOCK = 32
 
 def default_memory_gb() -> float:
     """Half of what this machine, the job and its control group leave free [GB]."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-    if "SLURM_MEM_PER_NODE" in os.environ:
-        free.append(int(os.environ["SLURM_MEM_PER_NODE"]) * 1024**2)
-    group = Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2]
-    for folder in (Path("/sys/fs/cgroup") / group.lstrip("/"), *(Path("/sys/fs/cgroup") / group.lstrip("/")).parents):
-        limit = folder / "memory.max"
-        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-            free.append(int(text))
-    return 0.5 * min(free) / 1e9
+    return 0.5 * free_memory() / 1e9
 
 
 @dataclass

@@ -4,6 +4,7 @@ What a step sees follows (seed, step, place in the batch): two processes with ha
 with all of it, and a run that was stopped, killed or preempted goes on to the bit.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -278,12 +279,14 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: 
     monitor = Monitor(out / "tensorboard", first, fitter.step, plain)
     fixed = {"galaxies": start.status, "memory_gb": memory_gb, "window": window, "run": content.copy()}
     saver = _Saver(out, fixed, config.checkpoint_minutes)
-    with tqdm(
-        total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not first
-    ) as bar:
+    with (
+        contextlib.closing(feed),
+        tqdm(
+            total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not first
+        ) as bar,
+    ):
         _carry_on(fitter, monitor, saver, bar)
     monitor.close()
-    feed.close()
     if not fitter.finished():
         ddp.forget_stop()
         raise Stopped(f"stopped at step {fitter.step} of {config.steps}; the same command goes on from there")

@@ -103,6 +103,11 @@ def resources(
     for name, value in asked.items():
         if value is not None and value < 1:
             raise LaunchError(f"{name} must be at least 1, not {value}")
+    if gpus is not None and gpus < 0:
+        raise LaunchError(f"GPUs per node must not be negative: {gpus}")
+    cpus = number("CPUS_PER_TASK")
+    if cpus is not None and cpus < 1:
+        raise LaunchError(f"CPUS_PER_TASK must be at least 1, not {cpus}")
     if gpus and processes not in (None, gpus):
         raise LaunchError(f"{processes} processes on {gpus} GPUs of a node: every process needs a GPU of its own")
     processes = processes or gpus or 1
@@ -115,7 +120,7 @@ def resources(
     limit = minutes(time_limit) if time_limit else (8 * 60 if cluster == "slurm" else None)
     spare = 4 if gpus else max(1, (os.cpu_count() or 1) // processes) if cluster == "local" else 1
     return Resources(
-        cluster, nodes, processes, gpus, number("CPUS_PER_TASK") or spare, limit, at_once, after,
+        cluster, nodes, processes, gpus, cpus or spare, limit, at_once, after,
         {k: v for k, v in site.items() if v},
     )  # fmt: skip
 

@@ -10,10 +10,13 @@ import re
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gen.files import sync_folder
+from train.allotted import whole_number
 from train.checkpoint import RunError, read_config, read_tensors
 from train.resources import LaunchError
 
@@ -43,8 +46,16 @@ def states(out: Path) -> list[State]:
     record = record_of(out)
     ids = {job["job"] for job in record.values() if job["cluster"] == "slurm"}
     slurm = _squeue(ids) if ids else {}
-    begun = {os.path.relpath(path.parent, out) for path in out.glob("**/run.json")}
+    begun = {os.path.relpath(folder, out) for folder in _begun(out)}
     return [_state(out, name, record.get(name), slurm) for name in sorted(begun | set(record))]
+
+
+def _begun(out: Path) -> Iterator[str]:
+    """Folders that hold a run.json. What evaluation and TensorBoard write there has many folders, and none of a run."""
+    for folder, below, files in os.walk(out):
+        below[:] = [name for name in below if not name.endswith(".zarr") and name not in ("tensorboard", "logs")]
+        if "run.json" in files:
+            yield folder
 
 
 def under_way(out: Path) -> list[str]:
@@ -220,15 +231,17 @@ def started(pid: int) -> int:
 
 
 def attempt() -> int:
-    return int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    return whole_number("SLURM_RESTART_COUNT", 0)
 
 
 def leave_mark(folder: Path, how: str, text: str) -> None:
     """Leave in a job's log folder how this attempt ended; the first to say so is right, the others follow from it."""
-    content = {"how": how, "text": text, "rank": int(os.environ.get("RANK", 0))}
+    content = {"how": how, "text": text, "rank": whole_number("RANK", 0)}
     try:
         with open(folder / f"ended-{attempt()}.json", "x") as file:
             file.write(json.dumps(content))
+            file.flush()
+            sync_folder(Path(file.name))
     except OSError:  # said already, or the disk is full: then squeue must do
         return
 

@@ -1,0 +1,90 @@
+"""What Slurm and the kernel give: odd values are no error, and limit nothing."""
+
+import math
+
+import pytest
+
+from train.allotted import free_memory, group_memory, slurm_cores, slurm_memory, whole_number
+
+GB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, math.inf),
+        ({"SLURM_MEM_PER_NODE": "4096"}, 4 * GB),
+        ({"SLURM_MEM_PER_NODE": "0"}, math.inf),  # all there is
+        ({"SLURM_MEM_PER_NODE": ""}, math.inf),
+        ({"SLURM_MEM_PER_NODE": "4G"}, 4 * GB),
+        ({"SLURM_MEM_PER_NODE": "4GB"}, 4 * GB),
+        ({"SLURM_MEM_PER_NODE": "1t"}, 1024 * GB),
+        ({"SLURM_MEM_PER_NODE": "all of it"}, math.inf),
+        ({"SLURM_MEM_PER_NODE": "-1"}, math.inf),
+        ({"SLURM_MEM_PER_CPU": "2048", "SLURM_CPUS_ON_NODE": "6", "SLURM_CPUS_PER_TASK": "2"}, 12 * GB),
+        ({"SLURM_MEM_PER_CPU": "2048", "SLURM_JOB_CPUS_PER_NODE": "2(x3)"}, 4 * GB),
+        ({"SLURM_MEM_PER_CPU": "2048", "SLURM_JOB_CPUS_PER_NODE": "72(x2),8", "SLURM_NODEID": "2"}, 16 * GB),
+        ({"SLURM_MEM_PER_CPU": "2048"}, math.inf),
+        ({"SLURM_MEM_PER_CPU": "0", "SLURM_CPUS_ON_NODE": "6"}, math.inf),
+        ({"SLURM_MEM_PER_NODE": "0", "SLURM_MEM_PER_CPU": "1G", "SLURM_CPUS_ON_NODE": "2"}, 2 * GB),
+        ({"SLURM_MEM_PER_GPU": "8G", "SLURM_GPUS_ON_NODE": "4"}, 32 * GB),
+        ({"SLURM_MEM_PER_GPU": "8G", "SLURM_GPUS_ON_NODE": "a100:4"}, math.inf),
+    ],
+)
+def test_memory_of_a_job(environment, expected):
+    assert slurm_memory(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, 0),
+        ({"SLURM_CPUS_PER_TASK": "3", "SLURM_CPUS_ON_NODE": "6"}, 3),
+        ({"SLURM_CPUS_PER_TASK": "", "SLURM_CPUS_ON_NODE": "6"}, 6),
+        ({"SLURM_CPUS_PER_TASK": "0"}, 0),
+        ({"SLURM_CPUS_PER_TASK": "four", "SLURM_JOB_CPUS_PER_NODE": "2(x3),5"}, 2),
+        ({"SLURM_JOB_CPUS_PER_NODE": "2(x3),5", "SLURM_NODEID": "3"}, 5),
+        ({"SLURM_JOB_CPUS_PER_NODE": "9,2(x3)", "SLURM_NODEID": "77"}, 2),
+        ({"SLURM_JOB_CPUS_PER_NODE": "2(x999999999999)"}, 2),
+    ],
+)
+def test_cores_of_a_job(environment, expected):
+    assert slurm_cores(environment) == expected
+
+
+@pytest.mark.parametrize("text", ["", " ", "x", "-3", "1.5", "1e3"])
+def test_what_is_no_number_is_the_default(text):
+    assert whole_number("N", 7, {"N": text}) == 7
+    assert whole_number("N", 7, {"N": " 12 "}) == 12
+
+
+def test_limits_of_control_groups(tmp_path):
+    """Of version 2 and 1; the narrowest of a group and those above it, and none at all."""
+    groups, root = tmp_path / "cgroup", tmp_path / "fs"
+    for folder, text in (
+        ("a/b", "max\n"),
+        ("a", "5000\n"),
+        ("memory/c", "3000\n"),
+        ("memory", "9223372036854771712\n"),
+    ):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        name = "memory.limit_in_bytes" if folder.startswith("memory") else "memory.max"
+        (root / folder / name).write_text(text)
+    assert group_memory(groups, root) == math.inf
+    for lines, expected in (
+        ("0::/a/b\n", 5000),
+        ("0::/elsewhere\n", math.inf),
+        ("12:cpu,cpuacct:/a\n4:memory:/c\n0::/elsewhere\n", 3000),
+        ("4:memory:/c\n0::/a/b\n", 3000),
+        ("nonsense\n\n", math.inf),
+    ):
+        groups.write_text(lines)
+        assert group_memory(groups, root) == expected, lines
+    assert 0 < free_memory() < math.inf
+
+
+def test_a_job_that_may_take_all_memory_has_some(monkeypatch):
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")
+    assert free_memory() > 1e6
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
+    assert free_memory() == 1024**2

@@ -111,9 +111,11 @@ def _factor(name: str, unit: str | None, wanted: units.UnitBase, default: float,
     """One of a unit in another; `default` where none is written. Raises ValueError, `what` saying why."""
     if not (unit or "").strip():
         return default
-    said = re.sub(r"[\s.*^()]", "", str(unit).lower()).replace("sec", "s")
+    if wanted == units.km / units.s:  # in any case, with no blanks or dots between
+        bare = re.sub(r"[\s.*^()]", "", str(unit).lower()).replace("sec", "s")
+        unit = {"kms": "km/s", "kms-1": "km/s", "km/s": "km/s", "ms-1": "m/s", "m/s": "m/s"}.get(bare, unit)
     try:
-        written = read_unit("km/s" if said in ("kms-1", "kms") and wanted.is_equivalent(units.km / units.s) else unit)
+        written = read_unit(unit)
         if written.log:
             raise ValueError(f"{unit!r} is a logarithm")
         return float(written.unit.to(wanted))

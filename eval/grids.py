@@ -136,9 +136,9 @@ def spaxel_side(x_arcsec: np.ndarray, y_arcsec: np.ndarray, name: str, pixel_arc
     another than that.
     """
     places = np.unique(np.round(np.stack([x_arcsec, y_arcsec], axis=1), 6), axis=0)
-    if len(places) < 5:
+    if len(places) < 6:
         raise ValueError(f"{name}: {len(places)} places are no map")
-    near = cKDTree(places).query(places, k=5)[0][:, 1:]
+    near = cKDTree(places).query(places, k=6)[0][:, 1:]
     side = float(np.median(near[:, 0]))
     squared = (near[:, 0] / side) ** 2
     # Spaxels with gaps have their next at 1, sqrt(2), 2, ... sides; the centres of bins anywhere.
@@ -153,7 +153,8 @@ def spaxel_side(x_arcsec: np.ndarray, y_arcsec: np.ndarray, name: str, pixel_arc
             )
         if not square:
             raise ValueError(f"{name}: spaxels are not square, or lie too thinly to tell; say pixel_arcsec, their side")
-        return side
+        # With six neighbours as near as the next, of hexagons: squares of the same area.
+        return side * np.sqrt(np.sqrt(0.75)) if np.median(near[:, 4]) < 1.06 * side else side
     fits_said = 0.9 < side / pixel_arcsec < 1.1 or 1.3 < side / pixel_arcsec < 1.5  # the latter: a chessboard
     if (gridded and square and not fits_said) or side > 1.5 * pixel_arcsec:
         raise ValueError(

@@ -101,7 +101,8 @@ def test_a_velocity_in_any_unit(tmp_path, key, unit, of_one):
     check(images(tmp_path))
 
 
-KPC2_PIXEL = (SIDE * DISTANCE * KPC_PER_ARCSEC_MPC) ** 2
+KPC = DISTANCE * KPC_PER_ARCSEC_MPC  # of an arcsec
+KPC2_PIXEL = (SIDE * KPC) ** 2
 DENSITIES = [
     ("solMass pc-2", lambda d: d / 1e6), ("Msun/pc^2", lambda d: d / 1e6), ("MSUN/PC2", lambda d: d / 1e6),
     ("g/cm2", lambda d: d / 4788452460.043275), ("dex(solMass kpc-2)", np.log10),
@@ -338,6 +339,7 @@ def test_images_of_which_one_has_no_wcs(tmp_path):
     with pytest.raises(ValueError, match=r"velocity.fits has no celestial .* one_grid: true"):
         read_galaxy(images(tmp_path))
     check(images(tmp_path, one_grid=True))
+    put(tmp_path, "velocity", MAPS["velocity"])
     put(tmp_path, "dispersion", MAPS["dispersion"][:-1], fits.Header())
     with pytest.raises(ValueError, match="differ in shape"):
         read_galaxy(images(tmp_path, one_grid=True))
@@ -426,7 +428,7 @@ def test_a_beam_in_arcsec_is_not_one_in_degrees(tmp_path):
 @pytest.mark.parametrize(
     ("unit", "of_one"),
     [("arcsec", 1), ("ARCSEC", 1), ("arcmin", 60), ("deg", 3600), ("rad", 206264.806247), ("pix", SIDE),
-     ("spaxel", SIDE), ("kpc", 1 / (DISTANCE * KPC_PER_ARCSEC_MPC)), ("pc", 1e-3 / (DISTANCE * KPC_PER_ARCSEC_MPC)), (None, 1)],
+     ("spaxel", SIDE), ("kpc", 1 / KPC), ("pc", 1e-3 / KPC), (None, 1)],
 )  # fmt: skip
 @pytest.mark.parametrize("by_key", [False, True])
 def test_offsets_in_any_unit(tmp_path, unit, of_one, by_key):
@@ -470,6 +472,8 @@ def test_spaxels_as_they_lie(tmp_path):
     sky = read_galaxy(t).gas
     assert sky.side_arcsec == pytest.approx(SIDE)
     assert len(sky.x_arcsec) == SEEN.sum()
+    hexagons = spaxel_side((X + 0.5 * SIDE * (IY % 2)).ravel(), np.sqrt(0.75) * Y.ravel(), "t", None)
+    assert hexagons**2 == pytest.approx(np.sqrt(0.75) * SIDE**2)
     chess = (IX + IY) % 2 == 0
     assert spaxel_side(X[chess], Y[chess], "t", SIDE) == SIDE
     for x, y, words in ((X, 2 * Y, "not square"), (X[:3], Y[:3] * 0, "not square"), (X[0, :2], Y[0, :2], "are no map")):

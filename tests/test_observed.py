@@ -1,7 +1,9 @@
 """Observed galaxies: maps on the sky become the maps a network knows, uncertainties are what they should be."""
 
 import re
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -393,6 +395,35 @@ def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs,
     np.testing.assert_allclose(np.median(kept, axis=0), table["log10_menc"], atol=1e-4)
     assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"
     assert not list(folder.glob("*partial*"))
+
+
+def test_results_of_one_name_are_all_kept(tmp_path, seen, relative, capsys, monkeypatch):
+    """Two runs and two galaxies of one folder's or file's name, and one that cannot be read: four results."""
+    monkeypatch.setattr("eval.observed.infer", partial(infer, draws=2))
+    for folder in ("A", "B"):
+        shutil.copytree(relative.path, tmp_path / folder / "net")
+        content = write_images(tmp_path / folder, seen)
+        del content["gas"]["beam_fwhm_arcsec"]
+        described(tmp_path / folder, content | {"name": folder})
+    (tmp_path / "C.yaml").write_text("name: C\n")
+    runs = [tmp_path / folder / "net" for folder in ("A", "B")]
+    galaxies = [tmp_path / "A" / "mock.yaml", tmp_path / "C.yaml", tmp_path / "B" / "mock.yaml"]
+    out = tmp_path / "out"
+    assert main(["predict", *map(str, runs), *map(str, galaxies), "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert "`distance_mpc` is missing" in said.err
+    assert said.out.count("No beam of the gas is known") == 4
+
+    def written():
+        return {(m["galaxy"], m["run"]) for m in (QTable.read(f).meta for f in out.rglob("profile.ecsv"))}
+
+    every = {(name, str(run)) for name in "AB" for run in runs}
+    assert written() == every
+    # One by one, in the same folder, they do not know of each other.
+    for name, run in zip("AB", map(str, runs), strict=True):
+        assert main(["predict", run, str(tmp_path / name / "mock.yaml"), "--out", str(out)]) == 0
+    assert written() == every
+    assert len(list((out / "mock").rglob("profile.ecsv"))) == 2
 
 
 def without(*keys):

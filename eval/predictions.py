@@ -5,7 +5,7 @@ estimators have theirs, STORE/SUITE/PART/INSTRUMENT-ESTIMATOR, in a store beside
 with xarray (`xarray.open_datatree(".../predictions.zarr/STORE/SUITE/PART/TRACER", engine="zarr")`) and ArviZ:
 
 posterior      log10_menc (chain, draw, view, radius) [Msun], samples; not there for a point estimate
-summary        median, lo_68, hi_68, lo_95, hi_95 (view, radius) [Msun], log_prob_joint and strangeness (view)
+summary        median, lo_68, hi_68, lo_95, hi_95 (view, radius) [Msun], log_prob_joint, strangeness and beyond (view)
 constant_data  what a view is: galaxy, lineage, sightline, state, log10_menc_true (view, radius), and COLUMNS
 
 Galaxies are written in blocks, the block's token last. A token is a digest of all that a block follows from: a block
@@ -31,7 +31,7 @@ from gen.profile import menc_at
 from train.checkpoint import RunError
 from train.dataset import RADII_RE, part_of
 
-SCHEMA = 2
+SCHEMA = 3
 N_SAMPLES = 200
 #: Galaxies of a block: one chunk of predictions, one task.
 BLOCK = 64
@@ -158,7 +158,8 @@ def prepare(source: Source, part: Part) -> None:
     for name in _SUMMARY:
         _array(root["summary"], name, ["view", "radius"], (rows, k), (per, k), units="log10 Msun", **nan)
     _array(root["summary"], "log_prob_joint", ["view"], [rows], [per], units="ln dex^-K", **nan)
-    _array(root["summary"], "strangeness", ["view"], [rows], [per], units="1", **nan)
+    for name in ("strangeness", "beyond"):
+        _array(root["summary"], name, ["view"], [rows], [per], units="1", **nan)
     data = root["constant_data"]
     _array(data, "log10_menc_true", ["view", "radius"], (rows, k), (per, k), units="log10 Msun", **nan)
     for name, (units, _) in COLUMNS.items():
@@ -226,8 +227,9 @@ class Kept:
         samples: np.ndarray | None = None,
         log_prob_joint: np.ndarray | None = None,
         strangeness: np.ndarray | None = None,
+        beyond: np.ndarray | None = None,
     ) -> None:
-        """A block: constant data by name; medians (N, K), or samples (S, N, K), log densities and strangeness (N,)."""
+        """A block: constant data by name; medians (N, K), or samples (S, N, K) and what `Estimates` has (N,) of."""
         rows = self.rows(block)
         self.forget(block)
         for name, values in constant.items():
@@ -239,6 +241,7 @@ class Kept:
                 self._root["summary"][name][rows] = quantile(rising, share)
             self._root["summary"]["log_prob_joint"][rows] = log_prob_joint
             self._root["summary"]["strangeness"][rows] = strangeness
+            self._root["summary"]["beyond"][rows] = beyond
         else:
             self._root["summary"]["median"][rows] = median
         self._root["token"][block.start // BLOCK] = wanted
@@ -257,6 +260,7 @@ class Kept:
             samples,
             None if samples is None else summary["log_prob_joint"][rows].astype(float),
             None if samples is None else summary["strangeness"][rows].astype(float),
+            None if samples is None else summary["beyond"][rows].astype(float),
         )
         return estimates, {name: data[name][rows] for name in ("state", *COLUMNS)}
 

@@ -55,8 +55,8 @@ PLAIN = ("bias_median", "dispersion_robust", "outliers", "width_68", "width_95")
 class Estimates:
     """What an estimator says of N views, and the truth, log10 M [Msun].
 
-    samples (S, N, K), the log densities log_prob_joint (N,) and strangeness (N,; `train.familiar`) are None for a
-    point estimate, which is the median.
+    samples (S, N, K), the log densities log_prob_joint (N,), strangeness (N,; `train.familiar`) and beyond (N,), the
+    share of samples that had to be held (`train.scaling.held`), are None for a point estimate, which is the median.
     """
 
     galaxy: np.ndarray  # (N,) names
@@ -67,6 +67,7 @@ class Estimates:
     samples: np.ndarray | None = None
     log_prob_joint: np.ndarray | None = None
     strangeness: np.ndarray | None = None
+    beyond: np.ndarray | None = None
 
     def __getitem__(self, which: np.ndarray) -> "Estimates":
         """The views chosen by a mask or by indices."""
@@ -79,6 +80,7 @@ class Estimates:
             None if self.samples is None else self.samples[:, which],
             None if self.log_prob_joint is None else self.log_prob_joint[which],
             None if self.strangeness is None else self.strangeness[which],
+            None if self.beyond is None else self.beyond[which],
         )
 
 
@@ -93,6 +95,7 @@ class PerView:
     tarp: np.ndarray
     joint: np.ndarray
     strange: np.ndarray
+    beyond: np.ndarray
 
     def __getitem__(self, which: np.ndarray) -> "PerView":
         return PerView(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
@@ -105,7 +108,7 @@ class Sums:
     moments (B + 1, Q, K): sums of QUANTITIES, first with weight 1 and then per bootstrap replicate;
     joint (B + 1, 2): count and sum of log_prob_joint; residual (bins, K), pit (RANK_BINS, K), tarp and strange
     (RANK_BINS,) are counts, as are galaxies, views, missing (K,), views without a finite prediction, and left_out,
-    views in which too little is seen to ask.
+    views in which too little is seen to ask. beyond: of `Estimates`, the sum over views.
     """
 
     moments: np.ndarray
@@ -118,6 +121,7 @@ class Sums:
     galaxies: int
     views: int
     left_out: int = 0
+    beyond: float = 0.0
 
     def __add__(self, more: "Sums") -> "Sums":
         return Sums(*(getattr(self, name) + getattr(more, name) for name in self.__dataclass_fields__))
@@ -194,8 +198,8 @@ def per_view(e: Estimates) -> PerView:
         for i, column in enumerate(columns, start=3):
             values[whole, i] = column
         joint[whole], distance[whole] = e.log_prob_joint[whole], tarp(samples, truth, points)
-    strange = np.full(n, np.nan) if e.strangeness is None else e.strangeness
-    return PerView(e.galaxy.astype(str), e.lineage.astype(str), values, pit, distance, joint, strange)
+    strange, beyond = (np.full(n, np.nan) if x is None else x for x in (e.strangeness, e.beyond))
+    return PerView(e.galaxy.astype(str), e.lineage.astype(str), values, pit, distance, joint, strange, beyond)
 
 
 def _counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -233,6 +237,7 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
         len(names),
         n,
         left_out,
+        float(np.nansum(views.beyond)),
     )
 
 

@@ -26,7 +26,8 @@ from gen import store
 from gen.constants import G
 from gen.files import aside, make_folder
 from train.familiar import STRANGE
-from train.posterior import Inference
+from train.posterior import Inference, beyond_said
+from train.scaling import held, is_held
 
 # D draws of what is uncertain, S samples of each, K radii, Q pixels
 DRAWS, SAMPLES, SEED = 200, 20, 0
@@ -65,7 +66,8 @@ class ObservedProfile:
 
     def at_kpc(self, radius_kpc: float, shares: tuple[float, ...] = SHARES) -> np.ndarray:
         """Quantiles of log10 M [Msun] inside a radius [kpc, at the distance as given], between or near the K radii."""
-        inside = _interpolated(np.log10(self.radius_kpc), self.samples, np.log10([radius_kpc]))
+        at = np.log10([radius_kpc])
+        inside = held(_interpolated(np.log10(self.radius_kpc), self.samples, at), at)
         return np.asarray(np.quantile(inside[:, 0], shares))
 
     def inside(self, radius_kpc: float) -> str:
@@ -221,16 +223,19 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
     # Inside the same angles for all draws.
     angle = np.log10(galaxy.half_light_radius_arcsec * posterior.radii_re)
     own = np.log10(np.outer(r_e_arcsec, posterior.radii_re)).repeat(SAMPLES, axis=0)
-    menc = _interpolated(own, drawn, angle)
-    kpc = np.outer(distance.repeat(SAMPLES), 10**angle) * KPC_PER_ARCSEC_MPC
+    log10_kpc = angle + np.log10(distance * KPC_PER_ARCSEC_MPC).repeat(SAMPLES)[:, None]
+    menc = held(_interpolated(own, drawn, angle), log10_kpc)  # straight on beyond the ends can be steep
     r_e = float(r_e_kpc[0])
+    cautions = _cautions(run, galaxy, maps, float(psf_re[0]))
+    beyond = float(is_held(menc, log10_kpc).mean())
+    cautions += [f"{beyond_said(beyond)}."] if beyond else []
     ring = np.full(len(angle), np.nan)
     if "gas" in maps:
         ring = _tilted_ring(maps["gas"], galaxy, posterior.radii_re)
     return ObservedProfile(
         galaxy, tracer, run.path, posterior.radii_re, 10**angle, r_e * posterior.radii_re,
-        menc, np.sqrt(G * 10**menc / kpc), float(np.median(posterior.strangeness())), observed[0],
-        config.field_of_view_re, ring, _cautions(run, galaxy, maps, float(psf_re[0])),
+        menc, 10 ** (0.5 * (menc + np.log10(G) - log10_kpc)), float(np.median(posterior.strangeness())), observed[0],
+        config.field_of_view_re, ring, cautions,
     )  # fmt: skip
 
 

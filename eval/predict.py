@@ -1,5 +1,6 @@
 """Posterior mass profiles of single galaxies."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 from eval.inference import check_maps
 from eval.metrics import SHARES
 from train.dataset import RADII_RE, read_views, usable
-from train.posterior import load
+from train.posterior import beyond_said, load
 
 
 def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
@@ -23,7 +24,11 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     if not keep.any():
         raise ValueError(f"{store}/{suite}: no view has usable {infer.tracer} maps through {infer.instrument.name}")
     views = views[keep]
-    low68, high68, low95, high95, median = infer(views).quantiles(SHARES)
+    posterior = infer(views)
+    low68, high68, low95, high95, median = posterior.quantiles(SHARES)
+    beyond = float(posterior.beyond().mean())
+    if beyond:
+        print(f"eval predict: {run}: {beyond_said(beyond)}", file=sys.stderr)
     n, k = median.shape
     r_e = views.half_mass_radius_kpc.numpy()
     return pd.DataFrame(

@@ -15,7 +15,7 @@ def central_profile(infer: Inference, observed: torch.Tensor, half_mass_radius_k
     for model in infer.models:
         features, unit = model.features(observed, half_mass_radius_kpc)
         middle = torch.zeros(1, len(observed), len(model.config.radii_re) + 1, device=observed.device)
-        found.append(model.density.from_normal(features, middle)[0] + unit[:, None])
+        found.append(model.profiles(features, unit, half_mass_radius_kpc, middle)[0])
     return torch.stack(found).mean(0)
 
 

@@ -33,6 +33,7 @@ from gen.code import version_of
 from gen.files import aside, make_folder, write_atomically
 from train.checkpoint import instrument_of, write_json
 from train.dataset import RADII_RE
+from train.posterior import beyond_said
 
 KEYS = ["estimator", "instrument", "tracer", "train", "test"]
 #: Name of the test group that pools every suite.
@@ -227,6 +228,7 @@ def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
         row["pit_off"] = float(np.max(farthest_off(total.pit))) if known else np.nan
         row["tarp_off"] = float(farthest_off(total.tarp)) if known else np.nan
         row["strange"], row["strange_auc"] = strange(total.strange)
+        row["beyond"] = total.beyond / total.views if known else np.nan
         rows.append(row)
     return pd.DataFrame(rows).sort_values(KEYS, kind="stable", ignore_index=True)
 
@@ -280,7 +282,7 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
 
 
 def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
-    """What a reader should be told besides: suites without galaxies, or foreign to every run; failed predictions."""
+    """What a reader should be told besides: suites without galaxies or foreign to all runs; predictions lost, held."""
     lines = []
     trained = {name for train in summary.train for name in train.split("+")}
     for suite in suites:
@@ -291,6 +293,8 @@ def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
             lines.append(f"{suite}: no run was trained on it; every figure is that of a foreign simulation")
     for row in summary[(summary.train != "") & (summary.n_missing > 0)].itertuples():
         lines.append(f"{row.tracer}, {row.train} on {row.test}: {row.n_missing} predictions are not finite; left out")
+    for row in summary[summary.beyond > 0].itertuples():
+        lines.append(f"{row.tracer}, {row.train} on {row.test}: {beyond_said(row.beyond)}")
     return lines
 
 

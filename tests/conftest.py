@@ -71,6 +71,18 @@ def results(runs: list[Path], map_store: Path, tmp_path_factory: pytest.TempPath
     return out
 
 
+def assert_same_posterior(found, expected, widths: float = 0.02) -> None:
+    """That samples (S, ..., K) are each where the expected are, to a share of the widths of these at each place.
+
+    Rounding moves the far tails of networks that are hardly trained by more than any number of dex that says anything.
+    """
+    import numpy as np
+
+    low, high = np.quantile(expected, [0.16, 0.84], axis=0)
+    assert (high > low).all()
+    np.testing.assert_array_less(np.abs(found - expected), np.broadcast_to(widths * (high - low), expected.shape))
+
+
 def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...] = SUITES, classical: bool = False):
     """What `eval tables --part all` writes, in this process, without Dask."""
     from eval.inference import evaluate_block, sources_of

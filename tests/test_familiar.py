@@ -64,7 +64,8 @@ def test_a_run_knows_its_suites_and_kept_predictions_say_so(runs, map_store, res
     posterior = infer(views)
     assert posterior.strangeness().shape == (len(views),)
     alone = infer(views[np.arange(3)]).strangeness()
-    np.testing.assert_allclose(alone, posterior.strangeness()[:3], atol=1e-6)
+    one = 1.001 / (1 + len(infer.familiar["both"].distances))  # a view may be one of these, and rounding decide
+    np.testing.assert_allclose(alone, posterior.strangeness()[:3], atol=one)
     swapped = torch.cat([seen[:, 4:], seen[:, :4]], dim=1)
     assert infer(swapped, views.half_mass_radius_kpc).strangeness().mean() > posterior.strangeness().mean() + 0.1
     summary = pd.read_csv(results / "summary.csv")

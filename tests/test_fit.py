@@ -63,7 +63,7 @@ def start(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | (env or {})
+    shared = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     started = []
     for rank in range(world):
         mine = {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)} if world > 1 else {}

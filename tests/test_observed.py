@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 import zarr
 from astropy.io import fits
 from astropy.table import QTable
-from conftest import SHARED, SUITES
+from conftest import SHARED, SUITES, assert_same_posterior
 
 from eval.__main__ import main
 from eval.fitsmaps import kms
@@ -22,6 +23,7 @@ from eval.sky import SkyMap, regrid
 from train.config import FitConfig
 from train.dataset import read_views, usable
 from train.posterior import load
+from train.scaling import SPEEDS_KMS
 
 FIELD = 6.0
 
@@ -36,6 +38,14 @@ def relative(map_store, tmp_path_factory):
     wide = {"inputs": "relative", "fade": 0.5, "no_dispersion": 0.3, "across": True}
     fit_ensemble(FitConfig(str(map_store), "gas", SUITES, **small, **wide), out, quiet=True)
     return load(out)
+
+
+@pytest.fixture
+def sharp(relative):
+    """The same, sure of what it says: what is left of a posterior's width is not the network's."""
+    network = load(relative.path)
+    network.unseen = {"gas": [1e-3 * torch.eye(10)]}
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -123,40 +133,53 @@ def test_a_view_on_the_sky_has_the_posterior_of_the_view(runs, seen):
         network = load(next(r for r in runs if r.name == run))
         found = infer(network, galaxy_of(seen, *tracers), draws=3)
         given = network(seen[0][None], np.array([seen[1]]), names=[("mock 1", 0)], unseen=True)
-        np.testing.assert_allclose(found.samples[:20], given.samples(20)[:, 0], atol=2e-3)
-        assert found.strangeness == pytest.approx(float(given.strangeness()[0]), abs=0.02)
-        assert (np.diff(found.samples, axis=1) > 0).all()
+        assert_same_posterior(found.samples[:20], given.samples(20)[:, 0])
+        one = 1.001 / (1 + len(network.familiar[found.tracer].distances))
+        assert found.strangeness == pytest.approx(float(given.strangeness()[0]), abs=one)
+        assert (np.diff(found.samples, axis=1) >= 0).all()
 
 
-def test_mass_inside_an_angle_is_proportional_to_the_distance(relative, seen):
+def test_mass_inside_an_angle_is_proportional_to_the_distance(relative, sharp, seen):
     near = galaxy_of(seen, "gas")
     far = replace(near, distance_mpc=2 * near.distance_mpc)
     one, two = (infer(relative, g, draws=4) for g in (near, far))
-    np.testing.assert_allclose(two.samples - one.samples, np.log10(2), atol=2e-3)
-    np.testing.assert_allclose(two.v_circ_kms, one.v_circ_kms, rtol=5e-3)
+    assert_same_posterior(two.samples - np.log10(2), one.samples)
+    assert_same_posterior(np.log10(two.v_circ_kms), np.log10(one.v_circ_kms))
     # Its error is the distance's: e.g. 20 % are .086 dex; V_c does not know it.
-    vague = infer(relative, replace(near, distance_error_mpc=0.2 * near.distance_mpc), draws=400)
-    exact = infer(relative, near, draws=400)
-    more = np.var(vague.samples, axis=0) - np.var(exact.samples, axis=0)
-    np.testing.assert_allclose(more, np.log(1.04) / np.log(10) ** 2, rtol=0.35)
-    np.testing.assert_allclose(np.quantile(vague.v_circ_kms, 0.9, 0), np.quantile(exact.v_circ_kms, 0.9, 0), rtol=0.05)
+    vague = infer(sharp, replace(near, distance_error_mpc=0.2 * near.distance_mpc), draws=400)
+    exact = infer(sharp, near, draws=400)
+    np.testing.assert_allclose(np.var(vague.samples, axis=0), np.log(1.04) / np.log(10) ** 2, rtol=0.35)
+    np.testing.assert_allclose(vague.v_circ_kms, exact.v_circ_kms, rtol=0.05)
 
 
-def test_what_is_not_known_of_the_galaxy_makes_it_wider(relative, seen):
-    plain = infer(relative, galaxy_of(seen, "gas"), draws=100)
-    vague = infer(
-        relative, galaxy_of(seen, "gas", half_light_radius_error_arcsec=6.0, centre_error_arcsec=2.0), draws=100
-    )
-    assert np.std(vague.samples, axis=0).mean() > np.std(plain.samples, axis=0).mean()
-    again = infer(relative, galaxy_of(seen, "gas"), draws=100)
+def test_what_is_not_known_of_the_galaxy_makes_it_wider(sharp, seen):
+    plain = infer(sharp, galaxy_of(seen, "gas"), draws=100)
+    vague = infer(sharp, galaxy_of(seen, "gas", half_light_radius_error_arcsec=6.0, centre_error_arcsec=2.0), draws=100)
+    assert (np.std(vague.samples, axis=0) > 2 * np.std(plain.samples, axis=0)).all()
+    again = infer(sharp, galaxy_of(seen, "gas"), draws=100)
     np.testing.assert_array_equal(again.samples, plain.samples)
 
 
-def test_a_density_is_known_up_to_a_factor(relative, seen):
+def test_a_density_is_known_up_to_a_factor(sharp, seen):
     galaxy = galaxy_of(seen, "gas")
     brighter = replace(galaxy, gas=replace(galaxy.gas, density=7.0 * galaxy.gas.density), calibrated=frozenset())
-    one, two = (infer(relative, g, draws=2).samples for g in (galaxy, brighter))
+    one, two = (infer(sharp, g, draws=2).samples for g in (galaxy, brighter))
     np.testing.assert_allclose(one, two, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e4])
+def test_a_network_that_knows_nothing_says_what_a_galaxy_can_be(runs, seen, scale):
+    """Its steps are e^thousands dex; the answer is held, rises, has speeds, and says what happened to it."""
+    network = load(next(run for run in runs if run.name == "gas"))
+    network.scales = {"gas": [scale * torch.eye(10)]}
+    found = infer(network, galaxy_of(seen, "gas", half_light_radius_error_arcsec=6.0), draws=20)
+    low, high = SPEEDS_KMS
+    assert found.v_circ_kms.min() >= 0.999 * low
+    assert found.v_circ_kms.max() == pytest.approx(high)
+    assert (np.diff(found.samples, axis=1) >= 0).all()
+    for kpc in (0.01, 3.0, 1000.0):
+        assert 0 < found.at_kpc(kpc, (0.0, 1.0))[1] < 18
+    assert "of the samples were masses that no galaxy has" in " ".join(found.sentences())
 
 
 def test_what_a_run_cannot_use_is_refused(runs, relative, seen):
@@ -228,10 +251,8 @@ def test_fits_images_are_the_arrays(tmp_path, seen, relative, blank):
     assert len(read.gas.x_arcsec) == len(made.gas.x_arcsec)
     np.testing.assert_allclose(read.gas.x_arcsec, -made.gas.x_arcsec, atol=1e-3)  # east is to the left
     np.testing.assert_allclose(read.gas.dispersion_kms, made.gas.dispersion_kms, rtol=1e-4, atol=1e-3)
-    # The mirror image of a galaxy is a galaxy: the network's answer is the same to its equivariance.
-    assert infer(relative, read, draws=2).samples.mean() == pytest.approx(
-        infer(relative, made, draws=2).samples.mean(), abs=0.1
-    )
+    mirrored = replace(made, gas=replace(made.gas, x_arcsec=-made.gas.x_arcsec))
+    assert_same_posterior(infer(relative, read, draws=2).samples, infer(relative, mirrored, draws=2).samples)
 
 
 def test_planes_of_a_cube_masks_and_inverse_variances(tmp_path, seen):

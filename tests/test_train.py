@@ -8,13 +8,24 @@ import torch
 
 from eval.predictions import Part, columns
 from gen import store
+from gen.constants import G
 from gen.instrument import INSTRUMENTS, observe
 from train.dataset import RADII_RE, REASONS, SPLIT, part_of, read_views, usable, why_not
 from train.density import HEADS, ProfileDensity, monotone, unconstrained
 from train.encoders import ANGLES, ENCODERS, PolarEncoder, polar_weights
 from train.network import MassModel, ModelConfig
 from train.posterior import Posterior
-from train.scaling import drop_tracers, flip_sky, only, scale_free, velocity_scale
+from train.scaling import (
+    SPEEDS_KMS,
+    drop_tracers,
+    flip_sky,
+    held,
+    is_held,
+    mass_limits,
+    only,
+    scale_free,
+    velocity_scale,
+)
 
 SUITES = ("bursty", "quiet", "middle")
 
@@ -299,6 +310,41 @@ def test_posterior_object_agrees_with_itself(n):
     np.testing.assert_allclose(
         posterior.log_prob(at), torch.logsumexp(torch.stack(each), 0).detach() - np.log(n), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_a_galaxy_is_neither_heavier_nor_lighter_than_galaxies_are(kind):
+    """What can be is left to the bit; a rising profile rises still; NaN stays; speeds are those of galaxies."""
+    rng = np.random.default_rng(0)
+    log10_r = np.log10(3.0 * np.array(RADII_RE))
+    rising = rng.uniform(-20, 20, (500, 1)) + np.exp(3 * rng.standard_normal((500, 9))).cumsum(1)
+    wild = np.concatenate([rng.uniform(-30, 12, (500, 1)), rising], axis=1)
+    wild.sort(axis=1)
+    found = np.asarray(held(kind(wild), kind(log10_r)))
+    v_circ = 10 ** (0.5 * (found + np.log10(G) - log10_r))
+    np.testing.assert_allclose([v_circ.min(), v_circ.max()], SPEEDS_KMS, rtol=1e-6)
+    assert (np.diff(found, axis=1) > 0).all()
+    low, high = mass_limits(log10_r)
+    inside = (wild > low) & (wild < high)
+    assert np.array_equal(found[inside], wild[inside])
+    np.testing.assert_array_equal(is_held(found, log10_r), ~inside.all(1))
+    endless = held(kind(np.array([-np.inf, np.nan, np.inf])), kind(np.zeros(3)))
+    np.testing.assert_allclose(np.asarray(endless), [np.log10(1e-2 / G), np.nan, np.log10(1e8 / G)])
+
+
+def test_samples_of_a_trained_network_are_its_densitys_own():
+    posterior = members_of_gaussians(1)
+    (model,), (features,) = posterior._models, posterior.features
+    with torch.no_grad():
+        own = (model.density.from_normal(features, posterior._normal(200, slice(None))) + 9.0).numpy()
+    kept = (own == posterior.samples(200)).all(-1)
+    np.testing.assert_allclose(posterior.beyond(200), 1 - kept.mean(0), atol=1e-9)
+    assert kept.mean() > 0.99
+    wide = Posterior([model], [features], torch.full((5,), 9.0), torch.ones(5), names=posterior._names,
+                     scales=[1e3 * torch.eye(10)])  # fmt: skip
+    assert (wide.beyond(200) > 0.9).all()
+    assert np.isfinite(wide.samples(200)).all()
+    assert wide.samples(200).max() < 14
 
 
 def test_unconstrained_and_back():

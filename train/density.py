@@ -138,7 +138,10 @@ class ProfileDensity(nn.Module):
         free = torch.linalg.solve_triangular(self.whitening, white.flatten(0, 1).T, upper=False).T
         return monotone(free.reshape(white.shape) + self.centre)
 
+    def normal(self, features: torch.Tensor, n: int) -> torch.Tensor:
+        """(S, N, K + 1) standard normal numbers for `from_normal`."""
+        return torch.randn(n, len(features), self.n_radii + 1, device=features.device, dtype=features.dtype)
+
     def sample(self, features: torch.Tensor, n: int) -> torch.Tensor:
         """(S, N, K) profiles drawn given features (N, F)."""
-        normal = torch.randn(n, len(features), self.n_radii + 1, device=features.device, dtype=features.dtype)
-        return self.from_normal(features, normal)
+        return self.from_normal(features, self.normal(features, n))

@@ -233,7 +233,7 @@ class Fitter:
             features, unit = self.model.features(observed, r_e[part])
             losses.append(-self.model.density.log_prob(features, truth[part] - unit[:, None]))
             # Few samples: the curves need the median to a few hundredths of its width, no better.
-            samples = self.model.density.from_normal(features, self._val_normal[:, part]) + unit[:, None]
+            samples = self.model.profiles(features, unit, r_e[part], self._val_normal[:, part])
             residuals.append(samples.median(0).values - truth[part])
             ranks.append((samples < truth[part]).sum(0))
         mine = [torch.cat(x).cpu().numpy() for x in (losses, residuals, ranks) if x]

@@ -7,7 +7,7 @@ from torch import nn
 
 from train.density import ProfileDensity
 from train.encoders import ENCODERS
-from train.scaling import raw, scale_free, tracers_of
+from train.scaling import held, raw, scale_free, tracers_of
 
 # N views, P pixels along a side, K radii, S samples
 INPUTS = ("scale_free", "relative", "raw")
@@ -36,6 +36,8 @@ class ModelConfig:
 class MassModel(nn.Module):
     """Posterior of log10 M(<x R_e) [Msun] at the configured radii x, from observed maps."""
 
+    log10_radii_re: torch.Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -48,6 +50,7 @@ class MassModel(nn.Module):
             raise ValueError(f"unknown inputs {config.inputs!r}; there are {', '.join(INPUTS)}")
         joined = config.n_features * len(self.tracers) + (config.inputs == "raw")
         self.join = nn.Sequential(nn.SiLU(), nn.Linear(joined, config.n_features), nn.SiLU())
+        self.register_buffer("log10_radii_re", torch.tensor(config.radii_re).log10(), persistent=False)
         self.density = ProfileDensity(config.n_features, len(config.radii_re), config.head)
 
     def inputs(
@@ -73,8 +76,24 @@ class MassModel(nn.Module):
         features, unit = self.features(observed, half_mass_radius_kpc)
         return self.density.log_prob(features, log10_menc - unit[:, None])
 
+    def profiles(
+        self,
+        features: torch.Tensor,
+        log10_unit: torch.Tensor,
+        half_mass_radius_kpc: torch.Tensor,
+        normal: torch.Tensor,
+        scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """(S, N, K) log10 M(<x R_e) [Msun] that numbers (S, N, K + 1) stand for (`density.from_normal`), each rising.
+
+        features (N, F) and log10_unit (N,) as of `features`. Held between masses that a galaxy can have
+        (`scaling.mass_limits`), which a trained network's samples do not reach.
+        """
+        log10_radius = torch.log10(half_mass_radius_kpc)[:, None] + self.log10_radii_re.to(log10_unit)
+        return held(self.density.from_normal(features, normal, scale) + log10_unit[:, None], log10_radius)
+
     @torch.no_grad()
     def sample(self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, n: int) -> torch.Tensor:
         """(S, N, K) posterior samples of log10 M(<x R_e) [Msun]; each rises with radius."""
         features, unit = self.features(observed, half_mass_radius_kpc)
-        return self.density.sample(features, n) + unit[:, None]
+        return self.profiles(features, unit, half_mass_radius_kpc, self.density.normal(features, n))

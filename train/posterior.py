@@ -18,7 +18,7 @@ from train.checkpoint import instrument_of, load_members, read_config, read_fami
 from train.dataset import Views
 from train.familiar import Familiar
 from train.network import MassModel
-from train.scaling import only
+from train.scaling import SPEEDS_KMS, is_held, only
 
 # N views, K radii, S samples, F features, M members
 #: Views that go through the network at once.
@@ -74,20 +74,27 @@ class Posterior:
 
     @torch.no_grad()
     def samples(self, n: int = 1000) -> np.ndarray:
-        """(S, N, K) profiles drawn from the posterior; each rises with radius."""
+        """(S, N, K) profiles drawn from the posterior; each rises with radius.
+
+        Held between masses that a galaxy can have (`scaling.mass_limits`); `beyond` says how many were.
+        """
         if n not in self._kept:
             out = np.empty((n, len(self), len(self.radii_re)), np.float32)
             at_once = max(1, DRAWS[self._unit.device.type == "cuda"] // n)
             for start in range(0, len(self), at_once):
                 rows = slice(start, start + at_once)
                 normal = self._normal(n, rows).to(self._unit.device)
+                unit, r_e = self._unit[rows, 0], torch.from_numpy(self.half_mass_radius_kpc[rows]).to(normal.device)
                 for i, (model, features, scale) in enumerate(self._members()):
                     mine = slice(i, None, len(self._models))
-                    out[mine, rows] = (
-                        model.density.from_normal(features[rows], normal[mine], scale) + self._unit[rows]
-                    ).cpu()
+                    out[mine, rows] = model.profiles(features[rows], unit, r_e, normal[mine], scale).cpu()
             self._kept = {n: out}
         return self._kept[n]
+
+    def beyond(self, n: int = 1000) -> np.ndarray:
+        """(N,) share of n samples that were masses no galaxy has, somewhere: near 0 of a network that is trained."""
+        log10_radius = np.log10(np.outer(self.half_mass_radius_kpc, self.radii_re))
+        return np.asarray(is_held(self.samples(n), log10_radius).mean(0))
 
     def quantiles(self, q: float | Sequence[float] | np.ndarray, n: int = 1000) -> np.ndarray:
         """(Q, N, K) quantiles q (Q,) per radius, or (N, K) for one q, from n samples."""
@@ -126,6 +133,15 @@ class Posterior:
         hundredths within the samples' range; beyond it the kernel's tail decides.
         """
         return kernel_log_prob(np.moveaxis(self.samples(n), 0, -1) - np.asarray(log10_menc)[..., None])
+
+
+def beyond_said(share: float) -> str:
+    """What it means that a share of samples, above nil, was beyond what a galaxy can be."""
+    low, high = SPEEDS_KMS
+    return (
+        f"{100 * share:.2g} % of the samples were masses that no galaxy has, held at circular speeds of {low:g} or "
+        f"{high:,.0f} km/s: the network is hardly trained, or knows nothing like these maps"
+    )
 
 
 def kernel_log_prob(off: np.ndarray) -> np.ndarray:

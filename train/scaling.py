@@ -1,5 +1,9 @@
-"""Dimensional analysis: maps and masses in units of the view's own velocity scale and R_e."""
+"""Dimensional analysis: maps and masses in units of the view's own velocity scale and R_e, and what a galaxy can be."""
 
+import math
+from typing import TypeVar
+
+import numpy as np
 import torch
 
 from gen.constants import G
@@ -8,6 +12,10 @@ from gen.constants import G
 #: The encoders of each; `any` is trained on gas, on stars and on both by turns.
 TRACERS = {"gas": ("gas",), "stars": ("stars",), "both": ("stars", "gas"), "any": ("stars", "gas")}
 _OFFSET = {"stars": 0, "gas": 4}
+#: Circular speeds [km/s] that hold those of all galaxies with room to spare: the stars of the faintest dwarfs move at
+#: 1 to 4 km/s (McConnachie 2012, AJ 144, 4), and in the richest clusters V_c is some 2,000 km/s.
+SPEEDS_KMS = (0.1, 10_000.0)
+Numbers = TypeVar("Numbers", np.ndarray, torch.Tensor)
 
 
 def tracers_of(tracer: str) -> tuple[str, ...]:
@@ -42,6 +50,32 @@ def split(observed: torch.Tensor, tracer: str) -> tuple[torch.Tensor, ...]:
     weight = density / torch.clamp(density.sum((1, 2), keepdim=True), min=1e-30)
     systemic = (weight * velocity).sum((1, 2), keepdim=True)
     return density, (velocity - systemic) * valid, dispersion, valid
+
+
+def mass_limits(log10_radius_kpc: Numbers) -> tuple[Numbers, Numbers]:
+    """Least and most that log10 M(<r) [Msun] of a galaxy can be: V_c^2 r / G at the ends of SPEEDS_KMS.
+
+    They are of the shape of log10_radius_kpc. Both rise with r, and so does a rising profile that is held between them.
+    """
+    low, high = (log10_radius_kpc + (2 * math.log10(speed) - math.log10(G)) for speed in SPEEDS_KMS)
+    return low, high
+
+
+def held(log10_menc: Numbers, log10_radius_kpc: Numbers) -> Numbers:
+    """Profiles (..., K) of log10 M(<r) [Msun] with what is beyond `mass_limits` put there; all else is left to the bit.
+
+    A density's tails reach as far as its numbers do: of a network that is hardly trained, to 10^96 Msun. NaN stays.
+    """
+    low, high = mass_limits(log10_radius_kpc)
+    if isinstance(log10_menc, torch.Tensor):
+        return torch.clamp(log10_menc, low, high)
+    return np.clip(log10_menc, low, high)
+
+
+def is_held(log10_menc: np.ndarray, log10_radius_kpc: np.ndarray) -> np.ndarray:
+    """(...) whether profiles (..., K) are at `mass_limits` at any radius, to the precision of what is kept of them."""
+    low, high = mass_limits(log10_radius_kpc)
+    return np.asarray(((log10_menc < low + 1e-4) | (log10_menc > high - 1e-4)).any(-1))
 
 
 def velocity_scale(observed: torch.Tensor, tracers: tuple[str, ...]) -> torch.Tensor:

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from gen.constants import LIGHT_KMS
 from gen.formats import FORMATS, SnapshotError
-from gen.formats.base import reading
+from gen.formats.base import is_the_files, reading
 from gen.formats.frontends import forget_datasets
 from gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from gen.particles import Galaxy, Particles, concatenate, empty
@@ -68,7 +68,7 @@ class Snapshot:
                 staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
                 self._ds = self._load_indexed(staged, indexes)
                 promised = self.format.promised(path)
-        except SnapshotError:
+        except BaseException:
             self.close()
             raise
         self.fields: dict[str, list[str]] = {}
@@ -223,6 +223,8 @@ class Snapshot:
             try:
                 values = np.array(region[ptype, name].d, dtype=np.float64, order="F")
             except Exception as error:
+                if not is_the_files(error):
+                    raise
                 why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged?") from error
             region.clear_data()  # the array is ours alone

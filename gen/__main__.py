@@ -80,24 +80,28 @@ def _mock(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from gen import parallel
+    from gen.files import write_atomically
     from gen.mock.archive import jobs, write_snapshot, write_suite_file
     from gen.mock.suites import SUITES
+    from gen.options import Mocks, OptionError, checked
 
-    names = args.suites.split(",")
+    parallel.check()
+    names = list(dict.fromkeys(args.suites.split(",")))
     if unknown := [name for name in names if name not in SUITES]:
-        raise ValueError(f"unknown suite {unknown[0]!r}; there are {', '.join(SUITES)}")
-    if min(args.galaxies, args.stars, args.dark) < 1 or args.gas < 0:
-        raise ValueError("--galaxies, --stars and --dark must be at least 1, --gas at least 0")
-    n = {"n_stars": args.stars, "n_gas": args.gas, "n_dark": args.dark}
-    config = {"seed": args.seed, "galaxies": args.galaxies, **n}
-    if parallel.rank() == 0:
+        raise OptionError(f"unknown suite {unknown[0]!r}; there are {', '.join(SUITES)}")
+    mocks = checked(Mocks, galaxies=args.galaxies, stars=args.stars, gas=args.gas, dark=args.dark, seed=args.seed)
+    n = {"n_stars": mocks.stars, "n_gas": mocks.gas, "n_dark": mocks.dark}
+    config = {"seed": mocks.seed, "galaxies": mocks.galaxies, **n}
+
+    def prepare() -> None:
         for name in names:
             known = args.out / name / "mock.json"
-            if known.exists() and json.loads(known.read_text()) != config:
-                raise ValueError(f"{known.parent} holds galaxies made with {known.read_text()}; choose a new --out")
+            if known.exists() and (text := known.read_text()) and text != json.dumps(config):
+                raise OptionError(f"{known.parent} holds galaxies made with {text}; choose a new --out")
             write_suite_file(args.out / name, name)
-            known.write_text(json.dumps(config))
-    parallel.barrier()
+            write_atomically(known, json.dumps(config))
+
+    parallel.on_rank_0(prepare)
     todo = [(name, group) for name in names for group in jobs(name, args.galaxies)]
     bar = tqdm(total=len(names) * args.galaxies, desc="galaxies", unit="gal", disable=parallel.rank() > 0)
     parallel.share_out(
@@ -114,26 +118,32 @@ def _mock(args: argparse.Namespace) -> int:
 def _maps(args: argparse.Namespace) -> int:
     from gen import parallel
     from gen.maps import generate
+    from gen.options import OptionError, Sharing, checked
     from gen.plan import list_tasks, plan
     from gen.record import Settings
     from gen.suite import load_suite
 
     parallel.check()
-    if args.views < 1 or args.pixels < 4 or args.galaxies_per_shard < 1 or args.readers < 1:
-        raise ValueError("--views, --readers and --galaxies-per-shard must be at least 1 and --pixels at least 4")
-    low, high = args.inclination
-    if not (0 <= low < high <= 90 and args.field_of_view > 0):
-        raise ValueError("--inclination takes two growing angles from 0 to 90, --field-of-view a positive number")
+    checked(Sharing, readers=args.readers)
+    settings = checked(
+        Settings,
+        {"field_of_view_re": "--field-of-view", "inclination_deg": "--inclination"},
+        views=args.views,
+        pixels=args.pixels,
+        seed=args.seed,
+        field_of_view_re=args.field_of_view,
+        inclination_deg=tuple(args.inclination),
+        galaxies_per_shard=args.galaxies_per_shard,
+    )
     suites = parallel.on_rank_0(lambda: [load_suite(path, args.root) for path in args.suites])
     names = [suite.name for suite in suites]
     if len(set(names)) < len(names):
-        raise ValueError(f"two suite files have the same name: {', '.join(sorted(names))}")
+        raise OptionError(f"two suite files have the same name: {', '.join(sorted(names))}")
     if args.dry_run:
         for suite in suites if parallel.rank() == 0 else []:
             for task in list_tasks(suite):
                 print(f"{suite.name}  {task.name}  {task.snapshot}  {task.problem or 'ok'}")
         return 0
-    settings = Settings(args.views, args.pixels, args.seed, args.field_of_view, (low, high), args.galaxies_per_shard)
     if args.plan:
         tasks = parallel.on_rank_0(lambda: plan(suites, args.out, settings, args.repair))
         if parallel.rank() == 0:
@@ -149,9 +159,10 @@ def _maps(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from gen.check import describe
     from gen.formats import FORMATS
+    from gen.options import OptionError
 
     if args.format and args.format not in FORMATS:
-        raise ValueError(f"format {args.format!r} is not one of {', '.join(FORMATS)}")
+        raise OptionError(f"format {args.format!r} is not one of {', '.join(FORMATS)}")
     from gen.draft import draft
 
     unread = 0
@@ -166,11 +177,12 @@ def _check(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from gen.export import export
+    from gen.options import OptionError
 
     if args.view != "all" and not args.view.isdecimal():
-        raise ValueError(f"--view must be a number or all, not {args.view!r}")
+        raise OptionError(f"--view must be a number or all, not {args.view!r}")
     if args.distance_mpc is None and (args.ra, args.dec) != (None, None):
-        raise ValueError("--ra and --dec need --distance-mpc")
+        raise OptionError("--ra and --dec need --distance-mpc")
     view, place = None if args.view == "all" else int(args.view), (args.ra or 0.0, args.dec or 0.0)
     for path in export(args.store, args.suite, args.galaxy, args.out, view, args.instrument, args.distance_mpc, place):
         print(path)
@@ -178,19 +190,23 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code: 0 all done, 2 nothing could be started, 3 some galaxies failed."""
+    """Run one command; the exit code.
+
+    0 all done, 1 stopped by a fault of the program (with its traceback), 2 nothing could be started, 3 some
+    galaxies failed.
+    """
     args = _parser().parse_args(arguments)
     try:
         return {"mock": _mock, "maps": _maps, "check": _check, "export": _export}[args.command](args)
-    except (ValueError, OSError) as error:
+    except Exception as error:
         from gen import parallel
 
-        if parallel.rank() == 0 or args.command == "mock":
-            print(f"gen {args.command}: {error}", file=sys.stderr)
-        if args.command == "mock" and parallel.size() > 1:
-            sys.stderr.flush()
-            parallel.abort(2)
-        return 2
+        said = parallel.is_said(error) or isinstance(error, OSError)
+        if parallel.rank() == 0 or not said:
+            print(f"gen {args.command}: {error if said else parallel.in_words(error)}", file=sys.stderr, flush=True)
+        if not said and parallel.size() > 1:  # perhaps the others have not met it
+            parallel.abort(1)
+        return 2 if said else 1
 
 
 if __name__ == "__main__":

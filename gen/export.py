@@ -1,8 +1,9 @@
 """Views of a store as FITS files, for DS9, CASA or any other tool of the trade."""
 
-import re
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import zarr
@@ -11,6 +12,7 @@ from astropy.io import fits
 from gen import store
 from gen.code import version_of
 from gen.files import aside, make_folder
+from gen.options import OptionError
 from gen.projection import CHANNELS
 
 #: FITS spelling of the units of each channel, and the same in a header's words.
@@ -38,7 +40,7 @@ def export(
     view: its number, or None for all. instrument: a built-in name or a YAML file, None for the
     stored moments. Axes are kpc from the galaxy's centre or, with distance_mpc (of angular size),
     degrees on the sky about centre_deg (RA, Dec). Raises StoreError for a galaxy that is not there
-    or not mapped, ValueError for a view or place that cannot be.
+    or not mapped, OptionError for a view or place that cannot be.
     """
     group = store.open_suite(path, suite)
     names = list(group["galaxy"][:])
@@ -49,11 +51,11 @@ def export(
         raise store.StoreError(f"{path}/{suite}: {galaxy} has no maps (see failures.jsonl); run `python -m gen maps`")
     n_views = group["maps"].shape[1]
     if view is not None and not 0 <= view < n_views:
-        raise ValueError(f"{path}/{suite} has views 0 to {n_views - 1}, not {view}")
+        raise OptionError(f"{path}/{suite} has views 0 to {n_views - 1}, not {view}")
     if distance_mpc is not None and not 0 < distance_mpc < np.inf:
-        raise ValueError(f"a distance of {distance_mpc:g} Mpc is none; give a positive one")
+        raise OptionError(f"a distance of {distance_mpc:g} Mpc is none; give a positive one")
     if not (0 <= centre_deg[0] <= 360 and -90 <= centre_deg[1] <= 90):
-        raise ValueError(f"RA {centre_deg[0]:g}, Dec {centre_deg[1]:g} is no place on the sky [deg]")
+        raise OptionError(f"RA {centre_deg[0]:g}, Dec {centre_deg[1]:g} is no place on the sky [deg]")
     make_folder(out)
     by_light = group.attrs["config"]["suite"]["tracers"]["stars"] == "light"
     written, commit = [], store.commit()
@@ -73,10 +75,22 @@ def export(
             hdu.header["OBJECT"] = header["OBJECT"]
             hdu.header.extend(axes)
             hdus.append(hdu)
-        written.append(out / re.sub(r"[^A-Za-z0-9._-]", "_", f"{suite}_{galaxy}_view{number}.fits"))
+        written.append(out / file_name(suite, galaxy, number))
         with aside(written[-1]) as partial:
             fits.HDUList([*hdus, _profile(group, index)]).writeto(partial, output_verify="exception")
     return written
+
+
+def file_name(suite: str, galaxy: str, view: int) -> str:
+    """The file of one view; no other view of any galaxy has the same, whatever letters are in their names.
+
+    All but letters, digits and `_.-~` is percent-encoded, as in addresses; a suite's name has no dots.
+    Of names longer than file systems allow (255 bytes, the mark of unfinished files included) a hash takes the rest.
+    """
+    name = quote(galaxy, safe="")
+    if len(name) > 150:
+        name = f"{name[:117]}~{blake2b(galaxy.encode(), digest_size=16).hexdigest()}"
+    return f"{suite}.{name}.view{view}.fits"
 
 
 def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view: int, commit: str) -> fits.Header:

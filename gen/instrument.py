@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
+from gen.options import OptionError
 from gen.sightline import seed_of
 from gen.yamlfile import read_checked
 
@@ -92,7 +93,7 @@ class Instrument(_Section):
         if psf.re is not None:
             return psf.re * pixels / field_of_view_re
         if half_mass_radius_kpc is None:
-            raise ValueError(f"instrument {self.name} has a PSF in kpc: it needs each view's half_mass_radius_kpc")
+            raise OptionError(f"instrument {self.name} has a PSF in kpc: it needs each view's half_mass_radius_kpc")
         return (psf.kpc or 0.0) * pixels / (field_of_view_re * half_mass_radius_kpc.double())
 
 
@@ -114,14 +115,14 @@ INSTRUMENTS = {
 
 
 def instrument(name: str) -> Instrument:
-    """The built-in instrument of that name, or that of a YAML file. Raises ValueError with the known ones."""
+    """The built-in instrument of that name, or that of a YAML file. Raises OptionError with the known ones."""
     if name in INSTRUMENTS:
         return INSTRUMENTS[name]
     if not name.endswith((".yaml", ".yml")):
-        raise ValueError(f"unknown instrument {name!r}; there are {', '.join(INSTRUMENTS)}, or give a YAML file")
+        raise OptionError(f"unknown instrument {name!r}; there are {', '.join(INSTRUMENTS)}, or give a YAML file")
     look = read_checked(Path(name), Instrument)
     if INSTRUMENTS.get(look.name, look) != look:
-        raise ValueError(f"{name}: `name`: {look.name} is a built-in instrument; choose another name")
+        raise OptionError(f"{name}: `name`: {look.name} is a built-in instrument; choose another name")
     return look
 
 

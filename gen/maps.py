@@ -3,12 +3,15 @@
 import contextlib
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 from tqdm import tqdm
 
 from gen import failures, parallel, store
-from gen.plan import Task, plan
+from gen.lock import Lock
+from gen.plan import Task, plan, writing
 from gen.record import Settings
 from gen.schedule import schedule
 from gen.suite import Suite
@@ -36,9 +39,19 @@ def generate(
 
     Galaxies that failed before are tried again; with repair also those whose stored arrays cannot
     be read. At most `readers` ranks read snapshots at a time. Failures are lines in
-    `out`/failures.jsonl. Raises StoreError, SuiteError on every rank when nothing can be started.
+    `out`/failures.jsonl. Raises StoreError, SuiteError on every rank when nothing can be started, as
+    when another process maps one of the suites into `out`.
     """
-    tasks = parallel.on_rank_0(lambda: plan(suites, out, settings, repair))
+    with contextlib.ExitStack() as held:  # of rank 0
+        locks: list[Lock] = []
+        parallel.on_rank_0(lambda: locks.extend(held.enter_context(writing(suites, out))))
+        return _generate(suites, out, settings, readers, repair, quiet, locks)
+
+
+def _generate(
+    suites: list[Suite], out: Path, settings: Settings, readers: int, repair: bool, quiet: bool, locks: list[Lock]
+) -> tuple[int, int]:
+    tasks = parallel.on_rank_0(lambda: plan(suites, out, settings, repair, ours=True))
     if repair:
         damaged: list[Task] = []
         parallel.share_out(
@@ -53,13 +66,17 @@ def generate(
             print(f"{out}: cannot be read and done again: {', '.join(names)}", file=sys.stderr)
     batches, suspects, to_index = parallel.on_rank_0(lambda: schedule(tasks, out, settings.galaxies_per_shard))
     ours = {suite.name for suite in suites}
+    for name in sorted({batch[0].suite.name for batch in (*batches, *suspects)}):
+        parallel.on_rank_0(partial(store.add_run, out, name))
     failed: list[dict[str, str]] = []
     done = sum(t.kept for t in tasks)
     bar = tqdm(total=len(tasks), initial=done, desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0)
 
     def note(mapped: list[Task], why: list[str]) -> None:
-        bar.update(sum(not t.kept for t in mapped))
-        new = [{"suite": t.suite.name, "galaxy": t.name, "reason": r} for t, r in zip(mapped, why, strict=True) if r]
+        for lock in locks:
+            lock.check()
+        bar.update(len(mapped))
+        new = [failures.line(t.suite.name, t.name, r) for t, r in zip(mapped, why, strict=True) if r]
         failed.extend(new)
         if new:
             failures.add(out, new)
@@ -73,5 +90,5 @@ def generate(
     bar.close()
     peaks = parallel.gather(_peak_mb())
     if parallel.rank() == 0 and not quiet:
-        print(f"peak memory per rank [MB]: {', '.join(f'{peak:.0f}' for peak in peaks)}", file=sys.stderr)
+        print(f"peak memory per rank [MB]: {max(peaks):.0f} at most, {median(peaks):.0f} median", file=sys.stderr)
     return parallel.broadcast((len(tasks) - len(failed), len(failed)))

@@ -1,15 +1,19 @@
 """The one file that knows MPI: items shared out over ranks, as each rank becomes free."""
 
 import os
+import pickle
 import sys
 import threading
 import time
+import traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from mpi4py import MPI
+
+from gen.options import OptionError
 
 Item = TypeVar("Item")
 _REQUEST, _ANSWER = 11, 12
@@ -27,10 +31,10 @@ def size() -> int:
 
 
 def check() -> None:
-    """Raise ValueError where Slurm started several processes that MPI does not know to belong together."""
+    """Raise OptionError where Slurm started several processes that MPI does not know to belong together."""
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if size() == 1 and tasks != "1":
-        raise ValueError(
+        raise OptionError(
             f"srun started {tasks} processes, and each is alone in its MPI: set MPIRUN in slurm/site.env to what "
             "starts the MPI of mpi4py here ('srun --mpi=pmi2', 'srun --mpi=pmix', 'mpiexec')"
         )
@@ -54,10 +58,37 @@ def on_rank_0(action: Callable[[], Any]) -> Any:
             outcome = action()
         except Exception as error:
             outcome = error
-    outcome = broadcast(outcome)
-    if isinstance(outcome, Exception):
-        raise outcome
+    if isinstance(outcome := broadcast(_sendable(outcome)), _Failed):
+        raise outcome.error
     return outcome
+
+
+class _Failed:
+    """An exception on its way from rank 0 to all others."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+
+def _sendable(outcome: Any) -> Any:
+    """What every rank can be sent; of an exception that cannot be, its words. The others would wait forever."""
+    if not isinstance(outcome, Exception):
+        return outcome
+    try:
+        pickle.loads(pickle.dumps(outcome))
+        return _Failed(outcome)
+    except Exception:
+        return _Failed(RuntimeError(f"{type(outcome).__name__}: {outcome}").with_traceback(outcome.__traceback__))
+
+
+def is_said(error: BaseException) -> bool:
+    """Whether an exception is one that this project words for its user: nothing more is to be known of it."""
+    return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in ("gen", "train", "eval")
+
+
+def in_words(error: BaseException) -> str:
+    """An exception for a log: its message, where that is a sentence for the user; else type and traceback, too."""
+    return str(error) if is_said(error) else "".join(traceback.format_exception(error)).rstrip()
 
 
 def barrier() -> None:
@@ -118,7 +149,7 @@ def share_out(
         try:
             report = number, work(todo[number], reading)
         except Exception as error:  # the others would wait for this rank forever
-            print(f"rank {rank()}: {error}", file=sys.stderr, flush=True)
+            print(f"rank {rank()}: {in_words(error)}", file=sys.stderr, flush=True)
             abort(1)
     if manager:
         manager.join()
@@ -186,7 +217,7 @@ def _manage(
                 free -= 1
                 comm.send(None, dest=waiting.popleft(), tag=_ANSWER)
     except BaseException as error:  # a thread's death would leave every rank waiting
-        print(f"rank 0 could not record a result: {error}", file=sys.stderr, flush=True)
+        print(f"rank 0 could not record a result: {in_words(error)}", file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(1)
 
 

@@ -1,12 +1,16 @@
 """Which galaxies a suite has, and their places in the store."""
 
+import contextlib
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
-from gen import store
+import numpy as np
+
+from gen import failures, lock, store
 from gen.catalogue import Halo, chosen, find_haloes, usable
 from gen.formats import FORMATS, SnapshotError
 from gen.record import Settings
@@ -35,8 +39,10 @@ def list_snapshot(suite: Suite, snapshot: Path) -> list[tuple[str, Halo | None, 
         units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
         path = suite.catalogue_path(snapshot)
         haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
-    except (SnapshotError, SuiteError, OSError, ValueError) as error:
+    except (SnapshotError, SuiteError, OSError) as error:
         return [(suite.galaxy_name(snapshot, UNLISTED), None, str(error))]
+    except Exception as error:  # one strange snapshot must not take the others along
+        return [(suite.galaxy_name(snapshot, UNLISTED), None, failures.unforeseen(snapshot, error))]
     return [(suite.galaxy_name(snapshot, h.name), *usable(h, path)) for h in haloes]
 
 
@@ -69,21 +75,38 @@ def list_tasks(suite: Suite) -> list[Task]:
     return [Task(suite, i, name, path, halo, why) for i, (path, (name, halo, why)) in enumerate(found)]
 
 
-def plan(suites: list[Suite], out: Path, settings: Settings, repair: bool = False) -> list[Task]:
+@contextlib.contextmanager
+def writing(suites: list[Suite], out: Path) -> Iterator[list[lock.Lock]]:
+    """Be the one process that writes these suites' groups. Raises StoreError naming another one that does."""
+    with contextlib.ExitStack() as stack:
+        names = sorted(suite.name for suite in suites)
+        yield [stack.enter_context(lock.hold(out / ".locks" / name, f"{out / name}")) for name in names]
+
+
+def plan(suites: list[Suite], out: Path, settings: Settings, repair: bool = False, ours: bool = False) -> list[Task]:
     """Every galaxy of the suites, with a place in the store, which is made if need be. For one process.
 
-    Raises StoreError, SuiteError or OSError.
+    ours: this process is `writing` the suites already. Raises StoreError, SuiteError or OSError.
     """
+    if not ours:
+        with writing(suites, out):
+            return plan(suites, out, settings, repair, ours=True)
     found = []
     for suite in suites:
         print(f"{suite.name}: listing galaxies of {suite.root / suite.snapshots}", file=sys.stderr)
         tasks = list_tasks(suite)
-        config = {**vars(settings), "suite": suite.model_dump(mode="json", exclude={"root"})}
+        config = {**asdict(settings), "suite": suite.model_dump(mode="json", exclude={"root"})}
         lineages = [suite.lineage_of(t.name, getattr(t.halo, "lineage", None)) for t in tasks]
-        group = store.create_suite(out, suite.name, [t.name for t in tasks], lineages, config)
+        group = store.create_suite(out, suite.name, [t.name for t in tasks], lineages, config, _centres(tasks))
         status = store.read_status(group, unreadable_is_pending=repair)
         number = {str(name): i for i, name in enumerate(group["galaxy"][:])}
         tasks = [replace(t, index=number[t.name]) for t in tasks]
         found += [replace(t, kept=bool(status[t.index] == store.DONE)) for t in tasks]
     (out / ".started").mkdir(exist_ok=True)
     return found
+
+
+def _centres(tasks: list[Task]) -> np.ndarray:
+    """Where catalogues put the galaxies (N, 3) [kpc], NaN where they do not say."""
+    given = [None if t.halo is None else t.halo.centre_kpc for t in tasks]
+    return np.array([np.full(3, np.nan) if centre is None else centre for centre in given], dtype=float)

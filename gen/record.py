@@ -1,10 +1,15 @@
 """What the store keeps of one galaxy: its maps and its true mass profile."""
 
-from dataclasses import dataclass, replace
+import dataclasses
+from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
 
 from gen import store
+from gen.options import SEED, STRICT, whole
 from gen.particles import Galaxy, Particles, within
 from gen.profile import enclosed_mass, half_mass_radius, profile_radii
 from gen.projection import views, with_kernels
@@ -15,23 +20,33 @@ FIELD_OF_VIEW_RE = 6.0
 REACH_RE = 3.0
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How galaxies are looked at; kept in the store's attributes."""
+def _growing(limits: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= limits[0] < limits[1] <= 90:
+        raise ValueError("not growing")
+    return limits
 
-    views: int = 4
-    pixels: int = 32
-    seed: int = 0
-    field_of_view_re: float = FIELD_OF_VIEW_RE
-    inclination_deg: tuple[float, float] = (0.0, 90.0)
-    galaxies_per_shard: int = 1
+
+@dataclass(frozen=True, config=STRICT)
+class Settings:
+    """How galaxies are looked at; kept in the store's attributes. Raises pydantic's ValidationError."""
+
+    views: Annotated[int, whole(1, 10_000)] = 4
+    pixels: Annotated[int, whole(4, 4096)] = 32
+    seed: Annotated[int, SEED] = 0
+    field_of_view_re: Annotated[
+        float, Field(ge=0.01, le=1000, description="a number from 0.01 to 1000 (half-mass radii)")
+    ] = FIELD_OF_VIEW_RE
+    inclination_deg: Annotated[
+        tuple[float, float], AfterValidator(_growing), Field(description="two growing angles from 0 to 90 degrees")
+    ] = (0.0, 90.0)
+    galaxies_per_shard: Annotated[int, whole(1, 100_000)] = 1
 
 
 class Refused(ValueError):
     """A galaxy that cannot be mapped honestly: the message is its line in failures.jsonl."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Frame:
     """How a galaxy is looked at. All of it follows from its own stars, nothing from the truth's aperture.
 

@@ -11,7 +11,7 @@ import numpy as np
 from gen.components import components_of, disc_question, disc_types, unsaid_types
 from gen.constants import LIGHT_KMS
 from gen.formats import FORMATS, SnapshotError
-from gen.formats.base import reading, settled_box
+from gen.formats.base import is_the_files, reading, settled_box
 from gen.formats.frontends import forget_datasets
 from gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from gen.indexes import KeptIndex
@@ -66,7 +66,7 @@ class Snapshot:
                 sound = {t: e for t, e in self._extents_kpc.items() if np.isfinite(e).all()}
                 self.units = settled_box(path, self.units, sound)
                 promised = self.format.promised(path)
-        except SnapshotError:
+        except BaseException:
             self.close()
             raise
         self.fields: dict[str, list[str]] = {}
@@ -245,6 +245,8 @@ class Snapshot:
             try:
                 parts = [region[ptype, name].d for region in regions]
             except Exception as error:
+                if not is_the_files(error):
+                    raise
                 why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged?") from error
             for region in regions:

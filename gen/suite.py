@@ -31,7 +31,7 @@ def snapshot_number(path: Path, format_name: str) -> str:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Catalogue(_Section):

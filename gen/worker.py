@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gen import store
+from gen import failures, store
 from gen.catalogue import Halo, found_centre
 from gen.centre import FARTHEST_RE, offset_re
 from gen.extent import ENOUGH, edge
@@ -43,7 +43,7 @@ class Worker:
         self._snapshot = self._open = None
 
     def __call__(self, tasks: list[Task], reading: Reading) -> list[str]:
-        """Map the galaxies of one chunk or shard and write it whole; the reason why each failed, or "".
+        """Map galaxies of one chunk or shard and write it whole; the reason why each failed, or "".
 
         Raises StoreError when there is no room left: what was done before stays.
         """
@@ -51,12 +51,11 @@ class Worker:
             if (name := tasks[0].suite.name) not in self._groups:
                 self._groups[name] = store.open_suite(self.out, name)
             group = self._groups[name]
-            mark = self.out / ".started" / mark_of(tasks[0])
+            mark = self.out / ".started" / mark_of(tasks[0], self.settings.galaxies_per_shard)
             mark.touch()
-            kept = {t.index: store.read_galaxy(group, t.index) for t in tasks if t.kept}
-            results = [(kept[t.index], "") if t.kept else self._try(t, reading) for t in tasks]
-            store.write_galaxies(group, tasks[0].index, [record for record, _ in results])
-            mark.unlink()
+            results = [self._try(t, reading) for t in tasks]
+            store.write_galaxies(group, [t.index for t in tasks], [record for record, _ in results])
+            mark.unlink(missing_ok=True)
         except OSError as error:
             if error.errno in store.NO_ROOM:
                 raise store.StoreError(
@@ -68,6 +67,8 @@ class Worker:
 
     def _try(self, task: Task, reading: Reading) -> tuple[dict[str, np.ndarray] | None, str]:
         try:
+            if getattr(task.problem, "traceback", ""):
+                return None, task.problem
             if task.halo is None:
                 raise Refused(task.problem)
             return self.record(task, task.halo, reading), ""
@@ -78,7 +79,7 @@ class Worker:
                 raise
             return None, f"{task.snapshot}: cannot be read ({error})"
         except Exception as error:  # one strange galaxy must not take the others along
-            return None, f"{task.snapshot}: cannot be mapped ({type(error).__name__}: {error}); is the file damaged?"
+            return None, failures.unforeseen(task.snapshot, error)
 
     def open(self, task: Task) -> Snapshot:
         """The task's snapshot, kept open; yt's index of a big one is shared through the store's folder."""

@@ -9,20 +9,24 @@ from pydantic import BaseModel, ValidationError
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class FileError(ValueError):
+    """A YAML file that cannot be what it should be: a line for each key that is wrong."""
+
+
 def read_checked(path: Path, model: type[Model]) -> Model:
-    """Read a YAML file as `model`. Raises ValueError, a line for each key that is wrong; never runs code."""
+    """Read a YAML file as `model`. Raises FileError, a line for each key that is wrong; never runs code."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from error
+        raise FileError(f"{path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML ({error})") from error
+        raise FileError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: must be a list of `key: value`; known keys: {', '.join(model.model_fields)}")
+        raise FileError(f"{path}: must be a list of `key: value`; known keys: {', '.join(model.model_fields)}")
     try:
         return model(**{str(k): v for k, v in content.items()})
     except ValidationError as error:
-        raise ValueError("\n".join(_sentence(path, model, problem) for problem in error.errors())) from error
+        raise FileError("\n".join(_sentence(path, model, problem) for problem in error.errors())) from error
 
 
 def _sentence(path: Path, model: type[BaseModel], problem: Any) -> str:

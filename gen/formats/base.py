@@ -1,5 +1,7 @@
 """What every snapshot format has to say about itself."""
 
+import struct
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -17,14 +19,42 @@ class SnapshotError(ValueError):
     """A file that cannot be read as what it is said to be: the message says which, why and what to do."""
 
 
+#: What reads files: errors raised in there may be of any type.
+_READERS = ("h5py", "yt", "astropy", "unyt", "pandas")
+#: What bytes that are not what they should be raise in our own readers.
+_OF_BYTES = (OSError, EOFError, ValueError, LookupError, ArithmeticError, MemoryError, struct.error)
+
+
+def is_the_files(error: BaseException) -> bool:
+    """Whether a damaged file may be behind an exception: by what raised it, numerical libraries not counted.
+
+    In libraries that read files that is any but a missing module, in our own readers what bytes can
+    lead to. Everything else is a fault of the program.
+    """
+    if isinstance(error, ImportError | NotImplementedError):
+        return False
+    if isinstance(error, OSError | EOFError | struct.error | MemoryError):
+        return True
+    raised_in = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = str(frame.f_globals.get("__name__", ""))
+        if name.partition(".")[0] not in ("numpy", "scipy", "contextlib"):
+            raised_in = name
+    if raised_in.partition(".")[0] in _READERS:
+        return True
+    return raised_in.startswith(("gen.formats.", "gen.catalogues.")) and isinstance(error, _OF_BYTES)
+
+
 @contextmanager
 def reading(path: Path, what: str = "") -> Iterator[None]:
-    """What goes wrong inside, as a SnapshotError that names the file: a damaged one makes libraries raise anything."""
+    """What a file makes go wrong inside, as a SnapshotError that names it; faults of the program pass as they are."""
     try:
         yield
     except SnapshotError as error:
         raise error if str(path.parent) in str(error) else SnapshotError(f"{path}: {error}") from error
     except Exception as error:
+        if not is_the_files(error):
+            raise
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise SnapshotError(
             f"{path}: cannot be read{what} ({why[:300]}); missing, cut short, damaged or of another format?"

@@ -106,7 +106,7 @@ class Worker:
         if radius > 0.5 * (snapshot.units.box_kpc or np.inf):
             raise Refused(
                 f"the aperture of {radius:.4g} kpc does not fit into the box of {snapshot.units.box_kpc:.4g} kpc; "
-                "check `aperture`, the catalogue's R200 and BoxSize"
+                "check `aperture`, the catalogue's R200 and BoxSize (`units: {box: none}` if it is no box)"
             )
         centre = densest_point(snapshot) if halo.centre_kpc is None else halo.centre_kpc
         return snapshot.galaxy(centre, radius), centre, radius

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gen import failures, lock, store
+from gen import alike, failures, lock, store
 from gen.catalogue import Halo, chosen, find_haloes, usable
 from gen.formats import FORMATS, SnapshotError
 from gen.record import Settings
@@ -33,10 +33,17 @@ class Task:
     kept: bool = False  # done before, and readable as far as is known
 
 
-def list_snapshot(suite: Suite, snapshot: Path) -> list[tuple[str, Halo | None, str]]:
-    """(name, halo, problem) of every galaxy in one snapshot, without opening its particles."""
+def list_snapshot(
+    suite: Suite, snapshot: Path, known: dict[Path, dict[str, str]] | None = None
+) -> list[tuple[str, Halo | None, str]]:
+    """(name, halo, problem) of every galaxy in one snapshot, without opening its particles.
+
+    known: takes up what all snapshots of a suite should agree on.
+    """
     try:
         units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
+        if known is not None:
+            known[snapshot] = alike.facts(units, _mapped(suite) & FORMATS[suite.format].types(snapshot))
         path = suite.catalogue_path(snapshot)
         haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
     except (SnapshotError, SuiteError, OSError) as error:
@@ -59,11 +66,23 @@ def drawn(names: list[str], most: int | None) -> set[str]:
     return set(sorted(names, key=lot)[:most])
 
 
+def _mapped(suite: Suite) -> set[str]:
+    """The particle types of gas, stars and dark matter; many a galaxy has no black hole."""
+    chosen = FORMATS[suite.format].components | suite.particles.model_dump(exclude_none=True)
+    return {ptype for name, types in chosen.items() if name != "black_holes" for ptype in types}
+
+
 def list_tasks(suite: Suite) -> list[Task]:
-    """Every galaxy of a suite in a fixed order. Raises SuiteError when there is none."""
+    """Every galaxy of a suite in a fixed order; what its snapshots do not agree on is said on stderr.
+
+    Raises SuiteError when there is none.
+    """
     found: list[tuple[Path, tuple[str, Halo | None, str]]] = []
+    known: dict[Path, dict[str, str]] = {}
     for snapshot in suite.snapshot_paths():
-        found += [(snapshot, entry) for entry in list_snapshot(suite, snapshot)]
+        found += [(snapshot, entry) for entry in list_snapshot(suite, snapshot, known)]
+    if odd := alike.differences(known):
+        print(f"{suite.name}: its snapshots do not agree, is this meant? {odd}", file=sys.stderr)
     if not found:
         raise SuiteError(f"suite {suite.name}: no galaxy in its catalogues passes `selection`")
     name, times = Counter(entry[0] for _, entry in found).most_common(1)[0]

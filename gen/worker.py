@@ -117,7 +117,7 @@ class Worker:
         if radius > snapshot.half_box_kpc:
             raise Refused(
                 f"the aperture of {radius:.4g} kpc does not fit into the box of {snapshot.units.box_kpc:.4g} kpc; "
-                "check `aperture`, the catalogue's R200 and BoxSize"
+                "check `aperture`, the catalogue's R200 and BoxSize (`units: {box: none}` if it is no box)"
             )
         centre = found_centre(snapshot) if halo.centre_kpc is None else halo.centre_kpc
         return snapshot.galaxy(centre, radius), centre, radius

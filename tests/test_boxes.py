@@ -1,17 +1,21 @@
-"""Wherever a file's particles lie and whatever box it claims: what is read is what a plain sum over it finds."""
+"""Wherever the particles lie and whatever box a header claims: what is read is what a sum over the file finds."""
 
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 
 import h5py
 import layouts
 import numpy as np
 import pytest
+import yaml
 
-from gen.formats import FORMATS, tipsy
+from gen.formats import FORMATS, CodeUnits, SnapshotError, tipsy
+from gen.formats.base import settled_box
+from gen.formats.domain import domain_of
 from gen.particles import Galaxy, Particles, empty
-from gen.snapshot import Snapshot
+from gen.plan import list_tasks
+from gen.snapshot import Snapshot, images
+from gen.suite import SuiteError, Units, load_suite
 
 BOX, A, H = layouts.BOX, layouts.A, layouts.H
 LENGTHS = {"gadget": layouts.KPC_H, "arepo": layouts.KPC_H, "gizmo": layouts.KPC_H, "swift": layouts.MPC}
@@ -133,19 +137,13 @@ def assert_true_sums(snapshot: Snapshot, disk: dict, box_kpc: float, spheres: li
 
 
 def spheres_in(box_kpc: float, galaxy: Galaxy, corner: float) -> list[tuple[np.ndarray, float]]:
-    """About corners, faces, middles, particles, in other images of the box, small and as large as may be."""
-    rng = np.random.default_rng(8)
+    """About a corner, a face, an edge from outside, a particle; small, and as large as may be."""
     middle = np.median(galaxy.stars.pos_kpc, axis=0) + corner
     if not box_kpc:
-        return [
-            (middle, 200.0),
-            (middle + np.array([250, 0, 0]), 600.0),
-            (galaxy.gas.pos_kpc[3] + corner, 50.0),
-            (middle, 1e5),
-        ]
-    places = [np.zeros(3), np.array([box_kpc, 0.5 * box_kpc, 0]), rng.uniform(0, box_kpc, 3), np.full(3, 0.5 * box_kpc)]
+        return [(middle, 200.0), (middle + np.array([250, 0, 0]), 600.0), (middle, 1e5)]
     return [
-        *((c + corner, r) for c, r in product(places, (30.0, 400.0))),
+        (np.zeros(3) + corner, 400.0),
+        (np.array([box_kpc, 0.5 * box_kpc, 0]) + corner, 150.0),
         (np.full(3, box_kpc) * [1, 1, -0.01] + corner, 150.0),
         (galaxy.gas.pos_kpc[3] + corner, 500.0),
         (middle, 0.499 * box_kpc),
@@ -160,9 +158,333 @@ def test_a_sphere_holds_what_a_sum_over_the_file_finds(place, form, files, tmp_p
     galaxy, box = placed(place), 0.0 if place == "no box" else BOX
     path = write(tmp_path, form, galaxy, files, box)
     disk = on_disk(path, form, files)
-    corner = -0.5 * BOX if form == "tipsy" and box else 0.0
-    for whole in (10, 10**9):
+    spheres = spheres_in(box, galaxy, -0.5 * BOX if form == "tipsy" and box else 0.0)
+    spheres = spheres if files == 1 else spheres[::2]
+    if files == 1:  # parts of one file, which yt's index tells apart
+        monkeypatch.setattr("yt.geometry.particle_geometry_handler.ParticleIndex.chunksize", 60)
+    for whole in (10, 10**9) if files == 1 else (10,):
         monkeypatch.setattr("gen.snapshot.READ_WHOLE", whole)
         with Snapshot(path, form, {"dark": ["PartType1"]} if form != "tipsy" else None) as snapshot:
             assert snapshot.units.box_kpc == (pytest.approx(BOX) if box else None)
-            assert assert_true_sums(snapshot, disk, box, spheres_in(box, galaxy, corner)) > 300
+            assert assert_true_sums(snapshot, disk, box, spheres) > 200
+
+
+@pytest.mark.parametrize("box", [None, 7.0])
+def test_images_are_those_whose_spheres_reach_the_particles(box):
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        pos = rng.uniform(-1, 1, (300, 3)) * rng.uniform(0.1, 6, 3) + rng.uniform(-20, 20, 3)
+        extent, centre, radius = np.array([pos.min(0), pos.max(0)]), rng.uniform(-30, 30, 3), rng.uniform(0.1, 3.4)
+        found = images(centre, radius, extent, box)
+        near = [np.flatnonzero(np.linalg.norm(pos - c, axis=1) <= radius) for c in found]
+        expected = np.flatnonzero(np.linalg.norm(wrapped(pos - centre, box or 0), axis=1) <= radius)
+        assert sorted(np.concatenate([[], *near])) == sorted(expected)
+        assert len(found) <= 27
+
+
+def test_a_domain_holds_its_particles_well_inside():
+    rng = np.random.default_rng(2)
+    for scale, shift in ((1, 0), (1e-3, 1e5), (1e6, -3), (0, 0), (0, -7)):
+        pos = scale * rng.normal(0, 1, (50, 3)) + shift
+        left, right = domain_of({"a": np.array([pos.min(0), pos.max(0)]), "b": np.full((2, 3), pos[0])})
+        assert (left < pos - 1e-6 * np.abs(pos)).all()
+        assert (right > pos + 1e-6 * np.abs(pos)).all()
+    assert np.isfinite(domain_of({"a": np.array([[0, 0, np.nan], [1, 1, np.nan]])})).all()
+    assert np.isfinite(domain_of({})).all()
+
+
+@pytest.mark.parametrize("form", ["tipsy", "gizmo"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_positions_that_are_no_numbers_are_missed_by_no_region(form, bad, tmp_path, monkeypatch):
+    galaxy = placed("inside", 60)
+    galaxy.stars.pos_kpc[7, 1] = bad
+    monkeypatch.setattr("gen.snapshot.READ_WHOLE", 10)
+    monkeypatch.setattr("yt.geometry.particle_geometry_handler.ParticleIndex.chunksize", 20)
+    with np.errstate(invalid="ignore"):
+        path = write(tmp_path, form, galaxy)
+    with (
+        Snapshot(path, form) as snapshot,
+        pytest.raises(SnapshotError, match=f"NaN or infinite values in ({'|'.join(KINDS['stars'])})/Coordinates"),
+    ):
+        snapshot.galaxy(np.full(3, 300.0), 10.0)
+
+
+def isolated(path: Path, box: float, reach: float = 60.0, shift: float = 0.0, **header: object) -> tuple[Path, Galaxy]:
+    """A run without expansion, its dark matter filling a ball, with what a parameter file may leave in the Header."""
+    rng, whole = np.random.default_rng(4), layouts.galaxy(400)
+    ball = rng.normal(0, 1, (400, 3))
+    ball *= (reach * rng.random(400) ** (1 / 3) / np.linalg.norm(ball, axis=1))[:, None]
+    galaxy = Galaxy(whole.stars, whole.gas, Particles(ball, whole.dark.vel_kms, whole.dark.mass_msun), empty())
+    layouts.fire(path, galaxy)
+    with h5py.File(path, "r+") as file:
+        for number, kind in layouts.TYPES.items():
+            file[f"PartType{number}/Coordinates"][...] = galaxy.components()[kind].pos_kpc + shift
+        said = {"OmegaLambda": 0.0, "Omega0": 0.0, "Redshift": 0.0, "Time": 0.5, "HubbleParam": 1.0, "BoxSize": box}
+        for key in said.keys() | header.keys():
+            file["Header"].attrs.pop(key, None)
+        file["Header"].attrs.update({key: value for key, value in (said | header).items() if value is not None})
+    return path, galaxy
+
+
+def enclosed(path: Path, radius: float = 30.0, shift: float = 0.0, units: dict | None = None) -> float:
+    """Dark mass within the radius [1e10 Msun of the file]."""
+    with Snapshot(path, "gizmo", units=units) as snapshot:
+        return snapshot.galaxy(np.full(3, shift), radius).dark.mass_msun.sum() / snapshot.units.mass_msun
+
+
+def true_mass(galaxy: Galaxy, radius: float = 30.0) -> float:
+    inside = np.linalg.norm(galaxy.dark.pos_kpc, axis=1) <= radius
+    return galaxy.dark.mass_msun[inside].sum() / layouts.MASS_H
+
+
+@pytest.mark.parametrize(("box", "whole"), [(0.0, 10), (1.0, 10), (80.0, 10), (80.0, 10**9), (119.0, 10**9), (1e3, 10)])
+def test_a_run_that_is_not_cosmological_and_leaves_its_box_is_not_wrapped(box, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("gen.snapshot.READ_WHOLE", whole)
+    path, galaxy = isolated(tmp_path / "snap.hdf5", box)
+    with Snapshot(path, "gizmo") as snapshot:
+        for radius in (30.0, 39.0, 55.0):
+            found = snapshot.galaxy(np.zeros(3), radius).dark.mass_msun.sum() / snapshot.units.mass_msun
+            assert found == pytest.approx(true_mass(galaxy, radius), rel=1e-6)
+        assert snapshot.units.box_kpc is None
+        assert box == 0 or f"its box of {box:g} kpc is left by positions" in snapshot.units.source
+
+
+def test_a_box_that_is_not_left_stays_one(tmp_path):
+    """Of the suite file or of the header: a run may well be periodic without being cosmological."""
+    path, galaxy = isolated(tmp_path / "snap.hdf5", 200.0, shift=100.0)
+    with h5py.File(path, "r+") as file:
+        for number in layouts.TYPES:
+            pos = file[f"PartType{number}/Coordinates"]
+            pos[...] = np.where((moved := np.mod(pos[...] + 90, 200)) > 199.9, 200.0, moved)  # on the face itself
+    assert enclosed(path, 50.0, 190.0) == pytest.approx(true_mass(galaxy, 50.0), rel=0.02)
+    with h5py.File(path, "r+") as file:
+        file["PartType1/Coordinates"][...] -= 10
+    assert enclosed(path, 50.0, 180.0, {"box": 200.0}) > 2 * enclosed(path, 50.0, 180.0)
+
+
+def test_positions_wider_than_a_cosmological_box_are_refused_until_the_suite_file_says_what_it_is(tmp_path):
+    path, galaxy = isolated(tmp_path / "snap.hdf5", 80.0, OmegaLambda=0.7, Time=1.0)
+    with pytest.raises(
+        SnapshotError, match=r"PartType1/Coordinates span 1\d\d.* kpc in a box of 80 kpc.*`units: {box: none}"
+    ):
+        enclosed(path)
+    for units in ({"box": "none"}, {"cosmological": False}):
+        assert enclosed(path, 39.0, units=units) == pytest.approx(true_mass(galaxy, 39.0), rel=1e-6)
+    assert enclosed(path, 39.0, units={"box": 80.0}) > 1.01 * true_mass(galaxy, 39.0)
+
+
+@pytest.mark.parametrize(
+    "header", [{"BoxSize": 8.0}, {"BoxSize": [1.0, 2.0, 3.0]}, {"BoxSize": np.nan}, {"BoxSize": -5.0}]
+)
+def test_a_wrong_box_is_refused_or_overruled(header, tmp_path):
+    """A BoxSize in Mpc/h beside positions in kpc/h, and what is no box at all."""
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    with h5py.File(path, "r+") as file:
+        file["Header"].attrs.update(header)
+    with pytest.raises(SnapshotError, match=r"more than a box|span|unequal sides|its box side"):
+        enclosed(path)
+    written = layouts.galaxy()
+    for units in ({"box": BOX / A}, {"box": BOX / A, "length_kpc": 1.0}):
+        with Snapshot(path, "gizmo", units=units) as snapshot:
+            assert snapshot.units.box_kpc == pytest.approx(BOX)
+            assert "box: 6666.6" in snapshot.units.source
+            assert len(snapshot.galaxy(np.zeros(3), 100.0).stars) == len(written.stars)
+    with Snapshot(path, "gizmo", units={"box": "none"}) as snapshot:
+        assert 0 < len(snapshot.galaxy(np.zeros(3), 100.0).stars) < len(written.stars)
+
+
+@pytest.mark.parametrize("factor", [1000.0, 1 / H, 1 / A])
+def test_a_box_that_is_not_filled_by_particles_that_fill_one_is_refused(factor, tmp_path):
+    """Where BoxSize is in another unit than positions: nothing would be wrapped, and a galaxy on a face be halved."""
+    galaxy = placed("inside", 2000)
+    path = write(tmp_path, "gadget", galaxy, box_kpc=factor * BOX)
+    with pytest.raises(SnapshotError, match=r"positions fill a cube of 39\d\d.* kpc from the corner of a box of"):
+        Snapshot(path, "gadget")
+    with Snapshot(path, "gadget", units={"box": BOX / A}) as snapshot:
+        assert assert_true_sums(snapshot, on_disk(path, "gadget", 1), BOX, [(np.zeros(3), 300.0)]) > 2000
+
+
+def test_a_given_box_begins_where_the_format_lets_it(tmp_path):
+    path = write(tmp_path, "tipsy", placed("inside"))
+    for units, box, corner in (
+        ({}, BOX, -0.5 * BOX),
+        ({"box": 1e4}, 1e4 * A, -5e3 * A),
+        ({"box": "none"}, None, -0.5 * BOX),
+    ):
+        found = FORMATS["tipsy"].units(path, units)
+        assert found.box_kpc == (None if box is None else pytest.approx(box))
+        assert found.corner_kpc == pytest.approx(corner)
+
+
+@pytest.mark.parametrize(
+    ("param", "box"),
+    [
+        ("bPeriodic = 0", None),
+        ("dxPeriod = 2\ndyPeriod = 2\ndzPeriod = 2", 2 * BOX),
+        ("dyPeriod = 2", "unequal periods"),
+    ],
+)
+def test_tipsy_is_as_periodic_as_its_param_says(param, box, tmp_path):
+    path = write(tmp_path, "tipsy", placed("inside"))
+    with open(path.with_suffix(".param"), "a") as file:
+        file.write(param + "\n")
+    if isinstance(box, str):
+        with pytest.raises(SnapshotError, match=box):
+            FORMATS["tipsy"].units(path, {})
+        assert FORMATS["tipsy"].units(path, {"box": "none"}).box_kpc is None
+    else:
+        assert FORMATS["tipsy"].units(path, {}).box_kpc == (box and pytest.approx(box))
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"Redshift": 0.0}, "contradicts itself"),
+        ({"Redshift": None}, "has no Redshift, so Time = 0.5 may be a scale factor or a time"),
+        ({"Redshift": None, "Time": 0.0}, "no Redshift and no scale factor"),
+        ({"Redshift": None, "Time": 60.0, "ExpansionFactor": 60.0}, "scale factor a = 60"),
+    ],
+)
+def test_dark_energy_in_the_header_of_an_isolated_run_is_overruled_by_the_suite_file(header, words, tmp_path):
+    path, galaxy = isolated(tmp_path / "snap.hdf5", 0.0, OmegaLambda=0.7, HubbleParam=0.7, **header)
+    with pytest.raises(SnapshotError, match=rf"{words}.*`units: {{cosmological: "):
+        FORMATS["gizmo"].units(path, {})
+    units = FORMATS["gizmo"].units(path, {"cosmological": False})
+    assert (units.scale_factor, units.length_kpc, units.cosmological) == (1, pytest.approx(1 / 0.7), False)
+    assert "cosmological: false by the suite file" in units.source
+    found = enclosed(path, 30.0 / 0.7, units={"cosmological": False})
+    assert found == pytest.approx(true_mass(galaxy, 30.0), rel=1e-6)
+
+
+def test_a_cosmological_run_may_be_said_to_be_one(tmp_path):
+    path, _ = isolated(tmp_path / "snap.hdf5", 0.0, Redshift=None, Omega0=1.0)  # Einstein and de Sitter's
+    assert FORMATS["gizmo"].units(path, {}).scale_factor == 1
+    assert FORMATS["gizmo"].units(path, {"cosmological": True}).scale_factor == 0.5
+    path = write(tmp_path, "tipsy", placed("inside"))
+    for said, a, box in ((None, A, BOX), (True, A, BOX), (False, 1.0, BOX / A)):
+        units = FORMATS["tipsy"].units(path, {} if said is None else {"cosmological": said})
+        assert (units.scale_factor, units.box_kpc) == pytest.approx((a, box))
+
+
+@pytest.mark.parametrize("z", [0.0, 4.44e-16, -2e-16, 1e-9])
+@pytest.mark.parametrize("said", [None, 0, 1])
+def test_a_redshift_that_is_rounding_is_none(z, said, tmp_path):
+    path = layouts.swift(tmp_path / "snap.hdf5", layouts.galaxy())
+    with h5py.File(path, "r+") as file:
+        file["Header"].attrs["Redshift"] = z
+        for group in [file["Header"].attrs, file["Cosmology"].attrs]:
+            for key in {"Scale-factor", "Cosmological run"} & group.keys():
+                del group[key]
+        if said is None:  # a cutout that has lost what said whether it is cosmological
+            del file["Cosmology"]
+        else:
+            file["Cosmology"].attrs["Cosmological run"] = [said]
+            file["Cosmology"].attrs["Redshift"] = z
+    assert FORMATS["swift"].units(path, {}).scale_factor == pytest.approx(1, abs=2e-9)
+    path, _ = isolated(tmp_path / "other.hdf5", 0.0, Redshift=z, Time=1.0, ComovingIntegrationOn=said or 0)
+    assert FORMATS["gadget"].units(path, {}).scale_factor == pytest.approx(1, abs=2e-9)
+
+
+def test_a_swift_cutout_without_its_cosmology_is_taken_at_its_redshift(tmp_path):
+    written = layouts.galaxy()
+    path = layouts.swift(tmp_path / "snap.hdf5", written)
+    with h5py.File(path, "r+") as file:
+        del file["Cosmology"], file["Header"].attrs["Scale-factor"]
+    with Snapshot(path, "swift") as snapshot:
+        assert snapshot.units.scale_factor == pytest.approx(A)
+        assert snapshot.galaxy(np.zeros(3), 100.0).stars.mass_msun.sum() == pytest.approx(written.stars.mass_msun.sum())
+
+
+def test_a_box_is_settled_by_positions_alone():
+    units = CodeUnits(1, 1, 1, 100.0, corner_kpc=-50.0)
+    inside, left = np.array([[-50.0] * 3, [50.0] * 3]), np.array([[-50.0] * 3, [50.0, 50.0, 50.01]])
+    assert settled_box(Path("x"), units, {"a": inside}) == units
+    assert settled_box(Path("x"), units, {"a": left}) == units
+    assert settled_box(Path("x"), units, {}) == units
+    for extent, box in ((inside, 100.0), (left, None), (inside + 5e-5, 100.0)):
+        static = CodeUnits(1, 1, 1, 100.0, corner_kpc=-50.0, cosmological=False)
+        assert settled_box(Path("x"), static, {"a": extent}).box_kpc == box
+
+
+@pytest.mark.parametrize("damage", ["no", "index", "extents"])
+def test_an_index_is_kept_with_its_digest_and_made_anew_where_it_is_damaged(damage, tmp_path, monkeypatch):
+    from yt.geometry.particle_geometry_handler import ParticleIndex
+
+    made, coarse = [], ParticleIndex._initialize_coarse_index
+    monkeypatch.setattr(ParticleIndex, "_initialize_coarse_index", lambda self: made.append(1) or coarse(self))
+    monkeypatch.setattr("gen.snapshot.READ_WHOLE", 10)
+    path = write(tmp_path, "gizmo", placed("across one face"), files=3)
+    disk, spheres = on_disk(path, "gizmo", 3), [(np.array([BOX, 0.5 * BOX, 0]), 150.0)]
+    for times in (1, 2):
+        with Snapshot(path, "gizmo", indexes=tmp_path / "indexes") as snapshot:
+            assert assert_true_sums(snapshot, disk, BOX, spheres) > 200
+        assert len(made) == (1 if damage == "no" else times)
+        (index,), (extents,) = ((tmp_path / "indexes").glob(f"*.{end}") for end in ("ewah", "json"))
+        if damage == "index":  # one bit, far from whatever HDF5 looks at
+            raw = bytearray(index.read_bytes())
+            raw[-1] ^= 1
+            index.write_bytes(raw)
+        if damage == "extents":
+            extents.write_text(extents.read_text()[:-9])
+
+
+def test_values_that_yt_does_not_return_are_missed(tmp_path, monkeypatch):
+    from yt.frontends.gadget.io import IOHandlerGadgetHDF5
+
+    whole = IOHandlerGadgetHDF5._read_particle_data_file
+
+    def cut(self, data_file, ptf, selector=None):
+        return {field: values[:-1] for field, values in whole(self, data_file, ptf, selector).items()}
+
+    monkeypatch.setattr(IOHandlerGadgetHDF5, "_read_particle_data_file", cut)
+    path = write(tmp_path, "gizmo", placed("inside"))
+    with Snapshot(path, "gizmo") as snapshot, pytest.raises(SnapshotError, match="149 of the 150 values of PartType"):
+        snapshot.galaxy(np.zeros(3), 100.0)
+
+
+def suite_file(folder: Path, **more: object) -> Path:
+    content = {"name": "mine", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc": 39}} | more
+    (folder / "mine.yaml").write_text(yaml.safe_dump(content))
+    return folder / "mine.yaml"
+
+
+@pytest.mark.parametrize(
+    ("written", "box"), [("none", "none"), ("None", "none"), (None, "none"), (100000, 1e5), (5e4, 5e4)]
+)
+def test_a_suite_file_says_what_the_box_is(written, box, tmp_path):
+    units = load_suite(suite_file(tmp_path, units={"box": written, "cosmological": False})).units
+    assert units.model_dump(exclude_none=True) == {"box": box, "cosmological": False}
+    assert Units().model_dump(exclude_none=True) == {}
+
+
+@pytest.mark.parametrize("box", ["nothing", 0, -3.0, float("inf"), True, [1, 1, 1]])
+def test_a_box_that_is_neither_none_nor_a_side_is_refused(box, tmp_path):
+    with pytest.raises(SuiteError, match=r"`units.box.*comoving kpc"):
+        load_suite(suite_file(tmp_path, units={"box": box}))
+
+
+def test_snapshots_that_do_not_belong_together_are_named(tmp_path, capsys):
+    for i in range(4):
+        layouts.fire(tmp_path / f"snap_{i}.hdf5", layouts.galaxy())
+    suite = load_suite(suite_file(tmp_path))
+    assert len(list_tasks(suite)) == 4
+    assert capsys.readouterr().err == ""
+    with h5py.File(tmp_path / "snap_2.hdf5", "r+") as file:
+        file["Header"].attrs["HubbleParam"] = 1.0
+        file["Header"].attrs["NumPart_Total"] = [40, 40, 7, 0, 40, 0]
+    with h5py.File(tmp_path / "snap_3.hdf5", "r+") as file:
+        file.create_group("Units").attrs.update(
+            UnitLength_in_cm=layouts.KPC, UnitMass_in_g=layouts.MSUN * 1e10, UnitVelocity_in_cm_per_s=1e5
+        )
+    assert len(list_tasks(suite)) == 4
+    (said,) = capsys.readouterr().err.splitlines()
+    for words in (
+        r"h: 0.7 in 3 (",
+        r"1 in 1 (",
+        "snap_2.hdf5",
+        "the file's Units group in 1 (",
+        "PartType2, PartType4 in 1",
+    ):
+        assert words in said
+    assert len(list_tasks(suite.model_copy(update={"snapshots": "snap_[01].hdf5"}))) == 2
+    assert capsys.readouterr().err == ""

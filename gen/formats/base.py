@@ -87,13 +87,16 @@ class CodeUnits:
 ON_THE_FACE = 1e-6
 #: Positions that span more than this share of the box are not those of a periodic box of that side.
 WIDEST = 1.01
+#: Positions that fill a cube from the box's corner to less than this share are of another box: no cutout begins there.
+FULLEST = 0.98
 
 
 def settled_box(path: Path, units: CodeUnits, extents_kpc: dict[str, np.ndarray]) -> CodeUnits:
     """The units with the header's box as the positions bear it out; extents_kpc: (2, 3) of each particle type.
 
     A run that is not cosmological and leaves its box is not periodic: codes write a BoxSize all the same.
-    Raises SnapshotError where positions cannot be those of a periodic box of that side.
+    Raises SnapshotError where positions cannot be those of a periodic box of that side, unless the
+    suite file gives it.
     """
     if units.box_kpc is None or not extents_kpc:
         return units
@@ -108,6 +111,13 @@ def settled_box(path: Path, units: CodeUnits, extents_kpc: dict[str, np.ndarray]
             raise SnapshotError(f"{path}: positions more than a box outside the box in {ptype}/Coordinates; {hint}")
         if (span := (high - low).max()) > WIDEST * box and not units.box_given:
             raise SnapshotError(f"{path}: {ptype}/Coordinates span {span:.6g} kpc in a box of {box:.6g} kpc; {hint}")
+    whole = np.array(list(extents_kpc.values()))
+    low, high = whole[:, 0].min(axis=0) - corner, whole[:, 1].max(axis=0) - corner
+    side = high.max()
+    if side < FULLEST * box and max(*abs(low), *(side - high)) < 5e-3 * side and not units.box_given:
+        raise SnapshotError(
+            f"{path}: positions fill a cube of {side:.6g} kpc from the corner of a box of {box:.6g} kpc; {hint}"
+        )
     return units
 
 

@@ -67,6 +67,23 @@ def raw(module: str, name: str, overrides: Overrides = ()) -> Any:
             set_domain(self)
             super()._initialize_index()
 
+        def _initialize_coarse_index(self) -> float:
+            if len(self.data_files) > 1:
+                return float(super()._initialize_coarse_index())
+            # A file in one chunk is in every cell of its index: no need to read it twice to find out in which.
+            edges = np.array([self.dataset.domain_left_edge.d, self.dataset.domain_right_edge.d])
+            cells = np.array(np.meshgrid(*(0.75 * edges + 0.25 * edges[::-1]).T)).reshape(3, -1).T
+            self.regions._coarse_index_data_file(np.ascontiguousarray(cells), None, 0)
+            self.regions._set_coarse_index_data_file(0)
+            self.regions.find_collisions_coarse()
+            return 0.0
+
+        def _initialize_refined_index(self) -> None:
+            if len(self.data_files) > 1:
+                super()._initialize_refined_index()
+            else:
+                self.regions.find_collisions_refined()
+
     methods = {
         "_is_valid": classmethod(never_valid),
         "create_field_info": create_field_info,

@@ -147,7 +147,7 @@ class Tipsy(Format):
             hubble = known["dHubble0"] * float(np.sqrt(G * mass / length**3)) / 0.1
         # Gasoline's time unit is 1/sqrt(G rho); comoving velocities carry a factor a.
         velocity = given.get("velocity_kms", float(np.sqrt(G * mass / length)))
-        period = None if "box" in given else self._period(path, known, comoving)
+        period = self._period(path, known, comoving, overruled="box" in given)
         box = None if period is None else period * length * a
         check_cosmology(path, a, hubble)
         source = f"dKpcUnit and dMsolUnit of {self._param(path).name}"
@@ -155,12 +155,12 @@ class Tipsy(Format):
         return CodeUnits(length * a, mass, velocity * a, box, a, hubble, source, corner, cosmological=comoving)
 
     @staticmethod
-    def _period(path: Path, known: dict[str, float], comoving: bool) -> float | None:
+    def _period(path: Path, known: dict[str, float], comoving: bool, overruled: bool) -> float | None:
         """Side of the box in code units, None where space is not periodic (Gasoline: dxPeriod defaults to dPeriod)."""
         if not known.get("bPeriodic", comoving):
             return None
         sides = [known.get(name, known.get("dPeriod", 1.0)) for name in _PERIODS]
-        if not np.allclose(sides, sides[0], rtol=1e-6):
+        if not (overruled or np.allclose(sides, sides[0], rtol=1e-6)):
             raise SnapshotError(f"{path}: its .param has unequal periods {sides}; only cubic boxes can be wrapped")
         return sides[0]
 

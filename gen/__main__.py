@@ -29,6 +29,11 @@ def _parser() -> argparse.ArgumentParser:
     mock.add_argument("--stars", type=int, default=20_000, help="star particles per galaxy (default: %(default)s)")
     mock.add_argument("--gas", type=int, default=10_000, help="gas particles per galaxy (default: %(default)s)")
     mock.add_argument("--dark", type=int, default=20_000, help="dark particles per galaxy (default: %(default)s)")
+    mock.add_argument(
+        "--precision",
+        choices=("single", "double"),
+        help="of positions (default: as the suite's code writes them: Tipsy and AREPO single, GIZMO double)",
+    )
 
     maps = commands.add_parser("maps", help="project the galaxies of suites into a map store")
     maps.add_argument("suites", type=Path, nargs="+", metavar="SUITE.yaml", help="suite files (docs/generation.md)")
@@ -87,6 +92,7 @@ def _mock(args: argparse.Namespace) -> int:
         raise ValueError("--galaxies, --stars and --dark must be at least 1, --gas at least 0")
     n = {"n_stars": args.stars, "n_gas": args.gas, "n_dark": args.dark}
     config = {"seed": args.seed, "galaxies": args.galaxies, **n}
+    config |= {"precision": args.precision} if args.precision else {}
     if parallel.rank() == 0:
         for name in names:
             known = args.out / name / "mock.json"
@@ -96,10 +102,11 @@ def _mock(args: argparse.Namespace) -> int:
             known.write_text(json.dumps(config))
     parallel.barrier()
     todo = [(name, group) for name in names for group in jobs(name, args.galaxies)]
+    double = None if args.precision is None else args.precision == "double"
     bar = tqdm(total=len(names) * args.galaxies, desc="galaxies", unit="gal", disable=parallel.rank() > 0)
     parallel.share_out(
         todo,
-        lambda job, _: write_snapshot(args.out / job[0], *job, args.seed, n),
+        lambda job, _: write_snapshot(args.out / job[0], *job, args.seed, n, double),
         lambda job, _: bar.update(len(job[1])),
     )
     bar.close()

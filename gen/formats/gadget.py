@@ -423,11 +423,13 @@ def write(
     scale_factor: float,
     hubble: float,
     flavour: str,
+    double: bool = True,
 ) -> None:
     """A snapshot as AREPO or GIZMO writes it: comoving kpc/h, 1e10 Msun/h, km/s sqrt(a).
 
     galaxies: (galaxy, centre_kpc (3,), velocity_kms (3,)), physical, in a periodic physical box.
     flavour: `arepo` (densities, Config, Parameters) or `gizmo` (smoothing lengths, bare header).
+    double: positions in double precision; in single they are good to 6e-8 of the box.
     """
     length, mass, velocity = scale_factor / hubble, 1e10 / hubble, np.sqrt(scale_factor)
     counts = np.zeros(6, dtype=np.int32)
@@ -441,7 +443,9 @@ def write(
                 continue
             group = file.create_group(f"PartType{number}")
             pos = np.concatenate([p.pos_kpc + centre for p, centre, _ in here])
-            group["Coordinates"] = np.mod(pos, box_kpc) / length
+            code = (np.mod(pos, box_kpc) / length).astype(np.float64 if double else np.float32)
+            code[code >= code.dtype.type(box_kpc / length)] = 0  # rounded onto the far face
+            group["Coordinates"] = code
             group["Velocities"] = np.float32(np.concatenate([p.vel_kms + v for p, _, v in here]) / velocity)
             masses = np.concatenate([p.mass_msun for p, _, _ in here])
             group["Masses"] = np.float32(masses / mass)

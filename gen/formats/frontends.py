@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from gen.formats.base import SnapshotError
 
 Overrides = tuple[tuple[str, Any], ...]
+_numbers = count()
 
 
 def _as_doubles(on_disk: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -71,7 +73,7 @@ def raw(module: str, name: str, overrides: Overrides = ()) -> Any:
         "_index_class": PointIndex,
         **dict(overrides),
     }
-    return type(f"Raw{name}", (frontend,), methods)
+    return type(f"Raw{name}{next(_numbers)}", (frontend,), methods)  # yt warns of two of one name
 
 
 def forget_datasets() -> None:

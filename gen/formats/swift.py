@@ -49,9 +49,9 @@ class Swift(Gadget):
             return 1.0, 1.0
         return scale_factor(path, cosmology | attrs, ("Scale-factor",)), scalar(cosmology.get("h", 1.0))
 
-    def _columns(self, group: h5py.Group) -> dict[str, str]:
+    def _columns(self, ptype: str, group: h5py.Group) -> dict[str, str]:
         named = group.file.get("SubgridScheme/NamedColumns", {})
-        if group.name != "/PartType0" or "SpeciesFractions" not in named or "ElementMassFractions" not in named:
+        if ptype != "PartType0" or "SpeciesFractions" not in named or "ElementMassFractions" not in named:
             return {}
         molecules = any(bytes(name).strip(b"\0 ") == b"H2" for name in named["SpeciesFractions"][()])
         return {

@@ -30,6 +30,11 @@ def _parser() -> argparse.ArgumentParser:
     mock.add_argument("--stars", type=int, default=20_000, help="star particles per galaxy (default: %(default)s)")
     mock.add_argument("--gas", type=int, default=10_000, help="gas particles per galaxy (default: %(default)s)")
     mock.add_argument("--dark", type=int, default=20_000, help="dark particles per galaxy (default: %(default)s)")
+    mock.add_argument(
+        "--precision",
+        choices=("single", "double"),
+        help="of positions (default: as the suite's code writes them: Tipsy and AREPO single, GIZMO double)",
+    )
 
     maps = commands.add_parser("maps", help="project the galaxies of suites into a map store")
     maps.add_argument("suites", type=Path, nargs="+", metavar="SUITE.yaml", help="suite files (docs/generation.md)")
@@ -92,6 +97,7 @@ def _mock(args: argparse.Namespace) -> int:
     mocks = checked(Mocks, galaxies=args.galaxies, stars=args.stars, gas=args.gas, dark=args.dark, seed=args.seed)
     n = {"n_stars": mocks.stars, "n_gas": mocks.gas, "n_dark": mocks.dark}
     config = {"seed": mocks.seed, "galaxies": mocks.galaxies, **n}
+    config |= {"precision": args.precision} if args.precision else {}
 
     def prepare() -> None:
         for name in names:
@@ -103,10 +109,11 @@ def _mock(args: argparse.Namespace) -> int:
 
     parallel.on_rank_0(prepare)
     todo = [(name, group) for name in names for group in jobs(name, args.galaxies)]
+    double = None if args.precision is None else args.precision == "double"
     bar = tqdm(total=len(names) * args.galaxies, desc="galaxies", unit="gal", disable=parallel.rank() > 0)
     parallel.share_out(
         todo,
-        lambda job, _: write_snapshot(args.out / job[0], *job, args.seed, n),
+        lambda job, _: write_snapshot(args.out / job[0], *job, args.seed, n, double),
         lambda job, _: bar.update(len(job[1])),
     )
     bar.close()

@@ -1,13 +1,16 @@
 """`python -m gen check`: a snapshot, or a suite file and the first snapshot it leads to, in words and a verdict."""
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from gen.alike import differences
 from gen.catalogue import Halo, find_haloes, usable, why_not
-from gen.formats import SnapshotError
+from gen.formats import FORMATS, SnapshotError
 from gen.formats.recognise import recognised
+from gen.plan import facts_of
 from gen.sketch import Sketch, sketch
 from gen.suite import Suite, SuiteError, load_suite
 
@@ -71,7 +74,7 @@ def _suite_lines(suite: Suite) -> list[str]:
     lines = [f"suite {suite.name}: {len(paths)} snapshots, of which the first:", *_snapshot_lines(seen)]
     light = f" of {suite.tracers.light_field}" if suite.tracers.light_field else ""
     lines.append(f"  maps show   gas: {suite.tracers.gas}, stars: {suite.tracers.stars}{light}")
-    wrong, odd = list(seen.wrong), list(seen.odd)
+    wrong, odd = list(seen.wrong), [*seen.odd, *_unlike(suite, paths)]
     if seen.units is None:
         return [*lines, *_verdict(wrong, odd)]
     try:
@@ -93,6 +96,16 @@ def _suite_lines(suite: Suite) -> list[str]:
     if len(chosen) > LISTED:
         lines.append(f"              and {len(chosen) - LISTED} more; `gen maps --dry-run` lists all")
     return [*lines, *_verdict(wrong, odd)]
+
+
+def _unlike(suite: Suite, snapshots: list[Path]) -> list[str]:
+    """What the headers of a suite's snapshots do not agree on."""
+    known = {}
+    for path in snapshots:
+        with suppress(SnapshotError):  # one that cannot be read is a failure of its own
+            units = FORMATS[suite.format].units(path, suite.units.model_dump(exclude_none=True))
+            known[path] = facts_of(suite, path, units)
+    return [f"its snapshots do not agree, is this meant? {words}"] if (words := differences(known)) else []
 
 
 def _doubt(seen: Sketch, suite: Suite, halo: Halo, path: Path | None) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gen import alike, failures, lock, store
 from gen.catalogue import Halo, chosen, find_haloes, usable
-from gen.formats import FORMATS, SnapshotError
+from gen.formats import FORMATS, CodeUnits, SnapshotError
 from gen.record import Settings
 from gen.suite import Suite, SuiteError
 
@@ -43,7 +43,7 @@ def list_snapshot(
     try:
         units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
         if known is not None:
-            known[snapshot] = alike.facts(units, _mapped(suite) & FORMATS[suite.format].types(snapshot))
+            known[snapshot] = facts_of(suite, snapshot, units)
         path = suite.catalogue_path(snapshot)
         haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
     except (SnapshotError, SuiteError, OSError) as error:
@@ -64,6 +64,11 @@ def drawn(names: list[str], most: int | None) -> set[str]:
         return blake2b(name.encode(), digest_size=16, person=b"max_galaxies").digest()
 
     return set(sorted(names, key=lot)[:most])
+
+
+def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:
+    """What a suite's snapshots should agree on, of one of them. Raises SnapshotError."""
+    return alike.facts(units, _mapped(suite) & FORMATS[suite.format].types(snapshot))
 
 
 def _mapped(suite: Suite) -> set[str]:

@@ -271,6 +271,8 @@ class Snapshot:
         vel = field("Velocities", units.velocity_kms)
         if len(vel) and max(vel.max(), -vel.min()) > LIGHT_KMS:
             refuse("speeds beyond that of light", "Velocities", "check the velocity unit, or is the file damaged?")
+        if (blank := np.count_nonzero(~(pos.any(axis=1) | vel.any(axis=1)))) > 1:
+            refuse(f"{blank} particles at rest at (0, 0, 0)", "Coordinates", "was the file written to its end?")
         mass = field(self.format.mass, units.mass_msun)
         if mass.min(initial=0.0) < 0:
             refuse("negative masses", self.format.mass, "is the file damaged?")

@@ -269,10 +269,10 @@ def swift_groups(file: h5py.File, kernel: str = "Quartic spline (M5)") -> None:
     named["Luminosities"] = np.array([b"GAMA_g", b"GAMA_r"], "S32")
 
 
-def swift_virtual(path: Path, whole: Galaxy) -> Path:
+def swift_virtual(path: Path, whole: Galaxy, files: int = 3) -> Path:
     """SWIFT's meta-snapshot: virtual datasets over the files of a distributed one, by relative names."""
-    swift(path, whole, files=3)
-    parts = _names(path, 3)
+    swift(path, whole, files)
+    parts = _names(path, files)
     with h5py.File(path, "w") as meta, h5py.File(parts[0]) as first:
         for number in TYPES:
             for field in first[f"PartType{number}"]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from gen.formats.base import SnapshotError
 from gen.formats.domain import set_domain
 
 Overrides = tuple[tuple[str, Any], ...]
+_numbers = count()
 
 
 def _as_doubles(on_disk: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -90,7 +92,7 @@ def raw(module: str, name: str, overrides: Overrides = ()) -> Any:
         "_index_class": PointIndex,
         **dict(overrides),
     }
-    return type(f"Raw{name}", (frontend,), methods)
+    return type(f"Raw{name}{next(_numbers)}", (frontend,), methods)  # yt warns of two of one name
 
 
 def forget_datasets() -> None:

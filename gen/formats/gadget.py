@@ -119,10 +119,12 @@ def worth_of(dataset: h5py.Dataset, cgs: float) -> Worth | None:
 def _from_datasets(path: Path, file: h5py.File) -> dict[str, Worth]:
     """Units that the datasets agree on; empty unless all three quantities have theirs."""
     found: dict[str, Worth] = {}
-    groups = [file[f"PartType{i}"] for i in _TYPES if f"PartType{i}" in file]
+    groups = particle_groups(path, file).values()
     for key, (field, _, cgs) in QUANTITIES.items():
-        datasets = [group[name] for group in groups for name in group if _NAMES.get(name) == field]
-        said = {dataset.name: worth for dataset in datasets if (worth := worth_of(dataset, cgs)) is not None}
+        datasets = [group.get(name) for group in groups for name in group if _NAMES.get(name) == field]
+        said = {
+            dataset.name: worth for dataset in datasets if dataset is not None and (worth := worth_of(dataset, cgs))
+        }
         for name, worth in said.items():
             first, known = next(iter(said.items()))
             if not np.allclose(worth, known, rtol=1e-4):
@@ -194,24 +196,17 @@ class Gadget(Format):
         own[: len(table)] = table
         counts = np.zeros(6, dtype=np.int64)
         with h5py.File(path, "r") as source, h5py.File(staged, "w") as link:
-            for number in _TYPES:
-                if (name := f"PartType{number}") not in source.keys():  # noqa: SIM118  (`in` misses links to nothing)
-                    continue
-                group = source.get(name)
-                if group is None:
-                    raise SnapshotError(
-                        f"{path}: {name} is a link to nothing; put the file that has it beside this one"
-                    )
+            for number, group in particle_groups(path, source).items():
                 if not _holds_particles(path, group):
                     continue
                 counts[number] = group["Coordinates"].shape[0]
-                if "Masses" in self._link(path, group, link, light):
+                if "Masses" in self._link(path, name := f"PartType{number}", group, link, light):
                     own[number] = np.nan
                 elif counts[number] and own[number] == 0:
                     raise SnapshotError(f"{path}: {name} has neither Masses nor a MassTable entry")
         return counts, own
 
-    def _link(self, path: Path, group: h5py.Group, staged: h5py.File, light: str | None) -> set[str]:
+    def _link(self, path: Path, ptype: str, group: h5py.Group, staged: h5py.File, light: str | None) -> set[str]:
         """Show yt the fields of one particle type where they lie; their names."""
         linked: set[str] = set()
         n = group["Coordinates"].shape[0]
@@ -227,19 +222,19 @@ class Gadget(Format):
                     f"{path}: {group.name}/{name} are {dataset.dtype}, too coarse for positions or steps of no known "
                     "length; write them as floats of 32 or 64 bits in the file's unit"
                 )
-            show(staged, f"{group.name}/{said}", dataset)
+            show(staged, f"{ptype}/{said}", dataset)
             linked.add(said)
-        columns = self._columns(group) | ({"Light": light} if light else {})
+        columns = self._columns(ptype, group) | ({"Light": light} if light else {})
         for said, wanted in columns.items():
             dataset, column = find_column(path, group, wanted)
             if dataset is not None and n and said not in linked:
                 checked(path, group, wanted.partition("[")[0])
                 if len(dataset) != n:
                     raise SnapshotError(f"{path}: {dataset.name} has {len(dataset)} rows for {n} particles")
-                show(staged, f"{group.name}/{said}", dataset, column)
+                show(staged, f"{ptype}/{said}", dataset, column)
         return linked
 
-    def _columns(self, group: h5py.Group) -> dict[str, str]:
+    def _columns(self, ptype: str, group: h5py.Group) -> dict[str, str]:
         """Fields that are a column of a wider dataset: the name yt sees, and `Dataset[column]`."""
         return {}
 
@@ -370,6 +365,17 @@ def check_time_is_a(path: Path, attrs: dict[str, Any]) -> None:
         )
 
 
+def particle_groups(path: Path, file: h5py.File) -> dict[int, h5py.Group]:
+    """The groups of particles that a file has, by their number. Raises SnapshotError for a link to nothing."""
+    groups = {}
+    for number in _TYPES:
+        if (name := f"PartType{number}") in set(file):  # `in file` tells of links what h5py pleases
+            groups[number] = file.get(name)
+            if groups[number] is None:
+                raise SnapshotError(f"{path}: {name} is a link to nothing; put the file that it names beside it")
+    return groups
+
+
 def _check_one_epoch(files: list[Path], headers: list[dict[str, Any]]) -> None:
     """Raises SnapshotError where files of one snapshot are of different times."""
     for key in ("Time", "Redshift"):
@@ -466,11 +472,13 @@ def write(
     scale_factor: float,
     hubble: float,
     flavour: str,
+    double: bool = True,
 ) -> None:
     """A snapshot as AREPO or GIZMO writes it: comoving kpc/h, 1e10 Msun/h, km/s sqrt(a).
 
     galaxies: (galaxy, centre_kpc (3,), velocity_kms (3,)), physical, in a periodic physical box.
     flavour: `arepo` (densities, Config, Parameters) or `gizmo` (smoothing lengths, bare header).
+    double: positions in double precision; in single they are good to 6e-8 of the box.
     """
     length, mass, velocity = scale_factor / hubble, 1e10 / hubble, np.sqrt(scale_factor)
     counts = np.zeros(6, dtype=np.int32)
@@ -484,7 +492,9 @@ def write(
                 continue
             group = file.create_group(f"PartType{number}")
             pos = np.concatenate([p.pos_kpc + centre for p, centre, _ in here])
-            group["Coordinates"] = np.mod(pos, box_kpc) / length
+            code = (np.mod(pos, box_kpc) / length).astype(np.float64 if double else np.float32)
+            code[code >= code.dtype.type(box_kpc / length)] = 0  # rounded onto the far face
+            group["Coordinates"] = code
             group["Velocities"] = np.float32(np.concatenate([p.vel_kms + v for p, _, v in here]) / velocity)
             masses = np.concatenate([p.mass_msun for p, _, _ in here])
             group["Masses"] = np.float32(masses / mass)

@@ -55,9 +55,9 @@ class Swift(Gadget):
         h = scalar(known.get("h", attrs.get("HubbleParam", 1.0)))
         return scale_factor(path, known | attrs, ("Scale-factor",)), h, True
 
-    def _columns(self, group: h5py.Group) -> dict[str, str]:
+    def _columns(self, ptype: str, group: h5py.Group) -> dict[str, str]:
         named = group.file.get("SubgridScheme/NamedColumns", {})
-        if group.name != "/PartType0" or "SpeciesFractions" not in named or "ElementMassFractions" not in named:
+        if ptype != "PartType0" or "SpeciesFractions" not in named or "ElementMassFractions" not in named:
             return {}
         molecules = any(bytes(name).strip(b"\0 ") == b"H2" for name in named["SpeciesFractions"][()])
         return {

@@ -14,6 +14,9 @@ from gen.mock.suites import make_galaxy
 from gen.particles import Galaxy
 
 HUBBLE = 0.6774
+#: Whether a suite's code writes positions in double precision unless told otherwise. Single is good to 1e-3 kpc in
+#: the box of `quiet`, whose thinnest discs are a hundred times that.
+DOUBLE = {"bursty": False, "quiet": False, "middle": True}
 #: Galaxies that share one snapshot of the `quiet` suite, a box rather than a zoom.
 PER_BOX = 10
 
@@ -36,7 +39,7 @@ def _place(
     return members, models
 
 
-def write_nihao(folder: Path, suite: str, index: int, seed: int, n: dict[str, int]) -> Path:
+def write_nihao(folder: Path, suite: str, index: int, seed: int, n: dict[str, int], double: bool) -> Path:
     """One Tipsy zoom with its .param and AHF_halos, at a = 0.8."""
     a, box_kpc = 0.8, 8000.0
     name = f"{suite}_{index:05d}"
@@ -55,11 +58,11 @@ def write_nihao(folder: Path, suite: str, index: int, seed: int, n: dict[str, in
         *corner, *velocity, model.r200_kpc / unit, len(galaxy.stars),
     ]  # fmt: skip
     Path(f"{path}.AHF_halos").write_text(header + "\n" + "\t".join(f"{value:.10g}" for value in row) + "\n")
-    tipsy.write(path, members, box_kpc, a, HUBBLE)
+    tipsy.write(path, members, box_kpc, a, HUBBLE, double)
     return path
 
 
-def write_auriga(folder: Path, suite: str, indices: list[int], seed: int, n: dict[str, int]) -> Path:
+def write_auriga(folder: Path, suite: str, indices: list[int], seed: int, n: dict[str, int], double: bool) -> Path:
     """One AREPO box with its SUBFIND catalogue, at a = 0.75; the first galaxy sits on the box's corner."""
     a, box_kpc = 0.75, 30_000.0
     number = indices[0] // PER_BOX
@@ -78,11 +81,11 @@ def write_auriga(folder: Path, suite: str, indices: list[int], seed: int, n: dic
         file["Subhalo/SubhaloVel"] = np.array([velocity for _, _, velocity in members])
         file["Subhalo/SubhaloLenType"] = np.array(lengths, dtype=np.int32)
         file["Subhalo/SubhaloGrNr"] = np.arange(len(members), dtype=np.int32)
-    gadget.write(path, members, box_kpc, a, HUBBLE, "arepo")
+    gadget.write(path, members, box_kpc, a, HUBBLE, "arepo", double)
     return path
 
 
-def write_fire(folder: Path, suite: str, index: int, seed: int, n: dict[str, int]) -> Path:
+def write_fire(folder: Path, suite: str, index: int, seed: int, n: dict[str, int], double: bool) -> Path:
     """One GIZMO zoom at z = 0 with a plain ECSV table of its galaxy beside it."""
     box_kpc = 20_000.0
     name = f"{suite}_{index:05d}"
@@ -94,11 +97,14 @@ def write_fire(folder: Path, suite: str, index: int, seed: int, n: dict[str, int
     for column in ("x", "y", "z", "r200"):
         table[column].unit = "kpc"
     table.write(path.parent / "galaxies.ecsv", format="ascii.ecsv", overwrite=True)
-    gadget.write(path, members, box_kpc, 1.0, HUBBLE, "gizmo")
+    gadget.write(path, members, box_kpc, 1.0, HUBBLE, "gizmo", double)
     return path
 
 
-_ZOOM: dict[str, Callable[[Path, str, int, int, dict[str, int]], Path]] = {"bursty": write_nihao, "middle": write_fire}
+_ZOOM: dict[str, Callable[[Path, str, int, int, dict[str, int], bool], Path]] = {
+    "bursty": write_nihao,
+    "middle": write_fire,
+}
 _YAML = {
     "bursty": "format: tipsy\nsnapshots: bursty_*/*.01000\ncatalogue: {format: ahf, path: '{name}.AHF_halos'}\n",
     "quiet": (
@@ -122,14 +128,20 @@ def jobs(suite: str, n_galaxies: int) -> list[list[int]]:
     return [list(range(i, min(i + step, n_galaxies))) for i in range(0, n_galaxies, step)]
 
 
-def write_snapshot(folder: Path, suite: str, indices: list[int], seed: int, n: dict[str, int]) -> Path:
-    """One snapshot of a mock suite. The last file written carries the mark that it is whole."""
+def write_snapshot(
+    folder: Path, suite: str, indices: list[int], seed: int, n: dict[str, int], double: bool | None = None
+) -> Path:
+    """One snapshot of a mock suite. The last file written carries the mark that it is whole.
+
+    double: positions in double precision; None: as the suite's code writes them.
+    """
+    double = DOUBLE[suite] if double is None else double
     mark = folder / ".done" / f"{indices[0]:05d}"
     if not mark.exists():
         if suite == "quiet":
-            path = write_auriga(folder, suite, indices, seed, n)
+            path = write_auriga(folder, suite, indices, seed, n, double)
         else:
-            path = _ZOOM[suite](folder, suite, indices[0], seed, n)
+            path = _ZOOM[suite](folder, suite, indices[0], seed, n, double)
         sync_tree(path.parent)
         mark.parent.mkdir(exist_ok=True)
         write_atomically(mark, b"")

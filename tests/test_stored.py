@@ -1,0 +1,412 @@
+"""Numbers that are not there are not zeros; files that are none say what they are."""
+
+import gzip
+import re
+import resource
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import layouts
+import numpy as np
+import pytest
+
+from gen.formats import FORMATS, SnapshotError
+from gen.formats.gadget_binary import blocks_of, read_header
+from gen.formats.recognise import recognised
+from gen.particles import Particles
+from gen.snapshot import Snapshot
+from gen.suite import Tracers
+
+ORIGIN = np.zeros(3)
+
+
+def edit(path: Path, change: Callable[[h5py.File], object]) -> Path:
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def again(file: h5py.File, name: str, **how: object) -> h5py.Dataset:
+    """A dataset of the same shape in the place of another, without its numbers."""
+    shape, kind = file[name].shape, file[name].dtype
+    del file[name]
+    return file.create_dataset(name, shape, kind, **how)  # type: ignore[arg-type]
+
+
+def half_written(file: h5py.File) -> None:
+    again(file, "PartType4/Velocities", chunks=(10, 3))[:25] = 1.0
+
+
+def virtual(file: h5py.File, rows: slice, of: slice, name: str = "PartType4/Velocities", cut: int = 40) -> None:
+    """Rows of a dataset from rows of another in a file beside it, which holds `cut` rows."""
+    data = file[name][()]
+    del file[name]
+    with h5py.File(Path(file.filename).with_name("beside.hdf5"), "w") as beside:
+        beside["x"] = data[:cut]
+    layout = h5py.VirtualLayout(data.shape, data.dtype)
+    layout[rows] = h5py.VirtualSource("beside.hdf5", "x", data.shape)[of]
+    file.create_virtual_dataset(name, layout)
+
+
+def overlapping(file: h5py.File) -> None:
+    """As many rows mapped as there are, some twice and some not at all."""
+    virtual(file, slice(0, 40), slice(0, 40))
+    layout = h5py.VirtualLayout((40, 3), "f4")
+    for rows in (slice(0, 20), slice(10, 30)):
+        layout[rows] = h5py.VirtualSource("beside.hdf5", "x", (40, 3))[rows]
+    del file["PartType4/Velocities"]
+    file.create_virtual_dataset("PartType4/Velocities", layout)
+
+
+def nested(file: h5py.File) -> None:
+    """A virtual dataset of a virtual dataset with a gap."""
+    virtual(file, slice(0, 40), slice(0, 40))
+    with h5py.File(Path(file.filename).with_name("beside.hdf5"), "r+") as beside:
+        beside.move("x", "y")
+        layout = h5py.VirtualLayout((40, 3), "f4")
+        layout[:39] = h5py.VirtualSource(".", "y", (40, 3))[:39]
+        beside.create_virtual_dataset("x", layout)
+
+
+def outside(file: h5py.File, name: str) -> None:
+    del file[name]
+    file[name] = h5py.ExternalLink("nowhere.hdf5", name)
+
+
+GAPS = {
+    "never written": (lambda f: again(f, "PartType4/Velocities", chunks=True), "was never written"),
+    "half written": (half_written, "was never written, or not all of it"),
+    "filled": (lambda f: again(f, "PartType0/Masses", chunks=True, fillvalue=1e-5), "was never written"),
+    "virtual, rows missing": (lambda f: virtual(f, slice(0, 39), slice(0, 39)), "leave gaps"),
+    "virtual, first row missing": (lambda f: virtual(f, slice(1, 40), slice(1, 40)), "leave gaps"),
+    "virtual, every second": (lambda f: virtual(f, slice(0, 40, 2), slice(0, 20)), "leave gaps"),
+    "virtual, overlapping": (overlapping, "leave gaps"),
+    "virtual, part cut short": (lambda f: virtual(f, slice(0, 40), slice(0, 40), cut=39), "not there; cut short"),
+    "virtual of virtual": (nested, "leave gaps"),
+    "column of nothing": (lambda f: again(f, "PartType4/Light", chunks=True), "was never written"),
+    "link to no file": (lambda f: outside(f, "PartType4/Velocities"), "a link to nothing"),
+    "group that links to no file": (lambda f: outside(f, "PartType4"), "PartType4 is a link to nothing"),
+    "all zeros": (lambda f: (zeros(f, "Coordinates"), zeros(f, "Velocities")), r"40 particles at rest at \(0, 0, 0\)"),
+    "integer positions": (lambda f: recast(f, "i4"), "are int32, too coarse for positions"),
+    "half-precision positions": (lambda f: recast(f, "f2"), "are float16, too coarse for positions"),
+}  # fmt: skip
+
+
+def zeros(file: h5py.File, name: str) -> None:
+    file[f"PartType4/{name}"][...] = 0
+
+
+def recast(file: h5py.File, kind: str) -> None:
+    data = file["PartType4/Coordinates"][()]
+    del file["PartType4/Coordinates"]
+    file["PartType4/Coordinates"] = data.astype(kind)
+
+
+@pytest.mark.parametrize("gap", GAPS)
+def test_what_is_not_there_is_refused(gap, tmp_path):
+    change, words = GAPS[gap]
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda f: f.create_dataset("PartType4/Light", data=np.ones((40, 2))))
+    edit(path, change)
+    with (
+        pytest.raises(SnapshotError, match=f"{re.escape(str(path))}.*{words}"),
+        Snapshot(path, "gizmo", tracers=Tracers(stars="light", light_field="Light[1]")) as snapshot,
+    ):
+        snapshot.galaxy(ORIGIN, 100.0)
+
+
+@pytest.mark.parametrize("form", ["whole", "in columns", "linked"])
+def test_what_lies_elsewhere_is_read(form, tmp_path):
+    """A virtual dataset as one block or a column each, and a group of another file."""
+    written = layouts.galaxy()
+    path = layouts.fire(tmp_path / "snap.hdf5", written)
+
+    def columns(file: h5py.File) -> None:
+        virtual(file, slice(0, 40), slice(0, 40))
+        layout = h5py.VirtualLayout((40, 3), "f4")
+        for i in range(3):
+            layout[:, i] = h5py.VirtualSource("beside.hdf5", "x", (40, 3))[:, i]
+        del file["PartType4/Velocities"]
+        file.create_virtual_dataset("PartType4/Velocities", layout)
+
+    def linked(file: h5py.File) -> None:
+        with h5py.File(tmp_path / "beside.hdf5", "w") as beside:
+            file.copy("PartType4", beside, "stars")
+        del file["PartType4"]
+        file["PartType4"] = h5py.ExternalLink("beside.hdf5", "/stars")
+
+    edit(
+        path, {"whole": lambda f: virtual(f, slice(0, 40), slice(0, 40)), "in columns": columns, "linked": linked}[form]
+    )
+    with Snapshot(path, "gizmo") as snapshot:
+        found = snapshot.galaxy(ORIGIN, 100.0).stars
+    np.testing.assert_allclose(found.vel_kms, written.stars.vel_kms, rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(found.mass_msun, written.stars.mass_msun, rtol=1e-6)
+
+
+@pytest.fixture
+def few_files() -> Iterator[Callable[[int], None]]:
+    """Lowers the number of files that this process may open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda soft: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_virtual_snapshot_of_more_parts_than_may_be_open(few_files, tmp_path, monkeypatch):
+    """The limit is raised; where it cannot be, and where parts fail in spite of it, no zeros are read."""
+    written = layouts.galaxy(300)
+    path = layouts.swift_virtual(tmp_path / "snap_028.hdf5", written, files=150)
+    few_files(128)
+    with Snapshot(path, "swift", tracers=Tracers(gas="hi")) as snapshot:
+        found = snapshot.galaxy(ORIGIN, 100.0)
+        assert len(found.stars) == 300
+        np.testing.assert_allclose(found.stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
+        snapshot._kept = {}
+        (tmp_path / "snap_028.7.hdf5").rename(tmp_path / "away")
+        with pytest.raises(SnapshotError, match="NaN or infinite values in PartType0"):
+            snapshot.galaxy(ORIGIN, 100.0)
+        (tmp_path / "away").rename(tmp_path / "snap_028.7.hdf5")
+    few_files(128)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (128, 128))
+    with pytest.raises(
+        SnapshotError, match=r"lies in 151 files, and this process may have no more than 128 open; .*ulimit"
+    ):
+        Snapshot(path, "swift")
+
+
+def test_files_of_one_snapshot_agree(tmp_path):
+    path = layouts.tng(tmp_path / "snap.hdf5", layouts.galaxy(), files=2)
+    second = tmp_path / "snap.1.hdf5"
+    edit(second, lambda f: f["Header"].attrs.update(MassTable=[0, 1.0, 0, 0, 0, 0]))
+    with pytest.raises(SnapshotError, match="give PartType1 different masses"):
+        Snapshot(path, "arepo")
+    edit(
+        second, lambda f: (f["Header"].attrs.update(MassTable=np.zeros(6)), f.update({"PartType1/Masses": np.ones(20)}))
+    )
+    with pytest.raises(SnapshotError, match="give PartType1 different masses"):
+        Snapshot(path, "arepo")
+    edit(second, lambda f: f["Header"].attrs.update(Redshift=0.5))
+    with pytest.raises(SnapshotError, match=r"snap\.1\.hdf5: its Redshift is not that of snap\.0\.hdf5"):
+        Snapshot(path, "arepo")
+
+
+# GADGET's binary formats.
+
+
+def binary(folder: Path, form: int = 1, files: int = 1, **kinds: object) -> Path:
+    return layouts.gadget_binary(folder / "snap_028.bin", layouts.galaxy(), files, form, **kinds)  # type: ignore[arg-type]
+
+
+def put(path: Path, at: int, code: str, *values: float) -> None:
+    raw = bytearray(path.read_bytes())
+    struct.pack_into(code, raw, at, *values)
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("form", [1, 2])
+@pytest.mark.parametrize("fault", ["cut", "one byte", "count", "more", "mark", "end mark", "header mark", "negative"])
+def test_a_binary_snapshot_whose_records_do_not_fit_is_refused(fault, form, tmp_path):
+    path = binary(tmp_path, form)
+    raw, start = path.read_bytes(), 20 if form == 2 else 4
+    mark = start + 256 + 4 + (16 if form == 2 else 0)
+    change = {
+        "cut": lambda: path.write_bytes(raw[: len(raw) // 2]),
+        "one byte": lambda: path.write_bytes(raw[:-1]),
+        "count": lambda: put(path, start, "<i", 39),
+        "more": lambda: put(path, start + 4, "<i", 2**31 - 1),
+        "mark": lambda: put(path, mark, "<I", 12),
+        "end mark": lambda: put(path, mark + 4 + 120 * 12, "<I", 1441),
+        "header mark": lambda: put(path, start + 256, "<I", 255),
+        "negative": lambda: put(path, start, "<i", -1),
+    }
+    change[fault]()
+    with pytest.raises(SnapshotError, match=re.escape(str(path))):
+        Snapshot(path, "gadget_binary")
+
+
+def test_a_binary_snapshot_without_a_block_it_needs_is_refused(tmp_path):
+    path = binary(tmp_path, 2)
+    raw = path.read_bytes()
+    at, end = raw.index(b"VEL "), raw.index(b"ID  ")
+    path.write_bytes(raw[: at - 4] + raw[end - 4 :])
+    with pytest.raises(SnapshotError, match="no block VEL for 360 values"):
+        Snapshot(path, "gadget_binary")
+    path.write_bytes(raw[: end - 4] + raw[at - 4 : end - 4] + raw[end - 4 :])
+    with pytest.raises(SnapshotError, match="two blocks VEL"):
+        Snapshot(path, "gadget_binary")
+
+
+@pytest.mark.parametrize("gone", [1, 2])
+def test_a_binary_snapshot_needs_all_its_files(gone, tmp_path):
+    path = binary(tmp_path, files=3)
+    assert [file.name for file in FORMATS["gadget_binary"].files(path)] == [f"snap_028.{i}" for i in range(3)]
+    with pytest.raises(SnapshotError, match=r"let `snapshots` match only snap_028\.0"):
+        Snapshot(tmp_path / "snap_028.1", "gadget_binary")
+    put(tmp_path / f"snap_028.{gone}", 4 + 4 * 4, "<i", 0)
+    with pytest.raises(SnapshotError, match="do they belong together"):
+        Snapshot(path, "gadget_binary")
+    (tmp_path / f"snap_028.{gone}").unlink()
+    with pytest.raises(SnapshotError, match=f"file number {gone} of this snapshot is missing"):
+        Snapshot(path, "gadget_binary")
+
+
+def test_blocks_of_no_known_order_give_no_smoothing_lengths(tmp_path):
+    """Format 1 has no names: U, RHO, HSML only where nothing else of the gas's size follows."""
+    path = binary(tmp_path)
+    assert set(blocks_of(path, read_header(path))) == {"POS", "VEL", "ID", "MASS", "U", "RHO", "HSML"}
+    with open(path, "ab") as file:
+        file.write(struct.pack("<I", 160) + bytes(160) + struct.pack("<I", 160))
+    assert "HSML" not in blocks_of(path, read_header(path))
+    put(path, 4 + 24 + 48 + 16 + 8 + 24, "<i", 1)  # cooling: NE and NH come before HSML
+    assert "HSML" not in blocks_of(path, read_header(path))
+    with open(path, "ab") as file:
+        file.write(struct.pack("<I", 160) + np.ones(40, "<f4").tobytes() + struct.pack("<I", 160))
+    assert set(blocks_of(path, read_header(path))) >= {"RHO", "NE", "NH", "HSML"}
+
+
+# Tipsy.
+
+
+@pytest.mark.parametrize("real", ["f4", "f8"])
+def test_black_holes_of_tipsy_are_no_stars(real, tmp_path):
+    whole = layouts.galaxy()
+    hole = Particles(np.array([[1.0, 2.0, 3.0]]), np.zeros((1, 3)), np.array([1e8]))
+    path = layouts.tipsy(tmp_path / "run.00512", replace(whole, black_holes=hole), real=real)
+    with Snapshot(path, "tipsy") as snapshot:
+        found = snapshot.galaxy(ORIGIN, 100.0)
+        assert len(snapshot.everything("stars")) == 40
+        assert snapshot.everything("black_holes").mass_msun == pytest.approx([1e8])
+    np.testing.assert_allclose(found.stars.mass_msun, whole.stars.mass_msun, rtol=1e-6)
+    np.testing.assert_allclose(found.black_holes.pos_kpc, hole.pos_kpc, atol=1e-3)
+    old = {"stars": ["Stars", "BlackHoles"], "black_holes": []}
+    with Snapshot(path, "tipsy", old) as snapshot:
+        assert len(snapshot.galaxy(ORIGIN, 100.0).stars) == 41
+
+
+def test_old_stars_of_an_isolated_run_are_not_taken_for_black_holes(tmp_path):
+    whole = layouts.galaxy()
+    path = layouts.tipsy(tmp_path / "run.00512", replace(whole, stars=whole.stars[:5], black_holes=whole.stars[5:]))
+    with (
+        pytest.raises(SnapshotError, match=r"35 of 40 Stars formed before time began.*BlackHoles"),
+        Snapshot(path, "tipsy") as s,
+    ):
+        s.galaxy(ORIGIN, 100.0)
+    with Snapshot(path, "tipsy", {"black_holes": ["BlackHoles"]}) as snapshot:
+        assert len(snapshot.galaxy(ORIGIN, 100.0).black_holes) == 35
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tipsy_header_without_its_pad_shifts_nothing(order, tmp_path):
+    whole = layouts.galaxy()
+    path = layouts.tipsy(tmp_path / "run.00512", whole, order)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:28] + raw[32:])
+    with Snapshot(path, "tipsy") as snapshot:
+        np.testing.assert_allclose(snapshot.galaxy(ORIGIN, 100.0).stars.mass_msun, whole.stars.mass_msun, rtol=1e-6)
+
+
+def test_tipsys_param_tells_double_velocities_from_double_positions(tmp_path):
+    """Their files are of one size."""
+    whole = layouts.galaxy()
+    path = layouts.tipsy(tmp_path / "run.00512", whole)
+    raw, narrow = path.read_bytes(), {}
+    wide, at = raw[:32], 32
+    for kind, n_after in (("gas", 5), ("dark", 2), ("stars", 4)):
+        rows = np.frombuffer(
+            raw, np.dtype([("m", ">f4"), ("x", ">f4", 3), ("v", ">f4", 3), ("more", ">f4", n_after)]), 40, at
+        )
+        at += rows.nbytes
+        narrow[kind] = rows
+        new = np.zeros(40, np.dtype([("m", ">f4"), ("x", ">f4", 3), ("v", ">f8", 3), ("more", ">f4", n_after)]))
+        for name in rows.dtype.names or ():
+            new[name] = rows[name]
+        wide += new.tobytes()
+    path.write_bytes(wide)
+    with path.with_suffix(".param").open("a") as file:
+        file.write("bDoubleVel = 1\n")
+    with Snapshot(path, "tipsy") as snapshot:
+        np.testing.assert_allclose(
+            snapshot.galaxy(ORIGIN, 100.0).stars.vel_kms, whole.stars.vel_kms, rtol=1e-5, atol=1e-3
+        )
+
+
+# Whatever else a file may be.
+
+OTHERS = {
+    "nothing": (b"", "is empty"),
+    "text": (b"# x y z\n1 2 3\n", "a text file"),
+    "umlauts": ("Größe\n".encode(), "a text file"),
+    "gzip": (gzip.compress(b"snapshot"), "compressed by gzip; `gunzip` it"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "page": (b"<!DOCTYPE html><html>404</html>", "a web page"),
+    "FITS": (b"SIMPLE  =                    T", "FITS"),
+    "noise": (bytes(range(200, 256)) * 20, "neither HDF5, nor GADGET's binary format 1 or 2, nor Tipsy"),
+    "HDF5 cut short": (b"\x89HDF\r\n\x1a\n" + bytes(30), "cannot be read as HDF5"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_is_no_snapshot_says_what_it_is(other, tmp_path):
+    content, words = OTHERS[other]
+    path = tmp_path / "snap_028"
+    path.write_bytes(content)
+    with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}.*{words}"):
+        recognised(path)
+    wrong = [name for name in FORMATS if not (other == "HDF5 cut short" and FORMATS[name].container == "hdf5")]
+    for form in wrong:
+        with pytest.raises(SnapshotError, match=re.escape(str(path))) as refused:
+            Snapshot(path, form)
+        assert re.search(words, str(refused.value)) or other == "HDF5 cut short"
+
+
+def test_folders_catalogues_and_missing_files_say_what_they_are(tmp_path):
+    path = layouts.fire(tmp_path / "snap_028.hdf5", layouts.galaxy())
+    with pytest.raises(SnapshotError, match=r"a folder; give a file in it, such as snap_028\.hdf5"):
+        recognised(tmp_path)
+    with pytest.raises(SnapshotError, match="no such file"):
+        recognised(tmp_path / "snap_029.hdf5")
+    edit(path, lambda f: [f.pop(f"PartType{i}") for i in (0, 1, 4)] and f.create_group("Subhalo"))
+    with pytest.raises(SnapshotError, match="without particles, a SUBFIND catalogue"):
+        recognised(path)
+
+
+def test_another_format_is_named(tmp_path):
+    """What is asked for as one format and is another's says which."""
+    made = {"tipsy": layouts.tipsy(tmp_path / "run.00512", layouts.galaxy()), "gadget_binary": binary(tmp_path),
+            "swift": layouts.swift(tmp_path / "snap.hdf5", layouts.galaxy())}  # fmt: skip
+    for form, path in made.items():
+        assert recognised(path) == form
+        for other in made.keys() - {form}:
+            with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}.*`format: {form}`"):
+                Snapshot(path, other)
+
+
+# Neutral hydrogen.
+
+
+def test_molecules_are_neutral_hydrogen(tmp_path):
+    """SIMBA keeps them apart from the atoms, of which star-forming gas has few (Davé et al. 2019)."""
+    path = layouts.simba(tmp_path / "snap.hdf5", layouts.galaxy())
+    atoms, molecules = np.linspace(0, 1, 40), np.full(40, 0.3, np.float32)
+    edit(path, lambda f: f["PartType0/FractionH2"].write_direct(molecules))
+    with Snapshot(path, "simba", tracers=Tracers(gas="hi")) as snapshot:
+        gas = snapshot.galaxy(ORIGIN, 100.0).gas
+    np.testing.assert_allclose(gas.weight, 0.76 * np.minimum(atoms + 0.3, 1) * gas.mass_msun, rtol=1e-6)
+
+
+def test_swifts_molecules_are_two_nuclei(tmp_path):
+    path = layouts.swift(tmp_path / "snap.hdf5", layouts.galaxy())
+
+    def species(file: h5py.File) -> None:
+        for name in ("PartType0/SpeciesFractions", "SubgridScheme/NamedColumns/SpeciesFractions"):
+            del file[name]
+        file["PartType0/SpeciesFractions"] = np.full((40, 4), [1.0, 0.4, 0.1, 0.25])
+        file["SubgridScheme/NamedColumns/SpeciesFractions"] = np.array([b"elec", b"HI", b"HII", b"H2"], "S32")
+
+    edit(path, species)
+    with Snapshot(path, "swift", tracers=Tracers(gas="hi")) as snapshot:
+        gas = snapshot.galaxy(ORIGIN, 100.0).gas
+    np.testing.assert_allclose(gas.weight, 0.7 * (0.4 + 2 * 0.25) * gas.mass_msun, rtol=1e-6)

@@ -1,5 +1,6 @@
 # make demo   the whole experiment on mock galaxies, in demo/      (a few minutes on 2 cores)
 # make test   lint, types and tests; those on Slurm where one answers (make test-slurm: those alone)
+# make test-other-math   tests of networks trained on the spot, with other math libraries' rounding  (three minutes)
 # make bench  the benchmarks of docs/benchmarks.md, into bench-results/ (ten minutes on an idle machine)
 # make campaign   the same at full size, in campaign/: 2,802 galaxies     (about an hour on 2 cores)
 # make campaign-gap   every tracer on every suite, and on all but one   (an hour more)
@@ -17,7 +18,7 @@ SUITES := bursty quiet middle
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap sky campaign-sky bench test test-slurm lint types setup clean
+.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap sky campaign-sky bench test test-other-math test-slurm lint types setup clean
 
 setup: .venv/.installed
 
@@ -122,6 +123,15 @@ types: setup
 # Two files at a time: tests of MPI and DDP wait for each other as often as they compute.
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Another processor's rounding, as far as one can have it on this: the tests whose networks are trained on the spot.
+OTHER_MATH := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Prescott \
+  NPY_DISABLE_CPU_FEATURES=X86_V3 NUMBA_CPU_NAME=generic OMP_NUM_THREADS=2
+TRAINED := $(addprefix tests/test_, observed.py report.py familiar.py across.py train.py eval.py fit.py)
+# These compute nothing that rounding decides, or compute long.
+NOT_MATH := not (integrates or killed or dies or worker or scheduler or signal or exception or not_there or full_disk)
+test-other-math: setup
+	$(OTHER_MATH) $(BIN)/python -m pytest $(TRAINED) -k "$(NOT_MATH)" $(ONLY)
 
 # On a real Slurm: the one that SLURM_CONF leads to, such as that of `sudo slurm/testbed.sh up`.
 test-slurm: setup

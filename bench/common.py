@@ -13,6 +13,7 @@ import numpy as np
 
 from gen.mock.suites import make_galaxy
 from gen.particles import Galaxy, Particles
+from gen.record import Settings, frame_of, map_galaxy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,6 +43,11 @@ def resampled(p: Particles, n: int, shrink: float = 1.0) -> Particles:
     drawn = p[np.sort(np.random.default_rng(n).integers(0, len(p), n))]
     support = None if drawn.support_kpc is None else shrink * drawn.support_kpc
     return replace(drawn, support_kpc=support)
+
+
+def mapped(galaxy: Galaxy, settings: Settings) -> dict[str, np.ndarray]:
+    """What `gen maps` makes of a galaxy, all its stars its own, in an aperture of 100 kpc."""
+    return map_galaxy(galaxy, frame_of(galaxy.stars, np.inf, "bench", settings), 100.0, settings)
 
 
 def array_bytes(galaxy: Galaxy) -> int:

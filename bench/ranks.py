@@ -11,12 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 from bench import common
 from gen import parallel
 from gen.maps import generate
-from gen.record import Settings, map_galaxy
+from gen.record import Settings
 from gen.suite import load_suite
 
 #: Stars, gas and dark particles per galaxy of each suite: 50, 100 and 200 thousand particles.
@@ -24,8 +22,8 @@ SIZES = {"bursty": (20_000, 10_000, 20_000), "middle": (40_000, 20_000, 40_000),
 #: Which functions are what, for the table of shares; the rest is listing, the store's creation and sharing out.
 STAGES = {
     "opening": ("snapshot.py", ("__init__",)),
-    "reading": ("snapshot.py", ("galaxy",)),
-    "centring": ("record.py", ("at_rest",)),
+    "reading": ("snapshot.py", ("galaxy", "stars")),
+    "centring": ("record.py", ("frame_of",)),
     "projecting": ("record.py", ("map_galaxy",)),
     "writing": ("store.py", ("write_galaxies",)),
 }
@@ -43,7 +41,7 @@ def make(folder: Path, galaxies: int) -> list[Path]:
 
 def timed(suites: list[Path], out: Path, settings: Settings, profile: bool = False) -> dict[str, float]:
     """Map suites into `out` on the ranks there are: seconds in all, and per stage when profiled on one rank."""
-    map_galaxy(common.disc_galaxy(1000, 300), "bench", 100.0, settings, np.zeros(3))
+    common.mapped(common.disc_galaxy(1000, 300), settings)
     loaded = [load_suite(path) for path in suites]
     generate(loaded[:1], out.with_suffix(".warm"), settings, quiet=True)
     watch = cProfile.Profile()

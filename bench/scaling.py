@@ -15,7 +15,7 @@ from bench import common
 from gen import maps, worker
 from gen.particles import Galaxy, Particles
 from gen.projection import project
-from gen.record import Settings, map_galaxy
+from gen.record import Settings
 from gen.sightline import sightlines
 from gen.suite import load_suite
 
@@ -59,7 +59,7 @@ def views(galaxy: Galaxy, pixels: int) -> None:
     seconds = []
     for n in numbers:
         settings = Settings(views=n, pixels=pixels)
-        seconds.append(common.best(lambda s=settings: map_galaxy(galaxy, "bench", 100.0, s, np.zeros(3)), 2))
+        seconds.append(common.best(lambda s=settings: common.mapped(galaxy, s), 2))
     common.table(
         ["views", "map_galaxy [s]", "per view [s]"],
         [[n, s, s / n] for n, s in zip(numbers, seconds, strict=True)]
@@ -79,7 +79,7 @@ def save(galaxy: Galaxy, path: Path) -> None:
 def peak(path: Path, n_views: int, pixels: int) -> None:
     """In a fresh process: print bytes of the arrays and the peak that loading and mapping them adds, in MB."""
     settings = Settings(views=n_views, pixels=pixels)
-    map_galaxy(common.disc_galaxy(1000, 300), "bench", 100.0, settings, np.zeros(3))  # compiles
+    common.mapped(common.disc_galaxy(1000, 300), settings)  # compiles
     common.forget_peak()
     before = common.memory_mb("VmRSS")
     loaded: dict[str, dict[str, np.ndarray]] = {}
@@ -87,7 +87,7 @@ def peak(path: Path, n_views: int, pixels: int) -> None:
         name, key = file.stem.split("-")
         loaded.setdefault(name, {})[key] = np.load(file)
     galaxy = Galaxy(**{name: Particles(**arrays) for name, arrays in loaded.items()})
-    map_galaxy(galaxy, "bench", 100.0, settings, np.zeros(3))
+    common.mapped(galaxy, settings)
     print(common.array_bytes(galaxy) / 1e6, (common.memory_mb("VmHWM") - before) * 1.048576)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench import common
 from gen import store
-from gen.record import Settings, map_galaxy
+from gen.record import Settings
 
 Record = dict[str, np.ndarray]
 
@@ -23,7 +23,7 @@ Record = dict[str, np.ndarray]
 def records(n: int, views: int, pixels: int) -> list[Record]:
     """n galaxies' records: one real galaxy's, each with its own last digits, so that nothing compresses twice."""
     galaxy = common.disc_galaxy(100_000, 30_000)
-    real = map_galaxy(galaxy, "bench", 100.0, Settings(views=views, pixels=pixels), np.zeros(3))
+    real = common.mapped(galaxy, Settings(views=views, pixels=pixels))
     real |= {"centre": np.zeros(3), "centre_found": np.array(0, dtype=np.uint8)}
     rng = np.random.default_rng(1)
 

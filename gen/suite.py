@@ -51,7 +51,7 @@ class Components(_Section):
     """Particle types of each component; the format's own choice where left out.
 
     low_resolution: types that fill the surroundings of a zoom. They count as dark matter, and each
-    galaxy knows the share of its dark mass that is not theirs.
+    galaxy knows the share of its dark mass that is not theirs. An empty list means that there is none.
     """
 
     gas: list[str] | None = None
@@ -108,7 +108,7 @@ class Tracers(_Section):
 
 
 class Aperture(_Section):
-    """Radius of the sphere that is the galaxy: a length, or a multiple of the catalogue's R200."""
+    """Radius of the sphere whose mass is the truth: a length, or a multiple of the catalogue's R200."""
 
     kpc: PositiveFloat | None = None
     r200: PositiveFloat | None = None
@@ -125,7 +125,7 @@ Range = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 
 
 class Selection(_Section):
-    """Which galaxies are mapped. A bound of a range may be null."""
+    """Which galaxies are mapped, of too many a draw by their names. A bound of a range may be null."""
 
     min_stars: int = Field(default=200, ge=1)
     max_galaxies: int | None = Field(default=None, ge=1)

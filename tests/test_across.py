@@ -87,3 +87,5 @@ def test_robust_is_a_set_of_options_each_of_which_can_be_chosen(tracer):
     assert {k: v for k, v in robust.items() if plain[k] != v} == {**expected, "across": True}
     chosen = asdict(config("--robust", "--scale-dex", "0.1", "--inputs", "raw"))
     assert {k: v for k, v in chosen.items() if robust[k] != v} == {"scale_dex": 0.1, "inputs": "raw"}
+    given = [word for k in expected for word in (f"--{k.replace('_', '-')}", str(plain[k]))]  # their defaults, given
+    assert asdict(config("--robust", *given)) == plain | {"across": True}

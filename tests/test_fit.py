@@ -581,6 +581,12 @@ def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path
         (["--tracer", "gas", "--store", "nowhere.zarr"], "no map store"),
         (["--tracer", "gas", "--batch", "0"], "batch must be at least 1"),
         (["--tracer", "gas", "--precision", "float16"], "auto, float32, bf16, float64"),
+        (["--tracer", "gas", "--seed", "-1"], "seed must be from 0 to 268435455, not -1"),
+        (["--tracer", "gas", "--seed", "268435456"], "seed must be from 0 to"),
+        (["--tracer", "gas", "--learning-rate", "nan"], "learning_rate must be above 0, not nan"),
+        (["--tracer", "gas", "--heat", "inf"], "heat must be a number that is not negative: inf"),
+        (["--tracer", "gas", "--memory-gb", "nan"], "memory_gb must be a number that is not negative: nan"),
+        (["--tracer", "gas", "--views", "-1"], "views must be at least 1, or 0 for all, not -1"),
     ],
 )
 def test_what_cannot_work_is_said_in_a_sentence(options, words, map_store, tmp_path, capsys):

@@ -1,0 +1,104 @@
+"""Where code comes from, said without fail; errors that nobody foresaw, named."""
+
+import os
+import shlex
+import subprocess
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from eval import __main__ as eval_command
+from gen import code, store
+from gen.errors import named
+from train import __main__ as train_command
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """The code in a folder that is a clone, as far as can be seen."""
+    (tmp_path / "gen").mkdir()
+    (tmp_path / ".git").touch()  # as in a worktree
+    monkeypatch.setattr(store, "__file__", str(tmp_path / "gen" / "store.py"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "error", [subprocess.TimeoutExpired("git", 10), FileNotFoundError("git"), PermissionError("git"), OSError("fork")]
+)
+def test_a_git_that_does_not_answer_is_no_error(clone, monkeypatch, error):
+    def run(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert store.commit() == "unknown"
+    assert store.provenance()["commit"] == "unknown"
+
+
+@pytest.mark.parametrize(("script", "expected"), [("printf 'v1\\377'", "v1\ufffd"), ("exit 128", "unknown")])
+def test_whatever_git_says_is_no_error(clone, monkeypatch, script, expected):
+    (clone / "git").write_text(f"#!/bin/sh\n{script}\n")
+    (clone / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{clone}:{os.environ['PATH']}")
+    assert store.commit() == expected
+
+
+def test_an_installed_package_does_not_take_the_commit_of_a_repository_around_it(clone, monkeypatch):
+    installed = clone / "venv" / "site-packages" / "gen"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(store, "__file__", str(installed / "store.py"))
+    monkeypatch.setattr(subprocess, "run", lambda *a, **o: pytest.fail("git was asked"))
+    assert store.commit() == "unknown"
+
+
+def test_a_package_that_says_no_version_is_no_error(monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(code, "version", version)
+    assert set(store.provenance()["versions"].values()) == {"unknown"}
+
+
+def test_an_unforeseen_error_keeps_type_and_traceback_behind_a_sentence(monkeypatch, capsys):
+    def fault(*_args, **_options):
+        raise ZeroDivisionError("nought")
+
+    monkeypatch.setattr(store, "suites", lambda path: ["s"])
+    monkeypatch.setattr(train_command, "fit_ensemble", fault)
+    monkeypatch.setitem(eval_command._COMMANDS, "show", fault)
+    for main, words in (
+        (train_command.main, "train fit --store 'a b' --tracer gas --out run"),
+        (eval_command.main, "eval show 'a b'"),
+    ):
+        with pytest.raises(ZeroDivisionError, match="nought"):
+            main(shlex.split(words)[1:])
+        assert capsys.readouterr().err == (
+            f"{words.split()[0]}: ZeroDivisionError, which was not foreseen, in `python -m {words}`; traceback:\n"
+        )
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), ValueError("no")])
+def test_a_foreseen_error_is_a_sentence(monkeypatch, capsys, error):
+    def fault(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(store, "suites", lambda path: ["s"])
+    monkeypatch.setattr(train_command, "fit_ensemble", fault)
+    assert train_command.main(["fit", "--store", "a", "--tracer", "gas", "--out", "run"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), RuntimeError("b"), NotImplementedError()])
+def test_types_are_kept(error, capsys):
+    with pytest.raises(type(error)), named("gen", ["maps", "x.yaml"]):
+        raise error
+    assert f"{type(error).__name__}, which was not foreseen, in `python -m gen maps x.yaml`" in capsys.readouterr().err
+
+
+def test_modules_are_found_however_they_are_imported():
+    found = code.imports("gen.export")
+    assert found["gen.instrument"] == Path(ROOT / "gen" / "instrument.py")  # in a function
+    assert {"gen", "gen.store", "gen.files", "gen.profile"} <= set(found)
+    assert not {name for name in found if name.startswith(("train", "eval"))}

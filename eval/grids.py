@@ -64,9 +64,8 @@ class Grid:
     def fit(self, values: np.ndarray, onto: "Grid", how: How) -> np.ndarray:
         """Values (Y, X) of this grid at the pixels of another, averaged over them; NaN where too little is known."""
         parts = int(np.clip(np.ceil(np.max(onto.sides_arcsec()) / np.min(self.sides_arcsec()) - 0.01), 1, 16))
+        parts = {"mean": parts, "nearest": 1, "largest": max(parts, 2)}[how]  # a mask between two pixels is of both
         offset = (np.arange(parts) + 0.5) / parts - 0.5
-        if how == "nearest":
-            offset = np.zeros(1)
         iy, ix = np.indices(onto.shape)
         looks = [self.seen_from(onto, ix + dx, iy + dy) for dx in offset for dy in offset]
         return _largest(values, looks) if how != "mean" else _mean(values, looks)

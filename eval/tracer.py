@@ -166,7 +166,7 @@ def _read_images(files: TracerFiles, folder: Path, about: GalaxyFile) -> _Read:
     if "density" in images:
         own = next((g for g in (grids["density"], *grids.values()) if g.wcs is not None), grids["density"])
         unit = files.density_unit or read["density"][1].get("BUNIT")
-        side = _side_arcsec(own, files.pixel_arcsec)
+        side = _side_arcsec(own, files.pixel_arcsec) if own.wcs is None else float(np.sqrt(np.prod(own.sides_arcsec())))
         told = read_density(files.density, images["density"], unit, side, about.distance_mpc)
         images["density"] = told.value
     first = "velocity" if "velocity" in images else "bin"

@@ -328,6 +328,27 @@ def test_other_pixels_show_the_same_galaxy(tmp_path, size):
     check(images(tmp_path), rtol=0.1)
     sky = read_galaxy(images(tmp_path)).gas
     assert sky.density.sum() == pytest.approx(np.nansum(MAPS["density"]), rel=0.01)
+    # A mass per pixel is one of that image's pixels, whatever those of the velocity are.
+    mass = fits.getdata(tmp_path / "density.fits") * (size * SIDE * KPC) ** 2
+    put(tmp_path, "density", mass, header, unit="Msun/pix")
+    np.testing.assert_allclose(read_galaxy(images(tmp_path, pixel_arcsec=SIDE)).gas.density, sky.density, rtol=1e-3)
+
+
+def test_a_pixel_is_masked_where_a_part_of_it_is(tmp_path):
+    step = SIDE / 3600 / 2
+    header = sky_header(CD1_1=-step, CD2_2=step, CRPIX1=P + 0.5, CRPIX2=P + 0.5)
+    bad = np.zeros((2 * P, 2 * P), np.int16)
+    bad[P, P] = bad[P + 5, P - 6] = 4
+    put(tmp_path, "mask", bad, header)
+    seen = SEEN.copy()
+    seen[P // 2, P // 2] = seen[(P + 5) // 2, (P - 6) // 2] = False
+    check(images(tmp_path, mask="mask.fits"), seen=seen)
+    # Half a pixel over, a bad pixel spoils both.
+    put(tmp_path, "mask", np.where((IX == 20) & (IY == 20), 1, 0), sky_header(CRPIX1=0.5 * P))
+    check(images(tmp_path, mask="mask.fits"), seen=SEEN & ~((IX >= 20) & (IX <= 21) & (IY == 20)))
+    # What a mask does not cover is not known to be good.
+    put(tmp_path, "mask", np.zeros((P // 2, P), np.int16))
+    check(images(tmp_path, mask="mask.fits"), seen=SEEN & (IY < P // 2))
 
 
 def test_images_of_which_one_has_no_wcs(tmp_path):

@@ -26,6 +26,7 @@ import train
 from bench import common
 from eval.calibration import coverage, ranks, tarp, uniformity
 from gen import store
+from gen.files import write_atomically
 from train.calibrate import LEVELS
 from train.dataset import concatenate, read_views, usable
 
@@ -61,7 +62,7 @@ def train_one(name: str, options: str, store_path: Path, out: Path, steps: int) 
     line = ["train", "fit", "--store", store_path, *tracer, "--steps", steps, "--out", folder, *shlex.split(options)]
     began = time.time()
     subprocess.run([sys.executable, "-m", *map(str, line)], check=True, stdout=subprocess.DEVNULL)
-    noted.write_text(json.dumps(time.time() - began))
+    write_atomically(noted, json.dumps(time.time() - began))
     return time.time() - began
 
 

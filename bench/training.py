@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from bench import common
 from bench.store import records, write_store
 from gen import store
+from gen.files import write_atomically
 from gen.instrument import observe
 from train import feed as feeds
 from train.config import FitConfig
@@ -219,9 +220,8 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
         ["batch", "1 process, views/s", "2 processes, views/s", "speed-up"],
         [[batch, one, two, f"{two / one:.2f}x"] for batch, (one, two) in both.items()],
     )
-    (args.out / "training.json").write_text(
-        json.dumps({"limit": limit, "memory": memory, "streamed": stream, "feeds": feed_rates, "processes": both})
-    )
+    found = {"limit": limit, "memory": memory, "streamed": stream, "feeds": feed_rates, "processes": both}
+    write_atomically(args.out / "training.json", json.dumps(found))
 
 
 if __name__ == "__main__":

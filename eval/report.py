@@ -66,8 +66,8 @@ def _png(figure: Figure, path: Path) -> str:
     """The figure as base64 PNG, kept as a file and as vector PDF too."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(path.with_suffix(".png"), buffer.getvalue())
-    with aside(path.with_suffix(".pdf")) as partial:
+    write_atomically(path.with_name(f"{path.name}.png"), buffer.getvalue())  # a suite's name may have a dot in it
+    with aside(path.with_name(f"{path.name}.pdf")) as partial:
         figure.savefig(partial, format="pdf")
     plt.close(figure)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -18,17 +18,18 @@ import zarr
 from conftest import assert_same_posterior, command, tables_here
 from dask.distributed import LocalCluster
 
+from eval.__main__ import main
 from eval.cluster import Cluster, sum_of_tasks
 from eval.inference import Group, check_maps, evaluate_block, measure_block, sources_of
 from eval.metrics import Sums
 from eval.predictions import Kept, Part
-from eval.report import write_report
+from eval.report import read_results, write_report
 from eval.tables import KEYS, pooled, to_table
 from gen import store
 from gen.chunks import fingerprint
 from gen.code import code_key, imports
 from train import load
-from train.checkpoint import RunError, instrument_of
+from train.checkpoint import RunError, instrument_of, runs_in
 from train.config import FitConfig
 from train.dataset import RADII_RE, read_views
 from train.fit import fit_ensemble
@@ -387,3 +388,26 @@ def test_a_worker_of_old_sees_a_store_that_is_new(two_stores):
     new = pickle.loads(pickle.dumps(Part(a, "quiet", None)))
     assert new.group.attrs["config"]["seed"] == 7
     assert new.names[1][:2].tolist() == names[::-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("tables.json", b""), ("tables.json", b"[]"), ("summary.parquet", b""), ("summary.parquet", None)],
+)
+def test_results_that_are_damaged_are_said_to_be(results, tmp_path, name, content):
+    folder = shutil.copytree(results, tmp_path / "results")
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="results holds no tables that can be read"):
+        read_results(folder)
+
+
+def test_folders_without_a_run_are_none(runs, tmp_path, capsys):
+    shutil.copytree(runs[0], tmp_path / "all" / "a", ignore=shutil.ignore_patterns("predictions.zarr"))
+    (tmp_path / "all" / "notes" / "deep").mkdir(parents=True)
+    (tmp_path / "all" / "predictions.zarr" / "run").mkdir(parents=True)
+    assert runs_in(tmp_path / "all") == [tmp_path / "all" / "a"]
+    assert runs_in(tmp_path / "all" / "notes") == []
+    assert main(["tables", str(tmp_path / "all" / "notes"), "--store", "s", "--suites", "x", "--out", "o"]) == 2
+    assert "notes is no run folder and holds none" in capsys.readouterr().err

@@ -302,7 +302,11 @@ class Snapshot:
     def _support(self, field: Any, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
         """Kernel support (N,) [kpc] of gas, None where the file holds nothing it follows from."""
         if self.smoothing.factor is not None and "SmoothingLength" in fields:
-            return np.asarray(field("SmoothingLength", self.smoothing.factor * self.units.length_kpc))
+            stored = np.asarray(field("SmoothingLength", self.smoothing.factor * self.units.length_kpc))
+            if stored.min(initial=0.0) < 0:
+                raise SnapshotError("negative values in SmoothingLength; is the file damaged?")
+            if stored.any() or not len(stored):  # some initial conditions have nothing but zeros
+                return stored
         if "Density" in fields and np.all((density := field("Density")) > 0):
             return self.smoothing.from_density(mass / self.units.mass_msun, density) * self.units.length_kpc
         return None

@@ -26,7 +26,7 @@ FACTORS = {
     "order": ("<", ">"),
     "files": ("1", "3"),
     "storage": ("contiguous", "chunked", "compressed"),
-    "holds": ("all", "no gas", "one gas", "one star", "no dark"),
+    "holds": ("all", "no gas", "one gas", "one star, no dark"),
     "cosmological": ("yes", "no"),
 }
 HDF5: dict[str, Callable[..., Path]] = {
@@ -64,8 +64,8 @@ def the_galaxy(holds: str) -> Galaxy:
     return replace(
         whole,
         gas=whole.gas[: {"no gas": 0, "one gas": 1}.get(holds, 60)],
-        stars=whole.stars[: 1 if holds == "one star" else 60],
-        dark=whole.dark[: 0 if holds == "no dark" else 60],
+        stars=whole.stars[: 1 if holds == "one star, no dark" else 60],
+        dark=whole.dark[: 0 if holds == "one star, no dark" else 60],
     )
 
 
@@ -150,13 +150,14 @@ def test_every_pair_of_values_is_in_some_file():
     assert {kind for kind in FACTORS["kind"] if (("kind", kind), ("storage", "compressed")) in seen} == set(HDF5)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case.values()).replace(" ", ""))
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case.values()).replace(" ", "_"))
 def test_the_same_particles_come_back(case, tmp_path, monkeypatch):
     """All around the corner of the periodic box: read whole, and by an index of many blocks."""
     written = the_galaxy(case["holds"])
     path = write(tmp_path, written, case)
     form = "gadget_binary" if case["kind"].startswith("binary") else case["kind"]
-    assert recognised(path) == form
+    no_gas = case["kind"] == "simba" and case["holds"] == "no gas"  # dust and winds are what tells it from GIZMO
+    assert recognised(path) == ("gizmo" if no_gas else form)
     for most, block in ((10**6, 64**3), (10, 25)):
         monkeypatch.setattr("gen.snapshot.READ_WHOLE", most)
         monkeypatch.setattr("yt.geometry.particle_geometry_handler.ParticleIndex.chunksize", block)

@@ -117,6 +117,22 @@ def test_fires_four_files_and_low_resolution_particles(real_files):
     assert (found.gas.weight <= 0.76 * found.gas.mass_msun).all()
 
 
+def test_gadgets_binary_file_of_a_disc_and_a_bulge(real_files):
+    """Format 1: 1,000 particles of type 2, 1,500 of type 3, each with its own mass."""
+    path = real_files / "gadget_simspin.binary"
+    assert recognised(path) == "gadget_binary"
+    raw = path.read_bytes()
+    pos, vel = (np.frombuffer(raw, "<f4", 7500, at).reshape(2500, 3) for at in (268, 30276))
+    mass = np.frombuffer(raw, "<f4", 2500, 70292).astype(float) * 1e10
+    with Snapshot(path, "gadget_binary", {"stars": ["PartType2", "PartType3"], "dark": []}) as snapshot:
+        stars = snapshot.everything("stars")
+        assert (snapshot.units.box_kpc, snapshot.units.scale_factor) == (None, 1.0)
+    np.testing.assert_array_equal(stars.pos_kpc, pos)
+    np.testing.assert_array_equal(stars.vel_kms, vel)
+    np.testing.assert_array_equal(stars.mass_msun, mass)
+    assert np.median(np.linalg.norm(pos, axis=1)) < 30
+
+
 def test_a_trained_model_predicts_a_profile_for_each(real_files, map_store, tmp_path):
     from eval.predict import predict
     from train.config import FitConfig

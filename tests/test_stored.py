@@ -158,8 +158,8 @@ def few_files() -> Iterator[Callable[[int], None]]:
 def test_a_virtual_snapshot_of_more_parts_than_may_be_open(few_files, tmp_path, monkeypatch):
     """The limit is raised; where it cannot be, and where parts fail in spite of it, no zeros are read."""
     written = layouts.galaxy(300)
-    path = layouts.swift_virtual(tmp_path / "snap_028.hdf5", written, files=150)
-    few_files(128)
+    path = layouts.swift_virtual(tmp_path / "snap_028.hdf5", written, files=80)
+    few_files(100)
     with Snapshot(path, "swift", tracers=Tracers(gas="hi")) as snapshot:
         found = snapshot.galaxy(ORIGIN, 100.0)
         assert len(found.stars) == 300
@@ -169,10 +169,10 @@ def test_a_virtual_snapshot_of_more_parts_than_may_be_open(few_files, tmp_path, 
         with pytest.raises(SnapshotError, match="NaN or infinite values in PartType0"):
             snapshot.galaxy(ORIGIN, 100.0)
         (tmp_path / "away").rename(tmp_path / "snap_028.7.hdf5")
-    few_files(128)
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (128, 128))
+    few_files(100)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (100, 100))
     with pytest.raises(
-        SnapshotError, match=r"lies in 151 files, and this process may have no more than 128 open; .*ulimit"
+        SnapshotError, match=r"lies in 81 files, and this process may have no more than 100 open; .*ulimit"
     ):
         Snapshot(path, "swift")
 
@@ -410,3 +410,14 @@ def test_swifts_molecules_are_two_nuclei(tmp_path):
     with Snapshot(path, "swift", tracers=Tracers(gas="hi")) as snapshot:
         gas = snapshot.galaxy(ORIGIN, 100.0).gas
     np.testing.assert_allclose(gas.weight, 0.7 * (0.4 + 2 * 0.25) * gas.mass_msun, rtol=1e-6)
+
+
+def test_smoothing_lengths_of_zero_are_none(tmp_path):
+    """As initial conditions have them; negative ones are damage."""
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda f: f["PartType0/SmoothingLength"].write_direct(np.zeros(40, np.float32)))
+    with Snapshot(path, "gizmo") as snapshot:
+        assert snapshot.galaxy(ORIGIN, 100.0).gas.support_kpc.min() > 0  # type: ignore[union-attr]
+    edit(path, lambda f: f["PartType0/SmoothingLength"].write_direct(np.full(40, -1, np.float32)))
+    with pytest.raises(SnapshotError, match="negative values in SmoothingLength"), Snapshot(path, "gizmo") as snapshot:
+        snapshot.galaxy(ORIGIN, 100.0)

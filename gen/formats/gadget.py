@@ -202,7 +202,7 @@ class Gadget(Format):
                 counts[number] = group["Coordinates"].shape[0]
                 if "Masses" in self._link(path, name := f"PartType{number}", group, link, light):
                     own[number] = np.nan
-                elif counts[number] and own[number] == 0:
+                elif counts[number] and not (np.isfinite(own[number]) and own[number] != 0):
                     raise SnapshotError(f"{path}: {name} has neither Masses nor a MassTable entry")
         return counts, own
 

@@ -80,6 +80,8 @@ def read_header(path: Path) -> dict[str, Any]:
     found = {name: row[name].tolist() for name, *_ in _HEADER[:-1]}
     if min(found["NumPart_ThisFile"]) < 0 or not 0 <= found["NumFilesPerSnapshot"] < 10**6:
         raise SnapshotError(f"{path}: its header has negative counts of particles or files; damaged?")
+    if not all(0 <= mass < np.inf for mass in found["MassTable"]):
+        raise SnapshotError(f"{path}: its header has the particle masses {found['MassTable']}; damaged?")
     return {**found, "order": order, "format": form}
 
 

@@ -36,11 +36,8 @@ def checked(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
 
 def check_whole(where: str, dataset: h5py.Dataset) -> None:
     """Raises SnapshotError, which begins with `where`, for a dataset whose numbers are not all there."""
-    files = _files_of(where, dataset)
-    if len(files) > 1:
+    if len(files := _files_of(where, dataset)) > 1:
         _make_room(where, len(files))
-    if dataset.nbytes > 2**20 + MOST_PACKED * sum(file.stat().st_size for file in files):
-        raise SnapshotError(f"{where} claims {dataset.nbytes} bytes, more than the file can hold; damaged?")
 
 
 def _files_of(where: str, dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
@@ -49,6 +46,8 @@ def _files_of(where: str, dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
     if dataset.external:
         raise SnapshotError(f"{where} lies in raw files outside of HDF5, which are not read; copy it into the file")
     if not dataset.is_virtual:
+        if dataset.nbytes > 2**20 + MOST_PACKED * own.stat().st_size:
+            raise SnapshotError(f"{where} claims {dataset.nbytes} bytes, more than the file can hold; damaged?")
         if dataset.size and not _is_written(dataset):
             raise SnapshotError(f"{where} was never written, or not all of it; was the program that made it stopped?")
         return {own}

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from gen.constants import G
+from gen.mock import archive
+from gen.mock.archive import jobs
 from gen.mock.disturb import Disturbance, disturb_gas
 from gen.mock.galaxy import MockGalaxy, dynamical_time
 from gen.mock.jeans import spherical_jeans
@@ -13,6 +15,8 @@ from gen.mock.potential import Potential
 from gen.mock.suites import SUITES, draw, make_galaxy, rng_of
 from gen.particles import Particles
 from gen.profile import enclosed_mass, half_mass_radius
+from gen.snapshot import Snapshot
+from gen.suite import load_suite
 
 
 def miyamoto_nagai(R, z, mass, a, b):
@@ -134,3 +138,24 @@ def test_same_seed_same_galaxy_and_only_then():
     c = make_galaxy("middle", 8, 3, 200, 100, 200)[0].stars.pos_kpc
     np.testing.assert_array_equal(a, b)
     assert np.abs(a - c).max() > 0
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_files_keep_what_precision_promises(suite, tmp_path):
+    """Single precision leaves every position within 2e-3 kpc, a hundredth of the thinnest discs; wider files differ."""
+    n, described = {"n_stars": 300, "n_gas": 200, "n_dark": 300}, archive.write_suite_file(tmp_path, suite)
+    members = jobs(suite, 10)[0]
+    read = {}
+    for precision in (None, False, True):
+        folder = tmp_path / str(precision)
+        archive.write_snapshot(folder, suite, members, 1, n, precision)
+        found = load_suite(described, folder)
+        path = found.snapshot_paths()[0]
+        with Snapshot(path, found.format) as snapshot:
+            read[precision] = snapshot.everything("stars"), path.stat().st_size
+    (usual, size), (single, small), (double, large) = read.values()
+    assert small < large
+    assert size == (large if archive.DOUBLE[suite] else small)
+    np.testing.assert_allclose(single.pos_kpc, double.pos_kpc, rtol=0, atol=2e-3)
+    np.testing.assert_array_equal(usual.pos_kpc, (double if archive.DOUBLE[suite] else single).pos_kpc)
+    assert np.abs(single.pos_kpc - double.pos_kpc).max() > 1e-9

@@ -118,9 +118,9 @@ def test_what_is_not_there_is_refused(gap, tmp_path):
         snapshot.galaxy(ORIGIN, 100.0)
 
 
-@pytest.mark.parametrize("form", ["whole", "in columns", "linked"])
+@pytest.mark.parametrize("form", ["whole", "in columns", "linked", "with an empty part"])
 def test_what_lies_elsewhere_is_read(form, tmp_path):
-    """A virtual dataset as one block or a column each, and a group of another file."""
+    """A virtual dataset as one block, a column each or beside a part that has nothing, and a group of another file."""
     written = layouts.galaxy()
     path = layouts.fire(tmp_path / "snap.hdf5", written)
 
@@ -132,15 +132,24 @@ def test_what_lies_elsewhere_is_read(form, tmp_path):
         del file["PartType4/Velocities"]
         file.create_virtual_dataset("PartType4/Velocities", layout)
 
+    def with_empty(file: h5py.File) -> None:
+        virtual(file, slice(0, 40), slice(0, 40))
+        with h5py.File(tmp_path / "empty.hdf5", "w") as empty:
+            empty["x"] = np.zeros((0, 3), "f4")
+        layout = h5py.VirtualLayout((40, 3), "f4")
+        layout[:40] = h5py.VirtualSource("beside.hdf5", "x", (40, 3))
+        layout[40:] = h5py.VirtualSource("empty.hdf5", "x", (0, 3))
+        del file["PartType4/Velocities"]
+        file.create_virtual_dataset("PartType4/Velocities", layout)
+
     def linked(file: h5py.File) -> None:
         with h5py.File(tmp_path / "beside.hdf5", "w") as beside:
             file.copy("PartType4", beside, "stars")
         del file["PartType4"]
         file["PartType4"] = h5py.ExternalLink("beside.hdf5", "/stars")
 
-    edit(
-        path, {"whole": lambda f: virtual(f, slice(0, 40), slice(0, 40)), "in columns": columns, "linked": linked}[form]
-    )
+    whole = lambda file: virtual(file, slice(0, 40), slice(0, 40))  # noqa: E731
+    edit(path, {"whole": whole, "in columns": columns, "linked": linked, "with an empty part": with_empty}[form])
     with Snapshot(path, "gizmo") as snapshot:
         found = snapshot.galaxy(ORIGIN, 100.0).stars
     np.testing.assert_allclose(found.vel_kms, written.stars.vel_kms, rtol=1e-6, atol=1e-4)

@@ -54,7 +54,7 @@ def _files_of(where: str, dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
     if depth == _DEEPEST or not _is_mapped(dataset):
         raise SnapshotError(f"{where} is a virtual dataset whose parts leave gaps in it; copy it into a plain one")
     files, known = {own}, set()
-    for source in dataset.virtual_sources():
+    for source in _sources(dataset):
         name, inner = source.file_name, source.dset_name
         part = own if name == "." else own.resolve().parent / name
         if not part.is_file():
@@ -66,6 +66,11 @@ def _files_of(where: str, dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
                 files |= _files_of(where, file[inner], depth + 1)
                 known.add((name, inner))
     return files
+
+
+def _sources(dataset: h5py.Dataset) -> list[Any]:
+    """The mappings of a virtual dataset, without those of parts that have no particles."""
+    return [source for source in dataset.virtual_sources() if source.vspace.get_select_npoints()]
 
 
 def _has(part: h5py.Dataset, source: Any) -> bool:
@@ -86,12 +91,13 @@ def _is_written(dataset: h5py.Dataset) -> bool:
 def _is_mapped(dataset: h5py.Dataset) -> bool:
     """Whether the parts of a virtual dataset are blocks that fill it, one after the other."""
     rows: dict[tuple[tuple[int, ...], ...], list[tuple[int, int]]] = {}  # by the columns that they have
-    for source in dataset.virtual_sources():
-        if n := source.vspace.get_select_npoints():
-            low, high = source.vspace.get_select_bounds()
-            if np.prod(np.array(high) - low + 1) != n:
-                return False
-            rows.setdefault((low[1:], high[1:]), []).append((low[0], high[0]))
+    for source in _sources(dataset):
+        low, high = source.vspace.get_select_bounds()
+        if np.prod(np.array(high) - low + 1) != source.vspace.get_select_npoints():
+            return False
+        rows.setdefault((low[1:], high[1:]), []).append((low[0], high[0]))
+    if not dataset.size:
+        return True
     columns = [(low[0], high[0]) for low, high in rows if low]
     return all(_tile(blocks, dataset.shape[0]) for blocks in rows.values()) and (
         dataset.ndim == 1 or (dataset.ndim == 2 and _tile(columns, dataset.shape[1]))
@@ -141,7 +147,7 @@ def show(staged: h5py.File, name: str, dataset: h5py.Dataset, column: int | None
         own = Path(dataset.file.filename).resolve()
         made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         made.set_fill_value(np.array(_missing(dataset), dtype=dataset.dtype))
-        for source in dataset.virtual_sources():
+        for source in _sources(dataset):
             part = own if source.file_name == "." else own.parent / source.file_name
             space = source.src_space
             if space.get_select_type() == h5py.h5s.SEL_ALL:  # of an extent that is not known before it is opened

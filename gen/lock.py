@@ -94,6 +94,8 @@ def hold(path: Path, what: str, patience_s: float = PATIENCE_S) -> Iterator[Lock
     made = [folder for folder in (path.parent, path.parent.parent) if not folder.exists()]
     lock = Lock(path, _take(path, what, patience_s))
     try:
+        for left in path.parent.glob(f".{path.name}.*.partial"):  # of killed processes
+            left.unlink(missing_ok=True)
         yield lock
     finally:
         lock.release()
@@ -107,13 +109,11 @@ def _take(path: Path, what: str, patience_s: float) -> Owner:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:  # no folder: another process has just removed it, or it is something else
-            if path.parent.exists():
+        except (FileExistsError, FileNotFoundError):  # another process has just removed it, empty
+            if path.parent.exists() and not path.parent.is_dir():
                 raise
             continue
         if (now := _create(path, me)) is None:
-            for left in path.parent.glob(f".{path.name}.*.partial"):  # of killed processes
-                left.unlink(missing_ok=True)
             return me
         owner, silent_s = _read(path), _silent_s(path, now)
         if owner is None:

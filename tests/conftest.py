@@ -1,5 +1,6 @@
 """Small mock suites and a map store of them, made once; real files where they are at hand."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,17 @@ def command(*arguments: object, ranks: int = 1, check: bool = True, timeout: int
     if check and done.returncode:
         raise AssertionError(f"{' '.join(line)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a store, but for what tells one run from another: when each was, and by which command."""
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    for name, content in files.items():
+        if name.endswith("zarr.json") and b'"runs"' in content:
+            meta = json.loads(content)
+            del meta["attributes"]["runs"]
+            files[name] = json.dumps(meta, sort_keys=True).encode()
+    return files
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MPIEXEC, ROOT, command
+from conftest import MPIEXEC, ROOT, command, tree
 
 from gen import store
 from gen.formats import gadget
@@ -23,11 +23,6 @@ from gen.schedule import schedule
 from gen.suite import load_suite
 
 SMALL = ("--views", 2, "--pixels", 16)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a store but the marks of work in hand."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def write_box(folder: Path, name: str = "snap.hdf5", galaxies: int = 1, **n: int) -> Path:

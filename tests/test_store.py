@@ -1,0 +1,409 @@
+"""One writer per suite, and changes of a store that happen at once or not at all: killed at every step, and raced."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from conftest import tree
+
+from gen import changes, failures, lock, store
+from gen.record import Settings
+from gen.suite import Suite
+
+SMALL = Settings(views=1, pixels=8)
+
+
+def stages(action: Callable[[], object], out: Path, into: Path) -> list[Path]:
+    """Copies of the folder `out` as it was before each change of a file that action() makes: where a kill leaves it.
+
+    In a process of its own, for the interpreter keeps what listens.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that other threads of this process stay behind
+        child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return sorted(into.iterdir())
+    copying = False
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal copying
+        changing = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link")
+        if copying or not (changing or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))):
+            return
+        copying = True
+        stage = into / f"{len(os.listdir(into)):04d}"
+        shutil.copytree(out, stage) if out.exists() else stage.mkdir()
+        copying = False
+
+    try:
+        into.mkdir()
+        sys.addaudithook(look)
+        action()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def record_of(group: zarr.Group, value: float) -> store.Record:
+    """A galaxy whose every number is `value`."""
+    return {n: np.full(group[n].shape[1:], value, group[n].dtype) for n in store.ARRAYS if n != "status"}
+
+
+def made(
+    out: Path, names: str, per_shard: int = 1, settings: dict[str, Any] | None = None, **where: float
+) -> zarr.Group:
+    """A store's suite `x` of galaxies called by one letter each, without a suite file."""
+    config = {**asdict(replace(SMALL, galaxies_per_shard=per_shard)), "suite": settings or {}}
+    centres = np.array([np.full(3, where.get(name, np.nan)) for name in names])
+    return store.create_suite(out, "x", list(names), [name.upper() for name in names], config, centres)
+
+
+def held(out: Path) -> dict[str, float | None]:
+    """What `made` galaxies hold: their number, None when not done; every array of one must hold the same."""
+    group = store.open_suite(out, "x")
+    names, status = group["galaxy"][:].tolist(), group["status"][:]
+    assert group["lineage"][:].tolist() == [name.upper() for name in names]
+    arrays = [group[name][:].reshape(len(names), -1).astype(float) for name in store.ARRAYS if name != "status"]
+    values = [set(np.concatenate([a[i] for a in arrays])) for i in range(len(names))]
+    assert all(len(values[i]) == 1 for i in np.flatnonzero(status == store.DONE))
+    return {name: values[i].pop() if status[i] == store.DONE else None for i, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("what", ["made", "grown", "packed"])
+def test_killed_at_every_step_it_goes_on_to_the_same_store(tmp_path, what, monkeypatch):
+    """Making a suite, growing it, writing into a shard that holds finished galaxies and a damaged one."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # what a power cut would take along is not looked at here
+    begun, whole, out = (tmp_path / name for name in ("begun", "whole", "out"))
+    per_shard = 4 if what == "packed" else 1
+    if what != "made":
+        group = made(begun, "ab", per_shard, b=1.0)
+        store.write_galaxies(group, [1, 0], [record_of(group, 11), record_of(group, 10)])
+    if what == "packed":  # its first galaxy is to be mapped again, another one to come
+        made(begun, "abc", per_shard, b=1.0)
+        shard = begun / "x" / "maps" / "c" / "0" / "0" / "0" / "0" / "0"
+        content = bytearray(shard.read_bytes())
+        content[10] ^= 16
+        shard.write_bytes(content)
+        with pytest.raises(store.StoreError, match="maps of galaxy a cannot be read"):
+            store.read_galaxy(group, 0)
+        store.open_suite(begun, "x")["status"][0] = store.PENDING
+
+    def action(where: Path) -> None:
+        if what == "packed":
+            group = store.open_suite(where, "x")
+            store.write_galaxies(group, [0, 2], [record_of(group, 20), record_of(group, 12)])
+        else:
+            made(where, "bdac", b=1.0, c=2.0)
+
+    if begun.exists():
+        shutil.copytree(begun, whole)
+    action(whole)
+    expected = tree(whole)
+    if begun.exists():
+        shutil.copytree(begun, out)
+    found = stages(lambda: action(out), out, tmp_path / "stages")
+    assert len(found) > 20
+    for i, stage in enumerate(found):
+        if what != "packed" and i % 5 and not (stage / ".x.changes").exists():
+            continue  # steps of one kind, in a folder that nobody looks into
+        if what == "grown":  # whoever only reads finds the old galaxies or all of them, each with its own numbers
+            assert held(stage) in ({"a": 10.0, "b": 11.0}, {"a": 10.0, "b": 11.0, "c": None, "d": None}), stage
+        if what == "packed":
+            assert store.read_status(store.open_suite(stage, "x"))[1] == store.DONE, stage
+            kept = store.read_galaxy(store.open_suite(stage, "x"), 1)
+            assert all((values == 11).all() for values in kept.values()), stage
+            store.clear_unfinished(stage, "x", 0)
+        action(stage)
+        assert {k: v for k, v in tree(stage).items() if ".partial-" not in k} == expected, stage
+    if what == "packed":
+        assert held(out) == {"a": 20.0, "b": 11.0, "c": 12.0}
+
+
+def test_what_an_earlier_version_left_half_grown_is_mended(tmp_path):
+    group = made(tmp_path, "ab")
+    store.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
+    for name in store.ARRAYS:
+        group[name].resize((4, *group[name].shape[1:]))
+    with pytest.raises(store.StoreError, match="of 2 and 4 galaxies: a process was killed"):
+        store.open_suite(tmp_path, "x")
+    for name in ("lineage", "galaxy"):
+        group[name].resize((4,))
+    for names in ("ab", "abcd", "abcde"):
+        made(tmp_path, names)
+        assert held(tmp_path) == {"a": 10.0, "b": 11.0} | dict.fromkeys(names[2:])
+
+
+def test_every_write_names_its_galaxies(tmp_path):
+    """In any order, over several shards, beside what is there; what cannot be is refused before anything is written."""
+    group = made(tmp_path, "abcdefg", per_shard=3)
+    store.write_galaxies(group, [6, 1, 0], [record_of(group, v) for v in (16, 11, 10)])
+    store.write_galaxies(group, [5, 2], [record_of(group, 15), None])
+    store.write_galaxies(group, 4, [record_of(group, 14)])
+    assert held(tmp_path) == {"a": 10.0, "b": 11.0, "c": None, "d": None, "e": 14.0, "f": 15.0, "g": 16.0}
+    assert group["status"][:].tolist() == [1, 1, 2, 0, 1, 1, 1]
+    before = tree(tmp_path)
+    for numbers in ([1, 1], [6, 7], [-1, 0]):
+        with pytest.raises(store.StoreError, match="has galaxies 0 to 6, not"):
+            store.write_galaxies(group, numbers, [record_of(group, 99)] * 2)
+    with pytest.raises(ValueError, match="zip"):
+        store.write_galaxies(group, [0, 1], [record_of(group, 99)])
+    assert tree(tmp_path) == before
+
+
+def test_galaxies_that_are_done_are_those_that_the_suite_has(tmp_path):
+    """A name alone is no galaxy: a table without ids, sorted anew, has the same names in other places."""
+    group = made(tmp_path, "abc", a=1.0, b=500.0, c=900.0)
+    store.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
+    before = tree(tmp_path)
+    made(tmp_path, "cab", a=1.0, b=500.05, c=900.0)
+    assert tree(tmp_path) == before
+    with pytest.raises(
+        store.StoreError, match=r"other galaxies .* a is done at \(1, 1, 1\) kpc, .*it at \(500, 500, 500\)"
+    ):
+        made(tmp_path, "abc", a=500.0, b=1.0, c=900.0)
+    with pytest.raises(store.StoreError, match="b is done, and gone"):
+        made(tmp_path, "acd", a=1.0, c=900.0)
+    assert tree(tmp_path) == before
+    made(tmp_path, "abc", a=1.0, b=500.0, c=910.0)  # not done: its catalogue may be mended
+    made(tmp_path, "abd", a=1.0, b=500.0, d=7.0)
+    group = store.open_suite(tmp_path, "x")
+    assert group["galaxy"][:].tolist() == ["a", "b", "c", "d"]
+    assert group["catalogue_centre"][:, 0].tolist() == [1.0, 500.0, 910.0, 7.0]
+
+
+GOOD = {"name": "x", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc": 30.0}}
+SELECTED = {"selection": {"min_stars": 200, "max_galaxies": 10, "stellar_mass_msun": [1e9, None]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"snapshots": "*/*.hdf5", "catalogue": {"format": "ahf", "path": "b"}}, ""),
+        ({"selection": {"min_stars": 50, "which": "all"}}, ""),
+        ({"selection": {"max_galaxies": 20, "stellar_mass_msun": [1e8, None]}}, ""),
+        ({"aperture": {"kpc": 60}}, "suite.aperture.kpc: 30 -> 60"),
+        ({"aperture": {"r200": 0.2}}, "suite.aperture.kpc: 30 -> none; suite.aperture.r200: none -> 0.2"),
+        ({"selection": {"min_stars": 300}}, "suite.selection.min_stars: 200 -> 300"),
+        ({"selection": {"max_galaxies": 5}}, "suite.selection.max_galaxies: 10 -> 5"),
+        (
+            {"selection": {"halo_mass_msun": [1e11, None]}},
+            "suite.selection.halo_mass_msun: none -> [100000000000.0, None]",
+        ),
+        (
+            {"selection": {"stellar_mass_msun": [1e9, 1e11]}},
+            "suite.selection.stellar_mass_msun: [1000000000.0, None] -> ",
+        ),
+        ({"tracers": {"gas": "hi"}}, "suite.tracers.gas: all -> hi"),
+        ({"lineage": "g"}, "suite.lineage: none -> g"),
+        ({"views": 3}, "views: 1 -> 3"),
+    ],
+)
+def test_settings_that_only_add_galaxies_pass_and_others_are_named(tmp_path, change, said):
+    def settings(**changed: Any) -> dict[str, Any]:
+        base = GOOD | SELECTED | {"catalogue": {"format": "ahf", "path": "a"}}
+        selection = {"selection": base["selection"] | changed.pop("selection", {})}
+        return Suite(**(base | changed | selection)).model_dump(mode="json", exclude={"root"})
+
+    def again() -> zarr.Group:
+        rest = {key: value for key, value in change.items() if key != "views"}
+        config = {**asdict(SMALL), "suite": settings(**rest)} | ({"views": 3} if "views" in change else {})
+        return store.create_suite(tmp_path, "x", ["a", "b"], ["A", "B"], config)
+
+    group = made(tmp_path, "ab", settings=settings())
+    store.write_galaxies(group, [0], [None])
+    if said:  # as long as nothing is done, nothing can be wrong with what is
+        assert again()["status"][:].tolist() == [0, 0]
+        shutil.rmtree(tmp_path / "x")
+        group = made(tmp_path, "ab", settings=settings())
+    store.write_galaxies(group, [0], [record_of(group, 1)])
+    before = tree(tmp_path)
+    if not said:
+        group = again()
+        assert not changes.refused(group.attrs["config"], json.loads(json.dumps(group.attrs["config"])))
+        assert group.attrs["config"]["suite"] != settings()
+        assert group["status"][:].tolist() == [1, 0]
+        return
+    with pytest.raises(store.StoreError) as error:
+        again()
+    assert said in str(error.value)
+    assert f"1 galaxies that were made with other settings ({said}" in str(error.value)
+    assert f"remove {tmp_path / 'x'} first: its other suites stay" in str(error.value)
+    assert tree(tmp_path) == before
+
+
+def test_keys_that_came_later_count_as_their_defaults():
+    now = Suite(**GOOD).model_dump(mode="json", exclude={"root"})
+    then = {key: value for key, value in now.items() if key not in ("tracers", "selection")}
+    assert changes.refused({"suite": then}, {"suite": now}) == []
+
+
+def test_consolidated_metadata_never_hides_what_comes_later(tmp_path):
+    group = made(tmp_path, "ab")
+    store.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(tmp_path / "x")
+        zarr.consolidate_metadata(tmp_path)
+    group = made(tmp_path, "abc")
+    store.write_galaxies(group, [2], [record_of(group, 12)])
+    assert held(tmp_path) == {"a": 10.0, "b": 11.0, "c": 12.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # by default xarray proposes to consolidate
+        data = xr.open_zarr(tmp_path, group="x")
+    with data:
+        assert dict(data.sizes)["galaxy"] == 3
+        assert data["catalogue_centre"].dims == ("galaxy", "xyz")
+        assert (data["maps"][2] == 12).all()
+
+
+def _make_suite(out: Path, suite: str, barrier: Any) -> None:
+    barrier.wait()
+    config = {**asdict(SMALL), "suite": {}}
+    with lock.hold(out / ".locks" / suite, suite):
+        group = store.create_suite(out, suite, ["a"], ["A"], config)
+        store.write_galaxies(group, [0], [record_of(group, 1)])
+    for i in range(3):
+        failures.add(out, [failures.line(suite, f"a{i}", "why")])
+    failures.replace_all(out, {suite}, [failures.line(suite, "a", "why")])
+
+
+@pytest.mark.parametrize("suites", ["xxxx", "wxyz"])
+def test_stores_are_made_by_several_jobs_at_one_moment(tmp_path, suites):
+    """One suite by all of them, or each its own, as arrays of jobs do."""
+    context = multiprocessing.get_context("fork")
+    for attempt in range(3):
+        out, barrier = tmp_path / f"m{attempt}.zarr", context.Barrier(len(suites))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            jobs = [context.Process(target=_make_suite, args=(out, suite, barrier)) for suite in suites]
+            for job in jobs:
+                job.start()
+        for job in jobs:
+            job.join(120)
+        assert [job.exitcode for job in jobs] == [0] * len(suites)
+        assert store.suites(out) == sorted(set(suites))
+        assert all(store.open_suite(out, suite)["status"][:].tolist() == [store.DONE] for suite in suites)
+        assert [line["suite"] for line in failures.noted(out)] == sorted(set(suites))
+        assert {path.name for path in out.iterdir()} == {*suites, "zarr.json", "failures.jsonl"}
+
+
+def _owner(path: Path, **changed: Any) -> None:
+    """A lock as another process would have left it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(replace(lock._myself(), token="theirs", **changed))))
+
+
+def test_a_lock_is_held_by_one_and_says_by_whom(tmp_path):
+    path = tmp_path / "m.zarr" / ".locks" / "x"
+    with lock.hold(path, "the suite"):
+        began = time.monotonic()
+        with pytest.raises(lock.Busy, match=rf"the suite is being written by process {os.getpid()} on .* since 20"):
+            with lock.hold(path, "the suite", patience_s=0.3):
+                pytest.fail("held by two")
+        assert 0.3 < time.monotonic() - began < 30
+    assert not (tmp_path / "m.zarr").exists()
+    with lock.hold(path, "the suite"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("owner", "silent_s", "free"),
+    [
+        ({"pid": 2**22 + 1}, 0, True),  # killed on this machine
+        ({"began": "1"}, 0, True),  # its number has been given to another process since
+        ({}, 1e6, False),  # stopped for a while: it lives
+        ({"machine": "n7 boot", "host": "n7"}, 0, False),
+        ({"machine": "n7 boot", "host": "n7"}, lock.STALE_S + 5, True),
+        ({"machine": "n7 boot", "host": "n7", "job": "77", "restarts": 0}, 0, True),  # queued again on another node
+        ({"machine": "n7 boot", "host": "n7", "job": "77", "restarts": 1}, 0, False),  # another step of the same job
+        ({"machine": "n7 boot", "host": "n7", "job": "76", "restarts": 0}, 0, False),
+    ],
+)
+def test_a_lock_outlives_no_owner(tmp_path, monkeypatch, owner, silent_s, free):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    path = tmp_path / ".locks" / "x"
+    _owner(path, **owner)
+    os.utime(path, (time.time() - silent_s,) * 2)
+    if free:
+        with lock.hold(path, "it") as mine:
+            assert json.loads(path.read_text())["token"] == mine.owner.token
+        assert not path.exists()
+        return
+    with pytest.raises(lock.Busy), lock.hold(path, "it", patience_s=0.2):
+        pass
+    assert json.loads(path.read_text())["token"] == "theirs"
+
+
+def test_an_owner_that_may_be_dead_is_waited_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "BEAT_S", 0.1)
+    monkeypatch.setattr(lock, "STALE_S", 1.5)
+    path = tmp_path / ".locks" / "x"
+    _owner(path, machine="n7 boot", host="n7")
+    os.utime(path, (time.time() - 1,) * 2)
+    with lock.hold(path, "it", patience_s=0):
+        pass
+    assert "on n7" in capsys.readouterr().err
+
+
+def test_whoever_loses_a_lock_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_S", 0.05)
+    path = tmp_path / ".locks" / "x"
+    with lock.hold(path, "it") as mine:
+        mine.check()
+        _owner(path, host="n8")
+        time.sleep(0.5)
+        with pytest.raises(lock.Busy, match=r"taken over by process .* on n8"):
+            mine.check()
+    assert path.exists()
+
+
+def test_a_lock_of_a_file_system_without_links(tmp_path, monkeypatch):
+    def link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    path = tmp_path / ".locks" / "x"
+    with lock.hold(path, "it"), pytest.raises(lock.Busy), lock.hold(path, "it", patience_s=0):
+        pass
+    assert not path.exists()
+
+
+def _compete(path: Path, log: Path, barrier: Any) -> None:
+    barrier.wait()
+    with lock.hold(path, "it", patience_s=100):
+        with open(log, "a") as file:
+            file.write("in\n")
+        time.sleep(0.01)
+        with open(log, "a") as file:
+            file.write("out\n")
+
+
+def test_of_many_that_take_over_from_the_dead_one_is_first(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for attempt in range(5):
+        path, log, barrier = tmp_path / ".locks" / f"x{attempt}", tmp_path / f"log{attempt}", context.Barrier(6)
+        _owner(path, pid=2**22 + 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            jobs = [context.Process(target=_compete, args=(path, log, barrier)) for _ in range(6)]
+            for job in jobs:
+                job.start()
+        for job in jobs:
+            job.join(120)
+        assert log.read_text().split() == ["in", "out"] * 6
+    assert not (tmp_path / ".locks").exists()

@@ -171,20 +171,17 @@ def test_the_same_particles_come_back(case, tmp_path, monkeypatch):
 
 
 def test_one_rank_and_two_map_them_to_the_same_bytes(tmp_path):
-    """A galaxy of every kind of file, by `gen maps` as it was drafted: single precision where the format has it."""
+    """A galaxy of every kind of file."""
     some = [next(c for c in CASES if c["kind"] == kind and c["holds"] == "all") for kind in FACTORS["kind"]]
     for case in some:
         folder = tmp_path / case["kind"].replace(" ", "_")
         folder.mkdir()
-        path, form = (
-            write(folder, the_galaxy("all"), case),
-            "gadget_binary" if "binary" in case["kind"] else case["kind"],
-        )
+        path = write(folder, the_galaxy("all"), case)
+        form = "gadget_binary" if "binary" in case["kind"] else case["kind"]
+        dark = "DarkMatter" if form == "tipsy" else "PartType1"
         (folder / "suite.yaml").write_text(
             f"name: {folder.name}\nformat: {form}\nsnapshots: {path.name}\naperture: {{kpc: 200}}\n"
-            "selection: {min_stars: 30}\nparticles: {dark: [DarkMatter]}\n".replace(
-                "DarkMatter", "DarkMatter" if form == "tipsy" else "PartType1"
-            )
+            f"selection: {{min_stars: 30}}\nparticles: {{dark: [{dark}]}}\n"
         )
     suites = sorted(tmp_path.glob("*/suite.yaml"))
     for ranks in (1, 2):

@@ -244,6 +244,13 @@ def test_settings_that_only_add_galaxies_pass_and_others_are_named(tmp_path, cha
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("units", [{}, {"box": "none"}, {"box": 1000.0}, {"cosmological": False}, {"length_kpc": 2.0}])
+def test_what_has_not_changed_is_not_refused(units):
+    config = {"suite": Suite(**GOOD, units=units).model_dump(mode="json", exclude={"root"})}
+    assert changes.refused(config, config) == []
+    assert changes.refused(config, {"suite": {**config["suite"], "units": {"box": 7.0}}}) != []
+
+
 def test_keys_that_came_later_count_as_their_defaults():
     now = Suite(**GOOD).model_dump(mode="json", exclude={"root"})
     then = {key: value for key, value in now.items() if key not in ("tracers", "selection")}

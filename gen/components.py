@@ -33,12 +33,17 @@ def disc_types(
 
     A zoom's surroundings are heavier than its own dark matter, particle by particle.
     """
+    there = [ptype for ptype in unsaid_types(dark, given) if ptype in samples]
+    return there if not cosmological else lighter_than_dark(there, samples)
+
+
+def lighter_than_dark(types: list[str], samples: Mapping[str, Sample]) -> list[str]:
+    """Those whose particles are lighter than type 1's, or that have no type 1 beside them."""
 
     def weight(ptype: str) -> float:
         return float(np.median(samples[ptype].mass)) if ptype in samples else np.inf
 
-    there = [ptype for ptype in unsaid_types(dark, given) if ptype in samples]
-    return [ptype for ptype in there if not cosmological or weight(ptype) < 0.999 * weight("PartType1")]
+    return [ptype for ptype in types if ptype in samples and weight(ptype) < 0.999 * weight("PartType1")]
 
 
 def disc_question(types: list[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gen.centre import deepest_point
-from gen.components import components_of, disc_question, disc_types
+from gen.components import components_of, disc_question, disc_types, lighter_than_dark
 from gen.constants import LIGHT_KMS
 from gen.formats import FORMATS, CodeUnits, Format, SnapshotError
 from gen.formats.base import reading, settled_box
@@ -154,6 +154,8 @@ def _look_at_types(seen: Sketch, given: dict[str, list[str]], min_stars: int) ->
         seen.odd.append("no gas: gas maps will be empty; if it is of another type add `particles: {gas: [...]}`")
     elif not any({"SmoothingLength", "Density"} & s.fields for s in seen.of("gas")):
         seen.odd.append("no smoothing lengths and densities of the gas: the distance of the 32nd neighbour is taken")
+    for ptype in lighter_than_dark(seen.low_resolution, seen.samples):
+        seen.odd.append(f"{ptype} is said to be of low resolution, and its particles are lighter than PartType1's")
     used = {t for types in seen.components.values() for t in types}
     for ptype in sorted(seen.samples.keys() - used):
         seen.odd.append(f"{seen.samples[ptype].count:,d} particles of {ptype} are not used: their mass is nobody's")

@@ -67,6 +67,11 @@ def test_a_disc_is_not_dark_matter(isolated, lighter, is_disc, a_galaxy, tmp_pat
         with pytest.raises(SnapshotError, match="PartType2: a disc and a bulge of stars, or"):
             Snapshot(path, "gizmo")
         assert load_suite(written(tmp_path, text)).particles.stars == ["PartType2", "PartType4"]
+        mine = written(
+            tmp_path, text.replace("stars: [PartType2, PartType4], dark", "low_resolution: [PartType2], dark")
+        )
+        if not isolated:
+            assert "odd         PartType2 is said to be of low resolution, and" in "\n".join(describe(mine))
         with Snapshot(path, "gizmo", {"stars": ["PartType2"], "dark": ["PartType1"]}) as opened:
             assert len(opened.everything("stars")) == 1000
     else:

@@ -33,7 +33,7 @@ def is_the_files(error: BaseException) -> bool:
     """
     if isinstance(error, ImportError | NotImplementedError):
         return False
-    if isinstance(error, OSError | EOFError | struct.error | MemoryError):
+    if isinstance(error, OSError | EOFError | UnicodeError | struct.error | MemoryError):
         return True
     raised_in = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):

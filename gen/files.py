@@ -74,7 +74,7 @@ def aside(path: Path, keep: Path | None = None) -> Iterator[Path]:
     partial = path.with_name(_shortened(f".partial-{uuid4().hex[:12]}-", path.name))
     try:
         yield partial
-        _clear_left_behind(path, partial)
+        _clear_old(path, partial)
         sync_tree(partial)
         if keep is not None and path.exists():
             os.replace(path, keep)
@@ -89,6 +89,12 @@ def write_atomically(path: Path, content: str | bytes | memoryview, keep: Path |
     """Write a file whole and durably, text as UTF-8. `keep` and errors as of `aside`."""
     with aside(path, keep) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def clear_left_behind(folder: Path) -> None:
+    """Remove what killed writers left aside in a folder that nobody else writes in now."""
+    for left in folder.glob(".partial-*"):
+        _remove(left)
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
@@ -117,7 +123,7 @@ def _put(partial: Path, path: Path) -> None:
     _remove(old)
 
 
-def _clear_left_behind(path: Path, ours: Path) -> None:
+def _clear_old(path: Path, ours: Path) -> None:
     """Remove what killed processes left aside of the same file; ages are by the file system's own clock."""
     now = ours.stat().st_mtime
     pattern = glob.escape(_shortened(".partial-" + "0" * 12 + "-", path.name)).replace("0" * 12, "?" * 12, 1)

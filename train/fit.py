@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from gen import store
-from gen.files import make_folder
+from gen.files import clear_left_behind, make_folder
 from train import distributed as ddp
 from train import feed as feeds
 from train.calibrate import calibrate, calibrate_across, is_calibrated
@@ -94,6 +94,7 @@ def fit(config: FitConfig, out: Path, quiet: bool = False, kind: type[Fitter] = 
 
 def _calibrate(config: FitConfig, out: Path) -> None:
     """Calibrate a trained network, and what it belongs to if it was the last: an ensemble, a look across suites."""
+    clear_left_behind(out)
     store_path, all_of_it = Path(config.store), member_folders(out.parent, config.members)
     calibrate(out, store_path)
     if config.members > 1 and out in all_of_it and all(is_finished(folder) for folder in all_of_it):

@@ -1,5 +1,6 @@
 """FITS export, read back with astropy: masses, axes, orientation, units."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from astropy.wcs import WCS
 from conftest import command
 
 from gen import store
-from gen.export import export
+from gen.export import export, file_name
 from gen.instrument import INSTRUMENTS
 from gen.particles import Galaxy, Particles
 from gen.projection import views
@@ -165,6 +166,14 @@ def test_names_of_any_length_and_letters(map_store, tmp_path):
     made = export(out, "quiet", galaxy, tmp_path / "fits", 0)[0]
     assert verified(made)[0].header["OBJECT"] == galaxy.replace("ü", "\\xfc")
     assert made.parent == tmp_path / "fits"
+
+
+def test_no_two_views_share_a_file():
+    names = ["a:1", "a_1", "a/1", "a.1", "a%3A1", "a 1", "ä1", "a.view1", "x" * 400 + "1", "x" * 400 + "2", "a:1.view0"]
+    files = [file_name(suite, name, view) for suite in ("s", "s_a", "s_a-1") for name in names for view in (0, 1)]
+    assert len(set(files)) == len(files)
+    assert all(len(name) < 240 and re.fullmatch(r"[A-Za-z0-9_.~%-]+\.fits", name) for name in files)
+    assert file_name("quiet", "snap_099:0", 3) == "quiet.snap_099%3A0.view3.fits"
 
 
 @pytest.mark.parametrize(

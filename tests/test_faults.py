@@ -2,25 +2,32 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import MPIEXEC, ROOT, command, tree
 
-from gen import store
-from gen.formats import gadget
+from gen import failures, store, worker
+from gen import plan as plans
+from gen.__main__ import main
+from gen.formats import SnapshotError, gadget
+from gen.formats.base import reading
 from gen.maps import generate
 from gen.mock.suites import make_galaxy
 from gen.plan import plan
 from gen.record import Settings
 from gen.schedule import schedule
-from gen.suite import load_suite
+from gen.snapshot import Snapshot
+from gen.suite import SuiteError, load_suite
 
 SMALL = ("--views", 2, "--pixels", 16)
 
@@ -46,6 +53,13 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite = write_box(tmp_path_factory.mktemp("box"), galaxies=30)
     command("gen", "maps", suite, "--out", suite.parent / "maps.zarr", *SMALL)
     return suite
+
+
+@pytest.fixture(scope="module")
+def packed(box: Path) -> Path:
+    """The same store in shards of four."""
+    generate([load_suite(box)], box.parent / "packed.zarr", Settings(2, 16, galaxies_per_shard=4), quiet=True)
+    return box.parent / "packed.zarr"
 
 
 def start(*arguments: object, ranks: int) -> subprocess.Popen:
@@ -74,12 +88,9 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("whom", ["one rank", "the whole job"])
 @pytest.mark.parametrize("shard", [1, 4])
-def test_kill_9_in_the_middle_and_again(box, tmp_path, whom, shard):
-    out, whole = tmp_path / "maps.zarr", box.parent / "maps.zarr"
+def test_kill_9_in_the_middle_and_again(box, packed, tmp_path, whom, shard):
+    out, whole = tmp_path / "maps.zarr", packed if shard > 1 else box.parent / "maps.zarr"
     pack = ("--galaxies-per-shard", shard) if shard > 1 else ()
-    if pack:
-        whole = tmp_path / "whole.zarr"
-        command("gen", "maps", box, "--out", whole, *SMALL, *pack)
     job = start(box, "--out", out, *SMALL, *pack, ranks=2)
     wait_for_galaxies(out, 3)
     if whom == "the whole job":
@@ -117,12 +128,9 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
 @pytest.mark.parametrize(
     ("array", "shard"), [("maps", 1), ("mass", 1), ("status", 1), ("has_gas", 1), ("maps", 4), ("status", 4)]
 )
-def test_damaged_chunks_are_found_named_and_repaired(box, tmp_path, shard, array, damage):
+def test_damaged_chunks_are_found_named_and_repaired(box, packed, tmp_path, shard, array, damage):
     out, settings = tmp_path / "maps.zarr", Settings(views=2, pixels=16, galaxies_per_shard=shard)
-    if shard == 1:
-        shutil.copytree(box.parent / "maps.zarr", out)
-    else:
-        generate([load_suite(box)], out, settings, quiet=True)
+    shutil.copytree(packed if shard > 1 else box.parent / "maps.zarr", out)
     before = tree(out)
     path = next(p for p in (out / "box" / array / "c").rglob("*") if p.is_file() and _chunk(p, array) == 7 // shard)
     content = bytearray(path.read_bytes())
@@ -203,6 +211,220 @@ def test_a_catalogue_that_comes_later_brings_its_galaxies(tmp_path):
     (suite.parent / "002.hdf5").unlink()
     with pytest.raises(store.StoreError, match="holds other galaxies"):
         generate([load_suite(suite)], out, Settings(views=2, pixels=16), quiet=True)
+
+
+def write_row(folder: Path, n: int) -> Path:
+    """A box of n galaxies in a row, 600 kpc apart; `list_row` says which of them the catalogue has."""
+    galaxies = [make_galaxy("middle", i, 1, 400, 200, 400)[0] for i in range(n)]
+    members = [(galaxy, np.array([300.0 + 600 * i, 300, 300]), np.zeros(3)) for i, galaxy in enumerate(galaxies)]
+    gadget.write(folder / "snap.hdf5", members, 600.0 * n, 1.0, 0.7, "gizmo")
+    (folder / "row.yaml").write_text(
+        "name: row\nformat: gizmo\nsnapshots: '*.hdf5'\naperture: {kpc: 80}\n"
+        "catalogue: {format: table, path: row.csv}\n"
+    )
+    return folder / "row.yaml"
+
+
+def list_row(folder: Path, order: list[int]) -> None:
+    rows = [f"g{i},{300 + 600 * i},300,300,100" for i in order]
+    (folder / "row.csv").write_text("\n".join(["id,x,y,z,r200", *rows]) + "\n")
+
+
+@pytest.mark.parametrize("shard", [1, 3])
+def test_a_catalogue_in_another_order_shorter_or_longer(tmp_path, shard):
+    """Every galaxy stays in its place, and what is done stays done."""
+    suite, settings = write_row(tmp_path, 8), Settings(views=1, pixels=8, galaxies_per_shard=shard)
+    out, whole = tmp_path / "maps.zarr", tmp_path / "whole.zarr"
+
+    def content(where: Path) -> dict[str, list[np.ndarray]]:
+        group = store.open_suite(where, "row")
+        names, status = group["galaxy"][:].tolist(), store.read_status(group)
+        return {n: list(store.read_galaxy(group, i).values()) for i, n in enumerate(names) if status[i] == store.DONE}
+
+    list_row(tmp_path, list(range(8)))
+    assert generate([load_suite(suite)], whole, settings, quiet=True) == (8, 0)
+    expected = content(whole)
+    list_row(tmp_path, [0, 1, 2, 3, 4])
+    assert generate([load_suite(suite)], out, settings, quiet=True) == (5, 0)
+    group = store.open_suite(out, "row")
+    for index in (1, 4):
+        group["status"][index] = store.FAILED
+    list_row(tmp_path, [3, 7, 2, 0])  # those that were not done may go, and one has come
+    assert generate([load_suite(suite)], out, settings, quiet=True) == (4, 0)
+    assert store.open_suite(out, "row")["status"][:].tolist() == [1, 2, 1, 1, 2, 1]
+    list_row(tmp_path, [7, 6, 5, 4, 3, 2, 1, 0])
+    assert generate([load_suite(suite)], out, settings, quiet=True) == (8, 0)
+    found = content(out)
+    assert found.keys() == expected.keys()
+    for name, arrays in expected.items():
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(found[name], arrays, strict=True)), name
+    before = tree(out)
+    list_row(tmp_path, [7, 5, 4, 3, 2, 1, 0])
+    with pytest.raises(store.StoreError, match="snap:g6 is done, and gone"):
+        generate([load_suite(suite)], out, settings, quiet=True)
+    assert tree(out) == before
+
+
+def test_of_two_campaigns_at_once_one_works_and_the_other_says_so(box, tmp_path):
+    out = tmp_path / "maps.zarr"
+    jobs = [start(box, "--out", out, *SMALL, ranks=ranks) for ranks in (1, 2)]
+    said = [job.communicate(timeout=250)[1].decode() for job in jobs]
+    assert sorted(job.returncode for job in jobs) in ([0, 2], [0, 0]), said  # or waited for the other's end
+    for job, words in zip(jobs, said, strict=True):
+        assert "Traceback" not in words
+        assert job.returncode == 0 or "maps.zarr/box is being written by process" in words
+    assert tree(out) == tree(box.parent / "maps.zarr")
+    assert [path.name for path in out.iterdir() if path.name == ".locks"] == []
+
+
+def test_a_fault_of_the_program_is_not_called_one_of_the_file(tmp_path, monkeypatch):
+    """In a worker, wherever it comes from: type and traceback are kept, the other galaxies are mapped."""
+    suite = write_box(tmp_path / "box", galaxies=3)
+    real_maps, real_read, real_list = worker.map_galaxy, Snapshot._cut, plans.find_haloes
+
+    def maps(galaxy: object, name: str, *rest: object) -> object:
+        return {}["pos"] if name == "000:0" else real_maps(galaxy, name, *rest)
+
+    def cut(self: Snapshot, *rest: object) -> object:
+        return None + 1 if "001" in self.path.name else real_read(self, *rest)
+
+    def listing(kind: str, path: Path, snapshot: Path, units: object) -> object:
+        return None.haloes if "002" in snapshot.name else real_list(kind, path, snapshot, units)
+
+    out = tmp_path / "maps.zarr"
+    for module, name, broken in (
+        (worker, "map_galaxy", maps),
+        (Snapshot, "_cut", cut),
+        (plans, "find_haloes", listing),
+    ):
+        monkeypatch.setattr(module, name, broken)
+    assert generate([load_suite(suite)], out, Settings(2, 16), quiet=True) == (0, 3)
+    lines = {line["galaxy"]: line for line in failures.noted(out)}
+    assert lines.keys() == {"000:0", "001:0", "002:?"}
+    for name, kind in (("000:0", "KeyError: 'pos'"), ("001:0", "TypeError"), ("002:?", "AttributeError")):
+        reason, behind = lines[name]["reason"], lines[name]["traceback"]
+        assert "damaged" not in reason
+        assert kind in reason
+        assert str(suite.parent) in reason
+        assert behind.startswith("Traceback")
+        assert "tests/test_faults.py" in behind
+    monkeypatch.undo()
+    assert generate([load_suite(suite)], out, Settings(2, 16), quiet=True) == (3, 0)
+
+
+def test_what_a_file_makes_go_wrong_is_told_from_what_we_do(tmp_path):
+    path = tmp_path / "f.hdf5"
+    with h5py.File(path, "w") as file:
+        file["a"] = 1
+
+    def missing() -> None:
+        with h5py.File(path) as file:
+            file["b"]
+
+    def cut_short() -> None:
+        struct.unpack("<d", b"1234")
+
+    for of_the_file in (missing, cut_short, lambda: h5py.File(tmp_path / "none"), lambda: gadget.header(__file__)):
+        with pytest.raises(SnapshotError, match=r"f\.hdf5: cannot be read .*damaged"), reading(path):
+            of_the_file()
+    for ours, kind in (
+        (lambda: {}["b"], KeyError),
+        (lambda: None + 1, TypeError),
+        (lambda: np.zeros(3) + np.zeros(2), ValueError),
+        (lambda: np.stack([]), ValueError),
+        (lambda: nothing, NameError),  # noqa: F821
+        (lambda: 1 / 0, ZeroDivisionError),
+    ):
+        with pytest.raises(kind) as error, reading(path):
+            ours()
+        assert not isinstance(error.value, SnapshotError)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_fault_outside_of_any_galaxy_ends_all_ranks_with_its_traceback(box, tmp_path, ranks):
+    line = f"""
+import sys
+from gen import store
+from gen.__main__ import main
+def broken(*_): raise ValueError("operands could not be broadcast")
+store.write_galaxies = broken
+sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "--views", "2", "--pixels", "16"]))
+"""
+    launcher = [str(MPIEXEC), "-n", str(ranks)] if ranks > 1 else []
+    done = subprocess.run(
+        [*launcher, sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 1
+    assert "ValueError: operands could not be broadcast" in done.stderr
+    assert "in broken" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--seed", "-1"), "--seed must be a whole number from 0 to 2^63 - 1, not -1"),
+        (("--seed", str(2**63)), "--seed must be a whole number from 0 to 2^63 - 1, not 9223372036854775808"),
+        (("--field-of-view", "inf"), "--field-of-view must be a number from 0.01 to 1000 (half-mass radii), not inf"),
+        (("--field-of-view", "nan"), "--field-of-view must be a number from 0.01 to 1000 (half-mass radii), not nan"),
+        (("--field-of-view", "-6"), "not -6"),
+        (("--views", "0"), "--views must be a whole number from 1 to 10,000, not 0"),
+        (("--pixels", "3"), "--pixels must be a whole number from 4 to 4,096, not 3"),
+        (("--readers", "0"), "--readers must be a whole number from 1 to 1,000,000, not 0"),
+        (("--galaxies-per-shard", "-1"), "--galaxies-per-shard must be a whole number from 1 to 100,000, not -1"),
+        (("--inclination", "40", "40"), "--inclination must be two growing angles from 0 to 90 degrees, not 40.0 40.0"),
+        (("--inclination", "0", "nan"), "--inclination must be two growing angles from 0 to 90 degrees, not 0.0 nan"),
+    ],
+)
+def test_settings_are_checked_before_a_store_is_touched(box, tmp_path, capsys, option, said):
+    assert main(["maps", str(box), "--out", str(tmp_path / "maps.zarr"), *option]) == 2
+    words = capsys.readouterr().err.strip()
+    assert words.startswith("gen maps: --")
+    assert said in words
+    assert len(words.splitlines()) == 1
+    assert not (tmp_path / "maps.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--seed", "-1"),
+        ("--galaxies", "0"),
+        ("--stars", "0"),
+        ("--gas", "-1"),
+        ("--dark", str(10**10)),
+        ("--suites", "loud"),
+    ],
+)
+def test_settings_of_mocks_are_checked_before_anything_is_made(tmp_path, capsys, option):
+    assert main(["mock", "--out", str(tmp_path / "mocks"), *option]) == 2
+    words = capsys.readouterr().err.strip()
+    assert option[1] in words.replace(",", "")
+    assert len(words.splitlines()) == 1
+    assert not (tmp_path / "mocks").exists()
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "-1"])
+def test_numbers_of_suite_files_are_finite(tmp_path, value):
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\nformat: gizmo\nsnapshots: '*'\naperture: {{kpc: {value}}}\n")
+    with pytest.raises(SuiteError, match=r"aperture\.kpc"):
+        load_suite(path)
+
+
+def test_every_run_that_writes_says_so_in_the_store(tmp_path, capsys):
+    suite = write_box(tmp_path / "box", galaxies=2)
+    out, later = tmp_path / "maps.zarr", (suite.parent / "001.hdf5").rename(tmp_path / "001.hdf5")
+    assert generate([load_suite(suite)], out, Settings(2, 16)) == (1, 0)
+    assert re.search(r"peak memory per rank \[MB\]: (\d+) at most, \1 median\n", capsys.readouterr().err)
+    before = (out / "box" / "zarr.json").read_bytes()
+    assert generate([load_suite(suite)], out, Settings(2, 16), quiet=True) == (1, 0)
+    assert (out / "box" / "zarr.json").read_bytes() == before  # it had nothing to write
+    later.rename(suite.parent / later.name)
+    assert generate([load_suite(suite)], out, Settings(2, 16), quiet=True) == (2, 0)
+    first, second = store.open_suite(out, "box").attrs["runs"]
+    assert first["time"] <= second["time"]
+    assert set(first) == {"time", "command", "versions", "commit"}
+    assert "pytest" in first["command"]
 
 
 def test_archives_are_only_read(tmp_path):

@@ -170,6 +170,7 @@ class Worker:
         frame = frame_of(stars, end, task.name, self.settings, snapshot.half_box_kpc)
         check_aperture(frame, radius)
         if frame.map_radius_kpc > radius:
+            del galaxy, stars
             with reading():
                 galaxy = snapshot.galaxy(centre, frame.map_radius_kpc)
         return {"centre": centre, **map_galaxy(galaxy, frame, radius, self.settings)}

@@ -18,6 +18,8 @@ from gen.sightline import sightlines
 #: Side of the map, and the largest radius of the network's profile, in projected half-mass radii.
 FIELD_OF_VIEW_RE = 6.0
 REACH_RE = 3.0
+#: A sphere has particles this far out, as a share of its radius, unless its file ends before.
+FILLED = 0.9
 
 
 def _growing(limits: tuple[float, float]) -> tuple[float, float]:
@@ -133,11 +135,12 @@ def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Sett
     seen = replace(galaxy, stars=within(galaxy.stars, frame.map_radius_kpc), gas=gas)
     half_width = 0.5 * settings.field_of_view_re * frame.r_e_kpc
     radius = profile_radii(frame.half_mass_kpc, aperture_kpc)
-    reach = _farthest(galaxy, max(aperture_kpc, frame.map_radius_kpc))
-    if reach < REACH_RE * frame.r_e_kpc.max():
+    sphere, profile = max(aperture_kpc, frame.map_radius_kpc), REACH_RE * frame.r_e_kpc.max()
+    reach = _farthest(galaxy, sphere)
+    if reach < min(profile, FILLED * sphere):
         raise Refused(
-            f"its file ends {reach:.3g} kpc from its centre, before {REACH_RE:g} R_e = "
-            f"{REACH_RE * frame.r_e_kpc.max():.3g} kpc; is it a cutout? Take one that is larger"
+            f"its file ends {reach:.3g} kpc from its centre, before {REACH_RE:g} R_e = {profile:.3g} kpc; "
+            "is it a cutout? Take one that is larger"
         )
     menc = {c: enclosed_mass(p.pos_kpc, p.mass_msun, radius) for c, p in galaxy.components().items()}
     total = sum(menc.values())

@@ -177,6 +177,7 @@ class Worker:
         frame = frame_of(stars, end, task.name, self.settings, snapshot.half_box_kpc)
         check_aperture(frame, radius)
         if frame.map_radius_kpc > radius:
+            del galaxy, stars
             with reading():
                 galaxy = snapshot.galaxy(centre, frame.map_radius_kpc)
         found = np.array(halo.centre_kpc is None, dtype=np.uint8)

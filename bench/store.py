@@ -41,7 +41,8 @@ def write_store(path: Path, made: list[Record], per_shard: int, views: int, pixe
     names = [f"galaxy {i}" for i in range(len(made))]
     group = store.create_suite(path, "bench", names, names, config)
     for first in range(0, len(made), per_shard):
-        store.write_galaxies(group, first, list(made[first : first + per_shard]))
+        some = range(first, min(first + per_shard, len(made)))
+        store.write_galaxies(group, some, [made[i] for i in some])
 
 
 def read_store(path: Path, block: int) -> None:

@@ -59,15 +59,10 @@ def only_adds(key: str, old: Any, new: Any) -> bool:
 def _as_of_today(config: dict[str, Any]) -> dict[str, Any]:
     """A store's config with the defaults of keys that suite files did not have when it was made."""
     try:
-        suite = Suite(**_given(config["suite"]))
+        suite = Suite(**config["suite"])
     except (KeyError, TypeError, ValueError):  # keys of another version: compared as they are
         return config
     return {**config, "suite": suite.model_dump(mode="json", exclude={"root"})}
-
-
-def _given(config: dict[str, Any]) -> dict[str, Any]:
-    """Without what is left out: a key that is null in a suite file may say something (`units: {box: none}`)."""
-    return {k: _given(v) if isinstance(v, dict) else v for k, v in config.items() if v is not None}
 
 
 def _said(value: Any) -> str:

@@ -78,7 +78,9 @@ class Units(_Section):
     @field_validator("box", mode="before")
     @classmethod
     def _box_or_none(cls, box: object) -> object:
-        if box is None or str(box).lower() == "none":  # YAML's null, which is no number either
+        if box is None:  # left out, as in what model_dump gives
+            return None
+        if str(box).lower() == "none":
             return "none"
         if isinstance(box, bool) or not isinstance(box, int | float) or not 0 < box < math.inf:
             raise ValueError("either none or the side of the box in comoving kpc (no h)")

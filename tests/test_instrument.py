@@ -337,7 +337,7 @@ def test_two_instruments_of_one_name_do_not_share_a_table(map_store, tmp_path):
 
 def test_runs_from_before_name_a_built_in_instrument(tmp_path):
     def run(**content: object) -> Path:
-        (tmp_path / "run.json").write_text(json.dumps({"schema": RUN_SCHEMA, **content}))
+        (tmp_path / "run.json").write_text(json.dumps({"schema": RUN_SCHEMA, "fit": {}, "model": {}, **content}))
         return tmp_path
 
     assert instrument_of(run(fit={"instrument": "clean"})) == INSTRUMENTS["clean"]

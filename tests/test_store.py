@@ -246,7 +246,9 @@ def test_settings_that_only_add_galaxies_pass_and_others_are_named(tmp_path, cha
 
 @pytest.mark.parametrize("units", [{}, {"box": "none"}, {"box": 1000.0}, {"cosmological": False}, {"length_kpc": 2.0}])
 def test_what_has_not_changed_is_not_refused(units):
-    config = {"suite": Suite(**GOOD, units=units).model_dump(mode="json", exclude={"root"})}
+    suite = Suite(**GOOD, units=units)
+    config = {"suite": suite.model_dump(mode="json", exclude={"root"})}
+    assert Suite(**suite.model_dump()) == suite
     assert changes.refused(config, config) == []
     assert changes.refused(config, {"suite": {**config["suite"], "units": {"box": 7.0}}}) != []
 

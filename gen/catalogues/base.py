@@ -125,7 +125,7 @@ def numbers(path: Path, data: Any) -> np.ndarray:
 
     Raises SnapshotError for one without numbers, or whose numbers are not all there.
     """
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iufb":
+    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iufb" or not data.shape:
         raise SnapshotError(f"{path}: {data.name} is no array of numbers")
     check_whole(f"{path}: {data.name}", data)
     return data[()].astype(float) if data.dtype.kind == "f" else data[()]

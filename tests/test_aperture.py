@@ -44,7 +44,8 @@ def assert_same_maps(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None
     assert (a["maps"][:, 0] > 0).any()
     assert a.keys() == b.keys() == store.ARRAYS.keys() - {"status"}
     for name in a.keys() - TRUTH:
-        np.testing.assert_allclose(a[name], b[name], rtol=1e-6, err_msg=name)
+        # Sums in another order leave a dispersion of 1e-6 km/s where a single particle is.
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-6, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(("suite", "field"), list(zip(SUITES, (6.0, 6.0, 12.0), strict=True)))

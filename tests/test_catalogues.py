@@ -52,7 +52,7 @@ def write_ahf(folder: Path) -> Path:
     for i in range(4):
         row = [ids[i], hosts[i], 0, HALO_MASS[i] * H, N_ALL[i], *x[i], 0.0, 0.0, 0.0, r[i], HIGH_RES[i], 0, 0.0]
         lines.append("".join(f"{value!s}\t" for value in [*row, N_STARS[i], STARS[i] * H]))
-    path = folder / "snap.z1.000.AHF_halos"
+    path = folder / f"snap.z{1 / A - 1:.3f}.AHF_halos"
     path.write_text("\n".join(lines) + "\n")
     return path
 

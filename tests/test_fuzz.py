@@ -47,6 +47,7 @@ def write_base(folder: Path, name: str) -> list[Path]:
     folder.mkdir(parents=True)
     _, write, catalogue, files = BASES[name]
     parts = layouts.galaxy(160).components()
+    parts["dark"] = replace(parts["dark"], pos_kpc=2 * parts["dark"].pos_kpc)  # haloes are wider than galaxies
     galaxy = Galaxy(**{k: replace(p, pos_kpc=p.pos_kpc + CENTRE) for k, p in parts.items()})
     if write is None:
         tipsy.write(folder / "snap_099.01000", [(galaxy, np.zeros(3), np.zeros(3))], layouts.BOX, layouts.A, HUBBLE)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, command
+from conftest import ROOT, command, tree
 from test_fit import same, weights_of
 from test_launch import SMALL, flags, wait_for, wait_for_checkpoint
 
@@ -99,11 +99,6 @@ def until_true(ask: Callable[[], object], seconds: float = 90) -> None:
 
 def mapped(out: Path) -> int:
     return len(list(out.glob("*/status/c/*")))
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a store."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def assert_same_store(one: Path, two: Path) -> None:

@@ -449,11 +449,12 @@ def suite_file(folder: Path, **more: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("written", "box"), [("none", "none"), ("None", "none"), (None, "none"), (100000, 1e5), (5e4, 5e4)]
+    ("written", "box"), [("none", "none"), ("None", "none"), (None, None), (100000, 1e5), (5e4, 5e4)]
 )
 def test_a_suite_file_says_what_the_box_is(written, box, tmp_path):
     units = load_suite(suite_file(tmp_path, units={"box": written, "cosmological": False})).units
-    assert units.model_dump(exclude_none=True) == {"box": box, "cosmological": False}
+    assert units.box == box  # a null is a key that is left out, in a suite file as in what a store keeps of one
+    assert units.cosmological is False
     assert Units().model_dump(exclude_none=True) == {}
 
 

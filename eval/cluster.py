@@ -14,8 +14,10 @@ from operator import add
 from pathlib import Path
 from typing import Any, TypeVar
 
+import dask
 from dask.distributed import Client, KilledWorker, LocalCluster, as_completed
 from dask.system import CPU_COUNT
+from distributed.utils import get_mp_context
 from tqdm import tqdm
 
 from train.allotted import slurm_cores
@@ -77,6 +79,15 @@ def _slurm(wanted: Cluster) -> Any:
     return cluster
 
 
+def _fork_workers() -> None:
+    """Have workers of this machine forked from one process that has imported what tasks need.
+
+    A worker per core that reads torch and the rest from a shared disk by itself takes minutes on a large node.
+    """
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    get_mp_context().set_forkserver_preload(["distributed", "eval.compare"])
+
+
 @contextlib.contextmanager
 def connected(wanted: Cluster) -> Iterator[Client]:
     """A client of the cluster, which ends with it unless it ran before. Says where its dashboard is."""
@@ -93,6 +104,7 @@ def connected(wanted: Cluster) -> Iterator[Client]:
     if wanted.where == "slurm":
         cluster = _slurm(wanted)
     elif wanted.where == "local":
+        _fork_workers()
         cluster = LocalCluster(
             n_workers=wanted.workers or min(slurm_cores() or CPU_COUNT, CPU_COUNT),
             threads_per_worker=1,

@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -36,25 +38,40 @@ def stages(action: Callable[[], object], out: Path, into: Path) -> list[Path]:
     if child:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         return sorted(into.iterdir())
-    copying = False
+    turn, copying = threading.Lock(), threading.local()  # zarr writes in several threads
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal copying
         changing = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link")
-        if copying or not (changing or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))):
+        if getattr(copying, "now", False):
             return
-        copying = True
-        stage = into / f"{len(os.listdir(into)):04d}"
-        shutil.copytree(out, stage) if out.exists() else stage.mkdir()
-        copying = False
+        if not (changing or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))):
+            return
+        with turn:
+            copying.now = True
+            copy_of(out, into / f"{len(os.listdir(into)):04d}")
+            copying.now = False
 
     try:
         into.mkdir()
         sys.addaudithook(look)
         action()
         os._exit(0)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(1)
+
+
+def copy_of(folder: Path, to: Path) -> None:
+    """What is in a folder where another thread may be about to change something: before or after, never half of it."""
+    for _ in range(20):
+        try:
+            shutil.copytree(folder, to) if folder.exists() else to.mkdir()
+        except (shutil.Error, FileNotFoundError):
+            shutil.rmtree(to, ignore_errors=True)
+        else:
+            return
+    raise AssertionError(f"{folder} changes all the time")
 
 
 def record_of(group: zarr.Group, value: float) -> store.Record:

@@ -4,25 +4,37 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import warm
+from filelock import FileLock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 SUITES = ("bursty", "quiet", "middle")
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
 
 
 def command(*arguments: object, ranks: int = 1, check: bool = True, timeout: int = 250) -> subprocess.CompletedProcess:
     """Run `python -m ...` for real, under mpiexec when ranks > 1."""
-    line = [str(MPIEXEC), "-n", str(ranks)] if ranks > 1 else []
-    line += [sys.executable, "-m", *map(str, arguments)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    words = [*map(str, arguments)]
+    if ranks > 1:
+        line = [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", *words]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    else:
+        process = warm.Process(words)
+        try:
+            texts = process.communicate(timeout)
+        finally:
+            process.kill()
+        done = subprocess.CompletedProcess(process.args, process.returncode or 0, *texts)
     if check and done.returncode:
-        raise AssertionError(f"{' '.join(line)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(f"{' '.join(done.args)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
 
 
@@ -38,19 +50,38 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="session")
-def mocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve galaxies of each suite, a tenth of the usual particles."""
-    folder = tmp_path_factory.mktemp("mocks")
-    command("gen", "mock", "--out", folder, "--galaxies", 12, "--stars", 3000, "--gas", 1500, "--dark", 3000)
-    return folder
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A folder of a name that all workers of pytest-xdist share: made by whichever comes first."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with FileLock(shared / f"{name}.lock"):
+            if not folder.exists():
+                partial = shared / f"{name}.partial"
+                partial.mkdir()
+                fill(partial)
+                partial.rename(folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def map_store(mocks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mocks(made_once: MadeOnce) -> Path:
+    """Twelve galaxies of each suite, a tenth of the usual particles."""
+    numbers = ("--galaxies", 12, "--stars", 3000, "--gas", 1500, "--dark", 3000)
+    return made_once("mocks", lambda folder: command("gen", "mock", "--out", folder, *numbers))
+
+
+@pytest.fixture(scope="session")
+def map_store(mocks: Path, made_once: MadeOnce) -> Path:
     """Their maps, by one rank."""
-    out = tmp_path_factory.mktemp("store") / "maps.zarr"
-    command("gen", "maps", *sorted(mocks.glob("*/*.yaml")), "--out", out, "--views", 2, "--pixels", 16)
-    return out
+    line = ("gen", "maps", *sorted(mocks.glob("*/*.yaml")), "--views", 2, "--pixels", 16)
+    return made_once("store", lambda folder: command(*line, "--out", folder / "maps.zarr")) / "maps.zarr"
 
 
 @pytest.fixture(scope="session")
@@ -62,25 +93,25 @@ def real_files() -> Path:
 
 
 @pytest.fixture(scope="session")
-def runs(map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def runs(map_store: Path, made_once: MadeOnce) -> list[Path]:
     """Three tracers on all suites and one on a single suite, hardly trained."""
     from train.config import FitConfig  # torch reads OMP_NUM_THREADS as it is imported
     from train.fit import fit
 
-    folder = tmp_path_factory.mktemp("runs")
-    small = {"width": 4, "steps": 20, "round_steps": 10, "batch": 8}
-    for tracer in ("gas", "stars", "both"):
-        fit(FitConfig(str(map_store), tracer, SUITES, **small), folder / tracer, quiet=True)
-    fit(FitConfig(str(map_store), "both", ("middle",), **small), folder / "middle", quiet=True)
-    return sorted(folder.iterdir())
+    def fill(folder: Path) -> None:
+        small = {"width": 4, "steps": 20, "round_steps": 10, "batch": 8}
+        for tracer in ("gas", "stars", "both"):
+            fit(FitConfig(str(map_store), tracer, SUITES, **small), folder / tracer, quiet=True)
+        fit(FitConfig(str(map_store), "both", ("middle",), **small), folder / "middle", quiet=True)
+
+    return sorted(made_once("runs", fill).iterdir())
 
 
 @pytest.fixture(scope="session")
-def results(runs: list[Path], map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("results")
-    said = command("eval", "tables", *runs, "--store", map_store, "--out", out, "--part", "all", "--workers", 2).stdout
-    assert str(out / "table.csv") in said
-    return out
+def results(runs: list[Path], map_store: Path, made_once: MadeOnce) -> Path:
+    """The tables of these runs, by two workers."""
+    line = ("eval", "tables", *runs, "--store", map_store, "--part", "all", "--workers", 2)
+    return made_once("results", lambda folder: command(*line, "--out", folder))
 
 
 def assert_same_posterior(found, expected, widths: float = 0.02) -> None:

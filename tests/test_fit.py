@@ -16,11 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 import zarr
 from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -42,6 +44,7 @@ SUITES = ("bursty", "middle", "quiet")
 SMALL: dict[str, object] = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
 #: Seconds in which every process has to end once one has died; imports of the others included.
 SOON = 60
+Started = subprocess.Popen | warm.Process
 
 
 def config_of(map_store: Path, **options: object) -> FitConfig:
@@ -57,23 +60,26 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def start(
-    arguments: list[object], world: int = 1, env: dict[str, str] | None = None, limit: Callable[[], None] | None = None
-) -> list[subprocess.Popen]:
-    """Python with some arguments as every rank of `world`, each started by hand as srun would."""
+    arguments: list[object], world: int = 1, more: dict[str, str] | None = None, limit: Callable[[], None] | None = None
+) -> list[Started]:
+    """Python with some arguments as every rank of `world`, each started by hand as srun would.
+
+    limit: what each does before anything else.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
+    shared = os.environ | {"PYTHONPATH": str(ROOT)} | (more or {})
     started = []
     for rank in range(world):
         mine = {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)} if world > 1 else {}
-        mine |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, *map(str, arguments)], cwd=ROOT, env=shared | mine, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=limit,
-            )
-        )  # fmt: skip
+        env = shared | mine | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        words = [*map(str, arguments)]
+        if words[:2] == ["-m", "train"]:
+            started.append(warm.Process(words[1:], env, limit))
+        else:
+            line, pipe = [sys.executable, *words], subprocess.PIPE
+            started.append(subprocess.Popen(line, cwd=ROOT, env=env, text=True, stdout=pipe, stderr=pipe))
     return started
 
 
@@ -82,7 +88,7 @@ def fit_line(map_store: Path, out: Path, **options: object) -> list[object]:
     return ["-m", "train", "fit", "--store", map_store, "--tracer", "both", "--out", out, *flags]
 
 
-def end(processes: list[subprocess.Popen], timeout: float = 200) -> list[tuple[int, str, str]]:
+def end(processes: list[Started], timeout: float = 200) -> list[tuple[int, str, str]]:
     """Exit code, output and messages of each."""
     try:
         texts = [p.communicate(timeout=timeout) for p in processes]
@@ -92,7 +98,7 @@ def end(processes: list[subprocess.Popen], timeout: float = 200) -> list[tuple[i
     return [(p.returncode, *text) for p, text in zip(processes, texts, strict=True)]
 
 
-def wait_for(path: Path, processes: list[subprocess.Popen], after: float = 0.0) -> None:
+def wait_for(path: Path, processes: list[Started], after: float = 0.0) -> None:
     """Until a file is written later than `after`, or a process has ended."""
     for _ in range(6000):
         if any(p.poll() is not None for p in processes) or (path.exists() and path.stat().st_mtime > after):
@@ -519,10 +525,7 @@ def test_a_full_disk_costs_checkpoints_and_at_the_end_the_run(map_store, tmp_pat
     run = shutil.copytree(stopped, tmp_path / "run")
     before = (run / "last.pt").read_bytes()
     room = len(before) // 20
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
-
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
     line = fit_line(map_store, run, **LONG)
     (done,) = end(start(line, limit=limit))
     assert done[0] == 2, done

@@ -30,6 +30,8 @@ from train.standing import states
 
 TESTBED = Path(os.environ.get("KINMASS_TESTBED", "/tmp/kinmass-testbed"))
 VIEWS = ("--views", 2, "--pixels", 16)
+ANSWERS = bool(shutil.which("sinfo")) and not subprocess.run(["sinfo"], capture_output=True, check=False).returncode
+pytestmark = pytest.mark.skipif(not ANSWERS and not os.environ.get("KINMASS_NEED_SLURM"), reason="no Slurm")
 
 
 def shell(*line: object, check: bool = True) -> str:
@@ -47,8 +49,7 @@ def accounting() -> bool:
 @pytest.fixture(scope="module", autouse=True)
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A site file for this Slurm."""
-    if not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
-        (pytest.fail if os.environ.get("KINMASS_NEED_SLURM") else pytest.skip)("no Slurm")
+    assert ANSWERS, "no Slurm answers"
     path = tmp_path_factory.mktemp("site") / "site.env"
     account = "astro" if accounting() else ""
     path.write_text(

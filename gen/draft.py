@@ -35,15 +35,21 @@ def _yaml(text: str) -> str:
 def _catalogues(snapshot: Path, format_name: str) -> list[tuple[str, Path]]:
     """(format, path) of catalogues that seem to belong to a snapshot, in its folder or one beside it.
 
-    By the snapshot's own name, or by its number.
+    By the snapshot's own name, or by its number. What lies beside it goes before what lies in another folder; a folder
+    with snapshots of its own is another run, whose galaxies are elsewhere at the same time.
     """
     number, found = snapshot_number(snapshot, format_name).lstrip("0"), []
+    alike = re.sub(r"\d+", "*", glob.escape(snapshot.name))
+    folder = snapshot.absolute().parent
+    beside = [f for f in folder.parent.glob("*/") if f != folder and not any(f.glob(alike))]
     for kind, pattern in _NAMES.items():
-        near = [*snapshot.parent.glob(pattern), *snapshot.parent.parent.glob(f"*/{pattern}")]
-        named = [p for p in near if p.name.startswith(f"{snapshot.name}.")]
-        mine = named or [p for p in near if number and snapshot_number(p, format_name).lstrip("0") == number]
-        firsts = [p for p in mine if p.is_file() and not re.search(r"\.[1-9]\d*\.hdf5$", p.name)]
-        found += [(kind, p) for p in sorted(firsts, key=str)[:1]]
+        for near in ([*folder.glob(pattern)], [p for f in beside for p in f.glob(pattern)]):
+            named = [p for p in near if p.name.startswith(f"{snapshot.name}.")]
+            mine = named or [p for p in near if number and snapshot_number(p, format_name).lstrip("0") == number]
+            firsts = [p for p in mine if p.is_file() and not re.search(r"\.[1-9]\d*\.hdf5$", p.name)]
+            found += [(kind, p) for p in sorted(firsts, key=str)]
+            if firsts:
+                break
     return found
 
 
@@ -113,6 +119,9 @@ def _galaxies(seen: Sketch) -> list[str]:
     n = seen.count("stars")
     enough = FEW_STARS if n >= FEW_STARS else max(1, n // 2)
     few = "" if n >= FEW_STARS else f"   # there are {n}; maps of fewer than some {FEW_STARS} are shot noise"
+    unsure = [(kind, p) for kind, p in fits if len({q.parent for other, q in fits if other == kind}) > 1]
+    lines += [f"# this may be its catalogue, or another run's: {_catalogue_path(seen, p)}" for _, p in unsure]
+    fits = [c for c in fits if c not in unsure]
     if fits:
         (kind, where), *rest = fits
         lines.append(f"catalogue: {{format: {kind}, path: {_catalogue_path(seen, where)}}}")

@@ -115,6 +115,27 @@ def test_a_draft_takes_the_snapshots_own_catalogue(a_galaxy, tmp_path):
     assert "no catalogue found" in text
 
 
+def test_a_draft_takes_no_other_runs_catalogue(a_galaxy, tmp_path):
+    """Of runs in folders beside each other, all with a snapshot 099 at z = 0."""
+    for name in ("run1", "run2", "run3"):
+        (tmp_path / name).mkdir()
+        snapshot(tmp_path / name / "snap_099.hdf5", a_galaxy, 1.0)
+        if name != "run3":
+            catalogue(tmp_path / name / "fof_subhalo_tab_099.hdf5", 0.0)
+    for name, path in (("run1", "fof_"), ("run2", "fof_")):
+        assert f'catalogue: {{format: subfind, path: "{path}' in draft(tmp_path / name / "snap_099.hdf5")
+    assert "no catalogue found" in draft(tmp_path / "run3" / "snap_099.hdf5")
+    (tmp_path / "groups_099").mkdir()
+    catalogue(tmp_path / "groups_099" / "fof_subhalo_tab_099.hdf5", 0.0)
+    text = draft(tmp_path / "run3" / "snap_099.hdf5")
+    assert 'catalogue: {format: subfind, path: "../groups_099/fof_subhalo_tab_099.hdf5"}' in text
+    (tmp_path / "again").mkdir()
+    catalogue(tmp_path / "again" / "fof_subhalo_tab_099.hdf5", 0.0)
+    text = draft(tmp_path / "run3" / "snap_099.hdf5")
+    assert "\ncatalogue:" not in text
+    assert "another run's: \"../again/fof_" in text
+
+
 @pytest.mark.parametrize("form", ["gadget", "arepo", "gizmo", "simba", "eagle", "swift"])
 def test_a_drafts_assumed_units_are_the_formats_own(form, a_galaxy, tmp_path):
     """Uncommented they change nothing."""

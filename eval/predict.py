@@ -23,6 +23,13 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     keep = usable(views, infer.tracer, infer.instrument)
     if not keep.any():
         raise ValueError(f"{store}/{suite}: no view has usable {infer.tracer} maps through {infer.instrument.name}")
+    if not keep.all():
+        first = views[np.flatnonzero(~keep)[:1]]
+        print(
+            f"eval predict: {(~keep).sum()} of {len(keep)} views have no usable {infer.tracer} maps through "
+            f"{infer.instrument.name} and are left out, the first is view {first.view[0]} of {first.galaxy[0]}",
+            file=sys.stderr,
+        )
     views = views[keep]
     posterior = infer(views)
     low68, high68, low95, high95, median = posterior.quantiles(SHARES)

@@ -182,12 +182,22 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     assert "probability" in stars
 
 
-def test_predict_covers_every_view(runs, map_store, tmp_path):
-    run = next(r for r in runs if r.name == "both")
-    command("eval", "predict", run, "--store", map_store, "--suite", "quiet", "--out", tmp_path / "p.csv")
-    table = pd.read_csv(tmp_path / "p.csv")
+def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, map_store, tmp_path):
+    run, out = next(r for r in runs if r.name == "both"), tmp_path / "p.csv"
+    said = command("eval", "predict", run, "--store", map_store, "--suite", "quiet", "--out", out).stderr
+    table = pd.read_csv(out)
     assert len(table) == 12 * 2 * K
     assert (table.lo_68 < table.hi_68).all()
+    assert "left out" not in said
+    damaged = shutil.copytree(map_store, tmp_path / "maps.zarr")
+    group = zarr.open_group(damaged / "quiet", mode="r+")
+    group["maps"][3, 1] = np.nan
+    said = command("eval", "predict", run, "--store", damaged, "--suite", "quiet", "--out", out).stderr
+    name = group["galaxy"][3]
+    assert f"1 of 24 views have no usable both maps through ifu and are left out, the first is view 1 of {name}" in said
+    pd.testing.assert_frame_equal(
+        pd.read_csv(out), table[(table.galaxy != name) | (table["view"] != 1)].reset_index(drop=True), rtol=1e-5
+    )
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from torch import nn
 
 from gen.instrument import observe
 from train import __main__ as command
-from train import feed as feeds
-from train.config import FitConfig
-from train.fit import fit
-from train.fitter import Fitter
+from train.data import loader as feeds
+from train.loop.config import FitConfig
+from train.loop.fit import fit
+from train.loop.fitter import Fitter
 
 WEIGHTS = {"coral": 1.0, "mmd": 1.0, "dann": 0.3, "worst": 0.01}
 

@@ -1,4 +1,4 @@
-"""Does a network notice maps that are wrong? Strangeness (`train.familiar`) of test views as they are, and broken.
+"""Does a network notice maps that are wrong? Out-of-distribution scores of test views as they are, and broken.
 
 python -m bench.broken --store maps.zarr --runs runs/both runs/both-on-quiet
 """
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from bench import common
-from gen import store
+from gen.storage import store
 from train import load
-from train.dataset import concatenate, read_views, usable
-from train.familiar import STRANGE
+from train.data.dataset import concatenate, read_views, usable
+from train.run.out_of_distribution import STRANGE
 
 MOST_VIEWS = 600
 

@@ -1,6 +1,6 @@
 """A campaign of 100,000 galaxies on 16 to 4096 ranks, simulated event by event.
 
-As in gen.parallel, one manager (a thread of rank 0) hands the next galaxy, largest first, to each
+As in gen.campaign.parallel, one manager (a thread of rank 0) hands the next galaxy, largest first, to each
 rank that asks. A rank then asks the manager for one of R reader slots, opens the snapshot on the
 metadata server, reads it at the file system's bandwidth (shared evenly among all transfers), parses
 it and gives the slot back to the manager; projects; creates its files on the metadata server and writes them.
@@ -24,9 +24,9 @@ from mpi4py import MPI
 from numba import njit
 
 from bench import common
-from gen import parallel
-from gen.projection import views
-from gen.sightline import sightlines
+from gen.campaign import parallel
+from gen.physics.projection import views
+from gen.physics.sightline import sightlines
 
 #: Where rank-time goes, in the order of `simulate`'s result; all but the first are losses.
 PARTS = ("work", "manager", "readers' cap", "bandwidth", "metadata", "last galaxies")

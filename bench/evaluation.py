@@ -18,13 +18,13 @@ import pandas as pd
 import torch
 
 from bench import common
-from eval.cluster import Cluster, sum_of_tasks
-from eval.inference import predict_block, sources_of
-from eval.metrics import Estimates, Sums, add_up, measures, per_view
-from eval.predictions import BLOCK, N_SAMPLES, Kept, Part, prepare
+from eval.tables.cluster import Cluster, sum_of_tasks
+from eval.tables.metrics import Estimates, Sums, add_up, measures, per_view
+from eval.tables.predictions import BLOCK, N_SAMPLES, Kept, Part, prepare
+from eval.tables.tasks import predict_block, sources_of
 from train import load
-from train.dataset import RADII_RE, read_views, usable
-from train.scaling import only
+from train.data.dataset import RADII_RE, read_views, usable
+from train.model.scaling import only
 
 K, VIEWS = len(RADII_RE), 4
 GALAXIES = 256  # of a task

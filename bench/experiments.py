@@ -24,11 +24,11 @@ import torch
 
 import train
 from bench import common
-from eval.calibration import coverage, ranks, tarp, uniformity
-from gen import store
-from gen.files import write_atomically
-from train.calibrate import LEVELS
-from train.dataset import concatenate, read_views, usable
+from eval.tables.calibration import coverage, ranks, tarp, uniformity
+from gen.storage import store
+from gen.storage.files import write_atomically
+from train.data.dataset import concatenate, read_views, usable
+from train.run.calibration import LEVELS
 
 #: What differs from the default, which is trained on `both` of every view of every galaxy.
 VARIANTS = {
@@ -80,7 +80,7 @@ def figures(samples: np.ndarray, log_prob: np.ndarray, truth: np.ndarray) -> lis
     return [float(v) for v in (-log_prob.mean(), d.std(0).mean(), 0.5 * (high - low).mean(), *covered)]
 
 
-def measure(infer: train.Inference, tracer: str, views: train.dataset.Views) -> list[float]:
+def measure(infer: train.Inference, tracer: str, views: train.data.dataset.Views) -> list[float]:
     """The figures of one run on test views."""
     views = views[usable(views, "gas", infer.instrument) & usable(views, "stars", infer.instrument)]
     posterior, truth = infer(views, tracer=tracer), views.log10_menc.numpy().astype(float)

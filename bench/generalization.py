@@ -25,10 +25,10 @@ import torch
 import train
 from bench import common
 from bench.align import WEIGHTS
-from eval.calibration import ranks
-from gen import store
-from train.calibrate import LEVELS
-from train.dataset import read_views, usable
+from eval.tables.calibration import ranks
+from gen.storage import store
+from train.data.dataset import read_views, usable
+from train.run.calibration import LEVELS
 
 #: What differs from a plain fit.
 VARIANTS = {

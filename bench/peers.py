@@ -3,7 +3,7 @@
 import numpy as np
 
 from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from gen.particles import Particles
+from gen.physics.particles import Particles
 
 
 class Yt:

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from bench import common
-from gen import parallel
-from gen.maps import generate
-from gen.record import Settings
+from gen.campaign import parallel
+from gen.campaign.maps import generate
+from gen.campaign.record import Settings
 from gen.suite import load_suite
 
 #: Stars, gas and dark particles per galaxy of each suite: 50, 100 and 200 thousand particles.

@@ -42,14 +42,14 @@ from torch.utils.tensorboard.writer import SummaryWriter
 import train
 from bench import common
 from bench.experiments import N_SAMPLES, figures, train_one
-from gen import store
 from gen.instrument import observe
-from train import feed as feeds
-from train.config import FitConfig
-from train.dataset import RADII_RE, Views, concatenate, read_views, usable
-from train.density import monotone, unconstrained
-from train.network import MassModel, ModelConfig
-from train.scaling import flip_sky
+from gen.storage import store
+from train.data import loader as feeds
+from train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
+from train.loop.config import FitConfig
+from train.model.density import monotone, unconstrained
+from train.model.network import MassModel, ModelConfig
+from train.model.scaling import flip_sky
 
 HEADS = ["fit", "nll", "dispersion", "robust", "cov68", "worst", "cov95", "worst", "seconds", "looks", "parameters"]
 BATCH = 200  # sbi's default, of which it drops an incomplete one

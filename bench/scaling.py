@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from bench import common
-from gen import maps, worker
-from gen.particles import Galaxy, Particles
-from gen.projection import project
-from gen.record import Settings
-from gen.sightline import sightlines
+from gen.campaign import maps, worker
+from gen.campaign.record import Settings
+from gen.physics.particles import Galaxy, Particles
+from gen.physics.projection import project
+from gen.physics.sightline import sightlines
 from gen.suite import load_suite
 
 HALF_KPC = 15.0

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from bench import common
-from gen import store
-from gen.record import Settings
+from gen.campaign.record import Settings
+from gen.storage import store
 
 Record = dict[str, np.ndarray]
 
@@ -36,7 +36,7 @@ def records(n: int, views: int, pixels: int) -> list[Record]:
 
 
 def write_store(path: Path, made: list[Record], per_shard: int, views: int, pixels: int) -> None:
-    """All records through gen.store, k galaxies a call."""
+    """All records through gen.storage.store, k galaxies a call."""
     config = {"views": views, "pixels": pixels, "galaxies_per_shard": per_shard}
     names = [f"galaxy {i}" for i in range(len(made))]
     group = store.create_suite(path, "bench", names, names, config)

@@ -25,16 +25,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench import common
 from bench.store import records, write_store
-from gen import store
-from gen.files import write_atomically
 from gen.instrument import observe
-from train import feed as feeds
-from train.config import FitConfig
-from train.dataset import RADII_RE
-from train.fitter import Fitter
-from train.network import MassModel, ModelConfig
-from train.sampler import draws
-from train.scaling import flip_sky
+from gen.storage import store
+from gen.storage.files import write_atomically
+from train.data import loader as feeds
+from train.data.dataset import RADII_RE
+from train.data.sampler import draws
+from train.loop.config import FitConfig
+from train.loop.fitter import Fitter
+from train.model.network import MassModel, ModelConfig
+from train.model.scaling import flip_sky
 
 
 class ViewByView(Dataset):

@@ -9,11 +9,11 @@ import numpy as np
 import zarr
 from astropy.io import fits
 
-from gen import store
 from gen.code import version_of
-from gen.files import aside, make_folder
 from gen.options import OptionError
-from gen.projection import CHANNELS
+from gen.physics.projection import CHANNELS
+from gen.storage import store
+from gen.storage.files import aside, make_folder
 
 #: FITS spelling of the units of each channel, and the same in a header's words.
 _CHANNELS = {

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from gen.options import OptionError
-from gen.sightline import seed_of
+from gen.physics.sightline import seed_of
 from gen.yamlfile import read_checked
 
 # N views, P stored pixels along a side, Q observed ones

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from gen.constants import G
-from gen.particles import Galaxy, Particles, empty
+from gen.physics.particles import Galaxy, Particles, empty
 
 A, H, BOX = 0.6, 0.7, 4000.0  # BOX: physical kpc
 KPC, MSUN = 3.085678e21, 1.989e33  # rounded as the codes round them

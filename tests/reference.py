@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from gen.particles import Particles
-from gen.projection import _spline_column
+from gen.physics.particles import Particles
+from gen.physics.projection import _spline_column
 
 
 def project(particles: Particles, rotation: np.ndarray, half_width_kpc: float, pixels: int) -> np.ndarray:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from conftest import SUITES
 
-from eval.calibration import coverage, ranks
+from eval.tables.calibration import coverage, ranks
 from train.__main__ import _fit_options, _parser, main
-from train.calibrate import LEVELS, unseen_scale
-from train.config import ROBUST, FitConfig
-from train.dataset import read_views, usable
-from train.posterior import Inference, load
+from train.data.dataset import read_views, usable
+from train.loop.config import ROBUST, FitConfig
+from train.run.calibration import LEVELS, unseen_scale
+from train.run.posterior import Inference, load
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ import yaml
 from astropy.constants import k_B, m_p
 from conftest import ROOT, command
 
-from gen.catalogue import find_haloes
+from gen.catalogues.find import find_haloes
 from gen.constants import KPC_CM
 from gen.formats import FORMATS, SnapshotError, gadget, tipsy
 from gen.formats.recognise import recognised
 from gen.formats.smoothing import KERNEL_GAMMA, SMOOTHING, as_markdown
 from gen.mock.suites import make_galaxy
-from gen.particles import Galaxy
-from gen.snapshot import Snapshot
+from gen.physics.particles import Galaxy
+from gen.snapshots.snapshot import Snapshot
 from gen.suite import Suite, Tracers
 
 A, H = 0.6, 0.7
@@ -81,7 +81,7 @@ def test_a_region_of_a_big_snapshot_is_the_same_as_all_of_it(galaxy, tmp_path, m
     write(tmp_path / "snap.hdf5", "arepo", galaxy, CENTRES["corner"])
     with Snapshot(tmp_path / "snap.hdf5", "arepo") as snapshot:
         whole = snapshot.galaxy(CENTRES["corner"], 5.0)
-    monkeypatch.setattr("gen.snapshot.READ_WHOLE", 10)
+    monkeypatch.setattr("gen.snapshots.snapshot.READ_WHOLE", 10)
     with Snapshot(tmp_path / "snap.hdf5", "arepo") as snapshot:
         region = snapshot.galaxy(CENTRES["corner"], 5.0)
     assert 50 < len(whole.stars) < 800
@@ -568,7 +568,7 @@ def test_eagles_abundances_stay_out_of_yts_sight(tmp_path):
 @pytest.mark.parametrize("whole", [10, 10**9], ids=["region", "all of it"])
 def test_memory_stays_below_two_and_a_half_times_the_galaxy(whole, keep, tmp_path, monkeypatch):
     """At worst: all of it one type, and gas, whose support comes from a density."""
-    monkeypatch.setattr("gen.snapshot.READ_WHOLE", whole)
+    monkeypatch.setattr("gen.snapshots.snapshot.READ_WHOLE", whole)
     few, many = layouts.galaxy(10), layouts.galaxy(100_000)
     path = layouts.tng(tmp_path / "snap.hdf5", Galaxy(few.stars, many.gas, few.dark, few.black_holes))
     with Snapshot(path, "arepo", {"dark": ["PartType1"]}, keep=keep) as snapshot:

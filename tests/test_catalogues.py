@@ -11,12 +11,12 @@ import pytest
 from astropy import units as u
 from astropy.table import MaskedColumn, Table
 
-from gen.catalogue import chosen, find_haloes, usable
+from gen.campaign.plan import list_tasks
 from gen.catalogues import READERS, Halo
 from gen.catalogues.base import OtherEpoch
+from gen.catalogues.find import chosen, find_haloes, usable
 from gen.constants import KPC_CM, G
 from gen.formats import FORMATS, CodeUnits, SnapshotError
-from gen.plan import list_tasks
 from gen.suite import Catalogue, Selection, SuiteError, load_suite, snapshot_number
 
 A, H = 0.5, 0.7

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from conftest import SHARED, SUITES
 
-from gen.check import describe
-from gen.draft import draft
+from gen.campaign.maps import generate
+from gen.campaign.record import Settings
 from gen.formats import FORMATS, SnapshotError, gadget
 from gen.formats.sample import Sample, blocks
-from gen.maps import generate
+from gen.look.check import describe
+from gen.look.draft import draft
+from gen.look.sketch import sketch
 from gen.mock.suites import make_galaxy
-from gen.particles import Galaxy
-from gen.record import Settings
-from gen.sketch import sketch
-from gen.snapshot import Snapshot
+from gen.physics.particles import Galaxy
+from gen.snapshots.snapshot import Snapshot
 from gen.suite import load_suite
 
 
@@ -183,7 +183,7 @@ def test_a_suite_says_which_galaxies_would_be_mapped_and_why_others_not(a_galaxy
 
 
 def test_check_reads_headers_and_a_bounded_sample(a_galaxy, tmp_path, monkeypatch):
-    monkeypatch.setattr("gen.sketch.MOST", 64)
+    monkeypatch.setattr("gen.look.sketch.MOST", 64)
     path = snapshot(tmp_path / "snap.hdf5", a_galaxy)
     read: list[int] = []
     inner = h5py.Dataset.__getitem__

@@ -11,8 +11,9 @@ import torch
 from conftest import ROOT
 
 from eval import __main__ as eval_command
-from gen import code, store
+from gen import code
 from gen.errors import named
+from gen.storage import store
 from train import __main__ as train_command
 
 
@@ -21,7 +22,7 @@ def clone(tmp_path, monkeypatch):
     """The code in a folder that is a clone, as far as can be seen."""
     (tmp_path / "gen").mkdir()
     (tmp_path / ".git").touch()  # as in a worktree
-    monkeypatch.setattr(store, "__file__", str(tmp_path / "gen" / "store.py"))
+    monkeypatch.setattr(store, "__file__", str(tmp_path / "gen" / "storage" / "store.py"))
     return tmp_path
 
 
@@ -100,5 +101,5 @@ def test_types_are_kept(error, capsys):
 def test_modules_are_found_however_they_are_imported():
     found = code.imports("gen.export")
     assert found["gen.instrument"] == Path(ROOT / "gen" / "instrument.py")  # in a function
-    assert {"gen", "gen.store", "gen.files", "gen.profile"} <= set(found)
+    assert {"gen", "gen.storage.store", "gen.storage.files", "gen.physics.profile"} <= set(found)
     assert not {name for name in found if name.startswith(("train", "eval"))}

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from eval.estimators import ESTIMATORS, Seen, sigma_los, wolf2010
-from eval.jeans import BETAS, kernel
-from eval.noise import added_square
-from eval.rotation import MIN_INCLINATION_DEG, disc_plane, fit_disc
+from eval.classical.estimators import ESTIMATORS, Seen, sigma_los, wolf2010
+from eval.classical.jeans import BETAS, kernel
+from eval.classical.noise import added_square
+from eval.classical.rotation import MIN_INCLINATION_DEG, disc_plane, fit_disc
 from gen.constants import G
-from train.dataset import RADII_RE
+from train.data.dataset import RADII_RE
 
 RADII = np.array(RADII_RE)
 R_E, MASS = 2.0, 3e10

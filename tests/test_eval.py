@@ -19,21 +19,21 @@ from conftest import assert_same_posterior, command, tables_here
 from dask.distributed import LocalCluster
 
 from eval.__main__ import main
-from eval.cluster import Cluster, sum_of_tasks
-from eval.inference import Group, check_maps, evaluate_block, measure_block, sources_of
-from eval.metrics import Sums
-from eval.predictions import Kept, Part
-from eval.report import read_results, write_report
-from eval.tables import KEYS, pooled, to_table
-from gen import store
-from gen.chunks import fingerprint
+from eval.report.page import read_results, write_report
+from eval.tables.cluster import Cluster, sum_of_tasks
+from eval.tables.metrics import Sums
+from eval.tables.predictions import Kept, Part
+from eval.tables.tables import KEYS, pooled, to_table
+from eval.tables.tasks import Group, check_maps, evaluate_block, measure_block, sources_of
 from gen.code import code_key, imports
+from gen.storage import store
+from gen.storage.chunks import fingerprint
 from train import load
-from train.checkpoint import RunError, instrument_of, runs_in
-from train.config import FitConfig
-from train.dataset import RADII_RE, read_views
-from train.fit import fit_ensemble
-from train.posterior import Inference
+from train.data.dataset import RADII_RE, read_views
+from train.loop.config import FitConfig
+from train.loop.fit import fit_ensemble
+from train.run.checkpoint import RunError, instrument_of, runs_in
+from train.run.posterior import Inference
 
 SUITES = ("bursty", "quiet", "middle")
 K = len(RADII_RE)
@@ -359,12 +359,13 @@ PACKED = {"views": 1, "pixels": 4, "galaxies_per_shard": 3, "seed": 0}
 
 def test_code_that_answers_is_in_every_key(runs, tmp_path, monkeypatch):
     """Of any module that estimators or networks are made of, however deep."""
-    names = set(imports("eval.inference"))
+    names = set(imports("eval.tables.tasks"))
     assert names >= {
-        "eval.rotation", "eval.jeans", "eval.estimators", "eval.noise", "train.density", "train.encoders",
-        "train.scaling", "gen.instrument", "gen.profile", "gen.constants",
+        "eval.classical.rotation", "eval.classical.jeans", "eval.classical.estimators", "eval.classical.noise",
+        "train.model.density", "train.model.encoders",
+        "train.model.scaling", "gen.instrument", "gen.physics.profile", "gen.constants",
     }  # fmt: skip
-    assert not names & {"eval.report", "gen.maps", "train.launch"}
+    assert not names & {"eval.report.page", "gen.campaign.maps", "train.launch.submission"}
     before = {source.label: source.key for source in sources_of(runs[:1], tmp_path)}
     read = Path.read_bytes
     for name in ("rotation", "density"):

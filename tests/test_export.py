@@ -13,12 +13,12 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from conftest import command
 
-from gen import store
 from gen.export import export, file_name
 from gen.instrument import INSTRUMENTS
-from gen.particles import Galaxy, Particles
-from gen.projection import views
-from train.dataset import read_views
+from gen.physics.particles import Galaxy, Particles
+from gen.physics.projection import views
+from gen.storage import store
+from train.data.dataset import read_views
 
 N = 4000
 R_E, PIXELS = 2.0, 16

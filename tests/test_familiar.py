@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from eval.metrics import RANK_BINS, strange
-from train.checkpoint import RunError
-from train.dataset import concatenate, read_views, usable
-from train.familiar import STRANGE, learn
-from train.posterior import load
+from eval.tables.metrics import RANK_BINS, strange
+from train.data.dataset import concatenate, read_views, usable
+from train.run.checkpoint import RunError
+from train.run.out_of_distribution import STRANGE, learn
+from train.run.posterior import load
 
 F = 12
 

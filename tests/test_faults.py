@@ -17,17 +17,18 @@ import numpy as np
 import pytest
 from conftest import MPIEXEC, ROOT, command, tree
 
-from gen import failures, store, worker
-from gen import plan as plans
 from gen.__main__ import main
+from gen.campaign import failures, worker
+from gen.campaign import plan as plans
+from gen.campaign.maps import generate
+from gen.campaign.plan import plan
+from gen.campaign.record import Settings
+from gen.campaign.schedule import schedule
 from gen.formats import SnapshotError, gadget
 from gen.formats.base import reading
-from gen.maps import generate
 from gen.mock.suites import make_galaxy
-from gen.plan import plan
-from gen.record import Settings
-from gen.schedule import schedule
-from gen.snapshot import Snapshot
+from gen.snapshots.snapshot import Snapshot
+from gen.storage import store
 from gen.suite import SuiteError, load_suite
 
 SMALL = ("--views", 2, "--pixels", 16)

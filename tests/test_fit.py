@@ -28,17 +28,17 @@ from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from gen import store
 from gen.instrument import INSTRUMENTS
+from gen.storage import store
 from train import distributed as ddp
-from train import feed as feeds
 from train.__main__ import main
-from train.checkpoint import RunError, load, read_last, read_tensors, write_tensors
-from train.config import FitConfig
-from train.dataset import RADII_RE, read_views, usable
-from train.fit import Stopped, fit
-from train.fitter import NonFinite
-from train.sampler import Lanes, Shuffle, draws, random_bits
+from train.data import loader as feeds
+from train.data.dataset import RADII_RE, read_views, usable
+from train.data.sampler import Lanes, Shuffle, draws, random_bits
+from train.loop.config import FitConfig
+from train.loop.fit import Stopped, fit
+from train.loop.fitter import NonFinite
+from train.run.checkpoint import RunError, load, read_last, read_tensors, write_tensors
 
 SUITES = ("bursty", "middle", "quiet")
 SMALL: dict[str, object] = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
@@ -272,7 +272,7 @@ BREAK = """
 import os, sys, torch
 from train import feed
 from train.__main__ import main
-from train.network import MassModel
+from train.model.network import MassModel
 how, rank = sys.argv[1], int(os.environ["RANK"])
 if how == "exception" and rank == 1:
     plain = feed.Held.next

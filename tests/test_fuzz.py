@@ -17,10 +17,10 @@ import pytest
 import test_catalogues
 from conftest import command
 
-from gen import store
 from gen.formats import tipsy
 from gen.mock.archive import HUBBLE
-from gen.particles import Galaxy
+from gen.physics.particles import Galaxy
+from gen.storage import store
 
 SEED = int(os.environ.get("KINMASS_FUZZ_SEED", "1"))  # other seeds are other mutants
 MUTANTS, CENTRE = 39, test_catalogues.CENTRE[0]

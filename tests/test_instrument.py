@@ -11,15 +11,15 @@ import torch
 import yaml
 from conftest import ROOT, command
 
-from eval.estimators import ESTIMATORS
-from eval.predict import predict
+from eval.classical.estimators import ESTIMATORS
+from eval.tables.predict import predict
 from gen.instrument import INSTRUMENTS, Instrument, TracerNoise, fixed_noise, instrument, observe
-from gen.particles import Particles
-from gen.projection import project
-from train.checkpoint import RUN_SCHEMA, RunError, instrument_of, read_config
-from train.config import FitConfig
-from train.dataset import RADII_RE, read_views
-from train.fit import fit
+from gen.physics.particles import Particles
+from gen.physics.projection import project
+from train.data.dataset import RADII_RE, read_views
+from train.loop.config import FitConfig
+from train.loop.fit import fit
+from train.run.checkpoint import RUN_SCHEMA, RunError, instrument_of, read_config
 
 SIGMA_OF_FWHM = 1 / np.sqrt(8 * np.log(2))
 

@@ -14,11 +14,11 @@ import torch
 from conftest import ROOT, command
 
 from train.__main__ import main
-from train.checkpoint import load
-from train.config import FitConfig
-from train.fit import fit
-from train.resources import LaunchError, combinations, minutes, read_site
-from train.standing import started, states
+from train.launch.resources import LaunchError, combinations, minutes, read_site
+from train.launch.status import started, states
+from train.loop.config import FitConfig
+from train.loop.fit import fit
+from train.run.checkpoint import load
 
 SMALL = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
 SUITES = ("bursty", "middle", "quiet")

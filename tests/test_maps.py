@@ -12,16 +12,17 @@ import xarray as xr
 import zarr
 from conftest import ROOT, command, tree
 
-from gen import parallel, store
+from gen.campaign import parallel
+from gen.campaign.plan import drawn, list_tasks
 from gen.formats import gadget
 from gen.mock.suites import make_galaxy
-from gen.particles import Galaxy
-from gen.plan import drawn, list_tasks
-from gen.profile import enclosed_mass, half_mass_radius, menc_at
-from gen.sightline import sightlines
-from gen.snapshot import Snapshot
+from gen.physics.particles import Galaxy
+from gen.physics.profile import enclosed_mass, half_mass_radius, menc_at
+from gen.physics.sightline import sightlines
+from gen.snapshots.snapshot import Snapshot
+from gen.storage import store
 from gen.suite import Suite, SuiteError, load_suite
-from train.dataset import part_of
+from train.data.dataset import part_of
 
 
 def maps(*arguments: object, ranks: int = 1):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from eval.inference import Group
-from eval.metrics import (
+from eval.tables.metrics import (
     WITH_INTERVAL,
     Estimates,
     Sums,
@@ -23,8 +22,9 @@ from eval.metrics import (
     ratio,
     replicates,
 )
-from eval.tables import to_closed, to_gap
-from train.dataset import RADII_RE
+from eval.tables.tables import to_closed, to_gap
+from eval.tables.tasks import Group
+from train.data.dataset import RADII_RE
 
 K = len(RADII_RE)
 

@@ -13,9 +13,9 @@ from gen.mock.galaxy import MockGalaxy, dynamical_time
 from gen.mock.jeans import spherical_jeans
 from gen.mock.potential import Potential
 from gen.mock.suites import SUITES, draw, make_galaxy, rng_of
-from gen.particles import Particles
-from gen.profile import enclosed_mass, half_mass_radius
-from gen.snapshot import Snapshot
+from gen.physics.particles import Particles
+from gen.physics.profile import enclosed_mass, half_mass_radius
+from gen.snapshots.snapshot import Snapshot
 from gen.suite import load_suite
 
 

@@ -6,9 +6,9 @@ import torch
 
 from gen.constants import G
 from gen.instrument import INSTRUMENTS, observe
-from train.dataset import RADII_RE, concatenate, read_views, usable
-from train.nuisance import Nuisances
-from train.scaling import scale_free
+from train.data.augmentation import Nuisances
+from train.data.dataset import RADII_RE, concatenate, read_views, usable
+from train.model.scaling import scale_free
 
 FIELD = 6.0
 

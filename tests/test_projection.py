@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import reference
 
-from gen import projection
 from gen.constants import G
-from gen.particles import Particles
-from gen.projection import COLUMN
-from gen.sightline import sightlines
+from gen.physics import projection
+from gen.physics.particles import Particles
+from gen.physics.projection import COLUMN
+from gen.physics.sightline import sightlines
 
 TURN = sightlines(5, "a galaxy", 1)[0]
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, command
 
-from gen import store
 from gen.formats.recognise import recognised
 from gen.formats.tracers import temperature_k
-from gen.profile import enclosed_mass
-from gen.snapshot import Snapshot
+from gen.physics.profile import enclosed_mass
+from gen.snapshots.snapshot import Snapshot
+from gen.storage import store
 from gen.suite import Tracers
 
 FILES = {
@@ -134,9 +134,9 @@ def test_gadgets_binary_file_of_a_disc_and_a_bulge(real_files):
 
 
 def test_a_trained_model_predicts_a_profile_for_each(real_files, map_store, tmp_path):
-    from eval.predict import predict
-    from train.config import FitConfig
-    from train.fit import fit
+    from eval.tables.predict import predict
+    from train.loop.config import FitConfig
+    from train.loop.fit import fit
 
     suites = ("bursty", "quiet", "middle")
     run = tmp_path / "run"

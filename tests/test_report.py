@@ -11,11 +11,11 @@ import pytest
 import torch
 from conftest import command, tables_here
 
-from eval.report import Galaxies, read_results, write_report
-from eval.saliency import attributions, central_profile, featureless
+from eval.report.page import Galaxies, read_results, write_report
+from eval.report.saliency import attributions, central_profile, featureless
 from gen.instrument import INSTRUMENTS
 from train import load
-from train.dataset import read_views
+from train.data.dataset import read_views
 
 
 def test_report_stands_alone(results):

@@ -20,8 +20,9 @@ import xarray as xr
 import zarr
 from conftest import tree
 
-from gen import changes, failures, lock, store
-from gen.record import Settings
+from gen.campaign import failures
+from gen.campaign.record import Settings
+from gen.storage import changes, lock, store
 from gen.suite import Suite
 
 SMALL = Settings(views=1, pixels=8)

@@ -16,8 +16,8 @@ import pytest
 from gen.formats import FORMATS, SnapshotError
 from gen.formats.gadget_binary import blocks_of, read_header
 from gen.formats.recognise import recognised
-from gen.particles import Particles
-from gen.snapshot import Snapshot
+from gen.physics.particles import Particles
+from gen.snapshots.snapshot import Snapshot
 from gen.suite import Tracers
 
 ORIGIN = np.zeros(3)

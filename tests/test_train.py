@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from eval.predictions import Part, columns
-from gen import store
+from eval.tables.predictions import Part, columns
 from gen.constants import G
 from gen.instrument import INSTRUMENTS, observe
-from train.dataset import RADII_RE, REASONS, SPLIT, part_of, read_views, usable, why_not
-from train.density import HEADS, ProfileDensity, monotone, unconstrained
-from train.encoders import ANGLES, ENCODERS, PolarEncoder, polar_weights
-from train.network import MassModel, ModelConfig
-from train.posterior import Posterior
-from train.scaling import (
+from gen.storage import store
+from train.data.dataset import RADII_RE, REASONS, SPLIT, part_of, read_views, usable, why_not
+from train.model.density import HEADS, ProfileDensity, monotone, unconstrained
+from train.model.encoders import ANGLES, ENCODERS, PolarEncoder, polar_weights
+from train.model.network import MassModel, ModelConfig
+from train.model.scaling import (
     SPEEDS_KMS,
     drop_tracers,
     flip_sky,
@@ -26,6 +25,7 @@ from train.scaling import (
     scale_free,
     velocity_scale,
 )
+from train.run.posterior import Posterior
 
 SUITES = ("bursty", "quiet", "middle")
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from gen.errors import named
-from train.checkpoint import member_folders
-from train.config import PRECISIONS, ROBUST, FitConfig
-from train.fit import Stopped, fit_ensemble
-from train.fitter import NonFinite
+from train.loop.config import PRECISIONS, ROBUST, FitConfig
+from train.loop.fit import Stopped, fit_ensemble
+from train.loop.fitter import NonFinite
+from train.run.checkpoint import member_folders
 
 #: Options of `launch` that go before what the site file says.
 _SITE_OPTIONS = {
@@ -132,8 +132,10 @@ def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _launch(args: argparse.Namespace) -> int:
-    from gen.store import suites
-    from train import launch, resources, standing
+    from gen.storage.store import suites
+    from train.launch import resources
+    from train.launch import status as standing
+    from train.launch import submission as launch
 
     if args.status:
         print(":".join(standing.under_way(args.out)) if args.jobs else "\n".join(map(str, standing.states(args.out))))
@@ -168,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from gen.store import suites
+    from gen.storage.store import suites
 
     try:
         if args.command == "launch":

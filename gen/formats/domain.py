@@ -3,7 +3,7 @@
 A header's box does not: cutouts keep their parent's and are centred on their galaxy, codes write positions
 that have drifted across a face, isolated runs have none. What lies outside the domain yt's index passes over
 and its Tipsy reader moves onto the face, and neither says so. So yt is told a domain that is measured, without
-periodicity; gen.snapshot looks for periodic images itself.
+periodicity; gen.snapshots.snapshot looks for periodic images itself.
 """
 
 import json

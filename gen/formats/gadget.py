@@ -14,7 +14,7 @@ from gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, SnapshotError,
 from gen.formats.frontends import open_raw
 from gen.formats.sample import Sample, from_hdf5
 from gen.formats.stored import checked, show
-from gen.particles import Galaxy
+from gen.physics.particles import Galaxy
 
 Worth = tuple[float, float, float]  # of one code unit in kpc, Msun or km/s, and its powers of a and of h
 
@@ -37,7 +37,7 @@ _ATTRIBUTES = (
     ),
 )
 
-# Fields that are linked, under the one name that gen.snapshot knows; EAGLE and SWIFT have names of their own.
+# Fields that are linked, under the one name that gen.snapshots.snapshot knows; EAGLE and SWIFT have names of their own.
 # Whatever else a file holds is kept from yt (EAGLE's element abundances would make it download tables).
 _NAMES = {
     name: name

@@ -17,7 +17,7 @@ FILES = 16
 class Sample:
     """Some particles of one type in code units: pos (n, 3), vel (n, 3), mass (n,); count is how many there are in all.
 
-    fields are the names that the type has in the file, as gen.snapshot knows them. formed (n,) is when stars formed,
+    fields are the names that the type has in the file, as `gen.snapshots` knows them. formed (n,) is when stars formed,
     where the file tells stars from what only goes as stars by it (`Format.are_stars`).
     """
 

@@ -11,7 +11,7 @@ from gen.constants import RHO_CRIT, G
 from gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology
 from gen.formats.frontends import open_raw
 from gen.formats.sample import Sample, take
-from gen.particles import Galaxy
+from gen.physics.particles import Galaxy
 
 _PERIODS = ("dxPeriod", "dyPeriod", "dzPeriod")
 _READ = {"bComove", "bPeriodic", "dKpcUnit", "dMsolUnit", "dHubble0", "dPeriod", *_PERIODS}  # of a .param file

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gen.particles import Particles
+from gen.physics.particles import Particles
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from gen.constants import G
 from gen.mock import relations
 from gen.mock.jeans import gas_disc, spherical_jeans, stellar_disc
 from gen.mock.potential import Potential
-from gen.particles import Particles
+from gen.physics.particles import Particles
 
 GOLDEN = (np.sqrt(5) - 1) / 2
 

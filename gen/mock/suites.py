@@ -9,7 +9,7 @@ from gen.constants import G
 from gen.mock import relations
 from gen.mock.disturb import Disturbance, disturb_gas, disturb_stars
 from gen.mock.galaxy import MockGalaxy, Structure
-from gen.particles import Galaxy, Particles, concatenate, empty
+from gen.physics.particles import Galaxy, Particles, concatenate, empty
 
 Range = tuple[float, float]
 

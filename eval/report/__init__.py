@@ -1,0 +1,4 @@
+"""Results as figures and one HTML page.
+
+Imports `tables`.
+"""

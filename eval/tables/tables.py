@@ -1,0 +1,318 @@
+"""The evaluation tables: every run on every suite, with the classical estimators beside it."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eval.tables.cluster import Cluster, sum_of_tasks
+from eval.tables.metrics import (
+    PLAIN,
+    RANK_BINS,
+    WITH_INTERVAL,
+    Sums,
+    compared,
+    farthest_off,
+    joint_log_prob,
+    mean_over_radii,
+    measures,
+    ratio,
+    replicates,
+    strange,
+)
+from eval.tables.predictions import COLUMNS as VIEW_COLUMNS
+from eval.tables.predictions import Part, prepare
+from eval.tables.tasks import Group, check_maps, evaluate_block, sources_of
+from gen.code import version_of
+from gen.storage import store as map_store
+from gen.storage.files import aside, make_folder, write_atomically
+from train.data.dataset import RADII_RE
+from train.run.checkpoint import instrument_of, write_json
+from train.run.posterior import beyond_said
+
+KEYS = ["estimator", "instrument", "tracer", "train", "test"]
+#: Name of the test group that pools every suite.
+ALL = "all"
+_COUNTS = ["n_galaxies", "n_views", "n_missing", "n_left_out"]
+_MEASURES = [f"{name}{end}" for name in WITH_INTERVAL for end in ("", "_lo", "_hi")] + list(PLAIN)
+COLUMNS = [*KEYS, "radius", *_COUNTS, *_MEASURES]
+#: Columns of the summary that are printed.
+SHOWN = [*KEYS, "n_galaxies", "dispersion", "dispersion_robust", "bias", "coverage_68"]
+_RATIO = ["estimator", "instrument", "train", "test", "ratio", "lo", "hi", "above_1"]
+_GAP = [*KEYS, "rmse_ratio", "rmse_ratio_lo", "rmse_ratio_hi", "rmse", "rmse_home", "coverage_68", "coverage_68_home",
+        "log_prob_loss", "log_prob_loss_lo", "log_prob_loss_hi", "strange", "strange_auc"]  # fmt: skip
+_CLOSED = ["estimator", "instrument", "tracer", "suites", "rmse_home", "rmse_plain", "rmse", "closed", "closed_lo",
+           "closed_hi", "coverage_68", "gain", "gain_lo", "gain_hi"]  # fmt: skip
+
+
+def collect(
+    store: Path,
+    runs: list[Path],
+    suites: list[str],
+    part: str | None,
+    out: Path,
+    cluster: Cluster,
+    classical: bool = True,
+) -> dict[Group, Sums]:
+    """Sums of every group, and of all suites pooled; predictions are kept on the way.
+
+    Raises RunError, StoreError or OSError before any work for what cannot be done.
+    """
+    for run in runs:
+        for suite in suites:
+            check_maps(run, store, suite)
+    sources = sources_of(runs, out.absolute(), classical)
+    looks = {instrument_of(run).name: instrument_of(run) for run in runs}
+    arguments = []
+    for suite in suites:
+        galaxies = Part(store.absolute(), suite, part)
+        for source in sources:
+            prepare(source, galaxies)
+        arguments += [(sources, looks, galaxies, block) for block in galaxies.blocks()]
+    return pooled(sum_of_tasks(evaluate_block, arguments, cluster))
+
+
+def pooled(sums: dict[Group, Sums]) -> dict[Group, Sums]:
+    """With the sums over suites, where there are several."""
+    of_all: dict[Group, list[Sums]] = {}
+    for group, total in sums.items():
+        of_all.setdefault(replace(group, test=ALL), []).append(total)
+    several = len({group.test for group in sums}) > 1
+    return sums | ({group: reduce(add, parts) for group, parts in of_all.items()} if several else {})
+
+
+def _key(group: Group) -> dict[str, Any]:
+    return {name: getattr(group, name) for name in KEYS}
+
+
+def to_table(sums: dict[Group, Sums]) -> pd.DataFrame:
+    """One row per group and radius at which the estimator is defined; rows of bins have `column`, `low` and `high`."""
+    rows: list[dict[str, Any]] = []
+    for group, total in sums.items():
+        if group.column == "common":
+            continue
+        columns = measures(total)
+        count = total.moments[0, 0]
+        for k, radius in enumerate(RADII_RE):
+            if count[k] > 0:
+                row = _key(group) | _bin(group) | {"radius": radius, "n_galaxies": total.galaxies}
+                row |= {"n_views": int(count[k]), "n_missing": int(total.missing[k]), "n_left_out": total.left_out}
+                rows.append(row | {name: values[k] for name, values in columns.items()})
+    table = pd.DataFrame(rows, columns=[*KEYS, "column", "low", "high", *COLUMNS[5:]])
+    return table.sort_values([*KEYS, "column", "low", "radius"], kind="stable", ignore_index=True)
+
+
+def _bin(group: Group) -> dict[str, Any]:
+    edges = VIEW_COLUMNS[group.column][1] if group.column else (np.nan, np.nan)
+    at = max(group.bin, 0)
+    return {"column": group.column, "low": edges[at], "high": edges[at + 1]}
+
+
+def to_ratios(sums: dict[Group, Sums]) -> pd.DataFrame:
+    """Best single tracer over both, on the views that all three can use, and the probability that it exceeds 1."""
+    rows = []
+    for group, both in sums.items():
+        if group.column == "common" and group.tracer == "both" and both.galaxies > 1:
+            single = [sums[replace(group, tracer=t)] for t in ("gas", "stars")]
+            rows.append({k: getattr(group, k) for k in _RATIO[:4]} | ratio(single, both))
+    return pd.DataFrame(rows, columns=_RATIO).sort_values(_RATIO[:4], kind="stable", ignore_index=True)
+
+
+def _foreign(sums: dict[Group, Sums]) -> dict[Group, tuple[Sums, Sums]]:
+    """Runs on a suite they never saw, with the plain run that was trained on it alone."""
+    networks = {group: total for group, total in sums.items() if not group.column and group.train}
+    homes = {g: networks.get(replace(g, train=g.test, estimator=_plain(g.estimator))) for g in networks}
+    return {g: (networks[g], h) for g, h in homes.items() if h is not None and g.test not in g.train.split("+")}
+
+
+def _plain(estimator: str) -> str:
+    return estimator.split("+")[0]
+
+
+def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
+    """How much of the gap is closed by what varied in training, mean of the suites left out of all, per tracer.
+
+    From runs on all suites but one: the RMSE, how far it has come from that of the plain run on the same suites towards
+    that of the run trained on the suite left out, the coverage, and the RMSE of the best single tracer over that of
+    both, by the same kind of network where there is one. Intervals are paired by galaxy.
+    """
+    foreign = _foreign(sums)
+    most = max((group.train.count("+") for group in foreign), default=0)
+    apart = {group: pair for group, pair in foreign.items() if group.train.count("+") == most}
+    rmse: dict[tuple[str, str, str], np.ndarray] = {}
+    rows = []
+    for key in sorted({(g.estimator, g.instrument, g.tracer) for g in apart}):
+        mine = [g for g in apart if (g.estimator, g.instrument, g.tracer) == key]
+        plains = [apart.get(replace(g, estimator=_plain(g.estimator))) for g in mine]
+        if None in plains:
+            continue
+        mean = {
+            name: np.mean([mean_over_radii(replicates(total)["rmse"]) for total in totals], axis=0)
+            for name, totals in (
+                ("rmse", [apart[g][0] for g in mine]), ("rmse_home", [apart[g][1] for g in mine]),
+                ("rmse_plain", [p[0] for p in plains if p]),
+            )
+        }  # fmt: skip
+        rmse[key] = mean["rmse"]
+        row: dict[str, Any] = dict(zip(_CLOSED[:3], key, strict=True)) | {"suites": "+".join(g.test for g in mine)}
+        row |= {name: values[0] for name, values in mean.items()}
+        covered = [mean_over_radii(replicates(apart[g][0])["coverage_68"])[0] for g in mine]
+        row |= {"coverage_68": float(np.mean(covered))}
+        values = (mean["rmse_plain"] - mean["rmse"]) / (mean["rmse_plain"] - mean["rmse_home"])
+        row |= {f"closed{k}": v for k, v in zip(("", "_lo", "_hi"), compared(values).values(), strict=True)}
+        rows.append(row)
+    for row in rows:
+        if row["tracer"] != "both":
+            continue
+        gas, stars = (_alike(rmse, row["estimator"], row["instrument"], tracer) for tracer in ("gas", "stars"))
+        if gas is not None and stars is not None:
+            found = compared(np.minimum(gas, stars) / rmse[row["estimator"], row["instrument"], "both"])
+            row |= {f"gain{k}": v for k, v in zip(("", "_lo", "_hi"), found.values(), strict=True)}
+    return pd.DataFrame(rows, columns=_CLOSED)
+
+
+def _alike(
+    rmse: dict[tuple[str, str, str], np.ndarray], estimator: str, instrument: str, tracer: str
+) -> np.ndarray | None:
+    """That of a tracer by the same kind of network, or by the kind that does best with it."""
+    of = {kind: values for (kind, look, seen), values in rmse.items() if (look, seen) == (instrument, tracer)}
+    best = min(of.values(), key=lambda values: float(values[0]), default=None)
+    return of.get(estimator, best)
+
+
+def to_gap(sums: dict[Group, Sums]) -> pd.DataFrame:
+    """What a change of simulation costs: runs on a suite they never saw, over the run that was trained on it alone.
+
+    RMSE (bias and dispersion together), averaged over radii, and the joint log density that is lost, paired galaxy by
+    galaxy.
+    """
+    rows = []
+    for group, (total, home) in _foreign(sums).items():
+        here, there = replicates(total), replicates(home)
+        rmse, rmse_home = mean_over_radii(here["rmse"]), mean_over_radii(there["rmse"])
+        row: dict[str, Any] = _key(group) | {"rmse": rmse[0], "rmse_home": rmse_home[0]}
+        row |= {"coverage_68": mean_over_radii(here["coverage_68"])[0]}
+        row |= {"coverage_68_home": mean_over_radii(there["coverage_68"])[0]}
+        pairs = {"rmse_ratio": rmse / rmse_home, "log_prob_loss": joint_log_prob(home) - joint_log_prob(total)}
+        for name, values in pairs.items():
+            shown = compared(values)
+            row |= {name: shown["value"], f"{name}_lo": shown["lo"], f"{name}_hi": shown["hi"]}
+        row["strange"], row["strange_auc"] = strange(total.strange)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=_GAP).sort_values(KEYS, kind="stable", ignore_index=True)
+
+
+def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
+    """One row per group, averaged over its radii: the table people quote."""
+    rows = []
+    for group, total in sums.items():
+        count = total.moments[0, 0]
+        if group.column or not count.any():
+            continue
+        row: dict[str, Any] = _key(group) | {"n_galaxies": total.galaxies, "n_views": int(count.max())}
+        row |= {"n_missing": int(total.missing.min()), "n_left_out": total.left_out}
+        each = replicates(total)
+        for name in WITH_INTERVAL:
+            shown = compared(mean_over_radii(each[name]))
+            row |= {name: shown["value"], f"{name}_lo": shown["lo"], f"{name}_hi": shown["hi"]}
+        there = count > 0
+        row |= {name: float(np.mean(values[there])) for name, values in measures(total).items() if name in PLAIN}
+        shown = compared(joint_log_prob(total))
+        row |= {"log_prob_joint": shown["value"], "log_prob_joint_lo": shown["lo"], "log_prob_joint_hi": shown["hi"]}
+        known = bool(total.pit.any())
+        row["pit_off"] = float(np.max(farthest_off(total.pit))) if known else np.nan
+        row["tarp_off"] = float(farthest_off(total.tarp)) if known else np.nan
+        row["strange"], row["strange_auc"] = strange(total.strange)
+        row["beyond"] = total.beyond / total.views if known else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values(KEYS, kind="stable", ignore_index=True)
+
+
+def to_calibration(sums: dict[Group, Sums]) -> pd.DataFrame:
+    """Histograms of PIT (per radius) and TARP (radius NaN) of every network: `low` to `high`, and how many views."""
+    edges = np.linspace(0, 1, RANK_BINS + 1)
+    frames = []
+    for group, total in sums.items():
+        if group.column or not total.pit.any():
+            continue
+        for radius, counts in [*zip(RADII_RE, total.pit.T, strict=True), (np.nan, total.tarp)]:
+            frame = {"radius": radius, "low": edges[:-1], "high": edges[1:], "count": counts}
+            frames.append(pd.DataFrame(_key(group) | frame))
+    return (
+        pd.concat(frames, ignore_index=True)
+        if frames
+        else pd.DataFrame(columns=[*KEYS, "radius", "low", "high", "count"])
+    )
+
+
+def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sums], part: str | None) -> pd.DataFrame:
+    """All tables as CSV and Parquet, summary.tex, and tables.json: where they are from.
+
+    Returns the summary.
+    """
+    make_folder(out)
+    everything = to_table(sums)
+    plain = everything.column == ""
+    summary = to_summary(sums)
+    tables = {
+        "table": everything[plain][COLUMNS].reset_index(drop=True),
+        "bins": everything[~plain].reset_index(drop=True),
+        "summary": summary,
+        "ratios": to_ratios(sums),
+        "gap": to_gap(sums),
+        "closed": to_closed(sums),
+        "calibration": to_calibration(sums),
+    }
+    for name, table in tables.items():
+        with aside(out / f"{name}.csv") as partial:
+            table.to_csv(partial, index=False)
+        with aside(out / f"{name}.parquet") as partial:
+            table.to_parquet(partial, index=False)
+    write_atomically(out / "summary.tex", to_latex(summary))
+    content = {"store": str(store), "runs": [str(r) for r in runs], "part": part or ALL, **map_store.provenance()}
+    content["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}
+    content["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    write_json(out / "tables.json", content)
+    return summary
+
+
+def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
+    """What a reader should be told besides: suites without galaxies or foreign to all runs; predictions lost, held."""
+    lines = []
+    trained = {name for train in summary.train for name in train.split("+")}
+    for suite in suites:
+        here = summary[summary.test == suite]
+        if not len(here):
+            lines.append(f"{suite}: no finished galaxy that an estimator could use in this part; not in the tables")
+        elif suite not in trained:
+            lines.append(f"{suite}: no run was trained on it; every figure is that of a foreign simulation")
+    for row in summary[(summary.train != "") & (summary.n_missing > 0)].itertuples():
+        lines.append(f"{row.tracer}, {row.train} on {row.test}: {row.n_missing} predictions are not finite; left out")
+    for row in summary[summary.beyond > 0].itertuples():
+        lines.append(f"{row.tracer}, {row.train} on {row.test}: {beyond_said(row.beyond)}")
+    return lines
+
+
+def to_latex(summary: pd.DataFrame) -> str:
+    """The summary as a booktabs table: value with its 68 % interval, in dex."""
+
+    def with_interval(row: pd.Series, name: str) -> str:
+        value, low, high = row[name], row[f"{name}_lo"], row[f"{name}_hi"]
+        if not np.isfinite(value):
+            return "--"
+        return f"${value:.3f}_{{-{max(value - low, 0):.3f}}}^{{+{max(high - value, 0):.3f}}}$"
+
+    names = {"dispersion": "dispersion [dex]", "bias": "bias [dex]", "coverage_68": r"68\,\% coverage"}
+    lines = [
+        [str(row[k]).replace("_", r"\_") or "--" for k in KEYS] + [with_interval(row, n) for n in names]
+        for _, row in summary.iterrows()
+    ]
+    body = " \\\\\n".join(" & ".join(line) for line in lines)
+    head = " & ".join([*KEYS, *names.values()])
+    inside = f"\\toprule\n{head} \\\\\n\\midrule\n{body} \\\\\n\\bottomrule\n"
+    return f"\\begin{{tabular}}{{lllllrrr}}\n{inside}\\end{{tabular}}\n"

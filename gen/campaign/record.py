@@ -1,0 +1,171 @@
+"""What the store keeps of one galaxy: its maps and its true mass profile."""
+
+import dataclasses
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from gen.storage import store
+from gen.options import SEED, STRICT, whole
+from gen.physics.particles import Galaxy, Particles, within
+from gen.physics.profile import enclosed_mass, half_mass_radius, profile_radii
+from gen.physics.projection import views, with_kernels
+from gen.physics.sightline import sightlines
+
+#: Side of the map, and the largest radius of the network's profile, in projected half-mass radii.
+FIELD_OF_VIEW_RE = 6.0
+REACH_RE = 3.0
+#: A sphere has particles this far out, as a share of its radius, unless its file ends before.
+FILLED = 0.9
+
+
+def _growing(limits: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= limits[0] < limits[1] <= 90:
+        raise ValueError("not growing")
+    return limits
+
+
+@dataclass(frozen=True, config=STRICT)
+class Settings:
+    """How galaxies are looked at; kept in the store's attributes. Raises pydantic's ValidationError."""
+
+    views: Annotated[int, whole(1, 10_000)] = 4
+    pixels: Annotated[int, whole(4, 4096)] = 32
+    seed: Annotated[int, SEED] = 0
+    field_of_view_re: Annotated[
+        float, Field(ge=0.01, le=1000, description="a number from 0.01 to 1000 (half-mass radii)")
+    ] = FIELD_OF_VIEW_RE
+    inclination_deg: Annotated[
+        tuple[float, float], AfterValidator(_growing), Field(description="two growing angles from 0 to 90 degrees")
+    ] = (0.0, 90.0)
+    galaxies_per_shard: Annotated[int, whole(1, 100_000)] = 1
+
+
+class Refused(ValueError):
+    """A galaxy that cannot be mapped honestly: the message is its line in failures.jsonl."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """How a galaxy is looked at. All of it follows from its own stars, nothing from the truth's aperture.
+
+    stars_radius_kpc is where its stars end; half_mass_kpc is spherical, r_e_kpc (V,) projected; maps show the
+    particles within map_radius_kpc. It is at least twice as far from the centre as the field's corners, for R_e is
+    at most the spherical half-mass radius; half a periodic box where that is less.
+    """
+
+    stars_radius_kpc: float
+    half_mass_kpc: float
+    bulk_kms: np.ndarray  # (3,)
+    turns: np.ndarray  # (V, 3, 3)
+    inclination_deg: np.ndarray  # (V,)
+    r_e_kpc: np.ndarray  # (V,)
+    map_radius_kpc: float
+
+
+def enough_stars(stars: Particles, least: int, where: str) -> None:
+    """Raises Refused for too few stars."""
+    if len(stars) < least:
+        raise Refused(f"{len(stars)} star particles {where}, fewer than min_stars = {least}")
+
+
+def at_rest(stars: Particles) -> np.ndarray:
+    """A galaxy's own velocity (3,) [km/s]: that of the inner half of its stars."""
+    r = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
+    inner = np.where(r <= half_mass_radius(r, stars.mass_msun), stars.mass_msun, 0.0)
+    return np.asarray(inner @ stars.vel_kms / inner.sum())
+
+
+def spin(stars: Particles, bulk_kms: np.ndarray) -> np.ndarray:
+    """Direction (3,) of the angular momentum of the stars within twice their half-mass radius."""
+    r = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
+    weight = np.where(r <= 2 * half_mass_radius(r, stars.mass_msun), stars.mass_msun, 0.0)
+    # Sums of m x_i v_j, one axis at a time: no copy of all the stars.
+    moment = np.stack([(weight * x) @ stars.vel_kms - (weight @ x) * bulk_kms for x in stars.pos_kpc.T])
+    momentum = np.array([moment[1, 2] - moment[2, 1], moment[2, 0] - moment[0, 2], moment[0, 1] - moment[1, 0]])
+    return np.asarray(momentum / max(float(np.linalg.norm(momentum)), 1e-30))
+
+
+def frame_of(
+    stars: Particles, stars_radius_kpc: float, name: str, settings: Settings, half_box_kpc: float = np.inf
+) -> Frame:
+    """How a galaxy of that name is looked at, from its own stars.
+
+    Raises Refused for stars that tell nothing, or a periodic box that does not hold its field.
+    """
+    if not stars.mass_msun.sum() > 0:
+        raise Refused("its star particles have no mass; is the file damaged?")
+    bulk = at_rest(stars)
+    pole = spin(stars, bulk)
+    if not pole.any() and settings.inclination_deg != (0.0, 90.0):
+        raise Refused("its stars have no angular momentum, so no inclination; map it without --inclination")
+    turns = sightlines(settings.seed, name, settings.views, pole, settings.inclination_deg)
+    r_e = np.array([half_mass_radius(np.hypot(*(turn[:2] @ stars.pos_kpc.T)), stars.mass_msun) for turn in turns])
+    if not r_e.min() > 0:
+        raise Refused("half of the stars lie at one point; is the file damaged?")
+    half_mass = half_mass_radius(np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc)), stars.mass_msun)
+    tilt = np.degrees(np.arccos(np.clip(np.abs(turns[:, 2] @ pole), 0, 1)))
+    if (corner := 0.5**0.5 * settings.field_of_view_re * r_e.max()) > half_box_kpc:
+        raise Refused(
+            f"its maps reach {corner:.4g} kpc from its centre, out of the box of {2 * half_box_kpc:.4g} kpc; "
+            "lower --field-of-view, or check BoxSize"
+        )
+    map_radius = min(2**0.5 * settings.field_of_view_re * half_mass, half_box_kpc)
+    return Frame(stars_radius_kpc, half_mass, bulk, turns, tilt, r_e, map_radius)
+
+
+def check_aperture(frame: Frame, aperture_kpc: float) -> None:
+    """Raises Refused when the truth's aperture ends before the profile does."""
+    if (reach := REACH_RE * frame.r_e_kpc.max()) > aperture_kpc:
+        raise Refused(
+            f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e = {reach:.3g} kpc; enlarge `aperture`"
+        )
+
+
+def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Settings) -> dict[str, np.ndarray]:
+    """Maps and truth of one centred galaxy, as `store.ARRAYS` describes them.
+
+    galaxy holds all particles out to the aperture and to frame.map_radius_kpc, and may hold others. Raises Refused
+    when there are none as far out as the profile goes.
+    """
+    gas = with_kernels(within(galaxy.gas, frame.map_radius_kpc))
+    seen = replace(galaxy, stars=within(galaxy.stars, frame.map_radius_kpc), gas=gas)
+    half_width = 0.5 * settings.field_of_view_re * frame.r_e_kpc
+    radius = profile_radii(frame.half_mass_kpc, aperture_kpc)
+    sphere, profile = max(aperture_kpc, frame.map_radius_kpc), REACH_RE * frame.r_e_kpc.max()
+    reach = _farthest(galaxy, sphere)
+    if reach < min(profile, FILLED * sphere):
+        raise Refused(
+            f"its file ends {reach:.3g} kpc from its centre, before {REACH_RE:g} R_e = {profile:.3g} kpc; "
+            "is it a cutout? Take one that is larger"
+        )
+    menc = {c: enclosed_mass(p.pos_kpc, p.mass_msun, radius) for c, p in galaxy.components().items()}
+    total = sum(menc.values())
+    return {
+        "maps": views(seen, frame.turns, half_width, settings.pixels, frame.bulk_kms).astype(np.float32),
+        "sightline": frame.turns,
+        "inclination": frame.inclination_deg.astype(np.float32),
+        "half_mass_radius": frame.r_e_kpc.astype(np.float32),
+        "pixel_scale": (2 * half_width / settings.pixels).astype(np.float32),
+        "stars_radius": np.array(frame.stars_radius_kpc),
+        "map_radius": np.array(frame.map_radius_kpc),
+        "reach": np.array(reach),
+        "radius": radius,
+        "mass": np.stack([total if c == "total" else menc[c] for c in store.COMPONENTS]),
+        "has_gas": np.array(_is_seen(gas), dtype=np.uint8),
+        "has_dark": np.array(len(galaxy.dark) > 0, dtype=np.uint8),
+        "bulk_velocity": frame.bulk_kms,
+    }
+
+
+def _farthest(galaxy: Galaxy, radius_kpc: float) -> float:
+    """Distance [kpc] of the farthest particle of any kind within a radius."""
+    squares = [np.einsum("ij,ij->i", p.pos_kpc, p.pos_kpc) for p in galaxy.components().values()]
+    return float(np.sqrt(max(s.max(where=s <= radius_kpc**2, initial=0.0) for s in squares)))
+
+
+def _is_seen(tracer: Particles) -> bool:
+    return len(tracer) > 0 and (tracer.weight is None or bool((tracer.weight > 0).any()))

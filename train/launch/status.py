@@ -1,0 +1,254 @@
+"""How launched runs stand, told by files, process numbers and squeue; no accounting, and nobody is waited for.
+
+Files are the run folders, the record logs/launched.json of what was launched, and the marks that jobs leave in
+logs/<job id>/ when they end.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gen.storage.files import sync_folder
+from train.allotted import whole_number
+from train.launch.resources import LaunchError
+from train.run.checkpoint import RunError, read_config, read_tensors
+
+#: States in which a run has, or will have, somebody who writes in its folder.
+BUSY = ("queued", "running", "going on", "ending", "unknown")
+#: What a process says when it is not the cause.
+ANOTHER = re.compile(
+    r"closed by peer|connection (reset|refused)|remote process exited|NCCL|Exited with exit code", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class State:
+    """How one run stands; `str` is the line to show."""
+
+    run: Path
+    name: str  # finished, queued, running, going on, ending, stopped, failed, cancelled, gone, unknown
+    step: int  # of the last checkpoint
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.name}{', ' if self.text else ''}{self.text}"
+
+
+def states(out: Path) -> list[State]:
+    """How every run below `out` stands, launched or not. Needs no accounting, and waits for nobody."""
+    record = record_of(out)
+    ids = {job["job"] for job in record.values() if job["cluster"] == "slurm"}
+    slurm = _squeue(ids) if ids else {}
+    begun = {os.path.relpath(folder, out) for folder in _begun(out)}
+    return [_state(out, name, record.get(name), slurm) for name in sorted(begun | set(record))]
+
+
+def _begun(out: Path) -> Iterator[str]:
+    """Folders that hold a run.json. What evaluation and TensorBoard write there has many folders, and none of a run."""
+    for folder, below, files in os.walk(out):
+        below[:] = [name for name in below if not name.endswith(".zarr") and name not in ("tensorboard", "logs")]
+        if "run.json" in files:
+            yield folder
+
+
+def under_way(out: Path) -> list[str]:
+    """Numbers of the jobs of Slurm that are queued or run; one for all jobs of an array."""
+    busy = {os.path.relpath(state.run, out) for state in states(out) if state.name in BUSY}
+    jobs = [job["job"] for name, job in record_of(out).items() if name in busy and job["cluster"] == "slurm"]
+    return list(dict.fromkeys(job.split("_")[0] for job in jobs))
+
+
+def _state(out: Path, name: str, job: dict[str, Any] | None, slurm: dict[str, tuple[str, str]] | None) -> State:
+    run = Path(os.path.normpath(out / name))
+    try:
+        content = read_config(run)
+    except RunError:
+        content = {}
+    step, best = steps_of(run)
+    if content.get("finished"):
+        step, best = content["steps"], content["best"]
+    words = []
+    if content:
+        words.append(f"step {step} of {content['fit']['steps']}")
+    if best.get("step"):
+        words.append(f"best validation {best['loss']:.3f} at step {best['step']}")
+    if content.get("finished"):
+        return State(run, "finished", step, ", ".join(words))
+    if job is None:
+        return State(run, "not launched from here", step, ", ".join(words))
+    logs = out / "logs" / job["job"]
+    state, why = _of_slurm(job, logs, slurm) if job["cluster"] == "slurm" else _of_this_machine(job, logs)
+    if why:
+        words.insert(0, why)
+    seen = max(map(_touched, (*run.glob("*"), *run.glob("tensorboard/*"), *logs.glob("*_log.out"))), default=0)
+    if seen:
+        words.append(f"last sign of life {_ago(time.time() - seen)} ago")
+    words.append(f"job {job['job']}, log {log_of(out, job['job'], mark_of(logs).get('rank', 0))}")
+    if state in ("stopped", "failed", "cancelled", "gone"):
+        words.append("launch it again to go on")
+    return State(run, state, step, ", ".join(words))
+
+
+def _touched(path: Path) -> float:
+    """When a file was last written, 0 for one that has just been renamed away."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0
+
+
+def _of_slurm(job: dict[str, Any], logs: Path, slurm: dict[str, tuple[str, str]] | None) -> tuple[str, str]:
+    """State and reason from what squeue says of the job and the marks that it left."""
+    mark = mark_of(logs)
+    if slurm is None:
+        return (mark["how"], mark["text"]) if mark else ("unknown", "squeue does not answer")
+    word, reason = slurm.get(job["job"], ("", ""))
+    reason = reason.removeprefix("None")  # nobody has looked at it yet
+    log = logs / f"{job['job']}_0_log.out"
+    if word in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
+        return ("going on", f"queued again ({reason})") if log.exists() else ("queued", reason)
+    if word in ("RUNNING", "CONFIGURING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"):
+        return "running", "" if word == "RUNNING" else word.lower()
+    if word == "COMPLETING":
+        return "ending", ""
+    if word == "CANCELLED":
+        return "cancelled", ""
+    last = error_in(logs)
+    if mark:
+        return mark["how"], mark["text"]
+    if "CANCELLED AT" in last and "DUE TO" not in last:
+        return "cancelled", last
+    if word and word != "COMPLETED":
+        cause = last or ("a process ended without a word, out of memory?" if word == "FAILED" else "")
+        return "failed", f"{word.lower().replace('_', ' ')}: {cause}".removeprefix("failed: ").rstrip(": ")
+    if not log.exists():
+        return "cancelled", "before it started"
+    return "gone", last or "Slurm no longer knows the job, and it left no word"
+
+
+def _of_this_machine(job: dict[str, Any], logs: Path) -> tuple[str, str]:
+    mark = mark_of(logs)
+    if mark:
+        return mark["how"], mark["text"]
+    if job["host"] != socket.gethostname():
+        return "unknown", f"it runs on {job['host']}, ask there"
+    log = logs / f"{job['job']}_0_log.out"
+    if job["boot"] == boot() and job["started"] and started(job["pid"]) == job["started"]:
+        return ("running" if log.exists() else "queued"), f"process {job['pid']}"
+    return "gone", f"process {job['pid']} ended without a word (killed, or the machine started anew)"
+
+
+def _squeue(ids: set[str]) -> dict[str, tuple[str, str]] | None:
+    """{job: (state, reason)} of the jobs that Slurm still knows; None where it does not answer."""
+    known = {}
+    # One by one: of several jobs of which one is unknown, some versions say nothing about the others.
+    for main in sorted({job.split("_")[0] for job in ids}):
+        asked = ask("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={main}")
+        if asked is None or (asked.returncode and "Invalid job id" not in asked.stderr):
+            return None
+        for line in asked.stdout.splitlines():
+            job, word, reason = line.strip().split("|", 2)
+            known[job] = (word, reason)
+    return known
+
+
+def record_of(out: Path) -> dict[str, dict[str, Any]]:
+    path = out / "logs" / "launched.json"
+    try:
+        return dict(json.loads(path.read_text())["jobs"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LaunchError(f"{path} cannot be read ({error}); remove it when nothing runs any more") from error
+
+
+def mark_of(logs: Path) -> dict[str, Any]:
+    """How the latest attempt that said so ended; empty where none did."""
+    marks = sorted(logs.glob("ended-*.json"), key=lambda path: int(path.stem.split("-")[1]))
+    try:
+        return dict(json.loads(marks[-1].read_text())) if marks else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def steps_of(run: Path) -> tuple[int, dict[str, Any]]:
+    """Steps done up to the last checkpoint, and the best validation so far; (0, {}) without a checkpoint."""
+    try:
+        state = read_tensors(run / "last.pt")
+        return int(state["step"]), dict(state["best"])
+    except (RunError, KeyError, TypeError):
+        return 0, {}
+
+
+def log_of(out: Path, job: str, rank: int = 0) -> Path:
+    return out / "logs" / job / f"{job}_{rank}_log.out"
+
+
+def error_in(logs: Path) -> str:
+    """The line in the logs of a job's processes that says why it ended, as well as can be told; or nothing."""
+    lines: list[str] = []
+    for log in sorted(logs.glob("*_log.out")):
+        with open(log, "rb") as file:
+            file.seek(max(0, log.stat().st_size - 20_000))
+            text = file.read().decode(errors="replace").replace("\r", "\n")
+        lines += [line.strip() for line in text.splitlines() if not ANOTHER.search(line)]
+    for words in (r"^(\w+\.)*\w*(Error|NonFinite): ", r"killed|oom|out of memory", r"cancelled at", r"\berror\b"):
+        found = [line for line in lines if re.search(words, line, 0 if "Error" in words else re.IGNORECASE)]
+        if found:
+            return found[-1]
+    return ""
+
+
+def absolute(path: Path) -> Path:
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def started(pid: int) -> int:
+    """When a process began, in ticks since the machine did; 0 when it is none any more."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def attempt() -> int:
+    return whole_number("SLURM_RESTART_COUNT", 0)
+
+
+def leave_mark(folder: Path, how: str, text: str) -> None:
+    """Leave in a job's log folder how this attempt ended; the first to say so is right, the others follow from it."""
+    content = {"how": how, "text": text, "rank": whole_number("RANK", 0)}
+    try:
+        with open(folder / f"ended-{attempt()}.json", "x") as file:
+            file.write(json.dumps(content))
+            file.flush()
+            sync_folder(Path(file.name))
+    except OSError:  # said already, or the disk is full: then squeue must do
+        return
+
+
+def ask(*line: str, timeout: float = 20) -> subprocess.CompletedProcess[str] | None:
+    """What a command of Slurm says; None where there is no such command, or no answer in time."""
+    try:
+        return subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None

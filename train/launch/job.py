@@ -1,0 +1,119 @@
+"""What the processes of a launched job run: one fit, stopped and started again as Slurm or a user asks.
+
+The run folder is all that going on needs, so a job that Slurm starts again and one that is launched again do the same.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import submitit
+
+from train import distributed as ddp
+from train.launch.status import (
+    ANOTHER,
+    ask,
+    attempt,
+    leave_mark,
+    steps_of,
+)
+from train.loop.config import FitConfig
+from train.loop.fit import Stopped, fit
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fit and its run folder."""
+
+    folder: Path
+    config: FitConfig
+
+
+class FitJob(submitit.helpers.Checkpointable):
+    """What every process of a job runs: one fit, stopped by SIGUSR2 or SIGTERM with a checkpoint.
+
+    submitit's own handlers would start the job again at once from the last timed checkpoint, and would pass over
+    SIGTERM, with which Slurm preempts. They serve only until the ones here are in place (there is nothing to
+    save before), by way of the inherited `checkpoint`.
+    """
+
+    def __init__(self, config: dict[str, Any], out: str, cluster: str):
+        self.config, self.out, self.cluster = config, out, cluster
+        self.signum = 0
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        ddp.request_stop()
+
+    def __call__(self) -> None:
+        """Run the fit to its end or stop; what it raises ends the process with a traceback in the log."""
+        signal.signal(signal.SIGUSR2, self._stop)
+        signal.signal(signal.SIGTERM, self._stop)
+        environment = submitit.JobEnvironment()
+        logs, out = environment.paths.folder, Path(self.out)
+        if self.cluster == "local":
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan goes on writing
+        if environment.num_tasks > 1:
+            # CUDA_VISIBLE_DEVICES stays as Slurm bound it: process_group counts the devices that it sees.
+            submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+            if self.cluster == "local":
+                os.environ["MASTER_ADDR"] = "127.0.0.1"
+        if environment.global_rank == 0:
+            for before in range(attempt()):
+                (logs / f"ended-{before}.json").unlink(missing_ok=True)
+        begun_at = steps_of(out)[0]
+        try:
+            fit(FitConfig(**self.config), out)
+        except Stopped as stop:
+            print(stop, flush=True)
+            if environment.global_rank == 0:
+                why = self._not_again(steps_of(out)[0] > begun_at) if self.cluster == "slurm" else "as asked"
+                if why:
+                    leave_mark(logs, "stopped", why)
+                print(f"not queued again: {why}" if why else "queued again", flush=True)
+        except BaseException as error:
+            text = _first_line(error)
+            if ANOTHER.search(text):
+                time.sleep(2)  # that other one, or the lane, may say why
+                text = f"another process of the job died, out of memory or killed? ({text})"
+            leave_mark(logs, "failed", text)
+            raise
+
+    def _not_again(self, went_on: bool) -> str:
+        """Have Slurm queue this job again; why not, where it ends the job for good or queues it again by itself."""
+        job = os.environ["SLURM_JOB_ID"]
+        shown = ask("scontrol", "show", "job", "--oneliner", job)
+        state = re.search(r"\bJobState=(\w+)", shown.stdout) if shown else None
+        if shown is None or state is None:
+            return "scontrol does not answer on the node"
+        if state[1] != "RUNNING":  # cancelled, or preempted with Slurm queueing it again
+            return f"Slurm itself ended the job ({state[1].lower()})"
+        if self.signum == signal.SIGUSR2 and not went_on:
+            return "the time limit leaves no time for a single step; give more --time"
+        asked = ask("scontrol", "requeue", job, timeout=60)
+        if asked is None or asked.returncode:
+            why = asked.stderr.strip() if asked else "no answer"
+            return f"scontrol refused ({why})"
+        return ""
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def job_of(run: Run, cluster: str) -> FitJob:
+    """A run as a job of `slurm` or of this machine (`local`)."""
+    plain = {name: getattr(run.config, name) for name in FitConfig.__dataclass_fields__}
+    return FitJob(plain, str(run.folder.absolute()), cluster)
+
+
+def signal_delay_s(limit_s: int) -> int:
+    """How long before its time limit a job is told to stop; Slurm may tell it up to 60 s earlier."""
+    return min(120, max(10, limit_s // 10))

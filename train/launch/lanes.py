@@ -1,0 +1,150 @@
+"""Jobs of this machine: lanes, processes that are left behind, each of which runs its jobs one after the other."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from submitit.local.local import Controller, LocalExecutor, LocalJob
+
+from train.launch.job import Run, job_of, signal_delay_s
+from train.launch.resources import Resources
+from train.launch.status import (
+    boot,
+    error_in,
+    leave_mark,
+    started,
+)
+
+#: After one process failed the others may wait for it in vain: they are ended this many seconds later.
+_GRACE_S = 10
+
+
+class _LocalExecutor(LocalExecutor):
+    """Writes a job as submitit does, but leaves starting it to a lane: several jobs may share one."""
+
+    def __init__(self, folder: Path, job_id: str):
+        super().__init__(folder)
+        self._id = job_id
+
+    def _submit_command(self, command: str) -> LocalJob[Any]:
+        return LocalJob(self.folder, self._id)
+
+
+class _Lane(Controller):
+    """Runs the processes of one job of this machine."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.pid = folder.name  # the job's name in submitit's paths
+        self.asked_to_stop = False
+        self.codes: Sequence[int | None] = ()
+        signal.signal(signal.SIGTERM, self._ask_to_stop)
+
+    def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
+        self.asked_to_stop = True
+
+    def wait(self, freq: int = 10) -> Sequence[int | None]:
+        """Exit codes, once all have ended, or soon after one failed or the time was over."""
+        began, failed, asked = time.monotonic(), 0.0, 0.0
+        while True:
+            now = time.monotonic()
+            self.codes = [task.poll() for task in self.tasks]
+            if any(self.codes) and not failed:
+                failed = now
+                self._say_why()
+            late = self.timeout_s and now - began > self.timeout_s
+            if None not in self.codes or late or (failed and now - failed > _GRACE_S):
+                return self.codes
+            over = self.timeout_s and now - began > self.timeout_s - self.signal_delay_s
+            if (self.asked_to_stop or over) and now - asked > 1:  # again and again: not all may listen yet
+                self._forward_signal(signal.SIGTERM)
+                asked = now
+            time.sleep(1 / freq)
+
+    def _say_why(self) -> None:
+        for k, code in enumerate(self.codes):
+            if code is not None and code < 0:
+                leave_mark(
+                    self.folder, "failed", f"process {k} was killed by {signal.Signals(-code).name}, out of memory?"
+                )
+
+    def end(self) -> None:
+        """Say how the job ended where its processes could not."""
+        if any(self.codes):
+            leave_mark(self.folder, "failed", error_in(self.folder) or "a process ended without a word, out of memory?")
+        if None in self.codes:
+            leave_mark(self.folder, "failed", "ended at its time limit")
+
+
+def _lane(folders: Sequence[str]) -> None:
+    """Run jobs one after the other; a process of its own, which `launch` leaves behind."""
+    for folder in map(Path, folders):
+        lane = _Lane(folder)
+        lane.command = [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)]
+        # A port of its own: the one that submitit would draw may be taken on a machine with other jobs.
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(free.getsockname()[1])
+        lane.run(max_retry=1)
+        lane.end()
+        if lane.asked_to_stop:
+            break
+
+
+def _start_lanes(folders: Sequence[Path], wanted: Resources) -> list[int]:
+    """Start as many lanes as jobs may run at once, in sessions of their own; the process number of each job's lane."""
+    n = min(wanted.at_once or 1, len(folders))
+    seen = [x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x]
+    limit_s = 60 * (wanted.minutes or 0)
+    lanes = []
+    for lane in range(n):
+        environment = os.environ | {
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_LOCAL_NTASKS": str(wanted.processes),
+            "SUBMITIT_LOCAL_COMMAND": "",
+            "SUBMITIT_LOCAL_TIMEOUT_S": str(limit_s),
+            "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(signal_delay_s(limit_s)),
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_STDERR_TO_STDOUT": "1",
+            "SUBMITIT_LOCAL_WITH_SHELL": "",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(wanted.cpus)),
+            "TQDM_MININTERVAL": "30",
+        }
+        if wanted.gpus is not None:
+            mine = range(lane * wanted.gpus, (lane + 1) * wanted.gpus)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(seen[i] if i < len(seen) else str(i) for i in mine)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "train.launch.lanes", *map(str, folders[lane::n])],
+            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        process.returncode = 0  # left behind on purpose: no warning that it still runs
+        lanes.append(process.pid)
+    return [lanes[i % n] for i in range(len(folders))]
+
+
+def to_this_machine(runs: Sequence[Run], wanted: Resources, out: Path) -> list[dict[str, Any]]:
+    """Start jobs here, in the background: their records."""
+    logs, stamp = out.absolute() / "logs", time.strftime("%Y%m%d-%H%M%S")
+    while (logs / f"local-{stamp}-0").exists():  # launched twice in a second
+        stamp += "b"
+    names = [f"local-{stamp}-{i}" for i in range(len(runs))]
+    for run, name in zip(runs, names, strict=True):
+        _LocalExecutor(logs / name, name).submit(job_of(run, "local"))
+    lanes = _start_lanes([logs / name for name in names], wanted)
+    return [
+        {"job": name, "pid": pid, "started": started(pid), "boot": boot(), "host": socket.gethostname()}
+        for name, pid in zip(names, lanes, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    _lane(sys.argv[1:])

@@ -1,4 +1,4 @@
 """Classical mass estimators on the views that networks see.
 
-Imports gen and train alone.
+Imports gen alone.
 """

@@ -1,0 +1,140 @@
+"""The house itself: imports run eval -> train -> gen, and within each stage from room to room one way only."""
+
+import argparse
+import ast
+import re
+from collections.abc import Callable, Iterable
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from eval import __main__ as eval_command
+from gen import __main__ as gen_command
+from train import __main__ as train_command
+
+#: What a room may import of its own stage. Files that are in no room are tools, which import each other and no room
+#: but those named, or commands, which import whatever they call.
+MAY = {
+    "gen.physics": "",
+    "gen.formats": "physics",
+    "gen.suite": "formats",
+    "gen.storage": "physics suite",
+    "gen.snapshots": "formats physics storage suite",
+    "gen.catalogues": "formats physics snapshots suite",
+    "gen.campaign": "catalogues formats physics snapshots storage suite",
+    "gen.look": "campaign catalogues formats physics snapshots suite",
+    "gen.mock": "formats physics storage",
+    "gen.instrument": "physics",
+    "gen.export": "instrument physics storage",
+    "train.model": "",
+    "train.data": "model",
+    "train.run": "data model",
+    "train.loop": "data model run",
+    "train.launch": "loop run",
+    "eval.classical": "",
+    "eval.tables": "classical",
+    "eval.report": "tables",
+    "eval.observed": "classical report tables",
+}
+STAGES = ("gen", "train", "eval")
+TOOLS = {
+    "gen": "code constants errors options yamlfile",
+    "train": "allotted distributed",
+    "eval": "",
+}
+
+
+def room(module: str) -> str:
+    """gen.formats of gen.formats.tipsy, gen.suite of itself."""
+    return ".".join(module.split(".")[:2])
+
+
+def imports(walk: Callable[[ast.AST], Iterable[ast.AST]]) -> dict[str, set[str]]:
+    """What every module of the project imports of it: of all nodes of a file, or of those at its top."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for stage in STAGES
+        for path in (ROOT / stage).rglob("*.py")
+    }
+    found: dict[str, set[str]] = {name: set() for name in files}
+    for name, path in files.items():
+        for node in walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names if alias.name in files}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                found[name] |= (whole & files.keys()) or ({node.module} & files.keys())
+    return found
+
+
+GRAPH = imports(ast.walk)
+
+
+def test_stages_import_one_way():
+    for module, others in GRAPH.items():
+        below = STAGES[: STAGES.index(module.split(".")[0]) + 1]
+        assert all(other.split(".")[0] in below for other in others), module
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_rooms_import_what_they_may(stage):
+    used: dict[str, set[str]] = {}
+    for module, others in GRAPH.items():
+        here = room(module)
+        if module.split(".")[0] == stage and module != stage and not here.endswith("__main__"):
+            own = {room(other) for other in others if other.split(".")[0] == stage and room(other) not in (here, stage)}
+            used.setdefault(here, set()).update(own - {f"{stage}.{tool}" for tool in TOOLS[stage].split()})
+    for here, others in used.items():
+        assert others <= {f"{stage}.{name}" for name in MAY.get(here, "").split()}, here
+    rooms = {name for name in MAY if name.startswith(f"{stage}.")}
+    assert rooms == {name for name in used if name not in {f"{stage}.{tool}" for tool in TOOLS[stage].split()}}
+    assert {name for name in rooms if used[name]} == {name for name in rooms if MAY[name]}
+
+
+def test_no_import_runs_in_a_circle():
+    """Of those that are run as a module is read."""
+    graph = imports(ast.iter_child_nodes)
+    assert len([*TopologicalSorter({m: o - {m} for m, o in graph.items()}).static_order()]) == len(graph)
+
+
+def test_commands_and_options_that_are_named_anywhere_are_there():
+    """In messages, in the docs, in scripts."""
+    files = [path for stage in STAGES for path in (ROOT / stage).rglob("*.py")]
+    files += [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "slurm").glob("*.sh")]
+    parsers = {"gen": gen_command._parser(), "train": train_command._parser(), "eval": eval_command._parser()}
+    named = 0
+    for path in files:
+        for stage, command, rest in re.findall(r"-m (gen|train|eval) ([a-z]+)([^`\n|;]*)", path.read_text()):
+            (commands,) = [a for a in parsers[stage]._actions if isinstance(a, argparse._SubParsersAction)]
+            assert command in commands.choices, (path, command)
+            options = commands.choices[command]._option_string_actions
+            for option in re.findall(r"(?<= )--[a-z][a-z-]+", rest):
+                named += 1
+                assert option in options, (path, command, option)
+    assert named > 50
+
+
+def test_every_room_says_what_lives_in_it():
+    for folder in sorted(path.parent for stage in STAGES for path in (ROOT / stage).rglob("*.py")):
+        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+        assert said, folder
+        assert len(said.splitlines()) <= 6, folder
+
+
+@pytest.mark.parametrize("library", ["mpi4py", "torch.distributed", "dask", "submitit"])
+def test_one_place_knows_each_way_of_being_many(library):
+    """MPI and DDP a file each, Dask one, submitit the room that launches."""
+    places = {"mpi4py": "gen/campaign/parallel.py", "torch.distributed": "train/distributed.py"}
+    places |= {"dask": "eval/tables/cluster.py", "submitit": "train/launch"}
+    knowing = set()
+    for path in (path for stage in STAGES for path in (ROOT / stage).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            if any(name == library or name.startswith(f"{library}.") for name in names):
+                knowing.add(path)
+    assert knowing
+    assert all(path.is_relative_to(ROOT / places[library]) or path == Path(ROOT / places[library]) for path in knowing)

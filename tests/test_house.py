@@ -99,6 +99,13 @@ def test_no_import_runs_in_a_circle():
     assert len([*TopologicalSorter({m: o - {m} for m, o in graph.items()}).static_order()]) == len(graph)
 
 
+def test_files_that_the_docs_name_are_there():
+    names = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts} | {"saver.py"}  # caesar's own
+    for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]:
+        for path in re.findall(r"`([\w/]+\.py)`", page.read_text()):
+            assert (ROOT / path).exists() if "/" in path else path in names, (page.name, path)
+
+
 def test_commands_and_options_that_are_named_anywhere_are_there():
     """In messages, in the docs, in scripts."""
     files = [path for stage in STAGES for path in (ROOT / stage).rglob("*.py")]

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from gen.instrument import observe
-from train import __main__ as command
-from train.data import loader as feeds
-from train.loop.config import FitConfig
-from train.loop.fit import fit
-from train.loop.fitter import Fitter
+from kinmass.gen.instrument import observe
+from kinmass.train import __main__ as command
+from kinmass.train.data import loader as feeds
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import fit
+from kinmass.train.loop.fitter import Fitter
 
 WEIGHTS = {"coral": 1.0, "mmd": 1.0, "dann": 0.3, "worst": 0.01}
 

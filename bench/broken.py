@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from bench import common
-from gen.storage import store
-from train import load
-from train.data.dataset import concatenate, read_views, usable
-from train.run.out_of_distribution import STRANGE
+from kinmass.gen.storage import store
+from kinmass.train import load
+from kinmass.train.data.dataset import concatenate, read_views, usable
+from kinmass.train.run.out_of_distribution import STRANGE
 
 MOST_VIEWS = 600
 

@@ -24,9 +24,9 @@ from mpi4py import MPI
 from numba import njit
 
 from bench import common
-from gen.campaign import parallel
-from gen.physics.projection import views
-from gen.physics.sightline import sightlines
+from kinmass.gen.campaign import parallel
+from kinmass.gen.physics.projection import views
+from kinmass.gen.physics.sightline import sightlines
 
 #: Where rank-time goes, in the order of `simulate`'s result; all but the first are losses.
 PARTS = ("work", "manager", "readers' cap", "bandwidth", "metadata", "last galaxies")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gen.campaign.record import Settings, frame_of, map_galaxy
-from gen.mock.suites import make_galaxy
-from gen.physics.particles import Galaxy, Particles
+from kinmass.gen.campaign.record import Settings, frame_of, map_galaxy
+from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.physics.particles import Galaxy, Particles
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -18,13 +18,13 @@ import pandas as pd
 import torch
 
 from bench import common
-from eval.tables.cluster import Cluster, sum_of_tasks
-from eval.tables.metrics import Estimates, Sums, add_up, measures, per_view
-from eval.tables.predictions import BLOCK, N_SAMPLES, Kept, Part, prepare
-from eval.tables.tasks import predict_block, sources_of
-from train import load
-from train.data.dataset import RADII_RE, read_views, usable
-from train.model.scaling import only
+from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
+from kinmass.eval.tables.metrics import Estimates, Sums, add_up, measures, per_view
+from kinmass.eval.tables.predictions import BLOCK, N_SAMPLES, Kept, Part, prepare
+from kinmass.eval.tables.tasks import predict_block, sources_of
+from kinmass.train import load
+from kinmass.train.data.dataset import RADII_RE, read_views, usable
+from kinmass.train.model.scaling import only
 
 K, VIEWS = len(RADII_RE), 4
 GALAXIES = 256  # of a task

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import train
 from bench import common
-from eval.tables.calibration import coverage, ranks, tarp, uniformity
-from gen.storage import store
-from gen.storage.files import write_atomically
-from train.data.dataset import concatenate, read_views, usable
-from train.run.calibration import LEVELS
+from kinmass import train
+from kinmass.eval.tables.calibration import coverage, ranks, tarp, uniformity
+from kinmass.gen.storage import store
+from kinmass.gen.storage.files import write_atomically
+from kinmass.train.data.dataset import concatenate, read_views, usable
+from kinmass.train.run.calibration import LEVELS
 
 #: What differs from the default, which is trained on `both` of every view of every galaxy.
 VARIANTS = {

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import train
 from bench import common
 from bench.align import WEIGHTS
-from eval.tables.calibration import ranks
-from gen.storage import store
-from train.data.dataset import read_views, usable
-from train.run.calibration import LEVELS
+from kinmass import train
+from kinmass.eval.tables.calibration import ranks
+from kinmass.gen.storage import store
+from kinmass.train.data.dataset import read_views, usable
+from kinmass.train.run.calibration import LEVELS
 
 #: What differs from a plain fit.
 VARIANTS = {

@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import common
 from bench.store import records, write_store
 from bench.training import fitter_of
-from gen.storage import store
-from train.loop.config import FitConfig
+from kinmass.gen.storage import store
+from kinmass.train.loop.config import FitConfig
 
 
 class BytesMoved(TorchDispatchMode):

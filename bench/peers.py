@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from gen.physics.particles import Particles
+from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
+from kinmass.gen.physics.particles import Particles
 
 
 class Yt:

@@ -13,10 +13,10 @@ from numba import njit
 
 from bench import common
 from bench.peers import Pynbody, Yt
-from gen.physics.particles import Galaxy, Particles
-from gen.physics.profile import half_mass_radius
-from gen.physics.projection import project, views
-from gen.physics.sightline import sightlines
+from kinmass.gen.physics.particles import Galaxy, Particles
+from kinmass.gen.physics.profile import half_mass_radius
+from kinmass.gen.physics.projection import project, views
+from kinmass.gen.physics.sightline import sightlines
 
 FIELDS = ("density", "velocity_los", "velocity_los_squared")
 

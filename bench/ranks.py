@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 from bench import common
-from gen.campaign import parallel
-from gen.campaign.maps import generate
-from gen.campaign.record import Settings
-from gen.suite import load_suite
+from kinmass.gen.campaign import parallel
+from kinmass.gen.campaign.maps import generate
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.suite import load_suite
 
 #: Stars, gas and dark particles per galaxy of each suite: 50, 100 and 200 thousand particles.
 SIZES = {"bursty": (20_000, 10_000, 20_000), "middle": (40_000, 20_000, 40_000), "quiet": (80_000, 40_000, 80_000)}

@@ -39,17 +39,17 @@ from sbi.utils.tracking import TensorBoardTracker
 from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-import train
 from bench import common
 from bench.experiments import N_SAMPLES, figures, train_one
-from gen.instrument import observe
-from gen.storage import store
-from train.data import loader as feeds
-from train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
-from train.loop.config import FitConfig
-from train.model.density import monotone, unconstrained
-from train.model.network import MassModel, ModelConfig
-from train.model.scaling import flip_sky
+from kinmass import train
+from kinmass.gen.instrument import observe
+from kinmass.gen.storage import store
+from kinmass.train.data import loader as feeds
+from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.model.density import monotone, unconstrained
+from kinmass.train.model.network import MassModel, ModelConfig
+from kinmass.train.model.scaling import flip_sky
 
 HEADS = ["fit", "nll", "dispersion", "robust", "cov68", "worst", "cov95", "worst", "seconds", "looks", "parameters"]
 BATCH = 200  # sbi's default, of which it drops an incomplete one

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from bench import common
-from gen.campaign import maps, worker
-from gen.campaign.record import Settings
-from gen.physics.particles import Galaxy, Particles
-from gen.physics.projection import project
-from gen.physics.sightline import sightlines
-from gen.suite import load_suite
+from kinmass.gen.campaign import maps, worker
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.physics.particles import Galaxy, Particles
+from kinmass.gen.physics.projection import project
+from kinmass.gen.physics.sightline import sightlines
+from kinmass.gen.suite import load_suite
 
 HALF_KPC = 15.0
 

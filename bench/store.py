@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from bench import common
-from gen.campaign.record import Settings
-from gen.storage import store
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.storage import store
 
 Record = dict[str, np.ndarray]
 

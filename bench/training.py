@@ -25,16 +25,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench import common
 from bench.store import records, write_store
-from gen.instrument import observe
-from gen.storage import store
-from gen.storage.files import write_atomically
-from train.data import loader as feeds
-from train.data.dataset import RADII_RE
-from train.data.sampler import draws
-from train.loop.config import FitConfig
-from train.loop.fitter import Fitter
-from train.model.network import MassModel, ModelConfig
-from train.model.scaling import flip_sky
+from kinmass.gen.instrument import observe
+from kinmass.gen.storage import store
+from kinmass.gen.storage.files import write_atomically
+from kinmass.train.data import loader as feeds
+from kinmass.train.data.dataset import RADII_RE
+from kinmass.train.data.sampler import draws
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fitter import Fitter
+from kinmass.train.model.network import MassModel, ModelConfig
+from kinmass.train.model.scaling import flip_sky
 
 
 class ViewByView(Dataset):

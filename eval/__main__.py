@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gen.errors import named
+from kinmass.gen.errors import named
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from eval.tables.cluster import Cluster
+    from kinmass.eval.tables.cluster import Cluster
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,8 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 
 def _cluster(args: argparse.Namespace) -> "Cluster":
-    from eval.tables.cluster import Cluster
-    from train.launch.resources import read_site
+    from kinmass.eval.tables.cluster import Cluster
+    from kinmass.train.launch.resources import read_site
 
     site = read_site(args.site) if args.cluster == "slurm" else {}
     logs = (args.out.with_suffix("") if args.out else Path("dask")) / "logs"
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _write_csv(table: "DataFrame", path: Path) -> None:
-    from gen.storage.files import aside, make_folder
+    from kinmass.gen.storage.files import aside, make_folder
 
     make_folder(path.parent)
     with aside(path) as partial:
@@ -103,9 +103,9 @@ def _write_csv(table: "DataFrame", path: Path) -> None:
 
 
 def _tables(args: argparse.Namespace) -> int:
-    from eval.tables.tables import SHOWN, collect, remarks, write_tables
-    from gen.storage.store import suites, without_dark_matter
-    from train.run.checkpoint import runs_in
+    from kinmass.eval.tables.tables import SHOWN, collect, remarks, write_tables
+    from kinmass.gen.storage.store import suites, without_dark_matter
+    from kinmass.train.run.checkpoint import runs_in
 
     runs = [run for given in args.runs for run in runs_in(given)]
     for given in args.runs:
@@ -128,8 +128,8 @@ def _tables(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from eval.tables.compare import compare, verdicts
-    from gen.storage.store import suites
+    from kinmass.eval.tables.compare import compare, verdicts
+    from kinmass.gen.storage.store import suites
 
     chosen = args.suites.split(",") if args.suites else suites(args.store)
     part = None if args.part == "all" else args.part
@@ -143,8 +143,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from eval.report.page import headlines, read_results
-    from eval.tables.tables import ALL, SHOWN
+    from kinmass.eval.report.page import headlines, read_results
+    from kinmass.eval.tables.tables import ALL, SHOWN
 
     results = read_results(args.results)
     summary = results.summary
@@ -156,7 +156,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from eval.report.page import write_report
+    from kinmass.eval.report.page import write_report
 
     print(write_report(args.results))
     return 0
@@ -169,8 +169,8 @@ def _predict(args: argparse.Namespace) -> int:
         raise ValueError("give runs, and either YAML files of observed galaxies or --store and --suite")
     if galaxies:
         return _predict_observed(runs, galaxies, args.out or Path("profiles"), args.inside_kpc)
-    from eval.observed.places import labels, write_beside
-    from eval.tables.predict import predict
+    from kinmass.eval.observed.places import labels, write_beside
+    from kinmass.eval.tables.predict import predict
 
     for run, label in zip(runs, labels(runs), strict=True):
         table = predict(run, args.store, args.suite)
@@ -184,10 +184,10 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_kpc: list[float]) -> int:
     """Every galaxy from every run that can use its maps; one that none can use is an error, and the others go on."""
-    from eval.observed.galaxy import read_galaxy
-    from eval.observed.inference import infer
-    from eval.observed.places import claim, labels
-    from train.run.posterior import load
+    from kinmass.eval.observed.galaxy import read_galaxy
+    from kinmass.eval.observed.inference import infer
+    from kinmass.eval.observed.places import claim, labels
+    from kinmass.train.run.posterior import load
 
     loaded = [load(run) for run in runs]
     named = list(zip(loaded, labels(runs), strict=True))

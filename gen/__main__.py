@@ -84,11 +84,11 @@ def _parser() -> argparse.ArgumentParser:
 def _mock(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from gen.campaign import parallel
-    from gen.mock.archive import jobs, write_snapshot, write_suite_file
-    from gen.mock.suites import SUITES
-    from gen.options import Mocks, OptionError, checked
-    from gen.storage.files import write_atomically
+    from kinmass.gen.campaign import parallel
+    from kinmass.gen.mock.archive import jobs, write_snapshot, write_suite_file
+    from kinmass.gen.mock.suites import SUITES
+    from kinmass.gen.options import Mocks, OptionError, checked
+    from kinmass.gen.storage.files import write_atomically
 
     parallel.check()
     names = list(dict.fromkeys(args.suites.split(",")))
@@ -123,12 +123,12 @@ def _mock(args: argparse.Namespace) -> int:
 
 
 def _maps(args: argparse.Namespace) -> int:
-    from gen.campaign import parallel
-    from gen.campaign.maps import generate
-    from gen.campaign.plan import list_tasks, plan
-    from gen.campaign.record import Settings
-    from gen.options import OptionError, Sharing, checked
-    from gen.suite import load_suite
+    from kinmass.gen.campaign import parallel
+    from kinmass.gen.campaign.maps import generate
+    from kinmass.gen.campaign.plan import list_tasks, plan
+    from kinmass.gen.campaign.record import Settings
+    from kinmass.gen.options import OptionError, Sharing, checked
+    from kinmass.gen.suite import load_suite
 
     parallel.check()
     checked(Sharing, readers=args.readers)
@@ -164,13 +164,13 @@ def _maps(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from gen.formats import FORMATS
-    from gen.look.check import describe
-    from gen.options import OptionError
+    from kinmass.gen.formats import FORMATS
+    from kinmass.gen.look.check import describe
+    from kinmass.gen.options import OptionError
 
     if args.format and args.format not in FORMATS:
         raise OptionError(f"format {args.format!r} is not one of {', '.join(FORMATS)}")
-    from gen.look.draft import draft
+    from kinmass.gen.look.draft import draft
 
     unread = 0
     for path in args.files:  # one that cannot be read keeps nobody from the others
@@ -183,8 +183,8 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from gen.export import export
-    from gen.options import OptionError
+    from kinmass.gen.export import export
+    from kinmass.gen.options import OptionError
 
     if args.view != "all" and not args.view.isdecimal():
         raise OptionError(f"--view must be a number or all, not {args.view!r}")
@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return {"mock": _mock, "maps": _maps, "check": _check, "export": _export}[args.command](args)
     except Exception as error:
-        from gen.campaign import parallel
+        from kinmass.gen.campaign import parallel
 
         said = parallel.is_said(error) or isinstance(error, OSError)
         if parallel.rank() == 0 or not said:

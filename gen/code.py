@@ -7,7 +7,7 @@ from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_OURS = ("gen", "train", "eval")
+_OURS = "kinmass"
 
 
 def version_of(package: str) -> str:
@@ -33,13 +33,13 @@ def imports(module: str) -> dict[str, Path]:
             named = [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             if isinstance(node, ast.ImportFrom):
                 named = [node.module or "", *(f"{node.module}.{n}" for n in named if _is_module(f"{node.module}.{n}"))]
-            waiting += [n for n in named if n.split(".")[0] in _OURS]
+            waiting += [n for n in named if n.split(".")[0] == _OURS]
     return found
 
 
 def _is_module(name: str) -> bool:
     """Whether something that is imported from a package of this project is a module."""
-    if name.split(".")[0] not in _OURS:
+    if name.split(".")[0] != _OURS:
         return False
     try:
         return importlib.util.find_spec(name) is not None

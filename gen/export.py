@@ -9,11 +9,11 @@ import numpy as np
 import zarr
 from astropy.io import fits
 
-from gen.code import version_of
-from gen.options import OptionError
-from gen.physics.projection import CHANNELS
-from gen.storage import store
-from gen.storage.files import aside, make_folder
+from kinmass.gen.code import version_of
+from kinmass.gen.options import OptionError
+from kinmass.gen.physics.projection import CHANNELS
+from kinmass.gen.storage import store
+from kinmass.gen.storage.files import aside, make_folder
 
 #: FITS spelling of the units of each channel, and the same in a header's words.
 _CHANNELS = {
@@ -119,8 +119,8 @@ def _images(
     if instrument is not None:
         import torch
 
-        from gen.instrument import fixed_noise, observe
-        from gen.instrument import instrument as find
+        from kinmass.gen.instrument import fixed_noise, observe
+        from kinmass.gen.instrument import instrument as find
 
         look, field_of_view_re = find(instrument), float(group.attrs["config"]["field_of_view_re"])
         r_e = torch.tensor([header["RE_KPC"]])

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from gen.options import OptionError
-from gen.physics.sightline import seed_of
-from gen.yamlfile import read_checked
+from kinmass.gen.options import OptionError
+from kinmass.gen.physics.sightline import seed_of
+from kinmass.gen.yamlfile import read_checked
 
 # N views, P stored pixels along a side, Q observed ones
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
-from gen.formats import FORMATS
-from gen.yamlfile import read_checked
+from kinmass.gen.formats import FORMATS
+from kinmass.gen.yamlfile import read_checked
 
 
 class SuiteError(ValueError):

@@ -95,8 +95,8 @@ def real_files() -> Path:
 @pytest.fixture(scope="session")
 def runs(map_store: Path, made_once: MadeOnce) -> list[Path]:
     """Three tracers on all suites and one on a single suite, hardly trained."""
-    from train.loop.config import FitConfig  # torch reads OMP_NUM_THREADS as it is imported
-    from train.loop.fit import fit
+    from kinmass.train.loop.config import FitConfig  # torch reads OMP_NUM_THREADS as it is imported
+    from kinmass.train.loop.fit import fit
 
     def fill(folder: Path) -> None:
         small = {"width": 4, "steps": 20, "round_steps": 10, "batch": 8}
@@ -128,10 +128,10 @@ def assert_same_posterior(found, expected, widths: float = 0.02) -> None:
 
 def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...] = SUITES, classical: bool = False):
     """What `eval tables --part all` writes, in this process, without Dask."""
-    from eval.tables.predictions import Part, prepare
-    from eval.tables.tables import pooled, write_tables
-    from eval.tables.tasks import evaluate_block, sources_of
-    from train.run.checkpoint import instrument_of
+    from kinmass.eval.tables.predictions import Part, prepare
+    from kinmass.eval.tables.tables import pooled, write_tables
+    from kinmass.eval.tables.tasks import evaluate_block, sources_of
+    from kinmass.train.run.checkpoint import instrument_of
 
     sources, looks, sums = sources_of(runs, out, classical), {r.name: r for r in map(instrument_of, runs)}, {}
     for suite in suites:

@@ -11,8 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gen.constants import G
-from gen.physics.particles import Galaxy, Particles, empty
+from kinmass.gen.constants import G
+from kinmass.gen.physics.particles import Galaxy, Particles, empty
 
 A, H, BOX = 0.6, 0.7, 4000.0  # BOX: physical kpc
 KPC, MSUN = 3.085678e21, 1.989e33  # rounded as the codes round them

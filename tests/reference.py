@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from gen.physics.particles import Particles
-from gen.physics.projection import _spline_column
+from kinmass.gen.physics.particles import Particles
+from kinmass.gen.physics.projection import _spline_column
 
 
 def project(particles: Particles, rotation: np.ndarray, half_width_kpc: float, pixels: int) -> np.ndarray:

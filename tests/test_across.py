@@ -8,12 +8,12 @@ import pytest
 import torch
 from conftest import SUITES
 
-from eval.tables.calibration import coverage, ranks
-from train.__main__ import _fit_options, _parser, main
-from train.data.dataset import read_views, usable
-from train.loop.config import ROBUST, FitConfig
-from train.run.calibration import LEVELS, unseen_scale
-from train.run.posterior import Inference, load
+from kinmass.eval.tables.calibration import coverage, ranks
+from kinmass.train.__main__ import _fit_options, _parser, main
+from kinmass.train.data.dataset import read_views, usable
+from kinmass.train.loop.config import ROBUST, FitConfig
+from kinmass.train.run.calibration import LEVELS, unseen_scale
+from kinmass.train.run.posterior import Inference, load
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from train.allotted import free_memory, group_memory, slurm_cores, slurm_memory, whole_number
+from kinmass.train.allotted import free_memory, group_memory, slurm_cores, slurm_memory, whole_number
 
 GB = 1024**3
 

@@ -10,18 +10,18 @@ import pytest
 import yaml
 from conftest import ROOT, SUITES
 
-from gen.campaign.plan import list_tasks
-from gen.campaign.record import Refused, Settings, at_rest, spin
-from gen.campaign.worker import Worker
-from gen.formats import gadget
-from gen.mock.suites import make_galaxy
-from gen.physics.extent import edge
-from gen.physics.particles import Galaxy, Particles, concatenate, empty
-from gen.physics.profile import half_mass_radius
-from gen.physics.projection import views
-from gen.snapshots.snapshot import Snapshot
-from gen.storage import store
-from gen.suite import Suite, load_suite
+from kinmass.gen.campaign.plan import list_tasks
+from kinmass.gen.campaign.record import Refused, Settings, at_rest, spin
+from kinmass.gen.campaign.worker import Worker
+from kinmass.gen.formats import gadget
+from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.physics.extent import edge
+from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
+from kinmass.gen.physics.profile import half_mass_radius
+from kinmass.gen.physics.projection import views
+from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.storage import store
+from kinmass.gen.suite import Suite, load_suite
 
 SETTINGS = Settings(views=2, pixels=16)
 #: What a galaxy's truth is measured in, and so may differ.
@@ -85,7 +85,7 @@ def test_also_when_regions_are_read_and_kernels_come_from_neighbours(mocks, tmp_
     found = [record(bare, tmp_path, aperture={"r200": r}) for r in (0.2, 0.5)]
     assert found[0]["map_radius"] < found[1]["radius"][-1]
     assert_same_maps(*found)
-    monkeypatch.setattr("gen.snapshots.snapshot.READ_WHOLE", 10)
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
     for r in (0.2, 0.5):
         assert_same_maps(record(bare, tmp_path, aperture={"r200": r}), found[0])
 

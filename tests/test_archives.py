@@ -16,15 +16,15 @@ import yaml
 from astropy.constants import k_B, m_p
 from conftest import ROOT, command
 
-from gen.catalogues.find import find_haloes
-from gen.constants import KPC_CM
-from gen.formats import FORMATS, SnapshotError, gadget, tipsy
-from gen.formats.recognise import recognised
-from gen.formats.smoothing import KERNEL_GAMMA, SMOOTHING, as_markdown
-from gen.mock.suites import make_galaxy
-from gen.physics.particles import Galaxy
-from gen.snapshots.snapshot import Snapshot
-from gen.suite import Suite, Tracers
+from kinmass.gen.catalogues.find import find_haloes
+from kinmass.gen.constants import KPC_CM
+from kinmass.gen.formats import FORMATS, SnapshotError, gadget, tipsy
+from kinmass.gen.formats.recognise import recognised
+from kinmass.gen.formats.smoothing import KERNEL_GAMMA, SMOOTHING, as_markdown
+from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.physics.particles import Galaxy
+from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.suite import Suite, Tracers
 
 A, H = 0.6, 0.7
 VELOCITY = np.array([300.0, -150.0, 80.0])
@@ -81,7 +81,7 @@ def test_a_region_of_a_big_snapshot_is_the_same_as_all_of_it(galaxy, tmp_path, m
     write(tmp_path / "snap.hdf5", "arepo", galaxy, CENTRES["corner"])
     with Snapshot(tmp_path / "snap.hdf5", "arepo") as snapshot:
         whole = snapshot.galaxy(CENTRES["corner"], 5.0)
-    monkeypatch.setattr("gen.snapshots.snapshot.READ_WHOLE", 10)
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
     with Snapshot(tmp_path / "snap.hdf5", "arepo") as snapshot:
         region = snapshot.galaxy(CENTRES["corner"], 5.0)
     assert 50 < len(whole.stars) < 800
@@ -93,7 +93,7 @@ def test_a_region_of_a_big_snapshot_is_the_same_as_all_of_it(galaxy, tmp_path, m
 @pytest.mark.parametrize("suite", ["bursty", "quiet", "middle"])
 def test_catalogues_find_the_mock_galaxies(suite, mocks):
     """Half the stars lie within a few R_e of where the catalogue says the galaxy is."""
-    from gen.suite import load_suite
+    from kinmass.gen.suite import load_suite
 
     described = load_suite(mocks / suite / f"{suite}.yaml")
     path = described.snapshot_paths()[0]
@@ -568,7 +568,7 @@ def test_eagles_abundances_stay_out_of_yts_sight(tmp_path):
 @pytest.mark.parametrize("whole", [10, 10**9], ids=["region", "all of it"])
 def test_memory_stays_below_two_and_a_half_times_the_galaxy(whole, keep, tmp_path, monkeypatch):
     """At worst: all of it one type, and gas, whose support comes from a density."""
-    monkeypatch.setattr("gen.snapshots.snapshot.READ_WHOLE", whole)
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", whole)
     few, many = layouts.galaxy(10), layouts.galaxy(100_000)
     path = layouts.tng(tmp_path / "snap.hdf5", Galaxy(few.stars, many.gas, few.dark, few.black_holes))
     with Snapshot(path, "arepo", {"dark": ["PartType1"]}, keep=keep) as snapshot:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import yaml
 
-from gen.campaign.plan import list_tasks
-from gen.formats import FORMATS, CodeUnits, SnapshotError, tipsy
-from gen.formats.base import settled_box
-from gen.formats.domain import domain_of
-from gen.physics.particles import Galaxy, Particles, empty
-from gen.snapshots.snapshot import Snapshot, images
-from gen.suite import SuiteError, Units, load_suite
+from kinmass.gen.campaign.plan import list_tasks
+from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError, tipsy
+from kinmass.gen.formats.base import settled_box
+from kinmass.gen.formats.domain import domain_of
+from kinmass.gen.physics.particles import Galaxy, Particles, empty
+from kinmass.gen.snapshots.snapshot import Snapshot, images
+from kinmass.gen.suite import SuiteError, Units, load_suite
 
 BOX, A, H = layouts.BOX, layouts.A, layouts.H
 LENGTHS = {"gadget": layouts.KPC_H, "arepo": layouts.KPC_H, "gizmo": layouts.KPC_H, "swift": layouts.MPC}
@@ -163,7 +163,7 @@ def test_a_sphere_holds_what_a_sum_over_the_file_finds(place, form, files, tmp_p
     if files == 1:  # parts of one file, which yt's index tells apart
         monkeypatch.setattr("yt.geometry.particle_geometry_handler.ParticleIndex.chunksize", 60)
     for whole in (10, 10**9) if files == 1 else (10,):
-        monkeypatch.setattr("gen.snapshots.snapshot.READ_WHOLE", whole)
+        monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", whole)
         with Snapshot(path, form, {"dark": ["PartType1"]} if form != "tipsy" else None) as snapshot:
             assert snapshot.units.box_kpc == (pytest.approx(BOX) if box else None)
             assert assert_true_sums(snapshot, disk, box, spheres) > 200
@@ -198,7 +198,7 @@ def test_a_domain_holds_its_particles_well_inside():
 def test_positions_that_are_no_numbers_are_missed_by_no_region(form, bad, tmp_path, monkeypatch):
     galaxy = placed("inside", 60)
     galaxy.stars.pos_kpc[7, 1] = bad
-    monkeypatch.setattr("gen.snapshots.snapshot.READ_WHOLE", 10)
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
     monkeypatch.setattr("yt.geometry.particle_geometry_handler.ParticleIndex.chunksize", 20)
     with np.errstate(invalid="ignore"):
         path = write(tmp_path, form, galaxy)
@@ -239,7 +239,7 @@ def true_mass(galaxy: Galaxy, radius: float = 30.0) -> float:
 
 @pytest.mark.parametrize(("box", "whole"), [(0.0, 10), (1.0, 10), (80.0, 10), (80.0, 10**9), (119.0, 10**9), (1e3, 10)])
 def test_a_run_that_is_not_cosmological_and_leaves_its_box_is_not_wrapped(box, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("gen.snapshots.snapshot.READ_WHOLE", whole)
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", whole)
     path, galaxy = isolated(tmp_path / "snap.hdf5", box)
     with Snapshot(path, "gizmo") as snapshot:
         for radius in (30.0, 39.0, 55.0):
@@ -412,7 +412,7 @@ def test_an_index_is_kept_with_its_digest_and_made_anew_where_it_is_damaged(dama
 
     made, coarse = [], ParticleIndex._initialize_coarse_index
     monkeypatch.setattr(ParticleIndex, "_initialize_coarse_index", lambda self: made.append(1) or coarse(self))
-    monkeypatch.setattr("gen.snapshots.snapshot.READ_WHOLE", 10)
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
     path = write(tmp_path, "gizmo", placed("across one face"), files=3)
     disk, spheres = on_disk(path, "gizmo", 3), [(np.array([BOX, 0.5 * BOX, 0]), 150.0)]
     for times in (1, 2):

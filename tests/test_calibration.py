@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from eval.tables.calibration import coverage, ranks, tarp, uniformity
-from train.run.calibration import LEVELS, latent_scale, misses, stretched, widening
+from kinmass.eval.tables.calibration import coverage, ranks, tarp, uniformity
+from kinmass.train.run.calibration import LEVELS, latent_scale, misses, stretched, widening
 
 S, N, K = 400, 1500, 4
 

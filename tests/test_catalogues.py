@@ -11,13 +11,13 @@ import pytest
 from astropy import units as u
 from astropy.table import MaskedColumn, Table
 
-from gen.campaign.plan import list_tasks
-from gen.catalogues import READERS, Halo
-from gen.catalogues.base import OtherEpoch
-from gen.catalogues.find import chosen, find_haloes, usable
-from gen.constants import KPC_CM, G
-from gen.formats import FORMATS, CodeUnits, SnapshotError
-from gen.suite import Catalogue, Selection, SuiteError, load_suite, snapshot_number
+from kinmass.gen.campaign.plan import list_tasks
+from kinmass.gen.catalogues import READERS, Halo
+from kinmass.gen.catalogues.base import OtherEpoch
+from kinmass.gen.catalogues.find import chosen, find_haloes, usable
+from kinmass.gen.constants import KPC_CM, G
+from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
+from kinmass.gen.suite import Catalogue, Selection, SuiteError, load_suite, snapshot_number
 
 A, H = 0.5, 0.7
 UNITS = CodeUnits(A / H, 1e10 / H, np.sqrt(A), 10_000 * A / H, A, H)

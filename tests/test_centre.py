@@ -9,10 +9,10 @@ import pytest
 from astropy.table import Table
 from conftest import command
 
-from gen.mock.suites import make_galaxy
-from gen.physics.centre import FARTHEST_RE, deepest_point, offset_re
-from gen.physics.particles import Galaxy, Particles, concatenate
-from gen.physics.profile import half_mass_radius
+from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.physics.centre import FARTHEST_RE, deepest_point, offset_re
+from kinmass.gen.physics.particles import Galaxy, Particles, concatenate
+from kinmass.gen.physics.profile import half_mass_radius
 
 
 def a_galaxy(suite: str, number: int = 0) -> tuple[Galaxy, float]:

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from conftest import SHARED, SUITES
 
-from gen.campaign.maps import generate
-from gen.campaign.record import Settings
-from gen.formats import FORMATS, SnapshotError, gadget
-from gen.formats.sample import Sample, blocks
-from gen.look.check import describe
-from gen.look.draft import draft
-from gen.look.sketch import sketch
-from gen.mock.suites import make_galaxy
-from gen.physics.particles import Galaxy
-from gen.snapshots.snapshot import Snapshot
-from gen.suite import load_suite
+from kinmass.gen.campaign.maps import generate
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.formats import FORMATS, SnapshotError, gadget
+from kinmass.gen.formats.sample import Sample, blocks
+from kinmass.gen.look.check import describe
+from kinmass.gen.look.draft import draft
+from kinmass.gen.look.sketch import sketch
+from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.physics.particles import Galaxy
+from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.suite import load_suite
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_a_suite_says_which_galaxies_would_be_mapped_and_why_others_not(a_galaxy
 
 
 def test_check_reads_headers_and_a_bounded_sample(a_galaxy, tmp_path, monkeypatch):
-    monkeypatch.setattr("gen.look.sketch.MOST", 64)
+    monkeypatch.setattr("kinmass.gen.look.sketch.MOST", 64)
     path = snapshot(tmp_path / "snap.hdf5", a_galaxy)
     read: list[int] = []
     inner = h5py.Dataset.__getitem__

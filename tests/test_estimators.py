@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from eval.classical.estimators import ESTIMATORS, Seen, sigma_los, wolf2010
-from eval.classical.jeans import BETAS, kernel
-from eval.classical.noise import added_square
-from eval.classical.rotation import MIN_INCLINATION_DEG, disc_plane, fit_disc
-from gen.constants import G
-from train.data.dataset import RADII_RE
+from kinmass.eval.classical.estimators import ESTIMATORS, Seen, sigma_los, wolf2010
+from kinmass.eval.classical.jeans import BETAS, kernel
+from kinmass.eval.classical.noise import added_square
+from kinmass.eval.classical.rotation import MIN_INCLINATION_DEG, disc_plane, fit_disc
+from kinmass.gen.constants import G
+from kinmass.train.data.dataset import RADII_RE
 
 RADII = np.array(RADII_RE)
 R_E, MASS = 2.0, 3e10

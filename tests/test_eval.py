@@ -18,22 +18,22 @@ import zarr
 from conftest import assert_same_posterior, command, tables_here
 from dask.distributed import LocalCluster
 
-from eval.__main__ import main
-from eval.report.page import read_results, write_report
-from eval.tables.cluster import Cluster, sum_of_tasks
-from eval.tables.metrics import Sums
-from eval.tables.predictions import Kept, Part
-from eval.tables.tables import KEYS, pooled, to_table
-from eval.tables.tasks import Group, check_maps, evaluate_block, measure_block, sources_of
-from gen.code import code_key, imports
-from gen.storage import store
-from gen.storage.chunks import fingerprint
-from train import load
-from train.data.dataset import RADII_RE, read_views
-from train.loop.config import FitConfig
-from train.loop.fit import fit_ensemble
-from train.run.checkpoint import RunError, instrument_of, runs_in
-from train.run.posterior import Inference
+from kinmass.eval.__main__ import main
+from kinmass.eval.report.page import read_results, write_report
+from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
+from kinmass.eval.tables.metrics import Sums
+from kinmass.eval.tables.predictions import Kept, Part
+from kinmass.eval.tables.tables import KEYS, pooled, to_table
+from kinmass.eval.tables.tasks import Group, check_maps, evaluate_block, measure_block, sources_of
+from kinmass.gen.code import code_key, imports
+from kinmass.gen.storage import store
+from kinmass.gen.storage.chunks import fingerprint
+from kinmass.train import load
+from kinmass.train.data.dataset import RADII_RE, read_views
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import fit_ensemble
+from kinmass.train.run.checkpoint import RunError, instrument_of, runs_in
+from kinmass.train.run.posterior import Inference
 
 SUITES = ("bursty", "quiet", "middle")
 K = len(RADII_RE)
@@ -359,13 +359,14 @@ PACKED = {"views": 1, "pixels": 4, "galaxies_per_shard": 3, "seed": 0}
 
 def test_code_that_answers_is_in_every_key(runs, tmp_path, monkeypatch):
     """Of any module that estimators or networks are made of, however deep."""
-    names = set(imports("eval.tables.tasks"))
+    names = set(imports("kinmass.eval.tables.tasks"))
     assert names >= {
-        "eval.classical.rotation", "eval.classical.jeans", "eval.classical.estimators", "eval.classical.noise",
-        "train.model.density", "train.model.encoders",
-        "train.model.scaling", "gen.instrument", "gen.physics.profile", "gen.constants",
+        "kinmass.eval.classical.rotation", "kinmass.eval.classical.jeans", "kinmass.eval.classical.estimators",
+        "kinmass.eval.classical.noise",
+        "kinmass.train.model.density", "kinmass.train.model.encoders",
+        "kinmass.train.model.scaling", "kinmass.gen.instrument", "kinmass.gen.physics.profile", "kinmass.gen.constants",
     }  # fmt: skip
-    assert not names & {"eval.report.page", "gen.campaign.maps", "train.launch.submission"}
+    assert not names & {"kinmass.eval.report.page", "kinmass.gen.campaign.maps", "kinmass.train.launch.submission"}
     before = {source.label: source.key for source in sources_of(runs[:1], tmp_path)}
     read = Path.read_bytes
     for name in ("rotation", "density"):

@@ -13,12 +13,12 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from conftest import command
 
-from gen.export import export, file_name
-from gen.instrument import INSTRUMENTS
-from gen.physics.particles import Galaxy, Particles
-from gen.physics.projection import views
-from gen.storage import store
-from train.data.dataset import read_views
+from kinmass.gen.export import export, file_name
+from kinmass.gen.instrument import INSTRUMENTS
+from kinmass.gen.physics.particles import Galaxy, Particles
+from kinmass.gen.physics.projection import views
+from kinmass.gen.storage import store
+from kinmass.train.data.dataset import read_views
 
 N = 4000
 R_E, PIXELS = 2.0, 16
@@ -190,7 +190,7 @@ def test_no_two_views_share_a_file():
     ],
 )
 def test_what_cannot_be_exported_is_said(options, words, map_store, tmp_path, capsys):
-    from gen.__main__ import main
+    from kinmass.gen.__main__ import main
 
     galaxy = str(store.open_suite(map_store, "quiet")["galaxy"][0])
     line = ["export", map_store, "--suite", "quiet", "--galaxy", galaxy, "--out", tmp_path / "out", *options]

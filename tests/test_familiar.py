@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from eval.tables.metrics import RANK_BINS, strange
-from train.data.dataset import concatenate, read_views, usable
-from train.run.checkpoint import RunError
-from train.run.out_of_distribution import STRANGE, learn
-from train.run.posterior import load
+from kinmass.eval.tables.metrics import RANK_BINS, strange
+from kinmass.train.data.dataset import concatenate, read_views, usable
+from kinmass.train.run.checkpoint import RunError
+from kinmass.train.run.out_of_distribution import STRANGE, learn
+from kinmass.train.run.posterior import load
 
 F = 12
 

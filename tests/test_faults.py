@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 from conftest import MPIEXEC, ROOT, command, tree
 
-from gen.__main__ import main
-from gen.campaign import failures, worker
-from gen.campaign import plan as plans
-from gen.campaign.maps import generate
-from gen.campaign.plan import plan
-from gen.campaign.record import Settings
-from gen.campaign.schedule import schedule
-from gen.formats import SnapshotError, gadget
-from gen.formats.base import reading
-from gen.mock.suites import make_galaxy
-from gen.snapshots.snapshot import Snapshot
-from gen.storage import store
-from gen.suite import SuiteError, load_suite
+from kinmass.gen.__main__ import main
+from kinmass.gen.campaign import failures, worker
+from kinmass.gen.campaign import plan as plans
+from kinmass.gen.campaign.maps import generate
+from kinmass.gen.campaign.plan import plan
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.campaign.schedule import schedule
+from kinmass.gen.formats import SnapshotError, gadget
+from kinmass.gen.formats.base import reading
+from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.storage import store
+from kinmass.gen.suite import SuiteError, load_suite
 
 SMALL = ("--views", 2, "--pixels", 16)
 
@@ -179,8 +179,8 @@ def test_a_limit_on_file_sizes_is_a_sentence(box, tmp_path):
     line = f"""
 from mpi4py import MPI
 import resource, sys
-from gen import projection
-from gen.__main__ import main
+from kinmass.gen import projection
+from kinmass.gen.__main__ import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "--pixels", "64"]))
 """
@@ -350,8 +350,8 @@ def test_what_a_file_makes_go_wrong_is_told_from_what_we_do(tmp_path):
 def test_a_fault_outside_of_any_galaxy_ends_all_ranks_with_its_traceback(box, tmp_path, ranks):
     line = f"""
 import sys
-from gen import store
-from gen.__main__ import main
+from kinmass.gen import store
+from kinmass.gen.__main__ import main
 def broken(*_): raise ValueError("operands could not be broadcast")
 store.write_galaxies = broken
 sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "--views", "2", "--pixels", "16"]))
@@ -445,7 +445,7 @@ def test_archives_are_only_read(tmp_path):
         for folder in [tmp_path, *tmp_path.parents][:-1]:
             folder.chmod(folder.stat().st_mode | 0o5)
         with contextlib.suppress(OSError):  # where Python or the checkout is root's alone, times and sizes must do
-            subprocess.run([sys.executable, "-c", "import gen"], cwd=ROOT, check=True, user=65534, group=65534)
+            subprocess.run([sys.executable, "-c", "import kinmass.gen"], cwd=ROOT, check=True, user=65534, group=65534)
             nobody = {"user": 65534, "group": 65534}
     env = {**os.environ, "HOME": str(out), "MPLCONFIGDIR": str(out), "NUMBA_CACHE_DIR": str(out / "numba")}
     line = [sys.executable, "-m", "gen", "maps", str(suite), "--out", str(out / "maps.zarr"), *map(str, SMALL)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gen.storage.files import append_lines, aside, make_folder, sync_folder, write_atomically
+from kinmass.gen.storage.files import append_lines, aside, make_folder, sync_folder, write_atomically
 
 CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBADF)
 

@@ -27,18 +27,18 @@ import zarr
 from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train
-from gen.instrument import INSTRUMENTS
-from gen.storage import store
-from train import distributed as ddp
-from train.__main__ import main
-from train.data import loader as feeds
-from train.data.dataset import RADII_RE, read_views, usable
-from train.data.sampler import Lanes, Shuffle, draws, random_bits
-from train.loop.config import FitConfig
-from train.loop.fit import Stopped, fit
-from train.loop.fitter import NonFinite
-from train.run.checkpoint import RunError, load, read_last, read_tensors, write_tensors
+from kinmass import train
+from kinmass.gen.instrument import INSTRUMENTS
+from kinmass.gen.storage import store
+from kinmass.train import distributed as ddp
+from kinmass.train.__main__ import main
+from kinmass.train.data import loader as feeds
+from kinmass.train.data.dataset import RADII_RE, read_views, usable
+from kinmass.train.data.sampler import Lanes, Shuffle, draws, random_bits
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import Stopped, fit
+from kinmass.train.loop.fitter import NonFinite
+from kinmass.train.run.checkpoint import RunError, load, read_last, read_tensors, write_tensors
 
 SUITES = ("bursty", "middle", "quiet")
 SMALL: dict[str, object] = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
@@ -197,8 +197,8 @@ SHARE = """
 import json, sys
 from pathlib import Path
 import torch
-from gen.instrument import INSTRUMENTS
-from train import distributed as ddp, feed as feeds
+from kinmass.gen.instrument import INSTRUMENTS
+from kinmass.train import distributed as ddp, feed as feeds
 store, suites, look = Path(sys.argv[1]), ("bursty", "middle", "quiet"), INSTRUMENTS["ifu"]
 with ddp.process_group() as device:
     status = feeds.done_galaxies(store, suites)
@@ -270,9 +270,9 @@ def test_two_processes_train_what_one_does(map_store, tmp_path, precision, memor
 
 BREAK = """
 import os, sys, torch
-from train import feed
-from train.__main__ import main
-from train.model.network import MassModel
+from kinmass.train import feed
+from kinmass.train.__main__ import main
+from kinmass.train.model.network import MassModel
 how, rank = sys.argv[1], int(os.environ["RANK"])
 if how == "exception" and rank == 1:
     plain = feed.Held.next
@@ -428,7 +428,7 @@ def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(map_store, tmp_path, c
 
 def test_a_second_signal_ends_at_once():
     script = (
-        "import time\nfrom train import distributed as ddp\nwith ddp.stop_on_signals():\n"
+        "import time\nfrom kinmass.train import distributed as ddp\nwith ddp.stop_on_signals():\n"
         "    print('ready', flush=True)\n    while not ddp.stop_requested():\n        time.sleep(0.01)\n"
         "    print('asked', flush=True)\n    time.sleep(100)\n"
     )

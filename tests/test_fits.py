@@ -6,10 +6,10 @@ import yaml
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from eval.observed.galaxy import read_galaxy
-from eval.observed.grids import spaxel_side, tiled
-from eval.observed.places import claim, labels, write_beside
-from eval.observed.sky import KPC_PER_ARCSEC_MPC, regrid
+from kinmass.eval.observed.galaxy import read_galaxy
+from kinmass.eval.observed.grids import spaxel_side, tiled
+from kinmass.eval.observed.places import claim, labels, write_beside
+from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, regrid
 
 P, SIDE, DISTANCE = 40, 0.8, 20.0
 IY, IX = np.indices((P, P))

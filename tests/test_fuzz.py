@@ -17,10 +17,10 @@ import pytest
 import test_catalogues
 from conftest import command
 
-from gen.formats import tipsy
-from gen.mock.archive import HUBBLE
-from gen.physics.particles import Galaxy
-from gen.storage import store
+from kinmass.gen.formats import tipsy
+from kinmass.gen.mock.archive import HUBBLE
+from kinmass.gen.physics.particles import Galaxy
+from kinmass.gen.storage import store
 
 SEED = int(os.environ.get("KINMASS_FUZZ_SEED", "1"))  # other seeds are other mutants
 MUTANTS, CENTRE = 39, test_catalogues.CENTRE[0]

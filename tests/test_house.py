@@ -10,33 +10,33 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from eval import __main__ as eval_command
-from gen import __main__ as gen_command
-from train import __main__ as train_command
+from kinmass.eval import __main__ as eval_command
+from kinmass.gen import __main__ as gen_command
+from kinmass.train import __main__ as train_command
 
 #: What a room may import of its own stage. Files that are in no room are tools, which import each other and no room
 #: but those named, or commands, which import whatever they call.
 MAY = {
-    "gen.physics": "",
-    "gen.formats": "physics",
-    "gen.suite": "formats",
-    "gen.storage": "physics suite",
-    "gen.snapshots": "formats physics storage suite",
-    "gen.catalogues": "formats physics snapshots suite",
-    "gen.campaign": "catalogues formats physics snapshots storage suite",
-    "gen.look": "campaign catalogues formats physics snapshots suite",
-    "gen.mock": "formats physics storage",
-    "gen.instrument": "physics",
-    "gen.export": "instrument physics storage",
-    "train.model": "",
-    "train.data": "model",
-    "train.run": "data model",
-    "train.loop": "data model run",
-    "train.launch": "loop run",
-    "eval.classical": "",
-    "eval.tables": "classical",
-    "eval.report": "tables",
-    "eval.observed": "classical report tables",
+    "kinmass.gen.physics": "",
+    "kinmass.gen.formats": "physics",
+    "kinmass.gen.suite": "formats",
+    "kinmass.gen.storage": "physics suite",
+    "kinmass.gen.snapshots": "formats physics storage suite",
+    "kinmass.gen.catalogues": "formats physics snapshots suite",
+    "kinmass.gen.campaign": "catalogues formats physics snapshots storage suite",
+    "kinmass.gen.look": "campaign catalogues formats physics snapshots suite",
+    "kinmass.gen.mock": "formats physics storage",
+    "kinmass.gen.instrument": "physics",
+    "kinmass.gen.export": "instrument physics storage",
+    "kinmass.train.model": "",
+    "kinmass.train.data": "model",
+    "kinmass.train.run": "data model",
+    "kinmass.train.loop": "data model run",
+    "kinmass.train.launch": "loop run",
+    "kinmass.eval.classical": "",
+    "kinmass.eval.tables": "classical",
+    "kinmass.eval.report": "tables",
+    "kinmass.eval.observed": "classical report tables",
 }
 STAGES = ("gen", "train", "eval")
 TOOLS = {
@@ -62,10 +62,11 @@ def imports(walk: Callable[[ast.AST], Iterable[ast.AST]]) -> dict[str, set[str]]
     for name, path in files.items():
         for node in walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                found[name] |= {alias.name for alias in node.names if alias.name in files}
+                found[name] |= {alias.name.removeprefix("kinmass.") for alias in node.names} & files.keys()
             elif isinstance(node, ast.ImportFrom) and node.module:
-                whole = {f"{node.module}.{alias.name}" for alias in node.names}
-                found[name] |= (whole & files.keys()) or ({node.module} & files.keys())
+                module = node.module.removeprefix("kinmass.")
+                whole = {f"{module}.{alias.name}" for alias in node.names}
+                found[name] |= (whole & files.keys()) or ({module} & files.keys())
     return found
 
 

@@ -11,15 +11,15 @@ import torch
 import yaml
 from conftest import ROOT, command
 
-from eval.classical.estimators import ESTIMATORS
-from eval.tables.predict import predict
-from gen.instrument import INSTRUMENTS, Instrument, TracerNoise, fixed_noise, instrument, observe
-from gen.physics.particles import Particles
-from gen.physics.projection import project
-from train.data.dataset import RADII_RE, read_views
-from train.loop.config import FitConfig
-from train.loop.fit import fit
-from train.run.checkpoint import RUN_SCHEMA, RunError, instrument_of, read_config
+from kinmass.eval.classical.estimators import ESTIMATORS
+from kinmass.eval.tables.predict import predict
+from kinmass.gen.instrument import INSTRUMENTS, Instrument, TracerNoise, fixed_noise, instrument, observe
+from kinmass.gen.physics.particles import Particles
+from kinmass.gen.physics.projection import project
+from kinmass.train.data.dataset import RADII_RE, read_views
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import fit
+from kinmass.train.run.checkpoint import RUN_SCHEMA, RunError, instrument_of, read_config
 
 SIGMA_OF_FWHM = 1 / np.sqrt(8 * np.log(2))
 

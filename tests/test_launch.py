@@ -13,12 +13,12 @@ import pytest
 import torch
 from conftest import ROOT, command
 
-from train.__main__ import main
-from train.launch.resources import LaunchError, combinations, minutes, read_site
-from train.launch.status import started, states
-from train.loop.config import FitConfig
-from train.loop.fit import fit
-from train.run.checkpoint import load
+from kinmass.train.__main__ import main
+from kinmass.train.launch.resources import LaunchError, combinations, minutes, read_site
+from kinmass.train.launch.status import started, states
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import fit
+from kinmass.train.run.checkpoint import load
 
 SMALL = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
 SUITES = ("bursty", "middle", "quiet")

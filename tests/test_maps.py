@@ -12,17 +12,17 @@ import xarray as xr
 import zarr
 from conftest import ROOT, command, tree
 
-from gen.campaign import parallel
-from gen.campaign.plan import drawn, list_tasks
-from gen.formats import gadget
-from gen.mock.suites import make_galaxy
-from gen.physics.particles import Galaxy
-from gen.physics.profile import enclosed_mass, half_mass_radius, menc_at
-from gen.physics.sightline import sightlines
-from gen.snapshots.snapshot import Snapshot
-from gen.storage import store
-from gen.suite import Suite, SuiteError, load_suite
-from train.data.dataset import part_of
+from kinmass.gen.campaign import parallel
+from kinmass.gen.campaign.plan import drawn, list_tasks
+from kinmass.gen.formats import gadget
+from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.physics.particles import Galaxy
+from kinmass.gen.physics.profile import enclosed_mass, half_mass_radius, menc_at
+from kinmass.gen.physics.sightline import sightlines
+from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.storage import store
+from kinmass.gen.suite import Suite, SuiteError, load_suite
+from kinmass.train.data.dataset import part_of
 
 
 def maps(*arguments: object, ranks: int = 1):

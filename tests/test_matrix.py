@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from conftest import command, tree
 
-from gen.formats.recognise import recognised
-from gen.physics.particles import Galaxy, Particles
-from gen.snapshots.snapshot import Snapshot
+from kinmass.gen.formats.recognise import recognised
+from kinmass.gen.physics.particles import Galaxy, Particles
+from kinmass.gen.snapshots.snapshot import Snapshot
 
 Case = dict[str, str]
 ORIGIN = np.zeros(3)
@@ -160,7 +160,7 @@ def test_the_same_particles_come_back(case, tmp_path, monkeypatch):
     no_gas = case["kind"] == "simba" and case["holds"] == "no gas"  # dust and winds are what tells it from GIZMO
     assert recognised(path) in ({form, "gizmo"} if no_gas else {form})
     for most, block in ((10**6, 64**3), (10, 25)):
-        monkeypatch.setattr("gen.snapshots.snapshot.READ_WHOLE", most)
+        monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", most)
         monkeypatch.setattr("yt.geometry.particle_geometry_handler.ParticleIndex.chunksize", block)
         with Snapshot(path, form) as snapshot:
             expands = case["cosmological"] == "yes"

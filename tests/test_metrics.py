@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from eval.tables.metrics import (
+from kinmass.eval.tables.metrics import (
     WITH_INTERVAL,
     Estimates,
     Sums,
@@ -22,9 +22,9 @@ from eval.tables.metrics import (
     ratio,
     replicates,
 )
-from eval.tables.tables import to_closed, to_gap
-from eval.tables.tasks import Group
-from train.data.dataset import RADII_RE
+from kinmass.eval.tables.tables import to_closed, to_gap
+from kinmass.eval.tables.tasks import Group
+from kinmass.train.data.dataset import RADII_RE
 
 K = len(RADII_RE)
 

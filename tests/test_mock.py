@@ -5,18 +5,18 @@ import itertools
 import numpy as np
 import pytest
 
-from gen.constants import G
-from gen.mock import archive
-from gen.mock.archive import jobs
-from gen.mock.disturb import Disturbance, disturb_gas
-from gen.mock.galaxy import MockGalaxy, dynamical_time
-from gen.mock.jeans import spherical_jeans
-from gen.mock.potential import Potential
-from gen.mock.suites import SUITES, draw, make_galaxy, rng_of
-from gen.physics.particles import Particles
-from gen.physics.profile import enclosed_mass, half_mass_radius
-from gen.snapshots.snapshot import Snapshot
-from gen.suite import load_suite
+from kinmass.gen.constants import G
+from kinmass.gen.mock import archive
+from kinmass.gen.mock.archive import jobs
+from kinmass.gen.mock.disturb import Disturbance, disturb_gas
+from kinmass.gen.mock.galaxy import MockGalaxy, dynamical_time
+from kinmass.gen.mock.jeans import spherical_jeans
+from kinmass.gen.mock.potential import Potential
+from kinmass.gen.mock.suites import SUITES, draw, make_galaxy, rng_of
+from kinmass.gen.physics.particles import Particles
+from kinmass.gen.physics.profile import enclosed_mass, half_mass_radius
+from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.suite import load_suite
 
 
 def miyamoto_nagai(R, z, mass, a, b):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from gen.constants import G
-from gen.instrument import INSTRUMENTS, observe
-from train.data.augmentation import Nuisances
-from train.data.dataset import RADII_RE, concatenate, read_views, usable
-from train.model.scaling import scale_free
+from kinmass.gen.constants import G
+from kinmass.gen.instrument import INSTRUMENTS, observe
+from kinmass.train.data.augmentation import Nuisances
+from kinmass.train.data.dataset import RADII_RE, concatenate, read_views, usable
+from kinmass.train.model.scaling import scale_free
 
 FIELD = 6.0
 

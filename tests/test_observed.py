@@ -15,15 +15,15 @@ from astropy.io import fits
 from astropy.table import QTable
 from conftest import SHARED, SUITES, assert_same_posterior
 
-from eval.__main__ import main
-from eval.observed.fits_maps import kms
-from eval.observed.galaxy import ObservedGalaxy, read_galaxy
-from eval.observed.inference import KPC_PER_ARCSEC_MPC, infer
-from eval.observed.sky import SkyMap, regrid
-from train.data.dataset import read_views, usable
-from train.loop.config import FitConfig
-from train.model.scaling import SPEEDS_KMS
-from train.run.posterior import load
+from kinmass.eval.__main__ import main
+from kinmass.eval.observed.fits_maps import kms
+from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
+from kinmass.eval.observed.inference import KPC_PER_ARCSEC_MPC, infer
+from kinmass.eval.observed.sky import SkyMap, regrid
+from kinmass.train.data.dataset import read_views, usable
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.model.scaling import SPEEDS_KMS
+from kinmass.train.run.posterior import load
 
 FIELD = 6.0
 
@@ -31,7 +31,7 @@ FIELD = 6.0
 @pytest.fixture(scope="module")
 def relative(map_store, tmp_path_factory):
     """A gas network that knows densities up to a factor, and maps without dispersion; it looks across suites."""
-    from train.loop.fit import fit_ensemble
+    from kinmass.train.loop.fit import fit_ensemble
 
     out = tmp_path_factory.mktemp("sky") / "gas"
     small = {"width": 4, "steps": 20, "round_steps": 10, "batch": 8}
@@ -420,7 +420,7 @@ def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs,
 
 def test_results_of_one_name_are_all_kept(tmp_path, seen, relative, capsys, monkeypatch):
     """Two runs and two galaxies of one folder's or file's name, and one that cannot be read: four results."""
-    monkeypatch.setattr("eval.observed.inference.infer", partial(infer, draws=2))
+    monkeypatch.setattr("kinmass.eval.observed.inference.infer", partial(infer, draws=2))
     for folder in ("A", "B"):
         shutil.copytree(relative.path, tmp_path / folder / "net")
         content = write_images(tmp_path / folder, seen)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import reference
 
-from gen.constants import G
-from gen.physics import projection
-from gen.physics.particles import Particles
-from gen.physics.projection import COLUMN
-from gen.physics.sightline import sightlines
+from kinmass.gen.constants import G
+from kinmass.gen.physics import projection
+from kinmass.gen.physics.particles import Particles
+from kinmass.gen.physics.projection import COLUMN
+from kinmass.gen.physics.sightline import sightlines
 
 TURN = sightlines(5, "a galaxy", 1)[0]
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, command
 
-from gen.formats.recognise import recognised
-from gen.formats.tracers import temperature_k
-from gen.physics.profile import enclosed_mass
-from gen.snapshots.snapshot import Snapshot
-from gen.storage import store
-from gen.suite import Tracers
+from kinmass.gen.formats.recognise import recognised
+from kinmass.gen.formats.tracers import temperature_k
+from kinmass.gen.physics.profile import enclosed_mass
+from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.storage import store
+from kinmass.gen.suite import Tracers
 
 FILES = {
     "tng_cutout": ("tng100_394242.hdf5", 1.0, 1e10),
@@ -134,9 +134,9 @@ def test_gadgets_binary_file_of_a_disc_and_a_bulge(real_files):
 
 
 def test_a_trained_model_predicts_a_profile_for_each(real_files, map_store, tmp_path):
-    from eval.tables.predict import predict
-    from train.loop.config import FitConfig
-    from train.loop.fit import fit
+    from kinmass.eval.tables.predict import predict
+    from kinmass.train.loop.config import FitConfig
+    from kinmass.train.loop.fit import fit
 
     suites = ("bursty", "quiet", "middle")
     run = tmp_path / "run"

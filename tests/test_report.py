@@ -11,11 +11,11 @@ import pytest
 import torch
 from conftest import command, tables_here
 
-from eval.report.page import Galaxies, read_results, write_report
-from eval.report.saliency import attributions, central_profile, featureless
-from gen.instrument import INSTRUMENTS
-from train import load
-from train.data.dataset import read_views
+from kinmass.eval.report.page import Galaxies, read_results, write_report
+from kinmass.eval.report.saliency import attributions, central_profile, featureless
+from kinmass.gen.instrument import INSTRUMENTS
+from kinmass.train import load
+from kinmass.train.data.dataset import read_views
 
 
 def test_report_stands_alone(results):

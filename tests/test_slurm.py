@@ -26,7 +26,7 @@ from conftest import ROOT, command, tree
 from test_fit import same, weights_of
 from test_launch import SMALL, flags, wait_for, wait_for_checkpoint
 
-from train.launch.status import states
+from kinmass.train.launch.status import states
 
 TESTBED = Path(os.environ.get("KINMASS_TESTBED", "/tmp/kinmass-testbed"))
 VIEWS = ("--views", 2, "--pixels", 16)

@@ -20,10 +20,10 @@ import xarray as xr
 import zarr
 from conftest import tree
 
-from gen.campaign import failures
-from gen.campaign.record import Settings
-from gen.storage import changes, lock, store
-from gen.suite import Suite
+from kinmass.gen.campaign import failures
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.storage import changes, lock, store
+from kinmass.gen.suite import Suite
 
 SMALL = Settings(views=1, pixels=8)
 

@@ -13,12 +13,12 @@ import layouts
 import numpy as np
 import pytest
 
-from gen.formats import FORMATS, SnapshotError
-from gen.formats.gadget_binary import blocks_of, read_header
-from gen.formats.recognise import recognised
-from gen.physics.particles import Particles
-from gen.snapshots.snapshot import Snapshot
-from gen.suite import Tracers
+from kinmass.gen.formats import FORMATS, SnapshotError
+from kinmass.gen.formats.gadget_binary import blocks_of, read_header
+from kinmass.gen.formats.recognise import recognised
+from kinmass.gen.physics.particles import Particles
+from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.suite import Tracers
 
 ORIGIN = np.zeros(3)
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from eval.tables.predictions import Part, columns
-from gen.constants import G
-from gen.instrument import INSTRUMENTS, observe
-from gen.storage import store
-from train.data.dataset import RADII_RE, REASONS, SPLIT, part_of, read_views, usable, why_not
-from train.model.density import HEADS, ProfileDensity, monotone, unconstrained
-from train.model.encoders import ANGLES, ENCODERS, PolarEncoder, polar_weights
-from train.model.network import MassModel, ModelConfig
-from train.model.scaling import (
+from kinmass.eval.tables.predictions import Part, columns
+from kinmass.gen.constants import G
+from kinmass.gen.instrument import INSTRUMENTS, observe
+from kinmass.gen.storage import store
+from kinmass.train.data.dataset import RADII_RE, REASONS, SPLIT, part_of, read_views, usable, why_not
+from kinmass.train.model.density import HEADS, ProfileDensity, monotone, unconstrained
+from kinmass.train.model.encoders import ANGLES, ENCODERS, PolarEncoder, polar_weights
+from kinmass.train.model.network import MassModel, ModelConfig
+from kinmass.train.model.scaling import (
     SPEEDS_KMS,
     drop_tracers,
     flip_sky,
@@ -25,7 +25,7 @@ from train.model.scaling import (
     scale_free,
     velocity_scale,
 )
-from train.run.posterior import Posterior
+from kinmass.train.run.posterior import Posterior
 
 SUITES = ("bursty", "quiet", "middle")
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from gen.errors import named
-from train.loop.config import PRECISIONS, ROBUST, FitConfig
-from train.loop.fit import Stopped, fit_ensemble
-from train.loop.fitter import NonFinite
-from train.run.checkpoint import member_folders
+from kinmass.gen.errors import named
+from kinmass.train.loop.config import PRECISIONS, ROBUST, FitConfig
+from kinmass.train.loop.fit import Stopped, fit_ensemble
+from kinmass.train.loop.fitter import NonFinite
+from kinmass.train.run.checkpoint import member_folders
 
 #: Options of `launch` that go before what the site file says.
 _SITE_OPTIONS = {
@@ -132,10 +132,10 @@ def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _launch(args: argparse.Namespace) -> int:
-    from gen.storage.store import suites
-    from train.launch import resources
-    from train.launch import status as standing
-    from train.launch import submission as launch
+    from kinmass.gen.storage.store import suites
+    from kinmass.train.launch import resources
+    from kinmass.train.launch import status as standing
+    from kinmass.train.launch import submission as launch
 
     if args.status:
         print(":".join(standing.under_way(args.out)) if args.jobs else "\n".join(map(str, standing.states(args.out))))
@@ -170,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from gen.storage.store import suites
+    from kinmass.gen.storage.store import suites
 
     try:
         if args.command == "launch":

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from train.allotted import whole_number
+from kinmass.train.allotted import whole_number
 
 T = TypeVar("T")
 #: How long a process waits for the others. KINMASS_TIMEOUT_MINUTES overrides it.

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.classical.jeans import jeans_profile
-from eval.classical.noise import added_square
-from eval.classical.rotation import rotation_profile
-from gen.constants import G
-from gen.instrument import inside_half_mass_radius
-from gen.storage.store import TRACERS
+from kinmass.eval.classical.jeans import jeans_profile
+from kinmass.eval.classical.noise import added_square
+from kinmass.eval.classical.rotation import rotation_profile
+from kinmass.gen.constants import G
+from kinmass.gen.instrument import inside_half_mass_radius
+from kinmass.gen.storage.store import TRACERS
 
 # N views, P pixels along a side, K radii
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.special import erf, hyp2f1
 
-from gen.constants import G
+from kinmass.gen.constants import G
 
 # N views, P pixels along a side, K radii, A annuli, R table radii, B anisotropies, T tracer Gaussians, H halos.
 # Lengths are in R_e.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
-from gen.constants import G
+from kinmass.gen.constants import G
 
 # P pixels along a side, n valid pixels, m ring radii, K radii. Lengths are in R_e.
 

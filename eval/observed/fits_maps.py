@@ -10,7 +10,7 @@ from astropy import units
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
-from eval.observed.fits_units import kms as kms
+from kinmass.eval.observed.fits_units import kms as kms
 
 
 def _open(path: Path) -> fits.HDUList:

@@ -8,7 +8,7 @@ import numpy as np
 from astropy import units
 from astropy.utils.exceptions import AstropyWarning
 
-from eval.observed.sky import KPC_PER_ARCSEC_MPC
+from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC
 
 #: Spellings that astropy does not know, in lower case; and units that headers in capitals mean otherwise.
 _WORDS = {

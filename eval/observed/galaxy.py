@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.observed.galaxy_file import GalaxyFile
-from eval.observed.sky import SkyMap
-from eval.observed.tracer import read_tracer
-from gen.yamlfile import read_checked
+from kinmass.eval.observed.galaxy_file import GalaxyFile
+from kinmass.eval.observed.sky import SkyMap
+from kinmass.eval.observed.tracer import read_tracer
+from kinmass.gen.yamlfile import read_checked
 
 
 @dataclass(frozen=True)

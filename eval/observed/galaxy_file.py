@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from eval.observed.fits_units import kms
+from kinmass.eval.observed.fits_units import kms
 
 
 class _Section(BaseModel):

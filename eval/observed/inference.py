@@ -16,18 +16,18 @@ from astropy import units
 from astropy.table import QTable
 from matplotlib.figure import Figure
 
-from eval.classical.rotation import rotation_profile
-from eval.observed import sanity as plausible
-from eval.observed.galaxy import ObservedGalaxy
-from eval.observed.sky import FINE, KPC_PER_ARCSEC_MPC, SkyMap, regrid
-from eval.report.galaxies import observed_profile
-from eval.tables.metrics import SHARES
-from gen.constants import G
-from gen.storage import store
-from gen.storage.files import aside, make_folder
-from train.model.scaling import held, is_held
-from train.run.out_of_distribution import STRANGE
-from train.run.posterior import Inference, beyond_said
+from kinmass.eval.classical.rotation import rotation_profile
+from kinmass.eval.observed import sanity as plausible
+from kinmass.eval.observed.galaxy import ObservedGalaxy
+from kinmass.eval.observed.sky import FINE, KPC_PER_ARCSEC_MPC, SkyMap, regrid
+from kinmass.eval.report.galaxies import observed_profile
+from kinmass.eval.tables.metrics import SHARES
+from kinmass.gen.constants import G
+from kinmass.gen.storage import store
+from kinmass.gen.storage.files import aside, make_folder
+from kinmass.train.model.scaling import held, is_held
+from kinmass.train.run.out_of_distribution import STRANGE
+from kinmass.train.run.posterior import Inference, beyond_said
 
 # D draws of what is uncertain, S samples of each, K radii, Q pixels
 DRAWS, SAMPLES, SEED = 200, 20, 0

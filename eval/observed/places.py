@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gen.storage.files import sync_folder
+from kinmass.gen.storage.files import sync_folder
 
 
 def labels(paths: Sequence[Path]) -> list[str]:

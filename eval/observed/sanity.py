@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from eval.observed.sky import SkyMap
-from gen.constants import LIGHT_KMS
+from kinmass.eval.observed.sky import SkyMap
+from kinmass.gen.constants import LIGHT_KMS
 
 #: rms of V about its mean, of V and sigma together [km/s]; galaxies have 5 to 400.
 MOST_V_KMS, LEAST_KMS = 2000.0, 1.0

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from astropy.coordinates import SkyCoord
 
-from eval.observed.fits_maps import Bins, beam_fwhm_arcsec, columns, image, without
-from eval.observed.fits_units import Density, arcsec, inverse_variance, kms, read_density
-from eval.observed.galaxy_file import GalaxyFile, TracerFiles
-from eval.observed.grids import Grid, How, one_grid, spaxel_side, tiled
-from eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap
-from gen.constants import LIGHT_KMS
+from kinmass.eval.observed.fits_maps import Bins, beam_fwhm_arcsec, columns, image, without
+from kinmass.eval.observed.fits_units import Density, arcsec, inverse_variance, kms, read_density
+from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
+from kinmass.eval.observed.grids import Grid, How, one_grid, spaxel_side, tiled
+from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap
+from kinmass.gen.constants import LIGHT_KMS
 
 _FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 _MAPS = ("velocity", "density", "dispersion", "mask", "velocity_error", "velocity_ivar", "instrument_sigma")

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from eval.tables.metrics import covered
-from eval.tables.tables import ALL
+from kinmass.eval.tables.metrics import covered
+from kinmass.eval.tables.tables import ALL
 
 #: Colour-blind safe (Okabe & Ito 2008), the same for a tracer or estimator in every figure.
 COLOUR = {

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from eval.report.figures import COLOUR, radius_axis
+from kinmass.eval.report.figures import COLOUR, radius_axis
 
 _CHANNELS = {
     0: "stars: log $\\Sigma$ [M$_\\odot$ kpc$^{-2}$]", 1: "stars: V [km/s]", 2: "stars: $\\sigma$ [km/s]",

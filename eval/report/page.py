@@ -16,17 +16,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from eval.report import figures
-from eval.report import galaxies as pictures
-from eval.report.saliency import attributions
-from eval.tables.metrics import crps_of_samples
-from eval.tables.predictions import PREDICTED, Kept, Part, Source
-from eval.tables.tables import ALL, KEYS, SHOWN
-from eval.tables.tasks import sources_of
-from gen.storage.files import aside, make_folder, write_atomically
-from train.data.dataset import RADII_RE, Views, concatenate, views_of
-from train.run.checkpoint import instrument_of
-from train.run.posterior import load
+from kinmass.eval.report import figures
+from kinmass.eval.report import galaxies as pictures
+from kinmass.eval.report.saliency import attributions
+from kinmass.eval.tables.metrics import crps_of_samples
+from kinmass.eval.tables.predictions import PREDICTED, Kept, Part, Source
+from kinmass.eval.tables.tables import ALL, KEYS, SHOWN
+from kinmass.eval.tables.tasks import sources_of
+from kinmass.gen.storage.files import aside, make_folder, write_atomically
+from kinmass.train.data.dataset import RADII_RE, Views, concatenate, views_of
+from kinmass.train.run.checkpoint import instrument_of
+from kinmass.train.run.posterior import load
 
 _TEXT = {
     "radius": "Dispersion is the scatter of log10 M(<r) between galaxies, bias its mean offset. Bands: 68 % "

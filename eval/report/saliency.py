@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from train.model.scaling import only
-from train.run.posterior import Inference
+from kinmass.train.model.scaling import only
+from kinmass.train.run.posterior import Inference
 
 # N views, R radii, P pixels along a side
 

@@ -20,7 +20,7 @@ from dask.system import CPU_COUNT
 from distributed.utils import get_mp_context
 from tqdm import tqdm
 
-from train.allotted import slurm_cores
+from kinmass.train.allotted import slurm_cores
 
 T = TypeVar("T")
 #: Results that one worker adds up at a time: they stay on the workers, a single one comes back.
@@ -85,7 +85,7 @@ def _fork_workers() -> None:
     A worker per core that reads torch and the rest from a shared disk by itself takes minutes on a large node.
     """
     dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
-    get_mp_context().set_forkserver_preload(["distributed", "eval.tables.compare"])
+    get_mp_context().set_forkserver_preload(["distributed", "kinmass.eval.tables.compare"])
 
 
 @contextlib.contextmanager

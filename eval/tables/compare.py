@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eval.tables.cluster import Cluster, sum_of_tasks
-from eval.tables.metrics import Sums, add_up, compared, joint_log_prob, mean_over_radii, per_view, replicates
-from eval.tables.predictions import PREDICTED, Kept, Part, Source, prepare
-from eval.tables.tasks import check_maps, predict_block, sources_of
-from gen.instrument import Instrument
-from train.run.checkpoint import RunError, instrument_of
+from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
+from kinmass.eval.tables.metrics import Sums, add_up, compared, joint_log_prob, mean_over_radii, per_view, replicates
+from kinmass.eval.tables.predictions import PREDICTED, Kept, Part, Source, prepare
+from kinmass.eval.tables.tasks import check_maps, predict_block, sources_of
+from kinmass.gen.instrument import Instrument
+from kinmass.train.run.checkpoint import RunError, instrument_of
 
 #: What is compared, and whether more of it is better.
 MEASURES = {"crps": False, "rmse": False, "dispersion": False, "bias": False, "coverage_68": False, "log_prob": True}

@@ -30,10 +30,10 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import ndtr
 
-from eval.tables.calibration import tarp
-from train.run.calibration import LEVELS
-from train.run.out_of_distribution import STRANGE
-from train.run.posterior import kernel_log_prob
+from kinmass.eval.tables.calibration import tarp
+from kinmass.train.run.calibration import LEVELS
+from kinmass.train.run.out_of_distribution import STRANGE
+from kinmass.train.run.posterior import kernel_log_prob
 
 # N views, K radii, S samples, B bootstrap replicates, Q quantities
 N_BOOTSTRAP = 300

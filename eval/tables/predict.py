@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eval.tables.metrics import SHARES
-from eval.tables.tasks import check_maps
-from train.data.dataset import RADII_RE, read_views, usable
-from train.run.posterior import beyond_said, load
+from kinmass.eval.tables.metrics import SHARES
+from kinmass.eval.tables.tasks import check_maps
+from kinmass.train.data.dataset import RADII_RE, read_views, usable
+from kinmass.train.run.posterior import beyond_said, load
 
 
 def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:

@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 import zarr
 
-from eval.tables.metrics import SHARES, Estimates, quantile
-from gen.physics.profile import menc_at
-from gen.storage import store
-from gen.storage.chunks import fingerprint, sync_chunk
-from gen.storage.files import aside
-from train.data.dataset import RADII_RE, part_of
-from train.run.checkpoint import RunError
+from kinmass.eval.tables.metrics import SHARES, Estimates, quantile
+from kinmass.gen.physics.profile import menc_at
+from kinmass.gen.storage import store
+from kinmass.gen.storage.chunks import fingerprint, sync_chunk
+from kinmass.gen.storage.files import aside
+from kinmass.train.data.dataset import RADII_RE, part_of
+from kinmass.train.run.checkpoint import RunError
 
 SCHEMA = 3
 N_SAMPLES = 200

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval.tables.cluster import Cluster, sum_of_tasks
-from eval.tables.metrics import (
+from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
+from kinmass.eval.tables.metrics import (
     PLAIN,
     RANK_BINS,
     WITH_INTERVAL,
@@ -25,15 +25,15 @@ from eval.tables.metrics import (
     replicates,
     strange,
 )
-from eval.tables.predictions import COLUMNS as VIEW_COLUMNS
-from eval.tables.predictions import Part, prepare
-from eval.tables.tasks import Group, check_maps, evaluate_block, sources_of
-from gen.code import version_of
-from gen.storage import store as map_store
-from gen.storage.files import aside, make_folder, write_atomically
-from train.data.dataset import RADII_RE
-from train.run.checkpoint import instrument_of, write_json
-from train.run.posterior import beyond_said
+from kinmass.eval.tables.predictions import COLUMNS as VIEW_COLUMNS
+from kinmass.eval.tables.predictions import Part, prepare
+from kinmass.eval.tables.tasks import Group, check_maps, evaluate_block, sources_of
+from kinmass.gen.code import version_of
+from kinmass.gen.storage import store as map_store
+from kinmass.gen.storage.files import aside, make_folder, write_atomically
+from kinmass.train.data.dataset import RADII_RE
+from kinmass.train.run.checkpoint import instrument_of, write_json
+from kinmass.train.run.posterior import beyond_said
 
 KEYS = ["estimator", "instrument", "tracer", "train", "test"]
 #: Name of the test group that pools every suite.

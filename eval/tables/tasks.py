@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.classical.estimators import ESTIMATORS, Seen
-from eval.tables.metrics import PerView, Sums, add_up, per_view
-from eval.tables.predictions import (
+from kinmass.eval.classical.estimators import ESTIMATORS, Seen
+from kinmass.eval.tables.metrics import PerView, Sums, add_up, per_view
+from kinmass.eval.tables.predictions import (
     COLUMNS,
     N_SAMPLES,
     PENDING,
@@ -25,13 +25,13 @@ from eval.tables.predictions import (
     columns,
     tokens,
 )
-from gen.code import code_key
-from gen.instrument import Instrument
-from gen.storage import store
-from train.data.augmentation import Nuisances
-from train.data.dataset import RADII_RE, usable, views_of
-from train.run.checkpoint import RunError, instrument_of, members_of, read_config
-from train.run.posterior import UNSEEN, Inference, load
+from kinmass.gen.code import code_key
+from kinmass.gen.instrument import Instrument
+from kinmass.gen.storage import store
+from kinmass.train.data.augmentation import Nuisances
+from kinmass.train.data.dataset import RADII_RE, usable, views_of
+from kinmass.train.run.checkpoint import RunError, instrument_of, members_of, read_config
+from kinmass.train.run.posterior import UNSEEN, Inference, load
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
     out is where classical estimators' predictions are kept, and those of runs that cannot be written to. Raises
     RunError for runs that a table could not tell apart: of the same kind, or with different instruments of one name.
     """
-    code = code_key("eval.tables.tasks", ("numpy", "scipy", "torch", "zuko")).encode()
+    code = code_key("kinmass.eval.tables.tasks", ("numpy", "scipy", "torch", "zuko")).encode()
     found: dict[tuple[str, ...], Source] = {}
     looks: dict[str, tuple[Path, Instrument]] = {}
     for run in runs:

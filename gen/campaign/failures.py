@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from gen.storage import lock
-from gen.storage.files import append_lines, write_atomically
+from kinmass.gen.storage import lock
+from kinmass.gen.storage.files import append_lines, write_atomically
 
 
 class Reason(str):

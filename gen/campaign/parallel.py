@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from mpi4py import MPI
 
-from gen.options import OptionError
+from kinmass.gen.options import OptionError
 
 Item = TypeVar("Item")
 _REQUEST, _ANSWER = 11, 12

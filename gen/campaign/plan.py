@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from gen.snapshots import alike
-from gen.campaign import failures
-from gen.storage import lock
-from gen.storage import store
-from gen.catalogues.find import Halo, chosen, find_haloes, usable
-from gen.formats import FORMATS, CodeUnits, SnapshotError
-from gen.campaign.record import Settings
-from gen.suite import Suite, SuiteError
+from kinmass.gen.snapshots import alike
+from kinmass.gen.campaign import failures
+from kinmass.gen.storage import lock
+from kinmass.gen.storage import store
+from kinmass.gen.catalogues.find import Halo, chosen, find_haloes, usable
+from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.suite import Suite, SuiteError
 
 #: What stands for the galaxies of a snapshot that could not be listed.
 UNLISTED = "?"

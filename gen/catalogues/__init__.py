@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gen.catalogues import ahf, caesar, rockstar, subfind, table
-from gen.catalogues.base import Halo
-from gen.formats import CodeUnits
+from kinmass.gen.catalogues import ahf, caesar, rockstar, subfind, table
+from kinmass.gen.catalogues.base import Halo
+from kinmass.gen.formats import CodeUnits
 
 #: (catalogue, snapshot, the snapshot's units) to every central and satellite.
 READERS: dict[str, Callable[[Path, Path, CodeUnits], list[Halo]]] = {

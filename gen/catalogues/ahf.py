@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gen.catalogues.base import Halo, listed, same_epoch, text_table
-from gen.formats import CodeUnits
+from kinmass.gen.catalogues.base import Halo, listed, same_epoch, text_table
+from kinmass.gen.formats import CodeUnits
 
 _COLUMNS = {
     "n_stars": "n_star", "n_particles": "npart", "halo_mass_msun": "mvir", "stellar_mass_msun": "m_star",

@@ -10,10 +10,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gen.constants import KPC_CM, MSUN_G
-from gen.formats import CodeUnits, SnapshotError
-from gen.formats.gadget import in_round_units, scalar
-from gen.formats.stored import check_whole
+from kinmass.gen.constants import KPC_CM, MSUN_G
+from kinmass.gen.formats import CodeUnits, SnapshotError
+from kinmass.gen.formats.gadget import in_round_units, scalar
+from kinmass.gen.formats.stored import check_whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gen.catalogues.base import Halo, listed, members, need, numbers, same_epoch
-from gen.formats import CodeUnits, SnapshotError
-from gen.formats.gadget import scalar
+from kinmass.gen.catalogues.base import Halo, listed, members, need, numbers, same_epoch
+from kinmass.gen.formats import CodeUnits, SnapshotError
+from kinmass.gen.formats.gadget import scalar
 
 _WORTH = {"kpc": 1.0, "Mpc": 1000.0, "Msun": 1.0}
 

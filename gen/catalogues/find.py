@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gen.catalogues import READERS, Halo
-from gen.formats import CodeUnits, SnapshotError
-from gen.formats.base import reading
-from gen.physics.centre import deepest_point, few
-from gen.snapshots.snapshot import READ_WHOLE, Snapshot
-from gen.suite import Selection
+from kinmass.gen.catalogues import READERS, Halo
+from kinmass.gen.formats import CodeUnits, SnapshotError
+from kinmass.gen.formats.base import reading
+from kinmass.gen.physics.centre import deepest_point, few
+from kinmass.gen.snapshots.snapshot import READ_WHOLE, Snapshot
+from kinmass.gen.suite import Selection
 
 #: Several times that of the heaviest clusters of galaxies.
 LARGEST_R200_KPC = 1e4

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gen.catalogues.base import Halo, listed, same_epoch, text_table
-from gen.constants import G
-from gen.formats import CodeUnits
+from kinmass.gen.catalogues.base import Halo, listed, same_epoch, text_table
+from kinmass.gen.constants import G
+from kinmass.gen.formats import CodeUnits
 
 _WANTED = {
     "m200c", "mvir", "m200b", "r200c", "rvir", "r200b", "pid", "np", "num_p", "sm", "m200b_hires", "m200b_lowres",

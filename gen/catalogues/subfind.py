@@ -5,10 +5,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gen.catalogues.base import Halo, code_units, header, listed, same_epoch, stacked
-from gen.constants import KPC_CM, MSUN_G
-from gen.formats import CodeUnits, SnapshotError
-from gen.formats.gadget import files_of, in_round_units, scalar
+from kinmass.gen.catalogues.base import Halo, code_units, header, listed, same_epoch, stacked
+from kinmass.gen.constants import KPC_CM, MSUN_G
+from kinmass.gen.formats import CodeUnits, SnapshotError
+from kinmass.gen.formats.gadget import files_of, in_round_units, scalar
 
 
 def _check(path: Path, n_found: int, units: CodeUnits) -> None:

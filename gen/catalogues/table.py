@@ -6,8 +6,8 @@ import numpy as np
 from astropy import units as u
 from astropy.table import Table
 
-from gen.catalogues.base import Halo, listed, need
-from gen.formats import CodeUnits
+from kinmass.gen.catalogues.base import Halo, listed, need
+from kinmass.gen.formats import CodeUnits
 
 _OPTIONAL = {
     "r200": ("r200_kpc", u.kpc), "halo_mass": ("halo_mass_msun", u.Msun), "stellar_mass": ("stellar_mass_msun", u.Msun),

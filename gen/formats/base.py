@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gen.formats.sample import Sample
-from gen.formats.smoothing import SMOOTHING, Smoothing
+from kinmass.gen.formats.sample import Sample
+from kinmass.gen.formats.smoothing import SMOOTHING, Smoothing
 
 
 class SnapshotError(ValueError):
@@ -42,7 +42,7 @@ def is_the_files(error: BaseException) -> bool:
             raised_in = name
     if raised_in.partition(".")[0] in _READERS:
         return True
-    return raised_in.startswith(("gen.formats.", "gen.catalogues.")) and isinstance(error, _OF_BYTES)
+    return raised_in.startswith(("kinmass.gen.formats.", "kinmass.gen.catalogues.")) and isinstance(error, _OF_BYTES)
 
 
 @contextmanager
@@ -207,7 +207,7 @@ class Format(ABC):
         try:
             yield
         except SnapshotError as error:
-            from gen.formats.recognise import what_it_is_instead  # knows the formats, which are made of this
+            from kinmass.gen.formats.recognise import what_it_is_instead  # knows the formats, which are made of this
 
             if words := what_it_is_instead(path, self.container):
                 raise SnapshotError(words) from error

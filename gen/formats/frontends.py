@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gen.formats.base import SnapshotError
-from gen.formats.domain import set_domain
+from kinmass.gen.formats.base import SnapshotError
+from kinmass.gen.formats.domain import set_domain
 
 Overrides = tuple[tuple[str, Any], ...]
 _numbers = count()

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 
-from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, SnapshotError, check_cosmology, reading
-from gen.formats.frontends import open_raw
-from gen.formats.sample import Sample, from_hdf5
-from gen.formats.stored import checked, show
-from gen.physics.particles import Galaxy
+from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
+from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, SnapshotError, check_cosmology, reading
+from kinmass.gen.formats.frontends import open_raw
+from kinmass.gen.formats.sample import Sample, from_hdf5
+from kinmass.gen.formats.stored import checked, show
+from kinmass.gen.physics.particles import Galaxy
 
 Worth = tuple[float, float, float]  # of one code unit in kpc, Msun or km/s, and its powers of a and of h
 

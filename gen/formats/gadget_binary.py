@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, ClassVar
 import h5py
 import numpy as np
 
-from gen.formats.base import CodeUnits, SnapshotError
-from gen.formats.gadget import Gadget
+from kinmass.gen.formats.base import CodeUnits, SnapshotError
+from kinmass.gen.formats.gadget import Gadget
 
 HEADER_BYTES = 256
 _TYPES = range(6)

@@ -6,9 +6,9 @@ from typing import Any
 
 import h5py
 
-from gen.formats import gadget_binary, tipsy
-from gen.formats.base import SnapshotError, reading
-from gen.formats.gadget import header
+from kinmass.gen.formats import gadget_binary, tipsy
+from kinmass.gen.formats.base import SnapshotError, reading
+from kinmass.gen.formats.gadget import header
 
 #: How some files begin that are often taken for snapshots, and what to do with them.
 _MAGIC = {

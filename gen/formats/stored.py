@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gen.formats.base import SnapshotError, reading
+from kinmass.gen.formats.base import SnapshotError, reading
 
 #: A dataset may unpack to this many times its files' size; more is a damaged header.
 MOST_PACKED = 100

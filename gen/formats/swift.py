@@ -6,10 +6,10 @@ from typing import ClassVar
 import h5py
 import numpy as np
 
-from gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from gen.formats.base import SnapshotError
-from gen.formats.gadget import Gadget, Worth, check_no_redshift, header, in_round_units, scalar, scale_factor
-from gen.formats.smoothing import KERNEL_GAMMA, Smoothing, of_kernel
+from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
+from kinmass.gen.formats.base import SnapshotError
+from kinmass.gen.formats.gadget import Gadget, Worth, check_no_redshift, header, in_round_units, scalar, scale_factor
+from kinmass.gen.formats.smoothing import KERNEL_GAMMA, Smoothing, of_kernel
 
 
 class Swift(Gadget):

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gen.constants import RHO_CRIT, G
-from gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology
-from gen.formats.frontends import open_raw
-from gen.formats.sample import Sample, take
-from gen.physics.particles import Galaxy
+from kinmass.gen.constants import RHO_CRIT, G
+from kinmass.gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology
+from kinmass.gen.formats.frontends import open_raw
+from kinmass.gen.formats.sample import Sample, take
+from kinmass.gen.physics.particles import Galaxy
 
 _PERIODS = ("dxPeriod", "dyPeriod", "dzPeriod")
 _READ = {"bComove", "bPeriodic", "dKpcUnit", "dMsolUnit", "dHubble0", "dPeriod", *_PERIODS}  # of a .param file

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from gen.formats.base import SnapshotError
+from kinmass.gen.formats.base import SnapshotError
 
 Read = Callable[[str], np.ndarray]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gen.campaign.plan import facts_of
-from gen.catalogues.find import Halo, find_haloes, usable, why_not
-from gen.formats import FORMATS, SnapshotError
-from gen.formats.recognise import recognised
-from gen.look.sketch import Sketch, sketch
-from gen.snapshots.alike import differences
-from gen.suite import Suite, SuiteError, load_suite
+from kinmass.gen.campaign.plan import facts_of
+from kinmass.gen.catalogues.find import Halo, find_haloes, usable, why_not
+from kinmass.gen.formats import FORMATS, SnapshotError
+from kinmass.gen.formats.recognise import recognised
+from kinmass.gen.look.sketch import Sketch, sketch
+from kinmass.gen.snapshots.alike import differences
+from kinmass.gen.suite import Suite, SuiteError, load_suite
 
 #: Galaxies of a suite that are listed one by one.
 LISTED = 10

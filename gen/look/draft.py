@@ -8,12 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from gen.catalogues.base import OtherEpoch
-from gen.catalogues.find import find_haloes
-from gen.formats import FORMATS, CodeUnits, SnapshotError
-from gen.formats.recognise import recognised
-from gen.look.sketch import FEW_STARS, Sketch, sketch
-from gen.suite import snapshot_number
+from kinmass.gen.catalogues.base import OtherEpoch
+from kinmass.gen.catalogues.find import find_haloes
+from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
+from kinmass.gen.formats.recognise import recognised
+from kinmass.gen.look.sketch import FEW_STARS, Sketch, sketch
+from kinmass.gen.suite import snapshot_number
 
 #: Names that catalogues have, in the order in which they are looked for.
 _NAMES = {

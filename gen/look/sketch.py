@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gen.constants import LIGHT_KMS
-from gen.formats import FORMATS, CodeUnits, Format, SnapshotError
-from gen.formats.base import reading, settled_box
-from gen.formats.sample import Sample
-from gen.physics.centre import deepest_point
-from gen.physics.particles import Particles, concatenate
-from gen.physics.profile import half_mass_radius
-from gen.snapshots.components import components_of, disc_question, disc_types, lighter_than_dark
-from gen.snapshots.snapshot import HEAVIEST_MSUN
+from kinmass.gen.constants import LIGHT_KMS
+from kinmass.gen.formats import FORMATS, CodeUnits, Format, SnapshotError
+from kinmass.gen.formats.base import reading, settled_box
+from kinmass.gen.formats.sample import Sample
+from kinmass.gen.physics.centre import deepest_point
+from kinmass.gen.physics.particles import Particles, concatenate
+from kinmass.gen.physics.profile import half_mass_radius
+from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, lighter_than_dark
+from kinmass.gen.snapshots.snapshot import HEAVIEST_MSUN
 
 #: Particles of each type that are looked at.
 MOST = 100_000

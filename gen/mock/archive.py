@@ -7,11 +7,11 @@ import h5py
 import numpy as np
 from astropy.table import Table
 
-from gen.formats import gadget, tipsy
-from gen.mock.galaxy import MockGalaxy
-from gen.mock.suites import make_galaxy
-from gen.physics.particles import Galaxy
-from gen.storage.files import sync_tree, write_atomically
+from kinmass.gen.formats import gadget, tipsy
+from kinmass.gen.mock.galaxy import MockGalaxy
+from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.physics.particles import Galaxy
+from kinmass.gen.storage.files import sync_tree, write_atomically
 
 HUBBLE = 0.6774
 #: Whether a suite's code writes positions in double precision unless told otherwise. Single is good to 1e-3 kpc in

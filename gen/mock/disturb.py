@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gen.physics.particles import Particles
+from kinmass.gen.physics.particles import Particles
 
 
 @dataclass(frozen=True)

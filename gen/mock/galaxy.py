@@ -6,11 +6,11 @@ import numpy as np
 from scipy.special import gammainc, gammaincinv
 from scipy.stats import norm
 
-from gen.constants import G
-from gen.mock import relations
-from gen.mock.jeans import gas_disc, spherical_jeans, stellar_disc
-from gen.mock.potential import Potential
-from gen.physics.particles import Particles
+from kinmass.gen.constants import G
+from kinmass.gen.mock import relations
+from kinmass.gen.mock.jeans import gas_disc, spherical_jeans, stellar_disc
+from kinmass.gen.mock.potential import Potential
+from kinmass.gen.physics.particles import Particles
 
 GOLDEN = (np.sqrt(5) - 1) / 2
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
 
-from gen.constants import G
-from gen.mock.potential import Density, Potential
+from kinmass.gen.constants import G
+from kinmass.gen.mock.potential import Density, Potential
 
 
 def spherical_jeans(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gen.constants import G
+from kinmass.gen.constants import G
 
 Density = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

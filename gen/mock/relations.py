@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gen.constants import GYR_PER_KPC_KMS, RHO_CRIT, G
+from kinmass.gen.constants import GYR_PER_KPC_KMS, RHO_CRIT, G
 
 #: Cosmic baryon fraction (Planck 2015).
 BARYON_FRACTION = 0.157

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gen.constants import G
-from gen.mock import relations
-from gen.mock.disturb import Disturbance, disturb_gas, disturb_stars
-from gen.mock.galaxy import MockGalaxy, Structure
-from gen.physics.particles import Galaxy, Particles, concatenate, empty
+from kinmass.gen.constants import G
+from kinmass.gen.mock import relations
+from kinmass.gen.mock.disturb import Disturbance, disturb_gas, disturb_stars
+from kinmass.gen.mock.galaxy import MockGalaxy, Structure
+from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
 
 Range = tuple[float, float]
 

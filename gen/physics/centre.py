@@ -3,8 +3,8 @@
 import numpy as np
 from numba import njit
 
-from gen.physics.particles import Galaxy, Particles
-from gen.physics.profile import half_mass_radius
+from kinmass.gen.physics.particles import Galaxy, Particles
+from kinmass.gen.physics.profile import half_mass_radius
 
 #: A catalogue's centre may lie this many R_e from the peak of the galaxy's own particles.
 FARTHEST_RE = 1.0

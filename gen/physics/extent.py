@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from gen.physics.particles import Particles
-from gen.physics.profile import enclosed_mass
+from kinmass.gen.physics.particles import Particles
+from kinmass.gen.physics.profile import enclosed_mass
 
 #: Radii [kpc] that are looked at, the same for every galaxy.
 PER_DECADE = 20

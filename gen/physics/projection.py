@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from scipy.spatial import cKDTree
 
-from gen.physics.particles import Galaxy, Particles
+from kinmass.gen.physics.particles import Galaxy, Particles
 
 CHANNELS = ("density", "velocity", "dispersion", "count")
 

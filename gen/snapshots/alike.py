@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from gen.formats import CodeUnits
+from kinmass.gen.formats import CodeUnits
 
 #: Values of a fact, and snapshots of each value, that are named; more are counted.
 NAMED = 3

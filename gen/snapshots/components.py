@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gen.formats.base import Format
-from gen.formats.sample import Sample
+from kinmass.gen.formats.base import Format
+from kinmass.gen.formats.sample import Sample
 
 #: Types that are a zoom's low-resolution dark matter in one run, and a disc and a bulge of stars in another.
 EITHER = ("PartType2", "PartType3")

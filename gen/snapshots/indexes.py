@@ -6,8 +6,8 @@ import shutil
 from hashlib import blake2b, file_digest
 from pathlib import Path
 
-from gen.formats.domain import side_file
-from gen.storage.files import aside, write_atomically
+from kinmass.gen.formats.domain import side_file
+from kinmass.gen.storage.files import aside, write_atomically
 
 #: Of what is kept: a new one where a snapshot's domain, or what stands in these files, is made in another way.
 VERSION = 2

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from gen.constants import LIGHT_KMS
-from gen.formats import FORMATS, SnapshotError
-from gen.formats.base import is_the_files, reading, settled_box
-from gen.formats.frontends import forget_datasets
-from gen.formats.tracers import is_cold, luminosity, neutral_fraction
-from gen.physics.particles import Galaxy, Particles, concatenate, empty
-from gen.snapshots.components import components_of, disc_question, disc_types, unsaid_types
-from gen.snapshots.indexes import KeptIndex
-from gen.suite import Tracers
+from kinmass.gen.constants import LIGHT_KMS
+from kinmass.gen.formats import FORMATS, SnapshotError
+from kinmass.gen.formats.base import is_the_files, reading, settled_box
+from kinmass.gen.formats.frontends import forget_datasets
+from kinmass.gen.formats.tracers import is_cold, luminosity, neutral_fraction
+from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
+from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, unsaid_types
+from kinmass.gen.snapshots.indexes import KeptIndex
+from kinmass.gen.suite import Tracers
 
 #: Above this many particles a region is selected by yt's index instead of reading everything.
 READ_WHOLE = 200_000

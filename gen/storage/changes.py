@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gen.suite import Suite
+from kinmass.gen.suite import Suite
 
 #: They say where galaxies are looked for. What is found is compared galaxy by galaxy.
 WHERE = ("suite.snapshots", "suite.catalogue.path")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from gen.storage.files import sync_folder
-from gen.storage.store import ARRAYS
+from kinmass.gen.storage.files import sync_folder
+from kinmass.gen.storage.store import ARRAYS
 
 _CHECKSUM = 4  # bytes of a CRC32C
 _ENTRY = 16  # bytes of a chunk's place and length in a shard's index, which is the shard's end

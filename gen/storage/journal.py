@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from gen.storage.files import sync_folder, sync_tree
+from kinmass.gen.storage.files import sync_folder, sync_tree
 
 
 def _decided(folder: Path) -> Path:

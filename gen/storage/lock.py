@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-from gen.storage.store import StoreError
+from kinmass.gen.storage.store import StoreError
 
 #: How often an owner shows that it lives, and how long one of another machine is silent before it counts as dead [s].
 #: Long calls into libraries, a file system that hangs and an index being made may keep the thread from its beat.

@@ -19,11 +19,11 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from gen.code import version_of
-from gen.physics.profile import N_RADII
-from gen.physics.projection import CHANNELS
-from gen.storage import changes, journal
-from gen.storage.files import make_folder, sync_folder, sync_tree, write_atomically
+from kinmass.gen.code import version_of
+from kinmass.gen.physics.profile import N_RADII
+from kinmass.gen.physics.projection import CHANNELS
+from kinmass.gen.storage import changes, journal
+from kinmass.gen.storage.files import make_folder, sync_folder, sync_tree, write_atomically
 
 SCHEMA_VERSION = 3
 PENDING, DONE, FAILED = 0, 1, 2
@@ -112,7 +112,7 @@ def provenance() -> dict[str, Any]:
 
 def commit() -> str:
     """The commit that this code is of; unknown where git does not say so in time, or the code is in no clone."""
-    here = Path(__file__).parents[2]
+    here = Path(__file__).resolve().parents[2]  # of a clone, where kinmass/gen is a link to gen
     if not (here / ".git").exists():  # installed: a repository further up is another project's
         return "unknown"
     try:

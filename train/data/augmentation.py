@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gen.constants import G
-from train.data.dataset import RADII_RE
-from train.data.sampler import normal
+from kinmass.gen.constants import G
+from kinmass.train.data.dataset import RADII_RE
+from kinmass.train.data.sampler import normal
 
 # N views, P pixels along a side, K radii
 #: Random numbers per view, and what is added to the run's seed for them.

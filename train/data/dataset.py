@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import zarr
 
-from gen.instrument import Instrument, fixed_noise, observe
-from gen.physics.profile import menc_at
-from gen.storage import store
-from train.model.scaling import tracers_of, velocity_scale
+from kinmass.gen.instrument import Instrument, fixed_noise, observe
+from kinmass.gen.physics.profile import menc_at
+from kinmass.gen.storage import store
+from kinmass.train.model.scaling import tracers_of, velocity_scale
 
 #: The ten radii of the profile in units of R_e, equal steps in log r.
 RADII_RE = tuple(float(x) for x in np.round(np.geomspace(0.3, 3.0, 10), 6))

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 import zarr
 
-from gen.instrument import Instrument
-from gen.storage import store
-from train import distributed as ddp
-from train.allotted import free_memory
-from train.data.dataset import RADII_RE, REASONS, Views, concatenate, part_of, views_of, why_not
-from train.data.sampler import Lanes, Shuffle
+from kinmass.gen.instrument import Instrument
+from kinmass.gen.storage import store
+from kinmass.train import distributed as ddp
+from kinmass.train.allotted import free_memory
+from kinmass.train.data.dataset import RADII_RE, REASONS, Views, concatenate, part_of, views_of, why_not
+from kinmass.train.data.sampler import Lanes, Shuffle
 
 #: Galaxies read at once.
 BLOCK = 32

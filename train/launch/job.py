@@ -15,16 +15,16 @@ from typing import Any
 
 import submitit
 
-from train import distributed as ddp
-from train.launch.status import (
+from kinmass.train import distributed as ddp
+from kinmass.train.launch.status import (
     ANOTHER,
     ask,
     attempt,
     leave_mark,
     steps_of,
 )
-from train.loop.config import FitConfig
-from train.loop.fit import Stopped, fit
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import Stopped, fit
 
 
 @dataclass(frozen=True)

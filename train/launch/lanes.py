@@ -13,9 +13,9 @@ from typing import Any
 
 from submitit.local.local import Controller, LocalExecutor, LocalJob
 
-from train.launch.job import Run, job_of, signal_delay_s
-from train.launch.resources import Resources
-from train.launch.status import (
+from kinmass.train.launch.job import Run, job_of, signal_delay_s
+from kinmass.train.launch.resources import Resources
+from kinmass.train.launch.status import (
     boot,
     error_in,
     leave_mark,
@@ -122,7 +122,7 @@ def _start_lanes(folders: Sequence[Path], wanted: Resources) -> list[int]:
             mine = range(lane * wanted.gpus, (lane + 1) * wanted.gpus)
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(seen[i] if i < len(seen) else str(i) for i in mine)
         process = subprocess.Popen(
-            [sys.executable, "-m", "train.launch.lanes", *map(str, folders[lane::n])],
+            [sys.executable, "-m", "kinmass.train.launch.lanes", *map(str, folders[lane::n])],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip

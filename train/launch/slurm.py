@@ -14,9 +14,9 @@ import submitit
 from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
-from train.launch.job import Run, job_of, signal_delay_s
-from train.launch.resources import LaunchError, Resources
-from train.launch.status import (
+from kinmass.train.launch.job import Run, job_of, signal_delay_s
+from kinmass.train.launch.resources import LaunchError, Resources
+from kinmass.train.launch.status import (
     ask,
 )
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gen.storage.files import sync_folder
-from train.allotted import whole_number
-from train.launch.resources import LaunchError
-from train.run.checkpoint import RunError, read_config, read_tensors
+from kinmass.gen.storage.files import sync_folder
+from kinmass.train.allotted import whole_number
+from kinmass.train.launch.resources import LaunchError
+from kinmass.train.run.checkpoint import RunError, read_config, read_tensors
 
 #: States in which a run has, or will have, somebody who writes in its folder.
 BUSY = ("queued", "running", "going on", "ending", "unknown")

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gen.storage import store
-from train.launch import slurm
-from train.launch.job import Run
-from train.launch.lanes import to_this_machine
-from train.launch.resources import LaunchError, Resources
-from train.launch.status import (
+from kinmass.gen.storage import store
+from kinmass.train.launch import slurm
+from kinmass.train.launch.job import Run
+from kinmass.train.launch.lanes import to_this_machine
+from kinmass.train.launch.resources import LaunchError, Resources
+from kinmass.train.launch.status import (
     BUSY,
     absolute,
     ask,
@@ -24,9 +24,9 @@ from train.launch.status import (
     record_of,
     states,
 )
-from train.loop.config import FitConfig
-from train.loop.fit import check, fit, without_each_suite
-from train.run.checkpoint import member_folders, write_json
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import check, fit, without_each_suite
+from kinmass.train.run.checkpoint import member_folders, write_json
 
 _NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 

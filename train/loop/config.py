@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gen.instrument import Instrument, instrument
-from train.data.augmentation import Nuisances
-from train.model.scaling import tracers_of
+from kinmass.gen.instrument import Instrument, instrument
+from kinmass.train.data.augmentation import Nuisances
+from kinmass.train.model.scaling import tracers_of
 
 #: Numbers that follow from it and from a step have to be below 2^64 (`train.loop.fitter`).
 MOST_SEED = 2**28

@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gen.storage import store
-from gen.storage.files import clear_left_behind, make_folder
-from train import distributed as ddp
-from train.data import loader as feeds
-from train.data.dataset import RADII_RE
-from train.loop.config import FitConfig
-from train.loop.fitter import Fitter
-from train.loop.monitor import Monitor
-from train.model.network import MassModel, ModelConfig
-from train.run.calibration import calibrate, calibrate_across, is_calibrated
-from train.run.checkpoint import (
+from kinmass.gen.storage import store
+from kinmass.gen.storage.files import clear_left_behind, make_folder
+from kinmass.train import distributed as ddp
+from kinmass.train.data import loader as feeds
+from kinmass.train.data.dataset import RADII_RE
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fitter import Fitter
+from kinmass.train.loop.monitor import Monitor
+from kinmass.train.model.network import MassModel, ModelConfig
+from kinmass.train.run.calibration import calibrate, calibrate_across, is_calibrated
+from kinmass.train.run.checkpoint import (
     FREE,
     RUN_SCHEMA,
     RunError,

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from gen.instrument import observe
-from train import distributed as ddp
-from train.data import loader as feeds
-from train.data.dataset import RADII_RE, Views
-from train.data.sampler import draws, normal
-from train.loop.config import FitConfig
-from train.model.network import MassModel
-from train.model.scaling import drop_tracers, flip_sky
+from kinmass.gen.instrument import observe
+from kinmass.train import distributed as ddp
+from kinmass.train.data import loader as feeds
+from kinmass.train.data.dataset import RADII_RE, Views
+from kinmass.train.data.sampler import draws, normal
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.model.network import MassModel
+from kinmass.train.model.scaling import drop_tracers, flip_sky
 
 #: Samples per validation view. The truth's rank among them is in the middle 17 of 25 places for 68 % of good ones.
 SAMPLES, INSIDE_68 = 24, (4, 20)

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from train.model.density import ProfileDensity
-from train.model.encoders import ENCODERS
-from train.model.scaling import held, raw, scale_free, tracers_of
+from kinmass.train.model.density import ProfileDensity
+from kinmass.train.model.encoders import ENCODERS
+from kinmass.train.model.scaling import held, raw, scale_free, tracers_of
 
 # N views, P pixels along a side, K radii, S samples
 INPUTS = ("scale_free", "relative", "raw")

@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from gen.constants import G
+from kinmass.gen.constants import G
 
 # N views, P pixels along a side, K radii
 #: The encoders of each; `any` is trained on gas, on stars and on both by turns.

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from train.data.augmentation import Nuisances
-from train.data.dataset import Views, usable
-from train.data.loader import done_galaxies, galaxies_of
-from train.run.checkpoint import RunError, members_of, read_familiar, weights_of, write_json, write_tensors
-from train.run.out_of_distribution import learn
-from train.run.posterior import UNSEEN, Inference, Posterior
+from kinmass.train.data.augmentation import Nuisances
+from kinmass.train.data.dataset import Views, usable
+from kinmass.train.data.loader import done_galaxies, galaxies_of
+from kinmass.train.run.checkpoint import RunError, members_of, read_familiar, weights_of, write_json, write_tensors
+from kinmass.train.run.out_of_distribution import learn
+from kinmass.train.run.posterior import UNSEEN, Inference, Posterior
 
 # N views, K radii, S samples, C components
 #: The central intervals that are to hold what they promise: one and two standard deviations of a Gaussian.

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from gen.instrument import INSTRUMENTS, Instrument
-from gen.storage.files import write_atomically
-from train.model.network import MassModel, ModelConfig
+from kinmass.gen.instrument import INSTRUMENTS, Instrument
+from kinmass.gen.storage.files import write_atomically
+from kinmass.train.model.network import MassModel, ModelConfig
 
 RUN_SCHEMA = 4
 #: Settings of a fit that change where and how fast it goes, not what it learns.

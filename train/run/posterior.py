@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from gen.instrument import Instrument
-from gen.physics.sightline import seed_of
-from train.data.dataset import Views
-from train.model.network import MassModel
-from train.model.scaling import SPEEDS_KMS, is_held, only
-from train.run.checkpoint import instrument_of, load_members, read_config, read_familiar, read_scales
-from train.run.out_of_distribution import Familiar
+from kinmass.gen.instrument import Instrument
+from kinmass.gen.physics.sightline import seed_of
+from kinmass.train.data.dataset import Views
+from kinmass.train.model.network import MassModel
+from kinmass.train.model.scaling import SPEEDS_KMS, is_held, only
+from kinmass.train.run.checkpoint import instrument_of, load_members, read_config, read_familiar, read_scales
+from kinmass.train.run.out_of_distribution import Familiar
 
 # N views, K radii, S samples, F features, M members
 #: Views that go through the network at once.

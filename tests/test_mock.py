@@ -159,3 +159,13 @@ def test_files_keep_what_precision_promises(suite, tmp_path):
     np.testing.assert_allclose(single.pos_kpc, double.pos_kpc, rtol=0, atol=2e-3)
     np.testing.assert_array_equal(usual.pos_kpc, (double if archive.DOUBLE[suite] else single).pos_kpc)
     assert np.abs(single.pos_kpc - double.pos_kpc).max() > 1e-9
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_what_others_write_beside_a_snapshot_may_vanish(suite, tmp_path):
+    """Ranks share a suite's folder: what another wrote aside is renamed at any moment."""
+    (tmp_path / ".done").mkdir()
+    for place in (tmp_path, tmp_path / ".done"):
+        (place / ".partial-of-another-rank").symlink_to("gone")
+    n = {"n_stars": 100, "n_gas": 50, "n_dark": 100}
+    assert archive.write_snapshot(tmp_path, suite, [0], 1, n).exists()

@@ -11,7 +11,7 @@ from kinmass.gen.formats import gadget, tipsy
 from kinmass.gen.mock.galaxy import MockGalaxy
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.particles import Galaxy
-from kinmass.gen.storage.files import sync_tree, write_atomically
+from kinmass.gen.storage.files import sync_folder, sync_tree, write_atomically
 
 HUBBLE = 0.6774
 #: Whether a suite's code writes positions in double precision unless told otherwise. Single is good to 1e-3 kpc in
@@ -39,7 +39,7 @@ def _place(
     return members, models
 
 
-def write_nihao(folder: Path, suite: str, index: int, seed: int, n: dict[str, int], double: bool) -> Path:
+def write_nihao(folder: Path, suite: str, index: int, seed: int, n: dict[str, int], double: bool) -> list[Path]:
     """One Tipsy zoom with its .param and AHF_halos, at a = 0.8."""
     a, box_kpc = 0.8, 8000.0
     name = f"{suite}_{index:05d}"
@@ -59,10 +59,12 @@ def write_nihao(folder: Path, suite: str, index: int, seed: int, n: dict[str, in
     ]  # fmt: skip
     Path(f"{path}.AHF_halos").write_text(header + "\n" + "\t".join(f"{value:.10g}" for value in row) + "\n")
     tipsy.write(path, members, box_kpc, a, HUBBLE, double)
-    return path
+    return [path.parent]
 
 
-def write_auriga(folder: Path, suite: str, indices: list[int], seed: int, n: dict[str, int], double: bool) -> Path:
+def write_auriga(
+    folder: Path, suite: str, indices: list[int], seed: int, n: dict[str, int], double: bool
+) -> list[Path]:
     """One AREPO box with its SUBFIND catalogue, at a = 0.75; the first galaxy sits on the box's corner."""
     a, box_kpc = 0.75, 30_000.0
     number = indices[0] // PER_BOX
@@ -74,7 +76,8 @@ def write_auriga(folder: Path, suite: str, indices: list[int], seed: int, n: dic
     r200 = np.array([model.r200_kpc for model in models]) / unit
     kinds = ("gas", "dark", None, None, "stars", "black_holes")
     lengths = [[len(g.components()[k]) if k else 0 for k in kinds] for g, _, _ in members]
-    with h5py.File(folder / f"fof_subhalo_tab_{number:03d}.hdf5", "w") as file:
+    catalogue = folder / f"fof_subhalo_tab_{number:03d}.hdf5"
+    with h5py.File(catalogue, "w") as file:
         file["Group/GroupPos"], file["Group/Group_R_Crit200"] = centres, r200
         file["Group/GroupFirstSub"] = np.arange(len(members), dtype=np.int32)
         file["Subhalo/SubhaloPos"] = centres
@@ -82,10 +85,10 @@ def write_auriga(folder: Path, suite: str, indices: list[int], seed: int, n: dic
         file["Subhalo/SubhaloLenType"] = np.array(lengths, dtype=np.int32)
         file["Subhalo/SubhaloGrNr"] = np.arange(len(members), dtype=np.int32)
     gadget.write(path, members, box_kpc, a, HUBBLE, "arepo", double)
-    return path
+    return [path, catalogue]
 
 
-def write_fire(folder: Path, suite: str, index: int, seed: int, n: dict[str, int], double: bool) -> Path:
+def write_fire(folder: Path, suite: str, index: int, seed: int, n: dict[str, int], double: bool) -> list[Path]:
     """One GIZMO zoom at z = 0 with a plain ECSV table of its galaxy beside it."""
     box_kpc = 20_000.0
     name = f"{suite}_{index:05d}"
@@ -98,10 +101,10 @@ def write_fire(folder: Path, suite: str, index: int, seed: int, n: dict[str, int
         table[column].unit = "kpc"
     table.write(path.parent / "galaxies.ecsv", format="ascii.ecsv", overwrite=True)
     gadget.write(path, members, box_kpc, 1.0, HUBBLE, "gizmo", double)
-    return path
+    return [path.parent]
 
 
-_ZOOM: dict[str, Callable[[Path, str, int, int, dict[str, int], bool], Path]] = {
+_ZOOM: dict[str, Callable[[Path, str, int, int, dict[str, int], bool], list[Path]]] = {
     "bursty": write_nihao,
     "middle": write_fire,
 }
@@ -139,10 +142,12 @@ def write_snapshot(
     mark = folder / ".done" / f"{indices[0]:05d}"
     if not mark.exists():
         if suite == "quiet":
-            path = write_auriga(folder, suite, indices, seed, n, double)
+            written = write_auriga(folder, suite, indices, seed, n, double)
         else:
-            path = _ZOOM[suite](folder, suite, indices[0], seed, n, double)
-        sync_tree(path.parent)
+            written = _ZOOM[suite](folder, suite, indices[0], seed, n, double)
+        for path in written:  # and no other: other ranks are at work in this suite's folder
+            sync_tree(path)
+            sync_folder(path.parent)
         mark.parent.mkdir(exist_ok=True)
         write_atomically(mark, b"")
     return mark

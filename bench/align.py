@@ -2,7 +2,7 @@
 
   python -m bench.align --way mmd --target bursty fit --store maps.zarr --tracer both --suites middle,quiet ...
 
-After `fit` come the options of `python -m train fit`. Ways: coral, mmd, dann bring the features of the training
+After `fit` come the options of `kinmass fit`. Ways: coral, mmd, dann bring the features of the training
 suites and of the target's maps, whose masses are never looked at, together - their covariances (Sun & Saenko 2016,
 arXiv:1607.01719), their distributions under Gaussian kernels (Long et al. 2015, arXiv:1502.02791), or both by an
 adversary (Ganin et al. 2016, arXiv:1505.07818); worst puts weight on the training suite that is inferred worst (group
@@ -116,9 +116,9 @@ def main() -> int:
     parser.add_argument("--way", choices=WEIGHTS, required=True)
     parser.add_argument("--weight", type=float, help="of the term; a choice of ours if left out")
     parser.add_argument("--target", required=True, help="the suite whose maps are looked at")
-    parser.add_argument("fit", nargs=argparse.REMAINDER, help="`fit` and options of `python -m train fit`")
+    parser.add_argument("fit", nargs=argparse.REMAINDER, help="`fit` and options of `kinmass fit`")
     args = parser.parse_args()
-    options = command._parser().parse_args(args.fit)
+    options = command.parser().parse_args(args.fit)
     suites = tuple(options.suites.split(","))
     config = FitConfig.asked(str(options.store), options.tracer, suites, **command._fit_options(options))
     weight = WEIGHTS[args.way] if args.weight is None else args.weight

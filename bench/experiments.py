@@ -1,10 +1,10 @@
 """Which network? Fits that differ in one thing each, on one store, compared on its test galaxies.
 
-  python -m gen mock --out mocks --galaxies 934      (2,802 galaxies: 2,100 of them to train on)
-  python -m gen maps mocks/*/*.yaml --out maps.zarr --views 4 --pixels 32
+  kinmass mock --out mocks --galaxies 934      (2,802 galaxies: 2,100 of them to train on)
+  kinmass maps mocks/*/*.yaml --out maps.zarr --views 4 --pixels 32
   python -m bench.experiments --store maps.zarr
 
-Fits are `python -m train fit`, two at a time on one thread each, and kept: the same command goes on
+Fits are `kinmass fit`, two at a time on one thread each, and kept: the same command goes on
 where it stood. Printed per fit, over test views of all suites and the mean of ten radii: joint negative
 log-likelihood per view [nats], that of single radii, dispersion and its robust form [dex], coverage of
 the central 68 and 95 % intervals (mean, and at the radius that is farthest off), p-values of uniform

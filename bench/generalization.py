@@ -1,10 +1,10 @@
 """What closes the gap between simulations? Fits on all suites but one, tested on the one left out.
 
-  python -m gen mock --out mocks --galaxies 934      (2,802 galaxies: 2,100 of them to train on)
-  python -m gen maps mocks/*/*.yaml --out maps.zarr --views 4 --pixels 32
+  kinmass mock --out mocks --galaxies 934      (2,802 galaxies: 2,100 of them to train on)
+  kinmass maps mocks/*/*.yaml --out maps.zarr --views 4 --pixels 32
   python -m bench.generalization --store maps.zarr --seeds 3
 
-Fits are `python -m train fit` and (coral, mmd, dann, worst) `python -m bench.align`, two at a time on one thread
+Fits are `kinmass fit` and (coral, mmd, dann, worst) `python -m bench.align`, two at a time on one thread
 each, and kept: the same command goes on where it stood. `home` is the plain network trained on the suite that it is
 tested on. Printed per variant, tracer and suite left out, means over seeds and ten radii (and for the mixture of all
 seeds, an ensemble): RMSE of log10 M(<r) [dex], the part of the gap that is closed (from plain to home), bias and

@@ -1,11 +1,11 @@
 """Trained networks and a map store in, dispersion, bias and calibration out.
 
-  python -m eval tables runs/* --store maps.zarr --out results    the table, per tracer and suite
-  python -m eval report results                                   figures and one HTML file from it
-  python -m eval show results                                     its main lines again
-  python -m eval compare runs/a runs/b --store maps.zarr          which of two runs is better, and is it chance?
-  python -m eval predict runs/both --store maps.zarr --suite mine posteriors of single galaxies
-  python -m eval predict runs/gas NGC4451.yaml                    of an observed galaxy (docs/observed.md)
+  kinmass tables runs/* --store maps.zarr --out results    the table, per tracer and suite
+  kinmass report results                                   figures and one HTML file from it
+  kinmass show results                                     its main lines again
+  kinmass compare runs/a runs/b --store maps.zarr          which of two runs is better, and is it chance?
+  kinmass predict runs/both --store maps.zarr --suite mine posteriors of single galaxies
+  kinmass predict runs/gas NGC4451.yaml                    of an observed galaxy (docs/observed.md)
 
 Every run is tested on every suite, also on those it never saw. Predictions are kept beside each run
 (predictions.zarr): only what changed is inferred again.
@@ -14,7 +14,7 @@ Every run is tested on every suite, also on those it never saw. Predictions are 
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kinmass.gen.errors import named
 
@@ -47,12 +47,8 @@ def _cluster(args: argparse.Namespace) -> "Cluster":
     return Cluster(args.cluster, args.workers, args.gpus, args.hours, args.memory, logs, site)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-
+def add_commands(commands: Any) -> None:
+    """Add this stage's commands to what argparse's add_subparsers gave."""
     tables = commands.add_parser("tables", help="evaluate runs on every suite of a store")
     tables.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or a folder that holds them")
     tables.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
@@ -91,7 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--out", type=Path, help="simulated: CSV file to write as well; observed: folder (default: profiles)"
     )
-    return parser
 
 
 def _write_csv(table: "DataFrame", path: Path) -> None:
@@ -110,9 +105,9 @@ def _tables(args: argparse.Namespace) -> int:
     runs = [run for given in args.runs for run in runs_in(given)]
     for given in args.runs:
         if not runs_in(given) and (len(runs) == 0 or not given.exists()):
-            raise ValueError(f"{given} is no run folder and holds none; make one with `python -m train fit`")
+            raise ValueError(f"{given} is no run folder and holds none; make one with `kinmass fit`")
         if not runs_in(given) and not (given / "launched.json").exists():
-            print(f"eval tables: {given} holds no run; left out", file=sys.stderr)
+            print(f"kinmass tables: {given} holds no run; left out", file=sys.stderr)
     chosen = args.suites.split(",") if args.suites else suites(args.store)
     part = None if args.part == "all" else args.part
     sums = collect(args.store, runs, chosen, part, args.out, _cluster(args), not args.no_classical)
@@ -197,7 +192,7 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
         try:
             galaxy = read_galaxy(path)
         except (ValueError, OSError) as error:
-            print(f"eval predict: {error}", file=sys.stderr)
+            print(f"kinmass predict: {error}", file=sys.stderr)
             failed += 1
             continue
         for run, label in named:
@@ -212,7 +207,7 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
             print("\n".join([*profile.sentences(), *map(profile.inside, inside_kpc)]))
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
         for reason in refused:
-            print(f"eval predict: {reason}", file=sys.stderr)
+            print(f"kinmass predict: {reason}", file=sys.stderr)
         failed += len(refused) == len(loaded)
     return 2 if failed else 0
 
@@ -220,17 +215,30 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
 _COMMANDS = {"tables": _tables, "report": _report, "show": _show, "compare": _compare, "predict": _predict}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
     """Run one command; exit code 0, or 2 when nothing could be started."""
-    args = _parser().parse_args(arguments)
-    with named("eval", arguments):
+    with named(args.command, arguments):
         try:
             return _COMMANDS[args.command](args)
         except (ValueError, OSError) as error:
-            print(f"eval {args.command}: {error}", file=sys.stderr)
+            print(f"kinmass {args.command}: {error}", file=sys.stderr)
         except MemoryError as error:
-            print(f"eval {args.command}: this machine's memory does not suffice ({error})", file=sys.stderr)
+            print(f"kinmass {args.command}: this machine's memory does not suffice ({error})", file=sys.stderr)
         return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of this stage's commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_commands(parser.add_subparsers(dest="command", required=True))
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m eval`: this stage's commands alone; exit codes of `run`."""
+    return run(parser().parse_args(arguments), arguments)
 
 
 if __name__ == "__main__":

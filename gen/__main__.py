@@ -1,10 +1,10 @@
 """Simulated galaxies in, one Zarr store of kinematic maps and mass profiles out.
 
-  python -m gen mock --out mocks                      make the three mock suites
-  python -m gen maps mocks/*/*.yaml --out maps.zarr   map every galaxy of some suites
-  python -m gen check snap_099.hdf5                   say what a snapshot file holds; --draft: a suite file for it
-  python -m gen check mine.yaml                       and what a suite file makes of it: galaxies, and why not others
-  python -m gen export maps.zarr --suite mine --galaxy snap_099:0 --out fits   a galaxy's maps as FITS
+  kinmass mock --out mocks                      make the three mock suites
+  kinmass maps mocks/*/*.yaml --out maps.zarr   map every galaxy of some suites
+  kinmass check snap_099.hdf5                   say what a snapshot file holds; --draft: a suite file for it
+  kinmass check mine.yaml                       and what a suite file makes of it: galaxies, and why not others
+  kinmass export maps.zarr --suite mine --galaxy snap_099:0 --out fits   a galaxy's maps as FITS
 
 Put `mpiexec -n 8` (or srun) before `mock` and `maps` to share the galaxies out over processes.
 A run that was stopped goes on where it stood when the same command is given again.
@@ -14,14 +14,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m gen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-
+def add_commands(commands: Any) -> None:
+    """Add this stage's commands to what argparse's add_subparsers gave."""
     mock = commands.add_parser("mock", help="make mock suites of galaxies in equilibrium, in archive formats")
     mock.add_argument("--out", type=Path, required=True, help="folder to write the suites into")
     mock.add_argument("--suites", default="bursty,quiet,middle", help="which, comma-separated (default: %(default)s)")
@@ -78,7 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--distance-mpc", type=float, help="put it on the sky at this angular diameter distance")
     export.add_argument("--ra", type=float, help="its place there [deg] (default: 0)")
     export.add_argument("--dec", type=float, help="its place there [deg] (default: 0)")
-    return parser
 
 
 def _mock(args: argparse.Namespace) -> int:
@@ -177,7 +173,7 @@ def _check(args: argparse.Namespace) -> int:
         try:
             print(draft(path, args.format) if args.draft else "\n".join(describe(path, args.format)) + "\n", end="")
         except (ValueError, OSError) as error:
-            print(f"gen check: {error}", file=sys.stderr)
+            print(f"kinmass check: {error}", file=sys.stderr)
             unread += 1
     return 2 if unread else 0
 
@@ -196,13 +192,12 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
     """Run one command; the exit code.
 
     0 all done, 1 stopped by a fault of the program (with its traceback), 2 nothing could be started, 3 some
     galaxies failed.
     """
-    args = _parser().parse_args(arguments)
     try:
         return {"mock": _mock, "maps": _maps, "check": _check, "export": _export}[args.command](args)
     except Exception as error:
@@ -210,10 +205,25 @@ def main(arguments: list[str] | None = None) -> int:
 
         said = parallel.is_said(error) or isinstance(error, OSError)
         if parallel.rank() == 0 or not said:
-            print(f"gen {args.command}: {error if said else parallel.in_words(error)}", file=sys.stderr, flush=True)
+            words = error if said else parallel.in_words(error)
+            print(f"kinmass {args.command}: {words}", file=sys.stderr, flush=True)
         if not said and parallel.size() > 1:  # perhaps the others have not met it
             parallel.abort(1)
         return 2 if said else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of this stage's commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_commands(parser.add_subparsers(dest="command", required=True))
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m gen`: this stage's commands alone; exit codes of `run`."""
+    return run(parser().parse_args(arguments), arguments)
 
 
 if __name__ == "__main__":

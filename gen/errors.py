@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 
 
 @contextlib.contextmanager
-def named(program: str, arguments: Sequence[str] | None) -> Iterator[None]:
+def named(command: str, arguments: Sequence[str] | None) -> Iterator[None]:
     """An exception that leaves this block keeps its type and traceback; a sentence says which command it is of.
 
-    program: as in "train". arguments: of its command line, None for those that this process was started with.
+    command: as in "fit". arguments: of its command line, None for those that this process was started with.
     """
     try:
         yield
     except Exception as error:
-        line = shlex.join(["python", "-m", program, *(sys.argv[1:] if arguments is None else arguments)])
-        print(f"{program}: {type(error).__name__}, which was not foreseen, in `{line}`; traceback:", file=sys.stderr)
+        line = shlex.join(["kinmass", *(sys.argv[1:] if arguments is None else arguments)])
+        what = f"{type(error).__name__}, which was not foreseen, in `{line}`"
+        print(f"kinmass {command}: {what}; traceback:", file=sys.stderr)
         raise

@@ -48,7 +48,7 @@ def export(
         raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {', '.join(names[:5])}, ...")
     index = names.index(galaxy)
     if group["status"][index] != store.DONE:
-        raise store.StoreError(f"{path}/{suite}: {galaxy} has no maps (see failures.jsonl); run `python -m gen maps`")
+        raise store.StoreError(f"{path}/{suite}: {galaxy} has no maps (see failures.jsonl); run `kinmass maps`")
     n_views = group["maps"].shape[1]
     if view is not None and not 0 <= view < n_views:
         raise OptionError(f"{path}/{suite} has views 0 to {n_views - 1}, not {view}")

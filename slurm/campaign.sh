@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole experiment from a login node: maps, then training, then evaluation, each when the one before has ended well.
-#   slurm/campaign.sh OUT SUITE.yaml... [-- options of `python -m train launch`]
+#   slurm/campaign.sh OUT SUITE.yaml... [-- options of `kinmass launch`]
 #   slurm/campaign.sh /scratch/me/first nihao.yaml tng.yaml -- --nodes 2 --gpus-per-node 4 --time 8h
 # Trains gas, stars and both on all suites unless --array says otherwise. Everything is in OUT: maps.zarr, runs/,
 # results/report.html, logs. Prints the jobs and returns. Given again it leaves alone what is done or under way
@@ -23,7 +23,7 @@ under_way() {
 }
 
 # Every suite is read and the store made before anything is queued, so that what is wrong is said now.
-plan=$("${python[@]}" -m gen maps "${suites[@]}" --out "$out/maps.zarr" --plan)
+plan=$("${python[@]}" -m kinmass maps "${suites[@]}" --out "$out/maps.zarr" --plan)
 echo "$plan"
 maps=$(under_way generate) || maps=""
 [[ $plan =~ room\ for\ ([0-9]+)\ galaxies,\ ([0-9]+)\ of ]]
@@ -31,8 +31,8 @@ if [[ -z $maps && ${BASH_REMATCH[1]} != "${BASH_REMATCH[2]}" ]]; then
   maps=$(slurm/generate.sh "${suites[@]}" --out "$out/maps.zarr")
   echo "$maps" >"$out/logs/generate.job"
 fi
-"${python[@]}" -m train launch --store "$out/maps.zarr" --out "$out/runs" ${maps:+--after "$maps"} "${training[@]}"
-fits=$("${python[@]}" -m train launch --status --out "$out/runs" --jobs)
+"${python[@]}" -m kinmass launch --store "$out/maps.zarr" --out "$out/runs" ${maps:+--after "$maps"} "${training[@]}"
+fits=$("${python[@]}" -m kinmass status "$out/runs" --jobs)
 before=$maps${fits:+${maps:+:}$fits}
 table=$(under_way evaluate) || table=""
 if [[ -z $table && ( -n $before || ! -e $out/results/report.html ) ]]; then
@@ -44,5 +44,5 @@ maps        ${maps:+job }${maps:-done}  ->  $out/maps.zarr
 training    ${fits:+job }${fits:-done}  ->  $out/runs
 evaluation  ${table:+job }${table:-done}  ->  $out/results/report.html
 logs        $out/logs, $out/runs/logs
-how it stands: squeue --me; python -m train launch --status --out $out/runs; tensorboard --logdir $out/runs
+how it stands: squeue --me; kinmass status $out/runs; tensorboard --logdir $out/runs
 EOF

@@ -3,7 +3,7 @@
 #   slurm/evaluate.sh runs --store maps.zarr --out results                       queues itself as slurm/site.env says
 #   sbatch --cpus-per-task 32 slurm/evaluate.sh runs --store maps.zarr --out results
 #   sbatch slurm/evaluate.sh runs --store maps.zarr --out results --cluster slurm --workers 16      workers as jobs of their own
-# Options go through to `python -m eval tables`. Predictions are kept: stopped, or given again, it goes on.
+# Options go through to `kinmass tables`. Predictions are kept: stopped, or given again, it goes on.
 #SBATCH --job-name=kinmass-evaluate
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
@@ -19,4 +19,4 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
   exit
 fi
 export OMP_NUM_THREADS=1
-exec "${python[@]}" -m eval tables "$@" --report
+exec "${python[@]}" -m kinmass tables "$@" --report

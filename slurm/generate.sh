@@ -3,7 +3,7 @@
 #   slurm/generate.sh nihao.yaml tng.yaml --out maps.zarr        queues itself as slurm/site.env says
 #   sbatch --nodes 2 --ntasks-per-node 32 --time 8:00:00 slurm/generate.sh nihao.yaml tng.yaml --out maps.zarr
 #   sbatch --array=0-1 slurm/generate.sh nihao.yaml tng.yaml --out maps.zarr         a job for each suite
-# Options go through to `python -m gen maps`. Near its time limit, or when a node fails, the job is queued again and
+# Options go through to `kinmass maps`. Near its time limit, or when a node fails, the job is queued again and
 # goes on: finished galaxies are kept. So does the same command again. Galaxies that fail do not fail the job.
 #SBATCH --job-name=kinmass-generate
 #SBATCH --output=%x-%j.log
@@ -50,7 +50,7 @@ trap again USR1
 # One thread per rank: ranks are the parallelism. Read-only archives need no HDF5 locks.
 export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 HDF5_USE_FILE_LOCKING=FALSE
 echo "$(date): $MPIRUN, ${SLURM_NTASKS:-1} tasks on ${SLURM_JOB_NODELIST:-this node}"
-$MPIRUN "${python[@]}" -m mpi4py -m gen maps "$@" &
+$MPIRUN "${python[@]}" -m mpi4py -m kinmass maps "$@" &
 while true; do
   code=0
   wait $! || code=$?

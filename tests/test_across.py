@@ -9,7 +9,7 @@ import torch
 from conftest import SUITES
 
 from kinmass.eval.tables.calibration import coverage, ranks
-from kinmass.train.__main__ import _fit_options, _parser, main
+from kinmass.train.__main__ import _fit_options, main, parser
 from kinmass.train.data.dataset import read_views, usable
 from kinmass.train.loop.config import ROBUST, FitConfig
 from kinmass.train.run.calibration import LEVELS, unseen_scale
@@ -80,7 +80,7 @@ def test_robust_is_a_set_of_options_each_of_which_can_be_chosen(tracer):
     line = ["fit", "--store", "maps.zarr", "--tracer", tracer, "--out", "run"]
 
     def config(*more):
-        return FitConfig.asked("maps.zarr", tracer, SUITES, **_fit_options(_parser().parse_args([*line, *more])))
+        return FitConfig.asked("maps.zarr", tracer, SUITES, **_fit_options(parser().parse_args([*line, *more])))
 
     plain, robust = asdict(config()), asdict(config("--robust"))
     expected = ROBUST["gas" if tracer == "gas" else "stars"]

@@ -14,6 +14,7 @@ from kinmass.gen import code
 from kinmass.gen.errors import named
 from kinmass.gen.storage import store
 from kinmass.train import __main__ as train_command
+from kinmass.train.loop import fit as fitting
 
 
 @pytest.fixture
@@ -66,16 +67,16 @@ def test_an_unforeseen_error_keeps_type_and_traceback_behind_a_sentence(monkeypa
         raise ZeroDivisionError("nought")
 
     monkeypatch.setattr(store, "suites", lambda path: ["s"])
-    monkeypatch.setattr(train_command, "fit_ensemble", fault)
+    monkeypatch.setattr(fitting, "fit_ensemble", fault)
     monkeypatch.setitem(eval_command._COMMANDS, "show", fault)
     for main, words in (
-        (train_command.main, "train fit --store 'a b' --tracer gas --out run"),
-        (eval_command.main, "eval show 'a b'"),
+        (train_command.main, "fit --store 'a b' --tracer gas --out run"),
+        (eval_command.main, "show 'a b'"),
     ):
         with pytest.raises(ZeroDivisionError, match="nought"):
-            main(shlex.split(words)[1:])
+            main(shlex.split(words))
         assert capsys.readouterr().err == (
-            f"{words.split()[0]}: ZeroDivisionError, which was not foreseen, in `python -m {words}`; traceback:\n"
+            f"kinmass {words.split()[0]}: ZeroDivisionError, which was not foreseen, in `kinmass {words}`; traceback:\n"
         )
 
 
@@ -85,16 +86,16 @@ def test_a_foreseen_error_is_a_sentence(monkeypatch, capsys, error):
         raise error
 
     monkeypatch.setattr(store, "suites", lambda path: ["s"])
-    monkeypatch.setattr(train_command, "fit_ensemble", fault)
+    monkeypatch.setattr(fitting, "fit_ensemble", fault)
     assert train_command.main(["fit", "--store", "a", "--tracer", "gas", "--out", "run"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("error", [KeyError("a"), RuntimeError("b"), NotImplementedError()])
 def test_types_are_kept(error, capsys):
-    with pytest.raises(type(error)), named("gen", ["maps", "x.yaml"]):
+    with pytest.raises(type(error)), named("maps", ["maps", "x.yaml"]):
         raise error
-    assert f"{type(error).__name__}, which was not foreseen, in `python -m gen maps x.yaml`" in capsys.readouterr().err
+    assert f"{type(error).__name__}, which was not foreseen, in `kinmass maps x.yaml`" in capsys.readouterr().err
 
 
 def test_modules_are_found_however_they_are_imported():

@@ -384,7 +384,7 @@ sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "
 def test_settings_are_checked_before_a_store_is_touched(box, tmp_path, capsys, option, said):
     assert main(["maps", str(box), "--out", str(tmp_path / "maps.zarr"), *option]) == 2
     words = capsys.readouterr().err.strip()
-    assert words.startswith("gen maps: --")
+    assert words.startswith("kinmass maps: --")
     assert said in words
     assert len(words.splitlines()) == 1
     assert not (tmp_path / "maps.zarr").exists()

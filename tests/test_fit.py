@@ -331,7 +331,7 @@ def test_a_loss_that_is_no_number_on_one_rank_is_named_by_all(map_store, tmp_pat
     script.write_text(BREAK)
     done = end(start([script, "nan", *fit_line(map_store, tmp_path / "run")[2:]], 2))
     assert [code for code, _, _ in done] == [1, 1], done
-    messages = [re.search(r"train fit: (.*)", errors)[1] for _, _, errors in done]
+    messages = [re.search(r"kinmass fit: (.*)", errors)[1] for _, _, errors in done]
     galaxies = feeds.galaxies_of(map_store, feeds.done_galaxies(map_store, SUITES), "train")
     wanted = feeds.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
     feed = feeds.open_feed(galaxies, wanted, 8, 0, 0, torch.device("cpu"))
@@ -530,7 +530,7 @@ def test_a_full_disk_costs_checkpoints_and_at_the_end_the_run(map_store, tmp_pat
     (done,) = end(start(line, limit=limit))
     assert done[0] == 2, done
     assert re.search(r"no checkpoint at step \d+ .*File too large.*; the one before stays, training goes on", done[2])
-    assert done[2].strip().splitlines()[-1].startswith("train fit: [Errno 27] File too large")
+    assert done[2].strip().splitlines()[-1].startswith("kinmass fit: [Errno 27] File too large")
     assert (run / "last.pt").read_bytes() == before
     fit(config_of(map_store, **LONG), run, quiet=True)
     curves = scalars(run)

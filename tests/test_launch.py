@@ -33,7 +33,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def wait_for(out: Path, name: str, runs: int = 1, seconds: float = 60) -> list[str]:
-    """The lines of --status, once as many runs are in the state."""
+    """The lines of `kinmass status`, once as many runs are in the state."""
     until = time.monotonic() + seconds
     while True:
         found = states(out)
@@ -158,7 +158,7 @@ def test_a_traceback_is_in_the_log_that_status_names(map_store, tmp_path, capsys
             chunk.write_bytes(b"damaged")
     launch(capsys, "--store", tmp_path / "maps.zarr", "--tracer", "gas", "--out", tmp_path / "run", *flags())
     wait_for(tmp_path / "run", "failed")
-    said = command("train", "launch", "--status", "--out", tmp_path / "run").stdout
+    said = command("kinmass", "status", tmp_path / "run").stdout
     assert "failed, StoreError" in said
     assert "cannot be read" in said
     log = re.search(r"log (\S+log\.out)", said)

@@ -1,9 +1,9 @@
 """A map store in, a probabilistic network that infers the mass profile out.
 
-  python -m train fit --store maps.zarr --tracer both --out runs/both
+  kinmass fit --store maps.zarr --tracer both --out runs/both
   torchrun --nproc-per-node 4 -m train fit --store maps.zarr --tracer both --out runs/both
-  python -m train launch --store maps.zarr --array gas,stars,both --nodes 4 --gpus-per-node 4 --time 8h --out runs
-  python -m train launch --status --out runs
+  kinmass launch --store maps.zarr --array gas,stars,both --nodes 4 --gpus-per-node 4 --time 8h --out runs
+  kinmass status runs
   tensorboard --logdir runs          watch losses, dispersion and bias while it runs
 
 The run folder holds the weights, the configuration and TensorBoard curves. The same command
@@ -15,13 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kinmass.gen.errors import named
 from kinmass.train.loop.config import PRECISIONS, ROBUST, FitConfig
-from kinmass.train.loop.fit import Stopped, fit_ensemble
-from kinmass.train.loop.fitter import NonFinite
-from kinmass.train.run.checkpoint import member_folders
 
 #: Options of `launch` that go before what the site file says.
 _SITE_OPTIONS = {
@@ -31,21 +26,16 @@ _SITE_OPTIONS = {
 }  # fmt: skip
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
+def add_commands(commands: Any) -> None:
+    """Add this stage's commands to what argparse's add_subparsers gave."""
     one = commands.add_parser("fit", help="train one network")
-    one.add_argument("--store", type=Path, required=True, help="map store made by `python -m gen maps`")
+    one.add_argument("--store", type=Path, required=True, help="map store made by `kinmass maps`")
     one.add_argument("--tracer", required=True, help="gas, stars, both, or any: one network for whichever there is")
     one.add_argument("--out", type=Path, required=True, help="run folder to write or to go on with")
     _add_fit_options(one)
-    many = commands.add_parser("launch", help="train as jobs of Slurm or in the background, and see how they stand")
+    many = commands.add_parser("launch", help="train as jobs of Slurm, or in the background")
     many.add_argument("--out", type=Path, required=True, help="run folder, or with --array the folder of run folders")
-    many.add_argument("--status", action="store_true", help="only tell how every run below --out stands")
-    many.add_argument("--jobs", action="store_true", help="with --status: only the jobs under way, 12:13, for scripts")
-    many.add_argument("--store", type=Path, help="map store made by `python -m gen maps`")
+    many.add_argument("--store", type=Path, required=True, help="map store made by `kinmass maps`")
     many.add_argument("--tracer", help="gas, stars, both or any")
     many.add_argument(
         "--array",
@@ -73,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         many.add_argument(f"--{name.replace('_', '-')}", help=text)
     many.add_argument("--dry-run", action="store_true", help="show what would be submitted, and queue nothing")
     _add_fit_options(many)
-    return parser
+    status = commands.add_parser("status", help="how every run below a folder stands")
+    status.add_argument("out", type=Path, metavar="RUNS", help="run folder, or a folder that holds some")
+    status.add_argument("--jobs", action="store_true", help="only the jobs under way, 12:13, for scripts")
 
 
 def _add_fit_options(parser: argparse.ArgumentParser) -> None:
@@ -131,17 +123,20 @@ def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
     return {k: v for k, v in vars(args).items() if k in known and v is not None}
 
 
+def _status(args: argparse.Namespace) -> int:
+    from kinmass.train.launch.status import states, under_way
+
+    print(":".join(under_way(args.out)) if args.jobs else "\n".join(map(str, states(args.out))))
+    return 0
+
+
 def _launch(args: argparse.Namespace) -> int:
     from kinmass.gen.storage.store import suites
     from kinmass.train.launch import resources
-    from kinmass.train.launch import status as standing
     from kinmass.train.launch import submission as launch
 
-    if args.status:
-        print(":".join(standing.under_way(args.out)) if args.jobs else "\n".join(map(str, standing.states(args.out))))
-        return 0
-    if args.store is None or (args.tracer is None) == (args.array is None):
-        raise resources.LaunchError("give --store and either --tracer or --array, or --status")
+    if (args.tracer is None) == (args.array is None):
+        raise resources.LaunchError("give either --tracer or --array")
     if args.array and args.suites:
         raise resources.LaunchError("--array names the suites itself: leave --suites out")
     site = resources.read_site(args.site)
@@ -159,37 +154,41 @@ def _launch(args: argparse.Namespace) -> int:
     return launch.launch(runs, wanted, args.out, args.dry_run)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
     """Run one command; exit code 0 when trained, 1 when the loss diverged, 2 when it could not start or end.
 
     75 when it was stopped (SIGTERM, SIGUSR2, SIGINT) with a checkpoint: the same command goes on.
     """
-    args = _parser().parse_args(arguments)
-    with named("train", arguments):
+    with named(args.command, arguments):
         return _run(args)
 
 
 def _run(args: argparse.Namespace) -> int:
+    import torch
+
     from kinmass.gen.storage.store import suites
+    from kinmass.train.loop.fit import Stopped, fit_ensemble
+    from kinmass.train.loop.fitter import NonFinite
+    from kinmass.train.run.checkpoint import member_folders
 
     try:
-        if args.command == "launch":
-            return _launch(args)
+        if args.command != "fit":
+            return {"launch": _launch, "status": _status}[args.command](args)
         chosen = tuple(args.suites.split(",")) if args.suites else tuple(suites(args.store))
         runs = fit_ensemble(FitConfig.asked(str(args.store), args.tracer, chosen, **_fit_options(args)), args.out)
     except NonFinite as error:
-        print(f"train {args.command}: {error}", file=sys.stderr)
+        print(f"kinmass {args.command}: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
-        print(f"train {args.command}: {stopped}", file=sys.stderr)
+        print(f"kinmass {args.command}: {stopped}", file=sys.stderr)
         return 75
     except (ValueError, OSError) as error:
-        print(f"train {args.command}: {error}", file=sys.stderr)
+        print(f"kinmass {args.command}: {error}", file=sys.stderr)
         return 2
     except (MemoryError, torch.OutOfMemoryError) as error:
         what = str(error).splitlines()[0] if str(error) else "no more was given"
         print(
-            f"train {args.command}: memory does not suffice ({what}); take a smaller --batch or --memory-gb",
+            f"kinmass {args.command}: memory does not suffice ({what}); take a smaller --batch or --memory-gb",
             file=sys.stderr,
         )
         return 2
@@ -200,6 +199,20 @@ def _run(args: argparse.Namespace) -> int:
             f"dispersion {best['dispersion']:.3f} dex, bias {best['bias']:+.3f} dex"
         )
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of this stage's commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_commands(parser.add_subparsers(dest="command", required=True))
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m train`: this stage's commands alone; exit codes of `run`."""
+    return run(parser().parse_args(arguments), arguments)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def process_group() -> Iterator[torch.device]:
         if tasks != "1":
             raise ValueError(
                 f"srun started {tasks} processes but RANK and WORLD_SIZE are not set, so each would train alone; "
-                "start torchrun, or `python -m train launch`"
+                "start torchrun, or `kinmass launch`"
             )
         yield device
         return

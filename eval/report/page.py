@@ -105,7 +105,7 @@ def read_results(folder: Path) -> Results:
             raise ValueError(f"without {', '.join(sorted(missing))}")
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
-            f"{folder} holds no tables that can be read ({error}); make them with `python -m eval tables`"
+            f"{folder} holds no tables that can be read ({error}); make them with `kinmass tables`"
         ) from error
     if not (tables[0].train != "").any():
         raise ValueError(f"{folder}/table.parquet has no network in it")

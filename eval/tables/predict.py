@@ -26,7 +26,7 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     if not keep.all():
         first = views[np.flatnonzero(~keep)[:1]]
         print(
-            f"eval predict: {(~keep).sum()} of {len(keep)} views have no usable {infer.tracer} maps through "
+            f"kinmass predict: {(~keep).sum()} of {len(keep)} views have no usable {infer.tracer} maps through "
             f"{infer.instrument.name} and are left out, the first is view {first.view[0]} of {first.galaxy[0]}",
             file=sys.stderr,
         )
@@ -35,7 +35,7 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     low68, high68, low95, high95, median = posterior.quantiles(SHARES)
     beyond = float(posterior.beyond().mean())
     if beyond:
-        print(f"eval predict: {run}: {beyond_said(beyond)}", file=sys.stderr)
+        print(f"kinmass predict: {run}: {beyond_said(beyond)}", file=sys.stderr)
     n, k = median.shape
     r_e = views.half_mass_radius_kpc.numpy()
     return pd.DataFrame(

@@ -99,7 +99,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
             if same is not source:
                 raise RunError(
                     f"{same.run} and {run} are both {name} for {tracer}, trained on {suites} through {look.name}: one "
-                    "table cannot tell them apart; leave one out, and see `python -m eval compare`"
+                    "table cannot tell them apart; leave one out, and see `kinmass compare`"
                 )
     for name, (_, look) in looks.items() if classical else ():
         for label, (tracer, _) in ESTIMATORS.items():

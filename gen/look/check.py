@@ -1,4 +1,4 @@
-"""`python -m gen check`: a snapshot, or a suite file and the first snapshot it leads to, in words and a verdict."""
+"""`kinmass check`: a snapshot, or a suite file and the first snapshot it leads to, in words and a verdict."""
 
 from collections import Counter
 from contextlib import suppress

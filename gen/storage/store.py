@@ -498,7 +498,7 @@ def _open(store: Path, suite: str) -> zarr.Group:
     if found != SCHEMA_VERSION:
         raise StoreError(
             f"{store / suite} has schema version {found}, this code reads {SCHEMA_VERSION}; "
-            "run `python -m gen maps` again, with a new --out"
+            "run `kinmass maps` again, with a new --out"
         )
     missing = [name for name in (*ARRAYS, "galaxy", "lineage") if name not in group]
     if missing:
@@ -509,7 +509,7 @@ def _open(store: Path, suite: str) -> zarr.Group:
 def suites(store: Path) -> list[str]:
     """Names of a store's suites. Raises StoreError when there is no store."""
     if not (store / "zarr.json").is_file():
-        raise StoreError(f"{store} is no map store; make one with `python -m gen maps`")
+        raise StoreError(f"{store} is no map store; make one with `kinmass maps`")
     return sorted(p.parent.name for p in store.glob("*/zarr.json") if not p.parent.name.startswith("."))
 
 

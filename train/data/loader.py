@@ -85,7 +85,7 @@ def done_galaxies(path: Path, suites: tuple[str, ...]) -> dict[str, torch.Tensor
         if not (of_suite == store.DONE).any():
             ready = [name for name, s in status.items() if (s == store.DONE).any()]
             raise store.StoreError(
-                f"{path}: suite {suite} has no finished galaxy; run `python -m gen maps` to its end"
+                f"{path}: suite {suite} has no finished galaxy; run `kinmass maps` to its end"
                 + (f", or choose --suites {','.join(ready)}" if ready else "")
             )
     return {suite: torch.from_numpy(s) for suite, s in status.items()}

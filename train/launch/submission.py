@@ -48,7 +48,7 @@ def planned(
     for suite in dict.fromkeys(suite for _, suites in pairs for suite in suites):
         group = store.open_suite(maps, suite)
         if filled and not (store.read_status(group) == store.DONE).any():
-            raise store.StoreError(f"{maps}: no finished galaxy in {suite}; run `python -m gen maps` to its end")
+            raise store.StoreError(f"{maps}: no finished galaxy in {suite}; run `kinmass maps` to its end")
     look = options.get("instrument", "")
     if look.endswith((".yaml", ".yml")):
         options["instrument"] = str(Path(look).absolute())
@@ -166,4 +166,4 @@ def _announce(runs: Sequence[Run], wanted: Resources, out: Path, jobs: Sequence[
     for run, job in zip(runs, jobs or [""] * len(runs), strict=True):
         print(f"  {job or 'would run'}  {run.folder}" + (f"  log {log_of(out, job)}" if job else ""))
     if jobs:
-        print(f"curves: tensorboard --logdir {out}\nhow they stand: python -m train launch --status --out {out}")
+        print(f"curves: tensorboard --logdir {out}\nhow they stand: kinmass status {out}")

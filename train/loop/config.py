@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kinmass.gen.instrument import Instrument, instrument
-from kinmass.train.data.augmentation import Nuisances
-from kinmass.train.model.scaling import tracers_of
+if TYPE_CHECKING:  # and torch with them: a command's --help needs none
+    from kinmass.gen.instrument import Instrument
+    from kinmass.train.data.augmentation import Nuisances
 
 #: Numbers that follow from it and from a step have to be below 2^64 (`train.loop.fitter`).
 MOST_SEED = 2**28
@@ -56,6 +56,9 @@ class FitConfig:
     memory_gb: float = 0.0  # for maps, per node; more of them are streamed. 0: half of what is free
 
     def __post_init__(self) -> None:
+        from kinmass.train.data.augmentation import Nuisances
+        from kinmass.train.model.scaling import tracers_of
+
         tracers_of(self.tracer)
         _ = self.look
         for name in ("width", "steps", "round_steps", "patience", "batch", "members"):
@@ -90,11 +93,15 @@ class FitConfig:
         return cls(store, tracer, suites, **options)
 
     @cached_property
-    def look(self) -> Instrument:
+    def look(self) -> "Instrument":
         """The instrument, read once."""
+        from kinmass.gen.instrument import instrument
+
         return instrument(self.instrument)
 
     @cached_property
-    def nuisances(self) -> Nuisances:
+    def nuisances(self) -> "Nuisances":
         """What varies while training."""
+        from kinmass.train.data.augmentation import Nuisances
+
         return Nuisances(**{name: getattr(self, name) for name in Nuisances.__dataclass_fields__})

@@ -338,7 +338,8 @@ class _Saver:
                 write_last(self._out, state)
             except OSError as error:
                 print(
-                    f"train fit: no checkpoint at step {fitter.step} ({error}); the one before stays, training goes on",
+                    f"kinmass fit: no checkpoint at step {fitter.step} ({error}); the one before stays, training goes "
+                    "on",
                     file=sys.stderr,
                 )
         self._last = time.monotonic()

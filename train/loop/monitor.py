@@ -68,7 +68,9 @@ class Monitor:
 
     def _failed(self, error: OSError) -> None:
         if not self._said:
-            print(f"train fit: TensorBoard's curves wait, {self._folder} cannot be written ({error})", file=sys.stderr)
+            print(
+                f"kinmass fit: TensorBoard's curves wait, {self._folder} cannot be written ({error})", file=sys.stderr
+            )
         self._said, self._writer = True, None
 
     def profiles(

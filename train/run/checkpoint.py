@@ -125,7 +125,7 @@ def read_config(run: Path) -> dict[str, Any]:
         if schema == RUN_SCHEMA and not all(isinstance(content[key], dict) for key in ("fit", "model")):
             raise TypeError("fit or model is damaged")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise RunError(f"{run} is no run folder ({error}); make one with `python -m train fit`") from error
+        raise RunError(f"{run} is no run folder ({error}); make one with `kinmass fit`") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _DamagedError(f"{path} is damaged ({error}); give its `train fit` command again") from error
     if schema != RUN_SCHEMA:

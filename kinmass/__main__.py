@@ -1,0 +1,60 @@
+"""Simulations in, mass profiles of galaxies out.
+
+simulations to maps
+  kinmass mock --out mocks                            make three suites of mock galaxies to try it on
+  kinmass check snap_099.hdf5 [--draft]               what a snapshot or a suite file holds; a suite file for it
+  kinmass maps mine.yaml --out maps.zarr              map every galaxy of some suites (under mpiexec or srun: shared)
+  kinmass export maps.zarr --suite mine --galaxy 0 --out fits
+
+maps to a posterior
+  kinmass fit --store maps.zarr --tracer both --out runs/both
+  kinmass launch --store maps.zarr --array gas,stars,both --nodes 4 --gpus-per-node 4 --out runs
+  kinmass status runs                                 how launched runs stand
+
+posteriors to tables, and real galaxies
+  kinmass tables runs --store maps.zarr --out results    dispersion, bias, calibration per tracer and suite
+  kinmass report results                              figures and one HTML page; `show` prints the main lines
+  kinmass compare runs/a runs/b --store maps.zarr     which of two runs is better, and is it chance?
+  kinmass predict runs/gas NGC4451.yaml               the profile of an observed galaxy
+
+What was stopped goes on where it stood when the same command is given again. `kinmass COMMAND --help` says more.
+"""
+
+import argparse
+import sys
+
+import shtab
+
+from kinmass import __version__
+from kinmass.eval import __main__ as eval_stage
+from kinmass.gen import __main__ as gen_stage
+from kinmass.train import __main__ as train_stage
+
+
+def parser() -> tuple[argparse.ArgumentParser, dict[str, object]]:
+    """The parser of all commands, and which stage each is of."""
+    parser = argparse.ArgumentParser(
+        prog="kinmass",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="kinmass COMMAND",
+    )
+    parser.add_argument("--version", action="version", version=f"kinmass {__version__}")
+    shtab.add_argument_to(parser, "--print-completion", help="a script that completes commands and options in a shell")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog="kinmass")
+    stages: dict[str, object] = {}
+    for stage in (gen_stage, train_stage, eval_stage):
+        stage.add_commands(commands)
+        stages |= {name: stage for name in commands.choices if name not in stages}
+    return parser, stages
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; its exit code, as `run` of the command's stage says."""
+    known, stages = parser()
+    args = known.parse_args(arguments)
+    return stages[args.command].run(args, arguments)  # type: ignore[attr-defined, no-any-return]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kinmass.gen.errors import in_words, is_said
+
 
 def add_commands(commands: Any) -> None:
     """Add this stage's commands to what argparse's add_subparsers gave."""
@@ -201,13 +203,11 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
     try:
         return {"mock": _mock, "maps": _maps, "check": _check, "export": _export}[args.command](args)
     except Exception as error:
-        from kinmass.gen.campaign import parallel
-
-        said = parallel.is_said(error) or isinstance(error, OSError)
-        if parallel.rank() == 0 or not said:
-            words = error if said else parallel.in_words(error)
-            print(f"kinmass {args.command}: {words}", file=sys.stderr, flush=True)
-        if not said and parallel.size() > 1:  # perhaps the others have not met it
+        said = is_said(error) or isinstance(error, OSError)
+        parallel = sys.modules.get("kinmass.gen.campaign.parallel")  # of a command that shares its work out
+        if parallel is None or parallel.rank() == 0 or not said:
+            print(f"kinmass {args.command}: {error if said else in_words(error)}", file=sys.stderr, flush=True)
+        if parallel is not None and not said and parallel.size() > 1:  # perhaps the others have not met it
             parallel.abort(1)
         return 2 if said else 1
 

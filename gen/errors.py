@@ -3,7 +3,22 @@
 import contextlib
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
+
+
+class MissingMPIError(ValueError):
+    """There is no MPI on this machine, or none that mpi4py finds."""
+
+
+def is_said(error: BaseException) -> bool:
+    """Whether an exception is one that this project words for its user: nothing more is to be known of it."""
+    return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] == "kinmass"
+
+
+def in_words(error: BaseException) -> str:
+    """An exception for a log: its message, where that is a sentence for the user; else type and traceback, too."""
+    return str(error) if is_said(error) else "".join(traceback.format_exception(error)).rstrip()
 
 
 @contextlib.contextmanager

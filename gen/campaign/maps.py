@@ -9,15 +9,14 @@ from statistics import median
 
 from tqdm import tqdm
 
-from kinmass.gen.campaign import failures
-from kinmass.gen.campaign import parallel
-from kinmass.gen.storage import store
-from kinmass.gen.storage.lock import Lock
+from kinmass.gen.campaign import failures, parallel
 from kinmass.gen.campaign.plan import Task, plan, writing
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import schedule
-from kinmass.gen.suite import Suite
 from kinmass.gen.campaign.worker import Worker
+from kinmass.gen.storage import store
+from kinmass.gen.storage.lock import Lock
+from kinmass.gen.suite import Suite
 
 #: Ranks that read snapshots at a time unless told otherwise: more make parallel file systems slower.
 READERS = 128

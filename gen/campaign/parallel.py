@@ -5,15 +5,20 @@ import pickle
 import sys
 import threading
 import time
-import traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
-from mpi4py import MPI
-
+from kinmass.gen.errors import MissingMPIError, in_words
 from kinmass.gen.options import OptionError
+
+try:
+    from mpi4py import MPI
+except (ImportError, RuntimeError) as error:
+    raise MissingMPIError(
+        "no MPI library can be loaded; load your cluster's MPI module, or `pip install 'kinmass[mpi]'`"
+    ) from error
 
 Item = TypeVar("Item")
 _REQUEST, _ANSWER = 11, 12
@@ -79,16 +84,6 @@ def _sendable(outcome: Any) -> Any:
         return _Failed(outcome)
     except Exception:
         return _Failed(RuntimeError(f"{type(outcome).__name__}: {outcome}").with_traceback(outcome.__traceback__))
-
-
-def is_said(error: BaseException) -> bool:
-    """Whether an exception is one that this project words for its user: nothing more is to be known of it."""
-    return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in ("gen", "train", "eval")
-
-
-def in_words(error: BaseException) -> str:
-    """An exception for a log: its message, where that is a sentence for the user; else type and traceback, too."""
-    return str(error) if is_said(error) else "".join(traceback.format_exception(error)).rstrip()
 
 
 def barrier() -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.snapshots import alike
 from kinmass.gen.campaign import failures
-from kinmass.gen.storage import lock
-from kinmass.gen.storage import store
+from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.find import Halo, chosen, find_haloes, usable
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
-from kinmass.gen.campaign.record import Settings
+from kinmass.gen.snapshots import alike
+from kinmass.gen.storage import lock, store
 from kinmass.gen.suite import Suite, SuiteError
 
 #: What stands for the galaxies of a snapshot that could not be listed.

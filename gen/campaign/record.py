@@ -8,12 +8,12 @@ import numpy as np
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from kinmass.gen.storage import store
 from kinmass.gen.options import SEED, STRICT, whole
 from kinmass.gen.physics.particles import Galaxy, Particles, within
 from kinmass.gen.physics.profile import enclosed_mass, half_mass_radius, profile_radii
 from kinmass.gen.physics.projection import views, with_kernels
 from kinmass.gen.physics.sightline import sightlines
+from kinmass.gen.storage import store
 
 #: Side of the map, and the largest radius of the network's profile, in projected half-mass radii.
 FIELD_OF_VIEW_RE = 6.0

@@ -3,9 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-from kinmass.gen.storage import store
-from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.campaign.plan import Task
+from kinmass.gen.formats import FORMATS, SnapshotError
+from kinmass.gen.storage import store
 
 #: Snapshots above this size, with several galaxies, are indexed by one rank before the others read them.
 INDEX_BYTES = 50_000_000

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from kinmass.gen.campaign import failures
-from kinmass.gen.storage import store
-from kinmass.gen.catalogues.find import Halo, found_centre
-from kinmass.gen.physics.centre import FARTHEST_RE, offset_re
-from kinmass.gen.physics.extent import ENOUGH, edge
-from kinmass.gen.formats import SnapshotError
-from kinmass.gen.physics.particles import Galaxy, Particles, within
 from kinmass.gen.campaign.plan import Task
 from kinmass.gen.campaign.record import REACH_RE, Refused, Settings, check_aperture, enough_stars, frame_of, map_galaxy
 from kinmass.gen.campaign.schedule import mark_of
+from kinmass.gen.catalogues.find import Halo, found_centre
+from kinmass.gen.formats import SnapshotError
+from kinmass.gen.physics.centre import FARTHEST_RE, offset_re
+from kinmass.gen.physics.extent import ENOUGH, edge
+from kinmass.gen.physics.particles import Galaxy, Particles, within
 from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.storage import store
 from kinmass.gen.suite import SuiteError
 
 #: What a rank holds while it reads from the file system.

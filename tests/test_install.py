@@ -1,0 +1,114 @@
+"""What is installed: one package, from a wheel or a source archive, wherever one stands and whatever lies there."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_{}(sys.argv[1]))"
+
+
+def build(what: str, source: Path, out: Path) -> Path:
+    """A wheel or an sdist of a folder that holds the project."""
+    line = [sys.executable, "-c", BUILD.format(what), str(out)]
+    done = subprocess.run(line, cwd=source, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return out / done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a copy of the checkout: builds leave folders behind."""
+    folder = tmp_path_factory.mktemp("build")
+    project = folder / "kinmass"
+    project.mkdir()
+    for name in ("gen", "train", "eval", "kinmass"):
+        shutil.copytree(ROOT / name, project / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, project)
+    return build("wheel", project, folder)
+
+
+@pytest.fixture(scope="module")
+def kinmass(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """The installed command, given in a folder whose files bear the names of the stages."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "env", symlinks=True)
+    python = folder / "env" / "bin" / "python"
+    line = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(line, capture_output=True, check=True)
+    (packages,) = (folder / "env").glob("lib/python*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # what it depends on
+    here = folder / "my work"
+    (here / "eval").mkdir(parents=True)
+    for name in ("gen.py", "train.py", "eval/__init__.py", "tables.py"):
+        (here / name).write_text("raise SystemExit('this is the file of the user')\n")
+
+    def run(*arguments: object, program: str = "kinmass", mpi: bool = True, code: int = 0) -> str:
+        line = [str(folder / "env" / "bin" / program), *map(str, arguments)]
+        env = os.environ | (
+            {"LD_LIBRARY_PATH": f"{sys.prefix}/lib"} if mpi else {"MPI4PY_LIBMPI": "/nowhere/libmpi.so"}
+        )
+        done = subprocess.run(line, cwd=here, env=env, capture_output=True, text=True, timeout=250, check=False)
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
+
+    return run
+
+
+def test_the_wheel_holds_one_package_and_the_source_archive_the_same(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("RECORD")}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"kinmass"}
+    ours = {str(path.relative_to(ROOT)) for stage in ("gen", "train", "eval") for path in (ROOT / stage).rglob("*.*")}
+    ours = {name for name in ours if "__pycache__" not in name and not name.endswith((".md", ".mplstyle"))}
+    assert {f"kinmass/{name}" for name in ours} <= names
+    folder = wheel.parent / "kinmass"
+    source = build("sdist", folder, tmp_path)
+    shutil.unpack_archive(source, tmp_path / "unpacked")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    with zipfile.ZipFile(build("wheel", unpacked, tmp_path)) as archive:
+        assert {name for name in archive.namelist() if not name.endswith("RECORD")} == names
+
+
+def test_installed_it_maps_fits_and_evaluates_beside_files_of_the_stages_names(kinmass, tmp_path):
+    few = ("--galaxies", 24, "--stars", 1000, "--gas", 500, "--dark", 500, "--suites", "middle")
+    kinmass("mock", "--out", tmp_path / "mocks", *few)
+    snapshot = next((tmp_path / "mocks").glob("middle/*/*.hdf5"))
+    assert "verdict" in kinmass("check", snapshot, mpi=False)
+    said = kinmass("mock", "--out", tmp_path / "more", mpi=False, code=2)
+    assert said.startswith(
+        "kinmass mock: no MPI library can be loaded; load your cluster's MPI module, or `pip install"
+    )
+    store, run = tmp_path / "maps.zarr", tmp_path / "runs" / "both"
+    kinmass("maps", tmp_path / "mocks" / "middle" / "middle.yaml", "--out", store, "--views", 1, "--pixels", 16)
+    small = ("--width", 4, "--steps", 4, "--round-steps", 4, "--batch", 4)
+    kinmass("fit", "--store", store, "--tracer", "both", "--out", run, *small)
+    assert "finished" in kinmass("status", tmp_path / "runs")
+    options = ("--part", "all", "--no-classical", "--workers", 1)
+    assert "cnn" in kinmass("tables", run, "--store", store, "--out", tmp_path / "results", *options)
+    kinmass("predict", run, "--store", store, "--suite", "middle", "--out", tmp_path / "profiles.csv")
+    assert len((tmp_path / "profiles.csv").read_text().splitlines()) == 1 + 24 * 10
+    script = (
+        f"import kinmass; tree = kinmass.open_store({str(store)!r}); infer = kinmass.load({str(run)!r}); "
+        "print(tree['middle'].sizes['galaxy'], infer.tracer, kinmass.__version__, kinmass.__file__)"
+    )
+    said = kinmass("-c", script, program="python").split()
+    assert said[:2] == ["24", "both"]
+    assert kinmass("--version").split() == ["kinmass", said[2]]
+    assert not Path(said[3]).is_relative_to(ROOT)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_commands_and_options(kinmass, shell):
+    script = kinmass("--print-completion", shell)
+    assert "no-dispersion" in script
+    assert "compare" in script

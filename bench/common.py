@@ -46,7 +46,7 @@ def resampled(p: Particles, n: int, shrink: float = 1.0) -> Particles:
 
 
 def mapped(galaxy: Galaxy, settings: Settings) -> dict[str, np.ndarray]:
-    """What `gen maps` makes of a galaxy, all its stars its own, in an aperture of 100 kpc."""
+    """What `kinmass maps` makes of a galaxy, all its stars its own, in an aperture of 100 kpc."""
     return map_galaxy(galaxy, frame_of(galaxy.stars, np.inf, "bench", settings), 100.0, settings)
 
 

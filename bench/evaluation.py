@@ -3,7 +3,8 @@
   python -m bench.evaluation                     measures of 10^4, 10^5 and 10^6 views x 10 radii x 200 samples
   python -m bench.evaluation --store maps.zarr --runs runs/*    inference as well
 
-Predictions are drawn inside each task and measured as `eval tables` measures kept ones, bootstrap, CRPS, PIT and TARP
+Predictions are drawn inside each task and measured as `kinmass tables` measures kept ones, bootstrap, CRPS, PIT and
+TARP
 with them; sums travel. Beside it: a long table of samples and groupby in pandas, one process, which gives bias,
 dispersion, coverage and sharpness only, and no intervals. Memory is the highest of all processes together.
 """
@@ -115,7 +116,7 @@ def measures_bench(most: int) -> None:
 
 
 def inference_bench(store: Path, runs: list[Path], out: Path) -> None:
-    """Views per second of the task that `eval tables` runs, against networks and densities alone on observed maps."""
+    """Views per second of the task that `kinmass tables` runs, against networks and densities alone."""
     torch.set_num_threads(1)
     inferences = [load(run) for run in runs]
     suite = inferences[0].run["fit"]["suites"][0]

@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="*", help="views a step (default: 64 256 1024 4096, on a CPU 64)")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--pixels", type=int, default=32)
-    parser.add_argument("--precision", default="auto", help="as of `train fit`")
+    parser.add_argument("--precision", default="auto", help="as of `kinmass fit`")
     parser.add_argument("--compile", action="store_true", help="torch.compile, on a GPU")
     parser.add_argument("--steps", type=int, default=0, help="steps timed (default: 100, on a CPU 8)")
     parser.add_argument("--rows", type=int, default=20, help="rows of the table of operators")

@@ -85,7 +85,7 @@ def pairs(model: MassModel, views: Views, observed: torch.Tensor) -> tuple[torch
 
 
 def views_of(config: FitConfig, part: str) -> Views:
-    """The very views that `train fit` takes."""
+    """The very views that `kinmass fit` takes."""
     path = Path(config.store)
     status = feeds.done_galaxies(path, config.suites)
     galaxies = feeds.galaxies_of(path, status, part, config.galaxies if part == "train" else 0)
@@ -162,7 +162,7 @@ def main() -> None:
     for text in ("Data has constant values", "torch.triangular_solve is deprecated"):
         warnings.filterwarnings("ignore", text)
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # for `train fit`, a process of its own
+    os.environ["OMP_NUM_THREADS"] = "1"  # for `kinmass fit`, a process of its own
     config = FitConfig(
         str(args.store), args.tracer, tuple(store.suites(args.store)), encoder=args.encoder, galaxies=args.galaxies
     )

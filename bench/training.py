@@ -1,4 +1,4 @@
-"""What feeding the network costs: `train fit` beside the same steps on maps that lie in a tensor.
+"""What feeding the network costs: `kinmass fit` beside the same steps on maps that lie in a tensor.
 
 Printed: views per second and the share of time that waits for maps, from memory and streamed from the store
 (with a quarter of the memory its maps would take), on one process and on two with a thread each; and a
@@ -121,7 +121,7 @@ def fed_per_second(next_batch: Any, seconds: float) -> float:
 
 
 def processes(config: FitConfig, out: Path, number: int, steps: int) -> float:
-    """Views per second of `train fit` as one or two processes with a thread each, by its own count."""
+    """Views per second of `kinmass fit` as one or two processes with a thread each, by its own count."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -127,7 +127,7 @@ def assert_same_posterior(found, expected, widths: float = 0.02) -> None:
 
 
 def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...] = SUITES, classical: bool = False):
-    """What `eval tables --part all` writes, in this process, without Dask."""
+    """What `kinmass tables --part all` writes, in this process, without Dask."""
     from kinmass.eval.tables.predictions import Part, prepare
     from kinmass.eval.tables.tables import pooled, write_tables
     from kinmass.eval.tables.tasks import evaluate_block, sources_of

@@ -1,4 +1,4 @@
-"""`gen check`: a file in words with a verdict, a suite file with its galaxies, and a draft that maps what it says."""
+"""`kinmass check`: a file in words with a verdict, a suite with its galaxies, a draft that maps what it says."""
 
 import shutil
 from pathlib import Path
@@ -50,7 +50,7 @@ def move(path: Path, old: str, new: str, lighter: float = 1.0) -> Path:
 
 
 def mapped(text: str, folder: Path) -> tuple[int, int]:
-    """Galaxies done and failed by a suite file's text, as `gen maps` would."""
+    """Galaxies done and failed by a suite file's text, as `kinmass maps` would."""
     suite = load_suite(written(folder, text))
     return generate([suite], folder / "maps.zarr", Settings(views=1, pixels=8), quiet=True)
 

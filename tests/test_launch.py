@@ -66,7 +66,7 @@ def wait_for_end(pid: int, seconds: float = 20) -> None:
 
 
 def launch(capsys: pytest.CaptureFixture[str], *options: object) -> str:
-    """What `train launch --cluster local` says."""
+    """What `kinmass launch --cluster local` says."""
     assert main(["launch", "--cluster", "local", *map(str, options)]) == 0
     return capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""`gen maps` from end to end: the store, ranks, resuming, failures."""
+"""`kinmass maps` from end to end: the store, ranks, resuming, failures."""
 
 import itertools
 import json

@@ -109,7 +109,7 @@ def assert_same_store(one: Path, two: Path) -> None:
 
 
 def submitted(*options: object) -> str:
-    """The number of the job, or of the array, that `train launch` queues."""
+    """The number of the job, or of the array, that `kinmass launch` queues."""
     said = command("train", "launch", *options).stdout
     found = re.search(r"^  (\d+)(_\d+)?  ", said, re.MULTILINE)
     assert found, said

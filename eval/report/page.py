@@ -77,7 +77,7 @@ def _png(figure: Figure, path: Path) -> str:
 
 @dataclass(frozen=True)
 class Results:
-    """What `eval tables` has written."""
+    """What `kinmass tables` has written."""
 
     origin: dict[str, Any]
     table: pd.DataFrame
@@ -287,7 +287,7 @@ def _sections(results: Results, folder: Path, out: Path, look: str) -> Iterable[
 
 
 def write_report(results: Path) -> Path:
-    """Write report.html and figures/ from what `eval tables` left in `results`; the report's path.
+    """Write report.html and figures/ from what `kinmass tables` left in `results`; the report's path.
 
     Raises ValueError when the tables are not there.
     """

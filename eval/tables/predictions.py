@@ -316,7 +316,7 @@ def check_kept(kept: Sequence[Kept], part: Part, block: slice) -> None:
             if not each.holds(whole, wanted):
                 raise RunError(
                     f"{each.source.root}: predictions kept of {part.path}/{part.suite} are older than its maps, "
-                    "the run or the code; give the `eval tables` command again"
+                    "the run or the code; give the `kinmass tables` command again"
                 )
 
 

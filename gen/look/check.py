@@ -94,7 +94,7 @@ def _suite_lines(suite: Suite) -> list[str]:
         lines.append(f"              {suite.galaxy_name(first, halo.name)}  {problem or 'ok'}")
         wrong += [f"galaxy {halo.name}: {problem}"] if problem else []
     if len(chosen) > LISTED:
-        lines.append(f"              and {len(chosen) - LISTED} more; `gen maps --dry-run` lists all")
+        lines.append(f"              and {len(chosen) - LISTED} more; `kinmass maps --dry-run` lists all")
     return [*lines, *_verdict(wrong, odd)]
 
 

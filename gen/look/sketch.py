@@ -1,4 +1,4 @@
-"""What a snapshot holds, told from its headers and a bounded sample: for `gen check`, and for a suite file's draft."""
+"""What a snapshot holds, told from its headers and a bounded sample, for `kinmass check` and drafts of suite files."""
 
 import tempfile
 from dataclasses import dataclass, field

@@ -118,7 +118,7 @@ _YAML = {
 
 
 def write_suite_file(folder: Path, suite: str) -> Path:
-    """The YAML that tells `gen maps` how to read a mock suite."""
+    """The YAML that tells `kinmass maps` how to read a mock suite."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{suite}.yaml"
     write_atomically(path, f"name: {suite}\n{_YAML[suite]}aperture: {{r200: 0.3}}\n")

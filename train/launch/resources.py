@@ -1,4 +1,4 @@
-"""What `train launch` is asked for: a site file, a time limit, processes, an array of fits. Knows no scheduler."""
+"""What `kinmass launch` is asked for: a site file, a time limit, processes, an array of fits. Knows no scheduler."""
 
 import os
 import re

@@ -127,7 +127,7 @@ def read_config(run: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"{run} is no run folder ({error}); make one with `kinmass fit`") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _DamagedError(f"{path} is damaged ({error}); give its `train fit` command again") from error
+        raise _DamagedError(f"{path} is damaged ({error}); give its `kinmass fit` command again") from error
     if schema != RUN_SCHEMA:
         raise RunError(f"{run} has schema {schema}, this code reads {RUN_SCHEMA}; train it again")
     return content
@@ -185,7 +185,7 @@ def read_scales(run: Path, name: str = "calibration.json") -> dict[str, list[tor
         scales = {tracer: [torch.tensor(x) for x in each] for tracer, each in content["scale"].items()}
         known = content.get("weights")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{run} is not calibrated ({error}); give its `train fit` command again") from error
+        raise RunError(f"{run} is not calibrated ({error}); give its `kinmass fit` command again") from error
     _same_weights(run, name, known)
     return scales
 
@@ -201,7 +201,7 @@ def read_familiar(run: Path) -> dict[str, dict[str, Any]]:
 def _same_weights(run: Path, name: str, known: object) -> None:
     """Raise RunError where a file beside weights is of others; files from before weights were noted say nothing."""
     if known is not None and known != weights_of(run):
-        raise RunError(f"{run / name} is of other weights than the run's; give its `train fit` command again")
+        raise RunError(f"{run / name} is of other weights than the run's; give its `kinmass fit` command again")
 
 
 def load_members(run: Path) -> list[MassModel]:
@@ -209,7 +209,7 @@ def load_members(run: Path) -> list[MassModel]:
     folders, first = members_of(run), read_config(run)
     wanted = first["fit"].get("members", 1)
     if folders != member_folders(run, wanted) and folders != [run]:
-        raise RunError(f"{run} has {len(folders)} of {wanted} members; give its `train fit` command again")
+        raise RunError(f"{run} has {len(folders)} of {wanted} members; give its `kinmass fit` command again")
     models = []
     for folder in folders:
         model, content = load(folder)
@@ -226,7 +226,7 @@ def load(run: Path) -> tuple[MassModel, dict[str, Any]]:
     """
     content = read_config(run)
     if not content.get("finished"):
-        raise RunError(f"{run} has not finished training; give its `train fit` command again")
+        raise RunError(f"{run} has not finished training; give its `kinmass fit` command again")
     weights = read_tensors(run / "model.pt")
     try:
         damaged = content.get("weights", digest := digest_of(weights)) != digest

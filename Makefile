@@ -127,7 +127,7 @@ test: lint types
 # Another processor's rounding, as far as one can have it on this: the tests whose networks are trained on the spot.
 OTHER_MATH := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Prescott \
   NPY_DISABLE_CPU_FEATURES=X86_V3 NUMBA_CPU_NAME=generic
-TRAINED := $(addprefix tests/test_, observed.py report.py familiar.py across.py)
+TRAINED := $(addprefix tests/test_, observed.py report.py out_of_distribution.py across.py)
 test-other-math: setup
 	$(OTHER_MATH) $(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINED)
 

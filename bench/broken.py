@@ -12,7 +12,7 @@ from bench import common
 from kinmass.gen.storage import store
 from kinmass.train import load
 from kinmass.train.data.dataset import concatenate, read_views, usable
-from kinmass.train.run.out_of_distribution import STRANGE
+from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 
 MOST_VIEWS = 600
 
@@ -54,9 +54,9 @@ def main() -> None:
         views = views[np.unique(np.linspace(0, len(views) - 1, min(len(views), MOST_VIEWS)).astype(int))]
         rows = []
         for name, (maps, r_e) in broken(views.observed(infer.instrument), views.half_mass_radius_kpc).items():
-            found = infer(maps, r_e, tracer).strangeness()
-            rows.append([name, 100 * float((found > STRANGE).mean()), float(found.mean())])
-        common.table([f"{run.name}, {len(views)} views", "% strange", "area under ROC"], rows)
+            found = infer(maps, r_e, tracer).ood_score()
+            rows.append([name, 100 * float((found > OOD_THRESHOLD).mean()), float(found.mean())])
+        common.table([f"{run.name}, {len(views)} views", "% out of distribution", "area under ROC"], rows)
 
 
 if __name__ == "__main__":

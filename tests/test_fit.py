@@ -403,7 +403,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(map_store
     assert all(found == [10, 20, 30, 40] for found in curves.values()), curves
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "calibration.json",
-        "familiar.pt",
+        "ood.pt",
         "model.pt",
         "run.json",
         "tensorboard",
@@ -697,22 +697,22 @@ def two_runs(map_store, tmp_path_factory):
 
 
 def test_what_is_kept_beside_weights_is_of_these_weights(map_store, tmp_path, two_runs):
-    """A new network in the place of an old one: neither its calibration nor what was familiar to it is taken over."""
+    """A new network in the place of an old one: neither its calibration nor its training features are taken over."""
     run = shutil.copytree(two_runs / "0", tmp_path / "run")
     for name in ("run.json", "model.pt"):
         shutil.copy(two_runs / "1" / name, run / name)
     with pytest.raises(RunError, match=r"calibration\.json is of other weights"):
         train.load(run)
     shutil.copy(two_runs / "1" / "calibration.json", run)
-    with pytest.raises(RunError, match=r"familiar\.pt is of other weights"):
+    with pytest.raises(RunError, match=r"ood\.pt is of other weights"):
         train.load(run)
     fit(config_of(map_store, steps=4, seed=1), run, quiet=True)
-    for name in ("calibration.json", "familiar.pt"):
+    for name in ("calibration.json", "ood.pt"):
         assert (run / name).read_bytes() == (two_runs / "1" / name).read_bytes()
     train.load(run)
 
 
-@pytest.mark.parametrize("name", ["calibration.json", "familiar.pt"])
+@pytest.mark.parametrize("name", ["calibration.json", "ood.pt"])
 @pytest.mark.parametrize("content", [b"", b"{}", None])
 def test_what_is_lost_beside_weights_is_made_again(map_store, tmp_path, two_runs, name, content):
     run = shutil.copytree(two_runs / "0", tmp_path / "run")

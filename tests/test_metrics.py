@@ -167,7 +167,7 @@ def test_paired_ratio_of_a_planted_gain():
 def test_what_a_change_of_suite_costs_is_told_pair_by_pair():
     home, foreign = planted(300, 0.0, 0.1, samples=60), planted(300, 0.0, 0.1, samples=60)
     foreign.median = foreign.truth + 3 * (foreign.median - foreign.truth)
-    foreign.strangeness, home.strangeness = np.full(1200, 0.99), np.linspace(0, 1, 1200)
+    foreign.ood_score, home.ood_score = np.full(1200, 0.99), np.linspace(0, 1, 1200)
     foreign.log_prob_joint = foreign.log_prob_joint - 2.0
     found = to_gap(
         {
@@ -179,7 +179,7 @@ def test_what_a_change_of_suite_costs_is_told_pair_by_pair():
         }
     )
     (row,) = found.itertuples()  # a suite that it was trained on, or that no run was trained on alone, is no change
-    assert (row.train, row.test, row.strange) == ("b", "a", 1.0)
+    assert (row.train, row.test, row.ood_share) == ("b", "a", 1.0)
     assert row.rmse_ratio == pytest.approx(3.0, rel=1e-6)
     assert row.rmse_ratio_hi - row.rmse_ratio_lo < 1e-6  # the same galaxies are drawn
     assert row.log_prob_loss == pytest.approx(2.0, abs=1e-6)

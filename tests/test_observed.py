@@ -134,8 +134,8 @@ def test_a_view_on_the_sky_has_the_posterior_of_the_view(runs, seen):
         found = infer(network, galaxy_of(seen, *tracers), draws=3)
         given = network(seen[0][None], np.array([seen[1]]), names=[("mock 1", 0)], unseen=True)
         assert_same_posterior(found.samples[:20], given.samples(20)[:, 0])
-        one = 1.001 / (1 + len(network.familiar[found.tracer].distances))
-        assert found.strangeness == pytest.approx(float(given.strangeness()[0]), abs=one)
+        one = 1.001 / (1 + len(network.training_features[found.tracer].distances))
+        assert found.ood_score == pytest.approx(float(given.ood_score()[0]), abs=one)
         assert (np.diff(found.samples, axis=1) >= 0).all()
 
 
@@ -411,7 +411,7 @@ def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs,
     for inner, outer in (("lo_95", "lo_68"), ("lo_68", "hi_68"), ("hi_68", "hi_95")):
         assert (table[f"log10_menc_{inner}"] < table[f"log10_menc_{outer}"]).all()
     assert table.meta["galaxy"] == "mock 1"
-    assert 0 < table.meta["strangeness"] < 1
+    assert 0 < table.meta["ood_score"] < 1
     kept = zarr.open_group(folder / "samples.zarr", mode="r")["log10_menc"][:]
     np.testing.assert_allclose(np.median(kept, axis=0), table["log10_menc"], atol=1e-4)
     assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"

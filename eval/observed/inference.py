@@ -26,7 +26,7 @@ from kinmass.gen.constants import G
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import aside, make_folder
 from kinmass.train.model.scaling import held, is_held
-from kinmass.train.run.out_of_distribution import STRANGE
+from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, beyond_said
 
 # D draws of what is uncertain, S samples of each, K radii, Q pixels
@@ -41,7 +41,7 @@ class ObservedProfile:
 
     radius_arcsec (K,) and radius_kpc (K,), at the distance as given; samples (D S, K) of log10 M(<r) [Msun] inside
     these angles, with distance, R_e and centre drawn anew for each of D draws; v_circ_kms (D S, K) of the circular
-    velocity there. strangeness: as of
+    velocity there. ood_score: as of
     `train.run.out_of_distribution`, median of draws. observed (8, Q, Q) is what the network saw.
     tilted_ring (K,) is the gas disc's
     log10 mass [Msun] from its rotation curve alone, NaN where it has none.
@@ -55,7 +55,7 @@ class ObservedProfile:
     radius_kpc: np.ndarray
     samples: np.ndarray
     v_circ_kms: np.ndarray
-    strangeness: float
+    ood_score: float
     observed: np.ndarray
     field_of_view_re: float
     tilted_ring: np.ndarray
@@ -94,7 +94,7 @@ class ObservedProfile:
         out["log10_menc_tilted_ring"] = self.tilted_ring
         out.meta = {
             "galaxy": self.galaxy.name, "tracer": self.tracer, "run": str(self.run), "masses": "log10 of Msun",
-            "strangeness": round(self.strangeness, 3), "sentences": self.sentences(), **store.provenance(),
+            "ood_score": round(self.ood_score, 3), "sentences": self.sentences(), **store.provenance(),
         }  # fmt: skip
         return out
 
@@ -106,16 +106,16 @@ class ObservedProfile:
             f"{self.galaxy.name}, from {from_}: {self.inside(self.radius_kpc[k])}; "
             f"V_c = {np.median(self.v_circ_kms[:, k]):.0f} km/s."
         ]
-        if np.isnan(self.strangeness):
+        if np.isnan(self.ood_score):
             found.append("The run cannot tell how like its training galaxies this one is.")
-        elif self.strangeness > STRANGE:
+        elif self.ood_score > OOD_THRESHOLD:
             found.append(
-                f"Do not trust this: the maps are less like the training galaxies' than {100 * self.strangeness:.1f} % "
+                f"Do not trust this: the maps are less like the training galaxies' than {100 * self.ood_score:.1f} % "
                 "of galaxies kept from training; the intervals hold for galaxies like those alone."
             )
         else:
             found.append(
-                f"{100 * self.strangeness:.0f} % of galaxies kept from training are more like those trained on: "
+                f"{100 * self.ood_score:.0f} % of galaxies kept from training are more like those trained on: "
                 "nothing speaks against the intervals, as far as the simulated suites resemble real galaxies."
             )
         return found + self.cautions
@@ -125,7 +125,7 @@ class ObservedProfile:
         half = 0.5 * self.field_of_view_re * self.radius_kpc[0] / self.radius_re[0]
         return observed_profile(
             self.observed, float(half), self.radius_kpc, self.quantiles(SHARES), self.tilted_ring,
-            f"{self.galaxy.name} ({self.tracer}), strangeness {self.strangeness:.3f}",
+            f"{self.galaxy.name} ({self.tracer}), out-of-distribution score {self.ood_score:.3f}",
             self.galaxy.calibrated,
         )  # fmt: skip
 
@@ -235,7 +235,7 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
         ring = _tilted_ring(maps["gas"], galaxy, posterior.radii_re)
     return ObservedProfile(
         galaxy, tracer, run.path, posterior.radii_re, 10**angle, r_e * posterior.radii_re,
-        menc, 10 ** (0.5 * (menc + np.log10(G) - log10_kpc)), float(np.median(posterior.strangeness())), observed[0],
+        menc, 10 ** (0.5 * (menc + np.log10(G) - log10_kpc)), float(np.median(posterior.ood_score())), observed[0],
         config.field_of_view_re, ring, cautions,
     )  # fmt: skip
 

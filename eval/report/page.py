@@ -39,8 +39,8 @@ _TEXT = {
     "of the better single tracer over that of both. Bars: 68 % intervals; P: probability that the ratio"
     " exceeds 1 (paired bootstrap).",
     "matrix": "Networks using both tracers, trained on the suites of a row and tested on the suite of a column. "
-    "Off the diagonal the simulation has changed. A view is strange when it is less like the training galaxies than "
-    "95 % of those kept for validation: 5 % are where nothing has changed.",
+    "Off the diagonal the simulation has changed. A view is out of distribution when it is less like the training "
+    "galaxies than 95 % of those kept for validation: 5 % are where nothing has changed.",
     "closed": "Networks trained on all suites but one and tested on that one, mean over the suites left out. RMSE is "
     "bias and dispersion together. Lines: what plain networks reach on it (dashed), and what those trained on it alone "
     "do (full). By what varied while they were trained: scale (velocities, lengths and masses by factors that gravity "
@@ -100,7 +100,7 @@ def read_results(folder: Path) -> Results:
         origin = json.loads((folder / "tables.json").read_text())
         names = ("table", "summary", "ratios", "gap", "closed", "bins", "calibration")
         tables = [pd.read_parquet(folder / f"{name}.parquet") for name in names]
-        missing = {"store", "runs", "part", "versions"} - set(origin) | (set(SHOWN) - set(tables[1].columns))
+        missing = {"store", "runs", "part", "versions"} - set(origin) | ({*SHOWN, "ood_share"} - set(tables[1].columns))
         if missing:
             raise ValueError(f"without {', '.join(sorted(missing))}")
     except (OSError, ValueError, TypeError) as error:
@@ -135,7 +135,7 @@ def headlines(results: Results) -> list[str]:
                 f"On suites they never saw, networks of {tracer} err {rows.rmse_ratio.mean():.1f} times as much as "
                 f"those trained there (RMSE, mean of {len(rows)} pairs); their 68 % intervals hold "
                 f"{100 * rows.coverage_68.mean():.0f} % of the truths, and "
-                f"{100 * rows.strange.mean():.0f} % of the views are strange."
+                f"{100 * rows.ood_share.mean():.0f} % of the views are out of distribution."
             )
         for r in results.closed[results.closed.instrument == look].itertuples():
             if r.estimator != "cnn":

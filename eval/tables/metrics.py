@@ -15,7 +15,7 @@ width_68/95       sharpness: half the width of those intervals, mean over views 
 log_prob_joint    log density of the whole profile per dex^K
 
 Besides: histograms of the PIT (the truth's rank among samples, Talts et al. 2018, arXiv:1804.06788), which say what
-every central interval covers, of TARP (`calibration.tarp`), and of the strangeness of views.
+every central interval covers, of TARP (`calibration.tarp`), and of the out-of-distribution scores of views.
 
 Views of one galaxy, and galaxies of one history, are not independent: intervals (`_lo`, `_hi`: 16th and 84th
 percentile) come from a Poisson bootstrap over lineages (Hanley & MacGibbon 2006), whose weights follow the lineage's
@@ -32,7 +32,7 @@ from scipy.special import ndtr
 
 from kinmass.eval.tables.calibration import tarp
 from kinmass.train.run.calibration import LEVELS
-from kinmass.train.run.out_of_distribution import STRANGE
+from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import kernel_log_prob
 
 # N views, K radii, S samples, B bootstrap replicates, Q quantities
@@ -55,7 +55,7 @@ PLAIN = ("bias_median", "dispersion_robust", "outliers", "width_68", "width_95")
 class Estimates:
     """What an estimator says of N views, and the truth, log10 M [Msun].
 
-    samples (S, N, K), the log densities log_prob_joint (N,), strangeness (N,) and beyond (N,), the
+    samples (S, N, K), the log densities log_prob_joint (N,), ood_score (N,) and beyond (N,), the
     share of samples that had to be held (`scaling.held`), are None for a point estimate, which is the median.
     """
 
@@ -66,7 +66,7 @@ class Estimates:
     median: np.ndarray  # (N, K)
     samples: np.ndarray | None = None
     log_prob_joint: np.ndarray | None = None
-    strangeness: np.ndarray | None = None
+    ood_score: np.ndarray | None = None
     beyond: np.ndarray | None = None
 
     def __getitem__(self, which: np.ndarray) -> "Estimates":
@@ -79,7 +79,7 @@ class Estimates:
             self.median[which],
             None if self.samples is None else self.samples[:, which],
             None if self.log_prob_joint is None else self.log_prob_joint[which],
-            None if self.strangeness is None else self.strangeness[which],
+            None if self.ood_score is None else self.ood_score[which],
             None if self.beyond is None else self.beyond[which],
         )
 
@@ -94,7 +94,7 @@ class PerView:
     pit: np.ndarray
     tarp: np.ndarray
     joint: np.ndarray
-    strange: np.ndarray
+    ood_score: np.ndarray
     beyond: np.ndarray
 
     def __getitem__(self, which: np.ndarray) -> "PerView":
@@ -106,7 +106,7 @@ class Sums:
     """What has been added up of one group. Add two with +.
 
     moments (B + 1, Q, K): sums of QUANTITIES, first with weight 1 and then per bootstrap replicate;
-    joint (B + 1, 2): count and sum of log_prob_joint; residual (bins, K), pit (RANK_BINS, K), tarp and strange
+    joint (B + 1, 2): count and sum of log_prob_joint; residual (bins, K), pit (RANK_BINS, K), tarp and ood_score
     (RANK_BINS,) are counts, as are galaxies, views, missing (K,), views without a finite prediction, and left_out,
     views in which too little is seen to ask. beyond: of `Estimates`, the sum over views.
     """
@@ -116,7 +116,7 @@ class Sums:
     residual: np.ndarray
     pit: np.ndarray
     tarp: np.ndarray
-    strange: np.ndarray
+    ood_score: np.ndarray
     missing: np.ndarray
     galaxies: int
     views: int
@@ -198,8 +198,8 @@ def per_view(e: Estimates) -> PerView:
         for i, column in enumerate(columns, start=3):
             values[whole, i] = column
         joint[whole], distance[whole] = e.log_prob_joint[whole], tarp(samples, truth, points)
-    strange, beyond = (np.full(n, np.nan) if x is None else x for x in (e.strangeness, e.beyond))
-    return PerView(e.galaxy.astype(str), e.lineage.astype(str), values, pit, distance, joint, strange, beyond)
+    ood_score, beyond = (np.full(n, np.nan) if x is None else x for x in (e.ood_score, e.beyond))
+    return PerView(e.galaxy.astype(str), e.lineage.astype(str), values, pit, distance, joint, ood_score, beyond)
 
 
 def _counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -232,7 +232,7 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
         _counts(views.values[:, 1], EDGES),
         _counts(views.pit, edges),
         _counts(views.tarp[:, None], edges)[:, 0],
-        _counts(views.strange[:, None], edges)[:, 0],
+        _counts(views.ood_score[:, None], edges)[:, 0],
         n - views.values[:, 0].sum(0).astype(int),
         len(names),
         n,
@@ -332,16 +332,17 @@ def farthest_off(counts: np.ndarray) -> np.ndarray:
     return np.asarray(np.abs(share - even.reshape(-1, *[1] * (counts.ndim - 1))).max(0))
 
 
-def strange(counts: np.ndarray) -> tuple[float, float]:
-    """From the histogram of strangeness (RANK_BINS,): share of views called strange, and the area under the ROC curve.
+def ood(counts: np.ndarray) -> tuple[float, float]:
+    """From the histogram of out-of-distribution scores (RANK_BINS,): share of views out of
+    distribution, and the area under the ROC curve.
 
-    The curve tells these views from validation galaxies of the training suites, whose strangeness is uniform:
-    0.5 where they are alike, 1 where every one is stranger than all of those. NaN without views.
+    The curve tells these views from validation galaxies of the training suites, whose scores are uniform:
+    0.5 where they are alike, 1 where every one lies farther out than all of those. NaN without views.
     """
     if not counts.any():
         return np.nan, np.nan
     middle = (np.arange(RANK_BINS) + 0.5) / RANK_BINS
-    return float(counts[round(STRANGE * RANK_BINS) :].sum() / counts.sum()), float(counts @ middle / counts.sum())
+    return float(counts[round(OOD_THRESHOLD * RANK_BINS) :].sum() / counts.sum()), float(counts @ middle / counts.sum())
 
 
 def compared(values: np.ndarray) -> dict[str, float]:

@@ -6,7 +6,7 @@ name, or name and digest for a second store of that name in another place. In ea
 with xarray (`xarray.open_datatree(".../predictions.zarr/STORE/SUITE/PART/TRACER", engine="zarr")`) and ArviZ:
 
 posterior      log10_menc (chain, draw, view, radius) [Msun], samples; not there for a point estimate
-summary        median, lo_68, hi_68, lo_95, hi_95 (view, radius) [Msun], log_prob_joint, strangeness and beyond (view)
+summary        median, lo_68, hi_68, lo_95, hi_95 (view, radius) [Msun], log_prob_joint, ood_score and beyond (view)
 constant_data  what a view is: galaxy, lineage, sightline, state, log10_menc_true (view, radius), and COLUMNS
 
 Galaxies are written in blocks, the block's token last. A token is a digest of all that a block follows from: what the
@@ -34,7 +34,7 @@ from kinmass.gen.storage.files import aside
 from kinmass.train.data.dataset import RADII_RE, part_of
 from kinmass.train.run.checkpoint import RunError
 
-SCHEMA = 3
+SCHEMA = 4
 N_SAMPLES = 200
 #: Galaxies of a block: one chunk of predictions, one task.
 BLOCK = 64
@@ -187,7 +187,7 @@ def _make(path: Path, source: Source, part: Part, attributes: dict[str, str]) ->
     for name in _SUMMARY:
         _array(root["summary"], name, ["view", "radius"], (rows, k), (per, k), units="log10 Msun", **nan)
     _array(root["summary"], "log_prob_joint", ["view"], [rows], [per], units="ln dex^-K", **nan)
-    for name in ("strangeness", "beyond"):
+    for name in ("ood_score", "beyond"):
         _array(root["summary"], name, ["view"], [rows], [per], units="1", **nan)
     data = root["constant_data"]
     _array(data, "log10_menc_true", ["view", "radius"], (rows, k), (per, k), units="log10 Msun", **nan)
@@ -265,20 +265,20 @@ class Kept:
         median: np.ndarray,
         samples: np.ndarray | None = None,
         log_prob_joint: np.ndarray | None = None,
-        strangeness: np.ndarray | None = None,
+        ood_score: np.ndarray | None = None,
         beyond: np.ndarray | None = None,
     ) -> None:
         """A block: constant data by name; medians (N, K), or samples (S, N, K) and what `Estimates` has (N,) of."""
         self.forget(block)
         for name, values in constant.items():
             self._put(f"constant_data/{name}", block, values)
-        if samples is not None and log_prob_joint is not None and strangeness is not None and beyond is not None:
+        if samples is not None and log_prob_joint is not None and ood_score is not None and beyond is not None:
             self._put("posterior/log10_menc", block, samples[None])
             rising = np.sort(np.moveaxis(samples, 0, -1), axis=-1)
             for name, share in zip(_SUMMARY, SHARES, strict=True):
                 self._put(f"summary/{name}", block, quantile(rising, share))
             self._put("summary/log_prob_joint", block, log_prob_joint)
-            self._put("summary/strangeness", block, strangeness)
+            self._put("summary/ood_score", block, ood_score)
             self._put("summary/beyond", block, beyond)
         else:
             self._put("summary/median", block, median)
@@ -303,7 +303,7 @@ class Kept:
             summary["median"][rows].astype(float),
             samples,
             None if samples is None else summary["log_prob_joint"][rows].astype(float),
-            None if samples is None else summary["strangeness"][rows].astype(float),
+            None if samples is None else summary["ood_score"][rows].astype(float),
             None if samples is None else summary["beyond"][rows].astype(float),
         )
         return estimates, {name: data[name][rows] for name in ("state", *COLUMNS)}

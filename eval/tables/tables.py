@@ -23,7 +23,7 @@ from kinmass.eval.tables.metrics import (
     measures,
     ratio,
     replicates,
-    strange,
+    ood,
 )
 from kinmass.eval.tables.predictions import COLUMNS as VIEW_COLUMNS
 from kinmass.eval.tables.predictions import Part, prepare
@@ -45,7 +45,7 @@ COLUMNS = [*KEYS, "radius", *_COUNTS, *_MEASURES]
 SHOWN = [*KEYS, "n_galaxies", "dispersion", "dispersion_robust", "bias", "coverage_68"]
 _RATIO = ["estimator", "instrument", "train", "test", "ratio", "lo", "hi", "above_1"]
 _GAP = [*KEYS, "rmse_ratio", "rmse_ratio_lo", "rmse_ratio_hi", "rmse", "rmse_home", "coverage_68", "coverage_68_home",
-        "log_prob_loss", "log_prob_loss_lo", "log_prob_loss_hi", "strange", "strange_auc"]  # fmt: skip
+        "log_prob_loss", "log_prob_loss_lo", "log_prob_loss_hi", "ood_share", "ood_auc"]  # fmt: skip
 _CLOSED = ["estimator", "instrument", "tracer", "suites", "rmse_home", "rmse_plain", "rmse", "closed", "closed_lo",
            "closed_hi", "coverage_68", "gain", "gain_lo", "gain_hi"]  # fmt: skip
 
@@ -202,7 +202,7 @@ def to_gap(sums: dict[Group, Sums]) -> pd.DataFrame:
         for name, values in pairs.items():
             shown = compared(values)
             row |= {name: shown["value"], f"{name}_lo": shown["lo"], f"{name}_hi": shown["hi"]}
-        row["strange"], row["strange_auc"] = strange(total.strange)
+        row["ood_share"], row["ood_auc"] = ood(total.ood_score)
         rows.append(row)
     return pd.DataFrame(rows, columns=_GAP).sort_values(KEYS, kind="stable", ignore_index=True)
 
@@ -227,7 +227,7 @@ def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
         known = bool(total.pit.any())
         row["pit_off"] = float(np.max(farthest_off(total.pit))) if known else np.nan
         row["tarp_off"] = float(farthest_off(total.tarp)) if known else np.nan
-        row["strange"], row["strange_auc"] = strange(total.strange)
+        row["ood_share"], row["ood_auc"] = ood(total.ood_score)
         row["beyond"] = total.beyond / total.views if known else np.nan
         rows.append(row)
     return pd.DataFrame(rows).sort_values(KEYS, kind="stable", ignore_index=True)

@@ -90,7 +90,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
         theirs_is = f"{run.name}-{_digest(str(run.absolute()).encode())}"
         home = run if os.access(run, os.W_OK) else out / "predictions" / theirs_is
         files = [f for m in members_of(run) for f in (m / "run.json", m / "model.pt")]
-        files += [run / "calibration.json", run / "familiar.pt", *run.glob(UNSEEN)]
+        files += [run / "calibration.json", run / "ood.pt", *run.glob(UNSEEN)]
         key = _digest(code, *(f.read_bytes() for f in files))
         for tracer in infer.answers():
             name, suites = _kind(infer), "+".join(sorted(infer.run["fit"]["suites"]))
@@ -159,7 +159,7 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
         rows = np.flatnonzero(mapped)[keep]
         constant["state"][mapped] = np.where(keep, PREDICTED, UNUSABLE)
         chosen, seen = views[keep], observed[source.instrument][torch.as_tensor(keep)]
-        median, samples, log_prob, strange, beyond = np.full((len(mapped), k), np.nan), None, None, None, None
+        median, samples, log_prob, ood_score, beyond = np.full((len(mapped), k), np.nan), None, None, None, None
         if source.run is None:
             field = looks[source.instrument].grid(views.maps.shape[-1], views.field_of_view_re)[1]
             estimate = ESTIMATORS[source.name][1]
@@ -167,15 +167,15 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
                 median[rows] = estimate(Seen(seen.numpy(), r_e[keep], field, np.array(RADII_RE)))
         else:
             samples = np.full((N_SAMPLES, len(mapped), k), np.nan, np.float32)
-            log_prob, strange, beyond = np.full((3, len(mapped)), np.nan)
+            log_prob, ood_score, beyond = np.full((3, len(mapped)), np.nan)
             if len(chosen):
                 infer = _load(source.run, source.key)
                 unseen = infer.foreign(chosen.suite)
                 posterior = infer(seen, chosen.half_mass_radius_kpc, source.tracer, chosen.names(), unseen)
                 samples[:, rows] = posterior.samples(N_SAMPLES)
-                log_prob[rows], strange[rows] = posterior.log_prob(chosen.log10_menc), posterior.strangeness()
+                log_prob[rows], ood_score[rows] = posterior.log_prob(chosen.log10_menc), posterior.ood_score()
                 beyond[rows] = posterior.beyond(N_SAMPLES)
-        kept.write(block, wanted, constant, median, samples, log_prob, strange, beyond)
+        kept.write(block, wanted, constant, median, samples, log_prob, ood_score, beyond)
     return len(stale)
 
 

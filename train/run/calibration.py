@@ -19,7 +19,14 @@ import torch
 from kinmass.train.data.augmentation import Nuisances
 from kinmass.train.data.dataset import Views, usable
 from kinmass.train.data.loader import done_galaxies, galaxies_of
-from kinmass.train.run.checkpoint import RunError, members_of, read_familiar, weights_of, write_json, write_tensors
+from kinmass.train.run.checkpoint import (
+    RunError,
+    members_of,
+    read_training_features,
+    weights_of,
+    write_json,
+    write_tensors,
+)
 from kinmass.train.run.out_of_distribution import learn
 from kinmass.train.run.posterior import UNSEEN, Inference, Posterior
 
@@ -29,7 +36,7 @@ LEVELS = (0.6827, 0.9545)
 SAMPLES, N_BOOTSTRAP = 200, 50
 MOST_GALAXIES = 4096
 SEED = 1_000_003
-#: Training galaxies that show what is familiar.
+#: Training galaxies that show what training views look like.
 MOST_TRAINING = 1024
 #: Of each member, to see how profiles follow latent numbers; and how often intervals are looked at and widened.
 RESPONSE_SAMPLES, PASSES = 20, 2
@@ -175,9 +182,9 @@ def calibrate_across(run: Path, store: Path, without: dict[str, Path]) -> None:
 
 
 def is_calibrated(run: Path) -> bool:
-    """Whether calibration.json and familiar.pt are there, whole, and of the run's weights."""
+    """Whether calibration.json and ood.pt are there, whole, and of the run's weights."""
     try:
-        read_familiar(run)
+        read_training_features(run)
     except RunError:
         return False
     return _says(run / "calibration.json", {"weights": weights_of(run)})
@@ -195,7 +202,7 @@ def _says(path: Path, weights: dict[str, Any]) -> bool:
 def _features_as_trained(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]:
     """Per member the features (N, F) of views that vary as they did in training, without turns of the sky.
 
-    What a network was taught to look past is not strange to it.
+    What a network was taught to look past does not put a view out of its distribution.
     """
     fit = infer.run["fit"]
     nuisances = Nuisances(**{name: fit.get(name, 0.0) for name in Nuisances.__dataclass_fields__})
@@ -210,7 +217,7 @@ def _features_as_trained(infer: Inference, views: Views, tracer: str) -> list[to
 
 
 def calibrate(run: Path, store: Path) -> None:
-    """Write familiar.pt and calibration.json of a trained run, or of an ensemble whose members are all trained.
+    """Write ood.pt and calibration.json of a trained run, or of an ensemble whose members are all trained.
 
     What is there of these weights is left alone. Raises RunError, StoreError or OSError.
     """
@@ -234,6 +241,6 @@ def calibrate(run: Path, store: Path) -> None:
             known[tracer] = vars(found)
         scales[tracer] = scales_of(infer, held_out, tracer)
     weights = weights_of(run)
-    write_tensors(run / "familiar.pt", known | {"weights": weights})
+    write_tensors(run / "ood.pt", known | {"weights": weights})
     plain = {tracer: [s.tolist() for s in each] for tracer, each in scales.items()}
     write_json(run / "calibration.json", {"scale": plain, "weights": weights})

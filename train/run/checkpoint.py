@@ -12,7 +12,7 @@ from kinmass.gen.instrument import INSTRUMENTS, Instrument
 from kinmass.gen.storage.files import write_atomically
 from kinmass.train.model.network import MassModel, ModelConfig
 
-RUN_SCHEMA = 4
+RUN_SCHEMA = 5
 #: Settings of a fit that change where and how fast it goes, not what it learns.
 FREE = ("store", "checkpoint_minutes", "memory_gb", "compile", "across")
 
@@ -190,11 +190,11 @@ def read_scales(run: Path, name: str = "calibration.json") -> dict[str, list[tor
     return scales
 
 
-def read_familiar(run: Path) -> dict[str, dict[str, Any]]:
+def read_training_features(run: Path) -> dict[str, dict[str, Any]]:
     """Per tracer what `out_of_distribution` has learnt of a run's training views. Raises RunError as `read_scales`."""
-    content = read_tensors(run / "familiar.pt")
+    content = read_tensors(run / "ood.pt")
     known = content.pop("weights", None)
-    _same_weights(run, "familiar.pt", known)
+    _same_weights(run, "ood.pt", known)
     return content
 
 

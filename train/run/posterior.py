@@ -17,8 +17,8 @@ from kinmass.gen.physics.sightline import seed_of
 from kinmass.train.data.dataset import Views
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import SPEEDS_KMS, is_held, only
-from kinmass.train.run.checkpoint import instrument_of, load_members, read_config, read_familiar, read_scales
-from kinmass.train.run.out_of_distribution import Familiar
+from kinmass.train.run.checkpoint import instrument_of, load_members, read_config, read_training_features, read_scales
+from kinmass.train.run.out_of_distribution import TrainingFeatures
 
 # N views, K radii, S samples, F features, M members
 #: Views that go through the network at once.
@@ -44,11 +44,11 @@ class Posterior:
         half_mass_radius_kpc: torch.Tensor,
         names: list[tuple[str, int]],
         scales: list[torch.Tensor] | None = None,
-        familiar: Familiar | None = None,
+        training_features: TrainingFeatures | None = None,
     ):
         self._scales: Sequence[torch.Tensor | None] = scales or [None] * len(models)
         self._models, self.features, self._unit, self._names = models, features, log10_unit[:, None], names
-        self._familiar = familiar
+        self._training_features = training_features
         self.radii_re = np.array(models[0].config.radii_re)
         self.half_mass_radius_kpc = half_mass_radius_kpc.numpy()
         self._kept: dict[int, np.ndarray] = {}
@@ -116,15 +116,15 @@ class Posterior:
         each = [m.density.log_prob(f, profile, scale) for m, f, scale in self._members()]
         return np.asarray(torch.logsumexp(torch.stack(each), 0).cpu() - math.log(len(each)))
 
-    def strangeness(self) -> np.ndarray:
+    def ood_score(self) -> np.ndarray:
         """(N,) share of validation views that are more like those trained on (`train.run.out_of_distribution`).
 
         Uniform in 0 to 1 for galaxies of the training suites; near 1 the posterior is not to be trusted. NaN where
         the run knows too few galaxies to tell.
         """
-        if self._familiar is None:
+        if self._training_features is None:
             return np.full(len(self), np.nan)
-        return np.asarray(self._familiar.strangeness(self.features))
+        return np.asarray(self._training_features.ood_score(self.features))
 
     def log_prob_per_radius(self, log10_menc: np.ndarray | torch.Tensor, n: int = 1000) -> np.ndarray:
         """(N, K) log of each radius' own density per dex, all others integrated out.
@@ -171,9 +171,9 @@ class Inference:
         self.scales: dict[str, list[torch.Tensor]] = {}
         if calibrated:
             self.scales = {t: [s.to(self.device) for s in each] for t, each in read_scales(path).items()}
-        self.familiar: dict[str, Familiar] = {}
+        self.training_features: dict[str, TrainingFeatures] = {}
         if calibrated:
-            self.familiar = {t: Familiar(**known) for t, known in read_familiar(path).items()}
+            self.training_features = {t: TrainingFeatures(**known) for t, known in read_training_features(path).items()}
         self.unseen: dict[str, list[torch.Tensor]] = {}
         if calibrated and (path / UNSEEN).exists():
             self.unseen = {t: [s.to(self.device) for s in each] for t, each in read_scales(path, UNSEEN).items()}
@@ -239,7 +239,7 @@ class Inference:
         unit = torch.cat([u for _, u in blocks])
         return Posterior(
             self.models, features, unit, r_e, names or [("", i) for i in range(len(observed))],
-            (self.unseen if unseen and self.unseen else self.scales).get(tracer), self.familiar.get(tracer),
+            (self.unseen if unseen and self.unseen else self.scales).get(tracer), self.training_features.get(tracer),
         )  # fmt: skip
 
 

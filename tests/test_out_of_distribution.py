@@ -1,4 +1,4 @@
-"""Is a view like those a network was trained on? Planted clouds, and networks on galaxies that are made strange."""
+"""Is a view like those a network was trained on? Planted clouds, and networks on galaxies that are none like those."""
 
 import shutil
 
@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from kinmass.eval.tables.metrics import RANK_BINS, strange
+from kinmass.eval.tables.metrics import RANK_BINS, ood
 from kinmass.train.data.dataset import concatenate, read_views, usable
 from kinmass.train.run.checkpoint import RunError
-from kinmass.train.run.out_of_distribution import STRANGE, learn
+from kinmass.train.run.out_of_distribution import OOD_THRESHOLD, learn
 from kinmass.train.run.posterior import load
 
 F = 12
@@ -23,37 +23,37 @@ def cloud(n: int, seed: int, shift: float = 0.0, wide: float = 1.0) -> torch.Ten
     return (wide * torch.randn(n, F, generator=generator) + shift) @ mix.T
 
 
-def test_what_is_like_the_training_set_is_uniform_and_what_is_not_is_strange():
+def test_what_is_like_the_training_set_is_uniform_and_what_is_not_is_far_out():
     known = learn([cloud(4000, 0)], [cloud(3000, 1)])
-    alike = known.strangeness([cloud(3000, 2)]).numpy()
+    alike = known.ood_score([cloud(3000, 2)]).numpy()
     np.testing.assert_allclose(np.quantile(alike, [0.05, 0.5, 0.95]), [0.05, 0.5, 0.95], atol=0.03)
-    assert (known.strangeness([cloud(500, 3, shift=3.0)]) > STRANGE).double().mean() > 0.95
-    assert (known.strangeness([cloud(500, 3, wide=3.0)]) > STRANGE).double().mean() > 0.95
+    assert (known.ood_score([cloud(500, 3, shift=3.0)]) > OOD_THRESHOLD).double().mean() > 0.95
+    assert (known.ood_score([cloud(500, 3, wide=3.0)]) > OOD_THRESHOLD).double().mean() > 0.95
 
 
 def test_it_does_not_depend_on_how_features_are_written_down():
     a, b, c = cloud(2000, 0).double(), cloud(1000, 1).double(), cloud(300, 2, wide=1.5).double()
     scale = torch.logspace(-2, 2, F)
-    plain = learn([a], [b]).strangeness([c])
-    other = learn([a * scale + 5], [b * scale + 5]).strangeness([c * scale + 5])
+    plain = learn([a], [b]).ood_score([c])
+    other = learn([a * scale + 5], [b * scale + 5]).ood_score([c * scale + 5])
     torch.testing.assert_close(plain, other, atol=2e-3, rtol=0)
 
 
 def test_members_of_an_ensemble_are_taken_together():
     first, second = [[cloud(2000, seed + 10 * m) for m in range(2)] for seed in (0, 1)]
     known = learn(first, second)
-    foreign = known.strangeness([cloud(300, 5), cloud(300, 5, shift=3.0)])  # strange to one of the two
-    assert (foreign > STRANGE).double().mean() > 0.9
+    foreign = known.ood_score([cloud(300, 5), cloud(300, 5, shift=3.0)])  # to one of the two
+    assert (foreign > OOD_THRESHOLD).double().mean() > 0.9
     assert learn([cloud(1, 0)], [cloud(50, 1)]) is None
 
 
 def test_share_and_area_from_counts():
     uniform = np.full(RANK_BINS, 7)
-    np.testing.assert_allclose(strange(uniform), [1 - STRANGE, 0.5])
+    np.testing.assert_allclose(ood(uniform), [1 - OOD_THRESHOLD, 0.5])
     all_foreign = np.zeros(RANK_BINS, int)
     all_foreign[-1] = 40
-    np.testing.assert_allclose(strange(all_foreign), [1.0, 1.0], atol=0.5 / RANK_BINS + 1e-9)
-    assert np.isnan(strange(np.zeros(RANK_BINS, int))).all()
+    np.testing.assert_allclose(ood(all_foreign), [1.0, 1.0], atol=0.5 / RANK_BINS + 1e-9)
+    assert np.isnan(ood(np.zeros(RANK_BINS, int))).all()
 
 
 def test_a_run_knows_its_suites_and_kept_predictions_say_so(runs, map_store, results):
@@ -62,21 +62,23 @@ def test_a_run_knows_its_suites_and_kept_predictions_say_so(runs, map_store, res
     views = views[usable(views, "both", infer.instrument)]
     seen = views.observed(infer.instrument)
     posterior = infer(views)
-    assert posterior.strangeness().shape == (len(views),)
-    alone = infer(views[np.arange(3)]).strangeness()
-    one = 1.001 / (1 + len(infer.familiar["both"].distances))  # a view may be one of these, and rounding decide
-    np.testing.assert_allclose(alone, posterior.strangeness()[:3], atol=one)
+    assert posterior.ood_score().shape == (len(views),)
+    alone = infer(views[np.arange(3)]).ood_score()
+    one = 1.001 / (
+        1 + len(infer.training_features["both"].distances)
+    )  # a view may be one of these, and rounding decide
+    np.testing.assert_allclose(alone, posterior.ood_score()[:3], atol=one)
     swapped = torch.cat([seen[:, 4:], seen[:, :4]], dim=1)
-    assert infer(swapped, views.half_mass_radius_kpc).strangeness().mean() > posterior.strangeness().mean() + 0.1
+    assert infer(swapped, views.half_mass_radius_kpc).ood_score().mean() > posterior.ood_score().mean() + 0.1
     summary = pd.read_csv(results / "summary.csv")
     networks = summary[summary.train.notna()]
-    assert networks.strange.between(0, 1).all()
-    assert networks.strange_auc.between(0, 1).all()
-    assert summary[summary.train.isna()].strange.isna().all()
+    assert networks.ood_share.between(0, 1).all()
+    assert networks.ood_auc.between(0, 1).all()
+    assert summary[summary.train.isna()].ood_share.isna().all()
 
 
 def test_a_damaged_record_is_an_error_of_one_sentence(runs, tmp_path):
     copy = shutil.copytree(runs[0], tmp_path / "run")
-    (copy / "familiar.pt").write_bytes(b"damaged")
-    with pytest.raises(RunError, match=r"familiar\.pt: cannot be read"):
+    (copy / "ood.pt").write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"ood\.pt: cannot be read"):
         load(copy)

@@ -20,7 +20,7 @@ from torch import nn
 
 from kinmass.gen.instrument import observe
 from kinmass.train import __main__ as command
-from kinmass.train.data import loader as feeds
+from kinmass.train.data import loader
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
 from kinmass.train.loop.fitter import Fitter
@@ -74,11 +74,11 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
             self._seen: list[torch.Tensor] = []
             self.model.join.register_forward_hook(lambda _, __, out: self._seen.append(out))
             if way == "worst":
-                galaxies = self.feed.galaxies
-                self._group = torch.from_numpy(galaxies.suite[self.feed.table.place // galaxies.shape[0]])
+                galaxies = self.loader.galaxies
+                self._group = torch.from_numpy(galaxies.suite[self.loader.table.place // galaxies.shape[0]])
                 self._share = torch.full((len(galaxies.suites),), 1 / len(galaxies.suites))
             else:
-                galaxies = feeds.galaxies_of(target, feeds.done_galaxies(target, (suite,)), "train")
+                galaxies = loader.galaxies_of(target, loader.done_galaxies(target, (suite,)), "train")
                 self._target = galaxies.read(np.arange(len(galaxies)))
 
         def loss(self, log_prob: torch.Tensor, rows: np.ndarray) -> torch.Tensor:

@@ -44,7 +44,7 @@ from bench.experiments import N_SAMPLES, figures, train_one
 from kinmass import train
 from kinmass.gen.instrument import observe
 from kinmass.gen.storage import store
-from kinmass.train.data import loader as feeds
+from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.model.density import monotone, unconstrained
@@ -87,8 +87,8 @@ def pairs(model: MassModel, views: Views, observed: torch.Tensor) -> tuple[torch
 def views_of(config: FitConfig, part: str) -> Views:
     """The very views that `kinmass fit` takes."""
     path = Path(config.store)
-    status = feeds.done_galaxies(path, config.suites)
-    galaxies = feeds.galaxies_of(path, status, part, config.galaxies if part == "train" else 0)
+    status = loader.done_galaxies(path, config.suites)
+    galaxies = loader.galaxies_of(path, status, part, config.galaxies if part == "train" else 0)
     views = galaxies.read(np.arange(len(galaxies)))
     return views[usable(views, config.tracer, config.look)]
 

@@ -2,7 +2,7 @@
 
 Printed: views per second and the share of time that waits for maps, from memory and streamed from the store
 (with a quarter of the memory its maps would take), on one process and on two with a thread each; and a
-torch DataLoader that reads the store view by view, as one would write it first, next to the feed alone.
+torch DataLoader that reads the store view by view, as one would write it first, next to the loader alone.
 Validation is left out: rounds are as long as the run. The store is made here, from one galaxy's maps.
 """
 
@@ -28,7 +28,7 @@ from bench.store import records, write_store
 from kinmass.gen.instrument import observe
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import write_atomically
-from kinmass.train.data import loader as feeds
+from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE
 from kinmass.train.data.sampler import draws
 from kinmass.train.loop.config import FitConfig
@@ -54,15 +54,15 @@ class ViewByView(Dataset):
 def fitter_of(config: FitConfig, window: int = 0) -> Fitter:
     """A fit ready to go on the bench's store, its maps in memory (window 0) or streamed."""
     path = Path(config.store)
-    status = feeds.done_galaxies(path, config.suites)
-    train, val = (feeds.galaxies_of(path, status, part) for part in ("train", "val"))
+    status = loader.done_galaxies(path, config.suites)
+    train, val = (loader.galaxies_of(path, status, part) for part in ("train", "val"))
     pixels, field_of_view_re = config.look.grid(train.shape[-1], train.field_of_view_re)
     torch.manual_seed(0)
     model = MassModel(ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, width=config.width))
-    wanted = feeds.Wanted(config.tracer, config.look, 0, lambda observed, r_e: model.inputs(observed, r_e)[1])
+    wanted = loader.Wanted(config.tracer, config.look, 0, lambda observed, r_e: model.inputs(observed, r_e)[1])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    feed = feeds.open_feed(train, wanted, config.batch, config.seed, window, device)
-    return Fitter(config, model, feed, feeds.validation_views(val, config.tracer, config.look, 1.0), device)
+    batches = loader.open_loader(train, wanted, config.batch, config.seed, window, device)
+    return Fitter(config, model, batches, loader.validation_views(val, config.tracer, config.look, 1.0), device)
 
 
 def views_per_second(fitter: Fitter, seconds: float) -> tuple[float, float]:
@@ -78,10 +78,10 @@ def views_per_second(fitter: Fitter, seconds: float) -> tuple[float, float]:
 
 
 def bare_step(fitter: Fitter) -> Callable[[], None]:
-    """The limit: augmentation, network and optimiser on one batch that is there already; no feed, no looks."""
-    rows, maps = fitter.feed.next(0)
+    """The limit: augmentation, network and optimiser on one batch that is there already; no loader, no looks."""
+    rows, maps = fitter.loader.next(0)
     at = torch.from_numpy(rows)
-    r_e, truth, field = fitter._r_e[at], fitter._truth[at], fitter.feed.galaxies.field_of_view_re
+    r_e, truth, field = fitter._r_e[at], fitter._truth[at], fitter.loader.galaxies.field_of_view_re
 
     def step() -> None:
         bits, noise = draws(fitter._places, maps.shape[-1], 0)
@@ -111,7 +111,7 @@ def beside_the_limit(fitter: Fitter, seconds: float) -> tuple[float, float, floa
 
 
 def fed_per_second(next_batch: Any, seconds: float) -> float:
-    """Views per second of a feed alone."""
+    """Views per second of a loader alone."""
     next_batch(0)
     steps, views, began = 0, 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -169,12 +169,12 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
         str(path), "both", ("bench",), width=args.width, batch=args.batch, steps=10**6, round_steps=10**6
     )
     held = fitter_of(config)
-    train = held.feed.galaxies
+    train = held.loader.galaxies
     size = 4e-9 * int(np.prod(train.shape)) * len(train)
-    window = feeds.window_for(train, size / 4, config.batch)
+    window = loader.window_for(train, size / 4, config.batch)
     streamed = fitter_of(config, window)
     print(
-        f"{len(held.feed.table)} views of {len(train)} galaxies, {args.pixels}^2 pixels, {size:.2f} GB of maps; "
+        f"{len(held.loader.table)} views of {len(train)} galaxies, {args.pixels}^2 pixels, {size:.2f} GB of maps; "
         f"batch {args.batch}, width {args.width}, {held.device.type}, {torch.get_num_threads()} thread(s)"
     )
     limit, memory, waits = beside_the_limit(held, 2 * args.seconds)
@@ -182,34 +182,34 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
     common.table(
         ["steps", "views/s", "of the limit", "waits for maps"],
         [
-            ["on a tensor, no feed (limit)", limit, "100 %", "-"],
+            ["on a tensor, no loader (limit)", limit, "100 %", "-"],
             ["fit, maps in memory", memory, f"{memory / limit:.1%}", f"{waits:.1%}"],
             [f"fit, streamed by {window} steps", stream, f"{stream / limit:.1%}", f"{stream_waits:.1%}"],
         ],
     )
-    loader = iter(DataLoader(ViewByView(path), args.batch, shuffle=True))
+    plain_loader = iter(DataLoader(ViewByView(path), args.batch, shuffle=True))
 
     def one_by_one(_: int) -> torch.Tensor:
-        nonlocal loader
-        batch = next(loader, None)
+        nonlocal plain_loader
+        batch = next(plain_loader, None)
         if batch is None:
-            loader = iter(DataLoader(ViewByView(path), args.batch, shuffle=True))
-            batch = next(loader)
+            plain_loader = iter(DataLoader(ViewByView(path), args.batch, shuffle=True))
+            batch = next(plain_loader)
         return batch
 
     plain = fed_per_second(one_by_one, args.seconds)
     at = iter(range(10**9))
     feed_rates = {
         "DataLoader, view by view": plain,
-        "streamed": fed_per_second(lambda _: streamed.feed.next(streamed.step + 1 + next(at))[1], args.seconds),
-        "in memory": fed_per_second(lambda step: held.feed.next(step)[1], args.seconds / 2),
+        "streamed": fed_per_second(lambda _: streamed.loader.next(streamed.step + 1 + next(at))[1], args.seconds),
+        "in memory": fed_per_second(lambda step: held.loader.next(step)[1], args.seconds / 2),
     }
     common.table(
-        ["feed alone", "views/s", "of the DataLoader"],
+        ["loader alone", "views/s", "of the DataLoader"],
         [[name, rate, f"{rate / plain:.1f}x"] for name, rate in feed_rates.items()],
     )
-    held.feed.close()
-    streamed.feed.close()
+    held.loader.close()
+    streamed.loader.close()
     # A step has a fixed part (some 20 of 100 ms on a CPU): small shares of a batch scale less well than large ones.
     both = {}
     for batch in (args.batch, 2 * args.batch, 4 * args.batch):
@@ -220,7 +220,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
         ["batch", "1 process, views/s", "2 processes, views/s", "speed-up"],
         [[batch, one, two, f"{two / one:.2f}x"] for batch, (one, two) in both.items()],
     )
-    found = {"limit": limit, "memory": memory, "streamed": stream, "feeds": feed_rates, "processes": both}
+    found = {"limit": limit, "memory": memory, "streamed": stream, "loaders": feed_rates, "processes": both}
     write_atomically(args.out / "training.json", json.dumps(found))
 
 

@@ -32,7 +32,7 @@ from kinmass.gen.instrument import INSTRUMENTS
 from kinmass.gen.storage import store
 from kinmass.train import distributed as ddp
 from kinmass.train.__main__ import main
-from kinmass.train.data import loader as feeds
+from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE, read_views, usable
 from kinmass.train.data.sampler import Lanes, Shuffle, draws, random_bits
 from kinmass.train.loop.config import FitConfig
@@ -161,32 +161,32 @@ def test_lanes_pass_every_view_once_an_epoch(window):
 
 
 @pytest.mark.parametrize("window", [0, 1, 3])
-def test_feeds_give_the_maps_of_the_store(map_store, window):
-    """Kept in memory or streamed: the maps of the view that the feed names, as read_views reads them."""
+def test_loaders_give_the_maps_of_the_store(map_store, window):
+    """Kept in memory or streamed: the maps of the view that the loader names, as read_views reads them."""
     look, path = INSTRUMENTS["ifu"], map_store
-    galaxies = feeds.galaxies_of(path, feeds.done_galaxies(path, SUITES), "train")
-    wanted = feeds.Wanted("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
-    feed = feeds.open_feed(galaxies, wanted, 8, 0, window, torch.device("cpu"))
+    galaxies = loader.galaxies_of(path, loader.done_galaxies(path, SUITES), "train")
+    wanted = loader.Wanted("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
+    batches = loader.open_loader(galaxies, wanted, 8, 0, window, torch.device("cpu"))
     known = {}
     for suite in SUITES:
         views = read_views(path, suite, "train")
         views = views[usable(views, "both", look)]
         known |= {name: (m, r) for name, m, r in zip(views.ids(), views.maps, views.half_mass_radius_kpc, strict=True)}
-    assert len(feed.table) == len(known)
+    assert len(batches.table) == len(known)
     seen = set()
     for step in (*range(10), 23):  # the last as after going on
-        rows, maps = feed.next(step)
+        rows, maps = batches.next(step)
         for row, m in zip(rows, maps, strict=True):
-            name = galaxies.id(feed.table.place[row])
+            name = galaxies.id(batches.table.place[row])
             seen.add(name)
             assert torch.equal(m, known[name][0])
-            assert feed.table.half_mass_radius_kpc[row] == known[name][1]
-    feed.close()
+            assert batches.table.half_mass_radius_kpc[row] == known[name][1]
+    batches.close()
     assert len(seen) == len(known)
 
 
 def test_a_larger_store_than_memory_is_streamed(map_store, tmp_path, capsys):
-    assert feeds.default_memory_gb() > 0.01
+    assert loader.default_memory_gb() > 0.01
     fit(config_of(map_store, memory_gb=1e-4), tmp_path / "run")
     assert re.search(r"streamed, \d+ steps at a time", capsys.readouterr().err)
 
@@ -198,16 +198,17 @@ import json, sys
 from pathlib import Path
 import torch
 from kinmass.gen.instrument import INSTRUMENTS
-from kinmass.train import distributed as ddp, feed as feeds
+from kinmass.train import distributed as ddp
+from kinmass.train.data import loader
 store, suites, look = Path(sys.argv[1]), ("bursty", "middle", "quiet"), INSTRUMENTS["ifu"]
 with ddp.process_group() as device:
-    status = feeds.done_galaxies(store, suites)
-    views, seen, place = feeds.validation_views(feeds.galaxies_of(store, status, "val"), "both", look, 1.0)
-    train = feeds.galaxies_of(store, status, "train")
-    wanted = feeds.Wanted("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
-    feed = feeds.open_feed(train, wanted, 6, 0, 0, device)
+    status = loader.done_galaxies(store, suites)
+    views, seen, place = loader.validation_views(loader.galaxies_of(store, status, "val"), "both", look, 1.0)
+    train = loader.galaxies_of(store, status, "train")
+    wanted = loader.Wanted("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
+    batches = loader.open_loader(train, wanted, 6, 0, 0, device)
     mapped = {line.split()[4] for line in open("/proc/self/maps") if "memfd:kinmass" in line}
-    rows, maps = feed.next(0)
+    rows, maps = batches.next(0)
     print(json.dumps([views.ids(), sorted(mapped), rows.tolist(), maps.sum((1, 2, 3)).tolist()]), flush=True)
 """
 
@@ -228,9 +229,9 @@ def test_processes_share_the_maps_and_no_view_is_validated_twice(map_store):
     sums = np.empty(6)
     for rank in range(2):
         sums[rank::2] = found[rank][3]
-    galaxies = feeds.galaxies_of(map_store, feeds.done_galaxies(map_store, SUITES), "train")
-    wanted = feeds.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
-    alone = feeds.open_feed(galaxies, wanted, 6, 0, 0, torch.device("cpu")).next(0)[1]
+    galaxies = loader.galaxies_of(map_store, loader.done_galaxies(map_store, SUITES), "train")
+    wanted = loader.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
+    alone = loader.open_loader(galaxies, wanted, 6, 0, 0, torch.device("cpu")).next(0)[1]
     np.testing.assert_array_equal(sums, alone.sum((1, 2, 3)))
 
 
@@ -270,17 +271,17 @@ def test_two_processes_train_what_one_does(map_store, tmp_path, precision, memor
 
 BREAK = """
 import os, sys, torch
-from kinmass.train import feed
+from kinmass.train.data import loader
 from kinmass.train.__main__ import main
 from kinmass.train.model.network import MassModel
 how, rank = sys.argv[1], int(os.environ["RANK"])
 if how == "exception" and rank == 1:
-    plain = feed.Held.next
+    plain = loader.Held.next
     def broken(self, step):
         if step == 3:
             raise RuntimeError("a fault of rank 1")
         return plain(self, step)
-    feed.Held.next = broken
+    loader.Held.next = broken
 if how == "nan" and rank == 1:
     forward = MassModel.forward
     def spoilt(self, *given):
@@ -332,10 +333,10 @@ def test_a_loss_that_is_no_number_on_one_rank_is_named_by_all(map_store, tmp_pat
     done = end(start([script, "nan", *fit_line(map_store, tmp_path / "run")[2:]], 2))
     assert [code for code, _, _ in done] == [1, 1], done
     messages = [re.search(r"kinmass fit: (.*)", errors)[1] for _, _, errors in done]
-    galaxies = feeds.galaxies_of(map_store, feeds.done_galaxies(map_store, SUITES), "train")
-    wanted = feeds.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
-    feed = feeds.open_feed(galaxies, wanted, 8, 0, 0, torch.device("cpu"))
-    culprit = galaxies.id(feed.table.place[feed.next(0)[0][1::2][2]])
+    galaxies = loader.galaxies_of(map_store, loader.done_galaxies(map_store, SUITES), "train")
+    wanted = loader.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
+    batches = loader.open_loader(galaxies, wanted, 8, 0, 0, torch.device("cpu"))
+    culprit = galaxies.id(batches.table.place[batches.next(0)[0][1::2][2]])
     assert messages == [f"loss is not finite at step 0; views: {culprit}"] * 2
 
 

@@ -130,14 +130,14 @@ def gain(ratios: pd.DataFrame, instrument: str, train: str) -> Figure:
 
 
 def train_by_test(summary: pd.DataFrame, instrument: str, tracer: str = "both") -> Figure:
-    """Matrices of dispersion, bias, 68 % coverage, share out of distribution: trained on (rows), tested on (columns)."""
+    """Matrices of dispersion, bias, coverage and share out of distribution: trained on (rows), tested on (columns)."""
     here = summary[(summary.estimator == "cnn") & (summary.instrument == instrument) & (summary.tracer == tracer)]
     here = here[here.test != ALL]
     rows = sorted(here.train.unique(), key=lambda t: (t.count("+"), t))
     columns = sorted(here.test.unique())
     figure, axes = plt.subplots(1, 4, figsize=(15, 0.75 * len(rows) + 2.2), layout="constrained")
     shown = (("dispersion", "dispersion [dex]", "viridis"), ("bias", "bias [dex]", "RdBu_r"),
-             ("coverage_68", "68 % coverage", "cividis"), ("ood_share", "share out of distribution", "magma"))  # fmt: skip
+             ("coverage_68", "68 % coverage", "cividis"), ("ood_share", "out of distribution", "magma"))  # fmt: skip
     for axis, (name, title, colours) in zip(axes, shown, strict=True):
         grid = (
             here.pivot_table(index="train", columns="test", values=name).reindex(index=rows, columns=columns).to_numpy()

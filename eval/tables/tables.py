@@ -21,9 +21,9 @@ from kinmass.eval.tables.metrics import (
     joint_log_prob,
     mean_over_radii,
     measures,
+    ood,
     ratio,
     replicates,
-    ood,
 )
 from kinmass.eval.tables.predictions import COLUMNS as VIEW_COLUMNS
 from kinmass.eval.tables.predictions import Part, prepare

@@ -28,7 +28,7 @@ from kinmass.eval.tables.predictions import (
 from kinmass.gen.code import code_key
 from kinmass.gen.instrument import Instrument
 from kinmass.gen.storage import store
-from kinmass.train.data.augmentation import Nuisances
+from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import RADII_RE, usable, views_of
 from kinmass.train.run.checkpoint import RunError, instrument_of, members_of, read_config
 from kinmass.train.run.posterior import UNSEEN, Inference, load
@@ -119,7 +119,7 @@ def _digest(*parts: bytes) -> str:
 def _kind(infer: Inference) -> str:
     """What a run is called in tables: cnn, cnn-any, and what varied while it was trained, as in cnn+scale+light."""
     fit = infer.run["fit"]
-    varied = [name.removesuffix("_dex") for name in Nuisances.__dataclass_fields__ if fit.get(name)]
+    varied = [name.removesuffix("_dex") for name in Augmentation.__dataclass_fields__ if fit.get(name)]
     return "+".join(
         ["cnn-any" if infer.tracer == "any" else "cnn", *varied, *["relative"] * (fit["inputs"] == "relative")]
     )

@@ -24,7 +24,7 @@ _COLDEST = 0.1
 
 
 @dataclass(frozen=True)
-class Nuisances:
+class Augmentation:
     """Strengths, standard deviations all but the last two; zero is none.
 
     scale_dex: of velocities, with lengths as their square, so that surface densities stay. light_dex: of each

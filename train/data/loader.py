@@ -183,7 +183,7 @@ def survey(galaxies: Galaxies, wanted: Wanted, crew: ddp.Crew, keep: torch.Tenso
     return Table(place[good], known[0], known[1], known[2], left_out)
 
 
-class Feed:
+class Loader:
     """A batch's maps for every step, this process's share of them; `table` and `galaxies` say what there is."""
 
     def __init__(self, galaxies: Galaxies, table: Table, batch: int, device: torch.device):
@@ -198,7 +198,7 @@ class Feed:
         """Let go of threads."""
 
 
-class Held(Feed):
+class Held(Loader):
     """Maps kept in memory: this machine's, or the GPU's where they take less than half of what is free there."""
 
     def __init__(
@@ -212,7 +212,7 @@ class Held(Feed):
             self._maps, self._at = torch.cat(parts), torch.arange(len(table))
 
     def next(self, step: int) -> tuple[np.ndarray, torch.Tensor]:
-        """As in Feed."""
+        """As in Loader."""
         rows = self._order.rows(step)
         at = self._at[torch.from_numpy(rows[self._mine])]
         if self._maps.device.type == "cuda":
@@ -220,7 +220,7 @@ class Held(Feed):
         return rows, _to(self._maps[at], self.device)
 
 
-class Streamed(Feed):
+class Streamed(Loader):
     """Maps read window by window, the next one in the background."""
 
     def __init__(self, galaxies: Galaxies, table: Table, batch: int, seed: int, device: torch.device, window: int):
@@ -250,7 +250,7 @@ class Streamed(Feed):
         return rows, maps.reshape(*mine.shape, *self.galaxies.shape[1:])
 
     def next(self, step: int) -> tuple[np.ndarray, torch.Tensor]:
-        """As in Feed. Steps are to follow each other."""
+        """As in Loader. Steps are to follow each other."""
         number, within = self._lanes.at(step)
         if number != self._number:
             self._window = (np.zeros(0), torch.zeros(0))
@@ -277,7 +277,7 @@ def window_for(galaxies: Galaxies, memory_gb: float, batch: int) -> int:
     return max(1, int(memory_gb * 1e9 / (2.5 * batch * size / galaxies.shape[0])))
 
 
-def open_feed(galaxies: Galaxies, wanted: Wanted, batch: int, seed: int, window: int, device: torch.device) -> Feed:
+def open_loader(galaxies: Galaxies, wanted: Wanted, batch: int, seed: int, window: int, device: torch.device) -> Loader:
     """All that is usable, kept in memory (window 0) or streamed. Every process has to call it.
 
     Raises StoreError when nothing is usable.

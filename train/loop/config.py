@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # and torch with them: a command's --help needs none
     from kinmass.gen.instrument import Instrument
-    from kinmass.train.data.augmentation import Nuisances
+    from kinmass.train.data.augmentation import Augmentation
 
 #: Numbers that follow from it and from a step have to be below 2^64 (`train.loop.fitter`).
 MOST_SEED = 2**28
@@ -56,7 +56,7 @@ class FitConfig:
     memory_gb: float = 0.0  # for maps, per node; more of them are streamed. 0: half of what is free
 
     def __post_init__(self) -> None:
-        from kinmass.train.data.augmentation import Nuisances
+        from kinmass.train.data.augmentation import Augmentation
         from kinmass.train.model.scaling import tracers_of
 
         tracers_of(self.tracer)
@@ -75,7 +75,7 @@ class FitConfig:
             raise ValueError(f"width must be a multiple of 4, not {self.width}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
-        for name in ("weight_decay", "checkpoint_minutes", "memory_gb", *Nuisances.__dataclass_fields__):
+        for name in ("weight_decay", "checkpoint_minutes", "memory_gb", *Augmentation.__dataclass_fields__):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number that is not negative: {getattr(self, name)}")
         if not self.suites:
@@ -100,8 +100,8 @@ class FitConfig:
         return instrument(self.instrument)
 
     @cached_property
-    def nuisances(self) -> "Nuisances":
+    def augmentation(self) -> "Augmentation":
         """What varies while training."""
-        from kinmass.train.data.augmentation import Nuisances
+        from kinmass.train.data.augmentation import Augmentation
 
-        return Nuisances(**{name: getattr(self, name) for name in Nuisances.__dataclass_fields__})
+        return Augmentation(**{name: getattr(self, name) for name in Augmentation.__dataclass_fields__})

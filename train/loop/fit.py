@@ -21,7 +21,7 @@ from tqdm import tqdm
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import clear_left_behind, make_folder
 from kinmass.train import distributed as ddp
-from kinmass.train.data import loader as feeds
+from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fitter import Fitter
@@ -137,7 +137,7 @@ def _start(config: FitConfig, plain: dict[str, Any], out: Path) -> _Start:
     identity = store_identity(Path(config.store), config.suites)
     if known and "store" in known:
         _refuse(out, other_store(Path(config.store), known["store"], identity))
-    status = feeds.done_galaxies(Path(config.store), config.suites)
+    status = loader.done_galaxies(Path(config.store), config.suites)
     state, more = read_last(out)
     remark = "; ".join(filter(None, (remark, more)))
     if state:
@@ -231,8 +231,8 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: 
             say(f"{suite}: {pending} of {len(status)} galaxies are not mapped yet; using those that are done")
     for line in store.without_dark_matter(Path(config.store), config.suites):
         say(line)
-    train = feeds.galaxies_of(Path(config.store), start.status, "train", config.galaxies)
-    val = feeds.galaxies_of(Path(config.store), start.status, "val")
+    train = loader.galaxies_of(Path(config.store), start.status, "train", config.galaxies)
+    val = loader.galaxies_of(Path(config.store), start.status, "val")
     look = config.look
     pixels, field_of_view_re = look.grid(train.shape[-1], train.field_of_view_re)
     torch.manual_seed(config.seed)
@@ -242,12 +242,12 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: 
     if start.state:  # what is streamed and validated stays the same on another machine
         memory_gb, window = start.state["memory_gb"], start.state["window"]
     else:
-        memory_gb = min(ddp.gather(config.memory_gb or feeds.default_memory_gb()))
-        window = feeds.window_for(train, memory_gb, config.batch)
-    wanted = feeds.Wanted(config.tracer, look, config.views, lambda observed, r_e: model.inputs(observed, r_e)[1])
-    feed = feeds.open_feed(train, wanted, config.batch, config.seed, window, device)
-    table = feed.table
-    validation = feeds.validation_views(val, config.tracer, look, 0.25 * memory_gb)
+        memory_gb = min(ddp.gather(config.memory_gb or loader.default_memory_gb()))
+        window = loader.window_for(train, memory_gb, config.batch)
+    wanted = loader.Wanted(config.tracer, look, config.views, lambda observed, r_e: model.inputs(observed, r_e)[1])
+    batches = loader.open_loader(train, wanted, config.batch, config.seed, window, device)
+    table = batches.table
+    validation = loader.validation_views(val, config.tracer, look, 0.25 * memory_gb)
     n_galaxies = len(np.unique(table.place // train.shape[0]))
     left_out = {reason: n for reason, (n, _) in table.left_out.items()}
     n_val = sum(ddp.gather(len(validation[2])))
@@ -267,7 +267,7 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: 
         },
         **store.provenance(), "finished": False,
     }  # fmt: skip
-    fitter = kind(config, model, feed, validation, device)
+    fitter = kind(config, model, batches, validation, device)
     if start.state:
         try:
             fitter.load_state(start.state)
@@ -281,7 +281,7 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: 
     fixed = {"galaxies": start.status, "memory_gb": memory_gb, "window": window, "run": content.copy()}
     saver = _Saver(out, fixed, config.checkpoint_minutes)
     with (
-        contextlib.closing(feed),
+        contextlib.closing(batches),
         tqdm(
             total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not first
         ) as bar,

@@ -9,7 +9,7 @@ from torch import nn
 
 from kinmass.gen.instrument import observe
 from kinmass.train import distributed as ddp
-from kinmass.train.data import loader as feeds
+from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE, Views
 from kinmass.train.data.sampler import draws, normal
 from kinmass.train.loop.config import FitConfig
@@ -49,17 +49,17 @@ class Fitter:
         self,
         config: FitConfig,
         model: MassModel,
-        feed: feeds.Feed,
+        batches: loader.Loader,
         validation: tuple[Views, torch.Tensor, np.ndarray],
         device: torch.device,
     ):
-        self.config, self.device, self.feed = config, device, feed
+        self.config, self.device, self.loader = config, device, batches
         self.look_at = config.look
         gpu = device.type == "cuda"
         self._dtype = torch.float64 if config.precision == "float64" else torch.float32
         mixed = config.precision == "bf16" or (config.precision == "auto" and gpu and torch.cuda.is_bf16_supported())
         self._pixels = model.config.pixels
-        table = feed.table
+        table = batches.table
         model.density.fit_whitening(table.log10_menc - table.log10_unit[:, None])
         self.model = model.to(device, self._dtype)
         if gpu:
@@ -132,19 +132,19 @@ class Fitter:
         # For layers that draw, should there be any: as every other number, from the step.
         torch.manual_seed((config.seed * 1_000_003 + self.step) * 65_537 + ddp.rank())
         began = time.perf_counter()
-        rows, maps = self.feed.next(self.step)
+        rows, maps = self.loader.next(self.step)
         self._waited += time.perf_counter() - began
         at = torch.from_numpy(rows[ddp.rank() :: ddp.world_size()]).to(self.device, non_blocking=True)
         samples = self._places + self.step * config.batch
         bits, noise = draws(samples, self._pixels, config.seed)
         maps, r_e, truth = flip_sky(maps, bits & 15), self._r_e[at], self._truth[at]
-        numbers = config.nuisances.numbers(samples, config.seed)
-        field_of_view_re = self.feed.galaxies.field_of_view_re
+        numbers = config.augmentation.numbers(samples, config.seed)
+        field_of_view_re = self.loader.galaxies.field_of_view_re
         if numbers is not None:
-            maps, r_e, truth = config.nuisances.vary(maps, r_e, truth, field_of_view_re, numbers)
+            maps, r_e, truth = config.augmentation.vary(maps, r_e, truth, field_of_view_re, numbers)
         observed = observe(maps, self.look_at, noise, field_of_view_re, r_e.float()).to(self._dtype)
         if numbers is not None:
-            observed = config.nuisances.look(observed, numbers)
+            observed = config.augmentation.look(observed, numbers)
         if config.tracer == "any":
             observed = drop_tracers(observed, ((bits >> 8) & 0xFFFF) % 3)
         log_prob = self.wrapped(observed, r_e, truth)
@@ -186,7 +186,7 @@ class Fitter:
             if views or not all(norm for _, _, norm in found):
                 what = "loss" if views else "gradient"
                 views = views or rows.tolist()
-                ids = ", ".join(self.feed.galaxies.id(self.feed.table.place[row]) for row in views[:8])
+                ids = ", ".join(self.loader.galaxies.id(self.loader.table.place[row]) for row in views[:8])
                 more = f" and {len(views) - 8} more" if len(views) > 8 else ""
                 raise NonFinite(f"{what} is not finite at step {step}; views: {ids}{more}")
 
@@ -217,7 +217,7 @@ class Fitter:
     def summary(self, values: dict[str, float]) -> dict[str, str]:
         """What the progress line shows."""
         return {
-            "epoch": f"{self.step * self.config.batch / len(self.feed.table):.1f}",
+            "epoch": f"{self.step * self.config.batch / len(self.loader.table):.1f}",
             "loss": f"{values['loss/val']:.2f}",
             "dispersion": f"{values['dispersion/mean']:.3f}",
             "views/s": f"{values['samples_per_second']:.0f}",

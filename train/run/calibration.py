@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kinmass.train.data.augmentation import Nuisances
+from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import Views, usable
 from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.run.checkpoint import (
@@ -205,15 +205,15 @@ def _features_as_trained(infer: Inference, views: Views, tracer: str) -> list[to
     What a network was taught to look past does not put a view out of its distribution.
     """
     fit = infer.run["fit"]
-    nuisances = Nuisances(**{name: fit.get(name, 0.0) for name in Nuisances.__dataclass_fields__})
-    numbers = nuisances.numbers(torch.arange(len(views)), SEED)
+    augmentation = Augmentation(**{name: fit.get(name, 0.0) for name in Augmentation.__dataclass_fields__})
+    numbers = augmentation.numbers(torch.arange(len(views)), SEED)
     if numbers is None or not len(views):
         return infer(views, tracer=tracer, unseen=False).features
-    maps, r_e, _ = nuisances.vary(
+    maps, r_e, _ = augmentation.vary(
         views.maps, views.half_mass_radius_kpc, views.log10_menc, views.field_of_view_re, numbers
     )
     seen = replace(views, maps=maps, half_mass_radius_kpc=r_e).observed(infer.instrument)
-    return infer(nuisances.look(seen, numbers), r_e, tracer).features
+    return infer(augmentation.look(seen, numbers), r_e, tracer).features
 
 
 def calibrate(run: Path, store: Path) -> None:

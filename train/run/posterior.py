@@ -17,7 +17,7 @@ from kinmass.gen.physics.sightline import seed_of
 from kinmass.train.data.dataset import Views
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import SPEEDS_KMS, is_held, only
-from kinmass.train.run.checkpoint import instrument_of, load_members, read_config, read_training_features, read_scales
+from kinmass.train.run.checkpoint import instrument_of, load_members, read_config, read_scales, read_training_features
 from kinmass.train.run.out_of_distribution import TrainingFeatures
 
 # N views, K radii, S samples, F features, M members

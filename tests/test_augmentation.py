@@ -6,7 +6,7 @@ import torch
 
 from kinmass.gen.constants import G
 from kinmass.gen.instrument import INSTRUMENTS, observe
-from kinmass.train.data.augmentation import Nuisances
+from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import RADII_RE, concatenate, read_views, usable
 from kinmass.train.model.scaling import scale_free
 
@@ -22,19 +22,19 @@ def views(map_store):
 
 def varied(views, **strengths):
     """Maps, R_e and profiles after variation, and the numbers used."""
-    nuisances = Nuisances(**strengths)
-    numbers = nuisances.numbers(torch.arange(len(views)), seed=3)
-    return *nuisances.vary(views.maps, views.half_mass_radius_kpc, views.log10_menc, FIELD, numbers), numbers
+    augmentation = Augmentation(**strengths)
+    numbers = augmentation.numbers(torch.arange(len(views)), seed=3)
+    return *augmentation.vary(views.maps, views.half_mass_radius_kpc, views.log10_menc, FIELD, numbers), numbers
 
 
 def test_nothing_varies_unless_asked_to(views):
-    assert Nuisances().numbers(torch.arange(4), 0) is None
+    assert Augmentation().numbers(torch.arange(4), 0) is None
 
 
 def test_numbers_belong_to_the_sample_and_differ():
-    nuisances = Nuisances(scale_dex=1.0)
-    together = nuisances.numbers(torch.arange(2000), 1)
-    torch.testing.assert_close(nuisances.numbers(torch.arange(7, 2000, 13), 1), together[7::13])
+    augmentation = Augmentation(scale_dex=1.0)
+    together = augmentation.numbers(torch.arange(2000), 1)
+    torch.testing.assert_close(augmentation.numbers(torch.arange(7, 2000, 13), 1), together[7::13])
     assert abs(float(together.mean())) < 0.02
     assert abs(float(together.std()) - 1) < 0.02
     assert float(torch.corrcoef(together.T).fill_diagonal_(0).abs().max()) < 0.1
@@ -56,8 +56,8 @@ def test_scale_is_the_symmetry_of_gravity(views):
 
 def test_light_changes_densities_alone_and_relative_inputs_not_at_all(views):
     seen = observe(views.maps, INSTRUMENTS["ifu"], None)
-    nuisances = Nuisances(light_dex=0.3)
-    brighter = nuisances.look(seen, nuisances.numbers(torch.arange(len(seen)), 0))
+    augmentation = Augmentation(light_dex=0.3)
+    brighter = augmentation.look(seen, augmentation.numbers(torch.arange(len(seen)), 0))
     ratio = (brighter / seen.clamp(min=1e-30)).nan_to_num()
     for t in (0, 4):
         each = [
@@ -99,9 +99,9 @@ def test_heat_takes_from_rotation_what_pressure_supports():
     maps[:, 4] = 1e8 * torch.exp(-radius / r_d)
     maps[:, 5] = v_c
     menc = torch.log10(v_c**2 * r_e * torch.tensor(RADII_RE) / G).expand(200, -1)
-    nuisances = Nuisances(heat=0.2)
-    numbers = nuisances.numbers(torch.arange(200), 0)
-    hot, _, same = nuisances.vary(maps, torch.full((200,), r_e), menc, FIELD, numbers)
+    augmentation = Augmentation(heat=0.2)
+    numbers = augmentation.numbers(torch.arange(200), 0)
+    hot, _, same = augmentation.vary(maps, torch.full((200,), r_e), menc, FIELD, numbers)
     torch.testing.assert_close(same, menc)
     sigma = hot[:, 6]
     torch.testing.assert_close(sigma, (0.2 * v_c * numbers[:, 3].abs())[:, None, None].expand_as(sigma))
@@ -113,9 +113,9 @@ def test_heat_takes_from_rotation_what_pressure_supports():
 
 def test_fade_keeps_the_brightest_pixels(views):
     seen = observe(views.maps, INSTRUMENTS["ifu"], None)
-    nuisances = Nuisances(fade=0.5)
+    augmentation = Augmentation(fade=0.5)
     many = seen.repeat(40, 1, 1, 1)
-    faded = nuisances.look(many, nuisances.numbers(torch.arange(len(many)), 0))
+    faded = augmentation.look(many, augmentation.numbers(torch.arange(len(many)), 0))
     for t in (0, 4):
         kept, before = faded[:, t + 3] > 0, many[:, t + 3] > 0
         assert (kept <= before).all()
@@ -131,8 +131,8 @@ def test_fade_keeps_the_brightest_pixels(views):
 
 def test_a_dispersion_that_was_not_measured_is_nil(views):
     seen = observe(views.maps, INSTRUMENTS["ifu"], None).repeat(40, 1, 1, 1)
-    nuisances = Nuisances(no_dispersion=0.3)
-    without = nuisances.look(seen, nuisances.numbers(torch.arange(len(seen)), 0))
+    augmentation = Augmentation(no_dispersion=0.3)
+    without = augmentation.look(seen, augmentation.numbers(torch.arange(len(seen)), 0))
     absent = (without[:, [2, 6]] == 0).flatten(2).all(2)
     np.testing.assert_allclose(absent.double().mean(0), 0.3, atol=0.07)
     assert not torch.equal(absent[:, 0], absent[:, 1])

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import importlib
 import re
 from collections.abc import Callable, Iterable
 from graphlib import TopologicalSorter
@@ -145,3 +146,10 @@ def test_one_place_knows_each_way_of_being_many(library):
                 knowing.add(path)
     assert knowing
     assert all(path.is_relative_to(ROOT / places[library]) or path == Path(ROOT / places[library]) for path in knowing)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")))
+def test_benchmarks_can_be_imported(name):
+    if name == "sbi_npe":
+        pytest.importorskip("sbi")  # a peer, in the benchmarks' own environment
+    importlib.import_module(f"bench.{name}")

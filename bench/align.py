@@ -62,7 +62,7 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
         """A fit with one more term."""
 
         def __init__(self, config: FitConfig, model: nn.Module, *others: Any):
-            features = model.config.n_features  # type: ignore[union-attr]
+            features = int(model.config.n_features)  # type: ignore[union-attr, arg-type]
             # Part of the model, so that it is optimised and kept; taken out of what is saved as the best.
             self._judge = nn.Sequential(nn.Linear(features, 64), nn.SiLU(), nn.Linear(64, 1)) if way == "dann" else None
             super().__init__(config, model, *others)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
             self._seen.clear()
             if way == "worst":
                 group = self._group[rows]
-                each = torch.stack([-log_prob[group == g].sum() / max(1, (group == g).sum()) for g in range(2)])
+                each = torch.stack([-log_prob[group == g].sum() / max(1, int((group == g).sum())) for g in range(2)])
                 self._share *= torch.exp(weight * each.detach())
                 self._share /= self._share.sum()
                 return (self._share * each).sum()

@@ -35,7 +35,7 @@ def disc_galaxy(n_stars: int, n_gas: int, n_dark: int = 1000) -> Galaxy:
         name: replace(p, pos_kpc=np.asfortranarray(p.pos_kpc), vel_kms=np.asfortranarray(p.vel_kms))
         for name, p in galaxy.components().items()
     }
-    return Galaxy(**parts)
+    return Galaxy(parts["stars"], parts["gas"], parts["dark"], parts["black_holes"])
 
 
 def resampled(p: Particles, n: int, shrink: float = 1.0) -> Particles:

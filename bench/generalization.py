@@ -59,7 +59,7 @@ def fit(
     variant: str, run: Path, store_path: Path, tracer: str, suites: list[str], left_out: str, seed: int, steps: int
 ) -> None:
     """Train one network where it is not there yet."""
-    line = ["bench.align", "--way", variant, "--target", left_out] if variant in WEIGHTS else ["train"]
+    line: list[object] = ["bench.align", "--way", variant, "--target", left_out] if variant in WEIGHTS else ["train"]
     line += ["fit", "--store", store_path, "--tracer", tracer, "--suites", ",".join(suites), "--seed", seed]
     line += ["--steps", steps, "--out", run, *shlex.split(VARIANTS.get(variant, ""))]
     done = subprocess.run([sys.executable, "-m", *map(str, line)], capture_output=True, text=True)

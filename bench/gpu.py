@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ class BytesMoved(TorchDispatchMode):
             leaves = tree_leaves((args, kwargs or {}, out))
             self.total += sum(x.numel() * x.element_size() for x in leaves if isinstance(x, torch.Tensor))
         return out
+
+
+def step_and_look(fitter: Any) -> None:
+    """What a fit does between two looks at what it has computed."""
+    fitter.advance()
+    fitter.look()
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -115,7 +122,7 @@ def measure(args: argparse.Namespace, path: Path) -> None:
             fitter._one_step()
         per_call = fitter._every
         calls = max(1, (args.steps or (100 if gpu else 8)) // per_call)
-        spent = seconds_of(lambda fitter=fitter: (fitter.advance(), fitter.look()), device, calls) / per_call
+        spent = seconds_of(partial(step_and_look, fitter), device, calls) / per_call
         ideal = counter.get_total_flops() / flops, traffic.total / moved
         rows.append(
             [batch, batch / spent, 1e3 * spent, counter.get_total_flops() / 1e9, traffic.total / 1e6,

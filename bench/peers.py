@@ -1,5 +1,7 @@
 """The same maps by yt and by pynbody, through the interfaces their users call."""
 
+from typing import Any
+
 import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
@@ -14,7 +16,7 @@ class Yt:
 
         yt.set_log_level("error")
         p = particles
-        data = {f"particle_position_{x}": p.pos_kpc[:, i] for i, x in enumerate("xyz")}
+        data: dict[Any, Any] = {f"particle_position_{x}": p.pos_kpc[:, i] for i, x in enumerate("xyz")}
         data |= {f"particle_velocity_{x}": p.vel_kms[:, i] for i, x in enumerate("xyz")}
         data["particle_mass"] = p.mass_msun
         if p.support_kpc is not None:

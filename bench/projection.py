@@ -6,6 +6,7 @@ on the gas, with its particles turned and its densities set beforehand. A figure
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def main() -> None:
         return common.best(lambda: views(galaxy, turns[:n], np.full(n, half), pixels), repeats) / n
 
     one, batches = ours(1, 9), {n: ours(n, 4) for n in (8, 32)}
-    apart = sum(common.best(lambda t=t: views(galaxy, t[None], [half], pixels), 4) for t in turns[:8]) / 8
+    apart = sum(common.best(partial(views, galaxy, t[None], np.array([half]), pixels), 4) for t in turns[:8]) / 8
     own_gas = common.best(lambda: project(gas, turns[:1], np.array([half]), pixels), 9)
     read = arrays_read(galaxy)
     memory = common.best(lambda: [_sum(a) for a in read], 9)
@@ -141,7 +142,7 @@ def main() -> None:
     _, seconds = yt_maps(yt_stars, yt_gas, turn, half, pixels)
     peer = Pynbody(gas, turn, half)
     pyn = {
-        (f, fast): common.best(lambda f=f, fast=fast: peer.image(f, pixels, fast), 5)
+        (f, fast): common.best(partial(peer.image, f, pixels, fast), 5)
         for f in FIELDS[:2] for fast in (True, False)
     }  # fmt: skip
     quick = min(sum(pyn[f, fast] for f in FIELDS[:2]) for fast in (True, False)) / 2

@@ -23,13 +23,14 @@ training took (steps x batch), and trainable parameters.
 """
 
 import argparse
+import io
 import os
 import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("--z-score", default="none", help="of sbi's maps: none, structured or independent, its default")
     parser.add_argument("--split-rows", action="store_true", help="let sbi split off its validation views itself")
     args = parser.parse_args()
-    sys.stdout.reconfigure(line_buffering=True)  # sbi's progress, piped too
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # sbi's progress, piped too
     # Pixels valid in every view, or in none, are no mistake; the other is nflows' own affair.
     for text in ("Data has constant values", "torch.triangular_solve is deprecated"):
         warnings.filterwarnings("ignore", text)

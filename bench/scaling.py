@@ -6,6 +6,7 @@ Peaks are taken in a fresh process per size, above what the interpreter holds be
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def sized(base: Galaxy, n: int, shrink: bool) -> Galaxy:
         name: common.resampled(p, round(times * len(p)), times ** (-1 / 3) if shrink else 1.0)
         for name, p in base.components().items()
     }
-    return Galaxy(**parts)
+    return Galaxy(parts["stars"], parts["gas"], parts["dark"], parts["black_holes"])
 
 
 def slope(sizes: list[int], seconds: list[float]) -> float:
@@ -45,7 +46,7 @@ def particles(base: Galaxy, sizes: list[int], pixels: int) -> None:
     for n in sizes:
         held, shrunk = sized(base, n, False), sized(base, n, True)
         repeats = 5 if n < 3e6 else 2
-        times = [common.best(lambda p=p: project(p, *field), repeats) for p in (held.stars, held.gas, shrunk.gas)]
+        times = [common.best(partial(project, p, *field), repeats) for p in (held.stars, held.gas, shrunk.gas)]
         columns.append(times)
         rows.append([n, *times, 1e9 * (times[0] + times[1]) / (1.3 * n)])
     slopes = [slope(sizes, [row[i] for row in columns]) for i in range(3)]
@@ -59,7 +60,7 @@ def views(galaxy: Galaxy, pixels: int) -> None:
     seconds = []
     for n in numbers:
         settings = Settings(views=n, pixels=pixels)
-        seconds.append(common.best(lambda s=settings: common.mapped(galaxy, s), 2))
+        seconds.append(common.best(partial(common.mapped, galaxy, settings), 2))
     common.table(
         ["views", "map_galaxy [s]", "per view [s]"],
         [[n, s, s / n] for n, s in zip(numbers, seconds, strict=True)]
@@ -86,7 +87,8 @@ def peak(path: Path, n_views: int, pixels: int) -> None:
     for file in sorted(path.glob("*.npy")):
         name, key = file.stem.split("-")
         loaded.setdefault(name, {})[key] = np.load(file)
-    galaxy = Galaxy(**{name: Particles(**arrays) for name, arrays in loaded.items()})
+    parts = {name: Particles(**arrays) for name, arrays in loaded.items()}
+    galaxy = Galaxy(parts["stars"], parts["gas"], parts["dark"], parts["black_holes"])
     common.mapped(galaxy, settings)
     print(common.array_bytes(galaxy) / 1e6, (common.memory_mb("VmHWM") - before) * 1.048576)
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +105,8 @@ def main() -> None:
             for i, (name, (write, read)) in enumerate(layouts.items()):
                 path = Path(scratch) / str(i)
                 shutil.rmtree(path, ignore_errors=True)
-                best[name][0] = min(best[name][0], seconds(lambda write=write, path=path: write(path)))
-                best[name][1] = min(best[name][1], seconds(lambda read=read, path=path: read(path)))
+                best[name][0] = min(best[name][0], seconds(partial(write, path)))
+                best[name][1] = min(best[name][1], seconds(partial(read, path)))
                 sizes = [p.stat().st_size for p in path.rglob("*") if p.is_file()]
                 on_disk[name] = len(sizes), sum(sizes)
     print(f"{args.galaxies} galaxies of {args.views} views, {args.pixels}^2 pixels: {megabytes:.0f} MB of arrays")

@@ -99,7 +99,8 @@ def beside_the_limit(fitter: Fitter, seconds: float) -> tuple[float, float, floa
 
     Step by step by turns, and by the median step: a machine that is busy with something else is so for both.
     """
-    bare, times, waited, began = bare_step(fitter), ([], []), fitter._waited, time.perf_counter()
+    times: tuple[list[float], list[float]] = ([], [])
+    bare, waited, began = bare_step(fitter), fitter._waited, time.perf_counter()
     while time.perf_counter() - began < seconds or len(times[0]) < 5:
         for kind, call in enumerate((bare, lambda: (fitter.advance(), fitter.look()))):
             start = time.perf_counter()

@@ -18,7 +18,7 @@ SUITES := bursty quiet middle
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap sky campaign-sky bench test test-other-math test-slurm lint types setup clean
+.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap sky campaign-sky bench test test-other-math test-slurm lock lint types setup clean
 
 setup: .venv/.installed
 
@@ -113,6 +113,12 @@ demo-clean-views: demo
 	$(BIN)/python -m eval tables $(DEMO)/runs/* $(DEMO)/clean/* --store $(DEMO)/maps.zarr --out $(DEMO)/results-clean
 	$(BIN)/python -m eval report $(DEMO)/results-clean
 
+# requirements.lock anew, from pyproject.toml, in an environment of its own.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check ".[mpi,dev]"
+	build/lock/bin/python -m pip freeze --exclude kinmass --all | grep -v "^pip==" | sed "s/+cpu$$//" > requirements.lock
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -127,7 +133,7 @@ test: lint types
 # Another processor's rounding, as far as one can have it on this: the tests whose networks are trained on the spot.
 OTHER_MATH := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Prescott \
   NPY_DISABLE_CPU_FEATURES=X86_V3 NUMBA_CPU_NAME=generic
-TRAINED := $(addprefix tests/test_, observed.py report.py out_of_distribution.py across.py)
+TRAINED := $(addprefix tests/, eval/observed/test_observed.py eval/report train/run)
 test-other-math: setup
 	$(OTHER_MATH) $(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINED)
 

@@ -93,6 +93,11 @@ def test_rooms_import_what_they_may(stage):
     assert {name for name in rooms if used[name]} == {name for name in rooms if MAY[name]}
 
 
+def test_tests_lie_in_the_rooms_that_they_are_of():
+    for path in (ROOT / "tests").glob("*/**/test_*.py"):
+        assert (ROOT / path.parent.relative_to(ROOT / "tests")).is_dir(), path
+
+
 def test_no_import_runs_in_a_circle():
     """Of those that are run as a module is read."""
     graph = imports(ast.iter_child_nodes)

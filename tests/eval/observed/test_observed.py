@@ -13,7 +13,7 @@ import yaml
 import zarr
 from astropy.io import fits
 from astropy.table import QTable
-from conftest import SHARED, SUITES, assert_same_posterior
+from conftest import ROOT, SHARED, SUITES, assert_same_posterior
 
 from kinmass.eval.__main__ import main
 from kinmass.eval.observed.fits_maps import kms
@@ -536,7 +536,7 @@ def observed_files():
 @pytest.mark.parametrize(("name", "pixels"), [("NGC4310", 2000), ("NGC4451", 2000), ("NGC6278", 1500)])
 def test_published_maps_are_read_and_rotate(observed_files, tmp_path, name, pixels):
     """The examples in docs/observed, on the files as published: in place, at rest, rotating, and no blank left."""
-    content = yaml.safe_load((Path(__file__).parent.parent / "docs" / "observed" / f"{name}.yaml").read_text())
+    content = yaml.safe_load((ROOT / "docs" / "observed" / f"{name}.yaml").read_text())
     for file in observed_files.glob(f"*/{name}*.fits"):
         (tmp_path / file.name).symlink_to(file)
     path = described(tmp_path, content)

@@ -179,7 +179,7 @@ def test_a_limit_on_file_sizes_is_a_sentence(box, tmp_path):
     line = f"""
 from mpi4py import MPI
 import resource, sys
-from kinmass.gen import projection
+from kinmass.gen.physics import projection
 from kinmass.gen.__main__ import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "--pixels", "64"]))
@@ -350,7 +350,7 @@ def test_what_a_file_makes_go_wrong_is_told_from_what_we_do(tmp_path):
 def test_a_fault_outside_of_any_galaxy_ends_all_ranks_with_its_traceback(box, tmp_path, ranks):
     line = f"""
 import sys
-from kinmass.gen import store
+from kinmass.gen.storage import store
 from kinmass.gen.__main__ import main
 def broken(*_): raise ValueError("operands could not be broadcast")
 store.write_galaxies = broken

@@ -22,6 +22,7 @@ What was stopped goes on where it stood when the same command is given again. `k
 
 import argparse
 import sys
+from types import ModuleType
 
 import shtab
 
@@ -31,7 +32,7 @@ from kinmass.gen import __main__ as gen_stage
 from kinmass.train import __main__ as train_stage
 
 
-def parser() -> tuple[argparse.ArgumentParser, dict[str, object]]:
+def parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
     """The parser of all commands, and which stage each is of."""
     parser = argparse.ArgumentParser(
         prog="kinmass",
@@ -42,7 +43,7 @@ def parser() -> tuple[argparse.ArgumentParser, dict[str, object]]:
     parser.add_argument("--version", action="version", version=f"kinmass {__version__}")
     shtab.add_argument_to(parser, "--print-completion", help="a script that completes commands and options in a shell")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog="kinmass")
-    stages: dict[str, object] = {}
+    stages: dict[str, ModuleType] = {}
     for stage in (gen_stage, train_stage, eval_stage):
         stage.add_commands(commands)
         stages |= {name: stage for name in commands.choices if name not in stages}
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code, as `run` of the command's stage says."""
     known, stages = parser()
     args = known.parse_args(arguments)
-    return stages[args.command].run(args, arguments)  # type: ignore[attr-defined, no-any-return]
+    return stages[args.command].run(args, arguments)  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":

@@ -61,11 +61,9 @@ def views(galaxy: Galaxy, pixels: int) -> None:
     for n in numbers:
         settings = Settings(views=n, pixels=pixels)
         seconds.append(common.best(partial(common.mapped, galaxy, settings), 2))
-    common.table(
-        ["views", "map_galaxy [s]", "per view [s]"],
-        [[n, s, s / n] for n, s in zip(numbers, seconds, strict=True)]
-        + [["slope (wanted <= 1)", slope(numbers, seconds), ""]],
-    )
+    rows: list[list[object]] = [[n, s, s / n] for n, s in zip(numbers, seconds, strict=True)]
+    rows.append(["slope (wanted <= 1)", slope(numbers, seconds), ""])
+    common.table(["views", "map_galaxy [s]", "per view [s]"], rows)
 
 
 def save(galaxy: Galaxy, path: Path) -> None:

@@ -1,7 +1,7 @@
 """A map store in, a probabilistic network that infers the mass profile out.
 
   kinmass fit --store maps.zarr --tracer both --out runs/both
-  torchrun --nproc-per-node 4 -m train fit --store maps.zarr --tracer both --out runs/both
+  torchrun --nproc-per-node 4 -m kinmass fit --store maps.zarr --tracer both --out runs/both
   kinmass launch --store maps.zarr --array gas,stars,both --nodes 4 --gpus-per-node 4 --time 8h --out runs
   kinmass status runs
   tensorboard --logdir runs          watch losses, dispersion and bias while it runs

@@ -182,6 +182,11 @@ def observe(
     cuts and errors refer to is that of the blurred map before rebinning; of a tracer with nothing inside R_e the mean
     of the pixels that have some. Invalid pixels are zero.
     Raises ValueError where the instrument cannot look at such maps.
+
+    >>> maps = torch.rand(1, 8, 16, 16) + 1
+    >>> seen = observe(maps, INSTRUMENTS["clean"], None)
+    >>> seen.shape, bool((seen[:, 3] == 1).all())  # every pixel has stars
+    (torch.Size([1, 8, 16, 16]), True)
     """
     seen = []
     stored = maps.shape[-1]

@@ -22,6 +22,9 @@ def snapshot_number(path: Path, format_name: str) -> str:
 
     099 of snap_099.0.hdf5 (the 0 is the file's), 01024 of g8.26e11.01024, 028 of snap_028_z000p000.0.hdf5 and 600 of
     snap600Rpep..z0.000.AHF_halos (the redshift is no number), 010 of snapshot_010.0 (GADGET's binary files).
+
+    >>> snapshot_number(Path("snapdir_099/snap_099.0.hdf5"), "arepo")
+    '099'
     """
     name = re.sub(r"\.(hdf5|h5|list|ascii|ecsv|csv|AHF_halos)$", "", path.name)
     name = re.sub(r"[._]z\d+[.p]\d+", "", name)
@@ -147,7 +150,16 @@ class Selection(_Section):
 
 
 class Suite(_Section):
-    """One suite of simulated galaxies."""
+    """One suite of simulated galaxies.
+
+    >>> suite = Suite(name="mine", format="arepo", snapshots="snap_*.hdf5", aperture={"kpc": 30})
+    >>> suite.selection.min_stars
+    200
+    >>> Suite(name="mine", format="areppo", snapshots="snap_*.hdf5", aperture={"kpc": 30})
+    Traceback (most recent call last):
+    pydantic_core._pydantic_core.ValidationError: 1 validation error for Suite
+    ...
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     format: str

@@ -28,6 +28,10 @@ def open_store(path: Path | str) -> "xarray.DataTree":
     """A map store's suites as a tree of lazy arrays, one group each; docs/generation.md says what they hold.
 
     Raises StoreError when there is no store.
+
+    >>> tree = open_store("maps.zarr")
+    >>> sorted(tree.children), tree["quiet"].sizes["view"]
+    (['bursty', 'middle', 'quiet'], 2)
     """
     import xarray
 

@@ -187,6 +187,17 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
 
     Distances and radii are drawn from lognormals of the given relative errors, which keeps them positive; a mass
     inside an angle is proportional to the distance. Raises ValueError where the run cannot use the galaxy's maps.
+
+    >>> from kinmass.eval.observed.galaxy import ObservedGalaxy
+    >>> from kinmass.eval.observed.sky import SkyMap
+    >>> from kinmass.train import load
+    >>> x, y = np.meshgrid(np.arange(-14.5, 15), np.arange(-14.5, 15))
+    >>> r = np.hypot(x, y)
+    >>> gas = SkyMap(x, y, 1.0, np.exp(-r / 5), 150 * x / (r + 3), np.full(r.shape, 10.0))
+    >>> galaxy = ObservedGalaxy("mine", 20.0, 5.0, gas=gas, calibrated=frozenset({"gas"}))
+    >>> profile = infer(load("runs/gas"), galaxy, draws=2)
+    >>> profile.radius_kpc.shape, profile.inside(1.0).startswith("log10 M(<1 kpc) = ")
+    ((10,), True)
     """
     tracer = _tracer(run, galaxy)
     config = run.models[0].config

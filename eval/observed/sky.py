@@ -24,6 +24,10 @@ class SkyMap:
     beam_fwhm_arcsec is how far the maps are blurred, None where that is not known (taken as sharp). Only finite pixels
     with a positive density are kept.
     Raises ValueError where arrays differ in length or nothing is left.
+
+    >>> x = np.array([-1.0, 1.0])
+    >>> SkyMap(x, 0 * x, 2.0, density=np.array([3.0, np.nan]), velocity_kms=50 * x).velocity_kms  # one pixel has none
+    array([-50.])
     """
 
     x_arcsec: np.ndarray

@@ -130,6 +130,16 @@ def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Sett
 
     galaxy holds all particles out to the aperture and to frame.map_radius_kpc, and may hold others. Raises Refused
     when there are none as far out as the profile goes.
+
+    >>> from kinmass.gen.mock.suites import make_galaxy
+    >>> galaxy, model = make_galaxy("quiet", 0, seed=1, n_stars=2000, n_gas=500, n_dark=2000)
+    >>> settings, aperture_kpc = Settings(views=2, pixels=16), 0.3 * model.r200_kpc
+    >>> frame = frame_of(galaxy.stars, aperture_kpc, "quiet 0", settings)
+    >>> record = map_galaxy(galaxy, frame, aperture_kpc, settings)
+    >>> record["maps"].shape  # views, channels of stars and of gas, pixels
+    (2, 8, 16, 16)
+    >>> bool((np.diff(record["mass"][0]) >= 0).all())  # mass inside growing radii
+    True
     """
     gas = with_kernels(within(galaxy.gas, frame.map_radius_kpc))
     seen = replace(galaxy, stars=within(galaxy.stars, frame.map_radius_kpc), gas=gas)

@@ -13,6 +13,10 @@ class Particles:
     memory (Fortran order), as the projection reads them. support_kpc (N,) is the radius
     at which each particle's smoothing kernel reaches zero; None where none is defined. weight (N,)
     is what maps weigh it by (light, HI mass, 0 for what is not seen); None is its mass.
+
+    >>> two = Particles(np.array([[1.0, 0, 0], [0, 2.0, 0]]), np.zeros((2, 3)), np.array([1e6, 3e6]))
+    >>> len(two), two[two.mass_msun > 2e6].pos_kpc.tolist()
+    (2, [[0.0, 2.0, 0.0]])
     """
 
     pos_kpc: np.ndarray

@@ -7,7 +7,11 @@ N_RADII = 64
 
 
 def enclosed_mass(pos_kpc: np.ndarray, mass_msun: np.ndarray, radius_kpc: np.ndarray) -> np.ndarray:
-    """Mass [Msun] of particles with |pos| <= r for every r: pos (N, 3), mass (N,), growing radius (K,) -> (K,)."""
+    """Mass [Msun] of particles with |pos| <= r for every r: pos (N, 3), mass (N,), growing radius (K,) -> (K,).
+
+    >>> enclosed_mass(np.array([[1.0, 0, 0], [0, 2.0, 0]]), np.array([1e6, 3e6]), np.array([0.5, 1.0, 3.0])).tolist()
+    [0.0, 1000000.0, 4000000.0]
+    """
     shell = np.searchsorted(radius_kpc, np.sqrt(np.einsum("ij,ij->i", pos_kpc, pos_kpc)))
     return np.cumsum(np.bincount(shell, mass_msun, minlength=len(radius_kpc) + 1))[: len(radius_kpc)]
 

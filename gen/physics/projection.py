@@ -158,6 +158,14 @@ def project(
     the density then has). rotations (V, 3, 3): rows are the map's x, y and the line of sight, away
     from the observer; half_width_kpc (V,). y grows with the row, x with the column. A pixel of zero
     density is empty; its velocity and dispersion of zero mean nothing.
+
+    >>> from kinmass.gen.physics.particles import Particles
+    >>> one = Particles(np.array([[0.5, 0.5, 0.0]]), np.array([[0.0, 0.0, 30.0]]), np.array([4e6]))
+    >>> density, velocity, dispersion, count = project(one, np.eye(3)[None], [1.0], 2)[0]
+    >>> density.tolist()  # all of it in the pixel of 1 kpc^2 at the upper right
+    [[0.0, 0.0], [0.0, 4000000.0]]
+    >>> float(velocity[1, 1]), float(dispersion[1, 1]), int(count[1, 1])
+    (30.0, 0.0, 1)
     """
     half_width_kpc = np.asarray(half_width_kpc, dtype=np.float64)
     maps = np.zeros((len(half_width_kpc), 4, pixels, pixels))

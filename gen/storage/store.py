@@ -469,7 +469,14 @@ def is_damaged(group: zarr.Group, index: int) -> bool:
 
 
 def open_suite(store: Path, suite: str) -> zarr.Group:
-    """A suite's group, read and checked. Raises StoreError with what is wrong and what there is."""
+    """A suite's group, read and checked. Raises StoreError with what is wrong and what there is.
+
+    >>> group = open_suite(Path("maps.zarr"), "quiet")
+    >>> group["maps"].shape  # galaxies, views, channels of stars and of gas, pixels
+    (12, 2, 8, 16, 16)
+    >>> bool((group["status"][:] == DONE).all())
+    True
+    """
     group = _open(store, suite)
     sizes = {group[name].shape[0] for name in (*ARRAYS, "galaxy", "lineage")}
     if len(sizes) > 1:

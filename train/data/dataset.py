@@ -80,6 +80,10 @@ def read_views(path: Path, suite: str, part: str | None = None, rows: slice | No
     """All views of a suite's finished galaxies, of one part of the split or (None) of all.
 
     rows limits which galaxies are looked at. Raises StoreError for a store that cannot be used.
+
+    >>> views = read_views(Path("maps.zarr"), "quiet")
+    >>> len(views), views.log10_menc.shape  # two views of twelve galaxies, ten radii
+    (24, torch.Size([24, 10]))
     """
     group = store.open_suite(path, suite)
     names, lineages = group["galaxy"][:], group["lineage"][:]

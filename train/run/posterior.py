@@ -34,6 +34,15 @@ class Posterior:
 
     radii_re (K,) in units of each view's R_e; half_mass_radius_kpc (N,). Random numbers belong to the
     view they are drawn for (`names`): the same for any grouping of views into calls. features: per member, (N, F).
+
+    >>> from kinmass.train.data.dataset import read_views
+    >>> views = read_views(Path("maps.zarr"), "quiet")
+    >>> posterior = load("runs/both")(views)
+    >>> posterior.samples(100).shape  # draws, views, radii
+    (100, 24, 10)
+    >>> low, median, high = posterior.quantiles([0.16, 0.5, 0.84])
+    >>> bool((low <= high).all()), posterior.log_prob(views.log10_menc).shape
+    (True, (24,))
     """
 
     def __init__(
@@ -247,5 +256,9 @@ def load(run: Path | str) -> Inference:
     """The trained run in a folder, a single network or an ensemble. Nothing in the folder is executed.
 
     Raises RunError for a run that is unfinished, damaged or of another schema.
+
+    >>> infer = load("runs/gas")
+    >>> infer.tracer, infer.instrument.name
+    ('gas', 'ifu')
     """
     return Inference(Path(run))

@@ -1,0 +1,23 @@
+"""Examples in docstrings run as they stand, in a folder with a store and runs."""
+
+import doctest
+from importlib import import_module
+
+import pytest
+
+MODULES = [
+    "kinmass", "kinmass.gen.campaign.record", "kinmass.gen.instrument", "kinmass.gen.physics.particles",
+    "kinmass.gen.physics.profile", "kinmass.gen.physics.projection", "kinmass.gen.storage.store", "kinmass.gen.suite",
+    "kinmass.train.data.dataset", "kinmass.train.run.posterior", "kinmass.eval.observed.inference",
+    "kinmass.eval.observed.sky",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name, map_store, runs, tmp_path, monkeypatch):
+    (tmp_path / "maps.zarr").symlink_to(map_store)
+    (tmp_path / "runs").symlink_to(runs[0].parent)
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 0
+    assert found.failed == 0

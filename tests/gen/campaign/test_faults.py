@@ -309,7 +309,7 @@ def test_a_fault_of_the_program_is_not_called_one_of_the_file(tmp_path, monkeypa
         assert kind in reason
         assert str(suite.parent) in reason
         assert behind.startswith("Traceback")
-        assert "tests/test_faults.py" in behind
+        assert "test_faults.py" in behind
     monkeypatch.undo()
     assert generate([load_suite(suite)], out, Settings(2, 16), quiet=True) == (3, 0)
 

@@ -404,8 +404,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(map_store
     assert all(found == [10, 20, 30, 40] for found in curves.values()), curves
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "calibration.json",
-        "ood.pt",
         "model.pt",
+        "ood.pt",
         "run.json",
         "tensorboard",
     ]

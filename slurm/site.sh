@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC1090,SC2034
 # Sourced by the job scripts: the site's settings, a Python, and how a script queues itself.
 site=${KINMASS_SITE:-slurm/site.env}
-[[ -e train/launch.py ]] || { echo "$0: submit it from kinmass's own folder, not from $PWD" >&2; exit 2; }
+[[ -e slurm/site.sh ]] || { echo "$0: submit it from kinmass's own folder, not from $PWD" >&2; exit 2; }
 if [[ -e $site ]]; then source "$site"; fi
 python=("$PWD/.venv/bin/python")
 [[ -z ${PYTHON:-} ]] || read -ra python <<<"$PYTHON"

@@ -104,11 +104,20 @@ def test_no_import_runs_in_a_circle():
     assert len([*TopologicalSorter({m: o - {m} for m, o in graph.items()}).static_order()]) == len(graph)
 
 
-def test_files_that_the_docs_name_are_there():
+def test_files_that_are_named_anywhere_are_there():
+    """In docs by their names alone as well, by their paths in code, scripts and recipes too."""
     names = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts} | {"saver.py"}  # caesar's own
-    for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]:
-        for path in re.findall(r"`([\w/]+\.py)`", page.read_text()):
-            assert (ROOT / path).exists() if "/" in path else path in names, (page.name, path)
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for name in re.findall(r"`(\w+\.py)`", page.read_text()):
+            assert name in names, (page.name, name)
+    code = [path for folder in (*STAGES, "bench", "slurm") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    code = [path for path in code if path.suffix in (".py", ".sh", ".def", ".env", ".yaml")]
+    for page in [*pages, *code, ROOT / "Makefile", ROOT / "pyproject.toml"]:
+        for name in re.findall(
+            r"(?<![\w/.*])((?:gen|train|eval|tests|bench|slurm)/[\w/]+\.(?:py|sh|yaml|j2))", page.read_text()
+        ):
+            assert "NAME" in name or (ROOT / name).exists(), (page.name, name)
 
 
 def test_commands_and_options_that_are_named_anywhere_are_there():

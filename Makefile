@@ -133,7 +133,7 @@ test: lint types
 # Another processor's rounding, as far as one can have it on this: the tests whose networks are trained on the spot.
 OTHER_MATH := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Prescott \
   NPY_DISABLE_CPU_FEATURES=X86_V3 NUMBA_CPU_NAME=generic
-TRAINED := $(addprefix tests/, eval/observed/test_observed.py eval/report train/run)
+TRAINED := tests/eval/observed/test_observed.py tests/eval/report tests/train/run
 test-other-math: setup
 	$(OTHER_MATH) $(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINED)
 

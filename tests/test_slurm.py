@@ -283,7 +283,7 @@ def test_a_full_log_folder_queues_nothing(map_store, tmp_path):
     line = ["train", "launch", "--store", map_store, "--tracer", "gas", "--out", tmp_path / "run", *flags()]
     before = shell("squeue", "--noheader", "--states=all", "--format=%i").split()
     said = shell("bash", "-c", 'ulimit -f 0; exec "$@"', "_", sys.executable, "-m", *line, check=False)
-    assert "train launch:" in said
+    assert "kinmass launch:" in said
     assert "File too large" in said
     assert "Traceback" not in said
     assert set(shell("squeue", "--noheader", "--states=all", "--format=%i").split()) <= set(before)

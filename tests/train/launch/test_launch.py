@@ -32,7 +32,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load(run)[0].state_dict()
 
 
-def wait_for(out: Path, name: str, runs: int = 1, seconds: float = 60) -> list[str]:
+def wait_for(out: Path, name: str, runs: int = 1, seconds: float = 200) -> list[str]:
     """The lines of `kinmass status`, once as many runs are in the state."""
     until = time.monotonic() + seconds
     while True:
@@ -43,7 +43,7 @@ def wait_for(out: Path, name: str, runs: int = 1, seconds: float = 60) -> list[s
         time.sleep(0.2)
 
 
-def wait_for_checkpoint(run: Path, seconds: float = 60) -> None:
+def wait_for_checkpoint(run: Path, seconds: float = 200) -> None:
     until = time.monotonic() + seconds
     while not (run / "last.pt").exists():
         assert time.monotonic() < until
@@ -58,7 +58,7 @@ def children(pid: int) -> list[int]:
     return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wait_for_end(pid: int, seconds: float = 20) -> None:
+def wait_for_end(pid: int, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while started(pid):
         assert time.monotonic() < until
@@ -82,7 +82,7 @@ def test_an_array_of_two_processes_trains_what_fit_does(map_store, tmp_path, cap
     said = command("train", "launch", "--cluster", "local", *line).stdout
     assert "tensorboard --logdir" in said
     fit(FitConfig(str(map_store), "both", SUITES, **SMALL), tmp_path / "plain", quiet=True)
-    wait_for(out, "finished", 2, seconds=120)
+    wait_for(out, "finished", 2)
     assert {p.name for p in out.iterdir()} == {"gas", "both", "logs"}
     one, two = weights(tmp_path / "plain"), weights(out / "both")
     for name in one:
@@ -118,7 +118,7 @@ def test_a_killed_and_a_stopped_job_go_on_when_launched_again(map_store, tmp_pat
     lane = lane_of(out)
     (rank,) = children(lane)
     os.kill(lane, signal.SIGKILL)
-    (said,) = wait_for(out, "gone", seconds=10)
+    (said,) = wait_for(out, "gone", seconds=30)
     assert f"process {lane} ended without a word" in said
     assert "launch it again" in said
     wait_for_end(rank)
@@ -129,7 +129,7 @@ def test_a_killed_and_a_stopped_job_go_on_when_launched_again(map_store, tmp_pat
         assert time.monotonic() < until
         time.sleep(0.02)
     os.kill(lane_of(out), signal.SIGTERM)
-    wait_for(out, "stopped", seconds=30)
+    wait_for(out, "stopped", seconds=100)
     assert step < states(out)[0].step < 160
     launch(capsys, *line)
     wait_for(out, "finished")
@@ -146,7 +146,7 @@ def test_one_process_that_dies_ends_the_job_and_is_named(map_store, tmp_path, ca
     lane = lane_of(out)
     ranks = children(lane)
     os.kill(ranks[1], signal.SIGKILL)
-    (said,) = wait_for(out, "failed", seconds=20)
+    (said,) = wait_for(out, "failed", seconds=60)
     assert "process 1 was killed by SIGKILL" in said
     wait_for_end(ranks[0])
 

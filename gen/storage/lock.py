@@ -230,9 +230,9 @@ def _myself() -> Owner:
 
 
 def _start_ticks(pid: int) -> str | None:
-    """Start of a process of this machine, in ticks since boot; None when it does not run, "" when it runs and its start
-    is not known.
+    """Start of a process of this machine, in ticks since boot; None when it does not run.
 
+    Returns "" for a process that runs on a system that does not tell its start (without /proc).
     The time is needed because process ids are reused. A killed process that its parent has not yet
     waited for (a zombie) does not count as running.
     """

@@ -230,7 +230,7 @@ def _labels(galaxies: list[str], lineages: list[str], centres_kpc: np.ndarray) -
 
 
 def _write_labels(group: zarr.Group, labels: dict[str, np.ndarray]) -> None:
-    """Write (N,) names and lineages and (N, 3) centres [kpc], which tell galaxies apart, and axis names; a chunk each."""
+    """Write (N,) names, (N,) lineages and (N, 3) centres [kpc] of the galaxies, and the axes' names; one chunk each."""
     axis_names = {"channel": channels(), "component": list(COMPONENTS)}
     axis_labels = {name: np.array(words, dtype=np.dtypes.StringDType()) for name, words in axis_names.items()}
     for name, values in (labels | axis_labels).items():
@@ -316,8 +316,8 @@ def _refuse_another_galaxy(path: Path, name: str, current: dict[str, Any] | None
         )
         raise StoreError(
             f"{path} holds other galaxies than the suite has now: {name} is done at ({old_place}) kpc, and the "
-            f"catalogue has it at ({new_place}) now (is it another catalogue, or were its rows sorted and have no ids?); "
-            f"{remedy}"
+            f"catalogue has it at ({new_place}) now (is it another catalogue, or were its rows sorted and have no "
+            f"ids?); {remedy}"
         )
 
 

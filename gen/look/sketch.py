@@ -54,7 +54,7 @@ class Sketch:
         return sum(s.count for s in self.of(component))
 
     def particles(self, component: str) -> Particles:
-        """Return the sampled particles of a component in kpc, km/s and Msun; masses are scaled to the whole component."""
+        """Return the sampled particles of a component in kpc, km/s and Msun, as heavy as the whole component."""
         assert self.units is not None
         length, mass, velocity = self.units.length_kpc, self.units.mass_msun, self.units.velocity_kms
         return concatenate(

@@ -28,7 +28,7 @@ def facts(units: CodeUnits, types: set[str]) -> dict[str, str]:
 
 
 def differences(facts_by_snapshot: dict[Path, dict[str, str]]) -> str:
-    """Say in one line where the snapshots differ and which have what, most frequent value first; "" where they agree."""
+    """Say in one line which snapshots differ in what, the most frequent value first; "" where all agree."""
     sentences = []
     for fact in next(iter(facts_by_snapshot.values()), {}):
         paths_by_value: dict[str, list[Path]] = defaultdict(list)

@@ -1,6 +1,7 @@
 """A snapshot file as plain particle arrays in kpc, km/s and Msun, read through yt."""
 
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,8 @@ BLACK_HOLES_HINT = (
 )
 #: Mass of the heaviest clusters of galaxies [Msun]: no particle weighs as much.
 HEAVIEST_MSUN = 1e16
+#: Reads a field of one particle type by its name, times a unit (1 by default).
+Field = Callable[..., np.ndarray]
 
 
 class Snapshot:
@@ -247,74 +250,99 @@ class Snapshot:
         """Read particles of one type in regions, at their positions in the file.
 
         Returns its own, and those disguised as stars (see `host`), which are empty where they are not told apart.
-
         Raises SnapshotError for a field that is missing, incomplete or holds what no galaxy can.
         """
         if self.counts.get(ptype, 0) == 0 or not regions:
             return empty(), empty()
-        units, fields = self.units, self.fields[ptype]
+        fields = self.fields[ptype]
 
         def field(name: str, unit: float = 1.0) -> np.ndarray:
-            try:
-                parts = [region[ptype, name].d for region in regions]
-            except Exception as error:
-                if not is_the_files(error):
-                    raise
-                why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged?") from error
-            for region in regions:
-                region.clear_data()  # yt keeps no second copy
-            values = np.array(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float64, order="F")
-            del parts
-            if regions[0]._type_name == "region" and len(values) != self.counts[ptype]:
-                raise SnapshotError(
-                    f"{self.path}: {len(values)} of the {self.counts[ptype]} values of {ptype}/{name} could be read; "
-                    "is the file damaged?"
-                )
-            with np.errstate(over="ignore"):
-                values *= unit
-            if not np.isfinite(values).all():
-                raise SnapshotError(f"{self.path}: NaN or infinite values in {ptype}/{name}; is the file damaged?")
-            return values
+            return self._field(ptype, name, regions, unit)
 
-        def refuse(problem: str, name: str, hint: str) -> None:
-            raise SnapshotError(f"{self.path}: {problem} in {ptype}/{name}; {hint}")
-
-        pos = field("Coordinates", units.length_kpc)
-        vel = field("Velocities", units.velocity_kms)
-        if len(vel) and max(vel.max(), -vel.min()) > LIGHT_KMS:
-            refuse("speeds beyond that of light", "Velocities", "check the velocity unit, or is the file damaged?")
-        if (n_blank := np.count_nonzero(~(pos.any(axis=1) | vel.any(axis=1)))) > 1:
-            refuse(f"{n_blank} particles at rest at (0, 0, 0)", "Coordinates", "was the file written to its end?")
-        mass = field(self.format.mass, units.mass_msun)
-        if mass.min(initial=0.0) < 0:
-            refuse("negative masses", self.format.mass, "is the file damaged?")
-        if mass.max(initial=0.0) > HEAVIEST_MSUN:
-            refuse("masses of whole clusters of galaxies", self.format.mass, "check the mass unit")
-        if len(mass) and mass.max() == 0:
-            refuse("only zeros", self.format.mass, "check the field, or leave this type out of `particles`")
+        pos, vel = self._positions_and_velocities(ptype, field)
+        mass = self._masses(ptype, field)
         try:
             support = self._support(field, fields, mass) if ptype in self.components["gas"] else None
             weight = self._weight(ptype, field, fields, mass)
         except SnapshotError as error:
             raise error if str(self.path) in str(error) else SnapshotError(f"{self.path}: {ptype}: {error}") from error
-        own = Particles(pos, vel, mass, support, weight)
-        if ptype not in self.components["stars"] or self.format.formed not in fields or self.host == "stars":
-            return own, empty()
-        is_star = self.format.are_stars(field(self.format.formed))
+        return self._split_disguised(ptype, field, Particles(pos, vel, mass, support, weight))
+
+    def _field(self, ptype: str, name: str, regions: list[Any], unit: float) -> np.ndarray:
+        """Read a field of one type in regions, times unit. Raises SnapshotError for missing or infinite values."""
+        try:
+            parts = [region[ptype, name].d for region in regions]
+        except Exception as error:
+            if not is_the_files(error):
+                raise
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged?") from error
+        for region in regions:
+            region.clear_data()  # yt keeps no second copy
+        values = np.array(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float64, order="F")
+        del parts
+        if regions[0]._type_name == "region" and len(values) != self.counts[ptype]:
+            raise SnapshotError(
+                f"{self.path}: {len(values)} of the {self.counts[ptype]} values of {ptype}/{name} could be read; "
+                "is the file damaged?"
+            )
+        with np.errstate(over="ignore"):
+            values *= unit
+        if not np.isfinite(values).all():
+            raise SnapshotError(f"{self.path}: NaN or infinite values in {ptype}/{name}; is the file damaged?")
+        return values
+
+    def _impossible(self, problem: str, ptype: str, name: str, hint: str) -> SnapshotError:
+        """Make the error for values of a field that no galaxy can have."""
+        return SnapshotError(f"{self.path}: {problem} in {ptype}/{name}; {hint}")
+
+    def _positions_and_velocities(self, ptype: str, field: Field) -> tuple[np.ndarray, np.ndarray]:
+        """Read positions (N, 3) [kpc] and velocities (N, 3) [km/s] of one type, and check both."""
+        pos = field("Coordinates", self.units.length_kpc)
+        vel = field("Velocities", self.units.velocity_kms)
+        if len(vel) and max(vel.max(), -vel.min()) > LIGHT_KMS:
+            hint = "check the velocity unit, or is the file damaged?"
+            raise self._impossible("speeds beyond that of light", ptype, "Velocities", hint)
+        if (n_blank := np.count_nonzero(~(pos.any(axis=1) | vel.any(axis=1)))) > 1:
+            problem = f"{n_blank} particles at rest at (0, 0, 0)"
+            raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end?")
+        return pos, vel
+
+    def _masses(self, ptype: str, field: Field) -> np.ndarray:
+        """Read masses (N,) [Msun] of one type, and check them."""
+        name = self.format.mass
+        mass = field(name, self.units.mass_msun)
+        if mass.min(initial=0.0) < 0:
+            raise self._impossible("negative masses", ptype, name, "is the file damaged?")
+        if mass.max(initial=0.0) > HEAVIEST_MSUN:
+            raise self._impossible("masses of whole clusters of galaxies", ptype, name, "check the mass unit")
+        if len(mass) and mass.max() == 0:
+            hint = "check the field, or leave this type out of `particles`"
+            raise self._impossible("only zeros", ptype, name, hint)
+        return mass
+
+    def _split_disguised(self, ptype: str, field: Field, particles: Particles) -> tuple[Particles, Particles]:
+        """Split particles of one type into its own and those disguised as stars, which maps do not show as gas."""
+        formed = self.format.formed
+        if ptype not in self.components["stars"] or formed not in self.fields[ptype] or self.host == "stars":
+            return particles, empty()
+        is_star = self.format.are_stars(field(formed))
         if is_star.all():
-            return own, empty()
-        disguised, weight_and_support = own[~is_star], None
+            return particles, empty()
+        disguised, weight_and_support = particles[~is_star], None
         if self.host == "gas":
             weight_and_support = np.zeros(len(disguised))  # AREPO's wind: no map shows it
         elif not self._disguised_is_declared and len(disguised) > max(MOST_DISGUISED * len(is_star), 10):
-            what = f"{len(disguised)} of {len(is_star)} {ptype} formed before time began"
-            refuse(f"{what}: black holes, or old stars of an isolated run?", self.format.formed, BLACK_HOLES_HINT)
-        return own[is_star], Particles(
+            problem = (
+                f"{len(disguised)} of {len(is_star)} {ptype} formed before time began: "
+                "black holes, or old stars of an isolated run?"
+            )
+            raise self._impossible(problem, ptype, formed, BLACK_HOLES_HINT)
+        return particles[is_star], Particles(
             disguised.pos_kpc, disguised.vel_kms, disguised.mass_msun, weight_and_support, weight_and_support
         )
 
-    def _support(self, field: Any, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
+    def _support(self, field: Field, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
         """Kernel support (N,) [kpc] of gas; None where the file holds neither smoothing lengths nor densities."""
         if self.smoothing.factor is not None and "SmoothingLength" in fields:
             stored = np.asarray(field("SmoothingLength", self.smoothing.factor * self.units.length_kpc))
@@ -326,7 +354,7 @@ class Snapshot:
             return self.smoothing.from_density(mass / self.units.mass_msun, density) * self.units.length_kpc
         return None
 
-    def _weight(self, ptype: str, field: Any, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
+    def _weight(self, ptype: str, field: Field, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
         """Weights (N,) of these particles in maps; None where maps weigh them by mass."""
         tracers = self.tracers
         if ptype in self.components["gas"] and tracers.gas == "cold":

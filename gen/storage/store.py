@@ -154,23 +154,48 @@ def create_suite(
         refused_changes = changes.refused(group.attrs["config"], config)
         if not refused_changes:
             return _adopt_galaxies(group, store, suite, labels, config)
-        n_done = int((read_status(group) == DONE).sum())
-        if n_done:
-            raise StoreError(
-                f"{path} holds {n_done} galaxies that were made with other settings ({'; '.join(refused_changes)}). "
-                f"Repeat those settings, or write to a new --out; to map this suite anew in this store, remove {path} "
-                "first: its other suites stay as they are"
-            )
-        os.rename(path, store / f".{suite}.{uuid4().hex}.partial")
+        _set_unfinished_aside(group, path, refused_changes)
     for leftover in store.glob(f".{suite}.*.partial"):  # left by a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    aside = store / f".{suite}.{uuid4().hex}.partial"
+    aside = _partial_path(path)
+    _build_group(aside, suite, labels, config)
+    try:
+        os.rename(aside, path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        shutil.rmtree(aside)  # another process was faster: use the group that it made
+        return create_suite(store, suite, galaxies, lineages, config, centres_kpc)
+    sync_folder(store)
+    _forget_consolidated(store)
+    return open_suite(store, suite)
+
+
+def _partial_path(path: Path) -> Path:
+    """Make a new hidden name beside a suite's group, for a group that is not in use."""
+    return path.with_name(f".{path.name}.{uuid4().hex}.partial")
+
+
+def _set_unfinished_aside(group: zarr.Group, path: Path, refused_changes: list[str]) -> None:
+    """Rename a group of other settings away, to be removed. Raises StoreError when it holds finished galaxies."""
+    n_done = int((read_status(group) == DONE).sum())
+    if n_done:
+        raise StoreError(
+            f"{path} holds {n_done} galaxies that were made with other settings ({'; '.join(refused_changes)}). "
+            f"Repeat those settings, or write to a new --out; to map this suite anew in this store, remove {path} "
+            "first: its other suites stay as they are"
+        )
+    os.rename(path, _partial_path(path))
+
+
+def _build_group(folder: Path, suite: str, labels: dict[str, np.ndarray], config: dict[str, Any]) -> None:
+    """Write the group of a suite in which every galaxy is pending, and sync it to the disk."""
     sizes = {
-        "galaxy": len(galaxies), "view": config["views"], "channel": len(channels()), "axis": 3, "xyz": 3,
+        "galaxy": len(labels["galaxy"]), "view": config["views"], "channel": len(channels()), "axis": 3, "xyz": 3,
         "y": config["pixels"], "x": config["pixels"], "radius": N_RADII, "component": len(COMPONENTS),
     }  # fmt: skip
     attrs = {"schema_version": SCHEMA_VERSION, "suite": suite, "config": config, **provenance(), "runs": []}
-    group = zarr.open_group(aside, mode="w", zarr_format=3, attributes=attrs)
+    group = zarr.open_group(folder, mode="w", zarr_format=3, attributes=attrs)
     galaxies_per_shard = config["galaxies_per_shard"]
     for name, spec in ARRAYS.items():
         shape = tuple(sizes[dim] for dim in spec.dims)
@@ -187,17 +212,7 @@ def create_suite(
             config={"write_empty_chunks": True},
         )
     _write_labels(group, labels)
-    sync_tree(aside)
-    try:
-        os.rename(aside, path)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-        shutil.rmtree(aside)  # another process was faster: use the group that it made
-        return create_suite(store, suite, galaxies, lineages, config, centres_kpc)
-    sync_folder(store)
-    _forget_consolidated(store)
-    return open_suite(store, suite)
+    sync_tree(folder)
 
 
 def _make_root(store: Path) -> None:

@@ -83,7 +83,7 @@ def record_of(group: zarr.Group, value: float) -> store.Record:
 def made(
     out: Path, names: str, per_shard: int = 1, settings: dict[str, Any] | None = None, **place_kpc: float
 ) -> zarr.Group:
-    """Make or grow a store's suite `x` of galaxies named by one letter each; place_kpc is where the catalogue has them."""
+    """Make or grow a store's suite `x` of galaxies named by one letter each, at place_kpc by the catalogue."""
     config = {**asdict(replace(SMALL, galaxies_per_shard=per_shard)), "suite": settings or {}}
     centres = np.array([np.full(3, place_kpc.get(name, np.nan)) for name in names])
     return store.create_suite(out, "x", list(names), [name.upper() for name in names], config, centres)

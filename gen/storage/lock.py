@@ -9,7 +9,6 @@ processes tells.
 import contextlib
 import json
 import os
-import shlex
 import socket
 import sys
 import threading
@@ -20,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+from kinmass.gen.code import command_line
 from kinmass.gen.storage.store import StoreError
 
 #: How often an owner touches its lock, and after how long without that one on another machine counts as dead [s]:
@@ -225,7 +225,7 @@ def _myself() -> Owner:
     return Owner(
         machine[0], " ".join(machine), os.getpid(), _start_ticks(os.getpid()) or "",
         "_".join(job) if all(job) else os.environ.get("SLURM_JOB_ID", ""), int(restarts) if restarts.isdigit() else 0,
-        shlex.join(sys.orig_argv), datetime.now(UTC).isoformat(timespec="seconds"), uuid4().hex,
+        command_line(), datetime.now(UTC).isoformat(timespec="seconds"), uuid4().hex,
     )  # fmt: skip
 
 

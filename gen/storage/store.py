@@ -4,10 +4,7 @@ import contextlib
 import errno
 import json
 import os
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +16,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from kinmass.gen.code import version_of
+from kinmass.gen.code import command_line, provenance
 from kinmass.gen.physics.profile import N_RADII
 from kinmass.gen.physics.projection import CHANNELS
 from kinmass.gen.storage import changes, journal
@@ -102,28 +99,6 @@ ARRAYS = {
 def channels() -> list[str]:
     """Names along the channel axis."""
     return [f"{tracer}_{channel}" for tracer in TRACERS for channel in CHANNELS]
-
-
-def provenance() -> dict[str, Any]:
-    """Return software versions and git commit, for a store's or a run's attributes."""
-    names = ("numpy", "numba", "yt", "zarr", "mpi4py")
-    return {"versions": {name: version_of(name) for name in names}, "commit": commit()}
-
-
-def commit() -> str:
-    """Return the git commit of this code; "unknown" where git does not answer in time, or the code is in no clone."""
-    here = Path(__file__).resolve().parents[2]  # the clone's root: kinmass/gen is a link to gen
-    if not (here / ".git").exists():  # installed code: a repository further up belongs to another project
-        return "unknown"
-    try:
-        git = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=here, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        return git.stdout.strip() or "unknown"
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def create_suite(
@@ -365,7 +340,7 @@ def add_run(store: Path, suite: str) -> None:
     path = store / suite
     meta = _group_json(path)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    run = {"time": now, "command": shlex.join(sys.orig_argv), **provenance()}
+    run = {"time": now, "command": command_line(), **provenance()}
     meta["attributes"]["runs"] = [*meta["attributes"].get("runs", []), run]
     _write_json(path / "zarr.json", meta)
     _forget_consolidated(store)

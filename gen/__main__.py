@@ -152,7 +152,7 @@ def _maps(args: argparse.Namespace) -> int:
     if args.plan:
         tasks = parallel.on_rank_0(lambda: plan(suites, args.out, settings, args.repair))
         if parallel.rank() == 0:
-            print(f"{args.out}: room for {len(tasks)} galaxies, {sum(t.kept for t in tasks)} of them done")
+            print(f"{args.out}: room for {len(tasks)} galaxies, {sum(t.is_done for t in tasks)} of them done")
         return 0
     done, failed = generate(suites, args.out, settings, args.readers, args.repair)
     if parallel.rank() == 0:

@@ -1,11 +1,15 @@
-"""Which code answers: a digest of a module and of all of this project that it imports."""
+"""Says which code ran: versions, git commit and command, and a digest of a module with all that it imports of us."""
 
 import ast
 import importlib.util
+import shlex
+import subprocess
+import sys
 from functools import cache
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 _OURS = "kinmass"
 
@@ -16,6 +20,33 @@ def version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
+
+
+def provenance() -> dict[str, Any]:
+    """Return software versions and git commit, for a store's or a run's attributes."""
+    names = ("numpy", "numba", "yt", "zarr", "mpi4py")
+    return {"versions": {name: version_of(name) for name in names}, "commit": commit()}
+
+
+def commit() -> str:
+    """Return the git commit of this code; "unknown" where git does not answer in time, or the code is in no clone."""
+    here = Path(__file__).resolve().parents[1]  # the clone's root: kinmass/gen is a link to gen
+    if not (here / ".git").exists():  # installed code: a repository further up belongs to another project
+        return "unknown"
+    try:
+        git = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=here, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return git.stdout.strip() or "unknown"
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def command_line() -> str:
+    """Return the command that started this process, quoted for a shell."""
+    return shlex.join(sys.orig_argv)
 
 
 def imports(module: str) -> dict[str, Path]:

@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 from astropy.io import fits
 
-from kinmass.gen.code import version_of
+from kinmass.gen.code import commit, version_of
 from kinmass.gen.options import OptionError
 from kinmass.gen.physics.projection import CHANNELS
 from kinmass.gen.storage import store
@@ -58,9 +58,9 @@ def export(
         raise OptionError(f"RA {centre_deg[0]:g}, Dec {centre_deg[1]:g} is no place on the sky [deg]")
     make_folder(out)
     by_light = group.attrs["config"]["suite"]["tracers"]["stars"] == "light"
-    written, commit = [], store.commit()
+    written, code_commit = [], commit()
     for number in range(n_views) if view is None else [view]:
-        header = _galaxy_header(group, suite, galaxy, index, number, commit)
+        header = _galaxy_header(group, suite, galaxy, index, number, code_commit)
         images, pixel_kpc = _images(group, galaxy, index, number, instrument, header)
         axes = _axes(images["STARS_DENSITY"].shape[-1], pixel_kpc, distance_mpc, centre_deg)
         header["PIXKPC"] = (pixel_kpc, "[kpc] side of a pixel")

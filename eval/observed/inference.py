@@ -22,8 +22,8 @@ from kinmass.eval.observed.galaxy import ObservedGalaxy
 from kinmass.eval.observed.sky import FINE, KPC_PER_ARCSEC_MPC, SkyMap, regrid
 from kinmass.eval.report.galaxies import observed_profile
 from kinmass.eval.tables.metrics import SHARES
+from kinmass.gen.code import provenance
 from kinmass.gen.constants import G
-from kinmass.gen.storage import store
 from kinmass.gen.storage.files import aside, make_folder
 from kinmass.train.model.scaling import held, is_held
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
@@ -94,7 +94,7 @@ class ObservedProfile:
         out["log10_menc_tilted_ring"] = self.tilted_ring
         out.meta = {
             "galaxy": self.galaxy.name, "tracer": self.tracer, "run": str(self.run), "masses": "log10 of Msun",
-            "ood_score": round(self.ood_score, 3), "sentences": self.sentences(), **store.provenance(),
+            "ood_score": round(self.ood_score, 3), "sentences": self.sentences(), **provenance(),
         }  # fmt: skip
         return out
 

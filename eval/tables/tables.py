@@ -28,8 +28,7 @@ from kinmass.eval.tables.metrics import (
 from kinmass.eval.tables.predictions import COLUMNS as VIEW_COLUMNS
 from kinmass.eval.tables.predictions import Part, prepare
 from kinmass.eval.tables.tasks import Group, check_maps, evaluate_block, sources_of
-from kinmass.gen.code import version_of
-from kinmass.gen.storage import store as map_store
+from kinmass.gen.code import provenance, version_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE
 from kinmass.train.run.checkpoint import instrument_of, write_json
@@ -274,7 +273,7 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
         with aside(out / f"{name}.parquet") as partial:
             table.to_parquet(partial, index=False)
     write_atomically(out / "summary.tex", to_latex(summary))
-    content = {"store": str(store), "runs": [str(r) for r in runs], "part": part or ALL, **map_store.provenance()}
+    content = {"store": str(store), "runs": [str(r) for r in runs], "part": part or ALL, **provenance()}
     content["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}
     content["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     write_json(out / "tables.json", content)

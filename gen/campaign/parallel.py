@@ -1,4 +1,4 @@
-"""The one file that knows MPI: items shared out over ranks, as each rank becomes free."""
+"""The only file that uses MPI: it gives items to ranks, one whenever a rank is free."""
 
 import os
 import pickle
@@ -22,41 +22,41 @@ except (ImportError, RuntimeError) as error:
 
 Item = TypeVar("Item")
 _REQUEST, _ANSWER = 11, 12
-_NEXT, _READ, _READ_ENOUGH = "next", "read", "read enough"
+_NEXT, _READ, _READ_DONE = "next", "read", "read enough"
 
 
 def rank() -> int:
-    """This process's number, 0 to size() - 1."""
+    """Number of this process, 0 to size() - 1."""
     return int(MPI.COMM_WORLD.Get_rank())
 
 
 def size() -> int:
-    """How many processes share the work."""
+    """Number of processes that share the work."""
     return int(MPI.COMM_WORLD.Get_size())
 
 
 def check() -> None:
     """Raise OptionError where Slurm started several processes that MPI does not know to belong together."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if size() == 1 and tasks != "1":
+    n_tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if size() == 1 and n_tasks != "1":
         raise OptionError(
-            f"srun started {tasks} processes, and each is alone in its MPI: set MPIRUN in slurm/site.env to what "
+            f"srun started {n_tasks} processes, and each is alone in its MPI: set MPIRUN in slurm/site.env to what "
             "starts the MPI of mpi4py here ('srun --mpi=pmi2', 'srun --mpi=pmix', 'mpiexec')"
         )
 
 
 def broadcast(value: Any) -> Any:
-    """Rank 0's value, on every rank."""
+    """Return rank 0's value on every rank."""
     return MPI.COMM_WORLD.bcast(value, root=0)
 
 
 def gather(value: Any) -> list[Any]:
-    """Every rank's value in rank order, on rank 0; an empty list elsewhere."""
+    """Return every rank's value in rank order on rank 0, and an empty list on the others."""
     return MPI.COMM_WORLD.gather(value, root=0) or []
 
 
 def on_rank_0(action: Callable[[], Any]) -> Any:
-    """What action() gives on rank 0, or the exception it raises there, on every rank."""
+    """Call action() on rank 0; every rank returns its result, or raises the exception that it raised."""
     outcome: Any = None
     if rank() == 0:
         try:
@@ -76,7 +76,10 @@ class _Failed:
 
 
 def _sendable(outcome: Any) -> Any:
-    """What every rank can be sent; of an exception that cannot be, its words. The others would wait forever."""
+    """Wrap an exception so that it can be sent to every rank; one that cannot be pickled is sent as its words.
+
+    A failed send would leave the other ranks waiting forever.
+    """
     if not isinstance(outcome, Exception):
         return outcome
     try:
@@ -100,12 +103,12 @@ def share_out(
 ) -> None:
     """Call work(item, reading) for every item on some rank, and done(item, result) on rank 0 as each ends.
 
-    Every rank calls this with the same items and works; rank 0 hands out numbers from a thread
-    beside its own work, so that one rank alone, or two on two cores, lose nothing. Items come in
+    Every rank calls this with the same items and works on some of them. Rank 0 also hands out the
+    items' numbers, from a thread beside its own work, so that no core is lost to it. Items come in
     order, but a rank stays with those of one origin (a snapshot that it has open), and begins with
     an origin that no other rank works on while there is one. `with reading():` waits until fewer
-    than `readers` ranks are inside of theirs (0: no limit). What can go wrong with an item belongs
-    in its result: an exception (a full disk) ends every rank.
+    than `readers` ranks are inside theirs (0: no limit). Failures of an item belong in its result:
+    an exception (for instance a full disk) ends every rank.
     """
     todo = list(items)
     if size() == 1:
@@ -113,16 +116,16 @@ def share_out(
             done(item, work(item, nullcontext))
         return
     comm = MPI.COMM_WORLD.Dup()
-    # Where MPI allows one thread only, rank 0 hands out work and does none.
-    beside = bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE)
-    workers = comm.Get_size() if beside else comm.Get_size() - 1
-    manager = None
+    # Where MPI allows only one thread, rank 0 hands out work and does none itself.
+    manages_in_thread = bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE)
+    workers = comm.Get_size() if manages_in_thread else comm.Get_size() - 1
+    manager_thread = None
     if comm.Get_rank() == 0:
         queue = Queue([origin(item) for item in todo])
         arguments = (comm, workers, todo, queue, done, readers or workers)
-        if beside:
-            manager = threading.Thread(target=_manage, args=arguments, daemon=True)
-            manager.start()
+        if manages_in_thread:
+            manager_thread = threading.Thread(target=_manage, args=arguments, daemon=True)
+            manager_thread.start()
         else:
             _manage(*arguments)
 
@@ -133,27 +136,27 @@ def share_out(
         try:
             yield
         finally:
-            comm.send((_READ_ENOUGH, None), dest=0, tag=_REQUEST)
+            comm.send((_READ_DONE, None), dest=0, tag=_REQUEST)
 
     report: tuple[int, Any] | None = None
-    while beside or comm.Get_rank() > 0:
+    while manages_in_thread or comm.Get_rank() > 0:
         comm.send((_NEXT, report), dest=0, tag=_REQUEST)
         number = _receive(comm, 0, _ANSWER)
         if number is None:
             break
         try:
             report = number, work(todo[number], reading)
-        except Exception as error:  # the others would wait for this rank forever
+        except Exception as error:  # without the abort the other ranks would wait forever
             print(f"rank {rank()}: {in_words(error)}", file=sys.stderr, flush=True)
             abort(1)
-    if manager:
-        manager.join()
+    if manager_thread:
+        manager_thread.join()
     comm.Barrier()
     comm.Free()
 
 
 def _receive(comm: MPI.Comm, source: int, tag: int, status: MPI.Status | None = None) -> Any:
-    # MPI's own waiting burns a core that another rank could use: look, and sleep a little longer each time.
+    # MPI's own waiting uses a whole core that another rank could use: poll, and sleep a little longer each time.
     pause = 0.0
     while (message := comm.improbe(source=source, tag=tag, status=status)) is None:
         time.sleep(pause)
@@ -162,30 +165,31 @@ def _receive(comm: MPI.Comm, source: int, tag: int, status: MPI.Status | None = 
 
 
 class Queue:
-    """Numbers 0 to N - 1 of items to hand out to ranks; origins (N,) says which belong together."""
+    """Hands out the numbers 0 to N - 1 of items to ranks; items of equal origins (N,) belong together."""
 
     def __init__(self, origins: list[Hashable]):
-        self._left: OrderedDict[Hashable, deque[int]] = OrderedDict()  # first is found at once
+        # By origin: its numbers that are not handed out. Ordered, so that the first is found without a search.
+        self._numbers_left: OrderedDict[Hashable, deque[int]] = OrderedDict()
         for number, origin in enumerate(origins):
-            self._left.setdefault(origin, deque()).append(number)
-        self._at: dict[int, Hashable] = {}  # the origin each rank works on
-        self._ranks: Counter[Hashable] = Counter()  # and how many work on each
+            self._numbers_left.setdefault(origin, deque()).append(number)
+        self._origin_of: dict[int, Hashable] = {}  # by rank: the origin that it works on
+        self._n_ranks: Counter[Hashable] = Counter()  # by origin: how many ranks work on it
 
     def next(self, rank: int) -> int | None:
-        """The item that `rank` does now; None when all are handed out."""
-        mine = self._at.pop(rank, None)
-        self._ranks[mine] -= 1
-        if mine not in self._left:
-            if not self._left:
+        """Number of the item that `rank` does next; None when all are handed out."""
+        current = self._origin_of.pop(rank, None)
+        self._n_ranks[current] -= 1
+        if current not in self._numbers_left:
+            if not self._numbers_left:
                 return None
-            mine = next((origin for origin in self._left if self._ranks[origin] <= 0), None) or max(
-                self._left, key=lambda origin: len(self._left[origin]) / (1 + self._ranks[origin])
+            current = next((origin for origin in self._numbers_left if self._n_ranks[origin] <= 0), None) or max(
+                self._numbers_left, key=lambda origin: len(self._numbers_left[origin]) / (1 + self._n_ranks[origin])
             )
-        number = self._left[mine].popleft()
-        self._at[rank] = mine
-        self._ranks[mine] += 1
-        if not self._left[mine]:
-            del self._left[mine]
+        number = self._numbers_left[current].popleft()
+        self._origin_of[rank] = current
+        self._n_ranks[current] += 1
+        if not self._numbers_left[current]:
+            del self._numbers_left[current]
         return number
 
 
@@ -193,29 +197,29 @@ def _manage(
     comm: MPI.Comm, workers: int, todo: list[Any], queue: Queue, done: Callable[[Any, Any], None], readers: int
 ) -> None:
     try:
-        active, free = workers, readers
-        waiting: deque[int] = deque()  # ranks that want to read
-        while active:
+        active_workers, free_readers = workers, readers
+        waiting: deque[int] = deque()  # ranks that wait to read
+        while active_workers:
             status = MPI.Status()
-            wish, report = _receive(comm, MPI.ANY_SOURCE, _REQUEST, status)
-            if wish == _NEXT:
+            request, report = _receive(comm, MPI.ANY_SOURCE, _REQUEST, status)
+            if request == _NEXT:
                 number = queue.next(status.Get_source())
-                active -= number is None
+                active_workers -= number is None
                 comm.send(number, dest=status.Get_source(), tag=_ANSWER)
                 if report is not None:
                     done(todo[report[0]], report[1])
-            elif wish == _READ:
+            elif request == _READ:
                 waiting.append(status.Get_source())
             else:
-                free += 1
-            while free and waiting:
-                free -= 1
+                free_readers += 1
+            while free_readers and waiting:
+                free_readers -= 1
                 comm.send(None, dest=waiting.popleft(), tag=_ANSWER)
-    except BaseException as error:  # a thread's death would leave every rank waiting
+    except BaseException as error:  # if only this thread ended, every rank would wait forever
         print(f"rank 0 could not record a result: {in_words(error)}", file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(1)
 
 
 def abort(code: int) -> None:
-    """End every rank at once: for an error that only one of them has met."""
+    """End all ranks at once, for an error that only one of them has met; `code` is the exit status."""
     MPI.COMM_WORLD.Abort(code)

@@ -1,4 +1,4 @@
-"""What the store keeps of one galaxy: its maps and its true mass profile."""
+"""Makes what the store keeps of one galaxy: its maps and its true mass profile."""
 
 import dataclasses
 from dataclasses import replace
@@ -18,7 +18,7 @@ from kinmass.gen.storage import store
 #: Side of the map, and the largest radius of the network's profile, in projected half-mass radii.
 FIELD_OF_VIEW_RE = 6.0
 REACH_RE = 3.0
-#: A sphere has particles this far out, as a share of its radius, unless its file ends before.
+#: A sphere whose farthest particle lies within this share of its radius is cut off by the end of its file.
 FILLED = 0.9
 
 
@@ -30,7 +30,7 @@ def _growing(limits: tuple[float, float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, config=STRICT)
 class Settings:
-    """How galaxies are looked at; kept in the store's attributes. Raises pydantic's ValidationError."""
+    """How galaxies are mapped; kept in the store's attributes. Raises pydantic's ValidationError."""
 
     views: Annotated[int, whole(1, 10_000)] = 4
     pixels: Annotated[int, whole(4, 4096)] = 32
@@ -45,16 +45,16 @@ class Settings:
 
 
 class Refused(ValueError):
-    """A galaxy that cannot be mapped honestly: the message is its line in failures.jsonl."""
+    """A galaxy that cannot be mapped correctly; the message is the reason in failures.jsonl."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """How a galaxy is looked at. All of it follows from its own stars, nothing from the truth's aperture.
+    """From where and how far a galaxy is mapped. Follows from its own stars alone, not from the truth's aperture.
 
-    stars_radius_kpc is where its stars end; half_mass_kpc is spherical, r_e_kpc (V,) projected; maps show the
-    particles within map_radius_kpc. It is at least twice as far from the centre as the field's corners, for R_e is
-    at most the spherical half-mass radius; half a periodic box where that is less.
+    stars_radius_kpc is where its stars end; half_mass_kpc is the spherical half-mass radius, r_e_kpc (V,) the
+    projected ones; maps show the particles within map_radius_kpc. That is at least twice as far from the centre as the
+    field's corners, because R_e is at most the spherical half-mass radius; or half a periodic box where that is less.
     """
 
     stars_radius_kpc: float
@@ -66,25 +66,25 @@ class Frame:
     map_radius_kpc: float
 
 
-def enough_stars(stars: Particles, least: int, where: str) -> None:
-    """Raises Refused for too few stars."""
-    if len(stars) < least:
-        raise Refused(f"{len(stars)} star particles {where}, fewer than min_stars = {least}")
+def enough_stars(stars: Particles, min_stars: int, place: str) -> None:
+    """Raise Refused for fewer than min_stars stars; `place` says in the message where they were counted."""
+    if len(stars) < min_stars:
+        raise Refused(f"{len(stars)} star particles {place}, fewer than min_stars = {min_stars}")
 
 
 def at_rest(stars: Particles) -> np.ndarray:
-    """A galaxy's own velocity (3,) [km/s]: that of the inner half of its stars."""
-    r = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
-    inner = np.where(r <= half_mass_radius(r, stars.mass_msun), stars.mass_msun, 0.0)
+    """Velocity (3,) [km/s] of a galaxy: the mass-weighted mean of its stars within their half-mass radius."""
+    r_kpc = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
+    inner = np.where(r_kpc <= half_mass_radius(r_kpc, stars.mass_msun), stars.mass_msun, 0.0)
     return np.asarray(inner @ stars.vel_kms / inner.sum())
 
 
 def spin(stars: Particles, bulk_kms: np.ndarray) -> np.ndarray:
     """Direction (3,) of the angular momentum of the stars within twice their half-mass radius."""
-    r = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
-    weight = np.where(r <= 2 * half_mass_radius(r, stars.mass_msun), stars.mass_msun, 0.0)
+    r_kpc = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
+    inner_mass = np.where(r_kpc <= 2 * half_mass_radius(r_kpc, stars.mass_msun), stars.mass_msun, 0.0)
     # Sums of m x_i v_j, one axis at a time: no copy of all the stars.
-    moment = np.stack([(weight * x) @ stars.vel_kms - (weight @ x) * bulk_kms for x in stars.pos_kpc.T])
+    moment = np.stack([(inner_mass * x) @ stars.vel_kms - (inner_mass @ x) * bulk_kms for x in stars.pos_kpc.T])
     momentum = np.array([moment[1, 2] - moment[2, 1], moment[2, 0] - moment[0, 2], moment[0, 1] - moment[1, 0]])
     return np.asarray(momentum / max(float(np.linalg.norm(momentum)), 1e-30))
 
@@ -92,44 +92,46 @@ def spin(stars: Particles, bulk_kms: np.ndarray) -> np.ndarray:
 def frame_of(
     stars: Particles, stars_radius_kpc: float, name: str, settings: Settings, half_box_kpc: float = np.inf
 ) -> Frame:
-    """How a galaxy of that name is looked at, from its own stars.
+    """Choose the frame of a galaxy from its own stars; the sightlines follow from its name and the seed.
 
-    Raises Refused for stars that tell nothing, or a periodic box that does not hold its field.
+    Raises Refused for stars without mass or extent, for stars without spin where an inclination is asked for, and for a
+    periodic box that does not hold the field of view.
     """
     if not stars.mass_msun.sum() > 0:
         raise Refused("its star particles have no mass; is the file damaged?")
-    bulk = at_rest(stars)
-    pole = spin(stars, bulk)
+    bulk_kms = at_rest(stars)
+    pole = spin(stars, bulk_kms)
     if not pole.any() and settings.inclination_deg != (0.0, 90.0):
         raise Refused("its stars have no angular momentum, so no inclination; map it without --inclination")
     turns = sightlines(settings.seed, name, settings.views, pole, settings.inclination_deg)
-    r_e = np.array([half_mass_radius(np.hypot(*(turn[:2] @ stars.pos_kpc.T)), stars.mass_msun) for turn in turns])
-    if not r_e.min() > 0:
+    r_e_kpc = np.array([half_mass_radius(np.hypot(*(turn[:2] @ stars.pos_kpc.T)), stars.mass_msun) for turn in turns])
+    if not r_e_kpc.min() > 0:
         raise Refused("half of the stars lie at one point; is the file damaged?")
-    half_mass = half_mass_radius(np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc)), stars.mass_msun)
-    tilt = np.degrees(np.arccos(np.clip(np.abs(turns[:, 2] @ pole), 0, 1)))
-    if (corner := 0.5**0.5 * settings.field_of_view_re * r_e.max()) > half_box_kpc:
+    half_mass_kpc = half_mass_radius(np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc)), stars.mass_msun)
+    inclination_deg = np.degrees(np.arccos(np.clip(np.abs(turns[:, 2] @ pole), 0, 1)))
+    if (corner_kpc := 0.5**0.5 * settings.field_of_view_re * r_e_kpc.max()) > half_box_kpc:
         raise Refused(
-            f"its maps reach {corner:.4g} kpc from its centre, out of the box of {2 * half_box_kpc:.4g} kpc; "
+            f"its maps reach {corner_kpc:.4g} kpc from its centre, out of the box of {2 * half_box_kpc:.4g} kpc; "
             "lower --field-of-view, or check BoxSize"
         )
-    map_radius = min(2**0.5 * settings.field_of_view_re * half_mass, half_box_kpc)
-    return Frame(stars_radius_kpc, half_mass, bulk, turns, tilt, r_e, map_radius)
+    map_radius_kpc = min(2**0.5 * settings.field_of_view_re * half_mass_kpc, half_box_kpc)
+    return Frame(stars_radius_kpc, half_mass_kpc, bulk_kms, turns, inclination_deg, r_e_kpc, map_radius_kpc)
 
 
 def check_aperture(frame: Frame, aperture_kpc: float) -> None:
-    """Raises Refused when the truth's aperture ends before the profile does."""
-    if (reach := REACH_RE * frame.r_e_kpc.max()) > aperture_kpc:
+    """Raise Refused when the truth's aperture ends before the network's profile does."""
+    if (reach_kpc := REACH_RE * frame.r_e_kpc.max()) > aperture_kpc:
         raise Refused(
-            f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e = {reach:.3g} kpc; enlarge `aperture`"
+            f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e = {reach_kpc:.3g} kpc; "
+            "enlarge `aperture`"
         )
 
 
 def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Settings) -> dict[str, np.ndarray]:
-    """Maps and truth of one centred galaxy, as `store.ARRAYS` describes them.
+    """Make the maps and the truth of one centred galaxy, as `store.ARRAYS` describes them.
 
     galaxy holds all particles out to the aperture and to frame.map_radius_kpc, and may hold others. Raises Refused
-    when there are none as far out as the profile goes.
+    when its particles end before the network's profile does.
 
     >>> from kinmass.gen.mock.suites import make_galaxy
     >>> galaxy, model = make_galaxy("quiet", 0, seed=1, n_stars=2000, n_gas=500, n_dark=2000)
@@ -142,30 +144,30 @@ def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Sett
     True
     """
     gas = with_kernels(within(galaxy.gas, frame.map_radius_kpc))
-    seen = replace(galaxy, stars=within(galaxy.stars, frame.map_radius_kpc), gas=gas)
-    half_width = 0.5 * settings.field_of_view_re * frame.r_e_kpc
-    radius = profile_radii(frame.half_mass_kpc, aperture_kpc)
-    sphere, profile = max(aperture_kpc, frame.map_radius_kpc), REACH_RE * frame.r_e_kpc.max()
-    reach = _farthest(galaxy, sphere)
-    if reach < min(profile, FILLED * sphere):
+    mapped = replace(galaxy, stars=within(galaxy.stars, frame.map_radius_kpc), gas=gas)
+    half_width_kpc = 0.5 * settings.field_of_view_re * frame.r_e_kpc
+    radius_kpc = profile_radii(frame.half_mass_kpc, aperture_kpc)
+    sphere_kpc, profile_kpc = max(aperture_kpc, frame.map_radius_kpc), REACH_RE * frame.r_e_kpc.max()
+    reach_kpc = _farthest(galaxy, sphere_kpc)
+    if reach_kpc < min(profile_kpc, FILLED * sphere_kpc):
         raise Refused(
-            f"its file ends {reach:.3g} kpc from its centre, before {REACH_RE:g} R_e = {profile:.3g} kpc; "
+            f"its file ends {reach_kpc:.3g} kpc from its centre, before {REACH_RE:g} R_e = {profile_kpc:.3g} kpc; "
             "is it a cutout? Take one that is larger"
         )
-    menc = {c: enclosed_mass(p.pos_kpc, p.mass_msun, radius) for c, p in galaxy.components().items()}
-    total = sum(menc.values())
+    mass_inside = {c: enclosed_mass(p.pos_kpc, p.mass_msun, radius_kpc) for c, p in galaxy.components().items()}
+    total_inside = sum(mass_inside.values())
     return {
-        "maps": views(seen, frame.turns, half_width, settings.pixels, frame.bulk_kms).astype(np.float32),
+        "maps": views(mapped, frame.turns, half_width_kpc, settings.pixels, frame.bulk_kms).astype(np.float32),
         "sightline": frame.turns,
         "inclination": frame.inclination_deg.astype(np.float32),
         "half_mass_radius": frame.r_e_kpc.astype(np.float32),
-        "pixel_scale": (2 * half_width / settings.pixels).astype(np.float32),
+        "pixel_scale": (2 * half_width_kpc / settings.pixels).astype(np.float32),
         "stars_radius": np.array(frame.stars_radius_kpc),
         "map_radius": np.array(frame.map_radius_kpc),
-        "reach": np.array(reach),
-        "radius": radius,
-        "mass": np.stack([total if c == "total" else menc[c] for c in store.COMPONENTS]),
-        "has_gas": np.array(_is_seen(gas), dtype=np.uint8),
+        "reach": np.array(reach_kpc),
+        "radius": radius_kpc,
+        "mass": np.stack([total_inside if c == "total" else mass_inside[c] for c in store.COMPONENTS]),
+        "has_gas": np.array(_shows_anything(gas), dtype=np.uint8),
         "has_dark": np.array(len(galaxy.dark) > 0, dtype=np.uint8),
         "bulk_velocity": frame.bulk_kms,
     }
@@ -173,9 +175,9 @@ def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Sett
 
 def _farthest(galaxy: Galaxy, radius_kpc: float) -> float:
     """Distance [kpc] of the farthest particle of any kind within a radius."""
-    squares = [np.einsum("ij,ij->i", p.pos_kpc, p.pos_kpc) for p in galaxy.components().values()]
-    return float(np.sqrt(max(s.max(where=s <= radius_kpc**2, initial=0.0) for s in squares)))
+    squared_kpc2 = [np.einsum("ij,ij->i", p.pos_kpc, p.pos_kpc) for p in galaxy.components().values()]
+    return float(np.sqrt(max(s.max(where=s <= radius_kpc**2, initial=0.0) for s in squared_kpc2)))
 
 
-def _is_seen(tracer: Particles) -> bool:
-    return len(tracer) > 0 and (tracer.weight is None or bool((tracer.weight > 0).any()))
+def _shows_anything(particles: Particles) -> bool:
+    return len(particles) > 0 and (particles.weight is None or bool((particles.weight > 0).any()))

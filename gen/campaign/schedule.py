@@ -1,4 +1,4 @@
-"""In which order the galaxies of a plan are mapped, and which of them a killed process left behind."""
+"""Orders the galaxies of a plan, and finds those that a killed process was working on."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,35 +12,38 @@ INDEX_BYTES = 50_000_000
 
 
 def mark_of(task: Task, galaxies_per_shard: int) -> str:
-    """Name of a file in the store's .started that is there while a chunk is mapped, or its process was killed."""
+    """Name of the mark of a task's chunk: a file in the store's .started, there while the chunk is mapped.
+
+    A mark that is there when nothing runs was left by a process that was killed.
+    """
     return f"{task.suite.name}.{task.index // galaxies_per_shard}"
 
 
 def schedule(
     plan: list[Task], out: Path, galaxies_per_shard: int
 ) -> tuple[list[list[Task]], list[list[Task]], list[Task]]:
-    """The galaxies to map, those to map after all others, and one of each snapshot to index first.
+    """Return the galaxies to map, those to map after all others, and one galaxy of each snapshot to index first.
 
-    Grouped by the chunk or shard they are written in, in the order in which they lie there. Big
-    snapshots come first, so that no rank starts the longest one last. Whatever was in hand when a
-    process was killed waits for all others, so that a galaxy that kills its process takes none
-    along; half-written files are cleared.
+    Galaxies are grouped by the chunk or shard that they are written in, in the order in which they
+    lie there. Big snapshots come first, so that no rank starts the longest one last. What was being
+    mapped when a process was killed comes after all others, so that a galaxy that kills its process
+    stops no other; half-written files are removed.
     """
     shards: dict[tuple[str, int], list[Task]] = {}
     for task in plan:
         shards.setdefault((task.suite.name, task.index // galaxies_per_shard), []).append(task)
-    todo = [[t for t in sorted(tasks, key=lambda t: t.index) if not t.kept] for tasks in shards.values()]
+    todo = [[t for t in sorted(tasks, key=lambda t: t.index) if not t.is_done] for tasks in shards.values()]
     todo = [tasks for tasks in todo if tasks]
 
     def mark(tasks: list[Task]) -> str:
         return mark_of(tasks[0], galaxies_per_shard)
 
-    marks = {m.name for m in (out / ".started").iterdir()}
+    marks_left = {m.name for m in (out / ".started").iterdir()}
     for suite, chunk in shards:
-        if f"{suite}.{chunk}" in marks:
+        if f"{suite}.{chunk}" in marks_left:
             store.clear_unfinished(out, suite, chunk)
-    for done in marks & ({f"{suite}.{chunk}" for suite, chunk in shards} - {mark(tasks) for tasks in todo}):
-        (out / ".started" / done).unlink(missing_ok=True)  # it was killed after all was written
+    for mark_name in marks_left & ({f"{suite}.{chunk}" for suite, chunk in shards} - {mark(tasks) for tasks in todo}):
+        (out / ".started" / mark_name).unlink(missing_ok=True)  # its process was killed after all was written
     bytes_of = {path: snapshot_bytes(t) for path, t in {t.snapshot: t for tasks in todo for t in tasks}.items()}
 
     def order(tasks: list[Task]) -> tuple[int, str, str, int, int]:
@@ -50,15 +53,15 @@ def schedule(
 
     todo.sort(key=order)
     waiting = [t for tasks in todo for t in tasks]
-    count = Counter(t.snapshot for t in waiting)
+    n_waiting = Counter(t.snapshot for t in waiting)
     first_of = {t.snapshot: t for t in reversed(waiting)}
-    to_index = [t for path, t in first_of.items() if count[path] > 1 and bytes_of[path] > INDEX_BYTES]
-    clean = [tasks for tasks in todo if mark(tasks) not in marks]
-    return clean, [tasks for tasks in todo if mark(tasks) in marks], to_index
+    to_index = [t for path, t in first_of.items() if n_waiting[path] > 1 and bytes_of[path] > INDEX_BYTES]
+    unmarked = [tasks for tasks in todo if mark(tasks) not in marks_left]
+    return unmarked, [tasks for tasks in todo if mark(tasks) in marks_left], to_index
 
 
 def snapshot_bytes(task: Task) -> int:
-    """Size of a galaxy's snapshot, all its files together; 0 when it is not there."""
+    """Size of a galaxy's snapshot [bytes], all its files together; 0 when it cannot be found."""
     try:
         return sum(part.stat().st_size for part in FORMATS[task.suite.format].files(task.snapshot))
     except (OSError, SnapshotError):

@@ -1,4 +1,4 @@
-"""One process that maps galaxies one after the other, from snapshot to store."""
+"""Maps galaxies one after the other in one process, from snapshot to store."""
 
 import contextlib
 from collections.abc import Callable
@@ -21,10 +21,10 @@ from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.storage import store
 from kinmass.gen.suite import SuiteError
 
-#: What a rank holds while it reads from the file system.
+#: Makes the context that a rank holds while it reads from the file system.
 Reading = Callable[[], AbstractContextManager[None]]
-#: So many apertures away is looked for the end of a galaxy's stars: one that ends farther out has an R_e of more than
-#: 6 / 10 / 1.5 apertures, for a spherical half-mass radius is no more than 1.5 of the largest projected one.
+#: The end of a galaxy's stars is searched for out to so many apertures. One that ends farther out has an R_e of more
+#: than 6 / 10 / 1.5 apertures: a spherical half-mass radius is at most 1.5 times the largest projected one.
 FARTHEST = 6
 
 
@@ -38,15 +38,15 @@ class Worker:
         self._snapshot: Snapshot | None = None
 
     def close(self) -> None:
-        """Let go of the open snapshot."""
+        """Close the snapshot that is open, if any."""
         if self._snapshot is not None:
             self._snapshot.close()
         self._snapshot = self._open = None
 
     def __call__(self, tasks: list[Task], reading: Reading) -> list[str]:
-        """Map galaxies of one chunk or shard and write it whole; the reason why each failed, or "".
+        """Map galaxies of one chunk or shard and write it whole; returns the reason why each failed, or "".
 
-        Raises StoreError when there is no room left: what was done before stays.
+        Raises StoreError when the disk is full; what was done before stays.
         """
         try:
             if (name := tasks[0].suite.name) not in self._groups:
@@ -76,14 +76,17 @@ class Worker:
         except (Refused, SnapshotError, SuiteError) as error:
             return None, str(error) if str(task.snapshot.parent) in str(error) else f"{task.snapshot}: {error}"
         except OSError as error:
-            if error.errno in store.NO_ROOM:  # the scratch folder's disk, and the store's may be next
+            if error.errno in store.NO_ROOM:  # the scratch folder's disk is full, the store's may be next
                 raise
             return None, f"{task.snapshot}: cannot be read ({error})"
-        except Exception as error:  # one strange galaxy must not take the others along
+        except Exception as error:  # one strange galaxy must not stop the others
             return None, failures.unforeseen(task.snapshot, error)
 
     def open(self, task: Task) -> Snapshot:
-        """The task's snapshot, kept open; yt's index of a big one is shared through the store's folder."""
+        """Open the task's snapshot and keep it open; yt's index of a big one is shared through the store's folder.
+
+        Raises SnapshotError.
+        """
         suite = task.suite
         if self._snapshot is None or self._open != (task.snapshot, suite.name):
             self.close()
@@ -100,12 +103,12 @@ class Worker:
         return self._snapshot
 
     def index(self, task: Task, reading: Reading) -> None:
-        """Have the task's snapshot indexed, so that every rank finds its galaxies at once."""
-        with reading(), contextlib.suppress(SnapshotError):  # each of its galaxies will say why
+        """Have yt index the task's snapshot, so that no rank that reads from it has to wait for the index."""
+        with reading(), contextlib.suppress(SnapshotError):  # the same error comes again with each of its galaxies
             self.open(task)
 
     def _read(self, task: Task, halo: Halo) -> tuple[Galaxy, np.ndarray, float]:
-        """All that is within the aperture, the galaxy's centre (3,) [kpc] and its aperture [kpc]."""
+        """Read all within the aperture; returns that, the galaxy's centre (3,) [kpc] and the aperture [kpc]."""
         suite, snapshot = task.suite, self.open(task)
         if not snapshot.count("dark") and suite.particles.dark != []:
             raise Refused(
@@ -114,17 +117,18 @@ class Worker:
             )
         if suite.aperture.kpc is None and halo.r200_kpc is None:
             raise Refused("the catalogue has no R200 for it; give `aperture: {kpc: ...}`")
-        radius = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
-        if radius > snapshot.half_box_kpc:
+        aperture_kpc = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
+        if aperture_kpc > snapshot.half_box_kpc:
             raise Refused(
-                f"the aperture of {radius:.4g} kpc does not fit into the box of {snapshot.units.box_kpc:.4g} kpc; "
-                "check `aperture`, the catalogue's R200 and BoxSize (`units: {box: none}` if it is no box)"
+                f"the aperture of {aperture_kpc:.4g} kpc does not fit into the box of "
+                f"{snapshot.units.box_kpc:.4g} kpc; check `aperture`, the catalogue's R200 and BoxSize "
+                "(`units: {box: none}` if it is no box)"
             )
-        centre = found_centre(snapshot) if halo.centre_kpc is None else halo.centre_kpc
-        return snapshot.galaxy(centre, radius), centre, radius
+        centre_kpc = found_centre(snapshot) if halo.centre_kpc is None else halo.centre_kpc
+        return snapshot.galaxy(centre_kpc, aperture_kpc), centre_kpc, aperture_kpc
 
     def _check(self, task: Task, galaxy: Galaxy, halo: Halo) -> None:
-        """Raises Refused for what an aperture must not lack, and for a centre that is not the galaxy's."""
+        """Raise Refused where the aperture lacks stars, dark matter or resolution, or is not centred on the galaxy."""
         selection = task.suite.selection
         if galaxy.high_res_fraction < (selection.min_high_res_fraction or 0.0):
             raise Refused(
@@ -137,49 +141,53 @@ class Worker:
                 "no dark matter in the aperture, though its file has some: is it a galaxy, and are all the types in "
                 "`particles`?"
             )
-        if halo.centre_kpc is not None and (off := offset_re(galaxy, halo.n_stars)) > FARTHEST_RE:
+        if halo.centre_kpc is not None and (centre_offset_re := offset_re(galaxy, halo.n_stars)) > FARTHEST_RE:
             raise Refused(
-                f"the catalogue's centre lies {off:.1f} R_e from the nearest peak of the galaxy's stars and matter; "
-                "is the catalogue another snapshot's, or in other units?"
+                f"the catalogue's centre lies {centre_offset_re:.1f} R_e from the nearest peak of the galaxy's stars "
+                "and matter; is the catalogue another snapshot's, or in other units?"
             )
 
     def _own_stars(
-        self, task: Task, stars: Particles, centre: np.ndarray, aperture_kpc: float
+        self, task: Task, stars: Particles, centre_kpc: np.ndarray, aperture_kpc: float
     ) -> tuple[Particles, float]:
-        """The stars that are the galaxy, and the radius [kpc] at which they end, whatever the aperture.
+        """Find the galaxy's own stars and the radius [kpc] at which they end, whatever the aperture.
 
-        stars: those in the aperture; farther ones are read where these have no end yet. Half a box is an end.
+        stars are those in the aperture; farther ones are read while no end is found. Half a box counts as an end.
         """
-        snapshot, least, known = self.open(task), task.suite.selection.min_stars, aperture_kpc
-        farthest = min(FARTHEST * aperture_kpc, snapshot.half_box_kpc)
-        while (end := edge(stars, known, min(ENOUGH, least))) is None:
-            if known == snapshot.half_box_kpc:
-                end = known
+        snapshot, min_stars, read_kpc = self.open(task), task.suite.selection.min_stars, aperture_kpc
+        farthest_kpc = min(FARTHEST * aperture_kpc, snapshot.half_box_kpc)
+        while (end_kpc := edge(stars, read_kpc, min(ENOUGH, min_stars))) is None:
+            if read_kpc == snapshot.half_box_kpc:
+                end_kpc = read_kpc
                 break
-            if known >= farthest:
+            if read_kpc >= farthest_kpc:
                 raise Refused(
                     f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e: of the stars within "
-                    f"{known:.3g} kpc half lie beyond a tenth of that; enlarge `aperture`, or is it part of a larger "
-                    "galaxy?"
+                    f"{read_kpc:.3g} kpc half lie beyond a tenth of that; enlarge `aperture`, or is it part of a "
+                    "larger galaxy?"
                 )
-            known = min(2 * known, farthest)
-            stars = snapshot.stars(centre, known)
-        stars = within(stars, end)
-        enough_stars(stars, least, f"within {end:.3g} kpc, where its own end")
-        return stars, end
+            read_kpc = min(2 * read_kpc, farthest_kpc)
+            stars = snapshot.stars(centre_kpc, read_kpc)
+        stars = within(stars, end_kpc)
+        enough_stars(stars, min_stars, f"within {end_kpc:.3g} kpc, where its own end")
+        return stars, end_kpc
 
     def record(self, task: Task, halo: Halo, reading: Reading) -> dict[str, np.ndarray]:
-        """Everything the store keeps of one galaxy, status excepted."""
+        """Make everything the store keeps of one galaxy but its status. Raises Refused, SnapshotError or SuiteError."""
         with reading():
-            galaxy, centre, radius = self._read(task, halo)
+            galaxy, centre_kpc, aperture_kpc = self._read(task, halo)
             self._check(task, galaxy, halo)
-            stars, end = self._own_stars(task, galaxy.stars, centre, radius)
+            stars, end_kpc = self._own_stars(task, galaxy.stars, centre_kpc, aperture_kpc)
         snapshot = self.open(task)
-        frame = frame_of(stars, end, task.name, self.settings, snapshot.half_box_kpc)
-        check_aperture(frame, radius)
-        if frame.map_radius_kpc > radius:
+        frame = frame_of(stars, end_kpc, task.name, self.settings, snapshot.half_box_kpc)
+        check_aperture(frame, aperture_kpc)
+        if frame.map_radius_kpc > aperture_kpc:
             del galaxy, stars
             with reading():
-                galaxy = snapshot.galaxy(centre, frame.map_radius_kpc)
-        found = np.array(halo.centre_kpc is None, dtype=np.uint8)
-        return {"centre": centre, "centre_found": found, **map_galaxy(galaxy, frame, radius, self.settings)}
+                galaxy = snapshot.galaxy(centre_kpc, frame.map_radius_kpc)
+        centre_found = np.array(halo.centre_kpc is None, dtype=np.uint8)
+        return {
+            "centre": centre_kpc,
+            "centre_found": centre_found,
+            **map_galaxy(galaxy, frame, aperture_kpc, self.settings),
+        }

@@ -1,4 +1,4 @@
-"""What a snapshot holds, told from its headers and a bounded sample, for `kinmass check` and drafts of suite files."""
+"""Finds out what a snapshot holds from its headers and a bounded sample, for `kinmass check` and for drafts."""
 
 import tempfile
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from kinmass.gen.physics.profile import half_mass_radius
 from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, lighter_than_dark
 from kinmass.gen.snapshots.snapshot import HEAVIEST_MSUN
 
-#: Particles of each type that are looked at.
+#: At most so many particles of each type are sampled.
 MOST = 100_000
-#: What a star particle of a simulation of galaxies weighs [Msun]: from single massive stars to the coarsest boxes.
+#: Lowest and highest plausible mass of a star particle [Msun]: from single massive stars to the coarsest boxes.
 STAR_MSUN = (1.0, 1e9)
-#: Half of the stars of the largest galaxy, and of the smallest, lie within [kpc].
+#: Lowest and highest plausible half-mass radius of a galaxy's stars [kpc].
 HALF_MASS_KPC = (0.02, 300.0)
-#: The spread of velocities in a galaxy, or a box of them [km/s].
+#: Lowest and highest plausible spread of velocities in a galaxy, or a box of galaxies [km/s].
 SPREAD_KMS = (0.3, 5000.0)
 #: Below this many star particles a map is shot noise.
 FEW_STARS = 200
@@ -30,8 +30,10 @@ FEW_STARS = 200
 
 @dataclass(frozen=True)
 class Sketch:
-    """A snapshot at a glance. units is None where the header contradicts itself; `wrong` says what stands in the way
-    of maps, `odd` what to look at; centre_kpc (3,) and half_kpc are of the galaxy that a file of one holds."""
+    """A snapshot at a glance; samples are by particle type, in code units.
+
+    units is None where the header contradicts itself. `wrong` lists what prevents maps, `odd` what to check.
+    """
 
     path: Path
     format: str
@@ -44,15 +46,15 @@ class Sketch:
     odd: list[str] = field(default_factory=list)
 
     def of(self, component: str) -> list[Sample]:
-        """The samples of a component's types."""
+        """Return the samples of a component's types."""
         return [self.samples[t] for t in self.components[component] if t in self.samples]
 
     def count(self, component: str) -> int:
-        """Particles of a component, by the header."""
+        """Number of particles of a component, by the header."""
         return sum(s.count for s in self.of(component))
 
     def particles(self, component: str) -> Particles:
-        """The sampled particles of a component, as heavy as all of it, in physical units."""
+        """Return the sampled particles of a component in kpc, km/s and Msun, as heavy as the whole component."""
         assert self.units is not None
         length, mass, velocity = self.units.length_kpc, self.units.mass_msun, self.units.velocity_kms
         return concatenate(
@@ -63,27 +65,27 @@ class Sketch:
         )
 
     def galaxy(self) -> tuple[np.ndarray, float]:
-        """Centre (3,) and half-mass radius [kpc] of the stars of a file that holds one galaxy, by its sample.
+        """Find centre (3,) and half-mass radius of the stars [kpc] in a file that holds one galaxy, from the sample.
 
-        The radius is that of the stars within six of itself: no companion counts.
+        The radius is that of the stars within six times itself, so that companions do not count.
         """
         assert self.units is not None
         parts = {name: self.particles(name) for name in self.components}
         origin, box = parts["stars"].pos_kpc[0], self.units.box_kpc
         near = [Particles(_wrapped(p.pos_kpc - origin, box), p.vel_kms, p.mass_msun) for p in parts.values() if len(p)]
-        stars = Particles(_wrapped(parts["stars"].pos_kpc - origin, box), *_rest(parts["stars"]))
+        stars = Particles(_wrapped(parts["stars"].pos_kpc - origin, box), *_vel_and_mass(parts["stars"]))
         centre = deepest_point(stars, near)
-        r = np.linalg.norm(stars.pos_kpc - centre, axis=1)
-        inside, half = np.ones(len(r), dtype=bool), 0.0
+        r_kpc = np.linalg.norm(stars.pos_kpc - centre, axis=1)
+        inside, half_kpc = np.ones(len(r_kpc), dtype=bool), 0.0
         for _ in range(20):
-            half, known = half_mass_radius(r[inside], stars.mass_msun[inside]), half
-            if half == known or not half > 0:
+            half_kpc, previous_kpc = half_mass_radius(r_kpc[inside], stars.mass_msun[inside]), half_kpc
+            if half_kpc == previous_kpc or not half_kpc > 0:
                 break
-            inside = r <= 6 * half
-        return origin + centre, half
+            inside = r_kpc <= 6 * half_kpc
+        return origin + centre, half_kpc
 
 
-def _rest(p: Particles) -> tuple[np.ndarray, np.ndarray]:
+def _vel_and_mass(p: Particles) -> tuple[np.ndarray, np.ndarray]:
     return p.vel_kms, p.mass_msun
 
 
@@ -98,99 +100,113 @@ def sketch(
     units: dict[str, float] | None = None,
     min_stars: int = FEW_STARS,
 ) -> Sketch:
-    """Look at a snapshot's headers and at some particles of each type; particles and units as a suite file has them.
+    """Sketch a snapshot from its headers and some particles of each type.
+
+    particles and units are those of a suite file; min_stars is its limit, below which `wrong` says so.
 
     Raises SnapshotError when it cannot be read at all.
     """
-    reader, given = FORMATS[format_name], particles or {}
+    reader, declared = FORMATS[format_name], particles or {}
     with tempfile.TemporaryDirectory(prefix="kinmass-") as scratch, reading(path):
         samples = reader.sample(reader.stage(path, Path(scratch)), MOST)
-    components, low = components_of(reader, given)
+    components, low_resolution = components_of(reader, declared)
     samples = _undisguised(reader, samples, components)
-    worth, wrong = None, []
+    code_units, wrong = None, []
     try:
-        worth = reader.units(path, units or {})
-        extents = {t: np.stack([s.pos.min(0), s.pos.max(0)]) * worth.length_kpc for t, s in samples.items()}
-        worth = settled_box(path, worth, extents)
+        code_units = reader.units(path, units or {})
+        extents = {t: np.stack([s.pos.min(0), s.pos.max(0)]) * code_units.length_kpc for t, s in samples.items()}
+        code_units = settled_box(path, code_units, extents)
     except SnapshotError as error:
         wrong.append(str(error).removeprefix(f"{path}: "))
-    discs = disc_types(components["dark"], given, samples, worth is not None and worth.cosmological)
-    seen = Sketch(path, format_name, samples, components, low, discs, worth, wrong)
-    _look_at_types(seen, given, min_stars)
-    if worth is not None:
-        _look_at_numbers(seen)
-    return seen
+    discs = disc_types(components["dark"], declared, samples, code_units is not None and code_units.cosmological)
+    contents = Sketch(path, format_name, samples, components, low_resolution, discs, code_units, wrong)
+    _check_types(contents, declared, min_stars)
+    if code_units is not None:
+        _check_numbers(contents)
+    return contents
 
 
 def _undisguised(reader: Format, samples: dict[str, Sample], components: dict[str, list[str]]) -> dict[str, Sample]:
-    """The samples with what only goes as stars (AREPO's wind, Tipsy's black holes) as a type of its own, which joins
-    the component that it belongs to."""
-    found = dict(samples)
+    """Split particles that are only stored as stars (AREPO's wind, Tipsy's black holes) off as a type of their own.
+
+    That type is added to its component in `components`.
+    """
+    split_samples = dict(samples)
     for ptype in components["stars"]:
         formed = samples[ptype].formed if ptype in samples else None
-        if formed is None or (star := reader.are_stars(formed)).all():
+        if formed is None or (is_star := reader.are_stars(formed)).all():
             continue
-        other = reader.disguised
-        if other in components:
-            other = f"wind of {ptype}"
-            components[reader.disguised] = [*components[reader.disguised], other]
-        found |= {ptype: samples[ptype][star], other: samples[ptype][~star]}
-    return found
+        disguised_type = reader.disguised
+        if disguised_type in components:
+            disguised_type = f"wind of {ptype}"
+            components[reader.disguised] = [*components[reader.disguised], disguised_type]
+        split_samples |= {ptype: samples[ptype][is_star], disguised_type: samples[ptype][~is_star]}
+    return split_samples
 
 
-def _look_at_types(seen: Sketch, given: dict[str, list[str]], min_stars: int) -> None:
-    if seen.discs:
-        seen.wrong.append(disc_question(seen.discs))
-    elif not seen.count("stars"):
-        seen.wrong.append("no stars: no map can be made; if they are of another type add `particles: {stars: [...]}`")
-    elif seen.count("stars") < min_stars:
-        seen.wrong.append(f"{seen.count('stars')} star particles in the whole file, fewer than min_stars = {min_stars}")
-    if not seen.count("dark") and given.get("dark") != []:
-        seen.wrong.append(
+def _check_types(contents: Sketch, declared: dict[str, list[str]], min_stars: int) -> None:
+    if contents.discs:
+        contents.wrong.append(disc_question(contents.discs))
+    elif not contents.count("stars"):
+        contents.wrong.append(
+            "no stars: no map can be made; if they are of another type add `particles: {stars: [...]}`"
+        )
+    elif contents.count("stars") < min_stars:
+        contents.wrong.append(
+            f"{contents.count('stars')} star particles in the whole file, fewer than min_stars = {min_stars}"
+        )
+    if not contents.count("dark") and declared.get("dark") != []:
+        contents.wrong.append(
             "no dark matter: M(<r) would be that of stars and gas alone; if it is of another type add "
             "`particles: {dark: [...]}`, and `particles: {dark: []}` to map it all the same"
         )
-    if not seen.count("gas"):
-        seen.odd.append("no gas: gas maps will be empty; if it is of another type add `particles: {gas: [...]}`")
-    elif not any({"SmoothingLength", "Density"} & s.fields for s in seen.of("gas")):
-        seen.odd.append("no smoothing lengths and densities of the gas: the distance of the 32nd neighbour is taken")
-    for ptype in lighter_than_dark(seen.low_resolution, seen.samples):
-        seen.odd.append(f"{ptype} is said to be of low resolution, and its particles are lighter than PartType1's")
-    used = {t for types in seen.components.values() for t in types}
-    for ptype in sorted(seen.samples.keys() - used):
-        seen.odd.append(f"{seen.samples[ptype].count:,d} particles of {ptype} are not used: their mass is nobody's")
+    if not contents.count("gas"):
+        contents.odd.append("no gas: gas maps will be empty; if it is of another type add `particles: {gas: [...]}`")
+    elif not any({"SmoothingLength", "Density"} & s.fields for s in contents.of("gas")):
+        contents.odd.append(
+            "no smoothing lengths and densities of the gas: the distance of the 32nd neighbour is taken"
+        )
+    for ptype in lighter_than_dark(contents.low_resolution, contents.samples):
+        contents.odd.append(f"{ptype} is said to be of low resolution, and its particles are lighter than PartType1's")
+    used_types = {t for types in contents.components.values() for t in types}
+    for ptype in sorted(contents.samples.keys() - used_types):
+        contents.odd.append(
+            f"{contents.samples[ptype].count:,d} particles of {ptype} are not used: their mass is nobody's"
+        )
 
 
-def _look_at_numbers(seen: Sketch) -> None:
-    """Numbers that no galaxy has, most often those of a unit that is another."""
-    units = seen.units
+def _check_numbers(contents: Sketch) -> None:
+    """Add to `wrong` and `odd` the numbers that no galaxy has; most often a unit is not the one assumed."""
+    units = contents.units
     assert units is not None
     if "assumed" in units.source:
-        seen.odd.append("no units in the file; if they are others add `units: {length_kpc, mass_msun, velocity_kms}`")
+        contents.odd.append(
+            "no units in the file; if they are others add `units: {length_kpc, mass_msun, velocity_kms}`"
+        )
     if not units.cosmological:
-        seen.odd.append("taken as an isolated run, not cosmological (a = 1, no factors of h but those above)")
-    for name in seen.components:
-        p = seen.particles(name)
-        if not all(np.isfinite(x).all() for x in (p.pos_kpc, p.vel_kms, p.mass_msun)):
-            seen.wrong.append(f"NaN or infinite values among {name}; is the file damaged?")
+        contents.odd.append("taken as an isolated run, not cosmological (a = 1, no factors of h but those above)")
+    for name in contents.components:
+        particles = contents.particles(name)
+        if not all(np.isfinite(x).all() for x in (particles.pos_kpc, particles.vel_kms, particles.mass_msun)):
+            contents.wrong.append(f"NaN or infinite values among {name}; is the file damaged?")
             return
-        heaviest = max((s.mass.max(initial=0.0) for s in seen.of(name)), default=0.0) * units.mass_msun
-        if heaviest > HEAVIEST_MSUN:
-            seen.wrong.append(f"{name} of {heaviest:.3g} Msun a particle; check the mass unit")
-        if len(p) and np.abs(p.vel_kms).max() > LIGHT_KMS:
-            seen.wrong.append(f"{name} beyond the speed of light; check the velocity unit")
-    stars = seen.particles("stars")
+        heaviest_msun = max((s.mass.max(initial=0.0) for s in contents.of(name)), default=0.0) * units.mass_msun
+        if heaviest_msun > HEAVIEST_MSUN:
+            contents.wrong.append(f"{name} of {heaviest_msun:.3g} Msun a particle; check the mass unit")
+        if len(particles) and np.abs(particles.vel_kms).max() > LIGHT_KMS:
+            contents.wrong.append(f"{name} beyond the speed of light; check the velocity unit")
+    stars = contents.particles("stars")
     if not len(stars):
         return
-    mass = float(np.median(np.concatenate([s.mass for s in seen.of("stars")])))
-    spread = float(np.sqrt(np.var(stars.vel_kms, axis=0).mean()))
+    code_mass = float(np.median(np.concatenate([s.mass for s in contents.of("stars")])))
+    spread_kms = float(np.sqrt(np.var(stars.vel_kms, axis=0).mean()))
     if not stars.mass_msun.sum() > 0:
-        seen.wrong.append("the stars have no mass; is the file damaged?")
+        contents.wrong.append("the stars have no mass; is the file damaged?")
         return
     for value, (low, high), words, key in (
-        (mass * units.mass_msun, STAR_MSUN, "a star particle weighs {:.3g} Msun", "mass_msun"),
-        (seen.galaxy()[1], HALF_MASS_KPC, "half of the stars lie within {:.3g} kpc", "length_kpc"),
-        (spread, SPREAD_KMS, "the stars' velocities spread by {:.3g} km/s", "velocity_kms"),
+        (code_mass * units.mass_msun, STAR_MSUN, "a star particle weighs {:.3g} Msun", "mass_msun"),
+        (contents.galaxy()[1], HALF_MASS_KPC, "half of the stars lie within {:.3g} kpc", "length_kpc"),
+        (spread_kms, SPREAD_KMS, "the stars' velocities spread by {:.3g} km/s", "velocity_kms"),
     ):
         if len(stars) > 1 and not low <= value <= high:
-            seen.odd.append(f"{words.format(value)}: is the unit right? If not add `units: {{{key}: ...}}`")
+            contents.odd.append(f"{words.format(value)}: is the unit right? If not add `units: {{{key}: ...}}`")

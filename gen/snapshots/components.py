@@ -8,46 +8,49 @@ from kinmass.gen.formats.base import Format
 from kinmass.gen.formats.sample import Sample
 
 #: Types that are a zoom's low-resolution dark matter in one run, and a disc and a bulge of stars in another.
-EITHER = ("PartType2", "PartType3")
+AMBIGUOUS_TYPES = ("PartType2", "PartType3")
 
 
-def components_of(reader: Format, given: Mapping[str, list[str]]) -> tuple[dict[str, list[str]], list[str]]:
-    """Types of each component, the format's own where a suite file (given) says nothing; and those of low resolution,
-    which are dark matter."""
-    components = {**reader.components, **given}
-    low = components.pop("low_resolution", [])
-    components["dark"] = list(dict.fromkeys([*components["dark"], *low]))
-    return components, low
+def components_of(reader: Format, declared: Mapping[str, list[str]]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the types of each component, and those of low resolution, which are dark matter.
+
+    declared: `particles` of the suite file; where it says nothing the format's own types are taken.
+    """
+    components = {**reader.components, **declared}
+    low_resolution = components.pop("low_resolution", [])
+    components["dark"] = list(dict.fromkeys([*components["dark"], *low_resolution]))
+    return components, low_resolution
 
 
-def unsaid_types(dark: list[str], given: Mapping[str, list[str]]) -> list[str]:
-    """Types that are dark matter only because nobody has said what they are."""
-    said = {ptype for types in given.values() for ptype in types}
-    return [ptype for ptype in EITHER if ptype in dark and ptype not in said]
+def undeclared_types(dark: list[str], declared: Mapping[str, list[str]]) -> list[str]:
+    """List types 2 and 3 where they count as dark matter only because the suite file does not declare them."""
+    declared_types = {ptype for types in declared.values() for ptype in types}
+    return [ptype for ptype in AMBIGUOUS_TYPES if ptype in dark and ptype not in declared_types]
 
 
 def disc_types(
-    dark: list[str], given: Mapping[str, list[str]], samples: Mapping[str, Sample], cosmological: bool
+    dark: list[str], declared: Mapping[str, list[str]], samples: Mapping[str, Sample], cosmological: bool
 ) -> list[str]:
-    """Those of them that look like a disc and a bulge: in a run that is not cosmological, or lighter than type 1.
+    """List the undeclared types that look like stars of a disc and a bulge.
 
-    A zoom's surroundings are heavier than its own dark matter, particle by particle.
+    In a run that is not cosmological these are all of them; else those with particles lighter than type 1's, since the
+    dark matter around a zoom has heavier particles than the zoom's own.
     """
-    there = [ptype for ptype in unsaid_types(dark, given) if ptype in samples]
-    return there if not cosmological else lighter_than_dark(there, samples)
+    undeclared = [ptype for ptype in undeclared_types(dark, declared) if ptype in samples]
+    return undeclared if not cosmological else lighter_than_dark(undeclared, samples)
 
 
 def lighter_than_dark(types: list[str], samples: Mapping[str, Sample]) -> list[str]:
-    """Those whose particles are lighter than type 1's, or that have no type 1 beside them."""
+    """List the types whose particles are lighter than type 1's; all of them where the file has no type 1."""
 
-    def weight(ptype: str) -> float:
+    def median_mass(ptype: str) -> float:
         return float(np.median(samples[ptype].mass)) if ptype in samples else np.inf
 
-    return [ptype for ptype in types if ptype in samples and weight(ptype) < 0.999 * weight("PartType1")]
+    return [ptype for ptype in types if ptype in samples and median_mass(ptype) < 0.999 * median_mass("PartType1")]
 
 
 def disc_question(types: list[str]) -> str:
-    """What to ask of whoever has not said what such types are."""
+    """Make the question to ask where the suite file does not declare such types."""
     names = ", ".join(types)
     return (
         f"{names}: a disc and a bulge of stars, or dark matter of low resolution? Say it in `particles`: "

@@ -1,4 +1,4 @@
-"""What yt has found out about a big snapshot, kept for whoever opens the same files next."""
+"""Keeps yt's index of a big snapshot for the next process that opens the same files."""
 
 import contextlib
 import json
@@ -9,29 +9,29 @@ from pathlib import Path
 from kinmass.gen.formats.domain import side_file
 from kinmass.gen.storage.files import aside, write_atomically
 
-#: Of what is kept: a new one where a snapshot's domain, or what stands in these files, is made in another way.
+#: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
 VERSION = 2
 
 
 class KeptIndex:
-    """yt's index of a staged snapshot and the extents of its particles, in a folder under a name that marks tell.
+    """yt's index of a staged snapshot and the extents of its particles, kept in a folder.
 
-    marks: whatever the index depends on. The extents' file is written last and knows the index's digest, so that
-    no damaged index, which would pass over particles without a word, is ever read.
+    marks: all that the index depends on; the files' name is a digest of it. The file of the extents is written last and
+    holds the index's digest, so that a damaged index, which would silently miss particles, is never read.
     """
 
     def __init__(self, folder: Path, staged: Path, marks: object):
         name = blake2b(repr((VERSION, marks)).encode(), digest_size=16).hexdigest()
         self.index, self.extents = folder / f"{name}.ewah", folder / f"{name}.json"
-        self.own_index, self.own_extents = staged.with_name(f"{staged.name}.ewah"), side_file(staged)
+        self.staged_index, self.staged_extents = staged.with_name(f"{staged.name}.ewah"), side_file(staged)
 
     def fetch(self) -> bool:
-        """Put copies beside the staged snapshot, as yt may write to its index; whether there are any that are sound."""
+        """Copy the kept files beside the staged snapshot, as yt may write to its index; False where none are sound."""
         try:
-            kept = json.loads(self.extents.read_text())
-            shutil.copyfile(self.index, self.own_index)
-            if _digest(self.own_index) == kept["index"]:
-                self.own_extents.write_text(json.dumps(kept["extents"]))
+            content = json.loads(self.extents.read_text())
+            shutil.copyfile(self.index, self.staged_index)
+            if _digest(self.staged_index) == content["index"]:
+                self.staged_extents.write_text(json.dumps(content["extents"]))
                 return True
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -39,20 +39,20 @@ class KeptIndex:
         return False
 
     def forget(self) -> None:
-        """Take away the copies, so that both are made again."""
-        for file in (self.own_index, self.own_extents):
+        """Remove the copies beside the staged snapshot, so that yt makes both again."""
+        for file in (self.staged_index, self.staged_extents):
             file.unlink(missing_ok=True)
 
     def keep(self) -> None:
-        """Keep what yt has made, if it has: it makes none of a snapshot in one chunk."""
-        if not self.own_index.exists():
+        """Keep the index that yt has made; it makes none of a snapshot that fits one chunk."""
+        if not self.staged_index.exists():
             return
-        with contextlib.suppress(OSError):  # it only saves time
+        with contextlib.suppress(OSError):  # a kept index only saves time
             self.index.parent.mkdir(parents=True, exist_ok=True)
             with aside(self.index) as partial:
-                shutil.copyfile(self.own_index, partial)
-            extents = json.loads(self.own_extents.read_text())
-            write_atomically(self.extents, json.dumps({"index": _digest(self.own_index), "extents": extents}))
+                shutil.copyfile(self.staged_index, partial)
+            extents = json.loads(self.staged_extents.read_text())
+            write_atomically(self.extents, json.dumps({"index": _digest(self.staged_index), "extents": extents}))
 
 
 def _digest(path: Path) -> str:

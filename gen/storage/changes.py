@@ -1,41 +1,41 @@
-"""What may change between two runs that map a suite into one store: settings that only bring more galaxies."""
+"""Says which settings may change between two runs into one store: those that only bring more galaxies."""
 
 from typing import Any
 
 from kinmass.gen.suite import Suite
 
-#: They say where galaxies are looked for. What is found is compared galaxy by galaxy.
-WHERE = ("suite.snapshots", "suite.catalogue.path")
+#: Settings that say where galaxies are looked for. They may change, because the store compares galaxy by galaxy.
+PLACES = ("suite.snapshots", "suite.catalogue.path")
 
 
 def refused(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The settings, as `suite.aperture.kpc: 30 -> 60`, that would make other maps or truths of galaxies that are done.
+    """List the changes, as `suite.aperture.kpc: 30 -> 60`, that would give finished galaxies other maps or truths.
 
     old and new are the config of a store: `gen.campaign.record.Settings`, with the suite file as `suite`.
     """
-    was, now = flat(_as_of_today(old)), flat(new)
-    keys = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
+    old_values, new_values = flat(_as_of_today(old)), flat(new)
+    keys = [key for key in sorted(old_values.keys() | new_values.keys()) if old_values.get(key) != new_values.get(key)]
     return [
-        f"{key}: {_said(was.get(key))} -> {_said(now.get(key))}"
+        f"{key}: {_words(old_values.get(key))} -> {_words(new_values.get(key))}"
         for key in keys
-        if not only_adds(key, was.get(key), now.get(key))
+        if not only_adds(key, old_values.get(key), new_values.get(key))
     ]
 
 
-def flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """{"suite.aperture.kpc": 30.0, ...} of nested sections; without what is left out (None)."""
-    found: dict[str, Any] = {}
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested sections to {"suite.aperture.kpc": 30.0, ...}; values of None are left out."""
+    flattened: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{above}{key}.")
+            flattened |= flat(value, f"{prefix}{key}.")
         elif value is not None:
-            found[above + key] = value
-    return found
+            flattened[prefix + key] = value
+    return flattened
 
 
 def only_adds(key: str, old: Any, new: Any) -> bool:
-    """Whether a change of this setting lets all galaxies through as they are that came through before."""
-    if key in WHERE:
+    """Whether all galaxies that passed with the old value also pass with the new one, with the same maps and truth."""
+    if key in PLACES:
         return True
     section, _, name = key.rpartition(".")
     if section != "suite.selection":
@@ -57,7 +57,7 @@ def only_adds(key: str, old: Any, new: Any) -> bool:
 
 
 def _as_of_today(config: dict[str, Any]) -> dict[str, Any]:
-    """A store's config with the defaults of keys that suite files did not have when it was made."""
+    """Add to a store's config the defaults of keys that suite files did not have when it was made."""
     try:
         suite = Suite(**config["suite"])
     except (KeyError, TypeError, ValueError):  # keys of another version: compared as they are
@@ -65,5 +65,5 @@ def _as_of_today(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "suite": suite.model_dump(mode="json", exclude={"root"})}
 
 
-def _said(value: Any) -> str:
+def _words(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

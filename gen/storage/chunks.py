@@ -1,4 +1,4 @@
-"""Zarr's chunks as files: which file one is, and what checksums say that galaxies are, without reading any map.
+"""Zarr's chunks as files: the path of each, and a digest of galaxies from checksums, without reading any map.
 
 Every chunk of a map store ends with a checksum of its content (`store.py`), and so does every chunk in a shard.
 """
@@ -18,49 +18,49 @@ _CHECKSUM = 4  # bytes of a CRC32C
 _ENTRY = 16  # bytes of a chunk's place and length in a shard's index, which is the shard's end
 
 
-def chunk_file(array: zarr.Array[Any], at: Sequence[int]) -> Path:
-    """The file of a chunk, or of a whole shard, by its place in the grid of chunks; it need not be there."""
+def chunk_file(array: zarr.Array[Any], grid_place: Sequence[int]) -> Path:
+    """Path of a chunk, or of a whole shard, by its place in the grid of chunks; the file need not exist."""
     root: Any = array.store_path.store
-    return Path(root.root) / array.path / array.metadata.encode_chunk_key(tuple(at))
+    return Path(root.root) / array.path / array.metadata.encode_chunk_key(tuple(grid_place))
 
 
-def sync_chunk(array: zarr.Array[Any], at: Sequence[int]) -> None:
-    """Bring a chunk that was written to the disk; one of fill values alone has no file."""
-    file = chunk_file(array, at)
+def sync_chunk(array: zarr.Array[Any], grid_place: Sequence[int]) -> None:
+    """Sync a chunk that was written to the disk; a chunk of fill values alone has no file. Raises OSError."""
+    file = chunk_file(array, grid_place)
     for path in (file, file.parent):
         if path.exists():
             sync_folder(path)
 
 
 def fingerprint(group: zarr.Group, numbers: np.ndarray) -> bytes:
-    """A digest of everything that a suite's group holds of some galaxies (N,) by their numbers, rising.
+    """Digest everything that a suite's group holds of some galaxies; numbers (N,) are theirs, rising.
 
-    Galaxies that are packed together are looked at together. Raises OSError where a file cannot be read.
+    Galaxies in one shard are digested together, also those not asked for. Raises OSError where a file cannot be read.
     """
-    found = blake2b(digest_size=16)
+    digest = blake2b(digest_size=16)
     for name in ARRAYS:
         array = group[name]
-        packed = (array.shards or (1,))[0]
-        for chunk in dict.fromkeys((np.asarray(numbers) // packed).tolist()):
-            checksums = _checksums(chunk_file(array, (chunk, *(0,) * (array.ndim - 1))), packed)
-            found.update(len(checksums).to_bytes(8, "little") + checksums)
-    return found.digest()
+        galaxies_per_shard = (array.shards or (1,))[0]
+        for chunk in dict.fromkeys((np.asarray(numbers) // galaxies_per_shard).tolist()):
+            checksums = _checksums(chunk_file(array, (chunk, *(0,) * (array.ndim - 1))), galaxies_per_shard)
+            digest.update(len(checksums).to_bytes(8, "little") + checksums)
+    return digest.digest()
 
 
-def _checksums(path: Path, packed: int) -> bytes:
-    """Size and checksums of a chunk, or of a shard of so many; nothing where nothing was written."""
+def _checksums(path: Path, chunks_per_shard: int) -> bytes:
+    """Size and checksums of a chunk, or of a shard of so many chunks, as bytes; empty where no file was written."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
-            index = _CHECKSUM + (_ENTRY * packed if packed > 1 else 0)
-            file.seek(max(0, size - index))
-            found = [size.to_bytes(8, "little"), file.read()]
-            if packed == 1:
-                return b"".join(found)
-            for offset, length in np.frombuffer(found[1][:-_CHECKSUM], "<u8").reshape(-1, 2).tolist():
-                if offset + length <= size:  # else there is nothing at this place, or the shard is damaged
+            index_bytes = _CHECKSUM + (_ENTRY * chunks_per_shard if chunks_per_shard > 1 else 0)
+            file.seek(max(0, size - index_bytes))
+            parts = [size.to_bytes(8, "little"), file.read()]
+            if chunks_per_shard == 1:
+                return b"".join(parts)
+            for offset, length in np.frombuffer(parts[1][:-_CHECKSUM], "<u8").reshape(-1, 2).tolist():
+                if offset + length <= size:  # else this chunk was not written, or the shard is damaged
                     file.seek(offset + length - _CHECKSUM)
-                    found.append(file.read(_CHECKSUM))
-            return b"".join(found)
+                    parts.append(file.read(_CHECKSUM))
+            return b"".join(parts)
     except FileNotFoundError:
         return b""

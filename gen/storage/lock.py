@@ -1,14 +1,14 @@
-"""One writer at a time: a lock that tells who holds it, and that a killed process does not hold for ever.
+"""A lock for one writer at a time; it names its owner, and a killed process does not hold it for ever.
 
-`flock` reaches no further than a node on many network file systems, so a lock is a file that only one process can
-create (a hard link, or O_EXCL), with its owner's host, process and Slurm job in it. A thread touches it: its age, by
-the file system's own clock, says whether an owner on another machine lives; on this machine the process itself says.
+On many network file systems `flock` does not reach beyond a node, so a lock is a file that only one process can create
+(a hard link, or O_EXCL), with its owner's host, process and Slurm job in it. A thread of the owner touches the file:
+its age, by the file system's own clock, tells whether an owner on another machine lives. On this machine the table of
+processes tells.
 """
 
 import contextlib
 import json
 import os
-import shlex
 import socket
 import sys
 import threading
@@ -19,23 +19,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+from kinmass.gen.code import command_line
 from kinmass.gen.storage.store import StoreError
 
-#: How often an owner shows that it lives, and how long one of another machine is silent before it counts as dead [s].
-#: Long calls into libraries, a file system that hangs and an index being made may keep the thread from its beat.
+#: How often an owner touches its lock, and after how long without that one on another machine counts as dead [s]:
+#: long calls into libraries, a file system that hangs and an index being made may delay the thread that touches it.
 BEAT_S, STALE_S = 15.0, 300.0
-#: How long to wait for an owner that lives [s]: what is planned or noted is done by then, a campaign is not.
+#: How long to wait for an owner that lives [s]: enough for a plan or an entry of failures.jsonl, not for a campaign.
 PATIENCE_S = 5.0
 _POLL_S = 0.1
 
 
 class Busy(StoreError):
-    """What is asked for is being written by another process; the message says by which."""
+    """Another process holds the lock; the message names it."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock. machine: this boot of this host, as processes see it; began: of the process, in its clock."""
+    """Who holds a lock, as JSON in its file.
+
+    machine: this boot of the host and its process namespace; began: start of the process in ticks since boot.
+    """
 
     host: str = "?"
     machine: str = ""
@@ -59,95 +63,99 @@ class Lock:
         self.path, self.owner = path, owner
         self._end = threading.Event()
         self._lost = False
-        self._beat = threading.Thread(target=self._show, daemon=True)
-        self._beat.start()
+        self._thread = threading.Thread(target=self._keep_touching, daemon=True)
+        self._thread.start()
 
     def check(self) -> None:
-        """Raises Busy when another process has taken this one for dead and has taken the lock over."""
+        """Raise Busy when another process has taken the lock over, because it took this one for dead."""
         if self._lost:
             raise Busy(f"{self.path}: taken over by {_read(self.path) or 'somebody who removed it'}; this run ends")
 
     def release(self) -> None:
-        """Let go of it."""
+        """Stop touching the lock, and remove it if it is still this process's."""
         self._end.set()
-        self._beat.join()
-        if (now := _read(self.path)) and now.token == self.owner.token:
+        self._thread.join()
+        if (current := _read(self.path)) and current.token == self.owner.token:
             self.path.unlink(missing_ok=True)
 
-    def _show(self) -> None:
+    def _keep_touching(self) -> None:
         while not self._end.wait(BEAT_S):
-            with contextlib.suppress(OSError):  # a file system that does not answer: next time
-                now = _read(self.path)
-                if now is None or now.token != self.owner.token:
+            with contextlib.suppress(OSError):  # the file system does not answer now: try at the next beat
+                current = _read(self.path)
+                if current is None or current.token != self.owner.token:
                     self._lost = True
                     return
                 os.utime(self.path)
 
 
 @contextlib.contextmanager
-def hold(path: Path, what: str, patience_s: float = PATIENCE_S) -> Iterator[Lock]:
-    """Hold the lock `path` on `what` while the block runs; nothing is left of it, nor of empty folders made for it.
+def hold(path: Path, subject: str, patience_s: float = PATIENCE_S) -> Iterator[Lock]:
+    """Hold the lock file `path` while the block runs; it is removed afterwards, with the folders made for it if empty.
 
-    Waits for an owner that is about to let go, or that may be dead; takes over from one that is.
-    Raises Busy, naming the owner, when it lives and goes on for longer than patience_s.
+    subject: what is locked, for messages. Waits for an owner that may be about to release the lock,
+    or that may be dead; takes over from one that is dead. Raises Busy, naming the owner, when it
+    lives and holds the lock for longer than patience_s.
     """
-    made = [folder for folder in (path.parent, path.parent.parent) if not folder.exists()]
-    lock = Lock(path, _take(path, what, patience_s))
+    missing_folders = [folder for folder in (path.parent, path.parent.parent) if not folder.exists()]
+    lock = Lock(path, _take(path, subject, patience_s))
     try:
-        for left in path.parent.glob(f".{path.name}.*.partial"):  # of killed processes
-            left.unlink(missing_ok=True)
+        for leftover in path.parent.glob(f".{path.name}.*.partial"):  # left by killed processes
+            leftover.unlink(missing_ok=True)
         yield lock
     finally:
         lock.release()
-        for folder in dict.fromkeys((path.parent, *made)):
-            with contextlib.suppress(OSError):  # there is something in it
+        for folder in dict.fromkeys((path.parent, *missing_folders)):
+            with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
 
 
-def _take(path: Path, what: str, patience_s: float) -> Owner:
-    me, began, told = _myself(), time.monotonic(), False
+def _take(path: Path, subject: str, patience_s: float) -> Owner:
+    me, start_s, is_announced = _myself(), time.monotonic(), False
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, FileNotFoundError):  # another process has just removed it, empty
+        except (FileExistsError, FileNotFoundError):  # another process has just removed the empty folder
             if path.parent.exists() and not path.parent.is_dir():
                 raise
             continue
-        if (now := _create(path, me)) is None:
+        if (now_s := _create(path, me)) is None:
             return me
-        owner, silent_s = _read(path), _silent_s(path, now)
+        owner, silent_s = _read(path), _silent_s(path, now_s)
         if owner is None:
             continue
         if _is_dead(owner, me, silent_s):
             if _take_over(path, owner, me):
                 return me
             continue
-        perhaps = owner.machine != me.machine and silent_s > 3 * BEAT_S
-        if time.monotonic() - began > patience_s and not perhaps:
+        may_be_dead = owner.machine != me.machine and silent_s > 3 * BEAT_S
+        if time.monotonic() - start_s > patience_s and not may_be_dead:
             raise Busy(
-                f"{what} is being written by {owner}; wait until that has ended, or end it, and give the same command "
-                "again"
+                f"{subject} is being written by {owner}; wait until that has ended, or end it, and give the same "
+                "command again"
             )
-        if perhaps and not told:
-            said = f"silent for {silent_s:.0f} s; after {STALE_S:.0f} s it counts as dead"
-            print(f"{what} is being written by {owner}, {said}", file=sys.stderr, flush=True)
-            told = True
+        if may_be_dead and not is_announced:
+            silence = f"silent for {silent_s:.0f} s; after {STALE_S:.0f} s it counts as dead"
+            print(f"{subject} is being written by {owner}, {silence}", file=sys.stderr, flush=True)
+            is_announced = True
         time.sleep(_POLL_S)
 
 
 def _create(path: Path, owner: Owner) -> float | None:
-    """Create a lock with its owner in it: None; or the file system's time [s] when that failed (NaN: not known)."""
+    """Create a lock with its owner in it. Returns None, or where the lock exists already the file system's time [s].
+
+    NaN stands for a time that is not known.
+    """
     aside = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     content = json.dumps(asdict(owner))
     try:
         aside.write_text(content)
-        now = aside.stat().st_mtime
+        now_s = aside.stat().st_mtime
         try:
             os.link(aside, path)
             return None
         except FileExistsError:
-            # Over NFS an answer may be lost and the call repeated: the number of names tells.
-            return None if aside.stat().st_nlink == 2 else now
+            # Over NFS an answer may be lost and the call repeated: the number of links tells whether it worked.
+            return None if aside.stat().st_nlink == 2 else now_s
         except FileNotFoundError:
             raise
         except OSError:  # no hard links here
@@ -155,24 +163,24 @@ def _create(path: Path, owner: Owner) -> float | None:
                 file.write(content)
             return None
     except FileExistsError:
-        return now
-    except FileNotFoundError:  # who got the lock, or let go of it, has cleared up
+        return now_s
+    except FileNotFoundError:  # whoever got or released the lock has removed the partial file
         return float("nan")
     finally:
         aside.unlink(missing_ok=True)
 
 
 def _take_over(path: Path, dead: Owner, me: Owner) -> bool:
-    """Put this process in a dead owner's place, as the only one of those that wait; whether that worked."""
+    """Try to take a dead owner's place, as the only one of all that wait; returns whether that worked."""
     claim = path.with_name(f"{path.name}.{dead.token}.claim")
-    if (now := _create(claim, me)) is not None:
+    if (now_s := _create(claim, me)) is not None:
         rival = _read(claim)
-        if rival and _is_dead(rival, me, _silent_s(claim, now)):
+        if rival and _is_dead(rival, me, _silent_s(claim, now_s)):
             claim.unlink(missing_ok=True)
         time.sleep(_POLL_S)
         return False
     try:
-        # As long as the claim is held nobody else replaces the dead owner's lock; it may have been before.
+        # While this process holds the claim nobody else replaces the dead owner's lock; one may have done so before.
         if _read(path) != dead:
             return False
         aside = path.with_name(f".{path.name}.{uuid4().hex}.partial")
@@ -184,7 +192,7 @@ def _take_over(path: Path, dead: Owner, me: Owner) -> bool:
 
 
 def _read(path: Path) -> Owner | None:
-    """A lock's owner, None when there is no lock; nobody known where it cannot be read (one is just being written)."""
+    """Read a lock's owner: None when there is no lock, Owner() where it cannot be read (it is just being written)."""
     try:
         return Owner(**json.loads(path.read_text()))
     except FileNotFoundError:
@@ -193,16 +201,16 @@ def _read(path: Path) -> Owner | None:
         return Owner()
 
 
-def _silent_s(path: Path, now: float) -> float:
+def _silent_s(path: Path, now_s: float) -> float:
     with contextlib.suppress(FileNotFoundError):
-        return now - path.stat().st_mtime
+        return now_s - path.stat().st_mtime
     return 0.0
 
 
 def _is_dead(owner: Owner, me: Owner, silent_s: float) -> bool:
-    """Whether an owner is known to be gone: its process, when it ran here; else its job's last start, or by silence."""
+    """Whether an owner is dead: its process here is gone, its job was restarted, or it is silent on another machine."""
     if owner.machine and owner.machine == me.machine:
-        return _began(owner.pid) != owner.began
+        return _start_ticks(owner.pid) != owner.began
     if owner.job and owner.job == me.job and owner.restarts < me.restarts:
         return True
     return silent_s > STALE_S
@@ -210,22 +218,23 @@ def _is_dead(owner: Owner, me: Owner, silent_s: float) -> bool:
 
 def _myself() -> Owner:
     machine = [socket.gethostname()]
-    with contextlib.suppress(OSError):  # two nodes may share a name, and two containers a node
+    with contextlib.suppress(OSError):  # two nodes may have the same name, and two containers the same node
         machine += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
     job = os.environ.get("SLURM_ARRAY_JOB_ID", ""), os.environ.get("SLURM_ARRAY_TASK_ID", "")
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     return Owner(
-        machine[0], " ".join(machine), os.getpid(), _began(os.getpid()) or "",
+        machine[0], " ".join(machine), os.getpid(), _start_ticks(os.getpid()) or "",
         "_".join(job) if all(job) else os.environ.get("SLURM_JOB_ID", ""), int(restarts) if restarts.isdigit() else 0,
-        shlex.join(sys.orig_argv), datetime.now(UTC).isoformat(timespec="seconds"), uuid4().hex,
+        command_line(), datetime.now(UTC).isoformat(timespec="seconds"), uuid4().hex,
     )  # fmt: skip
 
 
-def _began(pid: int) -> str | None:
-    """When a process of this machine was started, in ticks since boot; None when it does not run.
+def _start_ticks(pid: int) -> str | None:
+    """Start of a process of this machine, in ticks since boot; None when it does not run.
 
-    Numbers of processes are given out again, hence the time. A killed process whose parent has not
-    looked is one no more.
+    Returns "" for a process that runs on a system that does not tell its start (without /proc).
+    The time is needed because process ids are reused. A killed process that its parent has not yet
+    waited for (a zombie) does not count as running.
     """
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

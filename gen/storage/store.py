@@ -1,13 +1,10 @@
-"""The map store: one table says what every array is; writer, readers, tests and docs share it."""
+"""The map store: the table ARRAYS describes every array; writer, readers, tests and docs share it."""
 
 import contextlib
 import errno
 import json
 import os
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +16,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from kinmass.gen.code import version_of
+from kinmass.gen.code import command_line, provenance
 from kinmass.gen.physics.profile import N_RADII
 from kinmass.gen.physics.projection import CHANNELS
 from kinmass.gen.storage import changes, journal
@@ -29,19 +26,19 @@ SCHEMA_VERSION = 3
 PENDING, DONE, FAILED = 0, 1, 2
 TRACERS = ("stars", "gas")
 COMPONENTS = ("total", "dark", "stars", "gas")
-#: What the system says when a disk, a quota or a file-size limit is reached.
+#: The system's errors when a disk is full, or a quota or a file-size limit is reached.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: A galaxy whose place in its catalogue is further off than this from one run to the next is another one [kpc].
+#: A galaxy whose place in its catalogue moves by more than this from one run to the next is another galaxy [kpc].
 SAME_PLACE_KPC = 0.1
 
 
 class StoreError(ValueError):
-    """A store that is missing, of another schema, or not the one asked for."""
+    """A store is missing, of another schema, damaged, or does not hold what is asked for."""
 
 
 @dataclass(frozen=True)
 class Array:
-    """One array of a suite's group; every first dimension is the galaxy, one galaxy a chunk."""
+    """One array of a suite's group; its first dimension is the galaxy, with one galaxy per chunk."""
 
     dims: tuple[str, ...]
     dtype: str
@@ -50,7 +47,7 @@ class Array:
 
     @property
     def fill(self) -> float:
-        """What an unwritten chunk reads as: never a value that is written, but for the pending status."""
+        """Value of an unwritten chunk. It is never written itself, except for the status pending."""
         return float("nan") if self.dtype.startswith("float") else 0 if self.meaning.startswith("0 pending") else 255
 
 
@@ -104,28 +101,6 @@ def channels() -> list[str]:
     return [f"{tracer}_{channel}" for tracer in TRACERS for channel in CHANNELS]
 
 
-def provenance() -> dict[str, Any]:
-    """Software versions and git commit, for a store's or a run's attributes."""
-    names = ("numpy", "numba", "yt", "zarr", "mpi4py")
-    return {"versions": {name: version_of(name) for name in names}, "commit": commit()}
-
-
-def commit() -> str:
-    """The commit that this code is of; unknown where git does not say so in time, or the code is in no clone."""
-    here = Path(__file__).resolve().parents[2]  # of a clone, where kinmass/gen is a link to gen
-    if not (here / ".git").exists():  # installed: a repository further up is another project's
-        return "unknown"
-    try:
-        git = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=here, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        return git.stdout.strip() or "unknown"
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
 def create_suite(
     store: Path,
     suite: str,
@@ -137,11 +112,12 @@ def create_suite(
     """Create a suite's group with its final shape, or open it to go on with.
 
     config must hold `views`, `pixels` and `galaxies_per_shard`. lineages names the history each
-    galaxy belongs to; centres_kpc (N, 3) is where the catalogue puts it, NaN where it does not say.
-    Made aside and renamed, so a group is whole or not there. Galaxies that come to a suite later are
-    put behind the others, and settings that only bring more of them are taken over; both at once
-    or not at all. What no galaxy is done of is made anew with other settings. Raises StoreError when
-    galaxies that are done were made with other settings, or are not those that the suite has now.
+    galaxy belongs to; centres_kpc (N, 3) is its centre by the catalogue, NaN where there is none.
+    A group is made aside and renamed, so it is whole or not there. Galaxies that come to a suite
+    later are put behind the others, and settings that only bring more of them are taken over; both
+    at once or not at all. A group without any finished galaxy is made anew where settings changed.
+    Raises StoreError when finished galaxies were made with other settings, or are not those that
+    the suite has now.
     """
     config = json.loads(json.dumps(config))
     path = store / suite
@@ -150,34 +126,59 @@ def create_suite(
     _make_root(store)
     if path.exists():
         group = _open(store, suite)
-        refused = changes.refused(group.attrs["config"], config)
-        if not refused:
-            return _adopted(group, store, suite, labels, config)
-        done = int((read_status(group) == DONE).sum())
-        if done:
-            raise StoreError(
-                f"{path} holds {done} galaxies that were made with other settings ({'; '.join(refused)}). Repeat those "
-                f"settings, or write to a new --out; to map this suite anew in this store, remove {path} first: "
-                "its other suites stay as they are"
-            )
-        os.rename(path, store / f".{suite}.{uuid4().hex}.partial")
-    for left in store.glob(f".{suite}.*.partial"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    aside = store / f".{suite}.{uuid4().hex}.partial"
+        refused_changes = changes.refused(group.attrs["config"], config)
+        if not refused_changes:
+            return _adopt_galaxies(group, store, suite, labels, config)
+        _set_unfinished_aside(group, path, refused_changes)
+    for leftover in store.glob(f".{suite}.*.partial"):  # left by a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside = _partial_path(path)
+    _build_group(aside, suite, labels, config)
+    try:
+        os.rename(aside, path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        shutil.rmtree(aside)  # another process was faster: use the group that it made
+        return create_suite(store, suite, galaxies, lineages, config, centres_kpc)
+    sync_folder(store)
+    _forget_consolidated(store)
+    return open_suite(store, suite)
+
+
+def _partial_path(path: Path) -> Path:
+    """Make a new hidden name beside a suite's group, for a group that is not in use."""
+    return path.with_name(f".{path.name}.{uuid4().hex}.partial")
+
+
+def _set_unfinished_aside(group: zarr.Group, path: Path, refused_changes: list[str]) -> None:
+    """Rename a group of other settings away, to be removed. Raises StoreError when it holds finished galaxies."""
+    n_done = int((read_status(group) == DONE).sum())
+    if n_done:
+        raise StoreError(
+            f"{path} holds {n_done} galaxies that were made with other settings ({'; '.join(refused_changes)}). "
+            f"Repeat those settings, or write to a new --out; to map this suite anew in this store, remove {path} "
+            "first: its other suites stay as they are"
+        )
+    os.rename(path, _partial_path(path))
+
+
+def _build_group(folder: Path, suite: str, labels: dict[str, np.ndarray], config: dict[str, Any]) -> None:
+    """Write the group of a suite in which every galaxy is pending, and sync it to the disk."""
     sizes = {
-        "galaxy": len(galaxies), "view": config["views"], "channel": len(channels()), "axis": 3, "xyz": 3,
+        "galaxy": len(labels["galaxy"]), "view": config["views"], "channel": len(channels()), "axis": 3, "xyz": 3,
         "y": config["pixels"], "x": config["pixels"], "radius": N_RADII, "component": len(COMPONENTS),
     }  # fmt: skip
     attrs = {"schema_version": SCHEMA_VERSION, "suite": suite, "config": config, **provenance(), "runs": []}
-    group = zarr.open_group(aside, mode="w", zarr_format=3, attributes=attrs)
-    packed = config["galaxies_per_shard"]
+    group = zarr.open_group(folder, mode="w", zarr_format=3, attributes=attrs)
+    galaxies_per_shard = config["galaxies_per_shard"]
     for name, spec in ARRAYS.items():
         shape = tuple(sizes[dim] for dim in spec.dims)
         group.create_array(
             name,
             shape=shape,
             chunks=(1, *shape[1:]),
-            shards=(packed, *shape[1:]) if packed > 1 else None,
+            shards=(galaxies_per_shard, *shape[1:]) if galaxies_per_shard > 1 else None,
             dtype=spec.dtype,
             fill_value=spec.fill,
             compressors=(ZstdCodec(level=0), Crc32cCodec()),  # a flipped bit is an error, not a number
@@ -186,21 +187,11 @@ def create_suite(
             config={"write_empty_chunks": True},
         )
     _write_labels(group, labels)
-    sync_tree(aside)
-    try:
-        os.rename(aside, path)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-        shutil.rmtree(aside)  # another process was faster: go on with what it made
-        return create_suite(store, suite, galaxies, lineages, config, centres_kpc)
-    sync_folder(store)
-    _forget_consolidated(store)
-    return open_suite(store, suite)
+    sync_tree(folder)
 
 
 def _make_root(store: Path) -> None:
-    """Make a store's own group; whoever else does so at the same time writes the same."""
+    """Make a store's root group; a process that does so at the same time writes the same content."""
     path = store / "zarr.json"
     with contextlib.suppress(FileNotFoundError, ValueError):
         json.loads(path.read_text())
@@ -210,7 +201,7 @@ def _make_root(store: Path) -> None:
 
 
 def _forget_consolidated(store: Path) -> None:
-    """Remove metadata that somebody has consolidated in a store's own group: they would hide what has changed below."""
+    """Remove consolidated metadata from a store's root group: they would hide what has changed in its suites."""
     meta = json.loads((store / "zarr.json").read_text())
     if meta.pop("consolidated_metadata", None) is not None:
         _write_json(store / "zarr.json", meta)
@@ -229,51 +220,58 @@ def _labels(galaxies: list[str], lineages: list[str], centres_kpc: np.ndarray) -
 
 
 def _write_labels(group: zarr.Group, labels: dict[str, np.ndarray]) -> None:
-    """What tells galaxies apart, each in one chunk: (N,) names and lineages, (N, 3) where the catalogue puts them."""
-    fixed = {"channel": channels(), "component": list(COMPONENTS)}
-    texts = {name: np.array(words, dtype=np.dtypes.StringDType()) for name, words in fixed.items()}
-    for name, values in (labels | texts).items():
+    """Write (N,) names, (N,) lineages and (N, 3) centres [kpc] of the galaxies, and the axes' names; one chunk each."""
+    axis_names = {"channel": channels(), "component": list(COMPONENTS)}
+    axis_labels = {name: np.array(words, dtype=np.dtypes.StringDType()) for name, words in axis_names.items()}
+    for name, values in (labels | axis_labels).items():
         dims = {"lineage": ("galaxy",), "catalogue_centre": ("galaxy", "xyz")}.get(name, (name,))
-        about = {"units": "kpc", "long_name": "centre that the catalogue gives"} if values.ndim == 2 else {}
+        attributes = {"units": "kpc", "long_name": "centre that the catalogue gives"} if values.ndim == 2 else {}
         array = group.create_array(
             name, shape=values.shape, chunks=values.shape, dtype=str if values.ndim == 1 else values.dtype,
-            dimension_names=dims, attributes=about, config={"write_empty_chunks": True},
+            dimension_names=dims, attributes=attributes, config={"write_empty_chunks": True},
         )  # fmt: skip
         array[:] = values
 
 
-def _adopted(
+def _adopt_galaxies(
     group: zarr.Group, store: Path, suite: str, labels: dict[str, np.ndarray], config: dict[str, Any]
 ) -> zarr.Group:
-    """The group with room for galaxies that were not known when it was made, behind the others, and what is new of all.
+    """Add new galaxies to the group behind the others, update labels and settings, and return the group.
 
-    What was never mapped may be missing from labels, which are of the galaxies that the suite has now.
+    labels are of the galaxies that the suite has now. Galaxies of the group that are not done may be missing from them
+    or have other labels; for those that are done this raises StoreError.
     """
     path = store / suite
-    known = _trimmed(group["galaxy"][:].tolist())
-    n = len(known)
-    # Stores of earlier versions have no catalogue_centre, and may have been killed while they grew.
-    there = {name: group[name][:n] if name in group else np.full((n, 3), np.nan) for name in labels}
-    torn = any(name not in group or group[name].shape[0] != n for name in (*ARRAYS, *labels))
-    place = {name: i for i, name in enumerate(known)}
-    wanted = {name: i for i, name in enumerate(labels["galaxy"].tolist())}
-    new = [i for name, i in wanted.items() if name not in place]
-    both = {name: np.concatenate([there[name], values[new]]) for name, values in labels.items()}
+    stored_names = _trimmed(group["galaxy"][:].tolist())
+    n_stored = len(stored_names)
+    # Stores of earlier versions have no catalogue_centre, and their writer may have been killed while they grew.
+    stored = {name: group[name][:n_stored] if name in group else np.full((n_stored, 3), np.nan) for name in labels}
+    is_half_grown = any(name not in group or group[name].shape[0] != n_stored for name in (*ARRAYS, *labels))
+    stored_index = {name: i for i, name in enumerate(stored_names)}
+    suite_index = {name: i for i, name in enumerate(labels["galaxy"].tolist())}
+    new_numbers = [i for name, i in suite_index.items() if name not in stored_index]
+    merged = {name: np.concatenate([stored[name], values[new_numbers]]) for name, values in labels.items()}
     status = None
-    for name, i in place.items():
-        mine = None if name not in wanted else {key: values[wanted[name]] for key, values in labels.items()}
-        if mine is not None and all(_same(mine[key], there[key][i]) for key in mine):
+    for name, i in stored_index.items():
+        current = (
+            None if name not in suite_index else {key: values[suite_index[name]] for key, values in labels.items()}
+        )
+        if current is not None and all(_same_label(current[key], stored[key][i]) for key in current):
             continue
         status = read_status(group, unreadable_is_pending=True) if status is None else status
         if status[i] == DONE:
-            _refuse_another(path, name, mine, {key: values[i] for key, values in there.items()})
-        elif mine is not None:
-            for key in mine:
-                both[key][i] = mine[key]
-    if not new and not torn and all(np.array_equal(both[k], there[k], equal_nan=both[k].ndim == 2) for k in both):
-        both = {}
-    if both or config != group.attrs["config"]:
-        _change(store, suite, both, config)
+            _refuse_another_galaxy(path, name, current, {key: values[i] for key, values in stored.items()})
+        elif current is not None:
+            for key in current:
+                merged[key][i] = current[key]
+    if (
+        not new_numbers
+        and not is_half_grown
+        and all(np.array_equal(merged[k], stored[k], equal_nan=merged[k].ndim == 2) for k in merged)
+    ):
+        merged = {}
+    if merged or config != group.attrs["config"]:
+        _change(store, suite, merged, config)
     return open_suite(store, suite)
 
 
@@ -283,44 +281,47 @@ def _trimmed(names: list[str]) -> list[str]:
     return names
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Whether two labels are of one galaxy; a place that is not known on one side is no other place."""
+def _same_label(a: Any, b: Any) -> bool:
+    """Whether two labels may be of one galaxy; places match if both are unknown, or at most SAME_PLACE_KPC apart."""
     if isinstance(a, str):
         return bool(a == b)
     return bool(np.isnan(b).all() and np.isnan(a).all()) or bool(np.abs(a - b).max() <= SAME_PLACE_KPC)
 
 
-def _refuse_another(path: Path, name: str, now: dict[str, Any] | None, was: dict[str, Any]) -> None:
-    """Raises StoreError when a galaxy that is done is not the one that the suite has under its name now."""
+def _refuse_another_galaxy(path: Path, name: str, current: dict[str, Any] | None, stored: dict[str, Any]) -> None:
+    """Raise StoreError when a finished galaxy is not the one that the suite has under its name now."""
     remedy = "bring back what was there, or write to a new --out"
-    if now is None:
+    if current is None:
         raise StoreError(
             f"{path} holds other galaxies than the suite has now: {name} is done, and gone from it; {remedy}"
         )
-    if now["lineage"] != was["lineage"]:
+    if current["lineage"] != stored["lineage"]:
         raise StoreError(
             f"{path} holds other galaxies than the suite has now: {name} is done as one of the lineage "
-            f"{was['lineage']!r}, and is of {now['lineage']!r} now; {remedy}"
+            f"{stored['lineage']!r}, and is of {current['lineage']!r} now; {remedy}"
         )
-    if not np.isnan(now["catalogue_centre"] - was["catalogue_centre"]).any():
-        old, new = (", ".join(f"{x:.6g}" for x in where["catalogue_centre"]) for where in (was, now))
+    if not np.isnan(current["catalogue_centre"] - stored["catalogue_centre"]).any():
+        old_place, new_place = (
+            ", ".join(f"{x:.6g}" for x in labels["catalogue_centre"]) for labels in (stored, current)
+        )
         raise StoreError(
-            f"{path} holds other galaxies than the suite has now: {name} is done at ({old}) kpc, and the catalogue has "
-            f"it at ({new}) now (is it another catalogue, or were its rows sorted and have no ids?); {remedy}"
+            f"{path} holds other galaxies than the suite has now: {name} is done at ({old_place}) kpc, and the "
+            f"catalogue has it at ({new_place}) now (is it another catalogue, or were its rows sorted and have no "
+            f"ids?); {remedy}"
         )
 
 
 def _change(store: Path, suite: str, labels: dict[str, np.ndarray], config: dict[str, Any]) -> None:
-    """Change a group's settings, labels and number of galaxies, all at once or not at all."""
+    """Change a group's settings, all at once or not at all; also its labels and size, unless labels is empty."""
     path = store / suite
     with journal.change(path) as aside:
         if labels:
             _write_labels(zarr.open_group(aside, mode="w", zarr_format=3), labels)
             for name in ARRAYS:
-                array = json.loads((path / name / "zarr.json").read_text())
-                array["shape"][0] = len(labels["galaxy"])
+                array_json = json.loads((path / name / "zarr.json").read_text())
+                array_json["shape"][0] = len(labels["galaxy"])
                 (aside / name).mkdir()
-                (aside / name / "zarr.json").write_text(json.dumps(array, indent=2))
+                (aside / name / "zarr.json").write_text(json.dumps(array_json, indent=2))
         meta = _group_json(path)
         meta["attributes"]["config"] = config
         (aside / "zarr.json").write_text(json.dumps(meta, indent=2))
@@ -328,18 +329,18 @@ def _change(store: Path, suite: str, labels: dict[str, np.ndarray], config: dict
 
 
 def _group_json(path: Path) -> dict[str, Any]:
-    """A group's metadata, without those of its arrays that somebody has consolidated: they would be stale."""
+    """Read a group's metadata without consolidated metadata of its arrays, which would be stale."""
     meta = json.loads((path / "zarr.json").read_text())
     meta.pop("consolidated_metadata", None)
     return dict(meta)
 
 
 def add_run(store: Path, suite: str) -> None:
-    """Note who writes into a suite now: versions, commit, time and command, behind those of earlier runs."""
+    """Append the run that writes into a suite now to its list of runs: versions, commit, time and command."""
     path = store / suite
     meta = _group_json(path)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    run = {"time": now, "command": shlex.join(sys.orig_argv), **provenance()}
+    run = {"time": now, "command": command_line(), **provenance()}
     meta["attributes"]["runs"] = [*meta["attributes"].get("runs", []), run]
     _write_json(path / "zarr.json", meta)
     _forget_consolidated(store)
@@ -351,59 +352,62 @@ Record = dict[str, np.ndarray]
 def write_galaxies(group: zarr.Group, numbers: Sequence[int] | int, records: Sequence[Record | None]) -> None:
     """Write galaxies at their numbers, one chunk or whole shard after the other, their status last.
 
-    None is a galaxy that failed. Only one process may write a shard: each array is written once, with
-    what there is already of the shard's other galaxies. Raises StoreError for numbers that the group
-    does not have, or has twice here, and where one of these others cannot be read.
+    A record of None is a galaxy that failed. Only one process may write a shard: each array is written
+    once, together with the finished galaxies that the shard holds already. Raises StoreError for
+    numbers that the group does not have or that come twice, and where one of these finished galaxies
+    cannot be read.
     """
-    wanted = np.atleast_1d(numbers).tolist()
-    given = dict(zip(wanted, records, strict=True))
-    n, packed = group["status"].shape[0], (group["status"].shards or (1,))[0]
-    if len(given) < len(records) or not all(0 <= number < n for number in given):
-        raise StoreError(f"{group.store_path.store.root} has galaxies 0 to {n - 1}, not {wanted}")
-    for shard in sorted({number // packed for number in given}):
-        _write_shard(group, range(shard * packed, min((shard + 1) * packed, n)), given)
+    wanted_numbers = np.atleast_1d(numbers).tolist()
+    record_of = dict(zip(wanted_numbers, records, strict=True))
+    n_galaxies, galaxies_per_shard = group["status"].shape[0], (group["status"].shards or (1,))[0]
+    if len(record_of) < len(records) or not all(0 <= number < n_galaxies for number in record_of):
+        raise StoreError(f"{group.store_path.store.root} has galaxies 0 to {n_galaxies - 1}, not {wanted_numbers}")
+    for shard in sorted({number // galaxies_per_shard for number in record_of}):
+        _write_shard(
+            group, range(shard * galaxies_per_shard, min((shard + 1) * galaxies_per_shard, n_galaxies)), record_of
+        )
 
 
-def _write_shard(group: zarr.Group, numbers: range, given: dict[int, Record | None]) -> None:
-    records = {number: given[number] for number in numbers if number in given}
+def _write_shard(group: zarr.Group, numbers: range, record_of: dict[int, Record | None]) -> None:
+    records = {number: record_of[number] for number in numbers if number in record_of}
     status = np.array([DONE if records.get(number) else FAILED for number in numbers], dtype=np.uint8)
-    for place, number in enumerate(numbers):
-        if number not in given:
-            status[place] = PENDING
-            with contextlib.suppress(StoreError):  # not to be read: not done
-                status[place] = read(group, "status", number)
-            records[number] = read_galaxy(group, number) if status[place] == DONE else None
-    here = slice(numbers.start, numbers.stop)
+    for position, number in enumerate(numbers):
+        if number not in record_of:
+            status[position] = PENDING
+            with contextlib.suppress(StoreError):  # a status that cannot be read counts as pending
+                status[position] = read(group, "status", number)
+            records[number] = read_galaxy(group, number) if status[position] == DONE else None
+    shard_slice = slice(numbers.start, numbers.stop)
     if any(records.values()):
         for name in ARRAYS:
             if name != "status":
                 array = group[name]
                 blank = np.full(array.shape[1:], array.fill_value, dtype=array.dtype)
-                own = [records[number] for number in numbers]
-                _assign(array, here, np.stack([record[name] if record else blank for record in own]))
-    _assign(group["status"], here, status)
+                shard_records = [records[number] for number in numbers]
+                _assign(array, shard_slice, np.stack([record[name] if record else blank for record in shard_records]))
+    _assign(group["status"], shard_slice, status)
 
 
-def _assign(array: zarr.Array, here: slice, values: np.ndarray) -> None:
+def _assign(array: zarr.Array, galaxies: slice, values: np.ndarray) -> None:
     try:
-        array[here] = values
+        array[galaxies] = values
     except OSError:
         raise
-    except Exception:  # zarr looks at the shard it replaces: perhaps this one cannot be read
+    except Exception:  # zarr reads the shard that it replaces, and perhaps cannot
         with contextlib.suppress(ValueError, RuntimeError):
-            _ = array[here]
+            _ = array[galaxies]
             raise
-        _replace(array, here, values)
+        _replace(array, galaxies, values)
 
 
-def _replace(array: zarr.Array, here: slice, values: np.ndarray) -> None:
-    """Write a whole shard without a look at what it replaces, which stays there until the new one is written."""
+def _replace(array: zarr.Array, galaxies: slice, values: np.ndarray) -> None:
+    """Write a whole shard without reading the one that it replaces, which stays until the new one is written."""
     folder = Path(array.store_path.store.root) / array.path
-    chunk = here.start // (array.shards or array.chunks)[0]
+    chunk = galaxies.start // (array.shards or array.chunks)[0]
     aside = folder / "c" / f"{chunk}.{uuid4().hex}.partial"
     aside.mkdir()
     shutil.copyfile(folder / "zarr.json", aside / "zarr.json")
-    zarr.open_array(aside, mode="r+")[here] = values
+    zarr.open_array(aside, mode="r+")[galaxies] = values
     (written,) = [path for path in (aside / "c").rglob("*") if path.is_file()]
     place = folder / written.relative_to(aside)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -412,7 +416,7 @@ def _replace(array: zarr.Array, here: slice, values: np.ndarray) -> None:
 
 
 def clear_unfinished(store: Path, suite: str, chunk: int) -> None:
-    """Remove what a killed process left of the files it was writing for one chunk or shard."""
+    """Remove the half-written files that a killed process left of one chunk or shard."""
     for name in ARRAYS:
         folder = store / suite / name / "c"
         for partial in (*folder.glob(f"{chunk}.*.partial"), *folder.glob(f"{chunk}/**/*.partial")):
@@ -420,7 +424,7 @@ def clear_unfinished(store: Path, suite: str, chunk: int) -> None:
 
 
 def read(group: zarr.Group, name: str, select: Any = slice(None)) -> np.ndarray:
-    """group[name] of a slice of galaxies, an array of their numbers, or one number.
+    """Read group[name] of some galaxies; select is a slice, an array of their numbers, or one number.
 
     Raises StoreError naming the galaxy that cannot be read.
     """
@@ -428,20 +432,23 @@ def read(group: zarr.Group, name: str, select: Any = slice(None)) -> np.ndarray:
         return np.asarray(group[name].oindex[select] if isinstance(select, np.ndarray) else group[name][select])
     except OSError:
         raise
-    except Exception as error:  # each codec has its own errors
+    except Exception as error:  # each codec raises errors of its own
         for index in np.atleast_1d(np.arange(group[name].shape[0])[select]):
             try:
                 _ = group[name][index]
-            except Exception as why:
+            except Exception as galaxy_error:
                 raise StoreError(
-                    f"{group.store_path.store.root}: {name} of galaxy {group['galaxy'][index]} cannot be read ({why}); "
-                    "give the command that made the store again, with --repair"
+                    f"{group.store_path.store.root}: {name} of galaxy {group['galaxy'][index]} cannot be read "
+                    f"({galaxy_error}); give the command that made the store again, with --repair"
                 ) from error
         raise
 
 
 def read_status(group: zarr.Group, unreadable_is_pending: bool = False) -> np.ndarray:
-    """Status (N,) of every galaxy. Raises StoreError naming one that cannot be read."""
+    """Read the status (N,) of every galaxy.
+
+    Raises StoreError naming one that cannot be read, unless unreadable_is_pending.
+    """
     try:
         return read(group, "status")
     except StoreError:
@@ -455,12 +462,12 @@ def read_status(group: zarr.Group, unreadable_is_pending: bool = False) -> np.nd
 
 
 def read_galaxy(group: zarr.Group, index: int) -> Record:
-    """Everything stored of one galaxy but its status. Raises StoreError when it cannot be read."""
+    """Read everything stored of one galaxy but its status. Raises StoreError when it cannot be read."""
     return {name: read(group, name, index) for name in ARRAYS if name != "status"}
 
 
 def is_damaged(group: zarr.Group, index: int) -> bool:
-    """Whether some array of a galaxy that is done cannot be read, or was never written."""
+    """Whether some array of a finished galaxy cannot be read, or was never written."""
     try:
         record = read_galaxy(group, index)
     except (StoreError, OSError):
@@ -469,7 +476,7 @@ def is_damaged(group: zarr.Group, index: int) -> bool:
 
 
 def open_suite(store: Path, suite: str) -> zarr.Group:
-    """A suite's group, read and checked. Raises StoreError with what is wrong and what there is.
+    """Open a suite's group and check it. Raises StoreError with what is wrong and which suites there are.
 
     >>> group = open_suite(Path("maps.zarr"), "quiet")
     >>> group["maps"].shape  # galaxies, views, channels of stars and of gas, pixels
@@ -488,9 +495,9 @@ def open_suite(store: Path, suite: str) -> zarr.Group:
 
 
 def _open(store: Path, suite: str) -> zarr.Group:
-    known = suites(store)
-    if suite not in known:
-        raise StoreError(f"{store} has no suite {suite!r}; it has {', '.join(known) or 'none'}")
+    suite_names = suites(store)
+    if suite not in suite_names:
+        raise StoreError(f"{store} has no suite {suite!r}; it has {', '.join(suite_names) or 'none'}")
     try:
         journal.finish(store / suite)
     except OSError as error:
@@ -501,10 +508,10 @@ def _open(store: Path, suite: str) -> zarr.Group:
             "its owner gives the command that made the store again"
         ) from error
     group = zarr.open_group(store / suite, mode="r+", use_consolidated=False)
-    found = group.attrs.get("schema_version")
-    if found != SCHEMA_VERSION:
+    schema_version = group.attrs.get("schema_version")
+    if schema_version != SCHEMA_VERSION:
         raise StoreError(
-            f"{store / suite} has schema version {found}, this code reads {SCHEMA_VERSION}; "
+            f"{store / suite} has schema version {schema_version}, this code reads {SCHEMA_VERSION}; "
             "run `kinmass maps` again, with a new --out"
         )
     missing = [name for name in (*ARRAYS, "galaxy", "lineage") if name not in group]
@@ -514,20 +521,20 @@ def _open(store: Path, suite: str) -> zarr.Group:
 
 
 def suites(store: Path) -> list[str]:
-    """Names of a store's suites. Raises StoreError when there is no store."""
+    """List the names of a store's suites. Raises StoreError when there is no store."""
     if not (store / "zarr.json").is_file():
         raise StoreError(f"{store} is no map store; make one with `kinmass maps`")
     return sorted(p.parent.name for p in store.glob("*/zarr.json") if not p.parent.name.startswith("."))
 
 
 def without_dark_matter(store: Path, suites: list[str] | tuple[str, ...]) -> list[str]:
-    """A line for each of these suites in which the truth of some galaxies is that of stars and gas alone."""
+    """Make a line for each of these suites in which the truth of some galaxies is stars and gas alone."""
     lines = []
     for suite in suites:
         group = open_suite(store, suite)
         done = read_status(group) == DONE
-        if bare := int((done & (read(group, "has_dark") == 0)).sum()):
+        if n_bare := int((done & (read(group, "has_dark") == 0)).sum()):
             lines.append(
-                f"{suite}: {bare} of {done.sum()} galaxies have no dark matter: their true mass is stars and gas"
+                f"{suite}: {n_bare} of {done.sum()} galaxies have no dark matter: their true mass is stars and gas"
             )
     return lines

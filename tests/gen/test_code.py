@@ -22,7 +22,7 @@ def clone(tmp_path, monkeypatch):
     """The code in a folder that is a clone, as far as can be seen."""
     (tmp_path / "gen").mkdir()
     (tmp_path / ".git").touch()  # as in a worktree
-    monkeypatch.setattr(store, "__file__", str(tmp_path / "gen" / "storage" / "store.py"))
+    monkeypatch.setattr(code, "__file__", str(tmp_path / "gen" / "code.py"))
     return tmp_path
 
 
@@ -34,8 +34,8 @@ def test_a_git_that_does_not_answer_is_no_error(clone, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert store.commit() == "unknown"
-    assert store.provenance()["commit"] == "unknown"
+    assert code.commit() == "unknown"
+    assert code.provenance()["commit"] == "unknown"
 
 
 @pytest.mark.parametrize(("script", "expected"), [("printf 'v1\\377'", "v1\ufffd"), ("exit 128", "unknown")])
@@ -43,15 +43,15 @@ def test_whatever_git_says_is_no_error(clone, monkeypatch, script, expected):
     (clone / "git").write_text(f"#!/bin/sh\n{script}\n")
     (clone / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{clone}:{os.environ['PATH']}")
-    assert store.commit() == expected
+    assert code.commit() == expected
 
 
 def test_an_installed_package_does_not_take_the_commit_of_a_repository_around_it(clone, monkeypatch):
     installed = clone / "venv" / "site-packages" / "gen"
     installed.mkdir(parents=True)
-    monkeypatch.setattr(store, "__file__", str(installed / "store.py"))
+    monkeypatch.setattr(code, "__file__", str(installed / "code.py"))
     monkeypatch.setattr(subprocess, "run", lambda *a, **o: pytest.fail("git was asked"))
-    assert store.commit() == "unknown"
+    assert code.commit() == "unknown"
 
 
 def test_a_package_that_says_no_version_is_no_error(monkeypatch):
@@ -59,7 +59,7 @@ def test_a_package_that_says_no_version_is_no_error(monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(code, "version", version)
-    assert set(store.provenance()["versions"].values()) == {"unknown"}
+    assert set(code.provenance()["versions"].values()) == {"unknown"}
 
 
 def test_an_unforeseen_error_keeps_type_and_traceback_behind_a_sentence(monkeypatch, capsys):

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from kinmass.gen.code import provenance
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import clear_left_behind, make_folder
 from kinmass.train import distributed as ddp
@@ -265,7 +266,7 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: 
         "training": {
             "views": len(table), "galaxies": n_galaxies, "left_out": sum(left_out.values()), "left_out_why": left_out,
         },
-        **store.provenance(), "finished": False,
+        **provenance(), "finished": False,
     }  # fmt: skip
     fitter = kind(config, model, batches, validation, device)
     if start.state:

@@ -36,8 +36,8 @@ def record(suite: Suite, worker: Worker | Path, **changes) -> dict[str, np.ndarr
     task = list_tasks(Suite(**(suite.model_dump() | changes)))[0]
     if isinstance(worker, Worker):
         return worker.record(task, task.halo, nullcontext)
-    with closing(Worker(worker, SETTINGS)) as one:
-        return one.record(task, task.halo, nullcontext)
+    with closing(Worker(worker, SETTINGS)) as own_worker:
+        return own_worker.record(task, task.halo, nullcontext)
 
 
 def assert_same_maps(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
@@ -82,28 +82,28 @@ def test_also_when_regions_are_read_and_kernels_come_from_neighbours(mocks, tmp_
         for name in {"Density", "SmoothingLength"} & set(file["PartType0"]):
             del file["PartType0"][name]
     bare = Suite(**(suite.model_dump() | {"root": tmp_path, "snapshots": "a/*.hdf5"}))
-    found = [record(bare, tmp_path, aperture={"r200": r}) for r in (0.2, 0.5)]
-    assert found[0]["map_radius"] < found[1]["radius"][-1]
-    assert_same_maps(*found)
+    records = [record(bare, tmp_path, aperture={"r200": r}) for r in (0.2, 0.5)]
+    assert records[0]["map_radius"] < records[1]["radius"][-1]
+    assert_same_maps(*records)
     monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
     for r in (0.2, 0.5):
-        assert_same_maps(record(bare, tmp_path, aperture={"r200": r}), found[0])
+        assert_same_maps(record(bare, tmp_path, aperture={"r200": r}), records[0])
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_maps_show_the_whole_column(suite, mocks, tmp_path):
     """All particles of the file add no more than a few per cent of the gas to the faintest part of the field."""
     described = load_suite(mocks / suite / f"{suite}.yaml")
-    found = record(described, tmp_path)
+    mapped = record(described, tmp_path)
     with Snapshot(described.snapshot_paths()[0], described.format) as snapshot:
-        whole = snapshot.galaxy(found["centre"], 0.4 * snapshot.half_box_kpc)
-    half = 3 * found["half_mass_radius"].astype(float)
-    every = views(whole, found["sightline"], half, SETTINGS.pixels, found["bulk_velocity"])
+        whole = snapshot.galaxy(mapped["centre"], 0.4 * snapshot.half_box_kpc)
+    half = 3 * mapped["half_mass_radius"].astype(float)
+    all_maps = views(whole, mapped["sightline"], half, SETTINGS.pixels, mapped["bulk_velocity"])
     x = (np.arange(16) + 0.5) / 16 * 6 - 3
     outer = np.hypot(x[:, None], x[None, :]) > 2.5
     for channel in (0, 4):
-        shown, there = found["maps"][:, channel][:, outer].sum(), every[:, channel][:, outer].sum()
-        assert 0.97 < shown / there <= 1 + 1e-6
+        shown, total = mapped["maps"][:, channel][:, outer].sum(), all_maps[:, channel][:, outer].sum()
+        assert 0.97 < shown / total <= 1 + 1e-6
 
 
 def sphere(n: int, scale: float, seed: int, centre: tuple[float, float, float] = (0, 0, 0)) -> Particles:
@@ -130,10 +130,10 @@ def test_a_galaxy_ends_where_it_says_itself(n):
         end, half = own(stars, 1e4)
         assert half == pytest.approx(2.61, rel=5 / np.sqrt(n))
         assert 3.1 < end / half < 11.3
-        for known in (0.3 * end, 0.99 * end, 1.3 * end, 30 * end):
-            found = edge(stars[r <= known], known)
-            assert found == end or (found is None and known < 1.3 * end)
-            assert found == edge(stars, known)  # what lies beyond makes no difference
+        for known_kpc in (0.3 * end, 0.99 * end, 1.3 * end, 30 * end):
+            known_end = edge(stars[r <= known_kpc], known_kpc)
+            assert known_end == end or (known_end is None and known_kpc < 1.3 * end)
+            assert known_end == edge(stars, known_kpc)  # what lies beyond makes no difference
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ def galaxy() -> Galaxy:
 
 def test_a_neighbour_in_a_large_aperture_changes_nothing_of_the_galaxy(galaxy, tmp_path):
     alone = record(write(tmp_path, galaxy), tmp_path, aperture={"kpc": 25})
-    there = 36 * alone["sightline"][0, 2]  # right behind it
-    more = {
-        name: concatenate([p, replace(p, pos_kpc=p.pos_kpc + there, vel_kms=p.vel_kms + 300.0)])
+    offset_kpc = 36 * alone["sightline"][0, 2]  # right behind it
+    with_neighbour = {
+        name: concatenate([p, replace(p, pos_kpc=p.pos_kpc + offset_kpc, vel_kms=p.vel_kms + 300.0)])
         for name, p in galaxy.components().items()
         if name != "dark"
     }
-    pair = replace(galaxy, **more)
+    pair = replace(galaxy, **with_neighbour)
     small, large = (record(write(tmp_path, pair), tmp_path, aperture={"kpc": r}) for r in (25, 80))
     assert_same_maps(small, large)
     np.testing.assert_allclose(small["half_mass_radius"], alone["half_mass_radius"], rtol=0.05)
@@ -223,9 +223,9 @@ def test_no_dark_matter_is_refused_unless_it_is_meant(galaxy, tmp_path):
     for types in (None, ["PartType1"]):
         with pytest.raises(Refused, match=r"no dark matter in it \(no PartType1.*`particles: {dark: \[\]}`"):
             record(suite, tmp_path, particles={"dark": types})
-    found = record(suite, tmp_path, particles={"dark": []})
-    assert found["has_dark"] == 0
-    np.testing.assert_array_equal(found["mass"][1], 0)
+    mapped = record(suite, tmp_path, particles={"dark": []})
+    assert mapped["has_dark"] == 0
+    np.testing.assert_array_equal(mapped["mass"][1], 0)
     assert record(write(tmp_path, galaxy), tmp_path)["has_dark"] == 1
     far = replace(galaxy, dark=replace(galaxy.dark, pos_kpc=galaxy.dark.pos_kpc * 0.01 + 300.0))
     with pytest.raises(Refused, match="no dark matter in the aperture"):

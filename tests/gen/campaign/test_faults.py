@@ -81,11 +81,11 @@ def children(pid: int) -> list[int]:
     """All descendants of a process."""
     listing = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
     pairs = [tuple(map(int, line.split())) for line in listing.splitlines()[1:]]
-    found, new = [], [pid]
-    while new:
-        new = [child for child, parent in pairs if parent in new]
-        found += new
-    return found
+    descendants, generation = [], [pid]
+    while generation:
+        generation = [child for child, parent in pairs if parent in generation]
+        descendants += generation
+    return descendants
 
 
 @pytest.mark.parametrize("whom", ["one rank", "the whole job"])
@@ -238,8 +238,8 @@ def test_a_catalogue_in_another_order_shorter_or_longer(tmp_path, shard):
     suite, settings = write_row(tmp_path, 8), Settings(views=1, pixels=8, galaxies_per_shard=shard)
     out, whole = tmp_path / "maps.zarr", tmp_path / "whole.zarr"
 
-    def content(where: Path) -> dict[str, list[np.ndarray]]:
-        group = store.open_suite(where, "row")
+    def content(folder: Path) -> dict[str, list[np.ndarray]]:
+        group = store.open_suite(folder, "row")
         names, status = group["galaxy"][:].tolist(), store.read_status(group)
         return {n: list(store.read_galaxy(group, i).values()) for i, n in enumerate(names) if status[i] == store.DONE}
 
@@ -256,10 +256,10 @@ def test_a_catalogue_in_another_order_shorter_or_longer(tmp_path, shard):
     assert store.open_suite(out, "row")["status"][:].tolist() == [1, 2, 1, 1, 2, 1]
     list_row(tmp_path, [7, 6, 5, 4, 3, 2, 1, 0])
     assert generate([load_suite(suite)], out, settings, quiet=True) == (8, 0)
-    found = content(out)
-    assert found.keys() == expected.keys()
+    stored = content(out)
+    assert stored.keys() == expected.keys()
     for name, arrays in expected.items():
-        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(found[name], arrays, strict=True)), name
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(stored[name], arrays, strict=True)), name
     before = tree(out)
     list_row(tmp_path, [7, 5, 4, 3, 2, 1, 0])
     with pytest.raises(store.StoreError, match="snap:g6 is done, and gone"):
@@ -270,9 +270,9 @@ def test_a_catalogue_in_another_order_shorter_or_longer(tmp_path, shard):
 def test_of_two_campaigns_at_once_one_works_and_the_other_says_so(box, tmp_path):
     out = tmp_path / "maps.zarr"
     jobs = [start(box, "--out", out, *SMALL, ranks=ranks) for ranks in (1, 2)]
-    said = [job.communicate(timeout=250)[1].decode() for job in jobs]
-    assert sorted(job.returncode for job in jobs) in ([0, 2], [0, 0]), said  # or waited for the other's end
-    for job, words in zip(jobs, said, strict=True):
+    errors = [job.communicate(timeout=250)[1].decode() for job in jobs]
+    assert sorted(job.returncode for job in jobs) in ([0, 2], [0, 0]), errors  # or waited for the other's end
+    for job, words in zip(jobs, errors, strict=True):
         assert "Traceback" not in words
         assert job.returncode == 0 or "maps.zarr/box is being written by process" in words
     assert tree(out) == tree(box.parent / "maps.zarr")
@@ -284,11 +284,11 @@ def test_a_fault_of_the_program_is_not_called_one_of_the_file(tmp_path, monkeypa
     suite = write_box(tmp_path / "box", galaxies=3)
     real_frame, real_read, real_list = worker.frame_of, Snapshot._cut, plans.find_haloes
 
-    def frame(stars: object, end: float, name: str, *rest: object) -> object:
-        return {}["pos"] if name == "000:0" else real_frame(stars, end, name, *rest)
+    def frame(stars: object, end: float, name: str, *arguments: object) -> object:
+        return {}["pos"] if name == "000:0" else real_frame(stars, end, name, *arguments)
 
-    def cut(self: Snapshot, *rest: object) -> object:
-        return None + 1 if "001" in self.path.name else real_read(self, *rest)
+    def cut(self: Snapshot, *arguments: object) -> object:
+        return None + 1 if "001" in self.path.name else real_read(self, *arguments)
 
     def listing(kind: str, path: Path, snapshot: Path, units: object) -> object:
         return None.haloes if "002" in snapshot.name else real_list(kind, path, snapshot, units)
@@ -304,12 +304,12 @@ def test_a_fault_of_the_program_is_not_called_one_of_the_file(tmp_path, monkeypa
     lines = {line["galaxy"]: line for line in failures.noted(out)}
     assert lines.keys() == {"000:0", "001:0", "002:?"}
     for name, kind in (("000:0", "KeyError: 'pos'"), ("001:0", "TypeError"), ("002:?", "AttributeError")):
-        reason, behind = lines[name]["reason"], lines[name]["traceback"]
+        reason, trace = lines[name]["reason"], lines[name]["traceback"]
         assert "damaged" not in reason
         assert kind in reason
         assert str(suite.parent) in reason
-        assert behind.startswith("Traceback")
-        assert "test_faults.py" in behind
+        assert trace.startswith("Traceback")
+        assert "test_faults.py" in trace
     monkeypatch.undo()
     assert generate([load_suite(suite)], out, Settings(2, 16), quiet=True) == (3, 0)
 
@@ -326,14 +326,14 @@ def test_what_a_file_makes_go_wrong_is_told_from_what_we_do(tmp_path):
     def cut_short() -> None:
         struct.unpack("<d", b"1234")
 
-    for of_the_file in (
+    for file_fault in (
         missing,
         cut_short,
         lambda: h5py.File(tmp_path / "none"),
     ):
         with pytest.raises(SnapshotError, match=r"f\.hdf5: cannot be read .*damaged"), reading(path):
-            of_the_file()
-    for ours, kind in (
+            file_fault()
+    for program_fault, kind in (
         (lambda: {}["b"], KeyError),
         (lambda: None + 1, TypeError),
         (lambda: np.zeros(3) + np.zeros(2), ValueError),
@@ -342,7 +342,7 @@ def test_what_a_file_makes_go_wrong_is_told_from_what_we_do(tmp_path):
         (lambda: 1 / 0, ZeroDivisionError),
     ):
         with pytest.raises(kind) as error, reading(path):
-            ours()
+            program_fault()
         assert not isinstance(error.value, SnapshotError)
 
 
@@ -366,7 +366,7 @@ sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         (("--seed", "-1"), "--seed must be a whole number from 0 to 2^63 - 1, not -1"),
         (("--seed", str(2**63)), "--seed must be a whole number from 0 to 2^63 - 1, not 9223372036854775808"),
@@ -381,11 +381,11 @@ sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "
         (("--inclination", "0", "nan"), "--inclination must be two growing angles from 0 to 90 degrees, not 0.0 nan"),
     ],
 )
-def test_settings_are_checked_before_a_store_is_touched(box, tmp_path, capsys, option, said):
+def test_settings_are_checked_before_a_store_is_touched(box, tmp_path, capsys, option, message):
     assert main(["maps", str(box), "--out", str(tmp_path / "maps.zarr"), *option]) == 2
     words = capsys.readouterr().err.strip()
     assert words.startswith("kinmass maps: --")
-    assert said in words
+    assert message in words
     assert len(words.splitlines()) == 1
     assert not (tmp_path / "maps.zarr").exists()
 

@@ -173,17 +173,17 @@ def test_dry_run_lists_and_writes_nothing(mocks, tmp_path):
 def test_max_galaxies_draws_by_name_and_keeps_what_it_has_drawn(mocks, tmp_path):
     suite = load_suite(mocks / "quiet" / "quiet.yaml")
 
-    def names(most: int | None, tasks_of: Suite = suite) -> list[str]:
-        selection = tasks_of.selection.model_copy(update={"max_galaxies": most})
+    def names(max_galaxies: int | None, tasks_of: Suite = suite) -> list[str]:
+        selection = tasks_of.selection.model_copy(update={"max_galaxies": max_galaxies})
         return [t.name for t in list_tasks(tasks_of.model_copy(update={"selection": selection}))]
 
-    every = names(None)
-    chosen = [names(most) for most in range(1, 13)]
+    all_names = names(None)
+    chosen = [names(max_galaxies) for max_galaxies in range(1, 13)]
     assert [len(c) for c in chosen] == list(range(1, 13))
     for fewer, more in itertools.pairwise(chosen):
         assert set(fewer) < set(more)
-        assert more == [n for n in every if n in more]  # in the catalogue's order
-    assert chosen[3] != every[:4]
+        assert more == [n for n in all_names if n in more]  # in the catalogue's order
+    assert chosen[3] != all_names[:4]
     catalogue = [f"snap_099:{i}" for i in range(10_000)]  # by falling mass, as SUBFIND's are
     sample = drawn(catalogue, 1000)
     assert sample == drawn(catalogue[::-1], 1000)
@@ -343,5 +343,5 @@ def test_profiles():
     assert np.isnan(menc_at(grid, grid**2, np.array([0.5, 11.0]))).all()
     holed = np.where(grid < 3, 0.0, grid**2)  # no mass inside 3: no logarithm, and nothing between nil and something
     first = grid[grid >= 3][0]
-    found = menc_at(grid, holed, np.array([1.5, 2.9, first * 0.999, first * 1.001, 9.0]))
-    np.testing.assert_allclose(found, [np.nan, np.nan, np.nan, *(2 * np.log10([first * 1.001, 9.0]))])
+    log_mass = menc_at(grid, holed, np.array([1.5, 2.9, first * 0.999, first * 1.001, 9.0]))
+    np.testing.assert_allclose(log_mass, [np.nan, np.nan, np.nan, *(2 * np.log10([first * 1.001, 9.0]))])

@@ -61,17 +61,17 @@ def test_a_disc_is_not_dark_matter(isolated, lighter, is_disc, a_galaxy, tmp_pat
     """Types 2 and 3 are stars in isolated runs and where they are lighter than dark matter; nobody guesses for maps."""
     header = {"OmegaLambda": 0.0, "HubbleParam": 1.0} if isolated else {}
     path = move(snapshot(tmp_path / "snap.hdf5", a_galaxy, **header), "PartType4", "PartType2", lighter)
-    said, text = "\n".join(describe(path, "gizmo")), draft(path, "gizmo")
+    description, text = "\n".join(describe(path, "gizmo")), draft(path, "gizmo")
     if is_disc:
-        assert "wrong       PartType2: a disc and a bulge of stars, or dark matter of low resolution?" in said
+        assert "wrong       PartType2: a disc and a bulge of stars, or dark matter of low resolution?" in description
         with pytest.raises(SnapshotError, match="PartType2: a disc and a bulge of stars, or"):
             Snapshot(path, "gizmo")
         assert load_suite(written(tmp_path, text)).particles.stars == ["PartType2", "PartType4"]
-        mine = written(
+        zoom = written(
             tmp_path, text.replace("stars: [PartType2, PartType4], dark", "low_resolution: [PartType2], dark")
         )
         if not isolated:
-            assert "odd         PartType2 is said to be of low resolution, and" in "\n".join(describe(mine))
+            assert "odd         PartType2 is said to be of low resolution, and" in "\n".join(describe(zoom))
         with Snapshot(path, "gizmo", {"stars": ["PartType2"], "dark": ["PartType1"]}) as opened:
             assert len(opened.everything("stars")) == 1000
     else:
@@ -146,10 +146,10 @@ def test_a_drafts_assumed_units_are_the_formats_own(form, a_galaxy, tmp_path):
             file.create_group("Cosmology").attrs.update({"Scale-factor": 0.5, "h": 0.7, "Redshift": 1.0})
     text = draft(path, form)
     (line,) = (line for line in text.splitlines() if line.startswith("# units: {"))
-    given = load_suite(written(tmp_path, text + line[2:] + "\n")).units.model_dump(exclude_none=True)
-    one, two = FORMATS[form].units(path, {}), FORMATS[form].units(path, given)
+    units = load_suite(written(tmp_path, text + line[2:] + "\n")).units.model_dump(exclude_none=True)
+    from_file, from_draft = FORMATS[form].units(path, {}), FORMATS[form].units(path, units)
     for key in ("length_kpc", "mass_msun", "velocity_kms"):
-        assert getattr(one, key) == pytest.approx(getattr(two, key), rel=1e-12)
+        assert getattr(from_file, key) == pytest.approx(getattr(from_draft, key), rel=1e-12)
 
 
 def test_what_check_advises_can_be_tried(a_galaxy, tmp_path):
@@ -158,14 +158,14 @@ def test_what_check_advises_can_be_tried(a_galaxy, tmp_path):
     with h5py.File(path, "r+") as file:
         for number in (0, 1, 4):
             file[f"PartType{number}/Masses"][...] *= 1e10
-    said = "\n".join(describe(path))
-    assert "check the mass unit" in said
-    assert said.splitlines()[-1].startswith("  verdict     cannot be mapped as it is")
+    description = "\n".join(describe(path))
+    assert "check the mass unit" in description
+    assert description.splitlines()[-1].startswith("  verdict     cannot be mapped as it is")
     suite = written(tmp_path, draft(path) + "units: {length_kpc: 1, mass_msun: 1, velocity_kms: 1}\n")
-    said = "\n".join(describe(suite))
-    assert "from the suite file" in said
-    assert "galaxies    1 of 1 would be mapped" in said
-    assert "verdict     can be mapped" in said
+    description = "\n".join(describe(suite))
+    assert "from the suite file" in description
+    assert "galaxies    1 of 1 would be mapped" in description
+    assert "verdict     can be mapped" in description
 
 
 def test_a_suite_says_which_galaxies_would_be_mapped_and_why_others_not(a_galaxy, tmp_path):
@@ -173,26 +173,26 @@ def test_a_suite_says_which_galaxies_would_be_mapped_and_why_others_not(a_galaxy
     rows = "a,2000,2000,2000,900,True\nb,1,1,1,900,True\nc,1,1,1,900,False\nd,1,1,1,5,True\n"
     (tmp_path / "t.csv").write_text(f"id,x,y,z,n_stars,central\n{rows}")
     text = f"name: s\nformat: gizmo\nsnapshots: {path.name}\naperture: {{kpc: 30}}\n"
-    said = "\n".join(describe(written(tmp_path, text + "catalogue: {format: table, path: t.csv}\n")))
-    assert "galaxies    2 of 4 would be mapped" in said
-    assert "1 not: which: central" in said
-    assert "1 not: min_stars: 200" in said
-    assert "snap_7:a  ok" in said
-    assert "snap_7:b  no star lies within its aperture of 30 kpc, the nearest" in said
-    assert "cannot be mapped as it is" in said
+    description = "\n".join(describe(written(tmp_path, text + "catalogue: {format: table, path: t.csv}\n")))
+    assert "galaxies    2 of 4 would be mapped" in description
+    assert "1 not: which: central" in description
+    assert "1 not: min_stars: 200" in description
+    assert "snap_7:a  ok" in description
+    assert "snap_7:b  no star lies within its aperture of 30 kpc, the nearest" in description
+    assert "cannot be mapped as it is" in description
 
 
 def test_check_reads_headers_and_a_bounded_sample(a_galaxy, tmp_path, monkeypatch):
     monkeypatch.setattr("kinmass.gen.look.sketch.MOST", 64)
     path = snapshot(tmp_path / "snap.hdf5", a_galaxy)
     read: list[int] = []
-    inner = h5py.Dataset.__getitem__
-    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, key: _counted(inner(self, key), read))
-    seen = sketch(path, "gizmo")
-    assert seen.count("stars") == 1000
-    assert not any(sample.is_whole for sample in seen.samples.values())
+    read_item = h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, key: _counted(read_item(self, key), read))
+    contents = sketch(path, "gizmo")
+    assert contents.count("stars") == 1000
+    assert not any(sample.is_whole for sample in contents.samples.values())
     assert sum(read) < 3 * 8 * (64 + 16) * 8
-    assert seen.particles("stars").mass_msun.sum() == pytest.approx(a_galaxy.stars.mass_msun.sum(), rel=0.2)
+    assert contents.particles("stars").mass_msun.sum() == pytest.approx(a_galaxy.stars.mass_msun.sum(), rel=0.2)
 
 
 def _counted(values: np.ndarray, read: list[int]) -> np.ndarray:
@@ -200,14 +200,16 @@ def _counted(values: np.ndarray, read: list[int]) -> np.ndarray:
     return values
 
 
-@pytest.mark.parametrize(("n", "most"), [(0, 10), (5, 10), (10, 10), (1000, 10), (1001, 640), (17, 16), (10**9, 10**5)])
-def test_blocks_are_bounded_and_apart(n, most):
-    found = blocks(n, most)
-    ends = [0, *(end for b in found for end in (b.start, b.stop))]
+@pytest.mark.parametrize(
+    ("n", "max_items"), [(0, 10), (5, 10), (10, 10), (1000, 10), (1001, 640), (17, 16), (10**9, 10**5)]
+)
+def test_blocks_are_bounded_and_apart(n, max_items):
+    slices = blocks(n, max_items)
+    ends = [0, *(end for b in slices for end in (b.start, b.stop))]
     assert ends == sorted(ends)
     assert ends[-1] <= n
-    assert sum(b.stop - b.start for b in found) <= min(n, most + 16)
-    assert sum(b.stop - b.start for b in found) >= min(n, most)
+    assert sum(b.stop - b.start for b in slices) <= min(n, max_items + 16)
+    assert sum(b.stop - b.start for b in slices) >= min(n, max_items)
 
 
 @pytest.mark.parametrize("name", ["099.hdf5", "snap #1: a.hdf5", "snap[1].hdf5", "yes.hdf5", "{x}.hdf5", "é.hdf5"])
@@ -238,10 +240,10 @@ def test_a_real_files_draft_maps_it_or_says_why_not(path, tmp_path):
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_check_agrees_with_what_maps_would_do(suite, mocks):
-    said = describe(mocks / suite / f"{suite}.yaml")
-    assert said[0].startswith(f"suite {suite}: ")
-    assert "verdict     can be mapped" in said[-1]
-    assert not any("wrong" in line for line in said)
+    description = describe(mocks / suite / f"{suite}.yaml")
+    assert description[0].startswith(f"suite {suite}: ")
+    assert "verdict     can be mapped" in description[-1]
+    assert not any("wrong" in line for line in description)
 
 
 def test_a_sample_knows_whether_it_is_whole():

@@ -15,7 +15,7 @@ CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS, errno.EACCES, 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is asked of the system, in order: ("sync" or "rename", what)."""
+    """Calls of the system in order, as ("sync" or "rename", name of the file)."""
     noted = []
     fsync, replace = os.fsync, os.replace
 
@@ -34,27 +34,27 @@ def calls(monkeypatch):
 
 def test_content_is_on_the_disk_before_the_name_and_the_name_before_it_goes_on(tmp_path, calls):
     write_atomically(tmp_path / "a.json", "é")
-    (first, partial), *rest = calls
+    (first, partial), *later_calls = calls
     assert first == "sync"
     assert partial.endswith("a.json")
     assert partial != "a.json"
-    assert rest == [("rename", "a.json"), ("sync", tmp_path.name)]
+    assert later_calls == [("rename", "a.json"), ("sync", tmp_path.name)]
     assert (tmp_path / "a.json").read_bytes() == "é".encode()
     assert os.listdir(tmp_path) == ["a.json"]
 
 
 @pytest.mark.parametrize("number", CANNOT)
-@pytest.mark.parametrize("where", ["fsync", "open"])
-def test_a_folder_that_cannot_be_synced_is_none_the_worse(tmp_path, monkeypatch, number, where):
-    real = getattr(os, where)
+@pytest.mark.parametrize("call", ["fsync", "open"])
+def test_a_folder_that_cannot_be_synced_is_none_the_worse(tmp_path, monkeypatch, number, call):
+    real = getattr(os, call)
 
-    def refuse(what, *more):
-        is_folder = stat.S_ISDIR(os.fstat(what).st_mode) if where == "fsync" else os.path.isdir(what)
+    def refuse(target, *arguments):
+        is_folder = stat.S_ISDIR(os.fstat(target).st_mode) if call == "fsync" else os.path.isdir(target)
         if is_folder:
             raise OSError(number, os.strerror(number))
-        return real(what, *more)
+        return real(target, *arguments)
 
-    monkeypatch.setattr(os, where, refuse)
+    monkeypatch.setattr(os, call, refuse)
     write_atomically(tmp_path / "a", b"there")
     assert (tmp_path / "a").read_bytes() == b"there"
 
@@ -137,12 +137,12 @@ def test_long_names_and_links(tmp_path):
 
 def test_a_pipe_is_written_as_it_is(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    got = []
-    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    texts = []
+    reader = threading.Thread(target=lambda: texts.append((tmp_path / "pipe").read_text()))
     reader.start()
     write_atomically(tmp_path / "pipe", "through")
     reader.join(10)
-    assert got == ["through"]
+    assert texts == ["through"]
     assert (tmp_path / "pipe").is_fifo()
 
 

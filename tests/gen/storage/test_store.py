@@ -29,9 +29,9 @@ SMALL = Settings(views=1, pixels=8)
 
 
 def stages(action: Callable[[], object], out: Path, into: Path) -> list[Path]:
-    """Copies of the folder `out` as it was before each change of a file that action() makes: where a kill leaves it.
+    """Copy the folder `out` before each change of a file that action() makes: the states in which a kill can leave it.
 
-    In a process of its own, for the interpreter keeps what listens.
+    Runs in a process of its own, because an audit hook cannot be removed again.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that other threads of this process stay behind
@@ -41,7 +41,7 @@ def stages(action: Callable[[], object], out: Path, into: Path) -> list[Path]:
         return sorted(into.iterdir())
     turn, copying = threading.Lock(), threading.local()  # zarr writes in several threads
 
-    def look(event: str, arguments: tuple[Any, ...]) -> None:
+    def copy_before_change(event: str, arguments: tuple[Any, ...]) -> None:
         changing = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link")
         if getattr(copying, "now", False):
             return
@@ -54,7 +54,7 @@ def stages(action: Callable[[], object], out: Path, into: Path) -> list[Path]:
 
     try:
         into.mkdir()
-        sys.addaudithook(look)
+        sys.addaudithook(copy_before_change)
         action()
         os._exit(0)
     except BaseException:
@@ -64,7 +64,7 @@ def stages(action: Callable[[], object], out: Path, into: Path) -> list[Path]:
 
 
 def copy_of(folder: Path, to: Path) -> None:
-    """What is in a folder where another thread may be about to change something: before or after, never half of it."""
+    """Copy a folder that another thread may be changing: as before or after a change, never half of one."""
     for _ in range(20):
         try:
             shutil.copytree(folder, to) if folder.exists() else to.mkdir()
@@ -81,16 +81,16 @@ def record_of(group: zarr.Group, value: float) -> store.Record:
 
 
 def made(
-    out: Path, names: str, per_shard: int = 1, settings: dict[str, Any] | None = None, **where: float
+    out: Path, names: str, per_shard: int = 1, settings: dict[str, Any] | None = None, **place_kpc: float
 ) -> zarr.Group:
-    """A store's suite `x` of galaxies called by one letter each, without a suite file."""
+    """Make or grow a store's suite `x` of galaxies named by one letter each, at place_kpc by the catalogue."""
     config = {**asdict(replace(SMALL, galaxies_per_shard=per_shard)), "suite": settings or {}}
-    centres = np.array([np.full(3, where.get(name, np.nan)) for name in names])
+    centres = np.array([np.full(3, place_kpc.get(name, np.nan)) for name in names])
     return store.create_suite(out, "x", list(names), [name.upper() for name in names], config, centres)
 
 
 def held(out: Path) -> dict[str, float | None]:
-    """What `made` galaxies hold: their number, None when not done; every array of one must hold the same."""
+    """Read the value that each galaxy of `made` holds in all its arrays; None for one that is not done."""
     group = store.open_suite(out, "x")
     names, status = group["galaxy"][:].tolist(), group["status"][:]
     assert group["lineage"][:].tolist() == [name.upper() for name in names]
@@ -100,53 +100,53 @@ def held(out: Path) -> dict[str, float | None]:
     return {name: values[i].pop() if status[i] == store.DONE else None for i, name in enumerate(names)}
 
 
-@pytest.mark.parametrize("what", ["made", "grown", "packed"])
-def test_killed_at_every_step_it_goes_on_to_the_same_store(tmp_path, what, monkeypatch):
+@pytest.mark.parametrize("case", ["made", "grown", "packed"])
+def test_killed_at_every_step_it_goes_on_to_the_same_store(tmp_path, case, monkeypatch):
     """Making a suite, growing it, writing into a shard that holds finished galaxies and a damaged one."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # what a power cut would take along is not looked at here
-    begun, whole, out = (tmp_path / name for name in ("begun", "whole", "out"))
-    per_shard = 4 if what == "packed" else 1
-    if what != "made":
-        group = made(begun, "ab", per_shard, b=1.0)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # power cuts are not tested here
+    start, whole, out = (tmp_path / name for name in ("begun", "whole", "out"))
+    per_shard = 4 if case == "packed" else 1
+    if case != "made":
+        group = made(start, "ab", per_shard, b=1.0)
         store.write_galaxies(group, [1, 0], [record_of(group, 11), record_of(group, 10)])
-    if what == "packed":  # its first galaxy is to be mapped again, another one to come
-        made(begun, "abc", per_shard, b=1.0)
-        shard = begun / "x" / "maps" / "c" / "0" / "0" / "0" / "0" / "0"
+    if case == "packed":  # its first galaxy is to be mapped again, another one to come
+        made(start, "abc", per_shard, b=1.0)
+        shard = start / "x" / "maps" / "c" / "0" / "0" / "0" / "0" / "0"
         content = bytearray(shard.read_bytes())
         content[10] ^= 16
         shard.write_bytes(content)
         with pytest.raises(store.StoreError, match="maps of galaxy a cannot be read"):
             store.read_galaxy(group, 0)
-        store.open_suite(begun, "x")["status"][0] = store.PENDING
+        store.open_suite(start, "x")["status"][0] = store.PENDING
 
-    def action(where: Path) -> None:
-        if what == "packed":
-            group = store.open_suite(where, "x")
+    def action(folder: Path) -> None:
+        if case == "packed":
+            group = store.open_suite(folder, "x")
             store.write_galaxies(group, [0, 2], [record_of(group, 20), record_of(group, 12)])
         else:
-            made(where, "bdac", b=1.0, c=2.0)
+            made(folder, "bdac", b=1.0, c=2.0)
 
-    if begun.exists():
-        shutil.copytree(begun, whole)
+    if start.exists():
+        shutil.copytree(start, whole)
     action(whole)
     expected = tree(whole)
-    if begun.exists():
-        shutil.copytree(begun, out)
-    found = stages(lambda: action(out), out, tmp_path / "stages")
-    assert len(found) > 20
-    for i, stage in enumerate(found):
-        if what != "packed" and i % (2 if (stage / ".x.changes").exists() else 5):
+    if start.exists():
+        shutil.copytree(start, out)
+    stage_folders = stages(lambda: action(out), out, tmp_path / "stages")
+    assert len(stage_folders) > 20
+    for i, stage in enumerate(stage_folders):
+        if case != "packed" and i % (2 if (stage / ".x.changes").exists() else 5):
             continue  # many steps of one kind
-        if what == "grown":  # whoever only reads finds the old galaxies or all of them, each with its own numbers
+        if case == "grown":  # whoever only reads finds the old galaxies or all of them, each with its own numbers
             assert held(stage) in ({"a": 10.0, "b": 11.0}, {"a": 10.0, "b": 11.0, "c": None, "d": None}), stage
-        if what == "packed":
+        if case == "packed":
             assert store.read_status(store.open_suite(stage, "x"))[1] == store.DONE, stage
-            kept = store.read_galaxy(store.open_suite(stage, "x"), 1)
-            assert all((values == 11).all() for values in kept.values()), stage
+            record_b = store.read_galaxy(store.open_suite(stage, "x"), 1)
+            assert all((values == 11).all() for values in record_b.values()), stage
             store.clear_unfinished(stage, "x", 0)
         action(stage)
-        assert {k: v for k, v in tree(stage).items() if ".partial-" not in k} == expected, stage
-    if what == "packed":
+        assert {path: text for path, text in tree(stage).items() if ".partial-" not in path} == expected, stage
+    if case == "packed":
         assert held(out) == {"a": 20.0, "b": 11.0, "c": 12.0}
 
 
@@ -207,7 +207,7 @@ SELECTED = {"selection": {"min_stars": 200, "max_galaxies": 10, "stellar_mass_ms
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "refusal"),
     [
         ({"snapshots": "*/*.hdf5", "catalogue": {"format": "ahf", "path": "b"}}, ""),
         ({"selection": {"min_stars": 50, "which": "all"}}, ""),
@@ -229,26 +229,26 @@ SELECTED = {"selection": {"min_stars": 200, "max_galaxies": 10, "stellar_mass_ms
         ({"views": 3}, "views: 1 -> 3"),
     ],
 )
-def test_settings_that_only_add_galaxies_pass_and_others_are_named(tmp_path, change, said):
+def test_settings_that_only_add_galaxies_pass_and_others_are_named(tmp_path, change, refusal):
     def settings(**changed: Any) -> dict[str, Any]:
         base = GOOD | SELECTED | {"catalogue": {"format": "ahf", "path": "a"}}
         selection = {"selection": base["selection"] | changed.pop("selection", {})}
         return Suite(**(base | changed | selection)).model_dump(mode="json", exclude={"root"})
 
     def again() -> zarr.Group:
-        rest = {key: value for key, value in change.items() if key != "views"}
-        config = {**asdict(SMALL), "suite": settings(**rest)} | ({"views": 3} if "views" in change else {})
+        suite_changes = {key: value for key, value in change.items() if key != "views"}
+        config = {**asdict(SMALL), "suite": settings(**suite_changes)} | ({"views": 3} if "views" in change else {})
         return store.create_suite(tmp_path, "x", ["a", "b"], ["A", "B"], config)
 
     group = made(tmp_path, "ab", settings=settings())
     store.write_galaxies(group, [0], [None])
-    if said:  # as long as nothing is done, nothing can be wrong with what is
+    if refusal:  # while no galaxy is done any setting may change
         assert again()["status"][:].tolist() == [0, 0]
         shutil.rmtree(tmp_path / "x")
         group = made(tmp_path, "ab", settings=settings())
     store.write_galaxies(group, [0], [record_of(group, 1)])
     before = tree(tmp_path)
-    if not said:
+    if not refusal:
         group = again()
         assert not changes.refused(group.attrs["config"], json.loads(json.dumps(group.attrs["config"])))
         assert group.attrs["config"]["suite"] != settings()
@@ -256,8 +256,8 @@ def test_settings_that_only_add_galaxies_pass_and_others_are_named(tmp_path, cha
         return
     with pytest.raises(store.StoreError) as error:
         again()
-    assert said in str(error.value)
-    assert f"1 galaxies that were made with other settings ({said}" in str(error.value)
+    assert refusal in str(error.value)
+    assert f"1 galaxies that were made with other settings ({refusal}" in str(error.value)
     assert f"remove {tmp_path / 'x'} first: its other suites stay" in str(error.value)
     assert tree(tmp_path) == before
 
@@ -272,9 +272,9 @@ def test_what_has_not_changed_is_not_refused(units):
 
 
 def test_keys_that_came_later_count_as_their_defaults():
-    now = Suite(**GOOD).model_dump(mode="json", exclude={"root"})
-    then = {key: value for key, value in now.items() if key not in ("tracers", "selection")}
-    assert changes.refused({"suite": then}, {"suite": now}) == []
+    current = Suite(**GOOD).model_dump(mode="json", exclude={"root"})
+    earlier = {key: value for key, value in current.items() if key not in ("tracers", "selection")}
+    assert changes.refused({"suite": earlier}, {"suite": current}) == []
 
 
 def test_consolidated_metadata_never_hides_what_comes_later(tmp_path):
@@ -367,8 +367,8 @@ def test_a_lock_outlives_no_owner(tmp_path, monkeypatch, owner, silent_s, free):
     _owner(path, **owner)
     os.utime(path, (time.time() - silent_s,) * 2)
     if free:
-        with lock.hold(path, "it") as mine:
-            assert json.loads(path.read_text())["token"] == mine.owner.token
+        with lock.hold(path, "it") as held_lock:
+            assert json.loads(path.read_text())["token"] == held_lock.owner.token
         assert not path.exists()
         return
     with pytest.raises(lock.Busy), lock.hold(path, "it", patience_s=0.2):
@@ -390,12 +390,12 @@ def test_an_owner_that_may_be_dead_is_waited_for(tmp_path, monkeypatch, capsys):
 def test_whoever_loses_a_lock_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_S", 0.05)
     path = tmp_path / ".locks" / "x"
-    with lock.hold(path, "it") as mine:
-        mine.check()
+    with lock.hold(path, "it") as held_lock:
+        held_lock.check()
         _owner(path, host="n8")
         time.sleep(0.5)
         with pytest.raises(lock.Busy, match=r"taken over by process .* on n8"):
-            mine.check()
+            held_lock.check()
     assert path.exists()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget import in_round_units, scalar
-from kinmass.gen.formats.stored import check_whole
+from kinmass.gen.formats.stored import check_complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def numbers(path: Path, data: Any) -> np.ndarray:
     """
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iufb" or not data.shape:
         raise SnapshotError(f"{path}: {data.name} is no array of numbers")
-    check_whole(f"{path}: {data.name}", data)
+    check_complete(f"{path}: {data.name}", data)
     return data[()].astype(float) if data.dtype.kind == "f" else data[()]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from kinmass.gen.constants import LIGHT_KMS
 from kinmass.gen.formats import FORMATS, SnapshotError
-from kinmass.gen.formats.base import is_the_files, reading, settled_box
+from kinmass.gen.formats.base import may_be_damaged_file, reading, settled_box
 from kinmass.gen.formats.frontends import forget_datasets
 from kinmass.gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
@@ -245,7 +245,7 @@ class Snapshot:
             try:
                 parts = [region[ptype, name].d for region in regions]
             except Exception as error:
-                if not is_the_files(error):
+                if not may_be_damaged_file(error):
                     raise
                 why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged?") from error

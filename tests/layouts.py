@@ -239,9 +239,8 @@ def swift(path: Path, written: Galaxy, files: int = 1, kernel: str = "Quartic sp
                     h = p.support_kpc / MPC / GAMMA_QUARTIC
                     group["Densities"] = np.float32(p.mass_msun / 1e10 * (1.2348 / h) ** 3)
                     group["Temperatures"] = np.geomspace(1e3, 1e6, len(p))
-                    group["StarFormationRates"] = -0.5 * np.ones(
-                        len(p)
-                    )  # SWIFT writes minus the time at which it last formed stars
+                    # SWIFT writes minus the time at which a gas particle last formed stars.
+                    group["StarFormationRates"] = -0.5 * np.ones(len(p))
                     group["SpeciesFractions"] = np.linspace(0, 1, 3 * len(p)).reshape(-1, 3)
                     group["ElementMassFractions"] = np.full((len(p), 2), [0.7, 0.3])
                 if number == 4:
@@ -356,13 +355,8 @@ def tipsy(path: Path, written: Galaxy, order: str = ">", float_type: str = "f4",
     rows_written = b""
     for kind, fields in later_fields.items():
         p = written.components()[kind]
-        row_dtype = [
-            ("mass", "f4"),
-            ("pos", float_type, 3),
-            ("vel", float_type, 3),
-            *((field, "f4") for field in fields),
-        ]
-        rows = np.zeros(len(p), np.dtype(row_dtype).newbyteorder(order))
+        columns = [("mass", "f4"), ("pos", float_type, 3), ("vel", float_type, 3), *((f, "f4") for f in fields)]
+        rows = np.zeros(len(p), np.dtype(columns).newbyteorder(order))
         x = p.pos_kpc / BOX
         rows["mass"], rows["pos"] = p.mass_msun / mass, x - np.round(x)
         rows["vel"] = p.vel_kms / (np.sqrt(G * mass / length) * A)

@@ -21,42 +21,33 @@ def _as_doubles(yield_from_disk: Callable[..., Any], *args: Any, **kwargs: Any) 
         yield ptype, np.asarray(pos, dtype=np.float64)
 
 
-@cache
-def raw_dataset_class(module: str, name: str, overrides: Overrides = ()) -> Any:
-    """Derive a class from the yt dataset class `module.name` that has only the fields on disk, in code units.
+def _never_valid(cls: Any, filename: str, *args: Any, **kwargs: Any) -> bool:
+    """Stand in for yt's `_is_valid`, so that yt.load never chooses our classes elsewhere in the process."""
+    return False
 
-    overrides are further attributes of the class that differ from yt's. yt spends half a second per
-    snapshot on testing hundreds of derived fields, and builds a tree over the gas for smoothing lengths
-    that the file lacks (it never returns when a position is NaN, and leaves side files). Neither is
-    needed here; without them a galaxy of 50,000 particles opens ten times faster.
-    """
-    import yt
-    from yt.config import ytcfg
+
+def _create_field_info(self: Any) -> None:
+    """Stand in for a yt dataset's `create_field_info`: list the fields on disk, without units and derived fields."""
     from yt.data_objects.static_output import FieldTypeContainer
     from yt.fields.field_info_container import FieldInfoContainer
 
-    yt.set_log_level("error")
-    ytcfg["yt", "suppress_stream_logging"] = True
-    import_module("yt.frontends.gadget.api")  # the readers that AREPO and GIZMO borrow register here
-    frontend = getattr(import_module(module), name)
+    if self._instantiated_index is None:
+        _ = self.index  # making the index calls this method again
+        return
+    self.field_dependencies = {}
+    self.derived_field_list = []
+    self.filtered_particle_types = []
+    self.field_info = FieldInfoContainer(self, self.field_list)
+    for field in self.field_list:
+        self.field_info.add_output_field(field, sampling_type="particle", units="")
+    self.fields = FieldTypeContainer(self)
+    self.fields_detected = True
 
-    def never_valid(cls: Any, filename: str, *args: Any, **kwargs: Any) -> bool:
-        return False  # so that yt.load never chooses this class elsewhere in the process
 
-    def create_field_info(self: Any) -> None:
-        if self._instantiated_index is None:
-            _ = self.index  # making the index calls this method again
-            return
-        self.field_dependencies = {}
-        self.derived_field_list = []
-        self.filtered_particle_types = []
-        self.field_info = FieldInfoContainer(self, self.field_list)
-        for field in self.field_list:
-            self.field_info.add_output_field(field, sampling_type="particle", units="")
-        self.fields = FieldTypeContainer(self)
-        self.fields_detected = True
+def _point_index_class(index_class: Any) -> Any:
+    """Derive an index from a yt index class that treats gas as points, in a domain that is measured."""
 
-    class PointIndex(frontend._index_class):  # type: ignore[misc, name-defined]
+    class PointIndex(index_class):  # type: ignore[misc, valid-type]
         """Selects gas by its position, as other particles: without a kernel, and without a tree to find one.
 
         Positions are doubles whatever the file holds: the index needs positions and kernels of one float type.
@@ -87,10 +78,29 @@ def raw_dataset_class(module: str, name: str, overrides: Overrides = ()) -> Any:
             else:
                 self.regions.find_collisions_refined()
 
+    return PointIndex
+
+
+@cache
+def raw_dataset_class(module: str, name: str, overrides: Overrides = ()) -> Any:
+    """Derive a class from the yt dataset class `module.name` that has only the fields on disk, in code units.
+
+    overrides are further attributes of the class that differ from yt's. yt spends half a second per
+    snapshot on testing hundreds of derived fields, and builds a tree over the gas for smoothing lengths
+    that the file lacks (it never returns when a position is NaN, and leaves side files). Neither is
+    needed here; without them a galaxy of 50,000 particles opens ten times faster.
+    """
+    import yt
+    from yt.config import ytcfg
+
+    yt.set_log_level("error")
+    ytcfg["yt", "suppress_stream_logging"] = True
+    import_module("yt.frontends.gadget.api")  # the readers that AREPO and GIZMO borrow register here
+    frontend = getattr(import_module(module), name)
     methods = {
-        "_is_valid": classmethod(never_valid),
-        "create_field_info": create_field_info,
-        "_index_class": PointIndex,
+        "_is_valid": classmethod(_never_valid),
+        "create_field_info": _create_field_info,
+        "_index_class": _point_index_class(frontend._index_class),
         **dict(overrides),
     }
     return type(f"Raw{name}{next(_class_numbers)}", (frontend,), methods)  # yt warns of two classes of one name

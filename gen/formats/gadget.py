@@ -30,7 +30,7 @@ QUANTITIES = {
 #: Attributes of a dataset with its unit in cgs, its power of a and its power of h.
 _UNIT_ATTRIBUTES = (
     ("CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent"),  # EAGLE: arXiv:1706.09899, section 3
-    ("to_cgs", "a_scaling", "h_scaling"),  # AREPO: TNG's data specifications; 0 for what has no unit
+    ("to_cgs", "a_scaling", "h_scaling"),  # AREPO: TNG's data specifications; to_cgs is 0 without a unit
     (
         "Conversion factor to CGS (not including cosmological corrections)",  # SWIFT's documentation, Snapshots
         "a-scale exponent",
@@ -248,9 +248,11 @@ class Gadget(Format):
         return {}
 
     def sample(self, staged: Path, max_particles: int, types: Collection[str] | None = None) -> dict[str, Sample]:
+        """Sample each particle type over the staged files, as `Format.sample` says."""
         return from_hdf5(sorted(staged.parent.glob("snapshot*.hdf5")), max_particles, self.formed, types)
 
     def load(self, staged: Path) -> Any:
+        """Open the staged snapshot with the format's yt frontend. Raises SnapshotError with yt's reason."""
         return open_raw(*self.frontend, str(staged))
 
     def files(self, path: Path) -> list[Path]:

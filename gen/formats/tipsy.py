@@ -114,6 +114,7 @@ class Tipsy(Format):
         return staged
 
     def sample(self, staged: Path, max_particles: int, types: Collection[str] | None = None) -> dict[str, Sample]:
+        """Sample each particle type of the staged file, as `Format.sample` says."""
         _, counts, order = self._read_header(staged)
         start, doubles = self._layout(staged, self._parameters(staged.with_suffix(".param")))
         pos_float, vel_float = ("f8" if name in doubles else "f4" for name in ("Coordinates", "Velocities"))
@@ -134,6 +135,7 @@ class Tipsy(Format):
         return samples
 
     def load(self, staged: Path) -> Any:
+        """Open the staged snapshot with yt's Tipsy frontend. Raises SnapshotError with yt's reason."""
         param = staged.with_suffix(".param")
         header_bytes, doubles = self._layout(staged, self._parameters(param))
         # yt rejects files with double velocities, and expects a pad after every header.

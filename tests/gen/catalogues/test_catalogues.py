@@ -255,8 +255,8 @@ def test_satellites_without_stars_are_left_out_of_a_million_rows(tmp_path):
         stars[[7, 500_000]] = 300, 200
         file["Subhalo/SubhaloPos"], file["Subhalo/SubhaloLenType"] = np.ones((n, 3), dtype="f4"), by_type(stars)
         file["Group/GroupFirstSub"], file["Group/Group_R_Crit200"] = np.int32([7]), np.float32([100.0])
-    found = find_haloes("subfind", path, SNAPSHOT, UNITS)
-    assert [(h.name, h.central, h.n_stars) for h in found] == [("7", True, 300), ("500000", False, 200)]
+    haloes = find_haloes("subfind", path, SNAPSHOT, UNITS)
+    assert [(h.name, h.central, h.n_stars) for h in haloes] == [("7", True, 300), ("500000", False, 200)]
 
 
 def test_caesar_of_a_time_without_galaxies_is_empty(tmp_path):
@@ -332,9 +332,9 @@ def test_a_csv_may_leave_fields_empty(tmp_path):
     )
     assert (second.name, second.central, second.n_stars, second.halo_mass_msun) == ("1", False, 300, None)
     assert second.lineage is None
-    halo, why = usable(second, tmp_path / "t.csv")
+    halo, reason = usable(second, tmp_path / "t.csv")
     assert halo is None
-    assert "t.csv: halo 1 has no finite position" in why
+    assert "t.csv: halo 1 has no finite position" in reason
 
 
 @pytest.mark.parametrize("form", ["rockstar", "caesar", "subfind", "eagle_subfind", "ahf"])

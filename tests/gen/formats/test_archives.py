@@ -52,16 +52,16 @@ def test_read_back(form, place, galaxy, tmp_path):
     with Snapshot(tmp_path / "snap.hdf5", form) as snapshot:
         assert snapshot.units.scale_factor == pytest.approx(A)
         assert snapshot.units.box_kpc == pytest.approx(4000)
-        found = snapshot.galaxy(centre, 600.0)
+        galaxy_read = snapshot.galaxy(centre, 600.0)
     # Tipsy positions are float32 fractions of the box: at its edge they are accurate to 4000 kpc * 6e-8 at best.
     tolerance_kpc = 1e-5 if form != "tipsy" or place == "middle" else 3e-4
     for name, written in galaxy.components().items():
-        read = found.components()[name]
+        read = galaxy_read.components()[name]
         assert len(read) == len(written)
         np.testing.assert_allclose(read.pos_kpc, written.pos_kpc, rtol=1e-5, atol=tolerance_kpc)
         np.testing.assert_allclose(read.vel_kms, written.vel_kms + VELOCITY, rtol=1e-5, atol=1e-3)
         np.testing.assert_allclose(read.mass_msun, written.mass_msun, rtol=1e-5)
-    np.testing.assert_allclose(found.gas.support_kpc, galaxy.gas.support_kpc, rtol=1e-4)
+    np.testing.assert_allclose(galaxy_read.gas.support_kpc, galaxy.gas.support_kpc, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["tipsy", "arepo", "gizmo"])
@@ -160,8 +160,8 @@ def test_several_files_are_one_snapshot(galaxy, tmp_path):
         half = Galaxy(**{k: p[np.arange(len(p)) % 2 == i] for k, p in galaxy.components().items()})
         write(tmp_path / f"snap.{i}.hdf5", "gizmo", half, CENTRES["middle"])
     with Snapshot(tmp_path / "snap.0.hdf5", "gizmo") as snapshot:
-        found = snapshot.galaxy(CENTRES["middle"], 600.0)
-    assert [len(p) for p in found.components().values()] == [len(p) for p in galaxy.components().values()]
+        galaxy_read = snapshot.galaxy(CENTRES["middle"], 600.0)
+    assert [len(p) for p in galaxy_read.components().values()] == [len(p) for p in galaxy.components().values()]
     shutil.move(tmp_path / "snap.1.hdf5", tmp_path / "snap.2.hdf5")
     with pytest.raises(SnapshotError, match="file number 1"):
         Snapshot(tmp_path / "snap.0.hdf5", "gizmo")
@@ -199,15 +199,15 @@ ARCHIVES = {
 CORNER = np.zeros(3)
 
 
-def assert_same(found: Galaxy, written: Galaxy) -> None:
+def assert_same(galaxy_read: Galaxy, written: Galaxy) -> None:
     """Compare two galaxies, particle by particle in the same order, to float32's precision."""
     for name, p in written.components().items():
-        read = found.components()[name]
+        read = galaxy_read.components()[name]
         assert len(read) == len(p), name
         np.testing.assert_allclose(read.pos_kpc, p.pos_kpc, atol=1e-5)
         np.testing.assert_allclose(read.vel_kms, p.vel_kms, rtol=1e-6, atol=1e-4)
         np.testing.assert_allclose(read.mass_msun, p.mass_msun, rtol=1e-6)
-    np.testing.assert_allclose(found.gas.support_kpc, written.gas.support_kpc, rtol=2e-6)
+    np.testing.assert_allclose(galaxy_read.gas.support_kpc, written.gas.support_kpc, rtol=2e-6)
 
 
 @pytest.mark.parametrize("archive", ARCHIVES)
@@ -247,10 +247,10 @@ def test_swifts_virtual_snapshot_is_whole_or_refused(tmp_path):
     written = layouts.galaxy()
     path = layouts.swift_virtual(tmp_path / "snap_028.hdf5", written)
     with Snapshot(path, "swift", tracers=Tracers(gas="hi")) as snapshot:
-        found = snapshot.galaxy(CORNER, 100.0)
-        assert_same(found, written)
+        galaxy_read = snapshot.galaxy(CORNER, 100.0)
+        assert_same(galaxy_read, written)
     hi_per_hydrogen = np.concatenate([np.linspace(0, 1, 3 * n).reshape(-1, 3)[:, 1] for n in (14, 13, 13)])
-    np.testing.assert_allclose(found.gas.weight, 0.7 * hi_per_hydrogen * written.gas.mass_msun, rtol=1e-6)
+    np.testing.assert_allclose(galaxy_read.gas.weight, 0.7 * hi_per_hydrogen * written.gas.mass_msun, rtol=1e-6)
     (tmp_path / "snap_028.1.hdf5").unlink()
     with pytest.raises(SnapshotError, match=r"snap_028\.1\.hdf5, which is not beside it"):
         Snapshot(path, "swift")
@@ -448,12 +448,12 @@ def test_wind_is_gas_that_no_map_shows(tmp_path):
     written = layouts.galaxy()
     path = edit(layouts.tng(tmp_path / "snap.hdf5", written), put("PartType4/GFM_StellarFormationTime", -0.1, slice(7)))
     with Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
-        found = snapshot.galaxy(CORNER, 100.0)
+        galaxy_read = snapshot.galaxy(CORNER, 100.0)
         assert len(snapshot.everything("gas")) == 47
         assert len(snapshot.everything("stars")) == 33
-    np.testing.assert_allclose(found.stars.mass_msun, written.stars.mass_msun[7:], rtol=1e-6)
-    np.testing.assert_allclose(found.gas.mass_msun[40:], written.stars.mass_msun[:7], rtol=1e-6)
-    np.testing.assert_array_equal(found.gas.weight, np.where(np.arange(47) < 40, found.gas.mass_msun, 0))
+    np.testing.assert_allclose(galaxy_read.stars.mass_msun, written.stars.mass_msun[7:], rtol=1e-6)
+    np.testing.assert_allclose(galaxy_read.gas.mass_msun[40:], written.stars.mass_msun[:7], rtol=1e-6)
+    np.testing.assert_array_equal(galaxy_read.gas.weight, np.where(np.arange(47) < 40, galaxy_read.gas.mass_msun, 0))
 
 
 @pytest.mark.parametrize("archive", ["eagle", "tng", "swift"])
@@ -507,9 +507,9 @@ def test_starlight_weighs_stars(archive, field, light, tmp_path):
     path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
     tracers = Tracers(stars="light", light_field=field)
     with Snapshot(path, form, {"dark": ["PartType1"]}, tracers=tracers) as snapshot:
-        found = snapshot.galaxy(CORNER, 100.0)
-    np.testing.assert_allclose(found.stars.weight, light, rtol=1e-6)
-    assert found.gas.weight is None
+        galaxy_read = snapshot.galaxy(CORNER, 100.0)
+    np.testing.assert_allclose(galaxy_read.stars.weight, light, rtol=1e-6)
+    assert galaxy_read.gas.weight is None
 
 
 @pytest.mark.parametrize(
@@ -549,9 +549,9 @@ def test_low_resolution_matter_is_counted_and_owned_up_to(tmp_path):
     path = layouts.auriga(tmp_path / "snap.hdf5", layouts.galaxy())
     parts = {"dark": ["PartType1"], "low_resolution": ["PartType2", "PartType3"]}
     with Snapshot(path, "arepo", parts) as snapshot:
-        found = snapshot.galaxy(CORNER, 100.0)
-    assert found.dark.mass_msun.sum() == pytest.approx(48 * layouts.DARK_MSUN, rel=1e-6)
-    assert found.high_res_fraction == pytest.approx(40 / 48, rel=1e-6)
+        galaxy_read = snapshot.galaxy(CORNER, 100.0)
+    assert galaxy_read.dark.mass_msun.sum() == pytest.approx(48 * layouts.DARK_MSUN, rel=1e-6)
+    assert galaxy_read.high_res_fraction == pytest.approx(40 / 48, rel=1e-6)
     with Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
         assert snapshot.galaxy(CORNER, 100.0).high_res_fraction == 1
 
@@ -569,21 +569,21 @@ def test_eagles_abundances_stay_out_of_yts_sight(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("whole", [10, 10**9], ids=["region", "all of it"])
-def test_memory_stays_below_two_and_a_half_times_the_galaxy(whole, keep, tmp_path, monkeypatch):
+@pytest.mark.parametrize("read_whole_below", [10, 10**9], ids=["region", "all of it"])
+def test_memory_stays_below_two_and_a_half_times_the_galaxy(read_whole_below, keep, tmp_path, monkeypatch):
     """The worst case: all particles are gas, whose kernel support is computed from a density."""
-    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", whole)
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", read_whole_below)
     few, many = layouts.galaxy(10), layouts.galaxy(100_000)
     path = layouts.tng(tmp_path / "snap.hdf5", Galaxy(few.stars, many.gas, few.dark, few.black_holes))
     with Snapshot(path, "arepo", {"dark": ["PartType1"]}, keep=keep) as snapshot:
         snapshot.galaxy(CORNER, 1.0)  # so that yt's setup is not counted
         snapshot._kept = {} if keep else None
         tracemalloc.start()
-        found = snapshot.galaxy(CORNER, 300.0)
+        galaxy_read = snapshot.galaxy(CORNER, 300.0)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    arrays = [a for p in found.components().values() for a in vars(p).values() if a is not None]
-    assert sum(len(p) for p in found.components().values()) == 100_020
+    arrays = [a for p in galaxy_read.components().values() for a in vars(p).values() if a is not None]
+    assert sum(len(p) for p in galaxy_read.components().values()) == 100_020
     assert peak < 2.5 * sum(a.nbytes for a in arrays)
 
 

@@ -126,15 +126,19 @@ def assert_true_sums(
     """Compare counts, masses and positions in every sphere; return the number of particles compared."""
     n_inside = 0
     for centre, radius in spheres:
-        found = snapshot.galaxy(centre, radius).components()
+        components_read = snapshot.galaxy(centre, radius).components()
         for kind, (pos, mass) in expected.items():
             offset = wrapped(pos - centre, box_kpc)
             inside = np.linalg.norm(offset, axis=1) <= radius
-            assert len(found[kind]) == inside.sum(), (kind, centre, radius)
-            assert found[kind].mass_msun.sum() == pytest.approx(mass[inside].sum(), rel=1e-12)
+            assert len(components_read[kind]) == inside.sum(), (kind, centre, radius)
+            assert components_read[kind].mass_msun.sum() == pytest.approx(mass[inside].sum(), rel=1e-12)
             n_inside += inside.sum()
-            read_order, expected_order = (np.lexsort(np.round(p, 6).T) for p in (found[kind].pos_kpc, offset[inside]))
-            np.testing.assert_allclose(found[kind].pos_kpc[read_order], offset[inside][expected_order], atol=1e-6)
+            read_order, expected_order = (
+                np.lexsort(np.round(p, 6).T) for p in (components_read[kind].pos_kpc, offset[inside])
+            )
+            np.testing.assert_allclose(
+                components_read[kind].pos_kpc[read_order], offset[inside][expected_order], atol=1e-6
+            )
     return n_inside
 
 
@@ -177,11 +181,11 @@ def test_images_are_those_whose_spheres_reach_the_particles(box):
     for _ in range(50):
         pos = rng.uniform(-1, 1, (300, 3)) * rng.uniform(0.1, 6, 3) + rng.uniform(-20, 20, 3)
         extent, centre, radius = np.array([pos.min(0), pos.max(0)]), rng.uniform(-30, 30, 3), rng.uniform(0.1, 3.4)
-        found = images(centre, radius, extent, box)
-        indices_near = [np.flatnonzero(np.linalg.norm(pos - c, axis=1) <= radius) for c in found]
+        image_centres = images(centre, radius, extent, box)
+        indices_near = [np.flatnonzero(np.linalg.norm(pos - c, axis=1) <= radius) for c in image_centres]
         expected = np.flatnonzero(np.linalg.norm(wrapped(pos - centre, box or 0), axis=1) <= radius)
         assert sorted(np.concatenate([[], *indices_near])) == sorted(expected)
-        assert len(found) <= 27
+        assert len(image_centres) <= 27
 
 
 def test_a_domain_holds_its_particles_well_inside():
@@ -221,10 +225,17 @@ def isolated(path: Path, box: float, reach: float = 60.0, shift: float = 0.0, **
     with h5py.File(path, "r+") as file:
         for number, kind in layouts.TYPES.items():
             file[f"PartType{number}/Coordinates"][...] = galaxy.components()[kind].pos_kpc + shift
-        usual = {"OmegaLambda": 0.0, "Omega0": 0.0, "Redshift": 0.0, "Time": 0.5, "HubbleParam": 1.0, "BoxSize": box}
-        for key in usual.keys() | header.keys():
+        attributes = {
+            "OmegaLambda": 0.0,
+            "Omega0": 0.0,
+            "Redshift": 0.0,
+            "Time": 0.5,
+            "HubbleParam": 1.0,
+            "BoxSize": box,
+        }
+        for key in attributes.keys() | header.keys():
             file["Header"].attrs.pop(key, None)
-        file["Header"].attrs.update({key: value for key, value in (usual | header).items() if value is not None})
+        file["Header"].attrs.update({key: value for key, value in (attributes | header).items() if value is not None})
     return path, galaxy
 
 
@@ -239,14 +250,16 @@ def true_mass(galaxy: Galaxy, radius: float = 30.0) -> float:
     return galaxy.dark.mass_msun[inside].sum() / layouts.MASS_H
 
 
-@pytest.mark.parametrize(("box", "whole"), [(0.0, 10), (1.0, 10), (80.0, 10), (80.0, 10**9), (119.0, 10**9), (1e3, 10)])
-def test_a_run_that_is_not_cosmological_and_leaves_its_box_is_not_wrapped(box, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", whole)
+@pytest.mark.parametrize(
+    ("box", "read_whole_below"), [(0.0, 10), (1.0, 10), (80.0, 10), (80.0, 10**9), (119.0, 10**9), (1e3, 10)]
+)
+def test_a_run_that_is_not_cosmological_and_leaves_its_box_is_not_wrapped(box, read_whole_below, tmp_path, monkeypatch):
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", read_whole_below)
     path, galaxy = isolated(tmp_path / "snap.hdf5", box)
     with Snapshot(path, "gizmo") as snapshot:
         for radius in (30.0, 39.0, 55.0):
-            found = snapshot.galaxy(np.zeros(3), radius).dark.mass_msun.sum() / snapshot.units.mass_msun
-            assert found == pytest.approx(true_mass(galaxy, radius), rel=1e-6)
+            dark_mass = snapshot.galaxy(np.zeros(3), radius).dark.mass_msun.sum() / snapshot.units.mass_msun
+            assert dark_mass == pytest.approx(true_mass(galaxy, radius), rel=1e-6)
         assert snapshot.units.box_kpc is None
         assert box == 0 or f"its box of {box:g} kpc is left by positions" in snapshot.units.source
 
@@ -308,14 +321,14 @@ def test_a_box_that_is_not_filled_by_particles_that_fill_one_is_refused(factor, 
 
 def test_a_given_box_begins_where_the_format_lets_it(tmp_path):
     path = write(tmp_path, "tipsy", placed("inside"))
-    for units, box, corner in (
+    for suite_units, box, corner in (
         ({}, BOX, -0.5 * BOX),
         ({"box": 1e4}, 1e4 * A, -5e3 * A),
         ({"box": "none"}, None, -0.5 * BOX),
     ):
-        found = FORMATS["tipsy"].units(path, units)
-        assert found.box_kpc == (None if box is None else pytest.approx(box))
-        assert found.corner_kpc == pytest.approx(corner)
+        units_read = FORMATS["tipsy"].units(path, suite_units)
+        assert units_read.box_kpc == (None if box is None else pytest.approx(box))
+        assert units_read.corner_kpc == pytest.approx(corner)
 
 
 @pytest.mark.parametrize(
@@ -354,8 +367,8 @@ def test_dark_energy_in_the_header_of_an_isolated_run_is_overruled_by_the_suite_
     units = FORMATS["gizmo"].units(path, {"cosmological": False})
     assert (units.scale_factor, units.length_kpc, units.cosmological) == (1, pytest.approx(1 / 0.7), False)
     assert "cosmological: false by the suite file" in units.source
-    found = enclosed(path, 30.0 / 0.7, units={"cosmological": False})
-    assert found == pytest.approx(true_mass(galaxy, 30.0), rel=1e-6)
+    dark_mass = enclosed(path, 30.0 / 0.7, units={"cosmological": False})
+    assert dark_mass == pytest.approx(true_mass(galaxy, 30.0), rel=1e-6)
 
 
 def test_a_cosmological_run_may_be_said_to_be_one(tmp_path):
@@ -369,21 +382,21 @@ def test_a_cosmological_run_may_be_said_to_be_one(tmp_path):
 
 
 @pytest.mark.parametrize("z", [0.0, 4.44e-16, -2e-16, 1e-9])
-@pytest.mark.parametrize("said", [None, 0, 1])
-def test_a_redshift_that_is_rounding_is_none(z, said, tmp_path):
+@pytest.mark.parametrize("cosmological_flag", [None, 0, 1])
+def test_a_redshift_that_is_rounding_is_none(z, cosmological_flag, tmp_path):
     path = layouts.swift(tmp_path / "snap.hdf5", layouts.galaxy())
     with h5py.File(path, "r+") as file:
         file["Header"].attrs["Redshift"] = z
         for group in [file["Header"].attrs, file["Cosmology"].attrs]:
             for key in {"Scale-factor", "Cosmological run"} & group.keys():
                 del group[key]
-        if said is None:  # a cutout that lost the flag for a cosmological run
+        if cosmological_flag is None:  # a cutout that lost the flag for a cosmological run
             del file["Cosmology"]
         else:
-            file["Cosmology"].attrs["Cosmological run"] = [said]
+            file["Cosmology"].attrs["Cosmological run"] = [cosmological_flag]
             file["Cosmology"].attrs["Redshift"] = z
     assert FORMATS["swift"].units(path, {}).scale_factor == pytest.approx(1, abs=2e-9)
-    path, _ = isolated(tmp_path / "other.hdf5", 0.0, Redshift=z, Time=1.0, ComovingIntegrationOn=said or 0)
+    path, _ = isolated(tmp_path / "other.hdf5", 0.0, Redshift=z, Time=1.0, ComovingIntegrationOn=cosmological_flag or 0)
     assert FORMATS["gadget"].units(path, {}).scale_factor == pytest.approx(1, abs=2e-9)
 
 

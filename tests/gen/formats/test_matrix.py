@@ -132,11 +132,11 @@ def as_read(p: Particles, case: Case) -> Particles:
     return Particles(p.pos_kpc / layouts.A, p.vel_kms * velocity, p.mass_msun, support)
 
 
-def assert_same(found: Galaxy, written: Galaxy, case: Case, radius_kpc: float) -> None:
+def assert_same(galaxy_read: Galaxy, written: Galaxy, case: Case, radius_kpc: float) -> None:
     """Compare the particles within a radius, in any order, to the precision of the file."""
     precision_kpc = layouts.BOX / layouts.A * {"f4": 2.0**-24, "f8": 1e-15}[case["real"]]
     for name, written_part in written.components().items():
-        p, read = as_read(written_part, case), found.components()[name]
+        p, read = as_read(written_part, case), galaxy_read.components()[name]
         distance_kpc = np.linalg.norm(p.pos_kpc, axis=1)
         assert np.abs(distance_kpc - radius_kpc).min(initial=np.inf) > 4 * precision_kpc, "choose another radius"
         p = p[distance_kpc < radius_kpc]

@@ -105,16 +105,16 @@ def test_fires_four_files_and_low_resolution_particles(real_files):
     assert recognised(path) == "gizmo"
     parts = {"dark": ["PartType1"], "low_resolution": ["PartType2"]}
     with Snapshot(path, "gizmo", parts, tracers=Tracers(gas="hi")) as snapshot:
-        found = snapshot.galaxy(np.full(3, 0.5 * snapshot.units.box_kpc), 1e6)
+        galaxy_read = snapshot.galaxy(np.full(3, 0.5 * snapshot.units.box_kpc), 1e6)
     fine = low = 0.0
     for i in range(4):
         with h5py.File(path.with_name(f"snapshot_600.{i}.hdf5")) as file:
             fine += file["PartType1/Masses"][()].sum(dtype=float)
             low += file["PartType2/Masses"][()].sum(dtype=float)
-    assert [len(p) for p in found.components().values()] == [80, 40, 40, 0]
-    assert found.dark.mass_msun.sum() == pytest.approx((fine + low) * 1e10 / 0.702, rel=1e-6)
-    assert found.high_res_fraction == pytest.approx(fine / (fine + low), rel=1e-5)
-    assert (found.gas.weight <= 0.76 * found.gas.mass_msun).all()
+    assert [len(p) for p in galaxy_read.components().values()] == [80, 40, 40, 0]
+    assert galaxy_read.dark.mass_msun.sum() == pytest.approx((fine + low) * 1e10 / 0.702, rel=1e-6)
+    assert galaxy_read.high_res_fraction == pytest.approx(fine / (fine + low), rel=1e-5)
+    assert (galaxy_read.gas.weight <= 0.76 * galaxy_read.gas.mass_msun).all()
 
 
 def test_gadgets_binary_file_of_a_disc_and_a_bulge(real_files):

@@ -150,12 +150,12 @@ def test_what_lies_elsewhere_is_read(form, tmp_path):
         del file["PartType4"]
         file["PartType4"] = h5py.ExternalLink("beside.hdf5", "/stars")
 
-    whole = lambda file: virtual(file, slice(0, 40), slice(0, 40))  # noqa: E731
-    edit(path, {"whole": whole, "in columns": columns, "linked": linked, "with an empty part": with_empty}[form])
+    as_one_block = lambda file: virtual(file, slice(0, 40), slice(0, 40))  # noqa: E731
+    edit(path, {"whole": as_one_block, "in columns": columns, "linked": linked, "with an empty part": with_empty}[form])
     with Snapshot(path, "gizmo") as snapshot:
-        found = snapshot.galaxy(ORIGIN, 100.0).stars
-    np.testing.assert_allclose(found.vel_kms, written.stars.vel_kms, rtol=1e-6, atol=1e-4)
-    np.testing.assert_allclose(found.mass_msun, written.stars.mass_msun, rtol=1e-6)
+        stars_read = snapshot.galaxy(ORIGIN, 100.0).stars
+    np.testing.assert_allclose(stars_read.vel_kms, written.stars.vel_kms, rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(stars_read.mass_msun, written.stars.mass_msun, rtol=1e-6)
 
 
 @pytest.fixture
@@ -172,9 +172,9 @@ def test_a_virtual_snapshot_of_more_parts_than_may_be_open(few_files, tmp_path, 
     path = layouts.swift_virtual(tmp_path / "snap_028.hdf5", written, files=80)
     few_files(100)
     with Snapshot(path, "swift", tracers=Tracers(gas="hi")) as snapshot:
-        found = snapshot.galaxy(ORIGIN, 100.0)
-        assert len(found.stars) == 300
-        np.testing.assert_allclose(found.stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
+        galaxy_read = snapshot.galaxy(ORIGIN, 100.0)
+        assert len(galaxy_read.stars) == 300
+        np.testing.assert_allclose(galaxy_read.stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
         snapshot._kept = {}
         (tmp_path / "snap_028.7.hdf5").rename(tmp_path / "away")
         with pytest.raises(SnapshotError, match="NaN or infinite values in PartType0"):
@@ -283,23 +283,25 @@ def test_blocks_of_no_known_order_give_no_smoothing_lengths(tmp_path):
 
 @pytest.mark.parametrize("real", ["f4", "f8"])
 def test_black_holes_of_tipsy_are_no_stars(real, tmp_path):
-    whole = layouts.galaxy()
+    written = layouts.galaxy()
     hole = Particles(np.array([[1.0, 2.0, 3.0]]), np.zeros((1, 3)), np.array([1e8]))
-    path = layouts.tipsy(tmp_path / "run.00512", replace(whole, black_holes=hole), float_type=real)
+    path = layouts.tipsy(tmp_path / "run.00512", replace(written, black_holes=hole), float_type=real)
     with Snapshot(path, "tipsy") as snapshot:
-        found = snapshot.galaxy(ORIGIN, 100.0)
+        galaxy_read = snapshot.galaxy(ORIGIN, 100.0)
         assert len(snapshot.everything("stars")) == 40
         assert snapshot.everything("black_holes").mass_msun == pytest.approx([1e8])
-    np.testing.assert_allclose(found.stars.mass_msun, whole.stars.mass_msun, rtol=1e-6)
-    np.testing.assert_allclose(found.black_holes.pos_kpc, hole.pos_kpc, atol=1e-3)
+    np.testing.assert_allclose(galaxy_read.stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
+    np.testing.assert_allclose(galaxy_read.black_holes.pos_kpc, hole.pos_kpc, atol=1e-3)
     old_components = {"stars": ["Stars", "BlackHoles"], "black_holes": []}
     with Snapshot(path, "tipsy", old_components) as snapshot:
         assert len(snapshot.galaxy(ORIGIN, 100.0).stars) == 41
 
 
 def test_old_stars_of_an_isolated_run_are_not_taken_for_black_holes(tmp_path):
-    whole = layouts.galaxy()
-    path = layouts.tipsy(tmp_path / "run.00512", replace(whole, stars=whole.stars[:5], black_holes=whole.stars[5:]))
+    written = layouts.galaxy()
+    path = layouts.tipsy(
+        tmp_path / "run.00512", replace(written, stars=written.stars[:5], black_holes=written.stars[5:])
+    )
     with (
         pytest.raises(SnapshotError, match=r"35 of 40 Stars formed before time began.*BlackHoles"),
         Snapshot(path, "tipsy") as opened,
@@ -311,18 +313,18 @@ def test_old_stars_of_an_isolated_run_are_not_taken_for_black_holes(tmp_path):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_tipsy_header_without_its_pad_shifts_nothing(order, tmp_path):
-    whole = layouts.galaxy()
-    path = layouts.tipsy(tmp_path / "run.00512", whole, order)
+    written = layouts.galaxy()
+    path = layouts.tipsy(tmp_path / "run.00512", written, order)
     raw = path.read_bytes()
     path.write_bytes(raw[:28] + raw[32:])
     with Snapshot(path, "tipsy") as snapshot:
-        np.testing.assert_allclose(snapshot.galaxy(ORIGIN, 100.0).stars.mass_msun, whole.stars.mass_msun, rtol=1e-6)
+        np.testing.assert_allclose(snapshot.galaxy(ORIGIN, 100.0).stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
 
 
 def test_tipsys_param_tells_double_velocities_from_double_positions(tmp_path):
     """Both have files of one size."""
-    whole = layouts.galaxy()
-    path = layouts.tipsy(tmp_path / "run.00512", whole)
+    written = layouts.galaxy()
+    path = layouts.tipsy(tmp_path / "run.00512", written)
     single_file, rows_by_kind = path.read_bytes(), {}
     double_file, offset = single_file[:32], 32
     for kind, n_after in (("gas", 5), ("dark", 2), ("stars", 4)):
@@ -343,7 +345,7 @@ def test_tipsys_param_tells_double_velocities_from_double_positions(tmp_path):
         file.write("bDoubleVel = 1\n")
     with Snapshot(path, "tipsy") as snapshot:
         np.testing.assert_allclose(
-            snapshot.galaxy(ORIGIN, 100.0).stars.vel_kms, whole.stars.vel_kms, rtol=1e-5, atol=1e-3
+            snapshot.galaxy(ORIGIN, 100.0).stars.vel_kms, written.stars.vel_kms, rtol=1e-5, atol=1e-3
         )
 
 

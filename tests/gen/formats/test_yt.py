@@ -15,7 +15,7 @@ REGIONS = (
 
 
 @pytest.mark.parametrize(
-    ("where", "names"),
+    ("owner", "names"),
     [
         ("yt.data_objects.static_output:Dataset", ("create_field_info", "_is_valid", "index")),
         ("yt.data_objects.static_output:FieldTypeContainer", ()),
@@ -31,8 +31,8 @@ REGIONS = (
         ("yt.frontends.tipsy.io:IOHandlerTipsyBinary", IO),
     ],
 )
-def test_yt_has_what_is_used_of_it(where, names):
-    module, _, path = where.partition(":")
+def test_yt_has_what_is_used_of_it(owner, names):
+    module, _, path = owner.partition(":")
     yt_object = import_module(module)
     for name in path.split("."):
         yt_object = getattr(yt_object, name)

@@ -1,4 +1,4 @@
-"""Small snapshots in the layouts of the archives, written from physical particles by the archives' own rules.
+"""Small snapshots in the layouts of the archives, written from physical particles as the archives' documents say.
 
 Sources: TNG's data specifications; EAGLE's particle data release (arXiv:1706.09899); SWIFT's documentation,
 Snapshots; GIZMO's users' guide and the FIRE-2 release (arXiv:2202.06969); SIMBA (Davé et al. 2019); GADGET-2's users'
@@ -15,14 +15,14 @@ from kinmass.gen.constants import G
 from kinmass.gen.physics.particles import Galaxy, Particles, empty
 
 A, H, BOX = 0.6, 0.7, 4000.0  # BOX: physical kpc
-KPC, MSUN = 3.085678e21, 1.989e33  # rounded as the codes round them
+KPC, MSUN = 3.085678e21, 1.989e33  # rounded as in the codes
 MPC_H, KPC_H, MPC = 1000 * A / H, A / H, 1000 * A
 MASS_H, ROOT_A = 1e10 / H, np.sqrt(A)
 DARK_MSUN, GAMMA_QUARTIC = 5e6, 2.018932
 
 
 def galaxy(n: int = 40, seed: int = 3) -> Galaxy:
-    """A cloud of n particles of each component, 30 kpc wide; dark particles all of one mass."""
+    """Make a cloud of n particles of each component, 30 kpc wide; all dark particles have one mass."""
     rng = np.random.default_rng(seed)
 
     def cloud(mass: np.ndarray, support: np.ndarray | None = None) -> Particles:
@@ -34,30 +34,31 @@ def galaxy(n: int = 40, seed: int = 3) -> Galaxy:
 
 
 def attributes(dataset: h5py.Dataset, names: tuple[str, str, str], values: tuple[float, float, float]) -> None:
+    """Write a dataset's unit in cgs, its power of a and its power of h as attributes."""
     for name, value in zip(names, values, strict=True):
         dataset.attrs[name] = np.array([value])
 
 
-def _header(file: h5py.File, files: int, total: list[int], **more: object) -> None:
+def _header(file: h5py.File, n_files: int, total_counts: list[int], **further_attributes: object) -> None:
     attrs = file.create_group("Header").attrs
-    here = [len(file[f"PartType{i}/Coordinates"]) if f"PartType{i}/Coordinates" in file else 0 for i in range(6)]
-    attrs["NumPart_ThisFile"], attrs["NumPart_Total"] = here, total
-    attrs["NumPart_Total_HighWord"], attrs["NumFilesPerSnapshot"] = [0] * 6, files
-    for key, value in more.items():
+    counts = [len(file[f"PartType{i}/Coordinates"]) if f"PartType{i}/Coordinates" in file else 0 for i in range(6)]
+    attrs["NumPart_ThisFile"], attrs["NumPart_Total"] = counts, total_counts
+    attrs["NumPart_Total_HighWord"], attrs["NumFilesPerSnapshot"] = [0] * 6, n_files
+    for key, value in further_attributes.items():
         attrs[key.replace("__", "-")] = value
 
 
 def _code(p: Particles, length: float, mass: float, velocity: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions wrapped into the box around its corner, velocities and masses in code units."""
+    """Return positions wrapped into the box, velocities and masses in code units."""
     return np.mod(p.pos_kpc, BOX) / length, np.float32(p.vel_kms / velocity), np.float32(p.mass_msun / mass)
 
 
-def _split(whole: Galaxy, files: int) -> list[Galaxy]:
-    cuts = {k: np.array_split(np.arange(len(p)), files) for k, p in whole.components().items()}
-    return [Galaxy(**{k: p[cuts[k][i]] for k, p in whole.components().items()}) for i in range(files)]
+def _split(galaxy: Galaxy, n_files: int) -> list[Galaxy]:
+    cuts = {k: np.array_split(np.arange(len(p)), n_files) for k, p in galaxy.components().items()}
+    return [Galaxy(**{k: p[cuts[k][i]] for k, p in galaxy.components().items()}) for i in range(n_files)]
 
 
-def _names(path: Path, files: int) -> list[Path]:
+def file_paths(path: Path, files: int) -> list[Path]:
     return [path.with_name(f"{path.stem}.{i}.hdf5") for i in range(files)] if files > 1 else [path]
 
 
@@ -65,10 +66,10 @@ TYPES = {0: "gas", 1: "dark", 4: "stars"}
 COSMOLOGY = {"Redshift": 1 / A - 1, "HubbleParam": H, "Omega0": 0.3, "OmegaLambda": 0.7}
 
 
-def eagle(path: Path, whole: Galaxy, files: int = 1) -> Path:
-    """Mpc/h, `Mass`, `Velocity`; no mass for dark matter; element abundances; a hash table."""
+def eagle(path: Path, written: Galaxy, files: int = 1) -> Path:
+    """Write EAGLE: Mpc/h, `Mass`, `Velocity`; no mass dataset for dark matter; element abundances; a hash table."""
     names = "CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent"
-    for name, part in zip(_names(path, files), _split(whole, files), strict=True):
+    for name, part in zip(file_paths(path, files), _split(written, files), strict=True):
         with h5py.File(name, "w") as file:
             for number, kind in TYPES.items():
                 p = part.components()[kind]
@@ -85,16 +86,16 @@ def eagle(path: Path, whole: Galaxy, files: int = 1) -> Path:
                     group["Temperature"] = np.geomspace(1e3, 1e6, len(p))
                     group["StarFormationRate"] = np.zeros(len(p))
             table = [0, DARK_MSUN / MASS_H, 0, 0, 0, 0]
-            total = [len(whole.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
+            total = [len(written.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
             _header(file, files, total, MassTable=table, BoxSize=BOX / MPC_H, Time=A, ExpansionFactor=A, **COSMOLOGY)
             file.create_group("HashTable").attrs["HashBits"] = 6
-    return _names(path, files)[0]
+    return file_paths(path, files)[0]
 
 
-def tng(path: Path, whole: Galaxy, files: int = 1) -> Path:
-    """ckpc/h cells with densities, massless tracers as type 3, wind among the stars' fields."""
+def tng(path: Path, written: Galaxy, files: int = 1) -> Path:
+    """Write TNG: cells in ckpc/h with densities, massless tracers as type 3, stars with the field that tells wind."""
     names = "to_cgs", "a_scaling", "h_scaling"
-    for name, part in zip(_names(path, files), _split(whole, files), strict=True):
+    for name, part in zip(file_paths(path, files), _split(written, files), strict=True):
         with h5py.File(name, "w") as file:
             for number, kind in TYPES.items():
                 p = part.components()[kind]
@@ -119,15 +120,15 @@ def tng(path: Path, whole: Galaxy, files: int = 1) -> Path:
             tracers = file.create_group("PartType3")
             tracers["TracerID"] = tracers["ParentID"] = np.arange(5)
             table = [0, DARK_MSUN / MASS_H, 0, 4.7e-5, 0, 0]
-            total = [len(whole.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
+            total = [len(written.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
             _header(file, files, total, MassTable=table, BoxSize=BOX / KPC_H, Time=A, **COSMOLOGY)
-    return _names(path, files)[0]
+    return file_paths(path, files)[0]
 
 
-def auriga(path: Path, whole: Galaxy, files: int = 1) -> Path:
-    """TNG's cells and stars in a zoom without attributes; units in the Header as AREPO puts them."""
-    first = tng(path, whole, files)
-    for name in _names(path, files):
+def auriga(path: Path, written: Galaxy, files: int = 1) -> Path:
+    """Write AURIGA: TNG's cells and stars in a zoom, without attributes of datasets; units in AREPO's Header."""
+    first = tng(path, written, files)
+    for name in file_paths(path, files):
         with h5py.File(name, "r+") as file:
             del file["PartType3"]
             for group in ("PartType0", "PartType1", "PartType4"):
@@ -149,9 +150,9 @@ def auriga(path: Path, whole: Galaxy, files: int = 1) -> Path:
     return first
 
 
-def fire(path: Path, whole: Galaxy, files: int = 1) -> Path:
-    """GIZMO: kpc/h without a word on units, smoothing lengths, masses for every type."""
-    for name, part in zip(_names(path, files), _split(whole, files), strict=True):
+def fire(path: Path, written: Galaxy, files: int = 1) -> Path:
+    """Write FIRE (GIZMO): kpc/h without any attributes for units, smoothing lengths, masses for every type."""
+    for name, part in zip(file_paths(path, files), _split(written, files), strict=True):
         with h5py.File(name, "w") as file:
             for number, kind in TYPES.items():
                 p = part.components()[kind]
@@ -167,15 +168,15 @@ def fire(path: Path, whole: Galaxy, files: int = 1) -> Path:
                     group["NeutralHydrogenAbundance"] = np.linspace(0, 1, len(p))
                 if number == 4:
                     group["StellarFormationTime"] = np.full(len(p), 0.3)
-            total = [len(whole.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
+            total = [len(written.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
             _header(file, files, total, MassTable=np.zeros(6), BoxSize=BOX / KPC_H, Time=A, **COSMOLOGY)
-    return _names(path, files)[0]
+    return file_paths(path, files)[0]
 
 
-def gizmo_2020(path: Path, whole: Galaxy, files: int = 1) -> Path:
-    """GIZMO since 2020: other names of the cosmology, units in the Header; here Mpc/h."""
-    first = fire(path, whole, files)
-    for name in _names(path, files):
+def gizmo_2020(path: Path, written: Galaxy, files: int = 1) -> Path:
+    """Write GIZMO since 2020: other names of cosmological parameters, and units in the Header, here Mpc/h."""
+    first = fire(path, written, files)
+    for name in file_paths(path, files):
         with h5py.File(name, "r+") as file:
             attrs = file["Header"].attrs
             for key in ("Omega0", "OmegaLambda"):
@@ -191,10 +192,10 @@ def gizmo_2020(path: Path, whole: Galaxy, files: int = 1) -> Path:
     return first
 
 
-def gadget4(path: Path, whole: Galaxy, files: int = 1) -> Path:
-    """GADGET-4: a short Header, cosmology and units in the Parameters group (its users' guide, Snapshot format)."""
-    first = fire(path, whole, files)
-    for name in _names(path, files):
+def gadget4(path: Path, written: Galaxy, files: int = 1) -> Path:
+    """Write GADGET-4: a short Header, cosmology and units in the Parameters group (users' guide, Snapshot format)."""
+    first = fire(path, written, files)
+    for name in file_paths(path, files):
         with h5py.File(name, "r+") as file:
             attrs, parameters = file["Header"].attrs, file.create_group("Parameters").attrs
             for key in ("Omega0", "OmegaLambda", "HubbleParam"):
@@ -206,10 +207,10 @@ def gadget4(path: Path, whole: Galaxy, files: int = 1) -> Path:
     return first
 
 
-def simba(path: Path, whole: Galaxy, files: int = 1) -> Path:
-    """FIRE's layout with SIMBA's dust, winds and molecular fractions."""
-    first = fire(path, whole, files)
-    for name in _names(path, files):
+def simba(path: Path, written: Galaxy, files: int = 1) -> Path:
+    """Write SIMBA: FIRE's layout with dust, winds and molecular fractions."""
+    first = fire(path, written, files)
+    for name in file_paths(path, files):
         with h5py.File(name, "r+") as file:
             n = len(file["PartType0/Coordinates"])
             for field in ("Dust_Masses", "FractionH2", "DelayTime", "NWindLaunches", "StarFormationRate"):
@@ -217,14 +218,14 @@ def simba(path: Path, whole: Galaxy, files: int = 1) -> Path:
     return first
 
 
-def swift(path: Path, whole: Galaxy, files: int = 1, kernel: str = "Quartic spline (M5)") -> Path:
-    """Comoving Mpc, peculiar velocities, h of the kernel, vectors and one-element arrays in the Header."""
+def swift(path: Path, written: Galaxy, files: int = 1, kernel: str = "Quartic spline (M5)") -> Path:
+    """Write SWIFT: comoving Mpc, peculiar velocities, the kernel's h, vectors and one-element arrays in the Header."""
     names = (
         "Conversion factor to CGS (not including cosmological corrections)",
         "a-scale exponent",
         "h-scale exponent",
     )
-    for name, part in zip(_names(path, files), _split(whole, files), strict=True):
+    for name, part in zip(file_paths(path, files), _split(written, files), strict=True):
         with h5py.File(name, "w") as file:
             for number, kind in TYPES.items():
                 p = part.components()[kind]
@@ -238,21 +239,22 @@ def swift(path: Path, whole: Galaxy, files: int = 1, kernel: str = "Quartic spli
                     h = p.support_kpc / MPC / GAMMA_QUARTIC
                     group["Densities"] = np.float32(p.mass_msun / 1e10 * (1.2348 / h) ** 3)
                     group["Temperatures"] = np.geomspace(1e3, 1e6, len(p))
-                    group["StarFormationRates"] = -0.5 * np.ones(len(p))  # SWIFT: minus when it last formed stars
+                    # SWIFT writes minus the time at which a gas particle last formed stars.
+                    group["StarFormationRates"] = -0.5 * np.ones(len(p))
                     group["SpeciesFractions"] = np.linspace(0, 1, 3 * len(p)).reshape(-1, 3)
                     group["ElementMassFractions"] = np.full((len(p), 2), [0.7, 0.3])
                 if number == 4:
                     group["Luminosities"] = np.linspace(1, 2, 2 * len(p)).reshape(len(p), 2)
             swift_groups(file, kernel)
-            total = [len(whole.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
+            total = [len(written.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
             header = {"Scale__factor": np.array([A]), "Redshift": np.array([1 / A - 1]), "Time": np.array([8e-3])}
             box = np.full(3, BOX / MPC)
             _header(file, files, total, BoxSize=box, Code=np.bytes_("SWIFT"), Dimension=np.array([3]), **header)
-    return _names(path, files)[0]
+    return file_paths(path, files)[0]
 
 
 def swift_groups(file: h5py.File, kernel: str = "Quartic spline (M5)") -> None:
-    """The groups of attributes around SWIFT's particles."""
+    """Write SWIFT's groups of attributes: cosmology, kernel, units and names of columns."""
     for group, attrs in {
         "Cosmology": {"Cosmological run": [1], "h": [H], "Scale-factor": [A], "Redshift": [1 / A - 1]},
         "HydroScheme": {"Kernel function": np.bytes_(kernel), "Kernel eta": [1.2348]},
@@ -269,10 +271,10 @@ def swift_groups(file: h5py.File, kernel: str = "Quartic spline (M5)") -> None:
     named["Luminosities"] = np.array([b"GAMA_g", b"GAMA_r"], "S32")
 
 
-def swift_virtual(path: Path, whole: Galaxy, files: int = 3) -> Path:
-    """SWIFT's meta-snapshot: virtual datasets over the files of a distributed one, by relative names."""
-    swift(path, whole, files)
-    parts = _names(path, files)
+def swift_virtual(path: Path, written: Galaxy, files: int = 3) -> Path:
+    """Write SWIFT's meta-snapshot: virtual datasets over the files of a distributed snapshot, by relative names."""
+    swift(path, written, files)
+    parts = file_paths(path, files)
     with h5py.File(path, "w") as meta, h5py.File(parts[0]) as first:
         for number in TYPES:
             for field in first[f"PartType{number}"]:
@@ -295,76 +297,79 @@ def swift_virtual(path: Path, whole: Galaxy, files: int = 3) -> Path:
 
 def gadget_binary(
     path: Path,
-    whole: Galaxy,
+    written: Galaxy,
     files: int = 1,
-    form: int = 1,
+    file_format: int = 1,
     order: str = "<",
-    real: str = "f4",
+    float_type: str = "f4",
     ids: str = "u4",
     **header: float,
 ) -> Path:
-    """GADGET-2's binary formats (its users' guide, section 6): records between their sizes, in format 2 with names."""
-    parts = _split(whole, files)
+    """Write GADGET-2's binary formats (users' guide, section 6): records between their sizes, in format 2 named."""
+    parts = _split(written, files)
     names = [path.with_name(f"{path.stem}.{i}") for i in range(files)] if files > 1 else [path.with_suffix("")]
-    total = [len(whole.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
-    said = {"Time": A, "Redshift": 1 / A - 1, "OmegaLambda": 0.7} | header
+    total = [len(written.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)]
+    header_values = {"Time": A, "Redshift": 1 / A - 1, "OmegaLambda": 0.7} | header
     for name, part in zip(names, parts, strict=True):
-        mine = [part.components()[kind] for kind in TYPES.values()]
-        code = [_code(p, KPC_H, MASS_H, ROOT_A) for p in mine]
+        components = [part.components()[kind] for kind in TYPES.values()]
+        code_arrays = [_code(p, KPC_H, MASS_H, ROOT_A) for p in components]
         gas = part.gas
         rho = 32 * gas.mass_msun / (4 / 3 * np.pi * gas.support_kpc**3) / MASS_H * KPC_H**3
         blocks = {
-            "POS": np.concatenate([c[0] for c in code]),
-            "VEL": np.concatenate([c[1] for c in code]),
-            "ID": np.arange(sum(map(len, mine)), dtype=ids),
-            "MASS": np.concatenate([code[0][2], code[2][2]]),  # dark matter's is in the header
+            "POS": np.concatenate([c[0] for c in code_arrays]),
+            "VEL": np.concatenate([c[1] for c in code_arrays]),
+            "ID": np.arange(sum(map(len, components)), dtype=ids),
+            "MASS": np.concatenate([code_arrays[0][2], code_arrays[2][2]]),  # the header has the dark matter's
         }
         if len(gas):
             blocks |= {"U": np.full(len(gas), 100.0), "RHO": rho, "HSML": gas.support_kpc / KPC_H}
         head = struct.pack(
             order + "6i6ddd2i6I2i4d2i6I", *[len(part.components()[TYPES[i]]) if i in TYPES else 0 for i in range(6)],
-            0, DARK_MSUN / MASS_H, 0, 0, 0, 0, said["Time"], said["Redshift"], 0, 0, *total, 0, files,
-            BOX / KPC_H, 0.3, said["OmegaLambda"], H, 0, 0, *[0] * 6,
+            0, DARK_MSUN / MASS_H, 0, 0, 0, 0, header_values["Time"], header_values["Redshift"], 0, 0, *total, 0, files,
+            BOX / KPC_H, 0.3, header_values["OmegaLambda"], H, 0, 0, *[0] * 6,
         )  # fmt: skip
-        raw = _record("HEAD", head.ljust(256, b"\0"), form, order)
+        content = _record("HEAD", head.ljust(256, b"\0"), file_format, order)
         for block, values in blocks.items():
-            kind = np.dtype(ids if block == "ID" else real).newbyteorder(order)
-            raw += _record(block, values.astype(kind).tobytes(), form, order) if values.size else b""
-        name.write_bytes(raw)
+            kind = np.dtype(ids if block == "ID" else float_type).newbyteorder(order)
+            content += _record(block, values.astype(kind).tobytes(), file_format, order) if values.size else b""
+        name.write_bytes(content)
     return names[0]
 
 
-def _record(name: str, data: bytes, form: int, order: str) -> bytes:
+def _record(name: str, data: bytes, file_format: int, order: str) -> bytes:
     mark = struct.pack(order + "I", len(data))
     label = name.ljust(4).encode() + struct.pack(order + "I", len(data) + 8)
     eight = struct.pack(order + "I", 8)
-    return (eight + label + eight if form == 2 else b"") + mark + data + mark
+    return (eight + label + eight if file_format == 2 else b"") + mark + data + mark
 
 
-def tipsy(path: Path, whole: Galaxy, order: str = ">", real: str = "f4", comove: int = 1) -> Path:
-    """ChaNGa's: a fraction of the box about its middle, 1/sqrt(G rho) for time; stars before time are black holes."""
-    unit = BOX / A
-    mass = 3 * (0.1 * H) ** 2 / (8 * np.pi * G) * unit**3
-    more = {"gas": ("rho", "temp", "eps", "metals", "phi"), "dark": ("eps", "phi"),
+def tipsy(path: Path, written: Galaxy, order: str = ">", float_type: str = "f4", comove: int = 1) -> Path:
+    """Write ChaNGa's Tipsy: positions as fractions of the box about its middle, 1/sqrt(G rho) as the unit of time.
+
+    Black holes are stars with a negative formation time.
+    """
+    length = BOX / A
+    mass = 3 * (0.1 * H) ** 2 / (8 * np.pi * G) * length**3
+    later_fields = {"gas": ("rho", "temp", "eps", "metals", "phi"), "dark": ("eps", "phi"),
             "stars": ("metals", "tform", "eps", "phi"), "black_holes": ("metals", "tform", "eps", "phi")}  # fmt: skip
-    raw = b""
-    for kind, fields in more.items():
-        p = whole.components()[kind]
-        wide = [("mass", "f4"), ("pos", real, 3), ("vel", real, 3), *((field, "f4") for field in fields)]
-        rows = np.zeros(len(p), np.dtype(wide).newbyteorder(order))
+    rows_written = b""
+    for kind, fields in later_fields.items():
+        p = written.components()[kind]
+        columns = [("mass", "f4"), ("pos", float_type, 3), ("vel", float_type, 3), *((f, "f4") for f in fields)]
+        rows = np.zeros(len(p), np.dtype(columns).newbyteorder(order))
         x = p.pos_kpc / BOX
         rows["mass"], rows["pos"] = p.mass_msun / mass, x - np.round(x)
-        rows["vel"] = p.vel_kms / (np.sqrt(G * mass / unit) * A)
+        rows["vel"] = p.vel_kms / (np.sqrt(G * mass / length) * A)
         if kind == "gas":
             rows["rho"] = 3 * 32 * rows["mass"] / (4 * np.pi * (p.support_kpc / BOX) ** 3)
         elif kind != "dark":
             rows["tform"] = 0.2 if kind == "stars" else -0.2
-        raw += rows.tobytes()
-    n = [len(whole.components()[kind]) for kind in more]
+        rows_written += rows.tobytes()
+    n = [len(written.components()[kind]) for kind in later_fields]
     head = struct.pack(order + "d6i", A if comove else 0.0, sum(n), 3, n[0], n[1], n[2] + n[3], 0)
-    path.write_bytes(head + raw)
+    path.write_bytes(head + rows_written)
     path.with_suffix(".param").write_text(
-        f"bComove = {comove}\nbPeriodic = 1\ndPeriod = 1\ndKpcUnit = {unit!r}\ndMsolUnit = {float(mass)!r}\n"
+        f"bComove = {comove}\nbPeriodic = 1\ndPeriod = 1\ndKpcUnit = {length!r}\ndMsolUnit = {float(mass)!r}\n"
         f"dHubble0 = {float(np.sqrt(8 * np.pi / 3))!r}\n"
     )
     return path

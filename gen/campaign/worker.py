@@ -12,7 +12,7 @@ from kinmass.gen.campaign import failures
 from kinmass.gen.campaign.plan import Task
 from kinmass.gen.campaign.record import REACH_RE, Refused, Settings, check_aperture, enough_stars, frame_of, map_galaxy
 from kinmass.gen.campaign.schedule import mark_of
-from kinmass.gen.catalogues.find import Halo, found_centre
+from kinmass.gen.catalogues.find import Halo, find_centre
 from kinmass.gen.formats import SnapshotError
 from kinmass.gen.physics.centre import FARTHEST_RE, offset_re
 from kinmass.gen.physics.extent import ENOUGH, edge
@@ -124,7 +124,7 @@ class Worker:
                 f"{snapshot.units.box_kpc:.4g} kpc; check `aperture`, the catalogue's R200 and BoxSize "
                 "(`units: {box: none}` if it is no box)"
             )
-        centre_kpc = found_centre(snapshot) if halo.centre_kpc is None else halo.centre_kpc
+        centre_kpc = find_centre(snapshot) if halo.centre_kpc is None else halo.centre_kpc
         return snapshot.galaxy(centre_kpc, aperture_kpc), centre_kpc, aperture_kpc
 
     def _check(self, task: Task, galaxy: Galaxy, halo: Halo) -> None:

@@ -1,4 +1,4 @@
-"""One file per halo catalogue format: what it says, in physical kpc and Msun."""
+"""Halo catalogues, one file per format, read into haloes in physical kpc and Msun."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from kinmass.gen.catalogues import ahf, caesar, rockstar, subfind, table
 from kinmass.gen.catalogues.base import Halo
 from kinmass.gen.formats import CodeUnits
 
-#: (catalogue, snapshot, the snapshot's units) to every central and satellite.
+#: Per format, the function from (catalogue, snapshot, the snapshot's units) to all centrals and satellites.
 READERS: dict[str, Callable[[Path, Path, CodeUnits], list[Halo]]] = {
     "ahf": ahf.read,
     "subfind": subfind.read,

@@ -15,31 +15,34 @@ _COLUMNS = {
 
 
 def _check_epoch(path: Path, snapshot: Path, units: CodeUnits) -> None:
-    """Raises OtherEpoch where the redshift in the catalogue's name, all that tells it, is not the snapshot's.
+    """Raise OtherEpoch where the redshift in the catalogue's file name is not the snapshot's.
 
-    A catalogue that bears the snapshot's own name is its own.
+    Only the file name has the redshift. A catalogue whose name begins with the snapshot's belongs to it.
     """
-    said = re.search(r"\.z(\d+\.\d+)\.AHF_halos$", path.name)
-    if said and not path.name.startswith(snapshot.name):
-        z, step = float(said[1]), 10.0 ** -len(said[1].split(".")[1])
-        same_epoch(path, 1 / (1 + z), units, rounded=step / (1 + z) ** 2)
+    name_redshift = re.search(r"\.z(\d+\.\d+)\.AHF_halos$", path.name)
+    if name_redshift and not path.name.startswith(snapshot.name):
+        z, rounding = float(name_redshift[1]), 10.0 ** -len(name_redshift[1].split(".")[1])
+        same_epoch(path, 1 / (1 + z), units, tolerance=rounding / (1 + z) ** 2)
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """Comoving kpc/h from the box's corner, Msun/h (AHF user's guide); Rvir stands for R200."""
+    """Read the haloes; AHF writes comoving kpc/h from the box's corner and Msun/h (AHF user's guide).
+
+    Rvir is used as R200. Raises OtherEpoch, or SnapshotError for a damaged table.
+    """
     _check_epoch(path, snapshot, units)
     column, _ = text_table(path, {"id", "hosthalo", "xc", "yc", "zc", "rvir"}, set(_COLUMNS.values()))
-    length = units.scale_factor / units.hubble
-    # No host is -1 where IDs count from 0, and 0 where they do not.
+    kpc_per_unit = units.scale_factor / units.hubble
+    # A halo without a host has hostHalo -1 where IDs count from 0, else 0.
     ids, hosts = column["id"], column["hosthalo"]
-    nobody = {"-1"} if "0" in ids else {"-1", "0"}
-    given = {key: np.array(column[name], dtype=float) for key, name in _COLUMNS.items() if name in column}
-    for key in given.keys() & {"halo_mass_msun", "stellar_mass_msun"}:
-        given[key] = given[key] / units.hubble
+    no_host = {"-1"} if "0" in ids else {"-1", "0"}
+    halo_columns = {key: np.array(column[name], dtype=float) for key, name in _COLUMNS.items() if name in column}
+    for key in halo_columns.keys() & {"halo_mass_msun", "stellar_mass_msun"}:
+        halo_columns[key] = halo_columns[key] / units.hubble
     return listed(
         ids,
-        np.array([column[x] for x in ("xc", "yc", "zc")], dtype=float).T * length + units.corner_kpc,
-        r200_kpc=np.array(column["rvir"], dtype=float) * length,
-        central=[host in nobody or host == own for host, own in zip(hosts, ids, strict=True)],
-        **given,
+        np.array([column[x] for x in ("xc", "yc", "zc")], dtype=float).T * kpc_per_unit + units.corner_kpc,
+        r200_kpc=np.array(column["rvir"], dtype=float) * kpc_per_unit,
+        central=[host in no_host or host == halo_id for host, halo_id in zip(hosts, ids, strict=True)],
+        **halo_columns,
     )

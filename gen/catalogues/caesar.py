@@ -10,25 +10,31 @@ from kinmass.gen.catalogues.base import Halo, listed, members, need, numbers, sa
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget import scalar
 
-_WORTH = {"kpc": 1.0, "Mpc": 1000.0, "Msun": 1.0}
+_UNITS = {"kpc": 1.0, "Mpc": 1000.0, "Msun": 1.0}
 
 
-def _worth(path: Path, data: Any, usual: str, units: CodeUnits) -> float:
-    """Worth of a dataset's unit in kpc or Msun: `kpccm` is comoving kpc, and has no h unless it says `/h`."""
-    unit = data.attrs.get("unit", usual)
+def _unit(path: Path, data: Any, default_unit: str, units: CodeUnits) -> float:
+    """Return a dataset's unit in kpc or Msun: `kpccm` is comoving kpc, and only a unit with `/h` has a factor of h.
+
+    Raises SnapshotError for an unknown unit.
+    """
+    unit = data.attrs.get("unit", default_unit)
     unit = unit.decode() if isinstance(unit, bytes) else str(unit)
-    plain = unit.removesuffix("/h")
-    base = plain.removesuffix("cm")
-    if base not in _WORTH:
+    without_h = unit.removesuffix("/h")
+    base = without_h.removesuffix("cm")
+    if base not in _UNITS:
         raise SnapshotError(f"{path}: {data.name} is in {unit!r}, which is not known here")
-    return _WORTH[base] * (units.scale_factor if base != plain else 1.0) / (units.hubble if plain != unit else 1.0)
+    return (
+        _UNITS[base] * (units.scale_factor if base != without_h else 1.0) / (units.hubble if without_h != unit else 1.0)
+    )
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """The galaxies; a central has R200 and M200 of its halo, a satellite neither.
+    """Read the galaxies; a central has R200 and M200 of its halo, a satellite neither.
 
     Units are those of the datasets' `unit` attributes, else comoving kpc and Msun (caesar's
-    `saver.py`). Centres are `minpotpos`, or `pos` (of mass) in files without.
+    `saver.py`). Centres are `minpotpos`, or in files without it `pos`, the centre of mass.
+    Raises OtherEpoch, or SnapshotError for a damaged catalogue.
     """
     with h5py.File(path, "r") as file:
         need(path, "the file", {"simulation_attributes"}, file)
@@ -37,26 +43,26 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
             same_epoch(path, 1 / (1 + scalar(simulation["redshift"])), units)
         galaxy, halo = (members(path, file, name) for name in ("galaxy_data", "halo_data"))
         if not galaxy:
-            return []  # caesar leaves the group out where there is no galaxy
+            return []  # caesar writes no group if there is no galaxy
         position = "minpotpos" if "minpotpos" in galaxy else "pos"
         need(path, "galaxy_data", {"GroupID", "nstar", "central", "parent_halo_index", position}, galaxy)
 
-        def values(group: Any, name: str, usual: str) -> np.ndarray | None:
+        def values(group: Any, name: str, default_unit: str) -> np.ndarray | None:
             if name not in group:
                 return None
-            return numbers(path, group[name]) * _worth(path, group[name], usual, units)
+            return numbers(path, group[name]) * _unit(path, group[name], default_unit, units)
 
         central = numbers(path, galaxy["central"]).astype(bool)
         parent = numbers(path, galaxy["parent_halo_index"]).astype(np.int64)
 
         def of_halo(name: str) -> np.ndarray | None:
-            found = values(halo, f"dicts/virial_quantities.{name}", "kpccm" if name[0] == "r" else "Msun")
-            if found is None:
+            halo_values = values(halo, f"dicts/virial_quantities.{name}", "kpccm" if name[0] == "r" else "Msun")
+            if halo_values is None:
                 return None
-            if len(parent) and parent.max() >= len(found):
-                raise SnapshotError(f"{path}: a parent_halo_index points beyond the last of {len(found)} haloes")
-            own = central & (parent >= 0)
-            return np.where(own, found[np.where(own, parent, 0)], np.nan)
+            if len(parent) and parent.max() >= len(halo_values):
+                raise SnapshotError(f"{path}: a parent_halo_index points beyond the last of {len(halo_values)} haloes")
+            has_halo = central & (parent >= 0)
+            return np.where(has_halo, halo_values[np.where(has_halo, parent, 0)], np.nan)
 
         return listed(
             numbers(path, galaxy["GroupID"]),

@@ -1,4 +1,4 @@
-"""Where the galaxies of a snapshot are: read from its catalogue, chosen, or found on its matter."""
+"""The galaxies of a snapshot: read from its catalogue and selected, or found from its particles."""
 
 from collections import Counter
 from dataclasses import replace
@@ -13,39 +13,39 @@ from kinmass.gen.physics.centre import deepest_point, few
 from kinmass.gen.snapshots.snapshot import READ_WHOLE, Snapshot
 from kinmass.gen.suite import Selection
 
-#: Several times that of the heaviest clusters of galaxies.
+#: An R200 above this is a wrong unit: several times that of the most massive clusters of galaxies.
 LARGEST_R200_KPC = 1e4
 
 
-def find_haloes(kind: str, path: Path | None, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """Centrals and satellites of one snapshot; one galaxy of unknown centre when there is no catalogue.
+def find_haloes(catalogue_format: str, path: Path | None, snapshot: Path, units: CodeUnits) -> list[Halo]:
+    """Read the centrals and satellites of one snapshot; without a catalogue, one galaxy of unknown centre.
 
-    Raises SnapshotError naming the catalogue that cannot be read.
+    Raises SnapshotError naming the catalogue that cannot be read, or has two entries of one name.
     """
-    if kind == "none" or path is None:
+    if catalogue_format == "none" or path is None:
         return [Halo("0", None)]
-    with reading(path, f" as a {kind} catalogue"):
-        haloes = READERS[kind](path, snapshot, units)
+    with reading(path, f" as a {catalogue_format} catalogue"):
+        haloes = READERS[catalogue_format](path, snapshot, units)
     names = Counter(halo.name for halo in haloes)
-    if haloes and (most := names.most_common(1)[0])[1] > 1:
-        raise SnapshotError(f"{path}: {most[1]} entries are called {most[0]}; damaged?")
+    if haloes and (commonest := names.most_common(1)[0])[1] > 1:
+        raise SnapshotError(f"{path}: {commonest[1]} entries are called {commonest[0]}; damaged?")
     return haloes
 
 
 def chosen(haloes: list[Halo], selection: Selection) -> list[Halo]:
-    """The haloes that a selection lets through, in their order; what is not known of one does not cut it.
+    """Return the haloes that pass a selection, in their order; an unknown value passes.
 
-    Raises SnapshotError when what is asked for is known of none.
+    Raises SnapshotError when no halo has the value that a cut needs.
     """
     return [halo for halo, reason in zip(haloes, why_not(haloes, selection), strict=True) if not reason]
 
 
 def why_not(haloes: list[Halo], selection: Selection) -> list[str]:
-    """The key of the selection that keeps each halo out, or "". Raises SnapshotError as `chosen` does."""
+    """Return, for each halo, the key and value of the cut that excludes it, or "". Raises SnapshotError as `chosen`."""
     which = selection.which
     if which == "satellite" and haloes and all(h.central is None for h in haloes):
         raise _unknown("which: satellite")
-    why = ["" if which == "all" or h.central in (None, which == "central") else f"which: {which}" for h in haloes]
+    reasons = ["" if which == "all" or h.central in (None, which == "central") else f"which: {which}" for h in haloes]
     ranges = {
         "min_stars": ("n_stars", (selection.min_stars, None)),
         "stellar_mass_msun": ("stellar_mass_msun", selection.stellar_mass_msun),
@@ -53,23 +53,26 @@ def why_not(haloes: list[Halo], selection: Selection) -> list[str]:
         "min_particles": ("n_particles", (selection.min_particles, None)),
         "min_high_res_fraction": ("high_res_fraction", (selection.min_high_res_fraction, None)),
     }
-    begun: list[Halo] = []  # what `which` and min_stars let through: of these the others must know what they ask for
+    # Haloes that pass `which` and min_stars: at least one of them must have the value that a later cut needs.
+    first_cuts: list[Halo] = []
     for key, (field, limits) in ranges.items():
         low, high = limits or (None, None)
         if (
             key != "min_stars"
-            and begun
+            and first_cuts
             and (low, high) != (None, None)
-            and all(getattr(h, field) is None for h in begun)
+            and all(getattr(h, field) is None for h in first_cuts)
         ):
             raise _unknown(key)
         for i, halo in enumerate(haloes):
             value = getattr(halo, field)
-            out = value is not None and ((low is not None and value < low) or (high is not None and value > high))
-            why[i] = why[i] or (f"{key}: {getattr(selection, key)}" if out else "")
+            is_outside = value is not None and (
+                (low is not None and value < low) or (high is not None and value > high)
+            )
+            reasons[i] = reasons[i] or (f"{key}: {getattr(selection, key)}" if is_outside else "")
         if key == "min_stars":
-            begun = [h for h, reason in zip(haloes, why, strict=True) if not reason]
-    return why
+            first_cuts = [h for h, reason in zip(haloes, reasons, strict=True) if not reason]
+    return reasons
 
 
 def _unknown(key: str) -> SnapshotError:
@@ -77,7 +80,7 @@ def _unknown(key: str) -> SnapshotError:
 
 
 def usable(halo: Halo, path: Path | None) -> tuple[Halo | None, str]:
-    """The halo, or None and the reason why it can be no galaxy."""
+    """Return the halo and "", or None and the reason why its position or radius cannot be used."""
     if halo.centre_kpc is not None and not np.isfinite(halo.centre_kpc).all():
         return None, f"{path}: halo {halo.name} has no finite position"
     if halo.r200_kpc is not None and halo.r200_kpc > LARGEST_R200_KPC:
@@ -85,14 +88,14 @@ def usable(halo: Halo, path: Path | None) -> tuple[Halo | None, str]:
     return halo, ""
 
 
-def found_centre(snapshot: Snapshot) -> np.ndarray:
-    """Centre (3,) [kpc] of the galaxy in a snapshot without a catalogue (`gen.physics.centre.deepest_point`).
+def find_centre(snapshot: Snapshot) -> np.ndarray:
+    """Find the centre (3,) [kpc] of the galaxy in a snapshot without a catalogue.
 
-    Raises SnapshotError where there are no stars.
+    Uses `gen.physics.centre.deepest_point`. Raises SnapshotError where there are no stars.
     """
     parts = {name: few(snapshot.everything(name), READ_WHOLE) for name in snapshot.components}
     if len(parts["stars"]) == 0:
         raise SnapshotError(f"{snapshot.path}: no stars to find a centre from, and no catalogue given")
     origin = parts["stars"].pos_kpc[0]
-    about = {name: replace(p, pos_kpc=snapshot.wrap(p.pos_kpc - origin)) for name, p in parts.items()}
-    return origin + deepest_point(about["stars"], list(about.values()))
+    centred_parts = {name: replace(p, pos_kpc=snapshot.wrap(p.pos_kpc - origin)) for name, p in parts.items()}
+    return origin + deepest_point(centred_parts["stars"], list(centred_parts.values()))

@@ -9,34 +9,35 @@ from kinmass.gen.catalogues.base import Halo, listed, same_epoch, text_table
 from kinmass.gen.constants import G
 from kinmass.gen.formats import CodeUnits
 
-_WANTED = {
+_OPTIONAL = {
     "m200c", "mvir", "m200b", "r200c", "rvir", "r200b", "pid", "np", "num_p", "sm", "m200b_hires", "m200b_lowres",
 }  # fmt: skip
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """Comoving Mpc/h (positions) and kpc/h (radii), Msun/h, as its `#Units` lines say.
+    """Read the haloes; positions are in comoving Mpc/h, radii in kpc/h, masses in Msun/h (its `#Units` lines).
 
-    R200 follows from M200c and the header's cosmology; without them it is the primary radius. Only
-    the PID column of `find_parents` tells centrals (-1) from satellites.
+    R200 is computed from M200c and the header's cosmology; without them it is the primary radius. Only
+    the PID column of `find_parents` tells centrals (-1) from satellites. Raises OtherEpoch, or
+    SnapshotError for a damaged table.
     """
-    column, comments = text_table(path, {"id", "x", "y", "z"}, _WANTED)
-    said = {name: float(value) for name, value in re.findall(r"\b(a|Om|Ol|h) = ([-+.\deE]+)", comments)}
-    a, h = said.get("a", units.scale_factor), said.get("h", units.hubble)
+    column, comments = text_table(path, {"id", "x", "y", "z"}, _OPTIONAL)
+    header = {name: float(value) for name, value in re.findall(r"\b(a|Om|Ol|h) = ([-+.\deE]+)", comments)}
+    a, h = header.get("a", units.scale_factor), header.get("h", units.hubble)
     same_epoch(path, a, units)
 
     def values(*names: str) -> np.ndarray | None:
-        there = [name for name in names if name in column]
-        return np.array(column[there[0]], dtype=float) if there else None
+        present = [name for name in names if name in column]
+        return np.array(column[present[0]], dtype=float) if present else None
 
     def mass(*names: str) -> np.ndarray | None:
-        found = values(*names)
-        return None if found is None else found / h
+        masses = values(*names)
+        return None if masses is None else masses / h
 
     halo_mass, radius = mass("m200c", "mvir", "m200b"), values("r200c", "rvir", "r200b")
     r200 = None if radius is None else radius * a / h
-    if halo_mass is not None and "m200c" in column and {"Om", "Ol"} <= said.keys():
-        hubble2 = (0.1 * h) ** 2 * (said["Om"] / a**3 + (1 - said["Om"] - said["Ol"]) / a**2 + said["Ol"])
+    if halo_mass is not None and "m200c" in column and {"Om", "Ol"} <= header.keys():
+        hubble2 = (0.1 * h) ** 2 * (header["Om"] / a**3 + (1 - header["Om"] - header["Ol"]) / a**2 + header["Ol"])
         r200 = np.cbrt(halo_mass * G / (100 * hubble2))  # 4/3 pi r^3 200 rho_crit = M
     parent = values("pid")
     high, low = values("m200b_hires"), values("m200b_lowres")

@@ -1,4 +1,4 @@
-"""SUBFIND (Springel et al. 2001) in HDF5: as AREPO and GADGET-4 write it, and EAGLE's own layout."""
+"""SUBFIND (Springel et al. 2001) in HDF5: the layout of AREPO and GADGET-4, and the layout of EAGLE."""
 
 from pathlib import Path
 
@@ -12,31 +12,37 @@ from kinmass.gen.formats.gadget import files_of, in_round_units, scalar
 
 
 def _check(path: Path, n_found: int, units: CodeUnits) -> None:
-    """Raises SnapshotError when subhaloes are missing, or the catalogue is of another time, by its Header."""
-    said = header(path, "Nsubgroups_Total", "Nsubhalos_Total", "TotNsubgroups")
-    if said is None and n_found == 0:
+    """Raise SnapshotError when, by its Header, subhaloes are missing or the time is not the snapshot's."""
+    n_stated = header(path, "Nsubgroups_Total", "Nsubhalos_Total", "TotNsubgroups")
+    if n_stated is None and n_found == 0:
         raise SnapshotError(f"{path}: no Header and no subhaloes; is `catalogue.format` right?")
-    if said is not None and said != n_found:
+    if n_stated is not None and n_stated != n_found:
         raise SnapshotError(
-            f"{path}: {n_found} subhaloes of {said:.0f}; give the first of all files, `*.0.hdf5`, and have them all"
+            f"{path}: {n_found} subhaloes of {n_stated:.0f}; give the first of all files, `*.0.hdf5`, and have them all"
         )
     if (redshift := header(path, "Redshift")) is not None:
         same_epoch(path, 1 / (1 + redshift), units)
 
 
 def _high_resolution(mass_type: np.ndarray | None) -> np.ndarray | None:
-    """Share of the mass (N,) in high-resolution particles: zooms keep the others in types 2 and 3."""
+    """Return the share (N,) of the mass in high-resolution particles from masses (N, 6) by type.
+
+    Zoom simulations store low-resolution particles as types 2 and 3.
+    """
     if mass_type is None:
         return None
-    whole = mass_type.sum(axis=1, dtype=float)
-    return 1 - np.divide(mass_type[:, 2:4].sum(axis=1), whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    total_mass = mass_type.sum(axis=1, dtype=float)
+    return 1 - np.divide(
+        mass_type[:, 2:4].sum(axis=1), total_mass, out=np.full(len(total_mass), np.nan), where=total_mass > 0
+    )
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """`fof_subhalo_tab_*.hdf5`: in the units it says, or the snapshot's (TNG data specifications: kpc/h, 1e10 Msun/h).
+    """Read `fof_subhalo_tab_*.hdf5`, in its units or else the snapshot's (TNG data specifications: kpc/h, 1e10 Msun/h).
 
-    The first subhalo of a group is its central and has the group's R200 and M200. Subhaloes of
-    SubhaloFlag 0, not of cosmological origin, are left out. Names are numbers in the catalogue.
+    The first subhalo of a group is its central and has the group's R200 and M200. Subhaloes with
+    SubhaloFlag 0, which are not of cosmological origin, are left out. Names are row numbers in the catalogue.
+    Raises OtherEpoch, or SnapshotError for a damaged or incomplete catalogue.
     """
     files = files_of(path)
     group = stacked(files, "Group", {"GroupFirstSub", "Group_R_Crit200"}, {"GroupNsubs", "Group_M_Crit200"})
@@ -52,53 +58,57 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         return []
     if not group:
         raise SnapshotError(f"{path}: subhaloes without a Group; damaged?")
-    length, mass = code_units(path, units)
-    # A group without subhaloes has -1, or in older codes the number of the next group's first.
+    kpc_per_unit, msun_per_unit = code_units(path, units)
+    # GroupFirstSub of a group without subhaloes is -1, or in older codes the first subhalo of the next group.
     first = group["GroupFirstSub"].astype(np.int64)
-    owns = (first >= 0) & (group.get("GroupNsubs", np.ones(len(first))) > 0)
-    if np.any(first[owns] >= n):
+    has_subhaloes = (first >= 0) & (group.get("GroupNsubs", np.ones(len(first))) > 0)
+    if np.any(first[has_subhaloes] >= n):
         raise SnapshotError(f"{path}: GroupFirstSub points beyond the last of {n} subhaloes; damaged?")
     central = np.zeros(n, dtype=bool)
-    central[first[owns]] = True
+    central[first[has_subhaloes]] = True
     r200 = np.full(n, np.nan)
-    r200[first[owns]] = group["Group_R_Crit200"][owns] * length
-    bound, by_type = sub.get("SubhaloMass"), sub.get("SubhaloMassType")
-    halo_mass = np.full(n, np.nan) if bound is None else bound.astype(float) * mass
+    r200[first[has_subhaloes]] = group["Group_R_Crit200"][has_subhaloes] * kpc_per_unit
+    bound_mass, mass_by_type = sub.get("SubhaloMass"), sub.get("SubhaloMassType")
+    halo_mass = np.full(n, np.nan) if bound_mass is None else bound_mass.astype(float) * msun_per_unit
     if "Group_M_Crit200" in group:
-        halo_mass[first[owns]] = group["Group_M_Crit200"][owns] * mass
+        halo_mass[first[has_subhaloes]] = group["Group_M_Crit200"][has_subhaloes] * msun_per_unit
     stars = sub["SubhaloLenType"][:, 4]
     if "SubhaloFlag" in sub:
         stars = np.where(sub["SubhaloFlag"] == 0, 0, stars)
     return listed(
         range(n),
-        sub["SubhaloPos"] * length,
+        sub["SubhaloPos"] * kpc_per_unit,
         r200_kpc=r200,
         n_stars=stars,
         n_particles=sub.get("SubhaloLen"),
         central=central,
         halo_mass_msun=halo_mass,
-        stellar_mass_msun=None if by_type is None else by_type[:, 4] * mass,
-        high_res_fraction=_high_resolution(by_type),
+        stellar_mass_msun=None if mass_by_type is None else mass_by_type[:, 4] * msun_per_unit,
+        high_res_fraction=_high_resolution(mass_by_type),
     )
 
 
-def _physical(files: list[Path], name: str, units: CodeUnits, cgs: float, usual: float) -> float:
-    """Worth of a dataset's unit, by its own attributes as EAGLE writes them; `usual` where it has none."""
+def _physical(files: list[Path], name: str, units: CodeUnits, cgs: float, default_unit: float) -> float:
+    """Return a dataset's physical unit by EAGLE's attributes, in the unit that is `cgs` in cgs.
+
+    default_unit where the dataset has none.
+    """
     for path in files:
         with h5py.File(path, "r") as file:
             if name in file and "CGSConversionFactor" in file[name].attrs:
                 attrs = file[name].attrs
                 a, h = (scalar(attrs.get(f"{x}-scale-exponent", 0.0)) for x in ("aexp", "h"))
-                worth = in_round_units(scalar(attrs["CGSConversionFactor"]) / cgs)
-                return worth * units.scale_factor**a * units.hubble**h
-    return usual
+                unit = in_round_units(scalar(attrs["CGSConversionFactor"]) / cgs)
+                return unit * units.scale_factor**a * units.hubble**h
+    return default_unit
 
 
 def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """`eagle_subfind_tab_*.hdf5` (The EAGLE team 2017): SubGroupNumber 0 is the central of FOF group GroupNumber.
+    """Read `eagle_subfind_tab_*.hdf5` (The EAGLE team 2017): SubGroupNumber 0 is the central of FOF group GroupNumber.
 
-    In the units that the datasets' attributes say, else the snapshot's. Stellar masses are
-    those within 30 kpc, where given. Names are GroupNumber_SubGroupNumber.
+    Units are those of the datasets' attributes, else the snapshot's. Stellar masses are those within
+    30 kpc, where the catalogue has them. Names are GroupNumber_SubGroupNumber. Raises OtherEpoch, or
+    SnapshotError for a damaged or incomplete catalogue.
     """
     files = files_of(path)
     fof = stacked(files, "FOF", {"Group_R_Crit200"}, {"Group_M_Crit200"})
@@ -126,7 +136,7 @@ def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
             table[name] * _physical(files, f"{group}/{name}", units, MSUN_G, units.mass_msun) if name in table else None
         )
 
-    m200, bound, by_type = mass(fof, "FOF", "Group_M_Crit200"), mass(sub, "Subhalo", "Mass"), sub.get("MassType")
+    m200, bound, mass_by_type = mass(fof, "FOF", "Group_M_Crit200"), mass(sub, "Subhalo", "Mass"), sub.get("MassType")
     of_satellite = np.full(n, np.nan) if bound is None else bound
     stellar = mass(sub, "Subhalo", aperture if aperture in sub else "MassType")
     lengths = sub.get("SubLengthType")
@@ -139,5 +149,5 @@ def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         central=central,
         halo_mass_msun=of_satellite if m200 is None else np.where(central, m200[host], of_satellite),
         stellar_mass_msun=None if stellar is None else stellar[:, 4],
-        high_res_fraction=_high_resolution(by_type),
+        high_res_fraction=_high_resolution(mass_by_type),
     )

@@ -17,10 +17,11 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False, "": None, "--": N
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
-    """Columns `x`, `y`, `z`, and optionally those of docs/generation.md; an empty field is unknown.
+    """Read columns `x`, `y`, `z` and the optional ones of docs/generation.md; an empty field is unknown.
 
-    Lengths are physical kpc and masses Msun, or in the unit an ECSV header gives. With a `snapshot`
-    column only the rows whose entry is the file's name (or its path's end) count.
+    Lengths are physical kpc and masses Msun, unless an ECSV header gives other units. With a `snapshot`
+    column, only rows whose entry is the file's name, or the end of its path, are read. Raises
+    SnapshotError for a missing column.
     """
     table = Table.read(path, format="ascii.ecsv" if path.suffix == ".ecsv" else "ascii.csv")
     need(path, f"the table ({', '.join(table.colnames)})", "xyz", table.colnames)
@@ -40,5 +41,5 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         np.stack([values(x, u.kpc) for x in "xyz"], axis=1),
         central=[_TRUTH[word.lower()] for word in words("central")] if "central" in table.colnames else None,
         lineage=[None if w in ("", "--") else w for w in words("lineage")] if "lineage" in table.colnames else None,
-        **{key: values(name, unit) for name, (key, unit) in _OPTIONAL.items() if name in table.colnames},
+        **{halo_field: values(name, unit) for name, (halo_field, unit) in _OPTIONAL.items() if name in table.colnames},
     )

@@ -1,4 +1,4 @@
-"""One file per family of snapshot formats: how it is read through yt, and how the mocks write it."""
+"""Snapshot formats, one file per family: reading through yt, and writing for the mocks."""
 
 from kinmass.gen.formats.base import CodeUnits, Format, SnapshotError
 from kinmass.gen.formats.gadget import Arepo, Eagle, Gadget, Gizmo, Simba
@@ -6,6 +6,7 @@ from kinmass.gen.formats.gadget_binary import GadgetBinary
 from kinmass.gen.formats.swift import Swift
 from kinmass.gen.formats.tipsy import Tipsy
 
+#: The reader of each format by its name in suite files.
 FORMATS: dict[str, Format] = {
     f.name: f for f in (Tipsy(), Arepo(), Gizmo(), Gadget(), GadgetBinary(), Simba(), Eagle(), Swift())
 }

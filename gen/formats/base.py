@@ -1,4 +1,4 @@
-"""What every snapshot format has to say about itself."""
+"""The base class of all snapshot formats, their code units, and the errors that name the file at fault."""
 
 import struct
 import traceback
@@ -16,20 +16,21 @@ from kinmass.gen.formats.smoothing import SMOOTHING, Smoothing
 
 
 class SnapshotError(ValueError):
-    """A file that cannot be read as what it is said to be: the message says which, why and what to do."""
+    """A file cannot be read as the format it is declared to be; the message names it, the cause and the remedy."""
 
 
-#: What reads files: errors raised in there may be of any type.
-_READERS = ("h5py", "yt", "astropy", "unyt", "pandas")
-#: What bytes that are not what they should be raise in our own readers.
-_OF_BYTES = (OSError, EOFError, ValueError, LookupError, ArithmeticError, MemoryError, struct.error)
+#: Libraries that read files; damaged files make them raise errors of any type.
+_READING_LIBRARIES = ("h5py", "yt", "astropy", "unyt", "pandas")
+#: Errors that our own readers raise on damaged bytes.
+_DAMAGE_ERRORS = (OSError, EOFError, ValueError, LookupError, ArithmeticError, MemoryError, struct.error)
 
 
-def is_the_files(error: BaseException) -> bool:
-    """Whether a damaged file may be behind an exception: by what raised it, numerical libraries not counted.
+def may_be_damaged_file(error: BaseException) -> bool:
+    """Tell whether a damaged file may have caused an exception, by the module that raised it.
 
-    In libraries that read files that is any but a missing module, in our own readers what bytes can
-    lead to. Everything else is a fault of the program.
+    Numerical libraries are skipped in the traceback. In libraries that read files every error counts
+    except a missing module; in our own readers only the errors that damaged bytes can cause.
+    All others are faults of the program.
     """
     if isinstance(error, ImportError | NotImplementedError):
         return False
@@ -40,34 +41,39 @@ def is_the_files(error: BaseException) -> bool:
         name = str(frame.f_globals.get("__name__", ""))
         if name.partition(".")[0] not in ("numpy", "scipy", "contextlib"):
             raised_in = name
-    if raised_in.partition(".")[0] in _READERS:
+    if raised_in.partition(".")[0] in _READING_LIBRARIES:
         return True
-    return raised_in.startswith(("kinmass.gen.formats.", "kinmass.gen.catalogues.")) and isinstance(error, _OF_BYTES)
+    return raised_in.startswith(("kinmass.gen.formats.", "kinmass.gen.catalogues.")) and isinstance(
+        error, _DAMAGE_ERRORS
+    )
 
 
 @contextmanager
-def reading(path: Path, what: str = "") -> Iterator[None]:
-    """What a file makes go wrong inside, as a SnapshotError that names it; faults of the program pass as they are."""
+def reading(path: Path, purpose: str = "") -> Iterator[None]:
+    """Turn errors that a file causes inside the block into a SnapshotError that names it.
+
+    Faults of the program pass unchanged. purpose ends the words "cannot be read", such as ` as HDF5`.
+    """
     try:
         yield
     except SnapshotError as error:
         raise error if str(path.parent) in str(error) else SnapshotError(f"{path}: {error}") from error
     except Exception as error:
-        if not is_the_files(error):
+        if not may_be_damaged_file(error):
             raise
-        why = " ".join(f"{type(error).__name__}: {error}".split())
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise SnapshotError(
-            f"{path}: cannot be read{what} ({why[:300]}); missing, cut short, damaged or of another format?"
+            f"{path}: cannot be read{purpose} ({cause[:300]}); missing, cut short, damaged or of another format?"
         ) from error
 
 
 @dataclass(frozen=True)
 class CodeUnits:
-    """What one code unit is worth, factors of a and h included, and the box it lives in.
+    """The code units of a snapshot in kpc, Msun and km/s, factors of a and h included, and its periodic box.
 
-    source says where each came from; box_kpc is the physical side at the snapshot's time, None where
-    space is not periodic; corner_kpc is the coordinate at which the box begins; energy_kms2 is the
-    unit of specific internal energy; box_given tells that the suite file has the last word on the box.
+    source says where the units came from. box_kpc is the physical side at the snapshot's time, None
+    where space is not periodic; corner_kpc is the coordinate at which the box begins. energy_kms2 is
+    the unit of specific internal energy. box_given tells that the suite file sets the box.
     """
 
     length_kpc: float
@@ -83,50 +89,59 @@ class CodeUnits:
     box_given: bool = False
 
 
-#: Positions that leave the box by no more than this share of it are on its face: single precision.
-ON_THE_FACE = 1e-6
-#: Positions that span more than this share of the box are not those of a periodic box of that side.
-WIDEST = 1.01
-#: Positions that fill a cube from the box's corner to less than this share are of another box: no cutout begins there.
-FULLEST = 0.98
+#: Positions outside the box by at most this share of its side lie on its face: single precision rounds.
+FACE_TOLERANCE = 1e-6
+#: Positions that span more than this multiple of the box side cannot lie in a periodic box of that side.
+LARGEST_SPAN = 1.01
+#: Positions that fill a cube which begins at the box's corner, but has less than this share of its side, belong to
+#: another box: no cutout begins there.
+SMALLEST_FILL = 0.98
 
 
 def settled_box(path: Path, units: CodeUnits, extents_kpc: dict[str, np.ndarray]) -> CodeUnits:
-    """The units with the header's box as the positions bear it out; extents_kpc: (2, 3) of each particle type.
+    """Check the header's box against the positions and return the units with the box that holds.
 
-    A run that is not cosmological and leaves its box is not periodic: codes write a BoxSize all the same.
-    Raises SnapshotError where positions cannot be those of a periodic box of that side, unless the
-    suite file gives it.
+    extents_kpc: lowest and highest position (2, 3) of each particle type. A run that is not cosmological
+    and leaves its box is not periodic, although codes write a BoxSize. Raises SnapshotError where the
+    positions cannot lie in a periodic box of that side, unless the suite file gives the box.
     """
     if units.box_kpc is None or not extents_kpc:
         return units
-    box, corner = units.box_kpc, units.corner_kpc
-    outside = {t: max(*(corner - low), *(high - corner - box)) for t, (low, high) in extents_kpc.items()}
-    if not (units.cosmological or units.box_given) and max(outside.values()) > ON_THE_FACE * box:
-        why = f"its box of {box:.6g} kpc is left by positions and not used, for it is not cosmological"
-        return replace(units, box_kpc=None, source=f"{units.source}; {why}")
+    box_kpc, corner_kpc = units.box_kpc, units.corner_kpc
+    outside_kpc = {
+        t: max(*(corner_kpc - low), *(high - corner_kpc - box_kpc)) for t, (low, high) in extents_kpc.items()
+    }
+    if not (units.cosmological or units.box_given) and max(outside_kpc.values()) > FACE_TOLERANCE * box_kpc:
+        note = f"its box of {box_kpc:.6g} kpc is left by positions and not used, for it is not cosmological"
+        return replace(units, box_kpc=None, source=f"{units.source}; {note}")
     hint = "check BoxSize and the length unit, or give `units: {box: none}` or its side in the suite file"
     for ptype, (low, high) in extents_kpc.items():
-        if outside[ptype] > box:
+        if outside_kpc[ptype] > box_kpc:
             raise SnapshotError(f"{path}: positions more than a box outside the box in {ptype}/Coordinates; {hint}")
-        if (span := (high - low).max()) > WIDEST * box and not units.box_given:
-            raise SnapshotError(f"{path}: {ptype}/Coordinates span {span:.6g} kpc in a box of {box:.6g} kpc; {hint}")
-    whole = np.array(list(extents_kpc.values()))
-    low, high = whole[:, 0].min(axis=0) - corner, whole[:, 1].max(axis=0) - corner
-    side = high.max()
-    if side < FULLEST * box and max(*abs(low), *(side - high)) < 5e-3 * side and not units.box_given:
+        if (span_kpc := (high - low).max()) > LARGEST_SPAN * box_kpc and not units.box_given:
+            raise SnapshotError(
+                f"{path}: {ptype}/Coordinates span {span_kpc:.6g} kpc in a box of {box_kpc:.6g} kpc; {hint}"
+            )
+    extents = np.array(list(extents_kpc.values()))
+    low, high = extents[:, 0].min(axis=0) - corner_kpc, extents[:, 1].max(axis=0) - corner_kpc
+    cube_kpc = high.max()
+    if (
+        cube_kpc < SMALLEST_FILL * box_kpc
+        and max(*abs(low), *(cube_kpc - high)) < 5e-3 * cube_kpc
+        and not units.box_given
+    ):
         raise SnapshotError(
-            f"{path}: positions fill a cube of {side:.6g} kpc from the corner of a box of {box:.6g} kpc; {hint}"
+            f"{path}: positions fill a cube of {cube_kpc:.6g} kpc from the corner of a box of {box_kpc:.6g} kpc; {hint}"
         )
     return units
 
 
-#: What to do about a header that a run without expansion has kept from a cosmological one.
+#: Advice for a run without expansion whose header was copied from a cosmological one.
 NOT_COSMOLOGICAL = ", or give `units: {cosmological: false}` in the suite file if the run is not cosmological"
 
 
 def check_cosmology(path: Path, scale_factor: float, hubble: float) -> None:
-    """Raises SnapshotError for a scale factor outside (0.001, 10] or h outside (0.1, 10]: a damaged header."""
+    """Raise SnapshotError for a scale factor outside (0.001, 10] or h outside (0.1, 10]: a damaged header."""
     if not 1e-3 < scale_factor <= 10:
         raise SnapshotError(
             f"{path}: its header says scale factor a = {scale_factor:.4g}; check Time and Redshift{NOT_COSMOLOGICAL}"
@@ -136,13 +151,13 @@ def check_cosmology(path: Path, scale_factor: float, hubble: float) -> None:
 
 
 class Format(ABC):
-    """One family of snapshot files.
+    """One family of snapshot files: how they are found, checked, staged for yt, sampled and loaded.
 
-    `components` maps gas, stars, dark and black_holes to the particle types that make them up
-    unless the suite file says otherwise; `mass` names the field as yt sees it. Whatever box a staged
-    file claims yt never uses (gen.formats.domain). `container` is how its files are told from others
-    (gen.formats.recognise). `formed` names the field that tells stars from what only goes as stars:
-    `disguised`, a component or a type of its own.
+    `components` maps gas, stars, dark and black_holes to their particle types, unless the suite file
+    says otherwise. `mass` is the name of the mass field in yt. `container` is the kind of file, by which
+    gen.formats.recognise tells it from others. `formed` is the field with the formation time; it separates
+    stars from other particles that are stored as stars and belong to `disguised`, a component or a
+    particle type of its own. yt never uses the box that a staged file claims (gen.formats.domain).
     """
 
     name: ClassVar[str]
@@ -151,76 +166,85 @@ class Format(ABC):
     disguised: ClassVar[str] = "gas"
     components: ClassVar[dict[str, list[str]]]
     mass: ClassVar[str] = "Masses"
-    corner: ClassVar[float] = 0.0  # the coordinate at which a box begins, in sides of it
+    corner: ClassVar[float] = 0.0  # the coordinate at which a box begins, as a multiple of its side
 
     @abstractmethod
     def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
-        """Make the snapshot readable for yt inside the scratch folder; where is the result.
+        """Make the snapshot readable for yt inside the scratch folder, and return the path that yt opens.
 
-        yt writes index files beside what it opens: archives stay untouched. light names a dataset
-        (`Name` or `Name[column]`) to be seen as the field `Light`. Raises SnapshotError for a file
-        that is missing, cut short or no snapshot.
+        yt writes index files beside the file it opens, so it never opens a file of an archive itself.
+        light names a dataset (`Name` or `Name[column]`) that yt shall see as the field `Light`. Raises
+        SnapshotError for a file that is missing, cut short or no snapshot.
         """
 
     @abstractmethod
-    def sample(self, staged: Path, most: int, types: Collection[str] | None = None) -> dict[str, Sample]:
-        """Headers and a bounded look at a staged snapshot: about `most` particles of each type (of `types` alone)."""
+    def sample(self, staged: Path, max_particles: int, types: Collection[str] | None = None) -> dict[str, Sample]:
+        """Read about `max_particles` particles of each type of a staged snapshot, or only of `types`."""
 
     @abstractmethod
     def load(self, staged: Path) -> Any:
-        """The yt dataset of a staged snapshot."""
+        """Open a staged snapshot as a yt dataset with its index built. Raises SnapshotError with yt's reason."""
 
-    def units(self, path: Path, given: dict[str, Any]) -> CodeUnits:
-        """Code units from the file, with what the suite file gives (the keys of gen.suite.Units) taking precedence.
+    def units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
+        """Return the code units of the file; suite_units (the keys of gen.suite.Units) take precedence.
 
-        Raises SnapshotError where they are missing, contradict themselves, or are no positive numbers.
+        Raises SnapshotError where units are missing, contradict each other, or are no positive numbers.
         """
-        with self._or_what_it_is(path), reading(path):
-            units = self._units(path, given)
-        if said := [f"{key}: {str(given[key]).lower()}" for key in ("box", "cosmological") if key in given]:
-            units = replace(units, source=f"{units.source}; {', '.join(said)} by the suite file")
-        if (side := given.get("box")) == "none":
+        with self._explain_other_formats(path), reading(path):
+            units = self._units(path, suite_units)
+        if overrides := [
+            f"{key}: {str(suite_units[key]).lower()}" for key in ("box", "cosmological") if key in suite_units
+        ]:
+            units = replace(units, source=f"{units.source}; {', '.join(overrides)} by the suite file")
+        if (box_side := suite_units.get("box")) == "none":
             units = replace(units, box_kpc=None, box_given=True)
-        elif side is not None:
-            box = side * units.scale_factor
-            units = replace(units, box_kpc=box, corner_kpc=self.corner * box, box_given=True)
-        worth = {"length unit": units.length_kpc, "mass unit": units.mass_msun, "velocity unit": units.velocity_kms}
-        for name, value in {**worth, "box side": 1.0 if units.box_kpc is None else units.box_kpc}.items():
+        elif box_side is not None:
+            box_kpc = box_side * units.scale_factor
+            units = replace(units, box_kpc=box_kpc, corner_kpc=self.corner * box_kpc, box_given=True)
+        units_by_name = {
+            "length unit": units.length_kpc,
+            "mass unit": units.mass_msun,
+            "velocity unit": units.velocity_kms,
+        }
+        for name, value in {**units_by_name, "box side": 1.0 if units.box_kpc is None else units.box_kpc}.items():
             if not (np.isfinite(value) and value > 0):
                 raise SnapshotError(f"{path}: its {name} comes out as {value:.4g}; check the attributes that say so")
         return units
 
     @abstractmethod
-    def _units(self, path: Path, given: dict[str, Any]) -> CodeUnits: ...
+    def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits: ...
 
     def types(self, path: Path) -> set[str]:
-        """The particle types that the header says the snapshot has; empty where it does not."""
+        """Return the particle types that the header lists; empty where the header does not list them."""
         return set()
 
     def files(self, path: Path) -> list[Path]:
-        """All files of the snapshot that `path` is the first of. Raises SnapshotError when one is missing."""
+        """Return all files of the snapshot whose first file is `path`. Raises SnapshotError when one is missing."""
         return [path]
 
     @contextmanager
-    def _or_what_it_is(self, path: Path) -> Iterator[None]:
-        """Errors inside, in better words where the file is none of this format at all."""
+    def _explain_other_formats(self, path: Path) -> Iterator[None]:
+        """Replace a SnapshotError inside the block where the file is of another format: say which one."""
         try:
             yield
         except SnapshotError as error:
-            from kinmass.gen.formats.recognise import what_it_is_instead  # knows the formats, which are made of this
+            from kinmass.gen.formats.recognise import explain_other_container  # imports this file
 
-            if words := what_it_is_instead(path, self.container):
-                raise SnapshotError(words) from error
+            if explanation := explain_other_container(path, self.container):
+                raise SnapshotError(explanation) from error
             raise
 
     def are_stars(self, formed: np.ndarray) -> np.ndarray:
-        """Which of the stars' types (N,) are stars, by when they formed (N,): AREPO's wind cells have not."""
+        """Tell which particles (N,) of the stars' types are stars, from their formation times (N,).
+
+        AREPO's wind cells are stored as stars but have no formation time.
+        """
         return formed > 0
 
     def promised(self, path: Path) -> dict[str, int]:
-        """Particles of each type that the file's own header promises; empty where staging has seen to that."""
+        """Return the particle count of each type by the file's header; empty where staging has checked the counts."""
         return {}
 
     def smoothing(self, path: Path) -> Smoothing:
-        """The convention of this file's smoothing lengths."""
+        """Return the convention of this file's smoothing lengths."""
         return SMOOTHING[self.name]

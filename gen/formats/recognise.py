@@ -1,4 +1,4 @@
-"""What a file is, by its content: for people who have one, and for errors that say more than "damaged?"."""
+"""Tell what a file is by its content: for users who do not know, and for errors that say more than "damaged?"."""
 
 from codecs import getincrementaldecoder
 from pathlib import Path
@@ -10,7 +10,7 @@ from kinmass.gen.formats import gadget_binary, tipsy
 from kinmass.gen.formats.base import SnapshotError, reading
 from kinmass.gen.formats.gadget import header
 
-#: How some files begin that are often taken for snapshots, and what to do with them.
+#: First bytes of files that are often taken for snapshots, and what to do with them.
 _MAGIC = {
     b"\x1f\x8b": "compressed by gzip; `gunzip` it first",
     b"BZh": "compressed by bzip2; `bunzip2` it first",
@@ -27,7 +27,10 @@ _MAGIC = {
 
 
 def container(path: Path) -> str:
-    """`hdf5`, `gadget_binary` or `tipsy`. Raises SnapshotError saying what the file is instead, and what to do."""
+    """Return `hdf5`, `gadget_binary` or `tipsy`.
+
+    Raises SnapshotError for any other file: what it is, and what to do.
+    """
     try:
         if path.is_dir():
             raise SnapshotError(f"{path}: a folder; give {_snapshot_in(path)}")
@@ -39,9 +42,9 @@ def container(path: Path) -> str:
         raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     if not head:
         raise SnapshotError(f"{path}: is empty; was it not copied to the end?")
-    for magic, what in _MAGIC.items():
+    for magic, advice in _MAGIC.items():
         if head.startswith(magic):
-            raise SnapshotError(f"{path}: {what}")
+            raise SnapshotError(f"{path}: {advice}")
     if len(head) > 262 and head[257:262] == b"ustar":
         raise SnapshotError(f"{path}: a tar archive; unpack it by `tar xf` first")
     if h5py.is_hdf5(path):
@@ -59,6 +62,7 @@ def container(path: Path) -> str:
 
 
 def _snapshot_in(folder: Path) -> str:
+    """Return words that name a snapshot file in a folder, or say that it has none among its first 100 entries."""
     for path in sorted(folder.iterdir())[:100]:
         try:
             if path.is_file() and container(path):
@@ -70,7 +74,7 @@ def _snapshot_in(folder: Path) -> str:
 
 def _is_text(head: bytes) -> bool:
     try:
-        text = getincrementaldecoder("utf-8")().decode(head)  # the last letter may be cut
+        text = getincrementaldecoder("utf-8")().decode(head)  # the last letter may be incomplete
     except UnicodeDecodeError:
         return False
     return all(letter.isprintable() or letter.isspace() for letter in text)
@@ -81,19 +85,20 @@ def _first_line(head: bytes) -> str:
 
 
 def recognised(path: Path) -> str:
-    """The format that a snapshot file seems to have, one of gen.formats.FORMATS. A guess: suite files always say.
+    """Guess the format of a snapshot file, one of gen.formats.FORMATS; suite files always name it.
 
-    Raises SnapshotError for what is no snapshot or cut short, saying what it is and what to do.
+    Raises SnapshotError for a file that is cut short or no snapshot: what it is, and what to do.
     """
     kind = container(path)
     if kind == "hdf5":
-        return _of_hdf5(path)
+        return _format_of_hdf5(path)
     if kind == "gadget_binary":
         gadget_binary.blocks_of(path, gadget_binary.read_header(path))
     return kind
 
 
-def _of_hdf5(path: Path) -> str:
+def _format_of_hdf5(path: Path) -> str:
+    """Guess the format of an HDF5 snapshot by its groups, fields and Header. Raises SnapshotError without particles."""
     with reading(path, " as HDF5"), h5py.File(path, "r") as file:
         groups = set(file)
         fields = {name for i in range(6) for name in _members(file.get(f"PartType{i}"))}
@@ -119,26 +124,26 @@ def _members(group: Any) -> list[str]:
 
 
 def _what_else(groups: set[str]) -> str:
-    for names, what in (
+    for names, guess in (
         ({"Group", "Subhalo", "FOF"}, "a SUBFIND catalogue? That goes under `catalogue`"),
         ({"galaxy_data", "halo_data"}, "a caesar catalogue? That goes under `catalogue`"),
         ({"Header"}, "an empty part of a snapshot, or one that was never written?"),
     ):
         if names & groups:
-            return what
+            return guess
     return f"no snapshot: it holds {', '.join(sorted(groups)[:5]) or 'nothing'}"
 
 
-def what_it_is_instead(path: Path, wanted: str) -> str | None:
-    """One sentence on a file that is no `wanted` (a container) at all; None where it is one, for better or worse."""
+def explain_other_container(path: Path, expected: str) -> str | None:
+    """Say in one sentence what a file is; None if it is of the expected container, damaged or not."""
     try:
-        if (found := container(path)) == wanted:
+        if (actual := container(path)) == expected:
             return None
     except SnapshotError as error:
         return str(error)
-    words = {"hdf5": "HDF5", "gadget_binary": "a GADGET binary file", "tipsy": "a Tipsy file"}
+    container_words = {"hdf5": "HDF5", "gadget_binary": "a GADGET binary file", "tipsy": "a Tipsy file"}
     try:
         advice = f"give `format: {recognised(path)}`"
     except SnapshotError:
         advice = "give another `format`"
-    return f"{path}: {words[found]}, not {words[wanted]}; {advice}"
+    return f"{path}: {container_words[actual]}, not {container_words[expected]}; {advice}"

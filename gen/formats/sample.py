@@ -1,4 +1,4 @@
-"""A bounded look at a snapshot's particles: what headers promise, and blocks spread over its files."""
+"""A sample of a snapshot's particles, of bounded size: the counts of its headers, and blocks spread over its files."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-#: Stretches of a file that a sample is taken from: few, for each may cost a chunk.
-BLOCKS = 16
-#: Files of a snapshot in many that a sample is taken from.
-FILES = 16
+#: Most blocks that are read from one file: few, because each may need a whole chunk of the dataset.
+MAX_BLOCKS = 16
+#: Most files that are read of a snapshot in many files.
+MAX_FILES = 16
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some particles of one type in code units: pos (n, 3), vel (n, 3), mass (n,); count is how many there are in all.
+    """Some particles of one type in code units: pos (n, 3), vel (n, 3), mass (n,).
 
-    fields are the names that the type has in the file, as `gen.snapshots` knows them. formed (n,) is when stars formed,
-    where the file tells stars from what only goes as stars by it (`Format.are_stars`).
+    count is the number of all particles of the type. fields are the names of its fields, as `gen.snapshots` knows
+    them. formed (n,) is the formation time, where the file has the one that `Format.are_stars` needs.
     """
 
     count: int
@@ -29,61 +29,67 @@ class Sample:
     formed: np.ndarray | None = None
 
     def __getitem__(self, mask: np.ndarray) -> "Sample":
-        """The part of the sample that a mask (n,) chooses; of the type that share is counted."""
+        """Return the particles that a mask (n,) chooses, with `count` scaled by the share chosen, without `formed`."""
         count = round(self.count * np.count_nonzero(mask) / max(len(mask), 1))
         return Sample(count, self.pos[mask], self.vel[mask], self.mass[mask], self.fields)
 
     @property
     def is_whole(self) -> bool:
-        """Whether these are all particles of the type."""
+        """Tell whether the sample has all particles of the type."""
         return len(self.mass) == self.count
 
 
-def blocks(n: int, most: int) -> list[slice]:
-    """Slices of range(n) that hold `most` entries or a few more: all, or stretches of equal size evenly apart."""
-    if n <= most:
+def blocks(n: int, max_entries: int) -> list[slice]:
+    """Return slices of range(n) with `max_entries` entries or a few more: all, or evenly spaced ones of equal size."""
+    if n <= max_entries:
         return [slice(0, n)] if n else []
-    pieces = min(BLOCKS, most)
-    size = -(-most // pieces)
-    return [slice(start, start + size) for start in np.linspace(0, n - size, pieces).astype(int).tolist()]
+    n_blocks = min(MAX_BLOCKS, max_entries)
+    block_size = -(-max_entries // n_blocks)
+    return [slice(start, start + block_size) for start in np.linspace(0, n - block_size, n_blocks).astype(int).tolist()]
 
 
-def take(read: Callable[[slice], np.ndarray], n: int, most: int) -> np.ndarray:
-    """The entries of some blocks, as float64."""
-    return np.concatenate([np.asarray(read(b), dtype=np.float64) for b in blocks(n, most)])
+def take(read: Callable[[slice], np.ndarray], n: int, max_entries: int) -> np.ndarray:
+    """Read `max_entries` of n entries, or a few more, in `blocks`, as float64."""
+    return np.concatenate([np.asarray(read(b), dtype=np.float64) for b in blocks(n, max_entries)])
 
 
-def from_hdf5(files: list[Path], most: int, formed: str, types: Collection[str] | None = None) -> dict[str, Sample]:
-    """Samples of each particle type of staged files, `most` of each or a few more; of types alone where given.
+def from_hdf5(
+    files: list[Path], max_particles: int, formed: str, types: Collection[str] | None = None
+) -> dict[str, Sample]:
+    """Sample each particle type of staged files, about `max_particles` of each; only `types` where given.
 
-    formed names the dataset that says when stars formed.
+    formed is the name of the dataset with the stars' formation times.
     """
-    found: dict[str, list[Sample]] = {}
+    samples_by_type: dict[str, list[Sample]] = {}
     counts: dict[str, int] = {}
-    chosen = {files[i] for i in np.linspace(0, len(files) - 1, min(FILES, len(files))).astype(int)}
+    sampled_files = {files[i] for i in np.linspace(0, len(files) - 1, min(MAX_FILES, len(files))).astype(int)}
     for path in files:
         with h5py.File(path, "r") as file:
-            table = np.ravel(file["Header"].attrs["MassTable"])
-            here = {f"PartType{i}": int(n) for i, n in enumerate(file["Header"].attrs["NumPart_ThisFile"]) if n}
-            for ptype, n in here.items():
+            mass_table = np.ravel(file["Header"].attrs["MassTable"])
+            counts_in_file = {
+                f"PartType{i}": int(n) for i, n in enumerate(file["Header"].attrs["NumPart_ThisFile"]) if n
+            }
+            for ptype, n in counts_in_file.items():
                 if types is not None and ptype not in types:
                     continue
                 counts[ptype] = counts.get(ptype, 0) + n
-                if path in chosen:
-                    found.setdefault(ptype, []).append(
-                        _of_group(file[ptype], n, -(-most // len(chosen)), table[int(ptype[-1])], formed)
+                if path in sampled_files:
+                    samples_by_type.setdefault(ptype, []).append(
+                        _sample_group(
+                            file[ptype], n, -(-max_particles // len(sampled_files)), mass_table[int(ptype[-1])], formed
+                        )
                     )
-    return {ptype: _joined(counts[ptype], parts) for ptype, parts in found.items()}
+    return {ptype: _join_samples(counts[ptype], parts) for ptype, parts in samples_by_type.items()}
 
 
-def _of_group(group: h5py.Group, n: int, most: int, table_mass: float, formed: str) -> Sample:
-    pos, vel = (take(group[name].__getitem__, n, most) for name in ("Coordinates", "Velocities"))
-    mass = take(group["Masses"].__getitem__, n, most) if "Masses" in group else np.full(len(pos), table_mass)
-    when = take(group[formed].__getitem__, n, most) if formed in group else None
-    return Sample(n, pos, vel, mass, frozenset(group), when)
+def _sample_group(group: h5py.Group, n: int, max_particles: int, table_mass: float, formed: str) -> Sample:
+    pos, vel = (take(group[name].__getitem__, n, max_particles) for name in ("Coordinates", "Velocities"))
+    mass = take(group["Masses"].__getitem__, n, max_particles) if "Masses" in group else np.full(len(pos), table_mass)
+    formation_time = take(group[formed].__getitem__, n, max_particles) if formed in group else None
+    return Sample(n, pos, vel, mass, frozenset(group), formation_time)
 
 
-def _joined(count: int, parts: list[Sample]) -> Sample:
+def _join_samples(count: int, parts: list[Sample]) -> Sample:
     pos, vel, mass = (np.concatenate([getattr(p, name) for p in parts]) for name in ("pos", "vel", "mass"))
     formed = [p.formed for p in parts if p.formed is not None]
     return Sample(count, pos, vel, mass, parts[0].fields, np.concatenate(formed) if len(formed) == len(parts) else None)

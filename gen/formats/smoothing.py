@@ -1,4 +1,4 @@
-"""The one table of smoothing-length conventions: from what a file stores to the radius where the kernel vanishes."""
+"""The table of smoothing-length conventions: from the stored length to the radius where the kernel vanishes."""
 
 from dataclasses import dataclass, replace
 
@@ -9,8 +9,8 @@ import numpy as np
 class Smoothing:
     """How a format's gas particles get their kernel support H.
 
-    factor is H over the stored length (None: nothing is stored, or it goes with the file's kernel);
-    volumes is the volume of the support over m / rho, for files that hold only a density.
+    factor is H over the stored length (None: no length is stored, or the factor depends on the file's kernel);
+    volumes is the volume of the support over m / rho, for files that have only a density; source is the reference.
     """
 
     stores: str
@@ -19,7 +19,7 @@ class Smoothing:
     source: str
 
     def from_density(self, mass: np.ndarray, density: np.ndarray) -> np.ndarray:
-        """H (N,) in code length, from code mass (N,) and density (N,)."""
+        """Return H (N,) in the code's length unit, from mass (N,) and density (N,) in code units."""
         return np.cbrt(3 * (self.volumes or 1.0) / (4 * np.pi) * mass / density)
 
 
@@ -45,13 +45,13 @@ KERNEL_GAMMA = {
 }
 
 
-def of_kernel(gamma: float, eta: float) -> Smoothing:
-    """SWIFT's row for one kernel; h = eta (m / rho)^(1/3) (SWIFT's `Kernel eta`)."""
+def swift_smoothing(gamma: float, eta: float) -> Smoothing:
+    """Return SWIFT's row of the table for one kernel; h = eta (m / rho)^(1/3) (SWIFT's `Kernel eta`)."""
     return replace(SMOOTHING["swift"], factor=gamma, volumes=4 * np.pi / 3 * (gamma * eta) ** 3)
 
 
 def as_markdown() -> str:
-    """The table as docs/generation.md shows it."""
+    """Return the table as docs/generation.md shows it."""
     lines = ["| format | stored | H / stored | support in m / rho | source |", "|---|---|---|---|---|"]
     for name, row in SMOOTHING.items():
         kernel = "gamma_K" if name == "swift" else "-"

@@ -1,7 +1,7 @@
-"""Datasets whose numbers are really there: HDF5 reads what it cannot find as a fill value, zeros, and says nothing.
+"""Check that all numbers of a dataset are there: HDF5 reads missing ones as a fill value, zeros, without a warning.
 
-So it does with chunks that were never written, with rows that no part of a virtual dataset maps or that its part
-has not, and with parts that are missing or cannot be opened because a process has too many files open already.
+This happens to chunks that were never written, to rows of a virtual dataset that no part maps or that a part lacks,
+and to parts that are missing or cannot be opened because the process has too many open files.
 """
 
 import os
@@ -15,66 +15,66 @@ import numpy as np
 
 from kinmass.gen.formats.base import SnapshotError, reading
 
-#: A dataset may unpack to this many times its files' size; more is a damaged header.
-MOST_PACKED = 100
-#: Files that may be opened beside the parts of a virtual dataset: the store, sockets, libraries.
+#: A dataset may unpack to this many times the size of its file; a larger one has a damaged header.
+LARGEST_COMPRESSION = 100
+#: Open files that a process needs beside the parts of a virtual dataset: the store, sockets, libraries.
 SPARE_FILES = 32
-#: Virtual datasets may map virtual ones, so deep.
-_DEEPEST = 4
+#: Virtual datasets may map other virtual datasets, to this depth.
+_DEEPEST_NESTING = 4
 
 
 def checked(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
-    """A dataset of plain numbers, every one of which is there. Raises SnapshotError."""
+    """Return a dataset of a group after checking that it holds numbers and all are there. Raises SnapshotError."""
     dataset = group.get(name)
-    where = f"{path}: {group.name}/{name}"
+    label = f"{path}: {group.name}/{name}"
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iuf":
-        what = "a link to nothing" if dataset is None else f"{getattr(dataset, 'dtype', 'a group')}"
-        raise SnapshotError(f"{where} holds no plain numbers ({what}); damaged?")
-    check_whole(where, dataset)
+        kind = "a link to nothing" if dataset is None else f"{getattr(dataset, 'dtype', 'a group')}"
+        raise SnapshotError(f"{label} holds no plain numbers ({kind}); damaged?")
+    check_complete(label, dataset)
     return dataset
 
 
-def check_whole(where: str, dataset: h5py.Dataset) -> None:
-    """Raises SnapshotError, which begins with `where`, for a dataset whose numbers are not all there."""
-    if len(files := _files_of(where, dataset)) > 1:
-        _make_room(where, len(files))
+def check_complete(label: str, dataset: h5py.Dataset) -> None:
+    """Raise SnapshotError, which begins with `label`, for a dataset whose numbers are not all there."""
+    if len(files := _files_of(label, dataset)) > 1:
+        _allow_open_files(label, len(files))
 
 
-def _files_of(where: str, dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
-    """The files that hold a dataset, its own and those of its parts. Raises SnapshotError where numbers are missing."""
-    own = Path(dataset.file.filename)
+def _files_of(label: str, dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
+    """Return a dataset's file and the files of its parts. Raises SnapshotError where numbers are missing."""
+    own_file = Path(dataset.file.filename)
     if dataset.external:
-        raise SnapshotError(f"{where} lies in raw files outside of HDF5, which are not read; copy it into the file")
+        raise SnapshotError(f"{label} lies in raw files outside of HDF5, which are not read; copy it into the file")
     if not dataset.is_virtual:
-        if dataset.nbytes > 2**20 + MOST_PACKED * own.stat().st_size:
-            raise SnapshotError(f"{where} claims {dataset.nbytes} bytes, more than the file can hold; damaged?")
+        if dataset.nbytes > 2**20 + LARGEST_COMPRESSION * own_file.stat().st_size:
+            raise SnapshotError(f"{label} claims {dataset.nbytes} bytes, more than the file can hold; damaged?")
         if dataset.size and not _is_written(dataset):
-            raise SnapshotError(f"{where} was never written, or not all of it; was the program that made it stopped?")
-        return {own}
-    if depth == _DEEPEST or not _is_mapped(dataset):
-        raise SnapshotError(f"{where} is a virtual dataset whose parts leave gaps in it; copy it into a plain one")
-    files, known = {own}, set()
+            raise SnapshotError(f"{label} was never written, or not all of it; was the program that made it stopped?")
+        return {own_file}
+    if depth == _DEEPEST_NESTING or not _is_mapped(dataset):
+        raise SnapshotError(f"{label} is a virtual dataset whose parts leave gaps in it; copy it into a plain one")
+    files, checked_parts = {own_file}, set()
     for source in _sources(dataset):
         name, inner = source.file_name, source.dset_name
-        part = own if name == "." else own.resolve().parent / name
-        if not part.is_file():
-            raise SnapshotError(f"{where} lies in {name}, which is not beside it")
-        with reading(part, f" for {where}"), h5py.File(part, "r") as file:
-            if not _has(file[inner], source):
-                raise SnapshotError(f"{where} needs rows of {inner} in {name} that are not there; cut short?")
-            if (name, inner) not in known:
-                files |= _files_of(where, file[inner], depth + 1)
-                known.add((name, inner))
+        part_file = own_file if name == "." else own_file.resolve().parent / name
+        if not part_file.is_file():
+            raise SnapshotError(f"{label} lies in {name}, which is not beside it")
+        with reading(part_file, f" for {label}"), h5py.File(part_file, "r") as file:
+            if not _has_mapped_rows(file[inner], source):
+                raise SnapshotError(f"{label} needs rows of {inner} in {name} that are not there; cut short?")
+            if (name, inner) not in checked_parts:
+                files |= _files_of(label, file[inner], depth + 1)
+                checked_parts.add((name, inner))
     return files
 
 
 def _sources(dataset: h5py.Dataset) -> list[Any]:
-    """The mappings of a virtual dataset, without those of parts that have no particles."""
+    """Return the mappings of a virtual dataset, without those of parts that have no particles."""
     return [source for source in dataset.virtual_sources() if source.vspace.get_select_npoints()]
 
 
-def _has(part: h5py.Dataset, source: Any) -> bool:
-    """Whether a part of a virtual dataset has what is mapped of it."""
+def _has_mapped_rows(part: h5py.Dataset, source: Any) -> bool:
+    """Tell whether a part of a virtual dataset has the rows that are mapped."""
     if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
         return bool(part.size == source.vspace.get_select_npoints())
     if source.src_space.get_select_npoints() != source.vspace.get_select_npoints():
@@ -83,14 +83,15 @@ def _has(part: h5py.Dataset, source: Any) -> bool:
 
 
 def _is_written(dataset: h5py.Dataset) -> bool:
+    """Tell whether all chunks of a dataset are stored in its file."""
     if dataset.chunks is None:
         return bool(dataset.id.get_storage_size())
     return bool(dataset.id.get_num_chunks() == np.prod(-(-np.array(dataset.shape) // dataset.chunks)))
 
 
 def _is_mapped(dataset: h5py.Dataset) -> bool:
-    """Whether the parts of a virtual dataset are blocks that fill it, one after the other."""
-    rows: dict[tuple[tuple[int, ...], ...], list[tuple[int, int]]] = {}  # by the columns that they have
+    """Tell whether the parts of a virtual dataset are blocks that fill it without gaps."""
+    rows: dict[tuple[tuple[int, ...], ...], list[tuple[int, int]]] = {}  # by the range of columns that a part fills
     for source in _sources(dataset):
         low, high = source.vspace.get_select_bounds()
         if np.prod(np.array(high) - low + 1) != source.vspace.get_select_npoints():
@@ -99,13 +100,13 @@ def _is_mapped(dataset: h5py.Dataset) -> bool:
     if not dataset.size:
         return True
     columns = [(low[0], high[0]) for low, high in rows if low]
-    return all(_tile(blocks, dataset.shape[0]) for blocks in rows.values()) and (
-        dataset.ndim == 1 or (dataset.ndim == 2 and _tile(columns, dataset.shape[1]))
+    return all(_fill_without_gap(blocks, dataset.shape[0]) for blocks in rows.values()) and (
+        dataset.ndim == 1 or (dataset.ndim == 2 and _fill_without_gap(columns, dataset.shape[1]))
     )
 
 
-def _tile(blocks: Iterable[tuple[int, int]], n: int) -> bool:
-    """Whether blocks (first, last) fill 0 to n - 1 without gap or overlap."""
+def _fill_without_gap(blocks: Iterable[tuple[int, int]], n: int) -> bool:
+    """Tell whether blocks (first, last) fill 0 to n - 1 without gap or overlap."""
     end = 0
     for first, last in sorted(blocks):
         if first != end:
@@ -114,50 +115,53 @@ def _tile(blocks: Iterable[tuple[int, int]], n: int) -> bool:
     return end == n
 
 
-def _make_room(where: str, files: int) -> None:
-    """Let the process open so many files more. Raises SnapshotError where it may not: HDF5 would read zeros."""
+def _allow_open_files(label: str, n_files: int) -> None:
+    """Raise the process's limit to `n_files` more open files. Raises SnapshotError if that is not allowed.
+
+    HDF5 would read zeros from a file that it cannot open.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = files + len(os.listdir("/dev/fd")) + SPARE_FILES
-    if soft == resource.RLIM_INFINITY or need <= soft:
+    n_needed = n_files + len(os.listdir("/dev/fd")) + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or n_needed <= soft:
         return
-    if hard != resource.RLIM_INFINITY and need > hard:
+    if hard != resource.RLIM_INFINITY and n_needed > hard:
         raise SnapshotError(
-            f"{where} lies in {files} files, and this process may have no more than {hard} open; "
-            f"allow it {need} (`ulimit -n {need}`), or join the parts into one file"
+            f"{label} lies in {n_files} files, and this process may have no more than {hard} open; "
+            f"allow it {n_needed} (`ulimit -n {n_needed}`), or join the parts into one file"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def show(staged: h5py.File, name: str, dataset: h5py.Dataset, column: int | None = None) -> None:
-    """Make a dataset, or one column of it, that of another file without copying it.
+def link_dataset(staged: h5py.File, name: str, dataset: h5py.Dataset, column: int | None = None) -> None:
+    """Link a dataset of another file, or one of its columns, under `name` in the staged file, without copying it.
 
-    Parts of a virtual one are named anew, with NaN where they cannot be read after all.
+    A virtual dataset is made anew with absolute paths of its parts, and NaN where a part cannot be read.
     """
     if column is not None:
-        whole = dataset
+        all_columns = dataset
         if dataset.is_virtual:
-            show(staged, f"Whole{dataset.name}", dataset)
-            whole = staged[f"Whole{dataset.name}"]
+            link_dataset(staged, f"Whole{dataset.name}", dataset)
+            all_columns = staged[f"Whole{dataset.name}"]
         layout = h5py.VirtualLayout(shape=dataset.shape[:1], dtype=dataset.dtype)
-        layout[:] = h5py.VirtualSource(whole)[:, column]
-        staged.create_virtual_dataset(name, layout, fillvalue=_missing(dataset))
+        layout[:] = h5py.VirtualSource(all_columns)[:, column]
+        staged.create_virtual_dataset(name, layout, fillvalue=_fill_value(dataset))
     elif not dataset.is_virtual:
         staged[name] = h5py.ExternalLink(str(Path(dataset.file.filename).resolve()), dataset.name)
     else:
-        own = Path(dataset.file.filename).resolve()
-        made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        made.set_fill_value(np.array(_missing(dataset), dtype=dataset.dtype))
+        own_file = Path(dataset.file.filename).resolve()
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_fill_value(np.array(_fill_value(dataset), dtype=dataset.dtype))
         for source in _sources(dataset):
-            part = own if source.file_name == "." else own.parent / source.file_name
+            part_file = own_file if source.file_name == "." else own_file.parent / source.file_name
             space = source.src_space
-            if space.get_select_type() == h5py.h5s.SEL_ALL:  # of an extent that is not known before it is opened
+            if space.get_select_type() == h5py.h5s.SEL_ALL:  # its extent is not known before the part is opened
                 low, high = np.array(source.vspace.get_select_bounds())
                 space = h5py.h5s.create_simple(tuple(high - low + 1))
-            made.set_virtual(source.vspace, os.fsencode(part), source.dset_name.encode(), space)
-        group, _, last = name.rpartition("/")
-        where = staged.require_group(group)
-        h5py.h5d.create(where.id, last.encode(), dataset.id.get_type(), dataset.id.get_space(), dcpl=made)
+            creation.set_virtual(source.vspace, os.fsencode(part_file), source.dset_name.encode(), space)
+        group, _, leaf_name = name.rpartition("/")
+        parent = staged.require_group(group)
+        h5py.h5d.create(parent.id, leaf_name.encode(), dataset.id.get_type(), dataset.id.get_space(), dcpl=creation)
 
 
-def _missing(dataset: h5py.Dataset) -> float:
+def _fill_value(dataset: h5py.Dataset) -> float:
     return float("nan") if dataset.dtype.kind == "f" else 0

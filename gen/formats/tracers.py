@@ -1,4 +1,4 @@
-"""What a tracer's maps weigh particles by, other than mass: cold gas, neutral hydrogen, starlight."""
+"""Weights of particles in a tracer's maps, other than mass: cold gas, neutral hydrogen, starlight."""
 
 from collections.abc import Callable, Collection
 
@@ -6,16 +6,17 @@ import numpy as np
 
 from kinmass.gen.formats.base import SnapshotError
 
+#: Reads a field (N,) by its name.
 Read = Callable[[str], np.ndarray]
 
-#: Hydrogen's share of gas mass where a file does not say; that of the codes' own cooling tables.
+#: Hydrogen's share of gas mass where a file does not have it; the value of the codes' cooling tables.
 HYDROGEN = 0.76
 #: Proton mass over Boltzmann's constant [K / (km/s)^2] (CODATA 2018).
 PROTON_K_PER_KMS2 = 121.14752
 
 
 def temperature_k(energy_kms2: np.ndarray, electron_abundance: np.ndarray) -> np.ndarray:
-    """Temperature (N,) [K] from specific internal energy (N,) and electrons per hydrogen nucleus (N,).
+    """Return the temperature (N,) [K] from specific internal energy (N,) and electrons per hydrogen nucleus (N,).
 
     T = (gamma - 1) u mu m_p / k_B, mu = 4 / (1 + 3 X + 4 X x_e), gamma = 5/3 (TNG's data specifications).
     """
@@ -24,9 +25,10 @@ def temperature_k(energy_kms2: np.ndarray, electron_abundance: np.ndarray) -> np
 
 
 def is_cold(fields: Collection[str], read: Read, energy_kms2: float, below_k: float) -> np.ndarray:
-    """Which gas (N,) is cooler than below_k, or forms stars: an effective equation of state is hotter than its gas.
+    """Tell which gas particles (N,) are cooler than below_k [K] or form stars.
 
-    Raises SnapshotError where a file has neither temperatures nor what they follow from.
+    Star-forming gas counts because its effective equation of state is hotter than the gas it stands for. energy_kms2
+    is the code unit of specific energy. Raises SnapshotError where a file has neither temperatures nor energies.
     """
     if "Temperature" in fields:
         kelvin = read("Temperature")
@@ -42,11 +44,12 @@ def is_cold(fields: Collection[str], read: Read, energy_kms2: float, below_k: fl
 
 
 def neutral_fraction(fields: Collection[str], read: Read) -> np.ndarray:
-    """Neutral hydrogen, atoms and molecules, over gas mass (N,). Raises SnapshotError naming what is missing.
+    """Return the mass of neutral hydrogen, atoms and molecules, over gas mass (N,).
 
-    Most codes have one number for both. SIMBA's Grackle and COLIBRE's CHIMES have atoms alone in theirs, and
-    molecules, most of the gas that forms stars, in another: FractionH2 is the hydrogen's mass in them (Davé et
-    al. 2019, section 2.2; caesar's hydrogen_mass_calc), SpeciesFractions[H2] molecules per hydrogen nucleus.
+    Most codes store one number for both. SIMBA's Grackle and COLIBRE's CHIMES store atoms alone in it, and
+    molecules, which are most of the star-forming gas, in another field: FractionH2 is the share of the hydrogen
+    mass (Davé et al. 2019, section 2.2; caesar's hydrogen_mass_calc), SpeciesFractions[H2] is molecules per
+    hydrogen nucleus. Raises SnapshotError naming the missing fields.
     """
     if "NeutralHydrogenAbundance" not in fields:
         raise SnapshotError(
@@ -61,6 +64,7 @@ def neutral_fraction(fields: Collection[str], read: Read) -> np.ndarray:
 
 
 def _fraction(name: str, read: Read) -> np.ndarray:
+    """Read a field (N,) of fractions. Raises SnapshotError for values outside 0 to 1."""
     fraction = read(name)
     if fraction.min(initial=0.0) < 0 or fraction.max(initial=0.0) > 1.001:
         raise SnapshotError(f"{name} leaves 0 to 1; it is no fraction of hydrogen")
@@ -68,7 +72,10 @@ def _fraction(name: str, read: Read) -> np.ndarray:
 
 
 def luminosity(light: np.ndarray, dataset: str) -> np.ndarray:
-    """Luminosities (N,), in units of their own, of a dataset that holds them or, as TNG's, magnitudes."""
+    """Return luminosities (N,) in the dataset's unit, computed from magnitudes where the dataset has these (TNG).
+
+    dataset is its name, which tells magnitudes. Raises SnapshotError for negative luminosities.
+    """
     if "photometrics" in dataset.lower() or "magnitude" in dataset.lower():
         return 10.0 ** (-0.4 * light)
     if light.min(initial=0.0) < 0:

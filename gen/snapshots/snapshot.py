@@ -11,7 +11,7 @@ import numpy as np
 
 from kinmass.gen.constants import LIGHT_KMS
 from kinmass.gen.formats import FORMATS, SnapshotError
-from kinmass.gen.formats.base import is_the_files, reading, settled_box
+from kinmass.gen.formats.base import may_be_damaged_file, reading, settled_box
 from kinmass.gen.formats.frontends import forget_datasets
 from kinmass.gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty

@@ -1,4 +1,4 @@
-"""Halo catalogues as their programs write them come back in physical kpc and Msun; selection keeps what it says."""
+"""Halo catalogues, as their programs write them, are read in physical kpc and Msun; selections apply all cuts."""
 
 import re
 from dataclasses import replace
@@ -36,56 +36,58 @@ HIGH_RES = np.array([1.0, 0.75, 0.5, 1.0])
 
 
 def by_type(values: np.ndarray, low: Any = 0) -> np.ndarray:
-    """Columns of the six particle types: stars, and low-resolution dark matter in type 3."""
+    """Return columns (N, 6) of the particle types, with `values` for stars and `low` for type 3, low resolution."""
     table = np.zeros((len(values), 6), dtype=values.dtype)
     table[:, 4], table[:, 3] = values, low
     return table
 
 
 def write_ahf(folder: Path) -> Path:
-    # As AHF v1.0 writes it: tab after every column, long IDs, 0 for no host.
+    # AHF v1.0 writes a tab after every column, long IDs, and 0 for no host.
     ids = 128000000000000001 + np.arange(4)
     hosts = np.where(CENTRAL, 0, ids[0])
     names = "ID hostHalo numSubStruct Mvir npart Xc Yc Zc VXc VYc VZc Rvir fMhires n_gas M_gas n_star M_star"
     lines = ["#" + "".join(f"{name}({i + 1})\t" for i, name in enumerate(names.split()))]
-    x, r = CENTRE * H / A, np.where(CENTRAL, R200, 7.0) * H / A
+    pos, rvir = CENTRE * H / A, np.where(CENTRAL, R200, 7.0) * H / A
     for i in range(4):
-        row = [ids[i], hosts[i], 0, HALO_MASS[i] * H, N_ALL[i], *x[i], 0.0, 0.0, 0.0, r[i], HIGH_RES[i], 0, 0.0]
+        row = [ids[i], hosts[i], 0, HALO_MASS[i] * H, N_ALL[i], *pos[i], 0.0, 0.0, 0.0, rvir[i], HIGH_RES[i], 0, 0.0]
         lines.append("".join(f"{value!s}\t" for value in [*row, N_STARS[i], STARS[i] * H]))
     path = folder / f"snap.z{1 / A - 1:.3f}.AHF_halos"
     path.write_text("\n".join(lines) + "\n")
     return path
 
 
-def write_subfind(folder: Path, length: float = 1.0, said: str | None = None) -> Path:
-    """Three files, the middle one empty; `length` kpc per unit, told by the attributes of a group named `said`."""
+def write_subfind(folder: Path, length: float = 1.0, units_group: str | None = None) -> Path:
+    """Write three files, the middle one empty; `length` kpc per unit, in attributes of a group named `units_group`."""
     pos, r200 = CENTRE * H / A / length, np.array([R200[0], 0.0, R200[3]]) * H / A / length
     mass = 1e10 / H
-    low = (1 - HIGH_RES) * HALO_MASS / mass
+    low_res_mass = (1 - HIGH_RES) * HALO_MASS / mass
     groups = {
-        # The second group has no subhalo; older codes then write the number of the next.
+        # The second group has no subhalo; older codes then write the first subhalo of the next group.
         "Group_R_Crit200": np.float32(r200), "GroupFirstSub": np.int32([0, 3, 3]), "GroupNsubs": np.int32([3, 0, 1]),
         "Group_M_Crit200": np.float32(np.array([HALO_MASS[0], 1e8, HALO_MASS[3]]) / mass),
         "GroupPos": np.float32(pos[[0, 0, 3]]),
     }  # fmt: skip
-    masses = by_type(STARS / mass, low)
+    masses = by_type(STARS / mass, low_res_mass)
     masses[:, 1] = HALO_MASS / mass - masses.sum(axis=1)
-    subs = {
+    subhaloes = {
         "SubhaloPos": np.float32(pos), "SubhaloLen": np.int32(N_ALL), "SubhaloLenType": by_type(np.int32(N_STARS)),
         "SubhaloMass": np.float32(HALO_MASS / mass), "SubhaloMassType": np.float32(masses),
         "SubhaloGrNr": np.int32([0, 0, 0, 2]), "SubhaloFlag": np.ones(4, dtype=bool),
     }  # fmt: skip
-    for number, (g, s) in enumerate([(slice(0, 1), slice(0, 2)), (slice(0), slice(0)), (slice(1, 3), slice(2, 4))]):
+    for number, (group_rows, sub_rows) in enumerate(
+        [(slice(0, 1), slice(0, 2)), (slice(0), slice(0)), (slice(1, 3), slice(2, 4))]
+    ):
         with h5py.File(folder / f"fof_subhalo_tab_099.{number}.hdf5", "w") as file:
-            head = file.create_group("Header").attrs
-            head["Ngroups_Total"], head["Nsubgroups_Total"] = np.int32(3), np.int32(4)
-            head["NumFiles"], head["Time"], head["Redshift"] = np.int32(3), A, 1 / A - 1
-            for name, columns, rows in (("Group", groups, g), ("Subhalo", subs, s)):
+            header_attrs = file.create_group("Header").attrs
+            header_attrs["Ngroups_Total"], header_attrs["Nsubgroups_Total"] = np.int32(3), np.int32(4)
+            header_attrs["NumFiles"], header_attrs["Time"], header_attrs["Redshift"] = np.int32(3), A, 1 / A - 1
+            for name, columns, rows in (("Group", groups, group_rows), ("Subhalo", subhaloes, sub_rows)):
                 group = file.create_group(name)
                 for key, values in columns.items() if number != 1 else ():
                     group[key] = values[rows]
-            if said:
-                attrs = file.require_group(said).attrs
+            if units_group:
+                attrs = file.require_group(units_group).attrs
                 attrs["UnitLength_in_cm"] = np.array([length * KPC_CM * 1.0001])
                 attrs["UnitMass_in_g"] = np.array([1.989e43])
     return folder / "fof_subhalo_tab_099.0.hdf5"
@@ -100,10 +102,10 @@ def write_eagle(folder: Path) -> Path:
         # The last group is empty: its first subhalo is one too many.
         "FirstSubhaloID": (np.uint32([0, 3, 4]), ""), "NumOfSubhalos": (np.int32([3, 1, 0]), ""),
     }  # fmt: skip
-    low = (1 - HIGH_RES) * HALO_MASS / mass
-    masses = by_type(1.3 * STARS / mass, low)
+    low_res_mass = (1 - HIGH_RES) * HALO_MASS / mass
+    masses = by_type(1.3 * STARS / mass, low_res_mass)
     masses[:, 1] = HALO_MASS / mass - masses.sum(axis=1)
-    subs = {
+    subhaloes = {
         "CentreOfPotential": (CENTRE * H / A / 1000, "length"), "GroupNumber": (np.int32(GROUP + 1), ""),
         "SubGroupNumber": (np.int32([0, 1, 2, 0]), ""), "SubLength": (np.int32(N_ALL), ""),
         "SubLengthType": (by_type(np.int32(N_STARS)), ""), "Mass": (np.float32(HALO_MASS / mass), "mass"),
@@ -111,12 +113,12 @@ def write_eagle(folder: Path) -> Path:
         "ApertureMeasurements/Mass/030kpc": (np.float32(by_type(STARS / mass)), "mass"),
     }  # fmt: skip
     name = "eagle_subfind_tab_028_z000p000"
-    for number, (g, s) in enumerate([(slice(0, 1), slice(0, 1)), (slice(1, 3), slice(1, 4))]):
+    for number, (group_rows, sub_rows) in enumerate([(slice(0, 1), slice(0, 1)), (slice(1, 3), slice(1, 4))]):
         with h5py.File(folder / f"{name}.{number}.hdf5", "w") as file:
-            head = file.create_group("Header").attrs
-            head["TotNgroups"], head["TotNsubgroups"], head["NTask"] = np.int32([3]), np.int32([4]), np.int32([2])
-            head["Redshift"], head["HubbleParam"] = np.array([1 / A - 1]), np.array([H])
-            for group, columns, rows in (("FOF", fof, g), ("Subhalo", subs, s)):
+            attrs = file.create_group("Header").attrs
+            attrs["TotNgroups"], attrs["TotNsubgroups"], attrs["NTask"] = np.int32([3]), np.int32([4]), np.int32([2])
+            attrs["Redshift"], attrs["HubbleParam"] = np.array([1 / A - 1]), np.array([H])
+            for group, columns, rows in (("FOF", fof, group_rows), ("Subhalo", subhaloes, sub_rows)):
                 for key, (values, kind) in columns.items():
                     data = file.create_dataset(f"{group}/{key}", data=values[rows])
                     names = ("CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent")
@@ -198,7 +200,7 @@ WRITERS = {
     "rockstar": write_rockstar,
     "table": write_table,
 }
-#: Fields that a format does not give, or not for satellites.
+#: Fields that a format does not have, or not for satellites.
 LACKS = {"caesar": {"high_res_fraction"}, "rockstar": {"n_stars"}, "table": {"n_particles"}}
 
 
@@ -208,7 +210,7 @@ def test_what_was_written_comes_back(form, tmp_path):
     assert len({h.name for h in haloes}) == 4
     np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE, rtol=1e-5, atol=1e-3)
     halo_mass = HALO_MASS.copy()
-    if form == "rockstar":  # of the sphere of R200c
+    if form == "rockstar":  # M200c follows from R200c
         halo_mass = 100 * (0.1 * H) ** 2 * (0.3 / A**3 + 0.7) * R200**3 / G
     if form == "caesar":
         halo_mass[~CENTRAL] = np.nan
@@ -230,9 +232,9 @@ def test_what_was_written_comes_back(form, tmp_path):
     )
 
 
-@pytest.mark.parametrize("said", ["Units", "Parameters", "Header"])
-def test_subfind_in_mpc_says_so_itself(said, tmp_path):
-    haloes = find_haloes("subfind", write_subfind(tmp_path, 1000.0, said), SNAPSHOT, UNITS)
+@pytest.mark.parametrize("units_group", ["Units", "Parameters", "Header"])
+def test_subfind_in_mpc_says_so_itself(units_group, tmp_path):
+    haloes = find_haloes("subfind", write_subfind(tmp_path, 1000.0, units_group), SNAPSHOT, UNITS)
     np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE, rtol=1e-6)
     assert haloes[3].r200_kpc == pytest.approx(R200[3], rel=1e-6)
     assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3], rel=1e-6)
@@ -253,8 +255,8 @@ def test_satellites_without_stars_are_left_out_of_a_million_rows(tmp_path):
         stars[[7, 500_000]] = 300, 200
         file["Subhalo/SubhaloPos"], file["Subhalo/SubhaloLenType"] = np.ones((n, 3), dtype="f4"), by_type(stars)
         file["Group/GroupFirstSub"], file["Group/Group_R_Crit200"] = np.int32([7]), np.float32([100.0])
-    found = find_haloes("subfind", path, SNAPSHOT, UNITS)
-    assert [(h.name, h.central, h.n_stars) for h in found] == [("7", True, 300), ("500000", False, 200)]
+    haloes = find_haloes("subfind", path, SNAPSHOT, UNITS)
+    assert [(h.name, h.central, h.n_stars) for h in haloes] == [("7", True, 300), ("500000", False, 200)]
 
 
 def test_caesar_of_a_time_without_galaxies_is_empty(tmp_path):
@@ -265,7 +267,7 @@ def test_caesar_of_a_time_without_galaxies_is_empty(tmp_path):
 
 
 def test_caesar_reads_the_units_it_is_told(tmp_path):
-    """Old files have the centre of mass alone; a unit may have h in it, or be one that nobody knows."""
+    """Old files have only the centre of mass; a unit may have a factor of h, or be unknown."""
     path = write_caesar(tmp_path)
     with h5py.File(path, "r+") as file:
         galaxy = file["galaxy_data"]
@@ -293,7 +295,7 @@ def test_subfind_of_a_time_without_haloes_is_empty_and_another_file_is_not_one(t
 
 
 def test_ahf_of_older_versions_counts_from_zero(tmp_path):
-    """There -1 is no host, and 0 the first halo."""
+    """In those -1 stands for no host, and 0 for the first halo."""
     path = write_ahf(tmp_path)
     text = re.sub(r"12800000000000000(\d)", lambda m: str(int(m[1]) - 1), path.read_text())
     path.write_text(re.sub(r"^([03])\t0\t", r"\1\t-1\t", text, flags=re.M))
@@ -330,16 +332,16 @@ def test_a_csv_may_leave_fields_empty(tmp_path):
     )
     assert (second.name, second.central, second.n_stars, second.halo_mass_msun) == ("1", False, 300, None)
     assert second.lineage is None
-    halo, why = usable(second, tmp_path / "t.csv")
+    halo, reason = usable(second, tmp_path / "t.csv")
     assert halo is None
-    assert "t.csv: halo 1 has no finite position" in why
+    assert "t.csv: halo 1 has no finite position" in reason
 
 
 @pytest.mark.parametrize("form", ["rockstar", "caesar", "subfind", "eagle_subfind", "ahf"])
 def test_a_catalogue_of_another_time_is_refused(form, tmp_path):
     """TNG's last two snapshots differ by .9 % in a, zooms with many outputs by .1 %."""
     path = WRITERS[form](tmp_path)
-    if form == "ahf":  # only its name says when it was made
+    if form == "ahf":  # only its name has the redshift
         path = path.rename(tmp_path / "snap_099.0001.z1.000.AHF_halos")
     for apart, same in ((0.0, True), (5e-5, True), (1e-3, False), (-9e-3, False), (0.8, False)):
         units = replace(UNITS, scale_factor=A * (1 + apart))
@@ -357,19 +359,21 @@ def test_an_ahf_catalogue_of_the_snapshots_own_name_is_its_own(tmp_path):
 
 @pytest.mark.parametrize(("form", "length", "mass"), [("subfind", 1000.0, 10.0), ("eagle_subfind", 1.0, 0.1)])
 def test_a_catalogue_that_says_no_units_has_those_of_its_snapshot(form, length, mass, tmp_path):
-    """One code writes both: the same numbers beside a snapshot in Mpc/h are a thousand times as long."""
+    """One code writes both files: beside a snapshot in Mpc/h the same numbers are a thousand times longer."""
     path = WRITERS[form](tmp_path)
     for file in tmp_path.glob("*.hdf5"):
         with h5py.File(file, "r+") as opened:
             for item in [*opened.values(), *(d for g in opened.values() for d in g.values())]:
                 [item.attrs.pop(name) for name in list(item.attrs) if "CGS" in name]
-    usual = 1000.0 if form == "eagle_subfind" else 1.0
-    plain = replace(UNITS, length_kpc=usual * A / H)
-    other = replace(UNITS, length_kpc=usual * length * A / H, mass_msun=mass * 1e10 / H)
-    for one, two in zip(*(find_haloes(form, path, SNAPSHOT, units) for units in (plain, other)), strict=True):
-        assert np.allclose(two.centre_kpc, length * one.centre_kpc, rtol=1e-12)
-        assert two.halo_mass_msun == pytest.approx(mass * one.halo_mass_msun)
-        assert (two.r200_kpc or 0) == pytest.approx(length * (one.r200_kpc or 0))
+    kpc_per_code_length = 1000.0 if form == "eagle_subfind" else 1.0
+    own_units = replace(UNITS, length_kpc=kpc_per_code_length * A / H)
+    scaled_units = replace(UNITS, length_kpc=kpc_per_code_length * length * A / H, mass_msun=mass * 1e10 / H)
+    for halo, scaled_halo in zip(
+        *(find_haloes(form, path, SNAPSHOT, units) for units in (own_units, scaled_units)), strict=True
+    ):
+        assert np.allclose(scaled_halo.centre_kpc, length * halo.centre_kpc, rtol=1e-12)
+        assert scaled_halo.halo_mass_msun == pytest.approx(mass * halo.halo_mass_msun)
+        assert (scaled_halo.r200_kpc or 0) == pytest.approx(length * (halo.r200_kpc or 0))
 
 
 NUMBERS = [
@@ -378,7 +382,7 @@ NUMBERS = [
     ("snap_028_z000p000.0.hdf5", "eagle", "028"), ("snapshot_600.12.hdf5", "gizmo", "600"),
     ("snap_m100n1024_151.hdf5", "simba", "151"), ("colibre_0127.hdf5", "swift", "0127"),
     ("snapshot_010.0", "gadget_binary", "010"), ("snapshot_010", "gadget_binary", "010"), ("halo.hdf5", "gizmo", ""),
-    # And of the catalogues beside them.
+    # Names of the catalogues beside them.
     ("snap600Rpep..z0.000.AHF_halos", "gizmo", "600"), ("g8.26e11.01024.z0.000.AHF_halos", "tipsy", "01024"),
     ("fof_subhalo_tab_098.0.hdf5", "arepo", "098"), ("out_600.list", "gizmo", "600"),
     ("eagle_subfind_tab_028_z000p000.0.hdf5", "eagle", "028"), ("m100n1024_151.hdf5", "simba", "151"),
@@ -391,23 +395,23 @@ def test_the_number_of_a_snapshot(name, form, number):
 
 
 def test_a_catalogue_may_lie_anywhere_and_a_snapshots_name_is_no_pattern(tmp_path):
-    far = tmp_path / "far away"
-    far.mkdir()
+    folder = tmp_path / "far away"
+    folder.mkdir()
     suite = snapshot_with(tmp_path, "x,y,z\n1,1,1\n")
     snapshot = suite.snapshot_paths()[0]
     (tmp_path / "snap[1]*.hdf5").write_bytes(snapshot.read_bytes())
     for name in ("t.csv", "snap[1]*.hdf5.csv", "snap11.hdf5.csv"):
-        (far / name).write_text("x,y,z\n1,1,1\n")
+        (folder / name).write_text("x,y,z\n1,1,1\n")
 
-    def found(path: str, of: Path = snapshot) -> Path | None:
-        return suite.model_copy(update={"catalogue": Catalogue(format="table", path=path)}).catalogue_path(of)
+    def catalogue_found(path: str, of_snapshot: Path = snapshot) -> Path | None:
+        return suite.model_copy(update={"catalogue": Catalogue(format="table", path=path)}).catalogue_path(of_snapshot)
 
-    assert found(f"{far}/t.csv") == far / "t.csv"
-    assert found(f"{far}/[s-u].csv") == far / "t.csv"
-    assert found("far*/t.csv") == found("**/far away/t.csv") == far / "t.csv"
-    assert found(f"{far}/{{name}}.csv", tmp_path / "snap[1]*.hdf5") == far / "snap[1]*.hdf5.csv"
-    with pytest.raises(SuiteError, match=re.escape(f"no catalogue {far}/no.csv; check `catalogue.path`")):
-        found(f"{far}/no.csv")
+    assert catalogue_found(f"{folder}/t.csv") == folder / "t.csv"
+    assert catalogue_found(f"{folder}/[s-u].csv") == folder / "t.csv"
+    assert catalogue_found("far*/t.csv") == catalogue_found("**/far away/t.csv") == folder / "t.csv"
+    assert catalogue_found(f"{folder}/{{name}}.csv", tmp_path / "snap[1]*.hdf5") == folder / "snap[1]*.hdf5.csv"
+    with pytest.raises(SuiteError, match=re.escape(f"no catalogue {folder}/no.csv; check `catalogue.path`")):
+        catalogue_found(f"{folder}/no.csv")
 
 
 MISSING = {
@@ -422,13 +426,13 @@ MISSING = {
 
 @pytest.mark.parametrize("form", WRITERS)
 def test_a_missing_column_is_named(form, tmp_path):
-    path, how = WRITERS[form](tmp_path), MISSING[form]
-    if isinstance(how, str):
+    path, change = WRITERS[form](tmp_path), MISSING[form]
+    if isinstance(change, str):
         with h5py.File(path, "r+") as file:
-            del file[how]
-        column = how.split("/")[1]
+            del file[change]
+        column = change.split("/")[1]
     else:
-        how(path)
+        change(path)
         column = "xc" if form == "ahf" else "x"
     with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: .* has no {column}\b"):
         find_haloes(form, path, SNAPSHOT, UNITS)
@@ -496,7 +500,7 @@ def test_numbers_that_point_beyond_the_file_are_refused(tmp_path):
 
 
 def snapshot_with(folder: Path, text: str, **selection: Any) -> Any:
-    """A suite of one snapshot (its header alone) with a table of galaxies."""
+    """Write and load a suite of one snapshot, which has only a header, with a table of galaxies."""
     with h5py.File(folder / "snap.hdf5", "w") as file:
         attrs = file.create_group("Header").attrs
         attrs["Redshift"], attrs["HubbleParam"], attrs["OmegaLambda"], attrs["BoxSize"] = 0.0, 0.7, 0.7, 1e4
@@ -542,24 +546,24 @@ def test_selection_is_every_cut_at_once():
     everything = Selection(min_stars=1, which="all")
     assert chosen(haloes, everything) == haloes
     for key, (value, passes) in cuts.items():
-        kept = chosen(haloes, everything.model_validate({"min_stars": 1, "which": "all", key: value}))
-        assert kept == [h for h in haloes if passes(h)]
-        assert 50 < len(kept) < 490
-    both = chosen(haloes, Selection(**{key: value for key, (value, _) in cuts.items()}))
-    assert both == [h for h in haloes if all(passes(h) for _, passes in cuts.values())]
-    assert len(both) > 5
+        selected = chosen(haloes, everything.model_validate({"min_stars": 1, "which": "all", key: value}))
+        assert selected == [h for h in haloes if passes(h)]
+        assert 50 < len(selected) < 490
+    selected_by_all = chosen(haloes, Selection(**{key: value for key, (value, _) in cuts.items()}))
+    assert selected_by_all == [h for h in haloes if all(passes(h) for _, passes in cuts.values())]
+    assert len(selected_by_all) > 5
     assert all(h.central is not False for h in chosen(haloes, Selection()))
 
 
 def test_what_is_unknown_does_not_cut_unless_it_is_asked_for():
-    bare = [Halo("0", np.zeros(3)), Halo("1", np.ones(3))]
-    assert chosen(bare, Selection()) == bare
+    unknown_haloes = [Halo("0", np.zeros(3)), Halo("1", np.ones(3))]
+    assert chosen(unknown_haloes, Selection()) == unknown_haloes
     assert chosen([], Selection(which="satellite", min_particles=5)) == []
-    assert chosen(bare, Selection(halo_mass_msun=[None, None])) == bare
-    for asked in ({"which": "satellite"}, {"min_particles": 5}, {"min_high_res_fraction": 0.9},
+    assert chosen(unknown_haloes, Selection(halo_mass_msun=[None, None])) == unknown_haloes
+    for cut in ({"which": "satellite"}, {"min_particles": 5}, {"min_high_res_fraction": 0.9},
                   {"halo_mass_msun": [1e9, None]}, {"stellar_mass_msun": [None, 1e9]}):  # fmt: skip
-        with pytest.raises(SnapshotError, match=rf"selection\.{next(iter(asked))}"):
-            chosen(bare, Selection(**asked))
+        with pytest.raises(SnapshotError, match=rf"selection\.{next(iter(cut))}"):
+            chosen(unknown_haloes, Selection(**cut))
 
 
 @pytest.mark.parametrize(
@@ -597,19 +601,19 @@ def test_real_ahf_masses_fill_their_spheres(real_files):
 
 
 def test_real_rockstar_and_ahf_see_the_same_halo(real_files):
-    """Rockstar's list has only what lies in and around AHF's fourth halo: there they are, and lighter than it."""
+    """Rockstar's list has only haloes in and around AHF's fourth halo: they lie there, and are lighter than it."""
     snapshot = real_files / "fire_m12i/snapdir_600/snapshot_600.0.hdf5"
     units = FORMATS["gizmo"].units(snapshot, {})
-    host = find_haloes("ahf", next(real_files.glob("fire_m12i/*/*.AHF_halos")), snapshot, units)[4]
+    ahf_halo = find_haloes("ahf", next(real_files.glob("fire_m12i/*/*.AHF_halos")), snapshot, units)[4]
     path = real_files / "fire_m12i/rockstar_dir/out_600.list"
-    small = find_haloes("rockstar", path, snapshot, units)
-    assert len(small) == 34
-    distance = [np.linalg.norm(h.centre_kpc - host.centre_kpc) for h in small]
-    assert max(distance) < 1.2 * host.r200_kpc
-    assert sum(h.halo_mass_msun for h in small if h.halo_mass_msun) < 0.1 * host.halo_mass_msun
+    rockstar_haloes = find_haloes("rockstar", path, snapshot, units)
+    assert len(rockstar_haloes) == 34
+    distances_kpc = [np.linalg.norm(h.centre_kpc - ahf_halo.centre_kpc) for h in rockstar_haloes]
+    assert max(distances_kpc) < 1.2 * ahf_halo.r200_kpc
+    assert sum(h.halo_mass_msun for h in rockstar_haloes if h.halo_mass_msun) < 0.1 * ahf_halo.halo_mass_msun
     # Its radius within 200 mean densities, from the same masses: R200c / R200b = (Om M200c / M200b)^(1/3).
     rows = [line.split() for line in path.read_text().splitlines() if not line.startswith("#")]
-    for halo, row in zip(small, rows, strict=True):
+    for halo, row in zip(rockstar_haloes, rows, strict=True):
         m200b, r200b, m200c = float(row[2]), float(row[5]) / units.hubble, float(row[21])
         if m200c > 0:
             assert halo.r200_kpc == pytest.approx(r200b * np.cbrt(0.272 * m200c / m200b), rel=1e-3)

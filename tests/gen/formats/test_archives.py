@@ -1,4 +1,4 @@
-"""The archives' layouts: what was written comes back, in kpc, km/s and Msun, at z > 0 too."""
+"""Snapshots in the archives' layouts are read back in kpc, km/s and Msun as they were written, also at z > 0."""
 
 import os
 import re
@@ -52,16 +52,16 @@ def test_read_back(form, place, galaxy, tmp_path):
     with Snapshot(tmp_path / "snap.hdf5", form) as snapshot:
         assert snapshot.units.scale_factor == pytest.approx(A)
         assert snapshot.units.box_kpc == pytest.approx(4000)
-        found = snapshot.galaxy(centre, 600.0)
-    # Tipsy positions are float32 fractions of the box: at its edge 4000 kpc * 6e-8 at best.
-    grain = 1e-5 if form != "tipsy" or place == "middle" else 3e-4
+        galaxy_read = snapshot.galaxy(centre, 600.0)
+    # Tipsy positions are float32 fractions of the box: at its edge they are accurate to 4000 kpc * 6e-8 at best.
+    tolerance_kpc = 1e-5 if form != "tipsy" or place == "middle" else 3e-4
     for name, written in galaxy.components().items():
-        read = found.components()[name]
+        read = galaxy_read.components()[name]
         assert len(read) == len(written)
-        np.testing.assert_allclose(read.pos_kpc, written.pos_kpc, rtol=1e-5, atol=grain)
+        np.testing.assert_allclose(read.pos_kpc, written.pos_kpc, rtol=1e-5, atol=tolerance_kpc)
         np.testing.assert_allclose(read.vel_kms, written.vel_kms + VELOCITY, rtol=1e-5, atol=1e-3)
         np.testing.assert_allclose(read.mass_msun, written.mass_msun, rtol=1e-5)
-    np.testing.assert_allclose(found.gas.support_kpc, galaxy.gas.support_kpc, rtol=1e-4)
+    np.testing.assert_allclose(galaxy_read.gas.support_kpc, galaxy.gas.support_kpc, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["tipsy", "arepo", "gizmo"])
@@ -80,30 +80,32 @@ def test_archives_stay_untouched(form, galaxy, tmp_path):
 def test_a_region_of_a_big_snapshot_is_the_same_as_all_of_it(galaxy, tmp_path, monkeypatch):
     write(tmp_path / "snap.hdf5", "arepo", galaxy, CENTRES["corner"])
     with Snapshot(tmp_path / "snap.hdf5", "arepo") as snapshot:
-        whole = snapshot.galaxy(CENTRES["corner"], 5.0)
+        read_whole = snapshot.galaxy(CENTRES["corner"], 5.0)
     monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
     with Snapshot(tmp_path / "snap.hdf5", "arepo") as snapshot:
-        region = snapshot.galaxy(CENTRES["corner"], 5.0)
-    assert 50 < len(whole.stars) < 800
-    for a, b in zip(whole.components().values(), region.components().values(), strict=True):
-        order_a, order_b = np.lexsort(a.pos_kpc.T), np.lexsort(b.pos_kpc.T)
-        np.testing.assert_array_equal(a.pos_kpc[order_a], b.pos_kpc[order_b])
+        read_by_region = snapshot.galaxy(CENTRES["corner"], 5.0)
+    assert 50 < len(read_whole.stars) < 800
+    for whole_part, region_part in zip(
+        read_whole.components().values(), read_by_region.components().values(), strict=True
+    ):
+        whole_order, region_order = np.lexsort(whole_part.pos_kpc.T), np.lexsort(region_part.pos_kpc.T)
+        np.testing.assert_array_equal(whole_part.pos_kpc[whole_order], region_part.pos_kpc[region_order])
 
 
 @pytest.mark.parametrize("suite", ["bursty", "quiet", "middle"])
 def test_catalogues_find_the_mock_galaxies(suite, mocks):
-    """Half the stars lie within a few R_e of where the catalogue says the galaxy is."""
+    """Half the stars lie within a few R_e of the catalogue's position."""
     from kinmass.gen.suite import load_suite
 
-    described = load_suite(mocks / suite / f"{suite}.yaml")
-    path = described.snapshot_paths()[0]
-    units = FORMATS[described.format].units(path, {})
-    haloes = find_haloes(described.catalogue.format, described.catalogue_path(path), path, units)
+    suite_file = load_suite(mocks / suite / f"{suite}.yaml")
+    path = suite_file.snapshot_paths()[0]
+    units = FORMATS[suite_file.format].units(path, {})
+    haloes = find_haloes(suite_file.catalogue.format, suite_file.catalogue_path(path), path, units)
     assert len(haloes) == (10 if suite == "quiet" else 1)
-    with Snapshot(path, described.format) as snapshot:
+    with Snapshot(path, suite_file.format) as snapshot:
         for halo in haloes:
-            near = snapshot.galaxy(halo.centre_kpc, 0.05 * halo.r200_kpc)
-            assert len(near.stars) > 1500
+            inner_galaxy = snapshot.galaxy(halo.centre_kpc, 0.05 * halo.r200_kpc)
+            assert len(inner_galaxy.stars) > 1500
 
 
 DAMAGE = {
@@ -158,8 +160,8 @@ def test_several_files_are_one_snapshot(galaxy, tmp_path):
         half = Galaxy(**{k: p[np.arange(len(p)) % 2 == i] for k, p in galaxy.components().items()})
         write(tmp_path / f"snap.{i}.hdf5", "gizmo", half, CENTRES["middle"])
     with Snapshot(tmp_path / "snap.0.hdf5", "gizmo") as snapshot:
-        found = snapshot.galaxy(CENTRES["middle"], 600.0)
-    assert [len(p) for p in found.components().values()] == [len(p) for p in galaxy.components().values()]
+        galaxy_read = snapshot.galaxy(CENTRES["middle"], 600.0)
+    assert [len(p) for p in galaxy_read.components().values()] == [len(p) for p in galaxy.components().values()]
     shutil.move(tmp_path / "snap.1.hdf5", tmp_path / "snap.2.hdf5")
     with pytest.raises(SnapshotError, match="file number 1"):
         Snapshot(tmp_path / "snap.0.hdf5", "gizmo")
@@ -172,7 +174,7 @@ def test_check_says_what_is_there_and_what_is_not(galaxy, tmp_path):
         Galaxy(galaxy.stars, galaxy.gas[:0], galaxy.dark, galaxy.black_holes),
         CENTRES["middle"],
     )
-    said = command("gen", "check", tmp_path / "snap.hdf5").stdout
+    output = command("gen", "check", tmp_path / "snap.hdf5").stdout
     for words in (
         "format      arepo",
         "z = 0.6667",
@@ -180,7 +182,7 @@ def test_check_says_what_is_there_and_what_is_not(galaxy, tmp_path):
         "800 particles of PartType4",
         "gas maps will be empty",
     ):
-        assert words in said
+        assert words in output
     assert command("gen", "check", tmp_path / "nothing.hdf5", check=False).returncode == 2
 
 
@@ -197,15 +199,15 @@ ARCHIVES = {
 CORNER = np.zeros(3)
 
 
-def assert_same(found: Galaxy, written: Galaxy) -> None:
-    """To float32's precision; particles keep their order."""
+def assert_same(galaxy_read: Galaxy, written: Galaxy) -> None:
+    """Compare two galaxies, particle by particle in the same order, to float32's precision."""
     for name, p in written.components().items():
-        read = found.components()[name]
+        read = galaxy_read.components()[name]
         assert len(read) == len(p), name
         np.testing.assert_allclose(read.pos_kpc, p.pos_kpc, atol=1e-5)
         np.testing.assert_allclose(read.vel_kms, p.vel_kms, rtol=1e-6, atol=1e-4)
         np.testing.assert_allclose(read.mass_msun, p.mass_msun, rtol=1e-6)
-    np.testing.assert_allclose(found.gas.support_kpc, written.gas.support_kpc, rtol=2e-6)
+    np.testing.assert_allclose(galaxy_read.gas.support_kpc, written.gas.support_kpc, rtol=2e-6)
 
 
 @pytest.mark.parametrize("archive", ARCHIVES)
@@ -245,10 +247,10 @@ def test_swifts_virtual_snapshot_is_whole_or_refused(tmp_path):
     written = layouts.galaxy()
     path = layouts.swift_virtual(tmp_path / "snap_028.hdf5", written)
     with Snapshot(path, "swift", tracers=Tracers(gas="hi")) as snapshot:
-        found = snapshot.galaxy(CORNER, 100.0)
-        assert_same(found, written)
-    shares = np.concatenate([np.linspace(0, 1, 3 * n).reshape(-1, 3)[:, 1] for n in (14, 13, 13)])
-    np.testing.assert_allclose(found.gas.weight, 0.7 * shares * written.gas.mass_msun, rtol=1e-6)
+        galaxy_read = snapshot.galaxy(CORNER, 100.0)
+        assert_same(galaxy_read, written)
+    hi_per_hydrogen = np.concatenate([np.linspace(0, 1, 3 * n).reshape(-1, 3)[:, 1] for n in (14, 13, 13)])
+    np.testing.assert_allclose(galaxy_read.gas.weight, 0.7 * hi_per_hydrogen * written.gas.mass_msun, rtol=1e-6)
     (tmp_path / "snap_028.1.hdf5").unlink()
     with pytest.raises(SnapshotError, match=r"snap_028\.1\.hdf5, which is not beside it"):
         Snapshot(path, "swift")
@@ -274,7 +276,7 @@ def test_swifts_kernel_decides_the_support(tmp_path):
 
 
 def splines(n: int, x: np.ndarray) -> np.ndarray:
-    """The B-splines M_n in q = r / H: cubic M4, quartic M5, quintic M6, not normalised."""
+    """Return the B-spline M_n in q = r / H, not normalised: cubic M4, quartic M5, quintic M6."""
     half = n / 2
     terms = [(-1) ** k * comb(n, k) * np.maximum(half - k - half * x, 0) ** (n - 1) for k in range(n)]
     return np.sum([t for k, t in enumerate(terms) if k < half], axis=0)
@@ -300,7 +302,7 @@ def test_a_kernels_support_is_gamma_times_twice_its_standard_deviation(kernel):
 
 
 def test_stored_lengths_and_densities_give_one_support(tmp_path):
-    """SWIFT's fallback is its own definition of h: rho h^3 = m eta^3."""
+    """Without smoothing lengths, SWIFT's definition of h is used: rho h^3 = m eta^3."""
     written = layouts.galaxy()
     path = layouts.swift(tmp_path / "s.hdf5", written)
     with h5py.File(path, "r+") as file:
@@ -405,8 +407,8 @@ def test_units_come_from_the_suite_then_datasets_then_groups_then_the_format(tmp
     path = layouts.eagle(tmp_path / "snap.hdf5", layouts.galaxy())
     eagle = FORMATS["eagle"]
 
-    def length(given: dict[str, float]) -> float:
-        return eagle.units(path, given).length_kpc * layouts.H / layouts.A
+    def length(suite_units: dict[str, float]) -> float:
+        return eagle.units(path, suite_units).length_kpc * layouts.H / layouts.A
 
     assert length({"length_kpc": 5.0}) == pytest.approx(5)
     assert eagle.units(path, {"length_kpc": 5.0}).mass_msun == pytest.approx(layouts.MASS_H)
@@ -446,12 +448,12 @@ def test_wind_is_gas_that_no_map_shows(tmp_path):
     written = layouts.galaxy()
     path = edit(layouts.tng(tmp_path / "snap.hdf5", written), put("PartType4/GFM_StellarFormationTime", -0.1, slice(7)))
     with Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
-        found = snapshot.galaxy(CORNER, 100.0)
+        galaxy_read = snapshot.galaxy(CORNER, 100.0)
         assert len(snapshot.everything("gas")) == 47
         assert len(snapshot.everything("stars")) == 33
-    np.testing.assert_allclose(found.stars.mass_msun, written.stars.mass_msun[7:], rtol=1e-6)
-    np.testing.assert_allclose(found.gas.mass_msun[40:], written.stars.mass_msun[:7], rtol=1e-6)
-    np.testing.assert_array_equal(found.gas.weight, np.where(np.arange(47) < 40, found.gas.mass_msun, 0))
+    np.testing.assert_allclose(galaxy_read.stars.mass_msun, written.stars.mass_msun[7:], rtol=1e-6)
+    np.testing.assert_allclose(galaxy_read.gas.mass_msun[40:], written.stars.mass_msun[:7], rtol=1e-6)
+    np.testing.assert_array_equal(galaxy_read.gas.weight, np.where(np.arange(47) < 40, galaxy_read.gas.mass_msun, 0))
 
 
 @pytest.mark.parametrize("archive", ["eagle", "tng", "swift"])
@@ -474,10 +476,12 @@ def test_cold_gas_weighs_its_mass_and_hot_gas_nothing(archive, tmp_path):
 
 def test_temperature_in_tipsy(galaxy, tmp_path):
     write(tmp_path / "snap.tipsy", "tipsy", galaxy, CENTRES["middle"])
-    for below, seen in ((9e3, 0.0), (1.1e4, 1.0)):  # the mocks' gas has 1e4 K
-        with Snapshot(tmp_path / "snap.tipsy", "tipsy", tracers=Tracers(gas="cold", cold_below_k=below)) as snapshot:
+    for cold_below_k, expected_share in ((9e3, 0.0), (1.1e4, 1.0)):  # the mocks' gas has 1e4 K
+        with Snapshot(
+            tmp_path / "snap.tipsy", "tipsy", tracers=Tracers(gas="cold", cold_below_k=cold_below_k)
+        ) as snapshot:
             gas = snapshot.galaxy(CENTRES["middle"], 600.0).gas
-        np.testing.assert_array_equal(gas.weight, seen * gas.mass_msun)
+        np.testing.assert_array_equal(gas.weight, expected_share * gas.mass_msun)
 
 
 @pytest.mark.parametrize("archive", ["tng", "fire"])
@@ -503,9 +507,9 @@ def test_starlight_weighs_stars(archive, field, light, tmp_path):
     path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
     tracers = Tracers(stars="light", light_field=field)
     with Snapshot(path, form, {"dark": ["PartType1"]}, tracers=tracers) as snapshot:
-        found = snapshot.galaxy(CORNER, 100.0)
-    np.testing.assert_allclose(found.stars.weight, light, rtol=1e-6)
-    assert found.gas.weight is None
+        galaxy_read = snapshot.galaxy(CORNER, 100.0)
+    np.testing.assert_allclose(galaxy_read.stars.weight, light, rtol=1e-6)
+    assert galaxy_read.gas.weight is None
 
 
 @pytest.mark.parametrize(
@@ -545,9 +549,9 @@ def test_low_resolution_matter_is_counted_and_owned_up_to(tmp_path):
     path = layouts.auriga(tmp_path / "snap.hdf5", layouts.galaxy())
     parts = {"dark": ["PartType1"], "low_resolution": ["PartType2", "PartType3"]}
     with Snapshot(path, "arepo", parts) as snapshot:
-        found = snapshot.galaxy(CORNER, 100.0)
-    assert found.dark.mass_msun.sum() == pytest.approx(48 * layouts.DARK_MSUN, rel=1e-6)
-    assert found.high_res_fraction == pytest.approx(40 / 48, rel=1e-6)
+        galaxy_read = snapshot.galaxy(CORNER, 100.0)
+    assert galaxy_read.dark.mass_msun.sum() == pytest.approx(48 * layouts.DARK_MSUN, rel=1e-6)
+    assert galaxy_read.high_res_fraction == pytest.approx(40 / 48, rel=1e-6)
     with Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
         assert snapshot.galaxy(CORNER, 100.0).high_res_fraction == 1
 
@@ -559,27 +563,27 @@ def test_a_type_cannot_be_two_components(tmp_path):
 
 
 def test_eagles_abundances_stay_out_of_yts_sight(tmp_path):
-    """yt would download ionisation tables at their sight."""
+    """yt would download ionisation tables if it saw these fields."""
     with Snapshot(layouts.eagle(tmp_path / "snap.hdf5", layouts.galaxy()), "eagle") as snapshot:
         assert not any("lement" in name or name == "Hydrogen" for name in snapshot.fields["PartType0"])
 
 
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("whole", [10, 10**9], ids=["region", "all of it"])
-def test_memory_stays_below_two_and_a_half_times_the_galaxy(whole, keep, tmp_path, monkeypatch):
-    """At worst: all of it one type, and gas, whose support comes from a density."""
-    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", whole)
+@pytest.mark.parametrize("read_whole_below", [10, 10**9], ids=["region", "all of it"])
+def test_memory_stays_below_two_and_a_half_times_the_galaxy(read_whole_below, keep, tmp_path, monkeypatch):
+    """The worst case: all particles are gas, whose kernel support is computed from a density."""
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", read_whole_below)
     few, many = layouts.galaxy(10), layouts.galaxy(100_000)
     path = layouts.tng(tmp_path / "snap.hdf5", Galaxy(few.stars, many.gas, few.dark, few.black_holes))
     with Snapshot(path, "arepo", {"dark": ["PartType1"]}, keep=keep) as snapshot:
-        snapshot.galaxy(CORNER, 1.0)  # what yt sets up once
+        snapshot.galaxy(CORNER, 1.0)  # so that yt's setup is not counted
         snapshot._kept = {} if keep else None
         tracemalloc.start()
-        found = snapshot.galaxy(CORNER, 300.0)
+        galaxy_read = snapshot.galaxy(CORNER, 300.0)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    arrays = [a for p in found.components().values() for a in vars(p).values() if a is not None]
-    assert sum(len(p) for p in found.components().values()) == 100_020
+    arrays = [a for p in galaxy_read.components().values() for a in vars(p).values() if a is not None]
+    assert sum(len(p) for p in galaxy_read.components().values()) == 100_020
     assert peak < 2.5 * sum(a.nbytes for a in arrays)
 
 
@@ -587,12 +591,12 @@ def test_memory_stays_below_two_and_a_half_times_the_galaxy(whole, keep, tmp_pat
 def test_templates_say_what_formats_and_components_understand(path):
     content = yaml.safe_load(path.read_text())
     assert content["name"].startswith(path.stem) or path.stem.endswith(content["name"])
-    known = Suite(**{key: value for key, value in content.items() if key not in ("catalogue", "selection")})
-    named = [t for types in known.particles.model_dump(exclude_none=True).values() for t in types]
-    assert len(set(named)) == len(named)
+    suite = Suite(**{key: value for key, value in content.items() if key not in ("catalogue", "selection")})
+    particle_types = [t for types in suite.particles.model_dump(exclude_none=True).values() for t in types]
+    assert len(set(particle_types)) == len(particle_types)
 
 
 def test_light_and_its_field_go_together():
-    for wrong in ({"stars": "light"}, {"light_field": "Luminosities"}):
+    for options in ({"stars": "light"}, {"light_field": "Luminosities"}):
         with pytest.raises(ValueError, match="`light_field` goes with `stars: light`"):
-            Tracers(**wrong)
+            Tracers(**options)

@@ -1,4 +1,4 @@
-"""Wherever the particles lie and whatever box a header claims: what is read is what a sum over the file finds."""
+"""What is read equals a sum over the file, wherever the particles lie and whatever box a header claims."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def _inside(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _on_faces(rng: np.random.Generator, n: int) -> np.ndarray:
-    """On the faces to the last bit, and off them by what single precision and a drift make of it."""
+    """Positions exactly on the faces, and off them by rounding to single precision and by a drift."""
     pos = rng.normal(0, 50, (n, 3)) + rng.integers(0, 2, (n, 3)) * BOX
     faces = np.array([0.0, BOX, np.nextafter(BOX, 0), BOX * (1 + 6e-8), -1e-9, -3.0, BOX + 3.0])
     return np.where(rng.random((n, 3)) < 0.5, rng.choice(faces, (n, 3)), np.clip(pos, -15, BOX + 15))
@@ -47,7 +47,7 @@ PLACES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 
 
 def placed(place: str, n: int = 150, seed: int = 5) -> Galaxy:
-    """Particles of three types, sorted so that the parts of a snapshot hold separate places."""
+    """Make particles of three types, sorted so that the files of a snapshot hold separate regions."""
     rng, written = np.random.default_rng(seed), layouts.galaxy(n, seed)
 
     def moved(p: Particles) -> Particles:
@@ -58,31 +58,31 @@ def placed(place: str, n: int = 150, seed: int = 5) -> Galaxy:
 
 
 def write(folder: Path, form: str, galaxy: Galaxy, files: int = 1, box_kpc: float = BOX) -> Path:
-    """A snapshot whose positions are the galaxy's as they are, about a corner of the box in Tipsy as elsewhere."""
+    """Write a snapshot with the galaxy's positions unwrapped, in Tipsy too relative to a corner of the box."""
     if form == "tipsy":
         path = folder / "run.00128"
         tipsy.write(path, [(galaxy, np.zeros(3), np.zeros(3))], BOX, A, H)
-        head, rows = path.read_bytes()[:32], [galaxy.gas, galaxy.dark, galaxy.stars]
+        header_bytes, parts = path.read_bytes()[:32], [galaxy.gas, galaxy.dark, galaxy.stars]
         tables = [t.copy() for t in tipsy_tables(path)]
-        for table, p in zip(tables, rows, strict=True):
+        for table, p in zip(tables, parts, strict=True):
             table[:, 1:4] = p.pos_kpc / BOX - (0.5 if box_kpc else 0)
-        path.write_bytes(head + b"".join(t.tobytes() for t in tables))
+        path.write_bytes(header_bytes + b"".join(t.tobytes() for t in tables))
         if not box_kpc:
             param = path.with_suffix(".param")
             param.write_text(param.read_text().replace("bPeriodic = 1", "bPeriodic = 0"))
         return path
     path = LAYOUTS[form](folder / "snap_028.hdf5", galaxy, files)
-    cut = {kind: np.array_split(p.pos_kpc, files) for kind, p in galaxy.components().items()}
-    for i, part in enumerate(layouts._names(folder / "snap_028.hdf5", files)):
+    positions_by_file = {kind: np.array_split(p.pos_kpc, files) for kind, p in galaxy.components().items()}
+    for i, part in enumerate(layouts.file_paths(folder / "snap_028.hdf5", files)):
         with h5py.File(part, "r+") as file:
             for number, kind in layouts.TYPES.items():
-                file[f"PartType{number}/Coordinates"][...] = cut[kind][i] / LENGTHS[form]
+                file[f"PartType{number}/Coordinates"][...] = positions_by_file[kind][i] / LENGTHS[form]
             file["Header"].attrs["BoxSize"] = np.asarray(file["Header"].attrs["BoxSize"]) * (box_kpc / BOX)
     return path
 
 
 def tipsy_tables(path: Path) -> list[np.ndarray]:
-    """Gas, dark matter and stars as rows of big-endian floats: mass, x, y, z and so on."""
+    """Read gas, dark matter and stars as rows of big-endian floats: mass, x, y, z and so on."""
     raw = path.read_bytes()
     counts = np.frombuffer(raw[16:28], ">i4")
     widths = 12, 9, 11
@@ -94,7 +94,7 @@ def tipsy_tables(path: Path) -> list[np.ndarray]:
 
 
 def on_disk(path: Path, form: str, files: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Component -> positions [kpc] and masses [Msun] by h5py or numpy alone."""
+    """Return positions [kpc] and masses [Msun] of each component, read by h5py or numpy alone."""
     if form == "tipsy":
         units = FORMATS["tipsy"].units(path, {})
         tables = dict(zip(("gas", "dark", "stars"), tipsy_tables(path), strict=True))
@@ -103,41 +103,47 @@ def on_disk(path: Path, form: str, files: int) -> dict[str, tuple[np.ndarray, np
             for k, t in tables.items()
         }
     mass = 1e10 if form == "swift" else layouts.MASS_H
-    found = {}
+    positions_and_masses = {}
     for number, kind in layouts.TYPES.items():
         pos, weights = [], []
-        for part in layouts._names(path.with_name("snap_028.hdf5"), files):
+        for part in layouts.file_paths(path.with_name("snap_028.hdf5"), files):
             with h5py.File(part) as file:
                 group = file[f"PartType{number}"]
                 pos.append(group["Coordinates"][:] * LENGTHS[form])
-                default = np.full(len(pos[-1]), file["Header"].attrs.get("MassTable", np.zeros(6))[number])
-                weights.append(mass * (group["Masses"][:].astype(float) if "Masses" in group else default))
-        found[kind] = np.concatenate(pos), np.concatenate(weights)
-    return found
+                table_masses = np.full(len(pos[-1]), file["Header"].attrs.get("MassTable", np.zeros(6))[number])
+                weights.append(mass * (group["Masses"][:].astype(float) if "Masses" in group else table_masses))
+        positions_and_masses[kind] = np.concatenate(pos), np.concatenate(weights)
+    return positions_and_masses
 
 
 def wrapped(offset: np.ndarray, box_kpc: float) -> np.ndarray:
     return offset - box_kpc * np.round(offset / box_kpc) if box_kpc else offset
 
 
-def assert_true_sums(snapshot: Snapshot, disk: dict, box_kpc: float, spheres: list[tuple[np.ndarray, float]]) -> int:
-    """Counts and masses of every sphere; how many particles there were in all."""
-    seen = 0
+def assert_true_sums(
+    snapshot: Snapshot, expected: dict, box_kpc: float, spheres: list[tuple[np.ndarray, float]]
+) -> int:
+    """Compare counts, masses and positions in every sphere; return the number of particles compared."""
+    n_inside = 0
     for centre, radius in spheres:
-        found = snapshot.galaxy(centre, radius).components()
-        for kind, (pos, mass) in disk.items():
+        components_read = snapshot.galaxy(centre, radius).components()
+        for kind, (pos, mass) in expected.items():
             offset = wrapped(pos - centre, box_kpc)
             inside = np.linalg.norm(offset, axis=1) <= radius
-            assert len(found[kind]) == inside.sum(), (kind, centre, radius)
-            assert found[kind].mass_msun.sum() == pytest.approx(mass[inside].sum(), rel=1e-12)
-            seen += inside.sum()
-            order, other = (np.lexsort(np.round(p, 6).T) for p in (found[kind].pos_kpc, offset[inside]))
-            np.testing.assert_allclose(found[kind].pos_kpc[order], offset[inside][other], atol=1e-6)
-    return seen
+            assert len(components_read[kind]) == inside.sum(), (kind, centre, radius)
+            assert components_read[kind].mass_msun.sum() == pytest.approx(mass[inside].sum(), rel=1e-12)
+            n_inside += inside.sum()
+            read_order, expected_order = (
+                np.lexsort(np.round(p, 6).T) for p in (components_read[kind].pos_kpc, offset[inside])
+            )
+            np.testing.assert_allclose(
+                components_read[kind].pos_kpc[read_order], offset[inside][expected_order], atol=1e-6
+            )
+    return n_inside
 
 
 def spheres_in(box_kpc: float, galaxy: Galaxy, corner: float) -> list[tuple[np.ndarray, float]]:
-    """About a corner, a face, an edge from outside, a particle; small, and as large as may be."""
+    """Return spheres about a corner, a face, an edge from outside and a particle, and the largest that is allowed."""
     middle = np.median(galaxy.stars.pos_kpc, axis=0) + corner
     if not box_kpc:
         return [(middle, 200.0), (middle + np.array([250, 0, 0]), 600.0), (middle, 1e5)]
@@ -157,16 +163,16 @@ def spheres_in(box_kpc: float, galaxy: Galaxy, corner: float) -> list[tuple[np.n
 def test_a_sphere_holds_what_a_sum_over_the_file_finds(place, form, files, tmp_path, monkeypatch):
     galaxy, box = placed(place), 0.0 if place == "no box" else BOX
     path = write(tmp_path, form, galaxy, files, box)
-    disk = on_disk(path, form, files)
+    expected = on_disk(path, form, files)
     spheres = spheres_in(box, galaxy, -0.5 * BOX if form == "tipsy" and box else 0.0)
     spheres = spheres if files == 1 else spheres[::2]
-    if files == 1:  # parts of one file, which yt's index tells apart
+    if files == 1:  # so that yt's index divides the file into parts
         monkeypatch.setattr("yt.geometry.particle_geometry_handler.ParticleIndex.chunksize", 60)
-    for whole in (10, 10**9) if files == 1 else (10,):
-        monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", whole)
+    for read_whole_below in (10, 10**9) if files == 1 else (10,):
+        monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", read_whole_below)
         with Snapshot(path, form, {"dark": ["PartType1"]} if form != "tipsy" else None) as snapshot:
             assert snapshot.units.box_kpc == (pytest.approx(BOX) if box else None)
-            assert assert_true_sums(snapshot, disk, box, spheres) > 200
+            assert assert_true_sums(snapshot, expected, box, spheres) > 200
 
 
 @pytest.mark.parametrize("box", [None, 7.0])
@@ -175,11 +181,11 @@ def test_images_are_those_whose_spheres_reach_the_particles(box):
     for _ in range(50):
         pos = rng.uniform(-1, 1, (300, 3)) * rng.uniform(0.1, 6, 3) + rng.uniform(-20, 20, 3)
         extent, centre, radius = np.array([pos.min(0), pos.max(0)]), rng.uniform(-30, 30, 3), rng.uniform(0.1, 3.4)
-        found = images(centre, radius, extent, box)
-        near = [np.flatnonzero(np.linalg.norm(pos - c, axis=1) <= radius) for c in found]
+        image_centres = images(centre, radius, extent, box)
+        indices_near = [np.flatnonzero(np.linalg.norm(pos - c, axis=1) <= radius) for c in image_centres]
         expected = np.flatnonzero(np.linalg.norm(wrapped(pos - centre, box or 0), axis=1) <= radius)
-        assert sorted(np.concatenate([[], *near])) == sorted(expected)
-        assert len(found) <= 27
+        assert sorted(np.concatenate([[], *indices_near])) == sorted(expected)
+        assert len(image_centres) <= 27
 
 
 def test_a_domain_holds_its_particles_well_inside():
@@ -210,19 +216,26 @@ def test_positions_that_are_no_numbers_are_missed_by_no_region(form, bad, tmp_pa
 
 
 def isolated(path: Path, box: float, reach: float = 60.0, shift: float = 0.0, **header: object) -> tuple[Path, Galaxy]:
-    """A run without expansion, its dark matter filling a ball, with what a parameter file may leave in the Header."""
-    rng, whole = np.random.default_rng(4), layouts.galaxy(400)
+    """Write a run without expansion, its dark matter in a ball, with Header entries as a parameter file leaves them."""
+    rng, cloud = np.random.default_rng(4), layouts.galaxy(400)
     ball = rng.normal(0, 1, (400, 3))
     ball *= (reach * rng.random(400) ** (1 / 3) / np.linalg.norm(ball, axis=1))[:, None]
-    galaxy = Galaxy(whole.stars, whole.gas, Particles(ball, whole.dark.vel_kms, whole.dark.mass_msun), empty())
+    galaxy = Galaxy(cloud.stars, cloud.gas, Particles(ball, cloud.dark.vel_kms, cloud.dark.mass_msun), empty())
     layouts.fire(path, galaxy)
     with h5py.File(path, "r+") as file:
         for number, kind in layouts.TYPES.items():
             file[f"PartType{number}/Coordinates"][...] = galaxy.components()[kind].pos_kpc + shift
-        said = {"OmegaLambda": 0.0, "Omega0": 0.0, "Redshift": 0.0, "Time": 0.5, "HubbleParam": 1.0, "BoxSize": box}
-        for key in said.keys() | header.keys():
+        attributes = {
+            "OmegaLambda": 0.0,
+            "Omega0": 0.0,
+            "Redshift": 0.0,
+            "Time": 0.5,
+            "HubbleParam": 1.0,
+            "BoxSize": box,
+        }
+        for key in attributes.keys() | header.keys():
             file["Header"].attrs.pop(key, None)
-        file["Header"].attrs.update({key: value for key, value in (said | header).items() if value is not None})
+        file["Header"].attrs.update({key: value for key, value in (attributes | header).items() if value is not None})
     return path, galaxy
 
 
@@ -237,20 +250,22 @@ def true_mass(galaxy: Galaxy, radius: float = 30.0) -> float:
     return galaxy.dark.mass_msun[inside].sum() / layouts.MASS_H
 
 
-@pytest.mark.parametrize(("box", "whole"), [(0.0, 10), (1.0, 10), (80.0, 10), (80.0, 10**9), (119.0, 10**9), (1e3, 10)])
-def test_a_run_that_is_not_cosmological_and_leaves_its_box_is_not_wrapped(box, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", whole)
+@pytest.mark.parametrize(
+    ("box", "read_whole_below"), [(0.0, 10), (1.0, 10), (80.0, 10), (80.0, 10**9), (119.0, 10**9), (1e3, 10)]
+)
+def test_a_run_that_is_not_cosmological_and_leaves_its_box_is_not_wrapped(box, read_whole_below, tmp_path, monkeypatch):
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", read_whole_below)
     path, galaxy = isolated(tmp_path / "snap.hdf5", box)
     with Snapshot(path, "gizmo") as snapshot:
         for radius in (30.0, 39.0, 55.0):
-            found = snapshot.galaxy(np.zeros(3), radius).dark.mass_msun.sum() / snapshot.units.mass_msun
-            assert found == pytest.approx(true_mass(galaxy, radius), rel=1e-6)
+            dark_mass = snapshot.galaxy(np.zeros(3), radius).dark.mass_msun.sum() / snapshot.units.mass_msun
+            assert dark_mass == pytest.approx(true_mass(galaxy, radius), rel=1e-6)
         assert snapshot.units.box_kpc is None
         assert box == 0 or f"its box of {box:g} kpc is left by positions" in snapshot.units.source
 
 
 def test_a_box_that_is_not_left_stays_one(tmp_path):
-    """Of the suite file or of the header: a run may well be periodic without being cosmological."""
+    """The box is the suite file's or the header's: a run may be periodic without being cosmological."""
     path, galaxy = isolated(tmp_path / "snap.hdf5", 200.0, shift=100.0)
     with h5py.File(path, "r+") as file:
         for number in layouts.TYPES:
@@ -295,7 +310,7 @@ def test_a_wrong_box_is_refused_or_overruled(header, tmp_path):
 
 @pytest.mark.parametrize("factor", [1000.0, 1 / H, 1 / A])
 def test_a_box_that_is_not_filled_by_particles_that_fill_one_is_refused(factor, tmp_path):
-    """Where BoxSize is in another unit than positions: nothing would be wrapped, and a galaxy on a face be halved."""
+    """BoxSize is in another unit than positions: nothing would be wrapped, and a galaxy on a face would lose a half."""
     galaxy = placed("inside", 2000)
     path = write(tmp_path, "gadget", galaxy, box_kpc=factor * BOX)
     with pytest.raises(SnapshotError, match=r"positions fill a cube of 39\d\d.* kpc from the corner of a box of"):
@@ -306,14 +321,14 @@ def test_a_box_that_is_not_filled_by_particles_that_fill_one_is_refused(factor, 
 
 def test_a_given_box_begins_where_the_format_lets_it(tmp_path):
     path = write(tmp_path, "tipsy", placed("inside"))
-    for units, box, corner in (
+    for suite_units, box, corner in (
         ({}, BOX, -0.5 * BOX),
         ({"box": 1e4}, 1e4 * A, -5e3 * A),
         ({"box": "none"}, None, -0.5 * BOX),
     ):
-        found = FORMATS["tipsy"].units(path, units)
-        assert found.box_kpc == (None if box is None else pytest.approx(box))
-        assert found.corner_kpc == pytest.approx(corner)
+        units_read = FORMATS["tipsy"].units(path, suite_units)
+        assert units_read.box_kpc == (None if box is None else pytest.approx(box))
+        assert units_read.corner_kpc == pytest.approx(corner)
 
 
 @pytest.mark.parametrize(
@@ -352,36 +367,36 @@ def test_dark_energy_in_the_header_of_an_isolated_run_is_overruled_by_the_suite_
     units = FORMATS["gizmo"].units(path, {"cosmological": False})
     assert (units.scale_factor, units.length_kpc, units.cosmological) == (1, pytest.approx(1 / 0.7), False)
     assert "cosmological: false by the suite file" in units.source
-    found = enclosed(path, 30.0 / 0.7, units={"cosmological": False})
-    assert found == pytest.approx(true_mass(galaxy, 30.0), rel=1e-6)
+    dark_mass = enclosed(path, 30.0 / 0.7, units={"cosmological": False})
+    assert dark_mass == pytest.approx(true_mass(galaxy, 30.0), rel=1e-6)
 
 
 def test_a_cosmological_run_may_be_said_to_be_one(tmp_path):
-    path, _ = isolated(tmp_path / "snap.hdf5", 0.0, Redshift=None, Omega0=1.0)  # Einstein and de Sitter's
+    path, _ = isolated(tmp_path / "snap.hdf5", 0.0, Redshift=None, Omega0=1.0)  # an Einstein-de Sitter universe
     assert FORMATS["gizmo"].units(path, {}).scale_factor == 1
     assert FORMATS["gizmo"].units(path, {"cosmological": True}).scale_factor == 0.5
     path = write(tmp_path, "tipsy", placed("inside"))
-    for said, a, box in ((None, A, BOX), (True, A, BOX), (False, 1.0, BOX / A)):
-        units = FORMATS["tipsy"].units(path, {} if said is None else {"cosmological": said})
+    for cosmological, a, box in ((None, A, BOX), (True, A, BOX), (False, 1.0, BOX / A)):
+        units = FORMATS["tipsy"].units(path, {} if cosmological is None else {"cosmological": cosmological})
         assert (units.scale_factor, units.box_kpc) == pytest.approx((a, box))
 
 
 @pytest.mark.parametrize("z", [0.0, 4.44e-16, -2e-16, 1e-9])
-@pytest.mark.parametrize("said", [None, 0, 1])
-def test_a_redshift_that_is_rounding_is_none(z, said, tmp_path):
+@pytest.mark.parametrize("cosmological_flag", [None, 0, 1])
+def test_a_redshift_that_is_rounding_is_none(z, cosmological_flag, tmp_path):
     path = layouts.swift(tmp_path / "snap.hdf5", layouts.galaxy())
     with h5py.File(path, "r+") as file:
         file["Header"].attrs["Redshift"] = z
         for group in [file["Header"].attrs, file["Cosmology"].attrs]:
             for key in {"Scale-factor", "Cosmological run"} & group.keys():
                 del group[key]
-        if said is None:  # a cutout that has lost what said whether it is cosmological
+        if cosmological_flag is None:  # a cutout that lost the flag for a cosmological run
             del file["Cosmology"]
         else:
-            file["Cosmology"].attrs["Cosmological run"] = [said]
+            file["Cosmology"].attrs["Cosmological run"] = [cosmological_flag]
             file["Cosmology"].attrs["Redshift"] = z
     assert FORMATS["swift"].units(path, {}).scale_factor == pytest.approx(1, abs=2e-9)
-    path, _ = isolated(tmp_path / "other.hdf5", 0.0, Redshift=z, Time=1.0, ComovingIntegrationOn=said or 0)
+    path, _ = isolated(tmp_path / "other.hdf5", 0.0, Redshift=z, Time=1.0, ComovingIntegrationOn=cosmological_flag or 0)
     assert FORMATS["gadget"].units(path, {}).scale_factor == pytest.approx(1, abs=2e-9)
 
 
@@ -397,11 +412,11 @@ def test_a_swift_cutout_without_its_cosmology_is_taken_at_its_redshift(tmp_path)
 
 def test_a_box_is_settled_by_positions_alone():
     units = CodeUnits(1, 1, 1, 100.0, corner_kpc=-50.0)
-    inside, left = np.array([[-50.0] * 3, [50.0] * 3]), np.array([[-50.0] * 3, [50.0, 50.0, 50.01]])
+    inside, outside = np.array([[-50.0] * 3, [50.0] * 3]), np.array([[-50.0] * 3, [50.0, 50.0, 50.01]])
     assert settled_box(Path("x"), units, {"a": inside}) == units
-    assert settled_box(Path("x"), units, {"a": left}) == units
+    assert settled_box(Path("x"), units, {"a": outside}) == units
     assert settled_box(Path("x"), units, {}) == units
-    for extent, box in ((inside, 100.0), (left, None), (inside + 5e-5, 100.0)):
+    for extent, box in ((inside, 100.0), (outside, None), (inside + 5e-5, 100.0)):
         static = CodeUnits(1, 1, 1, 100.0, corner_kpc=-50.0, cosmological=False)
         assert settled_box(Path("x"), static, {"a": extent}).box_kpc == box
 
@@ -410,17 +425,19 @@ def test_a_box_is_settled_by_positions_alone():
 def test_an_index_is_kept_with_its_digest_and_made_anew_where_it_is_damaged(damage, tmp_path, monkeypatch):
     from yt.geometry.particle_geometry_handler import ParticleIndex
 
-    made, coarse = [], ParticleIndex._initialize_coarse_index
-    monkeypatch.setattr(ParticleIndex, "_initialize_coarse_index", lambda self: made.append(1) or coarse(self))
+    indexes_made, initialize_coarse = [], ParticleIndex._initialize_coarse_index
+    monkeypatch.setattr(
+        ParticleIndex, "_initialize_coarse_index", lambda self: indexes_made.append(1) or initialize_coarse(self)
+    )
     monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
     path = write(tmp_path, "gizmo", placed("across one face"), files=3)
-    disk, spheres = on_disk(path, "gizmo", 3), [(np.array([BOX, 0.5 * BOX, 0]), 150.0)]
-    for times in (1, 2):
+    expected, spheres = on_disk(path, "gizmo", 3), [(np.array([BOX, 0.5 * BOX, 0]), 150.0)]
+    for attempt in (1, 2):
         with Snapshot(path, "gizmo", indexes=tmp_path / "indexes") as snapshot:
-            assert assert_true_sums(snapshot, disk, BOX, spheres) > 200
-        assert len(made) == (1 if damage == "no" else times)
+            assert assert_true_sums(snapshot, expected, BOX, spheres) > 200
+        assert len(indexes_made) == (1 if damage == "no" else attempt)
         (index,), (extents,) = ((tmp_path / "indexes").glob(f"*.{end}") for end in ("ewah", "json"))
-        if damage == "index":  # one bit, far from whatever HDF5 looks at
+        if damage == "index":  # one bit, in a place that HDF5 does not check
             raw = bytearray(index.read_bytes())
             raw[-1] ^= 1
             index.write_bytes(raw)
@@ -431,19 +448,19 @@ def test_an_index_is_kept_with_its_digest_and_made_anew_where_it_is_damaged(dama
 def test_values_that_yt_does_not_return_are_missed(tmp_path, monkeypatch):
     from yt.frontends.gadget.io import IOHandlerGadgetHDF5
 
-    whole = IOHandlerGadgetHDF5._read_particle_data_file
+    read_all = IOHandlerGadgetHDF5._read_particle_data_file
 
-    def cut(self, data_file, ptf, selector=None):
-        return {field: values[:-1] for field, values in whole(self, data_file, ptf, selector).items()}
+    def read_all_but_last(self, data_file, ptf, selector=None):
+        return {field: values[:-1] for field, values in read_all(self, data_file, ptf, selector).items()}
 
-    monkeypatch.setattr(IOHandlerGadgetHDF5, "_read_particle_data_file", cut)
+    monkeypatch.setattr(IOHandlerGadgetHDF5, "_read_particle_data_file", read_all_but_last)
     path = write(tmp_path, "gizmo", placed("inside"))
     with Snapshot(path, "gizmo") as snapshot, pytest.raises(SnapshotError, match="149 of the 150 values of PartType"):
         snapshot.galaxy(np.zeros(3), 100.0)
 
 
-def suite_file(folder: Path, **more: object) -> Path:
-    content = {"name": "mine", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc": 39}} | more
+def suite_file(folder: Path, **further_keys: object) -> Path:
+    content = {"name": "mine", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc": 39}} | further_keys
     (folder / "mine.yaml").write_text(yaml.safe_dump(content))
     return folder / "mine.yaml"
 
@@ -453,7 +470,7 @@ def suite_file(folder: Path, **more: object) -> Path:
 )
 def test_a_suite_file_says_what_the_box_is(written, box, tmp_path):
     units = load_suite(suite_file(tmp_path, units={"box": written, "cosmological": False})).units
-    assert units.box == box  # a null is a key that is left out, in a suite file as in what a store keeps of one
+    assert units.box == box  # a null counts as a key that is left out, in a suite file and in a store's copy of it
     assert units.cosmological is False
     assert Units().model_dump(exclude_none=True) == {}
 
@@ -478,7 +495,7 @@ def test_snapshots_that_do_not_belong_together_are_named(tmp_path, capsys):
             UnitLength_in_cm=layouts.KPC, UnitMass_in_g=layouts.MSUN * 1e10, UnitVelocity_in_cm_per_s=1e5
         )
     assert len(list_tasks(suite)) == 4
-    (said,) = capsys.readouterr().err.splitlines()
+    (warning,) = capsys.readouterr().err.splitlines()
     for words in (
         r"h: 0.7 in 3 (",
         r"1 in 1 (",
@@ -486,6 +503,6 @@ def test_snapshots_that_do_not_belong_together_are_named(tmp_path, capsys):
         "the file's Units group in 1 (",
         "PartType2, PartType4 in 1",
     ):
-        assert words in said
+        assert words in warning
     assert len(list_tasks(suite.model_copy(update={"snapshots": "snap_[01].hdf5"}))) == 2
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Public snapshot files nobody here made: truth summed independently with h5py, and a prediction."""
+"""Public snapshot files of other groups: the true mass is summed independently with h5py, and a model predicts."""
 
 import h5py
 import numpy as np
@@ -20,7 +20,7 @@ FILES = {
 
 
 def particles(path, length_kpc: float, mass_msun: float) -> tuple[np.ndarray, np.ndarray]:
-    """Every particle of a file, with the units its README gives."""
+    """Return positions [kpc] and masses [Msun] of all particles of a file, in the units of its README."""
     pos, mass = [], []
     with h5py.File(path) as file:
         table = file["Header"].attrs["MassTable"]
@@ -28,8 +28,8 @@ def particles(path, length_kpc: float, mass_msun: float) -> tuple[np.ndarray, np
             if (group := file.get(f"PartType{number}")) is not None:
                 n = len(group["Coordinates"])
                 pos.append(group["Coordinates"][()] * length_kpc)
-                own = group["Masses"] if "Masses" in group else group.get("Mass")
-                mass.append((own[()] if own is not None else np.full(n, table[number])).astype(float) * mass_msun)
+                masses = group["Masses"] if "Masses" in group else group.get("Mass")
+                mass.append((masses[()] if masses is not None else np.full(n, table[number])).astype(float) * mass_msun)
     return np.concatenate(pos), np.concatenate(mass)
 
 
@@ -51,7 +51,7 @@ def test_truth_equals_the_files_own_particles(name, real_files, tmp_path):
 
 def test_centres_agree_with_what_is_known(real_files, tmp_path):
     """The cutout is centred on (50, 50, 50) kpc, the isolated galaxy on its black hole."""
-    for name, known in (("tng_cutout", 50.0), ("arepo_isolated", 1000.0)):
+    for name, expected_kpc in (("tng_cutout", 50.0), ("arepo_isolated", 1000.0)):
         command(
             "gen",
             "maps",
@@ -62,7 +62,7 @@ def test_centres_agree_with_what_is_known(real_files, tmp_path):
             tmp_path / "m.zarr",
         )
         centre = store.open_suite(tmp_path / "m.zarr", name)["centre"][0]
-        np.testing.assert_allclose(centre, known, atol=0.3)
+        np.testing.assert_allclose(centre, expected_kpc, atol=0.3)
 
 
 def test_an_eagle_cutout_without_units_of_its_own_is_in_mpc(real_files):
@@ -105,16 +105,16 @@ def test_fires_four_files_and_low_resolution_particles(real_files):
     assert recognised(path) == "gizmo"
     parts = {"dark": ["PartType1"], "low_resolution": ["PartType2"]}
     with Snapshot(path, "gizmo", parts, tracers=Tracers(gas="hi")) as snapshot:
-        found = snapshot.galaxy(np.full(3, 0.5 * snapshot.units.box_kpc), 1e6)
+        galaxy_read = snapshot.galaxy(np.full(3, 0.5 * snapshot.units.box_kpc), 1e6)
     fine = low = 0.0
     for i in range(4):
         with h5py.File(path.with_name(f"snapshot_600.{i}.hdf5")) as file:
             fine += file["PartType1/Masses"][()].sum(dtype=float)
             low += file["PartType2/Masses"][()].sum(dtype=float)
-    assert [len(p) for p in found.components().values()] == [80, 40, 40, 0]
-    assert found.dark.mass_msun.sum() == pytest.approx((fine + low) * 1e10 / 0.702, rel=1e-6)
-    assert found.high_res_fraction == pytest.approx(fine / (fine + low), rel=1e-5)
-    assert (found.gas.weight <= 0.76 * found.gas.mass_msun).all()
+    assert [len(p) for p in galaxy_read.components().values()] == [80, 40, 40, 0]
+    assert galaxy_read.dark.mass_msun.sum() == pytest.approx((fine + low) * 1e10 / 0.702, rel=1e-6)
+    assert galaxy_read.high_res_fraction == pytest.approx(fine / (fine + low), rel=1e-5)
+    assert (galaxy_read.gas.weight <= 0.76 * galaxy_read.gas.mass_msun).all()
 
 
 def test_gadgets_binary_file_of_a_disc_and_a_bulge(real_files):

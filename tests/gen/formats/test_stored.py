@@ -1,4 +1,4 @@
-"""Numbers that are not there are not zeros; files that are none say what they are."""
+"""Missing numbers are not read as zeros, and the error for a file that is no snapshot says what it is."""
 
 import gzip
 import re
@@ -29,30 +29,32 @@ def edit(path: Path, change: Callable[[h5py.File], object]) -> Path:
     return path
 
 
-def again(file: h5py.File, name: str, **how: object) -> h5py.Dataset:
-    """A dataset of the same shape in the place of another, without its numbers."""
-    shape, kind = file[name].shape, file[name].dtype
+def again(file: h5py.File, name: str, **options: object) -> h5py.Dataset:
+    """Replace a dataset by one of the same shape and type without any numbers."""
+    shape, dtype = file[name].shape, file[name].dtype
     del file[name]
-    return file.create_dataset(name, shape, kind, **how)  # type: ignore[arg-type]
+    return file.create_dataset(name, shape, dtype, **options)  # type: ignore[arg-type]
 
 
 def half_written(file: h5py.File) -> None:
     again(file, "PartType4/Velocities", chunks=(10, 3))[:25] = 1.0
 
 
-def virtual(file: h5py.File, rows: slice, of: slice, name: str = "PartType4/Velocities", cut: int = 40) -> None:
-    """Rows of a dataset from rows of another in a file beside it, which holds `cut` rows."""
-    data = file[name][()]
+def virtual(
+    file: h5py.File, rows: slice, source_rows: slice, name: str = "PartType4/Velocities", n_rows: int = 40
+) -> None:
+    """Make a dataset virtual: `rows` of it from `source_rows` of one in a file beside it, which has `n_rows` rows."""
+    values = file[name][()]
     del file[name]
     with h5py.File(Path(file.filename).with_name("beside.hdf5"), "w") as beside:
-        beside["x"] = data[:cut]
-    layout = h5py.VirtualLayout(data.shape, data.dtype)
-    layout[rows] = h5py.VirtualSource("beside.hdf5", "x", data.shape)[of]
+        beside["x"] = values[:n_rows]
+    layout = h5py.VirtualLayout(values.shape, values.dtype)
+    layout[rows] = h5py.VirtualSource("beside.hdf5", "x", values.shape)[source_rows]
     file.create_virtual_dataset(name, layout)
 
 
 def overlapping(file: h5py.File) -> None:
-    """As many rows mapped as there are, some twice and some not at all."""
+    """Map as many rows as there are, but some twice and some not at all."""
     virtual(file, slice(0, 40), slice(0, 40))
     layout = h5py.VirtualLayout((40, 3), "f4")
     for rows in (slice(0, 20), slice(10, 30)):
@@ -62,7 +64,7 @@ def overlapping(file: h5py.File) -> None:
 
 
 def nested(file: h5py.File) -> None:
-    """A virtual dataset of a virtual dataset with a gap."""
+    """Map a virtual dataset that has a gap."""
     virtual(file, slice(0, 40), slice(0, 40))
     with h5py.File(Path(file.filename).with_name("beside.hdf5"), "r+") as beside:
         beside.move("x", "y")
@@ -84,7 +86,7 @@ GAPS = {
     "virtual, first row missing": (lambda f: virtual(f, slice(1, 40), slice(1, 40)), "leave gaps"),
     "virtual, every second": (lambda f: virtual(f, slice(0, 40, 2), slice(0, 20)), "leave gaps"),
     "virtual, overlapping": (overlapping, "leave gaps"),
-    "virtual, part cut short": (lambda f: virtual(f, slice(0, 40), slice(0, 40), cut=39), "not there; cut short"),
+    "virtual, part cut short": (lambda f: virtual(f, slice(0, 40), slice(0, 40), n_rows=39), "not there; cut short"),
     "virtual of virtual": (nested, "leave gaps"),
     "column of nothing": (lambda f: again(f, "PartType4/Light", chunks=True), "was never written"),
     "link to no file": (lambda f: outside(f, "PartType4/Velocities"), "a link to nothing"),
@@ -148,31 +150,31 @@ def test_what_lies_elsewhere_is_read(form, tmp_path):
         del file["PartType4"]
         file["PartType4"] = h5py.ExternalLink("beside.hdf5", "/stars")
 
-    whole = lambda file: virtual(file, slice(0, 40), slice(0, 40))  # noqa: E731
-    edit(path, {"whole": whole, "in columns": columns, "linked": linked, "with an empty part": with_empty}[form])
+    as_one_block = lambda file: virtual(file, slice(0, 40), slice(0, 40))  # noqa: E731
+    edit(path, {"whole": as_one_block, "in columns": columns, "linked": linked, "with an empty part": with_empty}[form])
     with Snapshot(path, "gizmo") as snapshot:
-        found = snapshot.galaxy(ORIGIN, 100.0).stars
-    np.testing.assert_allclose(found.vel_kms, written.stars.vel_kms, rtol=1e-6, atol=1e-4)
-    np.testing.assert_allclose(found.mass_msun, written.stars.mass_msun, rtol=1e-6)
+        stars_read = snapshot.galaxy(ORIGIN, 100.0).stars
+    np.testing.assert_allclose(stars_read.vel_kms, written.stars.vel_kms, rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(stars_read.mass_msun, written.stars.mass_msun, rtol=1e-6)
 
 
 @pytest.fixture
 def few_files() -> Iterator[Callable[[int], None]]:
-    """Lowers the number of files that this process may open."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield lambda soft: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    """Return a function that lowers the number of files which this process may open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda soft: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_virtual_snapshot_of_more_parts_than_may_be_open(few_files, tmp_path, monkeypatch):
-    """The limit is raised; where it cannot be, and where parts fail in spite of it, no zeros are read."""
+    """The limit is raised; no zeros are read where it cannot be raised, or where a part cannot be opened."""
     written = layouts.galaxy(300)
     path = layouts.swift_virtual(tmp_path / "snap_028.hdf5", written, files=80)
     few_files(100)
     with Snapshot(path, "swift", tracers=Tracers(gas="hi")) as snapshot:
-        found = snapshot.galaxy(ORIGIN, 100.0)
-        assert len(found.stars) == 300
-        np.testing.assert_allclose(found.stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
+        galaxy_read = snapshot.galaxy(ORIGIN, 100.0)
+        assert len(galaxy_read.stars) == 300
+        np.testing.assert_allclose(galaxy_read.stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
         snapshot._kept = {}
         (tmp_path / "snap_028.7.hdf5").rename(tmp_path / "away")
         with pytest.raises(SnapshotError, match="NaN or infinite values in PartType0"):
@@ -209,41 +211,41 @@ def binary(folder: Path, form: int = 1, files: int = 1, **kinds: object) -> Path
     return layouts.gadget_binary(folder / "snap_028.bin", layouts.galaxy(), files, form, **kinds)  # type: ignore[arg-type]
 
 
-def put(path: Path, at: int, code: str, *values: float) -> None:
-    raw = bytearray(path.read_bytes())
-    struct.pack_into(code, raw, at, *values)
-    path.write_bytes(raw)
+def put(path: Path, offset: int, struct_format: str, *values: float) -> None:
+    content = bytearray(path.read_bytes())
+    struct.pack_into(struct_format, content, offset, *values)
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("form", [1, 2])
 @pytest.mark.parametrize("fault", ["cut", "one byte", "count", "more", "mark", "end mark", "header mark", "negative"])
 def test_a_binary_snapshot_whose_records_do_not_fit_is_refused(fault, form, tmp_path):
     path = binary(tmp_path, form)
-    raw, start = path.read_bytes(), 20 if form == 2 else 4
-    mark = start + 256 + 4 + (16 if form == 2 else 0)
-    change = {
-        "cut": lambda: path.write_bytes(raw[: len(raw) // 2]),
-        "one byte": lambda: path.write_bytes(raw[:-1]),
-        "count": lambda: put(path, start, "<i", 39),
-        "more": lambda: put(path, start + 4, "<i", 2**31 - 1),
-        "mark": lambda: put(path, mark, "<I", 12),
-        "end mark": lambda: put(path, mark + 4 + 120 * 12, "<I", 1441),
-        "header mark": lambda: put(path, start + 256, "<I", 255),
-        "negative": lambda: put(path, start, "<i", -1),
+    content, header_start = path.read_bytes(), 20 if form == 2 else 4
+    first_mark = header_start + 256 + 4 + (16 if form == 2 else 0)
+    changes = {
+        "cut": lambda: path.write_bytes(content[: len(content) // 2]),
+        "one byte": lambda: path.write_bytes(content[:-1]),
+        "count": lambda: put(path, header_start, "<i", 39),
+        "more": lambda: put(path, header_start + 4, "<i", 2**31 - 1),
+        "mark": lambda: put(path, first_mark, "<I", 12),
+        "end mark": lambda: put(path, first_mark + 4 + 120 * 12, "<I", 1441),
+        "header mark": lambda: put(path, header_start + 256, "<I", 255),
+        "negative": lambda: put(path, header_start, "<i", -1),
     }
-    change[fault]()
+    changes[fault]()
     with pytest.raises(SnapshotError, match=re.escape(str(path))):
         Snapshot(path, "gadget_binary")
 
 
 def test_a_binary_snapshot_without_a_block_it_needs_is_refused(tmp_path):
     path = binary(tmp_path, 2)
-    raw = path.read_bytes()
-    at, end = raw.index(b"VEL "), raw.index(b"ID  ")
-    path.write_bytes(raw[: at - 4] + raw[end - 4 :])
+    content = path.read_bytes()
+    vel_start, vel_end = content.index(b"VEL "), content.index(b"ID  ")
+    path.write_bytes(content[: vel_start - 4] + content[vel_end - 4 :])
     with pytest.raises(SnapshotError, match="no block VEL for 360 values"):
         Snapshot(path, "gadget_binary")
-    path.write_bytes(raw[: end - 4] + raw[at - 4 : end - 4] + raw[end - 4 :])
+    path.write_bytes(content[: vel_end - 4] + content[vel_start - 4 : vel_end - 4] + content[vel_end - 4 :])
     with pytest.raises(SnapshotError, match="two blocks VEL"):
         Snapshot(path, "gadget_binary")
 
@@ -269,7 +271,7 @@ def test_blocks_of_no_known_order_give_no_smoothing_lengths(tmp_path):
     with open(path, "ab") as file:
         file.write(struct.pack("<I", 160) + bytes(160) + struct.pack("<I", 160))
     assert "HSML" not in blocks_of(path, read_header(path))
-    put(path, 4 + 24 + 48 + 16 + 8 + 24, "<i", 1)  # cooling: NE and NH come before HSML
+    put(path, 4 + 24 + 48 + 16 + 8 + 24, "<i", 1)  # Flag_Cooling: NE and NH come before HSML
     assert "HSML" not in blocks_of(path, read_header(path))
     with open(path, "ab") as file:
         file.write(struct.pack("<I", 160) + np.ones(40, "<f4").tobytes() + struct.pack("<I", 160))
@@ -281,68 +283,73 @@ def test_blocks_of_no_known_order_give_no_smoothing_lengths(tmp_path):
 
 @pytest.mark.parametrize("real", ["f4", "f8"])
 def test_black_holes_of_tipsy_are_no_stars(real, tmp_path):
-    whole = layouts.galaxy()
+    written = layouts.galaxy()
     hole = Particles(np.array([[1.0, 2.0, 3.0]]), np.zeros((1, 3)), np.array([1e8]))
-    path = layouts.tipsy(tmp_path / "run.00512", replace(whole, black_holes=hole), real=real)
+    path = layouts.tipsy(tmp_path / "run.00512", replace(written, black_holes=hole), float_type=real)
     with Snapshot(path, "tipsy") as snapshot:
-        found = snapshot.galaxy(ORIGIN, 100.0)
+        galaxy_read = snapshot.galaxy(ORIGIN, 100.0)
         assert len(snapshot.everything("stars")) == 40
         assert snapshot.everything("black_holes").mass_msun == pytest.approx([1e8])
-    np.testing.assert_allclose(found.stars.mass_msun, whole.stars.mass_msun, rtol=1e-6)
-    np.testing.assert_allclose(found.black_holes.pos_kpc, hole.pos_kpc, atol=1e-3)
-    old = {"stars": ["Stars", "BlackHoles"], "black_holes": []}
-    with Snapshot(path, "tipsy", old) as snapshot:
+    np.testing.assert_allclose(galaxy_read.stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
+    np.testing.assert_allclose(galaxy_read.black_holes.pos_kpc, hole.pos_kpc, atol=1e-3)
+    old_components = {"stars": ["Stars", "BlackHoles"], "black_holes": []}
+    with Snapshot(path, "tipsy", old_components) as snapshot:
         assert len(snapshot.galaxy(ORIGIN, 100.0).stars) == 41
 
 
 def test_old_stars_of_an_isolated_run_are_not_taken_for_black_holes(tmp_path):
-    whole = layouts.galaxy()
-    path = layouts.tipsy(tmp_path / "run.00512", replace(whole, stars=whole.stars[:5], black_holes=whole.stars[5:]))
+    written = layouts.galaxy()
+    path = layouts.tipsy(
+        tmp_path / "run.00512", replace(written, stars=written.stars[:5], black_holes=written.stars[5:])
+    )
     with (
         pytest.raises(SnapshotError, match=r"35 of 40 Stars formed before time began.*BlackHoles"),
-        Snapshot(path, "tipsy") as s,
+        Snapshot(path, "tipsy") as opened,
     ):
-        s.galaxy(ORIGIN, 100.0)
+        opened.galaxy(ORIGIN, 100.0)
     with Snapshot(path, "tipsy", {"black_holes": ["BlackHoles"]}) as snapshot:
         assert len(snapshot.galaxy(ORIGIN, 100.0).black_holes) == 35
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_tipsy_header_without_its_pad_shifts_nothing(order, tmp_path):
-    whole = layouts.galaxy()
-    path = layouts.tipsy(tmp_path / "run.00512", whole, order)
+    written = layouts.galaxy()
+    path = layouts.tipsy(tmp_path / "run.00512", written, order)
     raw = path.read_bytes()
     path.write_bytes(raw[:28] + raw[32:])
     with Snapshot(path, "tipsy") as snapshot:
-        np.testing.assert_allclose(snapshot.galaxy(ORIGIN, 100.0).stars.mass_msun, whole.stars.mass_msun, rtol=1e-6)
+        np.testing.assert_allclose(snapshot.galaxy(ORIGIN, 100.0).stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
 
 
 def test_tipsys_param_tells_double_velocities_from_double_positions(tmp_path):
-    """Their files are of one size."""
-    whole = layouts.galaxy()
-    path = layouts.tipsy(tmp_path / "run.00512", whole)
-    raw, narrow = path.read_bytes(), {}
-    wide, at = raw[:32], 32
+    """Both have files of one size."""
+    written = layouts.galaxy()
+    path = layouts.tipsy(tmp_path / "run.00512", written)
+    single_file, rows_by_kind = path.read_bytes(), {}
+    double_file, offset = single_file[:32], 32
     for kind, n_after in (("gas", 5), ("dark", 2), ("stars", 4)):
         rows = np.frombuffer(
-            raw, np.dtype([("m", ">f4"), ("x", ">f4", 3), ("v", ">f4", 3), ("more", ">f4", n_after)]), 40, at
+            single_file,
+            np.dtype([("m", ">f4"), ("x", ">f4", 3), ("v", ">f4", 3), ("more", ">f4", n_after)]),
+            40,
+            offset,
         )
-        at += rows.nbytes
-        narrow[kind] = rows
-        new = np.zeros(40, np.dtype([("m", ">f4"), ("x", ">f4", 3), ("v", ">f8", 3), ("more", ">f4", n_after)]))
+        offset += rows.nbytes
+        rows_by_kind[kind] = rows
+        double_rows = np.zeros(40, np.dtype([("m", ">f4"), ("x", ">f4", 3), ("v", ">f8", 3), ("more", ">f4", n_after)]))
         for name in rows.dtype.names or ():
-            new[name] = rows[name]
-        wide += new.tobytes()
-    path.write_bytes(wide)
+            double_rows[name] = rows[name]
+        double_file += double_rows.tobytes()
+    path.write_bytes(double_file)
     with path.with_suffix(".param").open("a") as file:
         file.write("bDoubleVel = 1\n")
     with Snapshot(path, "tipsy") as snapshot:
         np.testing.assert_allclose(
-            snapshot.galaxy(ORIGIN, 100.0).stars.vel_kms, whole.stars.vel_kms, rtol=1e-5, atol=1e-3
+            snapshot.galaxy(ORIGIN, 100.0).stars.vel_kms, written.stars.vel_kms, rtol=1e-5, atol=1e-3
         )
 
 
-# Whatever else a file may be.
+# Files that are no snapshots.
 
 OTHERS = {
     "nothing": (b"", "is empty"),
@@ -364,8 +371,8 @@ def test_what_is_no_snapshot_says_what_it_is(other, tmp_path):
     path.write_bytes(content)
     with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}.*{words}"):
         recognised(path)
-    wrong = [name for name in FORMATS if not (other == "HDF5 cut short" and FORMATS[name].container == "hdf5")]
-    for form in wrong:
+    formats_to_try = [name for name in FORMATS if not (other == "HDF5 cut short" and FORMATS[name].container == "hdf5")]
+    for form in formats_to_try:
         with pytest.raises(SnapshotError, match=re.escape(str(path))) as refused:
             Snapshot(path, form)
         assert re.search(words, str(refused.value)) or other == "HDF5 cut short"
@@ -383,21 +390,21 @@ def test_folders_catalogues_and_missing_files_say_what_they_are(tmp_path):
 
 
 def test_another_format_is_named(tmp_path):
-    """What is asked for as one format and is another's says which."""
-    made = {"tipsy": layouts.tipsy(tmp_path / "run.00512", layouts.galaxy()), "gadget_binary": binary(tmp_path),
+    """Opened as another format, a file's true format is in the message."""
+    paths = {"tipsy": layouts.tipsy(tmp_path / "run.00512", layouts.galaxy()), "gadget_binary": binary(tmp_path),
             "swift": layouts.swift(tmp_path / "snap.hdf5", layouts.galaxy())}  # fmt: skip
-    for form, path in made.items():
+    for form, path in paths.items():
         assert recognised(path) == form
-        for other in made.keys() - {form}:
+        for wrong_format in paths.keys() - {form}:
             with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}.*`format: {form}`"):
-                Snapshot(path, other)
+                Snapshot(path, wrong_format)
 
 
 # Neutral hydrogen.
 
 
 def test_molecules_are_neutral_hydrogen(tmp_path):
-    """SIMBA keeps them apart from the atoms, of which star-forming gas has few (Davé et al. 2019)."""
+    """SIMBA stores molecules apart from atoms, of which star-forming gas has few (Davé et al. 2019)."""
     path = layouts.simba(tmp_path / "snap.hdf5", layouts.galaxy())
     atoms, molecules = np.linspace(0, 1, 40), np.full(40, 0.3, np.float32)
     edit(path, lambda f: f["PartType0/FractionH2"].write_direct(molecules))
@@ -422,11 +429,12 @@ def test_swifts_molecules_are_two_nuclei(tmp_path):
 
 
 def test_smoothing_lengths_of_zero_are_none(tmp_path):
-    """As initial conditions have them; negative ones are damage."""
+    """Initial conditions have smoothing lengths of zero; negative ones are damage."""
     path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
     edit(path, lambda f: f["PartType0/SmoothingLength"].write_direct(np.zeros(40, np.float32)))
     with Snapshot(path, "gizmo") as snapshot:
-        assert snapshot.galaxy(ORIGIN, 100.0).gas.support_kpc is None  # the neighbours' distances tell it then
+        # The support is later computed from the distances of neighbours.
+        assert snapshot.galaxy(ORIGIN, 100.0).gas.support_kpc is None
     edit(path, lambda f: f["PartType0/SmoothingLength"].write_direct(np.full(40, -1, np.float32)))
     with pytest.raises(SnapshotError, match="negative values in SmoothingLength"), Snapshot(path, "gizmo") as snapshot:
         snapshot.galaxy(ORIGIN, 100.0)

@@ -1,4 +1,4 @@
-"""What is used of yt that it does not promise to keep: where a release moves one of these names, this says which."""
+"""The private names of yt that are used: if a release of yt moves one, this test says which."""
 
 from importlib import import_module
 
@@ -15,7 +15,7 @@ REGIONS = (
 
 
 @pytest.mark.parametrize(
-    ("where", "names"),
+    ("owner", "names"),
     [
         ("yt.data_objects.static_output:Dataset", ("create_field_info", "_is_valid", "index")),
         ("yt.data_objects.static_output:FieldTypeContainer", ()),
@@ -31,9 +31,9 @@ REGIONS = (
         ("yt.frontends.tipsy.io:IOHandlerTipsyBinary", IO),
     ],
 )
-def test_yt_has_what_is_used_of_it(where, names):
-    module, _, path = where.partition(":")
-    found = import_module(module)
+def test_yt_has_what_is_used_of_it(owner, names):
+    module, _, path = owner.partition(":")
+    yt_object = import_module(module)
     for name in path.split("."):
-        found = getattr(found, name)
-    assert [name for name in names if not hasattr(found, name)] == []
+        yt_object = getattr(yt_object, name)
+    assert [name for name in names if not hasattr(yt_object, name)] == []

@@ -15,7 +15,7 @@ from kinmass.gen.campaign.schedule import mark_of
 from kinmass.gen.catalogues.find import Halo, found_centre
 from kinmass.gen.formats import SnapshotError
 from kinmass.gen.physics.centre import FARTHEST_RE, offset_re
-from kinmass.gen.physics.extent import ENOUGH, edge
+from kinmass.gen.physics.extent import MIN_STARS, edge
 from kinmass.gen.physics.particles import Galaxy, Particles, within
 from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.storage import store
@@ -152,7 +152,7 @@ class Worker:
         """
         snapshot, least, known = self.open(task), task.suite.selection.min_stars, aperture_kpc
         farthest = min(FARTHEST * aperture_kpc, snapshot.half_box_kpc)
-        while (end := edge(stars, known, min(ENOUGH, least))) is None:
+        while (end := edge(stars, known, min(MIN_STARS, least))) is None:
             if known == snapshot.half_box_kpc:
                 end = known
                 break

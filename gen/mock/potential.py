@@ -44,7 +44,7 @@ class Potential:
         for density in densities:
             rho = density(r_kpc[:, None] * sin, r_kpc[:, None] * _MU)
             rho_l += (2 * ell + 1) * ((_P_NODES * _WEIGHT) @ rho.T)
-        # Inner and outer integrals of each multipole, from radius to radius: ratios of radii do not overflow; r^l would.
+        # Inner and outer integrals of each multipole, step by step: r^l would overflow, ratios of radii do not.
         step = np.diff(self._ln_r)
         decay_in = np.exp(-(ell + 1) * step)
         decay_out = np.exp(-ell * step)

@@ -24,6 +24,7 @@ FIELDS = ("density", "velocity_los", "velocity_los_squared")
 
 @njit(fastmath=True)
 def _sum(values):  # type: ignore[no-untyped-def]
+    """Sum of values (N,), which reads all of their memory once."""
     total = 0.0
     for i in range(values.size):
         total += values[i]
@@ -31,57 +32,62 @@ def _sum(values):  # type: ignore[no-untyped-def]
 
 
 def arrays_read(galaxy: Galaxy) -> list[np.ndarray]:
-    """The arrays our kernel reads, flat."""
+    """The arrays that our kernel reads, flattened in memory order."""
     tracers = [a for p in (galaxy.stars, galaxy.gas) for a in (p.pos_kpc, p.vel_kms, p.mass_msun)]
     return [a.reshape(-1, order="A") for a in [*tracers, galaxy.gas.support_kpc] if a is not None]
 
 
-def yt_maps(stars: Yt, gas: Yt, turn: np.ndarray, half: float, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+def yt_maps(stars: Yt, gas: Yt, turn: np.ndarray, half_kpc: float, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """Maps (2, 3, P, P) of stars and gas (density, velocity, dispersion) and seconds (2, 3) per field."""
     maps, seconds = np.zeros((2, 3, pixels, pixels)), np.zeros((2, 3))
     for i, (peer, draw) in enumerate(((stars, stars.stars), (gas, gas.gas))):
         for j, field in enumerate(FIELDS):
-            maps[i, j] = draw(field, turn, half, pixels)  # loads the raw particles, which is not timed below
+            maps[i, j] = draw(field, turn, half_kpc, pixels)  # the first call loads the particles, which is not timed
 
             def again(peer=peer, draw=draw, field=field) -> None:  # type: ignore[no-untyped-def]
-                draw(field, turn, half, pixels)
+                draw(field, turn, half_kpc, pixels)
 
             seconds[i, j] = common.best(again, 2)
     maps[:, 2] = np.sqrt(np.maximum(maps[:, 2] - maps[:, 1] ** 2, 0))
     return maps, seconds
 
 
-def wide_gas(gas: Particles, half: float, pixels: int) -> Particles:
-    """The same gas with every kernel at least 2 pixels wide, where yt loses no mass."""
-    support = np.maximum(gas.support_kpc, 2.5 * 2 * half / pixels)  # type: ignore[arg-type]
+def wide_gas(gas: Particles, half_kpc: float, pixels: int) -> Particles:
+    """The same gas with a kernel support of at least 2.5 pixels: below 2 pixels yt loses mass."""
+    support = np.maximum(gas.support_kpc, 2.5 * 2 * half_kpc / pixels)  # type: ignore[arg-type]
     return replace(gas, support_kpc=support)
 
 
-def agreement(name: str, ours: np.ndarray, other: np.ndarray, area_kpc2: float) -> list[object]:
-    """A row: masses, median |dex| of density and median |difference| of velocity and dispersion where both see mass."""
-    seen = (ours[0] > 0) & (other[0] > 0)
-    row: list[object] = [name, float(other[0].sum() * area_kpc2), float(other[0].sum() / ours[0].sum())]
-    row.append(float(np.median(np.abs(np.log10(other[0][seen] / ours[0][seen])))))
+def agreement(name: str, ours: np.ndarray, theirs: np.ndarray, area_kpc2: float) -> list[object]:
+    """A table row: mass, its ratio to ours, and median absolute differences where both maps have mass.
+
+    The differences are those of log10 density, of velocity and of dispersion [km/s].
+    """
+    both_occupied = (ours[0] > 0) & (theirs[0] > 0)
+    row: list[object] = [name, float(theirs[0].sum() * area_kpc2), float(theirs[0].sum() / ours[0].sum())]
+    row.append(float(np.median(np.abs(np.log10(theirs[0][both_occupied] / ours[0][both_occupied])))))
     for channel in (1, 2):
-        row.append(float(np.median(np.abs(other[channel] - ours[channel])[seen])) if len(other) > channel else "")
+        row.append(
+            float(np.median(np.abs(theirs[channel] - ours[channel])[both_occupied])) if len(theirs) > channel else ""
+        )
     return row
 
 
 def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
-    """Density, velocity, dispersion of the gas: ours, the peers', and their differences."""
+    """Draw density, velocity and dispersion of the gas: ours, the peers', and their differences."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    seen = ours[0] > 0
-    log = [np.log10(np.maximum(m[0], 1e-30)) for m in (ours, *peers.values())]
-    top = log[0][seen].max()
-    vmax = np.percentile(np.abs(ours[1][seen]), 99)
+    occupied = ours[0] > 0
+    log_density = [np.log10(np.maximum(m[0], 1e-30)) for m in (ours, *peers.values())]
+    top_density = log_density[0][occupied].max()
+    vmax = np.percentile(np.abs(ours[1][occupied]), 99)
     columns = [("ours", ours), *peers.items()]
     fig, axes = plt.subplots(3, 2 * len(columns) - 1, figsize=(4 * len(columns), 8), constrained_layout=True)
     units = ("log Msun/kpc2", "velocity [km/s]", "dispersion [km/s]")
-    limits = ((top - 4, top), (-vmax, vmax), (0, np.percentile(ours[2][seen], 99)))
+    limits = ((top_density - 4, top_density), (-vmax, vmax), (0, np.percentile(ours[2][occupied], 99)))
     for row in range(3):
         for i, (name, maps) in enumerate(columns):
             if row >= len(maps):
@@ -89,9 +95,9 @@ def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
                 if i:
                     axes[row, len(columns) + i - 1].axis("off")
                 continue
-            shown, mine = (log[i], log[0]) if row == 0 else (maps[row], ours[row])
+            shown, ours_shown = (log_density[i], log_density[0]) if row == 0 else (maps[row], ours[row])
             image = axes[row, i].imshow(
-                np.where(seen, shown, np.nan),
+                np.where(occupied, shown, np.nan),
                 origin="lower",
                 clim=limits[row],
                 cmap="viridis" if row != 1 else "RdBu_r",
@@ -99,7 +105,7 @@ def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
             axes[row, i].set_title(f"{name}: {units[row]}", fontsize=8)
             fig.colorbar(image, ax=axes[row, i], shrink=0.6)
             if i:
-                difference = np.where(seen, shown - mine, np.nan)
+                difference = np.where(occupied, shown - ours_shown, np.nan)
                 span = np.nanpercentile(np.abs(difference), 98) or 1e-9
                 ax = axes[row, len(columns) + i - 1]
                 image = ax.imshow(difference, origin="lower", clim=(-span, span), cmap="PuOr")

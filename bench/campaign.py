@@ -30,6 +30,7 @@ from kinmass.gen.physics.sightline import sightlines
 
 #: What the ranks spend their time on, in the order of `simulate`'s result; all but the first are losses.
 PARTS = ("work", "manager", "readers' cap", "bandwidth", "metadata", "last galaxies")
+WORK, MANAGER, READERS_CAP, BANDWIDTH, METADATA, LAST_GALAXIES = range(6)
 #: Kinds of events.
 ASKED, SERVED, QUEUED, GRANTED, FREED, PARSED, PROJECTED, TRANSFER, WRITTEN = range(9)
 
@@ -80,6 +81,14 @@ BYTES_WRITTEN = 4 * 8 * 32 * 32 * 4  # four views of eight channels of 32 x 32 p
 
 
 @njit(cache=True)
+def _occupy(free_at, busy, server, now, seconds):  # type: ignore[no-untyped-def]
+    """Let a server, which does one thing at a time, work for some seconds as soon as it is free: the time it ends."""
+    free_at[server] = max(free_at[server], now) + seconds
+    busy[server] += seconds
+    return free_at[server]
+
+
+@njit(cache=True)
 def simulate(read_bytes, parse_s, project_s, opens, files, write_s, write_bytes, ranks, site):  # type: ignore[no-untyped-def]
     """Simulate a campaign event by event.
 
@@ -98,7 +107,8 @@ def simulate(read_bytes, parse_s, project_s, opens, files, write_s, write_bytes,
     events = [(0.0, r, ASKED) for r in range(ranks)]
     transfers = [(0.0, 0) for _ in range(0)]  # (served bytes at which the transfer ends, rank)
     served, now, next_galaxy, free_slots = 0.0, 0.0, 0, readers
-    manager_free_at = manager_busy = metadata_free_at = metadata_busy = slots_busy = moved_bytes = 0.0
+    free_at, busy = np.zeros(6), np.zeros(6)  # of the manager and of the metadata server, at their places in PARTS
+    slots_busy = moved_bytes = 0.0
     while len(events) > 0 or len(transfers) > 0:
         rate = min(stream, bandwidth / max(len(transfers), 1))
         transfer_end = now + max(transfers[0][0] - served, 0.0) / rate if len(transfers) > 0 else np.inf
@@ -106,11 +116,11 @@ def simulate(read_bytes, parse_s, project_s, opens, files, write_s, write_bytes,
             served, now = transfers[0][0], transfer_end
             _, r = heapq.heappop(transfers)
             size = write_bytes if writing[r] else read_bytes[galaxy[r]]
-            spent[0] += size / min(stream, bandwidth)
-            spent[3] += now - wait_start[r] - size / min(stream, bandwidth)
+            spent[WORK] += size / min(stream, bandwidth)
+            spent[BANDWIDTH] += now - wait_start[r] - size / min(stream, bandwidth)
             moved_bytes += size
             computing_s = write_s if writing[r] else parse_s[galaxy[r]]
-            spent[0] += computing_s
+            spent[WORK] += computing_s
             heapq.heappush(events, (now + computing_s, r, WRITTEN if writing[r] else PARSED))
             continue
         event_time, r, kind = heapq.heappop(events)
@@ -120,29 +130,24 @@ def simulate(read_bytes, parse_s, project_s, opens, files, write_s, write_bytes,
             end_time[r] = now
             kind = ASKED
         if kind == ASKED:
-            manager_free_at = max(manager_free_at, now) + manager_s
-            manager_busy += manager_s
             wait_start[r] = now
-            heapq.heappush(events, (manager_free_at + answer_s, r, SERVED))
+            heapq.heappush(events, (_occupy(free_at, busy, MANAGER, now, manager_s) + answer_s, r, SERVED))
         elif kind == SERVED:
             if next_galaxy == n_galaxies:
                 continue
             galaxy[r] = next_galaxy
             next_galaxy += 1
-            manager_free_at = max(manager_free_at, now) + manager_s
-            manager_busy += manager_s
-            heapq.heappush(events, (manager_free_at, r, QUEUED))
+            heapq.heappush(events, (_occupy(free_at, busy, MANAGER, now, manager_s), r, QUEUED))
         elif kind == QUEUED:
-            spent[1] += now - wait_start[r] + answer_s
+            spent[MANAGER] += now - wait_start[r] + answer_s
             wait_start[r] = now
             queue.append(r)
-        elif kind == GRANTED:
-            writing[r] = False
-            spent[4] += max(metadata_free_at, now) - now
-            metadata_free_at = max(metadata_free_at, now) + opens / metadata
-            metadata_busy += opens / metadata
-            spent[0] += opens / metadata + latency_s
-            heapq.heappush(events, (metadata_free_at + latency_s, r, TRANSFER))
+        elif kind in (GRANTED, PROJECTED):
+            writing[r] = kind == PROJECTED
+            metadata_s = (files if writing[r] else opens) / metadata
+            spent[METADATA] += max(free_at[METADATA], now) - now
+            spent[WORK] += metadata_s + latency_s
+            heapq.heappush(events, (_occupy(free_at, busy, METADATA, now, metadata_s) + latency_s, r, TRANSFER))
         elif kind == TRANSFER:
             wait_start[r] = now
             heapq.heappush(transfers, (served + (write_bytes if writing[r] else read_bytes[galaxy[r]]), r))
@@ -150,28 +155,20 @@ def simulate(read_bytes, parse_s, project_s, opens, files, write_s, write_bytes,
             free_slots += 1
             slots_busy += now
         elif kind == PARSED:
-            manager_free_at = max(manager_free_at, now) + manager_s
-            manager_busy += manager_s
-            heapq.heappush(events, (manager_free_at, r, FREED))
-            spent[0] += project_s[galaxy[r]]
+            heapq.heappush(events, (_occupy(free_at, busy, MANAGER, now, manager_s), r, FREED))
+            spent[WORK] += project_s[galaxy[r]]
             heapq.heappush(events, (now + project_s[galaxy[r]], r, PROJECTED))
-        elif kind == PROJECTED:
-            writing[r] = True
-            spent[4] += max(metadata_free_at, now) - now
-            metadata_free_at = max(metadata_free_at, now) + files / metadata
-            metadata_busy += files / metadata
-            spent[0] += files / metadata + latency_s
-            heapq.heappush(events, (metadata_free_at + latency_s, r, TRANSFER))
         while free_slots > 0 and queue_head < len(queue):
             waiting = queue[queue_head]
             queue_head += 1
             free_slots -= 1
             slots_busy -= now
-            spent[2] += now - wait_start[waiting]
+            spent[READERS_CAP] += now - wait_start[waiting]
             heapq.heappush(events, (now + answer_s, waiting, GRANTED))
     makespan = end_time.max()
-    spent[5] = np.sum(makespan - end_time)
-    return makespan, spent, np.array([manager_busy, slots_busy / readers, moved_bytes / bandwidth, metadata_busy]) / now
+    spent[LAST_GALAXIES] = np.sum(makespan - end_time)
+    shares = np.array([busy[MANAGER], slots_busy / readers, moved_bytes / bandwidth, busy[METADATA]])
+    return makespan, spent, shares / now
 
 
 def galaxies(scenario: Scenario, costs: Costs, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -280,8 +277,8 @@ def measured(site: Site, out: str) -> tuple[Costs, Site]:
     stage = {row[1]: float(row[2]) / 1e3 for row in re.finditer(r"^(\w+) +([\d.e+-]+) +\d+ %", report, re.MULTILINE)}
     particles = 350_000 / 3  # mean of a galaxy of bench.ranks
     costs = Costs(
-        stage["opening"] + stage["rest"], (stage["reading"] + stage["centring"]) / particles, stage["projecting"] / particles,
-        stage["writing"],
+        stage["opening"] + stage["rest"], (stage["reading"] + stage["centring"]) / particles,
+        stage["projecting"] / particles, stage["writing"],
     )  # fmt: skip
     return costs, replace(site, manager_s=service_s, answer_s=busy_s)
 
@@ -315,7 +312,7 @@ def main() -> None:
         rows: list[list[object]] = []
         for n_ranks in ranks:
             seconds, spent, busy = campaign(scenario, costs, scenario_site, n_ranks)
-            efficiency = spent[0] / (n_ranks * seconds)
+            efficiency = spent[WORK] / (n_ranks * seconds)
             worst_part = int(np.argmax(spent[1:])) + 1
             limit = (
                 f"{PARTS[worst_part]} ({100 * spent[worst_part] / (n_ranks * seconds):.0f} %)"

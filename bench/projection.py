@@ -5,7 +5,7 @@ call. yt makes one field a call, dispersions from two (as its moment=2 does). py
 on the gas, with its particles turned and its densities set beforehand. A figure shows the maps.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -117,6 +117,83 @@ def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
     fig.savefig(path, dpi=110)
 
 
+@dataclass(frozen=True)
+class OurSeconds:
+    """Seconds of our kernel, and of reading its memory."""
+
+    one_view: float  # all 8 channels
+    gas: float  # the 4 channels of the gas, one view
+    apart: float  # per view, of 8 views that are made one by one
+    together: dict[int, float]  # number of views in one batch -> seconds per view
+    memory: float  # reading all of the kernel's arrays once
+    gigabytes: float  # size of these arrays
+
+
+def time_ours(galaxy: Galaxy, turns: np.ndarray, half: float, pixels: int) -> OurSeconds:
+    """Time our kernel on views along the first of the sightlines turns (32, 3, 3)."""
+
+    def per_view(n: int, repeats: int) -> float:
+        return common.best(lambda: views(galaxy, turns[:n], np.full(n, half), pixels), repeats) / n
+
+    one_view, together = per_view(1, 9), {n: per_view(n, 4) for n in (8, 32)}
+    apart = sum(common.best(partial(views, galaxy, t[None], np.array([half]), pixels), 4) for t in turns[:8]) / 8
+    gas = common.best(lambda: project(galaxy.gas, turns[:1], np.array([half]), pixels), 9)
+    arrays = arrays_read(galaxy)
+    memory = common.best(lambda: [_sum(a) for a in arrays], 9)
+    return OurSeconds(one_view, gas, apart, together, memory, sum(a.nbytes for a in arrays) / 1e9)
+
+
+def time_pynbody(gas: Particles, turn: np.ndarray, half: float, pixels: int) -> dict[tuple[str, bool], float]:
+    """Seconds of pynbody's maps of the gas, by (field, whether its approximate mode is used)."""
+    peer = Pynbody(gas, turn, half)
+    return {
+        (f, fast): common.best(partial(peer.image, f, pixels, fast), 5)
+        for f in FIELDS[:2] for fast in (True, False)
+    }  # fmt: skip
+
+
+def print_speeds(ours: OurSeconds, yt: np.ndarray, pynbody: dict[tuple[str, bool], float]) -> None:
+    """Print all times and their ratios; yt (2, 3): seconds of stars and gas per field."""
+    quick = min(sum(pynbody[f, fast] for f in FIELDS[:2]) for fast in (True, False)) / 2
+    read = f"reading the same {ours.gigabytes:.3f} GB once ({ours.gigabytes / ours.memory:.1f} GB/s)"
+    common.table(["what", "seconds"], [
+        ["ours, one view: 8 channels", ours.one_view], ["ours, the gas alone: 4 channels", ours.gas],
+        ["ours, per view of 8 one by one", ours.apart],
+        *[[f"ours, per view of {n} in one batch", s] for n, s in ours.together.items()],
+        [read, ours.memory],
+        *[[f"yt, {w} {f}", float(yt[i, j])] for i, w in enumerate(("stars", "gas")) for j, f in enumerate(FIELDS)],
+        ["yt, one view: 6 fields", float(yt.sum())],
+        *[[f"pynbody, gas {f}{', approximate' * fast}", s] for (f, fast), s in pynbody.items()],
+    ])  # fmt: skip
+    common.table(["ratio", "measured", "wanted"], [
+        ["yt / ours, per view", float(yt.sum() / ours.one_view), ">= 100"],
+        ["pynbody / ours, per gas map (its 2, our 3 and counts)", quick / (ours.gas / 3), ">= 3"],
+        ["pynbody's two maps / all our gas channels", 2 * quick / ours.gas, ""],
+        ["ours, 8 views one by one / in one batch", ours.apart / ours.together[8], "> 1"],
+        ["ours / reading memory, one view", ours.one_view / ours.memory, "<= 3"],
+        *[[f"ours / reading memory, per view of {n}", s / ours.memory, "<= 3"] for n, s in ours.together.items()],
+    ])  # fmt: skip
+
+
+def compare_maps(
+    galaxy: Galaxy, yt_stars: Yt, box_kpc: float, turn: np.ndarray, half: float, pixels: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Print how far the peers' maps are from ours, with wide gas kernels; our gas map and the peers'."""
+    fat = wide_gas(galaxy.gas, half, pixels)
+    maps, _ = yt_maps(yt_stars, Yt(fat, box_kpc), turn, half, pixels)
+    drawn = Pynbody(fat, turn, half)
+    pynbody_maps = np.stack([drawn.image(f, pixels, False) for f in FIELDS[:2]])
+    field = turn[None], np.array([half]), pixels
+    gas_maps, star_maps, area = project(fat, *field)[0], project(galaxy.stars, *field)[0], (2 * half / pixels) ** 2
+    print("the same maps, gas kernels at least 2.5 pixels wide (below 2, yt loses mass):")
+    common.table(["", "mass [Msun]", "mass / ours", "median |dex|", "velocity [km/s]", "dispersion [km/s]"], [
+        agreement("gas, ours", gas_maps, gas_maps, area), agreement("gas, yt", gas_maps, maps[1], area),
+        agreement("gas, pynbody", gas_maps, pynbody_maps, area),
+        agreement("stars, ours", star_maps, star_maps, area), agreement("stars, yt", star_maps, maps[0], area),
+    ])  # fmt: skip
+    return gas_maps[:3], {"yt": maps[1], "pynbody": pynbody_maps}
+
+
 def main() -> None:
     """Measure, print, draw."""
     parser = common.parser(__doc__)
@@ -130,64 +207,21 @@ def main() -> None:
     turn = turns[0]
     half = 3 * half_mass_radius(np.hypot(*(stars.pos_kpc @ turn[:2].T).T), stars.mass_msun)
     pixel = 2 * half / pixels
-
-    def ours(n: int, repeats: int) -> float:
-        return common.best(lambda: views(galaxy, turns[:n], np.full(n, half), pixels), repeats) / n
-
-    one, batches = ours(1, 9), {n: ours(n, 4) for n in (8, 32)}
-    apart = sum(common.best(partial(views, galaxy, t[None], np.array([half]), pixels), 4) for t in turns[:8]) / 8
-    own_gas = common.best(lambda: project(gas, turns[:1], np.array([half]), pixels), 9)
-    read = arrays_read(galaxy)
-    memory = common.best(lambda: [_sum(a) for a in read], 9)
-    gigabytes = sum(a.nbytes for a in read) / 1e9
-
-    box = 1.01 * max(
+    ours = time_ours(galaxy, turns, half, pixels)
+    box_kpc = 1.01 * max(
         np.abs(p.pos_kpc).max() + (0 if p.support_kpc is None else p.support_kpc.max()) for p in (stars, gas)
     )
-    yt_stars, yt_gas = Yt(stars, box), Yt(gas, box)
-    _, seconds = yt_maps(yt_stars, yt_gas, turn, half, pixels)
-    peer = Pynbody(gas, turn, half)
-    pyn = {
-        (f, fast): common.best(partial(peer.image, f, pixels, fast), 5)
-        for f in FIELDS[:2] for fast in (True, False)
-    }  # fmt: skip
-    quick = min(sum(pyn[f, fast] for f in FIELDS[:2]) for fast in (True, False)) / 2
+    yt_stars = Yt(stars, box_kpc)
+    _, yt_seconds = yt_maps(yt_stars, Yt(gas, box_kpc), turn, half, pixels)
+    pynbody_seconds = time_pynbody(gas, turn, half, pixels)
 
     print(f"{len(stars)} stars, {len(gas)} gas, {pixels} x {pixels} pixels of {pixel:.3g} kpc, one thread")
     q = np.percentile(gas.support_kpc / pixel, [10, 50, 90])  # type: ignore[operator]
     print(f"kernel support / pixel: {q[0]:.2f} (10 %), {q[1]:.2f} (50 %), {q[2]:.2f} (90 %)\n")
-    common.table(["what", "seconds"], [
-        ["ours, one view: 8 channels", one], ["ours, the gas alone: 4 channels", own_gas],
-        ["ours, per view of 8 one by one", apart],
-        *[[f"ours, per view of {n} in one batch", s] for n, s in batches.items()],
-        [f"reading the same {gigabytes:.3f} GB once ({gigabytes / memory:.1f} GB/s)", memory],
-        *[[f"yt, {w} {f}", float(seconds[i, j])] for i, w in enumerate(("stars", "gas")) for j, f in enumerate(FIELDS)],
-        ["yt, one view: 6 fields", float(seconds.sum())],
-        *[[f"pynbody, gas {f}{', approximate' * fast}", s] for (f, fast), s in pyn.items()],
-    ])  # fmt: skip
-    common.table(["ratio", "measured", "wanted"], [
-        ["yt / ours, per view", float(seconds.sum() / one), ">= 100"],
-        ["pynbody / ours, per gas map (its 2, our 3 and counts)", quick / (own_gas / 3), ">= 3"],
-        ["pynbody's two maps / all our gas channels", 2 * quick / own_gas, ""],
-        ["ours, 8 views one by one / in one batch", apart / batches[8], "> 1"],
-        ["ours / reading memory, one view", one / memory, "<= 3"],
-        *[[f"ours / reading memory, per view of {n}", s / memory, "<= 3"] for n, s in batches.items()],
-    ])  # fmt: skip
-
-    fat = wide_gas(gas, half, pixels)
-    maps, _ = yt_maps(yt_stars, Yt(fat, box), turn, half, pixels)
-    drawn = Pynbody(fat, turn, half)
-    pyn_maps = np.stack([drawn.image(f, pixels, False) for f in FIELDS[:2]])
-    field = turns[:1], np.array([half]), pixels
-    gas_maps, star_maps = project(fat, *field)[0], project(stars, *field)[0]
-    print("the same maps, gas kernels at least 2.5 pixels wide (below 2, yt loses mass):")
-    common.table(["", "mass [Msun]", "mass / ours", "median |dex|", "velocity [km/s]", "dispersion [km/s]"], [
-        agreement("gas, ours", gas_maps, gas_maps, pixel**2), agreement("gas, yt", gas_maps, maps[1], pixel**2),
-        agreement("gas, pynbody", gas_maps, pyn_maps, pixel**2),
-        agreement("stars, ours", star_maps, star_maps, pixel**2), agreement("stars, yt", star_maps, maps[0], pixel**2),
-    ])  # fmt: skip
+    print_speeds(ours, yt_seconds, pynbody_seconds)
+    gas_maps, peers = compare_maps(galaxy, yt_stars, box_kpc, turn, half, pixels)
     args.out.mkdir(parents=True, exist_ok=True)
-    picture(args.out / "projection.png", gas_maps[:3], {"yt": maps[1], "pynbody": pyn_maps})
+    picture(args.out / "projection.png", gas_maps, peers)
     print(args.out / "projection.png")
 
 

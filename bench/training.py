@@ -160,22 +160,15 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, scratch: Path) -> None:
-    """All tables, with the store and the run folders in `scratch`."""
-    path = scratch / "maps.zarr"
-    made = records(args.galaxies, args.views, args.pixels)
-    write_store(path, made, 1, args.views, args.pixels)
-    group = store.open_suite(path, "bench")
-    group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 6.0}
-    config = FitConfig(
-        str(path), "both", ("bench",), width=args.width, batch=args.batch, steps=10**6, round_steps=10**6
-    )
+    """Print all tables and write the figures to training.json, with the store and the run folders in `scratch`."""
+    config = store_to_fit(args, scratch / "maps.zarr")
     held = fitter_of(config)
-    train = held.loader.galaxies
-    size = 4e-9 * int(np.prod(train.shape)) * len(train)
-    window = loader.window_for(train, size / 4, config.batch)
+    galaxies = held.loader.galaxies
+    gb = 4e-9 * int(np.prod(galaxies.shape)) * len(galaxies)
+    window = loader.window_for(galaxies, gb / 4, config.batch)
     streamed = fitter_of(config, window)
     print(
-        f"{len(held.loader.table)} views of {len(train)} galaxies, {args.pixels}^2 pixels, {size:.2f} GB of maps; "
+        f"{len(held.loader.table)} views of {len(galaxies)} galaxies, {args.pixels}^2 pixels, {gb:.2f} GB of maps; "
         f"batch {args.batch}, width {args.width}, {held.device.type}, {torch.get_num_threads()} thread(s)"
     )
     limit, memory, waits = beside_the_limit(held, 2 * args.seconds)
@@ -188,41 +181,64 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
             [f"fit, streamed by {window} steps", stream, f"{stream / limit:.1%}", f"{stream_waits:.1%}"],
         ],
     )
-    plain_loader = iter(DataLoader(ViewByView(path), args.batch, shuffle=True))
+    feed_rates = loader_rates(held, streamed, args.seconds)
+    held.loader.close()
+    streamed.loader.close()
+    both = process_rates(config, scratch, args.steps)
+    figures = {"limit": limit, "memory": memory, "streamed": stream, "loaders": feed_rates, "processes": both}
+    write_atomically(args.out / "training.json", json.dumps(figures))
+
+
+def store_to_fit(args: argparse.Namespace, path: Path) -> FitConfig:
+    """Write the store that all fits read, and the settings of a fit on it that never ends."""
+    write_store(path, records(args.galaxies, args.views, args.pixels), 1, args.views, args.pixels)
+    group = store.open_suite(path, "bench")
+    group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 6.0}
+    return FitConfig(str(path), "both", ("bench",), width=args.width, batch=args.batch, steps=10**6, round_steps=10**6)
+
+
+def loader_rates(held: Fitter, streamed: Fitter, seconds: float) -> dict[str, float]:
+    """Print and return views per second of the loaders alone: torch's DataLoader and those of both fits."""
+    path, batch_size = Path(held.config.store), held.config.batch
+    plain_loader = iter(DataLoader(ViewByView(path), batch_size, shuffle=True))
 
     def one_by_one(_: int) -> torch.Tensor:
         nonlocal plain_loader
         batch = next(plain_loader, None)
         if batch is None:
-            plain_loader = iter(DataLoader(ViewByView(path), args.batch, shuffle=True))
+            plain_loader = iter(DataLoader(ViewByView(path), batch_size, shuffle=True))
             batch = next(plain_loader)
         return batch
 
-    plain = fed_per_second(one_by_one, args.seconds)
-    at = iter(range(10**9))
+    plain = fed_per_second(one_by_one, seconds)
+    steps_ahead = iter(range(10**9))
     feed_rates = {
         "DataLoader, view by view": plain,
-        "streamed": fed_per_second(lambda _: streamed.loader.next(streamed.step + 1 + next(at))[1], args.seconds),
-        "in memory": fed_per_second(lambda step: held.loader.next(step)[1], args.seconds / 2),
+        "streamed": fed_per_second(lambda _: streamed.loader.next(streamed.step + 1 + next(steps_ahead))[1], seconds),
+        "in memory": fed_per_second(lambda step: held.loader.next(step)[1], seconds / 2),
     }
     common.table(
         ["loader alone", "views/s", "of the DataLoader"],
         [[name, rate, f"{rate / plain:.1f}x"] for name, rate in feed_rates.items()],
     )
-    held.loader.close()
-    streamed.loader.close()
-    # A step has a fixed part (some 20 of 100 ms on a CPU): small shares of a batch scale less well than large ones.
+    return feed_rates
+
+
+def process_rates(config: FitConfig, scratch: Path, steps: int) -> dict[int, list[float]]:
+    """Print and return views per second of fits as one and as two processes, by the views of a batch.
+
+    A step has a fixed part (some 20 of 100 ms on a CPU): small shares of a batch scale less well than large ones.
+    """
     both = {}
-    for batch in (args.batch, 2 * args.batch, 4 * args.batch):
-        some = replace(config, batch=batch)
-        runs = [processes(some, scratch / f"run-{batch}-{n}", n, args.steps * args.batch // batch) for n in (1, 2)]
-        both[batch] = runs
+    for batch in (config.batch, 2 * config.batch, 4 * config.batch):
+        larger = replace(config, batch=batch)
+        n_steps = steps * config.batch // batch
+        both[batch] = [processes(larger, scratch / f"run-{batch}-{n}", n, n_steps) for n in (1, 2)]
     common.table(
         ["batch", "1 process, views/s", "2 processes, views/s", "speed-up"],
         [[batch, one, two, f"{two / one:.2f}x"] for batch, (one, two) in both.items()],
     )
-    found = {"limit": limit, "memory": memory, "streamed": stream, "loaders": feed_rates, "processes": both}
-    write_atomically(args.out / "training.json", json.dumps(found))
+    return both
 
 
 if __name__ == "__main__":

@@ -2,6 +2,6 @@
 
 import os
 
-# Everybody measured gets one thread; set before numba, yt or pynbody are imported.
-for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"
+# All programs are measured with one thread. These are read when numba, yt or pynbody are imported, so set before.
+for _variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_variable] = "1"

@@ -29,41 +29,43 @@ WEIGHTS = {"coral": 1.0, "mmd": 1.0, "dann": 0.3, "worst": 0.01}
 
 
 def coral(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Squared difference of the covariances of features (N, F), (M, F), over 4 F^2 (their equation 1), and of means."""
+    """Squared distance of features (N, F), (M, F): of covariances over 4 F^2 (Sun & Saenko, eq. 1), and of means."""
     return (torch.cov(a.T) - torch.cov(b.T)).square().mean() / 4 + (a.mean(0) - b.mean(0)).square().mean()
 
 
 def mmd(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Squared maximum mean discrepancy of features (N, F), (M, F), kernels of 1/2, 1 and 2 median distances."""
-    both = torch.cat([a, b])
-    square = torch.cdist(both, both).square()
-    median = square.detach().median().clamp(min=1e-6)
-    kernel = torch.stack([torch.exp(-square / (w * median)) for w in (0.25, 1.0, 4.0)]).mean(0)
+    """Squared maximum mean discrepancy of features (N, F), (M, F), for kernels of 1/2, 1 and 2 median distances."""
+    features = torch.cat([a, b])
+    distance2 = torch.cdist(features, features).square()
+    median = distance2.detach().median().clamp(min=1e-6)
+    kernel = torch.stack([torch.exp(-distance2 / (width * median)) for width in (0.25, 1.0, 4.0)]).mean(0)
     n = len(a)
     return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
 
 
 class _Reversed(torch.autograd.Function):
+    """The identity, whose gradient has the opposite sign: encoders then work against the adversary."""
+
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        """As it is."""
+        """Return x unchanged."""
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        """The other way."""
+        """Return the gradient with its sign changed."""
         return -gradient
 
 
 def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
-    """The Fitter that follows one of the ways."""
+    """The Fitter class of one of the objectives, `way`, with its weight; target: the store, suite: the target suite."""
 
     class Aligned(Fitter):
-        """A fit with one more term."""
+        """A Fitter whose loss has one more term."""
 
         def __init__(self, config: FitConfig, model: nn.Module, *others: Any):
             features = int(model.config.n_features)  # type: ignore[union-attr, arg-type]
-            # Part of the model, so that it is optimised and kept; taken out of what is saved as the best.
+            # The adversary is not part of the model, so that it is not saved; the optimiser gets its parameters below.
             self._judge = nn.Sequential(nn.Linear(features, 64), nn.SiLU(), nn.Linear(64, 1)) if way == "dann" else None
             super().__init__(config, model, *others)  # type: ignore[arg-type]
             if self._judge is not None:
@@ -72,7 +74,7 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
                     self.optimiser, [config.learning_rate, 1e-3], total_steps=config.steps, pct_start=0.15
                 )
             self._seen: list[torch.Tensor] = []
-            self.model.join.register_forward_hook(lambda _, __, out: self._seen.append(out))
+            self.model.join.register_forward_hook(lambda _, __, output: self._seen.append(output))
             if way == "worst":
                 galaxies = self.loader.galaxies
                 self._group = torch.from_numpy(galaxies.suite[self.loader.table.place // galaxies.shape[0]])
@@ -82,36 +84,39 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
                 self._target = galaxies.read(np.arange(len(galaxies)))
 
         def loss(self, log_prob: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-            """The usual, and the term of this way."""
-            mine = self._seen[-1]
+            """The usual loss and the term of this objective; for `worst` the weighted loss of the suites."""
+            source_features = self._seen[-1]
             self._seen.clear()
             if way == "worst":
                 group = self._group[rows]
-                each = torch.stack([-log_prob[group == g].sum() / max(1, int((group == g).sum())) for g in range(2)])
-                self._share *= torch.exp(weight * each.detach())
+                group_loss = torch.stack(
+                    [-log_prob[group == g].sum() / max(1, int((group == g).sum())) for g in range(2)]
+                )
+                self._share *= torch.exp(weight * group_loss.detach())
                 self._share /= self._share.sum()
-                return (self._share * each).sum()
+                return (self._share * group_loss).sum()
             rng = np.random.default_rng((self.config.seed, self.step))
-            some = self._target[np.sort(rng.choice(len(self._target), len(rows) // 2, replace=False))]
+            target_views = self._target[np.sort(rng.choice(len(self._target), len(rows) // 2, replace=False))]
             pixels = self.model.config.pixels
-            noise = torch.from_numpy(rng.standard_normal((len(some), 4, pixels, pixels), np.float32))
-            r_e = some.half_mass_radius_kpc
-            observed = observe(some.maps, self.look_at, noise, some.field_of_view_re, r_e)
-            theirs = self.model.features(observed, r_e)[0]
+            noise = torch.from_numpy(rng.standard_normal((len(target_views), 4, pixels, pixels), np.float32))
+            r_e = target_views.half_mass_radius_kpc
+            observed = observe(target_views.maps, self.look_at, noise, target_views.field_of_view_re, r_e)
+            target_features = self.model.features(observed, r_e)[0]
             self._seen.clear()
             if self._judge is not None:
-                said = self._judge(_Reversed.apply(torch.cat([mine, theirs])))[:, 0]
-                truth = torch.cat([torch.zeros(len(mine)), torch.ones(len(theirs))])
-                term = nn.functional.binary_cross_entropy_with_logits(said, truth)
+                logits = self._judge(_Reversed.apply(torch.cat([source_features, target_features])))[:, 0]
+                is_target = torch.cat([torch.zeros(len(source_features)), torch.ones(len(target_features))])
+                term = nn.functional.binary_cross_entropy_with_logits(logits, is_target)
             else:
-                term = {"coral": coral, "mmd": mmd}[way](mine, theirs)
-            # From nothing to its full weight in the first third, as Ganin et al. do.
+                term = {"coral": coral, "mmd": mmd}[way](source_features, target_features)
+            # The weight grows from zero in the first third of the steps, as in Ganin et al.
             return -log_prob.mean() + weight * min(1.0, 3 * self.step / self.config.steps) * term
 
     return Aligned
 
 
 def main() -> int:
+    """Fit one network with one of the objectives."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--way", choices=WEIGHTS, required=True)
     parser.add_argument("--weight", type=float, help="of the term; a choice of ours if left out")

@@ -18,29 +18,30 @@ MOST_VIEWS = 600
 
 
 def broken(observed: torch.Tensor, r_e: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Observed maps (N, 8, Q, Q) and R_e (N,) [kpc] as they are, and with one thing wrong at a time."""
+    """Observed maps (N, 8, Q, Q) and R_e (N,) [kpc] by what is wrong with them: nothing, or one thing at a time."""
     rng = torch.Generator().manual_seed(0)
     noisy = observed.clone()
-    for first in (0, 4):
-        weight = observed[:, first + 3]
-        rms = ((observed[:, first + 1] ** 2 * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sqrt()
+    for tracer_start in (0, 4):
+        weight = observed[:, tracer_start + 3]
+        rms = ((observed[:, tracer_start + 1] ** 2 * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sqrt()
         noise = torch.randn(weight.shape, generator=rng) * rms[:, None, None]
-        noisy[:, first + 1] += noise * weight
+        noisy[:, tracer_start + 1] += noise * weight
     no_dispersion = observed.clone()
     no_dispersion[:, [2, 6]] = 0
-    twice = observed.clone()
-    twice[:, [1, 2]] *= 2
+    doubled = observed.clone()
+    doubled[:, [1, 2]] *= 2
     return {
         "as they are": (observed, r_e),
         "stars and gas swapped": (torch.cat([observed[:, 4:], observed[:, :4]], dim=1), r_e),
         "velocities with noise as large as they are": (noisy, r_e),
         "no dispersion": (no_dispersion, r_e),
-        "stars' velocities and dispersions doubled": (twice, r_e),
+        "stars' velocities and dispersions doubled": (doubled, r_e),
         "R_e twice as large (distance wrong by two)": (observed, 2 * r_e),
     }
 
 
 def main() -> None:
+    """Print how many test views of each kind are called out of distribution, for every run."""
     parser = common.parser(__doc__)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
@@ -48,14 +49,14 @@ def main() -> None:
     for run in args.runs:
         infer = load(run)
         tracer = infer.answers()[-1]
-        home = [s for s in store.suites(args.store) if s in infer.run["fit"]["suites"]]
-        views = concatenate([read_views(args.store, suite, "test") for suite in home])
+        trained_suites = [s for s in store.suites(args.store) if s in infer.run["fit"]["suites"]]
+        views = concatenate([read_views(args.store, suite, "test") for suite in trained_suites])
         views = views[usable(views, tracer, infer.instrument)]
         views = views[np.unique(np.linspace(0, len(views) - 1, min(len(views), MOST_VIEWS)).astype(int))]
         rows = []
         for name, (maps, r_e) in broken(views.observed(infer.instrument), views.half_mass_radius_kpc).items():
-            found = infer(maps, r_e, tracer).ood_score()
-            rows.append([name, 100 * float((found > OOD_THRESHOLD).mean()), float(found.mean())])
+            ood_scores = infer(maps, r_e, tracer).ood_score()
+            rows.append([name, 100 * float((ood_scores > OOD_THRESHOLD).mean()), float(ood_scores.mean())])
         common.table([f"{run.name}, {len(views)} views", "% out of distribution", "area under ROC"], rows)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a galaxy, a stopwatch, a table."""
+"""Functions that the benchmarks share: galaxies, timing, tables, memory, fresh processes."""
 
 import argparse
 import os
@@ -19,16 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that shows the module's docstring as it stands, with the --out of every benchmark."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for figures and scratch files")
-    return made
+    """An argument parser with the option --out of every benchmark, which shows `description` with its line breaks."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for figures and scratch files")
+    return parser
 
 
 def disc_galaxy(n_stars: int, n_gas: int, n_dark: int = 1000) -> Galaxy:
     """A `quiet` mock galaxy like the Milky Way: a disc of 6e10 Msun of stars, 3e10 Msun of gas with kernels.
 
-    Its arrays lie in memory as a snapshot's do: column by column.
+    Its arrays are in Fortran order (column by column), as those read from a snapshot.
     """
     galaxy = make_galaxy("quiet", 8, 1, n_stars, n_gas, n_dark)[0]
     parts = {
@@ -39,14 +39,14 @@ def disc_galaxy(n_stars: int, n_gas: int, n_dark: int = 1000) -> Galaxy:
 
 
 def resampled(p: Particles, n: int, shrink: float = 1.0) -> Particles:
-    """n of a component's particles drawn with repeats, in their old order; kernels times `shrink`."""
+    """Draw n particles of a component with repeats, in their old order, and multiply their kernels by `shrink`."""
     drawn = p[np.sort(np.random.default_rng(n).integers(0, len(p), n))]
     support = None if drawn.support_kpc is None else shrink * drawn.support_kpc
     return replace(drawn, support_kpc=support)
 
 
 def mapped(galaxy: Galaxy, settings: Settings) -> dict[str, np.ndarray]:
-    """What `kinmass maps` makes of a galaxy, all its stars its own, in an aperture of 100 kpc."""
+    """The record that `kinmass maps` makes of a galaxy, in an aperture of 100 kpc, with all stars its own."""
     return map_galaxy(galaxy, frame_of(galaxy.stars, np.inf, "bench", settings), 100.0, settings)
 
 
@@ -56,7 +56,7 @@ def array_bytes(galaxy: Galaxy) -> int:
 
 
 def best(call: Callable[[], object], repeats: int = 5) -> float:
-    """Shortest of several timings [s], after one call that is not timed (compilers, caches)."""
+    """Shortest of several timings [s], after one call that is not timed and fills compilers' and other caches."""
     call()
     times = []
     for _ in range(repeats):
@@ -67,30 +67,38 @@ def best(call: Callable[[], object], repeats: int = 5) -> float:
 
 
 def table(heads: list[str], rows: list[list[object]]) -> None:
-    """Print rows under heads in aligned columns."""
-    text = [heads] + [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in rows]
-    widths = [max(len(row[i]) for row in text) for i in range(len(heads))]
-    for row in text:
-        cells = [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+    """Print rows below their headings in aligned columns."""
+    rows_as_text = [heads] + [
+        [f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in rows
+    ]
+    widths = [max(len(row[i]) for row in rows_as_text) for i in range(len(heads))]
+    for row in rows_as_text:
+        cells = [
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         print("  ".join(cells))
     print(flush=True)
 
 
 def memory_mb(key: str) -> float:
-    """VmRSS (now) or VmHWM (highest since `forget_peak`) of this process [MB]."""
+    """Memory of this process [MB]: key VmRSS, in use now, or VmHWM, the highest since `forget_peak`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
 def forget_peak() -> None:
-    """Let VmHWM start again from the memory in use now."""
+    """Reset VmHWM to the memory in use now."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def run(module: str, *arguments: object, ranks: int = 0) -> str:
-    """Output of `python -m module`, in a fresh process or under mpiexec. Its messages stay visible."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    mpi = [str(beside) if beside.exists() else "mpiexec", "-n", str(ranks)] if ranks else []
+    """Run `python -m module` in a fresh process, under mpiexec if there are ranks, and return its output.
+
+    Its error output stays visible. Raises CalledProcessError when it fails.
+    """
+    mpiexec_here = Path(sys.executable).with_name("mpiexec")
+    mpi = [str(mpiexec_here) if mpiexec_here.exists() else "mpiexec", "-n", str(ranks)] if ranks else []
     command = [*mpi, sys.executable, "-m", module, *map(str, arguments)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=Path.cwd(), env=env, check=True, stdout=subprocess.PIPE, text=True).stdout

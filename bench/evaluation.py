@@ -27,12 +27,12 @@ from kinmass.train import load
 from kinmass.train.data.dataset import RADII_RE, read_views, usable
 from kinmass.train.model.scaling import only
 
-K, VIEWS = len(RADII_RE), 4
-GALAXIES = 256  # of a task
+K, VIEWS = len(RADII_RE), 4  # radii of a profile, views of a galaxy
+GALAXIES = 256  # galaxies of a task
 
 
 def made_up(start: int, galaxies: int) -> Estimates:
-    """Posteriors of log10 M that are off by 0.05 dex and as wide as they should be; all views of some galaxies."""
+    """Made-up estimates of log10 M of all views of some galaxies: errors of 0.05 dex, and posteriors as wide."""
     rng = np.random.default_rng(start)
     n = galaxies * VIEWS
     names = np.repeat(np.array([f"g{start + i}" for i in range(galaxies)], dtype=object), VIEWS)
@@ -46,7 +46,7 @@ def made_up(start: int, galaxies: int) -> Estimates:
 
 
 def task(start: int, galaxies: int) -> dict[str, Sums]:
-    """One block, made and measured."""
+    """Make the estimates of one block and measure them."""
     return {"cnn": add_up(per_view(made_up(start, galaxies)))}
 
 
@@ -57,27 +57,27 @@ def peak_mb() -> float:
 
 
 def weighed(start: int, galaxies: int) -> dict[str, object]:
-    """`task`, and how much memory its process has had."""
+    """Run `task`, and add the peak memory of its process to the result."""
     return {**task(start, galaxies), f"mb {os.getpid()}": Highest(peak_mb())}
 
 
 class Highest(float):
-    """A number whose sum is the larger one."""
+    """A number whose sum with another is the larger of both, so that adding up results gives their maximum."""
 
     def __add__(self, other: float) -> "Highest":
         return Highest(max(self, other))
 
 
 def by_pandas(galaxies: int) -> pd.DataFrame:
-    """Bias, dispersion, coverage and sharpness per radius from a long table of samples."""
-    e = made_up(0, galaxies)
-    assert e.samples is not None
+    """Bias, dispersion, coverage and sharpness per radius, by pandas from a long table of samples."""
+    estimates = made_up(0, galaxies)
+    assert estimates.samples is not None
     index = pd.MultiIndex.from_product(
-        [range(N_SAMPLES), range(len(e.galaxy)), RADII_RE], names=["draw", "view", "radius"]
+        [range(N_SAMPLES), range(len(estimates.galaxy)), RADII_RE], names=["draw", "view", "radius"]
     )
-    table = pd.DataFrame({"log10_menc": e.samples.ravel()}, index=index)
+    table = pd.DataFrame({"log10_menc": estimates.samples.ravel()}, index=index)
     quantiles = table.groupby(["view", "radius"]).log10_menc.quantile([0.15865, 0.5, 0.84135]).unstack()
-    quantiles["truth"] = e.truth.ravel()
+    quantiles["truth"] = estimates.truth.ravel()
     quantiles["d"] = quantiles[0.5] - quantiles.truth
     quantiles["inside"] = quantiles.truth.between(quantiles[0.15865], quantiles[0.84135])
     quantiles["width"] = 0.5 * (quantiles[0.84135] - quantiles[0.15865])
@@ -87,20 +87,20 @@ def by_pandas(galaxies: int) -> pd.DataFrame:
     )
 
 
-def measures_bench(most: int) -> None:
-    """Seconds, and memory, against the number of views."""
+def measures_bench(max_views: int) -> None:
+    """Print seconds and memory of the measures for growing numbers of views, with Dask and with pandas."""
     rows = []
-    for views in [n for n in (10_000, 100_000, 1_000_000) if n <= most]:
+    for views in [n for n in (10_000, 100_000, 1_000_000) if n <= max_views]:
         galaxies = views // VIEWS
         arguments = [(i, min(GALAXIES, galaxies - i)) for i in range(0, galaxies, GALAXIES)]
         began = time.perf_counter()
-        found = sum_of_tasks(weighed, arguments, Cluster())
+        sums = sum_of_tasks(weighed, arguments, Cluster())
         seconds = time.perf_counter() - began
-        memory = peak_mb() + sum(v for k, v in found.items() if k.startswith("mb"))
-        coverage = measures(found["cnn"])["coverage_68"].mean()
+        memory = peak_mb() + sum(v for k, v in sums.items() if k.startswith("mb"))
+        coverage = measures(sums["cnn"])["coverage_68"].mean()
         rows.append([f"Dask, {views:,} views", seconds, 1e6 * seconds / views, memory, coverage])
     began = time.perf_counter()
-    galaxies = min(most, 10_000) // VIEWS
+    galaxies = min(max_views, 10_000) // VIEWS
     table = by_pandas(galaxies)
     seconds = time.perf_counter() - began
     rows.append(
@@ -116,16 +116,19 @@ def measures_bench(most: int) -> None:
 
 
 def inference_bench(store: Path, runs: list[Path], out: Path) -> None:
-    """Views per second of the task that `kinmass tables` runs, against networks and densities alone."""
+    """Print views per second of the task that `kinmass tables` runs, and of networks and densities alone."""
     torch.set_num_threads(1)
     inferences = [load(run) for run in runs]
     suite = inferences[0].run["fit"]["suites"][0]
     part = Part(store.absolute(), suite, None)
     sources = [replace(s, root=out / s.root.parent.name) for s in sources_of(runs, out, classical=False)]
-    looks, block = {infer.instrument.name: infer.instrument for infer in inferences}, slice(0, min(BLOCK, len(part)))
+    instruments, block = (
+        {infer.instrument.name: infer.instrument for infer in inferences},
+        slice(0, min(BLOCK, len(part))),
+    )
     views = read_views(store, suite, None, block)
-    views = views[np.all([usable(views, s.tracer, looks[s.instrument]) for s in sources], axis=0)]
-    observed = {name: views.observed(look) for name, look in looks.items()}
+    views = views[np.all([usable(views, s.tracer, instruments[s.instrument]) for s in sources], axis=0)]
+    observed = {name: views.observed(instrument) for name, instrument in instruments.items()}
     for source in sources:
         prepare(source, part)
 
@@ -141,18 +144,21 @@ def inference_bench(store: Path, runs: list[Path], out: Path) -> None:
                     model.density.from_normal(features, normal, scale)
                     model.density.log_prob(features, views.log10_menc - unit[:, None], scale)
 
-    def whole() -> None:
+    def full_task() -> None:
         for source in sources:
             Kept(source, part).forget(block)
-        predict_block(sources, looks, part, block)
+        predict_block(sources, instruments, part, block)
 
-    times = {f"{len(runs)} networks and densities": common.best(bare, 3), "eval's task": common.best(whole, 3)}
-    least = next(iter(times.values()))
-    rows = [[name, len(views) * len(sources) / seconds, 100 * least / seconds] for name, seconds in times.items()]
+    times = {f"{len(runs)} networks and densities": common.best(bare, 3), "eval's task": common.best(full_task, 3)}
+    bare_seconds = next(iter(times.values()))
+    rows = [
+        [name, len(views) * len(sources) / seconds, 100 * bare_seconds / seconds] for name, seconds in times.items()
+    ]
     common.table(["inference", "views/s", "% of bare"], rows)
 
 
 def main() -> None:
+    """Run the benchmarks that the options ask for."""
     parser = common.parser(__doc__)
     parser.add_argument("--views", type=int, default=1_000_000, help="views at most")
     parser.add_argument("--store", type=Path, help="map store, for inference")

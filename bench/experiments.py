@@ -30,7 +30,7 @@ from kinmass.gen.storage.files import write_atomically
 from kinmass.train.data.dataset import concatenate, read_views, usable
 from kinmass.train.run.calibration import LEVELS
 
-#: What differs from the default, which is trained on `both` of every view of every galaxy.
+#: Options of each fit, besides the defaults and --tracer both: every view of every galaxy.
 VARIANTS = {
     "plain": "--encoder plain",
     "residual": "--encoder residual",
@@ -53,50 +53,53 @@ HEADS = ["nll", "nll/radius", "dispersion", "robust", "cov68", "worst", "cov95",
 
 
 def train_one(name: str, options: str, store_path: Path, out: Path, steps: int) -> float:
-    """Seconds of the fit in out/name, or what it took when it was made."""
+    """Train the fit in out/name unless it is there; the seconds that it took."""
     folder = out / name.replace(", ", "-").replace(" ", "-")
-    noted = folder / "seconds.json"
-    if noted.exists():
-        return float(json.loads(noted.read_text()))
+    seconds_file = folder / "seconds.json"
+    if seconds_file.exists():
+        return float(json.loads(seconds_file.read_text()))
     tracer = [] if "--tracer" in options else ["--tracer", "both"]
-    line = ["train", "fit", "--store", store_path, *tracer, "--steps", steps, "--out", folder, *shlex.split(options)]
+    words = ["train", "fit", "--store", store_path, *tracer, "--steps", steps, "--out", folder, *shlex.split(options)]
     began = time.time()
-    subprocess.run([sys.executable, "-m", *map(str, line)], check=True, stdout=subprocess.DEVNULL)
-    write_atomically(noted, json.dumps(time.time() - began))
+    subprocess.run([sys.executable, "-m", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+    write_atomically(seconds_file, json.dumps(time.time() - began))
     return time.time() - began
 
 
 def figures(samples: np.ndarray, log_prob: np.ndarray, truth: np.ndarray) -> list[float]:
-    """Joint nll, dispersion, robust dispersion, and per level the mean coverage and that of the worst radius.
+    """Joint negative log-likelihood, dispersion, robust dispersion; per level the mean and the worst radius's coverage.
 
-    From samples (S, N, K) of log10 M, the log joint density (N,) at the truth, and the truth (N, K).
+    samples (S, N, K) of log10 M; log_prob (N,): log joint density at the truth; truth (N, K).
     """
-    d, rank = np.median(samples, axis=0) - truth, ranks(samples, truth)
-    low, high = np.quantile(d, [0.16, 0.84], axis=0)
-    covered = []
+    error, rank = np.median(samples, axis=0) - truth, ranks(samples, truth)
+    low_error, high_error = np.quantile(error, [0.16, 0.84], axis=0)
+    coverages = []
     for level in LEVELS:
-        at = coverage(rank, level)
-        covered += [at.mean(), at[np.argmax(np.abs(at - level))]]
-    return [float(v) for v in (-log_prob.mean(), d.std(0).mean(), 0.5 * (high - low).mean(), *covered)]
+        covered_share = coverage(rank, level)
+        coverages += [covered_share.mean(), covered_share[np.argmax(np.abs(covered_share - level))]]
+    return [
+        float(v) for v in (-log_prob.mean(), error.std(0).mean(), 0.5 * (high_error - low_error).mean(), *coverages)
+    ]
 
 
 def measure(infer: train.Inference, tracer: str, views: train.data.dataset.Views) -> list[float]:
-    """The figures of one run on test views."""
+    """The figures of one run on test views, in the order of HEADS but without the seconds."""
     views = views[usable(views, "gas", infer.instrument) & usable(views, "stars", infer.instrument)]
     posterior, truth = infer(views, tracer=tracer), views.log10_menc.numpy().astype(float)
     samples = posterior.samples(N_SAMPLES)
-    nll, *rest = figures(samples, posterior.log_prob(truth), truth)
-    once = views.view == 0
+    joint_nll, *other_figures = figures(samples, posterior.log_prob(truth), truth)
+    first_view = views.view == 0
     return [
-        nll,
+        joint_nll,
         -posterior.log_prob_per_radius(truth, N_SAMPLES).mean(),
-        *rest,
-        min(uniformity(r) for r in ranks(samples, truth)[once].T),
-        uniformity(tarp(samples[:, once], truth[once])),
+        *other_figures,
+        min(uniformity(r) for r in ranks(samples, truth)[first_view].T),
+        uniformity(tarp(samples[:, first_view], truth[first_view])),
     ]
 
 
 def main() -> None:
+    """Train the chosen variants and print their figures."""
     parser = common.parser(__doc__)
     parser.add_argument("--store", type=Path, required=True, help="map store to train and test on")
     parser.add_argument("--steps", type=int, default=1600, help="optimiser steps of each fit")
@@ -105,15 +108,17 @@ def main() -> None:
     out = args.out / "experiments"
     chosen = {name: VARIANTS[name] for name in args.only or VARIANTS}
     with ThreadPoolExecutor(2) as pool:
-        work = {n: pool.submit(train_one, n, o, args.store, out, args.steps) for n, o in chosen.items()}
+        fits = {
+            key: pool.submit(train_one, key, options, args.store, out, args.steps) for key, options in chosen.items()
+        }
     test = concatenate([read_views(args.store, suite, "test") for suite in store.suites(args.store)])
     torch.set_num_threads(1)
     rows: list[list[object]] = []
-    for name, done in work.items():
+    for name, seconds in fits.items():
         infer = train.load(out / name.replace(", ", "-").replace(" ", "-"))
         for tracer in infer.answers():
             label = name if len(infer.answers()) == 1 else f"{name}, asked for {tracer}"
-            rows.append([label, *measure(infer, tracer, test), done.result()])
+            rows.append([label, *measure(infer, tracer, test), seconds.result()])
     common.table(["fit", *HEADS], rows)
 
 

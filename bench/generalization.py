@@ -30,7 +30,7 @@ from kinmass.gen.storage import store
 from kinmass.train.data.dataset import read_views, usable
 from kinmass.train.run.calibration import LEVELS
 
-#: What differs from a plain fit.
+#: Options of each variant, besides those of a plain fit.
 VARIANTS = {
     "plain": "",
     "scale": "--scale-dex 0.2",
@@ -51,42 +51,45 @@ N_SAMPLES, N_BOOTSTRAP = 200, 300
 
 
 def folder(out: Path, variant: str, tracer: str, suite: str, seed: int) -> Path:
-    """Where a fit lives: of all suites but `suite`, or (variant home) of that suite alone."""
+    """Folder of a fit on all suites but `suite`, or, of the variant home, on that suite alone."""
     return out / variant.replace(" ", "-") / f"{tracer}-{suite}-{seed}"
 
 
 def fit(
     variant: str, run: Path, store_path: Path, tracer: str, suites: list[str], left_out: str, seed: int, steps: int
 ) -> None:
-    """Train one network where it is not there yet."""
-    line: list[object] = ["bench.align", "--way", variant, "--target", left_out] if variant in WEIGHTS else ["train"]
-    line += ["fit", "--store", store_path, "--tracer", tracer, "--suites", ",".join(suites), "--seed", seed]
-    line += ["--steps", steps, "--out", run, *shlex.split(VARIANTS.get(variant, ""))]
-    done = subprocess.run([sys.executable, "-m", *map(str, line)], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
+    """Train one network; one that is finished is left as it is. Raises SystemExit with what a failed fit printed."""
+    words: list[object] = ["bench.align", "--way", variant, "--target", left_out] if variant in WEIGHTS else ["train"]
+    words += ["fit", "--store", store_path, "--tracer", tracer, "--suites", ",".join(suites), "--seed", seed]
+    words += ["--steps", steps, "--out", run, *shlex.split(VARIANTS.get(variant, ""))]
+    process = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(process.stderr)
 
 
 def errors(runs: list[Path], store_path: Path, suite: str) -> dict[str, np.ndarray]:
-    """Per test view of a suite: its galaxy, log10 M_pred / M_true (N, K), whether the 68 % interval holds it (N, K).
+    """Per test view of a suite: galaxy, d = log10 M_pred / M_true (N, K), and if M_true is in the 68 % interval (N, K).
 
-    Of runs that differ by their seed the mixture.
+    Of several runs, which differ by their seed, the mixture is taken. Results are kept in the folder of the first run.
     """
-    kept = runs[0] / f"errors-{suite}{f'-of-{len(runs)}' * (len(runs) > 1)}.npz"
-    if not kept.exists():
+    file = runs[0] / f"errors-{suite}{f'-of-{len(runs)}' * (len(runs) > 1)}.npz"
+    if not file.exists():
         networks = [train.load(run) for run in runs]
-        look = networks[0].instrument
+        instrument = networks[0].instrument
         views = read_views(store_path, suite, "test")
-        views = views[usable(views, "gas", look) & usable(views, "stars", look)]
+        views = views[usable(views, "gas", instrument) & usable(views, "stars", instrument)]
         truth = views.log10_menc.numpy().astype(float)
         samples = np.concatenate([infer(views).samples(N_SAMPLES) for infer in networks])
         inside = np.abs(ranks(samples, truth) - 0.5) < 0.5 * LEVELS[0]
-        np.savez(kept, galaxy=views.galaxy.astype(str), d=np.median(samples, axis=0) - truth, inside=inside)
-    return dict(np.load(kept))
+        np.savez(file, galaxy=views.galaxy.astype(str), d=np.median(samples, axis=0) - truth, inside=inside)
+    return dict(np.load(file))
 
 
-class Found:
-    """Errors of every fit, and figures of them under a bootstrap over galaxies and seeds."""
+class Results:
+    """Errors of every fit, and their statistics with a bootstrap over galaxies and seeds.
+
+    Arrays (B + 1,) hold the value without drawing first, then those of the B draws.
+    """
 
     def __init__(
         self, out: Path, store_path: Path, variants: list[str], tracers: list[str], suites: list[str], seeds: int
@@ -99,59 +102,60 @@ class Found:
             if seeds > 1:
                 self.found[ensemble(variant), tracer, suite] = [errors(runs, store_path, suite)]
         rng = np.random.default_rng(1)
-        of = {s: self.found["home", tracers[0], s][0]["galaxy"] for s in suites}
-        galaxies = {s: np.unique(of[s]) for s in suites}
-        self._galaxy = {s: np.searchsorted(galaxies[s], of[s]) for s in suites}
+        galaxy_of_view = {s: self.found["home", tracers[0], s][0]["galaxy"] for s in suites}
+        galaxies = {s: np.unique(galaxy_of_view[s]) for s in suites}
+        self._galaxy = {s: np.searchsorted(galaxies[s], galaxy_of_view[s]) for s in suites}
         self._weights = {s: rng.poisson(1.0, (N_BOOTSTRAP + 1, len(galaxies[s]))).astype(float) for s in suites}
         self._seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), N_BOOTSTRAP + 1) / seeds
         for s in suites:
             self._weights[s][0] = 1.0
         self._seed_weights[0] = 1 / seeds
 
-    def mean(self, variant: str, tracer: str, suite: str, of: str) -> np.ndarray:
-        """(B + 1,) rmse, bias or coverage of one suite left out; first without drawing."""
+    def mean(self, variant: str, tracer: str, suite: str, measure: str) -> np.ndarray:
+        """Rmse, bias or coverage (B + 1,) of one suite left out."""
         weights = self._weights[suite][:, self._galaxy[suite]]
         weights /= weights.sum(1, keepdims=True)
         total = np.zeros(N_BOOTSTRAP + 1)
         fits = self.found[variant, tracer, suite]
-        for seed, e in enumerate(fits):
-            values = {"rmse": e["d"] ** 2, "bias": e["d"], "coverage": e["inside"]}[of]
+        for seed, errors in enumerate(fits):
+            values = {"rmse": errors["d"] ** 2, "bias": errors["d"], "coverage": errors["inside"]}[measure]
             per_radius = weights @ values
-            if of == "rmse":
+            if measure == "rmse":
                 per_radius = np.sqrt(per_radius)
             total += (self._seed_weights[:, seed] if len(fits) > 1 else 1.0) * per_radius.mean(1)
         return total
 
-    def over_suites(self, variant: str, tracer: str, of: str) -> np.ndarray:
-        """(B + 1,) the same, mean over suites left out."""
-        return np.asarray(np.mean([self.mean(variant, tracer, s, of) for s in self.suites], axis=0))
+    def over_suites(self, variant: str, tracer: str, measure: str) -> np.ndarray:
+        """The mean (B + 1,) of the same over the suites left out."""
+        return np.asarray(np.mean([self.mean(variant, tracer, suite, measure) for suite in self.suites], axis=0))
 
     def closed(self, variant: str, tracer: str, suite: str | None = None) -> np.ndarray:
-        """(B + 1,) the part of the gap between plain and home that is closed [per cent]."""
-        plain, home, here = (
-            self.over_suites(v, tracer, "rmse") if suite is None else self.mean(v, tracer, suite, "rmse")
-            for v in ("plain", "home", variant)
+        """The part (B + 1,) of the gap between plain and home that is closed [per cent]: of one suite or of all."""
+        rmse_plain, rmse_home, rmse = (
+            self.over_suites(compared, tracer, "rmse") if suite is None else self.mean(compared, tracer, suite, "rmse")
+            for compared in ("plain", "home", variant)
         )
-        return np.asarray(100 * (plain - here) / (plain - home))
+        return np.asarray(100 * (rmse_plain - rmse) / (rmse_plain - rmse_home))
 
     def gain(self, variant: str) -> np.ndarray:
-        """(B + 1,) RMSE of the best single tracer over that of both."""
+        """RMSE of the best single tracer over that of both (B + 1,)."""
         *singles, both = (self.over_suites(variant, t, "rmse") for t in TRACERS if t in self.tracers)
         return np.asarray(np.min(singles, axis=0) / both)
 
 
 def ensemble(variant: str) -> str:
-    """What the mixture of its seeds is called."""
+    """Name of the mixture of a variant's seeds."""
     return f"ensemble of {variant}"
 
 
-def told(values: np.ndarray, digits: int) -> str:
-    """The first, and the interval of the others."""
+def with_interval(values: np.ndarray, digits: int) -> str:
+    """The first value, and the 16th to 84th percentiles of the others, as text."""
     low, high = np.quantile(values[1:], [0.16, 0.84])
     return f"{values[0]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def main() -> None:
+    """Train all fits that are missing and print the tables."""
     parser = common.parser(__doc__)
     parser.add_argument("--store", type=Path, required=True, help="map store to train and test on")
     parser.add_argument("--steps", type=int, default=1600, help="optimiser steps for all suites; fewer for fewer")
@@ -164,28 +168,35 @@ def main() -> None:
     chosen = chosen if "plain" in chosen else ["plain", *chosen]
     torch.set_num_threads(1)
     with ThreadPoolExecutor(2) as pool:
-        work = []
+        fits = []
         for seed, variant, tracer, suite in product(range(args.seeds), ["home", *chosen], args.tracers, suites):
-            known = [suite] if variant == "home" else [s for s in suites if s != suite]
-            steps = args.steps * len(known) // len(suites)
-            where = folder(out, variant, tracer, suite, seed)
-            work.append(pool.submit(fit, variant, where, args.store, tracer, known, suite, seed, steps))
-        for done in work:
+            train_suites = [suite] if variant == "home" else [s for s in suites if s != suite]
+            steps = args.steps * len(train_suites) // len(suites)
+            run = folder(out, variant, tracer, suite, seed)
+            fits.append(pool.submit(fit, variant, run, args.store, tracer, train_suites, suite, seed, steps))
+        for done in fits:
             done.result()
-    found = Found(out, args.store, chosen, list(args.tracers), suites, args.seeds)
+    results = Results(out, args.store, chosen, list(args.tracers), suites, args.seeds)
     rows: list[list[object]] = []
     listed = ["home", *chosen]
     if args.seeds > 1:
         listed += [ensemble(variant) for variant in listed]
     for variant, tracer in product(listed, args.tracers):
         for suite in suites:
-            means = [told(found.mean(variant, tracer, suite, of), 3) for of in ("rmse", "bias", "coverage")]
-            rows.append([variant, tracer, suite, means[0], told(found.closed(variant, tracer, suite), 0), *means[1:]])
-        means = [told(found.over_suites(variant, tracer, of), 3) for of in ("rmse", "bias", "coverage")]
-        rows.append([variant, tracer, "all", means[0], told(found.closed(variant, tracer), 0), *means[1:]])
+            means = [
+                with_interval(results.mean(variant, tracer, suite, measure), 3)
+                for measure in ("rmse", "bias", "coverage")
+            ]
+            rows.append(
+                [variant, tracer, suite, means[0], with_interval(results.closed(variant, tracer, suite), 0), *means[1:]]
+            )
+        means = [
+            with_interval(results.over_suites(variant, tracer, measure), 3) for measure in ("rmse", "bias", "coverage")
+        ]
+        rows.append([variant, tracer, "all", means[0], with_interval(results.closed(variant, tracer), 0), *means[1:]])
     common.table(["variant", "tracer", "left out", "RMSE [dex]", "closed [%]", "bias [dex]", "68 % coverage"], rows)
     if "both" in args.tracers and len(args.tracers) > 1:
-        common.table(["variant", "best single / both"], [[v, told(found.gain(v), 2)] for v in listed])
+        common.table(["variant", "best single / both"], [[v, with_interval(results.gain(v), 2)] for v in listed])
 
 
 if __name__ == "__main__":

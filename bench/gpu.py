@@ -30,29 +30,31 @@ from kinmass.train.loop.config import FitConfig
 
 
 class BytesMoved(TorchDispatchMode):
-    """Adds up the bytes that operators read and write."""
+    """A mode that adds up the bytes that operators read and write."""
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the operator and count its tensors."""
+        """Call the operator and add the bytes of its inputs and outputs, unless it only makes a view."""
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
-            leaves = tree_leaves((args, kwargs or {}, out))
-            self.total += sum(x.numel() * x.element_size() for x in leaves if isinstance(x, torch.Tensor))
+            values = tree_leaves((args, kwargs or {}, out))
+            self.total += sum(
+                value.numel() * value.element_size() for value in values if isinstance(value, torch.Tensor)
+            )
         return out
 
 
 def step_and_look(fitter: Any) -> None:
-    """What a fit does between two looks at what it has computed."""
+    """Do the steps that a fit does between two reads of its losses, and read them."""
     fitter.advance()
     fitter.look()
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Seconds of one call, by the mean of several; waits for the device at both ends."""
+    """Mean seconds of one call; waits for the device before and after the calls."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -72,14 +74,14 @@ def limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     """Operations per second of a matrix multiply, and bytes per second of a copy (read and written)."""
     n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    big = torch.empty((2**30 if device.type == "cuda" else 2**26) // 4, device=device)
-    flops = 2 * n**3 / min(seconds_of(lambda: a @ b, device, 5) for _ in range(3))
-    moved = 8 * big.numel() / min(seconds_of(lambda: big.clone(), device, 5) for _ in range(3))
-    return flops, moved
+    array = torch.empty((2**30 if device.type == "cuda" else 2**26) // 4, device=device)
+    operations_per_s = 2 * n**3 / min(seconds_of(lambda: a @ b, device, 5) for _ in range(3))
+    bytes_per_s = 8 * array.numel() / min(seconds_of(lambda: array.clone(), device, 5) for _ in range(3))
+    return operations_per_s, bytes_per_s
 
 
 def main() -> None:
-    """Measure and print."""
+    """Make a store of random maps and measure on it."""
     parser = common.parser(__doc__)
     parser.add_argument("--batch", type=int, nargs="*", help="views a step (default: 64 256 1024 4096, on a CPU 64)")
     parser.add_argument("--width", type=int, default=16)
@@ -99,13 +101,13 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, path: Path) -> None:
-    """One line per batch size, and the operators of the last."""
+    """Print a line per batch size, and the table of operators of the last one."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     half = gpu and args.precision in ("auto", "bf16")
-    flops, moved = limits(device, torch.bfloat16 if half else torch.float32)
+    speed, bandwidth = limits(device, torch.bfloat16 if half else torch.float32)
     name = torch.cuda.get_device_name() if gpu else f"no GPU here: the CPU, {torch.get_num_threads()} thread(s)"
-    print(f"{name}: {flops / 1e12:.3g} T operations/s by matrix multiply, {moved / 1e9:.4g} GB/s by copying")
+    print(f"{name}: {speed / 1e12:.3g} T operations/s by matrix multiply, {bandwidth / 1e9:.4g} GB/s by copying")
     rows: list[list[object]] = []
     for batch in args.batch or ([64, 256, 1024, 4096] if gpu else [64]):
         config = FitConfig(
@@ -122,19 +124,19 @@ def measure(args: argparse.Namespace, path: Path) -> None:
             fitter._one_step()
         per_call = fitter._every
         calls = max(1, (args.steps or (100 if gpu else 8)) // per_call)
-        spent = seconds_of(partial(step_and_look, fitter), device, calls) / per_call
-        ideal = counter.get_total_flops() / flops, traffic.total / moved
+        step_s = seconds_of(partial(step_and_look, fitter), device, calls) / per_call
+        ideal = counter.get_total_flops() / speed, traffic.total / bandwidth
         rows.append(
-            [batch, batch / spent, 1e3 * spent, counter.get_total_flops() / 1e9, traffic.total / 1e6,
-             f"{ideal[0] / spent:.1%}", f"{ideal[1] / spent:.1%}", f"{max(ideal) / spent:.1%}"]
+            [batch, batch / step_s, 1e3 * step_s, counter.get_total_flops() / 1e9, traffic.total / 1e6,
+             f"{ideal[0] / step_s:.1%}", f"{ideal[1] / step_s:.1%}", f"{max(ideal) / step_s:.1%}"]
         )  # fmt: skip
     heads = ["batch", "views/s", "ms / step", "G operations", "MB moved", "of multiply", "of memory", "of the nearer"]
     common.table(heads, rows)
-    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if gpu else [])
-    with profile(activities=kinds) as found:
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if gpu else [])
+    with profile(activities=activities) as profiler:
         fitter.advance()
         fitter.look()
-    print(found.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=args.rows))
+    print(profiler.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=args.rows))
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ from kinmass.gen.physics.particles import Particles
 
 
 class Yt:
-    """Gas and stars in yt's memory; off-axis projections of either."""
+    """Particles of one component in yt's memory, and their off-axis projections."""
 
     def __init__(self, particles: Particles, half_box_kpc: float):
         import yt
 
         yt.set_log_level("error")
         p = particles
-        data: dict[Any, Any] = {f"particle_position_{x}": p.pos_kpc[:, i] for i, x in enumerate("xyz")}
-        data |= {f"particle_velocity_{x}": p.vel_kms[:, i] for i, x in enumerate("xyz")}
+        data: dict[Any, Any] = {f"particle_position_{axis}": p.pos_kpc[:, i] for i, axis in enumerate("xyz")}
+        data |= {f"particle_velocity_{axis}": p.vel_kms[:, i] for i, axis in enumerate("xyz")}
         data["particle_mass"] = p.mass_msun
         if p.support_kpc is not None:
             data["smoothing_length"] = p.support_kpc  # yt's cubic spline ends there
@@ -35,11 +35,11 @@ class Yt:
 
     @staticmethod
     def los(kind: str) -> str:
-        """yt's name of the velocity along the projection."""
+        """yt's name of the line-of-sight velocity of `gas` or of particles, `io`."""
         return "velocity_los" if kind == "gas" else "particle_velocity_los"
 
     def gas(self, field: str, rotation: np.ndarray, half_kpc: float, pixels: int) -> np.ndarray:
-        """(P, P) of an SPH field, weighted by mass unless it is the density; y grows with the row."""
+        """Map (P, P) of an SPH field, weighted by mass unless it is the density; y grows with the row."""
         import yt
 
         centre = self.ds.arr([0.0, 0.0, 0.0], "kpc")
@@ -52,13 +52,13 @@ class Yt:
         return self._plain(image, field).T
 
     def stars(self, field: str, rotation: np.ndarray, half_kpc: float, pixels: int) -> np.ndarray:
-        """(P, P) of a particle field, as an OffAxisParticleProjectionPlot makes it, without the figure."""
+        """Map (P, P) of a particle field, as OffAxisParticleProjectionPlot makes it, without the figure."""
         from yt.visualization.fixed_resolution import ParticleImageBuffer
         from yt.visualization.particle_plots import ParticleOffAxisDummyDataSource
 
         name = ("io", {"density": "particle_mass", "velocity_los": self.los("io")}.get(field, field))
         for cached in [key for key in self.source.field_data if "_los" in key[1]]:
-            del self.source.field_data[cached]  # another sightline's
+            del self.source.field_data[cached]  # it is of another sightline
         self.source.set_field_parameter("axis", -rotation[2])
         source = ParticleOffAxisDummyDataSource(
             self.ds.arr([0.0, 0.0, 0.0], "kpc"), self.ds, -rotation[2], (2 * half_kpc,) * 3, [name],
@@ -71,13 +71,14 @@ class Yt:
 
     @staticmethod
     def _plain(image: object, field: str) -> np.ndarray:
+        """yt's image as an array in our units and with our sign of the velocity."""
         units = {"density": "Msun/kpc**2", "velocity_los": "km/s", "velocity_los_squared": "km**2/s**2"}
         # yt's line of sight comes towards the observer; ours recedes.
         return (-1 if field == "velocity_los" else 1) * np.asarray(image.to_value(units[field]))  # type: ignore[attr-defined]
 
 
 class Pynbody:
-    """Gas as a pynbody snapshot turned to one sightline; images through pynbody.sph."""
+    """Gas as a pynbody snapshot, rotated to one sightline, and its images by pynbody.sph."""
 
     def __init__(self, gas: Particles, rotation: np.ndarray, half_kpc: float):
         import pynbody
@@ -94,7 +95,7 @@ class Pynbody:
             self.sim[name] = pynbody.array.SimArray(value, units[name])
 
     def image(self, field: str, pixels: int, fast: bool) -> np.ndarray:
-        """(P, P) surface density [Msun/kpc^2] or mass-weighted velocity [km/s]; fast: its approximate mode."""
+        """Map (P, P) of surface density [Msun/kpc^2] or mass-weighted velocity [km/s]; fast: its approximate mode."""
         options = {"quantity": "rho", "out_units": "Msol kpc^-2"} if field == "density" else {"quantity": "vz"}
         weight = None if field == "density" else "rho"
         return np.asarray(

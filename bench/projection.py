@@ -5,7 +5,7 @@ call. yt makes one field a call, dispersions from two (as its moment=2 does). py
 on the gas, with its particles turned and its densities set beforehand. A figure shows the maps.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ FIELDS = ("density", "velocity_los", "velocity_los_squared")
 
 @njit(fastmath=True)
 def _sum(values):  # type: ignore[no-untyped-def]
+    """Sum of values (N,), which reads all of their memory once."""
     total = 0.0
     for i in range(values.size):
         total += values[i]
@@ -31,57 +32,62 @@ def _sum(values):  # type: ignore[no-untyped-def]
 
 
 def arrays_read(galaxy: Galaxy) -> list[np.ndarray]:
-    """The arrays our kernel reads, flat."""
+    """The arrays that our kernel reads, flattened in memory order."""
     tracers = [a for p in (galaxy.stars, galaxy.gas) for a in (p.pos_kpc, p.vel_kms, p.mass_msun)]
     return [a.reshape(-1, order="A") for a in [*tracers, galaxy.gas.support_kpc] if a is not None]
 
 
-def yt_maps(stars: Yt, gas: Yt, turn: np.ndarray, half: float, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+def yt_maps(stars: Yt, gas: Yt, turn: np.ndarray, half_kpc: float, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """Maps (2, 3, P, P) of stars and gas (density, velocity, dispersion) and seconds (2, 3) per field."""
     maps, seconds = np.zeros((2, 3, pixels, pixels)), np.zeros((2, 3))
     for i, (peer, draw) in enumerate(((stars, stars.stars), (gas, gas.gas))):
         for j, field in enumerate(FIELDS):
-            maps[i, j] = draw(field, turn, half, pixels)  # loads the raw particles, which is not timed below
+            maps[i, j] = draw(field, turn, half_kpc, pixels)  # the first call loads the particles, which is not timed
 
             def again(peer=peer, draw=draw, field=field) -> None:  # type: ignore[no-untyped-def]
-                draw(field, turn, half, pixels)
+                draw(field, turn, half_kpc, pixels)
 
             seconds[i, j] = common.best(again, 2)
     maps[:, 2] = np.sqrt(np.maximum(maps[:, 2] - maps[:, 1] ** 2, 0))
     return maps, seconds
 
 
-def wide_gas(gas: Particles, half: float, pixels: int) -> Particles:
-    """The same gas with every kernel at least 2 pixels wide, where yt loses no mass."""
-    support = np.maximum(gas.support_kpc, 2.5 * 2 * half / pixels)  # type: ignore[arg-type]
+def wide_gas(gas: Particles, half_kpc: float, pixels: int) -> Particles:
+    """The same gas with a kernel support of at least 2.5 pixels: below 2 pixels yt loses mass."""
+    support = np.maximum(gas.support_kpc, 2.5 * 2 * half_kpc / pixels)  # type: ignore[arg-type]
     return replace(gas, support_kpc=support)
 
 
-def agreement(name: str, ours: np.ndarray, other: np.ndarray, area_kpc2: float) -> list[object]:
-    """A row: masses, median |dex| of density and median |difference| of velocity and dispersion where both see mass."""
-    seen = (ours[0] > 0) & (other[0] > 0)
-    row: list[object] = [name, float(other[0].sum() * area_kpc2), float(other[0].sum() / ours[0].sum())]
-    row.append(float(np.median(np.abs(np.log10(other[0][seen] / ours[0][seen])))))
+def agreement(name: str, ours: np.ndarray, theirs: np.ndarray, area_kpc2: float) -> list[object]:
+    """A table row: mass, its ratio to ours, and median absolute differences where both maps have mass.
+
+    The differences are those of log10 density, of velocity and of dispersion [km/s].
+    """
+    both_occupied = (ours[0] > 0) & (theirs[0] > 0)
+    row: list[object] = [name, float(theirs[0].sum() * area_kpc2), float(theirs[0].sum() / ours[0].sum())]
+    row.append(float(np.median(np.abs(np.log10(theirs[0][both_occupied] / ours[0][both_occupied])))))
     for channel in (1, 2):
-        row.append(float(np.median(np.abs(other[channel] - ours[channel])[seen])) if len(other) > channel else "")
+        row.append(
+            float(np.median(np.abs(theirs[channel] - ours[channel])[both_occupied])) if len(theirs) > channel else ""
+        )
     return row
 
 
 def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
-    """Density, velocity, dispersion of the gas: ours, the peers', and their differences."""
+    """Draw density, velocity and dispersion of the gas: ours, the peers', and their differences."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    seen = ours[0] > 0
-    log = [np.log10(np.maximum(m[0], 1e-30)) for m in (ours, *peers.values())]
-    top = log[0][seen].max()
-    vmax = np.percentile(np.abs(ours[1][seen]), 99)
+    occupied = ours[0] > 0
+    log_density = [np.log10(np.maximum(m[0], 1e-30)) for m in (ours, *peers.values())]
+    top_density = log_density[0][occupied].max()
+    vmax = np.percentile(np.abs(ours[1][occupied]), 99)
     columns = [("ours", ours), *peers.items()]
     fig, axes = plt.subplots(3, 2 * len(columns) - 1, figsize=(4 * len(columns), 8), constrained_layout=True)
     units = ("log Msun/kpc2", "velocity [km/s]", "dispersion [km/s]")
-    limits = ((top - 4, top), (-vmax, vmax), (0, np.percentile(ours[2][seen], 99)))
+    limits = ((top_density - 4, top_density), (-vmax, vmax), (0, np.percentile(ours[2][occupied], 99)))
     for row in range(3):
         for i, (name, maps) in enumerate(columns):
             if row >= len(maps):
@@ -89,9 +95,9 @@ def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
                 if i:
                     axes[row, len(columns) + i - 1].axis("off")
                 continue
-            shown, mine = (log[i], log[0]) if row == 0 else (maps[row], ours[row])
+            shown, ours_shown = (log_density[i], log_density[0]) if row == 0 else (maps[row], ours[row])
             image = axes[row, i].imshow(
-                np.where(seen, shown, np.nan),
+                np.where(occupied, shown, np.nan),
                 origin="lower",
                 clim=limits[row],
                 cmap="viridis" if row != 1 else "RdBu_r",
@@ -99,7 +105,7 @@ def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
             axes[row, i].set_title(f"{name}: {units[row]}", fontsize=8)
             fig.colorbar(image, ax=axes[row, i], shrink=0.6)
             if i:
-                difference = np.where(seen, shown - mine, np.nan)
+                difference = np.where(occupied, shown - ours_shown, np.nan)
                 span = np.nanpercentile(np.abs(difference), 98) or 1e-9
                 ax = axes[row, len(columns) + i - 1]
                 image = ax.imshow(difference, origin="lower", clim=(-span, span), cmap="PuOr")
@@ -109,6 +115,83 @@ def picture(path: Path, ours: np.ndarray, peers: dict[str, np.ndarray]) -> None:
         ax.set_xticks([])
         ax.set_yticks([])
     fig.savefig(path, dpi=110)
+
+
+@dataclass(frozen=True)
+class OurSeconds:
+    """Seconds of our kernel, and of reading its memory."""
+
+    one_view: float  # all 8 channels
+    gas: float  # the 4 channels of the gas, one view
+    apart: float  # per view, of 8 views that are made one by one
+    together: dict[int, float]  # number of views in one batch -> seconds per view
+    memory: float  # reading all of the kernel's arrays once
+    gigabytes: float  # size of these arrays
+
+
+def time_ours(galaxy: Galaxy, turns: np.ndarray, half: float, pixels: int) -> OurSeconds:
+    """Time our kernel on views along the first of the sightlines turns (32, 3, 3)."""
+
+    def per_view(n: int, repeats: int) -> float:
+        return common.best(lambda: views(galaxy, turns[:n], np.full(n, half), pixels), repeats) / n
+
+    one_view, together = per_view(1, 9), {n: per_view(n, 4) for n in (8, 32)}
+    apart = sum(common.best(partial(views, galaxy, t[None], np.array([half]), pixels), 4) for t in turns[:8]) / 8
+    gas = common.best(lambda: project(galaxy.gas, turns[:1], np.array([half]), pixels), 9)
+    arrays = arrays_read(galaxy)
+    memory = common.best(lambda: [_sum(a) for a in arrays], 9)
+    return OurSeconds(one_view, gas, apart, together, memory, sum(a.nbytes for a in arrays) / 1e9)
+
+
+def time_pynbody(gas: Particles, turn: np.ndarray, half: float, pixels: int) -> dict[tuple[str, bool], float]:
+    """Seconds of pynbody's maps of the gas, by (field, whether its approximate mode is used)."""
+    peer = Pynbody(gas, turn, half)
+    return {
+        (f, fast): common.best(partial(peer.image, f, pixels, fast), 5)
+        for f in FIELDS[:2] for fast in (True, False)
+    }  # fmt: skip
+
+
+def print_speeds(ours: OurSeconds, yt: np.ndarray, pynbody: dict[tuple[str, bool], float]) -> None:
+    """Print all times and their ratios; yt (2, 3): seconds of stars and gas per field."""
+    quick = min(sum(pynbody[f, fast] for f in FIELDS[:2]) for fast in (True, False)) / 2
+    read = f"reading the same {ours.gigabytes:.3f} GB once ({ours.gigabytes / ours.memory:.1f} GB/s)"
+    common.table(["what", "seconds"], [
+        ["ours, one view: 8 channels", ours.one_view], ["ours, the gas alone: 4 channels", ours.gas],
+        ["ours, per view of 8 one by one", ours.apart],
+        *[[f"ours, per view of {n} in one batch", s] for n, s in ours.together.items()],
+        [read, ours.memory],
+        *[[f"yt, {w} {f}", float(yt[i, j])] for i, w in enumerate(("stars", "gas")) for j, f in enumerate(FIELDS)],
+        ["yt, one view: 6 fields", float(yt.sum())],
+        *[[f"pynbody, gas {f}{', approximate' * fast}", s] for (f, fast), s in pynbody.items()],
+    ])  # fmt: skip
+    common.table(["ratio", "measured", "wanted"], [
+        ["yt / ours, per view", float(yt.sum() / ours.one_view), ">= 100"],
+        ["pynbody / ours, per gas map (its 2, our 3 and counts)", quick / (ours.gas / 3), ">= 3"],
+        ["pynbody's two maps / all our gas channels", 2 * quick / ours.gas, ""],
+        ["ours, 8 views one by one / in one batch", ours.apart / ours.together[8], "> 1"],
+        ["ours / reading memory, one view", ours.one_view / ours.memory, "<= 3"],
+        *[[f"ours / reading memory, per view of {n}", s / ours.memory, "<= 3"] for n, s in ours.together.items()],
+    ])  # fmt: skip
+
+
+def compare_maps(
+    galaxy: Galaxy, yt_stars: Yt, box_kpc: float, turn: np.ndarray, half: float, pixels: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Print how far the peers' maps are from ours, with wide gas kernels; our gas map and the peers'."""
+    fat = wide_gas(galaxy.gas, half, pixels)
+    maps, _ = yt_maps(yt_stars, Yt(fat, box_kpc), turn, half, pixels)
+    drawn = Pynbody(fat, turn, half)
+    pynbody_maps = np.stack([drawn.image(f, pixels, False) for f in FIELDS[:2]])
+    field = turn[None], np.array([half]), pixels
+    gas_maps, star_maps, area = project(fat, *field)[0], project(galaxy.stars, *field)[0], (2 * half / pixels) ** 2
+    print("the same maps, gas kernels at least 2.5 pixels wide (below 2, yt loses mass):")
+    common.table(["", "mass [Msun]", "mass / ours", "median |dex|", "velocity [km/s]", "dispersion [km/s]"], [
+        agreement("gas, ours", gas_maps, gas_maps, area), agreement("gas, yt", gas_maps, maps[1], area),
+        agreement("gas, pynbody", gas_maps, pynbody_maps, area),
+        agreement("stars, ours", star_maps, star_maps, area), agreement("stars, yt", star_maps, maps[0], area),
+    ])  # fmt: skip
+    return gas_maps[:3], {"yt": maps[1], "pynbody": pynbody_maps}
 
 
 def main() -> None:
@@ -124,64 +207,21 @@ def main() -> None:
     turn = turns[0]
     half = 3 * half_mass_radius(np.hypot(*(stars.pos_kpc @ turn[:2].T).T), stars.mass_msun)
     pixel = 2 * half / pixels
-
-    def ours(n: int, repeats: int) -> float:
-        return common.best(lambda: views(galaxy, turns[:n], np.full(n, half), pixels), repeats) / n
-
-    one, batches = ours(1, 9), {n: ours(n, 4) for n in (8, 32)}
-    apart = sum(common.best(partial(views, galaxy, t[None], np.array([half]), pixels), 4) for t in turns[:8]) / 8
-    own_gas = common.best(lambda: project(gas, turns[:1], np.array([half]), pixels), 9)
-    read = arrays_read(galaxy)
-    memory = common.best(lambda: [_sum(a) for a in read], 9)
-    gigabytes = sum(a.nbytes for a in read) / 1e9
-
-    box = 1.01 * max(
+    ours = time_ours(galaxy, turns, half, pixels)
+    box_kpc = 1.01 * max(
         np.abs(p.pos_kpc).max() + (0 if p.support_kpc is None else p.support_kpc.max()) for p in (stars, gas)
     )
-    yt_stars, yt_gas = Yt(stars, box), Yt(gas, box)
-    _, seconds = yt_maps(yt_stars, yt_gas, turn, half, pixels)
-    peer = Pynbody(gas, turn, half)
-    pyn = {
-        (f, fast): common.best(partial(peer.image, f, pixels, fast), 5)
-        for f in FIELDS[:2] for fast in (True, False)
-    }  # fmt: skip
-    quick = min(sum(pyn[f, fast] for f in FIELDS[:2]) for fast in (True, False)) / 2
+    yt_stars = Yt(stars, box_kpc)
+    _, yt_seconds = yt_maps(yt_stars, Yt(gas, box_kpc), turn, half, pixels)
+    pynbody_seconds = time_pynbody(gas, turn, half, pixels)
 
     print(f"{len(stars)} stars, {len(gas)} gas, {pixels} x {pixels} pixels of {pixel:.3g} kpc, one thread")
     q = np.percentile(gas.support_kpc / pixel, [10, 50, 90])  # type: ignore[operator]
     print(f"kernel support / pixel: {q[0]:.2f} (10 %), {q[1]:.2f} (50 %), {q[2]:.2f} (90 %)\n")
-    common.table(["what", "seconds"], [
-        ["ours, one view: 8 channels", one], ["ours, the gas alone: 4 channels", own_gas],
-        ["ours, per view of 8 one by one", apart],
-        *[[f"ours, per view of {n} in one batch", s] for n, s in batches.items()],
-        [f"reading the same {gigabytes:.3f} GB once ({gigabytes / memory:.1f} GB/s)", memory],
-        *[[f"yt, {w} {f}", float(seconds[i, j])] for i, w in enumerate(("stars", "gas")) for j, f in enumerate(FIELDS)],
-        ["yt, one view: 6 fields", float(seconds.sum())],
-        *[[f"pynbody, gas {f}{', approximate' * fast}", s] for (f, fast), s in pyn.items()],
-    ])  # fmt: skip
-    common.table(["ratio", "measured", "wanted"], [
-        ["yt / ours, per view", float(seconds.sum() / one), ">= 100"],
-        ["pynbody / ours, per gas map (its 2, our 3 and counts)", quick / (own_gas / 3), ">= 3"],
-        ["pynbody's two maps / all our gas channels", 2 * quick / own_gas, ""],
-        ["ours, 8 views one by one / in one batch", apart / batches[8], "> 1"],
-        ["ours / reading memory, one view", one / memory, "<= 3"],
-        *[[f"ours / reading memory, per view of {n}", s / memory, "<= 3"] for n, s in batches.items()],
-    ])  # fmt: skip
-
-    fat = wide_gas(gas, half, pixels)
-    maps, _ = yt_maps(yt_stars, Yt(fat, box), turn, half, pixels)
-    drawn = Pynbody(fat, turn, half)
-    pyn_maps = np.stack([drawn.image(f, pixels, False) for f in FIELDS[:2]])
-    field = turns[:1], np.array([half]), pixels
-    gas_maps, star_maps = project(fat, *field)[0], project(stars, *field)[0]
-    print("the same maps, gas kernels at least 2.5 pixels wide (below 2, yt loses mass):")
-    common.table(["", "mass [Msun]", "mass / ours", "median |dex|", "velocity [km/s]", "dispersion [km/s]"], [
-        agreement("gas, ours", gas_maps, gas_maps, pixel**2), agreement("gas, yt", gas_maps, maps[1], pixel**2),
-        agreement("gas, pynbody", gas_maps, pyn_maps, pixel**2),
-        agreement("stars, ours", star_maps, star_maps, pixel**2), agreement("stars, yt", star_maps, maps[0], pixel**2),
-    ])  # fmt: skip
+    print_speeds(ours, yt_seconds, pynbody_seconds)
+    gas_maps, peers = compare_maps(galaxy, yt_stars, box_kpc, turn, half, pixels)
     args.out.mkdir(parents=True, exist_ok=True)
-    picture(args.out / "projection.png", gas_maps[:3], {"yt": maps[1], "pynbody": pyn_maps})
+    picture(args.out / "projection.png", gas_maps, peers)
     print(args.out / "projection.png")
 
 

@@ -19,7 +19,7 @@ from kinmass.gen.suite import load_suite
 
 #: Stars, gas and dark particles per galaxy of each suite: 50, 100 and 200 thousand particles.
 SIZES = {"bursty": (20_000, 10_000, 20_000), "middle": (40_000, 20_000, 40_000), "quiet": (80_000, 40_000, 80_000)}
-#: Which functions are what, for the table of shares; the rest is listing, the store's creation and sharing out.
+#: File and functions of each stage; the remaining time is for listing, making the store and sharing galaxies out.
 STAGES = {
     "opening": ("snapshot.py", ("__init__",)),
     "reading": ("snapshot.py", ("galaxy", "stars")),
@@ -30,7 +30,7 @@ STAGES = {
 
 
 def make(folder: Path, galaxies: int) -> list[Path]:
-    """Mock suites of galaxies of three sizes; their suite files."""
+    """Write mock suites of galaxies of three sizes; the paths of their suite files."""
     for suite, (stars, gas, dark) in SIZES.items():
         common.run(
             "gen", "mock", "--out", folder / suite, "--suites", suite, "--galaxies", max(galaxies // 3, 1),
@@ -40,37 +40,39 @@ def make(folder: Path, galaxies: int) -> list[Path]:
 
 
 def timed(suites: list[Path], out: Path, settings: Settings, profile: bool = False) -> dict[str, float]:
-    """Map suites into `out` on the ranks there are: seconds in all, and per stage when profiled on one rank."""
+    """Map suites into `out` on all ranks: seconds in total and, if profiled (on one rank only), of each stage."""
     common.mapped(common.disc_galaxy(1000, 300), settings)
     loaded = [load_suite(path) for path in suites]
     generate(loaded[:1], out.with_suffix(".warm"), settings, quiet=True)
-    watch = cProfile.Profile()
+    profiler = cProfile.Profile()
     parallel.barrier()
     began = time.perf_counter()
     if profile:
-        watch.enable()
+        profiler.enable()
     done, failed = generate(loaded, out, settings, quiet=True)
-    watch.disable()
+    profiler.disable()
     parallel.barrier()
     result = {"total": time.perf_counter() - began, "done": float(done), "failed": float(failed)}
     if profile:
-        stats = pstats.Stats(watch).stats  # type: ignore[attr-defined]
+        stats = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
         for stage, (file, names) in STAGES.items():
-            found = [v[3] for (path, _, name), v in stats.items() if path.endswith("gen/" + file) and name in names]
-            result[stage] = sum(found)
+            seconds = [
+                entry[3] for (path, _, name), entry in stats.items() if path.endswith("gen/" + file) and name in names
+            ]
+            result[stage] = sum(seconds)
     return result
 
 
-def same_bytes(one: Path, two: Path) -> bool:
+def same_bytes(folder_a: Path, folder_b: Path) -> bool:
     """Whether two folders hold the same files with the same bytes."""
-    files = [{p.relative_to(folder): p for p in folder.rglob("*") if p.is_file()} for folder in (one, two)]
+    files = [{p.relative_to(folder): p for p in folder.rglob("*") if p.is_file()} for folder in (folder_a, folder_b)]
     return files[0].keys() == files[1].keys() and all(
         p.read_bytes() == files[1][n].read_bytes() for n, p in files[0].items()
     )
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure one rank and several, and print."""
     parser = common.parser(__doc__)
     parser.add_argument("--galaxies", type=int, default=60)
     parser.add_argument("--views", type=int, default=4)
@@ -104,10 +106,10 @@ def main() -> None:
                 seconds.append(once(ranks)["total"])
         same = same_bytes(Path(scratch) / "1.zarr", Path(scratch) / f"{args.ranks}.zarr")
         stages = once(1, "--profile")
-    n = stages.pop("done") + stages.pop("failed")
+    n_galaxies = stages.pop("done") + stages.pop("failed")
     one, more = min(runs[1]), min(runs[args.ranks])
     common.table(["ranks", "best [s]", "galaxies / s", "all runs [s]"], [
-        [r, min(s), n / min(s), " ".join(f"{x:.2f}" for x in s)] for r, s in runs.items()
+        [r, min(s), n_galaxies / min(s), " ".join(f"{x:.2f}" for x in s)] for r, s in runs.items()
     ])  # fmt: skip
     print(f"{args.ranks} ranks are {one / more:.2f} times as fast as one (wanted >= {0.9 * args.ranks:.1f})")
     print(f"stores byte for byte the same: {'yes' if same else 'NO'}\n")
@@ -115,7 +117,8 @@ def main() -> None:
     stages["rest"] = total - sum(stages.values())
     print("one rank, profiled:")
     common.table(
-        ["stage", "ms per galaxy", "share"], [[k, 1e3 * v / n, f"{100 * v / total:.0f} %"] for k, v in stages.items()]
+        ["stage", "ms per galaxy", "share"],
+        [[k, 1e3 * v / n_galaxies, f"{100 * v / total:.0f} %"] for k, v in stages.items()],
     )
 
 

@@ -65,7 +65,7 @@ class Embedding(nn.Module):
         self.tracers, self.encoders, self.join = model.tracers, model.encoders, model.join
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(N, F) features."""
+        """Features (N, F) of maps (N, 4 T, P, P)."""
         encoded = [self.encoders[t](m) for t, m in zip(self.tracers, maps.split(4, dim=1), strict=True)]
         return self.join(torch.cat(encoded, dim=1))
 
@@ -74,19 +74,19 @@ class GivenSplit(NPE):
     """NPE that trains on the rows in `train_indices` and validates on `val_indices`, set beforehand."""
 
     def get_dataloaders(self, start: int, batch: int, fraction: float, resume: bool, **rest: Any) -> Any:
-        """As NPE's, which draws no indices of its own where it resumes."""
+        """The loaders of NPE, told to resume: then it takes the indices that are set and draws none."""
         fraction = len(self.val_indices) / (len(self.train_indices) + len(self.val_indices))
         return super().get_dataloaders(start, batch, fraction, True, **rest)
 
 
 def pairs(model: MassModel, views: Views, observed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What sbi learns from: (N, K) unconstrained profiles and (N, 4 T, P, P) maps; and (N,) log10 of the mass unit."""
+    """Data of sbi: unconstrained profiles (N, K) and maps (N, 4 T, P, P); and log10 of the mass units (N,)."""
     inputs, unit = model.inputs(observed, views.half_mass_radius_kpc)
     return unconstrained(views.log10_menc - unit[:, None]), torch.cat([inputs[t] for t in model.tracers], 1), unit
 
 
 def views_of(config: FitConfig, part: str) -> Views:
-    """The very views that `kinmass fit` takes."""
+    """The same views of a part, train or val, that `kinmass fit` takes."""
     path = Path(config.store)
     status = loader.done_galaxies(path, config.suites)
     galaxies = loader.galaxies_of(path, status, part, config.galaxies if part == "train" else 0)
@@ -95,30 +95,32 @@ def views_of(config: FitConfig, part: str) -> Views:
 
 
 def looks(config: FitConfig, views: Views, copies: int) -> list[torch.Tensor]:
-    """(N, 8, Q, Q) observed maps per copy: with the views' own noise first, then as training sees them."""
-    seen = [views.observed(config.look)]
-    draw = torch.Generator().manual_seed(config.seed)
+    """Observed maps (N, 8, Q, Q) per copy: first with the views' own noise, then with random noise and symmetries."""
+    observed = [views.observed(config.look)]
+    generator = torch.Generator().manual_seed(config.seed)
     for _ in range(copies - 1):
-        noise = torch.randn(len(views), 4, *seen[0].shape[2:], generator=draw)
-        maps = flip_sky(views.maps, torch.randint(16, (len(views),), generator=draw))
-        seen.append(observe(maps, config.look, noise, views.field_of_view_re, views.half_mass_radius_kpc))
-    return seen
+        noise = torch.randn(len(views), 4, *observed[0].shape[2:], generator=generator)
+        maps = flip_sky(views.maps, torch.randint(16, (len(views),), generator=generator))
+        observed.append(observe(maps, config.look, noise, views.field_of_view_re, views.half_mass_radius_kpc))
+    return observed
 
 
 def train_sbi(config: FitConfig, flow: str, args: argparse.Namespace) -> tuple[Any, MassModel, int]:
-    """sbi's trained density estimator, the network whose encoders it has, and how many looks at views it took."""
-    learn, val = (views_of(config, part) for part in ("train", "val"))
+    """Train sbi: its density estimator, our network with its encoders, and how many looks at views training took."""
+    train_views, val_views = (views_of(config, part) for part in ("train", "val"))
     torch.manual_seed(config.seed)
-    grid = config.look.grid(learn.maps.shape[-1], learn.field_of_view_re)
+    grid = config.look.grid(train_views.maps.shape[-1], train_views.field_of_view_re)
     model = MassModel(ModelConfig(config.tracer, RADII_RE, *grid, encoder=config.encoder))
-    parts = [pairs(model, learn, seen) for seen in looks(config, learn, args.copies)]
-    parts.append(pairs(model, val, val.observed(config.look)))
+    parts = [pairs(model, train_views, observed) for observed in looks(config, train_views, args.copies)]
+    parts.append(pairs(model, val_views, val_views.observed(config.look)))
     theta, maps = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     # As NPE builds the flow from its name, but for the embedding and the maps' z-score.
-    build = posterior_nn(flow, z_score_x=args.z_score, embedding_net=Embedding(model))
-    log = TensorBoardTracker(SummaryWriter(args.out / "sbi-npe" / flow))
-    inference = (NPE if args.split_rows else GivenSplit)(density_estimator=build, tracker=log)
-    inference.train_indices, inference.val_indices = torch.arange(len(theta)).tensor_split([len(theta) - len(val)])
+    build_flow = posterior_nn(flow, z_score_x=args.z_score, embedding_net=Embedding(model))
+    tracker = TensorBoardTracker(SummaryWriter(args.out / "sbi-npe" / flow))
+    inference = (NPE if args.split_rows else GivenSplit)(density_estimator=build_flow, tracker=tracker)
+    inference.train_indices, inference.val_indices = torch.arange(len(theta)).tensor_split(
+        [len(theta) - len(val_views)]
+    )
     inference.append_simulations(theta, maps)
     estimator = inference.train(**({"max_num_epochs": args.max_epochs} if args.max_epochs else {}))
     print()
@@ -128,12 +130,12 @@ def train_sbi(config: FitConfig, flow: str, args: argparse.Namespace) -> tuple[A
 
 
 @torch.no_grad()
-def infer_sbi(estimator: Any, model: MassModel, look: Any, views: Views) -> tuple[np.ndarray, np.ndarray]:
-    """Samples (S, N, K) of log10 M(<r) [Msun] and the log density (N,) per dex^K at the truth."""
+def infer_sbi(estimator: Any, model: MassModel, instrument: Any, views: Views) -> tuple[np.ndarray, np.ndarray]:
+    """Samples (S, N, K) of log10 M(<r) [Msun] of sbi, and its log density (N,) per dex^K at the truth."""
     samples, log_prob = [], []
     for start in range(0, len(views), BLOCK):
-        some = views[np.arange(start, min(start + BLOCK, len(views)))]
-        theta, maps, unit = pairs(model, some, some.observed(look))
+        block = views[np.arange(start, min(start + BLOCK, len(views)))]
+        theta, maps, unit = pairs(model, block, block.observed(instrument))
         samples.append(monotone(estimator.sample((N_SAMPLES,), condition=maps)) + unit[:, None])
         # d theta / d profile is 1 for the first value and 1 / step for the others.
         log_prob.append(estimator.log_prob(theta[None], condition=maps)[0] - theta[:, 1:].sum(-1))
@@ -141,11 +143,12 @@ def infer_sbi(estimator: Any, model: MassModel, look: Any, views: Views) -> tupl
 
 
 def size(network: nn.Module) -> int:
-    """Trainable numbers."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def main() -> None:
+    """Train ours and sbi's and print their figures."""
     parser = common.parser(__doc__)
     parser.add_argument("--store", type=Path, required=True, help="map store to train and test on")
     parser.add_argument("--tracer", default="both", choices=["gas", "stars", "both"])
@@ -177,17 +180,17 @@ def main() -> None:
         seconds = train_one("ours", options, args.store, Path(scratch), args.steps)
         infer = train.load(Path(scratch) / "ours")
     posterior = infer(test)
-    shown = infer.run["steps"] * config.batch
+    n_looks = infer.run["steps"] * config.batch
     measured = figures(posterior.samples(N_SAMPLES), posterior.log_prob(truth), truth)
-    rows.append(["ours", *measured, seconds, shown, size(infer.models[0])])
+    rows.append(["ours", *measured, seconds, n_looks, size(infer.models[0])])
 
     for flow in args.flows:
         print(f"sbi, {flow}")
         began = time.time()
-        estimator, model, shown = train_sbi(config, flow, args)
+        estimator, model, n_looks = train_sbi(config, flow, args)
         seconds = time.time() - began
         rows.append([f"sbi, {flow}", *figures(*infer_sbi(estimator, model, config.look, test), truth)])
-        rows[-1] += [seconds, shown, size(estimator)]
+        rows[-1] += [seconds, n_looks, size(estimator)]
     print(f"{len(test)} views of {len(set(test.galaxy))} test galaxies; {args.galaxies or 'all'} training galaxies")
     common.table(HEADS, rows)
 

@@ -24,29 +24,32 @@ HALF_KPC = 15.0
 
 
 def sized(base: Galaxy, n: int, shrink: bool) -> Galaxy:
-    """`base` drawn again with n stars and its own shares of gas and dark matter."""
-    times = n / len(base.stars)
+    """Draw `base` again with n stars and as much gas and dark matter per star; shrink: kernels as n^(-1/3)."""
+    factor = n / len(base.stars)
     parts = {
-        name: common.resampled(p, round(times * len(p)), times ** (-1 / 3) if shrink else 1.0)
+        name: common.resampled(p, round(factor * len(p)), factor ** (-1 / 3) if shrink else 1.0)
         for name, p in base.components().items()
     }
     return Galaxy(parts["stars"], parts["gas"], parts["dark"], parts["black_holes"])
 
 
 def slope(sizes: list[int], seconds: list[float]) -> float:
-    """Exponent of a power law through (size, seconds)."""
+    """Exponent of the power law fitted to seconds as a function of size."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
 def particles(base: Galaxy, sizes: list[int], pixels: int) -> None:
-    """Seconds of one view per tracer and size, and the fitted slopes."""
+    """Print seconds of one view per tracer and size, and the fitted slopes."""
     field = sightlines(0, "bench", 1), np.array([HALF_KPC]), pixels
     rows: list[list[object]] = []
     columns: list[list[float]] = []
     for n in sizes:
-        held, shrunk = sized(base, n, False), sized(base, n, True)
+        same_kernels, finer_kernels = sized(base, n, False), sized(base, n, True)
         repeats = 5 if n < 3e6 else 2
-        times = [common.best(partial(project, p, *field), repeats) for p in (held.stars, held.gas, shrunk.gas)]
+        times = [
+            common.best(partial(project, p, *field), repeats)
+            for p in (same_kernels.stars, same_kernels.gas, finer_kernels.gas)
+        ]
         columns.append(times)
         rows.append([n, *times, 1e9 * (times[0] + times[1]) / (1.3 * n)])
     slopes = [slope(sizes, [row[i] for row in columns]) for i in range(3)]
@@ -55,7 +58,7 @@ def particles(base: Galaxy, sizes: list[int], pixels: int) -> None:
 
 
 def views(galaxy: Galaxy, pixels: int) -> None:
-    """Seconds of mapping one galaxy for 1 to 32 views."""
+    """Print seconds of mapping one galaxy for 1 to 32 views."""
     numbers = [1, 2, 4, 8, 16, 32]
     seconds = []
     for n in numbers:
@@ -67,7 +70,7 @@ def views(galaxy: Galaxy, pixels: int) -> None:
 
 
 def save(galaxy: Galaxy, path: Path) -> None:
-    """A galaxy's arrays as plain .npy files."""
+    """Save a galaxy's arrays as .npy files in a new folder."""
     path.mkdir()
     for name, p in galaxy.components().items():
         for key, array in vars(p).items():
@@ -76,7 +79,10 @@ def save(galaxy: Galaxy, path: Path) -> None:
 
 
 def peak(path: Path, n_views: int, pixels: int) -> None:
-    """In a fresh process: print bytes of the arrays and the peak that loading and mapping them adds, in MB."""
+    """Print the size of a galaxy's arrays and the peak memory that loading and mapping them adds [MB].
+
+    To be called in a fresh process.
+    """
     settings = Settings(views=n_views, pixels=pixels)
     common.mapped(common.disc_galaxy(1000, 300), settings)  # compiles
     common.forget_peak()
@@ -92,25 +98,25 @@ def peak(path: Path, n_views: int, pixels: int) -> None:
 
 
 def long_run(suite: Path) -> None:
-    """In a fresh process: map 800 galaxies in one run and print this process's memory on the way."""
+    """Map 800 galaxies in one run and print the memory of this process [MB] on the way, in a fresh process."""
     folders = sorted((suite / "middle").glob("middle_*"))
     for i in range(len(folders), 800):  # the same few snapshots under other names
         (suite / "middle" / f"middle_{i:05d}").symlink_to(folders[i % len(folders)].resolve())
-    count, inner = 0, worker.map_galaxy
+    count, map_galaxy = 0, worker.map_galaxy
 
     def counted(*args: Any, **options: Any) -> Any:
         nonlocal count
         count += 1
         if count in (10, 100, 200, 400, 600, 800):
             print(count, common.memory_mb("VmRSS") * 1.048576)
-        return inner(*args, **options)
+        return map_galaxy(*args, **options)
 
     worker.map_galaxy = counted
     maps.generate([load_suite(suite / "middle" / "middle.yaml")], suite / "maps.zarr", Settings(), quiet=True)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure growth with particles, views and galaxies, and print."""
     parser = common.parser(__doc__)
     parser.add_argument("--largest", type=int, default=10_000_000, help="most star particles (default: %(default)s)")
     parser.add_argument("--pixels", type=int, default=64)
@@ -130,11 +136,11 @@ def main() -> None:
         for n in [n for n in sizes if n in (300_000, 1_000_000, 3_000_000, 10_000_000)]:
             folder = Path(scratch) / str(n)
             save(sized(base, n, True), folder)
-            size, high = map(
+            arrays_mb, peak_mb = map(
                 float,
                 common.run("bench.scaling", "--peak", folder, "--views", args.views, "--pixels", args.pixels).split(),
             )
-            rows.append([n, size, high, high / size])
+            rows.append([n, arrays_mb, peak_mb, peak_mb / arrays_mb])
         print(f"memory of mapping one galaxy, {args.views} views (wanted: peak / arrays < 2.5)")
         common.table(["stars", "arrays [MB]", "peak above the interpreter [MB]", "peak / arrays"], rows)
         mocks = Path(scratch) / "mocks"

@@ -22,10 +22,10 @@ Record = dict[str, np.ndarray]
 
 
 def records(n: int, views: int, pixels: int) -> list[Record]:
-    """n galaxies' records: one real galaxy's, each with its own last digits, so that nothing compresses twice."""
+    """Records of n galaxies: that of one mock galaxy times random factors, so that they compress as real ones do."""
     galaxy = common.disc_galaxy(100_000, 30_000)
-    real = common.mapped(galaxy, Settings(views=views, pixels=pixels))
-    real |= {"centre": np.zeros(3), "centre_found": np.array(0, dtype=np.uint8)}
+    record = common.mapped(galaxy, Settings(views=views, pixels=pixels))
+    record |= {"centre": np.zeros(3), "centre_found": np.array(0, dtype=np.uint8)}
     rng = np.random.default_rng(1)
 
     def varied(value: np.ndarray) -> np.ndarray:
@@ -33,37 +33,39 @@ def records(n: int, views: int, pixels: int) -> list[Record]:
             return value
         return (value * rng.normal(1, 0.05, value.shape)).astype(value.dtype)
 
-    return [{name: varied(value) for name, value in real.items()} for _ in range(n)]
+    return [{name: varied(value) for name, value in record.items()} for _ in range(n)]
 
 
-def write_store(path: Path, made: list[Record], per_shard: int, views: int, pixels: int) -> None:
-    """All records through gen.storage.store, k galaxies a call."""
+def write_store(path: Path, galaxies: list[Record], per_shard: int, views: int, pixels: int) -> None:
+    """Write all records with gen.storage.store, `per_shard` galaxies a call."""
     config = {"views": views, "pixels": pixels, "galaxies_per_shard": per_shard}
-    names = [f"galaxy {i}" for i in range(len(made))]
+    names = [f"galaxy {i}" for i in range(len(galaxies))]
     group = store.create_suite(path, "bench", names, names, config)
-    for first in range(0, len(made), per_shard):
-        some = range(first, min(first + per_shard, len(made)))
-        store.write_galaxies(group, some, [made[i] for i in some])
+    for first in range(0, len(galaxies), per_shard):
+        block = range(first, min(first + per_shard, len(galaxies)))
+        store.write_galaxies(group, block, [galaxies[i] for i in block])
 
 
 def read_store(path: Path, block: int) -> None:
-    """Every array, `block` galaxies at a time, as training does."""
+    """Read every array of a store, `block` galaxies at a time, as training does."""
     group = store.open_suite(path, "bench")
     for first in range(0, group["status"].shape[0], block):
         for name in store.ARRAYS:
             store.read(group, name, slice(first, first + block))
 
 
-def write_npy(path: Path, made: list[Record], block: int) -> None:
-    """The limit: one .npy per array and block of galaxies."""
+def write_npy(path: Path, galaxies: list[Record], block: int) -> None:
+    """Write one .npy file per array and block of galaxies, the limit that the store is compared with."""
     path.mkdir()
-    for first in range(0, len(made), block):
-        for name in made[0]:
-            np.save(path / f"{first}-{name}.npy", np.stack([r[name] for r in made[first : first + block]]))
+    for first in range(0, len(galaxies), block):
+        for name in galaxies[0]:
+            np.save(
+                path / f"{first}-{name}.npy", np.stack([record[name] for record in galaxies[first : first + block]])
+            )
 
 
 def read_npy(path: Path) -> None:
-    """Every .npy of a folder."""
+    """Read every .npy file of a folder."""
     for file in sorted(path.glob("*.npy")):
         np.load(file)
 
@@ -76,7 +78,7 @@ def seconds(call: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure every layout and print."""
     parser = common.parser(__doc__)
     parser.add_argument("--galaxies", type=int, default=256)
     parser.add_argument("--views", type=int, default=32)
@@ -85,16 +87,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    made = records(args.galaxies, args.views, args.pixels)
-    megabytes = sum(v.nbytes for r in made for v in r.values()) / 1e6
+    galaxies = records(args.galaxies, args.views, args.pixels)
+    megabytes = sum(v.nbytes for r in galaxies for v in r.values()) / 1e6
     block = 32
 
     def packed(k: int) -> Callable[[Path], None]:
-        return lambda path: write_store(path, made, k, args.views, args.pixels)
+        return lambda path: write_store(path, galaxies, k, args.views, args.pixels)
 
     layouts: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
-        f"np.save, {block} galaxies a file": (lambda path: write_npy(path, made, block), read_npy),
-        "np.save, one galaxy a file": (lambda path: write_npy(path, made, 1), read_npy),
+        f"np.save, {block} galaxies a file": (lambda path: write_npy(path, galaxies, block), read_npy),
+        "np.save, one galaxy a file": (lambda path: write_npy(path, galaxies, 1), read_npy),
         "store, one galaxy a file": (packed(1), lambda path: read_store(path, block)),
     }
     layouts |= {f"store, shards of {k}": (packed(k), lambda path: read_store(path, block)) for k in args.shards}
@@ -110,11 +112,11 @@ def main() -> None:
                 sizes = [p.stat().st_size for p in path.rglob("*") if p.is_file()]
                 on_disk[name] = len(sizes), sum(sizes)
     print(f"{args.galaxies} galaxies of {args.views} views, {args.pixels}^2 pixels: {megabytes:.0f} MB of arrays")
-    fast = [min(best[name][i] for name in layouts if name.startswith("np.save")) for i in (0, 1)]
+    limits = [min(best[name][i] for name in layouts if name.startswith("np.save")) for i in (0, 1)]
     common.table(
         ["layout", "files / galaxy", "kB / view", "write [MB/s]", "read [MB/s]", "write / limit", "read / limit"],
         [[name, on_disk[name][0] / args.galaxies, on_disk[name][1] / args.galaxies / args.views / 1e3,
-          megabytes / w, megabytes / r, fast[0] / w, fast[1] / r] for name, (w, r) in best.items()],
+          megabytes / w, megabytes / r, limits[0] / w, limits[1] / r] for name, (w, r) in best.items()],
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from kinmass.train.model.scaling import flip_sky
 
 
 class ViewByView(Dataset):
-    """One view per item, read when it is asked for."""
+    """A torch dataset whose items are single views, each read from the store on demand."""
 
     def __init__(self, path: Path):
         group = store.open_suite(path, "bench")
@@ -52,40 +52,40 @@ class ViewByView(Dataset):
 
 
 def fitter_of(config: FitConfig, window: int = 0) -> Fitter:
-    """A fit ready to go on the bench's store, its maps in memory (window 0) or streamed."""
+    """A Fitter on the benchmark's store, ready to step, with its maps in memory (window 0) or streamed."""
     path = Path(config.store)
     status = loader.done_galaxies(path, config.suites)
     train, val = (loader.galaxies_of(path, status, part) for part in ("train", "val"))
     pixels, field_of_view_re = config.look.grid(train.shape[-1], train.field_of_view_re)
     torch.manual_seed(0)
     model = MassModel(ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, width=config.width))
-    wanted = loader.Wanted(config.tracer, config.look, 0, lambda observed, r_e: model.inputs(observed, r_e)[1])
+    wanted_views = loader.Wanted(config.tracer, config.look, 0, lambda observed, r_e: model.inputs(observed, r_e)[1])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batches = loader.open_loader(train, wanted, config.batch, config.seed, window, device)
+    batches = loader.open_loader(train, wanted_views, config.batch, config.seed, window, device)
     return Fitter(config, model, batches, loader.validation_views(val, config.tracer, config.look, 1.0), device)
 
 
 def views_per_second(fitter: Fitter, seconds: float) -> tuple[float, float]:
-    """Views per second of the fit's own steps, and the share of time that waits for maps."""
+    """Views per second of the fit's own steps, and the share of time spent waiting for maps."""
     fitter.advance()
     fitter.look()
-    begin, waited, began = fitter.step, fitter._waited, time.perf_counter()
+    first_step, waited, began = fitter.step, fitter._waited, time.perf_counter()
     while time.perf_counter() - began < seconds:
         fitter.advance()
         fitter.look()
-    spent = time.perf_counter() - began
-    return (fitter.step - begin) * fitter.config.batch / spent, (fitter._waited - waited) / spent
+    elapsed_s = time.perf_counter() - began
+    return (fitter.step - first_step) * fitter.config.batch / elapsed_s, (fitter._waited - waited) / elapsed_s
 
 
 def bare_step(fitter: Fitter) -> Callable[[], None]:
-    """The limit: augmentation, network and optimiser on one batch that is there already; no loader, no looks."""
+    """The limit: a step of augmentation, network and optimiser on one batch in memory, without loader and losses."""
     rows, maps = fitter.loader.next(0)
-    at = torch.from_numpy(rows)
-    r_e, truth, field = fitter._r_e[at], fitter._truth[at], fitter.loader.galaxies.field_of_view_re
+    index = torch.from_numpy(rows)
+    r_e, truth, field_of_view_re = fitter._r_e[index], fitter._truth[index], fitter.loader.galaxies.field_of_view_re
 
     def step() -> None:
         bits, noise = draws(fitter._places, maps.shape[-1], 0)
-        observed = observe(flip_sky(maps, bits & 15), fitter.look_at, noise, field, r_e)
+        observed = observe(flip_sky(maps, bits & 15), fitter.look_at, noise, field_of_view_re, r_e)
         fitter.optimiser.zero_grad()
         (-fitter.model(observed, r_e, truth).mean()).backward()
         torch.nn.utils.clip_grad_norm_(fitter.model.parameters(), 5.0)
@@ -95,24 +95,24 @@ def bare_step(fitter: Fitter) -> Callable[[], None]:
 
 
 def beside_the_limit(fitter: Fitter, seconds: float) -> tuple[float, float, float]:
-    """Views per second of the limit and of the fit's own steps, and the share of the latter's time without maps.
+    """Views per second of the limit and of the fit's own steps, and the share of its time that waits for maps.
 
-    Step by step by turns, and by the median step: a machine that is busy with something else is so for both.
+    Steps of both alternate and the median step counts, so that other work on the machine affects both alike.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    bare, waited, began = bare_step(fitter), fitter._waited, time.perf_counter()
+    bare_call, waited_before, began = bare_step(fitter), fitter._waited, time.perf_counter()
     while time.perf_counter() - began < seconds or len(times[0]) < 5:
-        for kind, call in enumerate((bare, lambda: (fitter.advance(), fitter.look()))):
+        for kind, call in enumerate((bare_call, lambda: (fitter.advance(), fitter.look()))):
             start = time.perf_counter()
             call()
             times[kind].append(time.perf_counter() - start)
-    middle = [float(np.median(t[1:])) for t in times]
+    median_s = [float(np.median(t[1:])) for t in times]
     batch = fitter.config.batch
-    return batch / middle[0], batch / middle[1], (fitter._waited - waited) / sum(times[1])
+    return batch / median_s[0], batch / median_s[1], (fitter._waited - waited_before) / sum(times[1])
 
 
 def fed_per_second(next_batch: Any, seconds: float) -> float:
-    """Views per second of a loader alone."""
+    """Views per second of a loader alone; next_batch(step) gives a batch."""
     next_batch(0)
     steps, views, began = 0, 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -122,20 +122,20 @@ def fed_per_second(next_batch: Any, seconds: float) -> float:
 
 
 def processes(config: FitConfig, out: Path, number: int, steps: int) -> float:
-    """Views per second of `kinmass fit` as one or two processes with a thread each, by its own count."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    line = [sys.executable, "-m", "train", "fit", "--store", config.store, "--tracer", config.tracer, "--out", str(out),
+    """Views per second of `kinmass fit` as `number` processes with a thread each, as it records them itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    argv = [sys.executable, "-m", "train", "fit", "--store", config.store, "--tracer", config.tracer, "--out", str(out),
             "--steps", str(steps), "--round-steps", str(steps), "--width", str(config.width),
             "--batch", str(config.batch)]  # fmt: skip
-    started = []
+    running = []
     for rank in range(number):
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(common.ROOT), "MASTER_ADDR": "127.0.0.1"}
         env |= {"RANK": str(rank), "WORLD_SIZE": str(number), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
-        started.append(subprocess.Popen(line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-    if any(p.wait() for p in started):
-        raise SystemExit(f"{' '.join(line)} failed")
+        running.append(subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    if any(process.wait() for process in running):
+        raise SystemExit(f"{' '.join(argv)} failed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(out / "tensorboard")).Reload()
@@ -143,7 +143,7 @@ def processes(config: FitConfig, out: Path, number: int, steps: int) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure in a scratch folder below --out."""
     parser = common.parser(__doc__)
     parser.add_argument("--galaxies", type=int, default=256)
     parser.add_argument("--views", type=int, default=8)
@@ -160,22 +160,15 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, scratch: Path) -> None:
-    """All tables, with the store and the run folders in `scratch`."""
-    path = scratch / "maps.zarr"
-    made = records(args.galaxies, args.views, args.pixels)
-    write_store(path, made, 1, args.views, args.pixels)
-    group = store.open_suite(path, "bench")
-    group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 6.0}
-    config = FitConfig(
-        str(path), "both", ("bench",), width=args.width, batch=args.batch, steps=10**6, round_steps=10**6
-    )
+    """Print all tables and write the figures to training.json, with the store and the run folders in `scratch`."""
+    config = store_to_fit(args, scratch / "maps.zarr")
     held = fitter_of(config)
-    train = held.loader.galaxies
-    size = 4e-9 * int(np.prod(train.shape)) * len(train)
-    window = loader.window_for(train, size / 4, config.batch)
+    galaxies = held.loader.galaxies
+    gb = 4e-9 * int(np.prod(galaxies.shape)) * len(galaxies)
+    window = loader.window_for(galaxies, gb / 4, config.batch)
     streamed = fitter_of(config, window)
     print(
-        f"{len(held.loader.table)} views of {len(train)} galaxies, {args.pixels}^2 pixels, {size:.2f} GB of maps; "
+        f"{len(held.loader.table)} views of {len(galaxies)} galaxies, {args.pixels}^2 pixels, {gb:.2f} GB of maps; "
         f"batch {args.batch}, width {args.width}, {held.device.type}, {torch.get_num_threads()} thread(s)"
     )
     limit, memory, waits = beside_the_limit(held, 2 * args.seconds)
@@ -188,41 +181,64 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
             [f"fit, streamed by {window} steps", stream, f"{stream / limit:.1%}", f"{stream_waits:.1%}"],
         ],
     )
-    plain_loader = iter(DataLoader(ViewByView(path), args.batch, shuffle=True))
+    feed_rates = loader_rates(held, streamed, args.seconds)
+    held.loader.close()
+    streamed.loader.close()
+    both = process_rates(config, scratch, args.steps)
+    figures = {"limit": limit, "memory": memory, "streamed": stream, "loaders": feed_rates, "processes": both}
+    write_atomically(args.out / "training.json", json.dumps(figures))
+
+
+def store_to_fit(args: argparse.Namespace, path: Path) -> FitConfig:
+    """Write the store that all fits read, and the settings of a fit on it that never ends."""
+    write_store(path, records(args.galaxies, args.views, args.pixels), 1, args.views, args.pixels)
+    group = store.open_suite(path, "bench")
+    group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 6.0}
+    return FitConfig(str(path), "both", ("bench",), width=args.width, batch=args.batch, steps=10**6, round_steps=10**6)
+
+
+def loader_rates(held: Fitter, streamed: Fitter, seconds: float) -> dict[str, float]:
+    """Print and return views per second of the loaders alone: torch's DataLoader and those of both fits."""
+    path, batch_size = Path(held.config.store), held.config.batch
+    plain_loader = iter(DataLoader(ViewByView(path), batch_size, shuffle=True))
 
     def one_by_one(_: int) -> torch.Tensor:
         nonlocal plain_loader
         batch = next(plain_loader, None)
         if batch is None:
-            plain_loader = iter(DataLoader(ViewByView(path), args.batch, shuffle=True))
+            plain_loader = iter(DataLoader(ViewByView(path), batch_size, shuffle=True))
             batch = next(plain_loader)
         return batch
 
-    plain = fed_per_second(one_by_one, args.seconds)
-    at = iter(range(10**9))
+    plain = fed_per_second(one_by_one, seconds)
+    steps_ahead = iter(range(10**9))
     feed_rates = {
         "DataLoader, view by view": plain,
-        "streamed": fed_per_second(lambda _: streamed.loader.next(streamed.step + 1 + next(at))[1], args.seconds),
-        "in memory": fed_per_second(lambda step: held.loader.next(step)[1], args.seconds / 2),
+        "streamed": fed_per_second(lambda _: streamed.loader.next(streamed.step + 1 + next(steps_ahead))[1], seconds),
+        "in memory": fed_per_second(lambda step: held.loader.next(step)[1], seconds / 2),
     }
     common.table(
         ["loader alone", "views/s", "of the DataLoader"],
         [[name, rate, f"{rate / plain:.1f}x"] for name, rate in feed_rates.items()],
     )
-    held.loader.close()
-    streamed.loader.close()
-    # A step has a fixed part (some 20 of 100 ms on a CPU): small shares of a batch scale less well than large ones.
+    return feed_rates
+
+
+def process_rates(config: FitConfig, scratch: Path, steps: int) -> dict[int, list[float]]:
+    """Print and return views per second of fits as one and as two processes, by the views of a batch.
+
+    A step has a fixed part (some 20 of 100 ms on a CPU): small shares of a batch scale less well than large ones.
+    """
     both = {}
-    for batch in (args.batch, 2 * args.batch, 4 * args.batch):
-        some = replace(config, batch=batch)
-        runs = [processes(some, scratch / f"run-{batch}-{n}", n, args.steps * args.batch // batch) for n in (1, 2)]
-        both[batch] = runs
+    for batch in (config.batch, 2 * config.batch, 4 * config.batch):
+        larger = replace(config, batch=batch)
+        n_steps = steps * config.batch // batch
+        both[batch] = [processes(larger, scratch / f"run-{batch}-{n}", n, n_steps) for n in (1, 2)]
     common.table(
         ["batch", "1 process, views/s", "2 processes, views/s", "speed-up"],
         [[batch, one, two, f"{two / one:.2f}x"] for batch, (one, two) in both.items()],
     )
-    found = {"limit": limit, "memory": memory, "streamed": stream, "loaders": feed_rates, "processes": both}
-    write_atomically(args.out / "training.json", json.dumps(found))
+    return both
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kinmass.gen.errors import in_words, is_said
+from kinmass.gen.errors import in_words, is_user_error
 
 
 def add_commands(commands: Any) -> None:
-    """Add this stage's commands to what argparse's add_subparsers gave."""
+    """Add this stage's commands to `commands`, the result of argparse's add_subparsers."""
     mock = commands.add_parser("mock", help="make mock suites of galaxies in equilibrium, in archive formats")
     mock.add_argument("--out", type=Path, required=True, help="folder to write the suites into")
     mock.add_argument("--suites", default="bursty,quiet,middle", help="which, comma-separated (default: %(default)s)")
@@ -93,25 +93,25 @@ def _mock(args: argparse.Namespace) -> int:
     if unknown := [name for name in names if name not in SUITES]:
         raise OptionError(f"unknown suite {unknown[0]!r}; there are {', '.join(SUITES)}")
     mocks = checked(Mocks, galaxies=args.galaxies, stars=args.stars, gas=args.gas, dark=args.dark, seed=args.seed)
-    n = {"n_stars": mocks.stars, "n_gas": mocks.gas, "n_dark": mocks.dark}
-    config = {"seed": mocks.seed, "galaxies": mocks.galaxies, **n}
+    n_particles = {"n_stars": mocks.stars, "n_gas": mocks.gas, "n_dark": mocks.dark}
+    config = {"seed": mocks.seed, "galaxies": mocks.galaxies, **n_particles}
     config |= {"precision": args.precision} if args.precision else {}
 
     def prepare() -> None:
         for name in names:
-            known = args.out / name / "mock.json"
-            if known.exists() and (text := known.read_text()) and text != json.dumps(config):
-                raise OptionError(f"{known.parent} holds galaxies made with {text}; choose a new --out")
+            settings_file = args.out / name / "mock.json"
+            if settings_file.exists() and (made_with := settings_file.read_text()) and made_with != json.dumps(config):
+                raise OptionError(f"{settings_file.parent} holds galaxies made with {made_with}; choose a new --out")
             write_suite_file(args.out / name, name)
-            write_atomically(known, json.dumps(config))
+            write_atomically(settings_file, json.dumps(config))
 
     parallel.on_rank_0(prepare)
-    todo = [(name, group) for name in names for group in jobs(name, args.galaxies)]
+    snapshot_groups = [(name, group) for name in names for group in jobs(name, args.galaxies)]
     double = None if args.precision is None else args.precision == "double"
     bar = tqdm(total=len(names) * args.galaxies, desc="galaxies", unit="gal", disable=parallel.rank() > 0)
     parallel.share_out(
-        todo,
-        lambda job, _: write_snapshot(args.out / job[0], *job, args.seed, n, double),
+        snapshot_groups,
+        lambda job, _: write_snapshot(args.out / job[0], *job, args.seed, n_particles, double),
         lambda job, _: bar.update(len(job[1])),
     )
     bar.close()
@@ -156,8 +156,8 @@ def _maps(args: argparse.Namespace) -> int:
         return 0
     done, failed = generate(suites, args.out, settings, args.readers, args.repair)
     if parallel.rank() == 0:
-        where = f"; why: {args.out / 'failures.jsonl'}" if failed else ""
-        print(f"{done} galaxies done, {failed} failed, in {args.out}{where}")
+        hint = f"; why: {args.out / 'failures.jsonl'}" if failed else ""
+        print(f"{done} galaxies done, {failed} failed, in {args.out}{hint}")
     return 3 if failed else 0
 
 
@@ -170,14 +170,14 @@ def _check(args: argparse.Namespace) -> int:
         raise OptionError(f"format {args.format!r} is not one of {', '.join(FORMATS)}")
     from kinmass.gen.look.draft import draft
 
-    unread = 0
-    for path in args.files:  # one that cannot be read keeps nobody from the others
+    n_unread = 0
+    for path in args.files:  # a file that cannot be read does not stop the others
         try:
             print(draft(path, args.format) if args.draft else "\n".join(describe(path, args.format)) + "\n", end="")
         except (ValueError, OSError) as error:
             print(f"kinmass check: {error}", file=sys.stderr)
-            unread += 1
-    return 2 if unread else 0
+            n_unread += 1
+    return 2 if n_unread else 0
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -188,32 +188,34 @@ def _export(args: argparse.Namespace) -> int:
         raise OptionError(f"--view must be a number or all, not {args.view!r}")
     if args.distance_mpc is None and (args.ra, args.dec) != (None, None):
         raise OptionError("--ra and --dec need --distance-mpc")
-    view, place = None if args.view == "all" else int(args.view), (args.ra or 0.0, args.dec or 0.0)
-    for path in export(args.store, args.suite, args.galaxy, args.out, view, args.instrument, args.distance_mpc, place):
+    view, centre_deg = None if args.view == "all" else int(args.view), (args.ra or 0.0, args.dec or 0.0)
+    for path in export(
+        args.store, args.suite, args.galaxy, args.out, view, args.instrument, args.distance_mpc, centre_deg
+    ):
         print(path)
     return 0
 
 
 def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code.
+    """Run one command and return the exit code.
 
-    0 all done, 1 stopped by a fault of the program (with its traceback), 2 nothing could be started, 3 some
-    galaxies failed.
+    0: all done. 1: stopped by a fault of the program, whose traceback is printed. 2: nothing could be started.
+    3: some galaxies failed.
     """
     try:
         return {"mock": _mock, "maps": _maps, "check": _check, "export": _export}[args.command](args)
     except Exception as error:
-        said = is_said(error) or isinstance(error, OSError)
-        parallel = sys.modules.get("kinmass.gen.campaign.parallel")  # of a command that shares its work out
-        if parallel is None or parallel.rank() == 0 or not said:
-            print(f"kinmass {args.command}: {error if said else in_words(error)}", file=sys.stderr, flush=True)
-        if parallel is not None and not said and parallel.size() > 1:  # perhaps the others have not met it
+        is_expected = is_user_error(error) or isinstance(error, OSError)
+        parallel = sys.modules.get("kinmass.gen.campaign.parallel")  # imported only by commands that run under MPI
+        if parallel is None or parallel.rank() == 0 or not is_expected:
+            print(f"kinmass {args.command}: {error if is_expected else in_words(error)}", file=sys.stderr, flush=True)
+        if parallel is not None and not is_expected and parallel.size() > 1:  # the other ranks may not have this error
             parallel.abort(1)
-        return 2 if said else 1
+        return 2 if is_expected else 1
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of this stage's commands."""
+    """The parser of this stage's commands."""
     parser = argparse.ArgumentParser(
         prog="python -m gen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -222,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m gen`: this stage's commands alone; exit codes of `run`."""
+    """Run `python -m gen`, which has this stage's commands only, and return the exit code of `run`."""
     return run(parser().parse_args(arguments), arguments)
 
 

@@ -1,4 +1,4 @@
-"""Physical constants in the project's units: kpc, km/s, Msun."""
+"""Physical constants in the project's units, kpc, km/s and Msun; and these units in cgs."""
 
 import math
 

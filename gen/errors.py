@@ -1,4 +1,4 @@
-"""What a command says before the traceback of an error that nobody foresaw; the foreseen ones are a sentence alone."""
+"""Errors in words: an expected error is one sentence for the user, any other is a sentence and a traceback."""
 
 import contextlib
 import shlex
@@ -8,29 +8,29 @@ from collections.abc import Iterator, Sequence
 
 
 class MissingMPIError(ValueError):
-    """There is no MPI on this machine, or none that mpi4py finds."""
+    """There is no MPI library on this machine, or none that mpi4py finds."""
 
 
-def is_said(error: BaseException) -> bool:
-    """Whether an exception is one that this project words for its user: nothing more is to be known of it."""
+def is_user_error(error: BaseException) -> bool:
+    """Whether this project raised an exception with a message for the user, so that no traceback is needed."""
     return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] == "kinmass"
 
 
 def in_words(error: BaseException) -> str:
-    """An exception for a log: its message, where that is a sentence for the user; else type and traceback, too."""
-    return str(error) if is_said(error) else "".join(traceback.format_exception(error)).rstrip()
+    """An exception as text for a log: the message alone if it is for the user, otherwise with type and traceback."""
+    return str(error) if is_user_error(error) else "".join(traceback.format_exception(error)).rstrip()
 
 
 @contextlib.contextmanager
 def named(command: str, arguments: Sequence[str] | None) -> Iterator[None]:
-    """An exception that leaves this block keeps its type and traceback; a sentence says which command it is of.
+    """Print which command failed when an exception leaves this block; its type and traceback are kept.
 
-    command: as in "fit". arguments: of its command line, None for those that this process was started with.
+    command: its name, such as "fit". arguments: those of its command line, None for those of this process.
     """
     try:
         yield
     except Exception as error:
-        line = shlex.join(["kinmass", *(sys.argv[1:] if arguments is None else arguments)])
-        what = f"{type(error).__name__}, which was not foreseen, in `{line}`"
-        print(f"kinmass {command}: {what}; traceback:", file=sys.stderr)
+        command_line = shlex.join(["kinmass", *(sys.argv[1:] if arguments is None else arguments)])
+        sentence = f"{type(error).__name__}, which was not foreseen, in `{command_line}`"
+        print(f"kinmass {command}: {sentence}; traceback:", file=sys.stderr)
         raise

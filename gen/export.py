@@ -1,4 +1,4 @@
-"""Views of a store as FITS files, for DS9, CASA or any other tool of the trade."""
+"""Export of views of a store as FITS files, for DS9, CASA or any other tool that reads them."""
 
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +15,7 @@ from kinmass.gen.physics.projection import CHANNELS
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import aside, make_folder
 
-#: FITS spelling of the units of each channel, and the same in a header's words.
+#: The unit of each channel in FITS spelling, and what the channel is, in the words of a header.
 _CHANNELS = {
     "density": ("solMass kpc-2", "surface density"),
     "velocity": ("km s-1", "mean line-of-sight velocity, receding positive"),
@@ -35,12 +35,12 @@ def export(
     distance_mpc: float | None = None,
     centre_deg: tuple[float, float] = (0.0, 0.0),
 ) -> list[Path]:
-    """Write one FITS file per view of a galaxy into the folder `out`; the files' paths.
+    """Write one FITS file per view of a galaxy into the folder `out` and return the files' paths.
 
     view: its number, or None for all. instrument: a built-in name or a YAML file, None for the
-    stored moments. Axes are kpc from the galaxy's centre or, with distance_mpc (of angular size),
-    degrees on the sky about centre_deg (RA, Dec). Raises StoreError for a galaxy that is not there
-    or not mapped, OptionError for a view or place that cannot be.
+    stored moments. Axes are kpc from the galaxy's centre or, with distance_mpc (the angular diameter distance),
+    degrees on the sky about centre_deg (RA, Dec). Raises StoreError for a galaxy that is not in the store
+    or has no maps, OptionError for an impossible view, distance or place.
     """
     group = store.open_suite(path, suite)
     names = list(group["galaxy"][:])
@@ -58,7 +58,7 @@ def export(
         raise OptionError(f"RA {centre_deg[0]:g}, Dec {centre_deg[1]:g} is no place on the sky [deg]")
     make_folder(out)
     by_light = group.attrs["config"]["suite"]["tracers"]["stars"] == "light"
-    written, code_commit = [], commit()
+    paths, code_commit = [], commit()
     for number in range(n_views) if view is None else [view]:
         header = _galaxy_header(group, suite, galaxy, index, number, code_commit)
         images, pixel_kpc = _images(group, galaxy, index, number, instrument, header)
@@ -75,17 +75,17 @@ def export(
             hdu.header["OBJECT"] = header["OBJECT"]
             hdu.header.extend(axes)
             hdus.append(hdu)
-        written.append(out / file_name(suite, galaxy, number))
-        with aside(written[-1]) as partial:
+        paths.append(out / file_name(suite, galaxy, number))
+        with aside(paths[-1]) as partial:
             fits.HDUList([*hdus, _profile(group, index)]).writeto(partial, output_verify="exception")
-    return written
+    return paths
 
 
 def file_name(suite: str, galaxy: str, view: int) -> str:
-    """The file of one view; no other view of any galaxy has the same, whatever letters are in their names.
+    """The name of the file of one view, different for every view of every galaxy, whatever letters their names have.
 
-    All but letters, digits and `_.-~` is percent-encoded, as in addresses; a suite's name has no dots.
-    Of names longer than file systems allow (255 bytes, the mark of unfinished files included) a hash takes the rest.
+    All characters but letters, digits and `_.-~` are percent-encoded, as in web addresses; a suite's name has no dots.
+    File systems allow 255 bytes (with the mark of unfinished files): in a longer name a hash replaces the end.
     """
     name = quote(galaxy, safe="")
     if len(name) > 150:
@@ -94,6 +94,7 @@ def file_name(suite: str, galaxy: str, view: int) -> str:
 
 
 def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view: int, commit: str) -> fits.Header:
+    """The primary header of one view: which galaxy and sightline it shows, and which software made it."""
     header = fits.Header()
     ascii_name = galaxy.encode("ascii", "backslashreplace").decode()
     header["OBJECT"] = (ascii_name, "galaxy's name in the map store")
@@ -113,7 +114,10 @@ def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view:
 def _images(
     group: zarr.Group, galaxy: str, index: int, view: int, instrument: str | None, header: fits.Header
 ) -> tuple[dict[str, np.ndarray], float]:
-    """{EXTNAME: (P, P)}, NaN where a pixel is empty, and the side of a pixel [kpc]; names the instrument in header."""
+    """Images (P, P) by EXTNAME, NaN where a pixel is empty, and the side of a pixel [kpc].
+
+    Adds the instrument to the header.
+    """
     maps, pixel_kpc = store.read(group, "maps", index)[view], float(group["pixel_scale"][index, view])
     names: tuple[str, ...] = CHANNELS
     if instrument is not None:
@@ -122,51 +126,55 @@ def _images(
         from kinmass.gen.instrument import fixed_noise, observe
         from kinmass.gen.instrument import instrument as find
 
-        look, field_of_view_re = find(instrument), float(group.attrs["config"]["field_of_view_re"])
+        noise_model, field_of_view_re = find(instrument), float(group.attrs["config"]["field_of_view_re"])
         r_e = torch.tensor([header["RE_KPC"]])
-        noise = fixed_noise(galaxy, view, look.grid(maps.shape[-1], field_of_view_re)[0])
-        seen = observe(torch.from_numpy(maps)[None], look, torch.from_numpy(noise)[None], field_of_view_re, r_e)
-        maps, pixel_kpc, names = seen[0].numpy(), pixel_kpc * look.rebin, (*CHANNELS[:3], "valid")
-        header["INSTRUME"] = (look.name, "noise model the maps are seen through")
-        header["HISTORY"] = f"instrument {look.model_dump_json(exclude_none=True)}"
+        noise = fixed_noise(galaxy, view, noise_model.grid(maps.shape[-1], field_of_view_re)[0])
+        observed = observe(
+            torch.from_numpy(maps)[None], noise_model, torch.from_numpy(noise)[None], field_of_view_re, r_e
+        )
+        maps, pixel_kpc, names = observed[0].numpy(), pixel_kpc * noise_model.rebin, (*CHANNELS[:3], "valid")
+        header["INSTRUME"] = (noise_model.name, "noise model the maps are seen through")
+        header["HISTORY"] = f"instrument {noise_model.model_dump_json(exclude_none=True)}"
     images: dict[str, np.ndarray] = {}
     for t, tracer in enumerate(store.TRACERS):
-        own = maps[4 * t : 4 * t + 4]
-        for name, image in zip(names, own, strict=True):
-            whole = image.astype(np.int32) if name in ("count", "valid") else np.where(own[0] > 0, image, np.nan)
-            images[f"{tracer}_{name}".upper()] = whole
+        tracer_maps = maps[4 * t : 4 * t + 4]
+        for name, image in zip(names, tracer_maps, strict=True):
+            shown = (
+                image.astype(np.int32) if name in ("count", "valid") else np.where(tracer_maps[0] > 0, image, np.nan)
+            )
+            images[f"{tracer}_{name}".upper()] = shown
     return images, pixel_kpc
 
 
 def _axes(pixels: int, pixel_kpc: float, distance_mpc: float | None, centre_deg: tuple[float, float]) -> fits.Header:
-    """A linear WCS in kpc from the galaxy's centre, or a tangential one in degrees.
+    """A linear WCS in kpc from the galaxy's centre or, with distance_mpc, a tangential one in degrees.
 
-    Maps are as the observer sees them: column to the right, row upwards. On the sky up is north and
-    right is west, so that RA grows to the left.
+    Maps are as the observer sees them: columns grow to the right, rows upwards. On the sky, up is north and right is
+    west, so that RA grows to the left.
     """
     header = fits.Header()
     header["WCSAXES"] = 2
     if distance_mpc is None:
-        step, start, units, kinds = (pixel_kpc, pixel_kpc), (0.0, 0.0), "kpc", ("LINEAR", "LINEAR")
-        named = ("x offset from the galaxy's centre", "y offset from the galaxy's centre")
+        pixel_size, reference, units, types = (pixel_kpc, pixel_kpc), (0.0, 0.0), "kpc", ("LINEAR", "LINEAR")
+        axis_names = ("x offset from the galaxy's centre", "y offset from the galaxy's centre")
     else:
         degrees = float(np.degrees(pixel_kpc / (1e3 * distance_mpc)))
-        step, start, units, kinds = (-degrees, degrees), centre_deg, "deg", ("RA---TAN", "DEC--TAN")
-        named = ("Right ascension", "Declination")
+        pixel_size, reference, units, types = (-degrees, degrees), centre_deg, "deg", ("RA---TAN", "DEC--TAN")
+        axis_names = ("Right ascension", "Declination")
         header["RADESYS"] = "ICRS"
         header["DISTMPC"] = (distance_mpc, "[Mpc] angular diameter distance assumed")
     for i in (0, 1):
-        header[f"CTYPE{i + 1}"] = kinds[i]
-        header[f"CNAME{i + 1}"] = named[i]
+        header[f"CTYPE{i + 1}"] = types[i]
+        header[f"CNAME{i + 1}"] = axis_names[i]
         header[f"CUNIT{i + 1}"] = units
         header[f"CRPIX{i + 1}"] = ((pixels + 1) / 2, "the galaxy's centre")
-        header[f"CRVAL{i + 1}"] = start[i]
-        header[f"CDELT{i + 1}"] = step[i]
+        header[f"CRVAL{i + 1}"] = reference[i]
+        header[f"CDELT{i + 1}"] = pixel_size[i]
     return header
 
 
 def _profile(group: zarr.Group, index: int) -> fits.BinTableHDU:
-    """The true mass profile: spherical radius, and mass inside it per component."""
+    """The true mass profile as a table: the spherical radius, and each component's mass inside it."""
     columns: list[Any] = [fits.Column("RADIUS", "D", unit="kpc", array=group["radius"][index])]
     for name, mass in zip(group["component"][:], group["mass"][index], strict=True):
         columns.append(fits.Column(f"M_{name.upper()}", "D", unit="solMass", array=mass))

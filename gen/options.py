@@ -1,4 +1,4 @@
-"""What a command is asked for, checked before it touches anything; what is wrong is one sentence with the option."""
+"""Checks of a command's options before it does anything; a wrong option is one sentence that names it."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,47 +7,48 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 Options = TypeVar("Options")
-#: Numbers are finite, and what is said to be whole is.
+#: Numbers must be finite; pydantic itself refuses fractions for integers.
 STRICT = ConfigDict(allow_inf_nan=False)
-#: Random numbers are seeded with what fits 63 bits, as HDF5, FITS and JSON readers hold it.
+#: A seed must fit into 63 bits, so that HDF5, FITS and JSON readers can hold it.
 SEED = Field(ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")
 
 
 class OptionError(ValueError):
-    """An option that cannot be: the message names it, its value and what it may be."""
+    """An option with an impossible value: the message names the option, its value and what is allowed."""
 
 
 def whole(low: int, high: int) -> Any:
-    """A whole number within limits, as a field of a checked dataclass."""
+    """A field of a checked dataclass that holds a whole number from low to high."""
     return Field(ge=low, le=high, description=f"a whole number from {low:,d} to {high:,d}")
 
 
 def checked(make: Callable[..., Options], names: dict[str, str] | None = None, **values: Any) -> Options:
-    """make(**values), a pydantic dataclass. Raises OptionError in the words of each field's description.
+    """Build a pydantic dataclass: make(**values). Raises OptionError, worded by the description of each wrong field.
 
-    names: the option that a field is given by, where that is not --field-name.
+    names: the command-line option of a field, where that is not --field-name.
     """
     try:
         return make(**values)
     except ValidationError as error:
         fields: dict[str, Any] = make.__pydantic_fields__  # type: ignore[attr-defined]
-        wrong = dict.fromkeys(str(problem["loc"][0]) for problem in error.errors() if problem["loc"])
+        wrong_fields = dict.fromkeys(str(problem["loc"][0]) for problem in error.errors() if problem["loc"])
         raise OptionError(
             "; ".join(
                 f"{(names or {}).get(key) or '--' + key.replace('_', '-')} must be {fields[key].description}, "
-                f"not {_said(values[key])}"
-                for key in wrong
+                f"not {_as_typed(values[key])}"
+                for key in wrong_fields
             )
         ) from error
 
 
-def _said(value: Any) -> str:
-    return " ".join(map(_said, value)) if isinstance(value, list | tuple) else str(value)
+def _as_typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    return " ".join(map(_as_typed, value)) if isinstance(value, list | tuple) else str(value)
 
 
 @dataclass(frozen=True, config=STRICT)
 class Mocks:
-    """How many mock galaxies of each suite, and of how many particles."""
+    """The number of mock galaxies of each suite, and of particles in each galaxy."""
 
     galaxies: int = whole(1, 100_000)
     stars: int = whole(1, 10**9)

@@ -14,21 +14,22 @@ from kinmass.gen.yamlfile import read_checked
 
 
 class SuiteError(ValueError):
-    """A suite file that cannot work: the message says which key and what it may be."""
+    """A suite file that cannot work: the message names the key and what it may be."""
 
 
 def snapshot_number(path: Path, format_name: str) -> str:
-    """The number of a snapshot, or of a catalogue, in its file's name, as written there; "" where there is none.
+    """The number of a snapshot or a catalogue, as it is written in the file's name; "" where there is none.
 
-    099 of snap_099.0.hdf5 (the 0 is the file's), 01024 of g8.26e11.01024, 028 of snap_028_z000p000.0.hdf5 and 600 of
-    snap600Rpep..z0.000.AHF_halos (the redshift is no number), 010 of snapshot_010.0 (GADGET's binary files).
+    It is 099 in snap_099.0.hdf5 (0 is the number of the file), 01024 in g8.26e11.01024, 028 in
+    snap_028_z000p000.0.hdf5 and 600 in snap600Rpep..z0.000.AHF_halos (redshifts do not count), and 010 in
+    snapshot_010.0 (a binary file of GADGET).
 
     >>> snapshot_number(Path("snapdir_099/snap_099.0.hdf5"), "arepo")
     '099'
     """
     name = re.sub(r"\.(hdf5|h5|list|ascii|ecsv|csv|AHF_halos)$", "", path.name)
     name = re.sub(r"[._]z\d+[.p]\d+", "", name)
-    if format_name != "tipsy":  # of several files each has its number, which has no leading zeros; Tipsy's is one
+    if format_name != "tipsy":  # a snapshot of several files numbers them without leading zeros; Tipsy has one
         name = re.sub(r"(\d)\.(0|[1-9]\d{0,3})$", r"\1", name)
     return (["", *re.findall(r"\d+", name)])[-1]
 
@@ -38,7 +39,10 @@ class _Section(BaseModel):
 
 
 class Catalogue(_Section):
-    """Where the galaxies are. `path` may use {name}, {stem} and {number} (the last digits) of the snapshot's file."""
+    """The catalogue that lists the galaxies. `path` may use {name}, {stem} and {number} of the snapshot's file.
+
+    {name}: the file's name. {stem}: the name up to its last dot. {number}: see `snapshot_number`.
+    """
 
     format: Literal["ahf", "subfind", "eagle_subfind", "caesar", "rockstar", "table", "none"] = "none"
     path: str | None = None
@@ -51,10 +55,10 @@ class Catalogue(_Section):
 
 
 class Components(_Section):
-    """Particle types of each component; the format's own choice where left out.
+    """Particle types of each component; where left out, those that are usual for the format.
 
-    low_resolution: types that fill the surroundings of a zoom. They count as dark matter, and each
-    galaxy knows the share of its dark mass that is not theirs. An empty list means that there is none.
+    low_resolution: types that fill the surroundings of a zoom. They count as dark matter, and each galaxy
+    keeps the share of its dark mass that is not in them. An empty list means that there are none.
     """
 
     gas: list[str] | None = None
@@ -65,11 +69,11 @@ class Components(_Section):
 
 
 class Units(_Section):
-    """What a file does not say or says wrongly.
+    """Units and box where a file does not state them, or states them wrongly.
 
-    length_kpc, mass_msun, velocity_kms: worth of one code unit before factors of a and h. box: `none`
-    where space is not periodic, or the side of the box in comoving kpc (no h), which is one number
-    for all snapshots of a suite. cosmological: whether there are factors of a at all.
+    length_kpc, mass_msun, velocity_kms: one code unit in kpc, Msun, km/s, before factors of a and h. box: `none`
+    where space is not periodic, or the side of the box in comoving kpc (no h), one number for all snapshots of
+    a suite. cosmological: whether there are factors of a at all.
     """
 
     length_kpc: PositiveFloat | None = None
@@ -81,7 +85,7 @@ class Units(_Section):
     @field_validator("box", mode="before")
     @classmethod
     def _box_or_none(cls, box: object) -> object:
-        if box is None:  # left out, as in what model_dump gives
+        if box is None:  # left out; model_dump writes None for it
             return None
         if str(box).lower() == "none":
             return "none"
@@ -91,11 +95,11 @@ class Units(_Section):
 
 
 class Tracers(_Section):
-    """What the maps weigh particles by; the true masses are those of all particles in any case.
+    """What the maps weigh particles by; the true masses always count all particles.
 
-    gas: `all` by mass, `cold` the mass of gas below cold_below_k or forming stars, `hi` the neutral
-    hydrogen. 2e4 K lies between the warm phase held near 1e4 K by hydrogen cooling and gas that is
-    on its way to 1e5 K and more, where gas cools fastest and little of it stays.
+    gas: `all` by its mass; `cold` by the mass of gas that is below cold_below_k or forms stars; `hi` by the mass of
+    neutral hydrogen. The default of 2e4 K lies between the warm phase, which hydrogen cooling holds near 1e4 K, and
+    gas on its way to 1e5 K and more, where gas cools fastest and little of it stays.
     stars: `mass`, or `light` of light_field: a dataset of luminosities, `Name` or `Name[column]`;
     columns of GFM_StellarPhotometrics (U, B, V, K, g, r, i, z) are magnitudes.
     """
@@ -113,7 +117,7 @@ class Tracers(_Section):
 
 
 class Aperture(_Section):
-    """Radius of the sphere whose mass is the truth: a length, or a multiple of the catalogue's R200."""
+    """Radius of the sphere whose mass is the truth: a length in kpc, or a multiple of the catalogue's R200."""
 
     kpc: PositiveFloat | None = None
     r200: PositiveFloat | None = None
@@ -125,12 +129,15 @@ class Aperture(_Section):
         return self
 
 
-#: [lowest, highest]; an end that is null is open.
+#: [lowest, highest]; null stands for no limit.
 Range = Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None], Field(min_length=2, max_length=2)]
 
 
 class Selection(_Section):
-    """Which galaxies are mapped, of too many a draw by their names. A bound of a range may be null."""
+    """Which galaxies are mapped. A bound of a range may be null.
+
+    Where more than max_galaxies remain, a draw that depends on their names takes that many.
+    """
 
     min_stars: int = Field(default=200, ge=1)
     max_galaxies: int | None = Field(default=None, ge=1)
@@ -170,7 +177,7 @@ class Suite(_Section):
     tracers: Tracers = Tracers()
     aperture: Aperture
     selection: Selection = Selection()
-    lineage: str | None = None  # regular expression on a galaxy's name; what it finds names the galaxy's history
+    lineage: str | None = None  # regular expression; its match in a galaxy's name is the name of the galaxy's history
     root: Path = Path(".")  # where the patterns start from, relative to the suite file
 
     @model_validator(mode="after")
@@ -190,19 +197,19 @@ class Suite(_Section):
             raise ValueError(f"{lineage!r} is no regular expression ({error})") from error
         return lineage
 
-    def lineage_of(self, galaxy: str, of_catalogue: str | None) -> str:
-        """The history a galaxy belongs to: what its catalogue says, what `lineage` finds in its name, or its name.
+    def lineage_of(self, galaxy: str, catalogue_lineage: str | None) -> str:
+        """The name of the history a galaxy belongs to: from its catalogue, else what `lineage` matches in its name.
 
-        All galaxies of one lineage fall on the same side of a split. With groups in the expression
-        they are joined. Raises SuiteError when it finds nothing.
+        Without either it is the galaxy's own name. If the expression has groups, their matches are joined. All
+        galaxies of one lineage are in the same part of a split. Raises SuiteError when the expression matches nothing.
         """
-        if of_catalogue is not None:
-            return of_catalogue
+        if catalogue_lineage is not None:
+            return catalogue_lineage
         if self.lineage is None:
             return galaxy
-        if not (found := re.search(self.lineage, galaxy)):
+        if not (match := re.search(self.lineage, galaxy)):
             raise SuiteError(f"suite {self.name}: `lineage` {self.lineage!r} finds nothing in the name {galaxy}")
-        return "-".join(g or "" for g in found.groups()) or found[0]
+        return "-".join(group or "" for group in match.groups()) or match[0]
 
     def snapshot_paths(self) -> list[Path]:
         """The snapshot files, sorted. Raises SuiteError when the pattern matches none."""
@@ -212,33 +219,38 @@ class Suite(_Section):
         return paths
 
     def catalogue_path(self, snapshot: Path) -> Path | None:
-        """The catalogue that belongs to a snapshot. Raises SuiteError when it is not there."""
+        """The catalogue of a snapshot, None where the suite has none.
+
+        Raises SuiteError unless exactly one file matches.
+        """
         if self.catalogue.path is None:
             return None
         stem = snapshot.name.rsplit(".", 1)[0]
-        words = {"stem": stem, "name": snapshot.name, "number": snapshot_number(snapshot, self.format)}
+        placeholders = {"stem": stem, "name": snapshot.name, "number": snapshot_number(snapshot, self.format)}
         try:
-            # What the snapshot's name holds stands for itself; wildcards are those of `path` alone.
-            pattern = self.catalogue.path.format(**{key: glob.escape(word) for key, word in words.items()})
+            # Only `path` may have wildcards: such characters in the snapshot's name are escaped.
+            pattern = self.catalogue.path.format(**{key: glob.escape(value) for key, value in placeholders.items()})
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise SuiteError(
                 f"suite {self.name}: catalogue path {self.catalogue.path!r} may use {{name}}, {{stem}}, {{number}}"
             ) from error
         for folder in (snapshot.parent, self.root):
-            # os.path.join lets an absolute pattern stand alone.
+            # os.path.join drops the folder where the pattern is absolute.
             matches = glob.glob(os.path.join(glob.escape(str(folder)), os.path.expanduser(pattern)), recursive=True)
-            found = sorted(Path(match) for match in matches if os.path.isfile(match))
-            if len(found) > 1:
-                raise SuiteError(f"{snapshot}: {len(found)} files match {pattern} in {folder}; say which by `path`")
-            if found:
-                return found[0]
-        where = pattern if os.path.isabs(pattern) else f"{pattern} beside it or in {self.root}"
-        raise SuiteError(f"{snapshot}: no catalogue {where}; check `catalogue.path`")
+            files = sorted(Path(match) for match in matches if os.path.isfile(match))
+            if len(files) > 1:
+                raise SuiteError(f"{snapshot}: {len(files)} files match {pattern} in {folder}; say which by `path`")
+            if files:
+                return files[0]
+        searched = pattern if os.path.isabs(pattern) else f"{pattern} beside it or in {self.root}"
+        raise SuiteError(f"{snapshot}: no catalogue {searched}; check `catalogue.path`")
 
     def galaxy_name(self, snapshot: Path, halo: str) -> str:
-        """A name that stays the same from run to run: the file's path under the suite, and the halo."""
+        """A galaxy's name, the same in every run: the path of its file below `root`, and the name of its halo."""
         relative = snapshot.relative_to(self.root) if snapshot.is_relative_to(self.root) else snapshot
-        stem = re.sub(r"(\.0)?\.(hdf5|h5)$", "", relative.as_posix())  # a Tipsy file's last part is its number
+        stem = re.sub(
+            r"(\.0)?\.(hdf5|h5)$", "", relative.as_posix()
+        )  # a Tipsy file has no suffix, but ends in its number
         return f"{stem.replace('/', '.')}:{halo}"
 
 

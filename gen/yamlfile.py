@@ -1,4 +1,4 @@
-"""A YAML file as a checked pydantic model; what is wrong with it is said by the key."""
+"""Reading of a YAML file into a checked pydantic model; errors name the wrong keys."""
 
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -10,11 +10,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class FileError(ValueError):
-    """A YAML file that cannot be what it should be: a line for each key that is wrong."""
+    """A YAML file with wrong content: the message has a line for each wrong key."""
 
 
 def read_checked(path: Path, model: type[Model]) -> Model:
-    """Read a YAML file as `model`. Raises FileError, a line for each key that is wrong; never runs code."""
+    """Read a YAML file as `model`, without running any code in it. Raises FileError, a line for each wrong key."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -30,16 +30,19 @@ def read_checked(path: Path, model: type[Model]) -> Model:
 
 
 def _sentence(path: Path, model: type[BaseModel], problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+    """One of pydantic's errors as a sentence that names the file, the key and, for keys, those that exist."""
+    key = ".".join(str(part) for part in problem["loc"])
     section = model
     for part in problem["loc"][:-1]:
         if part in section.model_fields:
-            kind = section.model_fields[str(part)].annotation
-            inner = [a for a in (kind, *get_args(kind)) if isinstance(a, type) and issubclass(a, BaseModel)]
-            section = inner[0] if inner else section
-    known = f"known keys: {', '.join(section.model_fields)}"
+            annotation = section.model_fields[str(part)].annotation
+            models = [
+                a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
+            ]
+            section = models[0] if models else section
+    known_keys = f"known keys: {', '.join(section.model_fields)}"
     if problem["type"] == "extra_forbidden":
-        return f"{path}: unknown key `{where}`; {known}"
+        return f"{path}: unknown key `{key}`; {known_keys}"
     if problem["type"] == "missing":
-        return f"{path}: key `{where}` is missing; {known}"
-    return f"{path}: `{where or 'file'}`: {problem['msg'].removeprefix('Value error, ')}"
+        return f"{path}: key `{key}` is missing; {known_keys}"
+    return f"{path}: `{key or 'file'}`: {problem['msg'].removeprefix('Value error, ')}"

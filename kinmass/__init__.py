@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 try:
     __version__ = version("kinmass")
-except PackageNotFoundError:  # read from a folder that nobody installed
+except PackageNotFoundError:  # the package is used without being installed
     __version__ = "unknown"
 
 
 def open_store(path: Path | str) -> "xarray.DataTree":
-    """A map store's suites as a tree of lazy arrays, one group each; docs/generation.md says what they hold.
+    """Open a map store as a tree of lazy arrays, one group per suite; docs/generation.md lists the arrays.
 
     Raises StoreError when there is no store.
 
@@ -43,7 +43,7 @@ def open_store(path: Path | str) -> "xarray.DataTree":
 
 
 def load(run: Path | str) -> "Inference":
-    """The trained run in a folder, a single network or an ensemble. Nothing in the folder is executed.
+    """Load the trained run in a folder, a single network or an ensemble. No code in the folder is executed.
 
     Raises RunError for a run that is unfinished, damaged or of another schema.
     """
@@ -53,9 +53,10 @@ def load(run: Path | str) -> "Inference":
 
 
 def infer(run: "Inference | Path | str", galaxy: Path | str) -> "ObservedProfile":
-    """The mass profile of an observed galaxy that a YAML file describes (docs/observed.md).
+    """Infer the mass profile of an observed galaxy that a YAML file describes (docs/observed.md).
 
-    Raises RunError or ValueError with what is wrong with the run, the file or its maps.
+    run: a loaded run, or its folder. Raises RunError or ValueError that says what is wrong with the run, the file or
+    its maps.
     """
     from kinmass.eval.observed.galaxy import read_galaxy
     from kinmass.eval.observed.inference import infer

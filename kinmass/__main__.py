@@ -33,7 +33,7 @@ from kinmass.train import __main__ as train_stage
 
 
 def parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
-    """The parser of all commands, and which stage each is of."""
+    """The parser of all commands, and the stage module of each command."""
     parser = argparse.ArgumentParser(
         prog="kinmass",
         description=__doc__,
@@ -51,9 +51,9 @@ def parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; its exit code, as `run` of the command's stage says."""
-    known, stages = parser()
-    args = known.parse_args(arguments)
+    """Run one command and return its exit code, which `run` of the command's stage explains."""
+    command_parser, stages = parser()
+    args = command_parser.parse_args(arguments)
     return stages[args.command].run(args, arguments)  # type: ignore[no-any-return]
 
 

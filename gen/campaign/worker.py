@@ -15,7 +15,7 @@ from kinmass.gen.campaign.schedule import mark_of
 from kinmass.gen.catalogues.find import Halo, find_centre
 from kinmass.gen.formats import SnapshotError
 from kinmass.gen.physics.centre import FARTHEST_RE, offset_re
-from kinmass.gen.physics.extent import ENOUGH, edge
+from kinmass.gen.physics.extent import MIN_STARS, edge
 from kinmass.gen.physics.particles import Galaxy, Particles, within
 from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.storage import store
@@ -156,7 +156,7 @@ class Worker:
         """
         snapshot, min_stars, read_kpc = self.open(task), task.suite.selection.min_stars, aperture_kpc
         farthest_kpc = min(FARTHEST * aperture_kpc, snapshot.half_box_kpc)
-        while (end_kpc := edge(stars, read_kpc, min(ENOUGH, min_stars))) is None:
+        while (end_kpc := edge(stars, read_kpc, min(MIN_STARS, min_stars))) is None:
             if read_kpc == snapshot.half_box_kpc:
                 end_kpc = read_kpc
                 break

@@ -9,7 +9,7 @@ import numpy as np
 from kinmass.gen.catalogues import READERS, Halo
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.base import reading
-from kinmass.gen.physics.centre import deepest_point, few
+from kinmass.gen.physics.centre import deepest_point, subsample
 from kinmass.gen.snapshots.snapshot import READ_WHOLE, Snapshot
 from kinmass.gen.suite import Selection
 
@@ -93,7 +93,7 @@ def find_centre(snapshot: Snapshot) -> np.ndarray:
 
     Uses `gen.physics.centre.deepest_point`. Raises SnapshotError where there are no stars.
     """
-    parts = {name: few(snapshot.everything(name), READ_WHOLE) for name in snapshot.components}
+    parts = {name: subsample(snapshot.everything(name), READ_WHOLE) for name in snapshot.components}
     if len(parts["stars"]) == 0:
         raise SnapshotError(f"{snapshot.path}: no stars to find a centre from, and no catalogue given")
     origin = parts["stars"].pos_kpc[0]

@@ -1,4 +1,4 @@
-"""The mock suites as files, each in the layout of the archive it stands for."""
+"""Mock suites as files, each in the layout of the archive that it imitates."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,48 +14,53 @@ from kinmass.gen.physics.particles import Galaxy
 from kinmass.gen.storage.files import sync_folder, sync_tree, write_atomically
 
 HUBBLE = 0.6774
-#: Whether a suite's code writes positions in double precision unless told otherwise. Single is good to 1e-3 kpc in
-#: the box of `quiet`, whose thinnest discs are a hundred times that.
+#: Whether the code that a suite imitates writes positions in double precision by default. Single precision is good to
+#: 1e-3 kpc in the box of `quiet`, whose thinnest discs are a hundred times thicker.
 DOUBLE = {"bursty": False, "quiet": False, "middle": True}
-#: Galaxies that share one snapshot of the `quiet` suite, a box rather than a zoom.
+#: Galaxies in one snapshot of the `quiet` suite, whose snapshots are boxes and not zooms.
 PER_BOX = 10
 
 Member = tuple[Galaxy, np.ndarray, np.ndarray]  # galaxy, centre_kpc, velocity_kms
 
 
-def _place(
-    suite: str, indices: list[int], seed: int, box_kpc: float, spread: float, n: dict[str, int]
+def _place_in_box(
+    suite: str, indices: list[int], seed: int, box_kpc: float, spread: float, n_particles: dict[str, int]
 ) -> tuple[list[Member], list[MockGalaxy]]:
-    """Galaxies with random motions, the first at the middle of the box and the rest on a lattice."""
+    """Make galaxies and place them on a lattice in the box, off it by up to `spread` [kpc], with random motions.
+
+    The first galaxy is near the origin, which is the middle of a Tipsy box and the corner of the others.
+    """
     members, models = [], []
     side = max(2, int(np.ceil(len(indices) ** (1 / 3))))
-    for place, index in enumerate(indices):
-        galaxy, model = make_galaxy(suite, index, seed, **n)
+    for slot, index in enumerate(indices):
+        galaxy, model = make_galaxy(suite, index, seed, **n_particles)
         rng = np.random.default_rng([seed, 77, index])
-        cell = np.array(np.unravel_index(place, (side,) * 3)) / side
+        cell = np.array(np.unravel_index(slot, (side,) * 3)) / side
         centre = cell * box_kpc + rng.uniform(-spread, spread, 3)
         members.append((galaxy, centre, rng.normal(0, 200, 3)))
         models.append(model)
     return members, models
 
 
-def write_nihao(folder: Path, suite: str, index: int, seed: int, n: dict[str, int], double: bool) -> list[Path]:
-    """One Tipsy zoom with its .param and AHF_halos, at a = 0.8."""
+def write_nihao(
+    folder: Path, suite: str, index: int, seed: int, n_particles: dict[str, int], double: bool
+) -> list[Path]:
+    """Write one Tipsy zoom with its .param and .AHF_halos files, at a = 0.8; the folder of all of them."""
     a, box_kpc = 0.8, 8000.0
     name = f"{suite}_{index:05d}"
     path = folder / name / f"{name}.01000"
     path.parent.mkdir(parents=True, exist_ok=True)
-    members, models = _place(suite, [index], seed, box_kpc, 30.0, n)
+    members, models = _place_in_box(suite, [index], seed, box_kpc, 30.0, n_particles)
     (galaxy, centre, velocity), model = members[0], models[0]
-    unit = a / HUBBLE
-    corner = (centre + 0.5 * box_kpc) / unit
+    kpc_per_unit = a / HUBBLE
+    corner = (centre + 0.5 * box_kpc) / kpc_per_unit
     header = (
         "#ID(1) hostHalo(2) numSubStruct(3) Mvir(4) npart(5) Xc(6) Yc(7) Zc(8) "
         "VXc(9) VYc(10) VZc(11) Rvir(12) n_star(64)"
     )
     row = [
         0, -1, 0, model.structure.m200_msun * HUBBLE, sum(len(p) for p in galaxy.components().values()),
-        *corner, *velocity, model.r200_kpc / unit, len(galaxy.stars),
+        *corner, *velocity, model.r200_kpc / kpc_per_unit, len(galaxy.stars),
     ]  # fmt: skip
     Path(f"{path}.AHF_halos").write_text(header + "\n" + "\t".join(f"{value:.10g}" for value in row) + "\n")
     tipsy.write(path, members, box_kpc, a, HUBBLE, double)
@@ -63,19 +68,22 @@ def write_nihao(folder: Path, suite: str, index: int, seed: int, n: dict[str, in
 
 
 def write_auriga(
-    folder: Path, suite: str, indices: list[int], seed: int, n: dict[str, int], double: bool
+    folder: Path, suite: str, indices: list[int], seed: int, n_particles: dict[str, int], double: bool
 ) -> list[Path]:
-    """One AREPO box with its SUBFIND catalogue, at a = 0.75; the first galaxy sits on the box's corner."""
+    """Write one AREPO box and its SUBFIND catalogue, at a = 0.75; both paths.
+
+    The first galaxy lies across the corner of the box, so that readers must unwrap it.
+    """
     a, box_kpc = 0.75, 30_000.0
     number = indices[0] // PER_BOX
     path = folder / f"snap_{number:03d}.hdf5"
     folder.mkdir(parents=True, exist_ok=True)
-    members, models = _place(suite, indices, seed, box_kpc, 40.0, n)
-    unit = a / HUBBLE
-    centres = np.mod([centre for _, centre, _ in members], box_kpc) / unit
-    r200 = np.array([model.r200_kpc for model in models]) / unit
-    kinds = ("gas", "dark", None, None, "stars", "black_holes")
-    lengths = [[len(g.components()[k]) if k else 0 for k in kinds] for g, _, _ in members]
+    members, models = _place_in_box(suite, indices, seed, box_kpc, 40.0, n_particles)
+    kpc_per_unit = a / HUBBLE
+    centres = np.mod([centre for _, centre, _ in members], box_kpc) / kpc_per_unit
+    r200 = np.array([model.r200_kpc for model in models]) / kpc_per_unit
+    components = ("gas", "dark", None, None, "stars", "black_holes")
+    lengths = [[len(g.components()[component]) if component else 0 for component in components] for g, _, _ in members]
     catalogue = folder / f"fof_subhalo_tab_{number:03d}.hdf5"
     with h5py.File(catalogue, "w") as file:
         file["Group/GroupPos"], file["Group/Group_R_Crit200"] = centres, r200
@@ -88,15 +96,23 @@ def write_auriga(
     return [path, catalogue]
 
 
-def write_fire(folder: Path, suite: str, index: int, seed: int, n: dict[str, int], double: bool) -> list[Path]:
-    """One GIZMO zoom at z = 0 with a plain ECSV table of its galaxy beside it."""
+def write_fire(
+    folder: Path, suite: str, index: int, seed: int, n_particles: dict[str, int], double: bool
+) -> list[Path]:
+    """Write one GIZMO zoom at z = 0 with an ECSV table of its galaxy; the folder of both."""
     box_kpc = 20_000.0
     name = f"{suite}_{index:05d}"
     path = folder / name / "snapshot_600.hdf5"
     path.parent.mkdir(parents=True, exist_ok=True)
-    members, models = _place(suite, [index], seed, box_kpc, 50.0, n)
+    members, models = _place_in_box(suite, [index], seed, box_kpc, 50.0, n_particles)
     centre = np.mod(members[0][1], box_kpc)
-    table = Table({"id": [0], **{k: [v] for k, v in zip("xyz", centre, strict=True)}, "r200": [models[0].r200_kpc]})
+    table = Table(
+        {
+            "id": [0],
+            **{axis: [coordinate] for axis, coordinate in zip("xyz", centre, strict=True)},
+            "r200": [models[0].r200_kpc],
+        }
+    )
     for column in ("x", "y", "z", "r200"):
         table[column].unit = "kpc"
     table.write(path.parent / "galaxies.ecsv", format="ascii.ecsv", overwrite=True)
@@ -104,7 +120,7 @@ def write_fire(folder: Path, suite: str, index: int, seed: int, n: dict[str, int
     return [path.parent]
 
 
-_ZOOM: dict[str, Callable[[Path, str, int, int, dict[str, int], bool], list[Path]]] = {
+_WRITE_ZOOM: dict[str, Callable[[Path, str, int, int, dict[str, int], bool], list[Path]]] = {
     "bursty": write_nihao,
     "middle": write_fire,
 }
@@ -118,7 +134,7 @@ _YAML = {
 
 
 def write_suite_file(folder: Path, suite: str) -> Path:
-    """The YAML that tells `kinmass maps` how to read a mock suite."""
+    """Write the YAML file that tells `kinmass maps` how to read a mock suite; its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{suite}.yaml"
     write_atomically(path, f"name: {suite}\n{_YAML[suite]}aperture: {{r200: 0.3}}\n")
@@ -126,28 +142,29 @@ def write_suite_file(folder: Path, suite: str) -> Path:
 
 
 def jobs(suite: str, n_galaxies: int) -> list[list[int]]:
-    """Galaxy numbers grouped by the snapshot that holds them."""
+    """Numbers of the galaxies in each snapshot of a suite."""
     step = PER_BOX if suite == "quiet" else 1
     return [list(range(i, min(i + step, n_galaxies))) for i in range(0, n_galaxies, step)]
 
 
 def write_snapshot(
-    folder: Path, suite: str, indices: list[int], seed: int, n: dict[str, int], double: bool | None = None
+    folder: Path, suite: str, indices: list[int], seed: int, n_particles: dict[str, int], double: bool | None = None
 ) -> Path:
-    """One snapshot of a mock suite. The last file written carries the mark that it is whole.
+    """Write one snapshot of a mock suite unless it is done; the path of the file that marks it as done.
 
-    double: positions in double precision; None: as the suite's code writes them.
+    That file is written last, after all others are on disk. double: positions in double precision; None: as the
+    code that the suite imitates writes them.
     """
     double = DOUBLE[suite] if double is None else double
-    mark = folder / ".done" / f"{indices[0]:05d}"
-    if not mark.exists():
+    done_mark = folder / ".done" / f"{indices[0]:05d}"
+    if not done_mark.exists():
         if suite == "quiet":
-            written = write_auriga(folder, suite, indices, seed, n, double)
+            paths = write_auriga(folder, suite, indices, seed, n_particles, double)
         else:
-            written = _ZOOM[suite](folder, suite, indices[0], seed, n, double)
-        for path in written:  # and no other: other ranks are at work in this suite's folder
+            paths = _WRITE_ZOOM[suite](folder, suite, indices[0], seed, n_particles, double)
+        for path in paths:  # only these: other ranks are writing in the same folder
             sync_tree(path)
             sync_folder(path.parent)
-        mark.parent.mkdir(exist_ok=True)
-        write_atomically(mark, b"")
-    return mark
+        done_mark.parent.mkdir(exist_ok=True)
+        write_atomically(done_mark, b"")
+    return done_mark

@@ -1,4 +1,4 @@
-"""One mock galaxy: from a handful of structural parameters to particles in equilibrium."""
+"""One mock galaxy: from some structural parameters to particles in equilibrium."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ GOLDEN = (np.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True)
 class Structure:
-    """What one galaxy is made of. Lengths in kpc, masses in Msun, velocities in km/s."""
+    """Structural parameters of one galaxy. Lengths in kpc, masses in Msun, velocities in km/s."""
 
     m200_msun: float
     concentration: float
@@ -28,7 +28,7 @@ class Structure:
     bulge_re_kpc: float
     bulge_sersic: float
     bulge_aniso_kpc: float  # Osipkov-Merritt radius
-    bulge_spin: float  # 0: no net rotation, 1: every bulge star turns the disc's way
+    bulge_spin: float  # 0: no net rotation, 1: every bulge star rotates in the sense of the disc
     disc_scale_kpc: float
     disc_height_kpc: float  # z0 of sech^2(z / z0)
     disc_sigma_z_over_R: float
@@ -61,11 +61,11 @@ def exponential_radius(fraction: np.ndarray, scale_kpc: float) -> np.ndarray:
 
 
 class MockGalaxy:
-    """The smooth model behind the particles: potential, truth and velocity moments.
+    """The smooth model from which particles are drawn: potential, true masses and velocity moments.
 
-    `potential.mass_msun` is the integrated truth on `r_kpc`. Sampling is stratified (a "quiet
-    start"): particles sit at the quantiles of their component, so that M(<r) follows the truth to
-    a particle's mass while the azimuths, and so the maps, keep their Poisson noise.
+    `potential.mass_msun` is the true M(<r) on `r_kpc`. Sampling is stratified (a "quiet start"): particles lie at
+    the quantiles of their component, so that M(<r) of the particles follows the truth to the mass of one particle.
+    Azimuths are random, so that maps keep their Poisson noise.
     """
 
     def __init__(self, structure: Structure):
@@ -76,7 +76,7 @@ class MockGalaxy:
         self.disc_msun = s.mstar_msun - self.bulge_msun
         bulge = sersic_mass(self.r_kpc, self.bulge_msun, s.bulge_re_kpc, s.bulge_sersic)
         self.dark_msun = self._dark_mass(bulge)
-        # The gas settles in the gravity of everything else; its thickness follows from that.
+        # The gas is in equilibrium in the gravity of all other components, which gives its thickness.
         without_gas = Potential(self.r_kpc, self.dark_msun + bulge, [self.disc_density])
         R = np.geomspace(0.02, 40.0, 96) * s.gas_scale_kpc
         _, d_z = without_gas.gradient(R, np.full_like(R, 0.02 * s.gas_scale_kpc))
@@ -104,7 +104,7 @@ class MockGalaxy:
         return sigma * np.exp(-0.5 * (z_kpc / h) ** 2) / (np.sqrt(2 * np.pi) * h)
 
     def _dark_mass(self, bulge_msun: np.ndarray) -> np.ndarray:
-        """(K,) dark M(<r) on the radial grid, M200 less the baryons inside R200, zero slope beyond."""
+        """Dark M(<r) (K,) on the radial grid: M200 less the baryons inside R200, constant beyond."""
         s, r = self.structure, self.r_kpc
         if s.halo == "contracted":
             disc = self.disc_msun * (1 - (1 + r / s.disc_scale_kpc) * np.exp(-r / s.disc_scale_kpc))
@@ -122,7 +122,10 @@ class MockGalaxy:
         return np.minimum(mass, np.interp(self.r200_kpc, r, mass))
 
     def sample(self, n_stars: int, n_gas: int, n_dark: int, rng: np.random.Generator) -> dict[str, Particles]:
-        """`bulge`, `disc`, `gas` and `dark` particles; stars and gas of equal mass, dark of unequal."""
+        """Draw the particles of `bulge`, `disc`, `gas` and `dark`.
+
+        Particles of one component have equal masses, but those of the dark matter differ.
+        """
         n_bulge = round(n_stars * self.structure.bulge_fraction)
         return {
             "bulge": self._sample_bulge(n_bulge, rng),
@@ -135,38 +138,45 @@ class MockGalaxy:
         s = self.structure
         r = sersic_radius((np.arange(n) + rng.random(n)) / n if n else np.zeros(0), s.bulge_re_kpc, s.bulge_sersic)
         r = np.clip(r, self.r_kpc[0], self.r200_kpc)
-        grid = sersic_mass(self.r_kpc, 1.0, s.bulge_re_kpc, s.bulge_sersic)
-        rho = np.gradient(grid, self.r_kpc) / self.r_kpc**2
-        pos, vel = self._isotropic_shells(r, rho, s.bulge_aniso_kpc, rng)
-        # Turning some orbits around changes neither density nor dispersion (Lynden-Bell 1960).
+        cumulative = sersic_mass(self.r_kpc, 1.0, s.bulge_re_kpc, s.bulge_sersic)
+        rho = np.gradient(cumulative, self.r_kpc) / self.r_kpc**2
+        pos, vel = self._sample_sphere(r, rho, s.bulge_aniso_kpc, rng)
+        # Reversing some orbits gives rotation and changes neither density nor dispersion (Lynden-Bell 1960).
         backwards = pos[:, 0] * vel[:, 1] - pos[:, 1] * vel[:, 0] < 0
-        turn = backwards & (rng.random(n) < s.bulge_spin)
+        reversed_ = backwards & (rng.random(n) < s.bulge_spin)
         R2 = np.maximum(pos[:, 0] ** 2 + pos[:, 1] ** 2, 1e-30)
         v_phi_over_R = (pos[:, 0] * vel[:, 1] - pos[:, 1] * vel[:, 0]) / R2
-        vel[turn, 0] += 2 * (v_phi_over_R * pos[:, 1])[turn]
-        vel[turn, 1] -= 2 * (v_phi_over_R * pos[:, 0])[turn]
+        vel[reversed_, 0] += 2 * (v_phi_over_R * pos[:, 1])[reversed_]
+        vel[reversed_, 1] -= 2 * (v_phi_over_R * pos[:, 0])[reversed_]
         return Particles(pos, vel, np.full(n, self.bulge_msun / max(n, 1)))
 
     def _sample_dark(self, n: int, rng: np.random.Generator) -> Particles:
-        # Half the particles follow the mass, half the logarithm of radius where the stars are.
+        # Half the particles are distributed as the mass, half evenly in ln r where the stars are.
         ln_r, share = np.log(self.r_kpc), self.dark_msun / self.dark_msun[-1]
-        lo, hi = np.log(0.05 * self.structure.disc_scale_kpc), np.log(12 * self.structure.disc_scale_kpc)
-        cdf = 0.5 * share + 0.5 * np.clip((ln_r - lo) / (hi - lo), 0, 1) + 1e-9 * np.linspace(0, 1, ln_r.size)
+        ln_r_min, ln_r_max = np.log(0.05 * self.structure.disc_scale_kpc), np.log(12 * self.structure.disc_scale_kpc)
+        cdf = (
+            0.5 * share
+            + 0.5 * np.clip((ln_r - ln_r_min) / (ln_r_max - ln_r_min), 0, 1)
+            + 1e-9 * np.linspace(0, 1, ln_r.size)
+        )
         cdf = (cdf - cdf[0]) / (cdf[-1] - cdf[0])
         edges = np.exp(np.interp(np.arange(n + 1) / n, cdf, ln_r))
         enclosed = np.exp(np.interp(np.log(edges), ln_r, np.log(self.dark_msun)))
         enclosed[0] = 0.0
         r = np.exp(np.interp((np.arange(n) + 0.5) / n, cdf, ln_r))
         mass = np.diff(enclosed)
-        keep = mass > 1e-12 * mass.max()  # nothing lies beyond R200
+        nonzero = mass > 1e-12 * mass.max()  # beyond R200 there is no mass
         rho = np.maximum(np.gradient(self.dark_msun, self.r_kpc), 0) / self.r_kpc**2
-        pos, vel = self._isotropic_shells(r[keep], rho, np.inf, rng)
-        return Particles(pos, vel, mass[keep])
+        pos, vel = self._sample_sphere(r[nonzero], rho, np.inf, rng)
+        return Particles(pos, vel, mass[nonzero])
 
-    def _isotropic_shells(
+    def _sample_sphere(
         self, r: np.ndarray, rho: np.ndarray, r_aniso_kpc: float, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and velocities (N, 3) of a spherical tracer of density `rho` on the grid."""
+        """Positions and velocities (N, 3) of particles at radii r (N,) of a spherical tracer.
+
+        rho (K,): the tracer's density on the radial grid, in any unit; r_aniso_kpc: as of `spherical_jeans`.
+        """
         sigma_r, sigma_t = spherical_jeans(self.r_kpc, rho, self.potential.mass_msun, r_aniso_kpc)
         n = r.size
         cos = 2 * _low_discrepancy(n, rng) - 1
@@ -189,7 +199,7 @@ class MockGalaxy:
             self.potential, self.disc_density, s.disc_scale_kpc, s.disc_height_kpc, s.disc_sigma_z_over_R
         )
         vel = self._bound(kinematics.draw(R, z, rng), R, z)
-        return _on_circles(R, z, vel, np.full(n, self.disc_msun / max(n, 1)), rng)
+        return _at_random_azimuth(R, z, vel, np.full(n, self.disc_msun / max(n, 1)), rng)
 
     def _sample_gas(self, n: int, rng: np.random.Generator) -> Particles:
         s = self.structure
@@ -200,24 +210,26 @@ class MockGalaxy:
         vel = sigma * rng.standard_normal((3, n))
         vel[1] += streaming
         mass = np.full(n, s.mgas_msun / max(n, 1))
-        gas = _on_circles(R, z, self._bound(vel, R, z), mass, rng)
-        # Kernel of 32 neighbours' mass, from the model's own density (floored far outside the disc).
+        gas = _at_random_azimuth(R, z, self._bound(vel, R, z), mass, rng)
+        # Each kernel holds the mass of 32 particles at the model's density, which has a floor far outside the disc.
         rho = np.maximum(self.gas_density(R, z), 1e-4 * self.gas_density(R, 0 * R))
         return Particles(gas.pos_kpc, gas.vel_kms, mass, (3 * 32 * mass / (4 * np.pi * rho)) ** (1 / 3))
 
     def _bound(self, vel: np.ndarray, R: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """The velocities (3, N), with the few that would escape slowed to 95 % of escape speed."""
+        """Slow the few of the velocities (3, N) that would escape down to 95 % of the escape speed."""
         limit2 = 0.9 * -2 * self.potential.phi(R, z)
         return vel / np.maximum(np.sqrt(np.sum(vel**2, axis=0) / limit2), 1.0)
 
 
 def _low_discrepancy(n: int, rng: np.random.Generator) -> np.ndarray:
-    """(n,) in [0, 1): a golden-ratio sequence, even beside any other stratified coordinate."""
+    """A golden-ratio sequence (n,) in [0, 1): even, also within any range of another stratified coordinate."""
     return np.mod(np.arange(n) * GOLDEN + rng.random(), 1.0)
 
 
-def _on_circles(R: np.ndarray, z: np.ndarray, vel: np.ndarray, mass: np.ndarray, rng: np.random.Generator) -> Particles:
-    """Disc particles at (R, z) and random azimuth with cylindrical velocities (3, N)."""
+def _at_random_azimuth(
+    R: np.ndarray, z: np.ndarray, vel: np.ndarray, mass: np.ndarray, rng: np.random.Generator
+) -> Particles:
+    """Disc particles at (R, z), each (N,), and random azimuths, with velocities (3, N) along R, phi and z."""
     phi = rng.uniform(0, 2 * np.pi, R.size)
     cos, sin = np.cos(phi), np.sin(phi)
     pos = np.stack([R * cos, R * sin, z], axis=1)

@@ -1,4 +1,4 @@
-"""Velocity moments that hold a given density in equilibrium in a given potential."""
+"""Velocity moments that keep a given density in equilibrium in a given potential."""
 
 from dataclasses import dataclass
 
@@ -29,10 +29,10 @@ def spherical_jeans(
 class DiscKinematics:
     """In-plane orbits and velocity moments of one disc, tabulated for drawing velocities.
 
-    The second moments at (R, z) are those of the Jeans equations; the shape of the in-plane
-    distribution, skewed towards slow rotation by stars visiting from smaller radii, is that of
-    Shu's (1969) distribution function. Gaussians with the same moments are not in equilibrium:
-    sigma_phi grows by up to 40 % within an orbit.
+    The second moments at (R, z) are those of the Jeans equations. The shape of the in-plane velocity distribution is
+    that of Shu's (1969) distribution function: it is skewed towards slow rotation by stars that come from smaller
+    radii. Gaussians with the same moments would not be in equilibrium: their sigma_phi grows by up to 40 % within an
+    orbit.
     """
 
     ln_R: np.ndarray  # (nR,)
@@ -44,7 +44,7 @@ class DiscKinematics:
     sigma_g: np.ndarray  # (nR,) Shu's sigma_R(R_g) [km/s]
 
     def draw(self, R_kpc: np.ndarray, z_kpc: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(3, N) velocities v_R, v_phi, v_z [km/s] at positions (N,)."""
+        """Draw velocities v_R, v_phi, v_z (3, N) [km/s] at positions (N,)."""
         ln_R = np.clip(np.log(R_kpc), self.ln_R[0], self.ln_R[-1])
         height = np.clip(np.arcsinh(np.abs(z_kpc) / self.z_unit_kpc), 0, self.asinh_z[-1])
         grid = RegularGridInterpolator((self.ln_R, self.asinh_z), self.second)
@@ -52,7 +52,7 @@ class DiscKinematics:
         n = R_kpc.size
         index = np.arange(self.ln_R.size)
         row = np.rint((ln_R - self.ln_R[0]) / (self.ln_R[1] - self.ln_R[0])).astype(int)
-        # One sorted axis for all rows: row i holds the values i .. i + 1.
+        # One search serves all rows: the cumulative distribution of row i is shifted to the values i .. i + 1.
         cdf = np.minimum(self.guiding_cdf, 1.0) + index[:, None]
         flat = np.column_stack([index, cdf]).ravel()
         position = np.arange(flat.size) % (index.size + 1) - 0.5
@@ -71,12 +71,12 @@ class DiscKinematics:
 def jeans_second_moments(
     potential: Potential, density: Density, R_kpc: np.ndarray, z_kpc: np.ndarray, b_max: float
 ) -> np.ndarray:
-    """(nR, nz, 3) mean squares of v_R, v_phi, v_z [km/s squared] with sigma_R^2 = b(R) sigma_z^2.
+    """Mean squares (nR, nz, 3) of v_R, v_phi, v_z [(km/s)^2] for sigma_R^2 = b(R) sigma_z^2.
 
     Axisymmetric Jeans equations aligned with cylindrical coordinates (Cappellari 2008, eq. 8-9).
-    b is b_max where the disc is cold and falls to 1 where sigma_R would pass 0.35 V_c: towards the
-    centre orbits become isotropic instead of flooding the outer disc with radial ones.
-    R_kpc (nR,) logarithmic, z_kpc (nz,) from 0 to where the density has gone.
+    b is b_max where the disc is cold. It falls to 1 where sigma_R would exceed 0.35 V_c: orbits become isotropic
+    towards the centre, because very radial ones would carry many stars to the outer disc.
+    R_kpc (nR,) in equal logarithmic steps; z_kpc (nz,) from 0 to where the density vanishes.
     """
     R, z = np.meshgrid(R_kpc, z_kpc, indexing="ij")
     rho = np.maximum(density(R, z), 1e-30 * density(R[:1, :1], 0 * R[:1, :1]))
@@ -98,8 +98,8 @@ def stellar_disc(
 ) -> DiscKinematics:
     """Kinematics of a stellar disc whose sigma_z / sigma_R is fixed.
 
-    Shu's distribution function, f = F(R_g) exp(-(E - E_c(R_g)) / sigma^2(R_g)), with F
-    iterated until the disc's own surface density comes out (Dehnen 1999, section 3.2).
+    Shu's distribution function is f = F(R_g) exp(-(E - E_c(R_g)) / sigma^2(R_g)). F is iterated until f gives the
+    surface density of the disc (Dehnen 1999, section 3.2).
     """
     ln_R = np.log(r_scale_kpc) + np.linspace(np.log(0.03), np.log(12.0), 256)
     asinh_z = np.linspace(0, np.arcsinh(14.0), 40)
@@ -116,7 +116,7 @@ def stellar_disc(
     for _ in range(12):
         weight = np.exp(-np.maximum(barrier, 0) / sigma2)  # (R, R_g)
         norm = weight.sum(axis=0)
-        weight *= amplitude * R / norm  # a row: how the stars at R are shared over guiding radii
+        weight *= amplitude * R / norm  # row: how the stars at R are distributed over guiding radii
         total = weight.sum(axis=1)
         amplitude *= np.clip(column * R / total, 0.5, 2.0)
     cdf = np.cumsum(weight, axis=1) / total[:, None]
@@ -126,9 +126,9 @@ def stellar_disc(
 def gas_disc(
     potential: Potential, density: Density, R_kpc: np.ndarray, z_kpc: np.ndarray, r_scale_kpc: float, z_scale_kpc: float
 ) -> np.ndarray:
-    """(N, 2) mean v_phi and isotropic dispersion [km/s] of a gas disc at positions (N,).
+    """Mean v_phi and isotropic dispersion (N, 2) [km/s] of a gas disc at positions (N,).
 
-    Rotation supports what pressure does not (asymmetric drift; Jeans equations with b = 1).
+    Rotation supports the part of the weight that pressure does not (asymmetric drift; Jeans equations with b = 1).
     """
     ln_R = np.log(r_scale_kpc) + np.linspace(np.log(0.02), np.log(16.0), 64)
     asinh_z = np.linspace(0, np.arcsinh(14.0), 40)
@@ -137,5 +137,5 @@ def gas_disc(
     streaming = np.sqrt(np.maximum(second[..., 1] - sigma2, 0.0))
     table = np.stack([streaming, np.sqrt(sigma2)], axis=-1)
     height = np.clip(np.arcsinh(np.abs(z_kpc) / z_scale_kpc), 0, asinh_z[-1])
-    at = np.stack([np.clip(np.log(R_kpc), ln_R[0], ln_R[-1]), height], axis=-1)
-    return RegularGridInterpolator((ln_R, asinh_z), table)(at)
+    points = np.stack([np.clip(np.log(R_kpc), ln_R[0], ln_R[-1]), height], axis=-1)
+    return RegularGridInterpolator((ln_R, asinh_z), table)(points)

@@ -1,4 +1,4 @@
-"""Potential of an axisymmetric, plane-symmetric galaxy, as a series of even Legendre multipoles."""
+"""Potential of a galaxy symmetric about its axis and its plane, as a series of even Legendre multipoles."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Density = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # K radii, L multipoles, N points
 L_MAX = 24
 _MU, _WEIGHT = np.polynomial.legendre.leggauss(64)
-_MU, _WEIGHT = 0.5 * (_MU + 1), 0.5 * _WEIGHT  # on [0, 1], nodes crowd towards the plane
+_MU, _WEIGHT = 0.5 * (_MU + 1), 0.5 * _WEIGHT  # on [0, 1]; nodes are dense towards the plane
 
 
 def _even_legendre(mu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,9 +30,9 @@ _P_NODES, _ = _even_legendre(_MU)
 class Potential:
     """Gravity of spherical and flattened components together (Binney & Tremaine 2008, eq. 2.95).
 
-    r_kpc: (K,) logarithmic radii; spherical_msun: (K,) summed M(<r) of the spherical components;
+    r_kpc (K,): radii in equal logarithmic steps; spherical_msun (K,): M(<r) of all spherical components;
     densities: functions rho(R_kpc, z_kpc) [Msun/kpc^3] of the flattened ones.
-    `mass_msun` (K,) is the exact spherically enclosed mass of everything: the integrated truth.
+    `mass_msun` (K,) is the mass of all components inside spheres of these radii, the truth of the mock galaxies.
     """
 
     def __init__(self, r_kpc: np.ndarray, spherical_msun: np.ndarray, densities: list[Density]):
@@ -44,7 +44,7 @@ class Potential:
         for density in densities:
             rho = density(r_kpc[:, None] * sin, r_kpc[:, None] * _MU)
             rho_l += (2 * ell + 1) * ((_P_NODES * _WEIGHT) @ rho.T)
-        # Inner and outer integrals of each multipole, stepped in ln r so that r^l never overflows.
+        # Inner and outer integrals of each multipole, step by step: r^l would overflow, ratios of radii do not.
         step = np.diff(self._ln_r)
         decay_in = np.exp(-(ell + 1) * step)
         decay_out = np.exp(-ell * step)
@@ -69,14 +69,14 @@ class Potential:
         self.mass_msun = self._dphi[0] * r_kpc**2 / G
 
     def _series(self, table: np.ndarray, r_kpc: np.ndarray) -> np.ndarray:
-        """(L, N): every multipole of `table` at radii (N,), linear in ln r, flat beyond the grid."""
-        at = (np.log(r_kpc) - self._ln_r[0]) / (self._ln_r[1] - self._ln_r[0])
-        k = np.clip(at.astype(int), 0, self._ln_r.size - 2)
-        t = np.clip(at - k, 0, 1)
-        return table[:, k] * (1 - t) + table[:, k + 1] * t
+        """Every multipole (L, N) of `table` (L, K) at radii (N,): linear in ln r, constant beyond the grid."""
+        index = (np.log(r_kpc) - self._ln_r[0]) / (self._ln_r[1] - self._ln_r[0])
+        k = np.clip(index.astype(int), 0, self._ln_r.size - 2)
+        share = np.clip(index - k, 0, 1)
+        return table[:, k] * (1 - share) + table[:, k + 1] * share
 
     def gradient(self, R_kpc: np.ndarray, z_kpc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """dPhi/dR and dPhi/dz [(km/s)^2/kpc] at cylindrical positions of any one shape."""
+        """dPhi/dR and dPhi/dz [(km/s)^2/kpc] at cylindrical positions, R_kpc and z_kpc of the same shape."""
         shape = np.shape(R_kpc)
         R, z = np.ravel(R_kpc), np.ravel(z_kpc)
         r = np.maximum(np.hypot(R, z), self.r_kpc[0])

@@ -26,8 +26,8 @@ def stellar_mass(m200_msun: float) -> float:
 
 def gas_mass(mstar_msun: float) -> float:
     """Median atomic gas mass [Msun], helium included: Bradford, Geha & Blanton 2015, eq. 5-6."""
-    lg = np.log10(mstar_msun)
-    return float(10 ** (1.052 * lg + 0.236 if lg < 8.6 else 0.461 * lg + 5.329))
+    log10_mstar = np.log10(mstar_msun)
+    return float(10 ** (1.052 * log10_mstar + 0.236 if log10_mstar < 8.6 else 0.461 * log10_mstar + 5.329))
 
 
 def size_shen2003(mstar_msun: float) -> float:

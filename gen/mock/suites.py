@@ -1,4 +1,4 @@
-"""Three mock suites that differ as feedback models do, and the galaxies they draw."""
+"""Three mock suites that differ as feedback models do, and the galaxies drawn from them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class MockSuite:
-    """Distributions from which one suite draws. Ranges are uniform, `_dex` are normal in log10."""
+    """Distributions from which the galaxies of one suite are drawn.
+
+    Ranges are uniform; fields in `_dex` are the standard deviations of normal distributions in log10.
+    """
 
     name: str
     log10_m200: Range
@@ -54,14 +57,14 @@ SUITES = {
 
 
 def draw(suite: MockSuite, rng: np.random.Generator) -> tuple[Structure, Disturbance]:
-    """One galaxy's structure and disturbances."""
+    """Draw the structure and the disturbances of one galaxy."""
     m200 = 10 ** rng.uniform(*suite.log10_m200)
     mstar = relations.stellar_mass(m200) * 10 ** rng.normal(0, suite.mstar_dex)
-    half = suite.size_kpc(m200, mstar) * 10 ** rng.normal(0, suite.size_dex)
-    scale = half / 1.678
-    bulge_re = half * rng.uniform(*suite.bulge_size)
+    half_mass_kpc = suite.size_kpc(m200, mstar) * 10 ** rng.normal(0, suite.size_dex)
+    disc_scale_kpc = half_mass_kpc / 1.678
+    bulge_re = half_mass_kpc * rng.uniform(*suite.bulge_size)
     mgas = suite.gas_factor * relations.gas_mass(mstar) * 10 ** rng.normal(0, 0.2)
-    # Turbulence beyond 0.3 of the circular velocity would blow the disc apart.
+    # Turbulence of more than 0.3 of the circular velocity would disperse the disc.
     v200 = np.sqrt(G * m200 / relations.r200_kpc(m200))
     structure = Structure(
         m200_msun=m200,
@@ -74,28 +77,28 @@ def draw(suite: MockSuite, rng: np.random.Generator) -> tuple[Structure, Disturb
         bulge_sersic=rng.uniform(*suite.bulge_sersic),
         bulge_aniso_kpc=bulge_re * rng.uniform(1.5, 6.0),
         bulge_spin=rng.uniform(0, 0.6),
-        disc_scale_kpc=scale,
-        disc_height_kpc=scale * rng.uniform(*suite.thickness),
+        disc_scale_kpc=disc_scale_kpc,
+        disc_height_kpc=disc_scale_kpc * rng.uniform(*suite.thickness),
         disc_sigma_z_over_R=rng.uniform(0.5, 0.8),
         mgas_msun=min(mgas, 0.8 * relations.BARYON_FRACTION * m200),
-        gas_scale_kpc=scale * suite.gas_size * 10 ** rng.normal(0, 0.12),
+        gas_scale_kpc=disc_scale_kpc * suite.gas_size * 10 ** rng.normal(0, 0.12),
         gas_sigma_kms=min(rng.uniform(*suite.gas_sigma_kms), 0.3 * v200),
     )
-    amount = suite.disorder
+    disorder = suite.disorder
     disturbance = Disturbance(
-        misalignment_deg=min(rng.exponential(12 * amount), 60.0),
-        warp_deg=rng.exponential(12 * amount),
-        lopsidedness=min(rng.exponential(0.25 * amount), 0.8),
+        misalignment_deg=min(rng.exponential(12 * disorder), 60.0),
+        warp_deg=rng.exponential(12 * disorder),
+        lopsidedness=min(rng.exponential(0.25 * disorder), 0.8),
         bar=rng.uniform(0, 0.5) if rng.random() < 0.4 else 0.0,
-        flow=rng.normal(0, 0.08 * amount),
-        sloshing=rng.exponential(0.05 * amount),
-        holes=int(rng.poisson(4 * amount)),
+        flow=rng.normal(0, 0.08 * disorder),
+        sloshing=rng.exponential(0.05 * disorder),
+        holes=int(rng.poisson(4 * disorder)),
     )
     return structure, disturbance
 
 
 def rng_of(seed: int, suite: str, index: int) -> np.random.Generator:
-    """The random numbers of one mock galaxy: they follow (seed, suite, index) and nothing else."""
+    """Generator of the random numbers of one mock galaxy, which depend on (seed, suite, index) only."""
     return np.random.default_rng([seed, list(SUITES).index(suite), index])
 
 
@@ -107,15 +110,15 @@ def make_galaxy(
     structure, disturbance = draw(SUITES[suite], rng)
     model = MockGalaxy(structure)
     parts = model.sample(n_stars, n_gas, n_dark, rng)
-    r_gas = 2 * structure.gas_scale_kpc
-    v_circ = float(np.sqrt(G * model.potential.menc(np.array(r_gas)) / r_gas))
+    r_gas_kpc = 2 * structure.gas_scale_kpc
+    v_circ_kms = float(np.sqrt(G * model.potential.menc(np.array(r_gas_kpc)) / r_gas_kpc))
     disc = disturb_stars(parts["disc"], disturbance, structure.disc_scale_kpc, rng)
-    gas = disturb_gas(parts["gas"], disturbance, structure.gas_scale_kpc, v_circ, rng)
+    gas = disturb_gas(parts["gas"], disturbance, structure.gas_scale_kpc, v_circ_kms, rng)
     stars = concatenate([parts["bulge"], disc])
-    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    turn *= np.linalg.det(turn)
+    rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    rotation *= np.linalg.det(rotation)
 
-    def turned(p: Particles) -> Particles:
-        return Particles(p.pos_kpc @ turn.T, p.vel_kms @ turn.T, p.mass_msun, p.support_kpc)
+    def rotated(p: Particles) -> Particles:
+        return Particles(p.pos_kpc @ rotation.T, p.vel_kms @ rotation.T, p.mass_msun, p.support_kpc)
 
-    return Galaxy(turned(stars), turned(gas), turned(parts["dark"]), empty()), model
+    return Galaxy(rotated(stars), rotated(gas), rotated(parts["dark"]), empty()), model

@@ -1,4 +1,4 @@
-"""The particles of one galaxy as plain arrays: what every archive is turned into."""
+"""The particles of one galaxy as plain arrays, into which every archive is read."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ import numpy as np
 class Particles:
     """N particles of one component.
 
-    pos_kpc (N, 3), vel_kms (N, 3), mass_msun (N,), all float64, from snapshots column by column in
-    memory (Fortran order), as the projection reads them. support_kpc (N,) is the radius
-    at which each particle's smoothing kernel reaches zero; None where none is defined. weight (N,)
-    is what maps weigh it by (light, HI mass, 0 for what is not seen); None is its mass.
+    pos_kpc (N, 3), vel_kms (N, 3), mass_msun (N,), all float64. Snapshots give positions and velocities in Fortran
+    order (column by column in memory), the order in which the projection reads them. support_kpc (N,) is the radius
+    at which each particle's smoothing kernel reaches zero; None where there are no kernels. weight (N,) is what maps
+    weigh each particle by (light, HI mass, 0 for a particle that is not seen); None means by mass.
 
     >>> two = Particles(np.array([[1.0, 0, 0], [0, 2.0, 0]]), np.zeros((2, 3)), np.array([1e6, 3e6]))
     >>> len(two), two[two.mass_msun > 2e6].pos_kpc.tolist()
@@ -39,15 +39,15 @@ class Particles:
 
 
 def empty() -> Particles:
-    """No particles at all."""
+    """Particles of a component that has none."""
     return Particles(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0))
 
 
 def concatenate(parts: list[Particles]) -> Particles:
-    """Several components as one; one alone is not copied.
+    """Join several components into one; a single non-empty component is returned without a copy.
 
-    The kernel supports are kept when every non-empty part has them; where some parts have
-    weights, the others' are their masses.
+    Kernel supports are kept only when every non-empty part has them. If any part has weights, parts without weights
+    are weighed by their masses.
     """
     parts = [p for p in parts if len(p)] or [empty()]
     if len(parts) == 1:
@@ -64,16 +64,16 @@ def concatenate(parts: list[Particles]) -> Particles:
 
 
 def within(p: Particles, radius_kpc: float) -> Particles:
-    """Those within a radius of the origin; all of them are not copied."""
+    """The particles within a radius of the origin; without a copy where that is all of them."""
     inside = np.einsum("ij,ij->i", p.pos_kpc, p.pos_kpc) <= radius_kpc**2
     return p if inside.all() else p[inside]
 
 
 @dataclass(frozen=True)
 class Galaxy:
-    """One galaxy, centred and at rest: its tracers, its dark matter and its black holes.
+    """One galaxy, centred and at rest: its stars and gas (the tracers), its dark matter and its black holes.
 
-    high_res_fraction is the share of its dark mass that is not a zoom's low-resolution particles.
+    high_res_fraction: share of its dark mass that is not in low-resolution particles, which surround a zoom.
     """
 
     stars: Particles
@@ -83,5 +83,5 @@ class Galaxy:
     high_res_fraction: float = 1.0
 
     def components(self) -> dict[str, Particles]:
-        """Name -> particles, in the order of the store."""
+        """Particles by the name of their component, in the order of the store."""
         return {"dark": self.dark, "stars": self.stars, "gas": self.gas, "black_holes": self.black_holes}

@@ -1,8 +1,8 @@
-"""Enclosed masses and half-mass radii: the truth that networks are trained on."""
+"""Enclosed masses and half-mass radii, the truth that networks are trained on."""
 
 import numpy as np
 
-#: Radii of the stored fine profile.
+#: Number of radii of the stored profile.
 N_RADII = 64
 
 
@@ -19,20 +19,22 @@ def enclosed_mass(pos_kpc: np.ndarray, mass_msun: np.ndarray, radius_kpc: np.nda
 def half_mass_radius(radius_kpc: np.ndarray, mass_msun: np.ndarray) -> float:
     """Radius [kpc] that encloses half the mass of particles at radii (N,), projected or not.
 
-    Linear between particles, so that one particle more or less moves it smoothly.
+    Interpolates linearly between particles, so that the radius does not jump when there is one particle more or less.
     """
-    # Only the particles about the half need sorting: every 64th one tells where that is.
-    few = np.argsort(radius_kpc[::64])
-    share = np.cumsum(mass_msun[::64][few])
-    lo, hi = np.interp([0.4 * share[-1], 0.6 * share[-1]], share, radius_kpc[::64][few])
-    about = (radius_kpc >= lo) & (radius_kpc <= hi)
-    r, mass, half = radius_kpc[about], mass_msun[about], 0.5 * mass_msun.sum()
+    # Sorting all particles is slow. Every 64th one shows where half the mass is, and only those near it are sorted.
+    order_of_sample = np.argsort(radius_kpc[::64])
+    mass_of_sample = np.cumsum(mass_msun[::64][order_of_sample])
+    lo, hi = np.interp(
+        [0.4 * mass_of_sample[-1], 0.6 * mass_of_sample[-1]], mass_of_sample, radius_kpc[::64][order_of_sample]
+    )
+    near_half = (radius_kpc >= lo) & (radius_kpc <= hi)
+    r, mass, half_mass = radius_kpc[near_half], mass_msun[near_half], 0.5 * mass_msun.sum()
     inside = mass_msun[radius_kpc < lo].sum()
-    if not (len(r) and inside + mass.max() < half < inside + mass.sum() - mass.max()):
+    if not (len(r) and inside + mass.max() < half_mass < inside + mass.sum() - mass.max()):
         r, mass, inside = radius_kpc, mass_msun, 0.0
     order = np.argsort(r)
-    middle = inside + np.cumsum(mass[order]) - 0.5 * mass[order]
-    return float(np.interp(half, middle, r[order]))
+    mass_at = inside + np.cumsum(mass[order]) - 0.5 * mass[order]
+    return float(np.interp(half_mass, mass_at, r[order]))
 
 
 def profile_radii(half_mass_kpc: float, aperture_kpc: float) -> np.ndarray:
@@ -43,12 +45,11 @@ def profile_radii(half_mass_kpc: float, aperture_kpc: float) -> np.ndarray:
 def menc_at(radius_kpc: np.ndarray, mass_msun: np.ndarray, at_kpc: np.ndarray) -> np.ndarray:
     """log10 M(<r) at any radii, by interpolation in log-log between the stored ones.
 
-    radius (..., K) and mass (..., K) share leading dimensions with at (..., X). Radii outside the
-    stored ones give NaN, for a profile is never extrapolated; so do those beside a mass of zero, where no
-    particle lies inside.
+    radius_kpc (..., K) and mass_msun (..., K) share their leading dimensions with at_kpc (..., X). The result is NaN
+    outside the stored radii, because a profile is never extrapolated, and next to a radius with no mass inside.
     """
     log_m = np.log10(mass_msun, out=np.full(np.shape(mass_msun), np.nan), where=np.asarray(mass_msun) > 0)
     log_r, log_at = np.log10(radius_kpc), np.log10(at_kpc)
-    rows = zip(*(a.reshape(-1, a.shape[-1]) for a in (log_at, log_r, log_m)), strict=True)
-    out = np.stack([np.interp(x, r, m, left=np.nan, right=np.nan) for x, r, m in rows])
-    return out.reshape(np.shape(at_kpc))
+    rows = zip(*(array.reshape(-1, array.shape[-1]) for array in (log_at, log_r, log_m)), strict=True)
+    log_m_at = np.stack([np.interp(x, r, m, left=np.nan, right=np.nan) for x, r, m in rows])
+    return log_m_at.reshape(np.shape(at_kpc))

@@ -1,4 +1,4 @@
-"""Particles to maps: one compiled pass gives all moments of a view and conserves mass."""
+"""Projection of particles into maps: one compiled pass gives all moments of a view and conserves mass."""
 
 from dataclasses import replace
 
@@ -12,48 +12,48 @@ CHANNELS = ("density", "velocity", "dispersion", "count")
 
 
 def _spline_column(b: np.ndarray) -> np.ndarray:
-    """Cubic spline (Monaghan & Lattanzio 1985) integrated along the line of sight at impact b <= 1.
+    """Cubic spline kernel (Monaghan & Lattanzio 1985) integrated along the line of sight at impact parameters b <= 1.
 
-    In units of the support radius; unit volume, so that the integral over 2 pi b db is 1.
+    b is in units of the support radius. The kernel has unit mass, so that the integral over 2 pi b db is 1.
     """
     node, node_weight = np.polynomial.legendre.leggauss(64)
-    reach = np.sqrt(np.maximum(1 - b**2, 0))[:, None]
-    q = np.sqrt(b[:, None] ** 2 + (reach * (node + 1) / 2) ** 2)
+    half_path = np.sqrt(np.maximum(1 - b**2, 0))[:, None]
+    q = np.sqrt(b[:, None] ** 2 + (half_path * (node + 1) / 2) ** 2)
     spline = np.where(q < 0.5, 1 - 6 * q**2 + 6 * q**3, 2 * np.maximum(1 - q, 0) ** 3) * 8 / np.pi
-    return np.asarray(spline @ node_weight * reach[:, 0])
+    return np.asarray(spline @ node_weight * half_path[:, 0])
 
 
-#: The column at equal steps of b^2 from 0 to 1, and its steps; straight lines between them enclose unit mass.
+#: The column at equal steps of b^2 from 0 to 1, and its differences. Interpolated linearly, it integrates to unit mass.
 COLUMN = _spline_column(np.sqrt(np.linspace(0, 1, 1025)))
 COLUMN /= np.pi * np.trapezoid(COLUMN, dx=1 / 1024)
 STEP = np.append(np.diff(COLUMN), 0.0)
-#: Neighbours within the kernel of gas that comes without one.
+#: Neighbours within the kernel of a gas particle whose file gives no kernel.
 NEIGHBOURS = 32
-#: Kernels of this many pixels or more are normalised by their own integral (1e-7 off the pixels' sum).
+#: Kernels of this many pixels or more are normalised by their analytic integral, 1e-7 off the sum over pixels.
 WIDE = 16
-#: Pixels handled at once, and particles that stay in cache while all views see them.
+#: Pixels of a row handled at once; particles of a block, which stay in cache while all views are made of them.
 LANES, BLOCK = 4, 1024
 
 
 def with_kernels(gas: Particles) -> Particles:
-    """Gas with kernels: where its file has nothing they follow from, each ends at the 32nd neighbour among these."""
+    """Give gas kernels where its file has none: each then ends at the distance of the 32nd neighbour in this gas."""
     if len(gas) == 0 or gas.support_kpc is not None:
         return gas
-    near, _ = cKDTree(gas.pos_kpc).query(gas.pos_kpc, k=min(NEIGHBOURS, len(gas)))
-    return replace(gas, support_kpc=near.reshape(len(gas), -1)[:, -1])
+    distance_kpc, _ = cKDTree(gas.pos_kpc).query(gas.pos_kpc, k=min(NEIGHBOURS, len(gas)))
+    return replace(gas, support_kpc=distance_kpc.reshape(len(gas), -1)[:, -1])
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
-def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest):  # type: ignore[no-untyped-def]
-    """Sums per view and pixel (V, n, n, 4): mass, mass u, mass u^2 and particle count, u = v_los - rest.
+def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest_kms):  # type: ignore[no-untyped-def]
+    """Sums per view and pixel (V, n, n, 4): mass, mass u, mass u^2 and particle count, u = v_los - v_los of rest_kms.
 
-    pos, vel (3, N), so that a block of particles is turned in vector instructions; blocks stay in
-    cache while every view sees them. A kernel wider than a pixel is spread over the pixel centres
-    it covers with the cubic spline's weights, scaled to add up to its mass; a narrower one falls
-    into its pixel. Pixels outside the field take their share and are dropped.
+    pos, vel (3, N): in this order the compiler rotates a block of particles with vector instructions. A block stays
+    in cache while it is added to every view. A kernel wider than a pixel is spread over the pixel centres that it
+    covers, with weights of the cubic spline that are scaled to add up to its mass. A narrower one falls into its
+    pixel as a whole. The share of pixels outside the field is dropped.
     """
-    views, last = half_kpc.size, COLUMN.size - 1
-    narrow = np.zeros((views, (n + 2) ** 2, 4))  # one pixel more on every side for whatever is outside
+    views, steps_b2 = half_kpc.size, COLUMN.size - 1
+    narrow = np.zeros((views, (n + 2) ** 2, 4))  # a margin of one pixel collects all that is outside
     wide = np.zeros((views, 3, n, n + 2 * LANES))
     weights = np.empty((2 * WIDE + 3, 2 * WIDE + 3 + LANES))
     cell, at_x, at_y, at_u = np.empty(BLOCK, np.int32), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
@@ -69,26 +69,26 @@ def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest):  # type: ig
         )
         m = mass[block]
         for v in range(views):
-            r = rotations[v]
+            turn = rotations[v]
             scale = n / (2 * half_kpc[v])
-            u_rest = r[2, 0] * rest[0] + r[2, 1] * rest[1] + r[2, 2] * rest[2]
+            u_rest = turn[2, 0] * rest_kms[0] + turn[2, 1] * rest_kms[1] + turn[2, 2] * rest_kms[2]
             for i in range(m.size):
-                x = (r[0, 0] * px[i] + r[0, 1] * py[i] + r[0, 2] * pz[i]) * scale + 0.5 * n
-                y = (r[1, 0] * px[i] + r[1, 1] * py[i] + r[1, 2] * pz[i]) * scale + 0.5 * n
+                x = (turn[0, 0] * px[i] + turn[0, 1] * py[i] + turn[0, 2] * pz[i]) * scale + 0.5 * n
+                y = (turn[1, 0] * px[i] + turn[1, 1] * py[i] + turn[1, 2] * pz[i]) * scale + 0.5 * n
                 at_x[i], at_y[i] = x, y
-                at_u[i] = r[2, 0] * vx[i] + r[2, 1] * vy[i] + r[2, 2] * vz[i] - u_rest
-                own_x = np.int32(np.floor(min(max(x, -1.0), n + 0.0)) + 1)
-                own_y = np.int32(np.floor(min(max(y, -1.0), n + 0.0)) + 1)
-                cell[i] = own_y * (n + 2) + own_x
+                at_u[i] = turn[2, 0] * vx[i] + turn[2, 1] * vy[i] + turn[2, 2] * vz[i] - u_rest
+                cell_x = np.int32(np.floor(min(max(x, -1.0), n + 0.0)) + 1)
+                cell_y = np.int32(np.floor(min(max(y, -1.0), n + 0.0)) + 1)
+                cell[i] = cell_y * (n + 2) + cell_x
             points = narrow[v]
             for i in range(m.size):
-                own = np.uint64(cell[i])  # numba looks for a negative index otherwise
-                points[own, 3] += 1.0
+                index = np.uint64(cell[i])  # numba looks for a negative index otherwise
+                points[index, 3] += 1.0
                 if support.size == 0 or support[start + i] * scale <= 1.0:
                     momentum = m[i] * at_u[i]
-                    points[own, 0] += m[i]
-                    points[own, 1] += momentum
-                    points[own, 2] += momentum * at_u[i]
+                    points[index, 0] += m[i]
+                    points[index, 1] += momentum
+                    points[index, 2] += momentum * at_u[i]
             if support.size == 0:
                 continue
             density, first, second = wide[v, 0], wide[v, 1], wide[v, 2]
@@ -103,8 +103,8 @@ def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest):  # type: ig
                     for row in range(max(y0, 0), min(y1, n - 1) + 1):
                         for col in range(max(x0, 0), min(x1, n - 1) + 1):
                             q2 = min(((row + 0.5 - y) ** 2 + (col + 0.5 - x) ** 2) * per_h2, 1.0)
-                            k = int(q2 * last)
-                            w = m[i] * per_h2 * (COLUMN[k] + (q2 * last - k) * STEP[k])
+                            k = int(q2 * steps_b2)
+                            w = m[i] * per_h2 * (COLUMN[k] + (q2 * steps_b2 - k) * STEP[k])
                             density[row, col + LANES] += w
                             first[row, col + LANES] += w * u
                             second[row, col + LANES] += w * u * u
@@ -117,8 +117,8 @@ def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest):  # type: ig
                         dx0 = x0 + c0 + 0.5 - x
                         for c in range(LANES):
                             q2 = min((dy2 + (dx0 + c) ** 2) * per_h2, 1.0)
-                            k = int(q2 * last)
-                            w = COLUMN[k] + (q2 * last - k) * STEP[k]
+                            k = int(q2 * steps_b2)
+                            w = COLUMN[k] + (q2 * steps_b2 - k) * STEP[k]
                             line[c0 + c] = w
                             total += w
                 share = m[i] / total
@@ -154,10 +154,10 @@ def project(
     """Moment maps (V, 4, P, P) of one tracer along V sightlines, in one pass over its particles.
 
     Channels: surface density [Msun/kpc^2], mean line-of-sight velocity relative to rest_kms (3,) and
-    dispersion [km/s], particle count; weighted by mass, or by the particles' own weight (whose unit
-    the density then has). rotations (V, 3, 3): rows are the map's x, y and the line of sight, away
-    from the observer; half_width_kpc (V,). y grows with the row, x with the column. A pixel of zero
-    density is empty; its velocity and dispersion of zero mean nothing.
+    dispersion [km/s], particle count. All but the count are weighted by mass, or by the particles' own weight, whose
+    unit the density then has. rotations (V, 3, 3): the rows are the map's x, its y and the line of sight, which points
+    away from the observer; half_width_kpc (V,). y grows with the row, x with the column. A pixel of zero density is
+    empty; its velocity and dispersion are zero, which means nothing.
 
     >>> from kinmass.gen.physics.particles import Particles
     >>> one = Particles(np.array([[0.5, 0.5, 0.0]]), np.array([[0.0, 0.0, 30.0]]), np.array([4e6]))
@@ -174,7 +174,7 @@ def project(
     if len(particles) == 0:
         return maps
     weight = particles.mass_msun if particles.weight is None else particles.weight
-    # Velocities are summed about rest_kms, so that a bulk motion of 1e4 km/s costs no digits.
+    # Velocities are summed relative to rest_kms, so that a bulk motion of 1e4 km/s costs no digits.
     sums = _deposit(
         np.asfortranarray(particles.pos_kpc).T,
         np.asfortranarray(particles.vel_kms).T,
@@ -186,12 +186,12 @@ def project(
         np.asarray(rest_kms, dtype=np.float64),
     )
     mass, first, second, count = np.moveaxis(sums, -1, 0)
-    seen = mass > 0
-    mean = np.divide(first, mass, out=np.zeros_like(mass), where=seen)
-    square = np.divide(second, mass, out=np.zeros_like(mass), where=seen)
+    occupied = mass > 0
+    mean = np.divide(first, mass, out=np.zeros_like(mass), where=occupied)
+    mean_square = np.divide(second, mass, out=np.zeros_like(mass), where=occupied)
     maps[:, 0] = mass / ((2 * half_width_kpc / pixels) ** 2)[:, None, None]
     maps[:, 1] = mean
-    maps[:, 2] = np.sqrt(np.maximum(square - mean**2, 0.0))
+    maps[:, 2] = np.sqrt(np.maximum(mean_square - mean**2, 0.0))
     maps[:, 3] = count
     return maps
 
@@ -203,7 +203,7 @@ def views(
     pixels: int,
     rest_kms: np.ndarray | tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> np.ndarray:
-    """(V, 8, P, P): the four channels of the stars, then those of the gas. Stars have no kernel."""
+    """Maps (V, 8, P, P): the four channels of `project` of the stars, then those of the gas. Stars get no kernel."""
     stars = replace(galaxy.stars, support_kpc=None)
     return np.concatenate(
         [project(p, rotations, half_width_kpc, pixels, rest_kms) for p in (stars, galaxy.gas)], axis=1

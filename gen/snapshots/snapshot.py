@@ -273,7 +273,7 @@ class Snapshot:
         try:
             parts = [region[ptype, name].d for region in regions]
         except Exception as error:
-            if not is_the_files(error):
+            if not may_be_damaged_file(error):
                 raise
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged?") from error

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kinmass.gen.instrument import Instrument
-from kinmass.gen.physics.sightline import seed_of
+from kinmass.gen.physics.sightline import view_rng
 from kinmass.train.data.dataset import Views
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import SPEEDS_KMS, is_held, only
@@ -68,7 +68,7 @@ class Posterior:
     def _normal(self, n: int, rows: slice) -> torch.Tensor:
         width = len(self.radii_re) + 1
         drawn = [
-            seed_of(2_000_003, name, view).standard_normal((n, width), np.float32) for name, view in self._names[rows]
+            view_rng(2_000_003, name, view).standard_normal((n, width), np.float32) for name, view in self._names[rows]
         ]
         return torch.from_numpy(np.stack(drawn, axis=1))
 

@@ -96,7 +96,7 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
             pixels = self.model.config.pixels
             noise = torch.from_numpy(rng.standard_normal((len(some), 4, pixels, pixels), np.float32))
             r_e = some.half_mass_radius_kpc
-            observed = observe(some.maps, self.look_at, noise, some.field_of_view_re, r_e)
+            observed = observe(some.maps, self.instrument, noise, some.field_of_view_re, r_e)
             theirs = self.model.features(observed, r_e)[0]
             self._seen.clear()
             if self._judge is not None:
@@ -120,9 +120,9 @@ def main() -> int:
     args = parser.parse_args()
     options = command.parser().parse_args(args.fit)
     suites = tuple(options.suites.split(","))
-    config = FitConfig.asked(str(options.store), options.tracer, suites, **command._fit_options(options))
+    config = FitConfig.from_options(str(options.store), options.tracer, suites, **command._fit_options(options))
     weight = WEIGHTS[args.way] if args.weight is None else args.weight
-    fit(config, options.out, kind=aligned(args.way, weight, options.store, args.target))
+    fit(config, options.out, fitter_class=aligned(args.way, weight, options.store, args.target))
     return 0
 
 

@@ -48,7 +48,7 @@ class BytesMoved(TorchDispatchMode):
 def step_and_look(fitter: Any) -> None:
     """What a fit does between two looks at what it has computed."""
     fitter.advance()
-    fitter.look()
+    fitter.agree_to_stop()
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -114,13 +114,13 @@ def measure(args: argparse.Namespace, path: Path) -> None:
         )  # fmt: skip
         fitter = fitter_of(config)
         fitter.advance()
-        fitter.look()
+        fitter.agree_to_stop()
         counter, traffic = FlopCounterMode(display=False), BytesMoved()
         with counter:
-            fitter._one_step()
+            fitter._take_step()
         with traffic:
-            fitter._one_step()
-        per_call = fitter._every
+            fitter._take_step()
+        per_call = fitter._check_every_steps
         calls = max(1, (args.steps or (100 if gpu else 8)) // per_call)
         spent = seconds_of(partial(step_and_look, fitter), device, calls) / per_call
         ideal = counter.get_total_flops() / flops, traffic.total / moved
@@ -133,7 +133,7 @@ def measure(args: argparse.Namespace, path: Path) -> None:
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if gpu else [])
     with profile(activities=kinds) as found:
         fitter.advance()
-        fitter.look()
+        fitter.agree_to_stop()
     print(found.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=args.rows))
 
 

@@ -91,17 +91,17 @@ def views_of(config: FitConfig, part: str) -> Views:
     status = loader.done_galaxies(path, config.suites)
     galaxies = loader.galaxies_of(path, status, part, config.galaxies if part == "train" else 0)
     views = galaxies.read(np.arange(len(galaxies)))
-    return views[usable(views, config.tracer, config.look)]
+    return views[usable(views, config.tracer, config.instrument_model)]
 
 
 def looks(config: FitConfig, views: Views, copies: int) -> list[torch.Tensor]:
     """(N, 8, Q, Q) observed maps per copy: with the views' own noise first, then as training sees them."""
-    seen = [views.observed(config.look)]
+    seen = [views.observed(config.instrument_model)]
     draw = torch.Generator().manual_seed(config.seed)
     for _ in range(copies - 1):
         noise = torch.randn(len(views), 4, *seen[0].shape[2:], generator=draw)
         maps = flip_sky(views.maps, torch.randint(16, (len(views),), generator=draw))
-        seen.append(observe(maps, config.look, noise, views.field_of_view_re, views.half_mass_radius_kpc))
+        seen.append(observe(maps, config.instrument_model, noise, views.field_of_view_re, views.half_mass_radius_kpc))
     return seen
 
 
@@ -109,10 +109,10 @@ def train_sbi(config: FitConfig, flow: str, args: argparse.Namespace) -> tuple[A
     """sbi's trained density estimator, the network whose encoders it has, and how many looks at views it took."""
     learn, val = (views_of(config, part) for part in ("train", "val"))
     torch.manual_seed(config.seed)
-    grid = config.look.grid(learn.maps.shape[-1], learn.field_of_view_re)
+    grid = config.instrument_model.grid(learn.maps.shape[-1], learn.field_of_view_re)
     model = MassModel(ModelConfig(config.tracer, RADII_RE, *grid, encoder=config.encoder))
     parts = [pairs(model, learn, seen) for seen in looks(config, learn, args.copies)]
-    parts.append(pairs(model, val, val.observed(config.look)))
+    parts.append(pairs(model, val, val.observed(config.instrument_model)))
     theta, maps = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     # As NPE builds the flow from its name, but for the embedding and the maps' z-score.
     build = posterior_nn(flow, z_score_x=args.z_score, embedding_net=Embedding(model))
@@ -168,7 +168,7 @@ def main() -> None:
         str(args.store), args.tracer, tuple(store.suites(args.store)), encoder=args.encoder, galaxies=args.galaxies
     )
     test = concatenate([read_views(args.store, suite, "test") for suite in config.suites])
-    test = test[usable(test, "gas", config.look) & usable(test, "stars", config.look)]
+    test = test[usable(test, "gas", config.instrument_model) & usable(test, "stars", config.instrument_model)]
     truth = test.log10_menc.numpy().astype(float)
     rows: list[list[object]] = []
 
@@ -186,7 +186,7 @@ def main() -> None:
         began = time.time()
         estimator, model, shown = train_sbi(config, flow, args)
         seconds = time.time() - began
-        rows.append([f"sbi, {flow}", *figures(*infer_sbi(estimator, model, config.look, test), truth)])
+        rows.append([f"sbi, {flow}", *figures(*infer_sbi(estimator, model, config.instrument_model, test), truth)])
         rows[-1] += [seconds, shown, size(estimator)]
     print(f"{len(test)} views of {len(set(test.galaxy))} test galaxies; {args.galaxies or 'all'} training galaxies")
     common.table(HEADS, rows)

@@ -56,25 +56,29 @@ def fitter_of(config: FitConfig, window: int = 0) -> Fitter:
     path = Path(config.store)
     status = loader.done_galaxies(path, config.suites)
     train, val = (loader.galaxies_of(path, status, part) for part in ("train", "val"))
-    pixels, field_of_view_re = config.look.grid(train.shape[-1], train.field_of_view_re)
+    pixels, field_of_view_re = config.instrument_model.grid(train.shape[-1], train.field_of_view_re)
     torch.manual_seed(0)
     model = MassModel(ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, width=config.width))
-    wanted = loader.Wanted(config.tracer, config.look, 0, lambda observed, r_e: model.inputs(observed, r_e)[1])
+    wanted = loader.ViewSelection(
+        config.tracer, config.instrument_model, 0, lambda observed, r_e: model.inputs(observed, r_e)[1]
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batches = loader.open_loader(train, wanted, config.batch, config.seed, window, device)
-    return Fitter(config, model, batches, loader.validation_views(val, config.tracer, config.look, 1.0), device)
+    return Fitter(
+        config, model, batches, loader.validation_views(val, config.tracer, config.instrument_model, 1.0), device
+    )
 
 
 def views_per_second(fitter: Fitter, seconds: float) -> tuple[float, float]:
     """Views per second of the fit's own steps, and the share of time that waits for maps."""
     fitter.advance()
-    fitter.look()
-    begin, waited, began = fitter.step, fitter._waited, time.perf_counter()
+    fitter.agree_to_stop()
+    begin, waited, began = fitter.step, fitter._waited_s, time.perf_counter()
     while time.perf_counter() - began < seconds:
         fitter.advance()
-        fitter.look()
+        fitter.agree_to_stop()
     spent = time.perf_counter() - began
-    return (fitter.step - begin) * fitter.config.batch / spent, (fitter._waited - waited) / spent
+    return (fitter.step - begin) * fitter.config.batch / spent, (fitter._waited_s - waited) / spent
 
 
 def bare_step(fitter: Fitter) -> Callable[[], None]:
@@ -84,8 +88,8 @@ def bare_step(fitter: Fitter) -> Callable[[], None]:
     r_e, truth, field = fitter._r_e[at], fitter._truth[at], fitter.loader.galaxies.field_of_view_re
 
     def step() -> None:
-        bits, noise = draws(fitter._places, maps.shape[-1], 0)
-        observed = observe(flip_sky(maps, bits & 15), fitter.look_at, noise, field, r_e)
+        bits, noise = draws(fitter._batch_places, maps.shape[-1], 0)
+        observed = observe(flip_sky(maps, bits & 15), fitter.instrument, noise, field, r_e)
         fitter.optimiser.zero_grad()
         (-fitter.model(observed, r_e, truth).mean()).backward()
         torch.nn.utils.clip_grad_norm_(fitter.model.parameters(), 5.0)
@@ -100,15 +104,15 @@ def beside_the_limit(fitter: Fitter, seconds: float) -> tuple[float, float, floa
     Step by step by turns, and by the median step: a machine that is busy with something else is so for both.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    bare, waited, began = bare_step(fitter), fitter._waited, time.perf_counter()
+    bare, waited, began = bare_step(fitter), fitter._waited_s, time.perf_counter()
     while time.perf_counter() - began < seconds or len(times[0]) < 5:
-        for kind, call in enumerate((bare, lambda: (fitter.advance(), fitter.look()))):
+        for kind, call in enumerate((bare, lambda: (fitter.advance(), fitter.agree_to_stop()))):
             start = time.perf_counter()
             call()
             times[kind].append(time.perf_counter() - start)
     middle = [float(np.median(t[1:])) for t in times]
     batch = fitter.config.batch
-    return batch / middle[0], batch / middle[1], (fitter._waited - waited) / sum(times[1])
+    return batch / middle[0], batch / middle[1], (fitter._waited_s - waited) / sum(times[1])
 
 
 def fed_per_second(next_batch: Any, seconds: float) -> float:

@@ -118,7 +118,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What was given of a FitConfig, but for what `launch` makes many of; for FitConfig.asked."""
+    """What was given of a FitConfig, but for what `launch` makes many of; for FitConfig.from_options."""
     known = {*FitConfig.__dataclass_fields__, "robust"} - {"store", "suites", "tracer"}
     return {k: v for k, v in vars(args).items() if k in known and v is not None}
 
@@ -175,7 +175,7 @@ def _run(args: argparse.Namespace) -> int:
         if args.command != "fit":
             return {"launch": _launch, "status": _status}[args.command](args)
         chosen = tuple(args.suites.split(",")) if args.suites else tuple(suites(args.store))
-        runs = fit_ensemble(FitConfig.asked(str(args.store), args.tracer, chosen, **_fit_options(args)), args.out)
+        runs = fit_ensemble(FitConfig.from_options(str(args.store), args.tracer, chosen, **_fit_options(args)), args.out)
     except NonFinite as error:
         print(f"kinmass {args.command}: {error}", file=sys.stderr)
         return 1

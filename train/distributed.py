@@ -133,7 +133,7 @@ def neighbours() -> Crew:
     return mine
 
 
-def place() -> str:
+def describe_processes() -> str:
     """How many processes there are, and where."""
     hosts = sorted(set(gather(socket.gethostname())))
     return f"{world_size()} process(es) on {', '.join(hosts[:4])}{', ...' if len(hosts) > 4 else ''}"

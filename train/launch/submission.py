@@ -59,8 +59,8 @@ def planned(
         name = tracer if set(suites) == set(known) else f"{tracer}-on-{'+'.join(suites)}"
         home = out / name if below else out
         for i, folder in enumerate(member_folders(home, members)):
-            runs.append(Run(folder, FitConfig.asked(str(maps.absolute()), tracer, suites, seed=seed + i, **options)))
-        first = FitConfig.asked(str(maps.absolute()), tracer, suites, seed=seed, **options)
+            runs.append(Run(folder, FitConfig.from_options(str(maps.absolute()), tracer, suites, seed=seed + i, **options)))
+        first = FitConfig.from_options(str(maps.absolute()), tracer, suites, seed=seed, **options)
         runs += [Run(folder, config) for folder, config in without_each_suite(first, home)]
     return runs
 

@@ -213,7 +213,7 @@ def _features_as_trained(infer: Inference, views: Views, tracer: str) -> list[to
         views.maps, views.half_mass_radius_kpc, views.log10_menc, views.field_of_view_re, numbers
     )
     seen = replace(views, maps=maps, half_mass_radius_kpc=r_e).observed(infer.instrument)
-    return infer(augmentation.look(seen, numbers), r_e, tracer).features
+    return infer(augmentation.vary_observed(seen, numbers), r_e, tracer).features
 
 
 def calibrate(run: Path, store: Path) -> None:

@@ -57,7 +57,7 @@ def test_scale_is_the_symmetry_of_gravity(views):
 def test_light_changes_densities_alone_and_relative_inputs_not_at_all(views):
     seen = observe(views.maps, INSTRUMENTS["ifu"], None)
     augmentation = Augmentation(light_dex=0.3)
-    brighter = augmentation.look(seen, augmentation.numbers(torch.arange(len(seen)), 0))
+    brighter = augmentation.vary_observed(seen, augmentation.numbers(torch.arange(len(seen)), 0))
     ratio = (brighter / seen.clamp(min=1e-30)).nan_to_num()
     for t in (0, 4):
         each = [
@@ -115,7 +115,7 @@ def test_fade_keeps_the_brightest_pixels(views):
     seen = observe(views.maps, INSTRUMENTS["ifu"], None)
     augmentation = Augmentation(fade=0.5)
     many = seen.repeat(40, 1, 1, 1)
-    faded = augmentation.look(many, augmentation.numbers(torch.arange(len(many)), 0))
+    faded = augmentation.vary_observed(many, augmentation.numbers(torch.arange(len(many)), 0))
     for t in (0, 4):
         kept, before = faded[:, t + 3] > 0, many[:, t + 3] > 0
         assert (kept <= before).all()
@@ -132,7 +132,7 @@ def test_fade_keeps_the_brightest_pixels(views):
 def test_a_dispersion_that_was_not_measured_is_nil(views):
     seen = observe(views.maps, INSTRUMENTS["ifu"], None).repeat(40, 1, 1, 1)
     augmentation = Augmentation(no_dispersion=0.3)
-    without = augmentation.look(seen, augmentation.numbers(torch.arange(len(seen)), 0))
+    without = augmentation.vary_observed(seen, augmentation.numbers(torch.arange(len(seen)), 0))
     absent = (without[:, [2, 6]] == 0).flatten(2).all(2)
     np.testing.assert_allclose(absent.double().mean(0), 0.3, atol=0.07)
     assert not torch.equal(absent[:, 0], absent[:, 1])

@@ -165,7 +165,7 @@ def test_loaders_give_the_maps_of_the_store(map_store, window):
     """Kept in memory or streamed: the maps of the view that the loader names, as read_views reads them."""
     look, path = INSTRUMENTS["ifu"], map_store
     galaxies = loader.galaxies_of(path, loader.done_galaxies(path, SUITES), "train")
-    wanted = loader.Wanted("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
+    wanted = loader.ViewSelection("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
     batches = loader.open_loader(galaxies, wanted, 8, 0, window, torch.device("cpu"))
     known = {}
     for suite in SUITES:
@@ -205,7 +205,7 @@ with ddp.process_group() as device:
     status = loader.done_galaxies(store, suites)
     views, seen, place = loader.validation_views(loader.galaxies_of(store, status, "val"), "both", look, 1.0)
     train = loader.galaxies_of(store, status, "train")
-    wanted = loader.Wanted("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
+    wanted = loader.ViewSelection("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
     batches = loader.open_loader(train, wanted, 6, 0, 0, device)
     mapped = {line.split()[4] for line in open("/proc/self/maps") if "memfd:kinmass" in line}
     rows, maps = batches.next(0)
@@ -230,7 +230,7 @@ def test_processes_share_the_maps_and_no_view_is_validated_twice(map_store):
     for rank in range(2):
         sums[rank::2] = found[rank][3]
     galaxies = loader.galaxies_of(map_store, loader.done_galaxies(map_store, SUITES), "train")
-    wanted = loader.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
+    wanted = loader.ViewSelection("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
     alone = loader.open_loader(galaxies, wanted, 6, 0, 0, torch.device("cpu")).next(0)[1]
     np.testing.assert_array_equal(sums, alone.sum((1, 2, 3)))
 
@@ -276,12 +276,12 @@ from kinmass.train.__main__ import main
 from kinmass.train.model.network import MassModel
 how, rank = sys.argv[1], int(os.environ["RANK"])
 if how == "exception" and rank == 1:
-    plain = loader.Held.next
+    plain = loader.InMemory.next
     def broken(self, step):
         if step == 3:
             raise RuntimeError("a fault of rank 1")
         return plain(self, step)
-    loader.Held.next = broken
+    loader.InMemory.next = broken
 if how == "nan" and rank == 1:
     forward = MassModel.forward
     def spoilt(self, *given):
@@ -334,7 +334,7 @@ def test_a_loss_that_is_no_number_on_one_rank_is_named_by_all(map_store, tmp_pat
     assert [code for code, _, _ in done] == [1, 1], done
     messages = [re.search(r"kinmass fit: (.*)", errors)[1] for _, _, errors in done]
     galaxies = loader.galaxies_of(map_store, loader.done_galaxies(map_store, SUITES), "train")
-    wanted = loader.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
+    wanted = loader.ViewSelection("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
     batches = loader.open_loader(galaxies, wanted, 8, 0, 0, torch.device("cpu"))
     culprit = galaxies.id(batches.table.place[batches.next(0)[0][1::2][2]])
     assert messages == [f"loss is not finite at step 0; views: {culprit}"] * 2

@@ -80,7 +80,7 @@ def test_robust_is_a_set_of_options_each_of_which_can_be_chosen(tracer):
     line = ["fit", "--store", "maps.zarr", "--tracer", tracer, "--out", "run"]
 
     def config(*more):
-        return FitConfig.asked("maps.zarr", tracer, SUITES, **_fit_options(parser().parse_args([*line, *more])))
+        return FitConfig.from_options("maps.zarr", tracer, SUITES, **_fit_options(parser().parse_args([*line, *more])))
 
     plain, robust = asdict(config()), asdict(config("--robust"))
     expected = ROBUST["gas" if tracer == "gas" else "stars"]

@@ -27,7 +27,7 @@ from kinmass.gen.storage import store
 from kinmass.gen.storage.files import aside, make_folder
 from kinmass.train.model.scaling import held, is_held
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
-from kinmass.train.run.posterior import Inference, beyond_said
+from kinmass.train.run.posterior import Inference, beyond_limits_message
 
 # D draws of what is uncertain, S samples of each, K radii, Q pixels
 DRAWS, SAMPLES, SEED = 200, 20, 0
@@ -240,7 +240,7 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
     r_e = float(r_e_kpc[0])
     cautions = _cautions(run, galaxy, maps, float(psf_re[0]))
     beyond = float(is_held(menc, log10_kpc).mean())
-    cautions += [f"{beyond_said(beyond)}."] if beyond else []
+    cautions += [f"{beyond_limits_message(beyond)}."] if beyond else []
     ring = np.full(len(angle), np.nan)
     if "gas" in maps:
         ring = _tilted_ring(maps["gas"], galaxy, posterior.radii_re)

@@ -17,10 +17,10 @@ import submitit
 
 from kinmass.train import distributed as ddp
 from kinmass.train.launch.status import (
-    ANOTHER,
-    ask,
+    NOT_THE_CAUSE,
     attempt,
     leave_mark,
+    run_slurm_command,
     steps_of,
 )
 from kinmass.train.loop.config import FitConfig
@@ -65,41 +65,41 @@ class FitJob(submitit.helpers.Checkpointable):
             if self.cluster == "local":
                 os.environ["MASTER_ADDR"] = "127.0.0.1"
         if environment.global_rank == 0:
-            for before in range(attempt()):
-                (logs / f"ended-{before}.json").unlink(missing_ok=True)
-        begun_at = steps_of(out)[0]
+            for earlier_attempt in range(attempt()):
+                (logs / f"ended-{earlier_attempt}.json").unlink(missing_ok=True)
+        steps_before = steps_of(out)[0]
         try:
             fit(FitConfig(**self.config), out)
         except Stopped as stop:
             print(stop, flush=True)
             if environment.global_rank == 0:
-                why = self._not_again(steps_of(out)[0] > begun_at) if self.cluster == "slurm" else "as asked"
-                if why:
-                    leave_mark(logs, "stopped", why)
-                print(f"not queued again: {why}" if why else "queued again", flush=True)
+                reason = self._requeue(steps_of(out)[0] > steps_before) if self.cluster == "slurm" else "as asked"
+                if reason:
+                    leave_mark(logs, "stopped", reason)
+                print(f"not queued again: {reason}" if reason else "queued again", flush=True)
         except BaseException as error:
             text = _first_line(error)
-            if ANOTHER.search(text):
+            if NOT_THE_CAUSE.search(text):
                 time.sleep(2)  # that other one, or the lane, may say why
                 text = f"another process of the job died, out of memory or killed? ({text})"
             leave_mark(logs, "failed", text)
             raise
 
-    def _not_again(self, went_on: bool) -> str:
+    def _requeue(self, made_progress: bool) -> str:
         """Have Slurm queue this job again; why not, where it ends the job for good or queues it again by itself."""
-        job = os.environ["SLURM_JOB_ID"]
-        shown = ask("scontrol", "show", "job", "--oneliner", job)
-        state = re.search(r"\bJobState=(\w+)", shown.stdout) if shown else None
-        if shown is None or state is None:
+        job_id = os.environ["SLURM_JOB_ID"]
+        job_shown = run_slurm_command("scontrol", "show", "job", "--oneliner", job_id)
+        state = re.search(r"\bJobState=(\w+)", job_shown.stdout) if job_shown else None
+        if job_shown is None or state is None:
             return "scontrol does not answer on the node"
         if state[1] != "RUNNING":  # cancelled, or preempted with Slurm queueing it again
             return f"Slurm itself ended the job ({state[1].lower()})"
-        if self.signum == signal.SIGUSR2 and not went_on:
+        if self.signum == signal.SIGUSR2 and not made_progress:
             return "the time limit leaves no time for a single step; give more --time"
-        asked = ask("scontrol", "requeue", job, timeout=60)
-        if asked is None or asked.returncode:
-            why = asked.stderr.strip() if asked else "no answer"
-            return f"scontrol refused ({why})"
+        answer = run_slurm_command("scontrol", "requeue", job_id, timeout=60)
+        if answer is None or answer.returncode:
+            reason = answer.stderr.strip() if answer else "no answer"
+            return f"scontrol refused ({reason})"
         return ""
 
 

@@ -23,7 +23,7 @@ from kinmass.train.run.checkpoint import RunError, read_config, read_tensors
 #: States in which a run has, or will have, somebody who writes in its folder.
 BUSY = ("queued", "running", "going on", "ending", "unknown")
 #: What a process says when it is not the cause.
-ANOTHER = re.compile(
+NOT_THE_CAUSE = re.compile(
     r"closed by peer|connection (reset|refused)|remote process exited|NCCL|Exited with exit code", re.IGNORECASE
 )
 
@@ -43,29 +43,31 @@ class State:
 
 def states(out: Path) -> list[State]:
     """How every run below `out` stands, launched or not. Needs no accounting, and waits for nobody."""
-    record = record_of(out)
-    ids = {job["job"] for job in record.values() if job["cluster"] == "slurm"}
-    slurm = _squeue(ids) if ids else {}
-    begun = {os.path.relpath(folder, out) for folder in _begun(out)}
-    return [_state(out, name, record.get(name), slurm) for name in sorted(begun | set(record))]
+    record = read_launched(out)
+    slurm_ids = {job["job"] for job in record.values() if job["cluster"] == "slurm"}
+    slurm_states = _squeue(slurm_ids) if slurm_ids else {}
+    run_names = {os.path.relpath(folder, out) for folder in _run_folders(out)}
+    return [_state(out, name, record.get(name), slurm_states) for name in sorted(run_names | set(record))]
 
 
-def _begun(out: Path) -> Iterator[str]:
+def _run_folders(out: Path) -> Iterator[str]:
     """Folders that hold a run.json. What evaluation and TensorBoard write there has many folders, and none of a run."""
-    for folder, below, files in os.walk(out):
-        below[:] = [name for name in below if not name.endswith(".zarr") and name not in ("tensorboard", "logs")]
+    for folder, subfolders, files in os.walk(out):
+        subfolders[:] = [
+            name for name in subfolders if not name.endswith(".zarr") and name not in ("tensorboard", "logs")
+        ]
         if "run.json" in files:
             yield folder
 
 
 def under_way(out: Path) -> list[str]:
     """Numbers of the jobs of Slurm that are queued or run; one for all jobs of an array."""
-    busy = {os.path.relpath(state.run, out) for state in states(out) if state.name in BUSY}
-    jobs = [job["job"] for name, job in record_of(out).items() if name in busy and job["cluster"] == "slurm"]
+    busy_names = {os.path.relpath(state.run, out) for state in states(out) if state.name in BUSY}
+    jobs = [job["job"] for name, job in read_launched(out).items() if name in busy_names and job["cluster"] == "slurm"]
     return list(dict.fromkeys(job.split("_")[0] for job in jobs))
 
 
-def _state(out: Path, name: str, job: dict[str, Any] | None, slurm: dict[str, tuple[str, str]] | None) -> State:
+def _state(out: Path, name: str, job: dict[str, Any] | None, slurm_states: dict[str, tuple[str, str]] | None) -> State:
     run = Path(os.path.normpath(out / name))
     try:
         content = read_config(run)
@@ -84,12 +86,14 @@ def _state(out: Path, name: str, job: dict[str, Any] | None, slurm: dict[str, tu
     if job is None:
         return State(run, "not launched from here", step, ", ".join(words))
     logs = out / "logs" / job["job"]
-    state, why = _of_slurm(job, logs, slurm) if job["cluster"] == "slurm" else _of_this_machine(job, logs)
-    if why:
-        words.insert(0, why)
-    seen = max(map(_touched, (*run.glob("*"), *run.glob("tensorboard/*"), *logs.glob("*_log.out"))), default=0)
-    if seen:
-        words.append(f"last sign of life {_ago(time.time() - seen)} ago")
+    state, reason = (
+        _state_of_slurm_job(job, logs, slurm_states) if job["cluster"] == "slurm" else _state_of_local_job(job, logs)
+    )
+    if reason:
+        words.insert(0, reason)
+    last_write_s = max(map(_touched, (*run.glob("*"), *run.glob("tensorboard/*"), *logs.glob("*_log.out"))), default=0)
+    if last_write_s:
+        words.append(f"last sign of life {_ago(time.time() - last_write_s)} ago")
     words.append(f"job {job['job']}, log {log_of(out, job['job'], mark_of(logs).get('rank', 0))}")
     if state in ("stopped", "failed", "cancelled", "gone"):
         words.append("launch it again to go on")
@@ -104,62 +108,66 @@ def _touched(path: Path) -> float:
         return 0
 
 
-def _of_slurm(job: dict[str, Any], logs: Path, slurm: dict[str, tuple[str, str]] | None) -> tuple[str, str]:
+def _state_of_slurm_job(
+    job: dict[str, Any], logs: Path, slurm_states: dict[str, tuple[str, str]] | None
+) -> tuple[str, str]:
     """State and reason from what squeue says of the job and the marks that it left."""
     mark = mark_of(logs)
-    if slurm is None:
+    if slurm_states is None:
         return (mark["how"], mark["text"]) if mark else ("unknown", "squeue does not answer")
-    word, reason = slurm.get(job["job"], ("", ""))
+    slurm_state, reason = slurm_states.get(job["job"], ("", ""))
     reason = reason.removeprefix("None")  # nobody has looked at it yet
     log = logs / f"{job['job']}_0_log.out"
-    if word in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
+    if slurm_state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
         return ("going on", f"queued again ({reason})") if log.exists() else ("queued", reason)
-    if word in ("RUNNING", "CONFIGURING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"):
-        return "running", "" if word == "RUNNING" else word.lower()
-    if word == "COMPLETING":
+    if slurm_state in ("RUNNING", "CONFIGURING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"):
+        return "running", "" if slurm_state == "RUNNING" else slurm_state.lower()
+    if slurm_state == "COMPLETING":
         return "ending", ""
-    if word == "CANCELLED":
+    if slurm_state == "CANCELLED":
         return "cancelled", ""
-    last = error_in(logs)
+    last_error = error_in(logs)
     if mark:
         return mark["how"], mark["text"]
-    if "CANCELLED AT" in last and "DUE TO" not in last:
-        return "cancelled", last
-    if word and word != "COMPLETED":
-        cause = last or ("a process ended without a word, out of memory?" if word == "FAILED" else "")
-        return "failed", f"{word.lower().replace('_', ' ')}: {cause}".removeprefix("failed: ").rstrip(": ")
+    if "CANCELLED AT" in last_error and "DUE TO" not in last_error:
+        return "cancelled", last_error
+    if slurm_state and slurm_state != "COMPLETED":
+        cause = last_error or ("a process ended without a word, out of memory?" if slurm_state == "FAILED" else "")
+        return "failed", f"{slurm_state.lower().replace('_', ' ')}: {cause}".removeprefix("failed: ").rstrip(": ")
     if not log.exists():
         return "cancelled", "before it started"
-    return "gone", last or "Slurm no longer knows the job, and it left no word"
+    return "gone", last_error or "Slurm no longer knows the job, and it left no word"
 
 
-def _of_this_machine(job: dict[str, Any], logs: Path) -> tuple[str, str]:
+def _state_of_local_job(job: dict[str, Any], logs: Path) -> tuple[str, str]:
     mark = mark_of(logs)
     if mark:
         return mark["how"], mark["text"]
     if job["host"] != socket.gethostname():
         return "unknown", f"it runs on {job['host']}, ask there"
     log = logs / f"{job['job']}_0_log.out"
-    if job["boot"] == boot() and job["started"] and started(job["pid"]) == job["started"]:
+    if job["boot"] == boot_id() and job["started"] and start_ticks(job["pid"]) == job["started"]:
         return ("running" if log.exists() else "queued"), f"process {job['pid']}"
     return "gone", f"process {job['pid']} ended without a word (killed, or the machine started anew)"
 
 
-def _squeue(ids: set[str]) -> dict[str, tuple[str, str]] | None:
+def _squeue(job_ids: set[str]) -> dict[str, tuple[str, str]] | None:
     """{job: (state, reason)} of the jobs that Slurm still knows; None where it does not answer."""
-    known = {}
+    states_by_job = {}
     # One by one: of several jobs of which one is unknown, some versions say nothing about the others.
-    for main in sorted({job.split("_")[0] for job in ids}):
-        asked = ask("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={main}")
-        if asked is None or (asked.returncode and "Invalid job id" not in asked.stderr):
+    for array_job in sorted({job.split("_")[0] for job in job_ids}):
+        answer = run_slurm_command(
+            "squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={array_job}"
+        )
+        if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
             return None
-        for line in asked.stdout.splitlines():
-            job, word, reason = line.strip().split("|", 2)
-            known[job] = (word, reason)
-    return known
+        for line in answer.stdout.splitlines():
+            job, state, reason = line.strip().split("|", 2)
+            states_by_job[job] = (state, reason)
+    return states_by_job
 
 
-def record_of(out: Path) -> dict[str, dict[str, Any]]:
+def read_launched(out: Path) -> dict[str, dict[str, Any]]:
     path = out / "logs" / "launched.json"
     try:
         return dict(json.loads(path.read_text())["jobs"])
@@ -198,15 +206,15 @@ def error_in(logs: Path) -> str:
         with open(log, "rb") as file:
             file.seek(max(0, log.stat().st_size - 20_000))
             text = file.read().decode(errors="replace").replace("\r", "\n")
-        lines += [line.strip() for line in text.splitlines() if not ANOTHER.search(line)]
+        lines += [line.strip() for line in text.splitlines() if not NOT_THE_CAUSE.search(line)]
     for words in (r"^(\w+\.)*\w*(Error|NonFinite): ", r"killed|oom|out of memory", r"cancelled at", r"\berror\b"):
-        found = [line for line in lines if re.search(words, line, 0 if "Error" in words else re.IGNORECASE)]
-        if found:
-            return found[-1]
+        matching = [line for line in lines if re.search(words, line, 0 if "Error" in words else re.IGNORECASE)]
+        if matching:
+            return matching[-1]
     return ""
 
 
-def absolute(path: Path) -> Path:
+def absolute_path(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
@@ -217,11 +225,11 @@ def _ago(seconds: float) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
-def boot() -> str:
+def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def started(pid: int) -> int:
+def start_ticks(pid: int) -> int:
     """When a process began, in ticks since the machine did; 0 when it is none any more."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -246,9 +254,9 @@ def leave_mark(folder: Path, how: str, text: str) -> None:
         return
 
 
-def ask(*line: str, timeout: float = 20) -> subprocess.CompletedProcess[str] | None:
+def run_slurm_command(*command: str, timeout: float = 20) -> subprocess.CompletedProcess[str] | None:
     """What a command of Slurm says; None where there is no such command, or no answer in time."""
     try:
-        return subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -30,7 +30,7 @@ from kinmass.train.loop.monitor import Monitor
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.run.calibration import calibrate, calibrate_across, is_calibrated
 from kinmass.train.run.checkpoint import (
-    FREE,
+    FREE_SETTINGS,
     RUN_SCHEMA,
     RunError,
     digest_of,
@@ -136,7 +136,7 @@ def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> t
             [
                 _difference(name, earlier_settings[name], settings[name])
                 for name in sorted(settings)
-                if name not in FREE and earlier_settings[name] != settings[name]
+                if name not in FREE_SETTINGS and earlier_settings[name] != settings[name]
             ],
         )
         if instrument_in(begun, out) != config.instrument_model:

@@ -15,7 +15,7 @@ from conftest import ROOT, command
 
 from kinmass.train.__main__ import main
 from kinmass.train.launch.resources import LaunchError, combinations, minutes, read_site
-from kinmass.train.launch.status import started, states
+from kinmass.train.launch.status import start_ticks, states
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
 from kinmass.train.run.checkpoint import load
@@ -60,7 +60,7 @@ def children(pid: int) -> list[int]:
 
 def wait_for_end(pid: int, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
-    while started(pid):
+    while start_ticks(pid):
         assert time.monotonic() < until
         time.sleep(0.1)
 

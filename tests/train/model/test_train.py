@@ -336,7 +336,7 @@ def test_samples_of_a_trained_network_are_its_densitys_own():
     posterior = members_of_gaussians(1)
     (model,), (features,) = posterior._models, posterior.features
     with torch.no_grad():
-        own = (model.density.from_normal(features, posterior._normal(200, slice(None))) + 9.0).numpy()
+        own = (model.density.from_normal(features, posterior._standard_normal(200, slice(None))) + 9.0).numpy()
     kept = (own == posterior.samples(200)).all(-1)
     np.testing.assert_allclose(posterior.beyond(200), 1 - kept.mean(0), atol=1e-9)
     assert kept.mean() > 0.99

@@ -10,7 +10,7 @@ import torch
 from kinmass.eval.tables.metrics import RANK_BINS, ood
 from kinmass.train.data.dataset import concatenate, read_views, usable
 from kinmass.train.run.checkpoint import RunError
-from kinmass.train.run.out_of_distribution import OOD_THRESHOLD, learn
+from kinmass.train.run.out_of_distribution import OOD_THRESHOLD, learn_training_features
 from kinmass.train.run.posterior import load
 
 F = 12
@@ -24,7 +24,7 @@ def cloud(n: int, seed: int, shift: float = 0.0, wide: float = 1.0) -> torch.Ten
 
 
 def test_what_is_like_the_training_set_is_uniform_and_what_is_not_is_far_out():
-    known = learn([cloud(4000, 0)], [cloud(3000, 1)])
+    known = learn_training_features([cloud(4000, 0)], [cloud(3000, 1)])
     alike = known.ood_score([cloud(3000, 2)]).numpy()
     np.testing.assert_allclose(np.quantile(alike, [0.05, 0.5, 0.95]), [0.05, 0.5, 0.95], atol=0.03)
     assert (known.ood_score([cloud(500, 3, shift=3.0)]) > OOD_THRESHOLD).double().mean() > 0.95
@@ -34,17 +34,17 @@ def test_what_is_like_the_training_set_is_uniform_and_what_is_not_is_far_out():
 def test_it_does_not_depend_on_how_features_are_written_down():
     a, b, c = cloud(2000, 0).double(), cloud(1000, 1).double(), cloud(300, 2, wide=1.5).double()
     scale = torch.logspace(-2, 2, F)
-    plain = learn([a], [b]).ood_score([c])
-    other = learn([a * scale + 5], [b * scale + 5]).ood_score([c * scale + 5])
+    plain = learn_training_features([a], [b]).ood_score([c])
+    other = learn_training_features([a * scale + 5], [b * scale + 5]).ood_score([c * scale + 5])
     torch.testing.assert_close(plain, other, atol=2e-3, rtol=0)
 
 
 def test_members_of_an_ensemble_are_taken_together():
     first, second = [[cloud(2000, seed + 10 * m) for m in range(2)] for seed in (0, 1)]
-    known = learn(first, second)
+    known = learn_training_features(first, second)
     foreign = known.ood_score([cloud(300, 5), cloud(300, 5, shift=3.0)])  # to one of the two
     assert (foreign > OOD_THRESHOLD).double().mean() > 0.9
-    assert learn([cloud(1, 0)], [cloud(50, 1)]) is None
+    assert learn_training_features([cloud(1, 0)], [cloud(50, 1)]) is None
 
 
 def test_share_and_area_from_counts():

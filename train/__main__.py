@@ -18,7 +18,7 @@ from typing import Any
 from kinmass.gen.errors import named
 from kinmass.train.loop.config import PRECISIONS, ROBUST, FitConfig
 
-#: Options of `launch` that go before what the site file says.
+#: Options of `launch` that override the site file, and their help.
 _SITE_OPTIONS = {
     "account": "sbatch --account", "partition": "sbatch --partition", "qos": "sbatch --qos",
     "constraint": "sbatch --constraint", "wckey": "sbatch --wckey", "cpus_per_task": "processor cores per process",
@@ -27,7 +27,7 @@ _SITE_OPTIONS = {
 
 
 def add_commands(commands: Any) -> None:
-    """Add this stage's commands to what argparse's add_subparsers gave."""
+    """Add this stage's commands to `commands`, of argparse's add_subparsers."""
     fit_parser = commands.add_parser("fit", help="train one network")
     fit_parser.add_argument("--store", type=Path, required=True, help="map store made by `kinmass maps`")
     fit_parser.add_argument(
@@ -126,7 +126,10 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What was given of a FitConfig, but for what `launch` makes many of; for FitConfig.from_options."""
+    """Return the options for FitConfig.from_options that the user gave, without store, suites and tracer.
+
+    `launch` sets these three for each of its fits.
+    """
     names = {*FitConfig.__dataclass_fields__, "robust"} - {"store", "suites", "tracer"}
     return {name: value for name, value in vars(args).items() if name in names and value is not None}
 
@@ -163,9 +166,9 @@ def _launch(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
-    """Run one command; exit code 0 when trained, 1 when the loss diverged, 2 when it could not start or end.
+    """Run one command; return exit code 0 when trained, 1 when the loss diverged, 2 when it could not start or end.
 
-    75 when it was stopped (SIGTERM, SIGUSR2, SIGINT) with a checkpoint: the same command goes on.
+    75 when it was stopped (SIGTERM, SIGUSR2, SIGINT) with a checkpoint: the same command goes on from there.
     """
     with named(args.command, arguments):
         return _run(args)
@@ -212,7 +215,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of this stage's commands."""
+    """Return the parser of this stage's commands."""
     parser = argparse.ArgumentParser(
         prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -221,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m train`: this stage's commands alone; exit codes of `run`."""
+    """Run `python -m train`, which has this stage's commands alone; return the exit code of `run`."""
     return run(parser().parse_args(arguments), arguments)
 
 

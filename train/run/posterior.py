@@ -16,7 +16,7 @@ from kinmass.gen.instrument import Instrument
 from kinmass.gen.physics.sightline import seed_of
 from kinmass.train.data.dataset import Views
 from kinmass.train.model.network import MassModel
-from kinmass.train.model.scaling import SPEEDS_KMS, is_held, only
+from kinmass.train.model.scaling import SPEEDS_KMS, at_mass_limits, only
 from kinmass.train.run.checkpoint import instrument_of, load_members, read_config, read_scales, read_training_features
 from kinmass.train.run.out_of_distribution import TrainingFeatures
 
@@ -112,7 +112,7 @@ class Posterior:
         It is near 0 for a network that is well trained.
         """
         log10_radius = np.log10(np.outer(self.half_mass_radius_kpc, self.radii_re))
-        return np.asarray(is_held(self.samples(n), log10_radius).mean(0))
+        return np.asarray(at_mass_limits(self.samples(n), log10_radius).mean(0))
 
     def quantiles(self, q: float | Sequence[float] | np.ndarray, n: int = 1000) -> np.ndarray:
         """Return the quantiles q (Q,) per radius as (Q, N, K), or (N, K) for a single q, from n samples."""

@@ -1,4 +1,4 @@
-"""Jobs of this machine: lanes, processes that are left behind, each of which runs its jobs one after the other."""
+"""Runs jobs on this machine, in lanes: background processes that each run their jobs one after the other."""
 
 import os
 import signal
@@ -22,12 +22,12 @@ from kinmass.train.launch.status import (
     start_ticks,
 )
 
-#: After one process failed the others may wait for it in vain: they are ended this many seconds later.
+#: Once one process has failed, the others may wait for it for ever: they are ended this many seconds later.
 _GRACE_S = 10
 
 
 class _LocalExecutor(LocalExecutor):
-    """Writes a job as submitit does, but leaves starting it to a lane: several jobs may share one."""
+    """Writes a job as submitit does, but leaves its start to a lane, which several jobs may share."""
 
     def __init__(self, folder: Path, job_id: str):
         super().__init__(folder)
@@ -38,7 +38,7 @@ class _LocalExecutor(LocalExecutor):
 
 
 class _Lane(Controller):
-    """Runs the processes of one job of this machine."""
+    """Runs the processes of one job on this machine."""
 
     def __init__(self, folder: Path):
         super().__init__(folder)
@@ -51,7 +51,7 @@ class _Lane(Controller):
         self.asked_to_stop = True
 
     def wait(self, freq: int = 10) -> Sequence[int | None]:
-        """Exit codes, once all have ended, or soon after one failed or the time was over."""
+        """Wait until all processes have ended, or until soon after one failed or the time limit; return exit codes."""
         began_s, failed_s, signalled_s = time.monotonic(), 0.0, 0.0
         while True:
             now_s = time.monotonic()
@@ -65,7 +65,7 @@ class _Lane(Controller):
             time_is_up = self.timeout_s and now_s - began_s > self.timeout_s - self.signal_delay_s
             if (
                 self.asked_to_stop or time_is_up
-            ) and now_s - signalled_s > 1:  # again and again: not all may listen yet
+            ) and now_s - signalled_s > 1:  # Repeated, as some may have no handler yet.
                 self._forward_signal(signal.SIGTERM)
                 signalled_s = now_s
             time.sleep(1 / freq)
@@ -80,7 +80,7 @@ class _Lane(Controller):
                 )
 
     def end(self) -> None:
-        """Say how the job ended where its processes could not."""
+        """Leave a mark how the job ended, where its processes could not leave one."""
         if any(self.exit_codes):
             leave_mark(self.folder, "failed", error_in(self.folder) or "a process ended without a word, out of memory?")
         if None in self.exit_codes:
@@ -88,11 +88,11 @@ class _Lane(Controller):
 
 
 def _run_lane(folders: Sequence[str]) -> None:
-    """Run jobs one after the other; a process of its own, which `launch` leaves behind."""
+    """Run jobs one after the other. It is the main function of the background process that `launch` starts."""
     for folder in map(Path, folders):
         lane = _Lane(folder)
         lane.command = [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)]
-        # A port of its own: the one that submitit would draw may be taken on a machine with other jobs.
+        # Each job gets a free port, because the one that submitit would choose may be taken by another job.
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             os.environ["MASTER_PORT"] = str(free.getsockname()[1])
@@ -103,7 +103,7 @@ def _run_lane(folders: Sequence[str]) -> None:
 
 
 def _start_lanes(folders: Sequence[Path], resources: Resources) -> list[int]:
-    """Start as many lanes as jobs may run at once, in sessions of their own; the process number of each job's lane."""
+    """Start as many lanes as jobs may run at once, in their own sessions; return the process id of each job's lane."""
     n_lanes = min(resources.at_once or 1, len(folders))
     visible_gpus = [x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x]
     limit_s = 60 * (resources.minutes or 0)
@@ -132,15 +132,15 @@ def _start_lanes(folders: Sequence[Path], resources: Resources) -> list[int]:
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
-        process.returncode = 0  # left behind on purpose: no warning that it still runs
+        process.returncode = 0  # It is left running on purpose: this avoids Popen's warning.
         lanes.append(process.pid)
     return [lanes[i % n_lanes] for i in range(len(folders))]
 
 
 def to_this_machine(runs: Sequence[Run], resources: Resources, out: Path) -> list[dict[str, Any]]:
-    """Start jobs here, in the background: their records."""
+    """Start jobs in the background of this machine and return their records."""
     logs, stamp = out.absolute() / "logs", time.strftime("%Y%m%d-%H%M%S")
-    while (logs / f"local-{stamp}-0").exists():  # launched twice in a second
+    while (logs / f"local-{stamp}-0").exists():  # where two launches come within a second
         stamp += "b"
     names = [f"local-{stamp}-{i}" for i in range(len(runs))]
     for run, name in zip(runs, names, strict=True):

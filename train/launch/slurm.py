@@ -1,4 +1,4 @@
-"""Jobs of Slurm: what sbatch is told, and submitting it."""
+"""Submits jobs to Slurm: the parameters of sbatch, the submission, and the release of jobs on hold."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from kinmass.train.launch.status import (
 
 
 def sbatch_parameters(resources: Resources, n_jobs: int) -> dict[str, Any]:
-    """The job as submitit's parameters: none of its defaults that bite (5 minutes, a wckey) is left."""
+    """Return submitit's parameters of the job. They replace its defaults that do harm (5 minutes, a wckey)."""
     site, gpus = resources.site, resources.gpus
     extra_options: dict[str, Any] = {}
     for word in shlex.split(site.get("SBATCH_EXTRA", "")):
@@ -40,9 +40,9 @@ def sbatch_parameters(resources: Resources, n_jobs: int) -> dict[str, Any]:
         "signal_delay_s": signal_delay_s(limit_s), "stderr_to_stdout": True,
         "array_parallelism": resources.at_once or n_jobs,
         "setup": [*filter(None, [site.get("SETUP")]), f"export OMP_NUM_THREADS={resources.cpus} TQDM_MININTERVAL=30"],
-        # srun does not take --cpus-per-task over from sbatch; one process that fails ends them all.
+        # srun does not inherit --cpus-per-task from sbatch. When one process fails, all are ended.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={resources.cpus}"],
-        # On hold until its folder and record are there; again in the queue after preemption or a node's failure.
+        # On hold until its folder and record are written; queued again after preemption or a node's failure.
         "additional_parameters": {"hold": True, "requeue": True, "kill-on-invalid-dep": "yes"} | extra_options,
     }  # fmt: skip
     if resources.after:
@@ -57,7 +57,7 @@ def _python(site: dict[str, str]) -> str:
 
 
 def sbatch_script(resources: Resources, n_jobs: int, out: Path) -> str:
-    """The script that sbatch would get."""
+    """Return the script that sbatch would get."""
     folder = out.absolute() / "logs" / "%j"
     command = f"{_python(resources.site)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     return _make_sbatch_string(
@@ -66,15 +66,15 @@ def sbatch_script(resources: Resources, n_jobs: int, out: Path) -> str:
 
 
 def to_slurm(runs: Sequence[Run], resources: Resources, out: Path) -> list[dict[str, Any]]:
-    """Queue an array of jobs, on hold: their records. Raises LaunchError with what sbatch says."""
+    """Queue an array of jobs on hold and return their records. Raises LaunchError with what sbatch says."""
     logs = out.absolute() / "logs"
     executor = SlurmExecutor(logs / "%j", python=_python(resources.site))
     executor.update_parameters(**sbatch_parameters(resources, len(runs)))
     try:
-        # submitit prints what sbatch says, which is in the error too.
+        # submitit prints what sbatch says; this is hidden here because the error has it too.
         slurm_settings = {name: os.environ[name] for name in ("SLURM_CONF", "SLURM_CONF_SERVER") if name in os.environ}
         with submitit.helpers.clean_env(), redirect_stderr(io.StringIO()):
-            os.environ.update(slurm_settings)  # which Slurm, not which job of it
+            os.environ.update(slurm_settings)  # clean_env removes these too, which say where Slurm is.
             jobs = executor.submit_array([job_of(run, "slurm") for run in runs])
     except (UncompletedJobError, FailedSubmissionError, OSError) as error:
         for leftover in logs.glob("*.pkl*"):
@@ -88,7 +88,7 @@ def to_slurm(runs: Sequence[Run], resources: Resources, out: Path) -> list[dict[
 
 
 def release(jobs: Sequence[str]) -> None:
-    """Let jobs that were queued on hold start. Raises LaunchError where Slurm does not."""
+    """Let an array's jobs, queued on hold, start. Raises LaunchError where Slurm refuses or does not answer."""
     array_job = jobs[0].split("_")[0]
     answer = run_slurm_command("scontrol", "release", array_job)
     if answer is None or answer.returncode:

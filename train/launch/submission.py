@@ -1,4 +1,4 @@
-"""Launching fits: what is refused before anything is queued, what is left alone, what is submitted."""
+"""Launches fits: refuses what cannot work before anything is queued, leaves running fits alone, submits the others."""
 
 import fcntl
 import os
@@ -39,9 +39,10 @@ def plan_runs(
     filled: bool = True,
     **options: Any,
 ) -> list[Run]:
-    """A run per (tracer, suites) and member of its ensemble; each in a folder of its own where `below` out.
+    """Return a run per pair (tracer, suites) and member of its ensemble, and the fits without each suite.
 
-    filled False: the store's galaxies are still to be mapped.
+    below: whether each pair has a folder of its own below `out`. filled: False where the store's galaxies are still
+    to be mapped. options are those of FitConfig.from_options.
     Raises StoreError, ValueError or OSError with what is wrong with the store or the settings.
     """
     store_suites = store.suites(maps)
@@ -68,7 +69,7 @@ def plan_runs(
 
 
 def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
-    """Raise LaunchError or RunError for what cannot work; what may not work comes back as warnings."""
+    """Raise LaunchError, StoreError or RunError for what cannot work; return warnings of what may not work."""
     for run in runs:
         if run.config.batch % resources.world:
             raise LaunchError(
@@ -105,22 +106,22 @@ def _largest_array(site: dict[str, str]) -> int | None:
 
 @contextmanager
 def _launch_lock(out: Path) -> Iterator[None]:
-    """Nobody else launches into `out` meanwhile. Raises LaunchError where somebody does."""
+    """Keep others from launching into `out` meanwhile. Raises LaunchError where another launch is at work."""
     (out / "logs").mkdir(parents=True, exist_ok=True)
     with open(out / "logs" / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LaunchError(f"another launch into {out} is at work; wait for it") from None
-        except OSError:  # a file system without locks: nothing better to be had
+        except OSError:  # The file system has no locks, so the launch goes on without.
             pass
         yield
 
 
 def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool = False) -> int:
-    """Start every run that is neither finished nor under way; says what it did and returns.
+    """Start every run that is neither finished nor under way, print what was done, and return the exit code 0.
 
-    Raises LaunchError, RunError with what cannot work, before anything is queued.
+    Raises LaunchError or RunError, before anything is queued, with what cannot work.
     """
     if resources.cluster == "slurm" and not dry_run and not shutil.which("srun"):
         raise LaunchError("there is no srun here: launch from a login node of Slurm, or with --cluster local")
@@ -153,7 +154,7 @@ def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool =
         try:
             write_json(out / "logs" / "launched.json", {"jobs": record})
         except OSError:
-            if resources.cluster == "slurm":  # nobody would know of them, and they are on hold
+            if resources.cluster == "slurm":  # Without the record nobody would know of these jobs on hold.
                 run_slurm_command("scancel", *(job["job"] for job in jobs))
             raise
     if resources.cluster == "slurm":

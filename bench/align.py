@@ -100,7 +100,7 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
             pixels = self.model.config.pixels
             noise = torch.from_numpy(rng.standard_normal((len(target_views), 4, pixels, pixels), np.float32))
             r_e = target_views.half_mass_radius_kpc
-            observed = observe(target_views.maps, self.look_at, noise, target_views.field_of_view_re, r_e)
+            observed = observe(target_views.maps, self.instrument, noise, target_views.field_of_view_re, r_e)
             target_features = self.model.features(observed, r_e)[0]
             self._seen.clear()
             if self._judge is not None:
@@ -125,9 +125,9 @@ def main() -> int:
     args = parser.parse_args()
     options = command.parser().parse_args(args.fit)
     suites = tuple(options.suites.split(","))
-    config = FitConfig.asked(str(options.store), options.tracer, suites, **command._fit_options(options))
+    config = FitConfig.from_options(str(options.store), options.tracer, suites, **command._fit_options(options))
     weight = WEIGHTS[args.way] if args.weight is None else args.weight
-    fit(config, options.out, kind=aligned(args.way, weight, options.store, args.target))
+    fit(config, options.out, fitter_class=aligned(args.way, weight, options.store, args.target))
     return 0
 
 

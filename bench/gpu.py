@@ -50,7 +50,7 @@ class BytesMoved(TorchDispatchMode):
 def step_and_look(fitter: Any) -> None:
     """Do the steps that a fit does between two reads of its losses, and read them."""
     fitter.advance()
-    fitter.look()
+    fitter.agree_to_stop()
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -116,13 +116,13 @@ def measure(args: argparse.Namespace, path: Path) -> None:
         )  # fmt: skip
         fitter = fitter_of(config)
         fitter.advance()
-        fitter.look()
+        fitter.agree_to_stop()
         counter, traffic = FlopCounterMode(display=False), BytesMoved()
         with counter:
-            fitter._one_step()
+            fitter._take_step()
         with traffic:
-            fitter._one_step()
-        per_call = fitter._every
+            fitter._take_step()
+        per_call = fitter._check_every_steps
         calls = max(1, (args.steps or (100 if gpu else 8)) // per_call)
         step_s = seconds_of(partial(step_and_look, fitter), device, calls) / per_call
         ideal = counter.get_total_flops() / speed, traffic.total / bandwidth
@@ -135,7 +135,7 @@ def measure(args: argparse.Namespace, path: Path) -> None:
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if gpu else [])
     with profile(activities=activities) as profiler:
         fitter.advance()
-        fitter.look()
+        fitter.agree_to_stop()
     print(profiler.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=args.rows))
 
 

@@ -91,17 +91,19 @@ def views_of(config: FitConfig, part: str) -> Views:
     status = loader.done_galaxies(path, config.suites)
     galaxies = loader.galaxies_of(path, status, part, config.galaxies if part == "train" else 0)
     views = galaxies.read(np.arange(len(galaxies)))
-    return views[usable(views, config.tracer, config.look)]
+    return views[usable(views, config.tracer, config.instrument_model)]
 
 
 def looks(config: FitConfig, views: Views, copies: int) -> list[torch.Tensor]:
     """Observed maps (N, 8, Q, Q) per copy: first with the views' own noise, then with random noise and symmetries."""
-    observed = [views.observed(config.look)]
+    observed = [views.observed(config.instrument_model)]
     generator = torch.Generator().manual_seed(config.seed)
     for _ in range(copies - 1):
         noise = torch.randn(len(views), 4, *observed[0].shape[2:], generator=generator)
         maps = flip_sky(views.maps, torch.randint(16, (len(views),), generator=generator))
-        observed.append(observe(maps, config.look, noise, views.field_of_view_re, views.half_mass_radius_kpc))
+        observed.append(
+            observe(maps, config.instrument_model, noise, views.field_of_view_re, views.half_mass_radius_kpc)
+        )
     return observed
 
 
@@ -109,10 +111,10 @@ def train_sbi(config: FitConfig, flow: str, args: argparse.Namespace) -> tuple[A
     """Train sbi: its density estimator, our network with its encoders, and how many looks at views training took."""
     train_views, val_views = (views_of(config, part) for part in ("train", "val"))
     torch.manual_seed(config.seed)
-    grid = config.look.grid(train_views.maps.shape[-1], train_views.field_of_view_re)
+    grid = config.instrument_model.grid(train_views.maps.shape[-1], train_views.field_of_view_re)
     model = MassModel(ModelConfig(config.tracer, RADII_RE, *grid, encoder=config.encoder))
     parts = [pairs(model, train_views, observed) for observed in looks(config, train_views, args.copies)]
-    parts.append(pairs(model, val_views, val_views.observed(config.look)))
+    parts.append(pairs(model, val_views, val_views.observed(config.instrument_model)))
     theta, maps = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     # As NPE builds the flow from its name, but for the embedding and the maps' z-score.
     build_flow = posterior_nn(flow, z_score_x=args.z_score, embedding_net=Embedding(model))
@@ -171,7 +173,7 @@ def main() -> None:
         str(args.store), args.tracer, tuple(store.suites(args.store)), encoder=args.encoder, galaxies=args.galaxies
     )
     test = concatenate([read_views(args.store, suite, "test") for suite in config.suites])
-    test = test[usable(test, "gas", config.look) & usable(test, "stars", config.look)]
+    test = test[usable(test, "gas", config.instrument_model) & usable(test, "stars", config.instrument_model)]
     truth = test.log10_menc.numpy().astype(float)
     rows: list[list[object]] = []
 
@@ -189,7 +191,7 @@ def main() -> None:
         began = time.time()
         estimator, model, n_looks = train_sbi(config, flow, args)
         seconds = time.time() - began
-        rows.append([f"sbi, {flow}", *figures(*infer_sbi(estimator, model, config.look, test), truth)])
+        rows.append([f"sbi, {flow}", *figures(*infer_sbi(estimator, model, config.instrument_model, test), truth)])
         rows[-1] += [seconds, n_looks, size(estimator)]
     print(f"{len(test)} views of {len(set(test.galaxy))} test galaxies; {args.galaxies or 'all'} training galaxies")
     common.table(HEADS, rows)

@@ -56,25 +56,29 @@ def fitter_of(config: FitConfig, window: int = 0) -> Fitter:
     path = Path(config.store)
     status = loader.done_galaxies(path, config.suites)
     train, val = (loader.galaxies_of(path, status, part) for part in ("train", "val"))
-    pixels, field_of_view_re = config.look.grid(train.shape[-1], train.field_of_view_re)
+    pixels, field_of_view_re = config.instrument_model.grid(train.shape[-1], train.field_of_view_re)
     torch.manual_seed(0)
     model = MassModel(ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, width=config.width))
-    wanted_views = loader.Wanted(config.tracer, config.look, 0, lambda observed, r_e: model.inputs(observed, r_e)[1])
+    wanted_views = loader.ViewSelection(
+        config.tracer, config.instrument_model, 0, lambda observed, r_e: model.inputs(observed, r_e)[1]
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batches = loader.open_loader(train, wanted_views, config.batch, config.seed, window, device)
-    return Fitter(config, model, batches, loader.validation_views(val, config.tracer, config.look, 1.0), device)
+    return Fitter(
+        config, model, batches, loader.validation_views(val, config.tracer, config.instrument_model, 1.0), device
+    )
 
 
 def views_per_second(fitter: Fitter, seconds: float) -> tuple[float, float]:
     """Views per second of the fit's own steps, and the share of time spent waiting for maps."""
     fitter.advance()
-    fitter.look()
-    first_step, waited, began = fitter.step, fitter._waited, time.perf_counter()
+    fitter.agree_to_stop()
+    first_step, waited, began = fitter.step, fitter._waited_s, time.perf_counter()
     while time.perf_counter() - began < seconds:
         fitter.advance()
-        fitter.look()
+        fitter.agree_to_stop()
     elapsed_s = time.perf_counter() - began
-    return (fitter.step - first_step) * fitter.config.batch / elapsed_s, (fitter._waited - waited) / elapsed_s
+    return (fitter.step - first_step) * fitter.config.batch / elapsed_s, (fitter._waited_s - waited) / elapsed_s
 
 
 def bare_step(fitter: Fitter) -> Callable[[], None]:
@@ -84,8 +88,8 @@ def bare_step(fitter: Fitter) -> Callable[[], None]:
     r_e, truth, field_of_view_re = fitter._r_e[index], fitter._truth[index], fitter.loader.galaxies.field_of_view_re
 
     def step() -> None:
-        bits, noise = draws(fitter._places, maps.shape[-1], 0)
-        observed = observe(flip_sky(maps, bits & 15), fitter.look_at, noise, field_of_view_re, r_e)
+        bits, noise = draws(fitter._batch_places, maps.shape[-1], 0)
+        observed = observe(flip_sky(maps, bits & 15), fitter.instrument, noise, field_of_view_re, r_e)
         fitter.optimiser.zero_grad()
         (-fitter.model(observed, r_e, truth).mean()).backward()
         torch.nn.utils.clip_grad_norm_(fitter.model.parameters(), 5.0)
@@ -100,15 +104,15 @@ def beside_the_limit(fitter: Fitter, seconds: float) -> tuple[float, float, floa
     Steps of both alternate and the median step counts, so that other work on the machine affects both alike.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    bare_call, waited_before, began = bare_step(fitter), fitter._waited, time.perf_counter()
+    bare_call, waited_before, began = bare_step(fitter), fitter._waited_s, time.perf_counter()
     while time.perf_counter() - began < seconds or len(times[0]) < 5:
-        for kind, call in enumerate((bare_call, lambda: (fitter.advance(), fitter.look()))):
+        for kind, call in enumerate((bare_call, lambda: (fitter.advance(), fitter.agree_to_stop()))):
             start = time.perf_counter()
             call()
             times[kind].append(time.perf_counter() - start)
     median_s = [float(np.median(t[1:])) for t in times]
     batch = fitter.config.batch
-    return batch / median_s[0], batch / median_s[1], (fitter._waited - waited_before) / sum(times[1])
+    return batch / median_s[0], batch / median_s[1], (fitter._waited_s - waited_before) / sum(times[1])
 
 
 def fed_per_second(next_batch: Any, seconds: float) -> float:

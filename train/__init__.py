@@ -1,4 +1,4 @@
-"""Stage two: a map store in, a probabilistic network that infers the mass profile out."""
+"""Stage two: trains, from a map store, a probabilistic network that infers mass profiles."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["Inference", "Posterior", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """What __all__ names, read when it is asked for: a command's --help needs no torch."""
+    """Import what __all__ names on first use, so that a command's --help does not import torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from kinmass.train.run import posterior

@@ -18,7 +18,7 @@ from typing import Any
 from kinmass.gen.errors import named
 from kinmass.train.loop.config import PRECISIONS, ROBUST, FitConfig
 
-#: Options of `launch` that go before what the site file says.
+#: Options of `launch` that override the site file, and their help.
 _SITE_OPTIONS = {
     "account": "sbatch --account", "partition": "sbatch --partition", "qos": "sbatch --qos",
     "constraint": "sbatch --constraint", "wckey": "sbatch --wckey", "cpus_per_task": "processor cores per process",
@@ -27,45 +27,53 @@ _SITE_OPTIONS = {
 
 
 def add_commands(commands: Any) -> None:
-    """Add this stage's commands to what argparse's add_subparsers gave."""
-    one = commands.add_parser("fit", help="train one network")
-    one.add_argument("--store", type=Path, required=True, help="map store made by `kinmass maps`")
-    one.add_argument("--tracer", required=True, help="gas, stars, both, or any: one network for whichever there is")
-    one.add_argument("--out", type=Path, required=True, help="run folder to write or to go on with")
-    _add_fit_options(one)
-    many = commands.add_parser("launch", help="train as jobs of Slurm, or in the background")
-    many.add_argument("--out", type=Path, required=True, help="run folder, or with --array the folder of run folders")
-    many.add_argument("--store", type=Path, required=True, help="map store made by `kinmass maps`")
-    many.add_argument("--tracer", help="gas, stars, both or any")
-    many.add_argument(
+    """Add this stage's commands to `commands`, of argparse's add_subparsers."""
+    fit_parser = commands.add_parser("fit", help="train one network")
+    fit_parser.add_argument("--store", type=Path, required=True, help="map store made by `kinmass maps`")
+    fit_parser.add_argument(
+        "--tracer", required=True, help="gas, stars, both, or any: one network for whichever there is"
+    )
+    fit_parser.add_argument("--out", type=Path, required=True, help="run folder to write or to go on with")
+    _add_fit_options(fit_parser)
+    launch_parser = commands.add_parser("launch", help="train as jobs of Slurm, or in the background")
+    launch_parser.add_argument(
+        "--out", type=Path, required=True, help="run folder, or with --array the folder of run folders"
+    )
+    launch_parser.add_argument("--store", type=Path, required=True, help="map store made by `kinmass maps`")
+    launch_parser.add_argument("--tracer", help="gas, stars, both or any")
+    launch_parser.add_argument(
         "--array",
         nargs="+",
         metavar=("TRACERS", "x SUITES"),
         help='a job per tracer and set of suites: "gas,stars,both x bursty,quiet,bursty+quiet"; '
         "run folders are OUT/TRACER-on-SUITES, or OUT/TRACER where it is all suites",
     )
-    many.add_argument(
+    launch_parser.add_argument(
         "--cluster",
         default="slurm",
         choices=("slurm", "local", "debug"),
         help="slurm (if left out), local: in the background of this machine, debug: here and now",
     )
-    many.add_argument("--nodes", type=int, default=1, help="nodes per job")
-    many.add_argument("--gpus-per-node", type=int, help="GPUs per node, with a process each")
-    many.add_argument("--processes-per-node", type=int, help="processes per node where there are no GPUs")
-    many.add_argument("--time", help="time limit per job, like 8h, 90m, 1-12:00:00; 8h on Slurm if left out")
-    many.add_argument("--at-once", type=int, help="jobs that may run at the same time; if left out all, locally one")
-    many.add_argument("--after", metavar="JOB", help="start when this job of Slurm, which fills the store, ended well")
-    many.add_argument(
+    launch_parser.add_argument("--nodes", type=int, default=1, help="nodes per job")
+    launch_parser.add_argument("--gpus-per-node", type=int, help="GPUs per node, with a process each")
+    launch_parser.add_argument("--processes-per-node", type=int, help="processes per node where there are no GPUs")
+    launch_parser.add_argument("--time", help="time limit per job, like 8h, 90m, 1-12:00:00; 8h on Slurm if left out")
+    launch_parser.add_argument(
+        "--at-once", type=int, help="jobs that may run at the same time; if left out all, locally one"
+    )
+    launch_parser.add_argument(
+        "--after", metavar="JOB", help="start when this job of Slurm, which fills the store, ended well"
+    )
+    launch_parser.add_argument(
         "--site", type=Path, help="site settings; $KINMASS_SITE or slurm/site.env if left out and there is one"
     )
     for name, text in _SITE_OPTIONS.items():
-        many.add_argument(f"--{name.replace('_', '-')}", help=text)
-    many.add_argument("--dry-run", action="store_true", help="show what would be submitted, and queue nothing")
-    _add_fit_options(many)
-    status = commands.add_parser("status", help="how every run below a folder stands")
-    status.add_argument("out", type=Path, metavar="RUNS", help="run folder, or a folder that holds some")
-    status.add_argument("--jobs", action="store_true", help="only the jobs under way, 12:13, for scripts")
+        launch_parser.add_argument(f"--{name.replace('_', '-')}", help=text)
+    launch_parser.add_argument("--dry-run", action="store_true", help="show what would be submitted, and queue nothing")
+    _add_fit_options(launch_parser)
+    status_parser = commands.add_parser("status", help="how every run below a folder stands")
+    status_parser.add_argument("out", type=Path, metavar="RUNS", help="run folder, or a folder that holds some")
+    status_parser.add_argument("--jobs", action="store_true", help="only the jobs under way, 12:13, for scripts")
 
 
 def _add_fit_options(parser: argparse.ArgumentParser) -> None:
@@ -118,9 +126,12 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What was given of a FitConfig, but for what `launch` makes many of; for FitConfig.asked."""
-    known = {*FitConfig.__dataclass_fields__, "robust"} - {"store", "suites", "tracer"}
-    return {k: v for k, v in vars(args).items() if k in known and v is not None}
+    """Return the options for FitConfig.from_options that the user gave, without store, suites and tracer.
+
+    `launch` sets these three for each of its fits.
+    """
+    names = {*FitConfig.__dataclass_fields__, "robust"} - {"store", "suites", "tracer"}
+    return {name: value for name, value in vars(args).items() if name in names and value is not None}
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -140,24 +151,24 @@ def _launch(args: argparse.Namespace) -> int:
     if args.array and args.suites:
         raise resources.LaunchError("--array names the suites itself: leave --suites out")
     site = resources.read_site(args.site)
-    site |= {name.upper(): given for name in _SITE_OPTIONS if (given := getattr(args, name)) is not None}
+    site |= {name.upper(): value for name in _SITE_OPTIONS if (value := getattr(args, name)) is not None}
     if args.partition is not None:
         site.pop("GPU_PARTITION", None)
-    wanted = resources.resources(
+    job_resources = resources.resources(
         args.cluster, site, args.nodes, args.gpus_per_node, args.processes_per_node, args.time, args.at_once,
         args.after,
     )  # fmt: skip
-    known = suites(args.store)
-    chosen = tuple(args.suites.split(",")) if args.suites else tuple(known)
-    pairs = resources.combinations(" ".join(args.array), known) if args.array else [(args.tracer, chosen)]
-    runs = launch.planned(args.store, args.out, pairs, bool(args.array), args.after is None, **_fit_options(args))
-    return launch.launch(runs, wanted, args.out, args.dry_run)
+    store_suites = suites(args.store)
+    chosen_suites = tuple(args.suites.split(",")) if args.suites else tuple(store_suites)
+    pairs = resources.combinations(" ".join(args.array), store_suites) if args.array else [(args.tracer, chosen_suites)]
+    runs = launch.plan_runs(args.store, args.out, pairs, bool(args.array), args.after is None, **_fit_options(args))
+    return launch.launch(runs, job_resources, args.out, args.dry_run)
 
 
 def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
-    """Run one command; exit code 0 when trained, 1 when the loss diverged, 2 when it could not start or end.
+    """Run one command; return exit code 0 when trained, 1 when the loss diverged, 2 when it could not start or end.
 
-    75 when it was stopped (SIGTERM, SIGUSR2, SIGINT) with a checkpoint: the same command goes on.
+    75 when it was stopped (SIGTERM, SIGUSR2, SIGINT) with a checkpoint: the same command goes on from there.
     """
     with named(args.command, arguments):
         return _run(args)
@@ -174,8 +185,10 @@ def _run(args: argparse.Namespace) -> int:
     try:
         if args.command != "fit":
             return {"launch": _launch, "status": _status}[args.command](args)
-        chosen = tuple(args.suites.split(",")) if args.suites else tuple(suites(args.store))
-        runs = fit_ensemble(FitConfig.asked(str(args.store), args.tracer, chosen, **_fit_options(args)), args.out)
+        chosen_suites = tuple(args.suites.split(",")) if args.suites else tuple(suites(args.store))
+        runs = fit_ensemble(
+            FitConfig.from_options(str(args.store), args.tracer, chosen_suites, **_fit_options(args)), args.out
+        )
     except NonFinite as error:
         print(f"kinmass {args.command}: {error}", file=sys.stderr)
         return 1
@@ -186,9 +199,9 @@ def _run(args: argparse.Namespace) -> int:
         print(f"kinmass {args.command}: {error}", file=sys.stderr)
         return 2
     except (MemoryError, torch.OutOfMemoryError) as error:
-        what = str(error).splitlines()[0] if str(error) else "no more was given"
+        reason = str(error).splitlines()[0] if str(error) else "no more was given"
         print(
-            f"kinmass {args.command}: memory does not suffice ({what}); take a smaller --batch or --memory-gb",
+            f"kinmass {args.command}: memory does not suffice ({reason}); take a smaller --batch or --memory-gb",
             file=sys.stderr,
         )
         return 2
@@ -202,7 +215,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of this stage's commands."""
+    """Return the parser of this stage's commands."""
     parser = argparse.ArgumentParser(
         prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -211,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m train`: this stage's commands alone; exit codes of `run`."""
+    """Run `python -m train`, which has this stage's commands alone; return the exit code of `run`."""
     return run(parser().parse_args(arguments), arguments)
 
 

@@ -1,8 +1,8 @@
-"""The one file that knows DDP: who am I, how do ranks agree, where does the model live, how does a job end.
+"""Runs a fit on several processes, the only file that uses DDP: ranks, exchange of values, shared memory, stopping.
 
-Talk between processes goes over gloo on CPU; gradients on GPUs over nccl. A process that dies takes its
-connections with it, so that the others notice when they next talk; one that hangs, or a node that loses its
-power, is given up after TIMEOUT_MINUTES.
+Processes exchange values over gloo on the CPU, and gradients on GPUs over nccl. When a process dies its connections
+close, and the others notice at their next exchange; for one that hangs, or a node that loses its power, they wait
+TIMEOUT_MINUTES.
 """
 
 import contextlib
@@ -31,28 +31,30 @@ from kinmass.train.allotted import whole_number
 T = TypeVar("T")
 #: How long a process waits for the others. KINMASS_TIMEOUT_MINUTES overrides it.
 TIMEOUT_MINUTES = 20.0
-#: Asks for a checkpoint and an end: time limits and preemption (Slurm's --signal, submitit), a person.
+#: Signals that ask for a checkpoint and an end: from Slurm or submitit (time limit, preemption), or from a person.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
-_stop = threading.Event()
+_stop_event = threading.Event()
 
 
 class Agreed(RuntimeError):
-    """Raised by every process at the same point: nobody is left waiting."""
+    """An error that every process raises at the same point, so that no process is left waiting for another."""
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[torch.device]:
-    """Join the other processes that torchrun (or a launcher) started; alone without one.
+    """Join the other processes that torchrun or another launcher started; without one this process is alone.
 
-    Yields the device to compute on; inside another one it only does that. An error that is not `Agreed` on one
-    of several processes is written with its traceback and ends this process at once, with exit code 1: cleaning
-    up could wait for the others for ever.
-    Raises ValueError when the launcher says otherwise than the environment.
+    Yields the device to compute on; inside another `process_group` it does nothing else. An error on one of several
+    processes that is not `Agreed`, ValueError or OSError is printed with its traceback and ends this process at once,
+    with exit code 1, because cleaning up could wait for the other processes for ever.
+    Raises ValueError where the environment does not fit the processes that were started.
     """
-    local = whole_number("LOCAL_RANK", whole_number("SLURM_LOCALID", 0))
+    local_rank = whole_number("LOCAL_RANK", whole_number("SLURM_LOCALID", 0))
     device = (
-        torch.device("cuda", local % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+        torch.device("cuda", local_rank % torch.cuda.device_count())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
     )
     if dist.is_initialized():
         yield device
@@ -73,14 +75,14 @@ def process_group() -> Iterator[torch.device]:
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=minutes)
     )
     try:
-        there = sorted(gather(rank()))
-        if there != list(range(int(os.environ["WORLD_SIZE"]))):
-            raise ValueError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes that came are {there}")
+        ranks = sorted(gather(rank()))
+        if ranks != list(range(int(os.environ["WORLD_SIZE"]))):
+            raise ValueError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes that came are {ranks}")
         yield device
     except Exception as error:
         if isinstance(error, Agreed) or world_size() == 1:
             dist.destroy_process_group()
-        elif not isinstance(error, ValueError | OSError):  # those are sentences, which the command prints
+        elif not isinstance(error, ValueError | OSError):  # The command prints these as a sentence.
             traceback.print_exc()
             print(f"process {rank()} of {world_size()} on {socket.gethostname()} ends the job", file=sys.stderr)
             sys.stdout.flush()
@@ -98,18 +100,18 @@ def _timeout_minutes() -> float:
 
 
 def rank() -> int:
-    """This process among all, 0 when alone."""
+    """Return this process's number among all processes, 0 when alone."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @dataclass(frozen=True)
 class Crew:
-    """Some of the processes: all of them, those of this node, or this one alone."""
+    """Some of the processes: all of them, those of this node, or this one alone. `rank` is this process's in it."""
 
     rank: int
     size: int
@@ -117,40 +119,40 @@ class Crew:
 
 
 def everyone() -> Crew:
-    """All processes."""
+    """Return the crew of all processes."""
     return Crew(rank(), world_size())
 
 
 def neighbours() -> Crew:
-    """The processes of this node. Every process has to call it."""
+    """Return the crew of this node's processes. Every process has to call it."""
     hosts = gather(socket.gethostname())
-    mine = Crew(0, 1)
+    crew = Crew(0, 1)
     for host in dict.fromkeys(hosts):
-        ranks = [i for i, h in enumerate(hosts) if h == host]
+        ranks = [process_rank for process_rank, other_host in enumerate(hosts) if other_host == host]
         group = dist.new_group(ranks, backend="gloo") if len(hosts) > 1 else None
         if rank() in ranks:
-            mine = Crew(ranks.index(rank()), len(ranks), group)
-    return mine
+            crew = Crew(ranks.index(rank()), len(ranks), group)
+    return crew
 
 
-def place() -> str:
-    """How many processes there are, and where."""
+def describe_processes() -> str:
+    """Return how many processes there are and on which hosts, as text. Every process has to call it."""
     hosts = sorted(set(gather(socket.gethostname())))
     return f"{world_size()} process(es) on {', '.join(hosts[:4])}{', ...' if len(hosts) > 4 else ''}"
 
 
 def wrap(model: nn.Module) -> nn.Module:
-    """The model with its gradients averaged over processes."""
+    """Return the model with its gradients averaged over all processes."""
     if not dist.is_initialized():
         return model
     with warnings.catch_warnings():
-        # Buffers never change: all processes computed the same ones. torch 2.13 has a new name for the option.
+        # Buffers are not broadcast: they never change, and all processes have the same. torch 2.13 renames the option.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def gather(value: T, crew: Crew | None = None) -> list[T]:
-    """Every process's value, in order of rank, on every process (of a crew)."""
+    """Return every process's value, in order of rank, on every process (of a crew)."""
     size = crew.size if crew else world_size()
     if size == 1:
         return [value]
@@ -160,22 +162,22 @@ def gather(value: T, crew: Crew | None = None) -> list[T]:
 
 
 def from_first(call: Callable[[], T]) -> T:
-    """What rank 0 gets from the call, on every process; its error too."""
-    box: list[Any] = [None, None]
+    """Call on rank 0 and return the result on every process; a ValueError or OSError is raised on every process."""
+    result_and_error: list[Any] = [None, None]
     if rank() == 0:
         try:
-            box[0] = call()
+            result_and_error[0] = call()
         except (ValueError, OSError) as error:
-            box[1] = error
+            result_and_error[1] = error
     if world_size() > 1:
-        dist.broadcast_object_list(box)
-    if box[1] is not None:
-        raise box[1]
-    return box[0]  # type: ignore[no-any-return]
+        dist.broadcast_object_list(result_and_error)
+    if result_and_error[1] is not None:
+        raise result_and_error[1]
+    return result_and_error[0]  # type: ignore[no-any-return]
 
 
 def any_rank(*flags: bool) -> tuple[bool, ...]:
-    """For each flag, whether it is up on any process."""
+    """Return, for each flag, whether it is set on any process."""
     if world_size() == 1:
         return flags
     tensor = torch.tensor(flags, dtype=torch.int32)
@@ -184,74 +186,74 @@ def any_rank(*flags: bool) -> tuple[bool, ...]:
 
 
 def node_memory(shape: tuple[int, ...], crew: Crew) -> torch.Tensor | None:
-    """A float32 tensor of zeros that the processes of a node share; None where they cannot.
+    """Return a float32 tensor of zeros that the crew's processes share; None where they cannot share memory.
 
-    It has no name in any file system: it goes when the last process goes, however that ends. Pages that
-    nobody writes take no memory.
+    The memory has no name in any file system, so that it is freed when the last process ends, in whatever way. Pages
+    that nobody writes take no memory.
     """
     name = f"kinmass-{secrets.token_hex(8)}"
     count = int(torch.Size(shape).numel())
-    path, fd = "", -1
+    path, descriptor = "", -1
     if crew.rank == 0:
-        fd = os.memfd_create(name)
-        with contextlib.suppress(OSError):  # a limit on the size of files holds for it too
-            os.ftruncate(fd, max(4 * count, 1))
-            path = f"/proc/{os.getpid()}/fd/{fd}"
+        descriptor = os.memfd_create(name)
+        with contextlib.suppress(OSError):  # A limit on the size of files holds for this memory too.
+            os.ftruncate(descriptor, max(4 * count, 1))
+            path = f"/proc/{os.getpid()}/fd/{descriptor}"
     name, path = gather((name, path), crew)[0]
     try:
-        # In another container the same number may be another process.
-        same = os.readlink(path).startswith(f"/memfd:{name}")
-        tensor = torch.from_file(path, shared=True, size=count) if same and count else None
+        # In another container the same process number may belong to another process.
+        is_same_memory = os.readlink(path).startswith(f"/memfd:{name}")
+        tensor = torch.from_file(path, shared=True, size=count) if is_same_memory and count else None
     except (OSError, RuntimeError):
         tensor = None
-    everywhere = all(gather(tensor is not None, crew))
+    is_shared_by_all = all(gather(tensor is not None, crew))
     if crew.rank == 0:
-        os.close(fd)
-    return tensor.reshape(shape) if everywhere and tensor is not None else None
+        os.close(descriptor)
+    return tensor.reshape(shape) if is_shared_by_all and tensor is not None else None
 
 
 def request_stop() -> None:
-    """Ask for a checkpoint and `Stopped` after the steps under way. Safe in a signal handler."""
-    _stop.set()
+    """Ask for a checkpoint and `Stopped` after the current steps. Safe in a signal handler."""
+    _stop_event.set()
 
 
 def stop_requested() -> bool:
     """Whether this process was asked to stop."""
-    return _stop.is_set()
+    return _stop_event.is_set()
 
 
 def forget_stop() -> None:
-    """The request has been met."""
-    _stop.clear()
+    """Forget the request to stop, as it has been met."""
+    _stop_event.clear()
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """The first of STOP_SIGNALS asks for a stop, one that comes a second or more later ends the process at once.
+    """Let the first of STOP_SIGNALS ask for a stop, and one that comes a second or more later end the process at once.
 
-    torchrun and Slurm pass one signal on by two ways, hence the second. Handlers that somebody else has set are
-    left alone, and outside the main thread nothing can be set.
+    The second is waited for because torchrun and Slurm may pass on one signal twice. Handlers that somebody else has
+    set are left alone; outside the main thread no handler can be set.
     """
-    first: list[float] = []
+    first_signal_s: list[float] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        now = os.times().elapsed
-        if first and now - first[0] >= 1.0:
+        now_s = os.times().elapsed
+        if first_signal_s and now_s - first_signal_s[0] >= 1.0:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        elif not first:
-            first.append(now)
+        elif not first_signal_s:
+            first_signal_s.append(now_s)
             name = signal.Signals(number).name
             os.write(2, f"\ntrain: {name}: stopping with a checkpoint; once more ends at once\n".encode())
             request_stop()
 
-    old = {}
+    old_handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                old[number] = signal.signal(number, handle)
+                old_handlers[number] = signal.signal(number, handle)
     try:
         yield
     finally:
-        for number, before in old.items():
-            signal.signal(number, before)
+        for number, old_handler in old_handlers.items():
+            signal.signal(number, old_handler)

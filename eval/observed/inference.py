@@ -25,9 +25,9 @@ from kinmass.eval.tables.metrics import SHARES
 from kinmass.gen.code import provenance
 from kinmass.gen.constants import G
 from kinmass.gen.storage.files import aside, make_folder
-from kinmass.train.model.scaling import held, is_held
+from kinmass.train.model.scaling import at_mass_limits, clip_to_mass_limits
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
-from kinmass.train.run.posterior import Inference, beyond_said
+from kinmass.train.run.posterior import Inference, beyond_limits_message
 
 # D draws of what is uncertain, S samples of each, K radii, Q pixels
 DRAWS, SAMPLES, SEED = 200, 20, 0
@@ -68,7 +68,7 @@ class ObservedProfile:
     def at_kpc(self, radius_kpc: float, shares: tuple[float, ...] = SHARES) -> np.ndarray:
         """Quantiles of log10 M [Msun] inside a radius [kpc, at the distance as given], between or near the K radii."""
         at = np.log10([radius_kpc])
-        inside = held(_interpolated(np.log10(self.radius_kpc), self.samples, at), at)
+        inside = clip_to_mass_limits(_interpolated(np.log10(self.radius_kpc), self.samples, at), at)
         return np.asarray(np.quantile(inside[:, 0], shares))
 
     def inside(self, radius_kpc: float) -> str:
@@ -236,11 +236,11 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
     angle = np.log10(galaxy.half_light_radius_arcsec * posterior.radii_re)
     own = np.log10(np.outer(r_e_arcsec, posterior.radii_re)).repeat(SAMPLES, axis=0)
     log10_kpc = angle + np.log10(distance * KPC_PER_ARCSEC_MPC).repeat(SAMPLES)[:, None]
-    menc = held(_interpolated(own, drawn, angle), log10_kpc)  # straight on beyond the ends can be steep
+    menc = clip_to_mass_limits(_interpolated(own, drawn, angle), log10_kpc)  # straight on beyond the ends can be steep
     r_e = float(r_e_kpc[0])
     cautions = _cautions(run, galaxy, maps, float(psf_re[0]))
-    beyond = float(is_held(menc, log10_kpc).mean())
-    cautions += [f"{beyond_said(beyond)}."] if beyond else []
+    beyond = float(at_mass_limits(menc, log10_kpc).mean())
+    cautions += [f"{beyond_limits_message(beyond)}."] if beyond else []
     ring = np.full(len(angle), np.nan)
     if "gas" in maps:
         ring = _tilted_ring(maps["gas"], galaxy, posterior.radii_re)

@@ -9,7 +9,7 @@ import pandas as pd
 from kinmass.eval.tables.metrics import SHARES
 from kinmass.eval.tables.tasks import check_maps
 from kinmass.train.data.dataset import RADII_RE, read_views, usable
-from kinmass.train.run.posterior import beyond_said, load
+from kinmass.train.run.posterior import beyond_limits_message, load
 
 
 def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
@@ -35,7 +35,7 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     low68, high68, low95, high95, median = posterior.quantiles(SHARES)
     beyond = float(posterior.beyond().mean())
     if beyond:
-        print(f"kinmass predict: {run}: {beyond_said(beyond)}", file=sys.stderr)
+        print(f"kinmass predict: {run}: {beyond_limits_message(beyond)}", file=sys.stderr)
     n, k = median.shape
     r_e = views.half_mass_radius_kpc.numpy()
     return pd.DataFrame(

@@ -32,7 +32,7 @@ from kinmass.gen.code import provenance, version_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE
 from kinmass.train.run.checkpoint import instrument_of, write_json
-from kinmass.train.run.posterior import beyond_said
+from kinmass.train.run.posterior import beyond_limits_message
 
 KEYS = ["estimator", "instrument", "tracer", "train", "test"]
 #: Name of the test group that pools every suite.
@@ -293,7 +293,7 @@ def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
     for row in summary[(summary.train != "") & (summary.n_missing > 0)].itertuples():
         lines.append(f"{row.tracer}, {row.train} on {row.test}: {row.n_missing} predictions are not finite; left out")
     for row in summary[summary.beyond > 0].itertuples():
-        lines.append(f"{row.tracer}, {row.train} on {row.test}: {beyond_said(row.beyond)}")
+        lines.append(f"{row.tracer}, {row.train} on {row.test}: {beyond_limits_message(row.beyond)}")
     return lines
 
 

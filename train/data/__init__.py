@@ -1,4 +1,4 @@
-"""From the store to what a step sees: views as tensors, which come when, what varies while training.
+"""From the store to the batches of a step: views as tensors, their order, and their variation in training.
 
 Imports `model`, for the scales of maps.
 """

@@ -1,4 +1,4 @@
-"""A map store as tensors, split by galaxy."""
+"""Reads a map store as tensors, split by galaxy into parts to train, validate and test on."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,26 +17,29 @@ from kinmass.train.model.scaling import tracers_of, velocity_scale
 RADII_RE = tuple(float(x) for x in np.round(np.geomspace(0.3, 3.0, 10), 6))
 #: Shares of galaxies in each part of the split.
 SPLIT = {"train": 0.75, "val": 0.10, "test": 0.15}
-#: A tracer seen in a smaller share of the map says nothing: its velocity scale would be noise.
+#: Least share of pixels in which a tracer has to be seen: with fewer, its velocity scale is mostly noise.
 MIN_VALID_SHARE = 0.06
 
 
 def part_of(lineage: str) -> str:
-    """Which part of the split a galaxy's lineage is in: a hash of its name, so never a matter of order or run."""
+    """Return the part of the split (train, val or test) that a galaxy's lineage is in.
+
+    It follows from a hash of the lineage's name alone, so that it is the same in every store and run.
+    """
     digest = hashlib.blake2b(lineage.encode(), digest_size=8).digest()
-    at, edge = int.from_bytes(digest, "little") / 2**64, 0.0
+    position, upper_edge = int.from_bytes(digest, "little") / 2**64, 0.0
     for part, share in SPLIT.items():
-        edge += share
-        if at < edge:
+        upper_edge += share
+        if position < upper_edge:
             return part
     return "test"
 
 
 @dataclass
 class Views:
-    """N views of galaxies. `galaxy` (N,) holds names, `view` (N,) their numbers, `suite` (N,) suites.
+    """N views of galaxies. `galaxy` (N,) and `suite` (N,) hold names, `view` (N,) the view's number in its galaxy.
 
-    lineage (N,) names the history a galaxy is a moment of; galaxies of one lineage are not independent.
+    lineage (N,) names the history of which a galaxy is one snapshot; galaxies of one lineage are not independent.
     maps (N, 8, P, P) as stored; half_mass_radius_kpc (N,); log10_menc (N, K) at RADII_RE [Msun].
     """
 
@@ -53,33 +56,37 @@ class Views:
         return len(self.view)
 
     def __getitem__(self, rows: np.ndarray) -> "Views":
-        at = torch.as_tensor(np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows)
+        indices = torch.as_tensor(np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows)
         return Views(
-            self.maps[at], self.half_mass_radius_kpc[at], self.log10_menc[at],
-            self.galaxy[at.numpy()], self.view[at.numpy()], self.suite[at.numpy()], self.lineage[at.numpy()],
+            self.maps[indices], self.half_mass_radius_kpc[indices], self.log10_menc[indices],
+            self.galaxy[indices.numpy()], self.view[indices.numpy()],
+            self.suite[indices.numpy()], self.lineage[indices.numpy()],
             self.field_of_view_re,
         )  # fmt: skip
 
     def names(self) -> list[tuple[str, int]]:
-        """(galaxy, view) of every view, which random numbers follow."""
+        """Return (galaxy, view) of every view; random numbers depend on these names."""
         return [(str(galaxy), int(view)) for galaxy, view in zip(self.galaxy, self.view, strict=True)]
 
     def ids(self) -> list[str]:
-        """A name for every view, for messages."""
-        return [f"{s}/{g} view {v}" for s, g, v in zip(self.suite, self.galaxy, self.view, strict=True)]
+        """Return a name for every view, for messages."""
+        return [
+            f"{suite}/{galaxy} view {view}"
+            for suite, galaxy, view in zip(self.suite, self.galaxy, self.view, strict=True)
+        ]
 
-    def observed(self, look: Instrument, noisy: bool = True) -> torch.Tensor:
-        """(N, 8, Q, Q) observed maps, with the fixed noise with which each view is evaluated or none."""
-        pixels, _ = look.grid(self.maps.shape[-1], self.field_of_view_re)
+    def observed(self, instrument: Instrument, noisy: bool = True) -> torch.Tensor:
+        """Return maps (N, 8, Q, Q) as the instrument sees them, with each view's fixed noise or (noisy False) none."""
+        pixels, _ = instrument.grid(self.maps.shape[-1], self.field_of_view_re)
         noise = [torch.from_numpy(fixed_noise(*name, pixels)) for name in (self.names() if noisy else ())]
         stacked = torch.stack(noise) if noise else None
-        return observe(self.maps, look, stacked, self.field_of_view_re, self.half_mass_radius_kpc)
+        return observe(self.maps, instrument, stacked, self.field_of_view_re, self.half_mass_radius_kpc)
 
 
 def read_views(path: Path, suite: str, part: str | None = None, rows: slice | None = None) -> Views:
-    """All views of a suite's finished galaxies, of one part of the split or (None) of all.
+    """Read all views of a suite's finished galaxies, of one part of the split or (None) of all parts.
 
-    rows limits which galaxies are looked at. Raises StoreError for a store that cannot be used.
+    rows limits which galaxies are read. Raises StoreError for a store that cannot be used.
 
     >>> views = read_views(Path("maps.zarr"), "quiet")
     >>> len(views), views.log10_menc.shape  # two views of twelve galaxies, ten radii
@@ -87,54 +94,57 @@ def read_views(path: Path, suite: str, part: str | None = None, rows: slice | No
     """
     group = store.open_suite(path, suite)
     names, lineages = group["galaxy"][:], group["lineage"][:]
-    number = np.arange(len(names))[rows or slice(None)]
-    done = store.read(group, "status", number) == store.DONE
-    mine = number[done & np.array([part is None or part_of(str(x)) == part for x in lineages[number]], dtype=bool)]
-    return views_of(group, suite, mine, names[mine], lineages[mine])
+    numbers = np.arange(len(names))[rows or slice(None)]
+    done = store.read(group, "status", numbers) == store.DONE
+    selected = numbers[
+        done & np.array([part is None or part_of(str(x)) == part for x in lineages[numbers]], dtype=bool)
+    ]
+    return views_of(group, suite, selected, names[selected], lineages[selected])
 
 
-def views_of(group: zarr.Group, suite: str, mine: np.ndarray, names: np.ndarray, lineages: np.ndarray) -> Views:
-    """All views of the galaxies numbered `mine`, with their names and lineages."""
+def views_of(group: zarr.Group, suite: str, numbers: np.ndarray, names: np.ndarray, lineages: np.ndarray) -> Views:
+    """Read all views of the galaxies with `numbers` (G,) in a suite's group; names and lineages (G,) are theirs."""
     config = group.attrs["config"]
     n_views, pixels = config["views"], config["pixels"]
-    maps, r_e = store.read(group, "maps", mine), store.read(group, "half_mass_radius", mine)
-    radii = r_e[..., None].astype(float) * np.array(RADII_RE)
-    radius = np.repeat(store.read(group, "radius", mine)[:, None], n_views, axis=1)
-    mass = np.repeat(store.read(group, "mass", mine)[:, None, 0], n_views, axis=1)
-    log10_menc = menc_at(radius, mass, radii) if len(mine) else radii
+    maps, r_e = store.read(group, "maps", numbers), store.read(group, "half_mass_radius", numbers)
+    profile_radii_kpc = r_e[..., None].astype(float) * np.array(RADII_RE)
+    grid_radii_kpc = np.repeat(store.read(group, "radius", numbers)[:, None], n_views, axis=1)
+    grid_masses = np.repeat(store.read(group, "mass", numbers)[:, None, 0], n_views, axis=1)
+    log10_menc = menc_at(grid_radii_kpc, grid_masses, profile_radii_kpc) if len(numbers) else profile_radii_kpc
     return Views(
         torch.from_numpy(maps.reshape(-1, 8, pixels, pixels)),
         torch.from_numpy(r_e.reshape(-1).astype(np.float32)),
         torch.from_numpy(log10_menc.reshape(-1, len(RADII_RE)).astype(np.float32)),
         np.repeat(names.astype(object), n_views),
-        np.tile(np.arange(n_views), len(mine)),
-        np.full(len(mine) * n_views, suite),
+        np.tile(np.arange(n_views), len(numbers)),
+        np.full(len(numbers) * n_views, suite),
         np.repeat(lineages.astype(object), n_views),
         float(config["field_of_view_re"]),
     )
 
 
 def concatenate(parts: list[Views]) -> Views:
-    """Several suites as one. Raises StoreError when their maps have different shapes."""
+    """Join views of several suites. Raises StoreError where their maps have different shapes."""
     first = parts[0]
-    for p in parts:
-        if p.maps.shape[1:] != first.maps.shape[1:] or p.field_of_view_re != first.field_of_view_re:
+    for views in parts:
+        if views.maps.shape[1:] != first.maps.shape[1:] or views.field_of_view_re != first.field_of_view_re:
             raise store.StoreError(
-                f"suites {first.suite[0]} and {p.suite[0]} have maps of different size; map them with the same settings"
+                f"suites {first.suite[0]} and {views.suite[0]} have maps of different size; "
+                "map them with the same settings"
             )
     return Views(
-        torch.cat([p.maps for p in parts]),
-        torch.cat([p.half_mass_radius_kpc for p in parts]),
-        torch.cat([p.log10_menc for p in parts]),
-        np.concatenate([p.galaxy for p in parts]),
-        np.concatenate([p.view for p in parts]),
-        np.concatenate([p.suite for p in parts]),
-        np.concatenate([p.lineage for p in parts]),
+        torch.cat([views.maps for views in parts]),
+        torch.cat([views.half_mass_radius_kpc for views in parts]),
+        torch.cat([views.log10_menc for views in parts]),
+        np.concatenate([views.galaxy for views in parts]),
+        np.concatenate([views.view for views in parts]),
+        np.concatenate([views.suite for views in parts]),
+        np.concatenate([views.lineage for views in parts]),
         first.field_of_view_re,
     )
 
 
-#: Why a view is left out, in the order in which it is looked for; the first is no reason.
+#: Why a view is left out: the first reason that holds counts. Number 0 stands for a view that is not left out.
 REASONS = (
     "usable",
     "maps that are not finite",
@@ -145,32 +155,32 @@ REASONS = (
 )
 
 
-def why_not(views: Views, tracer: str, look: Instrument, observed: torch.Tensor | None = None) -> np.ndarray:
-    """(N,) number in REASONS of why a view is left out, 0 for those that are usable.
+def why_not(views: Views, tracer: str, instrument: Instrument, observed: torch.Tensor | None = None) -> np.ndarray:
+    """Return (N,) why each view is left out, as a number in REASONS; 0 for views that are usable.
 
-    observed: the views through the instrument, where they are at hand. `both` needs one tracer that is seen in
-    enough pixels: a galaxy without gas still has stars.
+    observed (N, 8, Q, Q): the views through the instrument, where they are known already. `both` needs only one tracer
+    that is seen in enough pixels: a galaxy without gas still has stars. Raises ValueError for an unknown tracer.
     """
     parts = []
-    mine = [("stars", "gas").index(t) for t in tracers_of(tracer)]
+    tracer_indices = [("stars", "gas").index(t) for t in tracers_of(tracer)]
     for start in range(0, len(views), 512):
-        some = views[np.arange(start, min(start + 512, len(views)))]
-        maps = some.observed(look, noisy=False) if observed is None else observed[start : start + 512]
-        seen = maps[:, [3, 7]].mean((2, 3))[:, mine] >= MIN_VALID_SHARE
-        wrong = (
-            ~torch.isfinite(some.maps.flatten(1)).all(1),
-            (some.maps[:, [0, 4]][:, mine] == 0).flatten(1).all(1),
-            ~seen.any(1),
-            ~torch.isfinite(some.log10_menc).all(1),
+        block = views[np.arange(start, min(start + 512, len(views)))]
+        maps = block.observed(instrument, noisy=False) if observed is None else observed[start : start + 512]
+        enough_pixels = maps[:, [3, 7]].mean((2, 3))[:, tracer_indices] >= MIN_VALID_SHARE
+        has_fault = (
+            ~torch.isfinite(block.maps.flatten(1)).all(1),
+            (block.maps[:, [0, 4]][:, tracer_indices] == 0).flatten(1).all(1),
+            ~enough_pixels.any(1),
+            ~torch.isfinite(block.log10_menc).all(1),
             ~(velocity_scale(maps, tracers_of(tracer)) > 0),
         )
-        why = torch.zeros(len(some), dtype=torch.int8)
-        for number, here in reversed(list(enumerate(wrong, start=1))):
-            why[here] = number
-        parts.append(why)
+        reason = torch.zeros(len(block), dtype=torch.int8)
+        for reason_number, has_this_fault in reversed(list(enumerate(has_fault, start=1))):
+            reason[has_this_fault] = reason_number
+        parts.append(reason)
     return torch.cat(parts).numpy() if parts else np.zeros(0, dtype=np.int8)
 
 
-def usable(views: Views, tracer: str, look: Instrument, observed: torch.Tensor | None = None) -> np.ndarray:
-    """(N,) True where every tracer has enough valid pixels through the instrument, and all is finite."""
-    return why_not(views, tracer, look, observed) == 0
+def usable(views: Views, tracer: str, instrument: Instrument, observed: torch.Tensor | None = None) -> np.ndarray:
+    """Return (N,) True for views that are usable, as `why_not` says."""
+    return why_not(views, tracer, instrument, observed) == 0

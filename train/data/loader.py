@@ -1,7 +1,7 @@
-"""Maps for training: read once by chunk and kept in memory, or streamed where they do not fit.
+"""Loads maps for training: read once and kept in memory, or streamed where they do not fit.
 
-The processes of a node hold the maps once, in memory that they share; a GPU holds them where they fit. A store
-larger than memory is read in windows of steps (`sampler.Lanes`), the next one in the background.
+The processes of a node hold one copy of the maps, in memory that they share; a GPU holds them where they fit. A store
+larger than memory is read in windows of steps (`sampler.Lanes`), the next window in the background.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from kinmass.train.allotted import free_memory
 from kinmass.train.data.dataset import RADII_RE, REASONS, Views, concatenate, part_of, views_of, why_not
 from kinmass.train.data.sampler import Lanes, Shuffle
 
-#: Galaxies read at once.
+#: Galaxies that are read at once.
 BLOCK = 32
 
 
 def default_memory_gb() -> float:
-    """Half of what this machine, the job and its control group leave free [GB]."""
+    """Return half of the memory [GB] that this machine, the job and its control group leave free."""
     return 0.5 * free_memory() / 1e9
 
 
@@ -35,7 +35,8 @@ def default_memory_gb() -> float:
 class Galaxies:
     """Finished galaxies of some suites that belong to one part of the split.
 
-    suite (G,) says which of `suites` each is of, number (G,) which galaxy of that suite.
+    suite (G,) is each galaxy's place in `suites`, number (G,) its number in that suite of the store. names and lineages
+    are of all galaxies of each suite, groups the suites' open Zarr groups.
     """
 
     path: Path
@@ -51,7 +52,7 @@ class Galaxies:
 
     @cached_property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of one galaxy's maps: views, channels and pixels twice."""
+        """Shape of one galaxy's maps: views, 8 channels, and twice the pixels along a side."""
         config = self.groups[0].attrs["config"]
         return config["views"], 8, config["pixels"], config["pixels"]
 
@@ -60,72 +61,87 @@ class Galaxies:
         """Side of the maps [R_e]."""
         return float(self.groups[0].attrs["config"]["field_of_view_re"])
 
-    def read(self, which: np.ndarray) -> Views:
-        """All views of some of the galaxies; `which` must rise, and so do the views' galaxies."""
+    def read(self, galaxy_rows: np.ndarray) -> Views:
+        """Read all views of the galaxies in `galaxy_rows`, which must rise; the views come in the same order."""
         parts = []
-        for s in np.unique(self.suite[which]) if len(which) else [0]:
-            n = self.number[which][self.suite[which] == s]
-            parts.append(views_of(self.groups[s], self.suites[s], n, self.names[s][n], self.lineages[s][n]))
+        for suite_number in np.unique(self.suite[galaxy_rows]) if len(galaxy_rows) else [0]:
+            numbers = self.number[galaxy_rows][self.suite[galaxy_rows] == suite_number]
+            parts.append(
+                views_of(
+                    self.groups[suite_number],
+                    self.suites[suite_number],
+                    numbers,
+                    self.names[suite_number][numbers],
+                    self.lineages[suite_number][numbers],
+                )
+            )
         return concatenate(parts)
 
-    def places(self, which: np.ndarray) -> np.ndarray:
-        """Numbers of the galaxies' views among all views of all these galaxies, as `read` orders them."""
-        return (which[:, None] * self.shape[0] + np.arange(self.shape[0])).ravel()
+    def places(self, galaxy_rows: np.ndarray) -> np.ndarray:
+        """Return the views' places, their numbers among all views of all these galaxies, in the order of `read`."""
+        return (galaxy_rows[:, None] * self.shape[0] + np.arange(self.shape[0])).ravel()
 
     def id(self, place: int) -> str:
-        """Name of a view, counted over all views of all these galaxies."""
-        g, view = divmod(int(place), self.shape[0])
-        return f"{self.suites[self.suite[g]]}/{self.names[self.suite[g]][self.number[g]]} view {view}"
+        """Return the name, for messages, of the view at a place."""
+        galaxy, view = divmod(int(place), self.shape[0])
+        return f"{self.suites[self.suite[galaxy]]}/{self.names[self.suite[galaxy]][self.number[galaxy]]} view {view}"
 
 
 def done_galaxies(path: Path, suites: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Per suite which galaxies are done (1) and which failed (2), as uint8. Raises StoreError where none is done."""
+    """Return per suite its galaxies' status (G,) as uint8: pending (0), done (1) or failed (2).
+
+    Raises StoreError for a suite in which no galaxy is done.
+    """
     status = {suite: store.read(store.open_suite(path, suite), "status") for suite in suites}
-    for suite, of_suite in status.items():
-        if not (of_suite == store.DONE).any():
-            ready = [name for name, s in status.items() if (s == store.DONE).any()]
+    for suite, suite_status in status.items():
+        if not (suite_status == store.DONE).any():
+            ready = [name for name, other_status in status.items() if (other_status == store.DONE).any()]
             raise store.StoreError(
                 f"{path}: suite {suite} has no finished galaxy; run `kinmass maps` to its end"
                 + (f", or choose --suites {','.join(ready)}" if ready else "")
             )
-    return {suite: torch.from_numpy(s) for suite, s in status.items()}
+    return {suite: torch.from_numpy(suite_status) for suite, suite_status in status.items()}
 
 
-def galaxies_of(path: Path, status: dict[str, torch.Tensor], part: str, most: int = 0) -> Galaxies:
-    """The galaxies of a part of the split that were done when `status` was taken; of `most` lineages, 0 for all.
+def galaxies_of(path: Path, status: dict[str, torch.Tensor], part: str, max_lineages: int = 0) -> Galaxies:
+    """Return the galaxies of a part of the split (train, val or test) that are done according to `status`.
 
+    max_lineages: take galaxies of so many lineages only, 0 for all; the first in the order of a hash of their names.
     Raises StoreError for suites whose maps differ in size.
     """
     suites = tuple(status)
     groups = [store.open_suite(path, suite) for suite in suites]
-    shapes = [(g.attrs["config"]["views"], g["maps"].shape[2:], g.attrs["config"]["field_of_view_re"]) for g in groups]
+    shapes = [
+        (group.attrs["config"]["views"], group["maps"].shape[2:], group.attrs["config"]["field_of_view_re"])
+        for group in groups
+    ]
     for suite, shape in zip(suites, shapes, strict=True):
         if shape != shapes[0]:
             raise store.StoreError(
                 f"suites {suites[0]} and {suite} have maps of different size; map them with the same settings"
             )
-    names, lineages = ([g[label][:] for g in groups] for label in ("galaxy", "lineage"))
-    mine = []
-    for of_suite, lineage in zip(status.values(), lineages, strict=True):
-        done = np.flatnonzero(of_suite.numpy() == store.DONE)
-        mine.append(done[[part_of(str(x)) == part for x in lineage[done]]] if len(done) else done)
-    if most:
-        all_lineages = {str(x) for lineage, m in zip(lineages, mine, strict=True) for x in lineage[m]}
-        chosen = set(sorted(all_lineages, key=lambda name: blake2b(name.encode()).digest())[:most])
-        mine = [
-            m[np.array([str(x) in chosen for x in lineage[m]], dtype=bool)]
-            for lineage, m in zip(lineages, mine, strict=True)
+    names, lineages = ([group[label][:] for group in groups] for label in ("galaxy", "lineage"))
+    selected = []
+    for suite_status, lineage in zip(status.values(), lineages, strict=True):
+        done = np.flatnonzero(suite_status.numpy() == store.DONE)
+        selected.append(done[[part_of(str(x)) == part for x in lineage[done]]] if len(done) else done)
+    if max_lineages:
+        all_lineages = {str(x) for lineage, numbers in zip(lineages, selected, strict=True) for x in lineage[numbers]}
+        chosen = set(sorted(all_lineages, key=lambda name: blake2b(name.encode()).digest())[:max_lineages])
+        selected = [
+            numbers[np.array([str(x) in chosen for x in lineage[numbers]], dtype=bool)]
+            for lineage, numbers in zip(lineages, selected, strict=True)
         ]
-    which = np.repeat(np.arange(len(suites)), [len(m) for m in mine])
-    return Galaxies(path, suites, groups, names, lineages, which, np.concatenate(mine))
+    suite_numbers = np.repeat(np.arange(len(suites)), [len(numbers) for numbers in selected])
+    return Galaxies(path, suites, groups, names, lineages, suite_numbers, np.concatenate(selected))
 
 
 @dataclass
 class Table:
-    """What is known of the usable views without their maps.
+    """All usable views, without their maps.
 
-    place (N,) numbers a view among all views of all galaxies, rising; half_mass_radius_kpc (N,), log10_menc
-    (N, K) [Msun], log10_unit (N,) of the mass unit. left_out: per reason how many views, and the first places.
+    place (N,), rising, numbers a view among all views of all galaxies; half_mass_radius_kpc (N,); log10_menc
+    (N, K) [Msun]; log10_unit (N,) of the mass unit [Msun]. left_out: per reason how many views, and their first places.
     """
 
     place: np.ndarray
@@ -139,148 +155,161 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which views are wanted, and how they are seen. units gives (N,) log10 mass units [Msun] of observed maps."""
+class ViewSelection:
+    """Which views to train on, and how they are observed.
+
+    units: returns (N,) log10 mass units [Msun] from observed maps (N, 8, Q, Q) and R_e (N,) [kpc].
+    """
 
     tracer: str
-    look: Instrument
-    views: int  # of a galaxy at most, 0 for all
+    instrument: Instrument
+    views: int  # most views of a galaxy, 0 for all
     units: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def survey(galaxies: Galaxies, wanted: Wanted, crew: ddp.Crew, keep: torch.Tensor | None) -> Table:
-    """Look once at every wanted view of all galaxies; the crew's processes share the work.
+def survey(galaxies: Galaxies, selection: ViewSelection, crew: ddp.Crew, kept_maps: torch.Tensor | None) -> Table:
+    """Read every selected view of all galaxies once and tabulate the usable ones; the crew's processes share the work.
 
-    keep (G V, 8, P, P) takes the maps of usable views in, each at its place.
+    kept_maps (G V, 8, P, P): where given, the maps of usable views are written into it, each at its place.
     """
-    found: list[tuple[np.ndarray, ...]] = []
-    for first in range(BLOCK * crew.rank, len(galaxies), BLOCK * crew.size):
-        which = np.arange(first, min(first + BLOCK, len(galaxies)))
-        v, place = galaxies.read(which), galaxies.places(which)
-        if wanted.views:
-            v, place = v[v.view < wanted.views], place[v.view < wanted.views]
-        why = why_not(v, wanted.tracer, wanted.look)
-        good = np.flatnonzero(why == 0)
-        unit = np.zeros(len(v), dtype=np.float32)
+    blocks: list[tuple[np.ndarray, ...]] = []
+    for block_start in range(BLOCK * crew.rank, len(galaxies), BLOCK * crew.size):
+        galaxy_rows = np.arange(block_start, min(block_start + BLOCK, len(galaxies)))
+        views, place = galaxies.read(galaxy_rows), galaxies.places(galaxy_rows)
+        if selection.views:
+            views, place = views[views.view < selection.views], place[views.view < selection.views]
+        reason = why_not(views, selection.tracer, selection.instrument)
+        good = np.flatnonzero(reason == 0)
+        log10_unit = np.zeros(len(views), dtype=np.float32)
         if len(good):
-            some = v[good]
-            unit[good] = wanted.units(some.observed(wanted.look, False), some.half_mass_radius_kpc).numpy()
-            if keep is not None:
-                keep[place[good]] = some.maps
-        found.append((place, why, v.half_mass_radius_kpc.numpy(), v.log10_menc.numpy(), unit))
-    empty = (np.zeros(0, int), np.zeros(0, np.int8), *(np.zeros(s, np.float32) for s in (0, (0, len(RADII_RE)), 0)))
-    mine = tuple(np.concatenate(x) for x in zip(empty, *found, strict=True))
-    joined = [np.concatenate(x) for x in zip(*ddp.gather(mine, crew), strict=True)]
-    order = np.argsort(joined[0])
-    place, why, r_e, menc, unit = (x[order] for x in joined)
+            usable_views = views[good]
+            log10_unit[good] = selection.units(
+                usable_views.observed(selection.instrument, False), usable_views.half_mass_radius_kpc
+            ).numpy()
+            if kept_maps is not None:
+                kept_maps[place[good]] = usable_views.maps
+        blocks.append((place, reason, views.half_mass_radius_kpc.numpy(), views.log10_menc.numpy(), log10_unit))
+    empty = (
+        np.zeros(0, int),
+        np.zeros(0, np.int8),
+        *(np.zeros(shape, np.float32) for shape in (0, (0, len(RADII_RE)), 0)),
+    )
+    local_columns = tuple(np.concatenate(column) for column in zip(empty, *blocks, strict=True))
+    columns = [np.concatenate(column) for column in zip(*ddp.gather(local_columns, crew), strict=True)]
+    order = np.argsort(columns[0])
+    place, reason, r_e, menc, log10_unit = (column[order] for column in columns)
     left_out = {
-        REASONS[k]: (int((why == k).sum()), place[why == k][:3].tolist())
-        for k in range(1, len(REASONS))
-        if (why == k).any()
+        REASONS[reason_number]: (int((reason == reason_number).sum()), place[reason == reason_number][:3].tolist())
+        for reason_number in range(1, len(REASONS))
+        if (reason == reason_number).any()
     }
-    good = np.flatnonzero(why == 0)
-    known = [torch.from_numpy(x[good]) for x in (r_e, menc, unit)]
-    return Table(place[good], known[0], known[1], known[2], left_out)
+    good = np.flatnonzero(reason == 0)
+    tensors = [torch.from_numpy(column[good]) for column in (r_e, menc, log10_unit)]
+    return Table(place[good], tensors[0], tensors[1], tensors[2], left_out)
 
 
 class Loader:
-    """A batch's maps for every step, this process's share of them; `table` and `galaxies` say what there is."""
+    """Gives this process's share of the batch's maps for every step; `table` holds the views to draw from."""
 
     def __init__(self, galaxies: Galaxies, table: Table, batch: int, device: torch.device):
         self.galaxies, self.table, self.device = galaxies, table, device
-        self._mine = slice(ddp.rank(), batch, ddp.world_size())
+        self._local_share = slice(ddp.rank(), batch, ddp.world_size())
 
     def next(self, step: int) -> tuple[np.ndarray, torch.Tensor]:
-        """The batch's views (batch,), numbers in the table, and the maps of this process's (n, 8, P, P)."""
+        """Return the batch's views (batch,) as rows of the table, and the maps (n, 8, P, P) of this process's share."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of threads."""
+        """End background threads."""
 
 
-class Held(Loader):
-    """Maps kept in memory: this machine's, or the GPU's where they take less than half of what is free there."""
+class InMemory(Loader):
+    """Keeps maps in memory: on the GPU where they take less than half of its free memory, else on the machine."""
 
     def __init__(
         self, galaxies: Galaxies, table: Table, batch: int, seed: int, device: torch.device, maps: torch.Tensor
     ):
         super().__init__(galaxies, table, batch, device)
         self._order = Shuffle(len(table), batch, seed)
-        self._maps, self._at = maps, torch.from_numpy(table.place)
+        self._maps, self._rows_in_maps = maps, torch.from_numpy(table.place)
         if device.type == "cuda" and 4 * len(table) * maps[0].numel() < 0.5 * torch.cuda.mem_get_info(device)[0]:
-            parts = [maps[p].to(device) for p in self._at.split(4096)]
-            self._maps, self._at = torch.cat(parts), torch.arange(len(table))
+            parts = [maps[places].to(device) for places in self._rows_in_maps.split(4096)]
+            self._maps, self._rows_in_maps = torch.cat(parts), torch.arange(len(table))
 
     def next(self, step: int) -> tuple[np.ndarray, torch.Tensor]:
-        """As in Loader."""
+        """Return what `Loader.next` does."""
         rows = self._order.rows(step)
-        at = self._at[torch.from_numpy(rows[self._mine])]
+        map_rows = self._rows_in_maps[torch.from_numpy(rows[self._local_share])]
         if self._maps.device.type == "cuda":
-            return rows, self._maps[at.pin_memory().to(self.device, non_blocking=True)]
-        return rows, _to(self._maps[at], self.device)
+            return rows, self._maps[map_rows.pin_memory().to(self.device, non_blocking=True)]
+        return rows, _to_device(self._maps[map_rows], self.device)
 
 
 class Streamed(Loader):
-    """Maps read window by window, the next one in the background."""
+    """Reads maps window by window, the next window in the background."""
 
     def __init__(self, galaxies: Galaxies, table: Table, batch: int, seed: int, device: torch.device, window: int):
         super().__init__(galaxies, table, batch, device)
         self._lanes = Lanes(table.place // galaxies.shape[0], batch, seed, window)
-        self._reader = ThreadPoolExecutor(1, "maps")
-        self._ahead: dict[int, Future[tuple[np.ndarray, torch.Tensor]]] = {}
-        self._number, self._window = -1, (np.zeros(0), torch.zeros(0))
+        self._background_reader = ThreadPoolExecutor(1, "maps")
+        self._windows_ahead: dict[int, Future[tuple[np.ndarray, torch.Tensor]]] = {}
+        self._window_number, self._window = -1, (np.zeros(0), torch.zeros(0))
 
     def _read(self, number: int) -> tuple[np.ndarray, torch.Tensor]:
-        """The views (steps, batch) of a window, and the maps (steps, n, 8, P, P) of this process's."""
+        """Return the views (steps, batch) of a window, and the maps (steps, n, 8, P, P) of this process's share."""
         rows = self._lanes.rows(number)
-        mine = rows[:, self._mine]
-        views = self.galaxies.shape[0]
-        wanted, inverse = np.unique(self.table.place[mine.ravel()], return_inverse=True)
+        local_rows = rows[:, self._local_share]
+        n_views = self.galaxies.shape[0]
+        wanted_places, inverse = np.unique(self.table.place[local_rows.ravel()], return_inverse=True)
         maps = torch.empty(len(inverse), *self.galaxies.shape[1:])
-        back = np.argsort(inverse, kind="stable")  # where the wanted ones go, one after another
-        sorted_inverse = inverse[back]
-        chosen = np.unique(wanted // views)
-        for first in range(0, len(chosen), BLOCK):
-            which = chosen[first : first + BLOCK]
-            begin, end = np.searchsorted(wanted // views, [which[0], which[-1] + 1])
-            here = slice(*np.searchsorted(sorted_inverse, [begin, end]))
-            places = wanted[sorted_inverse[here]]
-            from_read = np.searchsorted(which, places // views) * views + places % views
-            maps[torch.from_numpy(back[here])] = self.galaxies.read(which).maps[torch.from_numpy(from_read)]
-        return rows, maps.reshape(*mine.shape, *self.galaxies.shape[1:])
+        sorted_rows = np.argsort(inverse, kind="stable")  # rows of `maps`, in the order of their places
+        sorted_inverse = inverse[sorted_rows]
+        wanted_galaxies = np.unique(wanted_places // n_views)
+        for block_start in range(0, len(wanted_galaxies), BLOCK):
+            galaxy_rows = wanted_galaxies[block_start : block_start + BLOCK]
+            block_begin, block_end = np.searchsorted(wanted_places // n_views, [galaxy_rows[0], galaxy_rows[-1] + 1])
+            in_block = slice(*np.searchsorted(sorted_inverse, [block_begin, block_end]))
+            places = wanted_places[sorted_inverse[in_block]]
+            rows_in_views = np.searchsorted(galaxy_rows, places // n_views) * n_views + places % n_views
+            maps[torch.from_numpy(sorted_rows[in_block])] = self.galaxies.read(galaxy_rows).maps[
+                torch.from_numpy(rows_in_views)
+            ]
+        return rows, maps.reshape(*local_rows.shape, *self.galaxies.shape[1:])
 
     def next(self, step: int) -> tuple[np.ndarray, torch.Tensor]:
-        """As in Loader. Steps are to follow each other."""
+        """Return what `Loader.next` does. Fast only where steps follow each other, as the next window is read ahead."""
         number, within = self._lanes.at(step)
-        if number != self._number:
+        if number != self._window_number:
             self._window = (np.zeros(0), torch.zeros(0))
-            waiting = self._ahead.pop(number, None) or self._reader.submit(self._read, number)
-            self._number, self._window = number, waiting.result()
-            self._ahead = {number + 1: self._reader.submit(self._read, number + 1)}
+            window_read = self._windows_ahead.pop(number, None) or self._background_reader.submit(self._read, number)
+            self._window_number, self._window = number, window_read.result()
+            self._windows_ahead = {number + 1: self._background_reader.submit(self._read, number + 1)}
         rows, maps = self._window
-        return rows[within], _to(maps[within], self.device)
+        return rows[within], _to_device(maps[within], self.device)
 
     def close(self) -> None:
-        """Wait for the reader."""
-        self._reader.shutdown(cancel_futures=True)
+        """Wait for the background reader and end it."""
+        self._background_reader.shutdown(cancel_futures=True)
 
 
-def _to(maps: torch.Tensor, device: torch.device) -> torch.Tensor:
+def _to_device(maps: torch.Tensor, device: torch.device) -> torch.Tensor:
     return maps.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else maps
 
 
 def window_for(galaxies: Galaxies, memory_gb: float, batch: int) -> int:
-    """0 where all maps fit into the memory of a node; else how many steps a window has, of which two are held."""
-    size = 4 * int(np.prod(galaxies.shape))
-    if size * len(galaxies) <= memory_gb * 1e9:
+    """Return how many steps a window has so that two of them fit into a node's memory; 0 where all maps fit."""
+    bytes_per_galaxy = 4 * int(np.prod(galaxies.shape))
+    if bytes_per_galaxy * len(galaxies) <= memory_gb * 1e9:
         return 0
-    return max(1, int(memory_gb * 1e9 / (2.5 * batch * size / galaxies.shape[0])))
+    return max(1, int(memory_gb * 1e9 / (2.5 * batch * bytes_per_galaxy / galaxies.shape[0])))
 
 
-def open_loader(galaxies: Galaxies, wanted: Wanted, batch: int, seed: int, window: int, device: torch.device) -> Loader:
-    """All that is usable, kept in memory (window 0) or streamed. Every process has to call it.
+def open_loader(
+    galaxies: Galaxies, selection: ViewSelection, batch: int, seed: int, window: int, device: torch.device
+) -> Loader:
+    """Make the loader of all usable views: kept in memory (window 0), or streamed. Every process has to call it.
 
-    Raises StoreError when nothing is usable.
+    Raises StoreError where no view is usable.
     """
     crew, maps = ddp.everyone(), None
     if not window:
@@ -289,44 +318,47 @@ def open_loader(galaxies: Galaxies, wanted: Wanted, batch: int, seed: int, windo
         maps = ddp.node_memory(shape, crew)
         if maps is None:
             crew, maps = ddp.Crew(0, 1), torch.zeros(shape)
-    table = survey(galaxies, wanted, crew, maps)
-    ddp.gather(0)  # all have filled the memory they share
+    table = survey(galaxies, selection, crew, maps)
+    ddp.gather(0)  # Waits until all processes have filled the memory that they share.
     if not len(table):
-        why = "; ".join(f"{n} with {reason}" for reason, (n, _) in table.left_out.items())
+        reasons = "; ".join(f"{n} with {reason}" for reason, (n, _) in table.left_out.items())
         raise store.StoreError(
-            f"{galaxies.path}: no finished galaxy with usable {wanted.tracer} maps to train on in "
-            f"{', '.join(galaxies.suites)} ({why or 'none in this part of the split'}); map more galaxies"
+            f"{galaxies.path}: no finished galaxy with usable {selection.tracer} maps to train on in "
+            f"{', '.join(galaxies.suites)} ({reasons or 'none in this part of the split'}); map more galaxies"
         )
     if maps is None:
         return Streamed(galaxies, table, batch, seed, device, window)
-    return Held(galaxies, table, batch, seed, device, maps)
+    return InMemory(galaxies, table, batch, seed, device, maps)
 
 
 def validation_views(
-    galaxies: Galaxies, tracer: str, look: Instrument, memory_gb: float
+    galaxies: Galaxies, tracer: str, instrument: Instrument, memory_gb: float
 ) -> tuple[Views, torch.Tensor, np.ndarray]:
-    """This process's share of the usable views, seen with their fixed noise (N, 8, Q, Q), and their places (N,).
+    """Return this process's share of the usable views, their observed maps (N, 8, Q, Q), and their places (N,).
 
-    Of galaxies whose views would take more than memory_gb, every second, third, ... one.
+    They are observed with their fixed noise. Where all galaxies would take more than memory_gb, only every second,
+    third, ... galaxy is taken. Every process has to call it. Raises StoreError where no view is usable.
     """
-    size = 4e-9 * int(np.prod(galaxies.shape)) * len(galaxies)
-    kept = np.arange(0, len(galaxies), max(1, int(np.ceil(size / memory_gb))))[ddp.rank() :: ddp.world_size()]
-    parts, seen, places = [], [], []
-    for first in range(0, len(kept), BLOCK):
-        which = kept[first : first + BLOCK]
-        v = galaxies.read(which)
-        good = np.flatnonzero(why_not(v, tracer, look) == 0)
+    size_gb = 4e-9 * int(np.prod(galaxies.shape)) * len(galaxies)
+    galaxy_numbers = np.arange(0, len(galaxies), max(1, int(np.ceil(size_gb / memory_gb))))[
+        ddp.rank() :: ddp.world_size()
+    ]
+    parts, observed, places = [], [], []
+    for block_start in range(0, len(galaxy_numbers), BLOCK):
+        block = galaxy_numbers[block_start : block_start + BLOCK]
+        views = galaxies.read(block)
+        good = np.flatnonzero(why_not(views, tracer, instrument) == 0)
         if len(good):
-            parts.append(v[good])
-            seen.append(parts[-1].observed(look))
-            parts[-1].maps = parts[-1].maps[:, :, :0]  # seen, and not needed again
-            places.append(galaxies.places(which)[good])
+            parts.append(views[good])
+            observed.append(parts[-1].observed(instrument))
+            parts[-1].maps = parts[-1].maps[:, :, :0]  # observed by now, so the stored maps are not needed again
+            places.append(galaxies.places(block)[good])
     if not sum(ddp.gather(len(parts))):
         raise store.StoreError(
             f"{galaxies.path}: no finished galaxy with usable {tracer} maps to validate on in "
             f"{', '.join(galaxies.suites)}; map more galaxies"
         )
     if not parts:
-        none = galaxies.read(kept[:0])
-        return none, none.observed(look, False), kept[:0]
-    return concatenate(parts), torch.cat(seen), np.concatenate(places)
+        no_views = galaxies.read(galaxy_numbers[:0])
+        return no_views, no_views.observed(instrument, False), galaxy_numbers[:0]
+    return concatenate(parts), torch.cat(observed), np.concatenate(places)

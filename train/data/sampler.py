@@ -1,7 +1,7 @@
-"""Which views a step sees, turned how and under which noise.
+"""Draws which views a step sees, how they are turned, and their noise.
 
-All of it follows (seed, step, place in the batch) and nothing else: any number of processes, a run that was
-stopped, a CPU and a GPU draw the same, and a process draws only its own share.
+All draws depend only on (seed, step, place in the batch): they are the same for any number of processes, in a run that
+was stopped, on a CPU and on a GPU, and a process draws only its own share.
 """
 
 import math
@@ -12,27 +12,32 @@ import torch
 
 
 def _signed(constant: int) -> int:
-    """64 bits as torch's int64 holds them."""
+    """Return the signed number that has the same 64 bits, as torch's int64 holds them."""
     return constant - (1 << 64) if constant >= 1 << 63 else constant
 
 
-_STEP, _FIRST, _SECOND = (_signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_INCREMENT, _FIRST_FACTOR, _SECOND_FACTOR = (
+    _signed(constant) for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
 
 
-def _shifted(x: torch.Tensor, by: int) -> torch.Tensor:
-    return (x >> by) & ((1 << (64 - by)) - 1)
+def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def random_bits(counter: torch.Tensor, seed: int) -> torch.Tensor:
-    """64 random bits (int64) for every counter (int64): splitmix64 (Steele, Lea & Flood 2014), whatever the device."""
-    x = counter * _STEP + _signed(seed * 0xD1342543DE82EF95 % (1 << 64))
-    x = (x ^ _shifted(x, 30)) * _FIRST
-    x = (x ^ _shifted(x, 27)) * _SECOND
+    """Return 64 random bits (int64) for every counter (int64), the same on every device.
+
+    By splitmix64 (Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195).
+    """
+    x = counter * _INCREMENT + _signed(seed * 0xD1342543DE82EF95 % (1 << 64))
+    x = (x ^ _shifted(x, 30)) * _FIRST_FACTOR
+    x = (x ^ _shifted(x, 27)) * _SECOND_FACTOR
     return x ^ _shifted(x, 31)
 
 
 def normal(counter: torch.Tensor, seed: int) -> torch.Tensor:
-    """(N, 2 M) standard normal numbers for counters (N, M), by Box & Muller (1958) from 32 bits each."""
+    """Return standard normal numbers (N, 2 M) for counters (N, M), by Box & Muller (1958) from 32 bits each."""
     bits = random_bits(counter, seed)
     radius = torch.sqrt(-2.0 * torch.log((_shifted(bits, 32) + 1).float() * 2.0**-32))
     angle = (bits & 0xFFFFFFFF).float() * (2 * math.pi * 2.0**-32)
@@ -40,7 +45,10 @@ def normal(counter: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def draws(samples: torch.Tensor, pixels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random bits (N,) to choose by and standard normal noise (N, 4, P, P) for samples (N,) counted over the run."""
+    """Return random bits (N,), for choices, and standard normal noise (N, 4, P, P).
+
+    samples (N,) number the views that a run has drawn, from its first step on.
+    """
     half = 2 * pixels**2
     counter = samples[:, None] * (half + 1) + torch.arange(half + 1, device=samples.device)
     return random_bits(counter[:, 0], seed), normal(counter[:, 1:], seed).reshape(-1, 4, pixels, pixels)
@@ -52,51 +60,52 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Shuffle:
-    """Batches from one shuffle of all n views after another; the last batch of an epoch reaches into the next."""
+    """Cuts batches from one shuffle of all n views after another; an epoch's last batch reaches into the next epoch."""
 
     def __init__(self, n: int, batch: int, seed: int):
         self.n, self.batch, self.seed = n, batch, seed
 
     def rows(self, step: int) -> np.ndarray:
-        """(batch,) views of a step."""
-        at = step * self.batch + np.arange(self.batch)
-        epochs, within = np.divmod(at, self.n)
-        out = np.empty(self.batch, dtype=np.int64)
+        """Return the views (batch,) of a step."""
+        samples = step * self.batch + np.arange(self.batch)
+        epochs, within = np.divmod(samples, self.n)
+        rows = np.empty(self.batch, dtype=np.int64)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            out[here] = _permutation(self.n, self.seed, int(epoch))[within[here]]
-        return out
+            in_epoch = epochs == epoch
+            rows[in_epoch] = _permutation(self.n, self.seed, int(epoch))[within[in_epoch]]
+        return rows
 
 
 class Lanes:
-    """Batches whose views lie near each other in the store, for maps that are read as they are needed.
+    """Makes batches of which a window of steps needs few galaxies, for maps that are read as they are needed.
 
-    Each epoch shuffles the galaxies and cuts the row of their views into lanes, one for each place in a batch;
-    fewer where a window of `window` steps would be short of GALAXIES galaxies a lane, for they are read whole.
-    Each place walks along a lane, shuffled inside windows: a batch has views from all over the store, and a
-    window needs few galaxies. To fill the last batch an epoch repeats up to batch - 1 views.
+    Each epoch shuffles the galaxies, lines up all their views, and cuts this line into lanes, one for each place in a
+    batch. There are fewer lanes where a window of `window` steps would have less than GALAXIES galaxies per lane,
+    because galaxies are read with all their views. Each place in the batch moves along a lane, in an order shuffled
+    inside windows: a batch has views from all over the store, and a window needs few galaxies. To fill its last batch
+    an epoch repeats up to batch - 1 views.
     """
 
     GALAXIES = 4
 
     def __init__(self, galaxy: np.ndarray, batch: int, seed: int, window: int):
         self.batch, self.seed, self.window = batch, seed, window
-        self.steps = -(-len(galaxy) // batch)  # an epoch's
+        self.steps = -(-len(galaxy) // batch)  # per epoch
         self._starts = np.flatnonzero(np.diff(galaxy, prepend=-1))
         self._counts = np.diff(np.append(self._starts, len(galaxy)))
-        most = window * batch / (self.GALAXIES * self._counts.mean())
-        self.lanes = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, most))
+        most_lanes = window * batch / (self.GALAXIES * self._counts.mean())
+        self.lanes = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, most_lanes))
 
     def windows(self) -> int:
-        """How many windows an epoch has."""
+        """Return how many windows an epoch has."""
         return -(-self.steps // self.window)
 
     def at(self, step: int) -> tuple[int, int]:
-        """The window of a step, counted from the run's first, and which of the window's steps it is."""
+        """Return a step's window, counted from the run's first window, and the step's number in that window."""
         epoch, within = divmod(step, self.steps)
         return epoch * self.windows() + within // self.window, within % self.window
 
-    @lru_cache(maxsize=2)  # noqa: B019 - lives as long as the process
+    @lru_cache(maxsize=2)  # noqa: B019 - the cache lives as long as the process
     def _epoch(self, epoch: int) -> np.ndarray:
         order = _permutation(len(self._starts), self.seed, epoch)
         counts = self._counts[order]
@@ -105,9 +114,9 @@ class Lanes:
         return np.resize(rows, (self.lanes, self.batch // self.lanes * self.steps))
 
     def rows(self, number: int) -> np.ndarray:
-        """(steps, batch) views of a window."""
-        epoch, k = divmod(number, self.windows())
-        each = self.batch // self.lanes  # places that share a lane
-        here = slice(k * self.window * each, (k + 1) * self.window * each)
-        mixed = np.random.default_rng((self.seed, epoch, k)).permuted(self._epoch(epoch)[:, here], axis=1)
-        return mixed.reshape(self.lanes, -1, each).transpose(1, 2, 0).reshape(-1, self.batch)
+        """Return the views (steps, batch) of a window."""
+        epoch, window = divmod(number, self.windows())
+        places_per_lane = self.batch // self.lanes
+        columns = slice(window * self.window * places_per_lane, (window + 1) * self.window * places_per_lane)
+        shuffled = np.random.default_rng((self.seed, epoch, window)).permuted(self._epoch(epoch)[:, columns], axis=1)
+        return shuffled.reshape(self.lanes, -1, places_per_lane).transpose(1, 2, 0).reshape(-1, self.batch)

@@ -1,4 +1,4 @@
-"""Fits as jobs of Slurm or of this machine: what is asked for, submission, how they stand.
+"""Fits as jobs of Slurm or of this machine: the options of a launch, the submission, and the state of the runs.
 
-submitit is known in this room alone. Imports `loop` and `run`.
+No other folder imports submitit. Imports `loop` and `run`.
 """

@@ -1,6 +1,6 @@
-"""What the processes of a launched job run: one fit, stopped and started again as Slurm or a user asks.
+"""The job that the processes of a launch run: one fit, which Slurm or a user may stop and start again.
 
-The run folder is all that going on needs, so a job that Slurm starts again and one that is launched again do the same.
+A fit goes on from its run folder alone, so that a job that Slurm starts again does the same as one launched again.
 """
 
 import ctypes
@@ -17,10 +17,10 @@ import submitit
 
 from kinmass.train import distributed as ddp
 from kinmass.train.launch.status import (
-    ANOTHER,
-    ask,
+    NOT_THE_CAUSE,
     attempt,
     leave_mark,
+    run_slurm_command,
     steps_of,
 )
 from kinmass.train.loop.config import FitConfig
@@ -36,11 +36,11 @@ class Run:
 
 
 class FitJob(submitit.helpers.Checkpointable):
-    """What every process of a job runs: one fit, stopped by SIGUSR2 or SIGTERM with a checkpoint.
+    """The function that every process of a job runs: one fit, which SIGUSR2 or SIGTERM stops with a checkpoint.
 
-    submitit's own handlers would start the job again at once from the last timed checkpoint, and would pass over
-    SIGTERM, with which Slurm preempts. They serve only until the ones here are in place (there is nothing to
-    save before), by way of the inherited `checkpoint`.
+    It replaces submitit's handlers, which would start the job again at once from the last timed checkpoint, and would
+    ignore SIGTERM, with which Slurm preempts. These serve, by the inherited `checkpoint`, only until the handlers here
+    are set, and until then there is nothing to save.
     """
 
     def __init__(self, config: dict[str, Any], out: str, cluster: str):
@@ -52,54 +52,57 @@ class FitJob(submitit.helpers.Checkpointable):
         ddp.request_stop()
 
     def __call__(self) -> None:
-        """Run the fit to its end or stop; what it raises ends the process with a traceback in the log."""
+        """Run the fit until it ends or stops. An error it raises ends the process, with a traceback in the log."""
         signal.signal(signal.SIGUSR2, self._stop)
         signal.signal(signal.SIGTERM, self._stop)
         environment = submitit.JobEnvironment()
         logs, out = environment.paths.folder, Path(self.out)
         if self.cluster == "local":
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan goes on writing
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the process dies with its lane.
         if environment.num_tasks > 1:
-            # CUDA_VISIBLE_DEVICES stays as Slurm bound it: process_group counts the devices that it sees.
+            # CUDA_VISIBLE_DEVICES stays as Slurm set it, because process_group counts the devices that it sees.
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
             if self.cluster == "local":
                 os.environ["MASTER_ADDR"] = "127.0.0.1"
         if environment.global_rank == 0:
-            for before in range(attempt()):
-                (logs / f"ended-{before}.json").unlink(missing_ok=True)
-        begun_at = steps_of(out)[0]
+            for earlier_attempt in range(attempt()):
+                (logs / f"ended-{earlier_attempt}.json").unlink(missing_ok=True)
+        steps_before = steps_of(out)[0]
         try:
             fit(FitConfig(**self.config), out)
         except Stopped as stop:
             print(stop, flush=True)
             if environment.global_rank == 0:
-                why = self._not_again(steps_of(out)[0] > begun_at) if self.cluster == "slurm" else "as asked"
-                if why:
-                    leave_mark(logs, "stopped", why)
-                print(f"not queued again: {why}" if why else "queued again", flush=True)
+                reason = self._requeue(steps_of(out)[0] > steps_before) if self.cluster == "slurm" else "as asked"
+                if reason:
+                    leave_mark(logs, "stopped", reason)
+                print(f"not queued again: {reason}" if reason else "queued again", flush=True)
         except BaseException as error:
             text = _first_line(error)
-            if ANOTHER.search(text):
-                time.sleep(2)  # that other one, or the lane, may say why
+            if NOT_THE_CAUSE.search(text):
+                time.sleep(2)  # until the process that is the cause, or the lane, has left its mark
                 text = f"another process of the job died, out of memory or killed? ({text})"
             leave_mark(logs, "failed", text)
             raise
 
-    def _not_again(self, went_on: bool) -> str:
-        """Have Slurm queue this job again; why not, where it ends the job for good or queues it again by itself."""
-        job = os.environ["SLURM_JOB_ID"]
-        shown = ask("scontrol", "show", "job", "--oneliner", job)
-        state = re.search(r"\bJobState=(\w+)", shown.stdout) if shown else None
-        if shown is None or state is None:
+    def _requeue(self, made_progress: bool) -> str:
+        """Have Slurm queue this job again; return "" or why it was not asked to or refused.
+
+        It is not asked where Slurm itself ended the job, or where the job made no progress before its time limit.
+        """
+        job_id = os.environ["SLURM_JOB_ID"]
+        job_shown = run_slurm_command("scontrol", "show", "job", "--oneliner", job_id)
+        state = re.search(r"\bJobState=(\w+)", job_shown.stdout) if job_shown else None
+        if job_shown is None or state is None:
             return "scontrol does not answer on the node"
-        if state[1] != "RUNNING":  # cancelled, or preempted with Slurm queueing it again
+        if state[1] != "RUNNING":  # It was cancelled, or preempted, and then Slurm itself queues it again.
             return f"Slurm itself ended the job ({state[1].lower()})"
-        if self.signum == signal.SIGUSR2 and not went_on:
+        if self.signum == signal.SIGUSR2 and not made_progress:
             return "the time limit leaves no time for a single step; give more --time"
-        asked = ask("scontrol", "requeue", job, timeout=60)
-        if asked is None or asked.returncode:
-            why = asked.stderr.strip() if asked else "no answer"
-            return f"scontrol refused ({why})"
+        answer = run_slurm_command("scontrol", "requeue", job_id, timeout=60)
+        if answer is None or answer.returncode:
+            reason = answer.stderr.strip() if answer else "no answer"
+            return f"scontrol refused ({reason})"
         return ""
 
 
@@ -109,11 +112,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def job_of(run: Run, cluster: str) -> FitJob:
-    """A run as a job of `slurm` or of this machine (`local`)."""
+    """Return the job of a run, for the cluster `slurm` or `local` (this machine)."""
     plain = {name: getattr(run.config, name) for name in FitConfig.__dataclass_fields__}
     return FitJob(plain, str(run.folder.absolute()), cluster)
 
 
 def signal_delay_s(limit_s: int) -> int:
-    """How long before its time limit a job is told to stop; Slurm may tell it up to 60 s earlier."""
+    """Return how long before its time limit [s] a job is told to stop; Slurm may tell it up to 60 s earlier."""
     return min(120, max(10, limit_s // 10))

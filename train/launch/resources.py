@@ -1,4 +1,4 @@
-"""What `kinmass launch` is asked for: a site file, a time limit, processes, an array of fits. Knows no scheduler."""
+"""Reads what `kinmass launch` is given: site file, time limit, processes, array of fits. Needs no scheduler."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: What a site file may hold; slurm/site.example.env says what each is.
+#: Keys that a site file may hold; slurm/site.example.env explains each.
 SITE_KEYS = (
     "ACCOUNT", "PARTITION", "GPU_PARTITION", "QOS", "CONSTRAINT", "WCKEY", "GPUS_PER_NODE", "GPU_GRES",
     "CPUS_PER_TASK", "MAX_ARRAY", "SBATCH_EXTRA", "SETUP", "PYTHON", "MPIRUN", "NODES", "TASKS_PER_NODE", "TIME",
@@ -17,25 +17,28 @@ SITE_KEYS = (
 
 
 class LaunchError(ValueError):
-    """What cannot work, said before anything is queued."""
+    """Something about a launch cannot work; raised before anything is queued where that is possible."""
 
 
 def minutes(text: str) -> int:
-    """A time limit in minutes, rounded up: 8h, 90m, 2d, 1h30m, 08:00:00 or 1-12:00:00. Raises LaunchError."""
-    units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text)
-    found = units or clock
-    days, hours, mins, seconds = (int(n or 0) for n in found.groups()) if found else (0, 0, 0, 0)
-    total = -(-(((days * 24 + hours) * 60 + mins) * 60 + seconds) // 60)
+    """Return a time limit in minutes, rounded up, from text like 8h, 90m, 2d, 1h30m, 08:00:00 or 1-12:00:00.
+
+    Raises LaunchError for other text.
+    """
+    with_units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    as_clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text)
+    match = with_units or as_clock
+    days, hours, clock_minutes, seconds = (int(number or 0) for number in match.groups()) if match else (0, 0, 0, 0)
+    total = -(-(((days * 24 + hours) * 60 + clock_minutes) * 60 + seconds) // 60)
     if total < 1:
         raise LaunchError(f"time limit {text!r} is not understood; write it like 8h, 90m, 08:00:00 or 1-12:00:00")
     return total
 
 
 def read_site(path: Path | None = None) -> dict[str, str]:
-    """The settings in a site file of bash assignments, which is read and never executed. Raises LaunchError.
+    """Return the settings in a site file of bash assignments, which is read but never executed. Raises LaunchError.
 
-    Without a path that of $KINMASS_SITE, or slurm/site.env if there is one.
+    Without a path the file is that of $KINMASS_SITE, or slurm/site.env if there is one.
     """
     if path is None:
         path = Path(os.environ.get("KINMASS_SITE", "slurm/site.env"))
@@ -53,7 +56,7 @@ def read_site(path: Path | None = None) -> dict[str, str]:
                 f"{path}: {word!r} is no KEY=value that is known (values with spaces need quotes); "
                 f"there are {', '.join(SITE_KEYS)}"
             )
-        if key not in ("SETUP", "MPIRUN"):  # those are for bash
+        if key not in ("SETUP", "MPIRUN"):  # Bash evaluates these two in the job.
             try:
                 value = string.Template(value).substitute(os.environ | {"PWD": os.getcwd()})
             except (KeyError, ValueError) as error:
@@ -67,7 +70,7 @@ def read_site(path: Path | None = None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Resources:
-    """Where and on what every job runs."""
+    """Where every job runs, and with which processes, GPUs and limits."""
 
     cluster: str  # slurm, local or debug
     nodes: int = 1
@@ -89,7 +92,7 @@ def resources(
     cluster: str, site: dict[str, str], nodes: int = 1, gpus: int | None = None, processes: int | None = None,
     time_limit: str | None = None, at_once: int | None = None, after: str | None = None,
 ) -> Resources:  # fmt: skip
-    """What the options and the site file ask for together. Raises LaunchError with what cannot work."""
+    """Return what the options and the site file ask for together. Raises LaunchError with what cannot work."""
 
     def number(key: str) -> int | None:
         try:
@@ -99,8 +102,8 @@ def resources(
 
     if cluster == "slurm" and gpus is None:
         gpus = number("GPUS_PER_NODE")
-    asked = {"nodes": nodes, "processes per node": processes, "jobs at once": at_once}
-    for name, value in asked.items():
+    counts = {"nodes": nodes, "processes per node": processes, "jobs at once": at_once}
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise LaunchError(f"{name} must be at least 1, not {value}")
     if gpus is not None and gpus < 0:
@@ -117,24 +120,31 @@ def resources(
         raise LaunchError(f"--cluster {cluster} has one node, not {nodes}")
     if cluster == "debug" and processes > 1:
         raise LaunchError(f"--cluster debug runs in this process alone, not in {processes}; take --cluster local")
-    limit = minutes(time_limit) if time_limit else (8 * 60 if cluster == "slurm" else None)
-    spare = 4 if gpus else max(1, (os.cpu_count() or 1) // processes) if cluster == "local" else 1
+    limit_minutes = minutes(time_limit) if time_limit else (8 * 60 if cluster == "slurm" else None)
+    default_cpus = 4 if gpus else max(1, (os.cpu_count() or 1) // processes) if cluster == "local" else 1
     return Resources(
-        cluster, nodes, processes, gpus, cpus or spare, limit, at_once, after,
-        {k: v for k, v in site.items() if v},
+        cluster, nodes, processes, gpus, cpus or default_cpus, limit_minutes, at_once, after,
+        {key: value for key, value in site.items() if value},
     )  # fmt: skip
 
 
-def combinations(array: str, known: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-    """(tracer, suites) of every job of an array such as "gas,stars,both x bursty,quiet,bursty+quiet".
+def combinations(array: str, store_suites: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return (tracer, suites) of every job of an array such as "gas,stars,both x bursty,quiet,bursty+quiet".
 
-    Without " x ..." each tracer is trained on all `known` suites, and so it is for a set called "all".
+    Without " x ...", and for a set called "all", a tracer is trained on all `store_suites`. Raises LaunchError.
     """
-    tracers, *sets = re.split(r"\s+x\s+", array.strip())
-    if len(sets) > 1:
+    tracers, *suite_sets = re.split(r"\s+x\s+", array.strip())
+    if len(suite_sets) > 1:
         raise LaunchError(f"--array {array!r} has more than one ' x '; write it like 'gas,both x bursty,bursty+quiet'")
-    chosen = [tuple(known) if s == "all" else tuple(s.split("+")) for s in (sets[0] if sets else "all").split(",")]
-    pairs = [(tracer.strip(), tuple(s.strip() for s in suites)) for tracer in tracers.split(",") for suites in chosen]
+    chosen_sets = [
+        tuple(store_suites) if names == "all" else tuple(names.split("+"))
+        for names in (suite_sets[0] if suite_sets else "all").split(",")
+    ]
+    pairs = [
+        (tracer.strip(), tuple(names.strip() for names in suites))
+        for tracer in tracers.split(",")
+        for suites in chosen_sets
+    ]
     if len(set(pairs)) < len(pairs):
         raise LaunchError(f"--array {array!r} names a combination twice")
     return pairs

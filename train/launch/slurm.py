@@ -1,4 +1,4 @@
-"""Jobs of Slurm: what sbatch is told, and submitting it."""
+"""Submits jobs to Slurm: the parameters of sbatch, the submission, and the release of jobs on hold."""
 
 import io
 import os
@@ -17,35 +17,36 @@ from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 from kinmass.train.launch.job import Run, job_of, signal_delay_s
 from kinmass.train.launch.resources import LaunchError, Resources
 from kinmass.train.launch.status import (
-    ask,
+    run_slurm_command,
 )
 
 
-def sbatch_parameters(wanted: Resources, jobs: int) -> dict[str, Any]:
-    """The job as submitit's parameters: none of its defaults that bite (5 minutes, a wckey) is left."""
-    site, gpus = wanted.site, wanted.gpus
-    extra: dict[str, Any] = {}
+def sbatch_parameters(resources: Resources, n_jobs: int) -> dict[str, Any]:
+    """Return submitit's parameters of the job. They replace its defaults that do harm (5 minutes, a wckey)."""
+    site, gpus = resources.site, resources.gpus
+    extra_options: dict[str, Any] = {}
     for word in shlex.split(site.get("SBATCH_EXTRA", "")):
         name, equals, value = word.partition("=")
         if not re.fullmatch(r"--[a-z][a-z-]*", name):
             raise LaunchError(f"SBATCH_EXTRA: {word!r} is no option of sbatch; write it like --mem=64G --exclusive")
-        extra[name[2:]] = value if equals else True
-    limit_s = 60 * (wanted.minutes or 0)
+        extra_options[name[2:]] = value if equals else True
+    limit_s = 60 * (resources.minutes or 0)
     parameters = {
-        "job_name": "kinmass", "time": wanted.minutes, "nodes": wanted.nodes, "ntasks_per_node": wanted.processes,
-        "cpus_per_task": wanted.cpus, "account": site.get("ACCOUNT"), "qos": site.get("QOS"),
+        "job_name": "kinmass", "time": resources.minutes, "nodes": resources.nodes,
+        "ntasks_per_node": resources.processes,
+        "cpus_per_task": resources.cpus, "account": site.get("ACCOUNT"), "qos": site.get("QOS"),
         "partition": (site.get("GPU_PARTITION") if gpus else None) or site.get("PARTITION"),
         "constraint": site.get("CONSTRAINT"), "wckey": site.get("WCKEY"),
         "signal_delay_s": signal_delay_s(limit_s), "stderr_to_stdout": True,
-        "array_parallelism": wanted.at_once or jobs,
-        "setup": [*filter(None, [site.get("SETUP")]), f"export OMP_NUM_THREADS={wanted.cpus} TQDM_MININTERVAL=30"],
-        # srun does not take --cpus-per-task over from sbatch; one process that fails ends them all.
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={wanted.cpus}"],
-        # On hold until its folder and record are there; again in the queue after preemption or a node's failure.
-        "additional_parameters": {"hold": True, "requeue": True, "kill-on-invalid-dep": "yes"} | extra,
+        "array_parallelism": resources.at_once or n_jobs,
+        "setup": [*filter(None, [site.get("SETUP")]), f"export OMP_NUM_THREADS={resources.cpus} TQDM_MININTERVAL=30"],
+        # srun does not inherit --cpus-per-task from sbatch. When one process fails, all are ended.
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={resources.cpus}"],
+        # On hold until its folder and record are written; queued again after preemption or a node's failure.
+        "additional_parameters": {"hold": True, "requeue": True, "kill-on-invalid-dep": "yes"} | extra_options,
     }  # fmt: skip
-    if wanted.after:
-        parameters["dependency"] = f"afterok:{wanted.after}"
+    if resources.after:
+        parameters["dependency"] = f"afterok:{resources.after}"
     if gpus:
         parameters |= {"gres": f"{site['GPU_GRES']}:{gpus}"} if site.get("GPU_GRES") else {"gpus_per_node": gpus}
     return parameters
@@ -55,39 +56,41 @@ def _python(site: dict[str, str]) -> str:
     return site.get("PYTHON") or shlex.quote(sys.executable)
 
 
-def sbatch_script(wanted: Resources, jobs: int, out: Path) -> str:
-    """The script that sbatch would get."""
+def sbatch_script(resources: Resources, n_jobs: int, out: Path) -> str:
+    """Return the script that sbatch would get."""
     folder = out.absolute() / "logs" / "%j"
-    command = f"{_python(wanted.site)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    return _make_sbatch_string(command, folder, **sbatch_parameters(wanted, jobs), map_count=jobs if jobs > 1 else None)
+    command = f"{_python(resources.site)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    return _make_sbatch_string(
+        command, folder, **sbatch_parameters(resources, n_jobs), map_count=n_jobs if n_jobs > 1 else None
+    )
 
 
-def to_slurm(runs: Sequence[Run], wanted: Resources, out: Path) -> list[dict[str, Any]]:
-    """Queue an array of jobs, on hold: their records. Raises LaunchError with what sbatch says."""
+def to_slurm(runs: Sequence[Run], resources: Resources, out: Path) -> list[dict[str, Any]]:
+    """Queue an array of jobs on hold and return their records. Raises LaunchError with what sbatch says."""
     logs = out.absolute() / "logs"
-    executor = SlurmExecutor(logs / "%j", python=_python(wanted.site))
-    executor.update_parameters(**sbatch_parameters(wanted, len(runs)))
+    executor = SlurmExecutor(logs / "%j", python=_python(resources.site))
+    executor.update_parameters(**sbatch_parameters(resources, len(runs)))
     try:
-        # submitit prints what sbatch says, which is in the error too.
-        where = {name: os.environ[name] for name in ("SLURM_CONF", "SLURM_CONF_SERVER") if name in os.environ}
+        # submitit prints what sbatch says; this is hidden here because the error has it too.
+        slurm_settings = {name: os.environ[name] for name in ("SLURM_CONF", "SLURM_CONF_SERVER") if name in os.environ}
         with submitit.helpers.clean_env(), redirect_stderr(io.StringIO()):
-            os.environ.update(where)  # which Slurm, not which job of it
+            os.environ.update(slurm_settings)  # clean_env removes these too, which say where Slurm is.
             jobs = executor.submit_array([job_of(run, "slurm") for run in runs])
     except (UncompletedJobError, FailedSubmissionError, OSError) as error:
-        for left in logs.glob("*.pkl*"):
-            left.unlink()
-        who = f"{logs} cannot be written" if isinstance(error, OSError) else "sbatch refused the job"
-        raise LaunchError(f"{who}: {' '.join(str(error).split())}") from error
+        for leftover in logs.glob("*.pkl*"):
+            leftover.unlink()
+        problem = f"{logs} cannot be written" if isinstance(error, OSError) else "sbatch refused the job"
+        raise LaunchError(f"{problem}: {' '.join(str(error).split())}") from error
     finally:
-        for left in logs.glob(".submission_file_*"):
-            left.unlink()
+        for leftover in logs.glob(".submission_file_*"):
+            leftover.unlink()
     return [{"job": job.job_id} for job in jobs]
 
 
 def release(jobs: Sequence[str]) -> None:
-    """Let jobs that were queued on hold start. Raises LaunchError where Slurm does not."""
-    main = jobs[0].split("_")[0]
-    asked = ask("scontrol", "release", main)
-    if asked is None or asked.returncode:
-        why = asked.stderr.strip() if asked else "no answer"
-        raise LaunchError(f"job {main} is queued but held ({why}); give `scontrol release {main}`")
+    """Let an array's jobs, queued on hold, start. Raises LaunchError where Slurm refuses or does not answer."""
+    array_job = jobs[0].split("_")[0]
+    answer = run_slurm_command("scontrol", "release", array_job)
+    if answer is None or answer.returncode:
+        reason = answer.stderr.strip() if answer else "no answer"
+        raise LaunchError(f"job {array_job} is queued but held ({reason}); give `scontrol release {array_job}`")

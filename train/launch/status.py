@@ -1,6 +1,6 @@
-"""How launched runs stand, told by files, process numbers and squeue; no accounting, and nobody is waited for.
+"""Tells the state of launched runs from files, process numbers and squeue, without accounting and without waiting.
 
-Files are the run folders, the record logs/launched.json of what was launched, and the marks that jobs leave in
+The files are the run folders, the record logs/launched.json of what was launched, and the marks that jobs leave in
 logs/<job id>/ when they end.
 """
 
@@ -20,17 +20,17 @@ from kinmass.train.allotted import whole_number
 from kinmass.train.launch.resources import LaunchError
 from kinmass.train.run.checkpoint import RunError, read_config, read_tensors
 
-#: States in which a run has, or will have, somebody who writes in its folder.
+#: States in which a process writes, or will write, in the run's folder.
 BUSY = ("queued", "running", "going on", "ending", "unknown")
-#: What a process says when it is not the cause.
-ANOTHER = re.compile(
+#: Errors of a process that only follow from the end of another process.
+NOT_THE_CAUSE = re.compile(
     r"closed by peer|connection (reset|refused)|remote process exited|NCCL|Exited with exit code", re.IGNORECASE
 )
 
 
 @dataclass(frozen=True)
 class State:
-    """How one run stands; `str` is the line to show."""
+    """The state of one run; `str` of it is the line to show."""
 
     run: Path
     name: str  # finished, queued, running, going on, ending, stopped, failed, cancelled, gone, unknown
@@ -42,30 +42,32 @@ class State:
 
 
 def states(out: Path) -> list[State]:
-    """How every run below `out` stands, launched or not. Needs no accounting, and waits for nobody."""
-    record = record_of(out)
-    ids = {job["job"] for job in record.values() if job["cluster"] == "slurm"}
-    slurm = _squeue(ids) if ids else {}
-    begun = {os.path.relpath(folder, out) for folder in _begun(out)}
-    return [_state(out, name, record.get(name), slurm) for name in sorted(begun | set(record))]
+    """Return the state of every run below `out`, launched or not. Raises LaunchError for a damaged record."""
+    record = read_launched(out)
+    slurm_ids = {job["job"] for job in record.values() if job["cluster"] == "slurm"}
+    slurm_states = _squeue(slurm_ids) if slurm_ids else {}
+    run_names = {os.path.relpath(folder, out) for folder in _run_folders(out)}
+    return [_state(out, name, record.get(name), slurm_states) for name in sorted(run_names | set(record))]
 
 
-def _begun(out: Path) -> Iterator[str]:
-    """Folders that hold a run.json. What evaluation and TensorBoard write there has many folders, and none of a run."""
-    for folder, below, files in os.walk(out):
-        below[:] = [name for name in below if not name.endswith(".zarr") and name not in ("tensorboard", "logs")]
+def _run_folders(out: Path) -> Iterator[str]:
+    """Yield the folders that hold a run.json. Folders of stores, TensorBoard and logs, which hold none, are skipped."""
+    for folder, subfolders, files in os.walk(out):
+        subfolders[:] = [
+            name for name in subfolders if not name.endswith(".zarr") and name not in ("tensorboard", "logs")
+        ]
         if "run.json" in files:
             yield folder
 
 
 def under_way(out: Path) -> list[str]:
-    """Numbers of the jobs of Slurm that are queued or run; one for all jobs of an array."""
-    busy = {os.path.relpath(state.run, out) for state in states(out) if state.name in BUSY}
-    jobs = [job["job"] for name, job in record_of(out).items() if name in busy and job["cluster"] == "slurm"]
+    """Return the numbers of Slurm's jobs that are queued or run, one for all jobs of an array."""
+    busy_names = {os.path.relpath(state.run, out) for state in states(out) if state.name in BUSY}
+    jobs = [job["job"] for name, job in read_launched(out).items() if name in busy_names and job["cluster"] == "slurm"]
     return list(dict.fromkeys(job.split("_")[0] for job in jobs))
 
 
-def _state(out: Path, name: str, job: dict[str, Any] | None, slurm: dict[str, tuple[str, str]] | None) -> State:
+def _state(out: Path, name: str, job: dict[str, Any] | None, slurm_states: dict[str, tuple[str, str]] | None) -> State:
     run = Path(os.path.normpath(out / name))
     try:
         content = read_config(run)
@@ -84,12 +86,14 @@ def _state(out: Path, name: str, job: dict[str, Any] | None, slurm: dict[str, tu
     if job is None:
         return State(run, "not launched from here", step, ", ".join(words))
     logs = out / "logs" / job["job"]
-    state, why = _of_slurm(job, logs, slurm) if job["cluster"] == "slurm" else _of_this_machine(job, logs)
-    if why:
-        words.insert(0, why)
-    seen = max(map(_touched, (*run.glob("*"), *run.glob("tensorboard/*"), *logs.glob("*_log.out"))), default=0)
-    if seen:
-        words.append(f"last sign of life {_ago(time.time() - seen)} ago")
+    state, reason = (
+        _state_of_slurm_job(job, logs, slurm_states) if job["cluster"] == "slurm" else _state_of_local_job(job, logs)
+    )
+    if reason:
+        words.insert(0, reason)
+    last_write_s = max(map(_touched, (*run.glob("*"), *run.glob("tensorboard/*"), *logs.glob("*_log.out"))), default=0)
+    if last_write_s:
+        words.append(f"last sign of life {_ago(time.time() - last_write_s)} ago")
     words.append(f"job {job['job']}, log {log_of(out, job['job'], mark_of(logs).get('rank', 0))}")
     if state in ("stopped", "failed", "cancelled", "gone"):
         words.append("launch it again to go on")
@@ -97,69 +101,74 @@ def _state(out: Path, name: str, job: dict[str, Any] | None, slurm: dict[str, tu
 
 
 def _touched(path: Path) -> float:
-    """When a file was last written, 0 for one that has just been renamed away."""
+    """Return when a file was last written [s since 1970], 0 for one that has just been renamed."""
     try:
         return path.stat().st_mtime
     except OSError:
         return 0
 
 
-def _of_slurm(job: dict[str, Any], logs: Path, slurm: dict[str, tuple[str, str]] | None) -> tuple[str, str]:
-    """State and reason from what squeue says of the job and the marks that it left."""
+def _state_of_slurm_job(
+    job: dict[str, Any], logs: Path, slurm_states: dict[str, tuple[str, str]] | None
+) -> tuple[str, str]:
+    """Return a job's state and the reason for it, from what squeue says and from the marks that the job left."""
     mark = mark_of(logs)
-    if slurm is None:
+    if slurm_states is None:
         return (mark["how"], mark["text"]) if mark else ("unknown", "squeue does not answer")
-    word, reason = slurm.get(job["job"], ("", ""))
-    reason = reason.removeprefix("None")  # nobody has looked at it yet
+    slurm_state, reason = slurm_states.get(job["job"], ("", ""))
+    reason = reason.removeprefix("None")  # Slurm has not considered the job yet.
     log = logs / f"{job['job']}_0_log.out"
-    if word in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
+    if slurm_state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
         return ("going on", f"queued again ({reason})") if log.exists() else ("queued", reason)
-    if word in ("RUNNING", "CONFIGURING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"):
-        return "running", "" if word == "RUNNING" else word.lower()
-    if word == "COMPLETING":
+    if slurm_state in ("RUNNING", "CONFIGURING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"):
+        return "running", "" if slurm_state == "RUNNING" else slurm_state.lower()
+    if slurm_state == "COMPLETING":
         return "ending", ""
-    if word == "CANCELLED":
+    if slurm_state == "CANCELLED":
         return "cancelled", ""
-    last = error_in(logs)
+    last_error = error_in(logs)
     if mark:
         return mark["how"], mark["text"]
-    if "CANCELLED AT" in last and "DUE TO" not in last:
-        return "cancelled", last
-    if word and word != "COMPLETED":
-        cause = last or ("a process ended without a word, out of memory?" if word == "FAILED" else "")
-        return "failed", f"{word.lower().replace('_', ' ')}: {cause}".removeprefix("failed: ").rstrip(": ")
+    if "CANCELLED AT" in last_error and "DUE TO" not in last_error:
+        return "cancelled", last_error
+    if slurm_state and slurm_state != "COMPLETED":
+        cause = last_error or ("a process ended without a word, out of memory?" if slurm_state == "FAILED" else "")
+        return "failed", f"{slurm_state.lower().replace('_', ' ')}: {cause}".removeprefix("failed: ").rstrip(": ")
     if not log.exists():
         return "cancelled", "before it started"
-    return "gone", last or "Slurm no longer knows the job, and it left no word"
+    return "gone", last_error or "Slurm no longer knows the job, and it left no word"
 
 
-def _of_this_machine(job: dict[str, Any], logs: Path) -> tuple[str, str]:
+def _state_of_local_job(job: dict[str, Any], logs: Path) -> tuple[str, str]:
     mark = mark_of(logs)
     if mark:
         return mark["how"], mark["text"]
     if job["host"] != socket.gethostname():
         return "unknown", f"it runs on {job['host']}, ask there"
     log = logs / f"{job['job']}_0_log.out"
-    if job["boot"] == boot() and job["started"] and started(job["pid"]) == job["started"]:
+    if job["boot"] == boot_id() and job["started"] and start_ticks(job["pid"]) == job["started"]:
         return ("running" if log.exists() else "queued"), f"process {job['pid']}"
     return "gone", f"process {job['pid']} ended without a word (killed, or the machine started anew)"
 
 
-def _squeue(ids: set[str]) -> dict[str, tuple[str, str]] | None:
-    """{job: (state, reason)} of the jobs that Slurm still knows; None where it does not answer."""
-    known = {}
-    # One by one: of several jobs of which one is unknown, some versions say nothing about the others.
-    for main in sorted({job.split("_")[0] for job in ids}):
-        asked = ask("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={main}")
-        if asked is None or (asked.returncode and "Invalid job id" not in asked.stderr):
+def _squeue(job_ids: set[str]) -> dict[str, tuple[str, str]] | None:
+    """Return {job: (state, reason)} of the jobs that Slurm still knows; None where it does not answer."""
+    states_by_job = {}
+    # One by one: where one of several jobs is unknown, some versions of squeue say nothing about the others.
+    for array_job in sorted({job.split("_")[0] for job in job_ids}):
+        answer = run_slurm_command(
+            "squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={array_job}"
+        )
+        if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
             return None
-        for line in asked.stdout.splitlines():
-            job, word, reason = line.strip().split("|", 2)
-            known[job] = (word, reason)
-    return known
+        for line in answer.stdout.splitlines():
+            job, state, reason = line.strip().split("|", 2)
+            states_by_job[job] = (state, reason)
+    return states_by_job
 
 
-def record_of(out: Path) -> dict[str, dict[str, Any]]:
+def read_launched(out: Path) -> dict[str, dict[str, Any]]:
+    """Return the record of what was launched into `out`: {run, relative to out: job}. Raises LaunchError if damaged."""
     path = out / "logs" / "launched.json"
     try:
         return dict(json.loads(path.read_text())["jobs"])
@@ -170,7 +179,7 @@ def record_of(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def mark_of(logs: Path) -> dict[str, Any]:
-    """How the latest attempt that said so ended; empty where none did."""
+    """Return the mark of the latest attempt that left one, which says how it ended; empty without any."""
     marks = sorted(logs.glob("ended-*.json"), key=lambda path: int(path.stem.split("-")[1]))
     try:
         return dict(json.loads(marks[-1].read_text())) if marks else {}
@@ -179,7 +188,7 @@ def mark_of(logs: Path) -> dict[str, Any]:
 
 
 def steps_of(run: Path) -> tuple[int, dict[str, Any]]:
-    """Steps done up to the last checkpoint, and the best validation so far; (0, {}) without a checkpoint."""
+    """Return the steps up to the last checkpoint, and the best validation so far; (0, {}) without a checkpoint."""
     try:
         state = read_tensors(run / "last.pt")
         return int(state["step"]), dict(state["best"])
@@ -188,25 +197,27 @@ def steps_of(run: Path) -> tuple[int, dict[str, Any]]:
 
 
 def log_of(out: Path, job: str, rank: int = 0) -> Path:
+    """Return the log file of one process of a job."""
     return out / "logs" / job / f"{job}_{rank}_log.out"
 
 
 def error_in(logs: Path) -> str:
-    """The line in the logs of a job's processes that says why it ended, as well as can be told; or nothing."""
+    """Return the line in the logs of a job's processes that most probably says why it ended; "" for none."""
     lines: list[str] = []
     for log in sorted(logs.glob("*_log.out")):
         with open(log, "rb") as file:
             file.seek(max(0, log.stat().st_size - 20_000))
             text = file.read().decode(errors="replace").replace("\r", "\n")
-        lines += [line.strip() for line in text.splitlines() if not ANOTHER.search(line)]
+        lines += [line.strip() for line in text.splitlines() if not NOT_THE_CAUSE.search(line)]
     for words in (r"^(\w+\.)*\w*(Error|NonFinite): ", r"killed|oom|out of memory", r"cancelled at", r"\berror\b"):
-        found = [line for line in lines if re.search(words, line, 0 if "Error" in words else re.IGNORECASE)]
-        if found:
-            return found[-1]
+        matching = [line for line in lines if re.search(words, line, 0 if "Error" in words else re.IGNORECASE)]
+        if matching:
+            return matching[-1]
     return ""
 
 
-def absolute(path: Path) -> Path:
+def absolute_path(path: Path) -> Path:
+    """Return the absolute path, without `..` and with links as they are."""
     return Path(os.path.normpath(path.absolute()))
 
 
@@ -217,12 +228,13 @@ def _ago(seconds: float) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
-def boot() -> str:
+def boot_id() -> str:
+    """Return the number that the kernel drew when this machine was last started."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def started(pid: int) -> int:
-    """When a process began, in ticks since the machine did; 0 when it is none any more."""
+def start_ticks(pid: int) -> int:
+    """Return when a process began, in clock ticks since the machine was started; 0 where it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -231,24 +243,28 @@ def started(pid: int) -> int:
 
 
 def attempt() -> int:
+    """Return how often Slurm has started this job again."""
     return whole_number("SLURM_RESTART_COUNT", 0)
 
 
 def leave_mark(folder: Path, how: str, text: str) -> None:
-    """Leave in a job's log folder how this attempt ended; the first to say so is right, the others follow from it."""
+    """Leave in a job's log folder a mark how this attempt ended.
+
+    Only the first mark of an attempt is kept, because later errors follow from the first.
+    """
     content = {"how": how, "text": text, "rank": whole_number("RANK", 0)}
     try:
         with open(folder / f"ended-{attempt()}.json", "x") as file:
             file.write(json.dumps(content))
             file.flush()
             sync_folder(Path(file.name))
-    except OSError:  # said already, or the disk is full: then squeue must do
+    except OSError:  # There is a mark already, or the disk is full, and then only squeue can tell.
         return
 
 
-def ask(*line: str, timeout: float = 20) -> subprocess.CompletedProcess[str] | None:
-    """What a command of Slurm says; None where there is no such command, or no answer in time."""
+def run_slurm_command(*command: str, timeout: float = 20) -> subprocess.CompletedProcess[str] | None:
+    """Run a command of Slurm and return its result; None where there is no such command, or no answer in time."""
     try:
-        return subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -1,4 +1,4 @@
-"""One fit: what is asked for, its state, how it begins, goes on and ends, what TensorBoard shows.
+"""One fit: its settings, its state, the loop that begins, goes on and ends it, and its TensorBoard curves.
 
 Imports `run`, `data` and `model`.
 """

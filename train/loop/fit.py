@@ -1,7 +1,8 @@
-"""The training loop: negative log-likelihood, validated in rounds, best weights kept.
+"""The training loop: it lowers the negative log-likelihood, validates in rounds and keeps the best weights.
 
-What a step sees follows (seed, step, place in the batch): two processes with half a batch each do what one does
-with all of it, and a run that was stopped, killed or preempted goes on to the bit.
+The views, turns and noise of a step depend only on (seed, step, place in the batch). Two processes with half a batch
+each therefore do what one process does with the whole batch, and a run that was stopped, killed or preempted goes on
+with the same bits.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from kinmass.train.loop.monitor import Monitor
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.run.calibration import calibrate, calibrate_across, is_calibrated
 from kinmass.train.run.checkpoint import (
-    FREE,
+    FREE_SETTINGS,
     RUN_SCHEMA,
     RunError,
     digest_of,
@@ -49,68 +50,75 @@ from kinmass.train.run.checkpoint import (
 
 
 class Stopped(ddp.Agreed):
-    """The run was asked to stop and has a checkpoint; the same call goes on."""
+    """The run was asked to stop and has written a checkpoint; the same call goes on from there."""
 
 
 def fit_ensemble(config: FitConfig, out: Path, quiet: bool = False) -> list[dict[str, Any]]:
     """Train every member of a deep ensemble (Lakshminarayanan et al. 2017, arXiv:1612.01474), one after another.
 
-    Member i has the seed seed + i and a folder of its own in `out`; a single network lives in `out`
-    itself. Returns each member's run.json. Raises as `fit`.
+    Member i has the seed `seed + i` and a folder of its own in `out`; a single network lives in `out`
+    itself. Returns the content of each member's run.json. Raises as `fit`.
     """
     folders = member_folders(out, config.members)
     with ddp.process_group():
-        found = [fit(dataclasses.replace(config, seed=config.seed + i), f, quiet) for i, f in enumerate(folders)]
+        contents = [fit(dataclasses.replace(config, seed=config.seed + i), run, quiet) for i, run in enumerate(folders)]
         for folder, left_out in without_each_suite(config, out):
             fit(left_out, folder, quiet)
-        return found
+        return contents
 
 
 def without_each_suite(config: FitConfig, out: Path) -> list[tuple[Path, FitConfig]]:
-    """The fits, in folders of their own in `out`, that calibrate a run or an ensemble for suites it has not seen.
+    """Return the fits that leave out one suite each, as (folder in `out`, settings).
 
-    None unless it is asked to look `across`.
+    They calibrate a run or an ensemble for suites that it was not trained on. Empty unless `config.across`.
     """
     fits = []
     for suite in config.suites if config.across else ():
         others = tuple(s for s in config.suites if s != suite)
         steps = max(1, round(config.steps * len(others) / len(config.suites)))
-        one = dataclasses.replace(config, suites=others, steps=steps, members=1, across=False)
-        fits.append((out / f"without-{suite}", one))
+        fit_without_suite = dataclasses.replace(config, suites=others, steps=steps, members=1, across=False)
+        fits.append((out / f"without-{suite}", fit_without_suite))
     return fits
 
 
-def fit(config: FitConfig, out: Path, quiet: bool = False, kind: type[Fitter] = Fitter) -> dict[str, Any]:
-    """Train, keep the best weights in the run folder `out`, and return its run.json.
+def fit(config: FitConfig, out: Path, quiet: bool = False, fitter_class: type[Fitter] = Fitter) -> dict[str, Any]:
+    """Train a network, keep its best weights in the run folder `out`, and return the content of its run.json.
 
-    Call it on every process. A run that was stopped goes on from its last checkpoint; a finished one is left
-    alone. Raises StoreError, RunError (another run lives there), NonFinite, Stopped (after `request_stop`,
+    Call it on every process. A run that was stopped goes on from its last checkpoint; a finished run is left
+    alone. Raises StoreError, RunError (`out` holds another run), NonFinite, Stopped (after `request_stop`,
     with a checkpoint) or OSError where the finished run cannot be written.
     """
     with ddp.process_group() as device, ddp.stop_on_signals():
-        content = _fit(config, out, device, quiet, kind)
+        content = _fit(config, out, device, quiet, fitter_class)
         ddp.from_first(lambda: _calibrate(config, out))
         return content
 
 
 def _calibrate(config: FitConfig, out: Path) -> None:
-    """Calibrate a trained network, and what it belongs to if it was the last: an ensemble, a look across suites."""
+    """Calibrate a trained network.
+
+    Where it was the last of an ensemble, or of the fits without each suite, calibrate these as well.
+    """
     clear_left_behind(out)
-    store_path, all_of_it = Path(config.store), member_folders(out.parent, config.members)
+    store_path, member_runs = Path(config.store), member_folders(out.parent, config.members)
     calibrate(out, store_path)
-    if config.members > 1 and out in all_of_it and all(is_finished(folder) for folder in all_of_it):
+    if config.members > 1 and out in member_runs and all(is_finished(folder) for folder in member_runs):
         calibrate(out.parent, store_path)
     for run in (out, out.parent):
-        without = {folder.name.removeprefix("without-"): folder for folder in run.glob("without-*")}
-        if not without or not is_calibrated(run) or not all(map(is_finished, without.values())):
+        runs_without_suite = {folder.name.removeprefix("without-"): folder for folder in run.glob("without-*")}
+        if not runs_without_suite or not is_calibrated(run) or not all(map(is_finished, runs_without_suite.values())):
             continue
-        if set(without) == set(read_config(run)["fit"]["suites"]):
-            calibrate_across(run, store_path, without)
+        if set(runs_without_suite) == set(read_config(run)["fit"]["suites"]):
+            calibrate_across(run, store_path, runs_without_suite)
 
 
 @dataclass
 class _Start:
-    """What rank 0 found in the run folder and the store."""
+    """What rank 0 read from the run folder and the store: `finished` is the run.json of a run that is done.
+
+    identity: of `store_identity`; status: per suite the galaxies' status; state: the checkpoint, if there is one;
+    remark: a line for the user about files that could not be read.
+    """
 
     finished: dict[str, Any] | None
     identity: dict[str, Any]
@@ -119,32 +127,39 @@ class _Start:
     remark: str
 
 
-def _known(config: FitConfig, plain: dict[str, Any], out: Path) -> tuple[dict[str, Any] | None, str]:
-    """What `read_begun` says; raises RunError where it is another run's."""
-    known, remark = read_begun(out)
-    if known:
-        was = {f.name: f.default for f in dataclasses.fields(config)} | known["fit"]
-        _refuse(out, [_differs(k, was[k], plain[k]) for k in sorted(plain) if k not in FREE and was[k] != plain[k]])
-        if instrument_in(known, out) != config.look:
+def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return what `read_begun` does. Raises RunError where the folder holds a run with other settings."""
+    begun, remark = read_begun(out)
+    if begun:
+        earlier_settings = {field.name: field.default for field in dataclasses.fields(config)} | begun["fit"]
+        _refuse(
+            out,
+            [
+                _difference(name, earlier_settings[name], settings[name])
+                for name in sorted(settings)
+                if name not in FREE_SETTINGS and earlier_settings[name] != settings[name]
+            ],
+        )
+        if instrument_in(begun, out) != config.instrument_model:
             _refuse(out, ["instrument of that name"])
-    return known, remark
+    return begun, remark
 
 
-def _start(config: FitConfig, plain: dict[str, Any], out: Path) -> _Start:
-    known, remark = _known(config, plain, out)
-    if known and known["finished"]:
-        load(out)  # raises RunError for weights that are damaged
-        return _Start(known, {}, {}, None, "")
+def _read_start(config: FitConfig, settings: dict[str, Any], out: Path) -> _Start:
+    begun, remark = _read_begun_run(config, settings, out)
+    if begun and begun["finished"]:
+        load(out)  # Raises RunError where the weights are damaged.
+        return _Start(begun, {}, {}, None, "")
     identity = store_identity(Path(config.store), config.suites)
-    if known and "store" in known:
-        _refuse(out, other_store(Path(config.store), known["store"], identity))
+    if begun and "store" in begun:
+        _refuse(out, store_differences(Path(config.store), begun["store"], identity))
     status = loader.done_galaxies(Path(config.store), config.suites)
-    state, more = read_last(out)
-    remark = "; ".join(filter(None, (remark, more)))
+    state, checkpoint_remark = read_last(out)
+    remark = "; ".join(filter(None, (remark, checkpoint_remark)))
     if state:
-        # Galaxies that are finished since then wait for the next run: this one goes on with those it began with.
-        for suite, before in state["galaxies"].items():
-            lost = int(((before == store.DONE) & (status[suite][: len(before)] != store.DONE)).sum())
+        # The run goes on with the galaxies it began with: galaxies that were finished later are not added to it.
+        for suite, status_before in state["galaxies"].items():
+            lost = int(((status_before == store.DONE) & (status[suite][: len(status_before)] != store.DONE)).sum())
             if lost:
                 raise RunError(
                     f"{out} was trained on {lost} galaxies of {suite} that are no longer done in {config.store}; "
@@ -154,20 +169,20 @@ def _start(config: FitConfig, plain: dict[str, Any], out: Path) -> _Start:
     return _Start(None, identity, status, state, remark)
 
 
-def _plain(config: FitConfig) -> dict[str, Any]:
-    return dataclasses.asdict(config) | {"suites": list(config.suites), "instrument": config.look.name}
+def _settings_of(config: FitConfig) -> dict[str, Any]:
+    return dataclasses.asdict(config) | {"suites": list(config.suites), "instrument": config.instrument_model.name}
 
 
 def check(config: FitConfig, out: Path, filled: bool = True) -> None:
-    """Raise StoreError or RunError where `fit` could not start, or not go on with what is in `out`.
+    """Raise StoreError or RunError where `fit` could not start, or could not go on with the run in `out`.
 
-    filled False: the store's galaxies are still to be mapped.
+    filled: False where the store's galaxies are still to be mapped, so that only the settings are compared.
     """
-    (_start if filled else _known)(config, _plain(config), out)
+    (_read_start if filled else _read_begun_run)(config, _settings_of(config), out)
 
 
-def _differs(name: str, there: object, asked: object) -> str:
-    return f"{name} ({there} there, {asked} asked for)"
+def _difference(name: str, earlier: object, requested: object) -> str:
+    return f"{name} ({earlier} there, {requested} asked for)"
 
 
 def _refuse(out: Path, different: list[str]) -> None:
@@ -176,53 +191,66 @@ def _refuse(out: Path, different: list[str]) -> None:
 
 
 def store_identity(path: Path, suites: tuple[str, ...]) -> dict[str, Any]:
-    """What tells one store from another wherever it lies: per suite its schema, its settings and its galaxies."""
-    found = {}
+    """Return what identifies a store wherever it lies: per suite its schema, settings, and number and hash of galaxies.
+
+    Raises StoreError for a store or suite that cannot be opened.
+    """
+    identity = {}
     for suite in suites:
         group = store.open_suite(path, suite)
         names = group["galaxy"][:]
-        found[suite] = {
+        identity[suite] = {
             "schema_version": group.attrs["schema_version"],
             "config": group.attrs["config"],
             "galaxies": len(names),
             "names": _digest(names),
         }
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
 
 
 def _digest(names: np.ndarray) -> str:
     return hashlib.blake2b("\0".join(map(str, names)).encode(), digest_size=8).hexdigest()
 
 
-def other_store(path: Path, was: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In what a store differs from the one a run was trained on, as words; galaxies may have come to it."""
+def store_differences(path: Path, earlier: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Describe how a store's identity now (`current`) differs from the one that a run was trained on (`earlier`).
+
+    Galaxies that were added at the end make no difference. Returns one text per difference, empty for none.
+    """
     words = []
-    for suite, before in was.items():
-        after = now[suite]
-        pairs = {"schema": (before["schema_version"], after["schema_version"])} | {
-            key: (before["config"].get(key), after["config"].get(key))
-            for key in sorted(before["config"].keys() | after["config"].keys())
+    for suite, earlier_suite in earlier.items():
+        current_suite = current[suite]
+        pairs = {"schema": (earlier_suite["schema_version"], current_suite["schema_version"])} | {
+            key: (earlier_suite["config"].get(key), current_suite["config"].get(key))
+            for key in sorted(earlier_suite["config"].keys() | current_suite["config"].keys())
         }
-        words += [_differs(f"{key} of {suite}", a, b) for key, (a, b) in pairs.items() if a != b]
-        names = store.open_suite(path, suite)["galaxy"][: before["galaxies"]]
-        if _digest(names) != before["names"]:
-            words.append(f"list of galaxies of {suite} ({before['galaxies']} there, {after['galaxies']} asked for)")
+        words += [
+            _difference(f"{key} of {suite}", earlier_value, current_value)
+            for key, (earlier_value, current_value) in pairs.items()
+            if earlier_value != current_value
+        ]
+        names = store.open_suite(path, suite)["galaxy"][: earlier_suite["galaxies"]]
+        if _digest(names) != earlier_suite["names"]:
+            words.append(
+                f"list of galaxies of {suite} ({earlier_suite['galaxies']} there, "
+                f"{current_suite['galaxies']} asked for)"
+            )
     return words
 
 
-def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: type[Fitter]) -> dict[str, Any]:
+def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, fitter_class: type[Fitter]) -> dict[str, Any]:
     if config.batch % ddp.world_size():
         raise ValueError(f"batch {config.batch} does not divide by {ddp.world_size()} processes")
     if config.norm == "batch" and ddp.world_size() > 1:
         raise ValueError("norm batch would see each process' views apart; use group, or one process")
-    first = ddp.rank() == 0
+    is_first_rank = ddp.rank() == 0
 
     def say(text: str) -> None:
-        if first and not quiet:
+        if is_first_rank and not quiet:
             print(text, file=sys.stderr)
 
-    plain = _plain(config)
-    start = ddp.from_first(lambda: _start(config, plain, out))
+    settings = _settings_of(config)
+    start = ddp.from_first(lambda: _read_start(config, settings, out))
     if start.finished:
         return start.finished
     if start.remark:
@@ -230,110 +258,113 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, kind: 
     for suite, status in start.status.items():
         if pending := int((status == store.PENDING).sum()):
             say(f"{suite}: {pending} of {len(status)} galaxies are not mapped yet; using those that are done")
-    for line in store.without_dark_matter(Path(config.store), config.suites):
-        say(line)
+    for remark in store.without_dark_matter(Path(config.store), config.suites):
+        say(remark)
     train = loader.galaxies_of(Path(config.store), start.status, "train", config.galaxies)
     val = loader.galaxies_of(Path(config.store), start.status, "val")
-    look = config.look
-    pixels, field_of_view_re = look.grid(train.shape[-1], train.field_of_view_re)
+    instrument = config.instrument_model
+    pixels, field_of_view_re = instrument.grid(train.shape[-1], train.field_of_view_re)
     torch.manual_seed(config.seed)
-    shared = {name: getattr(config, name) for name in ("head", "encoder", "norm", "inputs", "width")}
-    model_config = ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, **shared)
+    model_options = {name: getattr(config, name) for name in ("head", "encoder", "norm", "inputs", "width")}
+    model_config = ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, **model_options)
     model = MassModel(model_config)
-    if start.state:  # what is streamed and validated stays the same on another machine
+    if start.state:  # A run that moves to another machine streams and validates the same views as before.
         memory_gb, window = start.state["memory_gb"], start.state["window"]
     else:
         memory_gb = min(ddp.gather(config.memory_gb or loader.default_memory_gb()))
         window = loader.window_for(train, memory_gb, config.batch)
-    wanted = loader.Wanted(config.tracer, look, config.views, lambda observed, r_e: model.inputs(observed, r_e)[1])
-    batches = loader.open_loader(train, wanted, config.batch, config.seed, window, device)
+    selection = loader.ViewSelection(
+        config.tracer, instrument, config.views, lambda observed, r_e: model.inputs(observed, r_e)[1]
+    )
+    batches = loader.open_loader(train, selection, config.batch, config.seed, window, device)
     table = batches.table
-    validation = loader.validation_views(val, config.tracer, look, 0.25 * memory_gb)
+    validation = loader.validation_views(val, config.tracer, instrument, 0.25 * memory_gb)
     n_galaxies = len(np.unique(table.place // train.shape[0]))
     left_out = {reason: n for reason, (n, _) in table.left_out.items()}
     n_val = sum(ddp.gather(len(validation[2])))
     say(
-        f"{config.tracer} on {', '.join(config.suites)} through {look.name} ({pixels} x {pixels} pixels "
+        f"{config.tracer} on {', '.join(config.suites)} through {instrument.name} ({pixels} x {pixels} pixels "
         f"over {field_of_view_re:.3g} R_e): {len(table)} views of {n_galaxies} galaxies to train, "
         f"{n_val} to validate, {sum(left_out.values())} unusable left out; "
-        f"{ddp.place()}, {device.type}; {f'streamed, {window} steps at a time' if window else 'maps in memory'}"
+        f"{ddp.describe_processes()}, {device.type}; "
+        f"{f'streamed, {window} steps at a time' if window else 'maps in memory'}"
     )
     for reason, (n, places) in table.left_out.items():
         say(f"left out {n} with {reason}: {', '.join(map(train.id, places))}{', ...' if n > len(places) else ''}")
     content: dict[str, Any] = {
-        "schema": RUN_SCHEMA, "model": model_config.to_json(), "fit": plain,
-        "instrument": look.model_dump(mode="json"), "store": start.identity,
+        "schema": RUN_SCHEMA, "model": model_config.to_json(), "fit": settings,
+        "instrument": instrument.model_dump(mode="json"), "store": start.identity,
         "training": {
             "views": len(table), "galaxies": n_galaxies, "left_out": sum(left_out.values()), "left_out_why": left_out,
         },
         **provenance(), "finished": False,
     }  # fmt: skip
-    fitter = kind(config, model, batches, validation, device)
+    fitter = fitter_class(config, model, batches, validation, device)
     if start.state:
         try:
             fitter.load_state(start.state)
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise RunError(f"{out}: its checkpoint is of another network ({error}); remove it to begin anew") from error
         say(f"going on from step {fitter.step}")
-    if first:
+    if is_first_rank:
         make_folder(out)
         write_json(out / "run.json", content)
-    monitor = Monitor(out / "tensorboard", first, fitter.step, plain)
-    fixed = {"galaxies": start.status, "memory_gb": memory_gb, "window": window, "run": content.copy()}
-    saver = _Saver(out, fixed, config.checkpoint_minutes)
+    monitor = Monitor(out / "tensorboard", is_first_rank, fitter.step, settings)
+    fixed_state = {"galaxies": start.status, "memory_gb": memory_gb, "window": window, "run": content.copy()}
+    saver = _Saver(out, fixed_state, config.checkpoint_minutes)
     with (
         contextlib.closing(batches),
         tqdm(
-            total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not first
-        ) as bar,
+            total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not is_first_rank
+        ) as progress_bar,
     ):
-        _carry_on(fitter, monitor, saver, bar)
+        _train_until_done(fitter, monitor, saver, progress_bar)
     monitor.close()
     if not fitter.finished():
         ddp.forget_stop()
         raise Stopped(f"stopped at step {fitter.step} of {config.steps}; the same command goes on from there")
     content |= {"finished": True, "steps": fitter.step, "best": fitter.best, "weights": digest_of(fitter.best_weights)}
-    if first:
+    if is_first_rank:
         write_tensors(out / "model.pt", fitter.best_weights)
         write_json(out / "run.json", content)
         remove_last(out)
     return content
 
 
-def _carry_on(fitter: Fitter, monitor: Monitor, saver: "_Saver", bar: tqdm) -> None:
-    """Steps, validations and checkpoints until the fit is finished or asked to stop."""
+def _train_until_done(fitter: Fitter, monitor: Monitor, saver: "_Saver", progress_bar: tqdm) -> None:
+    """Take steps, validate and write checkpoints until the fit is finished or asked to stop."""
     while True:
-        stop, due = fitter.look(saver.due())
+        stop, checkpoint_due = fitter.agree_to_stop(saver.due())
         if fitter.round_over():
             values = fitter.end_round()
             monitor.scalars(fitter.step, values)
             rounds = -(-fitter.step // fitter.config.round_steps)
-            now = fitter.finished() or rounds & (rounds - 1) == 0  # after 1, 2, 4, 8, ... rounds
-            if ddp.rank() == 0 and now and fitter.has_validation():
+            show_examples = fitter.finished() or rounds & (rounds - 1) == 0  # after 1, 2, 4, 8, ... rounds
+            if ddp.rank() == 0 and show_examples and fitter.has_validation():
                 monitor.profiles(fitter.step, *fitter.examples())
-            bar.set_postfix(fitter.summary(values), refresh=False)
-            due = True
-        if due or stop:
+            progress_bar.set_postfix(fitter.summary(values), refresh=False)
+            checkpoint_due = True
+        if checkpoint_due or stop:
             saver.save(fitter)
         if stop or fitter.finished():
             return
-        bar.update(fitter.advance())
+        progress_bar.update(fitter.advance())
 
 
 class _Saver:
-    """Writes checkpoints; every process takes part, the first one writes."""
+    """Writes checkpoints: every process has to call it, the first one writes."""
 
-    def __init__(self, out: Path, fixed: dict[str, Any], minutes: float):
-        self._out, self._fixed, self._minutes = out, fixed, minutes
-        self._last = time.monotonic()
+    def __init__(self, out: Path, fixed_state: dict[str, Any], interval_minutes: float):
+        self._out, self._fixed_state, self._interval_minutes = out, fixed_state, interval_minutes
+        self._last_save_s = time.monotonic()
 
     def due(self) -> bool:
-        """Whether it is time for one inside a round, by the first process's clock."""
-        return ddp.rank() == 0 and time.monotonic() - self._last >= 60 * self._minutes
+        """Whether a checkpoint inside a round is due, by the first process's clock."""
+        return ddp.rank() == 0 and time.monotonic() - self._last_save_s >= 60 * self._interval_minutes
 
     def save(self, fitter: Fitter) -> None:
-        """Write one. A disk without room costs the checkpoint, not the run: the one before stays."""
-        state = fitter.state() | self._fixed
+        """Write a checkpoint. Where the disk is full the run goes on, and the checkpoint before this one stays."""
+        state = fitter.state() | self._fixed_state
         if ddp.rank() == 0:
             try:
                 write_last(self._out, state)
@@ -343,4 +374,4 @@ class _Saver:
                     "on",
                     file=sys.stderr,
                 )
-        self._last = time.monotonic()
+        self._last_save_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""TensorBoard: what tells at a glance whether a fit goes well. Written by the first rank only."""
+"""TensorBoard: curves and pictures that show whether a fit goes well. Only the first rank writes them."""
 
 import sys
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-# TensorBoard and matplotlib are imported where they are used: ranks that are not the first need neither.
+# TensorBoard and matplotlib are imported where they are used, because only the first rank needs them.
 
-#: What runs are compared by.
+#: The scalars by which TensorBoard compares runs.
 METRICS = ("loss/val", "dispersion/mean", "bias/mean", "coverage/mean")
-#: One page of what matters, under CUSTOM SCALARS: title and the curves in it, as regular expressions.
+#: The charts of the one page under CUSTOM SCALARS: title, and the curves in it as regular expressions.
 GLANCE = {
     "loss [nats]": ["loss/.*"],
     "dispersion [dex]": ["dispersion/.*"],
@@ -24,54 +24,59 @@ GLANCE = {
 
 
 class Monitor:
-    """Scalars and pictures of one run; does nothing on ranks that are not the first.
+    """Writes scalars and pictures of one run; does nothing on ranks other than the first.
 
-    Curves go on behind `step`, the one of the checkpoint: points that a killed process wrote after it are purged.
-    What cannot be written (a full disk) is said once and tried again with the next points.
+    Curves go on after `step`, that of the checkpoint: points that a killed process wrote after it are purged.
+    Points that cannot be written (a full disk) are written with the next ones; a warning is printed once.
     """
 
-    def __init__(self, folder: Path, first: bool, step: int, config: dict[str, Any]):
-        self._folder, self._first, self._next, self._config = folder, first, step + 1, config
+    def __init__(self, folder: Path, is_first_rank: bool, step: int, config: dict[str, Any]):
+        self._folder, self._is_first_rank, self._purge_step, self._config = folder, is_first_rank, step + 1, config
         self._writer: Any = None
-        self._waiting: list[tuple[int, dict[str, float]]] = []
-        self._said = False
+        self._unwritten_points: list[tuple[int, dict[str, float]]] = []
+        self._has_warned = False
 
     def _open(self) -> Any:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
         if self._writer is None:
-            new = not any(self._folder.glob("events.*"))
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._next)
-            if new:
-                self._writer.add_custom_scalars({"at a glance": {t: ["Multiline", c] for t, c in GLANCE.items()}})
-                # add_hparams would make another run of it, in a folder of its own.
-                shown = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self._config.items()}
-                for summary in hparams(shown, dict.fromkeys(METRICS, 0.0))[:2]:
+            is_new_run = not any(self._folder.glob("events.*"))
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
+            if is_new_run:
+                self._writer.add_custom_scalars(
+                    {"at a glance": {title: ["Multiline", curves] for title, curves in GLANCE.items()}}
+                )
+                # Not by add_hparams, which would write them as another run in a folder of its own.
+                hyperparameters = {
+                    name: value if isinstance(value, bool | int | float | str) else str(value)
+                    for name, value in self._config.items()
+                }
+                for summary in hparams(hyperparameters, dict.fromkeys(METRICS, 0.0))[:2]:
                     self._writer._get_file_writer().add_summary(summary)
         return self._writer
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One point on every curve, on the disk when this returns."""
-        if not self._first:
+        """Add one point to every curve; the points are on the disk when this returns."""
+        if not self._is_first_rank:
             return
-        self._waiting.append((step, values))
+        self._unwritten_points.append((step, values))
         try:
             writer = self._open()
-            for at, points in self._waiting:
+            for point_step, points in self._unwritten_points:
                 for name, value in points.items():
-                    writer.add_scalar(name, value, at)
+                    writer.add_scalar(name, value, point_step)
             writer.flush()
-            self._waiting, self._next = [], step + 1
+            self._unwritten_points, self._purge_step = [], step + 1
         except OSError as error:
-            self._failed(error)
+            self._warn_once(error)
 
-    def _failed(self, error: OSError) -> None:
-        if not self._said:
+    def _warn_once(self, error: OSError) -> None:
+        if not self._has_warned:
             print(
                 f"kinmass fit: TensorBoard's curves wait, {self._folder} cannot be written ({error})", file=sys.stderr
             )
-        self._said, self._writer = True, None
+        self._has_warned, self._writer = True, None
 
     def profiles(
         self,
@@ -82,7 +87,10 @@ class Monitor:
         samples: np.ndarray,
         names: list[str],
     ) -> None:
-        """Observed maps (N, 8, P, P) beside true (N, K) and inferred (S, N, K) log10 M profiles."""
+        """Draw observed maps (N, 8, P, P) beside true (N, K) and inferred (S, N, K) profiles of log10 M(<r) [Msun].
+
+        radii_re (K,) in units of R_e; names (N,) of the views.
+        """
         import matplotlib
 
         matplotlib.use("Agg")
@@ -95,13 +103,13 @@ class Monitor:
             ):
                 valid = observed[i, channel - channel % 4 + 3] > 0
                 image = np.where(valid, observed[i, channel], np.nan)
-                top = float(np.abs(observed[i, channel]).max()) or 1.0
-                low = -top if title[0] == "V" else 0.0
-                axis.imshow(image, origin="lower", cmap="RdBu_r" if low else "viridis", vmin=low, vmax=top)
-                axis.set(title=f"{title}, to {top:.0f} km/s", xticks=[], yticks=[])
-            low, middle, high = np.percentile(samples[:, i], [2.5, 50, 97.5], axis=0)
-            axes[i, 4].fill_between(radii_re, low, high, alpha=0.3, label="95 %")
-            axes[i, 4].plot(radii_re, middle, label="median")
+                limit_kms = float(np.abs(observed[i, channel]).max()) or 1.0
+                lowest = -limit_kms if title[0] == "V" else 0.0
+                axis.imshow(image, origin="lower", cmap="RdBu_r" if lowest else "viridis", vmin=lowest, vmax=limit_kms)
+                axis.set(title=f"{title}, to {limit_kms:.0f} km/s", xticks=[], yticks=[])
+            lowest, median, highest = np.percentile(samples[:, i], [2.5, 50, 97.5], axis=0)
+            axes[i, 4].fill_between(radii_re, lowest, highest, alpha=0.3, label="95 %")
+            axes[i, 4].plot(radii_re, median, label="median")
             axes[i, 4].plot(radii_re, truth[i], "k--", label="true")
             axes[i, 4].set(xscale="log", xlabel="r / R_e", ylabel="log10 M(<r) [Msun]", title=name)
             axes[i, 4].legend()
@@ -110,13 +118,13 @@ class Monitor:
             writer.add_figure("examples", figure, step)
             writer.flush()
         except OSError as error:
-            self._failed(error)
+            self._warn_once(error)
         plt.close(figure)
 
     def close(self) -> None:
-        """Flush what is left."""
+        """Write what is still in memory and close the file."""
         if self._writer:
             try:
                 self._writer.close()
             except OSError as error:
-                self._failed(error)
+                self._warn_once(error)

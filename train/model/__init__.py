@@ -1,4 +1,4 @@
-"""The network: dimensional analysis, encoders of the maps, the density of the profile, all of it together.
+"""The network: scaling of maps and masses, encoders of the maps, density of the profile, and all of them joined.
 
 Imports nothing of train.
 """

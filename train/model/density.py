@@ -1,4 +1,4 @@
-"""A conditional density over monotone mass profiles."""
+"""A conditional probability density over mass profiles that rise with radius."""
 
 import math
 
@@ -8,59 +8,58 @@ from torch import nn
 
 # N views, F features, K radii, S samples
 HEADS = ("flow", "mixture", "gaussian")
-#: Smallest step between radii that is told apart [dex]; profiles rise by 0.05 to 0.5.
+#: Steps between radii that are smaller are set to this [dex]; profiles rise by 0.05 to 0.5 per step.
 _MIN_STEP = 1e-4
 
 
 def unconstrained(profile: torch.Tensor) -> torch.Tensor:
-    """(..., K) rising log10 profile -> first value and logarithms of the steps, free to be anything."""
+    """Return a rising log10 profile (..., K) as its first value and the logarithms of its steps, any real numbers."""
     steps = torch.diff(profile, dim=-1).clamp(min=_MIN_STEP)
     return torch.cat([profile[..., :1], torch.log(steps)], dim=-1)
 
 
 def monotone(free: torch.Tensor) -> torch.Tensor:
-    """Inverse of `unconstrained`: every result rises with radius."""
+    """Return the profile (..., K) of unconstrained numbers, the inverse of `unconstrained`: it rises with radius."""
     return torch.cumsum(torch.cat([free[..., :1], torch.exp(free[..., 1:])], dim=-1), dim=-1)
 
 
 class _Gaussian(nn.Module):
-    """Mean and inverse Cholesky factor of a Gaussian, or of C of them, as a function of the features.
+    """Means and inverse Cholesky factors of a mixture of C Gaussians (by default one), as a function of the features.
 
-    The last layer starts near zero: every view begins with the whitened training set's unit Gaussian.
+    The last layer starts near zero, so that every view begins with the unit Gaussian of the whitened training set.
     """
 
-    at: torch.Tensor
+    below_diagonal: torch.Tensor
 
-    def __init__(self, n_features: int, n: int, components: int = 1):
+    def __init__(self, n_features: int, n_numbers: int, components: int = 1):
         super().__init__()
-        self.n, self.components = n, components
-        self.below = n * (n - 1) // 2
-        outputs = components * (2 * n + self.below + 1)
-        last = nn.Linear(96, outputs)
-        nn.init.normal_(last.weight, std=1e-2)
-        nn.init.zeros_(last.bias)
-        self.network = nn.Sequential(nn.Linear(n_features, 96), nn.SiLU(), last)
-        rows, columns = torch.tril_indices(n, n, offset=-1)
-        self.register_buffer("at", rows * n + columns, persistent=False)
+        self.n_numbers, self.components = n_numbers, components
+        self.n_below = n_numbers * (n_numbers - 1) // 2
+        outputs = components * (2 * n_numbers + self.n_below + 1)
+        last_layer = nn.Linear(96, outputs)
+        nn.init.normal_(last_layer.weight, std=1e-2)
+        nn.init.zeros_(last_layer.bias)
+        self.network = nn.Sequential(nn.Linear(n_features, 96), nn.SiLU(), last_layer)
+        rows, columns = torch.tril_indices(n_numbers, n_numbers, offset=-1)
+        self.register_buffer("below_diagonal", rows * n_numbers + columns, persistent=False)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log weights (N, C), means (N, C, K), inverse Cholesky factors (N, C, K, K), their log determinants (N, C)."""
+        """Return log weights (N, C), means (N, C, K), inverse Cholesky factors (N, C, K, K), log dets (N, C)."""
         out = self.network(features).unflatten(-1, (self.components, -1))
-        weight, mean, log_diagonal, below = out.split((1, self.n, self.n, self.below), dim=-1)
+        weight, mean, log_diagonal, below_values = out.split((1, self.n_numbers, self.n_numbers, self.n_below), dim=-1)
         log_diagonal = log_diagonal.clamp(-5, 7)
         factor = torch.diag_embed(log_diagonal.exp()).flatten(-2)
-        factor = factor.index_add(-1, self.at, below).unflatten(-1, (self.n, self.n))
+        factor = factor.index_add(-1, self.below_diagonal, below_values).unflatten(-1, (self.n_numbers, self.n_numbers))
         return torch.log_softmax(weight[..., 0], -1), mean, factor, log_diagonal.sum(-1)
 
 
 class ProfileDensity(nn.Module):
-    """p(profile | features) over whitened, unconstrained profiles.
+    """The density p(profile | features), over whitened and unconstrained profiles. Raises ValueError for other heads.
 
-    Profiles are (..., K) log10 masses in the view's own unit, rising with radius. `fit_whitening`
-    takes the training profiles' mean and covariance out first: neighbouring radii are almost
-    the same number, and no density copes with that unaided. Heads: `gaussian` with a full covariance
-    that follows the features; `flow`, that Gaussian bent by a neural spline flow (Durkan et al. 2019,
-    arXiv:1906.04032, from zuko); `mixture` of six Gaussians.
+    Profiles (..., K) are log10 masses in the view's own unit, rising with radius. `fit_whitening` removes the training
+    profiles' mean and covariance first: masses at neighbouring radii are almost equal, which no density learns well
+    by itself. Heads: `gaussian`, with a full covariance that depends on the features; `flow`, that Gaussian
+    transformed by a neural spline flow (Durkan et al. 2019, arXiv:1906.04032, from zuko); `mixture` of six Gaussians.
     """
 
     whitening: torch.Tensor
@@ -89,59 +88,65 @@ class ProfileDensity(nn.Module):
         self.whitening.copy_(inverse)
 
     def latent(self, features: torch.Tensor, profile: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numbers (N, C, K) that profiles (N, K) stand for in each component, and log weights with dz/dprofile (N, C).
+        """Return the latent numbers z (N, C, K) of profiles (N, K) in each component, and log weights (N, C).
 
-        A density that is right makes them standard normal, each component's by its share.
+        The log weights include log |dz/dprofile|. Where the density is right, z are standard normal, with each
+        component weighted by its share.
         """
         free = unconstrained(profile)
-        white = (free - self.centre) @ self.whitening.T
-        jacobian = torch.log(torch.diagonal(self.whitening)).sum() - free[..., 1:].sum(-1)
+        whitened = (free - self.centre) @ self.whitening.T
+        log_jacobian = torch.log(torch.diagonal(self.whitening)).sum() - free[..., 1:].sum(-1)
         weight, mean, factor, log_det = self.gaussian(features)
-        unit = (factor @ (white[..., None, :] - mean)[..., None])[..., 0]
+        numbers = (factor @ (whitened[..., None, :] - mean)[..., None])[..., 0]
         if self.bend is not None:
-            straight, bent = self.bend(features).transform.call_and_ladj(unit[..., 0, :])
-            unit, jacobian = straight[..., None, :], jacobian + bent
-        return unit, weight + log_det + jacobian[..., None]
+            flow_numbers, log_flow_jacobian = self.bend(features).transform.call_and_ladj(numbers[..., 0, :])
+            numbers, log_jacobian = flow_numbers[..., None, :], log_jacobian + log_flow_jacobian
+        return numbers, weight + log_det + log_jacobian[..., None]
 
     def log_prob(
         self, features: torch.Tensor, profile: torch.Tensor, scale: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """(N,) log density per dex^K of profiles (N, K) given features (N, F).
+        """Return the log density (N,) per dex^K of profiles (N, K) given features (N, F).
 
-        scale (K, K), lower triangular, is that of the latent numbers where they are not standard normal
+        scale (K, K), lower triangular: that of the latent numbers, where they are not standard normal
         (`train.run.calibration`).
         """
-        unit, weight = self.latent(features, profile)
+        numbers, weight = self.latent(features, profile)
         if scale is not None:
-            unit = torch.linalg.solve_triangular(scale, unit.flatten(0, 1).T, upper=False).T.reshape(unit.shape)
+            numbers = torch.linalg.solve_triangular(scale, numbers.flatten(0, 1).T, upper=False).T.reshape(
+                numbers.shape
+            )
             weight = weight - torch.log(torch.diagonal(scale)).sum()
-        log_unit = -0.5 * (unit**2).sum(-1) - 0.5 * self.n_radii * math.log(2 * math.pi)
-        return torch.logsumexp(weight + log_unit, dim=-1)
+        log_normal = -0.5 * (numbers**2).sum(-1) - 0.5 * self.n_radii * math.log(2 * math.pi)
+        return torch.logsumexp(weight + log_normal, dim=-1)
 
     def from_normal(
         self, features: torch.Tensor, normal: torch.Tensor, scale: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """(S, N, K) profiles that standard normal numbers (S, N, K + 1) stand for, given features (N, F).
+        """Return the profiles (S, N, K) of standard normal numbers (S, N, K + 1), given features (N, F).
 
-        The last number chooses among components; `scale` as in `log_prob`. What is drawn follows the numbers
-        alone, view by view.
+        The last number chooses the component; `scale` as in `log_prob`. A view's profiles depend on its own numbers
+        alone.
         """
         weight, mean, factor, _ = self.gaussian(features)
-        unit, choice = normal[..., :-1], normal[..., -1:]
+        numbers, choice = normal[..., :-1], normal[..., -1:]
         if scale is not None:
-            unit = unit @ scale.T
+            numbers = numbers @ scale.T
         if self.bend is not None:
-            unit = self.bend(features).transform.inv(unit)
-        at = (torch.special.ndtr(choice) > weight.exp().cumsum(-1)[..., :-1]).sum(-1)  # (S, N)
+            numbers = self.bend(features).transform.inv(numbers)
+        component = (torch.special.ndtr(choice) > weight.exp().cumsum(-1)[..., :-1]).sum(-1)  # (S, N)
         rows = torch.arange(len(features), device=features.device)
-        white = mean[rows, at] + torch.linalg.solve_triangular(factor[rows, at], unit[..., None], upper=False)[..., 0]
-        free = torch.linalg.solve_triangular(self.whitening, white.flatten(0, 1).T, upper=False).T
-        return monotone(free.reshape(white.shape) + self.centre)
+        whitened = (
+            mean[rows, component]
+            + torch.linalg.solve_triangular(factor[rows, component], numbers[..., None], upper=False)[..., 0]
+        )
+        free = torch.linalg.solve_triangular(self.whitening, whitened.flatten(0, 1).T, upper=False).T
+        return monotone(free.reshape(whitened.shape) + self.centre)
 
-    def normal(self, features: torch.Tensor, n: int) -> torch.Tensor:
-        """(S, N, K + 1) standard normal numbers for `from_normal`."""
-        return torch.randn(n, len(features), self.n_radii + 1, device=features.device, dtype=features.dtype)
+    def normal(self, features: torch.Tensor, n_samples: int) -> torch.Tensor:
+        """Return standard normal numbers (S, N, K + 1) for `from_normal`, for S = n_samples."""
+        return torch.randn(n_samples, len(features), self.n_radii + 1, device=features.device, dtype=features.dtype)
 
-    def sample(self, features: torch.Tensor, n: int) -> torch.Tensor:
-        """(S, N, K) profiles drawn given features (N, F)."""
-        return self.from_normal(features, self.normal(features, n))
+    def sample(self, features: torch.Tensor, n_samples: int) -> torch.Tensor:
+        """Return profiles (S, N, K) drawn given features (N, F), for S = n_samples."""
+        return self.from_normal(features, self.normal(features, n_samples))

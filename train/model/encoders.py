@@ -1,7 +1,7 @@
-"""Encoders: one tracer's dimensionless maps to features. A family to choose from by experiment.
+"""Encoders: networks that turn one tracer's dimensionless maps into features. Experiments show which is best.
 
 All take (N, 4, P, P) maps - log density, V, sigma, mask - and return (N, F) features.
-docs/training.md has how they compare.
+docs/training.md compares them.
 """
 
 import numpy as np
@@ -15,8 +15,10 @@ RINGS, ANGLES = 14, 16
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
-    """Normalisation of (N, C, ...) activations: `group` uses each view's own statistics, the same on one
-    process or many; `batch` the batch's."""
+    """Return the layer that normalises activations (N, C, ...). Raises ValueError for an unknown kind.
+
+    `group` uses each view's own statistics, the same on one process or many; `batch` those of the batch.
+    """
     if kind == "group":
         return nn.GroupNorm(4, channels)
     if kind == "batch":
@@ -45,13 +47,13 @@ class PlainEncoder(nn.Module):
         self.out = nn.Linear(6 * width, n_features)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(N, F) features."""
+        """Return features (N, F)."""
         x = self.layers(maps)
         return self.out(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
 
 
 class _Residual(nn.Module):
-    """x + f(x), two 3 x 3 convolutions, normalised before each; `wrap` pads the last axis as a circle."""
+    """x + f(x), with two 3 x 3 convolutions and a normalisation before each; `wrap` pads the last axis as a circle."""
 
     def __init__(self, c_in: int, c_out: int, norm: str, stride: tuple[int, int], wrap: bool):
         super().__init__()
@@ -62,14 +64,14 @@ class _Residual(nn.Module):
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=padding, bias=False)
         self.skip = nn.Conv2d(c_in, c_out, 1, bias=False) if c_in != c_out else nn.Identity()
 
-    def _round(self, x: torch.Tensor) -> torch.Tensor:
+    def _pad_around(self, x: torch.Tensor) -> torch.Tensor:
         return functional.pad(x, (1, 1, 0, 0), mode="circular") if self.wrap else x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv1(self._round(functional.silu(self.first(x))))
-        y = self.conv2(self._round(functional.silu(self.second(y))))
-        shorter = functional.avg_pool2d(x, self.stride) if self.stride != (1, 1) else x
-        return self.skip(shorter) + y
+        out = self.conv1(self._pad_around(functional.silu(self.first(x))))
+        out = self.conv2(self._pad_around(functional.silu(self.second(out))))
+        pooled = functional.avg_pool2d(x, self.stride) if self.stride != (1, 1) else x
+        return self.skip(pooled) + out
 
 
 class ResidualEncoder(nn.Module):
@@ -88,37 +90,41 @@ class ResidualEncoder(nn.Module):
         self.out = nn.Linear(6 * width, n_features)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(N, F) features."""
+        """Return features (N, F)."""
         x = self.layers(maps)
         return self.out(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
 
 
 def polar_weights(pixels: int, field_of_view_re: float) -> torch.Tensor:
-    """(R A, P P) shares of the map's pixels in cells of a polar grid about its centre; each row adds up to one.
+    """Return the weights (R A, P P) of a map's pixels in the cells of a polar grid about its centre.
 
-    Rings lie evenly from the centre to the edge of the field. A cell is a tent in r and in angle, no
-    narrower than a pixel: far out it averages all the pixels it covers, near the centre it interpolates.
+    Each row adds up to one. Rings lie evenly from the centre to the edge of the field. A cell's weight is a tent
+    function of r and of angle, no narrower than a pixel: far out a cell averages all pixels that it covers, near the
+    centre it interpolates.
     """
-    x = np.arange(pixels) + 0.5 - pixels / 2
-    r, angle = np.hypot(x[:, None], x[None, :]).ravel(), np.arctan2(x[:, None], x[None, :] + 0 * x[:, None]).ravel()
-    step = max(pixels / 2 / RINGS, 1.0)
-    rings = (np.arange(RINGS) + 0.5) * pixels / 2 / RINGS
-    angles = 2 * np.pi * np.arange(ANGLES) / ANGLES
-    apart = np.abs((angle[None, :] - angles[:, None] + np.pi) % (2 * np.pi) - np.pi)
-    radial = np.clip(1 - np.abs(r[None, :] - rings[:, None]) / step, 0, None)
-    # As an arc, so that a pixel near the centre, which spans many angles, belongs to all of them.
-    width = np.maximum(2 * np.pi / ANGLES, 1.5 / np.maximum(r, 0.5))
-    angular = np.clip(1 - apart / width[None, :], 0, None)
-    weights = (radial[:, None, :] * angular[None, :, :]).reshape(RINGS * ANGLES, -1)
+    offset = np.arange(pixels) + 0.5 - pixels / 2
+    pixel_radius, pixel_angle = (
+        np.hypot(offset[:, None], offset[None, :]).ravel(),
+        np.arctan2(offset[:, None], offset[None, :] + 0 * offset[:, None]).ravel(),
+    )
+    ring_width = max(pixels / 2 / RINGS, 1.0)
+    ring_radii = (np.arange(RINGS) + 0.5) * pixels / 2 / RINGS
+    cell_angles = 2 * np.pi * np.arange(ANGLES) / ANGLES
+    angle_difference = np.abs((pixel_angle[None, :] - cell_angles[:, None] + np.pi) % (2 * np.pi) - np.pi)
+    radial_weight = np.clip(1 - np.abs(pixel_radius[None, :] - ring_radii[:, None]) / ring_width, 0, None)
+    # At least 1.5 pixels of arc, so that a pixel near the centre, which spans many angles, belongs to all of them.
+    angular_width = np.maximum(2 * np.pi / ANGLES, 1.5 / np.maximum(pixel_radius, 0.5))
+    angular_weight = np.clip(1 - angle_difference / angular_width[None, :], 0, None)
+    weights = (radial_weight[:, None, :] * angular_weight[None, :, :]).reshape(RINGS * ANGLES, -1)
     return torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32))
 
 
 class PolarEncoder(nn.Module):
-    """A residual network over a polar grid: turning the sky turns its activations, and pooling forgets by how much.
+    """A residual network over a polar grid: turning the sky turns its activations, and pooling removes the turn.
 
-    Radii are kept to the end, for the answer is a function of radius; angles are pooled by mean and by
-    maximum. Like Weiler & Cesa 2019 (arXiv:1911.08251) it is equivariant, by the choice of coordinates
-    (Esteves et al. 2018, arXiv:1709.01889) rather than of kernels.
+    Radii are kept to the end, because a mass profile is a function of radius; angles are pooled by mean and by
+    maximum. Like that of Weiler & Cesa 2019 (arXiv:1911.08251) it is equivariant, but by its coordinates (Esteves et
+    al. 2018, arXiv:1709.01889) rather than by its kernels.
     """
 
     weights: torch.Tensor
@@ -140,13 +146,13 @@ class PolarEncoder(nn.Module):
         self.register_buffer("radius", radius, persistent=False)
 
     def polar(self, maps: torch.Tensor) -> torch.Tensor:
-        """(N, 4, R, A): means over each cell's valid pixels, and the share of them that is valid."""
+        """Return the maps in polar cells (N, 4, R, A): means over each cell's valid pixels, and their share."""
         cells = (maps.flatten(2) @ self.weights.T).unflatten(2, (RINGS, ANGLES))
         values, valid = cells[:, :3], cells[:, 3:]
         return torch.cat([values / torch.clamp(valid, min=1e-3) * (valid > 1e-3), valid], dim=1)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(N, F) features."""
+        """Return features (N, F)."""
         cells = self.polar(maps)
         x = self.layers(torch.cat([cells, self.radius.expand(len(cells), -1, -1, -1)], dim=1))
         return self.out(torch.cat([x.mean(3), x.amax(3)], dim=1).flatten(1))

@@ -1,4 +1,4 @@
-"""The network: one encoder per tracer, their features joined, a posterior on top."""
+"""The network: one encoder per tracer, a layer that joins their features, and the density of the profile."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from kinmass.train.model.density import ProfileDensity
 from kinmass.train.model.encoders import ENCODERS
-from kinmass.train.model.scaling import held, raw, scale_free, tracers_of
+from kinmass.train.model.scaling import clip_to_mass_limits, raw, scale_free, tracers_of
 
 # N views, P pixels along a side, K radii, S samples
 INPUTS = ("scale_free", "relative", "raw")
@@ -15,7 +15,7 @@ INPUTS = ("scale_free", "relative", "raw")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build the network; saved beside its weights."""
+    """Everything that is needed to build the network; saved beside its weights."""
 
     tracer: str
     radii_re: tuple[float, ...]
@@ -29,12 +29,15 @@ class ModelConfig:
     n_features: int = 96
 
     def to_json(self) -> dict[str, object]:
-        """As plain values."""
+        """Return the configuration as plain values for JSON."""
         return asdict(self) | {"radii_re": list(self.radii_re)}
 
 
 class MassModel(nn.Module):
-    """Posterior of log10 M(<x R_e) [Msun] at the configured radii x, from observed maps."""
+    """Posterior of log10 M(<x R_e) [Msun] at the configured radii x, from observed maps.
+
+    Raises ValueError for an unknown tracer, encoder, norm, head or inputs.
+    """
 
     log10_radii_re: torch.Tensor
 
@@ -44,37 +47,37 @@ class MassModel(nn.Module):
         self.tracers = tracers_of(config.tracer)
         if config.encoder not in ENCODERS:
             raise ValueError(f"unknown encoder {config.encoder!r}; there are {', '.join(ENCODERS)}")
-        shape = config.width, config.n_features, config.norm, config.pixels, config.field_of_view_re
-        self.encoders = nn.ModuleDict({t: ENCODERS[config.encoder](*shape) for t in self.tracers})
+        encoder_options = config.width, config.n_features, config.norm, config.pixels, config.field_of_view_re
+        self.encoders = nn.ModuleDict({t: ENCODERS[config.encoder](*encoder_options) for t in self.tracers})
         if config.inputs not in INPUTS:
             raise ValueError(f"unknown inputs {config.inputs!r}; there are {', '.join(INPUTS)}")
-        joined = config.n_features * len(self.tracers) + (config.inputs == "raw")
-        self.join = nn.Sequential(nn.SiLU(), nn.Linear(joined, config.n_features), nn.SiLU())
+        n_joined = config.n_features * len(self.tracers) + (config.inputs == "raw")
+        self.join = nn.Sequential(nn.SiLU(), nn.Linear(n_joined, config.n_features), nn.SiLU())
         self.register_buffer("log10_radii_re", torch.tensor(config.radii_re).log10(), persistent=False)
         self.density = ProfileDensity(config.n_features, len(config.radii_re), config.head)
 
     def inputs(
         self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """What the encoders see, {tracer: (N, 4, P, P)}, and (N,) log10 of the mass unit [Msun]."""
+        """Return the encoders' inputs, {tracer: (N, 4, P, P)}, and log10 (N,) of the mass unit [Msun]."""
         if self.config.inputs == "raw":
             return raw(observed, self.tracers)
         return scale_free(observed, half_mass_radius_kpc, self.tracers, self.config.inputs == "relative")
 
     def features(self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, F) features of observed maps (N, 8, P, P), and (N,) log10 of the mass unit [Msun]."""
+        """Return features (N, F) of observed maps (N, 8, P, P), and log10 (N,) of the mass unit [Msun]."""
         inputs, log10_unit = self.inputs(observed, half_mass_radius_kpc)
         encoded = [self.encoders[t](inputs[t]) for t in self.tracers]
-        if self.config.inputs == "raw":  # lengths are not in the maps
+        if self.config.inputs == "raw":  # The maps themselves do not show lengths.
             encoded.append(torch.log10(half_mass_radius_kpc)[:, None])
         return self.join(torch.cat(encoded, dim=1)), log10_unit
 
     def forward(
         self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, log10_menc: torch.Tensor
     ) -> torch.Tensor:
-        """(N,) log posterior density per dex^K of the profiles log10_menc (N, K) [Msun]."""
-        features, unit = self.features(observed, half_mass_radius_kpc)
-        return self.density.log_prob(features, log10_menc - unit[:, None])
+        """Return the log posterior density (N,) per dex^K of the profiles log10_menc (N, K) [Msun]."""
+        features, log10_unit = self.features(observed, half_mass_radius_kpc)
+        return self.density.log_prob(features, log10_menc - log10_unit[:, None])
 
     def profiles(
         self,
@@ -84,16 +87,18 @@ class MassModel(nn.Module):
         normal: torch.Tensor,
         scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(S, N, K) log10 M(<x R_e) [Msun] that numbers (S, N, K + 1) stand for (`density.from_normal`), each rising.
+        """Return profiles (S, N, K) of log10 M(<x R_e) [Msun], each rising, from normal numbers (S, N, K + 1).
 
-        features (N, F) and log10_unit (N,) as of `features`. Held between masses that a galaxy can have
-        (`scaling.mass_limits`), which a trained network's samples do not reach.
+        By `density.from_normal`; features (N, F) and log10_unit (N,) are of `features`. They are clipped to masses
+        that a galaxy can have (`scaling.mass_limits`), which a well trained network's samples do not reach.
         """
         log10_radius = torch.log10(half_mass_radius_kpc)[:, None] + self.log10_radii_re.to(log10_unit)
-        return held(self.density.from_normal(features, normal, scale) + log10_unit[:, None], log10_radius)
+        return clip_to_mass_limits(
+            self.density.from_normal(features, normal, scale) + log10_unit[:, None], log10_radius
+        )
 
     @torch.no_grad()
-    def sample(self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, n: int) -> torch.Tensor:
-        """(S, N, K) posterior samples of log10 M(<x R_e) [Msun]; each rises with radius."""
-        features, unit = self.features(observed, half_mass_radius_kpc)
-        return self.profiles(features, unit, half_mass_radius_kpc, self.density.normal(features, n))
+    def sample(self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, n_samples: int) -> torch.Tensor:
+        """Return posterior samples (S, N, K) of log10 M(<x R_e) [Msun]; each rises with radius."""
+        features, log10_unit = self.features(observed, half_mass_radius_kpc)
+        return self.profiles(features, log10_unit, half_mass_radius_kpc, self.density.normal(features, n_samples))

@@ -1,4 +1,4 @@
-"""A trained network as a folder and as a function: weights, the posterior, its calibration, what is like its data.
+"""A trained network as a folder and as a function: weights, posterior, calibration, and the test for unlike views.
 
 Imports `data` and `model`.
 """

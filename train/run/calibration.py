@@ -1,10 +1,11 @@
-"""How much wider or narrower posteriors have to be, told by galaxies that were not trained on.
+"""Calibrates the widths of posteriors on galaxies that were not trained on.
 
-A network that has seen its training galaxies often is a little too sure of others: the latent numbers that the truth
-of a validation view stands for are not standard normal. Their covariance, and then a factor that follows the radius
-for intervals to hold what they promise (temperatures: Guo et al. 2017, arXiv:1706.04599), become the scale of the
-numbers that profiles are drawn from: the density stays exact. A run, or an ensemble as a whole, keeps it per tracer
-in calibration.json. On the way, what the network has seen is noted (`train.run.out_of_distribution`).
+A network that has seen its training galaxies often is a little too sure of other galaxies: the latent numbers that
+belong to the true profiles of validation views are not standard normal. Their covariance becomes the scale of the
+latent numbers that profiles are drawn from. A factor that depends on radius is then added, so that intervals have
+their nominal coverage (as temperatures do: Guo et al. 2017, arXiv:1706.04599). The density stays exact. A run, or an
+ensemble as a whole, keeps its scales per tracer in calibration.json. `calibrate` also writes what
+`train.run.out_of_distribution` needs of the training views.
 """
 
 import json
@@ -27,153 +28,190 @@ from kinmass.train.run.checkpoint import (
     write_json,
     write_tensors,
 )
-from kinmass.train.run.out_of_distribution import learn
+from kinmass.train.run.out_of_distribution import learn_training_features
 from kinmass.train.run.posterior import UNSEEN, Inference, Posterior
 
 # N views, K radii, S samples, C components
-#: The central intervals that are to hold what they promise: one and two standard deviations of a Gaussian.
+#: Probabilities of the central intervals that are calibrated: one and two standard deviations of a Gaussian.
 LEVELS = (0.6827, 0.9545)
+#: Posterior samples per view, and bootstrap samples of lineages.
 SAMPLES, N_BOOTSTRAP = 200, 50
+#: Most validation galaxies that a run is calibrated on.
 MOST_GALAXIES = 4096
 SEED = 1_000_003
-#: Training galaxies that show what training views look like.
+#: Most training galaxies whose features are kept for `train.run.out_of_distribution`.
 MOST_TRAINING = 1024
-#: Of each member, to see how profiles follow latent numbers; and how often intervals are looked at and widened.
+#: Samples of each member from which `responses` is fitted, and how often intervals are measured and widened.
 RESPONSE_SAMPLES, PASSES = 20, 2
-#: Weight of uncorrelated latent numbers against those seen: as many galaxies as show a correlation of a tenth.
+#: Weight, in galaxies, of uncorrelated latent numbers against the measured ones: so many show a correlation of 0.1.
 PRIOR_GALAXIES = 100
 
 
 def misses(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(N, K, 2) how far off the truth (N, K) is from the median, over the half width of the 68 and 95 % intervals.
+    """Return the distance (N, K, 2) of the truth (N, K) from the median, over the half widths of the LEVELS intervals.
 
-    Each side of the median has its own half width, from samples (S, N, K).
+    From samples (S, N, K); the half width is that of the interval's part on the truth's side of the median.
     """
-    found = []
+    misses_of_levels = []
     for level in LEVELS:
         low, median, high = np.quantile(samples, [0.5 - level / 2, 0.5, 0.5 + level / 2], axis=0)
-        side = np.where(truth < median, median - low, high - median)
-        found.append(np.abs(truth - median) / np.maximum(side, 1e-9))
-    return np.stack(found, axis=-1)
+        half_width = np.where(truth < median, median - low, high - median)
+        misses_of_levels.append(np.abs(truth - median) / np.maximum(half_width, 1e-9))
+    return np.stack(misses_of_levels, axis=-1)
 
 
-def widening(miss: np.ndarray, lineage: np.ndarray) -> np.ndarray:
-    """(K,) by how much to widen intervals for the levels to be held, from `misses` (N, K, 2) of views of lineages (N,).
+def widening(miss_ratios: np.ndarray, lineage: np.ndarray) -> np.ndarray:
+    """Return the factors (K,) by which to widen intervals so that they have the coverage of LEVELS.
 
-    A straight line over the radii, which are even in log r, drawn towards a constant by as much as its slope is
-    uncertain (James & Stein 1961): of single radii a few hundred galaxies say too little. To a thousandth: further
-    digits are those of the samples, and differ with the number of processes.
+    miss_ratios (N, K, 2) of `misses`; lineage (N,) names. The factors are a straight line over the radii, which are
+    even in log r, because a few hundred galaxies do not suffice to fit every radius. Its slope is shrunk towards zero
+    by as much as it is uncertain (James & Stein 1961). Factors are rounded to a thousandth: further digits are noise of
+    the samples and differ with the number of processes.
     """
 
-    def line(miss: np.ndarray) -> np.ndarray:
-        needed = np.mean([np.quantile(miss[..., i], level, axis=0) for i, level in enumerate(LEVELS)], axis=0)
-        return np.polyfit(at, needed, min(1, len(at) - 1))
+    def line(miss_ratios: np.ndarray) -> np.ndarray:
+        factors = np.mean([np.quantile(miss_ratios[..., i], level, axis=0) for i, level in enumerate(LEVELS)], axis=0)
+        return np.polyfit(position, factors, min(1, len(position) - 1))
 
-    at = np.linspace(-1, 1, miss.shape[1]) if miss.shape[1] > 1 else np.zeros(1)
-    found = line(miss)
-    if len(found) == 2:
-        number = np.unique(lineage, return_inverse=True)[1]
-        views_of = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    position = np.linspace(-1, 1, miss_ratios.shape[1]) if miss_ratios.shape[1] > 1 else np.zeros(1)
+    coefficients = line(miss_ratios)
+    if len(coefficients) == 2:
+        lineage_number = np.unique(lineage, return_inverse=True)[1]
+        views_of_lineage = np.split(
+            np.argsort(lineage_number, kind="stable"), np.cumsum(np.bincount(lineage_number))[:-1]
+        )
         rng = np.random.default_rng(0)
-        drawn = rng.integers(0, len(views_of), (N_BOOTSTRAP, len(views_of)))
-        slopes = [line(miss[np.concatenate([views_of[i] for i in some])])[0] for some in drawn]
-        found[0] *= max(0.0, 1 - np.var(slopes) / max(found[0] ** 2, 1e-12))
-    return np.asarray(np.polyval(found, at).clip(min=0.1).round(3))
+        lineages_drawn = rng.integers(0, len(views_of_lineage), (N_BOOTSTRAP, len(views_of_lineage)))
+        slopes = [
+            line(miss_ratios[np.concatenate([views_of_lineage[i] for i in drawn])])[0] for drawn in lineages_drawn
+        ]
+        coefficients[0] *= max(0.0, 1 - np.var(slopes) / max(coefficients[0] ** 2, 1e-12))
+    return np.asarray(np.polyval(coefficients, position).clip(min=0.1).round(3))
 
 
-def latent_scale(latent: torch.Tensor, weight: torch.Tensor, galaxies: int) -> torch.Tensor:
-    """(K, K) lower triangular L with L L^T the covariance about nil of latent numbers (N, C, K) of some galaxies.
+def latent_scale(latent: torch.Tensor, weight: torch.Tensor, n_galaxies: int) -> torch.Tensor:
+    """Return the lower triangular L (K, K) with L L^T the second moment, about zero, of latent numbers (N, C, K).
 
-    weight (N, C) are log weights with which each component holds a view. Drawn towards a multiple of one.
+    weight (N, C) are the log weights of each component for a view, n_galaxies the number of galaxies among the views.
+    The moment is shrunk towards a multiple of the unit matrix (PRIOR_GALAXIES).
     """
-    share = torch.softmax(weight - 0.5 * (latent**2).sum(-1), dim=-1).double()
-    second = torch.einsum("nc,nck,ncl->kl", share, latent.double(), latent.double()) / len(latent)
-    plain = second.trace() / len(second) * torch.eye(len(second), dtype=second.dtype, device=second.device)
-    return torch.linalg.cholesky((galaxies * second + PRIOR_GALAXIES * plain) / (galaxies + PRIOR_GALAXIES)).float()
+    component_share = torch.softmax(weight - 0.5 * (latent**2).sum(-1), dim=-1).double()
+    second_moment = torch.einsum("nc,nck,ncl->kl", component_share, latent.double(), latent.double()) / len(latent)
+    isotropic = (
+        second_moment.trace()
+        / len(second_moment)
+        * torch.eye(len(second_moment), dtype=second_moment.dtype, device=second_moment.device)
+    )
+    return torch.linalg.cholesky(
+        (n_galaxies * second_moment + PRIOR_GALAXIES * isotropic) / (n_galaxies + PRIOR_GALAXIES)
+    ).float()
 
 
 def responses(posterior: Posterior) -> list[torch.Tensor]:
-    """Per member the (K, K) linear response of profiles, each view's over its own width, to latent numbers."""
+    """Return, per member, the linear response (K, K) of profiles to latent numbers.
+
+    Profiles are taken as deviations from each view's median, in units of the view's own width.
+    """
     samples = torch.from_numpy(posterior.samples(SAMPLES))
-    off = (samples - samples.median(0).values).double()
-    off = off / off.std(0).mean(-1).clamp(min=1e-6)[:, None]
-    found, members = [], len(posterior.features)
+    deviation = (samples - samples.median(0).values).double()
+    deviation = deviation / deviation.std(0).mean(-1).clamp(min=1e-6)[:, None]
+    responses_of_members, members = [], len(posterior.features)
     for member in range(members):
-        mine = slice(member, members * RESPONSE_SAMPLES, members)
+        member_samples = slice(member, members * RESPONSE_SAMPLES, members)
         latent = []
-        for profile in samples[mine]:
-            each, weight = posterior.latent(profile)[member]
-            nearest = (weight - 0.5 * (each**2).sum(-1)).argmax(-1)
-            latent.append(each[torch.arange(len(each)), nearest].cpu())
-        found.append(torch.linalg.lstsq(torch.cat(latent).double(), off[mine].flatten(0, 1)).solution.T)
-    return found
+        for profile in samples[member_samples]:
+            components, weight = posterior.latent(profile)[member]
+            nearest = (weight - 0.5 * (components**2).sum(-1)).argmax(-1)
+            latent.append(components[torch.arange(len(components)), nearest].cpu())
+        responses_of_members.append(
+            torch.linalg.lstsq(torch.cat(latent).double(), deviation[member_samples].flatten(0, 1)).solution.T
+        )
+    return responses_of_members
 
 
-def stretched(scale: torch.Tensor, response: torch.Tensor, wider: np.ndarray) -> torch.Tensor:
-    """(K, K) scale of latent numbers with which intervals are `wider` (K,), as far as profiles follow `response`."""
-    mean = float(wider.mean())
-    some_more = torch.from_numpy(wider - mean)[:, None] * response
+def stretched(scale: torch.Tensor, response: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
+    """Return the scale (K, K) of latent numbers with which intervals at each radius are wider by `factors` (K,).
+
+    It is exact where profiles follow the linear `response` (K, K).
+    """
+    mean_factor = float(factors.mean())
+    varying_part = torch.from_numpy(factors - mean_factor)[:, None] * response
     mixed = (
-        mean * torch.eye(len(wider)).double() + torch.linalg.pinv(response, rtol=1e-6) @ some_more
+        mean_factor * torch.eye(len(factors)).double() + torch.linalg.pinv(response, rtol=1e-6) @ varying_part
     ) @ scale.cpu().double()
     return torch.linalg.cholesky(mixed @ mixed.T).to(scale)
 
 
 def scales_of(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]:
-    """The scale (K, K) of every member from usable validation views; one where there is none."""
+    """Return the scale (K, K) of every member from usable validation views; the unit matrix without any view.
+
+    Sets `infer.scales` of the tracer to them.
+    """
     if not len(views):
         return [torch.eye(views.log10_menc.shape[1], device=infer.device) for _ in infer.models]
-    galaxies = len(set(views.lineage))
-    plain = infer(views, tracer=tracer)
-    infer.scales[tracer] = [latent_scale(*found, galaxies) for found in plain.latent(views.log10_menc)]
+    n_galaxies = len(set(views.lineage))
+    uncalibrated = infer(views, tracer=tracer)
+    infer.scales[tracer] = [
+        latent_scale(*latent_and_weight, n_galaxies) for latent_and_weight in uncalibrated.latent(views.log10_menc)
+    ]
     for _ in range(PASSES):
         posterior = infer(views, tracer=tracer)
-        wider = widening(misses(posterior.samples(SAMPLES), views.log10_menc.numpy()), views.lineage)
+        factors = widening(misses(posterior.samples(SAMPLES), views.log10_menc.numpy()), views.lineage)
         pairs = zip(infer.scales[tracer], responses(posterior), strict=True)
-        infer.scales[tracer] = [stretched(scale, response, wider) for scale, response in pairs]
+        infer.scales[tracer] = [stretched(scale, response, factors) for scale, response in pairs]
     return infer.scales[tracer]
 
 
 def unseen_scale(pairs: Sequence[tuple[Inference, Views]], tracer: str) -> torch.Tensor:
-    """The scale (K, K) for galaxies of a suite that a network has not seen.
+    """Return the scale (K, K) for galaxies of a suite that a network was not trained on.
 
-    From networks that were each trained without one suite, and usable validation views of that suite: as if suites,
-    each of which counts the same, were drawn from all that there might be.
+    pairs: networks that were each trained without one suite, and usable validation views of that suite. Every suite
+    has the same weight, as if suites were drawn at random from all suites that there might be. Changes `infer.scales`.
     """
-    seconds = []
+    second_moments = []
     for infer, views in pairs:
         scale = latent_scale(*infer(views, tracer=tracer).latent(views.log10_menc)[0], len(set(views.lineage)))
-        seconds.append((scale @ scale.T).double().cpu())
-    found = torch.linalg.cholesky(torch.stack(seconds).mean(0)).float()
-    lineage = np.concatenate([[f"{s}/{x}" for s, x in zip(v.suite, v.lineage, strict=True)] for _, v in pairs])
+        second_moments.append((scale @ scale.T).double().cpu())
+    common_scale = torch.linalg.cholesky(torch.stack(second_moments).mean(0)).float()
+    lineage = np.concatenate(
+        [[f"{suite}/{name}" for suite, name in zip(views.suite, views.lineage, strict=True)] for _, views in pairs]
+    )
     for _ in range(PASSES):
-        missed, response = [], []
+        miss_ratios, responses_of_suites = [], []
         for infer, views in pairs:
-            infer.scales[tracer] = [found.to(infer.device)]
+            infer.scales[tracer] = [common_scale.to(infer.device)]
             posterior = infer(views, tracer=tracer, unseen=False)
-            missed.append(misses(posterior.samples(SAMPLES), views.log10_menc.numpy()))
-            response.append(responses(posterior)[0])
-        found = stretched(found, torch.stack(response).mean(0), widening(np.concatenate(missed), lineage))
-    return found
+            miss_ratios.append(misses(posterior.samples(SAMPLES), views.log10_menc.numpy()))
+            responses_of_suites.append(responses(posterior)[0])
+        common_scale = stretched(
+            common_scale, torch.stack(responses_of_suites).mean(0), widening(np.concatenate(miss_ratios), lineage)
+        )
+    return common_scale
 
 
-def _views(store: Path, suites: tuple[str, ...], part: str, most: int) -> Views:
-    """All views of at most so many galaxies of a part of the split, from all over the store."""
+def _read_part(store: Path, suites: tuple[str, ...], part: str, max_galaxies: int) -> Views:
+    """Read all views of at most max_galaxies galaxies of a part of the split, spread evenly over the store."""
     galaxies = galaxies_of(store, done_galaxies(store, suites), part)
-    return galaxies.read(np.unique(np.linspace(0, len(galaxies) - 1, min(len(galaxies), most)).astype(int)))
+    return galaxies.read(np.unique(np.linspace(0, len(galaxies) - 1, min(len(galaxies), max_galaxies)).astype(int)))
 
 
-def calibrate_across(run: Path, store: Path, without: dict[str, Path]) -> None:
-    """Write unseen.json of a run from the runs that were trained without a suite each. Raises as `calibrate`."""
-    weights = {"weights": weights_of(run), "without": {suite: weights_of(path) for suite, path in without.items()}}
-    if _says(run / UNSEEN, weights):
+def calibrate_across(run: Path, store: Path, runs_without_suite: dict[str, Path]) -> None:
+    """Write unseen.json of a run from runs that were each trained without one suite ({suite: run}).
+
+    Does nothing where it is there for these weights. Raises as `calibrate`.
+    """
+    weights = {
+        "weights": weights_of(run),
+        "without": {suite: weights_of(path) for suite, path in runs_without_suite.items()},
+    }
+    if _is_of_weights(run / UNSEEN, weights):
         return
     members, scales = len(members_of(run)), {}
-    infers = {suite: Inference(path, calibrated=False) for suite, path in without.items()}
+    infers = {suite: Inference(path, calibrated=False) for suite, path in runs_without_suite.items()}
     for tracer in next(iter(infers.values())).answers():
         pairs = []
         for suite, infer in infers.items():
-            views = _views(store, (suite,), "val", MOST_GALAXIES)
+            views = _read_part(store, (suite,), "val", MOST_GALAXIES)
             views = views[usable(views, tracer, infer.instrument)]
             pairs += [(infer, views)] if len(views) else []
         if pairs:
@@ -182,16 +220,16 @@ def calibrate_across(run: Path, store: Path, without: dict[str, Path]) -> None:
 
 
 def is_calibrated(run: Path) -> bool:
-    """Whether calibration.json and ood.pt are there, whole, and of the run's weights."""
+    """Whether calibration.json and ood.pt can be read and were made for the run's weights."""
     try:
         read_training_features(run)
     except RunError:
         return False
-    return _says(run / "calibration.json", {"weights": weights_of(run)})
+    return _is_of_weights(run / "calibration.json", {"weights": weights_of(run)})
 
 
-def _says(path: Path, weights: dict[str, Any]) -> bool:
-    """Whether a file of scales can be read and is of some weights."""
+def _is_of_weights(path: Path, weights: dict[str, Any]) -> bool:
+    """Whether a file of scales can be read and holds all of `weights` (as `calibrate` and `calibrate_across` write)."""
     try:
         content = json.loads(path.read_text())
         return isinstance(content["scale"], dict) and {key: content[key] for key in weights} == weights
@@ -200,9 +238,9 @@ def _says(path: Path, weights: dict[str, Any]) -> bool:
 
 
 def _features_as_trained(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]:
-    """Per member the features (N, F) of views that vary as they did in training, without turns of the sky.
+    """Return, per member, the features (N, F) of views that are varied as in training, but not turned on the sky.
 
-    What a network was taught to look past does not put a view out of its distribution.
+    So variations that the network was trained to ignore do not make a view count as out of distribution.
     """
     fit = infer.run["fit"]
     augmentation = Augmentation(**{name: fit.get(name, 0.0) for name in Augmentation.__dataclass_fields__})
@@ -212,14 +250,14 @@ def _features_as_trained(infer: Inference, views: Views, tracer: str) -> list[to
     maps, r_e, _ = augmentation.vary(
         views.maps, views.half_mass_radius_kpc, views.log10_menc, views.field_of_view_re, numbers
     )
-    seen = replace(views, maps=maps, half_mass_radius_kpc=r_e).observed(infer.instrument)
-    return infer(augmentation.look(seen, numbers), r_e, tracer).features
+    observed = replace(views, maps=maps, half_mass_radius_kpc=r_e).observed(infer.instrument)
+    return infer(augmentation.vary_observed(observed, numbers), r_e, tracer).features
 
 
 def calibrate(run: Path, store: Path) -> None:
     """Write ood.pt and calibration.json of a trained run, or of an ensemble whose members are all trained.
 
-    What is there of these weights is left alone. Raises RunError, StoreError or OSError.
+    Does nothing where both are there for these weights. Raises RunError, StoreError or OSError.
     """
     if is_calibrated(run):
         return
@@ -229,18 +267,21 @@ def calibrate(run: Path, store: Path) -> None:
     def usable_of(views: Views, tracer: str) -> Views:
         return views[usable(views, tracer, infer.instrument)]
 
-    training, validation = _views(store, suites, "train", MOST_TRAINING), _views(store, suites, "val", MOST_GALAXIES)
-    scales, known = {}, {}
+    training, validation = (
+        _read_part(store, suites, "train", MOST_TRAINING),
+        _read_part(store, suites, "val", MOST_GALAXIES),
+    )
+    scales, training_features = {}, {}
     for tracer in infer.answers():
         held_out = usable_of(validation, tracer)
-        found = learn(
+        features = learn_training_features(
             _features_as_trained(infer, usable_of(training, tracer), tracer),
             _features_as_trained(infer, held_out, tracer),
         )
-        if found:
-            known[tracer] = vars(found)
+        if features:
+            training_features[tracer] = vars(features)
         scales[tracer] = scales_of(infer, held_out, tracer)
     weights = weights_of(run)
-    write_tensors(run / "ood.pt", known | {"weights": weights})
-    plain = {tracer: [s.tolist() for s in each] for tracer, each in scales.items()}
-    write_json(run / "calibration.json", {"scale": plain, "weights": weights})
+    write_tensors(run / "ood.pt", training_features | {"weights": weights})
+    scale_lists = {tracer: [scale.tolist() for scale in member_scales] for tracer, member_scales in scales.items()}
+    write_json(run / "calibration.json", {"scale": scale_lists, "weights": weights})

@@ -1,10 +1,10 @@
-"""Has a network seen anything like it? How far a view's features lie from those of the galaxies it was trained on.
+"""Measures how far a view is from the views that a network was trained on.
 
-A posterior is worth what it promises for views like those of the training suites alone. In the space of the features,
-what is foreign lies outside the cloud of the training views (Mahalanobis' distance: Lee et al. 2018, arXiv:1807.03888;
-for misspecified simulators: Schmitt et al. 2023, arXiv:2112.08866). The distance is told as a share: of validation
-views, galaxies of the same suites that were not trained on, how many lie nearer. A run, or an ensemble as a whole,
-keeps what this takes per tracer in ood.pt.
+A posterior can only be trusted for views like those of the training suites. In the space of a network's features,
+other views lie outside the cloud of the training views (Mahalanobis distance: Lee et al. 2018, arXiv:1807.03888; for
+misspecified simulators: Schmitt et al. 2023, arXiv:2112.08866). The distance is given as a share: how many of the
+validation views, of galaxies of the same suites that were not trained on, lie nearer. A run, or an ensemble as a
+whole, keeps the data for this per tracer in ood.pt.
 """
 
 from collections.abc import Sequence
@@ -13,47 +13,53 @@ from dataclasses import dataclass
 import torch
 
 # N views, F features, M members, D distances
-#: Share of validation views above which a view is called out of distribution: false alarms are the rest.
+#: A view with a larger score is called out of distribution; the remaining 5 % of validation views are false alarms.
 OOD_THRESHOLD = 0.95
-#: Variance added to every standardised feature: so that no direction has nearly none.
+#: Variance that is added to every standardised feature, so that no direction has almost no variance.
 _RIDGE = 1e-4
+#: Most validation distances that a run keeps; of more, their quantiles.
 _MOST_DISTANCES = 1000
 
 
 @dataclass(frozen=True)
 class TrainingFeatures:
-    """The cloud of training features, per member, and how far from it validation views lie."""
+    """The distribution of the training views' features, per member, and the distances of validation views from it."""
 
     mean: list[torch.Tensor]  # (F,)
     whiten: list[torch.Tensor]  # (F, F)
     distances: torch.Tensor  # (D,) rising
 
     def distance(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(N,) Mahalanobis distance of features (N, F), root mean square over members."""
-        each = [
-            ((f.double().cpu() - m) @ w.T).square().sum(-1)
-            for f, m, w in zip(features, self.mean, self.whiten, strict=True)
+        """Return the Mahalanobis distance (N,) of each member's features (N, F), root mean square over members."""
+        squared_distances = [
+            ((member_features.double().cpu() - mean) @ whiten.T).square().sum(-1)
+            for member_features, mean, whiten in zip(features, self.mean, self.whiten, strict=True)
         ]
-        return torch.stack(each).mean(0).sqrt()
+        return torch.stack(squared_distances).mean(0).sqrt()
 
     def ood_score(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(N,) share of validation views that lie nearer: uniform in 0 to 1 for views of the training suites."""
-        below = torch.searchsorted(self.distances, self.distance(features))
-        return (below + 0.5) / (len(self.distances) + 1)
+        """Return the share (N,) of validation views that lie nearer: uniform in 0 to 1 for the training suites."""
+        n_nearer = torch.searchsorted(self.distances, self.distance(features))
+        return (n_nearer + 0.5) / (len(self.distances) + 1)
 
 
-def learn(training: Sequence[torch.Tensor], validation: Sequence[torch.Tensor]) -> TrainingFeatures | None:
-    """From each member's features (N, F) of training and of validation views; None without two of either."""
+def learn_training_features(
+    training: Sequence[torch.Tensor], validation: Sequence[torch.Tensor]
+) -> TrainingFeatures | None:
+    """Make TrainingFeatures from each member's features (N, F) of training and of validation views.
+
+    Returns None where there are fewer than two views of either.
+    """
     if min(len(training[0]), len(validation[0])) < 2:
         return None
-    means, whitens = [], []
+    means, whitenings = [], []
     for features in training:
         features = features.double().cpu()
         spread = features.std(0).clamp(min=1e-12)
         correlation = torch.cov((features / spread).T) + _RIDGE * torch.eye(features.shape[1], dtype=torch.float64)
         means.append(features.mean(0))
-        whitens.append(torch.linalg.inv(torch.linalg.cholesky(correlation)) / spread)
-    distances = TrainingFeatures(means, whitens, torch.empty(0)).distance(validation).sort().values
+        whitenings.append(torch.linalg.inv(torch.linalg.cholesky(correlation)) / spread)
+    distances = TrainingFeatures(means, whitenings, torch.empty(0)).distance(validation).sort().values
     if len(distances) > _MOST_DISTANCES:
         distances = torch.quantile(distances, torch.linspace(0, 1, _MOST_DISTANCES, dtype=torch.float64))
-    return TrainingFeatures(means, whitens, distances)
+    return TrainingFeatures(means, whitenings, distances)

@@ -15,9 +15,9 @@ FIELD = 6.0
 
 @pytest.fixture(scope="module")
 def views(map_store):
-    found = concatenate([read_views(map_store, suite) for suite in ("bursty", "quiet")])
-    look = INSTRUMENTS["ifu"]
-    return found[usable(found, "gas", look) & usable(found, "stars", look)]
+    stored_views = concatenate([read_views(map_store, suite) for suite in ("bursty", "quiet")])
+    instrument = INSTRUMENTS["ifu"]
+    return stored_views[usable(stored_views, "gas", instrument) & usable(stored_views, "stars", instrument)]
 
 
 def varied(views, **strengths):
@@ -45,33 +45,35 @@ def test_scale_is_the_symmetry_of_gravity(views):
     maps, r_e, menc, _ = varied(views, scale_dex=0.3)
     assert float((r_e / views.half_mass_radius_kpc).log10().std()) > 0.3
     torch.testing.assert_close(maps[:, [0, 4]], views.maps[:, [0, 4]])  # surface densities stay: so do masks
-    seen = [observe(m, INSTRUMENTS["clean"], None) for m in (views.maps, maps)]
+    observed = [observe(maps_of_kind, INSTRUMENTS["clean"], None) for maps_of_kind in (views.maps, maps)]
     for tracers in (("stars",), ("gas",), ("stars", "gas")):
-        before, unit = scale_free(seen[0], views.half_mass_radius_kpc, tracers)
-        after, shifted = scale_free(seen[1], r_e, tracers)
+        before, unit = scale_free(observed[0], views.half_mass_radius_kpc, tracers)
+        after, shifted = scale_free(observed[1], r_e, tracers)
         for tracer in tracers:
             torch.testing.assert_close(after[tracer], before[tracer], rtol=2e-3, atol=2e-3)
         torch.testing.assert_close(menc - shifted[:, None], views.log10_menc - unit[:, None], rtol=1e-4, atol=1e-4)
 
 
 def test_light_changes_densities_alone_and_relative_inputs_not_at_all(views):
-    seen = observe(views.maps, INSTRUMENTS["ifu"], None)
+    observed = observe(views.maps, INSTRUMENTS["ifu"], None)
     augmentation = Augmentation(light_dex=0.3)
-    brighter = augmentation.look(seen, augmentation.numbers(torch.arange(len(seen)), 0))
-    ratio = (brighter / seen.clamp(min=1e-30)).nan_to_num()
+    brighter = augmentation.vary_observed(observed, augmentation.numbers(torch.arange(len(observed)), 0))
+    ratio = (brighter / observed.clamp(min=1e-30)).nan_to_num()
     for t in (0, 4):
-        each = [
-            torch.unique((r[s[t + 3] > 0]).log10().round(decimals=4)) for r, s in zip(ratio[:, t], seen, strict=True)
+        ratios = [
+            torch.unique((r[s[t + 3] > 0]).log10().round(decimals=4))
+            for r, s in zip(ratio[:, t], observed, strict=True)
         ]
-        assert all(len(x) <= 2 for x in each)
-    torch.testing.assert_close(brighter[:, [1, 2, 3, 5, 6, 7]], seen[:, [1, 2, 3, 5, 6, 7]])
+        assert all(len(x) <= 2 for x in ratios)
+    torch.testing.assert_close(brighter[:, [1, 2, 3, 5, 6, 7]], observed[:, [1, 2, 3, 5, 6, 7]])
     r_e = views.half_mass_radius_kpc
-    plain, relative = (
-        [scale_free(s, r_e, ("stars", "gas"), relative=way)[0] for s in (seen, brighter)] for way in (False, True)
+    scale_free_inputs, relative_inputs = (
+        [scale_free(s, r_e, ("stars", "gas"), relative=is_relative)[0] for s in (observed, brighter)]
+        for is_relative in (False, True)
     )
-    assert float((plain[0]["gas"] - plain[1]["gas"])[:, 0].abs().max()) > 0.1
+    assert float((scale_free_inputs[0]["gas"] - scale_free_inputs[1]["gas"])[:, 0].abs().max()) > 0.1
     for tracer in ("stars", "gas"):
-        torch.testing.assert_close(relative[0][tracer], relative[1][tracer], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(relative_inputs[0][tracer], relative_inputs[1][tracer], rtol=1e-4, atol=1e-4)
 
 
 def test_tilt_moves_speeds_as_the_mass_inside(views):
@@ -101,39 +103,39 @@ def test_heat_takes_from_rotation_what_pressure_supports():
     menc = torch.log10(v_c**2 * r_e * torch.tensor(RADII_RE) / G).expand(200, -1)
     augmentation = Augmentation(heat=0.2)
     numbers = augmentation.numbers(torch.arange(200), 0)
-    hot, _, same = augmentation.vary(maps, torch.full((200,), r_e), menc, FIELD, numbers)
-    torch.testing.assert_close(same, menc)
-    sigma = hot[:, 6]
+    heated, _, profiles = augmentation.vary(maps, torch.full((200,), r_e), menc, FIELD, numbers)
+    torch.testing.assert_close(profiles, menc)
+    sigma = heated[:, 6]
     torch.testing.assert_close(sigma, (0.2 * v_c * numbers[:, 3].abs())[:, None, None].expand_as(sigma))
-    support = hot[:, 5] ** 2 + sigma**2 * radius / r_d
-    cold = (sigma**2 * radius / r_d / v_c**2 < 0.8) & (radius > RADII_RE[0]) & (radius < RADII_RE[-1])
-    np.testing.assert_allclose(support[cold], v_c**2, rtol=0.08)  # the field cuts the disc's mean radius a little
-    assert not hot[:, :4].any()
+    support = heated[:, 5] ** 2 + sigma**2 * radius / r_d
+    is_cold = (sigma**2 * radius / r_d / v_c**2 < 0.8) & (radius > RADII_RE[0]) & (radius < RADII_RE[-1])
+    np.testing.assert_allclose(support[is_cold], v_c**2, rtol=0.08)  # the field cuts the disc's mean radius a little
+    assert not heated[:, :4].any()
 
 
 def test_fade_keeps_the_brightest_pixels(views):
-    seen = observe(views.maps, INSTRUMENTS["ifu"], None)
+    observed = observe(views.maps, INSTRUMENTS["ifu"], None)
     augmentation = Augmentation(fade=0.5)
-    many = seen.repeat(40, 1, 1, 1)
-    faded = augmentation.look(many, augmentation.numbers(torch.arange(len(many)), 0))
+    copies = observed.repeat(40, 1, 1, 1)
+    faded = augmentation.vary_observed(copies, augmentation.numbers(torch.arange(len(copies)), 0))
     for t in (0, 4):
-        kept, before = faded[:, t + 3] > 0, many[:, t + 3] > 0
-        assert (kept <= before).all()
-        torch.testing.assert_close(faded[:, t : t + 4], many[:, t : t + 4] * kept[:, None])
-        dimmest = torch.where(kept, many[:, t], torch.inf).amin((1, 2))
-        brightest = torch.where(before & ~kept, many[:, t], -torch.inf).amax((1, 2))
+        is_kept, was_valid = faded[:, t + 3] > 0, copies[:, t + 3] > 0
+        assert (is_kept <= was_valid).all()
+        torch.testing.assert_close(faded[:, t : t + 4], copies[:, t : t + 4] * is_kept[:, None])
+        dimmest = torch.where(is_kept, copies[:, t], torch.inf).amin((1, 2))
+        brightest = torch.where(was_valid & ~is_kept, copies[:, t], -torch.inf).amax((1, 2))
         assert (dimmest >= brightest).all()
-        share = kept.sum((1, 2)) / before.sum((1, 2))
+        share = is_kept.sum((1, 2)) / was_valid.sum((1, 2))
         assert abs(float((share == 1).float().mean()) - 0.5) < 0.07
         assert float(share.min()) < 0.3
-        assert int(kept.sum((1, 2)).min()) >= 8
+        assert int(is_kept.sum((1, 2)).min()) >= 8
 
 
 def test_a_dispersion_that_was_not_measured_is_nil(views):
-    seen = observe(views.maps, INSTRUMENTS["ifu"], None).repeat(40, 1, 1, 1)
+    observed = observe(views.maps, INSTRUMENTS["ifu"], None).repeat(40, 1, 1, 1)
     augmentation = Augmentation(no_dispersion=0.3)
-    without = augmentation.look(seen, augmentation.numbers(torch.arange(len(seen)), 0))
-    absent = (without[:, [2, 6]] == 0).flatten(2).all(2)
+    without_dispersion = augmentation.vary_observed(observed, augmentation.numbers(torch.arange(len(observed)), 0))
+    absent = (without_dispersion[:, [2, 6]] == 0).flatten(2).all(2)
     np.testing.assert_allclose(absent.double().mean(0), 0.3, atol=0.07)
     assert not torch.equal(absent[:, 0], absent[:, 1])
-    torch.testing.assert_close(without[:, [0, 1, 3, 4, 5, 7]], seen[:, [0, 1, 3, 4, 5, 7]])
+    torch.testing.assert_close(without_dispersion[:, [0, 1, 3, 4, 5, 7]], observed[:, [0, 1, 3, 4, 5, 7]])

@@ -15,7 +15,7 @@ from conftest import ROOT, command
 
 from kinmass.train.__main__ import main
 from kinmass.train.launch.resources import LaunchError, combinations, minutes, read_site
-from kinmass.train.launch.status import started, states
+from kinmass.train.launch.status import start_ticks, states
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
 from kinmass.train.run.checkpoint import load
@@ -34,19 +34,19 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def wait_for(out: Path, name: str, runs: int = 1, seconds: float = 200) -> list[str]:
     """The lines of `kinmass status`, once as many runs are in the state."""
-    until = time.monotonic() + seconds
+    deadline_s = time.monotonic() + seconds
     while True:
-        found = states(out)
-        if sum(state.name == name for state in found) >= runs:
-            return [str(state) for state in found]
-        assert time.monotonic() < until, f"not {name}: {[str(state) for state in found]}"
+        run_states = states(out)
+        if sum(state.name == name for state in run_states) >= runs:
+            return [str(state) for state in run_states]
+        assert time.monotonic() < deadline_s, f"not {name}: {[str(state) for state in run_states]}"
         time.sleep(0.2)
 
 
 def wait_for_checkpoint(run: Path, seconds: float = 200) -> None:
-    until = time.monotonic() + seconds
+    deadline_s = time.monotonic() + seconds
     while not (run / "last.pt").exists():
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline_s
         time.sleep(0.02)
 
 
@@ -59,9 +59,9 @@ def children(pid: int) -> list[int]:
 
 
 def wait_for_end(pid: int, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while started(pid):
-        assert time.monotonic() < until
+    deadline_s = time.monotonic() + seconds
+    while start_ticks(pid):
+        assert time.monotonic() < deadline_s
         time.sleep(0.1)
 
 
@@ -76,22 +76,22 @@ def launch(capsys: pytest.CaptureFixture[str], *options: object) -> str:
 
 def test_an_array_of_two_processes_trains_what_fit_does(map_store, tmp_path, capsys):
     out = tmp_path / "runs"
-    line = ("--processes-per-node", 2, "--at-once", 2, "--store", map_store, "--out", out, *flags())
-    line = (*line, "--array", "gas,both", "x", "all")
+    options = ("--processes-per-node", 2, "--at-once", 2, "--store", map_store, "--out", out, *flags())
+    options = (*options, "--array", "gas,both", "x", "all")
     # Through the command: that it returns although its output is a pipe is part of what is tested.
-    said = command("train", "launch", "--cluster", "local", *line).stdout
-    assert "tensorboard --logdir" in said
+    printed = command("train", "launch", "--cluster", "local", *options).stdout
+    assert "tensorboard --logdir" in printed
     fit(FitConfig(str(map_store), "both", SUITES, **SMALL), tmp_path / "plain", quiet=True)
     wait_for(out, "finished", 2)
     assert {p.name for p in out.iterdir()} == {"gas", "both", "logs"}
-    one, two = weights(tmp_path / "plain"), weights(out / "both")
-    for name in one:
+    expected_weights, launched_weights = weights(tmp_path / "plain"), weights(out / "both")
+    for name in expected_weights:
         # Sums in another order; twelve steps move a weight by a hundred times this.
-        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-4, msg=name)
-    logs = [Path(x) for x in re.findall(r"log (\S+)", said)]
+        torch.testing.assert_close(launched_weights[name], expected_weights[name], rtol=0, atol=1e-4, msg=name)
+    logs = [Path(x) for x in re.findall(r"log (\S+)", printed)]
     assert len(logs) == 2
     assert all("2 process(es)" in log.read_text() for log in logs)
-    assert launch(capsys, *line).count("left alone") == 2
+    assert launch(capsys, *options).count("left alone") == 2
     assert sorted(out.glob("logs/local-*")) == sorted(log.parent for log in logs)
 
 
@@ -103,52 +103,52 @@ def test_debug_is_fit_here_and_now_and_members_differ_in_their_seed(map_store, t
         tmp_path / "plain",
         quiet=True,
     )
-    one, two = weights(tmp_path / "plain"), weights(tmp_path / "runs" / "member-1")
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    other = weights(tmp_path / "runs" / "member-0")
-    assert not all(torch.equal(one[name], other[name]) for name in one)
+    expected_weights, second_member = weights(tmp_path / "plain"), weights(tmp_path / "runs" / "member-1")
+    assert all(torch.equal(expected_weights[name], second_member[name]) for name in expected_weights)
+    first_member = weights(tmp_path / "runs" / "member-0")
+    assert not all(torch.equal(expected_weights[name], first_member[name]) for name in expected_weights)
 
 
 def test_a_killed_and_a_stopped_job_go_on_when_launched_again(map_store, tmp_path, capsys):
     out, config = tmp_path / "run", SMALL | {"steps": 160, "patience": 100}
-    line = ("--store", map_store, "--tracer", "gas", "--out", out, *flags(**config))
-    launch(capsys, *line)
+    options = ("--store", map_store, "--tracer", "gas", "--out", out, *flags(**config))
+    launch(capsys, *options)
     wait_for_checkpoint(out)
-    assert "left alone" in launch(capsys, *line)  # never two writers in one folder
+    assert "left alone" in launch(capsys, *options)  # never two writers in one folder
     lane = lane_of(out)
-    (rank,) = children(lane)
+    (rank_pid,) = children(lane)
     os.kill(lane, signal.SIGKILL)
-    (said,) = wait_for(out, "gone", seconds=30)
-    assert f"process {lane} ended without a word" in said
-    assert "launch it again" in said
-    wait_for_end(rank)
+    (status_line,) = wait_for(out, "gone", seconds=30)
+    assert f"process {lane} ended without a word" in status_line
+    assert "launch it again" in status_line
+    wait_for_end(rank_pid)
     step = states(out)[0].step
-    launch(capsys, *line)
-    until = time.monotonic() + 60
+    launch(capsys, *options)
+    deadline_s = time.monotonic() + 60
     while states(out)[0].step == step:
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline_s
         time.sleep(0.02)
     os.kill(lane_of(out), signal.SIGTERM)
     wait_for(out, "stopped", seconds=100)
     assert step < states(out)[0].step < 160
-    launch(capsys, *line)
+    launch(capsys, *options)
     wait_for(out, "finished")
     fit(FitConfig(str(map_store), "gas", SUITES, **config), tmp_path / "plain", quiet=True)
-    one, two = weights(tmp_path / "plain"), weights(out)
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    expected_weights, relaunched_weights = weights(tmp_path / "plain"), weights(out)
+    assert all(torch.equal(expected_weights[name], relaunched_weights[name]) for name in expected_weights)
 
 
 def test_one_process_that_dies_ends_the_job_and_is_named(map_store, tmp_path, capsys):
     out = tmp_path / "run"
-    line = ("--processes-per-node", 2, "--store", map_store, "--tracer", "gas", "--out", out)
-    launch(capsys, *line, *flags(steps=4000, patience=1000))
+    options = ("--processes-per-node", 2, "--store", map_store, "--tracer", "gas", "--out", out)
+    launch(capsys, *options, *flags(steps=4000, patience=1000))
     wait_for_checkpoint(out)
     lane = lane_of(out)
-    ranks = children(lane)
-    os.kill(ranks[1], signal.SIGKILL)
-    (said,) = wait_for(out, "failed", seconds=60)
-    assert "process 1 was killed by SIGKILL" in said
-    wait_for_end(ranks[0])
+    rank_pids = children(lane)
+    os.kill(rank_pids[1], signal.SIGKILL)
+    (status_line,) = wait_for(out, "failed", seconds=60)
+    assert "process 1 was killed by SIGKILL" in status_line
+    wait_for_end(rank_pids[0])
 
 
 def test_a_traceback_is_in_the_log_that_status_names(map_store, tmp_path, capsys):
@@ -158,10 +158,10 @@ def test_a_traceback_is_in_the_log_that_status_names(map_store, tmp_path, capsys
             chunk.write_bytes(b"damaged")
     launch(capsys, "--store", tmp_path / "maps.zarr", "--tracer", "gas", "--out", tmp_path / "run", *flags())
     wait_for(tmp_path / "run", "failed")
-    said = command("kinmass", "status", tmp_path / "run").stdout
-    assert "failed, StoreError" in said
-    assert "cannot be read" in said
-    log = re.search(r"log (\S+log\.out)", said)
+    printed = command("kinmass", "status", tmp_path / "run").stdout
+    assert "failed, StoreError" in printed
+    assert "cannot be read" in printed
+    log = re.search(r"log (\S+log\.out)", printed)
     assert log
     assert "Traceback" in Path(log[1]).read_text()
 
@@ -179,8 +179,8 @@ def test_time_limits():
 
 
 def test_an_array_is_tracers_times_sets_of_suites():
-    found = combinations("gas,both x bursty,bursty+quiet", SUITES)
-    assert found == [
+    pairs = combinations("gas,both x bursty,bursty+quiet", SUITES)
+    assert pairs == [
         ("gas", ("bursty",)), ("gas", ("bursty", "quiet")), ("both", ("bursty",)), ("both", ("bursty", "quiet"))
     ]  # fmt: skip
     assert combinations("gas", SUITES) == [("gas", SUITES)]
@@ -197,8 +197,8 @@ def test_the_site_file_means_to_launch_what_it_means_to_bash(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     site = read_site(path)
     script = f'set -eu; source {path}; for k in {" ".join(site)}; do printf "%s\\0" "${{!k}}"; done'
-    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
-    assert said.split("\0")[:-1] == list(site.values())
+    printed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.split("\0")[:-1] == list(site.values())
     assert len(site) > 10
 
 
@@ -227,20 +227,20 @@ def test_a_dry_run_shows_the_script_and_queues_nothing(map_store, tmp_path, caps
         "ACCOUNT=astro\nPARTITION=cpu\nGPU_PARTITION=gpu\nSETUP='module load cuda'\nPYTHON=/shared/python\n"
         "SBATCH_EXTRA='--mem=64G --exclusive'\nQOS=low\n"
     )
-    line = ["launch", "--dry-run", "--site", str(tmp_path / "site.env"), "--store", str(map_store), "--qos", "high"]
-    line += ["--nodes", "4", "--gpus-per-node", "4", "--time", "8h", "--array", "gas,both", "x", "bursty,quiet"]
-    assert main([*line, "--members", "5", "--batch", "64", "--out", str(tmp_path / "runs")]) == 0
-    said = capsys.readouterr().out
-    asked = set(re.findall(r"#SBATCH --(\S+)", said))
-    assert asked >= {
+    args = ["launch", "--dry-run", "--site", str(tmp_path / "site.env"), "--store", str(map_store), "--qos", "high"]
+    args += ["--nodes", "4", "--gpus-per-node", "4", "--time", "8h", "--array", "gas,both", "x", "bursty,quiet"]
+    assert main([*args, "--members", "5", "--batch", "64", "--out", str(tmp_path / "runs")]) == 0
+    printed = capsys.readouterr().out
+    sbatch_options = set(re.findall(r"#SBATCH --(\S+)", printed))
+    assert sbatch_options >= {
         "account=astro", "partition=gpu", "qos=high", "nodes=4", "gpus-per-node=4", "ntasks-per-node=4", "time=480",
         "cpus-per-task=4", "mem=64G", "exclusive", "array=0-19%20", "requeue", "signal=USR2@120",
     }  # fmt: skip
-    assert "wckey" not in said
-    assert "module load cuda\n" in said
-    assert re.search(r"^srun .*--kill-on-bad-exit=1 .*/shared/python -u -m submitit", said, re.MULTILINE)
+    assert "wckey" not in printed
+    assert "module load cuda\n" in printed
+    assert re.search(r"^srun .*--kill-on-bad-exit=1 .*/shared/python -u -m submitit", printed, re.MULTILINE)
     for i in range(5):
-        assert str(tmp_path / "runs" / "both-on-quiet" / f"member-{i}") in said
+        assert str(tmp_path / "runs" / "both-on-quiet" / f"member-{i}") in printed
     assert not (tmp_path / "runs").exists()
 
 
@@ -272,16 +272,16 @@ def test_what_cannot_work_is_refused_and_nothing_queued(options, words, map_stor
     if words != "no srun here":
         options.append("--dry-run")
     assert main(["launch", "--store", str(map_store), "--out", str(tmp_path / "runs"), *options]) == 2
-    said = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("warning")]
-    assert len(said) == 1
-    assert words in said[0]
+    messages = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("warning")]
+    assert len(messages) == 1
+    assert words in messages[0]
     assert not (tmp_path / "runs").exists()
 
 
 def test_other_refusals(map_store, tmp_path, capsys):
     def refused(store: Path, **options: object) -> str:
-        line = ["launch", "--cluster", "local", "--store", store, "--tracer", "gas", "--out", tmp_path / "run"]
-        assert main([*map(str, line), *flags(**options)]) == 2
+        arguments = ["launch", "--cluster", "local", "--store", store, "--tracer", "gas", "--out", tmp_path / "run"]
+        assert main([*map(str, arguments), *flags(**options)]) == 2
         return capsys.readouterr().err
 
     shutil.copytree(map_store, tmp_path / "maps.zarr")
@@ -289,8 +289,8 @@ def test_other_refusals(map_store, tmp_path, capsys):
     assert "no finished galaxy in quiet" in refused(tmp_path / "maps.zarr")
     fit(FitConfig(str(map_store), "gas", SUITES, **SMALL | {"steps": 4}), tmp_path / "run", quiet=True)
     assert "another steps" in refused(map_store)
-    (line,) = states(tmp_path / "run")
-    assert line.name == "finished"
+    (state,) = states(tmp_path / "run")
+    assert state.name == "finished"
     (tmp_path / "run" / "logs").mkdir()
     (tmp_path / "run" / "logs" / "launched.json").write_text("{")
     assert "launched.json cannot be read" in refused(map_store, steps=4)

@@ -60,26 +60,29 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def start(
-    arguments: list[object], world: int = 1, more: dict[str, str] | None = None, limit: Callable[[], None] | None = None
+    arguments: list[object],
+    world: int = 1,
+    extra_environment: dict[str, str] | None = None,
+    before_start: Callable[[], None] | None = None,
 ) -> list[Started]:
     """Python with some arguments as every rank of `world`, each started by hand as srun would.
 
-    limit: what each does before anything else.
+    before_start: called in each process before anything else.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = os.environ | {"PYTHONPATH": str(ROOT)} | (more or {})
+    with socket.socket() as free_port:
+        free_port.bind(("127.0.0.1", 0))
+        port = str(free_port.getsockname()[1])
+    shared_environment = os.environ | {"PYTHONPATH": str(ROOT)} | (extra_environment or {})
     started = []
     for rank in range(world):
-        mine = {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)} if world > 1 else {}
-        env = shared | mine | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        rank_environment = {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)} if world > 1 else {}
+        env = shared_environment | rank_environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         words = [*map(str, arguments)]
         if words[:2] == ["-m", "train"]:
-            started.append(warm.Process(words[1:], env, limit))
+            started.append(warm.Process(words[1:], env, before_start))
         else:
-            line, pipe = [sys.executable, *words], subprocess.PIPE
-            started.append(subprocess.Popen(line, cwd=ROOT, env=env, text=True, stdout=pipe, stderr=pipe))
+            command_line, pipe = [sys.executable, *words], subprocess.PIPE
+            started.append(subprocess.Popen(command_line, cwd=ROOT, env=env, text=True, stdout=pipe, stderr=pipe))
     return started
 
 
@@ -119,8 +122,8 @@ def scalars(run: Path) -> dict[str, list[int]]:
 
 def test_random_bits_are_splitmix64():
     """The published sequence for seed 0."""
-    found = random_bits(torch.arange(1, 4), 0)
-    assert [x % 2**64 for x in found.tolist()] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    bits = random_bits(torch.arange(1, 4), 0)
+    assert [x % 2**64 for x in bits.tolist()] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
 def test_noise_is_normal_and_belongs_to_the_sample():
@@ -129,18 +132,18 @@ def test_noise_is_normal_and_belongs_to_the_sample():
     assert moments == pytest.approx([0, 1, 0, 3], abs=0.02)
     assert abs(float((noise[1:] * noise[:-1]).mean())) < 0.01
     assert torch.bincount(bits & 15).float().std() < 4 * np.sqrt(4000 / 16)
-    some = torch.tensor([17, 3999, 0])
-    assert torch.equal(draws(some, 8, 3)[1], noise[some])
-    assert not torch.equal(draws(some, 8, 4)[1], noise[some])
+    samples = torch.tensor([17, 3999, 0])
+    assert torch.equal(draws(samples, 8, 3)[1], noise[samples])
+    assert not torch.equal(draws(samples, 8, 4)[1], noise[samples])
 
 
 @pytest.mark.parametrize(("n", "batch"), [(50, 8), (5, 8), (64, 8)])
 def test_every_view_comes_once_an_epoch(n, batch):
     order = Shuffle(n, batch, 1)
-    seen = np.concatenate([order.rows(step) for step in range(n)])  # batch epochs
+    rows = np.concatenate([order.rows(step) for step in range(n)])  # batch epochs
     for epoch in range(batch):
-        assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
-    assert not np.array_equal(seen[:n], seen[n : 2 * n])
+        assert sorted(rows[epoch * n : (epoch + 1) * n]) == list(range(n))
+    assert not np.array_equal(rows[:n], rows[n : 2 * n])
 
 
 @pytest.mark.parametrize("window", [1, 3, 1000])
@@ -149,13 +152,13 @@ def test_lanes_pass_every_view_once_an_epoch(window):
     lanes = Lanes(galaxy, 8, 1, window)
     for epoch in range(2):
         numbers = range(epoch * lanes.windows(), (epoch + 1) * lanes.windows())
-        seen = np.concatenate([lanes.rows(k) for k in numbers])
-        assert seen.shape == (lanes.steps, 8)
-        counts = np.bincount(seen.ravel(), minlength=len(galaxy))
+        rows = np.concatenate([lanes.rows(k) for k in numbers])
+        assert rows.shape == (lanes.steps, 8)
+        counts = np.bincount(rows.ravel(), minlength=len(galaxy))
         assert counts.min() == 1
         assert counts.sum() - len(galaxy) == lanes.steps * 8 - len(galaxy) < 8
-        few = min(lanes.steps, window) * 8 / galaxy.size * 40  # galaxies that a window's views would fill
-        assert max(len(set(galaxy[lanes.rows(k)].ravel())) for k in numbers) <= 2 * few + 2 * lanes.lanes
+        n_filled = min(lanes.steps, window) * 8 / galaxy.size * 40  # galaxies that a window's views would fill
+        assert max(len(set(galaxy[lanes.rows(k)].ravel())) for k in numbers) <= 2 * n_filled + 2 * lanes.lanes
     steps = [lanes.at(step) for step in range(2 * lanes.steps)]
     assert len(set(steps)) == len(steps)
 
@@ -163,26 +166,29 @@ def test_lanes_pass_every_view_once_an_epoch(window):
 @pytest.mark.parametrize("window", [0, 1, 3])
 def test_loaders_give_the_maps_of_the_store(map_store, window):
     """Kept in memory or streamed: the maps of the view that the loader names, as read_views reads them."""
-    look, path = INSTRUMENTS["ifu"], map_store
+    instrument, path = INSTRUMENTS["ifu"], map_store
     galaxies = loader.galaxies_of(path, loader.done_galaxies(path, SUITES), "train")
-    wanted = loader.Wanted("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
-    batches = loader.open_loader(galaxies, wanted, 8, 0, window, torch.device("cpu"))
-    known = {}
+    selection = loader.ViewSelection("both", instrument, 0, lambda observed, r_e: torch.zeros(len(observed)))
+    batches = loader.open_loader(galaxies, selection, 8, 0, window, torch.device("cpu"))
+    expected = {}
     for suite in SUITES:
         views = read_views(path, suite, "train")
-        views = views[usable(views, "both", look)]
-        known |= {name: (m, r) for name, m, r in zip(views.ids(), views.maps, views.half_mass_radius_kpc, strict=True)}
-    assert len(batches.table) == len(known)
-    seen = set()
+        views = views[usable(views, "both", instrument)]
+        expected |= {
+            name: (view_maps, r_e)
+            for name, view_maps, r_e in zip(views.ids(), views.maps, views.half_mass_radius_kpc, strict=True)
+        }
+    assert len(batches.table) == len(expected)
+    names_seen = set()
     for step in (*range(10), 23):  # the last as after going on
         rows, maps = batches.next(step)
-        for row, m in zip(rows, maps, strict=True):
+        for row, view_maps in zip(rows, maps, strict=True):
             name = galaxies.id(batches.table.place[row])
-            seen.add(name)
-            assert torch.equal(m, known[name][0])
-            assert batches.table.half_mass_radius_kpc[row] == known[name][1]
+            names_seen.add(name)
+            assert torch.equal(view_maps, expected[name][0])
+            assert batches.table.half_mass_radius_kpc[row] == expected[name][1]
     batches.close()
-    assert len(seen) == len(known)
+    assert len(names_seen) == len(expected)
 
 
 def test_a_larger_store_than_memory_is_streamed(map_store, tmp_path, capsys):
@@ -200,13 +206,14 @@ import torch
 from kinmass.gen.instrument import INSTRUMENTS
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
-store, suites, look = Path(sys.argv[1]), ("bursty", "middle", "quiet"), INSTRUMENTS["ifu"]
+store, suites, instrument = Path(sys.argv[1]), ("bursty", "middle", "quiet"), INSTRUMENTS["ifu"]
 with ddp.process_group() as device:
     status = loader.done_galaxies(store, suites)
-    views, seen, place = loader.validation_views(loader.galaxies_of(store, status, "val"), "both", look, 1.0)
+    val = loader.galaxies_of(store, status, "val")
+    views, observed, place = loader.validation_views(val, "both", instrument, 1.0)
     train = loader.galaxies_of(store, status, "train")
-    wanted = loader.Wanted("both", look, 0, lambda observed, r_e: torch.zeros(len(observed)))
-    batches = loader.open_loader(train, wanted, 6, 0, 0, device)
+    selection = loader.ViewSelection("both", instrument, 0, lambda observed, r_e: torch.zeros(len(observed)))
+    batches = loader.open_loader(train, selection, 6, 0, 0, device)
     mapped = {line.split()[4] for line in open("/proc/self/maps") if "memfd:kinmass" in line}
     rows, maps = batches.next(0)
     print(json.dumps([views.ids(), sorted(mapped), rows.tolist(), maps.sum((1, 2, 3)).tolist()]), flush=True)
@@ -214,25 +221,25 @@ with ddp.process_group() as device:
 
 
 def test_processes_share_the_maps_and_no_view_is_validated_twice(map_store):
-    found = []
-    for code, text, errors in end(start(["-c", SHARE, map_store], 2)):
+    shares = []
+    for code, printed, errors in end(start(["-c", SHARE, map_store], 2)):
         assert code == 0, errors
-        found.append(json.loads(text.strip().splitlines()[-1]))
-    ids = [name for share in found for name in share[0]]
+        shares.append(json.loads(printed.strip().splitlines()[-1]))
+    ids = [name for share in shares for name in share[0]]
     expected = []
     for suite in SUITES:
         views = read_views(map_store, suite, "val")
         expected += views[usable(views, "both", INSTRUMENTS["ifu"])].ids()
     assert sorted(ids) == sorted(expected)
-    assert len({inode for share in found for inode in share[1]}) == 1  # one memory for all
-    assert found[0][2] == found[1][2]
+    assert len({inode for share in shares for inode in share[1]}) == 1  # one memory for all
+    assert shares[0][2] == shares[1][2]
     sums = np.empty(6)
     for rank in range(2):
-        sums[rank::2] = found[rank][3]
+        sums[rank::2] = shares[rank][3]
     galaxies = loader.galaxies_of(map_store, loader.done_galaxies(map_store, SUITES), "train")
-    wanted = loader.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
-    alone = loader.open_loader(galaxies, wanted, 6, 0, 0, torch.device("cpu")).next(0)[1]
-    np.testing.assert_array_equal(sums, alone.sum((1, 2, 3)))
+    selection = loader.ViewSelection("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
+    maps_of_one_process = loader.open_loader(galaxies, selection, 6, 0, 0, torch.device("cpu")).next(0)[1]
+    np.testing.assert_array_equal(sums, maps_of_one_process.sum((1, 2, 3)))
 
 
 def one_validation_galaxy(map_store: Path) -> tuple[str, ...]:
@@ -244,7 +251,7 @@ def one_validation_galaxy(map_store: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    ("precision", "memory_gb", "bound"),
+    ("precision", "memory_gb", "tolerance"),
     [
         # What float32 rounds differently in other sums, Adam makes steps of: 7e-7 of weights of order 0.1.
         ("float32", 0.0, 1e-6),
@@ -252,19 +259,19 @@ def one_validation_galaxy(map_store: Path) -> tuple[str, ...]:
         ("float64", 1e-4, 1e-12),
     ],
 )
-def test_two_processes_train_what_one_does(map_store, tmp_path, precision, memory_gb, bound):
+def test_two_processes_train_what_one_does(map_store, tmp_path, precision, memory_gb, tolerance):
     suites = one_validation_galaxy(map_store) if precision == "float64" else SUITES
     options = {"precision": precision, "memory_gb": memory_gb, "round_steps": 6}
     options |= {"scale_dex": 0.2, "light_dex": 0.2, "heat": 0.2, "tilt": 0.1, "fade": 0.5, "no_dispersion": 0.3}
     fit(config_of(map_store, suites=suites, **options), tmp_path / "1", quiet=True)
-    line = fit_line(map_store, tmp_path / "2", suites=",".join(suites), **options)
-    done = end(start(line, 2))
+    arguments = fit_line(map_store, tmp_path / "2", suites=",".join(suites), **options)
+    done = end(start(arguments, 2))
     assert [code for code, _, _ in done] == [0, 0], done
     assert "2 process(es) on" in done[0][2]
-    one, two = (weights_of(tmp_path / n) for n in "12")
-    assert one.keys() == two.keys()
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=0, atol=bound, msg=name)
+    weights_of_one, weights_of_two = (weights_of(tmp_path / n) for n in "12")
+    assert weights_of_one.keys() == weights_of_two.keys()
+    for name in weights_of_one:
+        torch.testing.assert_close(weights_of_two[name], weights_of_one[name], rtol=0, atol=tolerance, msg=name)
     curves = [scalars(tmp_path / n) for n in "12"]
     assert curves[0] == curves[1]
 
@@ -274,18 +281,18 @@ import os, sys, torch
 from kinmass.train.data import loader
 from kinmass.train.__main__ import main
 from kinmass.train.model.network import MassModel
-how, rank = sys.argv[1], int(os.environ["RANK"])
-if how == "exception" and rank == 1:
-    plain = loader.Held.next
+fault, rank = sys.argv[1], int(os.environ["RANK"])
+if fault == "exception" and rank == 1:
+    unbroken_next = loader.InMemory.next
     def broken(self, step):
         if step == 3:
             raise RuntimeError("a fault of rank 1")
-        return plain(self, step)
-    loader.Held.next = broken
-if how == "nan" and rank == 1:
+        return unbroken_next(self, step)
+    loader.InMemory.next = broken
+if fault == "nan" and rank == 1:
     forward = MassModel.forward
-    def spoilt(self, *given):
-        value = forward(self, *given)
+    def spoilt(self, *arguments):
+        value = forward(self, *arguments)
         return torch.where(torch.arange(len(value)) == 2, float("nan"), value)
     MassModel.forward = spoilt
 sys.exit(main(sys.argv[2:]))
@@ -334,8 +341,8 @@ def test_a_loss_that_is_no_number_on_one_rank_is_named_by_all(map_store, tmp_pat
     assert [code for code, _, _ in done] == [1, 1], done
     messages = [re.search(r"kinmass fit: (.*)", errors)[1] for _, _, errors in done]
     galaxies = loader.galaxies_of(map_store, loader.done_galaxies(map_store, SUITES), "train")
-    wanted = loader.Wanted("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
-    batches = loader.open_loader(galaxies, wanted, 8, 0, 0, torch.device("cpu"))
+    selection = loader.ViewSelection("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
+    batches = loader.open_loader(galaxies, selection, 8, 0, 0, torch.device("cpu"))
     culprit = galaxies.id(batches.table.place[batches.next(0)[0][1::2][2]])
     assert messages == [f"loss is not finite at step 0; views: {culprit}"] * 2
 
@@ -384,16 +391,16 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(map_store
         done = end(start(fit_line(map_store, tmp_path / "whole", **options), 2))
         assert [code for code, _, _ in done] == [0, 0], done
         expected = weights_of(tmp_path / "whole")
-    moments, killed, after = np.random.default_rng(world), 0, 0.0
+    moments, n_killed, last_write_s = np.random.default_rng(world), 0, 0.0
     for _ in range(3 if world == 1 else 2):
         processes = start(fit_line(map_store, tmp_path / "run", **options), world)
-        wait_for(tmp_path / "run" / "last.pt", processes, after)
+        wait_for(tmp_path / "run" / "last.pt", processes, last_write_s)
         time.sleep(moments.uniform(0, 0.5))
         processes[-1].kill()
-        killed += end(processes, SOON)[-1][0] == -signal.SIGKILL
+        n_killed += end(processes, SOON)[-1][0] == -signal.SIGKILL
         last = tmp_path / "run" / "last.pt"
-        after = last.stat().st_mtime if last.exists() else 0.0
-    assert killed >= 1
+        last_write_s = last.stat().st_mtime if last.exists() else 0.0
+    assert n_killed >= 1
     (tmp_path / "run" / ".partial-0123456789ab-last.pt").touch()  # as one leaves that is killed while it writes
     done = end(start(fit_line(map_store, tmp_path / "run", **options), world))
     assert [code for code, _, _ in done] == [0] * world, done
@@ -401,7 +408,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights_and_curves(map_store
     curves = scalars(tmp_path / "run")
     assert curves.pop("examples") == [10, 20, 40]
     assert len(curves) > 30
-    assert all(found == [10, 20, 30, 40] for found in curves.values()), curves
+    assert all(steps_of_curve == [10, 20, 30, 40] for steps_of_curve in curves.values()), curves
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "calibration.json",
         "model.pt",
@@ -488,17 +495,17 @@ LONG: dict[str, object] = {"steps": 60, "round_steps": 20, "checkpoint_minutes":
 
 def test_a_checkpoint_cut_short_falls_back_on_the_one_before(map_store, tmp_path, stopped, capsys):
     run = shutil.copytree(stopped, tmp_path / "run")
-    whole = (run / "last.pt").read_bytes()
-    (run / "last.pt").write_bytes(whole[: len(whole) // 2])
-    before = read_tensors(run / "previous.pt")["step"]
+    checkpoint = (run / "last.pt").read_bytes()
+    (run / "last.pt").write_bytes(checkpoint[: len(checkpoint) // 2])
+    step_before = read_tensors(run / "previous.pt")["step"]
     ddp.request_stop()
-    with pytest.raises(Stopped, match=f"at step {before} of"):
+    with pytest.raises(Stopped, match=f"at step {step_before} of"):
         fit(config_of(map_store, **LONG), run)
-    said = capsys.readouterr().err
-    assert "last.pt: cannot be read as a checkpoint" in said
-    assert f"going on from previous.pt, step {before}" in said
+    messages = capsys.readouterr().err
+    assert "last.pt: cannot be read as a checkpoint" in messages
+    assert f"going on from previous.pt, step {step_before}" in messages
     for name in ("last.pt", "previous.pt"):
-        (run / name).write_bytes(whole[: len(whole) // 2])
+        (run / name).write_bytes(checkpoint[: len(checkpoint) // 2])
     with pytest.raises(RunError, match="remove it to begin anew"):
         fit(config_of(map_store, **LONG), run, quiet=True)
 
@@ -524,18 +531,18 @@ def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_
 def test_a_full_disk_costs_checkpoints_and_at_the_end_the_run(map_store, tmp_path, stopped):
     """The old checkpoint survives, TensorBoard's points wait, and the last save is an error of one sentence."""
     run = shutil.copytree(stopped, tmp_path / "run")
-    before = (run / "last.pt").read_bytes()
-    room = len(before) // 20
-    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
-    line = fit_line(map_store, run, **LONG)
-    (done,) = end(start(line, limit=limit))
+    checkpoint_before = (run / "last.pt").read_bytes()
+    max_bytes = len(checkpoint_before) // 20
+    limit_file_size = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
+    arguments = fit_line(map_store, run, **LONG)
+    (done,) = end(start(arguments, before_start=limit_file_size))
     assert done[0] == 2, done
     assert re.search(r"no checkpoint at step \d+ .*File too large.*; the one before stays, training goes on", done[2])
     assert done[2].strip().splitlines()[-1].startswith("kinmass fit: [Errno 27] File too large")
-    assert (run / "last.pt").read_bytes() == before
+    assert (run / "last.pt").read_bytes() == checkpoint_before
     fit(config_of(map_store, **LONG), run, quiet=True)
     curves = scalars(run)
-    assert all(found == [20, 40, 60] for tag, found in curves.items() if tag != "examples"), curves
+    assert all(steps_of_curve == [20, 40, 60] for tag, steps_of_curve in curves.items() if tag != "examples"), curves
 
 
 # ---- bad input
@@ -545,15 +552,15 @@ def test_unusable_views_are_left_out_counted_and_named(map_store, tmp_path, caps
     path = shutil.copytree(map_store, tmp_path / "maps.zarr")
     names = [str(name) for name in dict.fromkeys(read_views(path, "middle", "train").galaxy)][:2]
     group = zarr.open_group(path / "middle", mode="r+")
-    number = [group["galaxy"][:].tolist().index(name) for name in names]
+    numbers = [group["galaxy"][:].tolist().index(name) for name in names]
     maps = group["maps"][:]
-    maps[number[0], 1, 2, 3, 4] = np.nan
-    maps[number[1]] = 0
+    maps[numbers[0], 1, 2, 3, 4] = np.nan
+    maps[numbers[1]] = 0
     group["maps"][:] = maps
     content = fit(config_of(path), tmp_path / "run")
-    said = capsys.readouterr().err
-    assert f"left out 1 with maps that are not finite: middle/{names[0]} view 1\n" in said
-    assert f"left out 2 with empty maps: middle/{names[1]} view 0, middle/{names[1]} view 1\n" in said
+    messages = capsys.readouterr().err
+    assert f"left out 1 with maps that are not finite: middle/{names[0]} view 1\n" in messages
+    assert f"left out 2 with empty maps: middle/{names[1]} view 0, middle/{names[1]} view 1\n" in messages
     assert content["training"]["left_out_why"] == {"maps that are not finite": 1, "empty maps": 2}
 
 
@@ -596,9 +603,9 @@ def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path
 )
 def test_what_cannot_work_is_said_in_a_sentence(options, words, map_store, tmp_path, capsys):
     assert main(["fit", "--store", str(map_store), "--out", str(tmp_path / "run"), *options]) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert len(said.strip().splitlines()) == 1
+    messages = capsys.readouterr().err
+    assert words in messages
+    assert len(messages.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -623,27 +630,27 @@ def test_checkpoints_never_execute(tmp_path):
 
 def test_run_folder_tensorboard_and_refusals(map_store, tmp_path, capsys):
     run = tmp_path / "run"
-    line = [str(x) for x in fit_line(map_store, run)[2:]]
-    assert main(line) == 0
-    said = capsys.readouterr().err
+    arguments = [str(x) for x in fit_line(map_store, run)[2:]]
+    assert main(arguments) == 0
+    messages = capsys.readouterr().err
     for words in ("12/12", "epoch=", "loss=", "dispersion=", "views/s="):
-        assert words in said
+        assert words in messages
     content = json.loads((run / "run.json").read_text())
     assert content["fit"]["suites"] == sorted(SUITES)
     assert content["training"]["galaxies"] > 20
     curves = scalars(run)
     assert curves.pop("examples") == [4, 8, 12]
-    single = {"loss/train", "loss/val", "learning_rate", "gradient_norm", "samples_per_second", "data_wait"}
+    single_curves = {"loss/train", "loss/val", "learning_rate", "gradient_norm", "samples_per_second", "data_wait"}
     means = {f"{name}/mean" for name in ("dispersion", "bias", "coverage")}
     radii = {f"{name}/{x:.2f}_Re" for name in ("dispersion", "bias", "coverage") for x in RADII_RE}
-    assert set(curves) == single | means | radii
+    assert set(curves) == single_curves | means | radii
     assert all(steps == [4, 8, 12] for steps in curves.values())
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert not [p for p in (run / "tensorboard").iterdir() if p.is_dir()]  # hyperparameters are not another run
     assert "_hparams_/session_start_info" in events.summary_metadata
-    assert main(line) == 0  # left alone
+    assert main(arguments) == 0  # left alone
     assert "best after" in capsys.readouterr().out
-    assert main(line[:7]) == 2
+    assert main(arguments[:7]) == 2
     assert "another batch (8 there, 64 asked for), round_steps (4 there, 100 asked for)" in capsys.readouterr().err
 
 
@@ -662,7 +669,7 @@ def test_mixed_precision_learns_as_float32_does(map_store, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"[]", None])
 def test_a_run_json_that_is_lost_is_told_by_the_checkpoint(map_store, tmp_path, stopped, capsys, content):
     run = shutil.copytree(stopped, tmp_path / "run")
-    before = json.loads((run / "run.json").read_text())
+    content_before = json.loads((run / "run.json").read_text())
     (run / "run.json").unlink()
     if content is not None:
         (run / "run.json").write_bytes(content)
@@ -671,10 +678,10 @@ def test_a_run_json_that_is_lost_is_told_by_the_checkpoint(map_store, tmp_path, 
     ddp.request_stop()
     with pytest.raises(Stopped):
         fit(config_of(map_store, **LONG), run)
-    said = capsys.readouterr().err
-    assert f"run.json is {'missing' if content is None else 'damaged'}; going by what the checkpoint says" in said
-    assert f"going on from step {read_tensors(stopped / 'last.pt')['step']}" in said
-    assert json.loads((run / "run.json").read_text()) == before
+    messages = capsys.readouterr().err
+    assert f"run.json is {'missing' if content is None else 'damaged'}; going by what the checkpoint says" in messages
+    assert f"going on from step {read_tensors(stopped / 'last.pt')['step']}" in messages
+    assert json.loads((run / "run.json").read_text()) == content_before
 
 
 def test_a_run_json_that_is_lost_before_anything_was_trained(map_store, tmp_path):

@@ -16,10 +16,10 @@ from kinmass.train.model.encoders import ANGLES, ENCODERS, PolarEncoder, polar_w
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.model.scaling import (
     SPEEDS_KMS,
+    at_mass_limits,
+    clip_to_mass_limits,
     drop_tracers,
     flip_sky,
-    held,
-    is_held,
     mass_limits,
     only,
     scale_free,
@@ -55,9 +55,9 @@ def test_no_galaxy_is_on_two_sides(map_store):
 
 
 def test_reading_in_blocks_is_reading_it_all(map_store):
-    whole = views_of(map_store)
+    views = views_of(map_store)
     parts = [read_views(map_store, "middle", None, slice(i, i + 5)) for i in range(0, 12, 5)]
-    assert torch.equal(torch.cat([p.maps for p in parts]), whole.maps)
+    assert torch.equal(torch.cat([p.maps for p in parts]), views.maps)
 
 
 # ---- which views are usable
@@ -67,48 +67,50 @@ def test_galaxies_without_gas_are_usable_by_stars_and_both_only(map_store):
     views = views_of(map_store)
     views.maps[:4, 4:] = 0
     views.maps[4, 0, 0, 0] = np.nan
-    look = INSTRUMENTS["ifu"]
-    assert not usable(views, "gas", look)[:5].any()
-    assert usable(views, "both", look)[:4].all()
-    assert not usable(views, "both", look)[4]
-    assert usable(views, "stars", look).sum() == 23
+    instrument = INSTRUMENTS["ifu"]
+    assert not usable(views, "gas", instrument)[:5].any()
+    assert usable(views, "both", instrument)[:4].all()
+    assert not usable(views, "both", instrument)[4]
+    assert usable(views, "stars", instrument).sum() == 23
 
 
 def test_a_truth_of_nil_is_no_number_and_such_views_are_left_out(map_store, tmp_path):
     """No particle inside .3 R_e, as in galaxies of few stars; and no gas at all, which is no mass of gas."""
-    path, look = shutil.copytree(map_store, tmp_path / "maps.zarr"), INSTRUMENTS["ifu"]
+    path, instrument = shutil.copytree(map_store, tmp_path / "maps.zarr"), INSTRUMENTS["ifu"]
     group = store.open_suite(path, "middle")
-    whole = why_not(read_views(path, "middle"), "both", look)
+    reasons_before = why_not(read_views(path, "middle"), "both", instrument)
     radius, mass = group["radius"][3], group["mass"][3]
     mass[:, radius <= 0.5 * group["half_mass_radius"][3].min()] = 0
     mass[3] = 0
     group["mass"][3] = mass
     views = read_views(path, "middle")
-    of_it = views.galaxy == group["galaxy"][3]
-    assert torch.isnan(views.log10_menc[of_it][:, :2]).all()
-    assert torch.isfinite(views.log10_menc[of_it][:, 4:]).all()
-    assert torch.isfinite(views.log10_menc[~of_it]).all()
-    why = why_not(views, "both", look)
-    assert set(REASONS[k] for k in why[of_it]) == {"a mass profile that is not finite, or nil at one of its radii"}
-    np.testing.assert_array_equal(why[~of_it], whole[~of_it])
+    of_galaxy = views.galaxy == group["galaxy"][3]
+    assert torch.isnan(views.log10_menc[of_galaxy][:, :2]).all()
+    assert torch.isfinite(views.log10_menc[of_galaxy][:, 4:]).all()
+    assert torch.isfinite(views.log10_menc[~of_galaxy]).all()
+    reasons = why_not(views, "both", instrument)
+    assert set(REASONS[k] for k in reasons[of_galaxy]) == {
+        "a mass profile that is not finite, or nil at one of its radii"
+    }
+    np.testing.assert_array_equal(reasons[~of_galaxy], reasons_before[~of_galaxy])
     part = Part(path, "middle", None)
     r_e = views.half_mass_radius_kpc.numpy()
-    fraction = columns(part, np.arange(12), views.maps.numpy(), r_e)["gas_fraction"]
-    assert (fraction[of_it] == 0).all()
-    assert ((fraction[~of_it] > 0) & (fraction[~of_it] < 1)).all()
+    gas_fraction = columns(part, np.arange(12), views.maps.numpy(), r_e)["gas_fraction"]
+    assert (gas_fraction[of_galaxy] == 0).all()
+    assert ((gas_fraction[~of_galaxy] > 0) & (gas_fraction[~of_galaxy] < 1)).all()
     assert store.without_dark_matter(path, SUITES) == []
     group["has_dark"][3] = 0
-    (line,) = store.without_dark_matter(path, SUITES)
-    assert line.startswith("middle: 1 of 12 galaxies have no dark matter")
+    (message,) = store.without_dark_matter(path, SUITES)
+    assert message.startswith("middle: 1 of 12 galaxies have no dark matter")
 
 
 def test_a_view_without_any_motion_is_left_out(map_store):
     """Its scale would be a floor of 1e-3 km/s, and its mass one solar mass."""
-    views, look = views_of(map_store), INSTRUMENTS["clean"]
+    views, instrument = views_of(map_store), INSTRUMENTS["clean"]
     views.maps[2, [1, 2, 5, 6]] = 0
-    why = why_not(views, "both", look)
-    assert REASONS[why[2]] == "no motion to scale masses by"
-    assert (np.delete(why, 2) == 0).all()
+    reasons = why_not(views, "both", instrument)
+    assert REASONS[reasons[2]] == "no motion to scale masses by"
+    assert (np.delete(reasons, 2) == 0).all()
 
 
 # ---- dimensional analysis and symmetry
@@ -144,14 +146,14 @@ def test_symmetries_of_the_sky_keep_the_velocity_scale(map_store):
 
 def test_there_are_sixteen_symmetries_of_the_sky(map_store):
     """Four turns, mirrored or not, along the sight or not: each by brute force, and no two alike."""
-    one = views_of(map_store).maps[:1]
-    found = flip_sky(one.expand(16, -1, -1, -1), torch.arange(16))
+    maps = views_of(map_store).maps[:1]
+    flipped = flip_sky(maps.expand(16, -1, -1, -1), torch.arange(16))
     for choice in range(16):
-        expected = torch.rot90(one[0], choice % 4, (1, 2))
+        expected = torch.rot90(maps[0], choice % 4, (1, 2))
         expected = (expected.flip(2) if choice % 8 >= 4 else expected).clone()
         expected[[1, 5]] *= -1 if choice >= 8 else 1
-        assert torch.equal(found[choice], expected)
-    assert len({f.numpy().tobytes() for f in found}) == 16
+        assert torch.equal(flipped[choice], expected)
+    assert len({f.numpy().tobytes() for f in flipped}) == 16
 
 
 # ---- encoders
@@ -248,13 +250,13 @@ def test_drawing_is_the_inverse_of_the_density(head, scale):
     z = torch.randn(3, 5, dtype=torch.float64)
     for i in range(3):
 
-        def draw(at, i=i):
-            return density.from_normal(features[i : i + 1], torch.cat([at, z[i, 4:]])[None, None], scale)[0, 0]
+        def draw(numbers, i=i):
+            return density.from_normal(features[i : i + 1], torch.cat([numbers, z[i, 4:]])[None, None], scale)[0, 0]
 
         jacobian = torch.autograd.functional.jacobian(draw, z[i, :4])
         expected = torch.distributions.Normal(0, 1).log_prob(z[i, :4]).sum() - torch.linalg.slogdet(jacobian)[1]
-        found = density.log_prob(features[i : i + 1], draw(z[i, :4])[None], scale)[0]
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        log_prob = density.log_prob(features[i : i + 1], draw(z[i, :4])[None], scale)[0]
+        torch.testing.assert_close(log_prob, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -264,9 +266,9 @@ def test_samples_follow_the_density(head):
     features = torch.zeros(1, 6)
     with torch.no_grad():
         other.gaussian.network[-1].bias[1:3] += 0.3
-        drawn = density.sample(features, 20_000)[:, 0]
-        both = features.expand(len(drawn), -1)
-        ratio = (other.log_prob(both, drawn) - density.log_prob(both, drawn)).exp()
+        samples = density.sample(features, 20_000)[:, 0]
+        features_of_samples = features.expand(len(samples), -1)
+        ratio = (other.log_prob(features_of_samples, samples) - density.log_prob(features_of_samples, samples)).exp()
     assert float(ratio.mean()) == pytest.approx(1, abs=0.05)
 
 
@@ -282,7 +284,7 @@ def members_of_gaussians(n: int) -> Posterior:
 @pytest.mark.parametrize("n", [1, 3])
 def test_posterior_object_agrees_with_itself(n):
     """Moments, quantiles and the first radius' own density, which is a mixture of Gaussians known in closed form."""
-    posterior, many = members_of_gaussians(n), 30_000
+    posterior, n_samples = members_of_gaussians(n), 30_000
     means, variances = [], []
     for model, features in zip(posterior._models, posterior.features, strict=True):
         with torch.no_grad():
@@ -294,57 +296,57 @@ def test_posterior_object_agrees_with_itself(n):
     means, variances = torch.stack(means), torch.stack(variances)
     expected = means.mean(0)
     spread = variances.mean(0) + means.var(0, unbiased=False)
-    np.testing.assert_allclose(posterior.mean(many)[:, 0], expected, atol=0.03)
-    np.testing.assert_allclose(posterior.covariance(many)[:, 0, 0], spread, rtol=0.05)
-    median = posterior.quantiles(0.5, many)
+    np.testing.assert_allclose(posterior.mean(n_samples)[:, 0], expected, atol=0.03)
+    np.testing.assert_allclose(posterior.covariance(n_samples)[:, 0, 0], spread, rtol=0.05)
+    median = posterior.quantiles(0.5, n_samples)
     assert median.shape == (5, 10)
-    assert (np.diff(posterior.quantiles([0.1, 0.9], many), axis=0) > 0).all()
-    at = posterior.samples(many)[17]
+    assert (np.diff(posterior.quantiles([0.1, 0.9], n_samples), axis=0) > 0).all()
+    profiles = posterior.samples(n_samples)[17]
     normal = torch.distributions.Normal(means, variances.sqrt())
-    closed = torch.logsumexp(normal.log_prob(torch.as_tensor(at[:, 0])), 0) - np.log(n)
-    np.testing.assert_allclose(posterior.log_prob_per_radius(at, many)[:, 0], closed, atol=0.1)
-    each = [
-        m.density.log_prob(f, torch.as_tensor(at) - 9.0)
+    log_prob_per_radius = torch.logsumexp(normal.log_prob(torch.as_tensor(profiles[:, 0])), 0) - np.log(n)
+    np.testing.assert_allclose(posterior.log_prob_per_radius(profiles, n_samples)[:, 0], log_prob_per_radius, atol=0.1)
+    log_probs = [
+        m.density.log_prob(f, torch.as_tensor(profiles) - 9.0)
         for m, f in zip(posterior._models, posterior.features, strict=True)
     ]
     np.testing.assert_allclose(
-        posterior.log_prob(at), torch.logsumexp(torch.stack(each), 0).detach() - np.log(n), rtol=1e-5
+        posterior.log_prob(profiles), torch.logsumexp(torch.stack(log_probs), 0).detach() - np.log(n), rtol=1e-5
     )
 
 
-@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
-def test_a_galaxy_is_neither_heavier_nor_lighter_than_galaxies_are(kind):
+@pytest.mark.parametrize("array_type", [np.asarray, torch.as_tensor])
+def test_a_galaxy_is_neither_heavier_nor_lighter_than_galaxies_are(array_type):
     """What can be is left to the bit; a rising profile rises still; NaN stays; speeds are those of galaxies."""
     rng = np.random.default_rng(0)
     log10_r = np.log10(3.0 * np.array(RADII_RE))
     rising = rng.uniform(-20, 20, (500, 1)) + np.exp(3 * rng.standard_normal((500, 9))).cumsum(1)
-    wild = np.concatenate([rng.uniform(-30, 12, (500, 1)), rising], axis=1)
-    wild.sort(axis=1)
-    found = np.asarray(held(kind(wild), kind(log10_r)))
-    v_circ = 10 ** (0.5 * (found + np.log10(G) - log10_r))
+    profiles = np.concatenate([rng.uniform(-30, 12, (500, 1)), rising], axis=1)
+    profiles.sort(axis=1)
+    clipped = np.asarray(clip_to_mass_limits(array_type(profiles), array_type(log10_r)))
+    v_circ = 10 ** (0.5 * (clipped + np.log10(G) - log10_r))
     np.testing.assert_allclose([v_circ.min(), v_circ.max()], SPEEDS_KMS, rtol=1e-6)
-    assert (np.diff(found, axis=1) > 0).all()
+    assert (np.diff(clipped, axis=1) > 0).all()
     low, high = mass_limits(log10_r)
-    inside = (wild > low) & (wild < high)
-    assert np.array_equal(found[inside], wild[inside])
-    np.testing.assert_array_equal(is_held(found, log10_r), ~inside.all(1))
-    endless = held(kind(np.array([-np.inf, np.nan, np.inf])), kind(np.zeros(3)))
-    np.testing.assert_allclose(np.asarray(endless), [np.log10(1e-2 / G), np.nan, np.log10(1e8 / G)])
+    inside = (profiles > low) & (profiles < high)
+    assert np.array_equal(clipped[inside], profiles[inside])
+    np.testing.assert_array_equal(at_mass_limits(clipped, log10_r), ~inside.all(1))
+    clipped_ends = clip_to_mass_limits(array_type(np.array([-np.inf, np.nan, np.inf])), array_type(np.zeros(3)))
+    np.testing.assert_allclose(np.asarray(clipped_ends), [np.log10(1e-2 / G), np.nan, np.log10(1e8 / G)])
 
 
 def test_samples_of_a_trained_network_are_its_densitys_own():
     posterior = members_of_gaussians(1)
     (model,), (features,) = posterior._models, posterior.features
     with torch.no_grad():
-        own = (model.density.from_normal(features, posterior._normal(200, slice(None))) + 9.0).numpy()
-    kept = (own == posterior.samples(200)).all(-1)
-    np.testing.assert_allclose(posterior.beyond(200), 1 - kept.mean(0), atol=1e-9)
-    assert kept.mean() > 0.99
-    wide = Posterior([model], [features], torch.full((5,), 9.0), torch.ones(5), names=posterior._names,
+        unclipped = (model.density.from_normal(features, posterior._standard_normal(200, slice(None))) + 9.0).numpy()
+    is_unclipped = (unclipped == posterior.samples(200)).all(-1)
+    np.testing.assert_allclose(posterior.beyond(200), 1 - is_unclipped.mean(0), atol=1e-9)
+    assert is_unclipped.mean() > 0.99
+    wide_posterior = Posterior([model], [features], torch.full((5,), 9.0), torch.ones(5), names=posterior._names,
                      scales=[1e3 * torch.eye(10)])  # fmt: skip
-    assert (wide.beyond(200) > 0.9).all()
-    assert np.isfinite(wide.samples(200)).all()
-    assert wide.samples(200).max() < 14
+    assert (wide_posterior.beyond(200) > 0.9).all()
+    assert np.isfinite(wide_posterior.samples(200)).all()
+    assert wide_posterior.samples(200).max() < 14
 
 
 def test_unconstrained_and_back():

@@ -22,8 +22,8 @@ def across(map_store, tmp_path_factory):
     out = tmp_path_factory.mktemp("across") / "stars"
     options = {"--tracer": "stars", "--suites": "bursty,middle", "--steps": 20, "--round-steps": 10, "--batch": 8}
     options |= {"--width": 4, "--scale-dex": 0.3, "--light-dex": 0.3, "--heat": 0.3}
-    line = ["fit", "--store", str(map_store), "--out", str(out), "--across"]
-    assert main(line + [str(x) for pair in options.items() for x in pair]) == 0
+    arguments = ["fit", "--store", str(map_store), "--out", str(out), "--across"]
+    assert main(arguments + [str(x) for pair in options.items() for x in pair]) == 0
     return out
 
 
@@ -39,10 +39,10 @@ def test_every_suite_is_left_out_once(across):
 def test_it_is_used_for_suites_that_were_not_trained_on(across, map_store):
     infer = load(across)
     views = {suite: read_views(map_store, suite) for suite in SUITES}
-    for suite, v in views.items():
-        told, other = infer(v).samples(50), infer(v, unseen=suite != "quiet").samples(50)
-        np.testing.assert_array_equal(infer(v, unseen=suite == "quiet").samples(50), told)
-        assert not np.array_equal(told, other)
+    for suite, suite_views in views.items():
+        samples, other_samples = infer(suite_views).samples(50), infer(suite_views, unseen=suite != "quiet").samples(50)
+        np.testing.assert_array_equal(infer(suite_views, unseen=suite == "quiet").samples(50), samples)
+        assert not np.array_equal(samples, other_samples)
     with pytest.raises(ValueError, match="ask for each"):
         infer.foreign(np.array(["bursty", "quiet"]))
 
@@ -56,36 +56,44 @@ def test_what_was_missed_is_held(across, map_store):
         pairs.append((infer, views[usable(views, "stars", infer.instrument)]))
 
     def covered():
-        rank = [ranks(infer(v, unseen=False).samples(300), v.log10_menc.numpy()) for infer, v in pairs]
-        return [coverage(np.concatenate(rank), level).mean() for level in LEVELS]
+        rank_of_truth = [
+            ranks(infer(views, unseen=False).samples(300), views.log10_menc.numpy()) for infer, views in pairs
+        ]
+        return [coverage(np.concatenate(rank_of_truth), level).mean() for level in LEVELS]
 
-    raw = covered()
+    uncalibrated = covered()
     scale = unseen_scale(pairs, "stars")
     for infer, _ in pairs:
         infer.scales["stars"] = [scale]
-    held = covered()
-    np.testing.assert_allclose(held, LEVELS, atol=0.08)
-    assert abs(held[0] - LEVELS[0]) < abs(raw[0] - LEVELS[0])
+    calibrated = covered()
+    np.testing.assert_allclose(calibrated, LEVELS, atol=0.08)
+    assert abs(calibrated[0] - LEVELS[0]) < abs(uncalibrated[0] - LEVELS[0])
     assert torch.equal(scale, scale.tril())
 
 
 def test_one_suite_cannot_be_left_out(map_store, tmp_path, capsys):
-    line = ["fit", "--store", str(map_store), "--tracer", "gas", "--suites", "quiet", "--out", str(tmp_path / "run")]
-    assert main([*line, "--across"]) == 2
+    args = ["fit", "--store", str(map_store), "--tracer", "gas", "--suites", "quiet", "--out", str(tmp_path / "run")]
+    assert main([*args, "--across"]) == 2
     assert "it needs two at least" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tracer", ["gas", "stars", "both", "any"])
 def test_robust_is_a_set_of_options_each_of_which_can_be_chosen(tracer):
-    line = ["fit", "--store", "maps.zarr", "--tracer", tracer, "--out", "run"]
+    arguments = ["fit", "--store", "maps.zarr", "--tracer", tracer, "--out", "run"]
 
-    def config(*more):
-        return FitConfig.asked("maps.zarr", tracer, SUITES, **_fit_options(parser().parse_args([*line, *more])))
+    def config(*extra_arguments):
+        return FitConfig.from_options(
+            "maps.zarr", tracer, SUITES, **_fit_options(parser().parse_args([*arguments, *extra_arguments]))
+        )
 
     plain, robust = asdict(config()), asdict(config("--robust"))
     expected = ROBUST["gas" if tracer == "gas" else "stars"]
-    assert {k: v for k, v in robust.items() if plain[k] != v} == {**expected, "across": True}
+    assert {name: value for name, value in robust.items() if plain[name] != value} == {**expected, "across": True}
     chosen = asdict(config("--robust", "--scale-dex", "0.1", "--inputs", "raw"))
-    assert {k: v for k, v in chosen.items() if robust[k] != v} == {"scale_dex": 0.1, "inputs": "raw"}
-    given = [word for k in expected for word in (f"--{k.replace('_', '-')}", str(plain[k]))]  # their defaults, given
-    assert asdict(config("--robust", *given)) == plain | {"across": True}
+    assert {name: value for name, value in chosen.items() if robust[name] != value} == {
+        "scale_dex": 0.1,
+        "inputs": "raw",
+    }
+    # Options that are named keep their values, even where these are the defaults.
+    default_arguments = [word for name in expected for word in (f"--{name.replace('_', '-')}", str(plain[name]))]
+    assert asdict(config("--robust", *default_arguments)) == plain | {"across": True}

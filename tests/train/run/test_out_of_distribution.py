@@ -10,7 +10,7 @@ import torch
 from kinmass.eval.tables.metrics import RANK_BINS, ood
 from kinmass.train.data.dataset import concatenate, read_views, usable
 from kinmass.train.run.checkpoint import RunError
-from kinmass.train.run.out_of_distribution import OOD_THRESHOLD, learn
+from kinmass.train.run.out_of_distribution import OOD_THRESHOLD, learn_training_features
 from kinmass.train.run.posterior import load
 
 F = 12
@@ -24,27 +24,27 @@ def cloud(n: int, seed: int, shift: float = 0.0, wide: float = 1.0) -> torch.Ten
 
 
 def test_what_is_like_the_training_set_is_uniform_and_what_is_not_is_far_out():
-    known = learn([cloud(4000, 0)], [cloud(3000, 1)])
-    alike = known.ood_score([cloud(3000, 2)]).numpy()
-    np.testing.assert_allclose(np.quantile(alike, [0.05, 0.5, 0.95]), [0.05, 0.5, 0.95], atol=0.03)
-    assert (known.ood_score([cloud(500, 3, shift=3.0)]) > OOD_THRESHOLD).double().mean() > 0.95
-    assert (known.ood_score([cloud(500, 3, wide=3.0)]) > OOD_THRESHOLD).double().mean() > 0.95
+    training_features = learn_training_features([cloud(4000, 0)], [cloud(3000, 1)])
+    scores = training_features.ood_score([cloud(3000, 2)]).numpy()
+    np.testing.assert_allclose(np.quantile(scores, [0.05, 0.5, 0.95]), [0.05, 0.5, 0.95], atol=0.03)
+    assert (training_features.ood_score([cloud(500, 3, shift=3.0)]) > OOD_THRESHOLD).double().mean() > 0.95
+    assert (training_features.ood_score([cloud(500, 3, wide=3.0)]) > OOD_THRESHOLD).double().mean() > 0.95
 
 
 def test_it_does_not_depend_on_how_features_are_written_down():
     a, b, c = cloud(2000, 0).double(), cloud(1000, 1).double(), cloud(300, 2, wide=1.5).double()
     scale = torch.logspace(-2, 2, F)
-    plain = learn([a], [b]).ood_score([c])
-    other = learn([a * scale + 5], [b * scale + 5]).ood_score([c * scale + 5])
-    torch.testing.assert_close(plain, other, atol=2e-3, rtol=0)
+    scores = learn_training_features([a], [b]).ood_score([c])
+    scores_of_scaled = learn_training_features([a * scale + 5], [b * scale + 5]).ood_score([c * scale + 5])
+    torch.testing.assert_close(scores, scores_of_scaled, atol=2e-3, rtol=0)
 
 
 def test_members_of_an_ensemble_are_taken_together():
-    first, second = [[cloud(2000, seed + 10 * m) for m in range(2)] for seed in (0, 1)]
-    known = learn(first, second)
-    foreign = known.ood_score([cloud(300, 5), cloud(300, 5, shift=3.0)])  # to one of the two
-    assert (foreign > OOD_THRESHOLD).double().mean() > 0.9
-    assert learn([cloud(1, 0)], [cloud(50, 1)]) is None
+    training, validation = [[cloud(2000, seed + 10 * member) for member in range(2)] for seed in (0, 1)]
+    training_features = learn_training_features(training, validation)
+    foreign_scores = training_features.ood_score([cloud(300, 5), cloud(300, 5, shift=3.0)])  # to one of the two
+    assert (foreign_scores > OOD_THRESHOLD).double().mean() > 0.9
+    assert learn_training_features([cloud(1, 0)], [cloud(50, 1)]) is None
 
 
 def test_share_and_area_from_counts():
@@ -60,15 +60,14 @@ def test_a_run_knows_its_suites_and_kept_predictions_say_so(runs, map_store, res
     infer = load(next(run for run in runs if run.name == "both"))
     views = concatenate([read_views(map_store, suite) for suite in ("bursty", "middle", "quiet")])
     views = views[usable(views, "both", infer.instrument)]
-    seen = views.observed(infer.instrument)
+    observed = views.observed(infer.instrument)
     posterior = infer(views)
     assert posterior.ood_score().shape == (len(views),)
-    alone = infer(views[np.arange(3)]).ood_score()
-    one = 1.001 / (
-        1 + len(infer.training_features["both"].distances)
-    )  # a view may be one of these, and rounding decide
-    np.testing.assert_allclose(alone, posterior.ood_score()[:3], atol=one)
-    swapped = torch.cat([seen[:, 4:], seen[:, :4]], dim=1)
+    scores_of_three = infer(views[np.arange(3)]).ood_score()
+    # A view may itself be one of the distances; rounding then decides whether it counts.
+    one_place = 1.001 / (1 + len(infer.training_features["both"].distances))
+    np.testing.assert_allclose(scores_of_three, posterior.ood_score()[:3], atol=one_place)
+    swapped = torch.cat([observed[:, 4:], observed[:, :4]], dim=1)
     assert infer(swapped, views.half_mass_radius_kpc).ood_score().mean() > posterior.ood_score().mean() + 0.1
     summary = pd.read_csv(results / "summary.csv")
     networks = summary[summary.train.notna()]

@@ -16,7 +16,7 @@ from astropy.table import QTable
 from conftest import ROOT, SHARED, SUITES, assert_same_posterior
 
 from kinmass.eval.__main__ import main
-from kinmass.eval.observed.fits_maps import kms
+from kinmass.eval.observed.fits_units import kms_per_unit
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
 from kinmass.eval.observed.inference import KPC_PER_ARCSEC_MPC, infer
 from kinmass.eval.observed.sky import SkyMap, regrid
@@ -366,7 +366,7 @@ def test_velocities_of_any_unit_and_convention_are_the_galaxys_own(tmp_path, see
      ("M/S", 1e-3), ("m s-1", 1e-3), ("cm/s", 1e-5)],
 )  # fmt: skip
 def test_units_as_headers_write_them(unit, factor):
-    assert kms("v.fits", unit) == pytest.approx(factor)
+    assert kms_per_unit("v.fits", unit) == pytest.approx(factor)
 
 
 def test_maps_that_are_not_what_they_are_said_to_be(relative, runs, seen):

@@ -192,6 +192,68 @@ def _choose_tracer(run: Inference, galaxy: ObservedGalaxy) -> str:
     return tracer
 
 
+@dataclass(frozen=True)
+class _Geometry:
+    """D draws of a galaxy's distance, R_e and centre; draw 0 is as given, without errors."""
+
+    distance_mpc: np.ndarray  # (D,)
+    r_e_arcsec: np.ndarray  # (D,)
+    centre_shift_arcsec: np.ndarray  # (D, 2)
+
+    def r_e_kpc(self) -> np.ndarray:
+        """R_e (D,) [kpc] at the drawn distances."""
+        return self.r_e_arcsec * self.distance_mpc * KPC_PER_ARCSEC_MPC
+
+
+def _draw_geometry(galaxy: ObservedGalaxy, draws: int) -> _Geometry:
+    """Draw distance and R_e from lognormals of their relative errors, and the centre from a Gaussian of its error."""
+    rng = np.random.default_rng(SEED)
+    has_error = np.arange(draws) > 0
+
+    def lognormal(value: float, error: float) -> np.ndarray:
+        width = np.sqrt(np.log1p((error / value) ** 2))
+        return value * np.exp(width * rng.standard_normal(draws) * has_error)
+
+    return _Geometry(
+        lognormal(galaxy.distance_mpc, galaxy.distance_error_mpc),
+        lognormal(galaxy.half_light_radius_arcsec, galaxy.half_light_radius_error_arcsec),
+        galaxy.centre_error_arcsec * rng.standard_normal((draws, 2)) * has_error[:, None],
+    )
+
+
+def _observe(
+    maps: dict[str, SkyMap], geometry: _Geometry, psf_re: np.ndarray, pixels: int, field_of_view_re: float
+) -> np.ndarray:
+    """Bring maps {tracer: map} onto the network's grid for each draw, (D, 8, Q, Q); zero for a tracer without a map.
+
+    psf_re (D,) is the FWHM [R_e] to which sharper maps are blurred.
+    """
+    draws = len(geometry.r_e_arcsec)
+    observed = np.zeros((draws, 8, pixels, pixels), np.float32)
+    for i in range(draws):
+        r_e_arcsec = geometry.r_e_arcsec[i]
+        for name, sky in maps.items():
+            centred = sky.moved(*geometry.centre_shift_arcsec[i])
+            # The mass of given light is proportional to the distance squared, so surface densities do not depend on it.
+            channels = regrid(centred, pixels, field_of_view_re * r_e_arcsec, float(psf_re[i] * r_e_arcsec))
+            observed[i, 0 if name == "stars" else 4 :][:4] = channels
+    return observed
+
+
+def _refuse_too_small(
+    galaxy: ObservedGalaxy, maps: dict[str, SkyMap], observed: np.ndarray, field_of_view_re: float
+) -> None:
+    """Raise ValueError where a tracer is observed in fewer than MIN_PIXELS pixels of the network's grid (8, Q, Q)."""
+    for name in maps:
+        mask = observed[3 if name == "stars" else 7]
+        n_seen = int(mask.sum())
+        if n_seen < MIN_PIXELS:
+            raise ValueError(
+                f"{galaxy.name}: {name} is seen in {n_seen} of the network's {mask.size} pixels over "
+                f"{field_of_view_re:g} R_e, at least {MIN_PIXELS} are needed; is half_light_radius_arcsec right?"
+            )
+
+
 def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> ObservedProfile:
     """Infer the posterior of a galaxy's mass profile, with distance, R_e and centre drawn from their errors.
 
@@ -214,44 +276,20 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
     maps = {name: sky for name, sky in galaxy.maps().items() if tracer in ("both", name)}
     for name, sky in maps.items():
         sanity.refuse(name, sky, galaxy.half_light_radius_arcsec)
-    rng = np.random.default_rng(SEED)
-
-    def lognormal(value: float, error: float) -> np.ndarray:
-        width = np.sqrt(np.log1p((error / value) ** 2))
-        return value * np.exp(width * rng.standard_normal(draws) * (np.arange(draws) > 0))  # draw 0 has no error
-
-    distance_mpc = lognormal(galaxy.distance_mpc, galaxy.distance_error_mpc)
-    r_e_arcsec = lognormal(galaxy.half_light_radius_arcsec, galaxy.half_light_radius_error_arcsec)
-    centre_shift_arcsec = galaxy.centre_error_arcsec * rng.standard_normal((draws, 2)) * (np.arange(draws) > 0)[:, None]
-    r_e_kpc = r_e_arcsec * distance_mpc * KPC_PER_ARCSEC_MPC
+    geometry = _draw_geometry(galaxy, draws)
+    r_e_kpc = geometry.r_e_kpc()
     psf_re = _psf_re(run, r_e_kpc)
-    observed = np.zeros((draws, 8, config.pixels, config.pixels), np.float32)
-    for i in range(draws):
-        for name, sky in maps.items():
-            field_arcsec = config.field_of_view_re * r_e_arcsec[i]
-            # The mass of given light is proportional to the distance squared, so surface densities do not depend on it.
-            channels = regrid(
-                sky.moved(*centre_shift_arcsec[i]), config.pixels, field_arcsec, float(psf_re[i] * r_e_arcsec[i])
-            )
-            observed[i, 0 if name == "stars" else 4 :][:4] = channels
-    for name in maps:
-        n_seen = int(observed[0, 3 if name == "stars" else 7].sum())
-        if n_seen < MIN_PIXELS:
-            raise ValueError(
-                f"{galaxy.name}: {name} is seen in {n_seen} of the network's {config.pixels**2} pixels over "
-                f"{config.field_of_view_re:g} R_e, at least {MIN_PIXELS} are needed; is half_light_radius_arcsec right?"
-            )
+    observed = _observe(maps, geometry, psf_re, config.pixels, config.field_of_view_re)
+    _refuse_too_small(galaxy, maps, observed[0], config.field_of_view_re)
     names = [(galaxy.name, i) for i in range(draws)]
     posterior = run(torch.from_numpy(observed), r_e_kpc, tracer, names, unseen=True)
     log10_mass_at_re = np.moveaxis(posterior.samples(SAMPLES), 0, 1).reshape(draws * SAMPLES, -1).astype(float)
     # Each draw gives masses at its own R_e; they are interpolated to the same angles for all draws.
     log10_angle = np.log10(galaxy.half_light_radius_arcsec * posterior.radii_re)
-    log10_angle_drawn = np.log10(np.outer(r_e_arcsec, posterior.radii_re)).repeat(SAMPLES, axis=0)
-    log10_kpc = log10_angle + np.log10(distance_mpc * KPC_PER_ARCSEC_MPC).repeat(SAMPLES)[:, None]
-    log10_menc = held(
-        _interpolate_rows(log10_angle_drawn, log10_mass_at_re, log10_angle), log10_kpc
-    )  # extrapolation can be steep
-    r_e_kpc_of_first = float(r_e_kpc[0])
+    log10_angle_drawn = np.log10(np.outer(geometry.r_e_arcsec, posterior.radii_re)).repeat(SAMPLES, axis=0)
+    log10_kpc = log10_angle + np.log10(geometry.distance_mpc * KPC_PER_ARCSEC_MPC).repeat(SAMPLES)[:, None]
+    # Extrapolation can be steep.
+    log10_menc = held(_interpolate_rows(log10_angle_drawn, log10_mass_at_re, log10_angle), log10_kpc)
     cautions = _cautions(run, galaxy, maps, float(psf_re[0]))
     held_share = float(is_held(log10_menc, log10_kpc).mean())
     cautions += [f"{beyond_said(held_share)}."] if held_share else []
@@ -259,7 +297,7 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
     if "gas" in maps:
         tilted_ring = _tilted_ring(maps["gas"], galaxy, posterior.radii_re)
     return ObservedProfile(
-        galaxy, tracer, run.path, posterior.radii_re, 10**log10_angle, r_e_kpc_of_first * posterior.radii_re,
+        galaxy, tracer, run.path, posterior.radii_re, 10**log10_angle, float(r_e_kpc[0]) * posterior.radii_re,
         log10_menc, 10 ** (0.5 * (log10_menc + np.log10(G) - log10_kpc)), float(np.median(posterior.ood_score())),
         observed[0], config.field_of_view_re, tilted_ring, cautions,
     )  # fmt: skip
@@ -269,11 +307,8 @@ def _psf_re(run: Inference, r_e_kpc: np.ndarray) -> np.ndarray:
     """Return the FWHM (D,) [R_e] of the PSF through which galaxies of the run's training set were observed."""
     stored_pixels = run.models[0].config.pixels * run.instrument.rebin
     fwhm_pixels = run.instrument.psf_fwhm_pixels(stored_pixels, 1.0, torch.as_tensor(r_e_kpc))
-    return (
-        np.broadcast_to(np.asarray(fwhm_pixels, float), r_e_kpc.shape)
-        / stored_pixels
-        * run.models[0].config.field_of_view_re
-    )
+    fwhm_of_stored = np.broadcast_to(np.asarray(fwhm_pixels, float), r_e_kpc.shape) / stored_pixels
+    return fwhm_of_stored * run.models[0].config.field_of_view_re
 
 
 def _tilted_ring(gas: SkyMap, galaxy: ObservedGalaxy, radii_re: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""FITS files of observers: images and tables of spaxels or bins, with their units. Nothing in them is executed."""
+"""Read observers' FITS files, images and tables of spaxels or bins, with their units. Nothing in them is executed."""
 
 import re
 import warnings
@@ -10,36 +10,38 @@ from astropy import units
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
-from kinmass.eval.observed.fits_units import kms as kms
 
-
-def _open(path: Path) -> fits.HDUList:
+def _open_fits(path: Path) -> fits.HDUList:
     try:
-        # Headers and data as they are: no scaling by code, no pickles; files whose last block is short are common.
+        # Headers and data are read as they are, without pickles. Files with a short last block are common.
         return fits.open(path, ignore_missing_end=True, memmap=False)
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as FITS ({error})") from error
 
 
-def _named(name: str) -> tuple[str, Any, int | None]:
-    """File, extension and plane of `FILE[EXTENSION,PLANE]`."""
-    found = re.fullmatch(r"(.+?)(?:\[([^\],]+)(?:,\s*(\d+))?\])?", name)
-    if found is None:
+def _parse_map_name(name: str) -> tuple[str, Any, int | None]:
+    """Split `FILE[EXTENSION,PLANE]` into file, extension and plane, None for what it leaves out."""
+    match = re.fullmatch(r"(.+?)(?:\[([^\],]+)(?:,\s*(\d+))?\])?", name)
+    if match is None:
         raise ValueError(f"{name!r} is not FILE, FILE[EXTENSION] or FILE[EXTENSION,PLANE]")
-    file, extension, plane = found.groups()
+    file, extension, plane = match.groups()
     return file, int(extension) if (extension or "").isdigit() else extension, None if plane is None else int(plane)
 
 
-def _is(extension: Any, number: int, hdu: Any) -> bool:
+def _is_extension(extension: Any, number: int, hdu: Any) -> bool:
+    """Whether the HDU with this number is the extension, which is a number or a name."""
     return extension == number or (isinstance(extension, str) and extension.upper() == hdu.name.upper())
 
 
 def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
-    """`FILE[EXTENSION,PLANE]` (the first image where left out) as (Y, X) numbers, NaN where blank; its header."""
-    file, extension, plane = _named(name)
+    """Read `FILE[EXTENSION,PLANE]` (the first image where left out): values (Y, X), NaN where blank, and the header.
+
+    Raises ValueError where there is no such image, or where it is damaged or not two-dimensional.
+    """
+    file, extension, plane = _parse_map_name(name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)  # headers off the standard, which it mends
-        with _open(folder / file) as hdus:
+        warnings.simplefilter("ignore", AstropyWarning)  # about non-standard headers, which astropy repairs
+        with _open_fits(folder / file) as hdus:
             if extension is None:
                 extension = next((i for i, h in enumerate(hdus) if h.is_image and h.header.get("NAXIS", 0) >= 2), None)
                 if extension is None:
@@ -60,129 +62,141 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
     if data.ndim != 2:
         raise ValueError(f"{name} has shape {data.shape}, not that of an image; choose a plane, FILE[EXTENSION,PLANE]")
     values = data.astype(float)
-    if "BLANK" in header and data.dtype.kind == "f":  # off the standard, and common
-        values = without(values, float(header["BLANK"]))
+    if "BLANK" in header and data.dtype.kind == "f":  # not standard for floats, but common
+        values = blank_to_nan(values, float(header["BLANK"]))
     return values, header
 
 
-def _filled(values: np.ndarray, column: fits.Column) -> np.ndarray:
-    """Numbers of a column, NaN where an integer one holds its null (TNULL)."""
-    out = np.asarray(values, float)
+def _null_to_nan(values: np.ndarray, column: fits.Column) -> np.ndarray:
+    """Return the numbers of a column, NaN where a column of integers holds its null value (TNULL)."""
+    numbers = np.asarray(values, float)
     if column.null not in (None, "") and values.dtype.kind in "iu":
-        null = float(column.null) * float(column.bscale or 1.0) + float(column.bzero or 0.0)
-        out = np.where(out == null, np.nan, out)
-    return out
+        null_value = float(column.null) * float(column.bscale or 1.0) + float(column.bzero or 0.0)
+        numbers = np.where(numbers == null_value, np.nan, numbers)
+    return numbers
 
 
-def without(values: np.ndarray, blank: float) -> np.ndarray:
-    """Values, NaN where they are `blank`: relative to it, since densities of 1e-17 are not zero."""
+def blank_to_nan(values: np.ndarray, blank: float) -> np.ndarray:
+    """Return values with NaN where they equal `blank`, to 1e-6 of it: with blank 0, a density of 1e-17 is not blank."""
     return np.where(np.abs(values - blank) <= 1e-6 * abs(blank), np.nan, values)
 
 
 def columns(name: str, folder: Path) -> dict[str, tuple[np.ndarray, str | None]]:
-    """The columns of a FITS table that hold one number a row, with their units."""
-    file, extension, _ = _named(name)
+    """Read the columns of a FITS table that hold one number per row: {name: (values, unit)}.
+
+    Raises ValueError where there is no such table, no such column or no row.
+    """
+    file, extension, _ = _parse_map_name(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
-        with _open(folder / file) as hdus:
+        with _open_fits(folder / file) as hdus:
             tables = [h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU)]
             if extension is not None:
-                tables = [h for i, h in enumerate(hdus) if _is(extension, i, h) and h in tables]
+                tables = [h for i, h in enumerate(hdus) if _is_extension(extension, i, h) and h in tables]
             if not tables:
                 raise ValueError(f"{name} holds no such table")
-            data, known = tables[0].data, tables[0].columns
-            numbers = [c for c in known if data[c.name].ndim == 1 and data[c.name].dtype.kind in "fiub"]
-            found = {c.name: (_filled(data[c.name], c), c.unit) for c in numbers}
-    if not found or not len(data):
+            rows, table_columns = tables[0].data, tables[0].columns
+            number_columns = [c for c in table_columns if rows[c.name].ndim == 1 and rows[c.name].dtype.kind in "fiub"]
+            values_and_units = {c.name: (_null_to_nan(rows[c.name], c), c.unit) for c in number_columns}
+    if not values_and_units or not len(rows):
         raise ValueError(f"{file}: columns must hold one number a row, and there must be rows")
-    return found
+    return values_and_units
 
 
-#: Columns that hold a bin's number, in lower case.
-_NUMBERS = ("bin_id", "binid", "bin_num", "binnum", "bin_number", "bin")
+#: Usual names, in lower case, of the column that holds a bin's number.
+_BIN_NUMBER_COLUMNS = ("bin_id", "binid", "bin_num", "binnum", "bin_number", "bin")
 
 
 class Bins:
-    """A table with one row per bin. A bin's number is in a column, or rows are counted from 0 or 1."""
+    """A FITS table with one row per bin. The number of a bin is in a column, or rows are counted from 0 or 1."""
 
-    def __init__(self, name: str, folder: Path, number: str | None, starts_at: int | None):
-        """number: the column that holds it, else one of the usual names; starts_at counts rows instead."""
+    def __init__(self, name: str, folder: Path, number_column: str | None, starts_at: int | None):
+        """Read the table `name`. Bin numbers are in number_column or else in a column with one of the usual names.
+
+        With starts_at, rows are counted from it instead. Raises ValueError where several rows have one number.
+        """
         self.name, self.columns = name, columns(name, folder)
         self.rows = len(next(iter(self.columns.values()))[0])
-        usual = [c for c in self.columns if c.lower() in _NUMBERS]
-        column = number if number in self.columns else next(iter(usual), None)
-        self._starts_at, self._numbers = starts_at, None
+        usual_columns = [c for c in self.columns if c.lower() in _BIN_NUMBER_COLUMNS]
+        column = number_column if number_column in self.columns else next(iter(usual_columns), None)
+        self._starts_at, self._row_numbers = starts_at, None
         if column is not None and starts_at is None:
-            self._numbers = self.columns[column][0]
-            if len(np.unique(self._numbers)) < self.rows:
+            self._row_numbers = self.columns[column][0]
+            if len(np.unique(self._row_numbers)) < self.rows:
                 raise ValueError(
                     f"{name}: several rows have one bin's number in {column}: give a table with a row each"
                 )
 
-    def row_of(self, number: np.ndarray) -> np.ndarray:
-        """The row of each spaxel's bin, -1 for spaxels of none (NaN, negative, not in the table).
+    def row_of(self, bin_of_spaxel: np.ndarray) -> np.ndarray:
+        """Return the row of each spaxel's bin, -1 for spaxels in no bin (NaN, negative, not in the table).
 
-        Raises ValueError where numbers seem to be counted from another start than the table's.
+        Raises ValueError where the spaxels' numbers seem to be counted from another start than the table's.
         """
-        number = np.where(np.isfinite(number), number, -1)
-        used = np.unique(number[number >= 0])
-        ids = self._numbers if self._numbers is not None else self._counted(used)
-        if not np.isin(used, ids).any():
+        bin_of_spaxel = np.where(np.isfinite(bin_of_spaxel), bin_of_spaxel, -1)
+        used_numbers = np.unique(bin_of_spaxel[bin_of_spaxel >= 0])
+        row_numbers = self._row_numbers if self._row_numbers is not None else self._counted_row_numbers(used_numbers)
+        if not np.isin(used_numbers, row_numbers).any():
             raise ValueError(f"{self.name}: its bins have none of the numbers of the spaxels")
-        shifted = {shift: int(np.isin(used, ids + shift).sum()) for shift in (-1, 0, 1)}
-        if self._starts_at is None and max(shifted.values()) > shifted[0]:
+        matches_by_shift = {shift: int(np.isin(used_numbers, row_numbers + shift).sum()) for shift in (-1, 0, 1)}
+        if self._starts_at is None and max(matches_by_shift.values()) > matches_by_shift[0]:
             raise ValueError(
-                f"{self.name}: bins are numbered from {ids.min():.0f} to {ids.max():.0f}, spaxels say "
-                f"{used.min():.0f} to {used.max():.0f}, as if counted from another start: say bins_start_at: 0 or 1, "
-                "the number of the first row"
+                f"{self.name}: bins are numbered from {row_numbers.min():.0f} to {row_numbers.max():.0f}, spaxels say "
+                f"{used_numbers.min():.0f} to {used_numbers.max():.0f}, as if counted from another start: say "
+                "bins_start_at: 0 or 1, the number of the first row"
             )
-        order = np.argsort(ids, kind="stable")
-        at = np.searchsorted(ids[order], number).clip(max=self.rows - 1)
-        return np.where(ids[order][at] == number, order[at], -1)
+        order = np.argsort(row_numbers, kind="stable")
+        position = np.searchsorted(row_numbers[order], bin_of_spaxel).clip(max=self.rows - 1)
+        return np.where(row_numbers[order][position] == bin_of_spaxel, order[position], -1)
 
-    def _counted(self, used: np.ndarray) -> np.ndarray:
-        """Numbers of rows that have none: from where all that is used has a row, and the last row is used."""
-        count = np.arange(self.rows, dtype=float)
+    def _counted_row_numbers(self, used_numbers: np.ndarray) -> np.ndarray:
+        """Number the rows of a table without bin numbers, from 0 or 1.
+
+        The start is that for which every used number has a row and the last row is used. Raises ValueError where
+        neither start is so.
+        """
+        row_index = np.arange(self.rows, dtype=float)
         if self._starts_at is not None:
-            return count + self._starts_at
-        least, most = (used.min(), used.max()) if len(used) else (0, 0)
-        if most == self.rows:  # zero, where there is one, is none
-            return count + 1
-        if most == self.rows - 1 and least != 1:
-            return count
+            return row_index + self._starts_at
+        lowest, highest = (used_numbers.min(), used_numbers.max()) if len(used_numbers) else (0, 0)
+        if highest == self.rows:  # a bin number of zero, if there is one, then means no bin
+            return row_index + 1
+        if highest == self.rows - 1 and lowest != 1:
+            return row_index
         raise ValueError(
-            f"{self.name}: {self.rows} rows without numbers, and spaxels say {least:.0f} to {most:.0f}: say "
+            f"{self.name}: {self.rows} rows without numbers, and spaxels say {lowest:.0f} to {highest:.0f}: say "
             "bins_start_at: 0 or 1, the number of the first row, or name the column of numbers with bin_id"
         )
 
-    def spread(self, name: str, row: np.ndarray) -> tuple[np.ndarray, str | None]:
-        """A column's value for every spaxel, NaN for spaxels of no bin."""
+    def at_spaxels(self, name: str, row_of_spaxel: np.ndarray) -> tuple[np.ndarray, str | None]:
+        """Return a column's value for every spaxel, NaN where row_of_spaxel is -1, and the column's unit."""
         value, unit = self.columns[name]
-        return np.where(row >= 0, value[row], np.nan), unit
+        return np.where(row_of_spaxel >= 0, value[row_of_spaxel], np.nan), unit
 
 
 def beam_fwhm_arcsec(name: str, folder: Path) -> float | None:
-    """FWHM [arcsec] of the beam of an image or a table: BMAJ and BMIN, a table BEAMS, or what AIPS left in HISTORY.
+    """Find the FWHM [arcsec] of the beam of an image or a table, None where the file does not tell it.
 
-    None where the file tells none. The geometric mean of both axes; a beam with one axis is round.
+    It is the geometric mean of both axes; a beam of which only one axis is given is round. The axes are BMAJ and BMIN
+    of headers, else a table BEAMS, else what AIPS wrote into HISTORY.
     """
-    file, extension, _ = _named(name)
+    file, extension, _ = _parse_map_name(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
-        with _open(folder / file) as hdus:
-            own = [h.header for i, h in enumerate(hdus) if _is(extension, i, h)]
-            headers = [*own, *(h.header for h in hdus)] if extension is None else [*own, hdus[0].header]
-            tables = [h for h in hdus if isinstance(h, fits.BinTableHDU) and h.name == "BEAMS"]
-            axes = [(header.get("BMAJ"), header.get("BMIN")) for header in headers]
-            axes += [_beams(table) for table in tables]
-            axes += [_history(header) for header in headers]
-    for major, minor in axes:
-        if (a := _positive(major)) is not None:
-            return 3600 * float(np.sqrt(a * (_positive(minor) or a)))
+        with _open_fits(folder / file) as hdus:
+            own_headers = [h.header for i, h in enumerate(hdus) if _is_extension(extension, i, h)]
+            headers = [*own_headers, *(h.header for h in hdus)] if extension is None else [*own_headers, hdus[0].header]
+            beam_tables = [h for h in hdus if isinstance(h, fits.BinTableHDU) and h.name == "BEAMS"]
+            beam_axes = [(header.get("BMAJ"), header.get("BMIN")) for header in headers]
+            beam_axes += [_axes_of_beam_table(table) for table in beam_tables]
+            beam_axes += [_axes_of_history(header) for header in headers]
+    for major, minor in beam_axes:
+        if (major_deg := _positive_or_none(major)) is not None:
+            return 3600 * float(np.sqrt(major_deg * (_positive_or_none(minor) or major_deg)))
     return None
 
 
-def _positive(value: Any) -> float | None:
+def _positive_or_none(value: Any) -> float | None:
+    """Return the value as a float where it is positive and finite, else None."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -190,20 +204,20 @@ def _positive(value: Any) -> float | None:
     return number if 0 < number < np.inf else None
 
 
-def _beams(table: fits.BinTableHDU) -> tuple[Any, Any]:
-    """Axes [degrees] of the beam in the middle of CASA's table of one per channel, in arcsec where it says nothing."""
-    both = []
+def _axes_of_beam_table(table: fits.BinTableHDU) -> tuple[Any, Any]:
+    """Return the median axes [degrees] of CASA's table of one beam per channel; without units it is in arcsec."""
+    axes_deg = []
     for axis in ("BMAJ", "BMIN"):
         if axis not in table.columns.names:
             return None, None
         unit = units.Unit(table.columns[axis].unit or "arcsec")
-        both.append(float(np.median(table.data[axis])) * float(unit.to(units.deg)))
-    return both[0], both[1]
+        axes_deg.append(float(np.median(table.data[axis])) * float(unit.to(units.deg)))
+    return axes_deg[0], axes_deg[1]
 
 
-def _history(header: fits.Header) -> tuple[Any, Any]:
-    """Axes [degrees] of the last beam that AIPS noted: CLEAN BMAJ=  1.7E-03 BMIN=  1.6E-03 BPA=  10.0."""
-    said = " ".join(str(line) for key in ("HISTORY", "COMMENT") for line in header.get(key, ""))
+def _axes_of_history(header: fits.Header) -> tuple[Any, Any]:
+    """Return the axes [degrees] of the last beam that AIPS noted: CLEAN BMAJ=  1.7E-03 BMIN=  1.6E-03 BPA=  10.0."""
+    notes = " ".join(str(line) for key in ("HISTORY", "COMMENT") for line in header.get(key, ""))
     number = r"\s*=\s*([-+.\d]+(?:[eEdD][-+]?\d+)?)"
-    found = re.findall(rf"\bBMAJ{number}\s*,?\s*(?:BMIN{number})?", said)
-    return tuple(part.upper().replace("D", "E") for part in found[-1]) if found else (None, None)  # type: ignore[return-value]
+    matches = re.findall(rf"\bBMAJ{number}\s*,?\s*(?:BMIN{number})?", notes)
+    return tuple(part.upper().replace("D", "E") for part in matches[-1]) if matches else (None, None)  # type: ignore[return-value]

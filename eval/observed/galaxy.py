@@ -1,4 +1,4 @@
-"""An observed galaxy: its maps as pixels on the sky, and what is known of it. A YAML file describes it."""
+"""An observed galaxy, described by a YAML file: its maps as pixels on the sky, its distance, its size, their errors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,10 @@ from kinmass.gen.yamlfile import read_checked
 
 @dataclass(frozen=True)
 class ObservedGalaxy:
-    """A galaxy's maps and what is known of it. Densities are in Msun/kpc^2 where `calibrated` names the tracer.
+    """The maps of a galaxy, its distance and its projected half-light radius; errors are standard deviations.
 
-    remarks are sentences on how the maps were read, which the result repeats.
-
-    Raises ValueError for a distance or radius that is none.
+    Densities are in Msun/kpc^2 for the tracers in `calibrated`. remarks are sentences on how the maps were read, which
+    the result repeats. Raises ValueError for a distance or radius that is not positive, and for negative errors.
     """
 
     name: str
@@ -40,30 +39,31 @@ class ObservedGalaxy:
                 raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
 
     def maps(self) -> dict[str, SkyMap]:
-        """The tracers that were observed."""
+        """The maps of the observed tracers, {"stars": ..., "gas": ...}, without those that were not observed."""
         return {name: sky for name in ("stars", "gas") if (sky := getattr(self, name)) is not None}
 
 
 def read_galaxy(path: Path) -> ObservedGalaxy:
-    """The galaxy that a YAML file describes; files are looked for beside it.
+    """Read the galaxy that a YAML file describes; its FITS files are looked for in the folder of the YAML file.
 
-    Raises ValueError in one sentence for a file that is damaged, of another shape or empty, or OSError.
+    Raises ValueError in one sentence for a file that is damaged, of another shape or empty, and OSError for a YAML file
+    that cannot be read.
     """
-    about = read_checked(path, GalaxyFile)
-    found: dict[str, SkyMap] = {}
+    content = read_checked(path, GalaxyFile)
+    maps: dict[str, SkyMap] = {}
     calibrated, remarks = set(), []
     for tracer in ("gas", "stars"):
-        if (files := getattr(about, tracer)) is None:
+        if (files := getattr(content, tracer)) is None:
             continue
         try:
-            found[tracer], known, said = read_tracer(files, path.parent, about)
+            maps[tracer], is_calibrated, tracer_remarks = read_tracer(files, path.parent, content)
         except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
             raise ValueError(f"{path}: {tracer}: {error}") from error
-        if known:
+        if is_calibrated:
             calibrated.add(tracer)
-        remarks += said
+        remarks += tracer_remarks
     return ObservedGalaxy(
-        about.name, about.distance_mpc, about.half_light_radius_arcsec, found.get("gas"), found.get("stars"),
-        about.distance_error_mpc, about.half_light_radius_error_arcsec, about.centre_error_arcsec,
+        content.name, content.distance_mpc, content.half_light_radius_arcsec, maps.get("gas"), maps.get("stars"),
+        content.distance_error_mpc, content.half_light_radius_error_arcsec, content.centre_error_arcsec,
         frozenset(calibrated), tuple(remarks),
     )  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from kinmass.eval.observed.fits_units import kms
+from kinmass.eval.observed.fits_units import kms_per_unit
 
 
 class _Section(BaseModel):
@@ -12,45 +12,45 @@ class _Section(BaseModel):
 
 
 class TracerFiles(_Section):
-    """Where one tracer's maps are. A map is `FILE`, `FILE[EXTENSION]` or `FILE[EXTENSION,PLANE]` of a cube.
+    """Where the maps of one tracer are. A map is `FILE`, `FILE[EXTENSION]` or `FILE[EXTENSION,PLANE]` of a cube.
 
     With `table`, a FITS table of spaxels, maps are names of its columns. With `bins`, a FITS table of Voronoi bins,
-    they may be names of its columns too.
+    maps may be names of its columns too. Raises pydantic's ValidationError for keys that contradict each other.
     """
 
     velocity: str
     density: str
     dispersion: str | None = None
     table: str | None = None
-    x: str = "X"  # columns of a table: offsets from the centre, +x to the east or the west alike, or RA and Dec
-    y: str = "Y"
-    xy_unit: str | None = None  # of x and y; else the columns' own, or arcsec
-    rows: Literal["spaxels", "bins"] = "spaxels"  # of a table: x and y are places of spaxels, or centres of bins
-    pixel_arcsec: PositiveFloat | None = None  # side of a pixel: of images without a WCS, of rows on no grid
+    x: str = "X"  # table column: offset from the centre, +x to the east or to the west, or right ascension
+    y: str = "Y"  # table column: offset from the centre, or declination
+    xy_unit: str | None = None  # unit of x and y; where left out, the columns' own unit, or arcsec
+    rows: Literal["spaxels", "bins"] = "spaxels"  # whether x and y of a table are places of spaxels or centres of bins
+    pixel_arcsec: PositiveFloat | None = None  # side of a pixel, for images without a WCS and for rows on no grid
     centre_pixel: tuple[float, float] | None = None  # x, y of the centre in an image, whose first pixel is 1, 1
-    one_grid: bool = False  # images' pixels are the same one by one, whatever their WCS say
+    one_grid: bool = False  # pixels of one index are one place in all images, whatever the WCS say
     bins: str | None = None  # a table with one row per bin
-    bin: str = "BIN_ID"  # the bin's number: a column of the table of spaxels, or an image
-    bin_id: str | None = None  # the column of `bins` that holds it, where it has another name
-    bins_start_at: Literal[0, 1] | None = None  # the number of the first row of `bins`, where no column holds it
-    mask: str | None = None  # not zero: not to be used
-    velocity_error: str | None = None  # to cut by
-    velocity_ivar: str | None = None  # the same as an inverse variance
-    density_is: Literal["surface_density", "peak"] = "surface_density"  # peak of a line: times its width
-    density_msun_kpc2: PositiveFloat | None = None  # of one unit of density, where its unit does not tell
-    total_mass_msun: PositiveFloat | None = None  # of all that is seen, instead
+    bin: str = "BIN_ID"  # the number of each spaxel's bin: a column of `table`, or an image
+    bin_id: str | None = None  # column of `bins` that holds the bin number, where its name differs
+    bins_start_at: Literal[0, 1] | None = None  # bin number of the first row of `bins`, where no column holds it
+    mask: str | None = None  # pixels where it is not zero are not used
+    velocity_error: str | None = None  # compared with max_velocity_error_kms
+    velocity_ivar: str | None = None  # inverse variance of the velocity, instead of velocity_error
+    density_is: Literal["surface_density", "peak"] = "surface_density"  # peak of a line: multiplied by its width
+    density_msun_kpc2: PositiveFloat | None = None  # Msun/kpc^2 per unit of density, where the unit does not tell
+    total_mass_msun: PositiveFloat | None = None  # mass in all pixels that are used, instead of density_msun_kpc2
     dispersion_is: Literal["sigma", "fwhm"] = "sigma"
-    velocity_unit: str | None = None  # of velocities, and of what has no unit of its own; else the files' own
+    velocity_unit: str | None = None  # of the velocity, and of dispersions and errors without a unit of their own
     dispersion_unit: str | None = None
-    velocity_error_unit: str | None = None  # of velocity_ivar, this to the power of -2
-    density_unit: str | None = None  # as Msun/pc2, mag/arcsec2, dex, arbitrary; else the file's own
-    convention: Literal["rest", "optical", "radio"] = "rest"  # rest: differences are those in the galaxy's own frame
-    instrument_sigma_kms: NonNegativeFloat = 0.0  # taken out in quadrature
-    instrument_sigma: str | None = None  # the same as a map
-    blank: float | None = None  # a value that means none, besides NaN and the header's BLANK
-    within_kms: PositiveFloat | None = None  # of the systemic velocity; what is farther off is noise
+    velocity_error_unit: str | None = None  # unit of velocity_error; velocity_ivar is in this unit to the power of -2
+    density_unit: str | None = None  # such as Msun/pc2, mag/arcsec2, dex, arbitrary; where left out, the file's own
+    convention: Literal["rest", "optical", "radio"] = "rest"  # rest: V differences are those in the galaxy's rest frame
+    instrument_sigma_kms: NonNegativeFloat = 0.0  # subtracted from the dispersion in quadrature
+    instrument_sigma: str | None = None  # the instrument's dispersion as a map, instead of instrument_sigma_kms
+    blank: float | None = None  # value of pixels without a measurement, besides NaN and the header's BLANK
+    within_kms: PositiveFloat | None = None  # pixels farther than this from the systemic velocity are noise
     max_velocity_error_kms: PositiveFloat | None = None
-    beam_fwhm_arcsec: NonNegativeFloat | None = None  # what headers tell where left out
+    beam_fwhm_arcsec: NonNegativeFloat | None = None  # where left out, what the headers say
 
     @model_validator(mode="after")
     def _consistent(self) -> "TracerFiles":
@@ -71,20 +71,20 @@ class TracerFiles(_Section):
         if self.bins is None and (self.bin_id or self.bins_start_at is not None):
             raise ValueError("bin_id and bins_start_at need bins, a table with one row per bin")
         for key in ("velocity_unit", "dispersion_unit", "velocity_error_unit"):
-            kms(key, getattr(self, key), key)
+            kms_per_unit(key, getattr(self, key), key)
         return self
 
 
 class GalaxyFile(_Section):
-    """An observed galaxy. Errors are standard deviations."""
+    """The YAML file of an observed galaxy. Errors are standard deviations."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9+. _-]+$")
     distance_mpc: PositiveFloat  # angular diameter distance
     distance_error_mpc: NonNegativeFloat = 0.0
     half_light_radius_arcsec: PositiveFloat  # projected, of the stars
     half_light_radius_error_arcsec: NonNegativeFloat = 0.0
-    centre_deg: tuple[float, float] | None = None  # right ascension, declination; of maps with a WCS
-    centre_arcsec: tuple[float, float] = (0.0, 0.0)  # x, y of tables
+    centre_deg: tuple[float, float] | None = None  # right ascension and declination, for maps with a WCS
+    centre_arcsec: tuple[float, float] = (0.0, 0.0)  # x and y of the centre, for tables of offsets
     centre_error_arcsec: NonNegativeFloat = 0.0
     systemic_kms: float | None = None
     gas: TracerFiles | None = None

@@ -1,4 +1,4 @@
-"""Where results are written: a folder for each galaxy and run, and never one that holds those of another."""
+"""Choose where results are written: a folder for each galaxy and run, never one that holds other results."""
 
 import itertools
 import json
@@ -10,56 +10,57 @@ from kinmass.gen.storage.files import sync_folder
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """A name for each path: its last part, a galaxy's without suffix, and parts before it until all differ."""
-    whole = [Path(os.path.abspath(path)) for path in paths]
-    parts = [(*p.parts[1:-1], p.stem if p.suffix in (".yaml", ".yml") else p.name) for p in whole]
-    for deep in range(1, max(map(len, parts), default=0) + 1):
-        names = ["-".join(p[-deep:]) for p in parts]
-        if len(set(names)) == len(set(whole)):
+    """Return a name for each path: its last part (of YAML files without suffix), and parents until all names differ."""
+    absolute_paths = [Path(os.path.abspath(path)) for path in paths]
+    parts = [(*p.parts[1:-1], p.stem if p.suffix in (".yaml", ".yml") else p.name) for p in absolute_paths]
+    for n_parts in range(1, max(map(len, parts), default=0) + 1):
+        names = ["-".join(p[-n_parts:]) for p in parts]
+        if len(set(names)) == len(set(absolute_paths)):
             return names
-    return [p.name for p in whole]  # one folder's g.yaml and g.yml
+    return [p.name for p in absolute_paths]  # g.yaml and g.yml of one folder differ in their suffix alone
 
 
-def claim(place: Path, origin: dict[str, str]) -> Path:
-    """A folder for results of an origin: `place`, or place-2, -3, ... where it holds those of another.
+def claim(wanted_folder: Path, origin: dict[str, str]) -> Path:
+    """Reserve a folder for the results of an origin: wanted_folder, or NAME-2, NAME-3, ... where that holds others.
 
-    origin.json in it says whose it is; processes that claim one place at a time get folders of their own. Raises
-    OSError where nothing can be written.
+    origin.json in the folder says which origin it belongs to; processes that claim the same folder at the same time get
+    different ones. Raises OSError where nothing can be written.
     """
-    for number in itertools.count(1):
-        folder = place if number == 1 else place.with_name(f"{place.name}-{number}")
+    for attempt in itertools.count(1):
+        folder = wanted_folder if attempt == 1 else wanted_folder.with_name(f"{wanted_folder.name}-{attempt}")
         folder.mkdir(parents=True, exist_ok=True)
-        mark = folder / "origin.json"
-        if mark.exists() or not any(folder.iterdir()):
+        origin_file = folder / "origin.json"
+        if origin_file.exists() or not any(folder.iterdir()):
             try:
-                with mark.open("x") as file:
+                with origin_file.open("x") as file:
                     json.dump(origin, file, indent=1)
             except FileExistsError:
                 pass
-            if _read(mark) == origin:
+            if _read_origin(origin_file) == origin:
                 return folder
     raise AssertionError
 
 
 def write_beside(path: Path, text: str) -> Path:
-    """Write a text to a path, or to NAME-2, -3, ... where there is another text; where it was written."""
+    """Write a text to a path, or to NAME-2, NAME-3, ... where the file has another text. Returns the path it is at."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        place = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+    for attempt in itertools.count(1):
+        candidate = path if attempt == 1 else path.with_name(f"{path.stem}-{attempt}{path.suffix}")
         try:
-            with place.open("x") as file:
+            with candidate.open("x") as file:
                 file.write(text)
-            sync_folder(place)
-            sync_folder(place.parent)
+            sync_folder(candidate)
+            sync_folder(candidate.parent)
         except FileExistsError:
-            if place.read_text() != text:
+            if candidate.read_text() != text:
                 continue
-        return place
+        return candidate
     raise AssertionError
 
 
-def _read(mark: Path) -> object:
+def _read_origin(origin_file: Path) -> object:
+    """Return the content of an origin.json, None where another process has not finished it."""
     try:
-        return json.loads(mark.read_text())
-    except ValueError:  # another's, being written
+        return json.loads(origin_file.read_text())
+    except ValueError:
         return None

@@ -1,6 +1,6 @@
 """Maps of an observed galaxy as pixels on the sky, and as the grid that a network looks at.
 
-What surveys call a pixel, a spaxel, a bin is a square here: a place, an area and what was measured there.
+A pixel, a spaxel or a piece of a bin is a square here: it has a place, an area and what was measured there.
 """
 
 from dataclasses import dataclass, replace
@@ -9,21 +9,22 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 # n pixels of the sky, Q pixels along a side of the network's grid
-#: Cells of the fine grid along a side of a pixel of the network's.
+#: Cells of the fine grid along a side of a pixel of the network's grid.
 FINE = 4
 #: Share of a pixel of the network's grid that has to be observed.
 MIN_COVERED = 0.3
+#: kpc per arcsec at a distance of 1 Mpc.
 KPC_PER_ARCSEC_MPC = 1e3 * np.pi / 180 / 3600
 
 
 @dataclass(frozen=True)
 class SkyMap:
-    """One tracer of one galaxy: n pixels at (x, y) from its centre [arcsec], squares of a side [arcsec].
+    """One tracer of one galaxy: n square pixels of side side_arcsec at offsets (x, y) from its centre [arcsec].
 
-    density (n,) in any unit per area, V and sigma (n,) [km/s]; dispersion_kms None where it was not measured.
-    beam_fwhm_arcsec is how far the maps are blurred, None where that is not known (taken as sharp). Only finite pixels
-    with a positive density are kept.
-    Raises ValueError where arrays differ in length or nothing is left.
+    density (n,) in any unit per area, V and sigma (n,) [km/s]; dispersion_kms is None where it was not measured.
+    beam_fwhm_arcsec is the FWHM to which the maps are blurred, None where it is not known (then taken as sharp). Only
+    pixels with finite values, a positive density and a dispersion that is not negative are kept.
+    Raises ValueError where arrays differ in length, sizes are not positive or no pixel is left.
 
     >>> x = np.array([-1.0, 1.0])
     >>> SkyMap(x, 0 * x, 2.0, density=np.array([3.0, np.nan]), velocity_kms=50 * x).velocity_kms  # one pixel has none
@@ -46,13 +47,13 @@ class SkyMap:
             raise ValueError(
                 f"pixels of {self.side_arcsec} arcsec and a beam of {self.beam_fwhm_arcsec} arcsec make no map"
             )
-        good = np.all([np.isfinite(v) for v in arrays.values()], axis=0) & (arrays["density"] > 0)
+        is_usable = np.all([np.isfinite(v) for v in arrays.values()], axis=0) & (arrays["density"] > 0)
         if "dispersion_kms" in arrays:
-            good &= arrays["dispersion_kms"] >= 0
-        if not good.any():
+            is_usable &= arrays["dispersion_kms"] >= 0
+        if not is_usable.any():
             raise ValueError("no pixel has a positive density and finite values in all of its maps")
         for name, values in arrays.items():
-            object.__setattr__(self, name, values[good])
+            object.__setattr__(self, name, values[is_usable])
 
     @classmethod
     def from_images(
@@ -64,78 +65,85 @@ class SkyMap:
         centre: tuple[float, float] | None = None,
         beam_fwhm_arcsec: float | None = None,
     ) -> "SkyMap":
-        """From images (Y, X), NaN where nothing was measured; centre (x, y) in pixels from 0, or the middle."""
+        """Make a map from images (Y, X), NaN where nothing was measured.
+
+        centre (x, y) is in pixels, counted from 0; None is the middle. Raises ValueError as the class does, and for
+        images that differ in shape.
+        """
         shape = np.shape(velocity_kms)
         shapes = [shape, np.shape(density)] + ([] if dispersion_kms is None else [np.shape(dispersion_kms)])
         if len(shape) != 2 or len(set(shapes)) != 1:
             raise ValueError(f"images must have one shape (Y, X), not {', '.join(map(str, shapes))}")
-        at = centre or (0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1))
+        centre_xy = centre or (0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1))
         y, x = np.indices(shape)
         sigma = None if dispersion_kms is None else np.asarray(dispersion_kms, float)
         return cls(
-            pixel_arcsec * (x - at[0]), pixel_arcsec * (y - at[1]), pixel_arcsec, np.asarray(density, float),
-            np.asarray(velocity_kms, float), sigma, beam_fwhm_arcsec,
+            pixel_arcsec * (x - centre_xy[0]), pixel_arcsec * (y - centre_xy[1]), pixel_arcsec,
+            np.asarray(density, float), np.asarray(velocity_kms, float), sigma, beam_fwhm_arcsec,
         )  # fmt: skip
 
     @property
     def blur_arcsec(self) -> float:
-        """The beam's FWHM; none where it is not known."""
+        """FWHM of the beam [arcsec], 0 where it is not known."""
         return self.beam_fwhm_arcsec or 0.0
 
     def moved(self, x_arcsec: float, y_arcsec: float) -> "SkyMap":
-        """The same about another centre."""
+        """Return the same map about another centre, at (x, y) [arcsec] from this one."""
         return replace(self, x_arcsec=self.x_arcsec - x_arcsec, y_arcsec=self.y_arcsec - y_arcsec)
 
     def reach_arcsec(self) -> float:
-        """Radius [arcsec] inside which nine tenths of the pixels lie."""
+        """Return the radius [arcsec] inside which nine tenths of the pixels lie."""
         return float(np.quantile(np.hypot(self.x_arcsec, self.y_arcsec), 0.9))
 
     def systemic_kms(self) -> float:
-        """Mean velocity, weighted with the density."""
+        """Return the mean velocity [km/s], weighted with the density."""
         return float(np.average(self.velocity_kms, weights=self.density))
 
 
 def regrid(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: float = 0.0) -> np.ndarray:
-    """(4, Q, Q) density, V, sigma and a mask of what is seen, on a grid of a field [arcsec] about the centre.
+    """Return density, V, sigma and a mask (4, Q, Q) of a map, on a grid of Q pixels over field_arcsec about the centre.
 
-    Moments Sigma, Sigma V, Sigma (V^2 + sigma^2) are spread over squares and averaged over what is observed of a
-    pixel, as light is; a pixel is seen where enough of it is observed. Maps sharper than psf_fwhm_arcsec are
-    blurred to it. Without a dispersion, sigma is zero everywhere: the mark of its absence.
+    Moments Sigma, Sigma V, Sigma (V^2 + sigma^2) are spread over the squares of the map and averaged, as light is, over
+    the observed part of each pixel of the grid. The mask is 1 where a share MIN_COVERED of a pixel is observed. Maps
+    sharper than psf_fwhm_arcsec are blurred to it. For a map without dispersion, sigma is zero everywhere, which
+    marks that it is missing.
     """
-    cells = FINE * pixels
-    size = field_arcsec / cells
-    # Squares are cut into parts no larger than half a cell, each of which falls into one.
-    parts = max(1, int(np.ceil(2 * sky.side_arcsec / size)))
+    n_cells = FINE * pixels
+    cell_arcsec = field_arcsec / n_cells
+    # Squares are cut into parts no larger than half a cell; each part is assigned to one cell.
+    parts = max(1, int(np.ceil(2 * sky.side_arcsec / cell_arcsec)))
     offset = ((np.arange(parts) + 0.5) / parts - 0.5) * sky.side_arcsec
-    share = (sky.side_arcsec / parts / size) ** 2
+    cells_per_part = (sky.side_arcsec / parts / cell_arcsec) ** 2
     sigma = 0.0 if sky.dispersion_kms is None else sky.dispersion_kms
     v = sky.velocity_kms
     values = np.stack([np.ones_like(v), sky.density, sky.density * v, sky.density * (v**2 + sigma**2)])
-    flat = np.zeros((4, cells * cells))
-    near = np.maximum(np.abs(sky.x_arcsec), np.abs(sky.y_arcsec)) < 0.5 * field_arcsec + sky.side_arcsec
+    cell_moments = np.zeros((4, n_cells * n_cells))
+    is_near = np.maximum(np.abs(sky.x_arcsec), np.abs(sky.y_arcsec)) < 0.5 * field_arcsec + sky.side_arcsec
     for dx in offset:
-        column = np.floor((sky.x_arcsec[near] + dx) / size + 0.5 * cells).astype(int)
+        column = np.floor((sky.x_arcsec[is_near] + dx) / cell_arcsec + 0.5 * n_cells).astype(int)
         for dy in offset:
-            row = np.floor((sky.y_arcsec[near] + dy) / size + 0.5 * cells).astype(int)
-            inside = (row >= 0) & (row < cells) & (column >= 0) & (column < cells)
-            at = row[inside] * cells + column[inside]
+            row = np.floor((sky.y_arcsec[is_near] + dy) / cell_arcsec + 0.5 * n_cells).astype(int)
+            inside = (row >= 0) & (row < n_cells) & (column >= 0) & (column < n_cells)
+            cell_index = row[inside] * n_cells + column[inside]
             for k in range(4):
-                flat[k] += share * np.bincount(at, values[k, near][inside], cells * cells)
-    fine = flat.reshape(4, cells, cells)
+                cell_moments[k] += cells_per_part * np.bincount(
+                    cell_index, values[k, is_near][inside], n_cells * n_cells
+                )
+    fine_moments = cell_moments.reshape(4, n_cells, n_cells)
 
-    def coarse(image: np.ndarray) -> np.ndarray:
+    def average_cells(image: np.ndarray) -> np.ndarray:
         return image.reshape(-1, pixels, FINE, pixels, FINE).mean((2, 4))
 
-    seen = coarse(fine[:1])[0] >= MIN_COVERED
-    wider = np.sqrt(max(psf_fwhm_arcsec**2 - sky.blur_arcsec**2, 0.0)) / 2.3548 / size
-    if wider > 0:
-        for image in fine:
-            gaussian_filter(image, wider, output=image, mode="constant")
-    covered, density, first, second = coarse(fine)
-    safe = np.where(density > 0, density, 1.0)
-    velocity = first / safe
-    dispersion = np.sqrt(np.maximum(second / safe - velocity**2, 0.0))
+    is_seen = average_cells(fine_moments[:1])[0] >= MIN_COVERED
+    blur_cells = np.sqrt(max(psf_fwhm_arcsec**2 - sky.blur_arcsec**2, 0.0)) / 2.3548 / cell_arcsec
+    if blur_cells > 0:
+        for image in fine_moments:
+            gaussian_filter(image, blur_cells, output=image, mode="constant")
+    covered, density, momentum, energy = average_cells(fine_moments)
+    safe_density = np.where(density > 0, density, 1.0)
+    velocity = momentum / safe_density
+    dispersion = np.sqrt(np.maximum(energy / safe_density - velocity**2, 0.0))
     if sky.dispersion_kms is None:
         dispersion = np.zeros_like(velocity)
-    out = np.stack([density / np.maximum(covered, 1e-30), velocity, dispersion, np.ones_like(velocity)])
-    return np.where(seen & (density > 0), out, 0.0)
+    channels = np.stack([density / np.maximum(covered, 1e-30), velocity, dispersion, np.ones_like(velocity)])
+    return np.where(is_seen & (density > 0), channels, 0.0)

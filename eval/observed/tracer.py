@@ -1,4 +1,4 @@
-"""One tracer of an observed galaxy: FITS maps of any unit and grid as pixels on the sky."""
+"""Read one tracer of an observed galaxy: turn FITS maps of any unit and grid into pixels on the sky."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -6,22 +6,31 @@ from pathlib import Path
 import numpy as np
 from astropy.coordinates import SkyCoord
 
-from kinmass.eval.observed.fits_maps import Bins, beam_fwhm_arcsec, columns, image, without
-from kinmass.eval.observed.fits_units import Density, arcsec, inverse_variance, kms, read_density
+from kinmass.eval.observed.fits_maps import Bins, beam_fwhm_arcsec, blank_to_nan, columns, image
+from kinmass.eval.observed.fits_units import (
+    Density,
+    arcsec_per_unit,
+    inverse_variance_per_unit,
+    kms_per_unit,
+    read_density,
+)
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
-from kinmass.eval.observed.grids import Grid, How, one_grid, spaxel_side, tiled
+from kinmass.eval.observed.grids import Grid, Resampling, onto_one_grid, spaxel_side, tiled
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap
 from kinmass.gen.constants import LIGHT_KMS
 
-_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
+_FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 _MAPS = ("velocity", "density", "dispersion", "mask", "velocity_error", "velocity_ivar", "instrument_sigma")
-#: Maps of which a part of a pixel counts, not the mean.
-_HOWS: dict[str, How] = {"mask": "largest", "bin": "nearest"}
+#: Maps that are not averaged when they are resampled.
+_RESAMPLING: dict[str, Resampling] = {"mask": "largest", "bin": "nearest"}
 
 
 @dataclass
-class _Read:
-    """Maps {key: (n,)} of one tracer, NaN where blank, in km/s, densities linear; where they lie; remarks."""
+class _TracerMaps:
+    """Maps of one tracer as read: values {key: (n,) or (Y, X)}, NaN where blank, and the offsets of their pixels.
+
+    Velocities and widths are in km/s, densities linear in the unit that `density` tells. remarks are for the reader.
+    """
 
     values: dict[str, np.ndarray]
     x_arcsec: np.ndarray
@@ -31,161 +40,191 @@ class _Read:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_tracer(files: TracerFiles, folder: Path, about: GalaxyFile) -> tuple[SkyMap, bool, list[str]]:
-    """One tracer's map, whether its density is in Msun/kpc^2, and what a reader should know of it.
+def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tuple[SkyMap, bool, list[str]]:
+    """Read one tracer's map; also return whether its density is in Msun/kpc^2, and remarks on how it was read.
 
     Raises ValueError in one sentence, KeyError, TypeError, IndexError or OSError for files that cannot be used.
     """
-    read = (_read_table if files.table is not None else _read_images)(files, folder, about)
-    values, side = read.values, read.side_arcsec
-    good = np.ones(read.x_arcsec.shape, bool)
+    maps = (_read_table if files.table is not None else _read_images)(files, folder, galaxy_file)
+    values, side_arcsec = maps.values, maps.side_arcsec
+    is_good = np.ones(maps.x_arcsec.shape, bool)
     if "mask" in values:
-        good &= values["mask"] == 0
+        is_good &= values["mask"] == 0
     velocity, density, sigma = values["velocity"], values["density"], values.get("dispersion")
     with np.errstate(divide="ignore", invalid="ignore"):
         if files.max_velocity_error_kms is not None:
-            error = values["velocity_ivar"] ** -0.5 if "velocity_ivar" in values else values["velocity_error"]
-            good &= error <= files.max_velocity_error_kms
+            error_kms = values["velocity_ivar"] ** -0.5 if "velocity_ivar" in values else values["velocity_error"]
+            is_good &= error_kms <= files.max_velocity_error_kms
         if files.density_is == "peak":
             density = density * sigma  # a line's flux, up to a factor
         if sigma is not None:
-            sigma = sigma / (_FWHM if files.dispersion_is == "fwhm" else 1.0)
+            sigma = sigma / (_FWHM_PER_SIGMA if files.dispersion_is == "fwhm" else 1.0)
             instrument = values.get("instrument_sigma", files.instrument_sigma_kms)
             sigma = np.where(sigma > 0, np.sqrt(np.maximum(sigma**2 - instrument**2, 0.0)), np.nan)
     if files.within_kms is not None:
-        if about.systemic_kms is None:
+        if galaxy_file.systemic_kms is None:
             raise ValueError("within_kms needs systemic_kms of the galaxy")
-        good &= np.abs(velocity - about.systemic_kms) <= files.within_kms
-    velocity = np.where(good, velocity, np.nan)
+        is_good &= np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
+    velocity = np.where(is_good, velocity, np.nan)
     if files.convention != "rest":
-        velocity, sigma = _at_rest(velocity, sigma, files.convention, about.systemic_kms)
-    sky = SkyMap(read.x_arcsec, read.y_arcsec, side, density, velocity, sigma, _beam(files, folder, read))
-    factor = _msun_kpc2(files, read.density)
+        velocity, sigma = _at_rest(velocity, sigma, files.convention, galaxy_file.systemic_kms)
+    fwhm_arcsec = _beam_fwhm_arcsec(files, folder, maps)
+    sky = SkyMap(maps.x_arcsec, maps.y_arcsec, side_arcsec, density, velocity, sigma, fwhm_arcsec)
+    msun_kpc2_per_unit = _msun_kpc2_per_unit(files, maps.density)
     if files.total_mass_msun:
-        kpc = about.distance_mpc * KPC_PER_ARCSEC_MPC
-        factor = files.total_mass_msun / (sky.density.sum() * (side * kpc) ** 2)
-    return replace(sky, density=(factor or 1.0) * sky.density), factor is not None, read.remarks
+        kpc_per_arcsec = galaxy_file.distance_mpc * KPC_PER_ARCSEC_MPC
+        msun_kpc2_per_unit = files.total_mass_msun / (sky.density.sum() * (side_arcsec * kpc_per_arcsec) ** 2)
+    return (
+        replace(sky, density=(msun_kpc2_per_unit or 1.0) * sky.density),
+        msun_kpc2_per_unit is not None,
+        maps.remarks,
+    )
 
 
-def _msun_kpc2(files: TracerFiles, density: Density) -> float | None:
-    """One of the density in Msun/kpc^2; None where it is not known. Raises ValueError where two say otherwise."""
-    said, told = files.density_msun_kpc2, density.msun_kpc2
+def _msun_kpc2_per_unit(files: TracerFiles, density: Density) -> float | None:
+    """Return how many Msun/kpc^2 one unit of the density is, None where that is not known.
+
+    Raises ValueError where density_msun_kpc2 and the unit of the density contradict each other.
+    """
+    from_key, from_unit = files.density_msun_kpc2, density.msun_kpc2
     if files.density_is == "peak":
-        told = None  # times a width it is in another unit
-    if said is not None and density.log == "mag":
+        from_unit = None  # the peak is multiplied by a width, so its unit is not that of the density
+    if from_key is not None and density.log == "mag":
         raise ValueError(
             "density is in magnitudes, of which density_msun_kpc2 is not the value of one: give total_mass_msun instead"
         )
-    if said is None or told is None:
-        return said or told
-    if said != 1.0 and abs(said / told - 1) > 0.02:
+    if from_key is None or from_unit is None:
+        return from_key or from_unit
+    if from_key != 1.0 and abs(from_key / from_unit - 1) > 0.02:
         raise ValueError(
-            f"density is in {density.unit}, of which one is {told:.4g} Msun/kpc^2, and density_msun_kpc2 says "
-            f"{said:.4g}: leave the key out, or say density_unit: arbitrary if the file's unit is wrong"
+            f"density is in {density.unit}, of which one is {from_unit:.4g} Msun/kpc^2, and density_msun_kpc2 says "
+            f"{from_key:.4g}: leave the key out, or say density_unit: arbitrary if the file's unit is wrong"
         )
-    return told
+    return from_unit
 
 
-def _beam(files: TracerFiles, folder: Path, read: _Read) -> float | None:
-    """FWHM [arcsec] of the beam: as said, or as the maps' files say; None where nothing is known of it."""
+def _beam_fwhm_arcsec(files: TracerFiles, folder: Path, tracer_maps: _TracerMaps) -> float | None:
+    """Return the FWHM [arcsec] of the beam: beam_fwhm_arcsec, else what the maps' files say, else None.
+
+    Raises ValueError where the files say a beam wider than the map.
+    """
     if files.beam_fwhm_arcsec is not None:
         return files.beam_fwhm_arcsec
-    of_bins = columns(files.bins, folder) if files.bins else {}
-    maps = [files.table] if files.table else [files.velocity, files.density, files.dispersion]
-    names = [files.bins if name in of_bins else name for name in maps]
-    found = (beam_fwhm_arcsec(name, folder) for name in dict.fromkeys(names) if name is not None)
-    beam = next((b for b in found if b is not None), None)
-    extent = float(max(np.ptp(read.x_arcsec), np.ptp(read.y_arcsec)) + read.side_arcsec)
-    if beam is not None and beam > extent:
+    bin_columns = columns(files.bins, folder) if files.bins else {}
+    map_names = [files.table] if files.table else [files.velocity, files.density, files.dispersion]
+    sources = [files.bins if name in bin_columns else name for name in map_names]
+    fwhms = (beam_fwhm_arcsec(name, folder) for name in dict.fromkeys(sources) if name is not None)
+    fwhm_arcsec = next((fwhm for fwhm in fwhms if fwhm is not None), None)
+    extent_arcsec = float(max(np.ptp(tracer_maps.x_arcsec), np.ptp(tracer_maps.y_arcsec)) + tracer_maps.side_arcsec)
+    if fwhm_arcsec is not None and fwhm_arcsec > extent_arcsec:
         raise ValueError(
-            f"BMAJ of the header, which is in degrees, makes a beam of {beam:.3g} arcsec, wider than the map "
-            f"({extent:.3g} arcsec): say beam_fwhm_arcsec"
+            f"BMAJ of the header, which is in degrees, makes a beam of {fwhm_arcsec:.3g} arcsec, wider than the map "
+            f"({extent_arcsec:.3g} arcsec): say beam_fwhm_arcsec"
         )
-    return beam
+    return fwhm_arcsec
 
 
 def _at_rest(
     velocity_kms: np.ndarray, sigma_kms: np.ndarray | None, convention: str, systemic_kms: float | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """V about the galaxy and sigma in its own frame, from c z (optical) or c (1 - 1 / (1 + z)) (radio).
+    """Turn V and sigma, as c z (optical) or c (1 - 1 / (1 + z)) (radio), into V about the galaxy and rest-frame sigma.
 
-    Differences of the first are too large by 1 + z, those of the second too small.
+    Differences in the optical convention are too large by a factor 1 + z, in the radio convention too small by it.
     """
-    share = velocity_kms / LIGHT_KMS
-    stretch = 1 + share if convention == "optical" else 1 / (1 - share)
-    middle = systemic_kms / LIGHT_KMS if systemic_kms is not None else float(np.nanmedian(share))
-    whole = 1 + middle if convention == "optical" else 1 / (1 - middle)
-    too_wide = whole if convention == "optical" else 1 / whole
-    return LIGHT_KMS * (stretch / whole - 1), None if sigma_kms is None else sigma_kms / too_wide
+    v_over_c = velocity_kms / LIGHT_KMS
+    one_plus_z = 1 + v_over_c if convention == "optical" else 1 / (1 - v_over_c)
+    systemic_over_c = systemic_kms / LIGHT_KMS if systemic_kms is not None else float(np.nanmedian(v_over_c))
+    systemic_one_plus_z = 1 + systemic_over_c if convention == "optical" else 1 / (1 - systemic_over_c)
+    width_factor = systemic_one_plus_z if convention == "optical" else 1 / systemic_one_plus_z
+    return LIGHT_KMS * (one_plus_z / systemic_one_plus_z - 1), None if sigma_kms is None else sigma_kms / width_factor
 
 
 def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -> np.ndarray:
-    """A map as read: NaN where blank, velocities and what is measured as they are in km/s."""
+    """Convert a map as read: blanks become NaN; velocities, dispersions and errors are in km/s, or (km/s)^-2."""
     if key in ("mask", "bin"):
-        return value  # their zero is no blank
+        return value  # a zero of these is a value, even where `blank` is zero
     if files.blank is not None:
-        value = without(value, files.blank)
-    name, said = getattr(files, key), files.velocity_unit
+        value = blank_to_nan(value, files.blank)
+    name, velocity_unit = getattr(files, key), files.velocity_unit
     if key == "density":
         return value
     if key == "velocity":
-        return value * kms(name, said or unit)
+        return value * kms_per_unit(name, velocity_unit or unit)
     if key == "velocity_ivar":
-        own = files.velocity_error_unit and f"({files.velocity_error_unit})^-2"
-        return value * inverse_variance(name, own or unit, kms(name, said) ** -2)
-    which = "velocity_error_unit" if key == "velocity_error" else "dispersion_unit"
-    return value * _width_kms(name, getattr(files, which), said, unit, which)
+        ivar_unit = files.velocity_error_unit and f"({files.velocity_error_unit})^-2"
+        return value * inverse_variance_per_unit(name, ivar_unit or unit, kms_per_unit(name, velocity_unit) ** -2)
+    unit_key = "velocity_error_unit" if key == "velocity_error" else "dispersion_unit"
+    return value * _width_kms_per_unit(name, getattr(files, unit_key), velocity_unit, unit, unit_key)
 
 
-def _width_kms(name: str, own: str | None, velocities: str | None, unit: str | None, key: str) -> float:
-    """One of a map of widths or errors in km/s: in the unit of its own key, of its file, or that of velocities.
+def _width_kms_per_unit(
+    name: str, unit_of_key: str | None, velocity_unit: str | None, unit_of_file: str | None, key: str
+) -> float:
+    """Return how many km/s one unit of a map of widths or errors is.
 
-    Raises ValueError where the last two differ: velocity_unit may mean both, or one header alone is wrong.
+    The unit is that of the map's own key, else velocity_unit, else that of its file. Raises ValueError where the last
+    two differ: velocity_unit may be meant for both maps, or the header of the velocity alone may be wrong.
     """
-    if own is not None or velocities is None:
-        return kms(name, own or unit, key)
+    if unit_of_key is not None or velocity_unit is None:
+        return kms_per_unit(name, unit_of_key or unit_of_file, key)
     try:
-        told = kms(name, unit) if (unit or "").strip() else None
+        kms_per_file_unit = kms_per_unit(name, unit_of_file) if (unit_of_file or "").strip() else None
     except ValueError:
-        told = None
-    said = kms(name, velocities)
-    if told is not None and abs(told / said - 1) > 1e-6:
-        raise ValueError(f"{name} is in {unit!r} as its file says, velocity_unit is {velocities}: say {key}, its unit")
-    return said
+        kms_per_file_unit = None
+    kms_per_velocity_unit = kms_per_unit(name, velocity_unit)
+    if kms_per_file_unit is not None and abs(kms_per_file_unit / kms_per_velocity_unit - 1) > 1e-6:
+        raise ValueError(
+            f"{name} is in {unit_of_file!r} as its file says, velocity_unit is {velocity_unit}: say {key}, its unit"
+        )
+    return kms_per_velocity_unit
 
 
-def _read_images(files: TracerFiles, folder: Path, about: GalaxyFile) -> _Read:
-    rows = Bins(files.bins, folder, files.bin_id or files.bin, files.bins_start_at) if files.bins else None
-    wanted = {key: name for key in _MAPS if (name := getattr(files, key)) is not None}
-    binned = {key: name for key, name in wanted.items() if rows is not None and name in rows.columns}
-    names = {key: name for key, name in wanted.items() if key not in binned} | ({"bin": files.bin} if binned else {})
-    read = {key: image(name, folder) for key, name in names.items()}
-    grids = {key: Grid.of(names[key], value.shape, header) for key, (value, header) in read.items()}
-    images = {key: _in_kms(files, key, value, header.get("BUNIT")) for key, (value, header) in read.items()}
-    told = None
+def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _TracerMaps:
+    """Read maps that are images, or columns of a table of bins whose numbers are an image."""
+    bin_table = Bins(files.bins, folder, files.bin_id or files.bin, files.bins_start_at) if files.bins else None
+    map_names = {key: name for key in _MAPS if (name := getattr(files, key)) is not None}
+    bin_columns = {key: name for key, name in map_names.items() if bin_table is not None and name in bin_table.columns}
+    image_names = {key: name for key, name in map_names.items() if key not in bin_columns} | (
+        {"bin": files.bin} if bin_columns else {}
+    )
+    values_and_headers = {key: image(name, folder) for key, name in image_names.items()}
+    grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
+    images = {
+        key: _in_kms(files, key, value, header.get("BUNIT")) for key, (value, header) in values_and_headers.items()
+    }
+    density = None
     if "density" in images:
-        own = next((g for g in (grids["density"], *grids.values()) if g.wcs is not None), grids["density"])
-        unit = files.density_unit or read["density"][1].get("BUNIT")
-        side = _side_arcsec(own, files.pixel_arcsec) if own.wcs is None else float(np.sqrt(np.prod(own.sides_arcsec())))
-        told = read_density(files.density, images["density"], unit, side, about.distance_mpc)
-        images["density"] = told.value
-    first = "velocity" if "velocity" in images else "bin"
-    values, grid, remarks = one_grid(images, grids, first, _HOWS, files.one_grid)
-    x, y, side = _places(files, grid, about)
-    if rows is not None and binned:
-        row = rows.row_of(values.pop("bin"))
-        for key, name in binned.items():
-            value, unit = rows.spread(name, row)
+        density_grid = next((g for g in (grids["density"], *grids.values()) if g.wcs is not None), grids["density"])
+        unit = files.density_unit or values_and_headers["density"][1].get("BUNIT")
+        side = (
+            _side_arcsec(density_grid, files.pixel_arcsec)
+            if density_grid.wcs is None
+            else float(np.sqrt(np.prod(density_grid.sides_arcsec())))
+        )
+        density = read_density(files.density, images["density"], unit, side, galaxy_file.distance_mpc)
+        images["density"] = density.value
+    reference_key = "velocity" if "velocity" in images else "bin"
+    values, grid, remarks = onto_one_grid(images, grids, reference_key, _RESAMPLING, files.one_grid)
+    x, y, side = _pixel_offsets(files, grid, galaxy_file)
+    if bin_table is not None and bin_columns:
+        row_of_spaxel = bin_table.row_of(values.pop("bin"))
+        for key, name in bin_columns.items():
+            value, unit = bin_table.at_spaxels(name, row_of_spaxel)
             values[key] = _in_kms(files, key, value, unit)
             if key == "density":
-                told = read_density(name, values[key], files.density_unit or unit, side, about.distance_mpc, bins=True)
-                values[key] = told.value
-    assert told is not None
-    return _Read(values, x, y, side, told, remarks)
+                density = read_density(
+                    name, values[key], files.density_unit or unit, side, galaxy_file.distance_mpc, bins=True
+                )
+                values[key] = density.value
+    assert density is not None
+    return _TracerMaps(values, x, y, side, density, remarks)
 
 
 def _side_arcsec(grid: Grid, pixel_arcsec: float | None) -> float:
-    """Side of a square pixel [arcsec], of its WCS or as said. Raises ValueError where they differ, or for others."""
+    """Return the side of a square pixel [arcsec], from the WCS or else pixel_arcsec.
+
+    Raises ValueError where they differ, where neither is known, and for pixels that are not square.
+    """
     if grid.wcs is None:
         if pixel_arcsec is None:
             raise ValueError(
@@ -193,81 +232,100 @@ def _side_arcsec(grid: Grid, pixel_arcsec: float | None) -> float:
                 "centre_pixel, or give a WCS"
             )
         return pixel_arcsec
-    one, other = grid.sides_arcsec()
-    if abs(one / other - 1) > 0.02:
-        raise ValueError(f"{grid.name}: pixels are not square: {one:.3g} x {other:.3g} arcsec; rebin the maps first")
-    side = float(np.sqrt(one * other))
-    if pixel_arcsec is not None and abs(pixel_arcsec / side - 1) > 0.02:
+    first_side, second_side = grid.sides_arcsec()
+    if abs(first_side / second_side - 1) > 0.02:
         raise ValueError(
-            f"{grid.name}: pixels are {side:.4g} arcsec wide in its WCS, and pixel_arcsec is {pixel_arcsec}"
+            f"{grid.name}: pixels are not square: {first_side:.3g} x {second_side:.3g} arcsec; rebin the maps first"
         )
-    return side
+    side_arcsec = float(np.sqrt(first_side * second_side))
+    if pixel_arcsec is not None and abs(pixel_arcsec / side_arcsec - 1) > 0.02:
+        raise ValueError(
+            f"{grid.name}: pixels are {side_arcsec:.4g} arcsec wide in its WCS, and pixel_arcsec is {pixel_arcsec}"
+        )
+    return side_arcsec
 
 
-def _places(files: TracerFiles, grid: Grid, about: GalaxyFile) -> tuple[np.ndarray, np.ndarray, float]:
-    """Offsets x, y (Y, X) [arcsec] of an image's pixels from the centre, and their side."""
+def _pixel_offsets(files: TracerFiles, grid: Grid, galaxy_file: GalaxyFile) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the offsets x, y (Y, X) of an image's pixels from the centre, and their side [arcsec].
+
+    Raises ValueError where the centre is not known.
+    """
     side = _side_arcsec(grid, files.pixel_arcsec)
     iy, ix = np.indices(grid.shape)
-    at = files.centre_pixel
+    centre_pixel = files.centre_pixel
     if grid.wcs is None:
-        if at is None:
+        if centre_pixel is None:
             raise ValueError(f"{grid.name} has no celestial coordinates (WCS): say centre_pixel: [x, y], from 1")
-        return side * (ix + 1 - at[0]), side * (iy + 1 - at[1]), side
-    place = grid.wcs.pixel_to_world(ix, iy)
-    if at is not None:
-        centre = grid.wcs.pixel_to_world(at[0] - 1, at[1] - 1)
-    elif about.centre_deg is not None:
-        centre = SkyCoord(*about.centre_deg, unit="deg", frame="icrs").transform_to(place.frame)
+        return side * (ix + 1 - centre_pixel[0]), side * (iy + 1 - centre_pixel[1]), side
+    sky_position = grid.wcs.pixel_to_world(ix, iy)
+    if centre_pixel is not None:
+        sky_centre = grid.wcs.pixel_to_world(centre_pixel[0] - 1, centre_pixel[1] - 1)
+    elif galaxy_file.centre_deg is not None:
+        sky_centre = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").transform_to(sky_position.frame)
     else:
         raise ValueError("centre_deg: [right ascension, declination] is needed for maps with a WCS")
-    x, y = (offset.to_value("arcsec") for offset in centre.spherical_offsets_to(place))
+    x, y = (offset.to_value("arcsec") for offset in sky_centre.spherical_offsets_to(sky_position))
     return x, y, side
 
 
-def _read_table(files: TracerFiles, folder: Path, about: GalaxyFile) -> _Read:
+def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _TracerMaps:
+    """Read maps that are columns of a table of spaxels or bins, or of a table of bins that its spaxels refer to."""
     name = str(files.table)
-    found = columns(name, folder)
-    rows = Bins(files.bins, folder, files.bin_id or files.bin, files.bins_start_at) if files.bins else None
-    wanted = {key: one for key in (*_MAPS, "x", "y") if (one := getattr(files, key)) is not None}
-    binned = set()
-    if rows is not None and files.bin in found:
-        row = rows.row_of(found[files.bin][0])
-        binned = {n for n in wanted.values() if n in rows.columns and n not in found}
-        found |= {n: rows.spread(n, row) for n in binned}
-    if missing := [one for one in wanted.values() if one not in found]:
-        raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(found)}")
-    x, y = _offsets(files, about, *(found[wanted.pop(key)] for key in ("x", "y")))
-    values = {key: _in_kms(files, key, *found[one]) for key, one in wanted.items()}
-    there = np.isfinite(x) & np.isfinite(y)
-    x, y, values = x[there], y[there], {key: value[there] for key, value in values.items()}
+    table_columns = columns(name, folder)
+    bin_table = Bins(files.bins, folder, files.bin_id or files.bin, files.bins_start_at) if files.bins else None
+    map_columns = {key: column for key in (*_MAPS, "x", "y") if (column := getattr(files, key)) is not None}
+    bin_columns = set()
+    if bin_table is not None and files.bin in table_columns:
+        row_of_spaxel = bin_table.row_of(table_columns[files.bin][0])
+        bin_columns = {
+            column_name
+            for column_name in map_columns.values()
+            if column_name in bin_table.columns and column_name not in table_columns
+        }
+        table_columns |= {column_name: bin_table.at_spaxels(column_name, row_of_spaxel) for column_name in bin_columns}
+    if missing := [column for column in map_columns.values() if column not in table_columns]:
+        raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}")
+    x, y = _row_offsets(files, galaxy_file, *(table_columns[map_columns.pop(key)] for key in ("x", "y")))
+    values = {key: _in_kms(files, key, *table_columns[column]) for key, column in map_columns.items()}
+    has_position = np.isfinite(x) & np.isfinite(y)
+    x, y, values = x[has_position], y[has_position], {key: value[has_position] for key, value in values.items()}
     if files.rows == "bins":
-        x, y, bin_, side = tiled(x, y)
-        values = {key: value[bin_] for key, value in values.items()}
+        x, y, bin_index, side = tiled(x, y)
+        values = {key: value[bin_index] for key, value in values.items()}
     else:
         side = spaxel_side(x, y, name, files.pixel_arcsec)
-    unit, bins = files.density_unit or found[files.density][1], files.rows == "bins" or files.density in binned
-    told = read_density(files.density, values["density"], unit, side, about.distance_mpc, bins)
-    values["density"] = told.value
-    return _Read(values, x, y, side, told)
+    unit, is_binned = (
+        files.density_unit or table_columns[files.density][1],
+        files.rows == "bins" or files.density in bin_columns,
+    )
+    density = read_density(files.density, values["density"], unit, side, galaxy_file.distance_mpc, is_binned)
+    values["density"] = density.value
+    return _TracerMaps(values, x, y, side, density)
 
 
-def _offsets(
-    files: TracerFiles, about: GalaxyFile, x: tuple[np.ndarray, str | None], y: tuple[np.ndarray, str | None]
+def _row_offsets(
+    files: TracerFiles, galaxy_file: GalaxyFile, x: tuple[np.ndarray, str | None], y: tuple[np.ndarray, str | None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets [arcsec] of a table's rows from the centre; of right ascensions and declinations where they are those."""
-    names, both = (files.x, files.y), (x, y)
-    units = [files.xy_unit or unit for _, unit in both]
+    """Return the offsets [arcsec] of a table's rows from the centre, from columns x and y (values, unit).
+
+    The columns are right ascension and declination where their median is nearer to centre_deg than to zero.
+    """
+    names, values_and_units = (files.x, files.y), (x, y)
+    units = [files.xy_unit or unit for _, unit in values_and_units]
     pixel = files.pixel_arcsec
-    along = [v * arcsec(n, u, about.distance_mpc, pixel) for n, u, (v, _) in zip(names, units, both, strict=True)]
-    if about.centre_deg is not None and all(units):
-        middle = np.array([np.nanmedian(v) for v in along])
-        if np.linalg.norm(middle - 3600 * np.array(about.centre_deg)) < np.linalg.norm(middle):
-            sky = SkyCoord(*along, unit="arcsec", frame="icrs")
-            away = SkyCoord(*about.centre_deg, unit="deg", frame="icrs").spherical_offsets_to(sky)
-            return away[0].to_value("arcsec"), away[1].to_value("arcsec")
-    centre = list(about.centre_arcsec)
+    coordinates_arcsec = [
+        v * arcsec_per_unit(n, u, galaxy_file.distance_mpc, pixel)
+        for n, u, (v, _) in zip(names, units, values_and_units, strict=True)
+    ]
+    if galaxy_file.centre_deg is not None and all(units):
+        median_arcsec = np.array([np.nanmedian(v) for v in coordinates_arcsec])
+        if np.linalg.norm(median_arcsec - 3600 * np.array(galaxy_file.centre_deg)) < np.linalg.norm(median_arcsec):
+            sky_positions = SkyCoord(*coordinates_arcsec, unit="arcsec", frame="icrs")
+            offsets = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").spherical_offsets_to(sky_positions)
+            return offsets[0].to_value("arcsec"), offsets[1].to_value("arcsec")
+    centre_arcsec = list(galaxy_file.centre_arcsec)
     if files.centre_pixel is not None:
         if pixel is None:
             raise ValueError("centre_pixel of a table needs pixel_arcsec")
-        centre = [pixel * v for v in files.centre_pixel]
-    return along[0] - centre[0], along[1] - centre[1]
+        centre_arcsec = [pixel * v for v in files.centre_pixel]
+    return coordinates_arcsec[0] - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1]

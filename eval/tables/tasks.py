@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kinmass.eval.classical.estimators import ESTIMATORS, Seen
+from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews
 from kinmass.eval.tables.metrics import PerView, Sums, add_up, per_view
 from kinmass.eval.tables.predictions import (
     COLUMNS,
@@ -164,7 +164,7 @@ def predict_block(sources: Sequence[Source], looks: dict[str, Instrument], part:
             field = looks[source.instrument].grid(views.maps.shape[-1], views.field_of_view_re)[1]
             estimate = ESTIMATORS[source.name][1]
             if len(chosen):
-                median[rows] = estimate(Seen(seen.numpy(), r_e[keep], field, np.array(RADII_RE)))
+                median[rows] = estimate(ObservedViews(seen.numpy(), r_e[keep], field, np.array(RADII_RE)))
         else:
             samples = np.full((N_SAMPLES, len(mapped), k), np.nan, np.float32)
             log_prob, ood_score, beyond = np.full((3, len(mapped)), np.nan)

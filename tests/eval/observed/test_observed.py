@@ -16,7 +16,7 @@ from astropy.table import QTable
 from conftest import ROOT, SHARED, SUITES, assert_same_posterior
 
 from kinmass.eval.__main__ import main
-from kinmass.eval.observed.fits_maps import kms
+from kinmass.eval.observed.fits_units import kms_per_unit
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
 from kinmass.eval.observed.inference import KPC_PER_ARCSEC_MPC, infer
 from kinmass.eval.observed.sky import SkyMap, regrid
@@ -60,66 +60,66 @@ def seen(runs, map_store):
 def on_the_sky(seen, tracer, r_e_arcsec=20.0, blur=1e3):
     """The view's tracer as a survey would give it, with a beam that the network's cannot sharpen."""
     maps, _ = seen
-    at = 0 if tracer == "stars" else 4
-    density, velocity, sigma, mask = maps[at : at + 4].astype(float)
-    images = [np.where(mask > 0, x, np.nan) for x in (density, velocity, sigma)]
+    first_channel = 0 if tracer == "stars" else 4
+    density, velocity, sigma, mask = maps[first_channel : first_channel + 4].astype(float)
+    images = [np.where(mask > 0, channel, np.nan) for channel in (density, velocity, sigma)]
     return SkyMap.from_images(*images, FIELD * r_e_arcsec / maps.shape[-1], beam_fwhm_arcsec=blur)
 
 
-def galaxy_of(seen, *tracers, r_e_arcsec=20.0, **known):
+def galaxy_of(seen, *tracers, r_e_arcsec=20.0, **errors):
     distance = seen[1] / (r_e_arcsec * KPC_PER_ARCSEC_MPC)
     maps = {t: on_the_sky(seen, t, r_e_arcsec) for t in tracers}
-    return ObservedGalaxy("mock 1", distance, r_e_arcsec, **maps, calibrated=frozenset(tracers), **known)
+    return ObservedGalaxy("mock 1", distance, r_e_arcsec, **maps, calibrated=frozenset(tracers), **errors)
 
 
 # ---- the grid
 
 
 def test_on_its_own_grid_a_map_stays_what_it_is(seen):
-    for tracer, at in (("stars", 0), ("gas", 4)):
-        found = regrid(on_the_sky(seen, tracer), seen[0].shape[-1], FIELD * 20.0)
-        np.testing.assert_allclose(found, seen[0][at : at + 4], rtol=1e-4, atol=1e-3)
+    for tracer, first_channel in (("stars", 0), ("gas", 4)):
+        regridded = regrid(on_the_sky(seen, tracer), seen[0].shape[-1], FIELD * 20.0)
+        np.testing.assert_allclose(regridded, seen[0][first_channel : first_channel + 4], rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("side", [0.37, 1.0, 3.1])
 @pytest.mark.parametrize("psf", [0.0, 4.0])
 def test_moments_of_any_pixels_are_kept(side, psf):
     """Mass, momentum and energy inside a field larger than the galaxy; and the position of its centre."""
-    at = np.arange(-15, 15 + side, side)
-    x, y = (v.ravel() for v in np.meshgrid(at, at))
+    pixel_offsets = np.arange(-15, 15 + side, side)
+    x, y = (v.ravel() for v in np.meshgrid(pixel_offsets, pixel_offsets))
     density = np.exp(-0.5 * ((x - 2) ** 2 + (y + 3) ** 2) / 4**2) + 1e-9
     sky = SkyMap(x, y, side, density, 3 * x, 20 + 0 * x)
     density_out, v, sigma, mask = regrid(sky, 32, 64.0, psf)
     covered = mask > 0
-    assert covered.sum() >= (at[-1] - at[0]) ** 2 / 4 - 40
+    assert covered.sum() >= (pixel_offsets[-1] - pixel_offsets[0]) ** 2 / 4 - 40
     area, cell = side**2, (64.0 / 32) ** 2
-    grid = (np.arange(32) + 0.5) * 2 - 32
+    cell_offsets = (np.arange(32) + 0.5) * 2 - 32
     for weight_in, weight_out, rtol in (
-        (1, 1, 0.02), (x, grid[None, :], 0.03), (3 * x, v, 0.03), ((3 * x) ** 2 + 400, v**2 + sigma**2, 0.03),
+        (1, 1, 0.02), (x, cell_offsets[None, :], 0.03), (3 * x, v, 0.03), ((3 * x) ** 2 + 400, v**2 + sigma**2, 0.03),
     ):  # fmt: skip
-        given = (density * weight_in).sum() * area
-        np.testing.assert_allclose((density_out * weight_out * covered).sum() * cell, given, rtol=rtol)
+        moment_in = (density * weight_in).sum() * area
+        np.testing.assert_allclose((density_out * weight_out * covered).sum() * cell, moment_in, rtol=rtol)
 
 
 def test_blurring_is_to_the_networks_beam():
     """A point seen with a beam, on a grid with a wider PSF: as wide as the PSF. A wider beam is left alone."""
-    at = np.arange(-30, 30.1, 0.5)
-    x, y = (v.ravel() for v in np.meshgrid(at, at))
+    pixel_offsets = np.arange(-30, 30.1, 0.5)
+    x, y = (v.ravel() for v in np.meshgrid(pixel_offsets, pixel_offsets))
     for beam, psf in ((3.0, 9.0), (9.0, 3.0)):
         density = np.exp(-0.5 * (x**2 + y**2) * (2.3548 / beam) ** 2) + 1e-12
-        out = regrid(SkyMap(x, y, 0.5, density, 0 * x, 0 * x, beam), 32, 64.0, psf)[0]
-        grid = (np.arange(32) + 0.5) * 2 - 32
-        width = 2.3548 * np.sqrt((out * grid[None, :] ** 2).sum() / out.sum())
+        blurred = regrid(SkyMap(x, y, 0.5, density, 0 * x, 0 * x, beam), 32, 64.0, psf)[0]
+        cell_offsets = (np.arange(32) + 0.5) * 2 - 32
+        width = 2.3548 * np.sqrt((blurred * cell_offsets[None, :] ** 2).sum() / blurred.sum())
         assert width == pytest.approx(max(beam, psf), rel=0.05)
 
 
 def test_what_makes_no_map_is_said():
-    one = np.ones((4, 4))
+    ones = np.ones((4, 4))
     for arguments, words in (
-        ((one, np.ones((4, 5)), one, 1.0), "one shape"),
-        ((one, np.nan * one, one, 1.0), "no pixel"),
-        ((-one, one, one, 1.0), "no pixel"),
-        ((one, one, one, 0.0), "make no map"),
+        ((ones, np.ones((4, 5)), ones, 1.0), "one shape"),
+        ((ones, np.nan * ones, ones, 1.0), "no pixel"),
+        ((-ones, ones, ones, 1.0), "no pixel"),
+        ((ones, ones, ones, 0.0), "make no map"),
     ):
         with pytest.raises(ValueError, match=words):
             SkyMap.from_images(*arguments)
@@ -131,20 +131,20 @@ def test_what_makes_no_map_is_said():
 def test_a_view_on_the_sky_has_the_posterior_of_the_view(runs, seen):
     for run, tracers in (("gas", ["gas"]), ("both", ["stars", "gas"])):
         network = load(next(r for r in runs if r.name == run))
-        found = infer(network, galaxy_of(seen, *tracers), draws=3)
-        given = network(seen[0][None], np.array([seen[1]]), names=[("mock 1", 0)], unseen=True)
-        assert_same_posterior(found.samples[:20], given.samples(20)[:, 0])
-        one = 1.001 / (1 + len(network.training_features[found.tracer].distances))
-        assert found.ood_score == pytest.approx(float(given.ood_score()[0]), abs=one)
-        assert (np.diff(found.samples, axis=1) >= 0).all()
+        profile = infer(network, galaxy_of(seen, *tracers), draws=3)
+        posterior = network(seen[0][None], np.array([seen[1]]), names=[("mock 1", 0)], unseen=True)
+        assert_same_posterior(profile.samples[:20], posterior.samples(20)[:, 0])
+        ood_step = 1.001 / (1 + len(network.training_features[profile.tracer].distances))
+        assert profile.ood_score == pytest.approx(float(posterior.ood_score()[0]), abs=ood_step)
+        assert (np.diff(profile.samples, axis=1) >= 0).all()
 
 
 def test_mass_inside_an_angle_is_proportional_to_the_distance(relative, sharp, seen):
     near = galaxy_of(seen, "gas")
     far = replace(near, distance_mpc=2 * near.distance_mpc)
-    one, two = (infer(relative, g, draws=4) for g in (near, far))
-    assert_same_posterior(two.samples - np.log10(2), one.samples)
-    assert_same_posterior(np.log10(two.v_circ_kms), np.log10(one.v_circ_kms))
+    near_profile, far_profile = (infer(relative, g, draws=4) for g in (near, far))
+    assert_same_posterior(far_profile.samples - np.log10(2), near_profile.samples)
+    assert_same_posterior(np.log10(far_profile.v_circ_kms), np.log10(near_profile.v_circ_kms))
     # Its error is the distance's: e.g. 20 % are .086 dex; V_c does not know it.
     vague = infer(sharp, replace(near, distance_error_mpc=0.2 * near.distance_mpc), draws=400)
     exact = infer(sharp, near, draws=400)
@@ -163,8 +163,8 @@ def test_what_is_not_known_of_the_galaxy_makes_it_wider(sharp, seen):
 def test_a_density_is_known_up_to_a_factor(sharp, seen):
     galaxy = galaxy_of(seen, "gas")
     brighter = replace(galaxy, gas=replace(galaxy.gas, density=7.0 * galaxy.gas.density), calibrated=frozenset())
-    one, two = (infer(sharp, g, draws=2).samples for g in (galaxy, brighter))
-    np.testing.assert_allclose(one, two, atol=1e-3)
+    samples, samples_of_brighter = (infer(sharp, g, draws=2).samples for g in (galaxy, brighter))
+    np.testing.assert_allclose(samples, samples_of_brighter, atol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1e2, 1e4])
@@ -172,14 +172,14 @@ def test_a_network_that_knows_nothing_says_what_a_galaxy_can_be(runs, seen, scal
     """Its steps are e^thousands dex; the answer is held, rises, has speeds, and says what happened to it."""
     network = load(next(run for run in runs if run.name == "gas"))
     network.scales = {"gas": [scale * torch.eye(10)]}
-    found = infer(network, galaxy_of(seen, "gas", half_light_radius_error_arcsec=6.0), draws=20)
+    profile = infer(network, galaxy_of(seen, "gas", half_light_radius_error_arcsec=6.0), draws=20)
     low, high = SPEEDS_KMS
-    assert found.v_circ_kms.min() >= 0.999 * low
-    assert found.v_circ_kms.max() == pytest.approx(high)
-    assert (np.diff(found.samples, axis=1) >= 0).all()
+    assert profile.v_circ_kms.min() >= 0.999 * low
+    assert profile.v_circ_kms.max() == pytest.approx(high)
+    assert (np.diff(profile.samples, axis=1) >= 0).all()
     for kpc in (0.01, 3.0, 1000.0):
-        assert 0 < found.at_kpc(kpc, (0.0, 1.0))[1] < 18
-    assert "of the samples were masses that no galaxy has" in " ".join(found.sentences())
+        assert 0 < profile.at_kpc(kpc, (0.0, 1.0))[1] < 18
+    assert "of the samples were masses that no galaxy has" in " ".join(profile.sentences())
 
 
 def test_what_a_run_cannot_use_is_refused(runs, relative, seen):
@@ -203,14 +203,15 @@ def test_it_says_what_is_doubtful(runs, relative, seen):
     gas = next(run for run in runs if run.name == "gas")
     assert any("--across" in line for line in infer(load(gas), galaxy_of(seen, "gas"), draws=2).sentences())
     galaxy = galaxy_of(seen, "gas")
-    r = np.hypot(galaxy.gas.x_arcsec, galaxy.gas.y_arcsec) < 22
+    is_inner = np.hypot(galaxy.gas.x_arcsec, galaxy.gas.y_arcsec) < 22
     inner = {
-        k: getattr(galaxy.gas, k)[r] for k in ("x_arcsec", "y_arcsec", "density", "velocity_kms", "dispersion_kms")
+        k: getattr(galaxy.gas, k)[is_inner]
+        for k in ("x_arcsec", "y_arcsec", "density", "velocity_kms", "dispersion_kms")
     }
-    said = " ".join(infer(relative, replace(galaxy, gas=replace(galaxy.gas, **inner)), draws=2).sentences())
-    assert "Gas is seen out to 1." in said or "Gas is seen out to 0." in said
-    assert "--across" not in said
-    assert "beam of the gas is 50.00 R_e wide" in said
+    sentences = " ".join(infer(relative, replace(galaxy, gas=replace(galaxy.gas, **inner)), draws=2).sentences())
+    assert "Gas is seen out to 1." in sentences or "Gas is seen out to 0." in sentences
+    assert "--across" not in sentences
+    assert "beam of the gas is 50.00 R_e wide" in sentences
 
 
 # ---- files
@@ -247,26 +248,26 @@ def test_fits_images_are_the_arrays(tmp_path, seen, relative, blank):
     content = write_images(tmp_path, seen, blank)
     if blank is not None:
         content["gas"]["blank"] = blank
-    read, made = read_galaxy(described(tmp_path, content)), galaxy_of(seen, "gas")
-    assert len(read.gas.x_arcsec) == len(made.gas.x_arcsec)
-    np.testing.assert_allclose(read.gas.x_arcsec, -made.gas.x_arcsec, atol=1e-3)  # east is to the left
-    np.testing.assert_allclose(read.gas.dispersion_kms, made.gas.dispersion_kms, rtol=1e-4, atol=1e-3)
-    mirrored = replace(made, gas=replace(made.gas, x_arcsec=-made.gas.x_arcsec))
-    assert_same_posterior(infer(relative, read, draws=2).samples, infer(relative, mirrored, draws=2).samples)
+    from_files, from_arrays = read_galaxy(described(tmp_path, content)), galaxy_of(seen, "gas")
+    assert len(from_files.gas.x_arcsec) == len(from_arrays.gas.x_arcsec)
+    np.testing.assert_allclose(from_files.gas.x_arcsec, -from_arrays.gas.x_arcsec, atol=1e-3)  # east is to the left
+    np.testing.assert_allclose(from_files.gas.dispersion_kms, from_arrays.gas.dispersion_kms, rtol=1e-4, atol=1e-3)
+    mirrored = replace(from_arrays, gas=replace(from_arrays.gas, x_arcsec=-from_arrays.gas.x_arcsec))
+    assert_same_posterior(infer(relative, from_files, draws=2).samples, infer(relative, mirrored, draws=2).samples)
 
 
 def test_planes_of_a_cube_masks_and_inverse_variances(tmp_path, seen):
     """As MaNGA's MAPS: one file, named extensions, channels of emission lines, masks and inverse variances."""
     content = write_images(tmp_path, seen)
-    made = galaxy_of(seen, "gas")
+    from_arrays = galaxy_of(seen, "gas")
     images = {n: fits.getdata(tmp_path / f"{n}.fits") for n in ("velocity", "density", "fwhm")}
     header = fits.getheader(tmp_path / "velocity.fits")
     bad = np.zeros_like(images["velocity"], dtype=np.int32)
     bad[::2] = 1 << 30
-    vague = np.where(np.arange(bad.shape[1]) % 2, 1 / 4.0**2, 0.0) + 0 * images["density"]
+    inverse_variance = np.where(np.arange(bad.shape[1]) % 2, 1 / 4.0**2, 0.0) + 0 * images["density"]
     hdus = [fits.PrimaryHDU()]
     for name, image in (("GVEL", images["velocity"]), ("GSIGMA", images["fwhm"] / 2.3548200450309493),
-                        ("FLUX", images["density"]), ("MASK", bad), ("IVAR", vague)):  # fmt: skip
+                        ("FLUX", images["density"]), ("MASK", bad), ("IVAR", inverse_variance)):  # fmt: skip
         hdus.append(fits.ImageHDU(np.stack([np.full_like(image, 7), image]), header, name=name))
     fits.HDUList(hdus).writeto(tmp_path / "maps.fits")
     content["gas"] = {
@@ -278,14 +279,16 @@ def test_planes_of_a_cube_masks_and_inverse_variances(tmp_path, seen):
     rows, columns = np.indices(bad.shape)
     good = np.isfinite(images["velocity"]) & (rows % 2 == 1) & (columns % 2 == 1)
     assert len(gas.x_arcsec) == good.sum()
-    assert gas.density.sum() * (gas.side_arcsec * made.distance_mpc * KPC_PER_ARCSEC_MPC) ** 2 == pytest.approx(3e9)
+    assert gas.density.sum() * (gas.side_arcsec * from_arrays.distance_mpc * KPC_PER_ARCSEC_MPC) ** 2 == pytest.approx(
+        3e9
+    )
 
 
 def test_a_table_of_spaxels_is_its_image(tmp_path, seen):
-    content, made = write_images(tmp_path, seen), galaxy_of(seen, "gas").gas
+    content, from_arrays = write_images(tmp_path, seen), galaxy_of(seen, "gas").gas
     p = seen[0].shape[-1]
     rows, columns = np.indices((p, p))
-    side = made.side_arcsec
+    side = from_arrays.side_arcsec
     table = {"X": side * (columns - 0.5 * (p - 1)) + 2, "Y": side * (rows - 0.5 * (p - 1)) - 1, "FLUX": seen[0][4],
              "VEL": np.where(seen[0][7] > 0, seen[0][5], -999.9), "SIG": seen[0][6]}  # fmt: skip
     columns_out = [fits.Column(k, "D", array=np.asarray(v, float).ravel()) for k, v in table.items()]
@@ -296,7 +299,7 @@ def test_a_table_of_spaxels_is_its_image(tmp_path, seen):
     content["centre_arcsec"] = [2.0, -1.0]
     gas = read_galaxy(described(tmp_path, content)).gas
     for name in ("x_arcsec", "y_arcsec", "density", "velocity_kms", "dispersion_kms"):
-        np.testing.assert_allclose(getattr(gas, name), getattr(made, name), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(getattr(gas, name), getattr(from_arrays, name), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("binned", ["table", "image"])
@@ -327,29 +330,29 @@ def test_a_row_per_bin_is_the_same_for_its_spaxels(tmp_path, seen, binned):
         fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "spaxels.fits")
         content["gas"] |= {"density": "FLUX", "table": "spaxels.fits"}
     gas = read_galaxy(described(tmp_path, content)).gas
-    there = number >= 0
-    at = np.argsort(bins)[np.searchsorted(np.sort(bins), number[there])]
-    np.testing.assert_allclose(gas.velocity_kms, velocity[at], rtol=1e-12)
-    np.testing.assert_allclose(gas.dispersion_kms, sigma[at], rtol=1e-12)
-    np.testing.assert_allclose(gas.density, images["density"][there], rtol=1e-6)
+    in_bin = number >= 0
+    row = np.argsort(bins)[np.searchsorted(np.sort(bins), number[in_bin])]
+    np.testing.assert_allclose(gas.velocity_kms, velocity[row], rtol=1e-12)
+    np.testing.assert_allclose(gas.dispersion_kms, sigma[row], rtol=1e-12)
+    np.testing.assert_allclose(gas.density, images["density"][in_bin], rtol=1e-6)
 
 
 @pytest.mark.parametrize("convention", ["optical", "radio"])
 @pytest.mark.parametrize("systemic", [True, False])
 def test_velocities_of_any_unit_and_convention_are_the_galaxys_own(tmp_path, seen, convention, systemic):
-    content, c, z = write_images(tmp_path, seen), 299792.458, 0.03
+    content, light_kms, redshift = write_images(tmp_path, seen), 299792.458, 0.03
     rest, sigma = (fits.getdata(tmp_path / f"{n}.fits").astype(float) for n in ("velocity", "fwhm"))
     rest -= np.nanmedian(rest)
-    shifted = (1 + z) * (1 + rest / c)
-    said = {"optical": c * (shifted - 1), "radio": c * (1 - 1 / shifted)}[convention]
-    wide = {"optical": 1 + z, "radio": 1 / (1 + z)}[convention]
+    shifted = (1 + redshift) * (1 + rest / light_kms)
+    in_convention = {"optical": light_kms * (shifted - 1), "radio": light_kms * (1 - 1 / shifted)}[convention]
+    width_factor = {"optical": 1 + redshift, "radio": 1 / (1 + redshift)}[convention]
     header = fits.getheader(tmp_path / "velocity.fits")
     header.update({"BMAJ": 4 / 3600, "BMIN": 1 / 3600})
-    for name, image, unit in (("velocity", 1e3 * said, "m s-1"), ("fwhm", wide * sigma, "km/s")):
+    for name, image, unit in (("velocity", 1e3 * in_convention, "m s-1"), ("fwhm", width_factor * sigma, "km/s")):
         header["BUNIT"] = unit
         fits.PrimaryHDU(image, header).writeto(tmp_path / f"{name}.fits", overwrite=True)
     content["gas"]["convention"] = convention
-    content["systemic_kms"] = c * z if convention == "optical" else c * (1 - 1 / (1 + z))
+    content["systemic_kms"] = light_kms * redshift if convention == "optical" else light_kms * (1 - 1 / (1 + redshift))
     del content["gas"]["beam_fwhm_arcsec"]
     if not systemic:
         del content["systemic_kms"]
@@ -366,7 +369,7 @@ def test_velocities_of_any_unit_and_convention_are_the_galaxys_own(tmp_path, see
      ("M/S", 1e-3), ("m s-1", 1e-3), ("cm/s", 1e-5)],
 )  # fmt: skip
 def test_units_as_headers_write_them(unit, factor):
-    assert kms("v.fits", unit) == pytest.approx(factor)
+    assert kms_per_unit("v.fits", unit) == pytest.approx(factor)
 
 
 def test_maps_that_are_not_what_they_are_said_to_be(relative, runs, seen):
@@ -400,10 +403,10 @@ def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs,
     stars = next(run for run in runs if run.name == "stars")
     out = tmp_path / "out"
     assert main(["predict", str(relative.path), str(stars), str(path), "--out", str(out), "--inside-kpc", "3"]) == 0
-    said = capsys.readouterr()
-    assert "mock 1, from gas: log10 M(<" in said.out
-    assert "\nlog10 M(<3 kpc) = " in said.out
-    assert "was trained on stars" in said.err
+    printed = capsys.readouterr()
+    assert "mock 1, from gas: log10 M(<" in printed.out
+    assert "\nlog10 M(<3 kpc) = " in printed.out
+    assert "was trained on stars" in printed.err
     folder = out / "mock" / "gas"
     table = QTable.read(folder / "profile.ecsv")
     assert str(table["v_circ"].unit) == "km / s"
@@ -412,8 +415,8 @@ def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs,
         assert (table[f"log10_menc_{inner}"] < table[f"log10_menc_{outer}"]).all()
     assert table.meta["galaxy"] == "mock 1"
     assert 0 < table.meta["ood_score"] < 1
-    kept = zarr.open_group(folder / "samples.zarr", mode="r")["log10_menc"][:]
-    np.testing.assert_allclose(np.median(kept, axis=0), table["log10_menc"], atol=1e-4)
+    samples = zarr.open_group(folder / "samples.zarr", mode="r")["log10_menc"][:]
+    np.testing.assert_allclose(np.median(samples, axis=0), table["log10_menc"], atol=1e-4)
     assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"
     assert not list(folder.glob("*partial*"))
 
@@ -431,19 +434,19 @@ def test_results_of_one_name_are_all_kept(tmp_path, seen, relative, capsys, monk
     galaxies = [tmp_path / "A" / "mock.yaml", tmp_path / "C.yaml", tmp_path / "B" / "mock.yaml"]
     out = tmp_path / "out"
     assert main(["predict", *map(str, runs), *map(str, galaxies), "--out", str(out)]) == 2
-    said = capsys.readouterr()
-    assert "`distance_mpc` is missing" in said.err
-    assert said.out.count("No beam of the gas is known") == 4
+    printed = capsys.readouterr()
+    assert "`distance_mpc` is missing" in printed.err
+    assert printed.out.count("No beam of the gas is known") == 4
 
-    def written():
+    def written_pairs():
         return {(m["galaxy"], m["run"]) for m in (QTable.read(f).meta for f in out.rglob("profile.ecsv"))}
 
-    every = {(name, str(run)) for name in "AB" for run in runs}
-    assert written() == every
+    all_pairs = {(name, str(run)) for name in "AB" for run in runs}
+    assert written_pairs() == all_pairs
     # One by one, in the same folder, they do not know of each other.
     for name, run in zip("AB", map(str, runs), strict=True):
         assert main(["predict", run, str(tmp_path / name / "mock.yaml"), "--out", str(out)]) == 0
-    assert written() == every
+    assert written_pairs() == all_pairs
     assert len(list((out / "mock").rglob("profile.ecsv"))) == 2
 
 
@@ -460,8 +463,8 @@ def gas(**values):
 
 
 def damaged(content, folder):
-    whole = (folder / "velocity.fits").read_bytes()
-    (folder / "velocity.fits").write_bytes(whole[:2880] + whole[2880:3000])
+    content_bytes = (folder / "velocity.fits").read_bytes()
+    (folder / "velocity.fits").write_bytes(content_bytes[:2880] + content_bytes[2880:3000])
 
 
 def frequency(content, folder):
@@ -501,9 +504,9 @@ def test_what_cannot_be_used_is_said_in_a_sentence(tmp_path, seen, relative, cap
     change(content, tmp_path)
     path = described(tmp_path, content)
     assert main(["predict", str(relative.path), str(path), "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert words in message
+    assert "Traceback" not in message
     assert not (tmp_path / "out").exists()
 
 
@@ -544,7 +547,7 @@ def test_published_maps_are_read_and_rotate(observed_files, tmp_path, name, pixe
     (sky,) = galaxy.maps().values()
     assert len(sky.x_arcsec) > pixels
     assert np.hypot(np.average(sky.x_arcsec, weights=sky.density), np.average(sky.y_arcsec, weights=sky.density)) < 4
-    off = sky.velocity_kms - sky.systemic_kms()
-    gradient = np.linalg.lstsq(np.stack([sky.x_arcsec, sky.y_arcsec], 1), off, rcond=None)[0]
+    v_offset = sky.velocity_kms - sky.systemic_kms()
+    gradient = np.linalg.lstsq(np.stack([sky.x_arcsec, sky.y_arcsec], 1), v_offset, rcond=None)[0]
     assert np.hypot(*gradient) > 1.0  # km/s per arcsec
     assert 3 < np.median(sky.dispersion_kms) < 250

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from kinmass.eval.tables.metrics import covered
+from kinmass.eval.tables.metrics import coverage_by_level
 from kinmass.eval.tables.tables import ALL
 
 #: Colour-blind safe (Okabe & Ito 2008), the same for a tracer or estimator in every figure.
@@ -202,7 +202,7 @@ def calibration(table: pd.DataFrame, histograms: pd.DataFrame, instrument: str, 
         mine = counts[counts.tracer == tracer]
         by_bin = mine[mine.radius.notna()].groupby("low")["count"].sum().to_numpy()
         nominal = np.linspace(0, 1, len(by_bin) // 2 + 1)
-        levels.plot(nominal, np.concatenate([[0], covered(by_bin)]), color=colour, label=tracer)
+        levels.plot(nominal, np.concatenate([[0], coverage_by_level(by_bin)]), color=colour, label=tracer)
         coarse = by_bin.reshape(20, -1).sum(1)
         pit.stairs(coarse / coarse.mean(), np.linspace(0, 1, 21), color=colour, lw=1.5, label=tracer)
         tarp = mine[mine.radius.isna()]["count"].to_numpy()

@@ -20,7 +20,7 @@ from kinmass.eval.report import figures
 from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.saliency import attributions
 from kinmass.eval.tables.metrics import crps_of_samples
-from kinmass.eval.tables.predictions import PREDICTED, Kept, Part, Source
+from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part, Source
 from kinmass.eval.tables.tables import ALL, KEYS, SHOWN
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
@@ -174,7 +174,7 @@ class Galaxies:
         """CRPS, mean of radii, of every view that can be used, with its part and number in it; rising."""
         found = []
         for part in self.parts:
-            estimates, data = Kept(source, part).read(slice(0, len(part)))
+            estimates, data = KeptPredictions(source, part).read(slice(0, len(part)))
             good = np.flatnonzero((data["state"] == PREDICTED) & np.isfinite(estimates.median).all(1))
             if len(good) and estimates.samples is not None:
                 crps = crps_of_samples(estimates.samples[:, good], estimates.truth[good]).mean(1)
@@ -200,7 +200,10 @@ class Galaxies:
         views = self.views((part, row) for _, part, row in picked)
         samples: dict[str, np.ndarray] = {}
         for tracer in (t for t in ("gas", "stars", "both") if t in self.sources):
-            drawn = [Kept(self.sources[tracer], p).read(slice(r // p.views, r // p.views + 1)) for _, p, r in picked]
+            drawn = [
+                KeptPredictions(self.sources[tracer], p).read(slice(r // p.views, r // p.views + 1))
+                for _, p, r in picked
+            ]
             each = [
                 e.samples[:, r % p.views]
                 for (e, _), (_, p, r) in zip(drawn, picked, strict=True)

@@ -11,7 +11,7 @@ S, N, K = 400, 1500, 4
 
 
 def posterior(width: float = 1.0, correlation: float = 0.9, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return samples and truths of K correlated Gaussians; the arguments set the samples' width, correlation and mean."""
+    """Return samples and truths of K correlated Gaussians; arguments are of the samples."""
     rng = np.random.default_rng(0)
 
     def draw(rho: float, *shape: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Measures recover planted residuals, sums add up in any order, intervals are as wide as repeated experiments scatter."""
+"""Measures recover planted residuals, sums add up in any order, intervals are as wide as experiments scatter."""
 
 import itertools
 from functools import reduce

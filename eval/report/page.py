@@ -67,10 +67,10 @@ def _png(figure: Figure, path: Path) -> str:
     """Write the figure as PNG and as vector PDF, close it, and return the PNG in base64."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(
-        path.with_name(f"{path.name}.png"), buffer.getvalue()
-    )  # no with_suffix: a suite's name may have a dot
-    figure.set_layout_engine("none")  # keep the layout of the PNG: a second layout would take half of the time
+    # Not with_suffix: the suite's name, which is part of the file name, may have a dot in it.
+    write_atomically(path.with_name(f"{path.name}.png"), buffer.getvalue())
+    # Keep the layout of the PNG for the PDF: a second layout would take half of the time.
+    figure.set_layout_engine("none")
     with aside(path.with_name(f"{path.name}.pdf")) as partial:
         figure.savefig(partial, format="pdf")
     plt.close(figure)
@@ -295,14 +295,14 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         yield section("Errors against mass, inclination, gas and rotation", "column", captioned, wide=True)
     try:
         galaxies = Galaxies(results, out, instrument)
-        figure_parts = galaxies.saliency()
+        saliency_figures = galaxies.saliency()
         extremes = galaxies.extremes()
     except (OSError, ValueError) as error:
         text = f"Pictures of galaxies are left out: store, runs or kept predictions are not where they were ({error})."
         yield {"title": f"Galaxies ({instrument})", "text": text, "figures": []}
         return
-    if figure_parts is not None:
-        captioned = [("saliency-maps", figure_parts[0], ""), ("saliency-share", figure_parts[1], "")]
+    if saliency_figures is not None:
+        captioned = [("saliency-maps", saliency_figures[0], ""), ("saliency-share", saliency_figures[1], "")]
         yield section("Where the information is", "saliency", captioned, wide=True)
     if extremes is not None:
         yield section("Best, median and worst", "galaxies", [("galaxies", extremes, "x and y in kpc.")], wide=True)

@@ -227,9 +227,8 @@ def _create_group(path: Path, source: Source, part: Part, attributes: dict[str, 
     _array(data, "sightline", ["view"], [n_rows], [n_rows], dtype="int64")
     data["sightline"][:] = np.tile(np.arange(part.views), len(names))
     _array(root, "token", ["block"], [max(1, len(part.blocks()))], [1], dtype="uint64", fill_value=0)
-    with (
-        warnings.catch_warnings()
-    ):  # Zarr warns that consolidated metadata, which xarray reads, is not in its specification
+    # Zarr warns that consolidated metadata, which xarray looks for first, is not in its specification.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(path)
 

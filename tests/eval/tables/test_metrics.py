@@ -179,7 +179,7 @@ def test_what_a_change_of_suite_costs_is_told_pair_by_pair():
             Group("wolf2010", "ifu", "stars", "", "a"): sums_of(home),
         }
     )
-    (row,) = gap.itertuples()  # a suite that it was trained on, or that no run was trained on alone, is no change
+    (row,) = gap.itertuples()  # neither suites of its training set count, nor suites that no run was trained on alone
     assert (row.train, row.test, row.ood_share) == ("b", "a", 1.0)
     assert row.rmse_ratio == pytest.approx(3.0, rel=1e-6)
     assert row.rmse_ratio_hi - row.rmse_ratio_lo < 1e-6  # the same galaxies are drawn
@@ -199,9 +199,8 @@ def test_what_closes_the_gap_is_told_with_its_interval():
         for tracer, factor_varied in (("gas", 1.5), ("stars", 2.0), ("both", 1.2)):
             sums[Group("cnn", "ifu", tracer, test, test)] = sums_with_error(1.0)
             sums[Group("cnn", "ifu", tracer, others, test)] = sums_with_error(3.0)
-            sums[Group("cnn", "ifu", tracer, "c", test)] = sums_with_error(
-                9.0
-            )  # trained on one suite only: must not be used
+            # Trained on one suite only: to_closed must not use it.
+            sums[Group("cnn", "ifu", tracer, "c", test)] = sums_with_error(9.0)
             sums[Group("cnn+scale", "ifu", tracer, others, test)] = sums_with_error(factor_varied)
     closed = to_closed(sums).set_index(["estimator", "tracer"])
     assert set(closed.index.get_level_values(0)) == {"cnn", "cnn+scale"}

@@ -21,7 +21,7 @@ import torch
 from bench import common
 from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, measures, per_view
-from kinmass.eval.tables.predictions import BLOCK, N_SAMPLES, Kept, Part, prepare
+from kinmass.eval.tables.predictions import BLOCK, N_SAMPLES, KeptPredictions, Part, prepare
 from kinmass.eval.tables.tasks import predict_block, sources_of
 from kinmass.train import load
 from kinmass.train.data.dataset import RADII_RE, read_views, usable
@@ -146,7 +146,7 @@ def inference_bench(store: Path, runs: list[Path], out: Path) -> None:
 
     def full_task() -> None:
         for source in sources:
-            Kept(source, part).forget(block)
+            KeptPredictions(source, part).forget(block)
         predict_block(sources, instruments, part, block)
 
     times = {f"{len(runs)} networks and densities": common.best(bare, 3), "eval's task": common.best(full_task, 3)}

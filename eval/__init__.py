@@ -1,1 +1,1 @@
-"""Stage three: trained networks and a map store in, dispersion, bias and calibration out."""
+"""Stage three: evaluate trained networks on a map store, and report their dispersion, bias and calibration."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where tasks run."""
     group = parser.add_argument_group("where it runs")
     group.add_argument(
         "--cluster", default="local", help="local (default), slurm, or a running Dask scheduler's address, tcp://..."
@@ -38,7 +39,8 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--memory", default="8GB", help="slurm: memory of each job (default: 8GB)")
 
 
-def _cluster(args: argparse.Namespace) -> "Cluster":
+def _cluster_settings(args: argparse.Namespace) -> "Cluster":
+    """Return where tasks run, as these options say."""
     from kinmass.eval.tables.cluster import Cluster
     from kinmass.train.launch.resources import read_site
 
@@ -48,7 +50,7 @@ def _cluster(args: argparse.Namespace) -> "Cluster":
 
 
 def add_commands(commands: Any) -> None:
-    """Add this stage's commands to what argparse's add_subparsers gave."""
+    """Add this stage's commands to `commands`, which argparse's add_subparsers has returned."""
     tables = commands.add_parser("tables", help="evaluate runs on every suite of a store")
     tables.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or a folder that holds them")
     tables.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
@@ -102,21 +104,21 @@ def _tables(args: argparse.Namespace) -> int:
     from kinmass.gen.storage.store import suites, without_dark_matter
     from kinmass.train.run.checkpoint import runs_in
 
-    runs = [run for given in args.runs for run in runs_in(given)]
-    for given in args.runs:
-        if not runs_in(given) and (len(runs) == 0 or not given.exists()):
-            raise ValueError(f"{given} is no run folder and holds none; make one with `kinmass fit`")
-        if not runs_in(given) and not (given / "launched.json").exists():
-            print(f"kinmass tables: {given} holds no run; left out", file=sys.stderr)
-    chosen = args.suites.split(",") if args.suites else suites(args.store)
+    runs = [run for path in args.runs for run in runs_in(path)]
+    for path in args.runs:
+        if not runs_in(path) and (len(runs) == 0 or not path.exists()):
+            raise ValueError(f"{path} is no run folder and holds none; make one with `kinmass fit`")
+        if not runs_in(path) and not (path / "launched.json").exists():
+            print(f"kinmass tables: {path} holds no run; left out", file=sys.stderr)
+    test_suites = args.suites.split(",") if args.suites else suites(args.store)
     part = None if args.part == "all" else args.part
-    sums = collect(args.store, runs, chosen, part, args.out, _cluster(args), not args.no_classical)
+    sums = collect(args.store, runs, test_suites, part, args.out, _cluster_settings(args), not args.no_classical)
     if not any(total.views for total in sums.values()):
-        raise ValueError(f"no finished galaxy in the {args.part} part of {', '.join(chosen)}; try --part all")
+        raise ValueError(f"no finished galaxy in the {args.part} part of {', '.join(test_suites)}; try --part all")
     summary = write_tables(args.out, args.store, runs, sums, part)
     print("Dispersion and bias of log10 M(<r) [dex], averaged over the radii of each estimator:")
     print(summary[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.3f}"))
-    for line in remarks(summary, chosen) + without_dark_matter(args.store, chosen):
+    for line in remarks(summary, test_suites) + without_dark_matter(args.store, test_suites):
         print(line)
     print(args.out / "table.csv")
     return _report(argparse.Namespace(results=args.out)) if args.report else 0
@@ -126,10 +128,10 @@ def _compare(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.compare import compare, verdicts
     from kinmass.gen.storage.store import suites
 
-    chosen = args.suites.split(",") if args.suites else suites(args.store)
+    test_suites = args.suites.split(",") if args.suites else suites(args.store)
     part = None if args.part == "all" else args.part
-    home = args.out.parent if args.out else Path()
-    table = compare(args.a, args.b, args.store, chosen, part, args.tracer, _cluster(args), home)
+    folder = args.out.parent if args.out else Path()
+    table = compare(args.a, args.b, args.store, test_suites, part, args.tracer, _cluster_settings(args), folder)
     print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
     print("\n".join(verdicts(table)))
     if args.out:
@@ -178,45 +180,48 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_kpc: list[float]) -> int:
-    """Every galaxy from every run that can use its maps; one that none can use is an error, and the others go on."""
+    """Infer every galaxy with every run that can use its maps; return the exit code.
+
+    The code is 2 if a galaxy cannot be read or no run can use it; the other galaxies are inferred all the same.
+    """
     from kinmass.eval.observed.galaxy import read_galaxy
     from kinmass.eval.observed.inference import infer
     from kinmass.eval.observed.places import claim, labels
     from kinmass.train.run.posterior import load
 
-    loaded = [load(run) for run in runs]
-    named = list(zip(loaded, labels(runs), strict=True))
-    failed = 0
+    inferences = [load(run) for run in runs]
+    labelled_inferences = list(zip(inferences, labels(runs), strict=True))
+    n_failed = 0
     for path, galaxy_label in zip(galaxies, labels(galaxies), strict=True):
-        refused = []
+        refusals = []
         try:
             galaxy = read_galaxy(path)
         except (ValueError, OSError) as error:
             print(f"kinmass predict: {error}", file=sys.stderr)
-            failed += 1
+            n_failed += 1
             continue
-        for run, label in named:
+        for inference, label in labelled_inferences:
             try:
-                profile = infer(run, galaxy)
+                profile = infer(inference, galaxy)
             except ValueError as error:
-                refused.append(str(error))
+                refusals.append(str(error))
                 continue
-            origin = {"galaxy": str(path.resolve()), "run": str(run.path.resolve())}
+            origin = {"galaxy": str(path.resolve()), "run": str(inference.path.resolve())}
             folder = claim(out / galaxy_label / label, origin)
             profile.write(folder)
             print("\n".join([*profile.sentences(), *map(profile.inside, inside_kpc)]))
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
-        for reason in refused:
+        for reason in refusals:
             print(f"kinmass predict: {reason}", file=sys.stderr)
-        failed += len(refused) == len(loaded)
-    return 2 if failed else 0
+        n_failed += len(refusals) == len(inferences)
+    return 2 if n_failed else 0
 
 
 _COMMANDS = {"tables": _tables, "report": _report, "show": _show, "compare": _compare, "predict": _predict}
 
 
 def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
-    """Run one command; exit code 0, or 2 when nothing could be started."""
+    """Run one command; return exit code 0, or 2 after an error, which is printed to stderr."""
     with named(args.command, arguments):
         try:
             return _COMMANDS[args.command](args)
@@ -228,7 +233,7 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of this stage's commands."""
+    """Return the parser of this stage's commands."""
     parser = argparse.ArgumentParser(
         prog="python -m eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -237,7 +242,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m eval`: this stage's commands alone; exit codes of `run`."""
+    """Run `python -m eval`, which has this stage's commands only; return the exit code of `run`."""
     return run(parser().parse_args(arguments), arguments)
 
 

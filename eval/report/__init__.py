@@ -1,4 +1,4 @@
-"""Results as figures and one HTML page.
+"""Show results as figures and as one HTML page.
 
 Imports `tables`.
 """

@@ -1,4 +1,4 @@
-"""The paper's figures from the evaluation tables."""
+"""Draw the paper's figures from the evaluation tables."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from kinmass.eval.tables.metrics import covered
+from kinmass.eval.tables.metrics import coverage_by_level
 from kinmass.eval.tables.tables import ALL
 
 #: Colour-blind safe (Okabe & Ito 2008), the same for a tracer or estimator in every figure.
@@ -36,44 +36,47 @@ _LINES = ("-", "--", ":", "-.")  # kinds of networks
 
 
 def radius_axis(axis: Axes, ticks: Sequence[float] = (0.3, 0.5, 1, 2, 3)) -> None:
-    """Logarithmic radius with a few plain labels."""
+    """Make the x axis a logarithmic radius with a few plain labels."""
     axis.set_xscale("log")
     axis.set_xticks(list(ticks), labels=[f"{x:g}" for x in ticks])
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def joint_training(table: pd.DataFrame) -> str:
-    """The training set with most suites: the one whose tracers are compared."""
+    """Return the training set with the most suites, for which tracers are compared."""
     return max(table.loc[table.train != "", "train"].unique(), key=lambda t: (t.count("+"), t))
 
 
 def _networks(table: pd.DataFrame, instrument: str, test: str) -> pd.DataFrame:
-    """Rows of the networks trained on most suites."""
-    here = table[(table.instrument == instrument) & (table.test == test)]
-    return here[here.train == joint_training(table)]
+    """Return the rows of the networks trained on the most suites, for an instrument and a test suite."""
+    rows = table[(table.instrument == instrument) & (table.test == test)]
+    return rows[rows.train == joint_training(table)]
 
 
-def _plain(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those of the networks that answer for one tracer and see galaxies as they are."""
+def _single_tracer_networks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of plain networks: for one tracer, and trained on galaxies as simulated, without variations."""
     return rows[rows.estimator == "cnn"]
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, name: str, colour: str, label: str, line: str, marker: str = "o") -> None:
-    """A measure against radius with its band; a single point with its error bar where there is but one radius."""
+def _draw(
+    axis: Axes, rows: pd.DataFrame, name: str, colour: str, label: str, line_style: str, marker: str = "o"
+) -> None:
+    """Draw a measure against radius with its 68 % band, or one point with an error bar if there is only one radius."""
     if len(rows) == 1:
         row = rows.iloc[0]
-        aside = {"campbell2017": 0.97, "errani2018": 1.03}.get(row.estimator, 1)  # of one radius, and often one value
+        # These two estimators have the same radius and often nearly the same value.
+        shift = {"campbell2017": 0.97, "errani2018": 1.03}.get(row.estimator, 1)
         error = [[max(row[name] - row[f"{name}_lo"], 0)], [max(row[f"{name}_hi"] - row[name], 0)]]
-        axis.errorbar(aside * row.radius, row[name], error, color=colour, ms=6, ls="", label=label, marker=marker)
+        axis.errorbar(shift * row.radius, row[name], error, color=colour, ms=6, ls="", label=label, marker=marker)
         return
-    axis.plot(rows.radius, rows[name], ms=3.5, color=colour, label=label, ls=line, marker=marker)
+    axis.plot(rows.radius, rows[name], ms=3.5, color=colour, label=label, ls=line_style, marker=marker)
     axis.fill_between(rows.radius, rows[f"{name}_lo"], rows[f"{name}_hi"], color=colour, alpha=0.18, lw=0)
 
 
 def against_radius(table: pd.DataFrame, instrument: str, test: str, classical: bool = False) -> Figure:
-    """Dispersion (top) and bias (bottom) against radius with bootstrap intervals.
+    """Draw dispersion (top) and bias (bottom) against radius with bootstrap intervals.
 
-    Of the networks of each tracer, or (classical) of the classical estimators beside the best network.
+    Shown are the networks of each tracer, or (classical) the classical estimators beside the best network.
     """
     networks = _networks(table, instrument, test)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.2, 6.4), sharex=True, layout="constrained")
@@ -82,20 +85,20 @@ def against_radius(table: pd.DataFrame, instrument: str, test: str, classical: b
     kinds = list(dict.fromkeys(estimator for (estimator, _), _ in lines))
     for (estimator, tracer), rows in lines[-1:] if classical else lines:
         kind = estimator.removeprefix("cnn").lstrip("-+")
-        aside = f", {kind}" if kind != "any" else " (one network for any)"
-        label = f"network, {tracer}" if classical else tracer + aside * bool(kind)
+        kind_label = f", {kind}" if kind != "any" else " (one network for any)"
+        label = f"network, {tracer}" if classical else tracer + kind_label * bool(kind)
         for axis, name in ((top, "dispersion"), (bottom, "bias")):
             _draw(axis, rows, name, COLOUR[tracer], label, _LINES[kinds.index(estimator) % len(_LINES)])
     if classical:
-        here = table[(table.instrument == instrument) & (table.test == test) & (table.train == "")]
-        for estimator, rows in here.groupby("estimator"):
-            look = (COLOUR.get(estimator, "#555555"), NAME.get(estimator, estimator), ":", MARKER.get(estimator, "o"))
+        classical_rows = table[(table.instrument == instrument) & (table.test == test) & (table.train == "")]
+        for estimator, rows in classical_rows.groupby("estimator"):
+            style = (COLOUR.get(estimator, "#555555"), NAME.get(estimator, estimator), ":", MARKER.get(estimator, "o"))
             for axis, name in ((top, "dispersion"), (bottom, "bias")):
-                _draw(axis, rows, name, *look)
+                _draw(axis, rows, name, *style)
     top.set(ylabel="dispersion [dex]", title=f"tested on {test}, instrument {instrument}")
-    below = classical or len(kinds) > 1
-    top.set_ylim(0, top.get_ylim()[1] * (1 if below else 1.35))
-    if below:
+    legend_below = classical or len(kinds) > 1
+    top.set_ylim(0, top.get_ylim()[1] * (1 if legend_below else 1.35))
+    if legend_below:
         figure.legend(
             *top.get_legend_handles_labels(), frameon=False, ncols=2, loc="outside lower center", fontsize=8.5
         )
@@ -108,20 +111,20 @@ def against_radius(table: pd.DataFrame, instrument: str, test: str, classical: b
 
 
 def gain(ratios: pd.DataFrame, instrument: str, train: str) -> Figure:
-    """Best single tracer / both per test suite, with its 68 % interval."""
-    here = ratios[(ratios.instrument == instrument) & (ratios.train == train)].iloc[::-1].reset_index(drop=True)
-    figure, axis = plt.subplots(figsize=(5.2, 1.2 + 0.42 * len(here)), layout="constrained")
-    error = [(here.ratio - here.lo).clip(lower=0), (here.hi - here.ratio).clip(lower=0)]
-    axis.errorbar(here.ratio, here.index, xerr=error, fmt="o", color=COLOUR["both"], capsize=3)
-    for i, row in here.iterrows():
+    """Draw the dispersion of the best single tracer over that of both, per test suite, with its 68 % interval."""
+    rows = ratios[(ratios.instrument == instrument) & (ratios.train == train)].iloc[::-1].reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(5.2, 1.2 + 0.42 * len(rows)), layout="constrained")
+    error = [(rows.ratio - rows.lo).clip(lower=0), (rows.hi - rows.ratio).clip(lower=0)]
+    axis.errorbar(rows.ratio, rows.index, xerr=error, fmt="o", color=COLOUR["both"], capsize=3)
+    for i, row in rows.iterrows():
         axis.annotate(
             f"{row.ratio:.2f}   P(>1) = {row.above_1:.2f}", (row.hi, i), (8, 0), textcoords="offset points", va="center"
         )
     axis.axvline(1, color="k", lw=0.8)
     axis.set(
-        yticks=here.index,
-        yticklabels=here.test,
-        ylim=(-0.6, len(here) - 0.4),
+        yticks=rows.index,
+        yticklabels=rows.test,
+        ylim=(-0.6, len(rows) - 0.4),
         xlabel="dispersion, best single tracer / both",
     )
     low, high = axis.get_xlim()
@@ -130,35 +133,43 @@ def gain(ratios: pd.DataFrame, instrument: str, train: str) -> Figure:
 
 
 def train_by_test(summary: pd.DataFrame, instrument: str, tracer: str = "both") -> Figure:
-    """Matrices of dispersion, bias, coverage and share out of distribution: trained on (rows), tested on (columns)."""
-    here = summary[(summary.estimator == "cnn") & (summary.instrument == instrument) & (summary.tracer == tracer)]
-    here = here[here.test != ALL]
-    rows = sorted(here.train.unique(), key=lambda t: (t.count("+"), t))
-    columns = sorted(here.test.unique())
-    figure, axes = plt.subplots(1, 4, figsize=(15, 0.75 * len(rows) + 2.2), layout="constrained")
-    shown = (("dispersion", "dispersion [dex]", "viridis"), ("bias", "bias [dex]", "RdBu_r"),
+    """Draw matrices of dispersion, bias, coverage and share out of distribution.
+
+    Rows are the training sets, columns the test suites.
+    """
+    rows = summary[(summary.estimator == "cnn") & (summary.instrument == instrument) & (summary.tracer == tracer)]
+    rows = rows[rows.test != ALL]
+    train_sets = sorted(rows.train.unique(), key=lambda t: (t.count("+"), t))
+    test_suites = sorted(rows.test.unique())
+    figure, axes = plt.subplots(1, 4, figsize=(15, 0.75 * len(train_sets) + 2.2), layout="constrained")
+    panels = (("dispersion", "dispersion [dex]", "viridis"), ("bias", "bias [dex]", "RdBu_r"),
              ("coverage_68", "68 % coverage", "cividis"), ("ood_share", "out of distribution", "magma"))  # fmt: skip
-    for axis, (name, title, colours) in zip(axes, shown, strict=True):
+    for axis, (name, title, colour_map) in zip(axes, panels, strict=True):
         grid = (
-            here.pivot_table(index="train", columns="test", values=name).reindex(index=rows, columns=columns).to_numpy()
+            rows.pivot_table(index="train", columns="test", values=name)
+            .reindex(index=train_sets, columns=test_suites)
+            .to_numpy()
         )
         limit = np.nanmax(np.abs(grid)) if np.isfinite(grid).any() else 1.0
         low, high = (-limit, limit) if name == "bias" else (0.0, limit if name == "dispersion" else 1.0)
-        image = axis.imshow(grid, cmap=colours, vmin=low, vmax=high, aspect="auto")
+        image = axis.imshow(grid, cmap=colour_map, vmin=low, vmax=high, aspect="auto")
         for (i, j), value in np.ndenumerate(grid):
-            share = (value - low) / (high - low)
-            dark = abs(share - 0.5) > 0.3 if name == "bias" else share < 0.55
+            relative_value = (value - low) / (high - low)
+            dark = abs(relative_value - 0.5) > 0.3 if name == "bias" else relative_value < 0.55
             axis.text(j, i, f"{value:.3f}", ha="center", va="center", color="white" if dark else "black")
-        axis.set(title=title, xlabel="tested on", xticks=range(len(columns)), yticks=range(len(rows)))
-        axis.set_xticklabels(columns)
-        axis.set_yticklabels([r.replace("+", "+\n") for r in rows] if axis is axes[0] else [])
+        axis.set(title=title, xlabel="tested on", xticks=range(len(test_suites)), yticks=range(len(train_sets)))
+        axis.set_xticklabels(test_suites)
+        axis.set_yticklabels([r.replace("+", "+\n") for r in train_sets] if axis is axes[0] else [])
         figure.colorbar(image, ax=axis, fraction=0.05)
     axes[0].set_ylabel("trained on")
     return figure
 
 
 def closed(table: pd.DataFrame) -> Figure:
-    """RMSE on suites left out per tracer and kind of training, between plain and home, and the 68 % coverage."""
+    """Draw the RMSE on suites left out and the 68 % coverage there, per tracer and kind of training.
+
+    Lines mark the RMSE of plain networks (dashed) and of those trained on the suite itself (full).
+    """
     kinds = sorted(table.estimator.unique(), key=lambda kind: (kind.count("+"), kind))
     tracers = [t for t in ("gas", "stars", "both") if (table.tracer == t).any()]
     figure, axes = plt.subplots(
@@ -171,17 +182,17 @@ def closed(table: pd.DataFrame) -> Figure:
     )
     for column, tracer in zip(axes.T, tracers, strict=True):
         rows = table[table.tracer == tracer].set_index("estimator").reindex(kinds)
-        at = np.arange(len(kinds))[::-1]
+        positions = np.arange(len(kinds))[::-1]
         for axis, name in zip(column, ("rmse", "coverage_68"), strict=True):
-            axis.barh(at, rows[name], color=COLOUR[tracer], alpha=0.7)
-            axis.set_yticks(at, kinds if tracer == tracers[0] else [""] * len(kinds))
+            axis.barh(positions, rows[name], color=COLOUR[tracer], alpha=0.7)
+            axis.set_yticks(positions, kinds if tracer == tracers[0] else [""] * len(kinds))
             axis.set_ylim(-0.6, len(kinds) - 0.4)
             axis.set_xlabel({"rmse": "RMSE on suites left out [dex]", "coverage_68": "68 % coverage there"}[name])
-        for y, row in zip(at, rows.itertuples(), strict=True):
+        for y, row in zip(positions, rows.itertuples(), strict=True):
             if "+" in row.Index and np.isfinite(row.closed):
-                words = f"{100 * row.closed:.0f} % ({100 * row.closed_lo:.0f} to {100 * row.closed_hi:.0f})"
-                paper = {"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 1.5}
-                column[0].text(0.002, y, f"closed {words}", va="center", fontsize=8, bbox=paper)
+                share_text = f"{100 * row.closed:.0f} % ({100 * row.closed_lo:.0f} to {100 * row.closed_hi:.0f})"
+                box = {"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 1.5}
+                column[0].text(0.002, y, f"closed {share_text}", va="center", fontsize=8, bbox=box)
         column[0].axvline(rows.rmse_plain.mean(), color="k", ls="--", lw=1)
         column[0].axvline(rows.rmse_home.mean(), color="k", lw=1)
         column[1].axvline(0.6827, color="k", lw=1)
@@ -190,25 +201,30 @@ def closed(table: pd.DataFrame) -> Figure:
 
 
 def calibration(table: pd.DataFrame, histograms: pd.DataFrame, instrument: str, test: str) -> Figure:
-    """Coverage at all levels and against radius, PIT and TARP of each tracer's network."""
+    """Draw coverage at all levels and against radius, PIT and TARP of each tracer's network."""
     figure, axes = plt.subplots(2, 2, figsize=(9.4, 7.4), layout="constrained")
     (levels, radii), (pit, joint) = axes
-    networks, counts = (_plain(_networks(t, instrument, test)) for t in (table, histograms))
+    networks, counts = (_single_tracer_networks(_networks(t, instrument, test)) for t in (table, histograms))
     for tracer, rows in networks.groupby("tracer"):
         colour = COLOUR[tracer]
         radii.plot(rows.radius, rows.coverage_68, "o-", ms=3.5, color=colour, label=tracer)
         radii.fill_between(rows.radius, rows.coverage_68_lo, rows.coverage_68_hi, color=colour, alpha=0.18, lw=0)
         radii.plot(rows.radius, rows.coverage_95, "s--", ms=3.5, color=colour)
-        mine = counts[counts.tracer == tracer]
-        by_bin = mine[mine.radius.notna()].groupby("low")["count"].sum().to_numpy()
+        tracer_counts = counts[counts.tracer == tracer]
+        by_bin = tracer_counts[tracer_counts.radius.notna()].groupby("low")["count"].sum().to_numpy()
         nominal = np.linspace(0, 1, len(by_bin) // 2 + 1)
-        levels.plot(nominal, np.concatenate([[0], covered(by_bin)]), color=colour, label=tracer)
-        coarse = by_bin.reshape(20, -1).sum(1)
-        pit.stairs(coarse / coarse.mean(), np.linspace(0, 1, 21), color=colour, lw=1.5, label=tracer)
-        tarp = mine[mine.radius.isna()]["count"].to_numpy()
+        levels.plot(nominal, np.concatenate([[0], coverage_by_level(by_bin)]), color=colour, label=tracer)
+        wide_bins = by_bin.reshape(20, -1).sum(1)
+        pit.stairs(wide_bins / wide_bins.mean(), np.linspace(0, 1, 21), color=colour, lw=1.5, label=tracer)
+        tarp = tracer_counts[tracer_counts.radius.isna()]["count"].to_numpy()
         if len(tarp):
-            at = np.linspace(0, 1, len(tarp) + 1)
-            joint.plot(at, np.concatenate([[0], np.cumsum(tarp) / max(tarp.sum(), 1)]) - at, color=colour, label=tracer)
+            uniform = np.linspace(0, 1, len(tarp) + 1)
+            joint.plot(
+                uniform,
+                np.concatenate([[0], np.cumsum(tarp) / max(tarp.sum(), 1)]) - uniform,
+                color=colour,
+                label=tracer,
+            )
     levels.plot([0, 1], [0, 1], "k-", lw=0.8)
     levels.set(
         xlabel="level of the central interval",
@@ -244,29 +260,33 @@ def calibration(table: pd.DataFrame, histograms: pd.DataFrame, instrument: str, 
 
 
 def by_column(bins: pd.DataFrame, instrument: str, test: str) -> Figure:
-    """Dispersion and bias, mean of radii, in bins of what a galaxy and its view are like."""
-    here = _plain(_networks(bins, instrument, test))
-    columns = [c for c in _COLUMN if c in set(here.column)]
+    """Draw dispersion and bias, averaged over radii, in bins of properties of the galaxy and its view."""
+    networks = _single_tracer_networks(_networks(bins, instrument, test))
+    columns = [c for c in _COLUMN if c in set(networks.column)]
     figure, axes = plt.subplots(
         2, len(columns), figsize=(3 * len(columns) + 0.6, 5.2), sharey="row", squeeze=False, layout="constrained"
     )
     for i, column in enumerate(columns):
-        rows = here[here.column == column]
-        place = {low: k for k, low in enumerate(sorted(rows.low.unique()))}
-        for k, (tracer, mine) in enumerate(rows.groupby("tracer")):
-            mean = mine.groupby("low")[[f"{n}{e}" for n in ("dispersion", "bias") for e in ("", "_lo", "_hi")]].mean()
-            at = np.array([place[low] for low in mean.index]) + 0.12 * (k - 1)
+        rows = networks[networks.column == column]
+        position_of_bin = {low: k for k, low in enumerate(sorted(rows.low.unique()))}
+        for k, (tracer, tracer_rows) in enumerate(rows.groupby("tracer")):
+            mean = tracer_rows.groupby("low")[
+                [f"{n}{e}" for n in ("dispersion", "bias") for e in ("", "_lo", "_hi")]
+            ].mean()
+            positions = np.array([position_of_bin[low] for low in mean.index]) + 0.12 * (k - 1)
             for axis, name in zip(axes[:, i], ("dispersion", "bias"), strict=True):
                 error = [
                     (mean[name] - mean[f"{name}_lo"]).clip(lower=0),
                     (mean[f"{name}_hi"] - mean[name]).clip(lower=0),
                 ]
-                axis.errorbar(at, mean[name], np.array(error), fmt="o-", ms=4, lw=1, color=COLOUR[tracer], label=tracer)
+                axis.errorbar(
+                    positions, mean[name], np.array(error), fmt="o-", ms=4, lw=1, color=COLOUR[tracer], label=tracer
+                )
         axes[1, i].axhline(0, color="k", lw=0.8)
         galaxies = rows.groupby("low").n_galaxies.max()
-        names = [f"{_range(low, rows[rows.low == low].high.iloc[0])}\n({galaxies[low]})" for low in place]
-        axes[1, i].set_xticks(list(place.values()), names, fontsize=8)
-        axes[0, i].set_xticks(list(place.values()), [])
+        names = [f"{_bin_label(low, rows[rows.low == low].high.iloc[0])}\n({galaxies[low]})" for low in position_of_bin]
+        axes[1, i].set_xticks(list(position_of_bin.values()), names, fontsize=8)
+        axes[0, i].set_xticks(list(position_of_bin.values()), [])
         axes[1, i].set_xlabel(_COLUMN[column])
     axes[0, 0].set(ylabel="dispersion [dex]", ylim=(0, None))
     axes[1, 0].set_ylabel("bias [dex]")
@@ -274,7 +294,8 @@ def by_column(bins: pd.DataFrame, instrument: str, test: str) -> Figure:
     return figure
 
 
-def _range(low: float, high: float) -> str:
+def _bin_label(low: float, high: float) -> str:
+    """Return a bin's range as a label; edges that lie just beyond the largest possible value count as open."""
     if not np.isfinite(low):
         return f"< {high:g}"
     return f"> {low:g}" if not np.isfinite(high) or high in (90.1, 1.01) else f"{low:g}-{high:g}"

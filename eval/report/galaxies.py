@@ -1,4 +1,4 @@
-"""Pictures of galaxies: observed maps with inferred profiles, and where in the maps the information is."""
+"""Draw galaxies: observed maps with inferred profiles, and which parts of the maps carry the information."""
 
 from collections.abc import Container, Sequence
 
@@ -19,7 +19,10 @@ def examples(
     observed: np.ndarray, radii_kpc: np.ndarray, truth: np.ndarray,
     samples: dict[str, np.ndarray], names: Sequence[str], half_width_kpc: np.ndarray,
 ) -> Figure:  # fmt: skip
-    """Observed maps (N, 8, P, P) and, beside them, true (N, K) and inferred (S, N, K) profiles, one row per view."""
+    """Draw observed maps (N, 8, P, P) and, beside them, true (N, K) and inferred (S, N, K) profiles, a row per view.
+
+    radii_kpc (N, K); profiles are log10 M(<r) [Msun], samples by tracer; half_width_kpc (N,) of the maps.
+    """
     figure = plt.figure(figsize=(20, 3.0 * len(names)), layout="constrained")
     for i, row in enumerate(figure.subfigures(len(names), 1, squeeze=False)[:, 0]):
         row.suptitle(names[i], x=0.01, ha="left", fontsize=12)
@@ -34,12 +37,12 @@ def examples(
             if channel % 4 == 1 and np.isfinite(image).any():
                 limit = np.nanpercentile(np.abs(image), 98)
                 options = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-            shown = axes[j].imshow(image, origin="lower", extent=extent, **options)
-            row.colorbar(shown, ax=axes[j], fraction=0.046)
+            image_artist = axes[j].imshow(image, origin="lower", extent=extent, **options)
+            row.colorbar(image_artist, ax=axes[j], fraction=0.046)
             axes[j].set(title=title, xlabel="x [kpc]", ylabel="y [kpc]" if j == 0 else None)
         profile, error = axes[6:]
-        for tracer, drawn in samples.items():
-            low, middle, high = np.percentile(drawn[:, i], [15.9, 50, 84.1], axis=0)
+        for tracer, tracer_samples in samples.items():
+            low, middle, high = np.percentile(tracer_samples[:, i], [15.9, 50, 84.1], axis=0)
             for axis, zero in ((profile, 0.0), (error, truth[i])):
                 axis.fill_between(radii_kpc[i], low - zero, high - zero, color=COLOUR[tracer], alpha=0.25, lw=0)
                 axis.plot(radii_kpc[i], middle - zero, color=COLOUR[tracer], label=tracer)
@@ -47,33 +50,34 @@ def examples(
         error.axhline(0, color="k", ls="--", lw=1)
         profile.set(title="profile, 68 % bands", ylabel="log$_{10}$ M(<r) [M$_\\odot$]")
         error.set(title="inferred - true", ylabel="log$_{10}$ M / M$_{true}$ [dex]")
-        inside = [x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if radii_kpc[i, 0] <= x <= radii_kpc[i, -1]]
+        ticks = [x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if radii_kpc[i, 0] <= x <= radii_kpc[i, -1]]
         for axis in (profile, error):
             axis.set_xlabel("r [kpc]")
-            radius_axis(axis, inside)
+            radius_axis(axis, ticks)
         profile.legend(frameon=False, fontsize=8)
     return figure
 
 
 def saliency(attributions: np.ndarray, radii_re: np.ndarray, field_of_view_re: float) -> tuple[Figure, Figure]:
-    """Mean |attribution| per pixel at three radii, and each channel's share at every radius.
+    """Draw the mean |attribution| per pixel at three radii, and each channel's share at every radius.
 
-    attributions (N, R, 8, P, P) of log10 M(<r) at the radii (R,) [dex].
+    attributions (N, R, 8, P, P) [dex] of log10 M(<r) at the radii radii_re (R,) [R_e]; field_of_view_re: side of the
+    maps [R_e].
     """
-    size = np.abs(attributions).mean(0)
+    mean_size = np.abs(attributions).mean(0)
     rows = [0, len(radii_re) // 2, len(radii_re) - 1]
-    shown = [c for c in _CHANNELS if size[:, c].any()]
+    channels = [c for c in _CHANNELS if mean_size[:, c].any()]
     maps, axes = plt.subplots(
-        len(rows), len(shown), figsize=(2.2 * len(shown) + 0.8, 2.2 * len(rows) + 0.5), squeeze=False, sharex=True,
-        sharey=True, layout="constrained",
+        len(rows), len(channels), figsize=(2.2 * len(channels) + 0.8, 2.2 * len(rows) + 0.5), squeeze=False,
+        sharex=True, sharey=True, layout="constrained",
     )  # fmt: skip
     extent = 0.5 * field_of_view_re * np.array([-1, 1, -1, 1])
     for i, r in enumerate(rows):
-        limit = size[r].max()
-        for j, channel in enumerate(shown):
+        limit = mean_size[r].max()
+        for j, channel in enumerate(channels):
             axis = axes[i, j]
-            scale = PowerNorm(0.5, 0, 1e3 * limit)  # the outskirts are faint, and many
-            image = axis.imshow(1e3 * size[r, channel], origin="lower", extent=extent, cmap="magma", norm=scale)
+            scale = PowerNorm(0.5, 0, 1e3 * limit)  # shows the outskirts, which are faint but have many pixels
+            image = axis.imshow(1e3 * mean_size[r, channel], origin="lower", extent=extent, cmap="magma", norm=scale)
             axis.add_patch(plt.Circle((0, 0), radii_re[r], fill=False, color="w", lw=1, ls="--"))
             if i == 0:
                 axis.set_title(_CHANNELS[channel].split(" [")[0].replace("log ", ""))
@@ -82,25 +86,25 @@ def saliency(attributions: np.ndarray, radii_re: np.ndarray, field_of_view_re: f
     for axis in axes[-1]:
         axis.set_xlabel("x / R$_e$")
     bars, axis = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    share = size.sum((2, 3))
+    share = mean_size.sum((2, 3))
     share = share / share.sum(1, keepdims=True)
-    below, at = np.zeros(len(radii_re)), np.arange(len(radii_re))
-    for channel in shown:
+    bottom, positions = np.zeros(len(radii_re)), np.arange(len(radii_re))
+    for channel in channels:
         tracer, hatch = ("stars", "gas")[channel // 4], ("", "///", "...")[channel % 4]
         label = _CHANNELS[channel].split(" [")[0].replace("log ", "")
         axis.bar(
-            at,
+            positions,
             share[:, channel],
-            bottom=below,
+            bottom=bottom,
             color=COLOUR[tracer],
             hatch=hatch,
             edgecolor="w",
             width=0.9,
             label=label,
         )
-        below += share[:, channel]
+        bottom += share[:, channel]
     axis.set(xlabel="r / R$_e$ of the enclosed mass", ylabel="share of the attribution", ylim=(0, 1))
-    axis.set_xticks(at, [f"{r:.2g}" for r in radii_re])
+    axis.set_xticks(positions, [f"{r:.2g}" for r in radii_re])
     axis.legend(
         *[x[::-1] for x in axis.get_legend_handles_labels()],
         loc="center left",
@@ -114,36 +118,37 @@ def observed_profile(
     observed: np.ndarray, half_width_kpc: float, radius_kpc: np.ndarray, quantiles: np.ndarray,
     tilted_ring: np.ndarray, title: str, calibrated: Container[str],
 ) -> Figure:  # fmt: skip
-    """Maps (8, Q, Q) of one observed galaxy, and its profile: quantiles (5, K) of SHARES and tilted rings (K,).
+    """Draw the maps (8, Q, Q) of one observed galaxy and its profile of log10 M(<r) [Msun] at radius_kpc (K,).
 
-    calibrated: tracers whose densities are in Msun/kpc^2.
+    quantiles (5, K): those of the posterior at SHARES. tilted_ring (K,): rotation curve of the gas, NaN where there
+    is none. calibrated: tracers whose densities are in Msun/kpc^2; others have no unit.
     """
-    tracers = [t for t in (0, 4) if observed[t + 3].any()]
+    tracers = [start for start in (0, 4) if observed[start + 3].any()]
     figure = plt.figure(figsize=(14, 3.4 * len(tracers) + 0.4), layout="constrained")
     figure.suptitle(title)
     maps, right = figure.subfigures(1, 2, width_ratios=[3, 1.4], squeeze=False)[0]
     axes = maps.subplots(len(tracers), 3, squeeze=False)
     extent = half_width_kpc * np.array([-1, 1, -1, 1])
-    for row, t in zip(axes, tracers, strict=True):
-        valid = observed[t + 3] > 0
-        for axis, channel in zip(row, range(t, t + 3), strict=True):
-            if channel == t + 2 and not observed[channel].any():
+    for row, start in zip(axes, tracers, strict=True):
+        valid = observed[start + 3] > 0
+        for axis, channel in zip(row, range(start, start + 3), strict=True):
+            if channel == start + 2 and not observed[channel].any():
                 axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
                 axis.set(title=_CHANNELS[channel], xticks=[], yticks=[])
                 continue
             image = np.where(valid, observed[channel], np.nan)
             options = {"cmap": "viridis"}
             name = _CHANNELS[channel]
-            if channel == t:
+            if channel == start:
                 image = np.log10(np.where(image > 0, image, np.nan))
-                name = name if ("stars", "gas")[t // 4] in calibrated else f"{name.split(' [')[0]}, any unit"
-            if channel == t + 1:
+                name = name if ("stars", "gas")[start // 4] in calibrated else f"{name.split(' [')[0]}, any unit"
+            if channel == start + 1:
                 image = image - np.nanmedian(image)
                 limit = np.nanpercentile(np.abs(image), 98)
                 options = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-            shown = axis.imshow(image, origin="lower", extent=extent, **options)
-            maps.colorbar(shown, ax=axis, fraction=0.046)
-            axis.set(title=name, xlabel="x [kpc]", ylabel="y [kpc]" if channel == t else None)
+            image_artist = axis.imshow(image, origin="lower", extent=extent, **options)
+            maps.colorbar(image_artist, ax=axis, fraction=0.046)
+            axis.set(title=name, xlabel="x [kpc]", ylabel="y [kpc]" if channel == start else None)
     axis = right.subplots()
     low68, high68, low95, high95, median = quantiles
     axis.fill_between(radius_kpc, low95, high95, color=COLOUR["both"], alpha=0.2, lw=0, label="95 %")

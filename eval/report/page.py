@@ -1,4 +1,4 @@
-"""One HTML file, without a network, that tells what the tables say."""
+"""Write one HTML file, readable without a network connection, that shows and explains the tables."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ from kinmass.eval.report import figures
 from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.saliency import attributions
 from kinmass.eval.tables.metrics import crps_of_samples
-from kinmass.eval.tables.predictions import PREDICTED, Kept, Part, Source
+from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part, Source
 from kinmass.eval.tables.tables import ALL, KEYS, SHOWN
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
@@ -64,11 +64,13 @@ _TEXT = {
 
 
 def _png(figure: Figure, path: Path) -> str:
-    """The figure as base64 PNG, kept as a file and as vector PDF too."""
+    """Write the figure as PNG and as vector PDF, close it, and return the PNG in base64."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(path.with_name(f"{path.name}.png"), buffer.getvalue())  # a suite's name may have a dot in it
-    figure.set_layout_engine("none")  # where it was just laid out it stays: laying out takes half of the time
+    # Not with_suffix: the suite's name, which is part of the file name, may have a dot in it.
+    write_atomically(path.with_name(f"{path.name}.png"), buffer.getvalue())
+    # Keep the layout of the PNG for the PDF: a second layout would take half of the time.
+    figure.set_layout_engine("none")
     with aside(path.with_name(f"{path.name}.pdf")) as partial:
         figure.savefig(partial, format="pdf")
     plt.close(figure)
@@ -77,7 +79,7 @@ def _png(figure: Figure, path: Path) -> str:
 
 @dataclass(frozen=True)
 class Results:
-    """What `kinmass tables` has written."""
+    """Tables that `kinmass tables` has written, and (origin) the content of tables.json."""
 
     origin: dict[str, Any]
     table: pd.DataFrame
@@ -90,7 +92,7 @@ class Results:
 
     @property
     def train(self) -> str:
-        """The training set whose tracers are compared."""
+        """The training set with the most suites, for which tracers are compared."""
         return figures.joint_training(self.table)
 
 
@@ -110,26 +112,31 @@ def read_results(folder: Path) -> Results:
     if not (tables[0].train != "").any():
         raise ValueError(f"{folder}/table.parquet has no network in it")
     networks = sorted(tables[0].estimator[tables[0].train != ""].unique())
-    if "cnn" not in networks:  # one network for any tracer, or trained on what varies, is all there is: it is shown
+    # Without plain networks, another kind (for any tracer, or trained with variations) is shown in their place.
+    if "cnn" not in networks:
         tables = [t.replace({"estimator": {networks[0]: "cnn"}}) for t in tables]
     table, summary, ratios, gap, closed, bins, calibration = tables
     return Results(origin, table, summary, ratios[ratios.estimator == "cnn"], gap, closed, bins, calibration)
 
 
 def headlines(results: Results) -> list[str]:
-    """What the table says, in sentences: one per instrument."""
+    """Return the main results as sentences, per instrument: dispersions, the gap to unseen suites, what closes it."""
     lines = []
     summary, ratios, train = results.summary, results.ratios, results.train
-    for look in sorted(summary.instrument.unique()):
-        here = summary[(summary.instrument == look) & (summary.train == train) & (summary.estimator == "cnn")]
-        for test in [ALL] if ALL in set(here.test) else sorted(here.test.unique()):
-            values = ", ".join(f"{r.tracer} {r.dispersion:.3f}" for r in here[here.test == test].itertuples())
-            line = f"Through {look}, tested on {test}: dispersion {values} dex."
-            match = ratios[(ratios.instrument == look) & (ratios.train == train) & (ratios.test == test)]
-            for r in match.itertuples():
-                line += f" Best single tracer / both: {r.ratio:.2f} (68 % interval {r.lo:.2f} to {r.hi:.2f})."
+    for instrument in sorted(summary.instrument.unique()):
+        network_rows = summary[
+            (summary.instrument == instrument) & (summary.train == train) & (summary.estimator == "cnn")
+        ]
+        for test in [ALL] if ALL in set(network_rows.test) else sorted(network_rows.test.unique()):
+            values = ", ".join(
+                f"{row.tracer} {row.dispersion:.3f}" for row in network_rows[network_rows.test == test].itertuples()
+            )
+            line = f"Through {instrument}, tested on {test}: dispersion {values} dex."
+            ratio_rows = ratios[(ratios.instrument == instrument) & (ratios.train == train) & (ratios.test == test)]
+            for row in ratio_rows.itertuples():
+                line += f" Best single tracer / both: {row.ratio:.2f} (68 % interval {row.lo:.2f} to {row.hi:.2f})."
             lines.append(line)
-        gap = results.gap[(results.gap.instrument == look) & (results.gap.estimator == "cnn")]
+        gap = results.gap[(results.gap.instrument == instrument) & (results.gap.estimator == "cnn")]
         for tracer, rows in gap.groupby("tracer"):
             lines.append(
                 f"On suites they never saw, networks of {tracer} err {rows.rmse_ratio.mean():.1f} times as much as "
@@ -137,184 +144,199 @@ def headlines(results: Results) -> list[str]:
                 f"{100 * rows.coverage_68.mean():.0f} % of the truths, and "
                 f"{100 * rows.ood_share.mean():.0f} % of the views are out of distribution."
             )
-        for r in results.closed[results.closed.instrument == look].itertuples():
-            if r.estimator != "cnn":
+        for row in results.closed[results.closed.instrument == instrument].itertuples():
+            if row.estimator != "cnn":
                 lines.append(
-                    f"{r.estimator}, {r.tracer}: {100 * r.closed:.0f} % of the gap to suites left out is closed "
-                    f"(68 % interval {100 * r.closed_lo:.0f} to {100 * r.closed_hi:.0f}); 68 % intervals hold "
-                    f"{100 * r.coverage_68:.0f} %."
+                    f"{row.estimator}, {row.tracer}: {100 * row.closed:.0f} % of the gap to suites left out is closed "
+                    f"(68 % interval {100 * row.closed_lo:.0f} to {100 * row.closed_hi:.0f}); 68 % intervals hold "
+                    f"{100 * row.coverage_68:.0f} %."
                 )
     return lines
 
 
 class Galaxies:
-    """What is kept of single views: predictions of the networks that are compared, through one instrument.
+    """Kept predictions for single views, by the networks that are compared, through one instrument.
 
-    Raises OSError or ValueError where store or runs are no longer there.
+    Raises OSError or ValueError where the store or the runs are no longer there.
     """
 
     def __init__(self, results: Results, folder: Path, instrument: str):
         origin, train = results.origin, results.train
         self.store, self.part = Path(origin["store"]), None if origin["part"] == ALL else origin["part"]
         runs = [Path(run) for run in origin["runs"]]
-        all_of_them = [s for s in sources_of(runs, folder, False) if (s.instrument, s.train) == (instrument, train)]
-        fewest = min(s.name.count("+") for s in all_of_them)  # what varied in training
-        sources = [s for s in all_of_them if s.name.count("+") == fewest]
-        self.sources = {s.tracer: s for s in sorted(sources, key=lambda s: s.name, reverse=True)}  # cnn before cnn-any
-        self.look = next(instrument_of(s.run) for s in sources if s.run)
-        tested = [suite for suite in results.table.test.unique() if suite != ALL]
-        self.parts = [Part(self.store.absolute(), suite, self.part) for suite in sorted(tested)]
+        candidates = [s for s in sources_of(runs, folder, False) if (s.instrument, s.train) == (instrument, train)]
+        # Of networks with different variations in training, those with the fewest are shown.
+        fewest_variations = min(s.name.count("+") for s in candidates)
+        sources = [s for s in candidates if s.name.count("+") == fewest_variations]
+        # The last source of a tracer is used: cnn comes after cnn-any, and is preferred.
+        self.sources = {s.tracer: s for s in sorted(sources, key=lambda s: s.name, reverse=True)}
+        self.instrument = next(instrument_of(s.run) for s in sources if s.run)
+        suites = [suite for suite in results.table.test.unique() if suite != ALL]
+        self.parts = [Part(self.store.absolute(), suite, self.part) for suite in sorted(suites)]
 
     @cached_property
     def best_tracer(self) -> str:
-        """both, where there is such a network."""
+        """`both` where there is a network for it, else `stars` or `gas`."""
         return next(t for t in ("both", "stars", "gas") if t in self.sources)
 
     def score(self, source: Source) -> list[tuple[float, Part, int]]:
-        """CRPS, mean of radii, of every view that can be used, with its part and number in it; rising."""
-        found = []
+        """Return (CRPS, part, row) of every usable view in rising order of the CRPS [dex], averaged over radii."""
+        scored = []
         for part in self.parts:
-            estimates, data = Kept(source, part).read(slice(0, len(part)))
-            good = np.flatnonzero((data["state"] == PREDICTED) & np.isfinite(estimates.median).all(1))
-            if len(good) and estimates.samples is not None:
-                crps = crps_of_samples(estimates.samples[:, good], estimates.truth[good]).mean(1)
-                found += [(float(c), part, int(row)) for c, row in zip(crps, good, strict=True)]
-        return sorted(found, key=lambda item: item[0])
+            estimates, data = KeptPredictions(source, part).read(slice(0, len(part)))
+            usable_rows = np.flatnonzero((data["state"] == PREDICTED) & np.isfinite(estimates.median).all(1))
+            if len(usable_rows) and estimates.samples is not None:
+                crps = crps_of_samples(estimates.samples[:, usable_rows], estimates.truth[usable_rows]).mean(1)
+                scored += [(float(c), part, int(row)) for c, row in zip(crps, usable_rows, strict=True)]
+        return sorted(scored, key=lambda item: item[0])
 
     def views(self, chosen: Iterable[tuple[Part, int]]) -> Views:
-        """The views themselves, from the map store."""
-        found = []
+        """Read views, given by part and row, from the map store."""
+        views = []
         for part, row in chosen:
             numbers, names, lineages = part.names
             galaxy, view = divmod(row, part.views)
-            one = slice(galaxy, galaxy + 1)
-            found.append(views_of(part.group, part.suite, numbers[one], names[one], lineages[one])[np.array([view])])
-        return concatenate(found)
+            single = slice(galaxy, galaxy + 1)
+            views.append(
+                views_of(part.group, part.suite, numbers[single], names[single], lineages[single])[np.array([view])]
+            )
+        return concatenate(views)
 
     def extremes(self) -> Figure | None:
-        """The best, the median and the worst view, with each tracer's profile."""
+        """Draw the best, the median and the worst view, with each tracer's profile; None if no view is usable."""
         ranked = self.score(self.sources[self.best_tracer])
         if not ranked:
             return None
-        picked = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
-        views = self.views((part, row) for _, part, row in picked)
+        extreme_views = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
+        views = self.views((part, row) for _, part, row in extreme_views)
         samples: dict[str, np.ndarray] = {}
         for tracer in (t for t in ("gas", "stars", "both") if t in self.sources):
-            drawn = [Kept(self.sources[tracer], p).read(slice(r // p.views, r // p.views + 1)) for _, p, r in picked]
-            each = [
+            kept = [
+                KeptPredictions(self.sources[tracer], p).read(slice(r // p.views, r // p.views + 1))
+                for _, p, r in extreme_views
+            ]
+            view_samples = [
                 e.samples[:, r % p.views]
-                for (e, _), (_, p, r) in zip(drawn, picked, strict=True)
+                for (e, _), (_, p, r) in zip(kept, extreme_views, strict=True)
                 if e.samples is not None
             ]
-            samples[tracer] = np.stack(each, axis=1)
+            samples[tracer] = np.stack(view_samples, axis=1)
         r_e = views.half_mass_radius_kpc.numpy()
         labels = [
-            f"{word}, CRPS {score:.3f} dex\n{name}"
-            for word, (score, _, _), name in zip(("best", "median", "worst"), picked, views.ids(), strict=True)
+            f"{place}, CRPS {score:.3f} dex\n{name}"
+            for place, (score, _, _), name in zip(("best", "median", "worst"), extreme_views, views.ids(), strict=True)
         ]
-        half_width = 0.5 * self.look.grid(views.maps.shape[-1], views.field_of_view_re)[1] * r_e
-        observed = views.observed(self.look).numpy()
+        half_width = 0.5 * self.instrument.grid(views.maps.shape[-1], views.field_of_view_re)[1] * r_e
+        observed = views.observed(self.instrument).numpy()
         radii = np.outer(r_e, RADII_RE)
         return pictures.examples(observed, radii, views.log10_menc.numpy(), samples, labels, half_width)
 
     def saliency(self, n: int = 32) -> tuple[Figure, Figure] | None:
-        """Of views spread over all that the network of both tracers (or the only one) can use."""
+        """Draw attributions of the best tracer's network, for n views spread evenly over all usable ones."""
         source = self.sources[self.best_tracer]
         ranked = self.score(source)
         if not ranked or source.run is None:
             return None
         order = sorted(ranked, key=lambda item: (item[1].suite, item[2]))
-        few = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).astype(int))]
-        views, infer = self.views((part, row) for _, part, row in few), load(source.run)
+        chosen = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).astype(int))]
+        views, infer = self.views((part, row) for _, part, row in chosen), load(source.run)
         observed = views.observed(infer.instrument)
-        found = attributions(infer, observed, views.half_mass_radius_kpc, source.tracer, list(range(len(RADII_RE))))
-        field = infer.instrument.grid(views.maps.shape[-1], views.field_of_view_re)[1]
-        return pictures.saliency(found, np.array(RADII_RE), field)
+        pixel_attributions = attributions(
+            infer, observed, views.half_mass_radius_kpc, source.tracer, list(range(len(RADII_RE)))
+        )
+        field_of_view_re = infer.instrument.grid(views.maps.shape[-1], views.field_of_view_re)[1]
+        return pictures.saliency(pixel_attributions, np.array(RADII_RE), field_of_view_re)
 
 
-def _sections(results: Results, folder: Path, out: Path, look: str) -> Iterable[dict[str, Any]]:
-    """One section after the other, of one instrument: title, text and figures."""
+def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Iterable[dict[str, Any]]:
+    """Yield the sections for one instrument, each with title, text and figures."""
     table, train = results.table, results.train
-    tests = sorted(table[table.instrument == look].test.unique(), key=lambda t: (t != ALL, t))
+    tests = sorted(table[table.instrument == instrument].test.unique(), key=lambda t: (t != ALL, t))
 
-    def section(title: str, text: str, shown: list[tuple[str, Figure, str]], **more: Any) -> dict[str, Any]:
-        made = [{"png": _png(f, folder / f"{name}_{look}"), "caption": caption} for name, f, caption in shown]
-        return {"title": f"{title} ({look})", "text": _TEXT[text], "figures": made} | more
+    def section(title: str, text: str, captioned: list[tuple[str, Figure, str]], **options: Any) -> dict[str, Any]:
+        figure_parts = [
+            {"png": _png(f, folder / f"{name}_{instrument}"), "caption": caption} for name, f, caption in captioned
+        ]
+        return {"title": f"{title} ({instrument})", "text": _TEXT[text], "figures": figure_parts} | options
 
-    here = table[(table.instrument == look) & (table.train == train)]
-    tests_of = [test for test in tests if (here.test == test).any()]
-    if not tests_of:
+    network_rows = table[(table.instrument == instrument) & (table.train == train)]
+    tested = [test for test in tests if (network_rows.test == test).any()]
+    if not tested:
         return
     yield section(
         "Dispersion and bias against radius", "radius",
-        [(f"radius-{t}", figures.against_radius(table, look, t), f"Tested on {t}.") for t in tests_of],
+        [(f"radius-{t}", figures.against_radius(table, instrument, t), f"Tested on {t}.") for t in tested],
     )  # fmt: skip
-    if ((table.train == "") & (table.instrument == look)).any():
-        shown = [(f"classical-{t}", figures.against_radius(table, look, t, True), f"Tested on {t}.") for t in tests_of]
-        yield section("Beside classical estimators", "classical", shown)
-    ratios = results.ratios[(results.ratios.instrument == look) & (results.ratios.train == train)]
+    if ((table.train == "") & (table.instrument == instrument)).any():
+        captioned = [
+            (f"classical-{t}", figures.against_radius(table, instrument, t, True), f"Tested on {t}.") for t in tested
+        ]
+        yield section("Beside classical estimators", "classical", captioned)
+    ratios = results.ratios[(results.ratios.instrument == instrument) & (results.ratios.train == train)]
     if len(ratios):
-        yield section("What two tracers gain", "gain", [("gain", figures.gain(ratios, look, train), "")], narrow=True)
-    joint = results.summary[(results.summary.estimator == "cnn") & (results.summary.instrument == look)]
+        yield section(
+            "What two tracers gain", "gain", [("gain", figures.gain(ratios, instrument, train), "")], narrow=True
+        )
+    joint = results.summary[(results.summary.estimator == "cnn") & (results.summary.instrument == instrument)]
     joint = joint[(joint.tracer == "both") & (joint.test != ALL)]
     if joint.train.nunique() > 1:
-        shown = [("matrix", figures.train_by_test(joint, look), "Averages over ten radii from 0.3 to 3 R_e.")]
-        yield section("A change of simulation", "matrix", shown, wide=True)
-    closed = results.closed[results.closed.instrument == look]
+        captioned = [("matrix", figures.train_by_test(joint, instrument), "Averages over ten radii from 0.3 to 3 R_e.")]
+        yield section("A change of simulation", "matrix", captioned, wide=True)
+    closed = results.closed[results.closed.instrument == instrument]
     if closed.estimator.nunique() > 1:
         yield section("Closing the gap", "closed", [("closed", figures.closed(closed), "")], wide=True)
-    first = tests_of[0]
-    figure = figures.calibration(table, results.calibration, look, first)
-    shown = [("calibration", figure, f"Trained on {train}, tested on {first}.")]
-    yield section("Calibration", "calibration", shown, wide=True)
-    bins = results.bins[(results.bins.instrument == look) & (results.bins.test == first)]
+    first_test = tested[0]
+    figure = figures.calibration(table, results.calibration, instrument, first_test)
+    captioned = [("calibration", figure, f"Trained on {train}, tested on {first_test}.")]
+    yield section("Calibration", "calibration", captioned, wide=True)
+    bins = results.bins[(results.bins.instrument == instrument) & (results.bins.test == first_test)]
     if (bins.train == train).any():
-        shown = [("column", figures.by_column(results.bins, look, first), f"Tested on {first}.")]
-        yield section("Errors against mass, inclination, gas and rotation", "column", shown, wide=True)
+        captioned = [("column", figures.by_column(results.bins, instrument, first_test), f"Tested on {first_test}.")]
+        yield section("Errors against mass, inclination, gas and rotation", "column", captioned, wide=True)
     try:
-        galaxies = Galaxies(results, out, look)
-        made = galaxies.saliency()
+        galaxies = Galaxies(results, out, instrument)
+        saliency_figures = galaxies.saliency()
         extremes = galaxies.extremes()
     except (OSError, ValueError) as error:
         text = f"Pictures of galaxies are left out: store, runs or kept predictions are not where they were ({error})."
-        yield {"title": f"Galaxies ({look})", "text": text, "figures": []}
+        yield {"title": f"Galaxies ({instrument})", "text": text, "figures": []}
         return
-    if made is not None:
-        shown = [("saliency-maps", made[0], ""), ("saliency-share", made[1], "")]
-        yield section("Where the information is", "saliency", shown, wide=True)
+    if saliency_figures is not None:
+        captioned = [("saliency-maps", saliency_figures[0], ""), ("saliency-share", saliency_figures[1], "")]
+        yield section("Where the information is", "saliency", captioned, wide=True)
     if extremes is not None:
         yield section("Best, median and worst", "galaxies", [("galaxies", extremes, "x and y in kpc.")], wide=True)
 
 
 def write_report(results: Path) -> Path:
-    """Write report.html and figures/ from what `kinmass tables` left in `results`; the report's path.
+    """Write report.html and figures/ in the folder `results`, in which `kinmass tables` has written; return its path.
 
     Raises ValueError when the tables are not there.
     """
-    content = read_results(results)
+    evaluation = read_results(results)
     folder = results / "figures"
     make_folder(folder)
     sections: list[dict[str, Any]] = []
-    looks = sorted(content.table.instrument.unique())
-    with tqdm(desc="report", unit="section") as bar:
-        for look in looks:
-            for section in _sections(content, folder, results, look):
+    instruments = sorted(evaluation.table.instrument.unique())
+    with tqdm(desc="report", unit="section") as progress:
+        for instrument in instruments:
+            for section in _sections(evaluation, folder, results, instrument):
                 sections.append(section)
-                bar.update()
-    plain = {"index": False, "float_format": "{:.3f}".format, "border": 0, "na_rep": ""}
+                progress.update()
+    html_options = {"index": False, "float_format": "{:.3f}".format, "border": 0, "na_rep": ""}
     columns = [*KEYS, "n_galaxies", "n_views", "bias", "dispersion", "dispersion_lo", "dispersion_hi",
                "dispersion_robust", "outliers", "rmse", "crps", "coverage_68", "coverage_95", "width_68",
                "log_prob_joint"]  # fmt: skip
-    tables = [content.summary[columns].to_html(**plain)]
-    if len(content.ratios):
-        tables.append(content.ratios.to_html(**plain))
-    tables += [t.to_html(**plain) for t in (content.gap, content.closed) if len(t)]
+    tables = [evaluation.summary[columns].to_html(**html_options)]
+    if len(evaluation.ratios):
+        tables.append(evaluation.ratios.to_html(**html_options))
+    tables += [t.to_html(**html_options) for t in (evaluation.gap, evaluation.closed) if len(t)]
     sections.append({"title": "Table", "text": _TEXT["table"], "figures": [], "tables": tables})
-    origin = dict(content.origin)
+    origin = dict(evaluation.origin)
     origin["versions"] = ", ".join(f"{k} {v}" for k, v in origin["versions"].items())
     origin["runs"] = ", ".join(origin["runs"])
     provenance = pd.Series(origin).to_frame().to_html(header=False, border=0)
     template = jinja2.Environment(autoescape=True).from_string((Path(__file__).parent / "report.html.j2").read_text())
-    html = template.render(headlines=headlines(content), sections=sections, provenance=provenance)
+    html = template.render(headlines=headlines(evaluation), sections=sections, provenance=provenance)
     write_atomically(results / "report.html", html)
     return results / "report.html"

@@ -1,4 +1,4 @@
-"""Which pixels carry the information: integrated gradients of an inferred mass with respect to the observed maps."""
+"""Find the pixels that carry the information: integrated gradients of the inferred mass with respect to the maps."""
 
 import numpy as np
 import torch
@@ -10,29 +10,32 @@ from kinmass.train.run.posterior import Inference
 
 
 def central_profile(infer: Inference, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor) -> torch.Tensor:
-    """(N, K) log10 M(<r) [Msun] that the middle of each member's latent numbers stands for, mean over members."""
-    found = []
+    """Return the profile (N, K), log10 M(<r) [Msun], at the origin of each member's latent space, mean over members.
+
+    observed (N, 8, P, P), half_mass_radius_kpc (N,).
+    """
+    profiles = []
     for model in infer.models:
         features, unit = model.features(observed, half_mass_radius_kpc)
-        middle = torch.zeros(1, len(observed), len(model.config.radii_re) + 1, device=observed.device)
-        found.append(model.profiles(features, unit, half_mass_radius_kpc, middle)[0])
-    return torch.stack(found).mean(0)
+        latent = torch.zeros(1, len(observed), len(model.config.radii_re) + 1, device=observed.device)
+        profiles.append(model.profiles(features, unit, half_mass_radius_kpc, latent)[0])
+    return torch.stack(profiles).mean(0)
 
 
 def featureless(observed: torch.Tensor) -> torch.Tensor:
-    """The same pixels (N, 8, P, P) of a galaxy without structure: even density, no V, an even sigma.
+    """Return maps (N, 8, P, P) of a galaxy without structure in the same pixels: even density, V = 0, even sigma.
 
-    sigma is the root of the mean of V^2 + sigma^2 weighted by density, per tracer: the velocity scale stays.
+    sigma is the root of the density-weighted mean of V^2 + sigma^2, per tracer, so that the velocity scale is kept.
     """
-    plain = observed.clone()
+    smooth = observed.clone()
     for start in (0, 4):
         density, velocity, dispersion, valid = observed[:, start : start + 4].unbind(1)
         total = density.sum((1, 2), keepdim=True).clamp(min=1e-30)
-        square = (density * (velocity**2 + dispersion**2)).sum((1, 2), keepdim=True) / total
-        plain[:, start] = valid * total / valid.sum((1, 2), keepdim=True).clamp(min=1)
-        plain[:, start + 1] = 0
-        plain[:, start + 2] = valid * square.sqrt()
-    return plain
+        mean_square = (density * (velocity**2 + dispersion**2)).sum((1, 2), keepdim=True) / total
+        smooth[:, start] = valid * total / valid.sum((1, 2), keepdim=True).clamp(min=1)
+        smooth[:, start + 1] = 0
+        smooth[:, start + 2] = valid * mean_square.sqrt()
+    return smooth
 
 
 def attributions(
@@ -43,18 +46,19 @@ def attributions(
     radii: list[int],
     steps: int = 16,
 ) -> np.ndarray:
-    """(N, R, 8, P, P) what each pixel adds to log10 M(<r) [dex] at the radii numbered `radii`.
+    """Return what each pixel adds to log10 M(<r) [dex] at the radii numbered `radii`: (N, R, 8, P, P).
 
-    Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) from `featureless` maps to the observed
-    (N, 8, P, P), by the midpoint rule: they sum to the difference of `central_profile` between the two.
+    These are integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) from `featureless` maps to the observed
+    maps (N, 8, P, P), by the midpoint rule with `steps` steps. They sum to the difference of `central_profile` between
+    the two, up to the error of that rule.
     """
     observed = (observed if tracer == "both" else only(observed, tracer)).to(infer.device)
-    r_e, start = half_mass_radius_kpc.to(infer.device), featureless(observed)
-    total = torch.zeros(len(observed), len(radii), *observed.shape[1:], device=observed.device)
+    r_e, baseline = half_mass_radius_kpc.to(infer.device), featureless(observed)
+    gradients = torch.zeros(len(observed), len(radii), *observed.shape[1:], device=observed.device)
     for step in range(steps):
-        at = (start + (observed - start) * (step + 0.5) / steps).requires_grad_()
-        profile = central_profile(infer, at, r_e)
+        point = (baseline + (observed - baseline) * (step + 0.5) / steps).requires_grad_()
+        profile = central_profile(infer, point, r_e)
         for i, k in enumerate(radii):
-            (gradient,) = torch.autograd.grad(profile[:, k].sum(), at, retain_graph=i < len(radii) - 1)
-            total[:, i] += gradient / steps
-    return ((observed - start)[:, None] * total).cpu().numpy()
+            (gradient,) = torch.autograd.grad(profile[:, k].sum(), point, retain_graph=i < len(radii) - 1)
+            gradients[:, i] += gradient / steps
+    return ((observed - baseline)[:, None] * gradients).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Runs and a store in, tables out: predictions that are kept, tasks on Dask's workers, measures that add up.
+"""From runs and a map store to tables: kept predictions, tasks on Dask's workers, measures as sums that add up.
 
-`cluster.py` is the one file that knows Dask. Imports `classical`.
+`cluster.py` is the only file that uses Dask. Imports `classical`.
 """

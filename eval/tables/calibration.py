@@ -1,6 +1,7 @@
-"""Are posteriors as wide as they should be? Coverage, simulation-based calibration, and a test of the joint.
+"""Test whether posteriors have the right width: coverage, simulation-based calibration, a test of the joint posterior.
 
-All of it looks at test views whose truth is known; calibrated posteriors give uniform numbers.
+All functions need test views whose true profile is known. Ranks and TARP of calibrated posteriors are uniform in 0 to
+1.
 """
 
 import numpy as np
@@ -10,41 +11,47 @@ from scipy.stats import kstest
 
 
 def ranks(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(N, K) share of the samples (S, N, K) below the truth (N, K).
+    """Return the share (N, K) of the samples (S, N, K) that lie below the truth (N, K).
 
-    The rank statistic of simulation-based calibration (Talts et al. 2018, arXiv:1804.06788), also
-    known as PIT. Uniform in 0 to 1 for calibrated marginals; heaped at both ends when they are too narrow.
+    This is the rank statistic of simulation-based calibration (Talts et al. 2018, arXiv:1804.06788), also known as
+    PIT. It is uniform in 0 to 1 for calibrated marginals, and piles up at both ends when they are too narrow.
     """
     return np.asarray((samples < truth).mean(0))
 
 
 def coverage(rank: np.ndarray, level: float) -> np.ndarray:
-    """(K,) share of views whose truth lies in the central interval that should hold `level` of them."""
+    """Return the share (K,) of views whose truth lies in the central interval that should hold a share `level`.
+
+    rank (N, K): from `ranks`.
+    """
     return np.asarray((np.abs(rank - 0.5) < 0.5 * level).mean(0))
 
 
 def tarp(samples: np.ndarray, truth: np.ndarray, normal: np.ndarray | None = None) -> np.ndarray:
-    """(N,) share of a view's samples (S, N, K) that lie closer to a random point than its truth (N, K) does.
+    """Return the share (N,) of a view's samples (S, N, K) that lie closer to a random point than its truth (N, K).
 
-    Tests of accuracy with random points (Lemos et al. 2023, arXiv:2302.03026): uniform in 0 to 1 for
-    joint posteriors that are calibrated, and for those only, if points depend on what was seen. Here they
-    are drawn about each view's posterior, and distances are in units of its covariance, without which
-    ten nearly equal numbers would count as one; both from one half of the samples, so that truth and the
-    other half, which is counted, are strangers to them alike. normal (N, K): the points' standard normal numbers.
+    Tests of accuracy with random points (TARP, Lemos et al. 2023, arXiv:2302.03026): the share is uniform in 0 to 1
+    if and only if the joint posterior is calibrated, provided that the points depend on the observed maps. Here
+    points are drawn around each view's posterior, and distances are in units of its covariance; without that unit,
+    the K masses, which are nearly equal, would count as one number. Mean and covariance come from the first half of
+    the samples and the second half is counted, so both truth and counted samples are independent of the points.
+    normal (N, K): standard normal numbers from which the points are made; drawn with a fixed seed if None.
     """
     half = len(samples) // 2
     mean = samples[:half].mean(0, dtype=float)
-    off = np.ascontiguousarray(np.moveaxis(samples, 0, 1)) - mean[:, None].astype(samples.dtype)  # (N, S, K)
-    first = off[:, :half].astype(float)
-    covariance = first.mT @ first / max(half, 1)
+    deviations = np.ascontiguousarray(np.moveaxis(samples, 0, 1)) - mean[:, None].astype(samples.dtype)  # (N, S, K)
+    first_half = deviations[:, :half].astype(float)
+    covariance = first_half.mT @ first_half / max(half, 1)
     trace = np.trace(covariance, axis1=1, axis2=2)[:, None, None]
     whiten = np.linalg.inv(np.linalg.cholesky(covariance + 1e-9 * trace * np.eye(truth.shape[1])))
-    point = np.random.default_rng(0).standard_normal(truth.shape) if normal is None else normal
-    own = np.linalg.norm((whiten @ (truth - mean)[..., None])[..., 0] - point, axis=-1)
-    others = np.linalg.norm(off[:, half:] @ whiten.mT.astype(off.dtype) - point[:, None].astype(off.dtype), axis=-1)
-    return np.asarray((others < own[:, None]).mean(1))
+    points = np.random.default_rng(0).standard_normal(truth.shape) if normal is None else normal
+    truth_distance = np.linalg.norm((whiten @ (truth - mean)[..., None])[..., 0] - points, axis=-1)
+    sample_distances = np.linalg.norm(
+        deviations[:, half:] @ whiten.mT.astype(deviations.dtype) - points[:, None].astype(deviations.dtype), axis=-1
+    )
+    return np.asarray((sample_distances < truth_distance[:, None]).mean(1))
 
 
 def uniformity(values: np.ndarray) -> float:
-    """Kolmogorov-Smirnov p-value of independent values (N,) being uniform in 0 to 1."""
+    """Return the Kolmogorov-Smirnov p-value for independent values (N,) being uniform in 0 to 1."""
     return float(kstest(values, "uniform").pvalue)

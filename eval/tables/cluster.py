@@ -1,4 +1,4 @@
-"""The one file that knows Dask: tasks on the workers of this machine, of Slurm or of a running scheduler."""
+"""Run tasks on Dask's workers on this machine, in Slurm jobs or at a running scheduler. No other file uses Dask."""
 
 import contextlib
 import logging
@@ -23,16 +23,17 @@ from tqdm import tqdm
 from kinmass.train.allotted import slurm_cores
 
 T = TypeVar("T")
-#: Results that one worker adds up at a time: they stay on the workers, a single one comes back.
+#: How many results one worker adds up at a time. Partial sums stay on the workers; only the total is sent back.
 FAN_IN = 8
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where tasks run. where: local, slurm, or the address of a scheduler (tcp://...).
+    """Settings of the place where tasks run. where: local, slurm, or the address of a scheduler (tcp://...).
 
-    workers: processes (local; None for one per core) or jobs (slurm; None for 4). gpus of each job, hours of its
-    time limit, memory and where their logs go are of slurm alone; site holds the settings of slurm/site.env.
+    workers: number of processes (local; None for one per core) or of jobs (slurm; None for 4). The others are used
+    by slurm only: gpus of each job, hours (its time limit), memory of each job, logs (folder of the jobs' logs) and
+    site (the settings in slurm/site.env). Raises ValueError for numbers that cannot be requested.
     """
 
     where: str = "local"
@@ -50,109 +51,114 @@ class Cluster:
             raise ValueError(f"{self.gpus} GPUs for {self.hours} hours are nothing that can be asked for")
 
 
-def _slurm(wanted: Cluster) -> Any:
-    """A cluster of Slurm jobs, one single-threaded worker each, as the site file says."""
+def _slurm_cluster(settings: Cluster) -> Any:
+    """Return a Dask cluster of Slurm jobs, one single-threaded worker each, with the site file's settings."""
     from dask_jobqueue import SLURMCluster
 
     if not shutil.which("sbatch"):
         raise ValueError("there is no sbatch here: start from a login node of Slurm, or with --cluster local")
-    site, gpus = wanted.site, wanted.gpus
-    extra = [f"--{key.lower()}={site[key]}" for key in ("QOS", "CONSTRAINT", "WCKEY") if site.get(key)]
-    extra += shlex.split(site.get("SBATCH_EXTRA", ""))
-    minutes = max(1, round(60 * wanted.hours))
+    site, gpus = settings.site, settings.gpus
+    directives = [f"--{key.lower()}={site[key]}" for key in ("QOS", "CONSTRAINT", "WCKEY") if site.get(key)]
+    directives += shlex.split(site.get("SBATCH_EXTRA", ""))
+    minutes = max(1, round(60 * settings.hours))
     if gpus:
-        extra.append(f"--gres={site['GPU_GRES']}:{gpus}" if site.get("GPU_GRES") else f"--gpus-per-node={gpus}")
+        directives.append(f"--gres={site['GPU_GRES']}:{gpus}" if site.get("GPU_GRES") else f"--gpus-per-node={gpus}")
     cluster = SLURMCluster(
         queue=(site.get("GPU_PARTITION") if gpus else None) or site.get("PARTITION") or None,
         account=site.get("ACCOUNT") or None,
         cores=1,
         processes=1,
-        memory=wanted.memory,
+        memory=settings.memory,
         walltime=f"{minutes // 60:02d}:{minutes % 60:02d}:00",
         job_script_prologue=[line for line in (site.get("SETUP"), f"cd {shlex.quote(os.getcwd())}") if line],
-        job_extra_directives=extra,
+        job_extra_directives=directives,
         python=site.get("PYTHON") or sys.executable,
-        log_directory=str(wanted.logs),
+        log_directory=str(settings.logs),
     )
-    jobs = wanted.workers or 4
-    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # a job that is lost is queued anew
+    jobs = settings.workers or 4
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # submits a new job when one is lost
     return cluster
 
 
 def _fork_workers() -> None:
-    """Have workers of this machine forked from one process that has imported what tasks need.
+    """Make Dask fork this machine's workers from one process that has already imported what tasks need.
 
-    A worker per core that reads torch and the rest from a shared disk by itself takes minutes on a large node.
+    If every worker imported torch and the other libraries from a shared disk, the start would take minutes on a node
+    with many cores.
     """
     dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
     get_mp_context().set_forkserver_preload(["distributed", "kinmass.eval.tables.compare"])
 
 
 @contextlib.contextmanager
-def connected(wanted: Cluster) -> Iterator[Client]:
-    """A client of the cluster, which ends with it unless it ran before. Says where its dashboard is."""
-    if wanted.where.startswith(("tcp://", "tls://")):
+def connected(settings: Cluster) -> Iterator[Client]:
+    """Give a Dask client of the cluster; the cluster is shut down at the end, unless it was running before.
+
+    Raises OSError if no scheduler answers at the address, ValueError for an unknown kind of cluster.
+    """
+    if settings.where.startswith(("tcp://", "tls://")):
         try:
-            client = Client(wanted.where, timeout=20)
+            client = Client(settings.where, timeout=20)
         except (OSError, TimeoutError) as error:
             raise OSError(
-                f"no Dask scheduler answers at {wanted.where} ({error}); start one, or use --cluster local"
+                f"no Dask scheduler answers at {settings.where} ({error}); start one, or use --cluster local"
             ) from error
         with client:
             yield client
         return
-    if wanted.where == "slurm":
-        cluster = _slurm(wanted)
-    elif wanted.where == "local":
+    if settings.where == "slurm":
+        cluster = _slurm_cluster(settings)
+    elif settings.where == "local":
         _fork_workers()
         cluster = LocalCluster(
-            n_workers=wanted.workers or min(slurm_cores() or CPU_COUNT, CPU_COUNT),
+            n_workers=settings.workers or min(slurm_cores() or CPU_COUNT, CPU_COUNT),
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
         )
     else:
         raise ValueError(
-            f"unknown cluster {wanted.where!r}; there are local, slurm, or an address like tcp://node:8786"
+            f"unknown cluster {settings.where!r}; there are local, slurm, or an address like tcp://node:8786"
         )
     with cluster, Client(cluster) as client:
         yield client
 
 
-def _total(*parts: dict[object, T]) -> dict[object, T]:
-    """Sums by key, added in the order given."""
-    found: dict[object, list[T]] = {}
-    for part in parts:
-        for key, value in part.items():
-            found.setdefault(key, []).append(value)
-    return {key: reduce(add, values) for key, values in found.items()}
+def _sum_by_key(*dictionaries: dict[object, T]) -> dict[object, T]:
+    """Add up the values of each key, in the order of the arguments."""
+    values_of_key: dict[object, list[T]] = {}
+    for dictionary in dictionaries:
+        for key, value in dictionary.items():
+            values_of_key.setdefault(key, []).append(value)
+    return {key: reduce(add, values) for key, values in values_of_key.items()}
 
 
-def sum_of_tasks(task: Callable[..., dict], arguments: list[tuple], wanted: Cluster, unit: str = "block") -> dict:
-    """The sum by key of the dictionaries that task(*a) gives for a in arguments.
+def sum_of_tasks(task: Callable[..., dict], arguments: list[tuple], settings: Cluster, unit: str = "block") -> dict:
+    """Call task(*a) for each a in arguments on the workers, and add up the dictionaries they return, key by key.
 
-    Sums are made on the workers, FAN_IN at a time in the order of the arguments: the same for any number of
-    workers, whatever ends first; a task whose worker dies is done again elsewhere. What a task raises is raised here.
+    Workers add up FAN_IN results at a time in the order of the arguments, so that the sum does not depend on the
+    number of workers or on which task ends first. A task whose worker dies is repeated on another worker. Exceptions
+    of a task are raised here; raises OSError if workers die again and again. Prints the dashboard's address.
     """
     if not arguments:
         return {}
-    with connected(wanted) as client, tqdm(total=len(arguments), desc="blocks", unit=unit) as bar:
+    with connected(settings) as client, tqdm(total=len(arguments), desc="blocks", unit=unit) as bar:
         print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
-        level = []
+        partial_sums = []
         for start in range(0, len(arguments), FAN_IN):
-            some = [client.submit(task, *a, pure=False, retries=2) for a in arguments[start : start + FAN_IN]]
-            # Sums go before further blocks, so that few results lie about.
-            level.append(client.submit(_total, *some, pure=False, priority=1))
-        sizes = {future.key: min(FAN_IN, len(arguments) - FAN_IN * i) for i, future in enumerate(level)}
+            task_futures = [client.submit(task, *a, pure=False, retries=2) for a in arguments[start : start + FAN_IN]]
+            # Sums have priority over further blocks, so that few results wait in the workers' memory.
+            partial_sums.append(client.submit(_sum_by_key, *task_futures, pure=False, priority=1))
+        n_blocks = {future.key: min(FAN_IN, len(arguments) - FAN_IN * i) for i, future in enumerate(partial_sums)}
         try:
-            for future in as_completed(list(level)):
+            for future in as_completed(list(partial_sums)):
                 if future.status == "error":
                     future.result()
-                bar.update(sizes[future.key])
-            while len(level) > 1:
-                pieces = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
-                level = [client.submit(_total, *piece, pure=False, priority=2) for piece in pieces]
-            return level[0].result()  # type: ignore[no-any-return]
+                bar.update(n_blocks[future.key])
+            while len(partial_sums) > 1:
+                chunks = [partial_sums[i : i + FAN_IN] for i in range(0, len(partial_sums), FAN_IN)]
+                partial_sums = [client.submit(_sum_by_key, *chunk, pure=False, priority=2) for chunk in chunks]
+            return partial_sums[0].result()  # type: ignore[no-any-return]
         except (KilledWorker, CancelledError) as error:
             raise OSError(
                 f"workers ended again and again while they worked ({error}): give them more memory (--memory), or use "

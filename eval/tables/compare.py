@@ -1,4 +1,4 @@
-"""Is one run better than another, by how much, and is it more than chance?"""
+"""Compare two runs: which one is better, by how much, and whether the difference may be chance."""
 
 from functools import reduce
 from operator import add
@@ -8,36 +8,46 @@ import numpy as np
 import pandas as pd
 
 from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
-from kinmass.eval.tables.metrics import Sums, add_up, compared, joint_log_prob, mean_over_radii, per_view, replicates
-from kinmass.eval.tables.predictions import PREDICTED, Kept, Part, Source, prepare
+from kinmass.eval.tables.metrics import (
+    Sums,
+    add_up,
+    joint_log_prob,
+    mean_over_radii,
+    per_view,
+    replicates,
+    value_and_interval,
+)
+from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part, Source, prepare
 from kinmass.eval.tables.tasks import check_maps, predict_block, sources_of
 from kinmass.gen.instrument import Instrument
 from kinmass.train.run.checkpoint import RunError, instrument_of
 
-#: What is compared, and whether more of it is better.
+#: Measures that are compared, and whether a larger value is better.
 MEASURES = {"crps": False, "rmse": False, "dispersion": False, "bias": False, "coverage_68": False, "log_prob": True}
-#: The score that decides: proper, in dex, and robust to a single profile (Gneiting & Raftery 2007).
+#: The measure that decides which run is better: a proper score (Gneiting & Raftery 2007), in dex, and robust to a
+#: single bad profile.
 DECISIVE = "crps"
 
 
-def both_blocks(
-    sources: tuple[Source, Source], looks: dict[str, Instrument], part: Part, block: slice
+def measure_pair(
+    sources: tuple[Source, Source], instruments: dict[str, Instrument], part: Part, block: slice
 ) -> dict[tuple[str, int], Sums]:
-    """Sums of two sources over the views of a block that both can use: one task."""
-    predict_block([sources[0]], looks, part, block)
-    predict_block([sources[1]], looks, part, block)
-    read = [Kept(source, part).read(block, checked=True) for source in sources]
-    views = [per_view(estimates) for estimates, _ in read]
-    pairs = zip(views, read, strict=True)
-    common = np.all([(d["state"] == PREDICTED) & (v.values[:, 0] > 0).all(1) for v, (_, d) in pairs], axis=0)
-    return {(part.suite, i): add_up(v[common]) for i, v in enumerate(views)}
+    """Return the sums of two sources over those views of a block that both can use, by suite and 0 or 1: one task."""
+    predict_block([sources[0]], instruments, part, block)
+    predict_block([sources[1]], instruments, part, block)
+    predictions = [KeptPredictions(source, part).read(block, checked=True) for source in sources]
+    views = [per_view(estimates) for estimates, _ in predictions]
+    pairs = zip(views, predictions, strict=True)
+    usable_by_both = np.all([(d["state"] == PREDICTED) & (v.values[:, 0] > 0).all(1) for v, (_, d) in pairs], axis=0)
+    return {(part.suite, i): add_up(v[usable_by_both]) for i, v in enumerate(views)}
 
 
-def _source(run: Path, tracer: str | None, out: Path) -> Source:
-    found = {source.tracer: source for source in sources_of([run], out.absolute(), classical=False)}
-    if tracer and tracer not in found:
-        raise RunError(f"{run} answers for {', '.join(found)}, not {tracer}")
-    return found[tracer] if tracer else list(found.values())[-1]
+def _source_of_run(run: Path, tracer: str | None, out: Path) -> Source:
+    """Return the run's source for a tracer, or its last one (gas, stars, both) for None."""
+    source_of_tracer = {source.tracer: source for source in sources_of([run], out.absolute(), classical=False)}
+    if tracer and tracer not in source_of_tracer:
+        raise RunError(f"{run} answers for {', '.join(source_of_tracer)}, not {tracer}")
+    return source_of_tracer[tracer] if tracer else list(source_of_tracer.values())[-1]
 
 
 def compare(
@@ -50,15 +60,16 @@ def compare(
     cluster: Cluster,
     out: Path = Path(),
 ) -> pd.DataFrame:
-    """One row per test suite (and `all`) and measure: a, b, b - a with its 68 % interval, and P(b better).
+    """Return one row per test suite (and `all`) and measure: a, b, b - a with its 68 % interval, and P(b better).
 
-    On the views that both can use, averaged over radii, with a bootstrap over lineages that draws the same ones for
-    both. Predictions of runs that cannot be written to are kept in `out`. `bias` is its absolute value and
-    `coverage_68` the distance from 68.27 %. Raises RunError, StoreError or ValueError where nothing can be compared.
+    Measures are taken on the views that both runs can use and averaged over radii. The bootstrap over lineages draws
+    the same lineages for both runs. In this table, `bias` is the absolute value of the bias and `coverage_68` the
+    distance of the coverage from 68.27 %. Predictions of runs that cannot be written to are kept in `out`. Raises
+    RunError, StoreError or ValueError where nothing can be compared.
     """
-    sources = _source(a, tracer, out), _source(b, tracer, out)
-    looks = {instrument_of(run).name: instrument_of(run) for run in (a, b)}
-    if len(looks) == 1 and instrument_of(a) != instrument_of(b):
+    sources = _source_of_run(a, tracer, out), _source_of_run(b, tracer, out)
+    instruments = {instrument_of(run).name: instrument_of(run) for run in (a, b)}
+    if len(instruments) == 1 and instrument_of(a) != instrument_of(b):
         raise RunError(f"{a} and {b} have different instruments of the same name; rename one and train it again")
     arguments = []
     for suite in suites:
@@ -67,29 +78,41 @@ def compare(
         galaxies = Part(store.absolute(), suite, part)
         for source in sources:
             prepare(source, galaxies)
-        arguments += [(sources, looks, galaxies, block) for block in galaxies.blocks()]
-    sums = sum_of_tasks(both_blocks, arguments, cluster)
+        arguments += [(sources, instruments, galaxies, block) for block in galaxies.blocks()]
+    sums = sum_of_tasks(measure_pair, arguments, cluster)
     if len(suites) > 1:
-        there = [suite for suite in suites if (suite, 0) in sums]  # some may have no galaxy in this part
-        sums |= {("all", i): reduce(add, (sums[s, i] for s in there)) for i in (0, 1) if there}
+        # A suite may have no galaxy in this part of the split.
+        suites_with_galaxies = [suite for suite in suites if (suite, 0) in sums]
+        sums |= {
+            ("all", i): reduce(add, (sums[s, i] for s in suites_with_galaxies)) for i in (0, 1) if suites_with_galaxies
+        }
     rows = []
     for suite in dict.fromkeys(suite for suite, _ in sums):
         pair = [sums[suite, i] for i in (0, 1)]
         if pair[0].galaxies < 2:
             continue
         for name, more_is_better in MEASURES.items():
-            one, two = (_score(s, name) for s in pair)
-            shown = compared(two - one)
-            gain = (two - one)[1:] * (1 if more_is_better else -1)
-            better = np.mean(gain > 0) + 0.5 * np.mean(gain == 0)
-            row = {"test": suite, "measure": name, "n_galaxies": pair[0].galaxies, "a": one[0], "b": two[0]}
-            rows.append(row | {"b-a": shown["value"], "lo": shown["lo"], "hi": shown["hi"], "b_better": float(better)})
+            score_a, score_b = (_score(s, name) for s in pair)
+            difference = value_and_interval(score_b - score_a)
+            gain = (score_b - score_a)[1:] * (1 if more_is_better else -1)
+            probability = np.mean(gain > 0) + 0.5 * np.mean(gain == 0)
+            row = {"test": suite, "measure": name, "n_galaxies": pair[0].galaxies, "a": score_a[0], "b": score_b[0]}
+            rows.append(
+                row
+                | {
+                    "b-a": difference["value"],
+                    "lo": difference["lo"],
+                    "hi": difference["hi"],
+                    "b_better": float(probability),
+                }
+            )
     if not rows:
         raise ValueError(f"{a} and {b} have no two galaxies of {', '.join(suites)} in common to be compared on")
     return pd.DataFrame(rows)
 
 
 def _score(sums: Sums, name: str) -> np.ndarray:
+    """Return a measure (B + 1,), mean over radii, and its bootstrap replicates, as `compare` defines it."""
     if name == "log_prob":
         return joint_log_prob(sums)
     values = mean_over_radii(replicates(sums)[name])
@@ -97,14 +120,18 @@ def _score(sums: Sums, name: str) -> np.ndarray:
 
 
 def verdicts(table: pd.DataFrame) -> list[str]:
-    """A sentence per test suite: which is better by CRPS, by how much, and whether it may be chance."""
+    """Return one sentence per test suite: which run has the lower CRPS, by how much, and whether it may be chance.
+
+    table: from `compare`.
+    """
     lines = []
     for row in table[table.measure == DECISIVE].to_dict("records"):
-        better, share = ("B", row["b_better"]) if row["b-a"] < 0 else ("A", 1 - row["b_better"])
-        worse = max(row["a"], row["b"])
-        beyond = "beyond chance" if share > 0.975 else "which may be chance"
+        better, probability = ("B", row["b_better"]) if row["b-a"] < 0 else ("A", 1 - row["b_better"])
+        worse_crps = max(row["a"], row["b"])
+        chance = "beyond chance" if probability > 0.975 else "which may be chance"
         lines.append(
             f"{row['test']}: {better} is better, its CRPS lower by {abs(row['b-a']):.4f} dex "
-            f"({100 * abs(row['b-a']) / worse:.0f} %), {beyond} (probability {share:.3f}, {row['n_galaxies']} galaxies)"
+            f"({100 * abs(row['b-a']) / worse_crps:.0f} %), {chance} (probability {probability:.3f}, "
+            f"{row['n_galaxies']} galaxies)"
         )
     return lines

@@ -1,7 +1,7 @@
-"""Every measure of an estimator, defined once, as sums that add up over blocks in any order.
+"""Define every measure of an estimator, once, as sums over views that can be added up over blocks in any order.
 
-For the views of a group, residual d(x) = log10 M_pred(<x R_e) - log10 M_true(<x R_e), M_pred the posterior median;
-every measure but the last is per radius:
+The residual of a view is d(x) = log10 M_pred(<x R_e) - log10 M_true(<x R_e), where M_pred is the posterior median.
+Every measure but the last is taken per radius, over the views of a group:
 
 bias              mean of d [dex]; bias_median its median
 dispersion        standard deviation of d over views [dex], 1/N; NaN for a single galaxy
@@ -14,12 +14,13 @@ coverage_68/95    share of views whose truth lies in the central 68.27 / 95.45 %
 width_68/95       sharpness: half the width of those intervals, mean over views [dex] (Gneiting et al. 2007)
 log_prob_joint    log density of the whole profile per dex^K
 
-Besides: histograms of the PIT (the truth's rank among samples, Talts et al. 2018, arXiv:1804.06788), which say what
-every central interval covers, of TARP (`calibration.tarp`), and of the out-of-distribution scores of views.
+In addition there are three histograms: of the PIT (the truth's rank among samples, Talts et al. 2018,
+arXiv:1804.06788), from which the coverage of every central interval follows, of TARP (`calibration.tarp`), and of the
+out-of-distribution scores of views.
 
-Views of one galaxy, and galaxies of one history, are not independent: intervals (`_lo`, `_hi`: 16th and 84th
-percentile) come from a Poisson bootstrap over lineages (Hanley & MacGibbon 2006), whose weights follow the lineage's
-name: the same for every estimator, so that ratios and differences are compared pair by pair.
+Views of one galaxy are not independent, nor are galaxies of one history (lineage). Intervals (`_lo`, `_hi`: 16th and
+84th percentile) therefore come from a Poisson bootstrap over lineages (Hanley & MacGibbon 2006). A lineage's weights
+follow from its name and are the same for every estimator, so that ratios and differences are paired.
 """
 
 import hashlib
@@ -37,31 +38,33 @@ from kinmass.train.run.posterior import kernel_log_prob
 
 # N views, K radii, S samples, B bootstrap replicates, Q quantities
 N_BOOTSTRAP = 300
-#: Residuals are counted in bins of this width for medians and percentiles, up to 2 dex [dex].
+#: Width [dex] of the bins in which residuals from -2 to 2 dex are counted, for medians and percentiles.
 BIN_DEX = 0.002
 EDGES = np.linspace(-2, 2, round(4 / BIN_DEX) + 1)
-#: Bins of PIT and TARP from 0 to 1.
+#: Number of bins of PIT, TARP and out-of-distribution scores from 0 to 1.
 RANK_BINS = 100
-#: What is averaged over views, per radius; the first three are of every estimator, the others of posteriors.
+#: Quantities that are averaged over views, per radius. Those up to crps exist for every estimator, the others for
+#: posteriors only.
 QUANTITIES = ("count", "d", "d2", "crps", "log_prob", "coverage_68", "coverage_95", "width_68", "width_95")
-#: Ends of the central 68.27 and 95.45 % intervals, and the median.
+#: Cumulative probabilities of the ends of the central 68.27 and 95.45 % intervals, and of the median.
 SHARES = (*(0.5 + side * level / 2 for level in LEVELS for side in (-1, 1)), 0.5)
-#: Measures with intervals, and those without, in the order of the tables.
+#: Measures with bootstrap intervals, and (PLAIN) those without, in the order of the tables.
 WITH_INTERVAL = ("bias", "dispersion", "rmse", "crps", "log_prob", "coverage_68", "coverage_95")
 PLAIN = ("bias_median", "dispersion_robust", "outliers", "width_68", "width_95")
 
 
 @dataclass
 class Estimates:
-    """What an estimator says of N views, and the truth, log10 M [Msun].
+    """Estimated and true log10 M(<r) [Msun] of N views.
 
-    samples (S, N, K), the log densities log_prob_joint (N,), ood_score (N,) and beyond (N,), the
-    share of samples that had to be held (`scaling.held`), are None for a point estimate, which is the median.
+    A point estimate is stored as the median, and the last four fields are None. Of a posterior these are: samples
+    (S, N, K); log_prob_joint (N,), the log density at the truth; ood_score (N,); and beyond (N,), the share of samples
+    that had to be held at the limits of what a galaxy's mass can be (`scaling.held`).
     """
 
     galaxy: np.ndarray  # (N,) names
     view: np.ndarray  # (N,) numbers
-    lineage: np.ndarray  # (N,) what the bootstrap draws
+    lineage: np.ndarray  # (N,) names of lineages, which the bootstrap draws
     truth: np.ndarray  # (N, K)
     median: np.ndarray  # (N, K)
     samples: np.ndarray | None = None
@@ -69,24 +72,27 @@ class Estimates:
     ood_score: np.ndarray | None = None
     beyond: np.ndarray | None = None
 
-    def __getitem__(self, which: np.ndarray) -> "Estimates":
-        """The views chosen by a mask or by indices."""
+    def __getitem__(self, chosen: np.ndarray) -> "Estimates":
+        """Return the views chosen by a mask or by indices."""
         return Estimates(
-            self.galaxy[which],
-            self.view[which],
-            self.lineage[which],
-            self.truth[which],
-            self.median[which],
-            None if self.samples is None else self.samples[:, which],
-            None if self.log_prob_joint is None else self.log_prob_joint[which],
-            None if self.ood_score is None else self.ood_score[which],
-            None if self.beyond is None else self.beyond[which],
+            self.galaxy[chosen],
+            self.view[chosen],
+            self.lineage[chosen],
+            self.truth[chosen],
+            self.median[chosen],
+            None if self.samples is None else self.samples[:, chosen],
+            None if self.log_prob_joint is None else self.log_prob_joint[chosen],
+            None if self.ood_score is None else self.ood_score[chosen],
+            None if self.beyond is None else self.beyond[chosen],
         )
 
 
 @dataclass
 class PerView:
-    """Measures of single views: `values` (N, Q, K) with NaN where not defined, pit (N, K), and (N,) the others."""
+    """Measures of single views: values (N, Q, K) of QUANTITIES, NaN where undefined; pit (N, K); the others (N,).
+
+    tarp is `calibration.tarp`, joint the log density of the whole profile; the others are as in `Estimates`.
+    """
 
     galaxy: np.ndarray
     lineage: np.ndarray
@@ -97,18 +103,19 @@ class PerView:
     ood_score: np.ndarray
     beyond: np.ndarray
 
-    def __getitem__(self, which: np.ndarray) -> "PerView":
-        return PerView(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+    def __getitem__(self, chosen: np.ndarray) -> "PerView":
+        """Return the views chosen by a mask or by indices."""
+        return PerView(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
 
 @dataclass
 class Sums:
-    """What has been added up of one group. Add two with +.
+    """Sums over the views of one group; two of them are added with +.
 
-    moments (B + 1, Q, K): sums of QUANTITIES, first with weight 1 and then per bootstrap replicate;
-    joint (B + 1, 2): count and sum of log_prob_joint; residual (bins, K), pit (RANK_BINS, K), tarp and ood_score
-    (RANK_BINS,) are counts, as are galaxies, views, missing (K,), views without a finite prediction, and left_out,
-    views in which too little is seen to ask. beyond: of `Estimates`, the sum over views.
+    moments (B + 1, Q, K): sums of QUANTITIES, first with weight 1 and then per bootstrap replicate.
+    joint (B + 1, 2): count and sum of log_prob_joint. residual (bins, K), pit (RANK_BINS, K), tarp and ood_score
+    (RANK_BINS,): histograms. missing (K,): number of views without a finite prediction. galaxies, views: their
+    numbers. left_out: number of views that show too little to be used. beyond: sum over views of `Estimates.beyond`.
     """
 
     moments: np.ndarray
@@ -123,116 +130,130 @@ class Sums:
     left_out: int = 0
     beyond: float = 0.0
 
-    def __add__(self, more: "Sums") -> "Sums":
-        return Sums(*(getattr(self, name) + getattr(more, name) for name in self.__dataclass_fields__))
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
 @lru_cache(maxsize=100_000)
 def bootstrap_weights(lineage: str, n: int = N_BOOTSTRAP) -> np.ndarray:
-    """(n,) how often each replicate draws this lineage: Poisson numbers that follow its name."""
-    return _draw(f"bootstrap {lineage}").poisson(1.0, n).astype(np.uint8)
+    """Return how often (n,) each replicate draws this lineage: Poisson numbers that follow from its name alone."""
+    return _generator(f"bootstrap {lineage}").poisson(1.0, n).astype(np.uint8)
 
 
-def _draw(name: str) -> np.random.Generator:
+def _generator(name: str) -> np.random.Generator:
+    """Return a random generator whose seed is a digest of the name."""
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
 
 
-def _numbers(galaxy: np.ndarray, view: np.ndarray, n: int) -> np.ndarray:
-    """(N, n) standard normal numbers that belong to each view, by its galaxy's name and its own number."""
-    out = np.empty((len(view), n))
-    names, which = np.unique(galaxy.astype(str), return_inverse=True)
+def _normal_numbers(galaxy: np.ndarray, view: np.ndarray, n: int) -> np.ndarray:
+    """Return n standard normal numbers per view (N, n), which follow from its galaxy's name and its own number."""
+    numbers = np.empty((len(view), n))
+    names, name_index = np.unique(galaxy.astype(str), return_inverse=True)
     for i, name in enumerate(names):
-        rows = np.flatnonzero(which == i)
-        out[rows] = _draw(f"views {name}").standard_normal((view[rows].max() + 1, n))[view[rows]]
-    return out
+        rows = np.flatnonzero(name_index == i)
+        numbers[rows] = _generator(f"views {name}").standard_normal((view[rows].max() + 1, n))[view[rows]]
+    return numbers
 
 
 def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(N, K) CRPS [dex] of posterior samples (S, N, K): E|X - y| - E|X - X'| / 2 (Gneiting & Raftery 2007, eq. 21)."""
+    """Return the CRPS (N, K) [dex] of posterior samples (S, N, K) at the truth (N, K).
+
+    It is E|X - y| - E|X - X'| / 2 (Gneiting & Raftery 2007, eq. 21).
+    """
     return _crps(np.sort(np.moveaxis(samples, 0, -1), axis=-1) - truth[..., None])
 
 
-def _crps(rising: np.ndarray) -> np.ndarray:
-    """CRPS of truths at nil from sorted samples (..., S)."""
-    n = rising.shape[-1]
-    weight = ((2 * np.arange(1, n + 1) - n - 1) / n**2).astype(rising.dtype)
-    return np.asarray(np.abs(rising).mean(-1) - rising @ weight)
+def _crps(sorted_errors: np.ndarray) -> np.ndarray:
+    """Return the CRPS (...) of truths at zero from sorted samples minus truth (..., S)."""
+    n = sorted_errors.shape[-1]
+    weight = ((2 * np.arange(1, n + 1) - n - 1) / n**2).astype(sorted_errors.dtype)
+    return np.asarray(np.abs(sorted_errors).mean(-1) - sorted_errors @ weight)
 
 
-def quantile(rising: np.ndarray, share: float) -> np.ndarray:
-    """Quantile along the last axis of sorted numbers, linear between them as numpy's."""
-    at = share * (rising.shape[-1] - 1)
-    low = int(at)
+def quantile(sorted_values: np.ndarray, share: float) -> np.ndarray:
+    """Return the quantile (...) along the last axis of sorted numbers (..., S), interpolated linearly as numpy does."""
+    position = share * (sorted_values.shape[-1] - 1)
+    low = int(position)
     return np.asarray(
-        rising[..., low] + (at - low) * (rising[..., min(low + 1, rising.shape[-1] - 1)] - rising[..., low])
+        sorted_values[..., low]
+        + (position - low) * (sorted_values[..., min(low + 1, sorted_values.shape[-1] - 1)] - sorted_values[..., low])
     )
 
 
-def per_view(e: Estimates) -> PerView:
-    """Measures of each view; a prediction that is not finite in all its samples is missing."""
-    n, k = e.truth.shape
+def per_view(estimates: Estimates) -> PerView:
+    """Return the measures of each view.
+
+    A posterior with any sample that is not finite is missing at all radii, a point estimate only where it is not
+    finite.
+    """
+    n, k = estimates.truth.shape
     values = np.full((n, len(QUANTITIES), k), np.nan)
-    pit, joint, distance = np.full((n, k), np.nan), np.full(n, np.nan), np.full(n, np.nan)
-    known = np.isfinite(e.median) & np.isfinite(e.truth)
-    d = np.where(known, e.median - e.truth, np.nan)
-    values[:, 0] = known
-    values[:, 1], values[:, 2], values[:, 3] = d, d**2, np.abs(d)
-    if e.samples is not None and n:
-        assert e.log_prob_joint is not None
-        whole = known.all(1) & np.isfinite(e.samples).all((0, 2))
-        values[~whole] = np.where(np.arange(len(QUANTITIES))[:, None] == 0, 0.0, np.nan)
-        samples, truth = e.samples[:, whole], e.truth[whole]
-        # Relative to the truth: small numbers, whose sums round less.
-        rising = np.ascontiguousarray(np.moveaxis(samples, 0, -1)) - truth[..., None].astype(samples.dtype)
-        rising.sort(axis=-1)
-        low68, high68, low95, high95 = (quantile(rising, share) for share in SHARES[:4])
-        rank = np.count_nonzero(rising < 0, axis=-1)
-        numbers = _numbers(e.galaxy[whole], e.view[whole], 2 * k)
-        jitter, points = ndtr(numbers[:, :k]), numbers[:, k:]
-        pit[whole] = (rank + jitter) / (len(samples) + 1)
-        columns = (
-            _crps(rising), kernel_log_prob(rising),
+    pit, joint, tarp_share = np.full((n, k), np.nan), np.full(n, np.nan), np.full(n, np.nan)
+    is_finite = np.isfinite(estimates.median) & np.isfinite(estimates.truth)
+    residual = np.where(is_finite, estimates.median - estimates.truth, np.nan)
+    values[:, 0] = is_finite
+    values[:, 1], values[:, 2], values[:, 3] = residual, residual**2, np.abs(residual)
+    if estimates.samples is not None and n:
+        assert estimates.log_prob_joint is not None
+        is_complete = is_finite.all(1) & np.isfinite(estimates.samples).all((0, 2))
+        values[~is_complete] = np.where(np.arange(len(QUANTITIES))[:, None] == 0, 0.0, np.nan)
+        samples, truth = estimates.samples[:, is_complete], estimates.truth[is_complete]
+        # Samples minus truth are small numbers, so that their sums have smaller rounding errors.
+        sorted_errors = np.ascontiguousarray(np.moveaxis(samples, 0, -1)) - truth[..., None].astype(samples.dtype)
+        sorted_errors.sort(axis=-1)
+        low68, high68, low95, high95 = (quantile(sorted_errors, share) for share in SHARES[:4])
+        rank = np.count_nonzero(sorted_errors < 0, axis=-1)
+        normal = _normal_numbers(estimates.galaxy[is_complete], estimates.view[is_complete], 2 * k)
+        jitter, points = ndtr(normal[:, :k]), normal[:, k:]
+        pit[is_complete] = (rank + jitter) / (len(samples) + 1)
+        quantities = (
+            _crps(sorted_errors), kernel_log_prob(sorted_errors),
             (low68 <= 0) & (high68 >= 0), (low95 <= 0) & (high95 >= 0),
             0.5 * (high68 - low68), 0.5 * (high95 - low95),
         )  # fmt: skip
-        for i, column in enumerate(columns, start=3):
-            values[whole, i] = column
-        joint[whole], distance[whole] = e.log_prob_joint[whole], tarp(samples, truth, points)
-    ood_score, beyond = (np.full(n, np.nan) if x is None else x for x in (e.ood_score, e.beyond))
-    return PerView(e.galaxy.astype(str), e.lineage.astype(str), values, pit, distance, joint, ood_score, beyond)
+        for i, quantity in enumerate(quantities, start=3):
+            values[is_complete, i] = quantity
+        joint[is_complete], tarp_share[is_complete] = (
+            estimates.log_prob_joint[is_complete],
+            tarp(samples, truth, points),
+        )
+    ood_score, beyond = (np.full(n, np.nan) if x is None else x for x in (estimates.ood_score, estimates.beyond))
+    return PerView(
+        estimates.galaxy.astype(str), estimates.lineage.astype(str), values, pit, tarp_share, joint, ood_score, beyond
+    )
 
 
-def _counts(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """(bins, K) counts of numbers (N, K); what is beyond the edges falls into the outermost bins, NaN into none."""
-    n, out = len(edges) - 1, []
-    for column in x.T:
+def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return counts (bins, K) of numbers (N, K): those beyond the edges in the outermost bins, NaN in none."""
+    n_bins, counts = len(edges) - 1, []
+    for column in values.T:
         finite = column[np.isfinite(column)]
-        at = ((finite - edges[0]) / (edges[-1] - edges[0]) * n).astype(int)
-        out.append(np.bincount(np.clip(at, 0, n - 1), minlength=n))
-    return np.stack(out, axis=1)
+        bin_number = ((finite - edges[0]) / (edges[-1] - edges[0]) * n_bins).astype(int)
+        counts.append(np.bincount(np.clip(bin_number, 0, n_bins - 1), minlength=n_bins))
+    return np.stack(counts, axis=1)
 
 
 def add_up(views: PerView, left_out: int = 0) -> Sums:
-    """Sums of one block. All views of a galaxy must be in the same block."""
-    names, first, which = np.unique(views.galaxy, return_index=True, return_inverse=True)
+    """Return the sums of one block. All views of a galaxy must be in the same block."""
+    names, first_view, galaxy_index = np.unique(views.galaxy, return_index=True, return_inverse=True)
     weights = np.ones((N_BOOTSTRAP + 1, len(names)))
-    for i, lineage in enumerate(views.lineage[first]):
+    for i, lineage in enumerate(views.lineage[first_view]):
         weights[1:, i] = bootstrap_weights(lineage)
     n, q, k = views.values.shape
-    each = np.concatenate(
+    summands = np.concatenate(
         [views.values.reshape(n, q * k), np.isfinite(views.joint)[:, None], views.joint[:, None]], axis=1
     )
-    per_galaxy = np.zeros((len(names), each.shape[1]))
-    np.add.at(per_galaxy, which, np.where(np.isfinite(each), each, 0.0))
+    per_galaxy = np.zeros((len(names), summands.shape[1]))
+    np.add.at(per_galaxy, galaxy_index, np.where(np.isfinite(summands), summands, 0.0))
     total = weights @ per_galaxy
-    edges = np.linspace(0, 1, RANK_BINS + 1)
+    rank_edges = np.linspace(0, 1, RANK_BINS + 1)
     return Sums(
         total[:, :-2].reshape(-1, q, k),
         total[:, -2:],
         _counts(views.values[:, 1], EDGES),
-        _counts(views.pit, edges),
-        _counts(views.tarp[:, None], edges)[:, 0],
-        _counts(views.ood_score[:, None], edges)[:, 0],
+        _counts(views.pit, rank_edges),
+        _counts(views.tarp[:, None], rank_edges)[:, 0],
+        _counts(views.ood_score[:, None], rank_edges)[:, 0],
         n - views.values[:, 0].sum(0).astype(int),
         len(names),
         n,
@@ -242,122 +263,139 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
 
 
 def percentile(histogram: np.ndarray, share: float) -> np.ndarray:
-    """(K,) value of d below which a share of the counts lies, linear inside its bin; NaN where there is none."""
+    """Return the residual (K,) [dex] below which a share of the counts (bins, K) lies; NaN where nothing is counted.
+
+    It is interpolated linearly inside its bin.
+    """
     cumulative = np.cumsum(histogram, axis=0)
-    out = np.full(histogram.shape[1], np.nan)
+    values = np.full(histogram.shape[1], np.nan)
     for k in range(histogram.shape[1]):
         total = cumulative[-1, k]
         if total > 0:
-            at = np.concatenate([[0.0], cumulative[:, k]]) / total
-            rising = np.concatenate([[True], np.diff(at) > 0])
-            rising[np.argmax(rising[1:])] = True  # the edge where counting starts
-            out[k] = np.interp(share, at[rising], EDGES[rising])
-    return out
+            cumulative_share = np.concatenate([[0.0], cumulative[:, k]]) / total
+            rising = np.concatenate([[True], np.diff(cumulative_share) > 0])
+            rising[np.argmax(rising[1:])] = True  # keeps the lower edge of the first bin with counts
+            values[k] = np.interp(share, cumulative_share[rising], EDGES[rising])
+    return values
 
 
 def replicates(sums: Sums) -> dict[str, np.ndarray]:
-    """(B + 1, K) of every measure in WITH_INTERVAL and `width_68`, `width_95`: its value, then bootstrap replicates."""
-    q = dict(zip(QUANTITIES, np.moveaxis(sums.moments, 1, 0), strict=True))
+    """Return (B + 1, K) per measure in WITH_INTERVAL and `width_68`, `width_95`: value, then bootstrap replicates."""
+    sum_of = dict(zip(QUANTITIES, np.moveaxis(sums.moments, 1, 0), strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = {name: q[name] / q["count"] for name in QUANTITIES[3:]}
-        found["bias"], square = q["d"] / q["count"], q["d2"] / q["count"]
-    found["rmse"] = np.sqrt(square)
-    found["dispersion"] = np.sqrt(np.maximum(square - found["bias"] ** 2, 0.0))
+        values = {name: sum_of[name] / sum_of["count"] for name in QUANTITIES[3:]}
+        values["bias"], mean_square = sum_of["d"] / sum_of["count"], sum_of["d2"] / sum_of["count"]
+    values["rmse"] = np.sqrt(mean_square)
+    values["dispersion"] = np.sqrt(np.maximum(mean_square - values["bias"] ** 2, 0.0))
     if sums.galaxies < 2:
-        found["dispersion"] = np.full_like(found["dispersion"], np.nan)
+        values["dispersion"] = np.full_like(values["dispersion"], np.nan)
     if not sums.pit.any():  # a point estimate: no density, no intervals
         for name in QUANTITIES[4:]:
-            found[name] = np.full_like(found[name], np.nan)
-    return found
+            values[name] = np.full_like(values[name], np.nan)
+    return values
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """16th and 84th percentile over replicates (B, ...), those that drew nothing left out; NaN where all did."""
+    """Return the 16th and 84th percentile (...) over replicates (B, ...).
+
+    Replicates that are not finite (no lineage was drawn) are left out; NaN where none is finite.
+    """
     low, high = np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
-    for at in np.ndindex(values.shape[1:]):
-        finite = values[(slice(None), *at)]
+    for index in np.ndindex(values.shape[1:]):
+        finite = values[(slice(None), *index)]
         finite = finite[np.isfinite(finite)]
         if finite.size:
-            low[at], high[at] = np.quantile(finite, [0.1587, 0.8413])
+            low[index], high[index] = np.quantile(finite, [0.1587, 0.8413])
     return low, high
 
 
 def measures(sums: Sums) -> dict[str, np.ndarray]:
-    """Columns of the table, (K,) each: WITH_INTERVAL, each with `_lo` and `_hi`, then PLAIN."""
-    each = replicates(sums)
-    column: dict[str, np.ndarray] = {}
+    """Return the table's columns, (K,) each: WITH_INTERVAL, each followed by `_lo` and `_hi`, then PLAIN."""
+    replicates_of = replicates(sums)
+    columns: dict[str, np.ndarray] = {}
     for name in WITH_INTERVAL:
-        low, high = interval(each[name][1:])
-        column |= {name: each[name][0], f"{name}_lo": low, f"{name}_hi": high}
+        low, high = interval(replicates_of[name][1:])
+        columns |= {name: replicates_of[name][0], f"{name}_lo": low, f"{name}_hi": high}
     median = percentile(sums.residual, 0.5)
     robust = 0.5 * (percentile(sums.residual, 0.8413) - percentile(sums.residual, 0.1587))
-    middle = 0.5 * (EDGES[1:] + EDGES[:-1])[:, None]
+    centre = 0.5 * (EDGES[1:] + EDGES[:-1])[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
-        far = (sums.residual * (np.abs(middle - median) > 3 * robust)).sum(0) / sums.residual.sum(0)
-    alone = np.isnan(each["dispersion"][0])
-    return column | {
+        outliers = (sums.residual * (np.abs(centre - median) > 3 * robust)).sum(0) / sums.residual.sum(0)
+    is_single = np.isnan(replicates_of["dispersion"][0])
+    return columns | {
         "bias_median": median,
-        "dispersion_robust": np.where(alone, np.nan, robust),
-        "outliers": np.where(alone, np.nan, far),
-        "width_68": each["width_68"][0],
-        "width_95": each["width_95"][0],
+        "dispersion_robust": np.where(is_single, np.nan, robust),
+        "outliers": np.where(is_single, np.nan, outliers),
+        "width_68": replicates_of["width_68"][0],
+        "width_95": replicates_of["width_95"][0],
     }
 
 
 def mean_over_radii(values: np.ndarray) -> np.ndarray:
-    """(B + 1,) mean over the radii (B + 1, K) at which an estimator is defined; NaN where it is nowhere."""
-    there = np.isfinite(values[0])
-    return values[:, there].mean(1) if there.any() else np.full(len(values), np.nan)
+    """Return the mean (B + 1,) of values (B + 1, K) over the radii where the first row is finite; NaN if none is."""
+    is_defined = np.isfinite(values[0])
+    return values[:, is_defined].mean(1) if is_defined.any() else np.full(len(values), np.nan)
 
 
 def joint_log_prob(sums: Sums) -> np.ndarray:
-    """(B + 1,) mean log density of whole profiles per dex^K, and its replicates."""
+    """Return the mean log density of whole profiles per dex^K and its bootstrap replicates (B + 1,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(sums.joint[:, 1] / sums.joint[:, 0])
 
 
-def covered(counts: np.ndarray) -> np.ndarray:
-    """(RANK_BINS / 2, ...) share of views in the central intervals of level 2/RANK_BINS, 4/RANK_BINS, ..., 1."""
+def coverage_by_level(counts: np.ndarray) -> np.ndarray:
+    """Return the share (RANK_BINS / 2, ...) of truths in central intervals of level 2/RANK_BINS, 4/RANK_BINS, ..., 1.
+
+    counts (RANK_BINS, ...): a histogram of PIT.
+    """
     half = RANK_BINS // 2
-    both = counts[half:] + counts[:half][::-1]
+    symmetric_counts = counts[half:] + counts[:half][::-1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.cumsum(both, axis=0) / both.sum(0))
+        return np.asarray(np.cumsum(symmetric_counts, axis=0) / symmetric_counts.sum(0))
 
 
-def farthest_off(counts: np.ndarray) -> np.ndarray:
-    """Largest distance of the cumulative distribution of PIT or TARP (RANK_BINS, ...) from a uniform one's."""
+def distance_from_uniform(counts: np.ndarray) -> np.ndarray:
+    """Return the largest distance (...) of the cumulative distribution of PIT or TARP from a uniform one.
+
+    counts (RANK_BINS, ...): their histogram.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.cumsum(counts, axis=0) / counts.sum(0)
-    even = np.arange(1, RANK_BINS + 1) / RANK_BINS
-    return np.asarray(np.abs(share - even.reshape(-1, *[1] * (counts.ndim - 1))).max(0))
+        cumulative_share = np.cumsum(counts, axis=0) / counts.sum(0)
+    uniform_share = np.arange(1, RANK_BINS + 1) / RANK_BINS
+    return np.asarray(np.abs(cumulative_share - uniform_share.reshape(-1, *[1] * (counts.ndim - 1))).max(0))
 
 
 def ood(counts: np.ndarray) -> tuple[float, float]:
-    """From the histogram of out-of-distribution scores (RANK_BINS,): share of views out of
-    distribution, and the area under the ROC curve.
+    """Return the share of views out of distribution and the area under the ROC curve, from a histogram (RANK_BINS,)
+    of out-of-distribution scores.
 
-    The curve tells these views from validation galaxies of the training suites, whose scores are uniform:
-    0.5 where they are alike, 1 where every one lies farther out than all of those. NaN without views.
+    The ROC curve separates these views from validation galaxies of the training suites, whose scores are uniform: the
+    area is 0.5 if both are alike, 1 if every view lies farther out than all validation galaxies. NaN without views.
     """
     if not counts.any():
         return np.nan, np.nan
-    middle = (np.arange(RANK_BINS) + 0.5) / RANK_BINS
-    return float(counts[round(OOD_THRESHOLD * RANK_BINS) :].sum() / counts.sum()), float(counts @ middle / counts.sum())
+    centre = (np.arange(RANK_BINS) + 0.5) / RANK_BINS
+    return float(counts[round(OOD_THRESHOLD * RANK_BINS) :].sum() / counts.sum()), float(counts @ centre / counts.sum())
 
 
-def compared(values: np.ndarray) -> dict[str, float]:
-    """A ratio or difference (B + 1,) with its 68 % interval, as a row's `value`, `lo`, `hi`."""
+def value_and_interval(values: np.ndarray) -> dict[str, float]:
+    """Return a number, of which (B + 1,) is the value and its bootstrap replicates, as `value` with 68 % `lo`, `hi`."""
     low, high = interval(values[1:])
     return {"value": float(values[0]), "lo": float(low), "hi": float(high)}
 
 
 def ratio(single: Sequence[Sums], both: Sums) -> dict[str, float]:
-    """Best single tracer over both: dispersions averaged over radii, with a paired bootstrap.
+    """Return the dispersion of the best single tracer over that of both, each averaged over radii, with its interval.
 
-    The same replicate draws the same lineages for every tracer. `above_1` is the share of replicates in which both
-    together do better: the probability that the ratio exceeds one.
+    The bootstrap is paired: a replicate draws the same lineages for every tracer. `above_1` is the share of
+    replicates in which both tracers together do better, the probability that the ratio exceeds one.
     """
-    values = [mean_over_radii(replicates(s)["dispersion"]) for s in (*single, both)]
-    found = np.min(values[:-1], axis=0) / values[-1]
-    shown = compared(found)
-    return {"ratio": shown["value"], "lo": shown["lo"], "hi": shown["hi"], "above_1": float(np.mean(found[1:] > 1))}
+    dispersions = [mean_over_radii(replicates(s)["dispersion"]) for s in (*single, both)]
+    ratios = np.min(dispersions[:-1], axis=0) / dispersions[-1]
+    result = value_and_interval(ratios)
+    return {
+        "ratio": result["value"],
+        "lo": result["lo"],
+        "hi": result["hi"],
+        "above_1": float(np.mean(ratios[1:] > 1)),
+    }

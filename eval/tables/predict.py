@@ -1,4 +1,4 @@
-"""Posterior mass profiles of single galaxies."""
+"""Infer posterior mass profiles of single simulated galaxies."""
 
 import sys
 from pathlib import Path
@@ -13,29 +13,31 @@ from kinmass.train.run.posterior import beyond_limits_message, load
 
 
 def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
-    """One row per view and radius: posterior median and 68 and 95 % intervals of log10 M [Msun], and the truth.
+    """Return one row per view and radius: posterior median, 68 and 95 % intervals and true log10 M(<r) [Msun].
 
+    Views without usable maps are left out, and their number is printed to stderr.
     Raises RunError, StoreError, or ValueError when no view can be used with this run's tracer.
     """
     check_maps(run, store, suite)
     infer = load(run)
     views = read_views(store, suite)
-    keep = usable(views, infer.tracer, infer.instrument)
-    if not keep.any():
+    is_usable = usable(views, infer.tracer, infer.instrument)
+    if not is_usable.any():
         raise ValueError(f"{store}/{suite}: no view has usable {infer.tracer} maps through {infer.instrument.name}")
-    if not keep.all():
-        first = views[np.flatnonzero(~keep)[:1]]
+    if not is_usable.all():
+        first_unusable = views[np.flatnonzero(~is_usable)[:1]]
         print(
-            f"kinmass predict: {(~keep).sum()} of {len(keep)} views have no usable {infer.tracer} maps through "
-            f"{infer.instrument.name} and are left out, the first is view {first.view[0]} of {first.galaxy[0]}",
+            f"kinmass predict: {(~is_usable).sum()} of {len(is_usable)} views have no usable {infer.tracer} maps "
+            f"through {infer.instrument.name} and are left out, the first is view {first_unusable.view[0]} of "
+            f"{first_unusable.galaxy[0]}",
             file=sys.stderr,
         )
-    views = views[keep]
+    views = views[is_usable]
     posterior = infer(views)
     low68, high68, low95, high95, median = posterior.quantiles(SHARES)
-    beyond = float(posterior.beyond().mean())
-    if beyond:
-        print(f"kinmass predict: {run}: {beyond_limits_message(beyond)}", file=sys.stderr)
+    beyond_share = float(posterior.beyond().mean())
+    if beyond_share:
+        print(f"kinmass predict: {run}: {beyond_limits_message(beyond_share)}", file=sys.stderr)
     n, k = median.shape
     r_e = views.half_mass_radius_kpc.numpy()
     return pd.DataFrame(

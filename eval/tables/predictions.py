@@ -1,17 +1,17 @@
-"""What estimators say of every view, kept in Zarr, so that new measures need neither maps nor networks.
+"""Keep the predictions of estimators for every view in Zarr, so that new measures need neither maps nor networks.
 
-RUN/predictions.zarr holds a group STORE/SUITE/PART/TRACER per map store, suite, part of the split and tracer; classical
-estimators have theirs, STORE/SUITE/PART/INSTRUMENT-ESTIMATOR, in a store beside the tables. STORE is the map store's
-name, or name and digest for a second store of that name in another place. In each group, readable
-with xarray (`xarray.open_datatree(".../predictions.zarr/STORE/SUITE/PART/TRACER", engine="zarr")`) and ArviZ:
+RUN/predictions.zarr holds a group STORE/SUITE/PART/TRACER per map store, suite, part of the split and tracer. Groups
+of classical estimators, STORE/SUITE/PART/INSTRUMENT-ESTIMATOR, are in a Zarr store beside the tables. STORE is the map
+store's name, or name and digest for a second store of that name in another place. xarray
+(`xarray.open_datatree(".../predictions.zarr/STORE/SUITE/PART/TRACER", engine="zarr")`) and ArviZ read each group:
 
-posterior      log10_menc (chain, draw, view, radius) [Msun], samples; not there for a point estimate
+posterior      log10_menc (chain, draw, view, radius) [Msun], the samples; absent for a point estimate
 summary        median, lo_68, hi_68, lo_95, hi_95 (view, radius) [Msun], log_prob_joint, ood_score and beyond (view)
 constant_data  what a view is: galaxy, lineage, sightline, state, log10_menc_true (view, radius), and COLUMNS
 
-Galaxies are written in blocks, the block's token last. A token is a digest of all that a block follows from: what the
-map store holds of its galaxies, the network, the code. A block whose token still holds is not computed again, and one
-whose token does not is never read.
+Galaxies are written in blocks, and a block's token is written last. The token is a digest of everything on which the
+block's predictions depend: the map store's content for its galaxies, the network and the code. A block with the
+current token is not computed again; a block with any other token is never read.
 """
 
 import hashlib
@@ -36,11 +36,11 @@ from kinmass.train.run.checkpoint import RunError
 
 SCHEMA = 4
 N_SAMPLES = 200
-#: Galaxies of a block: one chunk of predictions, one task.
+#: Number of galaxies of a block, which is one chunk of predictions and one task.
 BLOCK = 64
-#: What a view can be: not mapped yet, predicted, or not to be used (too little is seen of it).
+#: State of a view: not mapped yet, predicted, or unusable (its maps show too little).
 PENDING, PREDICTED, UNUSABLE = 0, 1, 2
-#: What a view is like, with units, and the edges of the bins in which tables look at it.
+#: Properties of a view, with units and the edges of the bins for which tables have rows.
 COLUMNS: dict[str, tuple[str, tuple[float, ...]]] = {
     "log10_stellar_mass": ("log10 Msun", (-np.inf, 8.0, 9.0, 10.0, 11.0, np.inf)),
     "inclination": ("deg", (0.0, 30.0, 60.0, 90.1)),
@@ -65,48 +65,51 @@ class Part:
 
     @cached_property
     def views(self) -> int:
-        """Views of each galaxy."""
+        """Number of views of each galaxy."""
         return int(self.group.attrs["config"]["views"])
 
     @cached_property
     def names(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Number in the suite, name and lineage of each galaxy."""
+        """Number in the suite, name and lineage of each galaxy, three arrays (G,)."""
         names, lineages = (self.group[name][:].astype(object) for name in ("galaxy", "lineage"))
-        mine = [i for i, lineage in enumerate(lineages) if self.part is None or part_of(lineage) == self.part]
-        return np.array(mine, dtype=int), names[mine], lineages[mine]
+        selected = [i for i, lineage in enumerate(lineages) if self.part is None or part_of(lineage) == self.part]
+        return np.array(selected, dtype=int), names[selected], lineages[selected]
 
     def __len__(self) -> int:
         return len(self.names[0])
 
     def blocks(self) -> list[slice]:
-        """Galaxies of each block."""
+        """Return the galaxies of each block."""
         return [slice(i, min(i + BLOCK, len(self))) for i in range(0, len(self), BLOCK)]
 
-    def of(self, block: slice) -> list[slice]:
-        """The blocks that some galaxies are in."""
+    def overlapping_blocks(self, block: slice) -> list[slice]:
+        """Return the blocks that contain any of the galaxies in a slice."""
         return [b for b in self.blocks() if b.start < block.stop and b.stop > block.start]
 
     @cached_property
-    def galaxies(self) -> str:
-        """A digest of how the views are laid out, and of which galaxies they are."""
+    def galaxies_digest(self) -> str:
+        """Digest of the arrays' layout and of the galaxies' names and lineages."""
         _, names, lineages = self.names
         return _digest([SCHEMA, N_SAMPLES, self.views, list(RADII_RE), names.tolist(), lineages.tolist()])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return known_part, (self.path, self.suite, self.part, _digest([self.galaxies, dict(self.group.attrs)]))
+        return cached_part, (self.path, self.suite, self.part, _digest([self.galaxies_digest, dict(self.group.attrs)]))
 
 
 @lru_cache(maxsize=64)
-def known_part(path: Path, suite: str, part: str | None, state: str) -> Part:
-    """A Part that is read once per process, and again where the one who asks has seen another state of the store."""
+def cached_part(path: Path, suite: str, part: str | None, state: str) -> Part:
+    """Return a Part that each process reads once, and again when `state`, a digest of the store's state, differs.
+
+    Unpickling calls this function: the sender's digest tells a worker that the store has changed.
+    """
     return Part(path, suite, part)
 
 
 @dataclass(frozen=True)
 class Source:
-    """An estimator and where its predictions are kept. `key` is a digest of everything it answers by."""
+    """An estimator and where its predictions are kept. key: digest of the code, files and settings that it uses."""
 
-    name: str  # the estimator's
+    name: str  # of the estimator
     instrument: str
     tracer: str
     train: str
@@ -116,18 +119,18 @@ class Source:
     run: Path | None = None
 
     def group(self, part: Part) -> str:
-        """Path of the group in `root`: another one for a second store of the same name."""
-        below, place = f"{part.suite}/{part.part or 'all'}/{self.label}", str(part.path.absolute())
-        plain, own = f"{part.path.stem}/{below}", f"{part.path.stem}-{_digest(place)}/{below}"
-        owner = _attributes(self.root / plain).get("store")
-        if owner == place or _attributes(self.root / own):
-            return plain if owner == place else own
-        free = owner is None or not (Path(owner) / part.suite / "zarr.json").exists()
-        return plain if free else own
+        """Return the path of the group in `root`, which has a digest in it for a second store of the same name."""
+        subpath, store_path = f"{part.suite}/{part.part or 'all'}/{self.label}", str(part.path.absolute())
+        plain_group, digest_group = f"{part.path.stem}/{subpath}", f"{part.path.stem}-{_digest(store_path)}/{subpath}"
+        owner = _attributes(self.root / plain_group).get("store")
+        if owner == store_path or _attributes(self.root / digest_group):
+            return plain_group if owner == store_path else digest_group
+        name_is_free = owner is None or not (Path(owner) / part.suite / "zarr.json").exists()
+        return plain_group if name_is_free else digest_group
 
 
 def _attributes(path: Path) -> dict[str, Any]:
-    """Of a group of kept predictions; nothing where there is none that can be read."""
+    """Return the attributes of a group of kept predictions, or none if there is no group that can be read."""
     try:
         return dict(zarr.open_group(path, mode="r").attrs)
     except (FileNotFoundError, ValueError, KeyError, zarr.errors.GroupNotFoundError):
@@ -135,46 +138,54 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 
 def _array(
-    group: zarr.Group, name: str, dims: Sequence[str], shape: Sequence[int], chunks: Sequence[int], **more: Any
+    group: zarr.Group, name: str, dims: Sequence[str], shape: Sequence[int], chunks: Sequence[int], **options: Any
 ) -> None:
-    units = more.pop("units", None)
+    """Create an array with named dimensions; options: `units` for its attributes, the others for create_array."""
+    units = options.pop("units", None)
     array = group.create_array(
-        name, shape=tuple(shape), chunks=tuple(max(1, c) for c in chunks), dimension_names=list(dims), **more
+        name, shape=tuple(shape), chunks=tuple(max(1, c) for c in chunks), dimension_names=list(dims), **options
     )
     if units:
         array.attrs["units"] = units
 
 
 def prepare(source: Source, part: Part) -> None:
-    """Make a source's group for a part, or leave it if it is there for the same galaxies.
+    """Create a source's group for a part, unless it exists already for the same galaxies.
 
     Raises OSError where it cannot be written.
     """
-    wanted = {"galaxies": part.galaxies, "store": str(part.path.absolute())}
+    attributes = {"galaxies": part.galaxies_digest, "store": str(part.path.absolute())}
     path = source.root / source.group(part)
-    if _attributes(path) != wanted:
+    if _attributes(path) != attributes:
         zarr.open_group(source.root, mode="a").require_group(str(Path(source.group(part)).parent))
         with aside(path) as partial:
-            _make(partial, source, part, wanted)
+            _create_group(partial, source, part, attributes)
 
 
-def _make(path: Path, source: Source, part: Part, attributes: dict[str, str]) -> None:
-    """An empty group for a source's predictions of a part."""
+def _create_group(path: Path, source: Source, part: Part, attributes: dict[str, str]) -> None:
+    """Create an empty group for a source's predictions of a part."""
     _, names, lineages = part.names
-    rows, per, k = len(names) * part.views, BLOCK * part.views, len(RADII_RE)
+    n_rows, rows_per_block, k = len(names) * part.views, BLOCK * part.views, len(RADII_RE)
     root = zarr.open_group(path, mode="w", attributes=attributes)
-    said = {"estimator": source.name, "instrument": source.instrument, "tracer": source.tracer, "train": source.train}
-    nan = {"dtype": "float32", "fill_value": np.nan}
+    estimator_attributes = {
+        "estimator": source.name,
+        "instrument": source.instrument,
+        "tracer": source.tracer,
+        "train": source.train,
+    }
+    floats = {"dtype": "float32", "fill_value": np.nan}
     for name in ("summary", "constant_data", *(() if source.run is None else ("posterior",))):
         child = root.require_group(name)
         _array(child, "radius", ["radius"], [k], [k], dtype="float64", units="R_e")
         child["radius"][:] = np.array(RADII_RE)
-        child.attrs.update(said | {"store": str(part.path), "suite": part.suite, "part": part.part or "all"})
+        child.attrs.update(
+            estimator_attributes | {"store": str(part.path), "suite": part.suite, "part": part.part or "all"}
+        )
     if source.run is not None:
-        for name, n in (("chain", 1), ("draw", N_SAMPLES)):
-            _array(root["posterior"], name, [name], [n], [n], dtype="int64")
-            root["posterior"][name][:] = np.arange(n)
-        shape, chunks = (1, N_SAMPLES, rows, k), (1, N_SAMPLES, per, k)
+        for name, length in (("chain", 1), ("draw", N_SAMPLES)):
+            _array(root["posterior"], name, [name], [length], [length], dtype="int64")
+            root["posterior"][name][:] = np.arange(length)
+        shape, chunks = (1, N_SAMPLES, n_rows, k), (1, N_SAMPLES, rows_per_block, k)
         _array(
             root["posterior"],
             "log10_menc",
@@ -182,47 +193,70 @@ def _make(path: Path, source: Source, part: Part, attributes: dict[str, str]) ->
             shape,
             chunks,
             units="log10 Msun",
-            **nan,
+            **floats,
         )
     for name in _SUMMARY:
-        _array(root["summary"], name, ["view", "radius"], (rows, k), (per, k), units="log10 Msun", **nan)
-    _array(root["summary"], "log_prob_joint", ["view"], [rows], [per], units="ln dex^-K", **nan)
+        _array(
+            root["summary"],
+            name,
+            ["view", "radius"],
+            (n_rows, k),
+            (rows_per_block, k),
+            units="log10 Msun",
+            **floats,
+        )
+    _array(root["summary"], "log_prob_joint", ["view"], [n_rows], [rows_per_block], units="ln dex^-K", **floats)
     for name in ("ood_score", "beyond"):
-        _array(root["summary"], name, ["view"], [rows], [per], units="1", **nan)
+        _array(root["summary"], name, ["view"], [n_rows], [rows_per_block], units="1", **floats)
     data = root["constant_data"]
-    _array(data, "log10_menc_true", ["view", "radius"], (rows, k), (per, k), units="log10 Msun", **nan)
+    _array(
+        data,
+        "log10_menc_true",
+        ["view", "radius"],
+        (n_rows, k),
+        (rows_per_block, k),
+        units="log10 Msun",
+        **floats,
+    )
     for name, (units, _) in COLUMNS.items():
-        _array(data, name, ["view"], [rows], [per], units=units, **nan)
-    _array(data, "state", ["view"], [rows], [per], dtype="uint8", fill_value=PENDING)
+        _array(data, name, ["view"], [n_rows], [rows_per_block], units=units, **floats)
+    _array(data, "state", ["view"], [n_rows], [rows_per_block], dtype="uint8", fill_value=PENDING)
     for name, values in (("galaxy", names), ("lineage", lineages)):
-        _array(data, name, ["view"], [rows], [rows], dtype=str)
+        _array(data, name, ["view"], [n_rows], [n_rows], dtype=str)
         data[name][:] = np.repeat(values, part.views)
-    _array(data, "sightline", ["view"], [rows], [rows], dtype="int64")
+    _array(data, "sightline", ["view"], [n_rows], [n_rows], dtype="int64")
     data["sightline"][:] = np.tile(np.arange(part.views), len(names))
     _array(root, "token", ["block"], [max(1, len(part.blocks()))], [1], dtype="uint64", fill_value=0)
-    with warnings.catch_warnings():  # what xarray looks for first is not in Zarr's specification
+    # Zarr warns that consolidated metadata, which xarray looks for first, is not in its specification.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(path)
 
 
 def _digest(content: Any) -> str:
+    """Return a digest of what can be written as JSON."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def tokens(sources: Sequence[Source], part: Part, block: slice) -> list[int]:
-    """Per source what a block of its predictions follows from, as a number above 0; asked before any map is read."""
+    """Return one token per source: a digest, above 0, of everything on which a block of its predictions depends.
+
+    It reads no maps, only their fingerprint.
+    """
     numbers, names, lineages = part.names
-    state = hashlib.blake2b(
+    maps_state = hashlib.blake2b(
         json.dumps([SCHEMA, names[block].tolist(), lineages[block].tolist()]).encode(), digest_size=8
     )
-    state.update(json.dumps(part.group.attrs["config"], sort_keys=True).encode())
-    state.update(fingerprint(part.group, numbers[block]))
-    each = [hashlib.blake2b(source.key.encode(), digest_size=8, key=state.digest()).digest() for source in sources]
-    return [int.from_bytes(digest, "little") | 1 for digest in each]
+    maps_state.update(json.dumps(part.group.attrs["config"], sort_keys=True).encode())
+    maps_state.update(fingerprint(part.group, numbers[block]))
+    digests = [
+        hashlib.blake2b(source.key.encode(), digest_size=8, key=maps_state.digest()).digest() for source in sources
+    ]
+    return [int.from_bytes(digest, "little") | 1 for digest in digests]
 
 
-class Kept:
-    """One source's predictions of one part, to write and read by block."""
+class KeptPredictions:
+    """One source's predictions for one part, written and read by block. Raises RunError if they cannot be opened."""
 
     def __init__(self, source: Source, part: Part):
         self.part, self.source = part, source
@@ -234,33 +268,34 @@ class Kept:
             ) from error
 
     def rows(self, block: slice) -> slice:
-        """Views of a block."""
+        """Return the rows (views) of a block."""
         return slice(block.start * self.part.views, block.stop * self.part.views)
 
-    def holds(self, block: slice, wanted: int) -> bool:
-        """Whether the block is there and follows from what `token` says."""
-        return int(self._root["token"][block.start // BLOCK]) == wanted
+    def is_current(self, block: slice, token: int) -> bool:
+        """Return whether the block has been written with this token."""
+        return int(self._root["token"][block.start // BLOCK]) == token
 
     def forget(self, block: slice) -> None:
-        """The block is to be computed again."""
-        self._mark(block, 0)
+        """Mark the block as not current, so that it is computed again."""
+        self._write_token(block, 0)
 
-    def _mark(self, block: slice, token: int) -> None:
+    def _write_token(self, block: slice, token: int) -> None:
+        """Write a block's token, and wait until it is on the disk."""
         self._root["token"][block.start // BLOCK] = token
         sync_chunk(self._root["token"], [block.start // BLOCK])
 
-    def _put(self, name: str, block: slice, values: np.ndarray) -> None:
-        """Write one array's chunk of a block: it is on the disk before the block's token says that it is."""
+    def _write_array(self, name: str, block: slice, values: np.ndarray) -> None:
+        """Write one array's chunk of a block, and wait until it is on the disk, so that the token can follow."""
         array, axis = self._root[name], 2 if name == "posterior/log10_menc" else 0
         array[(*(slice(None),) * axis, self.rows(block))] = values
-        at = [0] * array.ndim
-        at[axis] = block.start // BLOCK
-        sync_chunk(array, at)
+        chunk_index = [0] * array.ndim
+        chunk_index[axis] = block.start // BLOCK
+        sync_chunk(array, chunk_index)
 
     def write(
         self,
         block: slice,
-        wanted: int,
+        token: int,
         constant: dict[str, np.ndarray],
         median: np.ndarray,
         samples: np.ndarray | None = None,
@@ -268,30 +303,34 @@ class Kept:
         ood_score: np.ndarray | None = None,
         beyond: np.ndarray | None = None,
     ) -> None:
-        """A block: constant data by name; medians (N, K), or samples (S, N, K) and what `Estimates` has (N,) of."""
+        """Write a block and then its token. constant: arrays of constant_data, by name.
+
+        A point estimate has medians (N, K) only. A posterior has samples (S, N, K), from which its median is computed,
+        and the three arrays (N,) of `Estimates`.
+        """
         self.forget(block)
         for name, values in constant.items():
-            self._put(f"constant_data/{name}", block, values)
+            self._write_array(f"constant_data/{name}", block, values)
         if samples is not None and log_prob_joint is not None and ood_score is not None and beyond is not None:
-            self._put("posterior/log10_menc", block, samples[None])
-            rising = np.sort(np.moveaxis(samples, 0, -1), axis=-1)
+            self._write_array("posterior/log10_menc", block, samples[None])
+            sorted_samples = np.sort(np.moveaxis(samples, 0, -1), axis=-1)
             for name, share in zip(_SUMMARY, SHARES, strict=True):
-                self._put(f"summary/{name}", block, quantile(rising, share))
-            self._put("summary/log_prob_joint", block, log_prob_joint)
-            self._put("summary/ood_score", block, ood_score)
-            self._put("summary/beyond", block, beyond)
+                self._write_array(f"summary/{name}", block, quantile(sorted_samples, share))
+            self._write_array("summary/log_prob_joint", block, log_prob_joint)
+            self._write_array("summary/ood_score", block, ood_score)
+            self._write_array("summary/beyond", block, beyond)
         else:
-            self._put("summary/median", block, median)
-        self._mark(block, wanted)
+            self._write_array("summary/median", block, median)
+        self._write_token(block, token)
 
     def read(self, block: slice, checked: bool = False) -> tuple[Estimates, dict[str, np.ndarray]]:
-        """Predictions of some galaxies' views, and `state` and COLUMNS by name.
+        """Return the predictions for the views of a slice of galaxies, and their `state` and COLUMNS, by name.
 
-        Raises RunError where they do not follow from the maps, the run and the code as they are now, unless the caller
-        has `checked`.
+        Raises RunError if the predictions were made with other maps, another run or other code than the present ones.
+        checked: the caller has made sure of that.
         """
         if not checked:
-            check_kept([self], self.part, block)
+            check_current([self], self.part, block)
         rows = self.rows(block)
         data, summary = self._root["constant_data"], self._root["summary"]
         samples = None if self.source.run is None else self._root["posterior"]["log10_menc"][0, :, rows]
@@ -309,23 +348,23 @@ class Kept:
         return estimates, {name: data[name][rows] for name in ("state", *COLUMNS)}
 
 
-def check_kept(kept: Sequence[Kept], part: Part, block: slice) -> None:
-    """Raise RunError where what is kept of some galaxies is not what would be predicted now."""
-    for whole in part.of(block):
-        for each, wanted in zip(kept, tokens([k.source for k in kept], part, whole), strict=True):
-            if not each.holds(whole, wanted):
+def check_current(kept: Sequence[KeptPredictions], part: Part, block: slice) -> None:
+    """Raise RunError if kept predictions for a slice of galaxies are not what would be predicted now."""
+    for full_block in part.overlapping_blocks(block):
+        for predictions, token in zip(kept, tokens([k.source for k in kept], part, full_block), strict=True):
+            if not predictions.is_current(full_block, token):
                 raise RunError(
-                    f"{each.source.root}: predictions kept of {part.path}/{part.suite} are older than its maps, "
+                    f"{predictions.source.root}: predictions kept of {part.path}/{part.suite} are older than its maps, "
                     "the run or the code; give the `kinmass tables` command again"
                 )
 
 
 def columns(part: Part, numbers: np.ndarray, maps: np.ndarray, r_e: np.ndarray) -> dict[str, np.ndarray]:
-    """COLUMNS of all views (N,) of galaxies, from their maps (N, 8, P, P) and R_e (N,) [kpc].
+    """Return COLUMNS (N,) of all views of galaxies, from their maps (N, 8, P, P) and R_e (N,) [kpc].
 
-    Stellar mass is that inside the profile's last radius; the gas fraction is of gas and stars inside 3 R_e;
-    rotation support is sqrt(<V^2> / <sigma^2>) of the stars' noiseless maps, weighted by density (Binney 2005,
-    MNRAS 363, 937).
+    numbers: the galaxies in the suite. The stellar mass is that inside the profile's last radius. The gas fraction is
+    M_gas / (M_gas + M_stars) inside 3 R_e. The rotation support is sqrt(<V^2> / <sigma^2>) of the stars' noiseless
+    maps, weighted by density (Binney 2005, MNRAS 363, 937).
     """
     mass = store.read(part.group, "mass", numbers)
     radius = np.repeat(store.read(part.group, "radius", numbers)[:, None], part.views, axis=1).reshape(len(r_e), -1)
@@ -333,13 +372,13 @@ def columns(part: Part, numbers: np.ndarray, maps: np.ndarray, r_e: np.ndarray) 
         np.repeat(mass[:, store.COMPONENTS.index(c)][:, None], part.views, axis=1).reshape(radius.shape)
         for c in ("stars", "gas")
     )
-    inside = [10 ** menc_at(radius, m, 3 * r_e[:, None].astype(float))[:, 0] for m in (stars, gas)]
-    inside[1] = np.nan_to_num(inside[1])  # no gas is no mass of gas
+    mass_inside = [10 ** menc_at(radius, m, 3 * r_e[:, None].astype(float))[:, 0] for m in (stars, gas)]
+    mass_inside[1] = np.nan_to_num(mass_inside[1])  # of galaxies without gas
     density, velocity, dispersion = (maps[:, i].astype(float) for i in range(3))
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "log10_stellar_mass": np.log10(stars[:, -1]),
             "inclination": store.read(part.group, "inclination", numbers).reshape(-1),
-            "gas_fraction": inside[1] / (inside[0] + inside[1]),
+            "gas_fraction": mass_inside[1] / (mass_inside[0] + mass_inside[1]),
             "rotation_support": np.sqrt((density * velocity**2).sum((1, 2)) / (density * dispersion**2).sum((1, 2))),
         }

@@ -1,4 +1,4 @@
-"""The evaluation tables: every run on every suite, with the classical estimators beside it."""
+"""Make the evaluation tables: every run on every suite, with the classical estimators beside it."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,14 +16,14 @@ from kinmass.eval.tables.metrics import (
     RANK_BINS,
     WITH_INTERVAL,
     Sums,
-    compared,
-    farthest_off,
+    distance_from_uniform,
     joint_log_prob,
     mean_over_radii,
     measures,
     ood,
     ratio,
     replicates,
+    value_and_interval,
 )
 from kinmass.eval.tables.predictions import COLUMNS as VIEW_COLUMNS
 from kinmass.eval.tables.predictions import Part, prepare
@@ -58,39 +58,43 @@ def collect(
     cluster: Cluster,
     classical: bool = True,
 ) -> dict[Group, Sums]:
-    """Sums of every group, and of all suites pooled; predictions are kept on the way.
+    """Evaluate every run on every suite; return the sums of every group, and those of all suites pooled.
 
-    Raises RunError, StoreError or OSError before any work for what cannot be done.
+    Predictions are kept on disk on the way. part: `test`, or None for all galaxies. Raises RunError, StoreError or
+    OSError before any work starts if a run does not fit a suite or files cannot be read or written.
     """
     for run in runs:
         for suite in suites:
             check_maps(run, store, suite)
     sources = sources_of(runs, out.absolute(), classical)
-    looks = {instrument_of(run).name: instrument_of(run) for run in runs}
+    instruments = {instrument_of(run).name: instrument_of(run) for run in runs}
     arguments = []
     for suite in suites:
         galaxies = Part(store.absolute(), suite, part)
         for source in sources:
             prepare(source, galaxies)
-        arguments += [(sources, looks, galaxies, block) for block in galaxies.blocks()]
+        arguments += [(sources, instruments, galaxies, block) for block in galaxies.blocks()]
     return pooled(sum_of_tasks(evaluate_block, arguments, cluster))
 
 
 def pooled(sums: dict[Group, Sums]) -> dict[Group, Sums]:
-    """With the sums over suites, where there are several."""
-    of_all: dict[Group, list[Sums]] = {}
+    """Return the sums and, if there are several suites, also the sums over all suites, as test suite `all`."""
+    sums_over_suites: dict[Group, list[Sums]] = {}
     for group, total in sums.items():
-        of_all.setdefault(replace(group, test=ALL), []).append(total)
+        sums_over_suites.setdefault(replace(group, test=ALL), []).append(total)
     several = len({group.test for group in sums}) > 1
-    return sums | ({group: reduce(add, parts) for group, parts in of_all.items()} if several else {})
+    return sums | ({group: reduce(add, parts) for group, parts in sums_over_suites.items()} if several else {})
 
 
-def _key(group: Group) -> dict[str, Any]:
+def _key_columns(group: Group) -> dict[str, Any]:
     return {name: getattr(group, name) for name in KEYS}
 
 
 def to_table(sums: dict[Group, Sums]) -> pd.DataFrame:
-    """One row per group and radius at which the estimator is defined; rows of bins have `column`, `low` and `high`."""
+    """Return one row per group and radius at which the estimator is defined.
+
+    Rows of a bin say in `column`, `low` and `high` which bin it is; in rows of all views, `column` is empty.
+    """
     rows: list[dict[str, Any]] = []
     for group, total in sums.items():
         if group.column == "common":
@@ -99,21 +103,24 @@ def to_table(sums: dict[Group, Sums]) -> pd.DataFrame:
         count = total.moments[0, 0]
         for k, radius in enumerate(RADII_RE):
             if count[k] > 0:
-                row = _key(group) | _bin(group) | {"radius": radius, "n_galaxies": total.galaxies}
+                row = _key_columns(group) | _bin_columns(group) | {"radius": radius, "n_galaxies": total.galaxies}
                 row |= {"n_views": int(count[k]), "n_missing": int(total.missing[k]), "n_left_out": total.left_out}
                 rows.append(row | {name: values[k] for name, values in columns.items()})
     table = pd.DataFrame(rows, columns=[*KEYS, "column", "low", "high", *COLUMNS[5:]])
     return table.sort_values([*KEYS, "column", "low", "radius"], kind="stable", ignore_index=True)
 
 
-def _bin(group: Group) -> dict[str, Any]:
+def _bin_columns(group: Group) -> dict[str, Any]:
     edges = VIEW_COLUMNS[group.column][1] if group.column else (np.nan, np.nan)
-    at = max(group.bin, 0)
-    return {"column": group.column, "low": edges[at], "high": edges[at + 1]}
+    bin_number = max(group.bin, 0)
+    return {"column": group.column, "low": edges[bin_number], "high": edges[bin_number + 1]}
 
 
 def to_ratios(sums: dict[Group, Sums]) -> pd.DataFrame:
-    """Best single tracer over both, on the views that all three can use, and the probability that it exceeds 1."""
+    """Return the dispersion of the best single tracer over that of both, one row per kind of network and test suite.
+
+    It is taken on the views that gas, stars and both can all use; `above_1` is the probability that it exceeds 1.
+    """
     rows = []
     for group, both in sums.items():
         if group.column == "common" and group.tracer == "both" and both.galaxies > 1:
@@ -122,118 +129,140 @@ def to_ratios(sums: dict[Group, Sums]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_RATIO).sort_values(_RATIO[:4], kind="stable", ignore_index=True)
 
 
-def _foreign(sums: dict[Group, Sums]) -> dict[Group, tuple[Sums, Sums]]:
-    """Runs on a suite they never saw, with the plain run that was trained on it alone."""
+def _foreign_and_home(sums: dict[Group, Sums]) -> dict[Group, tuple[Sums, Sums]]:
+    """Return the sums of runs on suites they were not trained on, with those of the plain run trained on that suite.
+
+    Groups without such a plain run are left out.
+    """
     networks = {group: total for group, total in sums.items() if not group.column and group.train}
-    homes = {g: networks.get(replace(g, train=g.test, estimator=_plain(g.estimator))) for g in networks}
-    return {g: (networks[g], h) for g, h in homes.items() if h is not None and g.test not in g.train.split("+")}
+    homes = {g: networks.get(replace(g, train=g.test, estimator=_plain_estimator(g.estimator))) for g in networks}
+    return {
+        g: (networks[g], home) for g, home in homes.items() if home is not None and g.test not in g.train.split("+")
+    }
 
 
-def _plain(estimator: str) -> str:
+def _plain_estimator(estimator: str) -> str:
+    """Return the kind of network without what varied while it was trained: cnn for cnn+scale."""
     return estimator.split("+")[0]
 
 
 def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
-    """How much of the gap is closed by what varied in training, mean of the suites left out of all, per tracer.
+    """Return how much of the gap between simulations is closed by what varied in training, per estimator and tracer.
 
-    From runs on all suites but one: the RMSE, how far it has come from that of the plain run on the same suites towards
-    that of the run trained on the suite left out, the coverage, and the RMSE of the best single tracer over that of
-    both, by the same kind of network where there is one. Intervals are paired by galaxy.
+    Uses runs trained on all suites but one and tested on that one, and averages over the suites left out. Columns:
+    `rmse`; `closed`, the share of the way from the RMSE of the plain run on the same suites to that of the run trained
+    on the suite left out; `coverage_68`; and `gain`, the RMSE of the best single tracer over that of both, with the
+    single tracers' networks of the same kind where there are any. Intervals are paired by galaxy.
     """
-    foreign = _foreign(sums)
-    most = max((group.train.count("+") for group in foreign), default=0)
-    apart = {group: pair for group, pair in foreign.items() if group.train.count("+") == most}
+    foreign = _foreign_and_home(sums)
+    most_plus_signs = max((group.train.count("+") for group in foreign), default=0)
+    one_left_out = {group: pair for group, pair in foreign.items() if group.train.count("+") == most_plus_signs}
     rmse: dict[tuple[str, str, str], np.ndarray] = {}
     rows = []
-    for key in sorted({(g.estimator, g.instrument, g.tracer) for g in apart}):
-        mine = [g for g in apart if (g.estimator, g.instrument, g.tracer) == key]
-        plains = [apart.get(replace(g, estimator=_plain(g.estimator))) for g in mine]
-        if None in plains:
+    for key in sorted({(g.estimator, g.instrument, g.tracer) for g in one_left_out}):
+        groups = [g for g in one_left_out if (g.estimator, g.instrument, g.tracer) == key]
+        plain_pairs = [one_left_out.get(replace(g, estimator=_plain_estimator(g.estimator))) for g in groups]
+        if None in plain_pairs:
             continue
-        mean = {
+        mean_rmse = {
             name: np.mean([mean_over_radii(replicates(total)["rmse"]) for total in totals], axis=0)
             for name, totals in (
-                ("rmse", [apart[g][0] for g in mine]), ("rmse_home", [apart[g][1] for g in mine]),
-                ("rmse_plain", [p[0] for p in plains if p]),
+                ("rmse", [one_left_out[g][0] for g in groups]), ("rmse_home", [one_left_out[g][1] for g in groups]),
+                ("rmse_plain", [p[0] for p in plain_pairs if p]),
             )
         }  # fmt: skip
-        rmse[key] = mean["rmse"]
-        row: dict[str, Any] = dict(zip(_CLOSED[:3], key, strict=True)) | {"suites": "+".join(g.test for g in mine)}
-        row |= {name: values[0] for name, values in mean.items()}
-        covered = [mean_over_radii(replicates(apart[g][0])["coverage_68"])[0] for g in mine]
-        row |= {"coverage_68": float(np.mean(covered))}
-        values = (mean["rmse_plain"] - mean["rmse"]) / (mean["rmse_plain"] - mean["rmse_home"])
-        row |= {f"closed{k}": v for k, v in zip(("", "_lo", "_hi"), compared(values).values(), strict=True)}
+        rmse[key] = mean_rmse["rmse"]
+        row: dict[str, Any] = dict(zip(_CLOSED[:3], key, strict=True)) | {"suites": "+".join(g.test for g in groups)}
+        row |= {name: values[0] for name, values in mean_rmse.items()}
+        coverages = [mean_over_radii(replicates(one_left_out[g][0])["coverage_68"])[0] for g in groups]
+        row |= {"coverage_68": float(np.mean(coverages))}
+        closed_share = (mean_rmse["rmse_plain"] - mean_rmse["rmse"]) / (
+            mean_rmse["rmse_plain"] - mean_rmse["rmse_home"]
+        )
+        row |= {
+            f"closed{suffix}": v
+            for suffix, v in zip(("", "_lo", "_hi"), value_and_interval(closed_share).values(), strict=True)
+        }
         rows.append(row)
     for row in rows:
         if row["tracer"] != "both":
             continue
-        gas, stars = (_alike(rmse, row["estimator"], row["instrument"], tracer) for tracer in ("gas", "stars"))
+        gas, stars = (
+            _rmse_of_like_kind(rmse, row["estimator"], row["instrument"], tracer) for tracer in ("gas", "stars")
+        )
         if gas is not None and stars is not None:
-            found = compared(np.minimum(gas, stars) / rmse[row["estimator"], row["instrument"], "both"])
-            row |= {f"gain{k}": v for k, v in zip(("", "_lo", "_hi"), found.values(), strict=True)}
+            gain = value_and_interval(np.minimum(gas, stars) / rmse[row["estimator"], row["instrument"], "both"])
+            row |= {f"gain{suffix}": v for suffix, v in zip(("", "_lo", "_hi"), gain.values(), strict=True)}
     return pd.DataFrame(rows, columns=_CLOSED)
 
 
-def _alike(
+def _rmse_of_like_kind(
     rmse: dict[tuple[str, str, str], np.ndarray], estimator: str, instrument: str, tracer: str
 ) -> np.ndarray | None:
-    """That of a tracer by the same kind of network, or by the kind that does best with it."""
-    of = {kind: values for (kind, look, seen), values in rmse.items() if (look, seen) == (instrument, tracer)}
-    best = min(of.values(), key=lambda values: float(values[0]), default=None)
-    return of.get(estimator, best)
+    """Return the RMSE of a tracer by the same kind of network, or else by the kind with the lowest; None if no kind."""
+    rmse_of_kind = {
+        kind: values
+        for (kind, kind_instrument, kind_tracer), values in rmse.items()
+        if (kind_instrument, kind_tracer) == (instrument, tracer)
+    }
+    best = min(rmse_of_kind.values(), key=lambda values: float(values[0]), default=None)
+    return rmse_of_kind.get(estimator, best)
 
 
 def to_gap(sums: dict[Group, Sums]) -> pd.DataFrame:
-    """What a change of simulation costs: runs on a suite they never saw, over the run that was trained on it alone.
+    """Return what a change of simulation costs: runs on a suite they never saw, against the run trained on it alone.
 
-    RMSE (bias and dispersion together), averaged over radii, and the joint log density that is lost, paired galaxy by
-    galaxy.
+    `rmse_ratio` is the ratio of the RMSEs (bias and dispersion together), averaged over radii, and `log_prob_loss` the
+    joint log density that is lost. Both are paired galaxy by galaxy.
     """
     rows = []
-    for group, (total, home) in _foreign(sums).items():
-        here, there = replicates(total), replicates(home)
-        rmse, rmse_home = mean_over_radii(here["rmse"]), mean_over_radii(there["rmse"])
-        row: dict[str, Any] = _key(group) | {"rmse": rmse[0], "rmse_home": rmse_home[0]}
-        row |= {"coverage_68": mean_over_radii(here["coverage_68"])[0]}
-        row |= {"coverage_68_home": mean_over_radii(there["coverage_68"])[0]}
+    for group, (total, home) in _foreign_and_home(sums).items():
+        replicates_foreign, replicates_home = replicates(total), replicates(home)
+        rmse, rmse_home = mean_over_radii(replicates_foreign["rmse"]), mean_over_radii(replicates_home["rmse"])
+        row: dict[str, Any] = _key_columns(group) | {"rmse": rmse[0], "rmse_home": rmse_home[0]}
+        row |= {"coverage_68": mean_over_radii(replicates_foreign["coverage_68"])[0]}
+        row |= {"coverage_68_home": mean_over_radii(replicates_home["coverage_68"])[0]}
         pairs = {"rmse_ratio": rmse / rmse_home, "log_prob_loss": joint_log_prob(home) - joint_log_prob(total)}
         for name, values in pairs.items():
-            shown = compared(values)
-            row |= {name: shown["value"], f"{name}_lo": shown["lo"], f"{name}_hi": shown["hi"]}
+            result = value_and_interval(values)
+            row |= {name: result["value"], f"{name}_lo": result["lo"], f"{name}_hi": result["hi"]}
         row["ood_share"], row["ood_auc"] = ood(total.ood_score)
         rows.append(row)
     return pd.DataFrame(rows, columns=_GAP).sort_values(KEYS, kind="stable", ignore_index=True)
 
 
 def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
-    """One row per group, averaged over its radii: the table people quote."""
+    """Return one row per group, averaged over its radii: the table to quote in a paper."""
     rows = []
     for group, total in sums.items():
         count = total.moments[0, 0]
         if group.column or not count.any():
             continue
-        row: dict[str, Any] = _key(group) | {"n_galaxies": total.galaxies, "n_views": int(count.max())}
+        row: dict[str, Any] = _key_columns(group) | {"n_galaxies": total.galaxies, "n_views": int(count.max())}
         row |= {"n_missing": int(total.missing.min()), "n_left_out": total.left_out}
-        each = replicates(total)
+        replicates_of = replicates(total)
         for name in WITH_INTERVAL:
-            shown = compared(mean_over_radii(each[name]))
-            row |= {name: shown["value"], f"{name}_lo": shown["lo"], f"{name}_hi": shown["hi"]}
-        there = count > 0
-        row |= {name: float(np.mean(values[there])) for name, values in measures(total).items() if name in PLAIN}
-        shown = compared(joint_log_prob(total))
-        row |= {"log_prob_joint": shown["value"], "log_prob_joint_lo": shown["lo"], "log_prob_joint_hi": shown["hi"]}
-        known = bool(total.pit.any())
-        row["pit_off"] = float(np.max(farthest_off(total.pit))) if known else np.nan
-        row["tarp_off"] = float(farthest_off(total.tarp)) if known else np.nan
+            result = value_and_interval(mean_over_radii(replicates_of[name]))
+            row |= {name: result["value"], f"{name}_lo": result["lo"], f"{name}_hi": result["hi"]}
+        is_defined = count > 0
+        row |= {name: float(np.mean(values[is_defined])) for name, values in measures(total).items() if name in PLAIN}
+        result = value_and_interval(joint_log_prob(total))
+        row |= {
+            "log_prob_joint": result["value"],
+            "log_prob_joint_lo": result["lo"],
+            "log_prob_joint_hi": result["hi"],
+        }
+        has_samples = bool(total.pit.any())
+        row["pit_off"] = float(np.max(distance_from_uniform(total.pit))) if has_samples else np.nan
+        row["tarp_off"] = float(distance_from_uniform(total.tarp)) if has_samples else np.nan
         row["ood_share"], row["ood_auc"] = ood(total.ood_score)
-        row["beyond"] = total.beyond / total.views if known else np.nan
+        row["beyond"] = total.beyond / total.views if has_samples else np.nan
         rows.append(row)
     return pd.DataFrame(rows).sort_values(KEYS, kind="stable", ignore_index=True)
 
 
 def to_calibration(sums: dict[Group, Sums]) -> pd.DataFrame:
-    """Histograms of PIT (per radius) and TARP (radius NaN) of every network: `low` to `high`, and how many views."""
+    """Return histograms of PIT (per radius) and TARP (radius NaN) of every network: `low`, `high` and `count`."""
     edges = np.linspace(0, 1, RANK_BINS + 1)
     frames = []
     for group, total in sums.items():
@@ -241,7 +270,7 @@ def to_calibration(sums: dict[Group, Sums]) -> pd.DataFrame:
             continue
         for radius, counts in [*zip(RADII_RE, total.pit.T, strict=True), (np.nan, total.tarp)]:
             frame = {"radius": radius, "low": edges[:-1], "high": edges[1:], "count": counts}
-            frames.append(pd.DataFrame(_key(group) | frame))
+            frames.append(pd.DataFrame(_key_columns(group) | frame))
     return (
         pd.concat(frames, ignore_index=True)
         if frames
@@ -250,9 +279,9 @@ def to_calibration(sums: dict[Group, Sums]) -> pd.DataFrame:
 
 
 def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sums], part: str | None) -> pd.DataFrame:
-    """All tables as CSV and Parquet, summary.tex, and tables.json: where they are from.
+    """Write all tables as CSV and Parquet, summary.tex, and tables.json, which says what they were made from.
 
-    Returns the summary.
+    Returns the summary. Raises OSError where they cannot be written.
     """
     make_folder(out)
     everything = to_table(sums)
@@ -281,7 +310,11 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
 
 
 def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
-    """What a reader should be told besides: suites without galaxies or foreign to all runs; predictions lost, held."""
+    """Return sentences to print below the summary.
+
+    They name suites without galaxies, suites that no run was trained on, and rows with predictions that are not
+    finite or that had to be held at the limits of what a galaxy's mass can be.
+    """
     lines = []
     trained = {name for train in summary.train for name in train.split("+")}
     for suite in suites:
@@ -298,7 +331,7 @@ def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
 
 
 def to_latex(summary: pd.DataFrame) -> str:
-    """The summary as a booktabs table: value with its 68 % interval, in dex."""
+    """Return the summary as a LaTeX table (booktabs): each value with its 68 % interval, in dex."""
 
     def with_interval(row: pd.Series, name: str) -> str:
         value, low, high = row[name], row[f"{name}_lo"], row[f"{name}_hi"]

@@ -1,4 +1,4 @@
-"""The report: one file that stands alone, pictures of the right galaxies, attributions that add up."""
+"""The report is one self-contained file, shows the right galaxies, and its attributions add up."""
 
 import json
 import re
@@ -21,21 +21,21 @@ from kinmass.train.data.dataset import read_views
 def test_report_stands_alone(results):
     command("eval", "report", results)
     html = (results / "report.html").read_text()
-    drawn = re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{5000,}"', html)
+    images = re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{5000,}"', html)
     names = sorted(path.stem for path in (results / "figures").glob("*.png"))
-    assert len(drawn) == len(names) == len(list((results / "figures").glob("*.pdf"))) >= 14
+    assert len(images) == len(names) == len(list((results / "figures").glob("*.pdf"))) >= 14
     assert not re.findall(r'(?:src|href)="(?!data:)', html)
     assert "https://" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
     for words in ("Best single tracer / both", "wolf2010", "rotation_curve", "Best, median and worst", "commit"):
         assert words in html
     assert "left out" not in html
     assert all((results / "figures" / f"{name}.pdf").stat().st_size > 5000 for name in names)
-    shown = command("eval", "show", results).stdout
-    assert "Best single tracer / both" in shown
+    stdout = command("eval", "show", results).stdout
+    assert "Best single tracer / both" in stdout
 
 
 def test_best_median_and_worst_are_those(results, runs):
-    """By CRPS from the definition E|X - y| - E|X - X'| / 2, over all pairs of samples."""
+    """Compared with the CRPS from its definition, E|X - y| - E|X - X'| / 2, over all pairs of samples."""
     galaxies = Galaxies(read_results(results), results, "ifu")
     ranked = galaxies.score(galaxies.sources["both"])
     assert len(ranked) == 72
@@ -53,11 +53,13 @@ def test_attributions_add_up_to_the_difference_from_a_featureless_galaxy(runs, m
     infer = load(next(run for run in runs if run.name == "both"))
     views = read_views(map_store, "middle")[np.arange(6)]
     observed, r_e = views.observed(INSTRUMENTS["ifu"]), views.half_mass_radius_kpc
-    found = attributions(infer, observed, r_e, "both", [0, 9], steps=128)
+    pixel_attributions = attributions(infer, observed, r_e, "both", [0, 9], steps=128)
     with torch.no_grad():
         difference = central_profile(infer, observed, r_e) - central_profile(infer, featureless(observed), r_e)
-    np.testing.assert_allclose(found.sum((2, 3, 4)), difference[:, [0, 9]], atol=0.05 * float(difference.abs().max()))
-    assert np.abs(found[:, :, [3, 7]]).max() == 0  # masks are the same
+    np.testing.assert_allclose(
+        pixel_attributions.sum((2, 3, 4)), difference[:, [0, 9]], atol=0.05 * float(difference.abs().max())
+    )
+    assert np.abs(pixel_attributions[:, :, [3, 7]]).max() == 0  # masks are the same
     stars = attributions(infer, observed, r_e, "stars", [5], steps=4)
     assert np.abs(stars[:, :, 4:]).max() == 0
 
@@ -71,9 +73,9 @@ def test_what_is_missing_is_left_out_and_said(results, runs, tmp_path):
     assert "Best, median and worst" not in html
 
 
-@pytest.mark.parametrize("keep", [["gas"], ["middle"], ["gas", "stars"]])
-def test_few_runs_give_what_can_be_said(runs: list[Path], map_store: Path, tmp_path: Path, keep: list[str]):
-    chosen = [run for run in runs if run.name in keep]
+@pytest.mark.parametrize("run_names", [["gas"], ["middle"], ["gas", "stars"]])
+def test_few_runs_give_what_can_be_said(runs: list[Path], map_store: Path, tmp_path: Path, run_names: list[str]):
+    chosen = [run for run in runs if run.name in run_names]
     tables_here(chosen, map_store, tmp_path, ("middle",))
     html = write_report(tmp_path).read_text()
     assert "Best, median and worst" in html

@@ -1,4 +1,4 @@
-"""Calibration measures: uniform for a posterior that is right, and telling when it is wrong."""
+"""Calibration measures are uniform for a correct posterior and show when it is wrong."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ S, N, K = 400, 1500, 4
 
 
 def posterior(width: float = 1.0, correlation: float = 0.9, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Samples and truths of K correlated Gaussians; the samples' width, correlation and mean as told."""
+    """Return samples and truths of K correlated Gaussians; arguments are of the samples."""
     rng = np.random.default_rng(0)
 
     def draw(rho: float, *shape: int) -> np.ndarray:
@@ -60,20 +60,20 @@ def test_widening_finds_a_planted_width(width):
 
 def test_widening_finds_a_slope_and_forgets_one_that_is_noise():
     samples, truth = posterior()
-    growing = np.linspace(0.8, 1.2, K)
+    width_of_radius = np.linspace(0.8, 1.2, K)
     samples = truth.mean() + (samples - truth.mean()) * 1.0
-    off = samples - np.median(samples, axis=0)
-    found = widening(misses(np.median(samples, axis=0) + off / growing, truth), np.arange(N))
-    np.testing.assert_allclose(found, growing, rtol=0.06)
-    few = misses(samples, truth)[:40]
+    deviations = samples - np.median(samples, axis=0)
+    factors = widening(misses(np.median(samples, axis=0) + deviations / width_of_radius, truth), np.arange(N))
+    np.testing.assert_allclose(factors, width_of_radius, rtol=0.06)
+    few_misses = misses(samples, truth)[:40]
     assert (
-        np.ptp(widening(few, np.arange(40)))
+        np.ptp(widening(few_misses, np.arange(40)))
         < 0.5
         * np.ptp(
             np.polyval(
                 np.polyfit(
                     np.arange(K),
-                    np.mean([np.quantile(few[..., i], q, axis=0) for i, q in enumerate(LEVELS)], axis=0),
+                    np.mean([np.quantile(few_misses[..., i], q, axis=0) for i, q in enumerate(LEVELS)], axis=0),
                     1,
                 ),
                 np.arange(K),
@@ -84,22 +84,22 @@ def test_widening_finds_a_slope_and_forgets_one_that_is_noise():
 
 
 def test_stretched_scales_widen_profiles_as_told():
-    """Of Gaussian profiles y = J L z, whatever J: the standard deviation of every y_k is multiplied by its factor."""
-    draw = np.random.default_rng(0)
-    response = torch.from_numpy(draw.standard_normal((K, K)))
-    scale = torch.linalg.cholesky(torch.from_numpy(np.cov(draw.standard_normal((K, 50)))))
-    wider = np.array([0.7, 1.0, 1.3, 2.0])
-    found = stretched(scale, response, wider)
-    assert torch.equal(found, found.tril())
-    before, after = (torch.linalg.norm(response @ s, dim=1) for s in (scale, found))
-    np.testing.assert_allclose(after / before, wider, rtol=1e-9)
+    """The standard deviation of every y_k of Gaussian profiles y = J L z is multiplied by its factor, for any J."""
+    rng = np.random.default_rng(0)
+    response = torch.from_numpy(rng.standard_normal((K, K)))
+    scale = torch.linalg.cholesky(torch.from_numpy(np.cov(rng.standard_normal((K, 50)))))
+    factors = np.array([0.7, 1.0, 1.3, 2.0])
+    stretched_scale = stretched(scale, response, factors)
+    assert torch.equal(stretched_scale, stretched_scale.tril())
+    width_before, width_after = (torch.linalg.norm(response @ s, dim=1) for s in (scale, stretched_scale))
+    np.testing.assert_allclose(width_after / width_before, factors, rtol=1e-9)
 
 
 def test_latent_scale_finds_a_planted_covariance():
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     planted = torch.linalg.cholesky(torch.tensor([[1.4, 0.3], [0.3, 0.7]]))
-    latent = torch.randn(100_000, 1, 2, generator=draw) @ planted.T
-    found = latent_scale(latent, torch.zeros(100_000, 1), 25_000)
-    torch.testing.assert_close(found, planted, atol=0.02, rtol=0)
-    few = latent_scale(latent, torch.zeros(100_000, 1), 0)
-    torch.testing.assert_close(few, few[0, 0] * torch.eye(2))
+    latent = torch.randn(100_000, 1, 2, generator=generator) @ planted.T
+    scale = latent_scale(latent, torch.zeros(100_000, 1), 25_000)
+    torch.testing.assert_close(scale, planted, atol=0.02, rtol=0)
+    isotropic_scale = latent_scale(latent, torch.zeros(100_000, 1), 0)
+    torch.testing.assert_close(isotropic_scale, isotropic_scale[0, 0] * torch.eye(2))

@@ -1,4 +1,4 @@
-"""Evaluation: one table for any blocks and workers, predictions that are kept, the report stands alone."""
+"""Evaluation: the table is the same for any blocks and workers, and predictions are kept until something changes."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from kinmass.eval.__main__ import main
 from kinmass.eval.report.page import read_results, write_report
 from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
 from kinmass.eval.tables.metrics import Sums
-from kinmass.eval.tables.predictions import Kept, Part
+from kinmass.eval.tables.predictions import KeptPredictions, Part
 from kinmass.eval.tables.tables import KEYS, pooled, to_table
 from kinmass.eval.tables.tasks import Group, check_maps, evaluate_block, measure_block, sources_of
 from kinmass.gen.code import code_key, imports
@@ -40,15 +40,15 @@ K = len(RADII_RE)
 
 
 def sums_by_blocks(runs, map_store, out, size: int) -> dict[Group, Sums]:
-    """In this process, one block after the other, from what is kept."""
-    found: dict[Group, list] = {}
+    """Measure kept predictions in this process, one block after the other."""
+    parts_of_group: dict[Group, list] = {}
     sources = sources_of(runs, out)
     for suite in SUITES:
         part = Part(map_store, suite, None)
         for start in range(0, 12, size):
             for group, sums in measure_block(sources, part, slice(start, min(start + size, 12))).items():
-                found.setdefault(group, []).append(sums)
-    return pooled({group: reduce(add, parts) for group, parts in found.items()})
+                parts_of_group.setdefault(group, []).append(sums)
+    return pooled({group: reduce(add, parts) for group, parts in parts_of_group.items()})
 
 
 @pytest.mark.parametrize("size", [12, 5, 1])
@@ -92,49 +92,49 @@ def test_pooled_rows_hold_every_suite(results):
     assert (pooled_rows.n_galaxies == 36).all()
     single = table[(table.test != "all") & (table.estimator == "cnn") & (table.tracer == "gas")]
     for radius, rows in single.groupby("radius"):
-        whole = pooled_rows[pooled_rows.radius == radius].iloc[0]
-        assert np.average(rows.bias, weights=rows.n_views) == pytest.approx(whole.bias, abs=1e-9)
+        pooled_row = pooled_rows[pooled_rows.radius == radius].iloc[0]
+        assert np.average(rows.bias, weights=rows.n_views) == pytest.approx(pooled_row.bias, abs=1e-9)
     assert len(pd.read_csv(results / "ratios.csv")) == 4
     bins = pd.read_csv(results / "bins.csv")
-    some = bins[(bins.column == "inclination") & (bins.estimator == "cnn") & (bins.test == "all")]
-    assert (some.groupby(["tracer", "train", "radius"]).n_views.sum() == 72).all()
+    inclination_bins = bins[(bins.column == "inclination") & (bins.estimator == "cnn") & (bins.test == "all")]
+    assert (inclination_bins.groupby(["tracer", "train", "radius"]).n_views.sum() == 72).all()
     tex = (results / "summary.tex").read_text()
     assert tex.count(r" \\") == len(pd.read_csv(results / "summary.csv")) + 1
 
 
 def test_only_what_changed_is_inferred_again(runs, map_store, tmp_path):
-    """By the time each block of predictions was written; a calibration that is new makes the run's blocks stale."""
+    """Told by the time at which each block was written; a new calibration makes all blocks of its run stale."""
     copies = [tmp_path / run.name for run in runs[:2]]
     for run, copy in zip(runs, copies, strict=False):
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("predictions.zarr"))
 
-    def written() -> dict[str, int]:
+    def write_times() -> dict[str, int]:
         tables_here(copies, map_store, tmp_path / "out", classical=True)
-        found = tmp_path.glob("*/*.zarr/maps/*/all/*/token/c/0")
-        return {str(path.relative_to(tmp_path)): path.stat().st_mtime_ns for path in found}
+        token_paths = tmp_path.glob("*/*.zarr/maps/*/all/*/token/c/0")
+        return {str(path.relative_to(tmp_path)): path.stat().st_mtime_ns for path in token_paths}
 
-    first = written()
-    assert len(first) > 6
-    assert written() == first
+    first_times = write_times()
+    assert len(first_times) > 6
+    assert write_times() == first_times
     table = (tmp_path / "out" / "table.csv").read_text()
-    content = json.loads((copies[0] / "calibration.json").read_text())
-    tracer = next(iter(content["scale"]))
-    content["scale"][tracer] = [(2 * np.array(member)).tolist() for member in content["scale"][tracer]]
-    (copies[0] / "calibration.json").write_text(json.dumps(content))
-    again = written()
-    changed = {path for path in first if again[path] != first[path]}
-    assert changed == {path for path in first if path.startswith(copies[0].name)}
+    calibration = json.loads((copies[0] / "calibration.json").read_text())
+    tracer = next(iter(calibration["scale"]))
+    calibration["scale"][tracer] = [(2 * np.array(member)).tolist() for member in calibration["scale"][tracer]]
+    (copies[0] / "calibration.json").write_text(json.dumps(calibration))
+    second_times = write_times()
+    changed = {path for path in first_times if second_times[path] != first_times[path]}
+    assert changed == {path for path in first_times if path.startswith(copies[0].name)}
     assert (tmp_path / "out" / "table.csv").read_text() != table
 
 
 def test_a_worker_that_is_killed_changes_nothing(runs, map_store, results, tmp_path):
-    """Killed while it computes, by the task itself; the block is done again by another worker."""
-    sources, looks = sources_of(runs, results), {"ifu": instrument_of(runs[0])}
-    arguments = [(sources, looks, Part(map_store, suite, None), slice(0, 12)) for suite in SUITES]
-    deadly = [(str(tmp_path / "once"), *a) for a in arguments]
-    found = sum_of_tasks(kill_then_evaluate, deadly, Cluster(workers=2))
+    """The task itself kills its worker; another worker repeats the block."""
+    sources, instruments = sources_of(runs, results), {"ifu": instrument_of(runs[0])}
+    arguments = [(sources, instruments, Part(map_store, suite, None), slice(0, 12)) for suite in SUITES]
+    arguments_with_marker = [(str(tmp_path / "once"), *a) for a in arguments]
+    sums = sum_of_tasks(kill_then_evaluate, arguments_with_marker, Cluster(workers=2))
     assert (tmp_path / "once").exists()
-    pd.testing.assert_frame_equal(to_table(pooled(found)), to_table(sums_by_blocks(runs, map_store, results, 12)))
+    pd.testing.assert_frame_equal(to_table(pooled(sums)), to_table(sums_by_blocks(runs, map_store, results, 12)))
 
 
 def kill_then_evaluate(marker: str, *arguments):
@@ -146,10 +146,12 @@ def kill_then_evaluate(marker: str, *arguments):
 
 def test_a_running_scheduler_serves_too_and_its_errors_are_ours(runs, map_store, results):
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
-        there = Cluster(cluster.scheduler_address)
+        scheduler = Cluster(cluster.scheduler_address)
         with pytest.raises(RunError, match="cannot be read"):
             sum_of_tasks(
-                measure_block, [(sources_of(runs, results / "no"), Part(map_store, "quiet", None), slice(0, 12))], there
+                measure_block,
+                [(sources_of(runs, results / "no"), Part(map_store, "quiet", None), slice(0, 12))],
+                scheduler,
             )
     with pytest.raises(OSError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"):
         sum_of_tasks(measure_block, [()], Cluster("tcp://127.0.0.1:1"))
@@ -160,9 +162,9 @@ def test_a_running_scheduler_serves_too_and_its_errors_are_ours(runs, map_store,
 def test_a_suite_that_no_run_knows_is_evaluated_and_said(runs, map_store, tmp_path):
     run = next(r for r in runs if r.name == "middle")
     options = ("--part", "all", "--no-classical", "--workers", 1)
-    said = command("eval", "tables", run, "--store", map_store, "--out", tmp_path, *options).stdout
-    assert "quiet: no run was trained on it" in said
-    assert "middle: no run" not in said
+    stdout = command("eval", "tables", run, "--store", map_store, "--out", tmp_path, *options).stdout
+    assert "quiet: no run was trained on it" in stdout
+    assert "middle: no run" not in stdout
     assert "n_missing" in (tmp_path / "table.csv").read_text()
 
 
@@ -170,75 +172,82 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     both = next(r for r in runs if r.name == "both")
     shutil.copytree(both, tmp_path / "twin")
     arguments = ("--store", map_store, "--part", "all", "--workers", 1)
-    done = command("eval", "tables", both, tmp_path / "twin", "--out", tmp_path / "out", *arguments, check=False)
-    assert done.returncode == 2
-    assert "cannot tell them apart" in done.stderr
-    compare = command("eval", "compare", both, tmp_path / "twin", *arguments, "--out", tmp_path / "c.csv").stdout
-    assert "may be chance" in compare
-    assert "beyond chance" not in compare
+    refused = command("eval", "tables", both, tmp_path / "twin", "--out", tmp_path / "out", *arguments, check=False)
+    assert refused.returncode == 2
+    assert "cannot tell them apart" in refused.stderr
+    comparison = command("eval", "compare", both, tmp_path / "twin", *arguments, "--out", tmp_path / "c.csv").stdout
+    assert "may be chance" in comparison
+    assert "beyond chance" not in comparison
     table = pd.read_csv(tmp_path / "c.csv")
     assert (table["b-a"] == 0).all()
-    stars = command("eval", "compare", both, next(r for r in runs if r.name == "stars"), *arguments).stdout
-    assert "probability" in stars
+    comparison_with_stars = command(
+        "eval", "compare", both, next(r for r in runs if r.name == "stars"), *arguments
+    ).stdout
+    assert "probability" in comparison_with_stars
 
 
 def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, map_store, tmp_path):
     run, out = next(r for r in runs if r.name == "both"), tmp_path / "p.csv"
-    said = command("eval", "predict", run, "--store", map_store, "--suite", "quiet", "--out", out).stderr
+    stderr = command("eval", "predict", run, "--store", map_store, "--suite", "quiet", "--out", out).stderr
     table = pd.read_csv(out)
     assert len(table) == 12 * 2 * K
     assert (table.lo_68 < table.hi_68).all()
-    assert "left out" not in said
+    assert "left out" not in stderr
     damaged = shutil.copytree(map_store, tmp_path / "maps.zarr")
     group = zarr.open_group(damaged / "quiet", mode="r+")
     group["maps"][3, 1] = np.nan
-    said = command("eval", "predict", run, "--store", damaged, "--suite", "quiet", "--out", out).stderr
-    name = group["galaxy"][3]
-    assert f"1 of 24 views have no usable both maps through ifu and are left out, the first is view 1 of {name}" in said
+    stderr = command("eval", "predict", run, "--store", damaged, "--suite", "quiet", "--out", out).stderr
+    galaxy = group["galaxy"][3]
+    assert (
+        f"1 of 24 views have no usable both maps through ifu and are left out, the first is view 1 of {galaxy}"
+        in stderr
+    )
     pd.testing.assert_frame_equal(
-        pd.read_csv(out), table[(table.galaxy != name) | (table["view"] != 1)].reset_index(drop=True), rtol=1e-5
+        pd.read_csv(out), table[(table.galaxy != galaxy) | (table["view"] != 1)].reset_index(drop=True), rtol=1e-5
     )
 
 
 @pytest.fixture(scope="module")
-def many(map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ensemble of two that answer for any tracer, beside each other in one run folder."""
+def ensemble(map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with an ensemble of two networks, each of which answers for any tracer."""
     run = tmp_path_factory.mktemp("many") / "any"
-    small = {"width": 4, "steps": 10, "round_steps": 10, "batch": 8, "members": 2}
-    fit_ensemble(FitConfig(str(map_store), "any", SUITES, **small), run, quiet=True)
+    options = {"width": 4, "steps": 10, "round_steps": 10, "batch": 8, "members": 2}
+    fit_ensemble(FitConfig(str(map_store), "any", SUITES, **options), run, quiet=True)
     return run
 
 
-def test_one_network_answers_for_any_tracer(many, map_store, tmp_path):
-    tables_here([many], map_store, tmp_path / "out")
+def test_one_network_answers_for_any_tracer(ensemble, map_store, tmp_path):
+    tables_here([ensemble], map_store, tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert set(table[table.estimator == "cnn-any"].tracer) == {"gas", "stars", "both"}
     write_report(tmp_path / "out")
-    infer, views = Inference(many, calibrated=False), read_views(map_store, "middle")
+    infer, views = Inference(ensemble, calibrated=False), read_views(map_store, "middle")
     stars, both = infer(views, tracer="stars"), infer(views)
     assert np.abs(stars.quantiles(0.5) - both.quantiles(0.5)).max() > 1e-4
     views.maps[:, 4:] = 0
     assert_same_posterior(infer(views).samples(8), stars.samples(8))
 
 
-def test_an_ensemble_is_the_mean_of_its_members_densities(many, map_store):
+def test_an_ensemble_is_the_mean_of_its_members_densities(ensemble, map_store):
     views = read_views(map_store, "middle")
-    members = [Inference(many / f"member-{i}", calibrated=False)(views) for i in range(2)]
-    mixed, truth = Inference(many, calibrated=False)(views), views.log10_menc
-    each = np.stack([m.log_prob(truth) for m in members])
-    np.testing.assert_allclose(mixed.log_prob(truth), np.logaddexp(*each) - np.log(2), rtol=1e-5, atol=1e-4)
-    assert_same_posterior(mixed.samples(10)[0::2], members[0].samples(10)[0::2])
-    assert np.abs(each[0] - each[1]).max() > 1e-3
+    members = [Inference(ensemble / f"member-{i}", calibrated=False)(views) for i in range(2)]
+    mixture, truth = Inference(ensemble, calibrated=False)(views), views.log10_menc
+    log_prob_of_member = np.stack([m.log_prob(truth) for m in members])
+    np.testing.assert_allclose(
+        mixture.log_prob(truth), np.logaddexp(*log_prob_of_member) - np.log(2), rtol=1e-5, atol=1e-4
+    )
+    assert_same_posterior(mixture.samples(10)[0::2], members[0].samples(10)[0::2])
+    assert np.abs(log_prob_of_member[0] - log_prob_of_member[1]).max() > 1e-3
 
 
-def test_part_of_an_ensemble_is_no_ensemble(many, tmp_path):
-    shutil.copytree(many, tmp_path / "any")
+def test_part_of_an_ensemble_is_no_ensemble(ensemble, tmp_path):
+    shutil.copytree(ensemble, tmp_path / "any")
     shutil.rmtree(tmp_path / "any" / "member-1")
     with pytest.raises(RunError, match="1 of 2 members"):
         load(tmp_path / "any")
 
 
-def test_maps_of_another_shape_are_refused(runs, many, map_store):
+def test_maps_of_another_shape_are_refused(runs, ensemble, map_store):
     views = read_views(map_store, "middle")
     infer = load(runs[0])
     pixels = views.maps.shape[-1]
@@ -252,20 +261,20 @@ def test_maps_of_another_shape_are_refused(runs, many, map_store):
 
 def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):
     command("gen", "maps", mocks / "quiet" / "quiet.yaml", "--out", tmp_path / "other.zarr", "--views", 1)
-    for arguments, words in (
+    for arguments, message in (
         (("tables", tmp_path / "norun", "--store", map_store, "--out", tmp_path), "no run folder"),
         (("tables", runs[0], "--store", tmp_path / "no.zarr", "--out", tmp_path), "no map store"),
         (("tables", runs[0], "--store", map_store, "--out", tmp_path, "--suites", "eagle"), "no suite 'eagle'"),
         (("report", tmp_path / "nothing"), "holds no tables"),
         (("predict", runs[0], "--store", tmp_path / "other.zarr", "--suite", "quiet"), "pixels = 16, "),
     ):
-        done = command("eval", *arguments, check=False)
-        assert done.returncode == 2
-        assert words in done.stderr
+        process = command("eval", *arguments, check=False)
+        assert process.returncode == 2
+        assert message in process.stderr
 
 
 def test_runs_of_another_making_are_refused(runs, map_store, tmp_path):
-    for change, words in (
+    for change, message in (
         ({"schema": 1}, "has schema 1, this code reads"),
         ({"model": {"radii_re": [1.0, 2.0]}}, "infers masses at the radii"),
     ):
@@ -275,29 +284,29 @@ def test_runs_of_another_making_are_refused(runs, map_store, tmp_path):
         for key, value in change.items():
             content[key] = content[key] | value if isinstance(value, dict) else value
         (run / "run.json").write_text(json.dumps(content))
-        with pytest.raises(RunError, match=words):
+        with pytest.raises(RunError, match=message):
             check_maps(run, map_store, "quiet")
 
 
 def test_sampling_follows_the_view(runs, map_store):
     infer, views = load(runs[0]), read_views(map_store, "middle")
     state = torch.random.get_rng_state()
-    whole = infer(views).samples(16)
+    samples = infer(views).samples(16)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert_same_posterior(infer(views[np.arange(3, 8)]).samples(16), whole[:, 3:8])
+    assert_same_posterior(infer(views[np.arange(3, 8)]).samples(16), samples[:, 3:8])
 
 
-# ---- what predictions are kept of
+# ---- for which maps and code predictions are kept
 
 
-def truth_kept(run: Path, path: Path) -> np.ndarray:
-    part = Part(path, "quiet", None)
-    return Kept(sources_of([run], run, False)[0], part).read(slice(0, len(part)))[0].truth
+def kept_truth(run: Path, store_path: Path) -> np.ndarray:
+    part = Part(store_path, "quiet", None)
+    return KeptPredictions(sources_of([run], run, False)[0], part).read(slice(0, len(part)))[0].truth
 
 
 @pytest.fixture
 def two_stores(runs, map_store, tmp_path):
-    """A run, and two stores of one name, suite and galaxies, of which one has masses ten times as large."""
+    """A run and two stores of the same name, suites and galaxies; masses in the second are ten times as large."""
     stores = [shutil.copytree(map_store, tmp_path / name / "maps.zarr") for name in "ab"]
     for suite in SUITES:
         group = zarr.open_group(stores[1] / suite, mode="r+")
@@ -311,67 +320,67 @@ def test_stores_of_one_name_have_predictions_of_their_own(two_stores, tmp_path):
     run, a, b = two_stores
     for path in (a, b):
         tables_here([run], path, tmp_path / "out", ("quiet",))
-    np.testing.assert_allclose(truth_kept(run, b), truth_kept(run, a) + 1, atol=1e-5)
+    np.testing.assert_allclose(kept_truth(run, b), kept_truth(run, a) + 1, atol=1e-5)
     assert {path.name.split("-")[0] for path in (run / "predictions.zarr").glob("maps*")} == {"maps"}
-    shutil.rmtree(a)  # a store that is gone leaves its name to the next, not its predictions
+    shutil.rmtree(a)  # a later store may reuse the name of one that is gone, but not its predictions
     c = shutil.copytree(b, tmp_path / "c" / "maps.zarr")
     tables_here([run], c, tmp_path / "out", ("quiet",))
-    np.testing.assert_array_equal(truth_kept(run, c), truth_kept(run, b))
+    np.testing.assert_array_equal(kept_truth(run, c), kept_truth(run, b))
 
 
 @pytest.mark.parametrize("name", ["maps", "mass", "status"])
 def test_predictions_are_never_read_for_other_maps(two_stores, tmp_path, name):
-    """Whatever has changed of a single galaxy in the same place, and back."""
+    """One galaxy's array is changed in place, and changed back."""
     run, path, _ = two_stores
     tables_here([run], path, tmp_path / "out", ("quiet",))
-    truth = truth_kept(run, path)
+    truth = kept_truth(run, path)
     array = zarr.open_group(path / "quiet", mode="r+")[name]
-    before = array[:]
-    array[7:8] = before[7:8] + 1
+    original = array[:]
+    array[7:8] = original[7:8] + 1
     with pytest.raises(RunError, match="older than its maps, the run or the code"):
-        truth_kept(run, path)
+        kept_truth(run, path)
     with pytest.raises(RunError, match="older than its maps"):
         measure_block(sources_of([run], run, False), Part(path, "quiet", None), slice(7, 8))
-    array[7:8] = before[7:8]
-    np.testing.assert_array_equal(truth_kept(run, path), truth)
+    array[7:8] = original[7:8]
+    np.testing.assert_array_equal(kept_truth(run, path), truth)
 
 
 def test_galaxies_that_are_packed_have_checksums_of_their_own(tmp_path):
-    group = store.create_suite(tmp_path / "maps.zarr", "s", list("abcdef"), list("abcdef"), PACKED)
+    group = store.create_suite(tmp_path / "maps.zarr", "s", list("abcdef"), list("abcdef"), PACKED_CONFIG)
     rng = np.random.default_rng(0)
     shapes = {name: group[name].shape[1:] for name in store.ARRAYS if name != "status"}
     records = [{name: rng.integers(0, 9, s).astype(group[name].dtype) for name, s in shapes.items()} for _ in range(3)]
     store.write_galaxies(group, range(3), records)
-    first = fingerprint(group, np.arange(3))
-    assert fingerprint(group, np.arange(3)) == first != fingerprint(group, np.arange(6))
+    original = fingerprint(group, np.arange(3))
+    assert fingerprint(group, np.arange(3)) == original != fingerprint(group, np.arange(6))
     assert fingerprint(group, np.array([4])) == fingerprint(group, np.array([3, 4, 5]))
     for name in shapes:
         changed = [dict(record) for record in records]
         changed[1][name] = 9 - changed[1][name]
         store.write_galaxies(group, range(3), changed)
-        assert fingerprint(group, np.arange(3)) != first, name
+        assert fingerprint(group, np.arange(3)) != original, name
     store.write_galaxies(group, range(3), records)
-    assert fingerprint(group, np.arange(3)) == first
+    assert fingerprint(group, np.arange(3)) == original
 
 
-PACKED = {"views": 1, "pixels": 4, "galaxies_per_shard": 3, "seed": 0}
+PACKED_CONFIG = {"views": 1, "pixels": 4, "galaxies_per_shard": 3, "seed": 0}
 
 
 def test_code_that_answers_is_in_every_key(runs, tmp_path, monkeypatch):
-    """Of any module that estimators or networks are made of, however deep."""
-    names = set(imports("kinmass.eval.tables.tasks"))
-    assert names >= {
+    """Keys depend on every module that estimators or networks import, directly or not."""
+    modules = set(imports("kinmass.eval.tables.tasks"))
+    assert modules >= {
         "kinmass.eval.classical.rotation", "kinmass.eval.classical.jeans", "kinmass.eval.classical.estimators",
         "kinmass.eval.classical.noise",
         "kinmass.train.model.density", "kinmass.train.model.encoders",
         "kinmass.train.model.scaling", "kinmass.gen.instrument", "kinmass.gen.physics.profile", "kinmass.gen.constants",
     }  # fmt: skip
-    assert not names & {"kinmass.eval.report.page", "kinmass.gen.campaign.maps", "kinmass.train.launch.submission"}
+    assert not modules & {"kinmass.eval.report.page", "kinmass.gen.campaign.maps", "kinmass.train.launch.submission"}
     before = {source.label: source.key for source in sources_of(runs[:1], tmp_path)}
-    read = Path.read_bytes
+    read_bytes = Path.read_bytes
     for name in ("rotation", "density"):
         code_key.cache_clear()
-        monkeypatch.setattr(Path, "read_bytes", lambda p, n=name: read(p) + (b"\n#" if p.stem == n else b""))
+        monkeypatch.setattr(Path, "read_bytes", lambda p, n=name: read_bytes(p) + (b"\n#" if p.stem == n else b""))
         after = {source.label: source.key for source in sources_of(runs[:1], tmp_path)}
         assert len(before) > 3
         assert all(after[label] != key for label, key in before.items())
@@ -389,7 +398,7 @@ def test_runs_of_one_name_that_cannot_be_written_to_are_kept_apart(runs, tmp_pat
 
 
 def test_a_worker_of_old_sees_a_store_that_is_new(two_stores):
-    """Parts are kept by processes that may outlive the store they were read from."""
+    """A process keeps a Part, and may still run when the store from which it was read has changed."""
     _, a, _ = two_stores
     old = pickle.loads(pickle.dumps(Part(a, "quiet", None)))
     names = old.names[1][:2].tolist()

@@ -1,4 +1,4 @@
-"""Measures: planted residuals come back, sums add up in any order, intervals are as wide as experiments scatter."""
+"""Measures recover planted residuals, sums add up in any order, intervals are as wide as experiments scatter."""
 
 import itertools
 from functools import reduce
@@ -13,9 +13,9 @@ from kinmass.eval.tables.metrics import (
     Estimates,
     Sums,
     add_up,
-    covered,
+    coverage_by_level,
     crps_of_samples,
-    farthest_off,
+    distance_from_uniform,
     joint_log_prob,
     measures,
     per_view,
@@ -32,9 +32,10 @@ K = len(RADII_RE)
 def planted(
     n_galaxies: int, bias: float, scatter: float, seed: int = 0, views: int = 4, width: float = 1.0, samples: int = 0
 ) -> Estimates:
-    """An estimator that errs as told, independently at each radius; half of the variance is shared by a galaxy's views.
+    """Return estimates with a known bias and scatter [dex], whose errors are independent between radii.
 
-    samples of posteriors that are `width` times as wide as they should be, or (0) a point estimate.
+    Half of the errors' variance is shared by all views of a galaxy. Posteriors have `samples` samples and are `width`
+    times as wide as they should be; 0 samples give a point estimate.
     """
     rng = np.random.default_rng(seed)
     galaxy = np.repeat(np.array([f"g{i}" for i in range(n_galaxies)], dtype=object), views)
@@ -56,92 +57,92 @@ def sums_of(estimates: Estimates) -> Sums:
 
 @pytest.mark.parametrize(("bias", "scatter"), [(0.1, 0.2), (-0.05, 0.03), (0.0, 0.5)])
 def test_planted_bias_and_dispersion_come_back(bias, scatter):
-    found = measures(sums_of(planted(3000, bias, scatter)))
-    np.testing.assert_allclose(found["bias"], bias, atol=4 * scatter / np.sqrt(3000))
-    np.testing.assert_allclose(found["bias_median"], bias, atol=5 * scatter / np.sqrt(3000))
-    np.testing.assert_allclose(found["dispersion"], scatter, rtol=0.04)
-    np.testing.assert_allclose(found["dispersion_robust"], scatter, rtol=0.06)
-    np.testing.assert_allclose(found["rmse"], np.hypot(bias, scatter), rtol=0.04)
-    np.testing.assert_allclose(found["outliers"], 0.0027, atol=0.002)
+    columns = measures(sums_of(planted(3000, bias, scatter)))
+    np.testing.assert_allclose(columns["bias"], bias, atol=4 * scatter / np.sqrt(3000))
+    np.testing.assert_allclose(columns["bias_median"], bias, atol=5 * scatter / np.sqrt(3000))
+    np.testing.assert_allclose(columns["dispersion"], scatter, rtol=0.04)
+    np.testing.assert_allclose(columns["dispersion_robust"], scatter, rtol=0.06)
+    np.testing.assert_allclose(columns["rmse"], np.hypot(bias, scatter), rtol=0.04)
+    np.testing.assert_allclose(columns["outliers"], 0.0027, atol=0.002)
     for name in ("bias", "dispersion", "rmse", "crps"):
-        assert (found[f"{name}_lo"] < found[name]).all()
-        assert (found[name] < found[f"{name}_hi"]).all()
+        assert (columns[f"{name}_lo"] < columns[name]).all()
+        assert (columns[name] < columns[f"{name}_hi"]).all()
 
 
 @pytest.mark.parametrize(("width", "expected"), [(1.0, 0.683), (2.0, 0.954), (0.5, 0.383)])
 def test_coverage_sharpness_and_density_of_right_wide_and_narrow_posteriors(width, expected):
     sums = sums_of(planted(700, 0.0, 0.2, width=width, samples=100))
-    found = measures(sums)
-    np.testing.assert_allclose(found["coverage_68"], expected, atol=0.05)
-    np.testing.assert_allclose(found["width_68"], 0.2 * width, rtol=0.03)
-    np.testing.assert_allclose(found["width_95"], 0.4 * width, rtol=0.05)
+    columns = measures(sums)
+    np.testing.assert_allclose(columns["coverage_68"], expected, atol=0.05)
+    np.testing.assert_allclose(columns["width_68"], 0.2 * width, rtol=0.03)
+    np.testing.assert_allclose(columns["width_95"], 0.4 * width, rtol=0.05)
     # Expected log score and CRPS of N(0, sigma) forecasts of N(0, 0.2) errors, closed form.
     log_prob = -0.5 * np.log(2 * np.pi) - np.log(0.2 * width) - 0.5 / width**2
-    if width >= 1:  # beyond the samples' range, where narrow posteriors' truths lie, the kernel's tail decides
-        np.testing.assert_allclose(found["log_prob"], log_prob, atol=0.12)
+    if width >= 1:  # truths of narrow posteriors lie beyond the samples, where the kernel's tail decides
+        np.testing.assert_allclose(columns["log_prob"], log_prob, atol=0.12)
     assert joint_log_prob(sums)[0] == pytest.approx(K * log_prob, abs=0.3)
     crps = 0.2 * (np.sqrt(2 / np.pi * (1 + width**2)) - width / np.sqrt(np.pi))
-    np.testing.assert_allclose(found["crps"], crps, rtol=0.06)
-    levels = covered(sums.pit)
+    np.testing.assert_allclose(columns["crps"], crps, rtol=0.06)
+    coverage = coverage_by_level(sums.pit)
     nominal = norm.cdf(width * norm.ppf(0.5 + np.arange(2, 101, 2)[:-1] / 200)) * 2 - 1
-    # Near 1 the finite number of samples shows.
-    np.testing.assert_allclose(levels[:45].mean(1), nominal[:45], atol=0.02)
-    off = (farthest_off(sums.pit).max(), farthest_off(sums.tarp))
-    assert max(off) < 0.06 if width == 1 else min(off) > 0.1
+    # Levels near 1 are left out: there the finite number of samples matters.
+    np.testing.assert_allclose(coverage[:45].mean(1), nominal[:45], atol=0.02)
+    distances = (distance_from_uniform(sums.pit).max(), distance_from_uniform(sums.tarp))
+    assert max(distances) < 0.06 if width == 1 else min(distances) > 0.1
 
 
 def test_bootstrap_intervals_are_over_galaxies_not_views():
     """The interval of the mean is as wide as repeated experiments scatter, views of a galaxy being alike."""
     means, widths = [], []
     for seed in range(60):
-        found = measures(sums_of(planted(100, 0.0, 0.2, seed)))
-        means.append(found["bias"])
-        widths.append(0.5 * (found["bias_hi"] - found["bias_lo"]))
+        columns = measures(sums_of(planted(100, 0.0, 0.2, seed)))
+        means.append(columns["bias"])
+        widths.append(0.5 * (columns["bias_hi"] - columns["bias_lo"]))
     assert np.mean(widths) == pytest.approx(np.std(means, axis=0).mean(), rel=0.15)
 
 
 def test_sums_add_up_in_any_blocks():
-    planned = planted(50, 0.1, 0.2, samples=40)
-    whole = sums_of(planned)
+    estimates = planted(50, 0.1, 0.2, samples=40)
+    sums_at_once = sums_of(estimates)
     for edges in ([0, 200], [0, 4, 40, 120, 200], list(range(0, 201, 4))):
-        parts = [sums_of(planned[np.arange(a, b)]) for a, b in itertools.pairwise(edges)]
+        parts = [sums_of(estimates[np.arange(a, b)]) for a, b in itertools.pairwise(edges)]
         total = reduce(add, parts[::-1])
-        for name, values in measures(whole).items():
+        for name, values in measures(sums_at_once).items():
             np.testing.assert_allclose(measures(total)[name], values, rtol=1e-10, atol=1e-12)
         for name in ("pit", "tarp", "missing", "galaxies", "views"):
-            np.testing.assert_array_equal(getattr(total, name), getattr(whole, name))
+            np.testing.assert_array_equal(getattr(total, name), getattr(sums_at_once, name))
 
 
 def test_numpy_agrees():
-    e = planted(80, 0.1, 0.2, samples=60)
-    found, d = measures(sums_of(e)), e.median - e.truth
-    low, high = np.quantile(e.samples, [0.15865, 0.84135], axis=0)
-    inside = (e.truth >= low) & (e.truth <= high)
+    estimates = planted(80, 0.1, 0.2, samples=60)
+    columns, residual = measures(sums_of(estimates)), estimates.median - estimates.truth
+    low, high = np.quantile(estimates.samples, [0.15865, 0.84135], axis=0)
+    inside = (estimates.truth >= low) & (estimates.truth <= high)
     expected = {
-        "bias": d.mean(0), "dispersion": d.std(0), "rmse": np.sqrt((d**2).mean(0)),
+        "bias": residual.mean(0), "dispersion": residual.std(0), "rmse": np.sqrt((residual**2).mean(0)),
         "coverage_68": inside.mean(0), "width_68": 0.5 * (high - low).mean(0),
     }  # fmt: skip
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-6 if name == "width_68" else 1e-10)
-    np.testing.assert_allclose(found["bias_median"], np.median(d, axis=0), atol=0.004)
-    robust = 0.5 * (np.percentile(d, 84.13, axis=0) - np.percentile(d, 15.87, axis=0))
-    np.testing.assert_allclose(found["dispersion_robust"], robust, atol=0.006)
+        np.testing.assert_allclose(columns[name], values, rtol=1e-6 if name == "width_68" else 1e-10)
+    np.testing.assert_allclose(columns["bias_median"], np.median(residual, axis=0), atol=0.004)
+    robust = 0.5 * (np.percentile(residual, 84.13, axis=0) - np.percentile(residual, 15.87, axis=0))
+    np.testing.assert_allclose(columns["dispersion_robust"], robust, atol=0.006)
 
 
 def test_a_single_galaxy_has_no_dispersion_and_what_is_not_finite_is_counted():
     assert np.isnan(measures(sums_of(planted(1, 0.1, 0.2)))["dispersion"]).all()
-    point = planted(50, 0.1, 0.2)
-    point.median[3, 2] = np.nan
-    sums = sums_of(point)
+    point_estimate = planted(50, 0.1, 0.2)
+    point_estimate.median[3, 2] = np.nan
+    sums = sums_of(point_estimate)
     assert sums.missing.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
     assert np.isfinite(measures(sums)["bias"]).all()
     posterior = planted(50, 0.1, 0.2, samples=40)
     posterior.samples[7, 3, 2] = np.inf  # one bad sample spoils a view, and only that view
     sums = sums_of(posterior)
     assert sums.missing.tolist() == [1] * K
-    rest = measures(sums_of(posterior[np.arange(200) != 3]))
+    without_that_view = measures(sums_of(posterior[np.arange(200) != 3]))
     for name in WITH_INTERVAL:
-        np.testing.assert_allclose(measures(sums)[name], rest[name], rtol=1e-10)
+        np.testing.assert_allclose(measures(sums)[name], without_that_view[name], rtol=1e-10)
 
 
 def test_nothing_gives_nothing():
@@ -153,15 +154,15 @@ def test_nothing_gives_nothing():
 def test_paired_ratio_of_a_planted_gain():
     single = planted(400, 0.0, 0.2)
 
-    def scaled(by: float) -> Sums:
-        e = planted(400, 0.0, 0.2)
-        e.median = e.truth + (e.median - e.truth) * by
-        return sums_of(e)
+    def scaled(factor: float) -> Sums:
+        estimates = planted(400, 0.0, 0.2)
+        estimates.median = estimates.truth + (estimates.median - estimates.truth) * factor
+        return sums_of(estimates)
 
-    found = ratio([sums_of(single), scaled(1.5)], scaled(1 / 1.3))
-    assert found["ratio"] == pytest.approx(1.3, rel=1e-6)
-    assert found["lo"] == pytest.approx(1.3, rel=1e-6)  # the same galaxies are drawn: no scatter is left
-    assert found["above_1"] == 1.0
+    gain = ratio([sums_of(single), scaled(1.5)], scaled(1 / 1.3))
+    assert gain["ratio"] == pytest.approx(1.3, rel=1e-6)
+    assert gain["lo"] == pytest.approx(1.3, rel=1e-6)  # the same galaxies are drawn: no scatter is left
+    assert gain["above_1"] == 1.0
 
 
 def test_what_a_change_of_suite_costs_is_told_pair_by_pair():
@@ -169,7 +170,7 @@ def test_what_a_change_of_suite_costs_is_told_pair_by_pair():
     foreign.median = foreign.truth + 3 * (foreign.median - foreign.truth)
     foreign.ood_score, home.ood_score = np.full(1200, 0.99), np.linspace(0, 1, 1200)
     foreign.log_prob_joint = foreign.log_prob_joint - 2.0
-    found = to_gap(
+    gap = to_gap(
         {
             Group("cnn", "ifu", "both", "a", "a"): sums_of(home),
             Group("cnn", "ifu", "both", "b", "a"): sums_of(foreign),
@@ -178,7 +179,7 @@ def test_what_a_change_of_suite_costs_is_told_pair_by_pair():
             Group("wolf2010", "ifu", "stars", "", "a"): sums_of(home),
         }
     )
-    (row,) = found.itertuples()  # a suite that it was trained on, or that no run was trained on alone, is no change
+    (row,) = gap.itertuples()  # neither suites of its training set count, nor suites that no run was trained on alone
     assert (row.train, row.test, row.ood_share) == ("b", "a", 1.0)
     assert row.rmse_ratio == pytest.approx(3.0, rel=1e-6)
     assert row.rmse_ratio_hi - row.rmse_ratio_lo < 1e-6  # the same galaxies are drawn
@@ -188,37 +189,40 @@ def test_what_a_change_of_suite_costs_is_told_pair_by_pair():
 def test_what_closes_the_gap_is_told_with_its_interval():
     """RMSE .3 plain, .1 at home, .15 varied: three quarters; both tracers .12 against .15 for the better single one."""
 
-    def err(times: float) -> Sums:
-        e = planted(300, 0.0, 0.1, samples=60)
-        e.median = e.truth + times * (e.median - e.truth)
-        return sums_of(e)
+    def sums_with_error(factor: float) -> Sums:
+        estimates = planted(300, 0.0, 0.1, samples=60)
+        estimates.median = estimates.truth + factor * (estimates.median - estimates.truth)
+        return sums_of(estimates)
 
     sums = {}
     for test, others in (("a", "b+c"), ("b", "a+c")):
-        for tracer, varied in (("gas", 1.5), ("stars", 2.0), ("both", 1.2)):
-            sums[Group("cnn", "ifu", tracer, test, test)] = err(1.0)
-            sums[Group("cnn", "ifu", tracer, others, test)] = err(3.0)
-            sums[Group("cnn", "ifu", tracer, "c", test)] = err(9.0)  # from one suite: another matter
-            sums[Group("cnn+scale", "ifu", tracer, others, test)] = err(varied)
-    found = to_closed(sums).set_index(["estimator", "tracer"])
-    assert set(found.index.get_level_values(0)) == {"cnn", "cnn+scale"}
-    np.testing.assert_allclose(found.loc["cnn"][["closed", "closed_lo", "closed_hi"]], 0, atol=1e-9)
-    row = found.loc["cnn+scale", "gas"]
+        for tracer, factor_varied in (("gas", 1.5), ("stars", 2.0), ("both", 1.2)):
+            sums[Group("cnn", "ifu", tracer, test, test)] = sums_with_error(1.0)
+            sums[Group("cnn", "ifu", tracer, others, test)] = sums_with_error(3.0)
+            # Trained on one suite only: to_closed must not use it.
+            sums[Group("cnn", "ifu", tracer, "c", test)] = sums_with_error(9.0)
+            sums[Group("cnn+scale", "ifu", tracer, others, test)] = sums_with_error(factor_varied)
+    closed = to_closed(sums).set_index(["estimator", "tracer"])
+    assert set(closed.index.get_level_values(0)) == {"cnn", "cnn+scale"}
+    np.testing.assert_allclose(closed.loc["cnn"][["closed", "closed_lo", "closed_hi"]], 0, atol=1e-9)
+    row = closed.loc["cnn+scale", "gas"]
     np.testing.assert_allclose(row[["closed", "closed_lo", "closed_hi"]].astype(float), 0.75, atol=1e-6)
     assert row.suites == "a+b"
     np.testing.assert_allclose(
-        found.loc["cnn+scale", "both"][["gain", "gain_lo", "gain_hi"]].astype(float), 1.5 / 1.2, atol=1e-6
+        closed.loc["cnn+scale", "both"][["gain", "gain_lo", "gain_hi"]].astype(float), 1.5 / 1.2, atol=1e-6
     )
     assert np.isnan(row.gain)
 
 
 def test_lineages_are_drawn_whole():
-    """Galaxies of one history count as one: the interval is that of as many galaxies as there are histories."""
-    e = planted(40, 0.0, 0.2, views=8)
-    apart = planted(40, 0.0, 0.2, views=8)
-    apart.galaxy = np.array([f"{g}.{v // 2}" for g, v in zip(e.galaxy, e.view, strict=True)], dtype=object)
-    one, many = (replicates(sums_of(x))["bias"] for x in (e, apart))
-    np.testing.assert_allclose(many, one, rtol=1e-10)
+    """Galaxies of one lineage count as one: the interval is that of as many galaxies as there are lineages."""
+    estimates = planted(40, 0.0, 0.2, views=8)
+    split_galaxies = planted(40, 0.0, 0.2, views=8)
+    split_galaxies.galaxy = np.array(
+        [f"{g}.{v // 2}" for g, v in zip(estimates.galaxy, estimates.view, strict=True)], dtype=object
+    )
+    of_galaxies, of_split_galaxies = (replicates(sums_of(x))["bias"] for x in (estimates, split_galaxies))
+    np.testing.assert_allclose(of_split_galaxies, of_galaxies, rtol=1e-10)
 
 
 def test_crps_of_a_gaussian():

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kinmass.gen.command import stage_parser
 from kinmass.gen.errors import named
 
 if TYPE_CHECKING:
@@ -234,11 +235,7 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this stage's commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_commands(parser.add_subparsers(dest="command", required=True))
-    return parser
+    return stage_parser("eval", __doc__, add_commands)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kinmass.gen.command import stage_parser
 from kinmass.gen.errors import in_words, is_user_error
 
 
@@ -216,11 +217,7 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of this stage's commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_commands(parser.add_subparsers(dest="command", required=True))
-    return parser
+    return stage_parser("gen", __doc__, add_commands)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kinmass.gen.command import stage_parser
 from kinmass.gen.errors import named
 from kinmass.train.loop.config import PRECISIONS, ROBUST, FitConfig
 
@@ -108,14 +109,14 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         default = FitConfig.__dataclass_fields__[name.replace("-", "_")].default
         parser.add_argument(f"--{name}", type=kind, help=f"{text} (default: {default})")
     parser.add_argument(
-        "--across",
+        "--leave-one-suite-out",
         action="store_true",
         help="fit once more without each suite, for intervals that hold on unseen suites and real galaxies",
     )
     parser.add_argument(
         "--robust",
         action="store_true",
-        help="for galaxies of other simulations, or real ones: --across and, each where it is not given, "
+        help="for galaxies of other simulations, or real ones: --leave-one-suite-out and, each where it is not given, "
         + "; ".join(
             f"with {'gas alone' if tracer == 'gas' else 'stars'} "
             + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in options.items())
@@ -216,11 +217,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this stage's commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_commands(parser.add_subparsers(dest="command", required=True))
-    return parser
+    return stage_parser("train", __doc__, add_commands)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -52,7 +52,9 @@ class FitConfig:
     tilt: float = 0.0
     fade: float = 0.0
     no_dispersion: float = 0.0
-    across: bool = False  # fit once more without each suite, to set the intervals for suites not trained on
+    leave_one_suite_out: bool = (
+        False  # fit once more without each suite, to set the intervals for suites not trained on
+    )
     memory_gb: float = 0.0  # memory for maps, per node [GB]; a larger store is streamed. 0: half of the free memory
 
     def __post_init__(self) -> None:
@@ -80,8 +82,8 @@ class FitConfig:
                 raise ValueError(f"{name} must be a number that is not negative: {getattr(self, name)}")
         if not self.suites:
             raise ValueError("no suites to train on")
-        if self.across and len(self.suites) < 2:
-            raise ValueError("--across leaves out one suite after another: it needs two at least")
+        if self.leave_one_suite_out and len(self.suites) < 2:
+            raise ValueError("--leave-one-suite-out leaves out one suite after another: it needs two at least")
 
     @classmethod
     def from_options(
@@ -92,7 +94,7 @@ class FitConfig:
         An option that is named keeps its value, also where that value is its default. Raises as FitConfig.
         """
         if robust:
-            options = {**ROBUST["gas" if tracer == "gas" else "stars"], **options, "across": True}
+            options = {**ROBUST["gas" if tracer == "gas" else "stars"], **options, "leave_one_suite_out": True}
         return cls(store, tracer, suites, **options)
 
     @cached_property

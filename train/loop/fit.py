@@ -29,7 +29,7 @@ from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.loop.monitor import Monitor
 from kinmass.train.model.network import MassModel, ModelConfig
-from kinmass.train.run.calibration import calibrate, calibrate_across, is_calibrated
+from kinmass.train.run.calibration import calibrate, calibrate_unseen, is_calibrated
 from kinmass.train.run.checkpoint import (
     FREE_SETTINGS,
     RUN_SCHEMA,
@@ -70,13 +70,16 @@ def fit_ensemble(config: FitConfig, out: Path, quiet: bool = False) -> list[dict
 def without_each_suite(config: FitConfig, out: Path) -> list[tuple[Path, FitConfig]]:
     """Return the fits that leave out one suite each, as (folder in `out`, settings).
 
-    They calibrate a run or an ensemble for suites that it was not trained on. Empty unless `config.across`.
+    They calibrate a run or an ensemble for suites that it was not trained on. Empty unless the configuration's
+    `leave_one_suite_out` is set.
     """
     fits = []
-    for suite in config.suites if config.across else ():
+    for suite in config.suites if config.leave_one_suite_out else ():
         others = tuple(s for s in config.suites if s != suite)
         steps = max(1, round(config.steps * len(others) / len(config.suites)))
-        fit_without_suite = dataclasses.replace(config, suites=others, steps=steps, members=1, across=False)
+        fit_without_suite = dataclasses.replace(
+            config, suites=others, steps=steps, members=1, leave_one_suite_out=False
+        )
         fits.append((out / f"without-{suite}", fit_without_suite))
     return fits
 
@@ -109,7 +112,7 @@ def _calibrate(config: FitConfig, out: Path) -> None:
         if not runs_without_suite or not is_calibrated(run) or not all(map(is_finished, runs_without_suite.values())):
             continue
         if set(runs_without_suite) == set(read_config(run)["fit"]["suites"]):
-            calibrate_across(run, store_path, runs_without_suite)
+            calibrate_unseen(run, store_path, runs_without_suite)
 
 
 @dataclass

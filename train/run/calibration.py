@@ -195,7 +195,7 @@ def _read_part(store: Path, suites: tuple[str, ...], part: str, max_galaxies: in
     return galaxies.read(np.unique(np.linspace(0, len(galaxies) - 1, min(len(galaxies), max_galaxies)).astype(int)))
 
 
-def calibrate_across(run: Path, store: Path, runs_without_suite: dict[str, Path]) -> None:
+def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]) -> None:
     """Write unseen.json of a run from runs that were each trained without one suite ({suite: run}).
 
     Does nothing where it is there for these weights. Raises as `calibrate`.
@@ -229,7 +229,7 @@ def is_calibrated(run: Path) -> bool:
 
 
 def _is_of_weights(path: Path, weights: dict[str, Any]) -> bool:
-    """Whether a file of scales can be read and holds all of `weights` (as `calibrate` and `calibrate_across` write)."""
+    """Whether a file of scales can be read and holds all of `weights` (as `calibrate` and `calibrate_unseen` write)."""
     try:
         content = json.loads(path.read_text())
         return isinstance(content["scale"], dict) and {key: content[key] for key in weights} == weights

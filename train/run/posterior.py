@@ -241,8 +241,8 @@ class Inference:
         then of gas, zero where invalid. Observed maps need half_mass_radius_kpc (N,), and take names (galaxy, view),
         on which a view's random numbers depend. tracer: the one to use, for a run trained on `any`. unseen: True for
         galaxies of a suite that the run was not trained on, or of no suite: their posteriors have the widths that
-        `--across` found, where the run has these; for Views it is known. Raises ValueError for maps of another size
-        than the run's, or a tracer that it cannot use.
+        `--leave-one-suite-out` found, where the run has these; for Views it is known. Raises ValueError for maps of
+        another size than the run's, or a tracer that it cannot use.
         """
         tracer = tracer or self.answers()[-1]
         if tracer not in self.answers():

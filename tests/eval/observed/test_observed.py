@@ -30,12 +30,12 @@ FIELD = 6.0
 
 @pytest.fixture(scope="module")
 def relative(map_store, tmp_path_factory):
-    """A gas network that knows densities up to a factor, and maps without dispersion; it looks across suites."""
+    """A gas network for densities up to a factor and maps without dispersion, fitted once more without each suite."""
     from kinmass.train.loop.fit import fit_ensemble
 
     out = tmp_path_factory.mktemp("sky") / "gas"
     small = {"width": 4, "steps": 20, "round_steps": 10, "batch": 8}
-    wide = {"inputs": "relative", "fade": 0.5, "no_dispersion": 0.3, "across": True}
+    wide = {"inputs": "relative", "fade": 0.5, "no_dispersion": 0.3, "leave_one_suite_out": True}
     fit_ensemble(FitConfig(str(map_store), "gas", SUITES, **small, **wide), out, quiet=True)
     return load(out)
 
@@ -201,7 +201,9 @@ def test_what_a_run_cannot_use_is_refused(runs, relative, seen):
 
 def test_it_says_what_is_doubtful(runs, relative, seen):
     gas = next(run for run in runs if run.name == "gas")
-    assert any("--across" in line for line in infer(load(gas), galaxy_of(seen, "gas"), draws=2).sentences())
+    assert any(
+        "--leave-one-suite-out" in line for line in infer(load(gas), galaxy_of(seen, "gas"), draws=2).sentences()
+    )
     galaxy = galaxy_of(seen, "gas")
     is_inner = np.hypot(galaxy.gas.x_arcsec, galaxy.gas.y_arcsec) < 22
     inner = {
@@ -210,7 +212,7 @@ def test_it_says_what_is_doubtful(runs, relative, seen):
     }
     sentences = " ".join(infer(relative, replace(galaxy, gas=replace(galaxy.gas, **inner)), draws=2).sentences())
     assert "Gas is seen out to 1." in sentences or "Gas is seen out to 0." in sentences
-    assert "--across" not in sentences
+    assert "--leave-one-suite-out" not in sentences
     assert "beam of the gas is 50.00 R_e wide" in sentences
 
 

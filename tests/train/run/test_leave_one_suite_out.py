@@ -17,27 +17,27 @@ from kinmass.train.run.posterior import Inference, load
 
 
 @pytest.fixture(scope="module")
-def across(map_store, tmp_path_factory):
-    """A run of two suites that also looks across them."""
-    out = tmp_path_factory.mktemp("across") / "stars"
+def left_out_run(map_store, tmp_path_factory):
+    """A run of two suites with a fit without each of them."""
+    out = tmp_path_factory.mktemp("left-out") / "stars"
     options = {"--tracer": "stars", "--suites": "bursty,middle", "--steps": 20, "--round-steps": 10, "--batch": 8}
     options |= {"--width": 4, "--scale-dex": 0.3, "--light-dex": 0.3, "--heat": 0.3}
-    arguments = ["fit", "--store", str(map_store), "--out", str(out), "--across"]
+    arguments = ["fit", "--store", str(map_store), "--out", str(out), "--leave-one-suite-out"]
     assert main(arguments + [str(x) for pair in options.items() for x in pair]) == 0
     return out
 
 
-def test_every_suite_is_left_out_once(across):
-    left_out = {folder.name: json.loads((folder / "run.json").read_text()) for folder in across.glob("without-*")}
+def test_every_suite_is_left_out_once(left_out_run):
+    left_out = {folder.name: json.loads((folder / "run.json").read_text()) for folder in left_out_run.glob("without-*")}
     assert {name: run["fit"]["suites"] for name, run in left_out.items()} == {
         "without-bursty": ["middle"], "without-middle": ["bursty"],
     }  # fmt: skip
     assert all(run["finished"] and run["fit"]["steps"] == 10 for run in left_out.values())
-    assert json.loads((across / "unseen.json").read_text())["scale"].keys() == {"stars"}
+    assert json.loads((left_out_run / "unseen.json").read_text())["scale"].keys() == {"stars"}
 
 
-def test_it_is_used_for_suites_that_were_not_trained_on(across, map_store):
-    infer = load(across)
+def test_it_is_used_for_suites_that_were_not_trained_on(left_out_run, map_store):
+    infer = load(left_out_run)
     views = {suite: read_views(map_store, suite) for suite in SUITES}
     for suite, suite_views in views.items():
         samples, other_samples = infer(suite_views).samples(50), infer(suite_views, unseen=suite != "quiet").samples(50)
@@ -47,11 +47,11 @@ def test_it_is_used_for_suites_that_were_not_trained_on(across, map_store):
         infer.foreign(np.array(["bursty", "quiet"]))
 
 
-def test_what_was_missed_is_held(across, map_store):
+def test_what_was_missed_is_held(left_out_run, map_store):
     """With the scale found, intervals on the suites left out hold what they promise."""
     pairs = []
     for suite in ("bursty", "middle"):
-        infer = Inference(across / f"without-{suite}", calibrated=False)
+        infer = Inference(left_out_run / f"without-{suite}", calibrated=False)
         views = read_views(map_store, suite)
         pairs.append((infer, views[usable(views, "stars", infer.instrument)]))
 
@@ -73,7 +73,7 @@ def test_what_was_missed_is_held(across, map_store):
 
 def test_one_suite_cannot_be_left_out(map_store, tmp_path, capsys):
     args = ["fit", "--store", str(map_store), "--tracer", "gas", "--suites", "quiet", "--out", str(tmp_path / "run")]
-    assert main([*args, "--across"]) == 2
+    assert main([*args, "--leave-one-suite-out"]) == 2
     assert "it needs two at least" in capsys.readouterr().err
 
 
@@ -88,7 +88,10 @@ def test_robust_is_a_set_of_options_each_of_which_can_be_chosen(tracer):
 
     plain, robust = asdict(config()), asdict(config("--robust"))
     expected = ROBUST["gas" if tracer == "gas" else "stars"]
-    assert {name: value for name, value in robust.items() if plain[name] != value} == {**expected, "across": True}
+    assert {name: value for name, value in robust.items() if plain[name] != value} == {
+        **expected,
+        "leave_one_suite_out": True,
+    }
     chosen = asdict(config("--robust", "--scale-dex", "0.1", "--inputs", "raw"))
     assert {name: value for name, value in chosen.items() if robust[name] != value} == {
         "scale_dex": 0.1,
@@ -96,4 +99,4 @@ def test_robust_is_a_set_of_options_each_of_which_can_be_chosen(tracer):
     }
     # Options that are named keep their values, even where these are the defaults.
     default_arguments = [word for name in expected for word in (f"--{name.replace('_', '-')}", str(plain[name]))]
-    assert asdict(config("--robust", *default_arguments)) == plain | {"across": True}
+    assert asdict(config("--robust", *default_arguments)) == plain | {"leave_one_suite_out": True}

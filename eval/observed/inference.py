@@ -349,7 +349,7 @@ def _cautions(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], p
     sentences += [*galaxy.remarks, *sanity.cautions(maps)]
     if not run.unseen:
         sentences.append(
-            "The intervals are those for galaxies of the training suites: train with --leave-one-suite-out to have them "
-            "hold what they promise for galaxies of suites that were not trained on."
+            "The intervals are those for galaxies of the training suites: train with --leave-one-suite-out to have "
+            "them hold what they promise for galaxies of suites that were not trained on."
         )
     return sentences

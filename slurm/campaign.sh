@@ -17,12 +17,12 @@ source slurm/site.sh
 mkdir -p "$out/logs"
 export SBATCH_OUTPUT=$out/logs/%x-%j.log
 
-# The job of that name if it is in the queue or runs.
+# Prints the number of the job of that name if it is queued or runs.
 under_way() {
   [[ -s $out/logs/$1.job ]] && squeue --noheader --jobs="$(<"$out/logs/$1.job")" --format=%i 2>/dev/null | head -1
 }
 
-# Every suite is read and the store made before anything is queued, so that what is wrong is said now.
+# Every suite is read and the store is made before any job is queued, so that mistakes show at once.
 plan=$("${python[@]}" -m kinmass maps "${suites[@]}" --out "$out/maps.zarr" --plan)
 echo "$plan"
 maps=$(under_way generate) || maps=""

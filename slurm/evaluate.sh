@@ -2,8 +2,8 @@
 # Evaluate trained runs and write the report, in one job with a worker per processor core:
 #   slurm/evaluate.sh runs --store maps.zarr --out results                       queues itself as slurm/site.env says
 #   sbatch --cpus-per-task 32 slurm/evaluate.sh runs --store maps.zarr --out results
-#   sbatch slurm/evaluate.sh runs --store maps.zarr --out results --cluster slurm --workers 16      workers as jobs of their own
-# Options go through to `kinmass tables`. Predictions are kept: stopped, or given again, it goes on.
+#   sbatch slurm/evaluate.sh runs --store maps.zarr --out results --cluster slurm --workers 16      each worker a job
+# Options are passed on to `kinmass tables`. Predictions are kept: a job that was stopped goes on when given again.
 #SBATCH --job-name=kinmass-evaluate
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append

@@ -3,8 +3,8 @@
 #   slurm/generate.sh nihao.yaml tng.yaml --out maps.zarr        queues itself as slurm/site.env says
 #   sbatch --nodes 2 --ntasks-per-node 32 --time 8:00:00 slurm/generate.sh nihao.yaml tng.yaml --out maps.zarr
 #   sbatch --array=0-1 slurm/generate.sh nihao.yaml tng.yaml --out maps.zarr         a job for each suite
-# Options go through to `kinmass maps`. Near its time limit, or when a node fails, the job is queued again and
-# goes on: finished galaxies are kept. So does the same command again. Galaxies that fail do not fail the job.
+# Options are passed on to `kinmass maps`. Near its time limit, or when a node fails, the job is queued again and
+# goes on: finished galaxies are kept. The same command, given again, goes on too. A failed galaxy does not fail the job.
 #SBATCH --job-name=kinmass-generate
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
@@ -27,7 +27,7 @@ if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
   set -- "${suites[SLURM_ARRAY_TASK_ID]:?this job of the array has no suite: --array=0-$((${#suites[@]} - 1))}" "${options[@]}"
 fi
 
-# srun with the language that mpi4py's MPI speaks, where Slurm speaks it too; mpiexec otherwise.
+# srun with the PMI that mpi4py's MPI library uses, if this Slurm supports it; otherwise mpiexec.
 if [[ -z ${MPIRUN:-} ]]; then
   pmi=pmi2
   [[ $("${python[@]}" -c 'from mpi4py import MPI; print(MPI.Get_library_version())') != *"Open MPI"* ]] || pmi=pmix
@@ -38,23 +38,23 @@ if [[ -z ${MPIRUN:-} ]]; then
   fi
 fi
 
-again() {
-  # A bound, for a snapshot that takes longer than any time limit.
+queue_again() {
+  # 50 times at most: a snapshot that takes longer than the time limit would never end.
   if (( ${SLURM_RESTART_COUNT:-0} < 50 )); then
     echo "$(date): the time limit is near, to go on in the queue again"
     scontrol requeue "$SLURM_JOB_ID" || echo "the node cannot ask for it: submit the job again, it goes on"
   fi
 }
-trap again USR1
+trap queue_again USR1
 
-# One thread per rank: ranks are the parallelism. Read-only archives need no HDF5 locks.
+# One thread per rank, because ranks share the work. Archives are only read and need no HDF5 locks.
 export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 HDF5_USE_FILE_LOCKING=FALSE
 echo "$(date): $MPIRUN, ${SLURM_NTASKS:-1} tasks on ${SLURM_JOB_NODELIST:-this node}"
 $MPIRUN "${python[@]}" -m mpi4py -m kinmass maps "$@" &
 while true; do
   code=0
   wait $! || code=$?
-  kill -0 $! 2>/dev/null || break  # a signal ends the waiting, too
+  kill -0 $! 2>/dev/null || break  # wait also ends when a signal arrives
 done
-(( code == 3 )) && exit 0  # some galaxies failed, and failures.jsonl says why
+(( code == 3 )) && exit 0  # some galaxies failed; failures.jsonl says why
 exit "$code"

@@ -5,11 +5,11 @@ site=${KINMASS_SITE:-slurm/site.env}
 if [[ -e $site ]]; then source "$site"; fi
 python=("$PWD/.venv/bin/python")
 [[ -z ${PYTHON:-} ]] || read -ra python <<<"$PYTHON"
-set +u  # modules use variables that are not set
+set +u  # modules may use variables that are not set
 eval "${SETUP:-}"
 set -u
 
-# queue NODES TASKS TIME SCRIPT ARGUMENTS...: sbatch with what the site file says; prints the job's number.
+# queue NODES TASKS TIME SCRIPT ARGUMENTS...: sbatch with the settings of the site file; prints the job's number.
 queue() {
   local options=() name value
   for name in nodes:"$1" ntasks-per-node:"$2" time:"$3" account:"${ACCOUNT:-}" partition:"${PARTITION:-}" \
@@ -18,6 +18,6 @@ queue() {
     [[ -z $value ]] || options+=("--${name%%:*}=$value")
   done
   [[ -z ${AFTER:-} ]] || options+=(--kill-on-invalid-dep=yes)
-  eval "options+=(${SBATCH_EXTRA:-})"  # words with quotes around spaces
+  eval "options+=(${SBATCH_EXTRA:-})"  # eval, because words with spaces are quoted
   sbatch --parsable "${options[@]}" "${@:4}" | cut -d';' -f1
 }

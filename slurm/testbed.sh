@@ -18,10 +18,10 @@ PATH=$PATH:/usr/sbin:/sbin
 
 fail() { echo "testbed: $*" >&2; exit 1; }
 
-# Whether the daemon whose process number is in a file runs.
+# alive NAME: whether the daemon with the process number in NAME.pid runs.
 alive() { [[ -s $bed/$1.pid ]] && kill -0 "$(<"$bed/$1.pid")" 2>/dev/null; }
 
-# wait_until SECONDS WHAT COMMAND...
+# wait_until SECONDS WHAT COMMAND...: wait until the command succeeds; fail, naming WHAT, after some seconds.
 wait_until() {
   local until=$((SECONDS + $1)) what=$2
   shift 2
@@ -141,14 +141,14 @@ down() {
     for _ in {1..50}; do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done
     kill -9 "$pid" 2>/dev/null || true
   done
-  for pid in $(pgrep slurmstepd); do  # of this Slurm, not of the one that the machine may belong to
+  for pid in $(pgrep slurmstepd); do  # only those of this Slurm: the machine may be a node of another
     grep -qz "^SLURM_CONF=$SLURM_CONF$" "/proc/$pid/environ" 2>/dev/null && kill -9 "$pid" || true
   done
   rm -rf "$bed"
-  # In place: in a container /etc/hosts cannot be renamed.
-  local rest
-  rest=$(grep -v "$mark" /etc/hosts)
-  echo "$rest" >/etc/hosts
+  # Written in place, because in a container /etc/hosts cannot be replaced.
+  local hosts
+  hosts=$(grep -v "$mark" /etc/hosts)
+  echo "$hosts" >/etc/hosts
 }
 
 status() {

@@ -1,4 +1,4 @@
-"""Small mock suites and a map store of them, made once; real files where they are at hand."""
+"""Small mock suites, their map store, runs and tables, made once for all tests; real files where there are any."""
 
 import json
 import os
@@ -21,7 +21,7 @@ MPIEXEC = Path(sys.executable).parent / "mpiexec"
 
 
 def command(*arguments: object, ranks: int = 1, check: bool = True, timeout: int = 250) -> subprocess.CompletedProcess:
-    """Run `python -m ...` for real, under mpiexec when ranks > 1."""
+    """Run `python -m ...` in a process of its own, under mpiexec when ranks > 1. Raises AssertionError if it fails."""
     words = [*map(str, arguments)]
     if ranks > 1:
         line = [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", *words]
@@ -39,7 +39,7 @@ def command(*arguments: object, ranks: int = 1, check: bool = True, timeout: int
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a store, but for what tells one run from another: when each was, and by which command."""
+    """The bytes of every file of a store, without the record of its runs (when and by which command they were made)."""
     files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
     for name, content in files.items():
         if name.endswith("zarr.json") and b'"runs"' in content:
@@ -53,7 +53,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 def made_once(
     tmp_path_factory: pytest.TempPathFactory, worker_id: str
 ) -> Callable[[str, Callable[[Path], None]], Path]:
-    """A folder of a name that all workers of pytest-xdist share: made by whichever comes first."""
+    """Makes a folder that all workers of pytest-xdist share: the first worker that needs it fills it."""
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
 
@@ -72,21 +72,21 @@ def made_once(
 
 @pytest.fixture(scope="session")
 def mocks(made_once: MadeOnce) -> Path:
-    """Twelve galaxies of each suite, a tenth of the usual particles."""
+    """Mock suites of twelve galaxies each, with few particles."""
     numbers = ("--galaxies", 12, "--stars", 3000, "--gas", 1500, "--dark", 3000)
     return made_once("mocks", lambda folder: command("gen", "mock", "--out", folder, *numbers))
 
 
 @pytest.fixture(scope="session")
 def map_store(mocks: Path, made_once: MadeOnce) -> Path:
-    """Their maps, by one rank."""
+    """The map store of `mocks`, made by one rank."""
     line = ("gen", "maps", *sorted(mocks.glob("*/*.yaml")), "--views", 2, "--pixels", 16)
     return made_once("store", lambda folder: command(*line, "--out", folder / "maps.zarr")) / "maps.zarr"
 
 
 @pytest.fixture(scope="session")
 def real_files() -> Path:
-    """Public snapshot files; tests that need them are skipped where they are not."""
+    """The folder of public snapshot files; tests that need it are skipped where it is missing."""
     if not SHARED.is_dir():
         pytest.skip(f"no real files at {SHARED}")
     return SHARED / "snapshots"
@@ -94,7 +94,7 @@ def real_files() -> Path:
 
 @pytest.fixture(scope="session")
 def runs(map_store: Path, made_once: MadeOnce) -> list[Path]:
-    """Three tracers on all suites and one on a single suite, hardly trained."""
+    """Runs of a few steps: three tracers on all suites and one on a single suite."""
     from kinmass.train.loop.config import FitConfig  # torch reads OMP_NUM_THREADS as it is imported
     from kinmass.train.loop.fit import fit
 
@@ -109,15 +109,16 @@ def runs(map_store: Path, made_once: MadeOnce) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def results(runs: list[Path], map_store: Path, made_once: MadeOnce) -> Path:
-    """The tables of these runs, by two workers."""
+    """The tables of `runs`, made by two workers."""
     line = ("eval", "tables", *runs, "--store", map_store, "--part", "all", "--workers", 2)
     return made_once("results", lambda folder: command(*line, "--out", folder))
 
 
 def assert_same_posterior(found, expected, widths: float = 0.02) -> None:
-    """That samples (S, ..., K) are each where the expected are, to a share of the widths of these at each place.
+    """Assert that each of the samples (S, ..., K) agrees with the expected one to a share `widths` of the local width.
 
-    Rounding moves the far tails of networks that are hardly trained by more than any number of dex that says anything.
+    The width is that of the expected samples' central 68 %. A tolerance in dex would not do: rounding moves the far
+    tails of networks of few training steps by many dex.
     """
     import numpy as np
 
@@ -127,16 +128,16 @@ def assert_same_posterior(found, expected, widths: float = 0.02) -> None:
 
 
 def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...] = SUITES, classical: bool = False):
-    """What `kinmass tables --part all` writes, in this process, without Dask."""
+    """Write what `kinmass tables --part all` writes, in this process and without Dask."""
     from kinmass.eval.tables.predictions import Part, prepare
     from kinmass.eval.tables.tables import pooled, write_tables
     from kinmass.eval.tables.tasks import evaluate_block, sources_of
     from kinmass.train.run.checkpoint import instrument_of
 
-    sources, looks, sums = sources_of(runs, out, classical), {r.name: r for r in map(instrument_of, runs)}, {}
+    sources, instruments, sums = sources_of(runs, out, classical), {r.name: r for r in map(instrument_of, runs)}, {}
     for suite in suites:
         part = Part(store, suite, None)
         for source in sources:
             prepare(source, part)
-        sums |= evaluate_block(sources, looks, part, slice(0, len(part)))
+        sums |= evaluate_block(sources, instruments, part, slice(0, len(part)))
     write_tables(out, store, runs, pooled(sums), None)

@@ -1,4 +1,4 @@
-"""Slow and obvious: what the compiled projection must agree with."""
+"""A slow and simple projection, with which the compiled one must agree."""
 
 import numpy as np
 
@@ -15,11 +15,11 @@ def project(particles: Particles, rotation: np.ndarray, half_width_kpc: float, p
         x, y, _ = rotation @ particles.pos_kpc[i] / pixel + pixels / 2
         v = rotation[2] @ particles.vel_kms[i]
         h = 0.0 if particles.support_kpc is None else particles.support_kpc[i] / pixel
-        own = int(np.floor(y)), int(np.floor(x))
-        if 0 <= own[0] < pixels and 0 <= own[1] < pixels:
-            count[own] += 1
+        own_pixel = int(np.floor(y)), int(np.floor(x))
+        if 0 <= own_pixel[0] < pixels and 0 <= own_pixel[1] < pixels:
+            count[own_pixel] += 1
         if h <= 1:
-            weights = {own: 1.0}
+            weights = {own_pixel: 1.0}
         else:
             weights = {}
             for row in range(int(np.floor(y - h)), int(np.floor(y + h)) + 1):
@@ -34,12 +34,12 @@ def project(particles: Particles, rotation: np.ndarray, half_width_kpc: float, p
     maps = np.zeros((4, pixels, pixels))
     for row in range(pixels):
         for column in range(pixels):
-            here = np.array([(m, v) for r, c, m, v in shares if (r, c) == (row, column)])
-            if len(here):
-                mass = here[:, 0].sum()
-                mean = np.average(here[:, 1], weights=here[:, 0])
+            in_pixel = np.array([(m, v) for r, c, m, v in shares if (r, c) == (row, column)])
+            if len(in_pixel):
+                mass = in_pixel[:, 0].sum()
+                mean = np.average(in_pixel[:, 1], weights=in_pixel[:, 0])
                 maps[0, row, column] = mass / pixel**2
                 maps[1, row, column] = mean
-                maps[2, row, column] = np.sqrt(np.average((here[:, 1] - mean) ** 2, weights=here[:, 0]))
+                maps[2, row, column] = np.sqrt(np.average((in_pixel[:, 1] - mean) ** 2, weights=in_pixel[:, 0]))
     maps[3] = count
     return maps

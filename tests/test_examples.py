@@ -1,4 +1,4 @@
-"""Examples in docstrings run as they stand, in a folder with a store and runs."""
+"""Examples in docstrings run unchanged in a folder with a store and runs."""
 
 import doctest
 from importlib import import_module
@@ -18,6 +18,6 @@ def test_examples_run(name, map_store, runs, tmp_path, monkeypatch):
     (tmp_path / "maps.zarr").symlink_to(map_store)
     (tmp_path / "runs").symlink_to(runs[0].parent)
     monkeypatch.chdir(tmp_path)
-    found = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
-    assert found.attempted > 0
-    assert found.failed == 0
+    outcome = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0

@@ -1,4 +1,4 @@
-"""The house itself: imports run eval -> train -> gen, and within each stage from room to room one way only."""
+"""Structure of the project: imports run eval -> train -> gen, and one way only between the rooms of a stage."""
 
 import argparse
 import ast
@@ -15,7 +15,7 @@ from kinmass.__main__ import parser
 
 #: What a room may import of its own stage. Files that are in no room are tools, which import each other and no room
 #: but those named, or commands, which import whatever they call.
-MAY = {
+ALLOWED = {
     "gen.physics": "",
     "gen.formats": "physics",
     "gen.suite": "formats",
@@ -46,27 +46,27 @@ TOOLS = {
 
 
 def room(module: str) -> str:
-    """gen.formats of gen.formats.tipsy, gen.suite of itself."""
+    """The room of a module: gen.formats for gen.formats.tipsy, gen.suite for gen.suite itself."""
     return ".".join(module.split(".")[:2])
 
 
 def imports(walk: Callable[[ast.AST], Iterable[ast.AST]]) -> dict[str, set[str]]:
-    """What every module of the project imports of it: of all nodes of a file, or of those at its top."""
+    """The project's modules that each of its modules imports, by the import statements among walk(tree of the file)."""
     files = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for stage in STAGES
         for path in (ROOT / stage).rglob("*.py")
     }
-    found: dict[str, set[str]] = {name: set() for name in files}
+    imported: dict[str, set[str]] = {name: set() for name in files}
     for name, path in files.items():
         for node in walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                found[name] |= {alias.name.removeprefix("kinmass.") for alias in node.names} & files.keys()
+                imported[name] |= {alias.name.removeprefix("kinmass.") for alias in node.names} & files.keys()
             elif isinstance(node, ast.ImportFrom) and node.module:
                 module = node.module.removeprefix("kinmass.")
-                whole = {f"{module}.{alias.name}" for alias in node.names}
-                found[name] |= (whole & files.keys()) or ({module} & files.keys())
-    return found
+                full_names = {f"{module}.{alias.name}" for alias in node.names}
+                imported[name] |= (full_names & files.keys()) or ({module} & files.keys())
+    return imported
 
 
 GRAPH = imports(ast.walk)
@@ -82,15 +82,19 @@ def test_stages_import_one_way():
 def test_rooms_import_what_they_may(stage):
     used: dict[str, set[str]] = {}
     for module, others in GRAPH.items():
-        here = room(module)
-        if module.split(".")[0] == stage and module != stage and not here.endswith("__main__"):
-            own = {room(other) for other in others if other.split(".")[0] == stage and room(other) not in (here, stage)}
-            used.setdefault(here, set()).update(own - {f"{stage}.{tool}" for tool in TOOLS[stage].split()})
-    for here, others in used.items():
-        assert others <= {f"{stage}.{name}" for name in MAY.get(here, "").split()}, here
-    rooms = {name for name in MAY if name.startswith(f"{stage}.")}
+        importing = room(module)
+        if module.split(".")[0] == stage and module != stage and not importing.endswith("__main__"):
+            same_stage = {
+                room(other)
+                for other in others
+                if other.split(".")[0] == stage and room(other) not in (importing, stage)
+            }
+            used.setdefault(importing, set()).update(same_stage - {f"{stage}.{tool}" for tool in TOOLS[stage].split()})
+    for importing, others in used.items():
+        assert others <= {f"{stage}.{name}" for name in ALLOWED.get(importing, "").split()}, importing
+    rooms = {name for name in ALLOWED if name.startswith(f"{stage}.")}
     assert rooms == {name for name in used if name not in {f"{stage}.{tool}" for tool in TOOLS[stage].split()}}
-    assert {name for name in rooms if used[name]} == {name for name in rooms if MAY[name]}
+    assert {name for name in rooms if used[name]} == {name for name in rooms if ALLOWED[name]}
 
 
 def test_tests_lie_in_the_rooms_that_they_are_of():
@@ -99,7 +103,7 @@ def test_tests_lie_in_the_rooms_that_they_are_of():
 
 
 def test_no_import_runs_in_a_circle():
-    """Of those that are run as a module is read."""
+    """Only imports at the top of modules count: those in functions run later."""
     graph = imports(ast.iter_child_nodes)
     assert len([*TopologicalSorter({m: o - {m} for m, o in graph.items()}).static_order()]) == len(graph)
 
@@ -125,24 +129,26 @@ def test_commands_and_options_that_are_named_anywhere_are_there():
     files = [path for stage in (*STAGES, "kinmass") for path in (ROOT / stage).rglob("*.py")]
     files += [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "slurm").glob("*.sh")]
     (commands,) = [a for a in parser()[0]._actions if isinstance(a, argparse._SubParsersAction)]
-    named = 0
+    n_options = 0
     for path in files:
-        for command, rest in re.findall(r"(?:`|^ *|-m )kinmass ([a-z]+)([^`\n|;]*)", path.read_text(), re.MULTILINE):
+        for command, arguments in re.findall(
+            r"(?:`|^ *|-m )kinmass ([a-z]+)([^`\n|;]*)", path.read_text(), re.MULTILINE
+        ):
             if command == "is":  # a sentence that begins with the name
                 continue
             assert command in commands.choices, (path, command)
             options = commands.choices[command]._option_string_actions
-            for option in re.findall(r"(?<= )--[a-z][a-z-]+", rest):
-                named += 1
+            for option in re.findall(r"(?<= )--[a-z][a-z-]+", arguments):
+                n_options += 1
                 assert option in options, (path, command, option)
-    assert named > 50
+    assert n_options > 50
 
 
 def test_every_room_says_what_lives_in_it():
     for folder in sorted(path.parent for stage in STAGES for path in (ROOT / stage).rglob("*.py")):
-        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
-        assert said, folder
-        assert len(said.splitlines()) <= 6, folder
+        docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+        assert docstring, folder
+        assert len(docstring.splitlines()) <= 6, folder
 
 
 @pytest.mark.parametrize("library", ["mpi4py", "torch.distributed", "dask", "submitit"])
@@ -150,16 +156,18 @@ def test_one_place_knows_each_way_of_being_many(library):
     """MPI and DDP a file each, Dask one, submitit the room that launches."""
     places = {"mpi4py": "gen/campaign/parallel.py", "torch.distributed": "train/distributed.py"}
     places |= {"dask": "eval/tables/cluster.py", "submitit": "train/launch"}
-    knowing = set()
+    importers = set()
     for path in (path for stage in STAGES for path in (ROOT / stage).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             if any(name == library or name.startswith(f"{library}.") for name in names):
-                knowing.add(path)
-    assert knowing
-    assert all(path.is_relative_to(ROOT / places[library]) or path == Path(ROOT / places[library]) for path in knowing)
+                importers.add(path)
+    assert importers
+    assert all(
+        path.is_relative_to(ROOT / places[library]) or path == Path(ROOT / places[library]) for path in importers
+    )
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")))

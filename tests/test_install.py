@@ -1,4 +1,4 @@
-"""What is installed: one package, from a wheel or a source archive, wherever one stands and whatever lies there."""
+"""The installed package, from a wheel or a source archive: it works in any folder, whatever files are there."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_{
 
 
 def build(what: str, source: Path, out: Path) -> Path:
-    """A wheel or an sdist of a folder that holds the project."""
+    """Build a wheel or an sdist (`what`) of the project in a folder; its path."""
     line = [sys.executable, "-c", BUILD.format(what), str(out)]
     done = subprocess.run(line, cwd=source, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
@@ -26,7 +26,7 @@ def build(what: str, source: Path, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a copy of the checkout: builds leave folders behind."""
+    """A wheel, built in a copy of the checkout because builds leave folders behind."""
     folder = tmp_path_factory.mktemp("build")
     project = folder / "kinmass"
     project.mkdir()
@@ -39,25 +39,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def kinmass(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """The installed command, given in a folder whose files bear the names of the stages."""
+    """Runs the installed command in a folder whose files have the names of the stages; returns what it prints."""
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder / "env", symlinks=True)
     python = folder / "env" / "bin" / "python"
     line = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(line, capture_output=True, check=True)
     (packages,) = (folder / "env").glob("lib/python*/site-packages")
-    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # what it depends on
-    here = folder / "my work"
-    (here / "eval").mkdir(parents=True)
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # makes its dependencies importable
+    user_folder = folder / "my work"
+    (user_folder / "eval").mkdir(parents=True)
     for name in ("gen.py", "train.py", "eval/__init__.py", "tables.py"):
-        (here / name).write_text("raise SystemExit('this is the file of the user')\n")
+        (user_folder / name).write_text("raise SystemExit('this is the file of the user')\n")
 
     def run(*arguments: object, program: str = "kinmass", mpi: bool = True, code: int = 0) -> str:
         line = [str(folder / "env" / "bin" / program), *map(str, arguments)]
         env = os.environ | (
             {"LD_LIBRARY_PATH": f"{sys.prefix}/lib"} if mpi else {"MPI4PY_LIBMPI": "/nowhere/libmpi.so"}
         )
-        done = subprocess.run(line, cwd=here, env=env, capture_output=True, text=True, timeout=250, check=False)
+        done = subprocess.run(line, cwd=user_folder, env=env, capture_output=True, text=True, timeout=250, check=False)
         assert done.returncode == code, done.stderr
         return done.stderr if code else done.stdout
 
@@ -68,9 +68,11 @@ def test_the_wheel_holds_one_package_and_the_source_archive_the_same(wheel, tmp_
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("RECORD")}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"kinmass"}
-    ours = {str(path.relative_to(ROOT)) for stage in ("gen", "train", "eval") for path in (ROOT / stage).rglob("*.*")}
-    ours = {name for name in ours if "__pycache__" not in name and not name.endswith((".md", ".mplstyle"))}
-    assert {f"kinmass/{name}" for name in ours} <= names
+    our_files = {
+        str(path.relative_to(ROOT)) for stage in ("gen", "train", "eval") for path in (ROOT / stage).rglob("*.*")
+    }
+    our_files = {name for name in our_files if "__pycache__" not in name and not name.endswith((".md", ".mplstyle"))}
+    assert {f"kinmass/{name}" for name in our_files} <= names
     folder = wheel.parent / "kinmass"
     source = build("sdist", folder, tmp_path)
     shutil.unpack_archive(source, tmp_path / "unpacked")
@@ -80,18 +82,18 @@ def test_the_wheel_holds_one_package_and_the_source_archive_the_same(wheel, tmp_
 
 
 def test_installed_it_maps_fits_and_evaluates_beside_files_of_the_stages_names(kinmass, tmp_path):
-    few = ("--galaxies", 24, "--stars", 1000, "--gas", 500, "--dark", 500, "--suites", "middle")
-    kinmass("mock", "--out", tmp_path / "mocks", *few)
+    small_suite = ("--galaxies", 24, "--stars", 1000, "--gas", 500, "--dark", 500, "--suites", "middle")
+    kinmass("mock", "--out", tmp_path / "mocks", *small_suite)
     snapshot = next((tmp_path / "mocks").glob("middle/*/*.hdf5"))
     assert "verdict" in kinmass("check", snapshot, mpi=False)
-    said = kinmass("mock", "--out", tmp_path / "more", mpi=False, code=2)
-    assert said.startswith(
+    output = kinmass("mock", "--out", tmp_path / "more", mpi=False, code=2)
+    assert output.startswith(
         "kinmass mock: no MPI library can be loaded; load your cluster's MPI module, or `pip install"
     )
     store, run = tmp_path / "maps.zarr", tmp_path / "runs" / "both"
     kinmass("maps", tmp_path / "mocks" / "middle" / "middle.yaml", "--out", store, "--views", 1, "--pixels", 16)
-    small = ("--width", 4, "--steps", 4, "--round-steps", 4, "--batch", 4)
-    kinmass("fit", "--store", store, "--tracer", "both", "--out", run, *small)
+    small_fit = ("--width", 4, "--steps", 4, "--round-steps", 4, "--batch", 4)
+    kinmass("fit", "--store", store, "--tracer", "both", "--out", run, *small_fit)
     assert "finished" in kinmass("status", tmp_path / "runs")
     options = ("--part", "all", "--no-classical", "--workers", 1)
     assert "cnn" in kinmass("tables", run, "--store", store, "--out", tmp_path / "results", *options)
@@ -101,10 +103,10 @@ def test_installed_it_maps_fits_and_evaluates_beside_files_of_the_stages_names(k
         f"import kinmass; tree = kinmass.open_store({str(store)!r}); infer = kinmass.load({str(run)!r}); "
         "print(tree['middle'].sizes['galaxy'], infer.tracer, kinmass.__version__, kinmass.__file__)"
     )
-    said = kinmass("-c", script, program="python").split()
-    assert said[:2] == ["24", "both"]
-    assert kinmass("--version").split() == ["kinmass", said[2]]
-    assert not Path(said[3]).is_relative_to(ROOT)
+    output = kinmass("-c", script, program="python").split()
+    assert output[:2] == ["24", "both"]
+    assert kinmass("--version").split() == ["kinmass", output[2]]
+    assert not Path(output[3]).is_relative_to(ROOT)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

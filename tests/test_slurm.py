@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(not ANSWERS and not os.environ.get("KINMASS_NEED
 
 
 def shell(*line: object, check: bool = True) -> str:
-    """What a command prints."""
+    """Run a command and return what it prints. Raises AssertionError if it fails and check is set."""
     done = subprocess.run([*map(str, line)], cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
     if check and done.returncode:
         raise AssertionError(f"{line} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
@@ -71,30 +71,30 @@ def suites(mocks: Path) -> list[Path]:
 
 def sbatch(script: str, *arguments: object, logs: Path, **options: object) -> str:
     """The number of a queued script."""
-    asked = [
+    slurm_options = [
         f"--{k.replace('_', '-')}={v}" for k, v in ({"time": 10, "output": logs / "%x-%A_%a.log"} | options).items()
     ]
-    return shell("sbatch", "--parsable", *asked, f"slurm/{script}.sh", *arguments).strip()
+    return shell("sbatch", "--parsable", *slurm_options, f"slurm/{script}.sh", *arguments).strip()
 
 
-def look(job: str) -> dict[str, str]:
-    """What Slurm says of a job, by key."""
+def job_fields(job: str) -> dict[str, str]:
+    """The fields of `scontrol show job` of a job."""
     return dict(re.findall(r"(\w+)=(\S*)", shell("scontrol", "show", "job", "--oneliner", job).splitlines()[0]))
 
 
 def wait_state(job: str, *names: str, seconds: float = 150) -> dict[str, str]:
-    until = time.monotonic() + seconds
-    while (found := look(job))["JobState"] not in names:
-        assert found["JobState"] in (*names, "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"), found
-        assert time.monotonic() < until, found
+    deadline = time.monotonic() + seconds
+    while (fields := job_fields(job))["JobState"] not in names:
+        assert fields["JobState"] in (*names, "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"), fields
+        assert time.monotonic() < deadline, fields
         time.sleep(0.3)
-    return found
+    return fields
 
 
-def until_true(ask: Callable[[], object], seconds: float = 90) -> None:
-    until = time.monotonic() + seconds
-    while not ask():
-        assert time.monotonic() < until
+def until_true(condition: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
@@ -103,17 +103,17 @@ def mapped(out: Path) -> int:
 
 
 def assert_same_store(one: Path, two: Path) -> None:
-    a, b = tree(one), tree(two)
-    assert a.keys() == b.keys()
-    assert not [name for name in a if a[name] != b[name]]
+    files_a, files_b = tree(one), tree(two)
+    assert files_a.keys() == files_b.keys()
+    assert not [name for name in files_a if files_a[name] != files_b[name]]
 
 
 def submitted(*options: object) -> str:
     """The number of the job, or of the array, that `kinmass launch` queues."""
-    said = command("train", "launch", *options).stdout
-    found = re.search(r"^  (\d+)(_\d+)?  ", said, re.MULTILINE)
-    assert found, said
-    return found[1]
+    output = command("train", "launch", *options).stdout
+    job = re.search(r"^  (\d+)(_\d+)?  ", output, re.MULTILINE)
+    assert job, output
+    return job[1]
 
 
 # ---- generation
@@ -168,7 +168,7 @@ def test_a_node_fails_and_nothing_is_lost(suites, map_store, tmp_path):
     until_true(lambda: mapped(out) > 3)
     fail_node("kin2")
     try:
-        until_true(lambda: look(job)["JobState"] == "PENDING")
+        until_true(lambda: job_fields(job)["JobState"] == "PENDING")
         assert mapped(out) < 36
     finally:
         shell(ROOT / "slurm" / "testbed.sh", "up")
@@ -204,12 +204,12 @@ def test_two_nodes_stopped_in_every_way_end_with_the_weights_of_an_unbroken_fit(
     shell("scontrol", "requeue", job)
     moved()
     shell("scancel", "--signal=USR2", job)
-    until_true(lambda: int(look(job)["Restarts"]) == 2)
+    until_true(lambda: int(job_fields(job)["Restarts"]) == 2)
     moved()
     other = shell(
         "sbatch", "--parsable", "--partition=debug", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"
     )
-    until_true(lambda: int(look(job)["Restarts"]) == 3)
+    until_true(lambda: int(job_fields(job)["Restarts"]) == 3)
     wait_state(other.strip(), "COMPLETED")
     wait_for(out, "finished", seconds=200)
     log = next((out / "logs" / job).glob("*_0_log.out")).read_text()
@@ -225,10 +225,10 @@ def test_a_time_limit_of_one_minute(map_store, tmp_path):
     out = tmp_path / "run"
     line = ("--store", map_store, "--tracer", "gas", "--out", out, "--time", "1m", "--nodes", 2)
     job = submitted(*line, *flags(steps=100_000, round_steps=50, patience=10_000))
-    until_true(lambda: int(look(job)["Restarts"]) == 1, seconds=180)
-    stood = states(out)[0].step
-    assert stood > 0
-    until_true(lambda: states(out)[0].step > stood, seconds=60)
+    until_true(lambda: int(job_fields(job)["Restarts"]) == 1, seconds=180)
+    step_before = states(out)[0].step
+    assert step_before > 0
+    until_true(lambda: states(out)[0].step > step_before, seconds=60)
     shell("scancel", job)
     wait_for(out, "cancelled", seconds=15)
 
@@ -238,8 +238,8 @@ def test_three_tracers_one_cancelled(map_store, tmp_path):
     line = ("--store", map_store, "--out", out, "--time", "10m", "--array", "gas,stars,both", *options)
     job = submitted(*line, "--at-once", 1)
     shell("scancel", f"{job}_2")
-    said = wait_for(out, "cancelled", seconds=15)
-    assert next(x for x in said if "cancelled" in x).startswith(str(out / "both"))
+    output = wait_for(out, "cancelled", seconds=15)
+    assert next(x for x in output if "cancelled" in x).startswith(str(out / "both"))
     wait_for(out, "finished", runs=2, seconds=120)
     assert submitted(*line) != job
     wait_for(out, "finished", runs=3, seconds=90)
@@ -253,8 +253,8 @@ def test_gpus_bound_to_tasks_and_a_home_that_cannot_be_written(map_store, tmp_pa
     monkeypatch.setenv("KINMASS_SITE", str(other))
     line = ("--store", map_store, "--tracer", "gas", "--out", tmp_path / "run", "--nodes", 2, "--gpus-per-node", 1)
     job = submitted(*line, *flags())
-    assert look(job)["TresPerNode"] == "gres:gpu:1"
-    assert look(job)["TresPerTask"] == "gres:gpu:1"
+    assert job_fields(job)["TresPerNode"] == "gres:gpu:1"
+    assert job_fields(job)["TresPerTask"] == "gres:gpu:1"
     wait_for(tmp_path / "run", "finished", seconds=90)
     logs = (tmp_path / "run" / "logs" / job).glob("*.out")
     assert "GPUs 0\n" in "".join(log.read_text() for log in logs)
@@ -282,10 +282,10 @@ def test_it_waits_for_nobody_and_says_what_slurm_says(map_store, tmp_path):
 def test_a_full_log_folder_queues_nothing(map_store, tmp_path):
     line = ["train", "launch", "--store", map_store, "--tracer", "gas", "--out", tmp_path / "run", *flags()]
     before = shell("squeue", "--noheader", "--states=all", "--format=%i").split()
-    said = shell("bash", "-c", 'ulimit -f 0; exec "$@"', "_", sys.executable, "-m", *line, check=False)
-    assert "kinmass launch:" in said
-    assert "File too large" in said
-    assert "Traceback" not in said
+    output = shell("bash", "-c", 'ulimit -f 0; exec "$@"', "_", sys.executable, "-m", *line, check=False)
+    assert "kinmass launch:" in output
+    assert "File too large" in output
+    assert "Traceback" not in output
     assert set(shell("squeue", "--noheader", "--states=all", "--format=%i").split()) <= set(before)
     assert [p.name for p in (tmp_path / "run" / "logs").iterdir()] == [".lock"]
 
@@ -295,17 +295,17 @@ def test_a_training_job_that_lost_what_it_waited_for(map_store, tmp_path):
     submitted("--store", map_store, "--tracer", "gas", "--out", tmp_path / "run", "--after", failing, *flags())
     until_true(lambda: "run: queued, Dependency" in str(states(tmp_path / "run")[0]), seconds=10)
     shell("scontrol", "release", failing)
-    (said,) = wait_for(tmp_path / "run", "cancelled", seconds=90)
-    assert "launch it again to go on" in said
+    (output,) = wait_for(tmp_path / "run", "cancelled", seconds=90)
+    assert "launch it again to go on" in output
 
 
 def test_tensorboard_sees_curves_grow_while_the_job_runs(map_store, tmp_path):
     out = tmp_path / "runs"
     line = ("--store", map_store, "--array", "gas", "--out", out, "--time", "10m", "--nodes", 2)
     job = submitted(*line, *flags(steps=100_000, round_steps=20, patience=10_000))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     board = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", out, "--port", str(port), "--reload_interval", "1"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -320,14 +320,14 @@ def test_tensorboard_sees_curves_grow_while_the_job_runs(map_store, tmp_path):
 
     def points() -> list[int]:
         (run,) = ask("tags") or ("",)
-        found = ask(f"scalars?run={run.replace('/', '%2F')}&tag=loss%2Fval") if run else []
-        return [step for _, step, _ in found]
+        values = ask(f"scalars?run={run.replace('/', '%2F')}&tag=loss%2Fval") if run else []
+        return [step for _, step, _ in values]
 
     try:
         until_true(lambda: len(points()) >= 2)
         before = points()
         until_true(lambda: len(points()) > len(before))
-        assert look(job)["JobState"] == "RUNNING"
+        assert job_fields(job)["JobState"] == "RUNNING"
         after = points()
         assert after[: len(before)] == before
         assert after == sorted(set(after))
@@ -355,8 +355,8 @@ def test_dask_workers_as_jobs_one_of_them_cancelled(runs, results, map_store, tm
 
     until_true(lambda: len(workers()) == 2 and list(tmp_path.glob("*/predictions.zarr")))
     shell("scancel", workers()[0])
-    said, _ = began.communicate(timeout=200)
-    assert began.returncode == 0, said
+    output, _ = began.communicate(timeout=200)
+    assert began.returncode == 0, output
     here, there = pd.read_csv(results / "table.csv"), pd.read_csv(out / "table.csv")
     pd.testing.assert_frame_equal(here, there, rtol=1e-6, atol=1e-6)
     assert list((tmp_path / "results" / "logs").iterdir())
@@ -364,19 +364,19 @@ def test_dask_workers_as_jobs_one_of_them_cancelled(runs, results, map_store, tm
 
 def test_the_whole_campaign_by_one_command(suites, map_store, tmp_path):
     line = ["slurm/campaign.sh", tmp_path / "all", *suites, "--", "--nodes", "2", *flags(steps=20, round_steps=10)]
-    said = shell(*line)
-    assert re.search(r"maps +job \d+ ", said)
-    assert "training    job" in said
+    output = shell(*line)
+    assert re.search(r"maps +job \d+ ", output)
+    assert "training    job" in output
     again = shell(*line)  # nothing is queued twice
-    assert re.findall(r"job (\d+) ", again) == re.findall(r"job (\d+) ", said)
-    job = re.findall(r"job (\d+) ", said)[-1]
-    until_true(lambda: look(job)["JobState"] in ("RUNNING", "COMPLETED"), seconds=200)
+    assert re.findall(r"job (\d+) ", again) == re.findall(r"job (\d+) ", output)
+    job = re.findall(r"job (\d+) ", output)[-1]
+    until_true(lambda: job_fields(job)["JobState"] in ("RUNNING", "COMPLETED"), seconds=200)
     wait_state(job, "COMPLETED", seconds=200)
     assert (tmp_path / "all" / "results" / "report.html").exists()
     assert {path.name for path in (tmp_path / "all" / "runs").iterdir()} == {"gas", "stars", "both", "logs"}
     assert "4 tasks on kin[1-2]" in next((tmp_path / "all" / "logs").glob("kinmass-generate*.log")).read_text()
     done = shell(*line)
     assert all(f"{stage} done" in re.sub(" +", " ", done) for stage in ("maps", "training", "evaluation"))
-    said = shell("slurm/campaign.sh", tmp_path / "other", tmp_path / "nosuch.yaml", check=False)
-    assert "nosuch.yaml" in said
-    assert "job" not in said
+    output = shell("slurm/campaign.sh", tmp_path / "other", tmp_path / "nosuch.yaml", check=False)
+    assert "nosuch.yaml" in output
+    assert "job" not in output

@@ -1,7 +1,7 @@
-"""Processes of `python -m ...` forked from an interpreter that has the libraries imported.
+"""Processes of `python -m ...` that are forked from an interpreter with the libraries already imported.
 
-Importing torch, yt and what the optimiser wants takes most of the time of a fit of twenty steps. The project itself is
-imported by each process anew, and each is a process like any other: it has a number, it can be killed, it may fail.
+Importing torch, yt and what torch's optimisers need takes most of the time of a fit of twenty steps. The project itself
+is imported anew by each process. Each is a process of its own: it has a process number, can be killed and may fail.
 """
 
 import atexit
@@ -39,11 +39,11 @@ _FORKING.set_forkserver_preload(
 def _main(
     arguments: list[str], folder: str, env: dict[str, str], outputs: list[Path], limit: Callable[[], None] | None
 ) -> None:
-    """What `python -m` does, in a process just forked."""
+    """Do in a forked process what `python -m` does."""
     for number, path in enumerate(outputs, start=1):
-        into = os.open(path, os.O_WRONLY)
-        os.dup2(into, number)
-        os.close(into)
+        descriptor = os.open(path, os.O_WRONLY)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
@@ -59,9 +59,9 @@ def _main(
 
 
 class Process:
-    """`python -m arguments` in the project's folder, as far as subprocess.Popen is asked for by the tests.
+    """`python -m arguments` in the project's folder, with the part of subprocess.Popen's interface that tests use.
 
-    limit: called before anything else is done there; it has to pickle.
+    limit: a function called in the process before anything else; it must be picklable.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Process:
             number, path = tempfile.mkstemp()
             os.close(number)
             self._outputs.append(Path(path))
-        given = (arguments, str(ROOT), dict(os.environ if env is None else env), self._outputs, limit)
-        self._process = _FORKING.Process(target=_main, args=given)
+        main_arguments = (arguments, str(ROOT), dict(os.environ if env is None else env), self._outputs, limit)
+        self._process = _FORKING.Process(target=_main, args=main_arguments)
         self._process.start()
         assert self._process.pid
         self.pid = self._process.pid
@@ -88,7 +88,7 @@ class Process:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for its end: what it said and what it complained of. Raises subprocess.TimeoutExpired."""
+        """Wait for its end; its output and error output. Raises subprocess.TimeoutExpired."""
         self._process.join(timeout)
         if self._process.is_alive():
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)

@@ -43,7 +43,84 @@ def with_kernels(gas: Particles) -> Particles:
     return replace(gas, support_kpc=distance_kpc.reshape(len(gas), -1)[:, -1])
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+#: What the compiler may do: reorder sums, fuse multiply and add, ignore the sign of zero, multiply by reciprocals.
+FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@njit(inline="always", fastmath=FAST_MATH)
+def _spread_by_integral(images, mass, x, y, u, h):  # type: ignore[no-untyped-def]
+    """Add a particle's mass, mass u and mass u^2 to three images (n, n + 2 LANES), by the kernel at pixel centres.
+
+    x, y and the support h are in pixels. The kernel is normalised by its integral.
+    """
+    density, first, second = images
+    n, steps_b2 = density.shape[0], COLUMN.size - 1
+    per_h2 = 1.0 / (h * h)
+    x0, y0 = int(np.ceil(x - h - 0.5)), int(np.ceil(y - h - 0.5))
+    x1, y1 = int(np.floor(x + h - 0.5)), int(np.floor(y + h - 0.5))
+    for row in range(max(y0, 0), min(y1, n - 1) + 1):
+        for col in range(max(x0, 0), min(x1, n - 1) + 1):
+            q2 = min(((row + 0.5 - y) ** 2 + (col + 0.5 - x) ** 2) * per_h2, 1.0)
+            k = int(q2 * steps_b2)
+            w = mass * per_h2 * (COLUMN[k] + (q2 * steps_b2 - k) * STEP[k])
+            density[row, col + LANES] += w
+            first[row, col + LANES] += w * u
+            second[row, col + LANES] += w * u * u
+
+
+@njit(inline="always", fastmath=FAST_MATH)
+def _spread_by_sum(images, weights, mass, x, y, u, h):  # type: ignore[no-untyped-def]
+    """As `_spread_by_integral`, but the kernel is normalised by its sum over all pixels, which conserves mass.
+
+    weights is scratch space for the kernel at the pixel centres.
+    """
+    density, first, second = images
+    n, steps_b2 = density.shape[0], COLUMN.size - 1
+    per_h2 = 1.0 / (h * h)
+    x0, y0 = int(np.ceil(x - h - 0.5)), int(np.ceil(y - h - 0.5))
+    x1, y1 = int(np.floor(x + h - 0.5)), int(np.floor(y + h - 0.5))
+    total = 0.0
+    for row in range(y0, y1 + 1):
+        dy2 = (row + 0.5 - y) ** 2
+        line = weights[row - y0]
+        for c0 in range(0, x1 - x0 + 1, LANES):
+            dx0 = x0 + c0 + 0.5 - x
+            for c in range(LANES):
+                q2 = min((dy2 + (dx0 + c) ** 2) * per_h2, 1.0)
+                k = int(q2 * steps_b2)
+                w = COLUMN[k] + (q2 * steps_b2 - k) * STEP[k]
+                line[c0 + c] = w
+                total += w
+    share = mass / total
+    share_u = share * u
+    share_uu = share_u * u
+    for row in range(max(y0, 0), min(y1, n - 1) + 1):
+        line = weights[row - y0]
+        for c0 in range(0, x1 - x0 + 1, LANES):
+            col0 = x0 + c0 + LANES
+            if 0 < col0 < n + LANES:
+                for c in range(LANES):
+                    density[row, col0 + c] += share * line[c0 + c]
+                    first[row, col0 + c] += share_u * line[c0 + c]
+                    second[row, col0 + c] += share_uu * line[c0 + c]
+
+
+@njit(inline="always", fastmath=FAST_MATH)
+def _sums_of(narrow, wide):  # type: ignore[no-untyped-def]
+    """Sums per view and pixel (V, n, n, 4) of narrow and wide kernels, without the margins of either."""
+    views, n = wide.shape[0], wide.shape[2]
+    sums = np.empty((views, n, n, 4))
+    for v in range(views):
+        for row in range(n):
+            for col in range(n):
+                k = (row + 1) * (n + 2) + col + 1
+                for j in range(3):
+                    sums[v, row, col, j] = narrow[v, k, j] + wide[v, j, row, col + LANES]
+                sums[v, row, col, 3] = narrow[v, k, 3]
+    return sums
+
+
+@njit(cache=True, nogil=True, fastmath=FAST_MATH)
 def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest_kms):  # type: ignore[no-untyped-def]
     """Sums per view and pixel (V, n, n, 4): mass, mass u, mass u^2 and particle count, u = v_los - v_los of rest_kms.
 
@@ -52,7 +129,7 @@ def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest_kms):  # type
     covers, with weights of the cubic spline that are scaled to add up to its mass. A narrower one falls into its
     pixel as a whole. The share of pixels outside the field is dropped.
     """
-    views, steps_b2 = half_kpc.size, COLUMN.size - 1
+    views = half_kpc.size
     narrow = np.zeros((views, (n + 2) ** 2, 4))  # a margin of one pixel collects all that is outside
     wide = np.zeros((views, 3, n, n + 2 * LANES))
     weights = np.empty((2 * WIDE + 3, 2 * WIDE + 3 + LANES))
@@ -91,57 +168,16 @@ def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest_kms):  # type
                     points[index, 2] += momentum * at_u[i]
             if support.size == 0:
                 continue
-            density, first, second = wide[v, 0], wide[v, 1], wide[v, 2]
+            images = wide[v, 0], wide[v, 1], wide[v, 2]
             for i in range(m.size):
-                x, y, u, h = at_x[i], at_y[i], at_u[i], support[start + i] * scale
+                x, y, h = at_x[i], at_y[i], support[start + i] * scale
                 if h <= 1.0 or x < -h or y < -h or x > n + h or y > n + h:
                     continue
-                per_h2 = 1.0 / (h * h)
-                x0, y0 = int(np.ceil(x - h - 0.5)), int(np.ceil(y - h - 0.5))
-                x1, y1 = int(np.floor(x + h - 0.5)), int(np.floor(y + h - 0.5))
                 if h >= WIDE:  # pixels are fine enough for the kernel's own integral
-                    for row in range(max(y0, 0), min(y1, n - 1) + 1):
-                        for col in range(max(x0, 0), min(x1, n - 1) + 1):
-                            q2 = min(((row + 0.5 - y) ** 2 + (col + 0.5 - x) ** 2) * per_h2, 1.0)
-                            k = int(q2 * steps_b2)
-                            w = m[i] * per_h2 * (COLUMN[k] + (q2 * steps_b2 - k) * STEP[k])
-                            density[row, col + LANES] += w
-                            first[row, col + LANES] += w * u
-                            second[row, col + LANES] += w * u * u
-                    continue
-                total = 0.0
-                for row in range(y0, y1 + 1):
-                    dy2 = (row + 0.5 - y) ** 2
-                    line = weights[row - y0]
-                    for c0 in range(0, x1 - x0 + 1, LANES):
-                        dx0 = x0 + c0 + 0.5 - x
-                        for c in range(LANES):
-                            q2 = min((dy2 + (dx0 + c) ** 2) * per_h2, 1.0)
-                            k = int(q2 * steps_b2)
-                            w = COLUMN[k] + (q2 * steps_b2 - k) * STEP[k]
-                            line[c0 + c] = w
-                            total += w
-                share = m[i] / total
-                share_u = share * u
-                share_uu = share_u * u
-                for row in range(max(y0, 0), min(y1, n - 1) + 1):
-                    line = weights[row - y0]
-                    for c0 in range(0, x1 - x0 + 1, LANES):
-                        col0 = x0 + c0 + LANES
-                        if 0 < col0 < n + LANES:
-                            for c in range(LANES):
-                                density[row, col0 + c] += share * line[c0 + c]
-                                first[row, col0 + c] += share_u * line[c0 + c]
-                                second[row, col0 + c] += share_uu * line[c0 + c]
-    sums = np.empty((views, n, n, 4))
-    for v in range(views):
-        for row in range(n):
-            for col in range(n):
-                k = (row + 1) * (n + 2) + col + 1
-                for j in range(3):
-                    sums[v, row, col, j] = narrow[v, k, j] + wide[v, j, row, col + LANES]
-                sums[v, row, col, 3] = narrow[v, k, 3]
-    return sums
+                    _spread_by_integral(images, m[i], x, y, at_u[i], h)
+                else:
+                    _spread_by_sum(images, weights, m[i], x, y, at_u[i], h)
+    return _sums_of(narrow, wide)
 
 
 def project(

@@ -1,4 +1,4 @@
-"""Where code comes from, said without fail; errors that nobody foresaw, named."""
+"""Provenance of the code, which never fails; unexpected errors, which name their command."""
 
 import os
 import shlex
@@ -19,7 +19,7 @@ from kinmass.train.loop import fit as fitting
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """The code in a folder that is a clone, as far as can be seen."""
+    """A folder that looks like a clone of the repository, with the code in it."""
     (tmp_path / "gen").mkdir()
     (tmp_path / ".git").touch()  # as in a worktree
     monkeypatch.setattr(code, "__file__", str(tmp_path / "gen" / "code.py"))
@@ -99,8 +99,8 @@ def test_types_are_kept(error, capsys):
 
 
 def test_modules_are_found_however_they_are_imported():
-    found = code.imports("kinmass.gen.export")
-    assert found["kinmass.gen.instrument"].samefile(ROOT / "gen" / "instrument.py")  # in a function
+    files = code.imports("kinmass.gen.export")
+    assert files["kinmass.gen.instrument"].samefile(ROOT / "gen" / "instrument.py")  # in a function
     expected = {"kinmass.gen", "kinmass.gen.storage.store", "kinmass.gen.storage.files", "kinmass.gen.physics.profile"}
-    assert expected <= set(found)
-    assert not {name for name in found if name.startswith(("kinmass.train", "kinmass.eval"))}
+    assert expected <= set(files)
+    assert not {name for name in files if name.startswith(("kinmass.train", "kinmass.eval"))}

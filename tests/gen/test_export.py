@@ -50,7 +50,7 @@ def disc_store(map_store: Path, tmp_path: Path) -> tuple[Path, str]:
 
 
 def verified(path: Path) -> fits.HDUList:
-    """The file, read whole and checked against the standard; every unit must parse."""
+    """Read the whole file and check it against the FITS standard; every unit must parse."""
     with fits.open(path, memmap=False) as hdus:
         hdus.verify("exception")
         for hdu in hdus[1:]:
@@ -97,8 +97,8 @@ def test_axes_in_kpc_point_right_and_up(disc_store, tmp_path):
 
 def test_on_the_sky_up_is_north_and_the_receding_side_is_west(disc_store, tmp_path):
     """x is to the right of the observer, where RA falls."""
-    made = export(disc_store[0], "quiet", disc_store[1], tmp_path, 0, distance_mpc=20.0, centre_deg=(150.0, 30.0))
-    hdus = verified(made[0])
+    files = export(disc_store[0], "quiet", disc_store[1], tmp_path, 0, distance_mpc=20.0, centre_deg=(150.0, 30.0))
+    hdus = verified(files[0])
     header, velocity = hdus["STARS_VELOCITY"].header, hdus["STARS_VELOCITY"].data
     assert header["CDELT1"] < 0 < header["CDELT2"]
     rows, columns = np.indices(velocity.shape)
@@ -112,11 +112,11 @@ def test_on_the_sky_up_is_north_and_the_receding_side_is_west(disc_store, tmp_pa
 
 def test_header_and_profile_are_the_stores(disc_store, tmp_path):
     path, galaxy = disc_store
-    made = export(path, "quiet", galaxy, tmp_path, None)
-    assert [p.name for p in sorted(tmp_path.glob("*fits*"))] == sorted(p.name for p in made)
+    files = export(path, "quiet", galaxy, tmp_path, None)
+    assert [p.name for p in sorted(tmp_path.glob("*fits*"))] == sorted(p.name for p in files)
     group = store.open_suite(path, "quiet")
-    assert len(made) == 2
-    for number, file in enumerate(made):
+    assert len(files) == 2
+    for number, file in enumerate(files):
         hdus = verified(file)
         header = hdus[0].header
         assert (header["OBJECT"], header["SUITE"], header["VIEW"]) == (galaxy, "quiet", number)
@@ -138,19 +138,19 @@ def test_through_an_instrument_it_is_what_evaluation_sees(map_store, tmp_path):
     galaxy, file = str(views.galaxy[4]), tmp_path / "s.yaml"
     file.write_text("name: s\nrebin: 2\nfield_of_view_re: 3\npsf_fwhm: {kpc: 1}\ngas: {velocity_error_kms: 5}\n")
     hdus = verified(export(map_store, "middle", galaxy, tmp_path, 1, "ifu")[0])
-    seen = views.observed(INSTRUMENTS["ifu"])[5].numpy()
+    observed = views.observed(INSTRUMENTS["ifu"])[5].numpy()
     for t, tracer in enumerate(("STARS", "GAS")):
-        valid = seen[4 * t + 3] > 0
+        valid = observed[4 * t + 3] > 0
         np.testing.assert_array_equal(hdus[f"{tracer}_VALID"].data, valid)
         for c, channel in enumerate(("DENSITY", "VELOCITY", "DISPERSION")):
-            expected = np.where(valid, seen[4 * t + c], np.nan)
+            expected = np.where(valid, observed[4 * t + c], np.nan)
             np.testing.assert_allclose(hdus[f"{tracer}_{channel}"].data, expected, rtol=1e-3, atol=0.1)
     fine = hdus[0].header["PIXKPC"]
-    said = command(
+    output = command(
         "gen", "export", map_store, "--suite", "middle", "--galaxy", galaxy, "--view", 1, "--out", tmp_path / "c",
         "--instrument", file,
     ).stdout  # fmt: skip
-    coarse = verified(Path(said.strip()))
+    coarse = verified(Path(output.strip()))
     assert coarse[0].header["INSTRUME"] == "s"
     assert "".join(coarse[0].header["HISTORY"]).startswith('instrument {"name":"s"')
     assert coarse["GAS_VELOCITY"].data.shape == (4, 4)
@@ -163,9 +163,9 @@ def test_names_of_any_length_and_letters(map_store, tmp_path):
     shutil.copytree(map_store, out)
     names = store.open_suite(out, "quiet")["galaxy"]
     names[:] = np.array([galaxy, *names[:][1:]], dtype=np.dtypes.StringDType())
-    made = export(out, "quiet", galaxy, tmp_path / "fits", 0)[0]
-    assert verified(made)[0].header["OBJECT"] == galaxy.replace("ü", "\\xfc")
-    assert made.parent == tmp_path / "fits"
+    file = export(out, "quiet", galaxy, tmp_path / "fits", 0)[0]
+    assert verified(file)[0].header["OBJECT"] == galaxy.replace("ü", "\\xfc")
+    assert file.parent == tmp_path / "fits"
 
 
 def test_no_two_views_share_a_file():
@@ -195,9 +195,9 @@ def test_what_cannot_be_exported_is_said(options, words, map_store, tmp_path, ca
     galaxy = str(store.open_suite(map_store, "quiet")["galaxy"][0])
     line = ["export", map_store, "--suite", "quiet", "--galaxy", galaxy, "--out", tmp_path / "out", *options]
     assert main([str(x) for x in line]) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert words in message
+    assert len(message.splitlines()) == 1
     assert not list(tmp_path.glob("out/*"))
 
 

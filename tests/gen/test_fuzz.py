@@ -62,7 +62,7 @@ def write_base(folder: Path, name: str) -> list[Path]:
             at_this_epoch.setattr(test_catalogues, "H", HUBBLE if write is None else layouts.H)
             at_this_epoch.setattr(test_catalogues, "CENTRE", test_catalogues.CENTRE + corner)
             test_catalogues.WRITERS[catalogue](folder)
-    # As often the snapshot as the catalogue.
+    # Of three files that are damaged, two are of the snapshot and one is beside it.
     others = sorted(set(folder.iterdir()) - set(snapshots))
     return [path for i in range(4) for kind in (snapshots, snapshots, others) if kind for path in [kind[i % len(kind)]]]
 
@@ -71,7 +71,7 @@ def write_base(folder: Path, name: str) -> list[Path]:
 
 
 def damage_bytes(path: Path, rng: np.random.Generator) -> str:
-    """Bits, blocks and lengths, as disks and broken transfers leave them."""
+    """Change bits, blocks or the length of a file, as broken disks and transfers do."""
     raw = bytearray(path.read_bytes())
     kind = str(rng.choice(["header bits", "bits", "cut", "zeros", "repeat", "empty", "noise"]))
     at, n = int(rng.integers(len(raw))), int(rng.integers(1, 1024))
@@ -114,7 +114,7 @@ REMADE: dict[str, Callable[[Data], Any]] = {
 
 
 def damage_hdf5(path: Path, rng: np.random.Generator) -> str:
-    """Something that a wrong program could have written into one attribute, dataset or group."""
+    """Change one attribute, dataset or group into something that a faulty program could have written."""
     with h5py.File(path, "r+") as file:
         names: list[str] = []
         file.visit(names.append)
@@ -167,7 +167,7 @@ def damage_hdf5(path: Path, rng: np.random.Generator) -> str:
 
 
 def damage_text(path: Path, rng: np.random.Generator) -> str:
-    """A word, a line or the order of a text table or a .param file."""
+    """Change a word, a line or the order of a text table or a .param file."""
     lines = path.read_text().splitlines()
     kind = str(rng.choice(["word", "word", "word", "twice", "names", "line", "long"]))
     at = int(rng.integers(len(lines)))
@@ -190,7 +190,7 @@ def damage_text(path: Path, rng: np.random.Generator) -> str:
 
 
 def damage_counts(path: Path, rng: np.random.Generator) -> str:
-    """Counts and time of a Tipsy header; numbers of a GADGET header, and marks."""
+    """Change counts or time of a Tipsy header, or numbers or record marks of a GADGET header."""
     raw = bytearray(path.read_bytes())
     if raw[:4] == struct.pack("<I", 256):
         if rng.random() < 0.5:
@@ -228,19 +228,23 @@ Parts = dict[str, tuple[np.ndarray, np.ndarray]]  # positions [kpc] and masses [
 
 def read_tipsy(folder: Path) -> tuple[Parts, float | None]:
     path = folder / "snap_099.01000"
-    said = dict(re.findall(r"^(\w+) *= *([^#\s]+)", path.with_suffix(".param").read_text(errors="replace"), re.M))
+    parameters = dict(re.findall(r"^(\w+) *= *([^#\s]+)", path.with_suffix(".param").read_text(errors="replace"), re.M))
     a, _, _, *counts = struct.unpack(">diiiii", path.read_bytes()[:28])
-    raw, rows, at = path.read_bytes(), [], path.stat().st_size - 4 * (12 * counts[0] + 9 * counts[1] + 11 * counts[2])
+    raw, rows, offset = (
+        path.read_bytes(),
+        [],
+        path.stat().st_size - 4 * (12 * counts[0] + 9 * counts[1] + 11 * counts[2]),
+    )
     for n, width in zip(counts, (12, 9, 11), strict=True):
-        rows.append(np.frombuffer(raw, ">f4", n * width, at).reshape(n, width)[:, :4].astype(float))
-        at += 4 * n * width
-    length, mass = float(said["dKpcUnit"]), float(said["dMsolUnit"])
-    comoving = bool(float(said.get("bComove", 0)))
+        rows.append(np.frombuffer(raw, ">f4", n * width, offset).reshape(n, width)[:, :4].astype(float))
+        offset += 4 * n * width
+    length, mass = float(parameters["dKpcUnit"]), float(parameters["dMsolUnit"])
+    comoving = bool(float(parameters.get("bComove", 0)))
     length *= a if comoving else 1.0
-    periodic = comoving or bool(float(said.get("bPeriodic", 0)))
+    periodic = comoving or bool(float(parameters.get("bPeriodic", 0)))
     gas, dark, stars = ((row[:, 1:4] * length, row[:, 0] * mass) for row in rows)
-    rest = np.concatenate([gas[0], stars[0]]), np.concatenate([gas[1], stars[1]])
-    return {"dark": dark, "rest": rest}, length * float(said.get("dPeriod", 1.0)) if periodic else None
+    gas_and_stars = np.concatenate([gas[0], stars[0]]), np.concatenate([gas[1], stars[1]])
+    return {"dark": dark, "rest": gas_and_stars}, length * float(parameters.get("dPeriod", 1.0)) if periodic else None
 
 
 def read_binary(folder: Path) -> tuple[Parts, float | None]:
@@ -248,19 +252,21 @@ def read_binary(folder: Path) -> tuple[Parts, float | None]:
     rows: dict[str, list] = {"dark": [], "rest": []}
     for path in sorted(folder.glob("snap_*")):
         raw = path.read_bytes()
-        counts, table = np.frombuffer(raw, "<i4", 6, 4), np.frombuffer(raw, "<f8", 6, 28)
+        counts, mass_table = np.frombuffer(raw, "<i4", 6, 4), np.frombuffer(raw, "<f8", 6, 28)
         if path.name.endswith(".0"):
             time, z = np.frombuffer(raw, "<f8", 2, 76)
             box, _, lambda_, h = np.frombuffer(raw, "<f8", 4, 132)
             a, h = time or 1 / (1 + z) if lambda_ or z else 1.0, h or 1.0
         n = counts.sum()
         pos = np.frombuffer(raw, "<f4", 3 * n, 268).reshape(n, 3).astype(float) * a / h
-        mass = np.repeat(table, counts)
-        mass[np.repeat(table == 0, counts)] = np.frombuffer(raw, "<f4", counts[table == 0].sum(), 292 + 28 * n)
+        mass = np.repeat(mass_table, counts)
+        mass[np.repeat(mass_table == 0, counts)] = np.frombuffer(
+            raw, "<f4", counts[mass_table == 0].sum(), 292 + 28 * n
+        )
         dark = np.isin(np.repeat(np.arange(6), counts), (1, 2, 3))
-        for kind, which in (("dark", dark), ("rest", ~dark)):
-            rows[kind].append((pos[which], mass[which] * 1e10 / h))
-    parts = {kind: tuple(np.concatenate(x) for x in zip(*of, strict=True)) for kind, of in rows.items()}
+        for kind, mask in (("dark", dark), ("rest", ~dark)):
+            rows[kind].append((pos[mask], mass[mask] * 1e10 / h))
+    parts = {kind: tuple(np.concatenate(arrays) for arrays in zip(*pairs, strict=True)) for kind, pairs in rows.items()}
     return parts, box * a / h or None  # type: ignore[return-value]
 
 
@@ -269,32 +275,39 @@ ATTRIBUTES = [("CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent")
                "h-scale exponent")]  # fmt: skip
 
 
-def one(value: Any) -> float:
+def first_value(value: Any) -> float:
     return float(np.ravel(value)[0])
 
 
 def read_hdf5(folder: Path, name: str) -> tuple[Parts, float | None]:
     files = [h5py.File(path) for path in sorted(folder.glob("snap_*"))]
     first = files[0]
-    said: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for group in ("Cosmology", "Parameters", "Header"):
-        said |= dict(first[group].attrs) if group in first else {}
-    z, h = said.get("Redshift"), one(said.get("h", said.get("HubbleParam", 1.0)))
+        attributes |= dict(first[group].attrs) if group in first else {}
+    z, h = attributes.get("Redshift"), first_value(attributes.get("h", attributes.get("HubbleParam", 1.0)))
     a = (
-        1 / (1 + one(z))
+        1 / (1 + first_value(z))
         if z is not None
-        else one(said.get("Scale-factor", said.get("ExpansionFactor", said.get("Time"))))
+        else first_value(attributes.get("Scale-factor", attributes.get("ExpansionFactor", attributes.get("Time"))))
     )
-    unit = {"eagle": (1000 * a / h, 1e10 / h), "swift": (1000 * a, 1e10)}.get(name, (a / h, 1e10 / h))
-    if "UnitLength_in_cm" in said and "UnitMass_in_g" in said and "UnitVelocity_in_cm_per_s" in said:
-        unit = one(said["UnitLength_in_cm"]) / KPC * a / h, one(said["UnitMass_in_g"]) / MSUN / h
+    default_units = {"eagle": (1000 * a / h, 1e10 / h), "swift": (1000 * a, 1e10)}.get(name, (a / h, 1e10 / h))
+    if "UnitLength_in_cm" in attributes and "UnitMass_in_g" in attributes and "UnitVelocity_in_cm_per_s" in attributes:
+        default_units = (
+            first_value(attributes["UnitLength_in_cm"]) / KPC * a / h,
+            first_value(attributes["UnitMass_in_g"]) / MSUN / h,
+        )
     kinds = (("Coordinates",), ("Masses", "Mass"), ("Velocities", "Velocity"))
-    found: list[float] = []
+    factors: list[float] = []
     for names, cgs in zip(kinds, (KPC, MSUN, 1e5), strict=True):
         datasets = [first[f"PartType{i}"][n] for i in range(6) for n in names if n in first.get(f"PartType{i}", ())]
-        said_so = [[one(d.attrs.get(n, np.nan)) for n in triple] for d in datasets for triple in ATTRIBUTES]
-        found += [f / cgs * a**x * h**y for f, x, y in said_so if np.isfinite([f, x, y]).all() and f > 0][:1]
-    length, mass = found[:2] if len(found) == 3 else unit
+        conversions = [[first_value(d.attrs.get(n, np.nan)) for n in triple] for d in datasets for triple in ATTRIBUTES]
+        factors += [
+            factor / cgs * a**a_power * h**h_power
+            for factor, a_power, h_power in conversions
+            if np.isfinite([factor, a_power, h_power]).all() and factor > 0
+        ][:1]
+    length, mass = factors[:2] if len(factors) == 3 else default_units
     rows: dict[str, list] = {"dark": [], "rest": []}
     for file in files:
         for i in range(6):
@@ -309,7 +322,7 @@ def read_hdf5(folder: Path, name: str) -> tuple[Parts, float | None]:
             rows["dark" if dark else "rest"].append((pos.astype(float) * length, masses.astype(float) * mass))
     parts = {kind: tuple(np.concatenate(x) for x in zip(*of, strict=True)) if of else (np.zeros((0, 3)), np.zeros(0))
              for kind, of in rows.items()}  # fmt: skip
-    return parts, one(said.get("BoxSize", 0.0)) * length or None  # type: ignore[return-value]
+    return parts, first_value(attributes.get("BoxSize", 0.0)) * length or None  # type: ignore[return-value]
 
 
 def enclosed(part: tuple[np.ndarray, np.ndarray], box: float | None, centre: np.ndarray, radius: float) -> float:
@@ -321,13 +334,13 @@ def enclosed(part: tuple[np.ndarray, np.ndarray], box: float | None, centre: np.
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], Any]:
     root = tmp_path_factory.mktemp("fuzz")
-    what: dict[str, str] = {}
+    damages: dict[str, str] = {}
     for number, (name, (form, _, catalogue, _)) in enumerate(BASES.items()):
         for i in range(MUTANTS):
             files = write_base(root / name / f"m{i:03d}", name)
             rng = np.random.default_rng([SEED, number, i])
             path = files[i % len(files)]
-            what[f"{name} m{i:03d}"] = f"{path.name}: {damage(path, rng) if i else 'whole'}"
+            damages[f"{name} m{i:03d}"] = f"{path.name}: {damage(path, rng) if i else 'whole'}"
         path = f"{{format: {catalogue}, path: '{PATTERNS[catalogue]}'}}" if catalogue != "none" else "{format: none}"
         heavy = "" if catalogue == "none" else ", halo_mass_msun: [3e+11, null]"
         aperture = "{kpc: 63}" if catalogue == "none" else "{r200: 0.3}"
@@ -337,12 +350,12 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
         )
     out = root / "maps.zarr"
     done = command("gen", "maps", *sorted(root.glob("*.yaml")), "--out", out, "--views", 2, "--pixels", 8, check=False)
-    return root, what, done
+    return root, damages, done
 
 
 def test_it_ends_with_an_answer(fuzzed):
-    _, what, done = fuzzed
-    assert len(what) >= 300
+    _, damages, done = fuzzed
+    assert len(damages) >= 300
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr, done.stderr
@@ -352,36 +365,36 @@ def test_it_ends_with_an_answer(fuzzed):
 
 
 def test_every_failure_is_a_sentence_that_names_its_file(fuzzed):
-    root, what, _ = fuzzed
-    wrong = []
+    root, damages, _ = fuzzed
+    unclear = []
     for line in (root / "maps.zarr" / "failures.jsonl").read_text().splitlines():
         failure = json.loads(line)
         reason, mutant = failure["reason"], f"{failure['suite']} {failure['galaxy'].partition('.')[0]}"
-        named = str(root / failure["suite"] / mutant.split()[1]) in reason
+        names_file = str(root / failure["suite"] / mutant.split()[1]) in reason
         if (
             "traceback" in failure
-            or not named
+            or not names_file
             or len(reason) > 600
             or re.search(r"\n|^[A-Z]\w*(Error|Exception)", reason)
         ):
-            wrong.append(f"{mutant} ({what[mutant]}): {reason}")
-    assert not wrong, "\n".join(wrong)
+            unclear.append(f"{mutant} ({damages[mutant]}): {reason}")
+    assert not unclear, "\n".join(unclear)
 
 
 @pytest.mark.parametrize("name", BASES)
 def test_what_is_done_is_what_the_file_says(name, fuzzed):
-    root, what, _ = fuzzed
+    root, damages, _ = fuzzed
     group = store.open_suite(root / "maps.zarr", name)
     names, status = list(group["galaxy"][:]), store.read_status(group)
     assert not np.any(status == store.PENDING)
-    done, wrong = np.flatnonzero(status == store.DONE), []
+    done, errors = np.flatnonzero(status == store.DONE), []
     assert names[done[0]].startswith("m000."), "the whole galaxy must pass"
     read = {"nihao": read_tipsy, "gadget2": read_binary}.get(name, partial(read_hdf5, name=name))
     for index in done:
         record = store.read_galaxy(group, int(index))
         mutant = names[index].partition(".")[0]
-        where = f"{name} {mutant}: {what[f'{name} {mutant}']}"
-        wrong += [f"{where}: {array} is not finite" for array, x in record.items() if not np.isfinite(x).all()]
+        label = f"{name} {mutant}: {damages[f'{name} {mutant}']}"
+        errors += [f"{label}: {array} is not finite" for array, x in record.items() if not np.isfinite(x).all()]
         parts, box = read(root / name / mutant)
         total, dark, stars, gas = record["mass"]
         for k in (20, 40, 63):
@@ -389,8 +402,8 @@ def test_what_is_done_is_what_the_file_says(name, fuzzed):
             for kind, stored in {"dark": dark[k], "rest": total[k] - dark[k]}.items():
                 low, high = (enclosed(parts[kind], box, record["centre"], r * f) for f in (0.996, 1.004))
                 if not 0.997 * low - 1 <= stored <= 1.003 * high + 1:
-                    wrong.append(f"{where}: {kind} mass {stored:.5g} within {r:.4g} kpc is {low:.5g} to {high:.5g}")
-        seen = record["maps"][:, [0, 4]].sum(axis=(2, 3), dtype=float) * record["pixel_scale"][:, None] ** 2
-        if (seen > 1.0001 * np.array([stars[-1], gas[-1]])).any() or record["half_mass_radius"].min() <= 0:
-            wrong.append(f"{where}: maps hold more than the galaxy, or R_e is zero")
-    assert not wrong, "\n".join(wrong)
+                    errors.append(f"{label}: {kind} mass {stored:.5g} within {r:.4g} kpc is {low:.5g} to {high:.5g}")
+        mapped_mass = record["maps"][:, [0, 4]].sum(axis=(2, 3), dtype=float) * record["pixel_scale"][:, None] ** 2
+        if (mapped_mass > 1.0001 * np.array([stars[-1], gas[-1]])).any() or record["half_mass_radius"].min() <= 0:
+            errors.append(f"{label}: maps hold more than the galaxy, or R_e is zero")
+    assert not errors, "\n".join(errors)

@@ -50,13 +50,13 @@ def rotating(pixels: int, gradient: float, sigma: float) -> torch.Tensor:
 
 def test_clean_views_are_the_stored_moments(map_store):
     views = read_views(map_store, "middle")
-    seen = observe(views.maps, INSTRUMENTS["clean"], None)
+    observed = observe(views.maps, INSTRUMENTS["clean"], None)
     valid = views.maps[:, 0] > 0
     # float32: a dispersion of nil beside a velocity of 300 km/s is nil to 0.1 km/s.
     for channel in (0, 1, 2):
-        torch.testing.assert_close(seen[:, channel][valid], views.maps[:, channel][valid], rtol=1e-4, atol=0.2)
-    assert torch.equal(seen[:, 3] > 0, valid)
-    assert (seen[:, 1][~valid] == 0).all()
+        torch.testing.assert_close(observed[:, channel][valid], views.maps[:, channel][valid], rtol=1e-4, atol=0.2)
+    assert torch.equal(observed[:, 3] > 0, valid)
+    assert (observed[:, 1][~valid] == 0).all()
 
 
 def test_the_psf_conserves_moments_and_mixes_rotation_into_dispersion():
@@ -65,21 +65,21 @@ def test_the_psf_conserves_moments_and_mixes_rotation_into_dispersion():
     density[0, 12:21, 12:21] = 1e8
     velocity = torch.linspace(-100, 100, n).expand(1, n, n)
     maps = torch.stack([density, velocity * (density > 0), 10 * (density > 0), density > 0] * 2, dim=1).float()
-    look = INSTRUMENTS["ifu"]
-    seen = observe(maps, look, None)
-    gas, valid = seen[:, 4], seen[:, 7] > 0
-    lost = gas.sum() / density.sum()
-    assert lost == pytest.approx(1, abs=0.01)
-    assert seen[0, 5, 16, 16] == pytest.approx(float(velocity[0, 16, 16]), abs=0.5)
+    survey = INSTRUMENTS["ifu"]
+    observed = observe(maps, survey, None)
+    gas, valid = observed[:, 4], observed[:, 7] > 0
+    kept_share = gas.sum() / density.sum()
+    assert kept_share == pytest.approx(1, abs=0.01)
+    assert observed[0, 5, 16, 16] == pytest.approx(float(velocity[0, 16, 16]), abs=0.5)
     # Gradient 6.25 km/s per pixel through a PSF of 1.5/2.355 pixels adds in quadrature.
-    assert seen[0, 6, 16, 16] == pytest.approx(np.hypot(10, 200 / 32 * 1.5 / 2.3548), rel=0.02)
+    assert observed[0, 6, 16, 16] == pytest.approx(np.hypot(10, 200 / 32 * 1.5 / 2.3548), rel=0.02)
     assert valid.sum() > (density > 0).sum()
 
 
 def test_noise_has_the_stated_size_and_belongs_to_the_view(map_store):
     views = read_views(map_store, "middle")
-    look = INSTRUMENTS["ifu"]
-    noisy, still = views.observed(look), views.observed(look, noisy=False)
+    survey = INSTRUMENTS["ifu"]
+    noisy, still = views.observed(survey), views.observed(survey, noisy=False)
     gas = still[:, 7] > 0
     assert (noisy - still)[:, 5][gas].std() == pytest.approx(5, rel=0.05)
     stars = still[:, 3] > 0
@@ -96,11 +96,11 @@ def test_noise_has_the_stated_size_and_belongs_to_the_view(map_store):
 def test_rotation_under_a_psf_becomes_dispersion():
     """sigma^2 -> sigma^2 + (dV/dx)^2 s^2 for a Gaussian PSF of standard deviation s; V stays."""
     maps = rotating(48, 7.0, 20.0)
-    seen = observe(maps, Instrument(name="x", psf_fwhm={"pixels": 4.0}), None)
+    observed = observe(maps, Instrument(name="x", psf_fwhm={"pixels": 4.0}), None)
     inner = (0, slice(None), slice(18, 30), slice(18, 30))
-    torch.testing.assert_close(seen[inner][1], maps[inner][1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(observed[inner][1], maps[inner][1], rtol=1e-6, atol=1e-6)
     expected = np.hypot(20.0, 7.0 * 4.0 * SIGMA_OF_FWHM)
-    np.testing.assert_allclose(seen[inner][2], expected, rtol=1e-4)
+    np.testing.assert_allclose(observed[inner][2], expected, rtol=1e-4)
 
 
 def test_blurred_moments_are_the_moments_of_blurred_particles():
@@ -118,24 +118,24 @@ def test_blurred_moments_are_the_moments_of_blurred_particles():
         np.outer(particles.mass_msun, weight.ravel()).ravel(),
     )
     expected = stored(blurred, half, pixels)[0]
-    seen = observe(stored(particles, half, pixels), Instrument(name="x", psf_fwhm={"pixels": fwhm}), None)[0]
-    there = expected[0] > 1e-4 * expected[0].max()
+    observed = observe(stored(particles, half, pixels), Instrument(name="x", psf_fwhm={"pixels": fwhm}), None)[0]
+    occupied = expected[0] > 1e-4 * expected[0].max()
     for channel, tolerance in ((0, 1e-3), (1, 1e-2), (2, 1e-2)):
-        torch.testing.assert_close(seen[channel][there], expected[channel][there], rtol=1e-3, atol=tolerance)
+        torch.testing.assert_close(observed[channel][occupied], expected[channel][occupied], rtol=1e-3, atol=tolerance)
 
 
 def test_psf_in_kpc_and_re_is_the_psf_in_pixels_where_scales_say_so():
     maps = torch.cat([stored(cloud(500, seed), 3.0, 32) for seed in range(3)])
     r_e = torch.tensor([1.0, 2.0, 4.0])
     in_kpc = Instrument(name="x", psf_fwhm={"kpc": 1.5})
-    seen = observe(maps, in_kpc, None, 6.0, r_e)
+    observed = observe(maps, in_kpc, None, 6.0, r_e)
     for i in range(3):
         pixel_kpc = 6.0 * float(r_e[i]) / 32
-        same = Instrument(name="x", psf_fwhm={"pixels": 1.5 / pixel_kpc})
-        torch.testing.assert_close(seen[i], observe(maps, same, None)[i], rtol=1e-6, atol=1e-4)
+        in_pixels = Instrument(name="x", psf_fwhm={"pixels": 1.5 / pixel_kpc})
+        torch.testing.assert_close(observed[i], observe(maps, in_pixels, None)[i], rtol=1e-6, atol=1e-4)
         in_re = Instrument(name="x", psf_fwhm={"re": 1.5 / float(r_e[i])})
-        torch.testing.assert_close(seen[i], observe(maps, in_re, None)[i], rtol=1e-6, atol=1e-4)
-    assert (seen[0] - observe(maps, in_kpc, None, 6.0, r_e.flip(0))[0]).abs().max() > 1
+        torch.testing.assert_close(observed[i], observe(maps, in_re, None)[i], rtol=1e-6, atol=1e-4)
+    assert (observed[0] - observe(maps, in_kpc, None, 6.0, r_e.flip(0))[0]).abs().max() > 1
     with pytest.raises(ValueError, match="needs each view's half_mass_radius_kpc"):
         observe(maps, in_kpc, None, 6.0)
 
@@ -148,17 +148,17 @@ def test_psf_in_kpc_and_re_is_the_psf_in_pixels_where_scales_say_so():
 )
 def test_a_fine_map_rebinned_and_cut_out_is_the_coarse_map_of_the_same_particles(field, rebin, pixels, share):
     particles = cloud(3000)
-    look = Instrument(name="x", field_of_view_re=field, rebin=rebin, stars={"min_particles": 3})
-    seen = observe(stored(particles, 3.0, 32), look, None, 6.0)[0]
+    survey = Instrument(name="x", field_of_view_re=field, rebin=rebin, stars={"min_particles": 3})
+    observed = observe(stored(particles, 3.0, 32), survey, None, 6.0)[0]
     coarse = stored(particles, 3.0 * share, pixels)[0]
-    assert look.grid(32, 6.0) == (pixels, 6.0 * share)
-    assert torch.equal(seen[3] > 0, coarse[3] >= 3)
-    assert 0.3 < float(seen[3].mean()) < 1
+    assert survey.grid(32, 6.0) == (pixels, 6.0 * share)
+    assert torch.equal(observed[3] > 0, coarse[3] >= 3)
+    assert 0.3 < float(observed[3].mean()) < 1
     for start, valid in ((0, coarse[3] >= 3), (4, coarse[7] > 0)):
-        assert torch.equal(seen[start + 3] > 0, valid)
+        assert torch.equal(observed[start + 3] > 0, valid)
         for channel in range(3):
             torch.testing.assert_close(
-                seen[start + channel], coarse[start + channel] * valid, rtol=1e-9, atol=1e-5
+                observed[start + channel], coarse[start + channel] * valid, rtol=1e-9, atol=1e-5
             )  # sigma of single particles is nil to the rounding of V^2
 
 
@@ -175,8 +175,8 @@ def test_a_fine_map_rebinned_and_cut_out_is_the_coarse_map_of_the_same_particles
     ],
 )
 def test_the_field_ends_on_pixel_boundaries(stored_pixels, field, rebin, expected):
-    found = Instrument(name="x", field_of_view_re=field, rebin=rebin).grid(stored_pixels, 6.0)
-    assert found == pytest.approx(expected)
+    grid = Instrument(name="x", field_of_view_re=field, rebin=rebin).grid(stored_pixels, 6.0)
+    assert grid == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -199,13 +199,13 @@ def test_cuts_and_noise_come_after_rebinning():
     maps[:, [0, 4], ::2, ::2] = 4e5  # a quarter of the upper half's pixels, 1e5 on average
     maps[:, [0, 4], 32:] = 4e5
     gas = {"velocity_error_kms": 5, "mask_below_msun_kpc2": 3e5}
-    look = Instrument(name="x", rebin=2, gas=gas)
+    survey = Instrument(name="x", rebin=2, gas=gas)
     noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    seen = observe(maps, look, noise)[0]
-    assert seen[7, :16].sum() == 0
-    assert seen[7, 16:].all()
-    assert seen[3].all()
-    torch.testing.assert_close(seen[5, 16:], 5 * noise[0, 2, 16:])
+    observed = observe(maps, survey, noise)[0]
+    assert observed[7, :16].sum() == 0
+    assert observed[7, 16:].all()
+    assert observed[3].all()
+    torch.testing.assert_close(observed[5, 16:], 5 * noise[0, 2, 16:])
 
 
 # ---- files
@@ -232,18 +232,18 @@ def test_gas_in_a_ring_has_noise_too():
     ring = np.abs(np.hypot(x[:, None], x[None, :]) - 2) < 0.4
     maps = torch.zeros(1, 8, 32, 32)
     maps[0, 4] = torch.from_numpy(1e7 * ring)
-    look = Instrument(name="x", gas=TracerNoise(velocity_error_kms=10.0, error_slope=0.5, mask_below_mean=0.1))
-    seen = observe(maps, look, torch.ones(1, 4, 32, 32))
-    np.testing.assert_allclose(seen[0, 5].numpy(), 10.0 * ring, rtol=1e-6)
-    assert observe(0 * maps, look, torch.ones(1, 4, 32, 32)).abs().max() == 0
+    survey = Instrument(name="x", gas=TracerNoise(velocity_error_kms=10.0, error_slope=0.5, mask_below_mean=0.1))
+    observed = observe(maps, survey, torch.ones(1, 4, 32, 32))
+    np.testing.assert_allclose(observed[0, 5].numpy(), 10.0 * ring, rtol=1e-6)
+    assert observe(0 * maps, survey, torch.ones(1, 4, 32, 32)).abs().max() == 0
 
 
 def test_an_instrument_survives_yaml_and_json(tmp_path):
-    look = instrument(str(written(tmp_path / "s.yaml")))
-    assert look == Instrument(**GOOD)
-    assert Instrument(**json.loads(json.dumps(look.model_dump(mode="json")))) == look
-    for known in INSTRUMENTS.values():
-        assert Instrument(**known.model_dump(mode="json")) == known
+    survey = instrument(str(written(tmp_path / "s.yaml")))
+    assert survey == Instrument(**GOOD)
+    assert Instrument(**json.loads(json.dumps(survey.model_dump(mode="json")))) == survey
+    for builtin in INSTRUMENTS.values():
+        assert Instrument(**builtin.model_dump(mode="json")) == builtin
 
 
 @pytest.mark.parametrize(
@@ -301,17 +301,17 @@ def test_a_run_keeps_its_instrument_whole(map_store, tmp_path):
     options = [x for k, v in SMALL.items() for x in (f"--{k.replace('_', '-')}", v)]
     line = ("train", "fit", "--store", map_store, "--tracer", "both", "--out", run, "--instrument", file, *options)
     assert "through survey (6 x 6 pixels over 4.5 R_e)" in command(*line).stderr
-    content = read_config(run)
+    config = read_config(run)
     assert instrument_of(run) == Instrument(**GOOD)
-    assert (content["fit"]["instrument"], content["model"]["pixels"]) == ("survey", 6)
+    assert (config["fit"]["instrument"], config["model"]["pixels"]) == ("survey", 6)
     written(file, rebin=1)
-    other = command(*line, check=False)
-    assert other.returncode == 2
-    assert "a run with another instrument of that name" in other.stderr
+    refused = command(*line, check=False)
+    assert refused.returncode == 2
+    assert "a run with another instrument of that name" in refused.stderr
     file.unlink()
-    found = predict(run, map_store, "quiet")
-    assert len(found) == 12 * 2 * len(RADII_RE)
-    assert np.isfinite(found.log10_menc).all()
+    predictions = predict(run, map_store, "quiet")
+    assert len(predictions) == 12 * 2 * len(RADII_RE)
+    assert np.isfinite(predictions.log10_menc).all()
     tables = ("eval", "tables", run, "--store", map_store, "--suites", "quiet", "--part", "all")
     command(*tables, "--workers", 1, "--out", tmp_path / "out")
     groups = pd.read_csv(tmp_path / "out" / "table.csv")

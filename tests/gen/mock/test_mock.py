@@ -97,12 +97,14 @@ def dispersion_profile(x, v, mass, edges):
     r, R = np.linalg.norm(x, axis=1), np.hypot(x[:, 0], x[:, 1])
     v_phi = (x[:, 0] * v[:, 1] - x[:, 1] * v[:, 0]) / R
     v_R = (x[:, 0] * v[:, 0] + x[:, 1] * v[:, 1]) / R
-    out = []
+    dispersions = []
     for low, high in itertools.pairwise(edges):
-        k = (r >= low) & (r < high)
-        assert k.sum() > 300
-        out.append(np.sqrt(sum(np.cov(u[k], aweights=mass[k]) for u in (v_R, v_phi, v[:, 2]))))
-    return np.array(out)
+        in_shell = (r >= low) & (r < high)
+        assert in_shell.sum() > 300
+        dispersions.append(
+            np.sqrt(sum(np.cov(component[in_shell], aweights=mass[in_shell]) for component in (v_R, v_phi, v[:, 2])))
+        )
+    return np.array(dispersions)
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -143,15 +145,15 @@ def test_same_seed_same_galaxy_and_only_then():
 @pytest.mark.parametrize("suite", SUITES)
 def test_files_keep_what_precision_promises(suite, tmp_path):
     """Single precision leaves every position within 2e-3 kpc, a hundredth of the thinnest discs; wider files differ."""
-    n, described = {"n_stars": 300, "n_gas": 200, "n_dark": 300}, archive.write_suite_file(tmp_path, suite)
+    n_particles, suite_file = {"n_stars": 300, "n_gas": 200, "n_dark": 300}, archive.write_suite_file(tmp_path, suite)
     members = jobs(suite, 10)[0]
     read = {}
     for precision in (None, False, True):
         folder = tmp_path / str(precision)
-        archive.write_snapshot(folder, suite, members, 1, n, precision)
-        found = load_suite(described, folder)
-        path = found.snapshot_paths()[0]
-        with Snapshot(path, found.format) as snapshot:
+        archive.write_snapshot(folder, suite, members, 1, n_particles, precision)
+        described = load_suite(suite_file, folder)
+        path = described.snapshot_paths()[0]
+        with Snapshot(path, described.format) as snapshot:
             read[precision] = snapshot.everything("stars"), path.stat().st_size
     (usual, size), (single, small), (double, large) = read.values()
     assert small < large
@@ -167,5 +169,5 @@ def test_what_others_write_beside_a_snapshot_may_vanish(suite, tmp_path):
     (tmp_path / ".done").mkdir()
     for place in (tmp_path, tmp_path / ".done"):
         (place / ".partial-of-another-rank").symlink_to("gone")
-    n = {"n_stars": 100, "n_gas": 50, "n_dark": 100}
-    assert archive.write_snapshot(tmp_path, suite, [0], 1, n).exists()
+    n_particles = {"n_stars": 100, "n_gas": 50, "n_dark": 100}
+    assert archive.write_snapshot(tmp_path, suite, [0], 1, n_particles).exists()

@@ -27,7 +27,7 @@ def moved(galaxy: Galaxy, by_kpc: np.ndarray) -> Galaxy:
 
 
 def clumpy(galaxy: Galaxy, at_kpc: np.ndarray, size_kpc: float) -> Galaxy:
-    """The same with every seventh star in one bright clump."""
+    """The same galaxy with every seventh star in one bright clump."""
     pos = galaxy.stars.pos_kpc.copy()
     pos[::7] = at_kpc + size_kpc * np.random.default_rng(1).standard_normal((len(pos[::7]), 3))
     return replace(galaxy, stars=replace(galaxy.stars, pos_kpc=pos))
@@ -36,12 +36,12 @@ def clumpy(galaxy: Galaxy, at_kpc: np.ndarray, size_kpc: float) -> Galaxy:
 @pytest.mark.parametrize("suite", ["bursty", "quiet", "middle"])
 def test_a_catalogues_centre_is_as_far_off_as_it_was_put(suite):
     galaxy, r_e = a_galaxy(suite)
-    way = np.array([0.6, 0.0, 0.8]) * r_e
+    one_re_kpc = np.array([0.6, 0.0, 0.8]) * r_e
     assert offset_re(galaxy) < 0.2
     for distance in (0.5, 1.5, 4.0):
-        assert offset_re(moved(galaxy, distance * way)) == pytest.approx(distance, abs=0.2)
-    # The brightest clump is not the centre, nor is a galaxy off because it has one.
-    assert offset_re(clumpy(galaxy, way, 0.05 * r_e)) < 0.3
+        assert offset_re(moved(galaxy, distance * one_re_kpc)) == pytest.approx(distance, abs=0.2)
+    # A bright clump is not taken for the centre, and does not put the galaxy off its centre.
+    assert offset_re(clumpy(galaxy, one_re_kpc, 0.05 * r_e)) < 0.3
 
 
 def test_stars_off_their_halo_are_no_reason_to_refuse():
@@ -54,32 +54,32 @@ def test_stars_off_their_halo_are_no_reason_to_refuse():
 def test_a_satellite_is_compared_with_itself_and_not_with_its_host():
     satellite, r_e = a_galaxy("bursty")
     host = moved(a_galaxy("quiet")[0], np.array([12.0 * r_e, 0, 0]))
-    twice = {
+    components = {
         k: concatenate([p, q])
         for (k, p), q in zip(host.components().items(), satellite.components().values(), strict=True)
     }
-    twice["stars"] = concatenate([host.stars, host.stars, host.stars, satellite.stars])
-    together = Galaxy(**{k: replace(p, support_kpc=None, weight=None) for k, p in twice.items()})
+    components["stars"] = concatenate([host.stars, host.stars, host.stars, satellite.stars])
+    together = Galaxy(**{k: replace(p, support_kpc=None, weight=None) for k, p in components.items()})
     assert offset_re(together, n_stars=len(satellite.stars)) < FARTHEST_RE / 2
 
 
 @pytest.mark.parametrize("suite", ["bursty", "quiet", "middle"])
 def test_a_centre_found_is_the_potentials_and_not_that_of_the_brightest_clump(suite):
     galaxy, r_e = a_galaxy(suite)
-    at = np.array([100.0, -20.0, 3000.0])
-    for seen in (galaxy, clumpy(galaxy, np.array([0.0, r_e, 0.0]), 0.05 * r_e)):
-        there = moved(seen, at)
-        found = deepest_point(there.stars, list(there.components().values()))
-        assert np.linalg.norm(found - at) < 0.2 * r_e
-    # The order of the particles, and how finely they sample the galaxy, matters no more than their noise.
-    many = {k: concatenate([p, p, p]) for k, p in galaxy.components().items() if len(p)}
-    found = deepest_point(many["stars"], list(many.values()))
-    assert np.linalg.norm(found) < 0.2 * r_e
+    place_kpc = np.array([100.0, -20.0, 3000.0])
+    for variant in (galaxy, clumpy(galaxy, np.array([0.0, r_e, 0.0]), 0.05 * r_e)):
+        placed = moved(variant, place_kpc)
+        centre = deepest_point(placed.stars, list(placed.components().values()))
+        assert np.linalg.norm(centre - place_kpc) < 0.2 * r_e
+    # The result does not depend on the number of particles, but for noise.
+    tripled = {k: concatenate([p, p, p]) for k, p in galaxy.components().items() if len(p)}
+    centre = deepest_point(tripled["stars"], list(tripled.values()))
+    assert np.linalg.norm(centre) < 0.2 * r_e
 
 
 def test_one_star_is_its_own_centre():
-    one = Particles(np.array([[1.0, 2.0, 3.0]]), np.zeros((1, 3)), np.ones(1))
-    assert np.allclose(deepest_point(one, [one]), [1, 2, 3])
+    star = Particles(np.array([[1.0, 2.0, 3.0]]), np.zeros((1, 3)), np.ones(1))
+    assert np.allclose(deepest_point(star, [star]), [1, 2, 3])
 
 
 def test_a_catalogue_that_is_off_is_refused_galaxy_by_galaxy(mocks, tmp_path):

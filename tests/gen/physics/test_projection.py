@@ -61,10 +61,10 @@ def test_a_boost_along_the_sight_moves_velocity_and_nothing_else():
     particles = some_particles(2000)
     still = project(particles, TURN, 2.0, 16)
     boosted = replace(particles, vel_kms=particles.vel_kms + 1e4 * TURN[2])
-    seen = still[0] > 0
+    occupied = still[0] > 0
     for rest, expected in (((0, 0, 0), 1e4), (1e4 * TURN[2], 0.0)):
         moving = project(boosted, TURN, 2.0, 16, rest)
-        np.testing.assert_allclose(moving[1][seen] - still[1][seen], expected, atol=1e-3)
+        np.testing.assert_allclose(moving[1][occupied] - still[1][occupied], expected, atol=1e-3)
         np.testing.assert_allclose(moving[2], still[2], atol=1e-3)
         np.testing.assert_allclose(moving[0], still[0], rtol=1e-12)
 
@@ -72,8 +72,8 @@ def test_a_boost_along_the_sight_moves_velocity_and_nothing_else():
 def test_views_together_are_views_one_by_one():
     particles, turns, half = some_particles(5000), sightlines(6, "a galaxy", 5), np.linspace(1.0, 3.0, 5)
     together = projection.project(particles, turns, half, 16)
-    for one, turn, width in zip(together, turns, half, strict=True):
-        np.testing.assert_allclose(one, project(particles, turn, width, 16), rtol=1e-12, atol=1e-9)
+    for maps, turn, width in zip(together, turns, half, strict=True):
+        np.testing.assert_allclose(maps, project(particles, turn, width, 16), rtol=1e-12, atol=1e-9)
 
 
 def test_maps_are_weighted_by_the_particles_weight():
@@ -91,8 +91,8 @@ def test_one_kernel_wherever_it_lies(support):
     rng = np.random.default_rng(int(support * 10))
     for _ in range(3):
         pos = np.array([[*rng.uniform(-1, 1, 2), 0.0]])
-        one = Particles(pos, np.ones((1, 3)), np.array([3.0]), np.array([support]))
-        fast, slow = project(one, np.eye(3), 2.0, 16), reference.project(one, np.eye(3), 2.0, 16)
+        particle = Particles(pos, np.ones((1, 3)), np.array([3.0]), np.array([support]))
+        fast, slow = project(particle, np.eye(3), 2.0, 16), reference.project(particle, np.eye(3), 2.0, 16)
         np.testing.assert_allclose(fast[0], slow[0], rtol=1e-5, atol=1e-7 * slow[0].max())
 
 

@@ -39,7 +39,7 @@ ALLOWED = {
 }
 STAGES = ("gen", "train", "eval")
 TOOLS = {
-    "gen": "code constants errors options yamlfile",
+    "gen": "command code constants errors options yamlfile",
     "train": "allotted distributed",
     "eval": "",
 }

@@ -59,7 +59,7 @@ class Estimates:
 
     A point estimate is stored as the median, and the last four fields are None. Of a posterior these are: samples
     (S, N, K); log_prob_joint (N,), the log density at the truth; ood_score (N,); and beyond (N,), the share of samples
-    that had to be held at the limits of what a galaxy's mass can be (`scaling.held`).
+    that had to be held at the limits of what a galaxy's mass can be (`scaling.clip_to_mass_limits`).
     """
 
     galaxy: np.ndarray  # (N,) names

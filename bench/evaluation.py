@@ -139,7 +139,7 @@ def inference_bench(store: Path, runs: list[Path], out: Path) -> None:
                 maps = observed[infer.instrument.name]
                 maps = maps if tracer == "both" else only(maps, tracer)
                 for model, scale in zip(infer.models, infer.scales[tracer], strict=True):
-                    features, unit = model.features(maps, views.half_mass_radius_kpc)
+                    features, unit = model.symmetric_features(maps, views.half_mass_radius_kpc)
                     normal = torch.randn(N_SAMPLES // len(infer.models), len(views), K + 1)
                     model.density.from_normal(features, normal, scale)
                     model.density.log_prob(features, views.log10_menc - unit[:, None], scale)

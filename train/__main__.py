@@ -91,7 +91,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         ("members", int, "networks of a deep ensemble, trained one after another with seeds that follow"),
         ("steps", int, "optimiser steps at most"),
         ("round-steps", int, "steps between validations"),
-        ("patience", int, "rounds without improvement before stopping"),
+        ("patience", int, "rounds without improvement before stopping; 0 to go on to the end of the schedule"),
         ("batch", int, "views per step, over all processes"),
         ("learning-rate", float, "at its peak"),
         ("weight-decay", float, "of AdamW"),

@@ -16,7 +16,7 @@ def central_profile(infer: Inference, observed: torch.Tensor, half_mass_radius_k
     """
     profiles = []
     for model in infer.models:
-        features, unit = model.features(observed, half_mass_radius_kpc)
+        features, unit = model.symmetric_features(observed, half_mass_radius_kpc)
         latent = torch.zeros(1, len(observed), len(model.config.radii_re) + 1, device=observed.device)
         profiles.append(model.profiles(features, unit, half_mass_radius_kpc, latent)[0])
     return torch.stack(profiles).mean(0)

@@ -38,7 +38,7 @@ class FitConfig:
     members: int = 1  # networks in the deep ensemble that this network belongs to
     steps: int = 1000  # most optimiser steps
     round_steps: int = 100  # steps between validations
-    patience: int = 8  # rounds without a better validation before stopping
+    patience: int = 0  # rounds without a better validation before stopping; 0: to the end of the schedule
     batch: int = 64  # views per step, over all processes
     learning_rate: float = 1.5e-3  # at the peak of a one-cycle schedule
     weight_decay: float = 1e-2
@@ -63,9 +63,11 @@ class FitConfig:
 
         tracers_of(self.tracer)
         _ = self.instrument_model
-        for name in ("width", "steps", "round_steps", "patience", "batch", "members"):
+        for name in ("width", "steps", "round_steps", "batch", "members"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.patience < 0:
+            raise ValueError(f"patience must be at least 1, or 0 for none, not {self.patience}")
         for name in ("galaxies", "views"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 1, or 0 for all, not {getattr(self, name)}")

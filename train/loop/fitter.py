@@ -13,8 +13,10 @@ from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE, Views
 from kinmass.train.data.sampler import draws, normal
 from kinmass.train.loop.config import FitConfig
+from kinmass.train.model.density import latent_log_prob
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import drop_tracers, flip_sky
+from kinmass.train.run.calibration import latent_scale
 
 #: Samples per validation view, and the ranks of the truth among them that count as inside the 68 % interval: the
 #: middle 17 of the 25 possible ranks, which hold 68 % of the views of a calibrated network.
@@ -72,6 +74,7 @@ class Fitter:
         self._truth = table.log10_menc.to(device, self._dtype)
         self._val_views, observed, self._val_places = validation
         observed = observed.to(device, self._dtype)
+        self._n_val_galaxies = len(set().union(*ddp.gather(set(map(str, self._val_views.lineage)))))
         places = torch.from_numpy(self._val_places).to(device)
         # Of the views, a third is validated with gas alone, a third with stars alone and a third with both.
         self._val_observed = drop_tracers(observed, places % 3) if config.tracer == "any" else observed
@@ -107,8 +110,8 @@ class Fitter:
         self._round_began_s, self._timed_steps, self._waited_s = 0.0, 0, 0.0
 
     def finished(self) -> bool:
-        """Whether all steps are done, or validation has not improved for `patience` rounds."""
-        return self.step >= self.config.steps or self.stale >= self.config.patience
+        """Whether all steps are done, or validation has not improved for `patience` rounds, unless that is 0."""
+        return self.step >= self.config.steps or 0 < self.config.patience <= self.stale
 
     def has_validation(self) -> bool:
         """Whether this process has views to validate on."""
@@ -214,13 +217,18 @@ class Fitter:
                 raise NonFinite(f"{culprit} is not finite at step {step}; views: {ids}{and_more}")
 
     def end_round(self) -> dict[str, float]:
-        """Validate, keep the weights if they are the best so far, and return the scalars for TensorBoard."""
+        """Validate, keep the weights if they are the best so far, and return the scalars for TensorBoard.
+
+        The best are those with the lowest validation loss after the widths of posteriors are calibrated, as a
+        finished run's are. A network that is too sure of itself loses nothing by that; judged by its own widths, it
+        would be stopped while the learning rate is still high, long before it is best.
+        """
         loss, gradient_norm = np.mean(ddp.gather(self._round_sums.tolist()), axis=0) / self.round_step
         seconds = time.perf_counter() - self._round_began_s
         values = self._validate()
-        if values["loss/val"] < self.best["loss"]:
+        if values["loss/val_calibrated"] < self.best["loss"]:
             self.best = {
-                "loss": values["loss/val"], "step": self.step,
+                "loss": values["loss/val_calibrated"], "step": self.step,
                 "dispersion": values["dispersion/mean"], "bias": values["bias/mean"],
             }  # fmt: skip
             self.best_weights = {
@@ -244,7 +252,7 @@ class Fitter:
         """Return the words of the progress line from the scalars of `end_round`."""
         return {
             "epoch": f"{self.step * self.config.batch / len(self.loader.table):.1f}",
-            "loss": f"{values['loss/val']:.2f}",
+            "loss": f"{values['loss/val_calibrated']:.2f}",
             "dispersion": f"{values['dispersion/mean']:.3f}",
             "views/s": f"{values['samples_per_second']:.0f}",
         }
@@ -252,26 +260,32 @@ class Fitter:
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         self.model.eval()
-        losses, ranks, residuals = [], [], []
+        latents, weights, ranks, residuals = [], [], [], []
         r_e, truth = (
             x.to(self.device, self._dtype) for x in (self._val_views.half_mass_radius_kpc, self._val_views.log10_menc)
         )
         for view_rows in torch.arange(len(r_e), device=self.device).split(512) if len(r_e) else ():
             observed = self._val_observed[view_rows]
             features, unit = self.model.features(observed, r_e[view_rows])
-            losses.append(-self.model.density.log_prob(features, truth[view_rows] - unit[:, None]))
+            latent, weight = self.model.density.latent(features, truth[view_rows] - unit[:, None])
+            latents.append(latent)
+            weights.append(weight)
             # Few samples suffice: the curves need the median to a few hundredths of the posterior's width only.
             samples = self.model.profiles(features, unit, r_e[view_rows], self._val_normal[:, view_rows])
             residuals.append(samples.median(0).values - truth[view_rows])
             ranks.append((samples < truth[view_rows]).sum(0))
-        local_results = [torch.cat(x).cpu().numpy() for x in (losses, residuals, ranks) if x]
-        parts = [p for p in ddp.gather([self._val_places, *local_results]) if len(p) == 4]
-        place, loss, residual, rank = (np.concatenate(p) for p in zip(*parts, strict=True))
+        local_results = [torch.cat(x).cpu().numpy() for x in (latents, weights, residuals, ranks) if x]
+        parts = [p for p in ddp.gather([self._val_places, *local_results]) if len(p) == 5]
+        place, *results = (np.concatenate(p) for p in zip(*parts, strict=True))
         order = np.argsort(place)  # so that sums are the same for any number of processes
-        loss, residual, rank = loss[order], residual[order], rank[order]
+        latent, weight = (torch.from_numpy(x[order]).double() for x in results[:2])
+        residual, rank = (x[order] for x in results[2:])
+        scale = latent_scale(latent, weight, self._n_val_galaxies).double()
         inside = (rank >= INSIDE_68[0]) & (rank <= INSIDE_68[1])
         values = {
-            "loss/val": float(loss.mean()), "dispersion/mean": float(residual.std(0).mean()),
+            "loss/val": -float(latent_log_prob(latent, weight).mean()),
+            "loss/val_calibrated": -float(latent_log_prob(latent, weight, scale).mean()),
+            "dispersion/mean": float(residual.std(0).mean()),
             "bias/mean": float(residual.mean()), "coverage/mean": float(inside.mean()),
         }  # fmt: skip
         columns = zip(RADII_RE, residual.std(0), residual.mean(0), inside.mean(0), strict=True)

@@ -23,6 +23,18 @@ def monotone(free: torch.Tensor) -> torch.Tensor:
     return torch.cumsum(torch.cat([free[..., :1], torch.exp(free[..., 1:])], dim=-1), dim=-1)
 
 
+def latent_log_prob(latent: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the log density (N,) of profiles from `ProfileDensity.latent`: numbers (N, C, K), log weights (N, C).
+
+    scale (K, K), lower triangular: that of the latent numbers, where they are not standard normal.
+    """
+    if scale is not None:
+        latent = torch.linalg.solve_triangular(scale, latent.flatten(0, 1).T, upper=False).T.reshape(latent.shape)
+        weight = weight - torch.log(torch.diagonal(scale)).sum()
+    log_normal = -0.5 * (latent**2).sum(-1) - 0.5 * latent.shape[-1] * math.log(2 * math.pi)
+    return torch.logsumexp(weight + log_normal, dim=-1)
+
+
 class _Gaussian(nn.Module):
     """Means and inverse Cholesky factors of a mixture of C Gaussians (by default one), as a function of the features.
 
@@ -111,14 +123,7 @@ class ProfileDensity(nn.Module):
         scale (K, K), lower triangular: that of the latent numbers, where they are not standard normal
         (`train.run.calibration`).
         """
-        numbers, weight = self.latent(features, profile)
-        if scale is not None:
-            numbers = torch.linalg.solve_triangular(scale, numbers.flatten(0, 1).T, upper=False).T.reshape(
-                numbers.shape
-            )
-            weight = weight - torch.log(torch.diagonal(scale)).sum()
-        log_normal = -0.5 * (numbers**2).sum(-1) - 0.5 * self.n_radii * math.log(2 * math.pi)
-        return torch.logsumexp(weight + log_normal, dim=-1)
+        return latent_log_prob(*self.latent(features, profile), scale)
 
     def from_normal(
         self, features: torch.Tensor, normal: torch.Tensor, scale: torch.Tensor | None = None

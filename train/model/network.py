@@ -7,7 +7,7 @@ from torch import nn
 
 from kinmass.train.model.density import ProfileDensity
 from kinmass.train.model.encoders import ENCODERS
-from kinmass.train.model.scaling import clip_to_mass_limits, raw, scale_free, tracers_of
+from kinmass.train.model.scaling import clip_to_mass_limits, flip_sky, raw, scale_free, tracers_of
 
 # N views, P pixels along a side, K radii, S samples
 INPUTS = ("scale_free", "relative", "raw")
@@ -71,6 +71,21 @@ class MassModel(nn.Module):
         if self.config.inputs == "raw":  # The maps themselves do not show lengths.
             encoded.append(torch.log10(half_mass_radius_kpc)[:, None])
         return self.join(torch.cat(encoded, dim=1)), log10_unit
+
+    def symmetric_features(
+        self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `features` as the mean over mirror images of each view on the sky and along the line of sight.
+
+        A posterior from them is the same for a view and its mirror images: training shows these at random, which a
+        network learns in part only. Encoders that are not equal under quarter turns have those averaged too.
+        """
+        choices = range(0, 16, 4 if self.config.encoder == "polar" else 1)
+        images = [
+            flip_sky(observed, torch.full((len(observed),), choice, device=observed.device)) for choice in choices
+        ]
+        features, log10_unit = zip(*(self.features(image, half_mass_radius_kpc) for image in images), strict=True)
+        return torch.stack(features).mean(0), log10_unit[0]
 
     def forward(
         self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, log10_menc: torch.Tensor

@@ -12,7 +12,7 @@ from kinmass.gen.instrument import INSTRUMENTS, Instrument
 from kinmass.gen.storage.files import write_atomically
 from kinmass.train.model.network import MassModel, ModelConfig
 
-RUN_SCHEMA = 6
+RUN_SCHEMA = 7
 #: Settings that may differ when a run goes on: they change where and how fast a fit runs, not what it learns.
 FREE_SETTINGS = ("store", "checkpoint_minutes", "memory_gb", "compile", "leave_one_suite_out")
 

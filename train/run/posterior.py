@@ -267,7 +267,7 @@ class Inference:
             for model in self.models:
                 pairs = zip(observed.split(VIEWS_PER_BLOCK), r_e.split(VIEWS_PER_BLOCK), strict=True)
                 blocks = [
-                    model.features(observed_block.to(self.device), r_e_block.to(self.device))
+                    model.symmetric_features(observed_block.to(self.device), r_e_block.to(self.device))
                     for observed_block, r_e_block in pairs
                 ]
                 features.append(torch.cat([block_features for block_features, _ in blocks]))

@@ -640,7 +640,15 @@ def test_run_folder_tensorboard_and_refusals(map_store, tmp_path, capsys):
     assert content["training"]["galaxies"] > 20
     curves = scalars(run)
     assert curves.pop("examples") == [4, 8, 12]
-    single_curves = {"loss/train", "loss/val", "learning_rate", "gradient_norm", "samples_per_second", "data_wait"}
+    single_curves = {
+        "loss/train",
+        "loss/val",
+        "loss/val_calibrated",
+        "learning_rate",
+        "gradient_norm",
+        "samples_per_second",
+        "data_wait",
+    }
     means = {f"{name}/mean" for name in ("dispersion", "bias", "coverage")}
     radii = {f"{name}/{x:.2f}_Re" for name in ("dispersion", "bias", "coverage") for x in RADII_RE}
     assert set(curves) == single_curves | means | radii

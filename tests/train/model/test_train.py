@@ -156,6 +156,26 @@ def test_there_are_sixteen_symmetries_of_the_sky(map_store):
     assert len({f.numpy().tobytes() for f in flipped}) == 16
 
 
+@pytest.mark.parametrize("encoder", ["polar", "residual"])
+def test_a_mirror_image_of_a_galaxy_has_the_same_posterior(map_store, encoder):
+    """As an untrained network says it: the mean over symmetries is equal for all of them, one look is not."""
+    torch.manual_seed(2)
+    views = views_of(map_store)[np.arange(6)]
+    pixels = views.maps.shape[-1]
+    model = MassModel(ModelConfig("both", RADII_RE, pixels, views.field_of_view_re, encoder=encoder, width=4)).eval()
+    observed = views.observed(INSTRUMENTS["ifu"])
+    with torch.no_grad():
+        expected, unit = model.symmetric_features(observed, views.half_mass_radius_kpc)
+        single = model.features(observed, views.half_mass_radius_kpc)[0]
+        for choice in range(16):
+            image = flip_sky(observed, torch.full((6,), choice))
+            features, image_unit = model.symmetric_features(image, views.half_mass_radius_kpc)
+            torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(image_unit, unit, rtol=1e-5, atol=1e-5)
+        mirrored = model.features(flip_sky(observed, torch.full((6,), 12)), views.half_mass_radius_kpc)[0]
+    assert (mirrored - single).abs().max() > 1e-3
+
+
 # ---- encoders
 
 

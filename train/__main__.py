@@ -102,7 +102,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         ("tilt", float, "vary the slope of the mass profile, log10 M against log10 r, and velocities with it"),
         ("fade", float, "share of views of which only the brightest pixels are seen"),
         ("no-dispersion", float, "share of views without a dispersion, for galaxies of which none was measured"),
-        ("precision", str, f"of the encoders: {', '.join(PRECISIONS)}; auto is bf16 on GPUs, float32 else"),
+        ("precision", str, f"of the encoders: {', '.join(PRECISIONS)}; auto is bf16 on GPUs that have it"),
         ("checkpoint-minutes", float, "between checkpoints inside a round"),
         ("memory-gb", float, "for maps, per node; 0 is half of what is free. A larger store is streamed"),
     ):

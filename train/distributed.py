@@ -2,7 +2,7 @@
 
 Processes exchange values over gloo on the CPU, and gradients on GPUs over nccl. When a process dies its connections
 close, and the others notice at their next exchange; for one that hangs, or a node that loses its power, they wait
-TIMEOUT_MINUTES.
+TIMEOUT_MINUTES. What rank 0 does alone may take longer than that (`from_first`).
 """
 
 import contextlib
@@ -15,7 +15,9 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
@@ -33,6 +35,8 @@ T = TypeVar("T")
 TIMEOUT_MINUTES = 20.0
 #: Signals that ask for a checkpoint and an end: from Slurm or submitit (time limit, preemption), or from a person.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+#: How often rank 0 tells the others, which wait for what it does alone, that it lives [s].
+_BEAT_S = 30.0
 
 _stop_event = threading.Event()
 
@@ -78,6 +82,9 @@ def process_group() -> Iterator[torch.device]:
         ranks = sorted(gather(rank()))
         if ranks != list(range(int(os.environ["WORLD_SIZE"]))):
             raise ValueError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes that came are {ranks}")
+        if device.type == "cuda":
+            gpu = str(torch.cuda.get_device_properties(device).uuid)
+            refuse_shared_gpus(gather((socket.gethostname(), gpu)))
         yield device
     except Exception as error:
         if isinstance(error, Agreed) or world_size() == 1:
@@ -90,6 +97,17 @@ def process_group() -> Iterator[torch.device]:
             os._exit(1)
         raise
     dist.destroy_process_group()
+
+
+def refuse_shared_gpus(gpu_of_each_process: Sequence[tuple[str, str]]) -> None:
+    """Raise ValueError where several processes have the same (host, GPU): they would be slower than one."""
+    shared = [(host, n) for (host, _), n in Counter(gpu_of_each_process).items() if n > 1]
+    if shared:
+        host, n = shared[0]
+        raise ValueError(
+            f"{n} processes share one GPU of {host}: start no more processes on a node than it has GPUs "
+            "(`kinmass launch --gpus-per-node`, `torchrun --nproc-per-node`), or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+        )
 
 
 def _timeout_minutes() -> float:
@@ -162,18 +180,46 @@ def gather(value: T, crew: Crew | None = None) -> list[T]:
 
 
 def from_first(call: Callable[[], T]) -> T:
-    """Call on rank 0 and return the result on every process; a ValueError or OSError is raised on every process."""
+    """Call on rank 0 and return the result on every process; a ValueError or OSError is raised on every process.
+
+    However long the call takes, the others wait for it while rank 0 lives: its main thread answers them, while the
+    call runs in another thread.
+    """
+    if world_size() == 1:
+        return call()
     result_and_error: list[Any] = [None, None]
-    if rank() == 0:
-        try:
-            result_and_error[0] = call()
-        except (ValueError, OSError) as error:
-            result_and_error[1] = error
-    if world_size() > 1:
-        dist.broadcast_object_list(result_and_error)
+    executor = ThreadPoolExecutor(1, "rank 0 alone")
+    try:
+        future = executor.submit(_in_device_of, _current_gpu(), call) if rank() == 0 else None
+        while any_rank(future is not None and not _is_done_soon(future))[0]:
+            pass
+        if future is not None:
+            try:
+                result_and_error[0] = future.result()
+            except (ValueError, OSError) as error:
+                result_and_error[1] = error
+    finally:
+        executor.shutdown(wait=False)  # Where another process died, this one does not wait for the call.
+    dist.broadcast_object_list(result_and_error)
     if result_and_error[1] is not None:
         raise result_and_error[1]
     return result_and_error[0]  # type: ignore[no-any-return]
+
+
+def _current_gpu() -> int | None:
+    return torch.cuda.current_device() if torch.cuda.is_available() else None
+
+
+def _in_device_of(gpu: int | None, call: Callable[[], T]) -> T:
+    """Call with a GPU as the current one, which is set per thread."""
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    return call()
+
+
+def _is_done_soon(future: "Future[Any]") -> bool:
+    """Wait for a call until it is done, or until the others have to hear that this process lives."""
+    return bool(wait([future], timeout=min(_BEAT_S, 60 * _timeout_minutes() / 4)).done)
 
 
 def any_rank(*flags: bool) -> tuple[bool, ...]:

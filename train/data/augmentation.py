@@ -8,6 +8,7 @@ approximately, for rotating discs.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -69,10 +70,11 @@ class Augmentation:
             slope = self.tilt * numbers[:, 1]
             growth = slope[:, None, None] * torch.log10(radius.clamp(RADII_RE[0], RADII_RE[-1]))
             # The gas keeps its dispersion, because turbulence does not come from gravity.
-            maps[:, [1, 2, 5]] *= 10 ** (0.5 * growth[:, None])
-            log10_menc = log10_menc + slope[:, None].to(log10_menc) * torch.log10(
-                torch.tensor(RADII_RE, device=log10_menc.device, dtype=log10_menc.dtype)
-            )
+            speed_factor = 10 ** (0.5 * growth[:, None])
+            maps[:, 1:3] *= speed_factor
+            maps[:, 5:6] *= speed_factor
+            profile_radii_re = _profile_radii_re(log10_menc.device, log10_menc.dtype)
+            log10_menc = log10_menc + slope[:, None].to(log10_menc) * torch.log10(profile_radii_re)
         if self.heat:
             v_circular2 = _circular_velocity2(radius, half_mass_radius_kpc, log10_menc).to(maps)
             mean_v_circular2 = v_circular2[:, maps.shape[-1] // 2, :].mean(-1)
@@ -87,7 +89,7 @@ class Augmentation:
                 maps[:, 4 * t + 2] = (maps[:, 4 * t + 2] ** 2 + added_dispersion2 * (density > 0)).sqrt()
         if self.scale_dex:
             dex = self.scale_dex * numbers[:, 0]
-            maps[:, [1, 2, 5, 6]] *= 10 ** dex[:, None, None, None]
+            maps.unflatten(1, (2, 4))[:, :, 1:3] *= 10 ** dex[:, None, None, None, None]
             half_mass_radius_kpc = half_mass_radius_kpc * 10 ** (2 * dex).to(half_mass_radius_kpc)
             log10_menc = log10_menc + (4 * dex[:, None]).to(log10_menc)
         return maps, half_mass_radius_kpc, log10_menc
@@ -111,10 +113,16 @@ class Augmentation:
                 observed[:, 4 * t : 4 * t + 4] *= is_kept[:, None]
         if self.no_dispersion:
             is_measured = torch.special.ndtr(numbers[:, 10:12]) >= self.no_dispersion
-            observed[:, [2, 6]] *= is_measured.to(observed)[:, :, None, None]
+            observed[:, 2::4] *= is_measured.to(observed)[:, :, None, None]
         if self.light_dex:
-            observed[:, [0, 4]] *= 10 ** (self.light_dex * numbers[:, 4:6, None, None].to(observed))
+            observed[:, ::4] *= 10 ** (self.light_dex * numbers[:, 4:6, None, None].to(observed))
         return observed
+
+
+@lru_cache(maxsize=8)
+def _profile_radii_re(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return RADII_RE (K,) on a device. It is made once, because a copy to a GPU makes the host wait."""
+    return torch.tensor(RADII_RE, device=device, dtype=dtype)
 
 
 def _radius_re(pixels: int, field_of_view_re: float, like: torch.Tensor) -> torch.Tensor:
@@ -130,7 +138,7 @@ def _circular_velocity2(
 
     Outside of RADII_RE it is that of the nearest of them.
     """
-    profile_radii_re = torch.tensor(RADII_RE, device=log10_menc.device, dtype=log10_menc.dtype)
+    profile_radii_re = _profile_radii_re(log10_menc.device, log10_menc.dtype)
     log10_v2 = (
         torch.log10(G / profile_radii_re) + log10_menc - torch.log10(half_mass_radius_kpc)[:, None].to(log10_menc)
     )

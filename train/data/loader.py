@@ -233,8 +233,7 @@ class InMemory(Loader):
         self._order = Shuffle(len(table), batch, seed)
         self._maps, self._rows_in_maps = maps, torch.from_numpy(table.place)
         if device.type == "cuda" and 4 * len(table) * maps[0].numel() < 0.5 * torch.cuda.mem_get_info(device)[0]:
-            parts = [maps[places].to(device) for places in self._rows_in_maps.split(4096)]
-            self._maps, self._rows_in_maps = torch.cat(parts), torch.arange(len(table))
+            self._maps, self._rows_in_maps = copy_of_rows(maps, self._rows_in_maps, device), torch.arange(len(table))
 
     def next(self, step: int) -> tuple[np.ndarray, torch.Tensor]:
         """Return what `Loader.next` does."""
@@ -243,6 +242,16 @@ class InMemory(Loader):
         if self._maps.device.type == "cuda":
             return rows, self._maps[map_rows.pin_memory().to(self.device, non_blocking=True)]
         return rows, _to_device(self._maps[map_rows], self.device)
+
+
+def copy_of_rows(
+    maps: torch.Tensor, rows: torch.Tensor, device: torch.device, rows_at_once: int = 1024
+) -> torch.Tensor:
+    """Return `maps[rows]` on a device; beside the result it takes memory for rows_at_once maps only."""
+    copy = torch.empty(len(rows), *maps.shape[1:], dtype=maps.dtype, device=device)
+    for copied, block in zip(copy.split(rows_at_once), rows.split(rows_at_once), strict=True):
+        copied.copy_(maps[block])
+    return copy
 
 
 class Streamed(Loader):
@@ -343,14 +352,18 @@ def validation_views(
     galaxy_numbers = np.arange(0, len(galaxies), max(1, int(np.ceil(size_gb / memory_gb))))[
         ddp.rank() :: ddp.world_size()
     ]
-    parts, observed, places = [], [], []
+    parts, places, n_views = [], [], 0
+    # Pages of it that nobody writes take no memory.
+    pixels, _ = instrument.grid(galaxies.shape[-1], galaxies.field_of_view_re)
+    observed = torch.empty(len(galaxy_numbers) * galaxies.shape[0], 8, pixels, pixels)
     for block_start in range(0, len(galaxy_numbers), BLOCK):
         block = galaxy_numbers[block_start : block_start + BLOCK]
         views = galaxies.read(block)
         good = np.flatnonzero(why_not(views, tracer, instrument) == 0)
         if len(good):
             parts.append(views[good])
-            observed.append(parts[-1].observed(instrument))
+            observed[n_views : n_views + len(good)] = parts[-1].observed(instrument)
+            n_views += len(good)
             parts[-1].maps = parts[-1].maps[:, :, :0]  # observed by now, so the stored maps are not needed again
             places.append(galaxies.places(block)[good])
     if not sum(ddp.gather(len(parts))):
@@ -361,4 +374,4 @@ def validation_views(
     if not parts:
         no_views = galaxies.read(galaxy_numbers[:0])
         return no_views, no_views.observed(instrument, False), galaxy_numbers[:0]
-    return concatenate(parts), torch.cat(observed), np.concatenate(places)
+    return concatenate(parts), observed[:n_views], np.concatenate(places)

@@ -78,11 +78,10 @@ class FitJob(submitit.helpers.Checkpointable):
                     leave_mark(logs, "stopped", reason)
                 print(f"not queued again: {reason}" if reason else "queued again", flush=True)
         except BaseException as error:
-            text = _first_line(error)
-            if NOT_THE_CAUSE.search(text):
+            cause = cause_of(error)
+            if NOT_THE_CAUSE.search(cause):
                 time.sleep(2)  # until the process that is the cause, or the lane, has left its mark
-                text = f"another process of the job died, out of memory or killed? ({text})"
-            leave_mark(logs, "failed", text)
+            leave_mark(logs, "failed", cause)
             raise
 
     def _requeue(self, made_progress: bool) -> str:
@@ -106,9 +105,17 @@ class FitJob(submitit.helpers.Checkpointable):
         return ""
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+def cause_of(error: BaseException) -> str:
+    """Return in one line why a job failed: the first line of an error, or that another process of the job died.
+
+    Of an error of NCCL it is all lines, because the last ones say what was wrong.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    words = " ".join(lines if "NCCL" in str(error) else lines[:1])
+    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    if NOT_THE_CAUSE.search(text):
+        return f"another process of the job died, out of memory or killed? ({text})"
+    return text
 
 
 def job_of(run: Run, cluster: str) -> FitJob:

@@ -122,7 +122,7 @@ def _start_lanes(folders: Sequence[Path], resources: Resources) -> list[int]:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(resources.cpus)),
             "TQDM_MININTERVAL": "30",
         }
-        if resources.gpus is not None:
+        if resources.gpus is not None:  # An empty list hides all GPUs.
             gpu_numbers = range(lane * resources.gpus, (lane + 1) * resources.gpus)
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(
                 visible_gpus[i] if i < len(visible_gpus) else str(i) for i in gpu_numbers

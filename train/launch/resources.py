@@ -5,7 +5,7 @@ import re
 import shlex
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 #: Keys that a site file may hold; slurm/site.example.env explains each.
@@ -126,6 +126,21 @@ def resources(
         cluster, nodes, processes, gpus, cpus or default_cpus, limit_minutes, at_once, after,
         {key: value for key, value in site.items() if value},
     )  # fmt: skip
+
+
+def on_this_machine(resources: Resources, n_jobs: int, n_gpus: int) -> Resources:
+    """Return the resources of jobs on this machine, which has n_gpus, with a GPU for every process that runs at once.
+
+    Where GPUs were not asked for, every process gets one if there are any. Raises LaunchError where there are too few.
+    """
+    gpus = resources.gpus if resources.gpus is not None else (resources.processes if n_gpus else 0)
+    needed = gpus * min(resources.at_once or 1, n_jobs)
+    if needed > n_gpus:
+        raise LaunchError(
+            f"{needed} processes would run at once and need a GPU each, but this machine has {n_gpus}; ask for less, "
+            "or for --gpus-per-node 0, which computes on its processors"
+        )
+    return replace(resources, gpus=gpus)
 
 
 def combinations(array: str, store_suites: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:

@@ -24,7 +24,9 @@ from kinmass.train.run.checkpoint import RunError, read_config, read_tensors
 BUSY = ("queued", "running", "going on", "ending", "unknown")
 #: Errors of a process that only follow from the end of another process.
 NOT_THE_CAUSE = re.compile(
-    r"closed by peer|connection (reset|refused)|remote process exited|NCCL|Exited with exit code", re.IGNORECASE
+    r"closed by peer|connection (reset|refused)|remote process exited|ncclRemoteError|communicator was aborted"
+    r"|watchdog caught|exited with exit code",
+    re.IGNORECASE,
 )
 
 

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kinmass.gen.storage import store
 from kinmass.train.launch import slurm
 from kinmass.train.launch.job import Run
 from kinmass.train.launch.lanes import to_this_machine
-from kinmass.train.launch.resources import LaunchError, Resources
+from kinmass.train.launch.resources import LaunchError, Resources, on_this_machine
 from kinmass.train.launch.status import (
     BUSY,
     absolute_path,
@@ -24,7 +26,7 @@ from kinmass.train.launch.status import (
     run_slurm_command,
     states,
 )
-from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
 from kinmass.train.loop.fit import check, fit, without_each_suite
 from kinmass.train.run.checkpoint import member_folders, write_json
 
@@ -77,6 +79,8 @@ def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
             )
         if run.config.norm == "batch" and resources.world > 1:
             raise LaunchError("norm batch would see each process' views apart; use group, or one process")
+        if run.config.compile and not resources.gpus and resources.cluster != "debug":
+            raise LaunchError(NO_COMPILE_ON_CPUS)
         check(run.config, run.folder, filled=resources.after is None)
     if resources.cluster != "slurm":
         return []
@@ -125,6 +129,8 @@ def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool =
     """
     if resources.cluster == "slurm" and not dry_run and not shutil.which("srun"):
         raise LaunchError("there is no srun here: launch from a login node of Slurm, or with --cluster local")
+    if resources.cluster == "local":
+        resources = on_this_machine(resources, len(runs), torch.cuda.device_count())
     for warning in refuse(runs, resources, out):
         print(warning, file=sys.stderr)
     if dry_run:

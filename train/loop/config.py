@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # These import torch, which a command's --help does not need.
 
 #: Seeds are below this: the numbers that `train.loop.fitter` makes from a seed and a step have to be below 2^64.
 SEED_LIMIT = 2**28
+#: Why `--compile` is refused without a GPU (seen on torch 2.13: gradients of zuko's NSF were wrong by 10 %).
+NO_COMPILE_ON_CPUS = "--compile is for GPUs alone: on processors torch's compiler gives wrong gradients; leave it out"
 PRECISIONS = ("auto", "float32", "bf16", "float64")
 #: Options of `--robust`, which close most of the gap between suites (docs/generalization.md). Gas alone keeps its
 #: absolute density as an input: a disc seen face-on shows no other sign of its mass.
@@ -43,7 +45,7 @@ class FitConfig:
     learning_rate: float = 1.5e-3  # at the peak of a one-cycle schedule
     weight_decay: float = 1e-2
     seed: int = 0
-    precision: str = "auto"  # of the encoders: bf16 on GPUs, else float32; the density has float32 or float64
+    precision: str = "auto"  # of the encoders; auto: bf16 on GPUs that have it, else float32. Never of the density
     compile: bool = False  # use torch.compile, on GPUs only
     checkpoint_minutes: float = 5.0  # between checkpoints inside a round; each round ends with a checkpoint
     scale_dex: float = 0.0  # this and the next five: strengths of the variation in training (`train.data.augmentation`)

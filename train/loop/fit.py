@@ -25,7 +25,7 @@ from kinmass.gen.storage.files import clear_left_behind, make_folder
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE
-from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.loop.monitor import Monitor
 from kinmass.train.model.network import MassModel, ModelConfig
@@ -36,7 +36,6 @@ from kinmass.train.run.checkpoint import (
     RunError,
     digest_of,
     instrument_in,
-    is_finished,
     load,
     member_folders,
     read_begun,
@@ -47,6 +46,9 @@ from kinmass.train.run.checkpoint import (
     write_last,
     write_tensors,
 )
+
+#: With fewer views of a batch than this, the host that starts a GPU's work sets the pace of a step, not the GPU.
+VIEWS_FOR_A_GPU = 256
 
 
 class Stopped(ddp.Agreed):
@@ -60,8 +62,10 @@ def fit_ensemble(config: FitConfig, out: Path, quiet: bool = False) -> list[dict
     itself. Returns the content of each member's run.json. Raises as `fit`.
     """
     folders = member_folders(out, config.members)
+    # Made before the first fit, so that what is wrong with any of them is said at once.
+    members = [dataclasses.replace(config, seed=config.seed + i) for i in range(config.members)]
     with ddp.process_group():
-        contents = [fit(dataclasses.replace(config, seed=config.seed + i), run, quiet) for i, run in enumerate(folders)]
+        contents = [fit(member, run, quiet) for member, run in zip(members, folders, strict=True)]
         for folder, left_out in without_each_suite(config, out):
             fit(left_out, folder, quiet)
         return contents
@@ -92,7 +96,8 @@ def fit(config: FitConfig, out: Path, quiet: bool = False, fitter_class: type[Fi
     with a checkpoint) or OSError where the finished run cannot be written.
     """
     with ddp.process_group() as device, ddp.stop_on_signals():
-        content = _fit(config, out, device, quiet, fitter_class)
+        with contextlib.ExitStack() as opened:
+            content = _fit(config, out, device, quiet, fitter_class, opened)
         ddp.from_first(lambda: _calibrate(config, out))
         return content
 
@@ -105,11 +110,12 @@ def _calibrate(config: FitConfig, out: Path) -> None:
     clear_left_behind(out)
     store_path, member_runs = Path(config.store), member_folders(out.parent, config.members)
     calibrate(out, store_path)
-    if config.members > 1 and out in member_runs and all(is_finished(folder) for folder in member_runs):
+    # By whoever is the last to be calibrated: jobs that end at the same time do not all calibrate the whole ensemble.
+    if config.members > 1 and out in member_runs and all(map(is_calibrated, member_runs)):
         calibrate(out.parent, store_path)
     for run in (out, out.parent):
         runs_without_suite = {folder.name.removeprefix("without-"): folder for folder in run.glob("without-*")}
-        if not runs_without_suite or not is_calibrated(run) or not all(map(is_finished, runs_without_suite.values())):
+        if not runs_without_suite or not is_calibrated(run) or not all(map(is_calibrated, runs_without_suite.values())):
             continue
         if set(runs_without_suite) == set(read_config(run)["fit"]["suites"]):
             calibrate_unseen(run, store_path, runs_without_suite)
@@ -134,7 +140,9 @@ def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> t
     """Return what `read_begun` does. Raises RunError where the folder holds a run with other settings."""
     begun, remark = read_begun(out)
     if begun:
-        earlier_settings = {field.name: field.default for field in dataclasses.fields(config)} | begun["fit"]
+        earlier_settings = begun["fit"]
+        if names := ", ".join(sorted(earlier_settings.keys() ^ settings.keys())):
+            raise RunError(f"{out / 'run.json'}: there or here is no setting {names} of a fit; choose another --out")
         _refuse(
             out,
             [
@@ -154,7 +162,7 @@ def _read_start(config: FitConfig, settings: dict[str, Any], out: Path) -> _Star
         load(out)  # Raises RunError where the weights are damaged.
         return _Start(begun, {}, {}, None, "")
     identity = store_identity(Path(config.store), config.suites)
-    if begun and "store" in begun:
+    if begun:
         _refuse(out, store_differences(Path(config.store), begun["store"], identity))
     status = loader.done_galaxies(Path(config.store), config.suites)
     state, checkpoint_remark = read_last(out)
@@ -241,11 +249,21 @@ def store_differences(path: Path, earlier: dict[str, Any], current: dict[str, An
     return words
 
 
-def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, fitter_class: type[Fitter]) -> dict[str, Any]:
+def _fit(
+    config: FitConfig,
+    out: Path,
+    device: torch.device,
+    quiet: bool,
+    fitter_class: type[Fitter],
+    opened: contextlib.ExitStack,
+) -> dict[str, Any]:
+    """Do what `fit` does, without the calibration; `opened` closes what has threads, also after an error."""
     if config.batch % ddp.world_size():
         raise ValueError(f"batch {config.batch} does not divide by {ddp.world_size()} processes")
     if config.norm == "batch" and ddp.world_size() > 1:
         raise ValueError("norm batch would see each process' views apart; use group, or one process")
+    if config.compile and device.type != "cuda":
+        raise ValueError(NO_COMPILE_ON_CPUS)
     is_first_rank = ddp.rank() == 0
 
     def say(text: str) -> None:
@@ -258,6 +276,8 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, fitter
         return start.finished
     if start.remark:
         say(start.remark)
+    if remark := small_batch_remark(config.batch, ddp.world_size(), device.type):
+        say(remark)
     for suite, status in start.status.items():
         if pending := int((status == store.PENDING).sum()):
             say(f"{suite}: {pending} of {len(status)} galaxies are not mapped yet; using those that are done")
@@ -280,6 +300,7 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, fitter
         config.tracer, instrument, config.views, lambda observed, r_e: model.inputs(observed, r_e)[1]
     )
     batches = loader.open_loader(train, selection, config.batch, config.seed, window, device)
+    opened.callback(batches.close)
     table = batches.table
     validation = loader.validation_views(val, config.tracer, instrument, 0.25 * memory_gb)
     n_galaxies = len(np.unique(table.place // train.shape[0]))
@@ -313,16 +334,13 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, fitter
         make_folder(out)
         write_json(out / "run.json", content)
     monitor = Monitor(out / "tensorboard", is_first_rank, fitter.step, settings)
+    opened.callback(monitor.close)
     fixed_state = {"galaxies": start.status, "memory_gb": memory_gb, "window": window, "run": content.copy()}
     saver = _Saver(out, fixed_state, config.checkpoint_minutes)
-    with (
-        contextlib.closing(batches),
-        tqdm(
-            total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not is_first_rank
-        ) as progress_bar,
-    ):
+    with tqdm(
+        total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not is_first_rank
+    ) as progress_bar:
         _train_until_done(fitter, monitor, saver, progress_bar)
-    monitor.close()
     if not fitter.finished():
         ddp.forget_stop()
         raise Stopped(f"stopped at step {fitter.step} of {config.steps}; the same command goes on from there")
@@ -332,6 +350,16 @@ def _fit(config: FitConfig, out: Path, device: torch.device, quiet: bool, fitter
         write_json(out / "run.json", content)
         remove_last(out)
     return content
+
+
+def small_batch_remark(batch: int, processes: int, device_type: str) -> str:
+    """Return a warning that a GPU has too few views of a batch to be busy; "" on CPUs and for larger batches."""
+    if device_type != "cuda" or batch >= VIEWS_FOR_A_GPU * processes:
+        return ""
+    return (
+        f"warning: {batch // processes} views of each batch for a GPU take about as long as {VIEWS_FOR_A_GPU} would; "
+        "take fewer GPUs or a larger --batch (which trains another network)"
+    )
 
 
 def _train_until_done(fitter: Fitter, monitor: Monitor, saver: "_Saver", progress_bar: tqdm) -> None:

@@ -28,6 +28,14 @@ class NonFinite(ddp.Agreed):
     """The loss or its gradient is not finite; the message names the views."""
 
 
+def in_bf16(precision: str, gpu_capability: tuple[int, int] | None) -> bool:
+    """Return whether encoders compute in bfloat16, with the precision asked for on a GPU of that compute capability.
+
+    gpu_capability: None on a CPU. Older GPUs than (8, 0) only emulate bfloat16, which is slower than float32.
+    """
+    return precision == "bf16" or (precision == "auto" and gpu_capability is not None and gpu_capability >= (8, 0))
+
+
 class _Mixed(nn.Module):
     """The model with its encoders in bfloat16 and its density in float32."""
 
@@ -61,15 +69,11 @@ class Fitter:
         self.instrument = config.instrument_model
         on_gpu = device.type == "cuda"
         self._dtype = torch.float64 if config.precision == "float64" else torch.float32
-        mixed = config.precision == "bf16" or (config.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+        mixed = in_bf16(config.precision, torch.cuda.get_device_capability(device) if on_gpu else None)
         self._pixels = model.config.pixels
         table = batches.table
         model.density.fit_whitening(table.log10_menc - table.log10_unit[:, None])
         self.model = model.to(device, self._dtype)
-        if on_gpu:
-            for parameter in self.model.parameters():
-                if parameter.dim() == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self._r_e = table.half_mass_radius_kpc.to(device, self._dtype)
         self._truth = table.log10_menc.to(device, self._dtype)
         self._val_views, observed, self._val_places = validation

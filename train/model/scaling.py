@@ -1,6 +1,7 @@
 """Scales maps and masses by the view's own velocity scale and R_e, and limits masses to those a galaxy can have."""
 
 import math
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -38,9 +39,9 @@ def drop_tracers(observed: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
 
     A view whose other tracer has no valid pixel is left as it is.
     """
-    has_tracer = observed[:, [3, 7]].amax((2, 3)) > 0
+    has_tracer = observed[:, 3::4].amax((2, 3)) > 0
     is_dropped = torch.stack([(choice == 0) & has_tracer[:, 1], (choice == 1) & has_tracer[:, 0]], dim=1)
-    return observed * (~is_dropped).repeat_interleave(4, dim=1)[:, :, None, None]
+    return (observed.unflatten(1, (2, 4)) * ~is_dropped[:, :, None, None, None]).flatten(1, 2)
 
 
 def split(observed: torch.Tensor, tracer: str) -> tuple[torch.Tensor, ...]:
@@ -133,12 +134,17 @@ def flip_sky(maps: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
     maps (N, 8, P, P) as stored, choice (N,) on the same device. The mirror image of a galaxy is a possible galaxy;
     mirrored along the line of sight, its image stays and V changes sign.
     """
-    pixels = torch.arange(maps.shape[-1] ** 2, device=maps.device).reshape(maps.shape[-2:])
-    turned_pixels = [torch.rot90(pixels, quarter_turns) for quarter_turns in range(4)]
-    symmetries = torch.stack(
-        [pixel_grid.flatten() for pixel_grid in (*turned_pixels, *(pixel_grid.flip(1) for pixel_grid in turned_pixels))]
-    )
-    from_pixel = symmetries[choice % 8][:, None].expand(-1, maps.shape[1], -1)
+    from_pixel = _symmetries(maps.shape[-1], maps.device)[choice % 8][:, None].expand(-1, maps.shape[1], -1)
     flipped = maps.flatten(2).gather(2, from_pixel).reshape(maps.shape)
     flipped[:, 1::4] *= (1.0 - 2.0 * (choice >= 8))[:, None, None, None].to(flipped)
     return flipped
+
+
+@lru_cache(maxsize=4)
+def _symmetries(pixels_per_side: int, device: torch.device) -> torch.Tensor:
+    """Return (8, P P) the pixel from which each pixel comes in the four turns of a map, then in these mirrored."""
+    pixels = torch.arange(pixels_per_side**2, device=device).reshape(pixels_per_side, pixels_per_side)
+    turned_pixels = [torch.rot90(pixels, quarter_turns) for quarter_turns in range(4)]
+    return torch.stack(
+        [pixel_grid.flatten() for pixel_grid in (*turned_pixels, *(pixel_grid.flip(1) for pixel_grid in turned_pixels))]
+    )

@@ -9,8 +9,9 @@ ensemble as a whole, keeps its scales per tracer in calibration.json. `calibrate
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from kinmass.train.run.checkpoint import (
     write_tensors,
 )
 from kinmass.train.run.out_of_distribution import learn_training_features
-from kinmass.train.run.posterior import UNSEEN, Inference, Posterior
+from kinmass.train.run.posterior import UNSEEN, VIEWS_PER_BLOCK, Inference, Posterior
 
 # N views, K radii, S samples, C components
 #: Probabilities of the central intervals that are calibrated: one and two standard deviations of a Gaussian.
@@ -45,6 +46,38 @@ MOST_TRAINING = 1024
 RESPONSE_SAMPLES, PASSES = 20, 2
 #: Weight, in galaxies, of uncorrelated latent numbers against the measured ones: so many show a correlation of 0.1.
 PRIOR_GALAXIES = 100
+
+
+@dataclass(frozen=True)
+class InferredViews:
+    """N views of which a network has seen the maps: their posterior without any calibration, and what is true of them.
+
+    log10_menc (N, K) [Msun] are true profiles; suite (N,) and lineage (N,) names. The maps themselves are not kept.
+    """
+
+    posterior: Posterior
+    log10_menc: torch.Tensor
+    suite: np.ndarray
+    lineage: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.posterior)
+
+    @classmethod
+    def of(cls, infer: Inference, views: Views, tracer: str) -> "InferredViews":
+        """Return what a network infers from views with usable maps of a tracer."""
+        posterior = infer(views, tracer=tracer, unseen=False).with_scales(None)
+        return cls(posterior, views.log10_menc, views.suite, views.lineage)
+
+    @classmethod
+    def joined(cls, parts: Sequence["InferredViews"]) -> "InferredViews":
+        """Join parts that were inferred by the same networks."""
+        return cls(
+            Posterior.joined([part.posterior for part in parts]),
+            torch.cat([part.log10_menc for part in parts]),
+            np.concatenate([part.suite for part in parts]),
+            np.concatenate([part.lineage for part in parts]),
+        )
 
 
 def misses(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -142,57 +175,64 @@ def stretched(scale: torch.Tensor, response: torch.Tensor, factors: np.ndarray) 
     return torch.linalg.cholesky(mixed @ mixed.T).to(scale)
 
 
-def scales_of(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]:
-    """Return the scale (K, K) of every member from usable validation views; the unit matrix without any view.
-
-    Sets `infer.scales` of the tracer to them.
-    """
+def scales_of(views: InferredViews) -> list[torch.Tensor]:
+    """Return the scale (K, K) of every member from usable validation views; the unit matrix without any view."""
+    posterior, n_radii = views.posterior, views.log10_menc.shape[1]
     if not len(views):
-        return [torch.eye(views.log10_menc.shape[1], device=infer.device) for _ in infer.models]
+        return [torch.eye(n_radii, device=features.device) for features in posterior.features]
     n_galaxies = len(set(views.lineage))
-    uncalibrated = infer(views, tracer=tracer)
-    infer.scales[tracer] = [
-        latent_scale(*latent_and_weight, n_galaxies) for latent_and_weight in uncalibrated.latent(views.log10_menc)
-    ]
+    scales = [latent_scale(*latent_and_weight, n_galaxies) for latent_and_weight in posterior.latent(views.log10_menc)]
     for _ in range(PASSES):
-        posterior = infer(views, tracer=tracer)
-        factors = widening(misses(posterior.samples(SAMPLES), views.log10_menc.numpy()), views.lineage)
-        pairs = zip(infer.scales[tracer], responses(posterior), strict=True)
-        infer.scales[tracer] = [stretched(scale, response, factors) for scale, response in pairs]
-    return infer.scales[tracer]
+        scaled = posterior.with_scales(scales)
+        factors = widening(misses(scaled.samples(SAMPLES), views.log10_menc.numpy()), views.lineage)
+        scales = [stretched(*pair, factors) for pair in zip(scales, responses(scaled), strict=True)]
+    return scales
 
 
-def unseen_scale(pairs: Sequence[tuple[Inference, Views]], tracer: str) -> torch.Tensor:
+def unseen_scale(parts: Sequence[InferredViews]) -> torch.Tensor:
     """Return the scale (K, K) for galaxies of a suite that a network was not trained on.
 
-    pairs: networks that were each trained without one suite, and usable validation views of that suite. Every suite
-    has the same weight, as if suites were drawn at random from all suites that there might be. Changes `infer.scales`.
+    parts: usable validation views of each suite, as a network that was trained without this suite infers them. Every
+    suite has the same weight, as if suites were drawn at random from all suites that there might be.
     """
     second_moments = []
-    for infer, views in pairs:
-        scale = latent_scale(*infer(views, tracer=tracer).latent(views.log10_menc)[0], len(set(views.lineage)))
+    for views in parts:
+        scale = latent_scale(*views.posterior.latent(views.log10_menc)[0], len(set(views.lineage)))
         second_moments.append((scale @ scale.T).double().cpu())
     common_scale = torch.linalg.cholesky(torch.stack(second_moments).mean(0)).float()
     lineage = np.concatenate(
-        [[f"{suite}/{name}" for suite, name in zip(views.suite, views.lineage, strict=True)] for _, views in pairs]
+        [[f"{suite}/{name}" for suite, name in zip(views.suite, views.lineage, strict=True)] for views in parts]
     )
     for _ in range(PASSES):
         miss_ratios, responses_of_suites = [], []
-        for infer, views in pairs:
-            infer.scales[tracer] = [common_scale.to(infer.device)]
-            posterior = infer(views, tracer=tracer, unseen=False)
-            miss_ratios.append(misses(posterior.samples(SAMPLES), views.log10_menc.numpy()))
-            responses_of_suites.append(responses(posterior)[0])
+        for views in parts:
+            scaled = views.posterior.with_scales([common_scale.to(views.posterior.features[0].device)])
+            miss_ratios.append(misses(scaled.samples(SAMPLES), views.log10_menc.numpy()))
+            responses_of_suites.append(responses(scaled)[0])
         common_scale = stretched(
             common_scale, torch.stack(responses_of_suites).mean(0), widening(np.concatenate(miss_ratios), lineage)
         )
     return common_scale
 
 
-def _read_part(store: Path, suites: tuple[str, ...], part: str, max_galaxies: int) -> Views:
-    """Read all views of at most max_galaxies galaxies of a part of the split, spread evenly over the store."""
+def blocks_of(store: Path, suites: tuple[str, ...], part: str, max_galaxies: int) -> Iterator[Views]:
+    """Yield all views of at most max_galaxies galaxies of a part of the split, spread evenly over the store.
+
+    They come in blocks of about VIEWS_PER_BLOCK views, so that memory suffices whatever the number of galaxies; a part
+    without galaxies is one block without views.
+    """
     galaxies = galaxies_of(store, done_galaxies(store, suites), part)
-    return galaxies.read(np.unique(np.linspace(0, len(galaxies) - 1, min(len(galaxies), max_galaxies)).astype(int)))
+    rows = np.unique(np.linspace(0, len(galaxies) - 1, min(len(galaxies), max_galaxies)).astype(int))
+    rows_at_once = max(1, VIEWS_PER_BLOCK // galaxies.shape[0])
+    for start in range(0, max(1, len(rows)), rows_at_once):
+        yield galaxies.read(rows[start : start + rows_at_once])
+
+
+def inferred_views(infer: Inference, blocks: Iterator[Views], tracer: str) -> InferredViews:
+    """Return what a network infers from the views in `blocks` that have usable maps of a tracer."""
+    return InferredViews.joined(
+        [InferredViews.of(infer, block[usable(block, tracer, infer.instrument)], tracer) for block in blocks]
+    )
 
 
 def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]) -> None:
@@ -209,13 +249,13 @@ def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]
     members, scales = len(members_of(run)), {}
     infers = {suite: Inference(path, calibrated=False) for suite, path in runs_without_suite.items()}
     for tracer in next(iter(infers.values())).answers():
-        pairs = []
-        for suite, infer in infers.items():
-            views = _read_part(store, (suite,), "val", MOST_GALAXIES)
-            views = views[usable(views, tracer, infer.instrument)]
-            pairs += [(infer, views)] if len(views) else []
-        if pairs:
-            scales[tracer] = [unseen_scale(pairs, tracer).tolist()] * members
+        parts = [
+            inferred_views(infer, blocks_of(store, (suite,), "val", MOST_GALAXIES), tracer)
+            for suite, infer in infers.items()
+        ]
+        parts = [views for views in parts if len(views)]
+        if parts:
+            scales[tracer] = [unseen_scale(parts).tolist()] * members
     write_json(run / UNSEEN, {"scale": scales} | weights)
 
 
@@ -237,14 +277,15 @@ def _is_of_weights(path: Path, weights: dict[str, Any]) -> bool:
         return False
 
 
-def _features_as_trained(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]:
+def _features_as_trained(infer: Inference, views: Views, tracer: str, n_before: int) -> list[torch.Tensor]:
     """Return, per member, the features (N, F) of views that are varied as in training, but not turned on the sky.
 
-    So variations that the network was trained to ignore do not make a view count as out of distribution.
+    So variations that the network was trained to ignore do not make a view count as out of distribution. n_before: the
+    number of views that came before these, as random numbers follow a view's place among all of them.
     """
     fit = infer.run["fit"]
-    augmentation = Augmentation(**{name: fit.get(name, 0.0) for name in Augmentation.__dataclass_fields__})
-    numbers = augmentation.numbers(torch.arange(len(views)), SEED)
+    augmentation = Augmentation(**{name: fit[name] for name in Augmentation.__dataclass_fields__})
+    numbers = augmentation.numbers(n_before + torch.arange(len(views)), SEED)
     if numbers is None or not len(views):
         return infer(views, tracer=tracer, unseen=False).features
     maps, r_e, _ = augmentation.vary(
@@ -264,23 +305,27 @@ def calibrate(run: Path, store: Path) -> None:
     infer = Inference(run, calibrated=False)
     suites = tuple(infer.run["fit"]["suites"])
 
-    def usable_of(views: Views, tracer: str) -> Views:
-        return views[usable(views, tracer, infer.instrument)]
-
-    training, validation = (
-        _read_part(store, suites, "train", MOST_TRAINING),
-        _read_part(store, suites, "val", MOST_GALAXIES),
-    )
+    # Per part and tracer, of each block of views.
+    features_of_blocks: dict[tuple[str, str], list[list[torch.Tensor]]] = defaultdict(list)
+    inferred_of_blocks: dict[str, list[InferredViews]] = defaultdict(list)
+    for part, max_galaxies in (("train", MOST_TRAINING), ("val", MOST_GALAXIES)):
+        n_views = dict.fromkeys(infer.answers(), 0)
+        for block in blocks_of(store, suites, part, max_galaxies):
+            for tracer in infer.answers():
+                views = block[usable(block, tracer, infer.instrument)]
+                features_of_blocks[part, tracer].append(_features_as_trained(infer, views, tracer, n_views[tracer]))
+                n_views[tracer] += len(views)
+                if part == "val":
+                    inferred_of_blocks[tracer].append(InferredViews.of(infer, views, tracer))
     scales, training_features = {}, {}
     for tracer in infer.answers():
-        held_out = usable_of(validation, tracer)
-        features = learn_training_features(
-            _features_as_trained(infer, usable_of(training, tracer), tracer),
-            _features_as_trained(infer, held_out, tracer),
+        training, validation = (
+            [torch.cat(blocks) for blocks in zip(*features_of_blocks[part, tracer], strict=True)]
+            for part in ("train", "val")
         )
-        if features:
+        if features := learn_training_features(training, validation):
             training_features[tracer] = vars(features)
-        scales[tracer] = scales_of(infer, held_out, tracer)
+        scales[tracer] = scales_of(InferredViews.joined(inferred_of_blocks[tracer]))
     weights = weights_of(run)
     write_tensors(run / "ood.pt", training_features | {"weights": weights})
     scale_lists = {tracer: [scale.tolist() for scale in member_scales] for tracer, member_scales in scales.items()}

@@ -1,16 +1,21 @@
 """Reads and writes run folders: configuration as JSON, weights as tensors. Nothing in them is executed on loading."""
 
+import dataclasses
 import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
 
-from kinmass.gen.instrument import INSTRUMENTS, Instrument
+from kinmass.gen.instrument import Instrument
 from kinmass.gen.storage.files import write_atomically
+from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.model.network import MassModel, ModelConfig
+from kinmass.train.model.scaling import TRACERS
+from kinmass.train.run.out_of_distribution import TrainingFeatures
 
 RUN_SCHEMA = 7
 #: Settings that may differ when a run goes on: they change where and how fast a fit runs, not what it learns.
@@ -23,6 +28,60 @@ class RunError(ValueError):
 
 class _DamagedError(RunError):
     """A run.json exists but cannot be read."""
+
+
+class _Store(BaseModel):
+    """What run.json says of one suite that was trained on."""
+
+    schema_version: int
+    config: dict[str, Any]
+    galaxies: int
+    names: str
+
+
+_FIT_FIELDS: dict[str, Any] = {
+    "tracer": (Literal[tuple(TRACERS)], ...),
+    "suites": (list[str], Field(min_length=1)),
+    "instrument": (str, ...),
+    "inputs": (str, ...),
+    "members": (PositiveInt, ...),
+    "steps": (PositiveInt, ...),
+    "seed": (int, ...),
+} | {name: (float, ...) for name in Augmentation.__dataclass_fields__}
+_NETWORK_FIELDS: dict[str, Any] = {
+    field.name: (list[float] if field.name == "radii_re" else field.type, ...)
+    for field in dataclasses.fields(ModelConfig)
+}
+#: What whoever reads a run needs of its fit's settings; `kinmass fit` compares them all.
+_Fit = create_model("_Fit", __config__=ConfigDict(strict=True, extra="allow"), **_FIT_FIELDS)
+_Network = create_model("_Network", __config__=ConfigDict(strict=True, extra="forbid"), **_NETWORK_FIELDS)
+
+
+class _Run(BaseModel):
+    """What a run.json holds at least."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    fit: _Fit  # type: ignore[valid-type]
+    model: _Network  # type: ignore[valid-type]
+    instrument: dict[str, Any]
+    store: dict[str, _Store]
+    training: dict[str, Any]
+    finished: bool
+
+
+class _FinishedRun(_Run):
+    steps: int
+    best: dict[str, Any]
+    weights: str
+
+
+def _check_content(content: dict[str, Any]) -> None:
+    """Raise ValueError, which names the keys, where the content of a run.json has not what its readers need."""
+    try:
+        (_FinishedRun if content.get("finished") else _Run).model_validate(content)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}" for problem in error.errors()]
+        raise ValueError("; ".join(problems)) from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -131,8 +190,8 @@ def read_config(run: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}")
         schema = content["schema"]
-        if schema == RUN_SCHEMA and not all(isinstance(content[key], dict) for key in ("fit", "model")):
-            raise TypeError("fit or model is damaged")
+        if schema == RUN_SCHEMA:
+            _check_content(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"{run} is no run folder ({error}); make one with `kinmass fit`") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -163,25 +222,16 @@ def read_begun(run: Path) -> tuple[dict[str, Any] | None, str]:
     return None, f"{problem}, and so far nothing was trained: beginning anew" if has_run_json else ""
 
 
-def is_finished(run: Path) -> bool:
-    """Whether a single network's folder holds a trained network. Raises RunError for a damaged run.json."""
-    return (run / "run.json").exists() and bool(read_config(run).get("finished"))
-
-
 def instrument_of(run: Path) -> Instrument:
-    """Return the instrument of a run. Raises RunError where there is no run or its instrument is damaged.
-
-    Older runs, whose run.json has only the instrument's name, used a built-in instrument.
-    """
+    """Return the instrument of a run. Raises RunError where there is no run or its instrument is damaged."""
     return instrument_in(read_config(run), run)
 
 
 def instrument_in(content: dict[str, Any], run: Path) -> Instrument:
     """Return what `instrument_of` does, from the content of a run.json. Raises RunError, which names `run`."""
     try:
-        instrument = content.get("instrument")
-        return Instrument(**instrument) if instrument else INSTRUMENTS[content["fit"]["instrument"]]
-    except (KeyError, TypeError, ValueError) as error:
+        return Instrument(**content["instrument"])
+    except (TypeError, ValueError) as error:
         raise RunError(f"{run / 'run.json'} holds no instrument that can be read ({error}); train it again") from error
 
 
@@ -203,12 +253,15 @@ def read_scales(run: Path, name: str = "calibration.json") -> dict[str, list[tor
     return scales
 
 
-def read_training_features(run: Path) -> dict[str, dict[str, Any]]:
-    """Return, per tracer, the fields of `out_of_distribution.TrainingFeatures`. Raises RunError as `read_scales`."""
+def read_training_features(run: Path) -> dict[str, TrainingFeatures]:
+    """Return what `train.run.out_of_distribution` knows of each tracer's training views. Raises as `read_scales`."""
     content = read_tensors(run / "ood.pt")
     weights = content.pop("weights", None)
     _require_same_weights(run, "ood.pt", weights)
-    return content
+    try:
+        return {tracer: TrainingFeatures(**fields) for tracer, fields in content.items()}
+    except TypeError as error:
+        raise RunError(f"{run / 'ood.pt'} is damaged ({error}); give its `kinmass fit` command again") from error
 
 
 def _require_same_weights(run: Path, name: str, weights: object) -> None:

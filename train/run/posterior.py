@@ -55,6 +55,7 @@ class Posterior:
         scales: list[torch.Tensor] | None = None,
         training_features: TrainingFeatures | None = None,
     ):
+        self._given_scales = scales
         self._scales: Sequence[torch.Tensor | None] = scales or [None] * len(models)
         self._models, self.features, self._log10_unit, self._names = models, features, log10_unit[:, None], names
         self._training_features = training_features
@@ -64,6 +65,27 @@ class Posterior:
 
     def __len__(self) -> int:
         return len(self._names)
+
+    @staticmethod
+    def joined(parts: Sequence["Posterior"]) -> "Posterior":
+        """Return the posterior of all views of several posteriors by the same networks, with the first one's scales."""
+        first = parts[0]
+        return Posterior(
+            first._models,
+            [torch.cat(features) for features in zip(*(part.features for part in parts), strict=True)],
+            torch.cat([part._log10_unit[:, 0] for part in parts]),
+            torch.cat([torch.from_numpy(part.half_mass_radius_kpc) for part in parts]),
+            [name for part in parts for name in part._names],
+            first._given_scales,
+            first._training_features,
+        )
+
+    def with_scales(self, scales: list[torch.Tensor] | None) -> "Posterior":
+        """Return the posterior with other scales (K, K) of the members' latent numbers; None for those of a network."""
+        r_e = torch.from_numpy(self.half_mass_radius_kpc)
+        return Posterior(
+            self._models, self.features, self._log10_unit[:, 0], r_e, self._names, scales, self._training_features
+        )
 
     def _standard_normal(self, n_samples: int, rows: slice) -> torch.Tensor:
         n_numbers = len(self.radii_re) + 1
@@ -195,11 +217,7 @@ class Inference:
                 tracer: [scale.to(self.device) for scale in member_scales]
                 for tracer, member_scales in read_scales(path).items()
             }
-        self.training_features: dict[str, TrainingFeatures] = {}
-        if calibrated:
-            self.training_features = {
-                tracer: TrainingFeatures(**features) for tracer, features in read_training_features(path).items()
-            }
+        self.training_features: dict[str, TrainingFeatures] = read_training_features(path) if calibrated else {}
         self.unseen: dict[str, list[torch.Tensor]] = {}
         if calibrated and (path / UNSEEN).exists():
             self.unseen = {

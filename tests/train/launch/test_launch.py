@@ -166,6 +166,17 @@ def test_a_traceback_is_in_the_log_that_status_names(map_store, tmp_path, capsys
     assert "Traceback" in Path(log[1]).read_text()
 
 
+def test_status_does_not_walk_through_stores(tmp_path, monkeypatch):
+    """Kept predictions have a folder per galaxy; whatever lies in a store is no run."""
+    for folder in ("a", "a/predictions.zarr/0", "maps.zarr/quiet", "a/tensorboard/x"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "run.json").write_text("{}")
+    visited, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: visited.append(Path(path).name) or scan(path))
+    assert [state.run for state in states(tmp_path)] == [tmp_path / "a"]
+    assert not {"predictions.zarr", "0", "maps.zarr", "quiet"} & set(visited)
+
+
 # ---- what is asked for
 
 

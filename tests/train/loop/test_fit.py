@@ -35,6 +35,7 @@ from kinmass.train.__main__ import main
 from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE, read_views, usable
 from kinmass.train.data.sampler import Lanes, Shuffle, draws, random_bits
+from kinmass.train.launch.status import states
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, fit
 from kinmass.train.loop.fitter import NonFinite
@@ -334,6 +335,40 @@ def test_a_rank_that_dies_or_hangs_ends_the_others(map_store, tmp_path, number):
     assert "process 0 of 2" in errors
 
 
+ALONE = """
+import os, signal, sys, time
+from kinmass.train import distributed as ddp
+seconds, dies = float(sys.argv[1]), sys.argv[2] == "dies"
+waits_at_most = 60 * float(os.environ["KINMASS_TIMEOUT_MINUTES"])
+def alone():
+    time.sleep(seconds)
+    if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done by %d" % ddp.rank()
+with ddp.process_group():
+    began = time.monotonic()
+    print(ddp.from_first(alone), time.monotonic() - began > waits_at_most)
+    def refuse():
+        raise ValueError("no")
+    try:
+        ddp.from_first(refuse)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_what_rank_0_does_alone_is_waited_for_while_it_lives(tmp_path):
+    """As it calibrates, which may take longer than a process that hangs is waited for."""
+    done = end(start(["-c", ALONE, 11, "lives"], 2, {"KINMASS_TIMEOUT_MINUTES": "0.15"}))
+    assert [(code, printed) for code, printed, _ in done] == [(0, "done by 0 True\nno\n")] * 2, done
+    began = time.monotonic()
+    (killed, (code, _, errors)) = end(start(["-c", ALONE, 1, "dies"], 2, {"KINMASS_TIMEOUT_MINUTES": "5"}), SOON)
+    assert killed[0] == -signal.SIGKILL
+    assert code == 1
+    assert "process 1 of 2" in errors
+    assert time.monotonic() - began < SOON
+
+
 def test_a_loss_that_is_no_number_on_one_rank_is_named_by_all(map_store, tmp_path):
     script = tmp_path / "break.py"
     script.write_text(BREAK)
@@ -354,6 +389,16 @@ def test_a_diverging_fit_names_the_views_and_keeps_good_weights(map_store, tmp_p
     state, _ = read_last(tmp_path / "run")
     assert state is not None
     assert all(torch.isfinite(p).all() for p in state["model"].values())
+
+
+def test_no_thread_is_left_behind_by_an_error(map_store, tmp_path):
+    """Neither that of the loader nor TensorBoard's."""
+    threads = set(threading.enumerate())
+    with pytest.raises(NonFinite):
+        fit(config_of(map_store, learning_rate=1e30, round_steps=1, memory_gb=1e-4), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "tensorboard").exists()
+    threads_left = set(threading.enumerate()) - threads
+    assert not [x for x in threads_left if x.name.startswith("maps") or type(x).__name__ == "_AsyncWriterThread"]
 
 
 def test_a_launcher_without_ranks_is_refused(map_store, tmp_path, monkeypatch, capsys):
@@ -595,6 +640,7 @@ def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path
         (["--tracer", "gas", "--precision", "float16"], "auto, float32, bf16, float64"),
         (["--tracer", "gas", "--seed", "-1"], "seed must be from 0 to 268435455, not -1"),
         (["--tracer", "gas", "--seed", "268435456"], "seed must be from 0 to"),
+        (["--tracer", "gas", "--seed", "268435455", "--members", "2"], "seed must be from 0 to 268435455, not"),
         (["--tracer", "gas", "--learning-rate", "nan"], "learning_rate must be above 0, not nan"),
         (["--tracer", "gas", "--heat", "inf"], "heat must be a number that is not negative: inf"),
         (["--tracer", "gas", "--memory-gb", "nan"], "memory_gb must be a number that is not negative: nan"),
@@ -737,6 +783,35 @@ def test_what_is_lost_beside_weights_is_made_again(map_store, tmp_path, two_runs
         (run / name).write_bytes(content)
     fit(config_of(map_store, steps=4), run, quiet=True)
     assert (run / name).read_bytes() == (two_runs / "0" / name).read_bytes()
+
+
+def test_a_run_json_with_keys_too_few_or_too_many_is_refused_in_a_sentence(map_store, tmp_path, two_runs):
+    """Whoever reads it says so, and nobody ends in another error; what nobody needs may be missing."""
+    run = shutil.copytree(two_runs / "0", tmp_path / "run")
+    content = json.loads((run / "run.json").read_text())
+    changed = [content | {"fit": content["fit"] | {"colour": 1}}, content | {"model": content["model"] | {"colour": 1}}]
+    for section in (content, content["fit"], content["model"]):
+        for key in section:
+            for value in ({}, {key: None}, {key: "?"}):
+                altered = {name: section[name] for name in section if name != key} | value
+                name = next((name for name in ("fit", "model") if section is content[name]), None)
+                changed.append(content | {name: altered} if name else altered)
+    refused: dict[str, list[str]] = {"load": [], "fit": []}
+    for altered in changed:
+        (run / "run.json").write_text(json.dumps(altered))
+        for word, use in {
+            "load": lambda: train.load(run).answers(),
+            "fit": lambda: fit(config_of(map_store, steps=4), run, quiet=True),
+        }.items():
+            try:
+                use()
+            except RunError as error:
+                refused[word].append(str(error))
+        assert len(states(run)) == 1
+    # Of every setting that `fit` compares there are three changes, of which those that are free may differ.
+    assert not any("\n" in text for texts in refused.values() for text in texts)
+    assert len(refused["fit"]) > 3 * (len(content["fit"]) - 5 + len(content["model"]))
+    assert len(refused["load"]) > 3 * (7 + len(content["model"]))
 
 
 def test_damaged_weights_are_noticed(map_store, tmp_path, two_runs):

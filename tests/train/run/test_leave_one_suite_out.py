@@ -12,7 +12,7 @@ from kinmass.eval.tables.calibration import coverage, ranks
 from kinmass.train.__main__ import _fit_options, main, parser
 from kinmass.train.data.dataset import read_views, usable
 from kinmass.train.loop.config import ROBUST, FitConfig
-from kinmass.train.run.calibration import LEVELS, unseen_scale
+from kinmass.train.run.calibration import LEVELS, InferredViews, unseen_scale
 from kinmass.train.run.posterior import Inference, load
 
 
@@ -62,7 +62,7 @@ def test_what_was_missed_is_held(left_out_run, map_store):
         return [coverage(np.concatenate(rank_of_truth), level).mean() for level in LEVELS]
 
     uncalibrated = covered()
-    scale = unseen_scale(pairs, "stars")
+    scale = unseen_scale([InferredViews.of(infer, views, "stars") for infer, views in pairs])
     for infer, _ in pairs:
         infer.scales["stars"] = [scale]
     calibrated = covered()

@@ -1,0 +1,59 @@
+"""How calibration works: on blocks of views, and once for each network and ensemble."""
+
+import dataclasses
+import shutil
+import weakref
+
+import numpy as np
+import torch
+from conftest import SUITES
+
+from kinmass.train.data.loader import Galaxies
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import fit, fit_ensemble
+from kinmass.train.run import calibration
+from kinmass.train.run.calibration import calibrate
+from kinmass.train.run.checkpoint import read_scales, read_training_features
+
+
+def test_few_maps_are_in_memory_at_once_and_the_calibration_is_the_same(runs, map_store, tmp_path, monkeypatch):
+    run = shutil.copytree(next(run for run in runs if run.name == "both"), tmp_path / "run")
+    scales, features = read_scales(run)["both"], read_training_features(run)["both"]
+    read_whole, galaxies_at_once, living_maps = Galaxies.read, [], weakref.WeakSet()
+    blocks_alive = []
+
+    def read(self, galaxy_rows):
+        views = read_whole(self, galaxy_rows)
+        galaxies_at_once.append(len(galaxy_rows))
+        living_maps.add(views.maps)
+        blocks_alive.append(len(living_maps))
+        return views
+
+    monkeypatch.setattr(Galaxies, "read", read)
+    monkeypatch.setattr(calibration, "VIEWS_PER_BLOCK", 4, raising=False)
+    for name in ("calibration.json", "ood.pt"):
+        (run / name).unlink()
+    calibrate(run, map_store)
+    assert max(galaxies_at_once) == 2
+    assert len(galaxies_at_once) > 10
+    assert max(blocks_alive) <= 2  # the block that was worked on, and the next
+    torch.testing.assert_close(read_scales(run)["both"], scales, rtol=5e-3, atol=5e-3)
+    torch.testing.assert_close(read_training_features(run)["both"].distances, features.distances, rtol=1e-3, atol=1e-3)
+
+
+def test_an_ensemble_is_calibrated_once_by_the_last_member_that_is(map_store, tmp_path):
+    """Jobs of members that end at the same time: all weights are there before any calibration is."""
+    run = tmp_path / "run"
+    config = FitConfig(str(map_store), "stars", SUITES, width=4, steps=4, round_steps=4, batch=8, members=2)
+    fit_ensemble(config, run, quiet=True)
+    expected = {path.relative_to(run): path.read_bytes() for path in run.rglob("calibration.json")}
+    assert len(expected) == 3
+    for name in ("calibration.json", "ood.pt"):
+        for path in run.rglob(name):
+            path.unlink()
+    fit(config, run / "member-0", quiet=True)
+    assert [path.parent.name for path in run.rglob("calibration.json")] == ["member-0"]
+    fit(dataclasses.replace(config, seed=1), run / "member-1", quiet=True)
+    assert {path.relative_to(run): path.read_bytes() for path in run.rglob("calibration.json")} == expected
+    scales = np.array(read_scales(run)["stars"])
+    assert len(scales) == 2

@@ -85,7 +85,7 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
 
         def loss(self, log_prob: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
             """The usual loss and the term of this objective; for `worst` the weighted loss of the suites."""
-            source_features = self._seen[-1]
+            source_features = self._seen[-1][: len(log_prob)]  # of both tracers; those of each by itself follow
             self._seen.clear()
             if way == "worst":
                 group = self._group[rows]

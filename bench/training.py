@@ -91,7 +91,7 @@ def bare_step(fitter: Fitter) -> Callable[[], None]:
         bits, noise = draws(fitter._batch_places, maps.shape[-1], 0)
         observed = observe(flip_sky(maps, bits & 15), fitter.instrument, noise, field_of_view_re, r_e)
         fitter.optimiser.zero_grad()
-        (-fitter.model(observed, r_e, truth).mean()).backward()
+        (-fitter.model(observed, r_e, truth, fitter._alone_weight > 0).mean()).backward()
         torch.nn.utils.clip_grad_norm_(fitter.model.parameters(), 5.0)
         fitter.optimiser.step()
 

@@ -95,6 +95,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         ("batch", int, "views per step, over all processes"),
         ("learning-rate", float, "at its peak"),
         ("weight-decay", float, "of AdamW"),
+        ("alone-weight", float, "weight, in the loss of `both`, of what each tracer says by itself"),
         ("seed", int, "of weights, batches and noise"),
         ("scale-dex", float, "vary galaxies' velocities by this much, lengths and masses with them (dex)"),
         ("light-dex", float, "vary the surface density of each tracer, as mass-to-light ratios err (dex)"),

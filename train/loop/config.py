@@ -44,6 +44,9 @@ class FitConfig:
     batch: int = 64  # views per step, over all processes
     learning_rate: float = 1.5e-3  # at the peak of a one-cycle schedule
     weight_decay: float = 1e-2
+    alone_weight: float = (
+        0.3  # in the loss of `both`: of the posteriors from each tracer by itself, beside that of both
+    )
     seed: int = 0
     precision: str = "auto"  # of the encoders; auto: bf16 on GPUs that have it, else float32. Never of the density
     compile: bool = False  # use torch.compile, on GPUs only
@@ -81,7 +84,13 @@ class FitConfig:
             raise ValueError(f"width must be a multiple of 4, not {self.width}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
-        for name in ("weight_decay", "checkpoint_minutes", "memory_gb", *Augmentation.__dataclass_fields__):
+        for name in (
+            "weight_decay",
+            "alone_weight",
+            "checkpoint_minutes",
+            "memory_gb",
+            *Augmentation.__dataclass_fields__,
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number that is not negative: {getattr(self, name)}")
         if not self.suites:

@@ -43,11 +43,13 @@ class _Mixed(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, observed: torch.Tensor, r_e: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, observed: torch.Tensor, r_e: torch.Tensor, truth: torch.Tensor, alone: bool = False
+    ) -> torch.Tensor:
         """Return what `MassModel.forward` does, with features computed in bfloat16."""
         with torch.autocast(observed.device.type, dtype=torch.bfloat16):
-            features, unit = self.model.features(observed, r_e)
-        return self.model.density.log_prob(features.float(), truth - unit[:, None])
+            features, unit = self.model.feature_sets(observed, r_e, alone)
+        return self.model.log_probs(features.float(), unit, truth)
 
 
 class Fitter:
@@ -98,6 +100,8 @@ class Fitter:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.15
         )
+        # A network for any tracer sees each by itself anyway, and one tracer has no other.
+        self._alone_weight = config.alone_weight if config.tracer == "both" else 0.0
         self.step, self.stale = 0, 0
         self.best: dict[str, Any] = {"loss": float("inf")}
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -158,15 +162,15 @@ class Fitter:
             observed = config.augmentation.vary_observed(observed, numbers)
         if config.tracer == "any":
             observed = drop_tracers(observed, ((bits >> 8) & 0xFFFF) % 3)
-        log_prob = self.wrapped(observed, r_e, truth)
-        loss = self.loss(log_prob, rows)
+        log_probs = self.wrapped(observed, r_e, truth, self._alone_weight > 0)
+        loss = self.loss(log_probs[0], rows) - self._alone_weight * log_probs[1:].mean(1).sum()
         self.optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimiser.step()
         self.schedule.step()
         self._round_sums += torch.stack([loss.detach(), norm]).double()
-        self._unchecked_steps.append((self.step, rows, torch.isfinite(log_prob.detach()), torch.isfinite(norm)))
+        self._unchecked_steps.append((self.step, rows, torch.isfinite(log_probs.detach()).all(0), torch.isfinite(norm)))
         self.step += 1
         self.round_step += 1
         self._timed_steps += 1

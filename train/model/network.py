@@ -66,11 +66,27 @@ class MassModel(nn.Module):
 
     def features(self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features (N, F) of observed maps (N, 8, P, P), and log10 (N,) of the mass unit [Msun]."""
+        feature_sets, log10_unit = self.feature_sets(observed, half_mass_radius_kpc)
+        return feature_sets[0], log10_unit
+
+    def feature_sets(
+        self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, alone: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features (C, N, F) of all tracers and, with `alone`, of each tracer by itself after them (C = 3).
+
+        A tracer by itself has zeros in the place of what the other's encoder gives. The log10 of the mass unit (N,)
+        [Msun] is the same for all.
+        """
         inputs, log10_unit = self.inputs(observed, half_mass_radius_kpc)
         encoded = [self.encoders[t](inputs[t]) for t in self.tracers]
-        if self.config.inputs == "raw":  # The maps themselves do not show lengths.
-            encoded.append(torch.log10(half_mass_radius_kpc)[:, None])
-        return self.join(torch.cat(encoded, dim=1)), log10_unit
+        # The maps themselves do not show lengths.
+        lengths = [torch.log10(half_mass_radius_kpc)[:, None]] if self.config.inputs == "raw" else []
+        sets = [torch.cat([*encoded, *lengths], dim=1)]
+        if alone and len(encoded) > 1:
+            for kept in range(len(encoded)):
+                parts = [x if i == kept else torch.zeros_like(x) for i, x in enumerate(encoded)]
+                sets.append(torch.cat([*parts, *lengths], dim=1))
+        return self.join(torch.cat(sets)).unflatten(0, (len(sets), len(observed))), log10_unit
 
     def symmetric_features(
         self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor
@@ -88,11 +104,22 @@ class MassModel(nn.Module):
         return torch.stack(features).mean(0), log10_unit[0]
 
     def forward(
-        self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, log10_menc: torch.Tensor
+        self,
+        observed: torch.Tensor,
+        half_mass_radius_kpc: torch.Tensor,
+        log10_menc: torch.Tensor,
+        alone: bool = False,
     ) -> torch.Tensor:
-        """Return the log posterior density (N,) per dex^K of the profiles log10_menc (N, K) [Msun]."""
-        features, log10_unit = self.features(observed, half_mass_radius_kpc)
-        return self.density.log_prob(features, log10_menc - log10_unit[:, None])
+        """Return the log posterior density (C, N) per dex^K of the profiles log10_menc (N, K) [Msun].
+
+        C is 1 or, with `alone`, 3: from all tracers, and from each by itself (`feature_sets`).
+        """
+        return self.log_probs(*self.feature_sets(observed, half_mass_radius_kpc, alone), log10_menc)
+
+    def log_probs(self, features: torch.Tensor, log10_unit: torch.Tensor, log10_menc: torch.Tensor) -> torch.Tensor:
+        """Return the log posterior density (C, N) per dex^K of profiles (N, K) [Msun] from `feature_sets`."""
+        profiles = (log10_menc - log10_unit[:, None]).expand(len(features), -1, -1)
+        return self.density.log_prob(features.flatten(0, 1), profiles.flatten(0, 1)).unflatten(0, features.shape[:2])
 
     def profiles(
         self,

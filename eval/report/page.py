@@ -168,8 +168,8 @@ class Galaxies:
         # Of networks with different variations in training, those with the fewest are shown.
         fewest_variations = min(s.name.count("+") for s in candidates)
         sources = [s for s in candidates if s.name.count("+") == fewest_variations]
-        # The last source of a tracer is used: cnn comes after cnn-any, and is preferred.
-        self.sources = {s.tracer: s for s in sorted(sources, key=lambda s: s.name, reverse=True)}
+        # The last source of a tracer is used: cnn comes after cnn-any, and is preferred; so is the lowest seed.
+        self.sources = {s.tracer: s for s in sorted(sources, key=lambda s: (s.name, s.seed), reverse=True)}
         self.instrument = next(instrument_of(s.run) for s in sources if s.run)
         suites = [suite for suite in results.table.test.unique() if suite != ALL]
         self.parts = [Part(self.store.absolute(), suite, self.part) for suite in sorted(suites)]

@@ -21,11 +21,15 @@ out-of-distribution scores of views.
 Views of one galaxy are not independent, nor are galaxies of one history (lineage). Intervals (`_lo`, `_hi`: 16th and
 84th percentile) therefore come from a Poisson bootstrap over lineages (Hanley & MacGibbon 2006). A lineage's weights
 follow from its name and are the same for every estimator, so that ratios and differences are paired.
+
+A network that was trained several times, with seeds of their own, counts as one estimator: its measures are means over
+the seeds, and each bootstrap replicate draws seeds too (with replacement, for each network by itself). With one seed,
+intervals leave out the scatter of training.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -110,12 +114,13 @@ class PerView:
 
 @dataclass
 class Sums:
-    """Sums over the views of one group; two of them are added with +.
+    """Sums over the views of one group; two of them, of the same R seeds, are added with +.
 
-    moments (B + 1, Q, K): sums of QUANTITIES, first with weight 1 and then per bootstrap replicate.
-    joint (B + 1, 2): count and sum of log_prob_joint. residual (bins, K), pit (RANK_BINS, K), tarp and ood_score
-    (RANK_BINS,): histograms. missing (K,): number of views without a finite prediction. galaxies, views: their
-    numbers. left_out: number of views that show too little to be used. beyond: sum over views of `Estimates.beyond`.
+    moments (R, B + 1, Q, K): sums of QUANTITIES, first with weight 1 and then per bootstrap replicate.
+    joint (R, B + 1, 2): count and sum of log_prob_joint. seed_weights (R, B + 1): the share of each seed, in the value
+    and in the replicates. residual (bins, K), pit (RANK_BINS, K), tarp and ood_score (RANK_BINS,): histograms, summed
+    over seeds. The other numbers are those of one seed: missing (K,), views without a finite prediction; galaxies and
+    views; left_out, views that show too little to be used; beyond, the sum over views of `Estimates.beyond`.
     """
 
     moments: np.ndarray
@@ -129,9 +134,44 @@ class Sums:
     views: int
     left_out: int = 0
     beyond: float = 0.0
+    seed_weights: np.ndarray = field(default_factory=lambda: np.ones((1, N_BOOTSTRAP + 1)))
 
     def __add__(self, other: "Sums") -> "Sums":
-        return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        names = [name for name in self.__dataclass_fields__ if name != "seed_weights"]
+        added = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Sums(**added, seed_weights=self.seed_weights)
+
+    @property
+    def count(self) -> np.ndarray:
+        """The number of views (K,) with a finite prediction at each radius."""
+        return np.asarray(self.moments[:, 0, 0].min(0))
+
+    @property
+    def n_seeds(self) -> int:
+        """The number of networks whose measures are averaged."""
+        return len(self.moments)
+
+
+def over_seeds(name: str, sums: Sequence[Sums]) -> Sums:
+    """Return the sums of one network that was trained several times, from those of each seed.
+
+    name: of the network, from which the draws of its seeds follow.
+    """
+    n = len(sums)
+    draws = _generator(f"seeds {name}").multinomial(n, np.full(n, 1 / n), N_BOOTSTRAP + 1).T / n
+    draws[:, 0] = 1 / n
+    added = {key: sum(getattr(s, key) for s in sums) for key in ("residual", "pit", "tarp", "ood_score")}
+    return Sums(
+        np.concatenate([s.moments for s in sums]),
+        np.concatenate([s.joint for s in sums]),
+        **added,
+        missing=np.max([s.missing for s in sums], axis=0),
+        galaxies=sums[0].galaxies,
+        views=sums[0].views,
+        left_out=sums[0].left_out,
+        beyond=float(np.mean([s.beyond for s in sums])),
+        seed_weights=draws,
+    )
 
 
 @lru_cache(maxsize=100_000)
@@ -248,8 +288,8 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
     total = weights @ per_galaxy
     rank_edges = np.linspace(0, 1, RANK_BINS + 1)
     return Sums(
-        total[:, :-2].reshape(-1, q, k),
-        total[:, -2:],
+        total[:, :-2].reshape(1, -1, q, k),
+        total[None, :, -2:],
         _counts(views.values[:, 1], EDGES),
         _counts(views.pit, rank_edges),
         _counts(views.tarp[:, None], rank_edges)[:, 0],
@@ -281,7 +321,7 @@ def percentile(histogram: np.ndarray, share: float) -> np.ndarray:
 
 def replicates(sums: Sums) -> dict[str, np.ndarray]:
     """Return (B + 1, K) per measure in WITH_INTERVAL and `width_68`, `width_95`: value, then bootstrap replicates."""
-    sum_of = dict(zip(QUANTITIES, np.moveaxis(sums.moments, 1, 0), strict=True))
+    sum_of = dict(zip(QUANTITIES, np.moveaxis(sums.moments, 2, 0), strict=True))  # (R, B + 1, K) each
     with np.errstate(invalid="ignore", divide="ignore"):
         values = {name: sum_of[name] / sum_of["count"] for name in QUANTITIES[3:]}
         values["bias"], mean_square = sum_of["d"] / sum_of["count"], sum_of["d2"] / sum_of["count"]
@@ -292,7 +332,7 @@ def replicates(sums: Sums) -> dict[str, np.ndarray]:
     if not sums.pit.any():  # a point estimate: no density, no intervals
         for name in QUANTITIES[4:]:
             values[name] = np.full_like(values[name], np.nan)
-    return values
+    return {name: np.einsum("rb,rbk->bk", sums.seed_weights, each) for name, each in values.items()}
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -340,7 +380,7 @@ def mean_over_radii(values: np.ndarray) -> np.ndarray:
 def joint_log_prob(sums: Sums) -> np.ndarray:
     """Return the mean log density of whole profiles per dex^K and its bootstrap replicates (B + 1,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(sums.joint[:, 1] / sums.joint[:, 0])
+        return np.asarray((sums.seed_weights * (sums.joint[..., 1] / sums.joint[..., 0])).sum(0))
 
 
 def coverage_by_level(counts: np.ndarray) -> np.ndarray:

@@ -117,6 +117,7 @@ class Source:
     label: str  # of its group, below that of store, suite and part
     key: str
     run: Path | None = None
+    seed: int = 0  # of the run; networks that differ only in it are one network, trained several times
 
     def group(self, part: Part) -> str:
         """Return the path of the group in `root`, which has a digest in it for a second store of the same name."""

@@ -21,6 +21,7 @@ from kinmass.eval.tables.metrics import (
     mean_over_radii,
     measures,
     ood,
+    over_seeds,
     ratio,
     replicates,
     value_and_interval,
@@ -37,11 +38,11 @@ from kinmass.train.run.posterior import beyond_limits_message
 KEYS = ["estimator", "instrument", "tracer", "train", "test"]
 #: Name of the test group that pools every suite.
 ALL = "all"
-_COUNTS = ["n_galaxies", "n_views", "n_missing", "n_left_out"]
+_COUNTS = ["n_seeds", "n_galaxies", "n_views", "n_missing", "n_left_out"]
 _MEASURES = [f"{name}{end}" for name in WITH_INTERVAL for end in ("", "_lo", "_hi")] + list(PLAIN)
 COLUMNS = [*KEYS, "radius", *_COUNTS, *_MEASURES]
 #: Columns of the summary that are printed.
-SHOWN = [*KEYS, "n_galaxies", "dispersion", "dispersion_robust", "bias", "coverage_68"]
+SHOWN = [*KEYS, "n_seeds", "n_galaxies", "dispersion", "dispersion_robust", "bias", "coverage_68"]
 _RATIO = ["estimator", "instrument", "train", "test", "ratio", "lo", "hi", "above_1"]
 _GAP = [*KEYS, "rmse_ratio", "rmse_ratio_lo", "rmse_ratio_hi", "rmse", "rmse_home", "coverage_68", "coverage_68_home",
         "log_prob_loss", "log_prob_loss_lo", "log_prob_loss_hi", "ood_share", "ood_auc"]  # fmt: skip
@@ -74,7 +75,21 @@ def collect(
         for source in sources:
             prepare(source, galaxies)
         arguments += [(sources, instruments, galaxies, block) for block in galaxies.blocks()]
-    return pooled(sum_of_tasks(evaluate_block, arguments, cluster))
+    return pooled(seeds_together(sum_of_tasks(evaluate_block, arguments, cluster)))
+
+
+def seeds_together(sums: dict[Group, Sums]) -> dict[Group, Sums]:
+    """Return the sums with those of networks that differ only in the seed made one."""
+    sums_of_seeds: dict[Group, dict[int, Sums]] = {}
+    for group, total in sums.items():
+        sums_of_seeds.setdefault(replace(group, seed=None), {})[group.seed or 0] = total
+    return {
+        group: over_seeds(
+            " ".join((group.estimator, group.instrument, group.tracer, group.train)),
+            [each for _, each in sorted(by_seed.items())],
+        )
+        for group, by_seed in sums_of_seeds.items()
+    }
 
 
 def pooled(sums: dict[Group, Sums]) -> dict[Group, Sums]:
@@ -100,11 +115,17 @@ def to_table(sums: dict[Group, Sums]) -> pd.DataFrame:
         if group.column == "common":
             continue
         columns = measures(total)
-        count = total.moments[0, 0]
+        count = total.count
         for k, radius in enumerate(RADII_RE):
             if count[k] > 0:
-                row = _key_columns(group) | _bin_columns(group) | {"radius": radius, "n_galaxies": total.galaxies}
-                row |= {"n_views": int(count[k]), "n_missing": int(total.missing[k]), "n_left_out": total.left_out}
+                row = _key_columns(group) | _bin_columns(group) | {"radius": radius}
+                row |= {
+                    "n_seeds": total.n_seeds,
+                    "n_galaxies": total.galaxies,
+                    "n_views": int(count[k]),
+                    "n_missing": int(total.missing[k]),
+                    "n_left_out": total.left_out,
+                }
                 rows.append(row | {name: values[k] for name, values in columns.items()})
     table = pd.DataFrame(rows, columns=[*KEYS, "column", "low", "high", *COLUMNS[5:]])
     return table.sort_values([*KEYS, "column", "low", "radius"], kind="stable", ignore_index=True)
@@ -235,11 +256,11 @@ def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
     """Return one row per group, averaged over its radii: the table to quote in a paper."""
     rows = []
     for group, total in sums.items():
-        count = total.moments[0, 0]
+        count = total.count
         if group.column or not count.any():
             continue
-        row: dict[str, Any] = _key_columns(group) | {"n_galaxies": total.galaxies, "n_views": int(count.max())}
-        row |= {"n_missing": int(total.missing.min()), "n_left_out": total.left_out}
+        row: dict[str, Any] = _key_columns(group) | {"n_seeds": total.n_seeds, "n_galaxies": total.galaxies}
+        row |= {"n_views": int(count.max()), "n_missing": int(total.missing.min()), "n_left_out": total.left_out}
         replicates_of = replicates(total)
         for name in WITH_INTERVAL:
             result = value_and_interval(mean_over_radii(replicates_of[name]))
@@ -325,6 +346,12 @@ def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
             lines.append(f"{suite}: no run was trained on it; every figure is that of a foreign simulation")
     for row in summary[(summary.train != "") & (summary.n_missing > 0)].itertuples():
         lines.append(f"{row.tracer}, {row.train} on {row.test}: {row.n_missing} predictions are not finite; left out")
+    once = summary[(summary.train != "") & (summary.n_seeds == 1)]
+    if len(once):
+        lines.append(
+            "networks that were trained once: intervals hold the scatter of galaxies, not that of training; train them "
+            "again with --seed 1 and --seed 2 in folders of their own beside these, and give all of them"
+        )
     for row in summary[summary.beyond > 0].itertuples():
         lines.append(f"{row.tracer}, {row.train} on {row.test}: {beyond_limits_message(row.beyond)}")
     return lines

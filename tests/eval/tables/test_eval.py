@@ -180,6 +180,14 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     assert "beyond chance" not in comparison
     table = pd.read_csv(tmp_path / "c.csv")
     assert (table["b-a"] == 0).all()
+    content = json.loads((tmp_path / "twin" / "run.json").read_text())
+    content["fit"]["seed"] += 1
+    (tmp_path / "twin" / "run.json").write_text(json.dumps(content))
+    for runs_of_table, folder in (([both], "one"), ([both, tmp_path / "twin"], "two")):
+        command("eval", "tables", *runs_of_table, "--out", tmp_path / folder, "--no-classical", *arguments)
+    one, two = (pd.read_csv(tmp_path / folder / "table.csv") for folder in ("one", "two"))
+    assert (set(one.n_seeds), set(two.n_seeds)) == ({1}, {2})  # trained twice it is one network
+    pd.testing.assert_series_equal(one.dispersion, two.dispersion)
     comparison_with_stars = command(
         "eval", "compare", both, next(r for r in runs if r.name == "stars"), *arguments
     ).stdout

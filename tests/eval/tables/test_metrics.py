@@ -18,6 +18,7 @@ from kinmass.eval.tables.metrics import (
     distance_from_uniform,
     joint_log_prob,
     measures,
+    over_seeds,
     per_view,
     ratio,
     replicates,
@@ -99,6 +100,43 @@ def test_bootstrap_intervals_are_over_galaxies_not_views():
         means.append(columns["bias"])
         widths.append(0.5 * (columns["bias_hi"] - columns["bias_lo"]))
     assert np.mean(widths) == pytest.approx(np.std(means, axis=0).mean(), rel=0.15)
+
+
+def test_a_network_of_several_seeds_has_their_mean_and_an_interval_that_holds_their_scatter():
+    """Intervals are as wide as experiments scatter that draw galaxies and train anew; with one seed they are not."""
+    training_scatter, means, one_seed, three_seeds = 0.05, [], [], []
+    rng = np.random.default_rng(5)
+    for seed in range(40):
+        galaxies, sums = planted(100, 0.0, 0.2, seed), []
+        for bias in rng.normal(0, training_scatter, 3):
+            shifted = planted(100, 0.0, 0.2, seed)
+            shifted.median = galaxies.median + bias
+            sums.append(sums_of(shifted))
+        together = over_seeds("both", sums)
+        columns, first = measures(together), measures(sums[0])
+        np.testing.assert_allclose(columns["bias"], np.mean([measures(s)["bias"] for s in sums], axis=0), atol=1e-12)
+        np.testing.assert_allclose(columns["dispersion"], first["dispersion"], rtol=1e-10)  # not that of pooled errors
+        assert (together.n_seeds, together.views, together.galaxies) == (3, 400, 100)
+        means.append(columns["bias"])
+        three_seeds.append(0.5 * (columns["bias_hi"] - columns["bias_lo"]))
+        one_seed.append(0.5 * (first["bias_hi"] - first["bias_lo"]))
+    scatter = np.std(means, axis=0).mean()
+    # Three seeds tell their scatter to some 40 %, and draws with replacement make it sqrt(2 / 3) of what it is.
+    assert np.mean(three_seeds) == pytest.approx(scatter, rel=0.25)
+    assert np.mean(one_seed) < 0.75 * scatter
+
+
+def test_seeds_and_blocks_and_suites_add_up_in_any_order():
+    a, b = (planted(40, bias, 0.2, seed, samples=40) for seed, bias in enumerate((0.0, 0.1)))
+    halves = [np.arange(80), np.arange(80, 160)]
+    by_block = reduce(add, [over_seeds("x", [sums_of(e[half]) for e in (a, b)]) for half in halves])
+    by_seed = over_seeds("x", [reduce(add, [sums_of(e[half]) for half in halves]) for e in (a, b)])
+    for name, values in measures(by_seed).items():
+        np.testing.assert_allclose(measures(by_block)[name], values, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(joint_log_prob(by_block), joint_log_prob(by_seed), rtol=1e-10)
+    alone = over_seeds("x", [sums_of(a)])
+    for name, values in measures(sums_of(a)).items():
+        np.testing.assert_array_equal(measures(alone)[name], values)
 
 
 def test_sums_add_up_in_any_blocks():

@@ -8,7 +8,8 @@ dispersion        standard deviation of d over views [dex], 1/N; NaN for a singl
 dispersion_robust half the range from the 16th to the 84th percentile of d [dex]
 outliers          share of views with d farther from its median than 3 dispersion_robust
 rmse              root of the mean of d^2 [dex]
-crps              continuous ranked probability score [dex] (Gneiting & Raftery 2007, eq. 21); |d| of a point estimate
+crps              continuous ranked probability score [dex] (Gneiting & Raftery 2007, eq. 21), unbiased for any number
+                  of samples; |d| of a point estimate
 log_prob          log density per dex at the truth, other radii integrated out (`Posterior.log_prob_per_radius`)
 coverage_68/95    share of views whose truth lies in the central 68.27 / 95.45 % of the posterior
 width_68/95       sharpness: half the width of those intervals, mean over views [dex] (Gneiting et al. 2007)
@@ -198,7 +199,8 @@ def _normal_numbers(galaxy: np.ndarray, view: np.ndarray, n: int) -> np.ndarray:
 def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return the CRPS (N, K) [dex] of posterior samples (S, N, K) at the truth (N, K).
 
-    It is E|X - y| - E|X - X'| / 2 (Gneiting & Raftery 2007, eq. 21).
+    It is E|X - y| - E|X - X'| / 2 (Gneiting & Raftery 2007, eq. 21), with the mean over pairs of different samples: so
+    its expectation does not depend on the number of samples (Ferro 2014, QJRMS 140, 1917).
     """
     return _crps(np.sort(np.moveaxis(samples, 0, -1), axis=-1) - truth[..., None])
 
@@ -206,7 +208,7 @@ def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def _crps(sorted_errors: np.ndarray) -> np.ndarray:
     """Return the CRPS (...) of truths at zero from sorted samples minus truth (..., S)."""
     n = sorted_errors.shape[-1]
-    weight = ((2 * np.arange(1, n + 1) - n - 1) / n**2).astype(sorted_errors.dtype)
+    weight = ((2 * np.arange(1, n + 1) - n - 1) / (n * max(n - 1, 1))).astype(sorted_errors.dtype)
     return np.asarray(np.abs(sorted_errors).mean(-1) - sorted_errors @ weight)
 
 
@@ -243,9 +245,8 @@ def per_view(estimates: Estimates) -> PerView:
         sorted_errors.sort(axis=-1)
         low68, high68, low95, high95 = (quantile(sorted_errors, share) for share in SHARES[:4])
         rank = np.count_nonzero(sorted_errors < 0, axis=-1)
-        normal = _normal_numbers(estimates.galaxy[is_complete], estimates.view[is_complete], 2 * k)
-        jitter, points = ndtr(normal[:, :k]), normal[:, k:]
-        pit[is_complete] = (rank + jitter) / (len(samples) + 1)
+        normal = _normal_numbers(estimates.galaxy[is_complete], estimates.view[is_complete], 2 * k + 1)
+        pit[is_complete] = (rank + ndtr(normal[:, :k])) / (len(samples) + 1)
         quantities = (
             _crps(sorted_errors), kernel_log_prob(sorted_errors),
             (low68 <= 0) & (high68 >= 0), (low95 <= 0) & (high95 >= 0),
@@ -255,7 +256,7 @@ def per_view(estimates: Estimates) -> PerView:
             values[is_complete, i] = quantity
         joint[is_complete], tarp_share[is_complete] = (
             estimates.log_prob_joint[is_complete],
-            tarp(samples, truth, points),
+            tarp(samples, truth, normal[:, k:]),
         )
     ood_score, beyond = (np.full(n, np.nan) if x is None else x for x in (estimates.ood_score, estimates.beyond))
     return PerView(

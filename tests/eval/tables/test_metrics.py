@@ -92,6 +92,15 @@ def test_coverage_sharpness_and_density_of_right_wide_and_narrow_posteriors(widt
     assert max(distances) < 0.06 if width == 1 else min(distances) > 0.1
 
 
+@pytest.mark.parametrize("samples", [50, 200])
+def test_histograms_of_right_posteriors_are_filled_evenly(samples):
+    """Also where there are fewer samples than bins, or one more value than bins."""
+    sums = sums_of(planted(2500, 0.0, 0.2, samples=samples))
+    for counts in (sums.tarp, sums.pit[:, 0]):
+        assert counts.min() > 0.5 * counts.mean()
+        assert np.std(counts) < 1.35 * np.sqrt(counts.mean())
+
+
 def test_bootstrap_intervals_are_over_galaxies_not_views():
     """The interval of the mean is as wide as repeated experiments scatter, views of a galaxy being alike."""
     means, widths = [], []
@@ -261,6 +270,13 @@ def test_lineages_are_drawn_whole():
     )
     of_galaxies, of_split_galaxies = (replicates(sums_of(x))["bias"] for x in (estimates, split_galaxies))
     np.testing.assert_allclose(of_split_galaxies, of_galaxies, rtol=1e-10)
+
+
+def test_crps_does_not_depend_on_the_number_of_samples():
+    """Of five samples it is, on average, that of the Gaussian; the mean over all pairs would be a quarter too high."""
+    samples = np.random.default_rng(0).normal(0, 0.2, (5, 40_000, 1))
+    expected = 0.2 * (2 / np.sqrt(2 * np.pi) - 1 / np.sqrt(np.pi))
+    assert crps_of_samples(samples, np.zeros((40_000, 1))).mean() == pytest.approx(expected, rel=0.02)
 
 
 def test_crps_of_a_gaussian():

@@ -67,9 +67,9 @@ class Estimates:
     that had to be held at the limits of what a galaxy's mass can be (`scaling.held`).
     """
 
-    galaxy: np.ndarray  # (N,) names
+    galaxy: np.ndarray  # (N,) names, which hold the suite's
     view: np.ndarray  # (N,) numbers
-    lineage: np.ndarray  # (N,) names of lineages, which the bootstrap draws
+    lineage: np.ndarray  # (N,) names of lineages, which hold the suite's and which the bootstrap draws
     truth: np.ndarray  # (N, K)
     median: np.ndarray  # (N, K)
     samples: np.ndarray | None = None

@@ -35,7 +35,7 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     views = views[is_usable]
     posterior = infer(views)
     low68, high68, low95, high95, median = posterior.quantiles(SHARES)
-    beyond_share = float(posterior.beyond().mean())
+    beyond_share = float(np.nan_to_num(posterior.beyond()).mean())
     if beyond_share:
         print(f"kinmass predict: {run}: {beyond_limits_message(beyond_share)}", file=sys.stderr)
     n, k = median.shape

@@ -217,7 +217,6 @@ def measure_block(sources: Sequence[Source], part: Part, block: slice, checked: 
         check_current(opened, part, block)
     for source, predictions in zip(sources, opened, strict=True):
         estimates, data = predictions.read(block, checked=True)
-        estimates.lineage = np.array([f"{part.suite}/{name}" for name in estimates.lineage], dtype=object)
         mapped = data["state"] != PENDING
         for values in data.values():
             values[~mapped] = 0

@@ -149,14 +149,14 @@ def scales_of(infer: Inference, views: Views, tracer: str) -> list[torch.Tensor]
     """
     if not len(views):
         return [torch.eye(views.log10_menc.shape[1], device=infer.device) for _ in infer.models]
-    n_galaxies = len(set(views.lineage))
+    n_galaxies = len(set(views.lineages()))
     uncalibrated = infer(views, tracer=tracer)
     infer.scales[tracer] = [
         latent_scale(*latent_and_weight, n_galaxies) for latent_and_weight in uncalibrated.latent(views.log10_menc)
     ]
     for _ in range(PASSES):
         posterior = infer(views, tracer=tracer)
-        factors = widening(misses(posterior.samples(SAMPLES), views.log10_menc.numpy()), views.lineage)
+        factors = widening(misses(posterior.samples(SAMPLES), views.log10_menc.numpy()), views.lineages())
         pairs = zip(infer.scales[tracer], responses(posterior), strict=True)
         infer.scales[tracer] = [stretched(scale, response, factors) for scale, response in pairs]
     return infer.scales[tracer]
@@ -170,12 +170,10 @@ def unseen_scale(pairs: Sequence[tuple[Inference, Views]], tracer: str) -> torch
     """
     second_moments = []
     for infer, views in pairs:
-        scale = latent_scale(*infer(views, tracer=tracer).latent(views.log10_menc)[0], len(set(views.lineage)))
+        scale = latent_scale(*infer(views, tracer=tracer).latent(views.log10_menc)[0], len(set(views.lineages())))
         second_moments.append((scale @ scale.T).double().cpu())
     common_scale = torch.linalg.cholesky(torch.stack(second_moments).mean(0)).float()
-    lineage = np.concatenate(
-        [[f"{suite}/{name}" for suite, name in zip(views.suite, views.lineage, strict=True)] for _, views in pairs]
-    )
+    lineage = np.concatenate([views.lineages() for _, views in pairs])
     for _ in range(PASSES):
         miss_ratios, responses_of_suites = [], []
         for infer, views in pairs:

@@ -304,6 +304,28 @@ def test_sampling_follows_the_view(runs, map_store):
     assert_same_posterior(infer(views[np.arange(3, 8)]).samples(16), samples[:, 3:8])
 
 
+@pytest.mark.parametrize("name", ["both", "gas"])
+def test_views_that_show_nothing_or_no_motion_have_no_mass(runs, map_store, name):
+    """The others' posteriors stay as they are; a mass that is not known is no number, nor is anything said of it."""
+    infer, views = load(next(run for run in runs if run.name == name)), read_views(map_store, "middle")
+    observed, r_e = views.observed(infer.instrument), views.half_mass_radius_kpc.clone()
+    expected, names = infer(observed, r_e, names=views.names()).samples(16), views.names()
+    observed[0] = 0
+    observed[1, [1, 2, 5, 6]] = 0
+    observed[2, [1, 5]], observed[2, [2, 6]] = 150.0 * observed[2, [3, 7]], 0  # all of it recedes alike
+    observed[3, 4, 5, 5] = np.nan
+    r_e[4] = 0
+    posterior = infer(observed, r_e, names=names)
+    assert np.isnan(posterior.samples(16)[:, :5]).all()
+    assert_same_posterior(posterior.samples(16)[:, 5:], expected[:, 5:])
+    truth = views.log10_menc
+    for values in (posterior.log_prob(truth), posterior.beyond(16), posterior.log_prob_per_radius(truth, 16)):
+        assert np.isnan(values[:5]).all()
+        assert np.isfinite(values[5:]).all()
+    assert np.isnan(posterior.quantiles([0.16, 0.5], 16)[:, :5]).all()
+    assert np.isnan(posterior.ood_score()[:5]).all()
+
+
 # ---- for which maps and code predictions are kept
 
 

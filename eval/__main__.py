@@ -101,7 +101,7 @@ def _write_csv(table: "DataFrame", path: Path) -> None:
 
 
 def _tables(args: argparse.Namespace) -> int:
-    from kinmass.eval.tables.tables import SHOWN, collect, remarks, write_tables
+    from kinmass.eval.tables.tables import collect, remarks, shown, to_beside, write_tables
     from kinmass.gen.storage.store import suites, without_dark_matter
     from kinmass.train.run.checkpoint import runs_in
 
@@ -117,12 +117,25 @@ def _tables(args: argparse.Namespace) -> int:
     if not any(total.views for total in sums.values()):
         raise ValueError(f"no finished galaxy in the {args.part} part of {', '.join(test_suites)}; try --part all")
     summary = write_tables(args.out, args.store, runs, sums, part)
-    print("Dispersion and bias of log10 M(<r) [dex], averaged over the radii of each estimator:")
-    print(summary[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+    _print_tables(shown(summary), to_beside(sums))
     for line in remarks(summary, test_suites) + without_dark_matter(args.store, test_suites):
         print(line)
     print(args.out / "table.csv")
     return _report(argparse.Namespace(results=args.out)) if args.report else 0
+
+
+def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
+    """Print what `shown` has made of the summary, and the networks beside classical estimators, if there are any."""
+    from kinmass.eval.tables.tables import main_rows, shown
+
+    def text(rows: "DataFrame") -> str:
+        return rows.to_string(index=False, float_format=lambda x: f"{x:.3f}")
+
+    print("Dispersion and bias of log10 M(<r) [dex], over the radii [R_e] and the share of views that each answers:")
+    print(text(summary))
+    if len(beside):
+        print("Beside classical estimators, where both answer (ratio: their dispersion over the network's):")
+        print(text(shown(main_rows(beside))))
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -142,13 +155,13 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from kinmass.eval.report.page import headlines, read_results
-    from kinmass.eval.tables.tables import ALL, SHOWN
+    from kinmass.eval.tables.tables import ALL, shown
 
     results = read_results(args.results)
     summary = results.summary
     if ALL in set(summary.test):
         summary = summary[summary.test == ALL]
-    print(summary[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+    _print_tables(shown(summary), results.beside)
     print("\n".join(headlines(results)))
     return 0
 

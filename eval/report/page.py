@@ -21,7 +21,7 @@ from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.saliency import attributions
 from kinmass.eval.tables.metrics import crps_of_samples
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part, Source
-from kinmass.eval.tables.tables import ALL, KEYS, SHOWN
+from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, views_of
@@ -34,7 +34,8 @@ _TEXT = {
     "classical": "The best network beside what is done without one, on the same observed views, at the radii where "
     "each is defined: estimators from the stars' aperture dispersion (points), a spherical Jeans fit of"
     " the stars, and tilted rings of the gas with pressure support (dotted lines; not for discs seen "
-    "closer to face-on than 30 degrees).",
+    "closer to face-on than 30 degrees). In the figures each is measured on the views that it answers; the table "
+    "compares on the same views at the same radii (ratio: the classical estimator's dispersion over the network's).",
     "gain": "How much is gained by both tracers, on the views that all three networks can use: the dispersion "
     "of the better single tracer over that of both. Bars: 68 % intervals; P: probability that the ratio"
     " exceeds 1 (paired bootstrap).",
@@ -58,7 +59,8 @@ _TEXT = {
     "share of each map.",
     "galaxies": "The best, the median and the worst view of the test galaxies, by the CRPS of the network using "
     "both tracers. Maps as the instrument sees them (masked pixels white).",
-    "table": "One row per estimator, tracer, training set and test suite, averaged over radii. table.csv has "
+    "table": "One row per estimator, tracer, training set and test suite, averaged over the radii that it answers; "
+    "answered is the share of views, at the radius with the fewest and with the most answers. table.csv has "
     "every radius, bins.csv the bins, and docs/evaluation.md says what the columns are.",
 }
 
@@ -85,6 +87,7 @@ class Results:
     table: pd.DataFrame
     summary: pd.DataFrame
     ratios: pd.DataFrame
+    beside: pd.DataFrame
     gap: pd.DataFrame
     closed: pd.DataFrame
     bins: pd.DataFrame
@@ -100,7 +103,7 @@ def read_results(folder: Path) -> Results:
     """Read a results folder. Raises ValueError when the tables are not there."""
     try:
         origin = json.loads((folder / "tables.json").read_text())
-        names = ("table", "summary", "ratios", "gap", "closed", "bins", "calibration")
+        names = ("table", "summary", "ratios", "beside", "gap", "closed", "bins", "calibration")
         tables = [pd.read_parquet(folder / f"{name}.parquet") for name in names]
         missing = {"store", "runs", "part", "versions"} - set(origin) | ({*SHOWN, "ood_share"} - set(tables[1].columns))
         if missing:
@@ -115,8 +118,8 @@ def read_results(folder: Path) -> Results:
     # Without plain networks, another kind (for any tracer, or trained with variations) is shown in their place.
     if "cnn" not in networks:
         tables = [t.replace({"estimator": {networks[0]: "cnn"}}) for t in tables]
-    table, summary, ratios, gap, closed, bins, calibration = tables
-    return Results(origin, table, summary, ratios[ratios.estimator == "cnn"], gap, closed, bins, calibration)
+    table, summary, ratios, *others = tables
+    return Results(origin, table, summary, ratios[ratios.estimator == "cnn"], *others)
 
 
 def headlines(results: Results) -> list[str]:
@@ -271,7 +274,8 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         captioned = [
             (f"classical-{t}", figures.against_radius(table, instrument, t, True), f"Tested on {t}.") for t in tested
         ]
-        yield section("Beside classical estimators", "classical", captioned)
+        beside = main_rows(results.beside[results.beside.instrument == instrument])
+        yield section("Beside classical estimators", "classical", captioned, tables=[_html(shown(beside))])
     ratios = results.ratios[(results.ratios.instrument == instrument) & (results.ratios.train == train)]
     if len(ratios):
         yield section(
@@ -308,6 +312,10 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         yield section("Best, median and worst", "galaxies", [("galaxies", extremes, "x and y in kpc.")], wide=True)
 
 
+def _html(table: pd.DataFrame) -> str:
+    return str(table.to_html(index=False, float_format="{:.3f}".format, border=0, na_rep=""))
+
+
 def write_report(results: Path) -> Path:
     """Write report.html and figures/ in the folder `results`, in which `kinmass tables` has written; return its path.
 
@@ -323,14 +331,12 @@ def write_report(results: Path) -> Path:
             for section in _sections(evaluation, folder, results, instrument):
                 sections.append(section)
                 progress.update()
-    html_options = {"index": False, "float_format": "{:.3f}".format, "border": 0, "na_rep": ""}
-    columns = [*KEYS, "n_galaxies", "n_views", "bias", "dispersion", "dispersion_lo", "dispersion_hi",
-               "dispersion_robust", "outliers", "rmse", "crps", "coverage_68", "coverage_95", "width_68",
-               "log_prob_joint"]  # fmt: skip
-    tables = [evaluation.summary[columns].to_html(**html_options)]
-    if len(evaluation.ratios):
-        tables.append(evaluation.ratios.to_html(**html_options))
-    tables += [t.to_html(**html_options) for t in (evaluation.gap, evaluation.closed) if len(t)]
+    columns = [*KEYS, "n_galaxies", "n_views", "radii", "answered", "bias", "dispersion", "dispersion_lo",
+               "dispersion_hi", "dispersion_robust", "outliers", "rmse", "crps", "coverage_68", "coverage_95",
+               "width_68", "log_prob_joint"]  # fmt: skip
+    summary = evaluation.summary.assign(**shown(evaluation.summary)[["radii", "answered"]])[columns]
+    others = [table for table in (evaluation.ratios, evaluation.gap, evaluation.closed) if len(table)]
+    tables = [_html(table) for table in (summary, *others)]
     sections.append({"title": "Table", "text": _TEXT["table"], "figures": [], "tables": tables})
     origin = dict(evaluation.origin)
     origin["versions"] = ", ".join(f"{k} {v}" for k, v in origin["versions"].items())

@@ -30,7 +30,7 @@ intervals leave out the scatter of training.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -51,6 +51,7 @@ RANK_BINS = 100
 #: Quantities that are averaged over views, per radius. Those up to crps exist for every estimator, the others for
 #: posteriors only.
 QUANTITIES = ("count", "d", "d2", "crps", "log_prob", "coverage_68", "coverage_95", "width_68", "width_95")
+_IS_COUNT = np.array([name == "count" for name in QUANTITIES])[:, None]
 #: Cumulative probabilities of the ends of the central 68.27 and 95.45 % intervals, and of the median.
 SHARES = (*(0.5 + side * level / 2 for level in LEVELS for side in (-1, 1)), 0.5)
 #: Measures with bootstrap intervals, and (PLAIN) those without, in the order of the tables.
@@ -146,6 +147,11 @@ class Sums:
     def count(self) -> np.ndarray:
         """The number of views (K,) with a finite prediction at each radius."""
         return np.asarray(self.moments[:, 0, 0].min(0))
+
+    @property
+    def answered(self) -> np.ndarray:
+        """The share (K,) of all views asked about, also of those that show too little, that have a prediction."""
+        return np.asarray(self.count / max(self.views + self.left_out, 1))
 
     @property
     def n_seeds(self) -> int:
@@ -262,6 +268,24 @@ def per_view(estimates: Estimates) -> PerView:
     return PerView(
         estimates.galaxy.astype(str), estimates.lineage.astype(str), values, pit, tarp_share, joint, ood_score, beyond
     )
+
+
+def where_both_answer(*pair: PerView) -> tuple[PerView, PerView]:
+    """Return the same views of two estimators with NaN at every view and radius at which either has no answer.
+
+    Views at which they have no radius in common are left out.
+    """
+    answered = np.all([views.values[:, 0] > 0 for views in pair], axis=0)  # (N, K)
+    rows = answered.any(1)
+    one, other = (
+        replace(
+            views[rows],
+            values=np.where(answered[rows, None], views.values[rows], np.where(_IS_COUNT, 0.0, np.nan)),
+            pit=np.where(answered[rows], views.pit[rows], np.nan),
+        )
+        for views in pair
+    )
+    return one, other
 
 
 def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -38,14 +38,18 @@ from kinmass.train.run.posterior import beyond_limits_message
 KEYS = ["estimator", "instrument", "tracer", "train", "test"]
 #: Name of the test group that pools every suite.
 ALL = "all"
-_COUNTS = ["n_seeds", "n_galaxies", "n_views", "n_missing", "n_left_out"]
+_COUNTS = ["n_seeds", "n_galaxies", "n_views", "n_missing", "n_left_out", "answered"]
 _MEASURES = [f"{name}{end}" for name in WITH_INTERVAL for end in ("", "_lo", "_hi")] + list(PLAIN)
 COLUMNS = [*KEYS, "radius", *_COUNTS, *_MEASURES]
-#: Columns of the summary that are printed.
-SHOWN = [*KEYS, "n_seeds", "n_galaxies", "dispersion", "dispersion_robust", "bias", "coverage_68"]
+#: Columns of the summary from which what is printed is made (`shown`).
+SHOWN = [*KEYS, "n_seeds", "n_galaxies", "radius_min", "radius_max", "answered_min", "answered_max", "dispersion",
+         "dispersion_robust", "bias", "coverage_68"]  # fmt: skip
 _RATIO = ["estimator", "instrument", "train", "test", "ratio", "lo", "hi", "above_1"]
 _GAP = [*KEYS, "rmse_ratio", "rmse_ratio_lo", "rmse_ratio_hi", "rmse", "rmse_home", "coverage_68", "coverage_68_home",
         "log_prob_loss", "log_prob_loss_lo", "log_prob_loss_hi", "ood_share", "ood_auc"]  # fmt: skip
+_BESIDE = [*KEYS, "beside", "radius_min", "radius_max", "answered_min", "answered_max", "n_galaxies",
+           *(f"{name}{of}" for name in ("dispersion", "bias", "rmse", "crps") for of in ("", "_beside")),
+           "ratio", "lo", "hi", "above_1"]  # fmt: skip
 _CLOSED = ["estimator", "instrument", "tracer", "suites", "rmse_home", "rmse_plain", "rmse", "closed", "closed_lo",
            "closed_hi", "coverage_68", "gain", "gain_lo", "gain_hi"]  # fmt: skip
 
@@ -112,7 +116,7 @@ def to_table(sums: dict[Group, Sums]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for group, total in sums.items():
-        if group.column == "common":
+        if group.column and group.column not in VIEW_COLUMNS:
             continue
         columns = measures(total)
         count = total.count
@@ -125,6 +129,7 @@ def to_table(sums: dict[Group, Sums]) -> pd.DataFrame:
                     "n_views": int(count[k]),
                     "n_missing": int(total.missing[k]),
                     "n_left_out": total.left_out,
+                    "answered": total.answered[k],
                 }
                 rows.append(row | {name: values[k] for name, values in columns.items()})
     table = pd.DataFrame(rows, columns=[*KEYS, "column", "low", "high", *COLUMNS[5:]])
@@ -148,6 +153,62 @@ def to_ratios(sums: dict[Group, Sums]) -> pd.DataFrame:
             single = [sums[replace(group, tracer=t)] for t in ("gas", "stars")]
             rows.append({k: getattr(group, k) for k in _RATIO[:4]} | ratio(single, both))
     return pd.DataFrame(rows, columns=_RATIO).sort_values(_RATIO[:4], kind="stable", ignore_index=True)
+
+
+def to_beside(sums: dict[Group, Sums]) -> pd.DataFrame:
+    """Return every network beside every classical estimator, on the views and at the radii that both answer.
+
+    Columns ending in `_beside` are the classical estimator's. `ratio` is its dispersion over the network's, from draws
+    of the same lineages; `above_1` is the probability that it exceeds 1. The share answered is of all views.
+    """
+    rows = []
+    for group, total in sums.items():
+        if not group.column.startswith("beside ") or group.bin or total.galaxies < 2:
+            continue
+        other, all_views = sums[replace(group, bin=1)], sums[replace(group, column="", bin=-1)]
+        row: dict[str, Any] = _key_columns(group) | {"beside": group.column.removeprefix("beside ")}
+        n_asked = all_views.views + all_views.left_out
+        row |= _radii_and_share(total.count, total.count / n_asked) | {"n_galaxies": total.galaxies}
+        replicates_of, replicates_of_other = replicates(total), replicates(other)
+        for name in ("dispersion", "bias", "rmse", "crps"):
+            row[name] = mean_over_radii(replicates_of[name])[0]
+            row[f"{name}_beside"] = mean_over_radii(replicates_of_other[name])[0]
+        rows.append(row | ratio([other], total))
+    return pd.DataFrame(rows, columns=_BESIDE).sort_values([*KEYS, "beside"], kind="stable", ignore_index=True)
+
+
+def _radii_and_share(count: np.ndarray, answered: np.ndarray) -> dict[str, float]:
+    """Return the first and the last radius [R_e] with an answer, and the least and the largest share answered."""
+    radii = np.array(RADII_RE)[count > 0]
+    shares = answered[count > 0]
+    return {
+        "radius_min": float(radii.min()), "radius_max": float(radii.max()),
+        "answered_min": float(shares.min()), "answered_max": float(shares.max()),
+    }  # fmt: skip
+
+
+def shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of the summary or of `to_beside` as they are printed, with ranges of radii and of shares as text."""
+
+    def range_of(name: str, digits: str) -> list[str]:
+        pairs = zip(rows[f"{name}_min"], rows[f"{name}_max"], strict=True)
+        return ["-".join(dict.fromkeys((f"{low:{digits}}", f"{high:{digits}}"))) for low, high in pairs]
+
+    rows = rows.assign(radii=range_of("radius", ".3g"), answered=range_of("answered", ".0%"))
+    if "beside" in rows:
+        return rows[
+            ["beside", "radii", "answered", *KEYS, "n_galaxies", "dispersion", "dispersion_beside", "ratio", "lo", "hi"]
+        ]
+    measured = ["dispersion", "dispersion_robust", "bias", "coverage_68"]
+    return rows[[*KEYS, "n_seeds", "n_galaxies", "radii", "answered", *measured]]
+
+
+def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows over all suites together, if there are several, of classical estimators and of the networks that
+    were trained on the most suites."""
+    most = max((train.count("+") for train in rows.train), default=0)
+    rows = rows[(rows.train == "") | (rows.train.str.count(r"\+") == most)]
+    return rows[rows.test == ALL] if ALL in set(rows.test) else rows
 
 
 def _foreign_and_home(sums: dict[Group, Sums]) -> dict[Group, tuple[Sums, Sums]]:
@@ -253,14 +314,19 @@ def to_gap(sums: dict[Group, Sums]) -> pd.DataFrame:
 
 
 def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
-    """Return one row per group, averaged over its radii: the table to quote in a paper."""
+    """Return one row per group, averaged over its radii: the table to quote in a paper.
+
+    Numbers of views are those at the radius where the fewest are answered.
+    """
     rows = []
     for group, total in sums.items():
         count = total.count
         if group.column or not count.any():
             continue
         row: dict[str, Any] = _key_columns(group) | {"n_seeds": total.n_seeds, "n_galaxies": total.galaxies}
-        row |= {"n_views": int(count.max()), "n_missing": int(total.missing.min()), "n_left_out": total.left_out}
+        fewest = int(np.argmin(np.where(count > 0, count, np.inf)))
+        row |= {"n_views": int(count[fewest]), "n_missing": int(total.missing[fewest]), "n_left_out": total.left_out}
+        row |= _radii_and_share(count, total.answered)
         replicates_of = replicates(total)
         for name in WITH_INTERVAL:
             result = value_and_interval(mean_over_radii(replicates_of[name]))
@@ -313,6 +379,7 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
         "bins": everything[~plain].reset_index(drop=True),
         "summary": summary,
         "ratios": to_ratios(sums),
+        "beside": to_beside(sums),
         "gap": to_gap(sums),
         "closed": to_closed(sums),
         "calibration": to_calibration(sums),
@@ -367,11 +434,14 @@ def to_latex(summary: pd.DataFrame) -> str:
         return f"${value:.3f}_{{-{max(value - low, 0):.3f}}}^{{+{max(high - value, 0):.3f}}}$"
 
     names = {"dispersion": "dispersion [dex]", "bias": "bias [dex]", "coverage_68": r"68\,\% coverage"}
+    ranges = shown(summary)
     lines = [
-        [str(row[k]).replace("_", r"\_") or "--" for k in KEYS] + [with_interval(row, n) for n in names]
-        for _, row in summary.iterrows()
+        [str(row[k]).replace("_", r"\_") or "--" for k in KEYS]
+        + [ranges[name][i].replace("%", r"\,\%").replace("-", "--") for name in ("radii", "answered")]
+        + [with_interval(row, n) for n in names]
+        for i, row in summary.iterrows()
     ]
     body = " \\\\\n".join(" & ".join(line) for line in lines)
-    head = " & ".join([*KEYS, *names.values()])
+    head = " & ".join([*KEYS, r"radii [$R_\mathrm{e}$]", "views answered", *names.values()])
     inside = f"\\toprule\n{head} \\\\\n\\midrule\n{body} \\\\\n\\bottomrule\n"
-    return f"\\begin{{tabular}}{{lllllrrr}}\n{inside}\\end{{tabular}}\n"
+    return f"\\begin{{tabular}}{{lllllrrrrr}}\n{inside}\\end{{tabular}}\n"

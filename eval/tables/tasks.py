@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews
-from kinmass.eval.tables.metrics import PerView, Sums, add_up, per_view
+from kinmass.eval.tables.metrics import PerView, Sums, add_up, per_view, where_both_answer
 from kinmass.eval.tables.predictions import (
     COLUMNS,
     N_SAMPLES,
@@ -40,6 +40,8 @@ class Group:
 
     For all views, column is empty and bin is -1. A column of COLUMNS has bins numbered from 0. The column `common` has
     one bin, number 0: the views that gas, stars and both can all use, from which ratios between tracers are made.
+    Of a network there are columns `beside NAME`, with its sums in bin 0 and those of the classical estimator NAME in
+    bin 1, both over the views and radii at which both have an answer.
     seed: that of a network which was trained several times; None for all of them together.
     """
 
@@ -239,6 +241,18 @@ def measure_block(sources: Sequence[Source], part: Part, block: slice, checked: 
         for source, (v, _) in zip(trio, measured_trio, strict=True):
             group = Group(name, instrument, source.tracer, train, part.suite, "common", 0, source.seed)
             sums[group] = add_up(v[usable_by_all])
+    for network, (views, _) in measured.items():
+        for classical, (classical_views, _) in measured.items():
+            if network.run is None or classical.run is not None or classical.instrument != network.instrument:
+                continue
+            for i, common in enumerate(where_both_answer(views, classical_views)):
+                group = Group(
+                    network.name, network.instrument, network.tracer, network.train, part.suite,
+                    f"beside {classical.name}", i, network.seed,
+                )  # fmt: skip
+                # Histograms of residuals would be most of what travels, and nothing is made of them.
+                total = add_up(common)
+                sums[group] = replace(total, residual=total.residual[:0])
     return sums
 
 

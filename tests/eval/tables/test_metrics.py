@@ -22,8 +22,9 @@ from kinmass.eval.tables.metrics import (
     per_view,
     ratio,
     replicates,
+    where_both_answer,
 )
-from kinmass.eval.tables.tables import to_closed, to_gap
+from kinmass.eval.tables.tables import shown, to_beside, to_closed, to_gap, to_summary, to_table
 from kinmass.eval.tables.tasks import Group
 from kinmass.train.data.dataset import RADII_RE
 
@@ -210,6 +211,52 @@ def test_paired_ratio_of_a_planted_gain():
     assert gain["ratio"] == pytest.approx(1.3, rel=1e-6)
     assert gain["lo"] == pytest.approx(1.3, rel=1e-6)  # the same galaxies are drawn: no scatter is left
     assert gain["above_1"] == 1.0
+
+
+def test_networks_stand_beside_classical_estimators_on_what_both_answer():
+    """A classical estimator that answers at one radius for half of the views, the better half for the network."""
+    network, classical = planted(300, 0.0, 0.1, samples=60), planted(300, 0.0, 0.1)
+    hard = np.arange(1200) % 4 >= 2
+    network.median[hard] += 5 * (network.median - network.truth)[hard]
+    network.median[:, 4:] = network.truth[:, 4:] + 3 * (network.median - network.truth)[:, 4:]
+    network.samples[:, 8] = np.nan  # a view that the network does not answer
+    classical.median = classical.truth + 2 * (classical.median - classical.truth)
+    classical.median[hard] = np.nan
+    classical.median[:, np.arange(K) != 3] = np.nan
+    one, other = where_both_answer(per_view(network), per_view(classical))
+    cnn, wolf = Group("cnn", "ifu", "both", "a", "a"), Group("wolf2010", "ifu", "stars", "", "a")
+    sums = {
+        cnn: add_up(per_view(network), left_out=400),
+        wolf: add_up(per_view(classical), left_out=400),
+        Group("cnn", "ifu", "both", "a", "a", "beside wolf2010", 0): add_up(one),
+        Group("cnn", "ifu", "both", "a", "a", "beside wolf2010", 1): add_up(other),
+    }
+    (row,) = to_beside(sums).itertuples()
+    assert (row.beside, row.radius_min, row.radius_max) == ("wolf2010", RADII_RE[3], RADII_RE[3])
+    assert row.answered_min == row.answered_max == pytest.approx(599 / 1600)
+    easy = ~hard & (np.arange(1200) != 8)
+    for estimates, value in ((network, row.dispersion), (classical, row.dispersion_beside)):
+        assert value == pytest.approx((estimates.median - estimates.truth)[easy, 3].std(), rel=1e-9)
+    assert row.ratio == pytest.approx(2.0, abs=0.15)
+    assert row.lo < row.ratio < row.hi
+    table, summary = to_table(sums), to_summary(sums).set_index("estimator")
+    assert table[table.estimator == "wolf2010"][["n_views", "n_missing", "answered"]].values.tolist() == [
+        [600, 600, 600 / 1600]
+    ]
+    assert summary.loc["wolf2010"][["n_views", "n_missing", "answered_min"]].tolist() == [600, 600, 600 / 1600]
+    assert summary.loc["cnn"][["n_views", "answered_max"]].tolist() == [1199, 1199 / 1600]
+    assert shown(to_summary(sums)).set_index("estimator").loc["wolf2010", ["radii", "answered"]].tolist() == [
+        f"{RADII_RE[3]:.3g}",
+        "38%",
+    ]
+
+
+def test_the_summary_counts_where_the_fewest_views_are_answered():
+    rings = planted(100, 0.0, 0.2)
+    rings.median[:300, 0] = np.nan
+    rings.median[:20, 1:] = np.nan
+    (row,) = to_summary({Group("rotation_curve", "ifu", "gas", "", "a"): sums_of(rings)}).itertuples()
+    assert (row.n_views, row.n_missing, row.answered_min, row.answered_max) == (100, 300, 0.25, 0.95)
 
 
 def test_what_a_change_of_suite_costs_is_told_pair_by_pair():

@@ -43,9 +43,8 @@ class ObservedProfile:
     of log10 M(<r) [Msun] inside these angles, with distance, R_e and centre drawn anew for each of D draws, of which
     those are left out that show nothing; v_circ_kms (D S, K) are the circular velocities there. ood_score is the median
     over draws of that of `train.run.out_of_distribution`. observed (8, Q, Q) are the maps that the network saw, without
-    errors of distance,
-    R_e and centre, over field_of_view_re. tilted_ring (K,) is log10 M(<r) [Msun] from the rotation curve of the gas
-    alone, NaN where there is none. cautions are sentences for the reader.
+    errors of distance, R_e and centre, over field_of_view_re. tilted_ring (K,) is log10 M(<r) [Msun] from the rotation
+    curve of the gas alone, NaN where there is none. cautions are sentences for the reader.
     """
 
     galaxy: ObservedGalaxy

@@ -20,8 +20,8 @@ from kinmass.eval.report import figures
 from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.saliency import attributions
 from kinmass.eval.tables.metrics import crps_of_samples
-from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part, Source
-from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown
+from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part
+from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown, trained_on_remark
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, views_of
@@ -94,6 +94,11 @@ class Results:
     calibration: pd.DataFrame
 
     @property
+    def part(self) -> str | None:
+        """The part of the split that was tested, None for all galaxies."""
+        return None if self.origin["part"] == ALL else str(self.origin["part"])
+
+    @property
     def train(self) -> str:
         """The training set with the most suites, for which tracers are compared."""
         return figures.joint_training(self.table)
@@ -126,6 +131,7 @@ def headlines(results: Results) -> list[str]:
     """Return the main results as sentences, per instrument: dispersions, the gap to unseen suites, what closes it."""
     lines = []
     summary, ratios, train = results.summary, results.ratios, results.train
+    lines += trained_on_remark(results.part, summary.train, summary.test)
     for instrument in sorted(summary.instrument.unique()):
         network_rows = summary[
             (summary.instrument == instrument) & (summary.train == train) & (summary.estimator == "cnn")
@@ -165,7 +171,7 @@ class Galaxies:
 
     def __init__(self, results: Results, folder: Path, instrument: str):
         origin, train = results.origin, results.train
-        self.store, self.part = Path(origin["store"]), None if origin["part"] == ALL else origin["part"]
+        self.store = Path(origin["store"])
         runs = [Path(run) for run in origin["runs"]]
         candidates = [s for s in sources_of(runs, folder, False) if (s.instrument, s.train) == (instrument, train)]
         # Of networks with different variations in training, those with the fewest are shown.
@@ -175,22 +181,29 @@ class Galaxies:
         self.sources = {s.tracer: s for s in sorted(sources, key=lambda s: (s.name, s.seed), reverse=True)}
         self.instrument = next(instrument_of(s.run) for s in sources if s.run)
         suites = [suite for suite in results.table.test.unique() if suite != ALL]
-        self.parts = [Part(self.store.absolute(), suite, self.part) for suite in sorted(suites)]
+        self.parts = [Part(self.store.absolute(), suite, results.part) for suite in sorted(suites)]
 
     @cached_property
     def best_tracer(self) -> str:
         """`both` where there is a network for it, else `stars` or `gas`."""
         return next(t for t in ("both", "stars", "gas") if t in self.sources)
 
-    def score(self, source: Source) -> list[tuple[float, Part, int]]:
-        """Return (CRPS, part, row) of every usable view in rising order of the CRPS [dex], averaged over radii."""
+    @cached_property
+    def ranked(self) -> list[tuple[float, Part, int]]:
+        """(CRPS, part, row) of the views that the best tracer's network can use, read block by block.
+
+        In rising order of the CRPS [dex], averaged over radii.
+        """
         scored = []
         for part in self.parts:
-            estimates, data = KeptPredictions(source, part).read(slice(0, len(part)))
-            usable_rows = np.flatnonzero((data["state"] == PREDICTED) & np.isfinite(estimates.median).all(1))
-            if len(usable_rows) and estimates.samples is not None:
-                crps = crps_of_samples(estimates.samples[:, usable_rows], estimates.truth[usable_rows]).mean(1)
-                scored += [(float(c), part, int(row)) for c, row in zip(crps, usable_rows, strict=True)]
+            kept = KeptPredictions(self.sources[self.best_tracer], part)
+            for block in part.blocks():
+                estimates, data = kept.read(block)
+                rows = np.flatnonzero((data["state"] == PREDICTED) & np.isfinite(estimates.median).all(1))
+                if len(rows) and estimates.samples is not None:
+                    crps = crps_of_samples(estimates.samples[:, rows], estimates.truth[rows]).mean(1)
+                    rows += block.start * part.views
+                    scored += [(float(c), part, int(row)) for c, row in zip(crps, rows, strict=True)]
         return sorted(scored, key=lambda item: item[0])
 
     def views(self, chosen: Iterable[tuple[Part, int]]) -> Views:
@@ -207,7 +220,7 @@ class Galaxies:
 
     def extremes(self) -> Figure | None:
         """Draw the best, the median and the worst view, with each tracer's profile; None if no view is usable."""
-        ranked = self.score(self.sources[self.best_tracer])
+        ranked = self.ranked
         if not ranked:
             return None
         extreme_views = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
@@ -237,7 +250,7 @@ class Galaxies:
     def saliency(self, n: int = 32) -> tuple[Figure, Figure] | None:
         """Draw attributions of the best tracer's network, for n views spread evenly over all usable ones."""
         source = self.sources[self.best_tracer]
-        ranked = self.score(source)
+        ranked = self.ranked
         if not ranked or source.run is None:
             return None
         order = sorted(ranked, key=lambda item: (item[1].suite, item[2]))

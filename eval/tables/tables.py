@@ -1,5 +1,6 @@
 """Make the evaluation tables: every run on every suite, with the classical estimators beside it."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import reduce
@@ -31,7 +32,7 @@ from kinmass.eval.tables.predictions import Part, prepare
 from kinmass.eval.tables.tasks import Group, check_maps, evaluate_block, sources_of
 from kinmass.gen.code import provenance, version_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
-from kinmass.train.data.dataset import RADII_RE
+from kinmass.train.data.dataset import RADII_RE, SPLIT
 from kinmass.train.run.checkpoint import instrument_of, write_json
 from kinmass.train.run.posterior import beyond_limits_message
 
@@ -395,6 +396,22 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
     content["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     write_json(out / "tables.json", content)
     return summary
+
+
+def trained_on_remark(part: str | None, train_sets: Iterable[str], test_suites: Iterable[str]) -> list[str]:
+    """Return a sentence if galaxies of all parts of the split are tested by networks trained on some of them, or [].
+
+    train_sets: suites joined with +, as in the column `train`.
+    """
+    trained = {name for train in train_sets for name in train.split("+")}
+    suites = [suite for suite in dict.fromkeys(test_suites) if suite in trained]
+    if part is not None or not suites:
+        return []
+    shares = ", ".join(f"{100 * share:.0f} % {name}" for name, share in SPLIT.items())
+    return [
+        f"{', '.join(suites)}: galaxies that networks were trained on are among those tested ({shares}, as "
+        "--part all says): on other galaxies of the suite these networks err more, as --part test tells"
+    ]
 
 
 def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import signal
+import time
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -20,7 +21,8 @@ from dask.distributed import LocalCluster
 
 from kinmass.eval.__main__ import main
 from kinmass.eval.report.page import read_results, write_report
-from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
+from kinmass.eval.tables import cluster
+from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
 from kinmass.eval.tables.metrics import Sums
 from kinmass.eval.tables.predictions import KeptPredictions, Part
 from kinmass.eval.tables.tables import KEYS, pooled, to_table
@@ -29,7 +31,7 @@ from kinmass.gen.code import code_key, imports
 from kinmass.gen.storage import store
 from kinmass.gen.storage.chunks import fingerprint
 from kinmass.train import load
-from kinmass.train.data.dataset import RADII_RE, read_views
+from kinmass.train.data.dataset import RADII_RE, part_of, read_views
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit_ensemble
 from kinmass.train.run.checkpoint import RunError, instrument_of, runs_in
@@ -144,9 +146,47 @@ def kill_then_evaluate(marker: str, *arguments):
     return evaluate_block(*arguments)
 
 
+def test_workers_share_the_gpus_by_turns(tmp_path, monkeypatch):
+    """One worker for each, which sees no other, also when it is started again."""
+    monkeypatch.setattr(cluster, "visible_gpus", lambda: ["3", "5"])
+    seen = sum_of_tasks(gpus_of_worker, [(str(tmp_path), i) for i in range(12)], Cluster())
+    assert set(seen) == {"3", "5"}
+    assert sum(seen.values()) == 12
+
+
+def gpus_of_worker(folder: str, i: int):
+    marker = Path(folder) / str(i)
+    if not marker.exists() and i in (0, 7):
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    return {os.environ.get("CUDA_VISIBLE_DEVICES", ""): 1}
+
+
+def test_jobs_of_dask_have_every_setting_of_the_site(tmp_path, monkeypatch):
+    """Told from the scripts that an sbatch in the path is given."""
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/script\necho Submitted batch job 1\n')
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    site = {"SBATCH_EXTRA": "--exclusive --mail-type=END", "PARTITION": "cpu", "GPU_PARTITION": "gpu", "QOS": "low"}
+    with connected(Cluster("slurm", 1, gpus=1, logs=tmp_path, site=site)):
+        wait_until = time.monotonic() + 60
+        while not (tmp_path / "script").exists() and time.monotonic() < wait_until:
+            time.sleep(0.1)
+    script = (tmp_path / "script").read_text()
+    for directive in ("--exclusive", "--mail-type=END", "-p gpu", "--qos=low", "--gpus-per-node=1"):
+        assert f"#SBATCH {directive}\n" in script
+    with (
+        pytest.raises(ValueError, match="'64G' is no option of sbatch"),
+        connected(Cluster("slurm", 1, site={"SBATCH_EXTRA": "--mem 64G"})),
+    ):
+        pass
+
+
 def test_a_running_scheduler_serves_too_and_its_errors_are_ours(runs, map_store, results):
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
-        scheduler = Cluster(cluster.scheduler_address)
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as running:
+        scheduler = Cluster(running.scheduler_address)
         with pytest.raises(RunError, match="cannot be read"):
             sum_of_tasks(
                 measure_block,
@@ -165,6 +205,7 @@ def test_a_suite_that_no_run_knows_is_evaluated_and_said(runs, map_store, tmp_pa
     stdout = command("eval", "tables", run, "--store", map_store, "--out", tmp_path, *options).stdout
     assert "quiet: no run was trained on it" in stdout
     assert "middle: no run" not in stdout
+    assert "\nmiddle: galaxies that networks were trained on are among those tested (75 % train" in stdout
     assert "n_missing" in (tmp_path / "table.csv").read_text()
 
 
@@ -201,9 +242,16 @@ def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, 
     assert len(table) == 12 * 2 * K
     assert (table.lo_68 < table.hi_68).all()
     assert "left out" not in stderr
+    group = zarr.open_group(map_store / "quiet")
+    part_of_galaxy = {g: part_of(lineage) for g, lineage in zip(group["galaxy"][:], group["lineage"][:], strict=True)}
+    assert table.part.tolist() == [part_of_galaxy[galaxy] for galaxy in table.galaxy]
+    assert f"was trained on {(table.part == 'train').sum() // K} of these 24 views (part = train)" in stderr
+    quiet = ("--store", map_store, "--suite", "quiet")
     damaged = shutil.copytree(map_store, tmp_path / "maps.zarr")
     group = zarr.open_group(damaged / "quiet", mode="r+")
     group["maps"][3, 1] = np.nan
+    foreign = command("eval", "predict", next(r for r in runs if r.name == "middle"), *quiet)
+    assert "trained on" not in foreign.stderr
     stderr = command("eval", "predict", run, "--store", damaged, "--suite", "quiet", "--out", out).stderr
     galaxy = group["galaxy"][3]
     assert (

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import time
@@ -23,6 +24,7 @@ from kinmass.eval.__main__ import main
 from kinmass.eval.report.page import read_results, write_report
 from kinmass.eval.tables import cluster
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
+from kinmass.eval.tables.compare import MEASURES, compare
 from kinmass.eval.tables.metrics import Sums
 from kinmass.eval.tables.predictions import KeptPredictions, Part
 from kinmass.eval.tables.tables import KEYS, pooled, to_table
@@ -475,6 +477,18 @@ def test_runs_of_one_name_that_cannot_be_written_to_are_kept_apart(runs, tmp_pat
     assert all(root.is_relative_to(tmp_path / "out" / "predictions") for root in roots)
 
 
+def test_runs_that_cannot_be_written_to_are_compared(runs, map_store, tmp_path, monkeypatch):
+    a, b = (shutil.copytree(run, tmp_path / run.name) for run in runs[:2])
+    for run in (a, b):
+        shutil.rmtree(run / "predictions.zarr", ignore_errors=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    out = tmp_path / "out"
+    table = compare(a, b, map_store, ["quiet"], None, None, Cluster(workers=1), out)
+    assert set(table.measure) == set(MEASURES)
+    assert not list(tmp_path.glob("*/predictions.zarr"))
+    assert len(list(out.glob("predictions/*/predictions.zarr"))) == 2
+
+
 def test_a_worker_of_old_sees_a_store_that_is_new(two_stores):
     """A process keeps a Part, and may still run when the store from which it was read has changed."""
     _, a, _ = two_stores
@@ -510,3 +524,25 @@ def test_folders_without_a_run_are_none(runs, tmp_path, capsys):
     assert runs_in(tmp_path / "all" / "notes") == []
     assert main(["tables", str(tmp_path / "all" / "notes"), "--store", "s", "--suites", "x", "--out", "o"]) == 2
     assert "notes is no run folder and holds none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("[]", "is damaged"), ("{}", "is damaged"), ('{"finished": false}', "has not finished training")],
+)
+def test_a_run_that_cannot_be_used_is_named_and_not_left_out(runs, map_store, tmp_path, capsys, content, words):
+    """What holds no run is named and left out; but a table without one of its networks could be taken for the whole."""
+    everything = tmp_path / "runs"
+    for run in runs[:2]:
+        shutil.copytree(run, everything / run.name, ignore=shutil.ignore_patterns("predictions.zarr"))
+    (everything / "notes").mkdir()
+    (everything / "notes.txt").touch()
+    odd = everything / runs[1].name / "run.json"
+    odd.write_text(json.dumps(json.loads(odd.read_text()) | json.loads(content)) if "finished" in content else content)
+    paths = [str(path) for path in sorted(everything.iterdir())]
+    assert main(["tables", *paths, "--store", str(map_store), "--out", str(tmp_path / "out")]) == 2
+    stderr = capsys.readouterr().err
+    assert f"{everything / 'notes'} holds no run; left out" in stderr
+    assert f"{everything / 'notes.txt'} holds no run; left out" in stderr
+    assert re.search(rf"^kinmass tables: .*{runs[1].name}.* {words}", stderr, re.MULTILINE)
+    assert not (tmp_path / "out" / "table.csv").exists()

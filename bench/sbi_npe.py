@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True, help="map store to train and test on")
     parser.add_argument("--tracer", default="both", choices=["gas", "stars", "both"])
     parser.add_argument("--encoder", default="polar", help="of both: polar, residual or plain")
-    parser.add_argument("--galaxies", type=int, default=0, help="training galaxies at most; 0 for all")
+    parser.add_argument("--galaxies", type=int, default=0, help="lineages to train on at most; 0 for all")
     parser.add_argument("--steps", type=int, default=1600, help="optimiser steps of our fit at most")
     parser.add_argument("--flows", nargs="*", default=["maf", "nsf"], help="of sbi; its default is maf")
     parser.add_argument("--max-epochs", type=int, default=0, help="epochs of sbi at most; 0 for its default, no limit")

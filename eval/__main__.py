@@ -32,7 +32,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         "--cluster", default="local", help="local (default), slurm, or a running Dask scheduler's address, tcp://..."
     )
     group.add_argument(
-        "--workers", type=int, help="worker processes (default: one per core), or Slurm jobs (default: 4)"
+        "--workers", type=int, help="worker processes (default: one per GPU, else per core), or Slurm jobs (default: 4)"
     )
     group.add_argument("--site", type=Path, help="slurm: the site's settings (default: $KINMASS_SITE, slurm/site.env)")
     group.add_argument("--gpus", type=int, default=0, help="slurm: GPUs of each job (default: 0)")
@@ -101,7 +101,7 @@ def _write_csv(table: "DataFrame", path: Path) -> None:
 
 
 def _tables(args: argparse.Namespace) -> int:
-    from kinmass.eval.tables.tables import SHOWN, collect, remarks, write_tables
+    from kinmass.eval.tables.tables import collect, remarks, shown, to_beside, trained_on_remark, write_tables
     from kinmass.gen.storage.store import suites, without_dark_matter
     from kinmass.train.run.checkpoint import runs_in
 
@@ -117,24 +117,41 @@ def _tables(args: argparse.Namespace) -> int:
     if not any(total.views for total in sums.values()):
         raise ValueError(f"no finished galaxy in the {args.part} part of {', '.join(test_suites)}; try --part all")
     summary = write_tables(args.out, args.store, runs, sums, part)
-    print("Dispersion and bias of log10 M(<r) [dex], averaged over the radii of each estimator:")
-    print(summary[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.3f}"))
-    for line in remarks(summary, test_suites) + without_dark_matter(args.store, test_suites):
+    _print_tables(shown(summary), to_beside(sums))
+    trained_on = trained_on_remark(part, summary.train, test_suites)
+    for line in trained_on + remarks(summary, test_suites) + without_dark_matter(args.store, test_suites):
         print(line)
     print(args.out / "table.csv")
     return _report(argparse.Namespace(results=args.out)) if args.report else 0
 
 
+def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
+    """Print what `shown` has made of the summary, and the networks beside classical estimators, if there are any."""
+    from kinmass.eval.tables.tables import main_rows, shown
+
+    def text(rows: "DataFrame") -> str:
+        return rows.to_string(index=False, float_format=lambda x: f"{x:.3f}")
+
+    print("Dispersion and bias of log10 M(<r) [dex], over the radii [R_e] and the share of views that each answers:")
+    print(text(summary))
+    if len(beside):
+        print("Beside classical estimators, where both answer (ratio: their dispersion over the network's):")
+        print(text(shown(main_rows(beside))))
+
+
 def _compare(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.compare import compare, verdicts
+    from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.gen.storage.store import suites
+    from kinmass.train.run.checkpoint import read_config
 
     test_suites = args.suites.split(",") if args.suites else suites(args.store)
     part = None if args.part == "all" else args.part
     folder = args.out.parent if args.out else Path()
     table = compare(args.a, args.b, args.store, test_suites, part, args.tracer, _cluster_settings(args), folder)
     print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
-    print("\n".join(verdicts(table)))
+    train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in (args.a, args.b)]
+    print("\n".join([*trained_on_remark(part, train_sets, test_suites), *verdicts(table)]))
     if args.out:
         _write_csv(table, args.out)
     return 0
@@ -142,13 +159,13 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from kinmass.eval.report.page import headlines, read_results
-    from kinmass.eval.tables.tables import ALL, SHOWN
+    from kinmass.eval.tables.tables import ALL, shown
 
     results = read_results(args.results)
     summary = results.summary
     if ALL in set(summary.test):
         summary = summary[summary.test == ALL]
-    print(summary[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+    _print_tables(shown(summary), results.beside)
     print("\n".join(headlines(results)))
     return 0
 

@@ -12,6 +12,7 @@ from astropy.io import fits
 from kinmass.gen.code import commit, version_of
 from kinmass.gen.options import OptionError
 from kinmass.gen.physics.projection import CHANNELS
+from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import aside, make_folder
 
@@ -61,7 +62,7 @@ def export(
     paths, code_commit = [], commit()
     for number in range(n_views) if view is None else [view]:
         header = _galaxy_header(group, suite, galaxy, index, number, code_commit)
-        images, pixel_kpc = _images(group, galaxy, index, number, instrument, header)
+        images, pixel_kpc = _images(group, suite, galaxy, index, number, instrument, header)
         axes = _axes(images["STARS_DENSITY"].shape[-1], pixel_kpc, distance_mpc, centre_deg)
         header["PIXKPC"] = (pixel_kpc, "[kpc] side of a pixel")
         hdus = [fits.PrimaryHDU(header=header)]
@@ -112,7 +113,7 @@ def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view:
 
 
 def _images(
-    group: zarr.Group, galaxy: str, index: int, view: int, instrument: str | None, header: fits.Header
+    group: zarr.Group, suite: str, galaxy: str, index: int, view: int, instrument: str | None, header: fits.Header
 ) -> tuple[dict[str, np.ndarray], float]:
     """Images (P, P) by EXTNAME, NaN where a pixel is empty, and the side of a pixel [kpc].
 
@@ -128,7 +129,7 @@ def _images(
 
         noise_model, field_of_view_re = find(instrument), float(group.attrs["config"]["field_of_view_re"])
         r_e = torch.tensor([header["RE_KPC"]])
-        noise = fixed_noise(galaxy, view, noise_model.grid(maps.shape[-1], field_of_view_re)[0])
+        noise = fixed_noise(within(suite, galaxy), view, noise_model.grid(maps.shape[-1], field_of_view_re)[0])
         observed = observe(
             torch.from_numpy(maps)[None], noise_model, torch.from_numpy(noise)[None], field_of_view_re, r_e
         )

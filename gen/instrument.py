@@ -225,6 +225,9 @@ def observe(
 
 
 def fixed_noise(galaxy: str, view: int, pixels: int, seed: int = 0) -> np.ndarray:
-    """Standard normal numbers (4, P, P) that depend on the view only: the noise that every evaluation adds to it."""
+    """Standard normal numbers (4, P, P) that depend on the view only: the noise that every evaluation adds to it.
+
+    galaxy: its name with that of its suite, as `physics.sightline.within` joins them.
+    """
     rng = view_rng(seed + 1_000_003, galaxy, view)
     return rng.standard_normal((4, pixels, pixels), dtype=np.float32)

@@ -139,5 +139,7 @@ def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...
         part = Part(store, suite, None)
         for source in sources:
             prepare(source, part)
-        sums |= evaluate_block(sources, instruments, part, slice(0, len(part)))
+        for block in part.blocks():
+            for group, total in evaluate_block(sources, instruments, part, block).items():
+                sums[group] = sums[group] + total if group in sums else total
     write_tables(out, store, runs, pooled(sums), None)

@@ -40,11 +40,11 @@ class ObservedProfile:
     """The posterior of one galaxy's mass profile from one run.
 
     radius_re, radius_arcsec and radius_kpc (K,) are the radii for the R_e and distance as given. samples (D S, K) are
-    of log10 M(<r) [Msun] inside these angles, with distance, R_e and centre drawn anew for each of D draws; v_circ_kms
-    (D S, K) are the circular velocities there. ood_score is the median over draws of that of
-    `train.run.out_of_distribution`. observed (8, Q, Q) are the maps that the network saw, without errors of distance,
-    R_e and centre, over field_of_view_re. tilted_ring (K,) is log10 M(<r) [Msun] from the rotation curve of the gas
-    alone, NaN where there is none. cautions are sentences for the reader.
+    of log10 M(<r) [Msun] inside these angles, with distance, R_e and centre drawn anew for each of D draws, of which
+    those are left out that show nothing; v_circ_kms (D S, K) are the circular velocities there. ood_score is the median
+    over draws of that of `train.run.out_of_distribution`. observed (8, Q, Q) are the maps that the network saw, without
+    errors of distance, R_e and centre, over field_of_view_re. tilted_ring (K,) is log10 M(<r) [Msun] from the rotation
+    curve of the gas alone, NaN where there is none. cautions are sentences for the reader.
     """
 
     galaxy: ObservedGalaxy
@@ -285,22 +285,32 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
     _refuse_too_small(galaxy, maps, observed[0], config.field_of_view_re)
     names = [(galaxy.name, i) for i in range(draws)]
     posterior = run(torch.from_numpy(observed), r_e_kpc, tracer, names, unseen=True)
+    if not posterior.is_answered.any():
+        raise ValueError(f"{galaxy.name}: nothing moves in the maps of {tracer}; no mass follows from them")
     log10_mass_at_re = np.moveaxis(posterior.samples(SAMPLES), 0, 1).reshape(draws * SAMPLES, -1).astype(float)
+    is_sampled = posterior.is_answered.repeat(SAMPLES)
     # Each draw gives masses at its own R_e; they are interpolated to the same angles for all draws.
     log10_angle = np.log10(galaxy.half_light_radius_arcsec * posterior.radii_re)
     log10_angle_drawn = np.log10(np.outer(geometry.r_e_arcsec, posterior.radii_re)).repeat(SAMPLES, axis=0)
     log10_kpc = log10_angle + np.log10(geometry.distance_mpc * KPC_PER_ARCSEC_MPC).repeat(SAMPLES)[:, None]
     # Extrapolation can be steep.
     log10_menc = clip_to_mass_limits(_interpolate_rows(log10_angle_drawn, log10_mass_at_re, log10_angle), log10_kpc)
+    log10_menc, log10_kpc = log10_menc[is_sampled], log10_kpc[is_sampled]
     cautions = _cautions(run, galaxy, maps, float(psf_re[0]))
+    if not is_sampled.all():
+        cautions.append(
+            f"{np.count_nonzero(~posterior.is_answered)} of {draws} draws of distance, R_e and centre are left out: "
+            "with them nothing is seen on the network's grid."
+        )
     held_share = float(at_mass_limits(log10_menc, log10_kpc).mean())
     cautions += [f"{beyond_limits_message(held_share)}."] if held_share else []
+    ood_score = float(np.median(posterior.ood_score()[posterior.is_answered]))
     tilted_ring = np.full(len(log10_angle), np.nan)
     if "gas" in maps:
         tilted_ring = _tilted_ring(maps["gas"], galaxy, posterior.radii_re)
     return ObservedProfile(
         galaxy, tracer, run.path, posterior.radii_re, 10**log10_angle, float(r_e_kpc[0]) * posterior.radii_re,
-        log10_menc, 10 ** (0.5 * (log10_menc + np.log10(G) - log10_kpc)), float(np.median(posterior.ood_score())),
+        log10_menc, 10 ** (0.5 * (log10_menc + np.log10(G) - log10_kpc)), ood_score,
         observed[0], config.field_of_view_re, tilted_ring, cautions,
     )  # fmt: skip
 

@@ -20,8 +20,8 @@ from kinmass.eval.report import figures
 from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.saliency import attributions
 from kinmass.eval.tables.metrics import crps_of_samples
-from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part, Source
-from kinmass.eval.tables.tables import ALL, KEYS, SHOWN
+from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part
+from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown, trained_on_remark
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, views_of
@@ -34,7 +34,8 @@ _TEXT = {
     "classical": "The best network beside what is done without one, on the same observed views, at the radii where "
     "each is defined: estimators from the stars' aperture dispersion (points), a spherical Jeans fit of"
     " the stars, and tilted rings of the gas with pressure support (dotted lines; not for discs seen "
-    "closer to face-on than 30 degrees).",
+    "closer to face-on than 30 degrees). In the figures each is measured on the views that it answers; the table "
+    "compares on the same views at the same radii (ratio: the classical estimator's dispersion over the network's).",
     "gain": "How much is gained by both tracers, on the views that all three networks can use: the dispersion "
     "of the better single tracer over that of both. Bars: 68 % intervals; P: probability that the ratio"
     " exceeds 1 (paired bootstrap).",
@@ -58,7 +59,8 @@ _TEXT = {
     "share of each map.",
     "galaxies": "The best, the median and the worst view of the test galaxies, by the CRPS of the network using "
     "both tracers. Maps as the instrument sees them (masked pixels white).",
-    "table": "One row per estimator, tracer, training set and test suite, averaged over radii. table.csv has "
+    "table": "One row per estimator, tracer, training set and test suite, averaged over the radii that it answers; "
+    "answered is the share of views, at the radius with the fewest and with the most answers. table.csv has "
     "every radius, bins.csv the bins, and docs/evaluation.md says what the columns are.",
 }
 
@@ -85,10 +87,16 @@ class Results:
     table: pd.DataFrame
     summary: pd.DataFrame
     ratios: pd.DataFrame
+    beside: pd.DataFrame
     gap: pd.DataFrame
     closed: pd.DataFrame
     bins: pd.DataFrame
     calibration: pd.DataFrame
+
+    @property
+    def part(self) -> str | None:
+        """The part of the split that was tested, None for all galaxies."""
+        return None if self.origin["part"] == ALL else str(self.origin["part"])
 
     @property
     def train(self) -> str:
@@ -100,7 +108,7 @@ def read_results(folder: Path) -> Results:
     """Read a results folder. Raises ValueError when the tables are not there."""
     try:
         origin = json.loads((folder / "tables.json").read_text())
-        names = ("table", "summary", "ratios", "gap", "closed", "bins", "calibration")
+        names = ("table", "summary", "ratios", "beside", "gap", "closed", "bins", "calibration")
         tables = [pd.read_parquet(folder / f"{name}.parquet") for name in names]
         missing = {"store", "runs", "part", "versions"} - set(origin) | ({*SHOWN, "ood_share"} - set(tables[1].columns))
         if missing:
@@ -115,14 +123,15 @@ def read_results(folder: Path) -> Results:
     # Without plain networks, another kind (for any tracer, or trained with variations) is shown in their place.
     if "cnn" not in networks:
         tables = [t.replace({"estimator": {networks[0]: "cnn"}}) for t in tables]
-    table, summary, ratios, gap, closed, bins, calibration = tables
-    return Results(origin, table, summary, ratios[ratios.estimator == "cnn"], gap, closed, bins, calibration)
+    table, summary, ratios, *others = tables
+    return Results(origin, table, summary, ratios[ratios.estimator == "cnn"], *others)
 
 
 def headlines(results: Results) -> list[str]:
     """Return the main results as sentences, per instrument: dispersions, the gap to unseen suites, what closes it."""
     lines = []
     summary, ratios, train = results.summary, results.ratios, results.train
+    lines += trained_on_remark(results.part, summary.train, summary.test)
     for instrument in sorted(summary.instrument.unique()):
         network_rows = summary[
             (summary.instrument == instrument) & (summary.train == train) & (summary.estimator == "cnn")
@@ -162,32 +171,39 @@ class Galaxies:
 
     def __init__(self, results: Results, folder: Path, instrument: str):
         origin, train = results.origin, results.train
-        self.store, self.part = Path(origin["store"]), None if origin["part"] == ALL else origin["part"]
+        self.store = Path(origin["store"])
         runs = [Path(run) for run in origin["runs"]]
         candidates = [s for s in sources_of(runs, folder, False) if (s.instrument, s.train) == (instrument, train)]
         # Of networks with different variations in training, those with the fewest are shown.
         fewest_variations = min(s.name.count("+") for s in candidates)
         sources = [s for s in candidates if s.name.count("+") == fewest_variations]
-        # The last source of a tracer is used: cnn comes after cnn-any, and is preferred.
-        self.sources = {s.tracer: s for s in sorted(sources, key=lambda s: s.name, reverse=True)}
+        # The last source of a tracer is used: cnn comes after cnn-any, and is preferred; so is the lowest seed.
+        self.sources = {s.tracer: s for s in sorted(sources, key=lambda s: (s.name, s.seed), reverse=True)}
         self.instrument = next(instrument_of(s.run) for s in sources if s.run)
         suites = [suite for suite in results.table.test.unique() if suite != ALL]
-        self.parts = [Part(self.store.absolute(), suite, self.part) for suite in sorted(suites)]
+        self.parts = [Part(self.store.absolute(), suite, results.part) for suite in sorted(suites)]
 
     @cached_property
     def best_tracer(self) -> str:
         """`both` where there is a network for it, else `stars` or `gas`."""
         return next(t for t in ("both", "stars", "gas") if t in self.sources)
 
-    def score(self, source: Source) -> list[tuple[float, Part, int]]:
-        """Return (CRPS, part, row) of every usable view in rising order of the CRPS [dex], averaged over radii."""
+    @cached_property
+    def ranked(self) -> list[tuple[float, Part, int]]:
+        """(CRPS, part, row) of the views that the best tracer's network can use, read block by block.
+
+        In rising order of the CRPS [dex], averaged over radii.
+        """
         scored = []
         for part in self.parts:
-            estimates, data = KeptPredictions(source, part).read(slice(0, len(part)))
-            usable_rows = np.flatnonzero((data["state"] == PREDICTED) & np.isfinite(estimates.median).all(1))
-            if len(usable_rows) and estimates.samples is not None:
-                crps = crps_of_samples(estimates.samples[:, usable_rows], estimates.truth[usable_rows]).mean(1)
-                scored += [(float(c), part, int(row)) for c, row in zip(crps, usable_rows, strict=True)]
+            kept = KeptPredictions(self.sources[self.best_tracer], part)
+            for block in part.blocks():
+                estimates, data = kept.read(block)
+                rows = np.flatnonzero((data["state"] == PREDICTED) & np.isfinite(estimates.median).all(1))
+                if len(rows) and estimates.samples is not None:
+                    crps = crps_of_samples(estimates.samples[:, rows], estimates.truth[rows]).mean(1)
+                    rows += block.start * part.views
+                    scored += [(float(c), part, int(row)) for c, row in zip(crps, rows, strict=True)]
         return sorted(scored, key=lambda item: item[0])
 
     def views(self, chosen: Iterable[tuple[Part, int]]) -> Views:
@@ -204,7 +220,7 @@ class Galaxies:
 
     def extremes(self) -> Figure | None:
         """Draw the best, the median and the worst view, with each tracer's profile; None if no view is usable."""
-        ranked = self.score(self.sources[self.best_tracer])
+        ranked = self.ranked
         if not ranked:
             return None
         extreme_views = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
@@ -234,7 +250,7 @@ class Galaxies:
     def saliency(self, n: int = 32) -> tuple[Figure, Figure] | None:
         """Draw attributions of the best tracer's network, for n views spread evenly over all usable ones."""
         source = self.sources[self.best_tracer]
-        ranked = self.score(source)
+        ranked = self.ranked
         if not ranked or source.run is None:
             return None
         order = sorted(ranked, key=lambda item: (item[1].suite, item[2]))
@@ -271,7 +287,8 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         captioned = [
             (f"classical-{t}", figures.against_radius(table, instrument, t, True), f"Tested on {t}.") for t in tested
         ]
-        yield section("Beside classical estimators", "classical", captioned)
+        beside = main_rows(results.beside[results.beside.instrument == instrument])
+        yield section("Beside classical estimators", "classical", captioned, tables=[_html(shown(beside))])
     ratios = results.ratios[(results.ratios.instrument == instrument) & (results.ratios.train == train)]
     if len(ratios):
         yield section(
@@ -308,6 +325,10 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         yield section("Best, median and worst", "galaxies", [("galaxies", extremes, "x and y in kpc.")], wide=True)
 
 
+def _html(table: pd.DataFrame) -> str:
+    return str(table.to_html(index=False, float_format="{:.3f}".format, border=0, na_rep=""))
+
+
 def write_report(results: Path) -> Path:
     """Write report.html and figures/ in the folder `results`, in which `kinmass tables` has written; return its path.
 
@@ -323,14 +344,12 @@ def write_report(results: Path) -> Path:
             for section in _sections(evaluation, folder, results, instrument):
                 sections.append(section)
                 progress.update()
-    html_options = {"index": False, "float_format": "{:.3f}".format, "border": 0, "na_rep": ""}
-    columns = [*KEYS, "n_galaxies", "n_views", "bias", "dispersion", "dispersion_lo", "dispersion_hi",
-               "dispersion_robust", "outliers", "rmse", "crps", "coverage_68", "coverage_95", "width_68",
-               "log_prob_joint"]  # fmt: skip
-    tables = [evaluation.summary[columns].to_html(**html_options)]
-    if len(evaluation.ratios):
-        tables.append(evaluation.ratios.to_html(**html_options))
-    tables += [t.to_html(**html_options) for t in (evaluation.gap, evaluation.closed) if len(t)]
+    columns = [*KEYS, "n_galaxies", "n_views", "radii", "answered", "bias", "dispersion", "dispersion_lo",
+               "dispersion_hi", "dispersion_robust", "outliers", "rmse", "crps", "coverage_68", "coverage_95",
+               "width_68", "log_prob_joint"]  # fmt: skip
+    summary = evaluation.summary.assign(**shown(evaluation.summary)[["radii", "answered"]])[columns]
+    others = [table for table in (evaluation.ratios, evaluation.gap, evaluation.closed) if len(table)]
+    tables = [_html(table) for table in (summary, *others)]
     sections.append({"title": "Table", "text": _TEXT["table"], "figures": [], "tables": tables})
     origin = dict(evaluation.origin)
     origin["versions"] = ", ".join(f"{k} {v}" for k, v in origin["versions"].items())

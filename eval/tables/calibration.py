@@ -5,6 +5,7 @@ All functions need test views whose true profile is known. Ranks and TARP of cal
 """
 
 import numpy as np
+from scipy.special import ndtr
 from scipy.stats import kstest
 
 # N views, K radii, S samples
@@ -28,14 +29,17 @@ def coverage(rank: np.ndarray, level: float) -> np.ndarray:
 
 
 def tarp(samples: np.ndarray, truth: np.ndarray, normal: np.ndarray | None = None) -> np.ndarray:
-    """Return the share (N,) of a view's samples (S, N, K) that lie closer to a random point than its truth (N, K).
+    """Return the rank (N,), in 0 to 1, of the truth (N, K) among samples (S, N, K) by distance from a random point.
 
-    Tests of accuracy with random points (TARP, Lemos et al. 2023, arXiv:2302.03026): the share is uniform in 0 to 1
-    if and only if the joint posterior is calibrated, provided that the points depend on the observed maps. Here
+    Tests of accuracy with random points (TARP, Lemos et al. 2023, arXiv:2302.03026): the share of samples that lie
+    closer than the truth is uniform in 0 to 1 if and only if the joint posterior is calibrated, provided that the
+    points depend on the observed maps. Of n samples it has n + 1 values; a random number spreads each of them evenly
+    over 1 / (n + 1), so that every bin of a histogram is filled alike. Here
     points are drawn around each view's posterior, and distances are in units of its covariance; without that unit,
     the K masses, which are nearly equal, would count as one number. Mean and covariance come from the first half of
     the samples and the second half is counted, so both truth and counted samples are independent of the points.
-    normal (N, K): standard normal numbers from which the points are made; drawn with a fixed seed if None.
+    normal (N, K + 1): standard normal numbers, of which the last spreads the rank and the others make the points; drawn
+    with a fixed seed if None.
     """
     half = len(samples) // 2
     mean = samples[:half].mean(0, dtype=float)
@@ -44,12 +48,15 @@ def tarp(samples: np.ndarray, truth: np.ndarray, normal: np.ndarray | None = Non
     covariance = first_half.mT @ first_half / max(half, 1)
     trace = np.trace(covariance, axis1=1, axis2=2)[:, None, None]
     whiten = np.linalg.inv(np.linalg.cholesky(covariance + 1e-9 * trace * np.eye(truth.shape[1])))
-    points = np.random.default_rng(0).standard_normal(truth.shape) if normal is None else normal
+    if normal is None:
+        normal = np.random.default_rng(0).standard_normal((len(truth), truth.shape[1] + 1))
+    points, spread = normal[:, :-1], ndtr(normal[:, -1])
     truth_distance = np.linalg.norm((whiten @ (truth - mean)[..., None])[..., 0] - points, axis=-1)
     sample_distances = np.linalg.norm(
         deviations[:, half:] @ whiten.mT.astype(deviations.dtype) - points[:, None].astype(deviations.dtype), axis=-1
     )
-    return np.asarray((sample_distances < truth_distance[:, None]).mean(1))
+    n_closer = np.count_nonzero(sample_distances < truth_distance[:, None], axis=1)
+    return np.asarray((n_closer + spread) / (len(samples) - half + 1))
 
 
 def uniformity(values: np.ndarray) -> float:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dask
-from dask.distributed import Client, KilledWorker, LocalCluster, as_completed
+import torch
+from dask.distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed
 from dask.system import CPU_COUNT
 from distributed.utils import get_mp_context
 from tqdm import tqdm
 
 from kinmass.train.allotted import slurm_cores
+from kinmass.train.launch.resources import sbatch_extra
 
 T = TypeVar("T")
 #: How many results one worker adds up at a time. Partial sums stay on the workers; only the total is sent back.
@@ -31,9 +33,10 @@ FAN_IN = 8
 class Cluster:
     """Settings of the place where tasks run. where: local, slurm, or the address of a scheduler (tcp://...).
 
-    workers: number of processes (local; None for one per core) or of jobs (slurm; None for 4). The others are used
-    by slurm only: gpus of each job, hours (its time limit), memory of each job, logs (folder of the jobs' logs) and
-    site (the settings in slurm/site.env). Raises ValueError for numbers that cannot be requested.
+    workers: number of processes (local; None for one per GPU, or one per core where there is no GPU) or of jobs (slurm;
+    None for 4). The others are used by slurm only: gpus of each job, hours (its time limit), memory of each job, logs
+    (folder of the jobs' logs) and site (the settings in slurm/site.env). Raises ValueError for numbers that cannot be
+    requested.
     """
 
     where: str = "local"
@@ -59,7 +62,7 @@ def _slurm_cluster(settings: Cluster) -> Any:
         raise ValueError("there is no sbatch here: start from a login node of Slurm, or with --cluster local")
     site, gpus = settings.site, settings.gpus
     directives = [f"--{key.lower()}={site[key]}" for key in ("QOS", "CONSTRAINT", "WCKEY") if site.get(key)]
-    directives += shlex.split(site.get("SBATCH_EXTRA", ""))
+    directives += [f"--{name}" if value is True else f"--{name}={value}" for name, value in sbatch_extra(site).items()]
     minutes = max(1, round(60 * settings.hours))
     if gpus:
         directives.append(f"--gres={site['GPU_GRES']}:{gpus}" if site.get("GPU_GRES") else f"--gpus-per-node={gpus}")
@@ -78,6 +81,26 @@ def _slurm_cluster(settings: Cluster) -> Any:
     jobs = settings.workers or 4
     cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # submits a new job when one is lost
     return cluster
+
+
+class OneGpu(WorkerPlugin):
+    """Let each worker see one of this machine's GPUs, by turns, so that no GPU has the contexts of all workers.
+
+    gpus: what CUDA_VISIBLE_DEVICES calls them.
+    """
+
+    def __init__(self, gpus: list[str]):
+        self.gpus = gpus
+
+    def setup(self, worker: Any) -> None:
+        """Choose a worker's GPU by its name, which is its number; called before the worker's first task."""
+        os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[int(worker.name) % len(self.gpus)]
+
+
+def visible_gpus() -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES calls each GPU that this process sees."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
 
 
 def _fork_workers() -> None:
@@ -106,12 +129,13 @@ def connected(settings: Cluster) -> Iterator[Client]:
         with client:
             yield client
         return
+    gpus = visible_gpus() if settings.where == "local" else []
     if settings.where == "slurm":
         cluster = _slurm_cluster(settings)
     elif settings.where == "local":
         _fork_workers()
         cluster = LocalCluster(
-            n_workers=settings.workers or min(slurm_cores() or CPU_COUNT, CPU_COUNT),
+            n_workers=settings.workers or len(gpus) or min(slurm_cores() or CPU_COUNT, CPU_COUNT),
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
@@ -121,6 +145,8 @@ def connected(settings: Cluster) -> Iterator[Client]:
             f"unknown cluster {settings.where!r}; there are local, slurm, or an address like tcp://node:8786"
         )
     with cluster, Client(cluster) as client:
+        if gpus:
+            client.register_plugin(OneGpu(gpus))
         yield client
 
 

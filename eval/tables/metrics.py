@@ -8,7 +8,8 @@ dispersion        standard deviation of d over views [dex], 1/N; NaN for a singl
 dispersion_robust half the range from the 16th to the 84th percentile of d [dex]
 outliers          share of views with d farther from its median than 3 dispersion_robust
 rmse              root of the mean of d^2 [dex]
-crps              continuous ranked probability score [dex] (Gneiting & Raftery 2007, eq. 21); |d| of a point estimate
+crps              continuous ranked probability score [dex] (Gneiting & Raftery 2007, eq. 21), unbiased for any number
+                  of samples; |d| of a point estimate
 log_prob          log density per dex at the truth, other radii integrated out (`Posterior.log_prob_per_radius`)
 coverage_68/95    share of views whose truth lies in the central 68.27 / 95.45 % of the posterior
 width_68/95       sharpness: half the width of those intervals, mean over views [dex] (Gneiting et al. 2007)
@@ -21,11 +22,15 @@ out-of-distribution scores of views.
 Views of one galaxy are not independent, nor are galaxies of one history (lineage). Intervals (`_lo`, `_hi`: 16th and
 84th percentile) therefore come from a Poisson bootstrap over lineages (Hanley & MacGibbon 2006). A lineage's weights
 follow from its name and are the same for every estimator, so that ratios and differences are paired.
+
+A network that was trained several times, with seeds of their own, counts as one estimator: its measures are means over
+the seeds, and each bootstrap replicate draws seeds too (with replacement, for each network by itself). With one seed,
+intervals leave out the scatter of training.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -46,6 +51,7 @@ RANK_BINS = 100
 #: Quantities that are averaged over views, per radius. Those up to crps exist for every estimator, the others for
 #: posteriors only.
 QUANTITIES = ("count", "d", "d2", "crps", "log_prob", "coverage_68", "coverage_95", "width_68", "width_95")
+_IS_COUNT = np.array([name == "count" for name in QUANTITIES])[:, None]
 #: Cumulative probabilities of the ends of the central 68.27 and 95.45 % intervals, and of the median.
 SHARES = (*(0.5 + side * level / 2 for level in LEVELS for side in (-1, 1)), 0.5)
 #: Measures with bootstrap intervals, and (PLAIN) those without, in the order of the tables.
@@ -62,9 +68,9 @@ class Estimates:
     that had to be held at the limits of what a galaxy's mass can be (`scaling.clip_to_mass_limits`).
     """
 
-    galaxy: np.ndarray  # (N,) names
+    galaxy: np.ndarray  # (N,) names, which hold the suite's
     view: np.ndarray  # (N,) numbers
-    lineage: np.ndarray  # (N,) names of lineages, which the bootstrap draws
+    lineage: np.ndarray  # (N,) names of lineages, which hold the suite's and which the bootstrap draws
     truth: np.ndarray  # (N, K)
     median: np.ndarray  # (N, K)
     samples: np.ndarray | None = None
@@ -110,12 +116,13 @@ class PerView:
 
 @dataclass
 class Sums:
-    """Sums over the views of one group; two of them are added with +.
+    """Sums over the views of one group; two of them, of the same R seeds, are added with +.
 
-    moments (B + 1, Q, K): sums of QUANTITIES, first with weight 1 and then per bootstrap replicate.
-    joint (B + 1, 2): count and sum of log_prob_joint. residual (bins, K), pit (RANK_BINS, K), tarp and ood_score
-    (RANK_BINS,): histograms. missing (K,): number of views without a finite prediction. galaxies, views: their
-    numbers. left_out: number of views that show too little to be used. beyond: sum over views of `Estimates.beyond`.
+    moments (R, B + 1, Q, K): sums of QUANTITIES, first with weight 1 and then per bootstrap replicate.
+    joint (R, B + 1, 2): count and sum of log_prob_joint. seed_weights (R, B + 1): the share of each seed, in the value
+    and in the replicates. residual (bins, K), pit (RANK_BINS, K), tarp and ood_score (RANK_BINS,): histograms, summed
+    over seeds. The other numbers are those of one seed: missing (K,), views without a finite prediction; galaxies and
+    views; left_out, views that show too little to be used; beyond, the sum over views of `Estimates.beyond`.
     """
 
     moments: np.ndarray
@@ -129,9 +136,49 @@ class Sums:
     views: int
     left_out: int = 0
     beyond: float = 0.0
+    seed_weights: np.ndarray = field(default_factory=lambda: np.ones((1, N_BOOTSTRAP + 1)))
 
     def __add__(self, other: "Sums") -> "Sums":
-        return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        names = [name for name in self.__dataclass_fields__ if name != "seed_weights"]
+        added = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Sums(**added, seed_weights=self.seed_weights)
+
+    @property
+    def count(self) -> np.ndarray:
+        """The number of views (K,) with a finite prediction at each radius."""
+        return np.asarray(self.moments[:, 0, 0].min(0))
+
+    @property
+    def answered(self) -> np.ndarray:
+        """The share (K,) of all views asked about, also of those that show too little, that have a prediction."""
+        return np.asarray(self.count / max(self.views + self.left_out, 1))
+
+    @property
+    def n_seeds(self) -> int:
+        """The number of networks whose measures are averaged."""
+        return len(self.moments)
+
+
+def over_seeds(name: str, sums: Sequence[Sums]) -> Sums:
+    """Return the sums of one network that was trained several times, from those of each seed.
+
+    name: of the network, from which the draws of its seeds follow.
+    """
+    n = len(sums)
+    draws = _generator(f"seeds {name}").multinomial(n, np.full(n, 1 / n), N_BOOTSTRAP + 1).T / n
+    draws[:, 0] = 1 / n
+    added = {key: sum(getattr(s, key) for s in sums) for key in ("residual", "pit", "tarp", "ood_score")}
+    return Sums(
+        np.concatenate([s.moments for s in sums]),
+        np.concatenate([s.joint for s in sums]),
+        **added,
+        missing=np.max([s.missing for s in sums], axis=0),
+        galaxies=sums[0].galaxies,
+        views=sums[0].views,
+        left_out=sums[0].left_out,
+        beyond=float(np.mean([s.beyond for s in sums])),
+        seed_weights=draws,
+    )
 
 
 @lru_cache(maxsize=100_000)
@@ -158,7 +205,8 @@ def _normal_numbers(galaxy: np.ndarray, view: np.ndarray, n: int) -> np.ndarray:
 def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return the CRPS (N, K) [dex] of posterior samples (S, N, K) at the truth (N, K).
 
-    It is E|X - y| - E|X - X'| / 2 (Gneiting & Raftery 2007, eq. 21).
+    It is E|X - y| - E|X - X'| / 2 (Gneiting & Raftery 2007, eq. 21), with the mean over pairs of different samples: so
+    its expectation does not depend on the number of samples (Ferro 2014, QJRMS 140, 1917).
     """
     return _crps(np.sort(np.moveaxis(samples, 0, -1), axis=-1) - truth[..., None])
 
@@ -166,7 +214,7 @@ def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def _crps(sorted_errors: np.ndarray) -> np.ndarray:
     """Return the CRPS (...) of truths at zero from sorted samples minus truth (..., S)."""
     n = sorted_errors.shape[-1]
-    weight = ((2 * np.arange(1, n + 1) - n - 1) / n**2).astype(sorted_errors.dtype)
+    weight = ((2 * np.arange(1, n + 1) - n - 1) / (n * max(n - 1, 1))).astype(sorted_errors.dtype)
     return np.asarray(np.abs(sorted_errors).mean(-1) - sorted_errors @ weight)
 
 
@@ -203,9 +251,8 @@ def per_view(estimates: Estimates) -> PerView:
         sorted_errors.sort(axis=-1)
         low68, high68, low95, high95 = (quantile(sorted_errors, share) for share in SHARES[:4])
         rank = np.count_nonzero(sorted_errors < 0, axis=-1)
-        normal = _normal_numbers(estimates.galaxy[is_complete], estimates.view[is_complete], 2 * k)
-        jitter, points = ndtr(normal[:, :k]), normal[:, k:]
-        pit[is_complete] = (rank + jitter) / (len(samples) + 1)
+        normal = _normal_numbers(estimates.galaxy[is_complete], estimates.view[is_complete], 2 * k + 1)
+        pit[is_complete] = (rank + ndtr(normal[:, :k])) / (len(samples) + 1)
         quantities = (
             _crps(sorted_errors), kernel_log_prob(sorted_errors),
             (low68 <= 0) & (high68 >= 0), (low95 <= 0) & (high95 >= 0),
@@ -215,12 +262,30 @@ def per_view(estimates: Estimates) -> PerView:
             values[is_complete, i] = quantity
         joint[is_complete], tarp_share[is_complete] = (
             estimates.log_prob_joint[is_complete],
-            tarp(samples, truth, points),
+            tarp(samples, truth, normal[:, k:]),
         )
     ood_score, beyond = (np.full(n, np.nan) if x is None else x for x in (estimates.ood_score, estimates.beyond))
     return PerView(
         estimates.galaxy.astype(str), estimates.lineage.astype(str), values, pit, tarp_share, joint, ood_score, beyond
     )
+
+
+def where_both_answer(*pair: PerView) -> tuple[PerView, PerView]:
+    """Return the same views of two estimators with NaN at every view and radius at which either has no answer.
+
+    Views at which they have no radius in common are left out.
+    """
+    answered = np.all([views.values[:, 0] > 0 for views in pair], axis=0)  # (N, K)
+    rows = answered.any(1)
+    one, other = (
+        replace(
+            views[rows],
+            values=np.where(answered[rows, None], views.values[rows], np.where(_IS_COUNT, 0.0, np.nan)),
+            pit=np.where(answered[rows], views.pit[rows], np.nan),
+        )
+        for views in pair
+    )
+    return one, other
 
 
 def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -248,8 +313,8 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
     total = weights @ per_galaxy
     rank_edges = np.linspace(0, 1, RANK_BINS + 1)
     return Sums(
-        total[:, :-2].reshape(-1, q, k),
-        total[:, -2:],
+        total[:, :-2].reshape(1, -1, q, k),
+        total[None, :, -2:],
         _counts(views.values[:, 1], EDGES),
         _counts(views.pit, rank_edges),
         _counts(views.tarp[:, None], rank_edges)[:, 0],
@@ -281,7 +346,7 @@ def percentile(histogram: np.ndarray, share: float) -> np.ndarray:
 
 def replicates(sums: Sums) -> dict[str, np.ndarray]:
     """Return (B + 1, K) per measure in WITH_INTERVAL and `width_68`, `width_95`: value, then bootstrap replicates."""
-    sum_of = dict(zip(QUANTITIES, np.moveaxis(sums.moments, 1, 0), strict=True))
+    sum_of = dict(zip(QUANTITIES, np.moveaxis(sums.moments, 2, 0), strict=True))  # (R, B + 1, K) each
     with np.errstate(invalid="ignore", divide="ignore"):
         values = {name: sum_of[name] / sum_of["count"] for name in QUANTITIES[3:]}
         values["bias"], mean_square = sum_of["d"] / sum_of["count"], sum_of["d2"] / sum_of["count"]
@@ -292,7 +357,7 @@ def replicates(sums: Sums) -> dict[str, np.ndarray]:
     if not sums.pit.any():  # a point estimate: no density, no intervals
         for name in QUANTITIES[4:]:
             values[name] = np.full_like(values[name], np.nan)
-    return values
+    return {name: np.einsum("rb,rbk->bk", sums.seed_weights, each) for name, each in values.items()}
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -340,7 +405,7 @@ def mean_over_radii(values: np.ndarray) -> np.ndarray:
 def joint_log_prob(sums: Sums) -> np.ndarray:
     """Return the mean log density of whole profiles per dex^K and its bootstrap replicates (B + 1,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(sums.joint[:, 1] / sums.joint[:, 0])
+        return np.asarray((sums.seed_weights * (sums.joint[..., 1] / sums.joint[..., 0])).sum(0))
 
 
 def coverage_by_level(counts: np.ndarray) -> np.ndarray:

@@ -8,14 +8,15 @@ import pandas as pd
 
 from kinmass.eval.tables.metrics import SHARES
 from kinmass.eval.tables.tasks import check_maps
-from kinmass.train.data.dataset import RADII_RE, read_views, usable
+from kinmass.train.data.dataset import RADII_RE, part_of, read_views, usable
 from kinmass.train.run.posterior import beyond_limits_message, load
 
 
 def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     """Return one row per view and radius: posterior median, 68 and 95 % intervals and true log10 M(<r) [Msun].
 
-    Views without usable maps are left out, and their number is printed to stderr.
+    `part` is the galaxy's part of the split: train, val or test. Views without usable maps are left out. Their number,
+    and that of the views that the run was trained on, is printed to stderr.
     Raises RunError, StoreError, or ValueError when no view can be used with this run's tracer.
     """
     check_maps(run, store, suite)
@@ -33,9 +34,17 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
             file=sys.stderr,
         )
     views = views[is_usable]
+    parts = np.array([part_of(str(lineage)) for lineage in views.lineage])
+    n_trained = np.count_nonzero(parts == "train") if suite in infer.run["fit"]["suites"] else 0
+    if n_trained:
+        print(
+            f"kinmass predict: {run} was trained on {n_trained} of these {len(views)} views (part = train), and "
+            "calibrated on those of part = val: only part = test says how it errs on other galaxies",
+            file=sys.stderr,
+        )
     posterior = infer(views)
     low68, high68, low95, high95, median = posterior.quantiles(SHARES)
-    beyond_share = float(posterior.beyond().mean())
+    beyond_share = float(np.nan_to_num(posterior.beyond()).mean())
     if beyond_share:
         print(f"kinmass predict: {run}: {beyond_limits_message(beyond_share)}", file=sys.stderr)
     n, k = median.shape
@@ -44,6 +53,7 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
         {
             "galaxy": np.repeat(views.galaxy, k),
             "view": np.repeat(views.view, k),
+            "part": np.repeat(parts, k),
             "radius_re": np.tile(RADII_RE, n),
             "radius_kpc": np.outer(r_e, RADII_RE).ravel(),
             "log10_menc": median.ravel(),

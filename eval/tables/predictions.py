@@ -28,6 +28,7 @@ import zarr
 
 from kinmass.eval.tables.metrics import SHARES, Estimates, quantile
 from kinmass.gen.physics.profile import menc_at
+from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
 from kinmass.gen.storage.chunks import fingerprint, sync_chunk
 from kinmass.gen.storage.files import aside
@@ -117,6 +118,7 @@ class Source:
     label: str  # of its group, below that of store, suite and part
     key: str
     run: Path | None = None
+    seed: int = 0  # of the run; networks that differ only in it are one network, trained several times
 
     def group(self, part: Part) -> str:
         """Return the path of the group in `root`, which has a digest in it for a second store of the same name."""
@@ -323,6 +325,10 @@ class KeptPredictions:
             self._write_array("summary/median", block, median)
         self._write_token(block, token)
 
+    def _within_suite(self, names: np.ndarray) -> np.ndarray:
+        """Return names (N,) that differ from those of other suites."""
+        return np.array([within(self.part.suite, name) for name in names], dtype=object)
+
     def read(self, block: slice, checked: bool = False) -> tuple[Estimates, dict[str, np.ndarray]]:
         """Return the predictions for the views of a slice of galaxies, and their `state` and COLUMNS, by name.
 
@@ -335,9 +341,9 @@ class KeptPredictions:
         data, summary = self._root["constant_data"], self._root["summary"]
         samples = None if self.source.run is None else self._root["posterior"]["log10_menc"][0, :, rows]
         estimates = Estimates(
-            data["galaxy"][rows].astype(object),
+            self._within_suite(data["galaxy"][rows]),
             data["sightline"][rows],
-            data["lineage"][rows].astype(object),
+            self._within_suite(data["lineage"][rows]),
             data["log10_menc_true"][rows].astype(float),
             summary["median"][rows].astype(float),
             samples,

@@ -1,5 +1,6 @@
 """Make the evaluation tables: every run on every suite, with the classical estimators beside it."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import reduce
@@ -21,6 +22,7 @@ from kinmass.eval.tables.metrics import (
     mean_over_radii,
     measures,
     ood,
+    over_seeds,
     ratio,
     replicates,
     value_and_interval,
@@ -30,21 +32,25 @@ from kinmass.eval.tables.predictions import Part, prepare
 from kinmass.eval.tables.tasks import Group, check_maps, evaluate_block, sources_of
 from kinmass.gen.code import provenance, version_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
-from kinmass.train.data.dataset import RADII_RE
+from kinmass.train.data.dataset import RADII_RE, SPLIT
 from kinmass.train.run.checkpoint import instrument_of, write_json
 from kinmass.train.run.posterior import beyond_limits_message
 
 KEYS = ["estimator", "instrument", "tracer", "train", "test"]
 #: Name of the test group that pools every suite.
 ALL = "all"
-_COUNTS = ["n_galaxies", "n_views", "n_missing", "n_left_out"]
+_COUNTS = ["n_seeds", "n_galaxies", "n_views", "n_missing", "n_left_out", "answered"]
 _MEASURES = [f"{name}{end}" for name in WITH_INTERVAL for end in ("", "_lo", "_hi")] + list(PLAIN)
 COLUMNS = [*KEYS, "radius", *_COUNTS, *_MEASURES]
-#: Columns of the summary that are printed.
-SHOWN = [*KEYS, "n_galaxies", "dispersion", "dispersion_robust", "bias", "coverage_68"]
+#: Columns of the summary from which what is printed is made (`shown`).
+SHOWN = [*KEYS, "n_seeds", "n_galaxies", "radius_min", "radius_max", "answered_min", "answered_max", "dispersion",
+         "dispersion_robust", "bias", "coverage_68"]  # fmt: skip
 _RATIO = ["estimator", "instrument", "train", "test", "ratio", "lo", "hi", "above_1"]
 _GAP = [*KEYS, "rmse_ratio", "rmse_ratio_lo", "rmse_ratio_hi", "rmse", "rmse_home", "coverage_68", "coverage_68_home",
         "log_prob_loss", "log_prob_loss_lo", "log_prob_loss_hi", "ood_share", "ood_auc"]  # fmt: skip
+_BESIDE = [*KEYS, "beside", "radius_min", "radius_max", "answered_min", "answered_max", "n_galaxies",
+           *(f"{name}{of}" for name in ("dispersion", "bias", "rmse", "crps") for of in ("", "_beside")),
+           "ratio", "lo", "hi", "above_1"]  # fmt: skip
 _CLOSED = ["estimator", "instrument", "tracer", "suites", "rmse_home", "rmse_plain", "rmse", "closed", "closed_lo",
            "closed_hi", "coverage_68", "gain", "gain_lo", "gain_hi"]  # fmt: skip
 
@@ -74,7 +80,21 @@ def collect(
         for source in sources:
             prepare(source, galaxies)
         arguments += [(sources, instruments, galaxies, block) for block in galaxies.blocks()]
-    return pooled(sum_of_tasks(evaluate_block, arguments, cluster))
+    return pooled(seeds_together(sum_of_tasks(evaluate_block, arguments, cluster)))
+
+
+def seeds_together(sums: dict[Group, Sums]) -> dict[Group, Sums]:
+    """Return the sums with those of networks that differ only in the seed made one."""
+    sums_of_seeds: dict[Group, dict[int, Sums]] = {}
+    for group, total in sums.items():
+        sums_of_seeds.setdefault(replace(group, seed=None), {})[group.seed or 0] = total
+    return {
+        group: over_seeds(
+            " ".join((group.estimator, group.instrument, group.tracer, group.train)),
+            [each for _, each in sorted(by_seed.items())],
+        )
+        for group, by_seed in sums_of_seeds.items()
+    }
 
 
 def pooled(sums: dict[Group, Sums]) -> dict[Group, Sums]:
@@ -97,14 +117,21 @@ def to_table(sums: dict[Group, Sums]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for group, total in sums.items():
-        if group.column == "common":
+        if group.column and group.column not in VIEW_COLUMNS:
             continue
         columns = measures(total)
-        count = total.moments[0, 0]
+        count = total.count
         for k, radius in enumerate(RADII_RE):
             if count[k] > 0:
-                row = _key_columns(group) | _bin_columns(group) | {"radius": radius, "n_galaxies": total.galaxies}
-                row |= {"n_views": int(count[k]), "n_missing": int(total.missing[k]), "n_left_out": total.left_out}
+                row = _key_columns(group) | _bin_columns(group) | {"radius": radius}
+                row |= {
+                    "n_seeds": total.n_seeds,
+                    "n_galaxies": total.galaxies,
+                    "n_views": int(count[k]),
+                    "n_missing": int(total.missing[k]),
+                    "n_left_out": total.left_out,
+                    "answered": total.answered[k],
+                }
                 rows.append(row | {name: values[k] for name, values in columns.items()})
     table = pd.DataFrame(rows, columns=[*KEYS, "column", "low", "high", *COLUMNS[5:]])
     return table.sort_values([*KEYS, "column", "low", "radius"], kind="stable", ignore_index=True)
@@ -127,6 +154,62 @@ def to_ratios(sums: dict[Group, Sums]) -> pd.DataFrame:
             single = [sums[replace(group, tracer=t)] for t in ("gas", "stars")]
             rows.append({k: getattr(group, k) for k in _RATIO[:4]} | ratio(single, both))
     return pd.DataFrame(rows, columns=_RATIO).sort_values(_RATIO[:4], kind="stable", ignore_index=True)
+
+
+def to_beside(sums: dict[Group, Sums]) -> pd.DataFrame:
+    """Return every network beside every classical estimator, on the views and at the radii that both answer.
+
+    Columns ending in `_beside` are the classical estimator's. `ratio` is its dispersion over the network's, from draws
+    of the same lineages; `above_1` is the probability that it exceeds 1. The share answered is of all views.
+    """
+    rows = []
+    for group, total in sums.items():
+        if not group.column.startswith("beside ") or group.bin or total.galaxies < 2:
+            continue
+        other, all_views = sums[replace(group, bin=1)], sums[replace(group, column="", bin=-1)]
+        row: dict[str, Any] = _key_columns(group) | {"beside": group.column.removeprefix("beside ")}
+        n_asked = all_views.views + all_views.left_out
+        row |= _radii_and_share(total.count, total.count / n_asked) | {"n_galaxies": total.galaxies}
+        replicates_of, replicates_of_other = replicates(total), replicates(other)
+        for name in ("dispersion", "bias", "rmse", "crps"):
+            row[name] = mean_over_radii(replicates_of[name])[0]
+            row[f"{name}_beside"] = mean_over_radii(replicates_of_other[name])[0]
+        rows.append(row | ratio([other], total))
+    return pd.DataFrame(rows, columns=_BESIDE).sort_values([*KEYS, "beside"], kind="stable", ignore_index=True)
+
+
+def _radii_and_share(count: np.ndarray, answered: np.ndarray) -> dict[str, float]:
+    """Return the first and the last radius [R_e] with an answer, and the least and the largest share answered."""
+    radii = np.array(RADII_RE)[count > 0]
+    shares = answered[count > 0]
+    return {
+        "radius_min": float(radii.min()), "radius_max": float(radii.max()),
+        "answered_min": float(shares.min()), "answered_max": float(shares.max()),
+    }  # fmt: skip
+
+
+def shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of the summary or of `to_beside` as they are printed, with ranges of radii and of shares as text."""
+
+    def range_of(name: str, digits: str) -> list[str]:
+        pairs = zip(rows[f"{name}_min"], rows[f"{name}_max"], strict=True)
+        return ["-".join(dict.fromkeys((f"{low:{digits}}", f"{high:{digits}}"))) for low, high in pairs]
+
+    rows = rows.assign(radii=range_of("radius", ".3g"), answered=range_of("answered", ".0%"))
+    if "beside" in rows:
+        return rows[
+            ["beside", "radii", "answered", *KEYS, "n_galaxies", "dispersion", "dispersion_beside", "ratio", "lo", "hi"]
+        ]
+    measured = ["dispersion", "dispersion_robust", "bias", "coverage_68"]
+    return rows[[*KEYS, "n_seeds", "n_galaxies", "radii", "answered", *measured]]
+
+
+def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows over all suites together, if there are several, of classical estimators and of the networks that
+    were trained on the most suites."""
+    most = max((train.count("+") for train in rows.train), default=0)
+    rows = rows[(rows.train == "") | (rows.train.str.count(r"\+") == most)]
+    return rows[rows.test == ALL] if ALL in set(rows.test) else rows
 
 
 def _foreign_and_home(sums: dict[Group, Sums]) -> dict[Group, tuple[Sums, Sums]]:
@@ -232,14 +315,19 @@ def to_gap(sums: dict[Group, Sums]) -> pd.DataFrame:
 
 
 def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
-    """Return one row per group, averaged over its radii: the table to quote in a paper."""
+    """Return one row per group, averaged over its radii: the table to quote in a paper.
+
+    Numbers of views are those at the radius where the fewest are answered.
+    """
     rows = []
     for group, total in sums.items():
-        count = total.moments[0, 0]
+        count = total.count
         if group.column or not count.any():
             continue
-        row: dict[str, Any] = _key_columns(group) | {"n_galaxies": total.galaxies, "n_views": int(count.max())}
-        row |= {"n_missing": int(total.missing.min()), "n_left_out": total.left_out}
+        row: dict[str, Any] = _key_columns(group) | {"n_seeds": total.n_seeds, "n_galaxies": total.galaxies}
+        fewest = int(np.argmin(np.where(count > 0, count, np.inf)))
+        row |= {"n_views": int(count[fewest]), "n_missing": int(total.missing[fewest]), "n_left_out": total.left_out}
+        row |= _radii_and_share(count, total.answered)
         replicates_of = replicates(total)
         for name in WITH_INTERVAL:
             result = value_and_interval(mean_over_radii(replicates_of[name]))
@@ -292,6 +380,7 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
         "bins": everything[~plain].reset_index(drop=True),
         "summary": summary,
         "ratios": to_ratios(sums),
+        "beside": to_beside(sums),
         "gap": to_gap(sums),
         "closed": to_closed(sums),
         "calibration": to_calibration(sums),
@@ -307,6 +396,22 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
     content["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     write_json(out / "tables.json", content)
     return summary
+
+
+def trained_on_remark(part: str | None, train_sets: Iterable[str], test_suites: Iterable[str]) -> list[str]:
+    """Return a sentence if galaxies of all parts of the split are tested by networks trained on some of them, or [].
+
+    train_sets: suites joined with +, as in the column `train`.
+    """
+    trained = {name for train in train_sets for name in train.split("+")}
+    suites = [suite for suite in dict.fromkeys(test_suites) if suite in trained]
+    if part is not None or not suites:
+        return []
+    shares = ", ".join(f"{100 * share:.0f} % {name}" for name, share in SPLIT.items())
+    return [
+        f"{', '.join(suites)}: galaxies that networks were trained on are among those tested ({shares}, as "
+        "--part all says): on other galaxies of the suite these networks err more, as --part test tells"
+    ]
 
 
 def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
@@ -325,6 +430,12 @@ def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
             lines.append(f"{suite}: no run was trained on it; every figure is that of a foreign simulation")
     for row in summary[(summary.train != "") & (summary.n_missing > 0)].itertuples():
         lines.append(f"{row.tracer}, {row.train} on {row.test}: {row.n_missing} predictions are not finite; left out")
+    once = summary[(summary.train != "") & (summary.n_seeds == 1)]
+    if len(once):
+        lines.append(
+            "networks that were trained once: intervals hold the scatter of galaxies, not that of training; train them "
+            "again with --seed 1 and --seed 2 in folders of their own beside these, and give all of them"
+        )
     for row in summary[summary.beyond > 0].itertuples():
         lines.append(f"{row.tracer}, {row.train} on {row.test}: {beyond_limits_message(row.beyond)}")
     return lines
@@ -340,11 +451,14 @@ def to_latex(summary: pd.DataFrame) -> str:
         return f"${value:.3f}_{{-{max(value - low, 0):.3f}}}^{{+{max(high - value, 0):.3f}}}$"
 
     names = {"dispersion": "dispersion [dex]", "bias": "bias [dex]", "coverage_68": r"68\,\% coverage"}
+    ranges = shown(summary)
     lines = [
-        [str(row[k]).replace("_", r"\_") or "--" for k in KEYS] + [with_interval(row, n) for n in names]
-        for _, row in summary.iterrows()
+        [str(row[k]).replace("_", r"\_") or "--" for k in KEYS]
+        + [ranges[name][i].replace("%", r"\,\%").replace("-", "--") for name in ("radii", "answered")]
+        + [with_interval(row, n) for n in names]
+        for i, row in summary.iterrows()
     ]
     body = " \\\\\n".join(" & ".join(line) for line in lines)
-    head = " & ".join([*KEYS, *names.values()])
+    head = " & ".join([*KEYS, r"radii [$R_\mathrm{e}$]", "views answered", *names.values()])
     inside = f"\\toprule\n{head} \\\\\n\\midrule\n{body} \\\\\n\\bottomrule\n"
-    return f"\\begin{{tabular}}{{lllllrrr}}\n{inside}\\end{{tabular}}\n"
+    return f"\\begin{{tabular}}{{lllllrrrrr}}\n{inside}\\end{{tabular}}\n"

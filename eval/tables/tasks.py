@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews
-from kinmass.eval.tables.metrics import PerView, Sums, add_up, per_view
+from kinmass.eval.tables.metrics import PerView, Sums, add_up, per_view, where_both_answer
 from kinmass.eval.tables.predictions import (
     COLUMNS,
     N_SAMPLES,
@@ -30,7 +30,7 @@ from kinmass.gen.instrument import Instrument
 from kinmass.gen.storage import store
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import RADII_RE, usable, views_of
-from kinmass.train.run.checkpoint import RunError, instrument_of, members_of, read_config
+from kinmass.train.run.checkpoint import FREE_SETTINGS, RunError, instrument_of, members_of, read_config
 from kinmass.train.run.posterior import UNSEEN, Inference, load
 
 
@@ -40,6 +40,9 @@ class Group:
 
     For all views, column is empty and bin is -1. A column of COLUMNS has bins numbered from 0. The column `common` has
     one bin, number 0: the views that gas, stars and both can all use, from which ratios between tracers are made.
+    Of a network there are columns `beside NAME`, with its sums in bin 0 and those of the classical estimator NAME in
+    bin 1, both over the views and radii at which both have an answer.
+    seed: that of a network which was trained several times; None for all of them together.
     """
 
     estimator: str
@@ -49,6 +52,7 @@ class Group:
     test: str
     column: str = ""
     bin: int = -1
+    seed: int | None = None
 
 
 def check_maps(run: Path, path: Path, suite: str) -> None:
@@ -74,11 +78,13 @@ def check_maps(run: Path, path: Path, suite: str) -> None:
 def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[Source]:
     """Return a source for every run and tracer it answers for, and for the classical estimators with every instrument.
 
-    Predictions of classical estimators are kept in `out`, as are those of runs that cannot be written to. Raises
-    RunError for runs that a table could not tell apart: of the same kind, or with different instruments of one name.
+    Predictions of classical estimators are kept in `out`, as are those of runs that cannot be written to. Runs that
+    differ only in their seed are one network, trained several times. Raises RunError for other runs that a table could
+    not tell apart: of the same kind, or with different instruments of one name.
     """
     code = code_key("kinmass.eval.tables.tasks", ("numpy", "scipy", "torch", "zuko")).encode()
-    source_of_key: dict[tuple[str, ...], Source] = {}
+    source_of_key: dict[tuple[object, ...], Source] = {}
+    settings_of_kind: dict[tuple[str, ...], tuple[Path, dict[str, object]]] = {}
     run_and_instrument: dict[str, tuple[Path, Instrument]] = {}
     for run in runs:
         infer = load(run)
@@ -98,12 +104,16 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
         key = _digest(code, *(path.read_bytes() for path in files))
         for tracer in infer.answers():
             name, suites = _name_in_tables(infer), "+".join(sorted(infer.run["fit"]["suites"]))
-            source = Source(name, instrument.name, tracer, suites, folder / "predictions.zarr", tracer, key, run)
-            first_source = source_of_key.setdefault((name, instrument.name, tracer, suites), source)
-            if first_source is not source:
+            seed = infer.run["fit"]["seed"]
+            source = Source(name, instrument.name, tracer, suites, folder / "predictions.zarr", tracer, key, run, seed)
+            kind = name, instrument.name, tracer, suites
+            first_run, first_settings = settings_of_kind.setdefault(kind, (run, _without_seed(infer)))
+            same_seed = source_of_key.setdefault((*kind, seed), source)
+            if same_seed is not source or first_settings != _without_seed(infer):
                 raise RunError(
-                    f"{first_source.run} and {run} are both {name} for {tracer}, trained on {suites} through "
-                    f"{instrument.name}: one table cannot tell them apart; leave one out, and see `kinmass compare`"
+                    f"{first_run if same_seed is source else same_seed.run} and {run} are both {name} for {tracer}, "
+                    f"trained on {suites} through {instrument.name}, and differ in more than the seed or not at all: "
+                    "one table cannot tell them apart; leave one out, and see `kinmass compare`"
                 )
     for name, (_, instrument) in run_and_instrument.items() if classical else ():
         for label, (tracer, _) in ESTIMATORS.items():
@@ -119,6 +129,12 @@ def _digest(*parts: bytes) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
+
+
+def _without_seed(infer: Inference) -> dict[str, object]:
+    """Return the settings that two trainings of one network share: what it was trained on and how, but not the seed."""
+    fit = {name: value for name, value in infer.run["fit"].items() if name not in {"seed", *FREE_SETTINGS}}
+    return fit | {"model": infer.run["model"]}
 
 
 def _name_in_tables(infer: Inference) -> str:
@@ -203,13 +219,12 @@ def measure_block(sources: Sequence[Source], part: Part, block: slice, checked: 
         check_current(opened, part, block)
     for source, predictions in zip(sources, opened, strict=True):
         estimates, data = predictions.read(block, checked=True)
-        estimates.lineage = np.array([f"{part.suite}/{name}" for name in estimates.lineage], dtype=object)
         mapped = data["state"] != PENDING
         for values in data.values():
             values[~mapped] = 0
         measured[source] = (per_view(estimates), data)
     for source, (views, data) in measured.items():
-        group = Group(source.name, source.instrument, source.tracer, source.train, part.suite)
+        group = Group(source.name, source.instrument, source.tracer, source.train, part.suite, seed=source.seed)
         used = data["state"] == PREDICTED
         sums[group] = add_up(views[used], left_out=int((data["state"] == UNUSABLE).sum()))
         for column, (_, edges) in COLUMNS.items():
@@ -224,17 +239,30 @@ def measure_block(sources: Sequence[Source], part: Part, block: slice, checked: 
             [(d["state"] == PREDICTED) & (v.values[:, 0] > 0).all(1) for v, d in measured_trio], axis=0
         )
         for source, (v, _) in zip(trio, measured_trio, strict=True):
-            sums[Group(name, instrument, source.tracer, train, part.suite, "common", 0)] = add_up(v[usable_by_all])
+            group = Group(name, instrument, source.tracer, train, part.suite, "common", 0, source.seed)
+            sums[group] = add_up(v[usable_by_all])
+    for network, (views, _) in measured.items():
+        for classical, (classical_views, _) in measured.items():
+            if network.run is None or classical.run is not None or classical.instrument != network.instrument:
+                continue
+            for i, common in enumerate(where_both_answer(views, classical_views)):
+                group = Group(
+                    network.name, network.instrument, network.tracer, network.train, part.suite,
+                    f"beside {classical.name}", i, network.seed,
+                )  # fmt: skip
+                # Histograms of residuals would be most of what travels, and nothing is made of them.
+                total = add_up(common)
+                sums[group] = replace(total, residual=total.residual[:0])
     return sums
 
 
 def _trios(sources: Iterable[Source]) -> dict[tuple[str, str, str], list[Source]]:
-    """Return the networks that differ only in the tracer, by name, instrument and train, where there are all three."""
+    """Return networks that differ only in tracer and seed, by name, instrument and train, if all tracers are there."""
     trios: dict[tuple[str, str, str], list[Source]] = {}
     for source in sources:
         if source.run is not None:
             trios.setdefault((source.name, source.instrument, source.train), []).append(source)
-    return {key: trio for key, trio in trios.items() if len(trio) == 3}
+    return {key: trio for key, trio in trios.items() if len({source.tracer for source in trio}) == 3}
 
 
 def evaluate_block(

@@ -6,6 +6,11 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 
+def within(suite: str, name: str) -> str:
+    """Name of a suite's galaxy or lineage among those of all suites, of which several may use the same names."""
+    return f"{suite}/{name}"
+
+
 def view_rng(seed: int, galaxy: str, view: int = 0) -> np.random.Generator:
     """Generator of the random numbers of one view of a galaxy: the same on every rank and in every run."""
     digest = hashlib.blake2b(galaxy.encode(), digest_size=8).digest()

@@ -30,8 +30,9 @@ class Augmentation:
     """Strengths of the variations: standard deviations, but the last two are shares of views. Zero is no variation.
 
     scale_dex: of velocities; lengths scale as their square, so that surface densities stay. light_dex: of each
-    tracer's surface density, as mass-to-light ratios are uncertain. heat: isotropic dispersion that replaces
-    rotation, over the circular velocity at R_e. tilt: of the slope of log10 M(<r) against log10 r. fade: share of
+    tracer's surface density, as mass-to-light ratios are uncertain. heat: isotropic dispersion that is added, over the
+    rms circular velocity along the middle row of the map; rotation falls by what asymmetric drift takes, to a tenth of
+    V^2 at least. tilt: of the slope of log10 M(<r) against log10 r. fade: share of
     views of which only the brightest pixels are seen, from a tenth of them to all, for each tracer independently.
     no_dispersion: share of views whose dispersion is set to zero, for each tracer independently.
     """

@@ -10,8 +10,9 @@ import zarr
 
 from kinmass.gen.instrument import Instrument, fixed_noise, observe
 from kinmass.gen.physics.profile import menc_at
+from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
-from kinmass.train.model.scaling import tracers_of, velocity_scale
+from kinmass.train.model.scaling import has_motion, tracers_of
 
 #: The ten radii of the profile in units of R_e, equal steps in log r.
 RADII_RE = tuple(float(x) for x in np.round(np.geomspace(0.3, 3.0, 10), 6))
@@ -65,15 +66,19 @@ class Views:
         )  # fmt: skip
 
     def names(self) -> list[tuple[str, int]]:
-        """Return (galaxy, view) of every view; random numbers depend on these names."""
-        return [(str(galaxy), int(view)) for galaxy, view in zip(self.galaxy, self.view, strict=True)]
+        """Return (suite/galaxy, view) of every view; random numbers depend on these names."""
+        return [
+            (within(suite, galaxy), int(view))
+            for suite, galaxy, view in zip(self.suite, self.galaxy, self.view, strict=True)
+        ]
+
+    def lineages(self) -> np.ndarray:
+        """Return suite/lineage (N,) of every view: names by which independent histories are counted and drawn."""
+        return np.array([within(*names) for names in zip(self.suite, self.lineage, strict=True)], dtype=object)
 
     def ids(self) -> list[str]:
         """Return a name for every view, for messages."""
-        return [
-            f"{suite}/{galaxy} view {view}"
-            for suite, galaxy, view in zip(self.suite, self.galaxy, self.view, strict=True)
-        ]
+        return [f"{galaxy} view {view}" for galaxy, view in self.names()]
 
     def observed(self, instrument: Instrument, noisy: bool = True) -> torch.Tensor:
         """Return maps (N, 8, Q, Q) as the instrument sees them, with each view's fixed noise or (noisy False) none."""
@@ -158,8 +163,10 @@ REASONS = (
 def why_not(views: Views, tracer: str, instrument: Instrument, observed: torch.Tensor | None = None) -> np.ndarray:
     """Return (N,) why each view is left out, as a number in REASONS; 0 for views that are usable.
 
-    observed (N, 8, Q, Q): the views through the instrument, where they are known already. `both` needs only one tracer
-    that is seen in enough pixels: a galaxy without gas still has stars. Raises ValueError for an unknown tracer.
+    observed (N, 8, Q, Q): the views through the instrument, where they are known already; without it they are observed
+    without noise. `both` and `any` need only one tracer that is seen in enough pixels: a galaxy without gas still has
+    stars. But a number that is not finite counts in either tracer's maps, and the motion is that of the stars wherever
+    one of their pixels is seen. Raises ValueError for an unknown tracer.
     """
     parts = []
     tracer_indices = [("stars", "gas").index(t) for t in tracers_of(tracer)]
@@ -172,7 +179,7 @@ def why_not(views: Views, tracer: str, instrument: Instrument, observed: torch.T
             (block.maps[:, [0, 4]][:, tracer_indices] == 0).flatten(1).all(1),
             ~enough_pixels.any(1),
             ~torch.isfinite(block.log10_menc).all(1),
-            ~(velocity_scale(maps, tracers_of(tracer)) > 0),
+            ~has_motion(maps, tracers_of(tracer)),
         )
         reason = torch.zeros(len(block), dtype=torch.int8)
         for reason_number, has_this_fault in reversed(list(enumerate(has_fault, start=1))):

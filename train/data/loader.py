@@ -16,6 +16,7 @@ import torch
 import zarr
 
 from kinmass.gen.instrument import Instrument
+from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
 from kinmass.train import distributed as ddp
 from kinmass.train.allotted import free_memory
@@ -107,6 +108,7 @@ def galaxies_of(path: Path, status: dict[str, torch.Tensor], part: str, max_line
     """Return the galaxies of a part of the split (train, val or test) that are done according to `status`.
 
     max_lineages: take galaxies of so many lineages only, 0 for all; the first in the order of a hash of their names.
+    A lineage belongs to one suite, whatever names other suites use.
     Raises StoreError for suites whose maps differ in size.
     """
     suites = tuple(status)
@@ -126,11 +128,15 @@ def galaxies_of(path: Path, status: dict[str, torch.Tensor], part: str, max_line
         done = np.flatnonzero(suite_status.numpy() == store.DONE)
         selected.append(done[[part_of(str(x)) == part for x in lineage[done]]] if len(done) else done)
     if max_lineages:
-        all_lineages = {str(x) for lineage, numbers in zip(lineages, selected, strict=True) for x in lineage[numbers]}
-        chosen = set(sorted(all_lineages, key=lambda name: blake2b(name.encode()).digest())[:max_lineages])
+        names_of_selected = [
+            [within(suite, x) for x in lineage[numbers]]
+            for suite, lineage, numbers in zip(suites, lineages, selected, strict=True)
+        ]
+        all_lineages = sorted(set().union(*names_of_selected), key=lambda name: blake2b(name.encode()).digest())
+        chosen = set(all_lineages[:max_lineages])
         selected = [
-            numbers[np.array([str(x) in chosen for x in lineage[numbers]], dtype=bool)]
-            for lineage, numbers in zip(lineages, selected, strict=True)
+            numbers[np.array([name in chosen for name in names_of_suite], dtype=bool)]
+            for names_of_suite, numbers in zip(names_of_selected, selected, strict=True)
         ]
     suite_numbers = np.repeat(np.arange(len(suites)), [len(numbers) for numbers in selected])
     return Galaxies(path, suites, groups, names, lineages, suite_numbers, np.concatenate(selected))

@@ -68,6 +68,17 @@ def read_site(path: Path | None = None) -> dict[str, str]:
     return site
 
 
+def sbatch_extra(site: dict[str, str]) -> dict[str, str | bool]:
+    """Return the options of SBATCH_EXTRA by name, True for one without a value. Raises LaunchError for other words."""
+    options: dict[str, str | bool] = {}
+    for word in shlex.split(site.get("SBATCH_EXTRA", "")):
+        name, equals, value = word.partition("=")
+        if not re.fullmatch(r"--[a-z][a-z-]*", name):
+            raise LaunchError(f"SBATCH_EXTRA: {word!r} is no option of sbatch; write it like --mem=64G --exclusive")
+        options[name[2:]] = value if equals else True
+    return options
+
+
 @dataclass(frozen=True)
 class Resources:
     """Where every job runs, and with which processes, GPUs and limits."""

@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from kinmass.train.launch.job import Run, job_of, signal_delay_s
-from kinmass.train.launch.resources import LaunchError, Resources
+from kinmass.train.launch.resources import LaunchError, Resources, sbatch_extra
 from kinmass.train.launch.status import (
     run_slurm_command,
 )
@@ -24,12 +23,6 @@ from kinmass.train.launch.status import (
 def sbatch_parameters(resources: Resources, n_jobs: int) -> dict[str, Any]:
     """Return submitit's parameters of the job. They replace its defaults that do harm (5 minutes, a wckey)."""
     site, gpus = resources.site, resources.gpus
-    extra_options: dict[str, Any] = {}
-    for word in shlex.split(site.get("SBATCH_EXTRA", "")):
-        name, equals, value = word.partition("=")
-        if not re.fullmatch(r"--[a-z][a-z-]*", name):
-            raise LaunchError(f"SBATCH_EXTRA: {word!r} is no option of sbatch; write it like --mem=64G --exclusive")
-        extra_options[name[2:]] = value if equals else True
     limit_s = 60 * (resources.minutes or 0)
     parameters = {
         "job_name": "kinmass", "time": resources.minutes, "nodes": resources.nodes,
@@ -43,7 +36,7 @@ def sbatch_parameters(resources: Resources, n_jobs: int) -> dict[str, Any]:
         # srun does not inherit --cpus-per-task from sbatch. When one process fails, all are ended.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={resources.cpus}"],
         # On hold until its folder and record are written; queued again after preemption or a node's failure.
-        "additional_parameters": {"hold": True, "requeue": True, "kill-on-invalid-dep": "yes"} | extra_options,
+        "additional_parameters": {"hold": True, "requeue": True, "kill-on-invalid-dep": "yes"} | sbatch_extra(site),
     }  # fmt: skip
     if resources.after:
         parameters["dependency"] = f"afterok:{resources.after}"

@@ -35,7 +35,7 @@ class FitConfig:
     norm: str = "group"
     inputs: str = "scale_free"
     width: int = 16
-    galaxies: int = 0  # most training galaxies, 0 for all; the first are taken in the order of a hash of their names
+    galaxies: int = 0  # most lineages (galaxies' histories) to train on, 0 for all; the first by a hash of their names
     views: int = 0  # most views per galaxy, 0 for all
     members: int = 1  # networks in the deep ensemble that this network belongs to
     steps: int = 1000  # most optimiser steps

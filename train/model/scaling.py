@@ -16,6 +16,8 @@ _OFFSET = {"stars": 0, "gas": 4}
 #: Least and greatest circular speed [km/s], well outside those of all galaxies: the stars of the faintest dwarfs move
 #: at 1 to 4 km/s (McConnachie 2012, AJ 144, 4), and in the richest clusters V_c is about 2,000 km/s.
 SPEEDS_KMS = (0.1, 10_000.0)
+#: Least velocity scale [km/s] of a view: what is slower does not move, but for rounding.
+LEAST_VELOCITY_SCALE_KMS = 1e-3
 Numbers = TypeVar("Numbers", np.ndarray, torch.Tensor)
 
 
@@ -94,6 +96,11 @@ def velocity_scale(observed: torch.Tensor, tracers: tuple[str, ...]) -> torch.Te
     return torch.sqrt(scale2)
 
 
+def has_motion(observed: torch.Tensor, tracers: tuple[str, ...]) -> torch.Tensor:
+    """Return whether views (N,) have a velocity to scale masses by: without one, nothing is known of their mass."""
+    return velocity_scale(observed, tracers) > LEAST_VELOCITY_SCALE_KMS
+
+
 def scale_free(
     observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor, tracers: tuple[str, ...], relative: bool = False
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -105,7 +112,7 @@ def scale_free(
     that obey M = V^2 R / G does not change the inputs. With `relative`, Sigma is divided by its mean over valid pixels
     instead, so that a factor on a tracer's density does not change them either.
     """
-    scale_kms = torch.clamp(velocity_scale(observed, tracers), min=1e-3)
+    scale_kms = torch.clamp(velocity_scale(observed, tracers), min=LEAST_VELOCITY_SCALE_KMS)
     velocity_unit = scale_kms[:, None, None]
     sigma_unit = (scale_kms**2 / (G * half_mass_radius_kpc))[:, None, None]
     inputs = {}

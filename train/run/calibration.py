@@ -52,12 +52,11 @@ PRIOR_GALAXIES = 100
 class InferredViews:
     """N views of which a network has seen the maps: their posterior without any calibration, and what is true of them.
 
-    log10_menc (N, K) [Msun] are true profiles; suite (N,) and lineage (N,) names. The maps themselves are not kept.
+    log10_menc (N, K) [Msun] are true profiles; lineage (N,) names of suite and lineage. The maps are not kept.
     """
 
     posterior: Posterior
     log10_menc: torch.Tensor
-    suite: np.ndarray
     lineage: np.ndarray
 
     def __len__(self) -> int:
@@ -67,7 +66,7 @@ class InferredViews:
     def of(cls, infer: Inference, views: Views, tracer: str) -> "InferredViews":
         """Return what a network infers from views with usable maps of a tracer."""
         posterior = infer(views, tracer=tracer, unseen=False).with_scales(None)
-        return cls(posterior, views.log10_menc, views.suite, views.lineage)
+        return cls(posterior, views.log10_menc, views.lineages())
 
     @classmethod
     def joined(cls, parts: Sequence["InferredViews"]) -> "InferredViews":
@@ -75,7 +74,6 @@ class InferredViews:
         return cls(
             Posterior.joined([part.posterior for part in parts]),
             torch.cat([part.log10_menc for part in parts]),
-            np.concatenate([part.suite for part in parts]),
             np.concatenate([part.lineage for part in parts]),
         )
 
@@ -200,9 +198,7 @@ def unseen_scale(parts: Sequence[InferredViews]) -> torch.Tensor:
         scale = latent_scale(*views.posterior.latent(views.log10_menc)[0], len(set(views.lineage)))
         second_moments.append((scale @ scale.T).double().cpu())
     common_scale = torch.linalg.cholesky(torch.stack(second_moments).mean(0)).float()
-    lineage = np.concatenate(
-        [[f"{suite}/{name}" for suite, name in zip(views.suite, views.lineage, strict=True)] for views in parts]
-    )
+    lineage = np.concatenate([views.lineage for views in parts])
     for _ in range(PASSES):
         miss_ratios, responses_of_suites = [], []
         for views in parts:

@@ -16,7 +16,7 @@ from kinmass.gen.instrument import Instrument
 from kinmass.gen.physics.sightline import view_rng
 from kinmass.train.data.dataset import Views
 from kinmass.train.model.network import MassModel
-from kinmass.train.model.scaling import SPEEDS_KMS, at_mass_limits, only
+from kinmass.train.model.scaling import SPEEDS_KMS, at_mass_limits, has_motion, only, tracers_of
 from kinmass.train.run.checkpoint import instrument_of, load_members, read_config, read_scales, read_training_features
 from kinmass.train.run.out_of_distribution import TrainingFeatures
 
@@ -34,6 +34,7 @@ class Posterior:
 
     radii_re (K,) are in units of each view's R_e; half_mass_radius_kpc (N,); features (N, F) per member. The random
     numbers of a view depend on its name in `names` alone, so that samples do not depend on which views share a call.
+    is_answered (N,) is False for views from which no mass follows: samples and all that is made of them are NaN.
 
     >>> from kinmass.train.data.dataset import read_views
     >>> views = read_views(Path("maps.zarr"), "quiet")
@@ -54,8 +55,10 @@ class Posterior:
         names: list[tuple[str, int]],
         scales: list[torch.Tensor] | None = None,
         training_features: TrainingFeatures | None = None,
+        is_answered: np.ndarray | None = None,
     ):
         self._given_scales = scales
+        self.is_answered = np.ones(len(names), dtype=bool) if is_answered is None else is_answered
         self._scales: Sequence[torch.Tensor | None] = scales or [None] * len(models)
         self._models, self.features, self._log10_unit, self._names = models, features, log10_unit[:, None], names
         self._training_features = training_features
@@ -78,14 +81,16 @@ class Posterior:
             [name for part in parts for name in part._names],
             first._given_scales,
             first._training_features,
+            np.concatenate([part.is_answered for part in parts]),
         )
 
     def with_scales(self, scales: list[torch.Tensor] | None) -> "Posterior":
         """Return the posterior with other scales (K, K) of the members' latent numbers; None for those of a network."""
         r_e = torch.from_numpy(self.half_mass_radius_kpc)
         return Posterior(
-            self._models, self.features, self._log10_unit[:, 0], r_e, self._names, scales, self._training_features
-        )
+            self._models, self.features, self._log10_unit[:, 0], r_e, self._names, scales, self._training_features,
+            self.is_answered,
+        )  # fmt: skip
 
     def _standard_normal(self, n_samples: int, rows: slice) -> torch.Tensor:
         n_numbers = len(self.radii_re) + 1
@@ -94,6 +99,10 @@ class Posterior:
             for name, view in self._names[rows]
         ]
         return torch.from_numpy(np.stack(normals, axis=1))
+
+    def _or_nan(self, values: np.ndarray) -> np.ndarray:
+        """Return values (N,) of views that are answered, NaN for the others."""
+        return np.where(self.is_answered, values, np.nan)
 
     def _members(self) -> list[tuple[MassModel, torch.Tensor, torch.Tensor | None]]:
         return list(zip(self._models, self.features, self._scales, strict=True))
@@ -125,6 +134,7 @@ class Posterior:
                     profiles[member_samples, rows] = model.profiles(
                         features[rows], log10_unit, r_e, normal[member_samples], scale
                     ).cpu()
+            profiles[:, ~self.is_answered] = np.nan
             self._samples_by_count = {n: profiles}
         return self._samples_by_count[n]
 
@@ -134,7 +144,7 @@ class Posterior:
         It is near 0 for a network that is well trained.
         """
         log10_radius = np.log10(np.outer(self.half_mass_radius_kpc, self.radii_re))
-        return np.asarray(at_mass_limits(self.samples(n), log10_radius).mean(0))
+        return self._or_nan(at_mass_limits(self.samples(n), log10_radius).mean(0))
 
     def quantiles(self, q: float | Sequence[float] | np.ndarray, n: int = 1000) -> np.ndarray:
         """Return the quantiles q (Q,) per radius as (Q, N, K), or (N, K) for a single q, from n samples."""
@@ -154,7 +164,7 @@ class Posterior:
         """Return the exact log (N,) of the joint density per dex^K at profiles (N, K) of log10 M(<r) [Msun]."""
         profile = torch.as_tensor(log10_menc, dtype=torch.float32).to(self._log10_unit.device) - self._log10_unit
         log_probs = [model.density.log_prob(features, profile, scale) for model, features, scale in self._members()]
-        return np.asarray(torch.logsumexp(torch.stack(log_probs), 0).cpu() - math.log(len(log_probs)))
+        return self._or_nan(torch.logsumexp(torch.stack(log_probs), 0).cpu().numpy() - math.log(len(log_probs)))
 
     def ood_score(self) -> np.ndarray:
         """Return the share (N,) of validation views that are more like the training views than each view here is.
@@ -164,7 +174,7 @@ class Posterior:
         """
         if self._training_features is None:
             return np.full(len(self), np.nan)
-        return np.asarray(self._training_features.ood_score(self.features))
+        return self._or_nan(self._training_features.ood_score(self.features).numpy())
 
     def log_prob_per_radius(self, log10_menc: np.ndarray | torch.Tensor, n: int = 1000) -> np.ndarray:
         """Return the log (N, K) of the marginal density per dex at each radius of profiles (N, K).
@@ -252,7 +262,7 @@ class Inference:
         names: list[tuple[str, int]] | None = None,
         unseen: bool | None = None,
     ) -> Posterior:
-        """Return the posteriors of all views.
+        """Return the posteriors of all views: NaN for a view without any valid pixel, motion, R_e or finite maps.
 
         maps: Views of a store, which are observed through the run's instrument with each view's own noise; or observed
         maps (N, 8, Q, Q): density [Msun/kpc^2], V [km/s], sigma [km/s] and the mask of valid pixels, of stars and
@@ -280,10 +290,15 @@ class Inference:
                 f"not {tuple(observed.shape)} and {len(r_e)}"
             )
         observed = observed if tracer == "both" else only(observed, tracer)
+        is_answered = has_motion(observed, tracers_of(self.tracer)) & torch.isfinite(observed).all(-1).all(-1).all(-1)
+        is_answered &= (r_e > 0) & torch.isfinite(r_e)
+        r_e = torch.where(r_e > 0, r_e, torch.nan)
+        observed = torch.where(is_answered[:, None, None, None], observed, 0.0)
         features = []
         with torch.no_grad():
             for model in self.models:
-                pairs = zip(observed.split(VIEWS_PER_BLOCK), r_e.split(VIEWS_PER_BLOCK), strict=True)
+                r_e_or_1 = torch.where(is_answered, r_e, 1.0)
+                pairs = zip(observed.split(VIEWS_PER_BLOCK), r_e_or_1.split(VIEWS_PER_BLOCK), strict=True)
                 blocks = [
                     model.symmetric_features(observed_block.to(self.device), r_e_block.to(self.device))
                     for observed_block, r_e_block in pairs
@@ -293,6 +308,7 @@ class Inference:
         return Posterior(
             self.models, features, log10_unit, r_e, names or [("", i) for i in range(len(observed))],
             (self.unseen if unseen and self.unseen else self.scales).get(tracer), self.training_features.get(tracer),
+            is_answered.numpy(),
         )  # fmt: skip
 
 

@@ -160,6 +160,17 @@ def test_what_is_not_known_of_the_galaxy_makes_it_wider(sharp, seen):
     np.testing.assert_array_equal(again.samples, plain.samples)
 
 
+def test_draws_that_see_nothing_say_nothing_of_the_mass(sharp, seen):
+    """With a centre that is hardly known, some draws lie beside the map."""
+    profile = infer(sharp, galaxy_of(seen, "gas", centre_error_arcsec=80.0), draws=60)
+    assert 0 < len(profile.samples) < 60 * 20
+    assert np.isfinite(profile.samples).all()
+    assert len(profile.samples) == len(profile.v_circ_kms)
+    n_left_out = 60 - len(profile.samples) // 20
+    assert f"{n_left_out} of 60 draws of distance, R_e and centre are left out" in " ".join(profile.sentences())
+    profile.table()
+
+
 def test_a_density_is_known_up_to_a_factor(sharp, seen):
     galaxy = galaxy_of(seen, "gas")
     brighter = replace(galaxy, gas=replace(galaxy.gas, density=7.0 * galaxy.gas.density), calibrated=frozenset())

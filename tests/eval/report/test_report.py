@@ -13,9 +13,12 @@ from conftest import command, tables_here
 
 from kinmass.eval.report.page import Galaxies, read_results, write_report
 from kinmass.eval.report.saliency import attributions, central_profile, featureless
+from kinmass.eval.tables import predictions
 from kinmass.gen.instrument import INSTRUMENTS
 from kinmass.train import load
 from kinmass.train.data.dataset import read_views
+
+KEPT = shutil.ignore_patterns("predictions.zarr")
 
 
 def test_report_stands_alone(results):
@@ -28,25 +31,47 @@ def test_report_stands_alone(results):
     assert "https://" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
     for words in ("Best single tracer / both", "wolf2010", "rotation_curve", "Best, median and worst", "commit"):
         assert words in html
-    assert "left out" not in html
+    assert "Pictures of galaxies are left out" not in html
+    for words in ("galaxies that networks were trained on are among those tested", "dispersion_beside"):
+        assert words in html
     assert all((results / "figures" / f"{name}.pdf").stat().st_size > 5000 for name in names)
     stdout = command("eval", "show", results).stdout
-    assert "Best single tracer / both" in stdout
+    for words in ("Best single tracer / both", "galaxies that networks were trained on", "Beside classical estimators"):
+        assert words in stdout
 
 
 def test_best_median_and_worst_are_those(results, runs):
-    """Compared with the CRPS from its definition, E|X - y| - E|X - X'| / 2, over all pairs of samples."""
+    """Compared with the CRPS from its definition, E|X - y| - E|X - X'| / 2, over all pairs of different samples."""
     galaxies = Galaxies(read_results(results), results, "ifu")
-    ranked = galaxies.score(galaxies.sources["both"])
+    ranked = galaxies.ranked
     assert len(ranked) == 72
     infer = load(next(run for run in runs if run.name == "both"))
     for place in (0, 36, 71):
         score, part, row = ranked[place]
         views = galaxies.views([(part, row)])
         samples, truth = infer(views).samples(200)[:, 0].astype(float), views.log10_menc.numpy()[0]
-        pairs = np.abs(samples[:, None] - samples[None]).mean((0, 1))
-        assert score == pytest.approx(float((np.abs(samples - truth).mean(0) - 0.5 * pairs).mean()), rel=2e-3)
+        pairs = np.abs(samples[:, None] - samples[None]).sum((0, 1)) / (200 * 199)
+        assert score == pytest.approx(float((np.abs(samples - truth).mean(0) - 0.5 * pairs).mean()), rel=1e-3)
     assert [score for score, _, _ in ranked] == sorted(score for score, _, _ in ranked)
+
+
+def test_samples_are_read_block_by_block(results, runs, map_store, tmp_path, monkeypatch):
+    """With blocks of five galaxies the same views are found, and never more than a block is read at once."""
+    expected = [(score, part.suite, row) for score, part, row in Galaxies(read_results(results), results, "ifu").ranked]
+    monkeypatch.setattr(predictions, "BLOCK", 5)
+    run = shutil.copytree(next(run for run in runs if run.name == "both"), tmp_path / "both", ignore=KEPT)
+    read, lengths = predictions.KeptPredictions.read, []
+
+    def spied(self, block, *arguments, **options):
+        lengths.append(block.stop - block.start)
+        return read(self, block, *arguments, **options)
+
+    tables_here([run], map_store, tmp_path / "out")
+    monkeypatch.setattr(predictions.KeptPredictions, "read", spied)
+    ranked = Galaxies(read_results(tmp_path / "out"), tmp_path / "out", "ifu").ranked
+    assert max(lengths) == 5
+    for (score, suite, row), (found_score, part, found_row) in zip(expected, ranked, strict=True):
+        assert (found_score, part.suite, found_row) == (pytest.approx(score, abs=2e-4), suite, row)
 
 
 def test_attributions_add_up_to_the_difference_from_a_featureless_galaxy(runs, map_store):

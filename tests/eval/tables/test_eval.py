@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
+import time
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -20,7 +22,9 @@ from dask.distributed import LocalCluster
 
 from kinmass.eval.__main__ import main
 from kinmass.eval.report.page import read_results, write_report
-from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
+from kinmass.eval.tables import cluster
+from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
+from kinmass.eval.tables.compare import MEASURES, compare
 from kinmass.eval.tables.metrics import Sums
 from kinmass.eval.tables.predictions import KeptPredictions, Part
 from kinmass.eval.tables.tables import KEYS, pooled, to_table
@@ -29,7 +33,7 @@ from kinmass.gen.code import code_key, imports
 from kinmass.gen.storage import store
 from kinmass.gen.storage.chunks import fingerprint
 from kinmass.train import load
-from kinmass.train.data.dataset import RADII_RE, read_views
+from kinmass.train.data.dataset import RADII_RE, part_of, read_views
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit_ensemble
 from kinmass.train.run.checkpoint import RunError, instrument_of, runs_in
@@ -144,9 +148,47 @@ def kill_then_evaluate(marker: str, *arguments):
     return evaluate_block(*arguments)
 
 
+def test_workers_share_the_gpus_by_turns(tmp_path, monkeypatch):
+    """One worker for each, which sees no other, also when it is started again."""
+    monkeypatch.setattr(cluster, "visible_gpus", lambda: ["3", "5"])
+    seen = sum_of_tasks(gpus_of_worker, [(str(tmp_path), i) for i in range(12)], Cluster())
+    assert set(seen) == {"3", "5"}
+    assert sum(seen.values()) == 12
+
+
+def gpus_of_worker(folder: str, i: int):
+    marker = Path(folder) / str(i)
+    if not marker.exists() and i in (0, 7):
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    return {os.environ.get("CUDA_VISIBLE_DEVICES", ""): 1}
+
+
+def test_jobs_of_dask_have_every_setting_of_the_site(tmp_path, monkeypatch):
+    """Told from the scripts that an sbatch in the path is given."""
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/script\necho Submitted batch job 1\n')
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    site = {"SBATCH_EXTRA": "--exclusive --mail-type=END", "PARTITION": "cpu", "GPU_PARTITION": "gpu", "QOS": "low"}
+    with connected(Cluster("slurm", 1, gpus=1, logs=tmp_path, site=site)):
+        wait_until = time.monotonic() + 60
+        while not (tmp_path / "script").exists() and time.monotonic() < wait_until:
+            time.sleep(0.1)
+    script = (tmp_path / "script").read_text()
+    for directive in ("--exclusive", "--mail-type=END", "-p gpu", "--qos=low", "--gpus-per-node=1"):
+        assert f"#SBATCH {directive}\n" in script
+    with (
+        pytest.raises(ValueError, match="'64G' is no option of sbatch"),
+        connected(Cluster("slurm", 1, site={"SBATCH_EXTRA": "--mem 64G"})),
+    ):
+        pass
+
+
 def test_a_running_scheduler_serves_too_and_its_errors_are_ours(runs, map_store, results):
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
-        scheduler = Cluster(cluster.scheduler_address)
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as running:
+        scheduler = Cluster(running.scheduler_address)
         with pytest.raises(RunError, match="cannot be read"):
             sum_of_tasks(
                 measure_block,
@@ -165,6 +207,7 @@ def test_a_suite_that_no_run_knows_is_evaluated_and_said(runs, map_store, tmp_pa
     stdout = command("eval", "tables", run, "--store", map_store, "--out", tmp_path, *options).stdout
     assert "quiet: no run was trained on it" in stdout
     assert "middle: no run" not in stdout
+    assert "\nmiddle: galaxies that networks were trained on are among those tested (75 % train" in stdout
     assert "n_missing" in (tmp_path / "table.csv").read_text()
 
 
@@ -180,6 +223,14 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     assert "beyond chance" not in comparison
     table = pd.read_csv(tmp_path / "c.csv")
     assert (table["b-a"] == 0).all()
+    content = json.loads((tmp_path / "twin" / "run.json").read_text())
+    content["fit"]["seed"] += 1
+    (tmp_path / "twin" / "run.json").write_text(json.dumps(content))
+    for runs_of_table, folder in (([both], "one"), ([both, tmp_path / "twin"], "two")):
+        command("eval", "tables", *runs_of_table, "--out", tmp_path / folder, "--no-classical", *arguments)
+    one, two = (pd.read_csv(tmp_path / folder / "table.csv") for folder in ("one", "two"))
+    assert (set(one.n_seeds), set(two.n_seeds)) == ({1}, {2})  # trained twice it is one network
+    pd.testing.assert_series_equal(one.dispersion, two.dispersion)
     comparison_with_stars = command(
         "eval", "compare", both, next(r for r in runs if r.name == "stars"), *arguments
     ).stdout
@@ -193,9 +244,16 @@ def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, 
     assert len(table) == 12 * 2 * K
     assert (table.lo_68 < table.hi_68).all()
     assert "left out" not in stderr
+    group = zarr.open_group(map_store / "quiet")
+    part_of_galaxy = {g: part_of(lineage) for g, lineage in zip(group["galaxy"][:], group["lineage"][:], strict=True)}
+    assert table.part.tolist() == [part_of_galaxy[galaxy] for galaxy in table.galaxy]
+    assert f"was trained on {(table.part == 'train').sum() // K} of these 24 views (part = train)" in stderr
+    quiet = ("--store", map_store, "--suite", "quiet")
     damaged = shutil.copytree(map_store, tmp_path / "maps.zarr")
     group = zarr.open_group(damaged / "quiet", mode="r+")
     group["maps"][3, 1] = np.nan
+    foreign = command("eval", "predict", next(r for r in runs if r.name == "middle"), *quiet)
+    assert "trained on" not in foreign.stderr
     stderr = command("eval", "predict", run, "--store", damaged, "--suite", "quiet", "--out", out).stderr
     galaxy = group["galaxy"][3]
     assert (
@@ -294,6 +352,28 @@ def test_sampling_follows_the_view(runs, map_store):
     samples = infer(views).samples(16)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert_same_posterior(infer(views[np.arange(3, 8)]).samples(16), samples[:, 3:8])
+
+
+@pytest.mark.parametrize("name", ["both", "gas"])
+def test_views_that_show_nothing_or_no_motion_have_no_mass(runs, map_store, name):
+    """The others' posteriors stay as they are; a mass that is not known is no number, nor is anything said of it."""
+    infer, views = load(next(run for run in runs if run.name == name)), read_views(map_store, "middle")
+    observed, r_e = views.observed(infer.instrument), views.half_mass_radius_kpc.clone()
+    expected, names = infer(observed, r_e, names=views.names()).samples(16), views.names()
+    observed[0] = 0
+    observed[1, [1, 2, 5, 6]] = 0
+    observed[2, [1, 5]], observed[2, [2, 6]] = 150.0 * observed[2, [3, 7]], 0  # all of it recedes alike
+    observed[3, 4, 5, 5] = np.nan
+    r_e[4] = 0
+    posterior = infer(observed, r_e, names=names)
+    assert np.isnan(posterior.samples(16)[:, :5]).all()
+    assert_same_posterior(posterior.samples(16)[:, 5:], expected[:, 5:])
+    truth = views.log10_menc
+    for values in (posterior.log_prob(truth), posterior.beyond(16), posterior.log_prob_per_radius(truth, 16)):
+        assert np.isnan(values[:5]).all()
+        assert np.isfinite(values[5:]).all()
+    assert np.isnan(posterior.quantiles([0.16, 0.5], 16)[:, :5]).all()
+    assert np.isnan(posterior.ood_score()[:5]).all()
 
 
 # ---- for which maps and code predictions are kept
@@ -397,6 +477,18 @@ def test_runs_of_one_name_that_cannot_be_written_to_are_kept_apart(runs, tmp_pat
     assert all(root.is_relative_to(tmp_path / "out" / "predictions") for root in roots)
 
 
+def test_runs_that_cannot_be_written_to_are_compared(runs, map_store, tmp_path, monkeypatch):
+    a, b = (shutil.copytree(run, tmp_path / run.name) for run in runs[:2])
+    for run in (a, b):
+        shutil.rmtree(run / "predictions.zarr", ignore_errors=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    out = tmp_path / "out"
+    table = compare(a, b, map_store, ["quiet"], None, None, Cluster(workers=1), out)
+    assert set(table.measure) == set(MEASURES)
+    assert not list(tmp_path.glob("*/predictions.zarr"))
+    assert len(list(out.glob("predictions/*/predictions.zarr"))) == 2
+
+
 def test_a_worker_of_old_sees_a_store_that_is_new(two_stores):
     """A process keeps a Part, and may still run when the store from which it was read has changed."""
     _, a, _ = two_stores
@@ -432,3 +524,25 @@ def test_folders_without_a_run_are_none(runs, tmp_path, capsys):
     assert runs_in(tmp_path / "all" / "notes") == []
     assert main(["tables", str(tmp_path / "all" / "notes"), "--store", "s", "--suites", "x", "--out", "o"]) == 2
     assert "notes is no run folder and holds none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("[]", "is damaged"), ("{}", "is damaged"), ('{"finished": false}', "has not finished training")],
+)
+def test_a_run_that_cannot_be_used_is_named_and_not_left_out(runs, map_store, tmp_path, capsys, content, words):
+    """What holds no run is named and left out; but a table without one of its networks could be taken for the whole."""
+    everything = tmp_path / "runs"
+    for run in runs[:2]:
+        shutil.copytree(run, everything / run.name, ignore=shutil.ignore_patterns("predictions.zarr"))
+    (everything / "notes").mkdir()
+    (everything / "notes.txt").touch()
+    odd = everything / runs[1].name / "run.json"
+    odd.write_text(json.dumps(json.loads(odd.read_text()) | json.loads(content)) if "finished" in content else content)
+    paths = [str(path) for path in sorted(everything.iterdir())]
+    assert main(["tables", *paths, "--store", str(map_store), "--out", str(tmp_path / "out")]) == 2
+    stderr = capsys.readouterr().err
+    assert f"{everything / 'notes'} holds no run; left out" in stderr
+    assert f"{everything / 'notes.txt'} holds no run; left out" in stderr
+    assert re.search(rf"^kinmass tables: .*{runs[1].name}.* {words}", stderr, re.MULTILINE)
+    assert not (tmp_path / "out" / "table.csv").exists()

@@ -18,11 +18,13 @@ from kinmass.eval.tables.metrics import (
     distance_from_uniform,
     joint_log_prob,
     measures,
+    over_seeds,
     per_view,
     ratio,
     replicates,
+    where_both_answer,
 )
-from kinmass.eval.tables.tables import to_closed, to_gap
+from kinmass.eval.tables.tables import shown, to_beside, to_closed, to_gap, to_summary, to_table
 from kinmass.eval.tables.tasks import Group
 from kinmass.train.data.dataset import RADII_RE
 
@@ -91,6 +93,15 @@ def test_coverage_sharpness_and_density_of_right_wide_and_narrow_posteriors(widt
     assert max(distances) < 0.06 if width == 1 else min(distances) > 0.1
 
 
+@pytest.mark.parametrize("samples", [50, 200])
+def test_histograms_of_right_posteriors_are_filled_evenly(samples):
+    """Also where there are fewer samples than bins, or one more value than bins."""
+    sums = sums_of(planted(2500, 0.0, 0.2, samples=samples))
+    for counts in (sums.tarp, sums.pit[:, 0]):
+        assert counts.min() > 0.5 * counts.mean()
+        assert np.std(counts) < 1.35 * np.sqrt(counts.mean())
+
+
 def test_bootstrap_intervals_are_over_galaxies_not_views():
     """The interval of the mean is as wide as repeated experiments scatter, views of a galaxy being alike."""
     means, widths = [], []
@@ -99,6 +110,43 @@ def test_bootstrap_intervals_are_over_galaxies_not_views():
         means.append(columns["bias"])
         widths.append(0.5 * (columns["bias_hi"] - columns["bias_lo"]))
     assert np.mean(widths) == pytest.approx(np.std(means, axis=0).mean(), rel=0.15)
+
+
+def test_a_network_of_several_seeds_has_their_mean_and_an_interval_that_holds_their_scatter():
+    """Intervals are as wide as experiments scatter that draw galaxies and train anew; with one seed they are not."""
+    training_scatter, means, one_seed, three_seeds = 0.05, [], [], []
+    rng = np.random.default_rng(5)
+    for seed in range(40):
+        galaxies, sums = planted(100, 0.0, 0.2, seed), []
+        for bias in rng.normal(0, training_scatter, 3):
+            shifted = planted(100, 0.0, 0.2, seed)
+            shifted.median = galaxies.median + bias
+            sums.append(sums_of(shifted))
+        together = over_seeds("both", sums)
+        columns, first = measures(together), measures(sums[0])
+        np.testing.assert_allclose(columns["bias"], np.mean([measures(s)["bias"] for s in sums], axis=0), atol=1e-12)
+        np.testing.assert_allclose(columns["dispersion"], first["dispersion"], rtol=1e-10)  # not that of pooled errors
+        assert (together.n_seeds, together.views, together.galaxies) == (3, 400, 100)
+        means.append(columns["bias"])
+        three_seeds.append(0.5 * (columns["bias_hi"] - columns["bias_lo"]))
+        one_seed.append(0.5 * (first["bias_hi"] - first["bias_lo"]))
+    scatter = np.std(means, axis=0).mean()
+    # Three seeds tell their scatter to some 40 %, and draws with replacement make it sqrt(2 / 3) of what it is.
+    assert np.mean(three_seeds) == pytest.approx(scatter, rel=0.25)
+    assert np.mean(one_seed) < 0.75 * scatter
+
+
+def test_seeds_and_blocks_and_suites_add_up_in_any_order():
+    a, b = (planted(40, bias, 0.2, seed, samples=40) for seed, bias in enumerate((0.0, 0.1)))
+    halves = [np.arange(80), np.arange(80, 160)]
+    by_block = reduce(add, [over_seeds("x", [sums_of(e[half]) for e in (a, b)]) for half in halves])
+    by_seed = over_seeds("x", [reduce(add, [sums_of(e[half]) for half in halves]) for e in (a, b)])
+    for name, values in measures(by_seed).items():
+        np.testing.assert_allclose(measures(by_block)[name], values, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(joint_log_prob(by_block), joint_log_prob(by_seed), rtol=1e-10)
+    alone = over_seeds("x", [sums_of(a)])
+    for name, values in measures(sums_of(a)).items():
+        np.testing.assert_array_equal(measures(alone)[name], values)
 
 
 def test_sums_add_up_in_any_blocks():
@@ -165,6 +213,52 @@ def test_paired_ratio_of_a_planted_gain():
     assert gain["above_1"] == 1.0
 
 
+def test_networks_stand_beside_classical_estimators_on_what_both_answer():
+    """A classical estimator that answers at one radius for half of the views, the better half for the network."""
+    network, classical = planted(300, 0.0, 0.1, samples=60), planted(300, 0.0, 0.1)
+    hard = np.arange(1200) % 4 >= 2
+    network.median[hard] += 5 * (network.median - network.truth)[hard]
+    network.median[:, 4:] = network.truth[:, 4:] + 3 * (network.median - network.truth)[:, 4:]
+    network.samples[:, 8] = np.nan  # a view that the network does not answer
+    classical.median = classical.truth + 2 * (classical.median - classical.truth)
+    classical.median[hard] = np.nan
+    classical.median[:, np.arange(K) != 3] = np.nan
+    one, other = where_both_answer(per_view(network), per_view(classical))
+    cnn, wolf = Group("cnn", "ifu", "both", "a", "a"), Group("wolf2010", "ifu", "stars", "", "a")
+    sums = {
+        cnn: add_up(per_view(network), left_out=400),
+        wolf: add_up(per_view(classical), left_out=400),
+        Group("cnn", "ifu", "both", "a", "a", "beside wolf2010", 0): add_up(one),
+        Group("cnn", "ifu", "both", "a", "a", "beside wolf2010", 1): add_up(other),
+    }
+    (row,) = to_beside(sums).itertuples()
+    assert (row.beside, row.radius_min, row.radius_max) == ("wolf2010", RADII_RE[3], RADII_RE[3])
+    assert row.answered_min == row.answered_max == pytest.approx(599 / 1600)
+    easy = ~hard & (np.arange(1200) != 8)
+    for estimates, value in ((network, row.dispersion), (classical, row.dispersion_beside)):
+        assert value == pytest.approx((estimates.median - estimates.truth)[easy, 3].std(), rel=1e-9)
+    assert row.ratio == pytest.approx(2.0, abs=0.15)
+    assert row.lo < row.ratio < row.hi
+    table, summary = to_table(sums), to_summary(sums).set_index("estimator")
+    assert table[table.estimator == "wolf2010"][["n_views", "n_missing", "answered"]].values.tolist() == [
+        [600, 600, 600 / 1600]
+    ]
+    assert summary.loc["wolf2010"][["n_views", "n_missing", "answered_min"]].tolist() == [600, 600, 600 / 1600]
+    assert summary.loc["cnn"][["n_views", "answered_max"]].tolist() == [1199, 1199 / 1600]
+    assert shown(to_summary(sums)).set_index("estimator").loc["wolf2010", ["radii", "answered"]].tolist() == [
+        f"{RADII_RE[3]:.3g}",
+        "38%",
+    ]
+
+
+def test_the_summary_counts_where_the_fewest_views_are_answered():
+    rings = planted(100, 0.0, 0.2)
+    rings.median[:300, 0] = np.nan
+    rings.median[:20, 1:] = np.nan
+    (row,) = to_summary({Group("rotation_curve", "ifu", "gas", "", "a"): sums_of(rings)}).itertuples()
+    assert (row.n_views, row.n_missing, row.answered_min, row.answered_max) == (100, 300, 0.25, 0.95)
+
+
 def test_what_a_change_of_suite_costs_is_told_pair_by_pair():
     home, foreign = planted(300, 0.0, 0.1, samples=60), planted(300, 0.0, 0.1, samples=60)
     foreign.median = foreign.truth + 3 * (foreign.median - foreign.truth)
@@ -223,6 +317,13 @@ def test_lineages_are_drawn_whole():
     )
     of_galaxies, of_split_galaxies = (replicates(sums_of(x))["bias"] for x in (estimates, split_galaxies))
     np.testing.assert_allclose(of_split_galaxies, of_galaxies, rtol=1e-10)
+
+
+def test_crps_does_not_depend_on_the_number_of_samples():
+    """Of five samples it is, on average, that of the Gaussian; the mean over all pairs would be a quarter too high."""
+    samples = np.random.default_rng(0).normal(0, 0.2, (5, 40_000, 1))
+    expected = 0.2 * (2 / np.sqrt(2 * np.pi) - 1 / np.sqrt(np.pi))
+    assert crps_of_samples(samples, np.zeros((40_000, 1))).mean() == pytest.approx(expected, rel=0.02)
 
 
 def test_crps_of_a_gaussian():

@@ -10,7 +10,8 @@ from kinmass.eval.tables.predictions import Part, columns
 from kinmass.gen.constants import G
 from kinmass.gen.instrument import INSTRUMENTS, observe
 from kinmass.gen.storage import store
-from kinmass.train.data.dataset import RADII_RE, REASONS, SPLIT, part_of, read_views, usable, why_not
+from kinmass.train.data.dataset import RADII_RE, REASONS, SPLIT, concatenate, part_of, read_views, usable, why_not
+from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.model.density import HEADS, ProfileDensity, monotone, unconstrained
 from kinmass.train.model.encoders import ANGLES, ENCODERS, PolarEncoder, polar_weights
 from kinmass.train.model.network import MassModel, ModelConfig
@@ -72,6 +73,19 @@ def test_galaxies_without_gas_are_usable_by_stars_and_both_only(map_store):
     assert usable(views, "both", instrument)[:4].all()
     assert not usable(views, "both", instrument)[4]
     assert usable(views, "stars", instrument).sum() == 23
+
+
+def test_suites_of_equal_names_share_no_numbers_and_count_for_themselves(map_store, tmp_path):
+    path = shutil.copytree(map_store, tmp_path / "maps.zarr")
+    shutil.copytree(path / "middle", path / "twin")
+    one, twin = (read_views(path, suite) for suite in ("middle", "twin"))
+    assert one.galaxy.tolist() == twin.galaxy.tolist()
+    assert (one.observed(INSTRUMENTS["ifu"]) != twin.observed(INSTRUMENTS["ifu"])).flatten(1).any(1).all()
+    assert not set(one.names()) & set(twin.names())
+    together = concatenate([one, twin])
+    assert len(set(together.lineages())) == 2 * len(set(one.lineage))
+    galaxies = galaxies_of(path, done_galaxies(path, ("middle", "twin")), "train", max_lineages=5)
+    assert len(galaxies) == 5
 
 
 def test_a_truth_of_nil_is_no_number_and_such_views_are_left_out(map_store, tmp_path):

@@ -38,12 +38,12 @@ def added_square(maps: np.ndarray) -> np.ndarray:
             continue  # rounding
         true2 = light @ dispersion[valid] ** 2
         for _ in range(3):
-            true2 = max(light @ (dispersion[valid] ** 2 - _excess(np.sqrt(true2), error)), 0.0)
-        added[valid] = error**2 + _excess(np.sqrt(true2), error)
+            true2 = max(light @ (dispersion[valid] ** 2 - excess(np.sqrt(true2), error)), 0.0)
+        added[valid] = error**2 + excess(np.sqrt(true2), error)
     return out
 
 
-def _excess(true: float, error: np.ndarray) -> np.ndarray:
+def excess(true: float | np.ndarray, error: np.ndarray) -> np.ndarray:
     """<max(true + error z, 0)^2> - true^2 for standard normal z."""
     t = true / error
     return error**2 * ((t**2 + 1) * ndtr(t) + t * np.exp(-0.5 * t**2) / np.sqrt(2 * np.pi) - t**2)

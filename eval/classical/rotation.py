@@ -67,15 +67,24 @@ def axis_ratio_of(x: np.ndarray, y: np.ndarray, density: np.ndarray, border: np.
     return float(np.sqrt(max(mean - half, 0.0) / (mean + half)))
 
 
-def fit_disc(x: np.ndarray, y: np.ndarray, velocity: np.ndarray, axis_ratio: float, ring: np.ndarray) -> Disc:
+def fit_disc(
+    x: np.ndarray,
+    y: np.ndarray,
+    velocity: np.ndarray,
+    axis_ratio: float,
+    ring: np.ndarray,
+    inclination_deg: float | None = None,
+) -> Disc:
     """The disc whose V_sys + V_rot(R) sin i cos(azimuth) is nearest to velocity (n,) [km/s] at (x, y).
 
     For a given position angle and inclination V_sys and the rings' V_rot are linear least squares
     (Begeman 1989's tilted rings with one geometry for all, harmonics m = 0 and 1). Position angle and
     inclination minimise n_eff ln(residual square) + ((cos i - that of the axis ratio) / error)^2: the
-    axis ratio decides where the velocities cannot, as in solid-body rotation.
+    axis ratio decides where the velocities cannot, as in solid-body rotation. An inclination that is known is kept.
     """
     lowest, highest = np.cos(np.radians(MAX_INCLINATION_DEG)), 0.97
+    if inclination_deg is not None:
+        lowest = highest = float(np.clip(np.cos(np.radians(inclination_deg)), lowest, highest))
     seen = np.sqrt(np.clip((axis_ratio**2 - THICKNESS**2) / (1 - THICKNESS**2), lowest**2, highest**2))
     stiff = np.sqrt(_STIFFNESS) * np.diff(np.eye(len(ring) + 1), 2, axis=0)[:, 1:]
     normal = np.zeros((len(ring) + 1, len(ring) + 1))
@@ -128,14 +137,19 @@ def pressure_slope(radius: np.ndarray, pressure: np.ndarray, at: np.ndarray) -> 
 
 
 def rotation_profile(
-    gas: np.ndarray, half_mass_radius_kpc: float, field_of_view_re: float, radii_re: np.ndarray
+    gas: np.ndarray,
+    half_mass_radius_kpc: float,
+    field_of_view_re: float,
+    radii_re: np.ndarray,
+    inclination_deg: float | None = None,
 ) -> np.ndarray:
     """(K,) log10 M(<r) [Msun] from one view's gas (4, P, P): density, V, sigma, mask.
 
     M = V_c^2 r / G, as if the mass were spherical, with V_c^2 = V_rot^2 - sigma^2 dln(Sigma sigma^2)/dlnR
     (Iorio et al. 2017, arXiv:1611.03865; a disc as thick everywhere). NaN at radii of which less than half is seen;
     everywhere for fewer than MIN_PIXELS pixels and for discs nearer to face on than MIN_INCLINATION_DEG,
-    where neither axis ratio nor velocities tell sin i. Beam smearing is not corrected for.
+    where neither axis ratio nor velocities tell sin i. Beam smearing is not corrected for. inclination_deg is for those
+    who know it: it is kept.
     """
     out = np.full(len(radii_re), np.nan)
     density, velocity, dispersion, mask = (channel.astype(float) for channel in gas)
@@ -149,7 +163,7 @@ def rotation_profile(
     border = np.maximum(np.abs(x), np.abs(y)) > centre[-1] * (1 - 1e-9)
     step = RING_PIXELS * field_of_view_re / pixels
     ring = step * np.arange(1, int(0.5 * field_of_view_re / step) + 4)  # past the edge: corners
-    disc = fit_disc(x, y, velocity[valid], axis_ratio_of(x, y, density[valid], border), ring)
+    disc = fit_disc(x, y, velocity[valid], axis_ratio_of(x, y, density[valid], border), ring, inclination_deg)
     if disc.cos_inclination > np.cos(np.radians(MIN_INCLINATION_DEG)):
         return out
     every, cos = disc_plane(all_x, all_y, disc.position_angle, disc.cos_inclination)

@@ -16,8 +16,9 @@ The truth is looked at in the table alone. Fits are kept in --out: the same comm
   slope and scale of a spherical gNFW halo. Priors are flat, as in JamPy's examples (slope 0 to 1.6, Zhu et al. 2023),
   but for the halo's scale: 6.7 R_e within .3 dex, which is what R_e = .015 R_200 (Kravtsov 2013) and c = 10 say.
 - `jam`: stars weigh any multiple of the map's density. `M/L known`: they weigh what the map says, to .05 dex.
-- Intervals: from MCMC (the stretch move of Goodman & Weare 2010), errors times (2 N)^1/4 for N pixels, as in JamPy's
-  examples, for what is systematic (van den Bosch & van de Ven 2009); `as they are` is without that.
+- Intervals: from MCMC (the stretch move of Goodman & Weare 2010). Noise of few stars is blurred with them: errors are
+  multiplied by the root of the pixels in a PSF's noise-equivalent area, 4 pi sigma^2. `(2 N)^1/4`, for N pixels: that
+  instead, as JamPy's examples do for what is systematic (van den Bosch & van de Ven 2009). `as they are`: neither.
 
 How that takes seconds is in `bench.jam`; each kept fit says how far its best model is from JamPy's own answer.
 """
@@ -45,25 +46,25 @@ from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views,
 
 QUANTILES = (0.02275, 0.15865, 0.5, 0.84135, 0.97725)
 STEPS = 800  # of the MCMC's 64 walkers, half of which are kept
-#: What is said of each fit: dex to which the stars' mass is known, and whether errors are inflated.
+#: What is said of each fit: dex to which the stars' mass is known, and what errors are multiplied by.
 KINDS = {
-    "jam": (np.inf, True),
-    "jam, M/L known": (0.05, True),
-    "jam, errors as they are": (np.inf, False),
-    "jam, M/L known, errors as they are": (0.05, False),
+    "jam": (np.inf, "psf"),
+    "jam, M/L known": (0.05, "psf"),
+    "jam, errors x (2 N)^1/4": (np.inf, "(2 N)^1/4"),
+    "jam, errors as they are": (np.inf, ""),
 }
 
 
 def fit(model: Model, seed: int = 0) -> dict[str, Any]:
     """Quantiles of log10 M(<r) [Msun] for each of KINDS, (5, K); and what the best fit of the first is like."""
     n = len(model.p.x)
-    inflate = (2 * n) ** 0.25
+    inflate = {"": 1.0, "psf": max(1.0, np.sqrt(4 * np.pi) * model.psf / model.p.side), "(2 N)^1/4": (2 * n) ** 0.25}
     rng = np.random.default_rng(seed)
     for _ in range(2):
-        chi2 = model.believe(model.sample(inflate, np.inf, STEPS // 4, rng)[1])
+        chi2 = model.believe(model.sample(inflate["psf"], np.inf, STEPS // 4, rng)[1])
     made: dict[str, Any] = {"pixels": n, "chi2": chi2}
-    for name, (known, inflated) in KINDS.items():
-        samples, best, taken = model.sample(inflate if inflated else 1.0, known, STEPS, rng)
+    for name, (known, by) in KINDS.items():
+        samples, best, taken = model.sample(inflate[by], known, STEPS, rng)
         made[name] = np.quantile(model.masses(samples), QUANTILES, axis=0).round(5).tolist()
         if name == "jam":
             _, _, factor, halo, _ = model.parts(best[None])

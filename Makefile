@@ -18,7 +18,7 @@ SUITES := bursty quiet middle
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap sky campaign-sky bench test test-other-math test-slurm lock lint types setup clean
+.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap sky campaign-sky bench bench-dynamics-env test test-other-math test-slurm lock lint types setup clean
 
 setup: .venv/.installed
 
@@ -153,6 +153,13 @@ bench: $(BENCH)/.venv/.installed
 	@set -o pipefail; for name in projection scaling ranks store "campaign --measure" training evaluation; do \
 	  echo "== bench.$$name =="; $(BENCH)/.venv/bin/python -m bench.$$name --out $(BENCH) || exit; \
 	done | tee $(BENCH)/benchmarks.txt
+
+# JamPy and MgeFit, for `.venv-dynamics/bin/python -m bench.dynamics`; use only, as their licence says.
+bench-dynamics-env: .venv-dynamics/.installed
+.venv-dynamics/.installed: requirements.lock bench/requirements-dynamics.txt
+	@$(PYTHON) -m venv .venv-dynamics
+	.venv-dynamics/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r bench/requirements-dynamics.txt
+	@touch $@
 
 clean:
 	rm -rf $(DEMO)

@@ -38,12 +38,12 @@ def added_square(maps: np.ndarray) -> np.ndarray:
             continue  # only rounding errors
         true_sigma2 = light_share @ dispersion[valid] ** 2
         for _ in range(3):
-            true_sigma2 = max(light_share @ (dispersion[valid] ** 2 - _excess(np.sqrt(true_sigma2), error_kms)), 0.0)
-        view_error_square[valid] = error_kms**2 + _excess(np.sqrt(true_sigma2), error_kms)
+            true_sigma2 = max(light_share @ (dispersion[valid] ** 2 - excess(np.sqrt(true_sigma2), error_kms)), 0.0)
+        view_error_square[valid] = error_kms**2 + excess(np.sqrt(true_sigma2), error_kms)
     return error_square
 
 
-def _excess(true_kms: float, error_kms: np.ndarray) -> np.ndarray:
+def excess(true_kms: float | np.ndarray, error_kms: np.ndarray) -> np.ndarray:
     """Return <max(true + error z, 0)^2> - true^2 [km^2/s^2] for standard normal z."""
     ratio = true_kms / error_kms
     return error_kms**2 * (

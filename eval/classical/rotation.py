@@ -74,16 +74,26 @@ def axis_ratio_of(x: np.ndarray, y: np.ndarray, density: np.ndarray, border: np.
     return float(np.sqrt(max(mean_moment - half_difference, 0.0) / (mean_moment + half_difference)))
 
 
-def fit_disc(x: np.ndarray, y: np.ndarray, velocity: np.ndarray, axis_ratio: float, ring: np.ndarray) -> Disc:
+def fit_disc(
+    x: np.ndarray,
+    y: np.ndarray,
+    velocity: np.ndarray,
+    axis_ratio: float,
+    ring: np.ndarray,
+    inclination_deg: float | None = None,
+) -> Disc:
     """Fit the disc whose V_sys + V_rot(R) sin i cos(azimuth) is nearest to velocity (n,) [km/s] at (x, y) [R_e].
 
     ring (m,) are the equidistant radii [R_e] at which V_rot is fitted. For a given position angle and inclination V_sys
     and V_rot follow from linear least squares (the tilted rings of Begeman 1989 with one geometry for all, harmonics
     m = 0 and 1). Position angle and inclination minimise
     n_independent ln(sum of squared residuals) + ((cos i - cos i of the axis ratio) / error)^2:
-    the axis ratio decides where the velocities cannot, as in solid-body rotation.
+    the axis ratio decides where the velocities cannot, as in solid-body rotation. inclination_deg: where it is known,
+    it is not fitted.
     """
     min_cos_i, max_cos_i = np.cos(np.radians(MAX_INCLINATION_DEG)), 0.97
+    if inclination_deg is not None:
+        min_cos_i = max_cos_i = float(np.clip(np.cos(np.radians(inclination_deg)), min_cos_i, max_cos_i))
     cos_i_of_axis_ratio = np.sqrt(
         np.clip((axis_ratio**2 - THICKNESS**2) / (1 - THICKNESS**2), min_cos_i**2, max_cos_i**2)
     )
@@ -148,7 +158,11 @@ def pressure_slope(radius: np.ndarray, pressure: np.ndarray, at_radius: np.ndarr
 
 
 def rotation_profile(
-    gas: np.ndarray, half_mass_radius_kpc: float, field_of_view_re: float, radii_re: np.ndarray
+    gas: np.ndarray,
+    half_mass_radius_kpc: float,
+    field_of_view_re: float,
+    radii_re: np.ndarray,
+    inclination_deg: float | None = None,
 ) -> np.ndarray:
     """Return log10 M(<r) (K,) [Msun] at radii_re [R_e] from the gas (4, P, P) of one view: density, V, sigma, mask.
 
@@ -156,7 +170,7 @@ def rotation_profile(
     (Iorio et al. 2017, arXiv:1611.03865, for a disc of the same thickness everywhere). NaN at radii of which less than
     half is observed, and at radii that are not resolved on the minor axis. NaN everywhere for fewer than MIN_PIXELS
     pixels and for discs nearer to face on than MIN_INCLINATION_DEG, where neither the axis ratio nor the velocities
-    determine sin i. Beam smearing is not corrected.
+    determine sin i. Beam smearing is not corrected. inclination_deg: where it is known, it is not fitted.
     """
     log10_mass = np.full(len(radii_re), np.nan)
     density, velocity, dispersion, mask = (channel.astype(float) for channel in gas)
@@ -170,7 +184,7 @@ def rotation_profile(
     border = np.maximum(np.abs(x), np.abs(y)) > pixel_offsets[-1] * (1 - 1e-9)
     step = RING_PIXELS * field_of_view_re / pixels
     ring = step * np.arange(1, int(0.5 * field_of_view_re / step) + 4)  # beyond the edge, for the corners
-    disc = fit_disc(x, y, velocity[valid], axis_ratio_of(x, y, density[valid], border), ring)
+    disc = fit_disc(x, y, velocity[valid], axis_ratio_of(x, y, density[valid], border), ring, inclination_deg)
     if disc.cos_inclination > np.cos(np.radians(MIN_INCLINATION_DEG)):
         return log10_mass
     disc_radius, cos_azimuth = disc_plane(all_x, all_y, disc.position_angle, disc.cos_inclination)

@@ -1,0 +1,209 @@
+"""Ours beside axisymmetric Jeans models of the same stellar maps: JamPy and MgeFit, by the author of the method.
+
+  make bench-dynamics-env                         (once: .venv-dynamics, with what may not be shipped)
+  .venv-dynamics/bin/python -m bench.dynamics --store maps.zarr --runs runs
+
+Each view of the test part, the first usable one of each galaxy, is modelled as a user of JAM would do it, from what the
+stars' network sees of it: density, V, sigma and mask through the instrument whose PSF and errors are known, and R_e.
+The truth is looked at in the table alone. Fits are kept in --out: the same command goes on where it stood.
+
+- Light: sectors of the density's image about the known centre, a regularised MGE (Cappellari 2002; Scott et al. 2013).
+- Axis: of the rotation (Krajnovic et al. 2006), or of the light where there is hardly any.
+- Data: V_rms^2 = V^2 + sigma^2 per pixel, less what the known errors add to it. Errors are those of the instrument, and
+  of stars that are few, which grow as (density)^-1/2 too; how large the latter are is told by the fit's residuals.
+- Model: JAM with a cylindrically aligned velocity ellipsoid (Cappellari 2008), blurred by PSF and pixels. Free are the
+  flattest Gaussian's axis ratio (for the inclination), sigma_z / sigma_R (.5 to 1), mass and dark share inside R_e,
+  slope and scale of a spherical gNFW halo. Priors are flat, as in JamPy's examples (slope 0 to 1.6, Zhu et al. 2023),
+  but for the halo's scale: 6.7 R_e within .3 dex, which is what R_e = .015 R_200 (Kravtsov 2013) and c = 10 say.
+- `jam`: stars weigh any multiple of the map's density. `M/L known`: they weigh what the map says, to .05 dex.
+- Intervals: from MCMC (the stretch move of Goodman & Weare 2010). Noise of few stars is blurred with them: errors are
+  multiplied by the root of the pixels in a PSF's noise-equivalent area, 4 pi sigma^2. `(2 N)^1/4`, for N pixels: that
+  instead, as JamPy's examples do for what is systematic (van den Bosch & van de Ven 2009). `as they are`: neither.
+
+How that takes seconds is in `bench.jam`; each kept fit says how far its best model is from JamPy's own answer.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import common
+from bench.jam import Mge, Model, halo_mge, halos, model_of, v_rms2
+from kinmass import train
+from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews
+from kinmass.eval.classical.rotation import rotation_profile
+from kinmass.gen.instrument import Instrument
+from kinmass.gen.storage import store
+from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
+
+# N views, K radii
+
+QUANTILES = (0.02275, 0.15865, 0.5, 0.84135, 0.97725)
+STEPS = 800  # of the MCMC's 64 walkers, half of which are kept
+#: The variants of each fit: dex to which the stars' mass is known, and the factor by which errors are multiplied.
+KINDS = {
+    "jam": (np.inf, "psf"),
+    "jam, M/L known": (0.05, "psf"),
+    "jam, errors x (2 N)^1/4": (np.inf, "(2 N)^1/4"),
+    "jam, errors as they are": (np.inf, ""),
+}
+
+
+def fit(model: Model, seed: int = 0) -> dict[str, Any]:
+    """Quantiles of log10 M(<r) [Msun] for each of KINDS, (5, K); and what the best fit of the first is like."""
+    n = len(model.p.x)
+    inflate = {"": 1.0, "psf": max(1.0, np.sqrt(4 * np.pi) * model.psf / model.p.side), "(2 N)^1/4": (2 * n) ** 0.25}
+    rng = np.random.default_rng(seed)
+    for _ in range(2):
+        chi2 = model.believe(model.sample(inflate["psf"], np.inf, STEPS // 4, rng)[1])
+    made: dict[str, Any] = {"pixels": n, "chi2": chi2}
+    for name, (known, by) in KINDS.items():
+        samples, best, taken = model.sample(inflate[by], known, STEPS, rng)
+        made[name] = np.quantile(model.masses(samples), QUANTILES, axis=0).round(5).tolist()
+        if name == "jam":
+            _, _, factor, halo, _ = model.parts(best[None])
+            inclination = model.light.inclination(best[0])
+            potential = [Mge(model.light.peak * factor[0], model.light.sigma, model.light.axis_ratio)]
+            potential.append(halo_mge(halo[0], model.r_e))
+            both = Mge(*(np.concatenate([getattr(m, a) for m in potential]) for a in ("peak", "sigma", "axis_ratio")))
+            own = v_rms2(model.light, both, inclination, 1 - best[1] ** 2, model.p, model.psf)
+            made |= {
+                "best": best.round(4).tolist(), "inclination": inclination, "factor": float(factor[0]),
+                "taken": taken, "off_jampy": float(np.abs(model.square(best) / np.maximum(own, 1e-9) - 1).max()),
+            }  # fmt: skip
+    return made
+
+
+def first_views(path: Path, instrument: Instrument, per_suite: int) -> Iterator[Views]:
+    """Per suite the first usable view of each galaxy of the test part, in the store's order."""
+    for suite in store.suites(path):
+        views = read_views(path, suite, "test")
+        views = views[usable(views, "gas", instrument) & usable(views, "stars", instrument)]
+        yield views[np.sort(np.unique(views.galaxy.astype(str), return_index=True)[1])[:per_suite]]
+
+
+def fits(views: Views, instrument: Instrument, kept: Path, kept_only: bool = False) -> list[dict[str, Any]]:
+    """What JAM says of each view, made where `kept` does not have it yet; "failed" says why one could not be fitted."""
+    known = {}
+    if kept.exists():
+        known = {tuple(each["view"]): each for each in map(json.loads, kept.read_text().splitlines())}
+    halos()
+    keys = [(str(suite), *name) for suite, name in zip(views.suite, views.names(), strict=True)]
+    turn = [int(np.sum(views.suite[:i] == suite)) for i, suite in enumerate(views.suite)]
+    for i in np.argsort(turn, kind="stable"):  # the suites take turns
+        key, name = keys[i], views.ids()[i]
+        if key not in known and not kept_only:
+            observed = views[np.array([i])].observed(instrument)[0].numpy()
+            began = time.process_time()
+            try:
+                r_e = float(views.half_mass_radius_kpc[i])
+                made = fit(model_of(observed, r_e, views.field_of_view_re, views.maps.shape[-1], instrument))
+            except (AssertionError, ValueError, RuntimeError, np.linalg.LinAlgError) as problem:
+                made = {"failed": f"{type(problem).__name__}: {problem}"}
+            known[key] = {"view": key, "seconds": time.process_time() - began, **made}
+            with kept.open("a") as file:
+                file.write(json.dumps(known[key]) + "\n")
+            print(f"{name}: {known[key]['seconds']:.1f} s {made.get('failed', '')}", flush=True)
+    return [known.get(key, {}) for key in keys]
+
+
+def estimates(args: argparse.Namespace, views: Views, instrument: Instrument) -> dict[str, np.ndarray]:
+    """Quantiles (5, N, K) of log10 M, all alike where an estimator gives none, by who says so."""
+    estimates_by_name = {}
+    for path in (args.runs / name for name in ("gas", "stars", "both")):
+        if path.exists():
+            estimates_by_name[path.name] = train.load(path)(views).quantiles(QUANTILES)
+    radii, r_e = np.array(RADII_RE), views.half_mass_radius_kpc.numpy().astype(float)
+    observed, field = (
+        views.observed(instrument).numpy(),
+        instrument.grid(views.maps.shape[-1], views.field_of_view_re)[1],
+    )
+    observed_views = ObservedViews(observed, r_e, field, radii)
+    points = {name: estimate(observed_views) for name, (_, estimate) in ESTIMATORS.items()}
+    inclined = np.concatenate([inclination_of(args.store, suite, views) for suite in dict.fromkeys(views.suite)])
+    points["rotation_curve, i known"] = np.stack(
+        [rotation_profile(o[4:], r, field, radii, float(i)) for o, r, i in zip(observed, r_e, inclined, strict=True)]
+    )
+    return estimates_by_name | {name: np.repeat(one[None], len(QUANTILES), axis=0) for name, one in points.items()}
+
+
+def inclination_of(path: Path, suite: str, views: Views) -> np.ndarray:
+    """True inclinations [deg] of a suite's views."""
+    group = store.open_suite(path, suite)
+    row = {str(name): i for i, name in enumerate(group["galaxy"][:])}
+    mine = np.array([row[str(name)] for name in views.galaxy[views.suite == suite]])
+    return np.asarray(group["inclination"][:][mine, views.view[views.suite == suite]])
+
+
+def half_range(off: np.ndarray) -> float:
+    """Half the range from the 16th to the 84th percentile."""
+    return float(np.diff(np.percentile(off, (16, 84)))[0]) / 2
+
+
+def measures(quantiles: np.ndarray, truth: np.ndarray) -> list[np.ndarray]:
+    """Per radius (K,): views; dispersion, half the 16-84 % range, bias [dex]; shares inside 68 and 95 % intervals."""
+    off = quantiles[2] - truth
+    count = np.isfinite(off).sum(0)
+    posterior = (quantiles[0] < quantiles[4]).any()
+    inside = [
+        ((quantiles[a] <= truth) & (truth <= quantiles[b])).mean(0) if posterior else np.full(truth.shape[1], np.nan)
+        for a, b in ((1, 3), (0, 4))
+    ]
+    defined = [o[np.isfinite(o)] for o in off.T]
+    spread, half, bias = (
+        np.array([f(o) if len(o) > 1 else np.nan for o in defined]) for f in (np.std, half_range, np.mean)
+    )
+    return [count.astype(float), spread, half, bias, *inside]
+
+
+def main() -> None:
+    """Fit, or go on fitting; then the tables."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--store", type=Path, required=True, help="a map store")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the networks gas, stars and both")
+    parser.add_argument("--per-suite", type=int, default=60, help="galaxies of each suite, at most")
+    parser.add_argument("--kept-only", action="store_true", help="make no more fits: tables of those that are kept")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    instrument = train.load(args.runs / "stars").instrument
+    args.out.mkdir(parents=True, exist_ok=True)
+    views = concatenate(list(first_views(args.store, instrument, args.per_suite)))
+    made = fits(views, instrument, args.out / "dynamics.jsonl", args.kept_only)
+    fitted = np.array(["chi2" in each for each in made])
+    failed = sum("failed" in each for each in made)
+    views, made = views[fitted], [each for each in made if "chi2" in each]
+    estimates_by_name = {name: np.swapaxes([each[name] for each in made], 0, 1) for name in KINDS} | estimates(
+        args, views, instrument
+    )
+    truth = views.log10_menc.numpy().astype(float)
+    seconds = np.array([each["seconds"] for each in made])
+    print(f"{len(views)} views, {failed} more that JAM could not fit; {np.median(seconds):.1f} CPU-s per view")
+    print(f"chi^2 per pixel {np.median([each['chi2'] for each in made]):.2f}; as JamPy itself to", end=" ")
+    print(f"{np.median([each['off_jampy'] for each in made]):.1e} (worst pixel, median view)\n")
+    heads = ["mean over radii", "views", "dispersion", "half 16-84", "bias", "68 % holds", "95 %"]
+    for suite in [*dict.fromkeys(views.suite), "all"]:
+        mine = np.full(len(views), True) if suite == "all" else views.suite == suite
+        rows: list[list[object]] = []
+        for name, quantiles in estimates_by_name.items():
+            found = measures(quantiles[:, mine], truth[mine])
+            there = np.isfinite(found[1])
+            rows.append([name, int(found[0].max()), *(float(np.mean(f[there])) for f in found[1:])])
+        print(f"{suite}: {mine.sum()} views")
+        common.table(heads, rows)
+    for title, which in (("dispersion [dex]", 1), ("bias [dex]", 3), ("68 % holds", 4)):
+        shown = {name: measures(quantiles, truth)[which] for name, quantiles in estimates_by_name.items()}
+        print(f"all, {title} at r / R_e")
+        common.table(
+            ["", *(f"{r:.2f}" for r in RADII_RE)],
+            [[name, *map(float, each.round(3))] for name, each in shown.items() if np.isfinite(each).any()],
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -48,7 +48,7 @@ from kinmass.gen.storage import store
 from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
 from kinmass.train.loop.config import FitConfig
-from kinmass.train.model.density import monotone, unconstrained
+from kinmass.train.model.density import constrained, log_derivative, unconstrained
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.model.scaling import flip_sky
 
@@ -82,7 +82,8 @@ class GivenSplit(NPE):
 def pairs(model: MassModel, views: Views, observed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Data of sbi: unconstrained profiles (N, K) and maps (N, 4 T, P, P); and log10 of the mass units (N,)."""
     inputs, unit = model.inputs(observed, views.half_mass_radius_kpc)
-    return unconstrained(views.log10_menc - unit[:, None]), torch.cat([inputs[t] for t in model.tracers], 1), unit
+    free = unconstrained(views.log10_menc - unit[:, None], model.density.max_step)
+    return free, torch.cat([inputs[t] for t in model.tracers], 1), unit
 
 
 def views_of(config: FitConfig, part: str) -> Views:
@@ -138,9 +139,10 @@ def infer_sbi(estimator: Any, model: MassModel, instrument: Any, views: Views) -
     for start in range(0, len(views), BLOCK):
         block = views[np.arange(start, min(start + BLOCK, len(views)))]
         theta, maps, unit = pairs(model, block, block.observed(instrument))
-        samples.append(monotone(estimator.sample((N_SAMPLES,), condition=maps)) + unit[:, None])
-        # d theta / d profile is 1 for the first value and 1 / step for the others.
-        log_prob.append(estimator.log_prob(theta[None], condition=maps)[0] - theta[:, 1:].sum(-1))
+        free = estimator.sample((N_SAMPLES,), condition=maps)
+        samples.append(constrained(free, model.density.max_step) + unit[:, None])
+        log_density = estimator.log_prob(theta[None], condition=maps)[0]
+        log_prob.append(log_density + log_derivative(theta, model.density.max_step))
     return torch.cat(samples, 1).numpy().astype(float), torch.cat(log_prob).numpy().astype(float)
 
 

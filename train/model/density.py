@@ -1,26 +1,49 @@
-"""A conditional probability density over mass profiles that rise with radius."""
+"""A conditional probability density over mass profiles that gravity allows."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import zuko
 from torch import nn
+from torch.nn import functional
 
 # N views, F features, K radii, S samples
 HEADS = ("flow", "mixture", "gaussian")
-#: Steps between radii that are smaller are set to this [dex]; profiles rise by 0.05 to 0.5 per step.
-_MIN_STEP = 1e-4
+#: The largest slope of log M against log r: that of a constant density. Where density does not rise outwards, as in
+#: all galaxies, slopes are smaller; where it is not negative, they are above zero.
+MAX_SLOPE = 3.0
+#: Slopes nearer than this to either limit are set to it, as those of a few particles can be beyond.
+_MIN_SLOPE = 1e-3
 
 
-def unconstrained(profile: torch.Tensor) -> torch.Tensor:
-    """Return a rising log10 profile (..., K) as its first value and the logarithms of its steps, any real numbers."""
-    steps = torch.diff(profile, dim=-1).clamp(min=_MIN_STEP)
-    return torch.cat([profile[..., :1], torch.log(steps)], dim=-1)
+def max_steps(radii_re: Sequence[float]) -> torch.Tensor:
+    """Return the largest rise (K - 1,) of log10 M [dex] between neighbouring radii (K,), in double precision."""
+    return MAX_SLOPE * torch.diff(torch.tensor(radii_re, dtype=torch.float64).log10())
 
 
-def monotone(free: torch.Tensor) -> torch.Tensor:
-    """Return the profile (..., K) of unconstrained numbers, the inverse of `unconstrained`: it rises with radius."""
-    return torch.cumsum(torch.cat([free[..., :1], torch.exp(free[..., 1:])], dim=-1), dim=-1)
+def unconstrained(profile: torch.Tensor, max_step: torch.Tensor) -> torch.Tensor:
+    """Return a log10 profile (..., K) as K numbers that may be any: its first value, and the logits of its slopes.
+
+    The logit is that of slope / MAX_SLOPE; max_step (K - 1,) is of `max_steps`.
+    """
+    share = (torch.diff(profile, dim=-1) / max_step).clamp(_MIN_SLOPE / MAX_SLOPE, 1 - _MIN_SLOPE / MAX_SLOPE)
+    return torch.cat([profile[..., :1], torch.logit(share)], dim=-1)
+
+
+def constrained(free: torch.Tensor, max_step: torch.Tensor) -> torch.Tensor:
+    """Return the profile (..., K) of such numbers, the inverse of `unconstrained`, with slopes from 0 to MAX_SLOPE."""
+    return torch.cumsum(torch.cat([free[..., :1], max_step * torch.sigmoid(free[..., 1:])], dim=-1), dim=-1)
+
+
+def log_derivative(free: torch.Tensor, max_step: torch.Tensor) -> torch.Tensor:
+    """Return log |d free / d profile| (...) of unconstrained numbers (..., K), by which a density over them is one over
+    profiles.
+
+    The derivative of the logit of s / m is 1 / (s (1 - s / m)) = 1 / (m sigmoid(x) sigmoid(-x)) where x is the logit.
+    """
+    logit = free[..., 1:]
+    return -(functional.logsigmoid(logit) + functional.logsigmoid(-logit) + torch.log(max_step)).sum(-1)
 
 
 def latent_log_prob(latent: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
@@ -68,7 +91,8 @@ class _Gaussian(nn.Module):
 class ProfileDensity(nn.Module):
     """The density p(profile | features), over whitened and unconstrained profiles. Raises ValueError for other heads.
 
-    Profiles (..., K) are log10 masses in the view's own unit, rising with radius. `fit_whitening` removes the training
+    Profiles (..., K) are log10 masses in the view's own unit at radii (K,) in units of its R_e, with slopes from 0 to
+    MAX_SLOPE. `fit_whitening` removes the training
     profiles' mean and covariance first: masses at neighbouring radii are almost equal, which no density learns well
     by itself. Heads: `gaussian`, with a full covariance that depends on the features; `flow`, that Gaussian
     transformed by a neural spline flow (Durkan et al. 2019, arXiv:1906.04032, from zuko); `mixture` of six Gaussians.
@@ -76,24 +100,26 @@ class ProfileDensity(nn.Module):
 
     whitening: torch.Tensor
     centre: torch.Tensor
+    max_step: torch.Tensor
 
-    def __init__(self, n_features: int, n_radii: int = 10, head: str = "flow"):
+    def __init__(self, n_features: int, radii_re: Sequence[float], head: str = "flow"):
         super().__init__()
         if head not in HEADS:
             raise ValueError(f"unknown head {head!r}; there are {', '.join(HEADS)}")
-        self.n_radii = n_radii
+        n_radii = len(radii_re)
         self.gaussian = _Gaussian(n_features, n_radii, 6 if head == "mixture" else 1)
         self.bend = (
             zuko.flows.NSF(n_radii, n_features, transforms=2, hidden_features=(64, 64), passes=2)
             if head == "flow"
             else None
         )
+        self.register_buffer("max_step", max_steps(radii_re).float(), persistent=False)
         self.register_buffer("centre", torch.zeros(n_radii))
         self.register_buffer("whitening", torch.eye(n_radii))
 
     def fit_whitening(self, profiles: torch.Tensor) -> None:
         """Set the linear map that gives the training profiles (N, K) zero mean and unit covariance."""
-        free = unconstrained(profiles.double())
+        free = unconstrained(profiles.double(), self.max_step.double())
         covariance = torch.cov(free.T) + 1e-8 * torch.eye(free.shape[1], dtype=free.dtype)
         inverse = torch.linalg.inv(torch.linalg.cholesky(covariance))
         self.centre.copy_(free.mean(0))
@@ -105,9 +131,9 @@ class ProfileDensity(nn.Module):
         The log weights include log |dz/dprofile|. Where the density is right, z are standard normal, with each
         component weighted by its share.
         """
-        free = unconstrained(profile)
+        free = unconstrained(profile, self.max_step)
         whitened = (free - self.centre) @ self.whitening.T
-        log_jacobian = torch.log(torch.diagonal(self.whitening)).sum() - free[..., 1:].sum(-1)
+        log_jacobian = torch.log(torch.diagonal(self.whitening)).sum() + log_derivative(free, self.max_step)
         weight, mean, factor, log_det = self.gaussian(features)
         numbers = (factor @ (whitened[..., None, :] - mean)[..., None])[..., 0]
         if self.bend is not None:
@@ -146,11 +172,11 @@ class ProfileDensity(nn.Module):
             + torch.linalg.solve_triangular(factor[rows, component], numbers[..., None], upper=False)[..., 0]
         )
         free = torch.linalg.solve_triangular(self.whitening, whitened.flatten(0, 1).T, upper=False).T
-        return monotone(free.reshape(whitened.shape) + self.centre)
+        return constrained(free.reshape(whitened.shape) + self.centre, self.max_step)
 
     def normal(self, features: torch.Tensor, n_samples: int) -> torch.Tensor:
         """Return standard normal numbers (S, N, K + 1) for `from_normal`, for S = n_samples."""
-        return torch.randn(n_samples, len(features), self.n_radii + 1, device=features.device, dtype=features.dtype)
+        return torch.randn(n_samples, len(features), len(self.centre) + 1, device=features.device, dtype=features.dtype)
 
     def sample(self, features: torch.Tensor, n_samples: int) -> torch.Tensor:
         """Return profiles (S, N, K) drawn given features (N, F), for S = n_samples."""

@@ -54,7 +54,7 @@ class MassModel(nn.Module):
         n_joined = config.n_features * len(self.tracers) + (config.inputs == "raw")
         self.join = nn.Sequential(nn.SiLU(), nn.Linear(n_joined, config.n_features), nn.SiLU())
         self.register_buffer("log10_radii_re", torch.tensor(config.radii_re).log10(), persistent=False)
-        self.density = ProfileDensity(config.n_features, len(config.radii_re), config.head)
+        self.density = ProfileDensity(config.n_features, config.radii_re, config.head)
 
     def inputs(
         self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor

@@ -12,7 +12,15 @@ from kinmass.gen.instrument import INSTRUMENTS, observe
 from kinmass.gen.storage import store
 from kinmass.train.data.dataset import RADII_RE, REASONS, SPLIT, concatenate, part_of, read_views, usable, why_not
 from kinmass.train.data.loader import done_galaxies, galaxies_of
-from kinmass.train.model.density import HEADS, ProfileDensity, monotone, unconstrained
+from kinmass.train.model.density import (
+    HEADS,
+    MAX_SLOPE,
+    ProfileDensity,
+    constrained,
+    log_derivative,
+    max_steps,
+    unconstrained,
+)
 from kinmass.train.model.encoders import ANGLES, ENCODERS, PolarEncoder, polar_weights
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.model.scaling import (
@@ -190,6 +198,27 @@ def test_a_mirror_image_of_a_galaxy_has_the_same_posterior(map_store, encoder):
     assert (mirrored - single).abs().max() > 1e-3
 
 
+def test_a_tracer_by_itself_says_nothing_of_the_other(map_store):
+    """Which in training stands beside both: each tracer's own density moves with its own maps alone."""
+    torch.manual_seed(4)
+    views = views_of(map_store)[np.arange(6)]
+    model = MassModel(ModelConfig("both", RADII_RE, views.maps.shape[-1], views.field_of_view_re, width=4)).eval()
+    observed, r_e, truth = views.observed(INSTRUMENTS["ifu"]), views.half_mass_radius_kpc, views.log10_menc
+    with torch.no_grad():
+        log_probs = model(observed, r_e, truth, alone=True)
+        torch.testing.assert_close(log_probs[:1], model(observed, r_e, truth), rtol=1e-4, atol=1e-4)
+        for row, channels in ((1, slice(0, 4)), (2, slice(4, 8))):  # stars, gas
+            mirrored = observed.clone()
+            mirrored[:, channels] = mirrored[:, channels].flip(3)  # the velocity scale stays
+            changed = (model(mirrored, r_e, truth, alone=True) - log_probs).abs()
+            assert changed[0].min() > 1e-4
+            assert changed[row].min() > 1e-4
+            assert changed[3 - row].max() < 1e-4
+    assert model(observed, r_e, truth, alone=True).shape == (3, 6)
+    single = MassModel(ModelConfig("gas", RADII_RE, views.maps.shape[-1], views.field_of_view_re, width=4)).eval()
+    assert single(observed, r_e, truth, alone=True).shape == (1, 6)
+
+
 # ---- encoders
 
 
@@ -241,7 +270,7 @@ def test_dropping_a_tracer_is_a_galaxy_without_it(map_store):
 
 def density_of(head: str, n_radii: int = 10) -> ProfileDensity:
     torch.manual_seed(0)
-    density = ProfileDensity(6, n_radii, head)
+    density = ProfileDensity(6, RADII_RE[:n_radii], head)
     with torch.no_grad():
         for p in density.parameters():  # as after training: nothing is nil
             p.add_(0.03 * torch.randn_like(p))
@@ -383,9 +412,25 @@ def test_samples_of_a_trained_network_are_its_densitys_own():
     assert wide_posterior.samples(200).max() < 14
 
 
-def test_unconstrained_and_back():
-    profiles = torch.cumsum(0.01 + torch.rand(50, 10), dim=1)
-    torch.testing.assert_close(monotone(unconstrained(profiles)), profiles)
+def test_any_numbers_are_a_profile_that_gravity_allows():
+    """There and back; slopes of log M from 0 to 3; the derivative by automatic differentiation."""
+    max_step = max_steps(RADII_RE)
+    free = 1.5 * torch.randn(50, 10, dtype=torch.float64)
+    profiles = constrained(free, max_step)
+    torch.testing.assert_close(unconstrained(profiles, max_step), free, rtol=1e-6, atol=1e-6)
+    for scale in (1.0, 1e3):  # the far tails of any density
+        slopes = torch.diff(constrained(scale * free, max_step)) / torch.diff(
+            torch.tensor(RADII_RE, dtype=torch.float64).log10()
+        )
+        assert slopes.min() >= 0
+        assert slopes.max() <= MAX_SLOPE * (1 + 1e-9)
+    # A constant density and a point mass are the limits, and what a few particles put beyond them is taken to be there.
+    sphere, beyond = MAX_SLOPE * torch.tensor(RADII_RE, dtype=torch.float64).log10(), torch.linspace(0, 10, 10).double()
+    for steep in (sphere, beyond, torch.zeros(10).double()):
+        assert torch.isfinite(unconstrained(steep, max_step)).all()
+    torch.testing.assert_close(constrained(unconstrained(sphere, max_step), max_step), sphere, rtol=0, atol=2e-3)
+    jacobian = torch.autograd.functional.jacobian(lambda p: unconstrained(p, max_step), profiles[0])
+    torch.testing.assert_close(log_derivative(free[0], max_step), torch.linalg.slogdet(jacobian)[1])
 
 
 def test_store_error_is_a_sentence(tmp_path):

@@ -14,6 +14,9 @@ STEPS ?= 1200
 BIN := .venv/bin
 DEMO := demo
 SUITES := bursty quiet middle
+# Each of the three main networks is trained once per seed; `make demo SEEDS="0 1 2"` gives intervals that hold the
+# scatter of training too.
+SEEDS ?= 0
 # Two fits run side by side, one thread each: faster than one fit on two threads.
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
@@ -64,13 +67,17 @@ demo-report:
 	@echo "== 5/5 figures and report =="
 	@test $(DEMO)/results/report.html -nt $(DEMO)/results/table.csv || $(BIN)/python -m eval report $(DEMO)/results
 
-RUNS := both gas stars $(SUITES:%=both-on-%)
+TRACERS := both gas stars
+SEEDED := $(foreach s,$(filter-out 0,$(SEEDS)),$(TRACERS:%=%-seed$s))
+RUNS := $(TRACERS) $(SEEDED) $(SUITES:%=both-on-%)
 $(DEMO)/.trained: $(RUNS:%=$(DEMO)/runs/%/.done)
 	@touch $@
 
 FIT = $(BIN)/python -m train fit --store $(DEMO)/maps.zarr
 $(DEMO)/runs/both/.done $(DEMO)/runs/gas/.done $(DEMO)/runs/stars/.done: $(DEMO)/runs/%/.done:
 	@$(FIT) --tracer $* --steps $(STEPS) --out $(@D) && touch $@
+$(SEEDED:%=$(DEMO)/runs/%/.done): $(DEMO)/runs/%/.done:
+	@run=$*; $(FIT) --tracer $${run%-seed*} --seed $${run##*-seed} --steps $(STEPS) --out $(@D) && touch $@
 $(DEMO)/runs/both-on-%/.done:
 	@$(FIT) --tracer both --suites $* --steps $$(( $(STEPS) / 3 )) --out $(@D) && touch $@
 

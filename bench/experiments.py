@@ -1,14 +1,18 @@
-"""Which network? Fits that differ in one thing each, on one store, compared on its test galaxies.
+"""Which network? Fits that differ in one thing each, on one store, three seeds each.
 
-  kinmass mock --out mocks --galaxies 934      (2,802 galaxies: 2,100 of them to train on)
+  kinmass mock --out mocks --galaxies 300
   kinmass maps mocks/*/*.yaml --out maps.zarr --views 4 --pixels 32
-  python -m bench.experiments --store maps.zarr
+  python -m bench.experiments --store maps.zarr                          # to choose by: its validation galaxies
+  kinmass mock --out fresh --galaxies 150 --seed 77
+  kinmass maps fresh/*/*.yaml --out fresh.zarr --views 4 --pixels 32
+  python -m bench.experiments --store maps.zarr --fresh fresh.zarr       # to report: galaxies nothing was chosen on
 
-Fits are `kinmass fit`, two at a time on one thread each, and kept: the same command goes on
-where it stood. Printed per fit, over test views of all suites and the mean of ten radii: joint negative
-log-likelihood per view [nats], that of single radii, dispersion and its robust form [dex], coverage of
-the central 68 and 95 % intervals (mean, and at the radius that is farthest off), p-values of uniform
-ranks (worst radius, one view per galaxy) and of the joint test, and training seconds.
+`python -m bench.equilibrium` makes galaxies of another generator for the same. Fits are `kinmass fit`, two at a time on
+one thread each, and kept: the same command goes on where it stood. Printed per fit, over all suites and the mean of ten
+radii: joint log-likelihood per view [nats], CRPS, dispersion, half the 16-84 % range [dex], and coverage of the central
+68 % interval (mean, and at the radius that is farthest off), as `kinmass tables` makes them; seconds of training; and,
+where `gas` and `stars` are among the fits, the dispersion of the best single tracer over that of both, per suite.
+Intervals are 16th to 84th percentiles of a bootstrap over lineages and seeds.
 """
 
 import json
@@ -20,106 +24,119 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
+import pandas as pd
 
 from bench import common
-from kinmass import train
-from kinmass.eval.tables.calibration import coverage, ranks, tarp, uniformity
+from kinmass.eval.tables.cluster import Cluster
+from kinmass.eval.tables.tables import ALL, collect, to_ratios, to_summary, to_table
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import write_atomically
-from kinmass.train.data.dataset import concatenate, read_views, usable
 from kinmass.train.run.calibration import LEVELS
 
-#: Options of each fit, besides the defaults and --tracer both: every view of every galaxy.
+#: What differs from the default, which is trained on `both` of every view of every galaxy.
 VARIANTS = {
-    "plain": "--encoder plain",
-    "residual": "--encoder residual",
-    "polar": "",
-    "polar, mixture": "--head mixture",
-    "polar, gaussian": "--head gaussian",
-    "polar, batch norm": "--norm batch",
-    "polar, raw": "--inputs raw",
-    "polar, 200 galaxies": "--galaxies 200",
-    "polar, 700 galaxies": "--galaxies 700",
-    "polar, 1 view": "--views 1",
     "gas": "--tracer gas",
     "stars": "--tracer stars",
+    "both": "",
+    "both, no tracer alone": "--alone-weight 0",
+    "both, tracers alone .3": "--alone-weight 0.3",
+    "both, tracers alone 2": "--alone-weight 2",
+    "both, 1 view": "--views 1",
+    "both, 4 views": "--views 4",
+    "both, twice the steps": "--steps {twice}",
+    "both, weight decay .3": "--weight-decay 0.3",
+    "both, plain": "--encoder plain",
+    "both, residual": "--encoder residual",
+    "both, mixture": "--head mixture",
+    "both, gaussian": "--head gaussian",
+    "both, batch norm": "--norm batch",
+    "both, raw": "--inputs raw",
+    "both, 200 galaxies": "--galaxies 200",
     "any": "--tracer any",
-    "ensemble of 3": "--members 3",
-    "gas, ensemble of 3": "--tracer gas --members 3",
+    "both, ensemble of 3": "--members 3",
 }
-N_SAMPLES = 500
-HEADS = ["nll", "nll/radius", "dispersion", "robust", "cov68", "worst", "cov95", "worst", "ranks", "joint", "seconds"]
+HEADS = ["fit", "log p, joint", "CRPS", "dispersion", "half 16-84", "cov68", "farthest", "seconds", "single / both"]
 
 
-def train_one(name: str, options: str, store_path: Path, out: Path, steps: int) -> float:
-    """Train the fit in out/name unless it is there; the seconds that it took."""
-    folder = out / name.replace(", ", "-").replace(" ", "-")
-    seconds_file = folder / "seconds.json"
+def folder(out: Path, name: str, seed: int) -> Path:
+    """Where a fit lives."""
+    return out / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+
+
+def train_one(run: Path, options: str, store_path: Path, steps: int) -> float:
+    """Train one fit, of `both` if the options say nothing else, where it is not there yet; return its seconds."""
+    seconds_file = run / "seconds.json"
     if seconds_file.exists():
         return float(json.loads(seconds_file.read_text()))
-    tracer = [] if "--tracer" in options else ["--tracer", "both"]
-    words = ["train", "fit", "--store", store_path, *tracer, "--steps", steps, "--out", folder, *shlex.split(options)]
+    line = ["kinmass", "fit", "--store", store_path, "--tracer", "both", "--steps", steps, "--out", run]
+    line += shlex.split(options)
     began = time.time()
-    subprocess.run([sys.executable, "-m", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-m", *map(str, line)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
     write_atomically(seconds_file, json.dumps(time.time() - began))
     return time.time() - began
 
 
-def figures(samples: np.ndarray, log_prob: np.ndarray, truth: np.ndarray) -> list[float]:
-    """Joint negative log-likelihood, dispersion, robust dispersion; per level the mean and the worst radius's coverage.
-
-    samples (S, N, K) of log10 M; log_prob (N,): log joint density at the truth; truth (N, K).
-    """
-    error, rank = np.median(samples, axis=0) - truth, ranks(samples, truth)
-    low_error, high_error = np.quantile(error, [0.16, 0.84], axis=0)
-    coverages = []
-    for level in LEVELS:
-        covered_share = coverage(rank, level)
-        coverages += [covered_share.mean(), covered_share[np.argmax(np.abs(covered_share - level))]]
-    return [
-        float(v) for v in (-log_prob.mean(), error.std(0).mean(), 0.5 * (high_error - low_error).mean(), *coverages)
-    ]
-
-
-def measure(infer: train.Inference, tracer: str, views: train.data.dataset.Views) -> list[float]:
-    """The figures of one run on test views, in the order of HEADS but without the seconds."""
-    views = views[usable(views, "gas", infer.instrument) & usable(views, "stars", infer.instrument)]
-    posterior, truth = infer(views, tracer=tracer), views.log10_menc.numpy().astype(float)
-    samples = posterior.samples(N_SAMPLES)
-    joint_nll, *other_figures = figures(samples, posterior.log_prob(truth), truth)
-    first_view = views.view == 0
-    return [
-        joint_nll,
-        -posterior.log_prob_per_radius(truth, N_SAMPLES).mean(),
-        *other_figures,
-        min(uniformity(r) for r in ranks(samples, truth)[first_view].T),
-        uniformity(tarp(samples[:, first_view], truth[first_view])),
-    ]
+def rows_of(
+    name: str, runs: list[Path], singles: list[Path], seconds: float, args: tuple[Path, str | None, Path]
+) -> list[list[object]]:
+    """Return the printed rows of one kind of fit, of several seeds, one for each tracer that it answers for."""
+    store_path, part, out = args
+    suites = list(store.suites(store_path))
+    sums = collect(store_path, [*singles, *runs], suites, part, out, Cluster(workers=2), classical=False)
+    summary, ratios, table = to_summary(sums), to_ratios(sums), to_table(sums)
+    shown = summary[summary.test == (ALL if len(suites) > 1 else suites[0])]
+    tracers = [name] if name in ("gas", "stars") else ["both"] if name != "any" else ["gas", "stars", "both"]
+    rows: list[list[object]] = []
+    for tracer in tracers:
+        (row,) = shown[(shown.tracer == tracer) & ((shown.estimator == "cnn-any") == (name == "any"))].itertuples()
+        per_radius = table[(table.estimator == row.estimator) & (table.tracer == tracer) & (table.test == row.test)]
+        coverage = per_radius.groupby("radius").coverage_68.first().to_numpy()
+        gain = ratios[(ratios.estimator == row.estimator)].set_index("test") if tracer == "both" else pd.DataFrame()
+        rows.append([
+            name if len(tracers) == 1 else f"{name}, asked for {tracer}",
+            f"{row.log_prob_joint:.2f} ({row.log_prob_joint_lo:.2f}-{row.log_prob_joint_hi:.2f})",
+            row.crps, f"{row.dispersion:.4f} ({row.dispersion_lo:.4f}-{row.dispersion_hi:.4f})", row.dispersion_robust,
+            row.coverage_68, coverage[np.argmax(np.abs(coverage - LEVELS[0]))], round(seconds),
+            ", ".join(f"{test} {g.ratio:.2f} ({g.lo:.2f}-{g.hi:.2f})" for test, g in gain.iterrows()),
+        ])  # fmt: skip
+    return rows
 
 
 def main() -> None:
-    """Train the chosen variants and print their figures."""
+    """Train all fits that are missing and print the table."""
     parser = common.parser(__doc__)
-    parser.add_argument("--store", type=Path, required=True, help="map store to train and test on")
-    parser.add_argument("--steps", type=int, default=1600, help="optimiser steps of each fit")
-    parser.add_argument("--only", nargs="*", help="names of fits, all where left out")
+    parser.add_argument("--store", type=Path, required=True, help="map store to train on")
+    parser.add_argument("--fresh", type=Path, help="map store of other galaxies to report on; else validation galaxies")
+    parser.add_argument("--steps", type=int, default=1200, help="optimiser steps of each fit")
+    parser.add_argument("--seeds", type=int, default=3, help="networks of every kind")
+    parser.add_argument("--only", nargs="*", choices=VARIANTS, help="names of fits, all where left out")
     args = parser.parse_args()
-    out = args.out / "experiments"
-    chosen = {name: VARIANTS[name] for name in args.only or VARIANTS}
+    out, names = args.out / f"experiments-{args.store.stem}", list(args.only or VARIANTS)
     with ThreadPoolExecutor(2) as pool:
         fits = {
-            key: pool.submit(train_one, key, options, args.store, out, args.steps) for key, options in chosen.items()
+            (name, seed): pool.submit(
+                train_one,
+                folder(out, name, seed),
+                f"{VARIANTS[name].format(twice=2 * args.steps)} --seed {seed}",
+                args.store,
+                args.steps,
+            )
+            for seed in range(args.seeds)
+            for name in names
         }
-    test = concatenate([read_views(args.store, suite, "test") for suite in store.suites(args.store)])
-    torch.set_num_threads(1)
+    runs = {name: [folder(out, name, seed) for seed in range(args.seeds)] for name in names}
+    where = (args.fresh or args.store, None if args.fresh else "val", out)
     rows: list[list[object]] = []
-    for name, seconds in fits.items():
-        infer = train.load(out / name.replace(", ", "-").replace(" ", "-"))
-        for tracer in infer.answers():
-            label = name if len(infer.answers()) == 1 else f"{name}, asked for {tracer}"
-            rows.append([label, *measure(infer, tracer, test), seconds.result()])
-    common.table(["fit", *HEADS], rows)
+    for name in names:
+        singles = [
+            r for t in ("gas", "stars") if {"gas", "stars"} <= set(names) and name.startswith("both") for r in runs[t]
+        ]
+        seconds = float(np.mean([fits[name, seed].result() for seed in range(args.seeds)]))
+        rows += rows_of(name, runs[name], singles, seconds, where)
+    print(f"{args.seeds} seeds, {'galaxies of ' + str(args.fresh) if args.fresh else 'validation galaxies'}")
+    common.table(HEADS, rows)
 
 
 if __name__ == "__main__":

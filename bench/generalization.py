@@ -2,7 +2,10 @@
 
   kinmass mock --out mocks --galaxies 934      (2,802 galaxies: 2,100 of them to train on)
   kinmass maps mocks/*/*.yaml --out maps.zarr --views 4 --pixels 32
-  python -m bench.generalization --store maps.zarr --seeds 3
+  python -m bench.generalization --store maps.zarr --seeds 3                    # to choose by: its validation galaxies
+  kinmass mock --out fresh --galaxies 150 --seed 77
+  kinmass maps fresh/*/*.yaml --out fresh.zarr --views 4 --pixels 32
+  python -m bench.generalization --store maps.zarr --seeds 3 --fresh fresh.zarr # to report: nothing was chosen on them
 
 Fits are `kinmass fit` and (coral, mmd, dann, worst) `python -m bench.align`, two at a time on one thread
 each, and kept: the same command goes on where it stood. `home` is the plain network trained on the suite that it is
@@ -67,16 +70,16 @@ def fit(
         raise SystemExit(process.stderr)
 
 
-def errors(runs: list[Path], store_path: Path, suite: str) -> dict[str, np.ndarray]:
-    """Per test view of a suite: galaxy, d = log10 M_pred / M_true (N, K), and if M_true is in the 68 % interval (N, K).
+def errors(runs: list[Path], store_path: Path, part: str | None, suite: str) -> dict[str, np.ndarray]:
+    """Per view of a part: galaxy, d = log10 M_pred / M_true (N, K), and if M_true is in the 68 % interval (N, K).
 
     Of several runs, which differ by their seed, the mixture is taken. Results are kept in the folder of the first run.
     """
-    file = runs[0] / f"errors-{suite}{f'-of-{len(runs)}' * (len(runs) > 1)}.npz"
+    file = runs[0] / f"errors-{store_path.stem}-{part or 'all'}-{suite}{f'-of-{len(runs)}' * (len(runs) > 1)}.npz"
     if not file.exists():
         networks = [train.load(run) for run in runs]
         instrument = networks[0].instrument
-        views = read_views(store_path, suite, "test")
+        views = read_views(store_path, suite, part)
         views = views[usable(views, "gas", instrument) & usable(views, "stars", instrument)]
         truth = views.log10_menc.numpy().astype(float)
         samples = np.concatenate([infer(views).samples(N_SAMPLES) for infer in networks])
@@ -92,15 +95,22 @@ class Results:
     """
 
     def __init__(
-        self, out: Path, store_path: Path, variants: list[str], tracers: list[str], suites: list[str], seeds: int
+        self,
+        out: Path,
+        store_path: Path,
+        part: str | None,
+        variants: list[str],
+        tracers: list[str],
+        suites: list[str],
+        seeds: int,
     ):
         self.suites, self.tracers = suites, tracers
         self.found = {}
         for variant, tracer, suite in product([*variants, "home"], tracers, suites):
             runs = [folder(out, variant, tracer, suite, seed) for seed in range(seeds)]
-            self.found[variant, tracer, suite] = [errors([run], store_path, suite) for run in runs]
+            self.found[variant, tracer, suite] = [errors([run], store_path, part, suite) for run in runs]
             if seeds > 1:
-                self.found[ensemble(variant), tracer, suite] = [errors(runs, store_path, suite)]
+                self.found[ensemble(variant), tracer, suite] = [errors(runs, store_path, part, suite)]
         rng = np.random.default_rng(1)
         galaxy_of_view = {s: self.found["home", tracers[0], s][0]["galaxy"] for s in suites}
         galaxies = {s: np.unique(galaxy_of_view[s]) for s in suites}
@@ -157,7 +167,8 @@ def with_interval(values: np.ndarray, digits: int) -> str:
 def main() -> None:
     """Train all fits that are missing and print the tables."""
     parser = common.parser(__doc__)
-    parser.add_argument("--store", type=Path, required=True, help="map store to train and test on")
+    parser.add_argument("--store", type=Path, required=True, help="map store to train on")
+    parser.add_argument("--fresh", type=Path, help="map store of other galaxies to report on; else validation galaxies")
     parser.add_argument("--steps", type=int, default=1600, help="optimiser steps for all suites; fewer for fewer")
     parser.add_argument("--seeds", type=int, default=3, help="networks of every kind")
     parser.add_argument("--tracers", nargs="*", default=TRACERS, choices=TRACERS)
@@ -176,7 +187,9 @@ def main() -> None:
             fits.append(pool.submit(fit, variant, run, args.store, tracer, train_suites, suite, seed, steps))
         for done in fits:
             done.result()
-    results = Results(out, args.store, chosen, list(args.tracers), suites, args.seeds)
+    results = Results(
+        out, args.fresh or args.store, None if args.fresh else "val", chosen, list(args.tracers), suites, args.seeds
+    )
     rows: list[list[object]] = []
     listed = ["home", *chosen]
     if args.seeds > 1:

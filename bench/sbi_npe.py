@@ -41,8 +41,9 @@ from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from bench import common
-from bench.experiments import N_SAMPLES, figures, train_one
+from bench.experiments import train_one
 from kinmass import train
+from kinmass.eval.tables.calibration import coverage, ranks
 from kinmass.gen.instrument import observe
 from kinmass.gen.storage import store
 from kinmass.train.data import loader
@@ -51,10 +52,28 @@ from kinmass.train.loop.config import FitConfig
 from kinmass.train.model.density import constrained, log_derivative, unconstrained
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.model.scaling import flip_sky
+from kinmass.train.run.calibration import LEVELS
 
 HEADS = ["fit", "nll", "dispersion", "robust", "cov68", "worst", "cov95", "worst", "seconds", "looks", "parameters"]
+N_SAMPLES = 500
 BATCH = 200  # sbi's default, of which it drops an incomplete one
 BLOCK = 128  # test views that sbi samples at once
+
+
+def figures(samples: np.ndarray, log_prob: np.ndarray, truth: np.ndarray) -> list[float]:
+    """Joint negative log-likelihood, dispersion, robust dispersion; per level the mean and the worst radius's coverage.
+
+    samples (S, N, K) of log10 M; log_prob (N,): log joint density at the truth; truth (N, K).
+    """
+    error, rank = np.median(samples, axis=0) - truth, ranks(samples, truth)
+    low_error, high_error = np.quantile(error, [0.16, 0.84], axis=0)
+    coverages = []
+    for level in LEVELS:
+        covered_share = coverage(rank, level)
+        coverages += [covered_share.mean(), covered_share[np.argmax(np.abs(covered_share - level))]]
+    return [
+        float(v) for v in (-log_prob.mean(), error.std(0).mean(), 0.5 * (high_error - low_error).mean(), *coverages)
+    ]
 
 
 class Embedding(nn.Module):
@@ -181,7 +200,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         options = f"--tracer {args.tracer} --encoder {args.encoder} --galaxies {args.galaxies}"
-        seconds = train_one("ours", options, args.store, Path(scratch), args.steps)
+        seconds = train_one(Path(scratch) / "ours", options, args.store, args.steps)
         infer = train.load(Path(scratch) / "ours")
     posterior = infer(test)
     n_looks = infer.run["steps"] * config.batch

@@ -288,7 +288,8 @@ class Fitter:
         order = np.argsort(place)  # so that sums are the same for any number of processes
         latent, weight = (torch.from_numpy(x[order]).double() for x in results[:2])
         residual, rank = (x[order] for x in results[2:])
-        scale = latent_scale(latent, weight, self._n_val_galaxies).double()
+        is_finite = bool(torch.isfinite(latent).all())  # a network that has run away has no widths to calibrate
+        scale = latent_scale(latent, weight, self._n_val_galaxies).double() if is_finite else None
         inside = (rank >= INSIDE_68[0]) & (rank <= INSIDE_68[1])
         values = {
             "loss/val": -float(latent_log_prob(latent, weight).mean()),

@@ -294,7 +294,7 @@ if fault == "nan" and rank == 1:
     forward = MassModel.forward
     def spoilt(self, *arguments):
         value = forward(self, *arguments)
-        return torch.where(torch.arange(len(value)) == 2, float("nan"), value)
+        return torch.where(torch.arange(value.shape[1]) == 2, float("nan"), value)
     MassModel.forward = spoilt
 sys.exit(main(sys.argv[2:]))
 """

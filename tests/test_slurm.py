@@ -367,8 +367,8 @@ def test_the_whole_campaign_by_one_command(suites, map_store, tmp_path):
     output = shell(*line)
     assert re.search(r"maps +job \d+ ", output)
     assert "training    job" in output
-    again = shell(*line)  # nothing is queued twice
-    assert re.findall(r"job (\d+) ", again) == re.findall(r"job (\d+) ", output)
+    again = shell(*line)  # nothing is queued twice; a stage that has ended since has no job any more
+    assert set(re.findall(r"job (\d+) ", again)) <= set(re.findall(r"job (\d+) ", output))
     job = re.findall(r"job (\d+) ", output)[-1]
     until_true(lambda: job_fields(job)["JobState"] in ("RUNNING", "COMPLETED"), seconds=200)
     wait_state(job, "COMPLETED", seconds=200)

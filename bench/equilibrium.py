@@ -16,9 +16,9 @@ The force of the discs is that of exponential ones of finite thickness, by Hanke
 `cored` differ in haloes, thickness, bulges, gas and turbulence. The same seed gives the same galaxies; galaxies that
 are there are left as they are. Not modelled: contraction of haloes, bars, spirals, winds, anything out of equilibrium.
 
-Moved on in the smooth potential, a disc keeps its profiles to some 5 % but for the innermost 0.3 R_d, which lose a
-fifth of its stars: there it is no thinner than it is wide. A cored halo has no isotropic f(E) near its centre: cut to
-zero where it is negative, of no matter to the maps.
+Motions in the plane and across it are taken to be independent, so that a disc is only near equilibrium in its
+innermost 0.3 R_d, where it is no thinner than it is wide. A cored halo has no isotropic f(E) near its centre: it is cut
+to zero where it is negative, which concerns velocities of dark particles alone.
 """
 
 import argparse
@@ -415,6 +415,7 @@ def write(folder: Path, family: str, index: int, seed: int) -> None:
 
 
 def main() -> None:
+    """Make the galaxies that are missing, with a suite file beside each suite."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("second"), help="folder for a folder of each suite")
     parser.add_argument("--galaxies", type=int, default=240, help="galaxies of each suite")

@@ -176,4 +176,4 @@ def test_one_place_knows_each_way_of_being_many(library):
 def test_benchmarks_can_be_imported(name):
     if name == "sbi_npe":
         pytest.importorskip("sbi")  # a peer, in the benchmarks' own environment
-    importlib.import_module(f"bench.{name}")
+    assert importlib.import_module(f"bench.{name}").__doc__

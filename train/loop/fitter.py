@@ -80,7 +80,7 @@ class Fitter:
         self._truth = table.log10_menc.to(device, self._dtype)
         self._val_views, observed, self._val_places = validation
         observed = observed.to(device, self._dtype)
-        self._n_val_galaxies = len(set().union(*ddp.gather(set(map(str, self._val_views.lineage)))))
+        self._n_val_galaxies = len(set().union(*ddp.gather(set(self._val_views.lineages()))))
         places = torch.from_numpy(self._val_places).to(device)
         # Of the views, a third is validated with gas alone, a third with stars alone and a third with both.
         self._val_observed = drop_tracers(observed, places % 3) if config.tracer == "any" else observed

@@ -11,6 +11,9 @@ PYTHON ?= python3
 RANKS ?= 2
 GALAXIES ?= 300
 STEPS ?= 1200
+VIEWS ?= 4
+# Fits that run side by side.
+FITS ?= 2
 BIN := .venv/bin
 DEMO := demo
 SUITES := bursty quiet middle
@@ -36,7 +39,7 @@ setup: .venv/.installed
 # Every step goes on where it stood; what is done is not done again.
 demo: setup
 	@for step in mocks maps train tables report; do \
-	  began=$$(date +%s); $(MAKE) --no-print-directory -j 2 demo-$$step || exit; \
+	  began=$$(date +%s); $(MAKE) --no-print-directory -j $(FITS) demo-$$step || exit; \
 	  echo "   ($$step: $$(( $$(date +%s) - began )) s)"; done
 	@echo; echo "Dispersion of log10 M(<r), test galaxies of all suites [dex, mean over radii]:"
 	@$(BIN)/python -m eval show $(DEMO)/results
@@ -52,11 +55,11 @@ demo-mocks:
 
 demo-maps:
 	@echo "== 2/5 projecting them into maps, $(RANKS) MPI ranks =="
-	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps $(foreach suite,$(SUITES),$(DEMO)/mocks/$(suite)/$(suite).yaml) --out $(DEMO)/maps.zarr --views 4 --pixels 32
+	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps $(foreach suite,$(SUITES),$(DEMO)/mocks/$(suite)/$(suite).yaml) --out $(DEMO)/maps.zarr --views $(VIEWS) --pixels 32
 
 demo-train: announce-train $(DEMO)/.trained
 announce-train:
-	@echo "== 3/5 training: three tracers on all suites, and both tracers on each suite alone, two at a time =="
+	@echo "== 3/5 training: three tracers on all suites, and both tracers on each suite alone, $(FITS) at a time =="
 
 demo-tables:
 	@echo "== 4/5 evaluating every network on every suite =="
@@ -98,13 +101,13 @@ $(SKY): $(DEMO)/sky/%/.done:
 	@$(FIT) --tracer $* --steps $(STEPS) --robust $(SKY_OPTIONS) --out $(@D) && touch $@
 
 sky: demo-mocks demo-maps
-	@$(MAKE) --no-print-directory -j 2 $(SKY)
+	@$(MAKE) --no-print-directory -j $(FITS) $(SKY)
 
 campaign-sky:
 	@$(MAKE) --no-print-directory sky DEMO=campaign GALAXIES=934 STEPS=1600
 
 gap: demo-mocks demo-maps
-	@$(MAKE) --no-print-directory -j 2 $(GAP)
+	@$(MAKE) --no-print-directory -j $(FITS) $(GAP)
 	$(BIN)/python -m eval tables $(DEMO)/gap --store $(DEMO)/maps.zarr --out $(DEMO)/results-gap --no-classical --report
 
 campaign-gap:
@@ -116,7 +119,7 @@ $(CLEAN): $(DEMO)/clean/%/.done:
 	@$(FIT) --tracer $* --instrument clean --steps $(STEPS) --out $(@D) && touch $@
 
 demo-clean-views: demo
-	$(MAKE) --no-print-directory -j 2 $(CLEAN)
+	$(MAKE) --no-print-directory -j $(FITS) $(CLEAN)
 	$(BIN)/python -m eval tables $(DEMO)/runs/* $(DEMO)/clean/* --store $(DEMO)/maps.zarr --out $(DEMO)/results-clean
 	$(BIN)/python -m eval report $(DEMO)/results-clean
 

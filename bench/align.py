@@ -83,12 +83,12 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
                 galaxies = loader.galaxies_of(target, loader.done_galaxies(target, (suite,)), "train")
                 self._target = galaxies.read(np.arange(len(galaxies)))
 
-        def loss(self, log_prob: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        def loss(self, log_prob: torch.Tensor) -> torch.Tensor:
             """The usual loss and the term of this objective; for `worst` the weighted loss of the suites."""
             source_features = self._seen[-1][: len(log_prob)]  # of both tracers; those of each by itself follow
             self._seen.clear()
             if way == "worst":
-                group = self._group[rows]
+                group = self._group[self.batch_rows]
                 group_loss = torch.stack(
                     [-log_prob[group == g].sum() / max(1, int((group == g).sum())) for g in range(2)]
                 )
@@ -96,7 +96,9 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
                 self._share /= self._share.sum()
                 return (self._share * group_loss).sum()
             rng = np.random.default_rng((self.config.seed, self.step))
-            target_views = self._target[np.sort(rng.choice(len(self._target), len(rows) // 2, replace=False))]
+            target_views = self._target[
+                np.sort(rng.choice(len(self._target), len(self.batch_rows) // 2, replace=False))
+            ]
             pixels = self.model.config.pixels
             noise = torch.from_numpy(rng.standard_normal((len(target_views), 4, pixels, pixels), np.float32))
             r_e = target_views.half_mass_radius_kpc
@@ -125,7 +127,8 @@ def main() -> int:
     args = parser.parse_args()
     options = command.parser().parse_args(args.fit)
     suites = tuple(options.suites.split(","))
-    config = FitConfig.from_options(str(options.store), options.tracer, suites, **command._fit_options(options))
+    fit_options = command._fit_options(options) | {"cuda_graph": False}
+    config = FitConfig.from_options(str(options.store), options.tracer, suites, **fit_options)
     weight = WEIGHTS[args.way] if args.weight is None else args.weight
     fit(config, options.out, fitter_class=aligned(args.way, weight, options.store, args.target))
     return 0

@@ -7,11 +7,12 @@
   kinmass maps fresh/*/*.yaml --out fresh.zarr --views 4 --pixels 32
   python -m bench.experiments --store maps.zarr --fresh fresh.zarr       # to report: galaxies nothing was chosen on
 
-`python -m bench.equilibrium` makes galaxies of another generator for the same. Fits are `kinmass fit`, two at a time on
-one thread each, and kept: the same command goes on where it stood. Printed per fit, over all suites and the mean of ten
-radii: joint log-likelihood per view [nats], CRPS, dispersion, half the 16-84 % range [dex], and coverage of the central
-68 % interval (mean, and at the radius that is farthest off), as `kinmass tables` makes them; seconds of training; and,
-where `gas` and `stars` are among the fits, the dispersion of the best single tracer over that of both, per suite.
+`python -m bench.equilibrium` makes galaxies of another generator for the same. Fits are `kinmass fit`, --at-once of them
+side by side on one thread each, and kept: the same command goes on where it stood. Printed per fit, over all suites and
+the mean of ten radii: joint log-likelihood per view [nats], CRPS, dispersion, half the 16-84 % range [dex], and coverage
+of the central 68 % interval (mean, and at the radius that is farthest off), as `kinmass tables` makes them; seconds of
+training; and, where `gas` and `stars` are among the fits, the dispersion of the best single tracer over that of both,
+per suite.
 Intervals are 16th to 84th percentiles of a bootstrap over lineages and seeds.
 """
 
@@ -44,6 +45,7 @@ VARIANTS = {
     "both, 1 view": "--views 1",
     "both, 4 views": "--views 4",
     "both, twice the steps": "--steps {twice}",
+    "both, 256 views a step": "--batch 256 --learning-rate 3e-3",
     "both, weight decay .3": "--weight-decay 0.3",
     "both, plain": "--encoder plain",
     "both, residual": "--encoder residual",
@@ -111,10 +113,11 @@ def main() -> None:
     parser.add_argument("--fresh", type=Path, help="map store of other galaxies to report on; else validation galaxies")
     parser.add_argument("--steps", type=int, default=1200, help="optimiser steps of each fit")
     parser.add_argument("--seeds", type=int, default=3, help="networks of every kind")
+    parser.add_argument("--at-once", type=int, default=2, help="fits that run side by side")
     parser.add_argument("--only", nargs="*", choices=VARIANTS, help="names of fits, all where left out")
     args = parser.parse_args()
     out, names = args.out / f"experiments-{args.store.stem}", list(args.only or VARIANTS)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(args.at_once) as pool:
         fits = {
             (name, seed): pool.submit(
                 train_one,

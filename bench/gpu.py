@@ -1,11 +1,14 @@
 """How near a training step comes to what the device can do: runs on a GPU, and on the CPU where there is none.
 
-Measured first: the device's matrix multiply (the precision the encoders use) and its memory copy. Then the
-fit's own steps, on random maps: views per second, operations per second (counted by torch's FlopCounterMode,
-matrix multiplies and convolutions only) beside the first limit, and bytes per second (inputs and outputs of
-every operator as torch calls it, nothing fused, views left out) beside the second. The step cannot take less
-time than the larger of the two ideal times; the table of operators says where the rest goes. (A CPU's caches
-are faster than its memory: there the share of memory may exceed 100 %.)
+Measured first: the device's matrix multiply (the precision the encoders use) and its memory copy. Then the fit's own
+steps, on random maps, in each way that a step can be done (MODES): milliseconds, views per second, operations per
+second (counted by torch's FlopCounterMode, matrix multiplies and convolutions only) beside the first limit, and bytes
+per second (inputs and outputs of every operator as torch calls it, nothing fused, views left out) beside the second.
+The step cannot take less time than the larger of the two ideal times; the table of operators says where the rest goes.
+(A CPU's caches are faster than its memory: there the share of memory may exceed 100 %.)
+
+Then whether all ways do the same: the gradient of one batch beside that of the usual way in float64, and the mean loss
+of every tenth of the same fit.
 """
 
 import argparse
@@ -16,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +31,8 @@ from bench.store import records, write_store
 from bench.training import fitter_of
 from kinmass.gen.storage import store
 from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fitter import Fitter
+from kinmass.train.loop.recorded import CALLS_BEFORE
 
 
 class BytesMoved(TorchDispatchMode):
@@ -80,63 +86,129 @@ def limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     return operations_per_s, bytes_per_s
 
 
+#: Ways to do a step, as options of FitConfig. On a CPU there is the first alone.
+MODES: dict[str, dict[str, bool]] = {
+    "as usual": {"cuda_graph": False},
+    "compiled": {"cuda_graph": False, "compile": True},
+    "recorded": {"cuda_graph": True},
+    "compiled, recorded": {"cuda_graph": True, "compile": True},
+}
+
+
 def main() -> None:
     """Make a store of random maps and measure on it."""
     parser = common.parser(__doc__)
     parser.add_argument("--batch", type=int, nargs="*", help="views a step (default: 64 256 1024 4096, on a CPU 64)")
+    parser.add_argument(
+        "--modes", nargs="*", choices=MODES, help="ways to do a step (default: all, on a CPU the first)"
+    )
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--pixels", type=int, default=32)
     parser.add_argument("--precision", default="auto", help="as of `kinmass fit`")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, on a GPU")
-    parser.add_argument("--steps", type=int, default=0, help="steps timed (default: 100, on a CPU 8)")
-    parser.add_argument("--rows", type=int, default=20, help="rows of the table of operators")
+    parser.add_argument("--steps", type=int, default=0, help="steps timed (default: 200, on a CPU 8)")
+    parser.add_argument("--rows", type=int, default=12, help="rows of each table of operators")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    gpu = torch.cuda.is_available()
+    args.batch = args.batch or ([64, 256, 1024, 4096] if gpu else [64])
+    args.modes = args.modes or list(MODES)[: None if gpu else 1]
+    args.steps = args.steps or (200 if gpu else 8)
     with tempfile.TemporaryDirectory(dir=args.out) as scratch:
         path = Path(scratch) / "maps.zarr"
         write_store(path, records(48, 16, args.pixels), 1, 16, args.pixels)
         group = store.open_suite(path, "bench")
         group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 6.0}
         measure(args, path)
+        compare(args, path)
+
+
+def fitter_in(args: argparse.Namespace, path: Path, mode: str, batch: int, **options: Any) -> Fitter:
+    """A fit of both tracers that is about to take its first step, in one of MODES."""
+    usual = {"width": args.width, "steps": 10**6, "round_steps": 10**6, "precision": args.precision}
+    return fitter_of(FitConfig(str(path), "both", ("bench",), batch=batch, **(usual | MODES[mode] | options)))
 
 
 def measure(args: argparse.Namespace, path: Path) -> None:
-    """Print a line per batch size, and the table of operators of the last one."""
+    """Print a line per way and batch size, and the tables of operators of the first and the last way."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     half = gpu and args.precision in ("auto", "bf16")
     speed, bandwidth = limits(device, torch.bfloat16 if half else torch.float32)
     name = torch.cuda.get_device_name() if gpu else f"no GPU here: the CPU, {torch.get_num_threads()} thread(s)"
-    print(f"{name}: {speed / 1e12:.3g} T operations/s by matrix multiply, {bandwidth / 1e9:.4g} GB/s by copying")
+    print(f"{name}, torch {torch.__version__}: {speed / 1e12:.3g} T operations/s by matrix multiply, ", end="")
+    print(f"{bandwidth / 1e9:.4g} GB/s by copying")
     rows: list[list[object]] = []
-    for batch in args.batch or ([64, 256, 1024, 4096] if gpu else [64]):
-        config = FitConfig(
-            str(path), "both", ("bench",), width=args.width, batch=batch, steps=10**6, round_steps=10**6,
-            precision=args.precision, compile=args.compile,
-        )  # fmt: skip
-        fitter = fitter_of(config)
-        fitter.advance()
-        fitter.agree_to_stop()
+    for batch in args.batch:
         counter, traffic = FlopCounterMode(display=False), BytesMoved()
+        counted = fitter_in(args, path, "as usual", batch)
+        counted.advance()
         with counter:
-            fitter._take_step()
+            counted._take_step()
         with traffic:
-            fitter._take_step()
-        per_call = fitter._check_every_steps
-        calls = max(1, (args.steps or (100 if gpu else 8)) // per_call)
-        step_s = seconds_of(partial(step_and_look, fitter), device, calls) / per_call
+            counted._take_step()
+        counted.loader.close()
         ideal = counter.get_total_flops() / speed, traffic.total / bandwidth
-        rows.append(
-            [batch, batch / step_s, 1e3 * step_s, counter.get_total_flops() / 1e9, traffic.total / 1e6,
-             f"{ideal[0] / step_s:.1%}", f"{ideal[1] / step_s:.1%}", f"{max(ideal) / step_s:.1%}"]
-        )  # fmt: skip
-    heads = ["batch", "views/s", "ms / step", "G operations", "MB moved", "of multiply", "of memory", "of the nearer"]
-    common.table(heads, rows)
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if gpu else [])
+        usual_s = 0.0
+        for mode in args.modes:
+            fitter = fitter_in(args, path, mode, batch)
+            step_and_look(fitter)  # What is compiled or recorded is, in these steps.
+            calls = max(1, args.steps // fitter._check_every_steps)
+            step_s = seconds_of(partial(step_and_look, fitter), device, calls) / fitter._check_every_steps
+            usual_s = usual_s or step_s
+            rows.append(
+                [batch, mode, 1e3 * step_s, f"{usual_s / step_s:.2f}x", batch / step_s,
+                 counter.get_total_flops() / 1e9, traffic.total / 1e6,
+                 *(f"{share / step_s:.1%}" for share in (*ideal, max(ideal)))]
+            )  # fmt: skip
+            if batch == args.batch[0] and mode in (args.modes[0], args.modes[-1]) and args.rows:
+                print(f"{mode}, {batch} views a step:")
+                operators(fitter, device, args.rows)
+            fitter.loader.close()
+    heads = ["batch", "step", "ms", "faster", "views/s", "G operations", "MB moved"]
+    common.table([*heads, "of multiply", "of memory", "of the nearer"], rows)
+
+
+def operators(fitter: Fitter, device: torch.device, rows: int) -> None:
+    """Print where the time of the steps between two looks at the losses goes."""
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     with profile(activities=activities) as profiler:
-        fitter.advance()
-        fitter.agree_to_stop()
-    print(profiler.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=args.rows))
+        step_and_look(fitter)
+    print(profiler.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=rows))
+
+
+def gradient_of(fitter: Fitter, calls: int) -> torch.Tensor:
+    """The gradient (parameters,) of the first batch in double precision, as the last of several calls leaves it."""
+    rows, maps = fitter.loader.next(0)
+    for _ in range(calls):
+        fitter._gradient(maps, torch.from_numpy(rows).to(fitter.device), fitter._batch_places)
+    gradient = torch.cat([p.grad.flatten().double() for p in fitter.model.parameters() if p.grad is not None])
+    fitter.loader.close()
+    return gradient
+
+
+def compare(args: argparse.Namespace, path: Path) -> None:
+    """Print how far each way's gradient is from that in float64, and the losses of a fit done in each way."""
+    batch, steps = args.batch[0], args.steps // 10
+    exact = gradient_of(fitter_in(args, path, "as usual", batch, precision="float64"), 1)
+    precisions = dict.fromkeys(("float32", args.precision))
+    rows: list[list[object]] = []
+    for mode in args.modes:
+        for precision in precisions:
+            gradient = gradient_of(fitter_in(args, path, mode, batch, precision=precision), CALLS_BEFORE + 2)
+            off = float((gradient - exact).norm() / exact.norm())
+            fitter, losses = fitter_in(args, path, mode, batch, precision=precision, steps=args.steps), []
+            while fitter.step < args.steps:
+                step_and_look(fitter)
+                losses.append(float(fitter._round_sums[0]))
+            fitter.loader.close()
+            means = np.diff(np.interp(steps * np.arange(11), *cumulated(losses, args.steps)))
+            rows.append([mode, precision, f"{off:.1e}", *(f"{loss / steps:.3f}" for loss in means)])
+    common.table(["step", "precision", "gradient off", *(f"loss {i + 1}/10" for i in range(10))], rows)
+
+
+def cumulated(sums: list[float], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps done, and the sum of the losses until then, at each look at them."""
+    return np.linspace(0, steps, len(sums) + 1), np.array([0.0, *sums])
 
 
 if __name__ == "__main__":

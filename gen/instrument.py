@@ -133,28 +133,28 @@ def _psf_matrix(like: torch.Tensor, fwhm_pixels: float | torch.Tensor) -> torch.
     """The matrix A of a round Gaussian PSF: A @ image @ A.T is the blurred image.
 
     A is (P, P) for one FWHM, (N, 1, P, P) for FWHMs (N,), None for an FWHM of 0. Beyond the map its edge pixels
-    are repeated. For maps of this size matrices are many times faster than convolutions.
+    are repeated. For maps of this size matrices are many times faster than convolutions. Each view's matrix depends on
+    its own FWHM alone, and nothing here waits for a GPU.
     """
     n = like.shape[-1]
+    # A PSF four fields wide is as good as uniform.
+    widest = 4.0 * n
     scale: float | torch.Tensor
-    # A PSF four fields wide is as good as uniform; a wider one would only cost memory.
     if isinstance(fwhm_pixels, torch.Tensor):
-        fwhm_pixels = fwhm_pixels.clamp(max=4.0 * n)
-        widest, scale = float(fwhm_pixels.max()), (2.3548 / fwhm_pixels).to(like.dtype)[:, None, None, None]
+        scale = (2.3548 / fwhm_pixels.clamp(max=widest)).to(like.dtype)[:, None, None]
     elif fwhm_pixels > 0:
-        widest = min(fwhm_pixels, 4.0 * n)
-        scale = 2.3548 / widest
+        scale = 2.3548 / min(fwhm_pixels, widest)
     else:
         return None
-    reach = n + int(np.ceil(2 * widest))
-    stored_pixel = torch.arange(-reach, n + reach, dtype=like.dtype, device=like.device)
-    row = torch.arange(n, dtype=like.dtype, device=like.device)
-    weights = torch.exp(-0.5 * ((stored_pixel[None, :] - row[:, None]) * scale) ** 2)
-    weights = weights / weights.sum(-1, keepdim=True)
-    inside = weights[..., reach : reach + n].clone()
-    inside[..., 0] += weights[..., :reach].sum(-1)
-    inside[..., -1] += weights[..., reach + n :].sum(-1)
-    return inside
+    distance = torch.arange(n + int(2 * widest), dtype=like.dtype, device=like.device)
+    weight = torch.exp(-0.5 * (distance * scale) ** 2)
+    # Light from as far as the edge and farther: what all pixels beyond the map, alike with the edge's, give together.
+    beyond = weight @ (distance[:, None] >= distance[1 : n + 1]).to(like.dtype)
+    pixel = torch.arange(n, device=like.device)
+    inside = weight[..., (pixel[:, None] - pixel).abs()]
+    inside[..., 0] += beyond
+    inside[..., -1] += beyond.flip(-1)
+    return inside / inside.sum(-1, keepdim=True)
 
 
 def _coarsen(images: torch.Tensor, pixels: int, rebin: int) -> torch.Tensor:

@@ -129,6 +129,11 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile, on GPUs")
+    parser.add_argument(
+        "--cuda-graph",
+        action=argparse.BooleanOptionalAction,
+        help="on GPUs, record the work of a step once and replay it (default: yes)",
+    )
 
 
 def _fit_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def process_group() -> Iterator[torch.device]:
     local_rank = whole_number("LOCAL_RANK", whole_number("SLURM_LOCALID", 0))
     device = (
         torch.device("cuda", local_rank % torch.cuda.device_count())
-        if torch.cuda.is_available()
+        if torch.cuda.device_count()
         else torch.device("cpu")
     )
     if dist.is_initialized():

@@ -50,6 +50,7 @@ class FitConfig:
     seed: int = 0
     precision: str = "auto"  # of the encoders; auto: bf16 on GPUs that have it, else float32. Never of the density
     compile: bool = False  # use torch.compile, on GPUs only
+    cuda_graph: bool = True  # on GPUs, record the work of a step once and replay it
     checkpoint_minutes: float = 5.0  # between checkpoints inside a round; each round ends with a checkpoint
     scale_dex: float = 0.0  # this and the next five: strengths of the variation in training (`train.data.augmentation`)
     light_dex: float = 0.0

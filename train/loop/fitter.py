@@ -13,6 +13,7 @@ from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE, Views
 from kinmass.train.data.sampler import draws, normal
 from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.recorded import Recorded
 from kinmass.train.model.density import latent_log_prob
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import drop_tracers, flip_sky
@@ -110,7 +111,14 @@ class Fitter:
         self._batch_places = torch.arange(ddp.rank(), config.batch, ddp.world_size(), device=device)
         # Of every step not checked yet: number, rows of the batch, which losses are finite, whether the gradient is.
         self._unchecked_steps: list[tuple[int, np.ndarray, torch.Tensor, torch.Tensor]] = []
+        self.batch_rows = np.zeros(0, dtype=np.int64)
+        recorded = on_gpu and config.cuda_graph
+        self._gradient = Recorded(self._gradient_of, list(self.model.parameters())) if recorded else self._gradient_anew
         self._begin_round()
+
+    def _gradient_anew(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.optimiser.zero_grad()
+        return self._gradient_of(*arguments)
 
     def _begin_round(self) -> None:
         self.round_step = 0
@@ -147,12 +155,31 @@ class Fitter:
         # For layers that draw random numbers, should a network have any: these too follow seed and step.
         torch.manual_seed((config.seed * 1_000_003 + self.step) * 65_537 + ddp.rank())
         began_s = time.perf_counter()
-        rows, maps = self.loader.next(self.step)
+        self.batch_rows, maps = self.loader.next(self.step)
         self._waited_s += time.perf_counter() - began_s
-        local_rows = torch.from_numpy(rows[ddp.rank() :: ddp.world_size()]).to(self.device, non_blocking=True)
+        local_rows = torch.from_numpy(self.batch_rows[ddp.rank() :: ddp.world_size()])
         samples = self._batch_places + self.step * config.batch
+        loss, is_finite = self._gradient(maps, local_rows.to(self.device, non_blocking=True), samples)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self.optimiser.step()
+        self.schedule.step()
+        self._round_sums += torch.stack([loss, norm]).double()
+        self._unchecked_steps.append((self.step, self.batch_rows, is_finite.clone(), torch.isfinite(norm)))
+        self.step += 1
+        self.round_step += 1
+        self._timed_steps += 1
+
+    def _gradient_of(
+        self, maps: torch.Tensor, rows: torch.Tensor, samples: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leave the loss's gradient in the parameters; return the loss, and of which views (n,) it is finite.
+
+        maps (n, 8, P, P) as stored; rows (n,) of the table; samples (n,) number the views that the run has drawn. All
+        that is drawn depends on these tensors alone, so that a GPU's work can be recorded (`Recorded`).
+        """
+        config = self.config
         bits, noise = draws(samples, self._pixels, config.seed)
-        maps, r_e, truth = flip_sky(maps, bits & 15), self._r_e[local_rows], self._truth[local_rows]
+        maps, r_e, truth = flip_sky(maps, bits & 15), self._r_e[rows], self._truth[rows]
         numbers = config.augmentation.numbers(samples, config.seed)
         field_of_view_re = self.loader.galaxies.field_of_view_re
         if numbers is not None:
@@ -163,22 +190,14 @@ class Fitter:
         if config.tracer == "any":
             observed = drop_tracers(observed, ((bits >> 8) & 0xFFFF) % 3)
         log_probs = self.wrapped(observed, r_e, truth, self._alone_weight > 0)
-        loss = self.loss(log_probs[0], rows) - self._alone_weight * log_probs[1:].mean(1).sum()
-        self.optimiser.zero_grad()
+        loss = self.loss(log_probs[0]) - self._alone_weight * log_probs[1:].mean(1).sum()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimiser.step()
-        self.schedule.step()
-        self._round_sums += torch.stack([loss.detach(), norm]).double()
-        self._unchecked_steps.append((self.step, rows, torch.isfinite(log_probs.detach()).all(0), torch.isfinite(norm)))
-        self.step += 1
-        self.round_step += 1
-        self._timed_steps += 1
+        return loss.detach(), torch.isfinite(log_probs.detach()).all(0)
 
-    def loss(self, log_prob: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    def loss(self, log_prob: torch.Tensor) -> torch.Tensor:
         """Return the loss that a step lowers.
 
-        log_prob (n,) are log densities of this process's views of the batch; rows (batch,) are all its views.
+        log_prob (n,) are log densities of this process's views of the batch; `batch_rows` (batch,) are all its views.
         """
         return -log_prob.mean()
 

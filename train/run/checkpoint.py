@@ -19,7 +19,7 @@ from kinmass.train.run.out_of_distribution import TrainingFeatures
 
 RUN_SCHEMA = 8
 #: Settings that may differ when a run goes on: they change where and how fast a fit runs, not what it learns.
-FREE_SETTINGS = ("store", "checkpoint_minutes", "memory_gb", "compile", "leave_one_suite_out")
+FREE_SETTINGS = ("store", "checkpoint_minutes", "memory_gb", "compile", "cuda_graph", "leave_one_suite_out")
 
 
 class RunError(ValueError):

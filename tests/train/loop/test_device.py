@@ -76,9 +76,12 @@ def test_nothing_in_a_step_makes_the_host_wait(map_store, options):
 
 
 @on_a_gpu
-@pytest.mark.parametrize("options", [{}, VARIED, {"precision": "auto"}])
-def test_no_step_waits_for_the_gpu(map_store, options):
-    fitter = fitter_of(map_store, torch.device("cuda"), **options, steps=100, round_steps=100)
+@pytest.mark.parametrize("options", [{}, VARIED, {"precision": "auto"}, {"instrument": "kpc.yaml"}, {"tracer": "both"}])
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_no_step_waits_for_the_gpu(map_store, tmp_path, monkeypatch, options, cuda_graph):
+    monkeypatch.chdir(tmp_path)
+    Path("kpc.yaml").write_text("name: kpc\npsf_fwhm: {kpc: 1.0}\n")
+    fitter = fitter_of(map_store, torch.device("cuda"), **options, steps=100, round_steps=100, cuda_graph=cuda_graph)
     fitter.advance()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -86,6 +89,23 @@ def test_no_step_waits_for_the_gpu(map_store, options):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert fitter.step > 2
+
+
+@on_a_gpu
+@pytest.mark.parametrize("options", [{}, VARIED, {"tracer": "both"}])
+def test_a_recorded_step_is_a_usual_one(map_store, options):
+    """Weights and losses of fits that differ in this alone stay together, long after the recording was made."""
+    usual, recorded = (
+        fitter_of(map_store, torch.device("cuda"), **options, steps=48, round_steps=48, cuda_graph=cuda_graph)
+        for cuda_graph in (False, True)
+    )
+    for _ in range(3):
+        usual.advance()
+        recorded.advance()
+        torch.testing.assert_close(recorded._round_sums, usual._round_sums, rtol=1e-3, atol=1e-3)
+    assert recorded.step == 48
+    for name, weight in usual.model.state_dict().items():
+        torch.testing.assert_close(recorded.model.state_dict()[name], weight, rtol=0, atol=1e-3, msg=name)
 
 
 @on_a_gpu

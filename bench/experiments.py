@@ -7,12 +7,12 @@
   kinmass maps fresh/*/*.yaml --out fresh.zarr --views 4 --pixels 32
   python -m bench.experiments --store maps.zarr --fresh fresh.zarr       # to report: galaxies nothing was chosen on
 
-`python -m bench.equilibrium` makes galaxies of another generator for the same. Fits are `kinmass fit`, --at-once of them
-side by side on one thread each, and kept: the same command goes on where it stood. Printed per fit, over all suites and
-the mean of ten radii: joint log-likelihood per view [nats], CRPS, dispersion, half the 16-84 % range [dex], and coverage
-of the central 68 % interval (mean, and at the radius that is farthest off), as `kinmass tables` makes them; seconds of
-training; and, where `gas` and `stars` are among the fits, the dispersion of the best single tracer over that of both,
-per suite.
+`python -m bench.equilibrium` makes galaxies of another generator for the same. Fits are `kinmass fit`, --at-once of
+them side by side on one thread each, and kept: the same command goes on where it stood. Printed per fit, over all
+suites and the mean of ten radii: joint log-likelihood per view [nats], CRPS, dispersion, half the 16-84 % range [dex],
+and coverage of the central 68 % interval (mean, and at the radius that is farthest off), as `kinmass tables` makes
+them; seconds of training; and, where `gas` and `stars` are among the fits, the dispersion of the best single tracer
+over that of both, per suite.
 Intervals are 16th to 84th percentiles of a bootstrap over lineages and seeds.
 """
 

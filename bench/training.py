@@ -29,11 +29,10 @@ from kinmass.gen.instrument import observe
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import write_atomically
 from kinmass.train.data import loader
-from kinmass.train.data.dataset import RADII_RE
 from kinmass.train.data.sampler import draws
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fitter import Fitter
-from kinmass.train.model.network import MassModel, ModelConfig
+from kinmass.train.loop.prepare import prepare
 from kinmass.train.model.scaling import flip_sky
 
 
@@ -53,20 +52,7 @@ class ViewByView(Dataset):
 
 def fitter_of(config: FitConfig, window: int = 0) -> Fitter:
     """A Fitter on the benchmark's store, ready to step, with its maps in memory (window 0) or streamed."""
-    path = Path(config.store)
-    status = loader.done_galaxies(path, config.suites)
-    train, val = (loader.galaxies_of(path, status, part) for part in ("train", "val"))
-    pixels, field_of_view_re = config.instrument_model.grid(train.shape[-1], train.field_of_view_re)
-    torch.manual_seed(0)
-    model = MassModel(ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, width=config.width))
-    wanted_views = loader.ViewSelection(
-        config.tracer, config.instrument_model, 0, lambda observed, r_e: model.inputs(observed, r_e)[1]
-    )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batches = loader.open_loader(train, wanted_views, config.batch, config.seed, window, device)
-    return Fitter(
-        config, model, batches, loader.validation_views(val, config.tracer, config.instrument_model, 1.0), device
-    )
+    return prepare(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"), window=window).fitter
 
 
 def views_per_second(fitter: Fitter, seconds: float) -> tuple[float, float]:

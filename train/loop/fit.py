@@ -24,11 +24,10 @@ from kinmass.gen.storage import store
 from kinmass.gen.storage.files import clear_left_behind, make_folder
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
-from kinmass.train.data.dataset import RADII_RE
-from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
+from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.loop.monitor import Monitor
-from kinmass.train.model.network import MassModel, ModelConfig
+from kinmass.train.loop.prepare import prepare, refuse_processes
 from kinmass.train.run.calibration import calibrate, calibrate_unseen, is_calibrated
 from kinmass.train.run.checkpoint import (
     FREE_SETTINGS,
@@ -258,12 +257,7 @@ def _fit(
     opened: contextlib.ExitStack,
 ) -> dict[str, Any]:
     """Do what `fit` does, without the calibration; `opened` closes what has threads, also after an error."""
-    if config.batch % ddp.world_size():
-        raise ValueError(f"batch {config.batch} does not divide by {ddp.world_size()} processes")
-    if config.norm == "batch" and ddp.world_size() > 1:
-        raise ValueError("norm batch would see each process' views apart; use group, or one process")
-    if config.compile and device.type != "cuda":
-        raise ValueError(NO_COMPILE_ON_CPUS)
+    refuse_processes(config, device)
     is_first_rank = ddp.rank() == 0
 
     def say(text: str) -> None:
@@ -274,56 +268,26 @@ def _fit(
     start = ddp.from_first(lambda: _read_start(config, settings, out))
     if start.finished:
         return start.finished
-    if start.remark:
-        say(start.remark)
-    if remark := small_batch_remark(config.batch, ddp.world_size(), device.type):
-        say(remark)
+    for remark in (start.remark, small_batch_remark(config.batch, ddp.world_size(), device.type)):
+        if remark:
+            say(remark)
     for suite, status in start.status.items():
         if pending := int((status == store.PENDING).sum()):
             say(f"{suite}: {pending} of {len(status)} galaxies are not mapped yet; using those that are done")
     for remark in store.without_dark_matter(Path(config.store), config.suites):
         say(remark)
-    train = loader.galaxies_of(Path(config.store), start.status, "train", config.galaxies)
-    val = loader.galaxies_of(Path(config.store), start.status, "val")
-    instrument = config.instrument_model
-    pixels, field_of_view_re = instrument.grid(train.shape[-1], train.field_of_view_re)
-    torch.manual_seed(config.seed)
-    model_options = {name: getattr(config, name) for name in ("head", "encoder", "norm", "inputs", "width")}
-    model_config = ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, **model_options)
-    model = MassModel(model_config)
-    if start.state:  # A run that moves to another machine streams and validates the same views as before.
-        memory_gb, window = start.state["memory_gb"], start.state["window"]
-    else:
-        memory_gb = min(ddp.gather(config.memory_gb or loader.default_memory_gb()))
-        window = loader.window_for(train, memory_gb, config.batch)
-    selection = loader.ViewSelection(
-        config.tracer, instrument, config.views, lambda observed, r_e: model.inputs(observed, r_e)[1]
-    )
-    batches = loader.open_loader(train, selection, config.batch, config.seed, window, device)
-    opened.callback(batches.close)
-    table = batches.table
-    validation = loader.validation_views(val, config.tracer, instrument, 0.25 * memory_gb)
-    n_galaxies = len(np.unique(table.place // train.shape[0]))
-    left_out = {reason: n for reason, (n, _) in table.left_out.items()}
-    n_val = sum(ddp.gather(len(validation[2])))
-    say(
-        f"{config.tracer} on {', '.join(config.suites)} through {instrument.name} ({pixels} x {pixels} pixels "
-        f"over {field_of_view_re:.3g} R_e): {len(table)} views of {n_galaxies} galaxies to train, "
-        f"{n_val} to validate, {sum(left_out.values())} unusable left out; "
-        f"{ddp.describe_processes()}, {device.type}; "
-        f"{f'streamed, {window} steps at a time' if window else 'maps in memory'}"
-    )
-    for reason, (n, places) in table.left_out.items():
-        say(f"left out {n} with {reason}: {', '.join(map(train.id, places))}{', ...' if n > len(places) else ''}")
+    # A run that moves to another machine streams and validates the same views as before.
+    memory_gb, window = (start.state["memory_gb"], start.state["window"]) if start.state else (None, None)
+    prepared = prepare(config, device, start.status, memory_gb, window, fitter_class)
+    opened.callback(prepared.fitter.loader.close)
+    for line in prepared.describe():
+        say(line)
+    fitter = prepared.fitter
     content: dict[str, Any] = {
-        "schema": RUN_SCHEMA, "model": model_config.to_json(), "fit": settings,
-        "instrument": instrument.model_dump(mode="json"), "store": start.identity,
-        "training": {
-            "views": len(table), "galaxies": n_galaxies, "left_out": sum(left_out.values()), "left_out_why": left_out,
-        },
-        **provenance(), "finished": False,
+        "schema": RUN_SCHEMA, "model": fitter.model.config.to_json(), "fit": settings,
+        "instrument": config.instrument_model.model_dump(mode="json"), "store": start.identity,
+        "training": prepared.training(), **provenance(), "finished": False,
     }  # fmt: skip
-    fitter = fitter_class(config, model, batches, validation, device)
     if start.state:
         try:
             fitter.load_state(start.state)
@@ -335,7 +299,9 @@ def _fit(
         write_json(out / "run.json", content)
     monitor = Monitor(out / "tensorboard", is_first_rank, fitter.step, settings)
     opened.callback(monitor.close)
-    fixed_state = {"galaxies": start.status, "memory_gb": memory_gb, "window": window, "run": content.copy()}
+    fixed_state = {
+        "galaxies": start.status, "memory_gb": prepared.memory_gb, "window": prepared.window, "run": content.copy()
+    }  # fmt: skip
     saver = _Saver(out, fixed_state, config.checkpoint_minutes)
     with tqdm(
         total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not is_first_rank

@@ -11,13 +11,12 @@ from torch.overrides import TorchFunctionMode
 from kinmass.train import distributed as ddp
 from kinmass.train.__main__ import main
 from kinmass.train.data import loader
-from kinmass.train.data.dataset import RADII_RE
 from kinmass.train.launch.job import cause_of
 from kinmass.train.launch.resources import LaunchError, on_this_machine, resources
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import small_batch_remark
 from kinmass.train.loop.fitter import Fitter, in_bf16
-from kinmass.train.model.network import MassModel, ModelConfig
+from kinmass.train.loop.prepare import prepare
 
 SUITES = ("bursty", "middle", "quiet")
 #: Every variation that a step may draw.
@@ -29,17 +28,7 @@ def fitter_of(map_store: Path, device: torch.device, **options: object) -> Fitte
     """The state of a fit that is about to take its first step."""
     small = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8, "precision": "float32"}
     config = FitConfig(str(map_store), **({"tracer": "any", "suites": SUITES} | small | options))
-    status = loader.done_galaxies(map_store, config.suites)
-    train, val = (loader.galaxies_of(map_store, status, part) for part in ("train", "val"))
-    instrument = config.instrument_model
-    pixels, field_of_view_re = instrument.grid(train.shape[-1], train.field_of_view_re)
-    torch.manual_seed(config.seed)
-    model = MassModel(ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, width=config.width))
-    selection = loader.ViewSelection(
-        config.tracer, instrument, config.views, lambda observed, r_e: model.inputs(observed, r_e)[1]
-    )
-    batches = loader.open_loader(train, selection, config.batch, config.seed, 0, device)
-    return Fitter(config, model, batches, loader.validation_views(val, config.tracer, instrument, 1.0), device)
+    return prepare(config, device).fitter
 
 
 class NoWaits(TorchFunctionMode):
@@ -183,6 +172,7 @@ def test_jobs_of_this_machine_get_a_gpu_for_each_process():
             gpus(**options)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU cannot be hidden from a process that has seen it")
 def test_the_compiler_is_refused_on_processors(map_store, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     options = ["--store", str(map_store), "--tracer", "gas", "--out", str(tmp_path / "run"), "--compile"]

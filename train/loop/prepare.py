@@ -1,0 +1,104 @@
+"""From a store to a fit that is about to take its first step: maps to train on, views to validate on, the network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kinmass.train import distributed as ddp
+from kinmass.train.data import loader
+from kinmass.train.data.dataset import RADII_RE
+from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
+from kinmass.train.loop.fitter import Fitter
+from kinmass.train.model.network import MassModel, ModelConfig
+
+
+def refuse_processes(config: FitConfig, device: torch.device) -> None:
+    """Raise ValueError where these settings cannot be trained with on so many processes, or on this device."""
+    if config.batch % ddp.world_size():
+        raise ValueError(f"batch {config.batch} does not divide by {ddp.world_size()} processes")
+    if config.norm == "batch" and ddp.world_size() > 1:
+        raise ValueError("norm batch would see each process' views apart; use group, or one process")
+    if config.compile and device.type != "cuda":
+        raise ValueError(NO_COMPILE_ON_CPUS)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A fit that is about to take its first step, or to go on from a checkpoint.
+
+    memory_gb: for maps, per node [GB]; window: steps that are streamed at a time, 0 with all maps in memory;
+    n_validation: views to validate on, of all processes.
+    """
+
+    fitter: Fitter
+    memory_gb: float
+    window: int
+    n_validation: int
+
+    def training(self) -> dict[str, object]:
+        """Return for run.json which views are trained on: how many, of how many galaxies, and which are left out."""
+        batches = self.fitter.loader
+        left_out = {reason: n for reason, (n, _) in batches.table.left_out.items()}
+        return {
+            "views": len(batches.table),
+            "galaxies": len(np.unique(batches.table.place // batches.galaxies.shape[0])),
+            "left_out": sum(left_out.values()),
+            "left_out_why": left_out,
+        }
+
+    def describe(self) -> list[str]:
+        """Return lines that tell the user what is trained on, and where. Every process has to call it."""
+        config, model, training = self.fitter.config, self.fitter.model.config, self.training()
+        galaxies, left_out = self.fitter.loader.galaxies, self.fitter.loader.table.left_out
+        lines = [
+            f"{config.tracer} on {', '.join(config.suites)} through {config.instrument_model.name} "
+            f"({model.pixels} x {model.pixels} pixels over {model.field_of_view_re:.3g} R_e): "
+            f"{training['views']} views of {training['galaxies']} galaxies to train, {self.n_validation} to validate, "
+            f"{training['left_out']} unusable left out; {ddp.describe_processes()}, {self.fitter.device.type}; "
+            f"{f'streamed, {self.window} steps at a time' if self.window else 'maps in memory'}"
+        ]
+        for reason, (n, places) in left_out.items():
+            names = ", ".join(map(galaxies.id, places))
+            lines.append(f"left out {n} with {reason}: {names}{', ...' if n > len(places) else ''}")
+        return lines
+
+
+def prepare(
+    config: FitConfig,
+    device: torch.device,
+    status: dict[str, torch.Tensor] | None = None,
+    memory_gb: float | None = None,
+    window: int | None = None,
+    fitter_class: type[Fitter] = Fitter,
+) -> Prepared:
+    """Read a store's maps and make the network that is trained on them. Every process has to call it.
+
+    status: per suite the status of its galaxies, as `loader.done_galaxies` returns, which it is where left out;
+    memory_gb and window: as in `Prepared`; from the settings, and the memory there is, where left out. The caller has
+    to close the fitter's loader. Raises StoreError where there is nothing to train or to validate on.
+    """
+    store_path, instrument = Path(config.store), config.instrument_model
+    status = loader.done_galaxies(store_path, config.suites) if status is None else status
+    train = loader.galaxies_of(store_path, status, "train", config.galaxies)
+    val = loader.galaxies_of(store_path, status, "val")
+    pixels, field_of_view_re = instrument.grid(train.shape[-1], train.field_of_view_re)
+    torch.manual_seed(config.seed)
+    model_options = {name: getattr(config, name) for name in ("head", "encoder", "norm", "inputs", "width")}
+    model = MassModel(ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, **model_options))
+    if memory_gb is None:
+        memory_gb = min(ddp.gather(config.memory_gb or loader.default_memory_gb()))
+    if window is None:
+        window = loader.window_for(train, memory_gb, config.batch)
+    selection = loader.ViewSelection(
+        config.tracer, instrument, config.views, lambda observed, r_e: model.inputs(observed, r_e)[1]
+    )
+    batches = loader.open_loader(train, selection, config.batch, config.seed, window, device)
+    try:
+        validation = loader.validation_views(val, config.tracer, instrument, 0.25 * memory_gb)
+        n_validation = sum(ddp.gather(len(validation[2])))
+        return Prepared(fitter_class(config, model, batches, validation, device), memory_gb, window, n_validation)
+    except BaseException:
+        batches.close()
+        raise

@@ -140,7 +140,8 @@ def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> t
     begun, remark = read_begun(out)
     if begun:
         earlier_settings = begun["fit"]
-        if names := ", ".join(sorted(earlier_settings.keys() ^ settings.keys())):
+        # One that changes no result may have come or gone since the run began.
+        if names := ", ".join(sorted((earlier_settings.keys() ^ settings.keys()) - set(FREE_SETTINGS))):
             raise RunError(f"{out / 'run.json'}: there or here is no setting {names} of a fit; choose another --out")
         _refuse(
             out,

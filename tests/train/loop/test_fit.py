@@ -785,6 +785,18 @@ def test_what_is_lost_beside_weights_is_made_again(map_store, tmp_path, two_runs
     assert (run / name).read_bytes() == (two_runs / "0" / name).read_bytes()
 
 
+def test_a_run_from_before_a_setting_that_changes_no_result_goes_on(map_store, tmp_path, two_runs):
+    run = shutil.copytree(two_runs / "0", tmp_path / "run")
+    content = json.loads((run / "run.json").read_text())
+    assert content["fit"].pop("cuda_graph") is True
+    (run / "run.json").write_text(json.dumps(content))
+    assert fit(config_of(map_store, steps=4), run, quiet=True) == content
+    del content["fit"]["width"]
+    (run / "run.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="no setting width of a fit"):
+        fit(config_of(map_store, steps=4), run, quiet=True)
+
+
 def test_a_run_json_with_keys_too_few_or_too_many_is_refused_in_a_sentence(map_store, tmp_path, two_runs):
     """Whoever reads it says so, and nobody ends in another error; what nobody needs may be missing."""
     run = shutil.copytree(two_runs / "0", tmp_path / "run")

@@ -21,7 +21,8 @@ import shlex
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,12 @@ VARIANTS = {
     "both, 1 view": "--views 1",
     "both, 4 views": "--views 4",
     "both, twice the steps": "--steps {twice}",
+    "both, gated": "--join gated",
+    "both, attention": "--join attention",
+    "both, mean of weights": "--ema 100",
+    "both, from single tracers": "--start-from {gas} {stars}",
+    "both, width 8": "--width 8",
+    "both, width 24": "--width 24",
     "both, 256 views a step": "--batch 256 --learning-rate 3e-3",
     "both, weight decay .3": "--weight-decay 0.3",
     "both, plain": "--encoder plain",
@@ -65,8 +72,13 @@ def folder(out: Path, name: str, seed: int) -> Path:
     return out / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
 
 
-def train_one(run: Path, options: str, store_path: Path, steps: int) -> float:
-    """Train one fit, of `both` if the options say nothing else, where it is not there yet; return its seconds."""
+def train_one(run: Path, options: str, store_path: Path, steps: int, needs: Sequence[Future[float]] = ()) -> float:
+    """Train one fit, of `both` if the options say nothing else, where it is not there yet; return its seconds.
+
+    It waits for the fits that it needs.
+    """
+    for fit in needs:
+        fit.result()
     seconds_file = run / "seconds.json"
     if seconds_file.exists():
         return float(json.loads(seconds_file.read_text()))
@@ -116,19 +128,18 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=2, help="fits that run side by side")
     parser.add_argument("--only", nargs="*", choices=VARIANTS, help="names of fits, all where left out")
     args = parser.parse_args()
+    if args.only and not {"gas", "stars"} <= set(args.only) and any("{gas}" in VARIANTS[name] for name in args.only):
+        parser.error("a fit that begins with those of single tracers needs gas and stars too")
     out, names = args.out / f"experiments-{args.store.stem}", list(args.only or VARIANTS)
+    fits: dict[tuple[str, int], Future[float]] = {}
     with ThreadPoolExecutor(args.at_once) as pool:
-        fits = {
-            (name, seed): pool.submit(
-                train_one,
-                folder(out, name, seed),
-                f"{VARIANTS[name].format(twice=2 * args.steps)} --seed {seed}",
-                args.store,
-                args.steps,
-            )
-            for seed in range(args.seeds)
-            for name in names
-        }
+        for seed in range(args.seeds):
+            for name in sorted(names, key=lambda name: "{gas}" in VARIANTS[name]):
+                begins_with = {tracer: folder(out, tracer, seed) for tracer in ("gas", "stars")}
+                options = VARIANTS[name].format(twice=2 * args.steps, **begins_with) + f" --seed {seed}"
+                needs = [fits[tracer, seed] for tracer in begins_with if f"{{{tracer}}}" in VARIANTS[name]]
+                run = folder(out, name, seed)
+                fits[name, seed] = pool.submit(train_one, run, options, args.store, args.steps, needs)
     runs = {name: [folder(out, name, seed) for seed in range(args.seeds)] for name in names}
     where = (args.fresh or args.store, None if args.fresh else "val", out)
     rows: list[list[object]] = []

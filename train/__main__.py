@@ -85,6 +85,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         ("head", str, "posterior density: flow, mixture or gaussian"),
         ("norm", str, "normalisation of activations: group or batch"),
         ("inputs", str, "scale_free, relative (densities too are known up to a factor only) or raw"),
+        ("join", str, "how tracers are joined: concat, gated or attention"),
         ("width", int, "channels of the first convolution"),
         ("galaxies", int, "lineages to train on at most, with all snapshots of each; 0 for all"),
         ("views", int, "views of each at most; 0 for all"),
@@ -95,6 +96,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         ("batch", int, "views per step, over all processes"),
         ("learning-rate", float, "at its peak"),
         ("weight-decay", float, "of AdamW"),
+        ("ema", float, "keep the mean of weights over so many steps; 0 for those of the last step"),
         ("alone-weight", float, "weight, in the loss of `both`, of what each tracer says by itself"),
         ("seed", int, "of weights, batches and noise"),
         ("scale-dex", float, "vary galaxies' velocities by this much, lengths and masses with them (dex)"),
@@ -113,6 +115,12 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     ):
         default = FitConfig.__dataclass_fields__[name.replace("-", "_")].default
         parser.add_argument(f"--{name}", type=kind, help=f"{text} (default: {default})")
+    parser.add_argument(
+        "--start-from",
+        nargs="+",
+        metavar="RUN",
+        help="begin with the weights of trained runs: all of one of the same tracer, encoders of those of others",
+    )
     parser.add_argument(
         "--leave-one-suite-out",
         action="store_true",

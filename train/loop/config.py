@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # These import torch, which a command's --help does not need.
@@ -34,6 +35,7 @@ class FitConfig:
     head: str = "flow"
     norm: str = "group"
     inputs: str = "scale_free"
+    join: str = "concat"
     width: int = 16
     galaxies: int = 0  # most lineages (galaxies' histories) to train on, 0 for all; the first by a hash of their names
     views: int = 0  # most views per galaxy, 0 for all
@@ -44,6 +46,8 @@ class FitConfig:
     batch: int = 64  # views per step, over all processes
     learning_rate: float = 1.5e-3  # at the peak of a one-cycle schedule
     weight_decay: float = 1e-2
+    ema: float = 0.0  # keep the mean of weights over this many steps, exponentially weighted; 0: the last step's
+    start_from: tuple[str, ...] = ()  # run folders of single networks whose weights are begun with, where names agree
     alone_weight: float = (
         0.3  # in the loss of `both`: of the posteriors from each tracer by itself, beside that of both
     )
@@ -72,6 +76,8 @@ class FitConfig:
         for name in ("width", "steps", "round_steps", "batch", "members"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if 0 < self.ema < 1:
+            raise ValueError(f"ema must be at least 1 step, or 0 for none, not {self.ema}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 1, or 0 for none, not {self.patience}")
         for name in ("galaxies", "views"):
@@ -87,6 +93,7 @@ class FitConfig:
             raise ValueError(f"unknown precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
         for name in (
             "weight_decay",
+            "ema",
             "alone_weight",
             "checkpoint_minutes",
             "memory_gb",
@@ -96,6 +103,8 @@ class FitConfig:
                 raise ValueError(f"{name} must be a number that is not negative: {getattr(self, name)}")
         if not self.suites:
             raise ValueError("no suites to train on")
+        if self.leave_one_suite_out and self.start_from:
+            raise ValueError("--leave-one-suite-out cannot start from weights that have seen the suite left out")
         if self.leave_one_suite_out and len(self.suites) < 2:
             raise ValueError("--leave-one-suite-out leaves out one suite after another: it needs two at least")
 
@@ -109,6 +118,7 @@ class FitConfig:
         """
         if robust:
             options = {**ROBUST["gas" if tracer == "gas" else "stars"], **options, "leave_one_suite_out": True}
+        options["start_from"] = tuple(str(Path(run).absolute()) for run in options.get("start_from", ()))
         return cls(store, tracer, suites, **options)
 
     @cached_property

@@ -31,6 +31,7 @@ from kinmass.train.loop.prepare import prepare, refuse_processes
 from kinmass.train.run.calibration import calibrate, calibrate_unseen, is_calibrated
 from kinmass.train.run.checkpoint import (
     FREE_SETTINGS,
+    LATER_SETTINGS,
     RUN_SCHEMA,
     RunError,
     digest_of,
@@ -139,7 +140,7 @@ def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> t
     """Return what `read_begun` does. Raises RunError where the folder holds a run with other settings."""
     begun, remark = read_begun(out)
     if begun:
-        earlier_settings = begun["fit"]
+        earlier_settings = LATER_SETTINGS | begun["fit"]
         # One that changes no result may have come or gone since the run began.
         if names := ", ".join(sorted((earlier_settings.keys() ^ settings.keys()) - set(FREE_SETTINGS))):
             raise RunError(f"{out / 'run.json'}: there or here is no setting {names} of a fit; choose another --out")
@@ -181,7 +182,8 @@ def _read_start(config: FitConfig, settings: dict[str, Any], out: Path) -> _Star
 
 
 def _settings_of(config: FitConfig) -> dict[str, Any]:
-    return dataclasses.asdict(config) | {"suites": list(config.suites), "instrument": config.instrument_model.name}
+    lists = {"suites": list(config.suites), "start_from": list(config.start_from)}
+    return dataclasses.asdict(config) | lists | {"instrument": config.instrument_model.name}
 
 
 def check(config: FitConfig, out: Path, filled: bool = True) -> None:
@@ -279,7 +281,9 @@ def _fit(
         say(remark)
     # A run that moves to another machine streams and validates the same views as before.
     memory_gb, window = (start.state["memory_gb"], start.state["window"]) if start.state else (None, None)
-    prepared = prepare(config, device, start.status, memory_gb, window, fitter_class)
+    # Where it goes on, weights are the checkpoint's.
+    begun_with = dataclasses.replace(config, start_from=()) if start.state else config
+    prepared = prepare(begun_with, device, start.status, memory_gb, window, fitter_class)
     opened.callback(prepared.fitter.loader.close)
     for line in prepared.describe():
         say(line)

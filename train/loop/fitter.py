@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kinmass.gen.instrument import observe
 from kinmass.train import distributed as ddp
@@ -114,6 +115,11 @@ class Fitter:
         self.batch_rows = np.zeros(0, dtype=np.int64)
         recorded = on_gpu and config.cuda_graph
         self._gradient = Recorded(self._gradient_of, list(self.model.parameters())) if recorded else self._gradient_anew
+        # The network that is validated and kept: the mean over steps, or the one that is trained.
+        self._mean = (
+            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / config.ema)) if config.ema else None
+        )
+        self.kept: MassModel = self._mean.module if self._mean else self.model  # type: ignore[assignment]
         self._begin_round()
 
     def _gradient_anew(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -163,6 +169,8 @@ class Fitter:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimiser.step()
         self.schedule.step()
+        if self._mean:
+            self._mean.update_parameters(self.model)
         self._round_sums += torch.stack([loss, norm]).double()
         self._unchecked_steps.append((self.step, self.batch_rows, is_finite.clone(), torch.isfinite(norm)))
         self.step += 1
@@ -258,9 +266,7 @@ class Fitter:
                 "loss": values["loss/val_calibrated"], "step": self.step,
                 "dispersion": values["dispersion/mean"], "bias": values["bias/mean"],
             }  # fmt: skip
-            self.best_weights = {
-                name: weight.detach().cpu().clone() for name, weight in self.model.state_dict().items()
-            }
+            self.best_weights = {name: weight.detach().cpu().clone() for name, weight in self.kept.state_dict().items()}
             self.stale = 0
         else:
             self.stale += 1
@@ -286,19 +292,19 @@ class Fitter:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        self.model.eval()
+        self.kept.eval()
         latents, weights, ranks, residuals = [], [], [], []
         r_e, truth = (
             x.to(self.device, self._dtype) for x in (self._val_views.half_mass_radius_kpc, self._val_views.log10_menc)
         )
         for view_rows in torch.arange(len(r_e), device=self.device).split(512) if len(r_e) else ():
             observed = self._val_observed[view_rows]
-            features, unit = self.model.features(observed, r_e[view_rows])
-            latent, weight = self.model.density.latent(features, truth[view_rows] - unit[:, None])
+            features, unit = self.kept.features(observed, r_e[view_rows])
+            latent, weight = self.kept.density.latent(features, truth[view_rows] - unit[:, None])
             latents.append(latent)
             weights.append(weight)
             # Few samples suffice: the curves need the median to a few hundredths of the posterior's width only.
-            samples = self.model.profiles(features, unit, r_e[view_rows], self._val_normal[:, view_rows])
+            samples = self.kept.profiles(features, unit, r_e[view_rows], self._val_normal[:, view_rows])
             residuals.append(samples.median(0).values - truth[view_rows])
             ranks.append((samples < truth[view_rows]).sum(0))
         local_results = [torch.cat(x).cpu().numpy() for x in (latents, weights, residuals, ranks) if x]
@@ -330,10 +336,10 @@ class Fitter:
 
         Shapes are (n, 8, Q, Q), (K,), (n, K) and (200, n, K).
         """
-        self.model.eval()
+        self.kept.eval()
         rows = np.unique(np.linspace(0, len(self._val_views) - 1, min(n, len(self._val_views))).astype(int))
         views, observed = self._val_views[rows], self._val_observed[torch.as_tensor(rows)]
-        samples = self.model.sample(observed, views.half_mass_radius_kpc.to(self.device, self._dtype), 200)
+        samples = self.kept.sample(observed, views.half_mass_radius_kpc.to(self.device, self._dtype), 200)
         return observed.cpu().numpy(), np.array(RADII_RE), views.log10_menc.numpy(), samples.cpu().numpy(), views.ids()
 
     def state(self) -> dict[str, Any]:
@@ -341,13 +347,15 @@ class Fitter:
         return {
             "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(), "step": self.step, "stale": self.stale,
-            "best": self.best, "best_weights": self.best_weights,
+            "best": self.best, "best_weights": self.best_weights, "mean": self._mean.state_dict() if self._mean else {},
             "round_step": self.round_step, "sums": ddp.gather(self._round_sums.tolist()),
         }  # fmt: skip
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a `state()` of any number of processes. Raises RuntimeError or KeyError for another network."""
         self.model.load_state_dict(state["model"])
+        if self._mean:
+            self._mean.load_state_dict(state["mean"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.step, self.stale, self.best = state["step"], state["stale"], state["best"]

@@ -12,6 +12,7 @@ from kinmass.train.data.dataset import RADII_RE
 from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.model.network import MassModel, ModelConfig
+from kinmass.train.run.checkpoint import RunError, load
 
 
 def refuse_processes(config: FitConfig, device: torch.device) -> None:
@@ -65,6 +66,29 @@ class Prepared:
         return lines
 
 
+def _begin_with(model: MassModel, run: Path, suites: tuple[str, ...]) -> None:
+    """Take over a trained run's weights: all of them from the same kind of network, else those of its encoders.
+
+    Raises RunError where the run cannot be read, is of another network, or has seen other suites than `suites`: an
+    evaluation would take these for unseen ones.
+    """
+    earlier, content = load(run)
+    if seen := sorted(set(content["fit"]["suites"]) - set(suites)):
+        raise RunError(f"{run} was trained on {', '.join(seen)}, which this fit leaves out: it cannot start from it")
+    weights, own = earlier.state_dict(), model.state_dict()
+    if earlier.config.tracer != model.config.tracer:
+        weights = {name: weight for name, weight in weights.items() if name.startswith("encoders.") and name in own}
+    shapes, own_shapes = ({name: weight.shape for name, weight in x.items()} for x in (weights, own))
+    same = ("encoder", "norm", "inputs", "width", "n_features", "join", "pixels", "field_of_view_re", "radii_re")
+    different = [name for name in same if getattr(earlier.config, name) != getattr(model.config, name)]
+    if different or not weights or not shapes.items() <= own_shapes.items():
+        raise RunError(
+            f"{run} has weights of another network ({', '.join(different) or earlier.config.tracer}): "
+            "this fit cannot start from it"
+        )
+    model.load_state_dict(own | weights)
+
+
 def prepare(
     config: FitConfig,
     device: torch.device,
@@ -77,7 +101,8 @@ def prepare(
 
     status: per suite the status of its galaxies, as `loader.done_galaxies` returns, which it is where left out;
     memory_gb and window: as in `Prepared`; from the settings, and the memory there is, where left out. The caller has
-    to close the fitter's loader. Raises StoreError where there is nothing to train or to validate on.
+    to close the fitter's loader. Raises StoreError where there is nothing to train or to validate on, RunError for
+    a run to start from that cannot be read, is of another network, or has seen suites that are not trained on here.
     """
     store_path, instrument = Path(config.store), config.instrument_model
     status = loader.done_galaxies(store_path, config.suites) if status is None else status
@@ -85,8 +110,10 @@ def prepare(
     val = loader.galaxies_of(store_path, status, "val")
     pixels, field_of_view_re = instrument.grid(train.shape[-1], train.field_of_view_re)
     torch.manual_seed(config.seed)
-    model_options = {name: getattr(config, name) for name in ("head", "encoder", "norm", "inputs", "width")}
+    model_options = {name: getattr(config, name) for name in ("head", "encoder", "norm", "inputs", "width", "join")}
     model = MassModel(ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, **model_options))
+    for run in config.start_from:
+        _begin_with(model, Path(run), config.suites)
     if memory_gb is None:
         memory_gb = min(ddp.gather(config.memory_gb or loader.default_memory_gb()))
     if window is None:

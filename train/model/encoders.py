@@ -151,11 +151,27 @@ class PolarEncoder(nn.Module):
         values, valid = cells[:, :3], cells[:, 3:]
         return torch.cat([values / torch.clamp(valid, min=1e-3) * (valid > 1e-3), valid], dim=1)
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return features (N, F)."""
+    def rings(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return what each ring shows (N, C, R), pooled over angles."""
         cells = self.polar(maps)
         x = self.layers(torch.cat([cells, self.radius.expand(len(cells), -1, -1, -1)], dim=1))
-        return self.out(torch.cat([x.mean(3), x.amax(3)], dim=1).flatten(1))
+        return torch.cat([x.mean(3), x.amax(3)], dim=1)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return features (N, F)."""
+        return self.out(self.rings(maps).flatten(1))
+
+
+class RingEncoder(PolarEncoder):
+    """A `PolarEncoder` that keeps rings apart, for `join.AttentionJoin`."""
+
+    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float):
+        super().__init__(width, n_features, norm, pixels, field_of_view_re)
+        del self.out
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return rings (N, R, C)."""
+        return self.rings(maps).transpose(1, 2)
 
 
 ENCODERS = {"plain": PlainEncoder, "residual": ResidualEncoder, "polar": PolarEncoder}

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from kinmass.train.model.density import ProfileDensity
-from kinmass.train.model.encoders import ENCODERS
+from kinmass.train.model.encoders import ENCODERS, RINGS, RingEncoder
+from kinmass.train.model.join import JOINS, AttentionJoin, ConcatJoin, GatedJoin
 from kinmass.train.model.scaling import clip_to_mass_limits, flip_sky, raw, scale_free, tracers_of
 
 # N views, P pixels along a side, K radii, S samples
@@ -27,6 +28,7 @@ class ModelConfig:
     inputs: str = "scale_free"
     width: int = 16
     n_features: int = 96
+    join: str = "concat"
 
     def to_json(self) -> dict[str, object]:
         """Return the configuration as plain values for JSON."""
@@ -36,7 +38,7 @@ class ModelConfig:
 class MassModel(nn.Module):
     """Posterior of log10 M(<x R_e) [Msun] at the configured radii x, from observed maps.
 
-    Raises ValueError for an unknown tracer, encoder, norm, head or inputs.
+    Raises ValueError for an unknown tracer, encoder, norm, head, inputs or join, or some that do not go together.
     """
 
     log10_radii_re: torch.Tensor
@@ -47,12 +49,23 @@ class MassModel(nn.Module):
         self.tracers = tracers_of(config.tracer)
         if config.encoder not in ENCODERS:
             raise ValueError(f"unknown encoder {config.encoder!r}; there are {', '.join(ENCODERS)}")
-        encoder_options = config.width, config.n_features, config.norm, config.pixels, config.field_of_view_re
-        self.encoders = nn.ModuleDict({t: ENCODERS[config.encoder](*encoder_options) for t in self.tracers})
         if config.inputs not in INPUTS:
             raise ValueError(f"unknown inputs {config.inputs!r}; there are {', '.join(INPUTS)}")
-        n_joined = config.n_features * len(self.tracers) + (config.inputs == "raw")
-        self.join = nn.Sequential(nn.SiLU(), nn.Linear(n_joined, config.n_features), nn.SiLU())
+        if config.join not in JOINS:
+            raise ValueError(f"unknown join {config.join!r}; there are {', '.join(JOINS)}")
+        attends = config.join == "attention"
+        if attends and (config.encoder != "polar" or config.inputs == "raw"):
+            raise ValueError("join attention is between rings: it needs encoder polar, and inputs that are not raw")
+        encoder_options = config.width, config.n_features, config.norm, config.pixels, config.field_of_view_re
+        encoder = RingEncoder if attends else ENCODERS[config.encoder]
+        self.encoders = nn.ModuleDict({t: encoder(*encoder_options) for t in self.tracers})
+        # What the maps themselves do not show: lengths.
+        parts = [config.n_features] * len(self.tracers) + [1] * (config.inputs == "raw")
+        self.join: nn.Module
+        if attends:
+            self.join = AttentionJoin(RINGS, 4 * config.width, len(self.tracers), config.n_features)
+        else:
+            self.join = (GatedJoin if config.join == "gated" else ConcatJoin)(parts, config.n_features)
         self.register_buffer("log10_radii_re", torch.tensor(config.radii_re).log10(), persistent=False)
         self.density = ProfileDensity(config.n_features, config.radii_re, config.head)
 
@@ -79,14 +92,13 @@ class MassModel(nn.Module):
         """
         inputs, log10_unit = self.inputs(observed, half_mass_radius_kpc)
         encoded = [self.encoders[t](inputs[t]) for t in self.tracers]
-        # The maps themselves do not show lengths.
         lengths = [torch.log10(half_mass_radius_kpc)[:, None]] if self.config.inputs == "raw" else []
-        sets = [torch.cat([*encoded, *lengths], dim=1)]
+        sets = [[*encoded, *lengths]]
         if alone and len(encoded) > 1:
             for kept in range(len(encoded)):
-                parts = [x if i == kept else torch.zeros_like(x) for i, x in enumerate(encoded)]
-                sets.append(torch.cat([*parts, *lengths], dim=1))
-        return self.join(torch.cat(sets)).unflatten(0, (len(sets), len(observed))), log10_unit
+                sets.append([x if i == kept else torch.zeros_like(x) for i, x in enumerate(encoded)] + lengths)
+        joined = self.join([torch.cat(parts) for parts in zip(*sets, strict=True)])
+        return joined.unflatten(0, (len(sets), len(observed))), log10_unit
 
     def symmetric_features(
         self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor

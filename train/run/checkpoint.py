@@ -22,6 +22,10 @@ RUN_SCHEMA = 8
 FREE_SETTINGS = ("store", "checkpoint_minutes", "memory_gb", "compile", "cuda_graph", "leave_one_suite_out")
 
 
+#: Settings that came later than the schema, and what they are in runs that do not tell.
+LATER_SETTINGS: dict[str, Any] = {"join": "concat", "ema": 0.0, "start_from": []}
+
+
 class RunError(ValueError):
     """A run folder is missing, damaged, or holds something other than what is needed."""
 
@@ -49,7 +53,7 @@ _FIT_FIELDS: dict[str, Any] = {
     "seed": (int, ...),
 } | {name: (float, ...) for name in Augmentation.__dataclass_fields__}
 _NETWORK_FIELDS: dict[str, Any] = {
-    field.name: (list[float] if field.name == "radii_re" else field.type, ...)
+    field.name: (list[float] if field.name == "radii_re" else field.type, LATER_SETTINGS.get(field.name, ...))
     for field in dataclasses.fields(ModelConfig)
 }
 #: What whoever reads a run needs of its fit's settings; `kinmass fit` compares them all.

@@ -1,0 +1,141 @@
+"""Which weights a fit begins with, and which it keeps."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from kinmass.train import distributed as ddp
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import Stopped, fit
+from kinmass.train.loop.fitter import Fitter
+from kinmass.train.run.checkpoint import RunError, read_tensors
+
+SUITES = ("bursty", "middle", "quiet")
+#: A fit whose one step moves nothing.
+STILL = {"steps": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
+
+
+def config_of(map_store: Path, **options: object) -> FitConfig:
+    small = {"tracer": "both", "suites": SUITES, "width": 4, "steps": 4, "round_steps": 4, "batch": 8}
+    return FitConfig(str(map_store), **small | options)
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(run / "model.pt")
+
+
+def test_the_mean_of_weights_is_that_of_all_steps_also_when_stopped(map_store, tmp_path):
+    """Added up by hand from the weights after each step; a fit that is stopped goes on with its mean, to the bit."""
+
+    class Noting(Fitter):
+        def _take_step(self) -> None:
+            super()._take_step()
+            weights = self.model.state_dict().items()
+            after_steps.append({name: weight.clone() for name, weight in weights if weight.is_floating_point()})
+
+    class Stopping(Fitter):
+        def _take_step(self) -> None:
+            super()._take_step()
+            if self.step == 3:
+                ddp.request_stop()
+
+    config, after_steps = config_of(map_store, steps=8, round_steps=8, ema=4.0), []
+    fit(config, tmp_path / "whole", quiet=True, fitter_class=Noting)
+    mean = after_steps[0]
+    for weights in after_steps[1:]:
+        mean = {name: 0.75 * mean[name] + 0.25 * weights[name] for name in mean}
+    kept = weights_of(tmp_path / "whole")
+    for name, weight in mean.items():
+        torch.testing.assert_close(kept[name], weight, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(kept["join.1.weight"], after_steps[-1]["join.1.weight"])
+    with pytest.raises(Stopped, match="at step 3"):
+        fit(config, tmp_path / "stopped", quiet=True, fitter_class=Stopping)
+    fit(config, tmp_path / "stopped", quiet=True)
+    resumed = weights_of(tmp_path / "stopped")
+    assert all(torch.equal(resumed[name], kept[name]) for name in kept)
+
+
+@pytest.fixture(scope="module")
+def trained(map_store, tmp_path_factory):
+    """Folders of trained runs: of both tracers, and of stars alone."""
+    folder = tmp_path_factory.mktemp("trained")
+    for tracer in ("both", "stars"):
+        fit(config_of(map_store, tracer=tracer, seed=1), folder / tracer, quiet=True)
+    return folder
+
+
+@pytest.mark.parametrize(("tracer", "earlier"), [("both", "both"), ("both", "stars"), ("gas", "both")])
+def test_a_fit_starts_from_trained_weights(map_store, tmp_path, trained, tracer, earlier):
+    """From all of them where the tracers are the same, else from the encoders that both have; the rest is its own."""
+    fit(config_of(map_store, tracer=tracer, **STILL), tmp_path / "own", quiet=True)
+    config = config_of(map_store, tracer=tracer, start_from=(str(trained / earlier),), **STILL)
+    fit(config, tmp_path / "begun", quiet=True)
+    begun, own, before = weights_of(tmp_path / "begun"), weights_of(tmp_path / "own"), weights_of(trained / earlier)
+    taken = {name for name in begun if name in before and (tracer == earlier or name.startswith("encoders."))}
+    assert any(name.startswith("encoders.") for name in taken)
+    for name, weight in begun.items():
+        torch.testing.assert_close(weight, (before if name in taken else own)[name], rtol=1e-5, atol=1e-6)
+        if name in taken and "conv1" in name:
+            assert not torch.equal(before[name], own[name])
+
+
+def test_a_fit_that_goes_on_needs_no_run_to_start_from(map_store, tmp_path, trained):
+    """Its weights are in the checkpoint: the run that it began with may be gone by then."""
+    begun_with = tmp_path / "earlier"
+    fit(config_of(map_store, tracer="stars"), begun_with, quiet=True)
+    config = config_of(map_store, start_from=(str(begun_with),))
+    fit(config, tmp_path / "whole", quiet=True)
+
+    class Stopping(Fitter):
+        def _take_step(self) -> None:
+            super()._take_step()
+            ddp.request_stop()
+
+    with pytest.raises(Stopped):
+        fit(config, tmp_path / "stopped", quiet=True, fitter_class=Stopping)
+    begun_with.rename(tmp_path / "gone")
+    fit(config, tmp_path / "stopped", quiet=True)
+    whole, stopped = weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped")
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    with pytest.raises(RunError, match="another start_from"):
+        fit(dataclasses.replace(config, start_from=()), tmp_path / "stopped", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"width": 8}, r"weights of another network \(width\): this fit cannot start from it"),
+        ({"tracer": "gas", "width": 4, "of": "stars"}, r"weights of another network \(stars\)"),
+        ({"suites": ("bursty", "quiet")}, "was trained on middle, which this fit leaves out"),
+        ({"of": "nowhere"}, "is no run folder"),
+    ],
+)
+def test_what_a_fit_cannot_start_from_is_said(map_store, tmp_path, trained, options, words):
+    earlier = trained / options.pop("of", "both")
+    with pytest.raises(RunError, match=words):
+        fit(config_of(map_store, start_from=(str(earlier),), **options), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_suite_that_is_left_out_was_not_seen_before_either(map_store):
+    with pytest.raises(ValueError, match="cannot start from weights that have seen the suite left out"):
+        config_of(map_store, start_from=("run",), leave_one_suite_out=True)
+    with pytest.raises(ValueError, match=r"ema must be at least 1 step, or 0 for none, not 0\.5"):
+        config_of(map_store, ema=0.5)
+
+
+def test_a_run_from_before_these_settings_has_their_defaults(map_store, tmp_path, trained):
+    run = trained / "stars"
+    content = json.loads((run / "run.json").read_text())
+    before = (run / "model.pt").read_bytes()
+    for section, names in (("fit", ("join", "ema", "start_from")), ("model", ("join",))):
+        for name in names:
+            del content[section][name]
+    (run / "run.json").write_text(json.dumps(content))
+    fit(config_of(map_store, tracer="stars", seed=1), run, quiet=True)
+    assert (run / "model.pt").read_bytes() == before
+    with pytest.raises(RunError, match=r"another join \(concat there, gated asked for\)"):
+        fit(config_of(map_store, tracer="stars", seed=1, join="gated"), run, quiet=True)

@@ -132,6 +132,28 @@ def gain(ratios: pd.DataFrame, instrument: str, train: str) -> Figure:
     return figure
 
 
+def gain_where(gains: pd.DataFrame) -> Figure:
+    """Draw the dispersion of the best single tracer over that of both against radius and in bins of each column."""
+    columns = ["radius", *(c for c in _COLUMN if c in set(gains.column))]
+    figure, axes = plt.subplots(
+        1, len(columns), figsize=(3 * len(columns) + 0.6, 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, column in zip(axes[0], columns, strict=True):
+        rows = gains[gains.column == column].sort_values("low")
+        positions = rows.low.to_numpy() if column == "radius" else np.arange(len(rows))
+        error = [(rows.ratio - rows.lo).clip(lower=0), (rows.hi - rows.ratio).clip(lower=0)]
+        axis.errorbar(positions, rows.ratio, np.array(error), fmt="o-", ms=4, lw=1, color=COLOUR["both"], capsize=2)
+        axis.axhline(1, color="k", lw=0.8)
+        axis.set_xlabel(_COLUMN.get(column, _RADIUS))
+        if column == "radius":
+            radius_axis(axis)
+        else:
+            labels = [f"{_bin_label(row.low, row.high)}\n({row.n_galaxies})" for row in rows.itertuples()]
+            axis.set_xticks(positions, labels, fontsize=8)
+    axes[0, 0].set_ylabel("best single tracer / both")
+    return figure
+
+
 def train_by_test(summary: pd.DataFrame, instrument: str, tracer: str = "both") -> Figure:
     """Draw matrices of dispersion, bias, coverage and share out of distribution.
 

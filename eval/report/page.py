@@ -39,6 +39,8 @@ _TEXT = {
     "gain": "How much is gained by both tracers, on the views that all three networks can use: the dispersion "
     "of the better single tracer over that of both. Bars: 68 % intervals; P: probability that the ratio"
     " exceeds 1 (paired bootstrap).",
+    "gain_where": "The same ratio at each radius, and averaged over radii in bins of what the galaxy and its view are "
+    "like (galaxies in brackets): above one, both tracers together do better than the better of the two alone.",
     "matrix": "Networks using both tracers, trained on the suites of a row and tested on the suite of a column. "
     "Off the diagonal the simulation has changed. A view is out of distribution when it is less like the training "
     "galaxies than 95 % of those kept for validation: 5 % are where nothing has changed.",
@@ -87,6 +89,7 @@ class Results:
     table: pd.DataFrame
     summary: pd.DataFrame
     ratios: pd.DataFrame
+    gains: pd.DataFrame
     beside: pd.DataFrame
     gap: pd.DataFrame
     closed: pd.DataFrame
@@ -108,7 +111,7 @@ def read_results(folder: Path) -> Results:
     """Read a results folder. Raises ValueError when the tables are not there."""
     try:
         origin = json.loads((folder / "tables.json").read_text())
-        names = ("table", "summary", "ratios", "beside", "gap", "closed", "bins", "calibration")
+        names = ("table", "summary", "ratios", "gains", "beside", "gap", "closed", "bins", "calibration")
         tables = [pd.read_parquet(folder / f"{name}.parquet") for name in names]
         missing = {"store", "runs", "part", "versions"} - set(origin) | ({*SHOWN, "ood_share"} - set(tables[1].columns))
         if missing:
@@ -123,8 +126,9 @@ def read_results(folder: Path) -> Results:
     # Without plain networks, another kind (for any tracer, or trained with variations) is shown in their place.
     if "cnn" not in networks:
         tables = [t.replace({"estimator": {networks[0]: "cnn"}}) for t in tables]
-    table, summary, ratios, *others = tables
-    return Results(origin, table, summary, ratios[ratios.estimator == "cnn"], *others)
+    table, summary, ratios, gains, *others = tables
+    of_cnn = [ratios[ratios.estimator == "cnn"], gains[gains.estimator == "cnn"]]
+    return Results(origin, table, summary, *of_cnn, *others)
 
 
 def headlines(results: Results) -> list[str]:
@@ -294,6 +298,11 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         yield section(
             "What two tracers gain", "gain", [("gain", figures.gain(ratios, instrument, train), "")], narrow=True
         )
+        gains = results.gains[(results.gains.instrument == instrument) & (results.gains.train == train)]
+        where = gains[gains.test == tested[0]]
+        if len(where):
+            captioned = [("gain-where", figures.gain_where(where), f"Tested on {tested[0]}.")]
+            yield section("Where two tracers gain", "gain_where", captioned, wide=True)
     joint = results.summary[(results.summary.estimator == "cnn") & (results.summary.instrument == instrument)]
     joint = joint[(joint.tracer == "both") & (joint.test != ALL)]
     if joint.train.nunique() > 1:

@@ -449,18 +449,22 @@ def value_and_interval(values: np.ndarray) -> dict[str, float]:
     return {"value": float(values[0]), "lo": float(low), "hi": float(high)}
 
 
-def ratio(single: Sequence[Sums], both: Sums) -> dict[str, float]:
+def ratio(single: Sequence[Sums], both: Sums, radii: slice = slice(None)) -> dict[str, float]:
     """Return the dispersion of the best single tracer over that of both, each averaged over radii, with its interval.
 
-    The bootstrap is paired: a replicate draws the same lineages for every tracer. `above_1` is the share of
-    replicates in which both tracers together do better, the probability that the ratio exceeds one.
+    radii: numbers of those to average over. The bootstrap is paired: a replicate draws the same lineages for every
+    tracer. `above_1` is the share of replicates (of those with a dispersion) in which both tracers together do better,
+    the probability that the ratio exceeds one.
     """
-    dispersions = [mean_over_radii(replicates(s)["dispersion"]) for s in (*single, both)]
-    ratios = np.min(dispersions[:-1], axis=0) / dispersions[-1]
+    dispersions = [mean_over_radii(replicates(s)["dispersion"][:, radii]) for s in (*single, both)]
+    # A replicate that draws a single view, again and again, has no dispersion.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.min(dispersions[:-1], axis=0) / dispersions[-1]
     result = value_and_interval(ratios)
+    finite = ratios[1:][np.isfinite(ratios[1:])]
     return {
         "ratio": result["value"],
         "lo": result["lo"],
         "hi": result["hi"],
-        "above_1": float(np.mean(ratios[1:] > 1)),
+        "above_1": float(np.mean(finite > 1)) if len(finite) else float("nan"),
     }

@@ -46,6 +46,7 @@ COLUMNS = [*KEYS, "radius", *_COUNTS, *_MEASURES]
 SHOWN = [*KEYS, "n_seeds", "n_galaxies", "radius_min", "radius_max", "answered_min", "answered_max", "dispersion",
          "dispersion_robust", "bias", "coverage_68"]  # fmt: skip
 _RATIO = ["estimator", "instrument", "train", "test", "ratio", "lo", "hi", "above_1"]
+_GAINS = [*_RATIO[:4], "column", "low", "high", "n_galaxies", *_RATIO[4:]]
 _GAP = [*KEYS, "rmse_ratio", "rmse_ratio_lo", "rmse_ratio_hi", "rmse", "rmse_home", "coverage_68", "coverage_68_home",
         "log_prob_loss", "log_prob_loss_lo", "log_prob_loss_hi", "ood_share", "ood_auc"]  # fmt: skip
 _BESIDE = [*KEYS, "beside", "radius_min", "radius_max", "answered_min", "answered_max", "n_galaxies",
@@ -154,6 +155,28 @@ def to_ratios(sums: dict[Group, Sums]) -> pd.DataFrame:
             single = [sums[replace(group, tracer=t)] for t in ("gas", "stars")]
             rows.append({k: getattr(group, k) for k in _RATIO[:4]} | ratio(single, both))
     return pd.DataFrame(rows, columns=_RATIO).sort_values(_RATIO[:4], kind="stable", ignore_index=True)
+
+
+def to_gains(sums: dict[Group, Sums]) -> pd.DataFrame:
+    """Return where both tracers gain: `to_ratios` at each radius, and in bins of what a galaxy and its view are like.
+
+    column: `radius` [R_e], for which low is high, or one of `predictions.COLUMNS`, averaged over radii. On the same
+    views as `to_ratios`.
+    """
+    rows = []
+    for group, both in sums.items():
+        if group.column.split(" ")[0] != "common" or group.tracer != "both" or both.galaxies < 2:
+            continue
+        single = [sums[replace(group, tracer=t)] for t in ("gas", "stars")]
+        row: dict[str, Any] = {k: getattr(group, k) for k in _RATIO[:4]} | {"n_galaxies": both.galaxies}
+        if column := group.column.removeprefix("common").strip():
+            low, high = VIEW_COLUMNS[column][1][group.bin : group.bin + 2]
+            rows.append(row | {"column": column, "low": low, "high": high} | ratio(single, both))
+        else:
+            for k, radius in enumerate(RADII_RE):
+                here = {"column": "radius", "low": radius, "high": radius}
+                rows.append(row | here | ratio(single, both, slice(k, k + 1)))
+    return pd.DataFrame(rows, columns=_GAINS).sort_values(_GAINS[:6], kind="stable", ignore_index=True)
 
 
 def to_beside(sums: dict[Group, Sums]) -> pd.DataFrame:
@@ -380,6 +403,7 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
         "bins": everything[~plain].reset_index(drop=True),
         "summary": summary,
         "ratios": to_ratios(sums),
+        "gains": to_gains(sums),
         "beside": to_beside(sums),
         "gap": to_gap(sums),
         "closed": to_closed(sums),

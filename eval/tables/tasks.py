@@ -39,7 +39,8 @@ class Group:
     """Key of one set of table rows: an estimator on a test suite, on all of its views or on those of a bin.
 
     For all views, column is empty and bin is -1. A column of COLUMNS has bins numbered from 0. The column `common` has
-    one bin, number 0: the views that gas, stars and both can all use, from which ratios between tracers are made.
+    one bin, number 0: the views that gas, stars and both can all use, from which ratios between tracers are made; a
+    column `common NAME` has the bins of the column NAME among these.
     Of a network there are columns `beside NAME`, with its sums in bin 0 and those of the classical estimator NAME in
     bin 1, both over the views and radii at which both have an answer.
     seed: that of a network which was trained several times; None for all of them together.
@@ -227,20 +228,18 @@ def measure_block(sources: Sequence[Source], part: Part, block: slice, checked: 
         group = Group(source.name, source.instrument, source.tracer, source.train, part.suite, seed=source.seed)
         used = data["state"] == PREDICTED
         sums[group] = add_up(views[used], left_out=int((data["state"] == UNUSABLE).sum()))
-        for column, (_, edges) in COLUMNS.items():
-            bin_number = np.digitize(data[column], edges) - 1
-            for i in range(len(edges) - 1):
-                in_bin = used & (bin_number == i)
-                if in_bin.any():
-                    sums[replace(group, column=column, bin=i)] = add_up(views[in_bin])
+        for column, i, in_bin in _bins(data, used):
+            sums[replace(group, column=column, bin=i)] = add_up(views[in_bin])
     for (name, instrument, train), trio in _trios(measured).items():
         measured_trio = [measured[source] for source in trio]
         usable_by_all = np.all(
             [(d["state"] == PREDICTED) & (v.values[:, 0] > 0).all(1) for v, d in measured_trio], axis=0
         )
-        for source, (v, _) in zip(trio, measured_trio, strict=True):
+        for source, (v, data) in zip(trio, measured_trio, strict=True):
             group = Group(name, instrument, source.tracer, train, part.suite, "common", 0, source.seed)
             sums[group] = add_up(v[usable_by_all])
+            for column, i, in_bin in _bins(data, usable_by_all):
+                sums[replace(group, column=f"common {column}", bin=i)] = _without_residuals(add_up(v[in_bin]))
     for network, (views, _) in measured.items():
         for classical, (classical_views, _) in measured.items():
             if network.run is None or classical.run is not None or classical.instrument != network.instrument:
@@ -250,10 +249,23 @@ def measure_block(sources: Sequence[Source], part: Part, block: slice, checked: 
                     network.name, network.instrument, network.tracer, network.train, part.suite,
                     f"beside {classical.name}", i, network.seed,
                 )  # fmt: skip
-                # Histograms of residuals would be most of what travels, and nothing is made of them.
-                total = add_up(common)
-                sums[group] = replace(total, residual=total.residual[:0])
+                sums[group] = _without_residuals(add_up(common))
     return sums
+
+
+def _bins(data: dict[str, np.ndarray], chosen: np.ndarray) -> Iterable[tuple[str, int, np.ndarray]]:
+    """Yield the name and number of every bin of COLUMNS with chosen views (N,) in it, and which these are."""
+    for column, (_, edges) in COLUMNS.items():
+        bin_number = np.digitize(data[column], edges) - 1
+        for i in range(len(edges) - 1):
+            in_bin = chosen & (bin_number == i)
+            if in_bin.any():
+                yield column, i, in_bin
+
+
+def _without_residuals(sums: Sums) -> Sums:
+    """Return sums without histograms of residuals, which are most of what travels, where nothing is made of them."""
+    return replace(sums, residual=sums.residual[:0])
 
 
 def _trios(sources: Iterable[Source]) -> dict[tuple[str, str, str], list[Source]]:

@@ -106,6 +106,36 @@ def test_pooled_rows_hold_every_suite(results):
     assert tex.count(r" \\") == len(pd.read_csv(results / "summary.csv")) + 1
 
 
+def test_where_two_tracers_gain_is_what_numpy_finds(results, runs, map_store):
+    """At every radius and in every bin, on the views that all three networks use."""
+    trees = {
+        name: xarray.open_datatree(run / f"predictions.zarr/{map_store.stem}/quiet/all/{name}", engine="zarr")
+        for run in runs
+        if (name := run.name) in ("gas", "stars", "both")
+    }
+    data = trees["both"]["constant_data"]
+    used = np.all([tree["constant_data"].state.to_numpy() == 1 for tree in trees.values()], axis=0)
+    errors = {
+        name: np.median(tree["posterior"].log10_menc[0].to_numpy(), axis=0).astype(float)
+        - data.log10_menc_true.to_numpy()
+        for name, tree in trees.items()
+    }
+    gains = pd.read_csv(results / "gains.csv")
+    gains = gains[(gains.test == "quiet") & (gains.train == "bursty+middle+quiet")]
+    assert set(gains.column) == {"radius", "log10_stellar_mass", "inclination", "gas_fraction", "rotation_support"}
+    assert list(gains.low[gains.column == "radius"]) == pytest.approx(RADII_RE)
+    for row in gains.itertuples():
+        if row.column == "radius":
+            views, radii = used, [RADII_RE.index(pytest.approx(row.low))]
+        else:
+            views = used & np.asarray((data[row.column] >= row.low) & (data[row.column] < row.high))
+            radii = list(range(K))
+        spread = {name: np.std(error[views][:, radii], axis=0).mean() for name, error in errors.items()}
+        assert row.n_galaxies == len(set(data.galaxy.to_numpy()[views].tolist()))
+        assert row.ratio == pytest.approx(min(spread["gas"], spread["stars"]) / spread["both"], rel=1e-9), row
+        assert row.lo <= row.hi
+
+
 def test_only_what_changed_is_inferred_again(runs, map_store, tmp_path):
     """Told by the time at which each block was written; a new calibration makes all blocks of its run stale."""
     copies = [tmp_path / run.name for run in runs[:2]]

@@ -31,7 +31,6 @@ from kinmass.train.loop.prepare import prepare, refuse_processes
 from kinmass.train.run.calibration import calibrate, calibrate_unseen, is_calibrated
 from kinmass.train.run.checkpoint import (
     FREE_SETTINGS,
-    LATER_SETTINGS,
     RUN_SCHEMA,
     RunError,
     digest_of,
@@ -140,7 +139,7 @@ def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> t
     """Return what `read_begun` does. Raises RunError where the folder holds a run with other settings."""
     begun, remark = read_begun(out)
     if begun:
-        earlier_settings = LATER_SETTINGS | begun["fit"]
+        earlier_settings = begun["fit"]
         # One that changes no result may have come or gone since the run began.
         if names := ", ".join(sorted((earlier_settings.keys() ^ settings.keys()) - set(FREE_SETTINGS))):
             raise RunError(f"{out / 'run.json'}: there or here is no setting {names} of a fit; choose another --out")

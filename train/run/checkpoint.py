@@ -53,7 +53,7 @@ _FIT_FIELDS: dict[str, Any] = {
     "seed": (int, ...),
 } | {name: (float, ...) for name in Augmentation.__dataclass_fields__}
 _NETWORK_FIELDS: dict[str, Any] = {
-    field.name: (list[float] if field.name == "radii_re" else field.type, LATER_SETTINGS.get(field.name, ...))
+    field.name: (list[float] if field.name == "radii_re" else field.type, ...)
     for field in dataclasses.fields(ModelConfig)
 }
 #: What whoever reads a run needs of its fit's settings; `kinmass fit` compares them all.
@@ -77,6 +77,12 @@ class _FinishedRun(_Run):
     steps: int
     best: dict[str, Any]
     weights: str
+
+
+def _with_later_settings(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a run.json with every setting that came later than the schema."""
+    network = {name: value for name, value in LATER_SETTINGS.items() if name in _NETWORK_FIELDS}
+    return content | {"fit": LATER_SETTINGS | content["fit"], "model": network | content["model"]}
 
 
 def _check_content(content: dict[str, Any]) -> None:
@@ -195,6 +201,7 @@ def read_config(run: Path) -> dict[str, Any]:
             raise TypeError(f"it holds a {type(content).__name__}")
         schema = content["schema"]
         if schema == RUN_SCHEMA:
+            content = _with_later_settings(content)
             _check_content(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"{run} is no run folder ({error}); make one with `kinmass fit`") from error
@@ -220,7 +227,7 @@ def read_begun(run: Path) -> tuple[dict[str, Any] | None, str]:
     problem = f"{run / 'run.json'} is {'damaged' if has_run_json else 'missing'}"
     state, _ = read_last(run)
     if state is not None and isinstance(state.get("run"), dict):
-        return state["run"], f"{problem}; going by what the checkpoint says of it"
+        return _with_later_settings(state["run"]), f"{problem}; going by what the checkpoint says of it"
     if state is not None or (has_run_json and (run / "model.pt").exists()):
         raise RunError(f"{problem}, and nothing else says of what its weights are; remove {run} to train it again")
     return None, f"{problem}, and so far nothing was trained: beginning anew" if has_run_json else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kinmass.eval.tables.tasks import sources_of
 from kinmass.train import distributed as ddp
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, fit
@@ -137,5 +138,8 @@ def test_a_run_from_before_these_settings_has_their_defaults(map_store, tmp_path
     (run / "run.json").write_text(json.dumps(content))
     fit(config_of(map_store, tracer="stars", seed=1), run, quiet=True)
     assert (run / "model.pt").read_bytes() == before
+    fit(config_of(map_store, tracer="stars", seed=2), tmp_path / "another", quiet=True)
+    sources = sources_of([run, tmp_path / "another"], tmp_path, classical=False)
+    assert [(source.name, source.seed) for source in sources] == [("cnn", 1), ("cnn", 2)]
     with pytest.raises(RunError, match=r"another join \(concat there, gated asked for\)"):
         fit(config_of(map_store, tracer="stars", seed=1, join="gated"), run, quiet=True)

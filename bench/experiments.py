@@ -41,7 +41,7 @@ VARIANTS = {
     "stars": "--tracer stars",
     "both": "",
     "both, no tracer alone": "--alone-weight 0",
-    "both, tracers alone .3": "--alone-weight 0.3",
+    "both, tracers alone 1": "--alone-weight 1",
     "both, tracers alone 2": "--alone-weight 2",
     "both, 1 view": "--views 1",
     "both, 4 views": "--views 4",

@@ -15,6 +15,10 @@ CALLS_BEFORE = 11
 TOLERANCE = 1e-3
 
 
+class NotAsUsual(ValueError):
+    """What a GPU recorded is not what it does without a recording; the message says what to do."""
+
+
 class Recorded:
     """A function of tensors whose work is recorded after a few usual calls, and replayed from then on.
 
@@ -32,7 +36,7 @@ class Recorded:
         self._stream = torch.cuda.Stream()
 
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Call the function. Raises RuntimeError where its recording does something else than the function."""
+        """Call the function. Raises NotAsUsual where its recording does something else than the function."""
         self._calls += 1
         if self._calls <= CALLS_BEFORE:
             return self._call_aside(arguments)
@@ -64,7 +68,7 @@ class Recorded:
             result, wanted = result.double(), wanted.double()
             difference = float((result - wanted).norm() / wanted.norm().clamp(min=1e-30))
             if not difference <= TOLERANCE and torch.isfinite(wanted).all():
-                raise RuntimeError(
+                raise NotAsUsual(
                     f"a recorded step differs from a usual one by {difference:.1g} of its size; "
                     "train with --no-cuda-graph, and report it"
                 )

@@ -9,7 +9,7 @@ from functools import cache
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 _PACKAGE = "kinmass"
 
@@ -22,7 +22,14 @@ def version_of(package: str) -> str:
         return "unknown"
 
 
-def provenance() -> dict[str, Any]:
+class Provenance(TypedDict):
+    """Software versions by name, and the git commit of this code."""
+
+    versions: dict[str, str]
+    commit: str
+
+
+def provenance() -> Provenance:
     """Return software versions and git commit, for a store's or a run's attributes."""
     names = ("numpy", "numba", "yt", "zarr", "mpi4py")
     return {"versions": {name: version_of(name) for name in names}, "commit": commit()}

@@ -415,8 +415,9 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
         with aside(out / f"{name}.parquet") as partial:
             table.to_parquet(partial, index=False)
     write_atomically(out / "summary.tex", to_latex(summary))
-    content = {"store": str(store), "runs": [str(r) for r in runs], "part": part or ALL, **provenance()}
-    content["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}
+    made_by = provenance()
+    made_by["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}
+    content = {"store": str(store), "runs": [str(r) for r in runs], "part": part or ALL, **made_by}
     content["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     write_json(out / "tables.json", content)
     return summary

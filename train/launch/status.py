@@ -19,6 +19,7 @@ from kinmass.gen.storage.files import sync_folder
 from kinmass.train.allotted import whole_number
 from kinmass.train.launch.resources import LaunchError
 from kinmass.train.run.checkpoint import RunError, read_config, read_tensors
+from kinmass.train.run.records import Best, RunRecord
 
 #: States in which a process writes, or will write, in the run's folder.
 BUSY = ("queued", "running", "going on", "ending", "unknown")
@@ -72,18 +73,18 @@ def under_way(out: Path) -> list[str]:
 def _state(out: Path, name: str, job: dict[str, Any] | None, slurm_states: dict[str, tuple[str, str]] | None) -> State:
     run = Path(os.path.normpath(out / name))
     try:
-        content = read_config(run)
+        content: RunRecord | None = read_config(run)
     except RunError:
-        content = {}
+        content = None
     step, best = steps_of(run)
-    if content.get("finished"):
+    if content and content["finished"]:
         step, best = content["steps"], content["best"]
     words = []
     if content:
         words.append(f"step {step} of {content['fit']['steps']}")
-    if best.get("step"):
+    if best and "step" in best:
         words.append(f"best validation {best['loss']:.3f} at step {best['step']}")
-    if content.get("finished"):
+    if content and content["finished"]:
         return State(run, "finished", step, ", ".join(words))
     if job is None:
         return State(run, "not launched from here", step, ", ".join(words))
@@ -189,13 +190,14 @@ def mark_of(logs: Path) -> dict[str, Any]:
         return {}
 
 
-def steps_of(run: Path) -> tuple[int, dict[str, Any]]:
-    """Return the steps up to the last checkpoint, and the best validation so far; (0, {}) without a checkpoint."""
+def steps_of(run: Path) -> tuple[int, Best | None]:
+    """Return the steps up to the last checkpoint, and the best validation so far; (0, None) without a checkpoint."""
     try:
         state = read_tensors(run / "last.pt")
-        return int(state["step"]), dict(state["best"])
+        best: Best = dict(state["best"])  # type: ignore[assignment]
+        return int(state["step"]), best
     except (RunError, KeyError, TypeError):
-        return 0, {}
+        return 0, None
 
 
 def log_of(out: Path, job: str, rank: int = 0) -> Path:

@@ -45,6 +45,7 @@ from kinmass.train.run.checkpoint import (
     write_last,
     write_tensors,
 )
+from kinmass.train.run.records import Checkpoint, FixedState, RunRecord, SuiteIdentity
 
 #: With fewer views of a batch than this, the host that starts a GPU's work sets the pace of a step, not the GPU.
 VIEWS_FOR_A_GPU = 256
@@ -54,7 +55,7 @@ class Stopped(ddp.Agreed):
     """The run was asked to stop and has written a checkpoint; the same call goes on from there."""
 
 
-def fit_ensemble(config: FitConfig, out: Path, quiet: bool = False) -> list[dict[str, Any]]:
+def fit_ensemble(config: FitConfig, out: Path, quiet: bool = False) -> list[RunRecord]:
     """Train every member of a deep ensemble (Lakshminarayanan et al. 2017, arXiv:1612.01474), one after another.
 
     Member i has the seed `seed + i` and a folder of its own in `out`; a single network lives in `out`
@@ -87,7 +88,7 @@ def without_each_suite(config: FitConfig, out: Path) -> list[tuple[Path, FitConf
     return fits
 
 
-def fit(config: FitConfig, out: Path, quiet: bool = False, fitter_class: type[Fitter] = Fitter) -> dict[str, Any]:
+def fit(config: FitConfig, out: Path, quiet: bool = False, fitter_class: type[Fitter] = Fitter) -> RunRecord:
     """Train a network, keep its best weights in the run folder `out`, and return the content of its run.json.
 
     Call it on every process. A run that was stopped goes on from its last checkpoint; a finished run is left
@@ -128,14 +129,14 @@ class _Start:
     remark: a line for the user about files that could not be read.
     """
 
-    finished: dict[str, Any] | None
-    identity: dict[str, Any]
+    finished: RunRecord | None
+    identity: dict[str, SuiteIdentity]
     status: dict[str, torch.Tensor]
-    state: dict[str, Any] | None
+    state: Checkpoint | None
     remark: str
 
 
-def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> tuple[dict[str, Any] | None, str]:
+def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> tuple[RunRecord | None, str]:
     """Return what `read_begun` does. Raises RunError where the folder holds a run with other settings."""
     begun, remark = read_begun(out)
     if begun:
@@ -202,7 +203,7 @@ def _refuse(out: Path, different: list[str]) -> None:
         raise RunError(f"{out} holds a run with another {', '.join(different)}; choose another --out")
 
 
-def store_identity(path: Path, suites: tuple[str, ...]) -> dict[str, Any]:
+def store_identity(path: Path, suites: tuple[str, ...]) -> dict[str, SuiteIdentity]:
     """Return what identifies a store wherever it lies: per suite its schema, settings, and number and hash of galaxies.
 
     Raises StoreError for a store or suite that cannot be opened.
@@ -224,7 +225,7 @@ def _digest(names: np.ndarray) -> str:
     return hashlib.blake2b("\0".join(map(str, names)).encode(), digest_size=8).hexdigest()
 
 
-def store_differences(path: Path, earlier: dict[str, Any], current: dict[str, Any]) -> list[str]:
+def store_differences(path: Path, earlier: dict[str, SuiteIdentity], current: dict[str, SuiteIdentity]) -> list[str]:
     """Describe how a store's identity now (`current`) differs from the one that a run was trained on (`earlier`).
 
     Galaxies that were added at the end make no difference. Returns one text per difference, empty for none.
@@ -257,7 +258,7 @@ def _fit(
     quiet: bool,
     fitter_class: type[Fitter],
     opened: contextlib.ExitStack,
-) -> dict[str, Any]:
+) -> RunRecord:
     """Do what `fit` does, without the calibration; `opened` closes what has threads, also after an error."""
     refuse_processes(config, device)
     is_first_rank = ddp.rank() == 0
@@ -287,7 +288,7 @@ def _fit(
     for line in prepared.describe():
         say(line)
     fitter = prepared.fitter
-    content: dict[str, Any] = {
+    content: RunRecord = {
         "schema": RUN_SCHEMA, "model": fitter.model.config.to_json(), "fit": settings,
         "instrument": config.instrument_model.model_dump(mode="json"), "store": start.identity,
         "training": prepared.training(), **provenance(), "finished": False,
@@ -303,7 +304,7 @@ def _fit(
         write_json(out / "run.json", content)
     monitor = Monitor(out / "tensorboard", is_first_rank, fitter.step, settings)
     opened.callback(monitor.close)
-    fixed_state = {
+    fixed_state: FixedState = {
         "galaxies": start.status, "memory_gb": prepared.memory_gb, "window": prepared.window, "run": content.copy()
     }  # fmt: skip
     saver = _Saver(out, fixed_state, config.checkpoint_minutes)
@@ -355,7 +356,7 @@ def _train_until_done(fitter: Fitter, monitor: Monitor, saver: "_Saver", progres
 class _Saver:
     """Writes checkpoints: every process has to call it, the first one writes."""
 
-    def __init__(self, out: Path, fixed_state: dict[str, Any], interval_minutes: float):
+    def __init__(self, out: Path, fixed_state: FixedState, interval_minutes: float):
         self._out, self._fixed_state, self._interval_minutes = out, fixed_state, interval_minutes
         self._last_save_s = time.monotonic()
 
@@ -365,7 +366,7 @@ class _Saver:
 
     def save(self, fitter: Fitter) -> None:
         """Write a checkpoint. Where the disk is full the run goes on, and the checkpoint before this one stays."""
-        state = fitter.state() | self._fixed_state
+        state: Checkpoint = {**fitter.state(), **self._fixed_state}
         if ddp.rank() == 0:
             try:
                 write_last(self._out, state)

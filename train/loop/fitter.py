@@ -1,7 +1,6 @@
 """The state of a fit: network, optimiser and best weights; one training step; one validation."""
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from kinmass.train.model.density import latent_log_prob
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import drop_tracers, flip_sky
 from kinmass.train.run.calibration import latent_scale
+from kinmass.train.run.records import Best, FitState
 
 #: Samples per validation view, and the ranks of the truth among them that count as inside the 68 % interval: the
 #: middle 17 of the 25 possible ranks, which hold 68 % of the views of a calibrated network.
@@ -105,7 +105,7 @@ class Fitter:
         # A network for any tracer sees each by itself anyway, and one tracer has no other.
         self._alone_weight = config.alone_weight if config.tracer == "both" else 0.0
         self.step, self.stale = 0, 0
-        self.best: dict[str, Any] = {"loss": float("inf")}
+        self.best: Best = {"loss": float("inf")}
         self.best_weights: dict[str, torch.Tensor] = {}
         self._check_every_steps = 16 if on_gpu else 1  # steps between calls of `agree_to_stop`
         # Places in the batch of this process's views.
@@ -342,7 +342,7 @@ class Fitter:
         samples = self.kept.sample(observed, views.half_mass_radius_kpc.to(self.device, self._dtype), 200)
         return observed.cpu().numpy(), np.array(RADII_RE), views.log10_menc.numpy(), samples.cpu().numpy(), views.ids()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> FitState:
         """Return everything that `load_state` needs to go on. Every process has to call it."""
         return {
             "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
@@ -351,7 +351,7 @@ class Fitter:
             "round_step": self.round_step, "sums": ddp.gather(self._round_sums.tolist()),
         }  # fmt: skip
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: FitState) -> None:
         """Go on from a `state()` of any number of processes. Raises RuntimeError or KeyError for another network."""
         self.model.load_state_dict(state["model"])
         if self._mean:

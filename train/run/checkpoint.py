@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.model.scaling import TRACERS
 from kinmass.train.run.out_of_distribution import TrainingFeatures
+from kinmass.train.run.records import Checkpoint, RunRecord
 
 RUN_SCHEMA = 8
 #: Settings that may differ when a run goes on: they change where and how fast a fit runs, not what it learns.
@@ -79,13 +81,13 @@ class _FinishedRun(_Run):
     weights: str
 
 
-def _with_later_settings(content: dict[str, Any]) -> dict[str, Any]:
+def _with_later_settings(content: RunRecord) -> RunRecord:
     """Return the content of a run.json with every setting that came later than the schema."""
     network = {name: value for name, value in LATER_SETTINGS.items() if name in _NETWORK_FIELDS}
     return content | {"fit": LATER_SETTINGS | content["fit"], "model": network | content["model"]}
 
 
-def _check_content(content: dict[str, Any]) -> None:
+def _check_content(content: Mapping[str, Any]) -> None:
     """Raise ValueError, which names the keys, where the content of a run.json has not what its readers need."""
     try:
         (_FinishedRun if content.get("finished") else _Run).model_validate(content)
@@ -94,7 +96,7 @@ def _check_content(content: dict[str, Any]) -> None:
         raise ValueError("; ".join(problems)) from error
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file durably and atomically: at any time the old or the new content is there, never half of one.
 
     Raises OSError where it cannot be written; the old file then stays.
@@ -102,7 +104,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(content, indent=1))
 
 
-def write_tensors(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
+def write_tensors(path: Path, content: Mapping[str, Any], keep: Path | None = None) -> None:
     """Save tensors and plain values durably and atomically; the file that `path` was moves to `keep`.
 
     Raises OSError where the disk is full; the old file then stays.
@@ -112,12 +114,12 @@ def write_tensors(path: Path, content: dict[str, Any], keep: Path | None = None)
     write_atomically(path, buffer.getbuffer(), keep)
 
 
-def write_last(run: Path, state: dict[str, Any]) -> None:
+def write_last(run: Path, state: Checkpoint) -> None:
     """Write the checkpoint of a running fit; the one before stays as `previous.pt`. Raises OSError on a full disk."""
     write_tensors(run / "last.pt", state, keep=run / "previous.pt")
 
 
-def read_last(run: Path) -> tuple[dict[str, Any] | None, str]:
+def read_last(run: Path) -> tuple[Checkpoint | None, str]:
     """Return the newest checkpoint that can be read (None without any), and a remark about one that cannot, or "".
 
     Raises RunError where there are checkpoints but none can be read.
@@ -126,7 +128,7 @@ def read_last(run: Path) -> tuple[dict[str, Any] | None, str]:
     remark = ""
     for path in checkpoints:
         try:
-            state = read_tensors(path)
+            state: Checkpoint = read_tensors(path)  # type: ignore[assignment]
             return state, remark and f"{remark}; going on from {path.name}, step {state['step']}"
         except RunError as error:
             remark = f"{remark}; {error}" if remark else str(error)
@@ -189,16 +191,17 @@ def runs_in(folder: Path) -> list[Path]:
     return [run for subfolder in sorted(folder.glob("*/")) if subfolder.suffix != ".zarr" for run in runs_in(subfolder)]
 
 
-def read_config(run: Path) -> dict[str, Any]:
+def read_config(run: Path) -> RunRecord:
     """Return the content of a run's run.json, of an ensemble that of its first member.
 
     Raises RunError where there is none, or it is damaged or of another schema.
     """
     path = members_of(run)[0] / "run.json"
     try:
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise TypeError(f"it holds a {type(content).__name__}")
+        read = json.loads(path.read_text())
+        if not isinstance(read, dict):
+            raise TypeError(f"it holds a {type(read).__name__}")
+        content: RunRecord = read  # type: ignore[assignment]
         schema = content["schema"]
         if schema == RUN_SCHEMA:
             content = _with_later_settings(content)
@@ -212,7 +215,7 @@ def read_config(run: Path) -> dict[str, Any]:
     return content
 
 
-def read_begun(run: Path) -> tuple[dict[str, Any] | None, str]:
+def read_begun(run: Path) -> tuple[RunRecord | None, str]:
     """Return the run.json of a fit that was begun in a folder (None for a new fit), and a remark, or "".
 
     Where run.json cannot be read, the copy in the checkpoint is taken, and the remark says so. Raises RunError where
@@ -238,7 +241,7 @@ def instrument_of(run: Path) -> Instrument:
     return instrument_in(read_config(run), run)
 
 
-def instrument_in(content: dict[str, Any], run: Path) -> Instrument:
+def instrument_in(content: RunRecord, run: Path) -> Instrument:
     """Return what `instrument_of` does, from the content of a run.json. Raises RunError, which names `run`."""
     try:
         return Instrument(**content["instrument"])
@@ -306,7 +309,7 @@ def load_members(run: Path) -> list[MassModel]:
     return models
 
 
-def load(run: Path) -> tuple[MassModel, dict[str, Any]]:
+def load(run: Path) -> tuple[MassModel, RunRecord]:
     """Return the trained network of a single-network run, ready to predict, and the content of its run.json.
 
     Raises RunError for a run that is unfinished, damaged or of another schema.

@@ -7,7 +7,6 @@ posterior.quantiles([0.16, 0.5, 0.84])  # (3, N, K) log10 M(<r) [Msun]
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import SPEEDS_KMS, at_mass_limits, has_motion, only, tracers_of
 from kinmass.train.run.checkpoint import instrument_of, load_members, read_config, read_scales, read_training_features
 from kinmass.train.run.out_of_distribution import TrainingFeatures
+from kinmass.train.run.records import RunRecord
 
 # N views, K radii, S samples, F features, M members
 #: Views that go through a network at once.
@@ -217,7 +217,7 @@ class Inference:
 
     def __init__(self, path: Path, calibrated: bool = True):
         self.path = path
-        self.run: dict[str, Any] = read_config(path)
+        self.run: RunRecord = read_config(path)
         self.instrument: Instrument = instrument_of(path)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.models = [model.to(self.device) for model in load_members(path)]

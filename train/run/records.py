@@ -1,0 +1,72 @@
+"""What is written in a run folder: the keys of run.json and of checkpoints, and what each holds.
+
+They are plain dictionaries, as JSON and torch's weights-only loader give them; `checkpoint.py` checks what is read.
+"""
+
+from typing import Any, NotRequired, TypedDict
+
+import torch
+
+from kinmass.gen.code import Provenance
+
+
+class SuiteIdentity(TypedDict):
+    """What identifies the galaxies of a suite, wherever its store lies: names is a hash of them, in their order."""
+
+    schema_version: int
+    config: dict[str, Any]
+    galaxies: int
+    names: str
+
+
+class Best(TypedDict):
+    """The best validation so far: loss (calibrated) [nats], step; dispersion and bias [dex], means over radii."""
+
+    loss: float
+    step: NotRequired[int]
+    dispersion: NotRequired[float]
+    bias: NotRequired[float]
+
+
+class RunRecord(Provenance):
+    """run.json. model: of `ModelConfig.to_json`; fit: settings by name; store: by suite; training: which views."""
+
+    schema: int
+    model: dict[str, Any]
+    fit: dict[str, Any]
+    instrument: dict[str, Any]
+    store: dict[str, SuiteIdentity]
+    training: dict[str, Any]
+    finished: bool
+    # Of a run that is finished. weights: a digest of model.pt.
+    steps: NotRequired[int]
+    best: NotRequired[Best]
+    weights: NotRequired[str]
+
+
+class FitState(TypedDict):
+    """What a fit needs to go on, beside its settings. sums: of losses and gradients in this round, by process."""
+
+    model: dict[str, torch.Tensor]
+    optimiser: dict[str, Any]
+    schedule: dict[str, Any]
+    step: int
+    stale: int
+    best: Best
+    best_weights: dict[str, torch.Tensor]
+    mean: dict[str, torch.Tensor]
+    round_step: int
+    sums: list[list[float]]
+
+
+class FixedState(TypedDict):
+    """What stays the same from one checkpoint of a run to the next. galaxies: by suite the status of each (G,)."""
+
+    galaxies: dict[str, torch.Tensor]
+    memory_gb: float
+    window: int
+    run: RunRecord
+
+
+class Checkpoint(FitState, FixedState):
+    """last.pt and previous.pt."""

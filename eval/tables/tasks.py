@@ -133,9 +133,12 @@ def _digest(*parts: bytes) -> str:
 
 
 def _without_seed(infer: Inference) -> dict[str, object]:
-    """Return the settings that two trainings of one network share: what it was trained on and how, but not the seed."""
+    """Return the settings that two trainings of one network share: what it was trained on and how, but not the seed.
+
+    Nor which weights it began with, which are of another seed each; but whether it began with any.
+    """
     fit = {name: value for name, value in infer.run["fit"].items() if name not in {"seed", *FREE_SETTINGS}}
-    return fit | {"model": infer.run["model"]}
+    return fit | {"model": infer.run["model"], "start_from": len(fit["start_from"])}
 
 
 def _name_in_tables(infer: Inference) -> str:

@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from bench import common
-from bench.dynamics import first_views, inclination_of
+from bench.dynamics import first_views, inclination_of, rings_of_known_inclination
 from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews
-from kinmass.eval.classical.rotation import rotation_profile
 from kinmass.gen.instrument import INSTRUMENTS, Instrument, TracerNoise
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate
 
@@ -49,12 +48,7 @@ def offsets(views: Views, instrument: Instrument, inclination_deg: np.ndarray) -
     field_re = instrument.grid(views.maps.shape[-1], views.field_of_view_re)[1]
     looks = ObservedViews(observed, r_e, field_re, radii)
     estimated = {name: ESTIMATORS[name][1](looks) for name in ("jeans", "rotation_curve")}
-    estimated["rotation_curve, i known"] = np.stack(
-        [
-            rotation_profile(o[4:], r, field_re, radii, float(i))
-            for o, r, i in zip(observed, r_e, inclination_deg, strict=True)
-        ]
-    )
+    estimated["rotation_curve, i known"] = rings_of_known_inclination(looks, inclination_deg)
     return {name: values - views.log10_menc.numpy() for name, values in estimated.items()}
 
 

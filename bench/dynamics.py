@@ -127,10 +127,16 @@ def estimates(args: argparse.Namespace, views: Views, instrument: Instrument) ->
     observed_views = ObservedViews(observed, r_e, field, radii)
     points = {name: estimate(observed_views) for name, (_, estimate) in ESTIMATORS.items()}
     inclined = np.concatenate([inclination_of(args.store, suite, views) for suite in dict.fromkeys(views.suite)])
-    points["rotation_curve, i known"] = np.stack(
-        [rotation_profile(o[4:], r, field, radii, float(i)) for o, r, i in zip(observed, r_e, inclined, strict=True)]
-    )
+    points["rotation_curve, i known"] = rings_of_known_inclination(observed_views, inclined)
     return estimates_by_name | {name: np.repeat(one[None], len(QUANTILES), axis=0) for name, one in points.items()}
+
+
+def rings_of_known_inclination(views: ObservedViews, inclination_deg: np.ndarray) -> np.ndarray:
+    """log10 M(<r) (N, K) [Msun] of `rotation_profile` with the inclinations (N,) [deg] given."""
+    rows = zip(views.tracer("gas"), views.half_mass_radius_kpc, inclination_deg, strict=True)
+    return np.stack(
+        [rotation_profile(gas, r_e, views.field_of_view_re, views.radii_re, float(i)) for gas, r_e, i in rows]
+    )
 
 
 def inclination_of(path: Path, suite: str, views: Views) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kinmass.gen.instrument import observe
+from kinmass.gen.instruments.observe import observe
 from kinmass.train import __main__ as command
 from kinmass.train.data import loader
 from kinmass.train.loop.config import FitConfig

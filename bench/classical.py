@@ -18,7 +18,8 @@ import numpy as np
 from bench import common
 from bench.dynamics import first_views, inclination_of, rings_of_known_inclination
 from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews
-from kinmass.gen.instrument import INSTRUMENTS, Instrument, TracerNoise
+from kinmass.gen.instruments.builtin import INSTRUMENTS
+from kinmass.gen.instruments.model import Instrument, TracerNoise
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate
 
 # N views, K radii

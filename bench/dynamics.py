@@ -38,7 +38,7 @@ from bench.jam import Mge, Model, halo_mge, halos, model_of, v_rms2
 from kinmass import train
 from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews
 from kinmass.eval.classical.rotation import rotation_profile
-from kinmass.gen.instrument import Instrument
+from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.storage import store
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
 

@@ -20,7 +20,9 @@ from scipy.special import erf
 
 from kinmass.eval.classical.noise import excess
 from kinmass.gen.constants import G
-from kinmass.gen.instrument import Instrument, inside_half_mass_radius
+from kinmass.gen.instruments.looks import middle
+from kinmass.gen.instruments.model import Instrument
+from kinmass.gen.instruments.observe import inside_half_mass_radius, psf_fwhm_pixels
 from kinmass.train.data.dataset import RADII_RE
 
 # n pixels seen, K radii, J Gaussians of a potential, W walkers. Lengths are in kpc where not said.
@@ -112,8 +114,8 @@ def pixels_of(stars: np.ndarray, r_e: float, field_of_view_re: float, instrument
     valid = (mask > 0) & (density > 0)
     inner = inside_half_mass_radius(n, field_of_view_re).numpy()
     mean = density[inner].mean()
-    error = (
-        instrument.stars.velocity_error_kms * (np.where(valid, density, mean) / mean) ** -instrument.stars.error_slope
+    error = middle(instrument.stars.velocity_error_kms) * (np.where(valid, density, mean) / mean) ** -middle(
+        instrument.stars.error_slope
     )
     ring = (radius / side).astype(int)
     total = np.maximum(np.bincount(ring[valid], minlength=ring.max() + 1), 1)
@@ -310,7 +312,7 @@ class Model:
 
 def model_of(observed: np.ndarray, r_e: float, field_of_view_re: float, stored: int, instrument: Instrument) -> Model:
     """JAM of observed maps (8, P, P), stored with so many pixels along a side; not yet fitted."""
-    fwhm = float(instrument.psf_fwhm_pixels(stored, field_of_view_re, torch.tensor(r_e)))
+    fwhm = float(psf_fwhm_pixels(instrument, stored, field_of_view_re, torch.tensor(r_e)))
     psf = fwhm / 2.3548 * field_of_view_re * r_e / stored
     p = pixels_of(observed[:4], r_e, instrument.grid(stored, field_of_view_re)[1], instrument)
     return Model(p, light_of(p, psf), r_e, psf)

@@ -44,7 +44,7 @@ from bench import common
 from bench.experiments import train_one
 from kinmass import train
 from kinmass.eval.tables.calibration import coverage, ranks
-from kinmass.gen.instrument import observe
+from kinmass.gen.instruments.observe import observe
 from kinmass.gen.storage import store
 from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable

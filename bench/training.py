@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench import common
 from bench.store import records, write_store
-from kinmass.gen.instrument import observe
+from kinmass.gen.instruments.observe import observe
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import write_atomically
 from kinmass.train.data import loader

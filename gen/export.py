@@ -124,8 +124,9 @@ def _images(
     if instrument is not None:
         import torch
 
-        from kinmass.gen.instrument import fixed_noise, observe
-        from kinmass.gen.instrument import instrument as find
+        from kinmass.gen.instruments.builtin import instrument as find
+        from kinmass.gen.instruments.looks import fixed_noise
+        from kinmass.gen.instruments.observe import observe
 
         noise_model, field_of_view_re = find(instrument), float(group.attrs["config"]["field_of_view_re"])
         r_e = torch.tensor([header["RE_KPC"]])

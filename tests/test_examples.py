@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 MODULES = [
-    "kinmass", "kinmass.gen.campaign.record", "kinmass.gen.instrument", "kinmass.gen.physics.particles",
+    "kinmass", "kinmass.gen.campaign.record", "kinmass.gen.instruments.observe", "kinmass.gen.physics.particles",
     "kinmass.gen.physics.profile", "kinmass.gen.physics.projection", "kinmass.gen.storage.store", "kinmass.gen.suite",
     "kinmass.train.data.dataset", "kinmass.train.run.posterior", "kinmass.eval.observed.inference",
     "kinmass.eval.observed.sky",

@@ -12,7 +12,7 @@ from kinmass.eval.classical.jeans import jeans_profile
 from kinmass.eval.classical.noise import added_square
 from kinmass.eval.classical.rotation import rotation_profile
 from kinmass.gen.constants import G
-from kinmass.gen.instrument import inside_half_mass_radius
+from kinmass.gen.instruments.observe import inside_half_mass_radius
 from kinmass.gen.storage.store import TRACERS
 
 # N views, P pixels along a side, K radii
@@ -22,7 +22,7 @@ from kinmass.gen.storage.store import TRACERS
 class ObservedViews:
     """N views of galaxies as an instrument observes them, with what the estimators need beside the maps."""
 
-    observed: np.ndarray  # (N, 8, P, P) from gen.instrument.observe: density [Msun/kpc^2], V, sigma [km/s], mask; twice
+    observed: np.ndarray  # (N, 8, P, P) of gen.instruments.observe: density [Msun/kpc^2], V, sigma [km/s], mask; twice
     half_mass_radius_kpc: np.ndarray  # (N,)
     field_of_view_re: float  # side of the observed maps [R_e]
     radii_re: np.ndarray  # (K,)

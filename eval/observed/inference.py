@@ -24,6 +24,7 @@ from kinmass.eval.report.galaxies import observed_profile
 from kinmass.eval.tables.metrics import SHARES
 from kinmass.gen.code import provenance
 from kinmass.gen.constants import G
+from kinmass.gen.instruments.observe import psf_fwhm_pixels
 from kinmass.gen.storage.files import aside, make_folder
 from kinmass.train.model.scaling import at_mass_limits, clip_to_mass_limits
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
@@ -318,7 +319,7 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
 def _psf_re(run: Inference, r_e_kpc: np.ndarray) -> np.ndarray:
     """Return the FWHM (D,) [R_e] of the PSF through which galaxies of the run's training set were observed."""
     stored_pixels = run.models[0].config.pixels * run.instrument.rebin
-    fwhm_pixels = run.instrument.psf_fwhm_pixels(stored_pixels, 1.0, torch.as_tensor(r_e_kpc))
+    fwhm_pixels = psf_fwhm_pixels(run.instrument, stored_pixels, 1.0, torch.as_tensor(r_e_kpc))
     fwhm_of_stored = np.broadcast_to(np.asarray(fwhm_pixels, float), r_e_kpc.shape) / stored_pixels
     return fwhm_of_stored * run.models[0].config.field_of_view_re
 

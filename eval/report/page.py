@@ -260,7 +260,7 @@ class Galaxies:
         order = sorted(ranked, key=lambda item: (item[1].suite, item[2]))
         chosen = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).astype(int))]
         views, infer = self.views((part, row) for _, part, row in chosen), load(source.run)
-        observed = views.observed(infer.instrument)
+        observed = views.observed(infer.instrument, told=infer.told)
         pixel_attributions = attributions(
             infer, observed, views.half_mass_radius_kpc, source.tracer, list(range(len(RADII_RE)))
         )

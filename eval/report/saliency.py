@@ -61,4 +61,4 @@ def attributions(
         for i, k in enumerate(radii):
             (gradient,) = torch.autograd.grad(profile[:, k].sum(), point, retain_graph=i < len(radii) - 1)
             gradients[:, i] += gradient / steps
-    return ((observed - baseline)[:, None] * gradients).cpu().numpy()
+    return ((observed - baseline)[:, None] * gradients)[:, :, :8].cpu().numpy()

@@ -19,7 +19,7 @@ from kinmass.eval.tables.metrics import (
 )
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part, Source, prepare
 from kinmass.eval.tables.tasks import check_maps, predict_block, sources_of
-from kinmass.gen.instrument import Instrument
+from kinmass.gen.instruments.model import Instrument
 from kinmass.train.run.checkpoint import RunError, instrument_of
 
 #: Measures that are compared, and whether a larger value is better.

@@ -26,7 +26,8 @@ from kinmass.eval.tables.predictions import (
     tokens,
 )
 from kinmass.gen.code import code_key
-from kinmass.gen.instrument import Instrument
+from kinmass.gen.instruments.model import Instrument
+from kinmass.gen.instruments.observe import CHANNELS
 from kinmass.gen.storage import store
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import RADII_RE, usable, views_of
@@ -177,7 +178,8 @@ def predict_block(sources: Sequence[Source], instruments: dict[str, Instrument],
     for name, values in columns(part, numbers[is_mapped], views.maps.numpy(), r_e).items():
         constant[name] = np.full(len(view_is_mapped), np.nan)
         constant[name][view_is_mapped] = values
-    observed = {name: views.observed(instruments[name]) for name in {s.instrument for s, *_ in stale}}
+    # Networks of one instrument may be told how a view was taken or not: what is told comes after the eight maps.
+    observed = {name: views.observed(instruments[name], told=True) for name in {s.instrument for s, *_ in stale}}
     usable_by = {
         (name, tracer): usable(views, tracer, instruments[name], observed[name])
         for name, tracer in {(s.instrument, s.tracer) for s, *_ in stale}
@@ -193,7 +195,9 @@ def predict_block(sources: Sequence[Source], instruments: dict[str, Instrument],
             estimate = ESTIMATORS[source.name][1]
             if len(usable_views):
                 median[rows] = estimate(
-                    ObservedViews(usable_maps.numpy(), r_e[is_usable], field_of_view_re, np.array(RADII_RE))
+                    ObservedViews(
+                        usable_maps[:, :CHANNELS].numpy(), r_e[is_usable], field_of_view_re, np.array(RADII_RE)
+                    )
                 )
         else:
             samples = np.full((N_SAMPLES, len(view_is_mapped), k), np.nan, np.float32)

@@ -100,7 +100,9 @@ def test_types_are_kept(error, capsys):
 
 def test_modules_are_found_however_they_are_imported():
     files = code.imports("kinmass.gen.export")
-    assert files["kinmass.gen.instrument"].samefile(ROOT / "gen" / "instrument.py")  # in a function
+    assert files["kinmass.gen.instruments.builtin"].samefile(
+        ROOT / "gen" / "instruments" / "builtin.py"
+    )  # in a function
     expected = {"kinmass.gen", "kinmass.gen.storage.store", "kinmass.gen.storage.files", "kinmass.gen.physics.profile"}
     assert expected <= set(files)
     assert not {name for name in files if name.startswith(("kinmass.train", "kinmass.eval"))}

@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from conftest import command
 
 from kinmass.gen.export import export, file_name
-from kinmass.gen.instrument import INSTRUMENTS
+from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.physics.particles import Galaxy, Particles
 from kinmass.gen.physics.projection import views
 from kinmass.gen.storage import store

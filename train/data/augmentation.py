@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 
 from kinmass.gen.constants import G
+from kinmass.gen.instruments.observe import CHANNELS, TOLD
 from kinmass.train.data.dataset import RADII_RE
 from kinmass.train.data.sampler import normal
 
@@ -96,8 +97,11 @@ class Augmentation:
         return maps, half_mass_radius_kpc, log10_menc
 
     def vary_observed(self, observed: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        """Return observed maps (N, 8, Q, Q) with `light_dex`, `fade` and `no_dispersion` applied to each tracer."""
-        observed = observed.clone()
+        """Return observed maps (N, 8, Q, Q) with `light_dex`, `fade` and `no_dispersion` applied to each tracer.
+
+        What is told beside them (N, 18, Q, Q) is what is then known.
+        """
+        observed, told = observed[:, :CHANNELS].clone(), observed[:, CHANNELS:].unflatten(1, (2, -1)).clone()
         if self.fade:
             share = torch.special.ndtr(numbers[:, 6:10])
             for t in range(2):
@@ -112,12 +116,14 @@ class Augmentation:
                 faintest_kept = density.sort(1, descending=True).values.gather(1, n_kept - 1)
                 is_kept = (density >= faintest_kept).to(observed).unflatten(1, observed.shape[2:])
                 observed[:, 4 * t : 4 * t + 4] *= is_kept[:, None]
+                told[:, t] *= is_kept[:, None]
         if self.no_dispersion:
             is_measured = torch.special.ndtr(numbers[:, 10:12]) >= self.no_dispersion
             observed[:, 2::4] *= is_measured.to(observed)[:, :, None, None]
+            told[:, :, TOLD.index("has_dispersion") :][:, :, :1] *= is_measured.to(observed)[:, :, None, None, None]
         if self.light_dex:
             observed[:, ::4] *= 10 ** (self.light_dex * numbers[:, 4:6, None, None].to(observed))
-        return observed
+        return torch.cat([observed, told.flatten(1, 2)], dim=1)
 
 
 @lru_cache(maxsize=8)

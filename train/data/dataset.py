@@ -8,7 +8,10 @@ import numpy as np
 import torch
 import zarr
 
-from kinmass.gen.instrument import Instrument, fixed_noise, observe
+from kinmass.gen.instruments.footprint import FEWEST_PIXELS
+from kinmass.gen.instruments.looks import fixed_looks, fixed_noise
+from kinmass.gen.instruments.model import Instrument
+from kinmass.gen.instruments.observe import observe
 from kinmass.gen.physics.profile import menc_at
 from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
@@ -18,7 +21,8 @@ from kinmass.train.model.scaling import has_motion, tracers_of
 RADII_RE = tuple(float(x) for x in np.round(np.geomspace(0.3, 3.0, 10), 6))
 #: Shares of galaxies in each part of the split.
 SPLIT = {"train": 0.75, "val": 0.10, "test": 0.15}
-#: Least share of pixels in which a tracer has to be seen: with fewer, its velocity scale is mostly noise.
+#: Least share of pixels in which a tracer has to be seen: with fewer, its velocity scale is mostly noise. Of an
+#: instrument that varies, or sees a part of the sky only, they are FEWEST_PIXELS.
 MIN_VALID_SHARE = 0.06
 
 
@@ -80,12 +84,17 @@ class Views:
         """Return a name for every view, for messages."""
         return [f"{galaxy} view {view}" for galaxy, view in self.names()]
 
-    def observed(self, instrument: Instrument, noisy: bool = True) -> torch.Tensor:
-        """Return maps (N, 8, Q, Q) as the instrument sees them, with each view's fixed noise or (noisy False) none."""
+    def observed(self, instrument: Instrument, noisy: bool = True, told: bool = False) -> torch.Tensor:
+        """Return maps (N, 8, Q, Q) as the instrument sees them, with each view's fixed noise or (noisy False) none.
+
+        Of an instrument that varies every view has a look of its own, which is fixed as its noise is. told: return
+        (N, 18, Q, Q), with the channels of `gen.instruments.observe.TOLD`.
+        """
         pixels, _ = instrument.grid(self.maps.shape[-1], self.field_of_view_re)
-        noise = [torch.from_numpy(fixed_noise(*name, pixels)) for name in (self.names() if noisy else ())]
-        stacked = torch.stack(noise) if noise else None
-        return observe(self.maps, instrument, stacked, self.field_of_view_re, self.half_mass_radius_kpc)
+        names = self.names() if noisy else []
+        noise = torch.stack([torch.from_numpy(fixed_noise(*name, pixels)) for name in names]) if names else None
+        look = fixed_looks(names, self.maps.shape[-1]) if names and instrument.varies() else None
+        return observe(self.maps, instrument, noise, self.field_of_view_re, self.half_mass_radius_kpc, look, told)
 
 
 def read_views(path: Path, suite: str, part: str | None = None, rows: slice | None = None) -> Views:
@@ -169,11 +178,14 @@ def why_not(views: Views, tracer: str, instrument: Instrument, observed: torch.T
     one of their pixels is seen. Raises ValueError for an unknown tracer.
     """
     parts = []
+    pixels, _ = instrument.grid(views.maps.shape[-1], views.field_of_view_re)
+    sees_parts = instrument.varies() or instrument.footprint is not None
+    least_pixels = FEWEST_PIXELS if sees_parts else MIN_VALID_SHARE * pixels**2
     tracer_indices = [("stars", "gas").index(t) for t in tracers_of(tracer)]
     for start in range(0, len(views), 512):
         block = views[np.arange(start, min(start + 512, len(views)))]
         maps = block.observed(instrument, noisy=False) if observed is None else observed[start : start + 512]
-        enough_pixels = maps[:, [3, 7]].mean((2, 3))[:, tracer_indices] >= MIN_VALID_SHARE
+        enough_pixels = maps[:, [3, 7]].sum((2, 3))[:, tracer_indices] >= least_pixels
         has_fault = (
             ~torch.isfinite(block.maps.flatten(1)).all(1),
             (block.maps[:, [0, 4]][:, tracer_indices] == 0).flatten(1).all(1),

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import zarr
 
-from kinmass.gen.instrument import Instrument
+from kinmass.gen.instruments.model import Instrument
+from kinmass.gen.instruments.observe import CHANNELS, CHANNELS_TOLD
 from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
 from kinmass.train import distributed as ddp
@@ -190,7 +191,8 @@ def survey(galaxies: Galaxies, selection: ViewSelection, crew: ddp.Crew, kept_ma
         if len(good):
             usable_views = views[good]
             log10_unit[good] = selection.units(
-                usable_views.observed(selection.instrument, False), usable_views.half_mass_radius_kpc
+                usable_views.observed(selection.instrument, selection.instrument.varies()),
+                usable_views.half_mass_radius_kpc,
             ).numpy()
             if kept_maps is not None:
                 kept_maps[place[good]] = usable_views.maps
@@ -347,12 +349,13 @@ def open_loader(
 
 
 def validation_views(
-    galaxies: Galaxies, tracer: str, instrument: Instrument, memory_gb: float
+    galaxies: Galaxies, tracer: str, instrument: Instrument, memory_gb: float, told: bool = False
 ) -> tuple[Views, torch.Tensor, np.ndarray]:
     """Return this process's share of the usable views, their observed maps (N, 8, Q, Q), and their places (N,).
 
-    They are observed with their fixed noise. Where all galaxies would take more than memory_gb, only every second,
-    third, ... galaxy is taken. Every process has to call it. Raises StoreError where no view is usable.
+    They are observed with their fixed noise and looks; told: (N, 18, Q, Q), as `Views.observed` returns. Where all
+    galaxies would take more than memory_gb, only every second, third, ... galaxy is taken. Every process has to call
+    it. Raises StoreError where no view is usable.
     """
     size_gb = 4e-9 * int(np.prod(galaxies.shape)) * len(galaxies)
     galaxy_numbers = np.arange(0, len(galaxies), max(1, int(np.ceil(size_gb / memory_gb))))[
@@ -361,14 +364,15 @@ def validation_views(
     parts, places, n_views = [], [], 0
     # Pages of it that nobody writes take no memory.
     pixels, _ = instrument.grid(galaxies.shape[-1], galaxies.field_of_view_re)
-    observed = torch.empty(len(galaxy_numbers) * galaxies.shape[0], 8, pixels, pixels)
+    channels = CHANNELS_TOLD if told else CHANNELS
+    observed = torch.empty(len(galaxy_numbers) * galaxies.shape[0], channels, pixels, pixels)
     for block_start in range(0, len(galaxy_numbers), BLOCK):
         block = galaxy_numbers[block_start : block_start + BLOCK]
         views = galaxies.read(block)
         good = np.flatnonzero(why_not(views, tracer, instrument) == 0)
         if len(good):
             parts.append(views[good])
-            observed[n_views : n_views + len(good)] = parts[-1].observed(instrument)
+            observed[n_views : n_views + len(good)] = parts[-1].observed(instrument, told=told)
             n_views += len(good)
             parts[-1].maps = parts[-1].maps[:, :, :0]  # observed by now, so the stored maps are not needed again
             places.append(galaxies.places(block)[good])
@@ -379,5 +383,5 @@ def validation_views(
         )
     if not parts:
         no_views = galaxies.read(galaxy_numbers[:0])
-        return no_views, no_views.observed(instrument, False), galaxy_numbers[:0]
+        return no_views, no_views.observed(instrument, False, told), galaxy_numbers[:0]
     return concatenate(parts), observed[:n_views], np.concatenate(places)

@@ -10,6 +10,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from kinmass.gen.instruments.looks import CHOICES, MAPS, Look
+
 
 def _signed(constant: int) -> int:
     """Return the signed number that has the same 64 bits, as torch's int64 holds them."""
@@ -52,6 +54,19 @@ def draws(samples: torch.Tensor, pixels: int, seed: int) -> tuple[torch.Tensor, 
     half = 2 * pixels**2
     counter = samples[:, None] * (half + 1) + torch.arange(half + 1, device=samples.device)
     return random_bits(counter[:, 0], seed), normal(counter[:, 1:], seed).reshape(-1, 4, pixels, pixels)
+
+
+#: Added to a run's seed to draw looks.
+_LOOK_SEED_OFFSET = 11_000_003
+
+
+def looks(samples: torch.Tensor, pixels: int, seed: int) -> Look:
+    """Return the numbers of a look for each of `samples` (N,), as in `draws`; pixels are those of the stored maps."""
+    half = MAPS * pixels**2 // 2
+    counter = samples[:, None] * (half + CHOICES) + torch.arange(half + CHOICES, device=samples.device)
+    choices = _shifted(random_bits(counter[:, half:], seed + _LOOK_SEED_OFFSET), 40).float() * 2.0**-24
+    numbers = normal(counter[:, :half], seed + _LOOK_SEED_OFFSET)
+    return Look(choices, numbers.reshape(-1, MAPS, pixels, pixels))
 
 
 @lru_cache(maxsize=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # These import torch, which a command's --help does not need.
-    from kinmass.gen.instrument import Instrument
+    from kinmass.gen.instruments.model import Instrument
     from kinmass.train.data.augmentation import Augmentation
 
 #: Seeds are below this: the numbers that `train.loop.fitter` makes from a seed and a step have to be below 2^64.
@@ -35,6 +35,7 @@ class FitConfig:
     head: str = "flow"
     norm: str = "group"
     inputs: str = "scale_free"
+    told: bool | None = None  # the network sees how a view was taken; None: where the instrument varies
     join: str = "concat"
     width: int = 16
     galaxies: int = 0  # most lineages (galaxies' histories) to train on, 0 for all; the first by a hash of their names
@@ -124,9 +125,14 @@ class FitConfig:
     @cached_property
     def instrument_model(self) -> "Instrument":
         """The instrument that `instrument` names, read once. Raises ValueError for one that is unknown."""
-        from kinmass.gen.instrument import instrument
+        from kinmass.gen.instruments.builtin import instrument
 
         return instrument(self.instrument)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the network sees how a view was taken (`gen.instruments.observe.TOLD`)."""
+        return self.instrument_model.varies() if self.told is None else self.told
 
     @cached_property
     def augmentation(self) -> "Augmentation":

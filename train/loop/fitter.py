@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from kinmass.gen.instrument import observe
+from kinmass.gen.instruments.observe import observe
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE, Views
-from kinmass.train.data.sampler import draws, normal
+from kinmass.train.data.sampler import draws, looks, normal
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.recorded import Recorded
 from kinmass.train.model.density import latent_log_prob
@@ -192,7 +192,10 @@ class Fitter:
         field_of_view_re = self.loader.galaxies.field_of_view_re
         if numbers is not None:
             maps, r_e, truth = config.augmentation.vary(maps, r_e, truth, field_of_view_re, numbers)
-        observed = observe(maps, self.instrument, noise, field_of_view_re, r_e.float()).to(self._dtype)
+        look = looks(samples, maps.shape[-1], config.seed) if self.instrument.varies() else None
+        observed = observe(maps, self.instrument, noise, field_of_view_re, r_e.float(), look, config.is_told).to(
+            self._dtype
+        )
         if numbers is not None:
             observed = config.augmentation.vary_observed(observed, numbers)
         if config.tracer == "any":

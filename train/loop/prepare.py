@@ -79,7 +79,9 @@ def _begin_with(model: MassModel, run: Path, suites: tuple[str, ...]) -> None:
     if earlier.config.tracer != model.config.tracer:
         weights = {name: weight for name, weight in weights.items() if name.startswith("encoders.") and name in own}
     shapes, own_shapes = ({name: weight.shape for name, weight in x.items()} for x in (weights, own))
-    same = ("encoder", "norm", "inputs", "width", "n_features", "join", "pixels", "field_of_view_re", "radii_re")
+    same = (
+        "encoder", "norm", "inputs", "width", "n_features", "join", "told", "pixels", "field_of_view_re", "radii_re",
+    )  # fmt: skip
     different = [name for name in same if getattr(earlier.config, name) != getattr(model.config, name)]
     if different or not weights or not shapes.items() <= own_shapes.items():
         raise RunError(
@@ -111,7 +113,9 @@ def prepare(
     pixels, field_of_view_re = instrument.grid(train.shape[-1], train.field_of_view_re)
     torch.manual_seed(config.seed)
     model_options = {name: getattr(config, name) for name in ("head", "encoder", "norm", "inputs", "width", "join")}
-    model = MassModel(ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, **model_options))
+    model = MassModel(
+        ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, told=config.is_told, **model_options)
+    )
     for run in config.start_from:
         _begin_with(model, Path(run), config.suites)
     if memory_gb is None:
@@ -123,7 +127,7 @@ def prepare(
     )
     batches = loader.open_loader(train, selection, config.batch, config.seed, window, device)
     try:
-        validation = loader.validation_views(val, config.tracer, instrument, 0.25 * memory_gb)
+        validation = loader.validation_views(val, config.tracer, instrument, 0.25 * memory_gb, config.is_told)
         n_validation = sum(ddp.gather(len(validation[2])))
         return Prepared(fitter_class(config, model, batches, validation, device), memory_gb, window, n_validation)
     except BaseException:

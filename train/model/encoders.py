@@ -1,6 +1,7 @@
 """Encoders: networks that turn one tracer's dimensionless maps into features. Experiments show which is best.
 
-All take (N, 4, P, P) maps - log density, V, sigma, mask - and return (N, F) features.
+All take (N, 4, P, P) maps - log density, V, sigma, mask, and `extra` channels more of what is told of a view - and
+return (N, F) features.
 docs/training.md compares them.
 """
 
@@ -29,7 +30,7 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
 class PlainEncoder(nn.Module):
     """Convolutions that halve the map three times, then pooling over the sky by mean and by maximum."""
 
-    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float):
+    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, extra: int = 0):
         super().__init__()
 
         def stage(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
@@ -37,7 +38,7 @@ class PlainEncoder(nn.Module):
             return [conv, norm_layer(norm, c_out), nn.SiLU(inplace=True)]
 
         self.layers = nn.Sequential(
-            *stage(4, width, 2),
+            *stage(4 + extra, width, 2),
             *stage(width, width, 1),
             *stage(width, 2 * width, 2),
             *stage(2 * width, 2 * width, 1),
@@ -77,10 +78,10 @@ class _Residual(nn.Module):
 class ResidualEncoder(nn.Module):
     """A residual network over the pixels, pooled over the sky by mean and by maximum."""
 
-    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float):
+    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, extra: int = 0):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(4, width, 3, stride=2, padding=1, bias=False),
+            nn.Conv2d(4 + extra, width, 3, stride=2, padding=1, bias=False),
             _Residual(width, width, norm, (1, 1), wrap=False),
             _Residual(width, 2 * width, norm, (2, 2), wrap=False),
             _Residual(2 * width, 3 * width, norm, (2, 2), wrap=False),
@@ -130,11 +131,11 @@ class PolarEncoder(nn.Module):
     weights: torch.Tensor
     radius: torch.Tensor
 
-    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float):
+    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, extra: int = 0):
         super().__init__()
         self.register_buffer("weights", polar_weights(pixels, field_of_view_re), persistent=False)
         self.layers = nn.Sequential(
-            nn.Conv2d(5, width, 1, bias=False),
+            nn.Conv2d(5 + extra, width, 1, bias=False),
             _Residual(width, width, norm, (1, 1), wrap=True),
             _Residual(width, 2 * width, norm, (1, 2), wrap=True),
             _Residual(2 * width, 2 * width, norm, (1, 2), wrap=True),
@@ -146,10 +147,14 @@ class PolarEncoder(nn.Module):
         self.register_buffer("radius", radius, persistent=False)
 
     def polar(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return the maps in polar cells (N, 4, R, A): means over each cell's valid pixels, and their share."""
+        """Return the maps in polar cells (N, 4, R, A): means over each cell's valid pixels, and their share.
+
+        Channels after the mask are means over valid pixels too.
+        """
         cells = (maps.flatten(2) @ self.weights.T).unflatten(2, (RINGS, ANGLES))
-        values, valid = cells[:, :3], cells[:, 3:]
-        return torch.cat([values / torch.clamp(valid, min=1e-3) * (valid > 1e-3), valid], dim=1)
+        valid = cells[:, 3:4]
+        means = cells / torch.clamp(valid, min=1e-3) * (valid > 1e-3)
+        return torch.cat([means[:, :3], valid, means[:, 4:]], dim=1)
 
     def rings(self, maps: torch.Tensor) -> torch.Tensor:
         """Return what each ring shows (N, C, R), pooled over angles."""
@@ -165,8 +170,8 @@ class PolarEncoder(nn.Module):
 class RingEncoder(PolarEncoder):
     """A `PolarEncoder` that keeps rings apart, for `join.AttentionJoin`."""
 
-    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float):
-        super().__init__(width, n_features, norm, pixels, field_of_view_re)
+    def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, extra: int = 0):
+        super().__init__(width, n_features, norm, pixels, field_of_view_re, extra)
         del self.out
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 from kinmass.train.model.density import ProfileDensity
 from kinmass.train.model.encoders import ENCODERS, RINGS, RingEncoder
 from kinmass.train.model.join import JOINS, AttentionJoin, ConcatJoin, GatedJoin
-from kinmass.train.model.scaling import clip_to_mass_limits, flip_sky, raw, scale_free, tracers_of
+from kinmass.train.model.scaling import TOLD_INPUTS, clip_to_mass_limits, flip_sky, raw, scale_free, tracers_of
 
 # N views, P pixels along a side, K radii, S samples
 INPUTS = ("scale_free", "relative", "raw")
@@ -29,6 +29,7 @@ class ModelConfig:
     width: int = 16
     n_features: int = 96
     join: str = "concat"
+    told: bool = False  # whether it sees how a view was taken, beside what was seen
 
     def to_json(self) -> dict[str, object]:
         """Return the configuration as plain values for JSON."""
@@ -56,7 +57,10 @@ class MassModel(nn.Module):
         attends = config.join == "attention"
         if attends and (config.encoder != "polar" or config.inputs == "raw"):
             raise ValueError("join attention is between rings: it needs encoder polar, and inputs that are not raw")
-        encoder_options = config.width, config.n_features, config.norm, config.pixels, config.field_of_view_re
+        if config.told and config.inputs == "raw":
+            raise ValueError("a network that is told errors in units of the velocity scale has no raw inputs")
+        extra = TOLD_INPUTS if config.told else 0
+        encoder_options = config.width, config.n_features, config.norm, config.pixels, config.field_of_view_re, extra
         encoder = RingEncoder if attends else ENCODERS[config.encoder]
         self.encoders = nn.ModuleDict({t: encoder(*encoder_options) for t in self.tracers})
         # What the maps themselves do not show: lengths.

@@ -29,11 +29,12 @@ def tracers_of(tracer: str) -> tuple[str, ...]:
 
 
 def only(observed: torch.Tensor, tracer: str) -> torch.Tensor:
-    """Return observed maps (N, 8, P, P) in which the other tracer has no valid pixel, as in a galaxy without it."""
-    kept = torch.zeros_like(observed)
-    first_channel = _OFFSET[tracer]
-    kept[:, first_channel : first_channel + 4] = observed[:, first_channel : first_channel + 4]
-    return kept
+    """Return observed maps (N, 8, P, P) in which the other tracer has no valid pixel, as in a galaxy without it.
+
+    So for maps with what is told beside them, (N, 18, P, P).
+    """
+    of_tracer = torch.tensor([channel_tracer == tracer for channel_tracer in _tracer_of_channels(observed.shape[1])])
+    return observed * of_tracer.to(observed)[:, None, None]
 
 
 def drop_tracers(observed: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
@@ -41,9 +42,16 @@ def drop_tracers(observed: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
 
     A view whose other tracer has no valid pixel is left as it is.
     """
-    has_tracer = observed[:, 3::4].amax((2, 3)) > 0
-    is_dropped = torch.stack([(choice == 0) & has_tracer[:, 1], (choice == 1) & has_tracer[:, 0]], dim=1)
-    return (observed.unflatten(1, (2, 4)) * ~is_dropped[:, :, None, None, None]).flatten(1, 2)
+    has_stars, has_gas = (observed[:, mask].amax((1, 2)) > 0 for mask in (3, 7))
+    is_kept = {"stars": ~((choice == 0) & has_gas), "gas": ~((choice == 1) & has_stars)}
+    of_channels = torch.stack([is_kept[tracer] for tracer in _tracer_of_channels(observed.shape[1])], dim=1)
+    return observed * of_channels[:, :, None, None]
+
+
+def _tracer_of_channels(n_channels: int) -> list[str]:
+    """Return the tracer of every channel of observed maps: four of the stars, four of the gas, then as many told."""
+    told = (n_channels - 8) // 2
+    return ["stars"] * 4 + ["gas"] * 4 + ["stars"] * told + ["gas"] * told
 
 
 def split(observed: torch.Tensor, tracer: str) -> tuple[torch.Tensor, ...]:
@@ -106,11 +114,12 @@ def scale_free(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return dimensionless inputs per tracer, and log10 (N,) of the mass scale V^2 R_e / G [Msun].
 
-    observed (N, 8, P, P) from `gen.instrument.observe`; half_mass_radius_kpc (N,). Inputs are
+    observed (N, 8, P, P) from `gen.instruments.observe`; half_mass_radius_kpc (N,). Inputs are
     {tracer: (N, 4, P, P)}: log10 of Sigma over V^2 / (G R_e), V and sigma over the velocity
     scale, and the mask. Multiplying all lengths, velocities and masses of a galaxy by factors
     that obey M = V^2 R / G does not change the inputs. With `relative`, Sigma is divided by its mean over valid pixels
-    instead, so that a factor on a tracer's density does not change them either.
+    instead, so that a factor on a tracer's density does not change them either. Where more is told (N, 18, P, P), the
+    channels of `told_inputs` come after the mask.
     """
     scale_kms = torch.clamp(velocity_scale(observed, tracers), min=LEAST_VELOCITY_SCALE_KMS)
     velocity_unit = scale_kms[:, None, None]
@@ -121,8 +130,34 @@ def scale_free(
         if relative:
             sigma_unit = (density.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)).clamp(min=1e-30)[:, None, None]
         log_density = torch.log10(torch.clamp(density / sigma_unit, min=1e-4)) * valid
-        inputs[tracer] = torch.stack([log_density, velocity / velocity_unit, dispersion / velocity_unit, valid], dim=1)
+        maps = [log_density, velocity / velocity_unit, dispersion / velocity_unit, valid]
+        if observed.shape[1] > 8:
+            maps += told_inputs(observed, tracer, velocity_unit)
+        inputs[tracer] = torch.stack(maps, dim=1)
     return inputs, torch.log10(scale_kms**2 * half_mass_radius_kpc / G)
+
+
+#: How many channels `told_inputs` makes.
+TOLD_INPUTS = 7
+#: Smallest and largest error, in units of the velocity scale, that networks tell from others.
+_ERRORS_TOLD = (1e-3, 10.0)
+
+
+def told_inputs(observed: torch.Tensor, tracer: str, velocity_unit: torch.Tensor) -> list[torch.Tensor]:
+    """Return what a network sees of TOLD of one tracer, TOLD_INPUTS channels (N, P, P), zero in pixels not seen.
+
+    log10 of the errors of V and of sigma over the velocity scale, and whether they are known; the PSF [R_e], and
+    whether it is known; whether there is a dispersion; how uncertain the density is [dex]. What is not known is zero.
+    """
+    told = observed[:, 8:].unflatten(1, (2, -1))[:, _OFFSET[tracer] // 4]
+    velocity_error, dispersion_error, psf_re, has_dispersion, density_dex = told.unbind(1)
+    valid = observed[:, _OFFSET[tracer] + 3]
+    knows_errors, knows_psf = (valid * (x >= 0) for x in (velocity_error, psf_re))
+    errors = [
+        torch.log10((error / velocity_unit).clamp(*_ERRORS_TOLD)) * knows_errors
+        for error in (velocity_error, dispersion_error)
+    ]
+    return [*errors, knows_errors, psf_re.clamp(min=0), knows_psf, has_dispersion, density_dex]
 
 
 def raw(observed: torch.Tensor, tracers: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -138,12 +173,12 @@ def raw(observed: torch.Tensor, tracers: tuple[str, ...]) -> tuple[dict[str, tor
 def flip_sky(maps: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
     """Turn or mirror view i on the sky as choice[i] in 0...15 says; from 8 on it is also mirrored along the sight.
 
-    maps (N, 8, P, P) as stored, choice (N,) on the same device. The mirror image of a galaxy is a possible galaxy;
-    mirrored along the line of sight, its image stays and V changes sign.
+    maps (N, 8, P, P) as stored, or observed with more channels; choice (N,) on the same device. The mirror image of a
+    galaxy is a possible galaxy; mirrored along the line of sight, its image stays and V changes sign.
     """
     from_pixel = _symmetries(maps.shape[-1], maps.device)[choice % 8][:, None].expand(-1, maps.shape[1], -1)
     flipped = maps.flatten(2).gather(2, from_pixel).reshape(maps.shape)
-    flipped[:, 1::4] *= (1.0 - 2.0 * (choice >= 8))[:, None, None, None].to(flipped)
+    flipped[:, 1:8:4] *= (1.0 - 2.0 * (choice >= 8))[:, None, None, None].to(flipped)
     return flipped
 
 

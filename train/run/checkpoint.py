@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
 
-from kinmass.gen.instrument import Instrument
+from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.storage.files import write_atomically
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.model.network import MassModel, ModelConfig
@@ -23,7 +23,7 @@ RUN_SCHEMA = 8
 #: Settings that may differ when a run goes on: they change where and how fast a fit runs, not what it learns.
 FREE_SETTINGS = ("store", "checkpoint_minutes", "memory_gb", "compile", "cuda_graph", "leave_one_suite_out")
 #: Settings that came later than the schema, and what they are in runs that do not tell.
-LATER_SETTINGS: dict[str, Any] = {"join": "concat", "ema": 0.0, "start_from": []}
+LATER_SETTINGS: dict[str, Any] = {"join": "concat", "ema": 0.0, "start_from": [], "told": None}
 
 
 class RunError(ValueError):
@@ -81,7 +81,7 @@ class _FinishedRun(_Run):
 
 def _with_later_settings(content: RunRecord) -> RunRecord:
     """Return the content of a run.json with every setting that came later than the schema."""
-    network = {name: value for name, value in LATER_SETTINGS.items() if name in _NETWORK_FIELDS}
+    network = {"join": LATER_SETTINGS["join"], "told": False}
     return content | {"fit": LATER_SETTINGS | content["fit"], "model": network | content["model"]}
 
 

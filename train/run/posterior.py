@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kinmass.gen.instrument import Instrument
+from kinmass.gen.instruments.model import Instrument
+from kinmass.gen.instruments.observe import CHANNELS, CHANNELS_TOLD, with_told
 from kinmass.gen.physics.sightline import view_rng
 from kinmass.train.data.dataset import Views
 from kinmass.train.model.network import MassModel
@@ -240,6 +241,11 @@ class Inference:
         """The tracer that the run was trained on: gas, stars, both, or any, which infers from each of these."""
         return str(self.run["fit"]["tracer"])
 
+    @property
+    def told(self) -> bool:
+        """Whether the networks see how a view was taken (`gen.instruments.observe.TOLD`)."""
+        return self.models[0].config.told
+
     def answers(self) -> list[str]:
         """Return the tracers that the run can infer from."""
         return ["gas", "stars", "both"] if self.tracer == "any" else [self.tracer]
@@ -266,9 +272,11 @@ class Inference:
 
         maps: Views of a store, which are observed through the run's instrument with each view's own noise; or observed
         maps (N, 8, Q, Q): density [Msun/kpc^2], V [km/s], sigma [km/s] and the mask of valid pixels, of stars and
-        then of gas, zero where invalid. Observed maps need half_mass_radius_kpc (N,), and take names (galaxy, view),
-        on which a view's random numbers depend. tracer: the one to use, for a run trained on `any`. unseen: True for
-        galaxies of a suite that the run was not trained on, or of no suite: their posteriors have the widths that
+        then of gas, zero where invalid; a network that is told how a view was taken takes (N, 18, Q, Q), with the
+        channels of `gen.instruments.observe.TOLD`, and of eight alone knows neither errors nor PSF. Observed maps need
+        half_mass_radius_kpc (N,), and take names (galaxy, view), on which a view's random numbers depend. tracer: the
+        one to use, for a run trained on `any`. unseen: True for galaxies of a suite that the run was not trained on,
+        or of no suite: their posteriors have the widths that
         `--leave-one-suite-out` found, where the run has these; for Views it is known. Raises ValueError for maps of
         another size than the run's, or a tracer that it cannot use.
         """
@@ -278,13 +286,16 @@ class Inference:
         if isinstance(maps, Views):
             names, half_mass_radius_kpc = maps.names(), maps.half_mass_radius_kpc
             unseen = self.foreign(maps.suite) if unseen is None else unseen
-            maps = maps.observed(self.instrument)
+            maps = maps.observed(self.instrument, told=self.told)
         if half_mass_radius_kpc is None:
             raise ValueError("observed maps need half_mass_radius_kpc, the projected stellar R_e of each view")
         observed = torch.as_tensor(maps, dtype=torch.float32)
         r_e = torch.as_tensor(half_mass_radius_kpc, dtype=torch.float32).reshape(-1)
         pixels = self.models[0].config.pixels
-        if observed.ndim != 4 or observed.shape[1:] != (8, pixels, pixels) or len(r_e) != len(observed):
+        if observed.ndim == 4 and observed.shape[1] in (CHANNELS, CHANNELS_TOLD):
+            observed = with_told(observed) if self.told else observed[:, :CHANNELS]
+        channels = CHANNELS_TOLD if self.told else CHANNELS
+        if observed.ndim != 4 or observed.shape[1:] != (channels, pixels, pixels) or len(r_e) != len(observed):
             raise ValueError(
                 f"{self.path} takes maps (N, 8, {pixels}, {pixels}) and N half-mass radii, "
                 f"not {tuple(observed.shape)} and {len(r_e)}"

@@ -14,7 +14,7 @@ from conftest import command, tables_here
 from kinmass.eval.report.page import Galaxies, read_results, write_report
 from kinmass.eval.report.saliency import attributions, central_profile, featureless
 from kinmass.eval.tables import predictions
-from kinmass.gen.instrument import INSTRUMENTS
+from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.train import load
 from kinmass.train.data.dataset import read_views
 

@@ -483,7 +483,8 @@ def test_code_that_answers_is_in_every_key(runs, tmp_path, monkeypatch):
         "kinmass.eval.classical.rotation", "kinmass.eval.classical.jeans", "kinmass.eval.classical.estimators",
         "kinmass.eval.classical.noise",
         "kinmass.train.model.density", "kinmass.train.model.encoders",
-        "kinmass.train.model.scaling", "kinmass.gen.instrument", "kinmass.gen.physics.profile", "kinmass.gen.constants",
+        "kinmass.train.model.scaling", "kinmass.gen.instruments.observe", "kinmass.gen.physics.profile",
+        "kinmass.gen.constants",
     }  # fmt: skip
     assert not modules & {"kinmass.eval.report.page", "kinmass.gen.campaign.maps", "kinmass.train.launch.submission"}
     before = {source.label: source.key for source in sources_of(runs[:1], tmp_path)}

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from kinmass.gen.constants import G
-from kinmass.gen.instrument import INSTRUMENTS, observe
+from kinmass.gen.instruments.builtin import INSTRUMENTS
+from kinmass.gen.instruments.observe import observe
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import RADII_RE, concatenate, read_views, usable
 from kinmass.train.model.scaling import scale_free

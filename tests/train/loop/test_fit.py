@@ -28,7 +28,7 @@ from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kinmass import train
-from kinmass.gen.instrument import INSTRUMENTS
+from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.storage import store
 from kinmass.train import distributed as ddp
 from kinmass.train.__main__ import main
@@ -204,7 +204,7 @@ SHARE = """
 import json, sys
 from pathlib import Path
 import torch
-from kinmass.gen.instrument import INSTRUMENTS
+from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
 store, suites, instrument = Path(sys.argv[1]), ("bursty", "middle", "quiet"), INSTRUMENTS["ifu"]

@@ -8,7 +8,8 @@ import torch
 
 from kinmass.eval.tables.predictions import Part, columns
 from kinmass.gen.constants import G
-from kinmass.gen.instrument import INSTRUMENTS, observe
+from kinmass.gen.instruments.builtin import INSTRUMENTS
+from kinmass.gen.instruments.observe import observe
 from kinmass.gen.storage import store
 from kinmass.train.data.dataset import RADII_RE, REASONS, SPLIT, concatenate, part_of, read_views, usable, why_not
 from kinmass.train.data.loader import done_galaxies, galaxies_of

@@ -13,7 +13,10 @@ from conftest import ROOT, command
 
 from kinmass.eval.classical.estimators import ESTIMATORS
 from kinmass.eval.tables.predict import predict
-from kinmass.gen.instrument import INSTRUMENTS, Instrument, TracerNoise, fixed_noise, instrument, observe
+from kinmass.gen.instruments.builtin import INSTRUMENTS, instrument
+from kinmass.gen.instruments.looks import fixed_noise
+from kinmass.gen.instruments.model import Instrument, TracerNoise
+from kinmass.gen.instruments.observe import observe
 from kinmass.gen.physics.particles import Particles
 from kinmass.gen.physics.projection import project
 from kinmass.train.data.dataset import RADII_RE, read_views
@@ -212,7 +215,7 @@ def test_cuts_and_noise_come_after_rebinning():
 
 
 GOOD = {
-    "name": "survey",
+    "name": "my_survey",
     "psf_fwhm": {"kpc": 0.7},
     "field_of_view_re": 4.5,
     "rebin": 2,
@@ -300,10 +303,10 @@ def test_a_run_keeps_its_instrument_whole(map_store, tmp_path):
     file, run = written(tmp_path / "s.yaml"), tmp_path / "run"
     options = [x for k, v in SMALL.items() for x in (f"--{k.replace('_', '-')}", v)]
     line = ("train", "fit", "--store", map_store, "--tracer", "both", "--out", run, "--instrument", file, *options)
-    assert "through survey (6 x 6 pixels over 4.5 R_e)" in command(*line).stderr
+    assert "through my_survey (6 x 6 pixels over 4.5 R_e)" in command(*line).stderr
     config = read_config(run)
     assert instrument_of(run) == Instrument(**GOOD)
-    assert (config["fit"]["instrument"], config["model"]["pixels"]) == ("survey", 6)
+    assert (config["fit"]["instrument"], config["model"]["pixels"]) == ("my_survey", 6)
     written(file, rebin=1)
     refused = command(*line, check=False)
     assert refused.returncode == 2
@@ -316,7 +319,7 @@ def test_a_run_keeps_its_instrument_whole(map_store, tmp_path):
     command(*tables, "--workers", 1, "--out", tmp_path / "out")
     groups = pd.read_csv(tmp_path / "out" / "table.csv")
     assert set(zip(groups.estimator, groups.instrument, strict=True)) == {
-        (name, "survey") for name in ("cnn", *ESTIMATORS)
+        (name, "my_survey") for name in ("cnn", *ESTIMATORS)
     }
 
 
@@ -332,7 +335,7 @@ def test_two_instruments_of_one_name_do_not_share_a_table(map_store, tmp_path):
         "eval", "tables", tmp_path / "a", tmp_path / "b", "--store", map_store, "--out", tmp_path / "out", check=False
     )
     assert done.returncode == 2
-    assert "different instruments of the same name survey" in done.stderr
+    assert "different instruments of the same name my_survey" in done.stderr
 
 
 @pytest.mark.parametrize("broken", [{}, {"rebin": 2}, [1], None])

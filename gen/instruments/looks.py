@@ -1,0 +1,132 @@
+"""Looks: what an instrument leaves open, drawn for every look at a view.
+
+All that is drawn follows from the numbers of a `Look`, which training makes from counters and evaluation from a view's
+name: a look is the same on any device and for any number of processes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kinmass.gen.instruments.model import SHAPES, Instrument, Range, TracerNoise
+from kinmass.gen.physics.sightline import view_rng
+
+# N looks, C choices, P pixels along a side
+_SHARED = (
+    "psf_fwhm", "unknown_psf", "centre_x", "centre_y",
+    "footprint", "shape", "radius_re", "offset_re", "offset_angle", "turn",
+)  # fmt: skip
+_OF_TRACER = (
+    "velocity_error_kms", "error_slope", "mask_below_mean", "mask_below_msun_kpc2", "instrument_sigma_kms",
+    "correlated", "bin_to_kms", "kept_pixels", "faded", "lost_pixels", "no_dispersion", "unknown_errors",
+    "density_dex", "uncertain_density", "particles", "thinned",
+)  # fmt: skip
+_NAMES = *_SHARED, *(f"{tracer}.{name}" for tracer in ("stars", "gas") for name in _OF_TRACER)
+_PLACE = {name: i for i, name in enumerate(_NAMES)}
+#: Numbers of a look: of its choices, and maps of normal numbers on the stored pixels.
+CHOICES, MAPS = len(_PLACE), 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """The random numbers of N looks, one for each view.
+
+    choices (N, CHOICES) are uniform between 0 and 1; normal (N, MAPS, P, P) are standard normal numbers on the stored
+    pixels: three for thinning stars, three for thinning gas, and one for the lost pixels of each.
+    """
+
+    choices: torch.Tensor
+    normal: torch.Tensor
+
+    def value(self, name: str, number: Range) -> float | torch.Tensor:
+        """Return a number as it is, or (N, 1, 1) drawn from a range, as `between` does."""
+        return between(number, self.choices[:, _PLACE[name], None, None]) if isinstance(number, tuple) else number
+
+    def happens(self, name: str, share: float) -> torch.Tensor:
+        """Return (N, 1, 1) of which looks are among a share of all."""
+        return self.choices[:, _PLACE[name], None, None] < share
+
+    def gaussian(self, name: str) -> torch.Tensor:
+        """Return standard normal numbers (N, 1, 1)."""
+        return torch.special.ndtri(self.choices[:, _PLACE[name], None, None].clamp(1e-6, 1 - 1e-6))
+
+    def angle(self, name: str) -> torch.Tensor:
+        """Return angles (N, 1, 1) [radian]."""
+        return 2 * math.pi * self.choices[:, _PLACE[name], None, None]
+
+    def sides(self, shape: str) -> torch.Tensor | int:
+        """Return the number of a footprint's sides, or those (N, 1, 1) of a shape drawn for each look."""
+        if shape != "any":
+            return SHAPES[shape]
+        choice = self.choices[:, _PLACE["shape"], None, None] * len(SHAPES)
+        circle, square, hexagon = SHAPES.values()
+        return torch.where(choice < 1, circle, torch.where(choice < 2, square, hexagon))
+
+
+def between(ends: tuple[float, float], share: torch.Tensor) -> torch.Tensor:
+    """Return numbers that divide a range as `share` says: of its logarithm where both ends are positive."""
+    low, high = ends
+    if low > 0:
+        return torch.exp(math.log(low) + share * math.log(high / low))
+    return low + share * (high - low)
+
+
+def middle(number: Range) -> float:
+    """Return a number, or the middle of a range."""
+    return float(between(number, torch.tensor(0.5))) if isinstance(number, tuple) else number
+
+
+def without_look(instrument: Instrument) -> Instrument:
+    """Return the instrument that never varies: ranges at their middle, and nothing that only some looks have or lose.
+
+    Views are judged through it (`train.data.dataset.why_not`), and mass units are taken from it.
+    """
+
+    def settled(noise: TracerNoise) -> TracerNoise:
+        numbers = {name: middle(value) for name, value in noise if isinstance(value, tuple)} | _NEEDS_A_LOOK
+        numbers |= {name: none for name, none in _LOSSES.items() if _is_open(getattr(noise, name))}
+        return noise.model_copy(update=numbers)
+
+    psf, footprint = instrument.psf_fwhm, instrument.footprint
+    if psf:
+        psf = psf.model_copy(update={name: middle(value) for name, value in psf if value is not None})
+    if footprint:
+        footprint = None if footprint.is_open() else footprint.model_copy(update={"offset_re": 0.0})
+    fixed = {"psf_fwhm": psf, "footprint": footprint, "centre_error_re": 0.0, "unknown_psf": 0.0}
+    return instrument.model_copy(update=fixed | {"stars": settled(instrument.stars), "gas": settled(instrument.gas)})
+
+
+#: What a look may lose, and what it has without a loss; and what cannot be had without random numbers.
+_LOSSES = {"kept_pixels": 1.0, "bin_to_kms": None, "no_dispersion": 0.0, "unknown_errors": 0.0, "correlated": 0.0}
+_NEEDS_A_LOOK = {"lost_pixels": 0.0, "density_dex": 0.0, "particles": None}
+
+
+def _is_open(value: object) -> bool:
+    return isinstance(value, tuple) or (isinstance(value, float) and 0 < value < 1)
+
+
+def fixed_look(galaxy: str, view: int, pixels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return the choices (CHOICES,) and normal numbers (MAPS, P, P) of the look that every evaluation takes at a view.
+
+    galaxy: its name with that of its suite, as `physics.sightline.within` joins them.
+    """
+    rng = view_rng(seed + 3_000_017, galaxy, view)
+    return rng.random(CHOICES, np.float32), rng.standard_normal((MAPS, pixels, pixels), np.float32)
+
+
+def fixed_looks(names: list[tuple[str, int]], pixels: int) -> Look:
+    """Return the looks that every evaluation takes at views (galaxy, view); pixels are those of the stored maps."""
+    looks = [fixed_look(*name, pixels) for name in names]
+    choices = torch.from_numpy(np.stack([look[0] for look in looks]))
+    return Look(choices, torch.from_numpy(np.stack([look[1] for look in looks])))
+
+
+def fixed_noise(galaxy: str, view: int, pixels: int, seed: int = 0) -> np.ndarray:
+    """Standard normal numbers (4, P, P) that depend on the view only: the noise that every evaluation adds to it.
+
+    galaxy: its name with that of its suite, as `physics.sightline.within` joins them.
+    """
+    rng = view_rng(seed + 1_000_003, galaxy, view)
+    return rng.standard_normal((4, pixels, pixels), dtype=np.float32)

@@ -1,0 +1,343 @@
+"""An instrument's view: stored noiseless moments as they would be observed.
+
+Written in torch, so that training can draw new noise and new looks for a view every time, on its own device; observed
+maps are not stored. An instrument acts in this order: resolution of the simulation (thinning), PSF and pointing, field
+of view and rebinning, cuts and losses, binning, noise, and what is known of it.
+"""
+
+import torch
+
+from kinmass.gen.instruments import optics
+from kinmass.gen.instruments.footprint import brightest, cut, inside
+from kinmass.gen.instruments.looks import Look, without_look
+from kinmass.gen.instruments.model import SHAPES, Instrument, TracerNoise
+from kinmass.gen.instruments.thinning import kernel_width, thin
+from kinmass.gen.options import OptionError
+
+# N views, P stored pixels along a side, Q observed ones
+Number = float | torch.Tensor
+#: What is told of a tracer beside its four maps: errors of V and of sigma [km/s], FWHM of the PSF [R_e], whether there
+#: is a dispersion, and how uncertain a factor on the density is [dex]. Errors and PSFs that are not known are UNKNOWN.
+TOLD = ("velocity_error", "dispersion_error", "psf_fwhm_re", "has_dispersion", "density_dex")
+UNKNOWN = -1.0
+#: Channels of observed maps: four of the stars, four of the gas; with what is told, those of TOLD of each after them.
+CHANNELS, CHANNELS_TOLD = 8, 8 + 2 * len(TOLD)
+
+
+def inside_half_mass_radius(pixels: int, field_of_view_re: float, device: torch.device | None = None) -> torch.Tensor:
+    """Mask (P, P) of the pixels whose centres lie within R_e of the middle of the map."""
+    x = (torch.arange(pixels, device=device) + 0.5) / pixels - 0.5
+    return torch.hypot(x[:, None], x[None, :]) * field_of_view_re <= 1.0
+
+
+def psf_fwhm_pixels(
+    instrument: Instrument,
+    pixels: int,
+    field_of_view_re: float,
+    half_mass_radius_kpc: torch.Tensor | None,
+    look: Look | None = None,
+) -> Number:
+    """FWHM of the PSF in stored pixels: one number, or (N,) where it differs from view to view.
+
+    Raises OptionError for a PSF in kpc without the views' R_e.
+    """
+    psf = (instrument if look else without_look(instrument)).psf_fwhm
+    if psf is None:
+        return 0.0
+    number = next(x for x in (psf.pixels, psf.re, psf.kpc) if x is not None)
+    if isinstance(number, tuple):
+        assert look is not None
+        drawn = look.value("psf_fwhm", number)
+        assert isinstance(drawn, torch.Tensor)
+        size: Number = drawn[:, 0, 0]
+    else:
+        size = number
+    if psf.pixels is not None:
+        return size
+    if psf.re is not None:
+        return size * pixels / field_of_view_re
+    if half_mass_radius_kpc is None:
+        raise OptionError(f"instrument {instrument.name} has a PSF in kpc: it needs each view's half_mass_radius_kpc")
+    return size * pixels / (field_of_view_re * half_mass_radius_kpc.double())
+
+
+def observe(
+    maps: torch.Tensor,
+    instrument: Instrument,
+    noise: torch.Tensor | None,
+    field_of_view_re: float = 6.0,
+    half_mass_radius_kpc: torch.Tensor | None = None,
+    look: Look | None = None,
+    told: bool = False,
+) -> torch.Tensor:
+    """Observed maps (N, 8, Q, Q): density, V, sigma and a mask of valid pixels of the stars, then of the gas.
+
+    maps (N, 8, P, P): as stored, four channels of the stars, then of the gas. Q comes from `Instrument.grid`.
+    noise (N, 4, Q, Q): standard normal numbers for V and sigma of stars and gas, or None for no noise.
+    half_mass_radius_kpc (N,): needed only for a PSF in kpc. look: the numbers from which an instrument that varies
+    draws; without them it is `without_look`. told: return (N, 18, Q, Q), with the channels of TOLD after these eight.
+    PSF and rebinning act on the moments Sigma, Sigma V, Sigma (V^2 + sigma^2), exactly as light does. Cuts and errors
+    refer to the mean density inside R_e of the blurred map before rebinning; of a tracer with nothing inside R_e, to
+    the mean of its non-empty pixels. Invalid pixels are zero.
+    Raises ValueError where the instrument does not fit the maps.
+
+    >>> from kinmass.gen.instruments.builtin import INSTRUMENTS
+    >>> maps = torch.rand(1, 8, 16, 16) + 1
+    >>> seen = observe(maps, INSTRUMENTS["clean"], None)
+    >>> seen.shape, bool((seen[:, 3] == 1).all())  # every pixel has stars
+    (torch.Size([1, 8, 16, 16]), True)
+    """
+    if instrument.varies() and look is None:
+        instrument = without_look(instrument)
+    view = _View(maps, instrument, field_of_view_re, half_mass_radius_kpc, look)
+    tracers = [view.tracer(t, noise, told) for t in range(2)]
+    return torch.cat([channels[:, part] for part in _parts(told) for channels in tracers], dim=1)
+
+
+def _parts(told: bool) -> tuple[slice, ...]:
+    return (slice(0, 4), slice(4, None)) if told else (slice(0, 4),)
+
+
+def with_told(observed: torch.Tensor) -> torch.Tensor:
+    """Return observed maps (N, 18, Q, Q) from maps (N, 8, Q, Q) of which nothing is told: errors and PSF are UNKNOWN.
+
+    A tracer has a dispersion where any of its pixels has one. Maps with all channels are returned as they are.
+    """
+    if observed.shape[1] == CHANNELS_TOLD:
+        return observed
+    told = []
+    for t in range(2):
+        dispersion, valid = observed[:, 4 * t + 2], observed[:, 4 * t + 3]
+        measured = (dispersion > 0).any(-1, keepdim=True).any(-2, keepdim=True) * valid
+        told += [UNKNOWN * valid, UNKNOWN * valid, UNKNOWN * valid, measured, torch.zeros_like(valid)]
+    return torch.cat([observed, torch.stack(told, dim=1)], dim=1)
+
+
+class _View:
+    """What both tracers of N views have in common: PSF, pointing, pixels and footprint."""
+
+    def __init__(
+        self,
+        maps: torch.Tensor,
+        instrument: Instrument,
+        field_of_view_re: float,
+        half_mass_radius_kpc: torch.Tensor | None,
+        look: Look | None,
+    ):
+        self.maps, self.instrument, self.look = maps, instrument, look
+        stored = maps.shape[-1]
+        self.pixels, self.observed_field_re = instrument.grid(stored, field_of_view_re)
+        self.within_re = inside_half_mass_radius(stored, field_of_view_re, maps.device)
+        self.fwhm = psf_fwhm_pixels(instrument, stored, field_of_view_re, half_mass_radius_kpc, look)
+        self.fwhm_re = self.fwhm * (field_of_view_re / stored)
+        self.psf: tuple[torch.Tensor, torch.Tensor] | None
+        if look and instrument.centre_error_re:
+            fwhm = _like(self.fwhm, maps[:, 0, 0, 0])
+            per_re = instrument.centre_error_re * stored / field_of_view_re
+            x, y = (per_re * look.gaussian(name)[:, 0, 0] for name in ("centre_x", "centre_y"))
+            self.psf = optics.moved_psf_matrix(maps, fwhm, y), optics.moved_psf_matrix(maps, fwhm, x)
+        else:
+            matrix = optics.psf_matrix(maps, self.fwhm)
+            self.psf = None if matrix is None else (matrix, matrix)
+        self.footprint = self._footprint()
+
+    def _blurred(self, images: torch.Tensor) -> torch.Tensor:
+        return images if self.psf is None else self.psf[0] @ images @ self.psf[1].mT
+
+    def _footprint(self) -> torch.Tensor | None:
+        footprint, look = self.instrument.footprint, self.look
+        if footprint is None:
+            return None
+        grid = self.pixels, self.observed_field_re, self.maps
+        if look is None:  # a fixed instrument: nothing of its footprint is drawn
+            assert isinstance(footprint.radius_re, float)
+            return inside(*grid, SHAPES[footprint.shape], footprint.radius_re)
+        offset, angle = look.value("offset_re", footprint.offset_re), look.angle("offset_angle")
+        middle = offset * torch.cos(angle), offset * torch.sin(angle)
+        radius = look.value("radius_re", footprint.radius_re)
+        mask = inside(*grid, look.sides(footprint.shape), radius, middle, look.angle("turn"))
+        return mask | ~look.happens("footprint", footprint.share)
+
+    def _seen(self, t: int, moments: torch.Tensor, mean: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        """Return the valid pixels (N, Q, Q) of a tracer, from its observed moments and their mean inside R_e."""
+        value, look, density = self._value(t), self.look, moments[:, 0]
+        tracer = value.tracer
+        threshold = torch.maximum(value("mask_below_mean") * mean, _like(value("mask_below_msun_kpc2"), mean))
+        is_drawn = isinstance(tracer.mask_below_mean, tuple) or isinstance(tracer.mask_below_msun_kpc2, tuple)
+        valid = cut(density > 0, density >= threshold, always=not is_drawn)
+        if tracer.min_particles > 0:
+            valid &= optics.coarsened(count, self.pixels, self.instrument.rebin)[:, 0] >= tracer.min_particles
+        if self.footprint is not None:
+            footprint = self.instrument.footprint
+            valid = cut(valid, self.footprint, always=not (footprint and footprint.is_open()))
+        if tracer.kept_pixels != 1.0:
+            kept = _chosen(value.happens("faded"), value("kept_pixels"), 1.0)
+            valid &= brightest(density, valid, kept)
+        if look and tracer.lost_pixels != 0.0:
+            numbers = optics.coarsened(look.normal[:, 6 + t : 7 + t], self.pixels, self.instrument.rebin)[:, 0]
+            is_kept = torch.special.ndtr(numbers / self.instrument.rebin) >= value("lost_pixels")
+            valid = cut(valid, is_kept, always=False)
+        return valid
+
+    def _value(self, t: int) -> "_Values":
+        return _Values(self.look, "stars" if t == 0 else "gas", (self.instrument.stars, self.instrument.gas)[t])
+
+    def tracer(self, t: int, noise: torch.Tensor | None, told: bool) -> torch.Tensor:
+        """Return the observed channels (N, 4, Q, Q) of the stars (t = 0) or gas (1), or (N, 9, Q, Q) with TOLD."""
+        instrument, look, value = self.instrument, self.look, self._value(t)
+        tracer = value.tracer
+        stored = self.maps[:, 4 * t : 4 * t + 4]
+        if look and tracer.particles is not None:
+            share = value("particles") / stored[:, 3].sum((1, 2), keepdim=True).clamp(min=1)
+            share = torch.where(look.happens(f"{value.name}.thinned", tracer.thinned), share.clamp(max=1), 1.0)[:, 0, 0]
+            stored = thin(stored, share, look.normal[:, 3 * t : 3 * t + 3], smoothed=t == 1)
+        density, velocity, dispersion, count = stored.unbind(1)
+        moments = torch.stack([density, density * velocity, density * (velocity**2 + dispersion**2)], dim=1)
+        moments = self._blurred(moments)
+        mean = (moments[:, 0] * self.within_re).sum((1, 2), keepdim=True) / self.within_re.sum()
+        # A tracer may have nothing inside R_e, such as gas in a ring: then the mean of its non-empty pixels.
+        n_occupied = (moments[:, 0] > 0).sum((1, 2), keepdim=True).clamp(min=1)
+        mean = torch.where(mean > 0, mean, moments[:, 0].sum((1, 2), keepdim=True) / n_occupied)
+        moments = optics.coarsened(moments, self.pixels, instrument.rebin) / instrument.rebin**2
+        valid = self._seen(t, moments, mean, stored[:, 3:4])
+        relative = torch.where(valid, moments[:, 0], torch.ones_like(mean)) / torch.where(mean > 0, mean, 1.0)
+        error = value("velocity_error_kms") * relative ** -value("error_slope")
+        sides = None
+        if tracer.bin_to_kms is not None:
+            light = moments[:, 0] * valid
+            sides = optics.bin_sides(_like(error, light) ** 2, light, value("bin_to_kms"))
+            moments = optics.binned(moments, valid, sides)
+            error = self._joined(_like(error, light) ** 2, light, sides).sqrt()
+        density, first, second = moments.unbind(1)
+        divisor = torch.where(valid, density, torch.ones_like(density))
+        velocity = first / divisor
+        # Rounding can make the variance slightly negative where the dispersion is zero.
+        dispersion = torch.sqrt(torch.clamp(second / divisor - velocity**2, min=0.0))
+        true_dispersion = dispersion
+        if noise is not None and tracer.velocity_error_kms != 0.0:
+            normal = self._normal(t, noise, sides, valid)
+            velocity = velocity + error * normal[:, 0]
+            width = value("instrument_sigma_kms")
+            if tracer.instrument_sigma_kms != 0.0:
+                dispersion = (dispersion**2 + width**2).sqrt()
+            dispersion = torch.clamp(dispersion + error * normal[:, 1], min=0.0)
+            if tracer.instrument_sigma_kms != 0.0:
+                dispersion = (dispersion**2 - width**2).clamp(min=0.0).sqrt()
+        is_measured = _chosen(value.happens("no_dispersion"), 0.0, 1.0)
+        if tracer.no_dispersion > 0:
+            dispersion = dispersion * is_measured
+        if look and tracer.density_dex > 0:
+            dex = tracer.density_dex * look.gaussian(f"{value.name}.density_dex")
+            density = density * _chosen(value.happens("uncertain_density"), 10**dex, 1.0)
+        channels = [x * valid for x in (density, velocity, dispersion, torch.ones_like(density))]
+        if told:
+            shot = self._shot_variance(t, count, stored[:, 0], true_dispersion, sides, valid)
+            channels += self._told(value, error, shot, dispersion, is_measured, valid)
+        return torch.stack(channels, dim=1)
+
+    def _joined(self, variance: torch.Tensor, light: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:
+        """Return the variance (N, Q, Q) of means over bins, of `bin_sides`."""
+        for side in (2, 4):
+            variance = torch.where(sides == side, optics.bin_variance(variance, light, side), variance)
+        return variance
+
+    def _normal(self, t: int, noise: torch.Tensor, sides: torch.Tensor | None, valid: torch.Tensor) -> torch.Tensor:
+        """Return standard normal numbers (N, 2, Q, Q) for V and sigma, alike over a PSF or a bin where errors are."""
+        normal, tracer = noise[:, 2 * t : 2 * t + 2], (self.instrument.stars, self.instrument.gas)[t]
+        if tracer.correlated > 0:
+            matrix = optics.psf_matrix(normal, self.fwhm / self.instrument.rebin)
+            if matrix is not None:
+                width = (matrix**2).sum(-1).sqrt()
+                alike = matrix @ normal @ matrix.mT / (width[..., :, None] * width[..., None, :])
+                is_alike = self._value(t).happens("correlated")
+                which = is_alike if isinstance(is_alike, bool) else is_alike[:, None]
+                normal = torch.as_tensor(_chosen(which, alike, normal))
+        if sides is not None:
+            for side in (2, 4):
+                corners = optics.spread_over_blocks(normal[..., ::side, ::side], side, normal.shape[-1])
+                normal = torch.where((sides == side)[:, None], corners, normal)
+        return normal
+
+    def _shot_variance(
+        self,
+        t: int,
+        count: torch.Tensor,
+        density: torch.Tensor,
+        dispersion: torch.Tensor,
+        sides: torch.Tensor | None,
+        valid: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the variance (N, Q, Q) [km^2/s^2] of V that the particles' number leaves.
+
+        It is sigma^2 over the number of particles under a kernel, or the PSF, or a bin: an estimate, good to some
+        tens of per cent.
+        """
+        rebin = self.instrument.rebin
+        under = optics.coarsened(self._blurred(count[:, None]), self.pixels, rebin)[:, 0]
+        fwhm = self.fwhm[:, None, None] if isinstance(self.fwhm, torch.Tensor) else self.fwhm
+        area = (fwhm * optics.SIGMA_PER_FWHM) ** 2
+        if t == 1:
+            width = kernel_width(density, count)[:, None]
+            area = area + optics.coarsened(width**2, self.pixels, rebin)[:, 0] / rebin**2
+        # A Gaussian beam of standard deviation s holds what lies on 4 pi s^2; no less than a pixel.
+        under = under * (1 + 4 * torch.pi * area / rebin**2)
+        variance = dispersion**2 / under.clamp(min=0.5)
+        if sides is not None:
+            variance = variance / sides**2
+        return variance * valid
+
+    def _told(
+        self,
+        value: "_Values",
+        error: Number,
+        shot_variance: torch.Tensor,
+        dispersion: torch.Tensor,
+        is_measured: Number,
+        valid: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """Return the channels of TOLD, each (N, Q, Q)."""
+        variance = _like(error, dispersion) ** 2
+        width = _like(value("instrument_sigma_kms"), dispersion)
+        # The error of sigma grows where sigma is below the instrument's, to what its square's error leaves at zero.
+        least = variance.sqrt() * (variance + width**2).sqrt()
+        growth = (dispersion**2 + width**2) / (dispersion**2 + least).clamp(min=1e-12)
+        velocity_error = (variance + shot_variance).sqrt()
+        dispersion_error = (variance * growth.clamp(min=1.0) + 0.5 * shot_variance).sqrt()
+        is_hidden = value.happens("unknown_errors")
+        errors = [_chosen(is_hidden, UNKNOWN, x) for x in (velocity_error, dispersion_error)]
+        fwhm_re = self.fwhm_re[:, None, None] if isinstance(self.fwhm_re, torch.Tensor) else self.fwhm_re
+        psf = _like(fwhm_re, dispersion)
+        if self.instrument.unknown_psf > 0:
+            share = self.instrument.unknown_psf
+            hidden = self.look.happens("unknown_psf", share) if self.look else share == 1
+            psf = _like(_chosen(hidden, UNKNOWN, psf), dispersion)
+        uncertain = _chosen(value.happens("uncertain_density"), value.tracer.density_dex, 0.0)
+        return [_like(x, dispersion) * valid for x in (*errors, psf, is_measured, uncertain)]
+
+
+class _Values:
+    """The numbers of one tracer of N views, by their names: those of the instrument, or drawn from its ranges."""
+
+    def __init__(self, look: Look | None, name: str, tracer: TracerNoise):
+        self.look, self.name, self.tracer = look, name, tracer
+
+    def __call__(self, key: str) -> Number:
+        number = getattr(self.tracer, key)
+        return self.look.value(f"{self.name}.{key}", number) if self.look else number
+
+    def happens(self, key: str) -> torch.Tensor | bool:
+        """Return which looks (N, 1, 1) are among a share of them; without looks whether all are."""
+        share = getattr(self.tracer, key)
+        return self.look.happens(f"{self.name}.{key}", share) if self.look else bool(share == 1)
+
+
+def _chosen(which: torch.Tensor | bool, yes: Number, no: Number) -> Number:
+    """Return `torch.where`, also for one answer for all views."""
+    if isinstance(which, bool):
+        return yes if which else no
+    return torch.where(which, yes, no)
+
+
+def _like(number: Number, like: torch.Tensor) -> torch.Tensor:
+    """Return a number, or numbers (N, 1, 1), as a tensor like another; without a copy, for which a GPU would wait."""
+    return number.to(like).expand_as(like) if isinstance(number, torch.Tensor) else torch.full_like(like, number)

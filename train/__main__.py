@@ -79,7 +79,11 @@ def add_commands(commands: Any) -> None:
 
 def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suites", help="suites to train on, comma-separated; all of the store where left out")
-    parser.add_argument("--instrument", help="how views are observed: ifu, clean or a YAML file (default: ifu)")
+    parser.add_argument(
+        "--instrument",
+        help="how views are observed: ifu, clean, survey (all of it), manga, califa, sami, muse, sauron, alma-co, hi "
+        "or a YAML file, which may have ranges (default: ifu)",
+    )
     for name, kind, text in (
         ("encoder", str, "polar, residual or plain"),
         ("head", str, "posterior density: flow, mixture or gaussian"),
@@ -115,6 +119,11 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     ):
         default = FitConfig.__dataclass_fields__[name.replace("-", "_")].default
         parser.add_argument(f"--{name}", type=kind, help=f"{text} (default: {default})")
+    parser.add_argument(
+        "--told",
+        action=argparse.BooleanOptionalAction,
+        help="the network sees how a view was taken: errors, PSF and more (default: where the instrument varies)",
+    )
     parser.add_argument(
         "--start-from",
         nargs="+",

@@ -7,6 +7,8 @@ import torch
 # N views, Q observed pixels along a side
 #: A loss that is drawn leaves at least so many pixels of a tracer, or does not happen.
 FEWEST_PIXELS = 12
+#: More pixels than any map has.
+PIXELS_OF_ANY = 1e9
 
 
 def inside(
@@ -34,11 +36,19 @@ def inside(
     return torch.where(sides > 0, radius * torch.cos(from_normal), radius) <= radius_re
 
 
-def brightest(density: torch.Tensor, valid: torch.Tensor, share: torch.Tensor | float) -> torch.Tensor:
-    """Return masks (N, Q, Q) of a share (N, 1, 1) of the valid pixels, those of the greatest density."""
+def brightest(
+    density: torch.Tensor, valid: torch.Tensor, share: torch.Tensor | float, most: torch.Tensor | float = PIXELS_OF_ANY
+) -> torch.Tensor:
+    """Return masks (N, Q, Q) of a share (N, 1, 1) of the valid pixels, `most` (N, 1, 1) at most: the brightest."""
     flat = torch.where(valid, density, -1.0).flatten(1)
-    share = share.reshape(-1, 1) if isinstance(share, torch.Tensor) else share
-    kept = (share * valid.flatten(1).sum(1, keepdim=True)).ceil().clamp(min=FEWEST_PIXELS, max=flat.shape[1]).long()
+    share, most = (x.reshape(-1, 1) if isinstance(x, torch.Tensor) else x for x in (share, most))
+    kept = (
+        (share * valid.flatten(1).sum(1, keepdim=True))
+        .clamp(max=most)
+        .ceil()
+        .clamp(min=FEWEST_PIXELS, max=flat.shape[1])
+        .long()
+    )
     faintest = flat.sort(1, descending=True).values.gather(1, kept.expand(len(flat), 1) - 1)
     return density >= faintest[:, :, None]
 

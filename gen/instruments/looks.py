@@ -20,7 +20,7 @@ _SHARED = (
 )  # fmt: skip
 _OF_TRACER = (
     "velocity_error_kms", "error_slope", "mask_below_mean", "mask_below_msun_kpc2", "instrument_sigma_kms",
-    "correlated", "bin_to_kms", "kept_pixels", "faded", "lost_pixels", "no_dispersion", "unknown_errors",
+    "correlated", "bin_to_kms", "kept_pixels", "most_pixels", "faded", "lost_pixels", "no_dispersion", "unknown_errors",
     "density_dex", "uncertain_density", "particles", "thinned",
 )  # fmt: skip
 _NAMES = *_SHARED, *(f"{tracer}.{name}" for tracer in ("stars", "gas") for name in _OF_TRACER)
@@ -87,6 +87,8 @@ def without_look(instrument: Instrument) -> Instrument:
     def settled(noise: TracerNoise) -> TracerNoise:
         numbers = {name: middle(value) for name, value in noise if isinstance(value, tuple)} | _NEEDS_A_LOOK
         numbers |= {name: none for name, none in _LOSSES.items() if _is_open(getattr(noise, name))}
+        if noise.faded < 1:
+            numbers |= {"kept_pixels": 1.0, "most_pixels": None}
         return noise.model_copy(update=numbers)
 
     psf, footprint = instrument.psf_fwhm, instrument.footprint
@@ -99,8 +101,17 @@ def without_look(instrument: Instrument) -> Instrument:
 
 
 #: What a look may lose, and what it has without a loss; and what cannot be had without random numbers.
-_LOSSES = {"kept_pixels": 1.0, "bin_to_kms": None, "no_dispersion": 0.0, "unknown_errors": 0.0, "correlated": 0.0}
-_NEEDS_A_LOOK = {"lost_pixels": 0.0, "density_dex": 0.0, "particles": None}
+_LOSSES = {
+    "kept_pixels": 1.0,
+    "most_pixels": None,
+    "bin_to_kms": None,
+    "no_dispersion": 0.0,
+    "unknown_errors": 0.0,
+    "correlated": 0.0,
+}
+_NEEDS_A_LOOK = {
+    "lost_pixels": 0.0, "density_dex": 0.0, "particles": None, "faded": 1.0, "uncertain_density": 1.0, "thinned": 1.0,
+}  # fmt: skip
 
 
 def _is_open(value: object) -> bool:

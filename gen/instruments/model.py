@@ -9,6 +9,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PlainSerializer,
     PlainValidator,
     PositiveFloat,
     model_validator,
@@ -49,10 +50,11 @@ def _as_number(value: object) -> float:
 #: A number, or a range [low, high] from which every look at a view draws its own: uniform in the logarithm where both
 #: ends are positive, else uniform.
 Range = float | tuple[float, float]
-AnyNumber = Annotated[Range, _number()]
-Number = Annotated[Range, _number(0.0)]
-PositiveNumber = Annotated[Range, _number(0.0, above=True)]
-ShareOfPixels = Annotated[Range, _number(0.0, 1.0)]
+_PLAIN = PlainSerializer(lambda value: value, return_type=Any)
+AnyNumber = Annotated[Range, _number(), _PLAIN]
+Number = Annotated[Range, _number(0.0), _PLAIN]
+PositiveNumber = Annotated[Range, _number(0.0, above=True), _PLAIN]
+ShareOfPixels = Annotated[Range, _number(0.0, 1.0), _PLAIN]
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -92,8 +94,9 @@ class TracerNoise(Section):
     instrument_sigma_kms: Number = 0.0  # resolution: taken out in quadrature, errors of a sigma below it grow
     correlated: _Share = 0.0  # share of looks whose errors are alike over a PSF
     bin_to_kms: PositiveNumber | None = None  # pixels are joined, up to 4 x 4, until V is known to this
-    kept_pixels: ShareOfPixels = 1.0  # the brightest pixels that are seen, a dozen at least
-    faded: _Share = 1.0  # share of looks to which that happens
+    kept_pixels: ShareOfPixels = 1.0  # share of the pixels that are seen, the brightest, a dozen at least
+    most_pixels: PositiveNumber | None = None  # pixels that are seen at most, the brightest
+    faded: _Share = 1.0  # share of looks to which these two happen
     lost_pixels: ShareOfPixels = 0.0  # pixels lost anywhere, a dozen at least are left
     no_dispersion: _Share = 0.0  # share of looks without a dispersion
     unknown_errors: _Share = 0.0  # share of looks of which a network is not told the errors

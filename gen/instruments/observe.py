@@ -8,7 +8,7 @@ of view and rebinning, cuts and losses, binning, noise, and what is known of it.
 import torch
 
 from kinmass.gen.instruments import optics
-from kinmass.gen.instruments.footprint import brightest, cut, inside
+from kinmass.gen.instruments.footprint import PIXELS_OF_ANY, brightest, cut, inside
 from kinmass.gen.instruments.looks import Look, without_look
 from kinmass.gen.instruments.model import SHAPES, Instrument, TracerNoise
 from kinmass.gen.instruments.thinning import kernel_width, thin
@@ -69,6 +69,7 @@ def observe(
     half_mass_radius_kpc: torch.Tensor | None = None,
     look: Look | None = None,
     told: bool = False,
+    tracers: tuple[str, ...] = ("stars", "gas"),
 ) -> torch.Tensor:
     """Observed maps (N, 8, Q, Q): density, V, sigma and a mask of valid pixels of the stars, then of the gas.
 
@@ -76,6 +77,7 @@ def observe(
     noise (N, 4, Q, Q): standard normal numbers for V and sigma of stars and gas, or None for no noise.
     half_mass_radius_kpc (N,): needed only for a PSF in kpc. look: the numbers from which an instrument that varies
     draws; without them it is `without_look`. told: return (N, 18, Q, Q), with the channels of TOLD after these eight.
+    tracers: those that are observed; the maps of the other are zero.
     PSF and rebinning act on the moments Sigma, Sigma V, Sigma (V^2 + sigma^2), exactly as light does. Cuts and errors
     refer to the mean density inside R_e of the blurred map before rebinning; of a tracer with nothing inside R_e, to
     the mean of its non-empty pixels. Invalid pixels are zero.
@@ -90,8 +92,11 @@ def observe(
     if instrument.varies() and look is None:
         instrument = without_look(instrument)
     view = _View(maps, instrument, field_of_view_re, half_mass_radius_kpc, look)
-    tracers = [view.tracer(t, noise, told) for t in range(2)]
-    return torch.cat([channels[:, part] for part in _parts(told) for channels in tracers], dim=1)
+    seen = [view.tracer(t, noise, told) for t, name in enumerate(("stars", "gas")) if name in tracers]
+    if len(seen) == 1:
+        nothing = torch.zeros_like(seen[0])
+        seen = [seen[0], nothing] if "stars" in tracers else [nothing, seen[0]]
+    return torch.cat([channels[:, part] for part in _parts(told) for channels in seen], dim=1)
 
 
 def _parts(told: bool) -> tuple[slice, ...]:
@@ -170,9 +175,13 @@ class _View:
         if self.footprint is not None:
             footprint = self.instrument.footprint
             valid = cut(valid, self.footprint, always=not (footprint and footprint.is_open()))
-        if tracer.kept_pixels != 1.0:
-            kept = _chosen(value.happens("faded"), value("kept_pixels"), 1.0)
-            valid &= brightest(density, valid, kept)
+        if tracer.kept_pixels != 1.0 or tracer.most_pixels is not None:
+            most = PIXELS_OF_ANY if tracer.most_pixels is None else value("most_pixels")
+            share, most = (
+                _chosen(value.happens("faded"), x, none)
+                for x, none in ((value("kept_pixels"), 1.0), (most, PIXELS_OF_ANY))
+            )
+            valid &= brightest(density, valid, share, most)
         if look and tracer.lost_pixels != 0.0:
             numbers = optics.coarsened(look.normal[:, 6 + t : 7 + t], self.pixels, self.instrument.rebin)[:, 0]
             is_kept = torch.special.ndtr(numbers / self.instrument.rebin) >= value("lost_pixels")

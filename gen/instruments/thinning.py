@@ -16,6 +16,9 @@ import torch
 # N views, P pixels along a side
 #: Numbers that `binomial` sums one by one; where more can be expected, a skewed normal distribution is near enough.
 _SUMMED = 24
+#: `_tails` of gas: a part of its sigma is the gradient of V under a kernel, whose distribution has no tails (that of a
+#: straight gradient is uniform, with a factor of 0.4).
+_TAILS_OF_GAS = 0.7
 #: Fewest particles of a pixel whose dispersion says something about tails.
 _ENOUGH = 8
 #: Variances [pixels^2] of the blurs between which maps are interpolated.
@@ -36,14 +39,17 @@ def binomial(count: torch.Tensor, share: torch.Tensor, normal: torch.Tensor) -> 
     >>> binomial(torch.tensor([4.0, 0.0, 7.0]), torch.tensor([1.0, 0.5, 0.0]), torch.zeros(3)).tolist()
     [4.0, 0.0, 0.0]
     """
-    share = share.expand_as(count)
+    wanted = share.expand_as(count)
+    # Of many that are kept, those that are lost are drawn: their sums do not run out of digits.
+    is_most = wanted > 0.5
+    share, normal = torch.where(is_most, 1 - wanted, wanted), torch.where(is_most, -normal, normal)
     mean, lost = count * share, 1 - share
     smooth = mean + (mean * lost).sqrt() * normal + (1 - 2 * share) * (normal**2 - 1) / 6
     kept = smooth.round().clamp(min=0).minimum(count)
     # The smallest number whose cumulative probability is above the quantile's.
     quantile = torch.special.ndtr(normal)
-    odds = share / lost.clamp(min=1e-12)
-    log_none = count * torch.log1p(-share.clamp(max=1 - 1e-7))
+    odds = share / lost
+    log_none = count * torch.log1p(-share)
     probability = torch.exp(log_none)
     cumulative, summed = probability.clone(), torch.zeros_like(count)
     for k in range(_SUMMED):
@@ -51,7 +57,8 @@ def binomial(count: torch.Tensor, share: torch.Tensor, normal: torch.Tensor) -> 
         probability = probability * (count - k).clamp(min=0) / (k + 1) * odds
         cumulative = cumulative + probability
     is_summed = (mean < _SUMMED / 3) & (log_none > -80)
-    return torch.where(share >= 1, count, torch.where(is_summed, summed.minimum(count), kept))
+    drawn = torch.where(is_summed, summed.minimum(count), kept)
+    return torch.where(is_most, count - drawn, drawn)
 
 
 def _sampled(
@@ -108,7 +115,7 @@ def thin(maps: torch.Tensor, share: torch.Tensor, normal: torch.Tensor, smoothed
     density, velocity, dispersion, count = maps.unbind(1)
     wanted = share[:, None, None].to(maps)
     kept = binomial(count, wanted, normal[:, 0])
-    tails = 1.0 if smoothed else _tails(dispersion, count)
+    tails = _TAILS_OF_GAS if smoothed else _tails(dispersion, count)
     mean, spread = _sampled(count, kept, velocity, dispersion, tails, normal[:, 1:].unbind(1))
     growth = kept / (wanted * count).clamp(min=1e-6)
     if not smoothed:

@@ -193,9 +193,8 @@ class Fitter:
         if numbers is not None:
             maps, r_e, truth = config.augmentation.vary(maps, r_e, truth, field_of_view_re, numbers)
         look = looks(samples, maps.shape[-1], config.seed) if self.instrument.varies() else None
-        observed = observe(maps, self.instrument, noise, field_of_view_re, r_e.float(), look, config.is_told).to(
-            self._dtype
-        )
+        seen_as = self.instrument, noise, field_of_view_re, r_e.float(), look, config.is_told, self.model.tracers
+        observed = observe(maps, *seen_as).to(self._dtype)
         if numbers is not None:
             observed = config.augmentation.vary_observed(observed, numbers)
         if config.tracer == "any":

@@ -252,7 +252,7 @@ def test_an_instrument_survives_yaml_and_json(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"psf": 1}, ["unknown key `psf`", "known keys: name, psf_fwhm, field_of_view_re, rebin, stars, gas"]),
+        ({"psf": 1}, ["unknown key `psf`", "known keys: name, psf_fwhm, unknown_psf, centre_error_re, footprint"]),
         ({"psf_fwhm": {"arcsec": 1}}, ["unknown key `psf_fwhm.arcsec`", "known keys: pixels, re, kpc"]),
         ({"psf_fwhm": {"pixels": 1, "kpc": 1}}, ["`psf_fwhm`", "exactly one of `pixels`, `re` and `kpc`"]),
         ({"psf_fwhm": {}}, ["exactly one"]),
@@ -262,6 +262,17 @@ def test_an_instrument_survives_yaml_and_json(tmp_path):
         ({"field_of_view_re": float("inf")}, ["`field_of_view_re`", "finite"]),
         ({"name": "my survey"}, ["`name`"]),
         ({"name": "ifu"}, ["ifu is a built-in instrument"]),
+        ({"psf_fwhm": {"re": [1.2, 0.1]}}, ["`psf_fwhm.re`", "the smaller one first"]),
+        ({"psf_fwhm": {"re": [0.0, 0.1]}}, ["`psf_fwhm.re`", "above 0"]),
+        ({"stars": {"particles": -5}}, ["`stars.particles`", "above 0", "not -5"]),
+        ({"stars": {"particles": [0, 100]}}, ["`stars.particles`", "above 0"]),
+        ({"gas": {"kept_pixels": [0.5, 2]}}, ["`gas.kept_pixels`", "at most 1"]),
+        ({"gas": {"velocity_error_kms": [1, 2, 3]}}, ["`gas.velocity_error_kms`", "[low, high]"]),
+        ({"gas": {"velocity_error_kms": "loud"}}, ["`gas.velocity_error_kms`", "at least 0", "not loud"]),
+        ({"gas": {"velocity_error_kms": True}}, ["`gas.velocity_error_kms`"]),
+        ({"gas": {"thinned": 1.5}}, ["`gas.thinned`", "less than or equal to 1"]),
+        ({"footprint": {"radius_re": 1.0, "shape": "triangle"}}, ["`footprint.shape`", "hexagon"]),
+        ({"footprint": {"shape": "circle"}}, ["`footprint.radius_re` is missing"]),
     ],
 )
 def test_wrong_files_name_the_key(change, words, tmp_path):
@@ -271,7 +282,7 @@ def test_wrong_files_name_the_key(change, words, tmp_path):
 
 
 def test_files_that_are_none_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="clean, ifu, or give a YAML file"):
+    with pytest.raises(ValueError, match=r"clean, ifu, survey, manga, .* or give a YAML file"):
         instrument("hubble")
     with pytest.raises(ValueError, match="cannot be read"):
         instrument(str(tmp_path / "none.yaml"))

@@ -51,7 +51,10 @@ class NoWaits(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("options", [{}, VARIED, {"head": "mixture", "encoder": "residual", "inputs": "relative"}])
+SURVEY = {"instrument": "survey"}
+
+
+@pytest.mark.parametrize("options", [VARIED, SURVEY, {"head": "mixture", "encoder": "residual", "inputs": "relative"}])
 def test_nothing_in_a_step_makes_the_host_wait(map_store, options):
     fitter = fitter_of(map_store, torch.device("cpu"), **options)
     fitter.advance()  # What is made once is made here.
@@ -65,7 +68,9 @@ def test_nothing_in_a_step_makes_the_host_wait(map_store, options):
 
 
 @on_a_gpu
-@pytest.mark.parametrize("options", [{}, VARIED, {"precision": "auto"}, {"instrument": "kpc.yaml"}, {"tracer": "both"}])
+@pytest.mark.parametrize(
+    "options", [VARIED, SURVEY, {"precision": "auto"}, {"instrument": "kpc.yaml"}, {"tracer": "both"}]
+)
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_no_step_waits_for_the_gpu(map_store, tmp_path, monkeypatch, options, cuda_graph):
     monkeypatch.chdir(tmp_path)
@@ -81,7 +86,7 @@ def test_no_step_waits_for_the_gpu(map_store, tmp_path, monkeypatch, options, cu
 
 
 @on_a_gpu
-@pytest.mark.parametrize("options", [{}, VARIED, {"tracer": "both"}])
+@pytest.mark.parametrize("options", [VARIED, SURVEY, {"tracer": "both"}])
 def test_a_recorded_step_is_a_usual_one(map_store, options):
     """Weights and losses of fits that differ in this alone stay together, long after the recording was made."""
     usual, recorded = (

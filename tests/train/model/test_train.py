@@ -180,14 +180,15 @@ def test_there_are_sixteen_symmetries_of_the_sky(map_store):
     assert len({f.numpy().tobytes() for f in flipped}) == 16
 
 
-@pytest.mark.parametrize("encoder", ["polar", "residual"])
-def test_a_mirror_image_of_a_galaxy_has_the_same_posterior(map_store, encoder):
+@pytest.mark.parametrize(("encoder", "told"), [("polar", False), ("residual", False), ("polar", True)])
+def test_a_mirror_image_of_a_galaxy_has_the_same_posterior(map_store, encoder, told):
     """As an untrained network says it: the mean over symmetries is equal for all of them, one look is not."""
     torch.manual_seed(2)
     views = views_of(map_store)[np.arange(6)]
     pixels = views.maps.shape[-1]
-    model = MassModel(ModelConfig("both", RADII_RE, pixels, views.field_of_view_re, encoder=encoder, width=4)).eval()
-    observed = views.observed(INSTRUMENTS["ifu"])
+    options = {"encoder": encoder, "width": 4, "told": told}
+    model = MassModel(ModelConfig("both", RADII_RE, pixels, views.field_of_view_re, **options)).eval()
+    observed = views.observed(INSTRUMENTS["ifu"], told=told)
     with torch.no_grad():
         expected, unit = model.symmetric_features(observed, views.half_mass_radius_kpc)
         single = model.features(observed, views.half_mass_radius_kpc)[0]
@@ -221,6 +222,39 @@ def test_a_tracer_by_itself_says_nothing_of_the_other(map_store, join):
     assert model(observed, r_e, truth, alone=True).shape == (3, 6)
     single = MassModel(ModelConfig("gas", RADII_RE, **network)).eval()
     assert single(observed, r_e, truth, alone=True).shape == (1, 6)
+
+
+@pytest.mark.parametrize("encoder", ["polar", "residual", "plain"])
+def test_what_is_told_adds_to_what_is_seen(map_store, encoder):
+    """A network that gives no weight to what it is told is the one that is not told; one that does, is not."""
+    views = views_of(map_store)[np.arange(6)]
+    r_e, observed = views.half_mass_radius_kpc, views.observed(INSTRUMENTS["ifu"], told=True)
+    options = {
+        "pixels": views.maps.shape[-1],
+        "field_of_view_re": views.field_of_view_re,
+        "encoder": encoder,
+        "width": 4,
+    }
+    untold = MassModel(ModelConfig("both", RADII_RE, **options)).eval()
+    told = MassModel(ModelConfig("both", RADII_RE, told=True, **options)).eval()
+    weights = dict(untold.state_dict())
+    for name, weight in told.state_dict().items():
+        if weight.shape != weights[name].shape:  # the first layer: zeros for the channels that are told
+            n_seen = 5 if encoder == "polar" else 4
+            wide = torch.zeros_like(weight)
+            seen = [*range(4), *range(weight.shape[1] - 1, weight.shape[1])][:n_seen]  # the polar radius is last
+            wide[:, seen] = weights[name]
+            weights[name] = wide
+    told.load_state_dict(weights)
+    with torch.no_grad():
+        expected = untold.features(observed[:, :8], r_e)[0]
+        torch.testing.assert_close(told.features(observed, r_e)[0], expected, rtol=1e-4, atol=1e-5)
+        other = MassModel(ModelConfig("both", RADII_RE, told=True, **options)).eval()
+        louder = observed.clone()
+        louder[:, [8, 9, 13, 14]] *= 3  # errors of both tracers
+        assert (other.features(louder, r_e)[0] - other.features(observed, r_e)[0]).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="has no raw inputs"):
+        MassModel(ModelConfig("both", RADII_RE, told=True, **options | {"encoder": "plain", "inputs": "raw"}))
 
 
 def test_rings_that_look_at_each_other_turn_with_the_sky(map_store):

@@ -7,14 +7,31 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 # n pixels of the sky, Q pixels along a side of the network's grid
 #: Cells of the fine grid along a side of a pixel of the network's grid.
 FINE = 4
-#: Share of a pixel of the network's grid that has to be observed.
-MIN_COVERED = 0.3
+#: Share of a pixel of the network's grid that has to be observed: patchy gas stays. What is no larger than a beam, and
+#: touches nothing else, is noise (`without_strays`).
+MIN_COVERED = 0.02
+#: Fewest pixels of a map that touch each other and are no noise, where no beam is known.
+FEWEST_TOGETHER = 4
+#: Area of a round Gaussian beam over the square of its FWHM.
+BEAM_AREA = 1.1331
 #: kpc per arcsec at a distance of 1 Mpc.
 KPC_PER_ARCSEC_MPC = 1e3 * np.pi / 180 / 3600
+
+
+_ERRORS = {"velocity_error_kms", "dispersion_error_kms"}
+
+
+def _with_median(errors: np.ndarray) -> np.ndarray | None:
+    """Return errors (n,) with the median of those that are known in the place of others; None where none is known."""
+    is_known = np.isfinite(errors) & (errors > 0)
+    return np.where(is_known, errors, np.median(errors[is_known])) if is_known.any() else None
 
 
 @dataclass(frozen=True)
@@ -23,7 +40,9 @@ class SkyMap:
 
     density (n,) in any unit per area, V and sigma (n,) [km/s]; dispersion_kms is None where it was not measured.
     beam_fwhm_arcsec is the FWHM to which the maps are blurred, None where it is not known (then taken as sharp). Only
-    pixels with finite values, a positive density and a dispersion that is not negative are kept.
+    pixels with finite values, a positive density and a dispersion that is not negative are kept. Standard errors of V
+    and sigma (n,) [km/s] may be missing, as a whole or in some pixels, where they are taken to be the median of the
+    others.
     Raises ValueError where arrays differ in length, sizes are not positive or no pixel is left.
 
     >>> x = np.array([-1.0, 1.0])
@@ -38,6 +57,8 @@ class SkyMap:
     velocity_kms: np.ndarray
     dispersion_kms: np.ndarray | None = None
     beam_fwhm_arcsec: float | None = None
+    velocity_error_kms: np.ndarray | None = None
+    dispersion_error_kms: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         arrays = {k: np.asarray(v, float).ravel() for k, v in vars(self).items() if isinstance(v, np.ndarray)}
@@ -47,6 +68,10 @@ class SkyMap:
             raise ValueError(
                 f"pixels of {self.side_arcsec} arcsec and a beam of {self.beam_fwhm_arcsec} arcsec make no map"
             )
+        for name in _ERRORS & arrays.keys():
+            filled = _with_median(arrays.pop(name))
+            object.__setattr__(self, name, filled)
+            arrays |= {} if filled is None else {name: filled}
         is_usable = np.all([np.isfinite(v) for v in arrays.values()], axis=0) & (arrays["density"] > 0)
         if "dispersion_kms" in arrays:
             is_usable &= arrays["dispersion_kms"] >= 0
@@ -64,6 +89,8 @@ class SkyMap:
         pixel_arcsec: float,
         centre: tuple[float, float] | None = None,
         beam_fwhm_arcsec: float | None = None,
+        velocity_error_kms: np.ndarray | None = None,
+        dispersion_error_kms: np.ndarray | None = None,
     ) -> "SkyMap":
         """Make a map from images (Y, X), NaN where nothing was measured.
 
@@ -80,6 +107,7 @@ class SkyMap:
         return cls(
             pixel_arcsec * (x - centre_xy[0]), pixel_arcsec * (y - centre_xy[1]), pixel_arcsec,
             np.asarray(density, float), np.asarray(velocity_kms, float), sigma, beam_fwhm_arcsec,
+            velocity_error_kms, dispersion_error_kms,
         )  # fmt: skip
 
     @property
@@ -100,13 +128,49 @@ class SkyMap:
         return float(np.average(self.velocity_kms, weights=self.density))
 
 
+def without_strays(sky: SkyMap) -> SkyMap:
+    """Return a map without groups of pixels that are smaller than a beam and touch no others: these are noise.
+
+    Without a known beam they are smaller than FEWEST_TOGETHER pixels. The largest group always stays.
+    """
+    if sky.side_arcsec > sky.blur_arcsec and len(sky.x_arcsec) < FEWEST_TOGETHER:
+        return sky
+    places = np.column_stack([sky.x_arcsec, sky.y_arcsec])
+    near = cKDTree(places).query_pairs(1.5 * sky.side_arcsec, output_type="ndarray")
+    n = len(places)
+    touching = coo_matrix((np.ones(len(near)), near.T.reshape(2, -1)), shape=(n, n))
+    label = connected_components(touching, directed=False)[1]
+    size = np.bincount(label)
+    fewest = max(FEWEST_TOGETHER, BEAM_AREA * sky.blur_arcsec**2 / sky.side_arcsec**2)
+    is_kept = ((size >= fewest) | (size == size.max()))[label]
+    if is_kept.all():
+        return sky
+    arrays = {name: value[is_kept] for name, value in vars(sky).items() if isinstance(value, np.ndarray)}
+    return replace(sky, **arrays)
+
+
+@dataclass(frozen=True)
+class Regridded:
+    """A map on a network's grid: density, V, sigma and mask (4, Q, Q), and errors of V and sigma (Q, Q) if known."""
+
+    channels: np.ndarray
+    velocity_error_kms: np.ndarray | None
+    dispersion_error_kms: np.ndarray | None
+
+
 def regrid(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: float = 0.0) -> np.ndarray:
+    """Return the channels (4, Q, Q) of `regridded`."""
+    return regridded(sky, pixels, field_arcsec, psf_fwhm_arcsec).channels
+
+
+def regridded(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: float = 0.0) -> Regridded:
     """Return density, V, sigma and a mask (4, Q, Q) of a map, on a grid of Q pixels over field_arcsec about the centre.
 
     Moments Sigma, Sigma V, Sigma (V^2 + sigma^2) are spread over the squares of the map and averaged, as light is, over
     the observed part of each pixel of the grid. The mask is 1 where a share MIN_COVERED of a pixel is observed. Maps
     sharper than psf_fwhm_arcsec are blurred to it. For a map without dispersion, sigma is zero everywhere, which
-    marks that it is missing.
+    marks that it is missing. The error of a pixel is the rms of the errors in it, weighted with the density, over the
+    root of the number of beams that it holds, where it holds several.
     """
     n_cells = FINE * pixels
     cell_arcsec = field_arcsec / n_cells
@@ -116,8 +180,10 @@ def regrid(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: float
     cells_per_part = (sky.side_arcsec / parts / cell_arcsec) ** 2
     sigma = 0.0 if sky.dispersion_kms is None else sky.dispersion_kms
     v = sky.velocity_kms
-    values = np.stack([np.ones_like(v), sky.density, sky.density * v, sky.density * (v**2 + sigma**2)])
-    cell_moments = np.zeros((4, n_cells * n_cells))
+    errors = [e for e in (sky.velocity_error_kms, sky.dispersion_error_kms) if e is not None]
+    moments = [np.ones_like(v), sky.density, sky.density * v, sky.density * (v**2 + sigma**2)]
+    values = np.stack([*moments, *(sky.density * error**2 for error in errors)])
+    cell_moments = np.zeros((len(values), n_cells * n_cells))
     is_near = np.maximum(np.abs(sky.x_arcsec), np.abs(sky.y_arcsec)) < 0.5 * field_arcsec + sky.side_arcsec
     for dx in offset:
         column = np.floor((sky.x_arcsec[is_near] + dx) / cell_arcsec + 0.5 * n_cells).astype(int)
@@ -125,11 +191,11 @@ def regrid(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: float
             row = np.floor((sky.y_arcsec[is_near] + dy) / cell_arcsec + 0.5 * n_cells).astype(int)
             inside = (row >= 0) & (row < n_cells) & (column >= 0) & (column < n_cells)
             cell_index = row[inside] * n_cells + column[inside]
-            for k in range(4):
+            for k in range(len(values)):
                 cell_moments[k] += cells_per_part * np.bincount(
                     cell_index, values[k, is_near][inside], n_cells * n_cells
                 )
-    fine_moments = cell_moments.reshape(4, n_cells, n_cells)
+    fine_moments = cell_moments.reshape(-1, n_cells, n_cells)
 
     def average_cells(image: np.ndarray) -> np.ndarray:
         return image.reshape(-1, pixels, FINE, pixels, FINE).mean((2, 4))
@@ -139,11 +205,21 @@ def regrid(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: float
     if blur_cells > 0:
         for image in fine_moments:
             gaussian_filter(image, blur_cells, output=image, mode="constant")
-    covered, density, momentum, energy = average_cells(fine_moments)
+    covered, density, momentum, energy, *error_moments = average_cells(fine_moments)
     safe_density = np.where(density > 0, density, 1.0)
     velocity = momentum / safe_density
     dispersion = np.sqrt(np.maximum(energy / safe_density - velocity**2, 0.0))
     if sky.dispersion_kms is None:
         dispersion = np.zeros_like(velocity)
     channels = np.stack([density / np.maximum(covered, 1e-30), velocity, dispersion, np.ones_like(velocity)])
-    return np.where(is_seen & (density > 0), channels, 0.0)
+    is_seen &= density > 0
+    widest_arcsec = max(psf_fwhm_arcsec, sky.blur_arcsec)
+    beams = covered * (field_arcsec / pixels) ** 2 / (BEAM_AREA * widest_arcsec**2) if widest_arcsec else 1.0
+    known = iter(
+        np.where(is_seen, np.sqrt(np.maximum(moment / safe_density, 0.0) / np.maximum(beams, 1.0)), 0.0)
+        for moment in error_moments
+    )
+    velocity_error, dispersion_error = (
+        None if error is None else next(known) for error in (sky.velocity_error_kms, sky.dispersion_error_kms)
+    )
+    return Regridded(np.where(is_seen, channels, 0.0), velocity_error, dispersion_error)

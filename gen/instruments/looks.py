@@ -16,12 +16,12 @@ from kinmass.gen.physics.sightline import view_rng
 # N looks, C choices, P pixels along a side
 _SHARED = (
     "psf_fwhm", "unknown_psf", "centre_x", "centre_y",
-    "footprint", "shape", "radius_re", "offset_re", "offset_angle", "turn",
+    "footprint", "shape", "radius_re", "offset_re", "offset_angle", "turn", "thinned",
 )  # fmt: skip
 _OF_TRACER = (
     "velocity_error_kms", "error_slope", "mask_below_mean", "mask_below_msun_kpc2", "instrument_sigma_kms",
-    "correlated", "bin_to_kms", "kept_pixels", "most_pixels", "faded", "lost_pixels", "no_dispersion", "unknown_errors",
-    "density_dex", "uncertain_density", "particles", "thinned",
+    "correlated", "bin_to_kms", "binned", "kept_pixels", "most_pixels", "faded", "lost_pixels", "holed",
+    "no_dispersion", "unknown_errors", "density_dex", "uncertain_density", "particles",
 )  # fmt: skip
 _NAMES = *_SHARED, *(f"{tracer}.{name}" for tracer in ("stars", "gas") for name in _OF_TRACER)
 _PLACE = {name: i for i, name in enumerate(_NAMES)}
@@ -87,8 +87,8 @@ def without_look(instrument: Instrument) -> Instrument:
     def settled(noise: TracerNoise) -> TracerNoise:
         numbers = {name: middle(value) for name, value in noise if isinstance(value, tuple)} | _NEEDS_A_LOOK
         numbers |= {name: none for name, none in _LOSSES.items() if _is_open(getattr(noise, name))}
-        if noise.faded < 1:
-            numbers |= {"kept_pixels": 1.0, "most_pixels": None}
+        numbers |= {"kept_pixels": 1.0, "most_pixels": None} if noise.faded < 1 else {}
+        numbers |= {"bin_to_kms": None} if noise.binned < 1 else {}
         return noise.model_copy(update=numbers)
 
     psf, footprint = instrument.psf_fwhm, instrument.footprint
@@ -110,7 +110,8 @@ _LOSSES = {
     "correlated": 0.0,
 }
 _NEEDS_A_LOOK = {
-    "lost_pixels": 0.0, "density_dex": 0.0, "particles": None, "faded": 1.0, "uncertain_density": 1.0, "thinned": 1.0,
+    "lost_pixels": 0.0, "density_dex": 0.0, "particles": None, "binned": 1.0, "faded": 1.0, "holed": 1.0,
+    "uncertain_density": 1.0, "thinned": 1.0,
 }  # fmt: skip
 
 

@@ -78,7 +78,18 @@ def _varies(name: str, value: Any) -> bool:
 
 #: Fields that are shares of looks, and fields of which a number above zero is drawn around or drawn with.
 _SHARES_OF_LOOKS = frozenset(
-    {"correlated", "no_dispersion", "unknown_errors", "unknown_psf", "faded", "uncertain_density", "thinned", "share"}
+    {
+        "correlated",
+        "binned",
+        "faded",
+        "holed",
+        "no_dispersion",
+        "unknown_errors",
+        "unknown_psf",
+        "uncertain_density",
+        "thinned",
+        "share",
+    }
 )
 _DRAWN = frozenset({"density_dex", "centre_error_re", "lost_pixels"})
 
@@ -94,16 +105,18 @@ class TracerNoise(Section):
     instrument_sigma_kms: Number = 0.0  # resolution: taken out in quadrature, errors of a sigma below it grow
     correlated: _Share = 0.0  # share of looks whose errors are alike over a PSF
     bin_to_kms: PositiveNumber | None = None  # pixels are joined, up to 4 x 4, until V is known to this
+    binned: _Share = 1.0  # share of looks that are binned
     kept_pixels: ShareOfPixels = 1.0  # share of the pixels that are seen, the brightest, a dozen at least
     most_pixels: PositiveNumber | None = None  # pixels that are seen at most, the brightest
     faded: _Share = 1.0  # share of looks to which these two happen
     lost_pixels: ShareOfPixels = 0.0  # pixels lost anywhere, a dozen at least are left
+    holed: _Share = 1.0  # share of looks that lose them
     no_dispersion: _Share = 0.0  # share of looks without a dispersion
     unknown_errors: _Share = 0.0  # share of looks of which a network is not told the errors
     density_dex: NonNegativeFloat = 0.0  # standard deviation of a factor on the density
     uncertain_density: _Share = 1.0  # share of looks whose density has that factor
     particles: PositiveNumber | None = None  # in the field; views that have more are thinned to so many
-    thinned: _Share = 1.0  # share of looks that are thinned
+    thinned: _Share = 1.0  # share of looks that are thinned, the same of both tracers: simulations have one resolution
 
 
 class PsfFwhm(Section):
@@ -160,6 +173,14 @@ class Instrument(Section):
     rebin: int = Field(default=1, ge=1)  # stored pixels along a side of an observed one
     stars: TracerNoise = TracerNoise()
     gas: TracerNoise = TracerNoise()
+
+    def sees_parts(self) -> bool:
+        """Whether it loses more of a view than its faintest pixels: then fewer pixels make a view."""
+        parts = any(
+            noise.kept_pixels != 1.0 or noise.most_pixels is not None or noise.lost_pixels != 0.0
+            for noise in (self.stars, self.gas)
+        )
+        return parts or self.footprint is not None
 
     def grid(self, pixels: int, field_of_view_re: float) -> tuple[int, float]:
         """Pixels along a side and field of view [R_e] of the observed maps, from those of the stored maps.

@@ -185,6 +185,7 @@ class _View:
         if look and tracer.lost_pixels != 0.0:
             numbers = optics.coarsened(look.normal[:, 6 + t : 7 + t], self.pixels, self.instrument.rebin)[:, 0]
             is_kept = torch.special.ndtr(numbers / self.instrument.rebin) >= value("lost_pixels")
+            is_kept |= ~look.happens(f"{value.name}.holed", tracer.holed)
             valid = cut(valid, is_kept, always=False)
         return valid
 
@@ -198,7 +199,7 @@ class _View:
         stored = self.maps[:, 4 * t : 4 * t + 4]
         if look and tracer.particles is not None:
             share = value("particles") / stored[:, 3].sum((1, 2), keepdim=True).clamp(min=1)
-            share = torch.where(look.happens(f"{value.name}.thinned", tracer.thinned), share.clamp(max=1), 1.0)[:, 0, 0]
+            share = torch.where(look.happens("thinned", tracer.thinned), share.clamp(max=1), 1.0)[:, 0, 0]
             stored = thin(stored, share, look.normal[:, 3 * t : 3 * t + 3], smoothed=t == 1)
         density, velocity, dispersion, count = stored.unbind(1)
         moments = torch.stack([density, density * velocity, density * (velocity**2 + dispersion**2)], dim=1)
@@ -215,6 +216,7 @@ class _View:
         if tracer.bin_to_kms is not None:
             light = moments[:, 0] * valid
             sides = optics.bin_sides(_like(error, light) ** 2, light, value("bin_to_kms"))
+            sides = _like(_chosen(value.happens("binned"), sides, 1.0), light)
             moments = optics.binned(moments, valid, sides)
             error = self._joined(_like(error, light) ** 2, light, sides).sqrt()
         density, first, second = moments.unbind(1)

@@ -22,7 +22,7 @@ RADII_RE = tuple(float(x) for x in np.round(np.geomspace(0.3, 3.0, 10), 6))
 #: Shares of galaxies in each part of the split.
 SPLIT = {"train": 0.75, "val": 0.10, "test": 0.15}
 #: Least share of pixels in which a tracer has to be seen: with fewer, its velocity scale is mostly noise. Of an
-#: instrument that varies, or sees a part of the sky only, they are FEWEST_PIXELS.
+#: instrument that loses more than the faintest pixels they are FEWEST_PIXELS.
 MIN_VALID_SHARE = 0.06
 
 
@@ -179,8 +179,7 @@ def why_not(views: Views, tracer: str, instrument: Instrument, observed: torch.T
     """
     parts = []
     pixels, _ = instrument.grid(views.maps.shape[-1], views.field_of_view_re)
-    sees_parts = instrument.varies() or instrument.footprint is not None
-    least_pixels = FEWEST_PIXELS if sees_parts else MIN_VALID_SHARE * pixels**2
+    least_pixels = FEWEST_PIXELS if instrument.sees_parts() else MIN_VALID_SHARE * pixels**2
     tracer_indices = [("stars", "gas").index(t) for t in tracers_of(tracer)]
     for start in range(0, len(views), 512):
         block = views[np.arange(start, min(start + 512, len(views)))]

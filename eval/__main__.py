@@ -5,7 +5,7 @@
   kinmass show results                                     its main lines again
   kinmass compare runs/a runs/b --store maps.zarr          which of two runs is better, and is it chance?
   kinmass predict runs/both --store maps.zarr --suite mine posteriors of single galaxies
-  kinmass predict runs/gas NGC4451.yaml                    of an observed galaxy (docs/observed.md)
+  kinmass predict NGC4451.yaml                             of an observed galaxy (docs/observed.md)
 
 Every run is tested on every suite, also on those it never saw. Predictions are kept beside each run
 (predictions.zarr): only what changed is inferred again.
@@ -83,7 +83,13 @@ def add_commands(commands: Any) -> None:
     predict = commands.add_parser(
         "predict", help="posterior mass profiles of a suite's galaxies, or of observed ones that YAML files describe"
     )
-    predict.add_argument("runs", type=Path, nargs="+", metavar="RUN|GALAXY.yaml", help="run folders; observed galaxies")
+    predict.add_argument(
+        "runs",
+        type=Path,
+        nargs="*",
+        metavar="RUN|GALAXY.yaml",
+        help="run folders, where left out the networks that come with the project; observed galaxies",
+    )
     predict.add_argument("--store", type=Path, help="map store of simulated galaxies")
     predict.add_argument("--suite", help="their suite")
     predict.add_argument("--inside-kpc", type=float, nargs="+", default=[], help="observed: say the mass inside, too")
@@ -180,6 +186,10 @@ def _report(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     galaxies = [path for path in args.runs if path.suffix in (".yaml", ".yml")]
     runs = [path for path in args.runs if path not in galaxies]
+    if galaxies and not runs:
+        runs = shipped_runs()
+        if not runs:
+            raise ValueError("no networks come with this installation: give runs, or make some with `make networks`")
     if not runs or bool(galaxies) == bool(args.store and args.suite) or (args.store is None) != (args.suite is None):
         raise ValueError("give runs, and either YAML files of observed galaxies or --store and --suite")
     if galaxies:
@@ -197,21 +207,28 @@ def _predict(args: argparse.Namespace) -> int:
     return 0
 
 
+def shipped_runs() -> list[Path]:
+    """Return the run folders of the networks that come with the project, for any observed galaxy."""
+    import kinmass
+    from kinmass.train.run.checkpoint import runs_in
+
+    return runs_in(Path(kinmass.__file__).parent / "networks")
+
+
 def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_kpc: list[float]) -> int:
     """Infer every galaxy with every run that can use its maps; return the exit code.
 
     The code is 2 if a galaxy cannot be read or no run can use it; the other galaxies are inferred all the same.
     """
     from kinmass.eval.observed.galaxy import read_galaxy
-    from kinmass.eval.observed.inference import infer
+    from kinmass.eval.observed.inference import infer, tracers_asked
     from kinmass.eval.observed.places import claim, labels
     from kinmass.train.run.posterior import load
 
-    inferences = [load(run) for run in runs]
-    labelled_inferences = list(zip(inferences, labels(runs), strict=True))
+    labelled_inferences = list(zip([load(run) for run in runs], labels(runs), strict=True))
     n_failed = 0
     for path, galaxy_label in zip(galaxies, labels(galaxies), strict=True):
-        refusals = []
+        refusals, profiles = [], []
         try:
             galaxy = read_galaxy(path)
         except (ValueError, OSError) as error:
@@ -219,19 +236,22 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
             n_failed += 1
             continue
         for inference, label in labelled_inferences:
-            try:
-                profile = infer(inference, galaxy)
-            except ValueError as error:
-                refusals.append(str(error))
-                continue
-            origin = {"galaxy": str(path.resolve()), "run": str(inference.path.resolve())}
+            for tracer, suffix in tracers_asked(inference, galaxy):
+                try:
+                    profiles.append((infer(inference, galaxy, tracer=tracer), inference, f"{label}{suffix}"))
+                except ValueError as error:
+                    refusals.append(str(error))
+        for i, (profile, inference, label) in enumerate(profiles):
+            # Gas and stars of one galaxy have to agree, whichever runs say so.
+            profile = profile.beside([other for k, (other, _, _) in enumerate(profiles) if k != i])
+            origin = {"galaxy": str(path.resolve()), "run": str(inference.path.resolve()), "tracer": profile.tracer}
             folder = claim(out / galaxy_label / label, origin)
             profile.write(folder)
             print("\n".join([*profile.sentences(), *map(profile.inside, inside_kpc)]))
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
         for reason in refusals:
             print(f"kinmass predict: {reason}", file=sys.stderr)
-        n_failed += len(refusals) == len(inferences)
+        n_failed += not profiles
     return 2 if n_failed else 0
 
 

@@ -170,7 +170,8 @@ def rotation_profile(
     (Iorio et al. 2017, arXiv:1611.03865, for a disc of the same thickness everywhere). NaN at radii of which less than
     half is observed, and at radii that are not resolved on the minor axis. NaN everywhere for fewer than MIN_PIXELS
     pixels and for discs nearer to face on than MIN_INCLINATION_DEG, where neither the axis ratio nor the velocities
-    determine sin i. Beam smearing is not corrected. inclination_deg: where it is known, it is not fitted.
+    determine sin i. Beam smearing is not corrected. inclination_deg: where it is known, it is not fitted,
+    and discs nearer to face on have masses too.
     """
     log10_mass = np.full(len(radii_re), np.nan)
     density, velocity, dispersion, mask = (channel.astype(float) for channel in gas)
@@ -185,7 +186,7 @@ def rotation_profile(
     step = RING_PIXELS * field_of_view_re / pixels
     ring = step * np.arange(1, int(0.5 * field_of_view_re / step) + 4)  # beyond the edge, for the corners
     disc = fit_disc(x, y, velocity[valid], axis_ratio_of(x, y, density[valid], border), ring, inclination_deg)
-    if disc.cos_inclination > np.cos(np.radians(MIN_INCLINATION_DEG)):
+    if inclination_deg is None and disc.cos_inclination > np.cos(np.radians(MIN_INCLINATION_DEG)):
         return log10_mass
     disc_radius, cos_azimuth = disc_plane(all_x, all_y, disc.position_angle, disc.cos_inclination)
     ring_weight = (np.abs(disc_radius[..., None] - radii_re) < step) * cos_azimuth[..., None] ** 2

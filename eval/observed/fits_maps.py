@@ -10,6 +10,8 @@ from astropy import units
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
+from kinmass.eval.observed.plain_tables import is_plain_table, plain_columns
+
 
 def _open_fits(path: Path) -> fits.HDUList:
     try:
@@ -82,11 +84,16 @@ def blank_to_nan(values: np.ndarray, blank: float) -> np.ndarray:
 
 
 def columns(name: str, folder: Path) -> dict[str, tuple[np.ndarray, str | None]]:
-    """Read the columns of a FITS table that hold one number per row: {name: (values, unit)}.
+    """Read the columns of a table (FITS, ECSV, CSV or HDF5) that hold one number per row: {name: (values, unit)}.
 
     Raises ValueError where there is no such table, no such column or no row.
     """
     file, extension, _ = _parse_map_name(name)
+    if is_plain_table(file):
+        found = plain_columns(folder / file, extension)
+        if not found or not len(next(iter(found.values()))[0]):
+            raise ValueError(f"{file}: columns must hold one number a row, and there must be rows")
+        return found
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
         with _open_fits(folder / file) as hdus:
@@ -180,6 +187,8 @@ def beam_fwhm_arcsec(name: str, folder: Path) -> float | None:
     of headers, else a table BEAMS, else what AIPS wrote into HISTORY.
     """
     file, extension, _ = _parse_map_name(name)
+    if is_plain_table(file):
+        return None  # only FITS files have such headers
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
         with _open_fits(folder / file) as hdus:

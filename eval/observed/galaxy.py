@@ -1,6 +1,6 @@
 """An observed galaxy, described by a YAML file: its maps as pixels on the sky, its distance, its size, their errors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ from kinmass.gen.yamlfile import read_checked
 class ObservedGalaxy:
     """The maps of a galaxy, its distance and its projected half-light radius; errors are standard deviations.
 
-    Densities are in Msun/kpc^2 for the tracers in `calibrated`. remarks are sentences on how the maps were read, which
-    the result repeats. Raises ValueError for a distance or radius that is not positive, and for negative errors.
+    Densities are in Msun/kpc^2 for the tracers in `calibrated`, and not known at all of those in `without_density`.
+    inclination_deg is that of the gas disc, 0 face on, for its rotation curve; instrument_sigma_kms per tracer the
+    width that was taken out of its dispersion. remarks are sentences on how the maps were read, which the result
+    repeats. Raises ValueError for a distance or radius that is not positive, and for negative errors.
     """
 
     name: str
@@ -28,13 +30,23 @@ class ObservedGalaxy:
     half_light_radius_error_arcsec: float = 0.0
     centre_error_arcsec: float = 0.0
     calibrated: frozenset[str] = frozenset()
+    without_density: frozenset[str] = frozenset()
+    inclination_deg: float | None = None
+    inclination_error_deg: float = 0.0
+    instrument_sigma_kms: dict[str, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("distance_mpc", "half_light_radius_arcsec"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("distance_error_mpc", "half_light_radius_error_arcsec", "centre_error_arcsec"):
+        errors = (
+            "distance_error_mpc",
+            "half_light_radius_error_arcsec",
+            "centre_error_arcsec",
+            "inclination_error_deg",
+        )
+        for name in errors:
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
 
@@ -50,20 +62,25 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
     that cannot be read.
     """
     content = read_checked(path, GalaxyFile)
+    distance_mpc, distance_error_mpc = content.distance()
     maps: dict[str, SkyMap] = {}
-    calibrated, remarks = set(), []
+    widths: dict[str, float] = {}
+    calibrated, without_density, remarks = set(), set(), []
     for tracer in ("gas", "stars"):
         if (files := getattr(content, tracer)) is None:
             continue
         try:
-            maps[tracer], is_calibrated, tracer_remarks = read_tracer(files, path.parent, content)
+            maps[tracer], is_calibrated, widths[tracer], tracer_remarks = read_tracer(files, path.parent, content)
         except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
             raise ValueError(f"{path}: {tracer}: {error}") from error
         if is_calibrated:
             calibrated.add(tracer)
+        if files.density is None:
+            without_density.add(tracer)
         remarks += tracer_remarks
     return ObservedGalaxy(
-        content.name, content.distance_mpc, content.half_light_radius_arcsec, maps.get("gas"), maps.get("stars"),
-        content.distance_error_mpc, content.half_light_radius_error_arcsec, content.centre_error_arcsec,
-        frozenset(calibrated), tuple(remarks),
+        content.name, distance_mpc, content.half_light_radius_arcsec, maps.get("gas"), maps.get("stars"),
+        distance_error_mpc, content.half_light_radius_error_arcsec, content.centre_error_arcsec,
+        frozenset(calibrated), frozenset(without_density), content.inclination_deg, content.inclination_error_deg,
+        widths, tuple(remarks),
     )  # fmt: skip

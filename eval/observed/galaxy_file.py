@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from astropy.cosmology import Planck18
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from kinmass.eval.observed.fits_units import kms_per_unit
@@ -9,6 +10,10 @@ from kinmass.eval.observed.fits_units import kms_per_unit
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+#: Typical motion of a galaxy against the expansion, along the line of sight [km/s] (Davis et al. 2011, ApJ 741, 67).
+PECULIAR_KMS = 300.0
 
 
 class TracerFiles(_Section):
@@ -19,7 +24,7 @@ class TracerFiles(_Section):
     """
 
     velocity: str
-    density: str
+    density: str | None = None  # where left out, a network does not look at densities
     dispersion: str | None = None
     table: str | None = None
     x: str = "X"  # table column: offset from the centre, +x to the east or to the west, or right ascension
@@ -36,6 +41,8 @@ class TracerFiles(_Section):
     mask: str | None = None  # pixels where it is not zero are not used
     velocity_error: str | None = None  # compared with max_velocity_error_kms
     velocity_ivar: str | None = None  # inverse variance of the velocity, instead of velocity_error
+    dispersion_error: str | None = None  # networks that know how a view was taken are told it, as velocity_error
+    dispersion_ivar: str | None = None  # inverse variance of the dispersion, instead of dispersion_error
     density_is: Literal["surface_density", "peak"] = "surface_density"  # peak of a line: multiplied by its width
     density_msun_kpc2: PositiveFloat | None = None  # Msun/kpc^2 per unit of density, where the unit does not tell
     total_mass_msun: PositiveFloat | None = None  # mass in all pixels that are used, instead of density_msun_kpc2
@@ -56,12 +63,17 @@ class TracerFiles(_Section):
     def _consistent(self) -> "TracerFiles":
         if self.density_msun_kpc2 and self.total_mass_msun:
             raise ValueError("give density_msun_kpc2 or total_mass_msun, not both")
-        if self.velocity_error and self.velocity_ivar:
-            raise ValueError("give velocity_error or velocity_ivar, not both")
+        for what in ("velocity", "dispersion"):
+            if getattr(self, f"{what}_error") and getattr(self, f"{what}_ivar"):
+                raise ValueError(f"give {what}_error or {what}_ivar, not both")
+        if (self.dispersion_error or self.dispersion_ivar) and not self.dispersion:
+            raise ValueError("an error of the dispersion needs the dispersion")
+        if self.density is None and (self.density_msun_kpc2 or self.total_mass_msun or self.density_unit):
+            raise ValueError("density_msun_kpc2, total_mass_msun and density_unit need density")
         if self.max_velocity_error_kms and not (self.velocity_error or self.velocity_ivar):
             raise ValueError("max_velocity_error_kms needs velocity_error or velocity_ivar")
-        if self.density_is == "peak" and not self.dispersion:
-            raise ValueError("density_is: peak needs the line's width, dispersion")
+        if self.density_is == "peak" and not (self.dispersion and self.density):
+            raise ValueError("density_is: peak needs density, and the line's width, dispersion")
         if self.instrument_sigma and self.instrument_sigma_kms:
             raise ValueError("give instrument_sigma_kms or instrument_sigma, not both")
         if self.table is None and (self.rows == "bins" or self.xy_unit):
@@ -79,8 +91,11 @@ class GalaxyFile(_Section):
     """The YAML file of an observed galaxy. Errors are standard deviations."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9+. _-]+$")
-    distance_mpc: PositiveFloat  # angular diameter distance
-    distance_error_mpc: NonNegativeFloat = 0.0
+    distance_mpc: PositiveFloat | None = None  # angular diameter distance; or redshift
+    distance_error_mpc: NonNegativeFloat | None = None
+    redshift: PositiveFloat | None = None  # instead of distance_mpc: by Planck 2018's cosmology
+    inclination_deg: float | None = Field(default=None, ge=0, le=90)  # of the gas disc, for its rotation curve
+    inclination_error_deg: NonNegativeFloat = 0.0
     half_light_radius_arcsec: PositiveFloat  # projected, of the stars
     half_light_radius_error_arcsec: NonNegativeFloat = 0.0
     centre_deg: tuple[float, float] | None = None  # right ascension and declination, for maps with a WCS
@@ -94,4 +109,22 @@ class GalaxyFile(_Section):
     def _has_maps(self) -> "GalaxyFile":
         if self.gas is None and self.stars is None:
             raise ValueError("give maps of `gas`, of `stars` or of both")
+        if (self.distance_mpc is None) == (self.redshift is None):
+            raise ValueError("give either distance_mpc, the angular diameter distance, or redshift")
+        if self.inclination_error_deg and self.inclination_deg is None:
+            raise ValueError("inclination_error_deg needs inclination_deg")
         return self
+
+    def distance(self) -> tuple[float, float]:
+        """Return the angular diameter distance and its standard error [Mpc].
+
+        From a redshift by Planck 2018's cosmology (arXiv:1807.06209), with the error that a galaxy's own motion makes
+        where none is given.
+        """
+        if self.distance_mpc is not None:
+            return self.distance_mpc, self.distance_error_mpc or 0.0
+        assert self.redshift is not None
+        distance_mpc = float(Planck18.angular_diameter_distance(self.redshift).to_value("Mpc"))
+        own_motion_mpc = PECULIAR_KMS / float(Planck18.H0.to_value("km/(s Mpc)"))
+        error_mpc = self.distance_error_mpc
+        return distance_mpc, own_motion_mpc if error_mpc is None else error_mpc

@@ -6,7 +6,8 @@ profile = infer(train.load("runs/gas"), galaxy)
 profile.table(), profile.sentences(), profile.figure()
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,33 @@ from astropy import units
 from astropy.table import QTable
 from matplotlib.figure import Figure
 
-from kinmass.eval.classical.rotation import rotation_profile
 from kinmass.eval.observed import sanity
+from kinmass.eval.observed.curve import RotationCurve, rotation_curve_of
 from kinmass.eval.observed.galaxy import ObservedGalaxy
-from kinmass.eval.observed.sky import FINE, KPC_PER_ARCSEC_MPC, SkyMap, regrid
+from kinmass.eval.observed.sky import FINE, KPC_PER_ARCSEC_MPC, SkyMap, regridded
+from kinmass.eval.observed.verdict import (
+    DEGREES,
+    Verdict,
+    of_estimates,
+    of_members,
+    of_resolution,
+    of_speeds,
+    of_strangeness,
+    of_tracers,
+    of_width,
+    star_estimates,
+)
 from kinmass.eval.report.galaxies import observed_profile
 from kinmass.eval.tables.metrics import SHARES
 from kinmass.gen.code import provenance
 from kinmass.gen.constants import G
-from kinmass.gen.instruments.observe import psf_fwhm_pixels
+from kinmass.gen.instruments.footprint import FEWEST_PIXELS
+from kinmass.gen.instruments.looks import blurriest, ends, sharpest
+from kinmass.gen.instruments.model import Instrument, TracerNoise
+from kinmass.gen.instruments.observe import CHANNELS, CHANNELS_TOLD, TOLD, UNKNOWN, psf_fwhm_pixels
 from kinmass.gen.storage.files import aside, make_folder
+from kinmass.train.model.network import ModelConfig
 from kinmass.train.model.scaling import at_mass_limits, clip_to_mass_limits
-from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, beyond_limits_message
 
 # D draws of distance, R_e and centre, S posterior samples of each, K radii, Q pixels along a side of the network's grid
@@ -45,7 +61,8 @@ class ObservedProfile:
     those are left out that show nothing; v_circ_kms (D S, K) are the circular velocities there. ood_score is the median
     over draws of that of `train.run.out_of_distribution`. observed (8, Q, Q) are the maps that the network saw, without
     errors of distance, R_e and centre, over field_of_view_re. tilted_ring (K,) is log10 M(<r) [Msun] from the rotation
-    curve of the gas alone, NaN where there is none. cautions are sentences for the reader.
+    curve of the gas alone, NaN where there is none; curve is the same at the radii of its own rings, out to the edge of
+    the map. verdict says how far to trust it, cautions are further sentences for the reader.
     """
 
     galaxy: ObservedGalaxy
@@ -60,6 +77,8 @@ class ObservedProfile:
     observed: np.ndarray
     field_of_view_re: float
     tilted_ring: np.ndarray
+    curve: "RotationCurve"
+    verdict: Verdict
     cautions: list[str] = field(default_factory=list)
 
     def quantiles(self, shares: tuple[float, ...]) -> np.ndarray:
@@ -83,8 +102,16 @@ class ObservedProfile:
         low68, high68, low95, high95, median = self.at_kpc(radius_kpc)
         return (
             f"log10 M(<{radius_kpc:.2g} kpc) = {median:.2f} Msun, {low68:.2f} to {high68:.2f} at 68 % and "
-            f"{low95:.2f} to {high95:.2f} at 95 %"
+            f"{low95:.2f} to {high95:.2f} at 95 %{self.curve.inside(radius_kpc)}"
         )
+
+    def beside(self, others: Sequence["ObservedProfile"]) -> "ObservedProfile":
+        """Return the profile with a verdict that also looks at those of the same galaxy from other tracers."""
+        mine, *theirs = (
+            (p.tracer, np.log10(p.radius_kpc), p.samples[:: max(1, len(p.samples) // 1000)]) for p in (self, *others)
+        )
+        reasons = of_tracers([*theirs, mine])
+        return replace(self, verdict=Verdict((*self.verdict.reasons, *reasons)))
 
     def table(self) -> QTable:
         """Make a table of M(<r) and V_c(r), median and 68 and 95 % intervals, and of the mass from tilted rings."""
@@ -101,7 +128,8 @@ class ObservedProfile:
         table["log10_menc_tilted_ring"] = self.tilted_ring
         table.meta = {
             "galaxy": self.galaxy.name, "tracer": self.tracer, "run": str(self.run), "masses": "log10 of Msun",
-            "ood_score": round(self.ood_score, 3), "sentences": self.sentences(), **provenance(),
+            "ood_score": round(self.ood_score, 3), "verdict": DEGREES[self.verdict.degree],
+            "sentences": self.sentences(), **provenance(),
         }  # fmt: skip
         return table
 
@@ -115,24 +143,19 @@ class ObservedProfile:
         ]
         if np.isnan(self.ood_score):
             sentences.append("The run cannot tell how like its training galaxies this one is.")
-        elif self.ood_score > OOD_THRESHOLD:
-            sentences.append(
-                f"Do not trust this: the maps are less like the training galaxies' than {100 * self.ood_score:.1f} % "
-                "of galaxies kept from training; the intervals hold for galaxies like those alone."
-            )
         else:
             sentences.append(
-                f"{100 * self.ood_score:.0f} % of galaxies kept from training are more like those trained on: "
-                "nothing speaks against the intervals, as far as the simulated suites resemble real galaxies."
+                f"{100 * self.ood_score:.1f} % of galaxies kept from training are more like those trained on."
             )
-        return sentences + self.cautions
+        return sentences + self.verdict.sentences() + self.cautions
 
     def figure(self) -> Figure:
         """Draw the maps as the network saw them, the profile with its intervals, and the tilted rings."""
         half = 0.5 * self.field_of_view_re * self.radius_kpc[0] / self.radius_re[0]
         return observed_profile(
             self.observed, float(half), self.radius_kpc, self.quantiles(SHARES), self.tilted_ring,
-            f"{self.galaxy.name} ({self.tracer}), out-of-distribution score {self.ood_score:.3f}",
+            f"{self.galaxy.name} ({self.tracer}): {DEGREES[self.verdict.degree]}; out-of-distribution score "
+            f"{self.ood_score:.3f}",
             self.galaxy.calibrated,
         )  # fmt: skip
 
@@ -162,13 +185,13 @@ def _interpolate_rows(positions: np.ndarray, values: np.ndarray, targets: np.nda
     return np.asarray(y0 + (y1 - y0) * (targets - x0) / (x1 - x0))
 
 
-def _choose_tracer(run: Inference, galaxy: ObservedGalaxy) -> str:
-    """Choose the tracer that the run is asked for: `gas`, `stars` or `both`.
+def _choose_tracer(run: Inference, galaxy: ObservedGalaxy, asked_for: str | None = None) -> str:
+    """Choose the tracer that the run is asked for: `gas`, `stars` or `both`; asked_for, where it is given.
 
     Raises ValueError where the run was trained for other tracers, or on maps that this galaxy does not have.
     """
     maps = galaxy.maps()
-    wanted = "both" if len(maps) == 2 else next(iter(maps), "")
+    wanted = asked_for or ("both" if len(maps) == 2 else next(iter(maps), ""))
     if not wanted:
         raise ValueError(f"{galaxy.name} has no maps; give gas, stars or both")
     answers = run.answers()
@@ -182,17 +205,36 @@ def _choose_tracer(run: Inference, galaxy: ObservedGalaxy) -> str:
     needed_maps = ("stars", "gas") if tracer == "both" else (tracer,)
     training_options = run.run["fit"]
     for name in needed_maps:
-        if maps[name].dispersion_kms is None and not training_options.get("no_dispersion", 0.0):
+        trained: TracerNoise = getattr(run.instrument, name)
+        if maps[name].dispersion_kms is None and not (
+            training_options.get("no_dispersion", 0.0) or trained.no_dispersion
+        ):
             raise ValueError(
                 f"{galaxy.name} has no dispersion of {name}, and {run.path} has never seen maps without; give the "
-                "dispersion, or choose a run trained with `--no-dispersion 0.3`"
+                "dispersion, or choose a run trained with `--no-dispersion 0.3`, or through `survey`"
             )
-        if training_options["inputs"] != "relative" and name not in galaxy.calibrated:
+        if name in galaxy.without_density and not trained.no_density:
+            raise ValueError(
+                f"{galaxy.name} has no density of {name}, and {run.path} has never seen maps without; give the "
+                "density, or choose a run trained through `survey`"
+            )
+        knows_units = training_options["inputs"] == "relative" or (run.told and trained.no_density > 0)
+        if not knows_units and name not in galaxy.calibrated:
             raise ValueError(
                 f"{run.path} looks at surface densities in Msun/kpc^2: give density_msun_kpc2 or total_mass_msun of "
-                f"{name}, or choose a run trained with `--inputs relative`"
+                f"{name}, or choose a run trained with `--inputs relative`, or through `survey`"
             )
     return tracer
+
+
+def tracers_asked(run: Inference, galaxy: ObservedGalaxy) -> list[tuple[str | None, str]]:
+    """Return the tracers that a run is asked for, each with a suffix for its results' folder.
+
+    A run that was trained on any says what both tell, and each by itself; others say what they were trained for.
+    """
+    if run.tracer != "any" or len(galaxy.maps()) < 2:
+        return [(None, "")]
+    return [("both", ""), ("gas", "-gas"), ("stars", "-stars")]
 
 
 @dataclass(frozen=True)
@@ -225,22 +267,46 @@ def _draw_geometry(galaxy: ObservedGalaxy, draws: int) -> _Geometry:
 
 
 def _observe(
-    maps: dict[str, SkyMap], geometry: _Geometry, psf_re: np.ndarray, pixels: int, field_of_view_re: float
+    maps: dict[str, SkyMap],
+    geometry: _Geometry,
+    psf_re: np.ndarray,
+    pixels: int,
+    field_of_view_re: float,
+    density_dex: dict[str, float],
 ) -> np.ndarray:
-    """Bring maps {tracer: map} onto the network's grid for each draw, (D, 8, Q, Q); zero for a tracer without a map.
+    """Bring maps {tracer: map} onto the network's grid for each draw, (D, 18, Q, Q); zero for a tracer without a map.
 
-    psf_re (D,) is the FWHM [R_e] to which sharper maps are blurred.
+    psf_re (D,) is the FWHM [R_e] to which sharper maps are blurred. After the eight maps come the channels of
+    `gen.instruments.observe.TOLD`: what is known of errors, beam and density.
     """
     draws = len(geometry.r_e_arcsec)
-    observed = np.zeros((draws, 8, pixels, pixels), np.float32)
+    observed = np.zeros((draws, CHANNELS_TOLD, pixels, pixels), np.float32)
     for i in range(draws):
         r_e_arcsec = geometry.r_e_arcsec[i]
         for name, sky in maps.items():
             centred = sky.moved(*geometry.centre_shift_arcsec[i])
             # The mass of given light is proportional to the distance squared, so surface densities do not depend on it.
-            channels = regrid(centred, pixels, field_of_view_re * r_e_arcsec, float(psf_re[i] * r_e_arcsec))
-            observed[i, 0 if name == "stars" else 4 :][:4] = channels
+            seen = regridded(centred, pixels, field_of_view_re * r_e_arcsec, float(psf_re[i] * r_e_arcsec))
+            t = ("stars", "gas").index(name)
+            observed[i, 4 * t : 4 * t + 4] = seen.channels
+            beam_re = UNKNOWN
+            if sky.beam_fwhm_arcsec is not None:
+                beam_re = max(sky.beam_fwhm_arcsec / r_e_arcsec, float(psf_re[i]))
+            velocity_error = UNKNOWN if seen.velocity_error_kms is None else seen.velocity_error_kms
+            dispersion_error = velocity_error if seen.dispersion_error_kms is None else seen.dispersion_error_kms
+            told = velocity_error, dispersion_error, beam_re, float(sky.dispersion_kms is not None), density_dex[name]
+            for k, value in enumerate(told):
+                observed[i, CHANNELS + len(TOLD) * t + k] = value * seen.channels[3]
     return observed
+
+
+def _density_dex(run: Inference, galaxy: ObservedGalaxy) -> dict[str, float]:
+    """Return how uncertain the densities of each tracer are told to be [dex]: as uncertain as the run has seen them.
+
+    A density in a unit of its own is told to be unknown, as one that was not measured is.
+    """
+    known = {name: float(getattr(run.instrument, name).density_dex) for name in ("stars", "gas")}
+    return {name: dex if name in galaxy.calibrated else UNKNOWN for name, dex in known.items()}
 
 
 def _refuse_too_small(
@@ -257,8 +323,10 @@ def _refuse_too_small(
             )
 
 
-def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> ObservedProfile:
+def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: str | None = None) -> ObservedProfile:
     """Infer the posterior of a galaxy's mass profile, with distance, R_e and centre drawn from their errors.
+
+    tracer: the one to infer from, of runs that were trained on any and galaxies with both.
 
     Distances and R_e are drawn from lognormals with the given relative errors, which keeps them positive; a mass
     inside an angle is proportional to the distance. Raises ValueError where the run cannot use the galaxy's maps.
@@ -274,15 +342,19 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
     >>> profile.radius_kpc.shape, profile.inside(1.0).startswith("log10 M(<1 kpc) = ")
     ((10,), True)
     """
-    tracer = _choose_tracer(run, galaxy)
+    tracer = _choose_tracer(run, galaxy, tracer)
     config = run.models[0].config
     maps = {name: sky for name, sky in galaxy.maps().items() if tracer in ("both", name)}
     for name, sky in maps.items():
         sanity.refuse(name, sky, galaxy.half_light_radius_arcsec)
     geometry = _draw_geometry(galaxy, draws)
     r_e_kpc = geometry.r_e_kpc()
-    psf_re = _psf_re(run, r_e_kpc)
-    observed = _observe(maps, geometry, psf_re, config.pixels, config.field_of_view_re)
+    # Sharper maps are blurred to what the network knows, wider ones are told, or said to be too wide.
+    psf_re = psf_fwhm_re(sharpest(run.instrument), config, r_e_kpc)
+    density_dex = _density_dex(run, galaxy)
+    if run.told:  # a density of which only the shape is known says nothing to a network that looks at its value
+        maps = {name: _without_unknown_density(sky, density_dex[name]) for name, sky in maps.items()}
+    observed = _observe(maps, geometry, psf_re, config.pixels, config.field_of_view_re, density_dex)
     _refuse_too_small(galaxy, maps, observed[0], config.field_of_view_re)
     names = [(galaxy.name, i) for i in range(draws)]
     posterior = run(torch.from_numpy(observed), r_e_kpc, tracer, names, unseen=True)
@@ -297,7 +369,7 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
     # Extrapolation can be steep.
     log10_menc = clip_to_mass_limits(_interpolate_rows(log10_angle_drawn, log10_mass_at_re, log10_angle), log10_kpc)
     log10_menc, log10_kpc = log10_menc[is_sampled], log10_kpc[is_sampled]
-    cautions = _cautions(run, galaxy, maps, float(psf_re[0]))
+    cautions = _cautions(run, galaxy, maps, float(psf_re[0]), observed[0])
     if not is_sampled.all():
         cautions.append(
             f"{np.count_nonzero(~posterior.is_answered)} of {draws} draws of distance, R_e and centre are left out: "
@@ -306,46 +378,59 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS) -> Observe
     held_share = float(at_mass_limits(log10_menc, log10_kpc).mean())
     cautions += [f"{beyond_limits_message(held_share)}."] if held_share else []
     ood_score = float(np.median(posterior.ood_score()[posterior.is_answered]))
-    tilted_ring = np.full(len(log10_angle), np.nan)
+    radius_kpc = float(r_e_kpc[0]) * posterior.radii_re
+    tilted_ring, curve = np.full(len(radius_kpc), np.nan), RotationCurve(np.zeros(0), np.zeros((3, 0)))
     if "gas" in maps:
-        tilted_ring = _tilted_ring(maps["gas"], galaxy, posterior.radii_re)
+        curve = rotation_curve_of(maps["gas"], galaxy)
+        tilted_ring = curve.at(radius_kpc)
+    v_circ = 10 ** (0.5 * (log10_menc + np.log10(G) - log10_kpc))
+    k = int(np.argmin(np.abs(np.log(posterior.radii_re))))
+    members = posterior.member_medians(SAMPLES)[:, posterior.is_answered, k].mean(1)
+    estimates = star_estimates(observed[0, :CHANNELS], float(r_e_kpc[0]), config.field_of_view_re)
+    if len(curve.radius_kpc):
+        estimates["The rotation curve of the gas"] = np.log10(curve.radius_kpc), curve.log10_menc[1]
+    verdict = Verdict((
+        *of_strangeness(ood_score),
+        *of_width(*np.quantile(log10_menc[:, k], [0.16, 0.84])),
+        *of_members(float(members.std()) if len(members) > 1 else 0.0),
+        *of_speeds(maps, 10**log10_angle, v_circ),
+        *of_resolution(maps, galaxy.instrument_sigma_kms),
+        *of_estimates(estimates, np.log10(radius_kpc), log10_menc),
+    ))  # fmt: skip
     return ObservedProfile(
-        galaxy, tracer, run.path, posterior.radii_re, 10**log10_angle, float(r_e_kpc[0]) * posterior.radii_re,
-        log10_menc, 10 ** (0.5 * (log10_menc + np.log10(G) - log10_kpc)), ood_score,
-        observed[0], config.field_of_view_re, tilted_ring, cautions,
+        galaxy, tracer, run.path, posterior.radii_re, 10**log10_angle, radius_kpc, log10_menc, v_circ, ood_score,
+        observed[0, :CHANNELS], config.field_of_view_re, tilted_ring, curve, verdict, cautions,
     )  # fmt: skip
 
 
-def _psf_re(run: Inference, r_e_kpc: np.ndarray) -> np.ndarray:
-    """Return the FWHM (D,) [R_e] of the PSF through which galaxies of the run's training set were observed."""
-    stored_pixels = run.models[0].config.pixels * run.instrument.rebin
-    fwhm_pixels = psf_fwhm_pixels(run.instrument, stored_pixels, 1.0, torch.as_tensor(r_e_kpc))
-    fwhm_of_stored = np.broadcast_to(np.asarray(fwhm_pixels, float), r_e_kpc.shape) / stored_pixels
-    return fwhm_of_stored * run.models[0].config.field_of_view_re
+def _without_unknown_density(sky: SkyMap, density_dex: float) -> SkyMap:
+    return replace(sky, density=np.ones_like(sky.density)) if density_dex == UNKNOWN else sky
 
 
-def _tilted_ring(gas: SkyMap, galaxy: ObservedGalaxy, radii_re: np.ndarray) -> np.ndarray:
-    """Return log10 M(<r) (K,) from `rotation_profile` of the gas, on a grid made for this map, not for the network."""
-    r_e_arcsec = galaxy.half_light_radius_arcsec
-    field_arcsec = 2.4 * gas.reach_arcsec()
-    pixels = int(np.clip(2 * field_arcsec / max(gas.blur_arcsec, 2 * gas.side_arcsec), 16, 64))
-    r_e_kpc = r_e_arcsec * galaxy.distance_mpc * KPC_PER_ARCSEC_MPC
-    return rotation_profile(regrid(gas, pixels, field_arcsec), r_e_kpc, field_arcsec / r_e_arcsec, radii_re)
+def psf_fwhm_re(instrument: Instrument, config: ModelConfig, r_e_kpc: np.ndarray) -> np.ndarray:
+    """Return the FWHM (D,) [R_e] of an instrument's PSF on a network's grid, for galaxies of R_e (D,) [kpc]."""
+    pixels, field_re = config.pixels * instrument.rebin, config.field_of_view_re
+    fwhm_pixels = psf_fwhm_pixels(instrument, pixels, field_re, torch.as_tensor(r_e_kpc))
+    return np.broadcast_to(np.asarray(fwhm_pixels, float), r_e_kpc.shape) * field_re / pixels
 
 
-def _cautions(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], psf_re: float) -> list[str]:
+def _cautions(
+    run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], psf_re: float, observed: np.ndarray
+) -> list[str]:
     """Return sentences on what limits the result: the maps' reach, beam and pixels, remarks on them, the run."""
     config, r_e_arcsec = run.models[0].config, galaxy.half_light_radius_arcsec
-    grid_re = max(psf_re, config.field_of_view_re / config.pixels)
+    r_e_kpc = np.array([r_e_arcsec * galaxy.distance_mpc * KPC_PER_ARCSEC_MPC])
+    widest_psf_re = max(psf_re, float(psf_fwhm_re(blurriest(run.instrument), config, r_e_kpc)[0]))
+    grid_re = max(widest_psf_re, config.field_of_view_re / config.pixels)
     sentences = []
     for name, sky in maps.items():
-        reach_re = sky.reach_arcsec() / r_e_arcsec
+        reach_re = _reach_re(observed[3 if name == "stars" else 7], config.field_of_view_re)
         if reach_re < 0.9 * config.radii_re[-1]:
             sentences.append(
                 f"{name.capitalize()} {'is' if name == 'gas' else 'are'} seen out to {reach_re:.1f} R_e: the profile "
                 "beyond is that of training galaxies alike inside."
             )
-        if sky.beam_fwhm_arcsec is None:
+        if sky.beam_fwhm_arcsec is None and not (run.told and run.instrument.unknown_psf):
             sentences.append(
                 f"No beam of the {name} is known: the map was taken as perfectly sharp, and masses in the centre are "
                 "too low where it is not; say beam_fwhm_arcsec."
@@ -357,10 +442,40 @@ def _cautions(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], p
             )
         if sky.side_arcsec / r_e_arcsec > FINE * config.field_of_view_re / config.pixels:
             sentences.append(f"The pixels of the {name} are coarser than anything the network has seen.")
-    sentences += [*galaxy.remarks, *sanity.cautions(maps)]
+    sentences += [*galaxy.remarks, *_outside(run, maps, observed), *sanity.cautions(maps)]
     if not run.unseen:
         sentences.append(
             "The intervals are those for galaxies of the training suites: train with --leave-one-suite-out to have "
             "them hold what they promise for galaxies of suites that were not trained on."
         )
+    return sentences
+
+
+def _reach_re(mask: np.ndarray, field_of_view_re: float) -> float:
+    """Return the radius [R_e] inside which nine tenths of the pixels (Q, Q) lie that the network sees."""
+    x = ((np.arange(len(mask)) + 0.5) / len(mask) - 0.5) * field_of_view_re
+    radius = np.hypot(x[:, None], x[None, :])[mask > 0]
+    return float(np.quantile(radius, 0.9)) if len(radius) else 0.0
+
+
+def _outside(run: Inference, maps: dict[str, SkyMap], observed: np.ndarray) -> list[str]:
+    """Return sentences on what lies outside of the ranges that a network, which is told of them, has seen."""
+    if not run.told:
+        return []
+    sentences = []
+    for name in maps:
+        t, trained = ("stars", "gas").index(name), getattr(run.instrument, name)
+        mask = observed[4 * t + 3] > 0
+        error = observed[CHANNELS + len(TOLD) * t][mask]
+        largest = ends(trained.velocity_error_kms)[1] * 10.0 ** ends(trained.error_slope)[1]
+        if (error >= 0).all() and float(np.median(error)) > largest:
+            sentences.append(
+                f"Velocities of the {name} are known to {float(np.median(error)):.0f} km/s, the network has seen "
+                f"errors of up to about {largest:.0f} km/s."
+            )
+        if mask.sum() < FEWEST_PIXELS:
+            sentences.append(
+                f"The network sees the {name} in {int(mask.sum())} pixels, and was trained on views with at least "
+                f"{FEWEST_PIXELS}."
+            )
     return sentences

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from astropy import units
 from astropy.coordinates import SkyCoord
 
 from kinmass.eval.observed.fits_maps import Bins, beam_fwhm_arcsec, blank_to_nan, columns, image
@@ -16,11 +17,15 @@ from kinmass.eval.observed.fits_units import (
 )
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
 from kinmass.eval.observed.grids import Grid, Resampling, onto_one_grid, spaxel_side, tiled
-from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap
+from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.gen.constants import LIGHT_KMS
 
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
-_MAPS = ("velocity", "density", "dispersion", "mask", "velocity_error", "velocity_ivar", "instrument_sigma")
+_MAPS = (
+    "velocity", "density", "dispersion", "mask", "velocity_error", "velocity_ivar", "dispersion_error",
+    "dispersion_ivar", "instrument_sigma",
+)  # fmt: skip
+_IVARS, _ERRORS = ("velocity_ivar", "dispersion_ivar"), ("velocity_error", "dispersion_error")
 #: Maps that are not averaged when they are resampled.
 _RESAMPLING: dict[str, Resampling] = {"mask": "largest", "bin": "nearest"}
 
@@ -40,8 +45,11 @@ class _TracerMaps:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tuple[SkyMap, bool, list[str]]:
-    """Read one tracer's map; also return whether its density is in Msun/kpc^2, and remarks on how it was read.
+def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tuple[SkyMap, bool, float, list[str]]:
+    """Read one tracer's map; also return whether its density is in Msun/kpc^2, the instrument's sigma, and remarks.
+
+    The instrument's sigma [km/s] is that which was taken out of the dispersion, the median of a map; the remarks are on
+    how the map was read.
 
     Raises ValueError in one sentence, KeyError, TypeError, IndexError or OSError for files that cannot be used.
     """
@@ -52,15 +60,20 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
         is_good &= values["mask"] == 0
     velocity, density, sigma = values["velocity"], values["density"], values.get("dispersion")
     with np.errstate(divide="ignore", invalid="ignore"):
-        if files.max_velocity_error_kms is not None:
-            error_kms = values["velocity_ivar"] ** -0.5 if "velocity_ivar" in values else values["velocity_error"]
-            is_good &= error_kms <= files.max_velocity_error_kms
+        velocity_error, sigma_error = (_error_kms(values, what) for what in ("velocity", "dispersion"))
+        if files.max_velocity_error_kms is not None and velocity_error is not None:
+            is_good &= velocity_error <= files.max_velocity_error_kms
         if files.density_is == "peak":
             density = density * sigma  # a line's flux, up to a factor
         if sigma is not None:
             sigma = sigma / (_FWHM_PER_SIGMA if files.dispersion_is == "fwhm" else 1.0)
             instrument = values.get("instrument_sigma", files.instrument_sigma_kms)
+            measured = sigma
             sigma = np.where(sigma > 0, np.sqrt(np.maximum(sigma**2 - instrument**2, 0.0)), np.nan)
+            if sigma_error is not None:
+                sigma_error = sigma_error / (_FWHM_PER_SIGMA if files.dispersion_is == "fwhm" else 1.0)
+                # What is left of a measured width has a larger error than that, up to that of its square at zero.
+                sigma_error = sigma_error * measured / np.hypot(sigma, np.sqrt(sigma_error * measured))
     if files.within_kms is not None:
         if galaxy_file.systemic_kms is None:
             raise ValueError("within_kms needs systemic_kms of the galaxy")
@@ -69,16 +82,32 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
     if files.convention != "rest":
         velocity, sigma = _at_rest(velocity, sigma, files.convention, galaxy_file.systemic_kms)
     fwhm_arcsec = _beam_fwhm_arcsec(files, folder, maps)
-    sky = SkyMap(maps.x_arcsec, maps.y_arcsec, side_arcsec, density, velocity, sigma, fwhm_arcsec)
+    sky = SkyMap(
+        maps.x_arcsec, maps.y_arcsec, side_arcsec, density, velocity, sigma, fwhm_arcsec, velocity_error, sigma_error
+    )
+    n_read = len(sky.velocity_kms)
+    sky = without_strays(sky)
+    if n_strays := n_read - len(sky.velocity_kms):
+        maps.remarks.append(
+            f"{n_strays} of {n_read} pixels of the map lie alone, in groups smaller than a beam: they are left out."
+        )
     msun_kpc2_per_unit = _msun_kpc2_per_unit(files, maps.density)
     if files.total_mass_msun:
-        kpc_per_arcsec = galaxy_file.distance_mpc * KPC_PER_ARCSEC_MPC
+        kpc_per_arcsec = galaxy_file.distance()[0] * KPC_PER_ARCSEC_MPC
         msun_kpc2_per_unit = files.total_mass_msun / (sky.density.sum() * (side_arcsec * kpc_per_arcsec) ** 2)
     return (
         replace(sky, density=(msun_kpc2_per_unit or 1.0) * sky.density),
         msun_kpc2_per_unit is not None,
+        float(np.nanmedian(values.get("instrument_sigma", files.instrument_sigma_kms))),
         maps.remarks,
     )
+
+
+def _error_kms(values: dict[str, np.ndarray], what: str) -> np.ndarray | None:
+    """Return the standard errors [km/s] of the velocity or dispersion, None where the files do not tell them."""
+    if f"{what}_ivar" in values:
+        return np.asarray(values[f"{what}_ivar"] ** -0.5)
+    return values.get(f"{what}_error")
 
 
 def _msun_kpc2_per_unit(files: TracerFiles, density: Density) -> float | None:
@@ -150,10 +179,10 @@ def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -
         return value
     if key == "velocity":
         return value * kms_per_unit(name, velocity_unit or unit)
-    if key == "velocity_ivar":
+    if key in _IVARS:
         ivar_unit = files.velocity_error_unit and f"({files.velocity_error_unit})^-2"
         return value * inverse_variance_per_unit(name, ivar_unit or unit, kms_per_unit(name, velocity_unit) ** -2)
-    unit_key = "velocity_error_unit" if key == "velocity_error" else "dispersion_unit"
+    unit_key = "velocity_error_unit" if key in _ERRORS else "dispersion_unit"
     return value * _width_kms_per_unit(name, getattr(files, unit_key), velocity_unit, unit, unit_key)
 
 
@@ -201,7 +230,8 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _
             if density_grid.wcs is None
             else float(np.sqrt(np.prod(density_grid.sides_arcsec())))
         )
-        density = read_density(files.density, images["density"], unit, side, galaxy_file.distance_mpc)
+        assert files.density is not None
+        density = read_density(files.density, images["density"], unit, side, galaxy_file.distance()[0])
         images["density"] = density.value
     reference_key = "velocity" if "velocity" in images else "bin"
     values, grid, remarks = onto_one_grid(images, grids, reference_key, _RESAMPLING, files.one_grid)
@@ -213,11 +243,16 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _
             values[key] = _in_kms(files, key, value, unit)
             if key == "density":
                 density = read_density(
-                    name, values[key], files.density_unit or unit, side, galaxy_file.distance_mpc, bins=True
+                    name, values[key], files.density_unit or unit, side, galaxy_file.distance()[0], bins=True
                 )
                 values[key] = density.value
-    assert density is not None
-    return _TracerMaps(values, x, y, side, density, remarks)
+    return _TracerMaps(values, x, y, side, density or _even(values), remarks)
+
+
+def _even(values: dict[str, np.ndarray]) -> Density:
+    """Put a density of one where there is a velocity, into the maps of a tracer of which none was measured."""
+    values["density"] = np.where(np.isfinite(values["velocity"]), 1.0, np.nan)
+    return Density(values["density"], None, "", units.dimensionless_unscaled)
 
 
 def _side_arcsec(grid: Grid, pixel_arcsec: float | None) -> float:
@@ -294,11 +329,13 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _T
         values = {key: value[bin_index] for key, value in values.items()}
     else:
         side = spaxel_side(x, y, name, files.pixel_arcsec)
+    if files.density is None:
+        return _TracerMaps(values, x, y, side, _even(values))
     unit, is_binned = (
         files.density_unit or table_columns[files.density][1],
         files.rows == "bins" or files.density in bin_columns,
     )
-    density = read_density(files.density, values["density"], unit, side, galaxy_file.distance_mpc, is_binned)
+    density = read_density(files.density, values["density"], unit, side, galaxy_file.distance()[0], is_binned)
     values["density"] = density.value
     return _TracerMaps(values, x, y, side, density)
 
@@ -314,7 +351,7 @@ def _row_offsets(
     units = [files.xy_unit or unit for _, unit in values_and_units]
     pixel = files.pixel_arcsec
     coordinates_arcsec = [
-        v * arcsec_per_unit(n, u, galaxy_file.distance_mpc, pixel)
+        v * arcsec_per_unit(n, u, galaxy_file.distance()[0], pixel)
         for n, u, (v, _) in zip(names, units, values_and_units, strict=True)
     ]
     if galaxy_file.centre_deg is not None and all(units):

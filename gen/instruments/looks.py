@@ -21,12 +21,14 @@ _SHARED = (
 _OF_TRACER = (
     "velocity_error_kms", "error_slope", "mask_below_mean", "mask_below_msun_kpc2", "instrument_sigma_kms",
     "correlated", "bin_to_kms", "binned", "kept_pixels", "most_pixels", "faded", "lost_pixels", "holed",
-    "no_dispersion", "unknown_errors", "density_dex", "uncertain_density", "particles",
+    "no_dispersion", "unknown_errors", "density_dex", "uncertain_density", "particles", "no_density",
 )  # fmt: skip
-_NAMES = *_SHARED, *(f"{tracer}.{name}" for tracer in ("stars", "gas") for name in _OF_TRACER)
-_PLACE = {name: i for i, name in enumerate(_NAMES)}
-#: Numbers of a look: of its choices, and maps of normal numbers on the stored pixels.
-CHOICES, MAPS = len(_PLACE), 8
+#: Numbers of a look: of its choices, and maps of normal numbers on the stored pixels. There are more choices than
+#: names, so that looks stay what they are when names are added, at the end of their list.
+CHOICES, MAPS = 64, 8
+_PLACE = {name: i for i, name in enumerate(_SHARED)} | {
+    f"{tracer}.{name}": start + i for tracer, start in (("stars", 16), ("gas", 40)) for i, name in enumerate(_OF_TRACER)
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,28 @@ def middle(number: Range) -> float:
     return float(between(number, torch.tensor(0.5))) if isinstance(number, tuple) else number
 
 
+def ends(number: Range) -> tuple[float, float]:
+    """Return the ends of a range; of a number, twice itself."""
+    return number if isinstance(number, tuple) else (number, number)
+
+
+def sharpest(instrument: Instrument) -> Instrument:
+    """Return the instrument with the narrowest PSF of its range."""
+    return _with_psf(instrument, 0)
+
+
+def blurriest(instrument: Instrument) -> Instrument:
+    """Return the instrument with the widest PSF of its range."""
+    return _with_psf(instrument, 1)
+
+
+def _with_psf(instrument: Instrument, end: int) -> Instrument:
+    if instrument.psf_fwhm is None:
+        return instrument
+    fixed = {name: ends(value)[end] for name, value in instrument.psf_fwhm if value is not None}
+    return instrument.model_copy(update={"psf_fwhm": instrument.psf_fwhm.model_copy(update=fixed)})
+
+
 def without_look(instrument: Instrument) -> Instrument:
     """Return the instrument that never varies: ranges at their middle, and nothing that only some looks have or lose.
 
@@ -108,6 +132,7 @@ _LOSSES = {
     "no_dispersion": 0.0,
     "unknown_errors": 0.0,
     "correlated": 0.0,
+    "no_density": 0.0,
 }
 _NEEDS_A_LOOK = {
     "lost_pixels": 0.0, "density_dex": 0.0, "particles": None, "binned": 1.0, "faded": 1.0, "holed": 1.0,

@@ -84,6 +84,7 @@ _SHARES_OF_LOOKS = frozenset(
         "faded",
         "holed",
         "no_dispersion",
+        "no_density",
         "unknown_errors",
         "unknown_psf",
         "uncertain_density",
@@ -112,6 +113,7 @@ class TracerNoise(Section):
     lost_pixels: ShareOfPixels = 0.0  # pixels lost anywhere, a dozen at least are left
     holed: _Share = 1.0  # share of looks that lose them
     no_dispersion: _Share = 0.0  # share of looks without a dispersion
+    no_density: _Share = 0.0  # share of looks that show where the tracer is, and not how much of it
     unknown_errors: _Share = 0.0  # share of looks of which a network is not told the errors
     density_dex: NonNegativeFloat = 0.0  # standard deviation of a factor on the density
     uncertain_density: _Share = 1.0  # share of looks whose density has that factor

@@ -17,7 +17,7 @@ from kinmass.gen.options import OptionError
 # N views, P stored pixels along a side, Q observed ones
 Number = float | torch.Tensor
 #: What is told of a tracer beside its four maps: errors of V and of sigma [km/s], FWHM of the PSF [R_e], whether there
-#: is a dispersion, and how uncertain a factor on the density is [dex]. Errors and PSFs that are not known are UNKNOWN.
+#: is a dispersion, and how uncertain a factor on the density is [dex]. Of what is not known it is UNKNOWN.
 TOLD = ("velocity_error", "dispersion_error", "psf_fwhm_re", "has_dispersion", "density_dex")
 UNKNOWN = -1.0
 #: Channels of observed maps: four of the stars, four of the gas; with what is told, those of TOLD of each after them.
@@ -240,6 +240,8 @@ class _View:
         if look and tracer.density_dex > 0:
             dex = tracer.density_dex * look.gaussian(f"{value.name}.density_dex")
             density = density * _chosen(value.happens("uncertain_density"), 10**dex, 1.0)
+        if tracer.no_density > 0:
+            density = _like(_chosen(value.happens("no_density"), 1.0, density), dispersion)
         channels = [x * valid for x in (density, velocity, dispersion, torch.ones_like(density))]
         if told:
             shot = self._shot_variance(t, count, stored[:, 0], true_dispersion, sides, valid)
@@ -323,6 +325,7 @@ class _View:
             hidden = self.look.happens("unknown_psf", share) if self.look else share == 1
             psf = _like(_chosen(hidden, UNKNOWN, psf), dispersion)
         uncertain = _chosen(value.happens("uncertain_density"), value.tracer.density_dex, 0.0)
+        uncertain = _chosen(value.happens("no_density"), UNKNOWN, uncertain)
         return [_like(x, dispersion) * valid for x in (*errors, psf, is_measured, uncertain)]
 
 

@@ -139,6 +139,11 @@ class Posterior:
             self._samples_by_count = {n: profiles}
         return self._samples_by_count[n]
 
+    def member_medians(self, n: int = 1000) -> np.ndarray:
+        """Return the medians (M, N, K) of each member's own posterior, from its share of n samples."""
+        members = len(self._models)
+        return np.stack([np.median(self.samples(n)[member::members], axis=0) for member in range(members)])
+
     def beyond(self, n: int = 1000) -> np.ndarray:
         """Return the share (N,) of n samples that were clipped at any radius to masses that a galaxy can have.
 

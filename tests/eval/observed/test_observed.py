@@ -448,7 +448,7 @@ def test_results_of_one_name_are_all_kept(tmp_path, seen, relative, capsys, monk
     out = tmp_path / "out"
     assert main(["predict", *map(str, runs), *map(str, galaxies), "--out", str(out)]) == 2
     printed = capsys.readouterr()
-    assert "`distance_mpc` is missing" in printed.err
+    assert "`half_light_radius_arcsec` is missing" in printed.err
     assert printed.out.count("No beam of the gas is known") == 4
 
     def written_pairs():
@@ -488,7 +488,7 @@ def frequency(content, folder):
     ("change", "words"),
     [
         (without("gas"), "give maps of `gas`, of `stars` or of both"),
-        (without("distance_mpc"), "key `distance_mpc` is missing"),
+        (without("distance_mpc"), "give either distance_mpc"),
         (without("centre_deg"), "centre_deg"),
         (gas(velocity="none.fits"), "none.fits"),
         (gas(velocity="velocity.fits[VEL]"), "no extension VEL"),
@@ -534,8 +534,8 @@ def test_a_yaml_file_never_runs_code(tmp_path, relative, capsys):
 def test_runs_and_galaxies_do_not_mix(tmp_path, relative, map_store, capsys):
     path = tmp_path / "mock.yaml"
     assert main(["predict", str(relative.path), str(path), "--store", str(map_store), "--suite", "quiet"]) == 2
-    assert main(["predict", str(path)]) == 2
     assert main(["predict", str(relative.path)]) == 2
+    assert main(["predict", "--store", str(map_store), "--suite", "quiet"]) == 2
     assert capsys.readouterr().err.count("give runs, and either") == 3
 
 

@@ -257,6 +257,11 @@ def test_what_is_not_known_is_said_to_be_unknown():
     dex = torch.log10(seen[:, 0].sum((1, 2)) / seen[exact][0, 0].sum())
     assert dex[exact].abs().max() < 1e-6
     assert float(dex[~exact].std()) == pytest.approx(0.3, rel=0.2)
+    # Without a density it is seen where there are stars, and nothing more.
+    no_density = observe(disc(1), Instrument(name="x", stars={"no_density": 1.0}), None, told=True)
+    assert set(no_density[0, 0].flatten().tolist()) == {1.0}
+    assert (told(no_density, 0, "density_dex") == UNKNOWN).all()
+    torch.testing.assert_close(no_density[:, 1:3], disc(1)[:, 1:3])
     # Of maps alone nothing is known but whether they have a dispersion.
     bare = with_told(seen[:, :8])
     assert torch.equal(told(bare, 0, "has_dispersion"), told(seen, 0, "has_dispersion"))

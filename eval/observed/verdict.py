@@ -1,0 +1,200 @@
+"""How far to trust a profile: checks beside the posterior, each a sentence with its numbers, and a verdict.
+
+A network that has seen nothing like a galaxy answers all the same, and narrowly. What is wrong often shows elsewhere:
+in the maps themselves, in simpler estimates, in the other tracer, or in the other networks of an ensemble.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kinmass.eval.classical.estimators import ObservedViews, virial, wolf2010
+from kinmass.eval.observed.sky import SkyMap
+from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
+
+# K radii, S samples
+DEGREES = ("good", "doubtful", "not to be trusted")
+#: Shares of held-out galaxies nearer to those trained on, above which maps are unlike these, and unlike anything.
+UNLIKE, UNLIKE_ANYTHING = OOD_THRESHOLD, 0.995
+#: Differences from simpler estimates [dex], beyond the posterior's 95 %, that count. Those estimates err by about .15
+#: dex themselves (docs/evaluation.md).
+FAR_DEX, VERY_FAR_DEX = 0.25, 0.5
+#: Half widths of 68 % intervals [dex], and scatter between networks [dex], that leave a mass open.
+WIDE_DEX, SCATTER_DEX, WIDE_SCATTER_DEX = 0.25, 0.10, 0.25
+#: Share of the instrument's width below which a dispersion is not resolved.
+RESOLVED_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Something that speaks against a result: a sentence, and how heavily it weighs (1, or 2 by itself decisive)."""
+
+    text: str
+    weight: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A degree (0, 1, 2 of DEGREES) and its reasons, the heaviest first."""
+
+    reasons: tuple[Reason, ...]
+
+    @property
+    def degree(self) -> int:
+        """0 without reasons, 1 with one of weight 1, else 2."""
+        return min(sum(reason.weight for reason in self.reasons), 2)
+
+    def sentences(self) -> list[str]:
+        """Return the verdict in words, and every reason."""
+        if not self.reasons:
+            return ["Verdict: good. Nothing that was checked speaks against it."]
+        ordered = sorted(self.reasons, key=lambda reason: -reason.weight)
+        return [f"Verdict: {DEGREES[self.degree]}.", *(reason.text for reason in ordered)]
+
+
+def of_strangeness(score: float) -> list[Reason]:
+    """Judge how unlike the training galaxies the maps are; score as of `Posterior.ood_score`."""
+    if np.isnan(score) or score <= UNLIKE:
+        return []
+    words = "unlike anything the network was trained on" if score > UNLIKE_ANYTHING else "unlike most training galaxies"
+    share = f"only {100 * (1 - score):.1f} % of galaxies kept from training are as far from those trained on"
+    return [Reason(f"The maps are {words}: {share}.", 2 if score > UNLIKE_ANYTHING else 1)]
+
+
+def of_width(low68: float, high68: float) -> list[Reason]:
+    """Judge the width of the interval of log10 M near R_e."""
+    half = 0.5 * (high68 - low68)
+    if half <= WIDE_DEX:
+        return []
+    return [Reason(f"The mass near R_e is hardly constrained: its 68 % interval is {2 * half:.2f} dex wide.", 1)]
+
+
+def of_members(scatter_dex: float) -> list[Reason]:
+    """Judge the standard deviation of the medians of an ensemble's networks near R_e [dex]."""
+    if not scatter_dex > SCATTER_DEX:
+        return []
+    return [
+        Reason(
+            f"Networks of the ensemble, which know the same, differ by {scatter_dex:.2f} dex near R_e.",
+            2 if scatter_dex > WIDE_SCATTER_DEX else 1,
+        )
+    ]
+
+
+def of_speeds(maps: dict[str, SkyMap], radius_arcsec: np.ndarray, v_circ_kms: np.ndarray) -> list[Reason]:
+    """Judge circular velocities (S, K) at radii (K,) [arcsec] against the line-of-sight velocities in the maps.
+
+    Nothing that is bound on a circle moves faster than V_c. Of each tracer the 90th percentile of |V - V_sys| around a
+    radius is taken, so that noise of single pixels does not count.
+    """
+    reasons = []
+    for name, sky in maps.items():
+        speed = np.abs(sky.velocity_kms - sky.systemic_kms())
+        distance = np.hypot(sky.x_arcsec, sky.y_arcsec)
+        worst: tuple[float, float, float, int] | None = None
+        for k, radius in enumerate(radius_arcsec):
+            near = np.abs(np.log(np.maximum(distance, 1e-9) / radius)) < 0.15
+            if np.count_nonzero(near) < 12:
+                continue
+            seen = float(np.quantile(speed[near], 0.9))
+            median, high = np.quantile(v_circ_kms[:, k], [0.5, 0.975])
+            if seen > median * 1.1 and (worst is None or seen / median > worst[0] / worst[1]):
+                worst = (seen, float(median), float(radius), 2 if seen > high * 1.1 else 1)
+        if worst is not None:
+            seen, median, radius, weight = worst
+            reasons.append(
+                Reason(
+                    f"The {name} move{'s' if name == 'gas' else ''} at {seen:.0f} km/s along the line of sight "
+                    f"{radius:.2g} arcsec from the centre, faster than the inferred circular velocity of {median:.0f} "
+                    "km/s there: the mass is too low.",
+                    weight,
+                )
+            )
+    return reasons
+
+
+def of_resolution(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> list[Reason]:
+    """Judge dispersions against the widths of the instruments {tracer: sigma} that they were measured through."""
+    reasons = []
+    for name, sky in maps.items():
+        width = instrument_sigma_kms.get(name, 0.0)
+        if sky.dispersion_kms is None or not width:
+            continue
+        share = float(np.average(sky.dispersion_kms < RESOLVED_SHARE * width, weights=sky.density))
+        if share > 0.3:
+            typical = float(np.median(sky.dispersion_kms))
+            reasons.append(
+                Reason(
+                    f"{100 * share:.0f} % of the light of the {name} has a dispersion below {RESOLVED_SHARE:g} of the "
+                    f"instrument's {width:.0f} km/s (the median is {typical:.0f} km/s): it is not resolved, and a mass "
+                    "that follows from it is too low or too high.",
+                    2 if name == "stars" and share > 0.6 else 1,
+                )
+            )
+    return reasons
+
+
+def of_estimates(
+    estimates: dict[str, tuple[np.ndarray, np.ndarray]], log10_radius: np.ndarray, log10_menc: np.ndarray
+) -> list[Reason]:
+    """Judge profiles log10_menc (S, K) at log10_radius (K,) against simpler estimates {name: (log10 r, log10 M)}.
+
+    An estimate counts at those of its radii that lie between the profile's.
+    """
+    reasons = []
+    for name, (radius, mass) in estimates.items():
+        usable = np.isfinite(mass) & (radius >= log10_radius[0]) & (radius <= log10_radius[-1])
+        if not usable.any():
+            continue
+        at_radii = np.stack([np.interp(radius[usable], log10_radius, sample) for sample in log10_menc])
+        low, median, high = np.quantile(at_radii, [0.025, 0.5, 0.975], axis=0)
+        off = mass[usable] - median
+        outside = np.where((mass[usable] < low) | (mass[usable] > high), np.abs(off), 0.0)
+        k = int(np.argmax(outside))
+        if outside[k] > FAR_DEX:
+            reasons.append(
+                Reason(
+                    f"{name} gives log10 M = {mass[usable][k]:.2f} inside {10 ** radius[usable][k]:.2g} kpc, where "
+                    f"this has {median[k]:.2f} ({low[k]:.2f} to {high[k]:.2f} at 95 %).",
+                    2 if outside[k] > VERY_FAR_DEX else 1,
+                )
+            )
+    return reasons
+
+
+def star_estimates(
+    observed: np.ndarray, r_e_kpc: float, field_of_view_re: float
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the masses of virial estimators from observed maps (8, Q, Q): {name: (log10 r [kpc], log10 M [Msun])}."""
+    if not observed[3].any() or not observed[2].any():
+        return {}
+    radii_re = np.array([1.0, 4 / 3])
+    views = ObservedViews(observed[None].astype(float), np.array([r_e_kpc]), field_of_view_re, radii_re)
+    names = {"The estimator of Wolf et al. 2010": wolf2010, "2.5 sigma_e^2 R_e / G": virial}
+    return {name: (np.log10(radii_re * r_e_kpc), estimator(views)[0]) for name, estimator in names.items()}
+
+
+def of_tracers(profiles: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> list[Reason]:
+    """Judge profiles of one galaxy from gas and from stars: (tracer, log10 r (K,), samples (S, K) of log10 M)."""
+    reasons = []
+    for i, (tracer, radius, samples) in enumerate(profiles):
+        for other, other_radius, other_samples in profiles[:i]:
+            if {tracer, other} != {"gas", "stars"}:
+                continue
+            at_radii = np.stack([np.interp(radius, other_radius, sample) for sample in other_samples])
+            medians = [np.median(s, axis=0) for s in (samples, at_radii)]
+            widths = [0.5 * (np.quantile(s, 0.84, axis=0) - np.quantile(s, 0.16, axis=0)) for s in (samples, at_radii)]
+            off = medians[0] - medians[1]
+            significance = np.abs(off) / np.hypot(*widths)
+            k = int(np.argmax(significance))
+            if significance[k] > 2.5 and abs(off[k]) > 0.15:
+                reasons.append(
+                    Reason(
+                        f"The {tracer} give{'s' if tracer == 'gas' else ''} {abs(off[k]):.2f} dex "
+                        f"{'more' if off[k] > 0 else 'less'} mass than the {other} inside {10 ** radius[k]:.2g} kpc, "
+                        f"{significance[k]:.1f} times what their intervals allow: one of them is wrong.",
+                        2 if significance[k] > 4 and abs(off[k]) > 0.3 else 1,
+                    )
+                )
+    return reasons

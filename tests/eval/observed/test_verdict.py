@@ -1,0 +1,358 @@
+"""What is checked beside a posterior, networks that are told how a galaxy was seen, and what a file may leave out."""
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+from astropy.cosmology import Planck18
+from astropy.io import fits
+from astropy.table import QTable, Table
+
+from kinmass.eval.__main__ import main
+from kinmass.eval.observed.curve import rotation_curve_of
+from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
+from kinmass.eval.observed.inference import infer, psf_fwhm_re
+from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, regridded, without_strays
+from kinmass.eval.observed.verdict import (
+    Verdict,
+    of_estimates,
+    of_members,
+    of_resolution,
+    of_speeds,
+    of_strangeness,
+    of_tracers,
+    of_width,
+)
+from kinmass.gen.constants import G
+from kinmass.gen.instruments.model import Instrument
+from kinmass.gen.instruments.observe import CHANNELS, CHANNELS_TOLD, TOLD, UNKNOWN
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.run.posterior import load
+
+SUITES = ("bursty", "middle", "quiet")
+SIDE, P = 1.0, 48
+X, Y = np.meshgrid(SIDE * (np.arange(P) - (P - 1) / 2), SIDE * (np.arange(P) - (P - 1) / 2))
+INCLINATION = 55.0
+
+
+@pytest.fixture(scope="module")
+def told(map_store, tmp_path_factory):
+    """A small network for any tracer, seen in any way."""
+    from kinmass.train.loop.fit import fit
+
+    out = tmp_path_factory.mktemp("told") / "any"
+    options = {"instrument": "survey", "width": 4, "steps": 20, "round_steps": 10, "batch": 8}
+    fit(FitConfig(str(map_store), "any", SUITES, **options), out, quiet=True)
+    return load(out)
+
+
+def disc(v_max_kms: float = 150.0, sigma_kms: float = 10.0, **more: object) -> SkyMap:
+    """An inclined disc with a flat rotation curve of v_max_kms, seen without a beam."""
+    y = Y / np.cos(np.radians(INCLINATION))
+    r = np.hypot(X, y)
+    velocity = v_max_kms * np.sin(np.radians(INCLINATION)) * X / np.maximum(r, 0.3)
+    density = np.where(r < 22, 1e8 * np.exp(-r / 6), np.nan)
+    return SkyMap.from_images(density, velocity, np.full_like(r, sigma_kms), SIDE, beam_fwhm_arcsec=2.0, **more)
+
+
+def galaxy(**maps: object) -> ObservedGalaxy:
+    return ObservedGalaxy("disc", 20.0, 10.0, calibrated=frozenset({"gas", "stars"}), **maps)
+
+
+# ---- what is checked
+
+
+def weights(reasons):
+    return [reason.weight for reason in reasons]
+
+
+def test_strangeness_width_and_scatter_have_degrees():
+    assert [weights(of_strangeness(score)) for score in (0.3, 0.95, 0.96, 0.999, np.nan)] == [[], [], [1], [2], []]
+    assert [weights(of_width(10 - half, 10 + half)) for half in (0.1, 0.3)] == [[], [1]]
+    assert [weights(of_members(scatter)) for scatter in (0.0, 0.05, 0.15, 0.4, np.nan)] == [[], [], [1], [2], []]
+    degrees = [Verdict(()).degree, Verdict((*of_strangeness(0.96),)).degree, Verdict((*of_strangeness(0.999),)).degree]
+    assert degrees == [0, 1, 2]
+    both = Verdict((*of_strangeness(0.96), *of_members(0.15)))
+    assert both.sentences()[0] == "Verdict: not to be trusted."
+    assert len(both.sentences()) == 3
+    assert Verdict(()).sentences()[0].startswith("Verdict: good")
+
+
+def test_nothing_moves_faster_than_on_a_circle():
+    gas, radii = disc(), np.array([5.0, 10.0, 15.0])
+    seen_kms = 150 * np.sin(np.radians(INCLINATION))
+    for v_circ, expected in ((150.0, []), (100.0, [2]), (50.0, [2])):
+        reasons = of_speeds({"gas": gas}, radii, np.full((100, 3), v_circ))
+        assert weights(reasons) == expected, (v_circ, seen_kms)
+    wide = np.linspace(60, 200, 100)[:, None] * np.ones(3)
+    assert weights(of_speeds({"gas": gas}, radii, 0.75 * wide)) == [1]
+    assert "121 km/s" in of_speeds({"gas": gas}, radii, np.full((100, 3), 50.0))[0].text
+
+
+def test_dispersions_below_the_instruments_are_told():
+    stars = disc(sigma_kms=20.0)
+    assert of_resolution({"stars": stars}, {"stars": 25.0}) == []
+    assert weights(of_resolution({"stars": stars}, {"stars": 70.0})) == [2]
+    assert "70 km/s" in of_resolution({"stars": stars}, {"stars": 70.0})[0].text
+    assert of_resolution({"stars": replace(stars, dispersion_kms=None)}, {"stars": 70.0}) == []
+    assert of_resolution({"stars": stars}, {}) == []
+
+
+def test_other_estimates_and_tracers_have_to_agree():
+    radius, rng = np.log10(np.array([1.0, 2.0, 4.0])), np.random.default_rng(0)
+    samples = np.array([9.5, 10.0, 10.5]) + 0.05 * rng.standard_normal((500, 1))
+    at = np.log10(np.array([2.0]))
+    assert of_estimates({"it": (at, np.array([10.2]))}, radius, samples) == []  # estimates err by that much
+    assert weights(of_estimates({"it": (at, np.array([10.35]))}, radius, samples)) == [1]
+    assert weights(of_estimates({"it": (at, np.array([9.3]))}, radius, samples)) == [2]
+    assert of_estimates({"it": (at + 1, np.array([5.0]))}, radius, samples) == []  # beyond the profile
+    assert of_estimates({"it": (at, np.array([np.nan]))}, radius, samples) == []
+    gas = ("gas", radius, samples)
+    assert of_tracers([gas, ("stars", radius, samples + 0.1)]) == []
+    assert weights(of_tracers([gas, ("stars", radius, samples + 0.25)])) == [1]
+    assert weights(of_tracers([gas, ("stars", radius, samples - 0.5)])) == [2]
+    assert of_tracers([gas, ("both", radius, samples - 0.5)]) == []
+    assert of_tracers([gas, ("stars", radius, samples + 3 * rng.standard_normal((500, 1)))]) == []
+
+
+def test_the_rotation_curve_is_that_of_the_disc_out_to_its_edge():
+    known = rotation_curve_of(
+        disc(), replace(galaxy(gas=disc()), inclination_deg=INCLINATION, inclination_error_deg=5.0)
+    )
+    kpc = 20.0 * KPC_PER_ARCSEC_MPC
+    assert known.radius_kpc[0] < 3.5 * kpc
+    assert known.radius_kpc[-1] > 18 * kpc
+    inner = known.radius_kpc > 4 * kpc
+    truth = np.log10(150.0**2 * known.radius_kpc / G)
+    np.testing.assert_allclose(known.log10_menc[1][inner], truth[inner], atol=0.03)
+    assert (known.log10_menc[0] <= known.log10_menc[1]).all()
+    assert (known.log10_menc[2] >= known.log10_menc[1]).all()
+    middle = len(inner) // 2
+    assert 0.01 < known.log10_menc[2][middle] - known.log10_menc[1][middle] < 0.1
+    # An inclination that is given is believed, also where it is wrong.
+    wrong = rotation_curve_of(disc(), replace(galaxy(gas=disc()), inclination_deg=33.0))
+    off = np.interp(10 * kpc, wrong.radius_kpc, wrong.log10_menc[1]) - np.interp(
+        10 * kpc, known.radius_kpc, known.log10_menc[1]
+    )
+    assert 0.15 < off < 0.4  # up to the ratio of sin^2 i, .35
+    assert "rotation curve" in known.inside(10 * kpc)
+    assert "ends at" in known.inside(100 * kpc)
+
+
+# ---- pixels
+
+
+def test_pixels_that_lie_alone_are_noise_and_patches_are_not():
+    gas = disc()
+    patchy = np.random.default_rng(1).random(gas.x_arcsec.shape) < 0.55
+    arrays = {name: value for name, value in vars(gas).items() if isinstance(value, np.ndarray)}
+    patches = replace(gas, **{name: value[patchy] for name, value in arrays.items()})
+    stray = {name: np.append(value[patchy], value[0]) for name, value in arrays.items()}
+    stray["x_arcsec"][-1], stray["y_arcsec"][-1] = 60.0, 60.0
+    cleaned = without_strays(replace(gas, **stray))
+    assert len(cleaned.x_arcsec) >= 0.97 * len(patches.x_arcsec)
+    assert cleaned.x_arcsec.max() < 40
+    # A few pixels that are all there is stay; so does a map without a stray.
+    few = replace(gas, **{name: value[:3] for name, value in arrays.items()})
+    assert len(without_strays(few).x_arcsec) == 3
+    assert without_strays(gas) is gas
+    # A pixel of a network that is seen in part counts, with the mean of that part.
+    seen = regridded(patches, 12, 48.0).channels
+    assert (seen[3] > 0).sum() > 0.95 * (regridded(gas, 12, 48.0).channels[3] > 0).sum()
+
+
+def test_errors_of_pixels_are_those_of_beams():
+    error = np.full((P, P), 8.0)
+    error[:4] = np.nan
+    for beam, expected in ((1.5, 8.0 / np.sqrt(16 / (1.1331 * 1.5**2))), (20.0, 8.0)):
+        sky = replace(disc(velocity_error_kms=error), beam_fwhm_arcsec=beam)
+        seen = regridded(sky, 12, 48.0)  # pixels of 4 x 4 arcsec
+        inner = seen.channels[3][4:8, 4:8] > 0
+        assert inner.all()
+        np.testing.assert_allclose(seen.velocity_error_kms[4:8, 4:8], expected, rtol=0.01)
+        assert seen.dispersion_error_kms is None
+    assert regridded(disc(), 12, 48.0).velocity_error_kms is None
+    assert disc(velocity_error_kms=np.full((P, P), np.nan)).velocity_error_kms is None
+
+
+# ---- networks that are told
+
+
+def told_channels(run, observed_galaxy, monkeypatch):
+    """What the network gets, (18, Q, Q), of the first draw."""
+    got = []
+    answer = type(run).__call__
+    monkeypatch.setattr(
+        type(run), "__call__", lambda self, maps, *a, **k: got.append(maps) or answer(self, maps, *a, **k)
+    )
+    profile = infer(run, observed_galaxy, draws=3)
+    monkeypatch.undo()
+    assert got[0].shape[1] == CHANNELS_TOLD
+    return got[0][0], profile
+
+
+def channel(observed, t, name):
+    mask = observed[4 * t + 3] > 0
+    return observed[CHANNELS + len(TOLD) * t + TOLD.index(name)][mask]
+
+
+def test_a_network_is_told_what_the_observer_knows(told, monkeypatch):
+    known = disc(velocity_error_kms=np.full((P, P), 6.0), dispersion_error_kms=np.full((P, P), 9.0))
+    wide_beam = replace(known, beam_fwhm_arcsec=8.0)
+    observed, _ = told_channels(told, galaxy(gas=wide_beam), monkeypatch)
+    assert torch.allclose(channel(observed, 1, "velocity_error"), torch.tensor(6.0))
+    assert torch.allclose(channel(observed, 1, "dispersion_error"), torch.tensor(9.0))
+    assert torch.allclose(channel(observed, 1, "psf_fwhm_re"), torch.tensor(0.8))
+    assert (channel(observed, 1, "has_dispersion") == 1).all()
+    assert torch.allclose(channel(observed, 1, "density_dex"), torch.tensor(0.3))
+    assert (observed[:4] == 0).all()
+    nothing = replace(disc(), beam_fwhm_arcsec=None, dispersion_kms=None)
+    observed, profile = told_channels(told, replace(galaxy(gas=nothing), calibrated=frozenset()), monkeypatch)
+    for name in ("velocity_error", "dispersion_error", "psf_fwhm_re", "density_dex"):
+        assert (channel(observed, 1, name) == UNKNOWN).all(), name
+    assert (channel(observed, 1, "has_dispersion") == 0).all()
+    assert not any("perfectly sharp" in sentence for sentence in profile.sentences())
+    loud = disc(velocity_error_kms=np.full((P, P), 900.0))
+    _, profile = told_channels(told, galaxy(gas=replace(loud, beam_fwhm_arcsec=30.0)), monkeypatch)
+    words = " ".join(profile.sentences())
+    assert "the network has seen errors of up to about" in words
+    assert "The beam of the gas is 3.00 R_e wide, the network knows maps as sharp as 1.20 R_e" in words
+
+
+def test_a_psf_is_the_same_in_any_unit(told):
+    """In R_e, in kpc and in stored pixels, also of instruments with coarse pixels in a part of the field."""
+    config, r_e_kpc = replace(told.models[0].config, pixels=12, field_of_view_re=4.5), np.array([2.0, 5.0])
+    for rebin in (1, 2):
+        units = {"re": 0.4, "kpc": 0.8, "pixels": 0.4 * 12 * rebin / 4.5}
+        for unit, fwhm in units.items():
+            instrument = Instrument(name="x", psf_fwhm={unit: fwhm}, rebin=rebin, field_of_view_re=4.5)
+            found = psf_fwhm_re(instrument, config, r_e_kpc)
+            np.testing.assert_allclose(found, [0.4, 0.16] if unit == "kpc" else 0.4)
+    assert psf_fwhm_re(Instrument(name="clean-ish"), config, r_e_kpc).tolist() == [0, 0]
+
+
+def test_a_run_for_any_tracer_says_what_each_says_and_whether_they_agree(told, tmp_path, capsys):
+    stars = disc(sigma_kms=60.0)
+    for name, sky in (("gas", disc()), ("stars", stars)):
+        values = {
+            "X": sky.x_arcsec,
+            "Y": sky.y_arcsec,
+            "V": sky.velocity_kms,
+            "S": sky.dispersion_kms,
+            "D": sky.density,
+        }
+        columns = [fits.Column(key, "D", array=value) for key, value in values.items()]
+        fits.BinTableHDU.from_columns(columns).writeto(tmp_path / f"{name}.fits")
+    keys = {"velocity": "V", "dispersion": "S", "density": "D", "density_msun_kpc2": 1.0, "beam_fwhm_arcsec": 2.0}
+    content = {"name": "disc", "distance_mpc": 20.0, "half_light_radius_arcsec": 10.0}
+    content |= {name: keys | {"table": f"{name}.fits"} for name in ("gas", "stars")}
+    (tmp_path / "disc.yaml").write_text(yaml.safe_dump(content))
+    out = tmp_path / "out"
+    assert main(["predict", str(told.path), str(tmp_path / "disc.yaml"), "--out", str(out), "--inside-kpc", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert [f"from {words}:" in printed for words in ("gas and stars", "gas", "stars")] == [True] * 3
+    assert printed.count("Verdict: ") == 3
+    folders = sorted(p.name for p in (out / "disc").iterdir())
+    assert folders == ["any", "any-gas", "any-stars"]
+    meta = QTable.read(out / "disc" / "any-gas" / "profile.ecsv").meta
+    assert meta["tracer"] == "gas"
+    assert meta["verdict"] in ("good", "doubtful", "not to be trusted")
+
+
+# ---- files
+
+
+def described(folder, gas, **top):
+    content = {"name": "disc", "distance_mpc": 20.0, "half_light_radius_arcsec": 10.0, "gas": gas} | top
+    (folder / "disc.yaml").write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+    return folder / "disc.yaml"
+
+
+@pytest.mark.parametrize("kind", ["ecsv", "csv", "hdf5", "groups", "nested"])
+def test_tables_of_other_formats_are_the_same_galaxy(tmp_path, kind):
+    sky = disc()
+    columns = {
+        "X": sky.x_arcsec / 60,
+        "Y": sky.y_arcsec / 60,
+        "V": 1e3 * sky.velocity_kms,
+        "S": sky.dispersion_kms,
+        "D": sky.density,
+    }
+    units = {"X": "arcmin", "Y": "arcmin", "V": "m / s", "S": "km / s", "D": "solMass / kpc2"}
+    written = Table(columns, units=units)
+    name = {"ecsv": "t.ecsv", "csv": "t.csv", "nested": "t.h5[maps/kin]"}.get(kind, "t.hdf5")
+    if kind == "ecsv":
+        written.write(tmp_path / name)
+    elif kind == "csv":
+        written.write(tmp_path / name, format="ascii.csv")
+    elif kind == "hdf5":
+        written.write(tmp_path / name, path="kin", serialize_meta=True)
+    else:
+        with h5py.File(tmp_path / name.split("[")[0], "w") as file:
+            group = file.create_group("maps/kin" if kind == "nested" else "kin")
+            for key, values in columns.items():
+                group[key] = values
+                group[key].attrs["unit"] = units[key]
+            group["names"] = np.array([b"a", b"b"])
+    keys = {
+        "table": name,
+        "x": "X",
+        "y": "Y",
+        "velocity": "V",
+        "dispersion": "S",
+        "density": "D",
+        "beam_fwhm_arcsec": 2.0,
+    }
+    if kind == "csv":  # which has no units
+        keys |= {"xy_unit": "arcmin", "velocity_unit": "m/s", "dispersion_unit": "km/s", "density_unit": "Msun/kpc2"}
+    read = read_galaxy(described(tmp_path, keys)).gas
+    for attribute in ("x_arcsec", "y_arcsec", "velocity_kms", "dispersion_kms", "density"):
+        np.testing.assert_allclose(getattr(read, attribute), getattr(sky, attribute), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("t.ecsv", b"\x00\x01"), ("t.hdf5", b"no HDF5"), ("t.csv", b""), ("u.h5", None)]
+)
+def test_tables_that_cannot_be_read_are_named(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        read_galaxy(described(tmp_path, {"table": name, "velocity": "V", "density": "D"}))
+
+
+def test_what_a_file_may_leave_out(tmp_path, told):
+    sky = disc()
+    QTable({"X": sky.x_arcsec, "Y": sky.y_arcsec, "V": sky.velocity_kms, "E": 0 * sky.x_arcsec + 5.0}).write(
+        tmp_path / "t.ecsv"
+    )
+    keys = {"table": "t.ecsv", "velocity": "V", "velocity_error": "E"}
+    without = read_galaxy(described(tmp_path, keys))
+    assert without.without_density == {"gas"}
+    assert set(without.gas.density.tolist()) == {1.0}
+    np.testing.assert_allclose(without.gas.velocity_error_kms, 5.0)
+    assert infer(told, without, draws=2).radius_kpc.shape == (10,)
+    # A redshift stands for the distance, with the error of the galaxy's own motion.
+    by_redshift = read_galaxy(
+        described(tmp_path, keys, distance_mpc=None, redshift=0.02, inclination_deg=50, inclination_error_deg=3)
+    )
+    assert by_redshift.distance_mpc == pytest.approx(Planck18.angular_diameter_distance(0.02).value)
+    assert by_redshift.distance_error_mpc == pytest.approx(300 / Planck18.H0.value)
+    assert (by_redshift.inclination_deg, by_redshift.inclination_error_deg) == (50, 3)
+    for top, words in (
+        ({"redshift": 0.02}, "either distance_mpc"),
+        ({"distance_mpc": None}, "either distance_mpc"),
+        ({"inclination_error_deg": 3}, "needs inclination_deg"),
+        ({"inclination_deg": 95}, "inclination_deg"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read_galaxy(described(tmp_path, keys, **top))
+    for more, words in (
+        ({"total_mass_msun": 1e9}, "need density"),
+        ({"dispersion_error": "E"}, "needs the dispersion"),
+        ({"density_is": "peak"}, "needs density"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read_galaxy(described(tmp_path, keys | more))

@@ -5,6 +5,7 @@
   kinmass mock --out fresh --galaxies 150 --seed 77
   kinmass maps fresh/*/*.yaml --out fresh.zarr --views 4 --pixels 32
   python -m bench.conditions --store maps.zarr --fresh fresh.zarr
+  python -m bench.conditions --fresh fresh.zarr --runs ifu=runs/both survey=runs/any      (runs that there are)
 
 For every condition (how a view is taken) and tracer: RMSE of log10 M(<r) [dex], mean over ten radii, the share of
 truths inside 68 and 95 % intervals, and of views called out of distribution; of the network trained through `ifu`
@@ -15,11 +16,13 @@ a time on one thread each, and kept: the same command goes on where it stood. Ga
 or validation galaxies; nothing was chosen on them.
 """
 
+import argparse
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -91,38 +94,43 @@ def train_one(run: Path, store_path: Path, tracer: str, instrument: str, steps: 
         raise SystemExit(process.stderr)
 
 
+@dataclass(frozen=True)
+class Network:
+    """A kind of network, one of its runs, and the condition that it was trained for ("" for all)."""
+
+    kind: str
+    run: Path
+    condition: str = ""
+
+
 def fits(
-    out: Path, store_path: Path, seeds: int, steps: int, specialists: list[str]
-) -> Iterator[tuple[str, str, str, int, tuple[object, ...]]]:
-    """Yield (network, condition or "", tracer, seed, arguments of `train_one`) of every fit that is needed."""
+    out: Path, store_path: Path, args: argparse.Namespace
+) -> Iterator[tuple[Network, tuple[Path, Path, str, str, int, str]]]:
+    """Yield every network that is needed, and the arguments of `train_one`."""
     general = {"ifu": ("ifu", ""), "survey": ("survey", ""), "untold": ("survey", "--no-told")}
-    for seed in range(seeds):
-        for tracer in TRACERS:
-            for network, (instrument, options) in general.items():
-                run = out / f"{network}-{tracer}-{seed}"
-                yield (
-                    network,
-                    "",
-                    tracer,
-                    seed,
-                    (run, store_path, tracer, instrument, steps, f"{options} --seed {seed}"),
-                )
-    for tracer in specialists:
+    for seed in range(args.seeds):
+        for tracer in ("any",) if args.any else args.tracers:
+            for kind in args.networks:
+                instrument, options = general[kind]
+                run = out / f"{kind}-{tracer}-{seed}"
+                yield Network(kind, run), (run, store_path, tracer, instrument, args.steps, f"{options} --seed {seed}")
+    for tracer in args.specialists:
         for name, condition in conditions().items():
             if name in ("full", "all at once"):
                 continue  # the first two networks are specialists for these
             file = out / f"{condition.name}.yaml"
             write_atomically(file, yaml.safe_dump(condition.model_dump(mode="json", exclude_none=True)))
             run = out / f"for-{condition.name}-{tracer}"
-            yield "specialist", name, tracer, 0, (run, store_path, tracer, str(file), steps, "--told")
+            yield Network("specialist", run, name), (run, store_path, tracer, str(file), args.steps, "--told")
 
 
-def measured(infer: Inference, views: Views, instrument: Instrument) -> dict[str, np.ndarray]:
+def measured(infer: Inference, views: Views, instrument: Instrument, tracer: str) -> dict[str, np.ndarray]:
     """Per view: error d (N, K) of the median [dex], whether 68 and 95 % hold the truth (N, K), out-of-distribution."""
     parts: dict[str, list[np.ndarray]] = {"d": [], "in_68": [], "in_95": [], "strange": []}
     for start in range(0, len(views), VIEWS_AT_ONCE):
         block = views[np.arange(start, min(start + VIEWS_AT_ONCE, len(views)))]
-        posterior = infer(block.observed(instrument, told=infer.told), block.half_mass_radius_kpc, names=block.names())
+        observed = block.observed(instrument, told=infer.told)
+        posterior = infer(observed, block.half_mass_radius_kpc, tracer, block.names())
         samples, truth = posterior.samples(N_SAMPLES), block.log10_menc.numpy().astype(float)
         from_middle = np.abs(ranks(samples, truth) - 0.5)
         parts["d"].append(np.median(samples, axis=0) - truth)
@@ -152,35 +160,47 @@ def summary(of_seeds: list[dict[str, np.ndarray]], lineage: np.ndarray) -> dict[
 def main() -> None:
     """Train what is missing, print a table for each tracer and keep it as conditions.csv."""
     parser = common.parser(__doc__)
-    parser.add_argument("--store", type=Path, required=True, help="map store to train on")
+    parser.add_argument("--store", type=Path, help="map store to train on; with --runs alone nothing is trained")
     parser.add_argument("--fresh", type=Path, required=True, help="map store of other galaxies to report on")
+    parser.add_argument(
+        "--runs", nargs="+", default=[], metavar="KIND=RUN", help="trained runs: ifu=runs/gas ifu=runs/both survey=any"
+    )
     parser.add_argument("--steps", type=int, default=4800, help="optimiser steps of each fit")
     parser.add_argument("--seeds", type=int, default=1, help="networks of every general kind")
+    parser.add_argument("--any", action="store_true", help="train one network for any tracer, not one for each")
     parser.add_argument("--specialists", nargs="*", default=[], choices=TRACERS, help="tracers with specialists")
     parser.add_argument("--networks", nargs="*", default=["ifu", "survey"], choices=["ifu", "survey", "untold"])
     parser.add_argument("--tracers", nargs="*", default=TRACERS, choices=TRACERS)
+    parser.add_argument("--views", type=int, default=0, help="views of each galaxy to report on, all where left out")
     parser.add_argument("--at-once", type=int, default=2, help="fits that run side by side")
     args = parser.parse_args()
-    out = args.out / f"conditions-{args.store.stem}"
     torch.set_num_threads(1)
-    wanted = [
-        fit
-        for fit in fits(out, args.store, args.seeds, args.steps, args.specialists)
-        if fit[0] in (*args.networks, "specialist") and fit[2] in args.tracers
-    ]
-    with ThreadPoolExecutor(args.at_once) as pool:
-        list(pool.map(lambda fit: train_one(*fit[4]), wanted))  # type: ignore[arg-type]
+    out = args.out / f"conditions-{args.store.stem if args.store else 'runs'}"
+    out.mkdir(parents=True, exist_ok=True)
+    networks = [Network(kind, Path(run)) for kind, run in (text.split("=", 1) for text in args.runs)]
+    if args.store:
+        wanted = list(fits(out, args.store, args))
+        with ThreadPoolExecutor(args.at_once) as pool:
+            list(pool.map(lambda fit: train_one(*fit[1]), wanted))
+        networks += [network for network, _ in wanted]
     views = concatenate([read_views(args.fresh, suite) for suite in store.suites(args.fresh)])
+    views = views[views.view < args.views] if args.views else views
+    loaded = {network: train.load(network.run) for network in networks}
+    kinds = list(dict.fromkeys(network.kind for network in networks))
     rows = []
     for tracer in args.tracers:
         for name, instrument in conditions().items():
             seen = views[usable(views, tracer, instrument)]
-            for network in (*args.networks, "specialist"):
-                runs = [f[4][0] for f in wanted if f[0] == network and f[2] == tracer and f[1] in ("", name)]
-                if runs:
-                    of_seeds = [measured(train.load(run), seen, instrument) for run in runs]  # type: ignore[arg-type]
+            for kind in kinds:
+                infers = [
+                    infer
+                    for network, infer in loaded.items()
+                    if network.kind == kind and network.condition in ("", name) and tracer in infer.answers()
+                ]
+                if infers:
+                    of_seeds = [measured(infer, seen, instrument, tracer) for infer in infers]
                     rows.append(
-                        {"tracer": tracer, "condition": name, "network": network, "views": len(seen)}
+                        {"tracer": tracer, "condition": name, "network": kind, "views": len(seen)}
                         | summary(of_seeds, seen.lineages())
                     )
     table = pd.DataFrame(rows)
@@ -192,9 +212,8 @@ def main() -> None:
             f"{row.in_68:.2f} {row.in_95:.2f} {100 * row.strange:.0f}"
             for row in table[table.tracer == tracer].itertuples()
         }
-        networks = [n for n in (*args.networks, "specialist") if any(key[1] == n for key in cells)]
         common.table(
-            ["condition", *networks], [[name, *(cells.get((name, n), "") for n in networks)] for name in conditions()]
+            ["condition", *kinds], [[name, *(cells.get((name, k), "") for k in kinds)] for name in conditions()]
         )
 
 

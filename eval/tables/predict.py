@@ -9,14 +9,16 @@ import pandas as pd
 from kinmass.eval.tables.metrics import SHARES
 from kinmass.eval.tables.tasks import check_maps
 from kinmass.train.data.dataset import RADII_RE, part_of, read_views, usable
-from kinmass.train.run.posterior import beyond_limits_message, load
+from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
+from kinmass.train.run.posterior import Inference, beyond_limits_message, load
 
 
 def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     """Return one row per view and radius: posterior median, 68 and 95 % intervals and true log10 M(<r) [Msun].
 
-    `part` is the galaxy's part of the split: train, val or test. Views without usable maps are left out. Their number,
-    and that of the views that the run was trained on, is printed to stderr.
+    `part` is the galaxy's part of the split: train, val or test; `ood_score` how unlike the training views a view is
+    (`train.run.out_of_distribution`). Views without usable maps are left out. Their number, that of the views that the
+    run was trained on, and what speaks against the intervals, is printed to stderr.
     Raises RunError, StoreError, or ValueError when no view can be used with this run's tracer.
     """
     check_maps(run, store, suite)
@@ -43,6 +45,9 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
             file=sys.stderr,
         )
     posterior = infer(views)
+    scores = posterior.ood_score()
+    for remark in foreign_remarks(run, suite, infer, scores):
+        print(f"kinmass predict: {remark}", file=sys.stderr)
     low68, high68, low95, high95, median = posterior.quantiles(SHARES)
     beyond_share = float(np.nan_to_num(posterior.beyond()).mean())
     if beyond_share:
@@ -60,5 +65,28 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
             "lo_68": low68.ravel(), "hi_68": high68.ravel(),
             "lo_95": low95.ravel(), "hi_95": high95.ravel(),
             "log10_menc_true": views.log10_menc.numpy().ravel(),
+            "ood_score": np.repeat(scores, k),
         }
     )  # fmt: skip
+
+
+def foreign_remarks(run: Path, suite: str, infer: Inference, scores: np.ndarray) -> list[str]:
+    """Return sentences on a suite that a run was not trained on, and on views unlike those it was trained on.
+
+    scores (N,) as of `Posterior.ood_score`.
+    """
+    remarks, trained_on = [], infer.run["fit"]["suites"]
+    if suite not in trained_on:
+        intervals = (
+            "its intervals are as wide as suites left out of training have shown that they must be"
+            if infer.unseen
+            else "its intervals hold for those alone, and are far too narrow for others: fit with --robust"
+        )
+        remarks.append(f"{run} was trained on {', '.join(trained_on)}, {suite} is foreign to it: {intervals}")
+    strange = float(np.nanmean(scores > OOD_THRESHOLD)) if np.isfinite(scores).any() else 0.0
+    if strange > 2 * (1 - OOD_THRESHOLD):
+        remarks.append(
+            f"{100 * strange:.0f} % of these views are less like those trained on than {100 * OOD_THRESHOLD:.0f} % of "
+            "galaxies kept from training (column ood_score): do not trust their intervals"
+        )
+    return remarks

@@ -18,18 +18,29 @@ from typing import Any
 
 from kinmass.gen.command import stage_parser
 from kinmass.gen.errors import in_words, is_user_error
+from kinmass.gen.options import number_or_range
 
 
 def add_commands(commands: Any) -> None:
     """Add this stage's commands to `commands`, the result of argparse's add_subparsers."""
     mock = commands.add_parser("mock", help="make mock suites of galaxies in equilibrium, in archive formats")
     mock.add_argument("--out", type=Path, required=True, help="folder to write the suites into")
-    mock.add_argument("--suites", default="bursty,quiet,middle", help="which, comma-separated (default: %(default)s)")
+    mock.add_argument(
+        "--suites",
+        default="bursty,quiet,middle",
+        help="which, comma-separated; early, of ellipticals and lenticulars, is there too (default: %(default)s)",
+    )
     mock.add_argument("--galaxies", type=int, default=300, help="galaxies per suite (default: %(default)s)")
     mock.add_argument("--seed", type=int, default=1, help="same seed, same galaxies (default: %(default)s)")
-    mock.add_argument("--stars", type=int, default=20_000, help="star particles per galaxy (default: %(default)s)")
-    mock.add_argument("--gas", type=int, default=10_000, help="gas particles per galaxy (default: %(default)s)")
-    mock.add_argument("--dark", type=int, default=20_000, help="dark particles per galaxy (default: %(default)s)")
+    for name, default in (("stars", 20_000), ("gas", 10_000), ("dark", 20_000)):
+        mock.add_argument(
+            f"--{name}",
+            type=number_or_range,
+            default=default,
+            metavar="N|LOW-HIGH",
+            help=f"{name.removesuffix('s')} particles per galaxy, or a range of which each draws its own "
+            "(default: %(default)s)",
+        )
     mock.add_argument(
         "--precision",
         choices=("single", "double"),

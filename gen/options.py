@@ -1,9 +1,9 @@
 """Checks of a command's options before it does anything; a wrong option is one sentence that names it."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 Options = TypeVar("Options")
@@ -22,6 +22,28 @@ def whole(low: int, high: int) -> Any:
     return Field(ge=low, le=high, description=f"a whole number from {low:,d} to {high:,d}")
 
 
+#: A number of particles, or a range of numbers of which each galaxy draws its own.
+Particles = int | tuple[int, int]
+
+
+def _counts(least: int) -> AfterValidator:
+    """The check of a number of particles from `least` on, or a range from 1 on."""
+
+    def check(count: Particles) -> Particles:
+        low, high = count if isinstance(count, tuple) else (count, count)
+        if not (max(least, 1) if isinstance(count, tuple) else least) <= low <= high <= 10**9:
+            raise ValueError
+        return count
+
+    return AfterValidator(check)
+
+
+def number_or_range(text: str) -> Particles:
+    """Parse 20000, or 300-30000. Raises ValueError for anything else."""
+    low, dash, high = text.partition("-")
+    return (int(low), int(high)) if dash and low else int(text)
+
+
 def checked(make: Callable[..., Options], names: dict[str, str] | None = None, **values: Any) -> Options:
     """Build a pydantic dataclass: make(**values). Raises OptionError, worded by the description of each wrong field.
 
@@ -35,15 +57,24 @@ def checked(make: Callable[..., Options], names: dict[str, str] | None = None, *
         raise OptionError(
             "; ".join(
                 f"{(names or {}).get(key) or '--' + key.replace('_', '-')} must be {fields[key].description}, "
-                f"not {_as_typed(values[key])}"
+                f"not {_as_typed(values[key], '-' if isinstance(values[key], tuple) and key in _RANGES else ' ')}"
                 for key in wrong_fields
             )
         ) from error
 
 
-def _as_typed(value: Any) -> str:
+#: Fields whose ranges are typed as one word, LOW-HIGH.
+_RANGES = ("stars", "gas", "dark")
+
+
+def _as_typed(value: Any, between: str = " ") -> str:
     """A value as it is typed on the command line."""
-    return " ".join(map(_as_typed, value)) if isinstance(value, list | tuple) else str(value)
+    return between.join(map(_as_typed, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _particles(least: int) -> Any:
+    """A field of a checked dataclass that holds a number of particles, or a range of numbers."""
+    return Field(description=f"a whole number from {least} to 1,000,000,000, or a range of such, as 300-30000")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,9 +82,9 @@ class Mocks:
     """The number of mock galaxies of each suite, and of particles in each galaxy."""
 
     galaxies: int = whole(1, 100_000)
-    stars: int = whole(1, 10**9)
-    gas: int = whole(0, 10**9)
-    dark: int = whole(1, 10**9)
+    stars: Annotated[Particles, _counts(1)] = _particles(1)
+    gas: Annotated[Particles, _counts(0)] = _particles(0)
+    dark: Annotated[Particles, _counts(1)] = _particles(1)
     seed: int = SEED
 
 

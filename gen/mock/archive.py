@@ -9,14 +9,14 @@ from astropy.table import Table
 
 from kinmass.gen.formats import gadget, tipsy
 from kinmass.gen.mock.galaxy import MockGalaxy
-from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.mock.suites import Count, make_galaxy
 from kinmass.gen.physics.particles import Galaxy
 from kinmass.gen.storage.files import sync_folder, sync_tree, write_atomically
 
 HUBBLE = 0.6774
 #: Whether the code that a suite imitates writes positions in double precision by default. Single precision is good to
 #: 1e-3 kpc in the box of `quiet`, whose thinnest discs are a hundred times thicker.
-DOUBLE = {"bursty": False, "quiet": False, "middle": True}
+DOUBLE = {"bursty": False, "quiet": False, "middle": True, "early": True}
 #: Galaxies in one snapshot of the `quiet` suite, whose snapshots are boxes and not zooms.
 PER_BOX = 10
 
@@ -24,7 +24,7 @@ Member = tuple[Galaxy, np.ndarray, np.ndarray]  # galaxy, centre_kpc, velocity_k
 
 
 def _place_in_box(
-    suite: str, indices: list[int], seed: int, box_kpc: float, spread: float, n_particles: dict[str, int]
+    suite: str, indices: list[int], seed: int, box_kpc: float, spread: float, n_particles: dict[str, Count]
 ) -> tuple[list[Member], list[MockGalaxy]]:
     """Make galaxies and place them on a lattice in the box, off it by up to `spread` [kpc], with random motions.
 
@@ -43,7 +43,7 @@ def _place_in_box(
 
 
 def write_nihao(
-    folder: Path, suite: str, index: int, seed: int, n_particles: dict[str, int], double: bool
+    folder: Path, suite: str, index: int, seed: int, n_particles: dict[str, Count], double: bool
 ) -> list[Path]:
     """Write one Tipsy zoom with its .param and .AHF_halos files, at a = 0.8; the folder of all of them."""
     a, box_kpc = 0.8, 8000.0
@@ -68,7 +68,7 @@ def write_nihao(
 
 
 def write_auriga(
-    folder: Path, suite: str, indices: list[int], seed: int, n_particles: dict[str, int], double: bool
+    folder: Path, suite: str, indices: list[int], seed: int, n_particles: dict[str, Count], double: bool
 ) -> list[Path]:
     """Write one AREPO box and its SUBFIND catalogue, at a = 0.75; both paths.
 
@@ -97,7 +97,7 @@ def write_auriga(
 
 
 def write_fire(
-    folder: Path, suite: str, index: int, seed: int, n_particles: dict[str, int], double: bool
+    folder: Path, suite: str, index: int, seed: int, n_particles: dict[str, Count], double: bool
 ) -> list[Path]:
     """Write one GIZMO zoom at z = 0 with an ECSV table of its galaxy; the folder of both."""
     box_kpc = 20_000.0
@@ -120,9 +120,10 @@ def write_fire(
     return [path.parent]
 
 
-_WRITE_ZOOM: dict[str, Callable[[Path, str, int, int, dict[str, int], bool], list[Path]]] = {
+_WRITE_ZOOM: dict[str, Callable[[Path, str, int, int, dict[str, Count], bool], list[Path]]] = {
     "bursty": write_nihao,
     "middle": write_fire,
+    "early": write_fire,
 }
 _YAML = {
     "bursty": "format: tipsy\nsnapshots: bursty_*/*.01000\ncatalogue: {format: ahf, path: '{name}.AHF_halos'}\n",
@@ -130,6 +131,7 @@ _YAML = {
         "format: arepo\nsnapshots: snap_*.hdf5\ncatalogue: {format: subfind, path: 'fof_subhalo_tab_{number}.hdf5'}\n"
     ),
     "middle": "format: gizmo\nsnapshots: middle_*/snapshot_600.hdf5\ncatalogue: {format: table, path: galaxies.ecsv}\n",
+    "early": "format: gizmo\nsnapshots: early_*/snapshot_600.hdf5\ncatalogue: {format: table, path: galaxies.ecsv}\n",
 }
 
 
@@ -148,7 +150,7 @@ def jobs(suite: str, n_galaxies: int) -> list[list[int]]:
 
 
 def write_snapshot(
-    folder: Path, suite: str, indices: list[int], seed: int, n_particles: dict[str, int], double: bool | None = None
+    folder: Path, suite: str, indices: list[int], seed: int, n_particles: dict[str, Count], double: bool | None = None
 ) -> Path:
     """Write one snapshot of a mock suite unless it is done; the path of the file that marks it as done.
 

@@ -21,6 +21,8 @@ class Disturbance:
     flow: float = 0.0  # gas radial velocity over circular velocity, outwards positive
     sloshing: float = 0.0  # gas bulk motion over circular velocity
     holes: int = 0  # bubbles blown into the gas
+    clumpiness: float = 0.0  # amplitude of the clumps of the gas in azimuth
+    clumps: int = 0  # on a circle
 
 
 def _rotate_about_z(gas: Particles, angle: np.ndarray) -> Particles:
@@ -54,6 +56,12 @@ def disturb_gas(
     phi = np.arctan2(gas.pos_kpc[:, 1], gas.pos_kpc[:, 0]) - rng.uniform(0, 2 * np.pi)
     gas = _rotate_about_z(gas, -disturbance.lopsidedness * np.sin(phi))
     R = np.hypot(gas.pos_kpc[:, 0], gas.pos_kpc[:, 1])
+    if disturbance.clumps:
+        # Clumps of one radius lie evenly; from one radius to the next, a sixth of it apart, they lie anew.
+        ring = np.floor(6 * np.log(np.maximum(R / scale_kpc, 1e-3))).astype(int)
+        start = rng.uniform(0, 2 * np.pi, ring.max() - ring.min() + 1)[ring - ring.min()]
+        phase = disturbance.clumps * (np.arctan2(gas.pos_kpc[:, 1], gas.pos_kpc[:, 0]) - start)
+        gas = _rotate_about_z(gas, -disturbance.clumpiness * np.sin(phase) / disturbance.clumps)
     outwards = gas.pos_kpc * [1, 1, 0] / np.maximum(R, 1e-12)[:, None]
     bulk = rng.standard_normal(3)
     vel = gas.vel_kms + v_circ_kms * (disturbance.flow * outwards + disturbance.sloshing * bulk / np.linalg.norm(bulk))

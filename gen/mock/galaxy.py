@@ -35,6 +35,7 @@ class Structure:
     mgas_msun: float
     gas_scale_kpc: float
     gas_sigma_kms: float  # turbulent and thermal
+    gas_hole_kpc: float = 0.0  # radius of a central hole: the surface density times 1 - exp(-(R / hole)^2)
 
 
 def _sersic(n: float) -> tuple[float, float]:
@@ -74,6 +75,16 @@ class MockGalaxy:
         self.r_kpc = np.geomspace(2e-3 * s.disc_scale_kpc, 1.5 * self.r200_kpc, 256)
         self.bulge_msun = s.bulge_fraction * s.mstar_msun
         self.disc_msun = s.mstar_msun - self.bulge_msun
+        # Radii, and the share of the gas inside them; _gas_kept is the share that a hole leaves of an exponential disc.
+        x = np.concatenate([[0.0], np.geomspace(1e-4, 40.0, 1500)])
+        inside = 1 - (1 + x) * np.exp(-x)
+        self._gas_kept = 1.0
+        if s.gas_hole_kpc:
+            density = x * np.exp(-x) * -np.expm1(-((x * s.gas_scale_kpc / s.gas_hole_kpc) ** 2))
+            inside = np.append(0.0, np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(x)))
+            self._gas_kept = float(inside[-1])
+            inside = inside / inside[-1]
+        self._gas_table = (s.gas_scale_kpc * x, inside)
         bulge = sersic_mass(self.r_kpc, self.bulge_msun, s.bulge_re_kpc, s.bulge_sersic)
         self.dark_msun = self._dark_mass(bulge)
         # The gas is in equilibrium in the gravity of all other components, which gives its thickness.
@@ -97,9 +108,11 @@ class MockGalaxy:
         return np.asarray(np.interp(R_kpc, self._gas_R, self._gas_height))
 
     def gas_density(self, R_kpc: np.ndarray, z_kpc: np.ndarray) -> np.ndarray:
-        """Gas disc [Msun/kpc^3]: exponential in R, Gaussian and flaring in z."""
+        """Gas disc [Msun/kpc^3]: exponential in R, with or without a hole; Gaussian and flaring in z."""
         s = self.structure
         sigma = s.mgas_msun / (2 * np.pi * s.gas_scale_kpc**2) * np.exp(-R_kpc / s.gas_scale_kpc)
+        if s.gas_hole_kpc:
+            sigma = sigma * -np.expm1(-((R_kpc / s.gas_hole_kpc) ** 2)) / self._gas_kept
         h = self.gas_height(R_kpc)
         return sigma * np.exp(-0.5 * (z_kpc / h) ** 2) / (np.sqrt(2 * np.pi) * h)
 
@@ -108,7 +121,7 @@ class MockGalaxy:
         s, r = self.structure, self.r_kpc
         if s.halo == "contracted":
             disc = self.disc_msun * (1 - (1 + r / s.disc_scale_kpc) * np.exp(-r / s.disc_scale_kpc))
-            gas = s.mgas_msun * (1 - (1 + r / s.gas_scale_kpc) * np.exp(-r / s.gas_scale_kpc))
+            gas = s.mgas_msun * np.interp(r, *self._gas_table)
             dmo = relations.nfw_mass(r, s.m200_msun, s.concentration)
             mass = relations.contracted_mass(dmo, bulge_msun + disc + gas)
         else:
@@ -203,7 +216,7 @@ class MockGalaxy:
 
     def _sample_gas(self, n: int, rng: np.random.Generator) -> Particles:
         s = self.structure
-        R = exponential_radius((np.arange(n) + rng.random(n)) / max(n, 1), s.gas_scale_kpc)
+        R = np.interp((np.arange(n) + rng.random(n)) / max(n, 1), *self._gas_table[::-1])
         z = self.gas_height(R) * norm.ppf(np.clip(_low_discrepancy(n, rng), 1e-9, 1 - 1e-9))
         height = float(self.gas_height(2 * s.gas_scale_kpc))
         streaming, sigma = gas_disc(self.potential, self.gas_density, R, z, s.gas_scale_kpc, height).T

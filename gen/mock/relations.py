@@ -35,6 +35,11 @@ def size_shen2003(mstar_msun: float) -> float:
     return float(0.1 * mstar_msun**0.14 * (1 + mstar_msun / 3.98e10) ** 0.25)
 
 
+def size_shen2003_early(mstar_msun: float) -> float:
+    """Half-mass radius [kpc] of early types: Shen et al. 2003, eq. 17 and table 1 (Sersic half-light radii)."""
+    return float(2.88e-6 * mstar_msun**0.56)
+
+
 def size_kravtsov2013(m200_msun: float) -> float:
     """Half-mass radius [kpc] = 0.015 R200: Kravtsov 2013, eq. 4 (scatter 0.2 dex)."""
     return 0.015 * r200_kpc(m200_msun)

@@ -1,7 +1,7 @@
-"""Three mock suites that differ as feedback models do, and the galaxies drawn from them."""
+"""Three mock suites that differ as feedback models do, one of early types, and the galaxies drawn from them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,13 @@ class MockSuite:
     thickness: Range  # z0 over the disc's scale length
     gas_sigma_kms: Range
     disorder: float  # multiplies every disturbance
+    gas_dex: float = 0.2
+    gas_size_dex: float = 0.12
+    bulge_aniso: Range = (1.5, 6.0)  # Osipkov-Merritt radius over the bulge's half-mass radius
+    bulge_spin: Range = (0.0, 0.6)
+    gas_hole: Range = (0.0, 0.0)  # radius of the central hole over the gas scale, in `holed` of the galaxies
+    holed: float = 0.0
+    clumpiness: Range = (0.0, 0.0)
 
 
 SUITES = {
@@ -53,7 +60,18 @@ SUITES = {
         "middle", (10.8, 12.4), "core_nfw", lambda m200, mstar: relations.size_vanderwel2014(mstar), 0.16, 0.15,
         0.7, 2.1, (0.05, 0.7), (0.3, 0.9), (1.0, 3.0), (0.15, 0.35), (9.0, 16.0), 0.6,
     ),
+    # Early types, as IFU surveys of lenticulars and ellipticals see them: Sersic spheroids on radial orbits, of 100 to
+    # 350 km/s, that hardly rotate (Emsellem et al. 2011), with small discs; a few per cent of a spiral's gas (Young et
+    # al. 2011), as compact as the stars or in rings, patchy, one-sided and often misaligned (Davis et al. 2011, 2013).
+    "early": MockSuite(
+        "early", (11.8, 13.6), "contracted", lambda m200, mstar: relations.size_shen2003_early(mstar), 0.15, 0.15,
+        0.05, 0.7, (0.6, 0.97), (0.8, 1.2), (2.0, 6.0), (0.15, 0.30), (6.0, 20.0), 1.5,
+        gas_dex=0.5, gas_size_dex=0.3, bulge_aniso=(1.0, 6.0), bulge_spin=(0.0, 0.5), gas_hole=(0.3, 1.5), holed=0.5,
+        clumpiness=(0.0, 0.9),
+    ),
 }  # fmt: skip
+#: Those that stand for simulations, which the demo and the campaign are made of; `early` is for observed galaxies.
+SIMULATIONS = ("bursty", "quiet", "middle")
 
 
 def draw(suite: MockSuite, rng: np.random.Generator) -> tuple[Structure, Disturbance]:
@@ -63,7 +81,7 @@ def draw(suite: MockSuite, rng: np.random.Generator) -> tuple[Structure, Disturb
     half_mass_kpc = suite.size_kpc(m200, mstar) * 10 ** rng.normal(0, suite.size_dex)
     disc_scale_kpc = half_mass_kpc / 1.678
     bulge_re = half_mass_kpc * rng.uniform(*suite.bulge_size)
-    mgas = suite.gas_factor * relations.gas_mass(mstar) * 10 ** rng.normal(0, 0.2)
+    mgas = suite.gas_factor * relations.gas_mass(mstar) * 10 ** rng.normal(0, suite.gas_dex)
     # Turbulence of more than 0.3 of the circular velocity would disperse the disc.
     v200 = np.sqrt(G * m200 / relations.r200_kpc(m200))
     structure = Structure(
@@ -75,13 +93,13 @@ def draw(suite: MockSuite, rng: np.random.Generator) -> tuple[Structure, Disturb
         bulge_fraction=rng.uniform(*suite.bulge_fraction),
         bulge_re_kpc=bulge_re,
         bulge_sersic=rng.uniform(*suite.bulge_sersic),
-        bulge_aniso_kpc=bulge_re * rng.uniform(1.5, 6.0),
-        bulge_spin=rng.uniform(0, 0.6),
+        bulge_aniso_kpc=bulge_re * rng.uniform(*suite.bulge_aniso),
+        bulge_spin=rng.uniform(*suite.bulge_spin),
         disc_scale_kpc=disc_scale_kpc,
         disc_height_kpc=disc_scale_kpc * rng.uniform(*suite.thickness),
         disc_sigma_z_over_R=rng.uniform(0.5, 0.8),
         mgas_msun=min(mgas, 0.8 * relations.BARYON_FRACTION * m200),
-        gas_scale_kpc=disc_scale_kpc * suite.gas_size * 10 ** rng.normal(0, 0.12),
+        gas_scale_kpc=disc_scale_kpc * suite.gas_size * 10 ** rng.normal(0, suite.gas_size_dex),
         gas_sigma_kms=min(rng.uniform(*suite.gas_sigma_kms), 0.3 * v200),
     )
     disorder = suite.disorder
@@ -94,6 +112,10 @@ def draw(suite: MockSuite, rng: np.random.Generator) -> tuple[Structure, Disturb
         sloshing=rng.exponential(0.05 * disorder),
         holes=int(rng.poisson(4 * disorder)),
     )
+    if suite.holed:
+        hole = rng.uniform(*suite.gas_hole) if rng.random() < suite.holed else 0.0
+        structure = replace(structure, gas_hole_kpc=hole * structure.gas_scale_kpc)
+        disturbance = replace(disturbance, clumpiness=rng.uniform(*suite.clumpiness), clumps=int(rng.integers(3, 12)))
     return structure, disturbance
 
 
@@ -102,10 +124,27 @@ def rng_of(seed: int, suite: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, list(SUITES).index(suite), index])
 
 
+Count = int | tuple[int, int]
+
+
+def particles_of(count: Count, seed: int, suite: str, index: int, component: int) -> int:
+    """How many particles a galaxy has of one component: a number, or one drawn evenly in log from a range."""
+    if isinstance(count, int):
+        return count
+    rng = np.random.default_rng([seed, list(SUITES).index(suite), index, 4_001 + component])
+    return round(float(np.exp(rng.uniform(*np.log(count)))))
+
+
 def make_galaxy(
-    suite: str, index: int, seed: int, n_stars: int = 20_000, n_gas: int = 10_000, n_dark: int = 20_000
+    suite: str, index: int, seed: int, n_stars: Count = 20_000, n_gas: Count = 10_000, n_dark: Count = 20_000
 ) -> tuple[Galaxy, MockGalaxy]:
-    """Galaxy number `index` of a suite, centred and at rest, randomly oriented, and its smooth model."""
+    """Galaxy number `index` of a suite, centred and at rest, randomly oriented, and its smooth model.
+
+    Numbers of particles may be ranges (low, high), from which each galaxy draws its own.
+    """
+    n_stars, n_gas, n_dark = (
+        particles_of(count, seed, suite, index, i) for i, count in enumerate((n_stars, n_gas, n_dark))
+    )
     rng = rng_of(seed, suite, index)
     structure, disturbance = draw(SUITES[suite], rng)
     model = MockGalaxy(structure)

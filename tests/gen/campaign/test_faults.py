@@ -396,6 +396,8 @@ def test_settings_are_checked_before_a_store_is_touched(box, tmp_path, capsys, o
         ("--seed", "-1"),
         ("--galaxies", "0"),
         ("--stars", "0"),
+        ("--stars", "300-100"),
+        ("--gas", "0-100"),
         ("--gas", "-1"),
         ("--dark", str(10**10)),
         ("--suites", "loud"),

@@ -1,6 +1,7 @@
 """The mock galaxies: true masses, equilibrium, and disturbances that keep both."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from kinmass.gen.mock.galaxy import MockGalaxy, dynamical_time
 from kinmass.gen.mock.jeans import spherical_jeans
 from kinmass.gen.mock.potential import Potential
 from kinmass.gen.mock.suites import SUITES, draw, make_galaxy, rng_of
+from kinmass.gen.options import number_or_range
 from kinmass.gen.physics.particles import Particles
 from kinmass.gen.physics.profile import enclosed_mass, half_mass_radius
 from kinmass.gen.snapshots.snapshot import Snapshot
@@ -111,10 +113,11 @@ def dispersion_profile(x, v, mass, edges):
 def test_orbits_keep_the_dispersion_profile(suite):
     """Three orbits at the half-mass radius leave it within 5 %."""
     model = MockGalaxy(draw(SUITES[suite], rng_of(1, suite, 5))[0])
-    parts = model.sample(24_000, 0, 100, np.random.default_rng(1))
+    smaller = min(model.structure.bulge_fraction, 1 - model.structure.bulge_fraction)
+    parts = model.sample(max(24_000, int(16_000 / smaller)), 0, 100, np.random.default_rng(1))
     changes = []
     for name in ("bulge", "disc"):
-        p = parts[name][np.random.default_rng(2).permutation(len(parts[name]))[:10_000]]
+        p = parts[name][np.random.default_rng(2).permutation(len(parts[name]))[:16_000]]
         half = half_mass_radius(np.linalg.norm(p.pos_kpc, axis=1), p.mass_msun)
         edges = np.array([0.5, 0.9, 1.4, 2.2]) * half
         before = dispersion_profile(p.pos_kpc, p.vel_kms, p.mass_msun, edges)
@@ -133,6 +136,61 @@ def test_disturbances_keep_every_radius():
     np.testing.assert_allclose(np.linalg.norm(moved.pos_kpc, axis=1), np.linalg.norm(pos, axis=1), rtol=1e-9)
     assert np.abs(moved.pos_kpc - pos).max() > 1
     np.testing.assert_allclose(disturb_gas(gas, Disturbance(), 2.0, 100.0, rng).pos_kpc[:, 2], pos[:, 2], atol=1e-12)
+
+
+def test_gas_with_a_hole_is_in_equilibrium_and_lies_around_it():
+    structure = draw(SUITES["early"], rng_of(1, "early", 5))[0]
+    structure = replace(structure, gas_hole_kpc=1.2 * structure.gas_scale_kpc)
+    model = MockGalaxy(structure)
+    gas = model.sample(100, 40_000, 100, np.random.default_rng(1))["gas"]
+    R = np.hypot(*gas.pos_kpc[:, :2].T)
+    edges = structure.gas_scale_kpc * np.array([0.0, 0.2, 0.5, 1.0, 2.0, 4.0])
+    z = np.linspace(-40, 40, 4001) * structure.gas_scale_kpc / 4
+    for low, high in itertools.pairwise(edges):
+        radii = np.linspace(low, high, 41)[1:]
+        column = np.trapezoid(model.gas_density(radii[:, None], z[None, :]), z, axis=1)
+        expected = (
+            np.trapezoid(np.append(0.0, 2 * np.pi * radii * column), np.append(low, radii))
+            if low == 0
+            else (np.mean(2 * np.pi * radii * column) * (high - low))
+        )
+        share = np.sum((low <= R) & (high > R)) / len(R)
+        assert share == pytest.approx(expected / structure.mgas_msun, rel=0.06, abs=0.003)
+    assert np.sum(0.2 * structure.gas_scale_kpc > R) < 0.005 * len(R)
+    d_R, d_z = model.potential.gradient(R, gas.pos_kpc[:, 2])
+    kinetic = np.sum(gas.vel_kms**2)
+    assert kinetic / np.sum(R * d_R + gas.pos_kpc[:, 2] * d_z) == pytest.approx(1, abs=0.06)
+
+
+def test_early_types_are_what_surveys_see():
+    """Dispersions of 100 to 350 km/s inside R_e that fall outwards, little rotation, and little gas."""
+    sigma, slopes, spins, gas_shares = [], [], [], []
+    for index in range(24):
+        galaxy, model = make_galaxy("early", index, 1, 4000, 1000, 200)
+        x, v, m = galaxy.stars.pos_kpc, galaxy.stars.vel_kms, galaxy.stars.mass_msun
+        R = np.hypot(x[:, 0], x[:, 1])
+        r_e = half_mass_radius(R, m)
+        inner, outer = (np.std(v[(low * r_e < R) & (high * r_e > R), 2]) for low, high in ((0.0, 0.3), (1.0, 2.0)))
+        sigma.append(np.std(v[r_e > R, 2]))
+        slopes.append(outer / inner)
+        spin = np.linalg.norm(np.sum(m[:, None] * np.cross(x, v), axis=0))
+        spins.append(spin / np.sum(m * np.linalg.norm(x, axis=1) * np.linalg.norm(v, axis=1)))
+        gas_shares.append(model.structure.mgas_msun / model.structure.mstar_msun)
+    assert 80 < np.quantile(sigma, 0.1) < np.quantile(sigma, 0.9) < 380
+    assert np.median(slopes) < 1.0
+    assert np.median(spins) < 0.3
+    assert np.median(gas_shares) < 0.05
+
+
+def test_numbers_of_particles_are_drawn_for_each_galaxy():
+    counts = [len(make_galaxy("middle", index, 3, (300, 3000), 50, 100)[0].stars) for index in range(12)]
+    assert len(set(counts)) > 8
+    assert 300 <= min(counts) < 900 < max(counts) <= 3000
+    assert counts[:3] == [len(make_galaxy("middle", index, 3, (300, 3000), 50, 100)[0].stars) for index in range(3)]
+    # However many there are, it is the same galaxy.
+    few, many = (make_galaxy("middle", 7, 3, n, 50, 100)[1].structure for n in ((300, 400), 2000))
+    assert few == many
+    assert [number_or_range(text) for text in ("20000", "300-30000", "-1")] == [20_000, (300, 30_000), -1]
 
 
 def test_same_seed_same_galaxy_and_only_then():

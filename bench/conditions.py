@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -36,7 +37,7 @@ from kinmass.eval.tables.calibration import ranks
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm
 from kinmass.gen.storage import store
-from kinmass.gen.storage.files import write_atomically
+from kinmass.gen.storage.files import aside, write_atomically
 from kinmass.train.data.dataset import Views, concatenate, read_views, usable
 from kinmass.train.run.calibration import LEVELS
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
@@ -157,8 +158,35 @@ def summary(of_seeds: list[dict[str, np.ndarray]], lineage: np.ndarray) -> dict[
     return {"rmse": float(rmse[0].mean()), "rmse_lo": float(low), "rmse_hi": float(high)} | means
 
 
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Draw RMSE and coverage of every network under every condition, a row of panels for each."""
+    tracers, kinds = list(table.tracer.unique()), list(table.network.unique())
+    names = list(table.condition.unique())
+    figure, axes = plt.subplots(
+        2, len(tracers), figsize=(5 * len(tracers), 7), sharex=True, squeeze=False, layout="constrained"
+    )
+    for column, tracer in enumerate(tracers):
+        for i, kind in enumerate(kinds):
+            rows = table[(table.tracer == tracer) & (table.network == kind)].set_index("condition").reindex(names)
+            x = np.arange(len(names)) + 0.2 * (i - 0.5 * (len(kinds) - 1))
+            spread = [rows.rmse - rows.rmse_lo, rows.rmse_hi - rows.rmse]
+            axes[0, column].errorbar(x, rows.rmse, spread, fmt="o", ms=4, label=kind, color=f"C{i}")
+            axes[1, column].plot(x, rows.in_68, "o", ms=4, color=f"C{i}")
+            axes[1, column].plot(x, rows.in_95, "s", ms=3, mfc="none", color=f"C{i}")
+        for level in LEVELS:
+            axes[1, column].axhline(level, color="0.6", lw=0.8)
+        axes[0, column].set(title=tracer, yscale="log")
+        axes[1, column].set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    axes[0, 0].set_ylabel("RMSE of log$_{10}$ M [dex]")
+    axes[1, 0].set_ylabel("truths inside 68 % (filled), 95 % (open)")
+    axes[0, 0].legend(frameon=False)
+    with aside(path) as partial:
+        figure.savefig(partial, dpi=90, format="png")
+    plt.close(figure)
+
+
 def main() -> None:
-    """Train what is missing, print a table for each tracer and keep it as conditions.csv."""
+    """Train what is missing, print a table for each tracer, keep it as conditions.csv and draw it."""
     parser = common.parser(__doc__)
     parser.add_argument("--store", type=Path, help="map store to train on; with --runs alone nothing is trained")
     parser.add_argument("--fresh", type=Path, required=True, help="map store of other galaxies to report on")
@@ -205,6 +233,7 @@ def main() -> None:
                     )
     table = pd.DataFrame(rows)
     write_atomically(out / "conditions.csv", table.to_csv(index=False, float_format="%.4f"))
+    draw(table, out / "conditions.png")
     for tracer in args.tracers:
         print(f"{tracer}: RMSE [dex] (68 % interval), 68 and 95 % hold, called strange [%]")
         cells = {

@@ -2,7 +2,8 @@
 
 Printed: views per second and the share of time that waits for maps, from memory and streamed from the store
 (with a quarter of the memory its maps would take), on one process and on two with a thread each; and a
-torch DataLoader that reads the store view by view, as one would write it first, next to the loader alone.
+torch DataLoader that reads the store view by view, as one would write it first, next to the loader alone; and a step
+through the instrument `survey` beside one through `ifu`.
 Validation is left out: rounds are as long as the run. The store is made here, from one galaxy's maps.
 """
 
@@ -101,6 +102,32 @@ def beside_the_limit(fitter: Fitter, seconds: float) -> tuple[float, float, floa
     return batch / median_s[0], batch / median_s[1], (fitter._waited_s - waited_before) / sum(times[1])
 
 
+def step_ms(fitters: dict[str, Fitter], seconds: float) -> dict[str, float]:
+    """Median time of a step [ms] of several fits, whose steps alternate, so that other work affects all alike."""
+    times: dict[str, list[float]] = {name: [] for name in fitters}
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds or min(map(len, times.values())) < 6:
+        for name, fitter in fitters.items():
+            start = time.perf_counter()
+            fitter.advance()
+            fitter.agree_to_stop()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: float(np.median(values[1:])) for name, values in times.items()}
+
+
+def through_instruments(config: FitConfig, seconds: float) -> dict[str, dict[str, float]]:
+    """Print and return what a step costs through `survey`, told how views were taken, beside one through `ifu`."""
+    found = {}
+    for tracer in ("gas", "stars", "both", "any"):
+        fitters = {name: fitter_of(replace(config, tracer=tracer, instrument=name)) for name in ("ifu", "survey")}
+        found[tracer] = step_ms(fitters, seconds)
+        for fitter in fitters.values():
+            fitter.loader.close()
+    rows = [[t, ms["ifu"], ms["survey"], f"{ms['survey'] / ms['ifu']:.2f}x"] for t, ms in found.items()]
+    common.table(["a step of [ms]", "through ifu", "through survey", ""], rows)
+    return found
+
+
 def fed_per_second(next_batch: Any, seconds: float) -> float:
     """Views per second of a loader alone; next_batch(step) gives a batch."""
     next_batch(0)
@@ -174,8 +201,10 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
     feed_rates = loader_rates(held, streamed, args.seconds)
     held.loader.close()
     streamed.loader.close()
+    steps = through_instruments(config, args.seconds)
     both = process_rates(config, scratch, args.steps)
     figures = {"limit": limit, "memory": memory, "streamed": stream, "loaders": feed_rates, "processes": both}
+    figures["instruments"] = steps
     write_atomically(args.out / "training.json", json.dumps(figures))
 
 

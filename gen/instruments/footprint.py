@@ -53,6 +53,11 @@ def brightest(
     return density >= faintest[:, :, None]
 
 
+def nth_brightest(density: torch.Tensor, n: int) -> torch.Tensor:
+    """Return the density (N, 1, 1) of the n-th brightest pixel of maps (N, Q, Q)."""
+    return density.flatten(1).topk(min(n, density[0].numel()), dim=1).values[:, -1:, None]
+
+
 def cut(valid: torch.Tensor, mask: torch.Tensor, always: bool) -> torch.Tensor:
     """Return valid pixels (N, Q, Q) that are also in a mask.
 

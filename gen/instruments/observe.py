@@ -8,7 +8,7 @@ of view and rebinning, cuts and losses, binning, noise, and what is known of it.
 import torch
 
 from kinmass.gen.instruments import optics
-from kinmass.gen.instruments.footprint import PIXELS_OF_ANY, brightest, cut, inside
+from kinmass.gen.instruments.footprint import FEWEST_PIXELS, PIXELS_OF_ANY, brightest, cut, inside, nth_brightest
 from kinmass.gen.instruments.looks import Look, without_look
 from kinmass.gen.instruments.model import SHAPES, Instrument, TracerNoise
 from kinmass.gen.instruments.thinning import kernel_width, thin
@@ -20,6 +20,8 @@ Number = float | torch.Tensor
 #: is a dispersion, and how uncertain a factor on the density is [dex]. Of what is not known it is UNKNOWN.
 TOLD = ("velocity_error", "dispersion_error", "psf_fwhm_re", "has_dispersion", "density_dex")
 UNKNOWN = -1.0
+#: Share of the mean density inside R_e below which the light in the tails of a PSF is not seen.
+FAINTEST = 1e-4
 #: Channels of observed maps: four of the stars, four of the gas; with what is told, those of TOLD of each after them.
 CHANNELS, CHANNELS_TOLD = 8, 8 + 2 * len(TOLD)
 
@@ -168,8 +170,12 @@ class _View:
         value, look, density = self._value(t), self.look, moments[:, 0]
         tracer = value.tracer
         threshold = torch.maximum(value("mask_below_mean") * mean, _like(value("mask_below_msun_kpc2"), mean))
-        is_drawn = isinstance(tracer.mask_below_mean, tuple) or isinstance(tracer.mask_below_msun_kpc2, tuple)
-        valid = cut(density > 0, density >= threshold, always=not is_drawn)
+        # A PSF has tails without end: what is a ten thousandth of the mean is not seen.
+        valid = density > (0.0 if self.psf is None else FAINTEST * mean)
+        if isinstance(tracer.mask_below_mean, tuple) or isinstance(tracer.mask_below_msun_kpc2, tuple):
+            # A depth that is drawn leaves the brightest pixels.
+            threshold = threshold.minimum(nth_brightest(density, FEWEST_PIXELS))
+        valid &= density >= threshold
         if tracer.min_particles > 0:
             valid &= optics.coarsened(count, self.pixels, self.instrument.rebin)[:, 0] >= tracer.min_particles
         if self.footprint is not None:

@@ -136,6 +136,18 @@ def test_drawn_losses_leave_something_to_see():
     assert int(seen[:, [3, 7]].sum((2, 3)).min()) >= FEWEST_PIXELS
     few = int((seen[:, 3].sum((1, 2)) < 60).sum())
     assert 0.05 * n < few < 0.6 * n
+    # Gas so compact, and seen so little deep, that a PSF's endless tails are all there is beside it.
+    compact = disc(n)
+    compact[:, 4] = 1e5 * (
+        torch.hypot(*torch.meshgrid(torch.arange(PIXELS) - 15.5, torch.arange(PIXELS) - 15.5, indexing="ij")) < 1.5
+    )
+    shallow = Instrument(name="x", psf_fwhm={"re": (0.2, 0.6)}, gas=INSTRUMENTS["survey"].gas)
+    for instrument in (shallow, INSTRUMENTS["survey"]):
+        seen = observe(compact.float(), instrument, noise, look=look, told=True)
+        assert torch.isfinite(seen).all()
+        gas = seen[:, 4]
+        assert float(gas[gas > 0].min()) > 0.5
+        assert float(seen[:, 5].abs().max()) < 1e4
     # A loss that is not drawn happens, whatever it leaves.
     small = Instrument(name="x", footprint={"radius_re": 0.5})
     assert observe(maps, small, None)[:, 7].sum() == 0

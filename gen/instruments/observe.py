@@ -11,7 +11,7 @@ from kinmass.gen.instruments import optics
 from kinmass.gen.instruments.footprint import FEWEST_PIXELS, PIXELS_OF_ANY, brightest, cut, inside, nth_brightest
 from kinmass.gen.instruments.looks import Look, without_look
 from kinmass.gen.instruments.model import SHAPES, Instrument, TracerNoise
-from kinmass.gen.instruments.thinning import kernel_width, thin
+from kinmass.gen.instruments.thinning import thin
 from kinmass.gen.options import OptionError
 
 # N views, P stored pixels along a side, Q observed ones
@@ -22,6 +22,8 @@ TOLD = ("velocity_error", "dispersion_error", "psf_fwhm_re", "has_dispersion", "
 UNKNOWN = -1.0
 #: Share of the mean density inside R_e below which the light in the tails of a PSF is not seen.
 FAINTEST = 1e-4
+#: Particles that share a pixel of smoothed gas, because a kernel holds some 32 neighbours.
+UNDER_A_KERNEL = 32.0
 #: Channels of observed maps: four of the stars, four of the gas; with what is told, those of TOLD of each after them.
 CHANNELS, CHANNELS_TOLD = 8, 8 + 2 * len(TOLD)
 
@@ -250,7 +252,7 @@ class _View:
             density = _like(_chosen(value.happens("no_density"), 1.0, density), dispersion)
         channels = [x * valid for x in (density, velocity, dispersion, torch.ones_like(density))]
         if told:
-            shot = self._shot_variance(t, count, stored[:, 0], true_dispersion, sides, valid)
+            shot = self._shot_variance(t, count, true_dispersion, sides, valid)
             channels += self._told(value, error, shot, dispersion, is_measured, valid)
         return torch.stack(channels, dim=1)
 
@@ -281,7 +283,6 @@ class _View:
         self,
         t: int,
         count: torch.Tensor,
-        density: torch.Tensor,
         dispersion: torch.Tensor,
         sides: torch.Tensor | None,
         valid: torch.Tensor,
@@ -294,12 +295,8 @@ class _View:
         rebin = self.instrument.rebin
         under = optics.coarsened(self._blurred(count[:, None]), self.pixels, rebin)[:, 0]
         fwhm = self.fwhm[:, None, None] if isinstance(self.fwhm, torch.Tensor) else self.fwhm
-        area = (fwhm * optics.SIGMA_PER_FWHM) ** 2
-        if t == 1:
-            width = kernel_width(density, count)[:, None]
-            area = area + optics.coarsened(width**2, self.pixels, rebin)[:, 0] / rebin**2
-        # A Gaussian beam of standard deviation s holds what lies on 4 pi s^2; no less than a pixel.
-        under = under * (1 + 4 * torch.pi * area / rebin**2)
+        beam_area = 4 * torch.pi * (fwhm * optics.SIGMA_PER_FWHM) ** 2 / rebin**2  # that a Gaussian holds, in pixels
+        under = under * (1 + beam_area) + (UNDER_A_KERNEL if t == 1 else 0.0)
         variance = dispersion**2 / under.clamp(min=0.5)
         if sides is not None:
             variance = variance / sides**2

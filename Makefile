@@ -46,9 +46,11 @@ demo: setup
 	@$(BIN)/python -m eval show $(DEMO)/results
 	@echo "$(DEMO)/results/table.csv"; echo "$(DEMO)/results/report.html"
 
-# Stopped, it goes on where it stood.
+# Stopped, it goes on where it stood. VIEWS and STEPS, given on the command line, stand in the place of these.
+CAMPAIGN_VIEWS := $(if $(filter command line,$(origin VIEWS)),$(VIEWS),16)
+CAMPAIGN_STEPS := $(if $(filter command line,$(origin STEPS)),$(STEPS),4800)
 campaign:
-	@$(MAKE) --no-print-directory demo DEMO=campaign GALAXIES=934 VIEWS=16 STEPS=4800
+	@$(MAKE) --no-print-directory demo DEMO=campaign GALAXIES=934 VIEWS=$(CAMPAIGN_VIEWS) STEPS=$(CAMPAIGN_STEPS)
 
 demo-mocks:
 	@echo "== 1/5 making $(GALAXIES) mock galaxies in each of $(SUITES) =="
@@ -110,7 +112,7 @@ gap: demo-mocks demo-maps
 	$(BIN)/python -m eval tables $(DEMO)/gap --store $(DEMO)/maps.zarr --out $(DEMO)/results-gap --no-classical --report
 
 campaign-gap:
-	@$(MAKE) --no-print-directory gap DEMO=campaign GALAXIES=934 STEPS=1600
+	@$(MAKE) --no-print-directory gap DEMO=campaign GALAXIES=934 VIEWS=$(CAMPAIGN_VIEWS) STEPS=$(CAMPAIGN_STEPS)
 
 # The same three tracers seen without noise, beside the noisy ones in one table.
 CLEAN := $(DEMO)/clean/both/.done $(DEMO)/clean/gas/.done $(DEMO)/clean/stars/.done

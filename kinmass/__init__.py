@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import xarray
 
-    from kinmass.eval.observed.inference import ObservedProfile
+    from kinmass.eval.observed.profile import ObservedProfile
     from kinmass.train import Inference
 
 try:

@@ -297,6 +297,8 @@ def load_members(run: Path) -> list[MassModel]:
     models = []
     for folder in folders:
         model, content = load(folder)
+        if instrument_in(content, folder) != instrument_in(first, run):
+            raise RunError(f"{folder} was trained through another instrument than the other members of {run}")
         if any(
             content["fit"].get(name) != value
             for name, value in first["fit"].items()

@@ -1,5 +1,7 @@
 """What is checked beside a posterior, networks that are told how a galaxy was seen, and what a file may leave out."""
 
+import json
+import re
 from dataclasses import replace
 
 import h5py
@@ -11,7 +13,7 @@ from astropy.cosmology import Planck18
 from astropy.io import fits
 from astropy.table import QTable, Table
 
-from kinmass.eval.__main__ import main
+from kinmass.eval.__main__ import main, shipped_runs
 from kinmass.eval.observed.curve import rotation_curve_of
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
 from kinmass.eval.observed.inference import infer, psf_fwhm_re
@@ -356,3 +358,41 @@ def test_what_a_file_may_leave_out(tmp_path, told):
     ):
         with pytest.raises(ValueError, match=words):
             read_galaxy(described(tmp_path, keys | more))
+
+
+# ---- the networks that come with the project
+
+
+def test_networks_come_with_the_project_and_know_no_place(tmp_path, capsys):
+    """They are small, say which code made them, and hold no path of the machine that they were made on."""
+    (run,) = shipped_runs()
+    files = list(run.rglob("*"))
+    assert sum(path.stat().st_size for path in files) < 8e6
+    content = json.loads((run / "run.json").read_text())
+    assert content["fit"]["tracer"] == "any"
+    assert content["versions"]["numpy"]
+    assert len(content["commit"]) >= 7
+    assert not [
+        text for text in re.findall(r'"([^"]*)"', (run / "run.json").read_text()) if text.startswith(("/", "~"))
+    ]
+    infer_any = load(run)
+    assert infer_any.told
+    assert set(infer_any.unseen) == {"gas", "stars", "both"}
+    sky = disc(velocity_error_kms=np.full((P, P), 5.0))
+    values = {"X": sky.x_arcsec, "Y": sky.y_arcsec, "V": sky.velocity_kms, "S": sky.dispersion_kms, "D": sky.density}
+    QTable(values | {"E": sky.velocity_error_kms}).write(tmp_path / "t.ecsv")
+    keys = {
+        "table": "t.ecsv",
+        "velocity": "V",
+        "dispersion": "S",
+        "density": "D",
+        "density_msun_kpc2": 1.0,
+        "beam_fwhm_arcsec": 2.0,
+    }
+    path = described(tmp_path, keys | {"velocity_error": "E"}, inclination_deg=INCLINATION)
+    assert main(["predict", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert "Verdict: " in capsys.readouterr().out
+    profile = infer(infer_any, read_galaxy(path), draws=20)
+    truth = np.log10(150.0**2 * profile.radius_kpc / G)
+    inside = slice(2, 8)  # rotation of 150 km/s: within what the network itself says, and a factor of two
+    assert (np.abs(np.median(profile.samples, axis=0) - truth)[inside] < 0.3).all()

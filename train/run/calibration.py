@@ -40,8 +40,8 @@ SAMPLES, N_BOOTSTRAP = 200, 50
 #: Most validation galaxies that a run is calibrated on.
 MOST_GALAXIES = 4096
 SEED = 1_000_003
-#: Most training galaxies whose features are kept for `train.run.out_of_distribution`.
-MOST_TRAINING = 1024
+#: Most training galaxies whose features are kept for `train.run.out_of_distribution`, and most views of each.
+MOST_TRAINING, TRAINING_VIEWS = 1024, 4
 #: Samples of each member from which `responses` is fitted, and how often intervals are measured and widened.
 RESPONSE_SAMPLES, PASSES = 20, 2
 #: Weight, in galaxies, of uncorrelated latent numbers against the measured ones: so many show a correlation of 0.1.
@@ -307,6 +307,7 @@ def calibrate(run: Path, store: Path) -> None:
     for part, max_galaxies in (("train", MOST_TRAINING), ("val", MOST_GALAXIES)):
         n_views = dict.fromkeys(infer.answers(), 0)
         for block in blocks_of(store, suites, part, max_galaxies):
+            block = block[block.view < TRAINING_VIEWS] if part == "train" else block
             for tracer in infer.answers():
                 views = block[usable(block, tracer, infer.instrument)]
                 features_of_blocks[part, tracer].append(_features_as_trained(infer, views, tracer, n_views[tracer]))

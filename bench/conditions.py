@@ -176,6 +176,8 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         for level in LEVELS:
             axes[1, column].axhline(level, color="0.6", lw=0.8)
         axes[0, column].set(title=tracer, yscale="log")
+        axes[0, column].yaxis.set_major_formatter("{x:.2g}")
+        axes[0, column].yaxis.set_minor_formatter("{x:.2g}")
         axes[1, column].set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     axes[0, 0].set_ylabel("RMSE of log$_{10}$ M [dex]")
     axes[1, 0].set_ylabel("truths inside 68 % (filled), 95 % (open)")

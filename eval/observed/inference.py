@@ -251,7 +251,10 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
     members = posterior.member_medians(SAMPLES)[:, posterior.is_answered, k].mean(1)
     estimates = star_estimates(profile.observed, r_e_kpc, profile.field_of_view_re)
     if len(profile.curve.radius_kpc):
-        estimates["The rotation curve of the gas"] = np.log10(profile.curve.radius_kpc), profile.curve.log10_menc[1]
+        # Inside, a beam smears the rotation out.
+        outer = profile.curve.radius_kpc >= 0.5 * profile.curve.radius_kpc[-1]
+        masses = np.where(outer, profile.curve.log10_menc[1], np.nan)
+        estimates["The rotation curve of the gas"] = np.log10(profile.curve.radius_kpc), masses
     return Verdict((
         *of_strangeness(profile.ood_score),
         *of_width(*np.quantile(profile.samples[:, k], [0.16, 0.84])),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kinmass.eval.classical.estimators import ObservedViews, virial, wolf2010
+from kinmass.eval.classical.estimators import ObservedViews, wolf2010
 from kinmass.eval.observed.sky import SkyMap
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 
@@ -54,12 +54,15 @@ class Verdict:
 
 
 def of_strangeness(score: float) -> list[Reason]:
-    """Judge how unlike the training galaxies the maps are; score as of `Posterior.ood_score`."""
+    """Judge how unlike the training galaxies the maps are; score as of `Posterior.ood_score`.
+
+    Strange is not wrong: many a real galaxy is both strange and right, so that this alone decides nothing.
+    """
     if np.isnan(score) or score <= UNLIKE:
         return []
     words = "unlike anything the network was trained on" if score > UNLIKE_ANYTHING else "unlike most training galaxies"
     share = f"only {100 * (1 - score):.1f} % of galaxies kept from training are as far from those trained on"
-    return [Reason(f"The maps are {words}: {share}.", 2 if score > UNLIKE_ANYTHING else 1)]
+    return [Reason(f"The maps are {words}: {share}.", 1)]
 
 
 def of_width(low68: float, high68: float) -> list[Reason]:
@@ -166,13 +169,15 @@ def of_estimates(
 def star_estimates(
     observed: np.ndarray, r_e_kpc: float, field_of_view_re: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the masses of virial estimators from observed maps (8, Q, Q): {name: (log10 r [kpc], log10 M [Msun])}."""
+    """Return the mass of Wolf et al.'s estimator from observed maps (8, Q, Q): {name: (log10 r [kpc], log10 M [Msun])}.
+
+    Others of its kind are biased by more (docs/evaluation.md).
+    """
     if not observed[3].any() or not observed[2].any():
         return {}
     radii_re = np.array([1.0, 4 / 3])
     views = ObservedViews(observed[None].astype(float), np.array([r_e_kpc]), field_of_view_re, radii_re)
-    names = {"The estimator of Wolf et al. 2010": wolf2010, "2.5 sigma_e^2 R_e / G": virial}
-    return {name: (np.log10(radii_re * r_e_kpc), estimator(views)[0]) for name, estimator in names.items()}
+    return {"The estimator of Wolf et al. 2010": (np.log10(radii_re * r_e_kpc), wolf2010(views)[0])}
 
 
 def of_tracers(profiles: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> list[Reason]:

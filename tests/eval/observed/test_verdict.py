@@ -72,11 +72,11 @@ def weights(reasons):
 
 
 def test_strangeness_width_and_scatter_have_degrees():
-    assert [weights(of_strangeness(score)) for score in (0.3, 0.95, 0.96, 0.999, np.nan)] == [[], [], [1], [2], []]
+    assert [weights(of_strangeness(score)) for score in (0.3, 0.95, 0.96, 0.999, np.nan)] == [[], [], [1], [1], []]
     assert [weights(of_width(10 - half, 10 + half)) for half in (0.1, 0.3)] == [[], [1]]
     assert [weights(of_members(scatter)) for scatter in (0.0, 0.05, 0.15, 0.4, np.nan)] == [[], [], [1], [2], []]
     degrees = [Verdict(()).degree, Verdict((*of_strangeness(0.96),)).degree, Verdict((*of_strangeness(0.999),)).degree]
-    assert degrees == [0, 1, 2]
+    assert degrees == [0, 1, 1]  # strange is not wrong
     both = Verdict((*of_strangeness(0.96), *of_members(0.15)))
     assert both.sentences()[0] == "Verdict: not to be trusted."
     assert len(both.sentences()) == 3
@@ -377,7 +377,6 @@ def test_networks_come_with_the_project_and_know_no_place(tmp_path, capsys):
     ]
     infer_any = load(run)
     assert infer_any.told
-    assert set(infer_any.unseen) == {"gas", "stars", "both"}
     sky = disc(velocity_error_kms=np.full((P, P), 5.0))
     values = {"X": sky.x_arcsec, "Y": sky.y_arcsec, "V": sky.velocity_kms, "S": sky.dispersion_kms, "D": sky.density}
     QTable(values | {"E": sky.velocity_error_kms}).write(tmp_path / "t.ecsv")

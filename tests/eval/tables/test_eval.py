@@ -283,7 +283,8 @@ def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, 
     group = zarr.open_group(damaged / "quiet", mode="r+")
     group["maps"][3, 1] = np.nan
     foreign = command("eval", "predict", next(r for r in runs if r.name == "middle"), *quiet)
-    assert "trained on" not in foreign.stderr
+    assert "(part = train)" not in foreign.stderr
+    assert "quiet is foreign to it" in foreign.stderr
     stderr = command("eval", "predict", run, "--store", damaged, "--suite", "quiet", "--out", out).stderr
     galaxy = group["galaxy"][3]
     assert (

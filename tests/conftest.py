@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 SUITES = ("bursty", "quiet", "middle")
+#: What is left out of copies of a store that others use at the same time: their locks come and go.
+LOCKS = shutil.ignore_patterns(".locks")
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
 

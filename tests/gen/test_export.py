@@ -11,7 +11,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import QTable
 from astropy.wcs import WCS
-from conftest import command
+from conftest import LOCKS, command
 
 from kinmass.gen.export import export, file_name
 from kinmass.gen.instruments.builtin import INSTRUMENTS
@@ -39,7 +39,7 @@ def disc() -> Galaxy:
 def disc_store(map_store: Path, tmp_path: Path) -> tuple[Path, str]:
     """A store whose first galaxy's first view is the disc seen edge-on, the observer at +z; and its name."""
     out = tmp_path / "maps.zarr"
-    shutil.copytree(map_store, out)
+    shutil.copytree(map_store, out, ignore=LOCKS)
     group = store.open_suite(out, "quiet")
     turn = np.diag([1.0, 1.0, -1.0])
     group["sightline"][0, 0] = turn
@@ -160,7 +160,7 @@ def test_through_an_instrument_it_is_what_evaluation_sees(map_store, tmp_path):
 
 def test_names_of_any_length_and_letters(map_store, tmp_path):
     out, galaxy = tmp_path / "maps.zarr", "Fornax/" + "snapshot_" * 12 + "ü:7"
-    shutil.copytree(map_store, out)
+    shutil.copytree(map_store, out, ignore=LOCKS)
     names = store.open_suite(out, "quiet")["galaxy"]
     names[:] = np.array([galaxy, *names[:][1:]], dtype=np.dtypes.StringDType())
     file = export(out, "quiet", galaxy, tmp_path / "fits", 0)[0]
@@ -203,7 +203,7 @@ def test_what_cannot_be_exported_is_said(options, words, map_store, tmp_path, ca
 
 def test_a_galaxy_without_maps_is_refused(map_store, tmp_path):
     out = tmp_path / "maps.zarr"
-    shutil.copytree(map_store, out)
+    shutil.copytree(map_store, out, ignore=LOCKS)
     group = store.open_suite(out, "quiet")
     group["status"][2] = store.FAILED
     with pytest.raises(store.StoreError, match="has no maps"):

@@ -17,7 +17,7 @@ import pytest
 import torch
 import xarray
 import zarr
-from conftest import assert_same_posterior, command, tables_here
+from conftest import LOCKS, assert_same_posterior, command, tables_here
 from dask.distributed import LocalCluster
 
 from kinmass.eval.__main__ import main
@@ -279,7 +279,7 @@ def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, 
     assert table.part.tolist() == [part_of_galaxy[galaxy] for galaxy in table.galaxy]
     assert f"was trained on {(table.part == 'train').sum() // K} of these 24 views (part = train)" in stderr
     quiet = ("--store", map_store, "--suite", "quiet")
-    damaged = shutil.copytree(map_store, tmp_path / "maps.zarr")
+    damaged = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
     group = zarr.open_group(damaged / "quiet", mode="r+")
     group["maps"][3, 1] = np.nan
     foreign = command("eval", "predict", next(r for r in runs if r.name == "middle"), *quiet)
@@ -418,7 +418,7 @@ def kept_truth(run: Path, store_path: Path) -> np.ndarray:
 @pytest.fixture
 def two_stores(runs, map_store, tmp_path):
     """A run and two stores of the same name, suites and galaxies; masses in the second are ten times as large."""
-    stores = [shutil.copytree(map_store, tmp_path / name / "maps.zarr") for name in "ab"]
+    stores = [shutil.copytree(map_store, tmp_path / name / "maps.zarr", ignore=LOCKS) for name in "ab"]
     for suite in SUITES:
         group = zarr.open_group(stores[1] / suite, mode="r+")
         group["mass"][:] = 10 * group["mass"][:]

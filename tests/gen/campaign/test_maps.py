@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from conftest import ROOT, command, tree
+from conftest import LOCKS, ROOT, command, tree
 
 from kinmass.gen.campaign import parallel
 from kinmass.gen.campaign.plan import drawn, list_tasks
@@ -93,7 +93,7 @@ def test_an_mpi_of_one_thread_does_too(mocks, map_store, tmp_path, monkeypatch):
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(mocks, map_store, tmp_path):
     out = tmp_path / "maps.zarr"
-    shutil.copytree(map_store, out)
+    shutil.copytree(map_store, out, ignore=LOCKS)
     group = store.open_suite(out, "bursty")
     for index in (2, 5):  # as a kill would leave them: no status, and one with half its arrays
         (out / "bursty" / "status" / "c" / str(index)).unlink()
@@ -245,7 +245,7 @@ def test_shipped_templates_are_valid():
 
 
 def test_store_of_another_schema_is_refused(map_store, tmp_path):
-    shutil.copytree(map_store, tmp_path / "maps.zarr")
+    shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
     zarr.open_group(tmp_path / "maps.zarr" / "quiet", mode="r+").attrs["schema_version"] = 99
     with pytest.raises(store.StoreError, match="schema version 99"):
         store.open_suite(tmp_path / "maps.zarr", "quiet")

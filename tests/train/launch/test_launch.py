@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, command
+from conftest import LOCKS, ROOT, command
 
 from kinmass.train.__main__ import main
 from kinmass.train.launch.resources import LaunchError, combinations, minutes, read_site
@@ -152,7 +152,7 @@ def test_one_process_that_dies_ends_the_job_and_is_named(map_store, tmp_path, ca
 
 
 def test_a_traceback_is_in_the_log_that_status_names(map_store, tmp_path, capsys):
-    shutil.copytree(map_store, tmp_path / "maps.zarr")
+    shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
     for chunk in (tmp_path / "maps.zarr" / "quiet" / "maps" / "c").rglob("*"):
         if chunk.is_file():
             chunk.write_bytes(b"damaged")
@@ -295,7 +295,7 @@ def test_other_refusals(map_store, tmp_path, capsys):
         assert main([*map(str, arguments), *flags(**options)]) == 2
         return capsys.readouterr().err
 
-    shutil.copytree(map_store, tmp_path / "maps.zarr")
+    shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
     shutil.rmtree(tmp_path / "maps.zarr" / "quiet" / "status" / "c")
     assert "no finished galaxy in quiet" in refused(tmp_path / "maps.zarr")
     fit(FitConfig(str(map_store), "gas", SUITES, **SMALL | {"steps": 4}), tmp_path / "run", quiet=True)

@@ -24,7 +24,7 @@ import pytest
 import torch
 import warm
 import zarr
-from conftest import ROOT
+from conftest import LOCKS, ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kinmass import train
@@ -559,7 +559,7 @@ def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_
     run = shutil.copytree(stopped, tmp_path / "run")
     with pytest.raises(RunError, match=r"another batch \(8 there, 16 asked for\), width \(4 there, 8 asked for\)"):
         fit(config_of(map_store, **LONG | {"width": 8, "batch": 16}), run, quiet=True)
-    moved = shutil.copytree(map_store, tmp_path / "moved.zarr")
+    moved = shutil.copytree(map_store, tmp_path / "moved.zarr", ignore=LOCKS)
     ddp.request_stop()
     with pytest.raises(Stopped):
         fit(config_of(moved, **LONG), run, quiet=True)
@@ -594,7 +594,7 @@ def test_a_full_disk_costs_checkpoints_and_at_the_end_the_run(map_store, tmp_pat
 
 
 def test_unusable_views_are_left_out_counted_and_named(map_store, tmp_path, capsys):
-    path = shutil.copytree(map_store, tmp_path / "maps.zarr")
+    path = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
     names = [str(name) for name in dict.fromkeys(read_views(path, "middle", "train").galaxy)][:2]
     group = zarr.open_group(path / "middle", mode="r+")
     numbers = [group["galaxy"][:].tolist().index(name) for name in names]
@@ -611,7 +611,7 @@ def test_unusable_views_are_left_out_counted_and_named(map_store, tmp_path, caps
 
 def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path, capsys):
     """And so it stays for that run: galaxies that are finished later do not change it."""
-    path = shutil.copytree(map_store, tmp_path / "maps.zarr")
+    path = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
     group = zarr.open_group(path / "quiet", mode="r+")
     group["status"][7:] = store.PENDING
     fit(config_of(path), tmp_path / "whole")

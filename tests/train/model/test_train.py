@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import LOCKS
 
 from kinmass.eval.tables.predictions import Part, columns
 from kinmass.gen.constants import G
@@ -86,7 +87,7 @@ def test_galaxies_without_gas_are_usable_by_stars_and_both_only(map_store):
 
 
 def test_suites_of_equal_names_share_no_numbers_and_count_for_themselves(map_store, tmp_path):
-    path = shutil.copytree(map_store, tmp_path / "maps.zarr")
+    path = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
     shutil.copytree(path / "middle", path / "twin")
     one, twin = (read_views(path, suite) for suite in ("middle", "twin"))
     assert one.galaxy.tolist() == twin.galaxy.tolist()
@@ -100,7 +101,7 @@ def test_suites_of_equal_names_share_no_numbers_and_count_for_themselves(map_sto
 
 def test_a_truth_of_nil_is_no_number_and_such_views_are_left_out(map_store, tmp_path):
     """No particle inside .3 R_e, as in galaxies of few stars; and no gas at all, which is no mass of gas."""
-    path, instrument = shutil.copytree(map_store, tmp_path / "maps.zarr"), INSTRUMENTS["ifu"]
+    path, instrument = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS), INSTRUMENTS["ifu"]
     group = store.open_suite(path, "middle")
     reasons_before = why_not(read_views(path, "middle"), "both", instrument)
     radius, mass = group["radius"][3], group["mass"][3]

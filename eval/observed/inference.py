@@ -15,7 +15,7 @@ from kinmass.eval.observed import sanity
 from kinmass.eval.observed.curve import RotationCurve, rotation_curve_of
 from kinmass.eval.observed.galaxy import ObservedGalaxy
 from kinmass.eval.observed.profile import ObservedProfile, interpolate_rows
-from kinmass.eval.observed.sky import FINE, KPC_PER_ARCSEC_MPC, SkyMap, regridded
+from kinmass.eval.observed.sky import FINE, KPC_PER_ARCSEC_MPC, SkyMap, regrid, regridded
 from kinmass.eval.observed.verdict import (
     Verdict,
     of_estimates,
@@ -208,9 +208,10 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
     # Sharper maps are blurred to what the network knows, wider ones are told, or said to be too wide.
     psf_re = psf_fwhm_re(sharpest(run.instrument), config, r_e_kpc)
     density_dex = _density_dex(run, galaxy)
+    shown = maps
     if run.told:  # a density of which only the shape is known says nothing to a network that looks at its value
-        maps = {name: _without_unknown_density(sky, density_dex[name]) for name, sky in maps.items()}
-    observed = _observe(maps, geometry, psf_re, config.pixels, config.field_of_view_re, density_dex)
+        shown = {name: _without_unknown_density(sky, density_dex[name]) for name, sky in maps.items()}
+    observed = _observe(shown, geometry, psf_re, config.pixels, config.field_of_view_re, density_dex)
     _refuse_too_small(galaxy, maps, observed[0], config.field_of_view_re)
     names = [(galaxy.name, i) for i in range(draws)]
     posterior = run(torch.from_numpy(observed), r_e_kpc, tracer, names, unseen=True)
@@ -249,7 +250,11 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
     k = int(np.argmin(np.abs(np.log(profile.radius_re))))
     r_e_kpc = float(profile.radius_kpc[k] / profile.radius_re[k])
     members = posterior.member_medians(SAMPLES)[:, posterior.is_answered, k].mean(1)
-    estimates = star_estimates(profile.observed, r_e_kpc, profile.field_of_view_re)
+    estimates = {}
+    if "stars" in maps:  # weighted with their light, also where the network does not look at it
+        field_arcsec = profile.field_of_view_re * profile.galaxy.half_light_radius_arcsec
+        stars = regrid(maps["stars"], profile.observed.shape[-1], field_arcsec)
+        estimates = star_estimates(stars, r_e_kpc, profile.field_of_view_re)
     if len(profile.curve.radius_kpc):
         # Inside, a beam smears the rotation out.
         outer = profile.curve.radius_kpc >= 0.5 * profile.curve.radius_kpc[-1]

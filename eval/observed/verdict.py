@@ -167,16 +167,17 @@ def of_estimates(
 
 
 def star_estimates(
-    observed: np.ndarray, r_e_kpc: float, field_of_view_re: float
+    stars: np.ndarray, r_e_kpc: float, field_of_view_re: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the mass of Wolf et al.'s estimator from observed maps (8, Q, Q): {name: (log10 r [kpc], log10 M [Msun])}.
+    """Return {name: (log10 r [kpc], log10 M [Msun])} of Wolf et al.'s estimator, from the stars' maps (4, Q, Q).
 
     Others of its kind are biased by more (docs/evaluation.md).
     """
-    if not observed[3].any() or not observed[2].any():
+    if not stars[3].any() or not stars[2].any():
         return {}
     radii_re = np.array([1.0, 4 / 3])
-    views = ObservedViews(observed[None].astype(float), np.array([r_e_kpc]), field_of_view_re, radii_re)
+    maps = np.concatenate([stars, np.zeros_like(stars)])[None].astype(float)
+    views = ObservedViews(maps, np.array([r_e_kpc]), field_of_view_re, radii_re)
     return {"The estimator of Wolf et al. 2010": (np.log10(radii_re * r_e_kpc), wolf2010(views)[0])}
 
 

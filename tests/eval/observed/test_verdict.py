@@ -224,6 +224,14 @@ def test_a_network_is_told_what_the_observer_knows(told, monkeypatch):
     assert "The beam of the gas is 3.00 R_e wide, the network knows maps as sharp as 1.20 R_e" in words
 
 
+def test_a_density_in_no_unit_still_shapes_the_rotation_curve(told):
+    """A network is not shown it; the axis ratio and the pressure of the disc follow from its shape all the same."""
+    bare = replace(galaxy(gas=disc()), calibrated=frozenset())
+    profile = infer(told, bare, draws=2)
+    assert set(profile.observed[4][profile.observed[7] > 0].tolist()) == {1.0}
+    np.testing.assert_array_equal(profile.curve.log10_menc, rotation_curve_of(disc(), bare).log10_menc)
+
+
 def test_a_psf_is_the_same_in_any_unit(told):
     """In R_e, in kpc and in stored pixels, also of instruments with coarse pixels in a part of the field."""
     config, r_e_kpc = replace(told.models[0].config, pixels=12, field_of_view_re=4.5), np.array([2.0, 5.0])

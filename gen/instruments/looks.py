@@ -5,6 +5,7 @@ name: a look is the same on any device and for any number of processes.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,8 @@ _OF_TRACER = (
 #: Numbers of a look: of its choices, and maps of normal numbers on the stored pixels. There are more choices than
 #: names, so that looks stay what they are when names are added, at the end of their list.
 CHOICES, MAPS = 64, 8
+#: The device on which views that stay as they are are left out of the work. A GPU would have to wait for their number.
+BRANCHES_ON = "cpu"
 _PLACE = {name: i for i, name in enumerate(_SHARED)} | {
     f"{tracer}.{name}": start + i for tracer, start in (("stars", 16), ("gas", 40)) for i, name in enumerate(_OF_TRACER)
 }
@@ -65,6 +68,27 @@ class Look:
         choice = self.choices[:, _PLACE["shape"], None, None] * len(SHAPES)
         circle, square, hexagon = SHAPES.values()
         return torch.where(choice < 1, circle, torch.where(choice < 2, square, hexagon))
+
+
+def where(
+    which: torch.Tensor | bool, change: Callable[..., torch.Tensor], unchanged: torch.Tensor, *numbers: object
+) -> torch.Tensor:
+    """Return `change(unchanged, *numbers)` of the views (N, 1, 1) that `which` tells, and `unchanged` of the others.
+
+    unchanged: (N, ...); of the numbers, tensors have a row per view as well. Where that costs nothing, on a CPU, the
+    other views are left out of the work.
+    """
+    if isinstance(which, bool):
+        return change(unchanged, *numbers) if which else unchanged
+    if unchanged.device.type != BRANCHES_ON:
+        is_changed = which.reshape(-1, *[1] * (unchanged.dim() - 1))
+        return torch.where(is_changed, change(unchanged, *numbers), unchanged)
+    rows = torch.nonzero(which.flatten())[:, 0]
+    if not len(rows):
+        return unchanged
+    result = unchanged.clone()
+    result[rows] = change(unchanged[rows], *(x[rows] if isinstance(x, torch.Tensor) else x for x in numbers))
+    return result
 
 
 def between(ends: tuple[float, float], share: torch.Tensor) -> torch.Tensor:

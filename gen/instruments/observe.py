@@ -8,8 +8,9 @@ of view and rebinning, cuts and losses, binning, noise, and what is known of it.
 import torch
 
 from kinmass.gen.instruments import optics
+from kinmass.gen.instruments.bins import alike_in_bins, joined
 from kinmass.gen.instruments.footprint import FEWEST_PIXELS, PIXELS_OF_ANY, brightest, cut, inside, nth_brightest
-from kinmass.gen.instruments.looks import Look, without_look
+from kinmass.gen.instruments.looks import Look, where, without_look
 from kinmass.gen.instruments.model import SHAPES, Instrument, TracerNoise
 from kinmass.gen.instruments.thinning import thin
 from kinmass.gen.options import OptionError
@@ -176,7 +177,8 @@ class _View:
         valid = density > (0.0 if self.psf is None else FAINTEST * mean)
         if isinstance(tracer.mask_below_mean, tuple) or isinstance(tracer.mask_below_msun_kpc2, tuple):
             # A depth that is drawn leaves the brightest pixels.
-            threshold = threshold.minimum(nth_brightest(density, FEWEST_PIXELS))
+            is_too_deep = (density >= threshold).sum((1, 2), keepdim=True) < FEWEST_PIXELS
+            threshold = where(is_too_deep, lambda _, light: nth_brightest(light, FEWEST_PIXELS), threshold, density)
         valid &= density >= threshold
         if tracer.min_particles > 0:
             valid &= optics.coarsened(count, self.pixels, self.instrument.rebin)[:, 0] >= tracer.min_particles
@@ -185,11 +187,8 @@ class _View:
             valid = cut(valid, self.footprint, always=not (footprint and footprint.is_open()))
         if tracer.kept_pixels != 1.0 or tracer.most_pixels is not None:
             most = PIXELS_OF_ANY if tracer.most_pixels is None else value("most_pixels")
-            share, most = (
-                _chosen(value.happens("faded"), x, none)
-                for x, none in ((value("kept_pixels"), 1.0), (most, PIXELS_OF_ANY))
-            )
-            valid &= brightest(density, valid, share, most)
+            share = value("kept_pixels")
+            valid = where(value.happens("faded"), _brightest, valid, density, share, most)
         if look and tracer.lost_pixels != 0.0:
             numbers = optics.coarsened(look.normal[:, 6 + t : 7 + t], self.pixels, self.instrument.rebin)[:, 0]
             is_kept = torch.special.ndtr(numbers / self.instrument.rebin) >= value("lost_pixels")
@@ -222,11 +221,9 @@ class _View:
         error = value("velocity_error_kms") * relative ** -value("error_slope")
         sides = None
         if tracer.bin_to_kms is not None:
-            light = moments[:, 0] * valid
-            sides = optics.bin_sides(_like(error, light) ** 2, light, value("bin_to_kms"))
-            sides = _like(_chosen(value.happens("binned"), sides, 1.0), light)
-            moments = optics.binned(moments, valid, sides)
-            error = self._joined(_like(error, light) ** 2, light, sides).sqrt()
+            apart = torch.cat([moments, torch.stack([_like(error, relative), torch.ones_like(relative)], dim=1)], dim=1)
+            in_bins = where(value.happens("binned"), _in_bins, apart, valid, value("bin_to_kms"))
+            moments, error, sides = in_bins[:, :3], in_bins[:, 3], in_bins[:, 4]
         density, first, second = moments.unbind(1)
         divisor = torch.where(valid, density, torch.ones_like(density))
         velocity = first / divisor
@@ -234,7 +231,7 @@ class _View:
         dispersion = torch.sqrt(torch.clamp(second / divisor - velocity**2, min=0.0))
         true_dispersion = dispersion
         if noise is not None and tracer.velocity_error_kms != 0.0:
-            normal = self._normal(t, noise, sides, valid)
+            normal = self._normal(t, noise, sides)
             velocity = velocity + error * normal[:, 0]
             width = value("instrument_sigma_kms")
             if tracer.instrument_sigma_kms != 0.0:
@@ -256,28 +253,15 @@ class _View:
             channels += self._told(value, error, shot, dispersion, is_measured, valid)
         return torch.stack(channels, dim=1)
 
-    def _joined(self, variance: torch.Tensor, light: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:
-        """Return the variance (N, Q, Q) of means over bins, of `bin_sides`."""
-        for side in (2, 4):
-            variance = torch.where(sides == side, optics.bin_variance(variance, light, side), variance)
-        return variance
-
-    def _normal(self, t: int, noise: torch.Tensor, sides: torch.Tensor | None, valid: torch.Tensor) -> torch.Tensor:
+    def _normal(self, t: int, noise: torch.Tensor, sides: torch.Tensor | None) -> torch.Tensor:
         """Return standard normal numbers (N, 2, Q, Q) for V and sigma, alike over a PSF or a bin where errors are."""
         normal, tracer = noise[:, 2 * t : 2 * t + 2], (self.instrument.stars, self.instrument.gas)[t]
         if tracer.correlated > 0:
             matrix = optics.psf_matrix(normal, self.fwhm / self.instrument.rebin)
             if matrix is not None:
-                width = (matrix**2).sum(-1).sqrt()
-                alike = matrix @ normal @ matrix.mT / (width[..., :, None] * width[..., None, :])
-                is_alike = self._value(t).happens("correlated")
-                which = is_alike if isinstance(is_alike, bool) else is_alike[:, None]
-                normal = torch.as_tensor(_chosen(which, alike, normal))
-        if sides is not None:
-            for side in (2, 4):
-                corners = optics.spread_over_blocks(normal[..., ::side, ::side], side, normal.shape[-1])
-                normal = torch.where((sides == side)[:, None], corners, normal)
-        return normal
+                matrix = matrix.expand(len(normal), 1, -1, -1)
+                normal = where(self._value(t).happens("correlated"), optics.alike_over_psf, normal, matrix)
+        return normal if sides is None else where(self._value(t).happens("binned"), alike_in_bins, normal, sides)
 
     def _shot_variance(
         self,
@@ -346,6 +330,16 @@ class _Values:
         """Return which looks (N, 1, 1) are among a share of them; without looks whether all are."""
         share = getattr(self.tracer, key)
         return self.look.happens(f"{self.name}.{key}", share) if self.look else bool(share == 1)
+
+
+def _brightest(valid: torch.Tensor, density: torch.Tensor, share: Number, most: Number) -> torch.Tensor:
+    return valid & brightest(density, valid, share, most)
+
+
+def _in_bins(apart: torch.Tensor, valid: torch.Tensor, target: float | torch.Tensor) -> torch.Tensor:
+    """Return moments, error and bins' sides (N, 5, Q, Q) after `joined`, from those without bins."""
+    moments, error, sides = joined(apart[:, :3], apart[:, 3], valid, target)
+    return torch.cat([moments, torch.stack([error, sides], dim=1)], dim=1)
 
 
 def _chosen(which: torch.Tensor | bool, yes: Number, no: Number) -> Number:

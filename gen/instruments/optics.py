@@ -1,6 +1,8 @@
-"""What light does on its way: the PSF, pixels, and their joining into bins."""
+"""What light does on its way: the PSF, pointing and pixels."""
 
 import torch
+
+from kinmass.gen.instruments.bins import block_sums
 
 # N views, C channels, P stored pixels along a side, Q observed ones
 SIGMA_PER_FWHM = 1 / 2.3548
@@ -50,58 +52,14 @@ def moved_psf_matrix(like: torch.Tensor, fwhm_pixels: torch.Tensor, shift_pixels
     return (weight / weight.sum(-1, keepdim=True).clamp(min=1e-12))[:, None]
 
 
+def alike_over_psf(normal: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Return standard normal numbers (N, C, P, P) that are alike over a PSF, of `psf_matrix`, and still standard."""
+    width = (matrix**2).sum(-1).sqrt()
+    return matrix @ normal @ matrix.mT / (width[..., :, None] * width[..., None, :])
+
+
 def coarsened(images: torch.Tensor, pixels: int, rebin: int) -> torch.Tensor:
     """Cut the middle out of images (N, C, P, P) and sum it over rebin x rebin pixels: (N, C, Q, Q), Q = pixels."""
     edge = (images.shape[-1] - pixels * rebin) // 2
     middle = images[..., edge : edge + pixels * rebin, edge : edge + pixels * rebin]
     return middle if rebin == 1 else block_sums(middle, rebin)
-
-
-def block_sums(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Return the sums (..., Q / side, Q / side) of images (..., Q, Q) over blocks of pixels."""
-    n = images.shape[-1] // side
-    return images.unflatten(-1, (n, side)).unflatten(-3, (n, side)).sum((-1, -3))
-
-
-def bin_sides(variance: torch.Tensor, density: torch.Tensor, target: float | torch.Tensor) -> torch.Tensor:
-    """Return the side (N, Q, Q), 1, 2 or 4 pixels, of the square bin that each pixel is joined into.
-
-    variance and density (N, Q, Q): of V [km^2/s^2] and of light, zero in pixels that are not seen. A bin is taken
-    where any of its pixels, or of the bins in it, is less certain than the target [km/s]. As Voronoi bins do
-    (Cappellari & Copin 2003) these join faint pixels and leave bright ones alone, but they are squares on a grid.
-    """
-    sides = torch.ones_like(density)
-    target2 = torch.as_tensor(target, dtype=density.dtype, device=density.device) ** 2
-    is_poor = (density > 0) & (variance > target2)
-    for side in (2, 4):
-        joined = spread_over_blocks(block_sums(_padded(is_poor.to(density)), side), side, density.shape[-1]) > 0
-        sides = torch.where(joined, float(side), sides)
-        is_poor = joined & (bin_variance(variance, density, side) > target2)
-    return sides
-
-
-def bin_variance(variance: torch.Tensor, density: torch.Tensor, side: int) -> torch.Tensor:
-    """Return the variance (N, Q, Q) of the density-weighted mean in bins of a side, at each of their pixels."""
-    sums = [block_sums(_padded(x), side) for x in (variance * density**2, density)]
-    return spread_over_blocks(sums[0] / sums[1].clamp(min=1e-30) ** 2, side, density.shape[-1])
-
-
-def binned(images: torch.Tensor, valid: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:
-    """Return images (N, C, Q, Q) with the mean over the valid pixels of its bin, of `bin_sides`, in every pixel."""
-    result, seen = images, valid[:, None].to(images)
-    for side in (2, 4):
-        sums, counts = (block_sums(_padded(x), side) for x in (images * seen, seen))
-        means = spread_over_blocks(sums / counts.clamp(min=1), side, images.shape[-1])
-        result = torch.where((sides == side)[:, None], means, result)
-    return result
-
-
-def _padded(images: torch.Tensor) -> torch.Tensor:
-    """Return images (..., Q, Q) with zeros at two edges, to a multiple of 4 pixels."""
-    more = -images.shape[-1] % 4
-    return torch.nn.functional.pad(images, (0, more, 0, more)) if more else images
-
-
-def spread_over_blocks(values: torch.Tensor, side: int, pixels: int) -> torch.Tensor:
-    """Return (..., pixels, pixels) with the value of its block in every pixel."""
-    return values.repeat_interleave(side, -1).repeat_interleave(side, -2)[..., :pixels, :pixels]

@@ -8,14 +8,14 @@ its particles is spread over kernels whose width is found from the map itself.
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import torch
 
+from kinmass.gen.instruments.looks import where
+
 # N views, P pixels along a side
-#: The device on which views that stay as they are are left out of the work. A GPU would have to wait for their number.
-BRANCHES_ON = "cpu"
 #: Numbers that `binomial` sums one by one; where more can be expected, a skewed normal distribution is near enough.
 _SUMMED = 18
 #: `_tails` of gas: a part of its sigma is the gradient of V under a kernel, whose distribution has no tails (that of a
@@ -55,9 +55,10 @@ def binomial(count: torch.Tensor, share: torch.Tensor, normal: torch.Tensor) -> 
     probability = torch.exp(log_none)
     cumulative, summed = probability.clone(), torch.zeros_like(count)
     for k in range(_SUMMED):
-        summed += (cumulative < quantile).to(summed)
-        probability = probability * (count - k).clamp(min=0) / (k + 1) * odds
-        cumulative = cumulative + probability
+        summed += cumulative < quantile
+        # Nil from k = count on, as the factor is nil there.
+        probability *= torch.sub(count, k).mul_(odds).div_(k + 1)
+        cumulative += probability
     is_summed = (mean < _SUMMED / 3) & (log_none > -80)
     drawn = torch.where(is_summed, summed.minimum(count), kept)
     return torch.where(is_most, count - drawn, drawn)
@@ -114,13 +115,7 @@ def thin(maps: torch.Tensor, share: torch.Tensor, normal: torch.Tensor, smoothed
     (N, 3, P, P) standard normal numbers; smoothed: whether particles have kernels, as gas does. A share of one leaves
     a view as it is.
     """
-    if maps.device.type != BRANCHES_ON:
-        return _thinned(maps, share, normal, smoothed)
-    rows = torch.nonzero(share < 1)[:, 0]
-    result = maps.clone()
-    if len(rows):
-        result[rows] = _thinned(maps[rows], share[rows], normal[rows], smoothed)
-    return result
+    return where(share < 1, partial(_thinned, smoothed=smoothed), maps, share, normal)
 
 
 def _thinned(maps: torch.Tensor, share: torch.Tensor, normal: torch.Tensor, smoothed: bool) -> torch.Tensor:

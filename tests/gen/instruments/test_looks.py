@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from kinmass.gen.instruments import looks as looks_module
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.instruments.footprint import FEWEST_PIXELS, inside
 from kinmass.gen.instruments.looks import CHOICES, MAPS, Look, without_look
@@ -293,6 +294,16 @@ def test_the_eight_maps_are_the_same_told_or_not_and_of_one_tracer_alone():
                 zip(of_one, seen.split([4, 4, len(TOLD), len(TOLD)], dim=1), strict=True)
             ):
                 assert torch.equal(part, expected if i % 2 == t else torch.zeros_like(expected))
+
+
+@pytest.mark.parametrize("name", [name for name, i in INSTRUMENTS.items() if i.varies()])
+def test_views_that_are_left_out_of_the_work_are_seen_as_by_a_gpu_that_works_on_all(name, monkeypatch):
+    noise, look = numbers(60)
+    maps = disc(60, count=3e4)
+    seen = observe(maps, INSTRUMENTS[name], noise, look=look, told=True)
+    monkeypatch.setattr(looks_module, "BRANCHES_ON", "none")
+    by_a_gpu = observe(maps, INSTRUMENTS[name], noise, look=look, told=True)
+    torch.testing.assert_close(seen, by_a_gpu, rtol=1e-9, atol=1e-9)
 
 
 def test_a_wrong_centre_moves_the_map():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from kinmass.gen.instruments import thinning
+from kinmass.gen.instruments import looks
 from kinmass.train import distributed as ddp
 from kinmass.train.__main__ import main
 from kinmass.train.data import loader
@@ -57,7 +57,7 @@ SURVEY = {"instrument": "survey"}
 
 @pytest.mark.parametrize("options", [VARIED, SURVEY, {"head": "mixture", "encoder": "residual", "inputs": "relative"}])
 def test_nothing_in_a_step_makes_the_host_wait(map_store, options, monkeypatch):
-    monkeypatch.setattr(thinning, "BRANCHES_ON", "none")  # as on a GPU
+    monkeypatch.setattr(looks, "BRANCHES_ON", "none")  # as on a GPU
     fitter = fitter_of(map_store, torch.device("cpu"), **options)
     fitter.advance()  # What is made once is made here.
     take_batch = fitter.loader.next

@@ -5,12 +5,15 @@ is imported anew by each process. Each is a process of its own: it has a process
 """
 
 import atexit
+import faulthandler
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +47,7 @@ def _main(
         descriptor = os.open(path, os.O_WRONLY)
         os.dup2(descriptor, number)
         os.close(descriptor)
+    faulthandler.register(signal.SIGQUIT)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
@@ -88,10 +92,17 @@ class Process:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for its end; its output and error output. Raises subprocess.TimeoutExpired."""
+        """Wait for its end; its output and error output.
+
+        Raises subprocess.TimeoutExpired, with what it wrote and what every one of its threads is doing as a note.
+        """
         self._process.join(timeout)
         if self._process.is_alive():
-            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            self.send_signal(signal.SIGQUIT)  # faulthandler prints where its threads are.
+            time.sleep(1)
+            too_long = subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            too_long.add_note("\n".join(path.read_text() for path in self._outputs))
+            raise too_long
         out, err = (path.read_text() for path in self._outputs)
         for path in self._outputs:
             path.unlink()

@@ -96,6 +96,9 @@ def end(processes: list[Started], timeout: float = 200) -> list[tuple[int, str, 
     """Exit code, output and messages of each."""
     try:
         texts = [p.communicate(timeout=timeout) for p in processes]
+    except subprocess.TimeoutExpired as too_long:
+        too_long.add_note(f"exit codes {[p.poll() for p in processes]}")
+        raise
     finally:
         for p in processes:
             p.kill()

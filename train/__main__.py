@@ -77,6 +77,13 @@ def add_commands(commands: Any) -> None:
     status_parser.add_argument("--jobs", action="store_true", help="only the jobs under way, 12:13, for scripts")
 
 
+def _batch(text: str) -> int:
+    """Return a number of views, 0 for `auto`. Raises ValueError for what is no number, ArgumentTypeError for 0."""
+    if text != "auto" and int(text) == 0:
+        raise argparse.ArgumentTypeError("batch must be at least 1, or auto")
+    return 0 if text == "auto" else int(text)
+
+
 def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suites", help="suites to train on, comma-separated; all of the store where left out")
     parser.add_argument(
@@ -97,7 +104,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         ("steps", int, "optimiser steps at most"),
         ("round-steps", int, "steps between validations"),
         ("patience", int, "rounds without improvement before stopping; 0 to go on to the end of the schedule"),
-        ("batch", int, "views per step, over all processes"),
+        ("batch", _batch, "views per step, over all processes; auto: 256 for each GPU, and the rate that suits them"),
         ("learning-rate", float, "at its peak"),
         ("weight-decay", float, "of AdamW"),
         ("ema", float, "keep the mean of weights over so many steps; 0 for those of the last step"),

@@ -73,7 +73,7 @@ def plan_runs(
 def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
     """Raise LaunchError, StoreError or RunError for what cannot work; return warnings of what may not work."""
     for run in runs:
-        if run.config.batch % resources.world:
+        if run.config.batch % resources.world:  # Nil where the batch is chosen for them.
             raise LaunchError(
                 f"batch {run.config.batch} does not divide by {resources.nodes} nodes x {resources.processes} processes"
             )

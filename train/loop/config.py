@@ -1,7 +1,7 @@
 """The settings of one fit, checked when they are made."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # These import torch, which a command's --help does not need.
 SEED_LIMIT = 2**28
 #: Why `--compile` is refused without a GPU (seen on torch 2.13: gradients of zuko's NSF were wrong by 10 %).
 NO_COMPILE_ON_CPUS = "--compile is for GPUs alone: on processors torch's compiler gives wrong gradients; leave it out"
+#: With fewer views of a batch than this, the host that starts a GPU's work sets the pace of a step, not the GPU.
+VIEWS_FOR_A_GPU = 256
 PRECISIONS = ("auto", "float32", "bf16", "float64")
 #: Options of `--robust`, which close most of the gap between suites (docs/generalization.md). Gas alone keeps its
 #: absolute density as an input: a disc seen face-on shows no other sign of its mass.
@@ -44,8 +46,8 @@ class FitConfig:
     steps: int = 1000  # most optimiser steps
     round_steps: int = 100  # steps between validations
     patience: int = 0  # rounds without a better validation before stopping; 0: to the end of the schedule
-    batch: int = 64  # views per step, over all processes
-    learning_rate: float = 1.5e-3  # at the peak of a one-cycle schedule
+    batch: int = 64  # views per step, over all processes; 0: as many as keep the GPUs busy, with the rate that suits
+    learning_rate: float = 1.5e-3  # at the peak of a one-cycle schedule; where `batch` is 0, that of 64 views
     weight_decay: float = 1e-2
     ema: float = 0.0  # keep the mean of weights over this many steps, exponentially weighted; 0: the last step's
     start_from: tuple[str, ...] = ()  # run folders of single networks whose weights are begun with, where names agree
@@ -74,13 +76,15 @@ class FitConfig:
 
         tracers_of(self.tracer)
         _ = self.instrument_model
-        for name in ("width", "steps", "round_steps", "batch", "members"):
+        for name in ("width", "steps", "round_steps", "members"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if 0 < self.ema < 1:
             raise ValueError(f"ema must be at least 1 step, or 0 for none, not {self.ema}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 1, or 0 for none, not {self.patience}")
+        if self.batch < 0:
+            raise ValueError(f"batch must be at least 1, or 0 for as many as suit the machine, not {self.batch}")
         for name in ("galaxies", "views"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 1, or 0 for all, not {getattr(self, name)}")
@@ -121,6 +125,15 @@ class FitConfig:
             options = {**ROBUST["gas" if tracer == "gas" else "stars"], **options, "leave_one_suite_out": True}
         options["start_from"] = tuple(str(Path(run).absolute()) for run in options.get("start_from", ()))
         return cls(store, tracer, suites, **options)
+
+    def with_batch(self, views: int) -> "FitConfig":
+        """Return the settings with a number of views per step and the learning rate that suits it.
+
+        The rate grows with the root of the batch, which is the rule for adaptive optimisers (Malladi et al. 2022,
+        arXiv:2205.10287).
+        """
+        rate = self.learning_rate * math.sqrt(views / FitConfig.batch)
+        return replace(self, batch=views, learning_rate=rate)
 
     @cached_property
     def instrument_model(self) -> "Instrument":

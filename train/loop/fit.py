@@ -24,7 +24,7 @@ from kinmass.gen.storage import store
 from kinmass.gen.storage.files import clear_left_behind, make_folder
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
-from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.config import VIEWS_FOR_A_GPU, FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.loop.monitor import Monitor
 from kinmass.train.loop.prepare import prepare, refuse_processes
@@ -46,9 +46,6 @@ from kinmass.train.run.checkpoint import (
     write_tensors,
 )
 from kinmass.train.run.records import Checkpoint, FixedState, RunRecord, SuiteIdentity
-
-#: With fewer views of a batch than this, the host that starts a GPU's work sets the pace of a step, not the GPU.
-VIEWS_FOR_A_GPU = 256
 
 
 class Stopped(ddp.Agreed):
@@ -96,10 +93,21 @@ def fit(config: FitConfig, out: Path, quiet: bool = False, fitter_class: type[Fi
     with a checkpoint) or OSError where the finished run cannot be written.
     """
     with ddp.process_group() as device, ddp.stop_on_signals():
+        if not config.batch:
+            config = ddp.from_first(lambda: _with_batch_for(config, out, ddp.world_size(), device.type))
         with contextlib.ExitStack() as opened:
             content = _fit(config, out, device, quiet, fitter_class, opened)
         ddp.from_first(lambda: _calibrate(config, out))
         return content
+
+
+def _with_batch_for(config: FitConfig, out: Path, processes: int, device_type: str) -> FitConfig:
+    """Return the settings with the batch of the run that was begun in `out`, or with one for these processes."""
+    begun = read_begun(out)[0]
+    if begun:
+        return config.with_batch(begun["fit"]["batch"])
+    views = VIEWS_FOR_A_GPU * processes if device_type == "cuda" else FitConfig.batch
+    return config.with_batch(-(-views // processes) * processes)
 
 
 def _calibrate(config: FitConfig, out: Path) -> None:
@@ -191,6 +199,8 @@ def check(config: FitConfig, out: Path, filled: bool = True) -> None:
 
     filled: False where the store's galaxies are still to be mapped, so that only the settings are compared.
     """
+    if not config.batch:
+        config = _with_batch_for(config, out, 1, "cpu")
     (_read_start if filled else _read_begun_run)(config, _settings_of(config), out)
 
 
@@ -329,7 +339,7 @@ def small_batch_remark(batch: int, processes: int, device_type: str) -> str:
         return ""
     return (
         f"warning: {batch // processes} views of each batch for a GPU take about as long as {VIEWS_FOR_A_GPU} would; "
-        "take fewer GPUs or a larger --batch (which trains another network)"
+        "take fewer GPUs, a larger --batch or --batch auto (which train another network)"
     )
 
 

@@ -37,7 +37,7 @@ from kinmass.train.data.dataset import RADII_RE, read_views, usable
 from kinmass.train.data.sampler import Lanes, Shuffle, draws, random_bits
 from kinmass.train.launch.status import states
 from kinmass.train.loop.config import FitConfig
-from kinmass.train.loop.fit import Stopped, fit
+from kinmass.train.loop.fit import Stopped, _with_batch_for, fit
 from kinmass.train.loop.fitter import NonFinite
 from kinmass.train.run.checkpoint import RunError, load, read_last, read_tensors, write_tensors
 
@@ -639,7 +639,7 @@ def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path
         (["--tracer", "gas", "--suites", "nosuch"], "it has bursty, middle, quiet"),
         (["--tracer", "gas", "--instrument", "hubble"], "clean, ifu"),
         (["--tracer", "gas", "--store", "nowhere.zarr"], "no map store"),
-        (["--tracer", "gas", "--batch", "0"], "batch must be at least 1"),
+        (["--tracer", "gas", "--batch", "-1"], "batch must be at least 1"),
         (["--tracer", "gas", "--precision", "float16"], "auto, float32, bf16, float64"),
         (["--tracer", "gas", "--seed", "-1"], "seed must be from 0 to 268435455, not -1"),
         (["--tracer", "gas", "--seed", "268435456"], "seed must be from 0 to"),
@@ -856,3 +856,32 @@ def test_no_folder_can_be_synced_and_a_fit_ends(map_store, tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", refuse)
     assert fit(config_of(map_store, steps=4), tmp_path / "run", quiet=True)["finished"]
+
+
+# ---- the batch that suits a machine
+
+
+def test_a_batch_that_is_chosen_stays_the_runs_own(map_store, tmp_path, capsys):
+    chosen, given = tmp_path / "chosen", tmp_path / "given"
+    content = fit(config_of(map_store, batch=0, steps=4), chosen, quiet=True)
+    assert (content["fit"]["batch"], content["fit"]["learning_rate"]) == (64, 1.5e-3)
+    fit(config_of(map_store, batch=64, steps=4), given, quiet=True)
+    assert same(weights_of(chosen), weights_of(given))
+    # What was begun with another batch goes on with it, and with its rate.
+    larger = FitConfig.with_batch(config_of(map_store, steps=4), 16)
+    assert larger.learning_rate == pytest.approx(0.75e-3)
+    begun = tmp_path / "begun"
+    fit(larger, begun, quiet=True)
+    assert fit(config_of(map_store, batch=0, steps=4), begun, quiet=True)["fit"]["batch"] == 16
+    with pytest.raises(RunError, match="another learning_rate"):
+        fit(config_of(map_store, batch=0, learning_rate=1e-3, steps=4), begun, quiet=True)
+    with pytest.raises(SystemExit):
+        main(["fit", "--store", str(map_store), "--tracer", "gas", "--out", str(begun), "--batch", "0"])
+    assert "batch must be at least 1, or auto" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("processes", "device_type", "views"), [(1, "cuda", 256), (8, "cuda", 2048), (3, "cpu", 66)])
+def test_a_batch_is_chosen_for_the_gpus_there_are(map_store, tmp_path, processes, device_type, views):
+    settled = _with_batch_for(config_of(map_store, batch=0), tmp_path / "run", processes, device_type)
+    assert settled.batch == views
+    assert settled.learning_rate == pytest.approx(1.5e-3 * (views / 64) ** 0.5)

@@ -22,68 +22,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
 import torch
 import yaml
 
 from bench import common
-from kinmass import train
-from kinmass.eval.tables.calibration import ranks
-from kinmass.gen.instruments.builtin import INSTRUMENTS
-from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm
+from kinmass.eval.report import figures
+from kinmass.eval.tables.conditions import TRACERS, Network, as_text, conditions, tabulate, views_to_test, write
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import aside, write_atomically
-from kinmass.train.data.dataset import Views, concatenate, read_views, usable
-from kinmass.train.run.calibration import LEVELS
-from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
-from kinmass.train.run.posterior import Inference
-
-TRACERS = ("gas", "stars", "both")
-N_SAMPLES, N_BOOTSTRAP, VIEWS_AT_ONCE = 300, 300, 256
-IFU = INSTRUMENTS["ifu"]
-
-
-def changed(name: str, stars: dict[str, object] | None = None, **change: object) -> Instrument:
-    """The built-in `ifu` with other numbers: those of `stars` for both tracers."""
-    both = {"stars": IFU.stars.model_dump() | (stars or {}), "gas": IFU.gas.model_dump() | (stars or {})}
-    return Instrument.model_validate(IFU.model_dump() | both | change | {"name": name})
-
-
-def louder(name: str, factor: float) -> Instrument:
-    """The built-in `ifu` with its errors multiplied."""
-    noises = {
-        tracer: noise.model_copy(update={"velocity_error_kms": factor * float(noise.velocity_error_kms)})  # type: ignore[arg-type]
-        for tracer, noise in (("stars", IFU.stars), ("gas", IFU.gas))
-    }
-    return IFU.model_copy(update=noises | {"name": name})
-
-
-def conditions() -> dict[str, Instrument]:
-    """Every way in which galaxies are seen, by its name."""
-    return {
-        "full": IFU,
-        "hexagon of 2.3 R_e": changed("hexagon", footprint=Footprint(shape="hexagon", radius_re=2.3)),
-        "circle of 1.5 R_e": changed("circle-1-5", footprint=Footprint(radius_re=1.5)),
-        "circle of 1 R_e": changed("circle-1", footprint=Footprint(radius_re=1.0)),
-        "circle of .6 R_e": changed("circle-0-6", footprint=Footprint(radius_re=0.6)),
-        "30 brightest pixels": changed("pixels-30", {"most_pixels": 30}),
-        "12 brightest pixels": changed("pixels-12", {"most_pixels": 12}),
-        "5,000 particles": changed("particles-5000", {"particles": 5000}),
-        "1,000 particles": changed("particles-1000", {"particles": 1000}),
-        "300 particles": changed("particles-300", {"particles": 300}),
-        "PSF of .6 R_e": changed("psf-0-6", psf_fwhm=PsfFwhm(re=0.6)),
-        "PSF of 1 R_e": changed("psf-1", psf_fwhm=PsfFwhm(re=1.0)),
-        "errors x .1": louder("quiet-errors", 0.1),
-        "errors x 3": louder("loud-errors", 3.0),
-        "bins of 12 km/s": changed("bins", {"bin_to_kms": 12.0}),
-        "no dispersion": changed("no-dispersion", {"no_dispersion": 1.0}),
-        "all at once": INSTRUMENTS["survey"],
-    }
 
 
 def train_one(run: Path, store_path: Path, tracer: str, instrument: str, steps: int, options: str) -> None:
@@ -93,15 +41,6 @@ def train_one(run: Path, store_path: Path, tracer: str, instrument: str, steps: 
     process = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True)
     if process.returncode:
         raise SystemExit(process.stderr)
-
-
-@dataclass(frozen=True)
-class Network:
-    """A kind of network, one of its runs, and the condition that it was trained for ("" for all)."""
-
-    kind: str
-    run: Path
-    condition: str = ""
 
 
 def fits(
@@ -123,68 +62,6 @@ def fits(
             write_atomically(file, yaml.safe_dump(condition.model_dump(mode="json", exclude_none=True)))
             run = out / f"for-{condition.name}-{tracer}"
             yield Network("specialist", run, name), (run, store_path, tracer, str(file), args.steps, "--told")
-
-
-def measured(infer: Inference, views: Views, instrument: Instrument, tracer: str) -> dict[str, np.ndarray]:
-    """Per view: error d (N, K) of the median [dex], whether 68 and 95 % hold the truth (N, K), out-of-distribution."""
-    parts: dict[str, list[np.ndarray]] = {"d": [], "in_68": [], "in_95": [], "strange": []}
-    for start in range(0, len(views), VIEWS_AT_ONCE):
-        block = views[np.arange(start, min(start + VIEWS_AT_ONCE, len(views)))]
-        observed = block.observed(instrument, told=infer.told)
-        posterior = infer(observed, block.half_mass_radius_kpc, tracer, block.names())
-        samples, truth = posterior.samples(N_SAMPLES), block.log10_menc.numpy().astype(float)
-        from_middle = np.abs(ranks(samples, truth) - 0.5)
-        parts["d"].append(np.median(samples, axis=0) - truth)
-        parts["in_68"].append(from_middle < 0.5 * LEVELS[0])
-        parts["in_95"].append(from_middle < 0.5 * LEVELS[1])
-        parts["strange"].append(posterior.ood_score() > OOD_THRESHOLD)
-    return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-def summary(of_seeds: list[dict[str, np.ndarray]], lineage: np.ndarray) -> dict[str, float]:
-    """RMSE with its interval, coverage and share of strange views: means over radii and seeds."""
-    number = np.unique(lineage, return_inverse=True)[1]
-    rng = np.random.default_rng(0)
-    weights = rng.poisson(1.0, (N_BOOTSTRAP + 1, number.max() + 1)).astype(float)
-    weights[0] = 1.0
-    weights = weights[:, number] / weights[:, number].sum(1, keepdims=True)
-    rmse = np.stack([np.sqrt(weights @ errors["d"] ** 2).mean(1) for errors in of_seeds], axis=1)
-    drawn = rng.integers(0, len(of_seeds), (N_BOOTSTRAP, len(of_seeds)))
-    replicates = np.take_along_axis(rmse[1:], drawn, axis=1).mean(1)
-    low, high = np.quantile(replicates, [0.16, 0.84])
-    means = {
-        name: float(np.mean([errors[name].mean() for errors in of_seeds])) for name in ("in_68", "in_95", "strange")
-    }
-    return {"rmse": float(rmse[0].mean()), "rmse_lo": float(low), "rmse_hi": float(high)} | means
-
-
-def draw(table: pd.DataFrame, path: Path) -> None:
-    """Draw RMSE and coverage of every network under every condition, a row of panels for each."""
-    tracers, kinds = list(table.tracer.unique()), list(table.network.unique())
-    names = list(table.condition.unique())
-    figure, axes = plt.subplots(
-        2, len(tracers), figsize=(5 * len(tracers), 7), sharex=True, squeeze=False, layout="constrained"
-    )
-    for column, tracer in enumerate(tracers):
-        for i, kind in enumerate(kinds):
-            rows = table[(table.tracer == tracer) & (table.network == kind)].set_index("condition").reindex(names)
-            x = np.arange(len(names)) + 0.2 * (i - 0.5 * (len(kinds) - 1))
-            spread = [rows.rmse - rows.rmse_lo, rows.rmse_hi - rows.rmse]
-            axes[0, column].errorbar(x, rows.rmse, spread, fmt="o", ms=4, label=kind, color=f"C{i}")
-            axes[1, column].plot(x, rows.in_68, "o", ms=4, color=f"C{i}")
-            axes[1, column].plot(x, rows.in_95, "s", ms=3, mfc="none", color=f"C{i}")
-        for level in LEVELS:
-            axes[1, column].axhline(level, color="0.6", lw=0.8)
-        axes[0, column].set(title=tracer, yscale="log")
-        axes[0, column].yaxis.set_major_formatter("{x:.2g}")
-        axes[0, column].yaxis.set_minor_formatter("{x:.2g}")
-        axes[1, column].set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
-    axes[0, 0].set_ylabel("RMSE of log$_{10}$ M [dex]")
-    axes[1, 0].set_ylabel("truths inside 68 % (filled), 95 % (open)")
-    axes[0, 0].legend(frameon=False)
-    with aside(path) as partial:
-        figure.savefig(partial, dpi=90, format="png")
-    plt.close(figure)
 
 
 def main() -> None:
@@ -213,39 +90,12 @@ def main() -> None:
         with ThreadPoolExecutor(args.at_once) as pool:
             list(pool.map(lambda fit: train_one(*fit[1]), wanted))
         networks += [network for network, _ in wanted]
-    views = concatenate([read_views(args.fresh, suite) for suite in store.suites(args.fresh)])
-    views = views[views.view < args.views] if args.views else views
-    loaded = {network: train.load(network.run) for network in networks}
-    kinds = list(dict.fromkeys(network.kind for network in networks))
-    rows = []
-    for tracer in args.tracers:
-        for name, instrument in conditions().items():
-            seen = views[usable(views, tracer, instrument)]
-            for kind in kinds:
-                infers = [
-                    infer
-                    for network, infer in loaded.items()
-                    if network.kind == kind and network.condition in ("", name) and tracer in infer.answers()
-                ]
-                if infers:
-                    of_seeds = [measured(infer, seen, instrument, tracer) for infer in infers]
-                    rows.append(
-                        {"tracer": tracer, "condition": name, "network": kind, "views": len(seen)}
-                        | summary(of_seeds, seen.lineages())
-                    )
-    table = pd.DataFrame(rows)
-    write_atomically(out / "conditions.csv", table.to_csv(index=False, float_format="%.4f"))
-    draw(table, out / "conditions.png")
-    for tracer in args.tracers:
-        print(f"{tracer}: RMSE [dex] (68 % interval), 68 and 95 % hold, called strange [%]")
-        cells = {
-            (row.condition, row.network): f"{row.rmse:.3f} ({row.rmse_lo:.3f}-{row.rmse_hi:.3f}) "
-            f"{row.in_68:.2f} {row.in_95:.2f} {100 * row.strange:.0f}"
-            for row in table[table.tracer == tracer].itertuples()
-        }
-        common.table(
-            ["condition", *kinds], [[name, *(cells.get((name, k), "") for k in kinds)] for name in conditions()]
-        )
+    views = views_to_test(args.fresh, store.suites(args.fresh), None, args.views)
+    table = tabulate(networks, views, args.tracers)
+    write(table, out)
+    with aside(out / "conditions.png") as partial:
+        figures.conditions(table).savefig(partial, dpi=90, format="png")
+    print(as_text(table))
 
 
 if __name__ == "__main__":

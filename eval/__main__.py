@@ -1,6 +1,7 @@
 """Trained networks and a map store in, dispersion, bias and calibration out.
 
   kinmass tables runs/* --store maps.zarr --out results    the table, per tracer and suite
+  kinmass conditions runs/* --store maps.zarr --out results  the same galaxies seen in many ways, for the report too
   kinmass report results                                   figures and one HTML file from it
   kinmass show results                                     its main lines again
   kinmass compare runs/a runs/b --store maps.zarr          which of two runs is better, and is it chance?
@@ -74,6 +75,16 @@ def add_commands(commands: Any) -> None:
     compare.add_argument("--out", type=Path, help="CSV file to write as well")
     _add_cluster(compare)
 
+    conditions = commands.add_parser(
+        "conditions", help="test runs on galaxies seen through footprints, blur, noise, few particles, ..."
+    )
+    conditions.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or one that holds them")
+    conditions.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
+    conditions.add_argument("--out", type=Path, required=True, help="results folder, where `report` finds the table")
+    conditions.add_argument("--suites", help="test suites, comma-separated (default: all of the store)")
+    conditions.add_argument("--part", default="test", choices=("test", "all"), help="as of tables (default: test)")
+    conditions.add_argument("--views", type=int, default=1, help="views of each galaxy at most, 0 for all (default: 1)")
+
     report = commands.add_parser("report", help="figures and one HTML file that opens without a network")
     report.add_argument("results", type=Path, help="folder that `tables` has written")
 
@@ -129,6 +140,26 @@ def _tables(args: argparse.Namespace) -> int:
         print(line)
     print(args.out / "table.csv")
     return _report(argparse.Namespace(results=args.out)) if args.report else 0
+
+
+def _conditions(args: argparse.Namespace) -> int:
+    from kinmass.eval.tables.conditions import as_text, networks_of, tabulate, views_to_test, write
+    from kinmass.eval.tables.tables import trained_on_remark
+    from kinmass.gen.storage.store import suites
+    from kinmass.train.run.checkpoint import read_config, runs_in
+
+    runs = [run for path in args.runs for run in runs_in(path)]
+    if not runs:
+        raise ValueError(f"{args.runs[0]} is no run folder and holds none; make one with `kinmass fit`")
+    test_suites = args.suites.split(",") if args.suites else suites(args.store)
+    part = None if args.part == "all" else args.part
+    views = views_to_test(args.store, test_suites, part, args.views)
+    table = tabulate(networks_of(runs, args.out), views)
+    print(as_text(table))
+    for line in trained_on_remark(part, ["+".join(read_config(run)["fit"]["suites"]) for run in runs], test_suites):
+        print(line)
+    print(write(table, args.out))
+    return 0
 
 
 def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
@@ -255,7 +286,10 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
     return 2 if n_failed else 0
 
 
-_COMMANDS = {"tables": _tables, "report": _report, "show": _show, "compare": _compare, "predict": _predict}
+_COMMANDS = {
+    "tables": _tables, "conditions": _conditions, "report": _report, "show": _show, "compare": _compare,
+    "predict": _predict,
+}  # fmt: skip
 
 
 def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ maps to a posterior
 
 posteriors to tables, and real galaxies
   kinmass tables runs --store maps.zarr --out results    dispersion, bias, calibration per tracer and suite
+  kinmass conditions runs --store maps.zarr --out results   the same galaxies seen in many ways: blur, edges, noise
   kinmass report results                              figures and one HTML page; `show` prints the main lines
   kinmass compare runs/a runs/b --store maps.zarr     which of two runs is better, and is it chance?
   kinmass predict runs/gas NGC4451.yaml               the profile of an observed galaxy

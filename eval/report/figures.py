@@ -14,6 +14,7 @@ from matplotlib.ticker import NullFormatter
 
 from kinmass.eval.tables.metrics import coverage_by_level
 from kinmass.eval.tables.tables import ALL
+from kinmass.train.run.calibration import LEVELS
 
 #: Colour-blind safe (Okabe & Ito 2008), the same for a tracer or estimator in every figure.
 COLOUR = {
@@ -321,3 +322,30 @@ def _bin_label(low: float, high: float) -> str:
     if not np.isfinite(low):
         return f"< {high:g}"
     return f"> {low:g}" if not np.isfinite(high) or high in (90.1, 1.01) else f"{low:g}-{high:g}"
+
+
+def conditions(table: pd.DataFrame) -> Figure:
+    """Draw RMSE and coverage of every network under every condition (`tables.conditions`): two panels per tracer."""
+    tracers, kinds = list(table.tracer.unique()), list(table.network.unique())
+    names = list(table.condition.unique())
+    figure, axes = plt.subplots(
+        2, len(tracers), figsize=(5 * len(tracers), 7), sharex=True, squeeze=False, layout="constrained"
+    )
+    for column, tracer in enumerate(tracers):
+        for i, kind in enumerate(kinds):
+            rows = table[(table.tracer == tracer) & (table.network == kind)].set_index("condition").reindex(names)
+            x = np.arange(len(names)) + 0.2 * (i - 0.5 * (len(kinds) - 1))
+            spread = [rows.rmse - rows.rmse_lo, rows.rmse_hi - rows.rmse]
+            axes[0, column].errorbar(x, rows.rmse, spread, fmt="o", ms=4, label=kind, color=f"C{i}")
+            axes[1, column].plot(x, rows.in_68, "o", ms=4, color=f"C{i}")
+            axes[1, column].plot(x, rows.in_95, "s", ms=3, mfc="none", color=f"C{i}")
+        for level in LEVELS:
+            axes[1, column].axhline(level, color="0.6", lw=0.8)
+        axes[0, column].set(title=tracer, yscale="log")
+        axes[0, column].yaxis.set_major_formatter("{x:.2g}")
+        axes[0, column].yaxis.set_minor_formatter("{x:.2g}")
+        axes[1, column].set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    axes[0, 0].set_ylabel("RMSE of log$_{10}$ M [dex]")
+    axes[1, 0].set_ylabel("truths inside 68 % (filled), 95 % (open)")
+    axes[0, 0].legend(frameon=False)
+    return figure

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from kinmass.eval.report import figures
 from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.saliency import attributions
+from kinmass.eval.tables.conditions import FILE as CONDITIONS
 from kinmass.eval.tables.metrics import crps_of_samples
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part
 from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown, trained_on_remark
@@ -61,6 +62,11 @@ _TEXT = {
     "share of each map.",
     "galaxies": "The best, the median and the worst view of the test galaxies, by the CRPS of the network using "
     "both tracers. Maps as the instrument sees them (masked pixels white).",
+    "conditions": "The same galaxies seen in many ways, each of which differs in one thing from the instrument ifu "
+    "(survey, the last, in all of them at once): RMSE of log10 M(<r), mean over radii, with 68 % bootstrap intervals "
+    "over galaxies, and seeds; the truths inside 68 and 95 % intervals (in_68, in_95); the share of views that are "
+    "called out of distribution (strange). Where a network was trained through another instrument than a galaxy is "
+    "seen through, and not through ranges that hold it, its intervals are not to be believed.",
     "table": "One row per estimator, tracer, training set and test suite, averaged over the radii that it answers; "
     "answered is the share of views, at the radius with the fewest and with the most answers. table.csv has "
     "every radius, bins.csv the bins, and docs/evaluation.md says what the columns are.",
@@ -83,7 +89,10 @@ def _png(figure: Figure, path: Path) -> str:
 
 @dataclass(frozen=True)
 class Results:
-    """Tables that `kinmass tables` has written, and (origin) the content of tables.json."""
+    """Tables that `kinmass tables` has written, and (origin) the content of tables.json.
+
+    conditions: what `kinmass conditions` has written there, if it has.
+    """
 
     origin: dict[str, Any]
     table: pd.DataFrame
@@ -95,6 +104,7 @@ class Results:
     closed: pd.DataFrame
     bins: pd.DataFrame
     calibration: pd.DataFrame
+    conditions: pd.DataFrame | None = None
 
     @property
     def part(self) -> str | None:
@@ -126,9 +136,10 @@ def read_results(folder: Path) -> Results:
     # Without plain networks, another kind (for any tracer, or trained with variations) is shown in their place.
     if "cnn" not in networks:
         tables = [t.replace({"estimator": {networks[0]: "cnn"}}) for t in tables]
-    table, summary, ratios, gains, *others = tables
-    of_cnn = [ratios[ratios.estimator == "cnn"], gains[gains.estimator == "cnn"]]
-    return Results(origin, table, summary, *of_cnn, *others)
+    table, summary, ratios, gains, beside, gap, closed, bins, calibration = tables
+    conditions = pd.read_csv(folder / CONDITIONS) if (folder / CONDITIONS).exists() else None
+    ratios, gains = ratios[ratios.estimator == "cnn"], gains[gains.estimator == "cnn"]
+    return Results(origin, table, summary, ratios, gains, beside, gap, closed, bins, calibration, conditions)
 
 
 def headlines(results: Results) -> list[str]:
@@ -334,6 +345,15 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         yield section("Best, median and worst", "galaxies", [("galaxies", extremes, "x and y in kpc.")], wide=True)
 
 
+def _conditions(table: pd.DataFrame, folder: Path) -> dict[str, Any]:
+    """Return the section on the conditions under which galaxies are seen."""
+    picture = {"png": _png(figures.conditions(table), folder / "conditions"), "caption": ""}
+    return {
+        "title": "How galaxies are seen", "text": _TEXT["conditions"], "figures": [picture], "wide": True,
+        "tables": [_html(table)],
+    }  # fmt: skip
+
+
 def _html(table: pd.DataFrame) -> str:
     return str(table.to_html(index=False, float_format="{:.3f}".format, border=0, na_rep=""))
 
@@ -353,6 +373,8 @@ def write_report(results: Path) -> Path:
             for section in _sections(evaluation, folder, results, instrument):
                 sections.append(section)
                 progress.update()
+        if evaluation.conditions is not None:
+            sections.append(_conditions(evaluation.conditions, folder))
     columns = [*KEYS, "n_galaxies", "n_views", "radii", "answered", "bias", "dispersion", "dispersion_lo",
                "dispersion_hi", "dispersion_robust", "outliers", "rmse", "crps", "coverage_68", "coverage_95",
                "width_68", "log_prob_joint"]  # fmt: skip

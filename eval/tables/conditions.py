@@ -1,0 +1,199 @@
+"""How well networks infer the same galaxies seen in many ways: through footprints, few particles, blur, loud errors.
+
+Every condition is an instrument, in which one thing differs from the built-in `ifu`; the last is `survey`, all at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from kinmass.eval.tables.calibration import ranks
+from kinmass.eval.tables.tasks import sources_of
+from kinmass.gen.instruments.builtin import INSTRUMENTS
+from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm
+from kinmass.gen.storage.files import make_folder, write_atomically
+from kinmass.train.data.dataset import Views, concatenate, read_views, usable
+from kinmass.train.run.calibration import LEVELS
+from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
+from kinmass.train.run.posterior import Inference, load
+
+# N views, K radii
+TRACERS = ("gas", "stars", "both")
+N_SAMPLES, N_BOOTSTRAP, VIEWS_AT_ONCE = 300, 300, 256
+#: The table's file in a results folder, which the report draws.
+FILE = "conditions.csv"
+IFU = INSTRUMENTS["ifu"]
+
+
+def changed(name: str, stars: dict[str, object] | None = None, **change: object) -> Instrument:
+    """Return the built-in `ifu` with other numbers: those of `stars` for both tracers."""
+    both = {"stars": IFU.stars.model_dump() | (stars or {}), "gas": IFU.gas.model_dump() | (stars or {})}
+    return Instrument.model_validate(IFU.model_dump() | both | change | {"name": name})
+
+
+def louder(name: str, factor: float) -> Instrument:
+    """Return the built-in `ifu` with its errors multiplied."""
+    noises = {
+        tracer: noise.model_copy(update={"velocity_error_kms": factor * float(noise.velocity_error_kms)})  # type: ignore[arg-type]
+        for tracer, noise in (("stars", IFU.stars), ("gas", IFU.gas))
+    }
+    return IFU.model_copy(update=noises | {"name": name})
+
+
+def conditions() -> dict[str, Instrument]:
+    """Return every way in which galaxies are seen, by its name."""
+    return {
+        "full": IFU,
+        "hexagon of 2.3 R_e": changed("hexagon", footprint=Footprint(shape="hexagon", radius_re=2.3)),
+        "circle of 1.5 R_e": changed("circle-1-5", footprint=Footprint(radius_re=1.5)),
+        "circle of 1 R_e": changed("circle-1", footprint=Footprint(radius_re=1.0)),
+        "circle of .6 R_e": changed("circle-0-6", footprint=Footprint(radius_re=0.6)),
+        "30 brightest pixels": changed("pixels-30", {"most_pixels": 30}),
+        "12 brightest pixels": changed("pixels-12", {"most_pixels": 12}),
+        "5,000 particles": changed("particles-5000", {"particles": 5000}),
+        "1,000 particles": changed("particles-1000", {"particles": 1000}),
+        "300 particles": changed("particles-300", {"particles": 300}),
+        "PSF of .6 R_e": changed("psf-0-6", psf_fwhm=PsfFwhm(re=0.6)),
+        "PSF of 1 R_e": changed("psf-1", psf_fwhm=PsfFwhm(re=1.0)),
+        "errors x .1": louder("quiet-errors", 0.1),
+        "errors x 3": louder("loud-errors", 3.0),
+        "bins of 12 km/s": changed("bins", {"bin_to_kms": 12.0}),
+        "no dispersion": changed("no-dispersion", {"no_dispersion": 1.0}),
+        "all at once": INSTRUMENTS["survey"],
+    }
+
+
+@dataclass(frozen=True)
+class Network:
+    """A kind of network, one of its runs, and the condition that it was trained for ("" for all).
+
+    Runs of one kind that answer for the same tracer are its seeds.
+    """
+
+    kind: str
+    run: Path
+    condition: str = ""
+
+
+def networks_of(runs: Sequence[Path], out: Path) -> list[Network]:
+    """Return runs as networks whose kind says what they are, and what they were trained through and, if need be, on.
+
+    Raises RunError as `tasks.sources_of`, also for runs that one table could not tell apart.
+    """
+    sources = sources_of(runs, out, classical=False)
+    trained_on = {source.train for source in sources}
+    networks = [
+        Network(
+            f"{source.name} through {source.instrument}{f' on {source.train}' if len(trained_on) > 1 else ''}",
+            source.run,
+        )
+        for source in sources
+        if source.run
+    ]
+    return list(dict.fromkeys(networks))
+
+
+def measured(infer: Inference, views: Views, instrument: Instrument, tracer: str) -> dict[str, np.ndarray]:
+    """Return per view: error d (N, K) of the median [dex], whether 68 and 95 % hold the truth (N, K), strange (N,).
+
+    strange: whether the view is called out of distribution.
+    """
+    parts: dict[str, list[np.ndarray]] = {"d": [], "in_68": [], "in_95": [], "strange": []}
+    for start in range(0, len(views), VIEWS_AT_ONCE):
+        block = views[np.arange(start, min(start + VIEWS_AT_ONCE, len(views)))]
+        observed = block.observed(instrument, told=infer.told)
+        posterior = infer(observed, block.half_mass_radius_kpc, tracer, block.names())
+        samples, truth = posterior.samples(N_SAMPLES), block.log10_menc.numpy().astype(float)
+        from_middle = np.abs(ranks(samples, truth) - 0.5)
+        parts["d"].append(np.median(samples, axis=0) - truth)
+        parts["in_68"].append(from_middle < 0.5 * LEVELS[0])
+        parts["in_95"].append(from_middle < 0.5 * LEVELS[1])
+        parts["strange"].append(posterior.ood_score() > OOD_THRESHOLD)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def summary(of_seeds: list[dict[str, np.ndarray]], lineage: np.ndarray) -> dict[str, float]:
+    """Return RMSE [dex] with its interval, coverage and share of strange views: means over radii and seeds.
+
+    of_seeds: of `measured`; lineage (N,). Intervals are the 16th to 84th percentiles of a bootstrap that draws
+    lineages, and seeds.
+    """
+    number = np.unique(lineage, return_inverse=True)[1]
+    rng = np.random.default_rng(0)
+    weights = rng.poisson(1.0, (N_BOOTSTRAP + 1, number.max() + 1)).astype(float)
+    weights[0] = 1.0
+    weights = weights[:, number] / weights[:, number].sum(1, keepdims=True)
+    rmse = np.stack([np.sqrt(weights @ errors["d"] ** 2).mean(1) for errors in of_seeds], axis=1)
+    drawn = rng.integers(0, len(of_seeds), (N_BOOTSTRAP, len(of_seeds)))
+    replicates = np.take_along_axis(rmse[1:], drawn, axis=1).mean(1)
+    low, high = np.quantile(replicates, [0.16, 0.84])
+    means = {
+        name: float(np.mean([errors[name].mean() for errors in of_seeds])) for name in ("in_68", "in_95", "strange")
+    }
+    return {"rmse": float(rmse[0].mean()), "rmse_lo": float(low), "rmse_hi": float(high)} | means
+
+
+def views_to_test(store: Path, suites: Sequence[str], part: str | None, per_galaxy: int) -> Views:
+    """Return the views of a part of the split (None for all), and at most so many of each galaxy, unless that is 0."""
+    views = concatenate([read_views(store, suite, part) for suite in suites])
+    return views[views.view < per_galaxy] if per_galaxy else views
+
+
+def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> Iterator[dict[str, object]]:
+    loaded = {network: load(network.run) for network in networks}
+    kinds = list(dict.fromkeys(network.kind for network in networks))
+    answered = [t for t in tracers if any(t in infer.answers() for infer in loaded.values())]
+    asked = [(tracer, name, kind) for tracer in answered for name in conditions() for kind in kinds]
+    for tracer, name, kind in tqdm(asked, desc="conditions", unit="condition"):
+        instrument = conditions()[name]
+        infers = [
+            infer
+            for network, infer in loaded.items()
+            if network.kind == kind and network.condition in ("", name) and tracer in infer.answers()
+        ]
+        seen = views[usable(views, tracer, instrument)]
+        if infers and len(seen):
+            of_seeds = [measured(infer, seen, instrument, tracer) for infer in infers]
+            origin = {"tracer": tracer, "condition": name, "network": kind, "seeds": len(infers), "views": len(seen)}
+            yield origin | summary(of_seeds, seen.lineages())
+
+
+def tabulate(networks: Sequence[Network], views: Views, tracers: Sequence[str] = TRACERS) -> pd.DataFrame:
+    """Return a row per tracer, condition and kind of network, with `summary`; a progress bar shows how far it is.
+
+    Raises RunError for a run that cannot be read, ValueError where no view can be used.
+    """
+    table = pd.DataFrame(_rows(networks, views, tracers))
+    if not len(table):
+        raise ValueError("none of these views shows a tracer that these runs infer from")
+    return table
+
+
+def write(table: pd.DataFrame, results: Path) -> Path:
+    """Write a table of `tabulate` into a results folder, where `kinmass report` finds it; return its path."""
+    make_folder(results)
+    write_atomically(results / FILE, table.to_csv(index=False, float_format="%.4f"))
+    return results / FILE
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """Return a table of `tabulate` as text: RMSE with its interval, what 68 and 95 % hold, and called strange [%]."""
+    texts = []
+    for tracer, rows in table.groupby("tracer", sort=False):
+        cells = rows.assign(
+            cell=[
+                f"{row.rmse:.3f} ({row.rmse_lo:.3f}-{row.rmse_hi:.3f}) {row.in_68:.2f} {row.in_95:.2f} "
+                f"{100 * row.strange:.0f}"
+                for row in rows.itertuples()
+            ]
+        ).pivot(index="condition", columns="network", values="cell")
+        cells = cells.reindex(rows.condition.unique())[rows.network.unique()].fillna("")
+        texts.append(
+            f"{tracer}: RMSE [dex] (68 % interval), truths inside 68 and 95 %, called strange [%]\n"
+            + cells.rename_axis(index=None, columns=None).to_string()
+        )
+    return "\n".join(texts)

@@ -1,14 +1,16 @@
 """How well networks infer the same galaxies seen in many ways: through footprints, few particles, blur, loud errors.
 
-Every condition is an instrument, in which one thing differs from the built-in `ifu`; the last is `survey`, all at once.
+Every condition is an instrument, in which one thing differs from the built-in `ifu`; `survey` has all at once. Two more
+are views of who is wrong about R_e.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from kinmass.eval.tables.calibration import ranks
@@ -16,7 +18,7 @@ from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm
 from kinmass.gen.storage.files import make_folder, write_atomically
-from kinmass.train.data.dataset import Views, concatenate, read_views, usable
+from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
 from kinmass.train.run.calibration import LEVELS
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, load
@@ -27,6 +29,8 @@ N_SAMPLES, N_BOOTSTRAP, VIEWS_AT_ONCE = 300, 300, 256
 #: The table's file in a results folder, which the report draws.
 FILE = "conditions.csv"
 IFU = INSTRUMENTS["ifu"]
+#: Conditions under which R_e is taken to be another than it is: by how much [dex].
+RADIUS_ERROR_DEX = {"R_e .1 dex too small": -0.1, "R_e .1 dex too large": 0.1}
 
 
 def changed(name: str, stars: dict[str, object] | None = None, **change: object) -> Instrument:
@@ -64,7 +68,40 @@ def conditions() -> dict[str, Instrument]:
         "bins of 12 km/s": changed("bins", {"bin_to_kms": 12.0}),
         "no dispersion": changed("no-dispersion", {"no_dispersion": 1.0}),
         "all at once": INSTRUMENTS["survey"],
-    }
+    } | dict.fromkeys(RADIUS_ERROR_DEX, IFU)
+
+
+def with_radius_error(views: Views, dex: float) -> Views:
+    """Return the views of an observer who takes R_e for 10^dex times what it is.
+
+    His maps reach as many of his R_e, so that they show more or less of the sky; his profiles are asked for at his
+    radii, which are in the true profile's where these lie between its first and last, and beyond on the straight line
+    in log M through the last two. Nothing comes in from beyond the stored maps.
+    """
+    factor, pixels = 10**dex, views.maps.shape[-1]
+    pixel = torch.arange(pixels, dtype=torch.float64)
+    place = (pixel - 0.5 * (pixels - 1)) * factor + 0.5 * (pixels - 1)
+    weight = (1 - (place[:, None] - pixel).abs()).clamp(min=0)  # linear interpolation of each column and row
+    channels = []
+    for tracer in views.maps.double().unflatten(1, (2, 4)).unbind(1):
+        density, velocity, dispersion, count = tracer.unbind(1)
+        moments = torch.stack([density, density * velocity, density * (velocity**2 + dispersion**2), count], dim=1)
+        density, first, second, count = (weight @ moments @ weight.mT).unbind(1)
+        divisor = torch.where(density > 0, density, 1.0)
+        velocity = first / divisor
+        channels += [density, velocity, (second / divisor - velocity**2).clamp(min=0).sqrt(), count * factor**2]
+    maps = torch.stack(channels, dim=1).to(views.maps)
+    r_e = views.half_mass_radius_kpc * factor
+    return replace(views, maps=maps, half_mass_radius_kpc=r_e, log10_menc=_at_other_radii(views.log10_menc, dex))
+
+
+def _at_other_radii(log10_menc: torch.Tensor, dex: float) -> torch.Tensor:
+    """Return profiles (N, K) at radii that are larger by `dex`, on straight lines through neighbouring radii."""
+    log10_radius = np.log10(RADII_RE)
+    wanted = log10_radius + dex
+    left = np.clip(np.searchsorted(log10_radius, wanted) - 1, 0, len(log10_radius) - 2)
+    share = torch.from_numpy((wanted - log10_radius[left]) / np.diff(log10_radius)[left]).to(log10_menc)
+    return log10_menc[:, left] * (1 - share) + log10_menc[:, left + 1] * share
 
 
 @dataclass(frozen=True)
@@ -155,7 +192,8 @@ def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> 
             for network, infer in loaded.items()
             if network.kind == kind and network.condition in ("", name) and tracer in infer.answers()
         ]
-        seen = views[usable(views, tracer, instrument)]
+        seen = with_radius_error(views, RADIUS_ERROR_DEX[name]) if name in RADIUS_ERROR_DEX else views
+        seen = seen[usable(seen, tracer, instrument)]
         if infers and len(seen):
             of_seeds = [measured(infer, seen, instrument, tracer) for infer in infers]
             origin = {"tracer": tracer, "condition": name, "network": kind, "seeds": len(infers), "views": len(seen)}

@@ -120,13 +120,14 @@ def _write_csv(table: "DataFrame", path: Path) -> None:
 def _tables(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.tables import collect, remarks, shown, to_beside, trained_on_remark, write_tables
     from kinmass.gen.storage.store import suites, without_dark_matter
+    from kinmass.train.launch.status import launched_file
     from kinmass.train.run.checkpoint import runs_in
 
     runs = [run for path in args.runs for run in runs_in(path)]
     for path in args.runs:
         if not runs_in(path) and (len(runs) == 0 or not path.exists()):
             raise ValueError(f"{path} is no run folder and holds none; make one with `kinmass fit`")
-        if not runs_in(path) and not (path / "launched.json").exists():
+        if not runs_in(path) and not launched_file(path).exists():
             print(f"kinmass tables: {path} holds no run; left out", file=sys.stderr)
     test_suites = args.suites.split(",") if args.suites else suites(args.store)
     part = None if args.part == "all" else args.part

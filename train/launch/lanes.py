@@ -16,6 +16,7 @@ from submitit.local.local import Controller, LocalExecutor, LocalJob
 from kinmass.train.launch.job import Run, job_of, signal_delay_s
 from kinmass.train.launch.resources import Resources
 from kinmass.train.launch.status import (
+    LaunchedJob,
     boot_id,
     error_in,
     leave_mark,
@@ -137,7 +138,7 @@ def _start_lanes(folders: Sequence[Path], resources: Resources) -> list[int]:
     return [lanes[i % n_lanes] for i in range(len(folders))]
 
 
-def to_this_machine(runs: Sequence[Run], resources: Resources, out: Path) -> list[dict[str, Any]]:
+def to_this_machine(runs: Sequence[Run], resources: Resources, out: Path) -> list[LaunchedJob]:
     """Start jobs in the background of this machine and return their records."""
     logs, stamp = out.absolute() / "logs", time.strftime("%Y%m%d-%H%M%S")
     while (logs / f"local-{stamp}-0").exists():  # where two launches come within a second
@@ -147,7 +148,7 @@ def to_this_machine(runs: Sequence[Run], resources: Resources, out: Path) -> lis
         _LocalExecutor(logs / name, name).submit(job_of(run, "local"))
     lane_pids = _start_lanes([logs / name for name in names], resources)
     return [
-        {"job": name, "pid": pid, "started": start_ticks(pid), "boot": boot_id(), "host": socket.gethostname()}
+        LaunchedJob(name, "local", time.time(), pid, start_ticks(pid), boot_id(), socket.gethostname())
         for name, pid in zip(names, lane_pids, strict=True)
     ]
 

@@ -4,6 +4,7 @@ import io
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -15,9 +16,7 @@ from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from kinmass.train.launch.job import Run, job_of, signal_delay_s
 from kinmass.train.launch.resources import LaunchError, Resources, sbatch_extra
-from kinmass.train.launch.status import (
-    run_slurm_command,
-)
+from kinmass.train.launch.status import LaunchedJob, run_slurm_command
 
 
 def sbatch_parameters(resources: Resources, n_jobs: int) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def sbatch_script(resources: Resources, n_jobs: int, out: Path) -> str:
     )
 
 
-def to_slurm(runs: Sequence[Run], resources: Resources, out: Path) -> list[dict[str, Any]]:
+def to_slurm(runs: Sequence[Run], resources: Resources, out: Path) -> list[LaunchedJob]:
     """Queue an array of jobs on hold and return their records. Raises LaunchError with what sbatch says."""
     logs = out.absolute() / "logs"
     executor = SlurmExecutor(logs / "%j", python=_python(resources.site))
@@ -77,7 +76,7 @@ def to_slurm(runs: Sequence[Run], resources: Resources, out: Path) -> list[dict[
     finally:
         for leftover in logs.glob(".submission_file_*"):
             leftover.unlink()
-    return [{"job": job.job_id} for job in jobs]
+    return [LaunchedJob(job.job_id, "slurm", time.time()) for job in jobs]
 
 
 def release(jobs: Sequence[str]) -> None:

@@ -11,14 +11,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from kinmass.gen.storage.files import sync_folder
 from kinmass.train.allotted import whole_number
 from kinmass.train.launch.resources import LaunchError
-from kinmass.train.run.checkpoint import RunError, read_config, read_tensors
+from kinmass.train.run.checkpoint import RunError, read_config, read_tensors, write_json
 from kinmass.train.run.records import Best, RunRecord
 
 #: States in which a process writes, or will write, in the run's folder.
@@ -29,6 +28,31 @@ NOT_THE_CAUSE = re.compile(
     r"|watchdog caught|exited with exit code",
     re.IGNORECASE,
 )
+
+
+@dataclass(frozen=True)
+class LaunchedJob:
+    """What is kept of a job that was launched: Slurm's number or a local job's name, where, and when [s since 1970].
+
+    Of a local one also its process number, when that process began [ticks since boot], which boot, and the host.
+    """
+
+    job: str
+    cluster: str
+    at: float
+    pid: int = 0
+    started: int = 0
+    boot: str = ""
+    host: str = ""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How an attempt of a job ended: a state's name, the reason in words, and the rank that left the mark."""
+
+    how: str
+    text: str
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,7 +71,7 @@ class State:
 def states(out: Path) -> list[State]:
     """Return the state of every run below `out`, launched or not. Raises LaunchError for a damaged record."""
     record = read_launched(out)
-    slurm_ids = {job["job"] for job in record.values() if job["cluster"] == "slurm"}
+    slurm_ids = {job.job for job in record.values() if job.cluster == "slurm"}
     slurm_states = _squeue(slurm_ids) if slurm_ids else {}
     run_names = {os.path.relpath(folder, out) for folder in _run_folders(out)}
     return [_state(out, name, record.get(name), slurm_states) for name in sorted(run_names | set(record))]
@@ -66,11 +90,11 @@ def _run_folders(out: Path) -> Iterator[str]:
 def under_way(out: Path) -> list[str]:
     """Return the numbers of Slurm's jobs that are queued or run, one for all jobs of an array."""
     busy_names = {os.path.relpath(state.run, out) for state in states(out) if state.name in BUSY}
-    jobs = [job["job"] for name, job in read_launched(out).items() if name in busy_names and job["cluster"] == "slurm"]
+    jobs = [job.job for name, job in read_launched(out).items() if name in busy_names and job.cluster == "slurm"]
     return list(dict.fromkeys(job.split("_")[0] for job in jobs))
 
 
-def _state(out: Path, name: str, job: dict[str, Any] | None, slurm_states: dict[str, tuple[str, str]] | None) -> State:
+def _state(out: Path, name: str, job: LaunchedJob | None, slurm_states: dict[str, tuple[str, str]] | None) -> State:
     run = Path(os.path.normpath(out / name))
     try:
         content: RunRecord | None = read_config(run)
@@ -88,16 +112,17 @@ def _state(out: Path, name: str, job: dict[str, Any] | None, slurm_states: dict[
         return State(run, "finished", step, ", ".join(words))
     if job is None:
         return State(run, "not launched from here", step, ", ".join(words))
-    logs = out / "logs" / job["job"]
+    logs = out / "logs" / job.job
     state, reason = (
-        _state_of_slurm_job(job, logs, slurm_states) if job["cluster"] == "slurm" else _state_of_local_job(job, logs)
+        _state_of_slurm_job(job, logs, slurm_states) if job.cluster == "slurm" else _state_of_local_job(job, logs)
     )
     if reason:
         words.insert(0, reason)
     last_write_s = max(map(_touched, (*run.glob("*"), *run.glob("tensorboard/*"), *logs.glob("*_log.out"))), default=0)
     if last_write_s:
         words.append(f"last sign of life {_ago(time.time() - last_write_s)} ago")
-    words.append(f"job {job['job']}, log {log_of(out, job['job'], mark_of(logs).get('rank', 0))}")
+    mark = mark_of(logs)
+    words.append(f"job {job.job}, log {log_of(out, job.job, mark.rank if mark else 0)}")
     if state in ("stopped", "failed", "cancelled", "gone"):
         words.append("launch it again to go on")
     return State(run, state, step, ", ".join(words))
@@ -112,15 +137,15 @@ def _touched(path: Path) -> float:
 
 
 def _state_of_slurm_job(
-    job: dict[str, Any], logs: Path, slurm_states: dict[str, tuple[str, str]] | None
+    job: LaunchedJob, logs: Path, slurm_states: dict[str, tuple[str, str]] | None
 ) -> tuple[str, str]:
     """Return a job's state and the reason for it, from what squeue says and from the marks that the job left."""
     mark = mark_of(logs)
     if slurm_states is None:
-        return (mark["how"], mark["text"]) if mark else ("unknown", "squeue does not answer")
-    slurm_state, reason = slurm_states.get(job["job"], ("", ""))
+        return (mark.how, mark.text) if mark else ("unknown", "squeue does not answer")
+    slurm_state, reason = slurm_states.get(job.job, ("", ""))
     reason = reason.removeprefix("None")  # Slurm has not considered the job yet.
-    log = logs / f"{job['job']}_0_log.out"
+    log = logs / f"{job.job}_0_log.out"
     if slurm_state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
         return ("going on", f"queued again ({reason})") if log.exists() else ("queued", reason)
     if slurm_state in ("RUNNING", "CONFIGURING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"):
@@ -131,7 +156,7 @@ def _state_of_slurm_job(
         return "cancelled", ""
     last_error = error_in(logs)
     if mark:
-        return mark["how"], mark["text"]
+        return mark.how, mark.text
     if "CANCELLED AT" in last_error and "DUE TO" not in last_error:
         return "cancelled", last_error
     if slurm_state and slurm_state != "COMPLETED":
@@ -142,16 +167,16 @@ def _state_of_slurm_job(
     return "gone", last_error or "Slurm no longer knows the job, and it left no word"
 
 
-def _state_of_local_job(job: dict[str, Any], logs: Path) -> tuple[str, str]:
+def _state_of_local_job(job: LaunchedJob, logs: Path) -> tuple[str, str]:
     mark = mark_of(logs)
     if mark:
-        return mark["how"], mark["text"]
-    if job["host"] != socket.gethostname():
-        return "unknown", f"it runs on {job['host']}, ask there"
-    log = logs / f"{job['job']}_0_log.out"
-    if job["boot"] == boot_id() and job["started"] and start_ticks(job["pid"]) == job["started"]:
-        return ("running" if log.exists() else "queued"), f"process {job['pid']}"
-    return "gone", f"process {job['pid']} ended without a word (killed, or the machine started anew)"
+        return mark.how, mark.text
+    if job.host != socket.gethostname():
+        return "unknown", f"it runs on {job.host}, ask there"
+    log = logs / f"{job.job}_0_log.out"
+    if job.boot == boot_id() and job.started and start_ticks(job.pid) == job.started:
+        return ("running" if log.exists() else "queued"), f"process {job.pid}"
+    return "gone", f"process {job.pid} ended without a word (killed, or the machine started anew)"
 
 
 def _squeue(job_ids: set[str]) -> dict[str, tuple[str, str]] | None:
@@ -170,24 +195,34 @@ def _squeue(job_ids: set[str]) -> dict[str, tuple[str, str]] | None:
     return states_by_job
 
 
-def read_launched(out: Path) -> dict[str, dict[str, Any]]:
+def read_launched(out: Path) -> dict[str, LaunchedJob]:
     """Return the record of what was launched into `out`: {run, relative to out: job}. Raises LaunchError if damaged."""
-    path = out / "logs" / "launched.json"
+    path = launched_file(out)
     try:
-        return dict(json.loads(path.read_text())["jobs"])
+        return {name: LaunchedJob(**job) for name, job in json.loads(path.read_text())["jobs"].items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LaunchError(f"{path} cannot be read ({error}); remove it when nothing runs any more") from error
 
 
-def mark_of(logs: Path) -> dict[str, Any]:
-    """Return the mark of the latest attempt that left one, which says how it ended; empty without any."""
+def write_launched(out: Path, jobs: dict[str, LaunchedJob]) -> None:
+    """Write the record that `read_launched` reads. Raises OSError."""
+    write_json(launched_file(out), {"jobs": {name: asdict(job) for name, job in jobs.items()}})
+
+
+def launched_file(out: Path) -> Path:
+    """Return the file with the record of what was launched into `out`."""
+    return out / "logs" / "launched.json"
+
+
+def mark_of(logs: Path) -> Mark | None:
+    """Return the mark of the latest attempt that left one, which says how it ended; None without any."""
     marks = sorted(logs.glob("ended-*.json"), key=lambda path: int(path.stem.split("-")[1]))
     try:
-        return dict(json.loads(marks[-1].read_text())) if marks else {}
-    except (OSError, ValueError):
-        return {}
+        return Mark(**json.loads(marks[-1].read_text())) if marks else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def steps_of(run: Path) -> tuple[int, Best | None]:
@@ -256,7 +291,7 @@ def leave_mark(folder: Path, how: str, text: str) -> None:
 
     Only the first mark of an attempt is kept, because later errors follow from the first.
     """
-    content = {"how": how, "text": text, "rank": whole_number("RANK", 0)}
+    content = asdict(Mark(how, text, whole_number("RANK", 0)))
     try:
         with open(folder / f"ended-{attempt()}.json", "x") as file:
             file.write(json.dumps(content))

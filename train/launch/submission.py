@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +24,11 @@ from kinmass.train.launch.status import (
     read_launched,
     run_slurm_command,
     states,
+    write_launched,
 )
 from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
 from kinmass.train.loop.fit import check, fit, without_each_suite
-from kinmass.train.run.checkpoint import member_folders, write_json
+from kinmass.train.run.checkpoint import member_folders
 
 _NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -156,16 +156,16 @@ def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool =
         jobs = (slurm.to_slurm if resources.cluster == "slurm" else to_this_machine)(runs_to_start, resources, out)
         record = read_launched(out)
         for run, job in zip(runs_to_start, jobs, strict=True):
-            record[os.path.relpath(run.folder, out)] = job | {"cluster": resources.cluster, "at": time.time()}
+            record[os.path.relpath(run.folder, out)] = job
         try:
-            write_json(out / "logs" / "launched.json", {"jobs": record})
+            write_launched(out, record)
         except OSError:
             if resources.cluster == "slurm":  # Without the record nobody would know of these jobs on hold.
-                run_slurm_command("scancel", *(job["job"] for job in jobs))
+                run_slurm_command("scancel", *(job.job for job in jobs))
             raise
     if resources.cluster == "slurm":
-        slurm.release([job["job"] for job in jobs])
-    _announce(runs_to_start, resources, out, [job["job"] for job in jobs])
+        slurm.release([job.job for job in jobs])
+    _announce(runs_to_start, resources, out, [job.job for job in jobs])
     return 0
 
 

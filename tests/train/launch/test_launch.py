@@ -303,5 +303,6 @@ def test_other_refusals(map_store, tmp_path, capsys):
     (state,) = states(tmp_path / "run")
     assert state.name == "finished"
     (tmp_path / "run" / "logs").mkdir()
-    (tmp_path / "run" / "logs" / "launched.json").write_text("{")
-    assert "launched.json cannot be read" in refused(map_store, steps=4)
+    for damaged in ("{", "[]", '{"jobs": [1]}', '{"jobs": {".": 5}}', '{"jobs": {".": {"pid": 5}}}'):
+        (tmp_path / "run" / "logs" / "launched.json").write_text(damaged)
+        assert "launched.json cannot be read" in refused(map_store, steps=4)

@@ -99,13 +99,14 @@ $(GAP): $(DEMO)/gap/%/.done:
 
 # Networks for observed galaxies, which come with the project (docs/observed.md): all four suites, seen in any way, and
 # once more without each suite. Every step goes on where it stood; the run folders know relative paths alone.
-SHIPPED := run.json model.pt calibration.json ood.pt unseen.json
+SHIPPED := $(foreach m,0 1,any/member-$(m)/run.json any/member-$(m)/model.pt) any/calibration.json any/ood.pt any/unseen.json
 networks: setup
 	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen mock --out networks/mocks --suites $(NETWORK_SUITES) --galaxies 934
 	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps networks/mocks/*/*.yaml --out networks/maps.zarr --views 16 --pixels 32
-	@cd networks && ../$(BIN)/kinmass fit --store maps.zarr --tracer any --instrument survey \
-	  --scale-dex 0.2 --heat 0.2 --leave-one-suite-out --steps 4000 --out any
-	@mkdir -p kinmass/networks/any && cp $(SHIPPED:%=networks/any/%) kinmass/networks/any/
+	@cd networks && ../$(BIN)/kinmass launch --cluster local --at-once $(FITS) --store maps.zarr --tracer any \
+	  --suites $(NETWORK_SUITES) --instrument survey --scale-dex 0.2 --heat 0.2 --leave-one-suite-out --members 2 \
+	  --steps 6000 --round-steps 300 --out any && ../$(BIN)/kinmass status any --wait
+	@rm -rf kinmass/networks/any && cd networks && cp --parents $(SHIPPED) ../kinmass/networks/
 
 gap: demo-mocks demo-maps
 	@$(MAKE) --no-print-directory -j $(FITS) $(GAP)

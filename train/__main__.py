@@ -12,6 +12,7 @@ again goes on where a stopped run stood; a finished run is left alone.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,9 @@ def add_commands(commands: Any) -> None:
     status_parser = commands.add_parser("status", help="how every run below a folder stands")
     status_parser.add_argument("out", type=Path, metavar="RUNS", help="run folder, or a folder that holds some")
     status_parser.add_argument("--jobs", action="store_true", help="only the jobs under way, 12:13, for scripts")
+    status_parser.add_argument(
+        "--wait", action="store_true", help="until no run is queued or running; exit code 1 unless all are finished"
+    )
 
 
 def _batch(text: str) -> int:
@@ -170,9 +174,14 @@ def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from kinmass.train.launch.status import states, under_way
+    from kinmass.train.launch.status import states, under_way, wait
 
-    print(":".join(under_way(args.out)) if args.jobs else "\n".join(map(str, states(args.out))))
+    if args.jobs:
+        print(":".join(under_way(args.out)))
+        return 0
+    if args.wait:
+        return int(any(state.name != "finished" for state in wait(args.out, partial(print, flush=True))))
+    print("\n".join(map(str, states(args.out))))
     return 0
 
 

@@ -10,7 +10,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -75,6 +75,25 @@ def states(out: Path) -> list[State]:
     slurm_states = _squeue(slurm_ids) if slurm_ids else {}
     run_names = {os.path.relpath(folder, out) for folder in _run_folders(out)}
     return [_state(out, name, record.get(name), slurm_states) for name in sorted(run_names | set(record))]
+
+
+def wait(out: Path, say: Callable[[str], None]) -> list[State]:
+    """Return the state of every run below `out` once none is queued or runs; `say` is told of what has changed.
+
+    One whose state is not known counts as one that runs. Raises as `states`.
+    """
+    names_before: dict[Path, str] = {}
+    pause_s = 0.5
+    while True:
+        found = states(out)
+        for state in found:
+            if names_before.get(state.run) != state.name:
+                say(str(state))
+        names_before = {state.run: state.name for state in found}
+        if not any(state.name in BUSY for state in found):
+            return found
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 30.0)
 
 
 def _run_folders(out: Path) -> Iterator[str]:

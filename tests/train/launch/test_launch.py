@@ -82,7 +82,9 @@ def test_an_array_of_two_processes_trains_what_fit_does(map_store, tmp_path, cap
     printed = command("train", "launch", "--cluster", "local", *options).stdout
     assert "tensorboard --logdir" in printed
     fit(FitConfig(str(map_store), "both", SUITES, **SMALL), tmp_path / "plain", quiet=True)
-    wait_for(out, "finished", 2)
+    assert main(["status", str(out), "--wait"]) == 0
+    changes = capsys.readouterr().out
+    assert all(re.search(rf"{run}: finished, ", changes) for run in ("gas", "both"))
     assert {p.name for p in out.iterdir()} == {"gas", "both", "logs"}
     expected_weights, launched_weights = weights(tmp_path / "plain"), weights(out / "both")
     for name in expected_weights:
@@ -157,7 +159,8 @@ def test_a_traceback_is_in_the_log_that_status_names(map_store, tmp_path, capsys
         if chunk.is_file():
             chunk.write_bytes(b"damaged")
     launch(capsys, "--store", tmp_path / "maps.zarr", "--tracer", "gas", "--out", tmp_path / "run", *flags())
-    wait_for(tmp_path / "run", "failed")
+    assert main(["status", str(tmp_path / "run"), "--wait"]) == 1
+    assert "failed" in capsys.readouterr().out
     printed = command("kinmass", "status", tmp_path / "run").stdout
     assert "failed, StoreError" in printed
     assert "cannot be read" in printed

@@ -23,6 +23,12 @@ from kinmass.gen.options import number_or_range
 
 def add_commands(commands: Any) -> None:
     """Add this stage's commands to `commands`, the result of argparse's add_subparsers."""
+    _add_mock(commands)
+    _add_maps(commands)
+    _add_check_and_export(commands)
+
+
+def _add_mock(commands: Any) -> None:
     mock = commands.add_parser("mock", help="make mock suites of galaxies in equilibrium, in archive formats")
     mock.add_argument("--out", type=Path, required=True, help="folder to write the suites into")
     mock.add_argument(
@@ -47,6 +53,8 @@ def add_commands(commands: Any) -> None:
         help="of positions (default: as the suite's code writes them: Tipsy and AREPO single, GIZMO double)",
     )
 
+
+def _add_maps(commands: Any) -> None:
     maps = commands.add_parser("maps", help="project the galaxies of suites into a map store")
     maps.add_argument("suites", type=Path, nargs="+", metavar="SUITE.yaml", help="suite files (docs/generation.md)")
     maps.add_argument("--out", type=Path, required=True, help="map store to write or to go on with, e.g. maps.zarr")
@@ -72,6 +80,8 @@ def add_commands(commands: Any) -> None:
     maps.add_argument("--dry-run", action="store_true", help="list the galaxies that would be mapped and stop")
     maps.add_argument("--plan", action="store_true", help="make the store with room for all galaxies, and stop")
 
+
+def _add_check_and_export(commands: Any) -> None:
     check = commands.add_parser(
         "check", help="say what a snapshot file holds, or what a suite file makes of its first, with a verdict"
     )

@@ -12,6 +12,7 @@ again goes on where a stopped run stood; a finished run is left alone.
 
 import argparse
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,38 @@ def _batch(text: str) -> int:
     return 0 if text == "auto" else int(text)
 
 
+#: Options of a fit that are settings of `FitConfig`, with the default that is there: name, type, help.
+_FIT_OPTIONS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
+    ("encoder", str, "polar, residual or plain"),
+    ("head", str, "posterior density: flow, mixture or gaussian"),
+    ("norm", str, "normalisation of activations: group or batch"),
+    ("inputs", str, "scale_free, relative (densities too are known up to a factor only) or raw"),
+    ("join", str, "how tracers are joined: concat, gated or attention"),
+    ("width", int, "channels of the first convolution"),
+    ("galaxies", int, "lineages to train on at most, with all snapshots of each; 0 for all"),
+    ("views", int, "views of each at most; 0 for all"),
+    ("members", int, "networks of a deep ensemble, trained one after another with seeds that follow"),
+    ("steps", int, "optimiser steps at most"),
+    ("round-steps", int, "steps between validations"),
+    ("patience", int, "rounds without improvement before stopping; 0 to go on to the end of the schedule"),
+    ("batch", _batch, "views per step, over all processes; auto: 256 for each GPU, and the rate that suits them"),
+    ("learning-rate", float, "at its peak"),
+    ("weight-decay", float, "of AdamW"),
+    ("ema", float, "keep the mean of weights over so many steps; 0 for those of the last step"),
+    ("alone-weight", float, "weight, in the loss of `both`, of what each tracer says by itself"),
+    ("seed", int, "of weights, batches and noise"),
+    ("scale-dex", float, "vary galaxies' velocities by this much, lengths and masses with them (dex)"),
+    ("light-dex", float, "vary the surface density of each tracer, as mass-to-light ratios err (dex)"),
+    ("heat", float, "add dispersion at the cost of rotation: its rms over views, over the circular velocity"),
+    ("tilt", float, "vary the slope of the mass profile, log10 M against log10 r, and velocities with it"),
+    ("fade", float, "share of views of which only the brightest pixels are seen"),
+    ("no-dispersion", float, "share of views without a dispersion, for galaxies of which none was measured"),
+    ("precision", str, f"of the encoders: {', '.join(PRECISIONS)}; auto is bf16 on GPUs that have it"),
+    ("checkpoint-minutes", float, "between checkpoints inside a round"),
+    ("memory-gb", float, "for maps, per node; 0 is half of what is free. A larger store is streamed"),
+)
+
+
 def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suites", help="suites to train on, comma-separated; all of the store where left out")
     parser.add_argument(
@@ -95,39 +128,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         help="how views are observed: ifu, clean, survey (all of it), manga, califa, sami, muse, sauron, alma-co, hi "
         "or a YAML file, which may have ranges (default: ifu)",
     )
-    for name, kind, text in (
-        ("encoder", str, "polar, residual or plain"),
-        ("head", str, "posterior density: flow, mixture or gaussian"),
-        ("norm", str, "normalisation of activations: group or batch"),
-        ("inputs", str, "scale_free, relative (densities too are known up to a factor only) or raw"),
-        ("join", str, "how tracers are joined: concat, gated or attention"),
-        ("width", int, "channels of the first convolution"),
-        ("galaxies", int, "lineages to train on at most, with all snapshots of each; 0 for all"),
-        ("views", int, "views of each at most; 0 for all"),
-        ("members", int, "networks of a deep ensemble, trained one after another with seeds that follow"),
-        ("steps", int, "optimiser steps at most"),
-        ("round-steps", int, "steps between validations"),
-        ("patience", int, "rounds without improvement before stopping; 0 to go on to the end of the schedule"),
-        ("batch", _batch, "views per step, over all processes; auto: 256 for each GPU, and the rate that suits them"),
-        ("learning-rate", float, "at its peak"),
-        ("weight-decay", float, "of AdamW"),
-        ("ema", float, "keep the mean of weights over so many steps; 0 for those of the last step"),
-        ("alone-weight", float, "weight, in the loss of `both`, of what each tracer says by itself"),
-        ("seed", int, "of weights, batches and noise"),
-        ("scale-dex", float, "vary galaxies' velocities by this much, lengths and masses with them (dex)"),
-        ("light-dex", float, "vary the surface density of each tracer, as mass-to-light ratios err (dex)"),
-        (
-            "heat",
-            float,
-            "add dispersion at the cost of rotation: its rms over views, over the circular velocity",
-        ),
-        ("tilt", float, "vary the slope of the mass profile, log10 M against log10 r, and velocities with it"),
-        ("fade", float, "share of views of which only the brightest pixels are seen"),
-        ("no-dispersion", float, "share of views without a dispersion, for galaxies of which none was measured"),
-        ("precision", str, f"of the encoders: {', '.join(PRECISIONS)}; auto is bf16 on GPUs that have it"),
-        ("checkpoint-minutes", float, "between checkpoints inside a round"),
-        ("memory-gb", float, "for maps, per node; 0 is half of what is free. A larger store is streamed"),
-    ):
+    for name, kind, text in _FIT_OPTIONS:
         default = FitConfig.__dataclass_fields__[name.replace("-", "_")].default
         parser.add_argument(f"--{name}", type=kind, help=f"{text} (default: {default})")
     parser.add_argument(

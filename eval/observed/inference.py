@@ -217,17 +217,10 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
     posterior = run(torch.from_numpy(observed), r_e_kpc, tracer, names, unseen=True)
     if not posterior.is_answered.any():
         raise ValueError(f"{galaxy.name}: nothing moves in the maps of {tracer}; no mass follows from them")
-    log10_mass_at_re = np.moveaxis(posterior.samples(SAMPLES), 0, 1).reshape(draws * SAMPLES, -1).astype(float)
-    is_sampled = posterior.is_answered.repeat(SAMPLES)
-    # Each draw gives masses at its own R_e; they are interpolated to the same angles for all draws.
     log10_angle = np.log10(galaxy.half_light_radius_arcsec * posterior.radii_re)
-    log10_angle_drawn = np.log10(np.outer(geometry.r_e_arcsec, posterior.radii_re)).repeat(SAMPLES, axis=0)
-    log10_kpc = log10_angle + np.log10(geometry.distance_mpc * KPC_PER_ARCSEC_MPC).repeat(SAMPLES)[:, None]
-    # Extrapolation can be steep.
-    log10_menc = clip_to_mass_limits(interpolate_rows(log10_angle_drawn, log10_mass_at_re, log10_angle), log10_kpc)
-    log10_menc, log10_kpc = log10_menc[is_sampled], log10_kpc[is_sampled]
+    log10_menc, log10_kpc = _at_angles(posterior, geometry, log10_angle)
     cautions = _cautions(run, galaxy, maps, float(psf_re[0]), observed[0])
-    if not is_sampled.all():
+    if not posterior.is_answered.all():
         cautions.append(
             f"{np.count_nonzero(~posterior.is_answered)} of {draws} draws of distance, R_e and centre are left out: "
             "with them nothing is seen on the network's grid."
@@ -243,6 +236,21 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
         observed[0, :CHANNELS], config.field_of_view_re, curve.at(radius_kpc), curve, Verdict(()), cautions,
     )  # fmt: skip
     return replace(profile, verdict=_verdict(profile, maps, posterior))
+
+
+def _at_angles(posterior: Posterior, geometry: _Geometry, log10_angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return samples (S, K) of log10 M [Msun] at angles (K,) [log10 arcsec], and log10 of the radii in kpc there.
+
+    Each draw of the geometry has masses at its own R_e; they are interpolated to the same angles for all draws. Draws
+    that are not answered are left out.
+    """
+    log10_mass_at_re = np.moveaxis(posterior.samples(SAMPLES), 0, 1).reshape(len(posterior) * SAMPLES, -1).astype(float)
+    log10_angle_drawn = np.log10(np.outer(geometry.r_e_arcsec, posterior.radii_re)).repeat(SAMPLES, axis=0)
+    log10_kpc = log10_angle + np.log10(geometry.distance_mpc * KPC_PER_ARCSEC_MPC).repeat(SAMPLES)[:, None]
+    # Extrapolation can be steep.
+    log10_menc = clip_to_mass_limits(interpolate_rows(log10_angle_drawn, log10_mass_at_re, log10_angle), log10_kpc)
+    is_sampled = posterior.is_answered.repeat(SAMPLES)
+    return log10_menc[is_sampled], log10_kpc[is_sampled]
 
 
 def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Posterior) -> Verdict:

@@ -15,6 +15,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import common
 from bench.store import records, write_store
 from bench.training import fitter_of
+from kinmass.gen.instruments.observe import CHANNELS
 from kinmass.gen.storage import store
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.loop.recorded import CALLS_BEFORE
+from kinmass.train.run.ensemble import Members
 
 
 class BytesMoved(TorchDispatchMode):
@@ -95,6 +98,36 @@ MODES: dict[str, dict[str, bool]] = {
 }
 
 
+def ensemble_ms(store_path: Path, device: torch.device, views: int = 256, calls: int = 5) -> dict[str, float]:
+    """Print and return milliseconds to infer the features of some views: one network, three in turn, three stacked."""
+    config = FitConfig(str(store_path), "both", ("bench",))
+    models = []
+    for seed in range(3):
+        fitter = fitter_of(replace(config, seed=seed))
+        models.append(fitter.model.eval())
+        fitter.loader.close()
+    pixels = models[0].config.pixels
+    maps = torch.rand(views, CHANNELS, pixels, pixels, device=device) + 0.5
+    r_e = torch.full((views,), 3.0, device=device)
+    times = {}
+    for name, members in (
+        ("one", Members(models[:1])),
+        ("three in turn", Members(models, stacked=False)),
+        ("three stacked", Members(models, stacked=True)),
+    ):
+        of_calls = []
+        for _ in range(calls + 1):
+            began_s = time.perf_counter()
+            members.features(maps, r_e)[1].cpu()  # The device has to be done.
+            of_calls.append(1e3 * (time.perf_counter() - began_s))
+        times[name] = float(np.median(of_calls[1:]))
+    common.table(
+        [f"features of {views} views", "ms", "of one"],
+        [[k, ms, f"{ms / times['one']:.2f}x"] for k, ms in times.items()],
+    )
+    return times
+
+
 def main() -> None:
     """Make a store of random maps and measure on it."""
     parser = common.parser(__doc__)
@@ -120,6 +153,7 @@ def main() -> None:
         group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 6.0}
         measure(args, path)
         compare(args, path)
+        ensemble_ms(path, torch.device("cuda" if gpu else "cpu"))
 
 
 def fitter_in(args: argparse.Namespace, path: Path, mode: str, batch: int, **options: Any) -> Fitter:

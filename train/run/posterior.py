@@ -18,6 +18,7 @@ from kinmass.train.data.dataset import Views
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import SPEEDS_KMS, at_mass_limits, has_motion, only, tracers_of
 from kinmass.train.run.checkpoint import instrument_of, load_members, read_config, read_scales, read_training_features
+from kinmass.train.run.ensemble import Members
 from kinmass.train.run.out_of_distribution import TrainingFeatures
 from kinmass.train.run.records import RunRecord
 
@@ -227,6 +228,7 @@ class Inference:
         self.instrument: Instrument = instrument_of(path)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.models = [model.to(self.device) for model in load_members(path)]
+        self._members = Members(self.models)
         self.scales: dict[str, list[torch.Tensor]] = {}
         if calibrated:
             self.scales = {
@@ -310,16 +312,14 @@ class Inference:
         is_answered &= (r_e > 0) & torch.isfinite(r_e)
         r_e = torch.where(r_e > 0, r_e, torch.nan)
         observed = torch.where(is_answered[:, None, None, None], observed, 0.0)
-        features = []
-        with torch.no_grad():
-            for model in self.models:
-                r_e_or_1 = torch.where(is_answered, r_e, 1.0)
-                pairs = zip(observed.split(VIEWS_PER_BLOCK), r_e_or_1.split(VIEWS_PER_BLOCK), strict=True)
-                blocks = [
-                    model.symmetric_features(observed_block.to(self.device), r_e_block.to(self.device))
-                    for observed_block, r_e_block in pairs
-                ]
-                features.append(torch.cat([block_features for block_features, _ in blocks]))
+        r_e_or_1 = torch.where(is_answered, r_e, 1.0)
+        blocks = [
+            self._members.features(observed_block.to(self.device), r_e_block.to(self.device))
+            for observed_block, r_e_block in zip(
+                observed.split(VIEWS_PER_BLOCK), r_e_or_1.split(VIEWS_PER_BLOCK), strict=True
+            )
+        ]
+        features = [torch.cat(of_blocks) for of_blocks in zip(*(features for features, _ in blocks), strict=True)]
         log10_unit = torch.cat([block_unit for _, block_unit in blocks])
         return Posterior(
             self.models, features, log10_unit, r_e, names or [("", i) for i in range(len(observed))],

@@ -10,7 +10,6 @@ Validation is left out: rounds are as long as the run. The store is made here, f
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from kinmass.gen.storage import store
 from kinmass.gen.storage.files import write_atomically
 from kinmass.train.data import loader
 from kinmass.train.data.sampler import draws
+from kinmass.train.launch.ports import free_port
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.loop.prepare import prepare
@@ -140,9 +140,7 @@ def fed_per_second(next_batch: Any, seconds: float) -> float:
 
 def processes(config: FitConfig, out: Path, number: int, steps: int) -> float:
     """Views per second of `kinmass fit` as `number` processes with a thread each, as it records them itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     argv = [sys.executable, "-m", "train", "fit", "--store", config.store, "--tracer", config.tracer, "--out", str(out),
             "--steps", str(steps), "--round-steps", str(steps), "--width", str(config.width),
             "--batch", str(config.batch)]  # fmt: skip

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from conftest import ROOT, command, tree
 from test_fit import same, weights_of
 from test_launch import SMALL, flags, wait_for, wait_for_checkpoint
 
+from kinmass.train.launch.ports import free_port
 from kinmass.train.launch.status import states
 
 TESTBED = Path(os.environ.get("KINMASS_TESTBED", "/tmp/kinmass-testbed"))
@@ -303,9 +303,7 @@ def test_tensorboard_sees_curves_grow_while_the_job_runs(map_store, tmp_path):
     out = tmp_path / "runs"
     line = ("--store", map_store, "--array", "gas", "--out", out, "--time", "10m", "--nodes", 2)
     job = submitted(*line, *flags(steps=100_000, round_steps=20, patience=10_000))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     board = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", out, "--port", str(port), "--reload_interval", "1"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from typing import Any
 from submitit.local.local import Controller, LocalExecutor, LocalJob
 
 from kinmass.train.launch.job import Run, job_of, signal_delay_s
+from kinmass.train.launch.ports import free_port
 from kinmass.train.launch.resources import Resources
 from kinmass.train.launch.status import (
     LaunchedJob,
@@ -94,9 +95,7 @@ def _run_lane(folders: Sequence[str]) -> None:
         lane = _Lane(folder)
         lane.command = [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)]
         # Each job gets a free port, because the one that submitit would choose may be taken by another job.
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            os.environ["MASTER_PORT"] = str(free.getsockname()[1])
+        os.environ["MASTER_PORT"] = str(free_port())
         lane.run(max_retry=1)
         lane.end()
         if lane.asked_to_stop:

@@ -9,7 +9,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from kinmass.train.__main__ import main
 from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE, read_views, usable
 from kinmass.train.data.sampler import Lanes, Shuffle, draws, random_bits
+from kinmass.train.launch.ports import free_port
 from kinmass.train.launch.status import states
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, _with_batch_for, fit
@@ -70,9 +70,7 @@ def start(
 
     before_start: called in each process before anything else.
     """
-    with socket.socket() as free_port:
-        free_port.bind(("127.0.0.1", 0))
-        port = str(free_port.getsockname()[1])
+    port = str(free_port())
     shared_environment = os.environ | {"PYTHONPATH": str(ROOT)} | (extra_environment or {})
     started = []
     for rank in range(world):

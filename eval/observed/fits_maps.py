@@ -10,6 +10,7 @@ from astropy import units
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
+from kinmass.eval.observed.fits_units import unit_in_name
 from kinmass.eval.observed.plain_tables import is_plain_table, plain_columns
 
 
@@ -93,7 +94,7 @@ def columns(name: str, folder: Path) -> dict[str, tuple[np.ndarray, str | None]]
         found = plain_columns(folder / file, extension)
         if not found or not len(next(iter(found.values()))[0]):
             raise ValueError(f"{file}: columns must hold one number a row, and there must be rows")
-        return found
+        return _with_units_of_names(found)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
         with _open_fits(folder / file) as hdus:
@@ -107,7 +108,12 @@ def columns(name: str, folder: Path) -> dict[str, tuple[np.ndarray, str | None]]
             values_and_units = {c.name: (_null_to_nan(rows[c.name], c), c.unit) for c in number_columns}
     if not values_and_units or not len(rows):
         raise ValueError(f"{file}: columns must hold one number a row, and there must be rows")
-    return values_and_units
+    return _with_units_of_names(values_and_units)
+
+
+def _with_units_of_names(columns: dict[str, tuple[np.ndarray, str | None]]) -> dict[str, tuple[np.ndarray, str | None]]:
+    """Return columns with the units in their names, where they have no others."""
+    return {name: (values, unit or unit_in_name(name)) for name, (values, unit) in columns.items()}
 
 
 #: Usual names, in lower case, of the column that holds a bin's number.

@@ -70,6 +70,16 @@ def read_unit(text: str | None) -> WrittenUnit:
     return WrittenUnit("", _read_linear_unit(unit_text))
 
 
+def unit_in_name(column: str) -> str | None:
+    """Return the unit that a column's name ends with in brackets, as in `V [km/s]` or `x (arcmin)`; None without."""
+    match = re.fullmatch(r".*?\S\s*(?:\[([^\[\]]+)\]|\(([^()]+)\))\s*", column)
+    text = (match[1] or match[2]) if match else ""
+    try:
+        return text if text and text.strip().lower() not in _NO_UNIT and read_unit(text) else None
+    except ValueError:
+        return None  # (stars), say
+
+
 def _read_linear_unit(text: str) -> units.UnitBase:
     """Read a unit that is no logarithm, in astropy's spelling or another. Raises ValueError for an unknown unit."""
     if (power := _POWER.fullmatch(text)) is not None:  # (km/s)^-2

@@ -1,5 +1,6 @@
 """Reading of a YAML file into a checked pydantic model; errors name the wrong keys."""
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -13,16 +14,34 @@ class FileError(ValueError):
     """A YAML file with wrong content: the message has a line for each wrong key."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that comes twice instead of taking the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping. Raises YAMLError where one of its keys comes twice."""
+        places: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, Hashable) and key_node.tag != "tag:yaml.org,2002:merge":
+                line = key_node.start_mark.line + 1
+                if key in places:
+                    raise yaml.YAMLError(f"key `{key}` is there twice, in lines {places[key]} and {line}")
+                places[key] = line
+        return super().construct_mapping(node, deep)
+
+
 def read_checked(path: Path, model: type[Model]) -> Model:
     """Read a YAML file as `model`, without running any code in it. Raises FileError, a line for each wrong key."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
         raise FileError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(content, dict):
-        raise FileError(f"{path}: must be a list of `key: value`; known keys: {', '.join(model.model_fields)}")
+        raise FileError(
+            f"{path}: must be lines of `key: value`, without dashes; known keys: {', '.join(model.model_fields)}"
+        )
     try:
         return model(**{str(k): v for k, v in content.items()})
     except ValidationError as error:

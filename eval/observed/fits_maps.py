@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from kinmass.eval.observed.fits_units import unit_in_name
-from kinmass.eval.observed.plain_tables import is_plain_table, plain_columns
+from kinmass.eval.observed.plain_tables import FORMATS, is_plain_table, plain_columns, text_in
 
 
 def _open_fits(path: Path) -> fits.HDUList:
@@ -19,7 +19,9 @@ def _open_fits(path: Path) -> fits.HDUList:
         # Headers and data are read as they are, without pickles. Files with a short last block are common.
         return fits.open(path, ignore_missing_end=True, memmap=False)
     except (OSError, ValueError, TypeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as FITS ({error})") from error
+        others = f"; tables of other kinds are known by their suffix: {', '.join(FORMATS)}"
+        is_fits = path.name.lower().removesuffix(".gz").endswith((".fits", ".fit", ".fts"))
+        raise ValueError(f"{path} cannot be read as FITS ({error}){'' if is_fits else others}") from error
 
 
 def _parse_map_name(name: str) -> tuple[str, Any, int | None]:
@@ -104,11 +106,40 @@ def columns(name: str, folder: Path) -> dict[str, tuple[np.ndarray, str | None]]
             if not tables:
                 raise ValueError(f"{name} holds no such table")
             rows, table_columns = tables[0].data, tables[0].columns
-            number_columns = [c for c in table_columns if rows[c.name].ndim == 1 and rows[c.name].dtype.kind in "fiub"]
-            values_and_units = {c.name: (_null_to_nan(rows[c.name], c), c.unit) for c in number_columns}
+            read = {
+                c.name: (_null_to_nan(_flat(rows[c.name]), c), c.unit)
+                for c in table_columns
+                if _is_numbers(rows[c.name])
+            }
+            # A table of a single row of vectors, as IDL writes, beside numbers that belong to all.
+            length = max((len(values) for values, _ in read.values()), default=0)
+            values_and_units = {name: pair for name, pair in read.items() if len(pair[0]) == length}
     if not values_and_units or not len(rows):
         raise ValueError(f"{file}: columns must hold one number a row, and there must be rows")
     return _with_units_of_names(values_and_units)
+
+
+def _is_numbers(values: np.ndarray) -> bool:
+    """Whether a column holds one number per row, or its rows are one row of numbers."""
+    return values.dtype.kind in "fiub" and (values.ndim == 1 or (values.ndim == 2 and 1 in values.shape))
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values).ravel() if values.ndim == 2 else values
+
+
+def text_columns(name: str, folder: Path) -> dict[str, str]:
+    """Return the columns of a table that hold text, of which no map can be made: {name: the first text}."""
+    file, extension, _ = _parse_map_name(name)
+    if is_plain_table(file):
+        return text_in(folder / file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)
+        with _open_fits(folder / file) as hdus:
+            tables = [h for i, h in enumerate(hdus) if isinstance(h, fits.BinTableHDU | fits.TableHDU)
+                      and (extension is None or _is_extension(extension, i, h))]  # fmt: skip
+            texts = [c.name for c in tables[0].columns if tables[0].data[c.name].dtype.kind in "SU"]
+            return {column: str(tables[0].data[column][0]) for column in texts}
 
 
 def _with_units_of_names(columns: dict[str, tuple[np.ndarray, str | None]]) -> dict[str, tuple[np.ndarray, str | None]]:

@@ -6,12 +6,15 @@ from astropy.cosmology import Planck18
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from kinmass.eval.observed.fits_units import kms_per_unit
+from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+#: Sizes R_e that galaxies have [kpc], compact dwarfs and cD galaxies included; and a redshift that no map was taken at.
+SMALLEST_KPC, LARGEST_KPC, FARTHEST = 0.02, 150.0, 15.0
 #: Typical motion of a galaxy against the expansion, along the line of sight [km/s] (Davis et al. 2011, ApJ 741, 67).
 PECULIAR_KMS = 300.0
 
@@ -38,7 +41,8 @@ class TracerFiles(_Section):
     bin: str = "BIN_ID"  # the number of each spaxel's bin: a column of `table`, or an image
     bin_id: str | None = None  # column of `bins` that holds the bin number, where its name differs
     bins_start_at: Literal[0, 1] | None = None  # bin number of the first row of `bins`, where no column holds it
-    mask: str | None = None  # pixels where it is not zero are not used
+    mask: str | None = None  # pixels where it is not zero are not used, or
+    mask_is: Literal["bad", "good"] = "bad"  # with good, those where it is zero
     velocity_error: str | None = None  # compared with max_velocity_error_kms
     velocity_ivar: str | None = None  # inverse variance of the velocity, instead of velocity_error
     dispersion_error: str | None = None  # networks that know how a view was taken are told it, as velocity_error
@@ -54,7 +58,7 @@ class TracerFiles(_Section):
     convention: Literal["rest", "optical", "radio"] = "rest"  # rest: V differences are those in the galaxy's rest frame
     instrument_sigma_kms: NonNegativeFloat = 0.0  # subtracted from the dispersion in quadrature
     instrument_sigma: str | None = None  # the instrument's dispersion as a map, instead of instrument_sigma_kms
-    blank: float | None = None  # value of pixels without a measurement, besides NaN and the header's BLANK
+    blank: float | list[float] | None = None  # values of pixels without a measurement, besides NaN and BLANK in headers
     within_kms: PositiveFloat | None = None  # pixels farther than this from the systemic velocity are noise
     max_velocity_error_kms: PositiveFloat | None = None
     beam_fwhm_arcsec: NonNegativeFloat | None = None  # where left out, what the headers say
@@ -113,6 +117,14 @@ class GalaxyFile(_Section):
             raise ValueError("give either distance_mpc, the angular diameter distance, or redshift")
         if self.inclination_error_deg and self.inclination_deg is None:
             raise ValueError("inclination_error_deg needs inclination_deg")
+        if self.redshift is not None and self.redshift > FARTHEST:
+            raise ValueError(f"redshift {self.redshift:g} is no galaxy's: is it c z in km/s? give z")
+        r_e_kpc = self.half_light_radius_arcsec * self.distance()[0] * KPC_PER_ARCSEC_MPC
+        if not SMALLEST_KPC <= r_e_kpc <= LARGEST_KPC:
+            raise ValueError(
+                f"half_light_radius_arcsec {self.half_light_radius_arcsec:g} at {self.distance()[0]:.4g} Mpc is "
+                f"{r_e_kpc:.3g} kpc, an R_e that no galaxy has: is the radius in arcsec, and the distance in Mpc?"
+            )
         return self
 
     def distance(self) -> tuple[float, float]:

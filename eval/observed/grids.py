@@ -166,6 +166,13 @@ def spaxel_side(x_arcsec: np.ndarray, y_arcsec: np.ndarray, name: str, pixel_arc
             raise ValueError(f"{name}: spaxels are not square, or lie too thinly to tell; say pixel_arcsec, their side")
         # Hexagons have six neighbours that are equally near: their squares have the same area.
         return side * np.sqrt(np.sqrt(0.75)) if np.median(distance[:, 4]) < 1.06 * side else side
+    spacings = _spacings(positions) if len(positions) > 9 else (0.0, 0.0)
+    if is_gridded and all(spacings) and max(spacings) > 1.15 * min(spacings):
+        raise ValueError(
+            f"{name}: spaxels lie {spacings[0]:.3g} arcsec apart along x and {spacings[1]:.3g} along y: if x is a "
+            "difference of right ascension, multiply it by cos(declination), or give right ascension, declination and "
+            "centre_deg"
+        )
     agrees = 0.9 < side / pixel_arcsec < 1.1 or 1.3 < side / pixel_arcsec < 1.5  # 1.4: a chessboard
     if (is_gridded and is_square and not agrees) or side > 1.5 * pixel_arcsec:
         raise ValueError(
@@ -173,6 +180,17 @@ def spaxel_side(x_arcsec: np.ndarray, y_arcsec: np.ndarray, name: str, pixel_arc
             "count pixels say xy_unit: pix, if rows are centres of bins say rows: bins"
         )
     return pixel_arcsec
+
+
+def _spacings(positions: np.ndarray) -> tuple[float, float]:
+    """Return how far the nearest neighbours of positions (n, 2) along x and along y are, nil where there are none."""
+    apart = np.abs(positions[cKDTree(positions).query(positions, k=9)[1][:, 1:]] - positions[:, None])
+    found = []
+    for axis in range(2):
+        along = np.where(apart[..., 1 - axis] < 0.15 * apart[..., axis], apart[..., axis], np.inf).min(1)
+        is_there = np.isfinite(along)
+        found.append(float(np.median(along[is_there])) if np.count_nonzero(is_there) > 0.5 * len(along) else 0.0)
+    return found[0], found[1]
 
 
 def tiled(x_arcsec: np.ndarray, y_arcsec: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

@@ -17,12 +17,16 @@ from kinmass.eval.observed.galaxy import ObservedGalaxy
 from kinmass.eval.observed.profile import ObservedProfile, interpolate_rows
 from kinmass.eval.observed.sky import FINE, KPC_PER_ARCSEC_MPC, SkyMap, regrid, regridded
 from kinmass.eval.observed.verdict import (
+    Reason,
     Verdict,
     of_estimates,
+    of_light,
     of_members,
+    of_motions,
     of_resolution,
     of_speeds,
     of_strangeness,
+    of_velocities,
     of_width,
     star_estimates,
 )
@@ -219,7 +223,7 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
         raise ValueError(f"{galaxy.name}: nothing moves in the maps of {tracer}; no mass follows from them")
     log10_angle = np.log10(galaxy.half_light_radius_arcsec * posterior.radii_re)
     log10_menc, log10_kpc = _at_angles(posterior, geometry, log10_angle)
-    cautions = _cautions(run, galaxy, maps, float(psf_re[0]), observed[0])
+    cautions = _cautions(run, galaxy, maps, observed[0])
     if not posterior.is_answered.all():
         cautions.append(
             f"{np.count_nonzero(~posterior.is_answered)} of {draws} draws of distance, R_e and centre are left out: "
@@ -235,7 +239,8 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
         galaxy, tracer, run.path, posterior.radii_re, 10**log10_angle, radius_kpc, log10_menc, v_circ_kms, ood_score,
         observed[0, :CHANNELS], config.field_of_view_re, curve.at(radius_kpc), curve, Verdict(()), cautions,
     )  # fmt: skip
-    return replace(profile, verdict=_verdict(profile, maps, posterior))
+    reasons = [*_outside(run, maps, observed[0]), *_too_coarse(run, galaxy, maps, float(psf_re[0]))]
+    return replace(profile, verdict=_verdict(profile, maps, posterior, reasons))
 
 
 def _at_angles(posterior: Posterior, geometry: _Geometry, log10_angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -253,8 +258,11 @@ def _at_angles(posterior: Posterior, geometry: _Geometry, log10_angle: np.ndarra
     return log10_menc[is_sampled], log10_kpc[is_sampled]
 
 
-def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Posterior) -> Verdict:
-    """Return what speaks against a profile from the maps of one run's tracers, whose draws have the posterior."""
+def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Posterior, reasons: list[Reason]) -> Verdict:
+    """Return what speaks against a profile from the maps of one run's tracers, whose draws have the posterior.
+
+    reasons: those that are known already.
+    """
     k = int(np.argmin(np.abs(np.log(profile.radius_re))))
     r_e_kpc = float(profile.radius_kpc[k] / profile.radius_re[k])
     members = posterior.member_medians(SAMPLES)[:, posterior.is_answered, k].mean(1)
@@ -273,9 +281,17 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
         *of_width(*np.quantile(profile.samples[:, k], [0.16, 0.84])),
         *of_members(float(members.std()) if len(members) > 1 else 0.0),
         *of_speeds(maps, profile.radius_arcsec, profile.v_circ_kms),
+        *of_velocities(profile.radius_re, profile.v_circ_kms),
+        *of_motions(maps),
+        *(of_light(maps["stars"], profile.galaxy.half_light_radius_arcsec) if _has_light(profile, maps) else []),
         *of_resolution(maps, profile.galaxy.instrument_sigma_kms),
         *of_estimates(estimates, np.log10(profile.radius_kpc), profile.samples),
+        *reasons,
     ))  # fmt: skip
+
+
+def _has_light(profile: ObservedProfile, maps: dict[str, SkyMap]) -> bool:
+    return "stars" in maps and "stars" not in profile.galaxy.without_density
 
 
 def _without_unknown_density(sky: SkyMap, density_dex: float) -> SkyMap:
@@ -289,14 +305,28 @@ def psf_fwhm_re(instrument: Instrument, config: ModelConfig, r_e_kpc: np.ndarray
     return np.broadcast_to(np.asarray(fwhm_pixels, float), r_e_kpc.shape) * field_re / pixels
 
 
-def _cautions(
-    run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], psf_re: float, observed: np.ndarray
-) -> list[str]:
-    """Return sentences on what limits the result: the maps' reach, beam and pixels, remarks on them, the run."""
+def _too_coarse(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], psf_re: float) -> list[Reason]:
+    """Judge whether maps are blurred more than what the network knows, which has a PSF of at least psf_re [R_e]."""
     config, r_e_arcsec = run.models[0].config, galaxy.half_light_radius_arcsec
     r_e_kpc = np.array([r_e_arcsec * galaxy.distance_mpc * KPC_PER_ARCSEC_MPC])
     widest_psf_re = max(psf_re, float(psf_fwhm_re(blurriest(run.instrument), config, r_e_kpc)[0]))
     grid_re = max(widest_psf_re, config.field_of_view_re / config.pixels)
+    reasons = []
+    for name, sky in maps.items():
+        if sky.blur_arcsec / r_e_arcsec > 1.2 * grid_re:
+            text = (
+                f"The beam of the {name} is {sky.blur_arcsec / r_e_arcsec:.2f} R_e wide, the network knows maps as "
+                f"sharp as {grid_re:.2f} R_e: rotation in the centre is smeared, and masses there are wrong."
+            )
+            reasons.append(Reason(text, 1))
+        if sky.side_arcsec / r_e_arcsec > FINE * config.field_of_view_re / config.pixels:
+            reasons.append(Reason(f"The pixels of the {name} are coarser than anything the network has seen.", 1))
+    return reasons
+
+
+def _cautions(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], observed: np.ndarray) -> list[str]:
+    """Return sentences on what limits the result: the maps' reach and beam, remarks on them, the run."""
+    config = run.models[0].config
     sentences = []
     for name, sky in maps.items():
         reach_re = _reach_re(observed[3 if name == "stars" else 7], config.field_of_view_re)
@@ -310,14 +340,7 @@ def _cautions(
                 f"No beam of the {name} is known: the map was taken as perfectly sharp, and masses in the centre are "
                 "too low where it is not; say beam_fwhm_arcsec."
             )
-        if sky.blur_arcsec / r_e_arcsec > 1.2 * grid_re:
-            sentences.append(
-                f"The beam of the {name} is {sky.blur_arcsec / r_e_arcsec:.2f} R_e wide, the network knows maps as "
-                f"sharp as {grid_re:.2f} R_e: rotation in the centre is smeared, and masses there too low."
-            )
-        if sky.side_arcsec / r_e_arcsec > FINE * config.field_of_view_re / config.pixels:
-            sentences.append(f"The pixels of the {name} are coarser than anything the network has seen.")
-    sentences += [*galaxy.remarks, *_outside(run, maps, observed), *sanity.cautions(maps)]
+    sentences += [*galaxy.remarks, *sanity.cautions(maps)]
     if not run.unseen:
         sentences.append(
             "The intervals are those for galaxies of the training suites: train with --leave-one-suite-out to have "
@@ -333,24 +356,26 @@ def _reach_re(mask: np.ndarray, field_of_view_re: float) -> float:
     return float(np.quantile(radius, 0.9)) if len(radius) else 0.0
 
 
-def _outside(run: Inference, maps: dict[str, SkyMap], observed: np.ndarray) -> list[str]:
-    """Return sentences on what lies outside of the ranges that a network, which is told of them, has seen."""
+def _outside(run: Inference, maps: dict[str, SkyMap], observed: np.ndarray) -> list[Reason]:
+    """Judge what lies outside of the ranges that a network, which is told of them, has seen."""
     if not run.told:
         return []
-    sentences = []
+    reasons = []
     for name in maps:
         t, trained = ("stars", "gas").index(name), getattr(run.instrument, name)
         mask = observed[4 * t + 3] > 0
         error = observed[CHANNELS + len(TOLD) * t][mask]
         largest = ends(trained.velocity_error_kms)[1] * 10.0 ** ends(trained.error_slope)[1]
         if (error >= 0).all() and float(np.median(error)) > largest:
-            sentences.append(
+            text = (
                 f"Velocities of the {name} are known to {float(np.median(error)):.0f} km/s, the network has seen "
                 f"errors of up to about {largest:.0f} km/s."
             )
+            reasons.append(Reason(text, 1))
         if mask.sum() < FEWEST_PIXELS:
-            sentences.append(
+            text = (
                 f"The network sees the {name} in {int(mask.sum())} pixels, and was trained on views with at least "
                 f"{FEWEST_PIXELS}."
             )
-    return sentences
+            reasons.append(Reason(text, 1))
+    return reasons

@@ -9,14 +9,25 @@ from astropy.table import Table
 from astropy.utils.exceptions import AstropyWarning
 
 #: Suffixes of files that are read here, and the format in which astropy knows them.
-FORMATS = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5"}
+FORMATS = {
+    ".ecsv": "ascii.ecsv", ".csv": "ascii", ".tsv": "ascii", ".txt": "ascii", ".dat": "ascii", ".asc": "ascii",
+    ".vot": "votable", ".xml": "votable", ".votable": "votable", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5",
+}  # fmt: skip
+#: How texts say that nothing was measured.
+_NOTHING = [(text, "nan") for text in ("", "--", "-", "N/A", "n/a", "NA", "null", "NULL", "INDEF", "...", "masked")]
 
 Columns = dict[str, tuple[np.ndarray, str | None]]
 
 
 def is_plain_table(file: str) -> bool:
-    """Whether a file is a table that is not FITS, by its suffix."""
-    return Path(file).suffix.lower() in FORMATS
+    """Whether a file is a table that is not FITS, by its suffix; texts may be compressed (.gz)."""
+    return _suffix(file) in FORMATS
+
+
+def _suffix(file: str | Path) -> str:
+    path = Path(file)
+    inner = Path(path.stem).suffix.lower()
+    return inner if path.suffix.lower() == ".gz" and FORMATS.get(inner) not in (None, "hdf5") else path.suffix.lower()
 
 
 def plain_columns(path: Path, part: str | None) -> Columns:
@@ -25,16 +36,49 @@ def plain_columns(path: Path, part: str | None) -> Columns:
     part: the group, or table, of an HDF5 file that is meant; the first one where left out. Raises ValueError for a
     file that cannot be read.
     """
-    kind = FORMATS[path.suffix.lower()]
+    kind = FORMATS[_suffix(path)]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
             if kind == "hdf5":
                 return _hdf5_columns(path, part)
-            table = Table.read(path, format=kind)
+            if kind == "ascii":  # by commas, tabs, semicolons or blanks, with a line of names, which may begin with #
+                table = _text_table(path)
+            else:
+                table = Table.read(path, format=kind)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path.name} cannot be read as a table ({error})") from error
     return {name: _numbers(table[name]) for name in table.colnames if _is_numeric(table[name])}
+
+
+def _text_table(path: Path) -> Table:
+    """Read a table whose columns are separated by commas, tabs, blanks or (where it has a single column) semicolons."""
+    table = Table.read(path, format="ascii", guess=True, fill_values=_NOTHING)
+    if len(table.colnames) > 1:
+        return table
+    return Table.read(path, format="ascii.basic", guess=False, delimiter=";", fill_values=_NOTHING)
+
+
+def text_in(path: Path) -> dict[str, str]:
+    """Return the columns of a text table that hold something that is no number: {name: the first such text}."""
+    kind = FORMATS.get(_suffix(path))
+    if kind == "hdf5" or kind is None:
+        return {}
+    table = _text_table(path) if kind == "ascii" else Table.read(path, format=kind)
+    found = {}
+    for name in table.colnames:
+        if table[name].dtype.kind == "U":
+            texts = [str(text) for text in table[name] if not _is_number(str(text))]
+            found[name] = texts[0] if texts else str(table[name][0])
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_numeric(column: np.ndarray) -> bool:
@@ -65,6 +109,7 @@ def _hdf5_columns(path: Path, part: str | None) -> Columns:
         for dataset in datasets:
             if dataset.ndim == 1 and dataset.dtype.kind in "fiub":
                 unit = next((dataset.attrs[key] for key in ("unit", "units") if key in dataset.attrs), None)
+                unit = unit.ravel()[0] if isinstance(unit, np.ndarray) and unit.size == 1 else unit
                 text = unit.decode() if isinstance(unit, bytes) else unit
                 found[dataset.name.rsplit("/", 1)[-1]] = (
                     np.asarray(dataset[()], float),

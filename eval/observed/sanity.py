@@ -1,5 +1,7 @@
 """Check that observed maps are what the user says: velocities in km/s, about the galaxy's centre, of that tracer."""
 
+import re
+
 import numpy as np
 
 from kinmass.eval.observed.sky import SkyMap
@@ -7,10 +9,18 @@ from kinmass.gen.constants import LIGHT_KMS
 
 #: Largest rms of V about its mean, and smallest rms of V and sigma together [km/s]; galaxies have 5 to 400.
 MAX_V_RMS_KMS, MIN_RMS_KMS = 2000.0, 1.0
-#: Above this rms V / rms sigma a map of stars is probably one of gas; it is below 2.3 in all mocks.
-STARS_V_SIGMA = 3.0
-#: A map of gas with a larger rms sigma [km/s], and an rms V of less than half of it, is probably one of stars.
-GAS_SIGMA_KMS = 80.0
+#: Smallest rms of V alone: even where nothing rotates, it has errors; and largest rms of sigma [km/s].
+MIN_V_RMS_KMS, MAX_SIGMA_RMS_KMS = 0.3, 800.0
+#: Pixels are no measurements where V is farther from the median, or sigma larger, than so many times what nine tenths
+#: of the pixels stay below, at least the first and at most the second number [km/s]; of more than a share of all
+#: pixels that cannot be said, and the map is refused.
+TIMES_MOST, LEAST_KMS, MOST_V_KMS, MOST_SIGMA_KMS, WILD_SHARE = 5.0, 300.0, 1500.0, 1000.0, 0.05
+#: So many pixels with one value, farther than a multiple of the range of the others, hold a number for "nothing", if it
+#: looks like one: whole, or all nines, or huge.
+SAME, FAR_RANGES = 3, 4.0
+_FILLING = re.compile(r"\d+|9+\.9+|.*e\+\d+")
+#: Largest median error of V, over the rms of V and sigma together, and largest pixel [R_e].
+MAX_ERROR_SHARE, MAX_PIXEL_RE = 3.0, 2.0
 #: Above this systemic velocity a caution asks for the convention: at 3000 km/s differences of c z are 1 % too large.
 MAX_UNCORRECTED_KMS = 3000.0
 #: Rotation over the velocity scale (`_rotation_axis`) from which the axis of rotation is known; and the largest angle
@@ -20,16 +30,36 @@ MIN_ROTATION_SHARE, MISALIGNED_DEG = 0.3, 60.0
 
 def refuse(name: str, sky: SkyMap, r_e_arcsec: float) -> None:
     """Raise ValueError, saying what to change, where a tracer's maps cannot be what the user says they are."""
-    v_rms, sigma_rms = _rms_speeds(sky)
+    v_rms, sigma_rms = rms_speeds(sky)
     if v_rms > MAX_V_RMS_KMS:
         raise ValueError(
             f"V of the {name} varies by {v_rms:.3g} km/s over the map, which no galaxy does: if it is in m/s say "
             "velocity_unit: m/s, if bad pixels spoil it cut them with mask, within_kms or max_velocity_error_kms"
         )
-    if np.hypot(v_rms, sigma_rms) < MIN_RMS_KMS:
+    if sigma_rms > MAX_SIGMA_RMS_KMS:
+        raise ValueError(
+            f"the dispersion of the {name} is {sigma_rms:.3g} km/s, which no galaxy has: if it is in m/s say "
+            "dispersion_unit: m/s, if it is a variance take its root, if bad pixels spoil it cut them with mask"
+        )
+    if v_rms < MIN_V_RMS_KMS or np.hypot(v_rms, sigma_rms) < MIN_RMS_KMS:
         raise ValueError(
             f"V of the {name} varies by {v_rms:.3g} km/s over the map: it must be in km/s, neither a redshift nor in "
             "units of c"
+        )
+    if name == "stars" and 0 < sigma_rms < MIN_RMS_KMS:
+        raise ValueError(
+            f"the dispersion of the stars is {sigma_rms:.3g} km/s, which no spectrograph measures: it must be in km/s"
+        )
+    errors = sky.velocity_error_kms
+    if errors is not None and np.median(errors) > MAX_ERROR_SHARE * np.hypot(v_rms, sigma_rms):
+        raise ValueError(
+            f"errors of V of the {name} are {np.median(errors):.3g} km/s, far more than V and sigma "
+            f"({np.hypot(v_rms, sigma_rms):.3g} km/s): is velocity_error_unit right?"
+        )
+    if sky.side_arcsec > MAX_PIXEL_RE * r_e_arcsec:
+        raise ValueError(
+            f"pixels of the {name} are {sky.side_arcsec:.3g} arcsec wide, R_e is {r_e_arcsec:.3g} arcsec: are the "
+            "WCS (CDELT is in degrees without CUNIT) and half_light_radius_arcsec right?"
         )
     nearest_arcsec = float(np.hypot(sky.x_arcsec, sky.y_arcsec).min())
     if nearest_arcsec > r_e_arcsec:
@@ -43,15 +73,6 @@ def cautions(maps: dict[str, SkyMap]) -> list[str]:
     """Return sentences on what is unusual in maps {tracer: map}."""
     sentences = []
     for name, sky in maps.items():
-        v_rms, sigma_rms = _rms_speeds(sky)
-        if name == "stars" and sigma_rms > 0 and v_rms > STARS_V_SIGMA * sigma_rms:
-            sentences.append(
-                f"V / sigma of the stars is {v_rms / sigma_rms:.1f}, as of cold gas: is this a map of gas?"
-            )
-        if name == "gas" and sigma_rms > max(GAS_SIGMA_KMS, 2 * v_rms):
-            sentences.append(
-                f"The gas has a dispersion of {sigma_rms:.0f} km/s and hardly rotates: is this a map of stars?"
-            )
         systemic_kms = abs(sky.systemic_kms())
         if systemic_kms > MAX_UNCORRECTED_KMS:
             sentences.append(
@@ -69,7 +90,54 @@ def cautions(maps: dict[str, SkyMap]) -> list[str]:
     return sentences
 
 
-def _rms_speeds(sky: SkyMap) -> tuple[float, float]:
+def refuse_fillings(name: str, value_kms: np.ndarray) -> None:
+    """Raise ValueError where several pixels (n,) of `name` [km/s] hold one number that is far from all others.
+
+    It is how files write that nothing was measured: -9999, -999.9, or zero among velocities of 3000 km/s, in km/s or in
+    m/s. A pixel of a bin has the value of many, but hardly a number like these.
+    """
+    finite = value_kms[np.isfinite(value_kms)]
+    values, counts = np.unique(finite, return_counts=True)
+    for number, count in zip(values[counts >= SAME], counts[counts >= SAME], strict=True):
+        others = finite[finite != number]
+        written = (f"{abs(number):.6g}", f"{1e3 * abs(number):.6g}")
+        if len(others) < count or not any(map(_FILLING.fullmatch, written)):
+            continue
+        middle = float(np.median(others))
+        if abs(number - middle) > FAR_RANGES * float(np.quantile(np.abs(others - middle), 0.98)):
+            raise ValueError(
+                f"{name} is {number:.6g} km/s exactly in {count} of {len(finite)} pixels, far from all others: if that "
+                "says that nothing was measured there, say blank: with this number in the file's unit, or use mask"
+            )
+
+
+def without_wild(name: str, sky: SkyMap) -> tuple[SkyMap, list[str]]:
+    """Return a map without single pixels that move as no galaxy does, and a remark on how many these are.
+
+    Raises ValueError where they are too many to be left out.
+    """
+    speed = np.abs(sky.velocity_kms - np.median(sky.velocity_kms))
+    is_wild = speed > _bound(speed, MOST_V_KMS)
+    if sky.dispersion_kms is not None:
+        is_wild |= sky.dispersion_kms > _bound(sky.dispersion_kms, MOST_SIGMA_KMS)
+    n_wild, n = int(is_wild.sum()), len(is_wild)
+    if n_wild > max(WILD_SHARE * n, 1):
+        sigma_max = 0.0 if sky.dispersion_kms is None else float(sky.dispersion_kms.max())
+        raise ValueError(
+            f"{n_wild} of {n} pixels of the {name} move as no galaxy does (V up to {speed.max():.4g} km/s from its "
+            f"median, sigma up to {sigma_max:.4g} km/s): if they are in m/s say velocity_unit or dispersion_unit: m/s; "
+            "cut what was not measured with mask, blank, within_kms or max_velocity_error_kms"
+        )
+    if not n_wild:
+        return sky, []
+    return sky.chosen(~is_wild), [f"{n_wild} of {n} pixels move as nothing else in the map: they are left out."]
+
+
+def _bound(value_kms: np.ndarray, most_kms: float) -> float:
+    return min(most_kms, max(LEAST_KMS, TIMES_MOST * float(np.quantile(value_kms, 0.9))))
+
+
+def rms_speeds(sky: SkyMap) -> tuple[float, float]:
     """Return the rms of V about its mean and the rms of sigma [km/s], weighted with density; 0 without dispersion."""
     v_square = np.average((sky.velocity_kms - sky.systemic_kms()) ** 2, weights=sky.density)
     sigma_square = 0.0 if sky.dispersion_kms is None else np.average(sky.dispersion_kms**2, weights=sky.density)
@@ -84,4 +152,4 @@ def _rotation_axis(sky: SkyMap) -> tuple[float, float]:
     v = sky.velocity_kms - sky.systemic_kms()
     r = np.maximum(np.hypot(sky.x_arcsec, sky.y_arcsec), 1e-9)
     x, y = (np.average(v * offset_arcsec / r, weights=sky.density) for offset_arcsec in (sky.x_arcsec, sky.y_arcsec))
-    return float(np.degrees(np.arctan2(y, x))), float(2 * np.hypot(x, y) / max(np.hypot(*_rms_speeds(sky)), 1e-9))
+    return float(np.degrees(np.arctan2(y, x))), float(2 * np.hypot(x, y) / max(np.hypot(*rms_speeds(sky)), 1e-9))

@@ -119,6 +119,11 @@ class SkyMap:
         """Return the same map about another centre, at (x, y) [arcsec] from this one."""
         return replace(self, x_arcsec=self.x_arcsec - x_arcsec, y_arcsec=self.y_arcsec - y_arcsec)
 
+    def chosen(self, is_kept: np.ndarray) -> "SkyMap":
+        """Return the map of some of the pixels (n,)."""
+        arrays = {name: value[is_kept] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, **arrays)
+
     def reach_arcsec(self) -> float:
         """Return the radius [arcsec] inside which nine tenths of the pixels lie."""
         return float(np.quantile(np.hypot(self.x_arcsec, self.y_arcsec), 0.9))
@@ -143,10 +148,7 @@ def without_strays(sky: SkyMap) -> SkyMap:
     size = np.bincount(label)
     fewest = max(FEWEST_TOGETHER, BEAM_AREA * sky.blur_arcsec**2 / sky.side_arcsec**2)
     is_kept = ((size >= fewest) | (size == size.max()))[label]
-    if is_kept.all():
-        return sky
-    arrays = {name: value[is_kept] for name, value in vars(sky).items() if isinstance(value, np.ndarray)}
-    return replace(sky, **arrays)
+    return sky if is_kept.all() else sky.chosen(is_kept)
 
 
 @dataclass(frozen=True)

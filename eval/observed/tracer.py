@@ -7,7 +7,7 @@ import numpy as np
 from astropy import units
 from astropy.coordinates import SkyCoord
 
-from kinmass.eval.observed.fits_maps import Bins, beam_fwhm_arcsec, blank_to_nan, columns, image
+from kinmass.eval.observed.fits_maps import Bins, beam_fwhm_arcsec, blank_to_nan, columns, image, text_columns
 from kinmass.eval.observed.fits_units import (
     Density,
     arcsec_per_unit,
@@ -17,6 +17,7 @@ from kinmass.eval.observed.fits_units import (
 )
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
 from kinmass.eval.observed.grids import Grid, Resampling, onto_one_grid, spaxel_side, tiled
+from kinmass.eval.observed.sanity import refuse_fillings, without_wild
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.gen.constants import LIGHT_KMS
 
@@ -58,7 +59,18 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
     is_good = np.ones(maps.x_arcsec.shape, bool)
     if "mask" in values:
         is_good &= values["mask"] == 0
+        is_seen = np.isfinite(values["velocity"])
+        if is_seen.any() and not (is_good & is_seen).any():
+            raise ValueError(
+                f"mask {files.mask} leaves no pixel with a velocity: if it marks good pixels say mask_is: good"
+            )
+        if np.count_nonzero(is_good & is_seen) < 0.5 * np.count_nonzero(is_seen):
+            maps.remarks.append(
+                f"mask leaves {np.count_nonzero(is_good & is_seen)} of {np.count_nonzero(is_seen)} pixels: if it marks "
+                "good pixels say mask_is: good."
+            )
     velocity, density, sigma = values["velocity"], values["density"], values.get("dispersion")
+    tracer = "gas" if files is galaxy_file.gas else "stars"
     with np.errstate(divide="ignore", invalid="ignore"):
         velocity_error, sigma_error = (_error_kms(values, what) for what in ("velocity", "dispersion"))
         if files.max_velocity_error_kms is not None and velocity_error is not None:
@@ -78,13 +90,23 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
         if galaxy_file.systemic_kms is None:
             raise ValueError("within_kms needs systemic_kms of the galaxy")
         is_good &= np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
+    is_good &= np.isfinite(density) & (density > 0)
     velocity = np.where(is_good, velocity, np.nan)
+    refuse_fillings(f"V of the {tracer}", velocity)
+    if sigma is not None:
+        refuse_fillings(
+            f"sigma of the {tracer}", np.where(is_good & (values["dispersion"] > 0), values["dispersion"], np.nan)
+        )
+    if "velocity_error" in values or "velocity_ivar" in values:
+        maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
     if files.convention != "rest":
         velocity, sigma = _at_rest(velocity, sigma, files.convention, galaxy_file.systemic_kms)
     fwhm_arcsec = _beam_fwhm_arcsec(files, folder, maps)
     sky = SkyMap(
         maps.x_arcsec, maps.y_arcsec, side_arcsec, density, velocity, sigma, fwhm_arcsec, velocity_error, sigma_error
     )
+    sky, remarks = without_wild(tracer, sky)
+    maps.remarks.extend(remarks)
     n_read = len(sky.velocity_kms)
     sky = without_strays(sky)
     if n_strays := n_read - len(sky.velocity_kms):
@@ -101,6 +123,19 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
         float(np.nanmedian(values.get("instrument_sigma", files.instrument_sigma_kms))),
         maps.remarks,
     )
+
+
+def _remark_on_errors(tracer: str, error_kms: np.ndarray | None, velocity_kms: np.ndarray) -> list[str]:
+    """Return a remark where errors of V are missing, nil or negative in some of the pixels that have a velocity."""
+    has_velocity = np.isfinite(velocity_kms)
+    is_known = (
+        has_velocity & np.isfinite(error_kms) & (error_kms > 0) if error_kms is not None else has_velocity & False
+    )
+    n_unknown, n = int(has_velocity.sum() - is_known.sum()), int(has_velocity.sum())
+    if not n_unknown:
+        return []
+    instead = "taken to be the median of the others" if is_known.any() else "taken as not known"
+    return [f"Errors of V of the {tracer} are missing, nil or negative in {n_unknown} of {n} pixels, and {instead}."]
 
 
 def _error_kms(values: dict[str, np.ndarray], what: str) -> np.ndarray | None:
@@ -135,16 +170,20 @@ def _msun_kpc2_per_unit(files: TracerFiles, density: Density) -> float | None:
 def _beam_fwhm_arcsec(files: TracerFiles, folder: Path, tracer_maps: _TracerMaps) -> float | None:
     """Return the FWHM [arcsec] of the beam: beam_fwhm_arcsec, else what the maps' files say, else None.
 
-    Raises ValueError where the files say a beam wider than the map.
+    Raises ValueError for a beam wider than the map.
     """
+    extent_arcsec = float(max(np.ptp(tracer_maps.x_arcsec), np.ptp(tracer_maps.y_arcsec)) + tracer_maps.side_arcsec)
     if files.beam_fwhm_arcsec is not None:
+        if files.beam_fwhm_arcsec > extent_arcsec:
+            raise ValueError(
+                f"beam_fwhm_arcsec {files.beam_fwhm_arcsec:g} is wider than the map ({extent_arcsec:.3g} arcsec)"
+            )
         return files.beam_fwhm_arcsec
     bin_columns = columns(files.bins, folder) if files.bins else {}
     map_names = [files.table] if files.table else [files.velocity, files.density, files.dispersion]
     sources = [files.bins if name in bin_columns else name for name in map_names]
     fwhms = (beam_fwhm_arcsec(name, folder) for name in dict.fromkeys(sources) if name is not None)
     fwhm_arcsec = next((fwhm for fwhm in fwhms if fwhm is not None), None)
-    extent_arcsec = float(max(np.ptp(tracer_maps.x_arcsec), np.ptp(tracer_maps.y_arcsec)) + tracer_maps.side_arcsec)
     if fwhm_arcsec is not None and fwhm_arcsec > extent_arcsec:
         raise ValueError(
             f"BMAJ of the header, which is in degrees, makes a beam of {fwhm_arcsec:.3g} arcsec, wider than the map "
@@ -170,10 +209,12 @@ def _at_rest(
 
 def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -> np.ndarray:
     """Convert a map as read: blanks become NaN; velocities, dispersions and errors are in km/s, or (km/s)^-2."""
+    if key == "mask" and files.mask_is == "good":
+        return np.where(value > 0, 0.0, 1.0)
     if key in ("mask", "bin"):
         return value  # a zero of these is a value, even where `blank` is zero
-    if files.blank is not None:
-        value = blank_to_nan(value, files.blank)
+    for blank in [files.blank] if isinstance(files.blank, float) else files.blank or []:
+        value = blank_to_nan(value, blank)
     name, velocity_unit = getattr(files, key), files.velocity_unit
     if key == "density":
         return value
@@ -295,6 +336,12 @@ def _pixel_offsets(files: TracerFiles, grid: Grid, galaxy_file: GalaxyFile) -> t
     sky_position = grid.wcs.pixel_to_world(ix, iy)
     if centre_pixel is not None:
         sky_centre = grid.wcs.pixel_to_world(centre_pixel[0] - 1, centre_pixel[1] - 1)
+        if galaxy_file.centre_deg is not None:
+            given = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").transform_to(sky_centre.frame)
+            if (apart_arcsec := float(given.separation(sky_centre).to_value("arcsec"))) > 2 * side:
+                raise ValueError(
+                    f"centre_pixel and centre_deg are {apart_arcsec:.3g} arcsec apart: give the one that is right"
+                )
     elif galaxy_file.centre_deg is not None:
         sky_centre = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").transform_to(sky_position.frame)
     else:
@@ -319,6 +366,11 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _T
         }
         table_columns |= {column_name: bin_table.at_spaxels(column_name, row_of_spaxel) for column_name in bin_columns}
     if missing := [column for column in map_columns.values() if column not in table_columns]:
+        for column, text in text_columns(name, folder).items():
+            if column in missing:
+                raise ValueError(
+                    f"{name}: column {column} holds text, {text!r}: it must be a number, or nan, in every row"
+                )
         raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}")
     x, y = _row_offsets(files, galaxy_file, *(table_columns[map_columns.pop(key)] for key in ("x", "y")))
     values = {key: _in_kms(files, key, *table_columns[column]) for key, column in map_columns.items()}
@@ -354,6 +406,13 @@ def _row_offsets(
         v * arcsec_per_unit(n, u, galaxy_file.distance()[0], pixel)
         for n, u, (v, _) in zip(names, units, values_and_units, strict=True)
     ]
+    if galaxy_file.centre_deg is not None and not any(units):
+        medians = np.array([np.nanmedian(v) for v in coordinates_arcsec])
+        if np.linalg.norm(medians - np.array(galaxy_file.centre_deg)) < 0.1 * np.linalg.norm(medians):
+            raise ValueError(
+                f"columns {files.x} and {files.y} have no unit and look like right ascension and declination in "
+                "degrees: say xy_unit: deg"
+            )
     if galaxy_file.centre_deg is not None and all(units):
         median_arcsec = np.array([np.nanmedian(v) for v in coordinates_arcsec])
         if np.linalg.norm(median_arcsec - 3600 * np.array(galaxy_file.centre_deg)) < np.linalg.norm(median_arcsec):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kinmass.eval.classical.estimators import ObservedViews, wolf2010
+from kinmass.eval.observed.sanity import rms_speeds
 from kinmass.eval.observed.sky import SkyMap
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 
@@ -24,6 +25,18 @@ FAR_DEX, VERY_FAR_DEX = 0.25, 0.5
 WIDE_DEX, SCATTER_DEX, WIDE_SCATTER_DEX = 0.25, 0.10, 0.25
 #: Share of the instrument's width below which a dispersion is not resolved.
 RESOLVED_SHARE = 0.4
+#: Above this rms V / rms sigma a map of stars is probably one of gas (it is below 2.3 in all mocks), and far above it
+#: sigma is in another unit.
+STARS_V_SIGMA, STARS_V_SIGMA_WRONG = 3.0, 8.0
+#: A map of gas with a larger rms sigma [km/s], and an rms V of less than half of it, is probably one of stars.
+GAS_SIGMA_KMS = 80.0
+#: Circular speeds [km/s] that few galaxies have, and none (the fastest discs: 570, Ogle et al. 2019, ApJL 884, L11).
+FAST_KMS, TOO_FAST_KMS = 700.0, 1000.0
+#: Distance of the brightest stars from the centre [R_e], and how much larger than R_e the radius is that holds half of
+#: the light of a map of stars, which is at most R_e where the map ends early.
+OFF_CENTRE_RE, HALF_LIGHT_RE = 0.4, 1.6
+#: How much smaller it may be: of a Sersic profile of index 6, seen inside .4 R_e, it is R_e / 7.
+HALF_LIGHT_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,55 @@ def of_speeds(maps: dict[str, SkyMap], radius_arcsec: np.ndarray, v_circ_kms: np
                     weight,
                 )
             )
+    return reasons
+
+
+def of_motions(maps: dict[str, SkyMap]) -> list[Reason]:
+    """Judge whether the stars move as stars do, and the gas as gas does."""
+    reasons = []
+    for name, sky in maps.items():
+        v_rms, sigma_rms = rms_speeds(sky)
+        if name == "stars" and sigma_rms > 0 and v_rms > STARS_V_SIGMA * sigma_rms:
+            text = f"V / sigma of the stars is {v_rms / sigma_rms:.1f}, as of cold gas"
+            weight = 2 if v_rms > STARS_V_SIGMA_WRONG * sigma_rms else 1
+            reasons.append(Reason(f"{text}: is this a map of gas, or the dispersion not in km/s?", weight))
+        if name == "gas" and sigma_rms > max(GAS_SIGMA_KMS, 2 * v_rms):
+            text = f"The gas has a dispersion of {sigma_rms:.0f} km/s and hardly rotates"
+            reasons.append(Reason(f"{text}: is this a map of stars, or a variance?", 1))
+    return reasons
+
+
+def of_velocities(radius_re: np.ndarray, v_circ_kms: np.ndarray) -> list[Reason]:
+    """Judge circular velocities (S, K) at radii (K,) [R_e]."""
+    median = np.median(v_circ_kms, axis=0)
+    k = int(np.argmax(median))
+    if median[k] <= FAST_KMS:
+        return []
+    who = "no galaxy has" if median[k] > TOO_FAST_KMS else "hardly any galaxy has"
+    text = f"The circular velocity at {radius_re[k]:.2g} R_e is {median[k]:.0f} km/s, which {who}: are all pixels good?"
+    return [Reason(text, 2 if median[k] > TOO_FAST_KMS else 1)]
+
+
+def of_light(sky: SkyMap, r_e_arcsec: float) -> list[Reason]:
+    """Judge whether the light of a map of stars has its middle and its size where the galaxy's description has them."""
+    reasons = []
+    radius = np.hypot(sky.x_arcsec, sky.y_arcsec)
+    brightest = sky.density >= np.quantile(sky.density, 1 - min(1.0, max(0.02, 5 / len(radius))))
+    x, y = (float(np.average(v[brightest], weights=sky.density[brightest])) for v in (sky.x_arcsec, sky.y_arcsec))
+    off_arcsec = float(np.hypot(x, y))
+    if off_arcsec > max(OFF_CENTRE_RE * r_e_arcsec, sky.blur_arcsec, 2 * sky.side_arcsec):
+        text = f"The stars are brightest {off_arcsec:.2g} arcsec ({off_arcsec / r_e_arcsec:.1f} R_e) from the centre"
+        reasons.append(Reason(f"{text}: is it right?", 1))
+    order = np.argsort(radius)
+    light = np.cumsum(sky.density[order])
+    half_arcsec = float(radius[order][np.searchsorted(light, 0.5 * light[-1])])
+    is_large = half_arcsec > max(HALF_LIGHT_RE * r_e_arcsec, sky.blur_arcsec)
+    if is_large or half_arcsec < HALF_LIGHT_SHARE * r_e_arcsec:
+        text = (
+            f"Half of the light in the map lies within {half_arcsec:.2g} arcsec, and R_e is said to be "
+            f"{r_e_arcsec:.2g} arcsec: is it in arcsec, and are the places of the pixels?"
+        )
+        reasons.append(Reason(text, 1))
     return reasons
 
 

@@ -246,7 +246,7 @@ def write_images(folder: Path, seen, blank: float | None = None) -> dict:
         "name": "mock 1", "centre_deg": [150.0, 2.0], "distance_mpc": r_e / (r_e_arcsec * KPC_PER_ARCSEC_MPC),
         "half_light_radius_arcsec": r_e_arcsec, "systemic_kms": 1500.0,
         "gas": {"velocity": "velocity.fits", "density": "density.fits", "dispersion": "fwhm.fits",
-                "dispersion_is": "fwhm", "density_msun_kpc2": 1.0, "beam_fwhm_arcsec": 1000.0},
+                "dispersion_is": "fwhm", "density_msun_kpc2": 1.0, "beam_fwhm_arcsec": 100.0},
     }  # fmt: skip
 
 

@@ -217,7 +217,7 @@ def test_a_network_is_told_what_the_observer_knows(told, monkeypatch):
         assert (channel(observed, 1, name) == UNKNOWN).all(), name
     assert (channel(observed, 1, "has_dispersion") == 0).all()
     assert not any("perfectly sharp" in sentence for sentence in profile.sentences())
-    loud = disc(velocity_error_kms=np.full((P, P), 900.0))
+    loud = disc(velocity_error_kms=np.full((P, P), 250.0))
     _, profile = told_channels(told, galaxy(gas=replace(loud, beam_fwhm_arcsec=30.0)), monkeypatch)
     words = " ".join(profile.sentences())
     assert "the network has seen errors of up to about" in words

@@ -1,0 +1,275 @@
+"""What maps cannot be is refused in a sentence or weighs in the verdict; what a file writes for "nothing" is found."""
+
+import gzip
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+from astropy.io import fits
+from astropy.table import Table
+
+from kinmass.eval.observed import sanity
+from kinmass.eval.observed.galaxy import read_galaxy
+from kinmass.eval.observed.sky import SkyMap
+from kinmass.eval.observed.verdict import of_light, of_motions, of_velocities
+
+SIDE, P, R_E = 1.0, 30, 6.0
+
+
+def stars(seed: int = 0, **more: object) -> SkyMap:
+    """A rotating spheroid with errors of 5 km/s, at a systemic velocity of 2800 km/s."""
+    x, y = np.meshgrid(*[SIDE * (np.arange(P) - (P - 1) / 2)] * 2)
+    r, noise = np.hypot(x, y), np.random.default_rng(seed).normal(0, 5, (2, P, P))
+    velocity = 2800 + 120 * np.tanh(x / 4) + noise[0]
+    return SkyMap.from_images(
+        1e8 * np.exp(-1.7 * r / R_E), velocity, 180 * np.exp(-r / 30) + noise[1], SIDE, beam_fwhm_arcsec=2.0, **more
+    )
+
+
+def table_of(sky: SkyMap) -> Table:
+    columns = {"X": sky.x_arcsec, "Y": sky.y_arcsec, "V": sky.velocity_kms, "S": sky.dispersion_kms}
+    return Table(columns | {"E": np.full(len(sky.x_arcsec), 5.0), "D": sky.density})
+
+
+def described(folder, file="t.ecsv", **keys):
+    content = {
+        "name": "one", "distance_mpc": 40.0, "half_light_radius_arcsec": R_E,
+        "stars": {"table": file, "velocity": "V", "dispersion": "S", "density": "D", "velocity_error": "E",
+                  "beam_fwhm_arcsec": 2.0},
+    }  # fmt: skip
+    for key, value in keys.items():
+        (content if key in content or key in ("redshift", "centre_deg") else content["stars"])[key] = value
+    content = {k: v for k, v in content.items() if v is not None}
+    content["stars"] = {k: v for k, v in content["stars"].items() if v is not None}
+    (folder / "one.yaml").write_text(yaml.safe_dump(content))
+    return folder / "one.yaml"
+
+
+def read(folder, table: Table, **keys) -> SkyMap:
+    table.write(folder / "t.ecsv", overwrite=True)
+    return read_galaxy(described(folder, **keys)).stars
+
+
+# ---- numbers that stand for nothing
+
+
+@pytest.mark.parametrize(
+    ("column", "number", "rows", "factor"),
+    [
+        ("V", -9999, 9, 1),
+        ("V", -999.9, 60, 1),
+        ("V", 0, 300, 1),
+        ("V", -9999, 9, 1e3),
+        ("S", 9999, 9, 1),
+        ("V", 1e20, 5, 1),
+    ],
+)
+def test_a_number_for_nothing_is_found_and_named_in_whatever_unit(tmp_path, column, number, rows, factor):
+    table = table_of(stars())
+    for name in ("V", "S", "E"):
+        table[name] *= factor
+    table[column][:rows] = number
+    unit = {"velocity_unit": "m/s"} if factor == 1e3 else {}
+    with pytest.raises(
+        ValueError, match=rf"{'V' if column == 'V' else 'sigma'} of the stars is \S+ km/s exactly in {rows} of"
+    ):
+        read(tmp_path, table, **unit)
+    assert len(read(tmp_path, table, blank=float(number), **unit).velocity_kms) == P * P - rows
+    assert len(read(tmp_path, table, blank=[-12345.0, float(number)], **unit).velocity_kms) == P * P - rows
+    # What a mask leaves out is not looked at.
+    table["M"] = (np.arange(P * P) < rows).astype(int)
+    assert len(read(tmp_path, table, mask="M", **unit).velocity_kms) == P * P - rows
+
+
+def test_bins_and_whole_numbers_are_no_such_numbers(tmp_path):
+    table = table_of(stars())
+    table["V"] = np.round(table["V"], -1)  # channels of 10 km/s: each number many times
+    assert len(read(tmp_path, table).velocity_kms) == P * P
+    table["V"][:40] = table["V"].max() + 30  # a bin of 40 spaxels that rotates a little faster
+    assert len(read(tmp_path, table).velocity_kms) == P * P
+
+
+def test_single_wild_pixels_are_left_out_and_many_refused(tmp_path):
+    table = table_of(stars())
+    table["V"][[3, 50, 700]] += [2300.5, -1400.25, 900.75]
+    table["S"][[100]] = 1234.5
+    table.write(tmp_path / "t.ecsv")
+    galaxy = read_galaxy(described(tmp_path))
+    assert len(galaxy.stars.velocity_kms) == P * P - 4
+    assert "4 of 900 pixels move as nothing else in the map: they are left out." in " ".join(galaxy.remarks)
+    table["V"][:90] += np.linspace(2000, 3000, 90)
+    with pytest.raises(ValueError, match=r"9\d of 900 pixels of the stars move as no galaxy does"):
+        read(tmp_path, table)
+
+
+def test_errors_that_are_none_are_told_of(tmp_path):
+    table = table_of(stars())
+    table["E"][:10], table["E"][10:30], table["E"][30:35] = 0, -1, np.nan
+    table.write(tmp_path / "t.ecsv")
+    galaxy = read_galaxy(described(tmp_path))
+    assert "missing, nil or negative in 35 of 900 pixels, and taken to be the median" in " ".join(galaxy.remarks)
+    assert (galaxy.stars.velocity_error_kms == 5).all()
+    table["E"] = -1.0
+    table.write(tmp_path / "t.ecsv", overwrite=True)
+    galaxy = read_galaxy(described(tmp_path))
+    assert "in 900 of 900 pixels, and taken as not known" in " ".join(galaxy.remarks)
+    assert galaxy.stars.velocity_error_kms is None
+
+
+# ---- quantities in another unit than said
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: {"velocity_kms": s.velocity_kms / 3e5}, "neither a redshift nor in units of c"),
+        (lambda s: {"velocity_kms": 0 * s.velocity_kms}, "V of the stars varies by 0 km/s"),
+        (lambda s: {"dispersion_kms": s.dispersion_kms**2}, "if it is a variance take its root"),
+        (lambda s: {"dispersion_kms": s.dispersion_kms / 1e3}, "which no spectrograph measures"),
+        (lambda s: {"velocity_error_kms": np.full(P * P, 5e3)}, "is velocity_error_unit right"),
+        (lambda s: {"side_arcsec": 60.0}, "CDELT is in degrees without CUNIT"),
+    ],
+)
+def test_what_no_map_can_be_is_refused(change, words):
+    sky = stars()
+    sanity.refuse("stars", sky, R_E)
+    with pytest.raises(ValueError, match=words):
+        sanity.refuse("stars", replace(sky, **change(sky)), R_E)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"distance_mpc": 0.04}, "an R_e that no galaxy has"),
+        ({"distance_mpc": 4e4}, "an R_e that no galaxy has"),
+        ({"distance_mpc": None, "redshift": 2832.0}, "is it c z in km/s"),
+        ({"beam_fwhm_arcsec": 200.0}, "wider than the map"),
+    ],
+)
+def test_sizes_and_distances_that_no_galaxy_has_are_refused(tmp_path, keys, words):
+    table_of(stars()).write(tmp_path / "t.ecsv")
+    with pytest.raises(ValueError, match=words):
+        read_galaxy(described(tmp_path, **keys))
+
+
+def test_odd_motions_weigh_in_the_verdict():
+    sky = stars()
+
+    def weights(name: str, **change: object) -> list[int]:
+        return [reason.weight for reason in of_motions({name: replace(sky, **change)})]
+
+    assert weights("stars") == []
+    assert weights("stars", dispersion_kms=sky.dispersion_kms / 12) == [1]
+    assert weights("stars", dispersion_kms=np.log10(sky.dispersion_kms)) == [2]
+    assert weights("gas") == [1]
+    assert weights("gas", dispersion_kms=0.1 * sky.dispersion_kms) == []
+    radii = np.array([0.3, 1.0, 3.0])
+    for speed, expected in ((250, []), (800, [1]), (2100, [2])):
+        assert [r.weight for r in of_velocities(radii, np.array([[100.0, 150.0, speed]] * 9))] == expected
+
+
+def test_the_light_is_where_and_as_large_as_it_is_said_to_be():
+    sky = stars()
+    assert of_light(sky, R_E) == []
+    assert "brightest 4" in of_light(sky.moved(4.2, 0), R_E)[0].text
+    assert of_light(sky.moved(1.5, 0), R_E) == []
+    for factor in (0.3, 20):
+        (reason,) = of_light(sky, factor * R_E)
+        assert "is it in arcsec" in reason.text
+
+
+# ---- files
+
+
+def test_a_key_that_comes_twice_is_refused(tmp_path):
+    table_of(stars()).write(tmp_path / "t.ecsv")
+    path = described(tmp_path)
+    text = path.read_text()
+    for again in ("half_light_radius_arcsec: 3.0\n", None):
+        path.write_text(text + again if again else text.replace("  velocity: V\n", "  velocity: V\n  velocity: S\n"))
+        with pytest.raises(ValueError, match=r"key `\w+` is there twice, in lines \d+ and \d+"):
+            read_galaxy(path)
+
+
+def test_a_mask_may_mark_good_pixels(tmp_path):
+    table = table_of(stars())
+    table["M"] = (np.hypot(table["X"], table["Y"]) < 10).astype(int)
+    assert len(read(tmp_path, table, mask="M", mask_is="good").velocity_kms) == table["M"].sum()
+    table["M"] = 1
+    with pytest.raises(ValueError, match="leaves no pixel with a velocity: if it marks good pixels say mask_is: good"):
+        read(tmp_path, table, mask="M")
+
+
+def test_differences_of_right_ascension_without_the_cosine_are_refused(tmp_path):
+    table = table_of(stars())
+    table["X"] *= 1.5
+    for keys in ({}, {"pixel_arcsec": 1.0}):
+        with pytest.raises(ValueError, match=r"multiply it by cos\(declination\)|spaxels are not square"):
+            read(tmp_path, table, **keys)
+    table["X"] = 180 + table["X"] / 1.5 / 3600 / np.cos(np.radians(40))
+    table["Y"] = 40 + table["Y"] / 3600
+    with pytest.raises(ValueError, match="say xy_unit: deg"):
+        read(tmp_path, table, centre_deg=[180.0, 40.0])
+    x = np.sort(read(tmp_path, table, centre_deg=[180.0, 40.0], xy_unit="deg").x_arcsec)
+    np.testing.assert_allclose(x, np.sort(stars().x_arcsec), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "kind", ["blanks.txt", "tabs.dat", "semicolons.csv", "hash.csv", "t.csv.gz", "t.vot", "dashes.csv"]
+)
+def test_tables_as_others_write_them(tmp_path, kind):
+    table = table_of(stars())
+    lines = [[*table.colnames], *([f"{value:.8g}" for value in row] for row in table)]
+    if kind == "dashes.csv":
+        lines[5][2] = "--"
+    separator = {"blanks.txt": "  ", "tabs.dat": "\t", "semicolons.csv": ";"}.get(kind, ",")
+    text = "\n".join(separator.join(line) for line in lines) + "\n"
+    if kind == "t.vot":
+        table.write(tmp_path / kind, format="votable")
+    elif kind == "t.csv.gz":
+        (tmp_path / kind).write_bytes(gzip.compress(text.encode()))
+    else:
+        (tmp_path / kind).write_text(f"# {text}" if kind == "hash.csv" else text)
+    found = read_galaxy(described(tmp_path, kind)).stars
+    expected = stars().velocity_kms
+    np.testing.assert_allclose(
+        found.velocity_kms, np.delete(expected, 4) if kind == "dashes.csv" else expected, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", ["one row", "n by 1"])
+def test_tables_of_vectors_are_columns(tmp_path, kind):
+    table = table_of(stars())
+    n = len(table)
+    shape, form = ((1, n), f"{n}D") if kind == "one row" else ((n, 1), "1D")
+    columns = [
+        fits.Column(name, form, array=np.asarray(table[name]).reshape(shape), dim=f"({shape[1]})")
+        for name in table.colnames
+    ]
+    if kind == "one row":
+        columns.append(fits.Column("Z", "D", array=[0.01]))
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    found = read_galaxy(described(tmp_path, "t.fits")).stars
+    np.testing.assert_allclose(found.velocity_kms, stars().velocity_kms)
+
+
+def test_units_of_datasets_may_be_arrays(tmp_path):
+    table = table_of(stars())
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        for name in table.colnames:
+            file[name] = np.asarray(table[name]) * (1e3 if name in "VSE" else 1)
+            file[name].attrs["unit"] = np.array([{"X": b"arcsec", "Y": b"arcsec", "D": b"Msun/kpc2"}.get(name, b"m/s")])
+    np.testing.assert_allclose(read_galaxy(described(tmp_path, "t.h5")).stars.velocity_kms, stars().velocity_kms)
+
+
+def test_a_column_of_text_is_called_so(tmp_path):
+    table = table_of(stars())
+    table["V"] = [*map(str, table["V"][:-1]), "bad"]
+    table.write(tmp_path / "t.csv", format="ascii.csv")
+    with pytest.raises(ValueError, match="column V holds text, 'bad': it must be a number, or nan, in every row"):
+        read_galaxy(described(tmp_path, "t.csv"))
+    with pytest.raises(ValueError, match=r"t\.npy cannot be read as FITS .*known by their suffix: \.ecsv, \.csv"):
+        (tmp_path / "t.npy").write_bytes(b"no table")
+        read_galaxy(described(tmp_path, "t.npy"))

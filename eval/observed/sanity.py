@@ -90,13 +90,13 @@ def cautions(maps: dict[str, SkyMap]) -> list[str]:
     return sentences
 
 
-def refuse_fillings(name: str, value_kms: np.ndarray) -> None:
-    """Raise ValueError where several pixels (n,) of `name` [km/s] hold one number that is far from all others.
+def refuse_fillings(name: str, value: np.ndarray, unit: str = " km/s") -> None:
+    """Raise ValueError where several pixels (n,) of `name` hold one number that is far from all others.
 
     It is how files write that nothing was measured: -9999, -999.9, or zero among velocities of 3000 km/s, in km/s or in
     m/s. A pixel of a bin has the value of many, but hardly a number like these.
     """
-    finite = value_kms[np.isfinite(value_kms)]
+    finite = value[np.isfinite(value)]
     values, counts = np.unique(finite, return_counts=True)
     for number, count in zip(values[counts >= SAME], counts[counts >= SAME], strict=True):
         others = finite[finite != number]
@@ -104,10 +104,11 @@ def refuse_fillings(name: str, value_kms: np.ndarray) -> None:
         if len(others) < count or not any(map(_FILLING.fullmatch, written)):
             continue
         middle = float(np.median(others))
-        if abs(number - middle) > FAR_RANGES * float(np.quantile(np.abs(others - middle), 0.98)):
+        range_of_others = float(np.quantile(np.abs(others - middle), 0.98))
+        if abs(number - middle) > max(FAR_RANGES * range_of_others, 0.5 * abs(middle)):
             raise ValueError(
-                f"{name} is {number:.6g} km/s exactly in {count} of {len(finite)} pixels, far from all others: if that "
-                "says that nothing was measured there, say blank: with this number in the file's unit, or use mask"
+                f"{name} is {number:.6g}{unit} exactly in {count} of {len(finite)} pixels, far from all others: if "
+                "that says that nothing was measured there, say blank: with this number in the file's unit, or use mask"
             )
 
 

@@ -92,11 +92,13 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
         is_good &= np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
     is_good &= np.isfinite(density) & (density > 0)
     velocity = np.where(is_good, velocity, np.nan)
-    refuse_fillings(f"V of the {tracer}", velocity)
-    if sigma is not None:
-        refuse_fillings(
-            f"sigma of the {tracer}", np.where(is_good & (values["dispersion"] > 0), values["dispersion"], np.nan)
-        )
+    seen = {"V": velocity, "sigma": values.get("dispersion"), "the error of V": velocity_error}
+    seen |= {} if maps.density.log else {"the density": density}
+    for what, value in seen.items():
+        if value is not None:
+            is_shown = is_good & ((value > 0) | (what == "V"))
+            unit = "" if what == "the density" else " km/s"
+            refuse_fillings(f"{what} of the {tracer}", np.where(is_shown, value, np.nan), unit)
     if "velocity_error" in values or "velocity_ivar" in values:
         maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
     if files.convention != "rest":

@@ -64,6 +64,8 @@ def read(folder, table: Table, **keys) -> SkyMap:
         ("V", -9999, 9, 1e3),
         ("S", 9999, 9, 1),
         ("V", 1e20, 5, 1),
+        ("E", 9999, 90, 1),
+        ("D", 1e20, 12, 1),
     ],
 )
 def test_a_number_for_nothing_is_found_and_named_in_whatever_unit(tmp_path, column, number, rows, factor):
@@ -72,12 +74,13 @@ def test_a_number_for_nothing_is_found_and_named_in_whatever_unit(tmp_path, colu
         table[name] *= factor
     table[column][:rows] = number
     unit = {"velocity_unit": "m/s"} if factor == 1e3 else {}
-    with pytest.raises(
-        ValueError, match=rf"{'V' if column == 'V' else 'sigma'} of the stars is \S+ km/s exactly in {rows} of"
-    ):
+    what = {"V": "V", "S": "sigma", "E": "the error of V", "D": "the density"}[column]
+    with pytest.raises(ValueError, match=rf"{what} of the stars is \S+( km/s)? exactly in {rows} of"):
         read(tmp_path, table, **unit)
-    assert len(read(tmp_path, table, blank=float(number), **unit).velocity_kms) == P * P - rows
-    assert len(read(tmp_path, table, blank=[-12345.0, float(number)], **unit).velocity_kms) == P * P - rows
+    # A velocity without an error is one all the same.
+    n_left = P * P - (0 if column == "E" else rows)
+    for blank in (float(number), [-12345.0, float(number)]):
+        assert len(read(tmp_path, table, blank=blank, **unit).velocity_kms) == n_left
     # What a mask leaves out is not looked at.
     table["M"] = (np.arange(P * P) < rows).astype(int)
     assert len(read(tmp_path, table, mask="M", **unit).velocity_kms) == P * P - rows

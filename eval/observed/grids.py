@@ -156,6 +156,13 @@ def spaxel_side(x_arcsec: np.ndarray, y_arcsec: np.ndarray, name: str, pixel_arc
     )
     is_gridded = float(np.mean(off_grid)) < 0.05
     is_square = float(np.quantile(distance[:, 3], 0.1)) < 1.3 * side
+    spacings = _spacings(positions) if len(positions) > 9 else (0.0, 0.0)
+    if is_gridded and all(spacings) and max(spacings) > 1.15 * min(spacings):
+        raise ValueError(
+            f"{name}: spaxels lie {spacings[0]:.3g} arcsec apart along x and {spacings[1]:.3g} along y: if x is a "
+            "difference of right ascension, multiply it by cos(declination), or give right ascension, declination and "
+            "centre_deg"
+        )
     if pixel_arcsec is None:
         if not is_gridded:
             raise ValueError(
@@ -166,13 +173,6 @@ def spaxel_side(x_arcsec: np.ndarray, y_arcsec: np.ndarray, name: str, pixel_arc
             raise ValueError(f"{name}: spaxels are not square, or lie too thinly to tell; say pixel_arcsec, their side")
         # Hexagons have six neighbours that are equally near: their squares have the same area.
         return side * np.sqrt(np.sqrt(0.75)) if np.median(distance[:, 4]) < 1.06 * side else side
-    spacings = _spacings(positions) if len(positions) > 9 else (0.0, 0.0)
-    if is_gridded and all(spacings) and max(spacings) > 1.15 * min(spacings):
-        raise ValueError(
-            f"{name}: spaxels lie {spacings[0]:.3g} arcsec apart along x and {spacings[1]:.3g} along y: if x is a "
-            "difference of right ascension, multiply it by cos(declination), or give right ascension, declination and "
-            "centre_deg"
-        )
     agrees = 0.9 < side / pixel_arcsec < 1.1 or 1.3 < side / pixel_arcsec < 1.5  # 1.4: a chessboard
     if (is_gridded and is_square and not agrees) or side > 1.5 * pixel_arcsec:
         raise ValueError(

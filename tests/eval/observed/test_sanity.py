@@ -209,7 +209,7 @@ def test_differences_of_right_ascension_without_the_cosine_are_refused(tmp_path)
     table = table_of(stars())
     table["X"] *= 1.5
     for keys in ({}, {"pixel_arcsec": 1.0}):
-        with pytest.raises(ValueError, match=r"multiply it by cos\(declination\)|spaxels are not square"):
+        with pytest.raises(ValueError, match=r"multiply it by cos\(declination\)"):
             read(tmp_path, table, **keys)
     table["X"] = 180 + table["X"] / 1.5 / 3600 / np.cos(np.radians(40))
     table["Y"] = 40 + table["Y"] / 3600

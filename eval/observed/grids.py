@@ -157,7 +157,7 @@ def spaxel_side(x_arcsec: np.ndarray, y_arcsec: np.ndarray, name: str, pixel_arc
     is_gridded = float(np.mean(off_grid)) < 0.05
     is_square = float(np.quantile(distance[:, 3], 0.1)) < 1.3 * side
     spacings = _spacings(positions) if len(positions) > 9 else (0.0, 0.0)
-    if is_gridded and all(spacings) and max(spacings) > 1.15 * min(spacings):
+    if is_gridded and all(spacings) and max(spacings) > 1.04 * min(spacings):
         raise ValueError(
             f"{name}: spaxels lie {spacings[0]:.3g} arcsec apart along x and {spacings[1]:.3g} along y: if x is a "
             "difference of right ascension, multiply it by cos(declination), or give right ascension, declination and "
@@ -183,14 +183,16 @@ def spaxel_side(x_arcsec: np.ndarray, y_arcsec: np.ndarray, name: str, pixel_arc
 
 
 def _spacings(positions: np.ndarray) -> tuple[float, float]:
-    """Return how far the nearest neighbours of positions (n, 2) along x and along y are, nil where there are none."""
+    """Return how far neighbours of positions (n, 2) lie along x and along y, nil where these are no lattice along both.
+
+    In a lattice all other neighbours lie farther, across the corners.
+    """
     apart = np.abs(positions[cKDTree(positions).query(positions, k=9)[1][:, 1:]] - positions[:, None])
-    found = []
-    for axis in range(2):
-        along = np.where(apart[..., 1 - axis] < 0.15 * apart[..., axis], apart[..., axis], np.inf).min(1)
-        is_there = np.isfinite(along)
-        found.append(float(np.median(along[is_there])) if np.count_nonzero(is_there) > 0.5 * len(along) else 0.0)
-    return found[0], found[1]
+    is_along = [apart[..., 1 - axis] < 0.15 * apart[..., axis] for axis in range(2)]
+    along = [np.where(is_along[axis], apart[..., axis], np.inf).min(1) for axis in range(2)]
+    across = np.where(is_along[0] | is_along[1], np.inf, np.hypot(*np.moveaxis(apart, 2, 0))).min(1)
+    spacings = [float(np.median(distance)) for distance in along]
+    return (spacings[0], spacings[1]) if np.median(across) > max(spacings) else (0.0, 0.0)
 
 
 def tiled(x_arcsec: np.ndarray, y_arcsec: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

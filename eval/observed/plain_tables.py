@@ -42,10 +42,8 @@ def plain_columns(path: Path, part: str | None) -> Columns:
             warnings.simplefilter("ignore", AstropyWarning)
             if kind == "hdf5":
                 return _hdf5_columns(path, part)
-            if kind == "ascii":  # by commas, tabs, semicolons or blanks, with a line of names, which may begin with #
-                table = _text_table(path)
-            else:
-                table = Table.read(path, format=kind)
+            # Texts have columns by commas, tabs, semicolons or blanks, and a line of names, which may begin with #.
+            table = _text_table(path) if kind == "ascii" else Table.read(path, format=kind)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path.name} cannot be read as a table ({error})") from error
     return {name: _numbers(table[name]) for name in table.colnames if _is_numeric(table[name])}

@@ -517,7 +517,12 @@ def test_spaxels_as_they_lie(tmp_path):
     assert hexagons**2 == pytest.approx(np.sqrt(0.75) * SIDE**2)
     chess = (IX + IY) % 2 == 0
     assert spaxel_side(X[chess], Y[chess], "t", SIDE) == SIDE
-    for x, y, words in ((X, 2 * Y, "not square"), (X[:3], Y[:3] * 0, "not square"), (X[0, :2], Y[0, :2], "are no map")):
+    for x, y, words in (
+        (X, 2 * Y, "apart along x"),
+        (1.06 * X, Y, "apart along x"),
+        (X[:3], Y[:3] * 0, "not square"),
+        (X[0, :2], Y[0, :2], "are no map"),
+    ):
         with pytest.raises(ValueError, match=words):
             spaxel_side(x.ravel(), y.ravel(), "t", None)
 

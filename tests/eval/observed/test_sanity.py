@@ -273,6 +273,6 @@ def test_a_column_of_text_is_called_so(tmp_path):
     table.write(tmp_path / "t.csv", format="ascii.csv")
     with pytest.raises(ValueError, match="column V holds text, 'bad': it must be a number, or nan, in every row"):
         read_galaxy(described(tmp_path, "t.csv"))
+    (tmp_path / "t.npy").write_bytes(b"no table")
     with pytest.raises(ValueError, match=r"t\.npy cannot be read as FITS .*known by their suffix: \.ecsv, \.csv"):
-        (tmp_path / "t.npy").write_bytes(b"no table")
         read_galaxy(described(tmp_path, "t.npy"))

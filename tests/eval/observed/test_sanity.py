@@ -9,11 +9,14 @@ import pytest
 import yaml
 from astropy.io import fits
 from astropy.table import Table
+from conftest import ROOT
 
 from kinmass.eval.observed import sanity
 from kinmass.eval.observed.galaxy import read_galaxy
+from kinmass.eval.observed.galaxy_file import GalaxyFile
 from kinmass.eval.observed.sky import SkyMap
 from kinmass.eval.observed.verdict import of_light, of_motions, of_velocities
+from kinmass.gen.yamlfile import read_checked
 
 SIDE, P, R_E = 1.0, 30, 6.0
 
@@ -276,3 +279,8 @@ def test_a_column_of_text_is_called_so(tmp_path):
     (tmp_path / "t.npy").write_bytes(b"no table")
     with pytest.raises(ValueError, match=r"t\.npy cannot be read as FITS .*known by their suffix: \.ecsv, \.csv"):
         read_galaxy(described(tmp_path, "t.npy"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "observed").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_describe_galaxies(path):
+    assert read_checked(path, GalaxyFile).distance()[0] > 1

@@ -107,6 +107,7 @@ networks: setup
 	  --suites $(NETWORK_SUITES) --instrument survey --scale-dex 0.2 --heat 0.2 --leave-one-suite-out --members 2 \
 	  --steps 6000 --round-steps 300 --out any && ../$(BIN)/kinmass status any --wait
 	@rm -rf kinmass/networks/any && cd networks && cp --parents $(SHIPPED) ../kinmass/networks/
+	@sed -i 's#"$(CURDIR)/networks/#"#g' kinmass/networks/any/member-*/run.json
 
 gap: demo-mocks demo-maps
 	@$(MAKE) --no-print-directory -j $(FITS) $(GAP)

@@ -32,6 +32,7 @@ from kinmass.gen.constants import G
 from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.instruments.observe import CHANNELS, CHANNELS_TOLD, TOLD, UNKNOWN
 from kinmass.train.loop.config import FitConfig
+from kinmass.train.run.checkpoint import members_of
 from kinmass.train.run.posterior import load
 
 SUITES = ("bursty", "middle", "quiet")
@@ -384,14 +385,18 @@ def test_networks_come_with_the_project_and_know_no_place(tmp_path, capsys):
     (run,) = shipped_runs()
     files = list(run.rglob("*"))
     assert sum(path.stat().st_size for path in files) < 8e6
-    content = json.loads((run / "run.json").read_text())
-    assert content["fit"]["tracer"] == "any"
-    assert content["versions"]["numpy"]
-    assert len(content["commit"]) >= 7
-    assert not [
-        text for text in re.findall(r'"([^"]*)"', (run / "run.json").read_text()) if text.startswith(("/", "~"))
-    ]
+    members = members_of(run)
+    assert len(members) == 2
+    for member in members:
+        content = json.loads((member / "run.json").read_text())
+        assert content["fit"]["tracer"] == "any"
+        assert content["versions"]["numpy"]
+        assert len(content["commit"]) >= 7
+    for file in run.rglob("*.json"):
+        texts = re.findall(r'"([^"]*)"', file.read_text())
+        assert not [text for text in texts if text.startswith(("/", "~"))], file
     infer_any = load(run)
+    assert set(infer_any.unseen) == {"gas", "stars", "both"}  # what a suite that was left out costs
     assert infer_any.told
     sky = disc(velocity_error_kms=np.full((P, P), 5.0))
     values = {"X": sky.x_arcsec, "Y": sky.y_arcsec, "V": sky.velocity_kms, "S": sky.dispersion_kms, "D": sky.density}

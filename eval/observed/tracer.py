@@ -56,19 +56,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
     """
     maps = (_read_table if files.table is not None else _read_images)(files, folder, galaxy_file)
     values, side_arcsec = maps.values, maps.side_arcsec
-    is_good = np.ones(maps.x_arcsec.shape, bool)
-    if "mask" in values:
-        is_good &= values["mask"] == 0
-        is_seen = np.isfinite(values["velocity"])
-        if is_seen.any() and not (is_good & is_seen).any():
-            raise ValueError(
-                f"mask {files.mask} leaves no pixel with a velocity: if it marks good pixels say mask_is: good"
-            )
-        if np.count_nonzero(is_good & is_seen) < 0.5 * np.count_nonzero(is_seen):
-            maps.remarks.append(
-                f"mask leaves {np.count_nonzero(is_good & is_seen)} of {np.count_nonzero(is_seen)} pixels: if it marks "
-                "good pixels say mask_is: good."
-            )
+    is_good = _unmasked(files, maps)
     velocity, density, sigma = values["velocity"], values["density"], values.get("dispersion")
     tracer = "gas" if files is galaxy_file.gas else "stars"
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -93,12 +81,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
     is_good &= np.isfinite(density) & (density > 0)
     velocity = np.where(is_good, velocity, np.nan)
     seen = {"V": velocity, "sigma": values.get("dispersion"), "the error of V": velocity_error}
-    seen |= {} if maps.density.log else {"the density": density}
-    for what, value in seen.items():
-        if value is not None:
-            is_shown = is_good & ((value > 0) | (what == "V"))
-            unit = "" if what == "the density" else " km/s"
-            refuse_fillings(f"{what} of the {tracer}", np.where(is_shown, value, np.nan), unit)
+    _refuse_fillings_of(tracer, seen | ({} if maps.density.log else {"the density": density}), is_good)
     if "velocity_error" in values or "velocity_ivar" in values:
         maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
     if files.convention != "rest":
@@ -125,6 +108,30 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
         float(np.nanmedian(values.get("instrument_sigma", files.instrument_sigma_kms))),
         maps.remarks,
     )
+
+
+def _unmasked(files: TracerFiles, maps: _TracerMaps) -> np.ndarray:
+    """Return the pixels that the mask leaves; few are remarked on. Raises ValueError where it leaves none."""
+    if "mask" not in maps.values:
+        return np.ones(maps.x_arcsec.shape, bool)
+    is_good, is_seen = maps.values["mask"] == 0, np.isfinite(maps.values["velocity"])
+    n_left, n_seen = np.count_nonzero(is_good & is_seen), np.count_nonzero(is_seen)
+    if n_seen and not n_left:
+        raise ValueError(
+            f"mask {files.mask} leaves no pixel with a velocity: if it marks good pixels say mask_is: good"
+        )
+    if n_left < 0.5 * n_seen:
+        maps.remarks.append(f"mask leaves {n_left} of {n_seen} pixels: if it marks good pixels say mask_is: good.")
+    return is_good
+
+
+def _refuse_fillings_of(tracer: str, maps: dict[str, np.ndarray | None], is_good: np.ndarray) -> None:
+    """Raise ValueError as `sanity.refuse_fillings` for maps {what: values}, of which only V may be negative."""
+    for what, value in maps.items():
+        if value is not None:
+            is_shown = is_good & ((value > 0) | (what == "V"))
+            unit = "" if what == "the density" else " km/s"
+            refuse_fillings(f"{what} of the {tracer}", np.where(is_shown, value, np.nan), unit)
 
 
 def _remark_on_errors(tracer: str, error_kms: np.ndarray | None, velocity_kms: np.ndarray) -> list[str]:

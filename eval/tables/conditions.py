@@ -184,15 +184,16 @@ def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> 
     loaded = {network: load(network.run) for network in networks}
     kinds = list(dict.fromkeys(network.kind for network in networks))
     answered = [t for t in tracers if any(t in infer.answers() for infer in loaded.values())]
-    asked = [(tracer, name, kind) for tracer in answered for name in conditions() for kind in kinds]
+    instruments = conditions()
+    views_with = {name: with_radius_error(views, dex) for name, dex in RADIUS_ERROR_DEX.items()}
+    asked = [(tracer, name, kind) for tracer in answered for name in instruments for kind in kinds]
     for tracer, name, kind in tqdm(asked, desc="conditions", unit="condition"):
-        instrument = conditions()[name]
+        instrument, seen = instruments[name], views_with.get(name, views)
         infers = [
             infer
             for network, infer in loaded.items()
             if network.kind == kind and network.condition in ("", name) and tracer in infer.answers()
         ]
-        seen = with_radius_error(views, RADIUS_ERROR_DEX[name]) if name in RADIUS_ERROR_DEX else views
         seen = seen[usable(seen, tracer, instrument)]
         if infers and len(seen):
             of_seeds = [measured(infer, seen, instrument, tracer) for infer in infers]

@@ -1,8 +1,8 @@
 """The features of an ensemble's networks: one after another, or as one stacked network.
 
 A GPU starts the small operations of a network more slowly than it does them, so that three networks in one call cost
-it little more than one. A processor has no such idle time, and works longer on the stacked ones (measured: 1.8 times;
-`python -m bench.gpu`).
+it little more than one. A processor has no such idle time, and works longer on the stacked ones (1.4 times as long by
+`python -m bench.gpu`, one thread).
 """
 
 import copy

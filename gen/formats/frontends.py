@@ -1,5 +1,6 @@
-"""yt's frontends, reduced to the fields that are on disk."""
+"""yt's frontends, reduced to the fields that are on disk, in code units that are set up once per frontend."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
@@ -13,6 +14,23 @@ from kinmass.gen.formats.domain import set_domain
 
 Overrides = tuple[tuple[str, Any], ...]
 _class_numbers = count()
+#: Whether yt's units are set up once per frontend; otherwise anew for every file, which takes most of an opening.
+LENDS_UNITS = True
+#: Attributes of a yt dataset from which its units follow.
+_UNIT_INPUTS = (
+    "cosmological_simulation", "current_redshift", "hubble_constant", "omega_matter", "omega_lambda",
+    "omega_radiation", "scale_factor", "use_dark_factor", "w_0", "w_a", "_unit_base", "_cosmology_parameters",
+    "units_override",
+)  # fmt: skip
+#: Entries of a header from which no units follow. A staged file differs from another of its frontend in these alone.
+_NO_UNIT_INPUTS = {
+    "NumPart_ThisFile", "NumPart_Total", "NumPart_Total_HighWord", "NumFilesPerSnapshot", "MassTable",
+    "time", "nbodies", "nsph", "ndark", "nstar", "dummy", "bDoublePos", "bDoubleVel",
+}  # fmt: skip
+
+
+class _OtherUnitsError(Exception):
+    """A file's units are not those that were set up for its frontend."""
 
 
 def _as_doubles(yield_from_disk: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -81,11 +99,65 @@ def _point_index_class(index_class: Any) -> Any:
     return PointIndex
 
 
+def _unit_inputs(ds: Any) -> str:
+    """Write down all from which the units of a yt dataset follow."""
+    parameters = {k: v for k, v in ds.parameters.items() if k not in _NO_UNIT_INPUTS}
+    return repr([parameters, *(getattr(ds, name, None) for name in _UNIT_INPUTS)])
+
+
+def _lending_methods(frontend: Any) -> dict[str, Any]:
+    """Make the methods by which datasets of one class set up their units once, and lend them to each other.
+
+    All staged files of a frontend have the same code units, but yt makes them anew for each, and unyt then writes out
+    the registry's symbolic expressions a hundred times. `_OtherUnitsError` is raised for a file that has others.
+    """
+    lent: dict[str, Any] = {}
+    known_inputs: list[str] = []
+    before: dict[str, Any] = {}
+
+    def create_unit_registry(self: Any, unit_system: str) -> None:
+        if lent:
+            self.unit_registry = lent["unit_registry"]
+        else:
+            frontend._create_unit_registry(self, unit_system)
+
+    def set_units(self: Any) -> None:
+        inputs = _unit_inputs(self)
+        if lent and known_inputs != [inputs]:
+            raise _OtherUnitsError(f"{inputs} instead of {known_inputs[0]}")
+        if lent:
+            vars(self).update(lent)
+            return
+        known_inputs[:] = [inputs]
+        before.clear()
+        before.update(vars(self))
+        frontend.set_units(self)
+
+    def setup_cosmology(self: Any) -> None:
+        if not lent:
+            frontend.setup_cosmology(self)
+
+    def assign_unit_system(self: Any, unit_system: str) -> None:
+        if not lent:
+            frontend._assign_unit_system(self, unit_system)
+            made = {k: v for k, v in vars(self).items() if k not in before or before[k] is not v}
+            lent.update(made | {"unit_registry": self.unit_registry})
+            before.clear()
+
+    return {
+        "_create_unit_registry": create_unit_registry,
+        "set_units": set_units,
+        "setup_cosmology": setup_cosmology,
+        "_assign_unit_system": assign_unit_system,
+    }
+
+
 @cache
-def raw_dataset_class(module: str, name: str, overrides: Overrides = ()) -> Any:
+def raw_dataset_class(module: str, name: str, overrides: Overrides = (), lends_units: bool = True) -> Any:
     """Derive a class from the yt dataset class `module.name` that has only the fields on disk, in code units.
 
-    overrides are further attributes of the class that differ from yt's. yt spends half a second per
+    overrides are further attributes of the class that differ from yt's; lends_units as in
+    `_lending_methods`. yt spends half a second per
     snapshot on testing hundreds of derived fields, and builds a tree over the gas for smoothing lengths
     that the file lacks (it never returns when a position is NaN, and leaves side files). Neither is
     needed here; without them a galaxy of 50,000 particles opens ten times faster.
@@ -101,6 +173,7 @@ def raw_dataset_class(module: str, name: str, overrides: Overrides = ()) -> Any:
         "_is_valid": classmethod(_never_valid),
         "create_field_info": _create_field_info,
         "_index_class": _point_index_class(frontend._index_class),
+        **(_lending_methods(frontend) if lends_units else {}),
         **dict(overrides),
     }
     return type(f"Raw{name}{next(_class_numbers)}", (frontend,), methods)  # yt warns of two classes of one name
@@ -117,8 +190,22 @@ def forget_datasets() -> None:
 def open_raw(module: str, name: str, path: str, overrides: Overrides = (), **options: Any) -> Any:
     """Open a file as `raw_dataset_class` and build its index. Raises SnapshotError with yt's reason."""
     try:
-        ds = raw_dataset_class(module, name, overrides)(path, **options)
+        ds = _opened(module, name, path, overrides, **options)
         _ = ds.index
     except Exception as error:
         raise SnapshotError(f"yt cannot read it as {name}: {type(error).__name__}: {error}") from error
     return ds
+
+
+def _opened(module: str, name: str, path: str, overrides: Overrides, **options: Any) -> Any:
+    """Open a file with units that are lent, or with its own, and a warning, where these do not fit."""
+    if LENDS_UNITS:
+        try:
+            return raw_dataset_class(module, name, overrides)(path, **options)
+        except (_OtherUnitsError, AttributeError) as error:
+            warnings.warn(
+                f"{name}: yt's units are set up anew for each file, which is slow ({error})",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return raw_dataset_class(module, name, overrides, lends_units=False)(path, **options)

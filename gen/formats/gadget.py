@@ -182,10 +182,10 @@ class Gadget(Format):
                 staged_header["NumPart_Total_HighWord"] = 0 * counts
                 staged_header["NumFilesPerSnapshot"] = len(files)
                 staged_header["MassTable"] = mass_table
-                # yt's cosmology is not used: any valid one keeps yt from dividing by a zero in a damaged Header.
-                for key, value in {"Redshift": 0.0, "Time": 1.0, "HubbleParam": 1.0, "Omega0": 0.3}.items():
+                # yt's cosmology is not used; without dark energy and redshift yt sets none up.
+                cosmology = {"Redshift": 0.0, "Time": 1.0, "HubbleParam": 1.0, "Omega0": 0.0, "OmegaLambda": 0.0}
+                for key, value in {**cosmology, "BoxSize": 1.0}.items():
                     staged_header[key] = value
-                staged_header["OmegaLambda"], staged_header["BoxSize"] = 0.7, 1.0
             # yt recognises the files of an index by their times.
             os.utime(scratch / name, ns=(original.stat().st_atime_ns, original.stat().st_mtime_ns))
         return scratch / names[0]

@@ -4,9 +4,10 @@ This happens to chunks that were never written, to rows of a virtual dataset tha
 and to parts that are missing or cannot be opened because the process has too many open files.
 """
 
+import contextlib
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,23 @@ from kinmass.gen.formats.base import SnapshotError, reading
 LARGEST_COMPRESSION = 100
 #: Open files that a process needs beside the parts of a virtual dataset: the store, sockets, libraries.
 SPARE_FILES = 32
+#: At most so many files of a snapshot are held open while it is opened.
+MOST_HELD = 64
 #: Virtual datasets may map other virtual datasets, to this depth.
 _DEEPEST_NESTING = 4
+
+
+@contextlib.contextmanager
+def held_open(paths: list[Path]) -> Iterator[None]:
+    """Hold HDF5 files open: inside the block HDF5 keeps what it has read of their structure, whoever opens them again.
+
+    Files that cannot be opened are left to those who read them, and so are those beyond MOST_HELD.
+    """
+    with contextlib.ExitStack() as stack:
+        for path in paths[:MOST_HELD]:
+            with contextlib.suppress(OSError):
+                stack.enter_context(h5py.File(path, "r"))
+        yield
 
 
 def checked(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
@@ -146,7 +162,7 @@ def link_dataset(staged: h5py.File, name: str, dataset: h5py.Dataset, column: in
         layout[:] = h5py.VirtualSource(all_columns)[:, column]
         staged.create_virtual_dataset(name, layout, fillvalue=_fill_value(dataset))
     elif not dataset.is_virtual:
-        staged[name] = h5py.ExternalLink(str(Path(dataset.file.filename).resolve()), dataset.name)
+        staged[name] = h5py.ExternalLink(str(Path(dataset.file.filename).absolute()), dataset.name)
     else:
         own_file = Path(dataset.file.filename).resolve()
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

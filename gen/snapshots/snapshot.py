@@ -13,6 +13,7 @@ from kinmass.gen.constants import LIGHT_KMS
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.base import may_be_damaged_file, reading, settled_box
 from kinmass.gen.formats.frontends import forget_datasets
+from kinmass.gen.formats.stored import held_open
 from kinmass.gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
 from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, undeclared_types
@@ -60,7 +61,7 @@ class Snapshot:
         self._disguised_is_declared = any(self.format.disguised in types for types in (components or {}).values())
         self._scratch = tempfile.TemporaryDirectory(prefix="kinmass-")
         try:
-            with reading(path):
+            with reading(path), held_open(self.format.files(path) if self.format.container == "hdf5" else []):
                 self._check_components()
                 self.units = self.format.units(path, units or {})
                 self.smoothing = self.format.smoothing(path)

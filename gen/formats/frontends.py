@@ -25,7 +25,7 @@ _UNIT_INPUTS = (
 #: Entries of a header from which no units follow. A staged file differs from another of its frontend in these alone.
 _NO_UNIT_INPUTS = {
     "NumPart_ThisFile", "NumPart_Total", "NumPart_Total_HighWord", "NumFilesPerSnapshot", "MassTable",
-    "time", "nbodies", "nsph", "ndark", "nstar", "dummy", "bDoublePos", "bDoubleVel",
+    "NumFiles", "Npart", "Massarr", "time", "nbodies", "nsph", "ndark", "nstar", "dummy", "bDoublePos", "bDoubleVel",
 }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ class Worker:
     def __init__(self, out: Path, settings: Settings):
         self.out, self.settings = out, settings
         self._groups: dict[str, Any] = {}
+        self._reading: Reading = contextlib.nullcontext
         self._open: tuple[Path, str] | None = None
         self._snapshot: Snapshot | None = None
 
@@ -54,7 +55,8 @@ class Worker:
             group = self._groups[name]
             mark = self.out / ".started" / mark_of(tasks[0], self.settings.galaxies_per_shard)
             mark.touch()
-            results = [self._try(t, reading) for t in tasks]
+            self._reading = reading
+            results = [self._try(t) for t in tasks]
             store.write_galaxies(group, [t.index for t in tasks], [record for record, _ in results])
             mark.unlink(missing_ok=True)
         except OSError as error:
@@ -66,13 +68,13 @@ class Worker:
             raise
         return [reason for _, reason in results]
 
-    def _try(self, task: Task, reading: Reading) -> tuple[dict[str, np.ndarray] | None, str]:
+    def _try(self, task: Task) -> tuple[dict[str, np.ndarray] | None, str]:
         try:
             if getattr(task.problem, "traceback", ""):
                 return None, task.problem
             if task.halo is None:
                 raise Refused(task.problem)
-            return self.record(task, task.halo, reading), ""
+            return self.record(task, task.halo), ""
         except (Refused, SnapshotError, SuiteError) as error:
             return None, str(error) if str(task.snapshot.parent) in str(error) else f"{task.snapshot}: {error}"
         except OSError as error:
@@ -98,13 +100,15 @@ class Worker:
                 suite.tracers,
                 keep=suite.catalogue.format != "none",
                 indexes=self.out / ".indexes",
+                slot=lambda: self._reading(),
             )
             self._open = task.snapshot, suite.name
         return self._snapshot
 
     def index(self, task: Task, reading: Reading) -> None:
         """Have yt index the task's snapshot, so that no rank that reads from it has to wait for the index."""
-        with reading(), contextlib.suppress(SnapshotError):  # the same error comes again with each of its galaxies
+        self._reading = reading
+        with contextlib.suppress(SnapshotError):  # the same error comes again with each of its galaxies
             self.open(task)
 
     def _read(self, task: Task, halo: Halo) -> tuple[Galaxy, np.ndarray, float]:
@@ -172,19 +176,17 @@ class Worker:
         enough_stars(stars, min_stars, f"within {end_kpc:.3g} kpc, where its own end")
         return stars, end_kpc
 
-    def record(self, task: Task, halo: Halo, reading: Reading) -> dict[str, np.ndarray]:
+    def record(self, task: Task, halo: Halo) -> dict[str, np.ndarray]:
         """Make everything the store keeps of one galaxy but its status. Raises Refused, SnapshotError or SuiteError."""
-        with reading():
-            galaxy, centre_kpc, aperture_kpc = self._read(task, halo)
-            self._check(task, galaxy, halo)
-            stars, end_kpc = self._own_stars(task, galaxy.stars, centre_kpc, aperture_kpc)
+        galaxy, centre_kpc, aperture_kpc = self._read(task, halo)
+        self._check(task, galaxy, halo)
+        stars, end_kpc = self._own_stars(task, galaxy.stars, centre_kpc, aperture_kpc)
         snapshot = self.open(task)
         frame = frame_of(stars, end_kpc, task.name, self.settings, snapshot.half_box_kpc)
         check_aperture(frame, aperture_kpc)
         if frame.map_radius_kpc > aperture_kpc:
             del galaxy, stars
-            with reading():
-                galaxy = snapshot.galaxy(centre_kpc, frame.map_radius_kpc)
+            galaxy = snapshot.galaxy(centre_kpc, frame.map_radius_kpc)
         centre_found = np.array(halo.centre_kpc is None, dtype=np.uint8)
         return {
             "centre": centre_kpc,

@@ -14,7 +14,7 @@ from kinmass.gen.physics.centre import deepest_point
 from kinmass.gen.physics.particles import Particles, concatenate
 from kinmass.gen.physics.profile import half_mass_radius
 from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, lighter_than_dark
-from kinmass.gen.snapshots.snapshot import HEAVIEST_MSUN
+from kinmass.gen.snapshots.typed import HEAVIEST_MSUN
 
 #: At most so many particles of each type are sampled.
 MOST = 100_000

@@ -9,7 +9,8 @@ import numpy as np
 class Particles:
     """N particles of one component.
 
-    pos_kpc (N, 3), vel_kms (N, 3), mass_msun (N,), all float64. Snapshots give positions and velocities in Fortran
+    pos_kpc (N, 3), vel_kms (N, 3), mass_msun (N,), all float64; velocities of dark matter and black holes are not read
+    from snapshots, and NaN there. Snapshots give positions and velocities in Fortran
     order (column by column in memory), the order in which the projection reads them. support_kpc (N,) is the radius
     at which each particle's smoothing kernel reaches zero; None where there are no kernels. weight (N,) is what maps
     weigh each particle by (light, HI mass, 0 for a particle that is not seen); None means by mass.
@@ -32,15 +33,25 @@ class Particles:
         support = None if self.support_kpc is None else self.support_kpc[mask]
         weight = None if self.weight is None else self.weight[mask]
         mass = self.mass_msun[mask]
-        pos, vel = np.empty((3, len(mass))), np.empty((3, len(mass)))
+        pos = np.empty((3, len(mass)))
         for i in range(3):
-            pos[i], vel[i] = self.pos_kpc[mask, i], self.vel_kms[mask, i]
+            pos[i] = self.pos_kpc[mask, i]
+        if not any(self.vel_kms.strides):
+            return Particles(pos.T, unmoved(len(mass)), mass, support, weight)
+        vel = np.empty((3, len(mass)))
+        for i in range(3):
+            vel[i] = self.vel_kms[mask, i]
         return Particles(pos.T, vel.T, mass, support, weight)
 
 
 def empty() -> Particles:
     """Particles of a component that has none."""
     return Particles(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0))
+
+
+def unmoved(n: int) -> np.ndarray:
+    """Velocities (n, 3) that nobody reads, as of dark matter: NaN, which take no memory."""
+    return np.broadcast_to(np.nan, (n, 3))
 
 
 def concatenate(parts: list[Particles]) -> Particles:
@@ -56,7 +67,9 @@ def concatenate(parts: list[Particles]) -> Particles:
     weighted = any(p.weight is not None for p in parts)
     return Particles(
         np.concatenate([p.pos_kpc.T for p in parts], axis=1).T,
-        np.concatenate([p.vel_kms.T for p in parts], axis=1).T,
+        np.concatenate([p.vel_kms.T for p in parts], axis=1).T
+        if any(any(p.vel_kms.strides) for p in parts)
+        else unmoved(sum(map(len, parts))),
         np.concatenate([p.mass_msun for p in parts]),
         np.concatenate(supports) if len(supports) == len(parts) else None,
         np.concatenate([p.mass_msun if p.weight is None else p.weight for p in parts]) if weighted else None,

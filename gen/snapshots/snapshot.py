@@ -1,7 +1,9 @@
 """A snapshot file as plain particle arrays in kpc, km/s and Msun, read through yt."""
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -9,29 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from kinmass.gen.constants import LIGHT_KMS
 from kinmass.gen.formats import FORMATS, SnapshotError
-from kinmass.gen.formats.base import may_be_damaged_file, reading, settled_box
+from kinmass.gen.formats.base import reading, settled_box
 from kinmass.gen.formats.frontends import forget_datasets
 from kinmass.gen.formats.stored import held_open
-from kinmass.gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
 from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, undeclared_types
 from kinmass.gen.snapshots.indexes import KeptIndex
+from kinmass.gen.snapshots.regions import Regions, Slot, images
+from kinmass.gen.snapshots.typed import TypeReader
 from kinmass.gen.suite import Tracers
 
 #: Above this many particles yt's index selects the region to read; smaller snapshots are read whole.
 READ_WHOLE = 200_000
 YT = version("yt")
-#: Black holes stored as stars that are more than this share of them may be old stars of initial conditions instead.
-MOST_DISGUISED = 0.5
-BLACK_HOLES_HINT = (
-    "say `particles: {black_holes: [BlackHoles]}`, or `particles: {stars: [Stars, BlackHoles], black_holes: []}`"
-)
-#: Mass of the heaviest clusters of galaxies [Msun]: no particle weighs as much.
-HEAVIEST_MSUN = 1e16
-#: Reads a field of one particle type by its name, times a unit (1 by default).
-Field = Callable[..., np.ndarray]
+#: Snapshots of at most so many bytes are fetched whole into the file system's cache before they are opened.
+FETCH_WHOLE = 64 * 2**20
+#: A particle takes at least so many bytes: a position in single precision and a mass.
+SMALLEST_PARTICLE = 16
 
 
 class Snapshot:
@@ -41,7 +38,8 @@ class Snapshot:
     ones are low_resolution; the format's own choice where empty. units: what the suite file says of
     units, box and cosmology (gen.suite.Units). keep: small snapshots stay in memory for the next
     galaxy. indexes: folder where yt's index of a snapshot in many chunks is kept for the next
-    process that opens it. Raises SnapshotError with the path and the reason.
+    process that opens it. slot: makes the context in which bytes come from the file system; a small
+    snapshot is fetched in it and then opened from memory. Raises SnapshotError with the path and the reason.
     """
 
     def __init__(
@@ -53,18 +51,27 @@ class Snapshot:
         tracers: Tracers | None = None,
         keep: bool = True,
         indexes: Path | None = None,
+        slot: Slot = nullcontext,
     ):
         self.path = path
         self.format = FORMATS[format_name]
         self.tracers = tracers or Tracers()
         self.components, self.low_resolution = components_of(self.format, components or {})
-        self._disguised_is_declared = any(self.format.disguised in types for types in (components or {}).values())
         self._scratch = tempfile.TemporaryDirectory(prefix="kinmass-")
         try:
-            with reading(path), held_open(self.format.files(path) if self.format.container == "hdf5" else []):
+            with reading(path), contextlib.ExitStack() as stack:
+                try:
+                    files = self.format.files(path)
+                except SnapshotError:  # what follows says more of a file of another format
+                    files = []
+                with slot():
+                    n_bytes = fetched(files)
+                if n_bytes == 0:
+                    stack.enter_context(slot())
+                stack.enter_context(held_open(files if self.format.container == "hdf5" else []))
                 self._check_components()
                 self.units = self.format.units(path, units or {})
-                self.smoothing = self.format.smoothing(path)
+                smoothing = self.format.smoothing(path)
                 staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
                 self._check_discs(staged, components or {})
                 self._ds = self._load_indexed(staged, indexes)
@@ -80,6 +87,13 @@ class Snapshot:
             self.fields.setdefault(ptype, []).append(name)
         self.counts = {p: int(self._ds.particle_type_counts.get(p, 0)) for p in self.fields}
         self._check_counts(promised)
+        self._reader = TypeReader(
+            path, self.format, self.units, smoothing, self.tracers, self.components, self.fields,
+            disguised_is_declared=any(self.format.disguised in types for types in (components or {}).values()),
+        )  # fmt: skip
+        # The parts of a virtual snapshot are files of their own, which were not fetched with it.
+        is_fetched = n_bytes >= SMALLEST_PARTICLE * sum(self.counts.values()) and n_bytes > 0
+        self._slot = nullcontext if is_fetched else slot
         self._kept: dict[str, tuple[Particles, Particles]] | None = {} if keep else None
 
     def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:
@@ -162,12 +176,14 @@ class Snapshot:
                 raise SnapshotError(f"{self.path}: the catalogue's centre lies outside the box; check its unit")
         parts: dict[str, list[Particles]] = {name: [] for name in self.components}
         low_res_msun = 0.0
+        spheres = self._spheres([t for types in self.components.values() for t in types], centre_kpc, radius_kpc)
+        host = self._reader.host
         for name, ptypes in self.components.items():
             for ptype in ptypes:
-                own, disguised = self._sphere(ptype, centre_kpc, radius_kpc)
+                own, disguised = spheres.pop(ptype)
                 parts[name].append(own)
-                if self.host is not None:
-                    parts[self.host].append(disguised)
+                if host is not None:
+                    parts[host].append(disguised)
                 low_res_msun += float(own.mass_msun.sum()) if ptype in self.low_resolution else 0.0
         particles = {name: concatenate(parts.pop(name)) for name in list(parts)}
         dark_msun = float(particles["dark"].mass_msun.sum())
@@ -179,63 +195,76 @@ class Snapshot:
 
     def stars(self, centre_kpc: np.ndarray, radius_kpc: float) -> Particles:
         """Read only the stars within radius_kpc of centre_kpc (3,), as `galaxy` has them. Raises SnapshotError."""
-        return concatenate([self._sphere(p, centre_kpc, radius_kpc)[0] for p in self.components["stars"]])
+        return concatenate([own for own, _ in self._spheres(self.components["stars"], centre_kpc, radius_kpc).values()])
 
     def everything(self, component: str) -> Particles:
         """Read all particles of a component at their positions in the box. Raises SnapshotError."""
-        parts = [self._read(ptype, self._all())[0] for ptype in self.components[component]]
-        if component == self.host and component != "stars":
-            mixed = [p for p in self.components["stars"] if self.format.formed in self.fields.get(p, [])]
-            parts += [self._read(ptype, self._all())[1] for ptype in mixed]
+        own_types, stars_types = self.components[component], self.components["stars"]
+        hosts = component == self._reader.host and component != "stars"
+        read = self._read(self._all(list(dict.fromkeys([*own_types, *(stars_types if hosts else [])]))))
+        parts = [read[ptype][0] for ptype in own_types if ptype in read]
+        parts += [read[ptype][1] for ptype in stars_types if hosts and ptype in read]
         return concatenate(parts)
 
-    def _all(self) -> list[Any]:
-        return [self._ds.all_data()]
-
-    @property
-    def host(self) -> str | None:
-        """Component of the particles stored among the stars that are none: AREPO's wind, Tipsy's black holes.
-
-        None where no component takes them.
-        """
-        if self.format.disguised in self.components:
-            return self.format.disguised
-        return next((name for name, types in self.components.items() if self.format.disguised in types), None)
+    def _all(self, types: list[str]) -> list[tuple[Any, list[str]]]:
+        return [(self._ds.all_data(), [ptype for ptype in types if self.counts.get(ptype, 0)])]
 
     def wrap(self, offset_kpc: np.ndarray) -> np.ndarray:
         """Return the shortest periodic images of offsets (..., 3) [kpc]."""
         box = self.units.box_kpc
         return offset_kpc if box is None else offset_kpc - box * np.round(offset_kpc / box)
 
-    def _sphere(self, ptype: str, centre_kpc: np.ndarray, radius_kpc: float) -> tuple[Particles, Particles]:
-        """Read particles of one type relative to the centre: its own, and those disguised as stars (see `host`)."""
-        if self.counts.get(ptype, 0) == 0:
-            return empty(), empty()
+    def _spheres(
+        self, types: list[str], centre_kpc: np.ndarray, radius_kpc: float
+    ) -> dict[str, tuple[Particles, Particles]]:
+        """Read particles of some types relative to the centre: its own, and those disguised as stars, of each type."""
+        found = [ptype for ptype in types if self.counts.get(ptype, 0)]
         is_small = sum(self.counts.values()) <= READ_WHOLE
         if is_small and self._kept is not None:
-            if ptype not in self._kept:
-                self._kept[ptype] = self._read(ptype, self._all())
-            own, wind = (self._cut(p, centre_kpc, radius_kpc) for p in self._kept[ptype])
-            return own, wind
-        regions = self._all() if is_small else self._regions(ptype, centre_kpc, radius_kpc)
-        own, wind = (self._cut(p, centre_kpc, radius_kpc, in_place=True) for p in self._read(ptype, regions))
-        return own, wind
+            if missing := [ptype for ptype in found if ptype not in self._kept]:
+                self._kept |= self._read(self._all(missing))
+            read, in_place = self._kept, False
+        else:
+            parts = self._all(found) if is_small else self._regions(found, centre_kpc, radius_kpc)
+            read, in_place = self._read(parts), True
+        cut = partial(self._cut, centre_kpc=centre_kpc, radius_kpc=radius_kpc, in_place=in_place)
+        nothing = empty(), empty()
+        return {t: tuple(cut(p) for p in read[t]) if t in read else nothing for t in types}  # type: ignore[misc]
 
-    def _regions(self, ptype: str, centre_kpc: np.ndarray, radius_kpc: float) -> list[Any]:
-        """Choose yt's regions that hold every particle of a type within the radius, each of them once.
+    def _read(self, parts: list[tuple[Any, list[str]]]) -> dict[str, tuple[Particles, Particles]]:
+        """Read regions, each with the types that lie in it, as `TypeReader.read` has them. Raises SnapshotError."""
+        types = list(dict.fromkeys(ptype for _, types in parts for ptype in types))
+        if not types:
+            return {}
+        regions = Regions(self.path, parts, {t: self._names(t) for t in types}, self.counts, self._slot)
+        return {ptype: self._reader.read(ptype, partial(regions.field, ptype)) for ptype in types}
 
-        Raises SnapshotError where a position of the type is NaN or infinite: no region would hold it.
+    def _names(self, ptype: str) -> list[str]:
+        """List the fields to read of one type, as far as it has them."""
+        return [name for name in self._reader.names(ptype) if name in self.fields[ptype]]
+
+    def _regions(self, types: list[str], centre_kpc: np.ndarray, radius_kpc: float) -> list[tuple[Any, list[str]]]:
+        """Choose yt's regions that hold every particle of some types within the radius, each of them once.
+
+        Returns each region with the types that reach into it. Raises SnapshotError where a position of a type is NaN
+        or infinite: no region would hold it.
         """
-        extent_kpc, box_kpc, length_kpc = self._extents_kpc[ptype], self.units.box_kpc, self.units.length_kpc
-        if not np.isfinite(extent_kpc).all():
-            raise SnapshotError(f"{self.path}: NaN or infinite values in {ptype}/Coordinates; is the file damaged?")
+        box_kpc, length_kpc = self.units.box_kpc, self.units.length_kpc
+        for ptype in types:
+            if not np.isfinite(self._extents_kpc[ptype]).all():
+                raise SnapshotError(f"{self.path}: NaN or infinite values in {ptype}/Coordinates; is the file damaged?")
         reach_kpc = 1.01 * radius_kpc  # one per cent more than asked for: yt rounds in its own way when it selects
         if box_kpc is not None and 2 * reach_kpc >= box_kpc:  # the images of the sphere would overlap
-            return self._all()
-        centres = images(np.asarray(centre_kpc, dtype=float), reach_kpc, extent_kpc, box_kpc)
+            return self._all(types)
+        types_at: dict[tuple[float, ...], list[str]] = {}
+        for ptype in types:
+            centre = np.asarray(centre_kpc, dtype=float)
+            for image_kpc in images(centre, reach_kpc, self._extents_kpc[ptype], box_kpc):
+                types_at.setdefault(tuple(image_kpc), []).append(ptype)
+        reach = (reach_kpc / length_kpc, "code_length")
         return [
-            self._ds.sphere(self._ds.arr(c / length_kpc, "code_length"), (reach_kpc / length_kpc, "code_length"))
-            for c in centres
+            (self._ds.sphere(self._ds.arr(np.array(image_kpc) / length_kpc, "code_length"), reach), types_there)
+            for image_kpc, types_there in sorted(types_at.items())
         ]
 
     def _cut(self, p: Particles, centre_kpc: np.ndarray, radius_kpc: float, in_place: bool = False) -> Particles:
@@ -247,139 +276,17 @@ class Snapshot:
         p = Particles(offset, p.vel_kms, p.mass_msun, p.support_kpc, p.weight)
         return p if inside.all() else p[inside]
 
-    def _read(self, ptype: str, regions: list[Any]) -> tuple[Particles, Particles]:
-        """Read particles of one type in regions, at their positions in the file.
 
-        Returns its own, and those disguised as stars (see `host`), which are empty where they are not told apart.
-        Raises SnapshotError for a field that is missing, incomplete or holds what no galaxy can.
-        """
-        if self.counts.get(ptype, 0) == 0 or not regions:
-            return empty(), empty()
-        fields = self.fields[ptype]
-
-        def field(name: str, unit: float = 1.0) -> np.ndarray:
-            return self._field(ptype, name, regions, unit)
-
-        pos, vel = self._positions_and_velocities(ptype, field)
-        mass = self._masses(ptype, field)
-        try:
-            support = self._support(field, fields, mass) if ptype in self.components["gas"] else None
-            weight = self._weight(ptype, field, fields, mass)
-        except SnapshotError as error:
-            raise error if str(self.path) in str(error) else SnapshotError(f"{self.path}: {ptype}: {error}") from error
-        return self._split_disguised(ptype, field, Particles(pos, vel, mass, support, weight))
-
-    def _field(self, ptype: str, name: str, regions: list[Any], unit: float) -> np.ndarray:
-        """Read a field of one type in regions, times unit. Raises SnapshotError for missing or infinite values."""
-        try:
-            parts = [region[ptype, name].d for region in regions]
-        except Exception as error:
-            if not may_be_damaged_file(error):
-                raise
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged?") from error
-        for region in regions:
-            region.clear_data()  # yt keeps no second copy
-        values = np.array(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float64, order="F")
-        del parts
-        if regions[0]._type_name == "region" and len(values) != self.counts[ptype]:
-            raise SnapshotError(
-                f"{self.path}: {len(values)} of the {self.counts[ptype]} values of {ptype}/{name} could be read; "
-                "is the file damaged?"
-            )
-        with np.errstate(over="ignore"):
-            values *= unit
-        if not np.isfinite(values).all():
-            raise SnapshotError(f"{self.path}: NaN or infinite values in {ptype}/{name}; is the file damaged?")
-        return values
-
-    def _impossible(self, problem: str, ptype: str, name: str, hint: str) -> SnapshotError:
-        """Make the error for values of a field that no galaxy can have."""
-        return SnapshotError(f"{self.path}: {problem} in {ptype}/{name}; {hint}")
-
-    def _positions_and_velocities(self, ptype: str, field: Field) -> tuple[np.ndarray, np.ndarray]:
-        """Read positions (N, 3) [kpc] and velocities (N, 3) [km/s] of one type, and check both."""
-        pos = field("Coordinates", self.units.length_kpc)
-        vel = field("Velocities", self.units.velocity_kms)
-        if len(vel) and max(vel.max(), -vel.min()) > LIGHT_KMS:
-            hint = "check the velocity unit, or is the file damaged?"
-            raise self._impossible("speeds beyond that of light", ptype, "Velocities", hint)
-        if (n_blank := np.count_nonzero(~(pos.any(axis=1) | vel.any(axis=1)))) > 1:
-            problem = f"{n_blank} particles at rest at (0, 0, 0)"
-            raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end?")
-        return pos, vel
-
-    def _masses(self, ptype: str, field: Field) -> np.ndarray:
-        """Read masses (N,) [Msun] of one type, and check them."""
-        name = self.format.mass
-        mass = field(name, self.units.mass_msun)
-        if mass.min(initial=0.0) < 0:
-            raise self._impossible("negative masses", ptype, name, "is the file damaged?")
-        if mass.max(initial=0.0) > HEAVIEST_MSUN:
-            raise self._impossible("masses of whole clusters of galaxies", ptype, name, "check the mass unit")
-        if len(mass) and mass.max() == 0:
-            hint = "check the field, or leave this type out of `particles`"
-            raise self._impossible("only zeros", ptype, name, hint)
-        return mass
-
-    def _split_disguised(self, ptype: str, field: Field, particles: Particles) -> tuple[Particles, Particles]:
-        """Split particles of one type into its own and those disguised as stars, which maps do not show as gas."""
-        formed = self.format.formed
-        if ptype not in self.components["stars"] or formed not in self.fields[ptype] or self.host == "stars":
-            return particles, empty()
-        is_star = self.format.are_stars(field(formed))
-        if is_star.all():
-            return particles, empty()
-        disguised, weight_and_support = particles[~is_star], None
-        if self.host == "gas":
-            weight_and_support = np.zeros(len(disguised))  # AREPO's wind: no map shows it
-        elif not self._disguised_is_declared and len(disguised) > max(MOST_DISGUISED * len(is_star), 10):
-            problem = (
-                f"{len(disguised)} of {len(is_star)} {ptype} formed before time began: "
-                "black holes, or old stars of an isolated run?"
-            )
-            raise self._impossible(problem, ptype, formed, BLACK_HOLES_HINT)
-        return particles[is_star], Particles(
-            disguised.pos_kpc, disguised.vel_kms, disguised.mass_msun, weight_and_support, weight_and_support
-        )
-
-    def _support(self, field: Field, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
-        """Kernel support (N,) [kpc] of gas; None where the file holds neither smoothing lengths nor densities."""
-        if self.smoothing.factor is not None and "SmoothingLength" in fields:
-            stored = np.asarray(field("SmoothingLength", self.smoothing.factor * self.units.length_kpc))
-            if stored.min(initial=0.0) < 0:
-                raise SnapshotError("negative values in SmoothingLength; is the file damaged?")
-            if stored.any() or not len(stored):  # some initial conditions hold only zeros
-                return stored
-        if "Density" in fields and np.all((density := field("Density")) > 0):
-            return self.smoothing.from_density(mass / self.units.mass_msun, density) * self.units.length_kpc
-        return None
-
-    def _weight(self, ptype: str, field: Field, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
-        """Weights (N,) of these particles in maps; None where maps weigh them by mass."""
-        tracers = self.tracers
-        if ptype in self.components["gas"] and tracers.gas == "cold":
-            return mass * is_cold(fields, field, self.units.energy_kms2, tracers.cold_below_k)
-        if ptype in self.components["gas"] and tracers.gas == "hi":
-            return mass * neutral_fraction(fields, field)
-        if ptype in self.components["stars"] and tracers.light_field is not None:
-            if "Light" not in fields:
-                raise SnapshotError(f"no dataset for `light_field: {tracers.light_field}`; name one that it has")
-            return luminosity(field("Light"), tracers.light_field)
-        return None
-
-
-def images(centre_kpc: np.ndarray, radius_kpc: float, extent_kpc: np.ndarray, box_kpc: float | None) -> np.ndarray:
-    """List the periodic images (n, 3) [kpc] of a centre (3,) whose spheres of radius_kpc reach into a cuboid.
-
-    extent_kpc (2, 3) holds the cuboid's lowest and highest corner.
-    """
-    if box_kpc is None:
-        return centre_kpc[None]
-    low_kpc, high_kpc = extent_kpc
-    first = np.ceil((low_kpc - radius_kpc - centre_kpc) / box_kpc)
-    last = np.floor((high_kpc + radius_kpc - centre_kpc) / box_kpc)
-    steps = [np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
-    centres_kpc = centre_kpc + box_kpc * np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    beyond_kpc = np.maximum(low_kpc - centres_kpc, centres_kpc - high_kpc).clip(min=0)
-    return centres_kpc[np.einsum("ij,ij->i", beyond_kpc, beyond_kpc) <= radius_kpc**2]
+def fetched(files: list[Path]) -> int:
+    """Read small files once, so that they lie in the file system's cache; their bytes, 0 if they are not small."""
+    try:
+        if not 0 < sum(file.stat().st_size for file in files) <= FETCH_WHOLE:
+            return 0
+        block, n_bytes = bytearray(2**20), 0
+        for path in files:
+            with open(path, "rb", buffering=0) as file:
+                while n := file.readinto(block):
+                    n_bytes += n
+        return n_bytes
+    except OSError:  # whoever opens them says what is wrong
+        return 0

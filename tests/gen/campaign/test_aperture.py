@@ -1,6 +1,6 @@
 """The truth's aperture has no say in the maps: they follow from the galaxy's own stars."""
 
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,9 +35,9 @@ def record(suite: Suite, worker: Worker | Path, **changes) -> dict[str, np.ndarr
     """What the store would keep of a suite's first galaxy, the suite file changed."""
     task = list_tasks(Suite(**(suite.model_dump() | changes)))[0]
     if isinstance(worker, Worker):
-        return worker.record(task, task.halo, nullcontext)
+        return worker.record(task, task.halo)
     with closing(Worker(worker, SETTINGS)) as own_worker:
-        return own_worker.record(task, task.halo, nullcontext)
+        return own_worker.record(task, task.halo)
 
 
 def assert_same_maps(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:

@@ -287,8 +287,8 @@ def test_a_fault_of_the_program_is_not_called_one_of_the_file(tmp_path, monkeypa
     def frame(stars: object, end: float, name: str, *arguments: object) -> object:
         return {}["pos"] if name == "000:0" else real_frame(stars, end, name, *arguments)
 
-    def cut(self: Snapshot, *arguments: object) -> object:
-        return None + 1 if "001" in self.path.name else real_read(self, *arguments)
+    def cut(self: Snapshot, *arguments: object, **named: object) -> object:
+        return None + 1 if "001" in self.path.name else real_read(self, *arguments, **named)
 
     def listing(kind: str, path: Path, snapshot: Path, units: object) -> object:
         return None.haloes if "002" in snapshot.name else real_list(kind, path, snapshot, units)

@@ -1,0 +1,164 @@
+"""The fields of one particle type as particles in kpc, km/s and Msun, checked for what no galaxy can hold."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kinmass.gen.constants import LIGHT_KMS
+from kinmass.gen.formats.base import CodeUnits, Format, SnapshotError
+from kinmass.gen.formats.smoothing import Smoothing
+from kinmass.gen.formats.tracers import is_cold, luminosity, neutral_fraction
+from kinmass.gen.physics.particles import Particles, empty, unmoved
+from kinmass.gen.suite import Tracers
+
+#: Black holes stored as stars that are more than this share of them may be old stars of initial conditions instead.
+MOST_DISGUISED = 0.5
+BLACK_HOLES_HINT = (
+    "say `particles: {black_holes: [BlackHoles]}`, or `particles: {stars: [Stars, BlackHoles], black_holes: []}`"
+)
+#: Mass of the heaviest clusters of galaxies [Msun]: no particle weighs as much.
+HEAVIEST_MSUN = 1e16
+#: Reads a field of one particle type by its name, times a unit (1 by default).
+Field = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class TypeReader:
+    """Turns fields of a snapshot's particle types into particles.
+
+    components: the types of gas, stars, dark and black_holes; fields: the names of the fields of each type.
+    disguised_is_declared: the suite file says which particles stored as stars are none.
+    """
+
+    path: Path
+    format: Format
+    units: CodeUnits
+    smoothing: Smoothing
+    tracers: Tracers
+    components: Mapping[str, list[str]]
+    fields: Mapping[str, list[str]]
+    disguised_is_declared: bool
+
+    @property
+    def host(self) -> str | None:
+        """Component of the particles stored among the stars that are none: AREPO's wind, Tipsy's black holes.
+
+        None where no component takes them.
+        """
+        if self.format.disguised in self.components:
+            return self.format.disguised
+        return next((name for name, types in self.components.items() if self.format.disguised in types), None)
+
+    def names(self, ptype: str) -> list[str]:
+        """List the fields that `read` asks for as a rule, in its order.
+
+        Some files need more: those whose smoothing lengths are all zero need the densities.
+        """
+        asked: list[str] = []
+
+        def field(name: str, unit: float = 1.0) -> np.ndarray:
+            asked.append(name)
+            return np.zeros((0, 3) if name in ("Coordinates", "Velocities") else 0)
+
+        self.read(ptype, field)
+        return list(dict.fromkeys(asked))
+
+    def read(self, ptype: str, field: Field) -> tuple[Particles, Particles]:
+        """Turn fields of one type into particles at their positions in the file.
+
+        Returns its own, and those disguised as stars (see `host`), which are empty where they are not told apart.
+        Velocities are those of gas and stars alone; others are NaN and never read. Raises SnapshotError for a field
+        that is missing or holds what no galaxy can.
+        """
+        pos, vel = self._positions_and_velocities(ptype, field)
+        mass = self._masses(ptype, field)
+        fields = self.fields[ptype]
+        try:
+            support = self._support(field, fields, mass) if ptype in self.components["gas"] else None
+            weight = self._weight(ptype, field, fields, mass)
+        except SnapshotError as error:
+            raise error if str(self.path) in str(error) else SnapshotError(f"{self.path}: {ptype}: {error}") from error
+        return self._split_disguised(ptype, field, Particles(pos, vel, mass, support, weight))
+
+    def _impossible(self, problem: str, ptype: str, name: str, hint: str) -> SnapshotError:
+        """Make the error for values of a field that no galaxy can have."""
+        return SnapshotError(f"{self.path}: {problem} in {ptype}/{name}; {hint}")
+
+    def _positions_and_velocities(self, ptype: str, field: Field) -> tuple[np.ndarray, np.ndarray]:
+        """Read positions (N, 3) [kpc] and, of gas and stars, velocities (N, 3) [km/s], and check both."""
+        pos = field("Coordinates", self.units.length_kpc)
+        moves = ptype in self.components["gas"] or ptype in self.components["stars"]
+        if not moves:
+            if (n_blank := np.count_nonzero(~pos.any(axis=1))) > 1:
+                problem = f"{n_blank} particles at (0, 0, 0)"
+                raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end?")
+            return pos, unmoved(len(pos))
+        vel = field("Velocities", self.units.velocity_kms)
+        if len(vel) and max(vel.max(), -vel.min()) > LIGHT_KMS:
+            hint = "check the velocity unit, or is the file damaged?"
+            raise self._impossible("speeds beyond that of light", ptype, "Velocities", hint)
+        if (n_blank := np.count_nonzero(~(pos.any(axis=1) | vel.any(axis=1)))) > 1:
+            problem = f"{n_blank} particles at rest at (0, 0, 0)"
+            raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end?")
+        return pos, vel
+
+    def _masses(self, ptype: str, field: Field) -> np.ndarray:
+        """Read masses (N,) [Msun] of one type, and check them."""
+        name = self.format.mass
+        mass = field(name, self.units.mass_msun)
+        if mass.min(initial=0.0) < 0:
+            raise self._impossible("negative masses", ptype, name, "is the file damaged?")
+        if mass.max(initial=0.0) > HEAVIEST_MSUN:
+            raise self._impossible("masses of whole clusters of galaxies", ptype, name, "check the mass unit")
+        if len(mass) and mass.max() == 0:
+            hint = "check the field, or leave this type out of `particles`"
+            raise self._impossible("only zeros", ptype, name, hint)
+        return mass
+
+    def _split_disguised(self, ptype: str, field: Field, particles: Particles) -> tuple[Particles, Particles]:
+        """Split particles of one type into its own and those disguised as stars, which maps do not show as gas."""
+        formed = self.format.formed
+        if ptype not in self.components["stars"] or formed not in self.fields[ptype] or self.host == "stars":
+            return particles, empty()
+        is_star = self.format.are_stars(field(formed))
+        if is_star.all():
+            return particles, empty()
+        disguised, weight_and_support = particles[~is_star], None
+        if self.host == "gas":
+            weight_and_support = np.zeros(len(disguised))  # AREPO's wind: no map shows it
+        elif not self.disguised_is_declared and len(disguised) > max(MOST_DISGUISED * len(is_star), 10):
+            problem = (
+                f"{len(disguised)} of {len(is_star)} {ptype} formed before time began: "
+                "black holes, or old stars of an isolated run?"
+            )
+            raise self._impossible(problem, ptype, formed, BLACK_HOLES_HINT)
+        return particles[is_star], Particles(
+            disguised.pos_kpc, disguised.vel_kms, disguised.mass_msun, weight_and_support, weight_and_support
+        )
+
+    def _support(self, field: Field, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
+        """Kernel support (N,) [kpc] of gas; None where the file holds neither smoothing lengths nor densities."""
+        if self.smoothing.factor is not None and "SmoothingLength" in fields:
+            stored = np.asarray(field("SmoothingLength", self.smoothing.factor * self.units.length_kpc))
+            if stored.min(initial=0.0) < 0:
+                raise SnapshotError("negative values in SmoothingLength; is the file damaged?")
+            if stored.any() or not len(stored):  # some initial conditions hold only zeros
+                return stored
+        if "Density" in fields and np.all((density := field("Density")) > 0):
+            return self.smoothing.from_density(mass / self.units.mass_msun, density) * self.units.length_kpc
+        return None
+
+    def _weight(self, ptype: str, field: Field, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
+        """Weights (N,) of these particles in maps; None where maps weigh them by mass."""
+        tracers = self.tracers
+        if ptype in self.components["gas"] and tracers.gas == "cold":
+            return mass * is_cold(fields, field, self.units.energy_kms2, tracers.cold_below_k)
+        if ptype in self.components["gas"] and tracers.gas == "hi":
+            return mass * neutral_fraction(fields, field)
+        if ptype in self.components["stars"] and tracers.light_field is not None:
+            if "Light" not in fields:
+                raise SnapshotError(f"no dataset for `light_field: {tracers.light_field}`; name one that it has")
+            return luminosity(field("Light"), tracers.light_field)
+        return None

@@ -1,0 +1,107 @@
+"""Regions of a snapshot: what is asked of yt, and when a process holds its place among the readers."""
+
+from contextlib import contextmanager
+
+import layouts
+import numpy as np
+import pytest
+
+from kinmass.gen.snapshots import snapshot as snapshots
+from kinmass.gen.snapshots.regions import Regions
+from kinmass.gen.snapshots.snapshot import Snapshot
+
+CENTRE = np.zeros(3)
+LAYOUTS = {"tipsy": layouts.tipsy, "gizmo": layouts.fire, "arepo": layouts.tng, "swift": layouts.swift_virtual}
+
+
+class Slots:
+    """Counts how often a slot is taken, and how many are held at once."""
+
+    def __init__(self):
+        self.taken = self.held = 0
+
+    @contextmanager
+    def __call__(self):
+        assert self.held == 0, "a slot inside a slot: readers=1 would wait for ever"
+        self.taken, self.held = self.taken + 1, 1
+        yield
+        self.held = 0
+
+
+def _opened(form, folder, slots, **kwargs):
+    path = LAYOUTS[form](folder / ("run.00512" if form == "tipsy" else "snap_028.hdf5"), layouts.galaxy(300))
+    return Snapshot(path, form, {} if form == "tipsy" else {"dark": ["PartType1"]}, slot=slots, **kwargs)
+
+
+@pytest.mark.parametrize("form", LAYOUTS)
+def test_a_region_is_one_request_without_the_velocities_of_dark_matter(form, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(snapshots, "READ_WHOLE", 0)
+    with _opened(form, tmp_path, Slots()) as snapshot:
+        io = type(snapshot._ds.index.io)
+        real = io._read_particle_selection
+
+        def read(self, chunks, selector, fields):
+            asked.append(fields)
+            return real(self, chunks, selector, fields)
+
+        monkeypatch.setattr(io, "_read_particle_selection", read)
+        galaxy = snapshot.galaxy(CENTRE, 30.0)
+        dark = snapshot.components["dark"][0]
+    assert 0 < len(galaxy.stars) < 300
+    fields = [set(request) for request in asked]
+    n_images = 1 if form == "tipsy" or snapshot.units.box_kpc is None else len(fields)
+    assert len(fields) == n_images
+    for request in fields:
+        assert (dark, "Velocities") not in request
+        assert {name for ptype, name in request if ptype == dark} >= {"Coordinates"}
+    assert any(len({ptype for ptype, _ in request}) >= 3 for request in fields)
+    assert np.isnan(galaxy.dark.vel_kms).all()
+    assert np.isfinite(galaxy.stars.vel_kms).all()
+
+
+@pytest.mark.parametrize("form", LAYOUTS)
+def test_the_same_particles_in_one_request_as_field_by_field(form, tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshots, "READ_WHOLE", 0)
+    with _opened(form, tmp_path, Slots()) as snapshot:
+        at_once = snapshot.galaxy(CENTRE, 40.0)
+
+        def refused(self, path, parts, names, counts, slot):
+            self.path, self._parts, self._counts, self._slot, self._read = path, parts, counts, slot, {}
+
+        monkeypatch.setattr(Regions, "__init__", refused)
+        one_by_one = snapshot.galaxy(CENTRE, 40.0)
+    for name, p in at_once.components().items():
+        other = one_by_one.components()[name]
+        assert len(p) == len(other)
+        np.testing.assert_array_equal(p.pos_kpc, other.pos_kpc)
+        np.testing.assert_array_equal(p.vel_kms, other.vel_kms)
+        np.testing.assert_array_equal(p.mass_msun, other.mass_msun)
+
+
+@pytest.mark.parametrize("form", ["tipsy", "gizmo", "arepo"])
+def test_a_small_snapshot_holds_a_slot_for_its_bytes_alone(form, tmp_path):
+    slots = Slots()
+    with _opened(form, tmp_path, slots) as snapshot:
+        assert slots.taken == 1
+        snapshot.galaxy(CENTRE, 30.0)
+        snapshot.galaxy(CENTRE, 60.0)
+    assert (slots.taken, slots.held) == (1, 0)
+
+
+def test_a_large_snapshot_and_parts_elsewhere_hold_a_slot_for_each_region(tmp_path, monkeypatch):
+    slots = Slots()
+    monkeypatch.setattr(snapshots, "SMALLEST_PARTICLE", 1000)  # this one holds 900 particles
+    with _opened("swift", tmp_path, slots, keep=False) as snapshot:  # the parts are files of their own
+        before = slots.taken
+        snapshot.galaxy(CENTRE, 30.0)
+        assert slots.taken == before + 1
+    monkeypatch.setattr(snapshots, "FETCH_WHOLE", 0)
+    monkeypatch.setattr(snapshots, "READ_WHOLE", 0)
+    slots = Slots()
+    (tmp_path / "large").mkdir()
+    with _opened("gizmo", tmp_path / "large", slots) as snapshot:
+        before = slots.taken
+        snapshot.galaxy(CENTRE, 30.0)
+        assert slots.taken == before + 1
+    assert slots.held == 0

@@ -7,6 +7,7 @@ from importlib import import_module
 from itertools import count
 from typing import Any
 
+import h5py
 import numpy as np
 
 from kinmass.gen.formats.base import SnapshotError
@@ -37,6 +38,18 @@ def _as_doubles(yield_from_disk: Callable[..., Any], *args: Any, **kwargs: Any) 
     """Convert the positions that yt's reader yields for each particle type to double precision."""
     for ptype, pos in yield_from_disk(*args, **kwargs):
         yield ptype, np.asarray(pos, dtype=np.float64)
+
+
+def _staged_fields(io: Any, data_file: Any) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """List the fields of a staged HDF5 file by their names; yt opens each of them in the archive several times."""
+    fields = []
+    with h5py.File(data_file.filename, "r") as file:
+        for ptype in [key for key in file if key.startswith("PartType")]:
+            names = list(file[ptype])
+            if "Coordinates" in names:
+                masses = [] if ptype in io.var_mass else [io.ds._particle_mass_name]
+                fields += [(ptype, name) for name in (*masses, *names)]
+    return fields, {}
 
 
 def _never_valid(cls: Any, filename: str, *args: Any, **kwargs: Any) -> bool:
@@ -70,6 +83,11 @@ def _point_index_class(index_class: Any) -> Any:
 
         Positions are doubles whatever the file holds: the index needs positions and kernels of one float type.
         """
+
+        def _detect_output_fields(self) -> None:
+            if "hdf5" in self.io._dataset_type:
+                self.io._identify_fields = partial(_staged_fields, self.io)
+            super()._detect_output_fields()
 
         def _initialize_index(self) -> None:
             self.io._generate_smoothing_length = lambda index: None

@@ -62,7 +62,8 @@ def _files_of(label: str, dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
     if dataset.external:
         raise SnapshotError(f"{label} lies in raw files outside of HDF5, which are not read; copy it into the file")
     if not dataset.is_virtual:
-        if dataset.nbytes > 2**20 + LARGEST_COMPRESSION * own_file.stat().st_size:
+        n_bytes = dataset.nbytes
+        if n_bytes > 2**20 and n_bytes > 2**20 + LARGEST_COMPRESSION * own_file.stat().st_size:
             raise SnapshotError(f"{label} claims {dataset.nbytes} bytes, more than the file can hold; damaged?")
         if dataset.size and not _is_written(dataset):
             raise SnapshotError(f"{label} was never written, or not all of it; was the program that made it stopped?")

@@ -20,6 +20,7 @@ from kinmass.gen.code import command_line, provenance
 from kinmass.gen.physics.profile import N_RADII
 from kinmass.gen.physics.projection import CHANNELS
 from kinmass.gen.storage import changes, journal
+from kinmass.gen.storage.chunk_files import ChunkFiles
 from kinmass.gen.storage.files import make_folder, sync_folder, sync_tree, write_atomically
 
 SCHEMA_VERSION = 3
@@ -182,6 +183,8 @@ def _build_group(folder: Path, suite: str, labels: dict[str, np.ndarray], config
             dtype=spec.dtype,
             fill_value=spec.fill,
             compressors=(ZstdCodec(level=0), Crc32cCodec()),  # a flipped bit is an error, not a number
+            # Chunks of several dimensions in one folder, as `c.7.0.0.0.0`: no folders are made for each galaxy.
+            chunk_key_encoding={"name": "default", "separator": "." if len(shape) > 1 else "/"},
             dimension_names=spec.dims,
             attributes={"units": spec.units, "long_name": spec.meaning},
             config={"write_empty_chunks": True},
@@ -404,11 +407,11 @@ def _replace(array: zarr.Array, galaxies: slice, values: np.ndarray) -> None:
     """Write a whole shard without reading the one that it replaces, which stays until the new one is written."""
     folder = Path(array.store_path.store.root) / array.path
     chunk = galaxies.start // (array.shards or array.chunks)[0]
-    aside = folder / "c" / f"{chunk}.{uuid4().hex}.partial"
+    aside = folder / f"c.{chunk}.{uuid4().hex}.partial"
     aside.mkdir()
     shutil.copyfile(folder / "zarr.json", aside / "zarr.json")
     zarr.open_array(aside, mode="r+")[galaxies] = values
-    (written,) = [path for path in (aside / "c").rglob("*") if path.is_file()]
+    (written,) = [path for path in aside.rglob("*") if path.is_file() and path.name != "zarr.json"]
     place = folder / written.relative_to(aside)
     place.parent.mkdir(parents=True, exist_ok=True)
     os.replace(written, place)
@@ -418,8 +421,9 @@ def _replace(array: zarr.Array, galaxies: slice, values: np.ndarray) -> None:
 def clear_unfinished(store: Path, suite: str, chunk: int) -> None:
     """Remove the half-written files that a killed process left of one chunk or shard."""
     for name in ARRAYS:
-        folder = store / suite / name / "c"
-        for partial in (*folder.glob(f"{chunk}.*.partial"), *folder.glob(f"{chunk}/**/*.partial")):
+        # Stores of earlier versions have a folder for each dimension of a chunk.
+        patterns = f"c.{chunk}.*.partial", f"c/{chunk}.*.partial", f"c/{chunk}/**/*.partial"
+        for partial in [path for pattern in patterns for path in (store / suite / name).glob(pattern)]:
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 
@@ -507,7 +511,7 @@ def _open(store: Path, suite: str) -> zarr.Group:
             f"{store / suite} was being changed when a process was killed, and you may not write there; "
             "its owner gives the command that made the store again"
         ) from error
-    group = zarr.open_group(store / suite, mode="r+", use_consolidated=False)
+    group = zarr.open_group(ChunkFiles(store / suite), mode="r+", use_consolidated=False)
     schema_version = group.attrs.get("schema_version")
     if schema_version != SCHEMA_VERSION:
         raise StoreError(

@@ -111,7 +111,7 @@ def test_killed_at_every_step_it_goes_on_to_the_same_store(tmp_path, case, monke
         store.write_galaxies(group, [1, 0], [record_of(group, 11), record_of(group, 10)])
     if case == "packed":  # its first galaxy is to be mapped again, another one to come
         made(start, "abc", per_shard, b=1.0)
-        shard = start / "x" / "maps" / "c" / "0" / "0" / "0" / "0" / "0"
+        shard = start / "x" / "maps" / "c.0.0.0.0.0"
         content = bytearray(shard.read_bytes())
         content[10] ^= 16
         shard.write_bytes(content)

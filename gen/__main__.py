@@ -69,8 +69,9 @@ def _add_maps(commands: Any) -> None:
         help="only lines of sight this inclined to the stars' angular momentum, in degrees (default: all)",
     )  # fmt: skip
     maps.add_argument(
-        "--galaxies-per-shard", type=int, default=1, metavar="K",
-        help="pack K galaxies into each file, for sites that limit the number of files (default: %(default)s)",
+        "--galaxies-per-shard", type=int, metavar="K",
+        help="pack K galaxies into each file, for sites that limit the number of files; one rank maps them together "
+        "(default: as the store has it; else 16 where a suite has more than 4,000 galaxies, and 1)",
     )  # fmt: skip
     maps.add_argument(
         "--readers", type=int, default=128, help="ranks that read snapshots at the same time (default: %(default)s)"

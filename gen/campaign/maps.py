@@ -65,7 +65,7 @@ def _generate(
         if damaged_ids and parallel.rank() == 0:
             names = [t.name for t in tasks if (t.suite.name, t.index) in damaged_ids]
             print(f"{out}: cannot be read and done again: {', '.join(names)}", file=sys.stderr)
-    batches, suspects, to_index = parallel.on_rank_0(lambda: schedule(tasks, out, settings.galaxies_per_shard))
+    batches, suspects, to_index = parallel.on_rank_0(lambda: schedule(tasks, out))
     suite_names = {suite.name for suite in suites}
     for name in sorted({batch[0].suite.name for batch in (*batches, *suspects)}):
         parallel.on_rank_0(partial(store.add_run, out, name))

@@ -222,4 +222,6 @@ def _manage(
 
 def abort(code: int) -> None:
     """End all ranks at once, for an error that only one of them has met; `code` is the exit status."""
+    sys.stderr.flush()
+    time.sleep(0.5)  # mpiexec may lose what a rank has printed just before
     MPI.COMM_WORLD.Abort(code)

@@ -18,6 +18,9 @@ from kinmass.gen.snapshots import alike
 from kinmass.gen.storage import lock, store
 from kinmass.gen.suite import Suite, SuiteError
 
+#: A suite of more galaxies than this is written in shards of SHARD, others in a file for each galaxy and array.
+MANY = 4_000
+SHARD = 16
 #: Stands in place of the galaxy's name for a snapshot whose galaxies could not be listed.
 UNLISTED = "?"
 
@@ -33,6 +36,7 @@ class Task:
     halo: Halo | None  # None: listing it failed, `problem` says why
     problem: str = ""
     is_done: bool = False  # mapped by an earlier run, and readable as far as is known
+    chunk: int = 0  # number of the chunk or shard that it is written in
 
 
 def list_snapshot(
@@ -123,12 +127,17 @@ def plan(suites: list[Suite], out: Path, settings: Settings, repair: bool = Fals
     for suite in suites:
         print(f"{suite.name}: listing galaxies of {suite.root / suite.snapshots}", file=sys.stderr)
         tasks = list_tasks(suite)
-        config = {**asdict(settings), "suite": suite.model_dump(mode="json", exclude={"root"})}
+        per_shard = settings.galaxies_per_shard or store.galaxies_per_shard(out, suite.name)
+        per_shard = per_shard or (SHARD if len(tasks) > MANY else 1)
+        if per_shard > 1:
+            print(f"{suite.name}: {len(tasks)} galaxies, {per_shard} in each file of an array", file=sys.stderr)
+        config = asdict(settings) | {"galaxies_per_shard": per_shard}
+        config |= {"suite": suite.model_dump(mode="json", exclude={"root"})}
         lineages = [suite.lineage_of(t.name, getattr(t.halo, "lineage", None)) for t in tasks]
         group = store.create_suite(out, suite.name, [t.name for t in tasks], lineages, config, _centres(tasks))
         status = store.read_status(group, unreadable_is_pending=repair)
         index_of = {str(name): i for i, name in enumerate(group["galaxy"][:])}
-        tasks = [replace(t, index=index_of[t.name]) for t in tasks]
+        tasks = [replace(t, index=i, chunk=i // per_shard) for t in tasks for i in (index_of[t.name],)]
         planned += [replace(t, is_done=bool(status[t.index] == store.DONE)) for t in tasks]
     (out / ".started").mkdir(exist_ok=True)
     return planned

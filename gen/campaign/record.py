@@ -41,7 +41,7 @@ class Settings:
     inclination_deg: Annotated[
         tuple[float, float], AfterValidator(_growing), Field(description="two growing angles from 0 to 90 degrees")
     ] = (0.0, 90.0)
-    galaxies_per_shard: Annotated[int, whole(1, 100_000)] = 1
+    galaxies_per_shard: Annotated[int | None, whole(1, 100_000)] = None  # None: by the number of galaxies
 
 
 class Refused(ValueError):

@@ -11,17 +11,15 @@ from kinmass.gen.storage import store
 INDEX_BYTES = 50_000_000
 
 
-def mark_of(task: Task, galaxies_per_shard: int) -> str:
+def mark_of(task: Task) -> str:
     """Name of the mark of a task's chunk: a file in the store's .started, there while the chunk is mapped.
 
     A mark that is there when nothing runs was left by a process that was killed.
     """
-    return f"{task.suite.name}.{task.index // galaxies_per_shard}"
+    return f"{task.suite.name}.{task.chunk}"
 
 
-def schedule(
-    plan: list[Task], out: Path, galaxies_per_shard: int
-) -> tuple[list[list[Task]], list[list[Task]], list[Task]]:
+def schedule(plan: list[Task], out: Path) -> tuple[list[list[Task]], list[list[Task]], list[Task]]:
     """Return the galaxies to map, those to map after all others, and one galaxy of each snapshot to index first.
 
     Galaxies are grouped by the chunk or shard that they are written in, in the order in which they
@@ -31,12 +29,12 @@ def schedule(
     """
     shards: dict[tuple[str, int], list[Task]] = {}
     for task in plan:
-        shards.setdefault((task.suite.name, task.index // galaxies_per_shard), []).append(task)
+        shards.setdefault((task.suite.name, task.chunk), []).append(task)
     todo = [[t for t in sorted(tasks, key=lambda t: t.index) if not t.is_done] for tasks in shards.values()]
     todo = [tasks for tasks in todo if tasks]
 
     def mark(tasks: list[Task]) -> str:
-        return mark_of(tasks[0], galaxies_per_shard)
+        return mark_of(tasks[0])
 
     marks_left = {m.name for m in (out / ".started").iterdir()}
     for suite, chunk in shards:

@@ -53,7 +53,7 @@ class Worker:
             if (name := tasks[0].suite.name) not in self._groups:
                 self._groups[name] = store.open_suite(self.out, name)
             group = self._groups[name]
-            mark = self.out / ".started" / mark_of(tasks[0], self.settings.galaxies_per_shard)
+            mark = self.out / ".started" / mark_of(tasks[0])
             mark.touch()
             self._reading = reading
             results = [self._try(t) for t in tasks]

@@ -524,6 +524,14 @@ def _open(store: Path, suite: str) -> zarr.Group:
     return group
 
 
+def galaxies_per_shard(store: Path, suite: str) -> int | None:
+    """Return how many galaxies of a suite lie in one file of an array; None where the suite is not there yet."""
+    if not (store / suite / "zarr.json").is_file():
+        return None
+    shards = zarr.open_group(store / suite, mode="r", use_consolidated=False)["status"].shards
+    return int(shards[0]) if shards else 1
+
+
 def suites(store: Path) -> list[str]:
     """List the names of a store's suites. Raises StoreError when there is no store."""
     if not (store / "zarr.json").is_file():

@@ -88,6 +88,20 @@ def children(pid: int) -> list[int]:
     return descendants
 
 
+def test_many_galaxies_are_packed_and_a_store_keeps_its_packing(box, packed, tmp_path, monkeypatch):
+    suite, out = load_suite(box), tmp_path / "maps.zarr"
+    monkeypatch.setattr(plans, "MANY", 29)
+    monkeypatch.setattr(plans, "SHARD", 4)
+    assert generate([suite], out, Settings(2, 16), quiet=True) == (30, 0)
+    assert tree(out) == tree(packed)
+    monkeypatch.undo()
+    store.open_suite(out, "box")["status"][:5] = store.PENDING
+    assert generate([suite], out, Settings(2, 16), quiet=True) == (30, 0)
+    assert tree(out) == tree(packed)
+    with pytest.raises(store.StoreError, match="galaxies_per_shard: 4 -> 1"):
+        generate([suite], out, Settings(2, 16, galaxies_per_shard=1), quiet=True)
+
+
 @pytest.mark.parametrize("whom", ["one rank", "the whole job"])
 @pytest.mark.parametrize("shard", [1, 4])
 def test_kill_9_in_the_middle_and_again(box, packed, tmp_path, whom, shard):
@@ -117,11 +131,11 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
     (out / ".started" / "box.1").touch()
     (out / "box" / "maps" / "c.1.0.0.0.0.abc.partial").write_bytes(b"half")
     planned = plan([load_suite(box)], out, Settings(views=2, pixels=16))
-    clean, suspects, _ = schedule(planned, out, 1)
+    clean, suspects, _ = schedule(planned, out)
     assert [tasks[0].index for tasks in clean] == [0, 2]
     assert [tasks[0].index for tasks in suspects] == [1]
     # Killed again before it came to the suspect: it is remembered.
-    assert [tasks[0].index for tasks in schedule(planned, out, 1)[1]] == [1]
+    assert [tasks[0].index for tasks in schedule(planned, out)[1]] == [1]
     command("gen", "maps", box, "--out", out, *SMALL)
     assert tree(out) == tree(box.parent / "maps.zarr")
 

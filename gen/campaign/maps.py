@@ -12,7 +12,7 @@ from tqdm import tqdm
 from kinmass.gen.campaign import failures, parallel
 from kinmass.gen.campaign.plan import Task, plan, writing
 from kinmass.gen.campaign.record import Settings
-from kinmass.gen.campaign.schedule import schedule
+from kinmass.gen.campaign.schedule import Schedule, schedule
 from kinmass.gen.campaign.worker import Worker
 from kinmass.gen.storage import store
 from kinmass.gen.storage.lock import Lock
@@ -65,9 +65,9 @@ def _generate(
         if damaged_ids and parallel.rank() == 0:
             names = [t.name for t in tasks if (t.suite.name, t.index) in damaged_ids]
             print(f"{out}: cannot be read and done again: {', '.join(names)}", file=sys.stderr)
-    batches, suspects, to_index = parallel.on_rank_0(lambda: schedule(tasks, out))
+    todo: Schedule = parallel.on_rank_0(lambda: schedule(tasks, out))
     suite_names = {suite.name for suite in suites}
-    for name in sorted({batch[0].suite.name for batch in (*batches, *suspects)}):
+    for name in sorted({batch[0].suite.name for batch in (*todo.batches, *todo.suspects)}):
         parallel.on_rank_0(partial(store.add_run, out, name))
     failed: list[dict[str, str]] = []
     n_done = sum(t.is_done for t in tasks)
@@ -83,10 +83,12 @@ def _generate(
             failures.add(out, new_failures)
 
     with contextlib.closing(Worker(out, settings)) as worker:
-        parallel.share_out(to_index, worker.index, lambda task, _: None, readers)
+        parallel.share_out(todo.to_index, worker.index, lambda task, _: None, readers)
         parallel.on_rank_0(lambda: failures.replace_all(out, suite_names, []))
-        for queue in (batches, suspects):
-            parallel.share_out(queue, worker, note, readers, lambda tasks: (tasks[0].snapshot, tasks[0].suite.name))
+        for queue in (todo.batches, todo.suspects):
+            parallel.share_out(
+                queue, worker, note, readers, lambda tasks: (tasks[0].snapshot, tasks[0].suite.name), todo.cost
+            )
     parallel.on_rank_0(lambda: failures.replace_all(out, suite_names, failed))
     bar.close()
     peaks = parallel.gather(_peak_mb())

@@ -5,11 +5,14 @@ import pickle
 import sys
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
+import numpy as np
+
+from kinmass.gen.campaign.dealing import Shelf, deal
 from kinmass.gen.errors import MissingMPIError, in_words
 from kinmass.gen.options import OptionError
 
@@ -22,7 +25,11 @@ except (ImportError, RuntimeError) as error:
 
 Item = TypeVar("Item")
 _REQUEST, _ANSWER = 11, 12
-_NEXT, _READ, _READ_DONE = "next", "read", "read enough"
+_TAKE, _RESULTS, _LAST_RESULTS, _STOP = "take", "results", "last results", "stop"
+_READ, _READ_DONE = "read", "read enough"
+#: Results are sent to rank 0 at most so often [s]: nobody waits for them.
+_REPORT_S = 0.3
+_LONGEST_PAUSE_S = 2e-3
 
 
 def rank() -> int:
@@ -100,15 +107,19 @@ def share_out(
     done: Callable[[Item, Any], None],
     readers: int = 0,
     origin: Callable[[Item], Hashable] = id,
+    cost: Callable[[Item], float] = lambda item: 1.0,
+    ranks_per_node: int = 0,
 ) -> None:
-    """Call work(item, reading) for every item on some rank, and done(item, result) on rank 0 as each ends.
+    """Call work(item, reading) for every item on some rank, and done(item, result) on rank 0 soon after each ends.
 
-    Every rank calls this with the same items and works on some of them. Rank 0 also hands out the
-    items' numbers, from a thread beside its own work, so that no core is lost to it. Items come in
-    order, but a rank stays with those of one origin (a snapshot that it has open), and begins with
-    an origin that no other rank works on while there is one. `with reading():` waits until fewer
-    than `readers` ranks are inside theirs (0: no limit). Failures of an item belong in its result:
-    an exception (for instance a full disk) ends every rank.
+    Every rank calls this with the same items and works on some of them. Items are dealt to nodes by
+    their cost; the ranks of a node take them from counters in shared memory (gen.campaign.dealing),
+    so that nobody waits for another rank's Python, and from other nodes when theirs has none left.
+    A rank stays with items of one origin (a snapshot that it has open). `with reading():` waits until
+    fewer than `readers` ranks are inside theirs (0: no limit). Failures of an item belong in its
+    result: an exception (for instance a full disk) ends every rank. ranks_per_node: take so many
+    ranks for a node (0: those that share memory). Where MPI allows one thread only, rank 0 does no
+    work but record results, and other nodes' items are not taken over.
     """
     todo = list(items)
     if size() == 1:
@@ -116,43 +127,178 @@ def share_out(
             done(item, work(item, nullcontext))
         return
     comm = MPI.COMM_WORLD.Dup()
-    # Where MPI allows only one thread, rank 0 hands out work and does none itself.
-    manages_in_thread = bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE)
-    workers = comm.Get_size() if manages_in_thread else comm.Get_size() - 1
-    manager_thread = None
-    if comm.Get_rank() == 0:
-        queue = Queue([origin(item) for item in todo])
-        arguments = (comm, workers, todo, queue, done, readers or workers)
-        if manages_in_thread:
-            manager_thread = threading.Thread(target=_manage, args=arguments, daemon=True)
-            manager_thread.start()
+    nodes = _Nodes(comm, ranks_per_node)
+    runs = deal([origin(item) for item in todo], [cost(item) for item in todo], nodes.sizes)
+    with nodes.counters(1 + Shelf.room(len(runs[nodes.own]))) as (values, add):
+        shelf = Shelf(runs[nodes.own], values[1:], lambda i, n: add(1 + i, n))
+        slots = _Slots(comm, nodes, readers or comm.Get_size(), add)
+        server = _Server(comm, nodes, shelf, slots, lambda number, result: done(todo[number], result))
+        if server.is_thread:
+            thread = threading.Thread(target=server.serve, daemon=True)
+            if nodes.leads:
+                thread.start()
+            _work(comm, nodes, shelf, todo, lambda item: work(item, slots.reading))
+            if nodes.leads:
+                thread.join()
+        elif comm.Get_rank() == 0:
+            server.serve()
         else:
-            _manage(*arguments)
+            _work(comm, nodes, shelf, todo, lambda item: work(item, slots.reading))
+        _wait(comm.Ibarrier())
+    comm.Free()
 
-    @contextmanager
-    def reading() -> Iterator[None]:
-        comm.send((_READ, None), dest=0, tag=_REQUEST)
-        _receive(comm, 0, _ANSWER)
-        try:
-            yield
-        finally:
-            comm.send((_READ_DONE, None), dest=0, tag=_REQUEST)
 
-    report: tuple[int, Any] | None = None
-    while manages_in_thread or comm.Get_rank() > 0:
-        comm.send((_NEXT, report), dest=0, tag=_REQUEST)
-        number = _receive(comm, 0, _ANSWER)
-        if number is None:
-            break
+def _work(comm: MPI.Comm, nodes: "_Nodes", shelf: Shelf, todo: list[Item], work: Callable[[Item], Any]) -> None:
+    """Work on this node's items, then on other nodes', and report results to rank 0, a few times a second."""
+    reports: list[tuple[int, Any]] = []
+    reported = time.monotonic()
+    for number in _numbers(comm, nodes, shelf):
         try:
-            report = number, work(todo[number], reading)
+            reports.append((number, work(todo[number])))
         except Exception as error:  # without the abort the other ranks would wait forever
             print(f"rank {rank()}: {in_words(error)}", file=sys.stderr, flush=True)
             abort(1)
-    if manager_thread:
-        manager_thread.join()
-    comm.Barrier()
-    comm.Free()
+        if time.monotonic() - reported > _REPORT_S:
+            comm.send((_RESULTS, reports), dest=0, tag=_REQUEST)
+            reports, reported = [], time.monotonic()
+    comm.send((_LAST_RESULTS, reports), dest=0, tag=_REQUEST)
+
+
+def _numbers(comm: MPI.Comm, nodes: "_Nodes", shelf: Shelf) -> Iterator[int]:
+    """Yield the numbers of the items that this rank works on."""
+    run, number = shelf.take(None)
+    while number is not None:
+        yield number
+        run, number = shelf.take(run)
+    for node in nodes.others_that_serve:
+        run = None
+        while True:
+            comm.send((_TAKE, run), dest=nodes.leaders[node], tag=_REQUEST)
+            run, number = _receive(comm, nodes.leaders[node], _ANSWER)
+            if number is None:
+                break
+            yield number
+
+
+class _Nodes:
+    """Which ranks of a communicator share memory with which others."""
+
+    def __init__(self, comm: MPI.Intracomm, ranks_per_node: int = 0):
+        if ranks_per_node:
+            self._comm = comm.Split(comm.Get_rank() // ranks_per_node)
+        else:
+            self._comm = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        threads = bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE)
+        everyone = comm.allgather((self._comm.bcast(comm.Get_rank()), threads))
+        #: The lowest rank of each node, which serves the other nodes.
+        self.leaders = sorted({leader for leader, _ in everyone})
+        of_rank = [self.leaders.index(leader) for leader, _ in everyone]
+        self.own = of_rank[comm.Get_rank()]
+        self.leads = self.leaders[self.own] == comm.Get_rank()
+        #: Where every rank may have a thread beside its work; else rank 0 serves and does nothing else.
+        self.threads = all(has_threads for _, has_threads in everyone)
+        self.sizes = [of_rank.count(i) - (i == 0 and not self.threads) for i in range(len(self.leaders))]
+        others = [*range(self.own + 1, len(self.leaders)), *range(self.own)]
+        self.others_that_serve = [node for node in others if self.threads or node == 0]
+
+    @contextmanager
+    def counters(self, n: int) -> Iterator[tuple[np.ndarray, Callable[[int, int], int]]]:
+        """Give n integers, zero at first, that this node's ranks share, and what adds to one and returns its old value.
+
+        The addition is the processor's own: it waits for no other rank, whatever that does (2 us).
+        """
+        own_bytes = 8 * n if self._comm.Get_rank() == 0 else 0
+        window = MPI.Win.Allocate_shared(own_bytes, 8, comm=self._comm)
+        memory, _ = window.Shared_query(0)
+        values: np.ndarray = np.frombuffer(memory, dtype=np.int64, count=n)  # type: ignore[call-overload]
+        if self._comm.Get_rank() == 0:
+            values[:] = 0
+        self._comm.Barrier()
+        window.Lock_all(MPI.MODE_NOCHECK)
+
+        def add(i: int, increment: int) -> int:
+            old = np.empty(1, dtype=np.int64)
+            window.Fetch_and_op(np.array([increment], dtype=np.int64), old, 0, i, MPI.SUM)
+            window.Flush(0)
+            return int(old[0])
+
+        yield values, add
+        window.Unlock_all()
+        window.Free()
+        self._comm.Free()
+
+
+class _Slots:
+    """Places to read at the same time: each node has its share of them, or rank 0 gives them out one by one."""
+
+    def __init__(self, comm: MPI.Comm, nodes: _Nodes, readers: int, add: Callable[[int, int], int]):
+        n_nodes = len(nodes.leaders)
+        self._comm, self._add = comm, add
+        self.own = readers // n_nodes + (nodes.own < readers % n_nodes)
+        self.limited = self.own < nodes.sizes[nodes.own]
+        #: Fewer places than nodes: rank 0 has them all.
+        self.central = readers if readers < n_nodes else 0
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold a place while the block runs."""
+        if self.central:
+            self._comm.send((_READ, None), dest=0, tag=_REQUEST)
+            _receive(self._comm, 0, _ANSWER)
+        elif self.limited:
+            pause = 1e-4
+            while self._add(0, 1) >= self.own:
+                self._add(0, -1)
+                time.sleep(pause)
+                pause = min(2 * pause, 2e-3)
+        try:
+            yield
+        finally:
+            if self.central:
+                self._comm.send((_READ_DONE, None), dest=0, tag=_REQUEST)
+            elif self.limited:
+                self._add(0, -1)
+
+
+class _Server:
+    """Answers ranks of other nodes that take items from this one; on rank 0 it also takes all results in."""
+
+    def __init__(self, comm: MPI.Comm, nodes: _Nodes, shelf: Shelf, slots: _Slots, done: Callable[[int, Any], None]):
+        self._comm, self._nodes, self._shelf, self._done = comm, nodes, shelf, done
+        self.is_thread = nodes.threads
+        self._free, self._waiting = slots.central, deque[int]()
+
+    def serve(self) -> None:
+        """Answer until every rank has sent its last results."""
+        try:
+            working = sum(self._nodes.sizes)
+            while working:
+                status = MPI.Status()
+                request, content = _receive(self._comm, MPI.ANY_SOURCE, _REQUEST, status)
+                if request == _STOP:
+                    return
+                if request == _TAKE:
+                    self._comm.send(self._shelf.take(content), dest=status.Get_source(), tag=_ANSWER)
+                elif request in (_RESULTS, _LAST_RESULTS):
+                    for number, result in content:
+                        self._done(number, result)
+                    working -= request == _LAST_RESULTS
+                else:
+                    self._give_place(request, status.Get_source())
+            for leader in self._nodes.leaders[1:] if self.is_thread else []:
+                self._comm.send((_STOP, None), dest=leader, tag=_REQUEST)
+        except BaseException as error:  # if only this thread ended, every rank would wait forever
+            print(f"rank {rank()} could not record a result: {in_words(error)}", file=sys.stderr, flush=True)
+            abort(1)
+
+    def _give_place(self, request: str, source: int) -> None:
+        if request == _READ:
+            self._waiting.append(source)
+        else:
+            self._free += 1
+        while self._free and self._waiting:
+            self._free -= 1
+            self._comm.send(None, dest=self._waiting.popleft(), tag=_ANSWER)
 
 
 def _receive(comm: MPI.Comm, source: int, tag: int, status: MPI.Status | None = None) -> Any:
@@ -160,64 +306,14 @@ def _receive(comm: MPI.Comm, source: int, tag: int, status: MPI.Status | None = 
     pause = 0.0
     while (message := comm.improbe(source=source, tag=tag, status=status)) is None:
         time.sleep(pause)
-        pause = min(pause + 2e-5, 1e-3)
+        pause = min(pause + 2e-5, _LONGEST_PAUSE_S)
     return message.recv(status=status)
 
 
-class Queue:
-    """Hands out the numbers 0 to N - 1 of items to ranks; items of equal origins (N,) belong together."""
-
-    def __init__(self, origins: list[Hashable]):
-        # By origin: its numbers that are not handed out. Ordered, so that the first is found without a search.
-        self._numbers_left: OrderedDict[Hashable, deque[int]] = OrderedDict()
-        for number, origin in enumerate(origins):
-            self._numbers_left.setdefault(origin, deque()).append(number)
-        self._origin_of: dict[int, Hashable] = {}  # by rank: the origin that it works on
-        self._n_ranks: Counter[Hashable] = Counter()  # by origin: how many ranks work on it
-
-    def next(self, rank: int) -> int | None:
-        """Number of the item that `rank` does next; None when all are handed out."""
-        current = self._origin_of.pop(rank, None)
-        self._n_ranks[current] -= 1
-        if current not in self._numbers_left:
-            if not self._numbers_left:
-                return None
-            current = next((origin for origin in self._numbers_left if self._n_ranks[origin] <= 0), None) or max(
-                self._numbers_left, key=lambda origin: len(self._numbers_left[origin]) / (1 + self._n_ranks[origin])
-            )
-        number = self._numbers_left[current].popleft()
-        self._origin_of[rank] = current
-        self._n_ranks[current] += 1
-        if not self._numbers_left[current]:
-            del self._numbers_left[current]
-        return number
-
-
-def _manage(
-    comm: MPI.Comm, workers: int, todo: list[Any], queue: Queue, done: Callable[[Any, Any], None], readers: int
-) -> None:
-    try:
-        active_workers, free_readers = workers, readers
-        waiting: deque[int] = deque()  # ranks that wait to read
-        while active_workers:
-            status = MPI.Status()
-            request, report = _receive(comm, MPI.ANY_SOURCE, _REQUEST, status)
-            if request == _NEXT:
-                number = queue.next(status.Get_source())
-                active_workers -= number is None
-                comm.send(number, dest=status.Get_source(), tag=_ANSWER)
-                if report is not None:
-                    done(todo[report[0]], report[1])
-            elif request == _READ:
-                waiting.append(status.Get_source())
-            else:
-                free_readers += 1
-            while free_readers and waiting:
-                free_readers -= 1
-                comm.send(None, dest=waiting.popleft(), tag=_ANSWER)
-    except BaseException as error:  # if only this thread ended, every rank would wait forever
-        print(f"rank 0 could not record a result: {in_words(error)}", file=sys.stderr, flush=True)
-        MPI.COMM_WORLD.Abort(1)
+def _wait(request: MPI.Request) -> None:
+    """Wait for a request without the core that MPI's own waiting would use."""
+    while not request.Test():
+        time.sleep(_LONGEST_PAUSE_S)
 
 
 def abort(code: int) -> None:

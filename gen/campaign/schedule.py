@@ -1,6 +1,7 @@
 """Orders the galaxies of a plan, and finds those that a killed process was working on."""
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from kinmass.gen.campaign.plan import Task
@@ -9,6 +10,8 @@ from kinmass.gen.storage import store
 
 #: Snapshots above this size, with several galaxies, are indexed by one rank before the others read them.
 INDEX_BYTES = 50_000_000
+#: What opening and writing a galaxy costs beside reading, as bytes that could be read in that time.
+GALAXY_BYTES = 5_000_000
 
 
 def mark_of(task: Task) -> str:
@@ -19,8 +22,27 @@ def mark_of(task: Task) -> str:
     return f"{task.suite.name}.{task.chunk}"
 
 
-def schedule(plan: list[Task], out: Path) -> tuple[list[list[Task]], list[list[Task]], list[Task]]:
-    """Return the galaxies to map, those to map after all others, and one galaxy of each snapshot to index first.
+@dataclass(frozen=True)
+class Schedule:
+    """The galaxies to map, by chunk or shard: `batches`, then `suspects`; before both, snapshots to index.
+
+    to_index: one galaxy of each snapshot that one rank indexes for all. snapshot_bytes: sizes of their snapshots;
+    n_waiting: how many galaxies each of these still has.
+    """
+
+    batches: list[list[Task]]
+    suspects: list[list[Task]]
+    to_index: list[Task]
+    snapshot_bytes: dict[Path, int]
+    n_waiting: dict[Path, int]
+
+    def cost(self, batch: list[Task]) -> float:
+        """What a batch costs beside others: bytes to read, of a box the share of each of its galaxies."""
+        return sum(GALAXY_BYTES + self.snapshot_bytes[t.snapshot] / self.n_waiting[t.snapshot] for t in batch)
+
+
+def schedule(plan: list[Task], out: Path) -> Schedule:
+    """Order what is to be done.
 
     Galaxies are grouped by the chunk or shard that they are written in, in the order in which they
     lie there. Big snapshots come first, so that no rank starts the longest one last. What was being
@@ -55,7 +77,8 @@ def schedule(plan: list[Task], out: Path) -> tuple[list[list[Task]], list[list[T
     first_of = {t.snapshot: t for t in reversed(waiting)}
     to_index = [t for path, t in first_of.items() if n_waiting[path] > 1 and bytes_of[path] > INDEX_BYTES]
     unmarked = [tasks for tasks in todo if mark(tasks) not in marks_left]
-    return unmarked, [tasks for tasks in todo if mark(tasks) in marks_left], to_index
+    marked = [tasks for tasks in todo if mark(tasks) in marks_left]
+    return Schedule(unmarked, marked, to_index, bytes_of, dict(n_waiting))
 
 
 def snapshot_bytes(task: Task) -> int:

@@ -131,11 +131,11 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
     (out / ".started" / "box.1").touch()
     (out / "box" / "maps" / "c.1.0.0.0.0.abc.partial").write_bytes(b"half")
     planned = plan([load_suite(box)], out, Settings(views=2, pixels=16))
-    clean, suspects, _ = schedule(planned, out)
+    clean, suspects = schedule(planned, out).batches, schedule(planned, out).suspects
     assert [tasks[0].index for tasks in clean] == [0, 2]
     assert [tasks[0].index for tasks in suspects] == [1]
     # Killed again before it came to the suspect: it is remembered.
-    assert [tasks[0].index for tasks in schedule(planned, out)[1]] == [1]
+    assert [tasks[0].index for tasks in schedule(planned, out).suspects] == [1]
     command("gen", "maps", box, "--out", out, *SMALL)
     assert tree(out) == tree(box.parent / "maps.zarr")
 

@@ -12,7 +12,6 @@ import xarray as xr
 import zarr
 from conftest import LOCKS, ROOT, command, tree
 
-from kinmass.gen.campaign import parallel
 from kinmass.gen.campaign.plan import drawn, list_tasks
 from kinmass.gen.formats import gadget
 from kinmass.gen.mock.suites import make_galaxy
@@ -270,26 +269,6 @@ def test_half_mass_radius_is_that_of_all_particles_sorted(n):
         cumulative = np.cumsum(mass[order])
         expected = np.interp(0.5 * cumulative[-1], cumulative - 0.5 * mass[order], radius[order])
         assert half_mass_radius(radius, mass) == pytest.approx(expected, rel=1e-9)
-
-
-def test_ranks_stay_with_their_snapshot_and_every_item_is_handed_out_once():
-    """Two boxes of many galaxies and ten zooms, four ranks in random order."""
-    rng = np.random.default_rng(2)
-    origins = ["box a"] * 40 + ["box b"] * 30 + [f"zoom {i}" for i in range(10)]
-    queue, taken = parallel.Queue(origins), {rank: [] for rank in range(4)}
-    while (number := queue.next(rank := int(rng.integers(4)))) is not None:
-        taken[rank].append(number)
-    assert sorted(itertools.chain(*taken.values())) == list(range(80))
-    assert len({origins[numbers[0]] for numbers in taken.values()}) == 4  # each begins with a snapshot of its own
-    opened = [
-        len([1 for a, b in itertools.pairwise([None, *(origins[n] for n in ns)]) if a != b]) for ns in taken.values()
-    ]
-    assert sum(opened) <= 10 + 2 * 4  # nobody comes back to a snapshot
-
-
-def test_one_rank_takes_items_in_order():
-    queue = parallel.Queue(["a", "a", "b", "c", "b"])
-    assert [queue.next(0) for _ in range(6)] == [0, 1, 2, 4, 3, None]
 
 
 def test_inclination_is_kept_within_its_range_and_stored(mocks, map_store, tmp_path):

@@ -42,8 +42,9 @@ def command(*arguments: object, ranks: int = 1, check: bool = True, timeout: int
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file of a store, without the record of its runs (when and by which command they were made)."""
-    files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """The bytes of every file of a store, without the records of its runs: when, by which command, in what time."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".timing" not in path.parts]
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     for name, content in files.items():
         if name.endswith("zarr.json") and b'"runs"' in content:
             meta = json.loads(content)

@@ -1,7 +1,9 @@
 """A whole campaign: every galaxy of some suites into one map store, over all ranks."""
 
 import contextlib
+import platform
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,11 +11,11 @@ from statistics import median
 
 from tqdm import tqdm
 
-from kinmass.gen.campaign import failures, parallel
+from kinmass.gen.campaign import failures, parallel, timing
 from kinmass.gen.campaign.plan import Task, plan, writing
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import Schedule, schedule
-from kinmass.gen.campaign.worker import Worker
+from kinmass.gen.campaign.worker import Worker, load
 from kinmass.gen.storage import store
 from kinmass.gen.storage.lock import Lock
 from kinmass.gen.suite import Suite
@@ -52,6 +54,9 @@ def generate(
 def _generate(
     suites: list[Suite], out: Path, settings: Settings, readers: int, repair: bool, quiet: bool, locks: list[Lock]
 ) -> tuple[int, int]:
+    parallel.on_rank_0(load)  # compiles for all ranks; these load what it has made
+    load()
+    phases_s, began = {"start": timing.process_age_s()}, time.monotonic()
     tasks = parallel.on_rank_0(lambda: plan(suites, out, settings, repair, locked=True))
     if repair:
         damaged: list[Task] = []
@@ -82,16 +87,25 @@ def _generate(
         if new_failures:
             failures.add(out, new_failures)
 
-    with contextlib.closing(Worker(out, settings)) as worker:
+    clock = timing.Clock()
+    phases_s["listing"], began, bytes_before = time.monotonic() - began, time.monotonic(), timing.bytes_read()
+    with contextlib.closing(Worker(out, settings, clock)) as worker, clock("waiting at the end"):
         parallel.share_out(todo.to_index, worker.index, lambda task, _: None, readers)
         parallel.on_rank_0(lambda: failures.replace_all(out, suite_names, []))
         for queue in (todo.batches, todo.suspects):
             parallel.share_out(
                 queue, worker, note, readers, lambda tasks: (tasks[0].snapshot, tasks[0].suite.name), todo.cost
             )
+    phases_s["mapping"] = time.monotonic() - began
     parallel.on_rank_0(lambda: failures.replace_all(out, suite_names, failed))
     bar.close()
-    peaks = parallel.gather(_peak_mb())
+    n_bytes = timing.bytes_read() - bytes_before
+    own = timing.RankTiming(parallel.rank(), platform.node(), worker.n_mapped, n_bytes, clock.seconds)
+    ranks, peaks = parallel.gather(own), parallel.gather(_peak_mb())
+    if parallel.rank() == 0 and any(rank.galaxies for rank in ranks):
+        with contextlib.suppress(OSError):  # what it cost is worth no failure
+            timing.keep(out, ranks, phases_s)
     if parallel.rank() == 0 and not quiet:
+        print(timing.told(ranks, phases_s), file=sys.stderr)
         print(f"peak memory per rank [MB]: {max(peaks):.0f} at most, {median(peaks):.0f} median", file=sys.stderr)
     return parallel.broadcast((len(tasks) - len(failed), len(failed)))

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -185,9 +185,10 @@ class _Nodes:
 
     def __init__(self, comm: MPI.Intracomm, ranks_per_node: int = 0):
         if ranks_per_node:
-            self._comm = comm.Split(comm.Get_rank() // ranks_per_node)
+            sharing = comm.Split(comm.Get_rank() // ranks_per_node)
         else:
-            self._comm = comm.Split_type(MPI.COMM_TYPE_SHARED)
+            sharing = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self._comm = cast(MPI.Intracomm, sharing)
         threads = bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE)
         everyone = comm.allgather((self._comm.bcast(comm.Get_rank()), threads))
         #: The lowest rank of each node, which serves the other nodes.

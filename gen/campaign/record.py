@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from kinmass.gen.options import SEED, STRICT, whole
+from kinmass.gen.physics.centre import deepest_point
 from kinmass.gen.physics.particles import Galaxy, Particles, within
 from kinmass.gen.physics.profile import enclosed_mass, half_mass_radius, profile_radii
 from kinmass.gen.physics.projection import views, with_kernels
@@ -171,6 +172,18 @@ def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Sett
         "has_dark": np.array(len(galaxy.dark) > 0, dtype=np.uint8),
         "bulk_velocity": frame.bulk_kms,
     }
+
+
+def load_kernels() -> None:
+    """Compile what maps are made with, or load it where another process has compiled it: map a galaxy of four stars."""
+    x = np.array([[1.0, 0, 0], [0, 1.0, 0], [-1.0, 0, 0], [0, -1.0, 0]])
+    pos, vel = np.asfortranarray(x), np.asfortranarray(np.roll(x, 1, axis=1))
+    stars = Particles(pos, vel, np.ones(4))
+    dark = replace(stars, pos_kpc=8 * pos)
+    galaxy = Galaxy(stars, replace(stars, support_kpc=np.ones(4)), dark, stars)
+    deepest_point(stars, [stars, dark])
+    settings = Settings(views=1, pixels=4)
+    map_galaxy(galaxy, frame_of(stars, 2.0, "", settings), 10.0, settings)
 
 
 def _farthest(galaxy: Galaxy, radius_kpc: float) -> float:

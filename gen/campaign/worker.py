@@ -1,19 +1,29 @@
 """Maps galaxies one after the other in one process, from snapshot to store."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kinmass.gen.campaign import failures
 from kinmass.gen.campaign.plan import Task
-from kinmass.gen.campaign.record import REACH_RE, Refused, Settings, check_aperture, enough_stars, frame_of, map_galaxy
+from kinmass.gen.campaign.record import (
+    REACH_RE,
+    Refused,
+    Settings,
+    check_aperture,
+    enough_stars,
+    frame_of,
+    load_kernels,
+    map_galaxy,
+)
 from kinmass.gen.campaign.schedule import mark_of
+from kinmass.gen.campaign.timing import Clock
 from kinmass.gen.catalogues.find import Halo, find_centre
 from kinmass.gen.formats import SnapshotError
+from kinmass.gen.formats.frontends import load_frontends
 from kinmass.gen.physics.centre import FARTHEST_RE, offset_re
 from kinmass.gen.physics.extent import MIN_STARS, edge
 from kinmass.gen.physics.particles import Galaxy, Particles, within
@@ -28,12 +38,19 @@ Reading = Callable[[], AbstractContextManager[None]]
 FARTHEST = 6
 
 
+def load() -> None:
+    """Load all that mapping needs before any clock starts: yt, and kernels, which are compiled if need be."""
+    load_frontends()
+    load_kernels()
+
+
 class Worker:
     """Maps galaxies one after the other; keeps the last snapshot open for its other galaxies."""
 
-    def __init__(self, out: Path, settings: Settings):
-        self.out, self.settings = out, settings
-        self._groups: dict[str, Any] = {}
+    def __init__(self, out: Path, settings: Settings, clock: Clock | None = None):
+        self.out, self.settings, self.clock = out, settings, clock or Clock()
+        self.n_mapped = 0
+        self._writers: dict[str, store.Writer] = {}
         self._reading: Reading = contextlib.nullcontext
         self._open: tuple[Path, str] | None = None
         self._snapshot: Snapshot | None = None
@@ -49,15 +66,20 @@ class Worker:
 
         Raises StoreError when the disk is full; what was done before stays.
         """
+        with self.clock("rest", before="waiting for work"):
+            return self._map(tasks, reading)
+
+    def _map(self, tasks: list[Task], reading: Reading) -> list[str]:
         try:
-            if (name := tasks[0].suite.name) not in self._groups:
-                self._groups[name] = store.open_suite(self.out, name)
-            group = self._groups[name]
+            if (name := tasks[0].suite.name) not in self._writers:
+                self._writers[name] = store.Writer(store.open_suite(self.out, name))
             mark = self.out / ".started" / mark_of(tasks[0])
             mark.touch()
             self._reading = reading
             results = [self._try(t) for t in tasks]
-            store.write_galaxies(group, [t.index for t in tasks], [record for record, _ in results])
+            with self.clock("writing"):
+                self._writers[name].write([t.index for t in tasks], [record for record, _ in results])
+            self.n_mapped += len(tasks)
             mark.unlink(missing_ok=True)
         except OSError as error:
             if error.errno in store.NO_ROOM:
@@ -91,19 +113,29 @@ class Worker:
         """
         suite = task.suite
         if self._snapshot is None or self._open != (task.snapshot, suite.name):
-            self.close()
-            self._snapshot = Snapshot(
-                task.snapshot,
-                suite.format,
-                suite.particles.model_dump(exclude_none=True),
-                suite.units.model_dump(exclude_none=True),
-                suite.tracers,
-                keep=suite.catalogue.format != "none",
-                indexes=self.out / ".indexes",
-                slot=lambda: self._reading(),
-            )
+            with self.clock("opening"):
+                self.close()
+                self._snapshot = Snapshot(
+                    task.snapshot,
+                    suite.format,
+                    suite.particles.model_dump(exclude_none=True),
+                    suite.units.model_dump(exclude_none=True),
+                    suite.tracers,
+                    keep=suite.catalogue.format != "none",
+                    indexes=self.out / ".indexes",
+                    slot=self._slot,
+                )
             self._open = task.snapshot, suite.name
         return self._snapshot
+
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[None]:
+        """Hold a place among the readers while the block runs."""
+        with contextlib.ExitStack() as stack:
+            with self.clock("waiting to read"):
+                stack.enter_context(self._reading())
+            with self.clock("reading"):
+                yield
 
     def index(self, task: Task, reading: Reading) -> None:
         """Have yt index the task's snapshot, so that no rank that reads from it has to wait for the index."""
@@ -171,25 +203,27 @@ class Worker:
                     "larger galaxy?"
                 )
             read_kpc = min(2 * read_kpc, farthest_kpc)
-            stars = snapshot.stars(centre_kpc, read_kpc)
+            with self.clock("reading"):
+                stars = snapshot.stars(centre_kpc, read_kpc)
         stars = within(stars, end_kpc)
         enough_stars(stars, min_stars, f"within {end_kpc:.3g} kpc, where its own end")
         return stars, end_kpc
 
     def record(self, task: Task, halo: Halo) -> dict[str, np.ndarray]:
         """Make everything the store keeps of one galaxy but its status. Raises Refused, SnapshotError or SuiteError."""
-        galaxy, centre_kpc, aperture_kpc = self._read(task, halo)
-        self._check(task, galaxy, halo)
-        stars, end_kpc = self._own_stars(task, galaxy.stars, centre_kpc, aperture_kpc)
-        snapshot = self.open(task)
-        frame = frame_of(stars, end_kpc, task.name, self.settings, snapshot.half_box_kpc)
-        check_aperture(frame, aperture_kpc)
+        with self.clock("reading"):
+            galaxy, centre_kpc, aperture_kpc = self._read(task, halo)
+        with self.clock("framing"):
+            self._check(task, galaxy, halo)
+            stars, end_kpc = self._own_stars(task, galaxy.stars, centre_kpc, aperture_kpc)
+            snapshot = self.open(task)
+            frame = frame_of(stars, end_kpc, task.name, self.settings, snapshot.half_box_kpc)
+            check_aperture(frame, aperture_kpc)
         if frame.map_radius_kpc > aperture_kpc:
             del galaxy, stars
-            galaxy = snapshot.galaxy(centre_kpc, frame.map_radius_kpc)
+            with self.clock("reading"):
+                galaxy = snapshot.galaxy(centre_kpc, frame.map_radius_kpc)
         centre_found = np.array(halo.centre_kpc is None, dtype=np.uint8)
-        return {
-            "centre": centre_kpc,
-            "centre_found": centre_found,
-            **map_galaxy(galaxy, frame, aperture_kpc, self.settings),
-        }
+        with self.clock("projecting"):
+            mapped = map_galaxy(galaxy, frame, aperture_kpc, self.settings)
+        return {"centre": centre_kpc, "centre_found": centre_found, **mapped}

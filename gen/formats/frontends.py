@@ -197,6 +197,12 @@ def raw_dataset_class(module: str, name: str, overrides: Overrides = (), lends_u
     return type(f"Raw{name}{next(_class_numbers)}", (frontend,), methods)  # yt warns of two classes of one name
 
 
+def load_frontends() -> None:
+    """Load yt and the readers of every frontend in use, which takes a second."""
+    for module in ("gadget", "gizmo", "arepo", "tipsy"):
+        import_module(f"yt.frontends.{module}.api")
+
+
 def forget_datasets() -> None:
     """Clear yt's record of every dataset that was opened: a process opens thousands."""
     from yt.data_objects import static_output

@@ -1,5 +1,6 @@
 """The map store: the table ARRAYS describes every array; writer, readers, tests and docs share it."""
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -15,6 +16,7 @@ from uuid import uuid4
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.sync import sync
 
 from kinmass.gen.code import command_line, provenance
 from kinmass.gen.physics.profile import N_RADII
@@ -112,8 +114,8 @@ def create_suite(
 ) -> zarr.Group:
     """Create a suite's group with its final shape, or open it to go on with.
 
-    config must hold `views`, `pixels` and `galaxies_per_shard`. lineages names the history each
-    galaxy belongs to; centres_kpc (N, 3) is its centre by the catalogue, NaN where there is none.
+    config must hold `views`, `pixels` and `galaxies_per_shard` (None: as the group has it, else 1).
+    lineages names the history each galaxy belongs to; centres_kpc (N, 3) is its centre by the catalogue, NaN where there is none.
     A group is made aside and renamed, so it is whole or not there. Galaxies that come to a suite
     later are put behind the others, and settings that only bring more of them are taken over; both
     at once or not at all. A group without any finished galaxy is made anew where settings changed.
@@ -121,6 +123,7 @@ def create_suite(
     the suite has now.
     """
     config = json.loads(json.dumps(config))
+    config["galaxies_per_shard"] = config["galaxies_per_shard"] or galaxies_per_shard(store, suite) or 1
     path = store / suite
     centres = np.full((len(galaxies), 3), np.nan) if centres_kpc is None else np.asarray(centres_kpc, dtype=float)
     labels = _labels(galaxies, lineages, centres)
@@ -353,54 +356,70 @@ Record = dict[str, np.ndarray]
 
 
 def write_galaxies(group: zarr.Group, numbers: Sequence[int] | int, records: Sequence[Record | None]) -> None:
-    """Write galaxies at their numbers, one chunk or whole shard after the other, their status last.
-
-    A record of None is a galaxy that failed. Only one process may write a shard: each array is written
-    once, together with the finished galaxies that the shard holds already. Raises StoreError for
-    numbers that the group does not have or that come twice, and where one of these finished galaxies
-    cannot be read.
-    """
-    wanted_numbers = np.atleast_1d(numbers).tolist()
-    record_of = dict(zip(wanted_numbers, records, strict=True))
-    n_galaxies, galaxies_per_shard = group["status"].shape[0], (group["status"].shards or (1,))[0]
-    if len(record_of) < len(records) or not all(0 <= number < n_galaxies for number in record_of):
-        raise StoreError(f"{group.store_path.store.root} has galaxies 0 to {n_galaxies - 1}, not {wanted_numbers}")
-    for shard in sorted({number // galaxies_per_shard for number in record_of}):
-        _write_shard(
-            group, range(shard * galaxies_per_shard, min((shard + 1) * galaxies_per_shard, n_galaxies)), record_of
-        )
+    """Write galaxies at their numbers, as `Writer.write` does."""
+    Writer(group).write(numbers, records)
 
 
-def _write_shard(group: zarr.Group, numbers: range, record_of: dict[int, Record | None]) -> None:
-    records = {number: record_of[number] for number in numbers if number in record_of}
-    status = np.array([DONE if records.get(number) else FAILED for number in numbers], dtype=np.uint8)
-    for position, number in enumerate(numbers):
-        if number not in record_of:
-            status[position] = PENDING
-            with contextlib.suppress(StoreError):  # a status that cannot be read counts as pending
-                status[position] = read(group, "status", number)
-            records[number] = read_galaxy(group, number) if status[position] == DONE else None
-    shard_slice = slice(numbers.start, numbers.stop)
-    if any(records.values()):
-        for name in ARRAYS:
-            if name != "status":
-                array = group[name]
-                blank = np.full(array.shape[1:], array.fill_value, dtype=array.dtype)
-                shard_records = [records[number] for number in numbers]
-                _assign(array, shard_slice, np.stack([record[name] if record else blank for record in shard_records]))
-    _assign(group["status"], shard_slice, status)
+class Writer:
+    """Writes galaxies into a suite's group, whose arrays it opens once."""
 
+    def __init__(self, group: zarr.Group):
+        self._group = group
+        self._arrays: dict[str, zarr.Array[Any]] = {name: group[name] for name in ARRAYS}  # type: ignore[misc]
 
-def _assign(array: zarr.Array, galaxies: slice, values: np.ndarray) -> None:
-    try:
-        array[galaxies] = values
-    except OSError:
-        raise
-    except Exception:  # zarr reads the shard that it replaces, and perhaps cannot
-        with contextlib.suppress(ValueError, RuntimeError):
-            _ = array[galaxies]
-            raise
-        _replace(array, galaxies, values)
+    def write(self, numbers: Sequence[int] | int, records: Sequence[Record | None]) -> None:
+        """Write galaxies at their numbers, one chunk or whole shard after the other, their status last.
+
+        A record of None is a galaxy that failed. Only one process may write a shard: each array is written
+        once, together with the finished galaxies that the shard holds already. Raises StoreError for
+        numbers that the group does not have or that come twice, and where one of these finished galaxies
+        cannot be read.
+        """
+        wanted_numbers = np.atleast_1d(numbers).tolist()
+        record_of = dict(zip(wanted_numbers, records, strict=True))
+        status = self._arrays["status"]
+        n_galaxies, per_shard = status.shape[0], (status.shards or (1,))[0]
+        if len(record_of) < len(records) or not all(0 <= number < n_galaxies for number in record_of):
+            root = self._group.store_path.store.root  # type: ignore[attr-defined]
+            raise StoreError(f"{root} has galaxies 0 to {n_galaxies - 1}, not {wanted_numbers}")
+        for shard in sorted({number // per_shard for number in record_of}):
+            self._write_shard(range(shard * per_shard, min((shard + 1) * per_shard, n_galaxies)), record_of)
+
+    def _write_shard(self, numbers: range, record_of: dict[int, Record | None]) -> None:
+        records = {number: record_of[number] for number in numbers if number in record_of}
+        status = np.array([DONE if records.get(number) else FAILED for number in numbers], dtype=np.uint8)
+        for position, number in enumerate(numbers):
+            if number not in record_of:
+                status[position] = PENDING
+                with contextlib.suppress(StoreError):  # a status that cannot be read counts as pending
+                    status[position] = read(self._group, "status", number)
+                records[number] = read_galaxy(self._group, number) if status[position] == DONE else None
+        if any(records.values()):
+            values = {}
+            for name, array in self._arrays.items():
+                if name != "status":
+                    blank = np.full(array.shape[1:], array.fill_value, dtype=array.dtype)
+                    values[name] = np.stack([record[name] if (record := records[n]) else blank for n in numbers])
+            self._assign(numbers, values)
+        self._assign(numbers, {"status": status})
+
+    def _assign(self, numbers: range, values: dict[str, np.ndarray]) -> None:
+        """Write a shard of some arrays, all at the same time: each of them waits more than it works."""
+        shard = slice(numbers.start, numbers.stop)
+
+        async def assign() -> list[BaseException | None]:
+            writes = (self._arrays[name].async_array.setitem(shard, value) for name, value in values.items())
+            return await asyncio.gather(*writes, return_exceptions=True)
+
+        failed = {name: error for name, error in zip(values, sync(assign()), strict=True) if error is not None}
+        for error in failed.values():
+            if isinstance(error, OSError) or not isinstance(error, Exception):
+                raise error
+        for name, error in failed.items():  # zarr reads the shard that it replaces, and perhaps cannot
+            with contextlib.suppress(ValueError, RuntimeError):
+                _ = self._arrays[name][shard]
+                raise error
+            _replace(self._arrays[name], shard, values[name])
 
 
 def _replace(array: zarr.Array, galaxies: slice, values: np.ndarray) -> None:

@@ -363,7 +363,7 @@ import sys
 from kinmass.gen.storage import store
 from kinmass.gen.__main__ import main
 def broken(*_): raise ValueError("operands could not be broadcast")
-store.write_galaxies = broken
+store.Writer.write = broken
 sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "--views", "2", "--pixels", "16"]))
 """
     launcher = [str(MPIEXEC), "-n", str(ranks)] if ranks > 1 else []

@@ -43,7 +43,9 @@ def command(*arguments: object, ranks: int = 1, check: bool = True, timeout: int
 
 def tree(folder: Path) -> dict[str, bytes]:
     """The bytes of every file of a store, without the records of its runs: when, by which command, in what time."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".timing" not in path.parts]
+    paths = [
+        path for path in sorted(folder.rglob("*")) if path.is_file() and not {".timing", ".listing"} & {*path.parts}
+    ]
     files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     for name, content in files.items():
         if name.endswith("zarr.json") and b'"runs"' in content:

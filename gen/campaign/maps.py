@@ -12,6 +12,7 @@ from statistics import median
 from tqdm import tqdm
 
 from kinmass.gen.campaign import failures, parallel, timing
+from kinmass.gen.campaign.listing import Listing, keep, list_snapshot, read_kept
 from kinmass.gen.campaign.plan import Task, plan, writing
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import Schedule, schedule
@@ -28,6 +29,30 @@ def _peak_mb() -> float:
     """Peak memory of this process so far [MB]. Not from getrusage: its value starts with that of the parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def list_all(suites: list[Suite], out: Path) -> dict[str, dict[Path, Listing]]:
+    """List the galaxies of all snapshots of some suites, by suite and snapshot; all ranks share the work.
+
+    The result is rank 0's; what earlier runs have kept in the store is taken where the files are as they were. Raises
+    SuiteError on every rank for a suite without snapshots.
+    """
+    paths = parallel.on_rank_0(lambda: [(i, path) for i, suite in enumerate(suites) for path in suite.snapshot_paths()])
+    kept = parallel.on_rank_0(lambda: [read_kept(out, suite.name) for suite in suites])
+    if parallel.rank() == 0:
+        for suite in suites:
+            print(f"{suite.name}: listing galaxies of {suite.root / suite.snapshots}", file=sys.stderr)
+    found: dict[tuple[int, Path], Listing] = {}
+
+    def work(item: tuple[int, Path], _: object) -> Listing:
+        i, path = item
+        return list_snapshot(suites[i], path, kept[i].get(str(path)))
+
+    parallel.share_out(paths, work, lambda item, listing: found.update({item: listing}))
+    listings: dict[str, dict[Path, Listing]] = {suite.name: {} for suite in suites}
+    for i, path in paths if parallel.rank() == 0 else []:
+        listings[suites[i].name][path] = found[i, path]
+    return listings
 
 
 def generate(
@@ -57,7 +82,11 @@ def _generate(
     parallel.on_rank_0(load)  # compiles for all ranks; these load what it has made
     load()
     phases_s, began = {"start": timing.process_age_s()}, time.monotonic()
-    tasks = parallel.on_rank_0(lambda: plan(suites, out, settings, repair, locked=True))
+    listings = list_all(suites, out)
+    tasks = parallel.on_rank_0(lambda: plan(suites, out, settings, repair, True, listings))
+    if parallel.rank() == 0:
+        for name, of_suite in listings.items():
+            keep(out, name, of_suite)
     if repair:
         damaged: list[Task] = []
         parallel.share_out(

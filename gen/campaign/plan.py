@@ -3,17 +3,16 @@
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.campaign import failures
+from kinmass.gen.campaign.listing import UNLISTED, Listing, list_snapshot
 from kinmass.gen.campaign.record import Settings
-from kinmass.gen.catalogues.find import Halo, chosen, find_haloes, usable
-from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
+from kinmass.gen.catalogues.base import Halo
 from kinmass.gen.snapshots import alike
 from kinmass.gen.storage import lock, store
 from kinmass.gen.suite import Suite, SuiteError
@@ -21,8 +20,6 @@ from kinmass.gen.suite import Suite, SuiteError
 #: A suite of more galaxies than this is written in shards of SHARD, others in a file for each galaxy and array.
 MANY = 4_000
 SHARD = 16
-#: Stands in place of the galaxy's name for a snapshot whose galaxies could not be listed.
-UNLISTED = "?"
 
 
 @dataclass(frozen=True)
@@ -39,27 +36,6 @@ class Task:
     chunk: int = 0  # number of the chunk or shard that it is written in
 
 
-def list_snapshot(
-    suite: Suite, snapshot: Path, facts_by_snapshot: dict[Path, dict[str, str]] | None = None
-) -> list[tuple[str, Halo | None, str]]:
-    """List every galaxy of one snapshot as (name, halo, problem), without opening its particles.
-
-    facts_by_snapshot, where given, takes up what all snapshots of a suite should agree on. Never raises: a snapshot
-    that cannot be listed is one entry that says why.
-    """
-    try:
-        units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
-        if facts_by_snapshot is not None:
-            facts_by_snapshot[snapshot] = facts_of(suite, snapshot, units)
-        path = suite.catalogue_path(snapshot)
-        haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
-    except (SnapshotError, SuiteError, OSError) as error:
-        return [(suite.galaxy_name(snapshot, UNLISTED), None, str(error))]
-    except Exception as error:  # one strange snapshot must not stop the others
-        return [(suite.galaxy_name(snapshot, UNLISTED), None, failures.unforeseen(snapshot, error))]
-    return [(suite.galaxy_name(snapshot, h.name), *usable(h, path)) for h in haloes]
-
-
 def drawn(names: list[str], max_galaxies: int | None) -> set[str]:
     """Draw at most max_galaxies of the names (None: all); the draw follows from the names alone, not from their order.
 
@@ -73,26 +49,16 @@ def drawn(names: list[str], max_galaxies: int | None) -> set[str]:
     return set(sorted(names, key=draw_key)[:max_galaxies])
 
 
-def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:
-    """Read from one snapshot the facts that all of its suite should agree on. Raises SnapshotError."""
-    return alike.facts(units, _mapped_types(suite) & FORMATS[suite.format].types(snapshot))
-
-
-def _mapped_types(suite: Suite) -> set[str]:
-    """Particle types of gas, stars and dark matter. Black holes are left out: many galaxies have none."""
-    component_types = FORMATS[suite.format].components | suite.particles.model_dump(exclude_none=True)
-    return {ptype for name, types in component_types.items() if name != "black_holes" for ptype in types}
-
-
-def list_tasks(suite: Suite) -> list[Task]:
+def list_tasks(suite: Suite, listings: Mapping[Path, Listing] | None = None) -> list[Task]:
     """List every galaxy of a suite in a fixed order; prints to stderr what its snapshots do not agree on.
 
-    Raises SuiteError when there is none, or when two have the same name.
+    listings: those of its snapshots, made here if they are not given. Raises SuiteError when there is no galaxy, or
+    when two have the same name.
     """
-    entries: list[tuple[Path, tuple[str, Halo | None, str]]] = []
-    facts_by_snapshot: dict[Path, dict[str, str]] = {}
-    for snapshot in suite.snapshot_paths():
-        entries += [(snapshot, entry) for entry in list_snapshot(suite, snapshot, facts_by_snapshot)]
+    if listings is None:
+        listings = {path: list_snapshot(suite, path) for path in suite.snapshot_paths()}
+    entries = [(path, entry) for path, listing in listings.items() for entry in listing.entries]
+    facts_by_snapshot = {path: listing.facts for path, listing in listings.items() if listing.facts is not None}
     if disagreements := alike.differences(facts_by_snapshot):
         print(f"{suite.name}: its snapshots do not agree, is this meant? {disagreements}", file=sys.stderr)
     if not entries:
@@ -114,19 +80,26 @@ def writing(suites: list[Suite], out: Path) -> Iterator[list[lock.Lock]]:
         yield [stack.enter_context(lock.hold(out / ".locks" / name, f"{out / name}")) for name in names]
 
 
-def plan(suites: list[Suite], out: Path, settings: Settings, repair: bool = False, locked: bool = False) -> list[Task]:
+def plan(
+    suites: list[Suite],
+    out: Path,
+    settings: Settings,
+    repair: bool = False,
+    locked: bool = False,
+    listings: Mapping[str, Mapping[Path, Listing]] | None = None,
+) -> list[Task]:
     """List every galaxy of the suites with its place in the store, which is made if need be. For one process only.
 
-    repair: galaxies whose status cannot be read count as not done. locked: this process holds the locks of `writing`
-    already. Raises StoreError, SuiteError or OSError.
+    listings: those of each suite's snapshots, by its name, where they are made already. repair: galaxies whose status
+    cannot be read count as not done. locked: this process holds the locks of `writing` already. Raises StoreError,
+    SuiteError or OSError.
     """
     if not locked:
         with writing(suites, out):
-            return plan(suites, out, settings, repair, locked=True)
+            return plan(suites, out, settings, repair, True, listings)
     planned = []
     for suite in suites:
-        print(f"{suite.name}: listing galaxies of {suite.root / suite.snapshots}", file=sys.stderr)
-        tasks = list_tasks(suite)
+        tasks = list_tasks(suite, listings[suite.name] if listings else None)
         per_shard = settings.galaxies_per_shard or store.galaxies_per_shard(out, suite.name)
         per_shard = per_shard or (SHARD if len(tasks) > MANY else 1)
         if per_shard > 1:

@@ -222,6 +222,10 @@ class Format(ABC):
         """Return all files of the snapshot whose first file is `path`. Raises SnapshotError when one is missing."""
         return [path]
 
+    def listed_files(self, path: Path) -> list[Path]:
+        """Return all files from which a snapshot's units come. Raises SnapshotError when one is missing."""
+        return self.files(path)
+
     @contextmanager
     def _explain_other_formats(self, path: Path) -> Iterator[None]:
         """Replace a SnapshotError inside the block where the file is of another format: say which one."""

@@ -65,6 +65,10 @@ class Tipsy(Format):
             f"{path}: no .param file beside it, and Tipsy files hold no units; put the run's .param there"
         )
 
+    def listed_files(self, path: Path) -> list[Path]:
+        """Return the snapshot and its .param file. Raises SnapshotError where there is none, or more than one."""
+        return [path, self._param(path)]
+
     def _header(self, path: Path) -> tuple[float, tuple[int, int, int]]:
         """Return the time (the scale factor) and the counts of gas, dark matter and stars."""
         time, counts, _ = self._read_header(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.campaign.plan import facts_of
+from kinmass.gen.campaign.listing import facts_of
 from kinmass.gen.catalogues.find import Halo, find_haloes, usable, why_not
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.recognise import recognised

@@ -115,12 +115,12 @@ def create_suite(
     """Create a suite's group with its final shape, or open it to go on with.
 
     config must hold `views`, `pixels` and `galaxies_per_shard` (None: as the group has it, else 1).
-    lineages names the history each galaxy belongs to; centres_kpc (N, 3) is its centre by the catalogue, NaN where there is none.
-    A group is made aside and renamed, so it is whole or not there. Galaxies that come to a suite
-    later are put behind the others, and settings that only bring more of them are taken over; both
-    at once or not at all. A group without any finished galaxy is made anew where settings changed.
-    Raises StoreError when finished galaxies were made with other settings, or are not those that
-    the suite has now.
+    lineages names the history each galaxy belongs to; centres_kpc (N, 3) is its centre by the
+    catalogue, NaN where there is none. A group is made aside and renamed, so it is whole or not
+    there. Galaxies that come to a suite later are put behind the others, and settings that only
+    bring more of them are taken over; both at once or not at all. A group without any finished
+    galaxy is made anew where settings changed. Raises StoreError when finished galaxies were made
+    with other settings, or are not those that the suite has now.
     """
     config = json.loads(json.dumps(config))
     config["galaxies_per_shard"] = config["galaxies_per_shard"] or galaxies_per_shard(store, suite) or 1

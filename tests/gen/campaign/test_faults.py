@@ -19,6 +19,7 @@ from conftest import MPIEXEC, ROOT, command, tree
 
 from kinmass.gen.__main__ import main
 from kinmass.gen.campaign import failures, worker
+from kinmass.gen.campaign import listing as listings
 from kinmass.gen.campaign import plan as plans
 from kinmass.gen.campaign.maps import generate
 from kinmass.gen.campaign.plan import plan
@@ -292,7 +293,7 @@ def test_of_two_campaigns_at_once_one_works_and_the_other_says_so(box, tmp_path)
 def test_a_fault_of_the_program_is_not_called_one_of_the_file(tmp_path, monkeypatch):
     """In a worker, wherever it comes from: type and traceback are kept, the other galaxies are mapped."""
     suite = write_box(tmp_path / "box", galaxies=3)
-    real_frame, real_read, real_list = worker.frame_of, Snapshot._cut, plans.find_haloes
+    real_frame, real_read, real_list = worker.frame_of, Snapshot._cut, listings.find_haloes
 
     def frame(stars: object, end: float, name: str, *arguments: object) -> object:
         return {}["pos"] if name == "000:0" else real_frame(stars, end, name, *arguments)
@@ -307,7 +308,7 @@ def test_a_fault_of_the_program_is_not_called_one_of_the_file(tmp_path, monkeypa
     for module, name, broken in (
         (worker, "frame_of", frame),
         (Snapshot, "_cut", cut),
-        (plans, "find_haloes", listing),
+        (listings, "find_haloes", listing),
     ):
         monkeypatch.setattr(module, name, broken)
     assert generate([load_suite(suite)], out, Settings(2, 16), quiet=True) == (0, 3)

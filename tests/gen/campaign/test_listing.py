@@ -1,0 +1,107 @@
+"""Listings that are kept: the same galaxies without reading again, and anew where anything has changed."""
+
+import os
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import command
+from test_faults import SMALL, write_box
+
+from kinmass.gen.campaign import listing
+from kinmass.gen.campaign.maps import list_all
+from kinmass.gen.campaign.plan import list_tasks
+from kinmass.gen.suite import load_suite
+
+
+@pytest.fixture
+def box(tmp_path):
+    return load_suite(write_box(tmp_path / "box", galaxies=6))
+
+
+def listed(box, out, monkeypatch):
+    """List as a run does; the listings and how many catalogues were read."""
+    read = []
+    real = listing.find_haloes
+    monkeypatch.setattr(listing, "find_haloes", lambda *args: read.append(args[2]) or real(*args))
+    (found,) = list_all([box], out).values()
+    monkeypatch.undo()
+    listing.keep(out, box.name, found)
+    return found, len(read)
+
+
+def test_what_was_listed_is_not_read_again_and_is_the_same(box, tmp_path, monkeypatch):
+    out = tmp_path / "maps.zarr"
+    first, n_read = listed(box, out, monkeypatch)
+    again, n_read_again = listed(box, out, monkeypatch)
+    assert (n_read, n_read_again) == (6, 0)
+    assert first.keys() == again.keys()
+    for path, found in first.items():
+        assert found.facts == again[path].facts
+        for (name, halo, problem), (name_again, halo_again, problem_again) in zip(
+            found.entries, again[path].entries, strict=True
+        ):
+            assert (name, problem) == (name_again, problem_again) == (name, "")
+            np.testing.assert_array_equal(halo.centre_kpc, halo_again.centre_kpc)
+            assert replace(halo, centre_kpc=None) == replace(halo_again, centre_kpc=None)
+    assert [t.name for t in list_tasks(box, again)] == [t.name for t in list_tasks(box)]
+
+
+def _touch(path):
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+def _edit_table(box):
+    table = box.root / "centres.csv"
+    table.write_text(table.read_text().replace("1", "1 ", 1))
+
+
+def _select_more(box):
+    return box.model_copy(update={"selection": box.selection.model_copy(update={"min_stars": 201})})
+
+
+CHANGES = {
+    "a snapshot was written anew": (lambda box: _touch(sorted(box.root.glob("*.hdf5"))[2]) or box, 1),
+    "the catalogue was edited": (lambda box: _edit_table(box) or box, 6),
+    "the selection is another": (_select_more, 6),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_has_changed_is_listed_anew(box, tmp_path, monkeypatch, change):
+    out = tmp_path / "maps.zarr"
+    listed(box, out, monkeypatch)
+    changed, n_expected = CHANGES[change]
+    assert listed(changed(box), out, monkeypatch)[1] == n_expected
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}'])
+def test_a_damaged_list_is_made_again(box, tmp_path, monkeypatch, content):
+    out = tmp_path / "maps.zarr"
+    listed(box, out, monkeypatch)
+    (out / ".listing" / "box.json").write_text(content)
+    assert listed(box, out, monkeypatch)[1] == 6
+    assert listed(box, out, monkeypatch)[1] == 0
+
+
+def test_what_has_a_problem_is_not_kept(box, tmp_path, monkeypatch):
+    out = tmp_path / "maps.zarr"
+    victim = sorted(box.root.glob("*.hdf5"))[0]
+    content = victim.read_bytes()
+    victim.write_bytes(b"")
+    found, _ = listed(box, out, monkeypatch)
+    assert "is empty; was it not copied to the end?" in found[victim].entries[0][2]
+    victim.write_bytes(content)
+    found, n_read = listed(box, out, monkeypatch)
+    assert (found[victim].entries[0][2], n_read) == ("", 1)
+
+
+def test_a_run_tells_where_its_time_went(box, tmp_path):
+    out = tmp_path / "maps.zarr"
+    said = command("gen", "maps", tmp_path / "box" / "box.yaml", "--out", out, *SMALL, ranks=2).stderr
+    assert re.search(r"start .* s, listing .* s, mapping .* s; 6 galaxies by 2 ranks, .* GB read", said)
+    assert re.search(r"opening \d+ %, reading \d+ %.*writing \d+ %", said)
+    command("gen", "maps", tmp_path / "box" / "box.yaml", "--out", out, *SMALL)
+    assert len(list((out / ".timing").glob("*.json"))) == 1  # the second run had nothing to do

@@ -13,6 +13,7 @@ A run that was stopped goes on where it stood when the same command is given aga
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ def _add_maps(commands: Any) -> None:
     maps.add_argument("--root", type=Path, help="folder the suites' patterns start from, instead of the files' own")
     maps.add_argument("--dry-run", action="store_true", help="list the galaxies that would be mapped and stop")
     maps.add_argument("--plan", action="store_true", help="make the store with room for all galaxies, and stop")
+    maps.add_argument(
+        "--ranks", type=int, metavar="N",
+        help="with --plan: map a few galaxies of each suite aside, and foretell a run on up to N ranks",
+    )  # fmt: skip
 
 
 def _add_check_and_export(commands: Any) -> None:
@@ -145,10 +150,13 @@ def _mock(args: argparse.Namespace) -> int:
 
 def _maps(args: argparse.Namespace) -> int:
     from kinmass.gen.campaign import parallel
-    from kinmass.gen.campaign.maps import generate
+    from kinmass.gen.campaign.foretell import probe, told
+    from kinmass.gen.campaign.listing import keep_all
+    from kinmass.gen.campaign.maps import generate, list_all
     from kinmass.gen.campaign.plan import list_tasks, plan
     from kinmass.gen.campaign.record import Settings
-    from kinmass.gen.options import OptionError, Sharing, checked
+    from kinmass.gen.campaign.timing import process_age_s
+    from kinmass.gen.options import Foretelling, OptionError, Sharing, checked
     from kinmass.gen.suite import load_suite
 
     parallel.check()
@@ -172,10 +180,21 @@ def _maps(args: argparse.Namespace) -> int:
             for task in list_tasks(suite):
                 print(f"{suite.name}  {task.name}  {task.snapshot}  {task.problem or 'ok'}")
         return 0
+    if args.ranks is not None and not args.plan:
+        raise OptionError("--ranks foretells a run: give it with --plan (mpiexec -n or srun starts ranks)")
     if args.plan:
-        tasks = parallel.on_rank_0(lambda: plan(suites, args.out, settings, args.repair))
+        if args.ranks is not None:
+            checked(Foretelling, ranks=args.ranks)
+        age_s, began = process_age_s(), time.monotonic()
+        listings = list_all(suites, args.out)
+        listing_s, began = parallel.size() * (time.monotonic() - began), time.monotonic()
+        tasks = parallel.on_rank_0(lambda: plan(suites, args.out, settings, args.repair, listings=listings))
+        start_s = age_s + time.monotonic() - began
         if parallel.rank() == 0:
+            keep_all(args.out, listings)
             print(f"{args.out}: room for {len(tasks)} galaxies, {sum(t.is_done for t in tasks)} of them done")
+            if args.ranks is not None:
+                print(told(probe(tasks, args.out, settings), args.ranks, args.readers, start_s, listing_s))
         return 0
     done, failed = generate(suites, args.out, settings, args.readers, args.repair)
     if parallel.rank() == 0:

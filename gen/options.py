@@ -93,3 +93,10 @@ class Sharing:
     """How the ranks of a campaign share a file system."""
 
     readers: int = whole(1, 1_000_000)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Foretelling:
+    """How many ranks a campaign is foretold for."""
+
+    ranks: int = whole(1, 1_000_000)

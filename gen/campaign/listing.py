@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -98,6 +99,12 @@ def read_kept(out: Path, suite: str) -> dict[str, Any]:
         if isinstance(kept, dict):
             return kept
     return {}
+
+
+def keep_all(out: Path, listings: Mapping[str, dict[Path, Listing]]) -> None:
+    """Keep the listings of all suites, given by their names, for the next run."""
+    for suite, of_suite in listings.items():
+        keep(out, suite, of_suite)
 
 
 def keep(out: Path, suite: str, listings: dict[Path, Listing]) -> None:

@@ -12,7 +12,7 @@ from statistics import median
 from tqdm import tqdm
 
 from kinmass.gen.campaign import failures, parallel, timing
-from kinmass.gen.campaign.listing import Listing, keep, list_snapshot, read_kept
+from kinmass.gen.campaign.listing import Listing, keep_all, list_snapshot, read_kept
 from kinmass.gen.campaign.plan import Task, plan, writing
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import Schedule, schedule
@@ -85,8 +85,7 @@ def _generate(
     listings = list_all(suites, out)
     tasks = parallel.on_rank_0(lambda: plan(suites, out, settings, repair, True, listings))
     if parallel.rank() == 0:
-        for name, of_suite in listings.items():
-            keep(out, name, of_suite)
+        keep_all(out, listings)
     if repair:
         damaged: list[Task] = []
         parallel.share_out(

@@ -13,9 +13,10 @@ from typing import Any
 from kinmass.gen.code import command_line, provenance
 from kinmass.gen.storage.files import make_folder, write_atomically
 
-#: What a rank does while galaxies are mapped. Reading is fetching bytes and turning them into particles; framing finds
-#: a galaxy's own stars, its motion and its R_e; "rest" is checks, and what has no other name.
-WORK = ("opening", "reading", "framing", "projecting", "writing", "rest")
+#: What a rank does while galaxies are mapped. Fetching is bytes from the file system, with a place among the readers;
+#: reading turns them into particles; framing finds a galaxy's own stars, its motion and its R_e; "rest" is checks, and
+#: what has no other name.
+WORK = ("opening", "fetching", "reading", "framing", "projecting", "writing", "rest")
 WAITS = ("waiting to read", "waiting for work", "waiting at the end")
 
 

@@ -134,7 +134,7 @@ class Worker:
         with contextlib.ExitStack() as stack:
             with self.clock("waiting to read"):
                 stack.enter_context(self._reading())
-            with self.clock("reading"):
+            with self.clock("fetching"):
                 yield
 
     def index(self, task: Task, reading: Reading) -> None:

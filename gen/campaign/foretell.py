@@ -1,0 +1,124 @@
+"""Foretells how long a campaign takes on more ranks, from a few of its galaxies that are mapped now."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from kinmass.gen.campaign.plan import Task
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.campaign.timing import WORK, Clock
+from kinmass.gen.campaign.worker import Worker, load
+from kinmass.gen.storage import store
+
+#: Galaxies of each suite that are mapped for a probe, after one more that is not counted: first calls are slower.
+PROBED = 5
+#: Ranks are worth their while as long as a run keeps this share of the speed that so many single ranks would have.
+WORTHWHILE = 0.8
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be done of one suite: its galaxies and snapshots, and seconds of one galaxy and of one opening.
+
+    fetch_s are those of a galaxy's seconds in which a rank holds a place among the readers.
+    """
+
+    galaxies: int
+    snapshots: int
+    galaxy_s: float
+    fetch_s: float
+    open_s: float
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """Seconds of a run on so many ranks, a core for each: before mapping, mapping, and the share of ideal speed."""
+
+    ranks: int
+    before_s: float
+    mapping_s: float
+    efficiency: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole run."""
+        return self.before_s + self.mapping_s
+
+
+def probe(tasks: Sequence[Task], out: Path, settings: Settings) -> list[Load]:
+    """Map a few galaxies of each suite that are not done, beside the store `out`, and time them.
+
+    yt's indexes of big snapshots are made in the store, where the run finds them. Raises StoreError, OSError.
+    """
+    load()
+    loads = []
+    for name in dict.fromkeys(task.suite.name for task in tasks):
+        todo = [task for task in tasks if task.suite.name == name and not task.is_done and task.halo is not None]
+        if todo:
+            step = max(1, len(todo) // (PROBED + 1))
+            loads.append(_timed(todo[::step][: PROBED + 1], todo, out, settings))
+    return loads
+
+
+def _timed(chosen: list[Task], todo: list[Task], out: Path, settings: Settings) -> Load:
+    settings = replace(settings, galaxies_per_shard=1)
+    with tempfile.TemporaryDirectory(prefix=".probe-", dir=out) as scratch:
+        aside = Path(scratch)
+        (out / ".indexes").mkdir(exist_ok=True)
+        (aside / ".indexes").symlink_to((out / ".indexes").resolve())
+        (aside / ".started").mkdir()
+        names = [task.name for task in chosen]
+        store.create_suite(aside, chosen[0].suite.name, names, names, asdict(settings) | {"suite": {}})
+        clock = Clock()
+        with closing(Worker(aside, settings, clock)) as worker:
+            for i, task in enumerate(chosen):
+                if i == 1:
+                    clock.seconds.update(dict.fromkeys(clock.seconds, 0.0))
+                worker([replace(task, index=i, chunk=i)], nullcontext)
+    n = max(len(chosen) - 1, 1)
+    opened = len({task.snapshot for task in chosen[1:]} - {chosen[0].snapshot}) or 1
+    seconds = {stage: clock.seconds[stage] for stage in WORK}
+    open_s = seconds.pop("opening") / opened
+    n_snapshots = len({task.snapshot for task in todo})
+    return Load(len(todo), n_snapshots, sum(seconds.values()) / n, seconds["fetching"] / n, open_s)
+
+
+def foretell(loads: Sequence[Load], ranks: int, readers: int, start_s: float, listing_s: float) -> Foretold:
+    """Foretell a run on so many ranks, each with a core of its own.
+
+    Before mapping every rank starts and the listing is shared out. Mapping ends when all work is done, at least half
+    of the costliest galaxy after the mean, and not before the bytes have come through the readers' places.
+    """
+
+    def mapping_s(ranks: int) -> float:
+        opened = [max(load.snapshots, min(ranks, load.galaxies)) for load in loads]
+        work_s = sum(n * load.open_s + load.galaxies * load.galaxy_s for n, load in zip(opened, loads, strict=True))
+        fetch_s = sum(load.galaxies * load.fetch_s for load in loads) / min(ranks, readers)
+        last_s = 0.5 * max((load.open_s + load.galaxy_s for load in loads), default=0.0) * (ranks > 1)
+        return max(work_s / ranks, fetch_s) + last_s
+
+    before_s = start_s + listing_s / ranks
+    alone_s = start_s + listing_s + mapping_s(1)
+    return Foretold(ranks, before_s, mapping_s(ranks), alone_s / ranks / (before_s + mapping_s(ranks)))
+
+
+def told(loads: Sequence[Load], ranks: int, readers: int, start_s: float, listing_s: float) -> str:
+    """Say for 1, 2, 4 and so on up to `ranks` how long a run takes, and how many of them are worth their while."""
+    if not loads:
+        return "nothing is left to map, so nothing to foretell"
+    numbers = sorted({*(2**k for k in range(ranks.bit_length())), ranks})
+    rows = [foretell(loads, n, readers, start_s, listing_s) for n in numbers]
+    lines = [f"{'ranks':>7} {'start, listing':>15} {'mapping':>10} {'galaxies/s':>11} {'efficiency':>11}"]
+    n_galaxies = sum(load.galaxies for load in loads)
+    for row in rows:
+        rate = n_galaxies / max(row.seconds, 1e-9)
+        lines.append(
+            f"{row.ranks:7,d} {row.before_s:13.1f} s {row.mapping_s:8.1f} s {rate:11.1f} {row.efficiency:11.2f}"
+        )
+    worthwhile = max(row.ranks for row in rows if row.efficiency >= WORTHWHILE or row.ranks == 1)
+    lines.append(
+        f"as far as one process can tell, with a core for each rank; {worthwhile:,d} ranks are worth their while"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,60 @@
+"""What is foretold of a run: its laws, and a probe that leaves the store as it was."""
+
+import numpy as np
+import pytest
+from conftest import command, tree
+from test_faults import SMALL, write_box
+
+from kinmass.gen.campaign.foretell import Load, foretell, probe, told
+from kinmass.gen.campaign.plan import plan
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.suite import load_suite
+
+ZOOMS = Load(galaxies=1000, snapshots=1000, galaxy_s=0.3, fetch_s=0.1, open_s=0.2)
+BOX = Load(galaxies=1000, snapshots=1, galaxy_s=0.3, fetch_s=0.01, open_s=5.0)
+
+
+def test_one_rank_takes_the_sum_of_all_costs():
+    alone = foretell([ZOOMS, BOX], 1, 128, start_s=2.0, listing_s=8.0)
+    assert alone.seconds == pytest.approx(2 + 8 + 1000 * 0.5 + 1000 * 0.3 + 5)
+    assert alone.efficiency == pytest.approx(1)
+
+
+@pytest.mark.parametrize("loads", [[ZOOMS], [BOX], [ZOOMS, BOX]])
+def test_more_ranks_are_faster_and_less_efficient_up_to_the_readers(loads):
+    runs = [foretell(loads, 2**k, 10**6, 2.0, 8.0) for k in range(8)]
+    assert np.all(np.diff([run.seconds for run in runs]) < 0)
+    assert np.all(np.diff([run.efficiency for run in runs]) < 0)
+
+
+def test_bytes_come_through_the_readers_places_alone():
+    run = foretell([ZOOMS], 1000, 4, 0.0, 0.0)
+    assert run.mapping_s == pytest.approx(1000 * 0.1 / 4 + 0.25)
+    assert foretell([ZOOMS], 1000, 1000, 0.0, 0.0).mapping_s == pytest.approx(0.5 + 0.25)
+
+
+def test_every_rank_opens_a_box_of_its_own():
+    assert foretell([BOX], 10, 100, 0.0, 0.0).mapping_s == pytest.approx((10 * 5.0 + 300) / 10 + 0.5 * 5.3)
+
+
+def test_a_probe_times_galaxies_and_leaves_the_store_as_it_was(tmp_path):
+    suite, out, settings = load_suite(write_box(tmp_path / "box", galaxies=8)), tmp_path / "m.zarr", Settings(2, 16)
+    tasks = plan([suite], out, settings)
+    before = tree(out)
+    (load,) = probe(tasks, out, settings)
+    assert tree(out) == before
+    assert not list(out.glob(".probe*"))
+    assert (load.galaxies, load.snapshots) == (8, 8)
+    assert 0 < load.fetch_s < load.galaxy_s < 5
+    assert 0 < load.open_s < 5
+    assert "2 ranks are worth their while" in told([load], 2, 128, 0.0, 0.0)
+
+
+def test_plan_foretells_from_the_command_line(tmp_path):
+    suite, out = write_box(tmp_path / "box", galaxies=3), tmp_path / "maps.zarr"
+    said = command("gen", "maps", suite, "--out", out, *SMALL, "--plan", "--ranks", 3).stdout
+    assert "room for 3 galaxies, 0 of them done" in said
+    assert [line.split()[0] for line in said.splitlines()[2:5]] == ["1", "2", "3"]
+    command("gen", "maps", suite, "--out", out, *SMALL)
+    said = command("gen", "maps", suite, "--out", out, *SMALL, "--plan", "--ranks", 3).stdout
+    assert "nothing is left to map" in said

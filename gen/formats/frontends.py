@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cache, partial
 from importlib import import_module
 from itertools import count
@@ -52,6 +53,47 @@ def _staged_fields(io: Any, data_file: Any) -> tuple[list[tuple[str, str]], dict
     return fields, {}
 
 
+def _read_block(
+    io: Any, data_file: Any, names_by_type: dict[str, list[str]], selector: Any = None
+) -> dict[tuple[str, str], np.ndarray]:
+    """Read the particles of a block of a staged HDF5 file that a selector selects, in place of yt's reader.
+
+    All bytes come first, inside `io.slot()`; selecting is done after it. yt does both in turns, field by field.
+    """
+    start, end = data_file.start, data_file.end
+    everything = selector is None or getattr(selector, "is_all_data", False)
+    wanted = {t: names for t, names in sorted(names_by_type.items()) if data_file.total_particles[t]}
+    with io.slot(), h5py.File(data_file.filename, "r") as file:
+        values = {
+            (ptype, name): file[ptype][name][start:end]
+            for ptype, names in wanted.items()
+            for name in dict.fromkeys([*([] if everything else ["Coordinates"]), *names])
+            if name != io.ds._particle_mass_name or ptype in io.var_mass
+        }
+    data = {}
+    for ptype, names in wanted.items():
+        mask, n = slice(None), data_file.total_particles[ptype]
+        if not everything:
+            x, y, z = np.ascontiguousarray(values[ptype, "Coordinates"].T, dtype=np.float64)
+            mask = selector.select_points(x, y, z, 0.0)
+            if mask is None:
+                continue
+            n = np.count_nonzero(mask)
+        for name in names:
+            if (ptype, name) in values:
+                data[ptype, name] = values[ptype, name][mask]
+            else:  # all of one mass
+                data[ptype, name] = np.full(n, io.ds["Massarr"][io._known_ptypes.index(ptype)], dtype=np.float64)
+    return data
+
+
+def hold_while_reading(ds: Any, slot: Callable[[], Any]) -> bool:
+    """Have an open dataset read its bytes inside `slot()`; False where its reader cannot, and the caller has to."""
+    io = ds.index.io
+    io.slot = slot
+    return "hdf5" in io._dataset_type
+
+
 def _never_valid(cls: Any, filename: str, *args: Any, **kwargs: Any) -> bool:
     """Stand in for yt's `_is_valid`, so that yt.load never chooses our classes elsewhere in the process."""
     return False
@@ -86,7 +128,9 @@ def _point_index_class(index_class: Any) -> Any:
 
         def _detect_output_fields(self) -> None:
             if "hdf5" in self.io._dataset_type:
+                self.io.slot = nullcontext
                 self.io._identify_fields = partial(_staged_fields, self.io)
+                self.io._read_particle_data_file = partial(_read_block, self.io)
             super()._detect_output_fields()
 
         def _initialize_index(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.base import reading, settled_box
-from kinmass.gen.formats.frontends import forget_datasets
+from kinmass.gen.formats.frontends import forget_datasets, hold_while_reading
 from kinmass.gen.formats.stored import held_open
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
 from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, undeclared_types
@@ -93,7 +93,8 @@ class Snapshot:
         )  # fmt: skip
         # The parts of a virtual snapshot are files of their own, which were not fetched with it.
         is_fetched = n_bytes >= SMALLEST_PARTICLE * sum(self.counts.values()) and n_bytes > 0
-        self._slot = nullcontext if is_fetched else slot
+        slot = nullcontext if is_fetched else slot
+        self._slot = nullcontext if hold_while_reading(self._ds, slot) else slot
         self._kept: dict[str, tuple[Particles, Particles]] | None = {} if keep else None
 
     def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:

@@ -448,12 +448,12 @@ def test_an_index_is_kept_with_its_digest_and_made_anew_where_it_is_damaged(dama
 def test_values_that_yt_does_not_return_are_missed(tmp_path, monkeypatch):
     from yt.frontends.gadget.io import IOHandlerGadgetHDF5
 
-    read_all = IOHandlerGadgetHDF5._read_particle_data_file
+    read_all = IOHandlerGadgetHDF5._read_particle_selection
 
-    def read_all_but_last(self, data_file, ptf, selector=None):
-        return {field: values[:-1] for field, values in read_all(self, data_file, ptf, selector).items()}
+    def read_all_but_last(self, chunks, selector, fields):
+        return {field: values[:-1] for field, values in read_all(self, chunks, selector, fields).items()}
 
-    monkeypatch.setattr(IOHandlerGadgetHDF5, "_read_particle_data_file", read_all_but_last)
+    monkeypatch.setattr(IOHandlerGadgetHDF5, "_read_particle_selection", read_all_but_last)
     path = write(tmp_path, "gizmo", placed("inside"))
     with Snapshot(path, "gizmo") as snapshot, pytest.raises(SnapshotError, match="149 of the 150 values of PartType"):
         snapshot.galaxy(np.zeros(3), 100.0)

@@ -8,6 +8,7 @@ import pytest
 
 from kinmass.gen.formats import FORMATS, frontends
 
+HDF5 = ("_identify_fields", "_dataset_type", "var_mass", "_known_ptypes", "_read_particle_data_file")
 UNITS = ("_create_unit_registry", "set_units", "setup_cosmology", "_assign_unit_system")
 INDEX = ("_detect_output_fields", "_initialize_index", "_initialize_coarse_index", "_initialize_refined_index")
 IO = ("_generate_smoothing_length", "_get_smoothing_length", "_yield_coordinates")
@@ -30,7 +31,7 @@ REGIONS = (
         ("yt.geometry.particle_geometry_handler:ParticleIndex", INDEX),
         ("yt.geometry.particle_oct_container:ParticleBitmap", REGIONS),
         ("yt.frontends.gadget.api:GadgetHDF5Dataset", ("_index_class",)),
-        ("yt.frontends.gadget.io:IOHandlerGadgetHDF5", (*IO, "_identify_fields", "_dataset_type", "var_mass")),
+        ("yt.frontends.gadget.io:IOHandlerGadgetHDF5", (*IO, *HDF5)),
         ("yt.frontends.arepo.api:ArepoHDF5Dataset", ("_index_class",)),
         ("yt.frontends.gizmo.api:GizmoDataset", ("_index_class",)),
         ("yt.frontends.tipsy.api:TipsyDataset", ("_index_class",)),

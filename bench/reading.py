@@ -1,0 +1,161 @@
+"""What opening a snapshot, reading a region of a box and mapping a galaxy cost in CPU, bytes and calls.
+
+  python -m bench.reading                       this code alone
+  python -m bench.reading --beside CHECKOUT     and another checkout of it, in turns in the same run
+
+CPU is user and system time of one process. Bytes are those that a process reads (/proc/self/io). Calls are those that
+name a path (strace %file), of two runs that differ by some galaxies, so that what a run costs once drops out; they are
+left out where there is no strace.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import common
+
+FORMATS = {"bursty": "Tipsy", "middle": "GIZMO", "quiet": "AREPO"}
+#: Suites with a folder for each galaxy, of which some may be left out.
+ZOOMS = {name: FORMATS[name] for name in ("bursty", "middle")}
+
+#: Prints the CPU [ms] of opening each of some snapshots, the second time on: least and median.
+OPENINGS = """
+import json, sys, time
+from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.suite import load_suite
+from pathlib import Path
+suite = load_suite(Path(sys.argv[1]))
+def opened(path):
+    began = time.process_time()
+    particles, units = (part.model_dump(exclude_none=True) for part in (suite.particles, suite.units))
+    Snapshot(path, suite.format, particles, units, suite.tracers).close()
+    return 1e3 * (time.process_time() - began)
+paths = suite.snapshot_paths()
+opened(paths[0])
+times = sorted(opened(path) for _ in range(3) for path in paths)
+print(json.dumps([times[0], times[len(times) // 2]]))
+"""
+
+#: Prints the CPU [ms] and the bytes [MB] of reading one galaxy of a box, the least of some, and how many particles.
+REGION = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from kinmass.gen.snapshots.snapshot import Snapshot
+def bytes_read():
+    return int(next(x for x in Path("/proc/self/io").read_text().splitlines() if x.startswith("rchar")).split()[1])
+costs = []
+with Snapshot(Path(sys.argv[1]), "gizmo", {"dark": ["PartType1"]}, indexes=Path(sys.argv[2])) as snapshot:
+    for number in range(int(sys.argv[3])):
+        centre = np.array([(number % 10 + 0.5) * 2500.0, (number // 10 + 0.5) * 2500.0, 12500.0])
+        began, bytes_before = time.process_time(), bytes_read()
+        galaxy = snapshot.galaxy(centre, 150.0)
+        costs.append([1e3 * (time.process_time() - began), 1e-6 * (bytes_read() - bytes_before)])
+        n = sum(map(len, galaxy.components().values()))
+cpu, read = np.median(costs[1:], axis=0)
+print(json.dumps([cpu, read, n]))
+"""
+
+#: Writes a box of many galaxies, each of which fills a part of the file of its own.
+BOX = """
+import sys
+from pathlib import Path
+import numpy as np
+from kinmass.gen.formats.gadget import write
+from kinmass.gen.mock.suites import make_galaxy
+galaxy = make_galaxy("middle", 0, 1, 20_000, 10_000, 20_000)[0]
+places = [np.array([(i % 10 + 0.5) * 2500.0, (i // 10 + 0.5) * 2500.0, 12500.0]) for i in range(int(sys.argv[2]))]
+write(Path(sys.argv[1]), [(galaxy, place, np.zeros(3)) for place in places], 25000.0, 1.0, 0.7, "gizmo", double=False)
+"""
+
+
+def run_in(checkout: Path, *arguments: object) -> str:
+    """Run Python in a fresh process with the code of a checkout, and return its output."""
+    env = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=checkout, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def calls(checkout: Path, suite: Path, n: int, scratch: Path) -> tuple[int, int]:
+    """Count the calls that name a path of the store, and of the archive, while n galaxies of a suite are mapped."""
+    few, log, out = scratch / "few", scratch / "strace", scratch / "few.zarr"
+    for folder in (few, out):
+        shutil.rmtree(folder, ignore_errors=True)
+    few.mkdir()
+    kept = sorted(p for p in suite.parent.iterdir() if p.is_dir())[:n]
+    for folder in kept:
+        shutil.copytree(folder, few / folder.name)
+    shutil.copy(suite, few / suite.name)
+    env = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    command = [
+        "strace",
+        "-f",
+        "-e",
+        "trace=%file",
+        "-o",
+        log,
+        sys.executable,
+        "-m",
+        "kinmass.gen",
+        "maps",
+        few / suite.name,
+    ]
+    command += ["--out", out]
+    done = subprocess.run([*map(str, command)], cwd=checkout, env=env, capture_output=True, text=True)
+    if done.returncode not in (0, 3):
+        raise SystemExit(done.stderr)
+    lines = log.read_text(errors="replace").splitlines()
+    return sum(str(out) in line for line in lines), sum(f"{few}/" in line for line in lines)
+
+
+def main() -> None:
+    """Measure this code, and another checkout in turns, and print."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--beside", type=Path, help="another checkout of this project")
+    parser.add_argument("--galaxies", type=int, default=12, help="snapshots of each format (default: %(default)s)")
+    parser.add_argument(
+        "--box", type=int, default=60, help="galaxies of 50,000 particles in the box (default: %(default)s)"
+    )
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkouts = {"this code": common.ROOT} | ({"beside": args.beside.resolve()} if args.beside else {})
+    with tempfile.TemporaryDirectory(dir=args.out.resolve()) as folder:
+        scratch = Path(folder)
+        common.run("kinmass.gen", "mock", "--out", scratch / "mocks", "--galaxies", args.galaxies)
+        suites = {name: scratch / "mocks" / name / f"{name}.yaml" for name in FORMATS}
+        rows: list[list[object]] = []
+        for name, what in FORMATS.items():
+            measured = [json.loads(run_in(c, "-c", OPENINGS, suites[name]))[1] for c in checkouts.values()]
+            rows.append([f"opening, {what} [CPU ms]", *_beside(measured), 0.4])
+        run_in(common.ROOT, "-c", BOX, scratch / "box.hdf5", args.box)
+        region = [
+            json.loads(run_in(c, "-c", REGION, scratch / "box.hdf5", scratch / f"index{i}", args.box))
+            for i, c in enumerate(checkouts.values())
+        ]
+        rows.append(["a galaxy of a box [CPU ms]", *_beside([r[0] for r in region]), 0.4])
+        rows.append(["a galaxy of a box [MB read]", *_beside([r[1] for r in region]), 0.55])
+        if shutil.which("strace"):
+            for name, what in ZOOMS.items():
+                few, more = 4, args.galaxies
+                by_checkout = []
+                for checkout in checkouts.values():
+                    first, second = (calls(checkout, suites[name], n, scratch) for n in (few, more))
+                    by_checkout.append([(b - a) / (more - few) for a, b in zip(first, second, strict=True)])
+                for i, place in enumerate(("store", "archive")):
+                    rows.append([f"calls per galaxy, {what}, {place}", *_beside([c[i] for c in by_checkout]), ""])
+                rows.append([f"calls per galaxy, {what}, both", *_beside([sum(c) for c in by_checkout]), 0.35])
+        else:
+            print("no strace: calls are not counted")
+    common.table(["", *checkouts, *(["ratio"] if args.beside else []), "wanted ratio"], rows)
+
+
+def _beside(measured: list[float]) -> list[object]:
+    return [*measured, *([measured[0] / measured[1]] if len(measured) > 1 else [])]
+
+
+if __name__ == "__main__":
+    main()

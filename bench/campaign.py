@@ -1,226 +1,287 @@
-"""A campaign of 100,000 galaxies on 16 to 4096 ranks, simulated event by event.
+"""A campaign of 100,000 galaxies on 16 to 4096 ranks, simulated event by event from costs that are measured first.
 
-As in gen.campaign.parallel, one manager (a thread of rank 0) hands the next galaxy, largest first, to each
-rank that asks. A rank then asks the manager for one of R reader slots, opens the snapshot on the
-metadata server, reads it at the file system's bandwidth (shared evenly among all transfers), parses
-it and gives the slot back to the manager; projects; creates its files on the metadata server and writes them.
+As in gen.campaign: ranks start, share the listing out, and take galaxies, largest first, from a counter
+that the ranks of a node share, which costs nobody any waiting; a node without work takes over from others.
+A rank opens the snapshot on the metadata server, waits for one of its node's places among the readers, reads
+at the file system's bandwidth (shared evenly among all transfers), gives the place back, works, creates its
+files on the metadata server and writes them. Sizes are lognormal, 0.5 dex and cut at 2 sigma, about 20,000
+particles in a cosmological box (some 1e10 Msun at 1e6 Msun each) or 2e6 in zooms; costs scatter by 0.1 dex.
 
-Costs per galaxy and particle default to those measured with bench.ranks on one core; --measure
-takes them, and the manager's time per request, on this machine now. Sizes are lognormal, 0.5 dex
-and cut at 2 sigma, about 20,000 particles in a cosmological box (some 1e10 Msun at 1e6 Msun each)
-or 2e6 in zooms; costs scatter by 0.1 dex. Laws are checked first: one rank takes the sum of all
-costs; rank-time splits into work and waits without remainder; unlimited resources give greedy
-list scheduling.
+  python -m bench.campaign             with the costs of docs/benchmarks.md
+  python -m bench.campaign --measure   takes them on this machine first (three minutes), and compares a run on one
+                                       and on two ranks with its simulation
+
+The roofline is the least time that any order of work could take: the largest of all computing over the ranks, all
+bytes over the bandwidth, all calls over the metadata server, and a start, a listing and one galaxy.
 """
 
 import heapq
-import re
+import json
+import shutil
+import tempfile
 import time
-from dataclasses import dataclass, replace
-from threading import Thread
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
-from mpi4py import MPI
 from numba import njit
 
 from bench import common
+from bench.reading import BOX, run_in
 from kinmass.gen.campaign import parallel
-from kinmass.gen.physics.projection import views
-from kinmass.gen.physics.sightline import sightlines
+from kinmass.gen.campaign.dealing import deal
+from kinmass.gen.campaign.foretell import Load, probe
+from kinmass.gen.campaign.plan import plan
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.suite import load_suite
 
 #: What the ranks spend their time on, in the order of `simulate`'s result; all but the first are losses.
-PARTS = ("work", "manager", "readers' cap", "bandwidth", "metadata", "last galaxies")
-WORK, MANAGER, READERS_CAP, BANDWIDTH, METADATA, LAST_GALAXIES = range(6)
+PARTS = ("work", "readers' places", "bandwidth", "metadata", "last galaxies")
+WORK, PLACES, BANDWIDTH, METADATA, LAST_GALAXIES = range(5)
 #: Kinds of events.
-ASKED, SERVED, QUEUED, GRANTED, FREED, PARSED, PROJECTED, TRANSFER, WRITTEN = range(9)
+ASKED, OPENED, GRANTED, TRANSFER, PARSED, PROJECTED = range(6)
+RANKS_PER_NODE = 64
+BYTES_WRITTEN = 4 * 8 * 32 * 32 * 4  # four views of eight channels of 32 x 32 pixels
 
 
 @dataclass(frozen=True)
 class Site:
-    """Resources that all ranks share: times [s], bandwidths [bytes/s], metadata [operations/s]."""
+    """Resources that all ranks share: times [s], bandwidths [bytes/s], metadata [calls/s]."""
 
-    manager_s: float = 1e-3  # the manager's time per request
-    answer_s: float = 8e-3  # from asking to the answer while rank 0 projects
-    readers: int = 32
     bandwidth: float = 50e9
     stream: float = 1.5e9  # bandwidth of one reader at most
-    latency_s: float = 5e-3
+    latency_s: float = 1e-3
     metadata: float = 20e3
+    start_calls: float = 0  # calls of a node's ranks to load their software; none where it lies on the node's own disk
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of one core: to open and to write a galaxy, to parse and to project (in all views) a particle."""
+    """What a galaxy costs a core, but for the file system: seconds [s], of which some grow with its particles.
 
-    open_s: float = 0.12
-    parse_s: float = 4e-7
-    project_s: float = 2e-7
-    write_s: float = 0.026
+    open: an opening of a zoom, by particles of its file; work: reading, framing and projecting, by particles of the
+    galaxy; box_bytes and particle_bytes: what is read for a galaxy of a box, in whole blocks, and per particle of a
+    zoom's file. start: of a process until it can map. list: of a snapshot. plan: of a galaxy, on one rank.
+    """
+
+    start_s: float = 2.0
+    list_s: float = 0.003
+    plan_s: float = 3e-5
+    take_s: float = 4e-6
+    open_s: float = 0.013
+    open_particle_s: float = 5e-8
+    work_s: float = 0.015
+    work_particle_s: float = 5e-7
+    write_s: float = 0.006
+    box_bytes: float = 36e6
+    particle_bytes: float = 44.0
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A set of galaxies: their particles, how much must be read for them, and how many files the store gets."""
+    """A set of galaxies: their particles, those of their file for each, and calls to the metadata server for each."""
 
     name: str
     median_particles: float
-    read_factor: float  # particles that must be read per particle of the galaxy
     readers: int
-    opens: float = 4  # metadata operations per snapshot read
-    files: float = 10  # metadata operations per galaxy written
+    in_box: bool
+    file_factor: float = 1.0  # particles in the file per particle of the galaxy
+    opens: float = 0.0
+    files: float = 37.0
     galaxies: int = 100_000
 
 
 SCENARIOS = [
-    Scenario("box, 32 readers", 2e4, 4, 32),
-    Scenario("box, packed store, 512 readers", 2e4, 4, 512, files=12 / 64),
-    Scenario("zooms of several GB", 2e6, 20, 512),
+    Scenario("box, a file for each galaxy and array", 2e4, 512, in_box=True),
+    Scenario("box, shards of 16", 2e4, 512, in_box=True, files=37 / 16),
+    Scenario("zooms of several GB", 2e6, 4096, in_box=False, file_factor=50, opens=66, files=37 / 16),
 ]
-BYTES_PER_PARTICLE = 64  # position, velocity, mass, support or density, as archives store them
-BYTES_WRITTEN = 4 * 8 * 32 * 32 * 4  # four views of eight channels of 32 x 32 pixels
 
 
 @njit(cache=True)
-def _occupy(free_at, busy, server, now, seconds):  # type: ignore[no-untyped-def]
-    """Let a server, which does one thing at a time, work for some seconds as soon as it is free: the time it ends."""
-    free_at[server] = max(free_at[server], now) + seconds
-    busy[server] += seconds
-    return free_at[server]
+def simulate(read_bytes, open_s, hold_s, work_s, opens, files, write_s, queues, queue_ends, places, ranks, site):  # type: ignore[no-untyped-def]
+    """Simulate the mapping of a campaign event by event.
 
-
-@njit(cache=True)
-def simulate(read_bytes, parse_s, project_s, opens, files, write_s, write_bytes, ranks, site):  # type: ignore[no-untyped-def]
-    """Simulate a campaign event by event.
-
-    read_bytes, parse_s, project_s (N,): of each galaxy, in the order in which galaxies are handed out. opens, files:
-    metadata operations per galaxy read and written. site: the values of a `Site`. Returns the makespan [s],
-    rank-seconds (6,) in the order of PARTS, and busy fractions (4,) of manager, readers' slots, bandwidth and metadata
-    server.
+    read_bytes, open_s, hold_s, work_s (N,): of each galaxy; hold_s are those of a galaxy's seconds in which a place
+    among the readers is held beside the transfer. opens, files: calls per galaxy read and written. queues (N,): the
+    galaxies in the order of the nodes that they are dealt to; queue_ends, places (nodes,): where each node's end, and
+    its places among the readers. Returns the makespan [s] and rank-seconds (5,) in the order of PARTS.
     """
-    manager_s, answer_s, readers, bandwidth, stream, latency_s, metadata = site
-    n_galaxies = read_bytes.size
-    galaxy = np.full(ranks, -1)
-    wait_start = np.zeros(ranks)
+    bandwidth, stream, latency_s, metadata = site
+    n_nodes = queue_ends.size
+    per_node = (ranks + n_nodes - 1) // n_nodes
+    heads = np.zeros(n_nodes, dtype=np.int64)
+    heads[1:] = queue_ends[:-1]
+    galaxy, wait_start = np.full(ranks, -1), np.zeros(ranks)
     writing = np.zeros(ranks, dtype=np.bool_)
-    spent, end_time = np.zeros(6), np.zeros(ranks)
-    queue, queue_head = [0 for _ in range(0)], 0  # ranks that wait for a reader's slot
+    spent, end_time = np.zeros(5), np.zeros(ranks)
+    free_places, waiting = places.copy(), [[0 for _ in range(0)] for _ in range(n_nodes)]
+    waiting_heads = np.zeros(n_nodes, dtype=np.int64)
     events = [(0.0, r, ASKED) for r in range(ranks)]
     transfers = [(0.0, 0) for _ in range(0)]  # (served bytes at which the transfer ends, rank)
-    served, now, next_galaxy, free_slots = 0.0, 0.0, 0, readers
-    free_at, busy = np.zeros(6), np.zeros(6)  # of the manager and of the metadata server, at their places in PARTS
-    slots_busy = moved_bytes = 0.0
+    served, now, metadata_free_at = 0.0, 0.0, 0.0
     while len(events) > 0 or len(transfers) > 0:
         rate = min(stream, bandwidth / max(len(transfers), 1))
         transfer_end = now + max(transfers[0][0] - served, 0.0) / rate if len(transfers) > 0 else np.inf
+        node = -1  # whose places have changed
         if len(events) == 0 or transfer_end <= events[0][0]:
             served, now = transfers[0][0], transfer_end
             _, r = heapq.heappop(transfers)
-            size = write_bytes if writing[r] else read_bytes[galaxy[r]]
+            size = BYTES_WRITTEN if writing[r] else read_bytes[galaxy[r]]
             spent[WORK] += size / min(stream, bandwidth)
             spent[BANDWIDTH] += now - wait_start[r] - size / min(stream, bandwidth)
-            moved_bytes += size
-            computing_s = write_s if writing[r] else parse_s[galaxy[r]]
-            spent[WORK] += computing_s
-            heapq.heappush(events, (now + computing_s, r, WRITTEN if writing[r] else PARSED))
+            if writing[r]:
+                spent[WORK] += write_s
+                heapq.heappush(events, (now + write_s, r, ASKED))
+                end_time[r] = now + write_s
+            else:
+                spent[WORK] += hold_s[galaxy[r]]
+                heapq.heappush(events, (now + hold_s[galaxy[r]], r, PARSED))
             continue
         event_time, r, kind = heapq.heappop(events)
         served += (event_time - now) * rate if len(transfers) > 0 else 0.0
         now = event_time
-        if kind == WRITTEN:
-            end_time[r] = now
-            kind = ASKED
         if kind == ASKED:
-            wait_start[r] = now
-            heapq.heappush(events, (_occupy(free_at, busy, MANAGER, now, manager_s) + answer_s, r, SERVED))
-        elif kind == SERVED:
-            if next_galaxy == n_galaxies:
+            own, galaxy[r] = r // per_node, -1
+            for k in range(n_nodes):
+                other = (own + k) % n_nodes
+                if heads[other] < queue_ends[other]:
+                    galaxy[r] = queues[heads[other]]
+                    heads[other] += 1
+                    break
+            if galaxy[r] < 0:
                 continue
-            galaxy[r] = next_galaxy
-            next_galaxy += 1
-            heapq.heappush(events, (_occupy(free_at, busy, MANAGER, now, manager_s), r, QUEUED))
-        elif kind == QUEUED:
-            spent[MANAGER] += now - wait_start[r] + answer_s
+            metadata_s = opens / metadata
+            spent[METADATA] += max(metadata_free_at, now) - now
+            metadata_free_at = max(metadata_free_at, now) + metadata_s
+            spent[WORK] += metadata_s + open_s[galaxy[r]]
+            heapq.heappush(events, (metadata_free_at + open_s[galaxy[r]], r, OPENED))
+        elif kind == OPENED:
             wait_start[r] = now
-            queue.append(r)
-        elif kind in (GRANTED, PROJECTED):
-            writing[r] = kind == PROJECTED
-            metadata_s = (files if writing[r] else opens) / metadata
-            spent[METADATA] += max(free_at[METADATA], now) - now
-            spent[WORK] += metadata_s + latency_s
-            heapq.heappush(events, (_occupy(free_at, busy, METADATA, now, metadata_s) + latency_s, r, TRANSFER))
-        elif kind == TRANSFER:
-            wait_start[r] = now
-            heapq.heappush(transfers, (served + (write_bytes if writing[r] else read_bytes[galaxy[r]]), r))
-        elif kind == FREED:
-            free_slots += 1
-            slots_busy += now
+            node = r // per_node
+            waiting[node].append(r)
+        elif kind == GRANTED:
+            writing[r], wait_start[r] = False, now
+            heapq.heappush(transfers, (served + read_bytes[galaxy[r]], r))
         elif kind == PARSED:
-            heapq.heappush(events, (_occupy(free_at, busy, MANAGER, now, manager_s), r, FREED))
-            spent[WORK] += project_s[galaxy[r]]
-            heapq.heappush(events, (now + project_s[galaxy[r]], r, PROJECTED))
-        while free_slots > 0 and queue_head < len(queue):
-            waiting = queue[queue_head]
-            queue_head += 1
-            free_slots -= 1
-            slots_busy -= now
-            spent[READERS_CAP] += now - wait_start[waiting]
-            heapq.heappush(events, (now + answer_s, waiting, GRANTED))
+            node = r // per_node
+            free_places[node] += 1
+            spent[WORK] += work_s[galaxy[r]]
+            heapq.heappush(events, (now + work_s[galaxy[r]], r, PROJECTED))
+        elif kind == PROJECTED:
+            metadata_s = files / metadata
+            spent[METADATA] += max(metadata_free_at, now) - now
+            metadata_free_at = max(metadata_free_at, now) + metadata_s
+            spent[WORK] += metadata_s + latency_s
+            heapq.heappush(events, (metadata_free_at + latency_s, r, TRANSFER))
+        elif kind == TRANSFER:
+            writing[r], wait_start[r] = True, now
+            heapq.heappush(transfers, (served + BYTES_WRITTEN, r))
+        while node >= 0 and free_places[node] > 0 and waiting_heads[node] < len(waiting[node]):
+            first = waiting[node][waiting_heads[node]]
+            waiting_heads[node] += 1
+            free_places[node] -= 1
+            spent[PLACES] += now - wait_start[first]
+            spent[WORK] += latency_s
+            heapq.heappush(events, (now + latency_s, first, GRANTED))
     makespan = end_time.max()
     spent[LAST_GALAXIES] = np.sum(makespan - end_time)
-    shares = np.array([busy[MANAGER], slots_busy / readers, moved_bytes / bandwidth, busy[METADATA]])
-    return makespan, spent, shares / now
+    return makespan, spent
 
 
-def galaxies(scenario: Scenario, costs: Costs, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bytes to read, seconds to open and parse, and seconds to project each galaxy, largest first."""
+def galaxies(scenario: Scenario, costs: Costs, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Bytes to read, seconds to open, with a place among the readers, and to work, of each galaxy, largest first."""
     rng = np.random.default_rng(seed)
     particles = np.sort(
         scenario.median_particles * 10 ** (0.5 * np.clip(rng.standard_normal(scenario.galaxies), -2, 2))
     )[::-1]
-    particles_read = particles * scenario.read_factor
     # Without scatter, ranks that start together would read at the same moments all the time.
-    parse_scatter, project_scatter = 10 ** rng.normal(0, 0.1, (2, scenario.galaxies))
+    scatter = 10 ** rng.normal(0, 0.1, scenario.galaxies)
+    work_s = scatter * (costs.take_s + costs.work_s + costs.work_particle_s * particles)
+    if scenario.in_box:
+        nothing = np.zeros(scenario.galaxies)
+        return np.full(scenario.galaxies, costs.box_bytes), nothing, nothing, work_s
+    in_file = scenario.file_factor * particles
+    open_s = scatter * (costs.open_s + costs.open_particle_s * in_file)
+    # A large snapshot is indexed with a place among the readers; its bytes are read once for that and once for itself.
+    return costs.particle_bytes * in_file, 0 * open_s, open_s, work_s
+
+
+def campaign(
+    scenario: Scenario, costs: Costs, site: Site, ranks: int, ranks_per_node: int = RANKS_PER_NODE
+) -> tuple[float, float, np.ndarray]:
+    """Run `simulate` for a scenario at a site: seconds before mapping, of mapping, and rank-seconds by part."""
+    read_bytes, open_s, hold_s, work_s = galaxies(scenario, costs)
+    sizes = [min(ranks_per_node, ranks - first) for first in range(0, ranks, ranks_per_node)]
+    origins = (np.arange(scenario.galaxies) // 1000 if scenario.in_box else np.arange(scenario.galaxies)).tolist()
+    dealt = deal(origins, (read_bytes / site.stream + work_s + hold_s).tolist(), sizes)
+    by_node = [np.array([item for run in runs for item in run], dtype=np.int64) for runs in dealt]
+    n_nodes = len(sizes)
+    places = np.array([max(scenario.readers // n_nodes, 1)] * n_nodes)
+    mapping_s, spent = simulate(
+        read_bytes, open_s, hold_s, work_s, scenario.opens, scenario.files, costs.write_s, np.concatenate(by_node),
+        np.cumsum([len(items) for items in by_node]), places, ranks,
+        (site.bandwidth, site.stream, site.latency_s, site.metadata),
+    )  # fmt: skip
+    return before(scenario, costs, site, ranks, n_nodes), mapping_s, spent
+
+
+def before(scenario: Scenario, costs: Costs, site: Site, ranks: int, n_nodes: int) -> float:
+    """Seconds before mapping: every rank starts, the snapshots' listing is shared out, one rank makes the store.
+
+    Every rank opens its box, which has an index already.
+    """
+    n_snapshots = 1 if scenario.in_box else scenario.galaxies
+    start_s = costs.start_s + n_nodes * site.start_calls / site.metadata
     return (
-        particles_read * BYTES_PER_PARTICLE,
-        parse_scatter * (costs.open_s + costs.parse_s * particles_read),
-        project_scatter * costs.project_s * particles,
+        start_s + n_snapshots * costs.list_s / ranks + scenario.galaxies * costs.plan_s + costs.open_s * scenario.in_box
     )
 
 
-def campaign(scenario: Scenario, costs: Costs, site: Site, ranks: int) -> tuple[float, np.ndarray, np.ndarray]:
-    """Run `simulate` for a scenario at a site."""
-    read_bytes, parse_s, project_s = galaxies(scenario, costs)
-    site_values = tuple(float(value) for value in vars(site).values())
-    return simulate(
-        read_bytes, parse_s, project_s, scenario.opens, scenario.files, costs.write_s, BYTES_WRITTEN, ranks, site_values
-    )
+def roofline(scenario: Scenario, costs: Costs, site: Site, ranks: int) -> tuple[float, str]:
+    """Least seconds that the whole run could take, and what sets it."""
+    read_bytes, open_s, hold_s, work_s = galaxies(scenario, costs)
+    n, one = scenario.galaxies, costs.start_s + costs.list_s + float((work_s + hold_s).max())
+    limits = {
+        "computing": float((open_s + hold_s + work_s).sum() + n * costs.write_s) / ranks + costs.start_s,
+        "bytes": (float(read_bytes.sum()) + n * BYTES_WRITTEN) / min(site.bandwidth, ranks * site.stream)
+        + costs.start_s,
+        "metadata": n * (scenario.opens + scenario.files) / site.metadata + costs.start_s,
+        "start": one,
+    }
+    worst = max(limits, key=lambda name: limits[name])
+    return limits[worst], worst
 
 
 def check_laws(costs: Costs) -> None:
     """Check the laws that the simulation must keep. Raises SystemExit, which names those that it breaks."""
-    small = replace(SCENARIOS[0], galaxies=3000)
-    read_bytes, parse_s, project_s = galaxies(small, costs)
-    site = Site(manager_s=0, answer_s=0)
+    small = replace(SCENARIOS[2], galaxies=3000, file_factor=1.0)
+    read_bytes, open_s, hold_s, work_s = galaxies(small, costs)
+    site = Site()
     fixed_s = (small.opens + small.files) / site.metadata + 2 * site.latency_s + costs.write_s
-    cost_s = (read_bytes + BYTES_WRITTEN) / site.stream + parse_s + project_s + fixed_s
-    unlimited = replace(site, readers=1000, bandwidth=1e30, metadata=1e30)
+    cost_s = (read_bytes + BYTES_WRITTEN) / site.stream + open_s + hold_s + work_s + fixed_s
+    unlimited = replace(site, bandwidth=1e30, metadata=1e30)
     endless_cost_s = cost_s - (small.opens + small.files) / site.metadata
-    rank_ends = [0.0] * 100
+    rank_ends = [0.0] * 60
     for seconds in endless_cost_s:
         heapq.heapreplace(rank_ends, rank_ends[0] + seconds)
-    one_s, spent_by_one, _ = campaign(small, costs, site, 1)
-    many_s, spent_by_many, busy = campaign(small, costs, replace(Site(), bandwidth=2e9, metadata=500), 300)
+    _, one_s, spent_by_one = campaign(small, costs, site, 1)
+    tight = replace(site, bandwidth=2e9, metadata=500)
+    _, many_s, spent_by_many = campaign(replace(small, readers=40), costs, tight, 300)
     extra_metadata_s = len(read_bytes) * (small.opens + small.files) * (1 / 500 - 1 / site.metadata)
-    endless_s, _, _ = campaign(small, costs, unlimited, 100)
-    equal_galaxies = np.full(40, 1e9), np.zeros(40), np.zeros(40)
-    equal_s = simulate(*equal_galaxies, 0.0, 0.0, 0.0, 0.0, 40, (0.0, 0.0, 1000.0, 10e9, 1e9, 0.0, 1e30))[0]
+    _, endless_s, _ = campaign(small, costs, unlimited, 60)
+    zeros, order = np.zeros(40), np.arange(40)
+    equal_s = simulate(
+        np.full(40, 1e9), zeros, zeros, zeros, 0.0, 0.0, 0.0, order, np.array([40]), np.array([1000]), 40,
+        (10e9, 1e9, 0.0, 1e30),
+    )[0]  # fmt: skip
     laws = {
-        "40 equal transfers at once take their bytes over the bandwidth": np.isclose(equal_s, 4.0, rtol=1e-9),
+        "40 equal transfers at once take their bytes over the bandwidth": np.isclose(equal_s, 4.0, rtol=1e-3),
         "one rank takes the sum of all costs": np.isclose(one_s, cost_s.sum(), rtol=1e-9),
         "one rank alone waits for nobody": spent_by_one[1:].sum() < 1e-6 * one_s,
         "rank-time is work and waits": np.isclose(spent_by_many.sum(), 300 * many_s, rtol=1e-9),
         "work does not depend on the ranks": np.isclose(spent_by_many[0], cost_s.sum() + extra_metadata_s, rtol=1e-9),
-        "nothing is busier than all the time": bool(np.all(busy <= 1 + 1e-9)) and bool(np.all(spent_by_many > -1e-6)),
+        "no wait is negative": bool(np.all(spent_by_many > -1e-6)),
         "unlimited resources give list scheduling": np.isclose(endless_s, max(rank_ends), rtol=1e-9),
     }  # fmt: skip
     if broken := [law for law, holds in laws.items() if not holds]:
@@ -228,78 +289,135 @@ def check_laws(costs: Costs) -> None:
     print(f"laws hold: {'; '.join(laws)}\n")
 
 
-def measure_manager() -> None:
-    """Print three times of the manager [s], on 2 ranks: per request when flooded, and from request to answer.
-
-    The answer is timed with rank 0 idle and with rank 0 projecting, where a kernel that held Python's lock would keep
-    the manager waiting.
-    """
-    galaxy, turns = common.disc_galaxy(100_000, 30_000), sightlines(0, "bench", 4)
-    comm, results = MPI.COMM_WORLD, []
-    for mode, requests, at_once in (("flooded", 2000, 2000), ("idle", 200, 1), ("projecting", 200, 1)):
-        if comm.Get_rank() == 0:
-            todo = range(requests)
-            queue = parallel.Queue(list(todo))
-            manager = Thread(target=parallel._manage, args=(comm, 2, todo, queue, lambda item, result: None, 2))
-            manager.start()
-            while not comm.iprobe(source=1, tag=99):
-                if mode == "projecting":
-                    views(galaxy, turns, np.full(4, 15.0), 32)
-                else:
-                    time.sleep(0.01)
-            comm.recv(source=1, tag=99)
-        else:
-            began = time.perf_counter()
-            for _ in range(requests // at_once):
-                sent = [comm.isend((parallel._NEXT, (0, "")), dest=0, tag=parallel._REQUEST) for _ in range(at_once)]
-                for _ in range(at_once):
-                    if mode == "flooded":  # without the millisecond's sleep of share_out
-                        comm.recv(source=0, tag=parallel._ANSWER)
-                    else:
-                        parallel._receive(comm, 0, parallel._ANSWER)
-                MPI.Request.waitall(sent)
-            results.append((time.perf_counter() - began) / requests)
-            comm.send(None, dest=0, tag=99)
-        comm.send((parallel._NEXT, None), dest=0, tag=parallel._REQUEST)
-        assert comm.recv(source=0, tag=parallel._ANSWER) is None
-        if comm.Get_rank() == 0:
-            manager.join()
-        comm.Barrier()  # without it this manager would get requests of the next round
-    if comm.Get_rank() == 1:
-        print(*results, flush=True)
+def _suite(folder: Path, galaxies: int, particles: int) -> Path:
+    """Write a box of mock galaxies of so many particles, its table of centres and its suite file."""
+    folder.mkdir()
+    share = (2 * particles // 5, particles // 5, 2 * particles // 5)
+    run_in(common.ROOT, "-c", BOX, folder / "box.hdf5", galaxies, *share)
+    places = [((i % 10 + 0.5) * 2500.0, (i // 10 + 0.5) * 2500.0, 12500.0) for i in range(galaxies)]
+    rows = [f"{i},{x},{y},{z},150" for i, (x, y, z) in enumerate(places)]
+    (folder / "centres.csv").write_text("\n".join(["id,x,y,z,r200", *rows]) + "\n")
+    (folder / f"{folder.name}.yaml").write_text(
+        f"name: {folder.name}\nformat: gizmo\nsnapshots: box.hdf5\naperture: {{kpc: 100}}\n"
+        "catalogue: {format: table, path: centres.csv}\n"
+    )
+    return folder / f"{folder.name}.yaml"
 
 
-def measured(site: Site, out: str) -> tuple[Costs, Site]:
-    """Measure the costs, with bench.ranks on 30 mocks, and the manager's times, on 2 ranks, on this machine."""
-    service_s, idle_s, busy_s = map(float, common.run("bench.campaign", "--manager", ranks=2).split())
-    print(f"from asking to the answer: {1e3 * idle_s:.2f} ms with rank 0 idle, {1e3 * busy_s:.2f} ms while it projects")
-    report = common.run("bench.ranks", "--galaxies", 30, "--repeats", 1, "--out", out)
-    stage = {row[1]: float(row[2]) / 1e3 for row in re.finditer(r"^(\w+) +([\d.e+-]+) +\d+ %", report, re.MULTILINE)}
-    particles = 350_000 / 3  # mean of a galaxy of bench.ranks
-    costs = Costs(
-        stage["opening"] + stage["rest"], (stage["reading"] + stage["centring"]) / particles,
-        stage["projecting"] / particles, stage["writing"],
+def measured(scratch: Path) -> Costs:
+    """Measure the costs: probes of two boxes and two sets of zooms, the time to start, to list, to plan, to take."""
+    boxes = {n: _suite(scratch / f"box{n}", count, n) for n, count in ((5_000, 100), (50_000, 60))}
+    zooms = {}
+    for n in (20_000, 160_000):
+        common.run(
+            "kinmass.gen", "mock", "--out", scratch / f"zoom{n}", "--suites", "middle", "--galaxies", 12,
+            "--stars", 2 * n // 5, "--gas", n // 5, "--dark", 2 * n // 5, ranks=2,
+        )  # fmt: skip
+        zooms[n] = scratch / f"zoom{n}" / "middle" / "middle.yaml"
+    loads: dict[str, Load] = {}
+    for kind, paths in (("box", boxes), ("zoom", zooms)):
+        for n, path in paths.items():
+            out = scratch / f"{kind}{n}.zarr"
+            tasks = plan([load_suite(path)], out, Settings())
+            (loads[f"{kind}{n}"],) = probe(tasks, out, Settings())
+    few, many = loads["box5000"], loads["box50000"]
+    slope = (many.galaxy_s - many.write_s - few.galaxy_s + few.write_s) / 45_000
+    open_slope = max((loads["zoom160000"].open_s - loads["zoom20000"].open_s) / 140_000, 0.0)
+    out = scratch / "sharded.zarr"
+    text = common.run("kinmass.gen", "maps", zooms[20_000], "--out", out, "--galaxies-per-shard", 4, ranks=1)
+    assert "12 galaxies done" in text
+    noted = json.loads(next((out / ".timing").iterdir()).read_text())
+    began = time.perf_counter()
+    plan([load_suite(boxes[5_000])], scratch / "plan.zarr", Settings())
+    plan_s = (time.perf_counter() - began) / 100
+    return Costs(
+        start_s=noted["phases_s"]["start"], list_s=noted["phases_s"]["listing"] / 12, plan_s=plan_s / 10,
+        take_s=taken_s(), open_s=max(loads["zoom20000"].open_s - 20_000 * open_slope, 0.0), open_particle_s=open_slope,
+        work_s=few.galaxy_s - few.write_s - 5_000 * slope, work_particle_s=slope,
+        write_s=noted["ranks"][0]["seconds"]["writing"] / 12, box_bytes=many.n_bytes,
+        particle_bytes=loads["zoom160000"].n_bytes / 160_000,
     )  # fmt: skip
-    return costs, replace(site, manager_s=service_s, answer_s=busy_s)
+
+
+def taken_s(n: int = 20_000) -> float:
+    """Seconds in which a rank of two takes an item from the counter of its node, while the other computes."""
+    return float(common.run("bench.campaign", "--takes", n, ranks=2).split()[0])
+
+
+def time_takes(n: int) -> None:
+    """Print what `taken_s` returns, on 2 ranks: rank 1 takes items while rank 0 holds Python's lock."""
+    import sys
+
+    began = time.perf_counter()
+    taken: list[float] = []
+
+    def work(item: int, _: object) -> None:
+        if parallel.rank() == 0:
+            while time.perf_counter() - began < 1.0:
+                sum(range(1000))
+        else:
+            taken.append(time.perf_counter())
+
+    parallel.share_out(range(n), work, lambda item, result: None)
+    if parallel.rank() == 1:
+        print(float(np.median(np.diff(taken))), flush=True)
+        sys.stdout.flush()
+
+
+def compare_with_a_run(scratch: Path, costs: Costs) -> None:
+    """Print what a run on one and on two ranks takes beside its simulation. Raises SystemExit beyond 15 %."""
+    n = 48
+    common.run(
+        "kinmass.gen", "mock", "--out", scratch / "run", "--suites", "middle", "--galaxies", n,
+        "--stars", 40_000, "--gas", 20_000, "--dark", 40_000, ranks=2,
+    )  # fmt: skip
+    suite = scratch / "run" / "middle" / "middle.yaml"
+    (load,) = probe(plan([load_suite(suite)], scratch / "probe.zarr", Settings()), scratch / "probe.zarr", Settings())
+    rows: list[list[object]] = []
+    for ranks in (1, 2):
+        noted = []
+        for attempt in range(3):
+            out = scratch / f"run{ranks}-{attempt}.zarr"
+            common.run("kinmass.gen", "maps", suite, "--out", out, ranks=ranks)
+            noted.append(json.loads(next((out / ".timing").iterdir()).read_text())["phases_s"]["mapping"])
+            shutil.rmtree(out)
+        here = Site(bandwidth=1e12, stream=1e12, latency_s=0.0, metadata=1e12)
+        ends = np.array([n])
+        work_s = np.full(n, load.galaxy_s - load.write_s + load.open_s)
+        zeros = np.zeros(n)
+        mapping_s, _ = simulate(
+            zeros, zeros, zeros, work_s, 0.0, 0.0, load.write_s, np.arange(n), ends, np.array([128]), ranks,
+            (here.bandwidth, here.stream, here.latency_s, here.metadata),
+        )  # fmt: skip
+        rows.append([ranks, min(noted), mapping_s, mapping_s / min(noted) - 1])
+    print(f"{n} galaxies of 100,000 particles, mapping [s]:")
+    common.table(["ranks", "measured, best of 3", "simulated", "off by"], rows)
+    if off := [row for row in rows if abs(float(str(row[3]))) > 0.15]:
+        print(f"NOT within 15 %: {', '.join(str(row[0]) for row in off)} ranks\n")
 
 
 def main() -> None:
-    """Simulate all scenarios, print their tables and draw the efficiencies."""
+    """Simulate all scenarios, print their tables and draw the seconds to solution."""
     parser = common.parser(__doc__)
-    parser.add_argument("--measure", action="store_true", help="take the costs on this machine first (a minute)")
-    for key, value in (vars(Site()) | vars(Costs())).items():
-        parser.add_argument(f"--{key.replace('_', '-')}", type=type(value), default=None if key == "readers" else value)
-    parser.add_argument("--manager", action="store_true", help="(internal) the manager's times, on 2 ranks")
+    parser.add_argument("--measure", action="store_true", help="take the costs on this machine first")
+    for owner in (Site(), Costs()):
+        for field in fields(owner):
+            parser.add_argument(f"--{field.name.replace('_', '-')}", type=float, default=getattr(owner, field.name))
+    parser.add_argument("--readers", type=int, help="places among the readers (default: as each scenario says)")
+    parser.add_argument("--takes", type=int, help="(internal) the counter's time, on 2 ranks")
     args = parser.parse_args()
-    if args.manager:
-        return measure_manager()
-    site = Site(**{k: getattr(args, k) for k in vars(Site()) if k != "readers"})
-    costs = Costs(**{k: getattr(args, k) for k in vars(Costs())})
+    if args.takes:
+        return time_takes(args.takes)
+    site = Site(**{field.name: getattr(args, field.name) for field in fields(Site)})
+    costs = Costs(**{field.name: getattr(args, field.name) for field in fields(Costs)})
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.measure:
-        costs, site = measured(site, str(args.out))
-    print("  ".join(f"{k} = {v:.3g}" for k, v in (vars(costs) | vars(site)).items() if k != "readers"))
-    check_laws(costs)
+    with tempfile.TemporaryDirectory(dir=args.out.resolve()) as scratch:
+        if args.measure:
+            costs = measured(Path(scratch))
+        print("  ".join(f"{k} = {v:.3g}" for k, v in (vars(costs) | vars(site)).items()))
+        check_laws(costs)
+        if args.measure:
+            compare_with_a_run(Path(scratch), costs)
     import matplotlib
 
     matplotlib.use("Agg")
@@ -307,29 +425,43 @@ def main() -> None:
 
     fig, ax = plt.subplots(figsize=(6, 4), constrained_layout=True)
     ranks = [2**k for k in range(4, 13)]
-    for scenario in SCENARIOS:
-        scenario_site = replace(site, readers=args.readers or scenario.readers)
+    for colour, scenario in enumerate(SCENARIOS):
+        scenario = replace(scenario, readers=args.readers or scenario.readers)
         rows: list[list[object]] = []
         for n_ranks in ranks:
-            seconds, spent, busy = campaign(scenario, costs, scenario_site, n_ranks)
-            efficiency = spent[WORK] / (n_ranks * seconds)
-            worst_part = int(np.argmax(spent[1:])) + 1
-            limit = (
-                f"{PARTS[worst_part]} ({100 * spent[worst_part] / (n_ranks * seconds):.0f} %)"
-                if efficiency < 0.95
-                else ""
-            )
-            rows.append([n_ranks, seconds / 3600, float(efficiency), *[f"{100 * b:.1f}" for b in busy], limit])
-        print(f"{scenario.name}: {scenario.galaxies} galaxies, {scenario_site.readers} readers")
-        common.table(
-            ["ranks", "hours", "efficiency", "manager %", "readers %", "bandwidth %", "metadata %", "lost most to"],
-            rows,
+            before_s, mapping_s, spent = campaign(scenario, costs, site, n_ranks)
+            least_s, limit = roofline(scenario, costs, site, n_ranks)
+            losses = spent / (n_ranks * mapping_s)
+            worst = int(np.argmax(losses[1:])) + 1
+            lost = f"{PARTS[worst]} ({100 * losses[worst]:.0f} %)" if losses[worst] > 0.02 else ""
+            rows.append([
+                n_ranks, before_s, mapping_s, before_s + mapping_s, least_s / (before_s + mapping_s), limit,
+                float(losses[WORK]), lost,
+            ])  # fmt: skip
+        n_bytes = float(galaxies(scenario, costs)[0].sum())
+        print(
+            f"{scenario.name}: {scenario.galaxies} galaxies, {n_bytes / 1e12:.3g} TB read, {scenario.readers} readers"
         )
-        ax.semilogx(ranks, [row[2] for row in rows], "o-", base=2, label=scenario.name)
-    ax.set(xlabel="ranks", ylabel="work / rank-time", ylim=(0, 1.05))
+        heads = [
+            "ranks",
+            "before [s]",
+            "mapping [s]",
+            "all [s]",
+            "of roofline",
+            "its limit",
+            "work / time",
+            "lost most to",
+        ]
+        common.table(heads, rows)
+        colour_name = f"C{colour}"
+        ax.loglog(ranks, [row[3] for row in rows], "o-", base=2, color=colour_name, label=scenario.name)
+        floors = [roofline(scenario, costs, site, n)[0] for n in ranks]
+        ax.loglog(ranks, floors, ":", base=2, color=colour_name)
+    ax.set(xlabel="ranks", ylabel="seconds to solution (dotted: roofline)")
     ax.legend()
     fig.savefig(args.out / "campaign.png", dpi=120)
     print(args.out / "campaign.png")
+    return None
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ from pathlib import Path
 import numpy as np
 from kinmass.gen.formats.gadget import write
 from kinmass.gen.mock.suites import make_galaxy
-galaxy = make_galaxy("middle", 0, 1, 20_000, 10_000, 20_000)[0]
+n_particles = [int(n) for n in sys.argv[3:]] or [20_000, 10_000, 20_000]
+galaxy = make_galaxy("middle", 0, 1, *n_particles)[0]
 places = [np.array([(i % 10 + 0.5) * 2500.0, (i // 10 + 0.5) * 2500.0, 12500.0]) for i in range(int(sys.argv[2]))]
 write(Path(sys.argv[1]), [(galaxy, place, np.zeros(3)) for place in places], 25000.0, 1.0, 0.7, "gizmo", double=False)
 """

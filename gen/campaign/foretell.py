@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kinmass.gen.campaign.plan import Task
 from kinmass.gen.campaign.record import Settings
-from kinmass.gen.campaign.timing import WORK, Clock
+from kinmass.gen.campaign.timing import WORK, Clock, bytes_read
 from kinmass.gen.campaign.worker import Worker, load
 from kinmass.gen.storage import store
 
@@ -22,7 +22,8 @@ WORTHWHILE = 0.8
 class Load:
     """What is to be done of one suite: its galaxies and snapshots, and seconds of one galaxy and of one opening.
 
-    fetch_s are those of a galaxy's seconds in which a rank holds a place among the readers.
+    fetch_s are those of a galaxy's seconds in which a rank holds a place among the readers, write_s those in which it
+    writes; n_bytes are read for one.
     """
 
     galaxies: int
@@ -30,6 +31,8 @@ class Load:
     galaxy_s: float
     fetch_s: float
     open_s: float
+    write_s: float = 0.0
+    n_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,27 @@ def _timed(chosen: list[Task], todo: list[Task], out: Path, settings: Settings) 
         (aside / ".started").mkdir()
         names = [task.name for task in chosen]
         store.create_suite(aside, chosen[0].suite.name, names, names, asdict(settings) | {"suite": {}})
-        clock = Clock()
+        clock, bytes_before = Clock(), bytes_read()
         with closing(Worker(aside, settings, clock)) as worker:
             for i, task in enumerate(chosen):
                 if i == 1:
                     clock.seconds.update(dict.fromkeys(clock.seconds, 0.0))
+                    bytes_before = bytes_read()
                 worker([replace(task, index=i, chunk=i)], nullcontext)
     n = max(len(chosen) - 1, 1)
     opened = len({task.snapshot for task in chosen[1:]} - {chosen[0].snapshot}) or 1
     seconds = {stage: clock.seconds[stage] for stage in WORK}
     open_s = seconds.pop("opening") / opened
     n_snapshots = len({task.snapshot for task in todo})
-    return Load(len(todo), n_snapshots, sum(seconds.values()) / n, seconds["fetching"] / n, open_s)
+    return Load(
+        len(todo),
+        n_snapshots,
+        sum(seconds.values()) / n,
+        seconds["fetching"] / n,
+        open_s,
+        seconds["writing"] / n,
+        (bytes_read() - bytes_before) / n,
+    )
 
 
 def foretell(loads: Sequence[Load], ranks: int, readers: int, start_s: float, listing_s: float) -> Foretold:

@@ -18,6 +18,8 @@ Overrides = tuple[tuple[str, Any], ...]
 _class_numbers = count()
 #: Whether yt's units are set up once per frontend; otherwise anew for every file, which takes most of an opening.
 LENDS_UNITS = True
+#: Particles in a block of yt's index: for a small file, and the least and how many blocks at most of a large one.
+WHOLE_BLOCK, SMALLEST_BLOCK, MOST_BLOCKS = 64**3, 2**14, 2**13
 #: Attributes of a yt dataset from which its units follow.
 _UNIT_INPUTS = (
     "cosmological_simulation", "current_redshift", "hubble_constant", "omega_matter", "omega_lambda",
@@ -117,6 +119,29 @@ def _create_field_info(self: Any) -> None:
     self.fields_detected = True
 
 
+def block_size(n_particles: int) -> int:
+    """How many particles yt's index keeps together, for a file of so many of its most frequent type.
+
+    A region is read in whole blocks. A small file is one block of yt's size; a large one is cut finer, so that a galaxy
+    of a box does not bring a hundred times its bytes along, but into no more blocks than yt's index handles well,
+    unless these would be larger than yt's.
+    """
+    if n_particles <= 4 * WHOLE_BLOCK:
+        return WHOLE_BLOCK
+    return min(max(SMALLEST_BLOCK, -(-n_particles // MOST_BLOCKS)), WHOLE_BLOCK)
+
+
+def _largest_type(ds: Any) -> int:
+    """Count the particles of a dataset's most frequent type in its largest file."""
+    if "nbodies" in ds.parameters:
+        return int(max(ds.parameters[name] for name in ("nsph", "ndark", "nstar")))
+    largest = 0
+    for i in range(int(ds.file_count)):
+        with h5py.File(ds.filename_template % {"num": i}, "r") as file:
+            largest = max(largest, int(np.max(file["Header"].attrs["NumPart_ThisFile"])))
+    return largest
+
+
 def _point_index_class(index_class: Any) -> Any:
     """Derive an index from a yt index class that treats gas as points, in a domain that is measured."""
 
@@ -125,6 +150,15 @@ def _point_index_class(index_class: Any) -> Any:
 
         Positions are doubles whatever the file holds: the index needs positions and kernels of one float type.
         """
+
+        def _setup_filenames(self) -> None:
+            self._block = block_size(_largest_type(self.dataset))
+            super()._setup_filenames()
+
+        @property
+        def chunksize(self) -> int:
+            """Particles of a block, which is read as a whole."""
+            return min(self._block, super().chunksize)
 
         def _detect_output_fields(self) -> None:
             if "hdf5" in self.io._dataset_type:

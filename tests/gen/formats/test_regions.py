@@ -6,6 +6,7 @@ import layouts
 import numpy as np
 import pytest
 
+from kinmass.gen.formats import frontends
 from kinmass.gen.snapshots import snapshot as snapshots
 from kinmass.gen.snapshots.regions import Regions
 from kinmass.gen.snapshots.snapshot import Snapshot
@@ -105,3 +106,26 @@ def test_a_large_snapshot_and_parts_elsewhere_hold_a_slot_for_each_region(tmp_pa
         snapshot.galaxy(CENTRE, 30.0)
         assert slots.taken > before
     assert slots.held == 0
+
+
+def test_a_large_file_is_cut_into_blocks_and_gives_the_same_particles(tmp_path, monkeypatch):
+    """As many blocks as yt's index handles well; a region of one block more is the same particles in the same order."""
+    assert [frontends.block_size(n) for n in (1, 2**20, 2**20 + 1, 10**8, 10**10)] == [
+        2**18,
+        2**18,
+        2**14,
+        2**14,
+        1220704,
+    ]
+    found = {}
+    monkeypatch.setattr(snapshots, "READ_WHOLE", 0)
+    for block in (2**18, 64, 7):
+        folder = tmp_path / str(block)
+        folder.mkdir()
+        monkeypatch.setattr(frontends, "block_size", lambda n, block=block: block)
+        with _opened("gizmo", folder, Slots()) as snapshot:
+            assert (len(snapshot._ds.index.data_files) > 1) == (block < 300)
+            found[block] = snapshot.galaxy(CENTRE, 30.0)
+    for block in (64, 7):
+        for name, p in found[2**18].components().items():
+            np.testing.assert_array_equal(p.pos_kpc, found[block].components()[name].pos_kpc)

@@ -10,7 +10,21 @@ from kinmass.gen.formats import FORMATS, frontends
 
 HDF5 = ("_identify_fields", "_dataset_type", "var_mass", "_known_ptypes", "_read_particle_data_file")
 UNITS = ("_create_unit_registry", "set_units", "setup_cosmology", "_assign_unit_system")
-INDEX = ("_detect_output_fields", "_initialize_index", "_initialize_coarse_index", "_initialize_refined_index")
+INDEX = (
+    "_detect_output_fields",
+    "_setup_filenames",
+    "chunksize",
+    "_initialize_index",
+    "_initialize_coarse_index",
+    "_initialize_refined_index",
+)
+    "_detect_output_fields",
+    "_setup_filenames",
+    "chunksize",
+    "_initialize_index",
+    "_initialize_coarse_index",
+    "_initialize_refined_index",
+)
 IO = ("_generate_smoothing_length", "_get_smoothing_length", "_yield_coordinates")
 REGIONS = (
     "_coarse_index_data_file",

@@ -18,13 +18,6 @@ INDEX = (
     "_initialize_coarse_index",
     "_initialize_refined_index",
 )
-    "_detect_output_fields",
-    "_setup_filenames",
-    "chunksize",
-    "_initialize_index",
-    "_initialize_coarse_index",
-    "_initialize_refined_index",
-)
 IO = ("_generate_smoothing_length", "_get_smoothing_length", "_yield_coordinates")
 REGIONS = (
     "_coarse_index_data_file",

@@ -31,8 +31,11 @@ from bench.reading import BOX, run_in
 from kinmass.gen.campaign import parallel
 from kinmass.gen.campaign.dealing import deal
 from kinmass.gen.campaign.foretell import Load, probe
+from kinmass.gen.campaign.listing import list_snapshot
 from kinmass.gen.campaign.plan import plan
 from kinmass.gen.campaign.record import Settings
+from kinmass.gen.campaign.timing import bytes_read
+from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.suite import load_suite
 
 #: What the ranks spend their time on, in the order of `simulate`'s result; all but the first are losses.
@@ -59,9 +62,10 @@ class Site:
 class Costs:
     """What a galaxy costs a core, but for the file system: seconds [s], of which some grow with its particles.
 
-    open: an opening of a zoom, by particles of its file; work: reading, framing and projecting, by particles of the
-    galaxy; box_bytes and particle_bytes: what is read for a galaxy of a box, in whole blocks, and per particle of a
-    zoom's file. start: of a process until it can map. list: of a snapshot. plan: of a galaxy, on one rank.
+    open: an opening and indexing of a zoom, by particles of its file; work: reading, framing and projecting, by
+    particles of the galaxy; box_bytes and particle_bytes: what is read for a galaxy of a box, in whole blocks, and for
+    the index of a zoom per particle of its file. start: of a process until it can map. list: of a snapshot. plan: of a
+    galaxy, on one rank.
     """
 
     start_s: float = 2.0
@@ -202,9 +206,13 @@ def galaxies(scenario: Scenario, costs: Costs, seed: int = 1) -> tuple[np.ndarra
         nothing = np.zeros(scenario.galaxies)
         return np.full(scenario.galaxies, costs.box_bytes), nothing, nothing, work_s
     in_file = scenario.file_factor * particles
-    open_s = scatter * (costs.open_s + costs.open_particle_s * in_file)
-    # A large snapshot is indexed with a place among the readers; its bytes are read once for that and once for itself.
-    return costs.particle_bytes * in_file, 0 * open_s, open_s, work_s
+    # A large snapshot is opened and indexed with a place among the readers; most of its bytes are read for the index.
+    return (
+        costs.particle_bytes * in_file,
+        0 * particles,
+        scatter * (costs.open_s + costs.open_particle_s * in_file),
+        work_s,
+    )
 
 
 def campaign(
@@ -305,38 +313,51 @@ def _suite(folder: Path, galaxies: int, particles: int) -> Path:
 
 
 def measured(scratch: Path) -> Costs:
-    """Measure the costs: probes of two boxes and two sets of zooms, the time to start, to list, to plan, to take."""
+    """Measure the costs: probes of two boxes and of zooms, an opening of a large file, listing and planning."""
     boxes = {n: _suite(scratch / f"box{n}", count, n) for n, count in ((5_000, 100), (50_000, 60))}
-    zooms = {}
-    for n in (20_000, 160_000):
-        common.run(
-            "kinmass.gen", "mock", "--out", scratch / f"zoom{n}", "--suites", "middle", "--galaxies", 12,
-            "--stars", 2 * n // 5, "--gas", n // 5, "--dark", 2 * n // 5, ranks=2,
-        )  # fmt: skip
-        zooms[n] = scratch / f"zoom{n}" / "middle" / "middle.yaml"
-    loads: dict[str, Load] = {}
-    for kind, paths in (("box", boxes), ("zoom", zooms)):
-        for n, path in paths.items():
-            out = scratch / f"{kind}{n}.zarr"
-            tasks = plan([load_suite(path)], out, Settings())
-            (loads[f"{kind}{n}"],) = probe(tasks, out, Settings())
-    few, many = loads["box5000"], loads["box50000"]
+    common.run("kinmass.gen", "mock", "--out", scratch / "zooms", "--suites", "middle", "--galaxies", 24, ranks=2)
+    zooms = scratch / "zooms" / "middle" / "middle.yaml"
+    few, many, zoom = (_probed(path, scratch) for path in (*boxes.values(), zooms))
     slope = (many.galaxy_s - many.write_s - few.galaxy_s + few.write_s) / 45_000
-    open_slope = max((loads["zoom160000"].open_s - loads["zoom20000"].open_s) / 140_000, 0.0)
-    out = scratch / "sharded.zarr"
-    text = common.run("kinmass.gen", "maps", zooms[20_000], "--out", out, "--galaxies-per-shard", 4, ranks=1)
-    assert "12 galaxies done" in text
-    noted = json.loads(next((out / ".timing").iterdir()).read_text())
+    began, bytes_before = time.perf_counter(), bytes_read()
+    Snapshot(scratch / "box50000" / "box.hdf5", "gizmo", {"dark": ["PartType1"]}).close()
+    large_open_s, large_bytes = time.perf_counter() - began, bytes_read() - bytes_before
+    suite = load_suite(zooms)
+    paths = suite.snapshot_paths()
+    listing_s = common.best(lambda: [list_snapshot(suite, path) for path in paths])
+    table = load_suite(_table(scratch / "table", boxes[5_000]))
     began = time.perf_counter()
-    plan([load_suite(boxes[5_000])], scratch / "plan.zarr", Settings())
-    plan_s = (time.perf_counter() - began) / 100
+    n_planned = len(plan([table], scratch / "plan.zarr", Settings()))
+    plan_s = (time.perf_counter() - began) / n_planned
+    sharded = scratch / "sharded.zarr"
+    common.run("kinmass.gen", "maps", zooms, "--out", sharded, "--galaxies-per-shard", 8, ranks=1)
+    noted = json.loads(next((sharded / ".timing").iterdir()).read_text())
     return Costs(
-        start_s=noted["phases_s"]["start"], list_s=noted["phases_s"]["listing"] / 12, plan_s=plan_s / 10,
-        take_s=taken_s(), open_s=max(loads["zoom20000"].open_s - 20_000 * open_slope, 0.0), open_particle_s=open_slope,
+        start_s=noted["phases_s"]["start"], list_s=listing_s / len(paths), plan_s=plan_s,
+        take_s=taken_s(), open_s=zoom.open_s, open_particle_s=large_open_s / 3_000_000,
         work_s=few.galaxy_s - few.write_s - 5_000 * slope, work_particle_s=slope,
-        write_s=noted["ranks"][0]["seconds"]["writing"] / 12, box_bytes=many.n_bytes,
-        particle_bytes=loads["zoom160000"].n_bytes / 160_000,
+        write_s=noted["ranks"][0]["seconds"]["writing"] / len(paths), box_bytes=many.n_bytes,
+        particle_bytes=large_bytes / 3_000_000,
     )  # fmt: skip
+
+
+def _probed(suite: Path, scratch: Path) -> Load:
+    """What mapping one galaxy of a suite costs: the fastest of three probes."""
+    out = scratch / f"{suite.parent.parent.name}-{suite.stem}.zarr"
+    tasks = plan([load_suite(suite)], out, Settings())
+    return min((probe(tasks, out, Settings())[0] for _ in range(3)), key=lambda load: load.galaxy_s)
+
+
+def _table(folder: Path, box: Path) -> Path:
+    """Write a suite file whose table has many galaxies; its box need not hold them, as only a plan is made."""
+    folder.mkdir()
+    rows = [f"{i},{i % 25000}.0,{i // 250}.0,5000.0,150" for i in range(25_000)]
+    (folder / "centres.csv").write_text("\n".join(["id,x,y,z,r200", *rows]) + "\n")
+    text = box.read_text().replace("box.hdf5", str(Path("..") / box.parent.name / "box.hdf5"))
+    (folder / "table.yaml").write_text(text.replace(f"name: {box.parent.name}", "name: table").replace(
+        "path: centres.csv", f"path: {folder / 'centres.csv'}"
+    ))  # fmt: skip
+    return folder / "table.yaml"
 
 
 def taken_s(n: int = 20_000) -> float:
@@ -372,7 +393,7 @@ def compare_with_a_run(scratch: Path, costs: Costs) -> None:
         "--stars", 40_000, "--gas", 20_000, "--dark", 40_000, ranks=2,
     )  # fmt: skip
     suite = scratch / "run" / "middle" / "middle.yaml"
-    (load,) = probe(plan([load_suite(suite)], scratch / "probe.zarr", Settings()), scratch / "probe.zarr", Settings())
+    load = _probed(suite, scratch)
     rows: list[list[object]] = []
     for ranks in (1, 2):
         noted = []

@@ -35,6 +35,7 @@ from functools import lru_cache
 
 import numpy as np
 from numba import njit
+from scipy.sparse import csr_array
 from scipy.special import ndtr
 
 from kinmass.eval.tables.calibration import tarp_of_errors
@@ -183,7 +184,7 @@ def over_seeds(name: str, sums: Sequence[Sums]) -> Sums:
     )
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=20_000)
 def bootstrap_weights(lineage: str, n: int = N_BOOTSTRAP) -> np.ndarray:
     """Return how often (n,) each replicate draws this lineage: Poisson numbers that follow from its name alone."""
     return _generator(f"bootstrap {lineage}").poisson(1.0, n).astype(np.uint8)
@@ -191,7 +192,7 @@ def bootstrap_weights(lineage: str, n: int = N_BOOTSTRAP) -> np.ndarray:
 
 def _generator(name: str) -> np.random.Generator:
     """Return a random generator whose seed is a digest of the name."""
-    return np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
+    return np.random.default_rng(np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), "<u4"))
 
 
 def _normal_numbers(galaxy: np.ndarray, view: np.ndarray, n: int) -> np.ndarray:
@@ -319,16 +320,15 @@ def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def add_up(views: PerView, left_out: int = 0) -> Sums:
     """Return the sums of one block. All views of a galaxy must be in the same block."""
     names, first_view, galaxy_index = np.unique(views.galaxy, return_index=True, return_inverse=True)
-    weights = np.ones((N_BOOTSTRAP + 1, len(names)))
-    for i, lineage in enumerate(views.lineage[first_view]):
-        weights[1:, i] = bootstrap_weights(lineage)
+    weights = np.ones((len(names), N_BOOTSTRAP + 1))
+    for weight, lineage in zip(weights, views.lineage[first_view], strict=True):
+        weight[1:] = bootstrap_weights(lineage)
     n, q, k = views.values.shape
     summands = np.concatenate(
         [views.values.reshape(n, q * k), np.isfinite(views.joint)[:, None], views.joint[:, None]], axis=1
     )
-    per_galaxy = np.zeros((len(names), summands.shape[1]))
-    np.add.at(per_galaxy, galaxy_index, np.where(np.isfinite(summands), summands, 0.0))
-    total = weights @ per_galaxy
+    is_of = csr_array((np.ones(n), galaxy_index, np.arange(n + 1)), shape=(n, len(names)))  # 1 at each view's galaxy
+    total = weights.T @ (is_of.T @ np.where(np.isfinite(summands), summands, 0.0))
     rank_edges = np.linspace(0, 1, RANK_BINS + 1)
     return Sums(
         total[:, :-2].reshape(1, -1, q, k),

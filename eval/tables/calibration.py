@@ -5,8 +5,11 @@ All functions need test views whose true profile is known. Ranks and TARP of cal
 """
 
 import numpy as np
+from numba import njit
 from scipy.special import ndtr
 from scipy.stats import kstest
+
+from kinmass.gen.physics.projection import FAST_MATH
 
 # N views, K radii, S samples
 
@@ -39,24 +42,72 @@ def tarp(samples: np.ndarray, truth: np.ndarray, normal: np.ndarray | None = Non
     the K masses, which are nearly equal, would count as one number. Mean and covariance come from the first half of
     the samples and the second half is counted, so both truth and counted samples are independent of the points.
     normal (N, K + 1): standard normal numbers, of which the last spreads the rank and the others make the points; drawn
-    with a fixed seed if None.
+    with a fixed seed if None. NaN where the samples have no spread.
     """
-    half = len(samples) // 2
-    mean = samples[:half].mean(0, dtype=float)
-    deviations = np.ascontiguousarray(np.moveaxis(samples, 0, 1)) - mean[:, None].astype(samples.dtype)  # (N, S, K)
-    first_half = deviations[:, :half].astype(float)
-    covariance = first_half.mT @ first_half / max(half, 1)
-    trace = np.trace(covariance, axis1=1, axis2=2)[:, None, None]
-    whiten = np.linalg.inv(np.linalg.cholesky(covariance + 1e-9 * trace * np.eye(truth.shape[1])))
     if normal is None:
         normal = np.random.default_rng(0).standard_normal((len(truth), truth.shape[1] + 1))
-    points, spread = normal[:, :-1], ndtr(normal[:, -1])
-    truth_distance = np.linalg.norm((whiten @ (truth - mean)[..., None])[..., 0] - points, axis=-1)
-    sample_distances = np.linalg.norm(
-        deviations[:, half:] @ whiten.mT.astype(deviations.dtype) - points[:, None].astype(deviations.dtype), axis=-1
-    )
-    n_closer = np.count_nonzero(sample_distances < truth_distance[:, None], axis=1)
-    return np.asarray((n_closer + spread) / (len(samples) - half + 1))
+    return tarp_of_errors(np.moveaxis(samples, 0, -1) - truth[..., None], normal)
+
+
+def tarp_of_errors(errors: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Return `tarp` (N,) from samples minus truth (N, K, S), in the order in which they were drawn.
+
+    normal: as in `tarp`.
+    """
+    n_counted = errors.shape[-1] - errors.shape[-1] // 2
+    return np.asarray((_closer_than_truth(errors, normal[:, :-1]) + ndtr(normal[:, -1])) / (n_counted + 1))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)
+def _closer_than_truth(errors, points):  # type: ignore[no-untyped-def]
+    """How many (N,) samples of the second half lie closer than the truth to points (N, K), given as in `tarp`.
+
+    errors (N, K, S): samples minus truth. Distances are between L^-1 (x - mean), where L L^T is the covariance: L is
+    found row by row, and each row is solved for all samples at once. One view's numbers stay in the processor's cache.
+    """
+    n, k, s = errors.shape
+    half = s // 2
+    mean, truth, lower = np.empty(k), np.empty(k), np.empty((k, k))
+    first, second, distance2 = np.empty((k, half)), np.empty((k, s - half)), np.empty(s - half)
+    closer = np.empty(n)
+    for view in range(n):
+        trace = 0.0
+        for i in range(k):
+            mean[i] = 0.0
+            for sample in range(half):
+                mean[i] += errors[view, i, sample]
+            mean[i] /= half
+            for sample in range(half):
+                first[i, sample] = errors[view, i, sample] - mean[i]
+            for sample in range(s - half):
+                second[i, sample] = errors[view, i, half + sample] - mean[i]
+            for j in range(i + 1):
+                covariance = 0.0
+                for sample in range(half):
+                    covariance += first[i, sample] * first[j, sample]
+                lower[i, j] = covariance / half
+            trace += lower[i, i]
+        truth_distance2 = 0.0
+        distance2[:] = 0.0
+        for i in range(k):
+            lower[i, i] += 1e-9 * trace
+            truth[i] = -mean[i]
+            for j in range(i):
+                for m in range(j):
+                    lower[i, j] -= lower[i, m] * lower[j, m]
+                lower[i, j] /= lower[j, j]
+                lower[i, i] -= lower[i, j] ** 2
+                truth[i] -= lower[i, j] * truth[j]
+                for sample in range(s - half):
+                    second[i, sample] -= lower[i, j] * second[j, sample]
+            lower[i, i] = np.sqrt(lower[i, i])
+            truth[i] /= lower[i, i]
+            truth_distance2 += (truth[i] - points[view, i]) ** 2
+            for sample in range(s - half):
+                second[i, sample] /= lower[i, i]
+                distance2[sample] += (second[i, sample] - points[view, i]) ** 2
+        closer[view] = (distance2 < truth_distance2).sum() if np.isfinite(truth_distance2) else np.nan
+    return closer
 
 
 def uniformity(values: np.ndarray) -> float:

@@ -34,9 +34,12 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
+from numba import njit
+from scipy.sparse import csr_array
 from scipy.special import ndtr
 
-from kinmass.eval.tables.calibration import tarp
+from kinmass.eval.tables.calibration import tarp_of_errors
+from kinmass.gen.physics.projection import FAST_MATH
 from kinmass.train.run.calibration import LEVELS
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import kernel_log_prob
@@ -181,7 +184,7 @@ def over_seeds(name: str, sums: Sequence[Sums]) -> Sums:
     )
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=20_000)
 def bootstrap_weights(lineage: str, n: int = N_BOOTSTRAP) -> np.ndarray:
     """Return how often (n,) each replicate draws this lineage: Poisson numbers that follow from its name alone."""
     return _generator(f"bootstrap {lineage}").poisson(1.0, n).astype(np.uint8)
@@ -189,17 +192,16 @@ def bootstrap_weights(lineage: str, n: int = N_BOOTSTRAP) -> np.ndarray:
 
 def _generator(name: str) -> np.random.Generator:
     """Return a random generator whose seed is a digest of the name."""
-    return np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
+    return np.random.default_rng(np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), "<u4"))
 
 
 def _normal_numbers(galaxy: np.ndarray, view: np.ndarray, n: int) -> np.ndarray:
     """Return n standard normal numbers per view (N, n), which follow from its galaxy's name and its own number."""
-    numbers = np.empty((len(view), n))
     names, name_index = np.unique(galaxy.astype(str), return_inverse=True)
-    for i, name in enumerate(names):
-        rows = np.flatnonzero(name_index == i)
-        numbers[rows] = _generator(f"views {name}").standard_normal((view[rows].max() + 1, n))[view[rows]]
-    return numbers
+    numbers = np.empty((len(names), view.max(initial=-1) + 1, n))
+    for name, of_galaxy in zip(names, numbers, strict=True):
+        _generator(f"views {name}").standard_normal(out=of_galaxy)
+    return np.asarray(numbers[name_index, view])
 
 
 def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -208,14 +210,28 @@ def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     It is E|X - y| - E|X - X'| / 2 (Gneiting & Raftery 2007, eq. 21), with the mean over pairs of different samples: so
     its expectation does not depend on the number of samples (Ferro 2014, QJRMS 140, 1917).
     """
-    return _crps(np.sort(np.moveaxis(samples, 0, -1), axis=-1) - truth[..., None])
+    return np.asarray(_crps_and_rank(np.sort(np.moveaxis(samples, 0, -1), axis=-1) - truth[..., None])[0])
 
 
-def _crps(sorted_errors: np.ndarray) -> np.ndarray:
-    """Return the CRPS (...) of truths at zero from sorted samples minus truth (..., S)."""
-    n = sorted_errors.shape[-1]
-    weight = ((2 * np.arange(1, n + 1) - n - 1) / (n * max(n - 1, 1))).astype(sorted_errors.dtype)
-    return np.asarray(np.abs(sorted_errors).mean(-1) - sorted_errors @ weight)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)
+def _crps_and_rank(sorted_errors):  # type: ignore[no-untyped-def]
+    """CRPS and number of samples below the truth, (N, K) each, from sorted samples minus truth (N, K, S).
+
+    In one pass, since the numbers take longer to come from memory than to be added up.
+    """
+    n, k, s = sorted_errors.shape
+    crps, rank = np.empty((n, k)), np.empty((n, k))
+    for view in range(n):
+        for i in range(k):
+            absolute, weighted, below = 0.0, 0.0, 0
+            for sample in range(s):
+                error = float(sorted_errors[view, i, sample])
+                absolute += abs(error)
+                weighted += (2 * sample + 1 - s) * error
+                below += error < 0
+            crps[view, i] = absolute / s - weighted / (s * max(s - 1, 1))
+            rank[view, i] = below
+    return crps, rank
 
 
 def quantile(sorted_values: np.ndarray, share: float) -> np.ndarray:
@@ -243,27 +259,30 @@ def per_view(estimates: Estimates) -> PerView:
     values[:, 1], values[:, 2], values[:, 3] = residual, residual**2, np.abs(residual)
     if estimates.samples is not None and n:
         assert estimates.log_prob_joint is not None
-        is_complete = is_finite.all(1) & np.isfinite(estimates.samples).all((0, 2))
-        values[~is_complete] = np.where(np.arange(len(QUANTITIES))[:, None] == 0, 0.0, np.nan)
-        samples, truth = estimates.samples[:, is_complete], estimates.truth[is_complete]
         # Samples minus truth are small numbers, so that their sums have smaller rounding errors.
-        sorted_errors = np.ascontiguousarray(np.moveaxis(samples, 0, -1)) - truth[..., None].astype(samples.dtype)
-        sorted_errors.sort(axis=-1)
-        low68, high68, low95, high95 = (quantile(sorted_errors, share) for share in SHARES[:4])
-        rank = np.count_nonzero(sorted_errors < 0, axis=-1)
-        normal = _normal_numbers(estimates.galaxy[is_complete], estimates.view[is_complete], 2 * k + 1)
-        pit[is_complete] = (rank + ndtr(normal[:, :k])) / (len(samples) + 1)
+        by_view = np.ascontiguousarray(estimates.samples.swapaxes(0, 1))  # faster in two steps than in one
+        errors = np.array(by_view.swapaxes(1, 2), order="C")
+        errors -= estimates.truth[..., None].astype(errors.dtype)
+        normal = _normal_numbers(estimates.galaxy, estimates.view, 2 * k + 1)
+        tarp_share = tarp_of_errors(errors, normal[:, k:])
+        errors.sort(axis=-1)
+        # What is not finite has been sorted to the ends.
+        is_complete = is_finite.all(1) & np.isfinite(errors[..., [0, -1]]).all((1, 2))
+        values[~is_complete] = np.where(np.arange(len(QUANTITIES))[:, None] == 0, 0.0, np.nan)
+        tarp_share[~is_complete] = np.nan
+        if not is_complete.all():
+            errors = errors[is_complete]
+        low68, high68, low95, high95 = (quantile(errors, share) for share in SHARES[:4])
+        crps, rank = _crps_and_rank(errors)
+        pit[is_complete] = (rank + ndtr(normal[is_complete, :k])) / (errors.shape[-1] + 1)
         quantities = (
-            _crps(sorted_errors), kernel_log_prob(sorted_errors),
+            crps, kernel_log_prob(errors),
             (low68 <= 0) & (high68 >= 0), (low95 <= 0) & (high95 >= 0),
             0.5 * (high68 - low68), 0.5 * (high95 - low95),
         )  # fmt: skip
         for i, quantity in enumerate(quantities, start=3):
             values[is_complete, i] = quantity
-        joint[is_complete], tarp_share[is_complete] = (
-            estimates.log_prob_joint[is_complete],
-            tarp(samples, truth, normal[:, k:]),
-        )
+        joint[is_complete] = estimates.log_prob_joint[is_complete]
     ood_score, beyond = (np.full(n, np.nan) if x is None else x for x in (estimates.ood_score, estimates.beyond))
     return PerView(
         estimates.galaxy.astype(str), estimates.lineage.astype(str), values, pit, tarp_share, joint, ood_score, beyond
@@ -301,16 +320,15 @@ def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def add_up(views: PerView, left_out: int = 0) -> Sums:
     """Return the sums of one block. All views of a galaxy must be in the same block."""
     names, first_view, galaxy_index = np.unique(views.galaxy, return_index=True, return_inverse=True)
-    weights = np.ones((N_BOOTSTRAP + 1, len(names)))
-    for i, lineage in enumerate(views.lineage[first_view]):
-        weights[1:, i] = bootstrap_weights(lineage)
+    weights = np.ones((len(names), N_BOOTSTRAP + 1))
+    for weight, lineage in zip(weights, views.lineage[first_view], strict=True):
+        weight[1:] = bootstrap_weights(lineage)
     n, q, k = views.values.shape
     summands = np.concatenate(
         [views.values.reshape(n, q * k), np.isfinite(views.joint)[:, None], views.joint[:, None]], axis=1
     )
-    per_galaxy = np.zeros((len(names), summands.shape[1]))
-    np.add.at(per_galaxy, galaxy_index, np.where(np.isfinite(summands), summands, 0.0))
-    total = weights @ per_galaxy
+    is_of = csr_array((np.ones(n), galaxy_index, np.arange(n + 1)), shape=(n, len(names)))  # 1 at each view's galaxy
+    total = weights.T @ (is_of.T @ np.where(np.isfinite(summands), summands, 0.0))
     rank_edges = np.linspace(0, 1, RANK_BINS + 1)
     return Sums(
         total[:, :-2].reshape(1, -1, q, k),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from kinmass.eval.tables.calibration import coverage, ranks, tarp, uniformity
 from kinmass.train.run.calibration import LEVELS, latent_scale, misses, stretched, widening
@@ -50,6 +51,24 @@ def test_a_lost_correlation_shows_in_the_joint_only():
     samples, truth = posterior(correlation=0.0)
     assert min(uniformity(r) for r in ranks(samples, truth).T) > 1e-3
     assert uniformity(tarp(samples, truth)) < 1e-6
+
+
+def test_compiled_tarp_agrees_with_plain_numpy():
+    samples, truth = (x[..., :50, :] for x in posterior())
+    normal = np.random.default_rng(1).standard_normal((50, K + 1))
+    first, second = samples[: S // 2], samples[S // 2 :]
+    expected = []
+    for i in range(50):
+        covariance = np.cov(first[:, i], rowvar=False, bias=True)
+        whiten = np.linalg.inv(np.linalg.cholesky(covariance + 1e-9 * np.trace(covariance) * np.eye(K)))
+        point = first[:, i].mean(0) + np.linalg.inv(whiten) @ normal[i, :K]
+        n_closer = sum(
+            np.linalg.norm(whiten @ (x - point)) < np.linalg.norm(whiten @ (truth[i] - point)) for x in second[:, i]
+        )
+        expected.append((n_closer + norm.cdf(normal[i, K])) / (len(second) + 1))
+    np.testing.assert_allclose(tarp(samples, truth, normal), expected, rtol=1e-12)
+    assert np.ptp(expected) > 0.8
+    assert np.isnan(tarp(np.ones((10, 1, K)), np.zeros((1, K)))).all()
 
 
 @pytest.mark.parametrize("width", [0.7, 1.0, 1.4])

@@ -326,6 +326,25 @@ def test_crps_does_not_depend_on_the_number_of_samples():
     assert crps_of_samples(samples, np.zeros((40_000, 1))).mean() == pytest.approx(expected, rel=0.02)
 
 
+def test_compiled_crps_and_pit_agree_with_plain_numpy():
+    """From all pairs of samples; views that are not finite are missing, and the samples given are left as they were."""
+    estimates = planted(3, 0.0, 0.2, samples=30)
+    assert estimates.samples is not None
+    estimates.samples[4, 2, 1], estimates.samples[5, 3, 0] = np.nan, -np.inf
+    samples = estimates.samples.copy()
+    views = per_view(estimates)
+    np.testing.assert_array_equal(estimates.samples, samples)
+    finite = [0, 1, *range(4, 12)]
+    samples, truth = samples[:, finite].astype(float), estimates.truth[finite]
+    spread = np.abs(samples[:, None] - samples).sum((0, 1)) / (30 * 29)
+    values, pit = views.values[finite], views.pit[finite]
+    np.testing.assert_allclose(values[:, 3], np.abs(samples - truth).mean(0) - spread / 2, rtol=1e-4)
+    np.testing.assert_array_equal(np.floor(pit * 31), (samples < truth).sum(0))
+    assert np.isnan(views.values[2:4, 1:]).all()
+    assert (views.values[2:4, 0] == 0).all()
+    assert np.isnan([views.pit[2:4].max(1), views.tarp[2:4, None].max(1)]).all()
+
+
 def test_crps_of_a_gaussian():
     """sigma (2 phi(0) - 1/sqrt(pi)) at the centre (Gneiting & Raftery 2007, eq. 21)."""
     samples = np.random.default_rng(0).normal(0, 0.2, (20_000, 1, 1))

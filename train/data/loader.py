@@ -19,7 +19,7 @@ from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.instruments.observe import CHANNELS, CHANNELS_TOLD
 from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
-from kinmass.gen.storage.galaxy_reader import GalaxyReader
+from kinmass.gen.storage.galaxy_reader import THREADS, GalaxyReader
 from kinmass.train import distributed as ddp
 from kinmass.train.allotted import free_memory
 from kinmass.train.data.dataset import RADII_RE, REASONS, Views, concatenate, part_of, views_of, why_not
@@ -27,8 +27,6 @@ from kinmass.train.data.sampler import Lanes, Shuffle
 
 #: Galaxies that are read at once.
 BLOCK = 32
-#: Threads that read the galaxies of a window: on a file system of many disks each waits more than it works.
-READERS = 8
 
 
 def default_memory_gb() -> float:
@@ -280,7 +278,7 @@ class Streamed(Loader):
         super().__init__(galaxies, table, batch, device)
         self._lanes = Lanes(table.place // galaxies.shape[0], batch, seed, window)
         self._background_reader = ThreadPoolExecutor(1, "windows")
-        self._galaxy_readers = ThreadPoolExecutor(READERS, "maps")
+        self._galaxy_readers = ThreadPoolExecutor(THREADS, "maps")
         self._windows_ahead: dict[int, Future[tuple[np.ndarray, torch.Tensor]]] = {}
         self._window_number, self._window = -1, (np.zeros(0), torch.zeros(0))
 
@@ -295,12 +293,12 @@ class Streamed(Loader):
 
         def read_share(first: int) -> None:
             galaxy_maps = np.empty(self.galaxies.shape, np.float32)
-            for map_rows in rows_per_galaxy[first::READERS]:
+            for map_rows in rows_per_galaxy[first::THREADS]:
                 self.galaxies.read_maps(galaxy[map_rows[0]], galaxy_maps)
                 for map_row in map_rows:
                     maps[map_row] = galaxy_maps[view[map_row]]
 
-        list(self._galaxy_readers.map(read_share, range(READERS)))
+        list(self._galaxy_readers.map(read_share, range(THREADS)))
         return rows, torch.from_numpy(maps).reshape(*local_rows.shape, *self.galaxies.shape[1:])
 
     def next(self, step: int) -> tuple[np.ndarray, torch.Tensor]:

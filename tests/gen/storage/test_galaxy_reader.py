@@ -6,7 +6,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from kinmass.gen.storage import store
-from kinmass.gen.storage.galaxy_reader import GalaxyReader
+from kinmass.gen.storage.galaxy_reader import GalaxyReader, read_galaxies
 
 N_GALAXIES, SHAPE = 7, (2, 8, 8, 8)
 
@@ -32,6 +32,10 @@ def test_as_zarr_reads_them(tmp_path, per_shard, monkeypatch):
     reader = GalaxyReader(group, "maps")
     for number in (6, *range(N_GALAXIES)):  # 6 was never written
         np.testing.assert_array_equal(read_by(reader, number), expected[number])
+    numbers, names = np.array([6, 0, 5, 5]), ("maps", "mass", "status")
+    for name, values in zip(names, read_galaxies(group, names, numbers), strict=True):
+        np.testing.assert_array_equal(values, group[name][:][numbers], strict=True)
+    assert [len(values) for values in read_galaxies(group, names, numbers[:0])] == [0, 0, 0]
     monkeypatch.setattr(store, "read", None)
     np.testing.assert_array_equal(read_by(reader, 2), expected[2])  # without zarr
 

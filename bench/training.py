@@ -1,7 +1,7 @@
 """What feeding the network costs: `kinmass fit` beside the same steps on maps that lie in a tensor.
 
 Printed: views per second and the share of time that waits for maps, from memory and streamed from the store
-(with a quarter of the memory its maps would take), on one process and on two with a thread each; and a
+(with --share, a quarter, of the memory its maps would take), on one process and on two with a thread each; and a
 torch DataLoader that reads the store view by view, as one would write it first, next to the loader alone; and a step
 through the instrument `survey` beside one through `ifu`.
 Validation is left out: rounds are as long as the run. The store is made here, from one galaxy's maps.
@@ -56,18 +56,6 @@ def fitter_of(config: FitConfig, window: int = 0) -> Fitter:
     return prepare(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"), window=window).fitter
 
 
-def views_per_second(fitter: Fitter, seconds: float) -> tuple[float, float]:
-    """Views per second of the fit's own steps, and the share of time spent waiting for maps."""
-    fitter.advance()
-    fitter.agree_to_stop()
-    first_step, waited, began = fitter.step, fitter._waited_s, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        fitter.advance()
-        fitter.agree_to_stop()
-    elapsed_s = time.perf_counter() - began
-    return (fitter.step - first_step) * fitter.config.batch / elapsed_s, (fitter._waited_s - waited) / elapsed_s
-
-
 def bare_step(fitter: Fitter) -> Callable[[], None]:
     """The limit: a step of augmentation, network and optimiser on one batch in memory, without loader and losses."""
     rows, maps = fitter.loader.next(0)
@@ -85,21 +73,36 @@ def bare_step(fitter: Fitter) -> Callable[[], None]:
     return step
 
 
-def beside_the_limit(fitter: Fitter, seconds: float) -> tuple[float, float, float]:
-    """Views per second of the limit and of the fit's own steps, and the share of its time that waits for maps.
+def beside_the_limit(held: Fitter, streamed: Fitter, steps: int, seconds: float) -> tuple[dict[str, np.ndarray], ...]:
+    """Views per second of the limit and of both fits' own steps, and the share of their time that waits for maps.
 
-    Steps of both alternate and the median step counts, so that other work on the machine affects both alike.
+    Blocks of `steps` steps of each alternate, so that other work on the machine affects all alike; the arrays have a
+    number for each block, and those of one place are compared with each other. A block has several windows of
+    `streamed`: only its last window can be read while others step.
     """
-    times: tuple[list[float], list[float]] = ([], [])
-    bare_call, waited_before, began = bare_step(fitter), fitter._waited_s, time.perf_counter()
-    while time.perf_counter() - began < seconds or len(times[0]) < 5:
-        for kind, call in enumerate((bare_call, lambda: (fitter.advance(), fitter.agree_to_stop()))):
-            start = time.perf_counter()
-            call()
-            times[kind].append(time.perf_counter() - start)
-    median_s = [float(np.median(t[1:])) for t in times]
-    batch = fitter.config.batch
-    return batch / median_s[0], batch / median_s[1], (fitter._waited_s - waited_before) / sum(times[1])
+    limit_step = bare_step(held)
+
+    def advance(fitter: Fitter | None) -> int:
+        if fitter is None:
+            limit_step()
+            return 1
+        taken = fitter.advance()
+        fitter.agree_to_stop()
+        return taken
+
+    fitters = {"limit": None, "memory": held, "streamed": streamed}
+    rates: dict[str, list[float]] = {name: [] for name in fitters}
+    waits: dict[str, list[float]] = {name: [] for name in fitters}
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds or len(rates["limit"]) < 5:
+        for name, fitter in fitters.items():
+            start, waited_before, taken = time.perf_counter(), fitter._waited_s if fitter else 0.0, 0
+            while taken < steps:
+                taken += advance(fitter)
+            elapsed_s = time.perf_counter() - start
+            rates[name].append(held.config.batch * taken / elapsed_s)
+            waits[name].append(((fitter._waited_s if fitter else 0.0) - waited_before) / elapsed_s)
+    return tuple({name: np.array(x[1:]) for name, x in numbers.items()} for numbers in (rates, waits))
 
 
 def step_ms(fitters: dict[str, Fitter], seconds: float) -> dict[str, float]:
@@ -163,6 +166,8 @@ def main() -> None:
     parser.add_argument("--galaxies", type=int, default=256)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--pixels", type=int, default=32)
+    parser.add_argument("--per-shard", type=int, default=1, help="galaxies in one file of the store's arrays")
+    parser.add_argument("--share", type=float, default=0.25, help="of the maps' memory, to stream with")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
@@ -180,35 +185,32 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
     held = fitter_of(config)
     galaxies = held.loader.galaxies
     gb = 4e-9 * int(np.prod(galaxies.shape)) * len(galaxies)
-    window = loader.window_for(galaxies, gb / 4, config.batch)
+    window = loader.window_for(galaxies, args.share * gb, config.batch)
     streamed = fitter_of(config, window)
     print(
         f"{len(held.loader.table)} views of {len(galaxies)} galaxies, {args.pixels}^2 pixels, {gb:.2f} GB of maps; "
         f"batch {args.batch}, width {args.width}, {held.device.type}, {torch.get_num_threads()} thread(s)"
     )
-    limit, memory, waits = beside_the_limit(held, 2 * args.seconds)
-    stream, stream_waits = views_per_second(streamed, args.seconds)
-    common.table(
-        ["steps", "views/s", "of the limit", "waits for maps"],
-        [
-            ["on a tensor, no loader (limit)", limit, "100 %", "-"],
-            ["fit, maps in memory", memory, f"{memory / limit:.1%}", f"{waits:.1%}"],
-            [f"fit, streamed by {window} steps", stream, f"{stream / limit:.1%}", f"{stream_waits:.1%}"],
-        ],
-    )
+    rates, waits = beside_the_limit(held, streamed, 4 * window, 4 * args.seconds)
+    rows: list[list[Any]] = [["on a tensor, no loader (limit)", np.median(rates["limit"]), "100 %", "-", "-"]]
+    for name, what in (("memory", "fit, maps in memory"), ("streamed", f"fit, streamed by {window} steps")):
+        of_limit, of_memory = (np.median(rates[name] / rates[other]) for other in ("limit", "memory"))
+        rows.append([what, np.median(rates[name]), f"{of_limit:.1%}", f"{of_memory:.1%}", f"{waits[name].mean():.1%}"])
+    common.table(["steps", "views/s", "of the limit", "of memory", "waits for maps"], rows)
     feed_rates = loader_rates(held, streamed, args.seconds)
     held.loader.close()
     streamed.loader.close()
     steps = through_instruments(config, args.seconds)
     both = process_rates(config, scratch, args.steps)
-    figures = {"limit": limit, "memory": memory, "streamed": stream, "loaders": feed_rates, "processes": both}
+    figures: dict[str, Any] = {name: float(np.median(rate)) for name, rate in rates.items()}
+    figures |= {"loaders": feed_rates, "processes": both}
     figures["instruments"] = steps
     write_atomically(args.out / "training.json", json.dumps(figures))
 
 
 def store_to_fit(args: argparse.Namespace, path: Path) -> FitConfig:
     """Write the store that all fits read, and the settings of a fit on it that never ends."""
-    write_store(path, records(args.galaxies, args.views, args.pixels), 1, args.views, args.pixels)
+    write_store(path, records(args.galaxies, args.views, args.pixels), args.per_shard, args.views, args.pixels)
     group = store.open_suite(path, "bench")
     group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 6.0}
     return FitConfig(str(path), "both", ("bench",), width=args.width, batch=args.batch, steps=10**6, round_steps=10**6)

@@ -14,8 +14,8 @@ import zarr
 from kinmass.gen.storage.files import sync_folder
 from kinmass.gen.storage.store import ARRAYS
 
-_CHECKSUM = 4  # bytes of a CRC32C
-_ENTRY = 16  # bytes of a chunk's place and length in a shard's index, which is the shard's end
+CHECKSUM_BYTES = 4  # of a CRC32C
+ENTRY_BYTES = 16  # of a chunk's place and length in a shard's index, which is the shard's end
 
 
 def chunk_file(array: zarr.Array[Any], grid_place: Sequence[int]) -> Path:
@@ -52,15 +52,15 @@ def _checksums(path: Path, chunks_per_shard: int) -> bytes:
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
-            index_bytes = _CHECKSUM + (_ENTRY * chunks_per_shard if chunks_per_shard > 1 else 0)
+            index_bytes = CHECKSUM_BYTES + (ENTRY_BYTES * chunks_per_shard if chunks_per_shard > 1 else 0)
             file.seek(max(0, size - index_bytes))
             parts = [size.to_bytes(8, "little"), file.read()]
             if chunks_per_shard == 1:
                 return b"".join(parts)
-            for offset, length in np.frombuffer(parts[1][:-_CHECKSUM], "<u8").reshape(-1, 2).tolist():
+            for offset, length in np.frombuffer(parts[1][:-CHECKSUM_BYTES], "<u8").reshape(-1, 2).tolist():
                 if offset + length <= size:  # else this chunk was not written, or the shard is damaged
-                    file.seek(offset + length - _CHECKSUM)
-                    parts.append(file.read(_CHECKSUM))
+                    file.seek(offset + length - CHECKSUM_BYTES)
+                    parts.append(file.read(CHECKSUM_BYTES))
             return b"".join(parts)
     except FileNotFoundError:
         return b""

@@ -15,6 +15,7 @@ from kinmass.gen.instruments.observe import observe
 from kinmass.gen.physics.profile import menc_at
 from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
+from kinmass.gen.storage.galaxy_reader import read_galaxies
 from kinmass.train.model.scaling import has_motion, tracers_of
 
 #: The ten radii of the profile in units of R_e, equal steps in log r.
@@ -120,10 +121,10 @@ def views_of(group: zarr.Group, suite: str, numbers: np.ndarray, names: np.ndarr
     """Read all views of the galaxies with `numbers` (G,) in a suite's group; names and lineages (G,) are theirs."""
     config = group.attrs["config"]
     n_views, pixels = config["views"], config["pixels"]
-    maps, r_e = store.read(group, "maps", numbers), store.read(group, "half_mass_radius", numbers)
+    maps, r_e, radius, mass = read_galaxies(group, ("maps", "half_mass_radius", "radius", "mass"), numbers)
     profile_radii_kpc = r_e[..., None].astype(float) * np.array(RADII_RE)
-    grid_radii_kpc = np.repeat(store.read(group, "radius", numbers)[:, None], n_views, axis=1)
-    grid_masses = np.repeat(store.read(group, "mass", numbers)[:, None, 0], n_views, axis=1)
+    grid_radii_kpc = np.repeat(radius[:, None], n_views, axis=1)
+    grid_masses = np.repeat(mass[:, None, 0], n_views, axis=1)
     log10_menc = menc_at(grid_radii_kpc, grid_masses, profile_radii_kpc) if len(numbers) else profile_radii_kpc
     return Views(
         torch.from_numpy(maps.reshape(-1, 8, pixels, pixels)),

@@ -19,6 +19,7 @@ from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.instruments.observe import CHANNELS, CHANNELS_TOLD
 from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
+from kinmass.gen.storage.galaxy_reader import THREADS, GalaxyReader
 from kinmass.train import distributed as ddp
 from kinmass.train.allotted import free_memory
 from kinmass.train.data.dataset import RADII_RE, REASONS, Views, concatenate, part_of, views_of, why_not
@@ -78,6 +79,14 @@ class Galaxies:
                 )
             )
         return concatenate(parts)
+
+    @cached_property
+    def _map_readers(self) -> list[GalaxyReader]:
+        return [GalaxyReader(group, "maps") for group in self.groups]
+
+    def read_maps(self, galaxy_row: int, maps: np.ndarray) -> None:
+        """Write all views of a galaxy into `maps` (V, 8, P, P). Raises StoreError naming one that cannot be read."""
+        self._map_readers[self.suite[galaxy_row]].read_into(int(self.number[galaxy_row]), maps)
 
     def places(self, galaxy_rows: np.ndarray) -> np.ndarray:
         """Return the views' places, their numbers among all views of all these galaxies, in the order of `read`."""
@@ -268,7 +277,8 @@ class Streamed(Loader):
     def __init__(self, galaxies: Galaxies, table: Table, batch: int, seed: int, device: torch.device, window: int):
         super().__init__(galaxies, table, batch, device)
         self._lanes = Lanes(table.place // galaxies.shape[0], batch, seed, window)
-        self._background_reader = ThreadPoolExecutor(1, "maps")
+        self._background_reader = ThreadPoolExecutor(1, "windows")
+        self._galaxy_readers = ThreadPoolExecutor(THREADS, "maps")
         self._windows_ahead: dict[int, Future[tuple[np.ndarray, torch.Tensor]]] = {}
         self._window_number, self._window = -1, (np.zeros(0), torch.zeros(0))
 
@@ -276,22 +286,20 @@ class Streamed(Loader):
         """Return the views (steps, batch) of a window, and the maps (steps, n, 8, P, P) of this process's share."""
         rows = self._lanes.rows(number)
         local_rows = rows[:, self._local_share]
-        n_views = self.galaxies.shape[0]
-        wanted_places, inverse = np.unique(self.table.place[local_rows.ravel()], return_inverse=True)
-        maps = torch.empty(len(inverse), *self.galaxies.shape[1:])
-        sorted_rows = np.argsort(inverse, kind="stable")  # rows of `maps`, in the order of their places
-        sorted_inverse = inverse[sorted_rows]
-        wanted_galaxies = np.unique(wanted_places // n_views)
-        for block_start in range(0, len(wanted_galaxies), BLOCK):
-            galaxy_rows = wanted_galaxies[block_start : block_start + BLOCK]
-            block_begin, block_end = np.searchsorted(wanted_places // n_views, [galaxy_rows[0], galaxy_rows[-1] + 1])
-            in_block = slice(*np.searchsorted(sorted_inverse, [block_begin, block_end]))
-            places = wanted_places[sorted_inverse[in_block]]
-            rows_in_views = np.searchsorted(galaxy_rows, places // n_views) * n_views + places % n_views
-            maps[torch.from_numpy(sorted_rows[in_block])] = self.galaxies.read(galaxy_rows).maps[
-                torch.from_numpy(rows_in_views)
-            ]
-        return rows, maps.reshape(*local_rows.shape, *self.galaxies.shape[1:])
+        galaxy, view = np.divmod(self.table.place[local_rows.ravel()], self.galaxies.shape[0])
+        by_galaxy = np.argsort(galaxy, kind="stable")
+        rows_per_galaxy = np.split(by_galaxy, np.flatnonzero(np.diff(galaxy[by_galaxy])) + 1)
+        maps = np.empty((len(galaxy), *self.galaxies.shape[1:]), np.float32)
+
+        def read_share(first: int) -> None:
+            galaxy_maps = np.empty(self.galaxies.shape, np.float32)
+            for map_rows in rows_per_galaxy[first::THREADS]:
+                self.galaxies.read_maps(galaxy[map_rows[0]], galaxy_maps)
+                for map_row in map_rows:
+                    maps[map_row] = galaxy_maps[view[map_row]]
+
+        list(self._galaxy_readers.map(read_share, range(THREADS)))
+        return rows, torch.from_numpy(maps).reshape(*local_rows.shape, *self.galaxies.shape[1:])
 
     def next(self, step: int) -> tuple[np.ndarray, torch.Tensor]:
         """Return what `Loader.next` does. Fast only where steps follow each other, as the next window is read ahead."""
@@ -305,8 +313,9 @@ class Streamed(Loader):
         return rows[within], _to_device(maps[within], self.device)
 
     def close(self) -> None:
-        """Wait for the background reader and end it."""
+        """Wait for the background readers and end them."""
         self._background_reader.shutdown(cancel_futures=True)
+        self._galaxy_readers.shutdown()
 
 
 def _to_device(maps: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -64,8 +64,8 @@ class Costs:
 
     open: an opening and indexing of a zoom, by particles of its file; work: reading, framing and projecting, by
     particles of the galaxy; box_bytes and particle_bytes: what is read for a galaxy of a box, in whole blocks, and for
-    the index of a zoom per particle of its file. start: of a process until it can map. list: of a snapshot. plan: of a
-    galaxy, on one rank.
+    the index of a zoom per particle of its file. start: of a process until it can map, and of an empty store. list: of
+    a snapshot. plan: of a galaxy, on one rank.
     """
 
     start_s: float = 2.0
@@ -325,15 +325,19 @@ def measured(scratch: Path) -> Costs:
     suite = load_suite(zooms)
     paths = suite.snapshot_paths()
     listing_s = common.best(lambda: [list_snapshot(suite, path) for path in paths])
-    table = load_suite(_table(scratch / "table", boxes[5_000]))
-    began = time.perf_counter()
-    n_planned = len(plan([table], scratch / "plan.zarr", Settings()))
-    plan_s = (time.perf_counter() - began) / n_planned
+    planning_s = {}
+    for n in (5_000, 25_000):
+        table = load_suite(_table(scratch / f"table{n}", boxes[5_000], n))
+        began = time.perf_counter()
+        assert len(plan([table], scratch / f"plan{n}.zarr", Settings())) == n
+        planning_s[n] = time.perf_counter() - began
+    plan_s = (planning_s[25_000] - planning_s[5_000]) / 20_000
+    empty_store_s = max(planning_s[5_000] - 5_000 * plan_s, 0.0)
     sharded = scratch / "sharded.zarr"
     common.run("kinmass.gen", "maps", zooms, "--out", sharded, "--galaxies-per-shard", 8, ranks=1)
     noted = json.loads(next((sharded / ".timing").iterdir()).read_text())
     return Costs(
-        start_s=noted["phases_s"]["start"], list_s=listing_s / len(paths), plan_s=plan_s,
+        start_s=noted["phases_s"]["start"] + empty_store_s, list_s=listing_s / len(paths), plan_s=plan_s,
         take_s=taken_s(), open_s=zoom.open_s, open_particle_s=large_open_s / 3_000_000,
         work_s=few.galaxy_s - few.write_s - 5_000 * slope, work_particle_s=slope,
         write_s=noted["ranks"][0]["seconds"]["writing"] / len(paths), box_bytes=many.n_bytes,
@@ -342,16 +346,16 @@ def measured(scratch: Path) -> Costs:
 
 
 def _probed(suite: Path, scratch: Path) -> Load:
-    """What mapping one galaxy of a suite costs: the fastest of three probes."""
+    """What mapping one galaxy of a suite costs: the median of five probes."""
     out = scratch / f"{suite.parent.parent.name}-{suite.stem}.zarr"
     tasks = plan([load_suite(suite)], out, Settings())
-    return min((probe(tasks, out, Settings())[0] for _ in range(3)), key=lambda load: load.galaxy_s)
+    return sorted((probe(tasks, out, Settings())[0] for _ in range(5)), key=lambda load: load.galaxy_s)[2]
 
 
-def _table(folder: Path, box: Path) -> Path:
-    """Write a suite file whose table has many galaxies; its box need not hold them, as only a plan is made."""
+def _table(folder: Path, box: Path, n: int) -> Path:
+    """Write a suite file whose table has n galaxies; its box need not hold them, as only a plan is made."""
     folder.mkdir()
-    rows = [f"{i},{i % 25000}.0,{i // 250}.0,5000.0,150" for i in range(25_000)]
+    rows = [f"{i},{i % 25000}.0,{i // 250}.0,5000.0,150" for i in range(n)]
     (folder / "centres.csv").write_text("\n".join(["id,x,y,z,r200", *rows]) + "\n")
     text = box.read_text().replace("box.hdf5", str(Path("..") / box.parent.name / "box.hdf5"))
     (folder / "table.yaml").write_text(text.replace(f"name: {box.parent.name}", "name: table").replace(

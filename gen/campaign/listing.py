@@ -57,7 +57,8 @@ def list_snapshot(suite: Suite, snapshot: Path, kept: dict[str, Any] | None = No
         return Listing([(suite.galaxy_name(snapshot, UNLISTED), None, str(error))], facts)
     except Exception as error:  # one strange snapshot must not stop the others
         return Listing([(suite.galaxy_name(snapshot, UNLISTED), None, failures.unforeseen(snapshot, error))], facts)
-    return Listing([(suite.galaxy_name(snapshot, h.name), *usable(h, path)) for h in haloes], facts, marks)
+    prefix = suite.galaxy_name(snapshot, "")
+    return Listing([(prefix + h.name, *usable(h, path)) for h in haloes], facts, marks)
 
 
 def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:

@@ -110,8 +110,10 @@ def plan(
         group = store.create_suite(out, suite.name, [t.name for t in tasks], lineages, config, _centres(tasks))
         status = store.read_status(group, unreadable_is_pending=repair)
         index_of = {str(name): i for i, name in enumerate(group["galaxy"][:])}
-        tasks = [replace(t, index=i, chunk=i // per_shard) for t in tasks for i in (index_of[t.name],)]
-        planned += [replace(t, is_done=bool(status[t.index] == store.DONE)) for t in tasks]
+        is_done = (status == store.DONE).tolist()
+        for task in tasks:
+            i = index_of[task.name]
+            planned.append(replace(task, index=i, chunk=i // per_shard, is_done=is_done[i]))
     (out / ".started").mkdir(exist_ok=True)
     return planned
 

@@ -302,7 +302,7 @@ def _suite(folder: Path, galaxies: int, particles: int) -> Path:
     folder.mkdir()
     share = (2 * particles // 5, particles // 5, 2 * particles // 5)
     run_in(common.ROOT, "-c", BOX, folder / "box.hdf5", galaxies, *share)
-    places = [((i % 10 + 0.5) * 2500.0, (i // 10 + 0.5) * 2500.0, 12500.0) for i in range(galaxies)]
+    places = [tuple((n + 0.5) * 2500.0 for n in (i % 10, i // 10 % 10, i // 100)) for i in range(galaxies)]
     rows = [f"{i},{x},{y},{z},150" for i, (x, y, z) in enumerate(places)]
     (folder / "centres.csv").write_text("\n".join(["id,x,y,z,r200", *rows]) + "\n")
     (folder / f"{folder.name}.yaml").write_text(
@@ -314,11 +314,12 @@ def _suite(folder: Path, galaxies: int, particles: int) -> Path:
 
 def measured(scratch: Path) -> Costs:
     """Measure the costs: probes of two boxes and of zooms, an opening of a large file, listing and planning."""
-    boxes = {n: _suite(scratch / f"box{n}", count, n) for n, count in ((5_000, 100), (50_000, 60))}
+    boxes = {n: _suite(scratch / f"box{n}", count, n) for n, count in ((5_000, 600), (50_000, 60))}
     common.run("kinmass.gen", "mock", "--out", scratch / "zooms", "--suites", "middle", "--galaxies", 24, ranks=2)
     zooms = scratch / "zooms" / "middle" / "middle.yaml"
     few, many, zoom = (_probed(path, scratch) for path in (*boxes.values(), zooms))
-    slope = (many.galaxy_s - many.write_s - few.galaxy_s + few.write_s) / 45_000
+    slope = max((many.galaxy_s - many.write_s - few.galaxy_s + few.write_s) / 45_000, 0.0)
+    box_bytes = few.n_bytes + 15_000 / 45_000 * (many.n_bytes - few.n_bytes)  # of a galaxy of 20,000 particles
     began, bytes_before = time.perf_counter(), bytes_read()
     Snapshot(scratch / "box50000" / "box.hdf5", "gizmo", {"dark": ["PartType1"]}).close()
     large_open_s, large_bytes = time.perf_counter() - began, bytes_read() - bytes_before
@@ -340,7 +341,7 @@ def measured(scratch: Path) -> Costs:
         start_s=noted["phases_s"]["start"] + empty_store_s, list_s=listing_s / len(paths), plan_s=plan_s,
         take_s=taken_s(), open_s=zoom.open_s, open_particle_s=large_open_s / 3_000_000,
         work_s=few.galaxy_s - few.write_s - 5_000 * slope, work_particle_s=slope,
-        write_s=noted["ranks"][0]["seconds"]["writing"] / len(paths), box_bytes=many.n_bytes,
+        write_s=noted["ranks"][0]["seconds"]["writing"] / len(paths), box_bytes=box_bytes,
         particle_bytes=large_bytes / 3_000_000,
     )  # fmt: skip
 

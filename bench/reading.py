@@ -51,7 +51,7 @@ def bytes_read():
 costs = []
 with Snapshot(Path(sys.argv[1]), "gizmo", {"dark": ["PartType1"]}, indexes=Path(sys.argv[2])) as snapshot:
     for number in range(int(sys.argv[3])):
-        centre = np.array([(number % 10 + 0.5) * 2500.0, (number // 10 + 0.5) * 2500.0, 12500.0])
+        centre = 2500.0 * (np.array([number % 10, number // 10 % 10, number // 100]) + 0.5)
         began, bytes_before = time.process_time(), bytes_read()
         galaxy = snapshot.galaxy(centre, 150.0)
         costs.append([1e3 * (time.process_time() - began), 1e-6 * (bytes_read() - bytes_before)])
@@ -69,7 +69,7 @@ from kinmass.gen.formats.gadget import write
 from kinmass.gen.mock.suites import make_galaxy
 n_particles = [int(n) for n in sys.argv[3:]] or [20_000, 10_000, 20_000]
 galaxy = make_galaxy("middle", 0, 1, *n_particles)[0]
-places = [np.array([(i % 10 + 0.5) * 2500.0, (i // 10 + 0.5) * 2500.0, 12500.0]) for i in range(int(sys.argv[2]))]
+places = [2500.0 * (np.array([i % 10, i // 10 % 10, i // 100]) + 0.5) for i in range(int(sys.argv[2]))]
 write(Path(sys.argv[1]), [(galaxy, place, np.zeros(3)) for place in places], 25000.0, 1.0, 0.7, "gizmo", double=False)
 """
 

@@ -68,17 +68,17 @@ class Costs:
     a snapshot. plan: of a galaxy, on one rank.
     """
 
-    start_s: float = 2.0
-    list_s: float = 0.003
-    plan_s: float = 3e-5
-    take_s: float = 4e-6
-    open_s: float = 0.013
-    open_particle_s: float = 5e-8
-    work_s: float = 0.015
-    work_particle_s: float = 5e-7
-    write_s: float = 0.006
-    box_bytes: float = 36e6
-    particle_bytes: float = 44.0
+    start_s: float = 1.9
+    list_s: float = 0.0052
+    plan_s: float = 2.7e-5
+    take_s: float = 1e-5
+    open_s: float = 0.015
+    open_particle_s: float = 1.7e-7
+    work_s: float = 0.0093
+    work_particle_s: float = 2.4e-7
+    write_s: float = 0.0041
+    box_bytes: float = 2.9e6
+    particle_bytes: float = 37.0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ A run that was stopped goes on where it stood when the same command is given aga
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -238,12 +239,24 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _one_thread_per_rank() -> None:
+    """Have numeric libraries use one thread where several processes share the work, unless the user says otherwise.
+
+    They read this when they are loaded, which they are not yet. Else every rank would use all cores at once.
+    """
+    if any(os.environ.get(name, "1") != "1" for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")):
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
+
+
 def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code.
 
     0: all done. 1: stopped by a fault of the program, whose traceback is printed. 2: nothing could be started.
     3: some galaxies failed.
     """
+    if args.command in ("mock", "maps"):
+        _one_thread_per_rank()
     try:
         return {"mock": _mock, "maps": _maps, "check": _check, "export": _export}[args.command](args)
     except Exception as error:

@@ -60,13 +60,29 @@ def probe(tasks: Sequence[Task], out: Path, settings: Settings) -> list[Load]:
     for name in dict.fromkeys(task.suite.name for task in tasks):
         todo = [task for task in tasks if task.suite.name == name and not task.is_done and task.halo is not None]
         if todo:
-            step = max(1, len(todo) // (PROBED + 1))
-            loads.append(_timed(todo[::step][: PROBED + 1], todo, out, settings))
+            loads.append(_timed(_chosen(todo), todo, out, settings))
     return loads
+
+
+def _chosen(todo: list[Task]) -> list[Task]:
+    """Choose galaxies from all over a suite: single ones, or of two snapshots PROBED / 2, where these hold several.
+
+    One of another snapshot comes first, if there is one.
+    """
+    by_snapshot: dict[Path, list[Task]] = {}
+    for task in todo:
+        by_snapshot.setdefault(task.snapshot, []).append(task)
+    groups = list(by_snapshot.values())
+    each = 1 if len(todo) < 2 * len(groups) else -(-PROBED // 2)
+    n_groups = -(-PROBED // each)
+    step = max(1, len(groups) // (n_groups + 1))
+    first, *others = groups[::step][: n_groups + 1]
+    return [*first[:1], *(task for group in others or [first[1:]] for task in group[:each])]
 
 
 def _timed(chosen: list[Task], todo: list[Task], out: Path, settings: Settings) -> Load:
     settings = replace(settings, galaxies_per_shard=1)
+    costs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=out) as scratch:
         aside = Path(scratch)
         (out / ".indexes").mkdir(exist_ok=True)
@@ -74,27 +90,27 @@ def _timed(chosen: list[Task], todo: list[Task], out: Path, settings: Settings) 
         (aside / ".started").mkdir()
         names = [task.name for task in chosen]
         store.create_suite(aside, chosen[0].suite.name, names, names, asdict(settings) | {"suite": {}})
-        clock, bytes_before = Clock(), bytes_read()
+        clock = Clock()
         with closing(Worker(aside, settings, clock)) as worker:
             for i, task in enumerate(chosen):
-                if i == 1:
-                    clock.seconds.update(dict.fromkeys(clock.seconds, 0.0))
-                    bytes_before = bytes_read()
+                before, bytes_before = dict(clock.seconds), bytes_read()
                 worker([replace(task, index=i, chunk=i)], nullcontext)
-    n = max(len(chosen) - 1, 1)
-    opened = len({task.snapshot for task in chosen[1:]} - {chosen[0].snapshot}) or 1
-    seconds = {stage: clock.seconds[stage] for stage in WORK}
-    open_s = seconds.pop("opening") / opened
-    n_snapshots = len({task.snapshot for task in todo})
+                costs.append({stage: clock.seconds[stage] - before[stage] for stage in WORK})
+                costs[-1]["bytes"] = bytes_read() - bytes_before
+    counted = list(zip(chosen, costs, strict=True))[1:] or [(chosen[0], costs[0])]
+    opening = [cost for _, cost in counted if cost["opening"]]
+    # A snapshot that is read whole is read with its first galaxy: that belongs to its opening.
+    later = [cost for _, cost in counted if not cost["opening"]] or opening
+    galaxy_s = _mean(later, *(stage for stage in WORK if stage != "opening"))
+    open_s = max(_mean(opening, *WORK) - galaxy_s, 0.0) if opening else 0.0
     return Load(
-        len(todo),
-        n_snapshots,
-        sum(seconds.values()) / n,
-        seconds["fetching"] / n,
-        open_s,
-        seconds["writing"] / n,
-        (bytes_read() - bytes_before) / n,
-    )
+        len(todo), len({task.snapshot for task in todo}), galaxy_s, _mean(later, "fetching"), open_s,
+        _mean(later, "writing"), _mean(later, "bytes"),
+    )  # fmt: skip
+
+
+def _mean(costs: list[dict[str, float]], *keys: str) -> float:
+    return sum(cost[key] for cost in costs for key in keys) / len(costs)
 
 
 def foretell(loads: Sequence[Load], ranks: int, readers: int, start_s: float, listing_s: float) -> Foretold:
@@ -131,6 +147,7 @@ def told(loads: Sequence[Load], ranks: int, readers: int, start_s: float, listin
         )
     worthwhile = max(row.ranks for row in rows if row.efficiency >= WORTHWHILE or row.ranks == 1)
     lines.append(
-        f"as far as one process can tell, with a core for each rank; {worthwhile:,d} ranks are worth their while"
+        f"foretold from {PROBED} galaxies of each suite, a core for each rank: "
+        f"{worthwhile:,d} ranks are worth their while"
     )
     return "\n".join(lines)

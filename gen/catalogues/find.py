@@ -10,11 +10,13 @@ from kinmass.gen.catalogues import READERS, Halo
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.base import reading
 from kinmass.gen.physics.centre import deepest_point, subsample
-from kinmass.gen.snapshots.snapshot import READ_WHOLE, Snapshot
+from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.suite import Selection
 
 #: An R200 above this is a wrong unit: several times that of the most massive clusters of galaxies.
 LARGEST_R200_KPC = 1e4
+#: A centre is searched for on at most so many particles of each component.
+MOST_PARTICLES = 200_000
 
 
 def find_haloes(catalogue_format: str, path: Path | None, snapshot: Path, units: CodeUnits) -> list[Halo]:
@@ -93,7 +95,7 @@ def find_centre(snapshot: Snapshot) -> np.ndarray:
 
     Uses `gen.physics.centre.deepest_point`. Raises SnapshotError where there are no stars.
     """
-    parts = {name: subsample(snapshot.everything(name), READ_WHOLE) for name in snapshot.components}
+    parts = {name: subsample(snapshot.everything(name), MOST_PARTICLES) for name in snapshot.components}
     if len(parts["stars"]) == 0:
         raise SnapshotError(f"{snapshot.path}: no stars to find a centre from, and no catalogue given")
     origin = parts["stars"].pos_kpc[0]

@@ -23,7 +23,7 @@ from kinmass.gen.snapshots.typed import TypeReader
 from kinmass.gen.suite import Tracers
 
 #: Above this many particles yt's index selects the region to read; smaller snapshots are read whole.
-READ_WHOLE = 200_000
+READ_WHOLE = 1_000_000
 YT = version("yt")
 #: Snapshots of at most so many bytes are fetched whole into the file system's cache before they are opened.
 FETCH_WHOLE = 64 * 2**20

@@ -48,8 +48,9 @@ def list_snapshot(suite: Suite, snapshot: Path, kept: dict[str, Any] | None = No
     try:
         path = suite.catalogue_path(snapshot)
         marks = _marks(suite, snapshot, path)
-        if kept and marks and kept.get("marks") == marks:
-            return Listing([_unpacked(entry) for entry in kept["entries"]], kept["facts"], marks)
+        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # what was kept may be damaged
+            if kept and marks and kept["marks"] == marks:
+                return Listing([_unpacked(entry) for entry in kept["entries"]], dict(kept["facts"]), marks)
         units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
         facts = facts_of(suite, snapshot, units)
         haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
@@ -117,7 +118,7 @@ def keep(out: Path, suite: str, listings: dict[Path, Listing]) -> None:
     }
     if kept == read_kept(out, suite):
         return
-    with contextlib.suppress(OSError):  # a kept listing only saves time
+    with contextlib.suppress(OSError, TypeError, ValueError):  # a kept listing only saves time
         make_folder(out / ".listing")
         write_atomically(out / ".listing" / f"{suite}.json", json.dumps(kept))
 

@@ -1,5 +1,6 @@
 """Listings that are kept: the same galaxies without reading again, and anew where anything has changed."""
 
+import json
 import os
 import re
 from dataclasses import replace
@@ -77,11 +78,24 @@ def test_what_has_changed_is_listed_anew(box, tmp_path, monkeypatch, change):
     assert listed(changed(box), out, monkeypatch)[1] == n_expected
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}'])
-def test_a_damaged_list_is_made_again(box, tmp_path, monkeypatch, content):
+DAMAGES = {
+    "empty": lambda kept: "",
+    "cut": lambda kept: "{",
+    "of another kind": lambda kept: "[]",
+    "of other snapshots": lambda kept: '{"x": 1}',
+    "numbers for listings": lambda kept: json.dumps(dict.fromkeys(kept, 1)),
+    "without entries": lambda kept: json.dumps({k: v | {"entries": None} for k, v in kept.items()}),
+    "halos without names": lambda kept: json.dumps({k: v | {"entries": [["a", {}]]} for k, v in kept.items()}),
+    "without facts": lambda kept: json.dumps({k: v | {"facts": None} for k, v in kept.items()}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_list_is_made_again(box, tmp_path, monkeypatch, damage):
     out = tmp_path / "maps.zarr"
     listed(box, out, monkeypatch)
-    (out / ".listing" / "box.json").write_text(content)
+    path = out / ".listing" / "box.json"
+    path.write_text(DAMAGES[damage](json.loads(path.read_text())))
     assert listed(box, out, monkeypatch)[1] == 6
     assert listed(box, out, monkeypatch)[1] == 0
 

@@ -480,9 +480,10 @@ def main() -> None:
         ]
         common.table(heads, rows)
         colour_name = f"C{colour}"
-        ax.loglog(ranks, [row[3] for row in rows], "o-", base=2, color=colour_name, label=scenario.name)
+        ax.loglog(ranks, [row[3] for row in rows], "o-", color=colour_name, label=scenario.name)
         floors = [roofline(scenario, costs, site, n)[0] for n in ranks]
-        ax.loglog(ranks, floors, ":", base=2, color=colour_name)
+        ax.loglog(ranks, floors, ":", color=colour_name)
+    ax.set_xscale("log", base=2)
     ax.set(xlabel="ranks", ylabel="seconds to solution (dotted: roofline)")
     ax.legend()
     fig.savefig(args.out / "campaign.png", dpi=120)

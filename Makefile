@@ -1,7 +1,8 @@
 # make demo   the whole experiment on mock galaxies, in demo/      (a few minutes on 2 cores)
 # make test   lint, types and tests; those on Slurm where one answers (make test-slurm: those alone)
 # make test-other-math   tests of networks trained on the spot, with other math libraries' rounding  (three minutes)
-# make bench  the benchmarks of docs/benchmarks.md, into bench-results/ (ten minutes on an idle machine)
+# make bench  the benchmarks of docs/benchmarks.md, into bench-results/ (ten minutes on an idle machine); BESIDE=FOLDER:
+#             reading beside another checkout of this project, such as an earlier commit's
 # make campaign   the same at full size, in campaign/: 2,802 galaxies     (about an hour on 2 cores)
 # make campaign-gap   every tracer on every suite, and on all but one   (an hour more)
 # make networks   those for observed galaxies that come with the project, in networks/ and kinmass/networks (two hours on 2 cores)
@@ -163,7 +164,7 @@ $(BENCH)/.venv/.installed: requirements.lock bench/requirements.txt
 
 bench: SHELL := /bin/bash
 bench: $(BENCH)/.venv/.installed
-	@set -o pipefail; for name in projection scaling reading ranks store "campaign --measure" training evaluation; do \
+	@set -o pipefail; for name in projection scaling "reading $(BESIDE:%=--beside %)" ranks store "campaign --measure" training evaluation; do \
 	  echo "== bench.$$name =="; $(BENCH)/.venv/bin/python -m bench.$$name --out $(BENCH) || exit; \
 	done | tee $(BENCH)/benchmarks.txt
 

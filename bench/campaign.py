@@ -372,8 +372,6 @@ def taken_s(n: int = 20_000) -> float:
 
 def time_takes(n: int) -> None:
     """Print what `taken_s` returns, on 2 ranks: rank 1 takes items while rank 0 holds Python's lock."""
-    import sys
-
     began = time.perf_counter()
     taken: list[float] = []
 
@@ -387,7 +385,6 @@ def time_takes(n: int) -> None:
     parallel.share_out(range(n), work, lambda item, result: None)
     if parallel.rank() == 1:
         print(float(np.median(np.diff(taken))), flush=True)
-        sys.stdout.flush()
 
 
 def compare_with_a_run(scratch: Path, costs: Costs) -> None:

@@ -157,6 +157,7 @@ def _maps(args: argparse.Namespace) -> int:
     from kinmass.gen.campaign.plan import list_tasks, plan
     from kinmass.gen.campaign.record import Settings
     from kinmass.gen.campaign.timing import process_age_s
+    from kinmass.gen.campaign.worker import load
     from kinmass.gen.options import Foretelling, OptionError, Sharing, checked
     from kinmass.gen.suite import load_suite
 
@@ -186,6 +187,7 @@ def _maps(args: argparse.Namespace) -> int:
     if args.plan:
         if args.ranks is not None:
             checked(Foretelling, ranks=args.ranks)
+            load()  # belongs to the start of a run
         age_s, began = process_age_s(), time.monotonic()
         listings = list_all(suites, args.out)
         listing_s, began = parallel.size() * (time.monotonic() - began), time.monotonic()

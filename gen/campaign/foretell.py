@@ -148,6 +148,6 @@ def told(loads: Sequence[Load], ranks: int, readers: int, start_s: float, listin
     worthwhile = max(row.ranks for row in rows if row.efficiency >= WORTHWHILE or row.ranks == 1)
     lines.append(
         f"foretold from {PROBED} galaxies of each suite, a core for each rank: "
-        f"{worthwhile:,d} ranks are worth their while"
+        f"{worthwhile:,d} {'rank is worth its' if worthwhile == 1 else 'ranks are worth their'} while"
     )
     return "\n".join(lines)

@@ -252,11 +252,10 @@ def _lending_methods(frontend: Any) -> dict[str, Any]:
 def raw_dataset_class(module: str, name: str, overrides: Overrides = (), lends_units: bool = True) -> Any:
     """Derive a class from the yt dataset class `module.name` that has only the fields on disk, in code units.
 
-    overrides are further attributes of the class that differ from yt's; lends_units as in
-    `_lending_methods`. yt spends half a second per
-    snapshot on testing hundreds of derived fields, and builds a tree over the gas for smoothing lengths
-    that the file lacks (it never returns when a position is NaN, and leaves side files). Neither is
-    needed here; without them a galaxy of 50,000 particles opens ten times faster.
+    overrides are further attributes of the class that differ from yt's; lends_units as in `_lending_methods`. yt spends
+    half a second per snapshot on testing hundreds of derived fields, and builds a tree over the gas for smoothing
+    lengths that the file lacks (it never returns when a position is NaN, and leaves side files). Neither is needed
+    here; without them a galaxy of 50,000 particles opens ten times faster.
     """
     import yt
     from yt.config import ytcfg

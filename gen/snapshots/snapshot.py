@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
@@ -66,19 +67,19 @@ class Snapshot:
                     files = []
                 with slot():
                     n_bytes = fetched(files)
-                if n_bytes == 0:
-                    stack.enter_context(slot())
                 stack.enter_context(held_open(files if self.format.container == "hdf5" else []))
                 self._check_components()
                 self.units = self.format.units(path, units or {})
                 smoothing = self.format.smoothing(path)
+                promised = self.format.promised(path)
+                if not holds(n_bytes, promised):
+                    stack.enter_context(slot())
                 staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
                 self._check_discs(staged, components or {})
                 self._ds = self._load_indexed(staged, indexes)
                 self._extents_kpc = {t: e * self.units.length_kpc for t, e in self._ds.extents.items()}
                 finite_extents_kpc = {t: e for t, e in self._extents_kpc.items() if np.isfinite(e).all()}
                 self.units = settled_box(path, self.units, finite_extents_kpc)
-                promised = self.format.promised(path)
         except BaseException:
             self.close()
             raise
@@ -91,9 +92,7 @@ class Snapshot:
             path, self.format, self.units, smoothing, self.tracers, self.components, self.fields,
             disguised_is_declared=any(self.format.disguised in types for types in (components or {}).values()),
         )  # fmt: skip
-        # The parts of a virtual snapshot are files of their own, which were not fetched with it.
-        is_fetched = n_bytes >= SMALLEST_PARTICLE * sum(self.counts.values()) and n_bytes > 0
-        slot = nullcontext if is_fetched else slot
+        slot = nullcontext if holds(n_bytes, self.counts) else slot
         self._slot = nullcontext if hold_while_reading(self._ds, slot) else slot
         self._kept: dict[str, tuple[Particles, Particles]] | None = {} if keep else None
 
@@ -276,6 +275,14 @@ class Snapshot:
         inside = np.einsum("ij,ij->i", offset, offset) <= radius_kpc**2
         p = Particles(offset, p.vel_kms, p.mass_msun, p.support_kpc, p.weight)
         return p if inside.all() else p[inside]
+
+
+def holds(n_bytes: int, counts: Mapping[str, int]) -> bool:
+    """Tell whether bytes that were fetched can be those of so many particles.
+
+    The parts of a virtual snapshot are files of their own, which are not fetched with it.
+    """
+    return n_bytes > 0 and n_bytes >= SMALLEST_PARTICLE * sum(counts.values())
 
 
 def fetched(files: list[Path]) -> int:

@@ -94,6 +94,7 @@ def test_a_large_snapshot_and_parts_elsewhere_hold_a_slot_for_each_region(tmp_pa
     slots = Slots()
     monkeypatch.setattr(snapshots, "SMALLEST_PARTICLE", 1000)  # this one holds 900 particles
     with _opened("swift", tmp_path, slots, keep=False) as snapshot:  # the parts are files of their own
+        assert slots.taken == 2  # to fetch the file that names them, and to index what it names
         before = slots.taken
         snapshot.galaxy(CENTRE, 30.0)
         assert slots.taken > before

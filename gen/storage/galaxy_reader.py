@@ -54,7 +54,11 @@ class GalaxyReader:
             shard, within = divmod(number, self._per_shard or 1)
             with open(chunk_file(self._array, (shard, *(0,) * out.ndim)), "rb", buffering=0) as file:
                 chunk = self._from_shard(file, within) if self._per_shard else file.read()
-            self._zstd.decode(_checked(chunk), out)
+            decoded = self._zstd.decode(_checked(chunk))
+            # Decoded into `out` at once, a chunk that is too short would leave another galaxy's numbers at its end.
+            if len(decoded) != out.nbytes:
+                raise ValueError(f"{len(decoded)} bytes instead of {out.nbytes}")
+            out[...] = np.frombuffer(decoded, out.dtype).reshape(out.shape)
         except Exception:  # never written, or damaged: zarr fills it in, or says what is wrong
             out[...] = store.read(self._group, self._name, number)
 

@@ -56,6 +56,19 @@ def test_other_codecs_are_left_to_zarr(tmp_path):
         np.testing.assert_array_equal(found, values[1], err_msg=name)
 
 
+def test_a_sound_chunk_of_another_size_is_no_galaxy(tmp_path):
+    group, expected = stored(tmp_path / "maps.zarr", 1)
+    smaller = zarr.create_array(
+        tmp_path / "smaller", shape=(8,), chunks=(8,), dtype="float32", compressors=(ZstdCodec(), Crc32cCodec())
+    )
+    smaller[:] = 1.0
+    (tmp_path / "maps.zarr" / "x" / "maps" / "c.0.0.0.0.0").write_bytes((tmp_path / "smaller" / "c" / "0").read_bytes())
+    reader = GalaxyReader(group, "maps")
+    with pytest.raises(store.StoreError, match=r"maps of galaxy galaxy 0 cannot be read"):
+        read_by(reader, 0)
+    np.testing.assert_array_equal(read_by(reader, 1), expected[1])
+
+
 @pytest.mark.parametrize("per_shard", [1, 3])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
 def test_a_damaged_galaxy_is_named(tmp_path, per_shard, damage):

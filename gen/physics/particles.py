@@ -13,7 +13,9 @@ class Particles:
     from snapshots, and NaN there. Snapshots give positions and velocities in Fortran
     order (column by column in memory), the order in which the projection reads them. support_kpc (N,) is the radius
     at which each particle's smoothing kernel reaches zero; None where there are no kernels. weight (N,) is what maps
-    weigh each particle by (light, HI mass, 0 for a particle that is not seen); None means by mass.
+    weigh each particle by (light, HI mass, 0 for a particle that is not seen); None means by mass. side_kpc (N,) is the
+    side of the cube that each "particle" fills where it is a cell of an adaptive grid: pos_kpc is the cell's centre,
+    its edges lie along the axes of the coordinates; None where there are no cells.
 
     >>> two = Particles(np.array([[1.0, 0, 0], [0, 2.0, 0]]), np.zeros((2, 3)), np.array([1e6, 3e6]))
     >>> len(two), two[two.mass_msun > 2e6].pos_kpc.tolist()
@@ -25,6 +27,7 @@ class Particles:
     mass_msun: np.ndarray
     support_kpc: np.ndarray | None = None
     weight: np.ndarray | None = None
+    side_kpc: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.mass_msun)
@@ -32,16 +35,17 @@ class Particles:
     def __getitem__(self, mask: np.ndarray | slice) -> "Particles":
         support = None if self.support_kpc is None else self.support_kpc[mask]
         weight = None if self.weight is None else self.weight[mask]
+        side = None if self.side_kpc is None else self.side_kpc[mask]
         mass = self.mass_msun[mask]
         pos = np.empty((3, len(mass)))
         for i in range(3):
             pos[i] = self.pos_kpc[mask, i]
         if not any(self.vel_kms.strides):
-            return Particles(pos.T, unmoved(len(mass)), mass, support, weight)
+            return Particles(pos.T, unmoved(len(mass)), mass, support, weight, side)
         vel = np.empty((3, len(mass)))
         for i in range(3):
             vel[i] = self.vel_kms[mask, i]
-        return Particles(pos.T, vel.T, mass, support, weight)
+        return Particles(pos.T, vel.T, mass, support, weight, side)
 
 
 def empty() -> Particles:
@@ -57,13 +61,14 @@ def unmoved(n: int) -> np.ndarray:
 def concatenate(parts: list[Particles]) -> Particles:
     """Join several components into one; a single non-empty component is returned without a copy.
 
-    Kernel supports are kept only when every non-empty part has them. If any part has weights, parts without weights
-    are weighed by their masses.
+    Kernel supports, and sides of cells, are kept only when every non-empty part has them. If any part has weights,
+    parts without weights are weighed by their masses.
     """
     parts = [p for p in parts if len(p)] or [empty()]
     if len(parts) == 1:
         return parts[0]
     supports = [p.support_kpc for p in parts if p.support_kpc is not None]
+    sides = [p.side_kpc for p in parts if p.side_kpc is not None]
     weighted = any(p.weight is not None for p in parts)
     return Particles(
         np.concatenate([p.pos_kpc.T for p in parts], axis=1).T,
@@ -73,6 +78,7 @@ def concatenate(parts: list[Particles]) -> Particles:
         np.concatenate([p.mass_msun for p in parts]),
         np.concatenate(supports) if len(supports) == len(parts) else None,
         np.concatenate([p.mass_msun if p.weight is None else p.weight for p in parts]) if weighted else None,
+        np.concatenate(sides) if len(sides) == len(parts) else None,
     )
 
 

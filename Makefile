@@ -98,7 +98,7 @@ $(GAP): $(DEMO)/gap/%/.done:
 	case $$run in robust-*) more=--robust;; *) more=;; esac; \
 	$(FIT) --tracer $${tracer#robust-} --suites $$(echo $$suites | tr + ,) --steps $$(( $(STEPS) * parts / 3 )) $$more --out $(@D) && touch $@
 
-# Networks for observed galaxies, which come with the project (docs/observed.md): all four suites, seen in any way, and
+# Networks for observed galaxies, which come with the project (docs/howto/galaxy.md): all four suites, seen in any way, and
 # once more without each suite. Every step goes on where it stood; what is copied knows no path of this machine.
 SHIPPED := $(foreach m,0 1,any/member-$(m)/run.json any/member-$(m)/model.pt) any/calibration.json any/ood.pt any/unseen.json
 networks: setup

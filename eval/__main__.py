@@ -6,7 +6,7 @@
   kinmass show results                                     its main lines again
   kinmass compare runs/a runs/b --store maps.zarr          which of two runs is better, and is it chance?
   kinmass predict runs/both --store maps.zarr --suite mine posteriors of single galaxies
-  kinmass predict NGC4451.yaml                             of an observed galaxy (docs/observed.md)
+  kinmass predict NGC4451.yaml                             of an observed galaxy (docs/howto/galaxy.md)
 
 Every run is tested on every suite, also on those it never saw. Predictions are kept beside each run
 (predictions.zarr): only what changed is inferred again.

@@ -53,7 +53,7 @@ def load(run: Path | str) -> "Inference":
 
 
 def infer(run: "Inference | Path | str", galaxy: Path | str) -> "ObservedProfile":
-    """Infer the mass profile of an observed galaxy that a YAML file describes (docs/observed.md).
+    """Infer the mass profile of an observed galaxy that a YAML file describes (docs/howto/galaxy.md).
 
     run: a loaded run, or its folder. Raises RunError or ValueError that says what is wrong with the run, the file or
     its maps.

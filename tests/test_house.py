@@ -124,6 +124,8 @@ def test_files_that_are_named_anywhere_are_there():
             r"(?<![\w/.*])((?:gen|train|eval|tests|bench|slurm)/[\w/]+\.(?:py|sh|yaml|j2))", page.read_text()
         ):
             assert "NAME" in name or (ROOT / name).exists(), (page.name, name)
+        for name in re.findall(r"docs/[\w/-]+\.md", page.read_text()):
+            assert (ROOT / name).exists(), (page.name, name)
 
 
 def test_commands_and_options_that_are_named_anywhere_are_there():

@@ -17,7 +17,7 @@ _MAGIC = {
     b"\xfd7zXZ": "compressed by xz; `unxz` it first",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; `unzstd` it first",
     b"PK\x03\x04": "a zip archive; `unzip` it first",
-    b"SIMPLE  =": "a FITS file; maps of an observed galaxy are for `kinmass predict` (docs/observed.md)",
+    b"SIMPLE  =": "a FITS file; maps of an observed galaxy are for `kinmass predict` (docs/howto/galaxy.md)",
     b"\x93NUMPY": "a NumPy array, which says neither units nor types; write it as Gadget HDF5",
     b"version https://git-lfs": "a pointer that git leaves in the place of a large file; get it by `git lfs pull`",
     b"<!DOCTYPE": "a web page, as a failed download leaves",

@@ -130,7 +130,7 @@ demo-clean-views: demo
 # requirements.lock anew, from pyproject.toml, in an environment of its own.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --disable-pip-version-check ".[mpi,dev]"
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check ".[mpi,dev,docs]"
 	build/lock/bin/python -m pip freeze --exclude kinmass --all | grep -v "^pip==" | sed "s/+cpu$$//" > requirements.lock
 
 lint: setup

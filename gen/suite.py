@@ -45,7 +45,10 @@ class Catalogue(_Section):
     """
 
     format: Literal["ahf", "subfind", "eagle_subfind", "caesar", "rockstar", "table", "none"] = "none"
+    """Its format; `none`: one galaxy per snapshot, its centre found on its matter."""
     path: str | None = None
+    """The file: beside the snapshot, below `root`, or absolute. May use wildcards, and `{name}`, `{stem}` and
+    `{number}` of the snapshot's file."""
 
     @model_validator(mode="after")
     def _path_goes_with_format(self) -> "Catalogue":
@@ -62,10 +65,16 @@ class Components(_Section):
     """
 
     gas: list[str] | None = None
+    """Particle types of the gas. Here and below: the format's own where left out."""
     stars: list[str] | None = None
+    """Particle types of the stars."""
     dark: list[str] | None = None
+    """Particle types of the dark matter. A file without any is refused unless `[]` says that the truth is to be
+    stars and gas alone (`has_dark` in the store)."""
     black_holes: list[str] | None = None
+    """Particle types of black holes."""
     low_resolution: list[str] | None = None
+    """Types around a zoom: dark mass of the truth, and what `min_high_res_fraction` looks at."""
 
 
 class Units(_Section):
@@ -77,10 +86,16 @@ class Units(_Section):
     """
 
     length_kpc: PositiveFloat | None = None
+    """One code unit of length in kpc, before factors of a and h."""
     mass_msun: PositiveFloat | None = None
+    """One code unit of mass in Msun, before factors of h."""
     velocity_kms: PositiveFloat | None = None
+    """One code unit of velocity in km/s, before factors of a."""
     box: Literal["none"] | PositiveFloat | None = None
+    """In place of the header's BoxSize: `none` (space is not periodic), or the side in comoving kpc without h,
+    one number for all snapshots."""
     cosmological: bool | None = None
+    """`false`: no factors of a, whatever redshift, Time or dark energy the header has kept; `true`: it has them."""
 
     @field_validator("box", mode="before")
     @classmethod
@@ -105,9 +120,14 @@ class Tracers(_Section):
     """
 
     gas: Literal["all", "cold", "hi"] = "all"
+    """`all` (mass), `cold` (mass below `cold_below_k`, or forming stars), `hi` (neutral hydrogen, atoms and
+    molecules)."""
     cold_below_k: PositiveFloat = 2e4
+    """Temperature below which gas is cold [K]."""
     stars: Literal["mass", "light"] = "mass"
+    """`mass`, or `light` of `light_field`."""
     light_field: str | None = None
+    """A dataset of luminosities: `Name`, `Name[column]`, `GFM_StellarPhotometrics[r]`."""
 
     @model_validator(mode="after")
     def _light_goes_with_its_field(self) -> "Tracers":
@@ -120,7 +140,9 @@ class Aperture(_Section):
     """Radius of the sphere whose mass is the truth: a length in kpc, or a multiple of the catalogue's R200."""
 
     kpc: PositiveFloat | None = None
+    """Radius of the sphere whose mass is the truth. It must reach 3 R_e; maps do not depend on it."""
     r200: PositiveFloat | None = None
+    """The same in units of the catalogue's R200. Give one of the two."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Aperture":
@@ -140,12 +162,20 @@ class Selection(_Section):
     """
 
     min_stars: int = Field(default=200, ge=1)
+    """Star particles needed, in the aperture and of the galaxy's own."""
     max_galaxies: int | None = Field(default=None, ge=1)
+    """Galaxies at most: a draw by their names, whatever the catalogue's order; a higher number keeps what a
+    lower one drew."""
     which: Literal["central", "satellite", "all"] = "central"
+    """Centrals, satellites or all."""
     stellar_mass_msun: Range | None = None
+    """`[lowest, highest]`, an end may be `null`."""
     halo_mass_msun: Range | None = None
+    """`[lowest, highest]`, an end may be `null`."""
     min_particles: int | None = Field(default=None, ge=1)
+    """Particles of all kinds that a galaxy needs."""
     min_high_res_fraction: float | None = Field(default=None, ge=0, le=1)
+    """Least share of the mass in high-resolution particles."""
 
     @field_validator("stellar_mass_msun", "halo_mass_msun")
     @classmethod
@@ -169,16 +199,29 @@ class Suite(_Section):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    """The suite's group in the store."""
     format: str
+    """Format of the snapshots."""
     snapshots: str
+    """Glob pattern below `root`. Of a snapshot in several files give the first (`*.0.hdf5`; `snap_063.0` of
+    GADGET's binary formats)."""
     catalogue: Catalogue = Catalogue()
+    """The catalogue that lists the galaxies."""
     particles: Components = Components()
+    """Particle types of each component."""
     units: Units = Units()
+    """Units and box, where a file does not state them or states them wrongly."""
     tracers: Tracers = Tracers()
+    """What the maps weigh particles by; the true masses always count all."""
     aperture: Aperture
+    """The sphere whose mass is the truth."""
     selection: Selection = Selection()
-    lineage: str | None = None  # regular expression; its match in a galaxy's name is the name of the galaxy's history
-    root: Path = Path(".")  # where the patterns start from, relative to the suite file
+    """Which galaxies are mapped."""
+    lineage: str | None = None
+    """Regular expression. What it finds in a galaxy's name is the name of its history; a catalogue's own comes
+    first. Galaxies of one history are on one side of the split."""
+    root: Path = Path(".")
+    """Folder that the patterns start from, relative to this file (`--root` overrides)."""
 
     @model_validator(mode="after")
     def _known_format(self) -> "Suite":

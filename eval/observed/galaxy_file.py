@@ -27,41 +27,83 @@ class TracerFiles(_Section):
     """
 
     velocity: str
-    density: str | None = None  # where left out, a network does not look at densities
+    """Map of the mean velocity along the line of sight."""
+    density: str | None = None
+    """Map of light or mass, per area or per pixel, in any unit, magnitudes and logarithms too. Where left out,
+    only the places of the tracer count."""
     dispersion: str | None = None
+    """Map of the velocity dispersion; may be left out for networks trained with `--no-dispersion`."""
     table: str | None = None
-    x: str = "X"  # table column: offset from the centre, +x to the east or to the west, or right ascension
-    y: str = "Y"  # table column: offset from the centre, or declination
-    xy_unit: str | None = None  # unit of x and y; where left out, the columns' own unit, or arcsec
-    rows: Literal["spaxels", "bins"] = "spaxels"  # whether x and y of a table are places of spaxels or centres of bins
-    pixel_arcsec: PositiveFloat | None = None  # side of a pixel, for images without a WCS and for rows on no grid
-    centre_pixel: tuple[float, float] | None = None  # x, y of the centre in an image, whose first pixel is 1, 1
-    one_grid: bool = False  # pixels of one index are one place in all images, whatever the WCS say
-    bins: str | None = None  # a table with one row per bin
-    bin: str = "BIN_ID"  # the number of each spaxel's bin: a column of `table`, or an image
-    bin_id: str | None = None  # column of `bins` that holds the bin number, where its name differs
-    bins_start_at: Literal[0, 1] | None = None  # bin number of the first row of `bins`, where no column holds it
-    mask: str | None = None  # pixels where it is not zero are not used, or
-    mask_is: Literal["bad", "good"] = "bad"  # with good, those where it is zero
-    velocity_error: str | None = None  # compared with max_velocity_error_kms
-    velocity_ivar: str | None = None  # inverse variance of the velocity, instead of velocity_error
-    dispersion_error: str | None = None  # networks that know how a view was taken are told it, as velocity_error
-    dispersion_ivar: str | None = None  # inverse variance of the dispersion, instead of dispersion_error
-    density_is: Literal["surface_density", "peak"] = "surface_density"  # peak of a line: multiplied by its width
-    density_msun_kpc2: PositiveFloat | None = None  # Msun/kpc^2 per unit of density, where the unit does not tell
-    total_mass_msun: PositiveFloat | None = None  # mass in all pixels that are used, instead of density_msun_kpc2
+    """A table (FITS, ECSV, VOTable, HDF5, or text: .csv, .txt, .dat) instead of images; maps are then names of
+    its columns."""
+    x: str = "X"
+    """Column of `table`: offset from the centre, +x to the east or to the west, or right ascension."""
+    y: str = "Y"
+    """Column of `table`: offset from the centre, or declination."""
+    xy_unit: str | None = None
+    """Unit of x and y. Where left out: the columns' own, or arcsec."""
+    rows: Literal["spaxels", "bins"] = "spaxels"
+    """Whether x and y of `table` are places of spaxels or centres of bins. With `bins`, every place belongs to
+    the nearest."""
+    pixel_arcsec: PositiveFloat | None = None
+    """Side of a pixel, where no WCS and no grid of spaxels tells it."""
+    centre_pixel: tuple[float, float] | None = None
+    """Centre in an image, as DS9 counts: the first pixel is 1, 1. Instead of `centre_deg`."""
+    one_grid: bool = False
+    """Pixels of one index are one place in all images, whatever their WCS say, or fail to say."""
+    bins: str | None = None
+    """A table with one row per Voronoi bin; maps may be its columns too."""
+    bin: str = "BIN_ID"
+    """Number of each spaxel's bin: a column of `table`, or an image."""
+    bin_id: str | None = None
+    """Column of `bins` that holds the bin's number, where it has another name than `bin`."""
+    bins_start_at: Literal[0, 1] | None = None
+    """Bin number of the first row of `bins`, where no column holds it."""
+    mask: str | None = None
+    """Map of pixels to leave out: those that are not zero."""
+    mask_is: Literal["bad", "good"] = "bad"
+    """`good` turns the mask round: pixels that are zero are left out."""
+    velocity_error: str | None = None
+    """Map of the velocity's standard deviation. Networks that know how a view was taken are told it."""
+    velocity_ivar: str | None = None
+    """Map of its inverse variance, instead of `velocity_error`."""
+    dispersion_error: str | None = None
+    """Map of the standard deviation of what `dispersion` holds. Told to networks, as `velocity_error` is."""
+    dispersion_ivar: str | None = None
+    """Map of its inverse variance, instead of `dispersion_error`."""
+    density_is: Literal["surface_density", "peak"] = "surface_density"
+    """`peak`: of a line, which is multiplied by its width."""
+    density_msun_kpc2: PositiveFloat | None = None
+    """Msun/kpc^2 in one unit of `density`, where the unit does not tell. Needed by networks that look at
+    absolute densities."""
+    total_mass_msun: PositiveFloat | None = None
+    """Mass in all pixels that are used, instead of `density_msun_kpc2`."""
     dispersion_is: Literal["sigma", "fwhm"] = "sigma"
-    velocity_unit: str | None = None  # of the velocity, and of dispersions and errors without a unit of their own
+    """Whether `dispersion` holds sigma or the full width at half maximum."""
+    velocity_unit: str | None = None
+    """Unit of the velocity, and of dispersions and errors without one of their own. Where left out: the file's
+    (BUNIT, TUNIT, or in brackets after the name of a column, `V [m/s]`), or km/s."""
     dispersion_unit: str | None = None
-    velocity_error_unit: str | None = None  # unit of velocity_error; velocity_ivar is in this unit to the power of -2
-    density_unit: str | None = None  # such as Msun/pc2, mag/arcsec2, dex, arbitrary; where left out, the file's own
-    convention: Literal["rest", "optical", "radio"] = "rest"  # rest: V differences are those in the galaxy's rest frame
-    instrument_sigma_kms: NonNegativeFloat = 0.0  # subtracted from the dispersion in quadrature
-    instrument_sigma: str | None = None  # the instrument's dispersion as a map, instead of instrument_sigma_kms
-    blank: float | list[float] | None = None  # values of pixels without a measurement, besides NaN and BLANK in headers
-    within_kms: PositiveFloat | None = None  # pixels farther than this from the systemic velocity are noise
+    """Unit of the dispersion."""
+    velocity_error_unit: str | None = None
+    """Unit of `velocity_error`; `velocity_ivar` is in this unit to the power of -2."""
+    density_unit: str | None = None
+    """Unit of the density, such as Msun/pc2, mag/arcsec2, dex, arbitrary. Where left out: the file's."""
+    convention: Literal["rest", "optical", "radio"] = "rest"
+    """`optical` (c z) or `radio`: V and sigma are brought into the galaxy's frame. `rest`: they are in it."""
+    instrument_sigma_kms: NonNegativeFloat = 0.0
+    """The instrument's dispersion, taken out in quadrature."""
+    instrument_sigma: str | None = None
+    """The same as a map, instead of `instrument_sigma_kms`."""
+    blank: float | list[float] | None = None
+    """Value, or values, of pixels without a measurement, besides NaN and BLANK in headers. Not of masks."""
+    within_kms: PositiveFloat | None = None
+    """Pixels farther than this from `systemic_kms` are left out."""
     max_velocity_error_kms: PositiveFloat | None = None
-    beam_fwhm_arcsec: NonNegativeFloat | None = None  # where left out, what the headers say
+    """Pixels whose velocity is less certain than this are left out."""
+    beam_fwhm_arcsec: NonNegativeFloat | None = None
+    """Full width at half maximum of the beam. Where left out: what headers say (BMAJ and BMIN, a table BEAMS,
+    AIPS's HISTORY)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TracerFiles":
@@ -95,19 +137,33 @@ class GalaxyFile(_Section):
     """The YAML file of an observed galaxy. Errors are standard deviations."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9+. _-]+$")
-    distance_mpc: PositiveFloat | None = None  # angular diameter distance; or redshift
+    """Name of the galaxy; results are written into a folder of this name."""
+    distance_mpc: PositiveFloat | None = None
+    """Angular diameter distance. Give this or `redshift`."""
     distance_error_mpc: NonNegativeFloat | None = None
-    redshift: PositiveFloat | None = None  # instead of distance_mpc: by Planck 2018's cosmology
-    inclination_deg: float | None = Field(default=None, ge=0, le=90)  # of the gas disc, for its rotation curve
+    """Its error."""
+    redshift: PositiveFloat | None = None
+    """Instead of `distance_mpc`: by Planck 2018's cosmology, with an error for 300 km/s of own motion."""
+    inclination_deg: float | None = Field(default=None, ge=0, le=90)
+    """Inclination of the gas disc, 0 face on, for its rotation curve alone."""
     inclination_error_deg: NonNegativeFloat = 0.0
-    half_light_radius_arcsec: PositiveFloat  # projected, of the stars
+    """Its error."""
+    half_light_radius_arcsec: PositiveFloat
+    """Projected half-light radius of the stars, R_e: the networks' unit of length."""
     half_light_radius_error_arcsec: NonNegativeFloat = 0.0
-    centre_deg: tuple[float, float] | None = None  # right ascension and declination, for maps with a WCS
-    centre_arcsec: tuple[float, float] = (0.0, 0.0)  # x and y of the centre, for tables of offsets
+    """Its error."""
+    centre_deg: tuple[float, float] | None = None
+    """Right ascension and declination of the centre, for images with a WCS and tables of right ascensions."""
+    centre_arcsec: tuple[float, float] = (0.0, 0.0)
+    """Centre of tables of offsets, in their x and y."""
     centre_error_arcsec: NonNegativeFloat = 0.0
+    """Error of the centre along x and along y."""
     systemic_kms: float | None = None
+    """Systemic velocity, for `within_kms` alone: networks take the mean out themselves."""
     gas: TracerFiles | None = None
+    """The maps of the gas. Give gas, stars or both."""
     stars: TracerFiles | None = None
+    """The maps of the stars."""
 
     @model_validator(mode="after")
     def _has_maps(self) -> "GalaxyFile":

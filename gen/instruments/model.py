@@ -98,35 +98,59 @@ _DRAWN = frozenset({"density_dex", "centre_error_re", "lost_pixels"})
 class TracerNoise(Section):
     """Errors, cuts and losses of one tracer. With the defaults a view is perfect."""
 
-    velocity_error_kms: Number = 0.0  # on V and on sigma, at the mean density inside R_e
-    error_slope: AnyNumber = 0.0  # error grows as (Sigma / mean)^-slope towards faint pixels
-    mask_below_mean: Number = 0.0  # pixels below this fraction of the mean density inside R_e are lost
-    mask_below_msun_kpc2: Number = 0.0  # pixels below this surface density are lost
-    min_particles: NonNegativeInt = 0  # observed pixels with fewer particles in them (before the PSF) are lost
-    instrument_sigma_kms: Number = 0.0  # resolution: taken out in quadrature, errors of a sigma below it grow
-    correlated: _Share = 0.0  # share of looks whose errors are alike over a PSF
-    bin_to_kms: PositiveNumber | None = None  # pixels are joined, up to 4 x 4, until V is known to this
-    binned: _Share = 1.0  # share of looks that are binned
-    kept_pixels: ShareOfPixels = 1.0  # share of the pixels that are seen, the brightest, a dozen at least
-    most_pixels: PositiveNumber | None = None  # pixels that are seen at most, the brightest
-    faded: _Share = 1.0  # share of looks to which these two happen
-    lost_pixels: ShareOfPixels = 0.0  # pixels lost anywhere, a dozen at least are left
-    holed: _Share = 1.0  # share of looks that lose them
-    no_dispersion: _Share = 0.0  # share of looks without a dispersion
-    no_density: _Share = 0.0  # share of looks that show where the tracer is, and not how much of it
-    unknown_errors: _Share = 0.0  # share of looks of which a network is not told the errors
-    density_dex: NonNegativeFloat = 0.0  # standard deviation of a factor on the density
-    uncertain_density: _Share = 1.0  # share of looks whose density has that factor
-    particles: PositiveNumber | None = None  # in the field; views that have more are thinned to so many
-    thinned: _Share = 1.0  # share of looks that are thinned, the same of both tracers: simulations have one resolution
+    velocity_error_kms: Number = 0.0
+    """Error of V and of sigma per observed pixel, at the mean density inside R_e."""
+    error_slope: AnyNumber = 0.0
+    """The error grows as (Sigma / that mean)^-slope towards faint pixels."""
+    mask_below_mean: Number = 0.0
+    """Pixels below this fraction of the mean density inside R_e are lost."""
+    mask_below_msun_kpc2: Number = 0.0
+    """Pixels below this surface density are lost."""
+    min_particles: NonNegativeInt = 0
+    """Observed pixels with fewer particles are lost (counted before the PSF, by particle centres)."""
+    instrument_sigma_kms: Number = 0.0
+    """Resolution: taken out of sigma in quadrature, so errors grow where sigma is below it."""
+    correlated: _Share = 0.0
+    """Share of looks whose errors are alike over a PSF."""
+    bin_to_kms: PositiveNumber | None = None
+    """Pixels are joined, up to 4 x 4, until V is known to this."""
+    binned: _Share = 1.0
+    """Share of looks that are binned."""
+    kept_pixels: ShareOfPixels = 1.0
+    """Share of the pixels that are seen: the brightest, a dozen at least."""
+    most_pixels: PositiveNumber | None = None
+    """Number of pixels that are seen at most: the brightest."""
+    faded: _Share = 1.0
+    """Share of looks to which `kept_pixels` and `most_pixels` happen."""
+    lost_pixels: ShareOfPixels = 0.0
+    """Share of the pixels that are lost anywhere; a dozen at least are left."""
+    holed: _Share = 1.0
+    """Share of looks that lose them."""
+    no_dispersion: _Share = 0.0
+    """Share of looks without a dispersion."""
+    no_density: _Share = 0.0
+    """Share of looks that show where the tracer is, and not how much of it."""
+    unknown_errors: _Share = 0.0
+    """Share of looks of which a network is not told the errors."""
+    density_dex: NonNegativeFloat = 0.0
+    """Standard deviation of a factor on the density [dex]."""
+    uncertain_density: _Share = 1.0
+    """Share of looks whose density has that factor."""
+    particles: PositiveNumber | None = None
+    """Particles in the field; views that have more are thinned to so many."""
+    thinned: _Share = 1.0
+    """Share of looks that are thinned, the same of both tracers: simulations have one resolution."""
 
 
 class PsfFwhm(Section):
     """Full width at half maximum of a round Gaussian PSF, in one of three units."""
 
-    pixels: PositiveNumber | None = None  # stored pixels, before rebinning
-    re: PositiveNumber | None = None  # each view's R_e
+    pixels: PositiveNumber | None = None
+    """In stored pixels, before rebinning."""
+    re: PositiveNumber | None = None
+    """In each view's R_e."""
     kpc: PositiveNumber | None = None
+    """In kpc."""
 
     @model_validator(mode="after")
     def _one_of_three(self) -> "PsfFwhm":
@@ -145,10 +169,14 @@ class Footprint(Section):
     Every look turns it, and moves it in a direction of its own.
     """
 
-    shape: Literal["circle", "square", "hexagon", "any"] = "circle"  # any: each look has one of the three
-    radius_re: PositiveNumber  # of the circle, or from the middle to the sides
-    offset_re: Number = 0.0  # from the galaxy's centre to the middle, in any direction
-    share: _Share = 1.0  # share of looks that end at a footprint
+    shape: Literal["circle", "square", "hexagon", "any"] = "circle"
+    """Its shape; `any`: each look has one of the three."""
+    radius_re: PositiveNumber
+    """Radius of the circle, or from the middle to the sides [R_e]."""
+    offset_re: Number = 0.0
+    """From the galaxy's centre to its middle, in any direction [R_e]."""
+    share: _Share = 1.0
+    """Share of looks that end at a footprint."""
 
     def varies(self) -> bool:
         """Whether looks differ: circles about the centre that all looks have do not."""
@@ -167,14 +195,23 @@ class Instrument(Section):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    """Name in tables and run folders."""
     psf_fwhm: PsfFwhm | None = None
-    unknown_psf: _Share = 0.0  # share of looks of which a network is not told the PSF
-    centre_error_re: NonNegativeFloat = 0.0  # standard deviation of the centre along x and y
+    """The PSF, which all tracers share."""
+    unknown_psf: _Share = 0.0
+    """Share of looks of which a network is not told the PSF."""
+    centre_error_re: NonNegativeFloat = 0.0
+    """Standard deviation of the centre along x and y [R_e]."""
     footprint: Footprint | None = None
-    field_of_view_re: PositiveFloat | None = None  # side of the observed field [R_e]; the stored one where left out
-    rebin: int = Field(default=1, ge=1)  # stored pixels along a side of an observed one
+    """The part of the sky that is seen."""
+    field_of_view_re: PositiveFloat | None = None
+    """Side of the observed field [R_e], at most the stored one. Where left out: the stored one."""
+    rebin: int = Field(default=1, ge=1)
+    """Stored pixels along a side of an observed one."""
     stars: TracerNoise = TracerNoise()
+    """Noise of the stars."""
     gas: TracerNoise = TracerNoise()
+    """Noise of the gas."""
 
     def sees_parts(self) -> bool:
         """Whether it loses more of a view than its faintest pixels: then fewer pixels make a view."""

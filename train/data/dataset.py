@@ -98,16 +98,16 @@ class Views:
         return observe(self.maps, instrument, noise, self.field_of_view_re, self.half_mass_radius_kpc, look, told)
 
 
-def read_views(path: Path, suite: str, part: str | None = None, rows: slice | None = None) -> Views:
+def read_views(path: Path | str, suite: str, part: str | None = None, rows: slice | None = None) -> Views:
     """Read all views of a suite's finished galaxies, of one part of the split or (None) of all parts.
 
     rows limits which galaxies are read. Raises StoreError for a store that cannot be used.
 
-    >>> views = read_views(Path("maps.zarr"), "quiet")
+    >>> views = read_views("maps.zarr", "quiet")
     >>> len(views), views.log10_menc.shape  # two views of twelve galaxies, ten radii
     (24, torch.Size([24, 10]))
     """
-    group = store.open_suite(path, suite)
+    group = store.open_suite(Path(path), suite)
     names, lineages = group["galaxy"][:], group["lineage"][:]
     numbers = np.arange(len(names))[rows or slice(None)]
     done = store.read(group, "status", numbers) == store.DONE

@@ -17,8 +17,8 @@ NO_COMPILE_ON_CPUS = "--compile is for GPUs alone: on processors torch's compile
 #: With fewer views of a batch than this, the host that starts a GPU's work sets the pace of a step, not the GPU.
 VIEWS_FOR_A_GPU = 256
 PRECISIONS = ("auto", "float32", "bf16", "float64")
-#: Options of `--robust`, which close most of the gap between suites (docs/explanation/change-of-simulation.md). Gas alone keeps its
-#: absolute density as an input: a disc seen face-on shows no other sign of its mass.
+#: Options of `--robust`, which close most of the gap between suites (docs/explanation/change-of-simulation.md). Gas
+#: alone keeps its absolute density as an input: a disc seen face-on shows no other sign of its mass.
 ROBUST: dict[str, dict[str, Any]] = {
     "gas": {"scale_dex": 0.2},
     "stars": {"scale_dex": 0.3, "heat": 0.3, "inputs": "relative"},

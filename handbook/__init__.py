@@ -1,0 +1,1 @@
+"""What makes the site: reference pages from the code itself, and tutorials that are run (`make docs`)."""

@@ -4,11 +4,12 @@
 
 A tutorial is a notebook as text (jupytext's percent format). Its cells run in the folder WORK of --out, which all
 tutorials share: later ones go on with what earlier ones made. Cells that begin with %%bash are commands; what runs them
-must find `kinmass`. A cell that fails ends with its error, and no page is written.
+must find `kinmass`, and finds this checkout in $KINMASS. A cell that fails ends with its error, and no page is written.
 """
 
 import argparse
 import base64
+import os
 import re
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import jupytext
 from nbclient import NotebookClient
 from traitlets.config import Config
 
+ROOT = Path(__file__).parents[1]
 #: Folder below --out in which tutorials run.
 WORK = "work"
 #: Seconds that one cell may take.
@@ -31,6 +33,7 @@ def run(source: Path, out: Path) -> Path:
     Raises nbclient's CellExecutionError when a cell fails.
     """
     notebook = jupytext.read(source)
+    os.environ["KINMASS"] = str(ROOT)
     folder = out / WORK
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as sockets:
@@ -52,7 +55,7 @@ def run(source: Path, out: Path) -> Path:
                 if (text := _shown(output, cell.metadata.get("alt", ""), source.stem, out))
             ]
     # Paths as the reader has them, not those of the machine that ran it.
-    parts = [part.replace(f"{folder.resolve()}/", "") for part in parts]
+    parts = [part.replace(f"{folder.resolve()}/", "").replace(str(ROOT), "$KINMASS") for part in parts]
     page = out / f"{source.stem}.md"
     page.write_text("\n\n".join([*parts, _download(source)]) + "\n")
     return page
@@ -97,7 +100,7 @@ def plain(text: str) -> str:
     'maps.zarr'
     """
     lines = [line.split("\r")[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
-    return "\n".join(line for line in lines if line and not re.search(r"\d+%\|", line))
+    return "\n".join(line for line in lines if line and not re.search(r"\d+%\||\[\d\d:\d\d", line))
 
 
 def _download(source: Path) -> str:

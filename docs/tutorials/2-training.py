@@ -43,7 +43,7 @@
 #
 # Its curves are files in the run folder, so you can draw them yourself:
 
-# %% alt="Losses, dispersion and coverage of three runs against step"
+# %% alt="Validation loss, dispersion and coverage of three runs against step"
 import matplotlib.pyplot as plt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -51,14 +51,13 @@ figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
 for tracer, colour in (("gas", "tab:blue"), ("stars", "tab:orange"), ("both", "tab:green")):
     log = EventAccumulator(f"runs/{tracer}/tensorboard").Reload()
     for axis, name, style in (
-        (axes[0], "loss/train", ":"),
         (axes[0], "loss/val_calibrated", "-"),
         (axes[1], "dispersion/mean", "-"),
         (axes[2], "coverage/mean", "-"),
     ):
         points = log.Scalars(name)
         axis.plot([p.step for p in points], [p.value for p in points], style, color=colour, label=tracer)
-axes[0].set(xlabel="step", ylabel="loss [nats]", title="dotted: training; full: validation")
+axes[0].set(xlabel="step", ylabel="loss [nats]", title="validation loss")
 axes[1].set(xlabel="step", ylabel="dispersion [dex]", ylim=(0, None), title="scatter of log10 M, validation")
 axes[2].set(xlabel="step", ylabel="coverage", ylim=(0, 1), title="truths inside 68 % intervals")
 axes[2].axhline(0.683, color="k", lw=0.8)
@@ -98,6 +97,7 @@ for axis, tracer in zip(axes, ("gas", "stars", "both")):
     axis.plot(RADII_RE, median, color="tab:green", label="median")
     axis.axhline(0, color="k", ls="--", lw=1, label="truth")
     axis.set(xscale="log", xlabel="r / R$_e$", title=tracer, xticks=[0.3, 1, 3], xticklabels=["0.3", "1", "3"])
+    axis.minorticks_off()
 axes[0].set_ylabel("log10 M / M$_{true}$ [dex]")
 axes[0].legend(frameon=False, fontsize=8)
 plt.show()

@@ -6,6 +6,8 @@
 # make campaign   the same at full size, in campaign/: 2,802 galaxies     (about an hour on 2 cores)
 # make campaign-gap   every tracer on every suite, and on all but one   (an hour more)
 # make networks   those for observed galaxies that come with the project, in networks/ and kinmass/networks (two hours on 2 cores)
+# make docs   the site, into build/site, with the tutorials that are run for it  (six minutes on 2 cores the first time)
+# make tutorials   these alone, in build/tutorials
 # make demo-clean-views   the demo's three tracers once more, without instrumental noise
 
 PYTHON ?= python3
@@ -26,7 +28,7 @@ SEEDS ?= 0
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap networks bench bench-dynamics-env test test-other-math test-slurm lock lint types setup clean
+.PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap networks bench bench-dynamics-env test test-other-math test-slurm lock lint types setup clean docs tutorials
 
 setup: .venv/.installed
 
@@ -174,6 +176,22 @@ bench-dynamics-env: .venv-dynamics/.installed
 	@$(PYTHON) -m venv .venv-dynamics
 	.venv-dynamics/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r bench/requirements-dynamics.txt
 	@touch $@
+
+# Each tutorial is run anew when it has changed. They go on with what earlier ones made, so they run one after another.
+TUTORIALS := 1-maps 2-training 3-calibration 4-galaxy 5-campaign
+PAGES := $(TUTORIALS:%=build/tutorials/%.md)
+$(PAGES): build/tutorials/%.md: docs/tutorials/%.py handbook/tutorials.py | setup
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m handbook.tutorials $< --out build/tutorials
+build/tutorials/2-training.md: | build/tutorials/1-maps.md
+build/tutorials/3-calibration.md: | build/tutorials/2-training.md
+build/tutorials/4-galaxy.md: | build/tutorials/3-calibration.md
+build/tutorials/5-campaign.md: | build/tutorials/4-galaxy.md
+
+tutorials: $(PAGES)
+
+docs: tutorials
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo build/site/index.html
 
 clean:
 	rm -rf $(DEMO)

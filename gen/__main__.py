@@ -58,7 +58,9 @@ def _add_mock(commands: Any) -> None:
 
 def _add_maps(commands: Any) -> None:
     maps = commands.add_parser("maps", help="project the galaxies of suites into a map store")
-    maps.add_argument("suites", type=Path, nargs="+", metavar="SUITE.yaml", help="suite files (docs/generation.md)")
+    maps.add_argument(
+        "suites", type=Path, nargs="+", metavar="SUITE.yaml", help="suite files (docs/howto/simulation.md)"
+    )
     maps.add_argument("--out", type=Path, required=True, help="map store to write or to go on with, e.g. maps.zarr")
     maps.add_argument("--views", type=int, default=4, help="random lines of sight per galaxy (default: %(default)s)")
     maps.add_argument("--pixels", type=int, default=32, help="pixels along a side of the map (default: %(default)s)")

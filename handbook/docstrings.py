@@ -16,16 +16,7 @@ class PlainProse(griffe.Extension):
 
 
 def as_markdown(docstring: str) -> str:
-    """Return a docstring with fences about its code.
-
-    >>> print(as_markdown("Count.\\n\\n>>> count()\\n3"))
-    Count.
-    <BLANKLINE>
-    ```pycon
-    >>> count()
-    3
-    ```
-    """
+    """Return a docstring with fences about its code."""
     return "\n\n".join(map(_paragraph, re.split(r"\n\s*\n", docstring)))
 
 

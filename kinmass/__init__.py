@@ -25,7 +25,7 @@ except PackageNotFoundError:  # the package is used without being installed
 
 
 def open_store(path: Path | str) -> "xarray.DataTree":
-    """Open a map store as a tree of lazy arrays, one group per suite; docs/generation.md lists the arrays.
+    """Open a map store as a tree of lazy arrays, one group per suite; `gen.storage.store.ARRAYS` lists them.
 
     Raises StoreError when there is no store.
 

@@ -117,7 +117,12 @@ def test_files_that_are_named_anywhere_are_there():
     for page in pages:
         for name in re.findall(r"`(\w+\.py)`", page.read_text()):
             assert name in names, (page.name, name)
-    code = [path for folder in (*STAGES, "bench", "slurm") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    code = [
+        path
+        for folder in (*STAGES, "bench", "handbook", "slurm")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file()
+    ]
     code = [path for path in code if path.suffix in (".py", ".sh", ".def", ".env", ".yaml")]
     for page in [*pages, *code, ROOT / "Makefile", ROOT / "pyproject.toml"]:
         for name in re.findall(
@@ -131,12 +136,17 @@ def test_files_that_are_named_anywhere_are_there():
 def test_commands_and_options_that_are_named_anywhere_are_there():
     """In messages, in the docs, in scripts."""
     files = [path for stage in (*STAGES, "kinmass") for path in (ROOT / stage).rglob("*.py")]
-    files += [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "slurm").glob("*.sh")]
+    files += [
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "docs").rglob("*.py"),
+        ROOT / "README.md",
+        *(ROOT / "slurm").glob("*.sh"),
+    ]
     (commands,) = [a for a in parser()[0]._actions if isinstance(a, argparse._SubParsersAction)]
     n_options = 0
     for path in files:
         for command, arguments in re.findall(
-            r"(?:`|^ *|-m )kinmass ([a-z]+)([^`\n|;]*)", path.read_text(), re.MULTILINE
+            r"(?:`|^#? *|-m )kinmass ([a-z]+)([^`\n|;]*)", path.read_text(), re.MULTILINE
         ):
             if command == "is":  # a sentence that begins with the name
                 continue

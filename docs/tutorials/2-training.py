@@ -70,7 +70,7 @@ plt.show()
 # | you see | it means | do |
 # |---|---|---|
 # | validation loss still falls at the end | it has not learnt all it can | more `--steps` |
-# | validation loss rises while training loss falls | it learns its galaxies by heart | more galaxies or views; fewer `--steps` |
+# | validation loss rises again | it learns its galaxies by heart | more galaxies or views, fewer `--steps` |
 # | coverage below .68 | intervals are too narrow | nothing yet: calibration, after the last step, widens them |
 # | dispersion of `both` no better than of one tracer | hardly any galaxies, or far too few steps | as above |
 # | loss is NaN | the run stops and names the views | look at these views |

@@ -28,8 +28,8 @@
 # %% [markdown]
 # ## One command evaluates everything
 #
-# `tables` asks every run about every suite, with the galaxies that were kept for the test, and puts classical estimators
-# beside them. `report` draws it. Predictions are kept: the next call infers only what has changed.
+# `tables` asks every run about every suite, with the galaxies that were kept for the test, and puts classical
+# estimators beside them. `report` draws it. Predictions are kept: the next call infers only what has changed.
 
 # %% language="bash"
 # kinmass tables runs/gas runs/stars runs/both runs/both-on-quiet --store maps.zarr --out results >tables.txt
@@ -50,13 +50,13 @@ print(networks[columns].to_string(index=False, float_format="{:.3f}".format))
 # %% [markdown]
 # Read it column by column:
 #
-# - **n_galaxies**: with 7 to 25 galaxies, everything here is rough. `results/summary.csv` has the 68 % interval of every
-#   number (`dispersion_lo`, `dispersion_hi`).
+# - **n_galaxies**: with 7 to 25 galaxies, everything here is rough. `results/summary.csv` has the 68 % interval of
+#   every number (`dispersion_lo`, `dispersion_hi`).
 # - **dispersion**, **bias**: scatter and mean of log10 M - log10 M_true, over galaxies and ten radii [dex].
 # - **68 % holds**: should be .68. Much less means intervals that are too narrow: the network is wrong and sure of it.
 #   More means that they are too wide.
-# - **ood_share**: views that look unlike all that the network was trained on. It needs no truth, so you have it for real
-#   galaxies too. 5 % are called so by chance.
+# - **ood_share**: views that look unlike all that the network was trained on. It needs no truth, so you have it for
+#   real galaxies too. 5 % are called so by chance.
 #
 # ## Is it calibrated?
 
@@ -66,9 +66,12 @@ from IPython.display import Image
 Image("results/figures/calibration_ifu.png")
 
 # %% [markdown]
-# Left: of intervals of every level, the share that hold the truth; the diagonal is perfect. Then the same for 68 and
-# 95 % against radius. Then where the truth lies among samples (PIT): flat is perfect, a hill means intervals too wide,
-# a bowl too narrow, a slope a bias. Last TARP, which tests whole profiles.
+# - Top left: of intervals of every level, the share that hold the truth. The diagonal is perfect; above it intervals
+#   are too wide, below it too narrow.
+# - Top right: the same for 68 and 95 % against radius.
+# - Bottom left: where the truth lies among samples (PIT). Flat is perfect; a hill means intervals too wide, a bowl too
+#   narrow, a slope a bias.
+# - Bottom right: TARP, which tests whole profiles. Zero is perfect.
 #
 # On the suites it was trained on, a network is calibrated nearly by construction: its widths are set on validation
 # galaxies. Believe this figure for *your* galaxies only if they are like those.
@@ -79,12 +82,13 @@ Image("results/figures/calibration_ifu.png")
 Image("results/figures/matrix_ifu.png")
 
 # %% [markdown]
-# The row `quiet` was trained on calm discs. On its own suite it is good. On `bursty`, with its hot, irregular dwarfs, it
-# is biased, and its intervals hold far fewer truths than they promise. That is the most important thing to know about
-# such networks: **intervals are honest only for galaxies like those in training**. Two things help:
+# The row `quiet` was trained on calm discs. On its own suite it is good. On `bursty`, with its hot, irregular dwarfs,
+# it is biased, and its intervals hold far fewer truths than they promise. That is the most important thing to know
+# about such networks: **intervals are honest only for galaxies like those in training**. Two things help:
 #
-# 1. Train on all simulations that you have, and with `kinmass fit --robust`, which varies what simulations differ in and
-#    widens intervals by what suites did to each other: [a change of simulation](../explanation/change-of-simulation.md).
+# 1. Train on all simulations that you have, and with `kinmass fit --robust`, which varies what simulations differ in
+#    and widens intervals by what suites did to each other:
+#    [a change of simulation](../explanation/change-of-simulation.md).
 # 2. Look at the out-of-distribution score, and distrust what is above .95. It warns; it does not promise.
 #
 # **Next**: [a real galaxy](4-galaxy.md). What else not to believe: [limits](../explanation/limits.md).

@@ -16,16 +16,16 @@
 # `export SLURM_CONF=/tmp/kinmass-testbed/slurm.conf`.
 
 # %% language="bash"
-# if sinfo --noheader --format="%P %a %D nodes" 2>/dev/null; then echo "a Slurm answers"; else echo "no Slurm answers"; fi
+# sinfo --noheader --format="partition %P: %a, %D nodes" 2>/dev/null || echo "no Slurm answers"
 
 # %% [markdown]
 # ## Before anything waits in a queue
 #
-# Two small suites stand for yours. `--dry-run` lists the galaxies that would be mapped. `--plan` makes the store, maps a
-# few galaxies aside, and foretells how long a run would take on how many ranks:
+# Two small suites stand for yours. `--dry-run` lists the galaxies that would be mapped. `--plan` makes the store, maps
+# a few galaxies aside, and foretells how long a run would take on how many ranks:
 
 # %% language="bash"
-# kinmass mock --out small --suites bursty,quiet --galaxies 20
+# kinmass mock --out small --suites bursty,quiet --galaxies 12
 # kinmass maps small/*/*.yaml --out campaign/maps.zarr --views 4 --pixels 16 --dry-run | tail -3
 # kinmass maps small/*/*.yaml --out campaign/maps.zarr --views 4 --pixels 16 --plan --ranks 4
 
@@ -63,11 +63,11 @@ os.environ["KINMASS_SITE"] = str(Path("site.env").resolve())
 # %% language="bash"
 # if sinfo >/dev/null 2>&1; then
 #   $KINMASS/slurm/campaign.sh campaign small/bursty/bursty.yaml small/quiet/quiet.yaml -- \
-#     --nodes 2 --processes-per-node 1 --time 10m --array gas,both --steps 60 --round-steps 20 --batch 32
+#     --nodes 2 --processes-per-node 1 --time 10m --array gas,both --steps 40 --round-steps 20 --batch 32
 # else
 #   mpiexec -n 2 kinmass maps small/*/*.yaml --out campaign/maps.zarr --views 4 --pixels 16
-#   kinmass launch --cluster local --processes-per-node 2 --store campaign/maps.zarr --out campaign/runs \
-#     --array gas,both --steps 60 --round-steps 20 --batch 32
+#   kinmass launch --cluster local --processes-per-node 1 --store campaign/maps.zarr --out campaign/runs \
+#     --array gas,both --steps 40 --round-steps 20 --batch 32
 # fi
 
 # %% [markdown]
@@ -88,23 +88,23 @@ os.environ["KINMASS_SITE"] = str(Path("site.env").resolve())
 #
 # ## When something stops
 #
-# A time limit, a preemption, a node that dies: jobs write a checkpoint, queue themselves again and go on. If anything else
-# stopped, **give the same command again**. What is done or under way is left alone, and the rest is queued:
+# A time limit, a preemption, a node that dies: jobs write a checkpoint, queue themselves again and go on. If anything
+# else stopped, **give the same command again**. What is done or under way is left alone, and the rest is queued:
 
 # %% language="bash"
 # if sinfo >/dev/null 2>&1; then
 #   until [ -e campaign/results/report.html ]; do sleep 2; done
 #   $KINMASS/slurm/campaign.sh campaign small/bursty/bursty.yaml small/quiet/quiet.yaml -- \
-#     --nodes 2 --processes-per-node 1 --time 10m --array gas,both --steps 60 --round-steps 20 --batch 32
+#     --nodes 2 --processes-per-node 1 --time 10m --array gas,both --steps 40 --round-steps 20 --batch 32
 # else
-#   kinmass launch --cluster local --processes-per-node 2 --store campaign/maps.zarr --out campaign/runs \
-#     --array gas,both --steps 60 --round-steps 20 --batch 32
-#   kinmass tables campaign/runs --store campaign/maps.zarr --out campaign/results --report >/dev/null
+#   kinmass launch --cluster local --processes-per-node 1 --store campaign/maps.zarr --out campaign/runs \
+#     --array gas,both --steps 40 --round-steps 20 --batch 32
+#   kinmass tables campaign/runs --store campaign/maps.zarr --out campaign/results --no-classical >/dev/null
 # fi
-# ls campaign/results/report.html
+# ls campaign/results/*.csv
 
 # %% [markdown]
-# `campaign/results/report.html` is one file: copy it home and open it.
+# The report of a campaign is one file, `campaign/results/report.html`: copy it home and open it.
 #
 # **Next**: [run on a cluster](../howto/cluster.md) says what was tried and in what sites differ;
 # [launch training jobs](../howto/launching.md) has ensembles and arrays; [map with thousands of

@@ -19,7 +19,7 @@ DEGREES = ("good", "doubtful", "not to be trusted")
 #: Shares of held-out galaxies nearer to those trained on, above which maps are unlike these, and unlike anything.
 UNLIKE, UNLIKE_ANYTHING = OOD_THRESHOLD, 0.995
 #: Differences from simpler estimates [dex], beyond the posterior's 95 %, that count. Those estimates err by about .15
-#: dex themselves (docs/reference/evaluation.md).
+#: dex themselves (docs/benchmarks/classical.md).
 FAR_DEX, VERY_FAR_DEX = 0.25, 0.5
 #: Half widths of 68 % intervals [dex], and scatter between networks [dex], that leave a mass open.
 WIDE_DEX, SCATTER_DEX, WIDE_SCATTER_DEX = 0.25, 0.10, 0.25
@@ -233,7 +233,7 @@ def star_estimates(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return {name: (log10 r [kpc], log10 M [Msun])} of Wolf et al.'s estimator, from the stars' maps (4, Q, Q).
 
-    Others of its kind are biased by more (docs/reference/evaluation.md).
+    Others of its kind are biased by more (docs/benchmarks/classical.md).
     """
     if not stars[3].any() or not stars[2].any():
         return {}

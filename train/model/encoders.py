@@ -2,7 +2,7 @@
 
 All take (N, 4, P, P) maps - log density, V, sigma, mask, and `extra` channels more of what is told of a view - and
 return (N, F) features.
-docs/explanation/learning.md compares them.
+docs/benchmarks/networks.md compares them.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Joins: layers that make one set of features from those of several tracers. Experiments show which is best.
 
 All take a list of one tensor per tracer, zeros for a tracer that is not to be used, and return features (N, F).
-docs/explanation/learning.md compares them.
+docs/benchmarks/networks.md compares them.
 """
 
 from collections.abc import Sequence

@@ -298,7 +298,7 @@ def test_files_that_are_none_are_refused(tmp_path):
 
 
 def test_the_example_in_the_docs_is_valid(tmp_path):
-    text = (ROOT / "docs" / "explanation" / "instruments.md").read_text()
+    text = (ROOT / "docs" / "howto" / "survey.md").read_text()
     example = re.search(r"```yaml\n(name: my_survey\n.*?)```", text, re.DOTALL)
     (tmp_path / "x.yaml").write_text(example[1])
     assert set(Instrument.model_fields) == instrument(str(tmp_path / "x.yaml")).model_fields_set

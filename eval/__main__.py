@@ -70,7 +70,9 @@ def add_commands(commands: Any) -> None:
     compare.add_argument("b", type=Path, metavar="RUN_B", help="run folder")
     compare.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
     compare.add_argument("--suites", help="test suites, comma-separated (default: all of the store)")
-    compare.add_argument("--tracer", choices=("gas", "stars", "both"), help="of runs that answer for any")
+    compare.add_argument(
+        "--tracer", choices=("gas", "stars", "both"), help="tracer to compare, of runs that answer for any"
+    )
     compare.add_argument("--part", default="test", choices=("test", "all"), help="as of tables (default: test)")
     compare.add_argument("--out", type=Path, help="CSV file to write as well")
     _add_cluster(compare)
@@ -85,11 +87,11 @@ def add_commands(commands: Any) -> None:
     conditions.add_argument("--part", default="test", choices=("test", "all"), help="as of tables (default: test)")
     conditions.add_argument("--views", type=int, default=1, help="views of each galaxy at most, 0 for all (default: 1)")
 
-    report = commands.add_parser("report", help="figures and one HTML file that opens without a network")
+    report = commands.add_parser("report", help="draw figures and write one HTML file that opens without a network")
     report.add_argument("results", type=Path, help="folder that `tables` has written")
 
     show = commands.add_parser("show", help="print the main lines of a table that `tables` has written")
-    show.add_argument("results", type=Path)
+    show.add_argument("results", type=Path, help="folder that `tables` has written")
 
     predict = commands.add_parser(
         "predict", help="posterior mass profiles of a suite's galaxies, or of observed ones that YAML files describe"
@@ -101,9 +103,11 @@ def add_commands(commands: Any) -> None:
         metavar="RUN|GALAXY.yaml",
         help="run folders, where left out the networks that come with the project; observed galaxies",
     )
-    predict.add_argument("--store", type=Path, help="map store of simulated galaxies")
-    predict.add_argument("--suite", help="their suite")
-    predict.add_argument("--inside-kpc", type=float, nargs="+", default=[], help="observed: say the mass inside, too")
+    predict.add_argument("--store", type=Path, help="map store, for simulated galaxies")
+    predict.add_argument("--suite", help="suite of these galaxies")
+    predict.add_argument(
+        "--inside-kpc", type=float, nargs="+", default=[], help="observed: say the mass inside these radii [kpc], too"
+    )
     predict.add_argument(
         "--out", type=Path, help="simulated: CSV file to write as well; observed: folder (default: profiles)"
     )

@@ -36,23 +36,25 @@ def _add_mock(commands: Any) -> None:
     mock.add_argument(
         "--suites",
         default="bursty,quiet,middle",
-        help="which, comma-separated; early, of ellipticals and lenticulars, is there too (default: %(default)s)",
+        help="suites, comma-separated; early, of ellipticals and lenticulars, is there too (default: %(default)s)",
     )
     mock.add_argument("--galaxies", type=int, default=300, help="galaxies per suite (default: %(default)s)")
-    mock.add_argument("--seed", type=int, default=1, help="same seed, same galaxies (default: %(default)s)")
-    for name, default in (("stars", 20_000), ("gas", 10_000), ("dark", 20_000)):
+    mock.add_argument(
+        "--seed", type=int, default=1, help="seed; the same one makes the same galaxies (default: %(default)s)"
+    )
+    for name, what, default in (("stars", "star", 20_000), ("gas", "gas", 10_000), ("dark", "dark", 20_000)):
         mock.add_argument(
             f"--{name}",
             type=number_or_range,
             default=default,
             metavar="N|LOW-HIGH",
-            help=f"{name.removesuffix('s')} particles per galaxy, or a range of which each draws its own "
+            help=f"{what} particles per galaxy, or a range from which each galaxy draws its own number "
             "(default: %(default)s)",
         )
     mock.add_argument(
         "--precision",
         choices=("single", "double"),
-        help="of positions (default: as the suite's code writes them: Tipsy and AREPO single, GIZMO double)",
+        help="precision of positions (default: as the suite's code writes them: Tipsy and AREPO single, GIZMO double)",
     )
 
 
@@ -80,10 +82,12 @@ def _add_maps(commands: Any) -> None:
     maps.add_argument(
         "--readers", type=int, default=128, help="ranks that read snapshots at the same time (default: %(default)s)"
     )
-    maps.add_argument("--repair", action="store_true", help="read all that is done; do again what is damaged")
-    maps.add_argument("--root", type=Path, help="folder the suites' patterns start from, instead of the files' own")
+    maps.add_argument("--repair", action="store_true", help="read all that is done, and do again what is damaged")
+    maps.add_argument(
+        "--root", type=Path, help="folder from which the suites' patterns start (default: that of each suite file)"
+    )
     maps.add_argument("--dry-run", action="store_true", help="list the galaxies that would be mapped and stop")
-    maps.add_argument("--plan", action="store_true", help="make the store with room for all galaxies, and stop")
+    maps.add_argument("--plan", action="store_true", help="make the store with room for all galaxies and stop")
     maps.add_argument(
         "--ranks", type=int, metavar="N",
         help="with --plan: map a few galaxies of each suite aside, and foretell a run on up to N ranks",
@@ -92,22 +96,26 @@ def _add_maps(commands: Any) -> None:
 
 def _add_check_and_export(commands: Any) -> None:
     check = commands.add_parser(
-        "check", help="say what a snapshot file holds, or what a suite file makes of its first, with a verdict"
+        "check", help="say what a snapshot holds, or what becomes of the first of a suite file, with a verdict"
     )
     check.add_argument("files", type=Path, nargs="+", metavar="FILE", help="snapshots, or suite files (.yaml)")
-    check.add_argument("--draft", action="store_true", help="print a suite file for it to start from, nothing else")
-    check.add_argument("--format", help="one of docs/generation.md (default: guessed)")
+    check.add_argument(
+        "--draft", action="store_true", help="print a first suite file for the snapshot, and nothing else"
+    )
+    check.add_argument("--format", help="format of the snapshot, as docs/generation.md lists them (default: guessed)")
 
     export = commands.add_parser("export", help="write the maps of a galaxy as FITS files")
     export.add_argument("store", type=Path, metavar="STORE", help="map store")
-    export.add_argument("--suite", required=True)
-    export.add_argument("--galaxy", required=True, metavar="NAME", help="its name in the store")
-    export.add_argument("--view", default="0", help="number of the line of sight, or all (default: %(default)s)")
+    export.add_argument("--suite", required=True, help="suite of the galaxy")
+    export.add_argument("--galaxy", required=True, metavar="NAME", help="name of the galaxy in the store")
+    export.add_argument("--view", default="0", help="number of the view, or all (default: %(default)s)")
     export.add_argument("--out", type=Path, required=True, help="folder to write into, a file per view")
     export.add_argument("--instrument", help="built-in name or YAML file (default: the stored noiseless moments)")
-    export.add_argument("--distance-mpc", type=float, help="put it on the sky at this angular diameter distance")
-    export.add_argument("--ra", type=float, help="its place there [deg] (default: 0)")
-    export.add_argument("--dec", type=float, help="its place there [deg] (default: 0)")
+    export.add_argument(
+        "--distance-mpc", type=float, help="put the galaxy on the sky at this angular diameter distance"
+    )
+    export.add_argument("--ra", type=float, help="right ascension there [deg] (default: 0)")
+    export.add_argument("--dec", type=float, help="declination there [deg] (default: 0)")
 
 
 def _mock(args: argparse.Namespace) -> int:

@@ -64,8 +64,17 @@ def pages() -> dict[str, str]:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *(tuple(cell.replace("|", r"\|") for cell in row) for row in rows)]
+    lines = [head, tuple("---" for _ in head), *(tuple(map(_cell, row)) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Return a cell's text, in which pipes would end the cell; those in code do not.
+
+    >>> print(_cell("|d| of `a|b`"))
+    \\|d\\| of `a|b`
+    """
+    return re.sub(r"(`[^`]*`)|\|", lambda found: found[1] or r"\|", text)
 
 
 # ---- commands

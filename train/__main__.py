@@ -38,7 +38,7 @@ def add_commands(commands: Any) -> None:
     )
     fit_parser.add_argument("--out", type=Path, required=True, help="run folder to write or to go on with")
     _add_fit_options(fit_parser)
-    launch_parser = commands.add_parser("launch", help="train as jobs of Slurm, or in the background")
+    launch_parser = commands.add_parser("launch", help="train in jobs of Slurm, or in the background")
     launch_parser.add_argument(
         "--out", type=Path, required=True, help="run folder, or with --array the folder of run folders"
     )
@@ -74,11 +74,15 @@ def add_commands(commands: Any) -> None:
         launch_parser.add_argument(f"--{name.replace('_', '-')}", help=text)
     launch_parser.add_argument("--dry-run", action="store_true", help="show what would be submitted, and queue nothing")
     _add_fit_options(launch_parser)
-    status_parser = commands.add_parser("status", help="how every run below a folder stands")
+    status_parser = commands.add_parser("status", help="say how every run below a folder stands")
     status_parser.add_argument("out", type=Path, metavar="RUNS", help="run folder, or a folder that holds some")
-    status_parser.add_argument("--jobs", action="store_true", help="only the jobs under way, 12:13, for scripts")
     status_parser.add_argument(
-        "--wait", action="store_true", help="until no run is queued or running; exit code 1 unless all are finished"
+        "--jobs", action="store_true", help="print only the jobs under way, as 12:13, for scripts"
+    )
+    status_parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait until no run is queued or running; exit code 1 unless all are finished",
     )
 
 
@@ -98,26 +102,26 @@ _FIT_OPTIONS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("join", str, "how tracers are joined: concat, gated or attention"),
     ("width", int, "channels of the first convolution"),
     ("galaxies", int, "lineages to train on at most, with all snapshots of each; 0 for all"),
-    ("views", int, "views of each at most; 0 for all"),
+    ("views", int, "views of each galaxy at most; 0 for all"),
     ("members", int, "networks of a deep ensemble, trained one after another with seeds that follow"),
-    ("steps", int, "optimiser steps at most"),
+    ("steps", int, "steps of the optimiser at most"),
     ("round-steps", int, "steps between validations"),
     ("patience", int, "rounds without improvement before stopping; 0 to go on to the end of the schedule"),
     ("batch", _batch, "views per step, over all processes; auto: 256 for each GPU, and the rate that suits them"),
-    ("learning-rate", float, "at its peak"),
-    ("weight-decay", float, "of AdamW"),
+    ("learning-rate", float, "learning rate at its peak"),
+    ("weight-decay", float, "weight decay of AdamW"),
     ("ema", float, "keep the mean of weights over so many steps; 0 for those of the last step"),
     ("alone-weight", float, "weight, in the loss of `both`, of what each tracer says by itself"),
-    ("seed", int, "of weights, batches and noise"),
+    ("seed", int, "seed of weights, batches and noise"),
     ("scale-dex", float, "vary galaxies' velocities by this much, lengths and masses with them (dex)"),
     ("light-dex", float, "vary the surface density of each tracer, as mass-to-light ratios err (dex)"),
     ("heat", float, "add dispersion at the cost of rotation: its rms over views, over the circular velocity"),
     ("tilt", float, "vary the slope of the mass profile, log10 M against log10 r, and velocities with it"),
     ("fade", float, "share of views of which only the brightest pixels are seen"),
     ("no-dispersion", float, "share of views without a dispersion, for galaxies of which none was measured"),
-    ("precision", str, f"of the encoders: {', '.join(PRECISIONS)}; auto is bf16 on GPUs that have it"),
-    ("checkpoint-minutes", float, "between checkpoints inside a round"),
-    ("memory-gb", float, "for maps, per node; 0 is half of what is free. A larger store is streamed"),
+    ("precision", str, f"precision of the encoders: {', '.join(PRECISIONS)}; auto is bf16 on GPUs that have it"),
+    ("checkpoint-minutes", float, "minutes between checkpoints inside a round"),
+    ("memory-gb", float, "memory for maps, per node [GB]; 0 is half of what is free. A larger store is streamed"),
 )
 
 

@@ -38,6 +38,9 @@
 # kinmass check mocks/quiet/quiet.yaml
 
 # %% [markdown]
+# What is *odd* does not stop you, but answer it. Here: no, the unit is right; ten galaxies lie in one box of 30 Mpc,
+# and the catalogue tells them apart.
+#
 # ## Maps
 #
 # One command maps all galaxies of all suites, each from eight random directions. Put `mpiexec -n 8` before it to share

@@ -5,7 +5,7 @@
 # ---
 
 # %% [markdown]
-# # A galaxy from FITS to M(<r)
+# # A galaxy from FITS to its mass profile
 #
 # You start with FITS maps of a galaxy and end with its mass profile, and with a verdict: how far to trust it. No
 # training is needed: networks come with kinmass. They were trained through the instrument `survey` and are told how

@@ -38,7 +38,7 @@ def _find_catalogues(snapshot: Path, format_name: str) -> list[tuple[str, Path]]
     They have the snapshot's own name, or its number. Those in its folder go before those in another one. A folder with
     snapshots of its own is another run, with other galaxies at the same time, and is left out.
     """
-    number, catalogues = snapshot_number(snapshot, format_name).lstrip("0"), []
+    number, catalogues = _without_zeros(snapshot_number(snapshot, format_name)), []
     snapshot_pattern = re.sub(r"\d+", "*", glob.escape(snapshot.name))
     folder = snapshot.absolute().parent
     other_folders = [f for f in folder.parent.glob("*/") if f != folder and not any(f.glob(snapshot_pattern))]
@@ -46,13 +46,18 @@ def _find_catalogues(snapshot: Path, format_name: str) -> list[tuple[str, Path]]
         for candidates in ([*folder.glob(pattern)], [p for f in other_folders for p in f.glob(pattern)]):
             same_name = [p for p in candidates if p.name.startswith(f"{snapshot.name}.")]
             matching = same_name or [
-                p for p in candidates if number and snapshot_number(p, format_name).lstrip("0") == number
+                p for p in candidates if number and _without_zeros(snapshot_number(p, format_name)) == number
             ]
             first_files = [p for p in matching if p.is_file() and not re.search(r"\.[1-9]\d*\.hdf5$", p.name)]
             catalogues += [(kind, p) for p in sorted(first_files, key=str)]
             if first_files:
                 break
     return catalogues
+
+
+def _without_zeros(number: str) -> str:
+    """Return a number as it is written without leading zeros; "" stays, and 000 is 0."""
+    return number.lstrip("0") or number[-1:]
 
 
 def _epoch_fits(kind: str, catalogue: Path, snapshot: Path, units: CodeUnits) -> bool:

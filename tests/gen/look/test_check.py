@@ -101,11 +101,11 @@ def catalogue(path: Path, z: float, n: int = 1) -> None:
 
 
 def test_a_draft_takes_the_snapshots_own_catalogue(a_galaxy, tmp_path):
-    """By its number, which is not the 5 of hdf5; and by its time, to 1e-4."""
-    for number, z in (("098", 0.0095), ("099", 0.0)):
+    """By its number, which may be 000 and is not the 5 of hdf5; and by its time, to 1e-4."""
+    for number, z in (("000", 0.05), ("098", 0.0095), ("099", 0.0)):
         snapshot(tmp_path / f"snap_{number}.hdf5", a_galaxy, 1 / (1 + z))
         catalogue(tmp_path / f"fof_subhalo_tab_{number}.hdf5", z)
-    for number in ("098", "099"):
+    for number in ("000", "098", "099"):
         text = draft(tmp_path / f"snap_{number}.hdf5")
         assert f'catalogue: {{format: subfind, path: "fof_subhalo_tab_{number}.hdf5"}}' in text
     (tmp_path / "fof_subhalo_tab_098.hdf5").rename(tmp_path / "fof_subhalo_tab_99.hdf5")

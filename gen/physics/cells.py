@@ -18,6 +18,8 @@ ROUNDING = 1e-15
 SURE = 10
 #: Cells of a block, which stay in cache while all views are made of them.
 BLOCK = 1024
+# The functions that are called for single cells return at their ends alone and divide without Python's check for zero:
+# numba then leaves out counting references to their arrays, which would take ten times as long as a small cell.
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def cube_seen(turn: np.ndarray) -> Cube:
     return Cube(axes, edges, SURE * error, largest)
 
 
-@njit(inline="always", fastmath={"reassoc", "contract", "nsz"})
+@njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def _mass_below(x, y, edges):  # type: ignore[no-untyped-def]
     """Share of the unit cube's mass at smaller x and y than this: (x - x') (y - y') over the parts of edges there."""
     total = 0.0
@@ -85,7 +87,7 @@ def _mass_below(x, y, edges):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(inline="always")
+@njit(error_model="numpy")
 def _spread(points, below, edges, least, x, y, side, reach_x, reach_y, mass, u):  # type: ignore[no-untyped-def]
     """Add the mass, mass u and mass u^2 of a cube to pixels points (n, n, 4) that it covers; x, y, side in pixels.
 
@@ -94,11 +96,6 @@ def _spread(points, below, edges, least, x, y, side, reach_x, reach_y, mass, u):
     n = points.shape[0]
     col0, col1 = int(np.floor(x - reach_x)), int(np.floor(x + reach_x))
     row0, row1 = int(np.floor(y - reach_y)), int(np.floor(y + reach_y))
-    if col0 == col1 and row0 == row1:
-        points[row0, col0, 0] += mass
-        points[row0, col0, 1] += mass * u
-        points[row0, col0, 2] += mass * u * u
-        return
     per, top = 1.0 / side, reach_y / side
     first, last = max(col0, 0), min(col1, n - 1)
     for k in range(first, last + 2):
@@ -125,35 +122,32 @@ def _spread(points, below, edges, least, x, y, side, reach_x, reach_y, mass, u):
                 points[row, col, 2] += m * u * u
 
 
-@njit(inline="always")
-def _spread_pieces(points, below, pieces, axes, edges, least, largest, x, y, side, mass, u):  # type: ignore[no-untyped-def]
-    """As `_spread`, of a cube anywhere, which is halved until its pieces' side is at most the largest.
+@njit(error_model="numpy")
+def _spread_pieces(points, below, pieces, axes, edges, least, largest, x, y, side, half_x, half_y, mass, u):  # type: ignore[no-untyped-def]
+    """As `_spread`, of a cube that is halved until its pieces' side is at most the largest.
 
-    pieces (200, 4) is scratch space: pieces yet to be added.
+    half_x, half_y: how far it reaches from its centre [side]. pieces (200, 4) is scratch space: pieces yet to be added.
     """
     n = points.shape[0]
-    half_x = 0.5 * (abs(axes[0, 0]) + abs(axes[0, 1]) + abs(axes[0, 2]))
-    half_y = 0.5 * (abs(axes[1, 0]) + abs(axes[1, 1]) + abs(axes[1, 2]))
-    pieces[0] = x, y, side, mass
+    pieces[0, 0], pieces[0, 1], pieces[0, 2], pieces[0, 3] = x, y, side, mass
     left = 1
     while left > 0:
         left -= 1
-        x, y, side, mass = pieces[left]
+        x, y, side, mass = pieces[left, 0], pieces[left, 1], pieces[left, 2], pieces[left, 3]
         reach_x, reach_y = half_x * side, half_y * side
-        if not (x + reach_x >= 0 and y + reach_y >= 0 and x - reach_x < n and y - reach_y < n):
-            continue
-        if side <= largest or left > 190:
-            _spread(points, below, edges, least, x, y, side, reach_x, reach_y, mass, u)
-            continue
-        for k in range(8):
-            a, b, c = (k & 1) - 0.5, (k >> 1 & 1) - 0.5, (k >> 2) - 0.5
-            pieces[left, 0] = x + 0.5 * side * (a * axes[0, 0] + b * axes[0, 1] + c * axes[0, 2])
-            pieces[left, 1] = y + 0.5 * side * (a * axes[1, 0] + b * axes[1, 1] + c * axes[1, 2])
-            pieces[left, 2], pieces[left, 3] = 0.5 * side, 0.125 * mass
-            left += 1
+        if x + reach_x >= 0 and y + reach_y >= 0 and x - reach_x < n and y - reach_y < n:
+            if side <= largest or left > 190:
+                _spread(points, below, edges, least, x, y, side, reach_x, reach_y, mass, u)
+            else:
+                for k in range(8):
+                    a, b, c = (k & 1) - 0.5, (k >> 1 & 1) - 0.5, (k >> 2) - 0.5
+                    pieces[left, 0] = x + 0.5 * side * (a * axes[0, 0] + b * axes[0, 1] + c * axes[0, 2])
+                    pieces[left, 1] = y + 0.5 * side * (a * axes[1, 0] + b * axes[1, 1] + c * axes[1, 2])
+                    pieces[left, 2], pieces[left, 3] = 0.5 * side, 0.125 * mass
+                    left += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _deposit(pos, vel, mass, side, rotations, axes, edges, least, largest, half_kpc, n, rest_kms):  # type: ignore[no-untyped-def]
     """Sums per view and pixel (V, n, n, 4): as `deposit_cells`, with what `cube_seen` says of each view.
 
@@ -163,19 +157,33 @@ def _deposit(pos, vel, mass, side, rotations, axes, edges, least, largest, half_
     below, pieces = np.empty(n + 1), np.empty((200, 4))
     for start in range(0, mass.size, BLOCK):
         for v in range(half_kpc.size):
-            turn, points = rotations[v], sums[v]
+            turn, points, seen, cube = rotations[v], sums[v], axes[v], edges[v]
             scale = n / (2 * half_kpc[v])
+            half_x = 0.5 * (abs(seen[0, 0]) + abs(seen[0, 1]) + abs(seen[0, 2]))
+            half_y = 0.5 * (abs(seen[1, 0]) + abs(seen[1, 1]) + abs(seen[1, 2]))
             for i in range(start, min(start + BLOCK, mass.size)):
                 x = (turn[0, 0] * pos[0, i] + turn[0, 1] * pos[1, i] + turn[0, 2] * pos[2, i]) * scale + 0.5 * n
                 y = (turn[1, 0] * pos[0, i] + turn[1, 1] * pos[1, i] + turn[1, 2] * pos[2, i]) * scale + 0.5 * n
+                wide = side[i] * scale
+                reach_x, reach_y = half_x * wide, half_y * wide
+                if not (x + reach_x >= 0 and y + reach_y >= 0 and x - reach_x < n and y - reach_y < n):
+                    continue
                 u = 0.0
                 for k in range(3):
                     u += turn[2, k] * (vel[k, i] - rest_kms[k])
                 if 0 <= x < n and 0 <= y < n:
                     points[int(y), int(x), 3] += 1.0
-                _spread_pieces(
-                    points, below, pieces, axes[v], edges[v], least[v], largest[v], x, y, side[i] * scale, mass[i], u
-                )
+                col, row = int(np.floor(x - reach_x)), int(np.floor(y - reach_y))
+                if x + reach_x < col + 1 and y + reach_y < row + 1:  # all of it in one pixel
+                    points[row, col, 0] += mass[i]
+                    points[row, col, 1] += mass[i] * u
+                    points[row, col, 2] += mass[i] * u * u
+                elif wide <= largest[v]:
+                    _spread(points, below, cube, least[v], x, y, wide, reach_x, reach_y, mass[i], u)
+                else:
+                    _spread_pieces(
+                        points, below, pieces, seen, cube, least[v], largest[v], x, y, wide, half_x, half_y, mass[i], u
+                    )
     return sums
 
 

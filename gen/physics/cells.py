@@ -96,26 +96,19 @@ def _spread(points, below, edges, least, x, y, side, reach_x, reach_y, mass, u):
     n = points.shape[0]
     col0, col1 = int(np.floor(x - reach_x)), int(np.floor(x + reach_x))
     row0, row1 = int(np.floor(y - reach_y)), int(np.floor(y + reach_y))
-    per, top = 1.0 / side, reach_y / side
-    first, last = max(col0, 0), min(col1, n - 1)
-    for k in range(first, last + 2):
-        below[k] = _mass_below((k - x) * per, -y * per, edges) if row0 < 0 else 0.0
-    for row in range(max(row0, 0), min(row1, n - 1) + 1):
-        line = (row + 1 - y) * per if row < row1 else top
-        left = _mass_below((first - x) * per, line, edges) if first > col0 else 0.0
-        left_below = below[first]
-        below[first] = left
+    per = 1.0 / side
+    top_x, top_y = reach_x * per, reach_y * per
+    first, last = max(col0, -1), min(col1, n - 1)
+    below[first + 1 : last + 2] = 0.0
+    for row in range(max(row0, -1), min(row1, n - 1) + 1):  # row and column -1: all that is outside on that side
+        line = min((row + 1 - y) * per, top_y)
+        left = left_below = 0.0
         for col in range(first, last + 1):
-            if col < col1:
-                right = _mass_below((col + 1 - x) * per, line, edges)
-            elif row < row1:
-                right = _mass_below(reach_x * per, line, edges)
-            else:
-                right = 1.0
+            right = _mass_below(min((col + 1 - x) * per, top_x), line, edges)
             share = (right - left) - (below[col + 1] - left_below)
             left, left_below = right, below[col + 1]
             below[col + 1] = right
-            if share > least:
+            if row >= 0 and col >= 0 and share > least:
                 m = mass * share
                 points[row, col, 0] += m
                 points[row, col, 1] += m * u

@@ -1,4 +1,4 @@
-"""Projection of particles into maps: one compiled pass gives all moments of a view and conserves mass."""
+"""Projection of particles and cells into maps: one compiled pass gives all moments of a view and conserves mass."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 from scipy.spatial import cKDTree
 
+from kinmass.gen.physics.cells import deposit_cells
 from kinmass.gen.physics.particles import Galaxy, Particles
 
 CHANNELS = ("density", "velocity", "dispersion", "count")
@@ -36,8 +37,11 @@ LANES, BLOCK = 4, 1024
 
 
 def with_kernels(gas: Particles) -> Particles:
-    """Give gas kernels where its file has none: each then ends at the distance of the 32nd neighbour in this gas."""
-    if len(gas) == 0 or gas.support_kpc is not None:
+    """Give gas kernels where its file has none: each then ends at the distance of the 32nd neighbour in this gas.
+
+    Cells have no need of them and are left alone.
+    """
+    if len(gas) == 0 or gas.support_kpc is not None or gas.side_kpc is not None:
         return gas
     distance_kpc, _ = cKDTree(gas.pos_kpc).query(gas.pos_kpc, k=min(NEIGHBOURS, len(gas)))
     return replace(gas, support_kpc=distance_kpc.reshape(len(gas), -1)[:, -1])
@@ -193,7 +197,8 @@ def project(
     dispersion [km/s], particle count. All but the count are weighted by mass, or by the particles' own weight, whose
     unit the density then has. rotations (V, 3, 3): the rows are the map's x, its y and the line of sight, which points
     away from the observer; half_width_kpc (V,). y grows with the row, x with the column. A pixel of zero density is
-    empty; its velocity and dispersion are zero, which means nothing.
+    empty; its velocity and dispersion are zero, which means nothing. Particles that have a side_kpc are cells, cubes of
+    uniform density (`deposit_cells`), whatever their kernels; motions within a cell are no part of the dispersion.
 
     >>> from kinmass.gen.physics.particles import Particles
     >>> one = Particles(np.array([[0.5, 0.5, 0.0]]), np.array([[0.0, 0.0, 30.0]]), np.array([4e6]))
@@ -211,16 +216,13 @@ def project(
         return maps
     weight = particles.mass_msun if particles.weight is None else particles.weight
     # Velocities are summed relative to rest_kms, so that a bulk motion of 1e4 km/s costs no digits.
-    sums = _deposit(
-        np.asfortranarray(particles.pos_kpc).T,
-        np.asfortranarray(particles.vel_kms).T,
-        weight,
-        np.zeros(0) if particles.support_kpc is None else particles.support_kpc,
-        np.ascontiguousarray(rotations),
-        half_width_kpc,
-        pixels,
-        np.asarray(rest_kms, dtype=np.float64),
-    )
+    view = np.ascontiguousarray(rotations), half_width_kpc, pixels, np.asarray(rest_kms, dtype=np.float64)
+    if particles.side_kpc is not None:
+        sums = deposit_cells(particles.pos_kpc, particles.vel_kms, weight, particles.side_kpc, *view)
+    else:
+        support = np.zeros(0) if particles.support_kpc is None else particles.support_kpc
+        pos, vel = np.asfortranarray(particles.pos_kpc).T, np.asfortranarray(particles.vel_kms).T
+        sums = _deposit(pos, vel, weight, support, *view)
     mass, first, second, count = np.moveaxis(sums, -1, 0)
     occupied = mass > 0
     mean = np.divide(first, mass, out=np.zeros_like(mass), where=occupied)

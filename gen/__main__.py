@@ -164,7 +164,7 @@ def _maps(args: argparse.Namespace) -> int:
     from kinmass.gen.campaign.foretell import probe, told
     from kinmass.gen.campaign.listing import keep_all
     from kinmass.gen.campaign.maps import generate, list_all
-    from kinmass.gen.campaign.plan import list_tasks, plan
+    from kinmass.gen.campaign.plan import Task, list_tasks, plan
     from kinmass.gen.campaign.record import Settings
     from kinmass.gen.campaign.timing import process_age_s
     from kinmass.gen.campaign.worker import load
@@ -201,7 +201,8 @@ def _maps(args: argparse.Namespace) -> int:
         age_s, began = process_age_s(), time.monotonic()
         listings = list_all(suites, args.out)
         listing_s, began = parallel.size() * (time.monotonic() - began), time.monotonic()
-        tasks = parallel.on_rank_0(lambda: plan(suites, args.out, settings, args.repair, listings=listings))
+        tasks: list[Task] = []  # rank 0's
+        parallel.on_rank_0(lambda: tasks.extend(plan(suites, args.out, settings, args.repair, listings)))
         start_s = age_s + time.monotonic() - began
         if parallel.rank() == 0:
             keep_all(args.out, listings)

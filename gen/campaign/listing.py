@@ -1,19 +1,19 @@
 """The galaxies of each snapshot by its catalogue, kept beside the store for the next run that lists the same files."""
 
 import contextlib
+import gc
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kinmass.gen.campaign import failures
-from kinmass.gen.catalogues.find import Halo, chosen, find_haloes, usable
+from kinmass.gen.catalogues.base import Halo, packed, unpacked
+from kinmass.gen.catalogues.find import chosen, find_haloes, usable
 from kinmass.gen.code import stage_key
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
 from kinmass.gen.snapshots import alike
@@ -30,36 +30,77 @@ class Listing:
     """The galaxies of one snapshot as (name, halo, problem), and what all snapshots of a suite should agree on.
 
     facts is None where the snapshot cannot be read. marks is a digest of all that the listing was made from, "" where
-    it may not be kept.
+    it may not be kept; n_bytes are those of the snapshot's files, 0 where they cannot be found.
     """
 
     entries: list[Entry]
     facts: dict[str, str] | None
     marks: str = ""
+    n_bytes: int = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let ranks send each other columns instead of objects."""
+        return _from_columns, (_columns(self.entries), self.facts, self.marks, self.n_bytes)
 
 
-def list_snapshot(suite: Suite, snapshot: Path, kept: dict[str, Any] | None = None) -> Listing:
+def _columns(entries: list[Entry]) -> dict[str, Any]:
+    problems = {str(row): problem for row, (_, _, problem) in enumerate(entries) if problem}
+    return {
+        "names": [name for name, _, _ in entries], "haloes": packed([halo for _, halo, _ in entries]),
+        "problems": problems,
+    }  # fmt: skip
+
+
+def _from_columns(columns: dict[str, Any], facts: dict[str, str] | None, marks: str, n_bytes: int) -> Listing:
+    names, haloes, problems = columns["names"], columns["haloes"], columns["problems"]
+    if any(len(column) != len(names) for column in haloes.values()) or not all(isinstance(x, str) for x in names):
+        raise ValueError("columns of a listing that do not fit together")
+    with uncollected():
+        entries = [(name, unpacked(haloes, i), problems.get(str(i), "")) for i, name in enumerate(names)]
+    return Listing(entries, facts, marks, n_bytes)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Hold Python's search for unused cycles back while many objects without any are made: half of the time is its."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def list_unless_kept(suite: Suite, snapshot: Path, kept_marks: str) -> Listing | None:
+    """List a snapshot as `list_snapshot`, or return None where an earlier run's listing of these marks still holds."""
+    with contextlib.suppress(Exception):  # whoever lists it says what is wrong
+        if kept_marks and kept_marks == _marks(suite, snapshot, suite.catalogue_path(snapshot))[0]:
+            return None
+    return list_snapshot(suite, snapshot)
+
+
+def list_snapshot(suite: Suite, snapshot: Path) -> Listing:
     """List every galaxy of one snapshot without opening its particles.
 
-    kept: what an earlier run has kept of this snapshot, taken if its files are as they were. Never raises: a snapshot
-    that cannot be listed is one entry that says why.
+    Never raises: a snapshot that cannot be listed is one entry that says why.
     """
-    facts = None
+    facts, n_bytes = None, 0
     try:
         path = suite.catalogue_path(snapshot)
-        marks = _marks(suite, snapshot, path)
-        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # what was kept may be damaged
-            if kept and marks and kept["marks"] == marks:
-                return Listing([_unpacked(entry) for entry in kept["entries"]], dict(kept["facts"]), marks)
+        marks, n_bytes = _marks(suite, snapshot, path)
         units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
         facts = facts_of(suite, snapshot, units)
-        haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
+        with uncollected():
+            haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
+            prefix = suite.galaxy_name(snapshot, "")
+            entries = [(prefix + h.name, *usable(h, path)) for h in haloes]
     except (SnapshotError, SuiteError, OSError) as error:
-        return Listing([(suite.galaxy_name(snapshot, UNLISTED), None, str(error))], facts)
+        return Listing([(suite.galaxy_name(snapshot, UNLISTED), None, str(error))], facts, n_bytes=n_bytes)
     except Exception as error:  # one strange snapshot must not stop the others
-        return Listing([(suite.galaxy_name(snapshot, UNLISTED), None, failures.unforeseen(snapshot, error))], facts)
-    prefix = suite.galaxy_name(snapshot, "")
-    return Listing([(prefix + h.name, *usable(h, path)) for h in haloes], facts, marks)
+        problem = failures.unforeseen(snapshot, error)
+        return Listing([(suite.galaxy_name(snapshot, UNLISTED), None, problem)], facts, n_bytes=n_bytes)
+    return Listing(entries, facts, marks, n_bytes)
 
 
 def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:
@@ -73,18 +114,21 @@ def _mapped_types(suite: Suite) -> set[str]:
     return {ptype for name, types in component_types.items() if name != "black_holes" for ptype in types}
 
 
-def _marks(suite: Suite, snapshot: Path, catalogue: Path | None) -> str:
+def _marks(suite: Suite, snapshot: Path, catalogue: Path | None) -> tuple[str, int]:
     """Digest what a listing is made from: the code, the suite's settings, and its files by size and time of change.
 
-    "" where a file cannot be looked at, whose error belongs to the listing.
+    "" where a file cannot be looked at, whose error belongs to the listing. Also returns the bytes of the snapshot.
     """
+    n_bytes = 0
     try:
-        files = [*FORMATS[suite.format].listed_files(snapshot), *(_parts_of(catalogue) if catalogue else [])]
+        own = FORMATS[suite.format].listed_files(snapshot)
+        files = [*own, *(_parts_of(catalogue) if catalogue else [])]
         stats = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file in files]
+        n_bytes = sum(size for _, size, _, _ in stats[: len(own)])
     except (OSError, ValueError):
-        return ""
+        return "", n_bytes
     settings = suite.model_dump_json(exclude={"root"})
-    return blake2b(repr((stage_key(), settings, stats)).encode(), digest_size=16).hexdigest()
+    return blake2b(repr((stage_key(), settings, stats)).encode(), digest_size=16).hexdigest(), n_bytes
 
 
 def _parts_of(catalogue: Path) -> list[Path]:
@@ -94,13 +138,16 @@ def _parts_of(catalogue: Path) -> list[Path]:
     return sorted(catalogue.parent / name for name in os.listdir(catalogue.parent) if name.startswith(match[1]))
 
 
-def read_kept(out: Path, suite: str) -> dict[str, Any]:
-    """Read what an earlier run has kept of a suite, by snapshot; empty where there is nothing that can be read."""
+def read_kept(out: Path, suite: str) -> dict[Path, Listing]:
+    """Read the listings that an earlier run has kept of a suite; those that are damaged are left out."""
+    kept = {}
     with contextlib.suppress(OSError, ValueError):
-        kept = json.loads((out / ".listing" / f"{suite}.json").read_text())
-        if isinstance(kept, dict):
-            return kept
-    return {}
+        content = json.loads((out / ".listing" / f"{suite}.json").read_text())
+        for path, listing in content.items() if isinstance(content, dict) else ():
+            with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
+                columns, facts = listing["columns"], dict(listing["facts"])
+                kept[Path(path)] = _from_columns(columns, facts, str(listing["marks"]), int(listing["n_bytes"]))
+    return kept
 
 
 def keep_all(out: Path, listings: Mapping[str, dict[Path, Listing]]) -> None:
@@ -112,26 +159,18 @@ def keep_all(out: Path, listings: Mapping[str, dict[Path, Listing]]) -> None:
 def keep(out: Path, suite: str, listings: dict[Path, Listing]) -> None:
     """Keep listings of a suite for the next run; what has a problem is listed anew. Does nothing where it cannot."""
     kept = {
-        str(path): {"marks": listing.marks, "facts": listing.facts, "entries": [_packed(e) for e in listing.entries]}
+        str(path): {
+            "marks": listing.marks, "facts": listing.facts, "n_bytes": listing.n_bytes,
+            "columns": _columns(listing.entries),
+        }
         for path, listing in listings.items()
         if listing.marks and not any(problem for _, _, problem in listing.entries)
-    }
-    if kept == read_kept(out, suite):
-        return
+    }  # fmt: skip
+    path = out / ".listing" / f"{suite}.json"
     with contextlib.suppress(OSError, TypeError, ValueError):  # a kept listing only saves time
-        make_folder(out / ".listing")
-        write_atomically(out / ".listing" / f"{suite}.json", json.dumps(kept))
-
-
-def _packed(entry: Entry) -> list[Any]:
-    name, halo, _ = entry
-    if halo is None:
-        return [name, None]
-    centre = None if halo.centre_kpc is None else np.asarray(halo.centre_kpc).tolist()
-    return [name, asdict(halo) | {"centre_kpc": centre}]
-
-
-def _unpacked(packed: list[Any]) -> Entry:
-    name, halo = packed
-    centre = None if halo["centre_kpc"] is None else np.array(halo["centre_kpc"], dtype=float)
-    return name, Halo(**(halo | {"centre_kpc": centre})), ""
+        text = json.dumps(kept)
+        with contextlib.suppress(OSError, ValueError):
+            if path.read_text() == text:
+                return
+        make_folder(path.parent)
+        write_atomically(path, text)

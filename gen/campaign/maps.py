@@ -3,26 +3,32 @@
 import contextlib
 import platform
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from tqdm import tqdm
 
 from kinmass.gen.campaign import failures, parallel, timing
-from kinmass.gen.campaign.listing import Listing, keep_all, list_snapshot, read_kept
-from kinmass.gen.campaign.plan import Task, plan, writing
+from kinmass.gen.campaign.batches import Batches
+from kinmass.gen.campaign.listing import Listing, keep_all, list_unless_kept, read_kept
+from kinmass.gen.campaign.plan import Room, Task, make_room, tasks_of, writing
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import Schedule, schedule
 from kinmass.gen.campaign.worker import Worker, load
-from kinmass.gen.storage import store
+from kinmass.gen.storage import galaxy_reader, store
 from kinmass.gen.storage.lock import Lock
 from kinmass.gen.suite import Suite
 
 #: How many ranks read snapshots at the same time by default: more make parallel file systems slower.
 READERS = 128
+#: Files of statuses that a rank reads at a time, when a run goes on.
+STATUS_FILES = 256
 
 
 def _peak_mb() -> float:
@@ -38,21 +44,70 @@ def list_all(suites: list[Suite], out: Path) -> dict[str, dict[Path, Listing]]:
     SuiteError on every rank for a suite without snapshots.
     """
     paths = parallel.on_rank_0(lambda: [(i, path) for i, suite in enumerate(suites) for path in suite.snapshot_paths()])
-    kept = parallel.on_rank_0(lambda: [read_kept(out, suite.name) for suite in suites])
+    kept = [read_kept(out, suite.name) for suite in suites] if parallel.rank() == 0 else []
+    marks = parallel.broadcast([{path: listing.marks for path, listing in of_suite.items()} for of_suite in kept])
     if parallel.rank() == 0:
         for suite in suites:
             print(f"{suite.name}: listing galaxies of {suite.root / suite.snapshots}", file=sys.stderr)
     found: dict[tuple[int, Path], Listing] = {}
 
-    def work(item: tuple[int, Path], _: object) -> Listing:
+    def work(item: tuple[int, Path], _: object) -> Listing | None:
         i, path = item
-        return list_snapshot(suites[i], path, kept[i].get(str(path)))
+        return list_unless_kept(suites[i], path, marks[i].get(path, ""))
 
-    parallel.share_out(paths, work, lambda item, listing: found.update({item: listing}))
+    def take(item: tuple[int, Path], listing: Listing | None) -> None:
+        found[item] = listing or kept[item[0]][item[1]]
+
+    parallel.share_out(paths, work, take)
     listings: dict[str, dict[Path, Listing]] = {suite.name: {} for suite in suites}
     for i, path in paths if parallel.rank() == 0 else []:
         listings[suites[i].name][path] = found[i, path]
     return listings
+
+
+def plan_all(
+    suites: list[Suite], out: Path, settings: Settings, repair: bool, listings: dict[str, dict[Path, Listing]]
+) -> list[Task]:
+    """Plan as `plan.plan` does, by a rank 0 that holds the suites' locks; all ranks read what is done already.
+
+    The tasks are rank 0's, others get none. Raises StoreError, SuiteError or OSError on every rank.
+    """
+    rooms: list[Room] = []
+
+    def prepare() -> list[list[int]]:
+        rooms.extend(make_room(suites, out, settings, listings))
+        return [galaxy_reader.written_chunks(room.group) for room in rooms]
+
+    chunks = parallel.on_rank_0(prepare)
+    blocks = [(i, own[k : k + STATUS_FILES]) for i, own in enumerate(chunks) for k in range(0, len(own), STATUS_FILES)]
+    statuses = [np.full(room.group["status"].shape, store.PENDING, dtype=np.uint8) for room in rooms]  # type: ignore[union-attr]
+    problems: list[store.StoreError] = []
+    group_of = cache(lambda name: store.open_suite(out, name))
+
+    def read(block: tuple[int, list[int]], _: object) -> dict[int, np.ndarray] | store.StoreError:
+        try:
+            return galaxy_reader.read_statuses(group_of(suites[block[0]].name), block[1], unreadable_is_pending=repair)
+        except store.StoreError as error:
+            return error
+
+    def take(block: tuple[int, list[int]], read: dict[int, np.ndarray] | store.StoreError) -> None:
+        if isinstance(read, store.StoreError):
+            problems.append(read)
+            return
+        for first, status in read.items():
+            statuses[block[0]][first : first + len(status)] = status
+
+    if blocks:
+        parallel.share_out(blocks, read, take)
+    tasks: list[Task] = []
+
+    def finish() -> None:
+        if problems:
+            raise problems[0]
+        tasks.extend(tasks_of(rooms, statuses))
+
+    parallel.on_rank_0(finish)
+    return tasks
 
 
 def generate(
@@ -76,6 +131,17 @@ def generate(
         return _generate(suites, out, settings, readers, repair, quiet, locks)
 
 
+@contextlib.contextmanager
+def _keeping(out: Path, listings: dict[str, dict[Path, Listing]]) -> Iterator[None]:
+    """Keep rank 0's listings for the next run beside the block's work, so that no rank waits for it."""
+    thread = threading.Thread(target=keep_all, args=(out, listings))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def _generate(
     suites: list[Suite], out: Path, settings: Settings, readers: int, repair: bool, quiet: bool, locks: list[Lock]
 ) -> tuple[int, int]:
@@ -83,24 +149,22 @@ def _generate(
     load()
     phases_s, began = {"start": timing.process_age_s()}, time.monotonic()
     listings = list_all(suites, out)
-    tasks = parallel.on_rank_0(lambda: plan(suites, out, settings, repair, True, listings))
-    if parallel.rank() == 0:
-        keep_all(out, listings)
+    tasks = plan_all(suites, out, settings, repair, listings)
     if repair:
-        damaged: list[Task] = []
+        damaged: set[tuple[str, int]] = set()
+        done = parallel.broadcast(Batches([[t] for t in tasks if t.is_done]))
         parallel.share_out(
-            [[t] for t in tasks if t.is_done],
+            done,
             lambda single, _: store.is_damaged(store.open_suite(out, single[0].suite.name), single[0].index),
-            lambda single, is_broken: damaged.extend(single if is_broken else []),
+            lambda single, is_broken: damaged.update([(single[0].suite.name, single[0].index)] if is_broken else []),
         )
-        damaged_ids = {(t.suite.name, t.index) for t in parallel.broadcast(damaged)}
-        tasks = [replace(t, is_done=t.is_done and (t.suite.name, t.index) not in damaged_ids) for t in tasks]
-        if damaged_ids and parallel.rank() == 0:
-            names = [t.name for t in tasks if (t.suite.name, t.index) in damaged_ids]
+        names = [t.name for t in tasks if (t.suite.name, t.index) in damaged]
+        tasks = [replace(t, is_done=t.is_done and (t.suite.name, t.index) not in damaged) for t in tasks]
+        if names:
             print(f"{out}: cannot be read and done again: {', '.join(names)}", file=sys.stderr)
     todo: Schedule = parallel.on_rank_0(lambda: schedule(tasks, out))
     suite_names = {suite.name for suite in suites}
-    for name in sorted({batch[0].suite.name for batch in (*todo.batches, *todo.suspects)}):
+    for name in sorted({*todo.batches.suite_names, *todo.suspects.suite_names}):
         parallel.on_rank_0(partial(store.add_run, out, name))
     failed: list[dict[str, str]] = []
     n_done = sum(t.is_done for t in tasks)
@@ -115,15 +179,14 @@ def _generate(
         if new_failures:
             failures.add(out, new_failures)
 
+    keeping = _keeping(out, listings) if parallel.rank() == 0 else contextlib.nullcontext()
     clock = timing.Clock()
     phases_s["listing"], began, bytes_before = time.monotonic() - began, time.monotonic(), timing.bytes_read()
-    with contextlib.closing(Worker(out, settings, clock)) as worker, clock("waiting at the end"):
+    with keeping, contextlib.closing(Worker(out, settings, clock)) as worker, clock("waiting at the end"):
         parallel.share_out(todo.to_index, worker.index, lambda task, _: None, readers)
         parallel.on_rank_0(lambda: failures.replace_all(out, suite_names, []))
         for queue in (todo.batches, todo.suspects):
-            parallel.share_out(
-                queue, worker, note, readers, lambda tasks: (tasks[0].snapshot, tasks[0].suite.name), todo.cost
-            )
+            parallel.share_out(queue, worker, note, readers, queue.origins, queue.costs)
     phases_s["mapping"] = time.monotonic() - began
     parallel.on_rank_0(lambda: failures.replace_all(out, suite_names, failed))
     bar.close()

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -102,12 +102,12 @@ def barrier() -> None:
 
 
 def share_out(
-    items: Iterable[Item],
+    items: Sequence[Item],
     work: Callable[[Item, Callable[[], AbstractContextManager[None]]], Any],
     done: Callable[[Item, Any], None],
     readers: int = 0,
-    origin: Callable[[Item], Hashable] = id,
-    cost: Callable[[Item], float] = lambda item: 1.0,
+    origins: Sequence[Hashable] | None = None,
+    costs: Sequence[float] | None = None,
     ranks_per_node: int = 0,
 ) -> None:
     """Call work(item, reading) for every item on some rank, and done(item, result) on rank 0 soon after each ends.
@@ -115,40 +115,41 @@ def share_out(
     Every rank calls this with the same items and works on some of them. Items are dealt to nodes by
     their cost; the ranks of a node take them from counters in shared memory (gen.campaign.dealing),
     so that nobody waits for another rank's Python, and from other nodes when theirs has none left.
-    A rank stays with items of one origin (a snapshot that it has open). `with reading():` waits until
-    fewer than `readers` ranks are inside theirs (0: no limit). Failures of an item belong in its
-    result: an exception (for instance a full disk) ends every rank. ranks_per_node: take so many
-    ranks for a node (0: those that share memory). Where MPI allows one thread only, rank 0 does no
-    work but record results, and other nodes' items are not taken over.
+    origins: what each item is read from; a rank stays with what it has open (none alike if not given).
+    costs: what each takes beside the others. `with reading():` waits until fewer than `readers` ranks
+    are inside theirs (0: no limit). Failures of an item belong in its result: an exception (for
+    instance a full disk) ends every rank. ranks_per_node: take so many ranks for a node (0: those
+    that share memory). Where MPI allows one thread only, rank 0 does no work but record results, and
+    other nodes' items are not taken over.
     """
-    todo = list(items)
     if size() == 1:
-        for item in todo:
+        for item in items:
             done(item, work(item, nullcontext))
         return
     comm = MPI.COMM_WORLD.Dup()
     nodes = _Nodes(comm, ranks_per_node)
-    runs = deal([origin(item) for item in todo], [cost(item) for item in todo], nodes.sizes)
+    n = len(items)
+    runs = deal(range(n) if origins is None else origins, [1.0] * n if costs is None else costs, nodes.sizes)
     with nodes.counters(1 + Shelf.room(len(runs[nodes.own]))) as (values, add):
         shelf = Shelf(runs[nodes.own], values[1:], lambda i, n: add(1 + i, n))
         slots = _Slots(comm, nodes, readers or comm.Get_size(), add)
-        server = _Server(comm, nodes, shelf, slots, lambda number, result: done(todo[number], result))
+        server = _Server(comm, nodes, shelf, slots, lambda number, result: done(items[number], result))
         if server.is_thread:
             thread = threading.Thread(target=server.serve, daemon=True)
             if nodes.leads:
                 thread.start()
-            _work(comm, nodes, shelf, todo, lambda item: work(item, slots.reading))
+            _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading))
             if nodes.leads:
                 thread.join()
         elif comm.Get_rank() == 0:
             server.serve()
         else:
-            _work(comm, nodes, shelf, todo, lambda item: work(item, slots.reading))
+            _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading))
         _wait(comm.Ibarrier())
     comm.Free()
 
 
-def _work(comm: MPI.Comm, nodes: "_Nodes", shelf: Shelf, todo: list[Item], work: Callable[[Item], Any]) -> None:
+def _work(comm: MPI.Comm, nodes: "_Nodes", shelf: Shelf, todo: Sequence[Item], work: Callable[[Item], Any]) -> None:
     """Work on this node's items, then on other nodes', and report results to rank 0, a few times a second."""
     reports: list[tuple[int, Any]] = []
     reported = time.monotonic()

@@ -3,14 +3,15 @@
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+import zarr
 
-from kinmass.gen.campaign.listing import UNLISTED, Listing, list_snapshot
+from kinmass.gen.campaign.listing import UNLISTED, Entry, Listing, list_snapshot, uncollected
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.base import Halo
 from kinmass.gen.snapshots import alike
@@ -34,6 +35,7 @@ class Task:
     problem: str = ""
     is_done: bool = False  # mapped by an earlier run, and readable as far as is known
     chunk: int = 0  # number of the chunk or shard that it is written in
+    snapshot_bytes: int = 0  # size of all files of the snapshot, 0 when they cannot be found
 
 
 def drawn(names: list[str], max_galaxies: int | None) -> set[str]:
@@ -55,21 +57,35 @@ def list_tasks(suite: Suite, listings: Mapping[Path, Listing] | None = None) -> 
     listings: those of its snapshots, made here if they are not given. Raises SuiteError when there is no galaxy, or
     when two have the same name.
     """
+    return [
+        Task(suite, i, name, path, halo, problem)
+        for i, (path, _, (name, halo, problem)) in enumerate(_entries(suite, listings))
+    ]
+
+
+#: A snapshot, the size of its files, and a galaxy in it.
+Place = tuple[Path, int, Entry]
+
+
+def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Place]:
+    """List every galaxy of a suite as `list_tasks` does."""
     if listings is None:
         listings = {path: list_snapshot(suite, path) for path in suite.snapshot_paths()}
-    entries = [(path, entry) for path, listing in listings.items() for entry in listing.entries]
+    entries = [(path, listing.n_bytes, entry) for path, listing in listings.items() for entry in listing.entries]
     facts_by_snapshot = {path: listing.facts for path, listing in listings.items() if listing.facts is not None}
     if disagreements := alike.differences(facts_by_snapshot):
         print(f"{suite.name}: its snapshots do not agree, is this meant? {disagreements}", file=sys.stderr)
     if not entries:
         raise SuiteError(f"suite {suite.name}: no galaxy in its catalogues passes `selection`")
-    name, n_same = Counter(entry[0] for _, entry in entries).most_common(1)[0]
-    if n_same > 1:
+    names = [entry[0] for _, _, entry in entries]
+    if len(set(names)) < len(names):
+        name, n_same = Counter(names).most_common(1)[0]
         raise SuiteError(f"suite {suite.name}: {n_same} galaxies are called {name}")
+    if suite.selection.max_galaxies is None:
+        return entries
     # A snapshot that could not be listed is not drawn away: its entry stays, to say why.
-    drawn_names = drawn([n for _, (n, *_) in entries if not n.endswith(UNLISTED)], suite.selection.max_galaxies)
-    entries = [(path, entry) for path, entry in entries if entry[0] in drawn_names or entry[0].endswith(UNLISTED)]
-    return [Task(suite, i, name, path, halo, problem) for i, (path, (name, halo, problem)) in enumerate(entries)]
+    drawn_names = drawn([name for name in names if not name.endswith(UNLISTED)], suite.selection.max_galaxies)
+    return [place for place in entries if place[2][0] in drawn_names or place[2][0].endswith(UNLISTED)]
 
 
 @contextlib.contextmanager
@@ -80,45 +96,73 @@ def writing(suites: list[Suite], out: Path) -> Iterator[list[lock.Lock]]:
         yield [stack.enter_context(lock.hold(out / ".locks" / name, f"{out / name}")) for name in names]
 
 
+@dataclass(frozen=True)
+class Room:
+    """A suite's group in the store with room for every galaxy that the suite has now, and these galaxies."""
+
+    suite: Suite
+    entries: list[Place]
+    group: zarr.Group
+    per_shard: int
+
+
 def plan(
     suites: list[Suite],
     out: Path,
     settings: Settings,
     repair: bool = False,
-    locked: bool = False,
     listings: Mapping[str, Mapping[Path, Listing]] | None = None,
 ) -> list[Task]:
     """List every galaxy of the suites with its place in the store, which is made if need be. For one process only.
 
     listings: those of each suite's snapshots, by its name, where they are made already. repair: galaxies whose status
-    cannot be read count as not done. locked: this process holds the locks of `writing` already. Raises StoreError,
-    SuiteError or OSError.
+    cannot be read count as not done. Raises StoreError, SuiteError or OSError.
     """
-    if not locked:
-        with writing(suites, out):
-            return plan(suites, out, settings, repair, True, listings)
-    planned = []
+    with writing(suites, out):
+        rooms = make_room(suites, out, settings, listings)
+        return tasks_of(rooms, [store.read_status(room.group, unreadable_is_pending=repair) for room in rooms])
+
+
+def make_room(
+    suites: list[Suite],
+    out: Path,
+    settings: Settings,
+    listings: Mapping[str, Mapping[Path, Listing]] | None = None,
+) -> list[Room]:
+    """Make room in the store for every galaxy of some suites, as `plan` does, by a process that holds their locks."""
+    rooms = []
     for suite in suites:
-        tasks = list_tasks(suite, listings[suite.name] if listings else None)
+        with uncollected():
+            entries = _entries(suite, listings[suite.name] if listings else None)
         per_shard = settings.galaxies_per_shard or store.galaxies_per_shard(out, suite.name)
-        per_shard = per_shard or (SHARD if len(tasks) > MANY else 1)
+        per_shard = per_shard or (SHARD if len(entries) > MANY else 1)
         if per_shard > 1:
-            print(f"{suite.name}: {len(tasks)} galaxies, {per_shard} in each file of an array", file=sys.stderr)
+            print(f"{suite.name}: {len(entries)} galaxies, {per_shard} in each file of an array", file=sys.stderr)
         config = asdict(settings) | {"galaxies_per_shard": per_shard}
         config |= {"suite": suite.model_dump(mode="json", exclude={"root"})}
-        lineages = [suite.lineage_of(t.name, getattr(t.halo, "lineage", None)) for t in tasks]
-        group = store.create_suite(out, suite.name, [t.name for t in tasks], lineages, config, _centres(tasks))
-        status = store.read_status(group, unreadable_is_pending=repair)
-        index_of = {str(name): i for i, name in enumerate(group["galaxy"][:])}
-        is_done = (status == store.DONE).tolist()
-        for task in tasks:
-            i = index_of[task.name]
-            planned.append(replace(task, index=i, chunk=i // per_shard, is_done=is_done[i]))
+        names = [name for _, _, (name, _, _) in entries]
+        lineages = [suite.lineage_of(name, getattr(halo, "lineage", None)) for _, _, (name, halo, _) in entries]
+        group = store.create_suite(out, suite.name, names, lineages, config, _centres(entries))
+        rooms.append(Room(suite, entries, group, per_shard))
     (out / ".started").mkdir(exist_ok=True)
-    return planned
+    return rooms
 
 
-def _centres(tasks: list[Task]) -> np.ndarray:
+def tasks_of(rooms: Sequence[Room], statuses: Sequence[np.ndarray]) -> list[Task]:
+    """Make the tasks of some suites; statuses are those (N,) of each group's galaxies."""
+    tasks = []
+    with uncollected():
+        for room, status in zip(rooms, statuses, strict=True):
+            index_of = {name: i for i, name in enumerate(room.group["galaxy"][:].tolist())}  # type: ignore[union-attr]
+            is_done = (status == store.DONE).tolist()
+            for path, n_bytes, (name, halo, problem) in room.entries:
+                i = index_of[name]
+                tasks.append(Task(room.suite, i, name, path, halo, problem, is_done[i], i // room.per_shard, n_bytes))
+    return tasks
+
+
+def _centres(entries: list[Place]) -> np.ndarray:
     """Centres of the galaxies (N, 3) [kpc] by their catalogues, NaN where a catalogue gives none."""
-    centres_kpc = [None if t.halo is None else t.halo.centre_kpc for t in tasks]
-    return np.array([np.full(3, np.nan) if centre is None else centre for centre in centres_kpc], dtype=float)
+    unknown = (np.nan,) * 3
+    centres_kpc = (None if halo is None else halo.centre_kpc for _, _, (_, halo, _) in entries)
+    return np.array([unknown if centre is None else centre for centre in centres_kpc], dtype=float)

@@ -4,8 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from kinmass.gen.campaign.batches import Batches
+from kinmass.gen.campaign.listing import uncollected
 from kinmass.gen.campaign.plan import Task
-from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.storage import store
 
 #: Snapshots above this size, with several galaxies, are indexed by one rank before the others read them.
@@ -26,21 +27,16 @@ def mark_of(task: Task) -> str:
 class Schedule:
     """The galaxies to map, by chunk or shard: `batches`, then `suspects`; before both, snapshots to index.
 
-    to_index: one galaxy of each snapshot that one rank indexes for all. snapshot_bytes: sizes of their snapshots;
-    n_waiting: how many galaxies each of these still has.
+    A batch costs the bytes to read, of a box the share of each of its galaxies. to_index: one galaxy of each snapshot
+    that one rank indexes for all.
     """
 
-    batches: list[list[Task]]
-    suspects: list[list[Task]]
+    batches: Batches
+    suspects: Batches
     to_index: list[Task]
-    snapshot_bytes: dict[Path, int]
-    n_waiting: dict[Path, int]
-
-    def cost(self, batch: list[Task]) -> float:
-        """What a batch costs beside others: bytes to read, of a box the share of each of its galaxies."""
-        return sum(GALAXY_BYTES + self.snapshot_bytes[t.snapshot] / self.n_waiting[t.snapshot] for t in batch)
 
 
+@uncollected()
 def schedule(plan: list[Task], out: Path) -> Schedule:
     """Order what is to be done.
 
@@ -64,7 +60,7 @@ def schedule(plan: list[Task], out: Path) -> Schedule:
             store.clear_unfinished(out, suite, chunk)
     for mark_name in marks_left & ({f"{suite}.{chunk}" for suite, chunk in shards} - {mark(tasks) for tasks in todo}):
         (out / ".started" / mark_name).unlink(missing_ok=True)  # its process was killed after all was written
-    bytes_of = {path: snapshot_bytes(t) for path, t in {t.snapshot: t for tasks in todo for t in tasks}.items()}
+    bytes_of = {t.snapshot: t.snapshot_bytes for tasks in todo for t in tasks}
 
     def order(tasks: list[Task]) -> tuple[int, str, str, int, int]:
         particles = sum((t.halo.n_particles or t.halo.n_stars or 0) if t.halo else 0 for t in tasks)
@@ -76,14 +72,10 @@ def schedule(plan: list[Task], out: Path) -> Schedule:
     n_waiting = Counter(t.snapshot for t in waiting)
     first_of = {t.snapshot: t for t in reversed(waiting)}
     to_index = [t for path, t in first_of.items() if n_waiting[path] > 1 and bytes_of[path] > INDEX_BYTES]
-    unmarked = [tasks for tasks in todo if mark(tasks) not in marks_left]
-    marked = [tasks for tasks in todo if mark(tasks) in marks_left]
-    return Schedule(unmarked, marked, to_index, bytes_of, dict(n_waiting))
+    share = {path: GALAXY_BYTES + bytes_of[path] / n for path, n in n_waiting.items()}
 
+    def batches(in_doubt: bool) -> Batches:
+        chosen = [tasks for tasks in todo if (mark(tasks) in marks_left) == in_doubt]
+        return Batches(chosen, [sum(share[t.snapshot] for t in tasks) for tasks in chosen])
 
-def snapshot_bytes(task: Task) -> int:
-    """Size of a galaxy's snapshot [bytes], all its files together; 0 when it cannot be found."""
-    try:
-        return sum(part.stat().st_size for part in FORMATS[task.suite.format].files(task.snapshot))
-    except (OSError, SnapshotError):
-        return 0
+    return Schedule(batches(False), batches(True), to_index)

@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,35 @@ class Halo:
     stellar_mass_msun: float | None = None
     high_res_fraction: float | None = None  # by mass, 0 to 1
     lineage: str | None = None  # names its history: entries of one object at several times share it
+
+
+_FIELDS = tuple(field.name for field in fields(Halo))
+_NO_HALO = (None,) * len(_FIELDS)
+
+
+def packed(haloes: Iterable[Halo | None]) -> dict[str, list[Any]]:
+    """Return haloes as plain columns by field, which JSON and pickle take ten times faster than objects.
+
+    A column of which every entry is unknown is left out; None stands for an entry without a halo.
+    """
+    values_of = attrgetter(*_FIELDS)
+    rows = [_NO_HALO if halo is None else values_of(halo) for halo in haloes]
+    columns = {name: list(column) for name, column in zip(_FIELDS, zip(*rows, strict=True), strict=bool(rows))}
+    if "centre_kpc" in columns:
+        unknown = (np.nan,) * 3
+        places = np.array([unknown if x is None else x for x in columns["centre_kpc"]], dtype=float).tolist()
+        columns["centre_kpc"] = [None if x is None else p for x, p in zip(columns["centre_kpc"], places, strict=True)]
+    return {name: column for name, column in columns.items() if any(value is not None for value in column)}
+
+
+def unpacked(columns: Mapping[str, Sequence[Any]], row: int) -> Halo | None:
+    """Return one halo of columns that `packed` has made. Raises LookupError, TypeError or ValueError for others."""
+    if "name" not in columns or columns["name"][row] is None:
+        return None
+    values = {name: column[row] for name, column in columns.items()}
+    if (centre_kpc := values.pop("centre_kpc", None)) is not None:
+        centre_kpc = np.array(centre_kpc, dtype=float).reshape(3)
+    return Halo(centre_kpc=centre_kpc, **values)
 
 
 _KIND: dict[str, type] = {"n_stars": int, "n_particles": int, "central": bool, "lineage": str}

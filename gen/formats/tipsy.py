@@ -1,5 +1,7 @@
 """Tipsy snapshots (Gasoline, ChaNGa; NIHAO): records in either byte order, and a .param file with the units."""
 
+import contextlib
+import os
 import struct
 from collections.abc import Collection
 from pathlib import Path
@@ -52,14 +54,17 @@ class Tipsy(Format):
     def _param(self, path: Path) -> Path:
         """Find the .param file of a snapshot. Raises SnapshotError where there is none, or more than one."""
         for folder in (path.parent, path.parent.parent):
-            param_files = sorted(folder.glob("*.param"))
+            names = []
+            with contextlib.suppress(OSError):  # a folder that may not be looked into has none
+                names = os.listdir(folder)
+            param_files = sorted(folder / name for name in names if name.endswith(".param"))
             matching = [p for p in param_files if path.name.startswith(p.stem)]
             if len(matching or param_files) == 1:
                 return (matching or param_files)[0]
             if len(param_files) > 1:
-                names = ", ".join(p.name for p in param_files)
+                words = ", ".join(p.name for p in param_files)
                 raise SnapshotError(
-                    f"{path}: several .param files beside it ({names}); keep the one that belongs to it"
+                    f"{path}: several .param files beside it ({words}); keep the one that belongs to it"
                 )
         raise SnapshotError(
             f"{path}: no .param file beside it, and Tipsy files hold no units; put the run's .param there"
@@ -153,7 +158,8 @@ class Tipsy(Format):
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
         """Take units from dKpcUnit and dMsolUnit of the .param; a is the header's time."""
         # yt computes its mass unit as rho_crit V from dHubble0, which differs from dMsolUnit by 0.1 % in real files.
-        parameters = self._parameters(self._param(path))
+        param = self._param(path)
+        parameters = self._parameters(param)
         missing_parameters = [key for key in ("dKpcUnit", "dMsolUnit") if key not in parameters]
         if missing_parameters and not {"length_kpc", "mass_msun"} <= suite_units.keys():
             raise SnapshotError(
@@ -171,7 +177,7 @@ class Tipsy(Format):
         period = self._period(path, parameters, comoving, overruled="box" in suite_units)
         box_kpc = None if period is None else period * length_kpc * a
         check_cosmology(path, a, hubble)
-        source = f"dKpcUnit and dMsolUnit of {self._param(path).name}"
+        source = f"dKpcUnit and dMsolUnit of {param.name}"
         corner_kpc = self.corner * (box_kpc or 0.0)
         return CodeUnits(
             length_kpc * a, mass_msun, velocity_kms * a, box_kpc, a, hubble, source, corner_kpc, cosmological=comoving

@@ -99,7 +99,7 @@ class Snapshot:
     def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:
         """Load the yt dataset, with the index that another process has made of the same files where there is one."""
         files = self.format.files(self.path)
-        marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        marks = [(str(f.resolve()), (stat := f.stat()).st_size, stat.st_mtime_ns) for f in files]
         kept = KeptIndex(indexes or staged.parent, staged, (marks, YT, self.format.name, self.tracers.light_field))
         if kept.fetch():
             try:

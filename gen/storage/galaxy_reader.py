@@ -4,9 +4,12 @@ That cost, hops through an event loop and threads and new buffers, is twice that
 where they lie in a shard.
 """
 
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -84,6 +87,37 @@ def read_galaxies(group: zarr.Group, names: Sequence[str], numbers: np.ndarray) 
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(read_share, range(min(THREADS, len(numbers)))))
     return arrays
+
+
+def written_chunks(group: zarr.Group) -> list[int]:
+    """List the chunks or shards of a suite of which a status was written: galaxies in all others are pending."""
+    first: Path = chunk_file(group["status"], (0,))  # type: ignore[arg-type]
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(int(name) for name in os.listdir(first.parent) if name.isdecimal())
+    return []
+
+
+def read_statuses(
+    group: zarr.Group, chunks: Iterable[int], unreadable_is_pending: bool = False
+) -> dict[int, np.ndarray]:
+    """Read the statuses of galaxies by the chunks or shards that they lie in, each under its first galaxy's number.
+
+    Raises StoreError naming one that cannot be read, unless unreadable_is_pending.
+    """
+    reader, statuses = GalaxyReader(group, "status"), {}
+    array: zarr.Array[Any] = group["status"]  # type: ignore[assignment]
+    per_chunk = (array.shards or (1,))[0]
+    for chunk in chunks:
+        first = chunk * per_chunk
+        status = np.full(max(min(per_chunk, array.shape[0] - first), 0), store.PENDING, dtype=np.uint8)
+        for i in range(len(status)):
+            try:
+                reader.read_into(first + i, status[i, ...])
+            except store.StoreError:
+                if not unreadable_is_pending:
+                    raise
+        statuses[first] = status
+    return statuses
 
 
 def _checked(content: bytes) -> np.ndarray:

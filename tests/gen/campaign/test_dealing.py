@@ -117,8 +117,8 @@ def work(item, reading):
 for _ in range(2):
     results.clear()
     mine.clear()
-    parallel.share_out(range(n), work, lambda item, result: results.update({{item: result}}), readers, lambda i: i % 7,
-                       ranks_per_node=per_node)
+    parallel.share_out(range(n), work, lambda item, result: results.update({{item: result}}), readers,
+                       [i % 7 for i in range(n)], ranks_per_node=per_node)
     counts = parallel.gather(len(mine))
     if parallel.rank() == 0:
         assert results == {{i: i * i for i in range(n)}}, results

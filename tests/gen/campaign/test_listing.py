@@ -78,14 +78,23 @@ def test_what_has_changed_is_listed_anew(box, tmp_path, monkeypatch, change):
     assert listed(changed(box), out, monkeypatch)[1] == n_expected
 
 
+def _changed(kept, change):
+    for of_snapshot in kept.values():
+        change(of_snapshot["columns"])
+    return json.dumps(kept)
+
+
 DAMAGES = {
     "empty": lambda kept: "",
     "cut": lambda kept: "{",
     "of another kind": lambda kept: "[]",
     "of other snapshots": lambda kept: '{"x": 1}',
     "numbers for listings": lambda kept: json.dumps(dict.fromkeys(kept, 1)),
-    "without entries": lambda kept: json.dumps({k: v | {"entries": None} for k, v in kept.items()}),
-    "halos without names": lambda kept: json.dumps({k: v | {"entries": [["a", {}]]} for k, v in kept.items()}),
+    "without galaxies": lambda kept: json.dumps({k: v | {"columns": None} for k, v in kept.items()}),
+    "halos without numbers": lambda kept: _changed(kept, lambda columns: columns["haloes"]["name"].clear()),
+    "halos of no place": lambda kept: _changed(kept, lambda columns: columns["haloes"].update(centre_kpc=[[1.0, 2.0]])),
+    "halos of other kinds": lambda kept: _changed(kept, lambda columns: columns["haloes"].update(colour=["red"])),
+    "names that are none": lambda kept: _changed(kept, lambda columns: columns["names"].__setitem__(0, None)),
     "without facts": lambda kept: json.dumps({k: v | {"facts": None} for k, v in kept.items()}),
 }
 

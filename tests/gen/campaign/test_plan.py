@@ -1,0 +1,86 @@
+"""Plans: what ranks send each other is what rank 0 planned, and what is done is read as zarr reads it."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import command
+from test_faults import SMALL, write_box
+
+from kinmass.gen.campaign.batches import Batches
+from kinmass.gen.campaign.failures import unforeseen
+from kinmass.gen.campaign.plan import Task
+from kinmass.gen.catalogues.base import Halo
+from kinmass.gen.storage import galaxy_reader, store
+from kinmass.gen.suite import Suite
+
+
+def planned(n):
+    """Galaxies of two suites and some snapshots, in batches of one to three, some unknown in all that may be."""
+    rng = np.random.default_rng(4)
+    suites = [Suite(name=name, format="gizmo", snapshots="*.hdf5", aperture={"kpc": 30}) for name in ("a", "b")]
+    batches = []
+    for i in range(n):
+        suite = suites[int(rng.integers(2))]
+        path = suite.root / f"snap_{rng.integers(3)}.hdf5"
+        haloes = [
+            None,
+            Halo("7", None),
+            Halo("8", rng.uniform(size=3), 1.5, 3, None, True, lineage="x"),
+            Halo("9", rng.uniform(size=3)),
+        ]
+        batch = []
+        for k in range(int(rng.integers(1, 4))):
+            halo = haloes[int(rng.integers(4))]
+            problem = unforeseen(path, KeyError("x")) if halo is None else ""
+            batch.append(Task(suite, 3 * i + k, f"galaxy {i} {k}", path, halo, problem, bool(k % 2), i, 10 + i % 2))
+        batches.append(batch)
+    return batches
+
+
+def test_ranks_get_the_galaxies_that_were_planned():
+    batches = planned(40)
+    sent = pickle.loads(pickle.dumps(Batches(batches, np.arange(40.0).tolist())))
+    assert len(sent) == 40
+    assert sent.costs == list(range(40))
+    for batch, got in zip(batches, sent, strict=True):
+        for task, other in zip(batch, got, strict=True):
+            centres = [None if t.halo is None else t.halo.centre_kpc for t in (task, other)]
+            assert (centres[0] is None) == (centres[1] is None)
+            assert centres[0] is None or np.array_equal(*centres)
+            bare = [replace(t, halo=t.halo and replace(t.halo, centre_kpc=None)) for t in (task, other)]
+            assert bare[0] == bare[1]
+            assert getattr(task.problem, "traceback", "") == getattr(other.problem, "traceback", "")
+    for origin in set(sent.origins):
+        firsts = {(b[0].snapshot, b[0].suite.name) for b, o in zip(batches, sent.origins, strict=True) if o == origin}
+        assert len(firsts) == 1
+    assert sent.suite_names == ["a", "b"]
+    with pytest.raises(IndexError):
+        sent[40]
+
+
+@pytest.mark.parametrize("shard", [1, 4])
+def test_statuses_that_are_read_by_files_are_those_of_zarr(tmp_path, shard):
+    box, out = write_box(tmp_path / "box", galaxies=6), tmp_path / "maps.zarr"
+    command("gen", "maps", box, "--out", out, *SMALL, "--galaxies-per-shard", shard)
+    group = store.open_suite(out, "box")
+    written = galaxy_reader.written_chunks(group)
+    assert written == list(range(-(-6 // shard)))
+    files = sorted((out / "box" / "status" / "c").iterdir())
+    files[0].unlink()
+    left = galaxy_reader.written_chunks(group)
+    assert left == written[1:]
+    status = np.full(6, store.PENDING)
+    for first, read in galaxy_reader.read_statuses(group, left).items():
+        status[first : first + len(read)] = read
+    assert status.tolist() == store.read_status(group).tolist() == [store.PENDING] * shard + [store.DONE] * (6 - shard)
+    content = bytearray(files[1].read_bytes())
+    content[3] ^= 1
+    files[1].write_bytes(content)
+    with pytest.raises(store.StoreError, match="--repair"):
+        galaxy_reader.read_statuses(group, left)
+    read = galaxy_reader.read_statuses(group, left, unreadable_is_pending=True)
+    both = np.concatenate(list(read.values()))
+    assert both.tolist() == store.read_status(group, unreadable_is_pending=True)[shard:].tolist()
+    assert store.PENDING in both

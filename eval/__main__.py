@@ -115,7 +115,9 @@ def _add_show_and_gallery(commands: Any) -> None:
         "show", help="print the main lines of what `tables` has written, or draw one galaxy of a store"
     )
     show.add_argument("path", type=Path, metavar="RESULTS|STORE", help="folder of tables; or a map store")
-    show.add_argument("galaxy", nargs="?", metavar="GALAXY", help="NAME or SUITE/NAME (without it: what the store holds)")
+    show.add_argument(
+        "galaxy", nargs="?", metavar="GALAXY", help="NAME or SUITE/NAME (without it: what the store holds)"
+    )
     show.add_argument("--view", type=int, default=0, help="number of the line of sight (default: %(default)s)")
     show.add_argument("--instrument", help="built-in name or YAML file (default: the maps as stored)")
     show.add_argument("--runs", type=Path, nargs="+", default=[], metavar="RUN", help="run folders, or one with some")
@@ -127,7 +129,9 @@ def _add_show_and_gallery(commands: Any) -> None:
         "--runs", type=Path, nargs="+", default=[], metavar="RUN",
         help="run folders, or one with some: what they say of each galaxy; errors as far as `tables` has kept them",
     )  # fmt: skip
-    gallery.add_argument("--results", type=Path, help="folder that `tables` has written: its runs, and what it has kept")
+    gallery.add_argument(
+        "--results", type=Path, help="folder that `tables` has written: its runs, and what it has kept"
+    )
     gallery.add_argument("--port", type=int, help="port on 127.0.0.1 (default: 8050, or a free one if that is taken)")
 
 
@@ -283,7 +287,9 @@ def _gallery(args: argparse.Namespace) -> int:
         try:
             runs = _runs([Path(run) for run in json.loads((args.results / "tables.json").read_text())["runs"]])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{args.results}/tables.json names no runs; write it anew with `kinmass tables`") from error
+            raise ValueError(
+                f"{args.results}/tables.json names no runs; write it anew with `kinmass tables`"
+            ) from error
     return serve(args.store, runs, args.results or Path(), args.port)
 
 

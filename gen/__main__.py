@@ -90,7 +90,9 @@ def _add_maps(commands: Any) -> None:
     maps.add_argument("--root", type=Path, help="folder the suites' patterns start from, instead of the files' own")
     maps.add_argument("--dry-run", action="store_true", help="list the galaxies that would be mapped and stop")
     maps.add_argument(
-        "--preview", action="store_true", help="draw a few galaxies of each suite as they would be mapped; writes no store"
+        "--preview",
+        action="store_true",
+        help="draw a few galaxies of each suite as they would be mapped; writes no store",
     )
     maps.add_argument(
         "--galaxy", action="append", metavar="NAME",

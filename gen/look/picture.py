@@ -144,7 +144,7 @@ def _scale_bar(axis: Axes, half_width_kpc: float) -> None:
     right, y = 0.93 * half_width_kpc, -0.90 * half_width_kpc
     for width, colour in ((5, "w"), (2.2, "k")):
         axis.plot([right - length, right], [y, y], color=colour, lw=width, solid_capstyle="butt")
-    text = axis.text(right - 0.5 * length, y + 0.04 * half_width_kpc, f"{length:g} kpc", ha="center", va="bottom")
+    text = axis.text(right - 0.5 * length, y + 0.07 * half_width_kpc, f"{length:g} kpc", ha="center", va="bottom")
     text.set_path_effects(_OUTLINE)
     axis.set(xlim=(-half_width_kpc, half_width_kpc), ylim=(-half_width_kpc, half_width_kpc))
 

@@ -66,7 +66,7 @@ def _add_maps(commands: Any) -> None:
     maps.add_argument("suites", type=Path, nargs="+", metavar="SUITE.yaml", help="suite files (docs/generation.md)")
     maps.add_argument(
         "--out", type=Path,
-        help="map store to write or to go on with, e.g. maps.zarr; with --preview the pictures' folder (default: preview)",
+        help="map store to write or to go on with, e.g. maps.zarr; with --preview a folder (default: preview)",
     )  # fmt: skip
     maps.add_argument("--views", type=int, default=4, help="random lines of sight per galaxy (default: %(default)s)")
     maps.add_argument("--pixels", type=int, default=32, help="pixels along a side of the map (default: %(default)s)")

@@ -97,7 +97,7 @@ def draw(galaxy: StoredGalaxy, view: int, instrument: Instrument | None, answers
         f"R$_e$ = {galaxy.frame_kpc(view)[1]:.3g} kpc), maps {seen}",
         x=0.01, ha="left", fontsize="x-large", fontweight="bold",
     )  # fmt: skip
-    left, right = figure.subfigures(1, 2, width_ratios=[1.85, 1])
+    left, right = figure.subfigures(1, 2, width_ratios=[1.85, 1], squeeze=False)[0]
     axes = left.subplots(len(TRACERS), 3)
     for axis, channel in zip(axes.flat, QUANTITIES, strict=True):
         _draw_map(axis, galaxy, view, channel, instrument)

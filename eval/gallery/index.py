@@ -58,9 +58,12 @@ class SuiteIndex:
         self.mass, self.size = np.full(n, np.nan), np.full(n, np.nan)
 
     def read(self, block: slice) -> None:
-        """Read status, mass and size of a block of galaxies that are not known to be done."""
+        """Read status, mass and size of a block of galaxies that are not known to be done or damaged.
+
+        A run that repairs the suite notes so in its attributes, and the suite is read anew.
+        """
         numbers = np.arange(len(self.names))[block]
-        numbers = numbers[self.state[numbers] != store.DONE]
+        numbers = numbers[~np.isin(self.state[numbers], (store.DONE, DAMAGED))]
         if not len(numbers):
             return
         status = self._statuses(numbers)
@@ -119,7 +122,7 @@ class Index:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in suites and galaxies that are new, and forget a suite that another run has changed. Raises StoreError."""
+        """Take in suites that are new or that a run has changed, forget those that are gone. Raises StoreError."""
         for suite in store.suites(self.path):
             group = store.open_suite(self.path, suite)
             signature = json.dumps([dict(group.attrs), group["galaxy"].shape], sort_keys=True)
@@ -191,7 +194,7 @@ class Index:
                 if (table.state[block] == UNREAD).any():
                     table.read(block)
 
-    def columns(self, source: int | None) -> dict[str, np.ndarray]:
+    def columns(self, source: int) -> dict[str, np.ndarray]:
         """Return suite, number, name, state, mass, size, has_gas, error and ood of all galaxies, arrays (G,)."""
         tables = [self.suites[suite] for suite in sorted(self.suites)]
         unknown = [np.full(len(t.names), np.nan) for t in tables]
@@ -211,7 +214,7 @@ class Index:
             "ood": joined([t.ood.get(source, u) for t, u in zip(tables, unknown, strict=True)], float),
         }  # fmt: skip
 
-    def n_stale(self, source: int | None) -> int:
+    def n_stale(self, source: int) -> int:
         """Number of galaxies, rounded up to blocks, whose kept predictions are of other maps, runs or code."""
         return BLOCK * sum(key[0] == source for table in self.suites.values() for key in table.stale_blocks)
 

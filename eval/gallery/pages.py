@@ -120,8 +120,9 @@ class Pages:
             self._templates["listing"]
             .render(
                 store=self.index.path.name, cards=cards, n_found=len(rows), n_all=len(columns["number"]), page=page,
-                n_pages=n_pages, wanted=wanted, query=urlencode(kept_query), suites=sorted(self.index.suites),
-                states=states, sort_links=self._sort_links(wanted, kept_query), sources=self._source_words(), threshold=OOD_THRESHOLD,
+                n_pages=n_pages, wanted=wanted, query=urlencode(kept_query), suites=sorted(self.index.suites), states=states,
+                sort_links=self._sort_links(wanted, kept_query), sources=self._source_words(),
+                threshold=OOD_THRESHOLD,
                 has_scores=bool(np.isfinite(columns["error"]).any()), n_stale=self.index.n_stale(wanted["network"]),
                 trouble=self.index.trouble, is_filtered=bool(kept_query),
             )
@@ -149,8 +150,8 @@ class Pages:
             "damaged": self.index.suites[suite].problems.get(number, "its arrays cannot be read"),
             "pending": "not mapped yet",
         }.get(state, "")
-        values = {key: float(columns[key][i]) for key in ("mass", "size", "error", "ood")}
-        values = {key: None if np.isnan(value) else value for key, value in values.items()}
+        numbers = {key: float(columns[key][i]) for key in ("mass", "size", "error", "ood")}
+        values = {key: None if np.isnan(number) else number for key, number in numbers.items()}
         return {"suite": suite, "number": number, "name": name, "state": state, "reason": reason, **values,
                 "has_gas": bool(columns["has_gas"][i])}  # fmt: skip
 

@@ -4,7 +4,7 @@ Figures are made without pyplot, which keeps every figure that it makes and may 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from kinmass.gen.storage.store import COMPONENTS, TRACERS
 # P pixels along a side, K radii
 #: Colour-blind safe (Okabe & Ito 2008), the same for a tracer in every figure.
 TRACER_COLOUR = {"gas": "#0072B2", "stars": "#D55E00", "both": "#009E73"}
-_COMPONENT_STYLE = {
+_COMPONENT_STYLE: dict[str, dict[str, Any]] = {
     "total": {"color": "k", "lw": 2.2}, "dark": {"color": "#555555", "ls": "--"},
     "stars": {"color": TRACER_COLOUR["stars"], "ls": "-."}, "gas": {"color": TRACER_COLOUR["gas"], "ls": ":"},
 }  # fmt: skip
@@ -29,7 +29,7 @@ _COMPONENT_STYLE = {
 DEEPEST_DEX = 5.0
 #: Where a map shows nothing.
 _EMPTY = "#e4e4e4"
-_OUTLINE = [patheffects.withStroke(linewidth=2.5, foreground="w")]
+_OUTLINE: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=2.5, foreground="w")]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _scale_bar(axis: Axes, half_width_kpc: float) -> None:
     axis.set(xlim=(-half_width_kpc, half_width_kpc), ylim=(-half_width_kpc, half_width_kpc))
 
 
-def draw_profile(axis: Axes, radius_kpc: np.ndarray, mass_msun: np.ndarray, r_e_kpc: Sequence[float] = ()) -> None:
+def draw_profile(axis: Axes, radius_kpc: np.ndarray, mass_msun: np.ndarray, r_e_kpc: Iterable[float] = ()) -> None:
     """Draw the true M(<r) of every component, mass (4, K) [Msun] at radius (K,) [kpc], and R_e of some views."""
     for component, mass in zip(COMPONENTS, mass_msun, strict=True):
         if (mass > 0).any():

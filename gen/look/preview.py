@@ -67,7 +67,7 @@ def draw(suite: Suite, task: Task, record: dict[str, np.ndarray], settings: Sett
     rows = min(VIEWS, settings.views)
     figure = Figure(figsize=(19.5, 1.0 + 2.5 * max(rows, 3)), layout="constrained")
     figure.suptitle(f"{suite.name}: {task.name}", x=0.01, ha="left", fontsize="x-large", fontweight="bold")
-    left, right = figure.subfigures(1, 2, width_ratios=[6, 1.4])
+    left, right = figure.subfigures(1, 2, width_ratios=[6, 1.4], squeeze=False)[0]
     axes = left.subplots(rows, len(QUANTITIES), squeeze=False)
     config = {"suite": suite.model_dump(mode="json")}
     for view, row in enumerate(axes):
@@ -97,7 +97,8 @@ def facts(record: dict[str, np.ndarray]) -> list[str]:
         f"inside {radius[-1]:.3g} kpc (aperture) [M$_\\odot$]:",
         *(f"    {c} {m:.3g}" for c, m in zip(COMPONENTS[1:], mass[1:, -1], strict=True)),
         f"circular speed at {REACH_RE:g} R$_e$: {speed_kms:.0f} km/s",
-        f"on view 0's map {record['maps'][0, 3].sum():,.0f} stars,\n    {record['maps'][0, 7].sum():,.0f} gas particles",
+        f"on view 0's map {record['maps'][0, 3].sum():,.0f} stars,",
+        f"    {record['maps'][0, 7].sum():,.0f} gas particles",
         f"pixel {record['pixel_scale'][0]:.3g} kpc; dashed circle: R$_e$",
     ]
     if not record["has_dark"]:

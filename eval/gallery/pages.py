@@ -120,8 +120,8 @@ class Pages:
             self._templates["listing"]
             .render(
                 store=self.index.path.name, cards=cards, n_found=len(rows), n_all=len(columns["number"]), page=page,
-                n_pages=n_pages, wanted=wanted, query=urlencode(kept_query), suites=sorted(self.index.suites), states=states,
-                sort_links=self._sort_links(wanted, kept_query), sources=self._source_words(),
+                n_pages=n_pages, wanted=wanted, query=urlencode(kept_query), suites=sorted(self.index.suites),
+                states=states, sort_links=self._sort_links(wanted, kept_query), sources=self._source_words(),
                 threshold=OOD_THRESHOLD,
                 has_scores=bool(np.isfinite(columns["error"]).any()), n_stale=self.index.n_stale(wanted["network"]),
                 trouble=self.index.trouble, is_filtered=bool(kept_query),

@@ -4,6 +4,8 @@
   kinmass conditions runs/* --store maps.zarr --out results  the same galaxies seen in many ways, for the report too
   kinmass report results                                   figures and one HTML file from it
   kinmass show results                                     its main lines again
+  kinmass show maps.zarr quiet/snap_000:0 --runs runs/*    a picture of one galaxy, and what each network says of it
+  kinmass gallery maps.zarr --runs runs/*                  a web page of all galaxies, on this machine alone
   kinmass compare runs/a runs/b --store maps.zarr          which of two runs is better, and is it chance?
   kinmass predict runs/both --store maps.zarr --suite mine posteriors of single galaxies
   kinmass predict NGC4451.yaml                             of an observed galaxy (docs/howto/galaxy.md)
@@ -90,8 +92,7 @@ def add_commands(commands: Any) -> None:
     report = commands.add_parser("report", help="draw figures and write one HTML file that opens without a network")
     report.add_argument("results", type=Path, help="folder that `tables` has written")
 
-    show = commands.add_parser("show", help="print the main lines of a table that `tables` has written")
-    show.add_argument("results", type=Path, help="folder that `tables` has written")
+    _add_show_and_gallery(commands)
 
     predict = commands.add_parser(
         "predict", help="posterior mass profiles of a suite's galaxies, or of observed ones that YAML files describe"
@@ -111,6 +112,31 @@ def add_commands(commands: Any) -> None:
     predict.add_argument(
         "--out", type=Path, help="simulated: CSV file to write as well; observed: folder (default: profiles)"
     )
+
+
+def _add_show_and_gallery(commands: Any) -> None:
+    show = commands.add_parser(
+        "show", help="print the main lines of what `tables` has written, or draw one galaxy of a store"
+    )
+    show.add_argument("path", type=Path, metavar="RESULTS|STORE", help="folder of tables; or a map store")
+    show.add_argument(
+        "galaxy", nargs="?", metavar="GALAXY", help="NAME or SUITE/NAME (without it: what the store holds)"
+    )
+    show.add_argument("--view", type=int, default=0, help="number of the line of sight (default: %(default)s)")
+    show.add_argument("--instrument", help="built-in name or YAML file (default: the maps as stored)")
+    show.add_argument("--runs", type=Path, nargs="+", default=[], metavar="RUN", help="run folders, or one with some")
+    show.add_argument("--out", type=Path, help="picture to write, .png or .pdf (default: SUITE.NAME.viewN.png)")
+
+    gallery = commands.add_parser("gallery", help="show the galaxies of a store as a web page on this machine")
+    gallery.add_argument("store", type=Path, metavar="STORE", help="map store")
+    gallery.add_argument(
+        "--runs", type=Path, nargs="+", default=[], metavar="RUN",
+        help="run folders, or one with some: what they say of each galaxy; errors as far as `tables` has kept them",
+    )  # fmt: skip
+    gallery.add_argument(
+        "--results", type=Path, help="folder that `tables` has written: its runs, and what it has kept"
+    )
+    gallery.add_argument("--port", type=int, help="port on 127.0.0.1 (default: 8050, or a free one if that is taken)")
 
 
 def _write_csv(table: "DataFrame", path: Path) -> None:
@@ -200,16 +226,75 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from kinmass.gen.options import OptionError
+
+    if (args.path / "zarr.json").exists():
+        return _show_galaxy(args)
+    if args.galaxy is not None or args.runs or args.instrument or args.out:
+        raise OptionError(f"{args.path} is no map store: a galaxy is drawn from the store that `kinmass maps` has made")
     from kinmass.eval.report.page import headlines, read_results
     from kinmass.eval.tables.tables import ALL, shown
 
-    results = read_results(args.results)
+    results = read_results(args.path)
     summary = results.summary
     if ALL in set(summary.test):
         summary = summary[summary.test == ALL]
     _print_tables(shown(summary), results.beside)
     print("\n".join(headlines(results)))
     return 0
+
+
+def _show_galaxy(args: argparse.Namespace) -> int:
+    """Draw one galaxy of a store, or say in lines what the store holds."""
+    from kinmass.eval.gallery.figure import draw
+    from kinmass.eval.gallery.stored import contents, find, networks_of, read_stored
+    from kinmass.gen.export import file_stem
+    from kinmass.gen.instruments.builtin import instrument
+    from kinmass.gen.storage.files import aside, make_folder
+
+    if args.galaxy is None:
+        print("\n".join(contents(args.path)))
+        return 0
+    galaxy = read_stored(args.path, *find(args.path, args.galaxy))
+    truth = galaxy.view(args.view).log10_menc[0].numpy()
+    answers = [galaxy.ask(network, args.view) for network in networks_of(_runs(args.runs))]
+    figure = draw(galaxy, args.view, instrument(args.instrument) if args.instrument else None, answers)
+    out = args.out or Path(f"{file_stem(galaxy.suite, galaxy.name)}.view{args.view}.png")
+    make_folder(out.parent)
+    with aside(out) as partial:
+        figure.savefig(partial, dpi=110)
+    for answer in answers:
+        foreign = "; it was not trained on this suite" if answer.foreign else ""
+        said = f"rms error {answer.rms_dex(truth):.3f} dex, out-of-distribution score {answer.ood_score:.2f}{foreign}"
+        print(f"{answer.network.label}: {answer.why_not or said}")
+    print(out)
+    return 0
+
+
+def _runs(paths: list[Path]) -> list[Path]:
+    """Return the runs in these folders. Raises ValueError for a folder that is no run and holds none."""
+    from kinmass.train.run.checkpoint import runs_in
+
+    for path in paths:
+        if not runs_in(path):
+            raise ValueError(f"{path} is no run folder and holds none; make one with `kinmass fit`")
+    return [run for path in paths for run in runs_in(path)]
+
+
+def _gallery(args: argparse.Namespace) -> int:
+    import json
+
+    from kinmass.eval.gallery.server import serve
+
+    runs = _runs(args.runs)
+    if args.results and not runs:
+        try:
+            runs = _runs([Path(run) for run in json.loads((args.results / "tables.json").read_text())["runs"]])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{args.results}/tables.json names no runs; write it anew with `kinmass tables`"
+            ) from error
+    return serve(args.store, runs, args.results or Path(), args.port)
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -292,8 +377,8 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
 
 
 _COMMANDS = {
-    "tables": _tables, "conditions": _conditions, "report": _report, "show": _show, "compare": _compare,
-    "predict": _predict,
+    "tables": _tables, "conditions": _conditions, "report": _report, "show": _show, "gallery": _gallery,
+    "compare": _compare, "predict": _predict,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
   kinmass mock --out mocks                      make the three mock suites
   kinmass maps mocks/*/*.yaml --out maps.zarr   map every galaxy of some suites
+  kinmass maps mine.yaml --preview              draw a few of its galaxies first: is all of it right?
   kinmass check snap_099.hdf5                   say what a snapshot file holds; --draft: a suite file for it
   kinmass check mine.yaml                       and what a suite file makes of it: galaxies, and why not others
   kinmass export maps.zarr --suite mine --galaxy snap_099:0 --out fits   a galaxy's maps as FITS
@@ -16,11 +17,15 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kinmass.gen.command import stage_parser
 from kinmass.gen.errors import in_words, is_user_error
 from kinmass.gen.options import number_or_range
+
+if TYPE_CHECKING:
+    from kinmass.gen.campaign.record import Settings
+    from kinmass.gen.suite import Suite
 
 
 def add_commands(commands: Any) -> None:
@@ -63,7 +68,10 @@ def _add_maps(commands: Any) -> None:
     maps.add_argument(
         "suites", type=Path, nargs="+", metavar="SUITE.yaml", help="suite files (docs/howto/simulation.md)"
     )
-    maps.add_argument("--out", type=Path, required=True, help="map store to write or to go on with, e.g. maps.zarr")
+    maps.add_argument(
+        "--out", type=Path,
+        help="map store to write or to go on with, e.g. maps.zarr; with --preview a folder (default: preview)",
+    )  # fmt: skip
     maps.add_argument("--views", type=int, default=4, help="random lines of sight per galaxy (default: %(default)s)")
     maps.add_argument("--pixels", type=int, default=32, help="pixels along a side of the map (default: %(default)s)")
     maps.add_argument("--seed", type=int, default=0, help="seed of the lines of sight (default: %(default)s)")
@@ -87,7 +95,16 @@ def _add_maps(commands: Any) -> None:
         "--root", type=Path, help="folder from which the suites' patterns start (default: that of each suite file)"
     )
     maps.add_argument("--dry-run", action="store_true", help="list the galaxies that would be mapped and stop")
-    maps.add_argument("--plan", action="store_true", help="make the store with room for all galaxies and stop")
+    maps.add_argument(
+        "--preview",
+        action="store_true",
+        help="draw a few galaxies of each suite as they would be mapped; writes no store",
+    )
+    maps.add_argument(
+        "--galaxy", action="append", metavar="NAME",
+        help="with --preview: this one, as --dry-run names it; may be given again (default: first, middle and last)",
+    )  # fmt: skip
+    maps.add_argument("--plan", action="store_true", help="make the store with room for all galaxies, and stop")
     maps.add_argument(
         "--ranks", type=int, metavar="N",
         help="with --plan: map a few galaxies of each suite aside, and foretell a run on up to N ranks",
@@ -173,6 +190,10 @@ def _maps(args: argparse.Namespace) -> int:
 
     parallel.check()
     checked(Sharing, readers=args.readers)
+    if args.galaxy and not args.preview:
+        raise OptionError("--galaxy names what to draw: give it with --preview (`selection` in the suite file chooses)")
+    if args.out is None and not (args.preview or args.dry_run):
+        raise OptionError("--out is missing: name the map store to write, e.g. --out maps.zarr")
     settings = checked(
         Settings,
         {"field_of_view_re": "--field-of-view", "inclination_deg": "--inclination"},
@@ -192,6 +213,9 @@ def _maps(args: argparse.Namespace) -> int:
             for task in list_tasks(suite):
                 print(f"{suite.name}  {task.name}  {task.snapshot}  {task.problem or 'ok'}")
         return 0
+    if args.preview:
+        drawn = parallel.on_rank_0(lambda: _preview(suites, settings, args.galaxy or [], args.out or Path("preview")))
+        return 0 if drawn else 3
     if args.ranks is not None and not args.plan:
         raise OptionError("--ranks foretells a run: give it with --plan (mpiexec -n or srun starts ranks)")
     if args.plan:
@@ -215,6 +239,30 @@ def _maps(args: argparse.Namespace) -> int:
         hint = f"; why: {args.out / 'failures.jsonl'}" if failed else ""
         print(f"{done} galaxies done, {failed} failed, in {args.out}{hint}")
     return 3 if failed else 0
+
+
+def _preview(suites: "list[Suite]", settings: "Settings", names: list[str], out: Path) -> bool:
+    """Write a picture of a few galaxies of each suite into the folder `out`; return whether all could be mapped."""
+    from kinmass.gen.export import file_stem
+    from kinmass.gen.look.preview import preview
+    from kinmass.gen.options import OptionError
+    from kinmass.gen.storage.files import aside, make_folder
+
+    if (out / "zarr.json").exists():
+        raise OptionError(f"{out} is a map store, and previews are pictures: give another folder as --out")
+    make_folder(out)
+    all_drawn = True
+    for suite in suites:
+        for galaxy in preview(suite, settings, names):
+            if galaxy.figure is None:
+                print(f"kinmass maps: {suite.name}: {galaxy.name}: {galaxy.reason}", file=sys.stderr)
+                all_drawn = False
+                continue
+            path = out / f"{file_stem(suite.name, galaxy.name)}.png"
+            with aside(path) as partial:
+                galaxy.figure.savefig(partial, dpi=100)
+            print(path)
+    return all_drawn
 
 
 def _check(args: argparse.Namespace) -> int:

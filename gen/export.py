@@ -83,7 +83,12 @@ def export(
 
 
 def file_name(suite: str, galaxy: str, view: int) -> str:
-    """The name of the file of one view, different for every view of every galaxy, whatever letters their names have.
+    """The name of the FITS file of one view, different for every view of every galaxy."""
+    return f"{file_stem(suite, galaxy)}.view{view}.fits"
+
+
+def file_stem(suite: str, galaxy: str) -> str:
+    """The beginning of the names of a galaxy's files, different for every galaxy, whatever letters its name has.
 
     All characters but letters, digits and `_.-~` are percent-encoded, as in web addresses; a suite's name has no dots.
     File systems allow 255 bytes (with the mark of unfinished files): in a longer name a hash replaces the end.
@@ -91,7 +96,7 @@ def file_name(suite: str, galaxy: str, view: int) -> str:
     name = quote(galaxy, safe="")
     if len(name) > 150:
         name = f"{name[:117]}~{blake2b(galaxy.encode(), digest_size=16).hexdigest()}"
-    return f"{suite}.{name}.view{view}.fits"
+    return f"{suite}.{name}"
 
 
 def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view: int, commit: str) -> fits.Header:

@@ -23,7 +23,7 @@ ALLOWED = {
     "gen.snapshots": "formats physics storage suite",
     "gen.catalogues": "formats physics snapshots suite",
     "gen.campaign": "catalogues formats physics snapshots storage suite",
-    "gen.look": "campaign catalogues formats physics snapshots suite",
+    "gen.look": "campaign catalogues formats physics snapshots storage suite",
     "gen.mock": "formats physics storage",
     "gen.instruments": "physics",
     "gen.export": "instruments physics storage",
@@ -36,6 +36,7 @@ ALLOWED = {
     "eval.tables": "classical",
     "eval.report": "tables",
     "eval.observed": "classical report tables",
+    "eval.gallery": "observed report tables",
 }
 STAGES = ("gen", "train", "eval")
 TOOLS = {

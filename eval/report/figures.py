@@ -1,7 +1,5 @@
 """Draw the paper's figures from the evaluation tables."""
 
-from collections.abc import Sequence
-
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -10,15 +8,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from kinmass.eval.tables.metrics import coverage_by_level
 from kinmass.eval.tables.tables import ALL
+from kinmass.gen.look.picture import TRACER_COLOUR, radius_axis
 from kinmass.train.run.calibration import LEVELS
 
 #: Colour-blind safe (Okabe & Ito 2008), the same for a tracer or estimator in every figure.
 COLOUR = {
-    "gas": "#0072B2", "stars": "#D55E00", "both": "#009E73",
+    **TRACER_COLOUR,
     "wolf2010": "#E69F00", "walker2009": "#56B4E9", "campbell2017": "#CC79A7",
     "errani2018": "#999999", "virial": "#000000",
     "rotation_curve": "#0072B2", "jeans": "#D55E00",
@@ -34,13 +32,6 @@ _COLUMN = {
 }  # fmt: skip
 _RADIUS = "r / R$_e$"
 _LINES = ("-", "--", ":", "-.")  # kinds of networks
-
-
-def radius_axis(axis: Axes, ticks: Sequence[float] = (0.3, 0.5, 1, 2, 3)) -> None:
-    """Make the x axis a logarithmic radius with a few plain labels."""
-    axis.set_xscale("log")
-    axis.set_xticks(list(ticks), labels=[f"{x:g}" for x in ticks])
-    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def joint_training(table: pd.DataFrame) -> str:

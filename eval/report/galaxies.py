@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from kinmass.eval.report.figures import COLOUR, radius_axis
+from kinmass.eval.report.figures import COLOUR
+from kinmass.gen.look.picture import QUANTITIES, draw_map, plain_radii
 
-_CHANNELS = {
-    0: "stars: log $\\Sigma$ [M$_\\odot$ kpc$^{-2}$]", 1: "stars: V [km/s]", 2: "stars: $\\sigma$ [km/s]",
-    4: "gas: log $\\Sigma$ [M$_\\odot$ kpc$^{-2}$]", 5: "gas: V [km/s]", 6: "gas: $\\sigma$ [km/s]",
-}  # fmt: skip
+
+def _name(channel: int) -> str:
+    """A channel's tracer and symbol, of a density that of itself rather than of its logarithm."""
+    return QUANTITIES[channel].title("").replace("log ", "")
 
 
 def examples(
@@ -27,19 +28,8 @@ def examples(
     for i, row in enumerate(figure.subfigures(len(names), 1, squeeze=False)[:, 0]):
         row.suptitle(names[i], x=0.01, ha="left", fontsize=12)
         axes = row.subplots(1, 8, width_ratios=[1] * 6 + [1.25] * 2)
-        extent = half_width_kpc[i] * np.array([-1, 1, -1, 1])
-        for j, (channel, title) in enumerate(_CHANNELS.items()):
-            valid = observed[i, 3 if channel < 4 else 7] > 0
-            image = np.where(valid, observed[i, channel], np.nan)
-            options = {"cmap": "viridis"}
-            if channel % 4 == 0:
-                image = np.log10(np.where(image > 0, image, np.nan))
-            if channel % 4 == 1 and np.isfinite(image).any():
-                limit = np.nanpercentile(np.abs(image), 98)
-                options = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-            image_artist = axes[j].imshow(image, origin="lower", extent=extent, **options)
-            row.colorbar(image_artist, ax=axes[j], fraction=0.046)
-            axes[j].set(title=title, xlabel="x [kpc]", ylabel="y [kpc]" if j == 0 else None)
+        for axis, channel in zip(axes, QUANTITIES, strict=False):
+            draw_map(axis, observed[i], channel, float(half_width_kpc[i]))
         profile, error = axes[6:]
         for tracer, tracer_samples in samples.items():
             low, middle, high = np.percentile(tracer_samples[:, i], [15.9, 50, 84.1], axis=0)
@@ -50,10 +40,9 @@ def examples(
         error.axhline(0, color="k", ls="--", lw=1)
         profile.set(title="profile, 68 % bands", ylabel="log$_{10}$ M(<r) [M$_\\odot$]")
         error.set(title="inferred - true", ylabel="log$_{10}$ M / M$_{true}$ [dex]")
-        ticks = [x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if radii_kpc[i, 0] <= x <= radii_kpc[i, -1]]
         for axis in (profile, error):
             axis.set_xlabel("r [kpc]")
-            radius_axis(axis, ticks)
+            plain_radii(axis, float(radii_kpc[i, 0]), float(radii_kpc[i, -1]))
         profile.legend(frameon=False, fontsize=8)
     return figure
 
@@ -66,7 +55,7 @@ def saliency(attributions: np.ndarray, radii_re: np.ndarray, field_of_view_re: f
     """
     mean_size = np.abs(attributions).mean(0)
     rows = [0, len(radii_re) // 2, len(radii_re) - 1]
-    channels = [c for c in _CHANNELS if mean_size[:, c].any()]
+    channels = [c for c in QUANTITIES if mean_size[:, c].any()]
     maps, axes = plt.subplots(
         len(rows), len(channels), figsize=(2.2 * len(channels) + 0.8, 2.2 * len(rows) + 0.5), squeeze=False,
         sharex=True, sharey=True, layout="constrained",
@@ -80,7 +69,7 @@ def saliency(attributions: np.ndarray, radii_re: np.ndarray, field_of_view_re: f
             image = axis.imshow(1e3 * mean_size[r, channel], origin="lower", extent=extent, cmap="magma", norm=scale)
             axis.add_patch(plt.Circle((0, 0), radii_re[r], fill=False, color="w", lw=1, ls="--"))
             if i == 0:
-                axis.set_title(_CHANNELS[channel].split(" [")[0].replace("log ", ""))
+                axis.set_title(_name(channel))
         axes[i, 0].set_ylabel(f"M(<{radii_re[r]:.2g} R$_e$)\ny / R$_e$")
         maps.colorbar(image, ax=axes[i], fraction=0.03, label="mean |attribution| [10$^{-3}$ dex]")
     for axis in axes[-1]:
@@ -91,7 +80,7 @@ def saliency(attributions: np.ndarray, radii_re: np.ndarray, field_of_view_re: f
     bottom, positions = np.zeros(len(radii_re)), np.arange(len(radii_re))
     for channel in channels:
         tracer, hatch = ("stars", "gas")[channel // 4], ("", "///", "...")[channel % 4]
-        label = _CHANNELS[channel].split(" [")[0].replace("log ", "")
+        label = _name(channel)
         axis.bar(
             positions,
             share[:, channel],
@@ -128,27 +117,18 @@ def observed_profile(
     figure.suptitle(title)
     maps, right = figure.subfigures(1, 2, width_ratios=[3, 1.4], squeeze=False)[0]
     axes = maps.subplots(len(tracers), 3, squeeze=False)
-    extent = half_width_kpc * np.array([-1, 1, -1, 1])
     for row, start in zip(axes, tracers, strict=True):
-        valid = observed[start + 3] > 0
         for axis, channel in zip(row, range(start, start + 3), strict=True):
             if channel == start + 2 and not observed[channel].any():
                 axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
-                axis.set(title=_CHANNELS[channel], xticks=[], yticks=[])
+                axis.set(title=QUANTITIES[channel].title(), xticks=[], yticks=[])
                 continue
-            image = np.where(valid, observed[channel], np.nan)
-            options = {"cmap": "viridis"}
-            name = _CHANNELS[channel]
-            if channel == start:
-                image = np.log10(np.where(image > 0, image, np.nan))
-                name = name if ("stars", "gas")[start // 4] in calibrated else f"{name.split(' [')[0]}, any unit"
-            if channel == start + 1:
-                image = image - np.nanmedian(image)
-                limit = np.nanpercentile(np.abs(image), 98)
-                options = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-            image_artist = axis.imshow(image, origin="lower", extent=extent, **options)
-            maps.colorbar(image_artist, ax=axis, fraction=0.046)
-            axis.set(title=name, xlabel="x [kpc]", ylabel="y [kpc]" if channel == start else None)
+            images = observed
+            if channel == start + 1:  # its own motion is not known as well as what moves in it
+                images = observed.copy()
+                images[channel] -= np.median(images[channel][observed[start + 3] > 0])
+            has_unit = channel != start or QUANTITIES[channel].tracer in calibrated
+            draw_map(axis, images, channel, half_width_kpc, unit=None if has_unit else "any unit")
     axis = right.subplots()
     low68, high68, low95, high95, median = quantiles
     axis.fill_between(radius_kpc, low95, high95, color=COLOUR["both"], alpha=0.2, lw=0, label="95 %")
@@ -157,6 +137,6 @@ def observed_profile(
     if np.isfinite(tilted_ring).any():
         axis.plot(radius_kpc, tilted_ring, "k.--", label="rotation curve of the gas")
     axis.set(xlabel="r [kpc]", ylabel="log$_{10}$ M(<r) [M$_\\odot$]")
-    radius_axis(axis, [x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if radius_kpc[0] <= x <= radius_kpc[-1]])
+    plain_radii(axis, float(radius_kpc[0]), float(radius_kpc[-1]))
     axis.legend(frameon=False, fontsize=8)
     return figure

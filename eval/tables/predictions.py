@@ -275,7 +275,7 @@ class KeptPredictions:
 
     def is_current(self, block: slice, token: int) -> bool:
         """Return whether the block has been written with this token."""
-        return int(self._root["token"][block.start // BLOCK]) == token
+        return self.kept_token(block) == token
 
     def forget(self, block: slice) -> None:
         """Mark the block as not current, so that it is computed again."""
@@ -352,6 +352,27 @@ class KeptPredictions:
             None if samples is None else summary["beyond"][rows].astype(float),
         )
         return estimates, {name: data[name][rows] for name in ("state", *COLUMNS)}
+
+    def kept_token(self, block: slice) -> int:
+        """Return the token that the block was written with; 0 where it was not written."""
+        return int(self._root["token"][block.start // BLOCK])
+
+    def read_summary(self, block: slice) -> dict[str, np.ndarray]:
+        """Return `state`, `ood_score` (N,), `median` and `log10_menc_true` (N, K) of a block's views, without samples.
+
+        The caller has made sure that the block is current.
+        """
+        rows, data, summary = self.rows(block), self._root["constant_data"], self._root["summary"]
+        arrays = {name: summary[name][rows].astype(float) for name in ("ood_score", "median")}
+        return arrays | {"state": data["state"][rows], "log10_menc_true": data["log10_menc_true"][rows].astype(float)}
+
+
+def kept_of(source: Source, part: Part) -> KeptPredictions | None:
+    """Return a source's kept predictions of a part's present galaxies, None where there are none."""
+    attributes = {"galaxies": part.galaxies_digest, "store": str(part.path.absolute())}
+    if _attributes(source.root / source.group(part)) != attributes:
+        return None
+    return KeptPredictions(source, part)
 
 
 def check_current(kept: Sequence[KeptPredictions], part: Part, block: slice) -> None:

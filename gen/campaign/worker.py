@@ -76,7 +76,7 @@ class Worker:
             mark = self.out / ".started" / mark_of(tasks[0])
             open(mark, "wb").close()  # one call to the file system, of which `touch` makes two
             self._reading = reading
-            results = [self._try(t) for t in tasks]
+            results = [self.attempt(t) for t in tasks]
             with self.clock("writing"):
                 self._writers[name].write([t.index for t in tasks], [record for record, _ in results])
             self.n_mapped += len(tasks)
@@ -90,7 +90,8 @@ class Worker:
             raise
         return [reason for _, reason in results]
 
-    def _try(self, task: Task) -> tuple[dict[str, np.ndarray] | None, str]:
+    def attempt(self, task: Task) -> tuple[dict[str, np.ndarray] | None, str]:
+        """Return what the store keeps of one galaxy and "", or None and the reason why it cannot be mapped."""
         try:
             if getattr(task.problem, "traceback", ""):
                 return None, task.problem

@@ -1,5 +1,5 @@
-"""`kinmass check`: a file or a suite in words with a verdict, and as a suite file to start from.
+"""Looking before believing: a file or a suite in words with a verdict, as a suite file, and as pictures.
 
-Headers and a bounded sample are read, never all of a file. Imports every other room but
-`storage` and `mock`.
+`kinmass check` reads headers and a bounded sample, `kinmass maps --preview` all of a few galaxies. `picture.py` draws
+maps and profiles for every stage. Imports every other room but `mock` and `instruments`.
 """

@@ -1,0 +1,263 @@
+"""What a store's galaxies can be sorted and filtered by, read block by block behind the page and never all at first.
+
+A galaxy's maps are not read for it. Errors and out-of-distribution scores are those that `kinmass tables` has kept,
+where they are of the present maps, runs and code; others are not read.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from kinmass.eval.tables.predictions import BLOCK, PREDICTED, KeptPredictions, Part, Source, kept_of, tokens
+from kinmass.gen.storage import store
+from kinmass.gen.storage.galaxy_reader import read_galaxies
+
+#: State of a galaxy here: not read yet, and beside those of the store one whose arrays cannot be read.
+UNREAD, DAMAGED = 250, 251
+STATES = {store.DONE: "mapped", store.FAILED: "failed", store.PENDING: "pending", DAMAGED: "damaged", UNREAD: "unread"}
+#: Pause between two looks at a store that may be growing [s]; longer where a look itself takes long.
+PAUSE_S = 15.0
+#: What galaxies can be sorted by, in words; `order` is that of the store.
+SORTS = {"order": "suite and number", "mass": "stellar mass", "size": "half-mass radius", "error": "error",
+         "ood": "out-of-distribution score"}  # fmt: skip
+
+
+@dataclass
+class SuiteIndex:
+    """The galaxies of one suite: arrays (G,), NaN where not known yet.
+
+    mass: log10 of the stellar mass inside the aperture [Msun]; size: R_e of view 0 [kpc]. error and ood by source:
+    root mean square over views and radii of the median's offset from the truth [dex], and the mean score of the views.
+    problems: why a galaxy is damaged, by number.
+    """
+
+    suite: str
+    group: zarr.Group
+    names: np.ndarray
+    signature: str
+    state: np.ndarray = field(init=False)
+    mass: np.ndarray = field(init=False)
+    size: np.ndarray = field(init=False)
+    has_gas: np.ndarray = field(init=False)
+    error: dict[int, np.ndarray] = field(default_factory=dict)
+    ood: dict[int, np.ndarray] = field(default_factory=dict)
+    problems: dict[int, str] = field(default_factory=dict)
+    seen_tokens: dict[tuple[int, str, int], int] = field(default_factory=dict)
+    stale_blocks: set[tuple[int, str, int]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        n = len(self.names)
+        self.state, self.has_gas = np.full(n, UNREAD, np.uint8), np.ones(n, bool)
+        self.mass, self.size = np.full(n, np.nan), np.full(n, np.nan)
+
+    def read(self, block: slice) -> None:
+        """Read status, mass and size of a block of galaxies that are not known to be done or damaged.
+
+        A run that repairs the suite notes so in its attributes, and the suite is read anew.
+        """
+        numbers = np.arange(len(self.names))[block]
+        numbers = numbers[~np.isin(self.state[numbers], (store.DONE, DAMAGED))]
+        if not len(numbers):
+            return
+        status = self._statuses(numbers)
+        done = numbers[status == store.DONE]
+        try:
+            self._take(done)
+        except store.StoreError:
+            for number in done:
+                try:
+                    self._take(np.array([number]))
+                except store.StoreError as error:
+                    self.damaged(int(number), str(error))
+        for number, value in zip(numbers, status, strict=True):
+            if value != store.DONE and self.state[number] != DAMAGED:
+                self.state[number] = value
+
+    def _statuses(self, numbers: np.ndarray) -> np.ndarray:
+        try:
+            return store.read(self.group, "status", numbers)
+        except store.StoreError:
+            status = np.full(len(numbers), store.PENDING, np.uint8)
+            for i, number in enumerate(numbers):
+                try:
+                    status[i] = store.read(self.group, "status", int(number))
+                except store.StoreError as error:
+                    self.damaged(int(number), str(error))
+            return status
+
+    def _take(self, numbers: np.ndarray) -> None:
+        """Take in galaxies that are done. Raises StoreError where one cannot be read."""
+        mass, r_e, has_gas = read_galaxies(self.group, ("mass", "half_mass_radius", "has_gas"), numbers)
+        with np.errstate(divide="ignore"):
+            self.mass[numbers] = np.log10(mass[:, store.COMPONENTS.index("stars"), -1])
+        self.size[numbers], self.has_gas[numbers] = r_e[:, 0], has_gas.astype(bool)
+        self.state[numbers] = store.DONE
+        for number in numbers[np.isnan(self.mass[numbers])]:
+            self.damaged(int(number), f"mass of galaxy {self.names[number]} was never written")
+
+    def damaged(self, number: int, problem: str) -> None:
+        """Note that a galaxy's arrays cannot be read."""
+        self.problems[number], self.state[number] = problem, DAMAGED
+        self.mass[number] = self.size[number] = np.nan
+
+
+class Index:
+    """All galaxies of a store. `start` reads on behind the caller; `ensure` reads some of them at once.
+
+    sources: networks whose kept predictions are looked for.
+    """
+
+    def __init__(self, path: Path, sources: Sequence[Source] = ()):
+        self.path, self.sources = path, list(sources)
+        self.suites: dict[str, SuiteIndex] = {}
+        self.trouble = ""
+        self._stop, self._lock = threading.Event(), threading.RLock()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in suites that are new or that a run has changed, forget those that are gone. Raises StoreError."""
+        for suite in store.suites(self.path):
+            group = store.open_suite(self.path, suite)
+            signature = json.dumps([dict(group.attrs), group["galaxy"].shape], sort_keys=True)
+            known = self.suites.get(suite)
+            if known is None or known.signature != signature:
+                self.suites[suite] = SuiteIndex(suite, group, group["galaxy"][:].astype(object), signature)
+        for suite in set(self.suites) - set(store.suites(self.path)):
+            del self.suites[suite]
+
+    def start(self) -> threading.Thread:
+        """Read everything in a thread, and again what was not done, until `stop`."""
+        thread = threading.Thread(target=self._run, name="index", daemon=True)
+        thread.start()
+        return thread
+
+    def stop(self) -> None:
+        """End the thread after its present block."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self.refresh()
+                self.read_all()
+                self.trouble = ""
+            except (OSError, ValueError) as error:  # a store that is just being changed; the next look may succeed
+                self.trouble = str(error)
+            self._stop.wait(max(PAUSE_S, 10 * (time.monotonic() - began)))
+
+    def read_all(self) -> None:
+        """Look once at every block of every suite."""
+        for table in list(self.suites.values()):
+            for start in range(0, len(table.names), BLOCK):
+                if self._stop.is_set():
+                    return
+                with self._lock:
+                    table.read(slice(start, start + BLOCK))
+            for number, source in enumerate(self.sources):
+                for part in (Part(self.path.absolute(), table.suite, name) for name in ("test", None)):
+                    kept = kept_of(source, part)
+                    if kept is not None:
+                        self._read_kept(table, number, kept)
+
+    def _read_kept(self, table: SuiteIndex, source: int, kept: KeptPredictions) -> None:
+        """Take in what is kept of a part's galaxies, blocks whose token was not seen yet."""
+        part = kept.part
+        error, ood = (of.setdefault(source, np.full(len(table.names), np.nan)) for of in (table.error, table.ood))
+        for block in part.blocks():
+            if self._stop.is_set():
+                return
+            key, token = (source, str(part.part), block.start), kept.kept_token(block)
+            if not token or table.seen_tokens.get(key) == token:
+                continue
+            table.seen_tokens[key] = token
+            if token != tokens([kept.source], part, block)[0]:
+                table.stale_blocks.add(key)
+                continue
+            table.stale_blocks.discard(key)
+            numbers = part.names[0][block]
+            error[numbers], ood[numbers] = per_galaxy(kept.read_summary(block), part.views)
+
+    def ensure(self, places: Sequence[tuple[str, int]]) -> None:
+        """Read the galaxies at these (suite, number), where they are not read yet."""
+        for suite, start in dict.fromkeys((suite, number // BLOCK * BLOCK) for suite, number in places):
+            table = self.suites[suite]
+            block = slice(start, start + BLOCK)
+            with self._lock:
+                if (table.state[block] == UNREAD).any():
+                    table.read(block)
+
+    def columns(self, source: int) -> dict[str, np.ndarray]:
+        """Return suite, number, name, state, mass, size, has_gas, error and ood of all galaxies, arrays (G,)."""
+        tables = [self.suites[suite] for suite in sorted(self.suites)]
+        unknown = [np.full(len(t.names), np.nan) for t in tables]
+
+        def joined(parts: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+            return np.concatenate([np.empty(0, dtype), *parts])
+
+        return {
+            "suite": joined([np.full(len(t.names), t.suite, object) for t in tables], object),
+            "number": joined([np.arange(len(t.names)) for t in tables], int),
+            "name": joined([t.names for t in tables], object),
+            "state": joined([t.state for t in tables], np.uint8),
+            "mass": joined([t.mass for t in tables], float),
+            "size": joined([t.size for t in tables], float),
+            "has_gas": joined([t.has_gas for t in tables], bool),
+            "error": joined([t.error.get(source, u) for t, u in zip(tables, unknown, strict=True)], float),
+            "ood": joined([t.ood.get(source, u) for t, u in zip(tables, unknown, strict=True)], float),
+        }  # fmt: skip
+
+    def n_stale(self, source: int) -> int:
+        """Number of galaxies, rounded up to blocks, whose kept predictions are of other maps, runs or code."""
+        return BLOCK * sum(key[0] == source for table in self.suites.values() for key in table.stale_blocks)
+
+
+def per_galaxy(kept: Mapping[str, np.ndarray], views: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return error [dex] and score (G,) of galaxies from what is kept of their views; NaN where no view has an answer.
+
+    kept: as of `KeptPredictions.read_summary`, `views` rows for each galaxy.
+    """
+    used = (kept["state"] == PREDICTED).reshape(-1, views)
+    squares = ((kept["median"] - kept["log10_menc_true"]) ** 2).mean(1).reshape(-1, views)
+    return np.sqrt(_mean(squares, used)), _mean(kept["ood_score"].reshape(-1, views), used)
+
+
+def _mean(values: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Mean (G,) over the views (G, V) that are used and finite, NaN where there are none."""
+    used = used & np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(used, values, 0.0).sum(1) / np.where(used.any(1), used.sum(1), np.nan)
+
+
+def chosen(columns: Mapping[str, np.ndarray], wanted: Mapping[str, Any]) -> np.ndarray:
+    """Return the rows of `columns` that pass the filters in `wanted`, in its order; unknown values come last.
+
+    wanted: suite, state and name (a part of it), "" for all; mass_min, mass_max, error_min, ood_min, or None; sort, one
+    of SORTS; descending. Rows that are equal stay in the order of the store.
+    """
+    passes = np.ones(len(columns["number"]), bool)
+    if wanted["suite"]:
+        passes &= columns["suite"] == wanted["suite"]
+    if wanted["state"]:
+        passes &= columns["state"] == next(k for k, word in STATES.items() if word == wanted["state"])
+    if wanted["name"]:
+        part = wanted["name"].lower()
+        passes &= np.array([part in str(name).lower() for name in columns["name"]], dtype=bool)
+    for key, limit in (("mass", wanted["mass_min"]), ("error", wanted["error_min"]), ("ood", wanted["ood_min"])):
+        if limit is not None:
+            passes &= columns[key] >= limit
+    if wanted["mass_max"] is not None:
+        passes &= columns["mass"] <= wanted["mass_max"]
+    rows = np.flatnonzero(passes)
+    if wanted["sort"] == "order":
+        return rows[::-1] if wanted["descending"] else rows
+    values = columns[wanted["sort"]][rows]
+    order = np.argsort(-values if wanted["descending"] else values, kind="stable")  # NaN is sorted last either way
+    return rows[order]

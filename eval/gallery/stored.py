@@ -1,0 +1,184 @@
+"""One galaxy of a map store as it is shown: its maps, its truth, and the posterior of every network that is asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import zarr
+
+from kinmass.eval.observed.places import labels
+from kinmass.eval.tables.metrics import SHARES
+from kinmass.eval.tables.tasks import check_maps
+from kinmass.gen.campaign import failures
+from kinmass.gen.instruments.looks import fixed_looks
+from kinmass.gen.instruments.model import Instrument
+from kinmass.gen.instruments.observe import psf_fwhm_pixels
+from kinmass.gen.storage import store
+from kinmass.train.data.dataset import REASONS, Views, part_of, views_of, why_not
+from kinmass.train.run.posterior import Inference, load
+
+
+class NotShown(ValueError):
+    """A galaxy, a view or a suite that cannot be shown; the message says why."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A run, for one of the tracers that it answers for; `label` tells it from the others."""
+
+    label: str
+    tracer: str
+    inference: Inference
+
+
+def networks_of(runs: Sequence[Path]) -> list[Network]:
+    """Load runs, and return one network for each tracer that each answers for. Raises RunError."""
+    networks = []
+    for run, label in zip(runs, labels(runs), strict=True):
+        inference = load(run)
+        tracers = inference.answers()
+        networks += [Network(label if len(tracers) == 1 else f"{label}, {t}", t, inference) for t in tracers]
+    return networks
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one network says of a view: quantiles (5, K) of log10 M(<r) [Msun] at SHARES, or why it says nothing."""
+
+    network: Network
+    why_not: str = ""
+    quantiles: np.ndarray | None = None
+    ood_score: float = np.nan
+    foreign: bool = False  # the network was not trained on the galaxy's suite
+
+    def rms_dex(self, log10_menc: np.ndarray) -> float:
+        """Root mean square over radii of the median's offset from the truth (K,) [dex]; NaN without an answer."""
+        return np.nan if self.quantiles is None else float(np.sqrt(np.mean((self.quantiles[4] - log10_menc) ** 2)))
+
+
+@dataclass(frozen=True)
+class StoredGalaxy:
+    """A finished galaxy: its views (V of them), radii (K,) [kpc] and masses (4, K) [Msun] of its true profile."""
+
+    group: zarr.Group
+    suite: str
+    number: int
+    name: str
+    views: Views
+    radius_kpc: np.ndarray
+    mass_msun: np.ndarray
+    inclination_deg: np.ndarray
+    has_gas: bool
+    has_dark: bool
+
+    @cached_property
+    def part(self) -> str:
+        """The part of the split: galaxies of `train` were trained on, if their suite was."""
+        return part_of(str(self.views.lineage[0]))
+
+    def view(self, number: int) -> Views:
+        """One view. Raises NotShown for a number that there is not."""
+        if not 0 <= number < len(self.views):
+            raise NotShown(f"{self.suite}/{self.name} has views 0 to {len(self.views) - 1}, not {number}")
+        return self.views[np.array([number])]
+
+    def maps(self, number: int, instrument: Instrument | None = None) -> np.ndarray:
+        """Maps (8, Q, Q) of a view, as stored or as an instrument sees them with the view's own noise."""
+        view = self.view(number)
+        return np.asarray(view.maps[0] if instrument is None else view.observed(instrument)[0])
+
+    def frame_kpc(self, number: int, instrument: Instrument | None = None) -> tuple[float, float, float]:
+        """Half the side of the maps, R_e, and the FWHM of the PSF (0 without one), all in kpc."""
+        view = self.view(number)
+        r_e, pixels = float(view.half_mass_radius_kpc[0]), view.maps.shape[-1]
+        if instrument is None:
+            return 0.5 * view.field_of_view_re * r_e, r_e, 0.0
+        look = fixed_looks(view.names(), pixels) if instrument.varies() else None
+        fwhm = psf_fwhm_pixels(instrument, pixels, view.field_of_view_re, view.half_mass_radius_kpc, look)
+        fwhm_kpc = float(torch.as_tensor(fwhm).reshape(-1)[0]) * view.field_of_view_re * r_e / pixels
+        return 0.5 * instrument.grid(pixels, view.field_of_view_re)[1] * r_e, r_e, fwhm_kpc
+
+    def ask(self, network: Network, number: int) -> Answer:
+        """Ask a network for one view, which it sees through the instrument that it was trained with."""
+        view, inference, tracer = self.view(number), network.inference, network.tracer
+        try:
+            check_maps(inference.path, Path(self.group.store_path.store.root).parent, self.suite)
+            reason = int(why_not(view, tracer, inference.instrument)[0])
+        except ValueError as error:
+            return Answer(network, str(error))
+        if reason:
+            return Answer(network, REASONS[reason])
+        posterior = inference(view, tracer=tracer)
+        foreign = self.suite not in inference.run["fit"]["suites"]
+        return Answer(network, "", posterior.quantiles(SHARES)[:, 0], float(posterior.ood_score()[0]), foreign)
+
+
+def read_stored(path: Path, suite: str, number: int) -> StoredGalaxy:
+    """Read the galaxy with a number in a suite.
+
+    Raises StoreError where its suite or its arrays cannot be read, NotShown where it is not mapped, with the reason.
+    """
+    group = store.open_suite(path, suite)
+    names, lineages = group["galaxy"][:], group["lineage"][:]
+    if not 0 <= number < len(names):
+        raise NotShown(f"{path}/{suite} has {len(names)} galaxies, and none with number {number}")
+    name = str(names[number])
+    status = int(store.read(group, "status", number))
+    if status == store.FAILED:
+        reason = reasons(path).get((suite, name), "the reason is not noted in failures.jsonl")
+        raise NotShown(f"{suite}/{name} could not be mapped: {reason}")
+    if status != store.DONE:
+        raise NotShown(f"{suite}/{name} is not mapped yet; `kinmass maps` goes on with it")
+    numbers = np.array([number])
+    views = views_of(group, suite, numbers, names[numbers], lineages[numbers])
+    radius, mass, inclination = (store.read(group, key, number) for key in ("radius", "mass", "inclination"))
+    for key, values in (("maps", views.maps), ("half_mass_radius", views.half_mass_radius_kpc), ("mass", mass)):
+        if np.isnan(np.asarray(values)).all():
+            raise store.StoreError(f"{path}: {key} of galaxy {name} was never written; {REPAIR}")
+    flags = (bool(store.read(group, key, number)) for key in ("has_gas", "has_dark"))
+    return StoredGalaxy(group, suite, number, name, views, radius, mass, inclination, *flags)
+
+
+#: What mends a galaxy that cannot be read.
+REPAIR = "give the command that made the store again, with --repair"
+
+
+def reasons(path: Path) -> dict[tuple[str, str], str]:
+    """Return why galaxies could not be mapped, by suite and name, as failures.jsonl says."""
+    entries = failures.noted(path)
+    return {(str(e["suite"]), str(e["galaxy"])): str(e.get("reason", "no reason is noted")) for e in entries}
+
+
+def find(path: Path, galaxy: str) -> tuple[str, int]:
+    """Find a galaxy by its name, or SUITE/NAME; return its suite and its number there. Raises NotShown, StoreError."""
+    suites = store.suites(path)
+    before, _, after = galaxy.partition("/")
+    places = [(before, after)] if before in suites and after else [(suite, galaxy) for suite in suites]
+    found, first = [], ""
+    for suite, name in places:
+        names = store.open_suite(path, suite)["galaxy"][:].tolist()
+        found += [(suite, names.index(name))] if name in names else []
+        first = first or ", ".join(f"{suite}/{n}" for n in names[:3])
+    if not found:
+        raise NotShown(f"{path} has no galaxy {galaxy!r}; it has {first or 'none'}, ...")
+    if len(found) > 1:
+        raise NotShown(f"{galaxy!r} is in {' and '.join(s for s, _ in found)}: say which, as {found[0][0]}/{galaxy}")
+    return found[0]
+
+
+def contents(path: Path) -> list[str]:
+    """Say in a line for each suite what a store holds. Raises StoreError."""
+    lines = []
+    for suite in store.suites(path):
+        group = store.open_suite(path, suite)
+        status, config = store.read_status(group, unreadable_is_pending=True), group.attrs["config"]
+        done, failed = (int((status == s).sum()) for s in (store.DONE, store.FAILED))
+        names = ", ".join(f"{suite}/{name}" for name in group["galaxy"][:2])
+        lines.append(
+            f"{suite}: {len(status)} galaxies ({done} mapped, {failed} failed, {len(status) - done - failed} not yet), "
+            f"{config['views']} views of {config['pixels']} x {config['pixels']} pixels: {names}, ..."
+        )
+    return lines

@@ -114,7 +114,8 @@ def _create_field_info(self: Any) -> None:
     self.filtered_particle_types = []
     self.field_info = FieldInfoContainer(self, self.field_list)
     for field in self.field_list:
-        self.field_info.add_output_field(field, sampling_type="particle", units="")
+        kind = "cell" if field[0] in self.fluid_types else "particle"
+        self.field_info.add_output_field(field, sampling_type=kind, units="")
     self.fields = FieldTypeContainer(self)
     self.fields_detected = True
 
@@ -272,6 +273,39 @@ def raw_dataset_class(module: str, name: str, overrides: Overrides = (), lends_u
         **dict(overrides),
     }
     return type(f"Raw{name}{next(_class_numbers)}", (frontend,), methods)  # yt warns of two classes of one name
+
+
+@cache
+def _grid_dataset_class(module: str, name: str, overrides: Overrides) -> Any:
+    """Derive a class from a yt dataset class of a grid code that has only the fields on disk, in code units."""
+    import yt
+    from yt.config import ytcfg
+
+    yt.set_log_level("error")
+    ytcfg["yt", "suppress_stream_logging"] = True
+    frontend = getattr(import_module(module), name)
+    methods = {
+        "_is_valid": classmethod(_never_valid),
+        "create_field_info": _create_field_info,
+        # yt keeps the fields of a dataset by this name, which it makes of the time in seconds.
+        "unique_identifier": property(lambda self: f"{name}-{vars(self).setdefault('_number', next(_class_numbers))}"),
+        **dict(overrides),
+    }
+    return type(f"Grid{name}{next(_class_numbers)}", (frontend,), methods)
+
+
+def open_grid(module: str, name: str, path: str, overrides: Overrides = (), **options: Any) -> Any:
+    """Open a grid code's file and build its index, in a domain that is not periodic.
+
+    Raises SnapshotError with yt's reason.
+    """
+    try:
+        ds = _grid_dataset_class(module, name, overrides)(path, **options)
+        ds._periodicity = (False, False, False)
+        _ = ds.index
+    except Exception as error:
+        raise SnapshotError(f"yt cannot read it as {name}: {type(error).__name__}: {error}") from error
+    return ds
 
 
 def load_frontends() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import h5py
 
-from kinmass.gen.formats import gadget_binary, tipsy
+from kinmass.gen.formats import gadget_binary, ramses, tipsy
 from kinmass.gen.formats.base import SnapshotError, reading
 from kinmass.gen.formats.gadget import header
 
@@ -27,7 +27,7 @@ _MAGIC = {
 
 
 def container(path: Path) -> str:
-    """Return `hdf5`, `gadget_binary` or `tipsy`.
+    """Return `hdf5`, `gadget_binary`, `tipsy` or `ramses` (its info file).
 
     Raises SnapshotError for any other file: what it is, and what to do.
     """
@@ -53,6 +53,8 @@ def container(path: Path) -> str:
         return "gadget_binary"
     if tipsy.read_header(head) is not None:
         return "tipsy"
+    if ramses.is_info(head):
+        return "ramses"
     if _is_text(head):
         raise SnapshotError(f"{path}: a text file, no snapshot (it begins with {_first_line(head)!r})")
     raise SnapshotError(
@@ -141,7 +143,12 @@ def explain_other_container(path: Path, expected: str) -> str | None:
             return None
     except SnapshotError as error:
         return str(error)
-    container_words = {"hdf5": "HDF5", "gadget_binary": "a GADGET binary file", "tipsy": "a Tipsy file"}
+    container_words = {
+        "hdf5": "HDF5",
+        "gadget_binary": "a GADGET binary file",
+        "tipsy": "a Tipsy file",
+        "ramses": "the info file of RAMSES",
+    }
     try:
         advice = f"give `format: {recognised(path)}`"
     except SnapshotError:

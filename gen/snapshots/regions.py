@@ -67,6 +67,8 @@ class Regions:
         try:
             with self._slot():
                 return [region[ptype, name].d for region, types in self._parts if ptype in types]
+        except SnapshotError as error:
+            raise error if str(self.path.parent) in str(error) else SnapshotError(f"{self.path}: {error}") from error
         except Exception as error:
             if not may_be_damaged_file(error):
                 raise

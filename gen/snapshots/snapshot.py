@@ -151,7 +151,7 @@ class Snapshot:
     @property
     def frontend(self) -> str:
         """Name of the yt frontend that reads this snapshot."""
-        return str(type(self._ds).__mro__[1].__name__)
+        return str(getattr(self._ds, "frontend", type(self._ds).__mro__[1].__name__))
 
     @property
     def half_box_kpc(self) -> float:
@@ -273,7 +273,7 @@ class Snapshot:
         for axis in offset.T:  # one at a time: no further copy of all positions
             axis[:] = self.wrap(axis)
         inside = np.einsum("ij,ij->i", offset, offset) <= radius_kpc**2
-        p = Particles(offset, p.vel_kms, p.mass_msun, p.support_kpc, p.weight)
+        p = Particles(offset, p.vel_kms, p.mass_msun, p.support_kpc, p.weight, p.side_kpc)
         return p if inside.all() else p[inside]
 
 

@@ -78,9 +78,10 @@ class TypeReader:
         try:
             support = self._support(field, fields, mass) if ptype in self.components["gas"] else None
             weight = self._weight(ptype, field, fields, mass)
+            side = field("Sides", self.units.length_kpc) if "Sides" in fields else None
         except SnapshotError as error:
             raise error if str(self.path) in str(error) else SnapshotError(f"{self.path}: {ptype}: {error}") from error
-        return self._split_disguised(ptype, field, Particles(pos, vel, mass, support, weight))
+        return self._split_disguised(ptype, field, Particles(pos, vel, mass, support, weight, side))
 
     def _impossible(self, problem: str, ptype: str, name: str, hint: str) -> SnapshotError:
         """Make the error for values of a field that no galaxy can have."""
@@ -146,7 +147,7 @@ class TypeReader:
                 raise SnapshotError("negative values in SmoothingLength; is the file damaged?")
             if stored.any() or not len(stored):  # some initial conditions hold only zeros
                 return stored
-        if "Density" in fields and np.all((density := field("Density")) > 0):
+        if self.smoothing.volumes and "Density" in fields and np.all((density := field("Density")) > 0):
             return self.smoothing.from_density(mass / self.units.mass_msun, density) * self.units.length_kpc
         return None
 

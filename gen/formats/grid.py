@@ -1,0 +1,312 @@
+"""What the formats of adaptive grids share: gas cells and particles of a yt dataset, as particles of named types.
+
+yt reads cells and particles of a region; this file names them as `gen.snapshots` does: types gas, stars, dark and
+coarse_dark, with Coordinates, Velocities, Masses and, of gas, Sides. A cell belongs to a region if its centre does.
+"""
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kinmass.gen.formats.base import Format, SnapshotError
+from kinmass.gen.formats.domain import lowest_and_highest, side_file, union_of_extents
+from kinmass.gen.formats.sample import MAX_FILES, Sample, take
+from kinmass.gen.formats.smoothing import Smoothing
+
+Raw = dict[Any, np.ndarray]
+#: Dark matter heavier than the lightest by this factor is of low resolution: zooms refine by factors of eight.
+COARSER = 1.5
+#: A zoom has at most so many different masses of dark matter; those closer than COARSER_STEP in ln count as one.
+MOST_STEPS, COARSER_STEP = 16, 0.01
+#: What a particle of each component holds, and a cell.
+PARTICLE_FIELDS = ("Coordinates", "Velocities", "Masses")
+CELL_FIELDS = (*PARTICLE_FIELDS, "Sides", "Density")
+
+
+@dataclass(frozen=True)
+class Census:
+    """How many particles and cells of each type a snapshot holds, where [code lengths], and the lightest dark mass."""
+
+    counts: dict[str, int]
+    extents: dict[str, np.ndarray]
+    lightest_dark: float
+
+
+class GridFormat(Format):
+    """A code that keeps gas in cells of an adaptive grid.
+
+    cells and particles name yt's fields: of a cell its velocity (3) and density, of a particle its position (3),
+    velocity (3) and mass, and what tells the kinds of particles apart.
+    """
+
+    components: ClassVar[dict[str, list[str]]] = {
+        "gas": ["gas"],
+        "stars": ["stars"],
+        "dark": ["dark"],
+        "black_holes": [],
+        "low_resolution": ["coarse_dark"],
+    }
+    formed: ClassVar[str] = "none"
+    cell_fields: ClassVar[tuple[Any, ...]]
+    particle_fields: ClassVar[tuple[Any, ...]]
+
+    @abstractmethod
+    def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:
+        """Return the masks (N,) of stars and dark particles, from fields that `kind_fields` names."""
+
+    @abstractmethod
+    def kind_fields(self, ds: Any) -> tuple[Any, ...]:
+        """Name yt's fields from which `kinds` follow, among those that the dataset has."""
+
+    @abstractmethod
+    def count_cells(self, ds: Any) -> int:
+        """Count the leaf cells of a snapshot by its index."""
+
+    @abstractmethod
+    def open(self, staged: Path) -> Any:
+        """Open a staged snapshot with yt, its index built. Raises SnapshotError with yt's reason."""
+
+    def check_region(self, ds: Any, region: Any) -> None:
+        """Raise SnapshotError where files that a region is read from contradict themselves."""
+
+    def derived(self, ds: Any) -> dict[str, tuple[tuple[Any, ...], Callable[..., np.ndarray]]]:
+        """Return further fields of cells by name: the fields of yt that they follow from, and how."""
+        return {}
+
+    def load(self, staged: Path) -> Any:
+        """Open a staged snapshot and take its census, or read the one that lies beside it."""
+        ds = self.open(staged)
+        return GridData(self, ds, self._census(ds, staged))
+
+    def smoothing(self, path: Path) -> Smoothing:
+        """Return a convention without kernels: cells have sides."""
+        return Smoothing("cells", None, None, "the grid itself")
+
+    def sample(self, staged: Path, max_particles: int, types: Collection[str] | None = None) -> dict[str, Sample]:
+        """Sample each type from some of the files, as `Format.sample` says."""
+        ds = self.open(staged)
+        data = GridData(self, ds, Census({}, {}, np.inf))
+        parts: dict[str, list[Sample]] = {}
+        pieces, n_pieces = data.pieces(MAX_FILES)
+        n_read = 0
+        for piece in pieces:
+            n_read += 1
+            for ptype, fields in data.types(piece).items():
+                if len(fields["Masses"]) and (types is None or ptype in types):
+                    n, most = len(fields["Masses"]), -(-max_particles // min(n_pieces, MAX_FILES))
+                    pos, vel, mass = (take(fields[name].__getitem__, n, most) for name in PARTICLE_FIELDS)
+                    names = frozenset(name for name, _ in data.names(ptype))
+                    parts.setdefault(ptype, []).append(Sample(n, pos, vel, mass, names))
+        share = n_read / max(n_pieces, 1)
+        samples = {ptype: _joined(of, share) for ptype, of in parts.items()}
+        return _split_dark(samples)
+
+    def _census(self, ds: Any, staged: Path) -> Census:
+        """Count the particles of each type, file by file, and keep the result beside the staged snapshot."""
+        counts_file, extents_file = staged.with_name(f"{staged.name}.ewah"), side_file(staged)
+        if counts_file.exists() and extents_file.exists():
+            kept = json.loads(counts_file.read_text())
+            extents = {ptype: np.array(extent) for ptype, extent in json.loads(extents_file.read_text()).items()}
+            return Census(kept["counts"], extents, kept["lightest_dark"])
+        edges = np.array([ds.domain_left_edge.d, ds.domain_right_edge.d])
+        data = GridData(self, ds, Census({}, {}, np.inf))
+        dark_masses: dict[float, int] = {}
+        counts, extents = {"gas": self.count_cells(ds)}, {"gas": edges}
+        for piece in data.pieces()[0]:
+            raw = data.raw_particles(piece, velocities=False)
+            for kind, mask in self.kinds(raw, ds).items():
+                pos = data.columns(raw, 0)[mask]
+                if not len(pos):
+                    continue
+                counts[kind] = counts.get(kind, 0) + len(pos)
+                extent = lowest_and_highest(pos)
+                extents[kind] = union_of_extents(extents[kind], extent) if kind in extents else extent
+                if kind == "dark":
+                    _count_masses(dark_masses, raw[self.particle_fields[6]][mask])
+        lightest = lightest_dark(np.array(list(dark_masses)))
+        n_coarse = sum(n for mass, n in dark_masses.items() if mass > COARSER * lightest)
+        if n_coarse:
+            counts |= {"dark": counts["dark"] - n_coarse, "coarse_dark": n_coarse}
+            extents["coarse_dark"] = extents["dark"]
+        counts_file.write_text(json.dumps({"counts": counts, "lightest_dark": lightest}))
+        extents_file.write_text(json.dumps({ptype: extent.tolist() for ptype, extent in extents.items()}))
+        return Census(counts, extents, lightest)
+
+
+def lightest_dark(masses: np.ndarray) -> float:
+    """Return the lightest of the masses (N,) of dark particles, infinity where masses do not come in a few steps.
+
+    A zoom's particles have a few masses, a factor of eight apart; where each has its own, mass does not tell.
+    """
+    masses = masses[masses > 0]
+    if not len(masses) or len(np.unique(np.round(np.log(masses) / COARSER_STEP))) > MOST_STEPS:
+        return float("inf")
+    return float(masses.min())
+
+
+def _count_masses(counts: dict[float, int], masses: np.ndarray) -> None:
+    """Add masses (N,) to their counts, rounded to single precision; too many different ones are not all kept."""
+    for mass, n in zip(*np.unique(masses.astype(np.float32), return_counts=True), strict=True):
+        if len(counts) > 100_000:
+            return
+        counts[float(mass)] = counts.get(float(mass), 0) + int(n)
+
+
+def _joined(parts: list[Sample], share: float) -> Sample:
+    """Join samples of one type from a share of the files."""
+    pos, vel, mass = (np.concatenate([getattr(p, name) for p in parts]) for name in ("pos", "vel", "mass"))
+    return Sample(round(sum(p.count for p in parts) / share), pos, vel, mass, parts[0].fields)
+
+
+def _split_dark(samples: dict[str, Sample]) -> dict[str, Sample]:
+    """Split sampled dark matter into that of the lightest mass and that of low resolution."""
+    if "dark" not in samples:
+        return samples
+    dark = samples["dark"].mass
+    coarse = dark > COARSER * lightest_dark(dark)
+    split = {"dark": samples["dark"][~coarse], "coarse_dark": samples["dark"][coarse]}
+    return samples | split if coarse.any() else samples
+
+
+class GridData:
+    """A yt dataset of cells and particles as `gen.snapshots` asks for it: regions with fields of particle types."""
+
+    def __init__(self, reader: GridFormat, ds: Any, census: Census):
+        self.reader, self.ds, self.census = reader, ds, census
+        self.frontend = type(ds).__mro__[1].__name__
+        self.particle_type_counts, self.extents = census.counts, census.extents
+        self.index = SimpleNamespace(io=SimpleNamespace(_dataset_type="grid"))
+        self.field_list = [(ptype, name) for ptype in census.counts for name, _ in self.names(ptype)]
+
+    def names(self, ptype: str) -> list[tuple[str, Any]]:
+        """List the fields of a type, each with what yt's fields make it."""
+        names = CELL_FIELDS if ptype == "gas" else PARTICLE_FIELDS
+        derived = self.reader.derived(self.ds) if ptype == "gas" else {}
+        return [*((name, None) for name in names), *derived.items()]
+
+    def arr(self, values: np.ndarray, unit: str) -> Any:
+        """Give values a unit of the dataset."""
+        return self.ds.arr(values, unit)
+
+    def all_data(self) -> "GridRegion":
+        """Make the region that holds everything."""
+        return GridRegion(self, self.ds.all_data(), "region")
+
+    def sphere(self, centre: Any, radius: Any) -> "GridRegion":
+        """Make the region of a sphere, which is not periodic."""
+        return GridRegion(self, self.ds.sphere(centre, radius), "sphere")
+
+    def pieces(self, most: int | None = None) -> tuple[Iterator[Any], int]:
+        """Go through the snapshot file by file, or through some of the files spread over it; and how many there are."""
+        region = self.ds.all_data()
+        region.index._identify_base_chunk(region)
+        n = sum(1 for _ in region.chunks([], "io"))
+        chosen = set(np.linspace(0, n - 1, min(most or n, n)).astype(int).tolist()) if n else set()
+
+        def some() -> Iterator[Any]:
+            for i, _ in enumerate(region.chunks([], "io")):
+                if i in chosen:
+                    self.reader.check_region(self.ds, region)
+                    yield region
+                    region.clear_data()
+
+        return some(), n
+
+    def types(self, region: Any) -> dict[str, dict[str, np.ndarray]]:
+        """Read the main fields of every type of a region; dark matter is not yet split."""
+        of: dict[str, dict[str, np.ndarray]] = {"gas": self.cells(region, PARTICLE_FIELDS)}
+        raw = self.raw_particles(region)
+        for kind, mask in self.reader.kinds(raw, self.ds).items():
+            of[kind] = {name: self.columns(raw, i)[mask] for i, name in enumerate(PARTICLE_FIELDS)}
+        return of
+
+    def raw_particles(self, region: Any, velocities: bool = True) -> Raw:
+        """Read yt's fields of all particles of a region; empty where the snapshot has no particles."""
+        names = self.reader.particle_fields
+        if names[0] not in self.ds.field_list:
+            return {name: np.zeros(0) for name in (*names, *self.reader.kind_fields(self.ds))}
+        wanted = [*names[:3], *(names[3:6] if velocities else ()), names[6], *self.reader.kind_fields(self.ds)]
+        return _read(region, wanted)
+
+    def columns(self, raw: Raw, number: int) -> np.ndarray:
+        """Return positions (N, 3), velocities (N, 3) or masses (N,) of the particles, by their number."""
+        names = self.reader.particle_fields
+        return raw[names[6]] if number == 2 else np.stack([raw[name] for name in names[3 * number :][:3]], axis=-1)
+
+    def cells(self, region: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Read fields of the cells of a region. Raises SnapshotError for cells without density."""
+        names, fields = set(names), self.reader.cell_fields
+        derived = {name: how for name, how in self.reader.derived(self.ds).items() if name in names}
+        wanted = [
+            *(fields[:3] if "Velocities" in names else ()),
+            *(fields[3:] if {"Masses", "Density"} & names else ()),
+            *(field for fields_of, _ in derived.values() for field in fields_of),
+        ]
+        region.index._identify_base_chunk(region) if region._current_chunk is None else None
+        raw = _read(region, list(dict.fromkeys(wanted)))
+        out: dict[str, np.ndarray] = {}
+        if {"Sides", "Masses"} & names:
+            out["Sides"] = np.asarray(region.fwidth, dtype=np.float64).reshape(-1, 3)[:, 0]
+        if "Coordinates" in names:
+            out["Coordinates"] = np.asarray(region.fcoords, dtype=np.float64)
+        if "Velocities" in names:
+            out["Velocities"] = np.stack([raw[name] for name in fields[:3]], axis=-1)
+        if {"Masses", "Density"} & names:
+            out["Density"] = raw[fields[3]]
+            if np.any(out["Density"] <= 0):
+                n = np.count_nonzero(out["Density"] <= 0)
+                raise SnapshotError(f"{n} cells without a positive density; was the file written to its end?")
+        if "Masses" in names:
+            out["Masses"] = out["Density"] * out["Sides"] ** 3
+        return out | {name: how(*(raw[field] for field in of)) for name, (of, how) in derived.items()}
+
+
+class GridRegion:
+    """A region of a GridData, with the part of yt's interface that `gen.snapshots.regions` uses."""
+
+    def __init__(self, data: GridData, region: Any, type_name: str):
+        self._data, self._region, self._type_name = data, region, type_name
+        self.field_data: dict[tuple[str, str], Any] = {}
+
+    def get_data(self, keys: list[tuple[str, str]]) -> None:
+        """Read fields of particle types, all raw fields of one kind together."""
+        data, region = self._data, self._region
+        region.index._identify_base_chunk(region)
+        data.reader.check_region(data.ds, region)
+        values: dict[tuple[str, str], np.ndarray] = {}
+        if names := {name for ptype, name in keys if ptype == "gas"}:
+            cells = data.cells(region, names)
+            values |= {("gas", name): cells[name] for name in names}
+        if particles := [key for key in keys if key[0] != "gas"]:
+            raw = data.raw_particles(region, any(name == "Velocities" for _, name in particles))
+            masks = self._masks(raw)
+            for ptype, name in particles:
+                values[ptype, name] = data.columns(raw, PARTICLE_FIELDS.index(name))[masks[ptype]]
+        self.field_data = {key: data.arr(value, "") for key, value in values.items()}
+
+    def _masks(self, raw: Raw) -> dict[str, np.ndarray]:
+        masks = self._data.reader.kinds(raw, self._data.ds)
+        coarse = raw[self._data.reader.particle_fields[6]] > COARSER * self._data.census.lightest_dark
+        return masks | {"dark": masks["dark"] & ~coarse, "coarse_dark": masks["dark"] & coarse}
+
+    def __getitem__(self, key: tuple[str, str]) -> Any:
+        self.get_data([key])
+        return self.field_data[key]
+
+    def clear_data(self) -> None:
+        """Forget what was read."""
+        self.field_data = {}
+        self._region.clear_data()
+
+
+def _read(region: Any, names: list[Any]) -> Raw:
+    """Read fields of yt as doubles, and let yt forget them."""
+    if names:
+        region.get_data(names)
+    return {name: np.asarray(region.field_data.pop(name).d, dtype=np.float64) for name in names}

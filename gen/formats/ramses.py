@@ -1,0 +1,421 @@
+"""RAMSES (Horizon-AGN, NewHorizon, VINTERGATAN): a folder of an info file and one file per domain and kind.
+
+Layout: RAMSES's output_amr.f90, output_hydro.f90 and output_part.f90, and yt's frontend. `snapshots` names
+the info file.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
+from kinmass.gen.formats.base import CodeUnits, SnapshotError, check_cosmology
+from kinmass.gen.formats.fortran import Records
+from kinmass.gen.formats.frontends import open_grid
+from kinmass.gen.formats.grid import GridFormat, Raw
+from kinmass.gen.formats.tracers import PROTON_K_PER_KMS2
+
+_NUMBERS = (
+    "ncpu", "ndim", "levelmin", "levelmax", "boxlen", "time", "aexp", "H0", "omega_m", "unit_l", "unit_d", "unit_t",
+)  # fmt: skip
+#: RAMSES's own constants: the critical density for h = 1 [g/cm^3] and a megaparsec [cm] (amr/units.f90).
+_RHO_CRIT, _MPC_CM = 1.88e-29, 3.08e24
+#: Families of particles (pm_commons.f90): dark matter and stars; others are clouds of sinks, debris and tracers.
+DARK, STAR = 1, 2
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """The header of a domain's amr file: octs (levels, domains + boundaries), and where the octs begin in the file."""
+
+    octs: np.ndarray
+    n_domains: int
+    n_boundaries: int
+    sides: np.ndarray
+    a: float
+    box_mpc_h: float
+    begin: int
+
+    def own(self, cpu: int) -> np.ndarray:
+        """Octs (levels,) of the domain itself."""
+        return self.octs[:, cpu - 1]
+
+
+class Ramses(GridFormat):
+    """RAMSES: stars and dark matter by their families, in old files by birth times; gas from the leaf cells."""
+
+    name = "ramses"
+    container = "ramses"
+    cell_fields = tuple(("ramses", name) for name in ("x-velocity", "y-velocity", "z-velocity", "Density"))
+    particle_fields = (
+        *(("io", f"particle_{kind}_{axis}") for kind in ("position", "velocity") for axis in "xyz"),
+        ("io", "particle_mass"),
+    )
+    components: ClassVar[dict[str, list[str]]] = GridFormat.components
+
+    def files(self, path: Path) -> list[Path]:
+        """Return the info file and the files of all domains. Raises SnapshotError when one is missing."""
+        info = self._info(path)
+        number = path.stem.rpartition("_")[2]
+        files = [path]
+        kinds = [kind for kind in ("amr", "hydro", "part") if (path.parent / f"{kind}_{number}.out00001").exists()]
+        for kind in dict.fromkeys(["amr", "hydro", *kinds]):
+            for cpu in range(1, int(info["ncpu"]) + 1):
+                file = path.parent / f"{kind}_{number}.out{cpu:05d}"
+                if not file.exists():
+                    raise SnapshotError(
+                        f"{file}: missing; {path.name} says {info['ncpu']:.0f} domains, get all files of its folder"
+                    )
+                files.append(file)
+        return files
+
+    def listed_files(self, path: Path) -> list[Path]:
+        """Return the info file, from which the units come."""
+        return [path]
+
+    def _info(self, path: Path) -> dict[str, float]:
+        """Read the numbers of an info file. Raises SnapshotError where one is missing."""
+        if path.suffix != ".txt":
+            raise SnapshotError(f"{path}: no info file of RAMSES; give output_NNNNN/info_NNNNN.txt")
+        try:
+            text = path.read_text(errors="replace")[:100_000]
+        except OSError as error:
+            raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check the snapshot pattern") from error
+        info: dict[str, float] = {}
+        for key, value in re.findall(r"^(\w+) *= *(\S+)", text, re.M):
+            if key in _NUMBERS:
+                try:
+                    info[key] = float(value)
+                except ValueError as error:
+                    raise SnapshotError(f"{path}: {key} is {value[:40]!r}, no number; repair it") from error
+        if missing := [key for key in _NUMBERS if key not in info]:
+            raise SnapshotError(f"{path}: no {', '.join(missing)}; is it the info file of a RAMSES output?")
+        if info["ndim"] != 3 or not 1 <= info["ncpu"] <= 1e6 or not 1 <= info["levelmin"] <= info["levelmax"] <= 60:
+            counts = ", ".join(f"{key} = {info[key]:g}" for key in _NUMBERS[:4])
+            raise SnapshotError(f"{path}: {counts}; damaged, or not of three dimensions?")
+        if any(info[key] % 1 for key in _NUMBERS[:4]):
+            raise SnapshotError(f"{path}: {', '.join(_NUMBERS[:4])} are no whole numbers; damaged?")
+        return info
+
+    def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
+        """Take unit_l, unit_d, unit_t of the info file, and hold them against its cosmology and the amr file's."""
+        info = self._info(path)
+        a, h = info["aexp"], info["H0"] / 100
+        expands = not (info["time"] >= 0 and info["H0"] == 1 and info["aexp"] == 1)
+        number = path.stem.rpartition("_")[2]
+        tree = _read_header(path.parent / f"amr_{number}.out00001")
+        if expands:
+            check_cosmology(path, a, h)
+            expected = {
+                "unit_d": info["omega_m"] * _RHO_CRIT * h**2 / a**3,
+                "unit_t": a**2 / (info["H0"] * 1e5 / _MPC_CM),
+                "unit_l": a * tree.box_mpc_h * _MPC_CM / h,
+                "aexp": tree.a,
+            }
+            for key, value in expected.items():
+                if not abs(info[key] - value) <= 0.01 * value:
+                    raise SnapshotError(
+                        f"{path}: {key} = {info[key]:.5g}, and by its own cosmology and the amr file it would be "
+                        f"{value:.5g}; which is right?"
+                    )
+        cosmological = bool(suite_units.get("cosmological", expands))
+        factor = a if cosmological else 1.0
+        length_kpc = suite_units.get("length_kpc", info["unit_l"] / KPC_CM / factor) * info["boxlen"] * factor
+        mass_msun = suite_units.get("mass_msun", info["unit_d"] * info["unit_l"] ** 3 / MSUN_G)
+        velocity_kms = suite_units.get("velocity_kms", info["unit_l"] / info["unit_t"] / KMS_CM_S)
+        return CodeUnits(
+            length_kpc, mass_msun, velocity_kms, None if tree.n_boundaries else length_kpc,
+            a if cosmological else 1.0, h if cosmological else 1.0, f"unit_l, unit_d and unit_t of {path.name}",
+            energy_kms2=velocity_kms**2, cosmological=cosmological,
+        )  # fmt: skip
+
+    def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
+        """Link all files into a folder of the name that yt expects, after checking the sizes of all."""
+        with self._explain_other_formats(path):
+            info = self._info(path)
+        if light is not None:
+            raise SnapshotError(f"{path}: RAMSES stores no light; take `tracers: {{stars: mass}}`")
+        files = self.files(path)
+        fields = _fields(path)
+        field_bytes = _field_bytes(path.parent)
+        for file in files[1:]:
+            if file.name.startswith("amr"):
+                _check_tree_file(file, int(info["ncpu"]), int(info["levelmax"]))
+                hydro = file.with_name(f"hydro{file.name[3:]}")
+                _check_hydro_file(hydro, _read_header(file), len(fields) if fields else None)
+            elif file.name.startswith("part"):
+                _check_particle_file(file, int(info["ncpu"]), field_bytes)
+        number = re.sub(r"\D", "", path.stem.rpartition("_")[2]).rjust(5, "0")
+        if path.name != f"info_{number}.txt" or len(number) != 5:
+            raise SnapshotError(f"{path}: its name is not info_NNNNN.txt; name it as RAMSES does")
+        folder = scratch / f"output_{number}"
+        folder.mkdir()
+        beside = [p for p in path.parent.glob("*_file_descriptor.txt") if p.is_file()]
+        for file in [*files, *beside]:
+            (folder / file.name).symlink_to(file.resolve())
+        return folder / path.name
+
+    def open(self, staged: Path) -> Any:
+        """Open a staged snapshot with yt's RAMSES frontend."""
+        birth = [("particle_birth_time", "d"), ("particle_metallicity", "d")]
+        return open_grid(
+            "yt.frontends.ramses.api", "RAMSESDataset", str(staged),
+            fields=_fields(staged), extra_particle_fields=None if _has_families(staged.parent) else birth,
+        )  # fmt: skip
+
+    def kind_fields(self, ds: Any) -> tuple[Any, ...]:
+        """Name the family, or the birth time and the number, of particles."""
+        names = [("io", "particle_family")] if ("io", "particle_family") in ds.field_list else _OLD_KINDS
+        return tuple(name for name in names if name in ds.field_list)
+
+    def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:
+        """Tell stars and dark matter apart; sinks' clouds (numbers below 1) and tracers (no mass) are neither."""
+        heavy = raw["io", "particle_mass"] != 0
+        if ("io", "particle_family") in raw:
+            family = raw["io", "particle_family"]
+            return {"stars": heavy & (family == STAR), "dark": heavy & (family == DARK)}
+        born = raw.get(("io", "conformal_birth_time"), np.zeros(len(heavy))) != 0
+        real = heavy & (raw.get(("io", "particle_identity"), np.ones(len(heavy))) > 0)
+        return {"stars": real & born, "dark": real & ~born}
+
+    def count_cells(self, ds: Any) -> int:
+        """Count leaf cells: eight for each oct, less one for each oct below the coarsest level."""
+        octs = np.sum([_own_octs(domain, ds) for domain in ds.index.domains], axis=0)
+        return int(8 * octs.sum() - octs[1:].sum())
+
+    def derived(self, ds: Any) -> dict[str, Any]:
+        """Give temperatures where there is a pressure."""
+        if ("ramses", "Pressure") not in ds.field_list:
+            return {}
+        unit_kms = float(ds.parameters["unit_l"] / ds.parameters["unit_t"]) / KMS_CM_S
+
+        def temperature_k(pressure: np.ndarray, density: np.ndarray) -> np.ndarray:
+            over_mu = pressure / density * unit_kms**2 * PROTON_K_PER_KMS2
+            # Neutral gas (mu = 1.22) below 1e4 K, ionised gas (mu = 0.59) above, 1e4 K in between.
+            return np.where(over_mu * 0.59 > 1e4, over_mu * 0.59, np.minimum(over_mu * 1.22, 1e4))
+
+        return {"Temperature": ((("ramses", "Pressure"), ("ramses", "Density")), temperature_k)}
+
+    def check_region(self, ds: Any, region: Any) -> None:
+        """Check the octs of all domains that a region reaches into, once each."""
+        checked = vars(ds).setdefault("checked_domains", set())
+        chunk = region._current_chunk
+        for subset in chunk.objs if chunk is not None else ():
+            domain = subset.domain
+            if domain.domain_id not in checked:
+                _check_domain(domain, ds)
+                checked.add(domain.domain_id)
+
+
+_OLD_KINDS = [("io", "conformal_birth_time"), ("io", "particle_birth_time"), ("io", "particle_identity")]
+
+
+def is_info(head: bytes) -> bool:
+    """Tell whether a file begins as an info file of RAMSES."""
+    return re.match(rb"\s*ncpu\s*=\s*\d+\s*\n\s*ndim\s*=", head) is not None
+
+
+def _descriptor_lines(file: Path) -> list[str]:
+    """List the names in a file descriptor of either version; none where there is no such file."""
+    if not file.is_file():
+        return []
+    text = file.read_text(errors="replace")[:100_000]
+    if text.startswith("# version"):
+        return re.findall(r"^\s*\d+,\s*([^\s,]+),", text, re.M)
+    return re.findall(r"^\s*variable\s*#\s*\d+\s*:\s*(\S+)", text, re.M)
+
+
+def _fields(path: Path) -> list[str] | None:
+    """List the fields of cells by their names in yt, from the file descriptor; without one, yt's usual order."""
+    names = _descriptor_lines(path.parent / "hydro_file_descriptor.txt")
+    if not names:
+        return None
+    known = {"density": "Density", "pressure": "Pressure", "thermal_pressure": "Pressure"} | {
+        f"velocity_{axis}": f"{axis}-velocity" for axis in "xyz"
+    }
+    fields = [known.get(name, name) for name in names]
+    if missing := {"Density", "x-velocity", "y-velocity", "z-velocity"} - set(fields):
+        raise SnapshotError(f"{path.parent / 'hydro_file_descriptor.txt'}: no {', '.join(sorted(missing))}; damaged?")
+    if len(set(fields)) < len(fields):
+        raise SnapshotError(f"{path.parent / 'hydro_file_descriptor.txt'}: names a field twice; damaged?")
+    return fields
+
+
+def _has_families(folder: Path) -> bool:
+    return "family" in _descriptor_lines(folder / "part_file_descriptor.txt")
+
+
+def _field_bytes(folder: Path) -> list[int] | None:
+    """Return the bytes of each field of particles by their file descriptor, None where there is none."""
+    file = folder / "part_file_descriptor.txt"
+    if not (names := _descriptor_lines(file)):
+        return None
+    kinds = re.findall(r"^\s*\d+,\s*[^\s,]+,\s*(\w)", file.read_text(errors="replace"), re.M)
+    sizes = {"d": 8, "f": 4, "i": 4, "l": 8, "q": 8, "h": 2, "b": 1, "c": 1}
+    needed = {"mass", *(f"{kind}_{axis}" for kind in ("position", "velocity") for axis in "xyz")}
+    if missing := needed - set(names):
+        raise SnapshotError(f"{file}: no {', '.join(sorted(missing))}; damaged?")
+    if len(set(names)) < len(names) or len(kinds) != len(names) or not set(kinds) <= set(sizes):
+        raise SnapshotError(f"{file}: names a field twice, or a type that is not known; damaged?")
+    return [sizes[kind] for kind in kinds]
+
+
+def _read_header(path: Path) -> _Tree:
+    """Read the header of an amr file. Raises SnapshotError."""
+    return _kept_header(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=64)  # of thousands of domains they take gigabytes
+def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
+    with Records(path) as records:
+        n_cpu, n_dim = (int(records.read("i4", 1)[0]) for _ in range(2))
+        sides = records.read("i4", 3)
+        n_levels = int(records.read("i4", 1)[0])
+        records.skip(4)
+        n_bound = int(records.read("i4", 1)[0])
+        records.skip(4)
+        records.skip(8)
+        n_out = int(records.read("i4", 3)[0])
+        sane = n_dim == 3 and 0 < n_cpu <= 10**6 and 0 < n_levels <= 60 and 0 <= n_bound <= 100 and n_out >= 0
+        if not sane or not ((sides > 0) & (sides < 100)).all():
+            raise records.broken("counts of domains, levels or boundaries that cannot be")
+        for size in (8 * n_out, 8 * n_out, 8, 8 * n_levels, 8 * n_levels, 8, 24):
+            records.skip(size)
+        cosmology, timing = records.read("f8", 7), records.read("f8", 5)
+        records.skip(8)
+        for _ in range(2):
+            records.skip(4 * n_cpu * n_levels)
+        octs = records.read("i4", n_cpu * n_levels).reshape(n_levels, n_cpu)
+        records.skip(40 * n_levels)
+        if n_bound:
+            for _ in range(2):
+                records.skip(4 * n_bound * n_levels)
+            octs = np.hstack([octs, records.read("i4", n_bound * n_levels).reshape(n_levels, n_bound)])
+        records.skip(20)
+        ordering = bytes(records.read("u1")).decode(errors="replace").strip("\0 ")
+        if ordering not in ("hilbert", "bisection"):
+            raise records.broken(f"an ordering {ordering[:20]!r} of the domains that is not known")
+        for _ in range(1 if ordering == "hilbert" else 5):
+            records.skip()
+        for _ in range(3):
+            records.skip(4 * int(np.prod(sides)))
+        if octs.min(initial=0) < 0:
+            raise records.broken("negative counts of octs")
+        return _Tree(octs, n_cpu, n_bound, sides, float(timing[0]), float(cosmology[6]), records.at)
+
+
+def _check_tree_file(path: Path, n_cpu: int, n_levels: int) -> None:
+    """Raise SnapshotError for an amr file whose size is not that which its counts of octs give."""
+    tree = _read_header(path)
+    if (tree.n_domains, len(tree.octs)) != (n_cpu, n_levels):
+        raise SnapshotError(
+            f"{path}: {tree.n_domains} domains and {len(tree.octs)} levels, its info file says {n_cpu} and {n_levels}"
+        )
+    n = tree.octs[tree.octs > 0].astype(np.int64)
+    _check_size(path, tree.begin + int((n * (_INTS * 4 + 24) + (_INTS + 3) * 8).sum()))
+
+
+#: Records of four-byte integers of the octs of one level and domain: number, next, previous; father, six neighbours,
+#: eight sons, domains and flags.
+_INTS = 3 + 1 + 6 + 3 * 8
+
+
+def _check_size(path: Path, expected: int) -> None:
+    with Records(path) as records:
+        if records.size != expected:
+            raise SnapshotError(
+                f"{path}: {records.size} bytes, its counts of octs say {expected}; cut short or damaged?"
+            )
+        if not records.last_record():
+            raise SnapshotError(f"{path}: no record ends with the file; was it written to its end?")
+
+
+def _check_hydro_file(path: Path, tree: _Tree, n_fields: int | None) -> None:
+    """Raise SnapshotError for a hydro file whose size is not that which the octs of its amr file give."""
+    with Records(path) as records:
+        n_cpu, n_var, n_dim, n_levels, n_bound = (int(records.read("i4", 1)[0]) for _ in range(5))
+        records.skip(8)
+        if (n_cpu, n_dim, n_levels, n_bound) != (tree.n_domains, 3, len(tree.octs), tree.n_boundaries):
+            raise records.broken("domains, levels or boundaries that are not those of its amr file, before")
+        if n_fields not in (None, n_var) or n_var < 5:
+            raise records.broken(f"{n_var} fields, the file descriptor says {n_fields}, before")
+        begin = records.at
+    n = tree.octs.astype(np.int64)
+    _check_size(path, begin + 24 * n.size + int((8 * n_var * (8 * n[n > 0] + 8)).sum()))
+
+
+def _check_particle_file(path: Path, n_cpu: int, field_bytes: list[int] | None) -> None:
+    """Raise SnapshotError for a particle file that does not consist of records of as many entries as it says."""
+    with Records(path) as records:
+        found_cpu, n_dim, n = (int(records.read("i4", 1)[0]) for _ in range(3))
+        if (found_cpu, n_dim) != (n_cpu, 3) or n < 0:
+            raise records.broken(f"{found_cpu} domains and {n} particles, before")
+        records.skip()
+        for size in (None, 8, 8, 4):  # the number of stars has four or eight bytes
+            records.skip(size)
+        sizes = []
+        while records.at < records.size:
+            sizes.append(records.skip())
+        if field_bytes is not None and sizes != [n * b for b in field_bytes]:
+            raise records.broken(f"other fields than {n} particles have by part_file_descriptor.txt, before")
+        if field_bytes is None and (sizes[:7] != [8 * n] * 7 or any(size not in (n, 4 * n, 8 * n) for size in sizes)):
+            raise records.broken(f"fields that are not of {n} particles, before")
+
+
+def _own_octs(domain: Any, ds: Any) -> np.ndarray:
+    """Octs (levels,) of a domain from the coarsest level on."""
+    return _read_header(Path(domain.amr_fn)).own(domain.domain_id)[ds.min_level :].astype(np.int64)
+
+
+def _check_domain(domain: Any, ds: Any) -> None:
+    """Raise SnapshotError where the octs that yt finds are not those of the file, or marks between fields are lost."""
+    path = Path(domain.amr_fn).resolve()
+    tree, leaves = _read_header(Path(domain.amr_fn)), 0
+    with Records(path) as records:
+        records.at = tree.begin
+        for level in range(len(tree.octs)):
+            for column, n in enumerate(tree.octs[level].tolist()):
+                if n:
+                    sons = _read_octs(records, n, level, tree)
+                    leaves += int((sons == 0).sum()) if level >= ds.min_level and column + 1 == domain.domain_id else 0
+    found = ds.all_data().selector.count_oct_cells(domain.oct_handler, domain.domain_id)
+    if found != leaves:
+        raise SnapshotError(f"{path}: yt finds {found} leaf cells, and {leaves} cells are not refined; damaged?")
+    for handler in domain.field_handlers:
+        if handler.ftype == "ramses":
+            _check_marks(Path(handler.fname), handler, domain.domain_id, len(handler.field_list))
+
+
+def _read_octs(records: Records, n: int, level: int, tree: _Tree) -> np.ndarray:
+    """Read the sons (8, n) of the octs of one level and domain, and check that the octs lie on the lattice."""
+    for _ in range(3):
+        records.skip(4 * n)
+    for side in tree.sides:
+        place = (records.read("f8", n) - 0.5 * (side - 1)) * 2.0**level
+        with np.errstate(invalid="ignore"):
+            off_lattice = ~(np.abs(place - np.floor(place) - 0.5) < 1e-3)
+        if off_lattice.any():
+            raise records.broken(f"octs that lie on no lattice, {np.count_nonzero(off_lattice)} of level {level + 1},")
+    for _ in range(7):
+        records.skip(4 * n)
+    sons = np.stack([records.read("i4", n) for _ in range(8)])
+    for _ in range(16):
+        records.skip(4 * n)
+    return sons
+
+
+def _check_marks(path: Path, handler: Any, cpu: int, n_fields: int) -> None:
+    """Raise SnapshotError where the records of a domain's own cells do not begin and end where they should."""
+    raw = np.memmap(path.resolve(), "u1", "r")
+    for begin, n in zip(handler.offset[cpu - 1].tolist(), handler.level_count[cpu - 1].tolist(), strict=True):
+        if n == 0:
+            continue
+        starts = begin + (8 * n + 8) * np.arange(8 * n_fields)
+        for at in (starts, starts + 8 * n + 4):
+            marks = raw[at[:, None] + np.arange(4)].copy().view("<i4")
+            if (marks != 8 * n).any():
+                raise SnapshotError(f"{path.resolve()}: records of other sizes than {n} cells; damaged?")

@@ -1,0 +1,261 @@
+"""Writes small outputs of RAMSES in its own layout: octs shared out along the Hilbert curve, particles with families.
+
+Layout: RAMSES's output_amr.f90, output_hydro.f90, output_part.f90 and init_amr.f90, which reads them back.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from kinmass.gen.constants import KPC_CM, MSUN_G
+from kinmass.gen.formats.fortran import record
+from kinmass.gen.formats.octree import Cells, Level, build, deposit
+from kinmass.gen.physics.particles import Galaxy, Particles, concatenate
+
+OMEGA_M, OMEGA_L = 0.3089, 0.6911
+#: RAMSES's own constants (amr/units.f90).
+_RHO_CRIT, _MPC_CM = 1.88e-29, 3.08e24
+#: Density of cells without gas, over that which the mean matter has.
+FLOOR = 1e-9
+FIELDS = ("density", "velocity_x", "velocity_y", "velocity_z", "pressure", "metallicity")
+_PARTICLES = (
+    *(f"{kind}_{axis}" for kind in ("position", "velocity") for axis in "xyz"),
+    "mass", "identity", "levelp", "family", "tag", "birth_time", "metallicity",
+)  # fmt: skip
+_TYPES = ("d",) * 7 + ("i", "i", "b", "b", "d", "d")
+
+
+def hilbert_key(place: np.ndarray, bits: int) -> np.ndarray:
+    """Return the place (N,) on RAMSES's Hilbert curve of cells (N, 3), integers below 2^bits."""
+    from yt.frontends.ramses.hilbert import hilbert3d
+
+    return np.asarray(hilbert3d(place, bits), dtype=np.int64) if bits else np.zeros(len(place), dtype=np.int64)
+
+
+class _Units:
+    """RAMSES's units of a cosmological run in cgs, and the box's side as the info file has it."""
+
+    def __init__(self, box_kpc: float, a: float, h: float):
+        self.box_mpc_h = box_kpc * KPC_CM / a * h / _MPC_CM
+        self.length, self.density = a * self.box_mpc_h * _MPC_CM / h, OMEGA_M * _RHO_CRIT * h**2 / a**3
+        self.time = a**2 / (100 * h * 1e5 / _MPC_CM)
+        self.mass_msun = self.density * self.length**3 / MSUN_G
+        self.velocity_kms = self.length / self.time / 1e5
+
+
+def _joined(
+    galaxies: list[tuple[Galaxy, np.ndarray, np.ndarray]], name: str, box_kpc: float, units: _Units
+) -> Particles:
+    """Join one component of all galaxies in code units, wrapped into the unit cube."""
+    parts = []
+    for galaxy, centre, bulk in galaxies:
+        p = galaxy.components()[name]
+        parts.append(Particles((p.pos_kpc + centre) / box_kpc % 1.0 % 1.0, p.vel_kms + bulk, p.mass_msun))
+    p = concatenate(parts)
+    return Particles(p.pos_kpc, p.vel_kms / units.velocity_kms, p.mass_msun / units.mass_msun)
+
+
+def write(
+    path: Path,
+    galaxies: list[tuple[Galaxy, np.ndarray, np.ndarray]],
+    box_kpc: float,
+    scale_factor: float,
+    hubble: float,
+    domains: int = 3,
+    levels: tuple[int, int] = (4, 14),
+    per_cell: int = 8,
+    families: bool = True,
+) -> None:
+    """Write a cosmological output of RAMSES; path is its output_NNNNN/info_NNNNN.txt.
+
+    galaxies: (galaxy, centre_kpc (3,), velocity_kms (3,)). Gas becomes leaf cells of an octree, whole at the first of
+    the levels and at the last at most, whose cells hold per_cell gas particles or fewer. families: particles have
+    families, as since 2018, else numbers and birth times. Black holes are not written.
+    """
+    units = _Units(box_kpc, scale_factor, hubble)
+    gas, stars, dark = (_joined(galaxies, name, box_kpc, units) for name in ("gas", "stars", "dark"))
+    tree = build(gas.pos_kpc, *levels, per_cell)
+    cells = deposit(tree, gas.pos_kpc, gas.vel_kms, gas.mass_msun, FLOOR)
+    write_tree(path, tree, cells, stars, dark, units, scale_factor, hubble, domains, levels, families)
+
+
+def write_tree(
+    path: Path, tree: list[Level], cells: Cells, stars: Particles, dark: Particles, units: _Units,
+    a: float, h: float, domains: int, levels: tuple[int, int], families: bool,
+) -> None:  # fmt: skip
+    """Write an octree, its leaf cells and particles, all in code units."""
+    number, folder = path.stem.rpartition("_")[2], path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    coarsest, finest = levels
+    bounds = np.linspace(0, 8 ** (coarsest - 1), domains + 1).astype(np.int64)
+    owners = [_owner(level.place, i, coarsest, bounds) for i, level in enumerate(tree, start=1)]
+    values = _values(tree, cells)
+    for cpu in range(1, domains + 1):
+        numbers = f"{number}.out{cpu:05d}"
+        (folder / f"amr_{numbers}").write_bytes(_amr(tree, owners, cpu, domains, finest, bounds, coarsest, units, a, h))
+        (folder / f"hydro_{numbers}").write_bytes(_hydro(values, owners, cpu, domains, finest))
+        (folder / f"part_{numbers}").write_bytes(_particles(stars, dark, bounds, coarsest, cpu, domains, families))
+    _descriptors(folder, families)
+    path.write_text(_info(units, a, h, domains, levels, bounds))
+
+
+def _owner(place: np.ndarray, level: int, coarsest: int, bounds: np.ndarray) -> np.ndarray:
+    """Number (n,) of the domain that owns each oct: by its place at the coarsest level along the Hilbert curve."""
+    shift = level - coarsest
+    at_coarsest = place >> shift if shift >= 0 else place << -shift
+    return np.searchsorted(bounds, hilbert_key(at_coarsest, coarsest - 1), side="right")
+
+
+def _values(tree: list[Level], cells: Cells) -> list[np.ndarray]:
+    """Values (fields, 8, octs) of the cells of each level; cells that are refined have the mean of those below."""
+    filled = []
+    for number, level in enumerate(tree, start=1):
+        block = np.full((len(FIELDS), 8, len(level.place)), 1e-3)
+        mask = cells.level == number
+        where = cells.corner[mask], cells.oct[mask]
+        block[0][where] = cells.density[mask]
+        for axis in range(3):
+            block[1 + axis][where] = cells.velocity[mask, axis]
+        block[4][where] = 1e-6 * cells.density[mask]
+        filled.append(block)
+    for level, block, below in zip(tree[-2::-1], filled[-2::-1], filled[:0:-1], strict=True):
+        octs, corners = np.nonzero(level.refined)
+        block[:, corners, octs] = below.mean(axis=1)
+    return filled
+
+
+def _amr(
+    tree: list[Level], owners: list[np.ndarray], cpu: int, domains: int, finest: int, bounds: np.ndarray,
+    coarsest: int, units: _Units, a: float, h: float,
+) -> bytes:  # fmt: skip
+    """Make a domain's amr file: its octs and, as buffers, those of the next domain, level by level."""
+    known = [_known(level_owners, cpu, domains) for level_owners in owners] + [[]] * (finest - len(tree))
+    counts = np.zeros((finest, domains), dtype=np.int32)
+    for i, of_level in enumerate(known):
+        for owner, octs in of_level:
+            counts[i, owner - 1] = len(octs)
+    head = [
+        record(domains, "i4"), record(3, "i4"), record([1, 1, 1], "i4"), record(finest, "i4"),
+        record(int(counts.sum()), "i4"), record(0, "i4"), record(int(counts.sum()), "i4"), record(1.0, "f8"),
+        record([1, 1, 1], "i4"), record([0.0], "f8"), record([a], "f8"), record(-1.0, "f8"),
+        record(np.zeros(finest), "f8"), record(np.zeros(finest), "f8"), record([9, 9], "i4"), record(np.zeros(3), "f8"),
+        record([OMEGA_M, OMEGA_L, 0, 0.045, 100 * h, 0.01, units.box_mpc_h], "f8"), record([a, 1, a, 0, 0], "f8"),
+        record(0.0, "f8"), record(0 * counts, "i4"), record(0 * counts, "i4"), record(counts, "i4"),
+        record(np.zeros(10 * finest), "i4"), record(np.zeros(5), "i4"), record("hilbert".ljust(128).encode()),
+        record(bounds * _key_width(finest, coarsest), "f8"), record([1], "i4"), record([0], "i4"), record([1], "i4"),
+    ]  # fmt: skip
+    # Grids are numbered in the order in which the file has them; a father is a cell: its corner and its grid.
+    index = [np.zeros(len(level.place), dtype=np.int32) for level in tree]
+    n = 0
+    for i, of_level in enumerate(known):
+        for _, octs in of_level:
+            index[i][octs] = n + 1 + np.arange(len(octs))
+            n += len(octs)
+    body = []
+    for i, of_level in enumerate(known):
+        for owner, octs in of_level:
+            body.append(_octs(tree, index, i, octs, owner))
+    return b"".join(head + body)
+
+
+def _known(owners: np.ndarray, cpu: int, domains: int) -> list[tuple[int, np.ndarray]]:
+    """Octs of a level that a domain's file holds, by owner: its own, and buffers, those of the next domain."""
+    held = {cpu, cpu % domains + 1}
+    return [(owner, octs) for owner in sorted(held) if len(octs := np.flatnonzero(owners == owner))]
+
+
+def _octs(tree: list[Level], index: list[np.ndarray], i: int, octs: np.ndarray, owner: int) -> bytes:
+    """Make the records of the octs of one level and owner."""
+    level = tree[i]
+    numbers = index[i][octs]
+    sons = np.zeros(level.refined.shape, dtype=np.int32)
+    if i + 1 < len(tree):
+        sons[np.nonzero(level.refined)] = index[i + 1]
+    father = np.zeros(len(octs), dtype=np.int32)
+    place = (level.place[octs] + 0.5) / 2.0**i
+    parts = [numbers, np.append(numbers[1:], 0), np.append(0, numbers[:-1])]
+    out = [record(x, "i4") for x in parts] + [record(x, "f8") for x in place.T]
+    out += [record(father, "i4")] + [record(0 * father, "i4")] * 6
+    out += [record(sons[octs, corner], "i4") for corner in range(8)]
+    out += [record(np.full(len(octs), owner), "i4")] * 8
+    out += [record(level.refined[octs, corner], "i4") for corner in range(8)]
+    return b"".join(out)
+
+
+def _hydro(values: list[np.ndarray], owners: list[np.ndarray], cpu: int, domains: int, finest: int) -> bytes:
+    """Make a domain's hydro file."""
+    out = [record(x, "i4") for x in (domains, len(FIELDS), 3, finest, 0)] + [record(5 / 3, "f8")]
+    for i in range(finest):
+        known = dict(_known(owners[i], cpu, domains)) if i < len(owners) else {}
+        for owner in range(1, domains + 1):
+            octs = known.get(owner, np.zeros(0, dtype=int))
+            out += [record(i + 1, "i4"), record(len(octs), "i4")]
+            if len(octs):
+                out += [
+                    record(values[i][field, corner, octs], "f8") for corner in range(8) for field in range(len(FIELDS))
+                ]
+    return b"".join(out)
+
+
+def _particles(
+    stars: Particles, dark: Particles, bounds: np.ndarray, coarsest: int, cpu: int, domains: int, families: bool
+) -> bytes:
+    """Make a domain's particle file: dark matter, stars, and with families one tracer of gas without mass."""
+    parts = []
+    for p, family in ((dark, 1), (stars, 2), (stars[:1], 0)):
+        side = 1 << (coarsest - 1)
+        own = _owner((p.pos_kpc * side).astype(np.int64), coarsest, coarsest, bounds) == cpu
+        p, mass = p[own], p.mass_msun[own] if family else np.zeros(int(own.sum()))
+        born = np.full(len(p), -0.5 if family == 2 else 0.0)
+        number = np.arange(1, len(p) + 1) * (1 if family else -1)
+        parts.append((p.pos_kpc, p.vel_kms, mass, number, np.full(len(p), family), born))
+    pos, vel, mass, number, families_of, born = (np.concatenate(column) for column in zip(*parts, strict=True))
+    n, n_stars = len(mass), len(stars)
+    out = [record(domains, "i4"), record(3, "i4"), record(n, "i4"), record(np.zeros(4), "i4"), record(n_stars, "i4")]
+    out += [record(float(stars.mass_msun.sum()), "f8"), record(0.0, "f8"), record(0, "i4")]
+    out += [record(x, "f8") for x in (*pos.T, *vel.T, mass)] + [
+        record(number, "i4"),
+        record(np.full(n, coarsest), "i4"),
+    ]
+    out += [record(families_of, "i1"), record(np.zeros(n), "i1")] if families else []
+    return b"".join([*out, record(born, "f8"), record(np.zeros(n), "f8")])
+
+
+def _key_width(finest: int, coarsest: int) -> float:
+    """How many of RAMSES's finest Hilbert keys an oct of the coarsest level has."""
+    return float(2 ** (finest + 1) / 2 ** (coarsest - 1)) ** 3
+
+
+def _descriptors(folder: Path, families: bool) -> None:
+    """Write the file descriptors; files without families are older than descriptors of particles."""
+    lines = [f"{i}, {name}, d" for i, name in enumerate(FIELDS, start=1)]
+    (folder / "hydro_file_descriptor.txt").write_text(
+        "# version:  1\n# ivar, variable_name, variable_type\n" + "\n".join(lines) + "\n"
+    )
+    if families:
+        lines = [f"{i}, {name}, {kind}" for i, (name, kind) in enumerate(zip(_PARTICLES, _TYPES, strict=True), start=1)]
+        (folder / "part_file_descriptor.txt").write_text(
+            "# version:  1\n# ivar, variable_name, variable_type\n" + "\n".join(lines) + "\n"
+        )
+
+
+def _info(units: _Units, a: float, h: float, domains: int, levels: tuple[int, int], bounds: np.ndarray) -> str:
+    """Make the info file."""
+    counts = {
+        "ncpu": domains,
+        "ndim": 3,
+        "levelmin": levels[0],
+        "levelmax": levels[1],
+        "ngridmax": 100000,
+        "nstep_coarse": 9,
+    }
+    values = {
+        "boxlen": 1.0, "time": -1.0, "aexp": a, "H0": 100 * h, "omega_m": OMEGA_M, "omega_l": OMEGA_L, "omega_k": 0.0,
+        "omega_b": 0.045, "unit_l": units.length, "unit_d": units.density, "unit_t": units.time,
+    }  # fmt: skip
+    lines = [f"{key:<12s}={value:>11d}" for key, value in counts.items()] + [""]
+    lines += [f"{key:<12s}={value:>23.15E}" for key, value in values.items()] + ["", "ordering type=hilbert"]
+    keys = bounds * _key_width(levels[1], levels[0])
+    lines += ["   DOMAIN   ind_min                 ind_max"]
+    lines += [f"{i + 1:>8d} {keys[i]:>23.15E} {keys[i + 1]:>23.15E}" for i in range(domains)]
+    return "\n".join(lines) + "\n"

@@ -191,7 +191,7 @@ tutorials: $(PAGES)
 
 docs: tutorials
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	@echo build/site/index.html
+	@echo "build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site"
 
 clean:
 	rm -rf $(DEMO)

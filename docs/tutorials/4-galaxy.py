@@ -59,8 +59,7 @@ gas:
   density: galaxy.fits[GAS_DENSITY]
   beam_fwhm_arcsec: 6.5
 """
-Path("galaxy.yaml").write_text(TEXT)
-print(TEXT)
+_ = Path("galaxy.yaml").write_text(TEXT)
 
 # %% [markdown]
 # All other keys (velocity errors, masks, instrumental widths, tables of Voronoi bins) are in the

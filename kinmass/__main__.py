@@ -4,6 +4,7 @@ simulations to maps
   kinmass mock --out mocks                            make three suites of mock galaxies to try it on
   kinmass check snap_099.hdf5 [--draft]               what a snapshot or a suite file holds; a suite file for it
   kinmass maps mine.yaml --out maps.zarr              map every galaxy of some suites (under mpiexec or srun: shared)
+  kinmass maps mine.yaml --preview                    draw a few of its galaxies first: is all of it right?
   kinmass export maps.zarr --suite mine --galaxy 0 --out fits
 
 maps to a posterior
@@ -14,6 +15,7 @@ maps to a posterior
 posteriors to tables, and real galaxies
   kinmass tables runs --store maps.zarr --out results    dispersion, bias, calibration per tracer and suite
   kinmass conditions runs --store maps.zarr --out results   the same galaxies seen in many ways: blur, edges, noise
+  kinmass gallery maps.zarr --runs runs               all galaxies as a local web page; `show` draws one of them
   kinmass report results                              figures and one HTML page; `show` prints the main lines
   kinmass compare runs/a runs/b --store maps.zarr     which of two runs is better, and is it chance?
   kinmass predict runs/gas NGC4451.yaml               the profile of an observed galaxy

@@ -27,7 +27,7 @@ def map_figure(galaxy: StoredGalaxy, view: int, channel: int, instrument: Instru
     """Draw one map alone, for the page."""
     figure = Figure(figsize=(3.9, 3.3))
     _draw_map(figure.subplots(), galaxy, view, channel, instrument)
-    figure.subplots_adjust(left=0.01, right=0.93, bottom=0.02, top=0.92)  # all maps of the page are of one size
+    figure.subplots_adjust(left=0.02, right=0.87, bottom=0.02, top=0.92)  # all maps of the page are of one size
     return figure
 
 

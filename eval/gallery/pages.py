@@ -124,7 +124,7 @@ class Pages:
                 states=states, sort_links=self._sort_links(wanted, kept_query), sources=self._source_words(),
                 threshold=OOD_THRESHOLD,
                 has_scores=bool(np.isfinite(columns["error"]).any()), n_stale=self.index.n_stale(wanted["network"]),
-                trouble=self.index.trouble, is_filtered=bool(kept_query),
+                trouble=self.index.trouble, is_filtered=any(key not in ("sort", "descending") for key in kept_query),
             )
             .encode()
         )  # fmt: skip

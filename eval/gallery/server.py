@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import tornado.httpserver
 import tornado.ioloop
@@ -60,7 +60,8 @@ class _Handler(tornado.web.RequestHandler):
         cookie = f"kinmass-{hashlib.sha256(self.token.encode()).hexdigest()[:8]}"
         if hmac.compare_digest(self.get_query_argument("token", "").encode(), self.token.encode()):
             self.set_cookie(cookie, self.token, httponly=True, samesite="Strict", path="/")
-            self.redirect("/")
+            query = [(key, self.get_query_argument(key)) for key in self.request.query_arguments if key != "token"]
+            self.redirect(f"/{self.request.path.lstrip('/')}" + (f"?{urlencode(query)}" if query else ""))
         elif not hmac.compare_digest((self.get_cookie(cookie) or "").encode(), self.token.encode()):
             raise tornado.web.HTTPError(403)
 

@@ -84,7 +84,8 @@ def _is_seen(maps: np.ndarray, t: int) -> np.ndarray:
 def colour_limits(image: np.ndarray, channel: int) -> tuple[float, float]:
     """Return the values at both ends of the colours of an image (P, P) from `shown`.
 
-    V: the same on both sides of zero, so that no colour lies at rest. Outliers, 2 % of V and of sigma, do not count.
+    V: the same on both sides of zero, so that no colour lies at rest. Outliers, 2 % of V and half a per cent at
+    either end of sigma, do not count.
     """
     finite = image[np.isfinite(image)]
     if not len(finite):
@@ -92,8 +93,8 @@ def colour_limits(image: np.ndarray, channel: int) -> tuple[float, float]:
     if channel % 4 == 1:
         limit = float(np.percentile(np.abs(finite), 98)) or 1.0
         return -limit, limit
-    high = float(finite.max() if channel % 4 == 0 else np.percentile(finite, 98))
-    low = max(float(finite.min()), high - DEEPEST_DEX) if channel % 4 == 0 else float(np.percentile(finite, 2))
+    high = float(finite.max() if channel % 4 == 0 else np.percentile(finite, 99.5))
+    low = max(float(finite.min()), high - DEEPEST_DEX) if channel % 4 == 0 else float(np.percentile(finite, 0.5))
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 

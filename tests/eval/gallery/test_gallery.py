@@ -317,6 +317,9 @@ def test_only_who_has_the_address_may_read_and_nobody_may_write(address):
     assert asked(address, "/", Cookie="")[0] == 403
     assert asked(address, "/", Host="evil.example")[0] == 403
     assert asked(address, "/?token=wrong", Cookie="kinmass=x")[0] == 403
+    token = address.split("?")[1]
+    assert asked(address, f"/galaxy/quiet/1?view=1&{token}")[2]["Location"] == "/galaxy/quiet/1?view=1"
+    assert asked(address, f"//evil.example/?{token}")[2]["Location"] == "/evil.example/"  # not another machine's
     for method in ("POST", "PUT", "DELETE", "HEAD"):
         assert asked(address, "/", method)[0] in (403, 405), method
     _, html, headers = asked(address, "/")

@@ -40,7 +40,7 @@ times = sorted(opened(path) for _ in range(3) for path in paths)
 print(json.dumps([times[0], times[len(times) // 2]]))
 """
 
-#: Prints the CPU [ms] and the bytes [MB] of reading one galaxy of a box, the least of some, and how many particles.
+#: Prints the CPU [ms] and the bytes [MB] of reading one galaxy of a box, the median, and of opening and indexing it.
 REGION = """
 import json, sys, time
 from pathlib import Path
@@ -49,15 +49,16 @@ from kinmass.gen.snapshots.snapshot import Snapshot
 def bytes_read():
     return int(next(x for x in Path("/proc/self/io").read_text().splitlines() if x.startswith("rchar")).split()[1])
 costs = []
+began, bytes_before = time.process_time(), bytes_read()
 with Snapshot(Path(sys.argv[1]), "gizmo", {"dark": ["PartType1"]}, indexes=Path(sys.argv[2])) as snapshot:
+    opening = [1e3 * (time.process_time() - began), 1e-6 * (bytes_read() - bytes_before)]
     for number in range(int(sys.argv[3])):
         centre = 2500.0 * (np.array([number % 10, number // 10 % 10, number // 100]) + 0.5)
         began, bytes_before = time.process_time(), bytes_read()
         galaxy = snapshot.galaxy(centre, 150.0)
         costs.append([1e3 * (time.process_time() - began), 1e-6 * (bytes_read() - bytes_before)])
-        n = sum(map(len, galaxy.components().values()))
-cpu, read = np.median(costs[1:], axis=0)
-print(json.dumps([cpu, read, n]))
+        assert sum(map(len, galaxy.components().values())) > 1000
+print(json.dumps([*np.median(costs[1:], axis=0), *opening]))
 """
 
 #: Writes a box of many galaxies, each of which fills a part of the file of its own.
@@ -139,6 +140,8 @@ def main() -> None:
         ]
         rows.append(["a galaxy of a box [CPU ms]", *_beside([r[0] for r in region]), 0.4])
         rows.append(["a galaxy of a box [MB read]", *_beside([r[1] for r in region]), 0.55])
+        rows.append(["opening and indexing the box [CPU ms]", *_beside([r[2] for r in region]), ""])
+        rows.append(["opening and indexing the box [MB read]", *_beside([r[3] for r in region]), ""])
         if shutil.which("strace"):
             for name, what in ZOOMS.items():
                 few, more = 4, args.galaxies

@@ -53,7 +53,7 @@ class Foretold:
 def probe(tasks: Sequence[Task], out: Path, settings: Settings) -> list[Load]:
     """Map a few galaxies of each suite that are not done, beside the store `out`, and time them.
 
-    yt's indexes of big snapshots are made in the store, where the run finds them. Raises StoreError, OSError.
+    Where the blocks of big snapshots lie is kept in the store, where the run finds it. Raises StoreError, OSError.
     """
     load()
     loads = []

@@ -108,7 +108,7 @@ class Worker:
             return None, failures.unforeseen(task.snapshot, error)
 
     def open(self, task: Task) -> Snapshot:
-        """Open the task's snapshot and keep it open; yt's index of a big one is shared through the store's folder.
+        """Open the task's snapshot and keep it open; where a big one's blocks lie is shared through the store's folder.
 
         Raises SnapshotError.
         """
@@ -139,7 +139,7 @@ class Worker:
                 yield
 
     def index(self, task: Task, reading: Reading) -> None:
-        """Have yt index the task's snapshot, so that no rank that reads from it has to wait for the index."""
+        """Find where the blocks of the task's snapshot lie, so that no rank that reads from it has to wait for that."""
         self._reading = reading
         with contextlib.suppress(SnapshotError):  # the same error comes again with each of its galaxies
             self.open(task)

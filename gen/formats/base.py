@@ -3,8 +3,8 @@
 import struct
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,9 @@ import numpy as np
 
 from kinmass.gen.formats.sample import Sample
 from kinmass.gen.formats.smoothing import SMOOTHING, Smoothing
+
+#: Makes the context that a process holds while it reads bytes from the file system.
+Slot = Callable[[], AbstractContextManager[None]]
 
 
 class SnapshotError(ValueError):
@@ -182,8 +185,11 @@ class Format(ABC):
         """Read about `max_particles` particles of each type of a staged snapshot, or only of `types`."""
 
     @abstractmethod
-    def load(self, staged: Path) -> Any:
-        """Open a staged snapshot as a yt dataset with its index built. Raises SnapshotError with yt's reason."""
+    def load(self, staged: Path, slot: Slot = nullcontext) -> Any:
+        """Open a staged snapshot as a yt dataset, and find where its blocks lie, reading positions inside `slot()`.
+
+        Raises SnapshotError with yt's reason.
+        """
 
     def units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
         """Return the code units of the file; suite_units (the keys of gen.suite.Units) take precedence.

@@ -1,7 +1,7 @@
 """Where the particles of a file lie, and a domain for yt that holds them all.
 
 The box of a header often does not hold them: cutouts keep the box of the whole run but are centred on their
-galaxy, codes write positions that have drifted across a face, and isolated runs have no box. yt's index skips
+galaxy, codes write positions that have drifted across a face, and isolated runs have no box. yt skips
 particles outside the domain, and its Tipsy reader moves them onto the face, both without a warning. So yt gets
 a domain that is measured and not periodic; gen.snapshots.snapshot looks for periodic images itself.
 """
@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from kinmass.gen.formats.base import Slot
+from kinmass.gen.formats.blocks import Blocks, measured
 
 #: Margin around the outermost particles, as a share of their span and of their coordinates: more than any rounding.
 MARGIN = 1e-3
@@ -24,22 +27,6 @@ def lowest_and_highest(pos: np.ndarray) -> np.ndarray:
         return np.array([[x.min() for x in pos.T], [x.max() for x in pos.T]], dtype=np.float64)
 
 
-def union_of_extents(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the extent (2, 3) that holds two extents (2, 3)."""
-    return np.array([np.minimum(first[0], second[0]), np.maximum(first[1], second[1])])
-
-
-def _measure(index: Any) -> dict[str, np.ndarray]:
-    """Measure the extent (2, 3) [code units] of every particle type of a yt index, block by block."""
-    extents: dict[str, np.ndarray] = {}
-    for block in index.data_files:
-        for ptype, pos in index.io._yield_coordinates(block):
-            if len(pos):
-                block_extent = lowest_and_highest(pos)
-                extents[ptype] = union_of_extents(extents[ptype], block_extent) if ptype in extents else block_extent
-    return extents
-
-
 def domain_of(extents: dict[str, np.ndarray]) -> np.ndarray:
     """Return the edges (2, 3) [code units] of a domain that holds all extents with a margin."""
     corners = np.array(list(extents.values())).reshape(-1, 3)
@@ -51,25 +38,42 @@ def domain_of(extents: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def side_file(parameter_file: str | Path) -> Path:
-    """Return the path of the file with a staged snapshot's extents, which lies beside yt's index."""
+    """Return the path of the file with the extents of a staged snapshot's particles, which lies beside it."""
     return Path(f"{parameter_file}.extent")
 
 
-def set_domain(index: Any) -> None:
-    """Measure the particles of a yt index that is about to be made, and give its dataset a domain around them.
+def blocks_file(parameter_file: str | Path) -> Path:
+    """Return the path of the file that says where the blocks of a staged snapshot in several blocks lie."""
+    return Path(f"{parameter_file}.blocks.npz")
 
-    The extents are stored as the dataset's `extents` and in the side file. An existing side file is read
-    instead of the particles.
+
+def set_domain(index: Any, slot: Slot) -> Blocks:
+    """Measure the particles of a yt index that is about to be made, give its dataset a domain around them.
+
+    Returns where its blocks lie. The extents of all types are stored as the dataset's `extents`. Both are written to
+    side files; what lies there already is taken instead of reading the particles, which is done inside `slot()`.
     """
     ds = index.dataset
-    extents_file = side_file(ds.parameter_filename)
-    if extents_file.exists():
+    extents_file, where_file = side_file(ds.parameter_filename), blocks_file(ds.parameter_filename)
+    if extents_file.exists() and where_file.exists():
         extents = {ptype: np.array(extent) for ptype, extent in json.loads(extents_file.read_text()).items()}
+        blocks = Blocks.load(where_file)
+        if blocks.nfiles != len(index.data_files):
+            raise ValueError(f"{where_file} is of {blocks.nfiles} blocks, not {len(index.data_files)}")
     else:
-        extents = _measure(index)
+        files = index.data_files
+
+        def positions(block: int) -> list[tuple[str, np.ndarray]]:
+            with slot():
+                return list(index.io._yield_coordinates(files[block]))
+
+        blocks, extents = measured(len(files), positions, lowest_and_highest)
         extents_file.write_text(json.dumps({ptype: extent.tolist() for ptype, extent in extents.items()}))
+        if len(files) > 1:
+            blocks.save(where_file)
     left, right = (ds.arr(edge, "code_length") for edge in domain_of(extents))
     ds.domain_left_edge, ds.domain_right_edge = left, right
     ds.domain_width, ds.domain_center = right - left, 0.5 * (left + right)
     ds._periodicity = (False, False, False)
     ds.extents = extents
+    return blocks

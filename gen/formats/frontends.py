@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from importlib import import_module
 from itertools import count
@@ -11,14 +11,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from kinmass.gen.formats.base import SnapshotError
+from kinmass.gen.formats.base import Slot, SnapshotError
 from kinmass.gen.formats.domain import set_domain
 
 Overrides = tuple[tuple[str, Any], ...]
 _class_numbers = count()
 #: Whether yt's units are set up once per frontend; otherwise anew for every file, which takes most of an opening.
 LENDS_UNITS = True
-#: Particles in a block of yt's index: for a small file, and the least and how many blocks at most of a large one.
+#: Particles in a block, which is read as a whole: of a small file; of a large one the least, and how many blocks.
 WHOLE_BLOCK, SMALLEST_BLOCK, MOST_BLOCKS = 64**3, 2**14, 2**13
 #: Attributes of a yt dataset from which its units follow.
 _UNIT_INPUTS = (
@@ -31,6 +31,19 @@ _NO_UNIT_INPUTS = {
     "NumPart_ThisFile", "NumPart_Total", "NumPart_Total_HighWord", "NumFilesPerSnapshot", "MassTable",
     "NumFiles", "Npart", "Massarr", "time", "nbodies", "nsph", "ndark", "nstar", "dummy", "bDoublePos", "bDoubleVel",
 }  # fmt: skip
+
+
+#: The context in which the dataset that is being opened reads positions: yt makes its index when it likes.
+_measuring_slot: list[Slot] = [nullcontext]
+
+
+@contextmanager
+def _measuring_inside(slot: Slot) -> Iterator[None]:
+    _measuring_slot.append(slot)
+    try:
+        yield
+    finally:
+        _measuring_slot.pop()
 
 
 class _OtherUnitsError(Exception):
@@ -65,6 +78,8 @@ def _read_block(
     start, end = data_file.start, data_file.end
     everything = selector is None or getattr(selector, "is_all_data", False)
     wanted = {t: names for t, names in sorted(names_by_type.items()) if data_file.total_particles[t]}
+    if not everything:
+        wanted = {t: names for t, names in wanted.items() if io.blocks.touches(selector, data_file.file_id, t)}
     with io.slot(), h5py.File(data_file.filename, "r") as file:
         values = {
             (ptype, name): file[ptype][name][start:end]
@@ -89,7 +104,7 @@ def _read_block(
     return data
 
 
-def hold_while_reading(ds: Any, slot: Callable[[], Any]) -> bool:
+def hold_while_reading(ds: Any, slot: Slot) -> bool:
     """Have an open dataset read its bytes inside `slot()`; False where its reader cannot, and the caller has to."""
     io = ds.index.io
     io.slot = slot
@@ -121,11 +136,11 @@ def _create_field_info(self: Any) -> None:
 
 
 def block_size(n_particles: int) -> int:
-    """How many particles yt's index keeps together, for a file of so many of its most frequent type.
+    """How many particles are read together, for a file of so many of its most frequent type.
 
     A region is read in whole blocks. A small file is one block of yt's size; a large one is cut finer, so that a galaxy
-    of a box does not bring a hundred times its bytes along, but into no more blocks than yt's index handles well,
-    unless these would be larger than yt's.
+    of a box does not bring a hundred times its bytes along, but into no more blocks than can be looked through for
+    each galaxy, unless these would be larger than yt's.
     """
     if n_particles <= 4 * WHOLE_BLOCK:
         return WHOLE_BLOCK
@@ -144,13 +159,13 @@ def _largest_type(ds: Any) -> int:
 
 
 def _point_index_class(index_class: Any) -> Any:
-    """Derive an index from a yt index class that treats gas as points, in a domain that is measured."""
+    """Derive an index from a yt index class that finds blocks by the places that they fill, in a measured domain.
+
+    yt's own reads all positions several times to make its index.
+    """
 
     class PointIndex(index_class):  # type: ignore[misc, valid-type]
-        """Selects gas by its position, as other particles: without a kernel, and without a tree to find one.
-
-        Positions are doubles whatever the file holds: the index needs positions and kernels of one float type.
-        """
+        """Selects gas by its position, as other particles: without a kernel, and without a tree to find one."""
 
         def _setup_filenames(self) -> None:
             self._block = block_size(_largest_type(self.dataset))
@@ -169,29 +184,12 @@ def _point_index_class(index_class: Any) -> Any:
             super()._detect_output_fields()
 
         def _initialize_index(self) -> None:
+            # Readers of other formats than HDF5 would ask for kernels where they select gas.
             self.io._generate_smoothing_length = lambda index: None
             self.io._get_smoothing_length = lambda data_file, dtype, shape: np.zeros(shape[0])
             self.io._read_smoothing_length = lambda data_file, count: np.zeros(count)
             self.io._yield_coordinates = partial(_as_doubles, self.io._yield_coordinates)
-            set_domain(self)
-            super()._initialize_index()
-
-        def _initialize_coarse_index(self) -> float:
-            if len(self.data_files) > 1:
-                return float(super()._initialize_coarse_index())
-            # A file of one chunk belongs to every cell of the index, so it need not be read twice to find its cells.
-            edges = np.array([self.dataset.domain_left_edge.d, self.dataset.domain_right_edge.d])
-            cells = np.array(np.meshgrid(*(0.75 * edges + 0.25 * edges[::-1]).T)).reshape(3, -1).T
-            self.regions._coarse_index_data_file(np.ascontiguousarray(cells), None, 0)
-            self.regions._set_coarse_index_data_file(0)
-            self.regions.find_collisions_coarse()
-            return 0.0
-
-        def _initialize_refined_index(self) -> None:
-            if len(self.data_files) > 1:
-                super()._initialize_refined_index()
-            else:
-                self.regions.find_collisions_refined()
+            self.regions = self.io.blocks = set_domain(self, _measuring_slot[-1])
 
     return PointIndex
 
@@ -322,11 +320,17 @@ def forget_datasets() -> None:
         static_output._ds_store._records.clear()
 
 
-def open_raw(module: str, name: str, path: str, overrides: Overrides = (), **options: Any) -> Any:
-    """Open a file as `raw_dataset_class` and build its index. Raises SnapshotError with yt's reason."""
+def open_raw(
+    module: str, name: str, path: str, overrides: Overrides = (), slot: Slot = nullcontext, **options: Any
+) -> Any:
+    """Open a file as `raw_dataset_class` and find its blocks, whose bytes are read inside `slot()`.
+
+    Raises SnapshotError with yt's reason.
+    """
     try:
-        ds = _opened(module, name, path, overrides, **options)
-        _ = ds.index
+        with _measuring_inside(slot):
+            ds = _opened(module, name, path, overrides, **options)
+            _ = ds.index
     except Exception as error:
         raise SnapshotError(f"yt cannot read it as {name}: {type(error).__name__}: {error}") from error
     return ds

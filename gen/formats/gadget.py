@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import h5py
 import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, SnapshotError, check_cosmology, reading
+from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Slot, SnapshotError, check_cosmology, reading
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.sample import Sample, from_hdf5
 from kinmass.gen.formats.stored import checked, link_dataset
@@ -251,9 +252,9 @@ class Gadget(Format):
         """Sample each particle type over the staged files, as `Format.sample` says."""
         return from_hdf5(sorted(staged.parent.glob("snapshot*.hdf5")), max_particles, self.formed, types)
 
-    def load(self, staged: Path) -> Any:
-        """Open the staged snapshot with the format's yt frontend. Raises SnapshotError with yt's reason."""
-        return open_raw(*self.frontend, str(staged))
+    def load(self, staged: Path, slot: Slot = nullcontext) -> Any:
+        """Open the staged snapshot with the format's yt frontend, as `Format.load` says."""
+        return open_raw(*self.frontend, str(staged), slot=slot)
 
     def files(self, path: Path) -> list[Path]:
         """Return all files of a snapshot, as `files_of` does."""

@@ -4,13 +4,14 @@ import contextlib
 import os
 import struct
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from kinmass.gen.constants import RHO_CRIT, G
-from kinmass.gen.formats.base import CodeUnits, Format, SnapshotError, check_cosmology
+from kinmass.gen.formats.base import CodeUnits, Format, Slot, SnapshotError, check_cosmology
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.sample import Sample, take
 from kinmass.gen.physics.particles import Galaxy
@@ -143,8 +144,8 @@ class Tipsy(Format):
             start += n * row_dtype.itemsize
         return samples
 
-    def load(self, staged: Path) -> Any:
-        """Open the staged snapshot with yt's Tipsy frontend. Raises SnapshotError with yt's reason."""
+    def load(self, staged: Path, slot: Slot = nullcontext) -> Any:
+        """Open the staged snapshot with yt's Tipsy frontend, as `Format.load` says."""
         param = staged.with_suffix(".param")
         header_bytes, doubles = self._layout(staged, self._parameters(param))
         # yt rejects files with double velocities, and expects a pad after every header.
@@ -153,7 +154,7 @@ class Tipsy(Format):
             ("_header_spec", _HEADER + (_HEADER_PAD if header_bytes == 32 else ())),
         )
         options = {"parameter_file": str(param), "field_dtypes": dict.fromkeys(doubles, "d")}
-        return open_raw("yt.frontends.tipsy.api", "TipsyDataset", str(staged), overrides, **options)
+        return open_raw("yt.frontends.tipsy.api", "TipsyDataset", str(staged), overrides, slot, **options)
 
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
         """Take units from dKpcUnit and dMsolUnit of the .param; a is the header's time."""

@@ -1,4 +1,4 @@
-"""Keeps yt's index of a big snapshot for the next process that opens the same files."""
+"""Keeps where the blocks of a big snapshot lie for the next process that opens the same files."""
 
 import contextlib
 import json
@@ -6,15 +6,15 @@ import shutil
 from hashlib import blake2b, file_digest
 from pathlib import Path
 
-from kinmass.gen.formats.domain import side_file
+from kinmass.gen.formats.domain import blocks_file, side_file
 from kinmass.gen.storage.files import aside, write_atomically
 
 #: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
-VERSION = 3
+VERSION = 4
 
 
 class KeptIndex:
-    """yt's index of a staged snapshot and the extents of its particles, kept in a folder.
+    """Where the blocks of a staged snapshot lie, and the extents of its particles, kept in a folder.
 
     marks: all that the index depends on; the files' name is a digest of it. The file of the extents is written last and
     holds the index's digest, so that a damaged index, which would silently miss particles, is never read.
@@ -22,11 +22,11 @@ class KeptIndex:
 
     def __init__(self, folder: Path, staged: Path, marks: object):
         name = blake2b(repr((VERSION, marks)).encode(), digest_size=16).hexdigest()
-        self.index, self.extents = folder / f"{name}.ewah", folder / f"{name}.json"
-        self.staged_index, self.staged_extents = staged.with_name(f"{staged.name}.ewah"), side_file(staged)
+        self.index, self.extents = folder / f"{name}.npz", folder / f"{name}.json"
+        self.staged_index, self.staged_extents = blocks_file(staged), side_file(staged)
 
     def fetch(self) -> bool:
-        """Copy the kept files beside the staged snapshot, as yt may write to its index; False where none are sound."""
+        """Copy the kept files beside the staged snapshot; False where none are sound."""
         try:
             content = json.loads(self.extents.read_text())
             shutil.copyfile(self.index, self.staged_index)
@@ -39,12 +39,12 @@ class KeptIndex:
         return False
 
     def forget(self) -> None:
-        """Remove the copies beside the staged snapshot, so that yt makes both again."""
+        """Remove the copies beside the staged snapshot, so that both are made again."""
         for file in (self.staged_index, self.staged_extents):
             file.unlink(missing_ok=True)
 
     def keep(self) -> None:
-        """Keep the index that yt has made; it makes none of a snapshot that fits one chunk."""
+        """Keep what was made of a snapshot in several blocks; of others there is nothing to keep."""
         if not self.staged_index.exists():
             return
         with contextlib.suppress(OSError):  # a kept index only saves time

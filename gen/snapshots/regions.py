@@ -1,17 +1,13 @@
 """Fields of regions of a snapshot, all in one request to yt, which reads the positions anew for every request."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kinmass.gen.formats import SnapshotError
-from kinmass.gen.formats.base import may_be_damaged_file
-
-#: Makes the context that a process holds while it reads bytes from the file system.
-Slot = Callable[[], AbstractContextManager[None]]
+from kinmass.gen.formats.base import Slot, may_be_damaged_file
 
 
 class Regions:

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 
 from kinmass.gen.formats import FORMATS, SnapshotError
-from kinmass.gen.formats.base import reading, settled_box
+from kinmass.gen.formats.base import Slot, reading, settled_box
 from kinmass.gen.formats.frontends import forget_datasets, hold_while_reading
 from kinmass.gen.formats.stored import held_open
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
 from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, undeclared_types
 from kinmass.gen.snapshots.indexes import KeptIndex
-from kinmass.gen.snapshots.regions import Regions, Slot, images
+from kinmass.gen.snapshots.regions import Regions, images
 from kinmass.gen.snapshots.typed import TypeReader
 from kinmass.gen.suite import Tracers
 
-#: Above this many particles yt's index selects the region to read; smaller snapshots are read whole.
+#: Above this many particles only blocks that reach into a region are read; smaller snapshots are read whole.
 READ_WHOLE = 1_000_000
 YT = version("yt")
 #: Snapshots of at most so many bytes are fetched whole into the file system's cache before they are opened.
@@ -38,8 +38,8 @@ class Snapshot:
     components: which particle types make up gas, stars, dark and black_holes, and which of the dark
     ones are low_resolution; the format's own choice where empty. units: what the suite file says of
     units, box and cosmology (gen.suite.Units). keep: small snapshots stay in memory for the next
-    galaxy. indexes: folder where yt's index of a snapshot in many chunks is kept for the next
-    process that opens it. slot: makes the context in which bytes come from the file system; a small
+    galaxy. indexes: folder where it is kept, for the next process that opens it, where the blocks of a large
+    snapshot lie. slot: makes the context in which bytes come from the file system; a small
     snapshot is fetched in it and then opened from memory. Raises SnapshotError with the path and the reason.
     """
 
@@ -72,11 +72,11 @@ class Snapshot:
                 self.units = self.format.units(path, units or {})
                 smoothing = self.format.smoothing(path)
                 promised = self.format.promised(path)
-                if not holds(n_bytes, promised):
-                    stack.enter_context(slot())
-                staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
-                self._check_discs(staged, components or {})
-                self._ds = self._load_indexed(staged, indexes)
+                slot_to_open = nullcontext if holds(n_bytes, promised) else slot
+                with slot_to_open():
+                    staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
+                    self._check_discs(staged, components or {})
+                self._ds = self._load_indexed(staged, indexes, slot_to_open)
                 self._extents_kpc = {t: e * self.units.length_kpc for t, e in self._ds.extents.items()}
                 finite_extents_kpc = {t: e for t, e in self._extents_kpc.items() if np.isfinite(e).all()}
                 self.units = settled_box(path, self.units, finite_extents_kpc)
@@ -96,17 +96,17 @@ class Snapshot:
         self._slot = nullcontext if hold_while_reading(self._ds, slot) else slot
         self._kept: dict[str, tuple[Particles, Particles]] | None = {} if keep else None
 
-    def _load_indexed(self, staged: Path, indexes: Path | None) -> Any:
-        """Load the yt dataset, with the index that another process has made of the same files where there is one."""
+    def _load_indexed(self, staged: Path, indexes: Path | None, slot: Slot) -> Any:
+        """Load the yt dataset, with the blocks that another process has found in the same files where it has."""
         files = self.format.files(self.path)
         marks = [(str(f.resolve()), (stat := f.stat()).st_size, stat.st_mtime_ns) for f in files]
         kept = KeptIndex(indexes or staged.parent, staged, (marks, YT, self.format.name, self.tracers.light_field))
         if kept.fetch():
             try:
-                return self.format.load(staged)
+                return self.format.load(staged, slot)
             except SnapshotError:  # perhaps the kept index is damaged: make it again
                 kept.forget()
-        ds = self.format.load(staged)
+        ds = self.format.load(staged, slot)
         if indexes:
             kept.keep()
         return ds

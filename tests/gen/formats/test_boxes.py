@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from kinmass.gen.campaign.plan import list_tasks
-from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError, tipsy
+from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError, domain, tipsy
 from kinmass.gen.formats.base import settled_box
 from kinmass.gen.formats.domain import domain_of
 from kinmass.gen.physics.particles import Galaxy, Particles, empty
@@ -423,12 +423,8 @@ def test_a_box_is_settled_by_positions_alone():
 
 @pytest.mark.parametrize("damage", ["no", "index", "extents"])
 def test_an_index_is_kept_with_its_digest_and_made_anew_where_it_is_damaged(damage, tmp_path, monkeypatch):
-    from yt.geometry.particle_geometry_handler import ParticleIndex
-
-    indexes_made, initialize_coarse = [], ParticleIndex._initialize_coarse_index
-    monkeypatch.setattr(
-        ParticleIndex, "_initialize_coarse_index", lambda self: indexes_made.append(1) or initialize_coarse(self)
-    )
+    indexes_made, measure = [], domain.measured
+    monkeypatch.setattr(domain, "measured", lambda *args: indexes_made.append(1) or measure(*args))
     monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
     path = write(tmp_path, "gizmo", placed("across one face"), files=3)
     expected, spheres = on_disk(path, "gizmo", 3), [(np.array([BOX, 0.5 * BOX, 0]), 150.0)]
@@ -436,7 +432,7 @@ def test_an_index_is_kept_with_its_digest_and_made_anew_where_it_is_damaged(dama
         with Snapshot(path, "gizmo", indexes=tmp_path / "indexes") as snapshot:
             assert assert_true_sums(snapshot, expected, BOX, spheres) > 200
         assert len(indexes_made) == (1 if damage == "no" else attempt)
-        (index,), (extents,) = ((tmp_path / "indexes").glob(f"*.{end}") for end in ("ewah", "json"))
+        (index,), (extents,) = ((tmp_path / "indexes").glob(f"*.{end}") for end in ("npz", "json"))
         if damage == "index":  # one bit, in a place that HDF5 does not check
             raw = bytearray(index.read_bytes())
             raw[-1] ^= 1

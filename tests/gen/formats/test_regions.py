@@ -94,7 +94,7 @@ def test_a_large_snapshot_and_parts_elsewhere_hold_a_slot_for_each_region(tmp_pa
     slots = Slots()
     monkeypatch.setattr(snapshots, "SMALLEST_PARTICLE", 1000)  # this one holds 900 particles
     with _opened("swift", tmp_path, slots, keep=False) as snapshot:  # the parts are files of their own
-        assert slots.taken == 2  # to fetch the file that names them, and to index what it names
+        assert slots.taken == 3  # to fetch the file that names them, to look at these, and for the positions in them
         before = slots.taken
         snapshot.galaxy(CENTRE, 30.0)
         assert slots.taken > before
@@ -125,3 +125,24 @@ def test_a_large_file_is_cut_into_blocks_and_gives_the_same_particles(tmp_path, 
     for block in (64, 7):
         for name, p in found[2**18].components().items():
             np.testing.assert_array_equal(p.pos_kpc, found[block].components()[name].pos_kpc)
+
+
+@pytest.mark.parametrize("form", ["gizmo", "tipsy"])
+def test_positions_of_a_large_file_are_read_once_each_block_in_a_slot_of_its_own(form, tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshots, "FETCH_WHOLE", 0)
+    monkeypatch.setattr(snapshots, "READ_WHOLE", 0)
+    monkeypatch.setattr(frontends, "block_size", lambda n: 64)
+    slots, found = Slots(), []
+    path = LAYOUTS[form](tmp_path / "run.00512" if form == "tipsy" else tmp_path / "snap.hdf5", layouts.galaxy(300))
+    dark = {} if form == "tipsy" else {"dark": ["PartType1"]}
+    for opening in range(2):
+        before = slots.taken
+        with Snapshot(path, form, dark, slot=slots, indexes=tmp_path / "indexes") as snapshot:
+            # The second time its blocks are known. Before that come fetching, which does nothing here, and staging.
+            n_blocks = len(snapshot._ds.index.data_files)
+            assert n_blocks > 4
+            assert slots.taken - before == 2 + n_blocks * (opening == 0)
+            found.append(snapshot.galaxy(CENTRE, 30.0))
+    for name, p in found[0].components().items():
+        np.testing.assert_array_equal(p.pos_kpc, found[1].components()[name].pos_kpc)
+    assert slots.held == 0

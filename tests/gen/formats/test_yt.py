@@ -15,16 +15,9 @@ INDEX = (
     "_setup_filenames",
     "chunksize",
     "_initialize_index",
-    "_initialize_coarse_index",
-    "_initialize_refined_index",
+    "_identify_base_chunk",
 )
 IO = ("_generate_smoothing_length", "_get_smoothing_length", "_yield_coordinates")
-REGIONS = (
-    "_coarse_index_data_file",
-    "_set_coarse_index_data_file",
-    "find_collisions_coarse",
-    "find_collisions_refined",
-)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +29,7 @@ REGIONS = (
         ("yt.data_objects.static_output:_ds_store._records", ("clear",)),
         ("yt.fields.field_info_container:FieldInfoContainer", ("add_output_field",)),
         ("yt.geometry.particle_geometry_handler:ParticleIndex", INDEX),
-        ("yt.geometry.particle_oct_container:ParticleBitmap", REGIONS),
+        ("yt.geometry.selection_routines:SphereSelector", ("center", "radius")),
         ("yt.frontends.gadget.api:GadgetHDF5Dataset", ("_index_class",)),
         ("yt.frontends.gadget.io:IOHandlerGadgetHDF5", (*IO, *HDF5)),
         ("yt.frontends.arepo.api:ArepoHDF5Dataset", ("_index_class",)),

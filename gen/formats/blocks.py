@@ -1,0 +1,145 @@
+"""Which blocks of a snapshot's particles reach into a sphere, by the places that each block fills.
+
+Codes write particles in the order of space (SWIFT's cells, EAGLE's and GADGET's Peano-Hilbert keys) or of groups (AREPO
+and GADGET-4, by SUBFIND). Tables in the files say so, but a particle may have left the cell that they count it in. So
+every position is looked at, once: a block's own cuboid is cut into cells, and those that hold particles are kept, for
+each type by itself. What the tables promise is found this way, for files with and without them, and nothing is missed.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: A block's cuboid is cut into this many cells along each axis, or half as many and so on.
+FINEST = 64
+#: Coarser cells are taken where more than so many are filled: such a block fills its cuboid.
+MOST_CELLS = 512
+#: Cells are taken larger by this share on all sides: more than any rounding.
+MARGIN = 1e-3
+NO_CELLS = np.zeros(0, dtype=np.uint32)
+
+
+class Blocks:
+    """The cells that each block of particles fills, for each type.
+
+    names are the T types; low, high (B, T, 3) the cuboid [code units] that the particles of a type in a block
+    fill, cut into sides (B, T) cells along each axis, 0 where there are none. cells are the ids of filled cells of
+    all of them, one after the other; they end at ends (B T + 1,), which begin with 0. Positions that are not
+    finite reach everywhere.
+    """
+
+    def __init__(self, names: list[str], low: np.ndarray, high: np.ndarray, sides: np.ndarray, ends: np.ndarray,
+                 cells: np.ndarray):  # fmt: skip
+        self.names, self.low, self.high, self.sides, self.ends, self.cells = names, low, high, sides, ends, cells
+        self._last: tuple[tuple[float, ...], np.ndarray] | None = None
+
+    @property
+    def nfiles(self) -> int:
+        """Number of blocks, under the name by which yt asks for it."""
+        return len(self.sides)
+
+    def identify_file_masks(self, selector: Any) -> tuple[np.ndarray, list[None], list[None]]:
+        """List the blocks that reach into a selector's sphere, in their order, as yt's own index does."""
+        found = np.flatnonzero(self.touched(selector).any(axis=1))
+        return found, [None] * len(found), [None] * len(found)
+
+    def touches(self, selector: Any, block: int, ptype: str) -> bool:
+        """Tell whether particles of one type in one block may lie in a selector's sphere."""
+        return ptype not in self.names or bool(self.touched(selector)[block, self.names.index(ptype)])
+
+    def touched(self, selector: Any) -> np.ndarray:
+        """Tell (B, T) which types of which blocks may have particles in a selector's sphere; all, where it has none."""
+        if not hasattr(selector, "radius"):
+            return self.sides > 0
+        centre, radius = np.array(selector.center, dtype=float), float(selector.radius)
+        if self._last is None or self._last[0] != (*centre, radius):
+            self._last = (*centre, radius), self._reaching(centre, radius)
+        return self._last[1]
+
+    def _reaching(self, centre: np.ndarray, radius: float) -> np.ndarray:
+        with np.errstate(invalid="ignore", over="ignore"):
+            finite = np.isfinite(self.high - self.low).all(axis=-1)
+        touched = (self.sides > 0) & (~finite | _near(self.low, self.high, centre, radius))
+        for block, kind in np.argwhere(touched & finite & (self.sides > 1)):
+            i = block * len(self.names) + kind
+            ids, side = self.cells[self.ends[i] : self.ends[i + 1]], int(self.sides[block, kind])
+            places = np.stack(np.unravel_index(ids, (side,) * 3), axis=-1)
+            low, size = self.low[block, kind], (self.high[block, kind] - self.low[block, kind]) / side
+            touched[block, kind] = _near(low + places * size, low + (places + 1) * size, centre, radius).any()
+        return touched
+
+    def save(self, path: Path) -> None:
+        """Write all to a file. Raises OSError."""
+        np.savez(path, names=self.names, **{name: getattr(self, name) for name in _ARRAYS})
+
+    @staticmethod
+    def load(path: Path) -> "Blocks":
+        """Read what `save` has written. Raises OSError, ValueError or LookupError for other files."""
+        with np.load(path, allow_pickle=False) as file:
+            return Blocks(file["names"].tolist(), *(file[name] for name in _ARRAYS))
+
+
+_ARRAYS = ("low", "high", "sides", "ends", "cells")
+
+
+def _near(low: np.ndarray, high: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray:
+    """Tell (...) which cuboids (..., 3), with a margin, come closer to a centre than a radius."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        margin = MARGIN * (high - low) + 1e-9 * np.maximum(np.abs(low), np.abs(high))
+        beyond = np.maximum(low - margin - centre, centre - high - margin).clip(min=0)
+        return np.asarray(np.einsum("...i,...i->...", beyond, beyond) <= radius**2)
+
+
+def filled_cells(pos: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[int, np.ndarray]:
+    """Return how many cells along each axis a cuboid is cut into, and the ids (M,) of those that hold positions (N, 3).
+
+    (1, empty) where one cell says as much, and where a position is not finite.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        is_finite = np.isfinite(high - low).all()
+    if not is_finite or not (high > low).any():
+        return 1, NO_CELLS
+    scale = FINEST / np.where(high > low, high - low, 1.0)
+    steps = [((x - a) * s).astype(np.int64).clip(0, FINEST - 1) for x, a, s in zip(pos.T, low, scale, strict=True)]
+    side = FINEST
+    while True:
+        is_filled = np.zeros(side**3, dtype=bool)
+        is_filled[(steps[0] * side + steps[1]) * side + steps[2]] = True
+        cells = np.flatnonzero(is_filled).astype(np.uint32)
+        if len(cells) <= MOST_CELLS or side == 1:
+            return side, cells if side > 1 else cells[:0]
+        side, steps = side // 2, [step // 2 for step in steps]
+
+
+def measured(
+    n_blocks: int, positions: Callable[[int], Iterable[tuple[str, np.ndarray]]], extent_of: Callable[..., np.ndarray]
+) -> tuple[Blocks, dict[str, np.ndarray]]:
+    """Look at the positions of all blocks once; return the blocks, and the extent (2, 3) of each type.
+
+    positions(block) yields types with their positions (N, 3); extent_of gives the extent of positions.
+    """
+    found: list[dict[str, tuple[np.ndarray, int, np.ndarray]]] = []
+    for block in range(n_blocks):
+        found.append({})
+        for ptype, pos in positions(block):
+            if len(pos):
+                extent = extent_of(pos)
+                # A single block is read whole in any case.
+                found[-1][ptype] = extent, *(filled_cells(pos, *extent) if n_blocks > 1 else (1, NO_CELLS))
+    names = sorted({ptype for types in found for ptype in types})
+    extents = np.zeros((2, n_blocks, len(names), 3))
+    sides, cells = np.zeros((n_blocks, len(names)), dtype=np.int64), []
+    for block, types in enumerate(found):
+        for kind, ptype in enumerate(names):
+            extent, side, ids = types.get(ptype, (np.zeros((2, 3)), 0, NO_CELLS))
+            extents[:, block, kind], sides[block, kind] = extent, side
+            cells.append(ids)
+    ends = np.cumsum([0, *map(len, cells)])
+    whole = {}
+    for kind, ptype in enumerate(names):
+        low, high = extents[:, sides[:, kind] > 0, kind]
+        whole[ptype] = np.array([low.min(axis=0), high.max(axis=0)])
+    low, high = extents
+    return Blocks(names, low, high, sides, ends, np.concatenate([NO_CELLS, *cells])), whole

@@ -1,0 +1,107 @@
+"""Blocks of particles: whatever their order in the file, no particle of a sphere is missed, and few others are read."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from kinmass.gen.formats.blocks import MOST_CELLS, Blocks, measured
+from kinmass.gen.formats.domain import lowest_and_highest
+
+BLOCK = 500
+
+
+def cells_of_space(pos, n=8):
+    """Sort by top-level cells of a box of side 1, as SWIFT writes."""
+    i, j, k = np.floor(pos * n).astype(int).T
+    return pos[np.lexsort((k, j, i))]
+
+
+def groups(rng, n, offset=0.0):
+    """Small groups all over a box of side 1, one after the other, as SUBFIND leaves them."""
+    return np.repeat(rng.uniform(size=(n // 50, 3)), 50, axis=0) + rng.normal(0, 2e-3, (n // 50 * 50, 3)) + offset
+
+
+ORDERS = {
+    "no order": lambda rng: rng.uniform(size=(20_000, 3)),
+    "cells": lambda rng: cells_of_space(rng.uniform(size=(20_000, 3))),
+    "cells that particles have left": lambda rng: np.concatenate(
+        [cells_of_space(rng.uniform(size=(20_000, 3)))[:-1], [[0.01, 0.01, 0.01]]]
+    ),
+    "groups": lambda rng: groups(rng, 20_000),
+    "groups far from the origin": lambda rng: groups(rng, 20_000, offset=1e6),
+    "a plane": lambda rng: groups(rng, 20_000) * [1, 1, 0],
+    "single precision": lambda rng: groups(rng, 20_000).astype(np.float32),
+    "one point": lambda rng: np.zeros((20_000, 3)),
+}
+
+
+def blocks_of(pos, other):
+    """Measure positions cut into blocks, of two types of which the second has fewer; and how often each was read."""
+    n, reads = -(-len(pos) // BLOCK), []
+
+    def positions(block):
+        reads.append(block)
+        for name, all_pos in (("a", pos), ("b", other)):
+            yield name, all_pos[block * BLOCK : (block + 1) * BLOCK]
+
+    blocks, extents = measured(n, positions, lowest_and_highest)
+    assert reads == list(range(n))
+    return blocks, extents
+
+
+def sphere(centre, radius):
+    return SimpleNamespace(center=tuple(centre), radius=radius)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_no_particle_of_a_sphere_is_missed(order, tmp_path):
+    rng = np.random.default_rng(7)
+    pos = ORDERS[order](rng)
+    other = pos[::7][:3000]
+    blocks, extents = blocks_of(pos, other)
+    np.testing.assert_array_equal(extents["a"], lowest_and_highest(pos))
+    np.testing.assert_array_equal(extents["b"], lowest_and_highest(other))
+    blocks.save(tmp_path / "blocks.npz")
+    n_inside = 0
+    for _ in range(100):
+        centre, radius = pos[rng.integers(len(pos))] + rng.normal(0, 0.01, 3), 10 ** rng.uniform(-3, -0.5)
+        for kept in (blocks, Blocks.load(tmp_path / "blocks.npz")):
+            selector = sphere(centre, radius)
+            named = set(kept.identify_file_masks(selector)[0].tolist())
+            for name, all_pos in (("a", pos), ("b", other)):
+                inside = np.flatnonzero(((all_pos.astype(float) - centre) ** 2).sum(axis=1) <= radius**2)
+                n_inside += len(inside)
+                assert named >= set((inside // BLOCK).tolist())
+                assert all(kept.touches(selector, block, name) for block in set((inside // BLOCK).tolist()))
+    assert n_inside > 1000
+
+
+@pytest.mark.parametrize(("order", "most"), [("cells", 0.1), ("groups", 0.06)])
+def test_few_other_blocks_are_read(order, most):
+    """Of groups all over the box each block's own cuboid is the whole box: only its cells tell it from others."""
+    rng = np.random.default_rng(8)
+    pos = ORDERS[order](rng)
+    blocks, _ = blocks_of(pos, pos[:0])
+    shares = [blocks.touched(sphere(pos[rng.integers(len(pos))], 0.01)).mean() for _ in range(50)]
+    assert 0 < np.mean(shares) < most
+    assert max(np.diff(blocks.ends)) <= MOST_CELLS
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e308])
+def test_positions_that_are_not_finite_are_never_left_out(value):
+    pos = np.random.default_rng(9).uniform(size=(1000, 3))
+    pos[700, 1], pos[701, 1] = value, -value
+    blocks, extents = blocks_of(pos, pos[:0])
+    assert np.isfinite(extents["a"]).all() == (value == 1e308)
+    assert blocks.touched(sphere((50.0, 50.0, 50.0), 1.0))[:, 0].tolist() == [False, True]
+
+
+def test_what_is_no_file_of_blocks_is_refused(tmp_path):
+    (tmp_path / "a.npz").write_text(json.dumps({}))
+    with pytest.raises(ValueError, match="pickle"):
+        Blocks.load(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", names=["a"])
+    with pytest.raises(LookupError):
+        Blocks.load(tmp_path / "b.npz")

@@ -198,9 +198,10 @@ class GridData:
         """Make the region that holds everything."""
         return GridRegion(self, self.ds.all_data(), "region")
 
-    def sphere(self, centre: Any, radius: Any) -> "GridRegion":
-        """Make the region of a sphere, which is not periodic."""
-        return GridRegion(self, self.ds.sphere(centre, radius), "sphere")
+    def sphere(self, centre: Any, radius: tuple[float, str]) -> "GridRegion":
+        """Make the region of a sphere, which is not periodic, and larger than the smallest cell: yt refuses others."""
+        smallest = 1.01 * float(self.ds.index.get_smallest_dx())
+        return GridRegion(self, self.ds.sphere(centre, (max(radius[0], smallest), radius[1])), "sphere")
 
     def pieces(self, most: int | None = None) -> tuple[Iterator[Any], int]:
         """Go through the snapshot file by file, or through some of the files spread over it; and how many there are."""

@@ -6,7 +6,7 @@ the info file.
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -162,10 +162,13 @@ class Ramses(GridFormat):
     def open(self, staged: Path) -> Any:
         """Open a staged snapshot with yt's RAMSES frontend."""
         birth = [("particle_birth_time", "d"), ("particle_metallicity", "d")]
-        return open_grid(
+        ds = open_grid(
             "yt.frontends.ramses.api", "RAMSESDataset", str(staged),
             fields=_fields(staged), extra_particle_fields=None if _has_families(staged.parent) else birth,
         )  # fmt: skip
+        for domain in ds.index.domains:
+            domain.included = partial(_included, domain)
+        return ds
 
     def kind_fields(self, ds: Any) -> tuple[Any, ...]:
         """Name the family, or the birth time and the number, of particles."""
@@ -211,6 +214,15 @@ class Ramses(GridFormat):
                 checked.add(domain.domain_id)
 
 
+def _included(domain: Any, selector: Any) -> bool:
+    """Stand in for yt's choice among the domains that the Hilbert curve leaves: all of them.
+
+    yt leaves out domains without a cell whose centre is selected, and with them the particles of its larger cells.
+    """
+    wanted = getattr(selector, "domain_id", None)
+    return wanted is None or wanted == domain.domain_id
+
+
 _OLD_KINDS = [("io", "conformal_birth_time"), ("io", "particle_birth_time"), ("io", "particle_identity")]
 
 
@@ -224,9 +236,11 @@ def _descriptor_lines(file: Path) -> list[str]:
     if not file.is_file():
         return []
     text = file.read_text(errors="replace")[:100_000]
-    if text.startswith("# version"):
-        return re.findall(r"^\s*\d+,\s*([^\s,]+),", text, re.M)
-    return re.findall(r"^\s*variable\s*#\s*\d+\s*:\s*(\S+)", text, re.M)
+    version_1 = text.startswith("# version")
+    names = re.findall(r"^\s*\d+,\s*([^\s,]+)," if version_1 else r"^\s*variable\s*#\s*\d+\s*:\s*(\S+)", text, re.M)
+    if not names:
+        raise SnapshotError(f"{file}: lists no fields; damaged? Without this file the usual order is assumed")
+    return names
 
 
 def _fields(path: Path) -> list[str] | None:
@@ -382,12 +396,12 @@ def _check_domain(domain: Any, ds: Any) -> None:
                 if n:
                     sons = _read_octs(records, n, level, tree)
                     leaves += int((sons == 0).sum()) if level >= ds.min_level and column + 1 == domain.domain_id else 0
+    for handler in domain.field_handlers:
+        if handler.ftype == "ramses":
+            _check_marks(Path(handler.fname), tree, len(handler.field_list))
     found = ds.all_data().selector.count_oct_cells(domain.oct_handler, domain.domain_id)
     if found != leaves:
         raise SnapshotError(f"{path}: yt finds {found} leaf cells, and {leaves} cells are not refined; damaged?")
-    for handler in domain.field_handlers:
-        if handler.ftype == "ramses":
-            _check_marks(Path(handler.fname), handler, domain.domain_id, len(handler.field_list))
 
 
 def _read_octs(records: Records, n: int, level: int, tree: _Tree) -> np.ndarray:
@@ -397,7 +411,7 @@ def _read_octs(records: Records, n: int, level: int, tree: _Tree) -> np.ndarray:
     for side in tree.sides:
         place = (records.read("f8", n) - 0.5 * (side - 1)) * 2.0**level
         with np.errstate(invalid="ignore"):
-            off_lattice = ~(np.abs(place - np.floor(place) - 0.5) < 1e-3)
+            off_lattice = ~(np.abs(place - np.floor(place) - 0.5) < 1e-7)
         if off_lattice.any():
             raise records.broken(f"octs that lie on no lattice, {np.count_nonzero(off_lattice)} of level {level + 1},")
     for _ in range(7):
@@ -408,14 +422,18 @@ def _read_octs(records: Records, n: int, level: int, tree: _Tree) -> np.ndarray:
     return sons
 
 
-def _check_marks(path: Path, handler: Any, cpu: int, n_fields: int) -> None:
-    """Raise SnapshotError where the records of a domain's own cells do not begin and end where they should."""
-    raw = np.memmap(path.resolve(), "u1", "r")
-    for begin, n in zip(handler.offset[cpu - 1].tolist(), handler.level_count[cpu - 1].tolist(), strict=True):
-        if n == 0:
-            continue
-        starts = begin + (8 * n + 8) * np.arange(8 * n_fields)
-        for at in (starts, starts + 8 * n + 4):
-            marks = raw[at[:, None] + np.arange(4)].copy().view("<i4")
-            if (marks != 8 * n).any():
-                raise SnapshotError(f"{path.resolve()}: records of other sizes than {n} cells; damaged?")
+def _check_marks(path: Path, tree: _Tree, n_fields: int) -> None:
+    """Raise SnapshotError where a hydro file's records do not begin and end where the counts of octs say."""
+    raw, n = np.memmap(path.resolve(), "u1", "r"), tree.octs.astype(np.int64).ravel()
+    begin = 5 * 12 + 16
+    starts = begin + 24 * np.arange(len(n)) + np.append(0, np.cumsum(8 * n_fields * (8 * n + 8) * (n > 0))[:-1])
+    level = np.repeat(np.arange(1, len(tree.octs) + 1), tree.octs.shape[1])
+    four = np.full(len(n), 4)
+    heads = raw[starts[:, None] + np.arange(24)].copy().view("<i4")
+    wrong = (heads != np.stack([four, level, four, four, n, four], axis=-1)).any()
+    for at, count in zip((starts[n > 0] + 24).tolist(), n[n > 0].tolist(), strict=True):
+        records = at + (8 * count + 8) * np.arange(8 * n_fields)
+        for marks_at in (records, records + 8 * count + 4):
+            wrong = wrong or (raw[marks_at[:, None] + np.arange(4)].copy().view("<i4") != 8 * count).any()
+    if wrong:
+        raise SnapshotError(f"{path.resolve()}: records of other sizes than its counts of octs say; damaged?")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import grids
 import h5py
 import layouts
 import numpy as np
@@ -195,10 +196,17 @@ def test_one_rank_and_two_map_them_to_the_same_bytes(tmp_path):
             f"name: {folder.name}\nformat: {form}\nsnapshots: {path.name}\naperture: {{kpc: 200}}\n"
             f"selection: {{min_stars: 30}}\nparticles: {{dark: [{dark}]}}\n"
         )
+    for kind, write_grid in grids.WRITERS.items():
+        path = write_grid(tmp_path / kind.replace(" ", "_"), the_galaxy("all"), ORIGIN, ORIGIN)
+        folder = tmp_path / kind.replace(" ", "_")
+        (folder / "suite.yaml").write_text(
+            f"name: {folder.name}\nformat: {kind.split()[-1]}\nsnapshots: {path.relative_to(folder)}\n"
+            "aperture: {kpc: 200}\nselection: {min_stars: 30}\n"
+        )
     suites = sorted(tmp_path.glob("*/suite.yaml"))
     for ranks in (1, 2):
         out = tmp_path / f"{ranks}.zarr"
         finished = command("gen", "maps", *suites, "--out", out, "--views", 2, "--pixels", 8, ranks=ranks, check=False)
-        assert "9 galaxies done, 0 failed" in finished.stdout, finished.stderr
+        assert f"{9 + len(grids.WRITERS)} galaxies done, 0 failed" in finished.stdout, finished.stderr
     tree_of_one_rank, tree_of_two_ranks = (tree(tmp_path / f"{ranks}.zarr") for ranks in (1, 2))
     assert tree_of_one_rank == tree_of_two_ranks

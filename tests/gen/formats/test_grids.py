@@ -1,0 +1,325 @@
+"""Codes of adaptive grids: particles as they were written, gas in cells that hold the gas, the same by other roads."""
+
+import os
+import re
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import grids
+import numpy as np
+import pytest
+
+from kinmass.gen.formats import SnapshotError
+from kinmass.gen.formats.grid import lightest_dark
+from kinmass.gen.formats.recognise import recognised
+from kinmass.gen.look.check import describe
+from kinmass.gen.look.draft import draft
+from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.physics.particles import Galaxy, Particles
+from kinmass.gen.snapshots import snapshot as snapshots
+from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.suite import Tracers
+
+VELOCITY = np.array([300.0, -150.0, 80.0])
+CENTRES = {"middle": np.array([1800.0, 2100.0, 1950.0]), "corner": np.zeros(3)}
+MUTANTS = int(os.environ.get("KINMASS_GRID_MUTANTS", "24"))
+
+
+@pytest.fixture(scope="module")
+def galaxy() -> Galaxy:
+    return grids.steps_of_mass(make_galaxy("quiet", 1, 1, 500, 1200, 400)[0])
+
+
+@pytest.fixture(scope="module")
+def written(galaxy, tmp_path_factory) -> dict[tuple[str, str], Path]:
+    """One output of each kind and place."""
+    root = tmp_path_factory.mktemp("grids")
+    return {
+        (kind, place): write(root / f"{kind} {place}".replace(" ", "_"), galaxy, centre, VELOCITY)
+        for kind, write in grids.WRITERS.items()
+        for place, centre in CENTRES.items()
+    }
+
+
+def opened(kind: str, path: Path, **options: object) -> Snapshot:
+    return Snapshot(path, kind.split()[-1], **options)  # type: ignore[arg-type]
+
+
+def sorted_rows(p: Particles | grids.Plain) -> np.ndarray:
+    columns = vars(p) if isinstance(p, Particles) else p
+    rows = [columns["pos_kpc"], columns["vel_kms"], columns["mass_msun"][:, None]]
+    if columns["side_kpc"] is not None and len(columns["side_kpc"]):
+        rows.append(columns["side_kpc"][:, None])
+    table = np.nan_to_num(np.hstack(rows))
+    return table[np.lexsort(np.round(table[:, :3].T, 6))]
+
+
+@pytest.mark.parametrize("read_whole_below", [10**9, 10], ids=["all of it", "region"])
+@pytest.mark.parametrize("place", CENTRES)
+@pytest.mark.parametrize("kind", grids.WRITERS)
+def test_particles_come_back(kind, place, read_whole_below, galaxy, written, monkeypatch):
+    monkeypatch.setattr(snapshots, "READ_WHOLE", read_whole_below)
+    with opened(kind, written[kind, place]) as snapshot:
+        assert snapshot.units.scale_factor == pytest.approx(grids.A)
+        assert snapshot.units.hubble == pytest.approx(grids.H)
+        assert snapshot.units.box_kpc == pytest.approx(grids.BOX)
+        read = snapshot.galaxy(CENTRES[place], 60.0)
+    for name in ("stars", "dark"):
+        p = galaxy.components()[name]
+        p = p[np.linalg.norm(p.pos_kpc, axis=1) <= 60.0]
+        found = read.components()[name]
+        assert len(found) == len(p) > 100
+        order, found_order = np.lexsort(np.round(p.pos_kpc.T, 6)), np.lexsort(np.round(found.pos_kpc.T, 6))
+        np.testing.assert_allclose(found.pos_kpc[found_order], p.pos_kpc[order], atol=1e-8)
+        np.testing.assert_allclose(found.mass_msun[found_order], p.mass_msun[order], rtol=1e-9)
+        if name == "stars":
+            np.testing.assert_allclose(found.vel_kms[found_order], p.vel_kms[order] + VELOCITY, rtol=1e-9, atol=1e-9)
+    coarse = galaxy.dark.mass_msun[np.linalg.norm(galaxy.dark.pos_kpc, axis=1) <= 60.0]
+    assert read.high_res_fraction == pytest.approx(1 - coarse[coarse > 2e6].sum() / coarse.sum())
+
+
+@pytest.mark.parametrize("kind", grids.WRITERS)
+def test_cells_hold_the_gas_that_lies_in_them(kind, galaxy, written):
+    """Brute force: every cell has the mass and momentum of the gas particles between its faces; all fill the box."""
+    with opened(kind, written[kind, "middle"]) as snapshot:
+        cells = snapshot.everything("gas")
+    assert cells.support_kpc is None
+    assert (cells.side_kpc**3).sum() == pytest.approx(grids.BOX**3, rel=1e-9)
+    assert len(np.unique(np.round(np.log2(grids.BOX / cells.side_kpc), 6))) >= 4, "several levels"
+    assert cells.mass_msun.sum() == pytest.approx(galaxy.gas.mass_msun.sum(), rel=1e-3)
+    mass = momentum = 0.0
+    for centre, side, m, v in zip(cells.pos_kpc, cells.side_kpc, cells.mass_msun, cells.vel_kms, strict=True):
+        inside = (np.abs(galaxy.gas.pos_kpc + CENTRES["middle"] - centre) < side / 2).all(axis=1)
+        if inside.any():
+            total = galaxy.gas.mass_msun[inside].sum()
+            assert m == pytest.approx(total, rel=1e-9)
+            expected = (galaxy.gas.mass_msun[inside, None] * galaxy.gas.vel_kms[inside]).sum(0) / total + VELOCITY
+            np.testing.assert_allclose(v, expected, rtol=1e-7, atol=1e-7)
+            mass, momentum = mass + m, momentum + m * v
+    assert mass == pytest.approx(galaxy.gas.mass_msun.sum(), rel=1e-12)
+    whole = (galaxy.gas.mass_msun[:, None] * (galaxy.gas.vel_kms + VELOCITY)).sum(0)
+    np.testing.assert_allclose(momentum, whole, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", grids.WRITERS)
+def test_the_same_as_a_plain_reader_and_as_yts_plain_fields(kind, written):
+    path = written[kind, "middle"]
+    with opened(kind, path) as snapshot:
+        read = {name: snapshot.everything(name) for name in ("gas", "stars", "dark")}
+    plain, box_kpc = grids.PLAIN[kind.split()[-1]](path)
+    assert box_kpc == pytest.approx(grids.BOX)
+    for name, p in read.items():
+        rows, plain_rows = sorted_rows(p), sorted_rows(plain[name])
+        if name == "dark":
+            rows, plain_rows = (np.delete(x, [3, 4, 5], axis=1) for x in (rows, plain_rows))
+        np.testing.assert_allclose(rows, plain_rows, rtol=1e-9, atol=1e-9, err_msg=name)
+    yt = pytest.importorskip("yt")
+    everything = yt.load(str(path)).all_data()
+    gas = Particles(
+        np.stack([everything["index", axis].to("kpc").d for axis in "xyz"], axis=-1),
+        np.stack([everything["gas", f"velocity_{axis}"].to("km/s").d for axis in "xyz"], axis=-1),
+        everything["gas", "cell_mass"].to("Msun").d, side_kpc=everything["index", "dx"].to("kpc").d,
+    )  # fmt: skip
+    np.testing.assert_allclose(sorted_rows(read["gas"]), sorted_rows(gas), rtol=1e-5, atol=1e-6)
+    mass = everything["all", "particle_mass"].to("Msun").d
+    both = np.concatenate([read["stars"].mass_msun, read["dark"].mass_msun])
+    np.testing.assert_allclose(np.sort(mass[mass > 0]), np.sort(both), rtol=1e-5)
+
+
+@pytest.mark.parametrize("place", CENTRES)
+@pytest.mark.parametrize("kind", grids.WRITERS)
+def test_a_sphere_is_that_part_of_the_whole_whose_centres_it_holds(kind, place, written, monkeypatch):
+    centre = CENTRES[place] + [3.0, -5.0, 4.0]
+    with opened(kind, written[kind, place]) as snapshot:
+        whole = {name: snapshot.everything(name) for name in ("gas", "stars", "dark")}
+    monkeypatch.setattr(snapshots, "READ_WHOLE", 0)
+    with opened(kind, written[kind, place], keep=False) as snapshot:
+        for radius in (2.0, 40.0, 700.0):
+            read = snapshot.galaxy(centre, radius)
+            for name, p in whole.items():
+                offset = p.pos_kpc - centre
+                offset -= grids.BOX * np.round(offset / grids.BOX)
+                inside = np.linalg.norm(offset, axis=1) <= radius
+                expected = Particles(offset[inside], p.vel_kms[inside], p.mass_msun[inside],
+                                     side_kpc=None if p.side_kpc is None else p.side_kpc[inside])  # fmt: skip
+                assert inside.any() or radius == 2.0
+                np.testing.assert_allclose(sorted_rows(read.components()[name]), sorted_rows(expected), atol=1e-7)
+
+
+def test_masses_tell_of_resolution_only_where_they_come_in_steps():
+    assert lightest_dark(np.array([8.0, 1.0, 1.0, 64.0])) == 1.0
+    assert lightest_dark(np.geomspace(1, 2, 1000)) == np.inf
+    assert lightest_dark(np.zeros(0)) == np.inf
+
+
+@pytest.mark.parametrize("kind", grids.WRITERS)
+def test_check_and_draft_know_it(kind, written):
+    path = written[kind, "middle"]
+    assert recognised(path) == kind.split()[-1]
+    lines = "\n".join(describe(path))
+    for words in (
+        f"format      {kind.split()[-1]}",
+        "z = 0.6667",
+        "4000 kpc",
+        "500 particles of stars",
+        "can be mapped",
+    ):
+        assert words in lines
+    assert f"format: {kind.split()[-1]}" in draft(path)
+
+
+def test_cold_gas_is_told_by_its_pressure(written):
+    with opened("ramses", written["ramses", "middle"], tracers=Tracers(gas="cold", cold_below_k=1e9)) as snapshot:
+        cells = snapshot.everything("gas")
+        np.testing.assert_allclose(cells.weight, cells.mass_msun)
+    with opened("ramses", written["ramses", "middle"], tracers=Tracers(gas="cold", cold_below_k=1e-3)) as snapshot:
+        assert not snapshot.everything("gas").weight.any()
+
+
+@pytest.mark.parametrize("kind", ["ramses"])
+def test_a_place_among_the_readers_is_held_for_bytes_alone(kind, written, monkeypatch):
+    taken, held = [], []
+
+    @contextmanager
+    def slot():
+        assert not held, "a slot inside a slot: readers=1 would wait for ever"
+        taken.append(1), held.append(1)
+        yield
+        held.clear()
+
+    with opened(kind, written[kind, "middle"], slot=slot) as snapshot:
+        snapshot.galaxy(CENTRES["middle"], 60.0)
+        assert len(taken) == 1
+    monkeypatch.setattr(snapshots, "FETCH_WHOLE", 0)
+    monkeypatch.setattr(snapshots, "READ_WHOLE", 0)
+    with opened(kind, written[kind, "middle"], slot=slot) as snapshot:
+        before = len(taken)
+        snapshot.galaxy(CENTRES["middle"], 60.0)
+        assert len(taken) > before
+
+
+# Faults
+
+
+def cut(path: Path, share: float = 0.5) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def zero_tail(path: Path) -> None:
+    raw = path.read_bytes()
+    path.write_bytes(raw[: -len(raw) // 8] + bytes(len(raw) // 8 + 1))
+
+
+def put(path: Path, at: int, kind: str, value: float) -> None:
+    raw = bytearray(path.read_bytes())
+    new = np.array([value], kind).tobytes()
+    raw[at : at + len(new)] = new
+    path.write_bytes(raw)
+
+
+def edit(path: Path, pattern: str, text: str) -> None:
+    changed = re.sub(pattern, text, path.read_text(), count=1)
+    assert changed != path.read_text()
+    path.write_text(changed)
+
+
+RAMSES_FAULTS = {
+    "no amr file of a domain": ("amr_00099.out00002", Path.unlink, "missing; info_00099.txt says 3 domains"),
+    "no hydro file of a domain": ("hydro_00099.out00003", Path.unlink, "missing"),
+    "no particles of a domain": ("part_00099.out00002", Path.unlink, "missing"),
+    "amr cut": ("amr_00099.out00002", cut, "cut short or damaged"),
+    "hydro cut": ("hydro_00099.out00001", cut, "cut short or damaged"),
+    "particles cut": ("part_00099.out00003", cut, "cut short or damaged"),
+    "hydro of zeros at its end": ("hydro_00099.out00003", zero_tail, "written to its end|other sizes"),
+    "amr of zeros at its end": ("amr_00099.out00001", zero_tail, "written to its end"),
+    "particles of zeros at their end": ("part_00099.out00002", zero_tail, "damaged"),
+    "another count of particles": ("part_00099.out00001", lambda p: put(p, 28, "<i4", 7), "damaged"),
+    "another count of domains": ("info_00099.txt", lambda p: edit(p, r"ncpu  .*", "ncpu        =  2"), "2"),
+    "no unit": ("info_00099.txt", lambda p: edit(p, r"unit_l .*\n", ""), "no unit_l"),
+    "unit no number": ("info_00099.txt", lambda p: edit(p, r"unit_t .*", "unit_t = ***"), "unit_t is"),
+    "another a": ("info_00099.txt", lambda p: edit(p, r"aexp .*", "aexp = 0.7"), "which is right"),
+    "another h": ("info_00099.txt", lambda p: edit(p, r"H0 .*", "H0 = 50"), "which is right"),
+    "another length": ("info_00099.txt", lambda p: edit(p, r"unit_l .*", "unit_l = 1e25"), "which is right"),
+    "fewer fields": ("hydro_file_descriptor.txt", lambda p: edit(p, r"6, metal.*\n", ""), "says 5"),
+    "no density": ("hydro_file_descriptor.txt", lambda p: edit(p, "density", "darkness"), "no Density"),
+    "no mass": ("part_file_descriptor.txt", lambda p: edit(p, "mass", "weight"), "no mass"),
+    "another type": ("part_file_descriptor.txt", lambda p: edit(p, "family, b", "family, d"), "damaged"),
+}
+
+
+@pytest.fixture(scope="module")
+def one_small(galaxy, tmp_path_factory) -> Path:
+    return grids.ramses(tmp_path_factory.mktemp("small"), galaxy, CENTRES["middle"], VELOCITY)
+
+
+def read_all(kind: str, path: Path) -> dict[str, Particles]:
+    with opened(kind, path) as snapshot:
+        return {name: snapshot.everything(name) for name in ("gas", "stars", "dark")}
+
+
+@pytest.mark.parametrize("fault", RAMSES_FAULTS)
+def test_a_damaged_ramses_output_is_refused_by_the_file_at_fault(fault, one_small, tmp_path):
+    shutil.copytree(one_small.parent, tmp_path / "output_00099")
+    name, damage, words = RAMSES_FAULTS[fault]
+    damage(tmp_path / "output_00099" / name)
+    with pytest.raises(SnapshotError, match=words) as raised:
+        read_all("ramses", tmp_path / "output_00099" / "info_00099.txt")
+    assert str(tmp_path / "output_00099") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 0.0])
+def test_impossible_densities_are_refused(value, galaxy, tmp_path):
+    grids.ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY, domains=1)
+    hydro = tmp_path / "output_00099" / "hydro_00099.out00001"
+    sizes = [len(record) for record in grids.records(hydro)]
+    last = max(i for i in range(6, len(sizes)) if sizes[i] >= 8)  # of the deepest level, of whose cells none is refined
+    at = sum(size + 8 for size in sizes[: last - 47]) + 4
+    put(hydro, at, "<f8", value)
+    with pytest.raises(SnapshotError, match=r"density|NaN or infinite|negative"):
+        read_all("ramses", tmp_path / "output_00099" / "info_00099.txt")
+
+
+def mutate(path: Path, rng: np.random.Generator) -> str:
+    """Change bits, blocks or the length of a file."""
+    raw = bytearray(path.read_bytes())
+    kind = str(rng.choice(["header bits", "bits", "cut", "zeros", "repeat", "empty", "noise"]))
+    at, n = int(rng.integers(len(raw))), int(rng.integers(1, 1024))
+    if kind.endswith("bits"):
+        for _ in range(int(rng.integers(1, 9))):
+            raw[int(rng.integers(min(len(raw), 1500 if kind == "header bits" else len(raw))))] ^= 1 << int(
+                rng.integers(8)
+            )
+    elif kind == "repeat":
+        raw[at:at] = raw[at : at + n]
+    else:
+        end = {"cut": len(raw), "empty": len(raw)}.get(kind, at + n)
+        raw[0 if kind == "empty" else at : end] = {"zeros": bytes(n), "noise": rng.bytes(n)}.get(kind, b"")
+    path.write_bytes(raw)
+    return f"{path.name}: {kind}"
+
+
+@pytest.mark.parametrize("number", range(MUTANTS))
+def test_a_mutant_is_what_its_files_say_or_refused(number, one_small, tmp_path):
+    shutil.copytree(one_small.parent, tmp_path / "output_00099")
+    files = sorted((tmp_path / "output_00099").iterdir())
+    rng = np.random.default_rng([7, number])
+    said = mutate(files[number % len(files)], rng)
+    path = tmp_path / "output_00099" / "info_00099.txt"
+    try:
+        read = read_all("ramses", path)
+    except SnapshotError as error:
+        message = str(error)
+        assert str(path.parent) in message, said
+        assert "\n" not in message
+        assert len(message) < 600
+        return
+    with np.errstate(over="ignore"):
+        plain, _ = grids.plain_ramses(path)
+    for name, p in read.items():
+        assert len(p) == len(plain[name]["mass_msun"]), said
+        rows, plain_rows = sorted_rows(p), sorted_rows(plain[name])
+        if name == "dark":
+            rows, plain_rows = (np.delete(x, [3, 4, 5], axis=1) for x in (rows, plain_rows))
+        np.testing.assert_allclose(rows, plain_rows, rtol=2e-7, atol=2e-4, err_msg=said)

@@ -7,6 +7,7 @@ coarse_dark, with Coordinates, Velocities, Masses and, of gas, Sides. A cell bel
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kinmass.gen.formats.base import Format, SnapshotError
-from kinmass.gen.formats.domain import lowest_and_highest, side_file, union_of_extents
+from kinmass.gen.formats.base import Format, Slot, SnapshotError
+from kinmass.gen.formats.domain import blocks_file, lowest_and_highest, side_file
 from kinmass.gen.formats.sample import MAX_FILES, Sample, take
 from kinmass.gen.formats.smoothing import Smoothing
 
@@ -79,10 +80,11 @@ class GridFormat(Format):
         """Return further fields of cells by name: the fields of yt that they follow from, and how."""
         return {}
 
-    def load(self, staged: Path) -> Any:
-        """Open a staged snapshot and take its census, or read the one that lies beside it."""
-        ds = self.open(staged)
-        return GridData(self, ds, self._census(ds, staged))
+    def load(self, staged: Path, slot: Slot = nullcontext) -> Any:
+        """Open a staged snapshot and take its census, or read the one that lies beside it, inside `slot()`."""
+        with slot():
+            ds = self.open(staged)
+            return GridData(self, ds, self._census(ds, staged))
 
     def smoothing(self, path: Path) -> Smoothing:
         """Return a convention without kernels: cells have sides."""
@@ -109,7 +111,7 @@ class GridFormat(Format):
 
     def _census(self, ds: Any, staged: Path) -> Census:
         """Count the particles of each type, file by file, and keep the result beside the staged snapshot."""
-        counts_file, extents_file = staged.with_name(f"{staged.name}.ewah"), side_file(staged)
+        counts_file, extents_file = blocks_file(staged), side_file(staged)
         if counts_file.exists() and extents_file.exists():
             kept = json.loads(counts_file.read_text())
             extents = {ptype: np.array(extent) for ptype, extent in json.loads(extents_file.read_text()).items()}
@@ -125,8 +127,8 @@ class GridFormat(Format):
                 if not len(pos):
                     continue
                 counts[kind] = counts.get(kind, 0) + len(pos)
-                extent = lowest_and_highest(pos)
-                extents[kind] = union_of_extents(extents[kind], extent) if kind in extents else extent
+                corners = [lowest_and_highest(pos), *([extents[kind]] if kind in extents else [])]
+                extents[kind] = lowest_and_highest(np.concatenate(corners))
                 if kind == "dark":
                     _count_masses(dark_masses, raw[self.particle_fields[6]][mask])
         lightest = lightest_dark(np.array(list(dark_masses)))

@@ -76,12 +76,12 @@ class Costs:
     plan_s: float = 1.3e-5
     take_s: float = 1e-5
     open_s: float = 0.015
-    open_particle_s: float = 1.7e-7
+    open_particle_s: float = 6e-8
     work_s: float = 0.0093
     work_particle_s: float = 2.4e-7
     write_s: float = 0.0041
     box_bytes: float = 2.9e6
-    particle_bytes: float = 22.0
+    particle_bytes: float = 12.2
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ def old_ramses(folder: Path, galaxy: Galaxy, centre: np.ndarray, velocity: np.nd
     return ramses(folder, galaxy, centre, velocity, families=False, **options)
 
 
+def isolated_ramses(folder: Path, galaxy: Galaxy, centre: np.ndarray, velocity: np.ndarray, **options: object) -> Path:
+    return ramses(folder, galaxy, centre, velocity, boxlen=250.0, **options)
+
+
 def records(path: Path) -> list[bytes]:
     """All records of a Fortran file."""
     raw, at, found = path.read_bytes(), 0, []

@@ -69,6 +69,10 @@ class GridFormat(Format):
     def count_cells(self, ds: Any) -> int:
         """Count the leaf cells of a snapshot by its index."""
 
+    def box_side(self, ds: Any) -> float:
+        """Return the side of yt's domain in the unit of length of which masses are densities times volumes."""
+        return 1.0
+
     @abstractmethod
     def open(self, staged: Path) -> Any:
         """Open a staged snapshot with yt, its index built. Raises SnapshotError with yt's reason."""
@@ -266,7 +270,7 @@ class GridData:
                 n = np.count_nonzero(out["Density"] <= 0)
                 raise SnapshotError(f"{n} cells without a positive density; was the file written to its end?")
         if "Masses" in names:
-            out["Masses"] = out["Density"] * out["Sides"] ** 3
+            out["Masses"] = out["Density"] * (out["Sides"] * self.reader.box_side(self.ds)) ** 3
         return out | {name: how(*(raw[field] for field in of)) for name, (of, how) in derived.items()}
 
 

@@ -185,6 +185,10 @@ class Ramses(GridFormat):
         real = heavy & (raw.get(("io", "particle_identity"), np.ones(len(heavy))) > 0)
         return {"stars": real & born, "dark": real & ~born}
 
+    def box_side(self, ds: Any) -> float:
+        """Return boxlen: yt measures places and sides in boxes, but densities are per cube of unit_l."""
+        return float(ds.parameters["boxlen"])
+
     def count_cells(self, ds: Any) -> int:
         """Count leaf cells: eight for each oct, less one for each oct below the coarsest level."""
         octs = np.sum([_own_octs(domain, ds) for domain in ds.index.domains], axis=0)

@@ -15,7 +15,7 @@ from kinmass.gen.physics.particles import Galaxy, Particles, concatenate
 OMEGA_M, OMEGA_L = 0.3089, 0.6911
 #: RAMSES's own constants (amr/units.f90).
 _RHO_CRIT, _MPC_CM = 1.88e-29, 3.08e24
-#: Density of cells without gas, over that which the mean matter has.
+#: Density of cells without gas, over that which the mean matter has or, without expansion, the mean gas.
 FLOOR = 1e-9
 FIELDS = ("density", "velocity_x", "velocity_y", "velocity_z", "pressure", "metallicity")
 _PARTICLES = (
@@ -33,12 +33,18 @@ def hilbert_key(place: np.ndarray, bits: int) -> np.ndarray:
 
 
 class _Units:
-    """RAMSES's units of a cosmological run in cgs, and the box's side as the info file has it."""
+    """RAMSES's units in cgs, and the box's side as the info file has it.
 
-    def __init__(self, box_kpc: float, a: float, h: float):
+    They are those of a cosmological run, or with boxlen those of a run without expansion whose box has this side.
+    """
+
+    def __init__(self, box_kpc: float, a: float, h: float, boxlen: float | None = None):
+        self.is_cosmological, self.boxlen = boxlen is None, boxlen or 1.0
         self.box_mpc_h = box_kpc * KPC_CM / a * h / _MPC_CM
         self.length, self.density = a * self.box_mpc_h * _MPC_CM / h, OMEGA_M * _RHO_CRIT * h**2 / a**3
         self.time = a**2 / (100 * h * 1e5 / _MPC_CM)
+        if boxlen is not None:  # densities in Msun/pc^3, and G = 1
+            self.box_mpc_h, self.length, self.density, self.time = 1.0, box_kpc * KPC_CM / boxlen, 6.77e-23, 4.70e14
         self.mass_msun = self.density * self.length**3 / MSUN_G
         self.velocity_kms = self.length / self.time / 1e5
 
@@ -65,17 +71,23 @@ def write(
     levels: tuple[int, int] = (4, 14),
     per_cell: int = 8,
     families: bool = True,
+    boxlen: float | None = None,
 ) -> None:
-    """Write a cosmological output of RAMSES; path is its output_NNNNN/info_NNNNN.txt.
+    """Write an output of RAMSES; path is its output_NNNNN/info_NNNNN.txt.
 
     galaxies: (galaxy, centre_kpc (3,), velocity_kms (3,)). Gas becomes leaf cells of an octree, whole at the first of
     the levels and at the last at most, whose cells hold per_cell gas particles or fewer. families: particles have
-    families, as since 2018, else numbers and birth times. Black holes are not written.
+    families, as since 2018, else numbers and birth times. boxlen: the box's side in code units of a run without
+    expansion; the run is cosmological where it is left out. Black holes are not written.
     """
-    units = _Units(box_kpc, scale_factor, hubble)
+    if boxlen is not None:
+        scale_factor, hubble = 1.0, 0.01  # RAMSES says H0 = 1 of a run without expansion
+    units = _Units(box_kpc, scale_factor, hubble, boxlen)
     gas, stars, dark = (_joined(galaxies, name, box_kpc, units) for name in ("gas", "stars", "dark"))
     tree = build(gas.pos_kpc, *levels, per_cell)
-    cells = deposit(tree, gas.pos_kpc, gas.vel_kms, gas.mass_msun, FLOOR)
+    mass = gas.mass_msun / units.boxlen**3
+    floor = FLOOR if boxlen is None else FLOOR * mass.sum()
+    cells = deposit(tree, gas.pos_kpc, gas.vel_kms, mass, floor)
     write_tree(path, tree, cells, stars, dark, units, scale_factor, hubble, domains, levels, families)
 
 
@@ -94,7 +106,8 @@ def write_tree(
         numbers = f"{number}.out{cpu:05d}"
         (folder / f"amr_{numbers}").write_bytes(_amr(tree, owners, cpu, domains, finest, bounds, coarsest, units, a, h))
         (folder / f"hydro_{numbers}").write_bytes(_hydro(values, owners, cpu, domains, finest))
-        (folder / f"part_{numbers}").write_bytes(_particles(stars, dark, bounds, coarsest, cpu, domains, families))
+        particles = _particles(stars, dark, units.boxlen, bounds, coarsest, cpu, domains, families)
+        (folder / f"part_{numbers}").write_bytes(particles)
     _descriptors(folder, families)
     path.write_text(_info(units, a, h, domains, levels, bounds))
 
@@ -198,8 +211,9 @@ def _hydro(values: list[np.ndarray], owners: list[np.ndarray], cpu: int, domains
 
 
 def _particles(
-    stars: Particles, dark: Particles, bounds: np.ndarray, coarsest: int, cpu: int, domains: int, families: bool
-) -> bytes:
+    stars: Particles, dark: Particles, boxlen: float, bounds: np.ndarray, coarsest: int, cpu: int, domains: int,
+    families: bool,
+) -> bytes:  # fmt: skip
     """Make a domain's particle file: dark matter, stars, and with families one tracer of gas without mass."""
     parts = []
     for p, family in ((dark, 1), (stars, 2), (stars[:1], 0)):
@@ -208,7 +222,7 @@ def _particles(
         p, mass = p[own], p.mass_msun[own] if family else np.zeros(int(own.sum()))
         born = np.full(len(p), -0.5 if family == 2 else 0.0)
         number = np.arange(1, len(p) + 1) * (1 if family else -1)
-        parts.append((p.pos_kpc, p.vel_kms, mass, number, np.full(len(p), family), born))
+        parts.append((boxlen * p.pos_kpc, p.vel_kms, mass, number, np.full(len(p), family), born))
     pos, vel, mass, number, families_of, born = (np.concatenate(column) for column in zip(*parts, strict=True))
     n, n_stars = len(mass), len(stars)
     out = [record(domains, "i4"), record(3, "i4"), record(n, "i4"), record(np.zeros(4), "i4"), record(n_stars, "i4")]
@@ -250,7 +264,8 @@ def _info(units: _Units, a: float, h: float, domains: int, levels: tuple[int, in
         "nstep_coarse": 9,
     }
     values = {
-        "boxlen": 1.0, "time": -1.0, "aexp": a, "H0": 100 * h, "omega_m": OMEGA_M, "omega_l": OMEGA_L, "omega_k": 0.0,
+        "boxlen": units.boxlen, "time": -1.0 if units.is_cosmological else 1.0,
+        "aexp": a, "H0": 100 * h, "omega_m": OMEGA_M, "omega_l": OMEGA_L, "omega_k": 0.0,
         "omega_b": 0.045, "unit_l": units.length, "unit_d": units.density, "unit_t": units.time,
     }  # fmt: skip
     lines = [f"{key:<12s}={value:>11d}" for key, value in counts.items()] + [""]

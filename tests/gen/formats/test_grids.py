@@ -115,7 +115,8 @@ def test_the_same_as_a_plain_reader_and_as_yts_plain_fields(kind, written):
             rows, plain_rows = (np.delete(x, [3, 4, 5], axis=1) for x in (rows, plain_rows))
         np.testing.assert_allclose(rows, plain_rows, rtol=1e-9, atol=1e-9, err_msg=name)
     yt = pytest.importorskip("yt")
-    everything = yt.load(str(path)).all_data()
+    ds = yt.load(str(path))  # its regions do not keep it alive
+    everything = ds.all_data()
     gas = Particles(
         np.stack([everything["index", axis].to("kpc").d for axis in "xyz"], axis=-1),
         np.stack([everything["gas", f"velocity_{axis}"].to("km/s").d for axis in "xyz"], axis=-1),
@@ -145,6 +146,23 @@ def test_a_sphere_is_that_part_of_the_whole_whose_centres_it_holds(kind, place, 
                                      side_kpc=None if p.side_kpc is None else p.side_kpc[inside])  # fmt: skip
                 assert inside.any() or radius == 2.0
                 np.testing.assert_allclose(sorted_rows(read.components()[name]), sorted_rows(expected), atol=1e-7)
+
+
+def test_an_isolated_run_whose_box_is_not_one_is_the_same_galaxy(galaxy, written, tmp_path):
+    """Codes of grids measure places in boxes or in units of length; densities are per unit of length."""
+    with opened("ramses", written["ramses", "middle"]) as snapshot:
+        expected = {name: snapshot.everything(name) for name in ("gas", "stars", "dark")}
+    path = grids.isolated_ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY)
+    with opened("ramses", path) as snapshot:
+        assert not snapshot.units.cosmological
+        assert snapshot.units.box_kpc == pytest.approx(grids.BOX)
+        for name, p in expected.items():
+            found = snapshot.everything(name)
+            assert found.mass_msun.sum() == pytest.approx(galaxy.components()[name].mass_msun.sum(), rel=1e-3)
+            rows, expected_rows = sorted_rows(found), sorted_rows(p)
+            # Cells without gas have another floor.
+            np.testing.assert_allclose(rows[:, 6], expected_rows[:, 6], rtol=1e-6, atol=1e5)
+            np.testing.assert_allclose(np.delete(rows, 6, axis=1), np.delete(expected_rows, 6, axis=1), atol=1e-5)
 
 
 def test_masses_tell_of_resolution_only_where_they_come_in_steps():

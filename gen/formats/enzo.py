@@ -204,8 +204,8 @@ def _numbers(path: Path, parameters: dict[str, list[str]], key: str) -> np.ndarr
 def _data_files(hierarchy: Path, text: str) -> set[str]:
     """Names of the data files without folders, which are those of the machine that wrote them."""
     names = {name.rsplit("/", 1)[-1] for name in re.findall(r"^(?:Baryon|Particle)FileName\s*=\s*(\S+)", text, re.M)}
-    if not names or {"", ".", ".."} & names:
-        raise SnapshotError(f"{hierarchy}: names no data files; damaged?")
+    if not names or not all(re.fullmatch(r"[\w+-][\w.+-]{0,199}", name) for name in names):
+        raise SnapshotError(f"{hierarchy}: names no data files, or by names that cannot be; damaged?")
     return names
 
 

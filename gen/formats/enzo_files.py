@@ -190,9 +190,9 @@ def _write_parameters(path: Path, units: dict[str, float], box_mpc_h: float, z: 
     parameters = {
         "InitialCycleNumber": 46, "InitialTime": f"{age_s / units['utim']:.12g}", "TopGridRank": 3,
         "TopGridDimensions": f"{root} {root} {root}", "RefineBy": 2, "DomainLeftEdge": "0 0 0",
-        "DomainRightEdge": "1 1 1",
-        "LeftFaceBoundaryCondition": "3 3 3", "RightFaceBoundaryCondition": "3 3 3", "Gamma": "1.6667", "HydroMethod": 0, 
-        "MultiSpecies": 0,
+        "DomainRightEdge": "1 1 1", "LeftFaceBoundaryCondition": "3 3 3",
+        "RightFaceBoundaryCondition": "3 3 3", "Gamma": "1.6667", "HydroMethod": 0,
+        "MultiSpecies": 0, "DualEnergyFormalism": 0,
         "NumberOfParticles": 0, "ComovingCoordinates": 1, "VersionNumber": "2.500000",
         "CosmologyHubbleConstantNow": f"{h:.17g}", "CosmologyOmegaMatterNow": OMEGA_M,
         "CosmologyOmegaLambdaNow": OMEGA_L,

@@ -38,6 +38,34 @@ def disc_galaxy(n_stars: int, n_gas: int, n_dark: int = 1000) -> Galaxy:
     return Galaxy(parts["stars"], parts["gas"], parts["dark"], parts["black_holes"])
 
 
+def refined_grid(gas: Particles, half_box_kpc: float, most: int = 4, depth: int = 12) -> tuple[Particles, np.ndarray]:
+    """Gas as the leaves of an octree that is refined wherever a cell has more than `most` particles, and its mask.
+
+    The mask (uint8) has 8 for each cell that is refined and 0 for each leaf, depth first, z fastest, as yt reads it.
+    """
+    at = np.clip((gas.pos_kpc / half_box_kpc + 1) / 2 * 2**depth, 0, 2**depth - 1).astype(np.int64)
+    key = sum((at[:, i] >> b & 1) << (3 * b + 2 - i) for b in range(depth) for i in range(3))
+    order = np.argsort(key, kind="stable")
+    key, nodes, found = np.asarray(key)[order], np.zeros(1, dtype=np.int64), []
+    for level in range(depth + 1):
+        first = nodes << 3 * (depth - level)
+        begin, end = np.searchsorted(key, first), np.searchsorted(key, first + (1 << 3 * (depth - level)))
+        split = (end - begin > most) & (level < depth)
+        found.append(np.stack([first, np.full(len(nodes), level), begin, end, split], axis=1))
+        nodes = (nodes[split, None] * 8 + np.arange(8)).ravel()
+    tree = np.concatenate(found)
+    tree = tree[np.lexsort((tree[:, 1], tree[:, 0]))]
+    first, level, begin, end, _ = tree[tree[:, 4] == 0].T
+    side = 2 * half_box_kpc / 2.0**level
+    corner = np.stack([sum((first >> (3 * b + 2 - i) & 1) << b for b in range(depth)) for i in range(3)])
+    pos = corner * (2 * half_box_kpc / 2**depth) - half_box_kpc + side / 2
+    sums = np.concatenate([[gas.mass_msun], gas.mass_msun * gas.vel_kms.T])[:, order].cumsum(axis=1)
+    sums = np.concatenate([np.zeros((4, 1)), sums], axis=1)
+    inside = np.where(end > begin, sums[:, end] - sums[:, begin], 0.0)
+    vel = np.divide(inside[1:], inside[0], out=np.zeros_like(pos), where=inside[0] > 0)
+    return Particles(pos.T, vel.T, inside[0], side_kpc=side), (8 * tree[:, 4]).astype(np.uint8)
+
+
 def resampled(p: Particles, n: int, shrink: float = 1.0) -> Particles:
     """Draw n particles of a component with repeats, in their old order, and multiply their kernels by `shrink`."""
     drawn = p[np.sort(np.random.default_rng(n).integers(0, len(p), n))]

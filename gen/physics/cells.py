@@ -18,8 +18,8 @@ ROUNDING = 1e-15
 SURE = 10
 #: Cells of a block, which stay in cache while all views are made of them.
 BLOCK = 1024
-# The functions that are called for single cells return at their ends alone and divide without Python's check for zero:
-# numba then leaves out counting references to their arrays, which would take ten times as long as a small cell.
+# The functions for single cells return at their ends alone and divide without Python's check for zero: numba then
+# leaves out counting references to their arrays, which would take ten times as long as a small cell.
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,15 @@ def _mass_below(x, y, edges):  # type: ignore[no-untyped-def]
     for k in range(12):
         dx, dy = x - edges[0, k], y - edges[1, k]
         at_x, at_y = dx * edges[4, k], dy * edges[5, k]
-        begin = min(max(at_x + edges[6, k], 0.0), 1.0)
-        end = max(min(min(at_x + edges[7, k], at_y), 1.0), begin)
+        begin = max(at_x + edges[6, k], 0.0)
+        end = min(min(at_x + edges[7, k], at_y), 1.0)
         ax, bx = dx - begin * edges[2, k], dx - end * edges[2, k]
         ay, by = dy - begin * edges[3, k], dy - end * edges[3, k]
-        total += edges[8, k] * (end - begin) * (ax * (2 * ay + by) + bx * (ay + 2 * by))
+        total += edges[8, k] * max(end - begin, 0.0) * (ax * (2 * ay + by) + bx * (ay + 2 * by))
     return total
 
 
-@njit(error_model="numpy")
+@njit(inline="always", error_model="numpy")
 def _spread(points, below, edges, least, x, y, side, reach_x, reach_y, mass, u):  # type: ignore[no-untyped-def]
     """Add the mass, mass u and mass u^2 of a cube to pixels points (n, n, 4) that it covers; x, y, side in pixels.
 
@@ -96,26 +96,21 @@ def _spread(points, below, edges, least, x, y, side, reach_x, reach_y, mass, u):
     n = points.shape[0]
     col0, col1 = int(np.floor(x - reach_x)), int(np.floor(x + reach_x))
     row0, row1 = int(np.floor(y - reach_y)), int(np.floor(y + reach_y))
-    per, top = 1.0 / side, reach_y / side
-    first, last = max(col0, 0), min(col1, n - 1)
-    for k in range(first, last + 2):
-        below[k] = _mass_below((k - x) * per, -y * per, edges) if row0 < 0 else 0.0
-    for row in range(max(row0, 0), min(row1, n - 1) + 1):
-        line = (row + 1 - y) * per if row < row1 else top
-        left = _mass_below((first - x) * per, line, edges) if first > col0 else 0.0
-        left_below = below[first]
-        below[first] = left
+    per = 1.0 / side
+    top_x, top_y = reach_x * per, reach_y * per
+    first, last = max(col0, -1), min(col1, n - 1)
+    for col in range(first, last + 1):
+        below[col + 1] = 0.0
+    for row in range(max(row0, -1), min(row1, n - 1) + 1):  # row and column -1: all that is outside on that side
+        line = min((row + 1 - y) * per, top_y)
+        left = left_below = 0.0
         for col in range(first, last + 1):
-            if col < col1:
-                right = _mass_below((col + 1 - x) * per, line, edges)
-            elif row < row1:
-                right = _mass_below(reach_x * per, line, edges)
-            else:
-                right = 1.0
+            inside = row < row1 or col < col1
+            right = _mass_below(min((col + 1 - x) * per, top_x), line, edges) if inside else 1.0
             share = (right - left) - (below[col + 1] - left_below)
             left, left_below = right, below[col + 1]
             below[col + 1] = right
-            if share > least:
+            if row >= 0 and col >= 0 and share > least:
                 m = mass * share
                 points[row, col, 0] += m
                 points[row, col, 1] += m * u

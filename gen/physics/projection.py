@@ -86,27 +86,25 @@ def _spread_by_sum(images, weights, mass, x, y, u, h):  # type: ignore[no-untype
     total = 0.0
     for row in range(y0, y1 + 1):
         dy2 = (row + 0.5 - y) ** 2
-        line = weights[row - y0]
         for c0 in range(0, x1 - x0 + 1, LANES):
             dx0 = x0 + c0 + 0.5 - x
             for c in range(LANES):
                 q2 = min((dy2 + (dx0 + c) ** 2) * per_h2, 1.0)
                 k = int(q2 * steps_b2)
                 w = COLUMN[k] + (q2 * steps_b2 - k) * STEP[k]
-                line[c0 + c] = w
+                weights[row - y0, c0 + c] = w
                 total += w
     share = mass / total
     share_u = share * u
     share_uu = share_u * u
     for row in range(max(y0, 0), min(y1, n - 1) + 1):
-        line = weights[row - y0]
         for c0 in range(0, x1 - x0 + 1, LANES):
             col0 = x0 + c0 + LANES
             if 0 < col0 < n + LANES:
                 for c in range(LANES):
-                    density[row, col0 + c] += share * line[c0 + c]
-                    first[row, col0 + c] += share_u * line[c0 + c]
-                    second[row, col0 + c] += share_uu * line[c0 + c]
+                    density[row, col0 + c] += share * weights[row - y0, c0 + c]
+                    first[row, col0 + c] += share_u * weights[row - y0, c0 + c]
+                    second[row, col0 + c] += share_uu * weights[row - y0, c0 + c]
 
 
 @njit(inline="always", fastmath=FAST_MATH)
@@ -124,7 +122,7 @@ def _sums_of(narrow, wide):  # type: ignore[no-untyped-def]
     return sums
 
 
-@njit(cache=True, nogil=True, fastmath=FAST_MATH)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)
 def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest_kms):  # type: ignore[no-untyped-def]
     """Sums per view and pixel (V, n, n, 4): mass, mass u, mass u^2 and particle count, u = v_los - v_los of rest_kms.
 
@@ -137,7 +135,8 @@ def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest_kms):  # type
     narrow = np.zeros((views, (n + 2) ** 2, 4))  # a margin of one pixel collects all that is outside
     wide = np.zeros((views, 3, n, n + 2 * LANES))
     weights = np.empty((2 * WIDE + 3, 2 * WIDE + 3 + LANES))
-    cell, at_x, at_y, at_u = np.empty(BLOCK, np.int32), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    cell, chosen = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    at_x, at_y, at_u = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
     for start in range(0, mass.size, BLOCK):
         block = slice(start, min(start + BLOCK, mass.size))
         px, py, pz, vx, vy, vz = (
@@ -164,19 +163,25 @@ def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest_kms):  # type
             points = narrow[v]
             for i in range(m.size):
                 index = np.uint64(cell[i])  # numba looks for a negative index otherwise
-                points[index, 3] += 1.0
-                if support.size == 0 or support[start + i] * scale <= 1.0:
-                    momentum = m[i] * at_u[i]
-                    points[index, 0] += m[i]
-                    points[index, 1] += momentum
-                    points[index, 2] += momentum * at_u[i]
+                inside = support.size == 0 or support[start + i] * scale <= 1.0
+                share = m[i] if inside else 0.0
+                momentum = share * at_u[i]
+                # All four are read before any is written, so that they are added as one vector.
+                old = points[index, 0], points[index, 1], points[index, 2], points[index, 3]
+                points[index, 0] = old[0] + share
+                points[index, 1] = old[1] + momentum
+                points[index, 2] = old[2] + momentum * at_u[i]
+                points[index, 3] = old[3] + 1.0
             if support.size == 0:
                 continue
-            images = wide[v, 0], wide[v, 1], wide[v, 2]
+            several = 0  # kernels of several pixels are listed first: a choice by chance would hold the processor up
             for i in range(m.size):
                 x, y, h = at_x[i], at_y[i], support[start + i] * scale
-                if h <= 1.0 or x < -h or y < -h or x > n + h or y > n + h:
-                    continue
+                chosen[several] = i
+                several += (h > 1.0) & (x >= -h) & (y >= -h) & (x <= n + h) & (y <= n + h)
+            images = wide[v, 0], wide[v, 1], wide[v, 2]
+            for i in chosen[:several]:
+                x, y, h = at_x[i], at_y[i], support[start + i] * scale
                 if h >= WIDE:  # pixels are fine enough for the kernel's own integral
                     _spread_by_integral(images, m[i], x, y, at_u[i], h)
                 else:

@@ -5,9 +5,10 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 
-from kinmass.gen.formats import ramses_files
+from kinmass.gen.formats import enzo_files, ramses_files
 from kinmass.gen.physics.particles import Galaxy
 
 A, H, BOX = 0.6, 0.7, 4000.0  # BOX: physical kpc
@@ -100,5 +101,61 @@ def steps_of_mass(galaxy: Galaxy) -> Galaxy:
     return replace(galaxy, dark=replace(galaxy.dark, mass_msun=np.where(heavy, 8e6, 1e6)))
 
 
-WRITERS = {"ramses": ramses, "old ramses": old_ramses}
-PLAIN = {"ramses": plain_ramses}
+def enzo(folder: Path, galaxy: Galaxy, centre: np.ndarray, velocity: np.ndarray, **options: object) -> Path:
+    path = folder / "DD0099" / "DD0099"
+    settings = {"root": 8, "finest": 6, **options}
+    enzo_files.write(path, [(galaxy, centre, velocity)], BOX, A, H, **settings)  # type: ignore[arg-type]
+    return path
+
+
+def plain_enzo(path: Path) -> tuple[dict[str, Plain], float]:
+    """Cells that no grid of the next level covers, and particles by type, in kpc, km/s and Msun; and the box's side."""
+    words = {k: v.split() for k, v in re.findall(r"^(\w+) *= *(.+)$", path.read_text(), re.M)}
+    keys = ("HubbleConstantNow", "OmegaMatterNow", "ComovingBoxSize", "CurrentRedshift")
+    h, omega_m, box, z = (float(words[f"Cosmology{key}"][0]) for key in keys)
+    first_z = float(words["CosmologyInitialRedshift"][0])
+    length = box * 1000 / h / (1 + z)
+    # Bryan & Norman 1997, section 2, and Enzo's CosmologyGetUnits.
+    mass = omega_m * 1.8788e-29 * h**2 * (1 + z) ** 3 * (length * 3.0856775814913673e21) ** 3 / 1.988409870698051e33
+    velocity = 1.22475e7 * box * np.sqrt(omega_m * (1 + first_z)) / 1e5
+    top = np.array([int(n) for n in words["TopGridDimensions"]])
+    grids = []
+    for block in re.split(r"^Grid = ", path.with_name(f"{path.name}.hierarchy").read_text(), flags=re.M)[1:]:
+        row = {k: v.split() for k, v in re.findall(r"^(\w+) *= *(.+)$", block, re.M)}
+        low, high = (np.array(row[f"Grid{side}Edge"], dtype=float) for side in ("Left", "Right"))
+        n = np.array(row["GridEndIndex"], dtype=int) - np.array(row["GridStartIndex"], dtype=int) + 1
+        level = round(float(np.log2(n[0] / (high - low)[0] / top[0])))
+        grids.append((int(block.split()[0]), level, low, high, n, row))
+    parts: dict[str, list[np.ndarray]] = {"gas": [], "dark": [], "stars": []}
+    for number, level, low, high, n, row in grids:
+        with h5py.File(path.with_name(Path(row["BaryonFileName"][0]).name)) as file:
+            group = {name: dataset[()] for name, dataset in file[f"Grid{number:08d}"].items()}
+        side = (high - low) / n
+        x = np.stack(np.meshgrid(*(low[i] + (np.arange(n[i]) + 0.5) * side[i] for i in range(3)), indexing="ij"), -1)
+        open_cells = np.ones(n, dtype=bool)
+        for _, other_level, other_low, other_high, _, _ in grids:
+            if other_level == level + 1:
+                open_cells &= ~((x > other_low) & (x < other_high)).all(axis=-1)
+        v = np.stack([group[f"{axis}-velocity"].T for axis in "xyz"], -1)[open_cells]
+        m = (group["Density"].T * np.prod(side))[open_cells]
+        columns = [x[open_cells] * length, v * velocity, m[:, None] * mass, np.full((len(m), 1), side[0] * length)]
+        parts["gas"].append(np.hstack(columns))
+        if int(row["NumberOfParticles"][0]):
+            pos, vel = (
+                np.stack([group[f"particle_{kind}_{axis}"] for axis in "xyz"], -1) for kind in ("position", "velocity")
+            )
+            m = group["particle_mass"] * np.prod(side) * mass
+            rows = np.hstack([pos * length, vel * velocity, m[:, None]])
+            for kind, codes in (("dark", (1, 4)), ("stars", (2, 5, 7))):
+                parts[kind].append(rows[np.isin(group["particle_type"], codes) & (m != 0)])
+    rows_of = {kind: np.concatenate(of) for kind, of in parts.items()}
+    return {
+        kind: {"pos_kpc": r[:, :3], "vel_kms": r[:, 3:6], "mass_msun": r[:, 6], "side_kpc": r[:, 7:].ravel()}
+        for kind, r in rows_of.items()
+    }, length
+
+
+WRITERS = {"ramses": ramses, "old ramses": old_ramses, "enzo": enzo}
+#: Relative precision of masses and velocities: Enzo's constants and yt's agree to it.
+PRECISION = {"ramses": 1e-9, "enzo": 4e-4}
+PLAIN = {"ramses": plain_ramses, "enzo": plain_enzo}

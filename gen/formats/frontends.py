@@ -298,9 +298,11 @@ def open_grid(module: str, name: str, path: str, overrides: Overrides = (), **op
     Raises SnapshotError with yt's reason.
     """
     try:
-        ds = _grid_dataset_class(module, name, overrides)(path, **options)
-        ds._periodicity = (False, False, False)
-        _ = ds.index
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # yt leaves a hierarchy open until it is forgotten
+            ds = _grid_dataset_class(module, name, overrides)(path, **options)
+            ds._periodicity = (False, False, False)
+            _ = ds.index
     except Exception as error:
         raise SnapshotError(f"yt cannot read it as {name}: {type(error).__name__}: {error}") from error
     return ds
@@ -308,7 +310,7 @@ def open_grid(module: str, name: str, path: str, overrides: Overrides = (), **op
 
 def load_frontends() -> None:
     """Load yt and the readers of every frontend in use, which takes a second."""
-    for module in ("gadget", "gizmo", "arepo", "tipsy", "ramses"):
+    for module in ("gadget", "gizmo", "arepo", "tipsy", "ramses", "enzo"):
         import_module(f"yt.frontends.{module}.api")
 
 

@@ -77,3 +77,44 @@ def deposit(levels: list[Level], pos: np.ndarray, vel: np.ndarray, mass: np.ndar
         density = np.where(total > 0, total * float(n_side) ** 3, floor)
         parts.append((np.full(len(keys), number), octs, corners, density, velocity))
     return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Gas:
+    """The points that each cell of a lattice of n_side^3 holds: keys (n,) of the cells that hold some, and sums."""
+
+    n_side: int
+    keys: np.ndarray
+    count: np.ndarray
+    mass: np.ndarray
+    momentum: np.ndarray
+
+    @classmethod
+    def of(cls, pos: np.ndarray, vel: np.ndarray, mass: np.ndarray, n_side: int) -> "Gas":
+        """Sum points of the unit cube, pos and vel (N, 3), mass (N,), in the cells of a lattice."""
+        keys, cell, count = np.unique(
+            _key((pos * n_side).astype(np.int64), n_side), return_inverse=True, return_counts=True
+        )
+        momentum = np.stack([np.bincount(cell, mass * v, minlength=len(keys)) for v in vel.T], axis=-1)
+        return cls(n_side, keys, count, np.bincount(cell, mass, minlength=len(keys)), momentum)
+
+    def _rows(self, first: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row of each cell of a block, and whether it holds points."""
+        place = np.stack(np.meshgrid(*(f + np.arange(n) for f, n in zip(first, shape, strict=True)), indexing="ij"), -1)
+        wanted = _key(place.reshape(-1, 3), self.n_side)
+        row = np.searchsorted(self.keys, wanted).clip(max=max(len(self.keys) - 1, 0))
+        return row, self.keys[row] == wanted if len(self.keys) else np.zeros(len(wanted), dtype=bool)
+
+    def counts_in(self, first: np.ndarray, shape: np.ndarray) -> np.ndarray:
+        """Count the points in the cells [x, y, z] of a block whose first cell and number of cells are given."""
+        row, held = self._rows(first, shape)
+        return np.where(held, self.count[row] if len(self.count) else 0, 0).reshape(shape)
+
+    def cells(self, first: np.ndarray, shape: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return densities [x, y, z], floor without gas, and velocities [x, y, z, 3] of the cells of a block."""
+        row, held = self._rows(first, shape)
+        density, velocity = np.full(len(row), floor), np.zeros((len(row), 3))
+        mass = self.mass[row[held]]
+        density[held] = mass * float(self.n_side) ** 3
+        velocity[held] = self.momentum[row[held]] / mass[:, None]
+        return density.reshape(shape), velocity.reshape(*shape, 3)

@@ -6,7 +6,7 @@ from typing import Any
 
 import h5py
 
-from kinmass.gen.formats import gadget_binary, ramses, tipsy
+from kinmass.gen.formats import enzo, gadget_binary, ramses, tipsy
 from kinmass.gen.formats.base import SnapshotError, reading
 from kinmass.gen.formats.gadget import header
 
@@ -27,7 +27,7 @@ _MAGIC = {
 
 
 def container(path: Path) -> str:
-    """Return `hdf5`, `gadget_binary`, `tipsy` or `ramses` (its info file).
+    """Return `hdf5`, `gadget_binary`, `tipsy`, `ramses` (its info file) or `enzo` (its parameters).
 
     Raises SnapshotError for any other file: what it is, and what to do.
     """
@@ -55,6 +55,8 @@ def container(path: Path) -> str:
         return "tipsy"
     if ramses.is_info(head):
         return "ramses"
+    if enzo.is_parameter_file(head):
+        return "enzo"
     if _is_text(head):
         raise SnapshotError(f"{path}: a text file, no snapshot (it begins with {_first_line(head)!r})")
     raise SnapshotError(
@@ -148,6 +150,7 @@ def explain_other_container(path: Path, expected: str) -> str | None:
         "gadget_binary": "a GADGET binary file",
         "tipsy": "a Tipsy file",
         "ramses": "the info file of RAMSES",
+        "enzo": "a parameter file of Enzo",
     }
     try:
         advice = f"give `format: {recognised(path)}`"

@@ -166,7 +166,7 @@ def _check_types(contents: Sketch, declared: dict[str, list[str]], min_stars: in
         contents.odd.append(
             "no smoothing lengths and densities of the gas: the distance of the 32nd neighbour is taken"
         )
-    for ptype in lighter_than_dark(contents.low_resolution, contents.samples):
+    for ptype in lighter_than_dark([t for t in contents.low_resolution if t.startswith("PartType")], contents.samples):
         contents.odd.append(f"{ptype} is said to be of low resolution, and its particles are lighter than PartType1's")
     used_types = {t for types in contents.components.values() for t in types}
     for ptype in sorted(contents.samples.keys() - used_types):

@@ -41,7 +41,8 @@ def _add_mock(commands: Any) -> None:
     mock.add_argument(
         "--suites",
         default="bursty,quiet,middle",
-        help="suites, comma-separated; early, of ellipticals and lenticulars, is there too (default: %(default)s)",
+        help="suites, comma-separated; there are also early, of ellipticals and lenticulars, and grid, those of quiet "
+        "as RAMSES writes them (default: %(default)s)",
     )
     mock.add_argument("--galaxies", type=int, default=300, help="galaxies per suite (default: %(default)s)")
     mock.add_argument(
@@ -139,15 +140,14 @@ def _mock(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from kinmass.gen.campaign import parallel
-    from kinmass.gen.mock.archive import jobs, write_snapshot, write_suite_file
-    from kinmass.gen.mock.suites import SUITES
+    from kinmass.gen.mock.archive import WRITTEN, jobs, write_snapshot, write_suite_file
     from kinmass.gen.options import Mocks, OptionError, checked
     from kinmass.gen.storage.files import write_atomically
 
     parallel.check()
     names = list(dict.fromkeys(args.suites.split(",")))
-    if unknown := [name for name in names if name not in SUITES]:
-        raise OptionError(f"unknown suite {unknown[0]!r}; there are {', '.join(SUITES)}")
+    if unknown := [name for name in names if name not in WRITTEN]:
+        raise OptionError(f"unknown suite {unknown[0]!r}; there are {', '.join(WRITTEN)}")
     mocks = checked(Mocks, galaxies=args.galaxies, stars=args.stars, gas=args.gas, dark=args.dark, seed=args.seed)
     n_particles = {"n_stars": mocks.stars, "n_gas": mocks.gas, "n_dark": mocks.dark}
     config = {"seed": mocks.seed, "galaxies": mocks.galaxies, **n_particles}

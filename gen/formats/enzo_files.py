@@ -15,7 +15,7 @@ from kinmass.gen.physics.particles import Galaxy, Particles, concatenate
 
 OMEGA_M, OMEGA_L, Z_FIRST = 0.3089, 0.6911, 99.0
 #: Density of cells without gas, over that of the mean matter.
-FLOOR = 1e-9
+FLOOR = 1e-12
 
 
 @dataclass

@@ -16,7 +16,7 @@ OMEGA_M, OMEGA_L = 0.3089, 0.6911
 #: RAMSES's own constants (amr/units.f90).
 _RHO_CRIT, _MPC_CM = 1.88e-29, 3.08e24
 #: Density of cells without gas, over that which the mean matter has or, without expansion, the mean gas.
-FLOOR = 1e-9
+FLOOR = 1e-12
 FIELDS = ("density", "velocity_x", "velocity_y", "velocity_z", "pressure", "metallicity")
 _PARTICLES = (
     *(f"{kind}_{axis}" for kind in ("position", "velocity") for axis in "xyz"),

@@ -7,16 +7,20 @@ import h5py
 import numpy as np
 from astropy.table import Table
 
-from kinmass.gen.formats import gadget, tipsy
+from kinmass.gen.formats import gadget, ramses_files, tipsy
 from kinmass.gen.mock.galaxy import MockGalaxy
-from kinmass.gen.mock.suites import Count, make_galaxy
+from kinmass.gen.mock.suites import SUITES, Count, make_galaxy
 from kinmass.gen.physics.particles import Galaxy
 from kinmass.gen.storage.files import sync_folder, sync_tree, write_atomically
 
 HUBBLE = 0.6774
 #: Whether the code that a suite imitates writes positions in double precision by default. Single precision is good to
 #: 1e-3 kpc in the box of `quiet`, whose thinnest discs are a hundred times thicker.
-DOUBLE = {"bursty": False, "quiet": False, "middle": True, "early": True}
+DOUBLE = {"bursty": False, "quiet": False, "middle": True, "early": True, "grid": True}
+#: Suites whose galaxies are those of another, written by another kind of code: same seed, same galaxies.
+TWINS = {"grid": "quiet"}
+#: Suites that can be written.
+WRITTEN = (*SUITES, *TWINS)
 #: Galaxies in one snapshot of the `quiet` suite, whose snapshots are boxes and not zooms.
 PER_BOX = 10
 
@@ -33,7 +37,7 @@ def _place_in_box(
     members, models = [], []
     side = max(2, int(np.ceil(len(indices) ** (1 / 3))))
     for slot, index in enumerate(indices):
-        galaxy, model = make_galaxy(suite, index, seed, **n_particles)
+        galaxy, model = make_galaxy(TWINS.get(suite, suite), index, seed, **n_particles)
         rng = np.random.default_rng([seed, 77, index])
         cell = np.array(np.unravel_index(slot, (side,) * 3)) / side
         centre = cell * box_kpc + rng.uniform(-spread, spread, 3)
@@ -106,24 +110,42 @@ def write_fire(
     path.parent.mkdir(parents=True, exist_ok=True)
     members, models = _place_in_box(suite, [index], seed, box_kpc, 50.0, n_particles)
     centre = np.mod(members[0][1], box_kpc)
-    table = Table(
-        {
-            "id": [0],
-            **{axis: [coordinate] for axis, coordinate in zip("xyz", centre, strict=True)},
-            "r200": [models[0].r200_kpc],
-        }
-    )
-    for column in ("x", "y", "z", "r200"):
-        table[column].unit = "kpc"
-    table.write(path.parent / "galaxies.ecsv", format="ascii.ecsv", overwrite=True)
+    _write_table(path.parent / "galaxies.ecsv", centre, models[0].r200_kpc)
     gadget.write(path, members, box_kpc, 1.0, HUBBLE, "gizmo", double)
     return [path.parent]
+
+
+def _write_table(path: Path, centre_kpc: np.ndarray, r200_kpc: float, **columns: str) -> None:
+    """Write an ECSV table of one galaxy."""
+    places = {axis: [coordinate] for axis, coordinate in zip("xyz", centre_kpc, strict=True)}
+    table = Table({"id": [0], **places, "r200": [r200_kpc], **{name: [value] for name, value in columns.items()}})
+    for column in ("x", "y", "z", "r200"):
+        table[column].unit = "kpc"
+    table.write(path, format="ascii.ecsv", overwrite=True)
+
+
+def write_grid(
+    folder: Path, suite: str, index: int, seed: int, n_particles: dict[str, Count], double: bool
+) -> list[Path]:
+    """Write a galaxy of `quiet` as an output of RAMSES at a = 0.75, with an ECSV table of it; the folder of both.
+
+    The finest cells have sides of 0.12 kpc. Its lineage is the galaxy that it is a twin of, so that no split of
+    galaxies has one in training and the other in a test.
+    """
+    box_kpc = 8000.0
+    path = folder / f"{suite}_{index:05d}" / "output_00100" / "info_00100.txt"
+    members, models = _place_in_box(suite, [index], seed, box_kpc, 40.0, n_particles)
+    ramses_files.write(path, members, box_kpc, 0.75, HUBBLE, levels=(4, 16))
+    lineage = f"snap_{index // PER_BOX:03d}:{index % PER_BOX}"
+    _write_table(path.parent / "galaxies.ecsv", np.mod(members[0][1], box_kpc), models[0].r200_kpc, lineage=lineage)
+    return [path.parent.parent]
 
 
 _WRITE_ZOOM: dict[str, Callable[[Path, str, int, int, dict[str, Count], bool], list[Path]]] = {
     "bursty": write_nihao,
     "middle": write_fire,
     "early": write_fire,
+    "grid": write_grid,
 }
 _YAML = {
     "bursty": "format: tipsy\nsnapshots: bursty_*/*.01000\ncatalogue: {format: ahf, path: '{name}.AHF_halos'}\n",
@@ -131,6 +153,10 @@ _YAML = {
         "format: arepo\nsnapshots: snap_*.hdf5\ncatalogue: {format: subfind, path: 'fof_subhalo_tab_{number}.hdf5'}\n"
     ),
     "middle": "format: gizmo\nsnapshots: middle_*/snapshot_600.hdf5\ncatalogue: {format: table, path: galaxies.ecsv}\n",
+    "grid": (
+        "format: ramses\nsnapshots: grid_*/output_00100/info_00100.txt\n"
+        "catalogue: {format: table, path: galaxies.ecsv}\n"
+    ),
     "early": "format: gizmo\nsnapshots: early_*/snapshot_600.hdf5\ncatalogue: {format: table, path: galaxies.ecsv}\n",
 }
 

@@ -208,7 +208,7 @@ GOOD = {"name": "x", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc
         ({"aperture": {"kpc": 10, "mpc": 1}}, ["unknown key `aperture.mpc`", "known keys: kpc, r200"]),
         ({"aperture": {}}, ["aperture", "exactly one"]),
         ({"aperture": {"kpc": -1}}, ["aperture.kpc", "greater than 0"]),
-        ({"format": "ramses"}, ["ramses", "tipsy, arepo, gizmo, gadget"]),
+        ({"format": "flash"}, ["flash", "tipsy, arepo, gizmo, gadget"]),
         ({"name": None}, ["name"]),
         ({"catalogue": {"format": "ahf"}}, ["path"]),
     ],

@@ -35,7 +35,8 @@ class SuiteIndex:
 
     mass: log10 of the stellar mass inside the aperture [Msun]; size: R_e of view 0 [kpc]. error and ood by source:
     root mean square over views and radii of the median's offset from the truth [dex], and the mean score of the views.
-    problems: why a galaxy is damaged, by number.
+    problems: why a galaxy is damaged, by number. stale_blocks: by source, part and start, galaxies whose kept
+    predictions are not of these maps, this run and this code.
     """
 
     suite: str
@@ -50,7 +51,7 @@ class SuiteIndex:
     ood: dict[int, np.ndarray] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
     seen_tokens: dict[tuple[int, str, int], int] = field(default_factory=dict)
-    stale_blocks: set[tuple[int, str, int]] = field(default_factory=set)
+    stale_blocks: dict[tuple[int, str, int], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.names)
@@ -178,11 +179,11 @@ class Index:
             if not token or table.seen_tokens.get(key) == token:
                 continue
             table.seen_tokens[key] = token
-            if token != tokens([kept.source], part, block)[0]:
-                table.stale_blocks.add(key)
-                continue
-            table.stale_blocks.discard(key)
             numbers = part.names[0][block]
+            if token != tokens([kept.source], part, block)[0]:
+                table.stale_blocks[key] = numbers
+                continue
+            table.stale_blocks.pop(key, None)
             error[numbers], ood[numbers] = per_galaxy(kept.read_summary(block), part.views)
 
     def ensure(self, places: Sequence[tuple[str, int]]) -> None:
@@ -215,8 +216,9 @@ class Index:
         }  # fmt: skip
 
     def n_stale(self, source: int) -> int:
-        """Number of galaxies, rounded up to blocks, whose kept predictions are of other maps, runs or code."""
-        return BLOCK * sum(key[0] == source for table in self.suites.values() for key in table.stale_blocks)
+        """Number of galaxies whose kept predictions are of other maps, runs or code."""
+        stale = ([n for key, n in t.stale_blocks.items() if key[0] == source] for t in self.suites.values())
+        return sum(len(np.unique(np.concatenate(numbers))) for numbers in stale if numbers)
 
 
 def per_galaxy(kept: Mapping[str, np.ndarray], views: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Reading of a YAML file into a checked pydantic model; errors name the wrong keys."""
 
 from collections.abc import Hashable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -34,6 +35,8 @@ def read_checked(path: Path, model: type[Model]) -> Model:
     """Read a YAML file as `model`, without running any code in it. Raises FileError, a line for each wrong key."""
     try:
         content = yaml.load(path.read_text(), _Loader)
+    except FileNotFoundError as error:
+        raise FileError(f"{path}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
@@ -49,7 +52,7 @@ def read_checked(path: Path, model: type[Model]) -> Model:
 
 
 def _sentence(path: Path, model: type[BaseModel], problem: Any) -> str:
-    """One of pydantic's errors as a sentence that names the file, the key and, for keys, those that exist."""
+    """One of pydantic's errors as a sentence that names the file, the key and, for an unknown one, those that exist."""
     key = ".".join(str(part) for part in problem["loc"])
     section = model
     for part in problem["loc"][:-1]:
@@ -61,7 +64,10 @@ def _sentence(path: Path, model: type[BaseModel], problem: Any) -> str:
             section = models[0] if models else section
     known_keys = f"known keys: {', '.join(section.model_fields)}"
     if problem["type"] == "extra_forbidden":
-        return f"{path}: unknown key `{key}`; {known_keys}"
+        close = get_close_matches(str(problem["loc"][-1]), list(section.model_fields), n=1)
+        hint = f", did you mean `{close[0]}`?" if close else ";"
+        return f"{path}: unknown key `{key}`{hint} {known_keys}"
     if problem["type"] == "missing":
-        return f"{path}: key `{key}` is missing; {known_keys}"
-    return f"{path}: `{key or 'file'}`: {problem['msg'].removeprefix('Value error, ')}"
+        return f"{path}: key `{key}` is missing; add it"
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"{path}: `{key}`: {reason}" if key else f"{path}: {reason}"

@@ -157,13 +157,16 @@ def find(path: Path, galaxy: str) -> tuple[str, int]:
     suites = store.suites(path)
     before, _, after = galaxy.partition("/")
     places = [(before, after)] if before in suites and after else [(suite, galaxy) for suite in suites]
-    found, first = [], ""
+    found, alike, others = [], [], []
     for suite, name in places:
         names = store.open_suite(path, suite)["galaxy"][:].tolist()
         found += [(suite, names.index(name))] if name in names else []
-        first = first or ", ".join(f"{suite}/{n}" for n in names[:3])
+        alike += [f"{suite}/{n}" for n in names if name in n]
+        others += [f"{suite}/{n}" for n in names[:3]]
     if not found:
-        raise NotShown(f"{path} has no galaxy {galaxy!r}; it has {first or 'none'}, ...")
+        named = alike or others
+        few = ", ".join(named[:3]) + (", ..." if len(named) > 3 or not alike else "")
+        raise NotShown(f"{path} has no galaxy {galaxy!r}; it has {few if named else 'none'}")
     if len(found) > 1:
         raise NotShown(f"{galaxy!r} is in {' and '.join(s for s, _ in found)}: say which, as {found[0][0]}/{galaxy}")
     return found[0]

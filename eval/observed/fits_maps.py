@@ -18,6 +18,8 @@ def _open_fits(path: Path) -> fits.HDUList:
     try:
         # Headers and data are read as they are, without pickles. Files with a short last block are common.
         return fits.open(path, ignore_missing_end=True, memmap=False)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; paths are relative to the YAML file's folder") from error
     except (OSError, ValueError, TypeError, EOFError) as error:
         others = f"; tables of other kinds are known by their suffix: {', '.join(FORMATS)}"
         is_fits = path.name.lower().removesuffix(".gz").endswith((".fits", ".fit", ".fts"))
@@ -50,7 +52,7 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
             if extension is None:
                 extension = next((i for i, h in enumerate(hdus) if h.is_image and h.header.get("NAXIS", 0) >= 2), None)
                 if extension is None:
-                    raise ValueError(f"{file} holds no image")
+                    raise ValueError(f"{file} holds no image; for columns of a table give its name as `table`")
             if extension not in hdus if isinstance(extension, str) else extension >= len(hdus):
                 raise ValueError(f"{file} has no extension {extension}; there are {', '.join(h.name for h in hdus)}")
             try:
@@ -58,7 +60,7 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
             except (OSError, ValueError, TypeError) as error:
                 raise ValueError(f"{file} is damaged ({error})") from error
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
-        raise ValueError(f"{name} is no image")
+        raise ValueError(f"{name} is no image; say which extension is, as FILE[EXTENSION]")
     data = np.squeeze(data)
     if plane is not None:
         if data.ndim != 3 or plane >= len(data):
@@ -104,7 +106,7 @@ def columns(name: str, folder: Path) -> dict[str, tuple[np.ndarray, str | None]]
             if extension is not None:
                 tables = [h for i, h in enumerate(hdus) if _is_extension(extension, i, h) and h in tables]
             if not tables:
-                raise ValueError(f"{name} holds no such table")
+                raise ValueError(f"{name}: there is no such table in the file; give FILE or FILE[EXTENSION] of a table")
             rows, table_columns = tables[0].data, tables[0].columns
             read = {
                 c.name: (_null_to_nan(_flat(rows[c.name]), c), c.unit)

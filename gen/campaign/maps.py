@@ -197,6 +197,7 @@ def _generate(
         with contextlib.suppress(OSError):  # what it cost is worth no failure
             timing.keep(out, ranks, phases_s)
     if parallel.rank() == 0 and not quiet:
-        print(timing.told(ranks, phases_s), file=sys.stderr)
+        if any(rank.galaxies for rank in ranks):
+            print(timing.told(ranks, phases_s), file=sys.stderr)
         print(f"peak memory per rank [MB]: {max(peaks):.0f} at most, {median(peaks):.0f} median", file=sys.stderr)
     return parallel.broadcast((len(tasks) - len(failed), len(failed)))

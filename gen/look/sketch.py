@@ -181,7 +181,8 @@ def _check_numbers(contents: Sketch) -> None:
     assert units is not None
     if "assumed" in units.source:
         contents.odd.append(
-            "no units in the file; if they are others add `units: {length_kpc, mass_msun, velocity_kms}`"
+            "no units in the file: those above are assumed; where the run has others, add "
+            "`units: {length_kpc: ..., mass_msun: ..., velocity_kms: ...}` to the suite file"
         )
     if not units.cosmological:
         contents.odd.append("taken as an isolated run, not cosmological (a = 1, no factors of h but those above)")
@@ -209,4 +210,6 @@ def _check_numbers(contents: Sketch) -> None:
         (spread_kms, SPREAD_KMS, "the stars' velocities spread by {:.3g} km/s", "velocity_kms"),
     ):
         if len(stars) > 1 and not low <= value <= high:
-            contents.odd.append(f"{words.format(value)}: is the unit right? If not add `units: {{{key}: ...}}`")
+            many = "do several galaxies share the file, or is it in another unit? If so,"
+            question = many if key == "length_kpc" and value > high else "is the unit right? If not,"
+            contents.odd.append(f"{words.format(value)}: {question} add `units: {{{key}: ...}}`")

@@ -151,7 +151,9 @@ def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> t
         earlier_settings = begun["fit"]
         # One that changes no result may have come or gone since the run began.
         if names := ", ".join(sorted((earlier_settings.keys() ^ settings.keys()) - set(FREE_SETTINGS))):
-            raise RunError(f"{out / 'run.json'}: there or here is no setting {names} of a fit; choose another --out")
+            raise RunError(
+                f"{out / 'run.json'} is of another version, which differs in the settings {names}; choose another --out"
+            )
         _refuse(
             out,
             [
@@ -161,7 +163,7 @@ def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> t
             ],
         )
         if instrument_in(begun, out) != config.instrument_model:
-            _refuse(out, ["instrument of that name"])
+            _refuse(out, ["the instrument of that name"])
     return begun, remark
 
 
@@ -210,7 +212,7 @@ def _difference(name: str, earlier: object, requested: object) -> str:
 
 def _refuse(out: Path, different: list[str]) -> None:
     if different:
-        raise RunError(f"{out} holds a run with another {', '.join(different)}; choose another --out")
+        raise RunError(f"{out} holds a run with other settings: {', '.join(different)}; choose another --out")
 
 
 def store_identity(path: Path, suites: tuple[str, ...]) -> dict[str, SuiteIdentity]:

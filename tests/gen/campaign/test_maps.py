@@ -204,12 +204,16 @@ GOOD = {"name": "x", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"snapshot": "x"}, ["unknown key `snapshot`", "known keys: name, format, snapshots"]),
+        (
+            {"snapshot": "x"},
+            ["unknown key `snapshot`, did you mean `snapshots`?", "known keys: name, format, snapshots"],
+        ),
         ({"aperture": {"kpc": 10, "mpc": 1}}, ["unknown key `aperture.mpc`", "known keys: kpc, r200"]),
         ({"aperture": {}}, ["aperture", "exactly one"]),
         ({"aperture": {"kpc": -1}}, ["aperture.kpc", "greater than 0"]),
         ({"format": "flash"}, ["flash", "tipsy, arepo, gizmo, gadget"]),
         ({"name": None}, ["name"]),
+        ({"catalog": {"format": "ahf", "path": "x"}}, ["unknown key `catalog`, did you mean `catalogue`?"]),
         ({"catalogue": {"format": "ahf"}}, ["path"]),
     ],
 )

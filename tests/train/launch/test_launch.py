@@ -301,7 +301,7 @@ def test_other_refusals(map_store, tmp_path, capsys):
     shutil.rmtree(tmp_path / "maps.zarr" / "quiet" / "status" / "c")
     assert "no finished galaxy in quiet" in refused(tmp_path / "maps.zarr")
     fit(FitConfig(str(map_store), "gas", SUITES, **SMALL | {"steps": 4}), tmp_path / "run", quiet=True)
-    assert "another steps" in refused(map_store)
+    assert "settings: steps" in refused(map_store)
     (state,) = states(tmp_path / "run")
     assert state.name == "finished"
     (tmp_path / "run" / "logs").mkdir()

@@ -558,7 +558,7 @@ def test_a_checkpoint_cut_short_falls_back_on_the_one_before(map_store, tmp_path
 
 def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_path, stopped):
     run = shutil.copytree(stopped, tmp_path / "run")
-    with pytest.raises(RunError, match=r"another batch \(8 there, 16 asked for\), width \(4 there, 8 asked for\)"):
+    with pytest.raises(RunError, match=r"settings: batch \(8 there, 16 asked for\), width \(4 there, 8 asked for\)"):
         fit(config_of(map_store, **LONG | {"width": 8, "batch": 16}), run, quiet=True)
     moved = shutil.copytree(map_store, tmp_path / "moved.zarr", ignore=LOCKS)
     ddp.request_stop()
@@ -566,11 +566,11 @@ def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_
         fit(config_of(moved, **LONG), run, quiet=True)
     group = zarr.open_group(moved / "quiet", mode="r+")
     group.attrs["config"] = group.attrs["config"] | {"seed": 7}
-    with pytest.raises(RunError, match=r"another seed of quiet \(0 there, 7 asked for\)"):
+    with pytest.raises(RunError, match=r"settings: seed of quiet \(0 there, 7 asked for\)"):
         fit(config_of(moved, **LONG), run, quiet=True)
     group.attrs["config"] = group.attrs["config"] | {"seed": 0}
     group["galaxy"][:2] = group["galaxy"][:2][::-1]
-    with pytest.raises(RunError, match="another list of galaxies of quiet"):
+    with pytest.raises(RunError, match="settings: list of galaxies of quiet"):
         fit(config_of(moved, **LONG), run, quiet=True)
 
 
@@ -706,7 +706,7 @@ def test_run_folder_tensorboard_and_refusals(map_store, tmp_path, capsys):
     assert main(arguments) == 0  # left alone
     assert "best after" in capsys.readouterr().out
     assert main(arguments[:7]) == 2
-    assert "another batch (8 there, 64 asked for), round_steps (4 there, 100 asked for)" in capsys.readouterr().err
+    assert "settings: batch (8 there, 64 asked for), round_steps (4 there, 100 asked for)" in capsys.readouterr().err
 
 
 def test_mixed_precision_learns_as_float32_does(map_store, tmp_path):
@@ -728,7 +728,7 @@ def test_a_run_json_that_is_lost_is_told_by_the_checkpoint(map_store, tmp_path, 
     (run / "run.json").unlink()
     if content is not None:
         (run / "run.json").write_bytes(content)
-    with pytest.raises(RunError, match=r"another width \(4 there, 8 asked for\)"):
+    with pytest.raises(RunError, match=r"settings: width \(4 there, 8 asked for\)"):
         fit(config_of(map_store, **LONG | {"width": 8}), run, quiet=True)
     ddp.request_stop()
     with pytest.raises(Stopped):
@@ -871,7 +871,7 @@ def test_a_batch_that_is_chosen_stays_the_runs_own(map_store, tmp_path, capsys):
     begun = tmp_path / "begun"
     fit(larger, begun, quiet=True)
     assert fit(config_of(map_store, batch=0, steps=4), begun, quiet=True)["fit"]["batch"] == 16
-    with pytest.raises(RunError, match="another learning_rate"):
+    with pytest.raises(RunError, match="settings: learning_rate"):
         fit(config_of(map_store, batch=0, learning_rate=1e-3, steps=4), begun, quiet=True)
     with pytest.raises(SystemExit):
         main(["fit", "--store", str(map_store), "--tracer", "gas", "--out", str(begun), "--batch", "0"])

@@ -112,7 +112,7 @@ def test_a_fit_that_goes_on_needs_no_run_to_start_from(map_store, tmp_path, trai
     fit(config, tmp_path / "stopped", quiet=True)
     whole, stopped = weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped")
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
-    with pytest.raises(RunError, match="another start_from"):
+    with pytest.raises(RunError, match="settings: start_from"):
         fit(dataclasses.replace(config, start_from=()), tmp_path / "stopped", quiet=True)
 
 
@@ -152,5 +152,5 @@ def test_a_run_from_before_these_settings_has_their_defaults(map_store, tmp_path
     fit(config_of(map_store, tracer="stars", seed=2), tmp_path / "another", quiet=True)
     sources = sources_of([run, tmp_path / "another"], tmp_path, classical=False)
     assert [(source.name, source.seed) for source in sources] == [("cnn", 1), ("cnn", 2)]
-    with pytest.raises(RunError, match=r"another join \(concat there, gated asked for\)"):
+    with pytest.raises(RunError, match=r"settings: join \(concat there, gated asked for\)"):
         fit(config_of(map_store, tracer="stars", seed=1, join="gated"), run, quiet=True)

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinmass.gen.command import stage_parser
+from kinmass.gen.command import add_command, stage_parser
 from kinmass.gen.errors import named
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _cluster_settings(args: argparse.Namespace) -> "Cluster":
 
 def add_commands(commands: Any) -> None:
     """Add this stage's commands to `commands`, which argparse's add_subparsers has returned."""
-    tables = commands.add_parser("tables", help="evaluate runs on every suite of a store")
+    tables = add_command(commands, "tables", "evaluate runs on every suite of a store")
     tables.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or a folder that holds them")
     tables.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
     tables.add_argument("--out", type=Path, required=True, help="folder for table.csv, table.parquet and the rest")
@@ -67,7 +67,7 @@ def add_commands(commands: Any) -> None:
     tables.add_argument("--report", action="store_true", help="write the report as well")
     _add_cluster(tables)
 
-    compare = commands.add_parser("compare", help="say which of two runs is better, by how much, and whether by chance")
+    compare = add_command(commands, "compare", "say which of two runs is better, by how much, and whether by chance")
     compare.add_argument("a", type=Path, metavar="RUN_A", help="run folder")
     compare.add_argument("b", type=Path, metavar="RUN_B", help="run folder")
     compare.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
@@ -79,8 +79,8 @@ def add_commands(commands: Any) -> None:
     compare.add_argument("--out", type=Path, help="CSV file to write as well")
     _add_cluster(compare)
 
-    conditions = commands.add_parser(
-        "conditions", help="test runs on galaxies seen through footprints, blur, noise, few particles, ..."
+    conditions = add_command(
+        commands, "conditions", "test runs on galaxies seen through footprints, blur, noise, few particles, ..."
     )
     conditions.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or one that holds them")
     conditions.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
@@ -89,13 +89,15 @@ def add_commands(commands: Any) -> None:
     conditions.add_argument("--part", default="test", choices=("test", "all"), help="as of tables (default: test)")
     conditions.add_argument("--views", type=int, default=1, help="views of each galaxy at most, 0 for all (default: 1)")
 
-    report = commands.add_parser("report", help="draw figures and write one HTML file that opens without a network")
-    report.add_argument("results", type=Path, help="folder that `tables` has written")
+    report = add_command(commands, "report", "draw figures and write one HTML file that opens without a network")
+    report.add_argument("results", type=Path, metavar="RESULTS", help="folder that `tables` has written")
 
     _add_show_and_gallery(commands)
 
-    predict = commands.add_parser(
-        "predict", help="posterior mass profiles of a suite's galaxies, or of observed ones that YAML files describe"
+    predict = add_command(
+        commands,
+        "predict",
+        "posterior mass profiles of a suite's galaxies, or of observed ones that YAML files describe",
     )
     predict.add_argument(
         "runs",
@@ -110,13 +112,15 @@ def add_commands(commands: Any) -> None:
         "--inside-kpc", type=float, nargs="+", default=[], help="observed: say the mass inside these radii [kpc], too"
     )
     predict.add_argument(
-        "--out", type=Path, help="simulated: CSV file to write as well; observed: folder (default: profiles)"
+        "--out",
+        type=Path,
+        help="simulated: CSV file to write, in place of printing; observed: folder (default: profiles)",
     )
 
 
 def _add_show_and_gallery(commands: Any) -> None:
-    show = commands.add_parser(
-        "show", help="print the main lines of what `tables` has written, or draw one galaxy of a store"
+    show = add_command(
+        commands, "show", "print the main lines of what `tables` has written, or draw one galaxy of a store"
     )
     show.add_argument("path", type=Path, metavar="RESULTS|STORE", help="folder of tables; or a map store")
     show.add_argument(
@@ -127,7 +131,7 @@ def _add_show_and_gallery(commands: Any) -> None:
     show.add_argument("--runs", type=Path, nargs="+", default=[], metavar="RUN", help="run folders, or one with some")
     show.add_argument("--out", type=Path, help="picture to write, .png or .pdf (default: SUITE.NAME.viewN.png)")
 
-    gallery = commands.add_parser("gallery", help="show the galaxies of a store as a web page on this machine")
+    gallery = add_command(commands, "gallery", "show the galaxies of a store as a web page on this machine")
     gallery.add_argument("store", type=Path, metavar="STORE", help="map store")
     gallery.add_argument(
         "--runs", type=Path, nargs="+", default=[], metavar="RUN",
@@ -217,6 +221,7 @@ def _compare(args: argparse.Namespace) -> int:
     part = None if args.part == "all" else args.part
     folder = args.out.parent if args.out else Path()
     table = compare(args.a, args.b, args.store, test_suites, part, args.tracer, _cluster_settings(args), folder)
+    print(f"A is {args.a}, B is {args.b}")
     print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in (args.a, args.b)]
     print("\n".join([*trained_on_remark(part, train_sets, test_suites), *verdicts(table)]))
@@ -232,6 +237,11 @@ def _show(args: argparse.Namespace) -> int:
         return _show_galaxy(args)
     if args.galaxy is not None or args.runs or args.instrument or args.out:
         raise OptionError(f"{args.path} is no map store: a galaxy is drawn from the store that `kinmass maps` has made")
+    if not (args.path / "tables.json").exists():
+        raise OptionError(
+            f"{args.path} is neither a map store nor a folder of tables; make a store with `kinmass maps`, "
+            "tables with `kinmass tables`"
+        )
     from kinmass.eval.report.page import headlines, read_results
     from kinmass.eval.tables.tables import ALL, shown
 
@@ -307,12 +317,20 @@ def _report(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     galaxies = [path for path in args.runs if path.suffix in (".yaml", ".yml")]
     runs = [path for path in args.runs if path not in galaxies]
+    for path in runs:
+        if path.is_file():
+            raise ValueError(
+                f"{path} is neither a run folder nor a YAML file; describe maps in a YAML file "
+                "(docs/howto/galaxy.md) and give that"
+            )
     if galaxies and not runs:
         runs = shipped_runs()
         if not runs:
             raise ValueError("no networks come with this installation: give runs, or make some with `make networks`")
     if not runs or bool(galaxies) == bool(args.store and args.suite) or (args.store is None) != (args.suite is None):
-        raise ValueError("give runs, and either YAML files of observed galaxies or --store and --suite")
+        raise ValueError(
+            "give YAML files of observed galaxies; or run folders with --store and --suite, for simulated ones"
+        )
     if galaxies:
         return _predict_observed(runs, galaxies, args.out or Path("profiles"), args.inside_kpc)
     from kinmass.eval.observed.places import labels, write_beside
@@ -320,10 +338,12 @@ def _predict(args: argparse.Namespace) -> int:
 
     for run, label in zip(runs, labels(runs), strict=True):
         table = predict(run, args.store, args.suite)
-        print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
-        if args.out and len(runs) == 1:
+        if not args.out:
+            print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+        elif len(runs) == 1:
             _write_csv(table, args.out)
-        elif args.out:
+            print(args.out)
+        else:
             print(write_beside(args.out / f"{label}.csv", table.to_csv(index=False)))
     return 0
 
@@ -371,7 +391,7 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
             print("\n".join([*profile.sentences(), *map(profile.inside, inside_kpc)]))
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
         for reason in refusals:
-            print(f"kinmass predict: {reason}", file=sys.stderr)
+            print(f"kinmass predict: {path}: {reason}", file=sys.stderr)
         n_failed += not profiles
     return 2 if n_failed else 0
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinmass.gen.command import stage_parser
+from kinmass.gen.command import add_command, stage_parser
 from kinmass.gen.errors import in_words, is_user_error
 from kinmass.gen.options import number_or_range
 
@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_mock(commands: Any) -> None:
-    mock = commands.add_parser("mock", help="make mock suites of galaxies in equilibrium, in archive formats")
+    mock = add_command(commands, "mock", "make mock suites of galaxies in equilibrium, in archive formats")
     mock.add_argument("--out", type=Path, required=True, help="folder to write the suites into")
     mock.add_argument(
         "--suites",
@@ -65,7 +65,7 @@ def _add_mock(commands: Any) -> None:
 
 
 def _add_maps(commands: Any) -> None:
-    maps = commands.add_parser("maps", help="project the galaxies of suites into a map store")
+    maps = add_command(commands, "maps", "project the galaxies of suites into a map store")
     maps.add_argument(
         "suites", type=Path, nargs="+", metavar="SUITE.yaml", help="suite files (docs/howto/simulation.md)"
     )
@@ -113,8 +113,8 @@ def _add_maps(commands: Any) -> None:
 
 
 def _add_check_and_export(commands: Any) -> None:
-    check = commands.add_parser(
-        "check", help="say what a snapshot holds, or what becomes of the first of a suite file, with a verdict"
+    check = add_command(
+        commands, "check", "say what a snapshot holds, or what becomes of the first of a suite file, with a verdict"
     )
     check.add_argument("files", type=Path, nargs="+", metavar="FILE", help="snapshots, or suite files (.yaml)")
     check.add_argument(
@@ -122,7 +122,7 @@ def _add_check_and_export(commands: Any) -> None:
     )
     check.add_argument("--format", help="format of the snapshot, as docs/generation.md lists them (default: guessed)")
 
-    export = commands.add_parser("export", help="write the maps of a galaxy as FITS files")
+    export = add_command(commands, "export", "write the maps of a galaxy as FITS files")
     export.add_argument("store", type=Path, metavar="STORE", help="map store")
     export.add_argument("--suite", required=True, help="suite of the galaxy")
     export.add_argument("--galaxy", required=True, metavar="NAME", help="name of the galaxy in the store")

@@ -5,7 +5,8 @@ simulations to maps
   kinmass check snap_099.hdf5 [--draft]               what a snapshot or a suite file holds; a suite file for it
   kinmass maps mine.yaml --out maps.zarr              map every galaxy of some suites (under mpiexec or srun: shared)
   kinmass maps mine.yaml --preview                    draw a few of its galaxies first: is all of it right?
-  kinmass export maps.zarr --suite mine --galaxy 0 --out fits
+  kinmass show maps.zarr                              which suites and galaxies a store holds
+  kinmass export maps.zarr --suite mine --galaxy snap_099:0 --out fits   one of them, as FITS files
 
 maps to a posterior
   kinmass fit --store maps.zarr --tracer both --out runs/both
@@ -18,7 +19,7 @@ posteriors to tables, and real galaxies
   kinmass gallery maps.zarr --runs runs               all galaxies as a local web page; `show` draws one of them
   kinmass report results                              figures and one HTML page; `show` prints the main lines
   kinmass compare runs/a runs/b --store maps.zarr     which of two runs is better, and is it chance?
-  kinmass predict runs/gas NGC4451.yaml               the profile of an observed galaxy
+  kinmass predict NGC4451.yaml                        the profile of an observed galaxy, which the YAML file describes
 
 What was stopped goes on where it stood when the same command is given again. `kinmass COMMAND --help` says more.
 """

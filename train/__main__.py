@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kinmass.gen.command import stage_parser
+from kinmass.gen.command import add_command, stage_parser
 from kinmass.gen.errors import named
 from kinmass.train.loop.config import PRECISIONS, ROBUST, FitConfig
 
@@ -31,14 +31,14 @@ _SITE_OPTIONS = {
 
 def add_commands(commands: Any) -> None:
     """Add this stage's commands to `commands`, of argparse's add_subparsers."""
-    fit_parser = commands.add_parser("fit", help="train one network")
+    fit_parser = add_command(commands, "fit", "train one network")
     fit_parser.add_argument("--store", type=Path, required=True, help="map store made by `kinmass maps`")
     fit_parser.add_argument(
         "--tracer", required=True, help="gas, stars, both, or any: one network for whichever there is"
     )
     fit_parser.add_argument("--out", type=Path, required=True, help="run folder to write or to go on with")
     _add_fit_options(fit_parser)
-    launch_parser = commands.add_parser("launch", help="train in jobs of Slurm, or in the background")
+    launch_parser = add_command(commands, "launch", "train in jobs of Slurm, or in the background")
     launch_parser.add_argument(
         "--out", type=Path, required=True, help="run folder, or with --array the folder of run folders"
     )
@@ -74,7 +74,7 @@ def add_commands(commands: Any) -> None:
         launch_parser.add_argument(f"--{name.replace('_', '-')}", help=text)
     launch_parser.add_argument("--dry-run", action="store_true", help="show what would be submitted, and queue nothing")
     _add_fit_options(launch_parser)
-    status_parser = commands.add_parser("status", help="say how every run below a folder stands")
+    status_parser = add_command(commands, "status", "say how every run below a folder stands")
     status_parser.add_argument("out", type=Path, metavar="RUNS", help="run folder, or a folder that holds some")
     status_parser.add_argument(
         "--jobs", action="store_true", help="print only the jobs under way, as 12:13, for scripts"

@@ -119,6 +119,8 @@ class Results:
 
 def read_results(folder: Path) -> Results:
     """Read a results folder. Raises ValueError when the tables are not there."""
+    if not (folder / "tables.json").exists():
+        raise ValueError(f"{folder} holds no tables; make them with `kinmass tables ... --out {folder}`")
     try:
         origin = json.loads((folder / "tables.json").read_text())
         names = ("table", "summary", "ratios", "gains", "beside", "gap", "closed", "bins", "calibration")
@@ -131,7 +133,7 @@ def read_results(folder: Path) -> Results:
             f"{folder} holds no tables that can be read ({error}); make them with `kinmass tables`"
         ) from error
     if not (tables[0].train != "").any():
-        raise ValueError(f"{folder}/table.parquet has no network in it")
+        raise ValueError(f"{folder}/table.parquet has no network in it; give `kinmass tables` the runs of some")
     networks = sorted(tables[0].estimator[tables[0].train != ""].unique())
     # Without plain networks, another kind (for any tracer, or trained with variations) is shown in their place.
     if "cnn" not in networks:

@@ -131,7 +131,7 @@ def verdicts(table: pd.DataFrame) -> list[str]:
         chance = "beyond chance" if probability > 0.975 else "which may be chance"
         lines.append(
             f"{row['test']}: {better} is better, its CRPS lower by {abs(row['b-a']):.4f} dex "
-            f"({100 * abs(row['b-a']) / worse_crps:.0f} %), {chance} (probability {probability:.3f}, "
-            f"{row['n_galaxies']} galaxies)"
+            f"({100 * abs(row['b-a']) / worse_crps:.0f} %), {chance} (it is the better one with a "
+            f"probability of {probability:.3f}; {row['n_galaxies']} galaxies)"
         )
     return lines

@@ -119,7 +119,7 @@ def test_what_makes_no_map_is_said():
         ((ones, np.ones((4, 5)), ones, 1.0), "one shape"),
         ((ones, np.nan * ones, ones, 1.0), "no pixel"),
         ((-ones, ones, ones, 1.0), "no pixel"),
-        ((ones, ones, ones, 0.0), "make no map"),
+        ((ones, ones, ones, 0.0), "pixels must be wider than 0"),
     ):
         with pytest.raises(ValueError, match=words):
             SkyMap.from_images(*arguments)
@@ -498,6 +498,7 @@ def frequency(content, folder):
         (gas(within_kms=1e-6), "no pixel has"),
         (gas(max_velocity_error_kms=3.0), "needs velocity_error or velocity_ivar"),
         (gas(dispersion="mock.yaml"), "cannot be read as FITS"),
+        (gas(dispersion="gone.fits"), "gone.fits: no such file"),
         (lambda content, folder: content.update(distance_mpc=-3.0), "distance_mpc"),
         (lambda content, folder: content.update(name="../../etc"), "name"),
         (lambda content, folder: content.update(half_light_radius_arcsec=float("nan")), "half_light_radius_arcsec"),
@@ -536,7 +537,11 @@ def test_runs_and_galaxies_do_not_mix(tmp_path, relative, map_store, capsys):
     assert main(["predict", str(relative.path), str(path), "--store", str(map_store), "--suite", "quiet"]) == 2
     assert main(["predict", str(relative.path)]) == 2
     assert main(["predict", "--store", str(map_store), "--suite", "quiet"]) == 2
-    assert capsys.readouterr().err.count("give runs, and either") == 3
+    (tmp_path / "v.fits").touch()
+    assert main(["predict", str(tmp_path / "v.fits")]) == 2  # a newcomer's first try
+    printed = capsys.readouterr().err
+    assert f"{tmp_path}/v.fits is neither a run folder nor a YAML file" in printed
+    assert printed.count("give YAML files of observed galaxies; or run folders") == 3
 
 
 # ---- real ones

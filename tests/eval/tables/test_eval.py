@@ -265,12 +265,15 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     comparison_with_stars = command(
         "eval", "compare", both, next(r for r in runs if r.name == "stars"), *arguments
     ).stdout
-    assert "probability" in comparison_with_stars
+    assert f"A is {both}, B is " in comparison_with_stars
+    assert "is the better one with a probability of" in comparison_with_stars
 
 
 def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, map_store, tmp_path):
     run, out = next(r for r in runs if r.name == "both"), tmp_path / "p.csv"
-    stderr = command("eval", "predict", run, "--store", map_store, "--suite", "quiet", "--out", out).stderr
+    done = command("eval", "predict", run, "--store", map_store, "--suite", "quiet", "--out", out)
+    assert done.stdout == f"{out}\n"
+    stderr = done.stderr
     table = pd.read_csv(out)
     assert len(table) == 12 * 2 * K
     assert (table.lo_68 < table.hi_68).all()
@@ -356,6 +359,7 @@ def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):
         (("tables", runs[0], "--store", tmp_path / "no.zarr", "--out", tmp_path), "no map store"),
         (("tables", runs[0], "--store", map_store, "--out", tmp_path, "--suites", "eagle"), "no suite 'eagle'"),
         (("report", tmp_path / "nothing"), "holds no tables"),
+        (("show", tmp_path / "nothing"), "neither a map store nor a folder of tables"),
         (("predict", runs[0], "--store", tmp_path / "other.zarr", "--suite", "quiet"), "pixels = 16, "),
     ):
         process = command("eval", *arguments, check=False)

@@ -54,9 +54,11 @@ def export(
     if view is not None and not 0 <= view < n_views:
         raise OptionError(f"{path}/{suite} has views 0 to {n_views - 1}, not {view}")
     if distance_mpc is not None and not 0 < distance_mpc < np.inf:
-        raise OptionError(f"a distance of {distance_mpc:g} Mpc is none; give a positive one")
+        raise OptionError(f"--distance-mpc must be a positive number, not {distance_mpc:g}")
     if not (0 <= centre_deg[0] <= 360 and -90 <= centre_deg[1] <= 90):
-        raise OptionError(f"RA {centre_deg[0]:g}, Dec {centre_deg[1]:g} is no place on the sky [deg]")
+        raise OptionError(
+            f"--ra must be from 0 to 360 and --dec from -90 to 90 degrees, not {centre_deg[0]:g} and {centre_deg[1]:g}"
+        )
     make_folder(out)
     by_light = group.attrs["config"]["suite"]["tracers"]["stars"] == "light"
     paths, code_commit = [], commit()

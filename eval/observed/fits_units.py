@@ -57,7 +57,7 @@ def read_unit(text: str | None) -> WrittenUnit:
     if (logarithm := _LOGARITHM.fullmatch(unit_text)) is not None:
         inner = read_unit(logarithm[2] or logarithm[3])
         if inner.log:
-            raise ValueError(f"{text!r} is a logarithm of a logarithm")
+            raise ValueError(f"unit {text!r} is a logarithm of a logarithm; convert the map")
         return WrittenUnit("db" if logarithm[1].lower() == "db" else "dex", inner.unit)
     if _MAGNITUDE.search(unit_text):
         area = re.sub(r"\bper\b", "/", _MAGNITUDE.sub(" ", unit_text)).replace("/ ", "/").strip()
@@ -99,9 +99,9 @@ def _read_linear_unit(text: str) -> units.UnitBase:
         try:
             unit = units.Unit(scale * units.Unit(astropy_text))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{text!r} is no unit that is known") from error
+            raise ValueError(f"unit {text!r} is not known; write it as astropy does, e.g. km/s") from error
         if any(base.name == "dex" for base in unit.decompose().bases):  # magnitudes and decibels too
-            raise ValueError(f"{text!r} mixes a logarithm with other units")
+            raise ValueError(f"unit {text!r} mixes a logarithm with other units; convert the map")
     return unit
 
 
@@ -119,7 +119,7 @@ def _astropy_spelling(word: str, all_capitals: bool) -> str:
         except ValueError:
             continue
         return spelling
-    raise ValueError(f"{word!r} is no unit that is known")
+    raise ValueError(f"unit {word!r} is not known; write it as astropy does, e.g. km/s")
 
 
 def _conversion_factor(name: str, unit: str | None, target_unit: units.UnitBase, default: float, reason: str) -> float:

@@ -146,7 +146,9 @@ def spaxel_side(x_arcsec: np.ndarray, y_arcsec: np.ndarray, name: str, pixel_arc
     """
     positions = np.unique(np.round(np.stack([x_arcsec, y_arcsec], axis=1), 6), axis=0)
     if len(positions) < 6:
-        raise ValueError(f"{name}: {len(positions)} places are no map")
+        raise ValueError(
+            f"{name}: a map needs six spaxels at least, this one has {len(positions)}; is `table` the right one?"
+        )
     distance = cKDTree(positions).query(positions, k=6)[0][:, 1:]
     side = float(np.median(distance[:, 0]))
     squared_sides = (distance[:, 0] / side) ** 2
@@ -204,7 +206,7 @@ def tiled(x_arcsec: np.ndarray, y_arcsec: np.ndarray) -> tuple[np.ndarray, np.nd
     """
     centres = np.stack([x_arcsec, y_arcsec], axis=1)
     if len(centres) < 5:
-        raise ValueError(f"{len(centres)} bins are no map")
+        raise ValueError(f"a map needs five bins at least, this one has {len(centres)}; is `table` the right one?")
     tree = cKDTree(centres)
     neighbour_distance = tree.query(centres, k=5)[0][:, 1:]
     if not (smallest_spacing := float(np.quantile(neighbour_distance[:, 0], 0.05))) > 0:

@@ -66,7 +66,8 @@ class SkyMap:
             raise ValueError(f"maps differ in size: {', '.join(f'{k} has {len(v)}' for k, v in arrays.items())}")
         if not self.side_arcsec > 0 or not self.blur_arcsec >= 0:
             raise ValueError(
-                f"pixels of {self.side_arcsec} arcsec and a beam of {self.beam_fwhm_arcsec} arcsec make no map"
+                f"pixels must be wider than 0 arcsec and a beam must not be negative, not {self.side_arcsec} and "
+                f"{self.beam_fwhm_arcsec}"
             )
         for name in _ERRORS & arrays.keys():
             filled = _with_median(arrays.pop(name))
@@ -76,7 +77,9 @@ class SkyMap:
         if "dispersion_kms" in arrays:
             is_usable &= arrays["dispersion_kms"] >= 0
         if not is_usable.any():
-            raise ValueError("no pixel has a positive density and finite values in all of its maps")
+            raise ValueError(
+                "no pixel has a positive density and finite values in all of its maps; look at masks, `blank` and cuts"
+            )
         for name, values in arrays.items():
             object.__setattr__(self, name, values[is_usable])
 

@@ -54,7 +54,9 @@ class Cluster:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers must be at least 1, not {self.workers}")
         if self.gpus < 0 or not 0 < self.hours < 10_000:
-            raise ValueError(f"{self.gpus} GPUs for {self.hours} hours are nothing that can be asked for")
+            raise ValueError(
+                f"--gpus must be at least 0 and --hours from 0 to 10000, not {self.gpus} and {self.hours:g}"
+            )
 
 
 def _slurm_cluster(settings: Cluster) -> Any:

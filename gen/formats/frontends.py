@@ -304,7 +304,9 @@ def open_grid(module: str, name: str, path: str, overrides: Overrides = (), **op
             ds._periodicity = (False, False, False)
             _ = ds.index
     except Exception as error:
-        raise SnapshotError(f"yt cannot read it as {name}: {type(error).__name__}: {error}") from error
+        raise SnapshotError(
+            f"yt cannot read it as {name} ({type(error).__name__}: {error}); is `format:` right, and the file whole?"
+        ) from error
     return ds
 
 
@@ -334,7 +336,9 @@ def open_raw(
             ds = _opened(module, name, path, overrides, **options)
             _ = ds.index
     except Exception as error:
-        raise SnapshotError(f"yt cannot read it as {name}: {type(error).__name__}: {error}") from error
+        raise SnapshotError(
+            f"yt cannot read it as {name} ({type(error).__name__}: {error}); is `format:` right, and the file whole?"
+        ) from error
     return ds
 
 

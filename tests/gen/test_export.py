@@ -184,9 +184,9 @@ def test_no_two_views_share_a_file():
         (["--view", "7"], "views 0 to 1, not 7"),
         (["--view", "-1"], "a number or all"),
         (["--instrument", "hubble"], "clean, ifu"),
-        (["--distance-mpc", "0"], "distance of 0 Mpc"),
+        (["--distance-mpc", "0"], "--distance-mpc must be a positive number, not 0"),
         (["--ra", "10"], "need --distance-mpc"),
-        (["--distance-mpc", "10", "--dec", "100"], "no place on the sky"),
+        (["--distance-mpc", "10", "--dec", "100"], "--dec from -90 to 90"),
     ],
 )
 def test_what_cannot_be_exported_is_said(options, words, map_store, tmp_path, capsys):

@@ -78,7 +78,9 @@ def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
                 f"batch {run.config.batch} does not divide by {resources.nodes} nodes x {resources.processes} processes"
             )
         if run.config.norm == "batch" and resources.world > 1:
-            raise LaunchError("norm batch would see each process' views apart; use group, or one process")
+            raise LaunchError(
+                "--norm batch normalises over the views of one process only; with several processes take --norm group"
+            )
         if run.config.compile and not resources.gpus and resources.cluster != "debug":
             raise LaunchError(NO_COMPILE_ON_CPUS)
         check(run.config, run.folder, filled=resources.after is None)

@@ -20,7 +20,9 @@ def refuse_processes(config: FitConfig, device: torch.device) -> None:
     if config.batch % ddp.world_size():
         raise ValueError(f"batch {config.batch} does not divide by {ddp.world_size()} processes")
     if config.norm == "batch" and ddp.world_size() > 1:
-        raise ValueError("norm batch would see each process' views apart; use group, or one process")
+        raise ValueError(
+            "--norm batch normalises over the views of one process only; with several processes take --norm group"
+        )
     if config.compile and device.type != "cuda":
         raise ValueError(NO_COMPILE_ON_CPUS)
 

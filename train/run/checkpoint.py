@@ -147,9 +147,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{path}: cannot be read as a checkpoint ({reason}); cut short, or not one?") from error
+        raise RunError(f"{path}: cannot be read as a checkpoint ({reason}); was it cut short?") from error
     if not isinstance(content, dict):
-        raise RunError(f"{path}: holds no checkpoint")
+        raise RunError(f"{path}: holds no checkpoint; remove it and give the `kinmass fit` command of its run again")
     return content
 
 
@@ -205,7 +205,7 @@ def read_config(run: Path) -> RunRecord:
             content = _with_later_settings(content)
             _check_content(content)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise RunError(f"{run} is no run folder ({error}); make one with `kinmass fit`") from error
+        raise RunError(f"{run} is no run folder: it has no run.json; make one with `kinmass fit`") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _DamagedError(f"{path} is damaged ({error}); give its `kinmass fit` command again") from error
     if schema != RUN_SCHEMA:
@@ -323,7 +323,9 @@ def load(run: Path) -> tuple[MassModel, RunRecord]:
         model = MassModel(ModelConfig(**content["model"] | {"radii_re": tuple(content["model"]["radii_re"])}))
         model.load_state_dict(weights)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{run / 'model.pt'} does not fit the network in run.json: {error}") from error
+        raise RunError(
+            f"{run / 'model.pt'} does not fit the network in run.json ({error}); remove both to train it again"
+        ) from error
     if is_damaged:
         raise RunError(
             f"{run / 'model.pt'} does not hold the weights that run.json "

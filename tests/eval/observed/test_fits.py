@@ -521,7 +521,7 @@ def test_spaxels_as_they_lie(tmp_path):
         (X, 2 * Y, "apart along x"),
         (1.06 * X, Y, "apart along x"),
         (X[:3], Y[:3] * 0, "not square"),
-        (X[0, :2], Y[0, :2], "are no map"),
+        (X[0, :2], Y[0, :2], "six spaxels at least"),
     ):
         with pytest.raises(ValueError, match=words):
             spaxel_side(x.ravel(), y.ravel(), "t", None)

@@ -3,6 +3,8 @@
 import doctest
 import re
 from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from kinmass.gen.instruments.model import Instrument, TracerNoise
 from kinmass.gen.storage.store import ARRAYS
 from kinmass.gen.suite import Aperture, Catalogue, Components, Selection, Suite, Tracers, Units
 
+ROOT = Path(__file__).parents[1]
 SECTIONS = {
     "catalogue": Catalogue, "particles": Components, "units": Units, "tracers": Tracers, "aperture": Aperture,
     "selection": Selection,
@@ -72,3 +75,13 @@ def test_examples_run(name):
     outcome = doctest.testmod(import_module(f"handbook.{name}"))
     assert outcome.attempted > 0
     assert outcome.failed == 0
+
+
+def test_lists_and_tables_begin_after_an_empty_line():
+    """Else MkDocs takes them for a paragraph, though GitHub does not."""
+    for page in (ROOT / "docs").rglob("*.md"):
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for before, line in pairwise(text.splitlines()):
+            in_list = re.match(r"- |\d+\. |\s|$", before)
+            assert not re.match(r"- |\d+\. ", line) or in_list or before.startswith("#"), (page.name, line)
+            assert not line.startswith("| ") or before.startswith(("|", "#")) or not before, (page.name, line)

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from kinmass.gen.formats import enzo_files, ramses_files
+from kinmass.gen.formats import art_files, enzo_files, ramses_files
 from kinmass.gen.physics.particles import Galaxy
 
 A, H, BOX = 0.6, 0.7, 4000.0  # BOX: physical kpc
@@ -30,13 +30,13 @@ def isolated_ramses(folder: Path, galaxy: Galaxy, centre: np.ndarray, velocity: 
     return ramses(folder, galaxy, centre, velocity, boxlen=250.0, **options)
 
 
-def records(path: Path) -> list[bytes]:
+def records(path: Path, order: str = "<") -> list[bytes]:
     """All records of a Fortran file."""
     raw, at, found = path.read_bytes(), 0, []
     while at < len(raw):
-        (n,) = struct.unpack("<i", raw[at : at + 4])
+        (n,) = struct.unpack(order + "i", raw[at : at + 4])
         assert 0 <= n <= len(raw) - at - 8
-        assert struct.unpack("<i", raw[at + 4 + n : at + 8 + n]) == (n,)
+        assert struct.unpack(order + "i", raw[at + 4 + n : at + 8 + n]) == (n,)
         found.append(raw[at + 4 : at + 4 + n])
         at += 8 + n
     return found
@@ -155,7 +155,71 @@ def plain_enzo(path: Path) -> tuple[dict[str, Plain], float]:
     }, length
 
 
-WRITERS = {"ramses": ramses, "old ramses": old_ramses, "enzo": enzo}
+def art(folder: Path, galaxy: Galaxy, centre: np.ndarray, velocity: np.ndarray, **options: object) -> Path:
+    path = folder / "VELA99" / "10MpcBox_csf512_a0.600.d"
+    art_files.write(path, [(galaxy, centre, velocity)], BOX, A, H, **{"levels": LEVELS, **options})  # type: ignore[arg-type]
+    return path
+
+
+def plain_art(path: Path) -> tuple[dict[str, Plain], float]:
+    """Cells without a child, and particles by species, in kpc, km/s and Msun; and the box's side."""
+    raw, at = path.read_bytes(), 0
+
+    def following() -> bytes:
+        nonlocal at
+        (n,) = struct.unpack_from(">i", raw, at)
+        assert 0 <= n <= len(raw) - at - 8
+        assert struct.unpack_from(">i", raw, at + 4 + n) == (n,)
+        at += n + 8
+        return raw[at - n - 4 : at - 4]
+
+    head = [following() for _ in range(17)]
+    a = struct.unpack(">iddff", head[1])[3]
+    box, omega_m, _, _, h = struct.unpack(">5f", head[2])
+    (n_cells,), (_, deepest) = struct.unpack(">i", head[12]), struct.unpack(">2i", head[6])
+    n_side = round(n_cells ** (1 / 3))
+    length, velocity = box * 1000 * a / h, 50 * box / n_side * omega_m**0.5 / a
+    mass = 2.776e11 * 1.98892e33 / 1.988409870698051e33 * h**2 * omega_m * (box / h) ** 3
+
+    def rows(values: np.ndarray, x: np.ndarray, side: float) -> np.ndarray:
+        v, m = values[:, 2:5] / values[:, :1] * velocity, values[:, :1] * side**3 * mass
+        return np.hstack([x * length, v, m, np.full((len(x), 1), side * length)])
+
+    leaf = np.frombuffer(head[13], ">i4") <= 0
+    z, y, x = np.unravel_index(np.arange(n_cells), (n_side,) * 3)
+    values = np.frombuffer(head[14], ">f4").reshape(-1, 10).astype(float)
+    gas = [rows(values[leaf], (np.stack([x, y, z], -1)[leaf] + 0.5) / n_side, 1 / n_side)]
+    for level in range(1, deepest + 1):
+        _, n, _ = struct.unpack(">3i", following())
+        place = np.array([struct.unpack(">13i", following())[:3] for _ in range(n)])
+        cells = [following() for _ in range(8 * n)]
+        leaf = np.array([struct.unpack_from(">i", cell, 4)[0] <= 0 for cell in cells])
+        values = np.array([struct.unpack_from(">10f", cell, 8) for cell in cells])
+        corner = np.array([[i & 1, (i >> 1) & 1, i >> 2] for i in range(8)]) - 0.5
+        side = 1 / n_side / 2**level
+        x = ((place / 2**12 - 1) / n_side)[:, None, :] + corner * side
+        gas.append(rows(values[leaf], x.reshape(-1, 3)[leaf], side))
+    number = path.stem[-6:]
+    header = path.with_name(f"PMcrd{number}.DAT").read_bytes()
+    n_row, _, n_species = struct.unpack_from(">3i", header, 4 + 45 + 12 * 4)
+    weights, last = struct.unpack_from(">10f", header, 137), struct.unpack_from(">10i", header, 177)
+    pages = np.frombuffer(path.with_name(f"PMcrs0{number}.DAT").read_bytes(), ">f4").reshape(-1, 6, n_row**2)
+    p = np.concatenate(pages.astype(float), axis=-1).T[: last[n_species - 1]]
+    m = np.repeat(weights[:n_species], np.diff((0, *last[:n_species])))
+    stars = records(path.with_name(f"stars_{number}.dat"), ">")
+    first_star = last[n_species - 2]
+    m[first_star:] = np.frombuffer(stars[3], ">f4")
+    p = np.hstack([(p[:, :3] - 1) / n_side % 1.0 * length, p[:, 3:] * velocity, m[:, None] * mass / n_cells])
+    of = {"gas": np.concatenate(gas), "dark": p[:first_star], "stars": p[first_star:]}
+    return {
+        kind: {"pos_kpc": r[:, :3], "vel_kms": r[:, 3:6], "mass_msun": r[:, 6], "side_kpc": r[:, 7:].ravel()}
+        for kind, r in of.items()
+    }, length
+
+
+WRITERS = {"ramses": ramses, "old ramses": old_ramses, "enzo": enzo, "art": art}
 #: Relative precision of masses and velocities: Enzo's constants and yt's agree to it.
-PRECISION = {"ramses": 1e-9, "enzo": 4e-4}
-PLAIN = {"ramses": plain_ramses, "enzo": plain_enzo}
+PRECISION = {"ramses": 1e-9, "enzo": 4e-4, "art": 1e-9}
+#: Precision of what is written, relative and in kpc: that of the numbers in the files, which ART's has in four bytes.
+STORED = {"ramses": (1e-9, 1e-7), "enzo": (1e-9, 1e-7), "art": (1e-6, 5e-4)}
+PLAIN = {"ramses": plain_ramses, "enzo": plain_enzo, "art": plain_art}

@@ -1,5 +1,6 @@
 """Snapshot formats, one file per family: reading through yt, and writing for the mocks."""
 
+from kinmass.gen.formats.art import Art
 from kinmass.gen.formats.base import CodeUnits, Format, SnapshotError
 from kinmass.gen.formats.enzo import Enzo
 from kinmass.gen.formats.gadget import Arepo, Eagle, Gadget, Gizmo, Simba
@@ -11,7 +12,7 @@ from kinmass.gen.formats.tipsy import Tipsy
 #: The reader of each format by its name in suite files.
 FORMATS: dict[str, Format] = {
     f.name: f
-    for f in (Tipsy(), Arepo(), Gizmo(), Gadget(), GadgetBinary(), Simba(), Eagle(), Swift(), Ramses(), Enzo())
+    for f in (Tipsy(), Arepo(), Gizmo(), Gadget(), GadgetBinary(), Simba(), Eagle(), Swift(), Ramses(), Enzo(), Art())
 }
 
 __all__ = ["FORMATS", "CodeUnits", "Format", "SnapshotError"]

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from kinmass.gen.formats.octree import Gas
-from kinmass.gen.physics.particles import Galaxy, Particles, concatenate
+from kinmass.gen.formats.octree import Gas, in_unit_cube
+from kinmass.gen.physics.particles import Galaxy, Particles
 
 OMEGA_M, OMEGA_L, Z_FIRST = 0.3089, 0.6911, 99.0
 #: Density of cells without gas, over that of the mean matter.
@@ -54,12 +54,7 @@ def write(
     mass_msun, velocity_kms = units["urho"] * (box_kpc * KPC_CM) ** 3 / MSUN_G, units["uvel"] / KMS_CM_S
 
     def joined(name: str) -> Particles:
-        parts = []
-        for galaxy, centre, bulk in galaxies:
-            p = galaxy.components()[name]
-            parts.append(Particles((p.pos_kpc + centre) / box_kpc % 1.0 % 1.0, p.vel_kms + bulk, p.mass_msun))
-        p = concatenate(parts)
-        return Particles(p.pos_kpc, p.vel_kms / velocity_kms, p.mass_msun / mass_msun)
+        return in_unit_cube(galaxies, name, box_kpc, velocity_kms, mass_msun)
 
     gas = joined("gas")
     levels = [Gas.of(gas.pos_kpc, gas.vel_kms, gas.mass_msun, root << level) for level in range(finest + 1)]

@@ -312,7 +312,7 @@ def open_grid(module: str, name: str, path: str, overrides: Overrides = (), **op
 
 def load_frontends() -> None:
     """Load yt and the readers of every frontend in use, which takes a second."""
-    for module in ("gadget", "gizmo", "arepo", "tipsy", "ramses", "enzo"):
+    for module in ("gadget", "gizmo", "arepo", "tipsy", "ramses", "enzo", "art"):
         import_module(f"yt.frontends.{module}.api")
 
 

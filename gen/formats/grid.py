@@ -55,6 +55,8 @@ class GridFormat(Format):
     }
     formed: ClassVar[str] = "none"
     cell_fields: ClassVar[tuple[Any, ...]]
+    #: Whether cells have densities of momentum in the place of velocities.
+    cell_momenta: ClassVar[bool] = False
     particle_fields: ClassVar[tuple[Any, ...]]
 
     @abstractmethod
@@ -250,9 +252,10 @@ class GridData:
         """Read fields of the cells of a region. Raises SnapshotError for cells without density."""
         names, fields = set(names), self.reader.cell_fields
         derived = {name: how for name, how in self.reader.derived(self.ds).items() if name in names}
+        dense = {"Masses", "Density"} | ({"Velocities"} if self.reader.cell_momenta else set())
         wanted = [
             *(fields[:3] if "Velocities" in names else ()),
-            *(fields[3:] if {"Masses", "Density"} & names else ()),
+            *(fields[3:] if dense & names else ()),
             *(field for fields_of, _ in derived.values() for field in fields_of),
         ]
         region.index._identify_base_chunk(region) if region._current_chunk is None else None
@@ -262,13 +265,14 @@ class GridData:
             out["Sides"] = np.asarray(region.fwidth, dtype=np.float64).reshape(-1, 3)[:, 0]
         if "Coordinates" in names:
             out["Coordinates"] = np.asarray(region.fcoords, dtype=np.float64)
-        if "Velocities" in names:
-            out["Velocities"] = np.stack([raw[name] for name in fields[:3]], axis=-1)
-        if {"Masses", "Density"} & names:
+        if dense & names:
             out["Density"] = raw[fields[3]]
             if np.any(out["Density"] <= 0):
                 n = np.count_nonzero(out["Density"] <= 0)
                 raise SnapshotError(f"{n} cells without a positive density; was the file written to its end?")
+        if "Velocities" in names:
+            out["Velocities"] = np.stack([raw[name] for name in fields[:3]], axis=-1)
+            out["Velocities"] /= out["Density"][:, None] if self.reader.cell_momenta else 1.0
         if "Masses" in names:
             out["Masses"] = out["Density"] * (out["Sides"] * self.reader.box_side(self.ds)) ** 3
         return out | {name: how(*(raw[field] for field in of)) for name, (of, how) in derived.items()}

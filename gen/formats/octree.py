@@ -4,8 +4,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kinmass.gen.physics.particles import Galaxy, Particles, concatenate
+
 #: The eight cells of an oct in the order of the codes: x runs fastest.
 CORNERS = np.array([[i & 1, (i >> 1) & 1, (i >> 2) & 1] for i in range(8)])
+
+
+def in_unit_cube(
+    galaxies: list[tuple[Galaxy, np.ndarray, np.ndarray]], name: str, box_kpc: float, vel_kms: float, mass_msun: float
+) -> Particles:
+    """Join one component of all galaxies in units of a box, a velocity and a mass, wrapped into the unit cube.
+
+    galaxies: (galaxy, centre_kpc (3,), velocity_kms (3,)).
+    """
+    parts = []
+    for galaxy, centre, bulk in galaxies:
+        p = galaxy.components()[name]
+        parts.append(Particles((p.pos_kpc + centre) / box_kpc % 1.0 % 1.0, p.vel_kms + bulk, p.mass_msun))
+    p = concatenate(parts)
+    return Particles(p.pos_kpc, p.vel_kms / vel_kms, p.mass_msun / mass_msun)
 
 
 @dataclass(frozen=True)

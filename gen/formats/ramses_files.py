@@ -9,8 +9,8 @@ import numpy as np
 
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats.fortran import record
-from kinmass.gen.formats.octree import Cells, Level, build, deposit
-from kinmass.gen.physics.particles import Galaxy, Particles, concatenate
+from kinmass.gen.formats.octree import Cells, Level, build, deposit, in_unit_cube
+from kinmass.gen.physics.particles import Galaxy, Particles
 
 OMEGA_M, OMEGA_L = 0.3089, 0.6911
 #: RAMSES's own constants (amr/units.f90).
@@ -49,18 +49,6 @@ class _Units:
         self.velocity_kms = self.length / self.time / 1e5
 
 
-def _joined(
-    galaxies: list[tuple[Galaxy, np.ndarray, np.ndarray]], name: str, box_kpc: float, units: _Units
-) -> Particles:
-    """Join one component of all galaxies in code units, wrapped into the unit cube."""
-    parts = []
-    for galaxy, centre, bulk in galaxies:
-        p = galaxy.components()[name]
-        parts.append(Particles((p.pos_kpc + centre) / box_kpc % 1.0 % 1.0, p.vel_kms + bulk, p.mass_msun))
-    p = concatenate(parts)
-    return Particles(p.pos_kpc, p.vel_kms / units.velocity_kms, p.mass_msun / units.mass_msun)
-
-
 def write(
     path: Path,
     galaxies: list[tuple[Galaxy, np.ndarray, np.ndarray]],
@@ -83,7 +71,9 @@ def write(
     if boxlen is not None:
         scale_factor, hubble = 1.0, 0.01  # RAMSES says H0 = 1 of a run without expansion
     units = _Units(box_kpc, scale_factor, hubble, boxlen)
-    gas, stars, dark = (_joined(galaxies, name, box_kpc, units) for name in ("gas", "stars", "dark"))
+    gas, stars, dark = (
+        in_unit_cube(galaxies, name, box_kpc, units.velocity_kms, units.mass_msun) for name in ("gas", "stars", "dark")
+    )
     tree = build(gas.pos_kpc, *levels, per_cell)
     mass = gas.mass_msun / units.boxlen**3
     floor = FLOOR if boxlen is None else FLOOR * mass.sum()

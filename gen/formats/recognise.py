@@ -6,7 +6,7 @@ from typing import Any
 
 import h5py
 
-from kinmass.gen.formats import enzo, gadget_binary, ramses, tipsy
+from kinmass.gen.formats import art, enzo, gadget_binary, ramses, tipsy
 from kinmass.gen.formats.base import SnapshotError, reading
 from kinmass.gen.formats.gadget import header
 
@@ -27,7 +27,7 @@ _MAGIC = {
 
 
 def container(path: Path) -> str:
-    """Return `hdf5`, `gadget_binary`, `tipsy`, `ramses` (its info file) or `enzo` (its parameters).
+    """Return `hdf5`, `gadget_binary`, `tipsy`, `ramses` (its info file), `enzo` (its parameters) or `art`.
 
     Raises SnapshotError for any other file: what it is, and what to do.
     """
@@ -49,6 +49,10 @@ def container(path: Path) -> str:
         raise SnapshotError(f"{path}: a tar archive; unpack it by `tar xf` first")
     if h5py.is_hdf5(path):
         return "hdf5"
+    if art.is_cells(head):  # before GADGET's: its first record has the size of their header
+        return "art"
+    if art.is_particle_header(head):
+        raise SnapshotError(f"{path}: the header of ART's particles; give the file of cells beside it, 10MpcBox_*.d")
     if gadget_binary.record_marks(head) is not None:
         return "gadget_binary"
     if tipsy.read_header(head) is not None:
@@ -151,6 +155,7 @@ def explain_other_container(path: Path, expected: str) -> str | None:
         "tipsy": "a Tipsy file",
         "ramses": "the info file of RAMSES",
         "enzo": "a parameter file of Enzo",
+        "art": "ART's file of cells",
     }
     try:
         advice = f"give `format: {recognised(path)}`"

@@ -129,12 +129,12 @@ class Art(GridFormat):
         companions = _companions(path)
         header, data, stars = companions.values()
         species = _read_species(header)
-        for name, told, other in (
-            ("a", species.a, head.a),
-            ("Om0", species.omega_m, head.omega_m),
-            ("hubble", species.hubble, head.hubble),
-            ("Ngridc", species.n_grid, head.n_side),
-        ):
+        if species.n_grid != head.n_side:
+            raise SnapshotError(
+                f"{header}: Ngridc = {species.n_grid}, {path.name} has {head.n_side}^3 root cells; damaged?"
+            )
+        for name in ("a", "omega_m", "hubble"):
+            told, other = getattr(species, name), getattr(head, name)
             if not abs(told - other) <= _AGREE * other:
                 raise SnapshotError(f"{header}: {name} = {told:.5g}, {path.name} says {other:.5g}; which is right?")
         _check_particles(data, species)
@@ -160,9 +160,7 @@ class Art(GridFormat):
         ds.index.io.caching = False  # it would keep every field of every particle
         ds.index.io._read_fluid_selection = _read_cells
         ds.index.io._get_field = partial(_in_box, ds.index.io._get_field)
-        held = [name for name, n in ds._particle_type_counts.items() if n > 0]
-        if held:
-            ds.add_particle_union(ParticleUnion("held", held))
+        ds.add_particle_union(ParticleUnion("held", [name for name, n in ds._particle_type_counts.items() if n > 0]))
         return ds
 
     def kind_fields(self, ds: Any) -> tuple[Any, ...]:
@@ -305,7 +303,7 @@ def _read_species(path: Path) -> _Species:
             raise records.broken(f"{n_species} species, and pages of {n_row}^2 particles,")
         weights, last = weights[:n_species], last[:n_species]
         counts = np.diff(last, prepend=0)
-        if (counts < 0).any() or not (np.isfinite(weights[:-1]) & (weights[:-1] > 0)).all():
+        if (counts < 0).any() or counts.sum() < 1 or not (np.isfinite(weights[:-1]) & (weights[:-1] > 0)).all():
             raise records.broken(f"species of {counts.tolist()} particles and weights {weights.tolist()},")
     return _Species(values[1], values[17], values[19], n_row, n_grid, weights, counts)
 

@@ -794,7 +794,7 @@ def test_a_run_from_before_a_setting_that_changes_no_result_goes_on(map_store, t
     assert fit(config_of(map_store, steps=4), run, quiet=True) == content
     del content["fit"]["width"]
     (run / "run.json").write_text(json.dumps(content))
-    with pytest.raises(RunError, match="no setting width of a fit"):
+    with pytest.raises(RunError, match="another version, which differs in the settings width"):
         fit(config_of(map_store, steps=4), run, quiet=True)
 
 

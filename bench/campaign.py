@@ -71,17 +71,17 @@ class Costs:
     a snapshot. plan: of a galaxy of a box, from its catalogue to all ranks.
     """
 
-    start_s: float = 1.9
-    list_s: float = 0.0052
-    plan_s: float = 1.3e-5
+    start_s: float = 2.1
+    list_s: float = 0.0051
+    plan_s: float = 1.74e-5
     take_s: float = 1e-5
-    open_s: float = 0.015
-    open_particle_s: float = 6e-8
-    work_s: float = 0.0093
-    work_particle_s: float = 2.4e-7
-    write_s: float = 0.0041
-    box_bytes: float = 2.9e6
-    particle_bytes: float = 12.2
+    open_s: float = 0.014
+    open_particle_s: float = 4.6e-8
+    work_s: float = 0.0059
+    work_particle_s: float = 2.9e-7
+    write_s: float = 0.0045
+    box_bytes: float = 1.66e6
+    particle_bytes: float = 12.3
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,14 @@ class Scenario:
     in_box: bool
     file_factor: float = 1.0  # particles in the file per particle of the galaxy
     opens: float = 0.0
-    files: float = 37.0
+    files: float = 35.0
     galaxies: int = 100_000
 
 
 SCENARIOS = [
     Scenario("box, a file for each galaxy and array", 2e4, 512, in_box=True),
-    Scenario("box, shards of 16", 2e4, 512, in_box=True, files=37 / 16),
-    Scenario("zooms of several GB", 2e6, 4096, in_box=False, file_factor=50, opens=66, files=37 / 16),
+    Scenario("box, shards of 16", 2e4, 512, in_box=True, files=35 / 16),
+    Scenario("zooms of several GB", 2e6, 4096, in_box=False, file_factor=50, opens=64, files=35 / 16),
 ]
 
 

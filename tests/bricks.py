@@ -135,5 +135,10 @@ def plain(path: Path, kind: Kind, side_kpc: float) -> list[dict[str, Any]]:
             "mass": 1e11 * reals(tail[3], 1)[0], "centre": MPC_KPC * reals(tail[at], 3) + side_kpc / 2,
             "r_vir_kpc": MPC_KPC * r_vir, "m_vir": 1e11 * m_vir,
             }  # fmt: skip
-        rows.append(row)
+            low_res = reals(own[-2], 2)[0] / row["mass"] * 1e11 if kind.low_res else np.nan
+        if kind.of == "all":
+            by_kind = own[-19 - 3 * kind.low_res :]
+            n_stars = int.from_bytes(by_kind[0][kind.whole :], "little", signed=True)
+            row |= {"n_stars": n_stars, "stars": reals(by_kind[1], 2)[1]}
+        rows.append(row | {"high_res_fraction": 1 - low_res})
     return rows

@@ -191,8 +191,16 @@ def _check(path: Path, columns: dict[str, np.ndarray], bodies: int, centrals: in
         wrong = "an entry has no virial mass or radius, or one that cannot be"
     elif "flag" in columns and not np.isin(columns["flag"], (0, 1)).all():
         wrong = "a flag of contamination is neither 0 nor 1"
+    elif "n_kinds" in columns and not _kinds_add_up(n, mass, columns["n_kinds"], columns["mass_kinds"]):
+        wrong = "the stars and dark matter of an entry are not together what it has"
     if wrong:
         raise SnapshotError(f"{path}: {wrong}; damaged? Get it again")
+
+
+def _kinds_add_up(n: np.ndarray, mass: np.ndarray, n_kinds: np.ndarray, mass_kinds: np.ndarray) -> bool:
+    """Whether dark matter and stars (n, 2) have together the particles and the mass (n,) of their entries."""
+    counts = (n_kinds >= 0).all() and (n_kinds.sum(axis=1, dtype=np.int64) == n).all()
+    return bool(counts and (mass_kinds >= 0).all() and (np.abs(mass_kinds.sum(axis=1) - mass) <= 1e-4 * mass).all())
 
 
 def _haloes(path: Path, layout: _Layout, columns: dict[str, np.ndarray], units: CodeUnits) -> list[Halo]:

@@ -1,5 +1,6 @@
 """AdaptaHOP's tree_bricks: every version comes back, damage is refused, and a brick beside RAMSES makes maps."""
 
+import os
 import re
 import shutil
 import struct
@@ -16,11 +17,13 @@ from test_catalogues import CENTRAL, CENTRE, HALO_MASS, HIGH_RES, N_ALL, N_STARS
 from kinmass.gen.catalogues.base import OtherEpoch
 from kinmass.gen.catalogues.find import chosen, find_haloes, usable
 from kinmass.gen.formats import CodeUnits, SnapshotError
+from kinmass.gen.formats.fortran import record
 from kinmass.gen.look.draft import draft
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.storage import store
 from kinmass.gen.suite import Selection
 
+SEED, MUTANTS = int(os.environ.get("KINMASS_FUZZ_SEED", "1")), 150
 SIDE, A = 8000.0, 0.6
 UNITS = CodeUnits(1.0, 1.0, 1.0, SIDE, A, 0.7)
 SNAPSHOT = Path("output_00761/info_00761.txt")
@@ -138,10 +141,10 @@ def put(kind: str, at: int, *values: float) -> object:
     return change
 
 
-def offset(record: int) -> int:
+def offset(number: int) -> int:
     """The byte at which a record of the first entry begins, after its mark; 1 are its members."""
     sizes = [4, 4 * int(N["n"][0]), 4, 4, 20, 8, 24, 24, 24, 32, 24, 8, 8, 32, 16]
-    return FIRST + sum(n + 8 for n in sizes[:record]) + 4
+    return FIRST + sum(n + 8 for n in sizes[:number]) + 4
 
 
 FAULTS = {
@@ -185,6 +188,29 @@ def test_faults_are_named(fault, tmp_path):
         found(path)
 
 
+def test_an_entry_of_other_precision_is_refused(tmp_path):
+    """Its records would fit, but no program writes such a file."""
+    path = written(tmp_path, "haloes in double")
+    parts = [record(raw) for raw in grids.records(path)]
+    mass = 6 + 14 + 5  # of the second entry
+    parts[mass] = record(np.frombuffer(grids.records(path)[mass], "<f8"), "f4")
+    path.write_bytes(b"".join(parts))
+    with pytest.raises(SnapshotError, match=r"tree_bricks761: .*no version of HaloMaker"):
+        found(path)
+
+
+@pytest.mark.parametrize(("number", "raw"), [
+    (0, struct.pack("<2q", 8000, 999)), (0, struct.pack("<2q", 10_000, -1000)), (1, struct.pack("<2d", 9.0, 0.1)),
+])  # fmt: skip
+def test_stars_and_dark_matter_must_add_up(number, raw, tmp_path):
+    path = written(tmp_path, "all particles")
+    parts = grids.records(path)
+    parts[len(parts) - 19 + number] = raw  # of the last entry: the counts and masses of both
+    path.write_bytes(b"".join(map(record, parts)))
+    with pytest.raises(SnapshotError, match=r"tree_bricks761: the stars and dark matter of an entry are not together"):
+        found(path)
+
+
 def test_a_place_that_is_no_number_fails_alone(tmp_path):
     path = written(tmp_path, "NewHorizon haloes")
     raw = bytearray(path.read_bytes())
@@ -218,7 +244,7 @@ def mutated(raw: bytearray, small: list[int], rng: np.random.Generator) -> bytea
 
 @pytest.mark.parametrize("name", bricks.KINDS)
 def test_mutants_are_refused_or_read_as_a_plain_reader_does(name, tmp_path):
-    kind, path, rng = bricks.KINDS[name], written(tmp_path, name), np.random.default_rng(5)
+    kind, path, rng = bricks.KINDS[name], written(tmp_path, name), np.random.default_rng(SEED)
     whole = path.read_bytes()
     small, at = [], 0
     for content in grids.records(path):
@@ -226,7 +252,7 @@ def test_mutants_are_refused_or_read_as_a_plain_reader_does(name, tmp_path):
         small += range(at, at + size) if len(content) < 80 else [*range(at, at + 4), *range(at + size - 4, at + size)]
         at += size
     read, unclear = 0, []
-    for i in range(150):
+    for i in range(MUTANTS):
         path.write_bytes(mutated(bytearray(whole), small, rng))
         try:
             haloes = found(path)
@@ -246,8 +272,13 @@ def test_mutants_are_refused_or_read_as_a_plain_reader_does(name, tmp_path):
                 assert (halo.n_particles, halo.halo_mass_msun) == (row["n"], pytest.approx(mass, rel=1e-6)), i
                 radius = row["r_vir_kpc"] if central and row["r_vir_kpc"] > 0 else None
                 assert halo.r200_kpc == (None if radius is None else pytest.approx(radius, rel=1e-6)), i
+            if kind.low_res:
+                assert halo.high_res_fraction == pytest.approx(row["high_res_fraction"], abs=2e-5), i
+            if kind.of == "all":
+                stars = pytest.approx(row["stars"] * 1e11)
+                assert (halo.n_stars, halo.stellar_mass_msun) == (row["n_stars"], stars), i
     assert not unclear
-    assert 10 < read < 140
+    assert 0.05 * MUTANTS < read < 0.95 * MUTANTS
 
 
 @pytest.fixture(scope="module")
@@ -279,9 +310,9 @@ def test_a_brick_beside_an_output_of_ramses_makes_maps(folder, aperture, simulat
     group = store.open_suite(tmp_path / "maps.zarr", "hop")
     assert list(group["galaxy"][:]) == ["output_00099.info_00099.txt:1"]
     assert store.read_status(group).tolist() == [store.DONE]
-    record = store.read_galaxy(group, 0)
-    np.testing.assert_allclose(record["centre"], [100.0, 2100.0, 3950.0], atol=1e-6)
-    assert record["maps"][:, 0].max() > 0
+    galaxy = store.read_galaxy(group, 0)
+    np.testing.assert_allclose(galaxy["centre"], [100.0, 2100.0, 3950.0], atol=1e-6)
+    assert galaxy["maps"][:, 0].max() > 0
 
 
 @pytest.mark.parametrize(("folder", "aperture"), [("haloes", "{r200: 0.2}"), ("galaxies", "{kpc: ")])

@@ -34,6 +34,16 @@ def snapshot_number(path: Path, format_name: str) -> str:
     return (["", *re.findall(r"\d+", name)])[-1]
 
 
+class _Number(str):
+    """The digits of a snapshot's number; formatted by `03d` and the like it is the number itself."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        """Raise ValueError where there are no digits, and a number is asked for."""
+        return format(int(self), spec) if spec.endswith("d") else super().__format__(spec)
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -41,14 +51,15 @@ class _Section(BaseModel):
 class Catalogue(_Section):
     """The catalogue that lists the galaxies. `path` may use {name}, {stem} and {number} of the snapshot's file.
 
-    {name}: the file's name. {stem}: the name up to its last dot. {number}: see `snapshot_number`.
+    {name}: the file's name. {stem}: the name up to its last dot. {number}: see `snapshot_number`; {number:03d}: the
+    same with three digits or more, for catalogues that have fewer zeros than their snapshots.
     """
 
-    format: Literal["ahf", "subfind", "eagle_subfind", "caesar", "rockstar", "table", "none"] = "none"
+    format: Literal["adaptahop", "ahf", "subfind", "eagle_subfind", "caesar", "rockstar", "table", "none"] = "none"
     """Its format; `none`: one galaxy per snapshot, its centre found on its matter."""
     path: str | None = None
     """The file: beside the snapshot, below `root`, or absolute. May use wildcards, and `{name}`, `{stem}` and
-    `{number}` of the snapshot's file."""
+    `{number}` of the snapshot's file; `{number:03d}` is 761 of 00761."""
 
     @model_validator(mode="after")
     def _path_goes_with_format(self) -> "Catalogue":
@@ -269,10 +280,11 @@ class Suite(_Section):
         if self.catalogue.path is None:
             return None
         stem = snapshot.name.rsplit(".", 1)[0]
-        placeholders = {"stem": stem, "name": snapshot.name, "number": snapshot_number(snapshot, self.format)}
+        number = _Number(snapshot_number(snapshot, self.format))
+        placeholders = {"stem": glob.escape(stem), "name": glob.escape(snapshot.name), "number": number}
         try:
             # Only `path` may have wildcards: such characters in the snapshot's name are escaped.
-            pattern = self.catalogue.path.format(**{key: glob.escape(value) for key, value in placeholders.items()})
+            pattern = self.catalogue.path.format(**placeholders)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise SuiteError(
                 f"suite {self.name}: catalogue path {self.catalogue.path!r} may use {{name}}, {{stem}}, {{number}}"

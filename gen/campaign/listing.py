@@ -17,6 +17,7 @@ from kinmass.gen.catalogues.find import chosen, find_haloes, usable
 from kinmass.gen.code import stage_key
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
 from kinmass.gen.snapshots import alike
+from kinmass.gen.snapshots.components import components_of
 from kinmass.gen.storage.files import make_folder, write_atomically
 from kinmass.gen.suite import Suite, SuiteError
 
@@ -92,7 +93,8 @@ def list_snapshot(suite: Suite, snapshot: Path) -> Listing:
         units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
         facts = facts_of(suite, snapshot, units)
         with uncollected():
-            haloes = chosen(find_haloes(suite.catalogue.format, path, snapshot, units), suite.selection)
+            found = find_haloes(suite.catalogue.format, path, snapshot, units)
+            haloes = chosen(found, suite.selection, tells_low_resolution(suite))
             prefix = suite.galaxy_name(snapshot, "")
             entries = [(prefix + h.name, *usable(h, path)) for h in haloes]
     except (SnapshotError, SuiteError, OSError) as error:
@@ -101,6 +103,11 @@ def list_snapshot(suite: Suite, snapshot: Path) -> Listing:
         problem = failures.unforeseen(snapshot, error)
         return Listing([(suite.galaxy_name(snapshot, UNLISTED), None, problem)], facts, n_bytes=n_bytes)
     return Listing(entries, facts, marks, n_bytes)
+
+
+def tells_low_resolution(suite: Suite) -> bool:
+    """Whether a suite's snapshots have low resolution as types of their own, by the suite file or their format."""
+    return bool(components_of(FORMATS[suite.format], suite.particles.model_dump(exclude_none=True))[1])
 
 
 def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from kinmass.gen.catalogues import ahf, caesar, rockstar, subfind, table
+from kinmass.gen.catalogues import adaptahop, ahf, caesar, rockstar, subfind, table
 from kinmass.gen.catalogues.base import Halo
 from kinmass.gen.formats import CodeUnits
 
 #: Per format, the function from (catalogue, snapshot, the snapshot's units) to all centrals and satellites.
 READERS: dict[str, Callable[[Path, Path, CodeUnits], list[Halo]]] = {
+    "adaptahop": adaptahop.read,
     "ahf": ahf.read,
     "subfind": subfind.read,
     "eagle_subfind": subfind.read_eagle,

@@ -34,16 +34,19 @@ def find_haloes(catalogue_format: str, path: Path | None, snapshot: Path, units:
     return haloes
 
 
-def chosen(haloes: list[Halo], selection: Selection) -> list[Halo]:
+def chosen(haloes: list[Halo], selection: Selection, tells_low_resolution: bool = False) -> list[Halo]:
     """Return the haloes that pass a selection, in their order; an unknown value passes.
 
-    Raises SnapshotError when no halo has the value that a cut needs.
+    tells_low_resolution: the snapshot has particles of low resolution as types of their own, so that each galaxy's
+    share of them is measured as it is mapped, whatever the catalogue says. Raises SnapshotError when no halo has the
+    value that a cut needs.
     """
-    return [halo for halo, reason in zip(haloes, why_not(haloes, selection), strict=True) if not reason]
+    reasons = why_not(haloes, selection, tells_low_resolution)
+    return [halo for halo, reason in zip(haloes, reasons, strict=True) if not reason]
 
 
-def why_not(haloes: list[Halo], selection: Selection) -> list[str]:
-    """Return, for each halo, the key and value of the cut that excludes it, or "". Raises SnapshotError as `chosen`."""
+def why_not(haloes: list[Halo], selection: Selection, tells_low_resolution: bool = False) -> list[str]:
+    """Return, for each halo, the key and value of the cut that excludes it, or "". Arguments and errors as `chosen`."""
     which = selection.which
     if which == "satellite" and haloes and all(h.central is None for h in haloes):
         raise _unknown("which: satellite")
@@ -61,6 +64,7 @@ def why_not(haloes: list[Halo], selection: Selection) -> list[str]:
         low, high = limits or (None, None)
         if (
             key != "min_stars"
+            and not (key == "min_high_res_fraction" and tells_low_resolution)
             and first_cuts
             and (low, high) != (None, None)
             and all(getattr(h, field) is None for h in first_cuts)

@@ -39,6 +39,10 @@ class Records:
             raise self.broken("ends within a record")
         return int(struct.unpack(self.order + "i", raw)[0])
 
+    def peek(self) -> int:
+        """Return the size in bytes that the next record's first mark says."""
+        return self._mark(self.at)
+
     def skip(self, expected_bytes: int | None = None) -> int:
         """Go past one record; its size in bytes, which must be as expected where that is given."""
         n = self._mark(self.at)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.campaign.listing import facts_of
+from kinmass.gen.campaign.listing import facts_of, tells_low_resolution
 from kinmass.gen.catalogues.find import Halo, find_haloes, usable, why_not
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.recognise import recognised
@@ -88,7 +88,7 @@ def _suite_lines(suite: Suite) -> list[str]:
     try:
         path = suite.catalogue_path(first)
         haloes = find_haloes(suite.catalogue.format, path, first, contents.units)
-        reasons = why_not(haloes, suite.selection)
+        reasons = why_not(haloes, suite.selection, tells_low_resolution(suite))
     except (SnapshotError, SuiteError) as error:
         return [*lines, *_verdict([*wrong, str(error)], odd)]
     lines.append(f"  catalogue   {path or 'none: one galaxy, its centre found on its matter'}")

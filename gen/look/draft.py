@@ -17,6 +17,7 @@ from kinmass.gen.suite import snapshot_number
 
 #: File names of catalogues by format, in the order in which they are searched for.
 _CATALOGUE_PATTERNS = {
+    "adaptahop": "tree_bricks*",
     "ahf": "*.AHF_halos",
     "subfind": "fof_subhalo_tab_*.hdf5",
     "eagle_subfind": "eagle_subfind_tab_*.hdf5",
@@ -139,17 +140,35 @@ def _galaxy_lines(contents: Sketch) -> list[str]:
         lines += [
             f"# or: catalogue: {{format: {kind}, path: {_catalogue_path(contents, p)}}}" for kind, p in alternatives
         ]
-        lines.append("aperture: {r200: 0.2}   # of the catalogue's virial radius; must reach 3 R_e. Or {kpc: 30}")
+        lines.append(
+            "aperture: {r200: 0.2}   # of the catalogue's virial radius; must reach 3 R_e. Or {kpc: 30}"
+            if _has_radii(kind, path, contents)
+            else _aperture_line(contents)
+        )
     else:
         lines.append("# no catalogue found: one galaxy per snapshot, its centre found on its matter")
-        half_mass_kpc, aperture_note = 0.0, "30 kpc for want of stars: put your own"
-        if contents.units is not None and n_stars:
-            half_mass_kpc, aperture_note = contents.galaxy()[1], "6 half-mass radii of its stars"
-        aperture_kpc = 6 * half_mass_kpc if half_mass_kpc > 0 else 30.0
-        if contents.units is not None and contents.units.box_kpc is not None:
-            aperture_kpc = min(aperture_kpc, 0.49 * contents.units.box_kpc)
-        lines.append(f"aperture: {{kpc: {float(f'{aperture_kpc:.2g}'):g}}}   # {aperture_note}")
+        lines.append(_aperture_line(contents))
     return [*lines, f"selection: {{min_stars: {min_stars}}}{few_stars_note}"]
+
+
+def _has_radii(kind: str, catalogue: Path, contents: Sketch) -> bool:
+    """Whether a catalogue gives any R200; True also for one that cannot be read, which fails when used."""
+    try:
+        haloes = find_haloes(kind, catalogue, contents.path, contents.units or CodeUnits(1, 1, 1, None))
+    except SnapshotError:
+        return True
+    return not haloes or any(halo.r200_kpc is not None for halo in haloes)
+
+
+def _aperture_line(contents: Sketch) -> str:
+    """Make the line of an aperture in kpc, where there is no R200."""
+    half_mass_kpc, aperture_note = 0.0, "30 kpc for want of stars: put your own"
+    if contents.units is not None and contents.count("stars"):
+        half_mass_kpc, aperture_note = contents.galaxy()[1], "6 half-mass radii of its stars"
+    aperture_kpc = 6 * half_mass_kpc if half_mass_kpc > 0 else 30.0
+    if contents.units is not None and contents.units.box_kpc is not None:
+        aperture_kpc = min(aperture_kpc, 0.49 * contents.units.box_kpc)
+    return f"aperture: {{kpc: {float(f'{aperture_kpc:.2g}'):g}}}   # {aperture_note}"
 
 
 def _catalogue_path(contents: Sketch, catalogue: Path) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import bricks
 import h5py
 import numpy as np
 import pytest
@@ -192,7 +193,15 @@ def write_table(folder: Path) -> Path:
     return folder / "galaxies.ecsv"
 
 
+def write_adaptahop(folder: Path) -> Path:
+    kind = bricks.KINDS["all particles with low resolution"]
+    columns = {"m_vir": HALO_MASS, "r_vir_kpc": np.where(CENTRAL, R200, 7.0), "mass": HALO_MASS, "stars": STARS}
+    counts = {"n": N_ALL, "n_stars": N_STARS, "low_res_share": 1 - HIGH_RES}
+    return bricks.write(folder / "tree_bricks099", kind, UNITS.box_kpc, A, CENTRE, CENTRAL, **columns, **counts)
+
+
 WRITERS = {
+    "adaptahop": write_adaptahop,
     "ahf": write_ahf,
     "subfind": write_subfind,
     "eagle_subfind": write_eagle,
@@ -337,7 +346,7 @@ def test_a_csv_may_leave_fields_empty(tmp_path):
     assert "t.csv: halo 1 has no finite position" in reason
 
 
-@pytest.mark.parametrize("form", ["rockstar", "caesar", "subfind", "eagle_subfind", "ahf"])
+@pytest.mark.parametrize("form", ["adaptahop", "rockstar", "caesar", "subfind", "eagle_subfind", "ahf"])
 def test_a_catalogue_of_another_time_is_refused(form, tmp_path):
     """TNG's last two snapshots differ by .9 % in a, zooms with many outputs by .1 %."""
     path = WRITERS[form](tmp_path)
@@ -412,6 +421,14 @@ def test_a_catalogue_may_lie_anywhere_and_a_snapshots_name_is_no_pattern(tmp_pat
     assert catalogue_found(f"{folder}/{{name}}.csv", tmp_path / "snap[1]*.hdf5") == folder / "snap[1]*.hdf5.csv"
     with pytest.raises(SuiteError, match=re.escape(f"no catalogue {folder}/no.csv; check `catalogue.path`")):
         catalogue_found(f"{folder}/no.csv")
+    numbered = folder / "bricks761"
+    numbered.write_text("")
+    assert catalogue_found(f"{folder}/bricks{{number:03d}}", tmp_path / "info_00761.txt") == numbered
+    for path in ("bricks{number}", "bricks{number:05d}"):
+        with pytest.raises(SuiteError, match=r"no catalogue .*bricks00761"):
+            catalogue_found(f"{folder}/{path}", tmp_path / "info_00761.txt")
+    with pytest.raises(SuiteError, match=r"may use {name}, {stem}, {number}"):
+        catalogue_found(f"{folder}/bricks{{number:03d}}", tmp_path / "halo.hdf5")
 
 
 MISSING = {
@@ -424,7 +441,7 @@ MISSING = {
 }
 
 
-@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("form", MISSING)  # AdaptaHOP's have no names
 def test_a_missing_column_is_named(form, tmp_path):
     path, change = WRITERS[form](tmp_path), MISSING[form]
     if isinstance(change, str):
@@ -564,6 +581,8 @@ def test_what_is_unknown_does_not_cut_unless_it_is_asked_for():
                   {"halo_mass_msun": [1e9, None]}, {"stellar_mass_msun": [None, 1e9]}):  # fmt: skip
         with pytest.raises(SnapshotError, match=rf"selection\.{next(iter(cut))}"):
             chosen(unknown_haloes, Selection(**cut))
+        if "min_high_res_fraction" in cut:  # the snapshot tells, and each galaxy is measured as it is mapped
+            assert chosen(unknown_haloes, Selection(**cut), tells_low_resolution=True) == unknown_haloes
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,7 @@ def _cluster_settings(args: argparse.Namespace) -> "Cluster":
     return Cluster(args.cluster, args.workers, args.gpus, args.hours, args.memory, logs, site)
 
 
-def add_commands(commands: Any) -> None:
-    """Add this stage's commands to `commands`, which argparse's add_subparsers has returned."""
+def _add_tables(commands: Any) -> None:
     tables = add_command(commands, "tables", "evaluate runs on every suite of a store")
     tables.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or a folder that holds them")
     tables.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
@@ -67,6 +66,10 @@ def add_commands(commands: Any) -> None:
     tables.add_argument("--report", action="store_true", help="write the report as well")
     _add_cluster(tables)
 
+
+def add_commands(commands: Any) -> None:
+    """Add this stage's commands to `commands`, which argparse's add_subparsers has returned."""
+    _add_tables(commands)
     compare = add_command(commands, "compare", "say which of two runs is better, by how much, and whether by chance")
     compare.add_argument("a", type=Path, metavar="RUN_A", help="run folder")
     compare.add_argument("b", type=Path, metavar="RUN_B", help="run folder")

@@ -178,14 +178,10 @@ def _mock(args: argparse.Namespace) -> int:
 
 def _maps(args: argparse.Namespace) -> int:
     from kinmass.gen.campaign import parallel
-    from kinmass.gen.campaign.foretell import probe, told
-    from kinmass.gen.campaign.listing import keep_all
-    from kinmass.gen.campaign.maps import generate, list_all
-    from kinmass.gen.campaign.plan import Task, list_tasks, plan
+    from kinmass.gen.campaign.maps import generate
+    from kinmass.gen.campaign.plan import list_tasks
     from kinmass.gen.campaign.record import Settings
-    from kinmass.gen.campaign.timing import process_age_s
-    from kinmass.gen.campaign.worker import load
-    from kinmass.gen.options import Foretelling, OptionError, Sharing, checked
+    from kinmass.gen.options import OptionError, Sharing, checked
     from kinmass.gen.suite import load_suite
 
     parallel.check()
@@ -219,26 +215,40 @@ def _maps(args: argparse.Namespace) -> int:
     if args.ranks is not None and not args.plan:
         raise OptionError("--ranks foretells a run: give it with --plan (mpiexec -n or srun starts ranks)")
     if args.plan:
-        if args.ranks is not None:
-            checked(Foretelling, ranks=args.ranks)
-            load()  # belongs to the start of a run
-        age_s, began = process_age_s(), time.monotonic()
-        listings = list_all(suites, args.out)
-        listing_s, began = parallel.size() * (time.monotonic() - began), time.monotonic()
-        tasks: list[Task] = []  # rank 0's
-        parallel.on_rank_0(lambda: tasks.extend(plan(suites, args.out, settings, args.repair, listings)))
-        start_s = age_s + time.monotonic() - began
-        if parallel.rank() == 0:
-            keep_all(args.out, listings)
-            print(f"{args.out}: room for {len(tasks)} galaxies, {sum(t.is_done for t in tasks)} of them done")
-            if args.ranks is not None:
-                print(told(probe(tasks, args.out, settings), args.ranks, args.readers, start_s, listing_s))
-        return 0
+        return _plan(args, suites, settings)
     done, failed = generate(suites, args.out, settings, args.readers, args.repair)
     if parallel.rank() == 0:
         hint = f"; why: {args.out / 'failures.jsonl'}" if failed else ""
         print(f"{done} galaxies done, {failed} failed, in {args.out}{hint}")
     return 3 if failed else 0
+
+
+def _plan(args: argparse.Namespace, suites: "list[Suite]", settings: "Settings") -> int:
+    """Make the store with room for all galaxies, and foretell a run where it is asked for; return the exit code."""
+    from kinmass.gen.campaign import parallel
+    from kinmass.gen.campaign.foretell import probe, told
+    from kinmass.gen.campaign.listing import keep_all
+    from kinmass.gen.campaign.maps import list_all
+    from kinmass.gen.campaign.plan import Task, plan
+    from kinmass.gen.campaign.timing import process_age_s
+    from kinmass.gen.campaign.worker import load
+    from kinmass.gen.options import Foretelling, checked
+
+    if args.ranks is not None:
+        checked(Foretelling, ranks=args.ranks)
+        load()  # belongs to the start of a run
+    age_s, began = process_age_s(), time.monotonic()
+    listings = list_all(suites, args.out)
+    listing_s, began = parallel.size() * (time.monotonic() - began), time.monotonic()
+    tasks: list[Task] = []  # rank 0's
+    parallel.on_rank_0(lambda: tasks.extend(plan(suites, args.out, settings, args.repair, listings)))
+    start_s = age_s + time.monotonic() - began
+    if parallel.rank() == 0:
+        keep_all(args.out, listings)
+        print(f"{args.out}: room for {len(tasks)} galaxies, {sum(t.is_done for t in tasks)} of them done")
+        if args.ranks is not None:
+            print(told(probe(tasks, args.out, settings), args.ranks, args.readers, start_s, listing_s))
+    return 0
 
 
 def _preview(suites: "list[Suite]", settings: "Settings", names: list[str], out: Path) -> bool:

@@ -47,9 +47,11 @@ class _Handler(tornado.web.RequestHandler):
     """Answers GET with what `make`, a method of Pages, returns for the parts of the address and its query."""
 
     def initialize(self, pages: Pages, token: str, make: Callable[..., bytes], kind: str, pool: Any) -> None:
+        """Take what the route says: the pages, the token, the method of Pages, the type of its bytes, its threads."""
         self.pages, self.token, self.make, self.kind, self.pool = pages, token, make, kind, pool
 
     def set_default_headers(self) -> None:
+        """Forbid everything that comes from elsewhere, on every answer."""
         for name, value in _HEADERS.items():
             self.set_header(name, value)
 
@@ -66,6 +68,7 @@ class _Handler(tornado.web.RequestHandler):
             raise tornado.web.HTTPError(403)
 
     async def get(self, *parts: str) -> None:
+        """Answer with the page, or 404 and one sentence where there is none."""
         query = {key: self.get_query_argument(key) for key in self.request.query_arguments}
         loop = tornado.ioloop.IOLoop.current()
         try:
@@ -82,6 +85,7 @@ class _Handler(tornado.web.RequestHandler):
         self.finish(content)
 
     def write_error(self, status_code: int, **details: Any) -> None:
+        """Answer a refusal with one sentence in place of Tornado's page."""
         sentences = {
             403: "This page needs the whole address that `kinmass gallery` has printed, with its token.",
             404: "There is no such page.",

@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 
 from kinmass.gen.catalogues.base import Halo, listed, same_epoch
-from kinmass.gen.constants import KPC_CM
+from kinmass.gen.constants import KPC_CM, RAMSES_MPC_CM
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.fortran import Records
 
 #: HaloMaker divides RAMSES's unit_l by RAMSES's own megaparsec, 0.18 per cent below the true one: 90 kpc in 50 Mpc.
-_KPC_PER_MPC, _MSUN = 3.08e24 / KPC_CM, 1e11
+_KPC_PER_MPC, _MSUN = RAMSES_MPC_CM / KPC_CM, 1e11
 #: Centres outside the box by more than this share of its side are another box's.
 _OUTSIDE = 1e-3
 

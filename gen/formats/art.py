@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -87,15 +87,10 @@ class Art(GridFormat):
         *(("held", f"particle_{kind}_{axis}") for kind in ("position", "velocity") for axis in "xyz"),
         ("held", "particle_mass"),
     )
-    components: ClassVar[dict[str, list[str]]] = GridFormat.components
 
     def files(self, path: Path) -> list[Path]:
         """Return the file of cells and those of particles. Raises SnapshotError when one is missing."""
         return [path, *_companions(path).values()]
-
-    def listed_files(self, path: Path) -> list[Path]:
-        """Return the file of cells, from which the units come."""
-        return [path]
 
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
         """Take ART's units, which follow from the cosmology, the box and the number of root cells."""

@@ -5,7 +5,7 @@ Layout: Enzo's documentation, Output Formats, and yt's frontend. `snapshots` nam
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,11 +30,6 @@ class Enzo(GridFormat):
     name = "enzo"
     container = "enzo"
     cell_fields = tuple(("enzo", name) for name in ("x-velocity", "y-velocity", "z-velocity", "Density"))
-    particle_fields = (
-        *(("io", f"particle_{kind}_{axis}") for kind in ("position", "velocity") for axis in "xyz"),
-        ("io", "particle_mass"),
-    )
-    components: ClassVar[dict[str, list[str]]] = GridFormat.components
 
     def files(self, path: Path) -> list[Path]:
         """Return the parameter file, its hierarchy and all files that this names. Raises SnapshotError."""
@@ -47,10 +42,6 @@ class Enzo(GridFormat):
             if not file.is_file():
                 raise SnapshotError(f"{file}: missing, and {hierarchy.name} names it; get all files of its folder")
         return [path, hierarchy, *files]
-
-    def listed_files(self, path: Path) -> list[Path]:
-        """Return the parameter file, from which the units come."""
-        return [path]
 
     def _parameters(self, path: Path) -> dict[str, list[str]]:
         """Read the parameter file: words by key. Raises SnapshotError."""

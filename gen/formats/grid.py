@@ -57,7 +57,10 @@ class GridFormat(Format):
     cell_fields: ClassVar[tuple[Any, ...]]
     #: Whether cells have densities of momentum in the place of velocities.
     cell_momenta: ClassVar[bool] = False
-    particle_fields: ClassVar[tuple[Any, ...]]
+    particle_fields: ClassVar[tuple[Any, ...]] = (
+        *(("io", f"particle_{kind}_{axis}") for kind in ("position", "velocity") for axis in "xyz"),
+        ("io", "particle_mass"),
+    )
 
     @abstractmethod
     def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:

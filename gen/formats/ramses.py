@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
+from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G, RAMSES_MPC_CM, RAMSES_RHO_CRIT
 from kinmass.gen.formats.base import CodeUnits, SnapshotError, check_cosmology
 from kinmass.gen.formats.fortran import Records
 from kinmass.gen.formats.frontends import open_grid
@@ -22,8 +22,6 @@ from kinmass.gen.formats.tracers import PROTON_K_PER_KMS2
 _NUMBERS = (
     "ncpu", "ndim", "levelmin", "levelmax", "boxlen", "time", "aexp", "H0", "omega_m", "unit_l", "unit_d", "unit_t",
 )  # fmt: skip
-#: RAMSES's own constants: the critical density for h = 1 [g/cm^3] and a megaparsec [cm] (amr/units.f90).
-_RHO_CRIT, _MPC_CM = 1.88e-29, 3.08e24
 #: Families of particles (pm_commons.f90): dark matter and stars; others are clouds of sinks, debris and tracers.
 DARK, STAR = 1, 2
 
@@ -51,11 +49,6 @@ class Ramses(GridFormat):
     name = "ramses"
     container = "ramses"
     cell_fields = tuple(("ramses", name) for name in ("x-velocity", "y-velocity", "z-velocity", "Density"))
-    particle_fields = (
-        *(("io", f"particle_{kind}_{axis}") for kind in ("position", "velocity") for axis in "xyz"),
-        ("io", "particle_mass"),
-    )
-    components: ClassVar[dict[str, list[str]]] = GridFormat.components
 
     def files(self, path: Path) -> list[Path]:
         """Return the info file and the files of all domains. Raises SnapshotError when one is missing."""
@@ -72,10 +65,6 @@ class Ramses(GridFormat):
                     )
                 files.append(file)
         return files
-
-    def listed_files(self, path: Path) -> list[Path]:
-        """Return the info file, from which the units come."""
-        return [path]
 
     def _info(self, path: Path) -> dict[str, float]:
         """Read the numbers of an info file. Raises SnapshotError where one is missing."""
@@ -111,9 +100,9 @@ class Ramses(GridFormat):
         if expands:
             check_cosmology(path, a, h)
             expected = {
-                "unit_d": info["omega_m"] * _RHO_CRIT * h**2 / a**3,
-                "unit_t": a**2 / (info["H0"] * 1e5 / _MPC_CM),
-                "unit_l": a * tree.box_mpc_h * _MPC_CM / h,
+                "unit_d": info["omega_m"] * RAMSES_RHO_CRIT * h**2 / a**3,
+                "unit_t": a**2 / (info["H0"] * 1e5 / RAMSES_MPC_CM),
+                "unit_l": a * tree.box_mpc_h * RAMSES_MPC_CM / h,
                 "aexp": tree.a,
             }
             for key, value in expected.items():

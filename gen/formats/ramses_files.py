@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.constants import KPC_CM, MSUN_G
+from kinmass.gen.constants import KPC_CM, MSUN_G, RAMSES_MPC_CM, RAMSES_RHO_CRIT
 from kinmass.gen.formats.fortran import record
 from kinmass.gen.formats.octree import Cells, Level, build, deposit, in_unit_cube
 from kinmass.gen.physics.particles import Galaxy, Particles
 
 OMEGA_M, OMEGA_L = 0.3089, 0.6911
-#: RAMSES's own constants (amr/units.f90).
-_RHO_CRIT, _MPC_CM = 1.88e-29, 3.08e24
 #: Density of cells without gas, over that which the mean matter has or, without expansion, the mean gas.
 FLOOR = 1e-12
 FIELDS = ("density", "velocity_x", "velocity_y", "velocity_z", "pressure", "metallicity")
@@ -40,9 +38,9 @@ class _Units:
 
     def __init__(self, box_kpc: float, a: float, h: float, boxlen: float | None = None):
         self.is_cosmological, self.boxlen = boxlen is None, boxlen or 1.0
-        self.box_mpc_h = box_kpc * KPC_CM / a * h / _MPC_CM
-        self.length, self.density = a * self.box_mpc_h * _MPC_CM / h, OMEGA_M * _RHO_CRIT * h**2 / a**3
-        self.time = a**2 / (100 * h * 1e5 / _MPC_CM)
+        self.box_mpc_h = box_kpc * KPC_CM / a * h / RAMSES_MPC_CM
+        self.length, self.density = a * self.box_mpc_h * RAMSES_MPC_CM / h, OMEGA_M * RAMSES_RHO_CRIT * h**2 / a**3
+        self.time = a**2 / (100 * h * 1e5 / RAMSES_MPC_CM)
         if boxlen is not None:  # densities in Msun/pc^3, and G = 1
             self.box_mpc_h, self.length, self.density, self.time = 1.0, box_kpc * KPC_CM / boxlen, 6.77e-23, 4.70e14
         self.mass_msun = self.density * self.length**3 / MSUN_G

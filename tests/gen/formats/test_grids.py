@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+from kinmass.gen.campaign.listing import list_snapshot
 from kinmass.gen.formats import SnapshotError
 from kinmass.gen.formats.grid import lightest_dark
 from kinmass.gen.formats.recognise import recognised
@@ -24,7 +25,7 @@ from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.particles import Galaxy, Particles
 from kinmass.gen.snapshots import snapshot as snapshots
 from kinmass.gen.snapshots.snapshot import Snapshot
-from kinmass.gen.suite import Tracers
+from kinmass.gen.suite import Suite, Tracers
 
 VELOCITY = np.array([300.0, -150.0, 80.0])
 CENTRES = {"middle": np.array([1800.0, 2100.0, 1950.0]), "corner": np.zeros(3)}
@@ -177,6 +178,15 @@ def test_an_isolated_run_whose_box_is_not_one_is_the_same_galaxy(galaxy, written
             # Cells without gas have another floor.
             np.testing.assert_allclose(rows[:, 6], expected_rows[:, 6], rtol=1e-6, atol=1e5)
             np.testing.assert_allclose(np.delete(rows, 6, axis=1), np.delete(expected_rows, 6, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", grids.WRITERS)
+def test_its_size_is_that_of_all_its_files(kind, written):
+    """By size the ranks share work, and one of them goes first through a large snapshot."""
+    path = written[kind, "middle"]
+    suite = Suite(name="x", format=kind.split()[-1], snapshots="*", aperture={"kpc": 50}, root=path.parent)
+    files = [file for file in path.parent.iterdir() if not re.search("descriptor|boundary", file.name)]
+    assert list_snapshot(suite, path).n_bytes == sum(file.stat().st_size for file in files) > 50_000
 
 
 def test_masses_tell_of_resolution_only_where_they_come_in_steps():

@@ -17,7 +17,7 @@ from kinmass.eval.observed.fits_units import (
 )
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
 from kinmass.eval.observed.grids import Grid, Resampling, onto_one_grid, spaxel_side, tiled
-from kinmass.eval.observed.sanity import refuse_fillings, without_wild
+from kinmass.eval.observed.sanity import refuse_fillings, refuse_zeros, without_wild
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.gen.constants import LIGHT_KMS
 
@@ -79,7 +79,12 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
             raise ValueError("within_kms needs systemic_kms of the galaxy")
         is_good &= np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
     is_good &= np.isfinite(density) & (density > 0)
+    is_good &= _certain(maps)
     velocity = np.where(is_good, velocity, np.nan)
+    if files.blank is None:
+        places = np.column_stack([maps.x_arcsec.ravel(), maps.y_arcsec.ravel()])
+        has_sigma = np.ones(velocity.shape, bool) if sigma is None else np.isfinite(sigma)
+        refuse_zeros(f"V of the {tracer}", places, side_arcsec, np.where(has_sigma, velocity, np.nan).ravel())
     seen = {"V": velocity, "sigma": values.get("dispersion"), "the error of V": velocity_error}
     _refuse_fillings_of(tracer, seen | ({} if maps.density.log else {"the density": density}), is_good)
     if "velocity_error" in values or "velocity_ivar" in values:
@@ -123,6 +128,20 @@ def _unmasked(files: TracerFiles, maps: _TracerMaps) -> np.ndarray:
     if n_left < 0.5 * n_seen:
         maps.remarks.append(f"mask leaves {n_left} of {n_seen} pixels: if it marks good pixels say mask_is: good.")
     return is_good
+
+
+def _certain(maps: _TracerMaps) -> np.ndarray:
+    """Return the pixels whose inverse variances are not nil: those have no measurement. A remark says how many."""
+    is_certain = np.ones(maps.x_arcsec.shape, bool)
+    for key in _IVARS:
+        if key in maps.values:
+            is_certain &= ~(maps.values[key] <= 0)
+    n_seen = np.count_nonzero(~is_certain & np.isfinite(maps.values["velocity"]))
+    if n_seen:
+        maps.remarks.append(
+            f"{n_seen} pixels have an inverse variance of zero: nothing was measured there, and they are left out."
+        )
+    return is_certain
 
 
 def _refuse_fillings_of(tracer: str, maps: dict[str, np.ndarray | None], is_good: np.ndarray) -> None:

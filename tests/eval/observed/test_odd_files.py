@@ -5,8 +5,10 @@ import time
 import numpy as np
 import pytest
 import yaml
-from astropy.table import Table
+from astropy.io import fits
+from astropy.table import Table, vstack
 
+from kinmass.eval.__main__ import main
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
 from kinmass.eval.observed.sanity import refuse_fillings
 
@@ -119,3 +121,76 @@ def test_what_yaml_1_1_makes_a_number_is_none(tmp_path, line):
     path.write_text(f"name: a\nhalf_light_radius_arcsec: 3\nstars: {{velocity: v.fits}}\n{line}\n")
     with pytest.raises(ValueError, match="valid number"):
         read_galaxy(path)
+
+
+# ---- tables and files of several things
+
+
+def test_rows_of_one_place_are_one_spaxel(tmp_path):
+    rows = table()
+    for again in (rows[:0], rows[:50], rows):
+        found = of_table(tmp_path, vstack([rows, again])).stars
+        assert len(found.x_arcsec) == P * P
+    other = rows[:300].copy()
+    other["V"] += 80
+    with pytest.raises(ValueError, match=r"300 of 1261 rows have another velocity .* several galaxies, components"):
+        of_table(tmp_path, vstack([rows, other]))
+    both = vstack([rows, other])
+    both["M"] = np.arange(len(both)) >= len(rows)
+    both["M"] = both["M"].astype(int)
+    assert len(of_table(tmp_path, both, {"mask": "M"}).stars.x_arcsec) == P * P
+
+
+def test_numbers_of_pixels_are_no_arcseconds(tmp_path):
+    rows = table(X=IX.astype(float), Y=IY.astype(float))
+    centre = {"centre_arcsec": [15.0, 15.0]}
+    with pytest.raises(ValueError, match="look like numbers of pixels: say xy_unit: pix"):
+        of_table(tmp_path, rows, **centre)
+    keys = {"xy_unit": "pix", "pixel_arcsec": SIDE, "centre_pixel": [15.0, 15.0]}
+    np.testing.assert_allclose(of_table(tmp_path, rows, keys).stars.x_arcsec, X.ravel())
+    assert (
+        of_table(tmp_path, rows, {"xy_unit": "arcsec"}, half_light_radius_arcsec=6.0, **centre).stars.side_arcsec == 1
+    )
+    assert of_table(tmp_path, table(X=2 * X, Y=2 * Y), half_light_radius_arcsec=6.0).stars.side_arcsec == 1
+
+
+def in_one_file(folder, keys, **top):
+    images = [fits.ImageHDU(MAPS[name], name=name) for name in "VSD"]
+    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(folder / "all.fits", overwrite=True)
+    return described(folder, {"pixel_arcsec": SIDE, "centre_pixel": [16, 16]} | keys, **top)
+
+
+def test_an_extension_is_named_where_there_are_several(tmp_path):
+    named = {"velocity": "all.fits[V]", "dispersion": "all.fits[S]", "density": "all.fits[D]"}
+    assert len(in_one_file(tmp_path, named).stars.x_arcsec) == P * P
+    with pytest.raises(ValueError, match=r"all\.fits holds several images, V, S, D: say which is meant"):
+        in_one_file(tmp_path, named | {"velocity": "all.fits"})
+    with pytest.raises(ValueError, match=r"velocity and dispersion are one map|dispersion and velocity are one map"):
+        in_one_file(tmp_path, named | {"dispersion": "all.fits[V]"})
+
+
+@pytest.mark.parametrize(
+    ("column", "keys", "words", "escape"),
+    [
+        ("vel_FWHM", {"dispersion": "vel_FWHM"}, "say dispersion_is: fwhm", {"dispersion_is": "sigma"}),
+        ("V_IVAR", {"velocity_error": "V_IVAR"}, "say velocity_ivar", {"velocity_error_unit": "km/s"}),
+        ("vel_var", {"velocity_error": "vel_var"}, "a variance: give its root", {"velocity_error_unit": "km/s"}),
+        (
+            "e_vel",
+            {"velocity_ivar": "e_vel", "velocity_error": None},
+            "say velocity_error",
+            {"velocity_error_unit": "km/s"},
+        ),
+    ],
+)
+def test_a_name_that_says_something_else_than_its_key(tmp_path, column, keys, words, escape):
+    rows = table(**{column: MAPS["S"] if "dispersion" in keys else MAPS["E"]})
+    with pytest.raises(ValueError, match=words):
+        of_table(tmp_path, rows, keys)
+    of_table(tmp_path, rows, keys | escape)
+
+
+def test_a_radius_that_is_none_is_refused_before_anything_is_read(capsys):
+    for radius in ("0", "-2", "nan", "inf"):
+        assert main(["predict", "none.yaml", "--inside-kpc", radius]) == 2
+        assert "must be radii above 0 kpc" in capsys.readouterr().err

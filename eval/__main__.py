@@ -334,6 +334,8 @@ def _predict(args: argparse.Namespace) -> int:
         raise ValueError(
             "give YAML files of observed galaxies; or run folders with --store and --suite, for simulated ones"
         )
+    if impossible := [radius for radius in args.inside_kpc if not 0 < radius < float("inf")]:
+        raise ValueError(f"--inside-kpc must be radii above 0 kpc, not {impossible[0]:g}")
     if galaxies:
         return _predict_observed(runs, galaxies, args.out or Path("profiles"), args.inside_kpc)
     from kinmass.eval.observed.places import labels, write_beside

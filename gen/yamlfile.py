@@ -1,5 +1,6 @@
 """Reading of a YAML file into a checked pydantic model; errors name the wrong keys."""
 
+import re
 from collections.abc import Hashable
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 Model = TypeVar("Model", bound=BaseModel)
+#: Longest whole number that is read: Python's own limit is far above what a setting can be.
+MOST_DIGITS = 300
 
 
 class FileError(ValueError):
@@ -16,25 +19,59 @@ class FileError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that comes twice instead of taking the last."""
+    """YAML's safe loader, with the numbers and truths of YAML 1.2, which refuses a key that comes twice.
+
+    By YAML 1.1, which the safe loader knows, `1:30` is 90, `042` is 34, `yes` is a truth (and so 1), `1e3` a text.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping. Raises YAMLError where one of its keys comes twice."""
         places: dict[Any, int] = {}
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other`, which is no key
+                continue
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if isinstance(key, Hashable) and key_node.tag != "tag:yaml.org,2002:merge":
+            if isinstance(key, Hashable):
                 line = key_node.start_mark.line + 1
                 if key in places:
                     raise yaml.YAMLError(f"key `{key}` is there twice, in lines {places[key]} and {line}")
                 places[key] = line
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Return a whole number, which is decimal whatever zeros it begins with."""
+        if len(node.value) > MOST_DIGITS:
+            raise yaml.YAMLError(f"a number of {len(node.value)} digits in line {node.start_mark.line + 1}")
+        return int(node.value, 0 if "x" in node.value or "o" in node.value else 10)
+
+
+#: What is a number or a truth, and the characters that it may begin with (https://yaml.org/spec/1.2.2, section 10.3.2).
+_PLAIN = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in (*_PLAIN, "timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, (_pattern, _first) in _PLAIN.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_pattern})$"), list(_first))  # type: ignore[no-untyped-call]
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def read_text(text: str) -> Any:
+    """Return what a text in YAML says, without running any code in it. Raises YAMLError where it is none."""
+    return yaml.load(text, _Loader)
+
 
 def read_checked(path: Path, model: type[Model]) -> Model:
     """Read a YAML file as `model`, without running any code in it. Raises FileError, a line for each wrong key."""
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        content = read_text(path.read_text())
     except FileNotFoundError as error:
         raise FileError(f"{path}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -41,7 +41,7 @@ def _is_extension(extension: Any, number: int, hdu: Any) -> bool:
 
 
 def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
-    """Read `FILE[EXTENSION,PLANE]` (the first image where left out): values (Y, X), NaN where blank, and the header.
+    """Read `FILE[EXTENSION,PLANE]` (else the primary or only image): values (Y, X), NaN where blank, and the header.
 
     Raises ValueError where there is no such image, or where it is damaged or not two-dimensional.
     """
@@ -49,10 +49,7 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)  # about non-standard headers, which astropy repairs
         with _open_fits(folder / file) as hdus:
-            if extension is None:
-                extension = next((i for i, h in enumerate(hdus) if h.is_image and h.header.get("NAXIS", 0) >= 2), None)
-                if extension is None:
-                    raise ValueError(f"{file} holds no image; for columns of a table give its name as `table`")
+            extension = _only_image(file, hdus) if extension is None else extension
             if extension not in hdus if isinstance(extension, str) else extension >= len(hdus):
                 raise ValueError(f"{file} has no extension {extension}; there are {', '.join(h.name for h in hdus)}")
             try:
@@ -72,6 +69,20 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
     if "BLANK" in header and data.dtype.kind == "f":  # not standard for floats, but common
         values = blank_to_nan(values, float(header["BLANK"]))
     return values, header
+
+
+def _only_image(file: str, hdus: fits.HDUList) -> int:
+    """Return the number of the image in a file that is meant where none is named: the primary one, or the only one.
+
+    Raises ValueError where there is none, or where several extensions are images.
+    """
+    images = [i for i, hdu in enumerate(hdus) if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2]
+    if not images:
+        raise ValueError(f"{file} holds no image; for columns of a table give its name as `table`")
+    if images[0] and len(images) > 1:
+        names = ", ".join(hdus[i].name or str(i) for i in images)
+        raise ValueError(f"{file} holds several images, {names}: say which is meant, as FILE[EXTENSION]")
+    return images[0]
 
 
 def _null_to_nan(values: np.ndarray, column: fits.Column) -> np.ndarray:

@@ -136,8 +136,8 @@ class TracerFiles(_Section):
 class GalaxyFile(_Section):
     """The YAML file of an observed galaxy. Errors are standard deviations."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9+. _-]+$")
-    """Name of the galaxy; results are written into a folder of this name."""
+    name: str = Field(coerce_numbers_to_str=True)
+    """Name of the galaxy: a line with a letter or a digit. Results are written into a folder of the file's name."""
     distance_mpc: PositiveFloat | None = None
     """Angular diameter distance. Give this or `redshift`."""
     distance_error_mpc: NonNegativeFloat | None = None
@@ -167,8 +167,15 @@ class GalaxyFile(_Section):
 
     @model_validator(mode="after")
     def _has_maps(self) -> "GalaxyFile":
+        if not (self.name.isprintable() and any(map(str.isalnum, self.name))) or set(self.name) & set("$/\\"):
+            raise ValueError(f"name {self.name!r} must be a line with a letter or a digit, without $, / and \\")
         if self.gas is None and self.stars is None:
             raise ValueError("give maps of `gas`, of `stars` or of both")
+        if self.centre_deg and not (-360 <= self.centre_deg[0] <= 360 and -90 <= self.centre_deg[1] <= 90):
+            raise ValueError(
+                f"centre_deg [{self.centre_deg[0]:g}, {self.centre_deg[1]:g}] must be right ascension and declination, "
+                "both in degrees"
+            )
         if (self.distance_mpc is None) == (self.redshift is None):
             raise ValueError("give either distance_mpc, the angular diameter distance, or redshift")
         if self.inclination_error_deg and self.inclination_deg is None:

@@ -184,6 +184,18 @@ def spaxel_side(x_arcsec: np.ndarray, y_arcsec: np.ndarray, name: str, pixel_arc
     return pixel_arcsec
 
 
+def first_of_each_place(x_arcsec: np.ndarray, y_arcsec: np.ndarray, side_arcsec: float) -> np.ndarray:
+    """Return, for each of n spaxels at x, y (n,), the first one that lies at the same place, to .02 sides."""
+    places = np.round(np.column_stack([x_arcsec, y_arcsec]) / (0.02 * side_arcsec))
+    _, first, place = np.unique(places, axis=0, return_index=True, return_inverse=True)
+    return np.asarray(first[place.ravel()])
+
+
+def look_like_pixel_numbers(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether positions are whole numbers from the first pixel's on, as no offsets from a centre are."""
+    return all(len(v) > 0 and bool(np.all((v >= 0) & (v == np.round(v)))) and np.ptp(v) >= 4 for v in (x, y))
+
+
 def _spacings(positions: np.ndarray) -> tuple[float, float]:
     """Return how far neighbours of positions (n, 2) lie along x and along y, nil where these are no lattice along both.
 

@@ -70,9 +70,12 @@ class ObservedProfile:
     def inside(self, radius_kpc: float) -> str:
         """Return a sentence on the mass inside a radius [kpc, at the distance as given]."""
         low68, high68, low95, high95, median = self.at_kpc(radius_kpc)
+        first, last = self.radius_kpc[0], self.radius_kpc[-1]
+        is_within = first / 1.001 <= radius_kpc <= last * 1.001
+        beyond = "" if is_within else f" (extrapolated: the profile goes from {first:.2g} to {last:.2g} kpc)"
         return (
             f"log10 M(<{radius_kpc:.2g} kpc) = {median:.2f} Msun, {low68:.2f} to {high68:.2f} at 68 % and "
-            f"{low95:.2f} to {high95:.2f} at 95 %{self.curve.inside(radius_kpc)}"
+            f"{low95:.2f} to {high95:.2f} at 95 %{beyond}{self.curve.inside(radius_kpc)}"
         )
 
     def beside(self, others: Sequence["ObservedProfile"]) -> "ObservedProfile":

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from kinmass.eval.observed.sky import SkyMap
 from kinmass.gen.constants import LIGHT_KMS
@@ -19,6 +20,8 @@ TIMES_MOST, LEAST_KMS, MOST_V_KMS, MOST_SIGMA_KMS, WILD_SHARE = 5.0, 300.0, 1500
 #: looks like one: whole, or all nines, or huge.
 SAME, FAR_RANGES = 3, 4.0
 _FILLING = re.compile(r"\d+|9+\.9+|.*e\+\d+")
+#: So many pixels, that share of all, and so many times the largest bin are no region that happens to be at rest.
+LEAST_ZEROS, ZERO_SHARE, TIMES_A_BIN = 10, 0.02, 5
 #: Largest median error of V, over the rms of V and sigma together, and largest pixel [R_e].
 MAX_ERROR_SHARE, MAX_PIXEL_RE = 3.0, 2.0
 #: Above this systemic velocity a caution asks for the convention: at 3000 km/s differences of c z are 1 % too large.
@@ -96,13 +99,12 @@ def refuse_fillings(name: str, value: np.ndarray, unit: str = " km/s") -> None:
     It is how files write that nothing was measured: -9999, -999.9, or zero among velocities of 3000 km/s, in km/s or in
     m/s. A pixel of a bin has the value of many, but hardly a number like these.
     """
-    finite = value[np.isfinite(value)]
-    values, counts = np.unique(finite, return_counts=True)
-    for number, count in zip(values[counts >= SAME], counts[counts >= SAME], strict=True):
-        others = finite[finite != number]
+    finite = np.sort(value[np.isfinite(value)])
+    for number, count in _apart(finite):
         written = (f"{abs(number):.6g}", f"{1e3 * abs(number):.6g}")
-        if len(others) < count or not any(map(_FILLING.fullmatch, written)):
+        if not any(map(_FILLING.fullmatch, written)):
             continue
+        others = finite[finite != number]
         middle = float(np.median(others))
         range_of_others = float(np.quantile(np.abs(others - middle), 0.98))
         if abs(number - middle) > max(FAR_RANGES * range_of_others, 0.5 * abs(middle)):
@@ -110,6 +112,48 @@ def refuse_fillings(name: str, value: np.ndarray, unit: str = " km/s") -> None:
                 f"{name} is {number:.6g}{unit} exactly in {count} of {len(finite)} pixels, far from all others: if "
                 "that says that nothing was measured there, say blank: with this number in the file's unit, or use mask"
             )
+
+
+def _apart(ordered: np.ndarray) -> list[tuple[float, int]]:
+    """Return which of sorted numbers (n,) come SAME times or more and may be far from all others, and how often.
+
+    Without looking at all others for each of the many numbers of a binned map: at least half of what lies between
+    their 2nd and 98th percentiles is the range that 98 % of them keep to.
+    """
+    numbers, starts, counts = np.unique(ordered, return_index=True, return_counts=True)
+    is_some = (counts >= SAME) & (2 * counts <= len(ordered))
+    numbers, starts, counts = numbers[is_some], starts[is_some], counts[is_some]
+
+    def of_others(share: float) -> np.ndarray:
+        place = (share * (len(ordered) - counts - 1)).astype(int)
+        return ordered[np.where(place < starts, place, place + counts)]
+
+    middle, half_range = of_others(0.5), 0.5 * (of_others(0.98) - of_others(0.02))
+    # Half of it again, for percentiles between two numbers.
+    is_far = np.abs(numbers - middle) > 0.5 * np.maximum(FAR_RANGES * half_range, 0.5 * np.abs(middle))
+    return [(float(number), int(count)) for number, count in zip(numbers[is_far], counts[is_far], strict=True)]
+
+
+def refuse_zeros(name: str, sky_places: np.ndarray, side_arcsec: float, value: np.ndarray) -> None:
+    """Raise ValueError where a part of a map of V (n,) at places (n, 2) [arcsec] is zero exactly.
+
+    It is how files write that nothing was measured, and about a systemic velocity of zero it is far from no other V.
+    Zeros along the minor axis of a model have few neighbours that are zero too; bins have a number each.
+    """
+    is_zero = value == 0
+    n, least = np.count_nonzero(np.isfinite(value)), max(LEAST_ZEROS, ZERO_SHARE * np.isfinite(value).sum())
+    if np.count_nonzero(is_zero) < least:
+        return
+    zeros = sky_places[is_zero]
+    fifth_neighbour_arcsec = cKDTree(zeros).query(zeros, k=6, distance_upper_bound=1.5 * side_arcsec)[0][:, 5]
+    n_amidst = np.count_nonzero(np.isfinite(fifth_neighbour_arcsec))
+    others = value[np.isfinite(value) & ~is_zero]
+    most = int(np.unique(others, return_counts=True)[1].max(initial=0))
+    if n_amidst >= max(least, TIMES_A_BIN * most):
+        raise ValueError(
+            f"{name} is 0 km/s exactly in {np.count_nonzero(is_zero)} of {n} pixels that lie together: if that says "
+            "that nothing was measured there, say blank: 0, or use mask; if it was measured say blank: []"
+        )
 
 
 def without_wild(name: str, sky: SkyMap) -> tuple[SkyMap, list[str]]:

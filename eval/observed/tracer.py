@@ -16,8 +16,17 @@ from kinmass.eval.observed.fits_units import (
     read_density,
 )
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
-from kinmass.eval.observed.grids import Grid, Resampling, onto_one_grid, spaxel_side, tiled
-from kinmass.eval.observed.sanity import refuse_fillings, without_wild
+from kinmass.eval.observed.grids import (
+    Grid,
+    Resampling,
+    first_of_each_place,
+    look_like_pixel_numbers,
+    onto_one_grid,
+    spaxel_side,
+    tiled,
+)
+from kinmass.eval.observed.names import refuse_contradictions
+from kinmass.eval.observed.sanity import refuse_fillings, refuse_zeros, without_wild
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.gen.constants import LIGHT_KMS
 
@@ -54,6 +63,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
 
     Raises ValueError in one sentence, KeyError, TypeError, IndexError or OSError for files that cannot be used.
     """
+    refuse_contradictions(files)
     maps = (_read_table if files.table is not None else _read_images)(files, folder, galaxy_file)
     values, side_arcsec = maps.values, maps.side_arcsec
     is_good = _unmasked(files, maps)
@@ -79,7 +89,12 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
             raise ValueError("within_kms needs systemic_kms of the galaxy")
         is_good &= np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
     is_good &= np.isfinite(density) & (density > 0)
+    is_good &= _certain(maps)
     velocity = np.where(is_good, velocity, np.nan)
+    if files.blank is None:
+        places = np.column_stack([maps.x_arcsec.ravel(), maps.y_arcsec.ravel()])
+        has_sigma = np.ones(velocity.shape, bool) if sigma is None else np.isfinite(sigma)
+        refuse_zeros(f"V of the {tracer}", places, side_arcsec, np.where(has_sigma, velocity, np.nan).ravel())
     seen = {"V": velocity, "sigma": values.get("dispersion"), "the error of V": velocity_error}
     _refuse_fillings_of(tracer, seen | ({} if maps.density.log else {"the density": density}), is_good)
     if "velocity_error" in values or "velocity_ivar" in values:
@@ -123,6 +138,20 @@ def _unmasked(files: TracerFiles, maps: _TracerMaps) -> np.ndarray:
     if n_left < 0.5 * n_seen:
         maps.remarks.append(f"mask leaves {n_left} of {n_seen} pixels: if it marks good pixels say mask_is: good.")
     return is_good
+
+
+def _certain(maps: _TracerMaps) -> np.ndarray:
+    """Return the pixels whose inverse variances are not nil: those have no measurement. A remark says how many."""
+    is_certain = np.ones(maps.x_arcsec.shape, bool)
+    for key in _IVARS:
+        if key in maps.values:
+            is_certain &= ~(maps.values[key] <= 0)
+    n_seen = np.count_nonzero(~is_certain & np.isfinite(maps.values["velocity"]))
+    if n_seen:
+        maps.remarks.append(
+            f"{n_seen} pixels have an inverse variance of zero: nothing was measured there, and they are left out."
+        )
+    return is_certain
 
 
 def _refuse_fillings_of(tracer: str, maps: dict[str, np.ndarray | None], is_good: np.ndarray) -> None:
@@ -390,6 +419,7 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _T
         values = {key: value[bin_index] for key, value in values.items()}
     else:
         side = spaxel_side(x, y, name, files.pixel_arcsec)
+        values["velocity"] = _without_doubles(name, x, y, side, values)
     if files.density is None:
         return _TracerMaps(values, x, y, side, _even(values))
     unit, is_binned = (
@@ -401,6 +431,25 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _T
     return _TracerMaps(values, x, y, side, density)
 
 
+def _without_doubles(
+    name: str, x_arcsec: np.ndarray, y_arcsec: np.ndarray, side_arcsec: float, values: dict[str, np.ndarray]
+) -> np.ndarray:
+    """Return velocities (n,) of a table's rows, NaN in those that say once more what another row of the place says.
+
+    Raises ValueError where rows of one place have different velocities.
+    """
+    velocity = np.where(values.get("mask", 0) == 0, values["velocity"], np.nan)
+    is_used = np.flatnonzero(np.isfinite(velocity))
+    first = is_used[first_of_each_place(x_arcsec[is_used], y_arcsec[is_used], side_arcsec)]
+    n_others = np.count_nonzero(velocity[is_used] != velocity[first])
+    if n_others:
+        raise ValueError(
+            f"{name}: {n_others} of {len(is_used)} rows have another velocity than a row at the same place: are there "
+            "several galaxies, components or pointings in it? give a table with one row for each spaxel, or a mask"
+        )
+    return np.where(np.isin(np.arange(len(velocity)), first) | ~np.isfinite(velocity), values["velocity"], np.nan)
+
+
 def _row_offsets(
     files: TracerFiles, galaxy_file: GalaxyFile, x: tuple[np.ndarray, str | None], y: tuple[np.ndarray, str | None]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -408,6 +457,11 @@ def _row_offsets(
 
     The columns are right ascension and declination where their median is nearer to centre_deg than to zero.
     """
+    if not (x[1] or y[1] or files.xy_unit or files.pixel_arcsec) and look_like_pixel_numbers(x[0], y[0]):
+        raise ValueError(
+            f"columns {files.x} and {files.y} have no unit and look like numbers of pixels: say xy_unit: pix and "
+            "pixel_arcsec, or xy_unit: arcsec if that is what they are in"
+        )
     names, values_and_units = (files.x, files.y), (x, y)
     units = [files.xy_unit or unit for _, unit in values_and_units]
     pixel = files.pixel_arcsec

@@ -552,9 +552,14 @@ def galaxies_per_shard(store: Path, suite: str) -> int | None:
 
 
 def suites(store: Path) -> list[str]:
-    """List the names of a store's suites. Raises StoreError when there is no store."""
+    """List the names of a store's suites. Raises StoreError when there is no store, and for one suite of a store."""
     if not (store / "zarr.json").is_file():
         raise StoreError(f"{store} is no map store; make one with `kinmass maps`")
+    with contextlib.suppress(
+        json.JSONDecodeError, UnicodeDecodeError
+    ):  # a damaged file is told where the store is opened
+        if "suite" in json.loads((store / "zarr.json").read_text()).get("attributes", {}):
+            raise StoreError(f"{store} is one suite of the store {store.parent}: give that")
     return sorted(p.parent.name for p in store.glob("*/zarr.json") if not p.parent.name.startswith("."))
 
 

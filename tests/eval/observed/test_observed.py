@@ -145,6 +145,8 @@ def test_mass_inside_an_angle_is_proportional_to_the_distance(relative, sharp, s
     near_profile, far_profile = (infer(relative, g, draws=4) for g in (near, far))
     assert_same_posterior(far_profile.samples - np.log10(2), near_profile.samples)
     assert_same_posterior(np.log10(far_profile.v_circ_kms), np.log10(near_profile.v_circ_kms))
+    first, last = near_profile.radius_kpc[[0, -1]]
+    assert ["extrapolated" in near_profile.inside(r) for r in (0.5 * first, first, last, 2 * last)] == [1, 0, 0, 1]
     # Its error is the distance's: e.g. 20 % are .086 dex; V_c does not know it.
     vague = infer(sharp, replace(near, distance_error_mpc=0.2 * near.distance_mpc), draws=400)
     exact = infer(sharp, near, draws=400)

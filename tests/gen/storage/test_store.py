@@ -434,3 +434,8 @@ def test_of_many_that_take_over_from_the_dead_one_is_first(tmp_path):
             job.join(120)
         assert log.read_text().split() == ["in", "out"] * 6
     assert not (tmp_path / ".locks").exists()
+
+
+def test_a_suite_is_no_store(map_store):
+    with pytest.raises(store.StoreError, match=r"is one suite of the store .*: give that"):
+        store.suites(map_store / "quiet")

@@ -1,0 +1,60 @@
+"""Hold what names of maps say against the keys that they are given for: widths, errors, or their inverse squares."""
+
+import re
+from pathlib import PurePath
+
+from kinmass.eval.observed.galaxy_file import TracerFiles
+
+_FULL_WIDTH = re.compile(r"fwhm|(?<![a-z])w_?50(?![0-9])")
+_SIGMA = re.compile(r"sig|disp")
+_INVERSE = re.compile(r"ivar|inv")
+_ERROR = re.compile(r"err|std|unc|(?<![a-z])e_")
+_VARIANCE = re.compile(r"(?<![a-z])var(?:iance)?(?![a-z])")
+#: Keys of which no two can be one map.
+_DIFFERENT = ("velocity", "dispersion", "density", "velocity_error", "velocity_ivar")
+
+
+def refuse_contradictions(files: TracerFiles) -> None:
+    """Raise ValueError where two keys have one map, or where a map's name says that it is something else."""
+    maps = {key: name for key in _DIFFERENT if (name := getattr(files, key)) is not None}
+    for key, name in maps.items():
+        for other, other_name in maps.items():
+            if key < other and name == other_name:
+                raise ValueError(f"{key} and {other} are one map, {name}: give a file, extension or column for each")
+    called = {key: _told(name) for key in ("dispersion", *_errors()) if (name := getattr(files, key)) is not None}
+    width = called.get("dispersion", "")
+    if "dispersion_is" not in files.model_fields_set and _FULL_WIDTH.search(width) and not _SIGMA.search(width):
+        raise ValueError(
+            f"dispersion {files.dispersion} is called a full width at half maximum: say dispersion_is: fwhm, or "
+            "dispersion_is: sigma if it holds sigma"
+        )
+    if files.velocity_error_unit is None:
+        for key in _errors():
+            _refuse_error(key, getattr(files, key), called.get(key, ""))
+
+
+def _errors() -> tuple[str, ...]:
+    return "velocity_error", "dispersion_error", "velocity_ivar", "dispersion_ivar"
+
+
+def _refuse_error(key: str, name: str | None, told: str) -> None:
+    """Raise ValueError where the name of an error says inverse variance or variance, or the reverse."""
+    what, kind = key.split("_")
+    words = None
+    if kind == "error" and _INVERSE.search(told):
+        words = f"an inverse variance: say {what}_ivar"
+    elif kind == "error" and _VARIANCE.search(told):
+        words = f"a variance: give its root, or its inverse as {what}_ivar"
+    elif kind == "ivar" and _ERROR.search(told) and not _INVERSE.search(told):
+        words = f"an error: say {what}_error"
+    if words:
+        raise ValueError(
+            f"{key} {name} is called {words}; if the key is right say velocity_error_unit, the unit of the error"
+        )
+
+
+def _told(name: str) -> str:
+    """Return in lower case what a map's name says: its extension, its column, or the file without folders."""
+    match = re.fullmatch(r"(.+?)\[([^\],]+)(?:,[^\]]*)?\]", name)
+    file, extension = (match[1], match[2]) if match else (name, "")
+    return (PurePath(file).name if extension.isdigit() or not extension else extension).lower()

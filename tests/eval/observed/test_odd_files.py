@@ -1,0 +1,196 @@
+"""Files that say less, or something else, than who wrote them means: read as meant, or refused in a sentence."""
+
+import time
+
+import numpy as np
+import pytest
+import yaml
+from astropy.io import fits
+from astropy.table import Table, vstack
+
+from kinmass.eval.__main__ import main
+from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
+from kinmass.eval.observed.sanity import refuse_fillings
+
+P, SIDE, R_E = 31, 0.5, 3.0
+IY, IX = np.indices((P, P))
+X, Y = SIDE * (IX - P // 2), SIDE * (IY - P // 2)
+R = np.hypot(X, Y)
+NOISE = np.random.default_rng(1).normal(0, 3, (4, P, P))
+#: Stars that rotate about a systemic velocity of zero.
+MAPS = {"V": 120 * np.tanh(X / 2) + NOISE[0], "S": 150 * np.exp(-R / 15) + NOISE[1], "D": 1e8 * np.exp(-R / 2),
+        "E": 3 + 0.1 * R}  # fmt: skip
+
+
+def table(**changed: np.ndarray) -> Table:
+    return Table({name: np.ravel(values) for name, values in ({"X": X, "Y": Y} | MAPS | changed).items()})
+
+
+def described(folder, stars, **top) -> ObservedGalaxy:
+    content = {"name": "odd", "distance_mpc": 40.0, "half_light_radius_arcsec": R_E}
+    keys = {"beam_fwhm_arcsec": 1.0} | stars
+    content |= {"stars": {key: value for key, value in keys.items() if value is not None}}
+    (folder / "odd.yaml").write_text(yaml.safe_dump(content | top))
+    return read_galaxy(folder / "odd.yaml")
+
+
+def of_table(folder, rows: Table, keys=None, **top) -> ObservedGalaxy:
+    rows.write(folder / "t.ecsv", overwrite=True)
+    columns = {"table": "t.ecsv", "velocity": "V", "dispersion": "S", "density": "D", "velocity_error": "E"}
+    return described(folder, columns | (keys or {}), **top)
+
+
+# ---- zeros that stand for nothing
+
+
+def test_a_part_of_the_map_that_is_zero_is_no_velocity(tmp_path):
+    is_outside = R > 6
+    velocity = np.where(is_outside, 0.0, MAPS["V"])
+    words = f"V of the stars is 0 km/s exactly in {is_outside.sum()} of {P * P} pixels that lie together"
+    for keys in ({}, {"dispersion": None}):
+        with pytest.raises(ValueError, match=words):
+            of_table(tmp_path, table(V=velocity), keys)
+    kept = of_table(tmp_path, table(V=velocity), {"blank": 0.0}).stars
+    assert len(kept.x_arcsec) == np.count_nonzero(~is_outside)
+    assert len(of_table(tmp_path, table(V=velocity), {"blank": []}).stars.x_arcsec) == P * P
+    # Where the dispersion is zero as well, nothing was measured.
+    sigma = np.where(is_outside, 0.0, MAPS["S"])
+    assert len(of_table(tmp_path, table(V=velocity, S=sigma)).stars.x_arcsec) == np.count_nonzero(~is_outside)
+
+
+def test_zeros_of_a_model_and_of_a_bin_are_velocities(tmp_path):
+    model = 120 * np.tanh(X / 2)  # zero along the minor axis
+    assert np.count_nonzero(model == 0) == P
+    assert len(of_table(tmp_path, table(V=model)).stars.x_arcsec) == P * P
+    binned = 10 * np.round(model / 10)  # one value for all of a bin
+    assert len(of_table(tmp_path, table(V=binned)).stars.x_arcsec) == P * P
+
+
+def test_an_inverse_variance_of_zero_is_no_measurement(tmp_path):
+    is_outside = R > 6
+    rows = table(V=np.where(is_outside, 0.0, MAPS["V"]), I=np.where(is_outside, 0.0, MAPS["E"] ** -2.0))
+    for keys in ({"velocity_ivar": "I"}, {"dispersion_ivar": "I"}):
+        galaxy = of_table(tmp_path, rows, {"velocity_error": None} | keys)
+        assert len(galaxy.stars.x_arcsec) == np.count_nonzero(~is_outside)
+        assert f"{is_outside.sum()} pixels have an inverse variance of zero" in " ".join(galaxy.remarks)
+
+
+def test_numbers_for_nothing_are_found_among_many_bins_in_time():
+    rng = np.random.default_rng(0)
+    value = np.repeat(rng.normal(1500.0, 80.0, 5000), 60)
+    start = time.process_time()
+    refuse_fillings("V", value)
+    assert time.process_time() - start < 2.0  # thirty seconds when every number was held against all others
+    value[::97] = -999.0
+    with pytest.raises(ValueError, match=f"V is -999 km/s exactly in {len(value[::97])} of"):
+        refuse_fillings("V", value)
+
+
+# ---- the YAML file
+
+
+@pytest.mark.parametrize("name", ["4451", "'NGC 1 (west)'", "2MASX J12:30+05", "M\u00f6bius", "NO"])
+def test_a_name_is_what_the_galaxy_is_called(tmp_path, name):
+    table().write(tmp_path / "t.ecsv")
+    path = tmp_path / "odd.yaml"
+    lines = (
+        "distance_mpc: 40\nhalf_light_radius_arcsec: 3\nstars: {table: t.ecsv, velocity: V, dispersion: S, density: D}"
+    )
+    path.write_text(f"name: {name}\n{lines}\n")
+    assert read_galaxy(path).name == name.strip("'")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("name", "a\nb", "a line with a letter or a digit"),
+        ("name", "..", "a line with a letter or a digit"),
+        ("name", "$x$", "without"),
+        ("centre_deg", [150.0, 100.0], "both in degrees"),
+        ("centre_deg", [44850.0, 40.0], "both in degrees"),
+    ],
+)
+def test_what_no_name_and_no_place_is(tmp_path, key, value, words):
+    with pytest.raises(ValueError, match=words):
+        of_table(tmp_path, table(), **{key: value})
+
+
+@pytest.mark.parametrize("line", ["distance_mpc: 1:30", "distance_mpc: yes", "centre_deg: [12:30:49, +12:23:28]"])
+def test_what_yaml_1_1_makes_a_number_is_none(tmp_path, line):
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"name: a\nhalf_light_radius_arcsec: 3\nstars: {{velocity: v.fits}}\n{line}\n")
+    with pytest.raises(ValueError, match="valid number"):
+        read_galaxy(path)
+
+
+# ---- tables and files of several things
+
+
+def test_rows_of_one_place_are_one_spaxel(tmp_path):
+    rows = table()
+    for again in (rows[:0], rows[:50], rows):
+        found = of_table(tmp_path, vstack([rows, again])).stars
+        assert len(found.x_arcsec) == P * P
+    other = rows[:300].copy()
+    other["V"] += 80
+    with pytest.raises(ValueError, match=r"300 of 1261 rows have another velocity .* several galaxies, components"):
+        of_table(tmp_path, vstack([rows, other]))
+    both = vstack([rows, other])
+    both["M"] = np.arange(len(both)) >= len(rows)
+    both["M"] = both["M"].astype(int)
+    assert len(of_table(tmp_path, both, {"mask": "M"}).stars.x_arcsec) == P * P
+
+
+def test_numbers_of_pixels_are_no_arcseconds(tmp_path):
+    rows = table(X=IX.astype(float), Y=IY.astype(float))
+    centre = {"centre_arcsec": [15.0, 15.0]}
+    with pytest.raises(ValueError, match="look like numbers of pixels: say xy_unit: pix"):
+        of_table(tmp_path, rows, **centre)
+    keys = {"xy_unit": "pix", "pixel_arcsec": SIDE, "centre_pixel": [15.0, 15.0]}
+    np.testing.assert_allclose(of_table(tmp_path, rows, keys).stars.x_arcsec, X.ravel())
+    assert (
+        of_table(tmp_path, rows, {"xy_unit": "arcsec"}, half_light_radius_arcsec=6.0, **centre).stars.side_arcsec == 1
+    )
+    assert of_table(tmp_path, table(X=2 * X, Y=2 * Y), half_light_radius_arcsec=6.0).stars.side_arcsec == 1
+
+
+def in_one_file(folder, keys, **top):
+    images = [fits.ImageHDU(MAPS[name], name=name) for name in "VSD"]
+    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(folder / "all.fits", overwrite=True)
+    return described(folder, {"pixel_arcsec": SIDE, "centre_pixel": [16, 16]} | keys, **top)
+
+
+def test_an_extension_is_named_where_there_are_several(tmp_path):
+    named = {"velocity": "all.fits[V]", "dispersion": "all.fits[S]", "density": "all.fits[D]"}
+    assert len(in_one_file(tmp_path, named).stars.x_arcsec) == P * P
+    with pytest.raises(ValueError, match=r"all\.fits holds several images, V, S, D: say which is meant"):
+        in_one_file(tmp_path, named | {"velocity": "all.fits"})
+    with pytest.raises(ValueError, match=r"velocity and dispersion are one map|dispersion and velocity are one map"):
+        in_one_file(tmp_path, named | {"dispersion": "all.fits[V]"})
+
+
+@pytest.mark.parametrize(
+    ("column", "keys", "words", "escape"),
+    [
+        ("vel_FWHM", {"dispersion": "vel_FWHM"}, "say dispersion_is: fwhm", {"dispersion_is": "sigma"}),
+        ("V_IVAR", {"velocity_error": "V_IVAR"}, "say velocity_ivar", {"velocity_error_unit": "km/s"}),
+        ("vel_var", {"velocity_error": "vel_var"}, "a variance: give its root", {"velocity_error_unit": "km/s"}),
+        (
+            "e_vel",
+            {"velocity_ivar": "e_vel", "velocity_error": None},
+            "say velocity_error",
+            {"velocity_error_unit": "km/s"},
+        ),
+    ],
+)
+def test_a_name_that_says_something_else_than_its_key(tmp_path, column, keys, words, escape):
+    rows = table(**{column: MAPS["S"] if "dispersion" in keys else MAPS["E"]})
+    with pytest.raises(ValueError, match=words):
+        of_table(tmp_path, rows, keys)
+    of_table(tmp_path, rows, keys | escape)
+
+
+def test_a_radius_that_is_none_is_refused_before_anything_is_read(capsys):
+    for radius in ("0", "-2", "nan", "inf"):
+        assert main(["predict", "none.yaml", "--inside-kpc", radius]) == 2
+        assert "must be radii above 0 kpc" in capsys.readouterr().err

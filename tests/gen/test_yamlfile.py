@@ -1,0 +1,45 @@
+"""YAML files say what a reader takes them to say: numbers, truths, and mappings that are merged."""
+
+import math
+
+import pytest
+import yaml
+
+from kinmass.gen.yamlfile import read_text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("042", 42),
+        ("09", 9),
+        ("1e3", 1000.0),
+        ("-1.5E-3", -0.0015),
+        ("12.", 12.0),
+        ("0x1f", 31),
+        ("-.inf", -math.inf),
+        ("true", True),
+        # Which YAML 1.1 takes for 90, for truths and for a date.
+        ("1:30", "1:30"),
+        ("yes", "yes"),
+        ("NO", "NO"),
+        ("2001-01-01", "2001-01-01"),
+        ("'5'", "5"),
+        ("~", None),
+    ],
+)
+def test_numbers_and_truths_are_those_of_yaml_1_2(text, value):
+    found = read_text(f"key: {text}")["key"]
+    assert (type(found), found) == (type(value), value)
+
+
+def test_a_mapping_may_be_merged_and_a_key_not_come_twice():
+    text = "a: &other {velocity: v.fits, beam: 2.5}\nb:\n  <<: *other\n  beam: 3\n"
+    assert read_text(text)["b"] == {"velocity": "v.fits", "beam": 3}
+    with pytest.raises(yaml.YAMLError, match="key `beam` is there twice, in lines 4 and 5"):
+        read_text(text + "  beam: 4\n")
+
+
+def test_a_number_that_no_setting_can_be_is_refused():
+    with pytest.raises(yaml.YAMLError, match="a number of 5000 digits in line 1"):
+        read_text("seed: " + "7" * 5000)

@@ -15,6 +15,7 @@ from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Slot, 
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.sample import Sample, from_hdf5
 from kinmass.gen.formats.stored import checked, link_dataset
+from kinmass.gen.formats.together import check_one_unit, check_together
 from kinmass.gen.physics.particles import Galaxy
 
 #: One code unit in kpc, Msun or km/s, without factors of a and h, and the powers of a and of h that multiply it.
@@ -168,11 +169,13 @@ class Gadget(Format):
         files = self.files(path)
         names = [f"snapshot.{i}.hdf5" for i in range(len(files))] if len(files) > 1 else ["snapshot.hdf5"]
         headers = [self._header(file) for file in files]
-        _check_one_epoch(files, headers)
-        counts_and_masses = [
+        check_together(files, headers)
+        staged_files = [
             self._stage_file(file, attrs, scratch / name, light)
             for file, attrs, name in zip(files, headers, names, strict=True)
         ]
+        check_one_unit(files, [units for _, _, units in staged_files])
+        counts_and_masses = [(counts, masses) for counts, masses, _ in staged_files]
         if not any(sum(counts) for counts, _ in counts_and_masses):
             raise SnapshotError(f"{path}: holds no particles")
         mass_table = _common_mass_table(path, counts_and_masses)
@@ -196,16 +199,17 @@ class Gadget(Format):
 
     def _stage_file(
         self, path: Path, attrs: dict[str, Any], staged: Path, light: str | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Link the particles of one file for yt; return the counts (6,) and the MassTable masses (6,) of the types.
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, UnitScaling]]:
+        """Link the particles of one file for yt; return counts (6,), MassTable masses (6,) and its datasets' units.
 
-        A mass is NaN where each particle has its own.
+        A mass is NaN where each particle of the type has its own. Units are those of `_from_datasets`.
         """
         type_masses = np.zeros(6)
         mass_table = np.ravel(attrs.get("MassTable", type_masses)).astype(float)[:6]
         type_masses[: len(mass_table)] = mass_table
         counts = np.zeros(6, dtype=np.int64)
         with h5py.File(path, "r") as source, h5py.File(staged, "w") as staged_file:
+            units = _from_datasets(path, source)
             for number, group in particle_groups(path, source).items():
                 if not _holds_particles(path, group):
                     continue
@@ -214,7 +218,7 @@ class Gadget(Format):
                     type_masses[number] = np.nan
                 elif counts[number] and not (np.isfinite(type_masses[number]) and type_masses[number] != 0):
                     raise SnapshotError(f"{path}: {name} has neither Masses nor a MassTable entry")
-        return counts, type_masses
+        return counts, type_masses, units
 
     def _link(self, path: Path, ptype: str, group: h5py.Group, staged: h5py.File, light: str | None) -> set[str]:
         """Link the fields of one particle type for yt, and return the names of the linked fields."""
@@ -398,14 +402,6 @@ def particle_groups(path: Path, file: h5py.File) -> dict[int, h5py.Group]:
             if groups[number] is None:
                 raise SnapshotError(f"{path}: {name} is a link to nothing; put the file that it names beside it")
     return groups
-
-
-def _check_one_epoch(files: list[Path], headers: list[dict[str, Any]]) -> None:
-    """Raise SnapshotError where files of one snapshot are of different times."""
-    for key in ("Time", "Redshift"):
-        for file, attrs in zip(files, headers, strict=True):
-            if key in attrs and key in headers[0] and scalar(attrs[key]) != scalar(headers[0][key]):
-                raise SnapshotError(f"{file}: its {key} is not that of {files[0].name}; do they belong together?")
 
 
 def _common_mass_table(path: Path, counts_and_masses: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -161,6 +161,8 @@ def test_several_files_are_one_snapshot(galaxy, tmp_path):
     for i in range(2):
         half = Galaxy(**{k: p[np.arange(len(p)) % 2 == i] for k, p in galaxy.components().items()})
         write(tmp_path / f"snap.{i}.hdf5", "gizmo", half, CENTRES["middle"])
+        with h5py.File(tmp_path / f"snap.{i}.hdf5", "r+") as file:
+            file["Header"].attrs["NumPart_Total"] = [len(galaxy.gas), len(galaxy.dark), 0, 0, len(galaxy.stars), 0]
     with Snapshot(tmp_path / "snap.0.hdf5", "gizmo") as snapshot:
         galaxy_read = snapshot.galaxy(CENTRES["middle"], 600.0)
     assert [len(p) for p in galaxy_read.components().values()] == [len(p) for p in galaxy.components().values()]

@@ -1,5 +1,6 @@
 """Reading of a YAML file into a checked pydantic model; errors name the wrong keys."""
 
+import re
 from collections.abc import Hashable
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,15 +16,27 @@ class FileError(ValueError):
     """A YAML file with wrong content: the message has a line for each wrong key."""
 
 
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that comes twice instead of taking the last."""
+    """YAML's safe loader, which refuses a key that comes twice, and reads numbers as people do.
+
+    In YAML 1.1, which PyYAML reads, the last of equal keys counts, 1e10 is a text, 0200 is 128 and 1:40 is 100.
+    """
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Return a whole number in base 10."""
+        return int(self.construct_scalar(node).replace("_", ""))
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping. Raises YAMLError where one of its keys comes twice."""
         places: dict[Any, int] = {}
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if isinstance(key, Hashable) and key_node.tag != "tag:yaml.org,2002:merge":
+            if isinstance(key, Hashable):
                 line = key_node.start_mark.line + 1
                 if key in places:
                     raise yaml.YAMLError(f"key `{key}` is there twice, in lines {places[key]} and {line}")
@@ -31,10 +44,31 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_constructor(_INT, _Loader.construct_yaml_int)
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(
+        r"[-+]?(\.[0-9]+|[0-9][0-9_]*\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"
+        r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def parsed(text: str) -> Any:
+    """Return what a text says in YAML, without running any code in it. Raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)
+
+
 def read_checked(path: Path, model: type[Model]) -> Model:
     """Read a YAML file as `model`, without running any code in it. Raises FileError, a line for each wrong key."""
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        content = parsed(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise FileError(f"{path}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -46,7 +80,8 @@ def read_checked(path: Path, model: type[Model]) -> Model:
             f"{path}: must be lines of `key: value`, without dashes; known keys: {', '.join(model.model_fields)}"
         )
     try:
-        return model(**{str(k): v for k, v in content.items()})
+        # A key without a value, as of a section in which every line is commented out, is as good as none.
+        return model(**{str(key): value for key, value in content.items() if value is not None})
     except ValidationError as error:
         raise FileError("\n".join(_sentence(path, model, problem) for problem in error.errors())) from error
 

@@ -220,6 +220,10 @@ class Format(ABC):
     @abstractmethod
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits: ...
 
+    def known_types(self) -> list[str]:
+        """Return the names of all particle types that files of this format can have."""
+        return sorted({ptype for types in self.components.values() for ptype in types})
+
     def types(self, path: Path) -> set[str]:
         """Return the particle types that the header lists; empty where the header does not list them."""
         return set()

@@ -15,7 +15,7 @@ from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Slot, 
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.sample import Sample, from_hdf5
 from kinmass.gen.formats.stored import checked, link_dataset
-from kinmass.gen.formats.together import check_one_unit, check_together
+from kinmass.gen.formats.together import check_copies, check_one_unit, check_together
 from kinmass.gen.physics.particles import Galaxy
 
 #: One code unit in kpc, Msun or km/s, without factors of a and h, and the powers of a and of h that multiply it.
@@ -175,6 +175,7 @@ class Gadget(Format):
             for file, attrs, name in zip(files, headers, names, strict=True)
         ]
         check_one_unit(files, [units for _, _, units in staged_files])
+        check_copies(files, [scratch / name for name in names], [counts for counts, _, _ in staged_files])
         counts_and_masses = [(counts, masses) for counts, masses, _ in staged_files]
         if not any(sum(counts) for counts, _ in counts_and_masses):
             raise SnapshotError(f"{path}: holds no particles")
@@ -268,6 +269,10 @@ class Gadget(Format):
         """Return the particle count of each type, summed over NumPart_ThisFile of all files."""
         files = [np.ravel(header(file).get("NumPart_ThisFile", [])) for file in self.files(path)]
         return {f"PartType{i}": sum(int(scalar(n[i])) for n in files if i < len(n)) for i in _TYPES}
+
+    def known_types(self) -> list[str]:
+        """Return the names of all particle types that yt reads, those of no component too."""
+        return [f"PartType{number}" for number in _TYPES]
 
     def types(self, path: Path) -> set[str]:
         """Return the particle types that NumPart_Total of the first file counts, or its NumPart_ThisFile."""

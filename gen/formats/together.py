@@ -30,7 +30,6 @@ def check_together(files: list[Path], headers: list[dict[str, Any]]) -> None:
                 raise SnapshotError(f"{file}: its {key} is not that of {files[0].name}; do they belong together?")
     if len(files) > 1 and all("NumPart_ThisFile" in attrs for attrs in headers) and "NumPart_Total" in first:
         _check_sums(files, headers)
-        _check_copies(files, headers)
 
 
 def _check_sums(files: list[Path], headers: list[dict[str, Any]]) -> None:
@@ -48,22 +47,23 @@ def _check_sums(files: list[Path], headers: list[dict[str, Any]]) -> None:
         )
 
 
-def _check_copies(files: list[Path], headers: list[dict[str, Any]]) -> None:
-    """Raise SnapshotError where two files of equal counts begin with the same particle: one is a copy of the other."""
-    files_by_counts: dict[tuple[int, ...], list[Path]] = defaultdict(list)
-    for file, attrs in zip(files, headers, strict=True):
-        files_by_counts[tuple(np.ravel(attrs["NumPart_ThisFile"]).tolist())].append(file)
-    for counts, equal_files in files_by_counts.items():
-        if not any(counts) or len(equal_files) == 1:
+def check_copies(files: list[Path], staged: list[Path], counts_by_file: list[np.ndarray]) -> None:
+    """Raise SnapshotError where two files begin with the same particle: one is a copy of the other.
+
+    staged: the HDF5 files that stand for them. Only files of equal counts (6,) are looked into.
+    """
+    files_by_counts: dict[tuple[int, ...], list[tuple[Path, Path]]] = defaultdict(list)
+    for file, staged_file, counts in zip(files, staged, counts_by_file, strict=True):
+        files_by_counts[tuple(counts.tolist())].append((file, staged_file))
+    for equal_files in files_by_counts.values():
+        if len(equal_files) == 1:
             continue
         file_by_place: dict[bytes, Path] = {}
-        for path in equal_files:
-            if (place := _first_place(path)) is None:
+        for path, staged_file in equal_files:
+            if (place := _first_place(staged_file)) is None:
                 continue
             if (other := file_by_place.setdefault(place, path)) is not path:
-                raise SnapshotError(
-                    f"{path}: begins with the same particle as {other.name}; is it a copy of it?"
-                )
+                raise SnapshotError(f"{path}: begins with the same particle as {other.name}; is it a copy of it?")
 
 
 def _first_place(path: Path) -> bytes | None:

@@ -6,14 +6,13 @@ import os
 import re
 from pathlib import Path
 
-import yaml
-
 from kinmass.gen.catalogues.base import OtherEpoch
 from kinmass.gen.catalogues.find import find_haloes
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.look.sketch import FEW_STARS, Sketch, sketch
 from kinmass.gen.suite import snapshot_number
+from kinmass.gen.yamlfile import parsed
 
 #: File names of catalogues by format, in the order in which they are searched for.
 _CATALOGUE_PATTERNS = {
@@ -29,7 +28,7 @@ _CATALOGUE_PATTERNS = {
 
 def _as_yaml(text: str) -> str:
     """Write a text so that YAML reads it back the same: plain where possible, else quoted."""
-    is_plain = re.fullmatch(r"[\w./*+-]+", text) and yaml.safe_load(text) == text
+    is_plain = re.fullmatch(r"[\w./*+-]+", text) and parsed(text) == text
     return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 

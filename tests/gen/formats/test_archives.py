@@ -570,6 +570,8 @@ def test_a_type_cannot_be_two_components(tmp_path):
     path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
     with pytest.raises(SnapshotError, match="PartType2 is both stars and dark"):
         Snapshot(path, "gizmo", {"stars": ["PartType2", "PartType4"]})
+    with Snapshot(path, "gizmo", {"stars": ["PartType4", "PartType4"]}) as snapshot:  # one that comes twice counts once
+        assert len(snapshot.galaxy(CORNER, 500.0).stars) == 40
 
 
 def test_eagles_abundances_stay_out_of_yts_sight(tmp_path):

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Collection
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -125,7 +126,7 @@ def dataset_unit(dataset: h5py.Dataset, cgs: float) -> UnitScaling | None:
 
 
 def _from_datasets(path: Path, file: h5py.File) -> dict[str, UnitScaling]:
-    """Return the units of length, mass and velocity by the datasets' attributes; empty unless all three are there.
+    """Return the units of length, mass and velocity that the datasets' attributes give.
 
     Raises SnapshotError where datasets of one quantity disagree.
     """
@@ -141,7 +142,29 @@ def _from_datasets(path: Path, file: h5py.File) -> dict[str, UnitScaling]:
             if not np.allclose(unit, first_unit, rtol=1e-4):
                 raise SnapshotError(f"{path}: {name} and {first} claim different units; give `units` and repair them")
             unit_by_quantity[key] = first_unit
-    return unit_by_quantity if len(unit_by_quantity) == len(QUANTITIES) else {}
+    return unit_by_quantity
+
+
+def _factors(path: Path, file: h5py.File, units: CodeUnits) -> dict[str, float]:
+    """Return by what gas fields have to be multiplied to be in code units, where their own attributes say so.
+
+    Newer versions of SWIFT store single fields in physical units, while positions are comoving.
+    """
+    code_units = {
+        "SmoothingLength": (KPC_CM, units.length_kpc),
+        "Density": (MSUN_G / KPC_CM**3, units.mass_msun / units.length_kpc**3),
+        "InternalEnergy": (KMS_CM_S**2, units.energy_kms2),
+    }
+    factor_by_field = {}
+    for group in particle_groups(path, file).values():
+        for name in group:
+            field, dataset = _LINKED_FIELDS.get(name, ""), group.get(name)
+            if field in code_units and isinstance(dataset, h5py.Dataset):
+                cgs, code_unit = code_units[field]
+                if unit := dataset_unit(dataset, cgs):
+                    factor = unit[0] * units.scale_factor ** unit[1] * units.hubble ** unit[2] / code_unit
+                    factor_by_field[field] = 1.0 if abs(factor - 1) < 1e-3 else factor
+    return factor_by_field
 
 
 class Gadget(Format):
@@ -285,12 +308,19 @@ class Gadget(Format):
         attrs = header(path)
         with h5py.File(path, "r") as file:
             a, h, cosmological = self._cosmology(path, file, suite_units.get("cosmological"))
-            scalings, source = _from_datasets(path, file), "the attributes of its datasets"
-            if not scalings:
+            claimed = _from_datasets(path, file)
+            scalings, source = claimed, "the attributes of its datasets"
+            if len(claimed) < len(QUANTITIES):
                 scalings, source = self._from_groups(file)
             if not scalings:
                 scalings, source = self.default, f"assumed {self.default_words}: no units in the file"
         check_cosmology(path, a, h)
+        for key, unit in claimed.items():
+            if key not in suite_units and not np.allclose(unit, scalings[key], rtol=1e-2):
+                raise SnapshotError(
+                    f"{path}: the attributes of {QUANTITIES[key][0]} say another unit than what holds for the file "
+                    f"({source}); give `units: {{{key}: ...}}` in the suite file"
+                )
         for key in suite_units.keys() & scalings.keys():
             scalings = {**scalings, key: (suite_units[key], *scalings[key][1:])}
             source = "the suite file"
@@ -302,16 +332,24 @@ class Gadget(Format):
                 "if it is no box give `units: {box: none}` in the suite file"
             )
         box_kpc = float(box_sides[0]) * code_units["length_kpc"] or None
-        energy = scalings["velocity_kms"][0] ** 2
-        return CodeUnits(
+        if box_sides[0] and cosmological and a != 1 and not scalings["length_kpc"][1]:
+            raise SnapshotError(
+                f"{path}: its positions are physical, and its BoxSize may be comoving; give `units: {{box: ...}}`, the "
+                "side in comoving kpc, in the suite file"
+            )
+        units = CodeUnits(
             **code_units,
             box_kpc=box_kpc,
             scale_factor=a,
             hubble=h,
             source=source,
-            energy_kms2=energy,
+            energy_kms2=scalings["velocity_kms"][0] ** 2,
             cosmological=cosmological,
         )
+        if source == "the suite file":  # which overrules all attributes
+            return units
+        with h5py.File(path, "r") as file:
+            return replace(units, factors=_factors(path, file, units))
 
     def _from_groups(self, file: h5py.File) -> tuple[dict[str, UnitScaling], str]:
         """Return units from a Units, Parameters or Header group and the words for their source; empty without any."""

@@ -24,7 +24,7 @@ def check_together(files: list[Path], headers: list[dict[str, Any]]) -> None:
     A Header that counts more than the files have in every type is that of the snapshot which they were cut out of.
     """
     first = headers[0]
-    for file, attrs in zip(files, headers, strict=True):
+    for file, attrs in zip(files[1:], headers[1:], strict=True):
         for key in first.keys() & attrs.keys() & set(_COMMON):
             if not np.array_equal(attrs[key], first[key]):
                 raise SnapshotError(f"{file}: its {key} is not that of {files[0].name}; do they belong together?")
@@ -80,6 +80,6 @@ def check_one_unit(files: list[Path], units_by_file: list[dict[str, tuple[float,
     """Raise SnapshotError where the datasets of a file claim other units than those of the first that claims any."""
     first: dict[str, tuple[float, float, float]] = {}
     for file, units in zip(files, units_by_file, strict=True):
-        first = first or units
-        if units and not all(np.allclose(units[key], first[key], rtol=1e-4) for key in first):
+        first = units | first
+        if not all(np.allclose(unit, first[key], rtol=1e-4) for key, unit in units.items()):
             raise SnapshotError(f"{file}: its datasets are in other units than those of {files[0].name}; repair it")

@@ -242,6 +242,17 @@ class Suite(_Section):
             raise ValueError(f"format {self.format!r} is not one of {', '.join(FORMATS)}")
         return self
 
+    @model_validator(mode="after")
+    def _known_types(self) -> "Suite":
+        known_types = FORMATS[self.format].known_types()
+        for component, types in self.particles.model_dump(exclude_none=True).items():
+            if unknown := [ptype for ptype in types if ptype not in known_types]:
+                raise ValueError(
+                    f"`particles.{component}`: {self.format} has no type {unknown[0]!r}; "
+                    f"its types are {', '.join(known_types)}"
+                )
+        return self
+
     @field_validator("lineage")
     @classmethod
     def _is_expression(cls, lineage: str | None) -> str | None:

@@ -71,7 +71,7 @@ def read_text(text: str) -> Any:
 def read_checked(path: Path, model: type[Model]) -> Model:
     """Read a YAML file as `model`, without running any code in it. Raises FileError, a line for each wrong key."""
     try:
-        content = read_text(path.read_text())
+        content = read_text(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise FileError(f"{path}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -83,7 +83,8 @@ def read_checked(path: Path, model: type[Model]) -> Model:
             f"{path}: must be lines of `key: value`, without dashes; known keys: {', '.join(model.model_fields)}"
         )
     try:
-        return model(**{str(k): v for k, v in content.items()})
+        # A key without a value, as of a section in which every line is commented out, is as good as none.
+        return model(**{str(key): value for key, value in content.items() if value is not None})
     except ValidationError as error:
         raise FileError("\n".join(_sentence(path, model, problem) for problem in error.errors())) from error
 

@@ -3,9 +3,9 @@
 import struct
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,7 +76,8 @@ class CodeUnits:
 
     source says where the units came from. box_kpc is the physical side at the snapshot's time, None
     where space is not periodic; corner_kpc is the coordinate at which the box begins. energy_kms2 is
-    the unit of specific internal energy. box_given tells that the suite file sets the box.
+    the unit of specific internal energy. box_given tells that the suite file sets the box. factors: by what fields of
+    the gas that are not in code units have to be multiplied.
     """
 
     length_kpc: float
@@ -90,6 +91,7 @@ class CodeUnits:
     energy_kms2: float = 1.0
     cosmological: bool = True
     box_given: bool = False
+    factors: Mapping[str, float] = field(default_factory=dict)
 
 
 #: Positions outside the box by at most this share of its side lie on its face: single precision rounds.
@@ -219,6 +221,10 @@ class Format(ABC):
 
     @abstractmethod
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits: ...
+
+    def known_types(self) -> list[str]:
+        """Return the names of all particle types that files of this format can have."""
+        return sorted({ptype for types in self.components.values() for ptype in types})
 
     def types(self, path: Path) -> set[str]:
         """Return the particle types that the header lists; empty where the header does not list them."""

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Collection
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Slot, 
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.sample import Sample, from_hdf5
 from kinmass.gen.formats.stored import checked, link_dataset
+from kinmass.gen.formats.together import check_copies, check_one_unit, check_together
 from kinmass.gen.physics.particles import Galaxy
 
 #: One code unit in kpc, Msun or km/s, without factors of a and h, and the powers of a and of h that multiply it.
@@ -124,7 +126,7 @@ def dataset_unit(dataset: h5py.Dataset, cgs: float) -> UnitScaling | None:
 
 
 def _from_datasets(path: Path, file: h5py.File) -> dict[str, UnitScaling]:
-    """Return the units of length, mass and velocity by the datasets' attributes; empty unless all three are there.
+    """Return the units of length, mass and velocity that the datasets' attributes give.
 
     Raises SnapshotError where datasets of one quantity disagree.
     """
@@ -140,7 +142,29 @@ def _from_datasets(path: Path, file: h5py.File) -> dict[str, UnitScaling]:
             if not np.allclose(unit, first_unit, rtol=1e-4):
                 raise SnapshotError(f"{path}: {name} and {first} claim different units; give `units` and repair them")
             unit_by_quantity[key] = first_unit
-    return unit_by_quantity if len(unit_by_quantity) == len(QUANTITIES) else {}
+    return unit_by_quantity
+
+
+def _factors(path: Path, file: h5py.File, units: CodeUnits) -> dict[str, float]:
+    """Return by what gas fields have to be multiplied to be in code units, where their own attributes say so.
+
+    Newer versions of SWIFT store single fields in physical units, while positions are comoving.
+    """
+    code_units = {
+        "SmoothingLength": (KPC_CM, units.length_kpc),
+        "Density": (MSUN_G / KPC_CM**3, units.mass_msun / units.length_kpc**3),
+        "InternalEnergy": (KMS_CM_S**2, units.energy_kms2),
+    }
+    factor_by_field = {}
+    for group in particle_groups(path, file).values():
+        for name in group:
+            field, dataset = _LINKED_FIELDS.get(name, ""), group.get(name)
+            if field in code_units and isinstance(dataset, h5py.Dataset):
+                cgs, code_unit = code_units[field]
+                if unit := dataset_unit(dataset, cgs):
+                    factor = unit[0] * units.scale_factor ** unit[1] * units.hubble ** unit[2] / code_unit
+                    factor_by_field[field] = 1.0 if abs(factor - 1) < 1e-3 else factor
+    return factor_by_field
 
 
 class Gadget(Format):
@@ -168,11 +192,14 @@ class Gadget(Format):
         files = self.files(path)
         names = [f"snapshot.{i}.hdf5" for i in range(len(files))] if len(files) > 1 else ["snapshot.hdf5"]
         headers = [self._header(file) for file in files]
-        _check_one_epoch(files, headers)
-        counts_and_masses = [
+        check_together(files, headers)
+        staged_files = [
             self._stage_file(file, attrs, scratch / name, light)
             for file, attrs, name in zip(files, headers, names, strict=True)
         ]
+        check_one_unit(files, [units for _, _, units in staged_files])
+        check_copies(files, [scratch / name for name in names], [counts for counts, _, _ in staged_files])
+        counts_and_masses = [(counts, masses) for counts, masses, _ in staged_files]
         if not any(sum(counts) for counts, _ in counts_and_masses):
             raise SnapshotError(f"{path}: holds no particles")
         mass_table = _common_mass_table(path, counts_and_masses)
@@ -196,16 +223,17 @@ class Gadget(Format):
 
     def _stage_file(
         self, path: Path, attrs: dict[str, Any], staged: Path, light: str | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Link the particles of one file for yt; return the counts (6,) and the MassTable masses (6,) of the types.
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, UnitScaling]]:
+        """Link the particles of one file for yt; return counts (6,), MassTable masses (6,) and its datasets' units.
 
-        A mass is NaN where each particle has its own.
+        A mass is NaN where each particle of the type has its own. Units are those of `_from_datasets`.
         """
         type_masses = np.zeros(6)
         mass_table = np.ravel(attrs.get("MassTable", type_masses)).astype(float)[:6]
         type_masses[: len(mass_table)] = mass_table
         counts = np.zeros(6, dtype=np.int64)
         with h5py.File(path, "r") as source, h5py.File(staged, "w") as staged_file:
+            units = _from_datasets(path, source)
             for number, group in particle_groups(path, source).items():
                 if not _holds_particles(path, group):
                     continue
@@ -214,7 +242,7 @@ class Gadget(Format):
                     type_masses[number] = np.nan
                 elif counts[number] and not (np.isfinite(type_masses[number]) and type_masses[number] != 0):
                     raise SnapshotError(f"{path}: {name} has neither Masses nor a MassTable entry")
-        return counts, type_masses
+        return counts, type_masses, units
 
     def _link(self, path: Path, ptype: str, group: h5py.Group, staged: h5py.File, light: str | None) -> set[str]:
         """Link the fields of one particle type for yt, and return the names of the linked fields."""
@@ -265,6 +293,10 @@ class Gadget(Format):
         files = [np.ravel(header(file).get("NumPart_ThisFile", [])) for file in self.files(path)]
         return {f"PartType{i}": sum(int(scalar(n[i])) for n in files if i < len(n)) for i in _TYPES}
 
+    def known_types(self) -> list[str]:
+        """Return the names of all particle types that yt reads, those of no component too."""
+        return [f"PartType{number}" for number in _TYPES]
+
     def types(self, path: Path) -> set[str]:
         """Return the particle types that NumPart_Total of the first file counts, or its NumPart_ThisFile."""
         attrs = header(path)
@@ -276,12 +308,19 @@ class Gadget(Format):
         attrs = header(path)
         with h5py.File(path, "r") as file:
             a, h, cosmological = self._cosmology(path, file, suite_units.get("cosmological"))
-            scalings, source = _from_datasets(path, file), "the attributes of its datasets"
-            if not scalings:
+            claimed = _from_datasets(path, file)
+            scalings, source = claimed, "the attributes of its datasets"
+            if len(claimed) < len(QUANTITIES):
                 scalings, source = self._from_groups(file)
             if not scalings:
                 scalings, source = self.default, f"assumed {self.default_words}: no units in the file"
         check_cosmology(path, a, h)
+        for key, unit in claimed.items():
+            if key not in suite_units and not np.allclose(unit, scalings[key], rtol=1e-2):
+                raise SnapshotError(
+                    f"{path}: the attributes of {QUANTITIES[key][0]} say another unit than what holds for the file "
+                    f"({source}); give `units: {{{key}: ...}}` in the suite file"
+                )
         for key in suite_units.keys() & scalings.keys():
             scalings = {**scalings, key: (suite_units[key], *scalings[key][1:])}
             source = "the suite file"
@@ -293,16 +332,24 @@ class Gadget(Format):
                 "if it is no box give `units: {box: none}` in the suite file"
             )
         box_kpc = float(box_sides[0]) * code_units["length_kpc"] or None
-        energy = scalings["velocity_kms"][0] ** 2
-        return CodeUnits(
+        if box_sides[0] and cosmological and a != 1 and not scalings["length_kpc"][1]:
+            raise SnapshotError(
+                f"{path}: its positions are physical, and its BoxSize may be comoving; give `units: {{box: ...}}`, the "
+                "side in comoving kpc, in the suite file"
+            )
+        units = CodeUnits(
             **code_units,
             box_kpc=box_kpc,
             scale_factor=a,
             hubble=h,
             source=source,
-            energy_kms2=energy,
+            energy_kms2=scalings["velocity_kms"][0] ** 2,
             cosmological=cosmological,
         )
+        if source == "the suite file":  # which overrules all attributes
+            return units
+        with h5py.File(path, "r") as file:
+            return replace(units, factors=_factors(path, file, units))
 
     def _from_groups(self, file: h5py.File) -> tuple[dict[str, UnitScaling], str]:
         """Return units from a Units, Parameters or Header group and the words for their source; empty without any."""
@@ -398,14 +445,6 @@ def particle_groups(path: Path, file: h5py.File) -> dict[int, h5py.Group]:
             if groups[number] is None:
                 raise SnapshotError(f"{path}: {name} is a link to nothing; put the file that it names beside it")
     return groups
-
-
-def _check_one_epoch(files: list[Path], headers: list[dict[str, Any]]) -> None:
-    """Raise SnapshotError where files of one snapshot are of different times."""
-    for key in ("Time", "Redshift"):
-        for file, attrs in zip(files, headers, strict=True):
-            if key in attrs and key in headers[0] and scalar(attrs[key]) != scalar(headers[0][key]):
-                raise SnapshotError(f"{file}: its {key} is not that of {files[0].name}; do they belong together?")
 
 
 def _common_mass_table(path: Path, counts_and_masses: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -16,7 +16,7 @@ def components_of(reader: Format, declared: Mapping[str, list[str]]) -> tuple[di
 
     declared: `particles` of the suite file; where it says nothing the format's own types are taken.
     """
-    components = {**reader.components, **declared}
+    components = {name: list(dict.fromkeys(types)) for name, types in {**reader.components, **declared}.items()}
     low_resolution = components.pop("low_resolution", [])
     components["dark"] = list(dict.fromkeys([*components["dark"], *low_resolution]))
     return components, low_resolution

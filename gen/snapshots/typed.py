@@ -142,12 +142,14 @@ class TypeReader:
     def _support(self, field: Field, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
         """Kernel support (N,) [kpc] of gas; None where the file holds neither smoothing lengths nor densities."""
         if self.smoothing.factor is not None and "SmoothingLength" in fields:
-            stored = np.asarray(field("SmoothingLength", self.smoothing.factor * self.units.length_kpc))
+            unit_kpc = self.units.length_kpc * self.units.factors.get("SmoothingLength", 1.0)
+            stored = np.asarray(field("SmoothingLength", self.smoothing.factor * unit_kpc))
             if stored.min(initial=0.0) < 0:
                 raise SnapshotError("negative values in SmoothingLength; is the file damaged?")
             if stored.any() or not len(stored):  # some initial conditions hold only zeros
                 return stored
-        if self.smoothing.volumes and "Density" in fields and np.all((density := field("Density")) > 0):
+        density_unit = self.units.factors.get("Density", 1.0)
+        if self.smoothing.volumes and "Density" in fields and np.all((density := field("Density", density_unit)) > 0):
             return self.smoothing.from_density(mass / self.units.mass_msun, density) * self.units.length_kpc
         return None
 
@@ -155,7 +157,8 @@ class TypeReader:
         """Weights (N,) of these particles in maps; None where maps weigh them by mass."""
         tracers = self.tracers
         if ptype in self.components["gas"] and tracers.gas == "cold":
-            return mass * is_cold(fields, field, self.units.energy_kms2, tracers.cold_below_k)
+            energy_kms2 = self.units.energy_kms2 * self.units.factors.get("InternalEnergy", 1.0)
+            return mass * is_cold(fields, field, energy_kms2, tracers.cold_below_k)
         if ptype in self.components["gas"] and tracers.gas == "hi":
             return mass * neutral_fraction(fields, field)
         if ptype in self.components["stars"] and tracers.light_field is not None:

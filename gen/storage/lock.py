@@ -28,6 +28,8 @@ BEAT_S, STALE_S = 15.0, 300.0
 #: How long to wait for an owner that lives [s]: enough for a plan or an entry of failures.jsonl, not for a campaign.
 PATIENCE_S = 5.0
 _POLL_S = 0.1
+#: How long to try to make the lock's folder, which others remove as they end [s].
+MAKING_S = 2.0
 
 
 class Busy(StoreError):
@@ -115,7 +117,8 @@ def _take(path: Path, subject: str, patience_s: float) -> Owner:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, FileNotFoundError):  # another process has just removed the empty folder
-            if path.parent.exists() and not path.parent.is_dir():
+            # Or it can never be made: in place of one above it there is a link to nothing.
+            if (path.parent.exists() and not path.parent.is_dir()) or time.monotonic() - start_s > MAKING_S:
                 raise
             continue
         if (now_s := _create(path, me)) is None:

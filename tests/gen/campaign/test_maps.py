@@ -215,6 +215,8 @@ GOOD = {"name": "x", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc
         ({"name": None}, ["name"]),
         ({"catalog": {"format": "ahf", "path": "x"}}, ["unknown key `catalog`, did you mean `catalogue`?"]),
         ({"catalogue": {"format": "ahf"}}, ["path"]),
+        ({"particles": {"gas": ["PartTypeO"]}}, ["particles.gas", "gizmo has no type 'PartTypeO'", "PartType0"]),
+        ({"format": "tipsy", "particles": {"stars": ["Star"]}}, ["particles.stars", "'Star'", "Stars"]),
     ],
 )
 def test_wrong_suite_files_name_the_key(change, words, tmp_path):
@@ -233,6 +235,14 @@ def test_a_wrong_key_ends_with_2_before_anything_runs(tmp_path):
     assert done.returncode == 2
     assert "known keys" in done.stderr
     assert not (tmp_path / "maps.zarr").exists()
+
+
+def test_a_section_without_lines_is_none(tmp_path):
+    (tmp_path / "x.yaml").write_text(
+        "name: x\nformat: gizmo\nsnapshots: y\naperture: {kpc: 4e1}\nunits: {box: 1e4}\nselection:\n#  min_stars: 9\n"
+    )
+    suite = load_suite(tmp_path / "x.yaml")
+    assert (suite.selection.min_stars, suite.aperture.kpc, suite.units.box) == (200, 40.0, 1e4)
 
 
 def test_yaml_never_runs_code(tmp_path):

@@ -161,6 +161,8 @@ def test_several_files_are_one_snapshot(galaxy, tmp_path):
     for i in range(2):
         half = Galaxy(**{k: p[np.arange(len(p)) % 2 == i] for k, p in galaxy.components().items()})
         write(tmp_path / f"snap.{i}.hdf5", "gizmo", half, CENTRES["middle"])
+        with h5py.File(tmp_path / f"snap.{i}.hdf5", "r+") as file:
+            file["Header"].attrs["NumPart_Total"] = [len(galaxy.gas), len(galaxy.dark), 0, 0, len(galaxy.stars), 0]
     with Snapshot(tmp_path / "snap.0.hdf5", "gizmo") as snapshot:
         galaxy_read = snapshot.galaxy(CENTRES["middle"], 600.0)
     assert [len(p) for p in galaxy_read.components().values()] == [len(p) for p in galaxy.components().values()]
@@ -564,10 +566,58 @@ def test_low_resolution_matter_is_counted_and_owned_up_to(tmp_path):
         assert snapshot.galaxy(CORNER, 100.0).high_res_fraction == 1
 
 
+SWIFT_WORDS = (
+    "Conversion factor to CGS (not including cosmological corrections)", "a-scale exponent", "h-scale exponent",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["SmoothingLengths", "Densities"])
+@pytest.mark.parametrize("kind", ["physical", "cgs"])
+def test_a_kernel_has_the_unit_that_its_own_dataset_says(field, kind, tmp_path):
+    """Positions stay comoving; one field of the gas is stored in physical units, or in cgs."""
+    written = layouts.galaxy()
+    path = layouts.swift(tmp_path / "snap.hdf5", written)
+    power, cgs = (
+        (1, 1e3 * layouts.KPC) if field == "SmoothingLengths" else (-3, 1e10 * layouts.MSUN / (1e3 * layouts.KPC) ** 3)
+    )
+    with h5py.File(path, "r+") as file:
+        dataset = file["PartType0"][field]
+        values, factor = dataset[:].astype(float), layouts.A**power if kind == "physical" else cgs
+        del file["PartType0"][field]
+        if field == "Densities":
+            del file["PartType0/SmoothingLengths"]
+        dataset = file["PartType0"].create_dataset(field, data=values * factor)
+        layouts.attributes(dataset, SWIFT_WORDS, (cgs if kind == "physical" else 1.0, power, 0))
+        dataset.attrs["Value stored as physical"] = [int(kind == "physical")]
+    with Snapshot(path, "swift") as snapshot:
+        gas = snapshot.galaxy(CORNER, 500.0).gas
+    assert gas.support_kpc == pytest.approx(written.gas.support_kpc, rel=1e-3)
+
+
+def test_units_that_contradict_each_other_are_refused(tmp_path):
+    path = layouts.swift(tmp_path / "snap.hdf5", layouts.galaxy())
+    with h5py.File(path, "r+") as file:
+        for ptype in ("PartType0", "PartType1", "PartType4"):
+            file[ptype]["Coordinates"].attrs["Value stored as physical"] = [1]
+    with pytest.raises(SnapshotError, match="positions are physical, and its BoxSize may be comoving"):
+        FORMATS["swift"].units(path, {})
+    assert FORMATS["swift"].units(path, {"box": 6000.0}).length_kpc == pytest.approx(1000)
+    path = layouts.tng(tmp_path / "tng.hdf5", layouts.galaxy())
+    with h5py.File(path, "r+") as file:
+        for ptype in ("PartType0", "PartType1", "PartType4"):
+            file[ptype]["Coordinates"].attrs["to_cgs"] = [1000 * layouts.KPC]
+            del file[ptype]["Velocities"].attrs["to_cgs"]
+    with pytest.raises(SnapshotError, match="attributes of Coordinates say another unit than what holds"):
+        FORMATS["arepo"].units(path, {})
+    assert FORMATS["arepo"].units(path, {"length_kpc": 1000.0}).length_kpc == pytest.approx(layouts.MPC_H)
+
+
 def test_a_type_cannot_be_two_components(tmp_path):
     path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
     with pytest.raises(SnapshotError, match="PartType2 is both stars and dark"):
         Snapshot(path, "gizmo", {"stars": ["PartType2", "PartType4"]})
+    with Snapshot(path, "gizmo", {"stars": ["PartType4", "PartType4"]}) as snapshot:  # one that comes twice counts once
+        assert len(snapshot.galaxy(CORNER, 500.0).stars) == 40
 
 
 def test_eagles_abundances_stay_out_of_yts_sight(tmp_path):

@@ -3,6 +3,7 @@
 import gzip
 import re
 import resource
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -202,6 +203,56 @@ def test_files_of_one_snapshot_agree(tmp_path):
     edit(second, lambda f: f["Header"].attrs.update(Redshift=0.5))
     with pytest.raises(SnapshotError, match=r"snap\.1\.hdf5: its Redshift is not that of snap\.0\.hdf5"):
         Snapshot(path, "arepo")
+
+
+def parts(folder: Path) -> list[Path]:
+    layouts.tng(folder / "snap.hdf5", layouts.galaxy(), files=3)
+    return [folder / f"snap.{i}.hdf5" for i in range(3)]
+
+
+def in_other_units(file: h5py.File) -> None:
+    for ptype in ("PartType0", "PartType1", "PartType4"):
+        file[ptype]["Coordinates"][...] /= 1000
+        file[ptype]["Coordinates"].attrs["to_cgs"] = [1000 * layouts.KPC]
+
+
+def without_stars(file: h5py.File) -> None:
+    del file["PartType4"]
+    file["Header"].attrs["NumPart_ThisFile"] = [13, 13, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda p: shutil.copy(p[2], p[2].with_name("snap.3.hdf5")),
+            "53 particles of PartType0, and .* says 40",
+        ),
+        (lambda p: shutil.copy(p[2], p[1]), r"snap\.2\.hdf5: begins with the same particle as snap\.1\.hdf5"),
+        (lambda p: edit(p[2], without_stars), "27 particles of PartType4, and NumPart_Total says 40"),
+        (lambda p: edit(p[1], in_other_units), r"snap\.1\.hdf5: its datasets are in other units than those of snap\.0"),
+        (lambda p: edit(p[1], lambda f: f["Header"].attrs.update(HubbleParam=0.68)), "its HubbleParam is not that of"),
+        (lambda p: edit(p[1], lambda f: f["Header"].attrs.update(BoxSize=1.0)), "its BoxSize is not that of"),
+    ],
+    ids=["left over", "a copy", "cut short", "other units", "other h", "other box"],
+)
+def test_a_file_that_does_not_belong_to_its_snapshot_is_refused(change, words, tmp_path):
+    paths = parts(tmp_path)
+    with Snapshot(paths[0], "arepo"):
+        pass
+    change(paths)
+    with pytest.raises(SnapshotError, match=words):
+        Snapshot(paths[0], "arepo")
+
+
+def test_counts_of_the_snapshot_that_files_were_cut_out_of_and_lost_high_words_are_no_fault(tmp_path):
+    """A cutout's Header counts more in every type; codes of 32 bits lose the rest of 2^32 + 40."""
+    paths = parts(tmp_path)
+    for total, high in ([99, 99, 0, 0, 99, 0], np.zeros(6)), ([40, 40, 0, 0, 40, 0], [1, 0, 0, 0, 0, 0]):
+        for path in paths:
+            edit(path, lambda f: f["Header"].attrs.update(NumPart_Total=total, NumPart_Total_HighWord=high))  # noqa: B023
+        with Snapshot(paths[0], "arepo") as snapshot:
+            assert snapshot.counts["PartType0"] == 40
 
 
 # GADGET's binary formats.

@@ -387,6 +387,13 @@ def test_an_owner_that_may_be_dead_is_waited_for(tmp_path, monkeypatch, capsys):
     assert "on n7" in capsys.readouterr().err
 
 
+def test_a_lock_below_a_link_to_nothing_is_an_error_and_no_endless_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "MAKING_S", 0.05)
+    (tmp_path / "m.zarr").symlink_to(tmp_path / "purged")
+    with pytest.raises(OSError, match=r"m\.zarr"), lock.hold(tmp_path / "m.zarr" / ".locks" / "x", "it"):
+        pass
+
+
 def test_whoever_loses_a_lock_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_S", 0.05)
     path = tmp_path / ".locks" / "x"

@@ -1,0 +1,85 @@
+"""Whether the files of one HDF5 snapshot belong together: one moment, one run, each file once.
+
+Files of another run, or left over from one in more files, have names that fit and numbers that look plausible.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from kinmass.gen.formats.base import SnapshotError
+
+#: Header attributes that are the same in all files of a snapshot.
+_COMMON = ("Time", "Redshift", "HubbleParam", "BoxSize", "NumPart_Total", "NumPart_Total_HighWord")
+#: Old codes count in 32 bits, and some of them lose the rest.
+_WORD = 2**32
+
+
+def check_together(files: list[Path], headers: list[dict[str, Any]]) -> None:
+    """Raise SnapshotError where the Headers of a snapshot's files are of different times or runs, or a file is extra.
+
+    A Header that counts more than the files have in every type is that of the snapshot which they were cut out of.
+    """
+    first = headers[0]
+    for file, attrs in zip(files[1:], headers[1:], strict=True):
+        for key in first.keys() & attrs.keys() & set(_COMMON):
+            if not np.array_equal(attrs[key], first[key]):
+                raise SnapshotError(f"{file}: its {key} is not that of {files[0].name}; do they belong together?")
+    if len(files) > 1 and all("NumPart_ThisFile" in attrs for attrs in headers) and "NumPart_Total" in first:
+        _check_sums(files, headers)
+
+
+def _check_sums(files: list[Path], headers: list[dict[str, Any]]) -> None:
+    """Raise SnapshotError where the files have more particles than NumPart_Total says, or fewer of some types alone."""
+    found = np.sum([np.ravel(attrs["NumPart_ThisFile"])[:6].astype(np.int64) for attrs in headers], axis=0)
+    low = np.ravel(headers[0]["NumPart_Total"])[:6].astype(np.int64)
+    high = np.ravel(headers[0].get("NumPart_Total_HighWord", 0 * low))[:6].astype(np.int64)
+    total = low + np.where(low < _WORD, _WORD * high, 0)
+    differs = found % _WORD != total % _WORD
+    if np.any(differs & (found > total)) or (np.any(differs) and np.any((found > 0) & ~differs)):
+        number = int(np.flatnonzero(differs)[0])
+        raise SnapshotError(
+            f"{files[0]}: its {len(files)} files have {found[number]} particles of PartType{number}, and NumPart_Total "
+            f"says {total[number]}; is one of them of another run, left over, cut short, or there twice?"
+        )
+
+
+def check_copies(files: list[Path], staged: list[Path], counts_by_file: list[np.ndarray]) -> None:
+    """Raise SnapshotError where two files begin with the same particle: one is a copy of the other.
+
+    staged: the HDF5 files that stand for them. Only files of equal counts (6,) are looked into.
+    """
+    files_by_counts: dict[tuple[int, ...], list[tuple[Path, Path]]] = defaultdict(list)
+    for file, staged_file, counts in zip(files, staged, counts_by_file, strict=True):
+        files_by_counts[tuple(counts.tolist())].append((file, staged_file))
+    for equal_files in files_by_counts.values():
+        if len(equal_files) == 1:
+            continue
+        file_by_place: dict[bytes, Path] = {}
+        for path, staged_file in equal_files:
+            if (place := _first_place(staged_file)) is None:
+                continue
+            if (other := file_by_place.setdefault(place, path)) is not path:
+                raise SnapshotError(f"{path}: begins with the same particle as {other.name}; is it a copy of it?")
+
+
+def _first_place(path: Path) -> bytes | None:
+    """Read the position of the first particle of a file's first type, None where it has no particles."""
+    with h5py.File(path, "r") as file:
+        for number in range(6):
+            pos = file.get(f"PartType{number}/Coordinates")
+            if isinstance(pos, h5py.Dataset) and len(pos.shape) == 2 and len(pos):
+                return bytes(pos[0].tobytes())
+    return None
+
+
+def check_one_unit(files: list[Path], units_by_file: list[dict[str, tuple[float, float, float]]]) -> None:
+    """Raise SnapshotError where the datasets of a file claim other units than those of the first that claims any."""
+    first: dict[str, tuple[float, float, float]] = {}
+    for file, units in zip(files, units_by_file, strict=True):
+        first = units | first
+        if not all(np.allclose(unit, first[key], rtol=1e-4) for key, unit in units.items()):
+            raise SnapshotError(f"{file}: its datasets are in other units than those of {files[0].name}; repair it")

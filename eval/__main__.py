@@ -143,6 +143,9 @@ def _add_show_and_gallery(commands: Any) -> None:
     gallery.add_argument(
         "--results", type=Path, help="folder that `tables` has written: its runs, and what it has kept"
     )
+    gallery.add_argument(
+        "--check", action="store_true", help="read every map behind the page, to mark galaxies that are damaged"
+    )
     gallery.add_argument("--port", type=int, help="port on 127.0.0.1 (default: 8050, or a free one if that is taken)")
 
 
@@ -307,7 +310,7 @@ def _gallery(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"{args.results}/tables.json names no runs; write it anew with `kinmass tables`"
             ) from error
-    return serve(args.store, runs, args.results or Path(), args.port)
+    return serve(args.store, runs, args.results or Path(), args.port, args.check)
 
 
 def _report(args: argparse.Namespace) -> int:

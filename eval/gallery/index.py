@@ -1,7 +1,7 @@
 """What a store's galaxies can be sorted and filtered by, read block by block behind the page and never all at first.
 
-A galaxy's maps are not read for it. Errors and out-of-distribution scores are those that `kinmass tables` has kept,
-where they are of the present maps, runs and code; others are not read.
+A galaxy's maps are not read for it, unless all are to be checked. Errors and out-of-distribution scores are those that
+`kinmass tables` has kept, where they are of the present maps, runs and code; others are not read.
 """
 
 import json
@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import zarr
 
-from kinmass.eval.tables.predictions import BLOCK, PREDICTED, KeptPredictions, Part, Source, kept_of, tokens
+from kinmass.eval.gallery.scores import Scores, scores_of
+from kinmass.eval.gallery.stored import REPAIR
+from kinmass.eval.tables.predictions import BLOCK, KeptPredictions, Part, Source, kept_of, tokens
 from kinmass.gen.storage import store
-from kinmass.gen.storage.galaxy_reader import read_galaxies
+from kinmass.gen.storage.chunks import chunk_file
+from kinmass.gen.storage.galaxy_reader import THREADS, GalaxyReader, read_galaxies
 
 #: State of a galaxy here: not read yet, and beside those of the store one whose arrays cannot be read.
 UNREAD, DAMAGED = 250, 251
@@ -26,17 +29,17 @@ STATES = {store.DONE: "mapped", store.FAILED: "failed", store.PENDING: "pending"
 PAUSE_S = 15.0
 #: What galaxies can be sorted by, in words; `order` is that of the store.
 SORTS = {"order": "suite and number", "mass": "stellar mass", "size": "half-mass radius", "error": "error",
-         "ood": "out-of-distribution score"}  # fmt: skip
+         "worst": "worst view's error", "ood": "out-of-distribution score"}  # fmt: skip
 
 
 @dataclass
 class SuiteIndex:
     """The galaxies of one suite: arrays (G,), NaN where not known yet.
 
-    mass: log10 of the stellar mass inside the aperture [Msun]; size: R_e of view 0 [kpc]. error and ood by source:
-    root mean square over views and radii of the median's offset from the truth [dex], and the mean score of the views.
-    problems: why a galaxy is damaged, by number. stale_blocks: by source, part and start, galaxies whose kept
-    predictions are not of these maps, this run and this code.
+    mass: log10 of the stellar mass inside the aperture [Msun]; size: R_e of view 0 [kpc]. scores: by source.
+    problems: why a galaxy is damaged, by number. is_whole: whether a galaxy's maps were read and are not damaged.
+    stale_blocks: by source, part and start, galaxies whose kept predictions are not of these maps, this run and this
+    code.
     """
 
     suite: str
@@ -47,8 +50,8 @@ class SuiteIndex:
     mass: np.ndarray = field(init=False)
     size: np.ndarray = field(init=False)
     has_gas: np.ndarray = field(init=False)
-    error: dict[int, np.ndarray] = field(default_factory=dict)
-    ood: dict[int, np.ndarray] = field(default_factory=dict)
+    is_whole: np.ndarray = field(init=False)
+    scores: dict[int, Scores] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
     seen_tokens: dict[tuple[int, str, int], int] = field(default_factory=dict)
     stale_blocks: dict[tuple[int, str, int], np.ndarray] = field(default_factory=dict)
@@ -57,6 +60,7 @@ class SuiteIndex:
         n = len(self.names)
         self.state, self.has_gas = np.full(n, UNREAD, np.uint8), np.ones(n, bool)
         self.mass, self.size = np.full(n, np.nan), np.full(n, np.nan)
+        self.is_whole = np.zeros(n, bool)
 
     def read(self, block: slice) -> None:
         """Read status, mass and size of a block of galaxies that are not known to be done or damaged.
@@ -82,16 +86,18 @@ class SuiteIndex:
                 self.state[number] = value
 
     def _statuses(self, numbers: np.ndarray) -> np.ndarray:
-        try:
-            return store.read(self.group, "status", numbers)
-        except store.StoreError:
-            status = np.full(len(numbers), store.PENDING, np.uint8)
-            for i, number in enumerate(numbers):
-                try:
-                    status[i] = store.read(self.group, "status", int(number))
-                except store.StoreError as error:
-                    self.damaged(int(number), str(error))
-            return status
+        """Status (N,) of galaxies; those whose chunk or shard was never written are pending, and cost no read."""
+        status = np.full(len(numbers), store.PENDING, np.uint8)
+        array: zarr.Array[Any] = self.group["status"]  # type: ignore[assignment]
+        chunks = numbers // (array.shards or (1,))[0]
+        written = [chunk for chunk in np.unique(chunks) if chunk_file(array, (chunk,)).exists()]
+        reader = GalaxyReader(self.group, "status")
+        for i in np.flatnonzero(np.isin(chunks, written)):
+            try:
+                reader.read_into(int(numbers[i]), status[i, ...])
+            except store.StoreError as error:
+                self.damaged(int(numbers[i]), str(error))
+        return status
 
     def _take(self, numbers: np.ndarray) -> None:
         """Take in galaxies that are done. Raises StoreError where one cannot be read."""
@@ -103,23 +109,43 @@ class SuiteIndex:
         for number in numbers[np.isnan(self.mass[numbers])]:
             self.damaged(int(number), f"mass of galaxy {self.names[number]} was never written")
 
+    def check(self, numbers: np.ndarray) -> None:
+        """Read everything of these galaxies, which are done: they are whole or damaged then, as `--repair` has it."""
+        names = [name for name in store.ARRAYS if name != "status"]
+        try:
+            arrays = read_galaxies(self.group, names, numbers)
+        except store.StoreError as error:
+            if len(numbers) == 1:
+                self.damaged(int(numbers[0]), str(error))
+                return
+            for number in numbers:
+                self.check(np.array([number]))
+            return
+        self.is_whole[numbers] = True
+        for name, array in zip(names, arrays, strict=True):
+            fill = store.ARRAYS[name].fill
+            unwritten = (np.isnan(array) if np.isnan(fill) else array == fill).reshape(len(numbers), -1).all(1)
+            for number in numbers[unwritten]:
+                self.damaged(int(number), f"{name} of galaxy {self.names[number]} was never written; {REPAIR}")
+
     def damaged(self, number: int, problem: str) -> None:
         """Note that a galaxy's arrays cannot be read."""
-        self.problems[number], self.state[number] = problem, DAMAGED
+        self.problems[number], self.state[number], self.is_whole[number] = problem, DAMAGED, False
         self.mass[number] = self.size[number] = np.nan
 
 
 class Index:
     """All galaxies of a store. `start` reads on behind the caller; `ensure` reads some of them at once.
 
-    sources: networks whose kept predictions are looked for.
+    sources: networks whose kept predictions are looked for. check: whether to read every map, too, to find damage;
+    otherwise it is found where a galaxy is looked at.
     """
 
-    def __init__(self, path: Path, sources: Sequence[Source] = ()):
-        self.path, self.sources = path, list(sources)
+    def __init__(self, path: Path, sources: Sequence[Source] = (), check: bool = False):
+        self.path, self.sources, self.check = path, list(sources), check
         self.suites: dict[str, SuiteIndex] = {}
         self.trouble = ""
-        self._stop, self._lock = threading.Event(), threading.RLock()
+        self._stop = threading.Event()
         self.refresh()
 
     def refresh(self) -> None:
@@ -150,9 +176,12 @@ class Index:
                 self.refresh()
                 self.read_all()
                 self.trouble = ""
+                pause_s = max(PAUSE_S, 10 * (time.monotonic() - began))
+                if self.check and self.check_some(pause_s):
+                    continue
             except (OSError, ValueError) as error:  # a store that is just being changed; the next look may succeed
-                self.trouble = str(error)
-            self._stop.wait(max(PAUSE_S, 10 * (time.monotonic() - began)))
+                self.trouble, pause_s = str(error), PAUSE_S
+            self._stop.wait(pause_s)
 
     def read_all(self) -> None:
         """Look once at every block of every suite."""
@@ -160,18 +189,36 @@ class Index:
             for start in range(0, len(table.names), BLOCK):
                 if self._stop.is_set():
                     return
-                with self._lock:
-                    table.read(slice(start, start + BLOCK))
+                table.read(slice(start, start + BLOCK))
             for number, source in enumerate(self.sources):
                 for part in (Part(self.path.absolute(), table.suite, name) for name in ("test", None)):
                     kept = kept_of(source, part)
                     if kept is not None:
                         self._read_kept(table, number, kept)
 
+    def check_some(self, seconds: float = np.inf) -> bool:
+        """Read everything of galaxies that are done and were not looked at, for so long; return whether there were any.
+
+        Raises OSError where the disk fails.
+        """
+        until, any_checked = time.monotonic() + seconds, False
+        for table in list(self.suites.values()):
+            numbers = np.flatnonzero((table.state == store.DONE) & ~table.is_whole)
+            for start in range(0, len(numbers), THREADS):
+                if self._stop.is_set() or time.monotonic() > until:
+                    return any_checked
+                table.check(numbers[start : start + THREADS])
+                any_checked = True
+        return any_checked
+
+    def n_whole(self) -> int:
+        """Number of galaxies whose maps were read and are whole."""
+        return sum(int(table.is_whole.sum()) for table in self.suites.values())
+
     def _read_kept(self, table: SuiteIndex, source: int, kept: KeptPredictions) -> None:
         """Take in what is kept of a part's galaxies, blocks whose token was not seen yet."""
         part = kept.part
-        error, ood = (of.setdefault(source, np.full(len(table.names), np.nan)) for of in (table.error, table.ood))
+        scores = table.scores.setdefault(source, Scores.unknown(len(table.names), part.views))
         for block in part.blocks():
             if self._stop.is_set():
                 return
@@ -184,21 +231,24 @@ class Index:
                 table.stale_blocks[key] = numbers
                 continue
             table.stale_blocks.pop(key, None)
-            error[numbers], ood[numbers] = per_galaxy(kept.read_summary(block), part.views)
+            scores.take_in(numbers, scores_of(kept.read_summary(block), part.views))
 
     def ensure(self, places: Sequence[tuple[str, int]]) -> None:
         """Read the galaxies at these (suite, number), where they are not read yet."""
         for suite, start in dict.fromkeys((suite, number // BLOCK * BLOCK) for suite, number in places):
             table = self.suites[suite]
             block = slice(start, start + BLOCK)
-            with self._lock:
-                if (table.state[block] == UNREAD).any():
-                    table.read(block)
+            if (table.state[block] == UNREAD).any():
+                table.read(block)
 
     def columns(self, source: int) -> dict[str, np.ndarray]:
-        """Return suite, number, name, state, mass, size, has_gas, error and ood of all galaxies, arrays (G,)."""
+        """Return what is known of all galaxies, arrays (G,).
+
+        They are suite, number, name, state, mass, size and has_gas, and of Scores error, ood, worst, worst_view,
+        strangest and strangest_view.
+        """
         tables = [self.suites[suite] for suite in sorted(self.suites)]
-        unknown = [np.full(len(t.names), np.nan) for t in tables]
+        scores = [t.scores.get(source) or Scores.unknown(len(t.names), 1) for t in tables]
 
         def joined(parts: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
             return np.concatenate([np.empty(0, dtype), *parts])
@@ -211,31 +261,16 @@ class Index:
             "mass": joined([t.mass for t in tables], float),
             "size": joined([t.size for t in tables], float),
             "has_gas": joined([t.has_gas for t in tables], bool),
-            "error": joined([t.error.get(source, u) for t, u in zip(tables, unknown, strict=True)], float),
-            "ood": joined([t.ood.get(source, u) for t, u in zip(tables, unknown, strict=True)], float),
+            **{
+                key: joined([getattr(s, key) for s in scores], int if key.endswith("view") else float)
+                for key in ("error", "ood", "worst", "worst_view", "strangest", "strangest_view")
+            },
         }  # fmt: skip
 
     def n_stale(self, source: int) -> int:
         """Number of galaxies whose kept predictions are of other maps, runs or code."""
         stale = ([n for key, n in t.stale_blocks.items() if key[0] == source] for t in self.suites.values())
         return sum(len(np.unique(np.concatenate(numbers))) for numbers in stale if numbers)
-
-
-def per_galaxy(kept: Mapping[str, np.ndarray], views: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return error [dex] and score (G,) of galaxies from what is kept of their views; NaN where no view has an answer.
-
-    kept: as of `KeptPredictions.read_summary`, `views` rows for each galaxy.
-    """
-    used = (kept["state"] == PREDICTED).reshape(-1, views)
-    squares = ((kept["median"] - kept["log10_menc_true"]) ** 2).mean(1).reshape(-1, views)
-    return np.sqrt(_mean(squares, used)), _mean(kept["ood_score"].reshape(-1, views), used)
-
-
-def _mean(values: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Mean (G,) over the views (G, V) that are used and finite, NaN where there are none."""
-    used = used & np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(used, values, 0.0).sum(1) / np.where(used.any(1), used.sum(1), np.nan)
 
 
 def chosen(columns: Mapping[str, np.ndarray], wanted: Mapping[str, Any]) -> np.ndarray:

@@ -114,7 +114,7 @@ class Pages:
         self.index.ensure([(columns["suite"][i], int(columns["number"][i])) for i in here])
         columns = self.index.columns(wanted["network"])
         why, kept_query = reasons(self.index.path), {k: query[k] for k in _FILTERS if query.get(k)}
-        cards = [self._card(columns, int(i), why) for i in here]
+        cards = [self._card(columns, int(i), why, kept_query) for i in here]
         states = {word: int((columns["state"] == state).sum()) for state, word in STATES.items()}
         return (
             self._templates["listing"]
@@ -124,6 +124,7 @@ class Pages:
                 states=states, sort_links=self._sort_links(wanted, kept_query), sources=self._source_words(),
                 threshold=OOD_THRESHOLD,
                 has_scores=bool(np.isfinite(columns["error"]).any()), n_stale=self.index.n_stale(wanted["network"]),
+                n_whole=self.index.n_whole(), is_checking=self.index.check,
                 trouble=self.index.trouble, is_filtered=any(key not in ("sort", "descending") for key in kept_query),
             )
             .encode()
@@ -133,7 +134,7 @@ class Pages:
         """A link for each way to sort: the largest come first, and the smallest when it is followed once more."""
         links = []
         for key, words in SORTS.items():
-            if key in ("error", "ood") and not self.index.sources:
+            if key in ("error", "worst", "ood") and not self.index.sources:
                 continue
             active = wanted["sort"] == key
             descending = not wanted["descending"] if active else key != "order"
@@ -142,7 +143,9 @@ class Pages:
             links.append({"words": words, "query": query, "active": active, "arrow": arrow})
         return links
 
-    def _card(self, columns: Mapping[str, np.ndarray], i: int, why: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    def _card(
+        self, columns: Mapping[str, np.ndarray], i: int, why: Mapping[tuple[str, str], str], kept_query: dict[str, str]
+    ) -> dict[str, Any]:
         suite, number, name = columns["suite"][i], int(columns["number"][i]), str(columns["name"][i])
         state = STATES[int(columns["state"][i])]
         reason = {
@@ -150,10 +153,28 @@ class Pages:
             "damaged": self.index.suites[suite].problems.get(number, "its arrays cannot be read"),
             "pending": "not mapped yet",
         }.get(state, "")
-        numbers = {key: float(columns[key][i]) for key in ("mass", "size", "error", "ood")}
+        numbers = {key: float(columns[key][i]) for key in ("mass", "size", "error", "worst", "ood", "strangest")}
         values = {key: None if np.isnan(number) else number for key, number in numbers.items()}
-        return {"suite": suite, "number": number, "name": name, "state": state, "reason": reason, **values,
+        views = {key: self._view_link(suite, number, int(columns[key][i]), kept_query)
+                 for key in ("worst_view", "strangest_view")}  # fmt: skip
+        return {"suite": suite, "number": number, "name": name, "state": state, "reason": reason, **values, **views,
                 "has_gas": bool(columns["has_gas"][i])}  # fmt: skip
+
+    def _view_link(self, suite: str, number: int, view: int, kept_query: dict[str, str]) -> dict[str, Any]:
+        """A view's number, -1 for none, and the address of its page."""
+        return {"number": view, "address": f"/galaxy/{suite}/{number}?{urlencode(kept_query | {'view': str(view)})}"}
+
+    def _kept_views(self, galaxy: StoredGalaxy, network: Network, kept_query: dict[str, str]) -> list[dict[str, Any]]:
+        """A network's worst and strangest view of a galaxy by what tables kept; none where nothing is kept."""
+        table, found = self.index.suites[galaxy.suite], []
+        for number, source in enumerate(self.index.sources):
+            scores = table.scores.get(number)
+            if scores is None or (source.run, source.tracer) != (network.inference.path, network.tracer):
+                continue
+            for values, views in ((scores.worst, scores.worst_view), (scores.strangest, scores.strangest_view)):
+                link = self._view_link(galaxy.suite, galaxy.number, int(views[galaxy.number]), kept_query)
+                found.append(link | {"value": float(values[galaxy.number])})
+        return found
 
     def _read(self, suite: str, number: str) -> StoredGalaxy:
         """Read a galaxy, and note in the index where it is damaged. Raises Refusal, NotShown or StoreError."""
@@ -161,11 +182,13 @@ class Pages:
         if table is None:
             raise Refusal(f"There is no suite {suite!r}; there are {', '.join(sorted(self.index.suites)) or 'none'}.")
         try:
-            return read_stored(self.index.path, suite, int(number))
+            galaxy = read_stored(self.index.path, suite, int(number))
         except store.StoreError as error:
             if int(number) < len(table.names):
                 table.damaged(int(number), str(error))
             raise
+        table.is_whole[galaxy.number] = True
+        return galaxy
 
     def _view(self, galaxy: StoredGalaxy, text: str) -> int:
         """The number of a view. Raises Refusal or NotShown."""
@@ -232,6 +255,7 @@ class Pages:
                 instrument="" if instrument is None else instrument.name, instruments=list(self.instruments),
                 query=urlencode(kept_query), kept=kept_query, before=before, after=after, threshold=OOD_THRESHOLD,
                 views=[f"{i:.0f}" for i in galaxy.inclination_deg],
+                kept_views=[self._kept_views(galaxy, network, kept_query) for network in self.networks],
             )
             .encode()
         )  # fmt: skip

@@ -131,18 +131,18 @@ def bind(port: int | None) -> socket.socket:
     raise AssertionError
 
 
-def serve(store: Path, runs: list[Path], results: Path, port: int | None = None) -> int:
+def serve(store: Path, runs: list[Path], results: Path, port: int | None = None, check: bool = False) -> int:
     """Serve the gallery of a store until it is interrupted. Raises StoreError, RunError or OSError at the start.
 
-    results: where predictions of runs that cannot be written to are kept.
+    results: where predictions of runs that cannot be written to are kept. check: whether to read every map for damage.
     """
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
-    index = Index(store, sources_of(runs, results, classical=False))
+    index = Index(store, sources_of(runs, results, classical=False), check)
     listening, token = bind(port), secrets.token_urlsafe(18)
     port = listening.getsockname()[1]
     server = tornado.httpserver.HTTPServer(application(Pages(index, networks_of(runs)), token))
     server.add_sockets([listening])
-    index.start()
+    reading = index.start()
     n_galaxies = sum(len(table.names) for table in index.suites.values())
     print(f"{store}: {n_galaxies} galaxies of {', '.join(index.suites)}; Ctrl-C ends it")
     print(f"open                  http://{ADDRESS}:{port}/?token={token}")
@@ -153,4 +153,5 @@ def serve(store: Path, runs: list[Path], results: Path, port: int | None = None)
         print()
     finally:
         index.stop()
+        reading.join(timeout=10)  # it reads through threads that an interpreter which ends no longer starts
     return 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -121,8 +121,8 @@ def read_stored(path: Path, suite: str, number: int) -> StoredGalaxy:
 
     Raises StoreError where its suite or its arrays cannot be read, NotShown where it is not mapped, with the reason.
     """
-    group = store.open_suite(path, suite)
-    names, lineages = group["galaxy"][:], group["lineage"][:]
+    folder = path / suite
+    group, names, lineages = _opened(path, suite, tuple(_stamp(folder / name) for name in _LABELLING))
     if not 0 <= number < len(names):
         raise NotShown(f"{path}/{suite} has {len(names)} galaxies, and none with number {number}")
     name = str(names[number])
@@ -140,6 +140,29 @@ def read_stored(path: Path, suite: str, number: int) -> StoredGalaxy:
             raise store.StoreError(f"{path}: {key} of galaxy {name} was never written; {REPAIR}")
     flags = (bool(store.read(group, key, number)) for key in ("has_gas", "has_dark"))
     return StoredGalaxy(group, suite, number, name, views, radius, mass, inclination, *flags)
+
+
+#: Files of a suite that change with its settings and its galaxies' names.
+_LABELLING = ("zarr.json", "galaxy/zarr.json", "galaxy/c/0")
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Tell a file from the one that was there before under its name; empty where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+@lru_cache(maxsize=8)
+def _opened(path: Path, suite: str, stamp: tuple[tuple[int, ...], ...]) -> tuple[zarr.Group, np.ndarray, np.ndarray]:
+    """A suite's group, names and lineages, opened once for as long as its files have this stamp. Raises StoreError.
+
+    A page of pictures would otherwise read the names of all galaxies once for each picture.
+    """
+    group = store.open_suite(path, suite)
+    return group, group["galaxy"][:], group["lineage"][:]
 
 
 #: What mends a galaxy that cannot be read.

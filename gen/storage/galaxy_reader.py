@@ -40,7 +40,7 @@ class GalaxyReader:
         self._is_known = (
             sys.byteorder == "little"
             and self._array.chunks == (1, *self._array.shape[1:])
-            and self._codecs[:1] == (BytesCodec(endian="little"),)
+            and self._codecs[:1] == (BytesCodec(endian="little" if self._array.dtype.itemsize > 1 else None),)
             and [type(codec) for codec in self._codecs[1:]] == [ZstdCodec, Crc32cCodec]
             and (not self._per_shard or codecs[0].index_location.value == "end")
         )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -16,9 +17,12 @@ from conftest import LOCKS, ROOT, SUITES, command
 
 import kinmass
 from kinmass.eval.gallery import figure
+from kinmass.eval.gallery import index as gallery_index
 from kinmass.eval.gallery.index import DAMAGED, Index, chosen
 from kinmass.eval.gallery.pages import Pages, Refusal, wanted_of
+from kinmass.eval.gallery.scores import scores_of
 from kinmass.eval.gallery.stored import NotShown, find, networks_of, read_stored
+from kinmass.eval.tables import predictions
 from kinmass.eval.tables.metrics import SHARES
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.campaign import failures
@@ -26,6 +30,7 @@ from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.look.picture import QUANTITIES, shown
 from kinmass.gen.storage import store
 from kinmass.gen.storage.chunks import chunk_file
+from kinmass.gen.storage.galaxy_reader import GalaxyReader
 from kinmass.train.data.dataset import read_views
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -99,6 +104,65 @@ def test_errors_and_scores_are_those_that_tables_kept(results, runs, map_store):
         stars = store.open_suite(map_store, suite)["mass"][:, 2, -1]
         np.testing.assert_array_equal(columns["mass"][rows], np.log10(stars))
     assert (columns["state"] == store.DONE).all()
+
+
+def test_the_worst_and_the_strangest_view_are_those_of_brute_force():
+    """On 300 galaxies of 5 views, some of whose views, or all, have no answer or no score."""
+    rng = np.random.default_rng(4)
+    n, views, radii = 300, 5, 10
+    state = rng.choice([predictions.PREDICTED, predictions.UNUSABLE], (n, views), p=[0.4, 0.6])
+    offset, ood = (
+        rng.normal(0, 0.2, (n, views, radii)),
+        np.where(rng.random((n, views)) < 0.2, np.nan, rng.random((n, views))),
+    )
+    truth = rng.uniform(9, 12, (n * views, radii))
+    kept = {
+        "state": state.ravel(),
+        "log10_menc_true": truth,
+        "median": truth + offset.reshape(-1, radii),
+        "ood_score": ood.ravel(),
+    }
+    scores = scores_of(kept, views)
+    for g in range(n):
+        errors = {v: np.sqrt(np.mean(offset[g, v] ** 2)) for v in range(views) if state[g, v] == predictions.PREDICTED}
+        strange = {v: ood[g, v] for v in errors if np.isfinite(ood[g, v])}
+        for values, view, value in (
+            (errors, scores.worst_view[g], scores.worst[g]), (strange, scores.strangest_view[g], scores.strangest[g])
+        ):  # fmt: skip
+            assert view == (max(values, key=values.__getitem__) if values else -1)
+            np.testing.assert_allclose(value, max(values.values()) if values else np.nan, rtol=1e-6)
+        np.testing.assert_allclose(
+            scores.error[g], np.sqrt(np.mean(np.square([*errors.values()]))) if errors else np.nan
+        )
+    assert len({*scores.worst_view.tolist()}) == len({*scores.strangest_view.tolist()}) == views + 1
+
+
+def test_the_list_and_the_page_link_to_the_worst_view(results, runs, map_store):
+    """As the network says when it is asked anew about each view; sorting by it puts the largest first."""
+    (run,) = of_name(runs, "both")
+    index = Index(map_store, sources_of([run], results, classical=False))
+    index.read_all()
+    pages = Pages(index, networks_of([run]))
+    html = pages.listing({"sort": "worst", "descending": "1", "name": "_"}).decode()
+    cards = re.findall(r'class="worst" href="/galaxy/(\w+)/(\d+)\?([^"]+)"[^>]*>worst: view (\d), ([\d.]+)', html)
+    assert [float(error) for *_, error in cards] == sorted((float(error) for *_, error in cards), reverse=True)
+    assert len(cards) > 20
+    infer, of_views = kinmass.load(run), {}
+    for suite in SUITES:
+        views = read_views(map_store, suite)
+        offset = infer(views).quantiles(0.5, 200) - views.log10_menc.numpy()  # as many samples as are kept
+        of_views[suite] = np.sqrt((offset**2).mean(1)).reshape(-1, 2)
+    for suite, number, _, view, error in cards:
+        assert of_views[suite][int(number)].max() == pytest.approx(float(error), abs=1e-3, rel=0.02)
+        assert of_views[suite][int(number), int(view)] == pytest.approx(float(error), abs=1e-3, rel=0.02)
+    assert {view for *_, view, _ in cards} == {"0", "1"}
+    for suite, number, query, view, error in cards[:2]:
+        words = dict(parse_qsl(query.replace("&amp;", "&")))
+        assert words == {"view": view, "sort": "worst", "descending": "1", "name": "_"}
+        page = pages.galaxy(words, suite, number).decode()
+        assert f"What networks say of view {view}" in page
+        assert re.search(rf'<td><a href="/galaxy/{suite}/{number}\?[^"]*view={view}">{view}: {error}</a>', page)
+    assert "worst view" not in Pages(Index(map_store), networks_of([run])).galaxy({}, "quiet", "4").decode()
 
 
 def test_predictions_of_other_maps_are_left_out(results, runs, own_store, tmp_path):
@@ -199,6 +263,34 @@ def test_what_is_damaged_is_a_failure_and_never_zeros(own_store):
     assert "cannot be read" in pages.listing({"state": "damaged"}).decode()
 
 
+def test_a_check_finds_what_repair_would_do_again(own_store):
+    """Damage of any array, maps too, is found without a look at the galaxy; pages say how far the check has come."""
+    group = store.open_suite(own_store, "quiet")
+    flip_a_bit(chunk_file(group["maps"], (2, 0, 0, 0, 0)))
+    chunk_file(group["maps"], (3, 0, 0, 0, 0)).unlink()
+    chunk_file(group["inclination"], (5, 0)).unlink()
+    index = Index(own_store, check=True)
+    index.read_all()
+    assert (index.columns(0)["state"] == store.DONE).all()
+    assert index.n_whole() == 0
+    assert not index.check_some(-1)
+    assert index.check_some()
+    assert not index.check_some()
+    columns = index.columns(0)
+    damaged = [(columns["suite"][i], columns["number"][i]) for i in np.flatnonzero(columns["state"] == DAMAGED)]
+    to_repair = [
+        (s, i) for s in sorted(SUITES) for i in range(12) if store.is_damaged(store.open_suite(own_store, s), i)
+    ]
+    assert damaged == to_repair == [("quiet", 2), ("quiet", 3), ("quiet", 5)]
+    assert index.n_whole() == 33
+    html = Pages(index, []).listing({"state": "damaged"}).decode()
+    assert html.count("--repair") >= 3
+    assert "found whole so far: 33 of 33.</span>" in html
+    unchecked = Pages(Index(own_store), [])
+    unchecked.tile({}, "quiet", "0")
+    assert "found whole so far: 1 of 36; <code>kinmass gallery --check</code>" in unchecked.listing({}).decode()
+
+
 def test_a_store_that_is_being_written_is_followed(own_store):
     """Galaxies that come to be done, and a suite that comes later, are there at the next look."""
     group = store.open_suite(own_store, "middle")
@@ -220,21 +312,38 @@ def test_a_store_that_is_being_written_is_followed(own_store):
     assert np.isfinite(columns["mass"]).tolist() == (columns["state"] == store.DONE).tolist()
 
 
+def test_a_suite_is_opened_once_until_it_changes(own_store, monkeypatch):
+    """Names that are written anew, and a suite that is gone, are seen at the next look."""
+    opened = []
+    monkeypatch.setattr(store, "open_suite", lambda *a, open_=store.open_suite: opened.append(a) or open_(*a))
+    before = [read_stored(own_store, "quiet", i).name for i in (0, 1)]
+    assert len(opened) == 1
+    group = store.open_suite(own_store, "quiet")
+    group["galaxy"][:] = group["galaxy"][:][::-1]
+    assert [read_stored(own_store, "quiet", 11 - i).name for i in (0, 1)] == before
+    shutil.rmtree(own_store / "quiet")
+    with pytest.raises(store.StoreError, match="no suite 'quiet'"):
+        read_stored(own_store, "quiet", 0)
+
+
 def test_a_page_of_a_large_store_reads_no_more_than_its_galaxies(map_store, tmp_path, monkeypatch):
-    """20,000 galaxies, none of them read before: the first page reads the statuses of one block or two."""
+    """20,000 galaxies, none of them read before: a page looks for the shards of its blocks, and reads those there."""
     large = tmp_path / "large.zarr"
     names = [f"g{i}" for i in range(20_000)]
     store.create_suite(large, "many", names, names, {"views": 1, "pixels": 16, "galaxies_per_shard": 16, "suite": {}})
-    read = []
+    group = store.open_suite(large, "many")
+    group["status"][11_936:11_952] = store.FAILED  # one shard, on page 200
+    looked_at, read = [], []
+    monkeypatch.setattr(gallery_index, "chunk_file", lambda *a: looked_at.append(a) or chunk_file(*a))
     monkeypatch.setattr(
-        store,
-        "read",
-        lambda group, name, select, read_=store.read: read.append(np.size(select)) or read_(group, name, select),
+        GalaxyReader, "read_into", lambda self, number, out: read.append(number) or out.fill(store.FAILED)
     )
     html = Pages(Index(large), []).listing({"page": "200"}).decode()
     assert "page 200 of 334" in html
     assert "of 20,000 galaxies are read so far" in html
-    assert sum(read) <= 128
+    assert 8 <= len(looked_at) <= 16
+    assert read == [*range(11_936, 11_952)]
+    assert html.count("<b>failed</b>") > 10
 
 
 def test_names_are_escaped_and_addresses_are_checked(own_store):

@@ -17,6 +17,7 @@ def stored(out, per_shard):
     config = {"views": SHAPE[0], "pixels": SHAPE[-1], "galaxies_per_shard": per_shard}
     group = store.create_suite(out, "x", names, names, config)
     group["maps"][:-1] = np.random.default_rng(1).normal(size=(N_GALAXIES - 1, *SHAPE)).astype(np.float32)
+    group["status"][:-1] = store.DONE
     return group, group["maps"][:]
 
 
@@ -38,6 +39,7 @@ def test_as_zarr_reads_them(tmp_path, per_shard, monkeypatch):
     assert [len(values) for values in read_galaxies(group, names, numbers[:0])] == [0, 0, 0]
     monkeypatch.setattr(store, "read", None)
     np.testing.assert_array_equal(read_by(reader, 2), expected[2])  # without zarr
+    np.testing.assert_array_equal(read_galaxies(group, ["status"], numbers[1:])[0], store.DONE)  # of one byte, too
 
 
 def test_other_codecs_are_left_to_zarr(tmp_path):

@@ -288,7 +288,9 @@ def store() -> str:
             'suite["maps"].sel(channel="gas_velocity")  # (galaxy, view, y, x) [km/s]\n```',
             _table(("array", "dimensions", "type", "unit", "meaning"), rows),
             "Beside them: `galaxy` and `lineage` (its name and that of its history), `catalogue_centre` "
-            "(kpc), and the names along `channel` and `component`. One galaxy is one chunk; chunks carry checksums. A "
+            "(kpc), and the names along `channel` and `component`. One galaxy is one chunk; chunks carry checksums. "
+            "While `kinmass maps` writes, and after it was killed, take galaxies of status 1: of others a chunk may be "
+            "half written, which Zarr says is a checksum that does not match. A "
             "pixel of zero density is empty. A radius without any particle inside has mass 0 and no logarithm: "
             "training and evaluation leave such views out and count them.",
             "The group's attributes hold the settings (`config`), and who wrote when, with which command and version "

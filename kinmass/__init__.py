@@ -27,7 +27,7 @@ except PackageNotFoundError:  # the package is used without being installed
 def open_store(path: Path | str) -> "xarray.DataTree":
     """Open a map store as a tree of lazy arrays, one group per suite; `gen.storage.store.ARRAYS` lists them.
 
-    Raises StoreError when there is no store.
+    Galaxies whose status is not 1 (done) may be half written. Raises StoreError when there is no store.
 
     >>> tree = open_store("maps.zarr")
     >>> sorted(tree.children), tree["quiet"].sizes["view"]

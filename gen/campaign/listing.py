@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from kinmass.gen.catalogues.base import Halo, packed, unpacked
 from kinmass.gen.catalogues.find import chosen, find_haloes, usable
 from kinmass.gen.code import stage_key
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
+from kinmass.gen.formats.once import asking_once, names_in
 from kinmass.gen.snapshots import alike
 from kinmass.gen.snapshots.components import components_of
 from kinmass.gen.storage.files import make_folder, write_atomically
@@ -86,6 +86,11 @@ def list_snapshot(suite: Suite, snapshot: Path) -> Listing:
 
     Never raises: a snapshot that cannot be listed is one entry that says why.
     """
+    with asking_once():
+        return _list(suite, snapshot)
+
+
+def _list(suite: Suite, snapshot: Path) -> Listing:
     facts, n_bytes = None, 0
     try:
         path = suite.catalogue_path(snapshot)
@@ -129,7 +134,7 @@ def _marks(suite: Suite, snapshot: Path, catalogue: Path | None) -> tuple[str, i
     n_bytes = 0
     try:
         own = FORMATS[suite.format].listed_files(snapshot)
-        files = [*own, *(_parts_of(catalogue) if catalogue else [])]
+        files = dict.fromkeys([*own, *(_parts_of(catalogue) if catalogue else [])])
         stats = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file in files]
         n_bytes = sum(size for _, size, _, _ in stats[: len(own)])
     except (OSError, ValueError):
@@ -142,7 +147,7 @@ def _parts_of(catalogue: Path) -> list[Path]:
     """All files of a catalogue whose parts lie beside each other with numbers of their own, as `tab_099.3.hdf5`."""
     if not (match := re.fullmatch(r"(.*\.)\d+(\.[^.]+)?", catalogue.name)):
         return [catalogue]
-    return sorted(catalogue.parent / name for name in os.listdir(catalogue.parent) if name.startswith(match[1]))
+    return sorted(catalogue.parent / name for name in names_in(catalogue.parent) if name.startswith(match[1]))
 
 
 def read_kept(out: Path, suite: str) -> dict[Path, Listing]:

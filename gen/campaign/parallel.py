@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 _REQUEST, _ANSWER = 11, 12
 _TAKE, _RESULTS, _LAST_RESULTS, _STOP = "take", "results", "last results", "stop"
 _READ, _READ_DONE = "read", "read enough"
-#: Results are sent to rank 0 at most so often [s]: nobody waits for them.
+#: Results are kept for so long [s] before they are sent to rank 0, together: nobody waits for them.
 _REPORT_S = 0.3
 _LONGEST_PAUSE_S = 2e-3
 
@@ -129,7 +129,8 @@ def share_out(
     comm = MPI.COMM_WORLD.Dup()
     nodes = _Nodes(comm, ranks_per_node)
     n = len(items)
-    runs = deal(range(n) if origins is None else origins, [1.0] * n if costs is None else costs, nodes.sizes)
+    costs = [1.0] * n if costs is None else costs
+    runs = deal(range(n) if origins is None else origins, costs, nodes.sizes)
     with nodes.counters(1 + Shelf.room(len(runs[nodes.own]))) as (values, add):
         shelf = Shelf(runs[nodes.own], values[1:], lambda i, n: add(1 + i, n))
         slots = _Slots(comm, nodes, readers or comm.Get_size(), add)
@@ -138,30 +139,44 @@ def share_out(
             thread = threading.Thread(target=server.serve, daemon=True)
             if nodes.leads:
                 thread.start()
-            _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading))
+            _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading), costs)
             if nodes.leads:
                 thread.join()
         elif comm.Get_rank() == 0:
             server.serve()
         else:
-            _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading))
+            _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading), costs)
         _wait(comm.Ibarrier())
     comm.Free()
 
 
-def _work(comm: MPI.Comm, nodes: "_Nodes", shelf: Shelf, todo: Sequence[Item], work: Callable[[Item], Any]) -> None:
-    """Work on this node's items, then on other nodes', and report results to rank 0, a few times a second."""
+def _work(
+    comm: MPI.Comm,
+    nodes: "_Nodes",
+    shelf: Shelf,
+    todo: Sequence[Item],
+    work: Callable[[Item], Any],
+    costs: Sequence[float],
+) -> None:
+    """Work on this node's items, then on other nodes', and report results to rank 0, a few times a second.
+
+    What is done is reported before an item that will take long, by its cost, so that a kill meanwhile loses no report.
+    """
     reports: list[tuple[int, Any]] = []
-    reported = time.monotonic()
+    worked_s, worked_cost, oldest_s = 0.0, 0.0, 0.0
     for number in _numbers(comm, nodes, shelf):
+        began_s = time.monotonic()
+        if reports and began_s - oldest_s + costs[number] * worked_s / (worked_cost or 1.0) > _REPORT_S:
+            comm.send((_RESULTS, reports), dest=0, tag=_REQUEST)
+            reports = []
         try:
             reports.append((number, work(todo[number])))
         except Exception as error:  # without the abort the other ranks would wait forever
             print(f"rank {rank()}: {in_words(error)}", file=sys.stderr, flush=True)
             abort(1)
-        if time.monotonic() - reported > _REPORT_S:
-            comm.send((_RESULTS, reports), dest=0, tag=_REQUEST)
-            reports, reported = [], time.monotonic()
+        ended_s = time.monotonic()
+        worked_s, worked_cost = worked_s + ended_s - began_s, worked_cost + costs[number]
+        oldest_s = oldest_s if len(reports) > 1 else ended_s
     comm.send((_LAST_RESULTS, reports), dest=0, tag=_REQUEST)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
 from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Slot, SnapshotError, check_cosmology, reading
 from kinmass.gen.formats.frontends import open_raw
+from kinmass.gen.formats.once import names_in, once
 from kinmass.gen.formats.sample import Sample, from_hdf5
 from kinmass.gen.formats.stored import checked, link_dataset
 from kinmass.gen.formats.together import check_copies, check_one_unit, check_together
@@ -76,6 +77,7 @@ def scalar(value: Any) -> float:
         raise SnapshotError(f"an attribute says {str(value)[:40]!r} where a number belongs; damaged?") from error
 
 
+@once
 def header(path: Path) -> dict[str, Any]:
     """Read the Header attributes of one file. Raises SnapshotError if it is no HDF5 file or has no Header."""
     with reading(path, " as HDF5"), h5py.File(path, "r") as file:
@@ -94,7 +96,7 @@ def files_of(path: Path) -> list[Path]:
     if not match:
         return [path]
     pattern = re.compile(re.escape(match[1]) + r"\.(\d+)\." + match[3])
-    numbered = {int(m[1]): p for p in path.parent.iterdir() if (m := pattern.fullmatch(p.name))}
+    numbered = {int(m[1]): path.parent / m[0] for n in names_in(path.parent) if (m := pattern.fullmatch(n))}
     if int(match[2]) and 0 in numbered:
         raise SnapshotError(
             f"{path}: not the first file of its snapshot; let `snapshots` match only {numbered[0].name}"

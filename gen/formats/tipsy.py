@@ -1,7 +1,6 @@
 """Tipsy snapshots (Gasoline, ChaNGa; NIHAO): records in either byte order, and a .param file with the units."""
 
 import contextlib
-import os
 import struct
 from collections.abc import Collection
 from contextlib import nullcontext
@@ -13,6 +12,7 @@ import numpy as np
 from kinmass.gen.constants import RHO_CRIT, G
 from kinmass.gen.formats.base import CodeUnits, Format, Slot, SnapshotError, check_cosmology
 from kinmass.gen.formats.frontends import open_raw
+from kinmass.gen.formats.once import names_in, once, true_path
 from kinmass.gen.formats.sample import Sample, take
 from kinmass.gen.physics.particles import Galaxy
 
@@ -57,7 +57,7 @@ class Tipsy(Format):
         for folder in (path.parent, path.parent.parent):
             names = []
             with contextlib.suppress(OSError):  # a folder that may not be looked into has none
-                names = os.listdir(folder)
+                names = list(names_in(folder))
             param_files = sorted(folder / name for name in names if name.endswith(".param"))
             matching = [p for p in param_files if path.name.startswith(p.stem)]
             if len(matching or param_files) == 1:
@@ -81,6 +81,7 @@ class Tipsy(Format):
         return time, counts
 
     @staticmethod
+    @once
     def _read_header(path: Path) -> tuple[float, tuple[int, int, int], str]:
         """Read time, counts of gas, dark matter and stars, and byte order. Raises SnapshotError without a header."""
         try:
@@ -118,7 +119,7 @@ class Tipsy(Format):
         parameters = self._parameters(self._param(path))
         _, doubles = self._layout(path, parameters)
         staged = scratch / "snapshot.tipsy"
-        staged.symlink_to(path.resolve())
+        staged.symlink_to(true_path(path))
         precision = f"bDoublePos = {int('Coordinates' in doubles)}\nbDoubleVel = {int('Velocities' in doubles)}\n"
         staged.with_suffix(".param").write_text(f"bComove = 0\ndPeriod = 1\n{precision}dKpcUnit = 1\ndMsolUnit = 1\n")
         return staged
@@ -203,6 +204,7 @@ class Tipsy(Format):
         return {name for name, n in zip(("Gas", "DarkMatter", "Stars"), self._header(path)[1], strict=True) if n}
 
     @staticmethod
+    @once
     def _parameters(path: Path) -> dict[str, float]:
         """Read the numbers of a .param file, which has lines `name = value  # comment`."""
         parameters = {}

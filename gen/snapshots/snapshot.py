@@ -15,6 +15,7 @@ import numpy as np
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.base import Slot, reading, settled_box
 from kinmass.gen.formats.frontends import forget_datasets, hold_while_reading
+from kinmass.gen.formats.once import asking_once, true_path
 from kinmass.gen.formats.stored import held_open
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
 from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, undeclared_types
@@ -60,7 +61,7 @@ class Snapshot:
         self.components, self.low_resolution = components_of(self.format, components or {})
         self._scratch = tempfile.TemporaryDirectory(prefix="kinmass-")
         try:
-            with reading(path), contextlib.ExitStack() as stack:
+            with reading(path), asking_once(), contextlib.ExitStack() as stack:
                 try:
                     files = self.format.files(path)
                 except SnapshotError:  # what follows says more of a file of another format
@@ -99,7 +100,7 @@ class Snapshot:
     def _load_indexed(self, staged: Path, indexes: Path | None, slot: Slot) -> Any:
         """Load the yt dataset, with the blocks that another process has found in the same files where it has."""
         files = self.format.files(self.path)
-        marks = [(str(f.resolve()), (stat := f.stat()).st_size, stat.st_mtime_ns) for f in files]
+        marks = [(str(true_path(f)), (stat := f.stat()).st_size, stat.st_mtime_ns) for f in files]
         kept = KeptIndex(indexes or staged.parent, staged, (marks, YT, self.format.name, self.tracers.light_field))
         if kept.fetch():
             try:

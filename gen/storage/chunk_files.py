@@ -3,6 +3,7 @@
 import asyncio
 import os
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from zarr.core.buffer import Buffer
@@ -10,27 +11,51 @@ from zarr.storage import LocalStore
 
 
 class ChunkFiles(LocalStore):
-    """A `LocalStore` that takes a chunk's folder to exist, and makes it only where it does not."""
+    """A `LocalStore` that takes a chunk's folder to exist, and makes it only where it does not.
+
+    marked: names of arrays whose chunks count for nothing until another file, written later, says that they are whole.
+    Their first chunks are written at their place at once, without a temporary name. A file that is there already is
+    never opened for writing, whoever wrote it and whatever is in it: a new one is written aside and renamed over it.
+    """
+
+    def __init__(self, root: Path | str, *, read_only: bool = False, marked: frozenset[str] = frozenset()):
+        super().__init__(root, read_only=read_only)
+        self.marked = marked
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Write a value aside and rename it, as `LocalStore.set` does. Raises OSError."""
+        """Write a value aside and rename it, as `LocalStore.set` does; see `marked` for another way. Raises OSError."""
         if self._is_open and not self.read_only and isinstance(value, Buffer):
+            name, _, within = key.partition("/")
+            write = _create_file if name in self.marked and within != "zarr.json" else _replace_file
             try:
-                await asyncio.to_thread(_replace_file, self.root / key, value)
+                await asyncio.to_thread(write, self.root / key, value)
                 return
             except FileNotFoundError:  # its folder is missing
                 pass
         await super().set(key, value)
 
 
+def _create_file(path: Path, value: Buffer) -> None:
+    """Write a new file at its place. What a kill or a full disk leaves of it is replaced by the next who writes it."""
+    try:
+        with open(path, "xb", buffering=0) as file:
+            _write(file, value)
+    except FileExistsError:
+        _replace_file(path, value)
+
+
 def _replace_file(path: Path, value: Buffer) -> None:
     partial = path.with_suffix(f".{uuid4().hex}.partial")
     try:
         with open(partial, "wb", buffering=0) as file:
-            view = memoryview(value.as_buffer_like()).cast("B")
-            while view:
-                view = view[file.write(view) :]
+            _write(file, value)
         os.replace(partial, path)
     except Exception:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _write(file: BinaryIO, value: Buffer) -> None:
+    view = memoryview(value.as_buffer_like()).cast("B")
+    while view:
+        view = view[file.write(view) :]

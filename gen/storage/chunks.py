@@ -54,11 +54,11 @@ def _checksums(path: Path, chunks_per_shard: int) -> bytes:
             size = file.seek(0, 2)
             index_bytes = CHECKSUM_BYTES + (ENTRY_BYTES * chunks_per_shard if chunks_per_shard > 1 else 0)
             file.seek(max(0, size - index_bytes))
-            parts = [size.to_bytes(8, "little"), file.read()]
-            if chunks_per_shard == 1:
+            parts = [size.to_bytes(8, "little"), file.read(index_bytes)]
+            if chunks_per_shard == 1 or size < index_bytes:  # or it is half written: nothing in it is done
                 return b"".join(parts)
             for offset, length in np.frombuffer(parts[1][:-CHECKSUM_BYTES], "<u8").reshape(-1, 2).tolist():
-                if offset + length <= size:  # else this chunk was not written, or the shard is damaged
+                if CHECKSUM_BYTES <= offset + length <= size:  # else it was not written, or the shard is damaged
                     file.seek(offset + length - CHECKSUM_BYTES)
                     parts.append(file.read(CHECKSUM_BYTES))
             return b"".join(parts)

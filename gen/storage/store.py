@@ -449,22 +449,34 @@ def clear_unfinished(store: Path, suite: str, chunk: int) -> None:
 def read(group: zarr.Group, name: str, select: Any = slice(None)) -> np.ndarray:
     """Read group[name] of some galaxies; select is a slice, an array of their numbers, or one number.
 
-    Raises StoreError naming the galaxy that cannot be read.
+    A galaxy that is not done and is just being written, or whose writer was killed, has the array's fill value. Raises
+    StoreError naming the galaxy that cannot be read.
     """
     try:
         return np.asarray(group[name].oindex[select] if isinstance(select, np.ndarray) else group[name][select])
     except OSError:
         raise
-    except Exception as error:  # each codec raises errors of its own
-        for index in np.atleast_1d(np.arange(group[name].shape[0])[select]):
-            try:
-                _ = group[name][index]
-            except Exception as galaxy_error:
-                raise StoreError(
-                    f"{group.store_path.store.root}: {name} of galaxy {group['galaxy'][index]} cannot be read "
-                    f"({galaxy_error}); give the command that made the store again, with --repair"
-                ) from error
+    except Exception:  # each codec raises errors of its own
+        numbers = np.arange(group[name].shape[0])[select]
+        values = [_read_one(group, name, int(number)) for number in np.atleast_1d(numbers)]
+        return np.stack(values) if np.ndim(numbers) else values[0]
+
+
+def _read_one(group: zarr.Group, name: str, number: int) -> np.ndarray:
+    """Read one galaxy as `read` does; its status is read first, because its writer may be done in between."""
+    is_done = name == "status" or read(group, "status", number) == DONE
+    array: zarr.Array[Any] = group[name]  # type: ignore[assignment]
+    try:
+        return np.asarray(array[number])
+    except OSError:
         raise
+    except Exception as error:
+        if not is_done:
+            return np.full(array.shape[1:], array.fill_value, dtype=array.dtype)
+        raise StoreError(
+            f"{group.store_path.store.root}: {name} of galaxy {group['galaxy'][number]} cannot be read ({error}); "  # type: ignore[attr-defined,index]
+            "give the command that made the store again, with --repair"
+        ) from error
 
 
 def read_status(group: zarr.Group, unreadable_is_pending: bool = False) -> np.ndarray:
@@ -530,7 +542,8 @@ def _open(store: Path, suite: str) -> zarr.Group:
             f"{store / suite} was being changed when a process was killed, and you may not write there; "
             "its owner gives the command that made the store again"
         ) from error
-    group = zarr.open_group(ChunkFiles(store / suite), mode="r+", use_consolidated=False)
+    files = ChunkFiles(store / suite, marked=frozenset(ARRAYS) - {"status"})
+    group = zarr.open_group(files, mode="r+", use_consolidated=False)
     schema_version = group.attrs.get("schema_version")
     if schema_version != SCHEMA_VERSION:
         raise StoreError(

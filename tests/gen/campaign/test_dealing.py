@@ -155,3 +155,27 @@ def test_no_item_and_fewer_items_than_ranks(tmp_path):
         (tmp_path / str(n)).mkdir()
         for counts in shared_out(tmp_path / str(n), n, 4, 2):
             assert sum(counts) == n
+
+
+LATE = """
+import time
+from kinmass.gen.campaign import parallel
+
+noted = {}
+
+def work(item, reading):
+    time.sleep(2.0 if item >= 20 else 0.01)
+
+costs = [1.0] * 20 + [200.0] * 2
+parallel.share_out(range(22), work, lambda item, result: noted.setdefault(item, time.monotonic()), costs=costs)
+if parallel.rank() == 0:
+    print(min(noted[20], noted[21]) - max(noted[item] for item in range(20)))
+"""
+
+
+def test_what_is_done_is_reported_before_what_takes_long():
+    """Two ranks, a slow item for each at the end: what both have done before is with rank 0 while they work on it."""
+    command = [MPIEXEC, "-n", 2, sys.executable, "-c", LATE]
+    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0.5

@@ -10,12 +10,15 @@ import struct
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
 import pytest
 from conftest import MPIEXEC, ROOT, command, tree
+from zarr.core.buffer import Buffer
 
 from kinmass.gen.__main__ import main
 from kinmass.gen.campaign import failures, worker
@@ -29,7 +32,8 @@ from kinmass.gen.formats import SnapshotError, gadget
 from kinmass.gen.formats.base import reading
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.snapshots.snapshot import Snapshot
-from kinmass.gen.storage import store
+from kinmass.gen.storage import chunk_files, store
+from kinmass.gen.storage.chunks import fingerprint
 from kinmass.gen.suite import SuiteError, load_suite
 
 SMALL = ("--views", 2, "--pixels", 16)
@@ -120,6 +124,46 @@ def test_kill_9_in_the_middle_and_again(box, packed, tmp_path, whom, shard):
     done = int((store.open_suite(out, "box")["status"][:] == store.DONE).sum())
     assert 0 < done < 30
     command("gen", "maps", box, "--out", out, *SMALL, *pack, ranks=2)
+    assert tree(out) == tree(whole)
+
+
+@pytest.mark.parametrize("shard", [1, 4])
+def test_kill_9_in_the_middle_of_a_chunk_and_again(box, packed, tmp_path, shard):
+    """Half of a chunk at its place: nobody counts on it, whoever reads the rest is not disturbed, it is replaced."""
+    suite, out, settings = load_suite(box), tmp_path / "maps.zarr", Settings(2, 16, galaxies_per_shard=shard)
+    whole = packed if shard > 1 else box.parent / "maps.zarr"
+    n_written = 0
+
+    def write_half(file: BinaryIO, value: Buffer) -> None:
+        nonlocal n_written
+        n_written += 1
+        content = bytes(value.as_buffer_like())
+        if n_written == 70:
+            file.write(content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        file.write(content)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that other threads of this process stay behind
+        child = os.fork()
+    if not child:
+        chunk_files._write = write_half
+        with contextlib.suppress(BaseException):
+            generate([suite], out, settings, quiet=True)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    before, after = tree(out / "box"), tree(whole / "box")
+    cut = [path for path, content in before.items() if "zarr.json" not in path and content != after.get(path)]
+    assert cut
+    assert not any(path.startswith("status") for path in cut)
+    group, expected = store.open_suite(out, "box"), store.open_suite(whole, "box")
+    done = np.flatnonzero(store.read_status(group) == store.DONE)
+    assert 0 < len(done) < 30
+    for name in store.ARRAYS:
+        np.testing.assert_array_equal(store.read(group, name)[done], store.read(expected, name)[done])
+        assert len(store.read(group, name, slice(1, 29))) == len(store.read(group, name, np.arange(28))) == 28
+    fingerprint(group, np.arange(30))
+    assert generate([suite], out, settings, quiet=True) == (30, 0)
     assert tree(out) == tree(whole)
 
 

@@ -12,7 +12,7 @@ N_GALAXIES, SHAPE = 7, (2, 8, 8, 8)
 
 
 def stored(out, per_shard):
-    """A suite's group in which all galaxies but the last have maps, and what zarr reads of them."""
+    """A suite's group in which all galaxies but the last are done and have maps, and what zarr reads of them."""
     names = [f"galaxy {i}" for i in range(N_GALAXIES)]
     config = {"views": SHAPE[0], "pixels": SHAPE[-1], "galaxies_per_shard": per_shard}
     group = store.create_suite(out, "x", names, names, config)

@@ -23,6 +23,7 @@ from conftest import tree
 from kinmass.gen.campaign import failures
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.storage import changes, lock, store
+from kinmass.gen.storage.chunks import chunk_file
 from kinmass.gen.suite import Suite
 
 SMALL = Settings(views=1, pixels=8)
@@ -31,6 +32,7 @@ SMALL = Settings(views=1, pixels=8)
 def stages(action: Callable[[], object], out: Path, into: Path) -> list[Path]:
     """Copy the folder `out` before each change of a file that action() makes: the states in which a kill can leave it.
 
+    Where a file is opened for writing there are two more: it is empty, or holds the first half of what it will hold.
     Runs in a process of its own, because an audit hook cannot be removed again.
     """
     with warnings.catch_warnings():
@@ -38,6 +40,13 @@ def stages(action: Callable[[], object], out: Path, into: Path) -> list[Path]:
         child = os.fork()
     if child:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        for opened in into.glob("*.opened"):
+            half, place = opened.with_suffix(".half"), Path((opened / "opened").read_text())
+            (opened / "opened").unlink()
+            if (out / place).is_file():  # else it was written aside
+                shutil.copytree(opened, half)
+                content = (out / place).read_bytes()
+                (half / place).write_bytes(content[: len(content) // 2])
         return sorted(into.iterdir())
     turn, copying = threading.Lock(), threading.local()  # zarr writes in several threads
 
@@ -49,7 +58,13 @@ def stages(action: Callable[[], object], out: Path, into: Path) -> list[Path]:
             return
         with turn:
             copying.now = True
-            copy_of(out, into / f"{len(os.listdir(into)):04d}")
+            stage = into / f"{len(os.listdir(into)):04d}"
+            copy_of(out, stage)
+            if event == "open" and (place := written_at(out, *arguments)):
+                opened = into / f"{stage.name}.opened"
+                shutil.copytree(stage, opened)
+                (opened / place).write_bytes(b"")
+                (opened / "opened").write_text(str(place))
             copying.now = False
 
     try:
@@ -61,6 +76,15 @@ def stages(action: Callable[[], object], out: Path, into: Path) -> list[Path]:
         traceback.print_exc()
     finally:
         os._exit(1)
+
+
+def written_at(out: Path, path: Any, _: object, flags: int) -> Path | None:
+    """Return the place below `out` of a file that is about to be opened, empty, under the name that it is read by."""
+    file = Path(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else Path("/")
+    if not (file.is_relative_to(out) and flags & (os.O_TRUNC | os.O_EXCL)) or (flags & os.O_EXCL and file.exists()):
+        return None
+    place = file.relative_to(out)
+    return None if ".partial" in str(place) or ".x.changing" in place.parts else place
 
 
 def copy_of(folder: Path, to: Path) -> None:
@@ -94,20 +118,33 @@ def held(out: Path) -> dict[str, float | None]:
     group = store.open_suite(out, "x")
     names, status = group["galaxy"][:].tolist(), group["status"][:]
     assert group["lineage"][:].tolist() == [name.upper() for name in names]
-    arrays = [group[name][:].reshape(len(names), -1).astype(float) for name in store.ARRAYS if name != "status"]
+    arrays = [store.read(group, n).reshape(len(names), -1).astype(float) for n in store.ARRAYS if n != "status"]
     values = [set(np.concatenate([a[i] for a in arrays])) for i in range(len(names))]
     assert all(len(values[i]) == 1 for i in np.flatnonzero(status == store.DONE))
     return {name: values[i].pop() if status[i] == store.DONE else None for i, name in enumerate(names)}
 
 
-@pytest.mark.parametrize("case", ["made", "grown", "packed"])
+#: What each case begins with, as galaxies and the value that all their arrays hold, and how many lie in a shard.
+BEGUN = {
+    "made": ("", {}, 1),
+    "grown": ("ab", {"a": 10.0, "b": 11.0}, 1),
+    "written": ("abc", {"a": 10.0, "b": 11.0}, 1),
+    "packed": ("ab", {"a": 10.0, "b": 11.0}, 4),
+    "new shard": ("abcdef", {"a": 10.0, "b": 11.0}, 4),
+}
+
+
+@pytest.mark.parametrize("case", BEGUN)
 def test_killed_at_every_step_it_goes_on_to_the_same_store(tmp_path, case, monkeypatch):
-    """Making a suite, growing it, writing into a shard that holds finished galaxies and a damaged one."""
+    """Making a suite, growing it, writing galaxies, also again; also into shards, one with finished and damaged ones.
+
+    At every step whoever reads finds each finished galaxy whole, and all others as they are or as if not there.
+    """
     monkeypatch.setattr(os, "fsync", lambda _: None)  # power cuts are not tested here
     start, whole, out = (tmp_path / name for name in ("begun", "whole", "out"))
-    per_shard = 4 if case == "packed" else 1
-    if case != "made":
-        group = made(start, "ab", per_shard, b=1.0)
+    names, done, per_shard = BEGUN[case]
+    if done:
+        group = made(start, names, per_shard, b=1.0)
         store.write_galaxies(group, [1, 0], [record_of(group, 11), record_of(group, 10)])
     if case == "packed":  # its first galaxy is to be mapped again, another one to come
         made(start, "abc", per_shard, b=1.0)
@@ -120,32 +157,40 @@ def test_killed_at_every_step_it_goes_on_to_the_same_store(tmp_path, case, monke
         store.open_suite(start, "x")["status"][0] = store.PENDING
 
     def action(folder: Path) -> None:
+        group = made(folder, "bdac", b=1.0, c=2.0) if case in ("made", "grown") else store.open_suite(folder, "x")
         if case == "packed":
-            group = store.open_suite(folder, "x")
             store.write_galaxies(group, [0, 2], [record_of(group, 20), record_of(group, 12)])
-        else:
-            made(folder, "bdac", b=1.0, c=2.0)
+        elif case == "written":  # the first is done: its arrays may each be of before or after, but whole
+            store.write_galaxies(group, [0, 2], [record_of(group, 10), record_of(group, 12)])
+        elif case == "new shard":
+            store.write_galaxies(group, [4, 5], [record_of(group, 14), record_of(group, 15)])
 
     if start.exists():
         shutil.copytree(start, whole)
     action(whole)
-    expected = tree(whole)
+    expected, after = tree(whole), held(whole)
     if start.exists():
         shutil.copytree(start, out)
     stage_folders = stages(lambda: action(out), out, tmp_path / "stages")
     assert len(stage_folders) > 20
+    half_written = {stage for stage in stage_folders if stage.suffix}
     for i, stage in enumerate(stage_folders):
-        if case != "packed" and i % (2 if (stage / ".x.changes").exists() else 5):
+        step = 3 if stage in half_written else 1 if case == "packed" else 2 if (stage / ".x.changes").exists() else 5
+        if i % step:
             continue  # many steps of one kind
-        if case == "grown":  # whoever only reads finds the old galaxies or all of them, each with its own numbers
-            assert held(stage) in ({"a": 10.0, "b": 11.0}, {"a": 10.0, "b": 11.0, "c": None, "d": None}), stage
-        if case == "packed":
-            assert store.read_status(store.open_suite(stage, "x"))[1] == store.DONE, stage
-            record_b = store.read_galaxy(store.open_suite(stage, "x"), 1)
-            assert all((values == 11).all() for values in record_b.values()), stage
+        if case != "made":
+            found = held(stage)
+            assert all(found[name] == value for name, value in done.items() if (case, name) != ("packed", "a")), stage
+            assert all(value in (None, after[name]) for name, value in found.items()), stage
+        if per_shard == 4:
             store.clear_unfinished(stage, "x", 0)
+            store.clear_unfinished(stage, "x", 1)
         action(stage)
-        assert {path: text for path, text in tree(stage).items() if ".partial-" not in path} == expected, stage
+        assert {path: text for path, text in tree(stage).items() if ".partial" not in path} == expected, stage
+    if case in ("written", "new shard"):  # what nobody counts on yet is written at its place, all else aside
+        assert len(half_written) == 2 * len(store.ARRAYS) - 2
+    else:
+        assert not half_written
     if case == "packed":
         assert held(out) == {"a": 20.0, "b": 11.0, "c": 12.0}
 
@@ -179,6 +224,35 @@ def test_every_write_names_its_galaxies(tmp_path):
     with pytest.raises(ValueError, match="zip"):
         store.write_galaxies(group, [0, 1], [record_of(group, 99)])
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["maps", "has_gas"])
+def test_a_writer_that_was_taken_for_dead_spoils_nothing(tmp_path, name):
+    """It hangs in the middle of a chunk while another writes the galaxy, and goes on when that one is done."""
+    group = made(tmp_path, "ab")
+    store.write_galaxies(group, 0, [record_of(group, 10)])
+    place = chunk_file(group[name], (1, *(0,) * (group[name].ndim - 1)))
+    with open(place, "xb", buffering=0) as hanging:  # as a writer opens a chunk that is not there yet
+        hanging.write(b"first half")
+        assert held(tmp_path) == {"a": 10.0, "b": None}
+        store.write_galaxies(group, 1, [record_of(group, 11)])
+        hanging.write(b"second half")
+    assert held(tmp_path) == {"a": 10.0, "b": 11.0}
+
+
+def test_what_is_half_written_is_missing_only_while_it_is_not_done(tmp_path):
+    """And an unreadable chunk of a finished galaxy stays an error, whatever is read with it."""
+    group = made(tmp_path, "abcd")
+    store.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
+    chunk_file(group["mass"], (2, 0, 0)).write_bytes(b"half")
+    assert np.isnan(store.read(group, "mass")[2:]).all()
+    assert (store.read(group, "mass", np.array([2, 1, 0]))[1:, 0, 0] == [11, 10]).all()
+    assert np.isnan(store.read(group, "mass", 2)).all()
+    chunk_file(group["mass"], (1, 0, 0)).write_bytes(b"half")
+    for select in (slice(None), np.array([2, 1]), 1):
+        with pytest.raises(store.StoreError, match="mass of galaxy b cannot be read"):
+            store.read(group, "mass", select)
+    assert (store.read(group, "mass", 0) == 10).all()
 
 
 def test_galaxies_that_are_done_are_those_that_the_suite_has(tmp_path):

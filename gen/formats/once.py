@@ -1,0 +1,57 @@
+"""Asks the file system once for what several steps of one opening need: a header, names in a folder, a link's end."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_answers: ContextVar[dict[Any, Any] | None] = ContextVar("answers", default=None)
+
+
+@contextmanager
+def asking_once() -> Iterator[None]:
+    """Inside the block each function that is marked `once` runs once for the same arguments; its errors are not kept.
+
+    Files may change between two such blocks: nothing is kept from one to the next.
+    """
+    if _answers.get() is not None:
+        yield
+        return
+    token = _answers.set({})
+    try:
+        yield
+    finally:
+        _answers.reset(token)
+
+
+def once(function: Callable[P, T]) -> Callable[P, T]:
+    """Mark a function of hashable arguments whose result nobody changes, for `asking_once`."""
+
+    @wraps(function)
+    def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        answers = _answers.get()
+        if answers is None:
+            return function(*args, **kwargs)
+        key = (function, args, tuple(kwargs.items()))
+        if key not in answers:
+            answers[key] = function(*args, **kwargs)
+        return answers[key]  # type: ignore[no-any-return]
+
+    return asked
+
+
+@once
+def names_in(folder: Path) -> tuple[str, ...]:
+    """List the names in a folder. Raises OSError."""
+    return tuple(os.listdir(folder))
+
+
+@once
+def true_path(path: Path) -> Path:
+    """Return a path without links, as `Path.resolve` does, but without a further look at its end."""
+    return Path(os.path.realpath(path))

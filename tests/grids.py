@@ -2,6 +2,7 @@
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import h5py
 import numpy as np
 
 from kinmass.gen.formats import art_files, enzo_files, ramses_files
+from kinmass.gen.formats.fortran import record
 from kinmass.gen.physics.particles import Galaxy
 
 A, H, BOX = 0.6, 0.7, 4000.0  # BOX: physical kpc
@@ -43,6 +45,70 @@ def records(path: Path, order: str = "<") -> list[bytes]:
 
 
 Plain = dict[str, np.ndarray]
+
+
+def change_records(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    """Write a Fortran file of RAMSES anew, with its records changed."""
+    path.write_bytes(b"".join(record(data) for data in change(records(path))))
+
+
+def without_descriptors(path: Path, more_fields: int = 0) -> None:
+    """Make of an output one that does not name its fields, with further ones after the usual six."""
+    for file in path.parent.glob("hydro_file_descriptor.txt"):
+        file.unlink()
+
+    def more(found: list[bytes]) -> list[bytes]:
+        n_fields = struct.unpack("<i", found[1])[0]
+        out, at = [found[0], struct.pack("<i", n_fields + more_fields), *found[2:6]], 6
+        while at < len(found):
+            out += found[at : at + 2]
+            n, at = struct.unpack("<i", found[at + 1])[0], at + 2
+            for _ in range(8 if n else 0):
+                out += found[at : at + n_fields] + [np.full(n, 7.0).tobytes()] * more_fields
+                at += n_fields
+        return out
+
+    for file in path.parent.glob("hydro_*.out*"):
+        change_records(file, more)
+
+
+def with_boundary(path: Path, side: int = 3) -> None:
+    """Surround the box of an output with boundaries: a coarse grid of 3^3, and one oct outside the box a level."""
+
+    def tree(found: list[bytes]) -> list[bytes]:
+        n_cpu, n_levels = (struct.unpack("<i", found[i])[0] for i in (0, 3))
+        ones = np.ones(n_levels, "<i4").tobytes()
+        coarse = np.zeros(side**3, "<i4").tobytes()
+        out = [*found[:2], struct.pack("<3i", side, side, side), *found[3:5], struct.pack("<i", 1), *found[6:23]]
+        out += [ones, ones, ones, *found[23:26], coarse, coarse, coarse]
+        counts, at = np.frombuffer(found[21], "<i4").reshape(n_levels, n_cpu), 29
+        for level, of_level in enumerate(counts):
+            for _ in np.flatnonzero(of_level):
+                octs = found[at : at + 37]
+                places = [(np.frombuffer(x, "<f8") + (side - 1) / 2).tobytes() for x in octs[3:6]]
+                out += [*octs[:3], *places, *octs[6:]]
+                at += 37
+            zero, outside = struct.pack("<i", 0), struct.pack("<d", 0.5**level / 2)
+            out += [zero] * 3 + [outside] * 3 + [zero] * 31
+        return out
+
+    def gas(found: list[bytes]) -> list[bytes]:
+        n_cpu, n_fields = (struct.unpack("<i", found[i])[0] for i in (0, 1))
+        out, at, domain = [*found[:4], struct.pack("<i", 1), found[5]], 6, 0
+        while at < len(found):
+            n = struct.unpack("<i", found[at + 1])[0]
+            size = 2 + (8 * n_fields if n else 0)
+            out += found[at : at + size]
+            domain += 1
+            if domain % n_cpu == 0:
+                out += [found[at], struct.pack("<i", 1), *[struct.pack("<d", 99.0)] * (8 * n_fields)]
+            at += size
+        return out
+
+    for file in path.parent.glob("amr_*.out*"):
+        change_records(file, tree)
+    for file in path.parent.glob("hydro_*.out*"):
+        change_records(file, gas)
 
 
 def plain_ramses(path: Path) -> tuple[dict[str, Plain], float]:

@@ -97,9 +97,25 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         if min(centrals, others) < 0 or (centrals + others) * _FEWEST_BYTES > records.size - records.at:
             raise records.broken(f"{centrals} and {others} entries, which it cannot hold,")
         layout, columns = _entries(records, centrals + others)
+    if layout.of == "dark" and bodies == _stars_of(snapshot) > 0:
+        raise SnapshotError(
+            f"{path}: its header counts {bodies:.0f} particles, as many as {snapshot.name} has stars: galaxies in the "
+            "layout of haloes, whose Rvir is the stars' own; make a table of it (`format: table`), without r200"
+        )
     with np.errstate(all="ignore"):  # numbers of damaged files overflow; what comes out is checked
         _check(path, columns, int(bodies), centrals)
         return _haloes(path, layout, columns, units)
+
+
+def _stars_of(snapshot: Path) -> int:
+    """Number of stars by the first particle file beside an info file of RAMSES; 0 where it cannot be told."""
+    file = snapshot.with_name(f"part_{snapshot.stem.rpartition('_')[2]}.out00001")
+    if not file.is_file():
+        return 0
+    with Records(file) as records:
+        for _ in range(4):
+            records.skip()
+        return int(_number(records, "i"))
 
 
 def _byte_order(path: Path) -> Literal["<", ">"]:

@@ -58,6 +58,10 @@ class Enzo(GridFormat):
                            ("LeftFaceBoundaryCondition", 3), ("ComovingCoordinates", 1), ("RefineBy", 1)):  # fmt: skip
             if len(_numbers(path, parameters, key)) < count:
                 raise SnapshotError(f"{path}: {key} has fewer than {count} numbers; of three dimensions, or damaged?")
+        if "AppendActiveParticleType" in parameters:
+            raise SnapshotError(
+                f"{path}: its stars are active particles (AppendActiveParticleType), which are not read"
+            )
         return parameters
 
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
@@ -232,6 +236,8 @@ def _check_grids(
     refine = _numbers(path, parameters, "RefineBy")[0]
     if refine != 2 or (top < 1).any():
         raise SnapshotError(f"{path}: RefineBy is {refine:g}, TopGridDimensions {top}; only factors of 2 are read")
+    if (top != top[0]).any():
+        raise SnapshotError(f"{path}: TopGridDimensions are {top}, so that cells are no cubes; only cubes are read")
     for number, grid in enumerate(grids, start=1):
         n = grid["GridEndIndex"] - grid["GridStartIndex"] + 1
         width = (grid["GridRightEdge"] - grid["GridLeftEdge"]) / n

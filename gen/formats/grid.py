@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kinmass.gen.formats.base import Format, Slot, SnapshotError
+from kinmass.gen.formats.blocks import Blocks, measured
 from kinmass.gen.formats.domain import blocks_file, lowest_and_highest, side_file
 from kinmass.gen.formats.sample import MAX_FILES, Sample, take
 from kinmass.gen.formats.smoothing import Smoothing
@@ -32,11 +33,15 @@ CELL_FIELDS = (*PARTICLE_FIELDS, "Sides", "Density")
 
 @dataclass(frozen=True)
 class Census:
-    """How many particles and cells of each type a snapshot holds, where [code lengths], and the lightest dark mass."""
+    """How many particles and cells of each type a snapshot holds, where [code lengths], and the lightest dark mass.
+
+    domains: the places that particles and cells of each domain fill, None where `GridFormat.has_domains` is not set.
+    """
 
     counts: dict[str, int]
     extents: dict[str, np.ndarray]
     lightest_dark: float
+    domains: Blocks | None = None
 
 
 class GridFormat(Format):
@@ -57,6 +62,8 @@ class GridFormat(Format):
     cell_fields: ClassVar[tuple[Any, ...]]
     #: Whether cells have densities of momentum in the place of velocities.
     cell_momenta: ClassVar[bool] = False
+    #: Whether `choose` says which domains a sphere is read from, by the places that the census finds them to fill.
+    has_domains: ClassVar[bool] = False
     particle_fields: ClassVar[tuple[Any, ...]] = (
         *(("io", f"particle_{kind}_{axis}") for kind in ("position", "velocity") for axis in "xyz"),
         ("io", "particle_mass"),
@@ -74,6 +81,9 @@ class GridFormat(Format):
     def count_cells(self, ds: Any) -> int:
         """Count the leaf cells of a snapshot by its index."""
 
+    def check_counts(self, ds: Any, counts: dict[str, int]) -> None:
+        """Raise SnapshotError where the counted particles of a type cannot be those of the files' headers."""
+
     def box_side(self, ds: Any) -> float:
         """Return the side of yt's domain in the unit of length of which masses are densities times volumes."""
         return 1.0
@@ -81,6 +91,9 @@ class GridFormat(Format):
     @abstractmethod
     def open(self, staged: Path) -> Any:
         """Open a staged snapshot with yt, its index built. Raises SnapshotError with yt's reason."""
+
+    def choose(self, ds: Any, region: Any, domains: Blocks) -> None:
+        """Have a region read from those domains alone that reach into it."""
 
     def check_region(self, ds: Any, region: Any) -> None:
         """Raise SnapshotError where files that a region is read from contradict themselves."""
@@ -120,34 +133,41 @@ class GridFormat(Format):
 
     def _census(self, ds: Any, staged: Path) -> Census:
         """Count the particles of each type, file by file, and keep the result beside the staged snapshot."""
-        counts_file, extents_file = blocks_file(staged), side_file(staged)
-        if counts_file.exists() and extents_file.exists():
+        where_file, counts_file = blocks_file(staged), side_file(staged)
+        if where_file.exists() and counts_file.exists():
             kept = json.loads(counts_file.read_text())
-            extents = {ptype: np.array(extent) for ptype, extent in json.loads(extents_file.read_text()).items()}
-            return Census(kept["counts"], extents, kept["lightest_dark"])
-        edges = np.array([ds.domain_left_edge.d, ds.domain_right_edge.d])
+            extents = {ptype: np.array(extent) for ptype, extent in kept["extents"].items()}
+            domains = Blocks.load(where_file) if self.has_domains else None
+            return Census(kept["counts"], extents, kept["lightest_dark"], domains)
         data = GridData(self, ds, Census({}, {}, np.inf))
+        pieces, n_pieces = data.pieces()
         dark_masses: dict[float, int] = {}
-        counts, extents = {"gas": self.count_cells(ds)}, {"gas": edges}
-        for piece in data.pieces()[0]:
+        counts = {"gas": self.count_cells(ds)}
+
+        def positions(_: int) -> Iterator[tuple[str, np.ndarray]]:
+            piece = next(pieces)
+            if self.has_domains:
+                yield "gas", data.cells(piece, ["Coordinates"])["Coordinates"]
             raw = data.raw_particles(piece, velocities=False)
             for kind, mask in self.kinds(raw, ds).items():
-                pos = data.columns(raw, 0)[mask]
-                if not len(pos):
-                    continue
-                counts[kind] = counts.get(kind, 0) + len(pos)
-                corners = [lowest_and_highest(pos), *([extents[kind]] if kind in extents else [])]
-                extents[kind] = lowest_and_highest(np.concatenate(corners))
-                if kind == "dark":
-                    _count_masses(dark_masses, raw[self.particle_fields[6]][mask])
+                if n := int(np.count_nonzero(mask)):
+                    counts[kind] = counts.get(kind, 0) + n
+                    yield kind, data.columns(raw, 0)[mask]
+                    if kind == "dark":
+                        _count_masses(dark_masses, raw[self.particle_fields[6]][mask])
+
+        domains, extents = measured(n_pieces, positions, lowest_and_highest)
+        self.check_counts(ds, counts)
+        extents["gas"] = np.array([ds.domain_left_edge.d, ds.domain_right_edge.d])
         lightest = lightest_dark(np.array(list(dark_masses)))
         n_coarse = sum(n for mass, n in dark_masses.items() if mass > COARSER * lightest)
         if n_coarse:
             counts |= {"dark": counts["dark"] - n_coarse, "coarse_dark": n_coarse}
             extents["coarse_dark"] = extents["dark"]
-        counts_file.write_text(json.dumps({"counts": counts, "lightest_dark": lightest}))
-        extents_file.write_text(json.dumps({ptype: extent.tolist() for ptype, extent in extents.items()}))
-        return Census(counts, extents, lightest)
+        domains.save(where_file)
+        told = {ptype: extent.tolist() for ptype, extent in extents.items()}
+        counts_file.write_text(json.dumps({"counts": counts, "lightest_dark": lightest, "extents": told}))
+        return Census(counts, extents, lightest, domains if self.has_domains else None)
 
 
 def lightest_dark(masses: np.ndarray) -> float:
@@ -212,7 +232,10 @@ class GridData:
     def sphere(self, centre: Any, radius: tuple[float, str]) -> "GridRegion":
         """Make the region of a sphere, which is not periodic, and larger than the smallest cell: yt refuses others."""
         smallest = 1.01 * float(self.ds.index.get_smallest_dx())
-        return GridRegion(self, self.ds.sphere(centre, (max(radius[0], smallest), radius[1])), "sphere")
+        region = self.ds.sphere(centre, (max(radius[0], smallest), radius[1]))
+        if self.census.domains is not None:
+            self.reader.choose(self.ds, region, self.census.domains)
+        return GridRegion(self, region, "sphere")
 
     def pieces(self, most: int | None = None) -> tuple[Iterator[Any], int]:
         """Go through the snapshot file by file, or through some of the files spread over it; and how many there are."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G, RAMSES_MPC_CM, RAMSES_RHO_CRIT
 from kinmass.gen.formats.base import CodeUnits, SnapshotError, check_cosmology
+from kinmass.gen.formats.blocks import Blocks
 from kinmass.gen.formats.fortran import Records
 from kinmass.gen.formats.frontends import open_grid
 from kinmass.gen.formats.grid import GridFormat, Raw
@@ -48,6 +49,7 @@ class Ramses(GridFormat):
 
     name = "ramses"
     container = "ramses"
+    has_domains = True
     cell_fields = tuple(("ramses", name) for name in ("x-velocity", "y-velocity", "z-velocity", "Density"))
 
     def files(self, path: Path) -> list[Path]:
@@ -143,7 +145,9 @@ class Ramses(GridFormat):
             raise SnapshotError(f"{path}: its name is not info_NNNNN.txt; name it as RAMSES does")
         folder = scratch / f"output_{number}"
         folder.mkdir()
-        beside = [p for p in path.parent.glob("*_file_descriptor.txt") if p.is_file()]
+        beside = [
+            p for name in ("*_file_descriptor.txt", "info_rt_*.txt") for p in path.parent.glob(name) if p.is_file()
+        ]
         for file in [*files, *beside]:
             (folder / file.name).symlink_to(file.resolve())
         return folder / path.name
@@ -155,14 +159,30 @@ class Ramses(GridFormat):
             "yt.frontends.ramses.api", "RAMSESDataset", str(staged),
             fields=_fields(staged), extra_particle_fields=None if _has_families(staged.parent) else birth,
         )  # fmt: skip
+        ds.parameters["ordering type"] = "as chosen"  # yt shall not choose domains by the Hilbert curve
         for domain in ds.index.domains:
             domain.included = partial(_included, domain)
         return ds
 
+    def choose(self, ds: Any, region: Any, domains: Blocks) -> None:
+        """Have a region read from the domains with cells or particles in it.
+
+        yt chooses by the Hilbert curve, as if a domain ended where its piece of the curve does. But a domain owns whole
+        octs by their centres, and so cells and particles on other domains' pieces; and info files list more pieces than
+        domains where each domain has several (`overload`).
+        """
+        from yt.frontends.ramses.data_structures import RAMSESDomainSubset
+
+        found, _, _ = domains.identify_file_masks(region.selector)
+        region._chunk_info = [
+            RAMSESDomainSubset(region, ds.index.domains[i], ds, num_ghost_zones=region._num_ghost_zones) for i in found
+        ]
+
     def kind_fields(self, ds: Any) -> tuple[Any, ...]:
         """Name the family, or the birth time and the number, of particles."""
-        names = [("io", "particle_family")] if ("io", "particle_family") in ds.field_list else _OLD_KINDS
-        return tuple(name for name in names if name in ds.field_list)
+        if ("io", "particle_family") in ds.field_list:
+            return (("io", "particle_family"),)
+        return tuple(name for name in (_birth_field(ds), ("io", "particle_identity")) if name in ds.field_list)
 
     def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:
         """Tell stars and dark matter apart; sinks' clouds (numbers below 1) and tracers (no mass) are neither."""
@@ -170,9 +190,25 @@ class Ramses(GridFormat):
         if ("io", "particle_family") in raw:
             family = raw["io", "particle_family"]
             return {"stars": heavy & (family == STAR), "dark": heavy & (family == DARK)}
-        born = raw.get(("io", "conformal_birth_time"), np.zeros(len(heavy))) != 0
+        born = raw.get(_birth_field(ds), np.zeros(len(heavy))) != 0
         real = heavy & (raw.get(("io", "particle_identity"), np.ones(len(heavy))) > 0)
         return {"stars": real & born, "dark": real & ~born}
+
+    def check_counts(self, ds: Any, counts: dict[str, int]) -> None:
+        """Raise SnapshotError where stars are not those that the header counts: birth times may be another field.
+
+        Files without descriptors do not name their fields, and some runs wrote the potential before the birth times.
+        Isolated runs may begin with stars that the header does not count.
+        """
+        if not (handlers := ds.index.domains[0].particle_handlers):
+            return
+        n_told, n_found = int(handlers[0].header.get("nstar_tot", 0)), counts.get("stars", 0)
+        alone = ds.cosmological_simulation or not counts.get("dark", 0)
+        if n_found < 0.5 * n_told - 10 or (alone and n_found > 1.1 * n_told + 10 and not _has_families(_folder(ds))):
+            raise SnapshotError(
+                f"{Path(handlers[0].fname).resolve()}: its header counts {n_told} stars, by birth times or families "
+                f"there are {n_found}; its fields are not in the usual order, write a part_file_descriptor.txt"
+            )
 
     def box_side(self, ds: Any) -> float:
         """Return boxlen: yt measures places and sides in boxes, but densities are per cube of unit_l."""
@@ -181,11 +217,16 @@ class Ramses(GridFormat):
     def count_cells(self, ds: Any) -> int:
         """Count leaf cells: eight for each oct, less one for each oct below the coarsest level."""
         octs = np.sum([_own_octs(domain, ds) for domain in ds.index.domains], axis=0)
+        if octs[0] != 8**ds.min_level:
+            raise SnapshotError(
+                f"levelmin = {ds.min_level + 1}, and of the {8**ds.min_level} octs of this "
+                f"level its files have {octs[0]}; give the levelmin that is refined everywhere"
+            )
         return int(8 * octs.sum() - octs[1:].sum())
 
     def derived(self, ds: Any) -> dict[str, Any]:
-        """Give temperatures where there is a pressure."""
-        if ("ramses", "Pressure") not in ds.field_list:
+        """Give temperatures where there is a pressure, and where it is known which field it is."""
+        if ("ramses", "Pressure") not in ds.field_list or _order_is_guessed(ds):
             return {}
         unit_kms = float(ds.parameters["unit_l"] / ds.parameters["unit_t"]) / KMS_CM_S
 
@@ -208,7 +249,7 @@ class Ramses(GridFormat):
 
 
 def _included(domain: Any, selector: Any) -> bool:
-    """Stand in for yt's choice among the domains that the Hilbert curve leaves: all of them.
+    """Stand in for yt's choice among domains, which is that of `choose`, or all of them.
 
     yt leaves out domains without a cell whose centre is selected, and with them the particles of its larger cells.
     """
@@ -216,7 +257,26 @@ def _included(domain: Any, selector: Any) -> bool:
     return wanted is None or wanted == domain.domain_id
 
 
-_OLD_KINDS = [("io", "conformal_birth_time"), ("io", "particle_birth_time"), ("io", "particle_identity")]
+def _birth_field(ds: Any) -> tuple[str, str]:
+    """Name the birth times as they are in the file: yt turns conformal ones, of cosmological runs, into years."""
+    conformal = ("io", "conformal_birth_time")
+    return conformal if conformal in ds.field_list else ("io", "particle_birth_time")
+
+
+def _folder(ds: Any) -> Path:
+    return Path(ds.parameter_filename).parent
+
+
+#: Without a file descriptor, files of more fields than this may have magnetic fields before the pressure, or not.
+_MOST_USUAL_FIELDS = 10
+
+
+def _order_is_guessed(ds: Any) -> bool:
+    """Tell whether the pressure may be another field: files without descriptor, of many fields or with radiation."""
+    if (_folder(ds) / "hydro_file_descriptor.txt").exists():
+        return False
+    n_fields = sum(kind == "ramses" for kind, _ in ds.field_list)
+    return n_fields > _MOST_USUAL_FIELDS or any(_folder(ds).glob("info_rt_*.txt"))
 
 
 def is_info(head: bytes) -> bool:
@@ -290,6 +350,11 @@ def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
         sane = n_dim == 3 and 0 < n_cpu <= 10**6 and 0 < n_levels <= 60 and 0 <= n_bound <= 100 and n_out >= 0
         if not sane or not ((sides > 0) & (sides < 100)).all():
             raise records.broken("counts of domains, levels or boundaries that cannot be")
+        if not np.isin(sides, (1, 3) if n_bound else 1).all():
+            raise SnapshotError(
+                f"{path}: its coarse grid is {' x '.join(map(str, sides))}; only cubic boxes are read, without "
+                "boundaries or with one at both ends of an axis"
+            )
         for size in (8 * n_out, 8 * n_out, 8, 8 * n_levels, 8 * n_levels, 8, 24):
             records.skip(size)
         cosmology, timing = records.read("f8", 7), records.read("f8", 5)
@@ -369,7 +434,9 @@ def _check_particle_file(path: Path, n_cpu: int, field_bytes: list[int] | None) 
             sizes.append(records.skip())
         if field_bytes is not None and sizes != [n * b for b in field_bytes]:
             raise records.broken(f"other fields than {n} particles have by part_file_descriptor.txt, before")
-        if field_bytes is None and (sizes[:7] != [8 * n] * 7 or any(size not in (n, 4 * n, 8 * n) for size in sizes)):
+        # Position, velocity and mass; number and level; birth time. Horizon-AGN and NewHorizon have odd records later.
+        known = sizes[:7] == [8 * n] * 7 and all(size in (n, 4 * n, 8 * n) for size in sizes[7:9])
+        if field_bytes is None and not (known and sizes[9:10] in ([], [8 * n])):
             raise records.broken(f"fields that are not of {n} particles, before")
 
 

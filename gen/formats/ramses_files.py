@@ -20,6 +20,8 @@ _PARTICLES = (
     *(f"{kind}_{axis}" for kind in ("position", "velocity") for axis in "xyz"),
     "mass", "identity", "levelp", "family", "tag", "birth_time", "metallicity",
 )  # fmt: skip
+#: Octs of one level in a domain's file, by the domain that owns them.
+Held = list[tuple[int, np.ndarray]]
 _TYPES = ("d",) * 7 + ("i", "i", "b", "b", "d", "d")
 
 
@@ -86,25 +88,41 @@ def write_tree(
     """Write an octree, its leaf cells and particles, all in code units."""
     number, folder = path.stem.rpartition("_")[2], path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    coarsest, finest = levels
-    bounds = np.linspace(0, 8 ** (coarsest - 1), domains + 1).astype(np.int64)
-    owners = [_owner(level.place, i, coarsest, bounds) for i, level in enumerate(tree, start=1)]
+    finest = levels[1]
+    bounds = np.linspace(0, 8 ** (finest + 1), domains + 1).astype(np.int64)
+    owners = [_owner(level.place, i, finest, bounds) for i, level in enumerate(tree, start=1)]
     values = _values(tree, cells)
     for cpu in range(1, domains + 1):
         numbers = f"{number}.out{cpu:05d}"
-        (folder / f"amr_{numbers}").write_bytes(_amr(tree, owners, cpu, domains, finest, bounds, coarsest, units, a, h))
-        (folder / f"hydro_{numbers}").write_bytes(_hydro(values, owners, cpu, domains, finest))
-        particles = _particles(stars, dark, units.boxlen, bounds, coarsest, cpu, domains, families)
+        held = _held(tree, owners, cpu, domains)
+        (folder / f"amr_{numbers}").write_bytes(_amr(tree, held, domains, finest, bounds, units, a, h))
+        (folder / f"hydro_{numbers}").write_bytes(_hydro(values, held, domains, finest))
+        particles = _particles(stars, dark, units.boxlen, tree, owners, cpu, domains, families)
         (folder / f"part_{numbers}").write_bytes(particles)
     _descriptors(folder, families)
     path.write_text(_info(units, a, h, domains, levels, bounds))
 
 
-def _owner(place: np.ndarray, level: int, coarsest: int, bounds: np.ndarray) -> np.ndarray:
-    """Number (n,) of the domain that owns each oct: by its place at the coarsest level along the Hilbert curve."""
-    shift = level - coarsest
-    at_coarsest = place >> shift if shift >= 0 else place << -shift
-    return np.searchsorted(bounds, hilbert_key(at_coarsest, coarsest - 1), side="right")
+def _owner(place: np.ndarray, level: int, finest: int, bounds: np.ndarray) -> np.ndarray:
+    """Number (n,) of the domain that owns each oct: by its centre along the Hilbert curve at the finest resolution."""
+    bits = finest + 1
+    return np.searchsorted(bounds, hilbert_key((2 * place + 1) << (bits - level), bits), side="right")
+
+
+def _holders(tree: list[Level], owners: list[np.ndarray], pos: np.ndarray) -> np.ndarray:
+    """Number (N,) of the domain of each particle: that of the smallest oct around its position (N, 3) in the box.
+
+    A large oct can hold particles whose own places on the Hilbert curve are another domain's.
+    """
+    found = np.zeros(len(pos), dtype=np.int64)
+    for i, (level, of) in enumerate(zip(tree, owners, strict=True)):
+        shape = (1 << i,) * 3
+        keys = np.ravel_multi_index(tuple(level.place.T), shape)
+        order = np.argsort(keys)
+        wanted = np.ravel_multi_index(tuple((pos * shape[0]).astype(np.int64).T), shape)
+        at = order[np.searchsorted(keys[order], wanted).clip(max=len(keys) - 1)]
+        found = np.where(keys[at] == wanted, of[at], found)
+    return found
 
 
 def _values(tree: list[Level], cells: Cells) -> list[np.ndarray]:
@@ -126,11 +144,11 @@ def _values(tree: list[Level], cells: Cells) -> list[np.ndarray]:
 
 
 def _amr(
-    tree: list[Level], owners: list[np.ndarray], cpu: int, domains: int, finest: int, bounds: np.ndarray,
-    coarsest: int, units: _Units, a: float, h: float,
+    tree: list[Level], held: list[Held], domains: int, finest: int, bounds: np.ndarray,
+    units: _Units, a: float, h: float,
 ) -> bytes:  # fmt: skip
-    """Make a domain's amr file: its octs and, as buffers, those of the next domain, level by level."""
-    known = [_known(level_owners, cpu, domains) for level_owners in owners] + [[]] * (finest - len(tree))
+    """Make a domain's amr file: the octs that it holds, level by level."""
+    known = held + [[]] * (finest - len(tree))
     counts = np.zeros((finest, domains), dtype=np.int32)
     for i, of_level in enumerate(known):
         for owner, octs in of_level:
@@ -143,7 +161,7 @@ def _amr(
         record([OMEGA_M, OMEGA_L, 0, 0.045, 100 * h, 0.01, units.box_mpc_h], "f8"), record([a, 1, a, 0, 0], "f8"),
         record(0.0, "f8"), record(0 * counts, "i4"), record(0 * counts, "i4"), record(counts, "i4"),
         record(np.zeros(10 * finest), "i4"), record(np.zeros(5), "i4"), record("hilbert".ljust(128).encode()),
-        record(bounds * _key_width(finest, coarsest), "f8"), record([1], "i4"), record([0], "i4"), record([1], "i4"),
+        record(bounds, "f8"), record([1], "i4"), record([0], "i4"), record([1], "i4"),
     ]  # fmt: skip
     # Grids are numbered in the order in which the file has them; a father is a cell: its corner and its grid.
     index = [np.zeros(len(level.place), dtype=np.int32) for level in tree]
@@ -159,10 +177,21 @@ def _amr(
     return b"".join(head + body)
 
 
-def _known(owners: np.ndarray, cpu: int, domains: int) -> list[tuple[int, np.ndarray]]:
-    """Octs of a level that a domain's file holds, by owner: its own, and buffers, those of the next domain."""
-    held = {cpu, cpu % domains + 1}
-    return [(owner, octs) for owner in sorted(held) if len(octs := np.flatnonzero(owners == owner))]
+def _held(tree: list[Level], owners: list[np.ndarray], cpu: int, domains: int) -> list[Held]:
+    """Octs of each level that a domain's file holds, by owner.
+
+    They are its own and, as buffers, those of the next domain, with their children and all octs above.
+    """
+    parents = [np.nonzero(level.refined)[0] for level in tree]
+    held = [np.isin(of, [cpu, cpu % domains + 1]) for of in owners]
+    for i in range(len(tree) - 1, 0, -1):
+        held[i] |= held[i - 1][parents[i - 1]]
+    for i in range(len(tree) - 1, 0, -1):
+        held[i - 1][parents[i - 1][held[i]]] = True
+    return [
+        [(int(owner), np.flatnonzero(mask & (of == owner))) for owner in np.unique(of[mask])]
+        for mask, of in zip(held, owners, strict=True)
+    ]
 
 
 def _octs(tree: list[Level], index: list[np.ndarray], i: int, octs: np.ndarray, owner: int) -> bytes:
@@ -183,11 +212,11 @@ def _octs(tree: list[Level], index: list[np.ndarray], i: int, octs: np.ndarray, 
     return b"".join(out)
 
 
-def _hydro(values: list[np.ndarray], owners: list[np.ndarray], cpu: int, domains: int, finest: int) -> bytes:
+def _hydro(values: list[np.ndarray], held: list[Held], domains: int, finest: int) -> bytes:
     """Make a domain's hydro file."""
     out = [record(x, "i4") for x in (domains, len(FIELDS), 3, finest, 0)] + [record(5 / 3, "f8")]
     for i in range(finest):
-        known = dict(_known(owners[i], cpu, domains)) if i < len(owners) else {}
+        known = dict(held[i]) if i < len(held) else {}
         for owner in range(1, domains + 1):
             octs = known.get(owner, np.zeros(0, dtype=int))
             out += [record(i + 1, "i4"), record(len(octs), "i4")]
@@ -199,14 +228,13 @@ def _hydro(values: list[np.ndarray], owners: list[np.ndarray], cpu: int, domains
 
 
 def _particles(
-    stars: Particles, dark: Particles, boxlen: float, bounds: np.ndarray, coarsest: int, cpu: int, domains: int,
-    families: bool,
+    stars: Particles, dark: Particles, boxlen: float, tree: list[Level], owners: list[np.ndarray], cpu: int,
+    domains: int, families: bool,
 ) -> bytes:  # fmt: skip
     """Make a domain's particle file: dark matter, stars, and with families one tracer of gas without mass."""
     parts = []
     for p, family in ((dark, 1), (stars, 2), (stars[:1], 0)):
-        side = 1 << (coarsest - 1)
-        own = _owner((p.pos_kpc * side).astype(np.int64), coarsest, coarsest, bounds) == cpu
+        own = _holders(tree, owners, p.pos_kpc) == cpu
         p, mass = p[own], p.mass_msun[own] if family else np.zeros(int(own.sum()))
         born = np.full(len(p), -0.5 if family == 2 else 0.0)
         number = np.arange(1, len(p) + 1) * (1 if family else -1)
@@ -217,15 +245,10 @@ def _particles(
     out += [record(float(stars.mass_msun.sum()), "f8"), record(0.0, "f8"), record(0, "i4")]
     out += [record(x, "f8") for x in (*pos.T, *vel.T, mass)] + [
         record(number, "i4"),
-        record(np.full(n, coarsest), "i4"),
+        record(np.full(n, len(tree)), "i4"),
     ]
     out += [record(families_of, "i1"), record(np.zeros(n), "i1")] if families else []
     return b"".join([*out, record(born, "f8"), record(np.zeros(n), "f8")])
-
-
-def _key_width(finest: int, coarsest: int) -> float:
-    """How many of RAMSES's finest Hilbert keys an oct of the coarsest level has."""
-    return float(2 ** (finest + 1) / 2 ** (coarsest - 1)) ** 3
 
 
 def _descriptors(folder: Path, families: bool) -> None:
@@ -258,7 +281,6 @@ def _info(units: _Units, a: float, h: float, domains: int, levels: tuple[int, in
     }  # fmt: skip
     lines = [f"{key:<12s}={value:>11d}" for key, value in counts.items()] + [""]
     lines += [f"{key:<12s}={value:>23.15E}" for key, value in values.items()] + ["", "ordering type=hilbert"]
-    keys = bounds * _key_width(levels[1], levels[0])
     lines += ["   DOMAIN   ind_min                 ind_max"]
-    lines += [f"{i + 1:>8d} {keys[i]:>23.15E} {keys[i + 1]:>23.15E}" for i in range(domains)]
+    lines += [f"{i + 1:>8d} {bounds[i]:>23.15E} {bounds[i + 1]:>23.15E}" for i in range(domains)]
     return "\n".join(lines) + "\n"

@@ -114,6 +114,21 @@ def test_a_time_without_haloes_and_another_epoch(tmp_path):
     np.testing.assert_allclose([h.centre_kpc for h in corner], CENTRE - SIDE / 2)
 
 
+def test_galaxies_in_the_layout_of_haloes_are_told_by_the_number_of_stars(tmp_path):
+    """A plain brick says only how many particles were searched: all stars, or all dark matter."""
+    path = written(tmp_path, "haloes in double")
+    bodies = int(np.frombuffer(path.read_bytes()[4:8], "<i4")[0])
+    snapshot = tmp_path / SNAPSHOT.name
+    for stars in (bodies - 1, bodies):
+        numbers = [record(value, "i4") for value in (1, 3, 9, [0] * 4, stars)]
+        (tmp_path / "part_00761.out00001").write_bytes(b"".join(numbers))
+        if stars != bodies:
+            assert len(find_haloes("adaptahop", path, snapshot, UNITS)) == 4
+            continue
+        with pytest.raises(SnapshotError, match=r"as many as info_00761.txt has stars"):
+            find_haloes("adaptahop", path, snapshot, UNITS)
+
+
 def test_selections_work(tmp_path):
     def names(kind: str, **selection: object) -> list[str]:
         return [h.name for h in chosen(found(written(tmp_path, kind)), Selection(min_stars=1, **selection))]

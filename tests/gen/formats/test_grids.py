@@ -16,6 +16,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from kinmass.gen.campaign.listing import list_snapshot
+from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import SnapshotError
 from kinmass.gen.formats.grid import lightest_dark
 from kinmass.gen.formats.recognise import recognised
@@ -163,6 +164,21 @@ def test_a_sphere_is_that_part_of_the_whole_whose_centres_it_holds(kind, place, 
                 np.testing.assert_allclose(sorted_rows(read.components()[name]), sorted_rows(expected), atol=1e-7)
 
 
+def test_domains_that_share_large_octs_lose_nothing(galaxy, tmp_path, monkeypatch):
+    """A domain owns octs by their centres: what lies in a large one may lie on another domain's piece of the curve."""
+    path = grids.ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY, domains=61)
+    monkeypatch.setattr(snapshots, "READ_WHOLE", 0)
+    rng = np.random.default_rng(3)
+    with opened("ramses", path, keep=False) as snapshot:
+        whole = {name: snapshot.everything(name) for name in ("gas", "dark")}
+        assert len(whole["gas"]) == len(sorted_rows(grids.plain_ramses(path)[0]["gas"]))
+        for name, p in whole.items():
+            for at in rng.choice(p.pos_kpc, 25):
+                centre, radius = at + rng.normal(size=3), 10 ** rng.uniform(0.8, 2.0)
+                inside = np.linalg.norm(p.pos_kpc - centre, axis=1) <= radius
+                assert len(snapshot.galaxy(centre, radius).components()[name]) == inside.sum() > 0
+
+
 def test_an_isolated_run_whose_box_is_not_one_is_the_same_galaxy(galaxy, written, tmp_path):
     """Codes of grids measure places in boxes or in units of length; densities are per unit of length."""
     with opened("ramses", written["ramses", "middle"]) as snapshot:
@@ -178,6 +194,134 @@ def test_an_isolated_run_whose_box_is_not_one_is_the_same_galaxy(galaxy, written
             # Cells without gas have another floor.
             np.testing.assert_allclose(rows[:, 6], expected_rows[:, 6], rtol=1e-6, atol=1e5)
             np.testing.assert_allclose(np.delete(rows, 6, axis=1), np.delete(expected_rows, 6, axis=1), atol=1e-5)
+
+
+def changed(change: Callable[[list[bytes]], list[bytes]], pattern: str = "part_*.out*") -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        for file in path.parent.glob(pattern):
+            grids.change_records(file, change)
+
+    return apply
+
+
+#: Outputs of RAMSES that hold the same galaxy in another layout: how they are written, and what is changed then.
+LAYOUTS = {
+    "boundaries": ({}, grids.with_boundary),
+    "isolated, without families": ({"families": False, "boxlen": 250.0}, lambda path: None),
+    "six fields without names": ({}, grids.without_descriptors),
+    "twelve fields without names": ({}, lambda path: grids.without_descriptors(path, 6)),
+    "odd records of particles": ({"families": False}, changed(lambda r: [*r, b"abcde", b"x" * 7])),
+    "long numbers": (
+        {"families": False},
+        changed(lambda r: [*r[:15], np.frombuffer(r[15], "<i4").astype("<i8").tobytes(), *r[16:]]),
+    ),
+    "a domain has two pieces of the curve": (
+        {},
+        lambda path: edit(path, r"(?s)DOMAIN.*", f"DOMAIN  ind_min  ind_max\n 1 0 1\n 2 1 2\n 3 2 3\n 4 3 {8.0**10}\n"),
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_galaxy_in_other_layouts_of_ramses(layout, galaxy, written, tmp_path, monkeypatch):
+    options, change = LAYOUTS[layout]
+    path = grids.ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY, **options)
+    change(path)
+    monkeypatch.setattr(snapshots, "READ_WHOLE", 0)
+    with opened("ramses", written["ramses", "middle"]) as snapshot:
+        expected = snapshot.galaxy(CENTRES["middle"], 300.0).components()
+    with opened("ramses", path) as snapshot:
+        found = snapshot.galaxy(CENTRES["middle"], 300.0).components()
+        assert (snapshot.units.box_kpc is None) == (layout == "boundaries")
+    for name in ("gas", "stars", "dark"):
+        assert len(expected[name]) > 100
+        rows, expected_rows = sorted_rows(found[name]), sorted_rows(expected[name])
+        np.testing.assert_allclose(rows, expected_rows, rtol=1e-6, atol=1e5 if "isolated" in layout else 1e-6)
+
+
+def test_a_layout_of_ramses_that_cannot_be_told_is_refused(galaxy, tmp_path):
+    def write(name: str, **options: object) -> Path:
+        return grids.ramses(tmp_path / name, galaxy, CENTRES["middle"], VELOCITY, **options)
+
+    path = write("potential", families=False)
+    changed(lambda r: [*r[:17], np.full(len(r[8]) // 8, -3.0).tobytes(), *r[17:]])(path)
+    with pytest.raises(SnapshotError, match=r"counts 500 stars, by birth times or families there are 900"):
+        opened("ramses", path)
+    path = write("one-sided")
+    grids.with_boundary(path, 2)
+    with pytest.raises(SnapshotError, match=r"its coarse grid is 2 x 2 x 2"):
+        opened("ramses", path)
+    path = write("level")
+    edit(path, "levelmin .*", "levelmin = 5")
+    with pytest.raises(SnapshotError, match=r"levelmin = 5, and of the 4096 octs"):
+        opened("ramses", path)
+    path = write("names")
+    grids.without_descriptors(path, 6)
+    with (
+        opened("ramses", path, tracers=Tracers(gas="cold")) as snapshot,
+        pytest.raises(SnapshotError, match="needs Temperature"),
+    ):
+        snapshot.everything("gas")
+
+
+def without_cosmology(path: Path) -> None:
+    """Give the units that follow from the cosmology by name."""
+    with opened("enzo", path) as snapshot:
+        units = snapshot.units
+    length_cm = units.length_kpc * KPC_CM
+    density = units.mass_msun * MSUN_G / length_cm**3
+    edit(path, "ComovingCoordinates .*", "ComovingCoordinates = 0")
+    named = f"LengthUnits = {length_cm}\nDensityUnits = {density}\nTimeUnits = {length_cm / units.velocity_kms / 1e5}\n"
+    path.write_text(path.read_text() + named)
+
+
+def in_grids(change: Callable[[h5py.Group], None]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        for file in path.parent.glob("*.cpu*"):
+            with h5py.File(file, "r+") as data:
+                for group in data.values():
+                    change(group)
+
+    return apply
+
+
+def in_single_precision(group: h5py.Group) -> None:
+    for name in ("Density", "Temperature", *(f"{axis}-velocity" for axis in "xyz")):
+        replaced(group, name, group[name][()].astype("f4"))
+
+
+def without_types(group: h5py.Group) -> None:
+    if "particle_type" in group:
+        del group["particle_type"]
+
+
+def some_must_be_refined(group: h5py.Group) -> None:
+    if "particle_type" in group:
+        kind = group["particle_type"][()]
+        replaced(group, "particle_type", np.where((kind == 1) & (np.arange(len(kind)) % 2 == 0), 4, kind))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [without_cosmology, in_grids(in_single_precision), in_grids(without_types), in_grids(some_must_be_refined)],
+    ids=["not cosmological", "single precision", "by creation time", "must be refined"],
+)
+def test_the_same_galaxy_in_other_layouts_of_enzo(change, small, tmp_path):
+    path = copied(small["enzo"], tmp_path)
+    expected = read_all("enzo", path)
+    change(path)
+    with opened("enzo", path) as snapshot:
+        assert snapshot.units.cosmological == (change is not without_cosmology)
+    for name, p in read_all("enzo", path).items():
+        assert len(p) == len(expected[name]) > 100
+        np.testing.assert_allclose(sorted_rows(p), sorted_rows(expected[name]), rtol=2e-7, atol=1e-5)
+
+
+def test_stars_of_enzo_that_are_active_particles_are_refused(small, tmp_path):
+    path = copied(small["enzo"], tmp_path)
+    path.write_text(path.read_text() + "AppendActiveParticleType = CenOstriker\n")
+    with pytest.raises(SnapshotError, match="it has active particles"):
+        opened("enzo", path)
 
 
 @pytest.mark.parametrize("kind", grids.WRITERS)
@@ -401,6 +545,11 @@ ENZO_FAULTS = {
     "another redshift": ("DD0099", lambda p: edit(p, r"CurrentRedshift .*", "CurrentRedshift = 0.2"), "which is right"),
     "another h": ("DD0099", lambda p: edit(p, r"HubbleConstantNow .*", "HubbleConstantNow = 70"), "h = 70"),
     "no box": ("DD0099", lambda p: edit(p, r"CosmologyComovingBoxSize .*", ""), "no CosmologyComovingBoxSize"),
+    "cells that are no cubes": (
+        "DD0099",
+        lambda p: edit(p, r"TopGridDimensions .*", "TopGridDimensions = 8 8 16"),
+        "no cubes",
+    ),
     "a factor of refinement that is not read": (
         "DD0099",
         lambda p: edit(p, r"RefineBy .*", "RefineBy = 4"),

@@ -159,17 +159,17 @@ def _write_csv(table: "DataFrame", path: Path) -> None:
 
 def _tables(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.tables import collect, remarks, shown, to_beside, trained_on_remark, write_tables
-    from kinmass.gen.storage.store import suites, without_dark_matter
+    from kinmass.gen.storage.store import named_suites, without_dark_matter
     from kinmass.train.launch.status import launched_file
-    from kinmass.train.run.checkpoint import runs_in
+    from kinmass.train.run.checkpoint import runs_in, runs_in_all
 
-    runs = [run for path in args.runs for run in runs_in(path)]
+    runs = runs_in_all(args.runs)
     for path in args.runs:
         if not runs_in(path) and (len(runs) == 0 or not path.exists()):
             raise ValueError(f"{path} is no run folder and holds none; make one with `kinmass fit`")
         if not runs_in(path) and not launched_file(path).exists():
             print(f"kinmass tables: {path} holds no run; left out", file=sys.stderr)
-    test_suites = args.suites.split(",") if args.suites else suites(args.store)
+    test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
     sums = collect(args.store, runs, test_suites, part, args.out, _cluster_settings(args), not args.no_classical)
     if not any(total.views for total in sums.values()):
@@ -186,13 +186,13 @@ def _tables(args: argparse.Namespace) -> int:
 def _conditions(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.conditions import as_text, networks_of, tabulate, views_to_test, write
     from kinmass.eval.tables.tables import trained_on_remark
-    from kinmass.gen.storage.store import suites
-    from kinmass.train.run.checkpoint import read_config, runs_in
+    from kinmass.gen.storage.store import named_suites
+    from kinmass.train.run.checkpoint import read_config, runs_in_all
 
-    runs = [run for path in args.runs for run in runs_in(path)]
+    runs = runs_in_all(args.runs)
     if not runs:
         raise ValueError(f"{args.runs[0]} is no run folder and holds none; make one with `kinmass fit`")
-    test_suites = args.suites.split(",") if args.suites else suites(args.store)
+    test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
     views = views_to_test(args.store, test_suites, part, args.views)
     table = tabulate(networks_of(runs, args.out), views)
@@ -220,10 +220,10 @@ def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
 def _compare(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.compare import compare, verdicts
     from kinmass.eval.tables.tables import trained_on_remark
-    from kinmass.gen.storage.store import suites
+    from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config
 
-    test_suites = args.suites.split(",") if args.suites else suites(args.store)
+    test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
     folder = args.out.parent if args.out else Path()
     table = compare(args.a, args.b, args.store, test_suites, part, args.tracer, _cluster_settings(args), folder)
@@ -289,12 +289,12 @@ def _show_galaxy(args: argparse.Namespace) -> int:
 
 def _runs(paths: list[Path]) -> list[Path]:
     """Return the runs in these folders. Raises ValueError for a folder that is no run and holds none."""
-    from kinmass.train.run.checkpoint import runs_in
+    from kinmass.train.run.checkpoint import runs_in, runs_in_all
 
     for path in paths:
         if not runs_in(path):
             raise ValueError(f"{path} is no run folder and holds none; make one with `kinmass fit`")
-    return [run for path in paths for run in runs_in(path)]
+    return runs_in_all(paths)
 
 
 def _gallery(args: argparse.Namespace) -> int:

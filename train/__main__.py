@@ -191,7 +191,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _launch(args: argparse.Namespace) -> int:
-    from kinmass.gen.storage.store import suites
+    from kinmass.gen.storage.store import named_suites, suites
     from kinmass.train.launch import resources
     from kinmass.train.launch import submission as launch
 
@@ -207,8 +207,7 @@ def _launch(args: argparse.Namespace) -> int:
         args.cluster, site, args.nodes, args.gpus_per_node, args.processes_per_node, args.time, args.at_once,
         args.after,
     )  # fmt: skip
-    store_suites = suites(args.store)
-    chosen_suites = tuple(args.suites.split(",")) if args.suites else tuple(store_suites)
+    store_suites, chosen_suites = suites(args.store), tuple(named_suites(args.store, args.suites))
     pairs = resources.combinations(" ".join(args.array), store_suites) if args.array else [(args.tracer, chosen_suites)]
     runs = launch.plan_runs(args.store, args.out, pairs, bool(args.array), args.after is None, **_fit_options(args))
     return launch.launch(runs, job_resources, args.out, args.dry_run)
@@ -226,7 +225,7 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     import torch
 
-    from kinmass.gen.storage.store import suites
+    from kinmass.gen.storage.store import named_suites
     from kinmass.train.loop.fit import Stopped, fit_ensemble
     from kinmass.train.loop.fitter import NonFinite
     from kinmass.train.run.checkpoint import member_folders
@@ -234,7 +233,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         if args.command != "fit":
             return {"launch": _launch, "status": _status}[args.command](args)
-        chosen_suites = tuple(args.suites.split(",")) if args.suites else tuple(suites(args.store))
+        chosen_suites = tuple(named_suites(args.store, args.suites))
         runs = fit_ensemble(
             FitConfig.from_options(str(args.store), args.tracer, chosen_suites, **_fit_options(args)), args.out
         )

@@ -109,9 +109,9 @@ def gain(ratios: pd.DataFrame, instrument: str, train: str) -> Figure:
     error = [(rows.ratio - rows.lo).clip(lower=0), (rows.hi - rows.ratio).clip(lower=0)]
     axis.errorbar(rows.ratio, rows.index, xerr=error, fmt="o", color=COLOUR["both"], capsize=3)
     for i, row in rows.iterrows():
-        axis.annotate(
-            f"{row.ratio:.2f}   P(>1) = {row.above_1:.2f}", (row.hi, i), (8, 0), textcoords="offset points", va="center"
-        )
+        is_drawn = np.isfinite(row.hi)  # There is no interval where all galaxies are of one lineage.
+        text = f"{row.ratio:.2f}" + (f"   P(>1) = {row.above_1:.2f}" if is_drawn else "")
+        axis.annotate(text, (row.hi if is_drawn else row.ratio, i), (8, 0), textcoords="offset points", va="center")
     axis.axvline(1, color="k", lw=0.8)
     axis.set(
         yticks=rows.index,
@@ -204,7 +204,9 @@ def closed(table: pd.DataFrame) -> Figure:
             axis.set_xlabel({"rmse": "RMSE on suites left out [dex]", "coverage_68": "68 % coverage there"}[name])
         for y, row in zip(positions, rows.itertuples(), strict=True):
             if "+" in row.Index and np.isfinite(row.closed):
-                share_text = f"{100 * row.closed:.0f} % ({100 * row.closed_lo:.0f} to {100 * row.closed_hi:.0f})"
+                share_text = f"{100 * row.closed:.0f} %"
+                if np.isfinite(row.closed_lo):
+                    share_text += f" ({100 * row.closed_lo:.0f} to {100 * row.closed_hi:.0f})"
                 box = {"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 1.5}
                 column[0].text(0.002, y, f"closed {share_text}", va="center", fontsize=8, bbox=box)
         column[0].axvline(rows.rmse_plain.mean(), color="k", ls="--", lw=1)

@@ -22,11 +22,11 @@ from kinmass.eval.report.saliency import attributions
 from kinmass.eval.tables.conditions import FILE as CONDITIONS
 from kinmass.eval.tables.metrics import crps_of_samples
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part
-from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown, trained_on_remark
+from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, digest_of_file, main_rows, shown, trained_on_remark
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, views_of
-from kinmass.train.run.checkpoint import instrument_of
+from kinmass.train.run.checkpoint import instrument_of, weights_of
 from kinmass.train.run.posterior import load
 
 _TEXT = {
@@ -128,7 +128,10 @@ def read_results(folder: Path) -> Results:
         missing = {"store", "runs", "part", "versions"} - set(origin) | ({*SHOWN, "ood_share"} - set(tables[1].columns))
         if missing:
             raise ValueError(f"without {', '.join(sorted(missing))}")
-    except (OSError, ValueError, TypeError) as error:
+        for name, digest in origin.get("digests", {}).items():
+            if digest_of_file(folder / f"{name}.parquet") != digest:
+                raise ValueError(f"{name}.parquet is not the one that tables.json tells of")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{folder} holds no tables that can be read ({error}); make them with `kinmass tables`"
         ) from error
@@ -160,7 +163,7 @@ def headlines(results: Results) -> list[str]:
             line = f"Through {instrument}, tested on {test}: dispersion {values} dex."
             ratio_rows = ratios[(ratios.instrument == instrument) & (ratios.train == train) & (ratios.test == test)]
             for row in ratio_rows.itertuples():
-                line += f" Best single tracer / both: {row.ratio:.2f} (68 % interval {row.lo:.2f} to {row.hi:.2f})."
+                line += f" Best single tracer / both: {row.ratio:.2f} ({_interval(row.lo, row.hi, 2)})."
             lines.append(line)
         gap = results.gap[(results.gap.instrument == instrument) & (results.gap.estimator == "cnn")]
         for tracer, rows in gap.groupby("tracer"):
@@ -174,10 +177,17 @@ def headlines(results: Results) -> list[str]:
             if row.estimator != "cnn":
                 lines.append(
                     f"{row.estimator}, {row.tracer}: {100 * row.closed:.0f} % of the gap to suites left out is closed "
-                    f"(68 % interval {100 * row.closed_lo:.0f} to {100 * row.closed_hi:.0f}); 68 % intervals hold "
+                    f"({_interval(100 * row.closed_lo, 100 * row.closed_hi, 0)}); 68 % intervals hold "
                     f"{100 * row.coverage_68:.0f} %."
                 )
     return lines
+
+
+def _interval(low: float, high: float, digits: int) -> str:
+    """Return an interval in words, also where there is none."""
+    if not np.isfinite(low):
+        return "no interval: all galaxies are of one lineage"
+    return f"68 % interval {low:.{digits}f} to {high:.{digits}f}"
 
 
 class Galaxies:
@@ -190,6 +200,9 @@ class Galaxies:
         origin, train = results.origin, results.train
         self.store = Path(origin["store"])
         runs = [Path(run) for run in origin["runs"]]
+        for run, weights in origin.get("weights", {}).items():
+            if weights_of(Path(run)) != weights:
+                raise ValueError(f"{run} was trained anew since these tables were made")
         candidates = [s for s in sources_of(runs, folder, False) if (s.instrument, s.train) == (instrument, train)]
         # Of networks with different variations in training, those with the fewest are shown.
         fewest_variations = min(s.name.count("+") for s in candidates)
@@ -384,7 +397,7 @@ def write_report(results: Path) -> Path:
     others = [table for table in (evaluation.ratios, evaluation.gap, evaluation.closed) if len(table)]
     tables = [_html(table) for table in (summary, *others)]
     sections.append({"title": "Table", "text": _TEXT["table"], "figures": [], "tables": tables})
-    origin = dict(evaluation.origin)
+    origin = {key: value for key, value in evaluation.origin.items() if key not in ("digests", "weights")}
     origin["versions"] = ", ".join(f"{k} {v}" for k, v in origin["versions"].items())
     origin["runs"] = ", ".join(origin["runs"])
     provenance = pd.Series(origin).to_frame().to_html(header=False, border=0)

@@ -9,16 +9,18 @@ import pandas as pd
 
 from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
 from kinmass.eval.tables.metrics import (
+    FEW_LINEAGES,
     Sums,
     add_up,
     joint_log_prob,
     mean_over_radii,
     per_view,
+    probability_above,
     replicates,
     value_and_interval,
 )
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part, Source, prepare
-from kinmass.eval.tables.tasks import check_maps, predict_block, sources_of
+from kinmass.eval.tables.tasks import ALL, check_maps, check_suites, predict_block, sources_of
 from kinmass.gen.instruments.model import Instrument
 from kinmass.train.run.checkpoint import RunError, instrument_of
 
@@ -64,9 +66,11 @@ def compare(
 
     Measures are taken on the views that both runs can use and averaged over radii. The bootstrap over lineages draws
     the same lineages for both runs. In this table, `bias` is the absolute value of the bias and `coverage_68` the
-    distance of the coverage from 68.27 %. Predictions of runs that cannot be written to are kept in `out`. Raises
-    RunError, StoreError or ValueError where nothing can be compared.
+    distance of the coverage from 68.27 %. `few_lineages` says that there are fewer than FEW_LINEAGES. Predictions of
+    runs that cannot be written to are kept in `out`. Raises RunError, StoreError or ValueError where nothing can be
+    compared.
     """
+    check_suites(suites)
     sources = _source_of_run(a, tracer, out), _source_of_run(b, tracer, out)
     instruments = {instrument_of(run).name: instrument_of(run) for run in (a, b)}
     if len(instruments) == 1 and instrument_of(a) != instrument_of(b):
@@ -84,7 +88,7 @@ def compare(
         # A suite may have no galaxy in this part of the split.
         suites_with_galaxies = [suite for suite in suites if (suite, 0) in sums]
         sums |= {
-            ("all", i): reduce(add, (sums[s, i] for s in suites_with_galaxies)) for i in (0, 1) if suites_with_galaxies
+            (ALL, i): reduce(add, (sums[s, i] for s in suites_with_galaxies)) for i in (0, 1) if suites_with_galaxies
         }
     rows = []
     for suite in dict.fromkeys(suite for suite, _ in sums):
@@ -95,17 +99,10 @@ def compare(
             score_a, score_b = (_score(s, name) for s in pair)
             difference = value_and_interval(score_b - score_a)
             gain = (score_b - score_a)[1:] * (1 if more_is_better else -1)
-            probability = np.mean(gain > 0) + 0.5 * np.mean(gain == 0)
             row = {"test": suite, "measure": name, "n_galaxies": pair[0].galaxies, "a": score_a[0], "b": score_b[0]}
-            rows.append(
-                row
-                | {
-                    "b-a": difference["value"],
-                    "lo": difference["lo"],
-                    "hi": difference["hi"],
-                    "b_better": float(probability),
-                }
-            )
+            interval = {"b-a": difference["value"], "lo": difference["lo"], "hi": difference["hi"]}
+            few = len(pair[0].lineages) < FEW_LINEAGES
+            rows.append(row | interval | {"b_better": probability_above(gain, 0.0), "few_lineages": few})
     if not rows:
         raise ValueError(f"{a} and {b} have no two galaxies of {', '.join(suites)} in common to be compared on")
     return pd.DataFrame(rows)
@@ -128,10 +125,14 @@ def verdicts(table: pd.DataFrame) -> list[str]:
     for row in table[table.measure == DECISIVE].to_dict("records"):
         better, probability = ("B", row["b_better"]) if row["b-a"] < 0 else ("A", 1 - row["b_better"])
         worse_crps = max(row["a"], row["b"])
-        chance = "beyond chance" if probability > 0.975 else "which may be chance"
+        chance = "beyond chance" if probability > 0.975 and not row["few_lineages"] else "which may be chance"
+        said = f"it is the better one with a probability of {probability:.3f}"
+        if not np.isfinite(probability):
+            said = "of a single lineage there is nothing to draw"
+        elif row["few_lineages"]:
+            said += f", from draws of fewer than {FEW_LINEAGES} lineages"
         lines.append(
             f"{row['test']}: {better} is better, its CRPS lower by {abs(row['b-a']):.4f} dex "
-            f"({100 * abs(row['b-a']) / worse_crps:.0f} %), {chance} (it is the better one with a "
-            f"probability of {probability:.3f}; {row['n_galaxies']} galaxies)"
+            f"({100 * abs(row['b-a']) / worse_crps:.0f} %), {chance} ({said}; {row['n_galaxies']} galaxies)"
         )
     return lines

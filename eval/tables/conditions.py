@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from kinmass.eval.tables.calibration import ranks
+from kinmass.eval.tables.metrics import interval
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm
@@ -157,17 +158,19 @@ def summary(of_seeds: list[dict[str, np.ndarray]], lineage: np.ndarray) -> dict[
     """Return RMSE [dex] with its interval, coverage and share of strange views: means over radii and seeds.
 
     of_seeds: of `measured`; lineage (N,). Intervals are the 16th to 84th percentiles of a bootstrap that draws
-    lineages, and seeds.
+    lineages, and seeds; NaN where there is one lineage.
     """
     number = np.unique(lineage, return_inverse=True)[1]
     rng = np.random.default_rng(0)
     weights = rng.poisson(1.0, (N_BOOTSTRAP + 1, number.max() + 1)).astype(float)
     weights[0] = 1.0
-    weights = weights[:, number] / weights[:, number].sum(1, keepdims=True)
+    weights = weights[:, number]
+    weights = weights[weights.sum(1) > 0]  # A replicate that draws no lineage says nothing.
+    weights /= weights.sum(1, keepdims=True)
     rmse = np.stack([np.sqrt(weights @ errors["d"] ** 2).mean(1) for errors in of_seeds], axis=1)
-    drawn = rng.integers(0, len(of_seeds), (N_BOOTSTRAP, len(of_seeds)))
+    drawn = rng.integers(0, len(of_seeds), (len(weights) - 1, len(of_seeds)))
     replicates = np.take_along_axis(rmse[1:], drawn, axis=1).mean(1)
-    low, high = np.quantile(replicates, [0.16, 0.84])
+    low, high = interval(replicates) if number.max() else (np.nan, np.nan)
     means = {
         name: float(np.mean([errors[name].mean() for errors in of_seeds])) for name in ("in_68", "in_95", "strange")
     }

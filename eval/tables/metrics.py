@@ -21,7 +21,8 @@ out-of-distribution scores of views.
 
 Views of one galaxy are not independent, nor are galaxies of one history (lineage). Intervals (`_lo`, `_hi`: 16th and
 84th percentile) therefore come from a Poisson bootstrap over lineages (Hanley & MacGibbon 2006). A lineage's weights
-follow from its name and are the same for every estimator, so that ratios and differences are paired.
+follow from its name and are the same for every estimator, so that ratios and differences are paired. Of a single
+lineage nothing can be said of the scatter between lineages: there are no intervals.
 
 A network that was trained several times, with seeds of their own, counts as one estimator: its measures are means over
 the seeds, and each bootstrap replicate draws seeds too (with replacement, for each network by itself). With one seed,
@@ -46,6 +47,8 @@ from kinmass.train.run.posterior import kernel_log_prob
 
 # N views, K radii, S samples, B bootstrap replicates, Q quantities
 N_BOOTSTRAP = 300
+#: With fewer lineages than this, chance alone often favours the same estimator in each: of 5 once in 16 times.
+FEW_LINEAGES = 6
 #: Width [dex] of the bins in which residuals from -2 to 2 dex are counted, for medians and percentiles.
 BIN_DEX = 0.002
 EDGES = np.linspace(-2, 2, round(4 / BIN_DEX) + 1)
@@ -125,7 +128,8 @@ class Sums:
     joint (R, B + 1, 2): count and sum of log_prob_joint. seed_weights (R, B + 1): the share of each seed, in the value
     and in the replicates. residual (bins, K), pit (RANK_BINS, K), tarp and ood_score (RANK_BINS,): histograms, summed
     over seeds. The other numbers are those of one seed: missing (K,), views without a finite prediction; galaxies and
-    views; left_out, views that show too little to be used; beyond, the sum over views of `Estimates.beyond`.
+    views; left_out, views that show too little to be used; beyond, the sum over views of `Estimates.beyond`. lineages
+    are the first FEW_LINEAGES names of lineages, in order: enough to know whether there are so many.
     """
 
     moments: np.ndarray
@@ -139,12 +143,15 @@ class Sums:
     views: int
     left_out: int = 0
     beyond: float = 0.0
+    lineages: tuple[str, ...] = ()
     seed_weights: np.ndarray = field(default_factory=lambda: np.ones((1, N_BOOTSTRAP + 1)))
 
     def __add__(self, other: "Sums") -> "Sums":
-        names = [name for name in self.__dataclass_fields__ if name != "seed_weights"]
+        names = [name for name in self.__dataclass_fields__ if name not in ("lineages", "seed_weights")]
         added = {name: getattr(self, name) + getattr(other, name) for name in names}
-        return Sums(**added, seed_weights=self.seed_weights)
+        return Sums(
+            **added, lineages=_first_lineages([*self.lineages, *other.lineages]), seed_weights=self.seed_weights
+        )
 
     @property
     def count(self) -> np.ndarray:
@@ -160,6 +167,11 @@ class Sums:
     def n_seeds(self) -> int:
         """The number of networks whose measures are averaged."""
         return len(self.moments)
+
+
+def _first_lineages(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the first FEW_LINEAGES different names, in order."""
+    return tuple(sorted(set(names))[:FEW_LINEAGES])
 
 
 def over_seeds(name: str, sums: Sequence[Sums]) -> Sums:
@@ -180,6 +192,7 @@ def over_seeds(name: str, sums: Sequence[Sums]) -> Sums:
         views=sums[0].views,
         left_out=sums[0].left_out,
         beyond=float(np.mean([s.beyond for s in sums])),
+        lineages=sums[0].lineages,
         seed_weights=draws,
     )
 
@@ -342,6 +355,7 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
         n,
         left_out,
         float(np.nansum(views.beyond)),
+        _first_lineages(views.lineage.tolist()),
     )
 
 
@@ -375,7 +389,14 @@ def replicates(sums: Sums) -> dict[str, np.ndarray]:
     if not sums.pit.any():  # a point estimate: no density, no intervals
         for name in QUANTITIES[4:]:
             values[name] = np.full_like(values[name], np.nan)
-    return {name: np.einsum("rb,rbk->bk", sums.seed_weights, each) for name, each in values.items()}
+    return {name: _of_lineages(np.einsum("rb,rbk->bk", sums.seed_weights, each), sums) for name, each in values.items()}
+
+
+def _of_lineages(values: np.ndarray, sums: Sums) -> np.ndarray:
+    """Return a value and its replicates (B + 1, ...), which are NaN where there is a single lineage to draw."""
+    if len(sums.lineages) < 2:
+        values[1:] = np.nan
+    return values
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -423,7 +444,7 @@ def mean_over_radii(values: np.ndarray) -> np.ndarray:
 def joint_log_prob(sums: Sums) -> np.ndarray:
     """Return the mean log density of whole profiles per dex^K and its bootstrap replicates (B + 1,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((sums.seed_weights * (sums.joint[..., 1] / sums.joint[..., 0])).sum(0))
+        return _of_lineages((sums.seed_weights * (sums.joint[..., 1] / sums.joint[..., 0])).sum(0), sums)
 
 
 def coverage_by_level(counts: np.ndarray) -> np.ndarray:
@@ -479,10 +500,16 @@ def ratio(single: Sequence[Sums], both: Sums, radii: slice = slice(None)) -> dic
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = np.min(dispersions[:-1], axis=0) / dispersions[-1]
     result = value_and_interval(ratios)
-    finite = ratios[1:][np.isfinite(ratios[1:])]
     return {
-        "ratio": result["value"],
-        "lo": result["lo"],
-        "hi": result["hi"],
-        "above_1": float(np.mean(finite > 1)) if len(finite) else float("nan"),
-    }
+        "ratio": result["value"], "lo": result["lo"], "hi": result["hi"],
+        "above_1": probability_above(ratios[1:], 1.0),
+    }  # fmt: skip
+
+
+def probability_above(values: np.ndarray, limit: float) -> float:
+    """Return the share of bootstrap replicates (B,) above a limit, and half of those at it; NaN without any.
+
+    Replicates that are not finite (no lineage was drawn) say nothing and are left out.
+    """
+    finite = values[np.isfinite(values)]
+    return float(np.mean(finite > limit) + 0.5 * np.mean(finite == limit)) if len(finite) else float("nan")

@@ -119,6 +119,7 @@ class Source:
     key: str
     run: Path | None = None
     seed: int = 0  # of the run; networks that differ only in it are one network, trained several times
+    files: str = ""  # digest of the run's files, which is in `key`, too
 
     def group(self, part: Part) -> str:
         """Return the path of the group in `root`, which has a digest in it for a second store of the same name."""

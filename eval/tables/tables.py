@@ -1,5 +1,6 @@
 """Make the evaluation tables: every run on every suite, with the classical estimators beside it."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,16 +30,14 @@ from kinmass.eval.tables.metrics import (
 )
 from kinmass.eval.tables.predictions import COLUMNS as VIEW_COLUMNS
 from kinmass.eval.tables.predictions import Part, prepare
-from kinmass.eval.tables.tasks import Group, check_maps, evaluate_block, sources_of
+from kinmass.eval.tables.tasks import ALL, Group, check_maps, check_suites, evaluate_block, sources_of
 from kinmass.gen.code import provenance, version_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, SPLIT
-from kinmass.train.run.checkpoint import instrument_of, write_json
+from kinmass.train.run.checkpoint import instrument_of, weights_of, write_json
 from kinmass.train.run.posterior import beyond_limits_message
 
 KEYS = ["estimator", "instrument", "tracer", "train", "test"]
-#: Name of the test group that pools every suite.
-ALL = "all"
 _COUNTS = ["n_seeds", "n_galaxies", "n_views", "n_missing", "n_left_out", "answered"]
 _MEASURES = [f"{name}{end}" for name in WITH_INTERVAL for end in ("", "_lo", "_hi")] + list(PLAIN)
 COLUMNS = [*KEYS, "radius", *_COUNTS, *_MEASURES]
@@ -70,6 +69,7 @@ def collect(
     Predictions are kept on disk on the way. part: `test`, or None for all galaxies. Raises RunError, StoreError or
     OSError before any work starts if a run does not fit a suite or files cannot be read or written.
     """
+    check_suites(suites)
     for run in runs:
         for suite in suites:
             check_maps(run, store, suite)
@@ -392,7 +392,8 @@ def to_calibration(sums: dict[Group, Sums]) -> pd.DataFrame:
 def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sums], part: str | None) -> pd.DataFrame:
     """Write all tables as CSV and Parquet, summary.tex, and tables.json, which says what they were made from.
 
-    Returns the summary. Raises OSError where they cannot be written.
+    tables.json is removed first and written last, with a digest of every table: so tables of two commands are never
+    taken for one. Returns the summary. Raises OSError where they cannot be written.
     """
     make_folder(out)
     everything = to_table(sums)
@@ -409,18 +410,28 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
         "closed": to_closed(sums),
         "calibration": to_calibration(sums),
     }
+    digests: dict[str, str] = {}
+    (out / "tables.json").unlink(missing_ok=True)
     for name, table in tables.items():
         with aside(out / f"{name}.csv") as partial:
             table.to_csv(partial, index=False)
         with aside(out / f"{name}.parquet") as partial:
             table.to_parquet(partial, index=False)
+            digests[name] = digest_of_file(partial)
     write_atomically(out / "summary.tex", to_latex(summary))
     made_by = provenance()
     made_by["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}
-    content = {"store": str(store), "runs": [str(r) for r in runs], "part": part or ALL, **made_by}
+    paths = {str(run.absolute()): run for run in runs}
+    content: dict[str, Any] = {"store": str(store.absolute()), "runs": list(paths), "part": part or ALL, **made_by}
+    content |= {"digests": digests, "weights": {path: weights_of(run) for path, run in paths.items()}}
     content["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     write_json(out / "tables.json", content)
     return summary
+
+
+def digest_of_file(path: Path) -> str:
+    """Return a digest of a file's content."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
 def trained_on_remark(part: str | None, train_sets: Iterable[str], test_suites: Iterable[str]) -> list[str]:
@@ -473,6 +484,8 @@ def to_latex(summary: pd.DataFrame) -> str:
         value, low, high = row[name], row[f"{name}_lo"], row[f"{name}_hi"]
         if not np.isfinite(value):
             return "--"
+        if not np.isfinite(low):
+            return f"${value:.3f}$"
         return f"${value:.3f}_{{-{max(value - low, 0):.3f}}}^{{+{max(high - value, 0):.3f}}}$"
 
     names = {"dispersion": "dispersion [dex]", "bias": "bias [dex]", "coverage_68": r"68\,\% coverage"}

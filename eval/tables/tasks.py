@@ -33,6 +33,11 @@ from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import RADII_RE, usable, views_of
 from kinmass.train.run.checkpoint import FREE_SETTINGS, RunError, instrument_of, members_of, read_config
 from kinmass.train.run.posterior import UNSEEN, Inference, load
+from kinmass.train.run.records import RunRecord
+from kinmass.train.run.trained_on import same_galaxies
+
+#: Name of the test group that pools every suite.
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,16 @@ class Group:
     column: str = ""
     bin: int = -1
     seed: int | None = None
+
+
+def check_suites(suites: Sequence[str]) -> None:
+    """Raise ValueError for test suites that a table could not tell apart, or would count twice."""
+    if len(set(suites)) < len(suites):
+        raise ValueError(f"a suite is named twice: {', '.join(suites)}")
+    if ALL in suites and len(suites) > 1:
+        raise ValueError(
+            f"the suite {ALL!r} has the name that tables give to all suites together: test it by itself, --suites {ALL}"
+        )
 
 
 def check_maps(run: Path, path: Path, suite: str) -> None:
@@ -86,7 +101,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
     """
     code = code_key("kinmass.eval.tables.tasks", ("numpy", "scipy", "torch", "zuko")).encode()
     source_of_key: dict[tuple[object, ...], Source] = {}
-    settings_of_kind: dict[tuple[str, ...], tuple[Path, dict[str, object]]] = {}
+    settings_of_kind: dict[tuple[str, ...], tuple[Path, dict[str, object], RunRecord]] = {}
     run_and_instrument: dict[str, tuple[Path, Instrument]] = {}
     for run in runs:
         infer = load(run)
@@ -101,21 +116,26 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
         # separates it from another run of the same name.
         folder_name = f"{run.name}-{_digest(str(run.absolute()).encode())}"
         folder = run if os.access(run, os.W_OK) else out / "predictions" / folder_name
-        files = [path for member in members_of(run) for path in (member / "run.json", member / "model.pt")]
-        files += [run / "calibration.json", run / "ood.pt", *run.glob(UNSEEN)]
-        key = _digest(code, *(path.read_bytes() for path in files))
+        files = _digest_of_files(run)
+        key = _digest(code, files.encode())
         for tracer in infer.answers():
             name, suites = _name_in_tables(infer), "+".join(sorted(infer.run["fit"]["suites"]))
             seed = infer.run["fit"]["seed"]
-            source = Source(name, instrument.name, tracer, suites, folder / "predictions.zarr", tracer, key, run, seed)
+            source = Source(
+                name, instrument.name, tracer, suites, folder / "predictions.zarr", tracer, key, run, seed, files
+            )
             kind = name, instrument.name, tracer, suites
-            first_run, first_settings = settings_of_kind.setdefault(kind, (run, _without_seed(infer)))
+            first_run, first_settings, first_record = settings_of_kind.setdefault(
+                kind, (run, _without_seed(infer), infer.run)
+            )
             same_seed = source_of_key.setdefault((*kind, seed), source)
-            if same_seed is not source or first_settings != _without_seed(infer):
+            is_same = first_settings == _without_seed(infer) and same_galaxies(first_record, infer.run)
+            if same_seed is not source or not is_same:
                 raise RunError(
                     f"{first_run if same_seed is source else same_seed.run} and {run} are both {name} for {tracer}, "
-                    f"trained on {suites} through {instrument.name}, and differ in more than the seed or not at all: "
-                    "one table cannot tell them apart; leave one out, and see `kinmass compare`"
+                    f"trained on {suites} through {instrument.name}, and differ in more than the seed (in settings, or "
+                    "the galaxies they were trained on) or not at all: one table cannot tell them apart; leave one "
+                    "out, and see `kinmass compare`"
                 )
     for name, (_, instrument) in run_and_instrument.items() if classical else ():
         for label, (tracer, _) in ESTIMATORS.items():
@@ -123,6 +143,13 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
             source = Source(label, name, tracer, "", out / "classical.zarr", f"{name}-{label}", key)
             source_of_key[label, name] = source
     return list(source_of_key.values())
+
+
+def _digest_of_files(run: Path) -> str:
+    """Return a digest of all files of a run, or an ensemble, that its predictions depend on."""
+    files = [path for member in members_of(run) for path in (member / "run.json", member / "model.pt")]
+    files += [run / "calibration.json", run / "ood.pt", *run.glob(UNSEEN)]
+    return _digest(*(path.read_bytes() for path in files))
 
 
 def _digest(*parts: bytes) -> str:
@@ -152,10 +179,16 @@ def _name_in_tables(infer: Inference) -> str:
 
 
 @lru_cache(maxsize=32)
-def _load_cached(run: Path, key: str) -> Inference:
-    """Load a run once per worker; it is loaded again when the key, a digest of its files, has changed."""
+def _load_cached(run: Path, files: str) -> Inference:
+    """Load a run once per worker, and again when `files`, a digest of its files, has changed.
+
+    Raises RunError where its files are no longer those of the digest: predictions would be kept as another's.
+    """
     torch.set_num_threads(1)  # one thread per worker: Dask already uses every core
-    return load(run)
+    infer = load(run)
+    if _digest_of_files(run) != files:
+        raise RunError(f"{run} has changed since the tables were begun; give the command again when nothing trains it")
+    return infer
 
 
 def predict_block(sources: Sequence[Source], instruments: dict[str, Instrument], part: Part, block: slice) -> int:
@@ -203,7 +236,7 @@ def predict_block(sources: Sequence[Source], instruments: dict[str, Instrument],
             samples = np.full((N_SAMPLES, len(view_is_mapped), k), np.nan, np.float32)
             log_prob, ood_score, beyond = np.full((3, len(view_is_mapped)), np.nan)
             if len(usable_views):
-                infer = _load_cached(source.run, source.key)
+                infer = _load_cached(source.run, source.files)
                 is_foreign = infer.foreign(usable_views.suite)
                 posterior = infer(
                     usable_maps, usable_views.half_mass_radius_kpc, source.tracer, usable_views.names(), is_foreign

@@ -576,6 +576,24 @@ def suites(store: Path) -> list[str]:
     return sorted(p.parent.name for p in store.glob("*/zarr.json") if not p.parent.name.startswith("."))
 
 
+def named_suites(store: Path, names: str | None) -> list[str]:
+    """Return the suites that an option names, comma-separated; all of the store where it is left out.
+
+    One that is named twice counts once: twice as many galaxies would not be there. Raises StoreError for a name that
+    the store does not have.
+    """
+    there = suites(store)
+    if names is None:
+        return there
+    chosen = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    for name in chosen:
+        if name not in there:
+            raise StoreError(f"{store} has no suite {name!r}; it has {', '.join(there) or 'none'}")
+    if not chosen:
+        raise StoreError(f"no suite is named; {store} has {', '.join(there) or 'none'}")
+    return chosen
+
+
 def without_dark_matter(store: Path, suites: list[str] | tuple[str, ...]) -> list[str]:
     """Make a line for each of these suites in which the truth of some galaxies is stars and gas alone."""
     lines = []

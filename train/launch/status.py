@@ -137,7 +137,9 @@ def _state(out: Path, name: str, job: LaunchedJob | None, slurm_states: dict[str
     )
     if reason:
         words.insert(0, reason)
-    last_write_s = max(map(_touched, (*run.glob("*"), *run.glob("tensorboard/*"), *logs.glob("*_log.out"))), default=0)
+    last_write_s = max(
+        map(_touched, (*run.glob("[!.]*"), *run.glob("tensorboard/*"), *logs.glob("*_log.out"))), default=0
+    )
     if last_write_s:
         words.append(f"last sign of life {_ago(time.time() - last_write_s)} ago")
     mark = mark_of(logs)

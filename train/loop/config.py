@@ -106,8 +106,13 @@ class FitConfig:
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number that is not negative: {getattr(self, name)}")
+        for name in ("fade", "no_dispersion"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} is a share of views, from 0 to 1, not {getattr(self, name)}")
         if not self.suites:
             raise ValueError("no suites to train on")
+        if len(set(self.suites)) < len(self.suites):
+            raise ValueError(f"a suite is named twice: {', '.join(self.suites)}")
         if self.leave_one_suite_out and self.start_from:
             raise ValueError("--leave-one-suite-out cannot start from weights that have seen the suite left out")
         if self.leave_one_suite_out and len(self.suites) < 2:

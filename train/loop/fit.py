@@ -8,20 +8,19 @@ with the same bits.
 import contextlib
 import dataclasses
 import hashlib
-import json
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from kinmass.gen.code import provenance
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import clear_left_behind, make_folder
+from kinmass.gen.storage.lock import hold
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
 from kinmass.train.loop.config import VIEWS_FOR_A_GPU, FitConfig
@@ -41,11 +40,13 @@ from kinmass.train.run.checkpoint import (
     read_config,
     read_last,
     remove_last,
+    with_later_settings,
     write_json,
     write_last,
     write_tensors,
 )
 from kinmass.train.run.records import Checkpoint, FixedState, RunRecord, SuiteIdentity
+from kinmass.train.run.trained_on import difference, store_differences, store_identity
 
 
 class Stopped(ddp.Agreed):
@@ -89,16 +90,31 @@ def fit(config: FitConfig, out: Path, quiet: bool = False, fitter_class: type[Fi
     """Train a network, keep its best weights in the run folder `out`, and return the content of its run.json.
 
     Call it on every process. A run that was stopped goes on from its last checkpoint; a finished run is left
-    alone. Raises StoreError, RunError (`out` holds another run), NonFinite, Stopped (after `request_stop`,
-    with a checkpoint) or OSError where the finished run cannot be written.
+    alone. Raises StoreError (also where another fit is at work in `out`), RunError (`out` holds another run),
+    NonFinite, Stopped (after `request_stop`, with a checkpoint) or OSError where the finished run cannot be written.
     """
-    with ddp.process_group() as device, ddp.stop_on_signals():
+    with ddp.process_group() as device, ddp.stop_on_signals(), contextlib.ExitStack() as held:
+        ddp.from_first(lambda: _hold(out, held))
         if not config.batch:
             config = ddp.from_first(lambda: _with_batch_for(config, out, ddp.world_size(), device.type))
         with contextlib.ExitStack() as opened:
             content = _fit(config, out, device, quiet, fitter_class, opened)
         ddp.from_first(lambda: _calibrate(config, out))
         return content
+
+
+def _hold(out: Path, held: contextlib.ExitStack) -> None:
+    """Hold the lock of a run folder, unless its run is done and nothing will be written.
+
+    Two fits at work in one folder would write over each other's checkpoints, and keep one's weights beside the
+    other's calibration. The lock's name is the folder's, so that a copy of the folder is not locked. Raises Busy, a
+    StoreError, where another process holds it.
+    """
+    with contextlib.suppress(RunError):
+        if read_config(out)["finished"] and is_calibrated(out):
+            return
+    name = hashlib.blake2b(str(out.resolve()).encode(), digest_size=4).hexdigest()
+    held.enter_context(hold(out / f".lock-{name}", str(out)))
 
 
 def _with_batch_for(config: FitConfig, out: Path, processes: int, device_type: str) -> FitConfig:
@@ -157,7 +173,7 @@ def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> t
         _refuse(
             out,
             [
-                _difference(name, earlier_settings[name], settings[name])
+                difference(name, earlier_settings[name], settings[name])
                 for name in sorted(settings)
                 if name not in FREE_SETTINGS and earlier_settings[name] != settings[name]
             ],
@@ -174,11 +190,12 @@ def _read_start(config: FitConfig, settings: dict[str, Any], out: Path) -> _Star
         return _Start(begun, {}, {}, None, "")
     identity = store_identity(Path(config.store), config.suites)
     if begun:
-        _refuse(out, store_differences(Path(config.store), begun["store"], identity))
+        _refuse(out, store_differences(Path(config.store), begun["store"]))
     status = loader.done_galaxies(Path(config.store), config.suites)
     state, checkpoint_remark = read_last(out)
     remark = "; ".join(filter(None, (remark, checkpoint_remark)))
     if state:
+        _refuse_foreign(state, settings, out, Path(config.store))
         # The run goes on with the galaxies it began with: galaxies that were finished later are not added to it.
         for suite, status_before in state["galaxies"].items():
             lost = int(((status_before == store.DONE) & (status[suite][: len(status_before)] != store.DONE)).sum())
@@ -188,7 +205,20 @@ def _read_start(config: FitConfig, settings: dict[str, Any], out: Path) -> _Star
                     "give the command that made the store again, or choose another --out"
                 )
         status = state["galaxies"]
+        identity = begun["store"] if begun else identity
     return _Start(None, identity, status, state, remark)
+
+
+def _refuse_foreign(state: Checkpoint, settings: dict[str, Any], out: Path, store_path: Path) -> None:
+    """Raise RunError for a checkpoint that another run has written: it would go on under this run's name."""
+    earlier = with_later_settings(state["run"])["fit"]
+    different = [
+        difference(name, earlier.get(name), value)
+        for name, value in sorted(settings.items())
+        if name not in FREE_SETTINGS and earlier.get(name) != value
+    ] or store_differences(store_path, state["run"]["store"])
+    if different:
+        raise RunError(f"{out}: its checkpoint is of another run: {', '.join(different)}; remove it to begin anew")
 
 
 def _settings_of(config: FitConfig) -> dict[str, Any]:
@@ -206,61 +236,9 @@ def check(config: FitConfig, out: Path, filled: bool = True) -> None:
     (_read_start if filled else _read_begun_run)(config, _settings_of(config), out)
 
 
-def _difference(name: str, earlier: object, requested: object) -> str:
-    return f"{name} ({earlier} there, {requested} asked for)"
-
-
 def _refuse(out: Path, different: list[str]) -> None:
     if different:
         raise RunError(f"{out} holds a run with other settings: {', '.join(different)}; choose another --out")
-
-
-def store_identity(path: Path, suites: tuple[str, ...]) -> dict[str, SuiteIdentity]:
-    """Return what identifies a store wherever it lies: per suite its schema, settings, and number and hash of galaxies.
-
-    Raises StoreError for a store or suite that cannot be opened.
-    """
-    identity = {}
-    for suite in suites:
-        group = store.open_suite(path, suite)
-        names = group["galaxy"][:]
-        identity[suite] = {
-            "schema_version": group.attrs["schema_version"],
-            "config": group.attrs["config"],
-            "galaxies": len(names),
-            "names": _digest(names),
-        }
-    return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
-
-
-def _digest(names: np.ndarray) -> str:
-    return hashlib.blake2b("\0".join(map(str, names)).encode(), digest_size=8).hexdigest()
-
-
-def store_differences(path: Path, earlier: dict[str, SuiteIdentity], current: dict[str, SuiteIdentity]) -> list[str]:
-    """Describe how a store's identity now (`current`) differs from the one that a run was trained on (`earlier`).
-
-    Galaxies that were added at the end make no difference. Returns one text per difference, empty for none.
-    """
-    words = []
-    for suite, earlier_suite in earlier.items():
-        current_suite = current[suite]
-        pairs = {"schema": (earlier_suite["schema_version"], current_suite["schema_version"])} | {
-            key: (earlier_suite["config"].get(key), current_suite["config"].get(key))
-            for key in sorted(earlier_suite["config"].keys() | current_suite["config"].keys())
-        }
-        words += [
-            _difference(f"{key} of {suite}", earlier_value, current_value)
-            for key, (earlier_value, current_value) in pairs.items()
-            if earlier_value != current_value
-        ]
-        names = store.open_suite(path, suite)["galaxy"][: earlier_suite["galaxies"]]
-        if _digest(names) != earlier_suite["names"]:
-            words.append(
-                f"list of galaxies of {suite} ({earlier_suite['galaxies']} there, "
-                f"{current_suite['galaxies']} asked for)"
-            )
-    return words
 
 
 def _fit(

@@ -31,6 +31,7 @@ from kinmass.train.run.checkpoint import (
 )
 from kinmass.train.run.out_of_distribution import learn_training_features
 from kinmass.train.run.posterior import UNSEEN, VIEWS_PER_BLOCK, Inference, Posterior
+from kinmass.train.run.trained_on import require_store
 
 # N views, K radii, S samples, C components
 #: Probabilities of the central intervals that are calibrated: one and two standard deviations of a Gaussian.
@@ -44,6 +45,8 @@ SEED = 1_000_003
 MOST_TRAINING, TRAINING_VIEWS = 1024, 4
 #: Samples of each member from which `responses` is fitted, and how often intervals are measured and widened.
 RESPONSE_SAMPLES, PASSES = 20, 2
+#: What is said where another job has written weights of its own into a run folder that was being calibrated.
+_TRAINED_MEANWHILE = "{run} was trained anew while it was calibrated; see that one job alone works on it, and try again"
 #: Weight, in galaxies, of uncorrelated latent numbers against the measured ones: so many show a correlation of 0.1.
 PRIOR_GALAXIES = 100
 
@@ -236,12 +239,11 @@ def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]
 
     Does nothing where it is there for these weights. Raises as `calibrate`.
     """
-    weights = {
-        "weights": weights_of(run),
-        "without": {suite: weights_of(path) for suite, path in runs_without_suite.items()},
-    }
+    weights = _weights_with(run, runs_without_suite)
     if _is_of_weights(run / UNSEEN, weights):
         return
+    for trained_run in (run, *runs_without_suite.values()):
+        require_store(trained_run, store)
     members, scales = len(members_of(run)), {}
     infers = {suite: Inference(path, calibrated=False) for suite, path in runs_without_suite.items()}
     for tracer in next(iter(infers.values())).answers():
@@ -252,7 +254,18 @@ def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]
         parts = [views for views in parts if len(views)]
         if parts:
             scales[tracer] = [unseen_scale(parts).tolist()] * members
+    if _weights_with(run, runs_without_suite) != weights:
+        raise RunError(_TRAINED_MEANWHILE.format(run=run))
     write_json(run / UNSEEN, {"scale": scales} | weights)
+
+
+def _weights_with(run: Path, runs_without_suite: dict[str, Path]) -> dict[str, Any]:
+    """Return what unseen.json keeps of the weights that it was made for: the run's, and those of each run of a suite
+    left out."""
+    return {
+        "weights": weights_of(run),
+        "without": {suite: weights_of(path) for suite, path in runs_without_suite.items()},
+    }
 
 
 def is_calibrated(run: Path) -> bool:
@@ -298,6 +311,8 @@ def calibrate(run: Path, store: Path) -> None:
     """
     if is_calibrated(run):
         return
+    require_store(run, store)
+    weights = weights_of(run)
     infer = Inference(run, calibrated=False)
     suites = tuple(infer.run["fit"]["suites"])
 
@@ -323,7 +338,8 @@ def calibrate(run: Path, store: Path) -> None:
         if features := learn_training_features(training, validation):
             training_features[tracer] = vars(features)
         scales[tracer] = scales_of(InferredViews.joined(inferred_of_blocks[tracer]))
-    weights = weights_of(run)
+    if weights_of(run) != weights:
+        raise RunError(_TRAINED_MEANWHILE.format(run=run))
     write_tensors(run / "ood.pt", training_features | {"weights": weights})
     scale_lists = {tracer: [scale.tolist() for scale in member_scales] for tracer, member_scales in scales.items()}
     write_json(run / "calibration.json", {"scale": scale_lists, "weights": weights})

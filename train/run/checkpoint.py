@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ class _Store(BaseModel):
     config: dict[str, Any]
     galaxies: int
     names: str
+    sizes: dict[str, float] = {}
 
 
 _FIT_FIELDS: dict[str, Any] = {
@@ -79,7 +80,7 @@ class _FinishedRun(_Run):
     weights: str
 
 
-def _with_later_settings(content: RunRecord) -> RunRecord:
+def with_later_settings(content: RunRecord) -> RunRecord:
     """Return the content of a run.json with every setting that came later than the schema."""
     network = {"join": LATER_SETTINGS["join"], "told": False}
     return content | {"fit": LATER_SETTINGS | content["fit"], "model": network | content["model"]}
@@ -184,9 +185,30 @@ def members_of(run: Path) -> list[Path]:
 
 def runs_in(folder: Path) -> list[Path]:
     """Return all folders of runs and ensembles in `folder`, or `folder` itself where it is one; empty without any."""
+    return _runs_in(folder, set())
+
+
+def _runs_in(folder: Path, seen: set[Path]) -> list[Path]:
+    """Return what `runs_in` does, without folders that are among `seen`, by their real paths, and add to these.
+
+    So a run to which a link leads counts once, and a link to a folder above it ends.
+    """
+    real_path = folder.resolve()
+    if real_path in seen:
+        return []
+    seen.add(real_path)
     if any((member / "run.json").exists() for member in members_of(folder)):
         return [folder]
-    return [run for subfolder in sorted(folder.glob("*/")) if subfolder.suffix != ".zarr" for run in runs_in(subfolder)]
+    subfolders = [path for path in folder.glob("*/") if path.suffix != ".zarr"]
+    # Links last: where a run is there under a name of its own as well, it has that one.
+    ordered = sorted(subfolders, key=lambda path: (path.is_symlink(), path))
+    return sorted(run for path in ordered for run in _runs_in(path, seen))
+
+
+def runs_in_all(folders: Sequence[Path]) -> list[Path]:
+    """Return the runs of several folders in turn, each once, whatever paths lead to it."""
+    runs = {run.resolve(): run for folder in reversed(folders) for run in reversed(runs_in(folder))}
+    return list(runs.values())[::-1]
 
 
 def read_config(run: Path) -> RunRecord:
@@ -202,7 +224,7 @@ def read_config(run: Path) -> RunRecord:
         content: RunRecord = read  # type: ignore[assignment]
         schema = content["schema"]
         if schema == RUN_SCHEMA:
-            content = _with_later_settings(content)
+            content = with_later_settings(content)
             _check_content(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"{run} is no run folder: it has no run.json; make one with `kinmass fit`") from error
@@ -228,7 +250,7 @@ def read_begun(run: Path) -> tuple[RunRecord | None, str]:
     problem = f"{run / 'run.json'} is {'damaged' if has_run_json else 'missing'}"
     state, _ = read_last(run)
     if state is not None and isinstance(state.get("run"), dict):
-        return _with_later_settings(state["run"]), f"{problem}; going by what the checkpoint says of it"
+        return with_later_settings(state["run"]), f"{problem}; going by what the checkpoint says of it"
     if state is not None or (has_run_json and (run / "model.pt").exists()):
         raise RunError(f"{problem}, and nothing else says of what its weights are; remove {run} to train it again")
     return None, f"{problem}, and so far nothing was trained: beginning anew" if has_run_json else ""

@@ -17,7 +17,14 @@ from kinmass.gen.physics.sightline import view_rng
 from kinmass.train.data.dataset import Views
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import SPEEDS_KMS, at_mass_limits, has_motion, only, tracers_of
-from kinmass.train.run.checkpoint import instrument_of, load_members, read_config, read_scales, read_training_features
+from kinmass.train.run.checkpoint import (
+    RunError,
+    instrument_of,
+    load_members,
+    read_config,
+    read_scales,
+    read_training_features,
+)
 from kinmass.train.run.ensemble import Members
 from kinmass.train.run.out_of_distribution import TrainingFeatures
 from kinmass.train.run.records import RunRecord
@@ -234,17 +241,22 @@ class Inference:
         self._members = Members(self.models)
         self.scales: dict[str, list[torch.Tensor]] = {}
         if calibrated:
-            self.scales = {
-                tracer: [scale.to(self.device) for scale in member_scales]
-                for tracer, member_scales in read_scales(path).items()
-            }
+            self.scales = self._read_scales("calibration.json")
+            if missing := ", ".join(tracer for tracer in self.answers() if tracer not in self.scales):
+                raise RunError(f"{path} is not calibrated for {missing}; give its `kinmass fit` command again")
         self.training_features: dict[str, TrainingFeatures] = read_training_features(path) if calibrated else {}
         self.unseen: dict[str, list[torch.Tensor]] = {}
         if calibrated and (path / UNSEEN).exists():
-            self.unseen = {
-                tracer: [scale.to(self.device) for scale in member_scales]
-                for tracer, member_scales in read_scales(path, UNSEEN).items()
-            }
+            self.unseen = self._read_scales(UNSEEN)
+
+    def _read_scales(self, name: str) -> dict[str, list[torch.Tensor]]:
+        """Return the scales in a file of the run. Raises RunError also where they are not those of its networks."""
+        scales, n_radii = read_scales(self.path, name), len(self.models[0].config.radii_re)
+        for of_members in scales.values():
+            is_square = all(scale.shape == (n_radii, n_radii) and scale.isfinite().all() for scale in of_members)
+            if len(of_members) != len(self.models) or not is_square:
+                raise RunError(f"{self.path / name} is damaged; remove it and give the `kinmass fit` command again")
+        return {tracer: [scale.to(self.device) for scale in of_members] for tracer, of_members in scales.items()}
 
     @property
     def tracer(self) -> str:
@@ -326,7 +338,7 @@ class Inference:
         log10_unit = torch.cat([block_unit for _, block_unit in blocks])
         return Posterior(
             self.models, features, log10_unit, r_e, names or [("", i) for i in range(len(observed))],
-            (self.unseen if unseen and self.unseen else self.scales).get(tracer), self.training_features.get(tracer),
+            (unseen and self.unseen.get(tracer)) or self.scales.get(tracer), self.training_features.get(tracer),
             is_answered.numpy(),
         )  # fmt: skip
 

@@ -11,12 +11,16 @@ from kinmass.gen.code import Provenance
 
 
 class SuiteIdentity(TypedDict):
-    """What identifies the galaxies of a suite, wherever its store lies: names is a hash of them, in their order."""
+    """What identifies the galaxies of a suite, wherever its store lies: names is a hash of them, in their order.
+
+    sizes: R_e [kpc] of the first view of a few galaxies, by their numbers; younger than the others.
+    """
 
     schema_version: int
     config: dict[str, Any]
     galaxies: int
     names: str
+    sizes: NotRequired[dict[str, float]]
 
 
 class Best(TypedDict):

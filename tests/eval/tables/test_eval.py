@@ -24,10 +24,10 @@ from kinmass.eval.__main__ import main
 from kinmass.eval.report.page import read_results, write_report
 from kinmass.eval.tables import cluster
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
-from kinmass.eval.tables.compare import MEASURES, compare
+from kinmass.eval.tables.compare import MEASURES, compare, verdicts
 from kinmass.eval.tables.metrics import Sums
-from kinmass.eval.tables.predictions import KeptPredictions, Part
-from kinmass.eval.tables.tables import KEYS, pooled, to_table
+from kinmass.eval.tables.predictions import KeptPredictions, Part, prepare
+from kinmass.eval.tables.tables import KEYS, collect, pooled, to_table, write_tables
 from kinmass.eval.tables.tasks import Group, check_maps, evaluate_block, measure_block, sources_of
 from kinmass.gen.code import code_key, imports
 from kinmass.gen.storage import store
@@ -36,7 +36,7 @@ from kinmass.train import load
 from kinmass.train.data.dataset import RADII_RE, part_of, read_views
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit_ensemble
-from kinmass.train.run.checkpoint import RunError, instrument_of, runs_in
+from kinmass.train.run.checkpoint import RunError, instrument_of, runs_in, runs_in_all
 from kinmass.train.run.posterior import Inference
 
 SUITES = ("bursty", "quiet", "middle")
@@ -551,6 +551,91 @@ def test_results_that_are_damaged_are_said_to_be(results, tmp_path, name, conten
         (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match="results holds no tables that can be read"):
         read_results(folder)
+
+
+def test_tables_of_two_commands_are_never_taken_for_one(results, runs, tmp_path, monkeypatch):
+    """A table of other runs, or one written when the command was killed before the next."""
+    folder = shutil.copytree(results, tmp_path / "results")
+    table = pd.read_parquet(folder / "summary.parquet")
+    (table * 1).to_parquet(folder / "summary.parquet", index=False)
+    read_results(folder)  # the same content
+    table.assign(bias=table.bias + 0.1).to_parquet(folder / "summary.parquet", index=False)
+    with pytest.raises(ValueError, match=r"summary\.parquet is not the one that tables\.json tells of"):
+        read_results(folder)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kinmass.eval.tables.tables.to_summary", lambda sums: table)
+    monkeypatch.setattr("kinmass.eval.tables.tables.to_latex", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_tables(folder, Path("maps.zarr"), runs, {}, None)
+    with pytest.raises(ValueError, match="holds no tables; make them"):
+        read_results(folder)
+
+
+def test_a_run_counts_once_whatever_paths_lead_to_it(runs, tmp_path):
+    everything = tmp_path / "runs"
+    for name in ("a", "b/c"):
+        shutil.copytree(runs[0], everything / name, ignore=shutil.ignore_patterns("predictions.zarr"))
+    (everything / "0-latest").symlink_to(everything / "a")
+    (everything / "b" / "back").symlink_to(everything)
+    assert runs_in(everything) == [everything / "a", everything / "b" / "c"]
+    assert runs_in(everything / "0-latest") == [everything / "0-latest"]
+    given = [everything / "b" / "c", everything, everything / "0-latest"]
+    assert runs_in_all(given) == [everything / "b" / "c", everything / "a"]
+
+
+def test_seeds_that_were_trained_on_other_galaxies_are_not_one_network(runs, tmp_path):
+    both = next(r for r in runs if r.name == "both")
+    twin = shutil.copytree(both, tmp_path / "twin", ignore=shutil.ignore_patterns("predictions.zarr"))
+    content = json.loads((twin / "run.json").read_text())
+    content["fit"]["seed"] += 1
+    (twin / "run.json").write_text(json.dumps(content))
+    assert len(sources_of([both, twin], tmp_path, classical=False)) == 2
+    galaxies = content["store"]["quiet"]
+    other_sizes = {number: 2 * size for number, size in galaxies["sizes"].items()}
+    for change in ({"names": "0"}, {"sizes": other_sizes}, {"galaxies": 13}):
+        changed = content["store"] | {"quiet": galaxies | change}
+        training = content["training"] | ({"views": 1} if "galaxies" in change else {})
+        (twin / "run.json").write_text(json.dumps(content | {"store": changed, "training": training}))
+        with pytest.raises(RunError, match="or the galaxies they were trained on"):
+            sources_of([both, twin], tmp_path, classical=False)
+
+
+def test_a_run_that_is_trained_anew_under_the_tables_is_noticed(runs, map_store, tmp_path):
+    """Its predictions would be kept, and shown, as those of the weights that were there before."""
+    run = shutil.copytree(
+        next(r for r in runs if r.name == "gas"), tmp_path / "gas", ignore=shutil.ignore_patterns("predictions.zarr")
+    )
+    sources, part = sources_of([run], tmp_path, classical=False), Part(map_store, "quiet", None)
+    prepare(sources[0], part)
+    scales = json.loads((run / "calibration.json").read_text())
+    scales["scale"]["gas"][0][0][0] *= 2
+    (run / "calibration.json").write_text(json.dumps(scales))
+    with pytest.raises(RunError, match="gas has changed since the tables were begun"):
+        evaluate_block(sources, {"ifu": instrument_of(run)}, part, part.blocks()[0])
+
+
+@pytest.mark.parametrize("names", ["quiet,quiet", " quiet , middle,", "quiet"])
+def test_a_suite_that_is_named_twice_counts_once(runs, map_store, tmp_path, names):
+    assert store.named_suites(map_store, names) == list(dict.fromkeys(names.replace(" ", "").strip(",").split(",")))
+    with pytest.raises(ValueError, match="a suite is named twice: quiet, quiet"):
+        collect(map_store, runs[:1], ["quiet", "quiet"], None, tmp_path, Cluster())
+    with pytest.raises(ValueError, match="the suite 'all' has the name"):
+        collect(map_store, runs[:1], ["quiet", "all"], None, tmp_path, Cluster())
+    with pytest.raises(store.StoreError, match="has no suite 'quite'; it has bursty, middle, quiet"):
+        store.named_suites(map_store, "quite")
+    with pytest.raises(ValueError, match="a suite is named twice"):
+        FitConfig(str(map_store), "gas", ("quiet", "quiet"))
+
+
+def test_few_galaxies_of_one_opinion_are_not_beyond_chance():
+    row = {"test": "quiet", "measure": "crps", "n_galaxies": 4, "a": 0.2, "b": 0.1, "b-a": -0.1, "b_better": 1.0}
+    tables = [pd.DataFrame([row | {"few_lineages": few}]) for few in (True, False)]
+    assert ["beyond chance" in verdicts(table)[0] for table in tables] == [False, True]
+    one_lineage = pd.DataFrame([row | {"few_lineages": True, "b_better": np.nan}])
+    assert "which may be chance (of a single lineage there is nothing to draw; 4 galaxies)" in verdicts(one_lineage)[0]
 
 
 def test_folders_without_a_run_are_none(runs, tmp_path, capsys):

@@ -20,6 +20,7 @@ from kinmass.eval.tables.metrics import (
     measures,
     over_seeds,
     per_view,
+    probability_above,
     ratio,
     replicates,
     where_both_answer,
@@ -317,6 +318,34 @@ def test_lineages_are_drawn_whole():
     )
     of_galaxies, of_split_galaxies = (replicates(sums_of(x))["bias"] for x in (estimates, split_galaxies))
     np.testing.assert_allclose(of_split_galaxies, of_galaxies, rtol=1e-10)
+
+
+def test_of_a_single_lineage_nothing_is_said_of_the_scatter_between_lineages():
+    """Galaxies of one lineage have a dispersion; an interval of no width would claim that it is known exactly."""
+    estimates = planted(4, 0.1, 0.2, samples=40)
+    estimates.lineage = np.full(len(estimates.galaxy), "one", dtype=object)
+    one, parts = sums_of(estimates), [sums_of(estimates[rows]) for rows in np.split(np.arange(16), 4)]
+    assert one.lineages == reduce(add, parts).lineages == ("one",)
+    for sums in (one, reduce(add, parts), over_seeds("twice", [one, one])):
+        columns = measures(sums)
+        assert np.isfinite([columns[name] for name in WITH_INTERVAL]).all()
+        assert all(np.isnan(columns[f"{name}_{end}"]).all() for name in WITH_INTERVAL for end in ("lo", "hi"))
+        assert np.isfinite(joint_log_prob(sums)[0])
+        assert np.isnan(joint_log_prob(sums)[1:]).all()
+    gain = ratio([one], one)
+    assert gain["ratio"] == 1
+    assert np.isnan([gain["lo"], gain["hi"], gain["above_1"]]).all()
+    estimates.lineage[0] = "other"
+    assert np.isfinite(measures(sums_of(estimates))["bias_lo"]).all()
+    many = planted(9, 0.1, 0.2)
+    assert sums_of(many).lineages == reduce(add, [sums_of(many[many.galaxy == f"g{i}"]) for i in range(9)]).lineages
+
+
+def test_a_replicate_that_draws_nothing_says_nothing():
+    nothing = np.array([np.nan, np.nan, 0.2, 0.3, 0.0, -0.1])
+    assert probability_above(nothing, 0.0) == 0.625
+    assert probability_above(-nothing, 0.0) == 1 - 0.625
+    assert np.isnan(probability_above(nothing[:2], 0.0))
 
 
 def test_crps_does_not_depend_on_the_number_of_samples():

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kinmass import train
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.storage import store
+from kinmass.gen.storage.lock import hold
 from kinmass.train import distributed as ddp
 from kinmass.train.__main__ import main
 from kinmass.train.data import loader
@@ -37,7 +39,7 @@ from kinmass.train.data.sampler import Lanes, Shuffle, draws, random_bits
 from kinmass.train.launch.ports import free_port
 from kinmass.train.launch.status import states
 from kinmass.train.loop.config import FitConfig
-from kinmass.train.loop.fit import Stopped, _with_batch_for, fit
+from kinmass.train.loop.fit import Stopped, _hold, _with_batch_for, fit
 from kinmass.train.loop.fitter import NonFinite
 from kinmass.train.run.checkpoint import RunError, load, read_last, read_tensors, write_tensors
 
@@ -574,6 +576,54 @@ def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_
         fit(config_of(moved, **LONG), run, quiet=True)
 
 
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(map_store, tmp_path, stopped):
+    """It fits the network, and would be trained on and kept under this run's name and seed."""
+    run, checkpoint = shutil.copytree(stopped, tmp_path / "run"), read_tensors(stopped / "last.pt")
+    checkpoint["run"]["fit"]["seed"] = 1
+    write_tensors(run / "last.pt", checkpoint)
+    with pytest.raises(RunError, match=r"its checkpoint is of another run: seed \(1 there, 0 asked for\)"):
+        fit(config_of(map_store, **LONG), run, quiet=True)
+
+
+def test_galaxies_of_the_same_names_are_not_the_same_galaxies(map_store, tmp_path, stopped, two_runs):
+    """Snapshots are numbered alike in most simulations: a store made of another one has the same names."""
+    other = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
+    sizes = zarr.open_group(other / "quiet", mode="r+")["half_mass_radius"]
+    sizes[:] = 1.001 * sizes[:]
+    run = shutil.copytree(stopped, tmp_path / "run")
+    ddp.request_stop()
+    with pytest.raises(Stopped):  # rounding, or a version that measures a little differently
+        fit(config_of(other, **LONG), run, quiet=True)
+    sizes[:] = 1.1 * sizes[:]
+    with pytest.raises(RunError, match=r"settings: R_e of snap_.* kpc there, .* kpc asked for\)"):
+        fit(config_of(other, **LONG), run, quiet=True)
+    finished = shutil.copytree(two_runs / "0", tmp_path / "finished")
+    fit(config_of(other, steps=4), finished, quiet=True)  # nothing is left to be done
+    (finished / "calibration.json").unlink()
+    with pytest.raises(RunError, match=r"finished was trained on another store than .*: R_e of snap_"):
+        fit(config_of(other, steps=4), finished, quiet=True)
+    old = json.loads((finished / "run.json").read_text())
+    for suite in old["store"].values():
+        del suite["sizes"]  # of a run from before they were kept
+    (finished / "run.json").write_text(json.dumps(old))
+    fit(config_of(other, steps=4), finished, quiet=True)
+
+
+def test_two_fits_are_not_at_work_in_one_folder(map_store, tmp_path, two_runs, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr("kinmass.train.loop.fit.hold", partial(hold, patience_s=0.1))
+    with ExitStack() as held:
+        _hold(run, held)
+        with pytest.raises(store.StoreError, match=r"run is being written by process \d+"):
+            fit(config_of(map_store, steps=4), run, quiet=True)
+        finished = shutil.copytree(two_runs / "0", tmp_path / "finished")
+        _hold(finished, held)
+        assert not list(finished.glob(".lock*"))  # nothing is written into it, so that it may be another's
+    assert not run.exists()
+    fit(config_of(map_store, steps=4), run, quiet=True)
+    assert not list(run.glob(".lock*"))
+
+
 def test_a_full_disk_costs_checkpoints_and_at_the_end_the_run(map_store, tmp_path, stopped):
     """The old checkpoint survives, TensorBoard's points wait, and the last save is an error of one sentence."""
     run = shutil.copytree(stopped, tmp_path / "run")
@@ -646,6 +696,8 @@ def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path
         (["--tracer", "gas", "--heat", "inf"], "heat must be a number that is not negative: inf"),
         (["--tracer", "gas", "--memory-gb", "nan"], "memory_gb must be a number that is not negative: nan"),
         (["--tracer", "gas", "--views", "-1"], "views must be at least 1, or 0 for all, not -1"),
+        (["--tracer", "gas", "--fade", "2"], "fade is a share of views, from 0 to 1, not 2.0"),
+        (["--tracer", "gas", "--suites", "quiet,,quite"], "no suite 'quite'; it has bursty, middle, quiet"),
     ],
 )
 def test_what_cannot_work_is_said_in_a_sentence(options, words, map_store, tmp_path, capsys):

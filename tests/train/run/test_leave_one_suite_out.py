@@ -1,6 +1,7 @@
 """Posteriors for suites that a network has not seen: fits without each suite, and what they say of the widths."""
 
 import json
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -13,6 +14,7 @@ from kinmass.train.__main__ import _fit_options, main, parser
 from kinmass.train.data.dataset import read_views, usable
 from kinmass.train.loop.config import ROBUST, FitConfig
 from kinmass.train.run.calibration import LEVELS, InferredViews, unseen_scale
+from kinmass.train.run.checkpoint import RunError
 from kinmass.train.run.posterior import Inference, load
 
 
@@ -45,6 +47,20 @@ def test_it_is_used_for_suites_that_were_not_trained_on(left_out_run, map_store)
         assert not np.array_equal(samples, other_samples)
     with pytest.raises(ValueError, match="ask for each"):
         infer.foreign(np.array(["bursty", "quiet"]))
+
+
+def test_no_posterior_is_without_calibration(left_out_run, map_store, tmp_path):
+    """A tracer that no validation galaxy of a suite left out shows has the widths of the suites trained on."""
+    run = shutil.copytree(left_out_run, tmp_path / "stars")
+    views = read_views(map_store, "quiet")
+    unseen = json.loads((run / "unseen.json").read_text())
+    (run / "unseen.json").write_text(json.dumps(unseen | {"scale": {"gas": unseen["scale"]["stars"]}}))
+    np.testing.assert_array_equal(load(run)(views).samples(50), load(left_out_run)(views, unseen=False).samples(50))
+    known = json.loads((run / "calibration.json").read_text())
+    for scale, words in (({}, "not calibrated for stars"), ({"stars": [[[1.0]]]}, r"calibration\.json is damaged")):
+        (run / "calibration.json").write_text(json.dumps(known | {"scale": scale}))
+        with pytest.raises(RunError, match=words):
+            load(run)
 
 
 def test_what_was_missed_is_held(left_out_run, map_store):

@@ -64,7 +64,7 @@ class Catalogue(_Section):
     @model_validator(mode="after")
     def _path_goes_with_format(self) -> "Catalogue":
         if (self.format == "none") != (self.path is None):
-            raise ValueError("`path` goes with every format but none")
+            raise ValueError("give `path`, the catalogue's file, with every format but none, and no `path` with none")
         return self
 
 
@@ -116,7 +116,7 @@ class Units(_Section):
         if str(box).lower() == "none":
             return "none"
         if isinstance(box, bool) or not isinstance(box, int | float) or not 0 < box < math.inf:
-            raise ValueError("either none or the side of the box in comoving kpc (no h)")
+            raise ValueError(f"must be none or the side of the box in comoving kpc (no h), not {box!r}")
         return box
 
 

@@ -81,7 +81,10 @@ def process_group() -> Iterator[torch.device]:
     try:
         ranks = sorted(gather(rank()))
         if ranks != list(range(int(os.environ["WORLD_SIZE"]))):
-            raise ValueError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes that came are {ranks}")
+            raise ValueError(
+                f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes that came are {ranks}; start them all "
+                "anew, with a RANK of 0, 1, 2, ... each (torchrun and `kinmass launch` do)"
+            )
         if device.type == "cuda":
             gpu = str(torch.cuda.get_device_properties(device).uuid)
             refuse_shared_gpus(gather((socket.gethostname(), gpu)))
@@ -113,7 +116,9 @@ def refuse_shared_gpus(gpu_of_each_process: Sequence[tuple[str, str]]) -> None:
 def _timeout_minutes() -> float:
     text = os.environ.get("KINMASS_TIMEOUT_MINUTES") or str(TIMEOUT_MINUTES)
     if not re.fullmatch(r"\d+\.?\d*", text) or not 0 < float(text) < 1e6:
-        raise ValueError(f"KINMASS_TIMEOUT_MINUTES={text!r} is no number of minutes above 0")
+        raise ValueError(
+            f"KINMASS_TIMEOUT_MINUTES={text!r} is no number of minutes above 0; set it to one, or unset it"
+        )
     return float(text)
 
 

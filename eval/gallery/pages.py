@@ -58,7 +58,10 @@ def wanted_of(query: Mapping[str, str], suites: list[str], n_sources: int) -> di
     if wanted["suite"] and wanted["suite"] not in suites:
         raise Refusal(f"There is no suite {wanted['suite']!r}; there are {', '.join(suites) or 'none'}.")
     if wanted["sort"] not in SORTS or (wanted["state"] and wanted["state"] not in STATES.values()):
-        raise Refusal("Galaxies cannot be sorted or filtered by that.")
+        raise Refusal(
+            f"Galaxies are sorted by {', '.join(SORTS)}, and their state is {', '.join(STATES.values())}; "
+            f"there is no {wanted['sort']!r} or {wanted['state']!r} of these."
+        )
     if wanted["network"] and not 0 <= wanted["network"] < n_sources:
         raise Refusal(f"There is no network number {wanted['network']}; there are {n_sources}.")
     return wanted

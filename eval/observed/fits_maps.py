@@ -55,7 +55,7 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
             try:
                 data, header = hdus[extension].data, hdus[extension].header
             except (OSError, ValueError, TypeError) as error:
-                raise ValueError(f"{file} is damaged ({error})") from error
+                raise ValueError(f"{file} is damaged ({error}); get it again") from error
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
         raise ValueError(f"{name} is no image; say which extension is, as FILE[EXTENSION]")
     data = np.squeeze(data)

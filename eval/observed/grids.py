@@ -50,7 +50,9 @@ class Grid:
         try:
             pixel_xy = self.wcs.world_to_pixel(other.wcs.pixel_to_world(x, y))
         except NoConvergence as error:
-            raise ValueError(f"the coordinates (WCS) of {self.name} cannot be inverted") from error
+            raise ValueError(
+                f"the coordinates (WCS) of {self.name} cannot be inverted; is its header right?"
+            ) from error
         return np.asarray(pixel_xy[0], float), np.asarray(pixel_xy[1], float)
 
     def lies_on(self, other: "Grid") -> bool:
@@ -119,7 +121,10 @@ def onto_one_grid(
         grid = grids[key]
         if by_pixel_number or (grid.wcs is None and common.wcs is None):
             if grid.shape != common.shape:
-                raise ValueError(f"images differ in shape: {common.name} {common.shape}, {grid.name} {grid.shape}")
+                raise ValueError(
+                    f"images differ in shape: {common.name} {common.shape}, {grid.name} {grid.shape}; give images of "
+                    "one shape, or each with its celestial coordinates (WCS)"
+                )
             aligned[key] = value
             continue
         if grid.wcs is None or common.wcs is None:

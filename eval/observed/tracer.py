@@ -214,7 +214,8 @@ def _beam_fwhm_arcsec(files: TracerFiles, folder: Path, tracer_maps: _TracerMaps
     if files.beam_fwhm_arcsec is not None:
         if files.beam_fwhm_arcsec > extent_arcsec:
             raise ValueError(
-                f"beam_fwhm_arcsec {files.beam_fwhm_arcsec:g} is wider than the map ({extent_arcsec:.3g} arcsec)"
+                f"beam_fwhm_arcsec {files.beam_fwhm_arcsec:g} is wider than the map ({extent_arcsec:.3g} arcsec): is "
+                "it in arcsec?"
             )
         return files.beam_fwhm_arcsec
     bin_columns = columns(files.bins, folder) if files.bins else {}
@@ -354,7 +355,8 @@ def _side_arcsec(grid: Grid, pixel_arcsec: float | None) -> float:
     side_arcsec = float(np.sqrt(first_side * second_side))
     if pixel_arcsec is not None and abs(pixel_arcsec / side_arcsec - 1) > 0.02:
         raise ValueError(
-            f"{grid.name}: pixels are {side_arcsec:.4g} arcsec wide in its WCS, and pixel_arcsec is {pixel_arcsec}"
+            f"{grid.name}: pixels are {side_arcsec:.4g} arcsec wide in its WCS, and pixel_arcsec is {pixel_arcsec}: "
+            "which is right? Leave pixel_arcsec out, or mend the WCS"
         )
     return side_arcsec
 

@@ -211,7 +211,10 @@ def tabulate(networks: Sequence[Network], views: Views, tracers: Sequence[str] =
     """
     table = pd.DataFrame(_rows(networks, views, tracers))
     if not len(table):
-        raise ValueError("none of these views shows a tracer that these runs infer from")
+        raise ValueError(
+            "none of these views shows a tracer that these runs infer from; choose other --suites, or runs of "
+            "another tracer"
+        )
     return table
 
 

@@ -23,7 +23,10 @@ def _unit(path: Path, data: Any, default_unit: str, units: CodeUnits) -> float:
     without_h = unit.removesuffix("/h")
     base = without_h.removesuffix("cm")
     if base not in _UNITS:
-        raise SnapshotError(f"{path}: {data.name} is in {unit!r}, which is not known here")
+        raise SnapshotError(
+            f"{path}: {data.name} is in {unit!r}, which is not known here; the known ones are {', '.join(_UNITS)}, "
+            "each with cm and /h"
+        )
     return (
         _UNITS[base] * (units.scale_factor if base != without_h else 1.0) / (units.hubble if without_h != unit else 1.0)
     )

@@ -101,7 +101,10 @@ def find_centre(snapshot: Snapshot) -> np.ndarray:
     """
     parts = {name: subsample(snapshot.everything(name), MOST_PARTICLES) for name in snapshot.components}
     if len(parts["stars"]) == 0:
-        raise SnapshotError(f"{snapshot.path}: no stars to find a centre from, and no catalogue given")
+        raise SnapshotError(
+            f"{snapshot.path}: no stars to find a centre from, and no catalogue; give `catalogue`, or leave this "
+            "snapshot out"
+        )
     origin = parts["stars"].pos_kpc[0]
     centred_parts = {name: replace(p, pos_kpc=snapshot.wrap(p.pos_kpc - origin)) for name, p in parts.items()}
     return origin + deepest_point(centred_parts["stars"], list(centred_parts.values()))

@@ -67,7 +67,10 @@ def _fraction(name: str, read: Read) -> np.ndarray:
     """Read a field (N,) of fractions. Raises SnapshotError for values outside 0 to 1."""
     fraction = read(name)
     if fraction.min(initial=0.0) < 0 or fraction.max(initial=0.0) > 1.001:
-        raise SnapshotError(f"{name} leaves 0 to 1; it is no fraction of hydrogen")
+        raise SnapshotError(
+            f"{name} has values outside 0 to 1, so it is no fraction of hydrogen; repair it, or take `tracers: "
+            f"{{gas: cold}}`"
+        )
     return fraction
 
 

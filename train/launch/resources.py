@@ -118,12 +118,15 @@ def resources(
         if value is not None and value < 1:
             raise LaunchError(f"{name} must be at least 1, not {value}")
     if gpus is not None and gpus < 0:
-        raise LaunchError(f"GPUs per node must not be negative: {gpus}")
+        raise LaunchError(f"--gpus-per-node must be 0 or more, not {gpus}")
     cpus = number("CPUS_PER_TASK")
     if cpus is not None and cpus < 1:
         raise LaunchError(f"CPUS_PER_TASK must be at least 1, not {cpus}")
     if gpus and processes not in (None, gpus):
-        raise LaunchError(f"{processes} processes on {gpus} GPUs of a node: every process needs a GPU of its own")
+        raise LaunchError(
+            f"{processes} processes on {gpus} GPUs of a node: every process needs a GPU of its own; leave "
+            "--processes-per-node out"
+        )
     processes = processes or gpus or 1
     if after is not None and not (cluster == "slurm" and re.fullmatch(r"\d+(_\d+)?", after)):
         raise LaunchError(f"--after takes the number of a job of Slurm, with --cluster slurm, not {after!r}")

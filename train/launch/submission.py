@@ -57,7 +57,7 @@ def plan_runs(
         options["instrument"] = str(Path(instrument).absolute())
     seed, members, runs = options.pop("seed", 0), options.get("members", 1), []
     if members < 1:
-        raise LaunchError(f"members must be at least 1, not {members}")
+        raise LaunchError(f"--members must be at least 1, not {members}")
     for tracer, suites in pairs:
         run_name = tracer if set(suites) == set(store_suites) else f"{tracer}-on-{'+'.join(suites)}"
         run_folder = out / run_name if below else out
@@ -75,7 +75,8 @@ def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
     for run in runs:
         if run.config.batch % resources.world:  # Nil where the batch is chosen for them.
             raise LaunchError(
-                f"batch {run.config.batch} does not divide by {resources.nodes} nodes x {resources.processes} processes"
+                f"{resources.nodes} nodes x {resources.processes} processes cannot share a batch of "
+                f"{run.config.batch} views evenly; take a multiple of {resources.world} as --batch"
             )
         if run.config.norm == "batch" and resources.world > 1:
             raise LaunchError(

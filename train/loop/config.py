@@ -105,18 +105,24 @@ class FitConfig:
             *Augmentation.__dataclass_fields__,
         ):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number that is not negative: {getattr(self, name)}")
+                raise ValueError(f"{name} must be 0 or a larger number, not {getattr(self, name)}")
         for name in ("fade", "no_dispersion"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} is a share of views, from 0 to 1, not {getattr(self, name)}")
         if not self.suites:
-            raise ValueError("no suites to train on")
+            raise ValueError("there are no suites to train on; name some by --suites")
         if len(set(self.suites)) < len(self.suites):
             raise ValueError(f"a suite is named twice: {', '.join(self.suites)}")
         if self.leave_one_suite_out and self.start_from:
-            raise ValueError("--leave-one-suite-out cannot start from weights that have seen the suite left out")
+            raise ValueError(
+                "--leave-one-suite-out cannot start from weights that have seen the suite left out; leave out "
+                "--start-from"
+            )
         if self.leave_one_suite_out and len(self.suites) < 2:
-            raise ValueError("--leave-one-suite-out leaves out one suite after another: it needs two at least")
+            raise ValueError(
+                "--leave-one-suite-out leaves out one suite after another and needs at least two; map another suite, "
+                "or leave the option out"
+            )
 
     @classmethod
     def from_options(

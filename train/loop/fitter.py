@@ -251,7 +251,10 @@ class Fitter:
                 views = views or rows.tolist()
                 ids = ", ".join(self.loader.galaxies.id(self.loader.table.place[row]) for row in views[:8])
                 and_more = f" and {len(views) - 8} more" if len(views) > 8 else ""
-                raise NonFinite(f"{culprit} is not finite at step {step}; views: {ids}{and_more}")
+                raise NonFinite(
+                    f"{culprit} is not finite at step {step}; views: {ids}{and_more}; look at them with "
+                    "`kinmass show`, and map again what is wrong; where nothing is, lower --learning-rate"
+                )
 
     def end_round(self) -> dict[str, float]:
         """Validate, keep the weights if they are the best so far, and return the scalars for TensorBoard.

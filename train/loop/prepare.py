@@ -18,7 +18,10 @@ from kinmass.train.run.checkpoint import RunError, load
 def refuse_processes(config: FitConfig, device: torch.device) -> None:
     """Raise ValueError where these settings cannot be trained with on so many processes, or on this device."""
     if config.batch % ddp.world_size():
-        raise ValueError(f"batch {config.batch} does not divide by {ddp.world_size()} processes")
+        raise ValueError(
+            f"{ddp.world_size()} processes cannot share a batch of {config.batch} views evenly; take a multiple of "
+            f"{ddp.world_size()} as --batch"
+        )
     if config.norm == "batch" and ddp.world_size() > 1:
         raise ValueError(
             "--norm batch normalises over the views of one process only; with several processes take --norm group"
@@ -76,7 +79,10 @@ def _begin_with(model: MassModel, run: Path, suites: tuple[str, ...]) -> None:
     """
     earlier, content = load(run)
     if seen := sorted(set(content["fit"]["suites"]) - set(suites)):
-        raise RunError(f"{run} was trained on {', '.join(seen)}, which this fit leaves out: it cannot start from it")
+        raise RunError(
+            f"{run} was trained on {', '.join(seen)}, which this fit leaves out, so it cannot start from it; choose "
+            "another run as --start-from, or add these suites"
+        )
     weights, own = earlier.state_dict(), model.state_dict()
     if earlier.config.tracer != model.config.tracer:
         weights = {name: weight for name, weight in weights.items() if name.startswith("encoders.") and name in own}
@@ -88,7 +94,7 @@ def _begin_with(model: MassModel, run: Path, suites: tuple[str, ...]) -> None:
     if different or not weights or not shapes.items() <= own_shapes.items():
         raise RunError(
             f"{run} has weights of another network ({', '.join(different) or earlier.config.tracer}): "
-            "this fit cannot start from it"
+            "this fit cannot start from it; choose another run as --start-from, or give this fit the same settings"
         )
     model.load_state_dict(own | weights)
 

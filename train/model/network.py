@@ -56,9 +56,14 @@ class MassModel(nn.Module):
             raise ValueError(f"unknown join {config.join!r}; there are {', '.join(JOINS)}")
         attends = config.join == "attention"
         if attends and (config.encoder != "polar" or config.inputs == "raw"):
-            raise ValueError("join attention is between rings: it needs encoder polar, and inputs that are not raw")
+            raise ValueError(
+                "--join attention works on rings of pixels; take --encoder polar with it, and no --inputs raw"
+            )
         if config.told and config.inputs == "raw":
-            raise ValueError("a network that is told errors in units of the velocity scale has no raw inputs")
+            raise ValueError(
+                "--inputs raw does not go with a network that is told a view's errors in units of its velocity "
+                "scale; take other --inputs, or --no-told"
+            )
         extra = TOLD_INPUTS if config.told else 0
         encoder_options = config.width, config.n_features, config.norm, config.pixels, config.field_of_view_re, extra
         encoder = RingEncoder if attends else ENCODERS[config.encoder]

@@ -320,7 +320,9 @@ def load_members(run: Path) -> list[MassModel]:
     for folder in folders:
         model, content = load(folder)
         if instrument_in(content, folder) != instrument_in(first, run):
-            raise RunError(f"{folder} was trained through another instrument than the other members of {run}")
+            raise RunError(
+                f"{folder} was trained through another instrument than the other members of {run}; train it again"
+            )
         if any(
             content["fit"].get(name) != value
             for name, value in first["fit"].items()

@@ -279,7 +279,10 @@ class Inference:
         """
         is_known = np.isin(suites, self.run["fit"]["suites"])
         if self.unseen and is_known.any() and not is_known.all():
-            raise ValueError(f"{self.path} is to infer suites it was trained on and others in one call; ask for each")
+            raise ValueError(
+                f"{self.path} is asked for suites that it was trained on and for others in one call; call it once "
+                "for each kind"
+            )
         return bool(len(is_known)) and not is_known.any()
 
     def __call__(
@@ -304,7 +307,11 @@ class Inference:
         """
         tracer = tracer or self.answers()[-1]
         if tracer not in self.answers():
-            raise ValueError(f"{self.path} was trained on {self.tracer}; it cannot infer from {tracer}")
+            raise ValueError(
+                f"{self.path} was trained on {self.tracer} and cannot infer from {tracer}; take "
+                f"tracer={self.answers()[-1]!r}, or "
+                f"a run that was trained on {tracer} or any"
+            )
         if isinstance(maps, Views):
             names, half_mass_radius_kpc = maps.names(), maps.half_mass_radius_kpc
             unseen = self.foreign(maps.suite) if unseen is None else unseen

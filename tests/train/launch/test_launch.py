@@ -260,7 +260,10 @@ def test_a_dry_run_shows_the_script_and_queues_nothing(map_store, tmp_path, caps
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--tracer", "both", "--batch", "64", "--nodes", "3"], "64 does not divide by 3 nodes x 1 processes"),
+        (
+            ["--tracer", "both", "--batch", "64", "--nodes", "3"],
+            "3 nodes x 1 processes cannot share a batch of 64 views evenly",
+        ),
         (["--tracer", "dust"], "gas, stars, both"),
         (["--array", "gas x nosuch"], "it has bursty, middle, quiet"),
         (["--tracer", "gas", "--instrument", "hubble"], "clean, ifu"),

@@ -382,7 +382,8 @@ def test_a_loss_that_is_no_number_on_one_rank_is_named_by_all(map_store, tmp_pat
     selection = loader.ViewSelection("both", INSTRUMENTS["ifu"], 0, lambda observed, r_e: torch.zeros(len(observed)))
     batches = loader.open_loader(galaxies, selection, 8, 0, 0, torch.device("cpu"))
     culprit = galaxies.id(batches.table.place[batches.next(0)[0][1::2][2]])
-    assert messages == [f"loss is not finite at step 0; views: {culprit}"] * 2
+    told = [message.split("; look at them")[0] for message in messages]
+    assert told == [f"loss is not finite at step 0; views: {culprit}"] * 2
 
 
 def test_a_diverging_fit_names_the_views_and_keeps_good_weights(map_store, tmp_path):
@@ -693,8 +694,8 @@ def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path
         (["--tracer", "gas", "--seed", "268435456"], "seed must be from 0 to"),
         (["--tracer", "gas", "--seed", "268435455", "--members", "2"], "seed must be from 0 to 268435455, not"),
         (["--tracer", "gas", "--learning-rate", "nan"], "learning_rate must be above 0, not nan"),
-        (["--tracer", "gas", "--heat", "inf"], "heat must be a number that is not negative: inf"),
-        (["--tracer", "gas", "--memory-gb", "nan"], "memory_gb must be a number that is not negative: nan"),
+        (["--tracer", "gas", "--heat", "inf"], "heat must be 0 or a larger number, not inf"),
+        (["--tracer", "gas", "--memory-gb", "nan"], "memory_gb must be 0 or a larger number, not nan"),
         (["--tracer", "gas", "--views", "-1"], "views must be at least 1, or 0 for all, not -1"),
         (["--tracer", "gas", "--fade", "2"], "fade is a share of views, from 0 to 1, not 2.0"),
         (["--tracer", "gas", "--suites", "quiet,,quite"], "no suite 'quite'; it has bursty, middle, quiet"),

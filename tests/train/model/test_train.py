@@ -270,7 +270,7 @@ def test_rings_that_look_at_each_other_turn_with_the_sky(map_store):
             turned = model.features(torch.rot90(observed, 1, (2, 3)), views.half_mass_radius_kpc)[0]
         torch.testing.assert_close(turned, features, rtol=1e-3, atol=1e-4)
     for refused in ({"encoder": "plain"}, {"inputs": "raw"}):
-        with pytest.raises(ValueError, match="join attention is between rings"):
+        with pytest.raises(ValueError, match="--join attention works on rings"):
             MassModel(ModelConfig("both", RADII_RE, 16, 6.0, join="attention", **refused))
 
 

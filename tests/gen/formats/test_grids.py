@@ -255,6 +255,14 @@ def test_a_layout_of_ramses_that_cannot_be_told_is_refused(galaxy, tmp_path):
     edit(path, "levelmin .*", "levelmin = 5")
     with pytest.raises(SnapshotError, match=r"levelmin = 5, and of the 4096 octs"):
         opened("ramses", path)
+    path = write("box")
+    edit(path, "boxlen .*", "boxlen = 2.0")
+    with pytest.raises(SnapshotError, match=r"boxlen = 2, .* it would be 1; which is right"):
+        opened("ramses", path)
+    path = write("time", boxlen=250.0)
+    edit(path, "unit_t .*", "unit_t = 3.1e13")
+    with pytest.raises(SnapshotError, match=r"unit_t = 3.1e\+13, and by G = 1"):
+        opened("ramses", path)
     path = write("names")
     grids.without_descriptors(path, 6)
     with (

@@ -345,12 +345,16 @@ def _read_header(path: Path) -> _Tree:
 @lru_cache(maxsize=64)  # of thousands of domains they take gigabytes
 def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
     with Records(path) as records:
+        if records.peek() == 4 << 24:
+            raise SnapshotError(f"{path}: written on a big-endian machine, which is not read; convert all files")
         n_cpu, n_dim = (int(records.read("i4", 1)[0]) for _ in range(2))
         sides = records.read("i4", 3)
         n_levels = int(records.read("i4", 1)[0])
         records.skip(4)
         n_bound = int(records.read("i4", 1)[0])
         records.skip(4)
+        if records.peek() == 4:
+            raise SnapshotError(f"{path}: of a run in single precision (NPRE=4), which is not read")
         boxlen = float(records.read("f8", 1)[0])
         n_out = int(records.read("i4", 3)[0])
         sane = n_dim == 3 and 0 < n_cpu <= 10**6 and 0 < n_levels <= 60 and 0 <= n_bound <= 100 and n_out >= 0

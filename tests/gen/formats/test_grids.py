@@ -263,6 +263,14 @@ def test_a_layout_of_ramses_that_cannot_be_told_is_refused(galaxy, tmp_path):
     edit(path, "unit_t .*", "unit_t = 3.1e13")
     with pytest.raises(SnapshotError, match=r"unit_t = 3.1e\+13, and by G = 1"):
         opened("ramses", path)
+    path = write("single")
+    changed(lambda r: [*r[:7], struct.pack("<f", 1.0), *r[8:]], "amr_*.out*")(path)
+    with pytest.raises(SnapshotError, match=r"amr_00099.out00001: of a run in single precision"):
+        opened("ramses", path)
+    path = write("big")
+    put(path.with_name("amr_00099.out00001"), 0, ">i4", 4)
+    with pytest.raises(SnapshotError, match=r"amr_00099.out00001: written on a big-endian machine"):
+        opened("ramses", path)
     path = write("names")
     grids.without_descriptors(path, 6)
     with (

@@ -296,7 +296,7 @@ def _descriptor_lines(file: Path) -> list[str]:
         return []
     text = file.read_text(errors="replace")[:100_000]
     version_1 = text.startswith("# version")
-    names = re.findall(r"^\s*\d+,\s*([^\s,]+)," if version_1 else r"^\s*variable\s*#\s*\d+\s*:\s*(\S+)", text, re.M)
+    names = re.findall(r"^\s*\d+,\s*([^\s,]+)," if version_1 else r"^\s*variable\s*#\s*[\d*]+\s*:\s*(\S+)", text, re.M)
     if not names:
         raise SnapshotError(f"{file}: lists no fields; damaged? Without this file the usual order is assumed")
     return names
@@ -313,9 +313,10 @@ def _fields(path: Path) -> list[str] | None:
     fields = [known.get(name, name) for name in names]
     if missing := {"Density", "x-velocity", "y-velocity", "z-velocity"} - set(fields):
         raise SnapshotError(f"{path.parent / 'hydro_file_descriptor.txt'}: no {', '.join(sorted(missing))}; damaged?")
-    if len(set(fields)) < len(fields):
+    if any(fields.count(name) > 1 for name in known.values()):
         raise SnapshotError(f"{path.parent / 'hydro_file_descriptor.txt'}: names a field twice; damaged?")
-    return fields
+    # Old versions have one digit for the number of a scalar: from the tenth on all are passive_scalar_*.
+    return [name if fields.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(fields)]
 
 
 def _has_families(folder: Path) -> bool:

@@ -204,12 +204,23 @@ def changed(change: Callable[[list[bytes]], list[bytes]], pattern: str = "part_*
     return apply
 
 
+def with_old_names(path: Path) -> None:
+    """Name the fields as old versions did, with scalars beyond the ninth, whose numbers did not fit their format."""
+    grids.without_descriptors(path, 11)
+    names = ["density", *(f"velocity_{axis}" for axis in "xyz"), "thermal_pressure"]
+    names += [f"passive_scalar_{i if i < 10 else '*'}" for i in range(1, 13)]
+    lines = [f"variable #{i:2d}: {name}" for i, name in enumerate(names, start=1)]
+    text = "\n".join(["nvar        =         17", *lines, ""])
+    path.with_name("hydro_file_descriptor.txt").write_text(text)
+
+
 #: Outputs of RAMSES that hold the same galaxy in another layout: how they are written, and what is changed then.
 LAYOUTS = {
     "boundaries": ({}, grids.with_boundary),
     "isolated, without families": ({"families": False, "boxlen": 250.0}, lambda path: None),
     "six fields without names": ({}, grids.without_descriptors),
     "twelve fields without names": ({}, lambda path: grids.without_descriptors(path, 6)),
+    "old names of seventeen fields": ({}, with_old_names),
     "odd records of particles": ({"families": False}, changed(lambda r: [*r, b"abcde", b"x" * 7])),
     "long numbers": (
         {"families": False},

@@ -59,9 +59,7 @@ class Enzo(GridFormat):
             if len(_numbers(path, parameters, key)) < count:
                 raise SnapshotError(f"{path}: {key} has fewer than {count} numbers; of three dimensions, or damaged?")
         if "AppendActiveParticleType" in parameters:
-            raise SnapshotError(
-                f"{path}: its stars are active particles (AppendActiveParticleType), which are not read"
-            )
+            raise SnapshotError(f"{path}: it has active particles (AppendActiveParticleType), which are not read")
         return parameters
 
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G, RAMSES_MPC_CM, RAMSES_RHO_CRIT
+from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G, RAMSES_MPC_CM, RAMSES_RHO_CRIT, G
 from kinmass.gen.formats.base import CodeUnits, SnapshotError, check_cosmology
 from kinmass.gen.formats.blocks import Blocks
 from kinmass.gen.formats.fortran import Records
@@ -23,6 +23,8 @@ from kinmass.gen.formats.tracers import PROTON_K_PER_KMS2
 _NUMBERS = (
     "ncpu", "ndim", "levelmin", "levelmax", "boxlen", "time", "aexp", "H0", "omega_m", "unit_l", "unit_d", "unit_t",
 )  # fmt: skip
+#: Newton's constant in cgs; it is 1 in the units of a run without expansion (units.f90).
+_G_CGS = G * KPC_CM * KMS_CM_S**2 / MSUN_G
 #: Families of particles (pm_commons.f90): dark matter and stars; others are clouds of sinks, debris and tracers.
 DARK, STAR = 1, 2
 
@@ -36,6 +38,7 @@ class _Tree:
     n_boundaries: int
     sides: np.ndarray
     a: float
+    boxlen: float
     box_mpc_h: float
     begin: int
 
@@ -97,23 +100,26 @@ class Ramses(GridFormat):
         info = self._info(path)
         a, h = info["aexp"], info["H0"] / 100
         expands = not (info["time"] >= 0 and info["H0"] == 1 and info["aexp"] == 1)
+        cosmological = bool(suite_units.get("cosmological", expands))
         number = path.stem.rpartition("_")[2]
         tree = _read_header(path.parent / f"amr_{number}.out00001")
-        if expands:
+        expected = {"boxlen": tree.boxlen}
+        if cosmological:
             check_cosmology(path, a, h)
-            expected = {
+            expected |= {
                 "unit_d": info["omega_m"] * RAMSES_RHO_CRIT * h**2 / a**3,
                 "unit_t": a**2 / (info["H0"] * 1e5 / RAMSES_MPC_CM),
                 "unit_l": a * tree.box_mpc_h * RAMSES_MPC_CM / h,
                 "aexp": tree.a,
             }
-            for key, value in expected.items():
-                if not abs(info[key] - value) <= 0.01 * value:
-                    raise SnapshotError(
-                        f"{path}: {key} = {info[key]:.5g}, and by its own cosmology and the amr file it would be "
-                        f"{value:.5g}; which is right?"
-                    )
-        cosmological = bool(suite_units.get("cosmological", expands))
+        elif not {"mass_msun", "velocity_kms"} & set(suite_units):
+            expected["unit_t"] = (_G_CGS * info["unit_d"]) ** -0.5 if info["unit_d"] > 0 else np.nan
+        for key, value in expected.items():
+            if not abs(info[key] - value) <= (0.01 if cosmological else 0.05) * value:  # namelists are rounded
+                law = "its own cosmology and the amr file" if cosmological else "G = 1 and the amr file"
+                raise SnapshotError(
+                    f"{path}: {key} = {info[key]:.5g}, and by {law} it would be {value:.5g}; which is right?"
+                )
         factor = a if cosmological else 1.0
         length_kpc = suite_units.get("length_kpc", info["unit_l"] / KPC_CM / factor) * info["boxlen"] * factor
         mass_msun = suite_units.get("mass_msun", info["unit_d"] * info["unit_l"] ** 3 / MSUN_G)
@@ -290,7 +296,7 @@ def _descriptor_lines(file: Path) -> list[str]:
         return []
     text = file.read_text(errors="replace")[:100_000]
     version_1 = text.startswith("# version")
-    names = re.findall(r"^\s*\d+,\s*([^\s,]+)," if version_1 else r"^\s*variable\s*#\s*\d+\s*:\s*(\S+)", text, re.M)
+    names = re.findall(r"^\s*\d+,\s*([^\s,]+)," if version_1 else r"^\s*variable\s*#\s*[\d*]+\s*:\s*(\S+)", text, re.M)
     if not names:
         raise SnapshotError(f"{file}: lists no fields; damaged? Without this file the usual order is assumed")
     return names
@@ -307,9 +313,10 @@ def _fields(path: Path) -> list[str] | None:
     fields = [known.get(name, name) for name in names]
     if missing := {"Density", "x-velocity", "y-velocity", "z-velocity"} - set(fields):
         raise SnapshotError(f"{path.parent / 'hydro_file_descriptor.txt'}: no {', '.join(sorted(missing))}; damaged?")
-    if len(set(fields)) < len(fields):
+    if any(fields.count(name) > 1 for name in known.values()):
         raise SnapshotError(f"{path.parent / 'hydro_file_descriptor.txt'}: names a field twice; damaged?")
-    return fields
+    # Old versions have one digit for the number of a scalar: from the tenth on all are passive_scalar_*.
+    return [name if fields.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(fields)]
 
 
 def _has_families(folder: Path) -> bool:
@@ -339,13 +346,17 @@ def _read_header(path: Path) -> _Tree:
 @lru_cache(maxsize=64)  # of thousands of domains they take gigabytes
 def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
     with Records(path) as records:
+        if records.peek() == 4 << 24:
+            raise SnapshotError(f"{path}: written on a big-endian machine, which is not read; convert all files")
         n_cpu, n_dim = (int(records.read("i4", 1)[0]) for _ in range(2))
         sides = records.read("i4", 3)
         n_levels = int(records.read("i4", 1)[0])
         records.skip(4)
         n_bound = int(records.read("i4", 1)[0])
         records.skip(4)
-        records.skip(8)
+        if records.peek() == 4:
+            raise SnapshotError(f"{path}: of a run in single precision (NPRE=4), which is not read")
+        boxlen = float(records.read("f8", 1)[0])
         n_out = int(records.read("i4", 3)[0])
         sane = n_dim == 3 and 0 < n_cpu <= 10**6 and 0 < n_levels <= 60 and 0 <= n_bound <= 100 and n_out >= 0
         if not sane or not ((sides > 0) & (sides < 100)).all():
@@ -377,7 +388,7 @@ def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
             records.skip(4 * int(np.prod(sides)))
         if octs.min(initial=0) < 0:
             raise records.broken("negative counts of octs")
-        return _Tree(octs, n_cpu, n_bound, sides, float(timing[0]), float(cosmology[6]), records.at)
+        return _Tree(octs, n_cpu, n_bound, sides, float(timing[0]), boxlen, float(cosmology[6]), records.at)
 
 
 def _check_tree_file(path: Path, n_cpu: int, n_levels: int) -> None:

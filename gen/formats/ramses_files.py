@@ -155,7 +155,7 @@ def _amr(
             counts[i, owner - 1] = len(octs)
     head = [
         record(domains, "i4"), record(3, "i4"), record([1, 1, 1], "i4"), record(finest, "i4"),
-        record(int(counts.sum()), "i4"), record(0, "i4"), record(int(counts.sum()), "i4"), record(1.0, "f8"),
+        record(int(counts.sum()), "i4"), record(0, "i4"), record(int(counts.sum()), "i4"), record(units.boxlen, "f8"),
         record([1, 1, 1], "i4"), record([0.0], "f8"), record([a], "f8"), record(-1.0, "f8"),
         record(np.zeros(finest), "f8"), record(np.zeros(finest), "f8"), record([9, 9], "i4"), record(np.zeros(3), "f8"),
         record([OMEGA_M, OMEGA_L, 0, 0.045, 100 * h, 0.01, units.box_mpc_h], "f8"), record([a, 1, a, 0, 0], "f8"),

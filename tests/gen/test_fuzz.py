@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grids
 import h5py
 import layouts
 import numpy as np
@@ -23,7 +24,8 @@ from kinmass.gen.physics.particles import Galaxy
 from kinmass.gen.storage import store
 
 SEED = int(os.environ.get("KINMASS_FUZZ_SEED", "1"))  # other seeds are other mutants
-MUTANTS, CENTRE = 39, test_catalogues.CENTRE[0]
+MUTANTS, CENTRE = 36, test_catalogues.CENTRE[0]
+GRID_MUTANTS = 9  # many more are tried without the command (tests/gen/formats/test_grids.py)
 KPC, MSUN = layouts.KPC, layouts.MSUN
 
 #: format, writer of the snapshot, catalogue, number of files
@@ -37,7 +39,12 @@ BASES: dict[str, tuple[str, Any, str, int]] = {
     "swift": ("swift", layouts.swift, "table", 1),
     "simba": ("simba", layouts.simba, "caesar", 1),
     "gadget2": ("gadget_binary", layouts.gadget_binary, "none", 2),
+    "newhorizon": ("ramses", grids.ramses, "none", 0),
+    "foggie": ("enzo", grids.enzo, "none", 0),
+    "vela": ("art", grids.art, "none", 0),
 }
+#: Codes of adaptive grids: where their snapshots lie in a folder.
+GRIDS = {"newhorizon": "output_00099/info_00099.txt", "foggie": "DD0099/DD0099", "vela": "VELA99/10MpcBox_*.d"}
 PATTERNS = {"ahf": "*.AHF_halos", "subfind": "fof*.0.hdf5", "eagle_subfind": "eagle_sub*.0.hdf5", "caesar": "m100*",
             "rockstar": "out_*", "table": "galaxies.ecsv"}  # fmt: skip
 
@@ -48,6 +55,8 @@ def write_base(folder: Path, name: str) -> list[Path]:
     _, write, catalogue, files = BASES[name]
     parts = layouts.galaxy(160).components()
     parts["dark"] = replace(parts["dark"], pos_kpc=2 * parts["dark"].pos_kpc)  # haloes are wider than galaxies
+    if name in GRIDS:
+        return sorted(write(folder, Galaxy(**parts), CENTRE, np.zeros(3)).parent.iterdir())
     galaxy = Galaxy(**{k: replace(p, pos_kpc=p.pos_kpc + CENTRE) for k, p in parts.items()})
     if write is None:
         tipsy.write(folder / "snap_099.01000", [(galaxy, np.zeros(3), np.zeros(3))], layouts.BOX, layouts.A, HUBBLE)
@@ -270,6 +279,12 @@ def read_binary(folder: Path) -> tuple[Parts, float | None]:
     return parts, box * a / h or None  # type: ignore[return-value]
 
 
+def read_grid(folder: Path, name: str) -> tuple[Parts, float | None]:
+    parts, box = grids.PLAIN[BASES[name][0]](next(folder.glob(GRIDS[name])))
+    rest = (np.concatenate([parts[kind][x] for kind in ("gas", "stars")]) for x in ("pos_kpc", "mass_msun"))
+    return {"dark": (parts["dark"]["pos_kpc"], parts["dark"]["mass_msun"]), "rest": tuple(rest)}, box  # type: ignore[dict-item]
+
+
 ATTRIBUTES = [("CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent"), ("to_cgs", "a_scaling", "h_scaling"),
               ("Conversion factor to CGS (not including cosmological corrections)", "a-scale exponent",
                "h-scale exponent")]  # fmt: skip
@@ -336,7 +351,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     root = tmp_path_factory.mktemp("fuzz")
     damages: dict[str, str] = {}
     for number, (name, (form, _, catalogue, _)) in enumerate(BASES.items()):
-        for i in range(MUTANTS):
+        for i in range(GRID_MUTANTS if name in GRIDS else MUTANTS):
             files = write_base(root / name / f"m{i:03d}", name)
             rng = np.random.default_rng([SEED, number, i])
             path = files[i % len(files)]
@@ -345,7 +360,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
         heavy = "" if catalogue == "none" else ", halo_mass_msun: [3e+11, null]"
         aperture = "{kpc: 63}" if catalogue == "none" else "{r200: 0.3}"
         (root / f"{name}.yaml").write_text(
-            f"name: {name}\nformat: {form}\nroot: {name}\nsnapshots: '*/snap_099.0*'\n"
+            f"name: {name}\nformat: {form}\nroot: {name}\nsnapshots: '*/{GRIDS.get(name, 'snap_099.0*')}'\n"
             f"catalogue: {path}\naperture: {aperture}\nselection: {{min_stars: 50{heavy}}}\n"
         )
     out = root / "maps.zarr"
@@ -389,7 +404,8 @@ def test_what_is_done_is_what_the_file_says(name, fuzzed):
     assert not np.any(status == store.PENDING)
     done, errors = np.flatnonzero(status == store.DONE), []
     assert names[done[0]].startswith("m000."), "the whole galaxy must pass"
-    read = {"nihao": read_tipsy, "gadget2": read_binary}.get(name, partial(read_hdf5, name=name))
+    others = {"nihao": read_tipsy, "gadget2": read_binary} | {kind: partial(read_grid, name=kind) for kind in GRIDS}
+    read = others.get(name, partial(read_hdf5, name=name))
     for index in done:
         record = store.read_galaxy(group, int(index))
         mutant = names[index].partition(".")[0]

@@ -204,12 +204,23 @@ def changed(change: Callable[[list[bytes]], list[bytes]], pattern: str = "part_*
     return apply
 
 
+def with_old_names(path: Path) -> None:
+    """Name the fields as old versions did, with scalars beyond the ninth, whose numbers did not fit their format."""
+    grids.without_descriptors(path, 11)
+    names = ["density", *(f"velocity_{axis}" for axis in "xyz"), "thermal_pressure"]
+    names += [f"passive_scalar_{i if i < 10 else '*'}" for i in range(1, 13)]
+    lines = [f"variable #{i:2d}: {name}" for i, name in enumerate(names, start=1)]
+    text = "\n".join(["nvar        =         17", *lines, ""])
+    path.with_name("hydro_file_descriptor.txt").write_text(text)
+
+
 #: Outputs of RAMSES that hold the same galaxy in another layout: how they are written, and what is changed then.
 LAYOUTS = {
     "boundaries": ({}, grids.with_boundary),
     "isolated, without families": ({"families": False, "boxlen": 250.0}, lambda path: None),
     "six fields without names": ({}, grids.without_descriptors),
     "twelve fields without names": ({}, lambda path: grids.without_descriptors(path, 6)),
+    "old names of seventeen fields": ({}, with_old_names),
     "odd records of particles": ({"families": False}, changed(lambda r: [*r, b"abcde", b"x" * 7])),
     "long numbers": (
         {"families": False},
@@ -254,6 +265,22 @@ def test_a_layout_of_ramses_that_cannot_be_told_is_refused(galaxy, tmp_path):
     path = write("level")
     edit(path, "levelmin .*", "levelmin = 5")
     with pytest.raises(SnapshotError, match=r"levelmin = 5, and of the 4096 octs"):
+        opened("ramses", path)
+    path = write("box")
+    edit(path, "boxlen .*", "boxlen = 2.0")
+    with pytest.raises(SnapshotError, match=r"boxlen = 2, .* it would be 1; which is right"):
+        opened("ramses", path)
+    path = write("time", boxlen=250.0)
+    edit(path, "unit_t .*", "unit_t = 3.1e13")
+    with pytest.raises(SnapshotError, match=r"unit_t = 3.1e\+13, and by G = 1"):
+        opened("ramses", path)
+    path = write("single")
+    changed(lambda r: [*r[:7], struct.pack("<f", 1.0), *r[8:]], "amr_*.out*")(path)
+    with pytest.raises(SnapshotError, match=r"amr_00099.out00001: of a run in single precision"):
+        opened("ramses", path)
+    path = write("big")
+    put(path.with_name("amr_00099.out00001"), 0, ">i4", 4)
+    with pytest.raises(SnapshotError, match=r"amr_00099.out00001: written on a big-endian machine"):
         opened("ramses", path)
     path = write("names")
     grids.without_descriptors(path, 6)

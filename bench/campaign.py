@@ -94,14 +94,14 @@ class Scenario:
     in_box: bool
     file_factor: float = 1.0  # particles in the file per particle of the galaxy
     opens: float = 0.0
-    files: float = 35.0
+    files: float = 20.0
     galaxies: int = 100_000
 
 
 SCENARIOS = [
     Scenario("box, a file for each galaxy and array", 2e4, 512, in_box=True),
-    Scenario("box, shards of 16", 2e4, 512, in_box=True, files=35 / 16),
-    Scenario("zooms of several GB", 2e6, 4096, in_box=False, file_factor=50, opens=64, files=35 / 16),
+    Scenario("box, shards of 16", 2e4, 512, in_box=True, files=20 / 16),
+    Scenario("zooms of several GB", 2e6, 4096, in_box=False, file_factor=50, opens=37, files=20 / 16),
 ]
 
 

@@ -98,6 +98,9 @@ ARRAYS = {
     "status": Array(("galaxy",), "uint8", "1", "0 pending, 1 done, 2 failed (see failures.jsonl)"),
 }
 
+#: Arrays whose chunks count for nothing before the status says that their galaxy is done.
+MARKED = frozenset(ARRAYS) - {"status"}
+
 
 def channels() -> list[str]:
     """Names along the channel axis."""
@@ -464,14 +467,14 @@ def read(group: zarr.Group, name: str, select: Any = slice(None)) -> np.ndarray:
 
 def _read_one(group: zarr.Group, name: str, number: int) -> np.ndarray:
     """Read one galaxy as `read` does; its status is read first, because its writer may be done in between."""
-    is_done = name == "status" or read(group, "status", number) == DONE
+    may_be_half = name in MARKED and read(group, "status", number) != DONE
     array: zarr.Array[Any] = group[name]  # type: ignore[assignment]
     try:
         return np.asarray(array[number])
     except OSError:
         raise
     except Exception as error:
-        if not is_done:
+        if may_be_half:
             return np.full(array.shape[1:], array.fill_value, dtype=array.dtype)
         raise StoreError(
             f"{group.store_path.store.root}: {name} of galaxy {group['galaxy'][number]} cannot be read ({error}); "  # type: ignore[attr-defined,index]
@@ -542,7 +545,7 @@ def _open(store: Path, suite: str) -> zarr.Group:
             f"{store / suite} was being changed when a process was killed, and you may not write there; "
             "its owner gives the command that made the store again"
         ) from error
-    files = ChunkFiles(store / suite, marked=frozenset(ARRAYS) - {"status"})
+    files = ChunkFiles(store / suite, marked=MARKED)
     group = zarr.open_group(files, mode="r+", use_consolidated=False)
     schema_version = group.attrs.get("schema_version")
     if schema_version != SCHEMA_VERSION:

@@ -168,6 +168,8 @@ class Tipsy(Format):
             )
         length_kpc = suite_units.get("length_kpc", parameters.get("dKpcUnit", 0.0))
         mass_msun = suite_units.get("mass_msun", parameters.get("dMsolUnit", 0.0))
+        if not (length_kpc > 0 and mass_msun > 0):
+            raise SnapshotError(f"{path}: dKpcUnit = {length_kpc:g} and dMsolUnit = {mass_msun:g}; repair {param.name}")
         comoving = bool(suite_units.get("cosmological", parameters.get("bComove", 0)))
         a, hubble = (self._header(path)[0], 1.0) if comoving else (1.0, 1.0)
         if comoving and "dHubble0" in parameters:
@@ -209,7 +211,11 @@ class Tipsy(Format):
         for line in path.read_text(errors="replace").splitlines():
             name, _, value = line.split("#")[0].partition("=")
             try:
-                parameters[name.strip()] = float(value)
+                number = float(value)
+                if parameters.setdefault(name.strip(), number) != number and name.strip() in _PARAMETERS:
+                    raise SnapshotError(f"{path}: {name.strip()} is there twice, with two values; take one out")
+            except SnapshotError:
+                raise
             except ValueError as error:
                 if name.strip() in _PARAMETERS:
                     raise SnapshotError(

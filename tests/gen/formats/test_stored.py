@@ -372,6 +372,28 @@ def test_a_tipsy_header_without_its_pad_shifts_nothing(order, tmp_path):
         np.testing.assert_allclose(snapshot.galaxy(ORIGIN, 100.0).stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("dKpcUnit = 1", "dKpcUnit is there twice, with two values"), ("bComove = 1", ""), ("achOutName = a = b", "")],
+)
+def test_a_parameter_that_comes_twice_has_one_value(line, words, tmp_path):
+    path = layouts.tipsy(tmp_path / "run.00512", layouts.galaxy())
+    with open(tmp_path / "run.param", "a") as file:
+        file.write(f"{line}\n")
+    if not words:
+        assert FORMATS["tipsy"].units(path, {}).cosmological
+        return
+    with pytest.raises(SnapshotError, match=words):
+        FORMATS["tipsy"].units(path, {})
+
+
+def test_a_param_without_a_positive_unit_says_so(tmp_path):
+    path = layouts.tipsy(tmp_path / "run.00512", layouts.galaxy())
+    (tmp_path / "run.param").write_text("bComove = 1\ndKpcUnit = 0\ndMsolUnit = -1\ndHubble0 = 2.9\n")
+    with pytest.raises(SnapshotError, match="dKpcUnit = 0 and dMsolUnit = -1"):
+        FORMATS["tipsy"].units(path, {})
+
+
 def test_tipsys_param_tells_double_velocities_from_double_positions(tmp_path):
     """Both have files of one size."""
     written = layouts.galaxy()

@@ -207,7 +207,7 @@ class Tipsy(Format):
     @staticmethod
     def _parameters(path: Path) -> dict[str, float]:
         """Read the numbers of a .param file, which has lines `name = value  # comment`."""
-        parameters = {}
+        parameters: dict[str, float] = {}
         for line in path.read_text(errors="replace").splitlines():
             name, _, value = line.split("#")[0].partition("=")
             try:

@@ -245,6 +245,20 @@ def test_a_file_that_does_not_belong_to_its_snapshot_is_refused(change, words, t
         Snapshot(paths[0], "arepo")
 
 
+def test_a_filter_that_is_not_installed_is_named(tmp_path):
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    with h5py.File(path, "r+") as file:
+        del file["PartType4/Masses"]
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_chunk((40,))
+        creation.set_filter(32999, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((40,))
+        masses = h5py.h5d.create(file["PartType4"].id, b"Masses", h5py.h5t.NATIVE_FLOAT, space, dcpl=creation)
+        masses.write_direct_chunk((0,), np.ones(40, "<f4").tobytes())
+    with pytest.raises(SnapshotError, match=r"PartType4/Masses is compressed by filter 32999 .*h5repack"):
+        Snapshot(path, "gizmo")
+
+
 def test_counts_of_the_snapshot_that_files_were_cut_out_of_and_lost_high_words_are_no_fault(tmp_path):
     """A cutout's Header counts more in every type; codes of 32 bits lose the rest of 2^32 + 40."""
     paths = parts(tmp_path)

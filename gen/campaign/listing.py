@@ -5,7 +5,7 @@ import gc
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ Entry = tuple[str, Halo | None, str]
 class Listing:
     """The galaxies of one snapshot as (name, halo, problem), and what all snapshots of a suite should agree on.
 
-    facts is None where the snapshot cannot be read. marks is a digest of all that the listing was made from, "" where
+    facts is None where the snapshot cannot be read; changed says in which of them a listing that an earlier run has
+    kept was another. marks is a digest of all that the listing was made from, "" where
     it may not be kept; n_bytes are those of the snapshot's files, 0 where they cannot be found.
     """
 
@@ -38,6 +39,7 @@ class Listing:
     facts: dict[str, str] | None
     marks: str = ""
     n_bytes: int = 0
+    changed: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let ranks send each other columns instead of objects."""
@@ -71,6 +73,18 @@ def uncollected() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+#: Facts of a snapshot that all masses or lengths depend on.
+_DECISIVE = ("h", "box", "expansion")
+
+
+def compared(listing: Listing, kept: Listing | None) -> Listing:
+    """Return a listing that says in what its snapshot is not what it was when an earlier run listed it."""
+    before, now = (kept and kept.facts) or {}, listing.facts or {}
+    changes = [f"{fact}: {before[fact]} -> {now[fact]}" for fact in _DECISIVE if before.get(fact) != now.get(fact)
+               and fact in before and fact in now]  # fmt: skip
+    return replace(listing, changed=", ".join(changes))
 
 
 def list_unless_kept(suite: Suite, snapshot: Path, kept_marks: str) -> Listing | None:

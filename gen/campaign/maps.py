@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from kinmass.gen.campaign import failures, parallel, timing
 from kinmass.gen.campaign.batches import Batches
-from kinmass.gen.campaign.listing import Listing, keep_all, list_unless_kept, read_kept
-from kinmass.gen.campaign.plan import Room, Task, make_room, tasks_of, writing
+from kinmass.gen.campaign.listing import Listing, compared, keep_all, list_unless_kept, read_kept
+from kinmass.gen.campaign.plan import Room, Task, check_unchanged, make_room, tasks_of, writing
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import Schedule, schedule
 from kinmass.gen.campaign.worker import Worker, load
@@ -56,7 +56,8 @@ def list_all(suites: list[Suite], out: Path) -> dict[str, dict[Path, Listing]]:
         return list_unless_kept(suites[i], path, marks[i].get(path, ""))
 
     def take(item: tuple[int, Path], listing: Listing | None) -> None:
-        found[item] = listing or kept[item[0]][item[1]]
+        before = kept[item[0]].get(item[1])
+        found[item] = compared(listing, before) if listing else before  # type: ignore[assignment]
 
     parallel.share_out(paths, work, take)
     listings: dict[str, dict[Path, Listing]] = {suite.name: {} for suite in suites}
@@ -105,6 +106,7 @@ def plan_all(
         if problems:
             raise problems[0]
         tasks.extend(tasks_of(rooms, statuses))
+        check_unchanged(tasks, listings, out)
 
     parallel.on_rank_0(finish)
     return tasks

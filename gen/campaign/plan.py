@@ -120,7 +120,9 @@ def plan(
     """
     with writing(suites, out):
         rooms = make_room(suites, out, settings, listings)
-        return tasks_of(rooms, [store.read_status(room.group, unreadable_is_pending=repair) for room in rooms])
+        tasks = tasks_of(rooms, [store.read_status(room.group, unreadable_is_pending=repair) for room in rooms])
+        check_unchanged(tasks, listings or {}, out)
+        return tasks
 
 
 def make_room(
@@ -159,6 +161,19 @@ def tasks_of(rooms: Sequence[Room], statuses: Sequence[np.ndarray]) -> list[Task
                 i = index_of[name]
                 tasks.append(Task(room.suite, i, name, path, halo, problem, is_done[i], i // room.per_shard, n_bytes))
     return tasks
+
+
+def check_unchanged(tasks: Sequence[Task], listings: Mapping[str, Mapping[Path, Listing]], out: Path) -> None:
+    """Raise SuiteError where a snapshot says another h, box or expansion than when its finished galaxies were mapped.
+
+    A header that was repaired since then does not reach what is done.
+    """
+    for task in tasks if listings else ():
+        if task.is_done and (changed := listings[task.suite.name][task.snapshot].changed):
+            raise SuiteError(
+                f"{task.snapshot} is not what {task.name} was mapped from ({changed}): bring back what was there, or "
+                f"`rm -r {out / task.suite.name}` to map this suite anew"
+            )
 
 
 def _centres(entries: list[Place]) -> np.ndarray:

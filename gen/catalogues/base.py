@@ -73,7 +73,7 @@ def listed(names: Sequence[Any] | np.ndarray, centre_kpc: np.ndarray, **columns:
 
     A column that is None, an entry that is None or not finite, and a radius of zero count as unknown.
     Entries known to have no stars are left out: most entries of a cosmological box have none.
-    Raises ValueError for columns of different lengths.
+    Raises ValueError for columns of different lengths, SnapshotError for shares of high resolution in per cent.
     """
     centre_kpc = np.asarray(centre_kpc, dtype=float)
     if centre_kpc.shape != (len(names), 3):
@@ -87,6 +87,8 @@ def listed(names: Sequence[Any] | np.ndarray, centre_kpc: np.ndarray, **columns:
             return None
         return _KIND.get(key, float)(value) if key == "lineage" or math.isfinite(value) else None
 
+    if np.any(np.asarray(filled.get("high_res_fraction", []), dtype=float) > 1.01):
+        raise SnapshotError("shares of high resolution above 1; are they percentages?")
     rows_with_stars = np.flatnonzero(np.asarray(filled["n_stars"]) != 0) if "n_stars" in filled else range(len(names))
     return [
         Halo(str(names[i]), centre_kpc[i], **{key: known_value(key, values[i]) for key, values in filled.items()})

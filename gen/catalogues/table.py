@@ -1,5 +1,6 @@
 """A plain table of galaxies, ECSV or CSV."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,31 +8,60 @@ from astropy import units as u
 from astropy.table import Table
 
 from kinmass.gen.catalogues.base import Halo, listed, need
-from kinmass.gen.formats import CodeUnits
+from kinmass.gen.formats import CodeUnits, SnapshotError
 
 _OPTIONAL = {
     "r200": ("r200_kpc", u.kpc), "halo_mass": ("halo_mass_msun", u.Msun), "stellar_mass": ("stellar_mass_msun", u.Msun),
     "n_stars": ("n_stars", None), "high_res_fraction": ("high_res_fraction", u.one),
 }  # fmt: skip
-_TRUTH = {"true": True, "1": True, "false": False, "0": False, "": None, "--": None}
+_TRUTH = dict.fromkeys(("true", "1", "1.0", "t", "yes", "y"), True) | dict.fromkeys(
+    ("false", "0", "0.0", "f", "no", "n"), False
+) | dict.fromkeys(("", "--", "nan"), None)  # fmt: skip
+
+
+def _table(path: Path) -> Table:
+    """Read a table as its name says. Raises SnapshotError where its rows do not fit, or a column comes twice."""
+    encoding = "utf-8-sig"  # spreadsheets begin a file with a mark that would become part of the first column's name
+    try:
+        if path.suffix == ".ecsv":
+            table = Table.read(path, format="ascii.ecsv", encoding=encoding)
+        else:
+            table = Table.read(path, format="ascii.csv", comment="#", encoding=encoding)
+    except ValueError as error:  # astropy's readers in C leave no trace of where it comes from
+        raise SnapshotError(f"{path}: no such table as its name says ({' '.join(str(error).split())[:200]})") from error
+    if twice := [name for name in table.colnames if name.endswith("_1") and name.removesuffix("_1") in table.colnames]:
+        raise SnapshotError(f"{path}: column {twice[0].removesuffix('_1')} is there twice; keep one")
+    return table
+
+
+def _is_named(snapshot: Path, name: str) -> bool:
+    """Whether a name is that of a snapshot's file, with or without its suffix, or the end of its path."""
+    parts = Path(name).parts
+    stem = snapshot.with_name(re.sub(r"(\.0)?\.(hdf5|h5)$", "", snapshot.name))
+    return bool(parts) and any(path.parts[-len(parts) :] == parts for path in (snapshot, stem))
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """Read columns `x`, `y`, `z` and the optional ones of docs/generation.md; an empty field is unknown.
 
     Lengths are physical kpc and masses Msun, unless an ECSV header gives other units. With a `snapshot`
-    column, only rows whose entry is the file's name, or the end of its path, are read. Raises
-    SnapshotError for a missing column.
+    column, only rows whose entry is the file's name, or the end of its path, are read, with or without its suffix.
+    Raises SnapshotError for a missing column, or one that comes twice.
     """
-    table = Table.read(path, format="ascii.ecsv" if path.suffix == ".ecsv" else "ascii.csv")
+    table = _table(path)
     need(path, f"the table ({', '.join(table.colnames)})", "xyz", table.colnames)
     table["row"] = np.arange(len(table))
     if "snapshot" in table.colnames:
-        table = table[[bool(name) and snapshot.match(str(name)) for name in table["snapshot"]]]
+        table = table[[_is_named(snapshot, str(name).strip()) for name in table["snapshot"]]]
 
     def values(name: str, unit: u.Unit) -> np.ndarray:
         factor = table[name].unit.to(unit) if table[name].unit is not None and unit is not None else 1.0
         return np.ma.filled(np.ma.asarray(table[name], dtype=float), np.nan) * factor
+
+    def truth(word: str) -> bool | None:
+        if word.lower() not in _TRUTH:
+            raise SnapshotError(f"{path}: `central` is {word!r} in a row; write true or false")
+        return _TRUTH[word.lower()]
 
     def words(name: str) -> list[str]:
         return [str(word).strip() for word in table[name]]
@@ -39,7 +69,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     return listed(
         words("id" if "id" in table.colnames else "row"),
         np.stack([values(x, u.kpc) for x in "xyz"], axis=1),
-        central=[_TRUTH[word.lower()] for word in words("central")] if "central" in table.colnames else None,
+        central=[truth(word) for word in words("central")] if "central" in table.colnames else None,
         lineage=[None if w in ("", "--") else w for w in words("lineage")] if "lineage" in table.colnames else None,
         **{halo_field: values(name, unit) for name, (halo_field, unit) in _OPTIONAL.items() if name in table.colnames},
     )

@@ -310,6 +310,7 @@ class Gadget(Format):
         attrs = header(path)
         with h5py.File(path, "r") as file:
             a, h, cosmological = self._cosmology(path, file, suite_units.get("cosmological"))
+            knows_h = np.isfinite(_run_parameter(file, "HubbleParam", np.nan))
             claimed = _from_datasets(path, file)
             scalings, source = claimed, "the attributes of its datasets"
             if len(claimed) < len(QUANTITIES):
@@ -323,6 +324,11 @@ class Gadget(Format):
                     f"{path}: the attributes of {QUANTITIES[key][0]} say another unit than what holds for the file "
                     f"({source}); give `units: {{{key}: ...}}` in the suite file"
                 )
+        if cosmological and not knows_h and any(scalings[key][2] for key in scalings.keys() - suite_units.keys()):
+            raise SnapshotError(
+                f"{path}: a cosmological run without HubbleParam, and its units have factors of h; write it into the "
+                "Header, or give `units: {length_kpc: ..., mass_msun: ...}` with these factors in the suite file"
+            )
         for key in suite_units.keys() & scalings.keys():
             scalings = {**scalings, key: (suite_units[key], *scalings[key][1:])}
             source = "the suite file"

@@ -46,8 +46,21 @@ def checked(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iuf":
         kind = "a link to nothing" if dataset is None else f"{getattr(dataset, 'dtype', 'a group')}"
         raise SnapshotError(f"{label} holds no plain numbers ({kind}); damaged?")
+    _check_filters(label, dataset)
     check_complete(label, dataset)
     return dataset
+
+
+def _check_filters(label: str, dataset: h5py.Dataset) -> None:
+    """Raise SnapshotError for a dataset that is compressed in a way that this HDF5 cannot undo."""
+    creation = dataset.id.get_create_plist()
+    for number in range(creation.get_nfilters()):
+        code, _, _, name = creation.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            raise SnapshotError(
+                f"{label} is compressed by filter {code} ({name.decode(errors='replace') or 'unnamed'}), which is not "
+                "installed; rewrite it where it is (`h5repack -f GZIP=4 old new`)"
+            )
 
 
 def check_complete(label: str, dataset: h5py.Dataset) -> None:

@@ -169,6 +169,8 @@ class Tipsy(Format):
             )
         length_kpc = suite_units.get("length_kpc", parameters.get("dKpcUnit", 0.0))
         mass_msun = suite_units.get("mass_msun", parameters.get("dMsolUnit", 0.0))
+        if not (length_kpc > 0 and mass_msun > 0):
+            raise SnapshotError(f"{path}: dKpcUnit = {length_kpc:g} and dMsolUnit = {mass_msun:g}; repair {param.name}")
         comoving = bool(suite_units.get("cosmological", parameters.get("bComove", 0)))
         a, hubble = (self._header(path)[0], 1.0) if comoving else (1.0, 1.0)
         if comoving and "dHubble0" in parameters:
@@ -207,11 +209,15 @@ class Tipsy(Format):
     @once
     def _parameters(path: Path) -> dict[str, float]:
         """Read the numbers of a .param file, which has lines `name = value  # comment`."""
-        parameters = {}
+        parameters: dict[str, float] = {}
         for line in path.read_text(errors="replace").splitlines():
             name, _, value = line.split("#")[0].partition("=")
             try:
-                parameters[name.strip()] = float(value)
+                number = float(value)
+                if parameters.setdefault(name.strip(), number) != number and name.strip() in _PARAMETERS:
+                    raise SnapshotError(f"{path}: {name.strip()} is there twice, with two values; take one out")
+            except SnapshotError:
+                raise
             except ValueError as error:
                 if name.strip() in _PARAMETERS:
                     raise SnapshotError(

@@ -3,17 +3,20 @@
 import json
 import os
 import re
+import shutil
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 from conftest import command
 from test_faults import SMALL, write_box
 
 from kinmass.gen.campaign import listing
-from kinmass.gen.campaign.maps import list_all
+from kinmass.gen.campaign.maps import generate, list_all
 from kinmass.gen.campaign.plan import list_tasks
-from kinmass.gen.suite import load_suite
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.suite import SuiteError, load_suite
 
 
 @pytest.fixture
@@ -128,3 +131,16 @@ def test_a_run_tells_where_its_time_went(box, tmp_path):
     assert re.search(r"opening \d+ %, reading \d+ %.*writing \d+ %", said)
     command("gen", "maps", tmp_path / "box" / "box.yaml", "--out", out, *SMALL)
     assert len(list((out / ".timing").glob("*.json"))) == 1  # the second run had nothing to do
+
+
+def test_a_header_that_was_repaired_after_its_galaxies_were_mapped_is_refused(box, tmp_path):
+    """They would stay as they are, beside others in right units; no kept listing forgets what they were made from."""
+    out, settings = tmp_path / "maps.zarr", Settings(views=1, pixels=8)
+    generate([box], out, settings, quiet=True)
+    with h5py.File(sorted(box.root.glob("*.hdf5"))[2], "r+") as file:
+        file["Header"].attrs["HubbleParam"] = 0.5
+    for _ in range(2):
+        with pytest.raises(SuiteError, match=r"is not what .* was mapped from \(h: 0\.\d+ -> 0\.5"):
+            generate([box], out, settings, quiet=True)
+    shutil.rmtree(out / box.name)
+    generate([box], out, settings, quiet=True)

@@ -346,6 +346,36 @@ def test_a_csv_may_leave_fields_empty(tmp_path):
     assert "t.csv: halo 1 has no finite position" in reason
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffid,x,y,z,central\n7,1,2,3,1.0\n",  # a spreadsheet's mark
+        "# made by hand\nid,x,y,z,central\n# the first\n7,1,2,3,yes\n",
+        "id,x,y,z,snapshot,central\n8,4,5,6,snap_098,1\n7,1,2,3,run/snap_099,1\n9,4,5,6,*,1\n",
+    ],
+    ids=["byte order mark", "comments", "snapshots without suffix"],
+)
+def test_a_csv_may_be_written_by_other_programs(text, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    (halo,) = find_haloes("table", tmp_path / "t.csv", SNAPSHOT, UNITS)
+    assert (halo.name, halo.centre_kpc.tolist(), halo.central) == ("7", [1.0, 2.0, 3.0], True)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,x,x,y,z\n7,0,1,2,3\n", "column x is there twice"),
+        ("x,y,z\n1,2,3,4\n", "inconsistent with data columns"),
+        ("x,y,z,central\n1,2,3,perhaps\n", "`central` is 'perhaps'"),
+        ("x,y,z,high_res_fraction\n1,2,3,99.9\n", "are they percentages"),
+    ],
+)
+def test_a_csv_that_can_be_read_in_two_ways_is_refused(text, words, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(SnapshotError, match=rf"t\.csv: .*{words}"):
+        find_haloes("table", tmp_path / "t.csv", SNAPSHOT, UNITS)
+
+
 @pytest.mark.parametrize("form", ["adaptahop", "rockstar", "caesar", "subfind", "eagle_subfind", "ahf"])
 def test_a_catalogue_of_another_time_is_refused(form, tmp_path):
     """TNG's last two snapshots differ by .9 % in a, zooms with many outputs by .1 %."""

@@ -440,6 +440,14 @@ def test_datasets_that_disagree_on_units_are_refused(tmp_path):
         FORMATS["eagle"].units(path, {})
 
 
+def test_a_cosmological_run_that_has_lost_its_h_is_refused_where_units_depend_on_it(tmp_path):
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), lambda f: f["Header"].attrs.pop("HubbleParam"))
+    with pytest.raises(SnapshotError, match="a cosmological run without HubbleParam"):
+        FORMATS["gizmo"].units(path, {})
+    given = {"length_kpc": 1 / layouts.H, "mass_msun": 1e10 / layouts.H}
+    assert FORMATS["gizmo"].units(path, given).length_kpc == pytest.approx(layouts.KPC_H)
+
+
 def test_a_run_without_expansion_stays_at_a_of_one(tmp_path):
     path = edit(
         layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), set_attrs(OmegaLambda=0.0, Redshift=0.0, Time=3.7)

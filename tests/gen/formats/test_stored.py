@@ -245,6 +245,20 @@ def test_a_file_that_does_not_belong_to_its_snapshot_is_refused(change, words, t
         Snapshot(paths[0], "arepo")
 
 
+def test_a_filter_that_is_not_installed_is_named(tmp_path):
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    with h5py.File(path, "r+") as file:
+        del file["PartType4/Masses"]
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_chunk((40,))
+        creation.set_filter(32999, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((40,))
+        masses = h5py.h5d.create(file["PartType4"].id, b"Masses", h5py.h5t.NATIVE_FLOAT, space, dcpl=creation)
+        masses.write_direct_chunk((0,), np.ones(40, "<f4").tobytes())
+    with pytest.raises(SnapshotError, match=r"PartType4/Masses is compressed by filter 32999 .*h5repack"):
+        Snapshot(path, "gizmo")
+
+
 def test_counts_of_the_snapshot_that_files_were_cut_out_of_and_lost_high_words_are_no_fault(tmp_path):
     """A cutout's Header counts more in every type; codes of 32 bits lose the rest of 2^32 + 40."""
     paths = parts(tmp_path)
@@ -370,6 +384,28 @@ def test_a_tipsy_header_without_its_pad_shifts_nothing(order, tmp_path):
     path.write_bytes(raw[:28] + raw[32:])
     with Snapshot(path, "tipsy") as snapshot:
         np.testing.assert_allclose(snapshot.galaxy(ORIGIN, 100.0).stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("dKpcUnit = 1", "dKpcUnit is there twice, with two values"), ("bComove = 1", ""), ("achOutName = a = b", "")],
+)
+def test_a_parameter_that_comes_twice_has_one_value(line, words, tmp_path):
+    path = layouts.tipsy(tmp_path / "run.00512", layouts.galaxy())
+    with open(tmp_path / "run.param", "a") as file:
+        file.write(f"{line}\n")
+    if not words:
+        assert FORMATS["tipsy"].units(path, {}).cosmological
+        return
+    with pytest.raises(SnapshotError, match=words):
+        FORMATS["tipsy"].units(path, {})
+
+
+def test_a_param_without_a_positive_unit_says_so(tmp_path):
+    path = layouts.tipsy(tmp_path / "run.00512", layouts.galaxy())
+    (tmp_path / "run.param").write_text("bComove = 1\ndKpcUnit = 0\ndMsolUnit = -1\ndHubble0 = 2.9\n")
+    with pytest.raises(SnapshotError, match="dKpcUnit = 0 and dMsolUnit = -1"):
+        FORMATS["tipsy"].units(path, {})
 
 
 def test_tipsys_param_tells_double_velocities_from_double_positions(tmp_path):

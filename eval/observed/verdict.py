@@ -32,6 +32,8 @@ RESOLVED_SHARE = 0.4
 STARS_V_SIGMA, STARS_V_SIGMA_WRONG = 3.0, 8.0
 #: A map of gas with a larger rms sigma [km/s], and an rms V of less than half of it, is probably one of stars.
 GAS_SIGMA_KMS = 80.0
+#: A larger dispersion of gas [km/s] that is the same everywhere (84th to 16th percentile) is that of an instrument.
+SAME_SIGMA_KMS, SAME_SIGMA = 30.0, 1.15
 #: Circular speeds [km/s] that few galaxies have, and none (the fastest discs: 570, Ogle et al. 2019, ApJL 884, L11).
 FAST_KMS, TOO_FAST_KMS = 700.0, 1000.0
 #: Distance of the brightest stars from the centre [R_e], and how much larger than R_e the radius is that holds half of
@@ -157,6 +159,11 @@ def of_motions(maps: dict[str, SkyMap]) -> list[Reason]:
         if name == "gas" and sigma_rms > max(GAS_SIGMA_KMS, 2 * v_rms):
             text = f"The gas has a dispersion of {sigma_rms:.0f} km/s and hardly rotates"
             reasons.append(Reason(f"{text}: is this a map of stars, or a variance?", 1))
+        if name == "gas" and sky.dispersion_kms is not None:
+            low, middle, high = np.quantile(sky.dispersion_kms, [0.16, 0.5, 0.84])
+            if middle > SAME_SIGMA_KMS and high < SAME_SIGMA * low:
+                text = f"The gas has a dispersion of about {middle:.0f} km/s everywhere"
+                reasons.append(Reason(f"{text}: is that the instrument's? If so say instrument_sigma_kms.", 1))
     return reasons
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from kinmass.eval.observed.sky import SkyMap
 from kinmass.eval.observed.symmetry import symmetry
-from kinmass.eval.observed.verdict import of_baryons, of_centre, of_errors, of_estimates
+from kinmass.eval.observed.verdict import of_baryons, of_centre, of_errors, of_estimates, of_motions
 
 P, SIDE, R_E = 41, 0.5, 5.0
 X, Y = np.meshgrid(*[SIDE * (np.arange(P) - P // 2)] * 2)
@@ -86,3 +86,13 @@ def test_an_estimate_counts_as_far_as_it_is_known():
     for lowest, expected in ((10.55, [2]), (10.35, [1]), (10.1, []), (9.4, [])):
         three = np.array([[lowest], [middle], [10.9]])
         assert [r.weight for r in of_estimates({"it": (at, three)}, radius, samples)] == expected
+
+
+def test_a_dispersion_that_is_the_same_everywhere_is_the_instruments():
+    noise = np.random.default_rng(0).normal(size=len(disc().x_arcsec))
+    gas = replace(disc(), dispersion_kms=12 + noise)
+    assert of_motions({"gas": gas}) == []
+    (reason,) = of_motions({"gas": replace(gas, dispersion_kms=np.hypot(gas.dispersion_kms, 70))})
+    assert "everywhere: is that the instrument's?" in reason.text
+    turbulent = replace(gas, dispersion_kms=40 + 30 * np.exp(-np.hypot(gas.x_arcsec, gas.y_arcsec) / 4) + noise)
+    assert of_motions({"gas": turbulent}) == []

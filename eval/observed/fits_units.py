@@ -12,7 +12,8 @@ from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC
 
 #: Spellings in lower case -> astropy's: those it does not know, and units whose case headers in capitals have lost.
 _SPELLINGS = {
-    "sec": "s", "secs": "s", "second": "s", "seconds": "s", "meters": "m", "kilometers": "km",
+    "sec": "s", "secs": "s", "second": "s", "seconds": "s", "meters": "m", "kilometers": "km", "metre": "m",
+    "metres": "m", "kilometre": "km", "kilometres": "km",
     "k": "K", "jy": "Jy", "mjy": "MJy", "hz": "Hz",
     "msun": "solMass", "m_sun": "solMass", "msol": "solMass", "m_sol": "solMass", "msolar": "solMass",
     "solmass": "solMass", "lsun": "solLum", "l_sun": "solLum", "lsol": "solLum", "l_sol": "solLum", "sollum": "solLum",
@@ -51,7 +52,7 @@ class WrittenUnit:
 
 def read_unit(text: str | None) -> WrittenUnit:
     """Read a unit as written in a header, a table or a YAML file. Raises ValueError for an unknown unit."""
-    unit_text = re.sub(r"[{}]", "", (text or "").strip())
+    unit_text = _plain(text or "")
     if unit_text.lower() in _NO_UNIT:
         return WrittenUnit("", units.dimensionless_unscaled)
     if (logarithm := _LOGARITHM.fullmatch(unit_text)) is not None:
@@ -68,6 +69,12 @@ def read_unit(text: str | None) -> WrittenUnit:
             raise ValueError(f"{text!r} is no surface brightness in magnitudes")
         return WrittenUnit("mag", unit)
     return WrittenUnit("", _read_linear_unit(unit_text))
+
+
+def _plain(text: str) -> str:
+    """Return a unit without quotes and TeX around it. Brackets stay: by the CDS' standard they are a logarithm."""
+    without_tex = re.sub(r"\\(?:mathrm|rm|text)\b", "", text.strip().strip("'\"$"))
+    return re.sub(r"\\[,;: ]|~", " ", without_tex).replace("{", "").replace("}", "").strip()
 
 
 def unit_in_name(column: str) -> str | None:
@@ -129,6 +136,7 @@ def _conversion_factor(name: str, unit: str | None, target_unit: units.UnitBase,
     """
     if not (unit or "").strip():
         return default
+    unit = _plain(str(unit))
     if target_unit == units.km / units.s:  # in upper or lower case, with or without blanks, dots, powers
         compact = re.sub(r"[\s.*^()]", "", str(unit).lower()).replace("sec", "s")
         unit = {"kms": "km/s", "kms-1": "km/s", "km/s": "km/s", "ms-1": "m/s", "m/s": "m/s"}.get(compact, unit)

@@ -19,6 +19,9 @@ from kinmass.eval.observed.sky import FINE, KPC_PER_ARCSEC_MPC, SkyMap, regrid, 
 from kinmass.eval.observed.verdict import (
     Reason,
     Verdict,
+    of_baryons,
+    of_centre,
+    of_errors,
     of_estimates,
     of_light,
     of_members,
@@ -274,7 +277,7 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
     if len(profile.curve.radius_kpc):
         # Inside, a beam smears the rotation out.
         outer = profile.curve.radius_kpc >= 0.5 * profile.curve.radius_kpc[-1]
-        masses = np.where(outer, profile.curve.log10_menc[1], np.nan)
+        masses = np.where(outer, profile.curve.log10_menc, np.nan)  # as far as the inclination is known
         estimates["The rotation curve of the gas"] = np.log10(profile.curve.radius_kpc), masses
     return Verdict((
         *of_strangeness(profile.ood_score),
@@ -284,6 +287,14 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
         *of_velocities(profile.radius_re, profile.v_circ_kms),
         *of_motions(maps),
         *(of_light(maps["stars"], profile.galaxy.half_light_radius_arcsec) if _has_light(profile, maps) else []),
+        *(of_centre(maps["gas"], profile.galaxy.half_light_radius_arcsec) if "gas" in maps else []),
+        *of_errors(maps),
+        *of_baryons(
+            {name: sky for name, sky in maps.items() if name in profile.galaxy.calibrated},
+            profile.galaxy.distance_mpc * KPC_PER_ARCSEC_MPC,
+            float(profile.radius_arcsec[k]),
+            profile.samples[:, k],
+        ),
         *of_resolution(maps, profile.galaxy.instrument_sigma_kms),
         *of_estimates(estimates, np.log10(profile.radius_kpc), profile.samples),
         *reasons,

@@ -26,6 +26,8 @@ LEAST_ZEROS, ZERO_SHARE, TIMES_A_BIN = 10, 0.02, 5
 MAX_ERROR_SHARE, MAX_PIXEL_RE = 3.0, 2.0
 #: Above this systemic velocity a caution asks for the convention: at 3000 km/s differences of c z are 1 % too large.
 MAX_UNCORRECTED_KMS = 3000.0
+#: Above this one the convention must be said: differences of c z are a tenth too large, masses .08 dex.
+MAX_UNDECLARED_KMS = 30_000.0
 #: Rotation over the velocity scale (`_rotation_axis`) from which the axis of rotation is known; and the largest angle
 #: between the axes of stars and gas.
 MIN_ROTATION_SHARE, MISALIGNED_DEG = 0.3, 60.0
@@ -153,6 +155,16 @@ def refuse_zeros(name: str, sky_places: np.ndarray, side_arcsec: float, value: n
         raise ValueError(
             f"{name} is 0 km/s exactly in {np.count_nonzero(is_zero)} of {n} pixels that lie together: if that says "
             "that nothing was measured there, say blank: 0, or use mask; if it was measured say blank: []"
+        )
+
+
+def refuse_undeclared_redshift(name: str, velocity_kms: np.ndarray, is_declared: bool) -> None:
+    """Raise ValueError where V (n,) is so fast that its convention matters, and was not declared."""
+    middle = abs(float(np.nanmedian(velocity_kms))) if np.isfinite(velocity_kms).any() else 0.0
+    if middle > MAX_UNDECLARED_KMS and not is_declared:
+        raise ValueError(
+            f"{name} is about {middle:.0f} km/s: say convention: optical if that is c z (its differences are "
+            f"{100 * middle / LIGHT_KMS:.0f} % too large then), radio, or rest if differences are in the galaxy's frame"
         )
 
 

@@ -26,7 +26,7 @@ from kinmass.eval.observed.grids import (
     tiled,
 )
 from kinmass.eval.observed.names import refuse_contradictions
-from kinmass.eval.observed.sanity import refuse_fillings, refuse_zeros, without_wild
+from kinmass.eval.observed.sanity import refuse_fillings, refuse_undeclared_redshift, refuse_zeros, without_wild
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.gen.constants import LIGHT_KMS
 
@@ -99,6 +99,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
     _refuse_fillings_of(tracer, seen | ({} if maps.density.log else {"the density": density}), is_good)
     if "velocity_error" in values or "velocity_ivar" in values:
         maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
+    refuse_undeclared_redshift(f"V of the {tracer}", velocity, "convention" in files.model_fields_set)
     if files.convention != "rest":
         velocity, sigma = _at_rest(velocity, sigma, files.convention, galaxy_file.systemic_kms)
     fwhm_arcsec = _beam_fwhm_arcsec(files, folder, maps)

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from kinmass.eval.classical.estimators import ObservedViews, wolf2010
 from kinmass.eval.observed.sanity import rms_speeds
 from kinmass.eval.observed.sky import SkyMap
+from kinmass.eval.observed.symmetry import symmetry
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 
 # K radii, S samples
@@ -30,6 +32,8 @@ RESOLVED_SHARE = 0.4
 STARS_V_SIGMA, STARS_V_SIGMA_WRONG = 3.0, 8.0
 #: A map of gas with a larger rms sigma [km/s], and an rms V of less than half of it, is probably one of stars.
 GAS_SIGMA_KMS = 80.0
+#: A larger dispersion of gas [km/s] that is the same everywhere (84th to 16th percentile) is that of an instrument.
+SAME_SIGMA_KMS, SAME_SIGMA = 30.0, 1.15
 #: Circular speeds [km/s] that few galaxies have, and none (the fastest discs: 570, Ogle et al. 2019, ApJL 884, L11).
 FAST_KMS, TOO_FAST_KMS = 700.0, 1000.0
 #: Distance of the brightest stars from the centre [R_e], and how much larger than R_e the radius is that holds half of
@@ -37,6 +41,19 @@ FAST_KMS, TOO_FAST_KMS = 700.0, 1000.0
 OFF_CENTRE_RE, HALF_LIGHT_RE = 0.4, 1.6
 #: How much smaller it may be: of a Sersic profile of index 6, seen inside .4 R_e, it is R_e / 7.
 HALF_LIGHT_SHARE = 1 / 8
+#: V of gas is asymmetric about its centre, in units of its swing, where it is symmetric elsewhere: so much at least,
+#: less than that share of it there, and so many R_e and a beam away. Of mock galaxies with right centres 0 to 3 % are
+#: so through any instrument; of those whose centre is .6 R_e off 73 % in maps like MaNGA's, and 13 % in small discs.
+ASYMMETRY, ASYMMETRY_SHARE, SYMMETRIC_RE = 0.15, 0.45, 0.25
+#: Rank correlation of errors of V with brightness, and their ratio of the 90th to the 10th percentile, of errors that
+#: are largest where light is brightest.
+BRIGHT_ERRORS, RANGE_OF_ERRORS = 0.6, 2.0
+#: Errors of a line's full width are those of V times this, to that share; those of sigma are those of V in a Gaussian
+#: (Landman, Roussel-Dupre & Tanigawa 1982, ApJ 261, 732). Nothing else keeps the ratio as constant (84th to 16th).
+FWHM_PER_SIGMA, FWHM_TOLERANCE, RATIO_SPREAD = 2.3548, 0.12, 1.3
+#: How far all mass within R_e may lie below stars and gas in the map within it [dex]: a disc seen edge on holds .15 of
+#: that outside of the sphere, and masses of stars depend on their initial mass function.
+BARYONS_DEX = 0.4
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,11 @@ def of_motions(maps: dict[str, SkyMap]) -> list[Reason]:
         if name == "gas" and sigma_rms > max(GAS_SIGMA_KMS, 2 * v_rms):
             text = f"The gas has a dispersion of {sigma_rms:.0f} km/s and hardly rotates"
             reasons.append(Reason(f"{text}: is this a map of stars, or a variance?", 1))
+        if name == "gas" and sky.dispersion_kms is not None:
+            low, middle, high = np.quantile(sky.dispersion_kms, [0.16, 0.5, 0.84])
+            if middle > SAME_SIGMA_KMS and high < SAME_SIGMA * low:
+                text = f"The gas has a dispersion of about {middle:.0f} km/s everywhere"
+                reasons.append(Reason(f"{text}: is that the instrument's? If so say instrument_sigma_kms.", 1))
     return reasons
 
 
@@ -179,6 +201,71 @@ def of_light(sky: SkyMap, r_e_arcsec: float) -> list[Reason]:
     return reasons
 
 
+def of_centre(gas: SkyMap, r_e_arcsec: float) -> list[Reason]:
+    """Judge whether the gas turns about the centre."""
+    found = symmetry(gas)
+    if (
+        found is None
+        or found.asymmetry_given < ASYMMETRY
+        or found.asymmetry > ASYMMETRY_SHARE * found.asymmetry_given
+        or found.off_arcsec < max(SYMMETRIC_RE * r_e_arcsec, gas.blur_arcsec)
+    ):
+        return []
+    text = (
+        f"The gas turns about a point {found.off_arcsec:.2g} arcsec ({found.off_arcsec / r_e_arcsec:.1f} R_e) from the "
+        f"centre: about the centre, V of opposite pixels differs by {100 * found.asymmetry_given:.0f} % of its swing, "
+        f"about that point by {100 * found.asymmetry:.0f} %. Is the centre right?"
+    )
+    return [Reason(text, 1)]
+
+
+def of_errors(maps: dict[str, SkyMap]) -> list[Reason]:
+    """Judge whether errors are errors, and of a sigma, by how they go with brightness and with each other."""
+    reasons = []
+    for name, sky in maps.items():
+        error = sky.velocity_error_kms
+        if error is None:
+            continue
+        low, high = np.quantile(error, [0.1, 0.9])
+        if high > RANGE_OF_ERRORS * low and np.ptp(sky.density) > 0:
+            rank = float(spearmanr(error, sky.density).statistic)
+            if rank > BRIGHT_ERRORS:
+                text = (
+                    f"Errors of V of the {name} are largest where it is brightest (rank correlation {rank:.2f}), as "
+                    "inverse variances are: are they errors?"
+                )
+                reasons.append(Reason(text, 1))
+        if sky.dispersion_error_kms is None:
+            continue
+        low, ratio, high = np.quantile(sky.dispersion_error_kms / error, [0.16, 0.5, 0.84])
+        if abs(ratio / FWHM_PER_SIGMA - 1) < FWHM_TOLERANCE and high < RATIO_SPREAD * low:
+            text = (
+                f"Errors of the dispersion of the {name} are {ratio:.2f} times those of V everywhere, as errors of a "
+                "full width at half maximum are: if it is one, say dispersion_is: fwhm."
+            )
+            reasons.append(Reason(text, 1))
+    return reasons
+
+
+def of_baryons(
+    maps: dict[str, SkyMap], kpc_per_arcsec: float, radius_arcsec: float, log10_menc: np.ndarray
+) -> list[Reason]:
+    """Judge samples (S,) of log10 M inside radius_arcsec against the stars and gas in maps in Msun/kpc^2 there."""
+    seen_msun = 0.0
+    for sky in maps.values():
+        is_inside = np.hypot(sky.x_arcsec, sky.y_arcsec) < radius_arcsec
+        seen_msun += float(sky.density[is_inside].sum()) * (sky.side_arcsec * kpc_per_arcsec) ** 2
+    median, high = np.quantile(log10_menc, [0.5, 0.975])
+    if seen_msun <= 0 or np.log10(seen_msun) < high + BARYONS_DEX:
+        return []
+    names = " and ".join(maps).capitalize()
+    text = (
+        f"{names} in the map have log10 M = {np.log10(seen_msun):.2f} within {radius_arcsec:.2g} arcsec, where all "
+        f"mass together is {median:.2f} (at most {high:.2f}, at 95 %): are distance and density_unit right?"
+    )
+    return [Reason(text, 1)]
+
+
 def of_resolution(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> list[Reason]:
     """Judge dispersions against the widths of the instruments {tracer: sigma} that they were measured through."""
     reasons = []
@@ -205,10 +292,15 @@ def of_estimates(
 ) -> list[Reason]:
     """Judge profiles log10_menc (S, K) at log10_radius (K,) against simpler estimates {name: (log10 r, log10 M)}.
 
-    An estimate counts at those of its radii that lie between the profile's.
+    An estimate counts at those of its radii that lie between the profile's. Its masses (M,) may be three (3, M): the
+    lowest, the middle and the highest that it allows, of which the one nearest to the profile counts.
     """
     reasons = []
-    for name, (radius, mass) in estimates.items():
+    for name, (radius, masses) in estimates.items():
+        mass = masses
+        if masses.ndim == 2:
+            middle = np.interp(radius, log10_radius, np.median(log10_menc, axis=0))
+            mass = np.clip(middle, masses.min(axis=0), masses.max(axis=0))
         usable = np.isfinite(mass) & (radius >= log10_radius[0]) & (radius <= log10_radius[-1])
         if not usable.any():
             continue

@@ -9,6 +9,7 @@ from astropy.io import fits
 from astropy.table import Table, vstack
 
 from kinmass.eval.__main__ import main
+from kinmass.eval.observed.fits_units import kms_per_unit
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
 from kinmass.eval.observed.sanity import refuse_fillings
 
@@ -194,3 +195,32 @@ def test_a_radius_that_is_none_is_refused_before_anything_is_read(capsys):
     for radius in ("0", "-2", "nan", "inf"):
         assert main(["predict", "none.yaml", "--inside-kpc", radius]) == 2
         assert "must be radii above 0 kpc" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("unit", "of_one"),
+    [
+        ("'km/s'", 1),
+        ("$km\\,s^{-1}$", 1),
+        ("\\mathrm{km~s^{-1}}", 1),
+        ("kilometre/second", 1),
+        ("metre / second", 1e-3),
+    ],
+)
+def test_units_in_quotes_in_tex_and_in_words(unit, of_one):
+    assert kms_per_unit("v.fits", unit) == pytest.approx(of_one)
+
+
+def test_a_unit_in_brackets_may_be_a_logarithm():
+    with pytest.raises(ValueError, match="which is no velocity"):
+        kms_per_unit("v.fits", "[km/s]")
+
+
+def test_c_z_of_a_distant_galaxy_is_declared(tmp_path):
+    far = table(V=90_000 + MAPS["V"])
+    with pytest.raises(ValueError, match="say convention: optical if that is c z"):
+        of_table(tmp_path, far)
+    frame = of_table(tmp_path, far, {"convention": "rest"}).stars.velocity_kms
+    optical = of_table(tmp_path, far, {"convention": "optical"}).stars.velocity_kms
+    assert np.ptp(frame) / np.ptp(optical) == pytest.approx(1.3, rel=0.01)
+    assert len(of_table(tmp_path, table(V=9_000 + MAPS["V"])).stars.x_arcsec) == P * P  # a sentence is enough

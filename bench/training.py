@@ -5,6 +5,9 @@ Printed: views per second and the share of time that waits for maps, from memory
 torch DataLoader that reads the store view by view, as one would write it first, next to the loader alone; and a step
 through the instrument `survey` beside one through `ifu`.
 Validation is left out: rounds are as long as the run. The store is made here, from one galaxy's maps.
+
+  python -m bench.training                      all of it
+  python -m bench.training --only instruments   a step through `survey` beside one through `ifu` alone
 """
 
 import argparse
@@ -172,16 +175,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--steps", type=int, default=60, help="of the runs on one and two processes")
+    parser.add_argument("--only", choices=["instruments"], help="measure this alone, into training-ONLY.json")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=args.out) as scratch:
-        measure(args, Path(scratch))
+        config = store_to_fit(args, Path(scratch) / "maps.zarr")
+        if args.only == "instruments":
+            steps = through_instruments(config, args.seconds)
+            write_atomically(args.out / "training-instruments.json", json.dumps(steps))
+        else:
+            measure(args, config, Path(scratch))
 
 
-def measure(args: argparse.Namespace, scratch: Path) -> None:
-    """Print all tables and write the figures to training.json, with the store and the run folders in `scratch`."""
-    config = store_to_fit(args, scratch / "maps.zarr")
+def measure(args: argparse.Namespace, config: FitConfig, scratch: Path) -> None:
+    """Print all tables and write the figures to training.json, with the run folders in `scratch`."""
     held = fitter_of(config)
     galaxies = held.loader.galaxies
     gb = 4e-9 * int(np.prod(galaxies.shape)) * len(galaxies)

@@ -5,6 +5,8 @@ maps are not stored. An instrument acts in this order: resolution of the simulat
 of view and rebinning, cuts and losses, binning, noise, and what is known of it.
 """
 
+from functools import partial
+
 import torch
 
 from kinmass.gen.instruments import optics
@@ -164,9 +166,10 @@ class _View:
             return inside(*grid, SHAPES[footprint.shape], footprint.radius_re)
         offset, angle = look.value("offset_re", footprint.offset_re), look.angle("offset_angle")
         middle = offset * torch.cos(angle), offset * torch.sin(angle)
-        radius = look.value("radius_re", footprint.radius_re)
-        mask = inside(*grid, look.sides(footprint.shape), radius, middle, look.angle("turn"))
-        return mask | ~look.happens("footprint", footprint.share)
+        sides, radius = look.sides(footprint.shape), look.value("radius_re", footprint.radius_re)
+        all_seen = torch.ones(len(self.maps), self.pixels, self.pixels, dtype=torch.bool, device=self.maps.device)
+        happens = look.happens("footprint", footprint.share)
+        return where(happens, partial(_footprint, grid), all_seen, sides, radius, *middle, look.angle("turn"))
 
     def _seen(self, t: int, moments: torch.Tensor, mean: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
         """Return the valid pixels (N, Q, Q) of a tracer, from its observed moments and their mean inside R_e."""
@@ -190,11 +193,15 @@ class _View:
             share = value("kept_pixels")
             valid = where(value.happens("faded"), _brightest, valid, density, share, most)
         if look and tracer.lost_pixels != 0.0:
-            numbers = optics.coarsened(look.normal[:, 6 + t : 7 + t], self.pixels, self.instrument.rebin)[:, 0]
-            is_kept = torch.special.ndtr(numbers / self.instrument.rebin) >= value("lost_pixels")
-            is_kept |= ~look.happens(f"{value.name}.holed", tracer.holed)
-            valid = cut(valid, is_kept, always=False)
+            numbers = look.maps(6 + t, 7 + t)
+            valid = where(value.happens("holed"), self._with_holes, valid, value("lost_pixels"), numbers)
         return valid
+
+    def _with_holes(self, valid: torch.Tensor, share: Number, numbers: torch.Tensor) -> torch.Tensor:
+        """Return valid pixels (N, Q, Q) but for a share of them, as numbers (N, 1, P, P) say."""
+        rebin = self.instrument.rebin
+        is_kept = torch.special.ndtr(optics.coarsened(numbers, self.pixels, rebin)[:, 0] / rebin) >= share
+        return cut(valid, is_kept, always=False)
 
     def _value(self, t: int) -> "_Values":
         return _Values(self.look, "stars" if t == 0 else "gas", (self.instrument.stars, self.instrument.gas)[t])
@@ -207,7 +214,7 @@ class _View:
         if look and tracer.particles is not None:
             share = value("particles") / stored[:, 3].sum((1, 2), keepdim=True).clamp(min=1)
             share = torch.where(look.happens("thinned", tracer.thinned), share.clamp(max=1), 1.0)[:, 0, 0]
-            stored = thin(stored, share, look.normal[:, 3 * t : 3 * t + 3], smoothed=t == 1)
+            stored = thin(stored, share, look.maps(3 * t, 3 * t + 3), smoothed=t == 1)
         density, velocity, dispersion, count = stored.unbind(1)
         moments = torch.stack([density, density * velocity, density * (velocity**2 + dispersion**2)], dim=1)
         moments = self._blurred(moments)
@@ -257,10 +264,8 @@ class _View:
         """Return standard normal numbers (N, 2, Q, Q) for V and sigma, alike over a PSF or a bin where errors are."""
         normal, tracer = noise[:, 2 * t : 2 * t + 2], (self.instrument.stars, self.instrument.gas)[t]
         if tracer.correlated > 0:
-            matrix = optics.psf_matrix(normal, self.fwhm / self.instrument.rebin)
-            if matrix is not None:
-                matrix = matrix.expand(len(normal), 1, -1, -1)
-                normal = where(self._value(t).happens("correlated"), optics.alike_over_psf, normal, matrix)
+            fwhm = self.fwhm / self.instrument.rebin
+            normal = where(self._value(t).happens("correlated"), optics.alike_over_psf, normal, fwhm)
         return normal if sides is None else where(self._value(t).happens("binned"), alike_in_bins, normal, sides)
 
     def _shot_variance(
@@ -330,6 +335,18 @@ class _Values:
         """Return which looks (N, 1, 1) are among a share of them; without looks whether all are."""
         share = getattr(self.tracer, key)
         return self.look.happens(f"{self.name}.{key}", share) if self.look else bool(share == 1)
+
+
+def _footprint(
+    grid: tuple[int, float, torch.Tensor],
+    all_seen: torch.Tensor,
+    sides: torch.Tensor | int,
+    radius_re: Number,
+    x_re: torch.Tensor,
+    y_re: torch.Tensor,
+    turn: torch.Tensor,
+) -> torch.Tensor:
+    return all_seen & inside(*grid, sides, radius_re, (x_re, y_re), turn)
 
 
 def _brightest(valid: torch.Tensor, density: torch.Tensor, share: Number, most: Number) -> torch.Tensor:

@@ -52,8 +52,11 @@ def moved_psf_matrix(like: torch.Tensor, fwhm_pixels: torch.Tensor, shift_pixels
     return (weight / weight.sum(-1, keepdim=True).clamp(min=1e-12))[:, None]
 
 
-def alike_over_psf(normal: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Return standard normal numbers (N, C, P, P) that are alike over a PSF, of `psf_matrix`, and still standard."""
+def alike_over_psf(normal: torch.Tensor, fwhm_pixels: float | torch.Tensor) -> torch.Tensor:
+    """Return standard normal numbers (N, C, P, P) that are alike over a PSF, as of `psf_matrix`, and still standard."""
+    matrix = psf_matrix(normal, fwhm_pixels)
+    if matrix is None:
+        return normal
     width = (matrix**2).sum(-1).sqrt()
     return matrix @ normal @ matrix.mT / (width[..., :, None] * width[..., None, :])
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import torch
 
-from kinmass.gen.instruments.looks import where
+from kinmass.gen.instruments.looks import Drawn, where
 
 # N views, P pixels along a side
 #: Numbers that `binomial` sums one by one; where more can be expected, a skewed normal distribution is near enough.
@@ -108,12 +108,12 @@ def _tails(dispersion: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return torch.where(pairs > 0, excess / pairs.clamp(min=1), 1.0).clamp(0.4, 4.0)
 
 
-def thin(maps: torch.Tensor, share: torch.Tensor, normal: torch.Tensor, smoothed: bool) -> torch.Tensor:
+def thin(maps: torch.Tensor, share: torch.Tensor, normal: torch.Tensor | Drawn, smoothed: bool) -> torch.Tensor:
     """Return the four channels (N, 4, P, P) of one tracer with a share (N,) of its particles, chosen at random.
 
     The particles that are kept have the mass of all. maps (N, 4, P, P): density, V, sigma and count as stored; normal
-    (N, 3, P, P) standard normal numbers; smoothed: whether particles have kernels, as gas does. A share of one leaves
-    a view as it is.
+    (N, 3, P, P) standard normal numbers, or what draws them; smoothed: whether particles have kernels, as gas does.
+    A share of one leaves a view as it is.
     """
     return where(share < 1, partial(_thinned, smoothed=smoothed), maps, share, normal)
 

@@ -5,12 +5,13 @@ was stopped, on a CPU and on a GPU, and a process draws only its own share.
 """
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-from kinmass.gen.instruments.looks import CHOICES, MAPS, Look
+from kinmass.gen.instruments.looks import CHOICES, MAPS, Look, leaves_out
 
 
 def _signed(constant: int) -> int:
@@ -40,10 +41,15 @@ def random_bits(counter: torch.Tensor, seed: int) -> torch.Tensor:
 
 def normal(counter: torch.Tensor, seed: int) -> torch.Tensor:
     """Return standard normal numbers (N, 2 M) for counters (N, M), by Box & Muller (1958) from 32 bits each."""
+    radius, angle = _radius_and_angle(counter, seed)
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+
+
+def _radius_and_angle(counter: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return radius and angle of pairs of standard normal numbers, of the shape of the counters."""
     bits = random_bits(counter, seed)
     radius = torch.sqrt(-2.0 * torch.log((_shifted(bits, 32) + 1).float() * 2.0**-32))
-    angle = (bits & 0xFFFFFFFF).float() * (2 * math.pi * 2.0**-32)
-    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+    return radius, (bits & 0xFFFFFFFF).float() * (2 * math.pi * 2.0**-32)
 
 
 def draws(samples: torch.Tensor, pixels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,11 +68,38 @@ _LOOK_SEED_OFFSET = 11_000_003
 
 def looks(samples: torch.Tensor, pixels: int, seed: int) -> Look:
     """Return the numbers of a look for each of `samples` (N,), as in `draws`; pixels are those of the stored maps."""
-    half = MAPS * pixels**2 // 2
-    counter = samples[:, None] * (half + CHOICES) + torch.arange(half + CHOICES, device=samples.device)
-    choices = _shifted(random_bits(counter[:, half:], seed + _LOOK_SEED_OFFSET), 40).float() * 2.0**-24
-    numbers = normal(counter[:, :half], seed + _LOOK_SEED_OFFSET)
+    half = MAPS // 2 * pixels**2
+    first, seed = samples[:, None] * (half + CHOICES), seed + _LOOK_SEED_OFFSET
+    counter = first + torch.arange(half, half + CHOICES, device=samples.device)
+    choices = _shifted(random_bits(counter, seed), 40).float() * 2.0**-24
+    if leaves_out(samples.device):
+        return Look(choices, LookMaps(first, pixels, seed))
+    numbers = normal(first + torch.arange(half, device=samples.device), seed)
     return Look(choices, numbers.reshape(-1, MAPS, pixels, pixels))
+
+
+@dataclass(frozen=True)
+class LookMaps:
+    """The normal numbers (N, MAPS, P, P) of looks, drawn when they are asked for: most looks need few of them.
+
+    first (N, 1): the first counter of each look. A counter gives a pixel of two maps, MAPS / 2 apart (`normal`).
+    """
+
+    first: torch.Tensor
+    pixels: int
+    seed: int
+
+    def __getitem__(self, index: tuple[torch.Tensor | slice, slice]) -> torch.Tensor:
+        rows, (begin, end, _) = index[0], index[1].indices(MAPS)
+        first, half = self.first[rows], MAPS // 2
+        ranges = (begin, min(end, half), torch.cos), (max(begin - half, 0), end - half, torch.sin)
+        parts = []
+        for low, high, of_angle in ranges:
+            if low < high:
+                places = torch.arange(low * self.pixels**2, high * self.pixels**2, device=first.device)
+                radius, angle = _radius_and_angle(first + places, self.seed)
+                parts.append(radius * of_angle(angle))
+        return torch.cat(parts, dim=1).reshape(len(first), end - begin, self.pixels, self.pixels)
 
 
 @lru_cache(maxsize=2)

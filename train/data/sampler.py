@@ -25,7 +25,7 @@ _INCREMENT, _FIRST_FACTOR, _SECOND_FACTOR = (
 
 
 def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def random_bits(counter: torch.Tensor, seed: int) -> torch.Tensor:
@@ -33,10 +33,10 @@ def random_bits(counter: torch.Tensor, seed: int) -> torch.Tensor:
 
     By splitmix64 (Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195).
     """
-    x = counter * _INCREMENT + _signed(seed * 0xD1342543DE82EF95 % (1 << 64))
-    x = (x ^ _shifted(x, 30)) * _FIRST_FACTOR
-    x = (x ^ _shifted(x, 27)) * _SECOND_FACTOR
-    return x ^ _shifted(x, 31)
+    x = (counter * _INCREMENT).add_(_signed(seed * 0xD1342543DE82EF95 % (1 << 64)))
+    x.bitwise_xor_(_shifted(x, 30)).mul_(_FIRST_FACTOR)
+    x.bitwise_xor_(_shifted(x, 27)).mul_(_SECOND_FACTOR)
+    return x.bitwise_xor_(_shifted(x, 31))
 
 
 def normal(counter: torch.Tensor, seed: int) -> torch.Tensor:
@@ -48,8 +48,8 @@ def normal(counter: torch.Tensor, seed: int) -> torch.Tensor:
 def _radius_and_angle(counter: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return radius and angle of pairs of standard normal numbers, of the shape of the counters."""
     bits = random_bits(counter, seed)
-    radius = torch.sqrt(-2.0 * torch.log((_shifted(bits, 32) + 1).float() * 2.0**-32))
-    return radius, (bits & 0xFFFFFFFF).float() * (2 * math.pi * 2.0**-32)
+    uniform = _shifted(bits, 32).add_(1).float().mul_(2.0**-32)
+    return uniform.log_().mul_(-2.0).sqrt_(), (bits & 0xFFFFFFFF).float().mul_(2 * math.pi * 2.0**-32)
 
 
 def draws(samples: torch.Tensor, pixels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ name: a look is the same on any device and for any number of processes.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -64,25 +65,32 @@ class Look:
 
     def value(self, name: str, number: Range) -> float | torch.Tensor:
         """Return a number as it is, or (N, 1, 1) drawn from a range, as `between` does."""
-        return between(number, self.choices[:, _PLACE[name], None, None]) if isinstance(number, tuple) else number
+        return between(number, self._choice(name)) if isinstance(number, tuple) else number
+
+    @cached_property
+    def _columns(self) -> tuple[torch.Tensor, ...]:
+        return self.choices.T[:, :, None, None].unbind(0)
+
+    def _choice(self, name: str) -> torch.Tensor:
+        return self._columns[_PLACE[name]]
 
     def happens(self, name: str, share: float) -> torch.Tensor:
         """Return (N, 1, 1) of which looks are among a share of all."""
-        return self.choices[:, _PLACE[name], None, None] < share
+        return self._choice(name) < share
 
     def gaussian(self, name: str) -> torch.Tensor:
         """Return standard normal numbers (N, 1, 1)."""
-        return torch.special.ndtri(self.choices[:, _PLACE[name], None, None].clamp(1e-6, 1 - 1e-6))
+        return torch.special.ndtri(self._choice(name).clamp(1e-6, 1 - 1e-6))
 
     def angle(self, name: str) -> torch.Tensor:
         """Return angles (N, 1, 1) [radian]."""
-        return 2 * math.pi * self.choices[:, _PLACE[name], None, None]
+        return 2 * math.pi * self._choice(name)
 
     def sides(self, shape: str) -> torch.Tensor | int:
         """Return the number of a footprint's sides, or those (N, 1, 1) of a shape drawn for each look."""
         if shape != "any":
             return SHAPES[shape]
-        choice = self.choices[:, _PLACE["shape"], None, None] * len(SHAPES)
+        choice = self._choice("shape") * len(SHAPES)
         circle, square, hexagon = SHAPES.values()
         return torch.where(choice < 1, circle, torch.where(choice < 2, square, hexagon))
 

@@ -151,7 +151,13 @@ class _View:
         self.footprint = self._footprint()
 
     def _blurred(self, images: torch.Tensor) -> torch.Tensor:
-        return images if self.psf is None else self.psf[0] @ images @ self.psf[1].mT
+        if self.psf is None:
+            return images
+        rows, columns = self.psf
+        if columns.dim() == 2:
+            return rows @ images @ columns.mT
+        # One product for each view instead of one for each image.
+        return rows @ (images.flatten(1, 2) @ columns[:, 0].mT).reshape(images.shape)
 
     def _footprint(self) -> torch.Tensor | None:
         footprint, look = self.instrument.footprint, self.look
@@ -213,13 +219,17 @@ class _View:
             share = torch.where(look.happens("thinned", tracer.thinned), share.clamp(max=1), 1.0)[:, 0, 0]
             stored = thin(stored, share, look.maps(3 * t, 3 * t + 3), smoothed=t == 1)
         density, velocity, dispersion, count = stored.unbind(1)
-        moments = torch.stack([density, density * velocity, density * (velocity**2 + dispersion**2)], dim=1)
-        moments = self._blurred(moments)
+        square = (velocity**2).add_(dispersion**2).mul_(density)
+        # The light, and the particles, of which `_shot_variance` asks.
+        blurred = self._blurred(torch.stack([density, density * velocity, square, *([count] if told else [])], dim=1))
+        moments = blurred[:, :3]
         mean = (moments[:, 0] * self.within_re).sum((1, 2), keepdim=True) / self.within_re.sum()
         # A tracer may have nothing inside R_e, such as gas in a ring: then the mean of its non-empty pixels.
         n_occupied = (moments[:, 0] > 0).sum((1, 2), keepdim=True).clamp(min=1)
         mean = torch.where(mean > 0, mean, moments[:, 0].sum((1, 2), keepdim=True) / n_occupied)
-        moments = optics.coarsened(moments, self.pixels, instrument.rebin) / instrument.rebin**2
+        moments = optics.coarsened(moments, self.pixels, instrument.rebin)
+        if instrument.rebin > 1:
+            moments = moments / instrument.rebin**2
         valid = self._seen(t, moments, mean, stored[:, 3:4])
         # Ones and zeros: a product with them costs a processor a tenth of a choice between two numbers.
         seen = valid.to(moments)
@@ -255,7 +265,7 @@ class _View:
             density = _like(_chosen(value.happens("no_density"), 1.0, density), dispersion)
         channels = [*(x * seen for x in (density, velocity, dispersion)), seen]
         if told:
-            shot = self._shot_variance(t, count, true_dispersion, sides, seen)
+            shot = self._shot_variance(t, blurred[:, 3:4], true_dispersion, sides, seen)
             channels += self._told(value, error, shot, dispersion, is_measured, seen)
         return channels
 
@@ -275,13 +285,13 @@ class _View:
         sides: torch.Tensor | None,
         seen: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the variance (N, Q, Q) [km^2/s^2] of V that the particles' number leaves.
+        """Return the variance (N, Q, Q) [km^2/s^2] of V that the particles' number leaves, (N, 1, P, P) behind the PSF.
 
         It is sigma^2 over the number of particles under a kernel, or the PSF, or a bin: an estimate, good to some
         tens of per cent.
         """
         rebin = self.instrument.rebin
-        under = optics.coarsened(self._blurred(count[:, None]), self.pixels, rebin)[:, 0]
+        under = optics.coarsened(count, self.pixels, rebin)[:, 0]
         fwhm = self.fwhm[:, None, None] if isinstance(self.fwhm, torch.Tensor) else self.fwhm
         beam_area = 4 * torch.pi * (fwhm * optics.SIGMA_PER_FWHM) ** 2 / rebin**2  # that a Gaussian holds, in pixels
         under = under * (1 + beam_area) + (UNDER_A_KERNEL if t == 1 else 0.0)
@@ -363,6 +373,9 @@ def _chosen(which: torch.Tensor | bool, yes: Number, no: Number) -> Number:
     """Return `torch.where`, also for one answer for all views."""
     if isinstance(which, bool):
         return yes if which else no
+    if isinstance(no, torch.Tensor) and isinstance(yes, float) and no.numel() > which.numel():
+        chosen = which.to(no)  # a product with ones and zeros, as in `_View.tracer`
+        return torch.addcmul(yes * chosen, no, 1 - chosen)
     return torch.where(which, yes, no)
 
 

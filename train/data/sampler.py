@@ -5,7 +5,6 @@ was stopped, on a CPU and on a GPU, and a process draws only its own share.
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -78,28 +77,39 @@ def looks(samples: torch.Tensor, pixels: int, seed: int) -> Look:
     return Look(choices, numbers.reshape(-1, MAPS, pixels, pixels))
 
 
-@dataclass(frozen=True)
 class LookMaps:
     """The normal numbers (N, MAPS, P, P) of looks, drawn when they are asked for: most looks need few of them.
 
     first (N, 1): the first counter of each look. A counter gives a pixel of two maps, MAPS / 2 apart (`normal`).
     """
 
-    first: torch.Tensor
-    pixels: int
-    seed: int
+    def __init__(self, first: torch.Tensor, pixels: int, seed: int):
+        self._first, self._pixels, self._seed = first, pixels, seed
+        # Pairs of maps for thinning, and the first counters of their looks: gas is thinned where stars are.
+        self._of: torch.Tensor | None = None
+        self._pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __getitem__(self, index: tuple[torch.Tensor | slice, slice]) -> torch.Tensor:
-        rows, (begin, end, _) = index[0], index[1].indices(MAPS)
-        first, half = self.first[rows], MAPS // 2
-        ranges = (begin, min(end, half), torch.cos), (max(begin - half, 0), end - half, torch.sin)
-        parts = []
-        for low, high, of_angle in ranges:
-            if low < high:
-                places = torch.arange(low * self.pixels**2, high * self.pixels**2, device=first.device)
-                radius, angle = _radius_and_angle(first + places, self.seed)
-                parts.append(radius * of_angle(angle))
-        return torch.cat(parts, dim=1).reshape(len(first), end - begin, self.pixels, self.pixels)
+        """Return the maps (M, K, P, P) of looks, a list (M,) or a slice, and of K maps, a slice."""
+        first, numbers = self._first[index[0]], range(*index[1].indices(MAPS))
+        pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        if len(numbers) > 1:
+            if self._of is None or not torch.equal(first, self._of):
+                self._of, self._pairs = first, {}
+            pairs = self._pairs
+        maps = []
+        for number in numbers:
+            radius, angle = self._pair(first, number % (MAPS // 2), pairs)
+            maps.append(radius * (torch.cos(angle) if number < MAPS // 2 else torch.sin(angle)))
+        return torch.stack(maps, dim=1).unflatten(2, (self._pixels, self._pixels))
+
+    def _pair(
+        self, first: torch.Tensor, number: int, pairs: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if number not in pairs:
+            places = torch.arange(self._pixels**2, device=first.device) + number * self._pixels**2
+            pairs[number] = _radius_and_angle(first + places, self._seed)
+        return pairs[number]
 
 
 @lru_cache(maxsize=2)

@@ -28,8 +28,7 @@ def joined(
     pixels, seen = error.shape[-1], valid.to(error)
     light = moments[:, 0] * seen
     variance = error**2
-    # What a pixel has: moments, variance, and the side of its bin.
-    pixel = torch.cat([moments, torch.stack([variance, torch.ones_like(light)], dim=1)], dim=1)
+    sides = torch.ones_like(light)
     is_poor = (light > 0) & (variance > target**2)
     # Sums over blocks: of what the means are made of, of valid pixels, and of the variance of a mean weighted by light.
     sums = _padded(torch.cat([moments * seen[:, None], torch.stack([seen, variance * light**2, light], 1)], 1))
@@ -37,13 +36,13 @@ def joined(
         sums = block_sums(sums, 2)
         is_poor = block_sums(_padded(is_poor.to(light)), side) > 0
         is_joined = spread_over_blocks(is_poor, side, pixels)
+        sides = sides.masked_fill(is_joined, float(side))
         mean = sums[:, :3] / sums[:, 3:4].clamp(min=1)
-        block_variance = sums[:, 4:5] / sums[:, 5:6].clamp(min=1e-30) ** 2
-        in_blocks = torch.cat([mean, block_variance, torch.full_like(block_variance, side)], dim=1)
-        pixel = torch.where(is_joined[:, None], spread_over_blocks(in_blocks, side, pixels), pixel)
-        is_poor = is_joined & (pixel[:, 3] > target**2)
-    sides = pixel[:, 4]
-    return pixel[:, :3], torch.where(sides > 1, pixel[:, 3].sqrt(), error), sides
+        block_variance = sums[:, 4] / sums[:, 5].clamp(min=1e-30) ** 2
+        moments = torch.where(is_joined[:, None], spread_over_blocks(mean, side, pixels), moments)
+        variance = torch.where(is_joined, spread_over_blocks(block_variance, side, pixels), variance)
+        is_poor = is_joined & (variance > target**2)
+    return moments, torch.where(sides > 1, variance.sqrt(), error), sides
 
 
 def alike_in_bins(images: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ def _gaussian(distance: torch.Tensor) -> torch.Tensor:
     """Return exp(-d^2 / 2), nil where that is no normal number any more: a processor takes ten times as long there."""
     least = 2 * torch.finfo(distance.dtype).tiny
     weight = (distance**2).mul_(-0.5).clamp_(min=math.log(least)).exp_()
-    return torch.nn.functional.threshold_(weight, 2 * least, 0.0)
+    return torch.nn.functional.threshold(weight, 2 * least, 0.0, inplace=True)
 
 
 def alike_over_psf(normal: torch.Tensor, fwhm_pixels: float | torch.Tensor) -> torch.Tensor:

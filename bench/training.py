@@ -5,6 +5,10 @@ Printed: views per second and the share of time that waits for maps, from memory
 torch DataLoader that reads the store view by view, as one would write it first, next to the loader alone; and a step
 through the instrument `survey` beside one through `ifu`.
 Validation is left out: rounds are as long as the run. The store is made here, from one galaxy's maps.
+
+  python -m bench.training                      all of it
+  python -m bench.training --only instruments   a step through `survey` beside one through `ifu` alone
+  python -m bench.training --beside CHECKOUT    a step of this code beside one of another checkout alone
 """
 
 import argparse
@@ -131,6 +135,55 @@ def through_instruments(config: FitConfig, seconds: float) -> dict[str, dict[str
     return found
 
 
+#: Takes a step of the default fit for every line that it reads, and prints how long it took [ms].
+STEPS = """
+import argparse, json, sys, time
+from pathlib import Path
+import torch
+from bench.training import fitter_of, store_to_fit
+torch.set_num_threads(1)
+fitter = fitter_of(store_to_fit(argparse.Namespace(**json.loads(sys.argv[2])), Path(sys.argv[1])))
+for _ in sys.stdin:
+    began = time.perf_counter()
+    fitter.advance()
+    fitter.agree_to_stop()
+    print(1e3 * (time.perf_counter() - began), flush=True)
+"""
+
+
+def beside_checkout(checkout: Path, args: argparse.Namespace, scratch: Path) -> dict[str, float]:
+    """Print and return the median time [ms] of a step of `both` through `ifu` of this code and of another checkout.
+
+    Each has a process of its own; their steps alternate.
+    """
+    sizes = json.dumps(
+        {name: getattr(args, name) for name in ("galaxies", "views", "pixels", "per_shard", "width", "batch")}
+    )
+    running = {}
+    for name, root in (("this code", common.ROOT), ("beside", checkout.resolve())):
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+        argv = [sys.executable, "-c", STEPS, str((scratch / f"{name}.zarr").resolve()), sizes]
+        running[name] = subprocess.Popen(
+            argv, cwd=root, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+    times: dict[str, list[float]] = {name: [] for name in running}
+    began = time.perf_counter()
+    while time.perf_counter() - began < 4 * args.seconds or len(times["beside"]) < 12:
+        for name, process in running.items():
+            assert process.stdin
+            assert process.stdout
+            process.stdin.write("step\n")
+            times[name].append(float(process.stdout.readline()))
+    for process in running.values():
+        process.communicate()
+    found = {name: float(np.median(values[3:])) for name, values in times.items()}
+    common.table(
+        ["a step of both through ifu [ms]", *found, ""],
+        [["", *found.values(), f"{found['this code'] / found['beside']:.2f}x"]],
+    )
+    return found
+
+
 def fed_per_second(next_batch: Any, seconds: float) -> float:
     """Views per second of a loader alone; next_batch(step) gives a batch."""
     next_batch(0)
@@ -172,16 +225,26 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--steps", type=int, default=60, help="of the runs on one and two processes")
+    parser.add_argument("--beside", type=Path, help="another checkout of this project: compare steps with it alone")
+    parser.add_argument("--only", choices=["instruments"], help="measure this alone, into training-ONLY.json")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=args.out) as scratch:
-        measure(args, Path(scratch))
+        if args.beside:
+            steps_ms = beside_checkout(args.beside, args, Path(scratch))
+            write_atomically(args.out / "training-beside.json", json.dumps(steps_ms))
+            return
+        config = store_to_fit(args, Path(scratch) / "maps.zarr")
+        if args.only == "instruments":
+            steps = through_instruments(config, args.seconds)
+            write_atomically(args.out / "training-instruments.json", json.dumps(steps))
+        else:
+            measure(args, config, Path(scratch))
 
 
-def measure(args: argparse.Namespace, scratch: Path) -> None:
-    """Print all tables and write the figures to training.json, with the store and the run folders in `scratch`."""
-    config = store_to_fit(args, scratch / "maps.zarr")
+def measure(args: argparse.Namespace, config: FitConfig, scratch: Path) -> None:
+    """Print all tables and write the figures to training.json, with the run folders in `scratch`."""
     held = fitter_of(config)
     galaxies = held.loader.galaxies
     gb = 4e-9 * int(np.prod(galaxies.shape)) * len(galaxies)

@@ -61,4 +61,6 @@ def _padded(images: torch.Tensor) -> torch.Tensor:
 
 def spread_over_blocks(values: torch.Tensor, side: int, pixels: int) -> torch.Tensor:
     """Return (..., pixels, pixels) with the value of its block in every pixel."""
-    return values.repeat_interleave(side, -1).repeat_interleave(side, -2)[..., :pixels, :pixels]
+    rows, columns = values.shape[-2:]
+    spread = values[..., :, None, :, None].expand(*values.shape[:-2], rows, side, columns, side)
+    return spread.reshape(*values.shape[:-2], side * rows, side * columns)[..., :pixels, :pixels]

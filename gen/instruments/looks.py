@@ -7,6 +7,8 @@ name: a look is the same on any device and for any number of processes.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,6 +36,18 @@ _PLACE = {name: i for i, name in enumerate(_SHARED)} | {
 }
 
 
+#: Numbers (N, ...) of N looks, of which only those of some rows are made: of a list (M,) of rows, or a slice of them.
+Drawn = Callable[[torch.Tensor | slice], torch.Tensor]
+
+
+class NormalMaps(Protocol):
+    """A tensor (N, MAPS, P, P), or what draws a part of one when it is asked for: `maps[rows, first:last]`."""
+
+    def __getitem__(self, index: tuple[torch.Tensor | slice, slice], /) -> torch.Tensor:
+        """Return the maps (M, last - first, P, P) of a list (M,) of rows, or a slice of them."""
+        ...
+
+
 @dataclass(frozen=True)
 class Look:
     """The random numbers of N looks, one for each view.
@@ -43,29 +57,40 @@ class Look:
     """
 
     choices: torch.Tensor
-    normal: torch.Tensor
+    normal: NormalMaps
+
+    def maps(self, first: int, last: int) -> Drawn:
+        """Return the normal numbers (N, last - first, P, P) from a map to another, for `where`."""
+        return lambda rows: self.normal[rows, first:last]
 
     def value(self, name: str, number: Range) -> float | torch.Tensor:
         """Return a number as it is, or (N, 1, 1) drawn from a range, as `between` does."""
-        return between(number, self.choices[:, _PLACE[name], None, None]) if isinstance(number, tuple) else number
+        return between(number, self._choice(name)) if isinstance(number, tuple) else number
+
+    @cached_property
+    def _columns(self) -> tuple[torch.Tensor, ...]:
+        return self.choices.T[:, :, None, None].unbind(0)
+
+    def _choice(self, name: str) -> torch.Tensor:
+        return self._columns[_PLACE[name]]
 
     def happens(self, name: str, share: float) -> torch.Tensor:
         """Return (N, 1, 1) of which looks are among a share of all."""
-        return self.choices[:, _PLACE[name], None, None] < share
+        return self._choice(name) < share
 
     def gaussian(self, name: str) -> torch.Tensor:
         """Return standard normal numbers (N, 1, 1)."""
-        return torch.special.ndtri(self.choices[:, _PLACE[name], None, None].clamp(1e-6, 1 - 1e-6))
+        return torch.special.ndtri(self._choice(name).clamp(1e-6, 1 - 1e-6))
 
     def angle(self, name: str) -> torch.Tensor:
         """Return angles (N, 1, 1) [radian]."""
-        return 2 * math.pi * self.choices[:, _PLACE[name], None, None]
+        return 2 * math.pi * self._choice(name)
 
     def sides(self, shape: str) -> torch.Tensor | int:
         """Return the number of a footprint's sides, or those (N, 1, 1) of a shape drawn for each look."""
         if shape != "any":
             return SHAPES[shape]
-        choice = self.choices[:, _PLACE["shape"], None, None] * len(SHAPES)
+        choice = self._choice("shape") * len(SHAPES)
         circle, square, hexagon = SHAPES.values()
         return torch.where(choice < 1, circle, torch.where(choice < 2, square, hexagon))
 
@@ -75,20 +100,29 @@ def where(
 ) -> torch.Tensor:
     """Return `change(unchanged, *numbers)` of the views (N, 1, 1) that `which` tells, and `unchanged` of the others.
 
-    unchanged: (N, ...); of the numbers, tensors have a row per view as well. Where that costs nothing, on a CPU, the
-    other views are left out of the work.
+    unchanged: (N, ...); of the numbers, tensors have a row per view as well, and functions (`Drawn`) give them. Where
+    that costs nothing, on a CPU, the other views are left out of the work.
     """
+
+    def changed(rows: torch.Tensor | slice) -> torch.Tensor:
+        of_rows = (x[rows] if isinstance(x, torch.Tensor) else x(rows) if callable(x) else x for x in numbers)
+        return change(unchanged[rows], *of_rows)
+
     if isinstance(which, bool):
-        return change(unchanged, *numbers) if which else unchanged
-    if unchanged.device.type != BRANCHES_ON:
-        is_changed = which.reshape(-1, *[1] * (unchanged.dim() - 1))
-        return torch.where(is_changed, change(unchanged, *numbers), unchanged)
+        return changed(slice(None)) if which else unchanged
+    if not leaves_out(unchanged.device):
+        return torch.where(which.reshape(-1, *[1] * (unchanged.dim() - 1)), changed(slice(None)), unchanged)
     rows = torch.nonzero(which.flatten())[:, 0]
     if not len(rows):
         return unchanged
     result = unchanged.clone()
-    result[rows] = change(unchanged[rows], *(x[rows] if isinstance(x, torch.Tensor) else x for x in numbers))
+    result[rows] = changed(rows)
     return result
+
+
+def leaves_out(device: torch.device) -> bool:
+    """Return whether work on a device leaves out the views that it does not change."""
+    return device.type == BRANCHES_ON
 
 
 def between(ends: tuple[float, float], share: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ maps are not stored. An instrument acts in this order: resolution of the simulat
 of view and rebinning, cuts and losses, binning, noise, and what is known of it.
 """
 
+from functools import partial
+
 import torch
 
 from kinmass.gen.instruments import optics
@@ -97,15 +99,12 @@ def observe(
     if instrument.varies() and look is None:
         instrument = without_look(instrument)
     view = _View(maps, instrument, field_of_view_re, half_mass_radius_kpc, look)
-    seen = [view.tracer(t, noise, told) for t, name in enumerate(("stars", "gas")) if name in tracers]
-    if len(seen) == 1:
-        nothing = torch.zeros_like(seen[0])
-        seen = [seen[0], nothing] if "stars" in tracers else [nothing, seen[0]]
-    return torch.cat([channels[:, part] for part in _parts(told) for channels in seen], dim=1)
-
-
-def _parts(told: bool) -> tuple[slice, ...]:
-    return (slice(0, 4), slice(4, None)) if told else (slice(0, 4),)
+    seen = [view.tracer(t, noise, told) if name in tracers else None for t, name in enumerate(("stars", "gas"))]
+    some = next(channels for channels in seen if channels)
+    nothing = [torch.zeros_like(some[0])] * len(some)
+    parts = (slice(0, 4), slice(4, None)) if told else (slice(0, 4),)
+    # One copy of all, because copies of this size cost as much as all arithmetic.
+    return torch.stack([x for part in parts for channels in seen for x in (channels or nothing)[part]], dim=1)
 
 
 def with_told(observed: torch.Tensor) -> torch.Tensor:
@@ -152,7 +151,13 @@ class _View:
         self.footprint = self._footprint()
 
     def _blurred(self, images: torch.Tensor) -> torch.Tensor:
-        return images if self.psf is None else self.psf[0] @ images @ self.psf[1].mT
+        if self.psf is None:
+            return images
+        rows, columns = self.psf
+        if columns.dim() == 2:
+            return rows @ images @ columns.mT
+        # One product for each view instead of one for each image.
+        return rows @ (images.flatten(1, 2) @ columns[:, 0].mT).reshape(images.shape)
 
     def _footprint(self) -> torch.Tensor | None:
         footprint, look = self.instrument.footprint, self.look
@@ -164,9 +169,10 @@ class _View:
             return inside(*grid, SHAPES[footprint.shape], footprint.radius_re)
         offset, angle = look.value("offset_re", footprint.offset_re), look.angle("offset_angle")
         middle = offset * torch.cos(angle), offset * torch.sin(angle)
-        radius = look.value("radius_re", footprint.radius_re)
-        mask = inside(*grid, look.sides(footprint.shape), radius, middle, look.angle("turn"))
-        return mask | ~look.happens("footprint", footprint.share)
+        sides, radius = look.sides(footprint.shape), look.value("radius_re", footprint.radius_re)
+        all_seen = torch.ones(len(self.maps), self.pixels, self.pixels, dtype=torch.bool, device=self.maps.device)
+        happens = look.happens("footprint", footprint.share)
+        return where(happens, partial(_footprint, grid), all_seen, sides, radius, *middle, look.angle("turn"))
 
     def _seen(self, t: int, moments: torch.Tensor, mean: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
         """Return the valid pixels (N, Q, Q) of a tracer, from its observed moments and their mean inside R_e."""
@@ -190,34 +196,44 @@ class _View:
             share = value("kept_pixels")
             valid = where(value.happens("faded"), _brightest, valid, density, share, most)
         if look and tracer.lost_pixels != 0.0:
-            numbers = optics.coarsened(look.normal[:, 6 + t : 7 + t], self.pixels, self.instrument.rebin)[:, 0]
-            is_kept = torch.special.ndtr(numbers / self.instrument.rebin) >= value("lost_pixels")
-            is_kept |= ~look.happens(f"{value.name}.holed", tracer.holed)
-            valid = cut(valid, is_kept, always=False)
+            numbers = look.maps(6 + t, 7 + t)
+            valid = where(value.happens("holed"), self._with_holes, valid, value("lost_pixels"), numbers)
         return valid
+
+    def _with_holes(self, valid: torch.Tensor, share: Number, numbers: torch.Tensor) -> torch.Tensor:
+        """Return valid pixels (N, Q, Q) but for a share of them, as numbers (N, 1, P, P) say."""
+        rebin = self.instrument.rebin
+        is_kept = torch.special.ndtr(optics.coarsened(numbers, self.pixels, rebin)[:, 0] / rebin) >= share
+        return cut(valid, is_kept, always=False)
 
     def _value(self, t: int) -> "_Values":
         return _Values(self.look, "stars" if t == 0 else "gas", (self.instrument.stars, self.instrument.gas)[t])
 
-    def tracer(self, t: int, noise: torch.Tensor | None, told: bool) -> torch.Tensor:
-        """Return the observed channels (N, 4, Q, Q) of the stars (t = 0) or gas (1), or (N, 9, Q, Q) with TOLD."""
+    def tracer(self, t: int, noise: torch.Tensor | None, told: bool) -> list[torch.Tensor]:
+        """Return the four observed channels (N, Q, Q) of the stars (t = 0) or gas (1), or nine with TOLD."""
         instrument, look, value = self.instrument, self.look, self._value(t)
         tracer = value.tracer
         stored = self.maps[:, 4 * t : 4 * t + 4]
         if look and tracer.particles is not None:
             share = value("particles") / stored[:, 3].sum((1, 2), keepdim=True).clamp(min=1)
             share = torch.where(look.happens("thinned", tracer.thinned), share.clamp(max=1), 1.0)[:, 0, 0]
-            stored = thin(stored, share, look.normal[:, 3 * t : 3 * t + 3], smoothed=t == 1)
+            stored = thin(stored, share, look.maps(3 * t, 3 * t + 3), smoothed=t == 1)
         density, velocity, dispersion, count = stored.unbind(1)
-        moments = torch.stack([density, density * velocity, density * (velocity**2 + dispersion**2)], dim=1)
-        moments = self._blurred(moments)
+        square = (velocity**2).add_(dispersion**2).mul_(density)
+        # The light, and the particles, of which `_shot_variance` asks.
+        blurred = self._blurred(torch.stack([density, density * velocity, square, *([count] if told else [])], dim=1))
+        moments = blurred[:, :3]
         mean = (moments[:, 0] * self.within_re).sum((1, 2), keepdim=True) / self.within_re.sum()
         # A tracer may have nothing inside R_e, such as gas in a ring: then the mean of its non-empty pixels.
         n_occupied = (moments[:, 0] > 0).sum((1, 2), keepdim=True).clamp(min=1)
         mean = torch.where(mean > 0, mean, moments[:, 0].sum((1, 2), keepdim=True) / n_occupied)
-        moments = optics.coarsened(moments, self.pixels, instrument.rebin) / instrument.rebin**2
+        moments = optics.coarsened(moments, self.pixels, instrument.rebin)
+        if instrument.rebin > 1:
+            moments = moments / instrument.rebin**2
         valid = self._seen(t, moments, mean, stored[:, 3:4])
-        relative = torch.where(valid, moments[:, 0], torch.ones_like(mean)) / torch.where(mean > 0, mean, 1.0)
+        # Ones and zeros: a product with them costs a processor a tenth of a choice between two numbers.
+        seen = valid.to(moments)
+        relative = torch.addcmul(1 - seen, moments[:, 0], seen) / torch.where(mean > 0, mean, 1.0)
         error = value("velocity_error_kms") * relative ** -value("error_slope")
         sides = None
         if tracer.bin_to_kms is not None:
@@ -225,20 +241,20 @@ class _View:
             in_bins = where(value.happens("binned"), _in_bins, apart, valid, value("bin_to_kms"))
             moments, error, sides = in_bins[:, :3], in_bins[:, 3], in_bins[:, 4]
         density, first, second = moments.unbind(1)
-        divisor = torch.where(valid, density, torch.ones_like(density))
+        divisor = torch.addcmul(1 - seen, density, seen)
         velocity = first / divisor
         # Rounding can make the variance slightly negative where the dispersion is zero.
-        dispersion = torch.sqrt(torch.clamp(second / divisor - velocity**2, min=0.0))
+        dispersion = (second / divisor).sub_(velocity**2).clamp_(min=0.0).sqrt_()
         true_dispersion = dispersion
         if noise is not None and tracer.velocity_error_kms != 0.0:
             normal = self._normal(t, noise, sides)
             velocity = velocity + error * normal[:, 0]
             width = value("instrument_sigma_kms")
             if tracer.instrument_sigma_kms != 0.0:
-                dispersion = (dispersion**2 + width**2).sqrt()
-            dispersion = torch.clamp(dispersion + error * normal[:, 1], min=0.0)
+                dispersion = (dispersion**2).add_(width**2).sqrt_()
+            dispersion = (error * normal[:, 1]).add_(dispersion).clamp_(min=0.0)
             if tracer.instrument_sigma_kms != 0.0:
-                dispersion = (dispersion**2 - width**2).clamp(min=0.0).sqrt()
+                dispersion = (dispersion**2).sub_(width**2).clamp_(min=0.0).sqrt_()
         is_measured = _chosen(value.happens("no_dispersion"), 0.0, 1.0)
         if tracer.no_dispersion > 0:
             dispersion = dispersion * is_measured
@@ -247,20 +263,18 @@ class _View:
             density = density * _chosen(value.happens("uncertain_density"), 10**dex, 1.0)
         if tracer.no_density > 0:
             density = _like(_chosen(value.happens("no_density"), 1.0, density), dispersion)
-        channels = [x * valid for x in (density, velocity, dispersion, torch.ones_like(density))]
+        channels = [*(x * seen for x in (density, velocity, dispersion)), seen]
         if told:
-            shot = self._shot_variance(t, count, true_dispersion, sides, valid)
-            channels += self._told(value, error, shot, dispersion, is_measured, valid)
-        return torch.stack(channels, dim=1)
+            shot = self._shot_variance(t, blurred[:, 3:4], true_dispersion, sides, seen)
+            channels += self._told(value, error, shot, dispersion, is_measured, seen)
+        return channels
 
     def _normal(self, t: int, noise: torch.Tensor, sides: torch.Tensor | None) -> torch.Tensor:
         """Return standard normal numbers (N, 2, Q, Q) for V and sigma, alike over a PSF or a bin where errors are."""
         normal, tracer = noise[:, 2 * t : 2 * t + 2], (self.instrument.stars, self.instrument.gas)[t]
         if tracer.correlated > 0:
-            matrix = optics.psf_matrix(normal, self.fwhm / self.instrument.rebin)
-            if matrix is not None:
-                matrix = matrix.expand(len(normal), 1, -1, -1)
-                normal = where(self._value(t).happens("correlated"), optics.alike_over_psf, normal, matrix)
+            fwhm = self.fwhm / self.instrument.rebin
+            normal = where(self._value(t).happens("correlated"), optics.alike_over_psf, normal, fwhm)
         return normal if sides is None else where(self._value(t).happens("binned"), alike_in_bins, normal, sides)
 
     def _shot_variance(
@@ -269,22 +283,22 @@ class _View:
         count: torch.Tensor,
         dispersion: torch.Tensor,
         sides: torch.Tensor | None,
-        valid: torch.Tensor,
+        seen: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the variance (N, Q, Q) [km^2/s^2] of V that the particles' number leaves.
+        """Return the variance (N, Q, Q) [km^2/s^2] of V that the particles' number leaves, (N, 1, P, P) behind the PSF.
 
         It is sigma^2 over the number of particles under a kernel, or the PSF, or a bin: an estimate, good to some
         tens of per cent.
         """
         rebin = self.instrument.rebin
-        under = optics.coarsened(self._blurred(count[:, None]), self.pixels, rebin)[:, 0]
+        under = optics.coarsened(count, self.pixels, rebin)[:, 0]
         fwhm = self.fwhm[:, None, None] if isinstance(self.fwhm, torch.Tensor) else self.fwhm
         beam_area = 4 * torch.pi * (fwhm * optics.SIGMA_PER_FWHM) ** 2 / rebin**2  # that a Gaussian holds, in pixels
         under = under * (1 + beam_area) + (UNDER_A_KERNEL if t == 1 else 0.0)
         variance = dispersion**2 / under.clamp(min=0.5)
         if sides is not None:
             variance = variance / sides**2
-        return variance * valid
+        return variance * seen
 
     def _told(
         self,
@@ -293,16 +307,17 @@ class _View:
         shot_variance: torch.Tensor,
         dispersion: torch.Tensor,
         is_measured: Number,
-        valid: torch.Tensor,
+        seen: torch.Tensor,
     ) -> list[torch.Tensor]:
         """Return the channels of TOLD, each (N, Q, Q)."""
         variance = _like(error, dispersion) ** 2
-        width = _like(value("instrument_sigma_kms"), dispersion)
+        width = _like(value("instrument_sigma_kms"), dispersion[:, :1, :1])
         # The error of sigma grows where sigma is below the instrument's, to what its square's error leaves at zero.
-        least = variance.sqrt() * (variance + width**2).sqrt()
-        growth = (dispersion**2 + width**2) / (dispersion**2 + least).clamp(min=1e-12)
-        velocity_error = (variance + shot_variance).sqrt()
-        dispersion_error = (variance * growth.clamp(min=1.0) + 0.5 * shot_variance).sqrt()
+        square, width2 = dispersion**2, width**2
+        least = (variance + width2).mul_(variance).sqrt_()
+        growth = (square + width2).div_(least.add_(square).clamp_(min=1e-12)).clamp_(min=1.0)
+        velocity_error = (variance + shot_variance).sqrt_()
+        dispersion_error = growth.mul_(variance).add_(shot_variance, alpha=0.5).sqrt_()
         is_hidden = value.happens("unknown_errors")
         errors = [_chosen(is_hidden, UNKNOWN, x) for x in (velocity_error, dispersion_error)]
         fwhm_re = self.fwhm_re[:, None, None] if isinstance(self.fwhm_re, torch.Tensor) else self.fwhm_re
@@ -313,7 +328,7 @@ class _View:
             psf = _like(_chosen(hidden, UNKNOWN, psf), dispersion)
         uncertain = _chosen(value.happens("uncertain_density"), value.tracer.density_dex, 0.0)
         uncertain = _chosen(value.happens("no_density"), UNKNOWN, uncertain)
-        return [_like(x, dispersion) * valid for x in (*errors, psf, is_measured, uncertain)]
+        return [_like(x, dispersion) * seen for x in (*errors, psf, is_measured, uncertain)]
 
 
 class _Values:
@@ -332,6 +347,18 @@ class _Values:
         return self.look.happens(f"{self.name}.{key}", share) if self.look else bool(share == 1)
 
 
+def _footprint(
+    grid: tuple[int, float, torch.Tensor],
+    all_seen: torch.Tensor,
+    sides: torch.Tensor | int,
+    radius_re: Number,
+    x_re: torch.Tensor,
+    y_re: torch.Tensor,
+    turn: torch.Tensor,
+) -> torch.Tensor:
+    return all_seen & inside(*grid, sides, radius_re, (x_re, y_re), turn)
+
+
 def _brightest(valid: torch.Tensor, density: torch.Tensor, share: Number, most: Number) -> torch.Tensor:
     return valid & brightest(density, valid, share, most)
 
@@ -346,6 +373,9 @@ def _chosen(which: torch.Tensor | bool, yes: Number, no: Number) -> Number:
     """Return `torch.where`, also for one answer for all views."""
     if isinstance(which, bool):
         return yes if which else no
+    if isinstance(no, torch.Tensor) and isinstance(yes, float) and no.numel() > which.numel():
+        chosen = which.to(no)  # a product with ones and zeros, as in `_View.tracer`
+        return torch.addcmul(yes * chosen, no, 1 - chosen)
     return torch.where(which, yes, no)
 
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import torch
 
-from kinmass.gen.instruments.looks import where
+from kinmass.gen.instruments.looks import Drawn, where
 
 # N views, P pixels along a side
 #: Numbers that `binomial` sums one by one; where more can be expected, a skewed normal distribution is near enough.
@@ -48,17 +48,18 @@ def binomial(count: torch.Tensor, share: torch.Tensor, normal: torch.Tensor) -> 
     mean, lost = count * share, 1 - share
     smooth = mean + (mean * lost).sqrt() * normal + (1 - 2 * share) * (normal**2 - 1) / 6
     kept = smooth.round().clamp(min=0).minimum(count)
-    # The smallest number whose cumulative probability is above the quantile's.
-    quantile = torch.special.ndtr(normal)
+    # The smallest number whose cumulative probability reaches the quantile's; `left` is what is missing.
     odds = share / lost
     log_none = count * torch.log1p(-share)
-    probability = torch.exp(log_none)
-    cumulative, summed = probability.clone(), torch.zeros_like(count)
-    for k in range(_SUMMED):
-        summed += cumulative < quantile
-        # Nil from k = count on, as the factor is nil there.
-        probability *= torch.sub(count, k).mul_(odds).div_(k + 1)
-        cumulative += probability
+    probability = torch.exp(log_none)  # of k, times k!
+    left = torch.special.ndtr(normal).sub_(probability)
+    summed = torch.gt(left, 0, out=torch.empty_like(left))
+    expected, is_above = count * odds, torch.empty_like(left)
+    for k in range(1, _SUMMED):
+        # Nil from k = count + 1 on, as the factor is nil there.
+        probability *= torch.sub(expected, odds, alpha=k - 1)
+        left.sub_(probability, alpha=1 / math.factorial(k))
+        summed += torch.gt(left, 0, out=is_above)
     is_summed = (mean < _SUMMED / 3) & (log_none > -80)
     drawn = torch.where(is_summed, summed.minimum(count), kept)
     return torch.where(is_most, count - drawn, drawn)
@@ -108,12 +109,12 @@ def _tails(dispersion: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return torch.where(pairs > 0, excess / pairs.clamp(min=1), 1.0).clamp(0.4, 4.0)
 
 
-def thin(maps: torch.Tensor, share: torch.Tensor, normal: torch.Tensor, smoothed: bool) -> torch.Tensor:
+def thin(maps: torch.Tensor, share: torch.Tensor, normal: torch.Tensor | Drawn, smoothed: bool) -> torch.Tensor:
     """Return the four channels (N, 4, P, P) of one tracer with a share (N,) of its particles, chosen at random.
 
     The particles that are kept have the mass of all. maps (N, 4, P, P): density, V, sigma and count as stored; normal
-    (N, 3, P, P) standard normal numbers; smoothed: whether particles have kernels, as gas does. A share of one leaves
-    a view as it is.
+    (N, 3, P, P) standard normal numbers, or what draws them; smoothed: whether particles have kernels, as gas does.
+    A share of one leaves a view as it is.
     """
     return where(share < 1, partial(_thinned, smoothed=smoothed), maps, share, normal)
 
@@ -160,10 +161,20 @@ def kernel_width(density: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     mean = (density**2).sum((1, 2), keepdim=True) / density.sum((1, 2), keepdim=True).clamp(min=1e-30)
     shape = (density / mean.clamp(min=1e-30)).clamp(1e-3, 1e3) ** (-1 / 3)
     levels = [level[:, 0] for level in _levels((count * mass)[:, None])]
+    # What a spread changes goes by how far its variance has gone from each of _VARIANCES to the next.
+    steps = list(pairwise(_VARIANCES))
+    slopes = [
+        (after - before) / (high - low) for (low, high), (before, after) in zip(steps, pairwise(levels), strict=True)
+    ]
+    without = levels[0] - density
+    for (low, _), slope in zip(steps, slopes, strict=True):
+        without.sub_(slope, alpha=low)
     misfits = []
     for factor in _FACTORS:
-        spread = sum(x * level for x, level in zip(_shares(_spread(factor * shape)), levels, strict=True))
-        misfits.append(((spread - density) ** 2).sum((1, 2)))
+        variance, misfit = _spread(factor * shape), without.clone()
+        for (low, high), slope in zip(steps, slopes, strict=True):
+            misfit.addcmul_(variance.clamp(low, high), slope)
+        misfits.append(torch.linalg.vector_norm(misfit, dim=(1, 2)))
     factors = _on_device(_FACTORS, density.device, density.dtype)
     return _OF_ALL * factors[torch.stack(misfits, dim=1).argmin(1)][:, None, None] * shape
 
@@ -174,7 +185,7 @@ def _spread(width: torch.Tensor) -> torch.Tensor:
     A kernel that ends within a pixel falls into its own pixel as a whole; a wider one is summed at pixel centres, from
     anywhere within its pixel.
     """
-    return ((width - 0.2) / 0.15).clamp(0, 1) * (width**2 + 1 / 12)
+    return (width - 0.2).div_(0.15).clamp_(0, 1).mul_((width**2).add_(1 / 12))
 
 
 def blurred(images: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
@@ -190,15 +201,26 @@ def blurred(images: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
 
 def _levels(images: torch.Tensor) -> list[torch.Tensor]:
     """Return images (N, C, P, P) blurred by each of _VARIANCES."""
-    pixel = torch.arange(images.shape[-1], device=images.device)
-    offset = (pixel[:, None] - pixel).abs()
+    pixels = images.shape[-1]
     blurs = [images]
+    for weight in _blurs(pixels, images.device, images.dtype):
+        rows = (images @ weight).reshape(-1, pixels, pixels)
+        blurs.append((weight.expand_as(rows) @ rows).reshape(images.shape))
+    return blurs
+
+
+@lru_cache(maxsize=8)
+def _blurs(pixels: int, device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Return the matrices (P, P) of blurs along an axis by all of _VARIANCES but none; they are symmetric."""
+    pixel = torch.arange(pixels, device=device)
+    offset = (pixel[:, None] - pixel).abs()
+    blurs = []
     for variance in _VARIANCES[1:]:
         if variance <= 0.5:
-            weight = (1 - variance) * (offset == 0).to(images) + variance / 2 * (offset == 1).to(images)
+            weight = (1 - variance) * (offset == 0).to(dtype) + variance / 2 * (offset == 1).to(dtype)
         else:
-            weight = torch.exp(-0.5 * offset.to(images) ** 2 / variance) / (2 * math.pi * variance) ** 0.5
-        blurs.append(weight @ images @ weight.mT)
+            weight = torch.exp(-0.5 * offset.to(dtype) ** 2 / variance) / (2 * math.pi * variance) ** 0.5
+        blurs.append(weight)
     return blurs
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from kinmass.gen.instruments.looks import CHOICES, MAPS, Look
+from kinmass.gen.instruments.looks import CHOICES, MAPS, Look, leaves_out
 
 
 def _signed(constant: int) -> int:
@@ -24,7 +24,7 @@ _INCREMENT, _FIRST_FACTOR, _SECOND_FACTOR = (
 
 
 def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def random_bits(counter: torch.Tensor, seed: int) -> torch.Tensor:
@@ -32,18 +32,23 @@ def random_bits(counter: torch.Tensor, seed: int) -> torch.Tensor:
 
     By splitmix64 (Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195).
     """
-    x = counter * _INCREMENT + _signed(seed * 0xD1342543DE82EF95 % (1 << 64))
-    x = (x ^ _shifted(x, 30)) * _FIRST_FACTOR
-    x = (x ^ _shifted(x, 27)) * _SECOND_FACTOR
-    return x ^ _shifted(x, 31)
+    x = (counter * _INCREMENT).add_(_signed(seed * 0xD1342543DE82EF95 % (1 << 64)))
+    x.bitwise_xor_(_shifted(x, 30)).mul_(_FIRST_FACTOR)
+    x.bitwise_xor_(_shifted(x, 27)).mul_(_SECOND_FACTOR)
+    return x.bitwise_xor_(_shifted(x, 31))
 
 
 def normal(counter: torch.Tensor, seed: int) -> torch.Tensor:
     """Return standard normal numbers (N, 2 M) for counters (N, M), by Box & Muller (1958) from 32 bits each."""
-    bits = random_bits(counter, seed)
-    radius = torch.sqrt(-2.0 * torch.log((_shifted(bits, 32) + 1).float() * 2.0**-32))
-    angle = (bits & 0xFFFFFFFF).float() * (2 * math.pi * 2.0**-32)
+    radius, angle = _radius_and_angle(counter, seed)
     return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+
+
+def _radius_and_angle(counter: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return radius and angle of pairs of standard normal numbers, of the shape of the counters."""
+    bits = random_bits(counter, seed)
+    uniform = _shifted(bits, 32).add_(1).float().mul_(2.0**-32)
+    return uniform.log_().mul_(-2.0).sqrt_(), (bits & 0xFFFFFFFF).float().mul_(2 * math.pi * 2.0**-32)
 
 
 def draws(samples: torch.Tensor, pixels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,11 +67,49 @@ _LOOK_SEED_OFFSET = 11_000_003
 
 def looks(samples: torch.Tensor, pixels: int, seed: int) -> Look:
     """Return the numbers of a look for each of `samples` (N,), as in `draws`; pixels are those of the stored maps."""
-    half = MAPS * pixels**2 // 2
-    counter = samples[:, None] * (half + CHOICES) + torch.arange(half + CHOICES, device=samples.device)
-    choices = _shifted(random_bits(counter[:, half:], seed + _LOOK_SEED_OFFSET), 40).float() * 2.0**-24
-    numbers = normal(counter[:, :half], seed + _LOOK_SEED_OFFSET)
+    half = MAPS // 2 * pixels**2
+    first, seed = samples[:, None] * (half + CHOICES), seed + _LOOK_SEED_OFFSET
+    counter = first + torch.arange(half, half + CHOICES, device=samples.device)
+    choices = _shifted(random_bits(counter, seed), 40).float() * 2.0**-24
+    if leaves_out(samples.device):
+        return Look(choices, LookMaps(first, pixels, seed))
+    numbers = normal(first + torch.arange(half, device=samples.device), seed)
     return Look(choices, numbers.reshape(-1, MAPS, pixels, pixels))
+
+
+class LookMaps:
+    """The normal numbers (N, MAPS, P, P) of looks, drawn when they are asked for: most looks need few of them.
+
+    first (N, 1): the first counter of each look. A counter gives a pixel of two maps, MAPS / 2 apart (`normal`).
+    """
+
+    def __init__(self, first: torch.Tensor, pixels: int, seed: int):
+        self._first, self._pixels, self._seed = first, pixels, seed
+        # Pairs of maps for thinning, and the first counters of their looks: gas is thinned where stars are.
+        self._of: torch.Tensor | None = None
+        self._pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __getitem__(self, index: tuple[torch.Tensor | slice, slice]) -> torch.Tensor:
+        """Return the maps (M, K, P, P) of looks, a list (M,) or a slice, and of K maps, a slice."""
+        first, numbers = self._first[index[0]], range(*index[1].indices(MAPS))
+        pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        if len(numbers) > 1:
+            if self._of is None or not torch.equal(first, self._of):
+                self._of, self._pairs = first, {}
+            pairs = self._pairs
+        maps = []
+        for number in numbers:
+            radius, angle = self._pair(first, number % (MAPS // 2), pairs)
+            maps.append(radius * (torch.cos(angle) if number < MAPS // 2 else torch.sin(angle)))
+        return torch.stack(maps, dim=1).unflatten(2, (self._pixels, self._pixels))
+
+    def _pair(
+        self, first: torch.Tensor, number: int, pairs: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if number not in pairs:
+            places = torch.arange(self._pixels**2, device=first.device) + number * self._pixels**2
+            pairs[number] = _radius_and_angle(first + places, self._seed)
+        return pairs[number]
 
 
 @lru_cache(maxsize=2)

@@ -5,6 +5,8 @@ return (N, F) features.
 docs/benchmarks/networks.md compares them.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import nn
@@ -120,6 +122,17 @@ def polar_weights(pixels: int, field_of_view_re: float) -> torch.Tensor:
     return torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32))
 
 
+@lru_cache(maxsize=4)
+def _pixels_of_cells(
+    pixels: int, field_of_view_re: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the pixels of each polar cell one cell after another, where each cell begins, and the pixels' weights."""
+    weights = polar_weights(pixels, field_of_view_re)
+    cell, pixel = weights.nonzero(as_tuple=True)
+    first = torch.searchsorted(cell, torch.arange(len(weights)))
+    return pixel, first, weights[cell, pixel].to(dtype)
+
+
 class PolarEncoder(nn.Module):
     """A residual network over a polar grid: turning the sky turns its activations, and pooling removes the turn.
 
@@ -133,6 +146,7 @@ class PolarEncoder(nn.Module):
 
     def __init__(self, width: int, n_features: int, norm: str, pixels: int, field_of_view_re: float, extra: int = 0):
         super().__init__()
+        self._grid = pixels, field_of_view_re
         self.register_buffer("weights", polar_weights(pixels, field_of_view_re), persistent=False)
         self.layers = nn.Sequential(
             nn.Conv2d(5 + extra, width, 1, bias=False),
@@ -151,10 +165,22 @@ class PolarEncoder(nn.Module):
 
         Channels after the mask are means over valid pixels too.
         """
-        cells = (maps.flatten(2) @ self.weights.T).unflatten(2, (RINGS, ANGLES))
+        cells = self._over_cells(maps).unflatten(2, (RINGS, ANGLES))
         valid = cells[:, 3:4]
-        means = cells / torch.clamp(valid, min=1e-3) * (valid > 1e-3)
+        means = cells / torch.where(valid > 1e-3, valid, torch.inf)
         return torch.cat([means[:, :3], valid, means[:, 4:]], dim=1)
+
+    def _over_cells(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the weighted sums (N, C, R A) of maps (N, C, P, P) over polar cells.
+
+        A cell has one pixel in seventy: a processor adds up these alone, in a tenth of the time of the whole product.
+        """
+        if maps.device.type != "cpu":
+            return maps.flatten(2) @ self.weights.T
+        pixel, first, weight = _pixels_of_cells(*self._grid, maps.dtype)
+        by_pixel = maps.flatten(2).flatten(0, 1).T.contiguous()
+        sums = functional.embedding_bag(pixel, by_pixel, first, mode="sum", per_sample_weights=weight)
+        return sums.T.contiguous().unflatten(0, maps.shape[:2])
 
     def rings(self, maps: torch.Tensor) -> torch.Tensor:
         """Return what each ring shows (N, C, R), pooled over angles."""

@@ -152,7 +152,8 @@ def told_inputs(observed: torch.Tensor, tracer: str, velocity_unit: torch.Tensor
     told = observed[:, 8:].unflatten(1, (2, -1))[:, _OFFSET[tracer] // 4]
     velocity_error, dispersion_error, psf_re, has_dispersion, density_dex = told.unbind(1)
     valid = observed[:, _OFFSET[tracer] + 3]
-    knows_errors, knows_psf = (valid * (x >= 0) for x in (velocity_error, psf_re))
+    # One where x >= 0, else zero.
+    knows_errors, knows_psf = (valid * (x.sign().clamp(max=0) + 1) for x in (velocity_error, psf_re))
     errors = [
         torch.log10((error / velocity_unit).clamp(*_ERRORS_TOLD)) * knows_errors
         for error in (velocity_error, dispersion_error)

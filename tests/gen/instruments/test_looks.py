@@ -52,12 +52,27 @@ def test_looks_belong_to_the_view_and_to_the_step(map_store):
     # In training: by the number of the look, whatever process takes it.
     whole, part = looks(torch.arange(8), 16, 5), looks(torch.arange(8)[1::2], 16, 5)
     assert torch.equal(whole.choices[1::2], part.choices)
-    assert torch.equal(whole.normal[1::2], part.normal)
+    every = slice(0, MAPS)
+    assert torch.equal(whole.normal[1::2, every], part.normal[:, every])
     assert not torch.equal(whole.choices, looks(torch.arange(8), 16, 6).choices)
     many = looks(torch.arange(4000), 4, 0)
     assert float(many.choices.mean()) == pytest.approx(0.5, abs=0.005)
     assert 0 <= float(many.choices.min()) < 1e-3 < 0.999 < float(many.choices.max()) < 1
-    assert float(many.normal.std()) == pytest.approx(1, abs=0.01)
+    assert float(many.normal[:, every].std()) == pytest.approx(1, abs=0.01)
+
+
+def test_maps_drawn_as_they_are_needed_are_those_drawn_all_at_once(monkeypatch):
+    drawn = looks(torch.arange(5), 8, 5)
+    monkeypatch.setattr(looks_module, "BRANCHES_ON", "none")
+    at_once = looks(torch.arange(5), 8, 5)
+    assert isinstance(at_once.normal, torch.Tensor)
+    assert torch.equal(drawn.choices, at_once.choices)
+    rows = torch.tensor([4, 0, 1])
+    for first in range(MAPS):
+        for last in range(first + 1, MAPS + 1):
+            assert torch.equal(drawn.maps(first, last)(rows), at_once.normal[rows, first:last])
+            assert torch.equal(drawn.maps(first, last)(slice(None)), at_once.normal[:, first:last])
+    assert drawn.maps(0, 3)(rows[:0]).shape == (0, 3, 8, 8)
 
 
 def test_an_instrument_without_ranges_has_no_looks():

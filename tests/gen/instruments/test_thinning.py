@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.stats import binom, norm
 
-from kinmass.gen.instruments.thinning import binomial, blurred, thin
+from kinmass.gen.instruments import thinning
+from kinmass.gen.instruments.thinning import binomial, blurred, kernel_width, thin
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.particles import Particles
 from kinmass.gen.physics.projection import project
@@ -108,3 +109,22 @@ def test_blurs_conserve_and_have_the_variance_asked_for():
         spread = blurred(image, torch.full((1, 41, 41), variance, dtype=torch.float64))[0, 0]
         assert float(spread.sum()) == pytest.approx(1, abs=3e-3)
         assert float((spread.sum(0) * offset2).sum()) == pytest.approx(variance, rel=0.02, abs=1e-9)
+
+
+def test_kernels_are_as_wide_as_brings_the_spread_counts_nearest_to_the_density():
+    """The factor of each view is the one of the least misfit, worked out by blurring for each factor anew."""
+    generator = torch.Generator().manual_seed(3)
+    radius = torch.hypot(*torch.meshgrid(torch.arange(24) - 11.5, torch.arange(24) - 11.5, indexing="ij"))
+    count = torch.poisson(200 * torch.exp(-radius / 4).expand(5, -1, -1).double(), generator=generator)
+    true_width = torch.tensor([0.3, 0.7, 1.2, 1.9, 3.0], dtype=torch.float64)[:, None, None]
+    density = blurred(count[:, None], (true_width**2).expand_as(count))[:, 0]
+    mean = (density**2).sum((1, 2), keepdim=True) / density.sum((1, 2), keepdim=True)
+    mass = density.sum((1, 2), keepdim=True) / count.sum((1, 2), keepdim=True)
+    shape = (density / mean).clamp(1e-3, 1e3) ** (-1 / 3)
+    misfits = []
+    for factor in thinning._FACTORS:
+        spread = blurred((mass * count)[:, None], thinning._spread(factor * shape))[:, 0]
+        misfits.append(((spread - density) ** 2).sum((1, 2)))
+    best = torch.tensor(thinning._FACTORS, dtype=torch.float64)[torch.stack(misfits).argmin(0)]
+    assert len(best.unique()) >= 4
+    torch.testing.assert_close(kernel_width(density, count), thinning._OF_ALL * best[:, None, None] * shape)

@@ -23,7 +23,7 @@ from kinmass.train.model.density import (
     max_steps,
     unconstrained,
 )
-from kinmass.train.model.encoders import ANGLES, ENCODERS, PolarEncoder, polar_weights
+from kinmass.train.model.encoders import ANGLES, ENCODERS, RINGS, PolarEncoder, polar_weights
 from kinmass.train.model.join import JOINS
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.model.scaling import (
@@ -291,6 +291,18 @@ def test_polar_cells_are_means_over_the_pixels(map_store):
     torch.testing.assert_close(encoder.polar(flat)[:, 1][valid], torch.full((int(valid.sum()),), 7.0))
     turned = encoder.polar(torch.rot90(maps, 1, (2, 3)))
     torch.testing.assert_close(turned, encoder.polar(maps).roll(-ANGLES // 4, 3), rtol=1e-4, atol=1e-5)
+
+
+def test_pixels_of_polar_cells_give_what_all_pixels_do():
+    """Sums and gradients are those of the product with all weights, which a GPU works out."""
+    encoder = PolarEncoder(4, 8, "group", 20, 6.0, extra=3)
+    maps = torch.rand(3, 7, 20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    towards = torch.rand(3, 7, RINGS * ANGLES, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    sums, by_all = encoder._over_cells(maps), maps.flatten(2) @ encoder.weights.T.double()
+    torch.testing.assert_close(sums, by_all, rtol=1e-12, atol=1e-12)
+    gradient, of_all = (torch.autograd.grad((x * towards).sum(), maps)[0] for x in (sums, by_all))
+    assert float(of_all.abs().max()) > 0.1
+    torch.testing.assert_close(gradient, of_all, rtol=1e-12, atol=1e-12)
 
 
 def test_a_turned_sky_has_the_same_features():

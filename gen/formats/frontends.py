@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from kinmass.gen.formats.base import Slot, SnapshotError
+from kinmass.gen.formats.block_reader import BlockReader
 from kinmass.gen.formats.domain import set_domain
 
 Overrides = tuple[tuple[str, Any], ...]
@@ -66,42 +67,6 @@ def _staged_fields(io: Any, data_file: Any) -> tuple[list[tuple[str, str]], dict
                 masses = [] if ptype in io.var_mass else [io.ds._particle_mass_name]
                 fields += [(ptype, name) for name in (*masses, *names)]
     return fields, {}
-
-
-def _read_block(
-    io: Any, data_file: Any, names_by_type: dict[str, list[str]], selector: Any = None
-) -> dict[tuple[str, str], np.ndarray]:
-    """Read the particles of a block of a staged HDF5 file that a selector selects, in place of yt's reader.
-
-    All bytes come first, inside `io.slot()`; selecting is done after it. yt does both in turns, field by field.
-    """
-    start, end = data_file.start, data_file.end
-    everything = selector is None or getattr(selector, "is_all_data", False)
-    wanted = {t: names for t, names in sorted(names_by_type.items()) if data_file.total_particles[t]}
-    if not everything:
-        wanted = {t: names for t, names in wanted.items() if io.blocks.touches(selector, data_file.file_id, t)}
-    with io.slot(), h5py.File(data_file.filename, "r") as file:
-        values = {
-            (ptype, name): file[ptype][name][start:end]
-            for ptype, names in wanted.items()
-            for name in dict.fromkeys([*([] if everything else ["Coordinates"]), *names])
-            if name != io.ds._particle_mass_name or ptype in io.var_mass
-        }
-    data = {}
-    for ptype, names in wanted.items():
-        mask, n = slice(None), data_file.total_particles[ptype]
-        if not everything:
-            x, y, z = np.ascontiguousarray(values[ptype, "Coordinates"].T, dtype=np.float64)
-            mask = selector.select_points(x, y, z, 0.0)
-            if mask is None:
-                continue
-            n = np.count_nonzero(mask)
-        for name in names:
-            if (ptype, name) in values:
-                data[ptype, name] = values[ptype, name][mask]
-            else:  # all of one mass
-                data[ptype, name] = np.full(n, io.ds["Massarr"][io._known_ptypes.index(ptype)], dtype=np.float64)
-    return data
 
 
 def hold_while_reading(ds: Any, slot: Slot) -> bool:
@@ -180,7 +145,7 @@ def _point_index_class(index_class: Any) -> Any:
             if "hdf5" in self.io._dataset_type:
                 self.io.slot = nullcontext
                 self.io._identify_fields = partial(_staged_fields, self.io)
-                self.io._read_particle_data_file = partial(_read_block, self.io)
+                self.io._read_particle_fields = BlockReader(self.io).fields
             super()._detect_output_fields()
 
         def _initialize_index(self) -> None:

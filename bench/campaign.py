@@ -21,7 +21,7 @@ import pickle
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -403,30 +403,43 @@ def time_takes(n: int) -> None:
         print(float(np.median(np.diff(taken))), flush=True)
 
 
+def probe_together(suite: Path, scratch: Path) -> None:
+    """Probe a suite on all ranks at the same time, five times, and print the median of all as JSON.
+
+    Ranks of one node share its caches and its memory's bandwidth, which a probe on a rank alone has for itself.
+    """
+    out = scratch / f"probe{parallel.rank()}of{parallel.size()}.zarr"
+    tasks = plan([load_suite(suite)], out, Settings())
+    loads = []
+    for _ in range(5):
+        parallel.barrier()
+        loads += probe(tasks, out, Settings())
+    everyone = sorted((load for of_rank in parallel.gather(loads) for load in of_rank), key=lambda load: load.galaxy_s)
+    if everyone:
+        print(json.dumps(asdict(everyone[len(everyone) // 2])), flush=True)
+
+
 def compare_with_a_run(scratch: Path) -> None:
-    """Print what a run on one and on two ranks takes beside its simulation. Raises SystemExit beyond 15 %."""
+    """Print what a run on one and on two ranks takes beside its simulation, from probes by as many ranks at once."""
     n = 48
     common.run(
         "kinmass.gen", "mock", "--out", scratch / "run", "--suites", "middle", "--galaxies", n,
         "--stars", 40_000, "--gas", 20_000, "--dark", 40_000, ranks=2,
     )  # fmt: skip
     suite = scratch / "run" / "middle" / "middle.yaml"
-    load = _probed(suite, scratch)
     rows: list[list[object]] = []
     for ranks in (1, 2):
+        load = Load(**json.loads(common.run("bench.campaign", "--probe", suite, scratch, ranks=ranks).splitlines()[-1]))
         noted = []
         for attempt in range(3):
             out = scratch / f"run{ranks}-{attempt}.zarr"
             common.run("kinmass.gen", "maps", suite, "--out", out, ranks=ranks)
             noted.append(json.loads(next((out / ".timing").iterdir()).read_text())["phases_s"]["mapping"])
             shutil.rmtree(out)
-        here = Site(bandwidth=1e12, stream=1e12, latency_s=0.0, metadata=1e12)
-        ends = np.array([n])
-        work_s = np.full(n, load.galaxy_s - load.write_s + load.open_s)
-        zeros = np.zeros(n)
+        work_s, zeros = np.full(n, load.galaxy_s - load.write_s + load.open_s), np.zeros(n)
         mapping_s, _ = simulate(
-            zeros, zeros, zeros, work_s, 0.0, 0.0, load.write_s, np.arange(n), ends, np.array([128]), ranks,
-            (here.bandwidth, here.stream, here.latency_s, here.metadata),
+            zeros, zeros, zeros, work_s, 0.0, 0.0, load.write_s, np.arange(n), np.array([n]), np.array([128]), ranks,
+            (1e12, 1e12, 0.0, 1e12),
         )  # fmt: skip
         rows.append([ranks, min(noted), mapping_s, mapping_s / min(noted) - 1])
     print(f"{n} galaxies of 100,000 particles, mapping [s]:")
@@ -476,13 +489,19 @@ def main() -> None:
             parser.add_argument(f"--{field.name.replace('_', '-')}", type=float, default=getattr(owner, field.name))
     parser.add_argument("--readers", type=int, help="places among the readers (default: as each scenario says)")
     parser.add_argument("--takes", type=int, help="(internal) the counter's time, on 2 ranks")
+    parser.add_argument("--probe", type=Path, nargs=2, help="(internal) suite and folder, on so many ranks at once")
+    parser.add_argument("--compare", action="store_true", help="compare runs on one and two ranks alone, and end")
     args = parser.parse_args()
     if args.takes:
         return time_takes(args.takes)
+    if args.probe:
+        return probe_together(*args.probe)
     site = Site(**{field.name: getattr(args, field.name) for field in fields(Site)})
     costs = Costs(**{field.name: getattr(args, field.name) for field in fields(Costs)})
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out.resolve()) as scratch:
+        if args.compare:
+            return compare_with_a_run(Path(scratch))
         if args.measure:
             costs = measured(Path(scratch))
         print("  ".join(f"{k} = {v:.3g}" for k, v in (vars(costs) | vars(site)).items()))

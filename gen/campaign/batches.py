@@ -35,7 +35,7 @@ class Batches(Sequence[list[Task]]):
         self._chunk = np.array([task.chunk for task in tasks], dtype=np.int64)
         self._is_done = np.array([task.is_done for task in tasks], dtype=bool)
         self._problems = {i: task.problem for i, task in enumerate(tasks) if task.problem}
-        self._haloes: dict[str, Any] = packed([task.halo for task in tasks])
+        self._haloes: dict[str, Any] = {**packed([task.halo for task in tasks])}
         if all(centre is not None for centre in self._haloes.get("centre_kpc", [None])):
             self._haloes["centre_kpc"] = np.array(self._haloes["centre_kpc"])  # sent at once, not list by list
         self.origins = [file_of[first] for first in self._ends[:-1]]

@@ -21,7 +21,7 @@ import pickle
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ PARTS = ("work", "readers' places", "bandwidth", "metadata", "last galaxies")
 WORK, PLACES, BANDWIDTH, METADATA, LAST_GALAXIES = range(5)
 #: Kinds of events.
 ASKED, OPENED, GRANTED, TRANSFER, PARSED, PROJECTED = range(6)
+HEADS = ["ranks", "before [s]", "mapping [s]", "all [s]", "of roofline", "its limit", "work / time", "lost most to"]
 RANKS_PER_NODE = 64
 BYTES_WRITTEN = 4 * 8 * 32 * 32 * 4  # four views of eight channels of 32 x 32 pixels
 
@@ -106,6 +107,39 @@ SCENARIOS = [
 
 
 @njit(cache=True)
+def _next_galaxy(heads, queue_ends, own):  # type: ignore[no-untyped-def]
+    """Take the place in the queues of the next galaxy of a rank's own node, or of another that has one; else -1."""
+    for k in range(heads.size):
+        node = (own + k) % heads.size
+        if heads[node] < queue_ends[node]:
+            heads[node] += 1
+            return heads[node] - 1
+    return -1
+
+
+@njit(cache=True)
+def _call(events, spent, free_at, now, call_s, then_s, r, kind):  # type: ignore[no-untyped-def]
+    """Have the metadata server answer calls of call_s, after those before; rank r goes on then_s later.
+
+    Returns when the server is free again.
+    """
+    begins = max(free_at, now)
+    spent[METADATA] += begins - now
+    spent[WORK] += call_s + then_s
+    heapq.heappush(events, (begins + call_s + then_s, r, kind))
+    return begins + call_s
+
+
+@njit(cache=True)
+def _give_places(events, spent, waiting, wait_start, now, latency_s):  # type: ignore[no-untyped-def]
+    """Give a place among the readers to ranks that waited for one; their bytes come a latency later."""
+    for r in waiting:
+        spent[PLACES] += now - wait_start[r]
+        spent[WORK] += latency_s
+        heapq.heappush(events, (now + latency_s, r, GRANTED))
+
+
+@njit(cache=True)
 def simulate(read_bytes, open_s, hold_s, work_s, opens, files, write_s, queues, queue_ends, places, ranks, site):  # type: ignore[no-untyped-def]
     """Simulate the mapping of a campaign event by event.
 
@@ -117,83 +151,54 @@ def simulate(read_bytes, open_s, hold_s, work_s, opens, files, write_s, queues, 
     bandwidth, stream, latency_s, metadata = site
     n_nodes = queue_ends.size
     per_node = (ranks + n_nodes - 1) // n_nodes
-    heads = np.zeros(n_nodes, dtype=np.int64)
-    heads[1:] = queue_ends[:-1]
-    galaxy, wait_start = np.full(ranks, -1), np.zeros(ranks)
-    writing = np.zeros(ranks, dtype=np.bool_)
+    heads = np.concatenate((np.zeros(1, dtype=np.int64), queue_ends[:-1]))
+    galaxy, wait_start, writing = np.full(ranks, -1), np.zeros(ranks), np.zeros(ranks, dtype=np.bool_)
     spent, end_time = np.zeros(5), np.zeros(ranks)
     free_places, waiting = places.copy(), [[0 for _ in range(0)] for _ in range(n_nodes)]
-    waiting_heads = np.zeros(n_nodes, dtype=np.int64)
     events = [(0.0, r, ASKED) for r in range(ranks)]
     transfers = [(0.0, 0) for _ in range(0)]  # (served bytes at which the transfer ends, rank)
-    served, now, metadata_free_at = 0.0, 0.0, 0.0
+    served, now, free_at = 0.0, 0.0, 0.0
     while len(events) > 0 or len(transfers) > 0:
         rate = min(stream, bandwidth / max(len(transfers), 1))
         transfer_end = now + max(transfers[0][0] - served, 0.0) / rate if len(transfers) > 0 else np.inf
-        node = -1  # whose places have changed
         if len(events) == 0 or transfer_end <= events[0][0]:
             served, now = transfers[0][0], transfer_end
             _, r = heapq.heappop(transfers)
-            size = BYTES_WRITTEN if writing[r] else read_bytes[galaxy[r]]
-            spent[WORK] += size / min(stream, bandwidth)
-            spent[BANDWIDTH] += now - wait_start[r] - size / min(stream, bandwidth)
+            then_s = write_s if writing[r] else hold_s[galaxy[r]]
+            alone_s = (BYTES_WRITTEN if writing[r] else read_bytes[galaxy[r]]) / min(stream, bandwidth)
+            spent[WORK] += alone_s + then_s
+            spent[BANDWIDTH] += now - wait_start[r] - alone_s
             if writing[r]:
-                spent[WORK] += write_s
-                heapq.heappush(events, (now + write_s, r, ASKED))
-                end_time[r] = now + write_s
-            else:
-                spent[WORK] += hold_s[galaxy[r]]
-                heapq.heappush(events, (now + hold_s[galaxy[r]], r, PARSED))
+                end_time[r] = now + then_s
+            heapq.heappush(events, (now + then_s, r, ASKED if writing[r] else PARSED))
             continue
         event_time, r, kind = heapq.heappop(events)
         served += (event_time - now) * rate if len(transfers) > 0 else 0.0
-        now = event_time
+        now, node = event_time, r // per_node
         if kind == ASKED:
-            own, galaxy[r] = r // per_node, -1
-            for k in range(n_nodes):
-                other = (own + k) % n_nodes
-                if heads[other] < queue_ends[other]:
-                    galaxy[r] = queues[heads[other]]
-                    heads[other] += 1
-                    break
-            if galaxy[r] < 0:
-                continue
-            metadata_s = opens / metadata
-            spent[METADATA] += max(metadata_free_at, now) - now
-            metadata_free_at = max(metadata_free_at, now) + metadata_s
-            spent[WORK] += metadata_s + open_s[galaxy[r]]
-            heapq.heappush(events, (metadata_free_at + open_s[galaxy[r]], r, OPENED))
+            place = _next_galaxy(heads, queue_ends, node)
+            if place >= 0:
+                galaxy[r] = queues[place]
+                free_at = _call(events, spent, free_at, now, opens / metadata, open_s[galaxy[r]], r, OPENED)
         elif kind == OPENED:
             wait_start[r] = now
-            node = r // per_node
             waiting[node].append(r)
-        elif kind == GRANTED:
-            writing[r], wait_start[r] = False, now
-            heapq.heappush(transfers, (served + read_bytes[galaxy[r]], r))
         elif kind == PARSED:
-            node = r // per_node
             free_places[node] += 1
             spent[WORK] += work_s[galaxy[r]]
             heapq.heappush(events, (now + work_s[galaxy[r]], r, PROJECTED))
         elif kind == PROJECTED:
-            metadata_s = files / metadata
-            spent[METADATA] += max(metadata_free_at, now) - now
-            metadata_free_at = max(metadata_free_at, now) + metadata_s
-            spent[WORK] += metadata_s + latency_s
-            heapq.heappush(events, (metadata_free_at + latency_s, r, TRANSFER))
-        elif kind == TRANSFER:
-            writing[r], wait_start[r] = True, now
-            heapq.heappush(transfers, (served + BYTES_WRITTEN, r))
-        while node >= 0 and free_places[node] > 0 and waiting_heads[node] < len(waiting[node]):
-            first = waiting[node][waiting_heads[node]]
-            waiting_heads[node] += 1
-            free_places[node] -= 1
-            spent[PLACES] += now - wait_start[first]
-            spent[WORK] += latency_s
-            heapq.heappush(events, (now + latency_s, first, GRANTED))
-    makespan = end_time.max()
-    spent[LAST_GALAXIES] = np.sum(makespan - end_time)
-    return makespan, spent
+            free_at = _call(events, spent, free_at, now, files / metadata, latency_s, r, TRANSFER)
+        else:  # GRANTED or TRANSFER
+            writing[r], wait_start[r] = kind == TRANSFER, now
+            heapq.heappush(transfers, (served + (BYTES_WRITTEN if writing[r] else read_bytes[galaxy[r]]), r))
+        n_given = min(free_places[node], len(waiting[node]))
+        if n_given > 0:
+            _give_places(events, spent, waiting[node][:n_given], wait_start, now, latency_s)
+            free_places[node] -= n_given
+            waiting[node] = waiting[node][n_given:]
+    spent[LAST_GALAXIES] = np.sum(end_time.max() - end_time)
+    return end_time.max(), spent
 
 
 def galaxies(scenario: Scenario, costs: Costs, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -398,36 +403,81 @@ def time_takes(n: int) -> None:
         print(float(np.median(np.diff(taken))), flush=True)
 
 
-def compare_with_a_run(scratch: Path, costs: Costs) -> None:
-    """Print what a run on one and on two ranks takes beside its simulation. Raises SystemExit beyond 15 %."""
+def probe_together(suite: Path, scratch: Path) -> None:
+    """Probe a suite on all ranks at the same time, five times, and print the median of all as JSON.
+
+    Ranks of one node share its caches and its memory's bandwidth, which a probe on a rank alone has for itself.
+    """
+    out = scratch / f"probe{parallel.rank()}of{parallel.size()}.zarr"
+    tasks = plan([load_suite(suite)], out, Settings())
+    loads = []
+    for _ in range(5):
+        parallel.barrier()
+        loads += probe(tasks, out, Settings())
+    everyone = sorted((load for of_rank in parallel.gather(loads) for load in of_rank), key=lambda load: load.galaxy_s)
+    if everyone:
+        print(json.dumps(asdict(everyone[len(everyone) // 2])), flush=True)
+
+
+def compare_with_a_run(scratch: Path) -> None:
+    """Print what a run on one and on two ranks takes beside its simulation, from probes by as many ranks at once."""
     n = 48
     common.run(
         "kinmass.gen", "mock", "--out", scratch / "run", "--suites", "middle", "--galaxies", n,
         "--stars", 40_000, "--gas", 20_000, "--dark", 40_000, ranks=2,
     )  # fmt: skip
     suite = scratch / "run" / "middle" / "middle.yaml"
-    load = _probed(suite, scratch)
     rows: list[list[object]] = []
     for ranks in (1, 2):
+        load = Load(**json.loads(common.run("bench.campaign", "--probe", suite, scratch, ranks=ranks).splitlines()[-1]))
         noted = []
         for attempt in range(3):
             out = scratch / f"run{ranks}-{attempt}.zarr"
             common.run("kinmass.gen", "maps", suite, "--out", out, ranks=ranks)
             noted.append(json.loads(next((out / ".timing").iterdir()).read_text())["phases_s"]["mapping"])
             shutil.rmtree(out)
-        here = Site(bandwidth=1e12, stream=1e12, latency_s=0.0, metadata=1e12)
-        ends = np.array([n])
-        work_s = np.full(n, load.galaxy_s - load.write_s + load.open_s)
-        zeros = np.zeros(n)
+        work_s, zeros = np.full(n, load.galaxy_s - load.write_s + load.open_s), np.zeros(n)
         mapping_s, _ = simulate(
-            zeros, zeros, zeros, work_s, 0.0, 0.0, load.write_s, np.arange(n), ends, np.array([128]), ranks,
-            (here.bandwidth, here.stream, here.latency_s, here.metadata),
+            zeros, zeros, zeros, work_s, 0.0, 0.0, load.write_s, np.arange(n), np.array([n]), np.array([128]), ranks,
+            (1e12, 1e12, 0.0, 1e12),
         )  # fmt: skip
         rows.append([ranks, min(noted), mapping_s, mapping_s / min(noted) - 1])
     print(f"{n} galaxies of 100,000 particles, mapping [s]:")
     common.table(["ranks", "measured, best of 3", "simulated", "off by"], rows)
     if off := [row for row in rows if abs(float(str(row[3]))) > 0.15]:
         print(f"NOT within 15 %: {', '.join(str(row[0]) for row in off)} ranks\n")
+
+
+def simulated(scenario: Scenario, costs: Costs, site: Site, ranks: list[int]) -> list[list[object]]:
+    """Simulate a scenario on each number of ranks: the rows of its table, whose columns are HEADS."""
+    rows: list[list[object]] = []
+    for n_ranks in ranks:
+        before_s, mapping_s, spent = campaign(scenario, costs, site, n_ranks)
+        least_s, limit = roofline(scenario, costs, site, n_ranks)
+        losses = spent / (n_ranks * mapping_s)
+        worst = int(np.argmax(losses[1:])) + 1
+        lost = f"{PARTS[worst]} ({100 * losses[worst]:.0f} %)" if losses[worst] > 0.02 else ""
+        total_s = before_s + mapping_s
+        rows.append([n_ranks, before_s, mapping_s, total_s, least_s / total_s, limit, float(losses[WORK]), lost])
+    return rows
+
+
+def draw(path: Path, seconds: dict[str, list[float]], floors: dict[str, list[float]], ranks: list[int]) -> None:
+    """Draw the seconds to solution and their floors, by scenario, against ranks."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(6, 4), constrained_layout=True)
+    for i, name in enumerate(seconds):
+        ax.loglog(ranks, seconds[name], "o-", color=f"C{i}", label=name)
+        ax.loglog(ranks, floors[name], ":", color=f"C{i}")
+    ax.set_xscale("log", base=2)
+    ax.set(xlabel="ranks", ylabel="seconds to solution (dotted: roofline)")
+    ax.legend()
+    fig.savefig(path, dpi=120)
+    print(path)
 
 
 def main() -> None:
@@ -439,63 +489,37 @@ def main() -> None:
             parser.add_argument(f"--{field.name.replace('_', '-')}", type=float, default=getattr(owner, field.name))
     parser.add_argument("--readers", type=int, help="places among the readers (default: as each scenario says)")
     parser.add_argument("--takes", type=int, help="(internal) the counter's time, on 2 ranks")
+    parser.add_argument("--probe", type=Path, nargs=2, help="(internal) suite and folder, on so many ranks at once")
+    parser.add_argument("--compare", action="store_true", help="compare runs on one and two ranks alone, and end")
     args = parser.parse_args()
     if args.takes:
         return time_takes(args.takes)
+    if args.probe:
+        return probe_together(*args.probe)
     site = Site(**{field.name: getattr(args, field.name) for field in fields(Site)})
     costs = Costs(**{field.name: getattr(args, field.name) for field in fields(Costs)})
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out.resolve()) as scratch:
+        if args.compare:
+            return compare_with_a_run(Path(scratch))
         if args.measure:
             costs = measured(Path(scratch))
         print("  ".join(f"{k} = {v:.3g}" for k, v in (vars(costs) | vars(site)).items()))
         check_laws(costs)
         if args.measure:
-            compare_with_a_run(Path(scratch), costs)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(6, 4), constrained_layout=True)
+            compare_with_a_run(Path(scratch))
     ranks = [2**k for k in range(4, 13)]
-    for colour, scenario in enumerate(SCENARIOS):
+    seconds: dict[str, list[float]] = {}
+    floors: dict[str, list[float]] = {}
+    for scenario in SCENARIOS:
         scenario = replace(scenario, readers=args.readers or scenario.readers)
-        rows: list[list[object]] = []
-        for n_ranks in ranks:
-            before_s, mapping_s, spent = campaign(scenario, costs, site, n_ranks)
-            least_s, limit = roofline(scenario, costs, site, n_ranks)
-            losses = spent / (n_ranks * mapping_s)
-            worst = int(np.argmax(losses[1:])) + 1
-            lost = f"{PARTS[worst]} ({100 * losses[worst]:.0f} %)" if losses[worst] > 0.02 else ""
-            rows.append([
-                n_ranks, before_s, mapping_s, before_s + mapping_s, least_s / (before_s + mapping_s), limit,
-                float(losses[WORK]), lost,
-            ])  # fmt: skip
-        n_bytes = float(galaxies(scenario, costs)[0].sum())
-        print(
-            f"{scenario.name}: {scenario.galaxies} galaxies, {n_bytes / 1e12:.3g} TB read, {scenario.readers} readers"
-        )
-        heads = [
-            "ranks",
-            "before [s]",
-            "mapping [s]",
-            "all [s]",
-            "of roofline",
-            "its limit",
-            "work / time",
-            "lost most to",
-        ]
-        common.table(heads, rows)
-        colour_name = f"C{colour}"
-        ax.loglog(ranks, [row[3] for row in rows], "o-", color=colour_name, label=scenario.name)
-        floors = [roofline(scenario, costs, site, n)[0] for n in ranks]
-        ax.loglog(ranks, floors, ":", color=colour_name)
-    ax.set_xscale("log", base=2)
-    ax.set(xlabel="ranks", ylabel="seconds to solution (dotted: roofline)")
-    ax.legend()
-    fig.savefig(args.out / "campaign.png", dpi=120)
-    print(args.out / "campaign.png")
+        n_tb = float(galaxies(scenario, costs)[0].sum()) / 1e12
+        print(f"{scenario.name}: {scenario.galaxies} galaxies, {n_tb:.3g} TB read, {scenario.readers} readers")
+        rows = simulated(scenario, costs, site, ranks)
+        common.table(HEADS, rows)
+        seconds[scenario.name] = [float(str(row[3])) for row in rows]
+        floors[scenario.name] = [roofline(scenario, costs, site, n)[0] for n in ranks]
+    draw(args.out / "campaign.png", seconds, floors, ranks)
     return None
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, overload
 
+import numpy as np
+
 from kinmass.gen.campaign.plan import Task
 from kinmass.gen.catalogues.base import packed, unpacked
 
@@ -26,11 +28,17 @@ class Batches(Sequence[list[Task]]):
         for task in tasks:
             files.setdefault((numbers[id(task.suite)], task.snapshot, task.snapshot_bytes), len(files))
         self._files = list(files)
-        self._file = [files[numbers[id(task.suite)], task.snapshot, task.snapshot_bytes] for task in tasks]
-        self._rows = [(task.index, task.name, task.is_done, task.chunk) for task in tasks]
+        file_of = [files[numbers[id(task.suite)], task.snapshot, task.snapshot_bytes] for task in tasks]
+        self._file = np.array(file_of, dtype=np.int64)
+        self._names = [task.name for task in tasks]
+        self._index = np.array([task.index for task in tasks], dtype=np.int64)
+        self._chunk = np.array([task.chunk for task in tasks], dtype=np.int64)
+        self._is_done = np.array([task.is_done for task in tasks], dtype=bool)
         self._problems = {i: task.problem for i, task in enumerate(tasks) if task.problem}
-        self._haloes = packed([task.halo for task in tasks])
-        self.origins = [self._file[first] for first in self._ends[:-1]]
+        self._haloes: dict[str, Any] = {**packed([task.halo for task in tasks])}
+        if all(centre is not None for centre in self._haloes.get("centre_kpc", [None])):
+            self._haloes["centre_kpc"] = np.array(self._haloes["centre_kpc"])  # sent at once, not list by list
+        self.origins = [file_of[first] for first in self._ends[:-1]]
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -54,6 +62,6 @@ class Batches(Sequence[list[Task]]):
 
     def _task(self, row: int) -> Task:
         suite, snapshot, n_bytes = self._files[self._file[row]]
-        index, name, is_done, chunk = self._rows[row]
         halo, problem = unpacked(self._haloes, row), self._problems.get(row, "")
-        return Task(self._suites[suite], index, name, snapshot, halo, problem, is_done, chunk, n_bytes)
+        index, chunk, is_done = int(self._index[row]), int(self._chunk[row]), bool(self._is_done[row])
+        return Task(self._suites[suite], index, self._names[row], snapshot, halo, problem, is_done, chunk, n_bytes)

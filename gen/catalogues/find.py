@@ -1,5 +1,6 @@
 """The galaxies of a snapshot: read from its catalogue and selected, or found from its particles."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,7 @@ def _unknown(key: str) -> SnapshotError:
 
 def usable(halo: Halo, path: Path | None) -> tuple[Halo | None, str]:
     """Return the halo and "", or None and the reason why its position or radius cannot be used."""
-    if halo.centre_kpc is not None and not np.isfinite(halo.centre_kpc).all():
+    if halo.centre_kpc is not None and not all(map(math.isfinite, halo.centre_kpc)):
         return None, f"{path}: halo {halo.name} has no finite position"
     if halo.r200_kpc is not None and halo.r200_kpc > LARGEST_R200_KPC:
         return None, f"{path}: halo {halo.name} has an R200 of {halo.r200_kpc:.4g} kpc; check its unit"

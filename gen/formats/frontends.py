@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from importlib import import_module
 from itertools import count
@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from kinmass.gen.formats.base import Slot, SnapshotError
+from kinmass.gen.formats.block_reader import BlockReader, staged_file
 from kinmass.gen.formats.domain import set_domain
 
 Overrides = tuple[tuple[str, Any], ...]
@@ -68,68 +69,11 @@ def _staged_fields(io: Any, data_file: Any) -> tuple[list[tuple[str, str]], dict
     return fields, {}
 
 
-@contextmanager
-def _staged_file(path: str) -> Iterator[Callable[[str, str], h5py.Dataset]]:
-    """Open a staged HDF5 file and give what finds a field (type, name) in it.
-
-    Links into another file are followed in one that is opened once: HDF5 opens it anew for every link.
-    """
-    with ExitStack() as stack:
-        staged = stack.enter_context(h5py.File(path, "r"))
-        archived: dict[str, h5py.File] = {}
-
-        def field(ptype: str, name: str) -> h5py.Dataset:
-            link = staged[ptype].get(name, getlink=True)
-            if not isinstance(link, h5py.ExternalLink):
-                return staged[ptype][name]
-            if link.filename not in archived:
-                archived[link.filename] = stack.enter_context(h5py.File(link.filename, "r"))
-            return archived[link.filename][link.path]
-
-        yield field
-
-
 def _positions(data_file: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the positions of each particle type in a block of a staged HDF5 file, in place of yt's reader."""
-    with _staged_file(data_file.filename) as field, h5py.File(data_file.filename, "r") as file:
+    with staged_file(data_file.filename) as field, h5py.File(data_file.filename, "r") as file:
         for ptype in [key for key in file if key.startswith("PartType") and "Coordinates" in list(file[key])]:
             yield ptype, field(ptype, "Coordinates")[data_file.start : data_file.end]
-
-
-def _read_block(
-    io: Any, data_file: Any, names_by_type: dict[str, list[str]], selector: Any = None
-) -> dict[tuple[str, str], np.ndarray]:
-    """Read the particles of a block of a staged HDF5 file that a selector selects, in place of yt's reader.
-
-    All bytes come first, inside `io.slot()`; selecting is done after it. yt does both in turns, field by field.
-    """
-    start, end = data_file.start, data_file.end
-    everything = selector is None or getattr(selector, "is_all_data", False)
-    wanted = {t: names for t, names in sorted(names_by_type.items()) if data_file.total_particles[t]}
-    if not everything:
-        wanted = {t: names for t, names in wanted.items() if io.blocks.touches(selector, data_file.file_id, t)}
-    with io.slot(), _staged_file(data_file.filename) as field:
-        values = {
-            (ptype, name): field(ptype, name)[start:end]
-            for ptype, names in wanted.items()
-            for name in dict.fromkeys([*([] if everything else ["Coordinates"]), *names])
-            if name != io.ds._particle_mass_name or ptype in io.var_mass
-        }
-    data = {}
-    for ptype, names in wanted.items():
-        mask, n = slice(None), data_file.total_particles[ptype]
-        if not everything:
-            x, y, z = np.ascontiguousarray(values[ptype, "Coordinates"].T, dtype=np.float64)
-            mask = selector.select_points(x, y, z, 0.0)
-            if mask is None:
-                continue
-            n = np.count_nonzero(mask)
-        for name in names:
-            if (ptype, name) in values:
-                data[ptype, name] = values[ptype, name][mask]
-            else:  # all of one mass
-                data[ptype, name] = np.full(n, io.ds["Massarr"][io._known_ptypes.index(ptype)], dtype=np.float64)
-    return data
 
 
 def hold_while_reading(ds: Any, slot: Slot) -> bool:
@@ -208,8 +152,8 @@ def _point_index_class(index_class: Any) -> Any:
             if "hdf5" in self.io._dataset_type:
                 self.io.slot = nullcontext
                 self.io._identify_fields = partial(_staged_fields, self.io)
-                self.io._read_particle_data_file = partial(_read_block, self.io)
                 self.io._yield_coordinates = _positions
+                self.io._read_particle_fields = BlockReader(self.io).fields
             super()._detect_output_fields()
 
         def _initialize_index(self) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from kinmass.gen.formats import FORMATS, frontends
 
-HDF5 = ("_identify_fields", "_dataset_type", "var_mass", "_known_ptypes", "_read_particle_data_file")
+HDF5 = ("_identify_fields", "_dataset_type", "var_mass", "_known_ptypes", "_read_particle_fields",
+        "_sorted_chunk_iterator")  # fmt: skip
 UNITS = ("_create_unit_registry", "set_units", "setup_cosmology", "_assign_unit_system")
 INDEX = (
     "_detect_output_fields",

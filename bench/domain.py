@@ -1,0 +1,140 @@
+"""How often a box is read for its galaxies: bytes of all galaxies over those of its fields, each read once.
+
+  python -m bench.domain                       this code alone
+  python -m bench.domain --beside CHECKOUT     and another checkout of it, in turns in the same run
+
+The box is crowded: two galaxies in five lie in the halo of a larger one, and a quarter of its matter lies anywhere.
+It is written in two orders: by groups as SUBFIND leaves particles, after which come those of no group, in no order at
+all (the least favourable), and by cells of space as SWIFT, GADGET and GIZMO write. Galaxies are read largest first, and
+ranks take them in turns. By a catalogue's offsets each galaxy would be read from its own part of the file: then bytes
+are those of its own particles, but its sphere lacks its neighbours' and those of no group.
+"""
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from bench import common
+from bench.reading import run_in
+from kinmass.gen.formats.gadget import write
+from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
+
+BOX_KPC = 25_000.0
+TYPES = {"gas": "PartType0", "dark": "PartType1", "stars": "PartType4"}
+#: Fields that maps and truth are made of, by component.
+FIELDS = {"gas": ("Coordinates", "Velocities", "Masses", "SmoothingLength"), "dark": ("Coordinates", "Masses"),
+          "stars": ("Coordinates", "Velocities", "Masses")}  # fmt: skip
+#: Galaxies of 10,000 particles are read out to this radius [kpc], others out to one that grows as their mass^(1/3).
+REACH_KPC = 150.0
+
+#: Prints bytes [MB] of some galaxies, CPU [ms] of one, and their particles: box, index, places, first galaxy and step.
+READ = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from kinmass.gen.campaign.timing import bytes_read
+from kinmass.gen.snapshots.snapshot import Snapshot
+places = np.load(sys.argv[3])[int(sys.argv[4])::int(sys.argv[5])]
+with Snapshot(Path(sys.argv[1]), "gizmo", {"dark": ["PartType1"]}, indexes=Path(sys.argv[2])) as snapshot:
+    snapshot.galaxy(places[0, :3], 1.0)
+    began, bytes_before, n = time.process_time(), bytes_read(), 0
+    for *centre, reach in places:
+        n += sum(map(len, snapshot.galaxy(np.array(centre), reach).components().values()))
+    print(json.dumps([1e-6 * (bytes_read() - bytes_before), 1e3 * (time.process_time() - began) / len(places), n]))
+"""
+
+
+def crowd(n: int, seed: int = 1) -> tuple[list[tuple[Galaxy, np.ndarray]], np.ndarray]:
+    """Make n galaxies with their centres, group by group, and what lies in no group at last.
+
+    Also returns centres and radii (n, 4) [kpc] to read, the largest galaxy first.
+    """
+    rng = np.random.default_rng(seed)
+    base = make_galaxy("quiet", 3, 1, 80_000, 40_000, 80_000)[0]
+    sizes = np.sort(1e4 * 10 ** (0.5 * np.clip(rng.standard_normal(n), -2, 2)))[::-1].astype(int)
+    reach, centres, host = REACH_KPC * (sizes / 1e4) ** (1 / 3), rng.uniform(0, BOX_KPC, (n, 3)), np.arange(n)
+    for i in np.sort(rng.choice(np.arange(n // 20, n), 2 * n // 5, replace=False)):
+        larger = np.flatnonzero(host[:i] == np.arange(i))
+        host[i] = rng.choice(larger, p=sizes[larger] / sizes[larger].sum())
+        step = rng.standard_normal(3)
+        centres[i] = centres[host[i]] + step / np.linalg.norm(step) * reach[host[i]] * rng.uniform(0.2, 1.0)
+    galaxies = [(_drawn(base, sizes[i], rng), centres[i] % BOX_KPC) for i in np.lexsort((np.arange(n), host))]
+    loose = _drawn(base, sum(sizes) // 3, rng)
+    gas, dark = (replace(p, pos_kpc=rng.uniform(0, BOX_KPC, p.pos_kpc.shape)) for p in (loose.gas, loose.dark))
+    nowhere = Galaxy(empty(), gas, dark, empty()), np.zeros(3)
+    return [*galaxies, nowhere], np.column_stack([centres % BOX_KPC, reach])
+
+
+def _drawn(base: Galaxy, n: int, rng: np.random.Generator) -> Galaxy:
+    """Draw a galaxy of n particles from a large one, of a size that goes as n^(1/3)."""
+    parts = {}
+    for name, share in (("stars", 0.4), ("gas", 0.2), ("dark", 0.4)):
+        p = base.components()[name]
+        chosen = p[rng.integers(0, len(p), int(share * n))]
+        parts[name] = replace(chosen, pos_kpc=chosen.pos_kpc * (n / 5e4) ** (1 / 3))
+    return Galaxy(parts["stars"], parts["gas"], parts["dark"], empty())
+
+
+def by_cells(galaxies: list[tuple[Galaxy, np.ndarray]], side: int = 64) -> list[tuple[Galaxy, np.ndarray]]:
+    """Sort all particles by the cells of space that they lie in, side along each axis."""
+
+    def sort(name: str) -> Particles:
+        placed = [(galaxy.components()[name], centre) for galaxy, centre in galaxies]
+        p = concatenate([replace(p, pos_kpc=(p.pos_kpc + centre) % BOX_KPC) for p, centre in placed])
+        cells = (p.pos_kpc / BOX_KPC * side).astype(int)
+        return p[np.lexsort(cells.T)]
+
+    return [(Galaxy(sort("stars"), sort("gas"), sort("dark"), empty()), np.zeros(3))]
+
+
+def once_mb(box: Path) -> float:
+    """Megabytes of all fields of a box that are used, each once."""
+    with h5py.File(box) as file:
+        return 1e-6 * sum(file[TYPES[part]][name].nbytes for part, names in FIELDS.items() for name in names)
+
+
+def main() -> None:
+    """Read the galaxies of both boxes by one rank and by two, and print."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--beside", type=Path, help="another checkout of this project")
+    parser.add_argument("--galaxies", type=int, default=150, help="in each box (default: %(default)s)")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkouts = {"this code": common.ROOT} | ({"beside": args.beside.resolve()} if args.beside else {})
+    galaxies, places = crowd(args.galaxies)
+    own = {part: sum(len(galaxy.components()[part]) for galaxy, _ in galaxies[:-1]) for part in FIELDS}
+    n_own, own_mb = sum(own.values()), 1e-6 * sum(n * _row_bytes(part) for part, n in own.items())
+    rows: list[list[object]] = []
+    with tempfile.TemporaryDirectory(dir=args.out.resolve()) as folder:
+        scratch = Path(folder)
+        np.save(scratch / "places.npy", places)
+        for order, ordered in (("groups", galaxies), ("cells", by_cells(galaxies))):
+            box = scratch / f"{order}.hdf5"
+            write(box, [(g, c, np.zeros(3)) for g, c in ordered], BOX_KPC, 1.0, 0.7, "gizmo", double=False)
+            for name, checkout in checkouts.items():
+                index = scratch / f"{order}-{name}"
+                for ranks in (1, 2):
+                    read = [
+                        json.loads(run_in(checkout, "-c", READ, box, index, scratch / "places.npy", first, ranks))
+                        for first in range(ranks)
+                    ]
+                    total = sum(mb for mb, _, _ in read)
+                    cpu_ms = sum(ms for _, ms, _ in read) / ranks
+                    rows.append(
+                        [f"{order}, {name}, {ranks}", total, total / once_mb(box), cpu_ms, sum(r[2] for r in read)]
+                    )
+            rows.append([f"{order}, by offsets", own_mb, own_mb / once_mb(box), "", n_own])
+    common.table(["order, code, ranks", "MB read", "of the box", "CPU of a galaxy [ms]", "particles found"], rows)
+
+
+def _row_bytes(part: str) -> int:
+    return sum(12 if name in ("Coordinates", "Velocities") else 4 for name in FIELDS[part])
+
+
+if __name__ == "__main__":
+    main()

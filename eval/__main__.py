@@ -158,7 +158,15 @@ def _write_csv(table: "DataFrame", path: Path) -> None:
 
 
 def _tables(args: argparse.Namespace) -> int:
-    from kinmass.eval.tables.tables import collect, remarks, shown, to_beside, trained_on_remark, write_tables
+    from kinmass.eval.tables.tables import (
+        collect,
+        remarks,
+        shown,
+        to_beside,
+        trained_on_remark,
+        without_answer,
+        write_tables,
+    )
     from kinmass.gen.storage.store import named_suites, without_dark_matter
     from kinmass.train.launch.status import launched_file
     from kinmass.train.run.checkpoint import runs_in, runs_in_all
@@ -177,7 +185,8 @@ def _tables(args: argparse.Namespace) -> int:
     summary = write_tables(args.out, args.store, runs, sums, part)
     _print_tables(shown(summary), to_beside(sums))
     trained_on = trained_on_remark(part, summary.train, test_suites)
-    for line in trained_on + remarks(summary, test_suites) + without_dark_matter(args.store, test_suites):
+    missing = without_answer(sums) + without_dark_matter(args.store, test_suites)
+    for line in trained_on + remarks(summary, test_suites) + missing:
         print(line)
     print(args.out / "table.csv")
     return _report(argparse.Namespace(results=args.out)) if args.report else 0

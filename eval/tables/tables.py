@@ -470,11 +470,21 @@ def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
     if len(once):
         lines.append(
             "networks that were trained once: intervals hold the scatter of galaxies, not that of training; train them "
-            "again with --seed 1 and --seed 2 in folders of their own beside these, and give all of them"
+            "again with --seed 1 and --seed 2 (ensembles of 5: --seed 5 and --seed 10) in folders of their own beside "
+            "these, and give all of them"
         )
     for row in summary[summary.beyond > 0].itertuples():
         lines.append(f"{row.tracer}, {row.train} on {row.test}: {beyond_limits_message(row.beyond)}")
     return lines
+
+
+def without_answer(sums: dict[Group, Sums]) -> list[str]:
+    """Return a sentence for each network that no view of a suite can be used with: it has no row there."""
+    return [
+        f"{group.tracer}, {group.train} on {group.test}: none of {total.left_out} views shows enough; not in the tables"
+        for group, total in sums.items()
+        if group.train and not group.column and group.test != ALL and total.left_out and not total.count.any()
+    ]
 
 
 def to_latex(summary: pd.DataFrame) -> str:

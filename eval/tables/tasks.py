@@ -129,6 +129,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
                 kind, (run, _without_seed(infer), infer.run)
             )
             same_seed = source_of_key.setdefault((*kind, seed), source)
+            _refuse_shared_members(first_run, first_record, run, infer.run)
             is_same = first_settings == _without_seed(infer) and same_galaxies(first_record, infer.run)
             if same_seed is not source or not is_same:
                 raise RunError(
@@ -143,6 +144,19 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
             source = Source(label, name, tracer, "", out / "classical.zarr", f"{name}-{label}", key)
             source_of_key[label, name] = source
     return list(source_of_key.values())
+
+
+def _refuse_shared_members(first_run: Path, first: RunRecord, run: Path, record: RunRecord) -> None:
+    """Raise RunError for two ensembles, of other seeds, that have networks of one seed in common.
+
+    Member i has the seed `seed + i`. Such ensembles differ by less than two trainings do.
+    """
+    members, shift = record["fit"]["members"], abs(record["fit"]["seed"] - first["fit"]["seed"])
+    if members == first["fit"]["members"] and 0 < shift < members:
+        raise RunError(
+            f"{first_run} and {run} are ensembles of {members} that share members of the same seeds: train the second "
+            f"with --seed {first['fit']['seed'] + members}"
+        )
 
 
 def _digest_of_files(run: Path) -> str:

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import time
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -25,10 +26,17 @@ from kinmass.eval.report.page import read_results, write_report
 from kinmass.eval.tables import cluster
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
 from kinmass.eval.tables.compare import MEASURES, compare, verdicts
-from kinmass.eval.tables.metrics import Sums
+from kinmass.eval.tables.metrics import Estimates, Sums, add_up, per_view
 from kinmass.eval.tables.predictions import KeptPredictions, Part, prepare
-from kinmass.eval.tables.tables import KEYS, collect, pooled, to_table, write_tables
-from kinmass.eval.tables.tasks import Group, check_maps, evaluate_block, measure_block, sources_of
+from kinmass.eval.tables.tables import KEYS, collect, pooled, to_table, without_answer, write_tables
+from kinmass.eval.tables.tasks import (
+    Group,
+    _refuse_shared_members,
+    check_maps,
+    evaluate_block,
+    measure_block,
+    sources_of,
+)
 from kinmass.gen.code import code_key, imports
 from kinmass.gen.storage import store
 from kinmass.gen.storage.chunks import fingerprint
@@ -601,6 +609,23 @@ def test_seeds_that_were_trained_on_other_galaxies_are_not_one_network(runs, tmp
         (twin / "run.json").write_text(json.dumps(content | {"store": changed, "training": training}))
         with pytest.raises(RunError, match="or the galaxies they were trained on"):
             sources_of([both, twin], tmp_path, classical=False)
+
+
+def test_ensembles_that_share_members_are_not_two_trainings():
+    """Ensembles of three with seeds 0 and 1 have two networks in common, so that they scatter too little."""
+    records = [{"fit": {"members": 3, "seed": seed}} for seed in (0, 1, 3)]
+    with pytest.raises(RunError, match=r"b are ensembles of 3 that share members .* with --seed 3"):
+        _refuse_shared_members(Path("a"), records[0], Path("b"), records[1])
+    _refuse_shared_members(Path("a"), records[0], Path("b"), records[2])
+    _refuse_shared_members(Path("a"), records[0], Path("b"), records[0])  # refused as the same, in other words
+
+
+def test_a_network_without_any_view_to_use_is_named():
+    nothing = add_up(per_view(Estimates(*np.zeros((3, 0), object), *np.zeros((2, 0, K)))), left_out=7)
+    group = Group("cnn", "ifu", "gas", "quiet", "early")
+    assert without_answer({group: nothing, replace(group, test="all"): nothing}) == [
+        "gas, quiet on early: none of 7 views shows enough; not in the tables"
+    ]
 
 
 def test_a_run_that_is_trained_anew_under_the_tables_is_noticed(runs, map_store, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from kinmass.eval.tables.metrics import (
+    BIN_DEX,
     WITH_INTERVAL,
     Estimates,
     Sums,
@@ -20,6 +21,7 @@ from kinmass.eval.tables.metrics import (
     measures,
     over_seeds,
     per_view,
+    percentile,
     probability_above,
     ratio,
     replicates,
@@ -318,6 +320,15 @@ def test_lineages_are_drawn_whole():
     )
     of_galaxies, of_split_galaxies = (replicates(sums_of(x))["bias"] for x in (estimates, split_galaxies))
     np.testing.assert_allclose(of_split_galaxies, of_galaxies, rtol=1e-10)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 7, 400])
+def test_percentiles_of_few_views_are_those_of_numpy(n):
+    """Between two residuals far from each other there is much room."""
+    views = per_view(planted(n, 0.1, 0.3, views=1))
+    for share in (0.0, 0.1587, 0.5, 0.8413, 1.0):
+        expected = np.quantile(views.values[:, 1], share, axis=0)
+        np.testing.assert_allclose(percentile(add_up(views).residual, share), expected, atol=0.51 * BIN_DEX)
 
 
 def test_of_a_single_lineage_nothing_is_said_of_the_scatter_between_lineages():

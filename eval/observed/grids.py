@@ -197,8 +197,13 @@ def first_of_each_place(x_arcsec: np.ndarray, y_arcsec: np.ndarray, side_arcsec:
 
 
 def look_like_pixel_numbers(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether positions are whole numbers from the first pixel's on, as no offsets from a centre are."""
-    return all(len(v) > 0 and bool(np.all((v >= 0) & (v == np.round(v)))) and np.ptp(v) >= 4 for v in (x, y))
+    """Whether positions count one by one from the first pixel's on, as offsets from a centre do not."""
+
+    def counts(values: np.ndarray) -> bool:
+        numbers = np.unique(values)
+        return len(numbers) > 4 and bool(np.all((numbers >= 0) & (numbers % 1 == 0)) and np.diff(numbers).min() == 1)
+
+    return counts(x) and counts(y)
 
 
 def _spacings(positions: np.ndarray) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from bench import common
+from kinmass.gen.instruments.observe import CHANNELS
 from kinmass.gen.storage import store
 from kinmass.train import load
 from kinmass.train.data.dataset import concatenate, read_views, usable
@@ -18,7 +19,7 @@ MOST_VIEWS = 600
 
 
 def broken(observed: torch.Tensor, r_e: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Observed maps (N, 8, Q, Q) and R_e (N,) [kpc] by what is wrong with them: nothing, or one thing at a time."""
+    """Maps (N, 8 or 18, Q, Q) and R_e (N,) [kpc] by what is wrong with them: nothing, or one thing at a time."""
     rng = torch.Generator().manual_seed(0)
     noisy = observed.clone()
     for tracer_start in (0, 4):
@@ -30,9 +31,11 @@ def broken(observed: torch.Tensor, r_e: torch.Tensor) -> dict[str, tuple[torch.T
     no_dispersion[:, [2, 6]] = 0
     doubled = observed.clone()
     doubled[:, [1, 2]] *= 2
+    swapped = [observed[:, :CHANNELS], observed[:, CHANNELS:]]  # and what is told beside them
+    swapped = [part.unflatten(1, (2, -1)).flip(1).flatten(1, 2) for part in swapped if part.shape[1]]
     return {
         "as they are": (observed, r_e),
-        "stars and gas swapped": (torch.cat([observed[:, 4:], observed[:, :4]], dim=1), r_e),
+        "stars and gas swapped": (torch.cat(swapped, dim=1), r_e),
         "velocities with noise as large as they are": (noisy, r_e),
         "no dispersion": (no_dispersion, r_e),
         "stars' velocities and dispersions doubled": (doubled, r_e),
@@ -54,7 +57,8 @@ def main() -> None:
         views = views[usable(views, tracer, infer.instrument)]
         views = views[np.unique(np.linspace(0, len(views) - 1, min(len(views), MOST_VIEWS)).astype(int))]
         rows = []
-        for name, (maps, r_e) in broken(views.observed(infer.instrument), views.half_mass_radius_kpc).items():
+        observed = views.observed(infer.instrument, told=infer.told)
+        for name, (maps, r_e) in broken(observed, views.half_mass_radius_kpc).items():
             ood_scores = infer(maps, r_e, tracer).ood_score()
             rows.append([name, 100 * float((ood_scores > OOD_THRESHOLD).mean()), float(ood_scores.mean())])
         common.table([f"{run.name}, {len(views)} views", "% out of distribution", "area under ROC"], rows)

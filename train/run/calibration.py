@@ -300,7 +300,7 @@ def _features_as_trained(infer: Inference, views: Views, tracer: str, n_before: 
     maps, r_e, _ = augmentation.vary(
         views.maps, views.half_mass_radius_kpc, views.log10_menc, views.field_of_view_re, numbers
     )
-    observed = replace(views, maps=maps, half_mass_radius_kpc=r_e).observed(infer.instrument)
+    observed = replace(views, maps=maps, half_mass_radius_kpc=r_e).observed(infer.instrument, told=infer.told)
     return infer(augmentation.vary_observed(observed, numbers), r_e, tracer).features
 
 

@@ -6,9 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import SUITES
 
 from kinmass.eval.tables.metrics import RANK_BINS, ood
 from kinmass.train.data.dataset import concatenate, read_views, usable
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import fit
+from kinmass.train.run.calibration import _features_as_trained
 from kinmass.train.run.checkpoint import RunError
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD, learn_training_features
 from kinmass.train.run.posterior import load
@@ -54,6 +58,19 @@ def test_share_and_area_from_counts():
     all_foreign[-1] = 40
     np.testing.assert_allclose(ood(all_foreign), [1.0, 1.0], atol=0.5 / RANK_BINS + 1e-9)
     assert np.isnan(ood(np.zeros(RANK_BINS, int))).all()
+
+
+def test_views_varied_as_in_training_are_told_as_in_training(map_store, tmp_path):
+    # By strengths that change nothing, features are those that the network sees of a view.
+    fit(FitConfig(str(map_store), "any", SUITES, instrument="survey", steps=2, no_dispersion=1e-12), tmp_path / "run")
+    infer = load(tmp_path / "run")
+    assert infer.told
+    views = concatenate([read_views(map_store, suite) for suite in ("bursty", "quiet")])
+    for tracer in infer.answers():
+        usable_views = views[usable(views, tracer, infer.instrument)][np.arange(20)]
+        found = _features_as_trained(infer, usable_views, tracer, 0)
+        for member, expected in zip(found, infer(usable_views, tracer=tracer, unseen=False).features, strict=True):
+            torch.testing.assert_close(member, expected)
 
 
 def test_a_run_knows_its_suites_and_kept_predictions_say_so(runs, map_store, results):

@@ -307,57 +307,54 @@ class Gadget(Format):
 
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
         """Take units from the suite file, the datasets, a Units, Parameters or Header group, else `default`."""
-        attrs = header(path)
         with h5py.File(path, "r") as file:
             a, h, cosmological = self._cosmology(path, file, suite_units.get("cosmological"))
+            scalings, source = self._scalings(path, file, suite_units)
+            check_cosmology(path, a, h)
             knows_h = np.isfinite(_run_parameter(file, "HubbleParam", np.nan))
-            claimed = _from_datasets(path, file)
-            scalings, source = claimed, "the attributes of its datasets"
-            if len(claimed) < len(QUANTITIES):
-                scalings, source = self._from_groups(file)
-            if not scalings:
-                scalings, source = self.default, f"assumed {self.default_words}: no units in the file"
-        check_cosmology(path, a, h)
+            if cosmological and not knows_h and any(scalings[key][2] for key in scalings.keys() - suite_units.keys()):
+                raise SnapshotError(
+                    f"{path}: a cosmological run without HubbleParam, and its units have factors of h; write it into "
+                    "the Header, or give `units: {length_kpc: ..., mass_msun: ...}` with these factors in the suite "
+                    "file"
+                )
+            code_units = {key: value * a**a_power * h**h_power for key, (value, a_power, h_power) in scalings.items()}
+            box = 0.0 if "box" in suite_units else _box_side(path)
+            if box and cosmological and a != 1 and not scalings["length_kpc"][1]:
+                raise SnapshotError(
+                    f"{path}: its positions are physical, and its BoxSize may be comoving; give `units: {{box: ...}}`, "
+                    "the side in comoving kpc, in the suite file"
+                )
+            units = CodeUnits(
+                **code_units,
+                box_kpc=box * code_units["length_kpc"] or None,
+                scale_factor=a,
+                hubble=h,
+                source=source,
+                energy_kms2=scalings["velocity_kms"][0] ** 2,
+                cosmological=cosmological,
+            )
+            # The suite file overrules all attributes.
+            return units if source == "the suite file" else replace(units, factors=_factors(path, file, units))
+
+    def _scalings(self, path: Path, file: h5py.File, suite_units: dict[str, Any]) -> tuple[dict[str, UnitScaling], str]:
+        """Return how each quantity scales, and the words for where that is from."""
+        claimed = _from_datasets(path, file)
+        scalings, source = claimed, "the attributes of its datasets"
+        if len(claimed) < len(QUANTITIES):
+            scalings, source = self._from_groups(file)
+        if not scalings:
+            scalings, source = self.default, f"assumed {self.default_words}: no units in the file"
         for key, unit in claimed.items():
             if key not in suite_units and not np.allclose(unit, scalings[key], rtol=1e-2):
                 raise SnapshotError(
                     f"{path}: the attributes of {QUANTITIES[key][0]} say another unit than what holds for the file "
                     f"({source}); give `units: {{{key}: ...}}` in the suite file"
                 )
-        if cosmological and not knows_h and any(scalings[key][2] for key in scalings.keys() - suite_units.keys()):
-            raise SnapshotError(
-                f"{path}: a cosmological run without HubbleParam, and its units have factors of h; write it into the "
-                "Header, or give `units: {length_kpc: ..., mass_msun: ...}` with these factors in the suite file"
-            )
         for key in suite_units.keys() & scalings.keys():
             scalings = {**scalings, key: (suite_units[key], *scalings[key][1:])}
             source = "the suite file"
-        code_units = {key: value * a**a_power * h**h_power for key, (value, a_power, h_power) in scalings.items()}
-        box_sides = np.zeros(1) if "box" in suite_units else np.ravel(attrs.get("BoxSize", 0.0)).astype(float)
-        if np.isfinite(box_sides).all() and not np.allclose(box_sides, box_sides[0], rtol=1e-6):
-            raise SnapshotError(
-                f"{path}: its BoxSize has unequal sides {box_sides.tolist()}; only cubic boxes can be wrapped: "
-                "if it is no box give `units: {box: none}` in the suite file"
-            )
-        box_kpc = float(box_sides[0]) * code_units["length_kpc"] or None
-        if box_sides[0] and cosmological and a != 1 and not scalings["length_kpc"][1]:
-            raise SnapshotError(
-                f"{path}: its positions are physical, and its BoxSize may be comoving; give `units: {{box: ...}}`, the "
-                "side in comoving kpc, in the suite file"
-            )
-        units = CodeUnits(
-            **code_units,
-            box_kpc=box_kpc,
-            scale_factor=a,
-            hubble=h,
-            source=source,
-            energy_kms2=scalings["velocity_kms"][0] ** 2,
-            cosmological=cosmological,
-        )
-        if source == "the suite file":  # which overrules all attributes
-            return units
-        with h5py.File(path, "r") as file:
-            return replace(units, factors=_factors(path, file, units))
+        return scalings, source
 
     def _from_groups(self, file: h5py.File) -> tuple[dict[str, UnitScaling], str]:
         """Return units from a Units, Parameters or Header group and the words for their source; empty without any."""
@@ -391,6 +388,17 @@ class Gadget(Format):
         if not cosmological:
             return 1.0, h or 1.0, False
         return scale_factor(path, attrs, self.expansion), h, True
+
+
+def _box_side(path: Path) -> float:
+    """Return the side of the box in the file's unit, 0 where it says none."""
+    sides = np.ravel(header(path).get("BoxSize", 0.0)).astype(float)
+    if np.isfinite(sides).all() and not np.allclose(sides, sides[0], rtol=1e-6):
+        raise SnapshotError(
+            f"{path}: its BoxSize has unequal sides {sides.tolist()}; only cubic boxes can be wrapped: "
+            "if it is no box give `units: {box: none}` in the suite file"
+        )
+    return float(sides[0])
 
 
 def _run_parameter(file: h5py.File, name: str, default: float) -> float:

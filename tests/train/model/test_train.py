@@ -254,7 +254,7 @@ def test_what_is_told_adds_to_what_is_seen(map_store, encoder):
         louder = observed.clone()
         louder[:, [8, 9, 13, 14]] *= 3  # errors of both tracers
         assert (other.features(louder, r_e)[0] - other.features(observed, r_e)[0]).abs().max() > 1e-3
-    with pytest.raises(ValueError, match="has no raw inputs"):
+    with pytest.raises(ValueError, match="--inputs raw does not go with a network that is told"):
         MassModel(ModelConfig("both", RADII_RE, told=True, **options | {"encoder": "plain", "inputs": "raw"}))
 
 

@@ -45,7 +45,7 @@ def test_it_is_used_for_suites_that_were_not_trained_on(left_out_run, map_store)
         samples, other_samples = infer(suite_views).samples(50), infer(suite_views, unseen=suite != "quiet").samples(50)
         np.testing.assert_array_equal(infer(suite_views, unseen=suite == "quiet").samples(50), samples)
         assert not np.array_equal(samples, other_samples)
-    with pytest.raises(ValueError, match="ask for each"):
+    with pytest.raises(ValueError, match="call it once for each kind"):
         infer.foreign(np.array(["bursty", "quiet"]))
 
 

@@ -76,14 +76,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
         if files.density_is == "peak":
             density = density * sigma  # a line's flux, up to a factor
         if sigma is not None:
-            sigma = sigma / (_FWHM_PER_SIGMA if files.dispersion_is == "fwhm" else 1.0)
-            instrument = values.get("instrument_sigma", files.instrument_sigma_kms)
-            measured = sigma
-            sigma = np.where(sigma > 0, np.sqrt(np.maximum(sigma**2 - instrument**2, 0.0)), np.nan)
-            if sigma_error is not None:
-                sigma_error = sigma_error / (_FWHM_PER_SIGMA if files.dispersion_is == "fwhm" else 1.0)
-                # What is left of a measured width has a larger error than that, up to that of its square at zero.
-                sigma_error = sigma_error * measured / np.hypot(sigma, np.sqrt(sigma_error * measured))
+            sigma, sigma_error = _without_instrument(files, values, sigma, sigma_error)
     if files.within_kms is not None:
         if galaxy_file.systemic_kms is None:
             raise ValueError("within_kms needs systemic_kms of the galaxy")
@@ -106,14 +99,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
     sky = SkyMap(
         maps.x_arcsec, maps.y_arcsec, side_arcsec, density, velocity, sigma, fwhm_arcsec, velocity_error, sigma_error
     )
-    sky, remarks = without_wild(tracer, sky)
-    maps.remarks.extend(remarks)
-    n_read = len(sky.velocity_kms)
-    sky = without_strays(sky)
-    if n_strays := n_read - len(sky.velocity_kms):
-        maps.remarks.append(
-            f"{n_strays} of {n_read} pixels of the map lie alone, in groups smaller than a beam: they are left out."
-        )
+    sky = _without_outliers(tracer, sky, maps.remarks)
     msun_kpc2_per_unit = _msun_kpc2_per_unit(files, maps.density)
     if files.total_mass_msun:
         kpc_per_arcsec = galaxy_file.distance()[0] * KPC_PER_ARCSEC_MPC
@@ -124,6 +110,33 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
         float(np.nanmedian(values.get("instrument_sigma", files.instrument_sigma_kms))),
         maps.remarks,
     )
+
+
+def _without_instrument(
+    files: TracerFiles, values: dict[str, np.ndarray], width: np.ndarray, error: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the dispersion that is left of a measured width without the instrument's, and its error [km/s]."""
+    measured = width / (_FWHM_PER_SIGMA if files.dispersion_is == "fwhm" else 1.0)
+    instrument = values.get("instrument_sigma", files.instrument_sigma_kms)
+    sigma = np.where(measured > 0, np.sqrt(np.maximum(measured**2 - instrument**2, 0.0)), np.nan)
+    if error is not None:
+        error = error / (_FWHM_PER_SIGMA if files.dispersion_is == "fwhm" else 1.0)
+        # What is left of a measured width has a larger error than that, up to that of its square at zero.
+        error = error * measured / np.hypot(sigma, np.sqrt(error * measured))
+    return sigma, error
+
+
+def _without_outliers(tracer: str, sky: SkyMap, remarks: list[str]) -> SkyMap:
+    """Leave out wild pixels and those that lie alone; `remarks` is told how many."""
+    sky, said = without_wild(tracer, sky)
+    remarks += said
+    connected = without_strays(sky)
+    if n_strays := len(sky.velocity_kms) - len(connected.velocity_kms):
+        remarks.append(
+            f"{n_strays} of {len(sky.velocity_kms)} pixels of the map lie alone, in groups smaller than a beam: "
+            "they are left out."
+        )
+    return connected
 
 
 def _unmasked(files: TracerFiles, maps: _TracerMaps) -> np.ndarray:

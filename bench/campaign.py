@@ -356,7 +356,7 @@ def _planned_s(suite: Suite, out: Path, n: int) -> float:
     """Seconds from nothing to the schedule that a second rank has received, of a box with n galaxies."""
     began = time.perf_counter()
     listings = list_all([suite], out)
-    tasks = plan_all([suite], out, Settings(), repair=False, listings=listings)
+    tasks, _ = plan_all([suite], out, Settings(), repair=False, listings=listings)
     todo = pickle.loads(pickle.dumps(schedule(tasks, out), pickle.HIGHEST_PROTOCOL))
     assert sum(map(len, todo.batches)) == n
     return time.perf_counter() - began

@@ -14,12 +14,29 @@ training=("${@:2}")
 cd "$(dirname "$0")/.."
 source slurm/site.sh
 [[ " ${training[*]} " == *" --array "* ]] || training+=(--array "gas,stars,both")
+needs_slurm
 mkdir -p "$out/logs"
 export SBATCH_OUTPUT=$out/logs/%x-%j.log
 
-# Prints the number of the job of that name if it is queued or runs.
+# Prints the number of the job of that name if it is queued or runs. Its file may also say which jobs it waits for.
 under_way() {
-  [[ -s $out/logs/$1.job ]] && squeue --noheader --jobs="$(<"$out/logs/$1.job")" --format=%i 2>/dev/null | head -1
+  local job=""
+  [[ ! -s $out/logs/$1.job ]] || read -r job _ <"$out/logs/$1.job"
+  [[ -n $job ]] && squeue --noheader --jobs="$job" --format=%i 2>/dev/null | head -1
+}
+
+# Cancels an evaluation that waits for other jobs than those under way now: one launched again is not among them.
+cancel_outdated() {
+  local waits_for job
+  [[ $(squeue --noheader --jobs="$table" --format=%T 2>/dev/null) == PENDING ]] || return 0
+  read -r _ waits_for <"$out/logs/evaluate.job"
+  for job in ${before//:/ }; do
+    if [[ ":$waits_for:" != *":$job:"* ]]; then
+      scancel "$table"
+      table=""
+      return
+    fi
+  done
 }
 
 # Every suite is read and the store is made before any job is queued, so that mistakes show at once.
@@ -35,9 +52,10 @@ fi
 fits=$("${python[@]}" -m kinmass status "$out/runs" --jobs)
 before=$maps${fits:+${maps:+:}$fits}
 table=$(under_way evaluate) || table=""
+[[ -z $table ]] || cancel_outdated
 if [[ -z $table && ( -n $before || ! -e $out/results/report.html ) ]]; then
   table=$(AFTER=${before:+afterok:$before} slurm/evaluate.sh "$out/runs" --store "$out/maps.zarr" --out "$out/results")
-  echo "$table" >"$out/logs/evaluate.job"
+  echo "$table $before" >"$out/logs/evaluate.job"
 fi
 cat <<EOF
 maps        ${maps:+job }${maps:-done}  ->  $out/maps.zarr

@@ -26,7 +26,7 @@ from test_fit import same, weights_of
 from test_launch import SMALL, flags, wait_for, wait_for_checkpoint
 
 from kinmass.train.launch.ports import free_port
-from kinmass.train.launch.status import states
+from kinmass.train.launch.status import states, under_way
 
 TESTBED = Path(os.environ.get("KINMASS_TESTBED", "/tmp/kinmass-testbed"))
 VIEWS = ("--views", 2, "--pixels", 16)
@@ -237,11 +237,14 @@ def test_three_tracers_one_cancelled(map_store, tmp_path):
     out, options = tmp_path / "runs", flags(steps=60, round_steps=20)
     line = ("--store", map_store, "--out", out, "--time", "10m", "--array", "gas,stars,both", *options)
     job = submitted(*line, "--at-once", 1)
+    assert under_way(out) == [job]
     shell("scancel", f"{job}_2")
     output = wait_for(out, "cancelled", seconds=15)
     assert next(x for x in output if "cancelled" in x).startswith(str(out / "both"))
-    wait_for(out, "finished", runs=2, seconds=120)
-    assert submitted(*line) != job
+    again = submitted(*line)
+    # Who waits for the whole array would wait for the cancelled one.
+    assert again in under_way(out)
+    assert {*under_way(out)} <= {f"{job}_0", f"{job}_1", again}
     wait_for(out, "finished", runs=3, seconds=90)
 
 
@@ -258,6 +261,17 @@ def test_gpus_bound_to_tasks_and_a_home_that_cannot_be_written(map_store, tmp_pa
     wait_for(tmp_path / "run", "finished", seconds=90)
     logs = (tmp_path / "run" / "logs" / job).glob("*.out")
     assert "GPUs 0\n" in "".join(log.read_text() for log in logs)
+
+
+def test_more_gpus_than_a_node_has(map_store, tmp_path):
+    line = ("train", "launch", "--store", map_store, "--tracer", "gas", "--out", tmp_path / "run", *flags())
+    refused = command(*line, "--gpus-per-node", 4, check=False)
+    job = re.search(r"`scancel (\d+)` and launch with less", refused.stderr)
+    assert refused.returncode == 2
+    assert job, refused.stderr
+    shell("scancel", job[1])
+    wait_for(tmp_path / "run", "cancelled", seconds=10)
+    assert submitted(*line[2:]) != job[1]
 
 
 def test_it_waits_for_nobody_and_says_what_slurm_says(map_store, tmp_path):
@@ -367,7 +381,12 @@ def test_the_whole_campaign_by_one_command(suites, map_store, tmp_path):
     assert "training    job" in output
     again = shell(*line)  # nothing is queued twice; a stage that has ended since has no job any more
     assert set(re.findall(r"job (\d+) ", again)) <= set(re.findall(r"job (\d+) ", output))
-    job = re.findall(r"job (\d+) ", output)[-1]
+    training, waiting = re.findall(r"(?:training|evaluation) +job (\d+) ", output)
+    shell("scancel", f"{training}_1")  # the report waits for the one that takes its place
+    again = shell(*line)
+    job = re.findall(r"evaluation +job (\d+) ", again)[0]
+    assert job != waiting
+    assert job_fields(waiting)["JobState"] == "CANCELLED"
     until_true(lambda: job_fields(job)["JobState"] in ("RUNNING", "COMPLETED"), seconds=200)
     wait_state(job, "COMPLETED", seconds=200)
     assert (tmp_path / "all" / "results" / "report.html").exists()

@@ -22,9 +22,10 @@ from kinmass.gen.storage import store
 from kinmass.gen.storage.chunks import chunk_file
 from kinmass.gen.storage.galaxy_reader import THREADS, GalaxyReader, read_galaxies
 
-#: State of a galaxy here: not read yet, and beside those of the store one whose arrays cannot be read.
-UNREAD, DAMAGED = 250, 251
-STATES = {store.DONE: "mapped", store.FAILED: "failed", store.PENDING: "pending", DAMAGED: "damaged", UNREAD: "unread"}
+#: State of a galaxy here, beside those of the store: not read yet.
+UNREAD = 250
+STATES = {store.DONE: "mapped", store.FAILED: "failed", store.PENDING: "pending", store.DAMAGED: "damaged",
+          UNREAD: "unread"}  # fmt: skip
 #: Pause between two looks at a store that may be growing [s]; longer where a look itself takes long.
 PAUSE_S = 15.0
 #: What galaxies can be sorted by, in words; `order` is that of the store.
@@ -68,7 +69,7 @@ class SuiteIndex:
         A run that repairs the suite notes so in its attributes, and the suite is read anew.
         """
         numbers = np.arange(len(self.names))[block]
-        numbers = numbers[~np.isin(self.state[numbers], (store.DONE, DAMAGED))]
+        numbers = numbers[~np.isin(self.state[numbers], (store.DONE, store.DAMAGED))]
         if not len(numbers):
             return
         status = self._statuses(numbers)
@@ -82,7 +83,7 @@ class SuiteIndex:
                 except store.StoreError as error:
                     self.damaged(int(number), str(error))
         for number, value in zip(numbers, status, strict=True):
-            if value != store.DONE and self.state[number] != DAMAGED:
+            if value != store.DONE and self.state[number] != store.DAMAGED:
                 self.state[number] = value
 
     def _statuses(self, numbers: np.ndarray) -> np.ndarray:
@@ -130,7 +131,7 @@ class SuiteIndex:
 
     def damaged(self, number: int, problem: str) -> None:
         """Note that a galaxy's arrays cannot be read."""
-        self.problems[number], self.state[number], self.is_whole[number] = problem, DAMAGED, False
+        self.problems[number], self.state[number], self.is_whole[number] = problem, store.DAMAGED, False
         self.mass[number] = self.size[number] = np.nan
 
 

@@ -200,7 +200,7 @@ def contents(path: Path) -> list[str]:
     lines = []
     for suite in store.suites(path):
         group = store.open_suite(path, suite)
-        status, config = store.read_status(group, unreadable_is_pending=True), group.attrs["config"]
+        status, config = store.read_status(group, unreadable_is_damaged=True), group.attrs["config"]
         done, failed = (int((status == s).sum()) for s in (store.DONE, store.FAILED))
         names = ", ".join(f"{suite}/{name}" for name in group["galaxy"][:2])
         lines.append(

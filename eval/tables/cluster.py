@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -22,6 +21,7 @@ from distributed.utils import get_mp_context
 from tqdm import tqdm
 
 from kinmass.train.allotted import slurm_cores
+from kinmass.train.launch.commands import refuse_without_slurm
 from kinmass.train.launch.resources import sbatch_extra
 
 T = TypeVar("T")
@@ -63,8 +63,7 @@ def _slurm_cluster(settings: Cluster) -> Any:
     """Return a Dask cluster of Slurm jobs, one single-threaded worker each, with the site file's settings."""
     from dask_jobqueue import SLURMCluster
 
-    if not shutil.which("sbatch"):
-        raise ValueError("there is no sbatch here: start from a login node of Slurm, or with --cluster local")
+    refuse_without_slurm()
     site, gpus = settings.site, settings.gpus
     directives = [f"--{key.lower()}={site[key]}" for key in ("QOS", "CONSTRAINT", "WCKEY") if site.get(key)]
     directives += [f"--{name}" if value is True else f"--{name}={value}" for name, value in sbatch_extra(site).items()]

@@ -29,6 +29,8 @@ from kinmass.gen.suite import Suite
 READERS = 128
 #: Files of statuses that a rank reads at a time, when a run goes on.
 STATUS_FILES = 256
+#: Damaged galaxies that are named.
+NAMED = 20
 
 
 def _peak_mb() -> float:
@@ -68,10 +70,11 @@ def list_all(suites: list[Suite], out: Path) -> dict[str, dict[Path, Listing]]:
 
 def plan_all(
     suites: list[Suite], out: Path, settings: Settings, repair: bool, listings: dict[str, dict[Path, Listing]]
-) -> list[Task]:
+) -> tuple[list[Task], set[tuple[str, int]]]:
     """Plan as `plan.plan` does, by a rank 0 that holds the suites' locks; all ranks read what is done already.
 
-    The tasks are rank 0's, others get none. Raises StoreError, SuiteError or OSError on every rank.
+    With repair, also returns the galaxies whose status cannot be read, by suite and number. Both are rank 0's, others
+    get none. Raises StoreError, SuiteError or OSError on every rank.
     """
     rooms: list[Room] = []
 
@@ -87,7 +90,7 @@ def plan_all(
 
     def read(block: tuple[int, list[int]], _: object) -> dict[int, np.ndarray] | store.StoreError:
         try:
-            return galaxy_reader.read_statuses(group_of(suites[block[0]].name), block[1], unreadable_is_pending=repair)
+            return galaxy_reader.read_statuses(group_of(suites[block[0]].name), block[1], unreadable_is_damaged=repair)
         except store.StoreError as error:
             return error
 
@@ -109,7 +112,38 @@ def plan_all(
         check_unchanged(tasks, listings, out)
 
     parallel.on_rank_0(finish)
-    return tasks
+    unreadable = {
+        (room.suite.name, int(i))
+        for room, status in zip(rooms, statuses, strict=True)
+        for i in np.flatnonzero(status == store.DAMAGED)
+    }
+    return tasks, unreadable
+
+
+def _damaged_undone(tasks: list[Task], unreadable: set[tuple[str, int]], out: Path) -> list[Task]:
+    """Read all that is done, on all ranks; return the tasks with what is damaged as not done, and say how much it is.
+
+    unreadable: galaxies whose status is damaged, by suite and number.
+    """
+    damaged = set(unreadable)
+    done = parallel.broadcast(Batches([[t] for t in tasks if t.is_done]))
+    parallel.share_out(
+        done,
+        lambda single, _: store.is_damaged(store.open_suite(out, single[0].suite.name), single[0].index),
+        lambda single, is_broken: damaged.update([(single[0].suite.name, single[0].index)] if is_broken else []),
+    )
+    if parallel.rank() == 0:
+        names = [f"{t.suite.name} {t.name}" for t in tasks if (t.suite.name, t.index) in damaged]
+        n_read = len(done) + sum((t.suite.name, t.index) in unreadable for t in tasks)
+        print(f"{out}: {n_read} galaxies read, {len(names)} of them damaged{_named(names)}")
+        if n_read < len(tasks):
+            print(f"{out}: {len(tasks) - n_read} galaxies not done yet, or failed, or their status is missing")
+    return [replace(t, is_done=t.is_done and (t.suite.name, t.index) not in damaged) for t in tasks]
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f", mapped again: {', '.join(names[:NAMED])}{more}" if names else ""
 
 
 def generate(
@@ -151,19 +185,9 @@ def _generate(
     load()
     phases_s, began = {"start": timing.process_age_s()}, time.monotonic()
     listings = list_all(suites, out)
-    tasks = plan_all(suites, out, settings, repair, listings)
+    tasks, unreadable = plan_all(suites, out, settings, repair, listings)
     if repair:
-        damaged: set[tuple[str, int]] = set()
-        done = parallel.broadcast(Batches([[t] for t in tasks if t.is_done]))
-        parallel.share_out(
-            done,
-            lambda single, _: store.is_damaged(store.open_suite(out, single[0].suite.name), single[0].index),
-            lambda single, is_broken: damaged.update([(single[0].suite.name, single[0].index)] if is_broken else []),
-        )
-        names = [t.name for t in tasks if (t.suite.name, t.index) in damaged]
-        tasks = [replace(t, is_done=t.is_done and (t.suite.name, t.index) not in damaged) for t in tasks]
-        if names:
-            print(f"{out}: cannot be read and done again: {', '.join(names)}", file=sys.stderr)
+        tasks = _damaged_undone(tasks, unreadable, out)
     todo: Schedule = parallel.on_rank_0(lambda: schedule(tasks, out))
     suite_names = {suite.name for suite in suites}
     for name in sorted({*todo.batches.suite_names, *todo.suspects.suite_names}):

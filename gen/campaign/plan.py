@@ -120,7 +120,7 @@ def plan(
     """
     with writing(suites, out):
         rooms = make_room(suites, out, settings, listings)
-        tasks = tasks_of(rooms, [store.read_status(room.group, unreadable_is_pending=repair) for room in rooms])
+        tasks = tasks_of(rooms, [store.read_status(room.group, unreadable_is_damaged=repair) for room in rooms])
         check_unchanged(tasks, listings or {}, out)
         return tasks
 

@@ -98,11 +98,11 @@ def written_chunks(group: zarr.Group) -> list[int]:
 
 
 def read_statuses(
-    group: zarr.Group, chunks: Iterable[int], unreadable_is_pending: bool = False
+    group: zarr.Group, chunks: Iterable[int], unreadable_is_damaged: bool = False
 ) -> dict[int, np.ndarray]:
     """Read the statuses of galaxies by the chunks or shards that they lie in, each under its first galaxy's number.
 
-    Raises StoreError naming one that cannot be read, unless unreadable_is_pending.
+    Raises StoreError naming one that cannot be read, unless unreadable_is_damaged: it is DAMAGED then.
     """
     reader, statuses = GalaxyReader(group, "status"), {}
     array: zarr.Array[Any] = group["status"]  # type: ignore[assignment]
@@ -114,8 +114,9 @@ def read_statuses(
             try:
                 reader.read_into(first + i, status[i, ...])
             except store.StoreError:
-                if not unreadable_is_pending:
+                if not unreadable_is_damaged:
                     raise
+                status[i] = store.DAMAGED
         statuses[first] = status
     return statuses
 

@@ -27,6 +27,8 @@ from kinmass.gen.storage.files import make_folder, sync_folder, sync_tree, write
 
 SCHEMA_VERSION = 3
 PENDING, DONE, FAILED = 0, 1, 2
+#: What is said of a galaxy that cannot be read. It is never written.
+DAMAGED = 251
 TRACERS = ("stars", "gas")
 COMPONENTS = ("total", "dark", "stars", "gas")
 #: The system's errors when a disk is full, or a quota or a file-size limit is reached.
@@ -267,7 +269,7 @@ def _adopt_galaxies(
         )
         if current is not None and all(_same_label(current[key], stored[key][i]) for key in current):
             continue
-        status = read_status(group, unreadable_is_pending=True) if status is None else status
+        status = read_status(group, unreadable_is_damaged=True) if status is None else status
         if status[i] == DONE:
             _refuse_another_galaxy(path, name, current, {key: values[i] for key, values in stored.items()})
         elif current is not None:
@@ -482,17 +484,17 @@ def _read_one(group: zarr.Group, name: str, number: int) -> np.ndarray:
         ) from error
 
 
-def read_status(group: zarr.Group, unreadable_is_pending: bool = False) -> np.ndarray:
+def read_status(group: zarr.Group, unreadable_is_damaged: bool = False) -> np.ndarray:
     """Read the status (N,) of every galaxy.
 
-    Raises StoreError naming one that cannot be read, unless unreadable_is_pending.
+    Raises StoreError naming one that cannot be read, unless unreadable_is_damaged: it is DAMAGED then.
     """
     try:
         return read(group, "status")
     except StoreError:
-        if not unreadable_is_pending:
+        if not unreadable_is_damaged:
             raise
-    status = np.full(group["status"].shape, PENDING, dtype=np.uint8)
+    status = np.full(group["status"].shape, DAMAGED, dtype=np.uint8)
     for index in range(len(status)):
         with contextlib.suppress(StoreError):
             status[index] = read(group, "status", index)

@@ -16,11 +16,11 @@ from typing import Any
 import submitit
 
 from kinmass.train import distributed as ddp
+from kinmass.train.launch.commands import run_slurm_command
 from kinmass.train.launch.status import (
     NOT_THE_CAUSE,
     attempt,
     leave_mark,
-    run_slurm_command,
     steps_of,
 )
 from kinmass.train.loop.config import FitConfig

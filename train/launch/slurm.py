@@ -14,9 +14,10 @@ import submitit
 from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
+from kinmass.train.launch.commands import run_slurm_command
 from kinmass.train.launch.job import Run, job_of, signal_delay_s
 from kinmass.train.launch.resources import LaunchError, Resources, sbatch_extra
-from kinmass.train.launch.status import LaunchedJob, run_slurm_command
+from kinmass.train.launch.status import LaunchedJob
 
 
 def sbatch_parameters(resources: Resources, n_jobs: int) -> dict[str, Any]:
@@ -84,5 +85,8 @@ def release(jobs: Sequence[str]) -> None:
     array_job = jobs[0].split("_")[0]
     answer = run_slurm_command("scontrol", "release", array_job)
     if answer is None or answer.returncode:
-        reason = answer.stderr.strip() if answer else "no answer"
-        raise LaunchError(f"job {array_job} is queued but held ({reason}); give `scontrol release {array_job}`")
+        reason = (answer.stderr.strip() or "no reason given").splitlines()[0] if answer else "no answer"
+        raise LaunchError(
+            f"job {array_job} is queued, but Slurm does not let it start ({reason}): if it asks for more than a node "
+            f"has, `scancel {array_job}` and launch with less; else `scontrol release {array_job}` later"
+        )

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from kinmass.gen.storage.files import sync_folder
 from kinmass.train.allotted import whole_number
+from kinmass.train.launch.commands import run_slurm_command
 from kinmass.train.launch.resources import LaunchError
 from kinmass.train.run.checkpoint import RunError, read_config, read_tensors, write_json
 from kinmass.train.run.records import Best, RunRecord
@@ -107,10 +107,21 @@ def _run_folders(out: Path) -> Iterator[str]:
 
 
 def under_way(out: Path) -> list[str]:
-    """Return the numbers of Slurm's jobs that are queued or run, one for all jobs of an array."""
+    """Return the numbers of Slurm's jobs that are queued or run, one for all jobs of an array.
+
+    Each its own where some of the array were launched again since: who waits for the array would wait for the
+    cancelled ones in it.
+    """
     busy_names = {os.path.relpath(state.run, out) for state in states(out) if state.name in BUSY}
-    jobs = [job.job for name, job in read_launched(out).items() if name in busy_names and job.cluster == "slurm"]
-    return list(dict.fromkeys(job.split("_")[0] for job in jobs))
+    record = read_launched(out)
+    jobs = [job.job for name, job in record.items() if name in busy_names and job.cluster == "slurm"]
+    recorded = {job.job for job in record.values()}
+
+    def shortest(job: str) -> str:
+        array_job = job.split("_")[0]
+        return array_job if {path.name for path in (out / "logs").glob(f"{array_job}_*")} <= recorded else job
+
+    return list(dict.fromkeys(map(shortest, jobs)))
 
 
 def _state(out: Path, name: str, job: LaunchedJob | None, slurm_states: dict[str, tuple[str, str]] | None) -> State:
@@ -320,11 +331,3 @@ def leave_mark(folder: Path, how: str, text: str) -> None:
             sync_folder(Path(file.name))
     except OSError:  # There is a mark already, or the disk is full, and then only squeue can tell.
         return
-
-
-def run_slurm_command(*command: str, timeout: float = 20) -> subprocess.CompletedProcess[str] | None:
-    """Run a command of Slurm and return its result; None where there is no such command, or no answer in time."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None

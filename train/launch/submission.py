@@ -3,7 +3,6 @@
 import fcntl
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 
 from kinmass.gen.storage import store
 from kinmass.train.launch import slurm
+from kinmass.train.launch.commands import refuse_without_slurm, run_slurm_command
 from kinmass.train.launch.job import Run
 from kinmass.train.launch.lanes import to_this_machine
 from kinmass.train.launch.resources import LaunchError, Resources, on_this_machine
@@ -22,7 +22,6 @@ from kinmass.train.launch.status import (
     absolute_path,
     log_of,
     read_launched,
-    run_slurm_command,
     states,
     write_launched,
 )
@@ -130,8 +129,8 @@ def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool =
 
     Raises LaunchError or RunError, before anything is queued, with what cannot work.
     """
-    if resources.cluster == "slurm" and not dry_run and not shutil.which("srun"):
-        raise LaunchError("there is no srun here: launch from a login node of Slurm, or with --cluster local")
+    if resources.cluster == "slurm" and not dry_run:
+        refuse_without_slurm()
     if resources.cluster == "local":
         resources = on_this_machine(resources, len(runs), torch.cuda.device_count())
     for warning in refuse(runs, resources, out):

@@ -18,7 +18,7 @@ from conftest import LOCKS, ROOT, SUITES, command
 import kinmass
 from kinmass.eval.gallery import figure
 from kinmass.eval.gallery import index as gallery_index
-from kinmass.eval.gallery.index import DAMAGED, Index, chosen
+from kinmass.eval.gallery.index import Index, chosen
 from kinmass.eval.gallery.pages import Pages, Refusal, wanted_of
 from kinmass.eval.gallery.scores import scores_of
 from kinmass.eval.gallery.stored import NotShown, find, networks_of, read_stored
@@ -254,7 +254,7 @@ def test_what_is_damaged_is_a_failure_and_never_zeros(own_store):
     columns = index.columns(0)
     quiet = columns["suite"] == "quiet"
     assert columns["state"][quiet][:6].tolist() == [
-        store.DONE, DAMAGED, DAMAGED, DAMAGED, store.FAILED, store.PENDING,
+        store.DONE, store.DAMAGED, store.DAMAGED, store.DAMAGED, store.FAILED, store.PENDING,
     ]  # fmt: skip
     assert np.isnan(columns["mass"][quiet][1:6]).all()
     failed = pages.listing({"state": "failed"}).decode()
@@ -277,7 +277,7 @@ def test_a_check_finds_what_repair_would_do_again(own_store):
     assert index.check_some()
     assert not index.check_some()
     columns = index.columns(0)
-    damaged = [(columns["suite"][i], columns["number"][i]) for i in np.flatnonzero(columns["state"] == DAMAGED)]
+    damaged = [(columns["suite"][i], columns["number"][i]) for i in np.flatnonzero(columns["state"] == store.DAMAGED)]
     to_repair = [
         (s, i) for s in sorted(SUITES) for i in range(12) if store.is_damaged(store.open_suite(own_store, s), i)
     ]

@@ -189,7 +189,7 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
 @pytest.mark.parametrize(
     ("array", "shard"), [("maps", 1), ("mass", 1), ("status", 1), ("has_gas", 1), ("maps", 4), ("status", 4)]
 )
-def test_damaged_chunks_are_found_named_and_repaired(box, packed, tmp_path, shard, array, damage):
+def test_damaged_chunks_are_found_counted_named_and_repaired(box, packed, tmp_path, capsys, shard, array, damage):
     out, settings = tmp_path / "maps.zarr", Settings(views=2, pixels=16, galaxies_per_shard=shard)
     shutil.copytree(packed if shard > 1 else box.parent / "maps.zarr", out)
     before = tree(out)
@@ -206,8 +206,22 @@ def test_damaged_chunks_are_found_named_and_repaired(box, packed, tmp_path, shar
     if damage != "gone":
         with pytest.raises(store.StoreError, match=r"of galaxy 0\d\d:0 cannot be read .*\n?.*--repair"):
             store.read(store.open_suite(out, "box"), array)
+    group = store.open_suite(out, "box")
+    status = store.read_status(group, unreadable_is_damaged=True)
+    damaged = [
+        i for i in range(30) if status[i] == store.DAMAGED or (status[i] == store.DONE and store.is_damaged(group, i))
+    ]
+    missing = int((status == store.PENDING).sum())
+    assert len(damaged) + missing in (1, shard)
+    capsys.readouterr()
     assert generate([load_suite(box)], out, settings, repair=True, quiet=True) == (30, 0)
+    said = capsys.readouterr().out
+    assert f"{30 - missing} galaxies read, {len(damaged)} of them damaged" in said
+    assert re.findall(r"box (\S+?)(?=,|$)", said, re.MULTILINE) == [group["galaxy"][i] for i in damaged]
+    assert ("their status is missing" in said) == (missing > 0)
     assert tree(out) == before
+    generate([load_suite(box)], out, settings, repair=True, quiet=True)
+    assert "30 galaxies read, 0 of them damaged\n" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_a_sentence_and_corrupts_nothing(box, tmp_path):

@@ -80,7 +80,7 @@ def test_statuses_that_are_read_by_files_are_those_of_zarr(tmp_path, shard):
     files[1].write_bytes(content)
     with pytest.raises(store.StoreError, match="--repair"):
         galaxy_reader.read_statuses(group, left)
-    read = galaxy_reader.read_statuses(group, left, unreadable_is_pending=True)
+    read = galaxy_reader.read_statuses(group, left, unreadable_is_damaged=True)
     both = np.concatenate(list(read.values()))
-    assert both.tolist() == store.read_status(group, unreadable_is_pending=True)[shard:].tolist()
-    assert store.PENDING in both
+    assert both.tolist() == store.read_status(group, unreadable_is_damaged=True)[shard:].tolist()
+    assert store.DAMAGED in both

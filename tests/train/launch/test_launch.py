@@ -269,7 +269,7 @@ def test_a_dry_run_shows_the_script_and_queues_nothing(map_store, tmp_path, caps
         (["--tracer", "gas", "--instrument", "hubble"], "clean, ifu"),
         (["--tracer", "gas", "--store", "nowhere.zarr"], "no map store"),
         (["--tracer", "gas", "--time", "soon"], "'soon' is not understood"),
-        (["--tracer", "gas"], "no srun here"),
+        (["--tracer", "gas"], "no sbatch here"),
         (["--tracer", "gas", "--array", "gas"], "either --tracer or --array"),
         (["--tracer", "gas", "--site", "nosuch.env"], "nosuch.env cannot be read"),
         (["--tracer", "gas", "--gpus-per-node", "4", "--processes-per-node", "8"], "a GPU of its own"),
@@ -284,8 +284,8 @@ def test_what_cannot_work_is_refused_and_nothing_queued(options, words, map_stor
     (tmp_path / "site.env").write_text("MAX_ARRAY=3\n")
     monkeypatch.setenv("PATH", "/nowhere")
     options = [str(tmp_path / "site.env") if x == "SITE" else x for x in options]
-    # A dry run needs no srun: what it refuses is what there is to refuse.
-    if words != "no srun here":
+    # A dry run needs no Slurm: what it refuses is what there is to refuse.
+    if words != "no sbatch here":
         options.append("--dry-run")
     assert main(["launch", "--store", str(map_store), "--out", str(tmp_path / "runs"), *options]) == 2
     messages = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("warning")]
@@ -311,3 +311,29 @@ def test_other_refusals(map_store, tmp_path, capsys):
     for damaged in ("{", "[]", '{"jobs": [1]}', '{"jobs": {".": 5}}', '{"jobs": {".": {"pid": 5}}}'):
         (tmp_path / "run" / "logs" / "launched.json").write_text(damaged)
         assert "launched.json cannot be read" in refused(map_store, steps=4)
+
+
+def test_without_a_slurm_that_answers_it_is_one_sentence_with_a_hint(map_store, tmp_path, capsys, monkeypatch):
+    """Slurm's commands are installed, but no configuration leads to a Slurm. The job scripts say it, too."""
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for name in ("squeue", "sbatch"):
+        said = [f"echo '{name}: {words}' >&2" for words in ("error: DNS SRV lookup failed", "fatal: no configuration")]
+        (bin_folder / name).write_text("\n".join(["#!/bin/sh", *said, "exit 1", ""]))
+        (bin_folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    line = ["--store", str(map_store), "--out", str(tmp_path / "runs")]
+    assert main(["launch", "--tracer", "gas", *line]) == 2
+    (said,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("warning")]
+    assert "no Slurm answers here (squeue: fatal: no configuration)" in said
+    assert "--cluster local" in said
+    for script in (["generate.sh", "a.yaml"], ["evaluate.sh", "runs"], ["campaign.sh", tmp_path / "all", "a.yaml"]):
+        done = subprocess.run(
+            [f"slurm/{script[0]}", *script[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert "no Slurm answers here" in done.stderr
+        assert "--cluster local" in done.stderr
+    assert not [path for path in tmp_path.iterdir() if path.name != "bin"]

@@ -72,17 +72,17 @@ class Costs:
     a snapshot. plan: of a galaxy of a box, from its catalogue to all ranks.
     """
 
-    start_s: float = 2.1
-    list_s: float = 0.0051
-    plan_s: float = 1.74e-5
-    take_s: float = 1e-5
-    open_s: float = 0.014
-    open_particle_s: float = 4.6e-8
-    work_s: float = 0.0059
-    work_particle_s: float = 2.9e-7
-    write_s: float = 0.0045
-    box_bytes: float = 1.66e6
-    particle_bytes: float = 12.3
+    start_s: float = 1.98
+    list_s: float = 0.00533
+    plan_s: float = 1.39e-5
+    take_s: float = 1.08e-5
+    open_s: float = 0.0138
+    open_particle_s: float = 4.9e-8
+    work_s: float = 0.00516
+    work_particle_s: float = 2.4e-7
+    write_s: float = 0.00459
+    box_bytes: float = 7.1e5
+    particle_bytes: float = 12.2
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@
 #SBATCH --cpus-per-task=4
 #SBATCH --requeue
 set -euo pipefail
+[[ $# -ge 1 && $1 != -h && $1 != --help ]] || { sed -n '2,6s/^# \?//p' "$0" >&2; exit 2; }
 cd "${SLURM_SUBMIT_DIR:-$PWD}"
 source slurm/site.sh
 if [[ -z ${SLURM_JOB_ID:-} ]]; then

@@ -12,6 +12,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
 set -euo pipefail
+[[ $# -ge 1 && $1 != -h && $1 != --help ]] || { sed -n '2,7s/^# \?//p' "$0" >&2; exit 2; }
 cd "${SLURM_SUBMIT_DIR:-$PWD}"
 source slurm/site.sh
 if [[ -z ${SLURM_JOB_ID:-} ]]; then

@@ -8,8 +8,8 @@
 # # A campaign on Slurm
 #
 # You start with suite files on a login node and end with three jobs in the queue: maps under MPI, training under DDP,
-# evaluation and a report. This page runs on a Slurm where one answers, and else as jobs in the background of this
-# machine; everything you type is the same but for `--cluster local`.
+# evaluation and a report. This page runs on a Slurm where one answers, and else on this machine, where you give the
+# three stages yourself: each cell has both ways.
 #
 # No cluster at hand? `sudo slurm/testbed.sh up` starts a Slurm of two nodes on a Debian or Ubuntu machine, from the
 # packages `munge slurmctld slurmd slurm-client`, and `sudo slurm/testbed.sh down` removes it. Then
@@ -57,7 +57,8 @@ os.environ["KINMASS_SITE"] = str(Path("site.env").resolve())
 # %% [markdown]
 # ## Go
 #
-# On a cluster one command queues everything, each stage after the one before. `$KINMASS` is the folder that you cloned.
+# On a cluster one command queues everything, each stage after the one before. `$KINMASS` is the folder that you cloned
+# (`export KINMASS=$HOME/kinmass`, say).
 # Without Slurm the same stages run on this machine.
 
 # %% language="bash"
@@ -79,7 +80,7 @@ os.environ["KINMASS_SITE"] = str(Path("site.env").resolve())
 # `squeue --me` shows the jobs, `tensorboard --logdir campaign/runs` the curves.
 
 # %% language="bash"
-# if sinfo >/dev/null 2>&1; then squeue --me --format="%.6i %.12j %.10T %.20R"; fi
+# if sinfo >/dev/null 2>&1; then squeue --me --format="%.10i %.16j %.10T %.20R"; fi
 # kinmass status campaign/runs --wait
 
 # %% [markdown]
@@ -104,7 +105,8 @@ os.environ["KINMASS_SITE"] = str(Path("site.env").resolve())
 # ls campaign/results/*.csv
 
 # %% [markdown]
-# The report of a campaign is one file, `campaign/results/report.html`: copy it home and open it.
+# The report of a campaign is one file, `campaign/results/report.html`: copy it home and open it. (Without Slurm,
+# `--report` at the end of `kinmass tables` writes it.)
 #
 # **Next**: [run on a cluster](../howto/cluster.md) says what was tried and in what sites differ;
 # [launch training jobs](../howto/launching.md) has ensembles and arrays; [map with thousands of

@@ -383,14 +383,16 @@ def test_the_whole_campaign_by_one_command(suites, map_store, tmp_path):
     output = shell(*line)
     assert re.search(r"maps +job \d+ ", output)
     assert "training    job" in output
+    training, waiting = re.findall(r"(?:training|evaluation) +job (\d+) ", output)
+    shell("scontrol", "hold", training)
     again = shell(*line)  # nothing is queued twice; a stage that has ended since has no job any more
     assert set(re.findall(r"job (\d+) ", again)) <= set(re.findall(r"job (\d+) ", output))
-    training, waiting = re.findall(r"(?:training|evaluation) +job (\d+) ", output)
     shell("scancel", f"{training}_1")  # the report waits for the one that takes its place
     again = shell(*line)
     job = re.findall(r"evaluation +job (\d+) ", again)[0]
     assert job != waiting
     assert job_fields(waiting)["JobState"] == "CANCELLED"
+    shell("scontrol", "release", training)
     until_true(lambda: job_fields(job)["JobState"] in ("RUNNING", "COMPLETED"), seconds=200)
     wait_state(job, "COMPLETED", seconds=200)
     assert (tmp_path / "all" / "results" / "report.html").exists()

@@ -26,8 +26,8 @@
 
 # %% language="bash"
 # kinmass mock --out small --suites bursty,quiet --galaxies 12
-# kinmass maps small/*/*.yaml --out campaign/maps.zarr --views 4 --pixels 16 --dry-run | tail -3
-# kinmass maps small/*/*.yaml --out campaign/maps.zarr --views 4 --pixels 16 --plan --ranks 4
+# kinmass maps small/*/*.yaml --out campaign/maps.zarr --dry-run | tail -3
+# kinmass maps small/*/*.yaml --out campaign/maps.zarr --plan --ranks 4
 
 # %% [markdown]
 # Ask for as many ranks as the last line calls worth their while, not for more.
@@ -66,7 +66,7 @@ os.environ["KINMASS_SITE"] = str(Path("site.env").resolve())
 #   $KINMASS/slurm/campaign.sh campaign small/bursty/bursty.yaml small/quiet/quiet.yaml -- \
 #     --nodes 2 --processes-per-node 1 --time 10m --array gas,both --steps 40 --round-steps 20 --batch 32
 # else
-#   mpiexec -n 2 kinmass maps small/*/*.yaml --out campaign/maps.zarr --views 4 --pixels 16
+#   mpiexec -n 2 kinmass maps small/*/*.yaml --out campaign/maps.zarr
 #   kinmass launch --cluster local --processes-per-node 1 --store campaign/maps.zarr --out campaign/runs \
 #     --array gas,both --steps 40 --round-steps 20 --batch 32
 # fi

@@ -208,7 +208,8 @@ def test_jobs_of_dask_have_every_setting_of_the_site(tmp_path, monkeypatch):
     sbatch = tmp_path / "sbatch"
     sbatch.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/script\necho Submitted batch job 1\n')
     sbatch.chmod(0o755)
-    shutil.copy("/bin/true", tmp_path / "scancel")
+    for name in ("scancel", "squeue"):
+        shutil.copy("/bin/true", tmp_path / name)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     site = {"SBATCH_EXTRA": "--exclusive --mail-type=END", "PARTITION": "cpu", "GPU_PARTITION": "gpu", "QOS": "low"}
     with connected(Cluster("slurm", 1, gpus=1, logs=tmp_path, site=site)):

@@ -51,17 +51,18 @@ def main() -> None:
     args = parser.parse_args()
     for run in args.runs:
         infer = load(run)
-        tracer = infer.answers()[-1]
         trained_suites = [s for s in store.suites(args.store) if s in infer.run["fit"]["suites"]]
-        views = concatenate([read_views(args.store, suite, "test") for suite in trained_suites])
-        views = views[usable(views, tracer, infer.instrument)]
-        views = views[np.unique(np.linspace(0, len(views) - 1, min(len(views), MOST_VIEWS)).astype(int))]
-        rows = []
-        observed = views.observed(infer.instrument, told=infer.told)
-        for name, (maps, r_e) in broken(observed, views.half_mass_radius_kpc).items():
-            ood_scores = infer(maps, r_e, tracer).ood_score()
-            rows.append([name, 100 * float((ood_scores > OOD_THRESHOLD).mean()), float(ood_scores.mean())])
-        common.table([f"{run.name}, {len(views)} views", "% out of distribution", "area under ROC"], rows)
+        all_views = concatenate([read_views(args.store, suite, "test") for suite in trained_suites])
+        for tracer in infer.answers():
+            views = all_views[usable(all_views, tracer, infer.instrument)]
+            views = views[np.unique(np.linspace(0, len(views) - 1, min(len(views), MOST_VIEWS)).astype(int))]
+            rows = []
+            observed = views.observed(infer.instrument, told=infer.told)
+            for name, (maps, r_e) in broken(observed, views.half_mass_radius_kpc).items():
+                ood_scores = infer(maps, r_e, tracer).ood_score()
+                rows.append([name, 100 * float((ood_scores > OOD_THRESHOLD).mean()), float(ood_scores.mean())])
+            heads = [f"{run.name}, {tracer}, {len(views)} views", "% out of distribution", "area under ROC"]
+            common.table(heads, rows)
 
 
 if __name__ == "__main__":

@@ -87,9 +87,13 @@ def _other_sizes(group: object, names: np.ndarray, earlier_sizes: Mapping[str, f
     sizes = store.read(group, "half_mass_radius", numbers)[:, 0] if len(numbers) else ()
     for number, size in zip(numbers, sizes, strict=True):
         earlier_size = earlier_sizes[str(number)]
-        if not abs(size - earlier_size) <= _SIZE_TOLERANCE * abs(earlier_size):
+        if not _is_same_size(earlier_size, size):
             return [difference(f"R_e of {names[number]}", f"{earlier_size:.4g} kpc", f"{size:.4g} kpc")]
     return []
+
+
+def _is_same_size(earlier_kpc: float, later_kpc: float) -> bool:
+    return abs(later_kpc - earlier_kpc) <= _SIZE_TOLERANCE * abs(earlier_kpc)
 
 
 def require_store(run: Path, path: Path) -> None:
@@ -118,7 +122,6 @@ def same_suites(one: RunRecord, other: RunRecord) -> bool:
         if a["galaxies"] == b["galaxies"] and a["names"] != b["names"]:
             return False
         sizes, other_sizes = a.get("sizes", {}), b.get("sizes", {})
-        for number in sizes.keys() & other_sizes.keys():
-            if not abs(sizes[number] - other_sizes[number]) <= _SIZE_TOLERANCE * abs(sizes[number]):
-                return False
+        if not all(_is_same_size(sizes[number], other_sizes[number]) for number in sizes.keys() & other_sizes.keys()):
+            return False
     return True

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from kinmass.gen.physics.sightline import view_rng
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import Views, usable
 from kinmass.train.data.loader import done_galaxies, galaxies_of
+from kinmass.train.data.radius_error import with_radius_error
 from kinmass.train.run.checkpoint import (
     RunError,
     members_of,
@@ -40,7 +42,7 @@ LEVELS = (0.6827, 0.9545)
 SAMPLES, N_BOOTSTRAP = 200, 50
 #: Most validation galaxies that a run is calibrated on.
 MOST_GALAXIES = 4096
-SEED = 1_000_003
+SEED, _RADIUS_SEED = 1_000_003, 19_000_013
 #: Most training galaxies whose features are kept for `train.run.out_of_distribution`, and most views of each.
 MOST_TRAINING, TRAINING_VIEWS = 1024, 4
 #: Samples of each member from which `responses` is fitted, and how often intervals are measured and widened.
@@ -229,9 +231,20 @@ def blocks_of(store: Path, suites: tuple[str, ...], part: str, max_galaxies: int
 
 def inferred_views(infer: Inference, blocks: Iterator[Views], tracer: str) -> InferredViews:
     """Return what a network infers from the views in `blocks` that have usable maps of a tracer."""
-    return InferredViews.joined(
-        [InferredViews.of(infer, block[usable(block, tracer, infer.instrument)], tracer) for block in blocks]
-    )
+    return InferredViews.joined([_inferred_as_taken(infer, block, tracer) for block in blocks])
+
+
+def _inferred_as_taken(infer: Inference, views: Views, tracer: str) -> InferredViews:
+    """Return what a network infers from usable views, of observers whose R_e errs as much as it did in training.
+
+    Each view's error follows from its name.
+    """
+    if radius_dex := infer.run["fit"]["radius_dex"]:
+        normal = [view_rng(_RADIUS_SEED, *name).standard_normal() for name in views.names()]
+        dex = radius_dex * torch.tensor(normal, dtype=torch.float64)
+        taken = with_radius_error(views.maps, views.half_mass_radius_kpc, views.log10_menc, dex)
+        views = replace(views, maps=taken[0], half_mass_radius_kpc=taken[1], log10_menc=taken[2])
+    return InferredViews.of(infer, views[usable(views, tracer, infer.instrument)], tracer)
 
 
 def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]) -> None:
@@ -328,7 +341,7 @@ def calibrate(run: Path, store: Path) -> None:
                 features_of_blocks[part, tracer].append(_features_as_trained(infer, views, tracer, n_views[tracer]))
                 n_views[tracer] += len(views)
                 if part == "val":
-                    inferred_of_blocks[tracer].append(InferredViews.of(infer, views, tracer))
+                    inferred_of_blocks[tracer].append(_inferred_as_taken(infer, block, tracer))
     scales, training_features = {}, {}
     for tracer in infer.answers():
         training, validation = (

@@ -13,7 +13,7 @@ from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit, fit_ensemble
 from kinmass.train.run import calibration
 from kinmass.train.run.calibration import calibrate
-from kinmass.train.run.checkpoint import read_scales, read_training_features
+from kinmass.train.run.derived import read_scales, read_training_features
 
 
 def test_few_maps_are_in_memory_at_once_and_the_calibration_is_the_same(runs, map_store, tmp_path, monkeypatch):

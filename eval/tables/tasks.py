@@ -32,7 +32,8 @@ from kinmass.gen.storage import store
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import RADII_RE, usable, views_of
 from kinmass.train.run.checkpoint import FREE_SETTINGS, RunError, instrument_of, members_of, read_config
-from kinmass.train.run.posterior import UNSEEN, Inference, load
+from kinmass.train.run.derived import CALIBRATION, OOD, UNSEEN
+from kinmass.train.run.posterior import Inference, load
 from kinmass.train.run.records import RunRecord
 from kinmass.train.run.trained_on import same_galaxies
 
@@ -162,7 +163,7 @@ def _refuse_shared_members(first_run: Path, first: RunRecord, run: Path, record:
 def _digest_of_files(run: Path) -> str:
     """Return a digest of all files of a run, or an ensemble, that its predictions depend on."""
     files = [path for member in members_of(run) for path in (member / "run.json", member / "model.pt")]
-    files += [run / "calibration.json", run / "ood.pt", *run.glob(UNSEEN)]
+    files += [run / CALIBRATION, run / OOD, *run.glob(UNSEEN)]
     return _digest(*(path.read_bytes() for path in files))
 
 

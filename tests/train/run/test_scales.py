@@ -15,7 +15,7 @@ from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit, fit_ensemble
 from kinmass.train.run import calibration
 from kinmass.train.run.calibration import calibrate, inferred_views
-from kinmass.train.run.checkpoint import read_scales, read_training_features
+from kinmass.train.run.derived import read_scales, read_training_features
 from kinmass.train.run.posterior import load
 
 

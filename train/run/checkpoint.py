@@ -43,6 +43,7 @@ class _Store(BaseModel):
     galaxies: int
     names: str
     sizes: dict[str, float] = {}
+    lineages: str = ""
 
 
 _FIT_FIELDS: dict[str, Any] = {

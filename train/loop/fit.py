@@ -149,6 +149,7 @@ class _Start:
 
 def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> tuple[RunRecord | None, str]:
     """Return what `read_begun` does. Raises RunError where the folder holds a run with other settings."""
+    _refuse_another_kind(config, out)
     begun, remark = read_begun(out)
     if begun:
         earlier_settings = begun["fit"]
@@ -194,6 +195,17 @@ def _read_start(config: FitConfig, settings: dict[str, Any], out: Path) -> _Star
         status = state["galaxies"]
         identity = begun["store"] if begun else identity
     return _Start(None, identity, status, state, remark)
+
+
+def _refuse_another_kind(config: FitConfig, out: Path) -> None:
+    """Raise RunError where a single network would be trained among an ensemble's members, or these beside one.
+
+    Who reads the folder could use one of them only.
+    """
+    if config.members == 1 and any(out.glob("member-*/run.json")):
+        raise RunError(f"{out} holds an ensemble; choose another --out for a single network, or give its --members")
+    if config.members > 1 and (out.parent / "run.json").exists():
+        raise RunError(f"{out.parent} holds a single network; choose another --out for an ensemble")
 
 
 def _refuse_foreign(state: Checkpoint, settings: dict[str, Any], out: Path, store_path: Path) -> None:

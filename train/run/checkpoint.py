@@ -43,6 +43,7 @@ class _Store(BaseModel):
     galaxies: int
     names: str
     sizes: dict[str, float] = {}
+    lineages: str = ""
 
 
 _FIT_FIELDS: dict[str, Any] = {
@@ -277,6 +278,8 @@ def load_members(run: Path) -> list[MassModel]:
     Raises RunError where one is missing, not finished, damaged, or trained with other settings than the first.
     """
     folders, first = members_of(run), read_config(run)
+    if folders == [run] and any(run.glob("member-*/run.json")):
+        raise RunError(f"{run} holds a single network and an ensemble; move one of them into a folder of its own")
     n_members = first["fit"].get("members", 1)
     if folders != member_folders(run, n_members) and folders != [run]:
         raise RunError(f"{run} has {len(folders)} of {n_members} members; give its `kinmass fit` command again")

@@ -1,5 +1,6 @@
 """What was made from a run is used for that run alone, as it is and as the code makes it now; and who says so."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -119,3 +120,19 @@ def test_members_are_finished_once_their_ensemble_is_calibrated(ensemble, tmp_pa
     assert [state.name for state in states(out)] == ["finished", "queued"]
     (out / "member-0" / "calibration.json").unlink()
     assert [state.name for state in states(out)] == ["not calibrated", "finished"]
+
+
+def test_a_folder_holds_one_network_or_one_ensemble(ensemble, gas, map_store):
+    """With both in one folder, one of them would be used and the other never."""
+    before = {path: path.read_bytes() for path in ensemble.rglob("*") if path.is_file()}
+    stars = FitConfig(str(map_store), "stars", SUITES, **SMALL)
+    with pytest.raises(RunError, match="holds an ensemble; choose another --out"):
+        fit_ensemble(stars, ensemble, quiet=True)
+    with pytest.raises(RunError, match="holds a single network; choose another --out"):
+        fit_ensemble(dataclasses.replace(stars, tracer="gas", members=2), gas, quiet=True)
+    line = ["launch", "--cluster", "local", "--store", map_store, "--tracer", "stars", "--out", ensemble]
+    assert main([str(word) for word in line]) == 2
+    assert {path: path.read_bytes() for path in ensemble.rglob("*") if path.is_file()} == before
+    shutil.copytree(ensemble / "member-0", gas / "member-0")
+    with pytest.raises(RunError, match="holds a single network and an ensemble"):
+        load(gas)

@@ -538,7 +538,12 @@ def test_starlight_weighs_stars(archive, field, light, tmp_path):
         (
             "tng",
             Tracers(stars="light", light_field="GFM_StellarPhotometrics[u]"),
-            "no column u.*U, B, V, K, g, r, i, z",
+            "no column u.*Photometrics.column.*U, B, V, K, g, r, i, z",
+        ),
+        (
+            "tng",
+            Tracers(stars="light", light_field="GFM_StellarPhotometrics"),
+            "has several columns, and one is needed; give `GFM_StellarPhotometrics.column.*U, B, V, K, g, r, i, z",
         ),
         ("swift", Tracers(stars="light", light_field="Luminosities[2]"), "no column 2.*GAMA_g, GAMA_r"),
     ],

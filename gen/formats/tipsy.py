@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kinmass.gen.constants import RHO_CRIT, G
+from kinmass.gen.constants import HUBBLE, RHO_CRIT, G
 from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Slot, SnapshotError, check_cosmology
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.once import names_in, once, true_path
@@ -266,7 +266,7 @@ def write(
     of the box, and better near its middle; double: positions and velocities in double precision.
     """
     length_kpc = box_kpc / scale_factor
-    mass_unit_msun = RHO_CRIT * length_kpc**3
+    mass_unit_msun = RHO_CRIT * (hubble / HUBBLE) ** 2 * length_kpc**3  # that of a code density of 1: dHubble0 gives h
     velocity_unit_kms = np.sqrt(G * mass_unit_msun / length_kpc) * scale_factor
 
     def records(name: str, *parts: str) -> np.ndarray:

@@ -52,6 +52,7 @@ def test_read_back(form, place, galaxy, tmp_path):
     write(tmp_path / "snap.hdf5", form, galaxy, centre)
     with Snapshot(tmp_path / "snap.hdf5", form) as snapshot:
         assert snapshot.units.scale_factor == pytest.approx(A)
+        assert snapshot.units.hubble == pytest.approx(H)
         assert snapshot.units.box_kpc == pytest.approx(4000)
         galaxy_read = snapshot.galaxy(centre, 600.0)
     # Tipsy positions are float32 fractions of the box: at its edge they are accurate to 4000 kpc * 6e-8 at best.

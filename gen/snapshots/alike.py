@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from kinmass.gen.formats import CodeUnits
+from kinmass.gen.words import counted
 
 #: How many values of a fact, and snapshots of each value, are named; the others are only counted.
 NAMED = 3
@@ -36,7 +37,8 @@ def differences(facts_by_snapshot: dict[Path, dict[str, str]]) -> str:
             paths_by_value[values[fact]].append(path)
         if len(paths_by_value) > 1:
             ranked = sorted(paths_by_value.items(), key=lambda item: -len(item[1]))
-            unnamed_values = f"; {len(ranked) - NAMED} other values" if len(ranked) > NAMED else ""
+            n_unnamed = len(ranked) - NAMED
+            unnamed_values = f"; {counted(n_unnamed, 'other value')}" if n_unnamed > 0 else ""
             sentences.append(
                 f"{fact}: "
                 + "; ".join(f"{v} in {_name_snapshots(paths)}" for v, paths in ranked[:NAMED])

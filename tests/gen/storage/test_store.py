@@ -351,7 +351,7 @@ def test_settings_that_only_add_galaxies_pass_and_others_are_named(tmp_path, cha
     with pytest.raises(store.StoreError) as error:
         again()
     assert refusal in str(error.value)
-    assert f"1 galaxies that were made with other settings ({refusal}" in str(error.value)
+    assert f"1 galaxy made with other settings ({refusal}" in str(error.value)
     assert f"remove {tmp_path / 'x'} first: its other suites stay" in str(error.value)
     assert tree(tmp_path) == before
 

@@ -296,8 +296,8 @@ class Gadget(Format):
         return {f"PartType{i}": sum(int(scalar(n[i])) for n in files if i < len(n)) for i in _TYPES}
 
     def known_types(self) -> list[str]:
-        """Return the names of all particle types that yt reads, those of no component too."""
-        return [f"PartType{number}" for number in _TYPES]
+        """Return the names of all particle types that yt reads, those of no component too, and of AREPO's wind."""
+        return [*(f"PartType{number}" for number in _TYPES), self.disguised]
 
     def types(self, path: Path) -> set[str]:
         """Return the particle types that NumPart_Total of the first file counts, or its NumPart_ThisFile."""

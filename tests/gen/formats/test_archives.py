@@ -22,6 +22,7 @@ from kinmass.gen.formats import FORMATS, SnapshotError, gadget, tipsy
 from kinmass.gen.formats.grid import GridFormat
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.formats.smoothing import KERNEL_GAMMA, SMOOTHING, as_markdown
+from kinmass.gen.look.check import describe
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.particles import Galaxy
 from kinmass.gen.snapshots.snapshot import Snapshot
@@ -472,6 +473,43 @@ def test_wind_is_gas_that_no_map_shows(tmp_path):
     np.testing.assert_allclose(galaxy_read.stars.mass_msun, written.stars.mass_msun[7:], rtol=1e-6)
     np.testing.assert_allclose(galaxy_read.gas.mass_msun[40:], written.stars.mass_msun[:7], rtol=1e-6)
     np.testing.assert_array_equal(galaxy_read.gas.weight, np.where(np.arange(47) < 40, galaxy_read.gas.mass_msun, 0))
+
+
+ISOLATED = {"OmegaLambda": 0.0, "Redshift": 0.0, "Time": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("header", "times", "words"),
+    [
+        (ISOLATED, np.repeat([-0.1, 0.3], [7, 33]), "7 of 40 with formation times of 0 or less in a run that is not"),
+        (ISOLATED, np.zeros(40), "40 of 40 with formation times of 0 or less in a run that is not"),
+        ({}, np.repeat([0.0, -0.1, 0.3], [3, 3, 34]), "3 of 40 with a formation time of 0"),
+        ({}, np.repeat([0.0, -0.1, 0.3], [1, 32, 7]), ""),
+        (ISOLATED, np.full(40, 1e-3), ""),
+    ],
+    ids=["isolated, some", "isolated, all", "zeros", "mostly wind", "isolated, none"],
+)
+def test_what_may_be_wind_or_a_star_is_asked_and_counts_as_what_is_said(header, times, words, tmp_path):
+    """AREPO's wind has less than 0; an isolated run's first stars have 0 or their ages; both weigh the same in all."""
+    written = layouts.galaxy()
+    path = edit(layouts.tng(tmp_path / "snap.hdf5", written), set_attrs(**header))
+    edit(path, put("PartType4/GFM_StellarFormationTime", times, ...))
+    dark, old = {"dark": ["PartType1"]}, times <= 0
+    asked = f"PartType4: {words}.*: wind, or .*stars: \\[PartType4, Wind\\]"
+    assert bool(re.search(asked, "\n".join(describe(path, "arepo")))) == bool(words)
+    if words:
+        with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}: {asked}"), Snapshot(path, "arepo", dark) as s:
+            s.galaxy(CORNER, 200.0)
+    for component, types in (("stars", ["PartType4"]), ("gas", ["PartType0"]), ("black_holes", ["PartType5"])):
+        with Snapshot(path, "arepo", dark | {component: [*types, "Wind"]}) as snapshot:
+            read = snapshot.galaxy(CORNER, 200.0)
+            everything = snapshot.everything("stars")
+        gone = old & (component != "stars")
+        assert len(everything) == len(read.stars) == 40 - gone.sum()
+        np.testing.assert_allclose(read.stars.mass_msun, written.stars.mass_msun[~gone], rtol=1e-6)
+        mass_msun = getattr(read, component).mass_msun.sum()
+        own_msun = getattr(written, component).mass_msun.sum()
+        assert mass_msun == pytest.approx(own_msun + written.stars.mass_msun[gone].sum(), rel=1e-6)
 
 
 @pytest.mark.parametrize("archive", ["eagle", "tng", "swift"])

@@ -148,7 +148,8 @@ class TypeReader:
         tracers = self.tracers
         if ptype in self.components["gas"] and tracers.gas == "cold":
             energy_kms2 = self.units.energy_kms2 * self.units.factors.get("InternalEnergy", 1.0)
-            return mass * is_cold(fields, field, energy_kms2, tracers.cold_below_k)
+            unit_k = self.units.factors.get("Temperature", 1.0)
+            return mass * is_cold(fields, field, energy_kms2, tracers.cold_below_k, unit_k)
         if ptype in self.components["gas"] and tracers.gas == "hi":
             return mass * neutral_fraction(fields, field)
         if ptype in self.components["stars"] and tracers.light_field is not None:

@@ -76,7 +76,7 @@ def uncollected() -> Iterator[None]:
 
 
 #: Facts of a snapshot that all masses or lengths depend on.
-_DECISIVE = ("h", "box", "expansion")
+_DECISIVE = ("h", "box", "expansion", *alike.OWN)
 
 
 def compared(listing: Listing, kept: Listing | None) -> Listing:
@@ -183,14 +183,18 @@ def keep_all(out: Path, listings: Mapping[str, dict[Path, Listing]]) -> None:
 
 
 def keep(out: Path, suite: str, listings: dict[Path, Listing]) -> None:
-    """Keep listings of a suite for the next run; what has a problem is listed anew. Does nothing where it cannot."""
+    """Keep listings of a suite for the next run. Does nothing where it cannot.
+
+    What has a problem is listed anew, and keeps its facts to be compared.
+    """
     kept = {
         str(path): {
-            "marks": listing.marks, "facts": listing.facts, "n_bytes": listing.n_bytes,
+            "marks": "" if any(problem for _, _, problem in listing.entries) else listing.marks,
+            "facts": listing.facts, "n_bytes": listing.n_bytes,
             "columns": _columns(listing.entries),
         }
         for path, listing in listings.items()
-        if listing.marks and not any(problem for _, _, problem in listing.entries)
+        if listing.facts is not None
     }  # fmt: skip
     path = out / ".listing" / f"{suite}.json"
     with contextlib.suppress(OSError, TypeError, ValueError):  # a kept listing only saves time

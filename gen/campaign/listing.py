@@ -83,7 +83,7 @@ def uncollected() -> Iterator[None]:
 
 
 #: Facts of a snapshot that all masses or lengths depend on.
-_DECISIVE = ("h", "box", "expansion")
+_DECISIVE = ("h", "box", "expansion", *alike.OWN)
 
 
 def compared(listing: Listing, kept: Listing | None) -> Listing:

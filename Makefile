@@ -107,8 +107,8 @@ networks: setup
 	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen mock --out networks/mocks --suites $(NETWORK_SUITES) --galaxies 934
 	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps networks/mocks/*/*.yaml --out networks/maps.zarr --views 16 --pixels 32
 	@cd networks && ../$(BIN)/kinmass launch --cluster local --at-once $(FITS) --store maps.zarr --tracer any \
-	  --suites $(NETWORK_SUITES) --instrument survey --scale-dex 0.2 --heat 0.2 --radius-dex 0.06 --leave-one-suite-out \
-	  --members 2 --steps 9000 --round-steps 300 --out any && ../$(BIN)/kinmass status any --wait
+	  --suites $(NETWORK_SUITES) --instrument survey --scale-dex 0.2 --heat 0.2 --leave-one-suite-out --members 2 \
+	  --steps 6000 --round-steps 300 --out any && ../$(BIN)/kinmass status any --wait
 	@rm -rf kinmass/networks/any && cd networks && cp --parents $(SHIPPED) ../kinmass/networks/
 	@sed -i 's#"$(CURDIR)/networks/#"#g' kinmass/networks/any/member-*/run.json
 

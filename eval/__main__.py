@@ -196,9 +196,10 @@ def _tables(args: argparse.Namespace) -> int:
 
 def _conditions(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.conditions import as_text, networks_of, tabulate, views_to_test, write
+    from kinmass.eval.tables.origin import digest_of_file, origin_of
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.gen.storage.store import named_suites
-    from kinmass.train.run.checkpoint import read_config, runs_in_all
+    from kinmass.train.run.checkpoint import read_config, runs_in_all, write_json
     from kinmass.train.run.trained_on import unlike_trained_on
 
     runs = runs_in_all(args.runs)
@@ -207,12 +208,15 @@ def _conditions(args: argparse.Namespace) -> int:
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
     views = views_to_test(args.store, test_suites, part, args.views)
+    origin = origin_of(args.store, runs, part)
     table = tabulate(networks_of(runs, args.out), views)
     print(as_text(table))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in runs]
     for line in trained_on_remark(part, train_sets, test_suites) + unlike_trained_on(runs, args.store, test_suites):
         print(line)
-    print(write(table, args.out))
+    path = write(table, args.out)
+    write_json(path.with_suffix(".json"), origin | {"digests": {path.stem: digest_of_file(path)}})
+    print(path)
     return 0
 
 

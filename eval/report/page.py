@@ -21,8 +21,9 @@ from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.saliency import attributions
 from kinmass.eval.tables.conditions import FILE as CONDITIONS
 from kinmass.eval.tables.metrics import crps_of_samples
+from kinmass.eval.tables.origin import differences, digest_of_file, read_origin
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part
-from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, digest_of_file, main_rows, shown, trained_on_remark
+from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown, trained_on_remark
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, views_of
@@ -360,11 +361,18 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         yield section("Best, median and worst", "galaxies", [("galaxies", extremes, "x and y in kpc.")], wide=True)
 
 
-def _conditions(table: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    """Return the section on the conditions under which galaxies are seen."""
+def _conditions(table: pd.DataFrame, folder: Path, tables_origin: dict[str, Any]) -> dict[str, Any]:
+    """Return the section on the conditions under which galaxies are seen; it says of what, if not of the tables'."""
     picture = {"png": _png(figures.conditions(table), folder / "conditions"), "caption": ""}
+    path = folder.parent / CONDITIONS
+    origin = read_origin(path.with_suffix(".json"), path)
+    text = _TEXT["conditions"]
+    if not origin:
+        text += f" Nothing says which runs {CONDITIONS} is of: give the kinmass conditions command again."
+    elif others := differences(origin, tables_origin):
+        text += f" Made on {origin['date']} of something else than the other tables here: {'; '.join(others)}."
     return {
-        "title": "How galaxies are seen", "text": _TEXT["conditions"], "figures": [picture], "wide": True,
+        "title": "How galaxies are seen", "text": text, "figures": [picture], "wide": True,
         "tables": [_html(table)],
     }  # fmt: skip
 
@@ -389,7 +397,7 @@ def write_report(results: Path) -> Path:
                 sections.append(section)
                 progress.update()
         if evaluation.conditions is not None:
-            sections.append(_conditions(evaluation.conditions, folder))
+            sections.append(_conditions(evaluation.conditions, folder, evaluation.origin))
     columns = [*KEYS, "n_galaxies", "n_views", "radii", "answered", "bias", "dispersion", "dispersion_lo",
                "dispersion_hi", "dispersion_robust", "outliers", "rmse", "crps", "coverage_68", "coverage_95",
                "width_68", "log_prob_joint"]  # fmt: skip

@@ -1,9 +1,7 @@
 """Make the evaluation tables: every run on every suite, with the classical estimators beside it."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -28,6 +26,7 @@ from kinmass.eval.tables.metrics import (
     replicates,
     value_and_interval,
 )
+from kinmass.eval.tables.origin import digest_of_file, origin_of
 from kinmass.eval.tables.predictions import COLUMNS as VIEW_COLUMNS
 from kinmass.eval.tables.predictions import Part, prepare
 from kinmass.eval.tables.tasks import (
@@ -39,10 +38,9 @@ from kinmass.eval.tables.tasks import (
     evaluate_block,
     sources_of,
 )
-from kinmass.gen.code import provenance, version_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, SPLIT
-from kinmass.train.run.checkpoint import instrument_of, weights_of, write_json
+from kinmass.train.run.checkpoint import instrument_of, write_json
 from kinmass.train.run.posterior import beyond_limits_message
 
 KEYS = ["estimator", "instrument", "tracer", "train", "test"]
@@ -429,19 +427,9 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
             table.to_parquet(partial, index=False)
             digests[name] = digest_of_file(partial)
     write_atomically(out / "summary.tex", to_latex(summary))
-    made_by = provenance()
-    made_by["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}
-    paths = {str(run.absolute()): run for run in runs}
-    content: dict[str, Any] = {"store": str(store.absolute()), "runs": list(paths), "part": part or ALL, **made_by}
-    content |= {"digests": digests, "weights": {path: weights_of(run) for path, run in paths.items()}}
-    content["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    content = origin_of(store, runs, part) | {"digests": digests}
     write_json(out / "tables.json", content)
     return summary
-
-
-def digest_of_file(path: Path) -> str:
-    """Return a digest of a file's content."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
 def trained_on_remark(part: str | None, train_sets: Iterable[str], test_suites: Iterable[str]) -> list[str]:

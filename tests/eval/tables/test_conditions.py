@@ -1,5 +1,7 @@
 """The same galaxies seen in many ways: errors and coverage are those of a sum by hand, and the report shows them."""
 
+import json
+import re
 import shutil
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from conftest import SUITES
 
 from kinmass.eval.__main__ import main
+from kinmass.eval.report import page
 from kinmass.eval.tables import conditions
 from kinmass.train import load
 
@@ -64,6 +67,18 @@ def test_the_report_has_a_page_of_conditions(results, runs, map_store, tmp_path,
     assert "How galaxies are seen" in html
     assert "30 brightest pixels" in html
     assert (out / "figures" / "conditions.png").stat().st_size > 20_000
+    # It says of what it is, where it is not of the runs, store and part of the tables, or where nothing tells.
+    assert "of something else than the other tables" not in html
+    origin = json.loads((out / "conditions.json").read_text())
+    elsewhere = {f"/elsewhere{run}": weights for run, weights in origin["weights"].items()}
+    for change, words in (
+        ({"weights": elsewhere}, None),
+        ({"weights": {"runs/old": ["0"]}, "part": "test"}, "of something else .*: the part test; runs/old, with other"),
+        ({"digests": {"conditions": "0"}}, "Nothing says which runs conditions.csv is of"),
+    ):
+        (out / "conditions.json").write_text(json.dumps(origin | change))
+        text = page._conditions(table, out / "figures", json.loads((out / "tables.json").read_text()))["text"]
+        assert re.search(words, text) if words else text == page._TEXT["conditions"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from kinmass.gen.storage.lock import hold
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
 from kinmass.train.loop.config import VIEWS_FOR_A_GPU, FitConfig
-from kinmass.train.loop.fitter import Fitter
+from kinmass.train.loop.fitter import Fitter, NonFinite
 from kinmass.train.loop.monitor import Monitor
 from kinmass.train.loop.prepare import prepare, refuse_processes
 from kinmass.train.run.calibration import calibrate, calibrate_unseen, is_calibrated
@@ -305,6 +305,11 @@ def _fit(
     if not fitter.finished():
         ddp.forget_stop()
         raise Stopped(f"stopped at step {fitter.step} of {config.steps}; the same command goes on from there")
+    if not fitter.best_weights:
+        raise NonFinite(
+            f"{out}: the validation loss was not finite after any of {fitter.step} steps, so there are no weights to "
+            "keep; lower --learning-rate, and choose another --out"
+        )
     content |= {"finished": True, "steps": fitter.step, "best": fitter.best, "weights": digest_of(fitter.best_weights)}
     if is_first_rank:
         write_tensors(out / "model.pt", fitter.best_weights)

@@ -41,7 +41,7 @@ from kinmass.train.launch.status import states
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, _hold, _with_batch_for, fit
 from kinmass.train.loop.fitter import NonFinite
-from kinmass.train.run.checkpoint import RunError, load, read_last, read_tensors, write_tensors
+from kinmass.train.run.checkpoint import RunError, load, read_config, read_last, read_tensors, write_tensors
 
 SUITES = ("bursty", "middle", "quiet")
 SMALL: dict[str, object] = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
@@ -393,6 +393,16 @@ def test_a_diverging_fit_names_the_views_and_keeps_good_weights(map_store, tmp_p
     state, _ = read_last(tmp_path / "run")
     assert state is not None
     assert all(torch.isfinite(p).all() for p in state["model"].values())
+
+
+def test_a_fit_without_any_finite_validation_is_not_called_finished(map_store, tmp_path):
+    """Its only step spoils the weights, which no loss after it can tell."""
+    config = config_of(map_store, learning_rate=1e30, steps=1, round_steps=1)
+    for _ in range(2):  # nor does it end otherwise when it goes on
+        with pytest.raises(NonFinite, match=r"not finite after any of 1 steps.*lower --learning-rate"):
+            fit(config, tmp_path / "run", quiet=True)
+    assert not read_config(tmp_path / "run")["finished"]
+    assert not (tmp_path / "run" / "model.pt").exists()
 
 
 def test_no_thread_is_left_behind_by_an_error(map_store, tmp_path):

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from kinmass.eval.report import figures
 from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.saliency import attributions
 from kinmass.eval.tables.conditions import FILE as CONDITIONS
+from kinmass.eval.tables.conditions import RUNS_SEPARATOR
 from kinmass.eval.tables.metrics import crps_of_samples
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part
 from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, digest_of_file, main_rows, shown, trained_on_remark
@@ -360,13 +361,18 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         yield section("Best, median and worst", "galaxies", [("galaxies", extremes, "x and y in kpc.")], wide=True)
 
 
-def _conditions(table: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    """Return the section on the conditions under which galaxies are seen."""
+def _conditions(table: pd.DataFrame, folder: Path, runs: Sequence[str]) -> dict[str, Any]:
+    """Return the section on the conditions under which galaxies are seen; runs: those of the other tables."""
     picture = {"png": _png(figures.conditions(table), folder / "conditions"), "caption": ""}
-    return {
-        "title": "How galaxies are seen", "text": _TEXT["conditions"], "figures": [picture], "wide": True,
-        "tables": [_html(table)],
-    }  # fmt: skip
+    text, tables = _TEXT["conditions"], [_html(table.drop(columns="runs", errors="ignore"))]
+    if "runs" in table:
+        tables.append(_html(table[["network", "tracer", "runs"]].drop_duplicates()))
+        here = {run for joined in table.runs for run in joined.split(RUNS_SEPARATOR)}
+        if others := sorted(here - set(runs)):
+            text += f" The other tables here are not of {', '.join(others)}."
+    else:
+        text += f" {CONDITIONS} does not say of which runs it is: give its `kinmass conditions` command again."
+    return {"title": "How galaxies are seen", "text": text, "figures": [picture], "wide": True, "tables": tables}
 
 
 def _html(table: pd.DataFrame) -> str:
@@ -389,7 +395,7 @@ def write_report(results: Path) -> Path:
                 sections.append(section)
                 progress.update()
         if evaluation.conditions is not None:
-            sections.append(_conditions(evaluation.conditions, folder))
+            sections.append(_conditions(evaluation.conditions, folder, evaluation.origin["runs"]))
     columns = [*KEYS, "n_galaxies", "n_views", "radii", "answered", "bias", "dispersion", "dispersion_lo",
                "dispersion_hi", "dispersion_robust", "outliers", "rmse", "crps", "coverage_68", "coverage_95",
                "width_68", "log_prob_joint"]  # fmt: skip

@@ -1,5 +1,6 @@
 """The same galaxies seen in many ways: errors and coverage are those of a sum by hand, and the report shows them."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -10,9 +11,11 @@ import torch
 from conftest import SUITES
 
 from kinmass.eval.__main__ import main
+from kinmass.eval.report import page
+from kinmass.eval.report.page import read_results
 from kinmass.eval.tables import conditions
 from kinmass.train import load
-from kinmass.train.data.dataset import RADII_RE
+from kinmass.train.data.dataset import RADII_RE, concatenate
 
 KEPT = shutil.ignore_patterns("predictions.zarr")
 
@@ -80,11 +83,59 @@ def test_the_report_has_a_page_of_conditions(results, runs, map_store, tmp_path,
         f"cnn through ifu on {s}" for s in ("+".join(sorted(SUITES)), "middle")
     }
     assert (table.seeds == 1).all()
+    middle = table[table.network == "cnn through ifu on middle"]
+    assert set(middle.runs) == {str(next(run for run in runs if run.name == "middle"))}
+    assert set(table.runs) == {str(run) for run in chosen}
     assert main(["report", str(out)]) == 0
     html = (out / "report.html").read_text()
     assert "How galaxies are seen" in html
     assert "30 brightest pixels" in html
+    assert all(f"<td>{run}</td>" in html for run in chosen)
+    assert "The other tables here are not of" not in html
     assert (out / "figures" / "conditions.png").stat().st_size > 20_000
+
+
+def test_the_report_says_whose_conditions_are_not_those_of_its_tables(results, tmp_path):
+    table = pd.DataFrame({"tracer": "gas", "condition": "full", "network": "x", "rmse": 0.1, "in_68": 0.7, "in_95": 0.9,
+                          "rmse_lo": 0.08, "rmse_hi": 0.12}, index=[0])  # fmt: skip
+    origin = read_results(results).origin
+    known = page._conditions(table.assign(runs=origin["runs"][0]), tmp_path, origin["runs"])
+    assert "The other tables here are not of" not in known["text"]
+    other = page._conditions(table.assign(runs=f"{origin['runs'][0]}; /elsewhere/gas"), tmp_path, origin["runs"])
+    assert other["text"].endswith("The other tables here are not of /elsewhere/gas.")
+    assert "does not say of which runs it is" in page._conditions(table, tmp_path, origin["runs"])["text"]
+
+
+def test_intervals_on_suites_not_trained_on_are_those_for_such(runs, map_store, tmp_path):
+    """As `kinmass tables` has them: of each view the samples are those that the run itself gives for its suite."""
+    run = shutil.copytree(next(run for run in runs if run.name == "middle"), tmp_path / "run", ignore=KEPT)
+    (run / "unseen.json").write_text(json.dumps({"scale": {"both": [(0.1 * np.eye(len(RADII_RE))).tolist()]}}))
+    infer, ifu = load(run), conditions.conditions()["full"]
+    parts = [conditions.views_to_test(map_store, [suite], None, 1) for suite in ("quiet", "middle")]
+    found = conditions.measured(infer, concatenate(parts), ifu, "both")
+    by_suite = []
+    for views in parts:
+        samples, truth = infer(views).samples(conditions.N_SAMPLES), views.log10_menc.numpy()
+        low, high = np.quantile(samples, [0.1587, 0.8413], axis=0)
+        by_suite.append((truth > low) & (truth < high))
+    assert np.mean(found["in_68"] == np.concatenate(by_suite)) > 0.97  # but for samples at the ends of intervals
+    as_if_known = infer(parts[0], unseen=False).samples(conditions.N_SAMPLES)
+    low, high = np.quantile(as_if_known, [0.1587, 0.8413], axis=0)
+    truth = parts[0].log10_menc.numpy()
+    assert np.mean(by_suite[0]) < np.mean((truth > low) & (truth < high)) - 0.2
+
+
+def test_what_a_run_cannot_tell_is_not_called_familiar(runs, map_store):
+    infer = load(next(run for run in runs if run.name == "gas"))
+    infer.training_features = {}  # as of a run with too few galaxies
+    views = conditions.views_to_test(map_store, ["middle"], None, 1)
+    found = conditions.measured(infer, views, conditions.conditions()["full"], "gas")
+    assert np.isnan(found["strange"]).all()
+    row = conditions.summary([found], np.repeat("one lineage", len(views)))
+    table = pd.DataFrame([{"tracer": "gas", "condition": "full", "network": "x"} | row])
+    assert conditions.as_text(table).splitlines()[-1].split() == [
+        "full", f"{row['rmse']:.3f}", f"{row['in_68']:.2f}", f"{row['in_95']:.2f}", "-",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from kinmass.eval.tables.compare import compare, verdicts
+    from kinmass.eval.tables.compare import compare, same_run, verdicts
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config
@@ -239,7 +239,8 @@ def _compare(args: argparse.Namespace) -> int:
     print(f"A is {args.a}, B is {args.b}")
     print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in (args.a, args.b)]
-    print("\n".join([*trained_on_remark(part, train_sets, test_suites), *verdicts(table)]))
+    said = ["A and B are the same run"] if same_run(args.a, args.b) else verdicts(table)
+    print("\n".join([*trained_on_remark(part, train_sets, test_suites), *said]))
     if args.out:
         _write_csv(table, args.out)
     return 0

@@ -116,7 +116,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
         # separates it from another run of the same name.
         folder_name = f"{run.name}-{_digest(str(run.absolute()).encode())}"
         folder = run if os.access(run, os.W_OK) else out / "predictions" / folder_name
-        files = _digest_of_files(run)
+        files = digest_of_files(run)
         key = _digest(code, files.encode())
         for tracer in infer.answers():
             name, suites = _name_in_tables(infer), "+".join(sorted(infer.run["fit"]["suites"]))
@@ -159,7 +159,7 @@ def _refuse_shared_members(first_run: Path, first: RunRecord, run: Path, record:
         )
 
 
-def _digest_of_files(run: Path) -> str:
+def digest_of_files(run: Path) -> str:
     """Return a digest of all files of a run, or an ensemble, that its predictions depend on."""
     files = [path for member in members_of(run) for path in (member / "run.json", member / "model.pt")]
     files += [run / "calibration.json", run / "ood.pt", *run.glob(UNSEEN)]
@@ -200,7 +200,7 @@ def _load_cached(run: Path, files: str) -> Inference:
     """
     torch.set_num_threads(1)  # one thread per worker: Dask already uses every core
     infer = load(run)
-    if _digest_of_files(run) != files:
+    if digest_of_files(run) != files:
         raise RunError(f"{run} has changed since the tables were begun; give the command again when nothing trains it")
     return infer
 

@@ -259,10 +259,12 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     assert refused.returncode == 2
     assert "cannot tell them apart" in refused.stderr
     comparison = command("eval", "compare", both, tmp_path / "twin", *arguments, "--out", tmp_path / "c.csv").stdout
-    assert "may be chance" in comparison
-    assert "beyond chance" not in comparison
+    assert comparison.endswith("A and B are the same run\n")
+    assert "better" not in comparison.replace("b_better", "")
     table = pd.read_csv(tmp_path / "c.csv")
     assert (table["b-a"] == 0).all()
+    # Nor is one of two runs with the same figures.
+    assert all(": neither is better, both have the same CRPS" in line for line in verdicts(table))
     content = json.loads((tmp_path / "twin" / "run.json").read_text())
     content["fit"]["seed"] += 1
     (tmp_path / "twin" / "run.json").write_text(json.dumps(content))

@@ -90,7 +90,7 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
             if way == "worst":
                 group = self._group[self.batch_rows]
                 group_loss = torch.stack(
-                    [-log_prob[group == g].sum() / max(1, int((group == g).sum())) for g in range(2)]
+                    [-log_prob[group == g].sum() / max(1, int((group == g).sum())) for g in range(len(self._share))]
                 )
                 self._share *= torch.exp(weight * group_loss.detach())
                 self._share /= self._share.sum()
@@ -126,6 +126,8 @@ def main() -> int:
     parser.add_argument("fit", nargs=argparse.REMAINDER, help="`fit` and options of `kinmass fit`")
     args = parser.parse_args()
     options = command.parser().parse_args(args.fit)
+    if not options.suites:
+        parser.error("name the suites to train on by --suites, without the target")
     suites = tuple(options.suites.split(","))
     fit_options = command._fit_options(options) | {"cuda_graph": False}
     config = FitConfig.from_options(str(options.store), options.tracer, suites, **fit_options)

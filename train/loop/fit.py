@@ -200,8 +200,9 @@ def _read_start(config: FitConfig, settings: dict[str, Any], out: Path) -> _Star
         for suite, status_before in state["galaxies"].items():
             lost = int(((status_before == store.DONE) & (status[suite][: len(status_before)] != store.DONE)).sum())
             if lost:
+                galaxies_are = "galaxy that is" if lost == 1 else "galaxies that are"
                 raise RunError(
-                    f"{out} was trained on {lost} galaxies of {suite} that are no longer done in {config.store}; "
+                    f"{out} was trained on {lost} {galaxies_are} no longer done in {suite} of {config.store}; "
                     "give the command that made the store again, or choose another --out"
                 )
         status = state["galaxies"]
@@ -254,6 +255,7 @@ def _fit(
     is_first_rank = ddp.rank() == 0
 
     def say(text: str) -> None:
+        """Print a line to stderr on the first rank, unless `quiet`."""
         if is_first_rank and not quiet:
             print(text, file=sys.stderr)
 
@@ -266,7 +268,8 @@ def _fit(
             say(remark)
     for suite, status in start.status.items():
         if pending := int((status == store.PENDING).sum()):
-            say(f"{suite}: {pending} of {len(status)} galaxies are not mapped yet; using those that are done")
+            are = "is" if pending == 1 else "are"
+            say(f"{suite}: {pending} of {len(status)} galaxies {are} not mapped yet; using those that are done")
     for remark in store.without_dark_matter(Path(config.store), config.suites):
         say(remark)
     # A run that moves to another machine streams and validates the same views as before.

@@ -271,7 +271,7 @@ def test_two_processes_train_what_one_does(map_store, tmp_path, precision, memor
     arguments = fit_line(map_store, tmp_path / "2", suites=",".join(suites), **options)
     done = end(start(arguments, 2))
     assert [code for code, _, _ in done] == [0, 0], done
-    assert "2 process(es) on" in done[0][2]
+    assert "2 processes on" in done[0][2]
     weights_of_one, weights_of_two = (weights_of(tmp_path / n) for n in "12")
     assert weights_of_one.keys() == weights_of_two.keys()
     for name in weights_of_one:
@@ -938,7 +938,10 @@ def test_a_batch_that_is_chosen_stays_the_runs_own(map_store, tmp_path, capsys):
         fit(config_of(map_store, batch=0, learning_rate=1e-3, steps=4), begun, quiet=True)
     with pytest.raises(SystemExit):
         main(["fit", "--store", str(map_store), "--tracer", "gas", "--out", str(begun), "--batch", "0"])
-    assert "batch must be at least 1, or auto" in capsys.readouterr().err
+    assert "batch must be at least 1, or auto, not '0'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["fit", "--store", str(map_store), "--tracer", "gas", "--out", str(begun), "--batch", "all"])
+    assert "batch must be at least 1, or auto, not 'all'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("processes", "device_type", "views"), [(1, "cuda", 256), (8, "cuda", 2048), (3, "cpu", 66)])

@@ -39,7 +39,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--site", type=Path, help="slurm: the site's settings (default: $KINMASS_SITE, slurm/site.env)")
     group.add_argument("--gpus", type=int, default=0, help="slurm: GPUs of each job (default: 0)")
-    group.add_argument("--hours", type=float, default=2.0, help="slurm: time limit of each job (default: 2)")
+    group.add_argument("--hours", type=float, default=2.0, help="slurm: time limit of each job [h] (default: 2)")
     group.add_argument("--memory", default="8GB", help="slurm: memory of each job (default: 8GB)")
 
 
@@ -78,7 +78,9 @@ def add_commands(commands: Any) -> None:
     compare.add_argument(
         "--tracer", choices=("gas", "stars", "both"), help="tracer to compare, of runs that answer for any"
     )
-    compare.add_argument("--part", default="test", choices=("test", "all"), help="as of tables (default: test)")
+    compare.add_argument(
+        "--part", default="test", choices=("test", "all"), help="galaxies kept from training, or all (default: test)"
+    )
     compare.add_argument("--out", type=Path, help="CSV file to write as well")
     _add_cluster(compare)
 
@@ -89,7 +91,9 @@ def add_commands(commands: Any) -> None:
     conditions.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
     conditions.add_argument("--out", type=Path, required=True, help="results folder, where `report` finds the table")
     conditions.add_argument("--suites", help="test suites, comma-separated (default: all of the store)")
-    conditions.add_argument("--part", default="test", choices=("test", "all"), help="as of tables (default: test)")
+    conditions.add_argument(
+        "--part", default="test", choices=("test", "all"), help="galaxies kept from training, or all (default: test)"
+    )
     conditions.add_argument("--views", type=int, default=1, help="views of each galaxy at most, 0 for all (default: 1)")
 
     report = add_command(commands, "report", "draw figures and write one HTML file that opens without a network")
@@ -107,7 +111,7 @@ def add_commands(commands: Any) -> None:
         type=Path,
         nargs="*",
         metavar="RUN|GALAXY.yaml",
-        help="run folders, where left out the networks that come with the project; observed galaxies",
+        help="YAML files of observed galaxies; run folders (default: the networks that come with the project)",
     )
     predict.add_argument("--store", type=Path, help="map store, for simulated galaxies")
     predict.add_argument("--suite", help="suite of these galaxies")
@@ -129,7 +133,7 @@ def _add_show_and_gallery(commands: Any) -> None:
     show.add_argument(
         "galaxy", nargs="?", metavar="GALAXY", help="NAME or SUITE/NAME (without it: what the store holds)"
     )
-    show.add_argument("--view", type=int, default=0, help="number of the line of sight (default: %(default)s)")
+    show.add_argument("--view", type=int, default=0, help="number of the line of sight, from 0 (default: %(default)s)")
     show.add_argument("--instrument", help="built-in name or YAML file (default: the maps as stored)")
     show.add_argument("--runs", type=Path, nargs="+", default=[], metavar="RUN", help="run folders, or one with some")
     show.add_argument("--out", type=Path, help="picture to write, .png or .pdf (default: SUITE.NAME.viewN.png)")
@@ -160,6 +164,7 @@ def _write_csv(table: "DataFrame", path: Path) -> None:
 def _tables(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.tables import (
         collect,
+        nothing_tested,
         remarks,
         shown,
         to_beside,
@@ -181,7 +186,7 @@ def _tables(args: argparse.Namespace) -> int:
     part = None if args.part == "all" else args.part
     sums = collect(args.store, runs, test_suites, part, args.out, _cluster_settings(args), not args.no_classical)
     if not any(total.views for total in sums.values()):
-        raise ValueError(f"no finished galaxy in the {args.part} part of {', '.join(test_suites)}; try --part all")
+        raise ValueError(nothing_tested(sums, part, test_suites))
     summary = write_tables(args.out, args.store, runs, sums, part)
     _print_tables(shown(summary), to_beside(sums))
     trained_on = trained_on_remark(part, summary.train, test_suites)
@@ -217,6 +222,7 @@ def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
     from kinmass.eval.tables.tables import main_rows, shown
 
     def text(rows: "DataFrame") -> str:
+        """Return rows as text, with three decimals."""
         return rows.to_string(index=False, float_format=lambda x: f"{x:.3f}")
 
     print("Dispersion and bias of log10 M(<r) [dex], over the radii [R_e] and the share of views that each answers:")
@@ -272,6 +278,8 @@ def _show(args: argparse.Namespace) -> int:
 
 def _show_galaxy(args: argparse.Namespace) -> int:
     """Draw one galaxy of a store, or say in lines what the store holds."""
+    import numpy as np
+
     from kinmass.eval.gallery.figure import draw
     from kinmass.eval.gallery.stored import contents, find, networks_of, read_stored
     from kinmass.gen.export import file_stem
@@ -291,7 +299,8 @@ def _show_galaxy(args: argparse.Namespace) -> int:
         figure.savefig(partial, dpi=110)
     for answer in answers:
         foreign = "; it was not trained on this suite" if answer.foreign else ""
-        said = f"rms error {answer.rms_dex(truth):.3f} dex, out-of-distribution score {answer.ood_score:.2f}{foreign}"
+        score = "not known" if np.isnan(answer.ood_score) else f"{answer.ood_score:.2f}"
+        said = f"rms error {answer.rms_dex(truth):.3f} dex, out-of-distribution score {score}{foreign}"
         print(f"{answer.network.label}: {answer.why_not or said}")
     print(out)
     return 0
@@ -315,11 +324,12 @@ def _gallery(args: argparse.Namespace) -> int:
     runs = _runs(args.runs)
     if args.results and not runs:
         try:
-            runs = _runs([Path(run) for run in json.loads((args.results / "tables.json").read_text())["runs"]])
-        except (KeyError, TypeError) as error:
+            named = [Path(run) for run in json.loads((args.results / "tables.json").read_text())["runs"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{args.results}/tables.json names no runs; write it anew with `kinmass tables`"
+                f"{args.results}/tables.json names no runs ({error}); give --runs, or `kinmass tables` again"
             ) from error
+        runs = _runs(named)
     return serve(args.store, runs, args.results or Path(), args.port, args.check)
 
 
@@ -428,7 +438,8 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             print(f"kinmass {args.command}: {error}", file=sys.stderr)
         except MemoryError as error:
-            print(f"kinmass {args.command}: this machine's memory does not suffice ({error})", file=sys.stderr)
+            reason = str(error) or "no more was given"
+            print(f"kinmass {args.command}: memory does not suffice ({reason}); end other programs", file=sys.stderr)
         return 2
 
 

@@ -55,6 +55,7 @@ def rotation_curve_of(gas: SkyMap, galaxy: ObservedGalaxy) -> RotationCurve:
     maps = regrid(gas, pixels, field_arcsec)
 
     def masses(inclination_deg: float | None) -> np.ndarray:
+        """Return log10 M (m,) [Msun] at the rings, for an inclination or (None) a fitted one."""
         return rotation_profile(maps, r_e_kpc, field_arcsec / r_e_arcsec, radii_re, inclination_deg)
 
     given, error = galaxy.inclination_deg, galaxy.inclination_error_deg

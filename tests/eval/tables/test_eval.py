@@ -28,7 +28,15 @@ from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
 from kinmass.eval.tables.compare import MEASURES, compare, verdicts
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, per_view
 from kinmass.eval.tables.predictions import KeptPredictions, Part, prepare
-from kinmass.eval.tables.tables import KEYS, collect, pooled, to_table, without_answer, write_tables
+from kinmass.eval.tables.tables import (
+    KEYS,
+    collect,
+    nothing_tested,
+    pooled,
+    to_table,
+    without_answer,
+    write_tables,
+)
 from kinmass.eval.tables.tasks import (
     Group,
     _refuse_shared_members,
@@ -280,6 +288,17 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     assert "is the better one with a probability of" in comparison_with_stars
 
 
+def test_why_nothing_was_tested_is_said_as_it_is():
+    nobody, nothing = np.zeros(0, dtype=object), np.zeros((0, K))
+    unusable = add_up(per_view(Estimates(nobody, np.zeros(0, int), nobody, nothing, nothing)), left_out=3)
+    group = Group("cnn", "ifu", "gas", "quiet", "quiet")
+    assert "no view of quiet shows enough of a tracer" in nothing_tested({group: unusable}, "test", ["quiet"])
+    assert nothing_tested({}, "test", ["a", "b"]).endswith(
+        "in the test part of a, b; map more galaxies, or try --part all"
+    )
+    assert nothing_tested({}, None, ["a"]) == "no finished galaxy in a; run `kinmass maps` to its end"
+
+
 def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, map_store, tmp_path):
     run, out = next(r for r in runs if r.name == "both"), tmp_path / "p.csv"
     done = command("eval", "predict", run, "--store", map_store, "--suite", "quiet", "--out", out)
@@ -302,10 +321,7 @@ def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, 
     assert "quiet is foreign to it" in foreign.stderr
     stderr = command("eval", "predict", run, "--store", damaged, "--suite", "quiet", "--out", out).stderr
     galaxy = group["galaxy"][3]
-    assert (
-        f"1 of 24 views have no usable both maps through ifu and are left out, the first is view 1 of {galaxy}"
-        in stderr
-    )
+    assert f"1 of 24 views has no usable maps of gas or stars through ifu and is left out: view 1 of {galaxy}" in stderr
     pd.testing.assert_frame_equal(
         pd.read_csv(out), table[(table.galaxy != galaxy) | (table["view"] != 1)].reset_index(drop=True), rtol=1e-5
     )

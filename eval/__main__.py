@@ -222,8 +222,8 @@ def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
     from kinmass.eval.tables.tables import main_rows, shown
 
     def text(rows: "DataFrame") -> str:
-        """Return rows as text, with three decimals."""
-        return rows.to_string(index=False, float_format=lambda x: f"{x:.3f}")
+        """Return rows as text, with three decimals, and - where a measure is not defined."""
+        return rows.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="-")
 
     print("Dispersion and bias of log10 M(<r) [dex], over the radii [R_e] and the share of views that each answers:")
     print(text(summary))
@@ -233,7 +233,7 @@ def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from kinmass.eval.tables.compare import compare, same_run, verdicts
+    from kinmass.eval.tables.compare import compare, not_compared, same_run, verdicts
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config
@@ -243,10 +243,10 @@ def _compare(args: argparse.Namespace) -> int:
     folder = args.out.parent if args.out else Path()
     table = compare(args.a, args.b, args.store, test_suites, part, args.tracer, _cluster_settings(args), folder)
     print(f"A is {args.a}, B is {args.b}")
-    print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
+    print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}", na_rep="-"))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in (args.a, args.b)]
     said = ["A and B are the same run"] if same_run(args.a, args.b) else verdicts(table)
-    print("\n".join([*trained_on_remark(part, train_sets, test_suites), *said]))
+    print("\n".join([*trained_on_remark(part, train_sets, test_suites), *not_compared(table, test_suites), *said]))
     if args.out:
         _write_csv(table, args.out)
     return 0

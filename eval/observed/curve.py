@@ -39,7 +39,7 @@ class RotationCurve:
             return f"; the rotation curve of the gas gives {mass:.2f} there"
         if len(self.radius_kpc) and radius_kpc > self.radius_kpc[-1]:
             last_kpc, last_mass = self.radius_kpc[-1], self.log10_menc[1, -1]
-            return f"; the rotation curve of the gas ends at {last_kpc:.3g} kpc, with {last_mass:.2f}"
+            return f"; the rotation curve of the gas ends at {last_kpc:.3g} kpc, where it gives {last_mass:.2f}"
         return ""
 
 

@@ -1,5 +1,6 @@
 """Compare two runs: which one is better, by how much, and whether the difference may be chance."""
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -119,6 +120,12 @@ def _score(sums: Sums, name: str) -> np.ndarray:
 def same_run(a: Path, b: Path) -> bool:
     """Whether two folders hold one run, or copies of it: the same files, as far as predictions depend on them."""
     return digest_of_files(a) == digest_of_files(b)
+
+
+def not_compared(table: pd.DataFrame, suites: Sequence[str]) -> list[str]:
+    """Return a sentence for each test suite that has too few galaxies to have rows in a table of `compare`."""
+    missing = [suite for suite in suites if suite not in set(table.test)]
+    return [f"{suite}: fewer than two galaxies that both can use; not compared by itself" for suite in missing]
 
 
 def verdicts(table: pd.DataFrame) -> list[str]:

@@ -84,7 +84,7 @@ def foreign_remarks(run: Path, suite: str, infer: Inference, scores: np.ndarray)
             if infer.unseen
             else "its intervals hold for those alone, and are far too narrow for others: fit with --robust"
         )
-        remarks.append(f"{run} was trained on {', '.join(trained_on)}, {suite} is foreign to it: {intervals}")
+        remarks.append(f"{run} was trained on {', '.join(trained_on)}; {suite} is foreign to it: {intervals}")
     strange = float(np.nanmean(scores > OOD_THRESHOLD)) if np.isfinite(scores).any() else 0.0
     if strange > 2 * (1 - OOD_THRESHOLD):
         remarks.append(

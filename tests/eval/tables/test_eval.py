@@ -25,7 +25,7 @@ from kinmass.eval.__main__ import main
 from kinmass.eval.report.page import read_results, write_report
 from kinmass.eval.tables import cluster
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
-from kinmass.eval.tables.compare import MEASURES, compare, verdicts
+from kinmass.eval.tables.compare import MEASURES, compare, not_compared, verdicts
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, per_view
 from kinmass.eval.tables.predictions import KeptPredictions, Part, prepare
 from kinmass.eval.tables.tables import (
@@ -271,6 +271,9 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     assert "better" not in comparison.replace("b_better", "")
     table = pd.read_csv(tmp_path / "c.csv")
     assert (table["b-a"] == 0).all()
+    assert not_compared(table, ["quiet", "tiny"]) == [
+        "tiny: fewer than two galaxies that both can use; not compared by itself"
+    ]
     # Nor is one of two runs with the same figures.
     assert all(": neither is better, both have the same CRPS" in line for line in verdicts(table))
     content = json.loads((tmp_path / "twin" / "run.json").read_text())

@@ -9,6 +9,8 @@
 # make docs   the site, into build/site, with the tutorials that are run for it  (six minutes on 2 cores the first time)
 # make tutorials   these alone, in build/tutorials
 # make demo-clean-views   the demo's three tracers once more, without instrumental noise
+# make lock   requirements.lock anew, after a change of pyproject.toml
+# make clean  removes demo/
 
 PYTHON ?= python3
 RANKS ?= 2
@@ -34,7 +36,7 @@ setup: .venv/.installed
 
 .venv/.installed: requirements.lock pyproject.toml
 	@echo "== setting up .venv (once; a few minutes) =="
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] + "; name one: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

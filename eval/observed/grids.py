@@ -200,6 +200,7 @@ def look_like_pixel_numbers(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether positions count one by one from the first pixel's on, as offsets from a centre do not."""
 
     def counts(values: np.ndarray) -> bool:
+        """Whether more than four different values are whole numbers from 0 on, some of them neighbours."""
         numbers = np.unique(values)
         return len(numbers) > 4 and bool(np.all((numbers >= 0) & (numbers % 1 == 0)) and np.diff(numbers).min() == 1)
 

@@ -119,6 +119,7 @@ def _draw_geometry(galaxy: ObservedGalaxy, draws: int) -> _Geometry:
     has_error = np.arange(draws) > 0
 
     def lognormal(value: float, error: float) -> np.ndarray:
+        """Return draws (D,) of a value with a standard error; the first is the value itself."""
         width = np.sqrt(np.log1p((error / value) ** 2))
         return value * np.exp(width * rng.standard_normal(draws) * has_error)
 

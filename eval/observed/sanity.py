@@ -127,6 +127,7 @@ def _apart(ordered: np.ndarray) -> list[tuple[float, int]]:
     numbers, starts, counts = numbers[is_some], starts[is_some], counts[is_some]
 
     def of_others(share: float) -> np.ndarray:
+        """Return for each number the value below which a share of all others lies."""
         place = (share * (len(ordered) - counts - 1)).astype(int)
         return ordered[np.where(place < starts, place, place + counts)]
 

@@ -1,6 +1,6 @@
 """Make the evaluation tables: every run on every suite, with the classical estimators beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -223,6 +223,7 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows of the summary or of `to_beside` as they are printed, with ranges of radii and of shares as text."""
 
     def range_of(name: str, digits: str) -> list[str]:
+        """Return the ranges from `NAME_min` to `NAME_max` as text, one number where both are equal."""
         pairs = zip(rows[f"{name}_min"], rows[f"{name}_max"], strict=True)
         return ["-".join(dict.fromkeys((f"{low:{digits}}", f"{high:{digits}}"))) for low, high in pairs]
 
@@ -432,6 +433,18 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
     return summary
 
 
+def nothing_tested(sums: dict[Group, Sums], part: str | None, suites: Sequence[str]) -> str:
+    """Return in a sentence why no view of these suites was tested, and what to do."""
+    if any(total.left_out for total in sums.values()):
+        return (
+            f"no view of {', '.join(suites)} shows enough of a tracer that these runs infer from; choose other "
+            "--suites, or runs of another tracer"
+        )
+    if part is None:
+        return f"no finished galaxy in {', '.join(suites)}; run `kinmass maps` to its end"
+    return f"no finished galaxy in the {part} part of {', '.join(suites)}; map more galaxies, or try --part all"
+
+
 def trained_on_remark(part: str | None, train_sets: Iterable[str], test_suites: Iterable[str]) -> list[str]:
     """Return a sentence if galaxies of all parts of the split are tested by networks trained on some of them, or [].
 
@@ -463,7 +476,8 @@ def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
         elif suite not in trained:
             lines.append(f"{suite}: no run was trained on it; every figure is that of a foreign simulation")
     for row in summary[(summary.train != "") & (summary.n_missing > 0)].itertuples():
-        lines.append(f"{row.tracer}, {row.train} on {row.test}: {row.n_missing} predictions are not finite; left out")
+        are = "prediction is" if row.n_missing == 1 else "predictions are"
+        lines.append(f"{row.tracer}, {row.train} on {row.test}: {row.n_missing} {are} not finite; left out")
     once = summary[(summary.train != "") & (summary.n_seeds == 1)]
     if len(once):
         lines.append(
@@ -489,6 +503,7 @@ def to_latex(summary: pd.DataFrame) -> str:
     """Return the summary as a LaTeX table (booktabs): each value with its 68 % interval, in dex."""
 
     def with_interval(row: pd.Series, name: str) -> str:
+        """Return a value with its interval in LaTeX; -- where it is not defined."""
         value, low, high = row[name], row[f"{name}_lo"], row[f"{name}_hi"]
         if not np.isfinite(value):
             return "--"

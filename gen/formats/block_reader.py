@@ -31,6 +31,7 @@ def staged_file(path: str) -> Iterator[Callable[[str, str], h5py.Dataset]]:
 
         @cache
         def field(ptype: str, name: str) -> h5py.Dataset:
+            """Find a field of a particle type, in the file that it is linked from."""
             link = staged[ptype].get(name, getlink=True)
             if not isinstance(link, h5py.ExternalLink):
                 return staged[ptype][name]

@@ -30,9 +30,9 @@ Entry = tuple[str, Halo | None, str]
 class Listing:
     """The galaxies of one snapshot as (name, halo, problem), and what all snapshots of a suite should agree on.
 
-    facts is None where the snapshot cannot be read; changed says in which of them a listing that an earlier run has
-    kept was another. marks is a digest of all that the listing was made from, "" where
-    it may not be kept; n_bytes are those of the snapshot's files, 0 where they cannot be found.
+    facts is None where the snapshot cannot be read; changed says which of them are not those that an earlier run has
+    kept. marks is a digest of all that the listing was made from, "" where it may not be kept; n_bytes are those of
+    the snapshot's files, 0 where they cannot be found.
     """
 
     entries: list[Entry]

@@ -163,14 +163,16 @@ class Format(ABC):
     `components` maps gas, stars, dark and black_holes to their particle types, unless the suite file
     says otherwise. `mass` is the name of the mass field in yt. `container` is the kind of file, by which
     gen.formats.recognise tells it from others. `formed` is the field with the formation time; it separates
-    stars from other particles that are stored as stars and belong to `disguised`, a component or a
-    particle type of its own. yt never uses the box that a staged file claims (gen.formats.domain).
+    stars from other particles that are stored as stars: they are a particle type of their own, `disguised`, and
+    belong to `host` where no component names that type. yt never uses the box that a staged file claims
+    (gen.formats.domain).
     """
 
     name: ClassVar[str]
     container: ClassVar[str] = "hdf5"
     formed: ClassVar[str] = "GFM_StellarFormationTime"
-    disguised: ClassVar[str] = "gas"
+    disguised: ClassVar[str] = "Wind"
+    host: ClassVar[str | None] = "gas"
     components: ClassVar[dict[str, list[str]]]
     mass: ClassVar[str] = "Masses"
     corner: ClassVar[float] = 0.0  # the coordinate at which a box begins, as a multiple of its side
@@ -258,6 +260,27 @@ class Format(ABC):
         AREPO's wind cells are stored as stars but have no formation time.
         """
         return formed > 0
+
+    def doubt(self, formed: np.ndarray, cosmological: bool) -> str:
+        """Say how many particles stored as stars, by their formation times (N,), may be stars or not; "" for none.
+
+        AREPO's wind has the time left until it is gas again, as a negative number, and never 0. So 0 is not what it
+        says of wind, nor of a star in an expanding universe; and stars that an isolated run began with are as old.
+        """
+        if cosmological:
+            unclear, words = formed == 0, "a formation time of 0"
+        else:
+            unclear, words = formed <= 0, "formation times of 0 or less in a run that is not cosmological"
+        if (n := int(np.count_nonzero(unclear))) < 2:
+            return ""
+        return f"{n} of {len(formed)} with {words}: wind, or stars that were there at the start?"
+
+    def doubt_hint(self, ptype: str) -> str:
+        """Tell what to say in the suite file of the particles of a type that `doubt` finds."""
+        return (
+            f"say `particles: {{gas: [PartType0, {self.disguised}]}}`, or "
+            f"`particles: {{stars: [{ptype}, {self.disguised}]}}`"
+        )
 
     def promised(self, path: Path) -> dict[str, int]:
         """Return the particle count of each type by the file's header; empty where staging has checked the counts."""

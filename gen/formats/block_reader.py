@@ -5,11 +5,11 @@ region.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import groupby
 from operator import attrgetter
+from types import TracebackType
 from typing import Any
 
 import h5py
@@ -19,27 +19,42 @@ import numpy as np
 KEPT_BYTES = 32_000_000
 
 
-@contextmanager
-def staged_file(path: str) -> Iterator[Callable[[str, str], h5py.Dataset]]:
-    """Open a staged HDF5 file and give what finds a field (type, name) in it.
+class StagedFile:
+    """An open staged HDF5 file: finds its fields by type and name.
 
     Links into another file are followed in one that is opened once: HDF5 opens it anew for every link.
     """
-    with ExitStack() as stack:
-        staged = stack.enter_context(h5py.File(path, "r"))
-        archived: dict[str, h5py.File] = {}
 
-        @cache
-        def field(ptype: str, name: str) -> h5py.Dataset:
-            """Find a field of a particle type, in the file that it is linked from."""
-            link = staged[ptype].get(name, getlink=True)
-            if not isinstance(link, h5py.ExternalLink):
-                return staged[ptype][name]
-            if link.filename not in archived:
-                archived[link.filename] = stack.enter_context(h5py.File(link.filename, "r"))
-            return archived[link.filename][link.path]
+    def __init__(self, path: str):
+        self._stack = ExitStack()
+        self._staged = self._stack.enter_context(h5py.File(path, "r"))
+        self._archived: dict[str, h5py.File] = {}
+        self._fields: dict[tuple[str, str], h5py.Dataset] = {}
 
-        yield field
+    def __enter__(self) -> "StagedFile":
+        return self
+
+    def __exit__(self, *args: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._fields.clear()
+        self._stack.close()
+
+    def types(self) -> list[str]:
+        """List the particle types that have positions."""
+        return [key for key in self._staged if key.startswith("PartType") and "Coordinates" in list(self._staged[key])]
+
+    def __call__(self, ptype: str, name: str) -> h5py.Dataset:
+        """Return a field of a type."""
+        if (ptype, name) not in self._fields:
+            self._fields[ptype, name] = self._find(ptype, name)
+        return self._fields[ptype, name]
+
+    def _find(self, ptype: str, name: str) -> h5py.Dataset:
+        link = self._staged[ptype].get(name, getlink=True)
+        if not isinstance(link, h5py.ExternalLink):
+            return self._staged[ptype][name]
+        if link.filename not in self._archived:
+            self._archived[link.filename] = self._stack.enter_context(h5py.File(link.filename, "r"))
+        return self._archived[link.filename][link.path]
 
 
 class BlockReader:
@@ -56,7 +71,7 @@ class BlockReader:
         """Yield the fields `names` of each particle type in a region, block by block; yt's `_read_particle_fields`."""
         everything = selector is None or getattr(selector, "is_all_data", False)
         for path, blocks in groupby(self._io._sorted_chunk_iterator(chunks), attrgetter("filename")):
-            with staged_file(path) as fields:
+            with StagedFile(path) as fields:
                 for block in blocks:
                     wanted = {t: list(dict.fromkeys(names[t])) for t in sorted(names) if block.total_particles[t]}
                     read = self._whole if everything else self._selected

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from kinmass.gen.formats.base import Slot, SnapshotError
-from kinmass.gen.formats.block_reader import BlockReader, staged_file
+from kinmass.gen.formats.block_reader import BlockReader, StagedFile
 from kinmass.gen.formats.domain import set_domain
 
 Overrides = tuple[tuple[str, Any], ...]
@@ -71,9 +71,9 @@ def _staged_fields(io: Any, data_file: Any) -> tuple[list[tuple[str, str]], dict
 
 def _positions(data_file: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the positions of each particle type in a block of a staged HDF5 file, in place of yt's reader."""
-    with staged_file(data_file.filename) as field, h5py.File(data_file.filename, "r") as file:
-        for ptype in [key for key in file if key.startswith("PartType") and "Coordinates" in list(file[key])]:
-            yield ptype, field(ptype, "Coordinates")[data_file.start : data_file.end]
+    with StagedFile(data_file.filename) as file:
+        for ptype in file.types():
+            yield ptype, file(ptype, "Coordinates")[data_file.start : data_file.end]
 
 
 def hold_while_reading(ds: Any, slot: Slot) -> bool:

@@ -2,9 +2,8 @@
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +28,15 @@ QUANTITIES = {
     "length_kpc": ("Coordinates", ("UnitLength_in_cm", "UnitLength_In_CGS"), KPC_CM),
     "mass_msun": ("Masses", ("UnitMass_in_g", "UnitMass_In_CGS"), MSUN_G),
     "velocity_kms": ("Velocities", ("UnitVelocity_in_cm_per_s", "UnitVelocity_In_CGS"), KMS_CM_S),
+}
+
+#: Fields of the gas that may be in a unit of their own: the quantities of which their code unit is made, and one kpc,
+#: Msun/kpc^3, (km/s)^2 or K in cgs.
+_GAS_FIELDS = {
+    "SmoothingLength": ({"length_kpc"}, KPC_CM),
+    "Density": ({"length_kpc", "mass_msun"}, MSUN_G / KPC_CM**3),
+    "InternalEnergy": ({"velocity_kms"}, KMS_CM_S**2),
+    "Temperature": (set(), 1.0),
 }
 
 #: Attributes of a dataset with its unit in cgs, its power of a and its power of h.
@@ -130,14 +138,16 @@ def dataset_unit(dataset: h5py.Dataset, cgs: float) -> UnitScaling | None:
 
 
 def _from_datasets(path: Path, file: h5py.File) -> dict[str, UnitScaling]:
-    """Return the units of length, mass and velocity that the datasets' attributes give.
+    """Return the units of length, mass and velocity, and of fields of the gas, that the datasets' attributes give.
 
     Raises SnapshotError where datasets of one quantity disagree.
     """
     unit_by_quantity: dict[str, UnitScaling] = {}
-    groups = particle_groups(path, file).values()
-    for key, (field, _, cgs) in QUANTITIES.items():
-        datasets = [group.get(name) for group in groups for name in group if _LINKED_FIELDS.get(name) == field]
+    groups = particle_groups(path, file)
+    wanted = [(key, field, cgs, list(groups.values())) for key, (field, _, cgs) in QUANTITIES.items()]
+    gas = [groups[0]] if isinstance(groups.get(0), h5py.Group) else []  # stars have smoothing lengths, too
+    for key, field, cgs, of in [*wanted, *((field, field, cgs, gas) for field, (_, cgs) in _GAS_FIELDS.items())]:
+        datasets = [group.get(name) for group in of for name in group if _LINKED_FIELDS.get(name) == field]
         unit_by_dataset = {
             dataset.name: unit for dataset in datasets if dataset is not None and (unit := dataset_unit(dataset, cgs))
         }
@@ -149,25 +159,42 @@ def _from_datasets(path: Path, file: h5py.File) -> dict[str, UnitScaling]:
     return unit_by_quantity
 
 
-def _factors(path: Path, file: h5py.File, units: CodeUnits) -> dict[str, float]:
+def first_claims(parts: Iterable[tuple[dict[str, UnitScaling], set[str]]], types: set[str]) -> dict[str, UnitScaling]:
+    """Return the units that hold for a snapshot in several files: of each quantity those of the first that has any.
+
+    parts: of each file what `_from_datasets` gives, and the types of which it has particles. Files are looked at until
+    particles of all `types` were found: the first may have no gas.
+    """
+    claims: dict[str, UnitScaling] = {}
+    for claimed, found in parts:
+        claims = claimed | claims
+        types = types - found
+        if not types:
+            break
+    return claims
+
+
+def _factors(
+    claims: dict[str, UnitScaling], scalings: dict[str, UnitScaling], overruled: Collection[str], a: float, h: float
+) -> dict[str, float]:
     """Return by what gas fields have to be multiplied to be in code units, where their own attributes say so.
 
-    Newer versions of SWIFT store single fields in physical units, while positions are comoving.
+    Newer versions of SWIFT store single fields in physical units, while positions are comoving. overruled: the
+    quantities whose unit the suite file says. A field follows them: its factor is that between its own attributes and
+    those that are overruled.
     """
+    own = [claims[key] if key in overruled and key in claims else scalings[key] for key in QUANTITIES]
+    length, mass, _ = (value * a**a_power * h**h_power for value, a_power, h_power in own)
     code_units = {
-        "SmoothingLength": (KPC_CM, units.length_kpc),
-        "Density": (MSUN_G / KPC_CM**3, units.mass_msun / units.length_kpc**3),
-        "InternalEnergy": (KMS_CM_S**2, units.energy_kms2),
-    }
+        "SmoothingLength": length, "Density": mass / length**3, "InternalEnergy": own[2][0] ** 2,
+        "Temperature": 1.0,
+    }  # fmt: skip
     factor_by_field = {}
-    for group in particle_groups(path, file).values():
-        for name in group:
-            field, dataset = _LINKED_FIELDS.get(name, ""), group.get(name)
-            if field in code_units and isinstance(dataset, h5py.Dataset):
-                cgs, code_unit = code_units[field]
-                if unit := dataset_unit(dataset, cgs):
-                    factor = unit[0] * units.scale_factor ** unit[1] * units.hubble ** unit[2] / code_unit
-                    factor_by_field[field] = 1.0 if abs(factor - 1) < 1e-3 else factor
+    for field, (quantities, _) in _GAS_FIELDS.items():
+        if field in claims and quantities & set(overruled) <= claims.keys():
+            value, a_power, h_power = claims[field]
+            factor = value * a**a_power * h**h_power / code_units[field]
+            factor_by_field[field] = 1.0 if abs(factor - 1) < 1e-3 else factor
     return factor_by_field
 
 
@@ -201,7 +228,8 @@ class Gadget(Format):
             self._stage_file(file, attrs, scratch / name, light)
             for file, attrs, name in zip(files, headers, names, strict=True)
         ]
-        check_one_unit(files, [units for _, _, units in staged_files])
+        held = first_claims([(u, _types_of(n)) for n, _, u in staged_files], self._types_with_units(path))
+        check_one_unit(files, [units for _, _, units in staged_files], held)
         check_copies(files, [scratch / name for name in names], [counts for counts, _, _ in staged_files])
         counts_and_masses = [(counts, masses) for counts, masses, _ in staged_files]
         if not any(sum(counts) for counts, _ in counts_and_masses):
@@ -302,8 +330,8 @@ class Gadget(Format):
         return {f"PartType{i}": sum(int(scalar(n[i])) for n in files if i < len(n)) for i in _TYPES}
 
     def known_types(self) -> list[str]:
-        """Return the names of all particle types that yt reads, those of no component too."""
-        return [f"PartType{number}" for number in _TYPES]
+        """Return the names of all particle types that yt reads, those of no component too, and of AREPO's wind."""
+        return [*(f"PartType{number}" for number in _TYPES), self.disguised]
 
     def types(self, path: Path) -> set[str]:
         """Return the particle types that NumPart_Total of the first file counts, or its NumPart_ThisFile."""
@@ -315,7 +343,8 @@ class Gadget(Format):
         """Take units from the suite file, the datasets, a Units, Parameters or Header group, else `default`."""
         with h5py.File(path, "r") as file:
             a, h, cosmological = self._cosmology(path, file, suite_units.get("cosmological"))
-            scalings, source = self._scalings(path, file, suite_units)
+            claims = first_claims(self._claims(path, file), self._types_with_units(path))
+            scalings, source = self._scalings(path, file, claims, suite_units)
             check_cosmology(path, a, h, f"Time and Redshift{NOT_COSMOLOGICAL}", "HubbleParam")
             knows_h = np.isfinite(_run_parameter(file, "HubbleParam", np.nan))
             if cosmological and not knows_h and any(scalings[key][2] for key in scalings.keys() - suite_units.keys()):
@@ -331,7 +360,7 @@ class Gadget(Format):
                     f"{path}: its positions are physical, and its BoxSize may be comoving; give `units: {{box: ...}}`, "
                     "the side in comoving kpc, in the suite file"
                 )
-            units = CodeUnits(
+            return CodeUnits(
                 **code_units,
                 box_kpc=box * code_units["length_kpc"] or None,
                 scale_factor=a,
@@ -339,13 +368,25 @@ class Gadget(Format):
                 source=source,
                 energy_kms2=scalings["velocity_kms"][0] ** 2,
                 cosmological=cosmological,
+                factors=_factors(claims, scalings, suite_units.keys() & scalings.keys(), a, h),
             )
-            # The suite file overrules all attributes.
-            return units if source == "the suite file" else replace(units, factors=_factors(path, file, units))
 
-    def _scalings(self, path: Path, file: h5py.File, suite_units: dict[str, Any]) -> tuple[dict[str, UnitScaling], str]:
+    def _types_with_units(self, path: Path) -> set[str]:
+        """Return the types of a snapshot whose datasets say the units of all that is read."""
+        return self.types(path) & {"PartType0", "PartType4"}
+
+    def _claims(self, path: Path, file: h5py.File) -> Iterator[tuple[dict[str, UnitScaling], set[str]]]:
+        """Give what each file of a snapshot says of units, and its types, one file after the other; `file` is open."""
+        yield _from_datasets(path, file), _types_in(path, file)
+        for part in self.files(path)[1:]:
+            with reading(part, " as HDF5"), h5py.File(part, "r") as other:
+                yield _from_datasets(part, other), _types_in(part, other)
+
+    def _scalings(
+        self, path: Path, file: h5py.File, claims: dict[str, UnitScaling], suite_units: dict[str, Any]
+    ) -> tuple[dict[str, UnitScaling], str]:
         """Return how each quantity scales, and the words for where that is from."""
-        claimed = _from_datasets(path, file)
+        claimed = {key: claims[key] for key in QUANTITIES if key in claims}
         scalings, source = claimed, "the attributes of its datasets"
         if len(claimed) < len(QUANTITIES):
             scalings, source = self._from_groups(file)
@@ -467,6 +508,17 @@ def particle_groups(path: Path, file: h5py.File) -> dict[int, h5py.Group]:
             if groups[number] is None:
                 raise SnapshotError(f"{path}: {name} is a link to nothing; put the file that it names beside it")
     return groups
+
+
+def _types_of(counts: np.ndarray) -> set[str]:
+    return {f"PartType{number}" for number in np.flatnonzero(counts)}
+
+
+def _types_in(path: Path, file: h5py.File) -> set[str]:
+    """Return the types of which a file has particles."""
+    rows = {number: group.get("Coordinates") for number, group in particle_groups(path, file).items()
+            if isinstance(group, h5py.Group)}  # fmt: skip
+    return {f"PartType{n}" for n, pos in rows.items() if isinstance(pos, h5py.Dataset) and pos.size}
 
 
 def _common_mass_table(path: Path, counts_and_masses: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

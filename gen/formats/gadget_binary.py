@@ -217,6 +217,9 @@ class GadgetBinary(Gadget):
         counts = zip(_totals(attrs), attrs["NumPart_ThisFile"], strict=True)
         return {f"PartType{i}" for i, n in enumerate(counts) if any(n)}
 
+    def _types_with_units(self, path: Path) -> set[str]:
+        return set()  # blocks have no attributes
+
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
         with _header_as_hdf5(path) as hdf5_copy:
             try:

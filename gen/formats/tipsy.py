@@ -26,6 +26,9 @@ _LATER_FIELDS = {
     "star": ("metals", "tform", "eps", "phi"),
 }
 _HEADER = (("time", "d"), ("nbodies", "i"), ("ndim", "i"), ("nsph", "i"), ("ndark", "i"), ("nstar", "i"))
+#: Stars of negative formation time are black holes where they are no more than this, or than this share of the stars in
+#: a run that is cosmological.
+MOST_HOLES, LARGEST_SHARE_OF_HOLES = 10, 0.5
 _HEADER_PAD = (("dummy", "i"),)  # follows the header in most files
 
 
@@ -47,10 +50,25 @@ class Tipsy(Format):
     corner = -0.5
     formed = "FormationTime"
     disguised = "BlackHoles"
+    host = None
 
     def are_stars(self, formed: np.ndarray) -> np.ndarray:
         """Tell which stars (N,) are no black holes, from their formation times (N,)."""
         return formed >= 0
+
+    def doubt(self, formed: np.ndarray, cosmological: bool) -> str:
+        """Say how many stars, by their formation times (N,), may be old ones instead of black holes; "" for none."""
+        n, share = int(np.count_nonzero(~self.are_stars(formed))), LARGEST_SHARE_OF_HOLES if cosmological else 0.0
+        if n <= max(share * len(formed), MOST_HOLES):
+            return ""
+        return f"{n} of {len(formed)} formed before time began: black holes, or old stars of an isolated run?"
+
+    def doubt_hint(self, ptype: str) -> str:
+        """Tell what to say in the suite file of the particles of a type that `doubt` finds."""
+        return (
+            f"say `particles: {{black_holes: [{self.disguised}]}}`, or "
+            f"`particles: {{stars: [{ptype}, {self.disguised}], black_holes: []}}`"
+        )
 
     def _param(self, path: Path) -> Path:
         """Find the .param file of a snapshot. Raises SnapshotError where there is none, or more than one."""

@@ -82,10 +82,18 @@ def _first_place(path: Path) -> bytes | None:
     return None
 
 
-def check_one_unit(files: list[Path], units_by_file: list[dict[str, tuple[float, float, float]]]) -> None:
-    """Raise SnapshotError where the datasets of a file claim other units than those of the first that claims any."""
-    first: dict[str, tuple[float, float, float]] = {}
+def check_one_unit(
+    files: list[Path],
+    units_by_file: list[dict[str, tuple[float, float, float]]],
+    held: dict[str, tuple[float, float, float]],
+) -> None:
+    """Raise SnapshotError where the datasets of a file claim other units than those which hold for the snapshot.
+
+    held and units_by_file: units by quantity, or by field of the gas.
+    """
     for file, units in zip(files, units_by_file, strict=True):
-        first = units | first
-        if not all(np.allclose(unit, first[key], rtol=1e-4) for key, unit in units.items()):
-            raise SnapshotError(f"{file}: its datasets are in other units than those of {files[0].name}; repair it")
+        for key, unit in units.items():
+            if key not in held or not np.allclose(unit, held[key], rtol=1e-4):
+                raise SnapshotError(
+                    f"{file}: its datasets are in other units than those of {files[0].name} ({key}); repair it"
+                )

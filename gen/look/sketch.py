@@ -13,7 +13,7 @@ from kinmass.gen.formats.sample import Sample
 from kinmass.gen.physics.centre import deepest_point
 from kinmass.gen.physics.particles import Particles, concatenate
 from kinmass.gen.physics.profile import half_mass_radius
-from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, lighter_than_dark
+from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, host_of, lighter_than_dark
 from kinmass.gen.snapshots.typed import HEAVIEST_MSUN
 from kinmass.gen.words import counted
 
@@ -110,15 +110,18 @@ def sketch(
     with tempfile.TemporaryDirectory(prefix="kinmass-") as scratch, reading(path):
         samples = reader.sample(reader.stage(path, Path(scratch)), MOST)
     components, low_resolution = components_of(reader, declared)
-    samples = _undisguised(reader, samples, components)
+    stored, samples = samples, _undisguised(reader, samples, components)
     code_units, wrong = None, []
     try:
         code_units = reader.units(path, units or {})
-        extents = {t: np.stack([s.pos.min(0), s.pos.max(0)]) * code_units.length_kpc for t, s in samples.items()}
+        extents = {t: np.stack([s.pos.min(0), s.pos.max(0)]) * code_units.length_kpc for t, s in stored.items()}
         code_units = settled_box(path, code_units, extents)
     except SnapshotError as error:
         wrong.append(str(error).removeprefix(f"{path}: "))
-    discs = disc_types(components["dark"], declared, samples, code_units is not None and code_units.cosmological)
+    cosmological = code_units is not None and code_units.cosmological
+    discs = disc_types(components["dark"], declared, samples, cosmological)
+    if code_units is not None and not any(reader.disguised in types for types in declared.values()):
+        wrong += _doubts(reader, stored, components["stars"], cosmological)
     contents = Sketch(path, format_name, samples, components, low_resolution, discs, code_units, wrong)
     _check_types(contents, declared, min_stars)
     if code_units is not None:
@@ -131,17 +134,25 @@ def _undisguised(reader: Format, samples: dict[str, Sample], components: dict[st
 
     That type is added to its component in `components`.
     """
-    split_samples = dict(samples)
-    for ptype in components["stars"]:
+    split_samples, host = dict(samples), host_of(reader, components)
+    for ptype in components["stars"] if host != "stars" else ():
         formed = samples[ptype].formed if ptype in samples else None
         if formed is None or (is_star := reader.are_stars(formed)).all():
             continue
-        disguised_type = reader.disguised
-        if disguised_type in components:
-            disguised_type = f"wind of {ptype}"
-            components[reader.disguised] = [*components[reader.disguised], disguised_type]
-        split_samples |= {ptype: samples[ptype][is_star], disguised_type: samples[ptype][~is_star]}
+        split_samples |= {ptype: samples[ptype][is_star], reader.disguised: samples[ptype][~is_star]}
+        if host is not None and reader.disguised not in components[host]:
+            components[host] = [*components[host], reader.disguised]
     return split_samples
+
+
+def _doubts(reader: Format, samples: dict[str, Sample], stars: list[str], cosmological: bool) -> list[str]:
+    """Say which particles that are stored as stars may be something else, and what to say of them."""
+    times = {ptype: samples[ptype].formed for ptype in stars if ptype in samples}
+    return [
+        f"{ptype}: {doubt} In the suite file {reader.doubt_hint(ptype)}"
+        for ptype, formed in times.items()
+        if formed is not None and (doubt := reader.doubt(formed, cosmological))
+    ]
 
 
 def _check_types(contents: Sketch, declared: dict[str, list[str]], min_stars: int) -> None:

@@ -10,14 +10,19 @@ from pathlib import Path
 from kinmass.gen.formats import CodeUnits
 from kinmass.gen.words import counted
 
+#: Facts that may be other ones in each snapshot: of their times, and of zooms in boxes of their own.
+OWN = ("a", "code units")
 #: How many values of a fact, and snapshots of each value, are named; the others are only counted.
 NAMED = 3
 
 
 def facts(units: CodeUnits, types: set[str]) -> dict[str, str]:
-    """Put into words what all snapshots of a suite should agree on; types are the particle types of one."""
+    """Put into words what all snapshots of a suite should agree on, and OWN; types are the particle types of one."""
     comoving = None if units.box_kpc is None else units.box_kpc / units.scale_factor
+    factors = "".join(f", {field} by {factor:.6g}" for field, factor in sorted(units.factors.items()) if factor != 1)
     return {
+        "a": f"{units.scale_factor:.6g}",
+        "code units": f"{units.length_kpc:.6g} kpc, {units.mass_msun:.6g} Msun, {units.velocity_kms:.6g} km/s{factors}",
         "h": f"{units.hubble:.4g}",
         "source of units": re.sub(
             r"\S+\.param", "its .param", units.source
@@ -31,7 +36,7 @@ def facts(units: CodeUnits, types: set[str]) -> dict[str, str]:
 def differences(facts_by_snapshot: dict[Path, dict[str, str]]) -> str:
     """Say in one line which snapshots differ in what, the most frequent value first; "" where all agree."""
     sentences = []
-    for fact in next(iter(facts_by_snapshot.values()), {}):
+    for fact in [fact for fact in next(iter(facts_by_snapshot.values()), {}) if fact not in OWN]:
         paths_by_value: dict[str, list[Path]] = defaultdict(list)
         for path, values in facts_by_snapshot.items():
             paths_by_value[values[fact]].append(path)

@@ -22,6 +22,11 @@ def components_of(reader: Format, declared: Mapping[str, list[str]]) -> tuple[di
     return components, low_resolution
 
 
+def host_of(reader: Format, components: Mapping[str, list[str]]) -> str | None:
+    """Return the component of the particles that are only stored as stars, None where no component takes them."""
+    return next((name for name, types in components.items() if reader.disguised in types), reader.host)
+
+
 def undeclared_types(dark: list[str], declared: Mapping[str, list[str]]) -> list[str]:
     """List types 2 and 3 where they count as dark matter only because the suite file does not declare them."""
     declared_types = {ptype for types in declared.values() for ptype in types}

@@ -11,13 +11,9 @@ from kinmass.gen.formats.base import CodeUnits, Format, SnapshotError
 from kinmass.gen.formats.smoothing import Smoothing
 from kinmass.gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from kinmass.gen.physics.particles import Particles, empty, unmoved
+from kinmass.gen.snapshots.components import host_of
 from kinmass.gen.suite import Tracers
 
-#: Black holes stored as stars that are more than this share of them may be old stars of initial conditions instead.
-MOST_DISGUISED = 0.5
-BLACK_HOLES_HINT = (
-    "say `particles: {black_holes: [BlackHoles]}`, or `particles: {stars: [Stars, BlackHoles], black_holes: []}`"
-)
 #: Mass of the heaviest clusters of galaxies [Msun]: no particle weighs as much.
 HEAVIEST_MSUN = 1e16
 #: Reads a field of one particle type by its name, times a unit (1 by default).
@@ -47,9 +43,7 @@ class TypeReader:
 
         None where no component takes them.
         """
-        if self.format.disguised in self.components:
-            return self.format.disguised
-        return next((name for name, types in self.components.items() if self.format.disguised in types), None)
+        return host_of(self.format, self.components)
 
     def names(self, ptype: str) -> list[str]:
         """List the fields that `read` asks for as a rule, in its order.
@@ -124,18 +118,14 @@ class TypeReader:
         formed = self.format.formed
         if ptype not in self.components["stars"] or formed not in self.fields[ptype] or self.host == "stars":
             return particles, empty()
-        is_star = self.format.are_stars(field(formed))
-        if is_star.all():
+        times = field(formed)
+        if (is_star := self.format.are_stars(times)).all():
             return particles, empty()
+        if not self.disguised_is_declared and (doubt := self.format.doubt(times, self.units.cosmological)):
+            raise SnapshotError(f"{self.path}: {ptype}: {doubt} In the suite file {self.format.doubt_hint(ptype)}")
         disguised, weight_and_support = particles[~is_star], None
         if self.host == "gas":
             weight_and_support = np.zeros(len(disguised))  # AREPO's wind: no map shows it
-        elif not self.disguised_is_declared and len(disguised) > max(MOST_DISGUISED * len(is_star), 10):
-            problem = (
-                f"{len(disguised)} of {len(is_star)} {ptype} formed before time began: "
-                "black holes, or old stars of an isolated run?"
-            )
-            raise self._impossible(problem, ptype, formed, BLACK_HOLES_HINT)
         return particles[is_star], Particles(
             disguised.pos_kpc, disguised.vel_kms, disguised.mass_msun, weight_and_support, weight_and_support
         )
@@ -159,7 +149,8 @@ class TypeReader:
         tracers = self.tracers
         if ptype in self.components["gas"] and tracers.gas == "cold":
             energy_kms2 = self.units.energy_kms2 * self.units.factors.get("InternalEnergy", 1.0)
-            return mass * is_cold(fields, field, energy_kms2, tracers.cold_below_k)
+            unit_k = self.units.factors.get("Temperature", 1.0)
+            return mass * is_cold(fields, field, energy_kms2, tracers.cold_below_k, unit_k)
         if ptype in self.components["gas"] and tracers.gas == "hi":
             return mass * neutral_fraction(fields, field)
         if ptype in self.components["stars"] and tracers.light_field is not None:

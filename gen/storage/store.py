@@ -140,6 +140,7 @@ def create_suite(
         if not refused_changes:
             return _adopt_galaxies(group, store, suite, labels, config)
         _set_unfinished_aside(group, path, refused_changes)
+    journal.forget(path)
     for leftover in store.glob(f".{suite}.*.partial"):  # left by a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     aside = _partial_path(path)

@@ -134,7 +134,9 @@ def shared_out(folder, n, ranks, per_node, readers=0, slow=0, threads="multiple"
     command = [MPIEXEC, "-n", ranks, sys.executable, "-c", script, folder / "marks", n, per_node, readers, slow]
     done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return [[int(count) for count in line.split()] for line in done.stdout.splitlines()]
+    counts = [[int(count) for count in line.split()] for line in done.stdout.splitlines()]
+    assert [len(of_ranks) for of_ranks in counts] == [ranks, ranks]
+    return counts
 
 
 @pytest.mark.parametrize("threads", ["multiple", "funneled"])

@@ -16,7 +16,10 @@ from kinmass.gen.campaign import listing
 from kinmass.gen.campaign.maps import generate, list_all
 from kinmass.gen.campaign.plan import list_tasks
 from kinmass.gen.campaign.record import Settings
-from kinmass.gen.suite import SuiteError, load_suite
+from kinmass.gen.formats import gadget, tipsy
+from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.storage.store import StoreError
+from kinmass.gen.suite import SuiteError, Units, load_suite
 
 
 @pytest.fixture
@@ -133,14 +136,114 @@ def test_a_run_tells_where_its_time_went(box, tmp_path):
     assert len(list((out / ".timing").glob("*.json"))) == 1  # the second run had nothing to do
 
 
-def test_a_header_that_was_repaired_after_its_galaxies_were_mapped_is_refused(box, tmp_path):
-    """They would stay as they are, beside others in right units; no kept listing forgets what they were made from."""
+def _param(**values):
+    def change(path):
+        lines = [line.split(" = ") for line in path.with_suffix(".param").read_text().splitlines()]
+        lines = [f"{name} = {values.get(name, 1.0) * float(value)!r}\n" for name, value in lines]
+        path.with_suffix(".param").write_text("".join(lines))
+
+    return change
+
+
+def _header(**values):
+    def change(path):
+        with h5py.File(path, "r+") as file:
+            file["Header"].attrs.update(values)
+
+    return change
+
+
+REPAIRS = {
+    "h": ("gizmo", _header(HubbleParam=0.5), r"h: 0\.7 -> 0\.5"),
+    "a": ("gizmo", _header(Redshift=0.25, Time=0.8), r"a: 1 -> 0\.8"),
+    "mass unit": ("arepo", _header(UnitMass_in_g=1.989e33), r"code units: .* 1\.42857e\+10 Msun.* -> .* 1\.42857 Msun"),
+    "unit of velocity": ("arepo", _header(UnitVelocity_in_cm_per_s=1e2), r"code units: .* 1 km/s -> .* 0\.001 km/s"),
+    "dMsolUnit": ("tipsy", _param(dMsolUnit=2.0), "h: .*code units: "),
+    "dKpcUnit": ("tipsy", _param(dKpcUnit=2.0), "box: .*code units: "),
+    "both, as h and box stay": ("tipsy", _param(dMsolUnit=8.0, dKpcUnit=2.0, dPeriod=0.5), r"code units: 1000 kpc"),
+}
+
+
+@pytest.mark.parametrize("repair", REPAIRS)
+def test_a_snapshot_that_was_repaired_after_its_galaxies_were_mapped_is_refused(repair, tmp_path):
+    """They would stay as they are, beside others in right units; no kept listing forgets what they were made from.
+
+    Not even one with a galaxy that has failed, of which nothing but the snapshot's units is kept.
+    """
+    form, change, words = REPAIRS[repair]
+    galaxy, box_kpc = make_galaxy("middle", 0, 1, 400, 200, 400)[0], 1000.0
+    centre = np.full(3, 0.0 if form == "tipsy" else 500.0)
+    path = tmp_path / f"snap.0010{'' if form == 'tipsy' else '.hdf5'}"
+    if form == "tipsy":
+        tipsy.write(path, [(galaxy, centre, np.zeros(3))], box_kpc, 1.0, 0.7)
+    else:
+        gadget.write(path, [(galaxy, centre, np.zeros(3))], box_kpc, 1.0, 0.7, form)
+    place = ",".join(map(str, centre.tolist()))
+    (tmp_path / "centres.csv").write_text(f"id,x,y,z,r200\n0,{place},100\n1,nan,nan,nan,100\n")
+    (tmp_path / "s.yaml").write_text(
+        f"name: s\nformat: {form}\nsnapshots: {path.name}\naperture: {{kpc: 80}}\n"
+        "catalogue: {format: table, path: centres.csv}\n"
+    )
+    suite, out, settings = load_suite(tmp_path / "s.yaml"), tmp_path / "maps.zarr", Settings(views=1, pixels=8)
+    assert generate([suite], out, settings, quiet=True) == (1, 1)
+    change(path)
+    for _ in range(2):
+        with pytest.raises(SuiteError, match=rf"is not what .* was mapped from \(.*{words}"):
+            generate([suite], out, settings, quiet=True)
+    if repair == "h":
+        shutil.rmtree(out / suite.name)
+        assert sum(generate([suite], out, settings, quiet=True)) == 2
+
+
+@pytest.mark.parametrize("units", [{"mass_msun": 2e10}, {"box": 1000.0}, {"cosmological": False}])
+def test_units_that_the_suite_file_says_afterwards_are_refused(units, box, tmp_path):
     out, settings = tmp_path / "maps.zarr", Settings(views=1, pixels=8)
     generate([box], out, settings, quiet=True)
-    with h5py.File(sorted(box.root.glob("*.hdf5"))[2], "r+") as file:
-        file["Header"].attrs["HubbleParam"] = 0.5
-    for _ in range(2):
-        with pytest.raises(SuiteError, match=r"is not what .* was mapped from \(h: 0\.\d+ -> 0\.5"):
-            generate([box], out, settings, quiet=True)
-    shutil.rmtree(out / box.name)
+    other = box.model_copy(update={"units": Units(**units)})
+    with pytest.raises(StoreError, match=rf"other settings \(suite\.units\.{next(iter(units))}: none -> "):
+        generate([other], out, settings, quiet=True)
+
+
+def _other_particles(path):
+    """Replace a snapshot by another of the same name, size and time, whose header says the same."""
+    stat = path.stat()
+    with h5py.File(path, "r+") as file:
+        for name in [name for name in file if name.startswith("PartType")]:
+            file[name]["Velocities"][:] *= 1.01
+            file[name]["Masses"][:] *= 1.01
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_snapshot_that_was_replaced_is_told_until_its_galaxies_are_mapped_anew(box, tmp_path, capsys, moved):
+    out, settings = tmp_path / "maps.zarr", Settings(views=1, pixels=8)
     generate([box], out, settings, quiet=True)
+    if moved:
+        shutil.move(box.root, tmp_path / "moved")
+        box = load_suite(tmp_path / "moved" / "box.yaml")
+    for path in sorted(box.root.glob("*.hdf5")):  # copied anew: nothing is said
+        shutil.copy(path, tmp_path / "copy")
+        os.replace(tmp_path / "copy", path)
+    capsys.readouterr()
+    generate([box], out, settings, quiet=True)
+    assert "another content" not in capsys.readouterr().err
+    victim = sorted(box.root.glob("*.hdf5"))[2]
+    _other_particles(victim)
+    for _ in range(2):
+        generate([box], out, settings, quiet=True)
+        said = capsys.readouterr().err
+        assert f"box: 1 snapshots ({victim}) have another content now than 1 galaxies were mapped from" in said
+    shutil.rmtree(out / box.name)
+    for _ in range(2):
+        generate([box], out, settings, quiet=True)
+        assert "another content" not in capsys.readouterr().err
+
+
+def test_what_a_snapshot_was_is_kept_also_where_one_of_its_galaxies_has_a_problem(box, tmp_path, monkeypatch):
+    out = tmp_path / "maps.zarr"
+    path, found = next(iter(listed(box, out, monkeypatch)[0].items()))
+    listing.keep(out, box.name, {path: replace(found, entries=[*found.entries, ("bad", None, "no centre")])})
+    kept = listing.read_kept(out, box.name)[path]
+    assert (kept.marks, kept.facts, kept.content) == ("", found.facts, found.content)
+    assert listing.compared(replace(found, facts=found.facts | {"h": "0.5"}), kept).changed.startswith("h: ")

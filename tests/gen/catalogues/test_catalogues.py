@@ -407,9 +407,9 @@ def test_a_catalogue_that_says_no_units_has_those_of_its_snapshot(form, length, 
     kpc_per_code_length = 1000.0 if form == "eagle_subfind" else 1.0
     own_units = replace(UNITS, length_kpc=kpc_per_code_length * A / H)
     scaled_units = replace(UNITS, length_kpc=kpc_per_code_length * length * A / H, mass_msun=mass * 1e10 / H)
-    for halo, scaled_halo in zip(
-        *(find_haloes(form, path, SNAPSHOT, units) for units in (own_units, scaled_units)), strict=True
-    ):
+    own, scaled = (find_haloes(form, path, SNAPSHOT, units) for units in (own_units, scaled_units))
+    assert len(own) == 4
+    for halo, scaled_halo in zip(own, scaled, strict=True):
         assert np.allclose(scaled_halo.centre_kpc, length * halo.centre_kpc, rtol=1e-12)
         assert scaled_halo.halo_mass_msun == pytest.approx(mass * halo.halo_mass_msun)
         assert (scaled_halo.r200_kpc or 0) == pytest.approx(length * (halo.r200_kpc or 0))

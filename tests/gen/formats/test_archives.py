@@ -5,6 +5,7 @@ import re
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from kinmass.gen.formats import FORMATS, SnapshotError, gadget, tipsy
 from kinmass.gen.formats.grid import GridFormat
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.formats.smoothing import KERNEL_GAMMA, SMOOTHING, as_markdown
+from kinmass.gen.formats.swift import Swift
+from kinmass.gen.look.check import describe
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.particles import Galaxy
 from kinmass.gen.snapshots.snapshot import Snapshot
@@ -475,6 +478,43 @@ def test_wind_is_gas_that_no_map_shows(tmp_path):
     np.testing.assert_array_equal(galaxy_read.gas.weight, np.where(np.arange(47) < 40, galaxy_read.gas.mass_msun, 0))
 
 
+ISOLATED = {"OmegaLambda": 0.0, "Redshift": 0.0, "Time": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("header", "times", "words"),
+    [
+        (ISOLATED, np.repeat([-0.1, 0.3], [7, 33]), "7 of 40 with formation times of 0 or less in a run that is not"),
+        (ISOLATED, np.zeros(40), "40 of 40 with formation times of 0 or less in a run that is not"),
+        ({}, np.repeat([0.0, -0.1, 0.3], [3, 3, 34]), "3 of 40 with a formation time of 0"),
+        ({}, np.repeat([0.0, -0.1, 0.3], [1, 32, 7]), ""),
+        (ISOLATED, np.full(40, 1e-3), ""),
+    ],
+    ids=["isolated, some", "isolated, all", "zeros", "mostly wind", "isolated, none"],
+)
+def test_what_may_be_wind_or_a_star_is_asked_and_counts_as_what_is_said(header, times, words, tmp_path):
+    """AREPO's wind has less than 0; an isolated run's first stars have 0 or their ages; both weigh the same in all."""
+    written = layouts.galaxy()
+    path = edit(layouts.tng(tmp_path / "snap.hdf5", written), set_attrs(**header))
+    edit(path, put("PartType4/GFM_StellarFormationTime", times, ...))
+    dark, old = {"dark": ["PartType1"]}, times <= 0
+    asked = f"PartType4: {words}.*: wind, or .*stars: \\[PartType4, Wind\\]"
+    assert bool(re.search(asked, "\n".join(describe(path, "arepo")))) == bool(words)
+    if words:
+        with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}: {asked}"), Snapshot(path, "arepo", dark) as s:
+            s.galaxy(CORNER, 200.0)
+    for component, types in (("stars", ["PartType4"]), ("gas", ["PartType0"]), ("black_holes", ["PartType5"])):
+        with Snapshot(path, "arepo", dark | {component: [*types, "Wind"]}) as snapshot:
+            read = snapshot.galaxy(CORNER, 200.0)
+            everything = snapshot.everything("stars")
+        gone = old & (component != "stars")
+        assert len(everything) == len(read.stars) == 40 - gone.sum()
+        np.testing.assert_allclose(read.stars.mass_msun, written.stars.mass_msun[~gone], rtol=1e-6)
+        mass_msun = getattr(read, component).mass_msun.sum()
+        own_msun = getattr(written, component).mass_msun.sum()
+        assert mass_msun == pytest.approx(own_msun + written.stars.mass_msun[gone].sum(), rel=1e-6)
+
+
 @pytest.mark.parametrize("archive", ["eagle", "tng", "swift"])
 def test_cold_gas_weighs_its_mass_and_hot_gas_nothing(archive, tmp_path):
     form, layout = ARCHIVES[archive]
@@ -606,6 +646,100 @@ def test_a_kernel_has_the_unit_that_its_own_dataset_says(field, kind, tmp_path):
     with Snapshot(path, "swift") as snapshot:
         gas = snapshot.galaxy(CORNER, 500.0).gas
     assert gas.support_kpc == pytest.approx(written.gas.support_kpc, rel=1e-3)
+
+
+def in_another_unit(file: h5py.File, factor: float = 1e-3) -> None:
+    """Say another unit of the gas's smoothing lengths or densities and of its temperatures, and store them in it."""
+    for name in {"SmoothingLengths", "SmoothingLength", "Density", "Temperatures"} & set(file["PartType0"]):
+        dataset = file["PartType0"][name]
+        dataset[...] /= factor
+        for word in ("to_cgs", "CGSConversionFactor", SWIFT_WORDS[0]):
+            if word in dataset.attrs:
+                dataset.attrs[word] = np.asarray(dataset.attrs[word]) * factor
+
+
+def with_words(file: h5py.File) -> None:
+    """Have SWIFT's smoothing lengths and temperatures say their units."""
+    if "SmoothingLengths" in file.get("PartType0", {}):
+        layouts.attributes(file["PartType0/SmoothingLengths"], SWIFT_WORDS, (1e3 * layouts.KPC, 1, 0))
+        layouts.attributes(file["PartType0/Temperatures"], SWIFT_WORDS, (1.0, 0, 0))
+
+
+@pytest.mark.parametrize("archive", ["eagle", "tng", "swift"])
+@pytest.mark.parametrize("parts", ["0", "2", "012"])
+def test_the_fields_of_all_parts_are_in_one_unit_and_read_in_it(archive, parts, tmp_path):
+    form, layout = ARCHIVES[archive]
+    written = layouts.galaxy()
+    path = layout(tmp_path / "snap.hdf5", written, 3)
+    for number in range(3):
+        edit(tmp_path / f"snap.{number}.hdf5", with_words)
+    for number in parts:
+        edit(tmp_path / f"snap.{number}.hdf5", in_another_unit)
+    if parts == "012":
+        with Snapshot(path, form, {"dark": ["PartType1"]}) as snapshot:
+            assert_same(snapshot.galaxy(CORNER, 100.0), written)
+    else:
+        other = r"snap\.1\.hdf5" if parts == "0" else r"snap\.2\.hdf5"
+        with pytest.raises(SnapshotError, match=rf"{other}: .* in other units than those of snap\.0.*(Smooth|Density)"):
+            Snapshot(path, form, {"dark": ["PartType1"]})
+
+
+@pytest.mark.parametrize("archive", ["eagle", "tng", "swift"])
+def test_a_first_part_without_gas_and_stars_says_no_units_of_theirs(archive, tmp_path):
+    """Units are those of the first part that has any; here nothing of the first one has any."""
+    form, layout = ARCHIVES[archive]
+    written = layouts.galaxy()
+    path = layout(tmp_path / "snap.hdf5", written, 3)
+    for number in range(3):
+        edit(tmp_path / f"snap.{number}.hdf5", with_words)
+        edit(tmp_path / f"snap.{number}.hdf5", in_another_unit)
+
+    def first(file: h5py.File) -> None:
+        for ptype in ("PartType0", "PartType4"):
+            del file[ptype]
+        file["Header"].attrs["NumPart_ThisFile"] = [0, 14, 0, 0, 0, 0]
+
+    edit(path, first)
+    for number in range(3):
+        edit(tmp_path / f"snap.{number}.hdf5", set_attrs(NumPart_Total=[26, 40, 0, 0, 26, 0]))
+    rest = replace(written, gas=written.gas[14:], stars=written.stars[14:])
+    with Snapshot(path, form, {"dark": ["PartType1"]}) as snapshot:
+        assert "attributes of its datasets" in snapshot.units.source
+        assert_same(snapshot.galaxy(CORNER, 100.0), rest)
+
+
+def test_kernels_of_stars_say_nothing_of_the_gas(tmp_path):
+    written = layouts.galaxy()
+    path = edit(layouts.eagle(tmp_path / "snap.hdf5", written), in_another_unit)
+
+    def stars(file: h5py.File) -> None:
+        file.copy("PartType0/SmoothingLength", file["PartType4"])
+        layouts.attributes(file["PartType4/SmoothingLength"], ("CGSConversionFactor",) * 3, (7.0 * layouts.KPC,) * 3)
+
+    with Snapshot(edit(path, stars), "eagle") as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
+@pytest.mark.parametrize("said", ["velocity_kms", "mass_msun", "length_kpc"])
+def test_a_field_in_a_unit_of_its_own_follows_the_unit_that_the_suite_file_says(said, tmp_path):
+    """The suite file says of one quantity what the file says; then that all lengths are twice as long."""
+    written = layouts.galaxy()
+    path = edit(edit(layouts.swift(tmp_path / "snap.hdf5", written), with_words), in_another_unit)
+    value = Swift.default[said][0]
+    with Snapshot(path, "swift", units={said: value}) as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+    with Snapshot(path, "swift", units={"length_kpc": 2 * Swift.default["length_kpc"][0]}) as snapshot:
+        gas = snapshot.galaxy(CORNER, 200.0).gas
+    np.testing.assert_allclose(gas.support_kpc, 2 * written.gas.support_kpc, rtol=2e-6)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-3])
+def test_temperatures_are_in_the_unit_that_they_say(factor, tmp_path):
+    path = edit(layouts.swift(tmp_path / "snap.hdf5", layouts.galaxy()), with_words)
+    edit(path, lambda file: in_another_unit(file, factor))
+    with Snapshot(path, "swift", tracers=Tracers(gas="cold")) as snapshot:
+        gas = snapshot.galaxy(CORNER, 100.0).gas
+    np.testing.assert_array_equal(gas.weight > 0, np.geomspace(1e3, 1e6, 40) < 2e4)
 
 
 def test_units_that_contradict_each_other_are_refused(tmp_path):

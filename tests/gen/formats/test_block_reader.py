@@ -53,6 +53,27 @@ def test_a_region_is_the_same_whatever_was_read_before_it(path, monkeypatch):
             assert reader._kept
 
 
+def test_each_block_opens_its_file_once_to_find_where_it_lies(path, monkeypatch):
+    opened_files, real = Counter(), h5py.File
+
+    def counted(name, *arguments, **options):
+        opened_files[str(name)] += 1
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(h5py, "File", counted)
+    measured_blocks = Counter()
+    real_positions = frontends._positions
+
+    def positions(block):
+        before = opened_files.copy()
+        yield from real_positions(block)
+        measured_blocks[tuple(sorted((opened_files - before).values()))] += 1
+
+    monkeypatch.setattr(frontends, "_positions", positions)
+    with opened(path) as snapshot:
+        assert measured_blocks == {(1, 1): len(snapshot._ds.index.data_files)}  # staged, and that of the archive
+
+
 def test_positions_are_read_once_and_other_fields_where_the_region_is(path, monkeypatch):
     rows = Counter()
     real = h5py.Dataset.__getitem__

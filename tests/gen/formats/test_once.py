@@ -33,9 +33,11 @@ def test_an_answer_is_kept_while_the_block_lasts_and_an_error_is_not(tmp_path):
     assert content(file) == "b"
     with asking_once():
         assert content(file) == "b"
+        assert names_in(tmp_path) == ("n",)
         (tmp_path / "link").symlink_to(file)
-        assert names_in(tmp_path) == names_in(tmp_path)
+        assert names_in(tmp_path) == ("n",)
         assert true_path(tmp_path / "link") == file.resolve()
+    assert set(names_in(tmp_path)) == {"n", "link"}
 
 
 def test_an_opening_looks_once_and_the_next_one_again(tmp_path, monkeypatch):

@@ -57,6 +57,7 @@ def test_a_region_is_one_request_without_the_velocities_of_dark_matter(form, tmp
         assert (dark, "Velocities") not in request
         assert {name for ptype, name in request if ptype == dark} >= {"Coordinates"}
     assert any(len({ptype for ptype, _ in request}) >= 3 for request in fields)
+    assert len(galaxy.dark) > 0
     assert np.isnan(galaxy.dark.vel_kms).all()
     assert np.isfinite(galaxy.stars.vel_kms).all()
 
@@ -72,6 +73,7 @@ def test_the_same_particles_in_one_request_as_field_by_field(form, tmp_path, mon
 
         monkeypatch.setattr(Regions, "__init__", refused)
         one_by_one = snapshot.galaxy(CENTRE, 40.0)
+    assert min(len(at_once.stars), len(at_once.gas), len(at_once.dark)) > 100
     for name, p in at_once.components().items():
         other = one_by_one.components()[name]
         assert len(p) == len(other)

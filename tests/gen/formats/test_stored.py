@@ -17,6 +17,7 @@ import pytest
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.gadget_binary import blocks_of, read_header
 from kinmass.gen.formats.recognise import recognised
+from kinmass.gen.look.check import describe
 from kinmass.gen.physics.particles import Particles
 from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.suite import Tracers
@@ -362,18 +363,20 @@ def test_black_holes_of_tipsy_are_no_stars(real, tmp_path):
         assert len(snapshot.galaxy(ORIGIN, 100.0).stars) == 41
 
 
-def test_old_stars_of_an_isolated_run_are_not_taken_for_black_holes(tmp_path):
+@pytest.mark.parametrize(("comove", "n", "asked"), [(1, 35, True), (1, 15, False), (0, 15, True), (0, 5, False)])
+def test_old_stars_of_an_isolated_run_are_not_taken_for_black_holes(comove, n, asked, tmp_path):
     written = layouts.galaxy()
-    path = layouts.tipsy(
-        tmp_path / "run.00512", replace(written, stars=written.stars[:5], black_holes=written.stars[5:])
-    )
-    with (
-        pytest.raises(SnapshotError, match=r"35 of 40 Stars formed before time began.*BlackHoles"),
-        Snapshot(path, "tipsy") as opened,
-    ):
-        opened.galaxy(ORIGIN, 100.0)
-    with Snapshot(path, "tipsy", {"black_holes": ["BlackHoles"]}) as snapshot:
-        assert len(snapshot.galaxy(ORIGIN, 100.0).black_holes) == 35
+    both = replace(written, stars=written.stars[n:], black_holes=written.stars[:n])
+    path = layouts.tipsy(tmp_path / "run.00512", both, comove=comove)
+    words = rf"Stars: {n} of 40 formed before time began.*BlackHoles"
+    assert bool(re.search(words, "\n".join(describe(path)))) == asked
+    if asked:
+        with pytest.raises(SnapshotError, match=words), Snapshot(path, "tipsy") as opened:
+            opened.galaxy(ORIGIN, 100.0)
+    with Snapshot(path, "tipsy", {"black_holes": ["BlackHoles"]} if asked else {}) as snapshot:
+        assert len(snapshot.galaxy(ORIGIN, 200.0).black_holes) == n
+    with Snapshot(path, "tipsy", {"stars": ["Stars", "BlackHoles"], "black_holes": []}) as snapshot:
+        assert len(snapshot.galaxy(ORIGIN, 200.0).stars) == 40
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -22,7 +22,7 @@ from conftest import tree
 
 from kinmass.gen.campaign import failures
 from kinmass.gen.campaign.record import Settings
-from kinmass.gen.storage import changes, lock, store
+from kinmass.gen.storage import changes, journal, lock, store
 from kinmass.gen.storage.chunks import chunk_file
 from kinmass.gen.suite import Suite
 
@@ -193,6 +193,26 @@ def test_killed_at_every_step_it_goes_on_to_the_same_store(tmp_path, case, monke
         assert not half_written
     if case == "packed":
         assert held(out) == {"a": 20.0, "b": 11.0, "c": 12.0}
+
+
+def test_a_change_goes_with_the_suite_that_was_removed(tmp_path, monkeypatch):
+    """A process is killed once a change is decided, the suite is removed, as messages propose, and made otherwise."""
+
+    def killed(folder):
+        if (tmp_path / ".x.changes").exists():
+            raise KeyboardInterrupt
+
+    made(tmp_path, "ab")
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made(tmp_path, "abc")
+    decided = shutil.copytree(tmp_path / ".x.changes", tmp_path / "kept")
+    assert held(tmp_path).keys() == {*"abc"}  # without the removal it is done
+    shutil.copytree(decided, tmp_path / ".x.changes")
+    shutil.rmtree(tmp_path / "x")
+    made(tmp_path, "zyx")
+    assert list(held(tmp_path)) == [*"zyx"]
 
 
 def test_what_an_earlier_version_left_half_grown_is_mended(tmp_path):

@@ -49,7 +49,7 @@ def _add_mock(commands: Any) -> None:
     mock.add_argument(
         "--seed", type=int, default=1, help="seed; the same one makes the same galaxies (default: %(default)s)"
     )
-    for name, what, default in (("stars", "star", 20_000), ("gas", "gas", 10_000), ("dark", "dark", 20_000)):
+    for name, what, default in (("stars", "star", 20_000), ("gas", "gas", 10_000), ("dark", "dark-matter", 20_000)):
         mock.add_argument(
             f"--{name}",
             type=number_or_range,

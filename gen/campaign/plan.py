@@ -177,7 +177,7 @@ def tasks_of(rooms: Sequence[Room], statuses: Sequence[np.ndarray]) -> list[Task
 
 
 def check_unchanged(tasks: Sequence[Task], listings: Mapping[str, Mapping[Path, Listing]], out: Path) -> None:
-    """Raise SuiteError where a snapshot says another h, box or expansion than when its finished galaxies were mapped.
+    """Raise SuiteError where a snapshot's a, h, units, box or expansion are not what finished galaxies were mapped with.
 
     A header that was repaired since then does not reach what is done.
     """
@@ -200,11 +200,11 @@ def say_replaced(tasks: Sequence[Task], listings: Mapping[str, dict[Path, Listin
             if listing.replaced and not n_done[path]:
                 of_suite[path] = replace(listing, replaced="")
         if others := [path for path, listing in of_suite.items() if listing.replaced]:
+            few = ", ".join([*map(str, others[: alike.NAMED]), *(["..."] if len(others) > alike.NAMED else [])])
+            n_mapped = counted(sum(n_done[path] for path in others), "finished galaxy", "finished galaxies")
             print(
-                f"{name}: {len(others)} snapshots ({', '.join(map(str, others[: alike.NAMED]))}"
-                f"{', ...' if len(others) > alike.NAMED else ''}) have another content now than "
-                f"{sum(n_done[path] for path in others)} galaxies were mapped from, which stay as they are; "
-                f"`rm -r {out / name}` maps the suite anew",
+                f"{name}: the content of {counted(len(others), 'snapshot')} ({few}) has changed since "
+                f"{n_mapped} came from there; what is done stays as it is, `rm -r {out / name}` maps the suite anew",
                 file=sys.stderr,
             )
 

@@ -177,7 +177,7 @@ def tasks_of(rooms: Sequence[Room], statuses: Sequence[np.ndarray]) -> list[Task
 
 
 def check_unchanged(tasks: Sequence[Task], listings: Mapping[str, Mapping[Path, Listing]], out: Path) -> None:
-    """Raise SuiteError where a snapshot's a, h, units, box or expansion are not what finished galaxies were mapped with.
+    """Raise SuiteError where a snapshot's a, h, units, box or expansion are not those of its finished galaxies.
 
     A header that was repaired since then does not reach what is done.
     """

@@ -46,7 +46,8 @@ def export(
     group = store.open_suite(path, suite)
     names = list(group["galaxy"][:])
     if galaxy not in names:
-        raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {', '.join(names[:5])}, ...")
+        few = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
+        raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {few}")
     index = names.index(galaxy)
     if group["status"][index] != store.DONE:
         raise store.StoreError(f"{path}/{suite}: {galaxy} has no maps (see failures.jsonl); run `kinmass maps`")

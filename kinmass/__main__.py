@@ -37,7 +37,7 @@ from kinmass.train import __main__ as train_stage
 
 
 def parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
-    """The parser of all commands, and the stage module of each command."""
+    """Return the parser of all commands, and the stage module of each command."""
     parser = argparse.ArgumentParser(
         prog="kinmass",
         description=__doc__,
@@ -45,7 +45,9 @@ def parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
         usage="kinmass COMMAND",
     )
     parser.add_argument("--version", action="version", version=f"kinmass {__version__}")
-    shtab.add_argument_to(parser, "--print-completion", help="a script that completes commands and options in a shell")
+    shtab.add_argument_to(
+        parser, "--print-completion", help="print a script that completes commands and options in a shell"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog="kinmass")
     stages: dict[str, ModuleType] = {}
     for stage in (gen_stage, train_stage, eval_stage):

@@ -145,6 +145,7 @@ class GridFormat(Format):
         counts = {"gas": self.count_cells(ds)}
 
         def positions(_: int) -> Iterator[tuple[str, np.ndarray]]:
+            """Yield types and positions (N, 3) [code lengths] of the next piece, and count its particles."""
             piece = next(pieces)
             if self.has_domains:
                 yield "gas", data.cells(piece, ["Coordinates"])["Coordinates"]
@@ -245,6 +246,7 @@ class GridData:
         chosen = set(np.linspace(0, n - 1, min(most or n, n)).astype(int).tolist()) if n else set()
 
         def some() -> Iterator[Any]:
+            """Yield the region once for each chosen file, which is checked before and forgotten after."""
             for i, _ in enumerate(region.chunks([], "io")):
                 if i in chosen:
                     self.reader.check_region(self.ds, region)

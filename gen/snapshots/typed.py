@@ -53,6 +53,7 @@ class TypeReader:
         asked: list[str] = []
 
         def field(name: str, unit: float = 1.0) -> np.ndarray:
+            """Note the field that is asked for, and return it without particles."""
             asked.append(name)
             return np.zeros((0, 3) if name in ("Coordinates", "Velocities") else 0)
 

@@ -601,6 +601,11 @@ ART_FAULTS = {
     "no particles": (ART_DATA, Path.unlink, "PMcrs0a0.600.DAT: missing"),
     "no header of particles": (ART_HEADER, Path.unlink, "PMcrda0.600.DAT: missing"),
     "no stars": (ART_STARS, Path.unlink, "stars_a0.600.dat: missing"),
+    "two headers": (
+        ART_HEADER,
+        lambda p: shutil.copyfile(p, p.with_name("PMcrd_a0.600.DAT")),
+        "PMcrda0.600.DAT: there is PMcrd_a0.600.DAT, too",
+    ),
     "cells cut": (ART_CELLS, cut, "csf512_a0.600.d: .*cut short or damaged"),
     "cells cut at their end": (ART_CELLS, lambda p: cut(p, 0.99), "csf512_a0.600.d: .*cut short or damaged"),
     "header of particles cut": (ART_HEADER, cut, "PMcrda0.600.DAT: .*cut short or damaged"),

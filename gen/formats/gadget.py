@@ -23,7 +23,8 @@ from kinmass.gen.physics.particles import Galaxy
 UnitScaling = tuple[float, float, float]
 
 #: Per quantity: its field, the attributes with its unit in a Units, Parameters or Header group, and one kpc, Msun or
-#: km/s in cgs. GIZMO since 2020 writes `_In_CGS` into the Header.
+#: km/s in cgs, without factors of a and h. GIZMO since November 2020 writes `_In_CGS` into the Header, with those of h
+#: (its allvars.h: UNIT_LENGTH_IN_CGS is All.UnitLength_in_cm / All.HubbleParam).
 QUANTITIES = {
     "length_kpc": ("Coordinates", ("UnitLength_in_cm", "UnitLength_In_CGS"), KPC_CM),
     "mass_msun": ("Masses", ("UnitMass_in_g", "UnitMass_In_CGS"), MSUN_G),
@@ -399,14 +400,17 @@ class Gadget(Format):
 
     def _from_groups(self, file: h5py.File) -> tuple[dict[str, UnitScaling], str]:
         """Return units from a Units, Parameters or Header group and the words for their source; empty without any."""
+        h = _run_parameter(file, "HubbleParam", 1.0) or 1.0
         for group in ("Units", "Parameters", "Header"):
             attrs = file[group].attrs if group in file else {}
-            cgs = {key: [scalar(attrs[n]) for n in names if n in attrs] for key, (_, names, _) in QUANTITIES.items()}
-            if all(value and np.isfinite(value[0]) and value[0] > 0 for value in cgs.values()):
-                scalings = {
-                    key: (in_round_units(value[0] / QUANTITIES[key][2]), *self.default[key][1:])
-                    for key, value in cgs.items()
-                }
+            scalings = {}
+            for key, (_, names, one) in QUANTITIES.items():
+                _, a_power, h_power = self.default[key]
+                for name in [name for name in names if name in attrs][:1]:
+                    cgs = scalar(attrs[name]) / (h**h_power if name.endswith("_In_CGS") else 1.0)
+                    if np.isfinite(cgs) and cgs > 0:
+                        scalings[key] = in_round_units(cgs / one), a_power, h_power
+            if len(scalings) == len(QUANTITIES):
                 return scalings, f"the file's {group} group"
         return {}, ""
 

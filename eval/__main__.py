@@ -170,6 +170,7 @@ def _tables(args: argparse.Namespace) -> int:
     from kinmass.gen.storage.store import named_suites, without_dark_matter
     from kinmass.train.launch.status import launched_file
     from kinmass.train.run.checkpoint import runs_in, runs_in_all
+    from kinmass.train.run.trained_on import unlike_trained_on
 
     runs = runs_in_all(args.runs)
     for path in args.runs:
@@ -186,7 +187,8 @@ def _tables(args: argparse.Namespace) -> int:
     _print_tables(shown(summary), to_beside(sums))
     trained_on = trained_on_remark(part, summary.train, test_suites)
     missing = without_answer(sums) + without_dark_matter(args.store, test_suites)
-    for line in trained_on + remarks(summary, test_suites) + missing:
+    others = unlike_trained_on(runs, args.store, test_suites)
+    for line in trained_on + others + remarks(summary, test_suites) + missing:
         print(line)
     print(args.out / "table.csv")
     return _report(argparse.Namespace(results=args.out)) if args.report else 0
@@ -197,6 +199,7 @@ def _conditions(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config, runs_in_all
+    from kinmass.train.run.trained_on import unlike_trained_on
 
     runs = runs_in_all(args.runs)
     if not runs:
@@ -206,7 +209,8 @@ def _conditions(args: argparse.Namespace) -> int:
     views = views_to_test(args.store, test_suites, part, args.views)
     table = tabulate(networks_of(runs, args.out), views)
     print(as_text(table))
-    for line in trained_on_remark(part, ["+".join(read_config(run)["fit"]["suites"]) for run in runs], test_suites):
+    train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in runs]
+    for line in trained_on_remark(part, train_sets, test_suites) + unlike_trained_on(runs, args.store, test_suites):
         print(line)
     print(write(table, args.out))
     return 0
@@ -231,6 +235,7 @@ def _compare(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config
+    from kinmass.train.run.trained_on import unlike_trained_on
 
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
@@ -239,7 +244,8 @@ def _compare(args: argparse.Namespace) -> int:
     print(f"A is {args.a}, B is {args.b}")
     print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in (args.a, args.b)]
-    print("\n".join([*trained_on_remark(part, train_sets, test_suites), *verdicts(table)]))
+    others = unlike_trained_on((args.a, args.b), args.store, test_suites)
+    print("\n".join([*trained_on_remark(part, train_sets, test_suites), *others, *verdicts(table)]))
     if args.out:
         _write_csv(table, args.out)
     return 0

@@ -10,7 +10,7 @@ KMS_CM_S = 1.0e5
 LIGHT_KMS = 299_792.458
 #: One kpc/(km/s) in Gyr.
 GYR_PER_KPC_KMS = 0.9777922216807892
-#: Critical density of a Planck-like universe, H0 = 67.74 km/s/Mpc [Msun/kpc^3].
-RHO_CRIT = 3 * 0.06774**2 / (8 * math.pi * G)
+#: h of a Planck-like universe, H0 = 67.74 km/s/Mpc, and its critical density [Msun/kpc^3].
+HUBBLE, RHO_CRIT = 0.6774, 3 * 0.06774**2 / (8 * math.pi * G)
 #: RAMSES's own: a megaparsec [cm], also HaloMaker's, and the critical density for h = 1 [g/cm^3] (amr/units.f90).
 RAMSES_MPC_CM, RAMSES_RHO_CRIT = 3.08e24, 1.88e-29

@@ -40,7 +40,7 @@ ALLOWED = {
 }
 STAGES = ("gen", "train", "eval")
 TOOLS = {
-    "gen": "command code constants errors options yamlfile",
+    "gen": "command code constants errors options words yamlfile",
     "train": "allotted distributed",
     "eval": "",
 }

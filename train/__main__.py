@@ -119,6 +119,7 @@ _FIT_OPTIONS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("tilt", float, "vary the slope of the mass profile, log10 M against log10 r, and velocities with it"),
     ("fade", float, "share of views of which only the brightest pixels are seen"),
     ("no-dispersion", float, "share of views without a dispersion, for galaxies of which none was measured"),
+    ("radius-dex", float, "take R_e for too small or too large by this much, as observers' half-light radii err (dex)"),
     ("precision", str, f"precision of the encoders: {', '.join(PRECISIONS)}; auto is bf16 on GPUs that have it"),
     ("checkpoint-minutes", float, "minutes between checkpoints inside a round"),
     ("memory-gb", float, "memory for maps, per node [GB]; 0 is half of what is free. A larger store is streamed"),

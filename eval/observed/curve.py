@@ -17,8 +17,8 @@ _PIXELS = (16, 96)
 class RotationCurve:
     """Masses log10 M(<r) [Msun] (3, K) from the gas' rotation at radii (K,) [kpc]: low, as given, high.
 
-    Low and high are for the inclination one standard error larger and smaller; the same as the middle where it was
-    fitted. Empty without a curve.
+    Low and high are for the inclination one standard error larger and smaller. They equal the middle where the
+    inclination was fitted, or has no error. Empty without a curve.
     """
 
     radius_kpc: np.ndarray
@@ -39,7 +39,7 @@ class RotationCurve:
             return f"; the rotation curve of the gas gives {mass:.2f} there"
         if len(self.radius_kpc) and radius_kpc > self.radius_kpc[-1]:
             last_kpc, last_mass = self.radius_kpc[-1], self.log10_menc[1, -1]
-            return f"; the rotation curve of the gas ends at {last_kpc:.2g} kpc, with {last_mass:.2f}"
+            return f"; the rotation curve of the gas ends at {last_kpc:.3g} kpc, with {last_mass:.2f}"
         return ""
 
 

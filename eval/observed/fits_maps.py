@@ -51,7 +51,8 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
         with _open_fits(folder / file) as hdus:
             extension = _only_image(file, hdus) if extension is None else extension
             if extension not in hdus if isinstance(extension, str) else extension >= len(hdus):
-                raise ValueError(f"{file} has no extension {extension}; there are {', '.join(h.name for h in hdus)}")
+                names = ", ".join(hdu.name or str(i) for i, hdu in enumerate(hdus))
+                raise ValueError(f"{file} has no extension {extension}; there are {names}")
             try:
                 data, header = hdus[extension].data, hdus[extension].header
             except (OSError, ValueError, TypeError) as error:
@@ -61,7 +62,7 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
     data = np.squeeze(data)
     if plane is not None:
         if data.ndim != 3 or plane >= len(data):
-            raise ValueError(f"{name}: there is no plane {plane} in data of shape {data.shape}")
+            raise ValueError(f"{name}: there is no plane {plane} in data of shape {data.shape}; planes count from 0")
         data = data[plane]
     if data.ndim != 2:
         raise ValueError(f"{name} has shape {data.shape}, not that of an image; choose a plane, FILE[EXTENSION,PLANE]")
@@ -100,7 +101,7 @@ def blank_to_nan(values: np.ndarray, blank: float) -> np.ndarray:
 
 
 def columns(name: str, folder: Path) -> dict[str, tuple[np.ndarray, str | None]]:
-    """Read the columns of a table (FITS, ECSV, CSV or HDF5) that hold one number per row: {name: (values, unit)}.
+    """Read the columns of a table (FITS, or one of FORMATS) that hold one number per row: {name: (values, unit)}.
 
     Raises ValueError where there is no such table, no such column or no row.
     """
@@ -165,7 +166,7 @@ _BIN_NUMBER_COLUMNS = ("bin_id", "binid", "bin_num", "binnum", "bin_number", "bi
 
 
 class Bins:
-    """A FITS table with one row per bin. The number of a bin is in a column, or rows are counted from 0 or 1."""
+    """A table with one row per bin. The number of a bin is in a column, or rows are counted from 0 or 1."""
 
     def __init__(self, name: str, folder: Path, number_column: str | None, starts_at: int | None):
         """Read the table `name`. Bin numbers are in number_column or else in a column with one of the usual names.
@@ -193,7 +194,10 @@ class Bins:
         used_numbers = np.unique(bin_of_spaxel[bin_of_spaxel >= 0])
         row_numbers = self._row_numbers if self._row_numbers is not None else self._counted_row_numbers(used_numbers)
         if not np.isin(used_numbers, row_numbers).any():
-            raise ValueError(f"{self.name}: its bins have none of the numbers of the spaxels")
+            raise ValueError(
+                f"{self.name}: its bins have none of the numbers of the spaxels; check `bin`, which holds the spaxels' "
+                "numbers, and `bin_id`, the table's column of them"
+            )
         matches_by_shift = {shift: int(np.isin(used_numbers, row_numbers + shift).sum()) for shift in (-1, 0, 1)}
         if self._starts_at is None and max(matches_by_shift.values()) > matches_by_shift[0]:
             raise ValueError(

@@ -18,7 +18,7 @@ class ObservedGalaxy:
     Densities are in Msun/kpc^2 for the tracers in `calibrated`, and not known at all of those in `without_density`.
     inclination_deg is that of the gas disc, 0 face on, for its rotation curve; instrument_sigma_kms per tracer the
     width that was taken out of its dispersion. remarks are sentences on how the maps were read, which the result
-    repeats. Raises ValueError for a distance or radius that is not positive, and for negative errors.
+    repeats. Raises ValueError for a distance or radius that is not positive, and for negative or infinite errors.
     """
 
     name: str
@@ -39,7 +39,7 @@ class ObservedGalaxy:
     def __post_init__(self) -> None:
         for name in ("distance_mpc", "half_light_radius_arcsec"):
             if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
         errors = (
             "distance_error_mpc",
             "half_light_radius_error_arcsec",
@@ -48,7 +48,7 @@ class ObservedGalaxy:
         )
         for name in errors:
             if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
+                raise ValueError(f"{name} must be finite and not negative, not {getattr(self, name)}")
 
     def maps(self) -> dict[str, SkyMap]:
         """The maps of the observed tracers, {"stars": ..., "gas": ...}, without those that were not observed."""
@@ -56,10 +56,10 @@ class ObservedGalaxy:
 
 
 def read_galaxy(path: Path) -> ObservedGalaxy:
-    """Read the galaxy that a YAML file describes; its FITS files are looked for in the folder of the YAML file.
+    """Read the galaxy that a YAML file describes; files of maps are looked for in the folder of the YAML file.
 
-    Raises ValueError in one sentence for a file that is damaged, of another shape or empty, and OSError for a YAML file
-    that cannot be read.
+    Raises ValueError in one sentence for a file of maps that is missing, damaged, of another shape or empty, and
+    FileError (a ValueError, a line per wrong key) for a YAML file that cannot be read or used.
     """
     content = read_checked(path, GalaxyFile)
     distance_mpc, distance_error_mpc = content.distance()

@@ -22,8 +22,8 @@ PECULIAR_KMS = 300.0
 class TracerFiles(_Section):
     """Where the maps of one tracer are. A map is `FILE`, `FILE[EXTENSION]` or `FILE[EXTENSION,PLANE]` of a cube.
 
-    With `table`, a FITS table of spaxels, maps are names of its columns. With `bins`, a FITS table of Voronoi bins,
-    maps may be names of its columns too. Raises pydantic's ValidationError for keys that contradict each other.
+    With `table`, a table of spaxels or bins, maps are names of its columns. With `bins`, a table of Voronoi bins, maps
+    may be names of its columns too. Raises pydantic's ValidationError for keys that contradict each other.
     """
 
     velocity: str
@@ -129,7 +129,7 @@ class TracerFiles(_Section):
         if self.bins is None and (self.bin_id or self.bins_start_at is not None):
             raise ValueError("bin_id and bins_start_at need bins, a table with one row per bin")
         for key in ("velocity_unit", "dispersion_unit", "velocity_error_unit"):
-            kms_per_unit(key, getattr(self, key), key)
+            kms_per_unit(key.removesuffix("_unit"), getattr(self, key), key)
         return self
 
 

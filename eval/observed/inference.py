@@ -175,7 +175,7 @@ def _density_dex(run: Inference, galaxy: ObservedGalaxy) -> dict[str, float]:
 def _refuse_too_small(
     galaxy: ObservedGalaxy, maps: dict[str, SkyMap], observed: np.ndarray, field_of_view_re: float
 ) -> None:
-    """Raise ValueError where a tracer is observed in fewer than MIN_PIXELS pixels of the network's grid (8, Q, Q)."""
+    """Raise ValueError where a tracer is seen in fewer than MIN_PIXELS pixels of the network's grid (18, Q, Q)."""
     for name in maps:
         mask = observed[3 if name == "stars" else 7]
         n_seen = int(mask.sum())
@@ -189,7 +189,8 @@ def _refuse_too_small(
 def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: str | None = None) -> ObservedProfile:
     """Infer the posterior of a galaxy's mass profile, with distance, R_e and centre drawn from their errors.
 
-    tracer: the one to infer from, of runs that were trained on any and galaxies with both.
+    draws: how many times these are drawn; the first draw is as given, without errors. tracer: gas, stars or both, for
+    runs that were trained on any and galaxies with both.
 
     Distances and R_e are drawn from lognormals with the given relative errors, which keeps them positive; a mass
     inside an angle is proportional to the distance. Raises ValueError where the run cannot use the galaxy's maps.
@@ -228,8 +229,9 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
     log10_menc, log10_kpc = _at_angles(posterior, geometry, log10_angle)
     cautions = _cautions(run, galaxy, maps, observed[0])
     if not posterior.is_answered.all():
+        n_left_out = np.count_nonzero(~posterior.is_answered)
         cautions.append(
-            f"{np.count_nonzero(~posterior.is_answered)} of {draws} draws of distance, R_e and centre are left out: "
+            f"{n_left_out} of {draws} draws of distance, R_e and centre {'is' if n_left_out == 1 else 'are'} left out: "
             "with them nothing is seen on the network's grid."
         )
     held_share = float(at_mass_limits(log10_menc, log10_kpc).mean())
@@ -331,7 +333,11 @@ def _too_coarse(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap],
             )
             reasons.append(Reason(text, 1))
         if sky.side_arcsec / r_e_arcsec > FINE * config.field_of_view_re / config.pixels:
-            reasons.append(Reason(f"The pixels of the {name} are coarser than anything the network has seen.", 1))
+            text = (
+                f"The pixels of the {name} are {sky.side_arcsec / r_e_arcsec:.2f} R_e wide, coarser than anything the "
+                "network has seen."
+            )
+            reasons.append(Reason(text, 1))
     return reasons
 
 

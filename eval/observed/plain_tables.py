@@ -1,4 +1,4 @@
-"""Read the columns of tables that are not FITS: ECSV and CSV, and HDF5. Nothing in a file is executed."""
+"""Read the columns of tables that are not FITS: text, ECSV, VOTable and HDF5. Nothing in a file is executed."""
 
 import warnings
 from pathlib import Path
@@ -58,7 +58,7 @@ def _text_table(path: Path) -> Table:
 
 
 def text_in(path: Path) -> dict[str, str]:
-    """Return the columns of a text table that hold something that is no number: {name: the first such text}."""
+    """Return the columns that hold something that is no number: {name: the first such text}; none of HDF5 files."""
     kind = FORMATS.get(_suffix(path))
     if kind == "hdf5" or kind is None:
         return {}

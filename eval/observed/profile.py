@@ -72,9 +72,9 @@ class ObservedProfile:
         low68, high68, low95, high95, median = self.at_kpc(radius_kpc)
         first, last = self.radius_kpc[0], self.radius_kpc[-1]
         is_within = first / 1.001 <= radius_kpc <= last * 1.001
-        beyond = "" if is_within else f" (extrapolated: the profile goes from {first:.2g} to {last:.2g} kpc)"
+        beyond = "" if is_within else f" (extrapolated: the profile goes from {first:.3g} to {last:.3g} kpc)"
         return (
-            f"log10 M(<{radius_kpc:.2g} kpc) = {median:.2f} Msun, {low68:.2f} to {high68:.2f} at 68 % and "
+            f"log10 M(<{radius_kpc:.3g} kpc) = {median:.2f} Msun, {low68:.2f} to {high68:.2f} at 68 % and "
             f"{low95:.2f} to {high95:.2f} at 95 %{beyond}{self.curve.inside(radius_kpc)}"
         )
 
@@ -125,10 +125,10 @@ class ObservedProfile:
     def figure(self) -> Figure:
         """Draw the maps as the network saw them, the profile with its intervals, and the tilted rings."""
         half = 0.5 * self.field_of_view_re * self.radius_kpc[0] / self.radius_re[0]
+        score = "" if np.isnan(self.ood_score) else f"; out-of-distribution score {self.ood_score:.3f}"
         return observed_profile(
             self.observed, float(half), self.radius_kpc, self.quantiles(SHARES), self.tilted_ring,
-            f"{self.galaxy.name} ({self.tracer}): {DEGREES[self.verdict.degree]}; out-of-distribution score "
-            f"{self.ood_score:.3f}",
+            f"{self.galaxy.name} ({self.tracer}): {DEGREES[self.verdict.degree]}{score}",
             self.galaxy.calibrated,
         )  # fmt: skip
 

@@ -187,7 +187,8 @@ def without_wild(name: str, sky: SkyMap) -> tuple[SkyMap, list[str]]:
         )
     if not n_wild:
         return sky, []
-    return sky.chosen(~is_wild), [f"{n_wild} of {n} pixels move as nothing else in the map: they are left out."]
+    words = "moves as nothing else in the map: it is" if n_wild == 1 else "move as nothing else in the map: they are"
+    return sky.chosen(~is_wild), [f"{n_wild} of {n} pixels of the {name} {words} left out."]
 
 
 def _bound(value_kms: np.ndarray, most_kms: float) -> float:

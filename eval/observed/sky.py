@@ -64,11 +64,10 @@ class SkyMap:
         arrays = {k: np.asarray(v, float).ravel() for k, v in vars(self).items() if isinstance(v, np.ndarray)}
         if len({len(v) for v in arrays.values()}) != 1:
             raise ValueError(f"maps differ in size: {', '.join(f'{k} has {len(v)}' for k, v in arrays.items())}")
-        if not self.side_arcsec > 0 or not self.blur_arcsec >= 0:
-            raise ValueError(
-                f"pixels must be wider than 0 arcsec and a beam must not be negative, not {self.side_arcsec} and "
-                f"{self.beam_fwhm_arcsec}"
-            )
+        if not self.side_arcsec > 0:
+            raise ValueError(f"pixels must be wider than 0 arcsec, not {self.side_arcsec}")
+        if not self.blur_arcsec >= 0:
+            raise ValueError(f"beam_fwhm_arcsec must not be negative, not {self.beam_fwhm_arcsec}")
         for name in _ERRORS & arrays.keys():
             filled = _with_median(arrays.pop(name))
             object.__setattr__(self, name, filled)

@@ -27,7 +27,7 @@ class Symmetry:
 
     @property
     def off_arcsec(self) -> float:
-        """How far that place is from the given centre."""
+        """How far that place is from the given centre [arcsec]."""
         return float(np.hypot(self.x_arcsec, self.y_arcsec))
 
 

@@ -82,7 +82,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
             raise ValueError("within_kms needs systemic_kms of the galaxy")
         is_good &= np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
     is_good &= np.isfinite(density) & (density > 0)
-    is_good &= _certain(maps)
+    is_good &= _certain(tracer, maps)
     velocity = np.where(is_good, velocity, np.nan)
     if files.blank is None:
         places = np.column_stack([maps.x_arcsec.ravel(), maps.y_arcsec.ravel()])
@@ -132,9 +132,10 @@ def _without_outliers(tracer: str, sky: SkyMap, remarks: list[str]) -> SkyMap:
     remarks += said
     connected = without_strays(sky)
     if n_strays := len(sky.velocity_kms) - len(connected.velocity_kms):
+        alone = "lies alone, in a group" if n_strays == 1 else "lie alone, in groups"
         remarks.append(
-            f"{n_strays} of {len(sky.velocity_kms)} pixels of the map lie alone, in groups smaller than a beam: "
-            "they are left out."
+            f"{n_strays} of {len(sky.velocity_kms)} pixels of the {tracer} {alone} smaller than a beam: "
+            f"{'it is' if n_strays == 1 else 'they are'} left out."
         )
     return connected
 
@@ -150,11 +151,13 @@ def _unmasked(files: TracerFiles, maps: _TracerMaps) -> np.ndarray:
             f"mask {files.mask} leaves no pixel with a velocity: if it marks good pixels say mask_is: good"
         )
     if n_left < 0.5 * n_seen:
-        maps.remarks.append(f"mask leaves {n_left} of {n_seen} pixels: if it marks good pixels say mask_is: good.")
+        maps.remarks.append(
+            f"mask {files.mask} leaves {n_left} of {n_seen} pixels: if it marks good pixels say mask_is: good."
+        )
     return is_good
 
 
-def _certain(maps: _TracerMaps) -> np.ndarray:
+def _certain(tracer: str, maps: _TracerMaps) -> np.ndarray:
     """Return the pixels whose inverse variances are not nil: those have no measurement. A remark says how many."""
     is_certain = np.ones(maps.x_arcsec.shape, bool)
     for key in _IVARS:
@@ -162,8 +165,10 @@ def _certain(maps: _TracerMaps) -> np.ndarray:
             is_certain &= ~(maps.values[key] <= 0)
     n_seen = np.count_nonzero(~is_certain & np.isfinite(maps.values["velocity"]))
     if n_seen:
+        pixels, have, they_are = ("pixel", "has", "it is") if n_seen == 1 else ("pixels", "have", "they are")
         maps.remarks.append(
-            f"{n_seen} pixels have an inverse variance of zero: nothing was measured there, and they are left out."
+            f"{n_seen} {pixels} of the {tracer} {have} an inverse variance of zero: nothing was measured there, and "
+            f"{they_are} left out."
         )
     return is_certain
 

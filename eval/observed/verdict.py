@@ -91,8 +91,10 @@ def of_strangeness(score: float) -> list[Reason]:
     if np.isnan(score) or score <= UNLIKE:
         return []
     words = "unlike anything the network was trained on" if score > UNLIKE_ANYTHING else "unlike most training galaxies"
-    share = f"only {100 * (1 - score):.1f} % of galaxies kept from training are as far from those trained on"
-    return [Reason(f"The maps are {words}: {share}.", 1)]
+    share = "fewer than 0.1" if score > 0.999 else f"only {100 * (1 - score):.1f}"
+    return [
+        Reason(f"The maps are {words}: {share} % of galaxies kept from training are as far from those trained on.", 1)
+    ]
 
 
 def of_width(low68: float, high68: float) -> list[Reason]:
@@ -139,7 +141,7 @@ def of_speeds(maps: dict[str, SkyMap], radius_arcsec: np.ndarray, v_circ_kms: np
             reasons.append(
                 Reason(
                     f"The {name} move{'s' if name == 'gas' else ''} at {seen:.0f} km/s along the line of sight "
-                    f"{radius:.2g} arcsec from the centre, faster than the inferred circular velocity of {median:.0f} "
+                    f"{radius:.3g} arcsec from the centre, faster than the inferred circular velocity of {median:.0f} "
                     "km/s there: the mass is too low.",
                     weight,
                 )
@@ -186,16 +188,16 @@ def of_light(sky: SkyMap, r_e_arcsec: float) -> list[Reason]:
     x, y = (float(np.average(v[brightest], weights=sky.density[brightest])) for v in (sky.x_arcsec, sky.y_arcsec))
     off_arcsec = float(np.hypot(x, y))
     if off_arcsec > max(OFF_CENTRE_RE * r_e_arcsec, sky.blur_arcsec, 2 * sky.side_arcsec):
-        text = f"The stars are brightest {off_arcsec:.2g} arcsec ({off_arcsec / r_e_arcsec:.1f} R_e) from the centre"
-        reasons.append(Reason(f"{text}: is it right?", 1))
+        text = f"The stars are brightest {off_arcsec:.3g} arcsec ({off_arcsec / r_e_arcsec:.1f} R_e) from the centre"
+        reasons.append(Reason(f"{text}: is the centre right?", 1))
     order = np.argsort(radius)
     light = np.cumsum(sky.density[order])
     half_arcsec = float(radius[order][np.searchsorted(light, 0.5 * light[-1])])
     is_large = half_arcsec > max(HALF_LIGHT_RE * r_e_arcsec, sky.blur_arcsec)
     if is_large or half_arcsec < HALF_LIGHT_SHARE * r_e_arcsec:
         text = (
-            f"Half of the light in the map lies within {half_arcsec:.2g} arcsec, and R_e is said to be "
-            f"{r_e_arcsec:.2g} arcsec: is it in arcsec, and are the places of the pixels?"
+            f"Half of the light in the map lies within {half_arcsec:.3g} arcsec, and R_e is said to be "
+            f"{r_e_arcsec:.3g} arcsec: is it in arcsec, and are the places of the pixels?"
         )
         reasons.append(Reason(text, 1))
     return reasons
@@ -212,7 +214,7 @@ def of_centre(gas: SkyMap, r_e_arcsec: float) -> list[Reason]:
     ):
         return []
     text = (
-        f"The gas turns about a point {found.off_arcsec:.2g} arcsec ({found.off_arcsec / r_e_arcsec:.1f} R_e) from the "
+        f"The gas turns about a point {found.off_arcsec:.3g} arcsec ({found.off_arcsec / r_e_arcsec:.1f} R_e) from the "
         f"centre: about the centre, V of opposite pixels differs by {100 * found.asymmetry_given:.0f} % of its swing, "
         f"about that point by {100 * found.asymmetry:.0f} %. Is the centre right?"
     )
@@ -258,9 +260,9 @@ def of_baryons(
     median, high = np.quantile(log10_menc, [0.5, 0.975])
     if seen_msun <= 0 or np.log10(seen_msun) < high + BARYONS_DEX:
         return []
-    names = " and ".join(maps).capitalize()
+    names, have = " and ".join(maps).capitalize(), "has" if set(maps) == {"gas"} else "have"
     text = (
-        f"{names} in the map have log10 M = {np.log10(seen_msun):.2f} within {radius_arcsec:.2g} arcsec, where all "
+        f"{names} in the map {have} log10 M = {np.log10(seen_msun):.2f} within {radius_arcsec:.3g} arcsec, where all "
         f"mass together is {median:.2f} (at most {high:.2f}, at 95 %): are distance and density_unit right?"
     )
     return [Reason(text, 1)]
@@ -312,8 +314,8 @@ def of_estimates(
         if outside[k] > FAR_DEX:
             reasons.append(
                 Reason(
-                    f"{name} gives log10 M = {mass[usable][k]:.2f} inside {10 ** radius[usable][k]:.2g} kpc, where "
-                    f"this has {median[k]:.2f} ({low[k]:.2f} to {high[k]:.2f} at 95 %).",
+                    f"{name} gives log10 M = {mass[usable][k]:.2f} inside {10 ** radius[usable][k]:.3g} kpc, where "
+                    f"this profile has {median[k]:.2f} ({low[k]:.2f} to {high[k]:.2f} at 95 %).",
                     2 if outside[k] > VERY_FAR_DEX else 1,
                 )
             )
@@ -352,7 +354,7 @@ def of_tracers(profiles: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> list[R
                 reasons.append(
                     Reason(
                         f"The {tracer} give{'s' if tracer == 'gas' else ''} {abs(off[k]):.2f} dex "
-                        f"{'more' if off[k] > 0 else 'less'} mass than the {other} inside {10 ** radius[k]:.2g} kpc, "
+                        f"{'more' if off[k] > 0 else 'less'} mass than the {other} inside {10 ** radius[k]:.3g} kpc, "
                         f"{significance[k]:.1f} times what their intervals allow: one of them is wrong.",
                         2 if significance[k] > 4 and abs(off[k]) > 0.3 else 1,
                     )

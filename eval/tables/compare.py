@@ -20,7 +20,7 @@ from kinmass.eval.tables.metrics import (
     value_and_interval,
 )
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part, Source, prepare
-from kinmass.eval.tables.tasks import ALL, check_maps, check_suites, predict_block, sources_of
+from kinmass.eval.tables.tasks import ALL, check_maps, check_suites, check_unchanged, predict_block, sources_of
 from kinmass.gen.instruments.model import Instrument
 from kinmass.train.run.checkpoint import RunError, instrument_of
 
@@ -84,6 +84,7 @@ def compare(
             prepare(source, galaxies)
         arguments += [(sources, instruments, galaxies, block) for block in galaxies.blocks()]
     sums = sum_of_tasks(measure_pair, arguments, cluster)
+    check_unchanged(sources)
     if len(suites) > 1:
         # A suite may have no galaxy in this part of the split.
         suites_with_galaxies = [suite for suite in suites if (suite, 0) in sums]

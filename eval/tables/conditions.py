@@ -19,7 +19,8 @@ from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm
 from kinmass.gen.storage.files import make_folder, write_atomically
-from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
+from kinmass.train.data import radius_error
+from kinmass.train.data.dataset import Views, concatenate, read_views, usable
 from kinmass.train.run.calibration import LEVELS
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, load
@@ -73,36 +74,11 @@ def conditions() -> dict[str, Instrument]:
 
 
 def with_radius_error(views: Views, dex: float) -> Views:
-    """Return the views of an observer who takes R_e for 10^dex times what it is.
-
-    His maps reach as many of his R_e, so that they show more or less of the sky; his profiles are asked for at his
-    radii, which are in the true profile's where these lie between its first and last, and beyond on the straight line
-    in log M through the last two. Nothing comes in from beyond the stored maps.
-    """
-    factor, pixels = 10**dex, views.maps.shape[-1]
-    pixel = torch.arange(pixels, dtype=torch.float64)
-    place = (pixel - 0.5 * (pixels - 1)) * factor + 0.5 * (pixels - 1)
-    weight = (1 - (place[:, None] - pixel).abs()).clamp(min=0)  # linear interpolation of each column and row
-    channels = []
-    for tracer in views.maps.double().unflatten(1, (2, 4)).unbind(1):
-        density, velocity, dispersion, count = tracer.unbind(1)
-        moments = torch.stack([density, density * velocity, density * (velocity**2 + dispersion**2), count], dim=1)
-        density, first, second, count = (weight @ moments @ weight.mT).unbind(1)
-        divisor = torch.where(density > 0, density, 1.0)
-        velocity = first / divisor
-        channels += [density, velocity, (second / divisor - velocity**2).clamp(min=0).sqrt(), count * factor**2]
-    maps = torch.stack(channels, dim=1).to(views.maps)
-    r_e = views.half_mass_radius_kpc * factor
-    return replace(views, maps=maps, half_mass_radius_kpc=r_e, log10_menc=_at_other_radii(views.log10_menc, dex))
-
-
-def _at_other_radii(log10_menc: torch.Tensor, dex: float) -> torch.Tensor:
-    """Return profiles (N, K) at radii that are larger by `dex`, on straight lines through neighbouring radii."""
-    log10_radius = np.log10(RADII_RE)
-    wanted = log10_radius + dex
-    left = np.clip(np.searchsorted(log10_radius, wanted) - 1, 0, len(log10_radius) - 2)
-    share = torch.from_numpy((wanted - log10_radius[left]) / np.diff(log10_radius)[left]).to(log10_menc)
-    return log10_menc[:, left] * (1 - share) + log10_menc[:, left + 1] * share
+    """Return the views of an observer who takes R_e for 10^dex times what it is."""
+    same = torch.full((len(views),), dex, dtype=torch.float64)
+    taken = radius_error.with_radius_error(views.maps.double(), views.half_mass_radius_kpc, views.log10_menc, same)
+    maps, r_e, log10_menc = taken
+    return replace(views, maps=maps.to(views.maps), half_mass_radius_kpc=r_e, log10_menc=log10_menc)
 
 
 @dataclass(frozen=True)

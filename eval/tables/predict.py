@@ -11,6 +11,7 @@ from kinmass.eval.tables.tasks import check_maps
 from kinmass.train.data.dataset import RADII_RE, part_of, read_views, usable
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, beyond_limits_message, load
+from kinmass.train.run.trained_on import unlike_trained_on
 
 
 def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
@@ -46,7 +47,7 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
         )
     posterior = infer(views)
     scores = posterior.ood_score()
-    for remark in foreign_remarks(run, suite, infer, scores):
+    for remark in unlike_trained_on([run], store, [suite]) + foreign_remarks(run, suite, infer, scores):
         print(f"kinmass predict: {remark}", file=sys.stderr)
     low68, high68, low95, high95, median = posterior.quantiles(SHARES)
     beyond_share = float(np.nan_to_num(posterior.beyond()).mean())

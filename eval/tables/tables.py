@@ -30,7 +30,15 @@ from kinmass.eval.tables.metrics import (
 )
 from kinmass.eval.tables.predictions import COLUMNS as VIEW_COLUMNS
 from kinmass.eval.tables.predictions import Part, prepare
-from kinmass.eval.tables.tasks import ALL, Group, check_maps, check_suites, evaluate_block, sources_of
+from kinmass.eval.tables.tasks import (
+    ALL,
+    Group,
+    check_maps,
+    check_suites,
+    check_unchanged,
+    evaluate_block,
+    sources_of,
+)
 from kinmass.gen.code import provenance, version_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, SPLIT
@@ -81,7 +89,9 @@ def collect(
         for source in sources:
             prepare(source, galaxies)
         arguments += [(sources, instruments, galaxies, block) for block in galaxies.blocks()]
-    return pooled(seeds_together(sum_of_tasks(evaluate_block, arguments, cluster)))
+    sums = sum_of_tasks(evaluate_block, arguments, cluster)
+    check_unchanged(sources)
+    return pooled(seeds_together(sums))
 
 
 def seeds_together(sums: dict[Group, Sums]) -> dict[Group, Sums]:

@@ -32,12 +32,14 @@ from kinmass.gen.storage import store
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import RADII_RE, usable, views_of
 from kinmass.train.run.checkpoint import FREE_SETTINGS, RunError, instrument_of, members_of, read_config
-from kinmass.train.run.posterior import UNSEEN, Inference, load
+from kinmass.train.run.derived import CALIBRATION, OOD, UNSEEN
+from kinmass.train.run.posterior import Inference, load
 from kinmass.train.run.records import RunRecord
 from kinmass.train.run.trained_on import same_galaxies
 
 #: Name of the test group that pools every suite.
 ALL = "all"
+_CHANGED = "{run} has changed since the tables were begun; give the command again when nothing trains it"
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,6 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
     differ only in their seed are one network, trained several times. Raises RunError for other runs that a table could
     not tell apart: of the same kind, or with different instruments of one name.
     """
-    code = code_key("kinmass.eval.tables.tasks", ("numpy", "scipy", "torch", "zuko")).encode()
     source_of_key: dict[tuple[object, ...], Source] = {}
     settings_of_kind: dict[tuple[str, ...], tuple[Path, dict[str, object], RunRecord]] = {}
     run_and_instrument: dict[str, tuple[Path, Instrument]] = {}
@@ -117,7 +118,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
         folder_name = f"{run.name}-{_digest(str(run.absolute()).encode())}"
         folder = run if os.access(run, os.W_OK) else out / "predictions" / folder_name
         files = _digest_of_files(run)
-        key = _digest(code, files.encode())
+        key = _key(files)
         for tracer in infer.answers():
             name, suites = _name_in_tables(infer), "+".join(sorted(infer.run["fit"]["suites"]))
             seed = infer.run["fit"]["seed"]
@@ -140,7 +141,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
                 )
     for name, (_, instrument) in run_and_instrument.items() if classical else ():
         for label, (tracer, _) in ESTIMATORS.items():
-            key = _digest(code, label.encode(), instrument.model_dump_json().encode())
+            key = _key(label, instrument.model_dump_json())
             source = Source(label, name, tracer, "", out / "classical.zarr", f"{name}-{label}", key)
             source_of_key[label, name] = source
     return list(source_of_key.values())
@@ -159,10 +160,36 @@ def _refuse_shared_members(first_run: Path, first: RunRecord, run: Path, record:
         )
 
 
+def _key(*parts: str) -> str:
+    """Return a digest of the code and the packages that answer, and of what else an estimator's predictions depend on.
+
+    Of a network that is the digest of its files, of a classical estimator its label and its instrument.
+    """
+    code = code_key("kinmass.eval.tables.tasks", ("numpy", "scipy", "torch", "zuko"))
+    return _digest(code.encode(), *(part.encode() for part in parts))
+
+
+def _require_same_code(source: Source, instruments: dict[str, Instrument]) -> None:
+    """Raise RunError where this process has other code than the one that sent the source: it would answer otherwise."""
+    parts = (source.files,) if source.run else (source.name, instruments[source.instrument].model_dump_json())
+    if _key(*parts) != source.key:
+        raise RunError(
+            f"the worker {os.uname().nodename} runs other code or packages than the command that asks it; start the "
+            "scheduler and its workers anew, with the same installation everywhere"
+        )
+
+
+def check_unchanged(sources: Sequence[Source]) -> None:
+    """Raise RunError where a run was trained or calibrated anew since its source was made."""
+    for run, files in {source.run: source.files for source in sources if source.run}.items():
+        if _digest_of_files(run) != files:
+            raise RunError(_CHANGED.format(run=run))
+
+
 def _digest_of_files(run: Path) -> str:
     """Return a digest of all files of a run, or an ensemble, that its predictions depend on."""
     files = [path for member in members_of(run) for path in (member / "run.json", member / "model.pt")]
-    files += [run / "calibration.json", run / "ood.pt", *run.glob(UNSEEN)]
+    files += [run / CALIBRATION, run / OOD, *run.glob(UNSEEN)]
     return _digest(*(path.read_bytes() for path in files))
 
 
@@ -201,12 +228,17 @@ def _load_cached(run: Path, files: str) -> Inference:
     torch.set_num_threads(1)  # one thread per worker: Dask already uses every core
     infer = load(run)
     if _digest_of_files(run) != files:
-        raise RunError(f"{run} has changed since the tables were begun; give the command again when nothing trains it")
+        raise RunError(_CHANGED.format(run=run))
     return infer
 
 
 def predict_block(sources: Sequence[Source], instruments: dict[str, Instrument], part: Part, block: slice) -> int:
-    """Predict and keep a block for those sources whose kept predictions are not current; return their number."""
+    """Predict and keep a block for those sources whose kept predictions are not current; return their number.
+
+    Raises RunError where this process has other code than the one that made the sources.
+    """
+    for source in sources:
+        _require_same_code(source, instruments)
     source_tokens = zip(sources, tokens(sources, part, block), strict=True)
     opened = [(source, KeptPredictions(source, part), token) for source, token in source_tokens]
     stale = [(source, kept, token) for source, kept, token in opened if not kept.is_current(block, token)]

@@ -18,6 +18,7 @@ from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
 from kinmass.gen.formats.once import asking_once, names_in
 from kinmass.gen.snapshots import alike
 from kinmass.gen.snapshots.components import components_of
+from kinmass.gen.snapshots.content import sampled
 from kinmass.gen.storage.files import make_folder, write_atomically
 from kinmass.gen.suite import Suite, SuiteError
 
@@ -32,7 +33,8 @@ class Listing:
 
     facts is None where the snapshot cannot be read; changed says in which of them a listing that an earlier run has
     kept was another. marks is a digest of all that the listing was made from, "" where
-    it may not be kept; n_bytes are those of the snapshot's files, 0 where they cannot be found.
+    it may not be kept; n_bytes are those of the snapshot's files, 0 where they cannot be found. content is a digest of
+    a sample of the snapshot, replaced that of what an earlier run found in its place, "" where it was the same.
     """
 
     entries: list[Entry]
@@ -40,10 +42,13 @@ class Listing:
     marks: str = ""
     n_bytes: int = 0
     changed: str = ""
+    content: str = ""
+    replaced: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let ranks send each other columns instead of objects."""
-        return _from_columns, (_columns(self.entries), self.facts, self.marks, self.n_bytes)
+        columns = _columns(self.entries)
+        return _from_columns, (columns, self.facts, self.marks, self.n_bytes, self.content, self.replaced)
 
 
 def _columns(entries: list[Entry]) -> dict[str, Any]:
@@ -54,13 +59,15 @@ def _columns(entries: list[Entry]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _from_columns(columns: dict[str, Any], facts: dict[str, str] | None, marks: str, n_bytes: int) -> Listing:
+def _from_columns(
+    columns: dict[str, Any], facts: dict[str, str] | None, marks: str, n_bytes: int, content: str, replaced: str
+) -> Listing:
     names, haloes, problems = columns["names"], columns["haloes"], columns["problems"]
     if any(len(column) != len(names) for column in haloes.values()) or not all(isinstance(x, str) for x in names):
         raise ValueError("columns of a listing that do not fit together")
     with uncollected():
         entries = [(name, unpacked(haloes, i), problems.get(str(i), "")) for i, name in enumerate(names)]
-    return Listing(entries, facts, marks, n_bytes)
+    return Listing(entries, facts, marks, n_bytes, content=content, replaced=replaced)
 
 
 @contextlib.contextmanager
@@ -80,11 +87,16 @@ _DECISIVE = ("h", "box", "expansion", *alike.OWN)
 
 
 def compared(listing: Listing, kept: Listing | None) -> Listing:
-    """Return a listing that says in what its snapshot is not what it was when an earlier run listed it."""
+    """Return a listing that says in what its snapshot is not what it was when an earlier run listed it.
+
+    Its header's facts are compared, and a sample of its content, of which the one of before is handed on.
+    """
     before, now = (kept and kept.facts) or {}, listing.facts or {}
     changes = [f"{fact}: {before[fact]} -> {now[fact]}" for fact in _DECISIVE if before.get(fact) != now.get(fact)
                and fact in before and fact in now]  # fmt: skip
-    return replace(listing, changed=", ".join(changes))
+    first = (kept and (kept.replaced or kept.content)) or listing.content
+    replaced = first if listing.content and first != listing.content else ""
+    return replace(listing, changed=", ".join(changes), replaced=replaced)
 
 
 def list_unless_kept(suite: Suite, snapshot: Path, kept_marks: str) -> Listing | None:
@@ -105,23 +117,25 @@ def list_snapshot(suite: Suite, snapshot: Path) -> Listing:
 
 
 def _list(suite: Suite, snapshot: Path) -> Listing:
-    facts, n_bytes = None, 0
+    facts, content = None, ""
+    sizes: list[tuple[Path, int]] = []
+    entries: list[Entry]
     try:
         path = suite.catalogue_path(snapshot)
-        marks, n_bytes = _marks(suite, snapshot, path)
+        marks, sizes = _marks(suite, snapshot, path)
         units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
         facts = facts_of(suite, snapshot, units)
+        content = sampled(sizes, (f"{units.scale_factor:.6g}", f"{units.hubble:.6g}"))
         with uncollected():
             found = find_haloes(suite.catalogue.format, path, snapshot, units)
             haloes = chosen(found, suite.selection, tells_low_resolution(suite))
             prefix = suite.galaxy_name(snapshot, "")
             entries = [(prefix + h.name, *usable(h, path)) for h in haloes]
     except (SnapshotError, SuiteError, OSError) as error:
-        return Listing([(suite.galaxy_name(snapshot, UNLISTED), None, str(error))], facts, n_bytes=n_bytes)
+        entries, marks = [(suite.galaxy_name(snapshot, UNLISTED), None, str(error))], ""
     except Exception as error:  # one strange snapshot must not stop the others
-        problem = failures.unforeseen(snapshot, error)
-        return Listing([(suite.galaxy_name(snapshot, UNLISTED), None, problem)], facts, n_bytes=n_bytes)
-    return Listing(entries, facts, marks, n_bytes)
+        entries, marks = [(suite.galaxy_name(snapshot, UNLISTED), None, failures.unforeseen(snapshot, error))], ""
+    return Listing(entries, facts, marks, sum(size for _, size in sizes), content=content)
 
 
 def tells_low_resolution(suite: Suite) -> bool:
@@ -140,21 +154,22 @@ def _mapped_types(suite: Suite) -> set[str]:
     return {ptype for name, types in component_types.items() if name != "black_holes" for ptype in types}
 
 
-def _marks(suite: Suite, snapshot: Path, catalogue: Path | None) -> tuple[str, int]:
+def _marks(suite: Suite, snapshot: Path, catalogue: Path | None) -> tuple[str, list[tuple[Path, int]]]:
     """Digest what a listing is made from: the code, the suite's settings, and its files by size and time of change.
 
-    "" where a file cannot be looked at, whose error belongs to the listing. Also returns the bytes of the snapshot.
+    "" where a file cannot be looked at, whose error belongs to the listing. Also returns the snapshot's files, each
+    with its size.
     """
-    n_bytes = 0
+    sizes: list[tuple[Path, int]] = []
     try:
         own = FORMATS[suite.format].listed_files(snapshot)
         files = dict.fromkeys([*own, *(_parts_of(catalogue) if catalogue else [])])
         stats = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file in files]
-        n_bytes = sum(size for _, size, _, _ in stats[: len(own)])
+        sizes = [(Path(name), size) for name, size, _, _ in stats[: len(own)]]
     except (OSError, ValueError):
-        return "", n_bytes
+        return "", sizes
     settings = suite.model_dump_json(exclude={"root"})
-    return blake2b(repr((stage_key(), settings, stats)).encode(), digest_size=16).hexdigest(), n_bytes
+    return blake2b(repr((stage_key(), settings, stats)).encode(), digest_size=16).hexdigest(), sizes
 
 
 def _parts_of(catalogue: Path) -> list[Path]:
@@ -172,7 +187,9 @@ def read_kept(out: Path, suite: str) -> dict[Path, Listing]:
         for path, listing in content.items() if isinstance(content, dict) else ():
             with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
                 columns, facts = listing["columns"], dict(listing["facts"])
-                kept[Path(path)] = _from_columns(columns, facts, str(listing["marks"]), int(listing["n_bytes"]))
+                marks, n_bytes = str(listing["marks"]), int(listing["n_bytes"])
+                contents = (str(listing.get(name, "")) for name in ("content", "replaced"))
+                kept[Path(path)] = _from_columns(columns, facts, marks, n_bytes, *contents)
     return kept
 
 
@@ -185,13 +202,13 @@ def keep_all(out: Path, listings: Mapping[str, dict[Path, Listing]]) -> None:
 def keep(out: Path, suite: str, listings: dict[Path, Listing]) -> None:
     """Keep listings of a suite for the next run. Does nothing where it cannot.
 
-    What has a problem is listed anew, and keeps its facts to be compared.
+    What has a problem is listed anew; of it is kept what its snapshot was, for the galaxies that were mapped from it.
     """
     kept = {
         str(path): {
             "marks": "" if any(problem for _, _, problem in listing.entries) else listing.marks,
-            "facts": listing.facts, "n_bytes": listing.n_bytes,
-            "columns": _columns(listing.entries),
+            "facts": listing.facts, "n_bytes": listing.n_bytes, "content": listing.content,
+            "replaced": listing.replaced, "columns": _columns(listing.entries),
         }
         for path, listing in listings.items()
         if listing.facts is not None

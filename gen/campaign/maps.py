@@ -17,7 +17,7 @@ from tqdm import tqdm
 from kinmass.gen.campaign import failures, parallel, timing
 from kinmass.gen.campaign.batches import Batches
 from kinmass.gen.campaign.listing import Listing, compared, keep_all, list_unless_kept, read_kept
-from kinmass.gen.campaign.plan import Room, Task, check_unchanged, make_room, tasks_of, writing
+from kinmass.gen.campaign.plan import Room, Task, check_unchanged, make_room, say_replaced, tasks_of, writing
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import Schedule, schedule
 from kinmass.gen.campaign.worker import Worker, load
@@ -47,6 +47,7 @@ def list_all(suites: list[Suite], out: Path) -> dict[str, dict[Path, Listing]]:
     """
     paths = parallel.on_rank_0(lambda: [(i, path) for i, suite in enumerate(suites) for path in suite.snapshot_paths()])
     kept = [read_kept(out, suite.name) for suite in suites] if parallel.rank() == 0 else []
+    kept_by_name = [{listing.entries[0][0]: listing for listing in k.values() if listing.entries} for k in kept]
     marks = parallel.broadcast([{path: listing.marks for path, listing in of_suite.items()} for of_suite in kept])
     if parallel.rank() == 0:
         for suite in suites:
@@ -58,7 +59,9 @@ def list_all(suites: list[Suite], out: Path) -> dict[str, dict[Path, Listing]]:
         return list_unless_kept(suites[i], path, marks[i].get(path, ""))
 
     def take(item: tuple[int, Path], listing: Listing | None) -> None:
-        before = kept[item[0]].get(item[1])
+        before, entries = kept[item[0]].get(item[1]), listing.entries if listing else []
+        if before is None and entries:  # its snapshot may have lain elsewhere
+            before = kept_by_name[item[0]].get(entries[0][0])
         found[item] = compared(listing, before) if listing else before  # type: ignore[assignment]
 
     parallel.share_out(paths, work, take)
@@ -110,6 +113,7 @@ def plan_all(
             raise problems[0]
         tasks.extend(tasks_of(rooms, statuses))
         check_unchanged(tasks, listings, out)
+        say_replaced(tasks, listings, out)
 
     parallel.on_rank_0(finish)
     unreadable = {

@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def plan(
     out: Path,
     settings: Settings,
     repair: bool = False,
-    listings: Mapping[str, Mapping[Path, Listing]] | None = None,
+    listings: Mapping[str, dict[Path, Listing]] | None = None,
 ) -> list[Task]:
     """List every galaxy of the suites with its place in the store, which is made if need be. For one process only.
 
@@ -122,6 +122,7 @@ def plan(
         rooms = make_room(suites, out, settings, listings)
         tasks = tasks_of(rooms, [store.read_status(room.group, unreadable_is_damaged=repair) for room in rooms])
         check_unchanged(tasks, listings or {}, out)
+        say_replaced(tasks, listings or {}, out)
         return tasks
 
 
@@ -173,6 +174,26 @@ def check_unchanged(tasks: Sequence[Task], listings: Mapping[str, Mapping[Path, 
             raise SuiteError(
                 f"{task.snapshot} is not what {task.name} was mapped from ({changed}): bring back what was there, or "
                 f"`rm -r {out / task.suite.name}` to map this suite anew"
+            )
+
+
+def say_replaced(tasks: Sequence[Task], listings: Mapping[str, dict[Path, Listing]], out: Path) -> None:
+    """Print to stderr which snapshots have another content than finished galaxies were mapped from: these stay.
+
+    A snapshot of which no galaxy is done is taken as it is now: `replaced` of its listing is emptied.
+    """
+    for name, of_suite in listings.items():
+        n_done = Counter(task.snapshot for task in tasks if task.is_done and task.suite.name == name)
+        for path, listing in of_suite.items():
+            if listing.replaced and not n_done[path]:
+                of_suite[path] = replace(listing, replaced="")
+        if others := [path for path, listing in of_suite.items() if listing.replaced]:
+            print(
+                f"{name}: {len(others)} snapshots ({', '.join(map(str, others[: alike.NAMED]))}"
+                f"{', ...' if len(others) > alike.NAMED else ''}) have another content now than "
+                f"{sum(n_done[path] for path in others)} galaxies were mapped from, which stay as they are; "
+                f"`rm -r {out / name}` maps the suite anew",
+                file=sys.stderr,
             )
 
 

@@ -123,7 +123,7 @@ def text_table(path: Path, needed_columns: set[str], optional_columns: set[str])
     needed columns, or cut short.
     """
     comments = ""
-    with open(path) as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         # Lines of a megabyte are no table: this keeps a binary file from being read into memory as one line.
         first_line = file.readline(1 << 20)
         names = [re.sub(r"\(\d+\)$", "", word).lower() for word in first_line.lstrip("#").split()]

@@ -95,14 +95,17 @@ class Art(GridFormat):
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
         """Take ART's units, which follow from the cosmology, the box and the number of root cells."""
         head = _read_head(path)
-        check_cosmology(path, head.a, head.hubble)
+        check_cosmology(path, head.a, head.hubble, "its header", "its header")
         if not 0 < head.omega_m <= 2 or not 1e-3 < head.box_mpc_h < 1e5:
             raise SnapshotError(
-                f"{path}: Om0 = {head.omega_m:.4g} and a box of {head.box_mpc_h:.4g} Mpc/h; damaged, or no snapshot?"
+                f"{path}: Om0 = {head.omega_m:.4g} and a box of {head.box_mpc_h:.4g} Mpc/h; damaged, or no snapshot? "
+                "Get it again"
             )
         named = re.fullmatch(r"a(\d\.\d+)", path.stem.rpartition("_")[2])
         if named and not abs(float(named[1]) - head.a) <= _AGREE * head.a:
-            raise SnapshotError(f"{path}: its name says a = {named[1]}, its header {head.a:.5g}; which is right?")
+            raise SnapshotError(
+                f"{path}: its name says a = {named[1]}, its header {head.a:.5g}; get the right file, or rename it"
+            )
         cosmological = bool(suite_units.get("cosmological", True))
         a, h = (head.a, head.hubble) if cosmological else (1.0, 1.0)
         length_kpc = suite_units.get("length_kpc", head.box_mpc_h * 1000 / head.hubble * head.a / a) * a
@@ -126,12 +129,15 @@ class Art(GridFormat):
         species = _read_species(header)
         if species.n_grid != head.n_side:
             raise SnapshotError(
-                f"{header}: Ngridc = {species.n_grid}, {path.name} has {head.n_side}^3 root cells; damaged?"
+                f"{header}: Ngridc = {species.n_grid}, {path.name} has {head.n_side}^3 root cells; "
+                "get both of one snapshot"
             )
         for name in ("a", "omega_m", "hubble"):
             told, other = getattr(species, name), getattr(head, name)
             if not abs(told - other) <= _AGREE * other:
-                raise SnapshotError(f"{header}: {name} = {told:.5g}, {path.name} says {other:.5g}; which is right?")
+                raise SnapshotError(
+                    f"{header}: {name} = {told:.5g}, {path.name} says {other:.5g}; get both of one snapshot"
+                )
         _check_particles(data, species)
         _check_stars(stars, species, head.a)
         folder = scratch / "art"
@@ -236,8 +242,9 @@ def _companions(path: Path) -> dict[str, Path]:
         there = [path.with_name(f"{begin}{between}{number}{end}") for between in ("", "_")]
         there = [file for file in there if file.is_file()]
         if len(there) != 1:
-            what = "missing" if not there else f"there is {there[0].name}, too"
-            raise SnapshotError(f"{path.with_name(usual)}: {what}; {path.name} needs one such file beside it")
+            what = "missing" if not there else f"there is {there[1].name}, too"
+            file = there[0] if there else path.with_name(usual)
+            raise SnapshotError(f"{file}: {what}; {path.name} needs one such file beside it")
         found[name] = there[0]
     return found
 
@@ -272,7 +279,7 @@ def _read_head(path: Path) -> _Head:
         if place <= 0 or unit < 1 << deepest:
             raise records.broken(f"an oct at {place}, which is no place for one with {deepest} levels,")
     if not np.isfinite([a, box, omega_m, hubble]).all():
-        raise SnapshotError(f"{path}: a = {a}, boxh = {box}, Om0 = {omega_m}, hubble = {hubble}; damaged?")
+        raise SnapshotError(f"{path}: a = {a}, boxh = {box}, Om0 = {omega_m}, hubble = {hubble}; damaged? Get it again")
     return _Head(float(a), box, omega_m, hubble, n_side, root_at, unit, levels)
 
 
@@ -311,7 +318,7 @@ def _check_particles(path: Path, species: _Species) -> None:
         if file.size != expected:
             raise SnapshotError(
                 f"{path}: {file.size} bytes, and {n} particles in pages of {page} take {expected}; "
-                "cut short, or of another snapshot?"
+                "cut short, or of another snapshot? Get it again"
             )
 
 
@@ -342,7 +349,7 @@ def _check_places(path: Path, species: _Species) -> None:
     for number, of in enumerate(pages):
         x = of[:3, : n - number * page]
         if not ((x >= 1 - _EDGE) & (x <= 1 + species.n_grid + _EDGE)).all():
-            raise SnapshotError(f"{path}: places that are NaN or outside of the box; damaged?")
+            raise SnapshotError(f"{path}: places that are NaN or outside of the box; damaged? Get it again")
 
 
 def _check_tree(path: Path, head: _Head) -> None:
@@ -368,8 +375,12 @@ def _check_tree(path: Path, head: _Head) -> None:
             and (octs[order, 1:4] == (centre[parents] + 1) * head.unit).all()
             and (cells["number"].reshape(-1, 8) == numbers).all()
         ):
-            raise SnapshotError(f"{path}: octs of level {number} that are not those of the cells above; damaged?")
+            raise SnapshotError(
+                f"{path}: octs of level {number} that are not those of the cells above; damaged? Get it again"
+            )
         centre = (octs[:, None, 1:4] / head.unit - 1 + (CORNERS - 0.5) / 2.0**number).reshape(-1, 3)
         child = cells["child"].astype(np.int64)
     if (child > 0).any():
-        raise SnapshotError(f"{path}: cells of level {len(head.levels)} have children that it lacks; damaged?")
+        raise SnapshotError(
+            f"{path}: cells of level {len(head.levels)} have children that it lacks; damaged? Get it again"
+        )

@@ -66,7 +66,8 @@ def reading(path: Path, purpose: str = "") -> Iterator[None]:
             raise
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise SnapshotError(
-            f"{path}: cannot be read{purpose} ({cause[:300]}); missing, cut short, damaged or of another format?"
+            f"{path}: cannot be read{purpose} ({cause[:300]}); missing, cut short, damaged or of another format? "
+            "Check its path and format, or get it again"
         ) from error
 
 
@@ -145,14 +146,15 @@ def settled_box(path: Path, units: CodeUnits, extents_kpc: dict[str, np.ndarray]
 NOT_COSMOLOGICAL = ", or give `units: {cosmological: false}` in the suite file if the run is not cosmological"
 
 
-def check_cosmology(path: Path, scale_factor: float, hubble: float) -> None:
-    """Raise SnapshotError for a scale factor outside (0.001, 10] or h outside (0.1, 10]: a damaged header."""
+def check_cosmology(path: Path, scale_factor: float, hubble: float, check_a: str, check_h: str) -> None:
+    """Raise SnapshotError for a scale factor outside (0.001, 10] or h outside (0.1, 10]: a damaged header.
+
+    check_a and check_h say what to check in files of this format.
+    """
     if not 1e-3 < scale_factor <= 10:
-        raise SnapshotError(
-            f"{path}: its header says scale factor a = {scale_factor:.4g}; check Time and Redshift{NOT_COSMOLOGICAL}"
-        )
+        raise SnapshotError(f"{path}: its header says scale factor a = {scale_factor:.4g}; check {check_a}")
     if not 0.1 < hubble <= 10:
-        raise SnapshotError(f"{path}: its header says h = {hubble:.4g}; check HubbleParam (or dHubble0 and the units)")
+        raise SnapshotError(f"{path}: its header says h = {hubble:.4g}; check {check_h}")
 
 
 class Format(ABC):

@@ -48,10 +48,11 @@ def blocks_file(parameter_file: str | Path) -> Path:
 
 
 def set_domain(index: Any, slot: Slot) -> Blocks:
-    """Measure the particles of a yt index that is about to be made, give its dataset a domain around them.
+    """Measure the particles of a yt index that is about to be made, and give its dataset a domain around them.
 
     Returns where its blocks lie. The extents of all types are stored as the dataset's `extents`. Both are written to
     side files; what lies there already is taken instead of reading the particles, which is done inside `slot()`.
+    Raises ValueError where a side file is of another number of blocks.
     """
     ds = index.dataset
     extents_file, where_file = side_file(ds.parameter_filename), blocks_file(ds.parameter_filename)
@@ -59,7 +60,7 @@ def set_domain(index: Any, slot: Slot) -> Blocks:
         extents = {ptype: np.array(extent) for ptype, extent in json.loads(extents_file.read_text()).items()}
         blocks = Blocks.load(where_file)
         if blocks.nfiles != len(index.data_files):
-            raise ValueError(f"{where_file} is of {blocks.nfiles} blocks, not {len(index.data_files)}")
+            raise ValueError(f"{where_file} is of {blocks.nfiles} blocks, not {len(index.data_files)}; remove it")
     else:
         files = index.data_files
 

@@ -57,9 +57,14 @@ class Enzo(GridFormat):
         for key, count in (("TopGridRank", 1), ("TopGridDimensions", 3), ("DomainLeftEdge", 3), ("DomainRightEdge", 3),
                            ("LeftFaceBoundaryCondition", 3), ("ComovingCoordinates", 1), ("RefineBy", 1)):  # fmt: skip
             if len(_numbers(path, parameters, key)) < count:
-                raise SnapshotError(f"{path}: {key} has fewer than {count} numbers; of three dimensions, or damaged?")
+                raise SnapshotError(
+                    f"{path}: {key} has fewer than {count} numbers; only runs of three dimensions are read"
+                )
         if "AppendActiveParticleType" in parameters:
-            raise SnapshotError(f"{path}: it has active particles (AppendActiveParticleType), which are not read")
+            raise SnapshotError(
+                f"{path}: it has active particles (AppendActiveParticleType), which are not read; "
+                "take a run without them"
+            )
         return parameters
 
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
@@ -75,7 +80,7 @@ class Enzo(GridFormat):
         if expands:
             h, omega_m, _, box, z_first, z = (float(_numbers(path, parameters, key)[0]) for key in _COSMOLOGY)
             a = 1 / (1 + z) if z > -1 else np.nan
-            check_cosmology(path, a, h)
+            check_cosmology(path, a, h, "CosmologyCurrentRedshift", "CosmologyHubbleConstantNow")
             units = cosmology_get_units(h, omega_m, box, z_first, z)
             length_cm, density, velocity = box * 1000 * KPC_CM * a / h, units["urho"], units["uvel"]
             self._check_age(path, parameters, units["utim"])
@@ -83,7 +88,8 @@ class Enzo(GridFormat):
                 stated = float(_numbers(path, parameters, "LengthUnits")[0])
                 if stated not in (0.0, 1.0) and not abs(stated - length_cm) <= 0.01 * length_cm:
                     raise SnapshotError(
-                        f"{path}: LengthUnits = {stated:.5g}, and its box would be {length_cm:.5g} cm; which is right?"
+                        f"{path}: LengthUnits = {stated:.5g}, and its box would be {length_cm:.5g} cm; "
+                        "which is right? Correct the other"
                     )
         else:
             length_cm, density, time = (
@@ -113,7 +119,7 @@ class Enzo(GridFormat):
         if not abs(told_s - age_s) <= 0.03 * age_s:
             raise SnapshotError(
                 f"{path}: InitialTime is {told_s / 3.15576e16:.4g} Gyr, and its redshift {z:.4g} is at "
-                f"{age_s / 3.15576e16:.4g} Gyr; which is right?"
+                f"{age_s / 3.15576e16:.4g} Gyr; which is right? Correct the other"
             )
 
     def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
@@ -160,7 +166,9 @@ class Enzo(GridFormat):
             n_cells, volume = n_cells + n, volume + n * float(np.prod(grid.dds.d))
         expected = float(np.prod(ds.domain_width.d))
         if not abs(volume - expected) <= 1e-6 * expected:
-            raise SnapshotError(f"its grids fill {volume / expected:.6g} of the domain; is the .hierarchy damaged?")
+            raise SnapshotError(
+                f"its grids fill {volume / expected:.6g} of the domain; is the .hierarchy damaged? Get it again"
+            )
         return n_cells
 
     def derived(self, ds: Any) -> dict[str, Any]:
@@ -198,7 +206,7 @@ def _data_files(hierarchy: Path, text: str) -> set[str]:
     """Names of the data files without folders, which are those of the machine that wrote them."""
     names = {name.rsplit("/", 1)[-1] for name in re.findall(r"^(?:Baryon|Particle)FileName\s*=\s*(\S+)", text, re.M)}
     if not names or not all(re.fullmatch(r"[\w+-][\w.+-]{0,199}", name) for name in names):
-        raise SnapshotError(f"{hierarchy}: names no data files, or by names that cannot be; damaged?")
+        raise SnapshotError(f"{hierarchy}: names no data files, or by names that cannot be; damaged? Get it again")
     return names
 
 
@@ -214,13 +222,14 @@ def _grids(hierarchy: Path, text: str) -> list[dict[str, np.ndarray]]:
             columns[key] = np.array([[float(word) for word in line.split()] for line in lines]).reshape(n, width)
         except ValueError as error:
             raise SnapshotError(
-                f"{hierarchy}: {len(lines)} lines of {key} for {n} grids, or not of {width} numbers; damaged?"
+                f"{hierarchy}: {len(lines)} lines of {key} for {n} grids, or not of {width} numbers; damaged? "
+                "Get it again"
             ) from error
         if not n or not np.isfinite(columns[key]).all():
-            raise SnapshotError(f"{hierarchy}: {key} not finite, or no grids; damaged?")
+            raise SnapshotError(f"{hierarchy}: {key} not finite, or no grids; damaged? Get it again")
     numbers = [int(number) for number in re.findall(r"^Grid = (\d+)\s*$", text, re.M)]
     if numbers != list(range(1, n + 1)):
-        raise SnapshotError(f"{hierarchy}: its grids are not numbered 1 to {n}; cut short or damaged?")
+        raise SnapshotError(f"{hierarchy}: its grids are not numbered 1 to {n}; cut short or damaged? Get it again")
     return [{key: columns[key][i] for key in keys} for i in range(n)]
 
 
@@ -244,11 +253,11 @@ def _check_grids(
         place = (grid["GridLeftEdge"] - low) / side
         off = level < 0 or not np.allclose(width, side, rtol=1e-6) or np.abs(place - np.round(place)).max() > 1e-3
         if off or not ((grid["GridLeftEdge"] >= low - 1e-9).all() and (grid["GridRightEdge"] <= high + 1e-9).all()):
-            raise SnapshotError(f"{hierarchy}: grid {number} lies on no lattice of cells; damaged?")
+            raise SnapshotError(f"{hierarchy}: grid {number} lies on no lattice of cells; damaged? Get it again")
         if grid["NumberOfBaryonFields"][0] < 4:
             raise SnapshotError(f"{hierarchy}: grid {number} has no gas; only runs with gas in all grids are read")
         if grid["NumberOfParticles"][0] < 0:
-            raise SnapshotError(f"{hierarchy}: grid {number} has a negative number of particles; damaged?")
+            raise SnapshotError(f"{hierarchy}: grid {number} has a negative number of particles; damaged? Get it again")
 
 
 def _check_data(grid: Any, particle_names: list[str]) -> None:
@@ -257,17 +266,18 @@ def _check_data(grid: Any, particle_names: list[str]) -> None:
     with h5py.File(path, "r") as file:
         group = file.get(name)
         if not isinstance(group, h5py.Group):
-            raise SnapshotError(f"{path}: no {name}, and the .hierarchy says that it is there; damaged?")
+            raise SnapshotError(f"{path}: no {name}, and the .hierarchy says that it is there; damaged? Get it again")
         for field in ("Density", "x-velocity", "y-velocity", "z-velocity"):
             dataset, shape = checked(path, group, field), tuple(int(n) for n in grid.ActiveDimensions[::-1])
             if dataset.shape != shape or dataset.dtype.kind != "f" or dataset.dtype.itemsize < 4:
                 raise SnapshotError(
-                    f"{path}: {name}/{field} has {dataset.shape} {dataset.dtype}, not {shape} floats; damaged?"
+                    f"{path}: {name}/{field} has {dataset.shape} {dataset.dtype}, not {shape} floats; damaged? "
+                    "Get it again"
                 )
         n = int(grid.NumberOfParticles)
         for field in particle_names if n else ():
             needed = field.startswith(("particle_position", "particle_velocity", "particle_mass", "particle_type"))
             if (needed or field == "creation_time") and checked(path, group, field).shape != (n,):
                 raise SnapshotError(
-                    f"{path}: {name}/{field} has not the {n} entries that the .hierarchy says; damaged?"
+                    f"{path}: {name}/{field} has not the {n} entries that the .hierarchy says; damaged? Get it again"
                 )

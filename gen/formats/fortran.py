@@ -30,7 +30,7 @@ class Records:
 
     def broken(self, why: str) -> SnapshotError:
         """Make the error for a file that is not as its own numbers say."""
-        return SnapshotError(f"{self.path}: {why} at byte {self.at} of {self.size}; cut short or damaged?")
+        return SnapshotError(f"{self.path}: {why} at byte {self.at} of {self.size}; cut short or damaged? Get it again")
 
     def _mark(self, at: int) -> int:
         self._file.seek(at)
@@ -44,7 +44,7 @@ class Records:
         return self._mark(self.at)
 
     def skip(self, expected_bytes: int | None = None) -> int:
-        """Go past one record; its size in bytes, which must be as expected where that is given."""
+        """Go past one record, and return its size in bytes, which must be `expected_bytes` where that is given."""
         n = self._mark(self.at)
         if n < 0 or self.at + n + 8 > self.size or (expected_bytes is not None and n != expected_bytes):
             raise self.broken(f"a record of {n} bytes{'' if expected_bytes is None else f', not {expected_bytes}'}")

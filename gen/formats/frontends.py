@@ -108,7 +108,7 @@ def _create_field_info(self: Any) -> None:
 
 
 def block_size(n_particles: int) -> int:
-    """How many particles are read together, for a file of so many of its most frequent type.
+    """Return how many particles are read together, for a file of so many of its most frequent type.
 
     A region is read in whole blocks. A small file is one block of yt's size; a large one is cut finer, so that a galaxy
     of a box does not bring a hundred times its bytes along, but into no more blocks than can be looked through for

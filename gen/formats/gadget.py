@@ -77,13 +77,13 @@ def in_round_units(unit: float) -> float:
     return power if abs(unit / power - 1) < 1e-3 else unit
 
 
-def scalar(value: Any) -> float:
-    """Return an attribute, often an array of one element, as a number. Raises SnapshotError if it is none."""
+def scalar(value: Any, name: str = "an attribute") -> float:
+    """Return an attribute, often an array of one element, as a number. Raises SnapshotError naming it if it is none."""
     try:
         first = np.ravel(np.asarray(value))[0]
         return float(first if np.isrealobj(first) else "complex")
     except (ValueError, TypeError, IndexError) as error:
-        raise SnapshotError(f"an attribute says {str(value)[:40]!r} where a number belongs; damaged?") from error
+        raise SnapshotError(f"{name} is {str(value)[:40]!r}, no number; damaged? Get it again") from error
 
 
 @once
@@ -114,12 +114,14 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     attrs = header(path)
     with reading(path):
-        n_claimed = int(scalar(attrs.get("NumFilesPerSnapshot", len(numbered))))
+        n_claimed = int(scalar(attrs.get("NumFilesPerSnapshot", len(numbered)), "NumFilesPerSnapshot"))
     is_complete = np.array_equal(attrs.get("NumPart_ThisFile", 0), attrs.get("NumPart_Total", 0))
     n_expected = max(numbered) + 1 if len(numbered) == 1 and is_complete else max(n_claimed, max(numbered) + 1)
     missing = next((i for i in range(n_expected) if i not in numbered), None)
     if missing is not None:
-        raise SnapshotError(f"{path}: file number {missing} of this snapshot is missing ({n_expected:.9g} in all)")
+        raise SnapshotError(
+            f"{path}: file number {missing} of this snapshot is missing ({n_expected:.9g} in all); get it, too"
+        )
     return [numbered[i] for i in sorted(numbered)]
 
 
@@ -129,7 +131,7 @@ def dataset_unit(dataset: h5py.Dataset, cgs: float) -> UnitScaling | None:
     None unless all attributes are there and finite.
     """
     for names in _UNIT_ATTRIBUTES:
-        values = [scalar(dataset.attrs.get(name, np.nan)) for name in names]
+        values = [scalar(dataset.attrs.get(name, np.nan), f"{dataset.name}: {name}") for name in names]
         if np.isfinite(values).all() and values[0] > 0:
             physical = scalar(dataset.attrs.get("Value stored as physical", 0))
             return in_round_units(values[0] / cgs), 0.0 if physical else values[1], values[2]
@@ -232,7 +234,7 @@ class Gadget(Format):
         check_copies(files, [scratch / name for name in names], [counts for counts, _, _ in staged_files])
         counts_and_masses = [(counts, masses) for counts, masses, _ in staged_files]
         if not any(sum(counts) for counts, _ in counts_and_masses):
-            raise SnapshotError(f"{path}: holds no particles")
+            raise SnapshotError(f"{path}: holds no particles; check the snapshot pattern")
         mass_table = _common_mass_table(path, counts_and_masses)
         for original, name, (counts, _) in zip(files, names, counts_and_masses, strict=True):
             with h5py.File(scratch / name, "r+") as staged:
@@ -272,7 +274,7 @@ class Gadget(Format):
                 if "Masses" in self._link(path, name := f"PartType{number}", group, staged_file, light):
                     type_masses[number] = np.nan
                 elif counts[number] and not (np.isfinite(type_masses[number]) and type_masses[number] != 0):
-                    raise SnapshotError(f"{path}: {name} has neither Masses nor a MassTable entry")
+                    raise SnapshotError(f"{path}: {name} has neither Masses nor a MassTable entry; write either")
         return counts, type_masses, units
 
     def _link(self, path: Path, ptype: str, group: h5py.Group, staged: h5py.File, light: str | None) -> set[str]:
@@ -285,7 +287,9 @@ class Gadget(Format):
                 continue
             dataset = checked(path, group, name)
             if dataset.shape != (shape := (n, *_SHAPES.get(field, ()))):
-                raise SnapshotError(f"{path}: {group.name}/{name} has shape {dataset.shape}, not {shape}; damaged?")
+                raise SnapshotError(
+                    f"{path}: {group.name}/{name} has shape {dataset.shape}, not {shape}; damaged? Get it again"
+                )
             if field == "Coordinates" and (dataset.dtype.kind != "f" or dataset.dtype.itemsize < 4):
                 raise SnapshotError(
                     f"{path}: {group.name}/{name} are {dataset.dtype}, too coarse for positions or steps of no known "
@@ -299,7 +303,9 @@ class Gadget(Format):
             if dataset is not None and n and field not in linked:
                 checked(path, group, selector.partition("[")[0])
                 if len(dataset) != n:
-                    raise SnapshotError(f"{path}: {dataset.name} has {len(dataset)} rows for {n} particles")
+                    raise SnapshotError(
+                        f"{path}: {dataset.name} has {len(dataset)} rows for {n} particles; damaged? Get it again"
+                    )
                 link_dataset(staged, f"{ptype}/{field}", dataset, column)
         return linked
 
@@ -340,7 +346,7 @@ class Gadget(Format):
             a, h, cosmological = self._cosmology(path, file, suite_units.get("cosmological"))
             claims = first_claims(self._claims(path, file), self._types_with_units(path))
             scalings, source = self._scalings(path, file, claims, suite_units)
-            check_cosmology(path, a, h)
+            check_cosmology(path, a, h, f"Time and Redshift{NOT_COSMOLOGICAL}", "HubbleParam")
             knows_h = np.isfinite(_run_parameter(file, "HubbleParam", np.nan))
             if cosmological and not knows_h and any(scalings[key][2] for key in scalings.keys() - suite_units.keys()):
                 raise SnapshotError(
@@ -407,7 +413,7 @@ class Gadget(Format):
             for key, (_, names, one) in QUANTITIES.items():
                 _, a_power, h_power = self.default[key]
                 for name in [name for name in names if name in attrs][:1]:
-                    cgs = scalar(attrs[name]) / (h**h_power if name.endswith("_In_CGS") else 1.0)
+                    cgs = scalar(attrs[name], name) / (h**h_power if name.endswith("_In_CGS") else 1.0)
                     if np.isfinite(cgs) and cgs > 0:
                         scalings[key] = in_round_units(cgs / one), a_power, h_power
             if len(scalings) == len(QUANTITIES):
@@ -450,7 +456,7 @@ def _run_parameter(file: h5py.File, name: str, default: float) -> float:
     """Read an attribute of the Header or, as in GADGET-4 and EAGLE, of the groups with the run's parameters."""
     for group in ("Header", "Parameters", "RuntimePars"):
         if group in file and name in file[group].attrs:
-            return scalar(file[group].attrs[name])
+            return scalar(file[group].attrs[name], f"{group}: {name}")
     return default
 
 
@@ -459,9 +465,9 @@ def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> f
 
     Raises SnapshotError where they disagree or none is there.
     """
-    a_by_attribute = {name: scalar(attrs[name]) for name in names if scalar(attrs.get(name, 0.0)) != 0}
+    a_by_attribute = {name: scalar(attrs[name], name) for name in names if scalar(attrs.get(name, 0.0), name) != 0}
     if "Redshift" in attrs:
-        z = scalar(attrs["Redshift"])
+        z = scalar(attrs["Redshift"], "Redshift")
         a_by_attribute["Redshift"] = 1 / (1 + z) if z > -1 else z
     if not a_by_attribute:
         raise SnapshotError(
@@ -490,7 +496,7 @@ def check_time_is_a(path: Path, attrs: dict[str, Any]) -> None:
 
     A run that is not cosmological, but has dark energy in its Header, stores a time there.
     """
-    if not {"Redshift", "ExpansionFactor"} & attrs.keys() and scalar(attrs.get("Time", 1.0)) not in (0.0, 1.0):
+    if not {"Redshift", "ExpansionFactor"} & attrs.keys() and scalar(attrs.get("Time", 1.0), "Time") not in (0.0, 1.0):
         raise SnapshotError(
             f"{path}: its Header has no Redshift, so Time = {scalar(attrs['Time']):.4g} may be a scale factor or a "
             "time; say in the suite file which: `units: {cosmological: true}` or false"
@@ -536,13 +542,13 @@ def _common_mass_table(path: Path, counts_and_masses: list[tuple[np.ndarray, np.
 def _holds_particles(path: Path, group: h5py.Group) -> bool:
     """Tell whether a group holds particles. Raises SnapshotError when it does, but lacks positions or velocities."""
     if not isinstance(group, h5py.Group):
-        raise SnapshotError(f"{path}: {group.name} is no group of datasets; damaged?")
+        raise SnapshotError(f"{path}: {group.name} is no group of datasets; damaged? Get it again")
     if "Coordinates" not in group and ("TracerID" in group or len(group) == 0):
         return False  # TNG's Monte Carlo tracers have neither positions nor masses
     if "Coordinates" not in group or not ({"Velocities", "Velocity"} & set(group)):
-        raise SnapshotError(f"{path}: {group.name} lacks Coordinates or Velocities")
+        raise SnapshotError(f"{path}: {group.name} lacks Coordinates or Velocities; cut it out with both")
     if not checked(path, group, "Coordinates").shape:
-        raise SnapshotError(f"{path}: {group.name}/Coordinates is a single number; damaged?")
+        raise SnapshotError(f"{path}: {group.name}/Coordinates is a single number; damaged? Get it again")
     return True
 
 
@@ -561,9 +567,12 @@ def find_column(path: Path, group: h5py.Group, selector: str) -> tuple[h5py.Data
     columns = group.file.get(f"SubgridScheme/NamedColumns/{match[1]}")
     names = list(_PHOTOMETRIC_BANDS) if columns is None else [str(n, "utf-8").strip("\0 ") for n in columns[()]]
     index = int(column) if column and column.isdigit() else names.index(column) if column in names else -1
-    if dataset.ndim != 2 or not 0 <= index < dataset.shape[1]:
+    if dataset.ndim != 2:
+        raise SnapshotError(f"{path}: {dataset.name} of shape {dataset.shape} has no columns; give `{match[1]}` alone")
+    if not 0 <= index < dataset.shape[1]:
+        what = "several columns, and one is needed" if column is None else f"no column {column}"
         raise SnapshotError(
-            f"{path}: {dataset.name} of shape {dataset.shape} has no column {column}; its columns go by number"
+            f"{path}: {dataset.name} of shape {dataset.shape} has {what}; give `{match[1]}[column]` with its number"
             + (f" or {', '.join(names)}" if columns is not None or "Photometrics" in match[1] else "")
         )
     return dataset, index

@@ -80,9 +80,9 @@ def read_header(path: Path) -> dict[str, Any]:
     row = np.frombuffer(head, layout, 1, start)[0]
     header = {name: row[name].tolist() for name, *_ in _HEADER[:-1]}
     if min(header["NumPart_ThisFile"]) < 0 or not 0 <= header["NumFilesPerSnapshot"] < 10**6:
-        raise SnapshotError(f"{path}: its header has negative counts of particles or files; damaged?")
+        raise SnapshotError(f"{path}: its header has negative counts of particles or files; damaged? Get it again")
     if not all(0 <= mass < np.inf for mass in header["MassTable"]):
-        raise SnapshotError(f"{path}: its header has the particle masses {header['MassTable']}; damaged?")
+        raise SnapshotError(f"{path}: its header has the particle masses {header['MassTable']}; damaged? Get it again")
     return {**header, "order": order, "format": file_format}
 
 
@@ -92,22 +92,26 @@ def _iterate_blocks(path: Path, file: BinaryIO, order: str, file_format: int, fi
     def mark() -> int:
         raw_mark = file.read(4)
         if len(raw_mark) < 4:
-            raise SnapshotError(f"{path}: ends at byte {file_size}, within a record; cut short?")
+            raise SnapshotError(f"{path}: ends at byte {file_size}, within a record; cut short? Get it again")
         return int(np.frombuffer(raw_mark, order + "u4")[0])
 
     while file.tell() < file_size:
         name = ""
         if file_format == 2:
             if mark() != 8:
-                raise SnapshotError(f"{path}: no block name before byte {file.tell()}; damaged?")
+                raise SnapshotError(f"{path}: no block name before byte {file.tell()}; damaged? Get it again")
             name = file.read(8)[:4].decode("latin-1").strip()
             if mark() != 8:
-                raise SnapshotError(f"{path}: no end of the block name before byte {file.tell()}; damaged?")
+                raise SnapshotError(
+                    f"{path}: no end of the block name before byte {file.tell()}; damaged? Get it again"
+                )
         marked_size, start = mark(), file.tell()
         block_size = marked_size
         while True:  # a mark is the size modulo 2^32: a block of more than 4 GiB ends where its mark is repeated
             if start + block_size + 4 > file_size:
-                raise SnapshotError(f"{path}: {name or 'a block'} at byte {start} does not end in the file; cut short?")
+                raise SnapshotError(
+                    f"{path}: {name or 'a block'} at byte {start} does not end in the file; cut short? Get it again"
+                )
             file.seek(start + block_size)
             if mark() == marked_size:
                 break
@@ -153,17 +157,19 @@ def blocks_of(path: Path, attrs: dict[str, Any]) -> dict[str, Block]:
     used_blocks: dict[str, Block] = {}
     for block in blocks:
         if block.name in used_blocks:
-            raise SnapshotError(f"{path}: has two blocks {block.name}; damaged?")
+            raise SnapshotError(f"{path}: has two blocks {block.name}; damaged? Get it again")
         if block.name in NAMES:
             used_blocks[block.name] = block
     n_values = {"POS": 3 * n, "VEL": 3 * n, "ID": n, "MASS": own_mass}
     for name in [name for name in ("POS", "VEL", "MASS") if n_values[name] and name not in used_blocks]:
-        raise SnapshotError(f"{path}: has no block {name} for {n_values[name]} values; cut short, or not a snapshot?")
+        raise SnapshotError(
+            f"{path}: has no block {name} for {n_values[name]} values; cut short, or not a snapshot? Get it again"
+        )
     for name, block in used_blocks.items():
         if (n_expected := n_values.get(name, counts[0])) and block.size not in (4 * n_expected, 8 * n_expected):
             raise SnapshotError(
                 f"{path}: block {name} has {block.size} bytes, neither 4 nor 8 for each of the {n_expected} values "
-                "that its header counts; damaged, or blocks of another order?"
+                "that its header counts; damaged, or blocks of another order? Get it again, or write HDF5"
             )
     return {name: block for name, block in used_blocks.items() if n_values.get(name, counts[0])}
 
@@ -189,12 +195,14 @@ class GadgetBinary(Gadget):
         files = [path.with_name(f"{match[1]}.{i}") for i in range(n_files)]
         for i, file in enumerate(files):
             if not file.is_file():
-                raise SnapshotError(f"{path}: file number {i} of this snapshot is missing ({n_files} in all)")
+                raise SnapshotError(
+                    f"{path}: file number {i} of this snapshot is missing ({n_files} in all); get it, too"
+                )
         counts_sum = np.sum([read_header(file)["NumPart_ThisFile"] for file in files], axis=0)
         if any(_totals(attrs)) and counts_sum.tolist() != _totals(attrs):
             raise SnapshotError(
                 f"{path}: its {n_files} files hold {counts_sum.tolist()} particles, its header says {_totals(attrs)}; "
-                "do they belong together?"
+                "do they belong together? Keep only those of one snapshot"
             )
         return files
 

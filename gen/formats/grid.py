@@ -47,8 +47,8 @@ class Census:
 class GridFormat(Format):
     """A code that keeps gas in cells of an adaptive grid.
 
-    cells and particles name yt's fields: of a cell its velocity (3) and density, of a particle its position (3),
-    velocity (3) and mass, and what tells the kinds of particles apart.
+    `cell_fields` and `particle_fields` name yt's fields: of a cell its velocity (3) and density, of a particle its
+    position (3), velocity (3) and mass. `kind_fields` names what tells the kinds of particles apart.
     """
 
     components: ClassVar[dict[str, list[str]]] = {
@@ -295,7 +295,9 @@ class GridData:
             out["Density"] = raw[fields[3]]
             if np.any(out["Density"] <= 0):
                 n = np.count_nonzero(out["Density"] <= 0)
-                raise SnapshotError(f"{n} cells without a positive density; was the file written to its end?")
+                raise SnapshotError(
+                    f"{n} cells without a positive density; was the file written to its end? Get it again"
+                )
         if "Velocities" in names:
             out["Velocities"] = np.stack([raw[name] for name in fields[:3]], axis=-1)
             out["Velocities"] /= out["Density"][:, None] if self.reader.cell_momenta else 1.0

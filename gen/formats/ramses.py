@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G, RAMSES_MPC_CM, RAMSES_RHO_CRIT, G
-from kinmass.gen.formats.base import CodeUnits, SnapshotError, check_cosmology
+from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, SnapshotError, check_cosmology
 from kinmass.gen.formats.blocks import Blocks
 from kinmass.gen.formats.fortran import Records
 from kinmass.gen.formats.frontends import open_grid
@@ -90,9 +90,9 @@ class Ramses(GridFormat):
             raise SnapshotError(f"{path}: no {', '.join(missing)}; is it the info file of a RAMSES output?")
         if info["ndim"] != 3 or not 1 <= info["ncpu"] <= 1e6 or not 1 <= info["levelmin"] <= info["levelmax"] <= 60:
             counts = ", ".join(f"{key} = {info[key]:g}" for key in _NUMBERS[:4])
-            raise SnapshotError(f"{path}: {counts}; damaged, or not of three dimensions?")
+            raise SnapshotError(f"{path}: {counts}; damaged? Only outputs of three dimensions are read")
         if any(info[key] % 1 for key in _NUMBERS[:4]):
-            raise SnapshotError(f"{path}: {', '.join(_NUMBERS[:4])} are no whole numbers; damaged?")
+            raise SnapshotError(f"{path}: {', '.join(_NUMBERS[:4])} are no whole numbers; damaged? Get it again")
         return info
 
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
@@ -105,7 +105,7 @@ class Ramses(GridFormat):
         tree = _read_header(path.parent / f"amr_{number}.out00001")
         expected = {"boxlen": tree.boxlen}
         if cosmological:
-            check_cosmology(path, a, h)
+            check_cosmology(path, a, h, f"aexp{NOT_COSMOLOGICAL}", "H0")
             expected |= {
                 "unit_d": info["omega_m"] * RAMSES_RHO_CRIT * h**2 / a**3,
                 "unit_t": a**2 / (info["H0"] * 1e5 / RAMSES_MPC_CM),
@@ -118,7 +118,8 @@ class Ramses(GridFormat):
             if not abs(info[key] - value) <= (0.01 if cosmological else 0.05) * value:  # namelists are rounded
                 law = "its own cosmology and the amr file" if cosmological else "G = 1 and the amr file"
                 raise SnapshotError(
-                    f"{path}: {key} = {info[key]:.5g}, and by {law} it would be {value:.5g}; which is right?"
+                    f"{path}: {key} = {info[key]:.5g}, and by {law} it would be {value:.5g}; which is right? "
+                    "Correct the other"
                 )
         factor = a if cosmological else 1.0
         length_kpc = suite_units.get("length_kpc", info["unit_l"] / KPC_CM / factor) * info["boxlen"] * factor
@@ -226,7 +227,7 @@ class Ramses(GridFormat):
         if octs[0] != 8**ds.min_level:
             raise SnapshotError(
                 f"levelmin = {ds.min_level + 1}, and of the {8**ds.min_level} octs of this "
-                f"level its files have {octs[0]}; give the levelmin that is refined everywhere"
+                f"level its files have {octs[0]}; write the levelmin that is refined everywhere into its info file"
             )
         return int(8 * octs.sum() - octs[1:].sum())
 
@@ -312,9 +313,11 @@ def _fields(path: Path) -> list[str] | None:
     }
     fields = [known.get(name, name) for name in names]
     if missing := {"Density", "x-velocity", "y-velocity", "z-velocity"} - set(fields):
-        raise SnapshotError(f"{path.parent / 'hydro_file_descriptor.txt'}: no {', '.join(sorted(missing))}; damaged?")
+        raise SnapshotError(
+            f"{path.parent / 'hydro_file_descriptor.txt'}: no {', '.join(sorted(missing))}; damaged? Get it again"
+        )
     if any(fields.count(name) > 1 for name in known.values()):
-        raise SnapshotError(f"{path.parent / 'hydro_file_descriptor.txt'}: names a field twice; damaged?")
+        raise SnapshotError(f"{path.parent / 'hydro_file_descriptor.txt'}: names a field twice; damaged? Get it again")
     # Old versions have one digit for the number of a scalar: from the tenth on all are passive_scalar_*.
     return [name if fields.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(fields)]
 
@@ -332,9 +335,9 @@ def _field_bytes(folder: Path) -> list[int] | None:
     sizes = {"d": 8, "f": 4, "i": 4, "l": 8, "q": 8, "h": 2, "b": 1, "c": 1}
     needed = {"mass", *(f"{kind}_{axis}" for kind in ("position", "velocity") for axis in "xyz")}
     if missing := needed - set(names):
-        raise SnapshotError(f"{file}: no {', '.join(sorted(missing))}; damaged?")
+        raise SnapshotError(f"{file}: no {', '.join(sorted(missing))}; damaged? Get it again")
     if len(set(names)) < len(names) or len(kinds) != len(names) or not set(kinds) <= set(sizes):
-        raise SnapshotError(f"{file}: names a field twice, or a type that is not known; damaged?")
+        raise SnapshotError(f"{file}: names a field twice, or a type that is not known; damaged? Get it again")
     return [sizes[kind] for kind in kinds]
 
 
@@ -355,7 +358,9 @@ def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
         n_bound = int(records.read("i4", 1)[0])
         records.skip(4)
         if records.peek() == 4:
-            raise SnapshotError(f"{path}: of a run in single precision (NPRE=4), which is not read")
+            raise SnapshotError(
+                f"{path}: of a run in single precision (NPRE=4), which is not read; take a run in double precision"
+            )
         boxlen = float(records.read("f8", 1)[0])
         n_out = int(records.read("i4", 3)[0])
         sane = n_dim == 3 and 0 < n_cpu <= 10**6 and 0 < n_levels <= 60 and 0 <= n_bound <= 100 and n_out >= 0
@@ -396,7 +401,8 @@ def _check_tree_file(path: Path, n_cpu: int, n_levels: int) -> None:
     tree = _read_header(path)
     if (tree.n_domains, len(tree.octs)) != (n_cpu, n_levels):
         raise SnapshotError(
-            f"{path}: {tree.n_domains} domains and {len(tree.octs)} levels, its info file says {n_cpu} and {n_levels}"
+            f"{path}: {tree.n_domains} domains and {len(tree.octs)} levels, its info file says {n_cpu} and {n_levels}; "
+            "get all files of one output"
         )
     n = tree.octs[tree.octs > 0].astype(np.int64)
     _check_size(path, tree.begin + int((n * (_INTS * 4 + 24) + (_INTS + 3) * 8).sum()))
@@ -411,10 +417,10 @@ def _check_size(path: Path, expected: int) -> None:
     with Records(path) as records:
         if records.size != expected:
             raise SnapshotError(
-                f"{path}: {records.size} bytes, its counts of octs say {expected}; cut short or damaged?"
+                f"{path}: {records.size} bytes, its counts of octs say {expected}; cut short or damaged? Get it again"
             )
         if not records.last_record():
-            raise SnapshotError(f"{path}: no record ends with the file; was it written to its end?")
+            raise SnapshotError(f"{path}: no record ends with the file; was it written to its end? Get it again")
 
 
 def _check_hydro_file(path: Path, tree: _Tree, n_fields: int | None) -> None:
@@ -472,7 +478,9 @@ def _check_domain(domain: Any, ds: Any) -> None:
             _check_marks(Path(handler.fname), tree, len(handler.field_list))
     found = ds.all_data().selector.count_oct_cells(domain.oct_handler, domain.domain_id)
     if found != leaves:
-        raise SnapshotError(f"{path}: yt finds {found} leaf cells, and {leaves} cells are not refined; damaged?")
+        raise SnapshotError(
+            f"{path}: yt finds {found} leaf cells, and {leaves} cells are not refined; damaged? Get it again"
+        )
 
 
 def _read_octs(records: Records, n: int, level: int, tree: _Tree) -> np.ndarray:
@@ -507,4 +515,6 @@ def _check_marks(path: Path, tree: _Tree, n_fields: int) -> None:
         for marks_at in (records, records + 8 * count + 4):
             wrong = wrong or (raw[marks_at[:, None] + np.arange(4)].copy().view("<i4") != 8 * count).any()
     if wrong:
-        raise SnapshotError(f"{path.resolve()}: records of other sizes than its counts of octs say; damaged?")
+        raise SnapshotError(
+            f"{path.resolve()}: records of other sizes than its counts of octs say; damaged? Get it again"
+        )

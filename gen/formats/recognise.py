@@ -20,8 +20,8 @@ _MAGIC = {
     b"SIMPLE  =": "a FITS file; maps of an observed galaxy are for `kinmass predict` (docs/howto/galaxy.md)",
     b"\x93NUMPY": "a NumPy array, which says neither units nor types; write it as Gadget HDF5",
     b"version https://git-lfs": "a pointer that git leaves in the place of a large file; get it by `git lfs pull`",
-    b"<!DOCTYPE": "a web page, as a failed download leaves",
-    b"<html": "a web page, as a failed download leaves",
+    b"<!DOCTYPE": "a web page, as a failed download leaves; download it again",
+    b"<html": "a web page, as a failed download leaves; download it again",
     b"\x00\x10\x34\xa5": "an NChilada field, which is not read; write the snapshot as Tipsy",
 }
 
@@ -37,11 +37,11 @@ def container(path: Path) -> str:
         with open(path, "rb") as file:
             head = file.read(4096)
     except FileNotFoundError as error:
-        raise SnapshotError(f"{path}: no such file") from error
+        raise SnapshotError(f"{path}: no such file; check the path") from error
     except OSError as error:
         raise SnapshotError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     if not head:
-        raise SnapshotError(f"{path}: is empty; was it not copied to the end?")
+        raise SnapshotError(f"{path}: is empty; was it not copied to the end? Get it again")
     for magic, advice in _MAGIC.items():
         if head.startswith(magic):
             raise SnapshotError(f"{path}: {advice}")
@@ -62,10 +62,10 @@ def container(path: Path) -> str:
     if enzo.is_parameter_file(head):
         return "enzo"
     if _is_text(head):
-        raise SnapshotError(f"{path}: a text file, no snapshot (it begins with {_first_line(head)!r})")
+        raise SnapshotError(f"{path}: a text file (it begins with {_first_line(head)!r}); give the snapshot itself")
     raise SnapshotError(
-        f"{path}: neither HDF5, nor GADGET's binary format 1 or 2, nor Tipsy (it begins with {head[:8].hex(' ')}); "
-        "damaged, or of a code that is not read: convert it to Gadget HDF5"
+        f"{path}: of no format that is read (it begins with {head[:8].hex(' ')}); "
+        "damaged? Get it again; of another code? Convert it to Gadget HDF5"
     )
 
 
@@ -135,11 +135,11 @@ def _what_else(groups: set[str]) -> str:
     for names, guess in (
         ({"Group", "Subhalo", "FOF"}, "a SUBFIND catalogue? That goes under `catalogue`"),
         ({"galaxy_data", "halo_data"}, "a caesar catalogue? That goes under `catalogue`"),
-        ({"Header"}, "an empty part of a snapshot, or one that was never written?"),
+        ({"Header"}, "an empty part of a snapshot, or one that was never written? Give another"),
     ):
         if names & groups:
             return guess
-    return f"no snapshot: it holds {', '.join(sorted(groups)[:5]) or 'nothing'}"
+    return f"no snapshot; it holds {', '.join(sorted(groups)[:5]) or 'nothing'}"
 
 
 def explain_other_container(path: Path, expected: str) -> str | None:

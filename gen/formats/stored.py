@@ -45,7 +45,7 @@ def checked(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
     label = f"{path}: {group.name}/{name}"
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iuf":
         kind = "a link to nothing" if dataset is None else f"{getattr(dataset, 'dtype', 'a group')}"
-        raise SnapshotError(f"{label} holds no plain numbers ({kind}); damaged?")
+        raise SnapshotError(f"{label} holds no plain numbers ({kind}); damaged? Get it again")
     _check_filters(label, dataset)
     check_complete(label, dataset)
     return dataset
@@ -77,9 +77,11 @@ def _files_of(label: str, dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
     if not dataset.is_virtual:
         n_bytes = dataset.nbytes
         if n_bytes > 2**20 and n_bytes > 2**20 + LARGEST_COMPRESSION * own_file.stat().st_size:
-            raise SnapshotError(f"{label} claims {dataset.nbytes} bytes, more than the file can hold; damaged?")
+            raise SnapshotError(
+                f"{label} claims {dataset.nbytes} bytes, more than the file can hold; damaged? Get it again"
+            )
         if dataset.size and not _is_written(dataset):
-            raise SnapshotError(f"{label} was never written, or not all of it; was the program that made it stopped?")
+            raise SnapshotError(f"{label} was never written, or not all of it; was its program stopped? Make it again")
         return {own_file}
     if depth == _DEEPEST_NESTING or not _is_mapped(dataset):
         raise SnapshotError(f"{label} is a virtual dataset whose parts leave gaps in it; copy it into a plain one")
@@ -88,10 +90,12 @@ def _files_of(label: str, dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
         name, inner = source.file_name, source.dset_name
         part_file = own_file if name == "." else own_file.resolve().parent / name
         if not part_file.is_file():
-            raise SnapshotError(f"{label} lies in {name}, which is not beside it")
+            raise SnapshotError(f"{label} lies in {name}, which is not beside it; put it there")
         with reading(part_file, f" for {label}"), h5py.File(part_file, "r") as file:
             if not _has_mapped_rows(file[inner], source):
-                raise SnapshotError(f"{label} needs rows of {inner} in {name} that are not there; cut short?")
+                raise SnapshotError(
+                    f"{label} needs rows of {inner} in {name} that are not there; cut short? Get it again"
+                )
             if (name, inner) not in checked_parts:
                 files |= _files_of(label, file[inner], depth + 1)
                 checked_parts.add((name, inner))

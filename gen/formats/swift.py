@@ -45,22 +45,22 @@ class Swift(Gadget):
         names = [f"Unit {what}" for what in ("length in cgs (U_L)", "mass in cgs (U_M)", "time in cgs (U_t)")]
         if any(name not in attrs for name in names):
             return {}, ""
-        length, mass, time = (scalar(attrs[name]) for name in names)
+        length, mass, time = (scalar(attrs[name], name) for name in names)
         units = dict(zip(self.default, (length / KPC_CM, mass / MSUN_G, length / time / KMS_CM_S), strict=True))
         return {k: (in_round_units(unit), *self.default[k][1:]) for k, unit in units.items()}, "the file's Units group"
 
     def _cosmology(self, path: Path, file: h5py.File, cosmological: bool | None) -> tuple[float, float, bool]:
         attrs = dict(file["Header"].attrs)
         cosmology_attrs = dict(file["Cosmology"].attrs) if "Cosmology" in file else {}
-        z = scalar((cosmology_attrs | attrs).get("Redshift", 0.0))
+        z = scalar((cosmology_attrs | attrs).get("Redshift", 0.0), "Redshift")
         if cosmological is None:  # a cutout without the Cosmology group has a scale factor or a redshift
             comoving_flag = cosmology_attrs.get("Cosmological run", "Scale-factor" in attrs or z != 0)
-            cosmological = scalar(comoving_flag) != 0
+            cosmological = scalar(comoving_flag, "Cosmological run") != 0
             if not cosmological:
                 check_no_redshift(path, z)
         if not cosmological:
             return 1.0, 1.0, False
-        h = scalar(cosmology_attrs.get("h", attrs.get("HubbleParam", 1.0)))
+        h = scalar(cosmology_attrs.get("h", attrs.get("HubbleParam", 1.0)), "h")
         return scale_factor(path, cosmology_attrs | attrs, ("Scale-factor",)), h, True
 
     def _columns(self, ptype: str, group: h5py.Group) -> dict[str, str]:
@@ -87,4 +87,4 @@ class Swift(Gadget):
         kernel = kernel.decode() if isinstance(kernel, bytes) else str(np.ravel(kernel)[0])
         if kernel not in KERNEL_GAMMA:
             raise SnapshotError(f"{path}: unknown kernel {kernel!r}; known are {', '.join(KERNEL_GAMMA)}")
-        return swift_smoothing(KERNEL_GAMMA[kernel], scalar(attrs.get("Kernel eta", 1.2348)))
+        return swift_smoothing(KERNEL_GAMMA[kernel], scalar(attrs.get("Kernel eta", 1.2348), "Kernel eta"))

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kinmass.gen.constants import RHO_CRIT, G
-from kinmass.gen.formats.base import CodeUnits, Format, Slot, SnapshotError, check_cosmology
+from kinmass.gen.constants import HUBBLE, RHO_CRIT, G
+from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Slot, SnapshotError, check_cosmology
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.once import names_in, once, true_path
 from kinmass.gen.formats.sample import Sample, take
@@ -119,7 +119,7 @@ class Tipsy(Format):
         _, counts, _ = self._read_header(path)
         size, n = path.stat().st_size, sum(counts)
         if n == 0:
-            raise SnapshotError(f"{path}: holds no particles")
+            raise SnapshotError(f"{path}: holds no particles; check the snapshot pattern")
         for header_size in (32, 28):
             extra = (
                 size
@@ -130,7 +130,7 @@ class Tipsy(Format):
             doubles = {0: (), 12 * n: (wide_field,), 24 * n: ("Coordinates", "Velocities")}
             if extra in doubles:
                 return header_size, doubles[extra]
-        raise SnapshotError(f"{path}: {size} bytes do not fit its header's {n} particles; cut short?")
+        raise SnapshotError(f"{path}: {size} bytes do not fit its header's {n} particles; cut short? Get it again")
 
     def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
         """Link the snapshot after checking its size, and write a .param for yt: all in code units."""
@@ -198,7 +198,7 @@ class Tipsy(Format):
         velocity_kms = suite_units.get("velocity_kms", float(np.sqrt(G * mass_msun / length_kpc)))
         period = self._period(path, parameters, comoving, overruled="box" in suite_units)
         box_kpc = None if period is None else period * length_kpc * a
-        check_cosmology(path, a, hubble)
+        check_cosmology(path, a, hubble, f"the header's time{NOT_COSMOLOGICAL}", "dHubble0, dKpcUnit and dMsolUnit")
         source = f"dKpcUnit and dMsolUnit of {param.name}"
         corner_kpc = self.corner * (box_kpc or 0.0)
         return CodeUnits(
@@ -216,7 +216,10 @@ class Tipsy(Format):
             return None
         sides = [parameters.get(name, parameters.get("dPeriod", 1.0)) for name in _PERIODS]
         if not (overruled or np.allclose(sides, sides[0], rtol=1e-6)):
-            raise SnapshotError(f"{path}: its .param has unequal periods {sides}; only cubic boxes can be wrapped")
+            raise SnapshotError(
+                f"{path}: its .param has unequal periods {sides}; only cubic boxes can be wrapped: "
+                "give `units: {box: none}` or its side in the suite file"
+            )
         return sides[0]
 
     def types(self, path: Path) -> set[str]:
@@ -281,7 +284,7 @@ def write(
     of the box, and better near its middle; double: positions and velocities in double precision.
     """
     length_kpc = box_kpc / scale_factor
-    mass_unit_msun = RHO_CRIT * length_kpc**3
+    mass_unit_msun = RHO_CRIT * (hubble / HUBBLE) ** 2 * length_kpc**3  # that of a code density of 1: dHubble0 gives h
     velocity_unit_kms = np.sqrt(G * mass_unit_msun / length_kpc) * scale_factor
 
     def records(name: str, *parts: str) -> np.ndarray:

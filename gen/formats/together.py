@@ -27,7 +27,10 @@ def check_together(files: list[Path], headers: list[dict[str, Any]]) -> None:
     for file, attrs in zip(files[1:], headers[1:], strict=True):
         for key in first.keys() & attrs.keys() & set(_COMMON):
             if not np.array_equal(attrs[key], first[key]):
-                raise SnapshotError(f"{file}: its {key} is not that of {files[0].name}; do they belong together?")
+                raise SnapshotError(
+                    f"{file}: its {key} is not that of {files[0].name}; do they belong together? "
+                    "Keep only those of one snapshot"
+                )
     if len(files) > 1 and all("NumPart_ThisFile" in attrs for attrs in headers) and "NumPart_Total" in first:
         _check_sums(files, headers)
 
@@ -43,7 +46,8 @@ def _check_sums(files: list[Path], headers: list[dict[str, Any]]) -> None:
         number = int(np.flatnonzero(differs)[0])
         raise SnapshotError(
             f"{files[0]}: its {len(files)} files have {found[number]} particles of PartType{number}, and NumPart_Total "
-            f"says {total[number]}; is one of them of another run, left over, cut short, or there twice?"
+            f"says {total[number]}; is one of them of another run, left over, cut short, or there twice? "
+            "Keep only those of one snapshot"
         )
 
 
@@ -63,7 +67,9 @@ def check_copies(files: list[Path], staged: list[Path], counts_by_file: list[np.
             if (place := _first_place(staged_file)) is None:
                 continue
             if (other := file_by_place.setdefault(place, path)) is not path:
-                raise SnapshotError(f"{path}: begins with the same particle as {other.name}; is it a copy of it?")
+                raise SnapshotError(
+                    f"{path}: begins with the same particle as {other.name}; is it a copy? Take one of them out"
+                )
 
 
 def _first_place(path: Path) -> bytes | None:

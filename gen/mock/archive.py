@@ -7,13 +7,13 @@ import h5py
 import numpy as np
 from astropy.table import Table
 
+from kinmass.gen.constants import HUBBLE
 from kinmass.gen.formats import gadget, ramses_files, tipsy
 from kinmass.gen.mock.galaxy import MockGalaxy
 from kinmass.gen.mock.suites import SUITES, Count, make_galaxy
 from kinmass.gen.physics.particles import Galaxy
 from kinmass.gen.storage.files import sync_folder, sync_tree, write_atomically
 
-HUBBLE = 0.6774
 #: Whether the code that a suite imitates writes positions in double precision by default. Single precision is good to
 #: 1e-3 kpc in the box of `quiet`, whose thinnest discs are a hundred times thicker.
 DOUBLE = {"bursty": False, "quiet": False, "middle": True, "early": True, "grid": True}
@@ -49,7 +49,7 @@ def _place_in_box(
 def write_nihao(
     folder: Path, suite: str, index: int, seed: int, n_particles: dict[str, Count], double: bool
 ) -> list[Path]:
-    """Write one Tipsy zoom with its .param and .AHF_halos files, at a = 0.8; the folder of all of them."""
+    """Write one Tipsy zoom with its .param and .AHF_halos files, at a = 0.8; return the folder of them."""
     a, box_kpc = 0.8, 8000.0
     name = f"{suite}_{index:05d}"
     path = folder / name / f"{name}.01000"
@@ -74,7 +74,7 @@ def write_nihao(
 def write_auriga(
     folder: Path, suite: str, indices: list[int], seed: int, n_particles: dict[str, Count], double: bool
 ) -> list[Path]:
-    """Write one AREPO box and its SUBFIND catalogue, at a = 0.75; both paths.
+    """Write one AREPO box and its SUBFIND catalogue, at a = 0.75; return both paths.
 
     The first galaxy lies across the corner of the box, so that readers must unwrap it.
     """
@@ -103,7 +103,7 @@ def write_auriga(
 def write_fire(
     folder: Path, suite: str, index: int, seed: int, n_particles: dict[str, Count], double: bool
 ) -> list[Path]:
-    """Write one GIZMO zoom at z = 0 with an ECSV table of its galaxy; the folder of both."""
+    """Write one GIZMO zoom at z = 0 with an ECSV table of its galaxy; return the folder of both."""
     box_kpc = 20_000.0
     name = f"{suite}_{index:05d}"
     path = folder / name / "snapshot_600.hdf5"
@@ -127,7 +127,7 @@ def _write_table(path: Path, centre_kpc: np.ndarray, r200_kpc: float, **columns:
 def write_grid(
     folder: Path, suite: str, index: int, seed: int, n_particles: dict[str, Count], double: bool
 ) -> list[Path]:
-    """Write a galaxy of `quiet` as an output of RAMSES at a = 0.75, with an ECSV table of it; the folder of both.
+    """Write a galaxy of `quiet` as an output of RAMSES at a = 0.75, and an ECSV table of it; return the folder of both.
 
     The finest cells have sides of 0.12 kpc. Its lineage is the galaxy that it is a twin of, so that no split of
     galaxies has one in training and the other in a test.
@@ -162,7 +162,7 @@ _YAML = {
 
 
 def write_suite_file(folder: Path, suite: str) -> Path:
-    """Write the YAML file that tells `kinmass maps` how to read a mock suite; its path."""
+    """Write the YAML file that tells `kinmass maps` how to read a mock suite; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{suite}.yaml"
     write_atomically(path, f"name: {suite}\n{_YAML[suite]}aperture: {{r200: 0.3}}\n")
@@ -178,7 +178,7 @@ def jobs(suite: str, n_galaxies: int) -> list[list[int]]:
 def write_snapshot(
     folder: Path, suite: str, indices: list[int], seed: int, n_particles: dict[str, Count], double: bool | None = None
 ) -> Path:
-    """Write one snapshot of a mock suite unless it is done; the path of the file that marks it as done.
+    """Write one snapshot of a mock suite unless it is done; return the path of the file that marks it as done.
 
     That file is written last, after all others are on disk. double: positions in double precision; None: as the
     code that the suite imitates writes them.

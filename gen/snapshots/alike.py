@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from kinmass.gen.formats import CodeUnits
+from kinmass.gen.words import counted
 
 #: Facts that may be other ones in each snapshot: of their times, and of zooms in boxes of their own.
 OWN = ("a", "code units")
@@ -41,7 +42,8 @@ def differences(facts_by_snapshot: dict[Path, dict[str, str]]) -> str:
             paths_by_value[values[fact]].append(path)
         if len(paths_by_value) > 1:
             ranked = sorted(paths_by_value.items(), key=lambda item: -len(item[1]))
-            unnamed_values = f"; {len(ranked) - NAMED} other values" if len(ranked) > NAMED else ""
+            n_unnamed = len(ranked) - NAMED
+            unnamed_values = f"; {counted(n_unnamed, 'other value')}" if n_unnamed > 0 else ""
             sentences.append(
                 f"{fact}: "
                 + "; ".join(f"{v} in {_name_snapshots(paths)}" for v, paths in ranked[:NAMED])

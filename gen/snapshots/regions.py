@@ -51,12 +51,14 @@ class Regions:
         if self._parts[0][0]._type_name == "region" and len(values) != self._counts[ptype]:
             raise SnapshotError(
                 f"{self.path}: {len(values)} of the {self._counts[ptype]} values of {ptype}/{name} could be read; "
-                "is the file damaged?"
+                "is the file damaged? Get it again"
             )
         with np.errstate(over="ignore"):
             values *= unit
         if not np.isfinite(values).all():
-            raise SnapshotError(f"{self.path}: NaN or infinite values in {ptype}/{name}; is the file damaged?")
+            raise SnapshotError(
+                f"{self.path}: NaN or infinite values in {ptype}/{name}; is the file damaged? Get it again"
+            )
         return values
 
     def _read_alone(self, ptype: str, name: str) -> list[np.ndarray]:
@@ -69,7 +71,9 @@ class Regions:
             if not may_be_damaged_file(error):
                 raise
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise SnapshotError(f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged?") from error
+            raise SnapshotError(
+                f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged? Get it again"
+            ) from error
         finally:
             self._forget()
 

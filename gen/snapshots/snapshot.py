@@ -191,7 +191,7 @@ class Snapshot:
         return Galaxy(**particles, high_res_fraction=1 - low_res_msun / dark_msun if dark_msun else 1.0)
 
     def count(self, component: str) -> int:
-        """Number of particles of a component in the whole file."""
+        """Return the number of particles of a component in the whole snapshot."""
         return sum(self.counts.get(ptype, 0) for ptype in self.components[component])
 
     def stars(self, centre_kpc: np.ndarray, radius_kpc: float) -> Particles:
@@ -253,7 +253,9 @@ class Snapshot:
         box_kpc, length_kpc = self.units.box_kpc, self.units.length_kpc
         for ptype in types:
             if not np.isfinite(self._extents_kpc[ptype]).all():
-                raise SnapshotError(f"{self.path}: NaN or infinite values in {ptype}/Coordinates; is the file damaged?")
+                raise SnapshotError(
+                    f"{self.path}: NaN or infinite values in {ptype}/Coordinates; is the file damaged? Get it again"
+                )
         reach_kpc = 1.01 * radius_kpc  # one per cent more than asked for: yt rounds in its own way when it selects
         if box_kpc is not None and 2 * reach_kpc >= box_kpc:  # the images of the sphere would overlap
             return self._all(types)
@@ -287,7 +289,8 @@ def holds(n_bytes: int, counts: Mapping[str, int]) -> bool:
 
 
 def fetched(files: list[Path]) -> int:
-    """Read small files once, so that they lie in the file system's cache; their bytes, 0 if they are not small."""
+    """Read small files once, so that they lie in the file system's cache; "
+    "return their bytes, 0 if they are not small."""
     try:
         if not 0 < sum(file.stat().st_size for file in files) <= FETCH_WHOLE:
             return 0

@@ -88,15 +88,15 @@ class TypeReader:
         if not moves:
             if (n_blank := np.count_nonzero(~pos.any(axis=1))) > 1:
                 problem = f"{n_blank} particles at (0, 0, 0)"
-                raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end?")
+                raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end? Get it again")
             return pos, unmoved(len(pos))
         vel = field("Velocities", self.units.velocity_kms)
         if len(vel) and max(vel.max(), -vel.min()) > LIGHT_KMS:
-            hint = "check the velocity unit, or is the file damaged?"
+            hint = "check the velocity unit, or get the file again if it is damaged"
             raise self._impossible("speeds beyond that of light", ptype, "Velocities", hint)
         if (n_blank := np.count_nonzero(~(pos.any(axis=1) | vel.any(axis=1)))) > 1:
             problem = f"{n_blank} particles at rest at (0, 0, 0)"
-            raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end?")
+            raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end? Get it again")
         return pos, vel
 
     def _masses(self, ptype: str, field: Field) -> np.ndarray:
@@ -104,7 +104,7 @@ class TypeReader:
         name = self.format.mass
         mass = field(name, self.units.mass_msun)
         if mass.min(initial=0.0) < 0:
-            raise self._impossible("negative masses", ptype, name, "is the file damaged?")
+            raise self._impossible("negative masses", ptype, name, "is the file damaged? Get it again")
         if mass.max(initial=0.0) > HEAVIEST_MSUN:
             raise self._impossible("masses of whole clusters of galaxies", ptype, name, "check the mass unit")
         if len(mass) and mass.max() == 0:
@@ -135,7 +135,7 @@ class TypeReader:
             unit_kpc = self.units.length_kpc * self.units.factors.get("SmoothingLength", 1.0)
             stored = np.asarray(field("SmoothingLength", self.smoothing.factor * unit_kpc))
             if stored.min(initial=0.0) < 0:
-                raise SnapshotError("negative values in SmoothingLength; is the file damaged?")
+                raise SnapshotError("negative values in SmoothingLength; is the file damaged? Get it again")
             if stored.any() or not len(stored):  # some initial conditions hold only zeros
                 return stored
         density_unit = self.units.factors.get("Density", 1.0)

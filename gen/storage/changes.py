@@ -13,10 +13,15 @@ def refused(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     old and new are the config of a store: `gen.campaign.record.Settings`, with the suite file as `suite`.
     """
-    old_values, new_values = flat(_as_of_today(old)), flat(new)
+    return [f"{key}: {_words(old_value)} -> {_words(new_value)}" for key, old_value, new_value in differing(old, new)]
+
+
+def differing(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """List what `refused` lists as (key, old value, new value)."""
+    old_values, new_values = flat(_as_of_today(old)), flat(_as_of_today(new))
     keys = [key for key in sorted(old_values.keys() | new_values.keys()) if old_values.get(key) != new_values.get(key)]
     return [
-        f"{key}: {_words(old_values.get(key))} -> {_words(new_values.get(key))}"
+        (key, old_values.get(key), new_values.get(key))
         for key in keys
         if not only_adds(key, old_values.get(key), new_values.get(key))
     ]

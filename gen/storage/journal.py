@@ -30,6 +30,15 @@ def change(folder: Path) -> Iterator[Path]:
     finish(folder)
 
 
+def forget(folder: Path) -> None:
+    """Remove a change that was decided on a folder that is no longer there, so that no other is changed by it.
+
+    Raises OSError.
+    """
+    if (decided := _decided_folder(folder)).is_dir() and not folder.exists():
+        shutil.rmtree(decided)
+
+
 def finish(folder: Path) -> None:
     """Move the files of a decided change into `folder`; several processes may do so at once. Raises OSError."""
     decided = _decided_folder(folder)

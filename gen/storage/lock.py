@@ -54,6 +54,8 @@ class Owner:
     token: str = ""
 
     def __str__(self) -> str:
+        if not self.token:
+            return "a process whose name in the lock cannot be read"
         job = f" of Slurm's job {self.job}" if self.job else ""
         return f"process {self.pid}{job} on {self.host}, since {self.since} (`{self.command[:300]}`)"
 
@@ -71,7 +73,10 @@ class Lock:
     def check(self) -> None:
         """Raise Busy when another process has taken the lock over, because it took this one for dead."""
         if self._lost:
-            raise Busy(f"{self.path}: taken over by {_read(self.path) or 'somebody who removed it'}; this run ends")
+            raise Busy(
+                f"{self.path}: taken over by {_read(self.path) or 'somebody who removed it'}; this run ends, "
+                "give its command again when that has ended"
+            )
 
     def release(self) -> None:
         """Stop touching the lock, and remove it if it is still this process's."""

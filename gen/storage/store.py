@@ -24,6 +24,7 @@ from kinmass.gen.physics.projection import CHANNELS
 from kinmass.gen.storage import changes, journal
 from kinmass.gen.storage.chunk_files import ChunkFiles
 from kinmass.gen.storage.files import make_folder, sync_folder, sync_tree, write_atomically
+from kinmass.gen.words import counted
 
 SCHEMA_VERSION = 3
 PENDING, DONE, FAILED = 0, 1, 2
@@ -139,6 +140,7 @@ def create_suite(
         if not refused_changes:
             return _adopt_galaxies(group, store, suite, labels, config)
         _set_unfinished_aside(group, path, refused_changes)
+    journal.forget(path)
     for leftover in store.glob(f".{suite}.*.partial"):  # left by a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     aside = _partial_path(path)
@@ -165,9 +167,9 @@ def _set_unfinished_aside(group: zarr.Group, path: Path, refused_changes: list[s
     n_done = int((read_status(group) == DONE).sum())
     if n_done:
         raise StoreError(
-            f"{path} holds {n_done} galaxies that were made with other settings ({'; '.join(refused_changes)}). "
-            f"Repeat those settings, or write to a new --out; to map this suite anew in this store, remove {path} "
-            "first: its other suites stay as they are"
+            f"{path} holds {counted(n_done, 'galaxy', 'galaxies')} made with other settings "
+            f"({'; '.join(refused_changes)}). Repeat those settings, or write to a new --out; to map "
+            f"this suite anew in this store, remove {path} first: its other suites stay as they are"
         )
     os.rename(path, _partial_path(path))
 
@@ -557,7 +559,10 @@ def _open(store: Path, suite: str) -> zarr.Group:
         )
     missing = [name for name in (*ARRAYS, "galaxy", "lineage") if name not in group]
     if missing:
-        raise StoreError(f"{store / suite} lacks {', '.join(missing)}; it is damaged or no map store")
+        raise StoreError(
+            f"{store / suite} lacks {', '.join(missing)}; it is damaged or no map store: "
+            "run `kinmass maps` again, with a new --out"
+        )
     return group
 
 

@@ -4,7 +4,7 @@ A network that was trained on galaxies of one simulation learns that simulation'
 how bright for their mass, how turbulent their gas, how cuspy their haloes. A varied view comes with the mass profile
 that belongs to it, so that dynamics is all that is left to learn from. `scale` and `light` are exact symmetries:
 gravity has no scale of its own, and tracers move in a potential whatever they weigh. `heat` and `tilt` hold
-approximately, for rotating discs.
+approximately, for rotating discs. `radius` is the observer's error rather than the simulation's: his R_e.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ import torch
 from kinmass.gen.constants import G
 from kinmass.gen.instruments.observe import CHANNELS, TOLD
 from kinmass.train.data.dataset import RADII_RE
+from kinmass.train.data.radius_error import with_radius_error
 from kinmass.train.data.sampler import normal
 
 # N views, P pixels along a side, K radii
-#: Random numbers per view, and the number that is added to the run's seed to draw them.
-_NUMBERS_PER_VIEW, _SEED_OFFSET = 12, 7_000_003
+#: Random numbers per view, and what is added to the run's seed to draw them, and to draw the two of R_e.
+_NUMBERS_PER_VIEW, _SEED_OFFSET, _RADIUS_SEED_OFFSET = 12, 7_000_003, 17_000_023
 #: `fade` leaves at least this many pixels of a tracer.
 _FEWEST_PIXELS = 8
 #: `heat` leaves at least this share of V^2 to rotation.
@@ -28,14 +29,15 @@ _LEAST_V2_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Strengths of the variations: standard deviations, but the last two are shares of views. Zero is no variation.
+    """Strengths of the variations: standard deviations, or shares of views (fade, no_dispersion). Zero is no variation.
 
     scale_dex: of velocities; lengths scale as their square, so that surface densities stay. light_dex: of each
     tracer's surface density, as mass-to-light ratios are uncertain. heat: isotropic dispersion that is added, over the
     rms circular velocity along the middle row of the map; rotation falls by what asymmetric drift takes, to a tenth of
     V^2 at least. tilt: of the slope of log10 M(<r) against log10 r. fade: share of
     views of which only the brightest pixels are seen, from a tenth of them to all, for each tracer independently.
-    no_dispersion: share of views whose dispersion is set to zero, for each tracer independently.
+    no_dispersion: share of views whose dispersion is set to zero, for each tracer independently. radius_dex: of the
+    R_e that an observer takes over the true one (`radius_error.with_radius_error`).
     """
 
     scale_dex: float = 0.0
@@ -44,15 +46,19 @@ class Augmentation:
     tilt: float = 0.0
     fade: float = 0.0
     no_dispersion: float = 0.0
+    radius_dex: float = 0.0
 
     def numbers(self, samples: torch.Tensor, seed: int) -> torch.Tensor | None:
-        """Return standard normal numbers (N, 12) for `samples` as in `sampler.draws`; None where nothing varies."""
+        """Return standard normal numbers (N, 14) for `samples` as in `sampler.draws`; None where nothing varies."""
         if not any(vars(self).values()):
             return None
         counter = samples[:, None] * (_NUMBERS_PER_VIEW // 2) + torch.arange(
             _NUMBERS_PER_VIEW // 2, device=samples.device
         )
-        return normal(counter, seed + _SEED_OFFSET)
+        # Those of R_e are drawn apart: the others are what they were before there were any.
+        return torch.cat(
+            [normal(counter, seed + _SEED_OFFSET), normal(samples[:, None], seed + _RADIUS_SEED_OFFSET)], 1
+        )
 
     def vary(
         self,
@@ -64,7 +70,7 @@ class Augmentation:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return varied maps (N, 8, P, P), R_e (N,) [kpc] and profiles (N, K) [log10 Msun] from those of stored views.
 
-        numbers (N, 12) of `numbers`; field_of_view_re is the side of the maps [R_e].
+        numbers (N, 14) of `numbers`; field_of_view_re is the side of the maps [R_e].
         """
         maps = maps.clone()
         radius = _radius_re(maps.shape[-1], field_of_view_re, maps)
@@ -94,6 +100,9 @@ class Augmentation:
             maps.unflatten(1, (2, 4))[:, :, 1:3] *= 10 ** dex[:, None, None, None, None]
             half_mass_radius_kpc = half_mass_radius_kpc * 10 ** (2 * dex).to(half_mass_radius_kpc)
             log10_menc = log10_menc + (4 * dex[:, None]).to(log10_menc)
+        if self.radius_dex:
+            dex = self.radius_dex * numbers[:, _NUMBERS_PER_VIEW]
+            maps, half_mass_radius_kpc, log10_menc = with_radius_error(maps, half_mass_radius_kpc, log10_menc, dex)
         return maps, half_mass_radius_kpc, log10_menc
 
     def vary_observed(self, observed: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:

@@ -10,18 +10,23 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from kinmass.gen.storage.files import sync_folder
 from kinmass.train.allotted import whole_number
 from kinmass.train.launch.commands import run_slurm_command
 from kinmass.train.launch.resources import LaunchError
+from kinmass.train.run.calibration import waiting
 from kinmass.train.run.checkpoint import RunError, read_config, read_tensors, write_json
+from kinmass.train.run.derived import is_calibrated
 from kinmass.train.run.records import Best, RunRecord
 
 #: States in which a process writes, or will write, in the run's folder.
 BUSY = ("queued", "running", "going on", "ending", "unknown")
+#: State of a trained run whose calibration is missing, or of an older version or other settings.
+UNCALIBRATED = "not calibrated"
+_LACKING = "what its calibration makes is missing or out of date"
 #: Errors of a process that only follow from the end of another process.
 NOT_THE_CAUSE = re.compile(
     r"closed by peer|connection (reset|refused)|remote process exited|ncclRemoteError|communicator was aborted"
@@ -60,7 +65,8 @@ class State:
     """The state of one run; `str` of it is the line to show."""
 
     run: Path
-    name: str  # finished, queued, running, going on, ending, stopped, failed, cancelled, gone, unknown
+    # finished, not calibrated, queued, running, going on, ending, stopped, failed, cancelled, gone, unknown
+    name: str
     step: int  # of the last checkpoint
     text: str
 
@@ -74,7 +80,15 @@ def states(out: Path) -> list[State]:
     slurm_ids = {job.job for job in record.values() if job.cluster == "slurm"}
     slurm_states = _squeue(slurm_ids) if slurm_ids else {}
     run_names = {os.path.relpath(folder, out) for folder in _run_folders(out)}
-    return [_state(out, name, record.get(name), slurm_states) for name in sorted(run_names | set(record))]
+    found = [_state(out, name, record.get(name), slurm_states) for name in sorted(run_names | set(record))]
+    busy_folders = {folder for state in found if state.name in BUSY for folder in (state.run, state.run.parent)}
+    return [_calibrated_by_another(state, busy_folders) if state.name == UNCALIBRATED else state for state in found]
+
+
+def _calibrated_by_another(state: State, busy_folders: set[Path]) -> State:
+    """Return as finished a run that is calibrated itself, and whose ensemble is in the hands of another's job."""
+    is_done = is_calibrated(state.run) and busy_folders.issuperset(waiting(state.run))
+    return replace(state, name="finished", text="another job is calibrating its ensemble") if is_done else state
 
 
 def wait(out: Path, say: Callable[[str], None]) -> list[State]:
@@ -130,22 +144,28 @@ def _state(out: Path, name: str, job: LaunchedJob | None, slurm_states: dict[str
         content: RunRecord | None = read_config(run)
     except RunError:
         content = None
-    step, best = steps_of(run)
-    if content and content["finished"]:
-        step, best = content["steps"], content["best"]
+    is_trained = content is not None and content["finished"]
+    step, best = (content["steps"], content["best"]) if content and is_trained else steps_of(run)
     words = []
     if content:
         words.append(f"step {step} of {content['fit']['steps']}")
     if best and "step" in best:
         words.append(f"best validation {best['loss']:.3f} at step {best['step']}")
-    if content and content["finished"]:
+    if is_trained and is_calibrated(run) and not waiting(run):
         return State(run, "finished", step, ", ".join(words))
+    if job is None and is_trained:
+        return State(run, UNCALIBRATED, step, ", ".join([*words, f"{_LACKING}: give its `kinmass fit` command again"]))
     if job is None:
         return State(run, "not launched from here", step, ", ".join(words))
     logs = out / "logs" / job.job
     state, reason = (
         _state_of_slurm_job(job, logs, slurm_states) if job.cluster == "slurm" else _state_of_local_job(job, logs)
     )
+    if is_trained:
+        words.append("trained, and being calibrated" if state in BUSY else _LACKING)
+        state, reason = (
+            (UNCALIBRATED, "") if state == "gone" else (state, reason)
+        )  # a job that ended well leaves no mark
     if reason:
         words.insert(0, reason)
     last_write_s = max(
@@ -155,7 +175,7 @@ def _state(out: Path, name: str, job: LaunchedJob | None, slurm_states: dict[str
         words.append(f"last sign of life {_ago(time.time() - last_write_s)} ago")
     mark = mark_of(logs)
     words.append(f"job {job.job}, log {log_of(out, job.job, mark.rank if mark else 0)}")
-    if state in ("stopped", "failed", "cancelled", "gone"):
+    if state in ("stopped", "failed", "cancelled", "gone", UNCALIBRATED):
         words.append("launch it again to go on")
     return State(run, state, step, ", ".join(words))
 

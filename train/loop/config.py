@@ -59,12 +59,13 @@ class FitConfig:
     compile: bool = False  # use torch.compile, on GPUs only
     cuda_graph: bool = True  # on GPUs, record the work of a step once and replay it
     checkpoint_minutes: float = 5.0  # between checkpoints inside a round; each round ends with a checkpoint
-    scale_dex: float = 0.0  # this and the next five: strengths of the variation in training (`train.data.augmentation`)
+    scale_dex: float = 0.0  # this and the next six: strengths of the variation in training (`train.data.augmentation`)
     light_dex: float = 0.0
     heat: float = 0.0
     tilt: float = 0.0
     fade: float = 0.0
     no_dispersion: float = 0.0
+    radius_dex: float = 0.0
     leave_one_suite_out: bool = (
         False  # fit once more without each suite, to set the intervals for suites not trained on
     )

@@ -27,7 +27,7 @@ from kinmass.train.loop.config import VIEWS_FOR_A_GPU, FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.loop.monitor import Monitor
 from kinmass.train.loop.prepare import prepare, refuse_processes
-from kinmass.train.run.calibration import calibrate, calibrate_unseen, is_calibrated
+from kinmass.train.run.calibration import calibrate_all
 from kinmass.train.run.checkpoint import (
     FREE_SETTINGS,
     RUN_SCHEMA,
@@ -45,6 +45,7 @@ from kinmass.train.run.checkpoint import (
     write_last,
     write_tensors,
 )
+from kinmass.train.run.derived import is_calibrated
 from kinmass.train.run.records import Checkpoint, FixedState, RunRecord, SuiteIdentity
 from kinmass.train.run.trained_on import difference, store_differences, store_identity
 
@@ -127,22 +128,8 @@ def _with_batch_for(config: FitConfig, out: Path, processes: int, device_type: s
 
 
 def _calibrate(config: FitConfig, out: Path) -> None:
-    """Calibrate a trained network.
-
-    Where it was the last of an ensemble, or of the fits without each suite, calibrate these as well.
-    """
     clear_left_behind(out)
-    store_path, member_runs = Path(config.store), member_folders(out.parent, config.members)
-    calibrate(out, store_path)
-    # By whoever is the last to be calibrated: jobs that end at the same time do not all calibrate the whole ensemble.
-    if config.members > 1 and out in member_runs and all(map(is_calibrated, member_runs)):
-        calibrate(out.parent, store_path)
-    for run in (out, out.parent):
-        runs_without_suite = {folder.name.removeprefix("without-"): folder for folder in run.glob("without-*")}
-        if not runs_without_suite or not is_calibrated(run) or not all(map(is_calibrated, runs_without_suite.values())):
-            continue
-        if set(runs_without_suite) == set(read_config(run)["fit"]["suites"]):
-            calibrate_unseen(run, store_path, runs_without_suite)
+    calibrate_all(out, Path(config.store))
 
 
 @dataclass
@@ -162,6 +149,7 @@ class _Start:
 
 def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> tuple[RunRecord | None, str]:
     """Return what `read_begun` does. Raises RunError where the folder holds a run with other settings."""
+    _refuse_another_kind(config, out)
     begun, remark = read_begun(out)
     if begun:
         earlier_settings = begun["fit"]
@@ -207,6 +195,17 @@ def _read_start(config: FitConfig, settings: dict[str, Any], out: Path) -> _Star
         status = state["galaxies"]
         identity = begun["store"] if begun else identity
     return _Start(None, identity, status, state, remark)
+
+
+def _refuse_another_kind(config: FitConfig, out: Path) -> None:
+    """Raise RunError where a single network would be trained among an ensemble's members, or these beside one.
+
+    Who reads the folder could use one of them only.
+    """
+    if config.members == 1 and any(out.glob("member-*/run.json")):
+        raise RunError(f"{out} holds an ensemble; choose another --out for a single network, or give its --members")
+    if config.members > 1 and (out.parent / "run.json").exists():
+        raise RunError(f"{out.parent} holds a single network; choose another --out for an ensemble")
 
 
 def _refuse_foreign(state: Checkpoint, settings: dict[str, Any], out: Path, store_path: Path) -> None:

@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-import zuko
 from torch import nn
 from torch.nn import functional
+
+from kinmass.train.model.spline import SplineFlow
 
 # N views, F features, K radii, S samples
 HEADS = ("flow", "mixture", "gaussian")
@@ -109,7 +110,7 @@ class ProfileDensity(nn.Module):
         n_radii = len(radii_re)
         self.gaussian = _Gaussian(n_features, n_radii, 6 if head == "mixture" else 1)
         self.bend = (
-            zuko.flows.NSF(n_radii, n_features, transforms=2, hidden_features=(64, 64), passes=2)
+            SplineFlow(n_radii, n_features, transforms=2, hidden_features=(64, 64), passes=2)
             if head == "flow"
             else None
         )

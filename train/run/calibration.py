@@ -8,29 +8,32 @@ ensemble as a whole, keeps its scales per tracer in calibration.json. `calibrate
 `train.run.out_of_distribution` needs of the training views.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from kinmass.gen.physics.sightline import view_rng
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import Views, usable
 from kinmass.train.data.loader import done_galaxies, galaxies_of
-from kinmass.train.run.checkpoint import (
-    RunError,
-    members_of,
-    read_training_features,
-    weights_of,
-    write_json,
-    write_tensors,
+from kinmass.train.data.radius_error import with_radius_error
+from kinmass.train.run.checkpoint import RunError, member_folders, members_of, read_config, weights_of
+from kinmass.train.run.derived import (
+    CALIBRATION,
+    OOD,
+    UNSEEN,
+    is_calibrated,
+    is_calibrated_for_unseen,
+    made_from,
+    write_scales,
+    write_training_features,
 )
 from kinmass.train.run.out_of_distribution import learn_training_features
-from kinmass.train.run.posterior import UNSEEN, VIEWS_PER_BLOCK, Inference, Posterior
+from kinmass.train.run.posterior import VIEWS_PER_BLOCK, Inference, Posterior
 from kinmass.train.run.trained_on import require_store
 
 # N views, K radii, S samples, C components
@@ -40,7 +43,7 @@ LEVELS = (0.6827, 0.9545)
 SAMPLES, N_BOOTSTRAP = 200, 50
 #: Most validation galaxies that a run is calibrated on.
 MOST_GALAXIES = 4096
-SEED = 1_000_003
+SEED, _RADIUS_SEED = 1_000_003, 19_000_013
 #: Most training galaxies whose features are kept for `train.run.out_of_distribution`, and most views of each.
 MOST_TRAINING, TRAINING_VIEWS = 1024, 4
 #: Samples of each member from which `responses` is fitted, and how often intervals are measured and widened.
@@ -229,21 +232,33 @@ def blocks_of(store: Path, suites: tuple[str, ...], part: str, max_galaxies: int
 
 def inferred_views(infer: Inference, blocks: Iterator[Views], tracer: str) -> InferredViews:
     """Return what a network infers from the views in `blocks` that have usable maps of a tracer."""
-    return InferredViews.joined(
-        [InferredViews.of(infer, block[usable(block, tracer, infer.instrument)], tracer) for block in blocks]
-    )
+    return InferredViews.joined([_inferred_as_taken(infer, block, tracer) for block in blocks])
+
+
+def _inferred_as_taken(infer: Inference, views: Views, tracer: str) -> InferredViews:
+    """Return what a network infers from usable views, of observers whose R_e errs as much as it did in training.
+
+    Each view's error follows from its name.
+    """
+    if radius_dex := infer.run["fit"]["radius_dex"]:
+        normal = [view_rng(_RADIUS_SEED, *name).standard_normal() for name in views.names()]
+        dex = radius_dex * torch.tensor(normal, dtype=torch.float64)
+        taken = with_radius_error(views.maps, views.half_mass_radius_kpc, views.log10_menc, dex)
+        views = replace(views, maps=taken[0], half_mass_radius_kpc=taken[1], log10_menc=taken[2])
+    return InferredViews.of(infer, views[usable(views, tracer, infer.instrument)], tracer)
 
 
 def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]) -> None:
     """Write unseen.json of a run from runs that were each trained without one suite ({suite: run}).
 
-    Does nothing where it is there for these weights. Raises as `calibrate`.
+    Does nothing where it is there for these weights and settings. Raises as `calibrate`.
     """
-    weights = _weights_with(run, runs_without_suite)
-    if _is_of_weights(run / UNSEEN, weights):
+    without = _weights_without(runs_without_suite)
+    if is_calibrated_for_unseen(run, without):
         return
     for trained_run in (run, *runs_without_suite.values()):
         require_store(trained_run, store)
+    record = made_from(run, UNSEEN)
     members, scales = len(members_of(run)), {}
     infers = {suite: Inference(path, calibrated=False) for suite, path in runs_without_suite.items()}
     for tracer in next(iter(infers.values())).answers():
@@ -253,37 +268,54 @@ def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]
         ]
         parts = [views for views in parts if len(views)]
         if parts:
-            scales[tracer] = [unseen_scale(parts).tolist()] * members
-    if _weights_with(run, runs_without_suite) != weights:
+            scales[tracer] = [unseen_scale(parts)] * members
+    if made_from(run, UNSEEN) != record or _weights_without(runs_without_suite) != without:
         raise RunError(_TRAINED_MEANWHILE.format(run=run))
-    write_json(run / UNSEEN, {"scale": scales} | weights)
+    write_scales(run, UNSEEN, scales, record | {"without": without})
 
 
-def _weights_with(run: Path, runs_without_suite: dict[str, Path]) -> dict[str, Any]:
-    """Return what unseen.json keeps of the weights that it was made for: the run's, and those of each run of a suite
-    left out."""
-    return {
-        "weights": weights_of(run),
-        "without": {suite: weights_of(path) for suite, path in runs_without_suite.items()},
-    }
+def _weights_without(runs_without_suite: dict[str, Path]) -> dict[str, list[str]]:
+    """Return the weights of each run of a suite left out, which unseen.json keeps beside those of its run."""
+    return {suite: weights_of(path) for suite, path in runs_without_suite.items()}
 
 
-def is_calibrated(run: Path) -> bool:
-    """Whether calibration.json and ood.pt can be read and were made for the run's weights."""
+def calibrate_all(run: Path, store: Path) -> None:
+    """Calibrate a trained network, and what waited for it alone: its ensemble, and either for suites left out.
+
+    So whoever is the last to be calibrated does it, and jobs that end at the same time do not all calibrate the whole
+    ensemble. Raises as `calibrate`.
+    """
+    calibrate(run, store)
+    for folder in (run, run.parent):
+        if _is_ensemble_waiting(folder):
+            calibrate(folder, store)
+        if runs_without_suite := _unseen_waiting(folder):
+            calibrate_unseen(folder, store, runs_without_suite)
+
+
+def waiting(run: Path) -> list[Path]:
+    """Return, of a trained run and its ensemble, what could be calibrated, also for unseen suites, and is not."""
+    return [folder for folder in (run, run.parent) if _is_ensemble_waiting(folder) or _unseen_waiting(folder)]
+
+
+def _is_ensemble_waiting(folder: Path) -> bool:
+    """Whether all members of the ensemble in a folder are calibrated, and the ensemble is not."""
     try:
-        read_training_features(run)
+        members = member_folders(folder, read_config(folder)["fit"]["members"])
     except RunError:
         return False
-    return _is_of_weights(run / "calibration.json", {"weights": weights_of(run)})
+    return members != [folder] and all(map(is_calibrated, members)) and not is_calibrated(folder)
 
 
-def _is_of_weights(path: Path, weights: dict[str, Any]) -> bool:
-    """Whether a file of scales can be read and holds all of `weights` (as `calibrate` and `calibrate_unseen` write)."""
-    try:
-        content = json.loads(path.read_text())
-        return isinstance(content["scale"], dict) and {key: content[key] for key in weights} == weights
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def _unseen_waiting(folder: Path) -> dict[str, Path]:
+    """Return the fits without each suite ({suite: run}) if all is there for unseen.json but itself, else none."""
+    runs_without_suite = {path.name.removeprefix("without-"): path for path in sorted(folder.glob("without-*"))}
+    if not runs_without_suite or not all(map(is_calibrated, (folder, *runs_without_suite.values()))):
+        return {}
+    if set(runs_without_suite) != set(read_config(folder)["fit"]["suites"]):
+        return {}
+    without = _weights_without(runs_without_suite)
+    return {} if is_calibrated_for_unseen(folder, without) else runs_without_suite
 
 
 def _features_as_trained(infer: Inference, views: Views, tracer: str, n_before: int) -> list[torch.Tensor]:
@@ -307,12 +339,12 @@ def _features_as_trained(infer: Inference, views: Views, tracer: str, n_before: 
 def calibrate(run: Path, store: Path) -> None:
     """Write ood.pt and calibration.json of a trained run, or of an ensemble whose members are all trained.
 
-    Does nothing where both are there for these weights. Raises RunError, StoreError or OSError.
+    Does nothing where both are there for these weights and settings. Raises RunError, StoreError or OSError.
     """
     if is_calibrated(run):
         return
     require_store(run, store)
-    weights = weights_of(run)
+    records = {name: made_from(run, name) for name in (OOD, CALIBRATION)}
     infer = Inference(run, calibrated=False)
     suites = tuple(infer.run["fit"]["suites"])
 
@@ -328,7 +360,7 @@ def calibrate(run: Path, store: Path) -> None:
                 features_of_blocks[part, tracer].append(_features_as_trained(infer, views, tracer, n_views[tracer]))
                 n_views[tracer] += len(views)
                 if part == "val":
-                    inferred_of_blocks[tracer].append(InferredViews.of(infer, views, tracer))
+                    inferred_of_blocks[tracer].append(_inferred_as_taken(infer, block, tracer))
     scales, training_features = {}, {}
     for tracer in infer.answers():
         training, validation = (
@@ -336,10 +368,9 @@ def calibrate(run: Path, store: Path) -> None:
             for part in ("train", "val")
         )
         if features := learn_training_features(training, validation):
-            training_features[tracer] = vars(features)
+            training_features[tracer] = features
         scales[tracer] = scales_of(InferredViews.joined(inferred_of_blocks[tracer]))
-    if weights_of(run) != weights:
+    if any(made_from(run, name) != record for name, record in records.items()):
         raise RunError(_TRAINED_MEANWHILE.format(run=run))
-    write_tensors(run / "ood.pt", training_features | {"weights": weights})
-    scale_lists = {tracer: [scale.tolist() for scale in member_scales] for tracer, member_scales in scales.items()}
-    write_json(run / "calibration.json", {"scale": scale_lists, "weights": weights})
+    write_training_features(run, training_features, records[OOD])
+    write_scales(run, CALIBRATION, scales, records[CALIBRATION])

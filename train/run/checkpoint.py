@@ -16,14 +16,15 @@ from kinmass.gen.storage.files import write_atomically
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.model.scaling import TRACERS
-from kinmass.train.run.out_of_distribution import TrainingFeatures
 from kinmass.train.run.records import Checkpoint, RunRecord
 
 RUN_SCHEMA = 8
 #: Settings that may differ when a run goes on: they change where and how fast a fit runs, not what it learns.
 FREE_SETTINGS = ("store", "checkpoint_minutes", "memory_gb", "compile", "cuda_graph", "leave_one_suite_out")
 #: Settings that came later than the schema, and what they are in runs that do not tell.
-LATER_SETTINGS: dict[str, Any] = {"join": "concat", "ema": 0.0, "start_from": [], "told": None}
+LATER_SETTINGS: dict[str, Any] = {"join": "concat", "ema": 0.0, "start_from": [], "told": None, "radius_dex": 0.0}
+#: The same, of a network's settings.
+LATER_NETWORK_SETTINGS: dict[str, Any] = {"join": "concat", "told": False}
 
 
 class RunError(ValueError):
@@ -42,6 +43,7 @@ class _Store(BaseModel):
     galaxies: int
     names: str
     sizes: dict[str, float] = {}
+    lineages: str = ""
 
 
 _FIT_FIELDS: dict[str, Any] = {
@@ -82,8 +84,9 @@ class _FinishedRun(_Run):
 
 def with_later_settings(content: RunRecord) -> RunRecord:
     """Return the content of a run.json with every setting that came later than the schema."""
-    network = {"join": LATER_SETTINGS["join"], "told": False}
-    return content | {"fit": LATER_SETTINGS | content["fit"], "model": network | content["model"]}
+    return content | {
+        "fit": LATER_SETTINGS | content["fit"], "model": LATER_NETWORK_SETTINGS | content["model"]
+    }  # fmt: skip
 
 
 def _check_content(content: Mapping[str, Any]) -> None:
@@ -269,50 +272,14 @@ def instrument_in(content: RunRecord, run: Path) -> Instrument:
         raise RunError(f"{run / 'run.json'} holds no instrument that can be read ({error}); train it again") from error
 
 
-def read_scales(run: Path, name: str = "calibration.json") -> dict[str, list[torch.Tensor]]:
-    """Return, per tracer and member, the scale (K, K) of the latent numbers that `train.run.calibration` found.
-
-    Raises RunError where the run is not calibrated, or its calibration is damaged or was made for other weights.
-    """
-    try:
-        content = json.loads((run / name).read_text())
-        scales = {
-            tracer: [torch.tensor(scale) for scale in member_scales]
-            for tracer, member_scales in content["scale"].items()
-        }
-        weights = content.get("weights")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{run} is not calibrated ({error}); give its `kinmass fit` command again") from error
-    _require_same_weights(run, name, weights)
-    return scales
-
-
-def read_training_features(run: Path) -> dict[str, TrainingFeatures]:
-    """Return what `train.run.out_of_distribution` knows of each tracer's training views. Raises as `read_scales`."""
-    content = read_tensors(run / "ood.pt")
-    weights = content.pop("weights", None)
-    _require_same_weights(run, "ood.pt", weights)
-    try:
-        return {tracer: TrainingFeatures(**fields) for tracer, fields in content.items()}
-    except TypeError as error:
-        raise RunError(f"{run / 'ood.pt'} is damaged ({error}); give its `kinmass fit` command again") from error
-
-
-def _require_same_weights(run: Path, name: str, weights: object) -> None:
-    """Raise RunError where a file beside a run's weights was made for other weights.
-
-    Older files do not note their weights; these pass.
-    """
-    if weights is not None and weights != weights_of(run):
-        raise RunError(f"{run / name} is of other weights than the run's; give its `kinmass fit` command again")
-
-
 def load_members(run: Path) -> list[MassModel]:
     """Return the networks of a run, ready to predict.
 
     Raises RunError where one is missing, not finished, damaged, or trained with other settings than the first.
     """
     folders, first = members_of(run), read_config(run)
+    if folders == [run] and any(run.glob("member-*/run.json")):
+        raise RunError(f"{run} holds a single network and an ensemble; move one of them into a folder of its own")
     n_members = first["fit"].get("members", 1)
     if folders != member_folders(run, n_members) and folders != [run]:
         raise RunError(f"{run} has {len(folders)} of {n_members} members; give its `kinmass fit` command again")

@@ -17,14 +17,8 @@ from kinmass.gen.physics.sightline import view_rng
 from kinmass.train.data.dataset import Views
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import SPEEDS_KMS, at_mass_limits, has_motion, only, tracers_of
-from kinmass.train.run.checkpoint import (
-    RunError,
-    instrument_of,
-    load_members,
-    read_config,
-    read_scales,
-    read_training_features,
-)
+from kinmass.train.run.checkpoint import RunError, instrument_of, load_members, read_config
+from kinmass.train.run.derived import CALIBRATION, REMEDY, UNSEEN, read_scales, read_training_features
 from kinmass.train.run.ensemble import Members
 from kinmass.train.run.out_of_distribution import TrainingFeatures
 from kinmass.train.run.records import RunRecord
@@ -34,8 +28,6 @@ from kinmass.train.run.records import RunRecord
 VIEWS_PER_BLOCK = 256
 #: Samples that are drawn at once on a CPU and on a GPU: few enough for a CPU's caches, enough to fill a GPU.
 SAMPLES_PER_DRAW = (4_096, 262_144)
-#: The file in a run folder with the scale of posteriors for suites that the run was not trained on.
-UNSEEN = "unseen.json"
 
 
 class Posterior:
@@ -241,9 +233,9 @@ class Inference:
         self._members = Members(self.models)
         self.scales: dict[str, list[torch.Tensor]] = {}
         if calibrated:
-            self.scales = self._read_scales("calibration.json")
+            self.scales = self._read_scales(CALIBRATION)
             if missing := ", ".join(tracer for tracer in self.answers() if tracer not in self.scales):
-                raise RunError(f"{path} is not calibrated for {missing}; give its `kinmass fit` command again")
+                raise RunError(f"{path} is not calibrated for {missing}; {REMEDY}")
         self.training_features: dict[str, TrainingFeatures] = read_training_features(path) if calibrated else {}
         self.unseen: dict[str, list[torch.Tensor]] = {}
         if calibrated and (path / UNSEEN).exists():
@@ -255,7 +247,7 @@ class Inference:
         for of_members in scales.values():
             is_square = all(scale.shape == (n_radii, n_radii) and scale.isfinite().all() for scale in of_members)
             if len(of_members) != len(self.models) or not is_square:
-                raise RunError(f"{self.path / name} is damaged; remove it and give the `kinmass fit` command again")
+                raise RunError(f"{self.path / name} is damaged; remove it and {REMEDY}")
         return {tracer: [scale.to(self.device) for scale in of_members] for tracer, of_members in scales.items()}
 
     @property

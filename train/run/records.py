@@ -13,7 +13,8 @@ from kinmass.gen.code import Provenance
 class SuiteIdentity(TypedDict):
     """What identifies the galaxies of a suite, wherever its store lies: names is a hash of them, in their order.
 
-    sizes: R_e [kpc] of the first view of a few galaxies, by their numbers; younger than the others.
+    sizes: R_e [kpc] of the first view of a few galaxies, by their numbers; lineages: a hash of those by which they are
+    split, in their order. Both are younger than the others.
     """
 
     schema_version: int
@@ -21,6 +22,7 @@ class SuiteIdentity(TypedDict):
     galaxies: int
     names: str
     sizes: NotRequired[dict[str, float]]
+    lineages: NotRequired[str]
 
 
 class Best(TypedDict):

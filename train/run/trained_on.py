@@ -6,12 +6,13 @@ numbered alike. So a few sizes are kept beside the names.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import zarr
 
-from kinmass.gen.storage import store
+from kinmass.gen.storage import changes, store
 from kinmass.train.run.checkpoint import RunError, read_config
 from kinmass.train.run.records import RunRecord, SuiteIdentity
 
@@ -38,6 +39,7 @@ def store_identity(path: Path, suites: Sequence[str]) -> dict[str, SuiteIdentity
             "config": group.attrs["config"],
             "galaxies": len(names),
             "names": _digest(names),
+            "lineages": _digest(group["lineage"][:]),
             "sizes": {str(number): float(size) for number, size in zip(some, sizes, strict=True)},
         }
     return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
@@ -55,30 +57,63 @@ def difference(name: str, earlier: object, requested: object) -> str:
 def store_differences(path: Path, earlier: Mapping[str, SuiteIdentity]) -> list[str]:
     """Describe how the store at `path` differs from the one that a run was trained on (`earlier`).
 
-    Galaxies that were added at the end make no difference. Returns one text per difference, empty for none. Raises
-    StoreError for a store that cannot be opened.
+    Galaxies that were added at the end, and settings that only add galaxies, make no difference. Returns one text per
+    difference, empty for none. Raises StoreError for a store that cannot be opened.
     """
     words = []
     for suite, earlier_suite in earlier.items():
         group = store.open_suite(path, suite)
-        names, config = group["galaxy"][:], group.attrs["config"]
-        pairs = {"schema": (earlier_suite["schema_version"], group.attrs["schema_version"])} | {
-            key: (earlier_suite["config"].get(key), config.get(key))
-            for key in sorted(earlier_suite["config"].keys() | config.keys())
-        }
-        words += [
-            difference(f"{key} of {suite}", earlier_value, current_value)
-            for key, (earlier_value, current_value) in pairs.items()
-            if earlier_value != current_value
-        ]
-        if _digest(names[: earlier_suite["galaxies"]]) != earlier_suite["names"]:
-            words.append(difference(f"list of galaxies of {suite}", earlier_suite["galaxies"], len(names)))
-            continue
-        words += _other_sizes(group, names, earlier_suite.get("sizes", {}))
+        settings = [("schema", earlier_suite["schema_version"], group.attrs["schema_version"])]
+        settings = [pair for pair in settings if pair[1] != pair[2]]
+        settings += changes.differing(earlier_suite["config"], group.attrs["config"])
+        words += [difference(f"{key} of {suite}", before, now) for key, before, now in settings]
+        words += _other_galaxies(group, suite, earlier_suite)
     return words
 
 
-def _other_sizes(group: object, names: np.ndarray, earlier_sizes: Mapping[str, float]) -> list[str]:
+def _other_galaxies(group: zarr.Group, suite: str, earlier: SuiteIdentity, same_sides: bool = True) -> list[str]:
+    """Return texts for what says that galaxies are others, or split otherwise, than those that a run was trained on.
+
+    same_sides: whether they are seen from the same sides, so that R_e can be compared.
+    """
+    names, lineages = (group[name][:] for name in ("galaxy", "lineage"))
+    n_earlier = earlier["galaxies"]
+    if _digest(names[:n_earlier]) != earlier["names"]:
+        return [difference(f"list of galaxies of {suite}", n_earlier, len(names))]
+    if earlier.get("lineages") not in (None, "", _digest(lineages[:n_earlier])):
+        return [f"lineages of {suite} (by which galaxies are split)"]
+    return _other_sizes(group, names, earlier.get("sizes", {})) if same_sides else []
+
+
+#: Settings of which galaxies do not become others: from where they are seen, and what the network sees of them.
+_OF_VIEWS = ("views", "seed", "inclination_deg", "pixels", "field_of_view_re", "galaxies_per_shard", "suite.selection")
+
+
+def unlike_trained_on(runs: Iterable[Path], path: Path, suites: Iterable[str]) -> list[str]:
+    """Return a sentence for each suite of a store that has the name of one that runs were trained on, and is another.
+
+    Such a suite counts as known to the run, and is split by its own lineages: galaxies of the run's training may be
+    among its test galaxies. Views from other sides make no difference. Raises StoreError, RunError.
+    """
+    runs_of: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        earlier = read_config(run)["store"]
+        for suite in [suite for suite in suites if suite in earlier]:
+            group, before = store.open_suite(path, suite), earlier[suite]
+            changed = changes.differing(before["config"], group.attrs["config"])
+            same_sides = not any(key.startswith(("seed", "inclination_deg")) for key, _, _ in changed)
+            words = [difference(*change) for change in changed if not change[0].startswith(_OF_VIEWS)]
+            words += _other_galaxies(group, suite, before, same_sides)
+            if words:
+                runs_of.setdefault((suite, ", ".join(words)), []).append(str(run))
+    return [
+        f"{path}/{suite} is not the {suite} that {', '.join(named)} saw in training: {words}; by its name it counts as "
+        "known, so see that it is the same simulation, and that galaxies are split by the same lineages"
+        for (suite, words), named in runs_of.items()
+    ]
+
+
+def _other_sizes(group: zarr.Group, names: np.ndarray, earlier_sizes: Mapping[str, float]) -> list[str]:
     """Return a text for the first galaxy that is another, by its size, than the one that had its name earlier."""
     numbers = np.array([int(number) for number in earlier_sizes], dtype=int)
     if not len(numbers):

@@ -73,7 +73,7 @@ def test_an_inverse_variance_of_zero_is_no_measurement(tmp_path):
     for keys in ({"velocity_ivar": "I"}, {"dispersion_ivar": "I"}):
         galaxy = of_table(tmp_path, rows, {"velocity_error": None} | keys)
         assert len(galaxy.stars.x_arcsec) == np.count_nonzero(~is_outside)
-        assert f"{is_outside.sum()} pixels have an inverse variance of zero" in " ".join(galaxy.remarks)
+        assert f"{is_outside.sum()} pixels of the stars have an inverse variance of zero" in " ".join(galaxy.remarks)
 
 
 def test_numbers_for_nothing_are_found_among_many_bins_in_time():

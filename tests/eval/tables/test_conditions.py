@@ -1,7 +1,6 @@
 """The same galaxies seen in many ways: errors and coverage are those of a sum by hand, and the report shows them."""
 
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from conftest import SUITES
 from kinmass.eval.__main__ import main
 from kinmass.eval.tables import conditions
 from kinmass.train import load
-from kinmass.train.data.dataset import RADII_RE
 
 KEPT = shutil.ignore_patterns("predictions.zarr")
 
@@ -38,33 +36,14 @@ def test_errors_and_coverage_are_those_of_a_sum_by_hand(runs, map_store, tmp_pat
     assert row.rmse != table.rmse[0]
 
 
-def test_who_is_wrong_about_r_e_sees_another_part_of_the_sky_and_asks_at_other_radii(map_store):
+def test_who_is_wrong_about_r_e_sees_another_part_of_the_sky(map_store):
     views = conditions.views_to_test(map_store, ["quiet"], None, 1)
     same = conditions.with_radius_error(views, 0.0)
     torch.testing.assert_close(same.maps, views.maps, rtol=1e-5, atol=1e-2)
     torch.testing.assert_close(same.log10_menc, views.log10_menc)
-    # A disc of known shape, and a profile that is a power law.
-    pixels, dex = 64, 0.1
-    x = ((torch.arange(pixels) + 0.5) / pixels - 0.5) * 6
-    radius = torch.hypot(x[:, None], x[None, :])
-
-    def disc(scale: float) -> torch.Tensor:
-        r = radius * scale
-        density = torch.exp(-(r**2) / 2)
-        return torch.stack([density, 100 * torch.tanh(x[None, :] * scale + 0 * r), 60 + 10 * r, density] * 2)[None]
-
-    slope = 1.3 * torch.tensor(RADII_RE).log10()[None]
-    one = views[np.array([0])]
-    made = replace(one, maps=disc(1.0), log10_menc=slope)
-    seen = conditions.with_radius_error(made, dex)
-    torch.testing.assert_close(seen.log10_menc, slope + 1.3 * dex)
-    assert float(seen.half_mass_radius_kpc) == pytest.approx(float(one.half_mass_radius_kpc) * 10**dex)
-    inner = (slice(None), slice(0, 3), slice(8, 56), slice(8, 56))
-    torch.testing.assert_close(seen.maps[inner], disc(10**dex)[inner], rtol=2e-2, atol=1.0)
-    assert float(seen.maps[0, 3, 8:56, 8:56].sum()) == pytest.approx(
-        float(disc(10**dex)[0, 3, 8:56, 8:56].sum()) * 100**dex, rel=1e-2
+    torch.testing.assert_close(
+        conditions.with_radius_error(views, 0.1).half_mass_radius_kpc, views.half_mass_radius_kpc * 10**0.1
     )
-    assert float(seen.maps[0, 0, 0].abs().max()) == 0  # beyond the stored map
 
 
 def test_the_report_has_a_page_of_conditions(results, runs, map_store, tmp_path, capsys):

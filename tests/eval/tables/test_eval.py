@@ -35,6 +35,7 @@ from kinmass.eval.tables.tasks import (
     check_maps,
     evaluate_block,
     measure_block,
+    predict_block,
     sources_of,
 )
 from kinmass.gen.code import code_key, imports
@@ -641,6 +642,36 @@ def test_a_run_that_is_trained_anew_under_the_tables_is_noticed(runs, map_store,
     (run / "calibration.json").write_text(json.dumps(scales))
     with pytest.raises(RunError, match="gas has changed since the tables were begun"):
         evaluate_block(sources, {"ifu": instrument_of(run)}, part, part.blocks()[0])
+
+
+def test_tables_are_of_what_runs_were_when_they_were_begun(runs, map_store, tmp_path, monkeypatch):
+    """A run that was trained or calibrated anew since: tables.json would say that they are of the new one."""
+    run = shutil.copytree(runs[0], tmp_path / "run")
+
+    def anew(*arguments):
+        sums = sum_of_tasks(*arguments)
+        (run / "calibration.json").write_text((run / "calibration.json").read_text() + "\n")
+        return sums
+
+    for module in ("tables", "compare"):
+        monkeypatch.setattr(f"kinmass.eval.tables.{module}.sum_of_tasks", anew)
+    with pytest.raises(RunError, match="run has changed since the tables were begun"):
+        collect(map_store, [run], ["quiet"], None, tmp_path / "out", Cluster())
+    with pytest.raises(RunError, match="run has changed since the tables were begun"):
+        compare(run, runs[1], map_store, ["quiet"], None, None, Cluster(), tmp_path)
+
+
+def test_workers_answer_with_the_code_of_the_command(runs, map_store, tmp_path, monkeypatch):
+    """Those of a running scheduler may have been started before the code, or a package, was another."""
+    sources, part = sources_of(runs[:1], tmp_path), Part(map_store, "quiet", None)
+    arguments = {"ifu": instrument_of(runs[0])}, part, part.blocks()[0]
+    for source in sources:
+        prepare(source, part)
+    predict_block(sources, *arguments)
+    monkeypatch.setattr("kinmass.eval.tables.tasks.code_key", lambda *_: "of another version")
+    for source in sources:  # also of kept predictions: it would measure otherwise
+        with pytest.raises(RunError, match=r"the worker .* runs other code or packages"):
+            predict_block([source], *arguments)
 
 
 @pytest.mark.parametrize("names", ["quiet,quiet", " quiet , middle,", "quiet"])

@@ -202,3 +202,48 @@ def test_units_that_the_suite_file_says_afterwards_are_refused(units, box, tmp_p
     other = box.model_copy(update={"units": Units(**units)})
     with pytest.raises(StoreError, match=rf"other settings \(suite\.units\.{next(iter(units))}: none -> "):
         generate([other], out, settings, quiet=True)
+
+
+def _other_particles(path):
+    """Replace a snapshot by another of the same name, size and time, whose header says the same."""
+    stat = path.stat()
+    with h5py.File(path, "r+") as file:
+        for name in [name for name in file if name.startswith("PartType")]:
+            file[name]["Velocities"][:] *= 1.01
+            file[name]["Masses"][:] *= 1.01
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_snapshot_that_was_replaced_is_told_until_its_galaxies_are_mapped_anew(box, tmp_path, capsys, moved):
+    out, settings = tmp_path / "maps.zarr", Settings(views=1, pixels=8)
+    generate([box], out, settings, quiet=True)
+    if moved:
+        shutil.move(box.root, tmp_path / "moved")
+        box = load_suite(tmp_path / "moved" / "box.yaml")
+    for path in sorted(box.root.glob("*.hdf5")):  # copied anew: nothing is said
+        shutil.copy(path, tmp_path / "copy")
+        os.replace(tmp_path / "copy", path)
+    capsys.readouterr()
+    generate([box], out, settings, quiet=True)
+    assert "another content" not in capsys.readouterr().err
+    victim = sorted(box.root.glob("*.hdf5"))[2]
+    _other_particles(victim)
+    for _ in range(2):
+        generate([box], out, settings, quiet=True)
+        said = capsys.readouterr().err
+        assert f"box: 1 snapshots ({victim}) have another content now than 1 galaxies were mapped from" in said
+    shutil.rmtree(out / box.name)
+    for _ in range(2):
+        generate([box], out, settings, quiet=True)
+        assert "another content" not in capsys.readouterr().err
+
+
+def test_what_a_snapshot_was_is_kept_also_where_one_of_its_galaxies_has_a_problem(box, tmp_path, monkeypatch):
+    out = tmp_path / "maps.zarr"
+    path, found = next(iter(listed(box, out, monkeypatch)[0].items()))
+    listing.keep(out, box.name, {path: replace(found, entries=[*found.entries, ("bad", None, "no centre")])})
+    kept = listing.read_kept(out, box.name)[path]
+    assert (kept.marks, kept.facts, kept.content) == ("", found.facts, found.content)
+    assert listing.compared(replace(found, facts=found.facts | {"h": "0.5"}), kept).changed.startswith("h: ")

@@ -55,6 +55,7 @@ def test_read_back(form, place, galaxy, tmp_path):
     write(tmp_path / "snap.hdf5", form, galaxy, centre)
     with Snapshot(tmp_path / "snap.hdf5", form) as snapshot:
         assert snapshot.units.scale_factor == pytest.approx(A)
+        assert snapshot.units.hubble == pytest.approx(H)
         assert snapshot.units.box_kpc == pytest.approx(4000)
         galaxy_read = snapshot.galaxy(centre, 600.0)
     # Tipsy positions are float32 fractions of the box: at its edge they are accurate to 4000 kpc * 6e-8 at best.
@@ -578,7 +579,12 @@ def test_starlight_weighs_stars(archive, field, light, tmp_path):
         (
             "tng",
             Tracers(stars="light", light_field="GFM_StellarPhotometrics[u]"),
-            "no column u.*U, B, V, K, g, r, i, z",
+            "no column u.*Photometrics.column.*U, B, V, K, g, r, i, z",
+        ),
+        (
+            "tng",
+            Tracers(stars="light", light_field="GFM_StellarPhotometrics"),
+            "has several columns, and one is needed; give `GFM_StellarPhotometrics.column.*U, B, V, K, g, r, i, z",
         ),
         ("swift", Tracers(stars="light", light_field="Luminosities[2]"), "no column 2.*GAMA_g, GAMA_r"),
     ],

@@ -449,7 +449,7 @@ OTHERS = {
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "page": (b"<!DOCTYPE html><html>404</html>", "a web page"),
     "FITS": (b"SIMPLE  =                    T", "FITS"),
-    "noise": (bytes(range(200, 256)) * 20, "neither HDF5, nor GADGET's binary format 1 or 2, nor Tipsy"),
+    "noise": (bytes(range(200, 256)) * 20, "of no format that is read"),
     "HDF5 cut short": (b"\x89HDF\r\n\x1a\n" + bytes(30), "cannot be read as HDF5"),
 }
 

@@ -22,7 +22,7 @@ from conftest import tree
 
 from kinmass.gen.campaign import failures
 from kinmass.gen.campaign.record import Settings
-from kinmass.gen.storage import changes, lock, store
+from kinmass.gen.storage import changes, journal, lock, store
 from kinmass.gen.storage.chunks import chunk_file
 from kinmass.gen.suite import Suite
 
@@ -195,6 +195,26 @@ def test_killed_at_every_step_it_goes_on_to_the_same_store(tmp_path, case, monke
         assert held(out) == {"a": 20.0, "b": 11.0, "c": 12.0}
 
 
+def test_a_change_goes_with_the_suite_that_was_removed(tmp_path, monkeypatch):
+    """A process is killed once a change is decided, the suite is removed, as messages propose, and made otherwise."""
+
+    def killed(folder):
+        if (tmp_path / ".x.changes").exists():
+            raise KeyboardInterrupt
+
+    made(tmp_path, "ab")
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made(tmp_path, "abc")
+    decided = shutil.copytree(tmp_path / ".x.changes", tmp_path / "kept")
+    assert held(tmp_path).keys() == {*"abc"}  # without the removal it is done
+    shutil.copytree(decided, tmp_path / ".x.changes")
+    shutil.rmtree(tmp_path / "x")
+    made(tmp_path, "zyx")
+    assert list(held(tmp_path)) == [*"zyx"]
+
+
 def test_what_an_earlier_version_left_half_grown_is_mended(tmp_path):
     group = made(tmp_path, "ab")
     store.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
@@ -331,7 +351,7 @@ def test_settings_that_only_add_galaxies_pass_and_others_are_named(tmp_path, cha
     with pytest.raises(store.StoreError) as error:
         again()
     assert refusal in str(error.value)
-    assert f"1 galaxies that were made with other settings ({refusal}" in str(error.value)
+    assert f"1 galaxy made with other settings ({refusal}" in str(error.value)
     assert f"remove {tmp_path / 'x'} first: its other suites stay" in str(error.value)
     assert tree(tmp_path) == before
 

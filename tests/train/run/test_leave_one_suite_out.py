@@ -13,6 +13,7 @@ from kinmass.eval.tables.calibration import coverage, ranks
 from kinmass.train.__main__ import _fit_options, main, parser
 from kinmass.train.data.dataset import read_views, usable
 from kinmass.train.loop.config import ROBUST, FitConfig
+from kinmass.train.run import calibration
 from kinmass.train.run.calibration import LEVELS, InferredViews, unseen_scale
 from kinmass.train.run.checkpoint import RunError
 from kinmass.train.run.posterior import Inference, load
@@ -116,3 +117,16 @@ def test_robust_is_a_set_of_options_each_of_which_can_be_chosen(tracer):
     # Options that are named keep their values, even where these are the defaults.
     default_arguments = [word for name in expected for word in (f"--{name.replace('_', '-')}", str(plain[name]))]
     assert asdict(config("--robust", *default_arguments)) == plain | {"leave_one_suite_out": True}
+
+
+@pytest.mark.parametrize("change", [{"version": 0}, {"settings": "0"}, {"without": {"bursty": ["0"]}}])
+def test_what_was_made_otherwise_is_made_anew(left_out_run, map_store, tmp_path, change):
+    run = shutil.copytree(left_out_run, tmp_path / "stars")
+    content = json.loads((run / "unseen.json").read_text())
+    (run / "unseen.json").write_text(json.dumps(content | {"made_from": content["made_from"] | change}))
+    if "without" not in change:  # a run without one suite that was trained anew leaves the widths usable
+        with pytest.raises(RunError, match=r"unseen\.json"):
+            load(run)
+    assert calibration.waiting(run) == [run]
+    calibration.calibrate_all(run, map_store)
+    assert (run / "unseen.json").read_bytes() == (left_out_run / "unseen.json").read_bytes()

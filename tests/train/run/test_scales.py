@@ -5,15 +5,18 @@ import shutil
 import weakref
 
 import numpy as np
+import pytest
 import torch
 from conftest import SUITES
 
+from kinmass.train.data.dataset import read_views
 from kinmass.train.data.loader import Galaxies
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit, fit_ensemble
 from kinmass.train.run import calibration
-from kinmass.train.run.calibration import calibrate
-from kinmass.train.run.checkpoint import read_scales, read_training_features
+from kinmass.train.run.calibration import calibrate, inferred_views
+from kinmass.train.run.derived import read_scales, read_training_features
+from kinmass.train.run.posterior import load
 
 
 def test_few_maps_are_in_memory_at_once_and_the_calibration_is_the_same(runs, map_store, tmp_path, monkeypatch):
@@ -57,3 +60,21 @@ def test_an_ensemble_is_calibrated_once_by_the_last_member_that_is(map_store, tm
     assert {path.relative_to(run): path.read_bytes() for path in run.rglob("calibration.json")} == expected
     scales = np.array(read_scales(run)["stars"])
     assert len(scales) == 2
+
+
+def test_widths_are_those_for_observers_who_err_in_r_e_as_in_training(runs, map_store):
+    infer = load(next(run for run in runs if run.name == "both"))
+    views = read_views(map_store, "quiet")
+    exact = inferred_views(infer, iter([views]), "both")
+    fit_settings = infer.run["fit"] | {"radius_dex": 0.1}
+    infer.run = infer.run | {"fit": fit_settings}
+    erring = inferred_views(infer, iter([views]), "both")
+    assert len(erring) == len(exact) == len(views)
+    # Masses inside of radii that err by a tenth of a dex differ by as much as profiles rise over it.
+    differs = (erring.log10_menc - exact.log10_menc).numpy()
+    slope = (views.log10_menc[:, -1] - views.log10_menc[:, 0]).numpy()  # over one dex
+    assert differs.std() == pytest.approx(0.1 * slope.mean(), rel=0.4)
+    assert abs(np.median(differs)) < 0.5 * differs.std()
+    # Each view has the same error in every calibration, whatever is calibrated beside it.
+    again = inferred_views(infer, iter([views[np.array([3])]]), "both")
+    torch.testing.assert_close(again.log10_menc[0], erring.log10_menc[3])

@@ -75,6 +75,14 @@ def add_commands(commands: Any) -> None:
         launch_parser.add_argument(f"--{name.replace('_', '-')}", help=text)
     launch_parser.add_argument("--dry-run", action="store_true", help="show what would be submitted, and queue nothing")
     _add_fit_options(launch_parser)
+    widen_parser = add_command(commands, "widen", "have intervals hold for simulations of another kind, too")
+    widen_parser.add_argument(
+        "run", type=Path, metavar="RUN", help="run folder of `kinmass fit`; unseen.json is changed"
+    )
+    widen_parser.add_argument(
+        "--store", type=Path, required=True, help="map store of simulations of another kind than those trained on"
+    )
+    widen_parser.add_argument("--suites", help="its suites to hold, comma-separated; all of them where left out")
     status_parser = add_command(commands, "status", "say how every run below a folder stands")
     status_parser.add_argument("out", type=Path, metavar="RUNS", help="run folder, or a folder that holds some")
     status_parser.add_argument(
@@ -194,6 +202,15 @@ def _status(args: argparse.Namespace) -> int:
     return 0
 
 
+def _widen(args: argparse.Namespace) -> int:
+    from kinmass.gen.storage.store import named_suites
+    from kinmass.train.run.widening import widen
+
+    suites = widen(args.run, args.store, named_suites(args.store, args.suites))
+    print(f"{args.run}: intervals for suites not trained on are those that hold for {', '.join(suites)}, taken alike")
+    return 0
+
+
 def _launch(args: argparse.Namespace) -> int:
     from kinmass.gen.storage.store import named_suites, suites
     from kinmass.train.launch import resources
@@ -236,7 +253,7 @@ def _run(args: argparse.Namespace) -> int:
 
     try:
         if args.command != "fit":
-            return {"launch": _launch, "status": _status}[args.command](args)
+            return {"launch": _launch, "status": _status, "widen": _widen}[args.command](args)
         chosen_suites = tuple(named_suites(args.store, args.suites))
         runs = fit_ensemble(
             FitConfig.from_options(str(args.store), args.tracer, chosen_suites, **_fit_options(args)), args.out

@@ -109,12 +109,20 @@ def is_calibrated(run: Path) -> bool:
     return True
 
 
+def record_of(run: Path, name: str) -> dict[str, Any]:
+    """Return the record of what a file of scales was made from. Raises RunError where there is none."""
+    try:
+        return dict(json.loads((run / name).read_text())["made_from"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run / name} does not say what it was made from ({error}); {REMEDY}") from error
+
+
 def is_calibrated_for_unseen(run: Path, without: Mapping[str, list[str]]) -> bool:
     """Whether unseen.json can be read, and was made from what the run is now and from these weights without a suite."""
     try:
         read_scales(run, UNSEEN)
-        return bool(json.loads((run / UNSEEN).read_text())["made_from"]["without"] == without)
-    except (RunError, OSError, ValueError, KeyError):
+        return bool(record_of(run, UNSEEN).get("without") == without)
+    except RunError:
         return False
 
 

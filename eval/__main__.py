@@ -175,6 +175,7 @@ def _tables(args: argparse.Namespace) -> int:
     from kinmass.gen.storage.store import named_suites, without_dark_matter
     from kinmass.train.launch.status import launched_file
     from kinmass.train.run.checkpoint import runs_in, runs_in_all
+    from kinmass.train.run.derived import without_unseen
     from kinmass.train.run.trained_on import unlike_trained_on
 
     runs = runs_in_all(args.runs)
@@ -192,7 +193,7 @@ def _tables(args: argparse.Namespace) -> int:
     _print_tables(shown(summary), to_beside(sums))
     trained_on = trained_on_remark(part, summary.train, test_suites)
     missing = without_answer(sums) + without_dark_matter(args.store, test_suites)
-    others = unlike_trained_on(runs, args.store, test_suites)
+    others = unlike_trained_on(runs, args.store, test_suites) + without_unseen(runs, test_suites)
     for line in trained_on + others + remarks(summary, test_suites) + missing:
         print(line)
     print(args.out / "table.csv")
@@ -205,6 +206,7 @@ def _conditions(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config, runs_in_all, write_json
+    from kinmass.train.run.derived import without_unseen
     from kinmass.train.run.trained_on import unlike_trained_on
 
     runs = runs_in_all(args.runs)
@@ -217,7 +219,8 @@ def _conditions(args: argparse.Namespace) -> int:
     table = tabulate(networks_of(runs, args.out), views)
     print(as_text(table))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in runs]
-    for line in trained_on_remark(part, train_sets, test_suites) + unlike_trained_on(runs, args.store, test_suites):
+    others = unlike_trained_on(runs, args.store, test_suites) + without_unseen(runs, test_suites)
+    for line in trained_on_remark(part, train_sets, test_suites) + others:
         print(line)
     path = write(table, args.out)
     write_json(path.with_suffix(".json"), origin | {"digests": {path.stem: digest_of_file(path)}})
@@ -245,6 +248,7 @@ def _compare(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config
+    from kinmass.train.run.derived import without_unseen
     from kinmass.train.run.trained_on import unlike_trained_on
 
     test_suites = named_suites(args.store, args.suites)
@@ -255,6 +259,7 @@ def _compare(args: argparse.Namespace) -> int:
     print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}", na_rep="-"))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in (args.a, args.b)]
     others = unlike_trained_on((args.a, args.b), args.store, test_suites)
+    others += without_unseen((args.a, args.b), test_suites)
     said = ["A and B are the same run"] if same_run(args.a, args.b) else verdicts(table)
     remarks = [*trained_on_remark(part, train_sets, test_suites), *others, *not_compared(table, test_suites)]
     print("\n".join([*remarks, *said]))

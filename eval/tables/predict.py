@@ -10,6 +10,7 @@ from kinmass.eval.tables.metrics import SHARES
 from kinmass.eval.tables.tasks import check_maps
 from kinmass.train.data.dataset import RADII_RE, part_of, read_views, usable
 from kinmass.train.model.scaling import tracer_words
+from kinmass.train.run.derived import without_unseen
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, beyond_limits_message, load
 from kinmass.train.run.trained_on import unlike_trained_on
@@ -49,7 +50,8 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
         )
     posterior = infer(views)
     scores = posterior.ood_score()
-    for remark in unlike_trained_on([run], store, [suite]) + foreign_remarks(run, suite, infer, scores):
+    others = unlike_trained_on([run], store, [suite]) + without_unseen([run], [suite])
+    for remark in others + foreign_remarks(run, suite, infer, scores):
         print(f"kinmass predict: {remark}", file=sys.stderr)
     low68, high68, low95, high95, median = posterior.quantiles(SHARES)
     beyond_share = float(np.nan_to_num(posterior.beyond()).mean())

@@ -174,7 +174,10 @@ def fire(path: Path, written: Galaxy, files: int = 1) -> Path:
 
 
 def gizmo_2020(path: Path, written: Galaxy, files: int = 1) -> Path:
-    """Write GIZMO since 2020: other names of cosmological parameters, and units in the Header, here Mpc/h."""
+    """Write GIZMO since November 2020: other names of cosmological parameters, and units in the Header, here Mpc/h.
+
+    They have the factor of h in them (its allvars.h: UNIT_LENGTH_IN_CGS is All.UnitLength_in_cm / All.HubbleParam).
+    """
     first = fire(path, written, files)
     for name in file_paths(path, files):
         with h5py.File(name, "r+") as file:
@@ -183,7 +186,7 @@ def gizmo_2020(path: Path, written: Galaxy, files: int = 1) -> Path:
                 del attrs[key]
             attrs["ComovingIntegrationOn"], attrs["Omega_Lambda"], attrs["Omega_Matter"] = 1, 0.7, 0.3
             attrs["Omega_Baryon"], attrs["Omega_Radiation"], attrs["GIZMO_version"] = 0.05, 0.0, 2021
-            attrs["UnitLength_In_CGS"], attrs["UnitMass_In_CGS"] = KPC * 1e3, MSUN * 1e10
+            attrs["UnitLength_In_CGS"], attrs["UnitMass_In_CGS"] = KPC * 1e3 / H, MSUN * 1e10 / H
             attrs["UnitVelocity_In_CGS"] = 1e5
             attrs["BoxSize"] /= 1000
             for group in ("PartType0", "PartType1", "PartType4"):

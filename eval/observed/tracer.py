@@ -12,6 +12,7 @@ from kinmass.eval.observed.fits_units import (
     Density,
     arcsec_per_unit,
     inverse_variance_per_unit,
+    kms2_per_unit,
     kms_per_unit,
     read_density,
 )
@@ -25,7 +26,7 @@ from kinmass.eval.observed.grids import (
     spaxel_side,
     tiled,
 )
-from kinmass.eval.observed.names import refuse_contradictions
+from kinmass.eval.observed.names import refuse_contradictions, refuse_error_for
 from kinmass.eval.observed.sanity import refuse_fillings, refuse_undeclared_redshift, refuse_zeros, without_wild
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.gen.constants import LIGHT_KMS
@@ -144,7 +145,10 @@ def _unmasked(files: TracerFiles, maps: _TracerMaps) -> np.ndarray:
     """Return the pixels that the mask leaves; few are remarked on. Raises ValueError where it leaves none."""
     if "mask" not in maps.values:
         return np.ones(maps.x_arcsec.shape, bool)
-    is_good, is_seen = maps.values["mask"] == 0, np.isfinite(maps.values["velocity"])
+    velocity = maps.values["velocity"]
+    # A velocity of zero exactly, or without weight, was not measured.
+    is_good, is_seen = maps.values["mask"] == 0, np.isfinite(velocity) & (velocity != 0)
+    is_seen &= ~(maps.values.get("velocity_ivar", np.ones_like(velocity)) <= 0)
     n_left, n_seen = np.count_nonzero(is_good & is_seen), np.count_nonzero(is_seen)
     if n_seen and not n_left:
         raise ValueError(
@@ -236,6 +240,11 @@ def _beam_fwhm_arcsec(files: TracerFiles, folder: Path, tracer_maps: _TracerMaps
                 f"beam_fwhm_arcsec {files.beam_fwhm_arcsec:g} is wider than the map ({extent_arcsec:.3g} arcsec): is "
                 "it in arcsec?"
             )
+        if 0 < files.beam_fwhm_arcsec < 0.1 * tracer_maps.side_arcsec:
+            raise ValueError(
+                f"beam_fwhm_arcsec {files.beam_fwhm_arcsec:g} is far smaller than a pixel "
+                f"({tracer_maps.side_arcsec:.3g} arcsec): is it in arcsec, not in degrees?"
+            )
         return files.beam_fwhm_arcsec
     bin_columns = columns(files.bins, folder) if files.bins else {}
     map_names = [files.table] if files.table else [files.velocity, files.density, files.dispersion]
@@ -282,6 +291,9 @@ def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -
         ivar_unit = files.velocity_error_unit and f"({files.velocity_error_unit})^-2"
         return value * inverse_variance_per_unit(name, ivar_unit or unit, kms_per_unit(name, velocity_unit) ** -2)
     unit_key = "velocity_error_unit" if key in _ERRORS else "dispersion_unit"
+    squared = kms2_per_unit(files.dispersion_unit or unit) if key == "dispersion" else None
+    if squared is not None and files.dispersion_is == "sigma":  # a variance, as a moment of second order is
+        return np.sqrt(np.where(value >= 0, value * squared, np.nan))
     return value * _width_kms_per_unit(name, getattr(files, unit_key), velocity_unit, unit, unit_key)
 
 
@@ -316,6 +328,9 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _
         {"bin": files.bin} if bin_columns else {}
     )
     values_and_headers = {key: image(name, folder) for key, name in image_names.items()}
+    planes = {key: str(header["PLANE"]) for key, (_, header) in values_and_headers.items() if "PLANE" in header}
+    for key, called in planes.items():
+        refuse_error_for(files, key, called)
     grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
     images = {
         key: _in_kms(files, key, value, header.get("BUNIT")) for key, (value, header) in values_and_headers.items()
@@ -345,6 +360,10 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _
                     name, values[key], files.density_unit or unit, side, galaxy_file.distance()[0], bins=True
                 )
                 values[key] = density.value
+    if planes:
+        listed = ", ".join(f"{key} {called!r}" for key, called in planes.items())
+        tracer = "gas" if files is galaxy_file.gas else "stars"
+        remarks.append(f"Planes of the {tracer} as headers call them: {listed}.")
     return _TracerMaps(values, x, y, side, density or _even(values), remarks)
 
 
@@ -428,7 +447,8 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _T
         for column, text in text_columns(name, folder).items():
             if column in missing:
                 raise ValueError(
-                    f"{name}: column {column} holds text, {text!r}: it must be a number, or nan, in every row"
+                    f"{name}: column {column} holds text, {text!r}: it must be a number, or nan, in every row (right "
+                    "ascension and declination in degrees)"
                 )
         raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}")
     x, y = _row_offsets(files, galaxy_file, *(table_columns[map_columns.pop(key)] for key in ("x", "y")))

@@ -23,7 +23,8 @@ from kinmass.gen.physics.particles import Galaxy
 UnitScaling = tuple[float, float, float]
 
 #: Per quantity: its field, the attributes with its unit in a Units, Parameters or Header group, and one kpc, Msun or
-#: km/s in cgs. GIZMO since 2020 writes `_In_CGS` into the Header.
+#: km/s in cgs, without factors of a and h. GIZMO since November 2020 writes `_In_CGS` into the Header, with those of h
+#: (its allvars.h: UNIT_LENGTH_IN_CGS is All.UnitLength_in_cm / All.HubbleParam).
 QUANTITIES = {
     "length_kpc": ("Coordinates", ("UnitLength_in_cm", "UnitLength_In_CGS"), KPC_CM),
     "mass_msun": ("Masses", ("UnitMass_in_g", "UnitMass_In_CGS"), MSUN_G),
@@ -63,6 +64,8 @@ _LINKED_FIELDS = {
     "Velocity": "Velocities", "Mass": "Masses", "DynamicalMasses": "Masses", "Densities": "Density",
     "SmoothingLengths": "SmoothingLength", "Temperatures": "Temperature", "StarFormationRates": "StarFormationRate",
 }  # fmt: skip
+#: Fields that no code writes as whole numbers: these are steps of a length that only their writer knows.
+_CONTINUOUS = {"Coordinates", "Velocities", *_GAS_FIELDS}
 _PHOTOMETRIC_BANDS = ("U", "B", "V", "K", "g", "r", "i", "z")  # columns of GFM_StellarPhotometrics (TNG)
 _SHAPES = {"Coordinates": (3,), "Velocities": (3,)}  # shape of one particle's entry; all other fields have one number
 #: A redshift below this is a rounding error: SWIFT and EAGLE write 1 / a - 1 at z = 0.
@@ -216,6 +219,7 @@ class Gadget(Format):
         "velocity_kms": (1.0, 0.5, 0.0),
     }
     default_words = "kpc/h, 1e10 Msun/h, km/s sqrt(a)"
+    left_out: ClassVar[frozenset[str]] = frozenset()  # further types, which count for nothing
     expansion: ClassVar[tuple[str, ...]] = ("ExpansionFactor", "Time")  # Header attributes with the scale factor a
 
     def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
@@ -266,6 +270,7 @@ class Gadget(Format):
         counts = np.zeros(6, dtype=np.int64)
         with h5py.File(path, "r") as source, h5py.File(staged, "w") as staged_file:
             units = _from_datasets(path, source)
+            _check_no_other_types(path, source, self.left_out)
             for number, group in particle_groups(path, source).items():
                 if not _holds_particles(path, group):
                     continue
@@ -289,7 +294,8 @@ class Gadget(Format):
                 raise SnapshotError(
                     f"{path}: {group.name}/{name} has shape {dataset.shape}, not {shape}; damaged? Get it again"
                 )
-            if field == "Coordinates" and (dataset.dtype.kind != "f" or dataset.dtype.itemsize < 4):
+            too_coarse = field == "Coordinates" and dataset.dtype.itemsize < 4
+            if too_coarse or (field in _CONTINUOUS and dataset.dtype.kind != "f"):
                 raise SnapshotError(
                     f"{path}: {group.name}/{name} are {dataset.dtype}, too coarse for positions or steps of no known "
                     "length; write them as floats of 32 or 64 bits in the file's unit"
@@ -353,6 +359,8 @@ class Gadget(Format):
                     "the Header, or give `units: {length_kpc: ..., mass_msun: ...}` with these factors in the suite "
                     "file"
                 )
+            if not cosmological and not source.startswith("the attributes"):
+                _check_h_is_meant(path, h, {key: scalings[key] for key in scalings.keys() - suite_units.keys()})
             code_units = {key: value * a**a_power * h**h_power for key, (value, a_power, h_power) in scalings.items()}
             box = 0.0 if "box" in suite_units else _box_side(path)
             if box and cosmological and a != 1 and not scalings["length_kpc"][1]:
@@ -405,14 +413,17 @@ class Gadget(Format):
 
     def _from_groups(self, file: h5py.File) -> tuple[dict[str, UnitScaling], str]:
         """Return units from a Units, Parameters or Header group and the words for their source; empty without any."""
+        h = _run_parameter(file, "HubbleParam", 1.0) or 1.0
         for group in ("Units", "Parameters", "Header"):
             attrs = file[group].attrs if group in file else {}
-            cgs = {key: [scalar(attrs[n], n) for n in names if n in attrs] for key, (_, names, _) in QUANTITIES.items()}
-            if all(value and np.isfinite(value[0]) and value[0] > 0 for value in cgs.values()):
-                scalings = {
-                    key: (in_round_units(value[0] / QUANTITIES[key][2]), *self.default[key][1:])
-                    for key, value in cgs.items()
-                }
+            scalings = {}
+            for key, (_, names, one) in QUANTITIES.items():
+                _, a_power, h_power = self.default[key]
+                for name in [name for name in names if name in attrs][:1]:
+                    cgs = scalar(attrs[name], name) / (h**h_power if name.endswith("_In_CGS") else 1.0)
+                    if np.isfinite(cgs) and cgs > 0:
+                        scalings[key] = in_round_units(cgs / one), a_power, h_power
+            if len(scalings) == len(QUANTITIES):
                 return scalings, f"the file's {group} group"
         return {}, ""
 
@@ -510,6 +521,36 @@ def particle_groups(path: Path, file: h5py.File) -> dict[int, h5py.Group]:
     return groups
 
 
+def _check_h_is_meant(path: Path, h: float, scalings: dict[str, UnitScaling]) -> None:
+    """Raise SnapshotError where a run without expansion has an h, and its units may be with or without factors of h.
+
+    Codes read the same numbers either way: no dynamics changes with h. GIZMO's newer headers say that they have them.
+    """
+    unsaid = {key: (value, h_power) for key, (value, _, h_power) in sorted(scalings.items()) if h_power}
+    if abs(h - 1) < 1e-3 or not unsaid or "UnitLength_In_CGS" in header(path):
+        return
+    with_h, without_h = (
+        ", ".join(f"{key}: {value * factor**-h_power:.6g}" for key, (value, h_power) in unsaid.items())
+        for factor in (1.0, h)
+    )
+    raise SnapshotError(
+        f"{path}: HubbleParam = {h:g} in a run that is not cosmological: do its units have factors of 1 / h? If so "
+        f"give `units: {{{with_h}}}` in the suite file, else `units: {{{without_h}}}`"
+    )
+
+
+def _check_no_other_types(path: Path, file: h5py.File, left_out: Collection[str]) -> None:
+    """Raise SnapshotError for particles of a type that is not read, and not in left_out: they would have no mass."""
+    for name in set(file) - set(left_out):
+        if (match := re.fullmatch(r"PartType(\d+)", name)) and int(match[1]) not in _TYPES:
+            pos = file[name].get("Coordinates") if isinstance(file.get(name), h5py.Group) else None
+            if isinstance(pos, h5py.Dataset) and pos.size:
+                raise SnapshotError(
+                    f"{path}: {len(pos)} particles of {name}, and types above 5 are not read: their mass would be "
+                    "nobody's; write them as one of the types 0 to 5"
+                )
+
+
 def _types_of(counts: np.ndarray) -> set[str]:
     return {f"PartType{number}" for number in np.flatnonzero(counts)}
 
@@ -541,6 +582,8 @@ def _holds_particles(path: Path, group: h5py.Group) -> bool:
         raise SnapshotError(f"{path}: {group.name} is no group of datasets; damaged? Get it again")
     if "Coordinates" not in group and ("TracerID" in group or len(group) == 0):
         return False  # TNG's Monte Carlo tracers have neither positions nor masses
+    if all(isinstance(item, h5py.Dataset) and not item.size for item in map(group.get, group)):
+        return False  # codes write empty datasets of any shape, or without one, for types without particles
     if "Coordinates" not in group or not ({"Velocities", "Velocity"} & set(group)):
         raise SnapshotError(f"{path}: {group.name} lacks Coordinates or Velocities; cut it out with both")
     if not checked(path, group, "Coordinates").shape:

@@ -172,12 +172,12 @@ def link_dataset(staged: h5py.File, name: str, dataset: h5py.Dataset, column: in
     A virtual dataset is made anew with absolute paths of its parts, and NaN where a part cannot be read.
     """
     if column is not None:
-        all_columns = dataset
+        file_name, inner = _no_pattern(Path(dataset.file.filename).absolute()), dataset.name
         if dataset.is_virtual:
             link_dataset(staged, f"Whole{dataset.name}", dataset)
-            all_columns = staged[f"Whole{dataset.name}"]
+            file_name, inner = ".", f"Whole{dataset.name}"
         layout = h5py.VirtualLayout(shape=dataset.shape[:1], dtype=dataset.dtype)
-        layout[:] = h5py.VirtualSource(all_columns)[:, column]
+        layout[:] = h5py.VirtualSource(file_name, inner, dataset.shape, dataset.dtype)[:, column]
         staged.create_virtual_dataset(name, layout, fillvalue=_fill_value(dataset))
     elif not dataset.is_virtual:
         staged[name] = h5py.ExternalLink(str(Path(dataset.file.filename).absolute()), dataset.name)
@@ -191,10 +191,15 @@ def link_dataset(staged: h5py.File, name: str, dataset: h5py.Dataset, column: in
             if space.get_select_type() == h5py.h5s.SEL_ALL:  # its extent is not known before the part is opened
                 low, high = np.array(source.vspace.get_select_bounds())
                 space = h5py.h5s.create_simple(tuple(high - low + 1))
-            creation.set_virtual(source.vspace, os.fsencode(part_file), source.dset_name.encode(), space)
+            creation.set_virtual(source.vspace, os.fsencode(_no_pattern(part_file)), source.dset_name.encode(), space)
         group, _, leaf_name = name.rpartition("/")
         parent = staged.require_group(group)
         h5py.h5d.create(parent.id, leaf_name.encode(), dataset.id.get_type(), dataset.id.get_space(), dcpl=creation)
+
+
+def _no_pattern(path: Path) -> str:
+    """Write a path so that HDF5 takes it as it is: `%b` in the name of a virtual dataset's file stands for a number."""
+    return str(path).replace("%", "%%")
 
 
 def _fill_value(dataset: h5py.Dataset) -> float:

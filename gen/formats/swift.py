@@ -39,6 +39,7 @@ class Swift(Gadget):
         "velocity_kms": (1.0, 0.0, 0.0),
     }
     default_words = "comoving Mpc, 1e10 Msun, km/s"
+    left_out = frozenset({"PartType6"})  # neutrinos
 
     def _from_groups(self, file: h5py.File) -> tuple[dict[str, UnitScaling], str]:
         attrs = file["Units"].attrs if "Units" in file else {}

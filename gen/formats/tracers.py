@@ -11,6 +11,8 @@ Read = Callable[[str], np.ndarray]
 
 #: Hydrogen's share of gas mass where a file does not have it; the value of the codes' cooling tables.
 HYDROGEN = 0.76
+#: Gas of a galaxy has some above this temperature [K], and no logarithm of a temperature is.
+WARMEST_LOG10 = 9.5
 #: Proton mass over Boltzmann's constant [K / (km/s)^2] (CODATA 2018).
 PROTON_K_PER_KMS2 = 121.14752
 
@@ -31,14 +33,23 @@ def is_cold(fields: Collection[str], read: Read, energy_kms2: float, below_k: fl
     is the code unit of specific energy, unit_k that of temperatures. Raises SnapshotError where a file has neither
     temperatures nor energies.
     """
-    if "Temperature" in fields:
-        kelvin = read("Temperature") * unit_k
-    elif {"InternalEnergy", "ElectronAbundance"} <= set(fields):
-        kelvin = temperature_k(read("InternalEnergy") * energy_kms2, read("ElectronAbundance"))
+    if name := next((name for name in ("Temperature", "InternalEnergy") if name in fields), ""):
+        values = read(name)
+        if values.min(initial=0.0) < 0:
+            raise SnapshotError(f"negative values in {name}; is the file damaged? Get it again")
+    if name == "Temperature":
+        kelvin = values * unit_k
+    elif name and "ElectronAbundance" in fields:
+        kelvin = temperature_k(values * energy_kms2, read("ElectronAbundance").clip(min=0))
     else:
         raise SnapshotError(
             "`gas: cold` needs Temperature(s), or InternalEnergy and ElectronAbundance; "
             "use a full snapshot or `tracers: {gas: all}`"
+        )
+    if len(kelvin) and kelvin.max() < WARMEST_LOG10:
+        raise SnapshotError(
+            f"by its {name} no gas is above {WARMEST_LOG10:g} K: is it a logarithm, in another unit, or never "
+            "computed? Repair it, or take `tracers: {gas: all}`"
         )
     cold = kelvin < below_k
     return cold | (read("StarFormationRate") > 0) if "StarFormationRate" in fields else cold

@@ -70,6 +70,10 @@ class Regions:
         except Exception as error:
             if not may_be_damaged_file(error):
                 raise
+            if isinstance(error, KeyError):  # the field is in a list that was made of all files together
+                raise SnapshotError(
+                    f"{self.path}: {ptype} has {name} in some of its files and not in all; get them all from one run"
+                ) from error
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise SnapshotError(
                 f"{self.path}: cannot read {ptype}/{name} ({why}); is the file damaged? Get it again"

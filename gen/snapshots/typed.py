@@ -14,6 +14,8 @@ from kinmass.gen.physics.particles import Particles, empty, unmoved
 from kinmass.gen.snapshots.components import host_of
 from kinmass.gen.suite import Tracers
 
+#: More stars than this are never all at rest.
+MOST_AT_REST = 10
 #: Mass of the heaviest clusters of galaxies [Msun]: no particle weighs as much.
 HEAVIEST_MSUN = 1e16
 #: Reads a field of one particle type by its name, times a unit (1 by default).
@@ -98,6 +100,9 @@ class TypeReader:
         if (n_blank := np.count_nonzero(~(pos.any(axis=1) | vel.any(axis=1)))) > 1:
             problem = f"{n_blank} particles at rest at (0, 0, 0)"
             raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end? Get it again")
+        if ptype in self.components["stars"] and len(vel) > MOST_AT_REST and not vel.any():
+            hint = "was the field ever written? No galaxy's stars are all at rest"
+            raise self._impossible("only zeros", ptype, "Velocities", hint)
         return pos, vel
 
     def _masses(self, ptype: str, field: Field) -> np.ndarray:
@@ -135,13 +140,13 @@ class TypeReader:
         if self.smoothing.factor is not None and "SmoothingLength" in fields:
             unit_kpc = self.units.length_kpc * self.units.factors.get("SmoothingLength", 1.0)
             stored = np.asarray(field("SmoothingLength", self.smoothing.factor * unit_kpc))
-            if stored.min(initial=0.0) < 0:
-                raise SnapshotError("negative values in SmoothingLength; is the file damaged? Get it again")
-            if stored.any() or not len(stored):  # some initial conditions hold only zeros
+            if _all_or_none("SmoothingLength", stored, mass):
                 return stored
-        density_unit = self.units.factors.get("Density", 1.0)
-        if self.smoothing.volumes and "Density" in fields and np.all((density := field("Density", density_unit)) > 0):
-            return self.smoothing.from_density(mass / self.units.mass_msun, density) * self.units.length_kpc
+        if self.smoothing.volumes and "Density" in fields:
+            density = field("Density", self.units.factors.get("Density", 1.0))
+            if _all_or_none("Density", density, mass):
+                density = np.where(density > 0, density, 1.0)  # of cells without mass, whose kernel carries nothing
+                return self.smoothing.from_density(mass / self.units.mass_msun, density) * self.units.length_kpc
         return None
 
     def _weight(self, ptype: str, field: Field, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
@@ -158,3 +163,17 @@ class TypeReader:
                 raise SnapshotError(f"no dataset for `light_field: {tracers.light_field}`; name one that it has")
             return luminosity(field("Light"), tracers.light_field)
         return None
+
+
+def _all_or_none(name: str, values: np.ndarray, mass: np.ndarray) -> bool:
+    """Tell whether particles (N,) have a positive value, or none has one: some initial conditions hold only zeros.
+
+    Raises SnapshotError where some with mass (N,) have one and some not, or where one is negative.
+    """
+    if values.min(initial=0.0) < 0:
+        raise SnapshotError(f"negative values in {name}; is the file damaged? Get it again")
+    if not values.any():
+        return not len(values)
+    if n_blank := np.count_nonzero((values == 0) & (mass > 0)):
+        raise SnapshotError(f"{n_blank} of {len(values)} values of {name} are 0; was the file written to its end?")
+    return True

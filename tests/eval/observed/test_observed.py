@@ -381,7 +381,7 @@ def test_velocities_of_any_unit_and_convention_are_the_galaxys_own(tmp_path, see
 @pytest.mark.parametrize(
     ("unit", "factor"),
     [("km/s", 1), ("Km/s", 1), ("KM/SEC", 1), ("km s^-1", 1), ("km.s**-1", 1), ("kms", 1), ("", 1), (None, 1),
-     ("M/S", 1e-3), ("m s-1", 1e-3), ("cm/s", 1e-5)],
+     ("M/S", 1e-3), ("METR/SEC", 1e-3), ("m s-1", 1e-3), ("cm/s", 1e-5)],
 )  # fmt: skip
 def test_units_as_headers_write_them(unit, factor):
     assert kms_per_unit("v.fits", unit) == pytest.approx(factor)
@@ -395,6 +395,9 @@ def test_maps_that_are_not_what_they_are_said_to_be(relative, runs, seen):
     redshift = replace(galaxy.gas, velocity_kms=galaxy.gas.velocity_kms / 3e5, dispersion_kms=None)
     with pytest.raises(ValueError, match="neither a redshift"):
         infer(relative, replace(galaxy, gas=redshift), draws=2)
+    still = replace(galaxy.gas, dispersion_kms=1e-3 * galaxy.gas.dispersion_kms)
+    with pytest.raises(ValueError, match=r"dispersion of the gas is .* which no spectrograph measures"):
+        infer(relative, replace(galaxy, gas=still), draws=2)
     with pytest.raises(ValueError, match="are the centre and"):
         infer(relative, replace(galaxy, gas=galaxy.gas.moved(300, 0)), draws=2)
     far = replace(galaxy, gas=replace(galaxy.gas, velocity_kms=galaxy.gas.velocity_kms + 7500))

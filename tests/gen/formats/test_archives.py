@@ -388,6 +388,12 @@ def put(field: str, value: object, row: object = 3) -> Callable[[h5py.File], Non
     return lambda file: file[field].__setitem__(row, value)
 
 
+def again(file: h5py.File, name: str, dtype: str) -> None:
+    values = file[name][()]
+    del file[name]
+    file[name] = values.astype(dtype)
+
+
 REFUSED = {
     "unequal BoxSize": (set_attrs(BoxSize=[100.0, 100.0, 50.0]), "unequal sides"),
     "a disagrees": (set_attrs(Time=0.5), "contradicts itself.*Time a = 0.5, Redshift a = 0.6"),
@@ -401,6 +407,16 @@ REFUSED = {
     "massless": (put("PartType1/Masses", 0.0, ...), "only zeros in PartType1/Masses"),
     "far outside": (put("PartType4/Coordinates", 3e4), "more than a box outside the box in PartType4/Coordinates"),
     "smoothing length": (put("PartType0/SmoothingLength", np.inf), "NaN or infinite values in PartType0/Smoothing"),
+    "some without kernels": (
+        put("PartType0/SmoothingLength", 0.0, slice(5)),
+        "5 of 40 values of SmoothingLength are 0",
+    ),
+    "stars at rest": (put("PartType4/Velocities", 0.0, ...), "only zeros in PartType4/Velocities"),
+    "whole numbers": (lambda f: again(f, "PartType4/Velocities", "i2"), "PartType4/Velocities are int16, too coarse"),
+    "a type of its own": (
+        lambda f: f.copy("PartType1", f, "PartType6"),
+        "40 particles of PartType6, and types above 5",
+    ),
     "no mass at all": (lambda f: f["PartType4"].pop("Masses"), "PartType4 has neither Masses nor a MassTable entry"),
     "short field": (
         lambda f: (f["PartType0"].pop("SmoothingLength"), f["PartType0"].create_dataset("SmoothingLength", data=[1.0])),
@@ -414,6 +430,75 @@ def test_what_cannot_be_is_refused_by_name(fault, tmp_path):
     change, words = REFUSED[fault]
     path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), change)
     with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}.*({words})"), Snapshot(path, "gizmo") as snapshot:
+        snapshot.galaxy(CORNER, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"), [(0.0, "5 of 40 values of Density are 0"), (-1e-4, "negative values in Density")]
+)
+def test_one_cell_without_a_density_does_not_change_the_kernels_of_all(values, words, tmp_path):
+    written = layouts.galaxy()
+    path = edit(layouts.tng(tmp_path / "snap.hdf5", written), put("PartType0/Density", values, slice(5)))
+    with pytest.raises(SnapshotError, match=words), Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
+        snapshot.galaxy(CORNER, 100.0)
+    if values == 0:  # a cell that has no mass needs none
+        edit(path, put("PartType0/Masses", 0.0, slice(5)))
+        with Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
+            gas = snapshot.galaxy(CORNER, 100.0).gas
+        np.testing.assert_allclose(gas.support_kpc[5:], written.gas.support_kpc[5:], rtol=2e-6)
+
+
+NOTHING = {
+    "a group": lambda f: f.create_group("PartType5"),
+    "rows of three": lambda f: [
+        f.create_dataset(f"PartType5/{k}", (0, 3), "f4") for k in ("Coordinates", "Velocities")
+    ],
+    "flat rows": lambda f: [f.create_dataset(f"PartType5/{k}", (0,), "f4") for k in ("Coordinates", "Velocities")],
+    "no shape": lambda f: [
+        f.create_dataset(f"PartType5/{k}", data=h5py.Empty("f4")) for k in ("Coordinates", "Masses")
+    ],
+    "numbers alone": lambda f: f.create_dataset("PartType5/ParticleIDs", (0,), "u8"),
+}
+
+
+@pytest.mark.parametrize("kind", NOTHING)
+def test_a_type_without_particles_is_none_however_it_is_written(kind, tmp_path):
+    written = layouts.galaxy()
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", written), NOTHING[kind])
+    with Snapshot(path, "gizmo") as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
+@pytest.mark.parametrize("folder", ["50%b", "Größe 星系", "a b[c]{d}"])
+def test_a_folder_may_have_any_name(folder, tmp_path):
+    """HDF5 takes `%b` in the name of a virtual dataset's file for a number."""
+    written, place = layouts.galaxy(), tmp_path / folder
+    place.mkdir()
+    for form, path, tracers in (
+        ("swift", layouts.swift_virtual(place / "snap_028.hdf5", written), Tracers(gas="hi")),
+        (
+            "arepo",
+            layouts.tng(place / "tng.hdf5", written),
+            Tracers(stars="light", light_field="GFM_StellarPhotometrics[r]"),
+        ),
+    ):
+        with Snapshot(path, form, {"dark": ["PartType1"]}, tracers=tracers) as snapshot:
+            assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
+def test_a_file_in_the_working_folder_has_its_columns(tmp_path, monkeypatch):
+    layouts.tng(tmp_path / "snap.hdf5", layouts.galaxy())
+    monkeypatch.chdir(tmp_path)
+    tracers = Tracers(stars="light", light_field="GFM_StellarPhotometrics[r]")
+    with Snapshot(Path("snap.hdf5"), "arepo", {"dark": ["PartType1"]}, tracers=tracers) as snapshot:
+        assert snapshot.galaxy(CORNER, 100.0).stars.weight.min() > 1
+
+
+def test_a_field_that_some_files_lack_is_missed(tmp_path):
+    path = layouts.tng(tmp_path / "snap.hdf5", layouts.galaxy(), 3)
+    edit(tmp_path / "snap.1.hdf5", lambda f: f.pop("PartType4/GFM_StellarFormationTime"))
+    words = "PartType4 has GFM_StellarFormationTime in some of its files and not in all"
+    with pytest.raises(SnapshotError, match=words), Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
         snapshot.galaxy(CORNER, 100.0)
 
 
@@ -454,7 +539,8 @@ def test_a_cosmological_run_that_has_lost_its_h_is_refused_where_units_depend_on
 
 def test_a_run_without_expansion_stays_at_a_of_one(tmp_path):
     path = edit(
-        layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), set_attrs(OmegaLambda=0.0, Redshift=0.0, Time=3.7)
+        layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()),
+        set_attrs(OmegaLambda=0.0, Redshift=0.0, Time=3.7, HubbleParam=1.0),
     )
     assert FORMATS["gizmo"].units(path, {}).scale_factor == 1
     path = layouts.swift(tmp_path / "swift.hdf5", layouts.galaxy())
@@ -531,6 +617,29 @@ def test_cold_gas_weighs_its_mass_and_hot_gas_nothing(archive, tmp_path):
         gas = snapshot.galaxy(CORNER, 100.0).gas
     np.testing.assert_allclose(gas.mass_msun, written.gas.mass_msun, rtol=1e-6)
     np.testing.assert_array_equal(gas.weight, gas.mass_msun * ((kelvin < 2e4) | (np.arange(40) == forming)))
+
+
+@pytest.mark.parametrize(
+    ("archive", "field", "change", "words"),
+    [
+        ("swift", "Temperatures", np.log10, r"by its Temperature no gas is above 9\.5 K"),
+        ("swift", "Temperatures", np.zeros_like, r"by its Temperature no gas is above 9\.5 K"),
+        ("swift", "Temperatures", np.negative, "negative values in Temperature"),
+        ("tng", "InternalEnergy", np.zeros_like, r"by its InternalEnergy no gas is above 9\.5 K"),
+        ("tng", "InternalEnergy", np.negative, "negative values in InternalEnergy"),
+    ],
+)
+def test_temperatures_that_are_none_make_no_gas_cold(archive, field, change, words, tmp_path):
+    form, layout = ARCHIVES[archive]
+    path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda f: put(f"PartType0/{field}", change(f[f"PartType0/{field}"][()]), ...)(f))
+    for gas in ("cold", "all"):
+        with Snapshot(path, form, {"dark": ["PartType1"]}, tracers=Tracers(gas=gas)) as snapshot:
+            if gas == "all":
+                assert len(snapshot.galaxy(CORNER, 100.0).gas) == 40
+            else:
+                with pytest.raises(SnapshotError, match=words):
+                    snapshot.galaxy(CORNER, 100.0)
 
 
 def test_temperature_in_tipsy(galaxy, tmp_path):

@@ -1,5 +1,6 @@
 """What is read equals a sum over the file, wherever the particles lie and whatever box a header claims."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -365,11 +366,39 @@ def test_dark_energy_in_the_header_of_an_isolated_run_is_overruled_by_the_suite_
     path, galaxy = isolated(tmp_path / "snap.hdf5", 0.0, OmegaLambda=0.7, HubbleParam=0.7, **header)
     with pytest.raises(SnapshotError, match=rf"{words}.*`units: {{cosmological: "):
         FORMATS["gizmo"].units(path, {})
-    units = FORMATS["gizmo"].units(path, {"cosmological": False})
+    said = {"cosmological": False, "length_kpc": 1.0, "mass_msun": 1e10}
+    units = FORMATS["gizmo"].units(path, said)
     assert (units.scale_factor, units.length_kpc, units.cosmological) == (1, pytest.approx(1 / 0.7), False)
     assert "cosmological: false by the suite file" in units.source
-    dark_mass = enclosed(path, 30.0 / 0.7, units={"cosmological": False})
+    dark_mass = enclosed(path, 30.0 / 0.7, units=said)
     assert dark_mass == pytest.approx(true_mass(galaxy, 30.0), rel=1e-6)
+
+
+@pytest.mark.parametrize("group", [None, "Header"])
+@pytest.mark.parametrize("form", ["gadget", "arepo", "gizmo"])
+def test_whether_an_isolated_runs_units_have_factors_of_h_is_asked(form, group, tmp_path):
+    """Its numbers run the same either way; the answers that the message shows make lengths and masses 1 / h apart."""
+    path, _ = isolated(tmp_path / "snap.hdf5", 0.0, HubbleParam=0.7)
+    words = {"UnitLength_in_cm": layouts.KPC, "UnitMass_in_g": 1e10 * layouts.MSUN, "UnitVelocity_in_cm_per_s": 1e5}
+    with h5py.File(path, "r+") as file:
+        file["Header"].attrs.update(words if group else {})
+    with pytest.raises(SnapshotError, match=r"HubbleParam = 0\.7 in a run that is not cosmol.*`units: .*else") as asked:
+        FORMATS[form].units(path, {})
+    answers = [yaml.safe_load(text)["units"] for text in re.findall(r"`(units: {.*?})`", str(asked.value))]
+    found = [FORMATS[form].units(path, {key: float(value) for key, value in said.items()}) for said in answers]
+    assert [units.length_kpc for units in found] == pytest.approx([1 / 0.7, 1])
+    assert [units.mass_msun for units in found] == pytest.approx([1e10 / 0.7, 1e10])
+    with pytest.raises(SnapshotError, match=r"give `units: \{mass_msun: 1e"):
+        FORMATS[form].units(path, {"length_kpc": 1.0})
+    with h5py.File(path, "r+") as file:  # GIZMO's newer headers say that they have them
+        for key, name in (
+            ("Length", "UnitLength_in_cm"),
+            ("Mass", "UnitMass_in_g"),
+            ("Velocity", "UnitVelocity_in_cm_per_s"),
+        ):
+            file["Header"].attrs.pop(name, None)
+            file["Header"].attrs[f"Unit{key}_In_CGS"] = words[name] / (1.0 if key == "Velocity" else 0.7)
+    assert FORMATS[form].units(path, {}).length_kpc == pytest.approx(1 / 0.7)
 
 
 def test_a_cosmological_run_may_be_said_to_be_one(tmp_path):

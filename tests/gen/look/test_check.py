@@ -86,7 +86,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_the_draft_of_a_disc_galaxy_maps_it(a_galaxy, tmp_path):
-    path = move(snapshot(tmp_path / "snap.hdf5", a_galaxy, OmegaLambda=0.0), "PartType4", "PartType3")
+    path = move(snapshot(tmp_path / "snap.hdf5", a_galaxy, OmegaLambda=0.0, HubbleParam=1.0), "PartType4", "PartType3")
     assert mapped(draft(path), tmp_path) == (1, 0)
 
 
@@ -154,7 +154,7 @@ def test_a_drafts_assumed_units_are_the_formats_own(form, a_galaxy, tmp_path):
 
 def test_what_check_advises_can_be_tried(a_galaxy, tmp_path):
     """A file in Msun that does not say so: described, not refused, and right with `units` in a suite file."""
-    path = snapshot(tmp_path / "snap.hdf5", a_galaxy, OmegaLambda=0.0)
+    path = snapshot(tmp_path / "snap.hdf5", a_galaxy, OmegaLambda=0.0, HubbleParam=1.0)
     with h5py.File(path, "r+") as file:
         for number in (0, 1, 4):
             file[f"PartType{number}/Masses"][...] *= 1e10

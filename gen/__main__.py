@@ -161,7 +161,10 @@ def _mock(args: argparse.Namespace) -> int:
         for name in names:
             settings_file = args.out / name / "mock.json"
             if settings_file.exists() and (made_with := settings_file.read_text()) and made_with != json.dumps(config):
-                raise OptionError(f"{settings_file.parent} holds galaxies made with {made_with}; choose a new --out")
+                raise OptionError(
+                    f"{settings_file.parent} holds galaxies made with {_as_options(made_with)}; repeat these options, "
+                    "or choose a new --out"
+                )
             write_suite_file(args.out / name, name)
             write_atomically(settings_file, json.dumps(config))
 
@@ -179,6 +182,16 @@ def _mock(args: argparse.Namespace) -> int:
         folders = ", ".join(str(args.out / name) for name in names)
         print(f"{counted(args.galaxies, 'galaxy', 'galaxies')} in each of {folders}")
     return 0
+
+
+def _as_options(settings: str) -> str:
+    """Write the settings of a mock suite, which are JSON, as the options of its command; damaged ones as they are."""
+    try:
+        made_with = {key.removeprefix("n_"): value for key, value in json.loads(settings).items()}
+    except (ValueError, AttributeError):
+        return settings
+    words = {key: "-".join(map(str, value)) if isinstance(value, list) else value for key, value in made_with.items()}
+    return " ".join(f"--{key} {word}" for key, word in words.items())
 
 
 def _maps(args: argparse.Namespace) -> int:

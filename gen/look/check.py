@@ -52,7 +52,7 @@ def _snapshot_lines(contents: Sketch, format_note: str = "") -> list[str]:
             is_whole = all(contents.samples[t].is_whole for t in types if t in contents.samples)
             extent_kpc = (particles.pos_kpc.max(0) - particles.pos_kpc.min(0)).max()
             mass_and_extent = (
-                f", {'' if is_whole else 'about '}{particles.mass_msun.sum():.4g} Msun, spans {extent_kpc:.4g} kpc"
+                f", {'' if is_whole else 'about '}{particles.mass_msun.sum():.4g} Msun, spans {extent_kpc:.5g} kpc"
             )
         lines.append(
             f"  {name:11s} {contents.count(name):9,d} particles of {'+'.join(types) or 'none'}{mass_and_extent}"

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from kinmass.gen.campaign.listing import list_snapshot
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import SnapshotError
-from kinmass.gen.formats.grid import lightest_dark
+from kinmass.gen.formats.grid import COARSER, count_masses, lightest_counted, lightest_dark
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.look.check import describe
 from kinmass.gen.look.draft import draft
@@ -364,6 +364,17 @@ def test_masses_tell_of_resolution_only_where_they_come_in_steps():
     assert lightest_dark(np.array([8.0, 1.0, 1.0, 64.0])) == 1.0
     assert lightest_dark(np.geomspace(1, 2, 1000)) == np.inf
     assert lightest_dark(np.zeros(0)) == np.inf
+
+
+@pytest.mark.parametrize("n_fine", [3, 150_000])
+def test_coarse_particles_are_counted_or_not_told_apart(n_fine):
+    """More different masses than are counted may hide the coarse ones: none of the dark may be left out for that."""
+    counts: dict[float, int] = {}
+    count_masses(counts, np.linspace(1, 1.1, n_fine))
+    count_masses(counts, np.full(50, 8.0))
+    lightest = lightest_counted(counts)
+    assert (lightest == np.inf) == (n_fine > 100_000)
+    assert lightest == np.inf or sum(n for mass, n in counts.items() if mass > COARSER * lightest) == 50
 
 
 @pytest.mark.parametrize("kind", grids.WRITERS)

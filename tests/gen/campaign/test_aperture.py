@@ -201,7 +201,7 @@ def test_a_file_that_ends_early_is_owned_up_to(galaxy, tmp_path):
     pos = np.random.default_rng(0).uniform(-5, 5, (1000, 3))
     pos = pos[np.linalg.norm(pos, axis=1) <= 5]
     with pytest.raises(Refused, match=r"its file ends .* before 3 R_e"):
-        record(write(tmp_path, replace(cut(5), stars=Particles(pos, 0 * pos, np.full(len(pos), 1e6)))), tmp_path)
+        record(write(tmp_path, replace(cut(5), stars=Particles(pos, pos, np.full(len(pos), 1e6)))), tmp_path)
 
 
 def test_a_box_smaller_than_the_maps_is_refused_or_its_half_is_shown(galaxy, tmp_path):

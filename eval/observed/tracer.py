@@ -56,11 +56,23 @@ class _TracerMaps:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tuple[SkyMap, bool, float, list[str]]:
-    """Read one tracer's map; also return whether its density is in Msun/kpc^2, the instrument's sigma, and remarks.
+@dataclass(frozen=True)
+class Tracer:
+    """One tracer's map as read: whether its density is in Msun/kpc^2, and remarks on how it was read.
 
-    The instrument's sigma [km/s] is that which was taken out of the dispersion, the median of a map; the remarks are on
-    how the map was read.
+    instrument_sigma_kms is what was taken out of the dispersion, the median of a map. redshift is that of the median
+    velocity, None where velocities are about a mean.
+    """
+
+    sky: SkyMap
+    is_calibrated: bool
+    instrument_sigma_kms: float
+    redshift: float | None
+    remarks: list[str]
+
+
+def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tracer:
+    """Read one tracer's map.
 
     Raises ValueError in one sentence, KeyError, TypeError, IndexError or OSError for files that cannot be used.
     """
@@ -94,6 +106,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
     if "velocity_error" in values or "velocity_ivar" in values:
         maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
     refuse_undeclared_redshift(f"V of the {tracer}", velocity, "convention" in files.model_fields_set)
+    redshift = _redshift(velocity, files.convention)
     if files.convention != "rest":
         velocity, sigma = _at_rest(velocity, sigma, files.convention, galaxy_file.systemic_kms)
     fwhm_arcsec = _beam_fwhm_arcsec(files, folder, maps)
@@ -105,12 +118,22 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
     if files.total_mass_msun:
         kpc_per_arcsec = galaxy_file.distance()[0] * KPC_PER_ARCSEC_MPC
         msun_kpc2_per_unit = files.total_mass_msun / (sky.density.sum() * (side_arcsec * kpc_per_arcsec) ** 2)
-    return (
+    return Tracer(
         replace(sky, density=(msun_kpc2_per_unit or 1.0) * sky.density),
         msun_kpc2_per_unit is not None,
         float(np.nanmedian(values.get("instrument_sigma", files.instrument_sigma_kms))),
+        redshift,
         maps.remarks,
     )
+
+
+def _redshift(velocity_kms: np.ndarray, convention: str) -> float | None:
+    """Return the redshift of the median velocity, None where V is about a mean: there, it has both signs."""
+    known = velocity_kms[np.isfinite(velocity_kms)]
+    if not len(known) or np.quantile(known, 0.1) <= 0:
+        return None
+    v_over_c = float(np.median(known)) / LIGHT_KMS
+    return 1 / (1 - v_over_c) - 1 if convention == "radio" else v_over_c
 
 
 def _without_instrument(
@@ -150,7 +173,7 @@ def _unmasked(files: TracerFiles, maps: _TracerMaps) -> np.ndarray:
     is_good, is_seen = maps.values["mask"] == 0, np.isfinite(velocity) & (velocity != 0)
     is_seen &= ~(maps.values.get("velocity_ivar", np.ones_like(velocity)) <= 0)
     n_left, n_seen = np.count_nonzero(is_good & is_seen), np.count_nonzero(is_seen)
-    if n_seen and not n_left:
+    if np.isfinite(velocity).any() and not (is_good & np.isfinite(velocity)).any():
         raise ValueError(
             f"mask {files.mask} leaves no pixel with a velocity: if it marks good pixels say mask_is: good"
         )
@@ -361,7 +384,8 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _
                 )
                 values[key] = density.value
     if planes:
-        listed = ", ".join(f"{key} {called!r}" for key, called in planes.items())
+        keys_of = {called: [key for key in planes if planes[key] == called] for called in planes.values()}
+        listed = "; ".join(f"{', '.join(keys)} {called!r}" for called, keys in keys_of.items())
         tracer = "gas" if files is galaxy_file.gas else "stars"
         remarks.append(f"Planes of the {tracer} as headers call them: {listed}.")
     return _TracerMaps(values, x, y, side, density or _even(values), remarks)

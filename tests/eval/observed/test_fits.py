@@ -251,7 +251,7 @@ def test_planes_have_the_names_and_units_that_headers_give_them(tmp_path, cards,
     for velocity, sigma in (("1", "2"), ("Ha-6564", "disp Ha")):
         path = images(tmp_path, velocity=f"cube.fits[MAPS,{velocity}]", dispersion=f"cube.fits[MAPS, {sigma} ]")
         assert mismatches(path) == []
-        words = "Planes of the gas as headers call them: velocity 'Ha-6564', dispersion 'disp Ha'."
+        words = "Planes of the gas as headers call them: velocity 'Ha-6564'; dispersion 'disp Ha'."
         assert words in read_galaxy(path).remarks
     with pytest.raises(ValueError, match="no plane Hb; there are other, Ha-6564"):
         read_galaxy(images(tmp_path, velocity="cube.fits[MAPS,Hb]"))
@@ -481,6 +481,16 @@ def test_a_centre_in_pixels_and_a_pixel_of_another_size(tmp_path):
     assert mismatches(images(tmp_path, centre_pixel=[0.5 * (P + 1), 0.5 * (P + 1)], top={"centre_deg": None})) == []
     with pytest.raises(ValueError, match=r"pixel_arcsec is 0\.5"):
         read_galaxy(images(tmp_path, pixel_arcsec=0.5))
+
+
+def test_the_redshift_of_a_file_is_that_of_its_velocities(tmp_path):
+    speed = 299792.458
+    for convention, velocity in (("optical", 0.02 * speed), ("radio", (1 - 1 / 1.02) * speed), ("rest", 0.02 * speed)):
+        put(tmp_path, "velocity", MAPS["velocity"] - 1500 + velocity)
+        found = read_galaxy(images(tmp_path, convention=convention)).redshift
+        assert found == pytest.approx(0.02, abs=5e-4), convention
+    put(tmp_path, "velocity", MAPS["velocity"] - 1500)
+    assert read_galaxy(images(tmp_path)).redshift is None
 
 
 # ---- beams

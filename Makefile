@@ -102,7 +102,8 @@ $(GAP): $(DEMO)/gap/%/fit:
 	$(FIT) --tracer $${tracer#robust-} --suites $$(echo $$suites | tr + ,) --steps $$(( $(STEPS) * parts / 3 )) $$more --out $(@D)
 
 # Networks for observed galaxies, which come with the project (docs/howto/galaxy.md): all four suites, seen in any way, and
-# once more without each suite. Every step goes on where it stood; what is copied knows no path of this machine.
+# once more without each suite. Their intervals are those that hold for another generator's galaxies, too. Every step
+# goes on where it stood; what is copied knows no path of this machine.
 SHIPPED := $(foreach m,0 1,any/member-$(m)/run.json any/member-$(m)/model.pt) any/calibration.json any/ood.pt any/unseen.json
 networks: setup
 	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen mock --out networks/mocks --suites $(NETWORK_SUITES) --galaxies 934
@@ -110,6 +111,9 @@ networks: setup
 	@cd networks && ../$(BIN)/kinmass launch --cluster local --at-once $(FITS) --store maps.zarr --tracer any \
 	  --suites $(NETWORK_SUITES) --instrument survey --scale-dex 0.2 --heat 0.2 --leave-one-suite-out --members 2 \
 	  --steps 6000 --round-steps 300 --out any && ../$(BIN)/kinmass status any --wait
+	@$(BIN)/python -m bench.equilibrium --out networks/second --galaxies 240 --seed 1
+	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps networks/second/*/*.yaml --out networks/second.zarr --views 4 --pixels 32
+	@$(BIN)/kinmass widen networks/any --store networks/second.zarr
 	@rm -rf kinmass/networks/any && cd networks && cp --parents $(SHIPPED) ../kinmass/networks/
 	@sed -i 's#"$(CURDIR)/networks/#"#g' kinmass/networks/any/member-*/run.json
 

@@ -12,6 +12,7 @@ maps to a posterior
   kinmass fit --store maps.zarr --tracer both --out runs/both
   kinmass launch --store maps.zarr --array gas,stars,both --nodes 4 --gpus-per-node 4 --out runs
   kinmass status runs                                 how launched runs stand
+  kinmass widen runs/both --store other.zarr          have intervals hold for simulations of another kind, too
 
 posteriors to tables, and real galaxies
   kinmass tables runs --store maps.zarr --out results    dispersion, bias, calibration per tracer and suite

@@ -35,7 +35,15 @@ def test_every_fit_is_asked_each_time_with_the_steps_that_are_given(make):
     assert sorted(make("demo-train", "STEPS=7")) == sorted(
         line.replace("--steps 1200", "--steps 7").replace("--steps 400", "--steps 2") for line in first
     )
-    assert len(make("demo-train", "SEEDS=0 1 2")) == 12
+    seeded = make("demo-train", "SEEDS=0 1 2")
+    assert len(seeded) == 12
+    # Of both tracers begins where those of each ended, of the same seed.
+    for seed, end in (("", ""), ("--seed 1 ", "-seed1"), ("--seed 2 ", "-seed2")):
+        (line,) = (line for line in seeded if line.endswith(f"runs/both{end}"))
+        begun = line.split("--start-from ")[1].split(f" {seed}--steps")[0].split()
+        assert [path.rsplit("/", 1)[1] for path in begun] == [f"gas{end}", f"stars{end}"]
+        places = [next(i for i, said in enumerate(seeded) if said.endswith(path)) for path in begun]
+        assert max(places) < seeded.index(line)
 
 
 def test_tables_are_asked_each_time_and_a_report_is_made_of_each_content_once(make, tmp_path):

@@ -9,6 +9,8 @@
 # make docs   the site, into build/site, with the tutorials that are run for it  (six minutes on 2 cores the first time)
 # make tutorials   these alone, in build/tutorials
 # make demo-clean-views   the demo's three tracers once more, without instrumental noise
+# make lock   requirements.lock anew, after a change of pyproject.toml
+# make clean  removes demo/
 
 PYTHON ?= python3
 RANKS ?= 2
@@ -34,13 +36,17 @@ setup: .venv/.installed
 
 .venv/.installed: requirements.lock pyproject.toml
 	@echo "== setting up .venv (once; a few minutes) =="
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] + "; name one: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Every step goes on where it stood; what is done is not done again.
+# Every step goes on where it stood; what is done is not done again. The commands tell by content what that is, not make by
+# times, which clocks and copies change: no file is ever called `fit`. A fit with other STEPS in the same folder is refused.
+TRACERS := both gas stars
+SEEDED := $(foreach s,$(filter-out 0,$(SEEDS)),$(TRACERS:%=%-seed$s))
+RUNS := $(TRACERS) $(SEEDED) $(SUITES:%=both-on-%)
 demo: setup
 	@for step in mocks maps train tables report; do \
 	  began=$$(date +%s); $(MAKE) --no-print-directory -j $(FITS) demo-$$step || exit; \
@@ -63,45 +69,41 @@ demo-maps:
 	@echo "== 2/5 projecting them into maps, $(RANKS) MPI ranks =="
 	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps $(foreach suite,$(SUITES),$(DEMO)/mocks/$(suite)/$(suite).yaml) --out $(DEMO)/maps.zarr --views $(VIEWS) --pixels 32
 
-demo-train: announce-train $(DEMO)/.trained
+demo-train: announce-train $(RUNS:%=$(DEMO)/runs/%/fit)
 announce-train:
 	@echo "== 3/5 training: three tracers on all suites, and both tracers on each suite alone, $(FITS) at a time =="
 
 demo-tables:
 	@echo "== 4/5 evaluating every network on every suite =="
-	@test $(DEMO)/results/table.csv -nt $(DEMO)/.trained || \
-	  $(BIN)/python -m eval tables $(DEMO)/runs/* --store $(DEMO)/maps.zarr --out $(DEMO)/results
+	@$(BIN)/python -m eval tables $(DEMO)/runs/* --store $(DEMO)/maps.zarr --out $(DEMO)/results
 
 demo-report:
 	@echo "== 5/5 figures and report =="
-	@test $(DEMO)/results/report.html -nt $(DEMO)/results/table.csv || $(BIN)/python -m eval report $(DEMO)/results
-
-TRACERS := both gas stars
-SEEDED := $(foreach s,$(filter-out 0,$(SEEDS)),$(TRACERS:%=%-seed$s))
-RUNS := $(TRACERS) $(SEEDED) $(SUITES:%=both-on-%)
-$(DEMO)/.trained: $(RUNS:%=$(DEMO)/runs/%/.done)
-	@touch $@
+	@cd $(DEMO)/results && test -s report.html && cksum *.csv | cmp -s - .reported || { \
+	  cd $(CURDIR) && $(BIN)/python -m eval report $(DEMO)/results && \
+	  cd $(DEMO)/results && cksum *.csv > .reported; }
 
 FIT = $(BIN)/python -m train fit --store $(DEMO)/maps.zarr
-$(DEMO)/runs/both/.done $(DEMO)/runs/gas/.done $(DEMO)/runs/stars/.done: $(DEMO)/runs/%/.done:
-	@$(FIT) --tracer $* --steps $(STEPS) --out $(@D) && touch $@
-$(SEEDED:%=$(DEMO)/runs/%/.done): $(DEMO)/runs/%/.done:
-	@run=$*; $(FIT) --tracer $${run%-seed*} --seed $${run##*-seed} --steps $(STEPS) --out $(@D) && touch $@
-$(DEMO)/runs/both-on-%/.done:
-	@$(FIT) --tracer both --suites $* --steps $$(( $(STEPS) / 3 )) --out $(@D) && touch $@
+$(DEMO)/runs/both/fit $(DEMO)/runs/gas/fit $(DEMO)/runs/stars/fit: $(DEMO)/runs/%/fit:
+	@$(FIT) --tracer $* --steps $(STEPS) --out $(@D)
+$(SEEDED:%=$(DEMO)/runs/%/fit): $(DEMO)/runs/%/fit:
+	@run=$*; $(FIT) --tracer $${run%-seed*} --seed $${run##*-seed} --steps $(STEPS) --out $(@D)
+$(DEMO)/runs/both-on-%/fit:
+	@$(FIT) --tracer both --suites $* --steps $$(( $(STEPS) / 3 )) --out $(@D)
 
 # What a change of simulation costs, and what closes the gap: every tracer on every suite, on all suites but one, and
 # there once more with --robust.
 PAIRS := bursty+middle bursty+quiet middle+quiet
-GAP := $(foreach t,gas stars both,$(foreach s,$(SUITES) $(PAIRS),$(DEMO)/gap/$t-on-$s/.done) \
-         $(foreach s,$(PAIRS),$(DEMO)/gap/robust-$t-on-$s/.done))
-$(GAP): $(DEMO)/gap/%/.done:
+GAP := $(foreach t,gas stars both,$(foreach s,$(SUITES) $(PAIRS),$(DEMO)/gap/$t-on-$s/fit) \
+         $(foreach s,$(PAIRS),$(DEMO)/gap/robust-$t-on-$s/fit))
+$(GAP): $(DEMO)/gap/%/fit:
 	@run=$*; suites=$${run#*-on-}; parts=$$(echo $$suites | tr + '\n' | wc -l); tracer=$${run%%-on-*}; \
 	case $$run in robust-*) more=--robust;; *) more=;; esac; \
-	$(FIT) --tracer $${tracer#robust-} --suites $$(echo $$suites | tr + ,) --steps $$(( $(STEPS) * parts / 3 )) $$more --out $(@D) && touch $@
+	$(FIT) --tracer $${tracer#robust-} --suites $$(echo $$suites | tr + ,) --steps $$(( $(STEPS) * parts / 3 )) $$more --out $(@D)
 
 # Networks for observed galaxies, which come with the project (docs/howto/galaxy.md): all four suites, seen in any way, and
-# once more without each suite. Every step goes on where it stood; what is copied knows no path of this machine.
+# once more without each suite. Their intervals are those that hold for another generator's galaxies, too. Every step
+# goes on where it stood; what is copied knows no path of this machine.
 SHIPPED := $(foreach m,0 1,any/member-$(m)/run.json any/member-$(m)/model.pt) any/calibration.json any/ood.pt any/unseen.json
 networks: setup
 	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen mock --out networks/mocks --suites $(NETWORK_SUITES) --galaxies 934
@@ -109,6 +111,9 @@ networks: setup
 	@cd networks && ../$(BIN)/kinmass launch --cluster local --at-once $(FITS) --store maps.zarr --tracer any \
 	  --suites $(NETWORK_SUITES) --instrument survey --scale-dex 0.2 --heat 0.2 --leave-one-suite-out --members 2 \
 	  --steps 6000 --round-steps 300 --out any && ../$(BIN)/kinmass status any --wait
+	@$(BIN)/python -m bench.equilibrium --out networks/second --galaxies 240 --seed 1
+	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps networks/second/*/*.yaml --out networks/second.zarr --views 4 --pixels 32
+	@$(BIN)/kinmass widen networks/any --store networks/second.zarr
 	@rm -rf kinmass/networks/any && cd networks && cp --parents $(SHIPPED) ../kinmass/networks/
 	@sed -i 's#"$(CURDIR)/networks/#"#g' kinmass/networks/any/member-*/run.json
 
@@ -120,9 +125,9 @@ campaign-gap:
 	@$(MAKE) --no-print-directory gap DEMO=campaign GALAXIES=934 VIEWS=$(CAMPAIGN_VIEWS) STEPS=$(CAMPAIGN_STEPS)
 
 # The same three tracers seen without noise, beside the noisy ones in one table.
-CLEAN := $(DEMO)/clean/both/.done $(DEMO)/clean/gas/.done $(DEMO)/clean/stars/.done
-$(CLEAN): $(DEMO)/clean/%/.done:
-	@$(FIT) --tracer $* --instrument clean --steps $(STEPS) --out $(@D) && touch $@
+CLEAN := $(DEMO)/clean/both/fit $(DEMO)/clean/gas/fit $(DEMO)/clean/stars/fit
+$(CLEAN): $(DEMO)/clean/%/fit:
+	@$(FIT) --tracer $* --instrument clean --steps $(STEPS) --out $(@D)
 
 demo-clean-views: demo
 	$(MAKE) --no-print-directory -j $(FITS) $(CLEAN)

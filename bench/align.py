@@ -29,7 +29,7 @@ WEIGHTS = {"coral": 1.0, "mmd": 1.0, "dann": 0.3, "worst": 0.01}
 
 
 def coral(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Squared distance of features (N, F), (M, F): of covariances over 4 F^2 (Sun & Saenko, eq. 1), and of means."""
+    """Return the squared distance of features (N, F), (M, F): of covariances over 4 F^2 (eq. 1), and of means."""
     return (torch.cov(a.T) - torch.cov(b.T)).square().mean() / 4 + (a.mean(0) - b.mean(0)).square().mean()
 
 
@@ -58,7 +58,10 @@ class _Reversed(torch.autograd.Function):
 
 
 def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
-    """The Fitter class of one of the objectives, `way`, with its weight; target: the store, suite: the target suite."""
+    """Return the Fitter class of one of the objectives, `way`, with its weight.
+
+    target: the store; suite: the target suite in it.
+    """
 
     class Aligned(Fitter):
         """A Fitter whose loss has one more term."""
@@ -90,7 +93,7 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
             if way == "worst":
                 group = self._group[self.batch_rows]
                 group_loss = torch.stack(
-                    [-log_prob[group == g].sum() / max(1, int((group == g).sum())) for g in range(2)]
+                    [-log_prob[group == g].sum() / max(1, int((group == g).sum())) for g in range(len(self._share))]
                 )
                 self._share *= torch.exp(weight * group_loss.detach())
                 self._share /= self._share.sum()
@@ -120,12 +123,14 @@ def aligned(way: str, weight: float, target: Path, suite: str) -> type[Fitter]:
 def main() -> int:
     """Fit one network with one of the objectives."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--way", choices=WEIGHTS, required=True)
-    parser.add_argument("--weight", type=float, help="of the term; a choice of ours if left out")
+    parser.add_argument("--way", choices=WEIGHTS, required=True, help="the objective")
+    parser.add_argument("--weight", type=float, help=f"weight of its term (default: {WEIGHTS})")
     parser.add_argument("--target", required=True, help="the suite whose maps are looked at")
     parser.add_argument("fit", nargs=argparse.REMAINDER, help="`fit` and options of `kinmass fit`")
     args = parser.parse_args()
     options = command.parser().parse_args(args.fit)
+    if not options.suites:
+        parser.error("name the suites to train on by --suites, without the target")
     suites = tuple(options.suites.split(","))
     fit_options = command._fit_options(options) | {"cuda_graph": False}
     config = FitConfig.from_options(str(options.store), options.tracer, suites, **fit_options)

@@ -46,8 +46,8 @@ def broken(observed: torch.Tensor, r_e: torch.Tensor) -> dict[str, tuple[torch.T
 def main() -> None:
     """Print how many test views of each kind are called out of distribution, for every run."""
     parser = common.parser(__doc__)
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("--store", type=Path, required=True, help="map store with the suites of the runs")
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders")
     args = parser.parse_args()
     for run in args.runs:
         infer = load(run)

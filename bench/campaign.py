@@ -69,7 +69,8 @@ class Costs:
     open: an opening and indexing of a zoom, by particles of its file; work: reading, framing and projecting, by
     particles of the galaxy; box_bytes and particle_bytes: what is read for a galaxy of a box, in whole blocks, and for
     the index of a zoom per particle of its file. start: of a process until it can map, and of an empty store. list: of
-    a snapshot. plan: of a galaxy of a box, from its catalogue to all ranks.
+    a snapshot. plan: of a galaxy of a box, from its catalogue to all ranks. take: of an item from a node's counter.
+    write: of a galaxy's arrays.
     """
 
     start_s: float = 1.98
@@ -392,6 +393,7 @@ def time_takes(n: int) -> None:
     taken: list[float] = []
 
     def work(item: int, _: object) -> None:
+        """Keep rank 0 busy with Python for a second; note on other ranks when an item was taken [s]."""
         if parallel.rank() == 0:
             while time.perf_counter() - began < 1.0:
                 sum(range(1000))
@@ -486,7 +488,10 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="take the costs on this machine first")
     for owner in (Site(), Costs()):
         for field in fields(owner):
-            parser.add_argument(f"--{field.name.replace('_', '-')}", type=float, default=getattr(owner, field.name))
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}", type=float, default=getattr(owner, field.name),
+                help=f"as in {type(owner).__name__} (default: %(default)g)",
+            )  # fmt: skip
     parser.add_argument("--readers", type=int, help="places among the readers (default: as each scenario says)")
     parser.add_argument("--takes", type=int, help="(internal) the counter's time, on 2 ranks")
     parser.add_argument("--probe", type=Path, nargs=2, help="(internal) suite and folder, on so many ranks at once")

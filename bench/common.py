@@ -110,9 +110,12 @@ def table(heads: list[str], rows: list[list[object]]) -> None:
 
 
 def memory_mb(key: str) -> float:
-    """Memory of this process [MB]: key VmRSS, in use now, or VmHWM, the highest since `forget_peak`."""
+    """Return the memory of this process [10^6 bytes]: key VmRSS, in use now, or VmHWM, the highest since `forget_peak`.
+
+    The kernel counts it in units of 1024 bytes.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+    return next(1024e-6 * int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def forget_peak() -> None:

@@ -76,8 +76,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="networks of every general kind")
     parser.add_argument("--any", action="store_true", help="train one network for any tracer, not one for each")
     parser.add_argument("--specialists", nargs="*", default=[], choices=TRACERS, help="tracers with specialists")
-    parser.add_argument("--networks", nargs="*", default=["ifu", "survey"], choices=["ifu", "survey", "untold"])
-    parser.add_argument("--tracers", nargs="*", default=TRACERS, choices=TRACERS)
+    parser.add_argument(
+        "--networks", nargs="*", default=["ifu", "survey"], choices=["ifu", "survey", "untold"],
+        help="general kinds to train (default: ifu survey)",
+    )  # fmt: skip
+    parser.add_argument("--tracers", nargs="*", default=TRACERS, choices=TRACERS, help="all where left out")
     parser.add_argument("--views", type=int, default=0, help="views of each galaxy to report on, all where left out")
     parser.add_argument("--at-once", type=int, default=2, help="fits that run side by side")
     args = parser.parse_args()

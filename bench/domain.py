@@ -84,6 +84,7 @@ def by_cells(galaxies: list[tuple[Galaxy, np.ndarray]], side: int = 64) -> list[
     """Sort all particles by the cells of space that they lie in, side along each axis."""
 
     def sort(name: str) -> Particles:
+        """Return all particles of one component, sorted by cell."""
         placed = [(galaxy.components()[name], centre) for galaxy, centre in galaxies]
         p = concatenate([replace(p, pos_kpc=(p.pos_kpc + centre) % BOX_KPC) for p, centre in placed])
         cells = (p.pos_kpc / BOX_KPC * side).astype(int)

@@ -68,6 +68,7 @@ def stellar_mass(m200_msun: float) -> float:
     """Median stellar mass [Msun] of a halo at z = 0: Behroozi et al. 2013, eq. 3 and sec. 5 (scatter 0.2 dex)."""
 
     def f(x: float) -> float:
+        """Return f(x) of eq. 3, with the parameters of z = 0."""
         rise = 3.508 * np.log10(1 + np.exp(x)) ** 0.316 / (1 + np.exp(10**-x))
         return float(rise - np.log10(10 ** (-1.412 * x) + 1))
 
@@ -311,6 +312,7 @@ class Model:
         energy = phi(guide) + 0.5 * ang2 * np.exp(-2 * guide) + radial
 
         def kinetic(ln_R: np.ndarray, of: slice | np.ndarray = np.s_[:]) -> np.ndarray:
+            """Return v_R^2 / 2 (N,) [(km/s)^2] of the orbits `of` at radii exp(ln_R); below zero beyond their ends."""
             return np.asarray(energy[of] - phi(ln_R) - 0.5 * ang2[of] * np.exp(-2 * ln_R))
 
         ends = []
@@ -419,7 +421,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("second"), help="folder for a folder of each suite")
     parser.add_argument("--galaxies", type=int, default=240, help="galaxies of each suite")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="other seeds make other galaxies (default: %(default)s)")
     args = parser.parse_args()
     todo = [(family, index) for family in SUITES for index in range(args.galaxies)]
     for family in SUITES:

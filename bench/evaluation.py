@@ -3,9 +3,8 @@
   python -m bench.evaluation                     measures of 10^4, 10^5 and 10^6 views x 10 radii x 200 samples
   python -m bench.evaluation --store maps.zarr --runs runs/*    inference as well
 
-Predictions are drawn inside each task and measured as `kinmass tables` measures kept ones, bootstrap, CRPS, PIT and
-TARP
-with them; sums travel. Beside it: a long table of samples and groupby in pandas, one process, which gives bias,
+Predictions are drawn inside each task and measured as `kinmass tables` measures kept ones, with bootstrap, CRPS, PIT
+and TARP; sums travel. Beside it: a long table of samples and groupby in pandas, one process, which gives bias,
 dispersion, coverage and sharpness only, and no intervals. Memory is the highest of all processes together.
 """
 
@@ -50,15 +49,9 @@ def task(start: int, galaxies: int) -> dict[str, Sums]:
     return {"cnn": add_up(per_view(made_up(start, galaxies)))}
 
 
-def peak_mb() -> float:
-    """Highest resident memory of this process [MB]."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
 def weighed(start: int, galaxies: int) -> dict[str, object]:
     """Run `task`, and add the peak memory of its process to the result."""
-    return {**task(start, galaxies), f"mb {os.getpid()}": Highest(peak_mb())}
+    return {**task(start, galaxies), f"mb {os.getpid()}": Highest(common.memory_mb("VmHWM"))}
 
 
 class Highest(float):
@@ -96,7 +89,7 @@ def measures_bench(max_views: int) -> None:
         began = time.perf_counter()
         sums = sum_of_tasks(weighed, arguments, Cluster())
         seconds = time.perf_counter() - began
-        memory = peak_mb() + sum(v for k, v in sums.items() if k.startswith("mb"))
+        memory = common.memory_mb("VmHWM") + sum(v for k, v in sums.items() if k.startswith("mb"))
         coverage = measures(sums["cnn"])["coverage_68"].mean()
         rows.append([f"Dask, {views:,} views", seconds, 1e6 * seconds / views, memory, coverage])
     began = time.perf_counter()
@@ -108,7 +101,7 @@ def measures_bench(max_views: int) -> None:
             f"pandas, {galaxies * VIEWS:,} views",
             seconds,
             1e6 * seconds / galaxies / VIEWS,
-            peak_mb(),
+            common.memory_mb("VmHWM"),
             table.coverage.mean(),
         ]
     )
@@ -134,6 +127,7 @@ def inference_bench(store: Path, runs: list[Path], out: Path) -> None:
 
     @torch.no_grad()
     def bare() -> None:
+        """Do what networks and densities do alone: features, samples and the density at the truth."""
         for infer in inferences:
             for tracer in infer.answers():
                 maps = observed[infer.instrument.name]
@@ -145,6 +139,7 @@ def inference_bench(store: Path, runs: list[Path], out: Path) -> None:
                     model.density.log_prob(features, views.log10_menc - unit[:, None], scale)
 
     def full_task() -> None:
+        """Do the task of `kinmass tables` for a block of which nothing is kept."""
         for source in sources:
             KeptPredictions(source, part).forget(block)
         predict_block(sources, instruments, part, block)
@@ -160,7 +155,7 @@ def inference_bench(store: Path, runs: list[Path], out: Path) -> None:
 def main() -> None:
     """Run the benchmarks that the options ask for."""
     parser = common.parser(__doc__)
-    parser.add_argument("--views", type=int, default=1_000_000, help="views at most")
+    parser.add_argument("--views", type=int, default=1_000_000, help="views to measure at most; 0 for inference alone")
     parser.add_argument("--store", type=Path, help="map store, for inference")
     parser.add_argument("--runs", type=Path, nargs="+", help="run folders, for inference")
     args = parser.parse_args()

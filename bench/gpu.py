@@ -66,6 +66,7 @@ def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -
     """Mean seconds of one call; waits for the device before and after the calls."""
 
     def wait() -> None:
+        """Wait until the device has done all that it was asked to do."""
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
@@ -135,8 +136,8 @@ def main() -> None:
     parser.add_argument(
         "--modes", nargs="*", choices=MODES, help="ways to do a step (default: all, on a CPU the first)"
     )
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--pixels", type=int, default=32)
+    parser.add_argument("--width", type=int, default=16, help="as of `kinmass fit` (default: %(default)s)")
+    parser.add_argument("--pixels", type=int, default=32, help="pixels along a side (default: %(default)s)")
     parser.add_argument("--precision", default="auto", help="as of `kinmass fit`")
     parser.add_argument("--steps", type=int, default=0, help="steps timed (default: 200, on a CPU 8)")
     parser.add_argument("--rows", type=int, default=12, help="rows of each table of operators")
@@ -168,7 +169,7 @@ def measure(args: argparse.Namespace, path: Path) -> None:
     device = torch.device("cuda" if gpu else "cpu")
     half = gpu and args.precision in ("auto", "bf16")
     speed, bandwidth = limits(device, torch.bfloat16 if half else torch.float32)
-    name = torch.cuda.get_device_name() if gpu else f"no GPU here: the CPU, {torch.get_num_threads()} thread(s)"
+    name = torch.cuda.get_device_name() if gpu else f"no GPU here: the CPU, threads: {torch.get_num_threads()}"
     print(f"{name}, torch {torch.__version__}: {speed / 1e12:.3g} T operations/s by matrix multiply, ", end="")
     print(f"{bandwidth / 1e9:.4g} GB/s by copying")
     rows: list[list[object]] = []

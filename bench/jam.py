@@ -50,7 +50,7 @@ class Mge:
         return 2e6 * np.pi * self.peak * self.sigma**2 * self.axis_ratio
 
     def inclination(self, flattest: float) -> float:
-        """In degrees, at which the flattest Gaussian has an intrinsic axis ratio (Cappellari 2008, eq. 14)."""
+        """Return the inclination [deg] for a least intrinsic axis ratio of `flattest` (Cappellari 2008, eq. 14)."""
         least = float(self.axis_ratio.min())
         return float(np.degrees(np.arctan2(np.sqrt(1 - least**2), np.sqrt(max(least**2 - flattest**2, 0.0)))))
 
@@ -121,6 +121,7 @@ def pixels_of(stars: np.ndarray, r_e: float, field_of_view_re: float, instrument
     total = np.maximum(np.bincount(ring[valid], minlength=ring.max() + 1), 1)
 
     def ring_mean(values: np.ndarray) -> np.ndarray:
+        """Return at each pixel (P, P) the mean of values (P, P) over the valid pixels of its ring."""
         return np.asarray((np.bincount(ring[valid], values[valid], minlength=len(total)) / total)[ring])
 
     paired = valid & valid[::-1, ::-1]
@@ -271,6 +272,7 @@ class Model:
         rough = 3 * max(inflate, np.sqrt(np.sqrt(2 * len(self.p.x))))
 
         def target(theta: np.ndarray) -> np.ndarray:
+            """Return the log posterior (W,) of parameters (W, 6)."""
             return self.log_posterior(theta, inflate, lg_factor_error)
 
         guess = rng.uniform(self.low, self.high, (20_000, 6))
@@ -303,6 +305,7 @@ class Model:
         few, residual2 = best**2 * p.mean / p.density, (p.square - best) ** 2
 
         def excess_of(c: float) -> float:
+            """Return the median of chi^2 per pixel less what it should be, with c times the noise of few stars."""
             return float(np.median(residual2 / (own + c * few)) - 0.45494)
 
         c = 0.0 if excess_of(0.0) <= 0 else brentq(excess_of, 0.0, 100.0)

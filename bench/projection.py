@@ -46,6 +46,7 @@ def yt_maps(stars: Yt, gas: Yt, turn: np.ndarray, half_kpc: float, pixels: int) 
             maps[i, j] = draw(field, turn, half_kpc, pixels)  # the first call loads the particles, which is not timed
 
             def again(peer=peer, draw=draw, field=field) -> None:  # type: ignore[no-untyped-def]
+                """Draw the same field once more, to be timed."""
                 draw(field, turn, half_kpc, pixels)
 
             seconds[i, j] = common.best(again, 2)
@@ -134,6 +135,7 @@ def time_ours(galaxy: Galaxy, turns: np.ndarray, half: float, pixels: int) -> Ou
     """Time our kernel on views along the first of the sightlines turns (32, 3, 3)."""
 
     def per_view(n: int, repeats: int) -> float:
+        """Return seconds per view of n views in one batch."""
         return common.best(lambda: views(galaxy, turns[:n], np.full(n, half), pixels), repeats) / n
 
     one_view, together = per_view(1, 9), {n: per_view(n, 4) for n in (8, 32)}
@@ -226,9 +228,9 @@ def compare_cells(gas: Particles, box_kpc: float, turns: np.ndarray, half: float
 def main() -> None:
     """Measure, print, draw."""
     parser = common.parser(__doc__)
-    parser.add_argument("--stars", type=int, default=1_000_000)
-    parser.add_argument("--gas", type=int, default=300_000)
-    parser.add_argument("--pixels", type=int, default=64)
+    parser.add_argument("--stars", type=int, default=1_000_000, help="star particles (default: %(default)s)")
+    parser.add_argument("--gas", type=int, default=300_000, help="gas particles (default: %(default)s)")
+    parser.add_argument("--pixels", type=int, default=64, help="pixels along a side (default: %(default)s)")
     args = parser.parse_args()
     galaxy, pixels = common.disc_galaxy(args.stars, args.gas), args.pixels
     stars, gas = galaxy.stars, galaxy.gas

@@ -67,10 +67,10 @@ def same_bytes(folder_a: Path, folder_b: Path) -> bool:
 def main() -> None:
     """Measure one rank and several, and print."""
     parser = common.parser(__doc__)
-    parser.add_argument("--galaxies", type=int, default=60)
-    parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--pixels", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--galaxies", type=int, default=60, help="of all suites together (default: %(default)s)")
+    parser.add_argument("--views", type=int, default=4, help="views of each galaxy (default: %(default)s)")
+    parser.add_argument("--pixels", type=int, default=32, help="pixels along a side (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs on each number of ranks (default: %(default)s)")
     parser.add_argument("--ranks", type=int, default=2, help="compared with one (default: %(default)s)")
     parser.add_argument("--child", type=Path, nargs="+", help="(internal) store, then suites, to map in this process")
     args = parser.parse_args()
@@ -86,6 +86,7 @@ def main() -> None:
         options = ["--views", args.views, "--pixels", args.pixels]
 
         def once(ranks: int) -> dict[str, float]:
+            """Map all suites anew on so many ranks; return what `timed` does."""
             store = Path(scratch) / f"{ranks}.zarr"
             shutil.rmtree(store, ignore_errors=True)
             shutil.rmtree(store.with_suffix(".warm"), ignore_errors=True)

@@ -174,7 +174,7 @@ def main() -> None:
     """Train ours and sbi's and print their figures."""
     parser = common.parser(__doc__)
     parser.add_argument("--store", type=Path, required=True, help="map store to train and test on")
-    parser.add_argument("--tracer", default="both", choices=["gas", "stars", "both"])
+    parser.add_argument("--tracer", default="both", choices=["gas", "stars", "both"], help="(default: both)")
     parser.add_argument("--encoder", default="polar", help="of both: polar, residual or plain")
     parser.add_argument("--galaxies", type=int, default=0, help="lineages to train on at most; 0 for all")
     parser.add_argument("--steps", type=int, default=1600, help="optimiser steps of our fit at most")

@@ -94,7 +94,7 @@ def peak(path: Path, n_views: int, pixels: int) -> None:
     parts = {name: Particles(**arrays) for name, arrays in loaded.items()}
     galaxy = Galaxy(parts["stars"], parts["gas"], parts["dark"], parts["black_holes"])
     common.mapped(galaxy, settings)
-    print(common.array_bytes(galaxy) / 1e6, (common.memory_mb("VmHWM") - before) * 1.048576)
+    print(common.array_bytes(galaxy) / 1e6, common.memory_mb("VmHWM") - before)
 
 
 def long_run(suite: Path) -> None:
@@ -105,10 +105,11 @@ def long_run(suite: Path) -> None:
     count, map_galaxy = 0, worker.map_galaxy
 
     def counted(*args: Any, **options: Any) -> Any:
+        """Map a galaxy as usual, and print the resident memory [MB] after some numbers of galaxies."""
         nonlocal count
         count += 1
         if count in (10, 100, 200, 400, 600, 800):
-            print(count, common.memory_mb("VmRSS") * 1.048576)
+            print(count, common.memory_mb("VmRSS"))
         return map_galaxy(*args, **options)
 
     worker.map_galaxy = counted
@@ -119,7 +120,7 @@ def main() -> None:
     """Measure growth with particles, views and galaxies, and print."""
     parser = common.parser(__doc__)
     parser.add_argument("--largest", type=int, default=10_000_000, help="most star particles (default: %(default)s)")
-    parser.add_argument("--pixels", type=int, default=64)
+    parser.add_argument("--pixels", type=int, default=64, help="pixels along a side (default: %(default)s)")
     parser.add_argument("--peak", type=Path, help="(internal) measure this galaxy in this process")
     parser.add_argument("--long-run", type=Path, help="(internal) map these suites again and again")
     parser.add_argument("--views", type=int, default=8, help="views of the memory measurement (default: %(default)s)")

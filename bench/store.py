@@ -29,6 +29,7 @@ def records(n: int, views: int, pixels: int) -> list[Record]:
     rng = np.random.default_rng(1)
 
     def varied(value: np.ndarray) -> np.ndarray:
+        """Return the numbers times factors of 1 +- 0.05; integers as they are."""
         if value.dtype.kind != "f":
             return value
         return (value * rng.normal(1, 0.05, value.shape)).astype(value.dtype)
@@ -80,11 +81,11 @@ def seconds(call: Callable[[], None]) -> float:
 def main() -> None:
     """Measure every layout and print."""
     parser = common.parser(__doc__)
-    parser.add_argument("--galaxies", type=int, default=256)
-    parser.add_argument("--views", type=int, default=32)
-    parser.add_argument("--pixels", type=int, default=32)
+    parser.add_argument("--galaxies", type=int, default=256, help="in the store (default: %(default)s)")
+    parser.add_argument("--views", type=int, default=32, help="views of each galaxy (default: %(default)s)")
+    parser.add_argument("--pixels", type=int, default=32, help="pixels along a side (default: %(default)s)")
     parser.add_argument("--shards", type=int, nargs="*", default=[8, 64], help="galaxies per shard (default: 8 64)")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2, help="turns, of which the best counts (default: %(default)s)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     galaxies = records(args.galaxies, args.views, args.pixels)
@@ -92,6 +93,7 @@ def main() -> None:
     block = 32
 
     def packed(k: int) -> Callable[[Path], None]:
+        """Return a function that writes the store with k galaxies per shard."""
         return lambda path: write_store(path, galaxies, k, args.views, args.pixels)
 
     layouts: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {

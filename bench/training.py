@@ -67,6 +67,7 @@ def bare_step(fitter: Fitter) -> Callable[[], None]:
     r_e, truth, field_of_view_re = fitter._r_e[index], fitter._truth[index], fitter.loader.galaxies.field_of_view_re
 
     def step() -> None:
+        """Take the step."""
         bits, noise = draws(fitter._batch_places, maps.shape[-1], 0)
         observed = observe(flip_sky(maps, bits & 15), fitter.instrument, noise, field_of_view_re, r_e)
         fitter.optimiser.zero_grad()
@@ -87,6 +88,7 @@ def beside_the_limit(held: Fitter, streamed: Fitter, steps: int, seconds: float)
     limit_step = bare_step(held)
 
     def advance(fitter: Fitter | None) -> int:
+        """Take some steps of a fit, or (None) one of the limit; return how many."""
         if fitter is None:
             limit_step()
             return 1
@@ -216,14 +218,14 @@ def processes(config: FitConfig, out: Path, number: int, steps: int) -> float:
 def main() -> None:
     """Measure in a scratch folder below --out."""
     parser = common.parser(__doc__)
-    parser.add_argument("--galaxies", type=int, default=256)
-    parser.add_argument("--views", type=int, default=8)
-    parser.add_argument("--pixels", type=int, default=32)
+    parser.add_argument("--galaxies", type=int, default=256, help="in the store (default: %(default)s)")
+    parser.add_argument("--views", type=int, default=8, help="views of each galaxy (default: %(default)s)")
+    parser.add_argument("--pixels", type=int, default=32, help="pixels along a side (default: %(default)s)")
     parser.add_argument("--per-shard", type=int, default=1, help="galaxies in one file of the store's arrays")
     parser.add_argument("--share", type=float, default=0.25, help="of the maps' memory, to stream with")
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--width", type=int, default=16, help="as of `kinmass fit` (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="views of a step (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=60, help="of the runs on one and two processes")
     parser.add_argument("--beside", type=Path, help="another checkout of this project: compare steps with it alone")
     parser.add_argument("--only", choices=["instruments"], help="measure this alone, into training-ONLY.json")
@@ -252,7 +254,7 @@ def measure(args: argparse.Namespace, config: FitConfig, scratch: Path) -> None:
     streamed = fitter_of(config, window)
     print(
         f"{len(held.loader.table)} views of {len(galaxies)} galaxies, {args.pixels}^2 pixels, {gb:.2f} GB of maps; "
-        f"batch {args.batch}, width {args.width}, {held.device.type}, {torch.get_num_threads()} thread(s)"
+        f"batch {args.batch}, width {args.width}, {held.device.type}, threads: {torch.get_num_threads()}"
     )
     rates, waits = beside_the_limit(held, streamed, 4 * window, 4 * args.seconds)
     rows: list[list[Any]] = [["on a tensor, no loader (limit)", np.median(rates["limit"]), "100 %", "-", "-"]]
@@ -285,6 +287,7 @@ def loader_rates(held: Fitter, streamed: Fitter, seconds: float) -> dict[str, fl
     plain_loader = iter(DataLoader(ViewByView(path), batch_size, shuffle=True))
 
     def one_by_one(_: int) -> torch.Tensor:
+        """Return the DataLoader's next batch, from a new epoch where one has ended."""
         nonlocal plain_loader
         batch = next(plain_loader, None)
         if batch is None:

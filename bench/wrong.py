@@ -27,7 +27,13 @@ import torch
 from scipy.stats import norm, rankdata
 
 from bench import common
-from kinmass.eval.tables.conditions import VIEWS_AT_ONCE, conditions, views_to_test
+from kinmass.eval.tables.conditions import (
+    RADIUS_ERROR_DEX,
+    VIEWS_AT_ONCE,
+    conditions,
+    views_to_test,
+    with_radius_error,
+)
 from kinmass.eval.tables.metrics import interval
 from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.storage import store
@@ -146,7 +152,8 @@ def main() -> None:
     heads = ["seen as", "views", "RMSE", "in 68 %", "wrong", "right, flagged", *NUMBERS, "together"]
     for path, unseen in ((args.home, False), (args.foreign, True)):
         views = views_to_test(path, store.suites(path), None, args.views)
-        found = {name: measured(infer, views, how, unseen) for name, how in conditions().items()}
+        views_with = {name: with_radius_error(views, dex) for name, dex in RADIUS_ERROR_DEX.items()}
+        found = {name: measured(infer, views_with.get(name, views), how, unseen) for name, how in conditions().items()}
         pooled = {key: np.concatenate([part[key] for part in found.values()]) for key in next(iter(found.values()))}
         print(f"{path}, {'suites that the run was not trained on' if unseen else 'suites that it was trained on'}")
         common.table(heads, [*(row(name, part) for name, part in found.items()), row("all together", pooled)])

@@ -39,7 +39,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--site", type=Path, help="slurm: the site's settings (default: $KINMASS_SITE, slurm/site.env)")
     group.add_argument("--gpus", type=int, default=0, help="slurm: GPUs of each job (default: 0)")
-    group.add_argument("--hours", type=float, default=2.0, help="slurm: time limit of each job (default: 2)")
+    group.add_argument("--hours", type=float, default=2.0, help="slurm: time limit of each job [h] (default: 2)")
     group.add_argument("--memory", default="8GB", help="slurm: memory of each job (default: 8GB)")
 
 
@@ -78,7 +78,9 @@ def add_commands(commands: Any) -> None:
     compare.add_argument(
         "--tracer", choices=("gas", "stars", "both"), help="tracer to compare, of runs that answer for any"
     )
-    compare.add_argument("--part", default="test", choices=("test", "all"), help="as of tables (default: test)")
+    compare.add_argument(
+        "--part", default="test", choices=("test", "all"), help="galaxies kept from training, or all (default: test)"
+    )
     compare.add_argument("--out", type=Path, help="CSV file to write as well")
     _add_cluster(compare)
 
@@ -89,7 +91,9 @@ def add_commands(commands: Any) -> None:
     conditions.add_argument("--store", type=Path, required=True, help="map store with the galaxies to test on")
     conditions.add_argument("--out", type=Path, required=True, help="results folder, where `report` finds the table")
     conditions.add_argument("--suites", help="test suites, comma-separated (default: all of the store)")
-    conditions.add_argument("--part", default="test", choices=("test", "all"), help="as of tables (default: test)")
+    conditions.add_argument(
+        "--part", default="test", choices=("test", "all"), help="galaxies kept from training, or all (default: test)"
+    )
     conditions.add_argument("--views", type=int, default=1, help="views of each galaxy at most, 0 for all (default: 1)")
 
     report = add_command(commands, "report", "draw figures and write one HTML file that opens without a network")
@@ -107,7 +111,7 @@ def add_commands(commands: Any) -> None:
         type=Path,
         nargs="*",
         metavar="RUN|GALAXY.yaml",
-        help="run folders, where left out the networks that come with the project; observed galaxies",
+        help="YAML files of observed galaxies; run folders (default: the networks that come with the project)",
     )
     predict.add_argument("--store", type=Path, help="map store, for simulated galaxies")
     predict.add_argument("--suite", help="suite of these galaxies")
@@ -129,7 +133,7 @@ def _add_show_and_gallery(commands: Any) -> None:
     show.add_argument(
         "galaxy", nargs="?", metavar="GALAXY", help="NAME or SUITE/NAME (without it: what the store holds)"
     )
-    show.add_argument("--view", type=int, default=0, help="number of the line of sight (default: %(default)s)")
+    show.add_argument("--view", type=int, default=0, help="number of the line of sight, from 0 (default: %(default)s)")
     show.add_argument("--instrument", help="built-in name or YAML file (default: the maps as stored)")
     show.add_argument("--runs", type=Path, nargs="+", default=[], metavar="RUN", help="run folders, or one with some")
     show.add_argument("--out", type=Path, help="picture to write, .png or .pdf (default: SUITE.NAME.viewN.png)")
@@ -160,6 +164,7 @@ def _write_csv(table: "DataFrame", path: Path) -> None:
 def _tables(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.tables import (
         collect,
+        nothing_tested,
         remarks,
         shown,
         to_beside,
@@ -170,6 +175,7 @@ def _tables(args: argparse.Namespace) -> int:
     from kinmass.gen.storage.store import named_suites, without_dark_matter
     from kinmass.train.launch.status import launched_file
     from kinmass.train.run.checkpoint import runs_in, runs_in_all
+    from kinmass.train.run.derived import without_unseen
     from kinmass.train.run.trained_on import unlike_trained_on
 
     runs = runs_in_all(args.runs)
@@ -182,12 +188,12 @@ def _tables(args: argparse.Namespace) -> int:
     part = None if args.part == "all" else args.part
     sums = collect(args.store, runs, test_suites, part, args.out, _cluster_settings(args), not args.no_classical)
     if not any(total.views for total in sums.values()):
-        raise ValueError(f"no finished galaxy in the {args.part} part of {', '.join(test_suites)}; try --part all")
+        raise ValueError(nothing_tested(sums, part, test_suites))
     summary = write_tables(args.out, args.store, runs, sums, part)
     _print_tables(shown(summary), to_beside(sums))
     trained_on = trained_on_remark(part, summary.train, test_suites)
     missing = without_answer(sums) + without_dark_matter(args.store, test_suites)
-    others = unlike_trained_on(runs, args.store, test_suites)
+    others = unlike_trained_on(runs, args.store, test_suites) + without_unseen(runs, test_suites)
     for line in trained_on + others + remarks(summary, test_suites) + missing:
         print(line)
     print(args.out / "table.csv")
@@ -196,9 +202,11 @@ def _tables(args: argparse.Namespace) -> int:
 
 def _conditions(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.conditions import as_text, networks_of, tabulate, views_to_test, write
+    from kinmass.eval.tables.origin import digest_of_file, origin_of
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.gen.storage.store import named_suites
-    from kinmass.train.run.checkpoint import read_config, runs_in_all
+    from kinmass.train.run.checkpoint import read_config, runs_in_all, write_json
+    from kinmass.train.run.derived import without_unseen
     from kinmass.train.run.trained_on import unlike_trained_on
 
     runs = runs_in_all(args.runs)
@@ -207,12 +215,16 @@ def _conditions(args: argparse.Namespace) -> int:
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
     views = views_to_test(args.store, test_suites, part, args.views)
+    origin = origin_of(args.store, runs, part)
     table = tabulate(networks_of(runs, args.out), views)
     print(as_text(table))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in runs]
-    for line in trained_on_remark(part, train_sets, test_suites) + unlike_trained_on(runs, args.store, test_suites):
+    others = unlike_trained_on(runs, args.store, test_suites) + without_unseen(runs, test_suites)
+    for line in trained_on_remark(part, train_sets, test_suites) + others:
         print(line)
-    print(write(table, args.out))
+    path = write(table, args.out)
+    write_json(path.with_suffix(".json"), origin | {"digests": {path.stem: digest_of_file(path)}})
+    print(path)
     return 0
 
 
@@ -221,7 +233,8 @@ def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
     from kinmass.eval.tables.tables import main_rows, shown
 
     def text(rows: "DataFrame") -> str:
-        return rows.to_string(index=False, float_format=lambda x: f"{x:.3f}")
+        """Return rows as text, with three decimals, and - where a measure is not defined."""
+        return rows.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="-")
 
     print("Dispersion and bias of log10 M(<r) [dex], over the radii [R_e] and the share of views that each answers:")
     print(text(summary))
@@ -231,10 +244,11 @@ def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from kinmass.eval.tables.compare import compare, verdicts
+    from kinmass.eval.tables.compare import compare, not_compared, same_run, verdicts
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config
+    from kinmass.train.run.derived import without_unseen
     from kinmass.train.run.trained_on import unlike_trained_on
 
     test_suites = named_suites(args.store, args.suites)
@@ -242,10 +256,13 @@ def _compare(args: argparse.Namespace) -> int:
     folder = args.out.parent if args.out else Path()
     table = compare(args.a, args.b, args.store, test_suites, part, args.tracer, _cluster_settings(args), folder)
     print(f"A is {args.a}, B is {args.b}")
-    print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
+    print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}", na_rep="-"))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in (args.a, args.b)]
     others = unlike_trained_on((args.a, args.b), args.store, test_suites)
-    print("\n".join([*trained_on_remark(part, train_sets, test_suites), *others, *verdicts(table)]))
+    others += without_unseen((args.a, args.b), test_suites)
+    said = ["A and B are the same run"] if same_run(args.a, args.b) else verdicts(table)
+    remarks = [*trained_on_remark(part, train_sets, test_suites), *others, *not_compared(table, test_suites)]
+    print("\n".join([*remarks, *said]))
     if args.out:
         _write_csv(table, args.out)
     return 0
@@ -277,6 +294,8 @@ def _show(args: argparse.Namespace) -> int:
 
 def _show_galaxy(args: argparse.Namespace) -> int:
     """Draw one galaxy of a store, or say in lines what the store holds."""
+    import numpy as np
+
     from kinmass.eval.gallery.figure import draw
     from kinmass.eval.gallery.stored import contents, find, networks_of, read_stored
     from kinmass.gen.export import file_stem
@@ -296,7 +315,8 @@ def _show_galaxy(args: argparse.Namespace) -> int:
         figure.savefig(partial, dpi=110)
     for answer in answers:
         foreign = "; it was not trained on this suite" if answer.foreign else ""
-        said = f"rms error {answer.rms_dex(truth):.3f} dex, out-of-distribution score {answer.ood_score:.2f}{foreign}"
+        score = "not known" if np.isnan(answer.ood_score) else f"{answer.ood_score:.2f}"
+        said = f"rms error {answer.rms_dex(truth):.3f} dex, out-of-distribution score {score}{foreign}"
         print(f"{answer.network.label}: {answer.why_not or said}")
     print(out)
     return 0
@@ -320,11 +340,12 @@ def _gallery(args: argparse.Namespace) -> int:
     runs = _runs(args.runs)
     if args.results and not runs:
         try:
-            runs = _runs([Path(run) for run in json.loads((args.results / "tables.json").read_text())["runs"]])
-        except (KeyError, TypeError) as error:
+            named = [Path(run) for run in json.loads((args.results / "tables.json").read_text())["runs"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{args.results}/tables.json names no runs; write it anew with `kinmass tables`"
+                f"{args.results}/tables.json names no runs ({error}); give --runs, or `kinmass tables` again"
             ) from error
+        runs = _runs(named)
     return serve(args.store, runs, args.results or Path(), args.port, args.check)
 
 
@@ -433,7 +454,8 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             print(f"kinmass {args.command}: {error}", file=sys.stderr)
         except MemoryError as error:
-            print(f"kinmass {args.command}: this machine's memory does not suffice ({error})", file=sys.stderr)
+            reason = str(error) or "no more was given"
+            print(f"kinmass {args.command}: memory does not suffice ({reason}); end other programs", file=sys.stderr)
         return 2
 
 

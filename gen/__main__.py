@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from kinmass.gen.command import add_command, stage_parser
 from kinmass.gen.errors import in_words, is_user_error
 from kinmass.gen.options import number_or_range
+from kinmass.gen.words import counted
 
 if TYPE_CHECKING:
     from kinmass.gen.campaign.record import Settings
@@ -48,7 +49,7 @@ def _add_mock(commands: Any) -> None:
     mock.add_argument(
         "--seed", type=int, default=1, help="seed; the same one makes the same galaxies (default: %(default)s)"
     )
-    for name, what, default in (("stars", "star", 20_000), ("gas", "gas", 10_000), ("dark", "dark", 20_000)):
+    for name, what, default in (("stars", "star", 20_000), ("gas", "gas", 10_000), ("dark", "dark-matter", 20_000)):
         mock.add_argument(
             f"--{name}",
             type=number_or_range,
@@ -86,12 +87,12 @@ def _add_maps(commands: Any) -> None:
     maps.add_argument(
         "--galaxies-per-shard", type=int, metavar="K",
         help="pack K galaxies into each file, for sites that limit the number of files; one rank maps them together "
-        "(default: as the store has it; else 16 where a suite has more than 4,000 galaxies, and 1)",
+        "(default: as the store has it; else 16 for a suite of more than 4,000 galaxies, and 1 for others)",
     )  # fmt: skip
     maps.add_argument(
         "--readers", type=int, default=128, help="ranks that read snapshots at the same time (default: %(default)s)"
     )
-    maps.add_argument("--repair", action="store_true", help="read all that is done, and do again what is damaged")
+    maps.add_argument("--repair", action="store_true", help="read all that is done, and map again what is damaged")
     maps.add_argument(
         "--root", type=Path, help="folder from which the suites' patterns start (default: that of each suite file)"
     )
@@ -103,7 +104,7 @@ def _add_maps(commands: Any) -> None:
     )
     maps.add_argument(
         "--galaxy", action="append", metavar="NAME",
-        help="with --preview: this one, as --dry-run names it; may be given again (default: first, middle and last)",
+        help="with --preview: this one, as --dry-run names it; may be repeated (default: first, middle and last)",
     )  # fmt: skip
     maps.add_argument("--plan", action="store_true", help="make the store with room for all galaxies, and stop")
     maps.add_argument(
@@ -114,13 +115,15 @@ def _add_maps(commands: Any) -> None:
 
 def _add_check_and_export(commands: Any) -> None:
     check = add_command(
-        commands, "check", "say what a snapshot holds, or what becomes of the first of a suite file, with a verdict"
+        commands,
+        "check",
+        "say what a snapshot file holds, or what a suite file makes of its first snapshot, with a verdict",
     )
     check.add_argument("files", type=Path, nargs="+", metavar="FILE", help="snapshots, or suite files (.yaml)")
     check.add_argument(
         "--draft", action="store_true", help="print a first suite file for the snapshot, and nothing else"
     )
-    check.add_argument("--format", help="format of the snapshot, as docs/generation.md lists them (default: guessed)")
+    check.add_argument("--format", help="format of the snapshot, one of those in docs/generation.md (default: guessed)")
 
     export = add_command(commands, "export", "write the maps of a galaxy as FITS files")
     export.add_argument("store", type=Path, metavar="STORE", help="map store")
@@ -154,10 +157,14 @@ def _mock(args: argparse.Namespace) -> int:
     config |= {"precision": args.precision} if args.precision else {}
 
     def prepare() -> None:
+        """Write the suites' files. Raises OptionError where a folder holds galaxies made with other settings."""
         for name in names:
             settings_file = args.out / name / "mock.json"
             if settings_file.exists() and (made_with := settings_file.read_text()) and made_with != json.dumps(config):
-                raise OptionError(f"{settings_file.parent} holds galaxies made with {made_with}; choose a new --out")
+                raise OptionError(
+                    f"{settings_file.parent} holds galaxies made with {_as_options(made_with)}; repeat these options, "
+                    "or choose a new --out"
+                )
             write_suite_file(args.out / name, name)
             write_atomically(settings_file, json.dumps(config))
 
@@ -172,8 +179,19 @@ def _mock(args: argparse.Namespace) -> int:
     )
     bar.close()
     if parallel.rank() == 0:
-        print(f"{args.galaxies} galaxies in each of {', '.join(str(args.out / name) for name in names)}")
+        folders = ", ".join(str(args.out / name) for name in names)
+        print(f"{counted(args.galaxies, 'galaxy', 'galaxies')} in each of {folders}")
     return 0
+
+
+def _as_options(settings: str) -> str:
+    """Write the settings of a mock suite, which are JSON, as the options of its command; damaged ones as they are."""
+    try:
+        made_with = {key.removeprefix("n_"): value for key, value in json.loads(settings).items()}
+    except (ValueError, AttributeError):
+        return settings
+    words = {key: "-".join(map(str, value)) if isinstance(value, list) else value for key, value in made_with.items()}
+    return " ".join(f"--{key} {word}" for key, word in words.items())
 
 
 def _maps(args: argparse.Namespace) -> int:
@@ -203,7 +221,8 @@ def _maps(args: argparse.Namespace) -> int:
     suites = parallel.on_rank_0(lambda: [load_suite(path, args.root) for path in args.suites])
     names = [suite.name for suite in suites]
     if len(set(names)) < len(names):
-        raise OptionError(f"two suite files have the same name: {', '.join(sorted(names))}")
+        twice = next(name for name in names if names.count(name) > 1)
+        raise OptionError(f"two suite files have the same name, {twice}; change `name` in one of them")
     if args.dry_run:
         for suite in suites if parallel.rank() == 0 else []:
             for task in list_tasks(suite):
@@ -219,7 +238,7 @@ def _maps(args: argparse.Namespace) -> int:
     done, failed = generate(suites, args.out, settings, args.readers, args.repair)
     if parallel.rank() == 0:
         hint = f"; why: {args.out / 'failures.jsonl'}" if failed else ""
-        print(f"{done} galaxies done, {failed} failed, in {args.out}{hint}")
+        print(f"{counted(done, 'galaxy', 'galaxies')} done, {failed} failed, in {args.out}{hint}")
     return 3 if failed else 0
 
 
@@ -245,7 +264,10 @@ def _plan(args: argparse.Namespace, suites: "list[Suite]", settings: "Settings")
     start_s = age_s + time.monotonic() - began
     if parallel.rank() == 0:
         keep_all(args.out, listings)
-        print(f"{args.out}: room for {len(tasks)} galaxies, {sum(t.is_done for t in tasks)} of them done")
+        print(
+            f"{args.out}: room for {counted(len(tasks), 'galaxy', 'galaxies')}, {sum(t.is_done for t in tasks)} of "
+            "them done"
+        )
         if args.ranks is not None:
             print(told(probe(tasks, args.out, settings), args.ranks, args.readers, start_s, listing_s))
     return 0
@@ -301,7 +323,7 @@ def _export(args: argparse.Namespace) -> int:
     if args.view != "all" and not args.view.isdecimal():
         raise OptionError(f"--view must be a number or all, not {args.view!r}")
     if args.distance_mpc is None and (args.ra, args.dec) != (None, None):
-        raise OptionError("--ra and --dec need --distance-mpc")
+        raise OptionError("--ra and --dec need --distance-mpc; give it, too")
     view, centre_deg = None if args.view == "all" else int(args.view), (args.ra or 0.0, args.dec or 0.0)
     for path in export(
         args.store, args.suite, args.galaxy, args.out, view, args.instrument, args.distance_mpc, centre_deg
@@ -341,7 +363,7 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of this stage's commands."""
+    """Return the parser of this stage's commands."""
     return stage_parser("gen", __doc__, add_commands)
 
 

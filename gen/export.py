@@ -15,6 +15,7 @@ from kinmass.gen.physics.projection import CHANNELS
 from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import aside, make_folder
+from kinmass.gen.words import counted
 
 #: The unit of each channel in FITS spelling, and what the channel is, in the words of a header.
 _CHANNELS = {
@@ -46,13 +47,16 @@ def export(
     group = store.open_suite(path, suite)
     names = list(group["galaxy"][:])
     if galaxy not in names:
-        raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {', '.join(names[:5])}, ...")
+        few = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
+        raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {few}")
     index = names.index(galaxy)
     if group["status"][index] != store.DONE:
         raise store.StoreError(f"{path}/{suite}: {galaxy} has no maps (see failures.jsonl); run `kinmass maps`")
     n_views = group["maps"].shape[1]
     if view is not None and not 0 <= view < n_views:
-        raise OptionError(f"{path}/{suite} has views 0 to {n_views - 1}, not {view}")
+        raise OptionError(
+            f"{path}/{suite} has {counted(n_views, 'view')}, numbered from 0; --view {view} is none of them"
+        )
     if distance_mpc is not None and not 0 < distance_mpc < np.inf:
         raise OptionError(f"--distance-mpc must be a positive number, not {distance_mpc:g}")
     if not (0 <= centre_deg[0] <= 360 and -90 <= centre_deg[1] <= 90):

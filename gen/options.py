@@ -1,5 +1,6 @@
 """Checks of a command's options before it does anything; a wrong option is one sentence that names it."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -30,6 +31,7 @@ def _counts(least: int) -> AfterValidator:
     """The check of a number of particles from `least` on, or a range from 1 on."""
 
     def check(count: Particles) -> Particles:
+        """Return the number or range as it is. Raises ValueError for one out of bounds."""
         low, high = count if isinstance(count, tuple) else (count, count)
         if not (max(least, 1) if isinstance(count, tuple) else least) <= low <= high <= 10**9:
             raise ValueError
@@ -39,9 +41,12 @@ def _counts(least: int) -> AfterValidator:
 
 
 def number_or_range(text: str) -> Particles:
-    """Parse 20000, or 300-30000. Raises ValueError for anything else."""
+    """Parse 20000, or 300-30000, for argparse. Raises ArgumentTypeError for anything else."""
     low, dash, high = text.partition("-")
-    return (int(low), int(high)) if dash and low else int(text)
+    try:
+        return (int(low), int(high)) if dash and low else int(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"must be a whole number, or a range such as 300-30000, not {text!r}") from error
 
 
 def checked(make: Callable[..., Options], names: dict[str, str] | None = None, **values: Any) -> Options:

@@ -273,7 +273,10 @@ class Suite(_Section):
         if self.lineage is None:
             return galaxy
         if not (match := re.search(self.lineage, galaxy)):
-            raise SuiteError(f"suite {self.name}: `lineage` {self.lineage!r} finds nothing in the name {galaxy}")
+            raise SuiteError(
+                f"suite {self.name}: `lineage` {self.lineage!r} finds nothing in the name {galaxy}; "
+                "mend the expression, or leave it out"
+            )
         return "-".join(group or "" for group in match.groups()) or match[0]
 
     def snapshot_paths(self) -> list[Path]:
@@ -298,7 +301,8 @@ class Suite(_Section):
             pattern = self.catalogue.path.format(**placeholders)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise SuiteError(
-                f"suite {self.name}: catalogue path {self.catalogue.path!r} may use {{name}}, {{stem}}, {{number}}"
+                f"suite {self.name}: catalogue path {self.catalogue.path!r} may use {{name}}, {{stem}} and "
+                f"{{number}}, of which {snapshot.name} has {str(number) or 'none'}"
             ) from error
         for folder in (snapshot.parent, self.root):
             # os.path.join drops the folder where the pattern is absolute.

@@ -75,9 +75,9 @@ def read_checked(path: Path, model: type[Model]) -> Model:
     except FileNotFoundError as error:
         raise FileError(f"{path}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: cannot be read ({error})") from error
+        raise FileError(f"{path}: cannot be read ({error}); is it a text file that you may read?") from error
     except yaml.YAMLError as error:
-        raise FileError(f"{path}: not valid YAML ({error})") from error
+        raise FileError(f"{path}: not valid YAML ({_problem(error)}); mend it there") from error
     if not isinstance(content, dict):
         raise FileError(
             f"{path}: must be lines of `key: value`, without dashes; known keys: {', '.join(model.model_fields)}"
@@ -87,6 +87,12 @@ def read_checked(path: Path, model: type[Model]) -> Model:
         return model(**{str(key): value for key, value in content.items() if value is not None})
     except ValidationError as error:
         raise FileError("\n".join(_sentence(path, model, problem) for problem in error.errors())) from error
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """Say in one line what is wrong with a YAML file, and where."""
+    mark = getattr(error, "problem_mark", None)
+    return " ".join(str(error).split()) if mark is None else f"{error.problem} in line {mark.line + 1}"  # type: ignore[attr-defined]
 
 
 def _sentence(path: Path, model: type[BaseModel], problem: Any) -> str:

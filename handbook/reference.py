@@ -88,8 +88,10 @@ def commands() -> str:
     description = (program.description or "").strip()
     parts = [
         "# Commands",
-        "Every command of `kinmass`, from its `--help`. Exit code 0 says that all is done; 2, that nothing could be "
-        "started or ended, and why is on stderr.",
+        "Every command of `kinmass`, from its `--help`. Exit code 0: all is done. 2: nothing could be "
+        "started, or not all be ended, and why is on stderr. 3: `maps` could not map some galaxies. 75: `fit` was "
+        "stopped, and goes on from its checkpoint. 1: a fit diverged, `status --wait` found a run unfinished, or the "
+        "program has a fault, whose traceback is on stderr.",
         f"```text\n{description}\n```",
     ]
     for name, command in group.choices.items():

@@ -113,8 +113,10 @@ def _download(source: Path) -> str:
 def main() -> int:
     """Run the tutorials that are named and return the exit code."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("tutorials", type=Path, nargs="+")
-    options.add_argument("--out", type=Path, default=Path("build/tutorials"))
+    options.add_argument("tutorials", type=Path, nargs="+", metavar="FILE", help="tutorials, in their order")
+    options.add_argument(
+        "--out", type=Path, default=Path("build/tutorials"), help="folder for the pages (default: %(default)s)"
+    )
     args = options.parse_args()
     for source in args.tutorials:
         print(run(source, args.out))

@@ -12,6 +12,7 @@ maps to a posterior
   kinmass fit --store maps.zarr --tracer both --out runs/both
   kinmass launch --store maps.zarr --array gas,stars,both --nodes 4 --gpus-per-node 4 --out runs
   kinmass status runs                                 how launched runs stand
+  kinmass widen runs/both --store other.zarr          have intervals hold for simulations of another kind, too
 
 posteriors to tables, and real galaxies
   kinmass tables runs --store maps.zarr --out results    dispersion, bias, calibration per tracer and suite
@@ -37,7 +38,7 @@ from kinmass.train import __main__ as train_stage
 
 
 def parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
-    """The parser of all commands, and the stage module of each command."""
+    """Return the parser of all commands, and the stage module of each command."""
     parser = argparse.ArgumentParser(
         prog="kinmass",
         description=__doc__,
@@ -45,7 +46,9 @@ def parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
         usage="kinmass COMMAND",
     )
     parser.add_argument("--version", action="version", version=f"kinmass {__version__}")
-    shtab.add_argument_to(parser, "--print-completion", help="a script that completes commands and options in a shell")
+    shtab.add_argument_to(
+        parser, "--print-completion", help="print a script that completes commands and options in a shell"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog="kinmass")
     stages: dict[str, ModuleType] = {}
     for stage in (gen_stage, train_stage, eval_stage):

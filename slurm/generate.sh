@@ -35,15 +35,18 @@ if [[ -z ${MPIRUN:-} ]]; then
   if srun --mpi=list 2>&1 | grep -qw "$pmi"; then
     MPIRUN="srun --mpi=$pmi"
   else
-    MPIRUN=$(PATH="$(dirname "${python[0]}"):$PATH" command -v mpiexec)
+    MPIRUN=$(PATH="$(dirname "${python[0]}"):$PATH" command -v mpiexec) || {
+      echo "$0: neither srun --mpi=$pmi nor mpiexec starts ranks here; set MPIRUN in $site" >&2
+      exit 2
+    }
   fi
 fi
 
 queue_again() {
   # 50 times at most: a snapshot that takes longer than the time limit would never end.
   if (( ${SLURM_RESTART_COUNT:-0} < 50 )); then
-    echo "$(date): the time limit is near, to go on in the queue again"
-    scontrol requeue "$SLURM_JOB_ID" || echo "the node cannot ask for it: submit the job again, it goes on"
+    echo "$(date): the time limit is near; the job is queued again and goes on"
+    scontrol requeue "$SLURM_JOB_ID" || echo "the node cannot queue it again: submit it, it goes on where it stood"
   fi
 }
 trap queue_again USR1

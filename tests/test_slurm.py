@@ -216,7 +216,7 @@ def test_two_nodes_stopped_in_every_way_end_with_the_weights_of_an_unbroken_fit(
     wait_state(other.strip(), "COMPLETED")
     wait_for(out, "finished", seconds=200)
     log = next((out / "logs" / job).glob("*_0_log.out")).read_text()
-    assert "2 process(es) on" in log
+    assert "2 processes on" in log
     assert "queued again" in log
     command("train", "launch", "--cluster", "local", "--processes-per-node", 2, *line, "--out", tmp_path / "whole")
     wait_for(tmp_path / "whole", "finished", seconds=200)

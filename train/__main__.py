@@ -11,6 +11,7 @@ again goes on where a stopped run stood; a finished run is left alone.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -74,6 +75,14 @@ def add_commands(commands: Any) -> None:
         launch_parser.add_argument(f"--{name.replace('_', '-')}", help=text)
     launch_parser.add_argument("--dry-run", action="store_true", help="show what would be submitted, and queue nothing")
     _add_fit_options(launch_parser)
+    widen_parser = add_command(commands, "widen", "have intervals hold for simulations of another kind, too")
+    widen_parser.add_argument(
+        "run", type=Path, metavar="RUN", help="run folder of `kinmass fit`; unseen.json is changed"
+    )
+    widen_parser.add_argument(
+        "--store", type=Path, required=True, help="map store of simulations of another kind than those trained on"
+    )
+    widen_parser.add_argument("--suites", help="its suites to hold, comma-separated; all of them where left out")
     status_parser = add_command(commands, "status", "say how every run below a folder stands")
     status_parser.add_argument("out", type=Path, metavar="RUNS", help="run folder, or a folder that holds some")
     status_parser.add_argument(
@@ -87,10 +96,12 @@ def add_commands(commands: Any) -> None:
 
 
 def _batch(text: str) -> int:
-    """Return a number of views, 0 for `auto`. Raises ValueError for what is no number, ArgumentTypeError for 0."""
-    if text != "auto" and int(text) == 0:
-        raise argparse.ArgumentTypeError("batch must be at least 1, or auto")
-    return 0 if text == "auto" else int(text)
+    """Return a number of views, 0 for `auto`. Raises ArgumentTypeError for 0 and for what is no number."""
+    if text == "auto":
+        return 0
+    if not re.fullmatch(r"-?\d+", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"batch must be at least 1, or auto, not {text!r}")
+    return int(text)
 
 
 #: Options of a fit that are settings of `FitConfig`, with the default that is there: name, type, help.
@@ -113,10 +124,10 @@ _FIT_OPTIONS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("ema", float, "keep the mean of weights over so many steps; 0 for those of the last step"),
     ("alone-weight", float, "weight, in the loss of `both`, of what each tracer says by itself"),
     ("seed", int, "seed of weights, batches and noise"),
-    ("scale-dex", float, "vary galaxies' velocities by this much, lengths and masses with them (dex)"),
-    ("light-dex", float, "vary the surface density of each tracer, as mass-to-light ratios err (dex)"),
+    ("scale-dex", float, "vary galaxies' velocities by this standard deviation [dex], lengths and masses with them"),
+    ("light-dex", float, "vary each tracer's surface density by this [dex], as mass-to-light ratios err"),
     ("heat", float, "add dispersion at the cost of rotation: its rms over views, over the circular velocity"),
-    ("tilt", float, "vary the slope of the mass profile, log10 M against log10 r, and velocities with it"),
+    ("tilt", float, "vary the slope of log10 M against log10 r by this standard deviation, velocities with it"),
     ("fade", float, "share of views of which only the brightest pixels are seen"),
     ("no-dispersion", float, "share of views without a dispersion, for galaxies of which none was measured"),
     ("radius-dex", float, "take R_e for too small or too large by this much, as observers' half-light radii err (dex)"),
@@ -162,7 +173,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
             for tracer, options in ROBUST.items()
         ),
     )
-    parser.add_argument("--compile", action="store_true", help="torch.compile, on GPUs")
+    parser.add_argument("--compile", action="store_true", help="compile the network by torch.compile, on GPUs only")
     parser.add_argument(
         "--cuda-graph",
         action=argparse.BooleanOptionalAction,
@@ -188,6 +199,15 @@ def _status(args: argparse.Namespace) -> int:
     if args.wait:
         return int(any(state.name != "finished" for state in wait(args.out, partial(print, flush=True))))
     print("\n".join(map(str, states(args.out))))
+    return 0
+
+
+def _widen(args: argparse.Namespace) -> int:
+    from kinmass.gen.storage.store import named_suites
+    from kinmass.train.run.widening import widen
+
+    suites = widen(args.run, args.store, named_suites(args.store, args.suites))
+    print(f"{args.run}: intervals for suites not trained on are those that hold for {', '.join(suites)}, taken alike")
     return 0
 
 
@@ -233,7 +253,7 @@ def _run(args: argparse.Namespace) -> int:
 
     try:
         if args.command != "fit":
-            return {"launch": _launch, "status": _status}[args.command](args)
+            return {"launch": _launch, "status": _status, "widen": _widen}[args.command](args)
         chosen_suites = tuple(named_suites(args.store, args.suites))
         runs = fit_ensemble(
             FitConfig.from_options(str(args.store), args.tracer, chosen_suites, **_fit_options(args)), args.out

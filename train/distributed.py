@@ -160,8 +160,8 @@ def neighbours() -> Crew:
 
 def describe_processes() -> str:
     """Return how many processes there are and on which hosts, as text. Every process has to call it."""
-    hosts = sorted(set(gather(socket.gethostname())))
-    return f"{world_size()} process(es) on {', '.join(hosts[:4])}{', ...' if len(hosts) > 4 else ''}"
+    hosts, n = sorted(set(gather(socket.gethostname()))), world_size()
+    return f"{n} process{'' if n == 1 else 'es'} on {', '.join(hosts[:4])}{', ...' if len(hosts) > 4 else ''}"
 
 
 def wrap(model: nn.Module) -> nn.Module:
@@ -288,6 +288,7 @@ def stop_on_signals() -> Iterator[None]:
     first_signal_s: list[float] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        """Ask for a stop at the first signal; a later one acts as if nobody had handled it."""
         now_s = os.times().elapsed
         if first_signal_s and now_s - first_signal_s[0] >= 1.0:
             signal.signal(number, signal.SIG_DFL)
@@ -295,7 +296,7 @@ def stop_on_signals() -> Iterator[None]:
         elif not first_signal_s:
             first_signal_s.append(now_s)
             name = signal.Signals(number).name
-            os.write(2, f"\ntrain: {name}: stopping with a checkpoint; once more ends at once\n".encode())
+            os.write(2, f"\nkinmass fit: {name}: stopping with a checkpoint; once more ends at once\n".encode())
             request_stop()
 
     old_handlers = {}

@@ -28,7 +28,7 @@ HALO_SCALES = np.geomspace(1.0, 16.0, 5)  # scale radii of the NFW halos [R_e]
 _R = np.geomspace(0.02, 6.0, 48)  # projected radii of the table [R_e]
 #: The fit ends before the first annulus with a smaller share of valid pixels.
 MIN_COVERAGE = 0.5
-MIN_ANNULI = 3
+MIN_ANNULI = 3  # fewest observed annuli that are fitted
 #: Smallest relative error of V_rms^2 that an annulus is given: a spherical model is not more exact than this.
 ERROR_FLOOR = 0.05
 
@@ -126,6 +126,7 @@ def jeans_profile(
     density, velocity, dispersion, mask = (channel.astype(float).ravel() for channel in stars)
 
     def annulus_sums(values: np.ndarray) -> np.ndarray:
+        """Return the sums (A,) of values (P P,) over the valid pixels of each annulus."""
         return np.bincount(label, values * mask, minlength=len(outer_edge_re) + 1)[: len(outer_edge_re)]
 
     total_light = annulus_sums(density)

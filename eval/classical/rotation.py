@@ -15,7 +15,7 @@ MAX_INCLINATION_DEG = 84.0  # of fitted discs: rings that are thinner than a pix
 THICKNESS = 0.15  # axis ratio of a disc seen edge on
 AXIS_RATIO_ERROR = 0.1  # of a disc's density map, because discs are not exactly round
 RING_PIXELS = 1.0  # pixels between ring radii
-MIN_PIXELS = 30
+MIN_PIXELS = 30  # fewest valid pixels that are fitted
 #: Pixels that count as one independent velocity. Residuals are correlated over the beam and along spiral arms. Thick,
 #: turbulent discs look less inclined in velocity than they are (by 20 degrees in the bursty mocks), so that the axis
 #: ratio must have a say unless V is very clean.
@@ -105,12 +105,14 @@ def fit_disc(
     misfit_floor = 1e-10 * max(float(velocity @ velocity), 1e-30)
 
     def solve_velocities(angle: float, cos_i: float) -> tuple[np.ndarray, float]:
+        """Return V_sys and V_rot sin i (1 + m,) of a geometry, and the sum of squared residuals [km^2/s^2]."""
         radius, cos_azimuth = disc_plane(x, y, angle, cos_i)
         design = np.column_stack([np.ones_like(x), _hats(radius, ring) * cos_azimuth[:, None]])
         coefficients = np.linalg.solve(design.T @ design + regularisation, design.T @ velocity)
         return coefficients, float(np.sum((velocity - design @ coefficients) ** 2))
 
     def cost(geometry: np.ndarray) -> float:
+        """Return what is minimised over (position angle [rad], cos i), with a wall at the limits of cos i."""
         angle, cos_i = float(geometry[0]), float(np.clip(geometry[1], min_cos_i, max_cos_i))
         distance_outside = abs(geometry[1] - cos_i)
         misfit = n_independent * np.log(solve_velocities(angle, cos_i)[1] + misfit_floor)

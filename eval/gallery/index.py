@@ -108,7 +108,7 @@ class SuiteIndex:
         self.size[numbers], self.has_gas[numbers] = r_e[:, 0], has_gas.astype(bool)
         self.state[numbers] = store.DONE
         for number in numbers[np.isnan(self.mass[numbers])]:
-            self.damaged(int(number), f"mass of galaxy {self.names[number]} was never written")
+            self.damaged(int(number), f"mass of galaxy {self.names[number]} was never written; {REPAIR}")
 
     def check(self, numbers: np.ndarray) -> None:
         """Read everything of these galaxies, which are done: they are whole or damaged then, as `--repair` has it."""
@@ -252,6 +252,7 @@ class Index:
         scores = [t.scores.get(source) or Scores.unknown(len(t.names), 1) for t in tables]
 
         def joined(parts: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+            """Return the arrays of all suites as one."""
             return np.concatenate([np.empty(0, dtype), *parts])
 
         return {

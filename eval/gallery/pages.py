@@ -271,6 +271,7 @@ class Pages:
             return "", ""
 
         def address(place: int) -> str:
+            """Return the address of the galaxy at a place in the list, "" outside of it."""
             if not 0 <= place < len(rows):
                 return ""
             return f"/galaxy/{columns['suite'][rows[place]]}/{columns['number'][rows[place]]}"

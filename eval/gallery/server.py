@@ -101,6 +101,7 @@ def application(pages: Pages, token: str) -> tornado.web.Application:
     html, png = "text/html; charset=utf-8", "image/png"
 
     def missing(query: dict[str, str], *parts: str) -> bytes:
+        """Raise Refusal for an address that leads nowhere."""
         raise Refusal("There is no such page; the list of all galaxies is at /.")
 
     routes = [
@@ -144,7 +145,8 @@ def serve(store: Path, runs: list[Path], results: Path, port: int | None = None,
     server.add_sockets([listening])
     reading = index.start()
     n_galaxies = sum(len(table.names) for table in index.suites.values())
-    print(f"{store}: {n_galaxies} galaxies of {', '.join(index.suites)}; Ctrl-C ends it")
+    galaxies = "galaxy" if n_galaxies == 1 else "galaxies"
+    print(f"{store}: {n_galaxies} {galaxies} of {', '.join(index.suites)}; Ctrl-C ends it")
     print(f"open                  http://{ADDRESS}:{port}/?token={token}")
     print(f"from elsewhere first  ssh -N -L {port}:{ADDRESS}:{port} {getpass.getuser()}@{socket.getfqdn()}", flush=True)
     try:

@@ -124,7 +124,7 @@ def read_stored(path: Path, suite: str, number: int) -> StoredGalaxy:
     folder = path / suite
     group, names, lineages = _opened(path, suite, tuple(_stamp(folder / name) for name in _LABELLING))
     if not 0 <= number < len(names):
-        raise NotShown(f"{path}/{suite} has {len(names)} galaxies, and none with number {number}")
+        raise NotShown(f"{path}/{suite} has no galaxy number {number}; its numbers are 0 to {len(names) - 1}")
     name = str(names[number])
     status = int(store.read(group, "status", number))
     if status == store.FAILED:
@@ -202,9 +202,11 @@ def contents(path: Path) -> list[str]:
         group = store.open_suite(path, suite)
         status, config = store.read_status(group, unreadable_is_damaged=True), group.attrs["config"]
         done, failed = (int((status == s).sum()) for s in (store.DONE, store.FAILED))
-        names = ", ".join(f"{suite}/{name}" for name in group["galaxy"][:2])
+        names = ", ".join(f"{suite}/{name}" for name in group["galaxy"][:2]) + (", ..." if len(status) > 2 else "")
+        pending = len(status) - done - failed
+        galaxies, views = "galaxy" if len(status) == 1 else "galaxies", "view" if config["views"] == 1 else "views"
         lines.append(
-            f"{suite}: {len(status)} galaxies ({done} mapped, {failed} failed, {len(status) - done - failed} not yet), "
-            f"{config['views']} views of {config['pixels']} x {config['pixels']} pixels: {names}, ..."
+            f"{suite}: {len(status)} {galaxies} ({done} mapped, {failed} failed, {pending} not yet), "
+            f"{config['views']} {views} of {config['pixels']} x {config['pixels']} pixels: {names}"
         )
     return lines

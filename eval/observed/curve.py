@@ -39,7 +39,7 @@ class RotationCurve:
             return f"; the rotation curve of the gas gives {mass:.2f} there"
         if len(self.radius_kpc) and radius_kpc > self.radius_kpc[-1]:
             last_kpc, last_mass = self.radius_kpc[-1], self.log10_menc[1, -1]
-            return f"; the rotation curve of the gas ends at {last_kpc:.3g} kpc, with {last_mass:.2f}"
+            return f"; the rotation curve of the gas ends at {last_kpc:.3g} kpc, where it gives {last_mass:.2f}"
         return ""
 
 
@@ -55,6 +55,7 @@ def rotation_curve_of(gas: SkyMap, galaxy: ObservedGalaxy) -> RotationCurve:
     maps = regrid(gas, pixels, field_arcsec)
 
     def masses(inclination_deg: float | None) -> np.ndarray:
+        """Return log10 M (m,) [Msun] at the rings, for an inclination or (None) a fitted one."""
         return rotation_profile(maps, r_e_kpc, field_arcsec / r_e_arcsec, radii_re, inclination_deg)
 
     given, error = galaxy.inclination_deg, galaxy.inclination_error_deg

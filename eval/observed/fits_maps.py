@@ -26,13 +26,14 @@ def _open_fits(path: Path) -> fits.HDUList:
         raise ValueError(f"{path} cannot be read as FITS ({error}){'' if is_fits else others}") from error
 
 
-def _parse_map_name(name: str) -> tuple[str, Any, int | None]:
+def _parse_map_name(name: str) -> tuple[str, Any, int | str | None]:
     """Split `FILE[EXTENSION,PLANE]` into file, extension and plane, None for what it leaves out."""
-    match = re.fullmatch(r"(.+?)(?:\[([^\],]+)(?:,\s*(\d+))?\])?", name)
+    match = re.fullmatch(r"(.+?)(?:\[([^\],]+)(?:,\s*(.+?)\s*)?\])?", name)
     if match is None:
         raise ValueError(f"{name!r} is not FILE, FILE[EXTENSION] or FILE[EXTENSION,PLANE]")
-    file, extension, plane = match.groups()
-    return file, int(extension) if (extension or "").isdigit() else extension, None if plane is None else int(plane)
+    file, *parts = match.groups()
+    extension, plane = (int(part) if (part or "").isdigit() else part for part in parts)
+    return file, extension, plane
 
 
 def _is_extension(extension: Any, number: int, hdu: Any) -> bool:
@@ -61,15 +62,76 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
         raise ValueError(f"{name} is no image; say which extension is, as FILE[EXTENSION]")
     data = np.squeeze(data)
     if plane is not None:
-        if data.ndim != 3 or plane >= len(data):
-            raise ValueError(f"{name}: there is no plane {plane} in data of shape {data.shape}; planes count from 0")
-        data = data[plane]
+        number = _number_of_plane(name, plane, header, data.shape)
+        data, header = data[number], _header_of_plane(header, number, len(data))
     if data.ndim != 2:
-        raise ValueError(f"{name} has shape {data.shape}, not that of an image; choose a plane, FILE[EXTENSION,PLANE]")
+        called = plane_names(header, len(data)) if data.ndim == 3 else []
+        listed = f"; there are {', '.join(called)}" if called else ", counted from 0"
+        raise ValueError(
+            f"{name} has shape {data.shape}, not that of an image; choose a plane, FILE[EXTENSION,PLANE]{listed}"
+        )
     values = data.astype(float)
     if "BLANK" in header and data.dtype.kind == "f":  # not standard for floats, but common
         values = blank_to_nan(values, float(header["BLANK"]))
     return values, header
+
+
+#: Cards that number the axes of a header, not the planes of a cube.
+_OF_AXES = ("CTYPE", "CUNIT", "CNAME", "NAXIS", "CRVAL", "CRPIX", "CDELT", "CROTA", "PV", "PS", "SIMPLE")
+#: What surveys call the cards that name the planes of a cube (MaNGA, Pipe3D), and those that say their units.
+_NAMES_OF_PLANES, _UNITS_OF_PLANES = ("DESC", "NAME", "C", "CHAN", "LINE", "PLANE"), ("UNITS", "UNIT", "BUNIT", "U")
+
+
+def _cards_of_planes(header: fits.Header, n_planes: int) -> dict[str, dict[int, str]]:
+    """Return texts that a header numbers by plane, as NAME0 or C01: {name of the cards: {plane, from 0: text}}.
+
+    Numbers go from 0, or else from 1 to the number of planes.
+    """
+    families: dict[str, dict[int, str]] = {}
+    for card in header.cards:
+        match = re.fullmatch(r"([A-Z]+)_?(\d+)", card.keyword)
+        if match and match[1] not in _OF_AXES and isinstance(card.value, str):
+            families.setdefault(match[1], {})[int(match[2])] = card.value.strip()
+    found = {}
+    for name, texts in families.items():
+        first = 0 if 0 in texts else 1
+        if max(texts) < n_planes + first and (first == 0 or n_planes in texts):
+            found[name] = {number - first: text for number, text in texts.items()}
+    return found
+
+
+def plane_names(header: fits.Header, n_planes: int) -> list[str]:
+    """Return what a header calls the planes of a cube; empty where it names not all of them."""
+    cards = _cards_of_planes(header, n_planes)
+    names = next((cards[key] for key in _NAMES_OF_PLANES if len(cards.get(key, {})) == n_planes), {})
+    return [names[plane] for plane in range(n_planes)] if names else []
+
+
+def _number_of_plane(name: str, plane: int | str, header: fits.Header, shape: tuple[int, ...]) -> int:
+    """Return the number, from 0, of a plane given by number or name. Raises ValueError where there is none."""
+    if len(shape) != 3:
+        raise ValueError(f"{name}: there is no plane {plane} in data of shape {shape}")
+    called = plane_names(header, shape[0])
+    if isinstance(plane, str):
+        if called.count(plane) == 1:
+            return called.index(plane)
+        listed = f"there are {', '.join(called)}" if called else f"give its number, from 0 to {shape[0] - 1}"
+        found = "several planes" if plane in called else "no plane"
+        raise ValueError(f"{name}: its header has {found} {plane}; {listed}")
+    if plane >= shape[0]:
+        raise ValueError(f"{name}: there is no plane {plane} in data of shape {shape}; planes are counted from 0")
+    return plane
+
+
+def _header_of_plane(header: fits.Header, number: int, n_planes: int) -> fits.Header:
+    """Return a cube's header with the unit of one of its planes (BUNIT), and its name (PLANE), where it tells them."""
+    cards, called, own = _cards_of_planes(header, n_planes), plane_names(header, n_planes), header.copy()
+    unit = next((cards[key].get(number) for key in _UNITS_OF_PLANES if key in cards), None)
+    if unit is not None:
+        own["BUNIT"] = unit
+    if called:
+        own["PLANE"] = called[number]
+    return own
 
 
 def _only_image(file: str, hdus: fits.HDUList) -> int:

@@ -13,7 +13,7 @@ from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC
 #: Spellings in lower case -> astropy's: those it does not know, and units whose case headers in capitals have lost.
 _SPELLINGS = {
     "sec": "s", "secs": "s", "second": "s", "seconds": "s", "meters": "m", "kilometers": "km", "metre": "m",
-    "metres": "m", "kilometre": "km", "kilometres": "km",
+    "metr": "m", "metres": "m", "kilometre": "km", "kilometres": "km",
     "k": "K", "jy": "Jy", "mjy": "MJy", "hz": "Hz",
     "msun": "solMass", "m_sun": "solMass", "msol": "solMass", "m_sol": "solMass", "msolar": "solMass",
     "solmass": "solMass", "lsun": "solLum", "l_sun": "solLum", "lsol": "solLum", "l_sol": "solLum", "sollum": "solLum",
@@ -159,6 +159,15 @@ def kms_per_unit(name: str, unit: str | None, key: str = "velocity_unit") -> flo
         f"which is no velocity: convert it to km/s (frequencies, wavelengths and logarithms too), or say {key}: km/s "
         "if that is what it is in",
     )  # fmt: skip
+
+
+def kms2_per_unit(unit: str | None) -> float | None:
+    """Return how many (km/s)^2 one unit is, None for other units: moments of second order are often variances."""
+    try:
+        written = read_unit(unit)
+        return None if written.log else float(written.unit.to((units.km / units.s) ** 2))
+    except (ValueError, TypeError):
+        return None
 
 
 def inverse_variance_per_unit(name: str, unit: str | None, default: float) -> float:

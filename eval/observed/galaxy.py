@@ -18,7 +18,8 @@ class ObservedGalaxy:
     Densities are in Msun/kpc^2 for the tracers in `calibrated`, and not known at all of those in `without_density`.
     inclination_deg is that of the gas disc, 0 face on, for its rotation curve; instrument_sigma_kms per tracer the
     width that was taken out of its dispersion. remarks are sentences on how the maps were read, which the result
-    repeats. Raises ValueError for a distance or radius that is not positive, and for negative or infinite errors.
+    repeats; redshift is that of the velocities in the files, None where these are about a mean. Raises ValueError for a
+    distance or radius that is not positive, and for negative or infinite errors.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ObservedGalaxy:
     inclination_error_deg: float = 0.0
     instrument_sigma_kms: dict[str, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    redshift: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("distance_mpc", "half_light_radius_arcsec"):
@@ -65,22 +67,26 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
     distance_mpc, distance_error_mpc = content.distance()
     maps: dict[str, SkyMap] = {}
     widths: dict[str, float] = {}
+    redshifts: list[float] = []
     calibrated, without_density, remarks = set(), set(), []
     for tracer in ("gas", "stars"):
         if (files := getattr(content, tracer)) is None:
             continue
         try:
-            maps[tracer], is_calibrated, widths[tracer], tracer_remarks = read_tracer(files, path.parent, content)
+            read = read_tracer(files, path.parent, content)
         except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
             raise ValueError(f"{path}: {tracer}: {error}") from error
-        if is_calibrated:
+        maps[tracer], widths[tracer] = read.sky, read.instrument_sigma_kms
+        if read.is_calibrated:
             calibrated.add(tracer)
+        if read.redshift is not None:
+            redshifts.append(read.redshift)
         if files.density is None:
             without_density.add(tracer)
-        remarks += tracer_remarks
+        remarks += read.remarks
     return ObservedGalaxy(
         content.name, distance_mpc, content.half_light_radius_arcsec, maps.get("gas"), maps.get("stars"),
         distance_error_mpc, content.half_light_radius_error_arcsec, content.centre_error_arcsec,
         frozenset(calibrated), frozenset(without_density), content.inclination_deg, content.inclination_error_deg,
-        widths, tuple(remarks),
+        widths, tuple(remarks), min(redshifts, default=None),
     )  # fmt: skip

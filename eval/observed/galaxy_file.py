@@ -22,6 +22,8 @@ PECULIAR_KMS = 300.0
 class TracerFiles(_Section):
     """Where the maps of one tracer are. A map is `FILE`, `FILE[EXTENSION]` or `FILE[EXTENSION,PLANE]` of a cube.
 
+    A plane is its number, from 0, or its name in the header (`C24 = 'Ha-6564'`), whose units count for it alone.
+
     With `table`, a table of spaxels or bins, maps are names of its columns. With `bins`, a table of Voronoi bins, maps
     may be names of its columns too. Raises pydantic's ValidationError for keys that contradict each other.
     """

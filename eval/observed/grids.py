@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
-from astropy.wcs import WCS, NoConvergence
+from astropy.wcs import WCS, WCSSUB_CELESTIAL, NoConvergence, WcsError
 from astropy.wcs.utils import proj_plane_pixel_scales
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
@@ -28,10 +28,21 @@ class Grid:
 
     @classmethod
     def of(cls, name: str, shape: tuple[int, ...], header: fits.Header) -> "Grid":
-        """Read the grid of an image `name` from its header."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)
-            wcs = WCS(header).celestial
+        """Read the grid of an image `name` from its header. Raises ValueError for coordinates that cannot be read.
+
+        Other axes are left out before anything is made of them: an image has no velocity axis any more, and headers of
+        moments often keep one without its rest frequency.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", AstropyWarning)
+                wcs = WCS(header, naxis=[WCSSUB_CELESTIAL])
+        except (ValueError, MemoryError, WcsError) as error:
+            why = " ".join(str(error).split())
+            raise ValueError(
+                f"{name}: the coordinates (WCS) in its header cannot be read ({why}); mend CTYPE, CRVAL, CDELT or CD "
+                "of its celestial axes, or remove them and say pixel_arcsec and centre_pixel"
+            ) from error
         return cls(name, shape, wcs if wcs.has_celestial else None)
 
     def sides_arcsec(self) -> np.ndarray:
@@ -200,6 +211,7 @@ def look_like_pixel_numbers(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether positions count one by one from the first pixel's on, as offsets from a centre do not."""
 
     def counts(values: np.ndarray) -> bool:
+        """Whether more than four different values are whole numbers from 0 on, some of them neighbours."""
         numbers = np.unique(values)
         return len(numbers) > 4 and bool(np.all((numbers >= 0) & (numbers % 1 == 0)) and np.diff(numbers).min() == 1)
 

@@ -6,6 +6,7 @@ profile = infer(train.load("runs/gas"), galaxy)
 profile.table(), profile.sentences(), profile.figure()
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,12 +22,15 @@ from kinmass.eval.observed.verdict import (
     Verdict,
     of_baryons,
     of_centre,
+    of_distance,
     of_errors,
     of_estimates,
     of_light,
     of_members,
     of_motions,
+    of_parity,
     of_resolution,
+    of_roughness,
     of_speeds,
     of_strangeness,
     of_velocities,
@@ -46,6 +50,9 @@ from kinmass.train.run.posterior import Inference, Posterior, beyond_limits_mess
 DRAWS, SAMPLES, SEED = 200, 20, 0
 #: A tracer must be observed in at least this many pixels of the network's grid.
 MIN_PIXELS = 8
+#: Mean surface density of gas within R_e [Msun/kpc^2], where the unit of its map tells none, and its scatter [dex]:
+#: 2.1 x 14 Msun/pc^2 exp(-1.65 r / r_25), with R_e = .4 r_25 (Bigiel & Blitz 2012, ApJ 756, 183, equation 3).
+LIKELY_GAS_MSUN_KPC2, LIKELY_GAS_DEX = 2e7, 0.3
 
 
 def _choose_tracer(run: Inference, galaxy: ObservedGalaxy, asked_for: str | None = None) -> str:
@@ -107,6 +114,7 @@ class _Geometry:
     distance_mpc: np.ndarray  # (D,)
     r_e_arcsec: np.ndarray  # (D,)
     centre_shift_arcsec: np.ndarray  # (D, 2)
+    likely_density_dex: np.ndarray  # (D,)
 
     def r_e_kpc(self) -> np.ndarray:
         """R_e (D,) [kpc] at the drawn distances."""
@@ -114,11 +122,15 @@ class _Geometry:
 
 
 def _draw_geometry(galaxy: ObservedGalaxy, draws: int) -> _Geometry:
-    """Draw distance and R_e from lognormals of their relative errors, and the centre from a Gaussian of its error."""
+    """Draw distance and R_e from lognormals of their relative errors, and the centre from a Gaussian of its error.
+
+    So is how far a density of gas in no unit lies from what is likely.
+    """
     rng = np.random.default_rng(SEED)
     has_error = np.arange(draws) > 0
 
     def lognormal(value: float, error: float) -> np.ndarray:
+        """Return draws (D,) of a value with a standard error; the first is the value itself."""
         width = np.sqrt(np.log1p((error / value) ** 2))
         return value * np.exp(width * rng.standard_normal(draws) * has_error)
 
@@ -126,6 +138,7 @@ def _draw_geometry(galaxy: ObservedGalaxy, draws: int) -> _Geometry:
         lognormal(galaxy.distance_mpc, galaxy.distance_error_mpc),
         lognormal(galaxy.half_light_radius_arcsec, galaxy.half_light_radius_error_arcsec),
         galaxy.centre_error_arcsec * rng.standard_normal((draws, 2)) * has_error[:, None],
+        LIKELY_GAS_DEX * rng.standard_normal(draws) * has_error,
     )
 
 
@@ -136,11 +149,13 @@ def _observe(
     pixels: int,
     field_of_view_re: float,
     density_dex: dict[str, float],
+    likely: Collection[str] = (),
 ) -> np.ndarray:
     """Bring maps {tracer: map} onto the network's grid for each draw, (D, 18, Q, Q); zero for a tracer without a map.
 
     psf_re (D,) is the FWHM [R_e] to which sharper maps are blurred. After the eight maps come the channels of
-    `gen.instruments.observe.TOLD`: what is known of errors, beam and density.
+    `gen.instruments.observe.TOLD`: what is known of errors, beam and density. likely: tracers whose density is right up
+    to the drawn factor.
     """
     draws = len(geometry.r_e_arcsec)
     observed = np.zeros((draws, CHANNELS_TOLD, pixels, pixels), np.float32)
@@ -152,6 +167,8 @@ def _observe(
             seen = regridded(centred, pixels, field_of_view_re * r_e_arcsec, float(psf_re[i] * r_e_arcsec))
             t = ("stars", "gas").index(name)
             observed[i, 4 * t : 4 * t + 4] = seen.channels
+            if name in likely:
+                observed[i, 4 * t] *= 10 ** geometry.likely_density_dex[i]
             beam_re = UNKNOWN
             if sky.beam_fwhm_arcsec is not None:
                 beam_re = max(sky.beam_fwhm_arcsec / r_e_arcsec, float(psf_re[i]))
@@ -163,13 +180,32 @@ def _observe(
     return observed
 
 
+def _of_likely_density(run: Inference, galaxy: ObservedGalaxy) -> frozenset[str]:
+    """Return the tracers whose density is in no unit, and shown to the run as it likely is in Msun/kpc^2.
+
+    Its shape tells of the inclination and of what the beam has mixed, and weighs more than its unit: of gas as surveys
+    see it, masses err by half as much (docs/howto/galaxy.md). The light of stars is not shown so: masses hardly gain
+    from it, and are worse where mass does not follow light. Runs that know no uncertain densities are shown none.
+    """
+    has_density = "gas" in galaxy.maps() and "gas" not in galaxy.without_density | galaxy.calibrated
+    return frozenset({"gas"}) if has_density and run.told and run.instrument.gas.density_dex > 0 else frozenset()
+
+
 def _density_dex(run: Inference, galaxy: ObservedGalaxy) -> dict[str, float]:
     """Return how uncertain the densities of each tracer are told to be [dex]: as uncertain as the run has seen them.
 
-    A density in a unit of its own is told to be unknown, as one that was not measured is.
+    A density that is not shown is told to be unknown, as one that was not measured is.
     """
     known = {name: float(getattr(run.instrument, name).density_dex) for name in ("stars", "gas")}
-    return {name: dex if name in galaxy.calibrated else UNKNOWN for name, dex in known.items()}
+    shown = galaxy.calibrated | _of_likely_density(run, galaxy)
+    return {name: dex if name in shown else UNKNOWN for name, dex in known.items()}
+
+
+def _with_likely_density(sky: SkyMap, r_e_arcsec: float) -> SkyMap:
+    """Return a map of gas whose density is LIKELY_GAS_MSUN_KPC2 in the mean within R_e, or over all that is seen."""
+    is_inside = np.hypot(sky.x_arcsec, sky.y_arcsec) < r_e_arcsec
+    chosen = is_inside if np.count_nonzero(is_inside) >= MIN_PIXELS else np.ones_like(is_inside)
+    return replace(sky, density=sky.density * (LIKELY_GAS_MSUN_KPC2 / np.mean(sky.density[chosen])))
 
 
 def _refuse_too_small(
@@ -216,10 +252,14 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
     # Sharper maps are blurred to what the network knows, wider ones are told, or said to be too wide.
     psf_re = psf_fwhm_re(sharpest(run.instrument), config, r_e_kpc)
     density_dex = _density_dex(run, galaxy)
-    shown = maps
-    if run.told:  # a density of which only the shape is known says nothing to a network that looks at its value
-        shown = {name: _without_unknown_density(sky, density_dex[name]) for name, sky in maps.items()}
-    observed = _observe(shown, geometry, psf_re, config.pixels, config.field_of_view_re, density_dex)
+    likely = _of_likely_density(run, galaxy)
+    shown = {
+        name: _with_likely_density(sky, galaxy.half_light_radius_arcsec) if name in likely else sky
+        for name, sky in maps.items()
+    }
+    if run.told:
+        shown = {name: _without_unknown_density(sky, density_dex[name]) for name, sky in shown.items()}
+    observed = _observe(shown, geometry, psf_re, config.pixels, config.field_of_view_re, density_dex, likely)
     _refuse_too_small(galaxy, maps, observed[0], config.field_of_view_re)
     names = [(galaxy.name, i) for i in range(draws)]
     posterior = run(torch.from_numpy(observed), r_e_kpc, tracer, names, unseen=True)
@@ -290,7 +330,10 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
         *of_motions(maps),
         *(of_light(maps["stars"], profile.galaxy.half_light_radius_arcsec) if _has_light(profile, maps) else []),
         *(of_centre(maps["gas"], profile.galaxy.half_light_radius_arcsec) if "gas" in maps else []),
+        *of_parity(maps),
         *of_errors(maps),
+        *of_roughness(maps, profile.galaxy.instrument_sigma_kms),
+        *of_distance(profile.galaxy.redshift, profile.galaxy.distance_mpc),
         *of_baryons(
             {name: sky for name, sky in maps.items() if name in profile.galaxy.calibrated},
             profile.galaxy.distance_mpc * KPC_PER_ARCSEC_MPC,

@@ -10,6 +10,12 @@ _SIGMA = re.compile(r"sig|disp")
 _INVERSE = re.compile(r"ivar|inv")
 _ERROR = re.compile(r"err|std|unc|(?<![a-z])e_")
 _VARIANCE = re.compile(r"(?<![a-z])var(?:iance)?(?![a-z])")
+#: Of a map that is no error, this says that it is one.
+_CALLED_ERROR = re.compile(
+    r"(?<![a-z])(?:e|d)?(?:errors?|err|ivar|uncertainty|unc)(?![a-z])|(?:vel|sig|sigma|disp|flux)err"
+)
+#: Keys of maps that are no errors, and those of their units.
+_UNIT_KEYS = {"velocity": "velocity_unit", "dispersion": "dispersion_unit", "density": "density_unit"}
 #: Keys of which no two can be one map.
 _DIFFERENT = ("velocity", "dispersion", "density", "velocity_error", "velocity_ivar")
 
@@ -21,6 +27,9 @@ def refuse_contradictions(files: TracerFiles) -> None:
         for other, other_name in maps.items():
             if key < other and name == other_name:
                 raise ValueError(f"{key} and {other} are one map, {name}: give a file, extension or column for each")
+    for key in _UNIT_KEYS:
+        if (name := getattr(files, key)) is not None:
+            refuse_error_for(files, key, _told(name))
     called = {key: _told(name) for key in ("dispersion", *_errors()) if (name := getattr(files, key)) is not None}
     width = called.get("dispersion", "")
     if "dispersion_is" not in files.model_fields_set and _FULL_WIDTH.search(width) and not _SIGMA.search(width):
@@ -31,6 +40,16 @@ def refuse_contradictions(files: TracerFiles) -> None:
     if files.velocity_error_unit is None:
         for key in _errors():
             _refuse_error(key, getattr(files, key), called.get(key, ""))
+
+
+def refuse_error_for(files: TracerFiles, key: str, called: str) -> None:
+    """Raise ValueError where a velocity, dispersion or density is called an error, and its unit was not said."""
+    unit_key = _UNIT_KEYS.get(key)
+    if unit_key is not None and getattr(files, unit_key) is None and _CALLED_ERROR.search(called.lower()):
+        raise ValueError(
+            f"{key} {getattr(files, key)} is called an error ({called}): give the map itself; if it is, say "
+            f"{unit_key}, its unit"
+        )
 
 
 def _errors() -> tuple[str, ...]:

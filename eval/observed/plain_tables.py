@@ -45,7 +45,10 @@ def plain_columns(path: Path, part: str | None) -> Columns:
             # Texts have columns by commas, tabs, semicolons or blanks, and a line of names, which may begin with #.
             table = _text_table(path) if kind == "ascii" else Table.read(path, format=kind)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path.name} cannot be read as a table ({error})") from error
+        why = " ".join(str(error).split())
+        if "Unable to guess" in why:  # astropy lists all that it has tried
+            why = "lines must have one number of columns each, under a line of names"
+        raise ValueError(f"{path.name} cannot be read as a table ({why})") from error
     return {name: _numbers(table[name]) for name in table.colnames if _is_numeric(table[name])}
 
 

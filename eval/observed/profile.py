@@ -133,10 +133,12 @@ class ObservedProfile:
         )  # fmt: skip
 
     def write(self, out: Path) -> None:
-        """Write profile.ecsv, samples.zarr and figure.png into a folder; each appears complete and synced to disk."""
+        """Write profile.ecsv, samples.zarr and figure.png into a folder; each appears complete and synced to disk.
+
+        The profile of before is removed first and the new one written last: with a profile, all are of one galaxy file.
+        """
         make_folder(out)
-        with aside(out / "profile.ecsv") as partial:
-            self.table().write(partial, format="ascii.ecsv")
+        (out / "profile.ecsv").unlink(missing_ok=True)
         with aside(out / "samples.zarr") as partial:
             group = zarr.open_group(partial, mode="w")
             group.create_array("log10_menc", data=self.samples.astype(np.float32), dimension_names=("sample", "radius"))
@@ -144,6 +146,8 @@ class ObservedProfile:
             group.attrs.update({"unit": "log10 of Msun", "galaxy": self.galaxy.name, "tracer": self.tracer})
         with aside(out / "figure.png") as partial:
             self.figure().savefig(partial, dpi=120, format="png")
+        with aside(out / "profile.ecsv") as partial:
+            self.table().write(partial, format="ascii.ecsv")
 
 
 def interpolate_rows(positions: np.ndarray, values: np.ndarray, targets: np.ndarray) -> np.ndarray:

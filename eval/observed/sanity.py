@@ -12,6 +12,8 @@ from kinmass.gen.constants import LIGHT_KMS
 MAX_V_RMS_KMS, MIN_RMS_KMS = 2000.0, 1.0
 #: Smallest rms of V alone: even where nothing rotates, it has errors; and largest rms of sigma [km/s].
 MIN_V_RMS_KMS, MAX_SIGMA_RMS_KMS = 0.3, 800.0
+#: Smallest rms of sigma [km/s] that is measured. Cold clouds have .2 within themselves, none within a beam.
+MIN_SIGMA_KMS = {"stars": 1.0, "gas": 0.1}
 #: Pixels are no measurements where V is farther from the median, or sigma larger, than so many times what nine tenths
 #: of the pixels stay below, at least the first and at most the second number [km/s]; of more than a share of all
 #: pixels that cannot be said, and the map is refused.
@@ -51,9 +53,10 @@ def refuse(name: str, sky: SkyMap, r_e_arcsec: float) -> None:
             f"V of the {name} varies by {v_rms:.3g} km/s over the map: it must be in km/s, neither a redshift nor in "
             "units of c"
         )
-    if name == "stars" and 0 < sigma_rms < MIN_RMS_KMS:
+    if 0 < sigma_rms < MIN_SIGMA_KMS[name]:
         raise ValueError(
-            f"the dispersion of the stars is {sigma_rms:.3g} km/s, which no spectrograph measures: it must be in km/s"
+            f"the dispersion of the {name} is {sigma_rms:.3g} km/s, which no spectrograph measures: it must be in "
+            "km/s; say dispersion_unit where velocity_unit is not that of the dispersion"
         )
     errors = sky.velocity_error_kms
     if errors is not None and np.median(errors) > MAX_ERROR_SHARE * np.hypot(v_rms, sigma_rms):
@@ -127,6 +130,7 @@ def _apart(ordered: np.ndarray) -> list[tuple[float, int]]:
     numbers, starts, counts = numbers[is_some], starts[is_some], counts[is_some]
 
     def of_others(share: float) -> np.ndarray:
+        """Return for each number the value below which a share of all others lies."""
         place = (share * (len(ordered) - counts - 1)).astype(int)
         return ordered[np.where(place < starts, place, place + counts)]
 
@@ -161,6 +165,11 @@ def refuse_zeros(name: str, sky_places: np.ndarray, side_arcsec: float, value: n
 def refuse_undeclared_redshift(name: str, velocity_kms: np.ndarray, is_declared: bool) -> None:
     """Raise ValueError where V (n,) is so fast that its convention matters, and was not declared."""
     middle = abs(float(np.nanmedian(velocity_kms))) if np.isfinite(velocity_kms).any() else 0.0
+    if middle > LIGHT_KMS and not is_declared:
+        raise ValueError(
+            f"{name} is about {middle:.4g} km/s, faster than light: if it is in m/s say velocity_unit: m/s (and "
+            "dispersion_unit: km/s if the dispersion is not)"
+        )
     if middle > MAX_UNDECLARED_KMS and not is_declared:
         raise ValueError(
             f"{name} is about {middle:.0f} km/s: say convention: optical if that is c z (its differences are "

@@ -202,6 +202,7 @@ def regridded(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: fl
     fine_moments = cell_moments.reshape(-1, n_cells, n_cells)
 
     def average_cells(image: np.ndarray) -> np.ndarray:
+        """Return the means (..., Q, Q) over the fine cells of each pixel of the grid."""
         return image.reshape(-1, pixels, FINE, pixels, FINE).mean((2, 4))
 
     is_seen = average_cells(fine_moments[:1])[0] >= MIN_COVERED

@@ -31,17 +31,41 @@ class Symmetry:
         return float(np.hypot(self.x_arcsec, self.y_arcsec))
 
 
+def evenness(sky: SkyMap) -> float | None:
+    """Return how much V is the same on opposite sides of the centre, over how much it is opposite (rms of each part).
+
+    Below one wherever something rotates, about one for noise alone; far above for maps of another kind, such as of
+    brightness or age. None where too few pixels have one opposite the centre.
+    """
+    _, velocity, is_seen = _on_grid(sky)
+    is_pair = is_seen & is_seen[::-1, ::-1]
+    if np.count_nonzero(is_pair) < max(FEWEST_PAIRS, LEAST_SHARE * np.count_nonzero(is_seen)):
+        return None
+    opposite = velocity[::-1, ::-1]
+    even, odd = 0.5 * (velocity + opposite)[is_pair], 0.5 * (velocity - opposite)[is_pair]
+    rms_odd = float(np.sqrt(np.mean(odd**2)))
+    return float(np.sqrt(np.mean((even - np.median(even)) ** 2))) / rms_odd if rms_odd > 0 else None
+
+
+def _on_grid(sky: SkyMap) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return V averaged on a grid about the centre that holds the map: its side Q, V and where it is seen."""
+    field_arcsec = _field_arcsec(sky)
+    pixels = int(np.clip(field_arcsec / max(sky.side_arcsec, 0.4 * sky.blur_arcsec), 4, MOST_PIXELS))
+    _, velocity, _, seen = regrid(sky, pixels, field_arcsec)
+    return pixels, velocity, seen > 0
+
+
+def _field_arcsec(sky: SkyMap) -> float:
+    return 2 * (float(np.hypot(sky.x_arcsec, sky.y_arcsec).max()) + sky.side_arcsec)
+
+
 def symmetry(sky: SkyMap) -> Symmetry | None:
     """Find the centre of a map's velocity field, None where too few of its pixels have one opposite the given centre.
 
     Whatever turns about a centre recedes on one side as fast as it approaches on the other, whatever its rotation curve
     and inclination. The map is averaged on a grid, and centres are tried at every half of its pixels.
     """
-    edge_arcsec = float(np.hypot(sky.x_arcsec, sky.y_arcsec).max()) + sky.side_arcsec
-    field_arcsec = 2 * edge_arcsec
-    pixels = int(np.clip(field_arcsec / max(sky.side_arcsec, 0.4 * sky.blur_arcsec), 4, MOST_PIXELS))
-    _, velocity, _, seen = regrid(sky, pixels, field_arcsec)
-    is_seen = seen > 0
+    pixels, velocity, is_seen = _on_grid(sky)
     swing = float(np.mean(np.abs(velocity[is_seen] - np.median(velocity[is_seen])))) if is_seen.any() else 0.0
     given, share_given = _asymmetry(velocity, is_seen, 0, 0)
     if not swing or share_given < LEAST_SHARE:
@@ -53,7 +77,7 @@ def symmetry(sky: SkyMap) -> Symmetry | None:
             there, share = _asymmetry(velocity, is_seen, up, right)
             if there < best and share >= max(LEAST_SHARE, SHARE_OF_GIVEN * share_given):
                 best, place = there, (up, right)
-    half_pixel_arcsec = 0.5 * field_arcsec / pixels
+    half_pixel_arcsec = 0.5 * _field_arcsec(sky) / pixels
     return Symmetry(place[1] * half_pixel_arcsec, place[0] * half_pixel_arcsec, best / swing, given / swing)
 
 

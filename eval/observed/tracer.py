@@ -12,6 +12,7 @@ from kinmass.eval.observed.fits_units import (
     Density,
     arcsec_per_unit,
     inverse_variance_per_unit,
+    kms2_per_unit,
     kms_per_unit,
     read_density,
 )
@@ -25,7 +26,7 @@ from kinmass.eval.observed.grids import (
     spaxel_side,
     tiled,
 )
-from kinmass.eval.observed.names import refuse_contradictions
+from kinmass.eval.observed.names import refuse_contradictions, refuse_error_for
 from kinmass.eval.observed.sanity import refuse_fillings, refuse_undeclared_redshift, refuse_zeros, without_wild
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.gen.constants import LIGHT_KMS
@@ -55,11 +56,23 @@ class _TracerMaps:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tuple[SkyMap, bool, float, list[str]]:
-    """Read one tracer's map; also return whether its density is in Msun/kpc^2, the instrument's sigma, and remarks.
+@dataclass(frozen=True)
+class Tracer:
+    """One tracer's map as read: whether its density is in Msun/kpc^2, and remarks on how it was read.
 
-    The instrument's sigma [km/s] is that which was taken out of the dispersion, the median of a map; the remarks are on
-    how the map was read.
+    instrument_sigma_kms is what was taken out of the dispersion, the median of a map. redshift is that of the median
+    velocity, None where velocities are about a mean.
+    """
+
+    sky: SkyMap
+    is_calibrated: bool
+    instrument_sigma_kms: float
+    redshift: float | None
+    remarks: list[str]
+
+
+def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tracer:
+    """Read one tracer's map.
 
     Raises ValueError in one sentence, KeyError, TypeError, IndexError or OSError for files that cannot be used.
     """
@@ -93,6 +106,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
     if "velocity_error" in values or "velocity_ivar" in values:
         maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
     refuse_undeclared_redshift(f"V of the {tracer}", velocity, "convention" in files.model_fields_set)
+    redshift = _redshift(velocity, files.convention)
     if files.convention != "rest":
         velocity, sigma = _at_rest(velocity, sigma, files.convention, galaxy_file.systemic_kms)
     fwhm_arcsec = _beam_fwhm_arcsec(files, folder, maps)
@@ -104,12 +118,22 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> tu
     if files.total_mass_msun:
         kpc_per_arcsec = galaxy_file.distance()[0] * KPC_PER_ARCSEC_MPC
         msun_kpc2_per_unit = files.total_mass_msun / (sky.density.sum() * (side_arcsec * kpc_per_arcsec) ** 2)
-    return (
+    return Tracer(
         replace(sky, density=(msun_kpc2_per_unit or 1.0) * sky.density),
         msun_kpc2_per_unit is not None,
         float(np.nanmedian(values.get("instrument_sigma", files.instrument_sigma_kms))),
+        redshift,
         maps.remarks,
     )
+
+
+def _redshift(velocity_kms: np.ndarray, convention: str) -> float | None:
+    """Return the redshift of the median velocity, None where V is about a mean: there, it has both signs."""
+    known = velocity_kms[np.isfinite(velocity_kms)]
+    if not len(known) or np.quantile(known, 0.1) <= 0:
+        return None
+    v_over_c = float(np.median(known)) / LIGHT_KMS
+    return 1 / (1 - v_over_c) - 1 if convention == "radio" else v_over_c
 
 
 def _without_instrument(
@@ -144,9 +168,12 @@ def _unmasked(files: TracerFiles, maps: _TracerMaps) -> np.ndarray:
     """Return the pixels that the mask leaves; few are remarked on. Raises ValueError where it leaves none."""
     if "mask" not in maps.values:
         return np.ones(maps.x_arcsec.shape, bool)
-    is_good, is_seen = maps.values["mask"] == 0, np.isfinite(maps.values["velocity"])
+    velocity = maps.values["velocity"]
+    # A velocity of zero exactly, or without weight, was not measured.
+    is_good, is_seen = maps.values["mask"] == 0, np.isfinite(velocity) & (velocity != 0)
+    is_seen &= ~(maps.values.get("velocity_ivar", np.ones_like(velocity)) <= 0)
     n_left, n_seen = np.count_nonzero(is_good & is_seen), np.count_nonzero(is_seen)
-    if n_seen and not n_left:
+    if np.isfinite(velocity).any() and not (is_good & np.isfinite(velocity)).any():
         raise ValueError(
             f"mask {files.mask} leaves no pixel with a velocity: if it marks good pixels say mask_is: good"
         )
@@ -236,6 +263,11 @@ def _beam_fwhm_arcsec(files: TracerFiles, folder: Path, tracer_maps: _TracerMaps
                 f"beam_fwhm_arcsec {files.beam_fwhm_arcsec:g} is wider than the map ({extent_arcsec:.3g} arcsec): is "
                 "it in arcsec?"
             )
+        if 0 < files.beam_fwhm_arcsec < 0.1 * tracer_maps.side_arcsec:
+            raise ValueError(
+                f"beam_fwhm_arcsec {files.beam_fwhm_arcsec:g} is far smaller than a pixel "
+                f"({tracer_maps.side_arcsec:.3g} arcsec): is it in arcsec, not in degrees?"
+            )
         return files.beam_fwhm_arcsec
     bin_columns = columns(files.bins, folder) if files.bins else {}
     map_names = [files.table] if files.table else [files.velocity, files.density, files.dispersion]
@@ -282,6 +314,9 @@ def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -
         ivar_unit = files.velocity_error_unit and f"({files.velocity_error_unit})^-2"
         return value * inverse_variance_per_unit(name, ivar_unit or unit, kms_per_unit(name, velocity_unit) ** -2)
     unit_key = "velocity_error_unit" if key in _ERRORS else "dispersion_unit"
+    squared = kms2_per_unit(files.dispersion_unit or unit) if key == "dispersion" else None
+    if squared is not None and files.dispersion_is == "sigma":  # a variance, as a moment of second order is
+        return np.sqrt(np.where(value >= 0, value * squared, np.nan))
     return value * _width_kms_per_unit(name, getattr(files, unit_key), velocity_unit, unit, unit_key)
 
 
@@ -316,6 +351,9 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _
         {"bin": files.bin} if bin_columns else {}
     )
     values_and_headers = {key: image(name, folder) for key, name in image_names.items()}
+    planes = {key: str(header["PLANE"]) for key, (_, header) in values_and_headers.items() if "PLANE" in header}
+    for key, called in planes.items():
+        refuse_error_for(files, key, called)
     grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
     images = {
         key: _in_kms(files, key, value, header.get("BUNIT")) for key, (value, header) in values_and_headers.items()
@@ -345,6 +383,11 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _
                     name, values[key], files.density_unit or unit, side, galaxy_file.distance()[0], bins=True
                 )
                 values[key] = density.value
+    if planes:
+        keys_of = {called: [key for key in planes if planes[key] == called] for called in planes.values()}
+        listed = "; ".join(f"{', '.join(keys)} {called!r}" for called, keys in keys_of.items())
+        tracer = "gas" if files is galaxy_file.gas else "stars"
+        remarks.append(f"Planes of the {tracer} as headers call them: {listed}.")
     return _TracerMaps(values, x, y, side, density or _even(values), remarks)
 
 
@@ -428,7 +471,8 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _T
         for column, text in text_columns(name, folder).items():
             if column in missing:
                 raise ValueError(
-                    f"{name}: column {column} holds text, {text!r}: it must be a number, or nan, in every row"
+                    f"{name}: column {column} holds text, {text!r}: it must be a number, or nan, in every row (right "
+                    "ascension and declination in degrees)"
                 )
         raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}")
     x, y = _row_offsets(files, galaxy_file, *(table_columns[map_columns.pop(key)] for key in ("x", "y")))

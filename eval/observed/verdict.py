@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.cosmology import Planck18
 from scipy.stats import spearmanr
 
 from kinmass.eval.classical.estimators import ObservedViews, wolf2010
+from kinmass.eval.observed.roughness import roughness_ratio
 from kinmass.eval.observed.sanity import rms_speeds
 from kinmass.eval.observed.sky import SkyMap
-from kinmass.eval.observed.symmetry import symmetry
+from kinmass.eval.observed.symmetry import evenness, symmetry
+from kinmass.gen.constants import LIGHT_KMS
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 
 # K radii, S samples
@@ -27,6 +30,9 @@ FAR_DEX, VERY_FAR_DEX = 0.25, 0.5
 WIDE_DEX, SCATTER_DEX, WIDE_SCATTER_DEX = 0.25, 0.10, 0.25
 #: Share of the instrument's width below which a dispersion is not resolved.
 RESOLVED_SHARE = 0.4
+#: A dispersion of rotating gas that is not resolved adds less than a quarter to the squares of velocities, .1 dex,
+#: where that share of the instrument's width is below this share of rms V.
+HARDLY_MATTERS = 0.5
 #: Above this rms V / rms sigma a map of stars is probably one of gas (it is below 2.3 in all mocks), and far above it
 #: sigma is in another unit.
 STARS_V_SIGMA, STARS_V_SIGMA_WRONG = 3.0, 8.0
@@ -45,6 +51,15 @@ HALF_LIGHT_SHARE = 1 / 8
 #: less than that share of it there, and so many R_e and a beam away. Mock galaxies with right centres hardly ever are;
 #: of wrong centres it finds most in maps that reach far, and few in small ones.
 ASYMMETRY, ASYMMETRY_SHARE, SYMMETRIC_RE = 0.15, 0.45, 0.25
+#: V that is so many times as even about the centre as it is odd is no velocity: of mock galaxies it is 1.2 at most,
+#: where all is noise.
+EVEN = 2.0
+#: A dispersion that is so many times as rough as V: in a line that is resolved both have the same errors (Landman,
+#: Roussel-Dupre & Tanigawa 1982), in its full width 2.35 times that. Of mock galaxies, noisy or not, it is 1.5 at most.
+ROUGH = 1.8
+#: Redshifts [km/s] from which on distances follow from them, but for a motion of a galaxy in a cluster [km/s], and a
+#: factor, by which distances that are right may still differ.
+HUBBLE_FLOW_KMS, OWN_MOTION_KMS, DISTANCE_FACTOR = 3000.0, 1500.0, 1.3
 #: Rank correlation of errors of V with brightness, and their ratio of the 90th to the 10th percentile, of errors that
 #: are largest where light is brightest.
 BRIGHT_ERRORS, RANGE_OF_ERRORS = 0.6, 2.0
@@ -221,6 +236,53 @@ def of_centre(gas: SkyMap, r_e_arcsec: float) -> list[Reason]:
     return [Reason(text, 1)]
 
 
+def of_parity(maps: dict[str, SkyMap]) -> list[Reason]:
+    """Judge whether V is opposite on opposite sides of the centre, as velocities are."""
+    reasons = []
+    for name, sky in maps.items():
+        even = evenness(sky)
+        if even is not None and even > EVEN:
+            text = (
+                f"V of the {name} is {even:.1f} times more the same on opposite sides of the centre than it is opposite"
+            )
+            reasons.append(Reason(f"{text}: is this a map of velocities?", 2))
+    return reasons
+
+
+def of_roughness(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> list[Reason]:
+    """Judge whether a dispersion has the errors of a sigma, where it matters to the mass."""
+    reasons = []
+    for name, sky in maps.items():
+        ratio = roughness_ratio(sky)
+        v_rms, sigma_rms = rms_speeds(sky)
+        if ratio is None or (name == "gas" and sigma_rms < HARDLY_MATTERS * v_rms):
+            continue
+        # Without the instrument's width, what is left has the errors of the squares.
+        measured_kms = float(np.hypot(sigma_rms, instrument_sigma_kms.get(name, 0.0)))
+        if ratio > ROUGH * measured_kms / sigma_rms:
+            text = (
+                f"The dispersion of the {name} varies from pixel to pixel {ratio:.1f} times as much as V, as full "
+                "widths do (2.35 times), or what is hardly resolved: if it is one, say dispersion_is: fwhm."
+            )
+            reasons.append(Reason(text, 1))
+    return reasons
+
+
+def of_distance(redshift: float | None, distance_mpc: float) -> list[Reason]:
+    """Judge an angular diameter distance against the redshift of the maps, None where they are about a mean."""
+    if redshift is None or LIGHT_KMS * redshift < HUBBLE_FLOW_KMS:
+        return []
+    ends = redshift + np.array([-1.0, 1.0]) * OWN_MOTION_KMS / LIGHT_KMS
+    nearest, farthest = sorted(Planck18.angular_diameter_distance(ends).to_value("Mpc"))
+    if nearest / DISTANCE_FACTOR < distance_mpc < farthest * DISTANCE_FACTOR:
+        return []
+    text = (
+        f"Velocities of {LIGHT_KMS * redshift:.0f} km/s are those of galaxies {nearest:.0f} to {farthest:.0f} Mpc "
+        f"away, and the distance is said to be {distance_mpc:.4g} Mpc, to which the mass is proportional: is it right?"
+    )
+    return [Reason(text, 1)]
+
+
 def of_errors(maps: dict[str, SkyMap]) -> list[Reason]:
     """Judge whether errors are errors, and of a sigma, by how they go with brightness and with each other."""
     reasons = []
@@ -274,6 +336,8 @@ def of_resolution(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float
     for name, sky in maps.items():
         width = instrument_sigma_kms.get(name, 0.0)
         if sky.dispersion_kms is None or not width:
+            continue
+        if name == "gas" and RESOLVED_SHARE * width < HARDLY_MATTERS * rms_speeds(sky)[0]:
             continue
         share = float(np.average(sky.dispersion_kms < RESOLVED_SHARE * width, weights=sky.density))
         if share > 0.3:

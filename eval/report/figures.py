@@ -46,7 +46,7 @@ def _networks(table: pd.DataFrame, instrument: str, test: str) -> pd.DataFrame:
 
 
 def _single_tracer_networks(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of plain networks: for one tracer, and trained on galaxies as simulated, without variations."""
+    """Return the rows of plain networks: not those for any tracer, nor those trained on varied galaxies."""
     return rows[rows.estimator == "cnn"]
 
 
@@ -170,7 +170,8 @@ def train_by_test(summary: pd.DataFrame, instrument: str, tracer: str = "both") 
         for (i, j), value in np.ndenumerate(grid):
             relative_value = (value - low) / (high - low)
             dark = abs(relative_value - 0.5) > 0.3 if name == "bias" else relative_value < 0.55
-            axis.text(j, i, f"{value:.3f}", ha="center", va="center", color="white" if dark else "black")
+            text = f"{value:.3f}" if np.isfinite(value) else ""
+            axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
         axis.set(title=title, xlabel="tested on", xticks=range(len(test_suites)), yticks=range(len(train_sets)))
         axis.set_xticklabels(test_suites)
         axis.set_yticklabels([r.replace("+", "+\n") for r in train_sets] if axis is axes[0] else [])

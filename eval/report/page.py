@@ -21,8 +21,9 @@ from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.saliency import attributions
 from kinmass.eval.tables.conditions import FILE as CONDITIONS
 from kinmass.eval.tables.metrics import crps_of_samples
+from kinmass.eval.tables.origin import differences, digest_of_file, read_origin
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part
-from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, digest_of_file, main_rows, shown, trained_on_remark
+from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown, trained_on_remark
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, views_of
@@ -158,23 +159,25 @@ def headlines(results: Results) -> list[str]:
         ]
         for test in [ALL] if ALL in set(network_rows.test) else sorted(network_rows.test.unique()):
             values = ", ".join(
-                f"{row.tracer} {row.dispersion:.3f}" for row in network_rows[network_rows.test == test].itertuples()
+                f"{row.tracer} {row.dispersion:.3f} dex" if np.isfinite(row.dispersion) else f"{row.tracer} not defined"
+                for row in network_rows[network_rows.test == test].itertuples()
             )
-            line = f"Through {instrument}, tested on {test}: dispersion {values} dex."
+            line = f"Through {instrument}, tested on {test}: dispersion {values}."
             ratio_rows = ratios[(ratios.instrument == instrument) & (ratios.train == train) & (ratios.test == test)]
             for row in ratio_rows.itertuples():
                 line += f" Best single tracer / both: {row.ratio:.2f} ({_interval(row.lo, row.hi, 2)})."
             lines.append(line)
         gap = results.gap[(results.gap.instrument == instrument) & (results.gap.estimator == "cnn")]
         for tracer, rows in gap.groupby("tracer"):
+            strange = 100 * rows.ood_share.mean()
             lines.append(
                 f"On suites they never saw, networks of {tracer} err {rows.rmse_ratio.mean():.1f} times as much as "
-                f"those trained there (RMSE, mean of {len(rows)} pairs); their 68 % intervals hold "
-                f"{100 * rows.coverage_68.mean():.0f} % of the truths, and "
-                f"{100 * rows.ood_share.mean():.0f} % of the views are out of distribution."
+                f"those trained there (RMSE, {'one pair' if len(rows) == 1 else f'mean of {len(rows)} pairs'}); their "
+                f"68 % intervals hold {100 * rows.coverage_68.mean():.0f} % of the truths"
+                + (f", and {strange:.0f} % of the views are out of distribution." if np.isfinite(strange) else ".")
             )
         for row in results.closed[results.closed.instrument == instrument].itertuples():
-            if row.estimator != "cnn":
+            if row.estimator != "cnn" and np.isfinite(row.closed):
                 lines.append(
                     f"{row.estimator}, {row.tracer}: {100 * row.closed:.0f} % of the gap to suites left out is closed "
                     f"({_interval(100 * row.closed_lo, 100 * row.closed_hi, 0)}); 68 % intervals hold "
@@ -300,6 +303,7 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
     tests = sorted(table[table.instrument == instrument].test.unique(), key=lambda t: (t != ALL, t))
 
     def section(title: str, text: str, captioned: list[tuple[str, Figure, str]], **options: Any) -> dict[str, Any]:
+        """Return a section; writes its figures, given as (file name, figure, caption)."""
         figure_parts = [
             {"png": _png(f, folder / f"{name}_{instrument}"), "caption": caption} for name, f, caption in captioned
         ]
@@ -360,12 +364,19 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         yield section("Best, median and worst", "galaxies", [("galaxies", extremes, "x and y in kpc.")], wide=True)
 
 
-def _conditions(table: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    """Return the section on the conditions under which galaxies are seen."""
+def _conditions(table: pd.DataFrame, folder: Path, tables_origin: dict[str, Any]) -> dict[str, Any]:
+    """Return the section on the conditions under which galaxies are seen; it says of what, if not of the tables'."""
     picture = {"png": _png(figures.conditions(table), folder / "conditions"), "caption": ""}
+    path = folder.parent / CONDITIONS
+    origin = read_origin(path.with_suffix(".json"), path)
+    text = _TEXT["conditions"]
+    if not origin:
+        text += f" Nothing says which runs {CONDITIONS} is of: give the kinmass conditions command again."
+    elif others := differences(origin, tables_origin):
+        text += f" Made on {origin['date']} of something else than the other tables here: {'; '.join(others)}."
     return {
-        "title": "How galaxies are seen", "text": _TEXT["conditions"], "figures": [picture], "wide": True,
-        "tables": [_html(table)],
+        "title": "How galaxies are seen", "text": text, "figures": [picture], "wide": True,
+        "tables": [_html(table.drop(columns="runs", errors="ignore"))],
     }  # fmt: skip
 
 
@@ -389,7 +400,7 @@ def write_report(results: Path) -> Path:
                 sections.append(section)
                 progress.update()
         if evaluation.conditions is not None:
-            sections.append(_conditions(evaluation.conditions, folder))
+            sections.append(_conditions(evaluation.conditions, folder, evaluation.origin))
     columns = [*KEYS, "n_galaxies", "n_views", "radii", "answered", "bias", "dispersion", "dispersion_lo",
                "dispersion_hi", "dispersion_robust", "outliers", "rmse", "crps", "coverage_68", "coverage_95",
                "width_68", "log_prob_joint"]  # fmt: skip

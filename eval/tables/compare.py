@@ -1,5 +1,6 @@
 """Compare two runs: which one is better, by how much, and whether the difference may be chance."""
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -20,7 +21,15 @@ from kinmass.eval.tables.metrics import (
     value_and_interval,
 )
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part, Source, prepare
-from kinmass.eval.tables.tasks import ALL, check_maps, check_suites, check_unchanged, predict_block, sources_of
+from kinmass.eval.tables.tasks import (
+    ALL,
+    check_maps,
+    check_suites,
+    check_unchanged,
+    digest_of_files,
+    predict_block,
+    sources_of,
+)
 from kinmass.gen.instruments.model import Instrument
 from kinmass.train.run.checkpoint import RunError, instrument_of
 
@@ -48,7 +57,7 @@ def _source_of_run(run: Path, tracer: str | None, out: Path) -> Source:
     """Return the run's source for a tracer, or its last one (gas, stars, both) for None."""
     source_of_tracer = {source.tracer: source for source in sources_of([run], out.absolute(), classical=False)}
     if tracer and tracer not in source_of_tracer:
-        raise RunError(f"{run} answers for {', '.join(source_of_tracer)}, not {tracer}")
+        raise RunError(f"{run} answers for {', '.join(source_of_tracer)}, not {tracer}; choose another --tracer or run")
     return source_of_tracer[tracer] if tracer else list(source_of_tracer.values())[-1]
 
 
@@ -117,6 +126,17 @@ def _score(sums: Sums, name: str) -> np.ndarray:
     return np.abs(values - (0.6827 if name == "coverage_68" else 0.0)) if name in ("bias", "coverage_68") else values
 
 
+def same_run(a: Path, b: Path) -> bool:
+    """Whether two folders hold one run, or copies of it: the same files, as far as predictions depend on them."""
+    return digest_of_files(a) == digest_of_files(b)
+
+
+def not_compared(table: pd.DataFrame, suites: Sequence[str]) -> list[str]:
+    """Return a sentence for each test suite that has too few galaxies to have rows in a table of `compare`."""
+    missing = [suite for suite in suites if suite not in set(table.test)]
+    return [f"{suite}: fewer than two galaxies that both can use; not compared by itself" for suite in missing]
+
+
 def verdicts(table: pd.DataFrame) -> list[str]:
     """Return one sentence per test suite: which run has the lower CRPS, by how much, and whether it may be chance.
 
@@ -124,6 +144,9 @@ def verdicts(table: pd.DataFrame) -> list[str]:
     """
     lines = []
     for row in table[table.measure == DECISIVE].to_dict("records"):
+        if row["b-a"] == 0:
+            lines.append(f"{row['test']}: neither is better, both have the same CRPS ({row['n_galaxies']} galaxies)")
+            continue
         better, probability = ("B", row["b_better"]) if row["b-a"] < 0 else ("A", 1 - row["b_better"])
         worse_crps = max(row["a"], row["b"])
         chance = "beyond chance" if probability > 0.975 and not row["few_lineages"] else "which may be chance"

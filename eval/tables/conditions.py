@@ -1,12 +1,13 @@
 """How well networks infer the same galaxies seen in many ways: through footprints, few particles, blur, loud errors.
 
-Every condition is an instrument, in which one thing differs from the built-in `ifu`; `survey` has all at once. Two more
-are views of who is wrong about R_e.
+Every condition is an instrument, in which one thing differs from the built-in `ifu`; `survey` has all at once. In two
+more, the observer takes R_e for .1 dex less or more than it is.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm
 from kinmass.gen.storage.files import make_folder, write_atomically
 from kinmass.train.data import radius_error
-from kinmass.train.data.dataset import Views, concatenate, read_views, usable
+from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
 from kinmass.train.run.calibration import LEVELS
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, load
@@ -28,21 +29,21 @@ from kinmass.train.run.posterior import Inference, load
 # N views, K radii
 TRACERS = ("gas", "stars", "both")
 N_SAMPLES, N_BOOTSTRAP, VIEWS_AT_ONCE = 300, 300, 256
-#: The table's file in a results folder, which the report draws.
-FILE = "conditions.csv"
+#: The table's file in a results folder, which the report draws; and what stands between its runs.
+FILE, RUNS_SEPARATOR = "conditions.csv", "; "
 IFU = INSTRUMENTS["ifu"]
 #: Conditions under which R_e is taken to be another than it is: by how much [dex].
 RADIUS_ERROR_DEX = {"R_e .1 dex too small": -0.1, "R_e .1 dex too large": 0.1}
 
 
 def changed(name: str, stars: dict[str, object] | None = None, **change: object) -> Instrument:
-    """Return the built-in `ifu` with other numbers: those of `stars` for both tracers."""
+    """Return the built-in `ifu` with other numbers (`change`), and with those in `stars` for both tracers."""
     both = {"stars": IFU.stars.model_dump() | (stars or {}), "gas": IFU.gas.model_dump() | (stars or {})}
     return Instrument.model_validate(IFU.model_dump() | both | change | {"name": name})
 
 
 def louder(name: str, factor: float) -> Instrument:
-    """Return the built-in `ifu` with its errors multiplied."""
+    """Return the built-in `ifu` with the errors of V of both tracers multiplied by a factor."""
     noises = {
         tracer: noise.model_copy(update={"velocity_error_kms": factor * float(noise.velocity_error_kms)})  # type: ignore[arg-type]
         for tracer, noise in (("stars", IFU.stars), ("gas", IFU.gas))
@@ -114,27 +115,33 @@ def networks_of(runs: Sequence[Path], out: Path) -> list[Network]:
 def measured(infer: Inference, views: Views, instrument: Instrument, tracer: str) -> dict[str, np.ndarray]:
     """Return per view: error d (N, K) of the median [dex], whether 68 and 95 % hold the truth (N, K), strange (N,).
 
-    strange: whether the view is called out of distribution.
+    strange: 1 where the view is called out of distribution, 0 where it is not, NaN where the run cannot tell. Intervals
+    of galaxies of a suite that the run was not trained on are those that it has for such, as in `kinmass tables`.
     """
-    parts: dict[str, list[np.ndarray]] = {"d": [], "in_68": [], "in_95": [], "strange": []}
-    for start in range(0, len(views), VIEWS_AT_ONCE):
-        block = views[np.arange(start, min(start + VIEWS_AT_ONCE, len(views)))]
+    is_foreign = ~np.isin(views.suite, infer.run["fit"]["suites"])
+    rows_of_blocks = [
+        (unseen, rows[start : start + VIEWS_AT_ONCE])
+        for unseen, rows in ((unseen, np.flatnonzero(is_foreign == unseen)) for unseen in (False, True))
+        for start in range(0, len(rows), VIEWS_AT_ONCE)
+    ]
+    d = np.empty((len(views), len(RADII_RE)))
+    from_middle, score = np.empty_like(d), np.empty(len(views))
+    for unseen, rows in rows_of_blocks:
+        block = views[rows]
         observed = block.observed(instrument, told=infer.told)
-        posterior = infer(observed, block.half_mass_radius_kpc, tracer, block.names())
+        posterior = infer(observed, block.half_mass_radius_kpc, tracer, block.names(), unseen)
         samples, truth = posterior.samples(N_SAMPLES), block.log10_menc.numpy().astype(float)
-        from_middle = np.abs(ranks(samples, truth) - 0.5)
-        parts["d"].append(np.median(samples, axis=0) - truth)
-        parts["in_68"].append(from_middle < 0.5 * LEVELS[0])
-        parts["in_95"].append(from_middle < 0.5 * LEVELS[1])
-        parts["strange"].append(posterior.ood_score() > OOD_THRESHOLD)
-    return {name: np.concatenate(values) for name, values in parts.items()}
+        d[rows], score[rows] = np.median(samples, axis=0) - truth, posterior.ood_score()
+        from_middle[rows] = np.abs(ranks(samples, truth) - 0.5)
+    inside = {f"in_{name}": from_middle < 0.5 * level for name, level in zip(("68", "95"), LEVELS, strict=True)}
+    return {"d": d, **inside, "strange": np.where(np.isnan(score), np.nan, score > OOD_THRESHOLD)}
 
 
 def summary(of_seeds: list[dict[str, np.ndarray]], lineage: np.ndarray) -> dict[str, float]:
     """Return RMSE [dex] with its interval, coverage and share of strange views: means over radii and seeds.
 
     of_seeds: of `measured`; lineage (N,). Intervals are the 16th to 84th percentiles of a bootstrap that draws
-    lineages, and seeds; NaN where there is one lineage.
+    lineages, and seeds; NaN where there is one lineage. The share is NaN where a run cannot tell of a view.
     """
     number = np.unique(lineage, return_inverse=True)[1]
     rng = np.random.default_rng(0)
@@ -177,13 +184,15 @@ def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> 
         if infers and len(seen):
             of_seeds = [measured(infer, seen, instrument, tracer) for infer in infers]
             origin = {"tracer": tracer, "condition": name, "network": kind, "seeds": len(infers), "views": len(seen)}
-            yield origin | summary(of_seeds, seen.lineages())
+            runs = RUNS_SEPARATOR.join(str(infer.path.absolute()) for infer in infers)
+            yield origin | summary(of_seeds, seen.lineages()) | {"runs": runs}
 
 
 def tabulate(networks: Sequence[Network], views: Views, tracers: Sequence[str] = TRACERS) -> pd.DataFrame:
     """Return a row per tracer, condition and kind of network, with `summary`; a progress bar shows how far it is.
 
-    Raises RunError for a run that cannot be read, ValueError where no view can be used.
+    The column `runs` has the folders of the seeds. Raises RunError for a run that cannot be read, ValueError where no
+    view can be used.
     """
     table = pd.DataFrame(_rows(networks, views, tracers))
     if not len(table):
@@ -202,16 +211,22 @@ def write(table: pd.DataFrame, results: Path) -> Path:
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """Return a table of `tabulate` as text: RMSE with its interval, what 68 and 95 % hold, and called strange [%]."""
+    """Return a table of `tabulate` as text: RMSE with its interval, what 68 and 95 % hold, and called strange [%].
+
+    No interval is shown where there is none, and - where the runs cannot tell what is strange.
+    """
+
+    def cell(row: Any) -> str:
+        """Return what is shown of one row of the table."""
+        interval = f" ({row.rmse_lo:.3f}-{row.rmse_hi:.3f})" if np.isfinite(row.rmse_lo) else ""
+        strange = f"{100 * row.strange:.0f}" if np.isfinite(row.strange) else "-"
+        return f"{row.rmse:.3f}{interval} {row.in_68:.2f} {row.in_95:.2f} {strange}"
+
     texts = []
     for tracer, rows in table.groupby("tracer", sort=False):
-        cells = rows.assign(
-            cell=[
-                f"{row.rmse:.3f} ({row.rmse_lo:.3f}-{row.rmse_hi:.3f}) {row.in_68:.2f} {row.in_95:.2f} "
-                f"{100 * row.strange:.0f}"
-                for row in rows.itertuples()
-            ]
-        ).pivot(index="condition", columns="network", values="cell")
+        cells = rows.assign(cell=list(map(cell, rows.itertuples()))).pivot(
+            index="condition", columns="network", values="cell"
+        )
         cells = cells.reindex(rows.condition.unique())[rows.network.unique()].fillna("")
         texts.append(
             f"{tracer}: RMSE [dex] (68 % interval), truths inside 68 and 95 %, called strange [%]\n"

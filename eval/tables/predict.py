@@ -9,6 +9,8 @@ import pandas as pd
 from kinmass.eval.tables.metrics import SHARES
 from kinmass.eval.tables.tasks import check_maps
 from kinmass.train.data.dataset import RADII_RE, part_of, read_views, usable
+from kinmass.train.model.scaling import tracer_words
+from kinmass.train.run.derived import without_unseen
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, beyond_limits_message, load
 from kinmass.train.run.trained_on import unlike_trained_on
@@ -26,14 +28,15 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
     infer = load(run)
     views = read_views(store, suite)
     is_usable = usable(views, infer.tracer, infer.instrument)
+    seen = f"maps of {tracer_words(infer.tracer)} through {infer.instrument.name}"
     if not is_usable.any():
-        raise ValueError(f"{store}/{suite}: no view has usable {infer.tracer} maps through {infer.instrument.name}")
-    if not is_usable.all():
+        raise ValueError(f"{store}/{suite}: no view has usable {seen}; choose a run of another tracer or instrument")
+    if n_unusable := np.count_nonzero(~is_usable):
         first_unusable = views[np.flatnonzero(~is_usable)[:1]]
+        have, are = ("has", "is left out:") if n_unusable == 1 else ("have", "are left out, the first is")
         print(
-            f"kinmass predict: {(~is_usable).sum()} of {len(is_usable)} views have no usable {infer.tracer} maps "
-            f"through {infer.instrument.name} and are left out, the first is view {first_unusable.view[0]} of "
-            f"{first_unusable.galaxy[0]}",
+            f"kinmass predict: {n_unusable} of {len(is_usable)} views {have} no usable {seen} and {are} view "
+            f"{first_unusable.view[0]} of {first_unusable.galaxy[0]}",
             file=sys.stderr,
         )
     views = views[is_usable]
@@ -47,7 +50,8 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
         )
     posterior = infer(views)
     scores = posterior.ood_score()
-    for remark in unlike_trained_on([run], store, [suite]) + foreign_remarks(run, suite, infer, scores):
+    others = unlike_trained_on([run], store, [suite]) + without_unseen([run], [suite])
+    for remark in others + foreign_remarks(run, suite, infer, scores):
         print(f"kinmass predict: {remark}", file=sys.stderr)
     low68, high68, low95, high95, median = posterior.quantiles(SHARES)
     beyond_share = float(np.nan_to_num(posterior.beyond()).mean())
@@ -83,7 +87,7 @@ def foreign_remarks(run: Path, suite: str, infer: Inference, scores: np.ndarray)
             if infer.unseen
             else "its intervals hold for those alone, and are far too narrow for others: fit with --robust"
         )
-        remarks.append(f"{run} was trained on {', '.join(trained_on)}, {suite} is foreign to it: {intervals}")
+        remarks.append(f"{run} was trained on {', '.join(trained_on)}; {suite} is foreign to it: {intervals}")
     strange = float(np.nanmean(scores > OOD_THRESHOLD)) if np.isfinite(scores).any() else 0.0
     if strange > 2 * (1 - OOD_THRESHOLD):
         remarks.append(

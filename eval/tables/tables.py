@@ -1,9 +1,7 @@
 """Make the evaluation tables: every run on every suite, with the classical estimators beside it."""
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -28,6 +26,7 @@ from kinmass.eval.tables.metrics import (
     replicates,
     value_and_interval,
 )
+from kinmass.eval.tables.origin import digest_of_file, origin_of
 from kinmass.eval.tables.predictions import COLUMNS as VIEW_COLUMNS
 from kinmass.eval.tables.predictions import Part, prepare
 from kinmass.eval.tables.tasks import (
@@ -39,10 +38,9 @@ from kinmass.eval.tables.tasks import (
     evaluate_block,
     sources_of,
 )
-from kinmass.gen.code import provenance, version_of
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, SPLIT
-from kinmass.train.run.checkpoint import instrument_of, weights_of, write_json
+from kinmass.train.run.checkpoint import instrument_of, write_json
 from kinmass.train.run.posterior import beyond_limits_message
 
 KEYS = ["estimator", "instrument", "tracer", "train", "test"]
@@ -225,6 +223,7 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows of the summary or of `to_beside` as they are printed, with ranges of radii and of shares as text."""
 
     def range_of(name: str, digits: str) -> list[str]:
+        """Return the ranges from `NAME_min` to `NAME_max` as text, one number where both are equal."""
         pairs = zip(rows[f"{name}_min"], rows[f"{name}_max"], strict=True)
         return ["-".join(dict.fromkeys((f"{low:{digits}}", f"{high:{digits}}"))) for low, high in pairs]
 
@@ -429,19 +428,21 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
             table.to_parquet(partial, index=False)
             digests[name] = digest_of_file(partial)
     write_atomically(out / "summary.tex", to_latex(summary))
-    made_by = provenance()
-    made_by["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}
-    paths = {str(run.absolute()): run for run in runs}
-    content: dict[str, Any] = {"store": str(store.absolute()), "runs": list(paths), "part": part or ALL, **made_by}
-    content |= {"digests": digests, "weights": {path: weights_of(run) for path, run in paths.items()}}
-    content["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    content = origin_of(store, runs, part) | {"digests": digests}
     write_json(out / "tables.json", content)
     return summary
 
 
-def digest_of_file(path: Path) -> str:
-    """Return a digest of a file's content."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+def nothing_tested(sums: dict[Group, Sums], part: str | None, suites: Sequence[str]) -> str:
+    """Return in a sentence why no view of these suites was tested, and what to do."""
+    if any(total.left_out for total in sums.values()):
+        return (
+            f"no view of {', '.join(suites)} shows enough of a tracer that these runs infer from; choose other "
+            "--suites, or runs of another tracer"
+        )
+    if part is None:
+        return f"no finished galaxy in {', '.join(suites)}; run `kinmass maps` to its end"
+    return f"no finished galaxy in the {part} part of {', '.join(suites)}; map more galaxies, or try --part all"
 
 
 def trained_on_remark(part: str | None, train_sets: Iterable[str], test_suites: Iterable[str]) -> list[str]:
@@ -475,7 +476,8 @@ def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
         elif suite not in trained:
             lines.append(f"{suite}: no run was trained on it; every figure is that of a foreign simulation")
     for row in summary[(summary.train != "") & (summary.n_missing > 0)].itertuples():
-        lines.append(f"{row.tracer}, {row.train} on {row.test}: {row.n_missing} predictions are not finite; left out")
+        are = "prediction is" if row.n_missing == 1 else "predictions are"
+        lines.append(f"{row.tracer}, {row.train} on {row.test}: {row.n_missing} {are} not finite; left out")
     once = summary[(summary.train != "") & (summary.n_seeds == 1)]
     if len(once):
         lines.append(
@@ -501,6 +503,7 @@ def to_latex(summary: pd.DataFrame) -> str:
     """Return the summary as a LaTeX table (booktabs): each value with its 68 % interval, in dex."""
 
     def with_interval(row: pd.Series, name: str) -> str:
+        """Return a value with its interval in LaTeX; -- where it is not defined."""
         value, low, high = row[name], row[f"{name}_lo"], row[f"{name}_hi"]
         if not np.isfinite(value):
             return "--"

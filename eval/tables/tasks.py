@@ -117,7 +117,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
         # separates it from another run of the same name.
         folder_name = f"{run.name}-{_digest(str(run.absolute()).encode())}"
         folder = run if os.access(run, os.W_OK) else out / "predictions" / folder_name
-        files = _digest_of_files(run)
+        files = digest_of_files(run)
         key = _key(files)
         for tracer in infer.answers():
             name, suites = _name_in_tables(infer), "+".join(sorted(infer.run["fit"]["suites"]))
@@ -182,11 +182,11 @@ def _require_same_code(source: Source, instruments: dict[str, Instrument]) -> No
 def check_unchanged(sources: Sequence[Source]) -> None:
     """Raise RunError where a run was trained or calibrated anew since its source was made."""
     for run, files in {source.run: source.files for source in sources if source.run}.items():
-        if _digest_of_files(run) != files:
+        if digest_of_files(run) != files:
             raise RunError(_CHANGED.format(run=run))
 
 
-def _digest_of_files(run: Path) -> str:
+def digest_of_files(run: Path) -> str:
     """Return a digest of all files of a run, or an ensemble, that its predictions depend on."""
     files = [path for member in members_of(run) for path in (member / "run.json", member / "model.pt")]
     files += [run / CALIBRATION, run / OOD, *run.glob(UNSEEN)]
@@ -227,7 +227,7 @@ def _load_cached(run: Path, files: str) -> Inference:
     """
     torch.set_num_threads(1)  # one thread per worker: Dask already uses every core
     infer = load(run)
-    if _digest_of_files(run) != files:
+    if digest_of_files(run) != files:
         raise RunError(_CHANGED.format(run=run))
     return infer
 

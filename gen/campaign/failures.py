@@ -22,7 +22,7 @@ def unforeseen(path: Path, error: Exception) -> Reason:
     error_words = " ".join(f"{type(error).__name__}: {error}".split())
     reason = Reason(
         f"{path}: stopped by {error_words[:300]}, which nothing here foresees: a fault of this program or of a library "
-        "rather than of the file; its traceback is in failures.jsonl"
+        "rather than of the file; report it with its traceback, which is in failures.jsonl"
     )
     reason.traceback = "".join(traceback.format_exception(error))
     return reason

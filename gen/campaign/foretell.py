@@ -121,6 +121,7 @@ def foretell(loads: Sequence[Load], ranks: int, readers: int, start_s: float, li
     """
 
     def mapping_s(ranks: int) -> float:
+        """Return the seconds in which so many ranks map all galaxies."""
         opened = [max(load.snapshots, min(ranks, load.galaxies)) for load in loads]
         work_s = sum(n * load.open_s + load.galaxies * load.galaxy_s for n, load in zip(opened, loads, strict=True))
         fetch_s = sum(load.galaxies * load.fetch_s for load in loads) / min(ranks, readers)
@@ -147,7 +148,7 @@ def told(loads: Sequence[Load], ranks: int, readers: int, start_s: float, listin
         )
     worthwhile = max(row.ranks for row in rows if row.efficiency >= WORTHWHILE or row.ranks == 1)
     lines.append(
-        f"foretold from {PROBED} galaxies of each suite, a core for each rank: "
+        f"foretold from at most {PROBED} galaxies of each suite, a core for each rank: "
         f"{worthwhile:,d} {'rank is worth its' if worthwhile == 1 else 'ranks are worth their'} while"
     )
     return "\n".join(lines)

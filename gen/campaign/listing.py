@@ -31,10 +31,10 @@ Entry = tuple[str, Halo | None, str]
 class Listing:
     """The galaxies of one snapshot as (name, halo, problem), and what all snapshots of a suite should agree on.
 
-    facts is None where the snapshot cannot be read; changed says in which of them a listing that an earlier run has
-    kept was another. marks is a digest of all that the listing was made from, "" where
-    it may not be kept; n_bytes are those of the snapshot's files, 0 where they cannot be found. content is a digest of
-    a sample of the snapshot, replaced that of what an earlier run found in its place, "" where it was the same.
+    facts is None where the snapshot cannot be read; changed says which of them are not those that an earlier run has
+    kept. marks is a digest of all that the listing was made from, "" where it may not be kept; n_bytes are those of
+    the snapshot's files, 0 where they cannot be found. content is a digest of a sample of the snapshot, replaced that
+    of what an earlier run found in its place, "" where it was the same.
     """
 
     entries: list[Entry]

@@ -24,6 +24,7 @@ from kinmass.gen.campaign.worker import Worker, load
 from kinmass.gen.storage import galaxy_reader, store
 from kinmass.gen.storage.lock import Lock
 from kinmass.gen.suite import Suite
+from kinmass.gen.words import counted
 
 #: How many ranks read snapshots at the same time by default: more make parallel file systems slower.
 READERS = 128
@@ -55,10 +56,12 @@ def list_all(suites: list[Suite], out: Path) -> dict[str, dict[Path, Listing]]:
     found: dict[tuple[int, Path], Listing] = {}
 
     def work(item: tuple[int, Path], _: object) -> Listing | None:
+        """List one snapshot of a suite on any rank; None where its kept listing holds."""
         i, path = item
         return list_unless_kept(suites[i], path, marks[i].get(path, ""))
 
     def take(item: tuple[int, Path], listing: Listing | None) -> None:
+        """Take a listing in on rank 0: the new one, or the one that was kept."""
         before, entries = kept[item[0]].get(item[1]), listing.entries if listing else []
         if before is None and entries:  # its snapshot may have lain elsewhere
             before = kept_by_name[item[0]].get(entries[0][0])
@@ -82,6 +85,7 @@ def plan_all(
     rooms: list[Room] = []
 
     def prepare() -> list[list[int]]:
+        """Make room in the store; return the chunks of each suite that have a status."""
         rooms.extend(make_room(suites, out, settings, listings))
         return [galaxy_reader.written_chunks(room.group) for room in rooms]
 
@@ -92,12 +96,14 @@ def plan_all(
     group_of = cache(lambda name: store.open_suite(out, name))
 
     def read(block: tuple[int, list[int]], _: object) -> dict[int, np.ndarray] | store.StoreError:
+        """Read the statuses of a block of chunks on any rank, or return why that is not possible."""
         try:
             return galaxy_reader.read_statuses(group_of(suites[block[0]].name), block[1], unreadable_is_damaged=repair)
         except store.StoreError as error:
             return error
 
     def take(block: tuple[int, list[int]], read: dict[int, np.ndarray] | store.StoreError) -> None:
+        """Take the statuses of a block in on rank 0."""
         if isinstance(read, store.StoreError):
             problems.append(read)
             return
@@ -109,6 +115,7 @@ def plan_all(
     tasks: list[Task] = []
 
     def finish() -> None:
+        """Make the tasks on rank 0. Raises the first StoreError of the blocks, or SuiteError."""
         if problems:
             raise problems[0]
         tasks.extend(tasks_of(rooms, statuses))
@@ -139,9 +146,10 @@ def _damaged_undone(tasks: list[Task], unreadable: set[tuple[str, int]], out: Pa
     if parallel.rank() == 0:
         names = [f"{t.suite.name} {t.name}" for t in tasks if (t.suite.name, t.index) in damaged]
         n_read = len(done) + sum((t.suite.name, t.index) in unreadable for t in tasks)
-        print(f"{out}: {n_read} galaxies read, {len(names)} of them damaged{_named(names)}")
+        print(f"{out}: {counted(n_read, 'galaxy', 'galaxies')} read, {len(names)} of them damaged{_named(names)}")
         if n_read < len(tasks):
-            print(f"{out}: {len(tasks) - n_read} galaxies not done yet, or failed, or their status is missing")
+            n_unread = counted(len(tasks) - n_read, "galaxy", "galaxies")
+            print(f"{out}: {n_unread} not done yet, or failed, or their status is missing")
     return [replace(t, is_done=t.is_done and (t.suite.name, t.index) not in damaged) for t in tasks]
 
 
@@ -201,6 +209,7 @@ def _generate(
     bar = tqdm(total=len(tasks), initial=n_done, desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0)
 
     def note(mapped: list[Task], reasons: list[str]) -> None:
+        """Count mapped galaxies on rank 0 and write down which failed. Raises Busy where a lock was lost."""
         for lock in locks:
             lock.check()
         bar.update(len(mapped))

@@ -234,6 +234,7 @@ class _Nodes:
         window.Lock_all(MPI.MODE_NOCHECK)
 
         def add(i: int, increment: int) -> int:
+            """Add an increment to the i-th number and return what it was before."""
             old = np.empty(1, dtype=np.int64)
             window.Fetch_and_op(np.array([increment], dtype=np.int64), old, 0, i, MPI.SUM)
             window.Flush(0)

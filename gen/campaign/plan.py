@@ -17,6 +17,7 @@ from kinmass.gen.catalogues.base import Halo
 from kinmass.gen.snapshots import alike
 from kinmass.gen.storage import lock, store
 from kinmass.gen.suite import Suite, SuiteError
+from kinmass.gen.words import counted
 
 #: A suite of more galaxies than this is written in shards of SHARD, others in a file for each galaxy and array.
 MANY = 4_000
@@ -45,7 +46,8 @@ def drawn(names: list[str], max_galaxies: int | None) -> set[str]:
     one draws; one name more replaces at most one that was drawn.
     """
 
-    def draw_key(name: str) -> bytes:  # not the hash that splits galaxies into training and test
+    def draw_key(name: str) -> bytes:
+        """Return a digest by which names are drawn; it is not the hash that splits galaxies into training and test."""
         return blake2b(name.encode(), digest_size=16, person=b"max_galaxies").digest()
 
     return set(sorted(names, key=draw_key)[:max_galaxies])
@@ -74,13 +76,22 @@ def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Plac
     entries = [(path, listing.n_bytes, entry) for path, listing in listings.items() for entry in listing.entries]
     facts_by_snapshot = {path: listing.facts for path, listing in listings.items() if listing.facts is not None}
     if disagreements := alike.differences(facts_by_snapshot):
-        print(f"{suite.name}: its snapshots do not agree, is this meant? {disagreements}", file=sys.stderr)
+        print(
+            f"{suite.name}: its snapshots do not agree; if that is not meant, mend or leave out some: {disagreements}",
+            file=sys.stderr,
+        )
     if not entries:
-        raise SuiteError(f"suite {suite.name}: no galaxy in its catalogues passes `selection`")
+        raise SuiteError(
+            f"suite {suite.name}: no galaxy in its catalogues passes `selection`; "
+            "`kinmass check` with the suite file says why not"
+        )
     names = [entry[0] for _, _, entry in entries]
     if len(set(names)) < len(names):
         name, n_same = Counter(names).most_common(1)[0]
-        raise SuiteError(f"suite {suite.name}: {n_same} galaxies are called {name}")
+        raise SuiteError(
+            f"suite {suite.name}: {n_same} galaxies are called {name}, by their "
+            "snapshots' paths with dots for slashes; rename one, or let `snapshots` match it once"
+        )
     if suite.selection.max_galaxies is None:
         return entries
     # A snapshot that could not be listed is not drawn away: its entry stays, to say why.
@@ -140,7 +151,8 @@ def make_room(
         per_shard = settings.galaxies_per_shard or store.galaxies_per_shard(out, suite.name)
         per_shard = per_shard or (SHARD if len(entries) > MANY else 1)
         if per_shard > 1:
-            print(f"{suite.name}: {len(entries)} galaxies, {per_shard} in each file of an array", file=sys.stderr)
+            n_galaxies = counted(len(entries), "galaxy", "galaxies")
+            print(f"{suite.name}: {n_galaxies}, {per_shard} in each file of an array", file=sys.stderr)
         config = asdict(settings) | {"galaxies_per_shard": per_shard}
         config |= {"suite": suite.model_dump(mode="json", exclude={"root"})}
         names = [name for _, _, (name, _, _) in entries]
@@ -165,7 +177,7 @@ def tasks_of(rooms: Sequence[Room], statuses: Sequence[np.ndarray]) -> list[Task
 
 
 def check_unchanged(tasks: Sequence[Task], listings: Mapping[str, Mapping[Path, Listing]], out: Path) -> None:
-    """Raise SuiteError where a snapshot says another h, box or expansion than when its finished galaxies were mapped.
+    """Raise SuiteError where a snapshot's a, h, units, box or expansion are not those of its finished galaxies.
 
     A header that was repaired since then does not reach what is done.
     """
@@ -188,11 +200,11 @@ def say_replaced(tasks: Sequence[Task], listings: Mapping[str, dict[Path, Listin
             if listing.replaced and not n_done[path]:
                 of_suite[path] = replace(listing, replaced="")
         if others := [path for path, listing in of_suite.items() if listing.replaced]:
+            few = ", ".join([*map(str, others[: alike.NAMED]), *(["..."] if len(others) > alike.NAMED else [])])
+            n_mapped = counted(sum(n_done[path] for path in others), "finished galaxy", "finished galaxies")
             print(
-                f"{name}: {len(others)} snapshots ({', '.join(map(str, others[: alike.NAMED]))}"
-                f"{', ...' if len(others) > alike.NAMED else ''}) have another content now than "
-                f"{sum(n_done[path] for path in others)} galaxies were mapped from, which stay as they are; "
-                f"`rm -r {out / name}` maps the suite anew",
+                f"{name}: the content of {counted(len(others), 'snapshot')} ({few}) has changed since "
+                f"{n_mapped} came from there; what is done stays as it is, `rm -r {out / name}` maps the suite anew",
                 file=sys.stderr,
             )
 

@@ -15,6 +15,7 @@ from kinmass.gen.physics.profile import enclosed_mass, half_mass_radius, profile
 from kinmass.gen.physics.projection import views, with_kernels
 from kinmass.gen.physics.sightline import sightlines
 from kinmass.gen.storage import store
+from kinmass.gen.words import counted
 
 #: Side of the map, and the largest radius of the network's profile, in projected half-mass radii.
 FIELD_OF_VIEW_RE = 6.0
@@ -70,7 +71,10 @@ class Frame:
 def enough_stars(stars: Particles, min_stars: int, place: str) -> None:
     """Raise Refused for fewer than min_stars stars; `place` says in the message where they were counted."""
     if len(stars) < min_stars:
-        raise Refused(f"{len(stars)} star particles {place}, fewer than min_stars = {min_stars}")
+        raise Refused(
+            f"{counted(len(stars), 'star particle')} {place}, fewer than min_stars = {min_stars}; "
+            "lower `selection.min_stars` to map it all the same"
+        )
 
 
 def at_rest(stars: Particles) -> np.ndarray:
@@ -81,7 +85,7 @@ def at_rest(stars: Particles) -> np.ndarray:
 
 
 def spin(stars: Particles, bulk_kms: np.ndarray) -> np.ndarray:
-    """Direction (3,) of the angular momentum of the stars within twice their half-mass radius."""
+    """Direction (3,) of the angular momentum of the stars within twice their half-mass radius; zeros without any."""
     r_kpc = np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc))
     inner_mass = np.where(r_kpc <= 2 * half_mass_radius(r_kpc, stars.mass_msun), stars.mass_msun, 0.0)
     # Sums of m x_i v_j, one axis at a time: no copy of all the stars.
@@ -99,7 +103,7 @@ def frame_of(
     periodic box that does not hold the field of view.
     """
     if not stars.mass_msun.sum() > 0:
-        raise Refused("its star particles have no mass; is the file damaged?")
+        raise Refused("its star particles have no mass; is the file damaged? Get it again")
     bulk_kms = at_rest(stars)
     pole = spin(stars, bulk_kms)
     if not pole.any() and settings.inclination_deg != (0.0, 90.0):
@@ -107,7 +111,7 @@ def frame_of(
     turns = sightlines(settings.seed, name, settings.views, pole, settings.inclination_deg)
     r_e_kpc = np.array([half_mass_radius(np.hypot(*(turn[:2] @ stars.pos_kpc.T)), stars.mass_msun) for turn in turns])
     if not r_e_kpc.min() > 0:
-        raise Refused("half of the stars lie at one point; is the file damaged?")
+        raise Refused("half of the stars lie at one point; is the file damaged? Get it again")
     half_mass_kpc = half_mass_radius(np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc)), stars.mass_msun)
     inclination_deg = np.degrees(np.arccos(np.clip(np.abs(turns[:, 2] @ pole), 0, 1)))
     if (corner_kpc := 0.5**0.5 * settings.field_of_view_re * r_e_kpc.max()) > half_box_kpc:
@@ -123,7 +127,7 @@ def check_aperture(frame: Frame, aperture_kpc: float) -> None:
     """Raise Refused when the truth's aperture ends before the network's profile does."""
     if (reach_kpc := REACH_RE * frame.r_e_kpc.max()) > aperture_kpc:
         raise Refused(
-            f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e = {reach_kpc:.3g} kpc; "
+            f"the aperture of {aperture_kpc:.4g} kpc ends before {REACH_RE:g} R_e = {reach_kpc:.4g} kpc; "
             "enlarge `aperture`"
         )
 
@@ -152,7 +156,7 @@ def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Sett
     reach_kpc = _farthest(galaxy, sphere_kpc)
     if reach_kpc < min(profile_kpc, FILLED * sphere_kpc):
         raise Refused(
-            f"its file ends {reach_kpc:.3g} kpc from its centre, before {REACH_RE:g} R_e = {profile_kpc:.3g} kpc; "
+            f"its file ends {reach_kpc:.4g} kpc from its centre, before {REACH_RE:g} R_e = {profile_kpc:.4g} kpc; "
             "is it a cutout? Take one that is larger"
         )
     mass_inside = {c: enclosed_mass(p.pos_kpc, p.mass_msun, radius_kpc) for c, p in galaxy.components().items()}

@@ -52,6 +52,7 @@ def schedule(plan: list[Task], out: Path) -> Schedule:
     todo = [tasks for tasks in todo if tasks]
 
     def mark(tasks: list[Task]) -> str:
+        """Name the mark of a chunk by its tasks."""
         return mark_of(tasks[0])
 
     marks_left = {m.name for m in (out / ".started").iterdir()}
@@ -63,6 +64,7 @@ def schedule(plan: list[Task], out: Path) -> Schedule:
     bytes_of = {t.snapshot: t.snapshot_bytes for tasks in todo for t in tasks}
 
     def order(tasks: list[Task]) -> tuple[int, str, str, int, int]:
+        """Return the sort key of a chunk: biggest snapshot first, and in it the galaxies of most particles."""
         particles = sum((t.halo.n_particles or t.halo.n_stars or 0) if t.halo else 0 for t in tasks)
         biggest = max((t.snapshot for t in tasks), key=lambda path: (bytes_of[path], str(path)))
         return -bytes_of[biggest], str(biggest), tasks[0].suite.name, -particles, tasks[0].index
@@ -75,6 +77,7 @@ def schedule(plan: list[Task], out: Path) -> Schedule:
     share = {path: GALAXY_BYTES + bytes_of[path] / n for path, n in n_waiting.items()}
 
     def batches(in_doubt: bool) -> Batches:
+        """Return the chunks that a killed process was working on, or all others, with what they cost."""
         chosen = [tasks for tasks in todo if (mark(tasks) in marks_left) == in_doubt]
         return Batches(chosen, [sum(share[t.snapshot] for t in tasks) for tasks in chosen])
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from kinmass.gen.code import command_line, provenance
 from kinmass.gen.storage.files import make_folder, write_atomically
+from kinmass.gen.words import counted
 
 #: What a rank does while galaxies are mapped. Fetching is bytes from the file system, with a place among the readers;
 #: reading turns them into particles; framing finds a galaxy's own stars, its motion and its R_e; "rest" is checks, and
@@ -94,6 +95,7 @@ def told(ranks: list[RankTiming], phases_s: dict[str, float]) -> str:
     words = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in shares.items() if share >= 0.005)
     phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in phases_s.items())
     return (
-        f"{phases}; {n_galaxies} galaxies by {len(ranks)} rank{'s' * (len(ranks) > 1)}, {1e-9 * n_bytes:.3g} GB read, "
+        f"{phases}; {counted(n_galaxies, 'galaxy', 'galaxies')} by {counted(len(ranks), 'rank')}, "
+        f"{1e-9 * n_bytes:.3g} GB read, "
         f"{1e3 * total_s / n_galaxies:.0f} ms of a rank for each\n  {words}"
     )

@@ -103,7 +103,7 @@ class Worker:
         except OSError as error:
             if error.errno in store.NO_ROOM:  # the scratch folder's disk is full, the store's may be next
                 raise
-            return None, f"{task.snapshot}: cannot be read ({error})"
+            return None, f"{task.snapshot}: cannot be read ({error}); check that it is there and may be read"
         except Exception as error:  # one strange galaxy must not stop the others
             return None, failures.unforeseen(task.snapshot, error)
 
@@ -169,7 +169,7 @@ class Worker:
         selection = task.suite.selection
         if galaxy.high_res_fraction < (selection.min_high_res_fraction or 0.0):
             raise Refused(
-                f"{galaxy.high_res_fraction:.4f} of its dark matter is of high resolution, less than "
+                f"only {galaxy.high_res_fraction:.4f} of its dark matter is of high resolution, less than "
                 f"min_high_res_fraction = {selection.min_high_res_fraction:g}"
             )
         enough_stars(galaxy.stars, selection.min_stars, "in the aperture")
@@ -181,7 +181,7 @@ class Worker:
         if halo.centre_kpc is not None and (centre_offset_re := offset_re(galaxy, halo.n_stars)) > FARTHEST_RE:
             raise Refused(
                 f"the catalogue's centre lies {centre_offset_re:.1f} R_e from the nearest peak of the galaxy's stars "
-                "and matter; is the catalogue another snapshot's, or in other units?"
+                "and matter; is the catalogue another snapshot's, or in other units? Check `catalogue`"
             )
 
     def _own_stars(
@@ -199,15 +199,15 @@ class Worker:
                 break
             if read_kpc >= farthest_kpc:
                 raise Refused(
-                    f"the aperture of {aperture_kpc:.3g} kpc ends before {REACH_RE:g} R_e: of the stars within "
-                    f"{read_kpc:.3g} kpc half lie beyond a tenth of that; enlarge `aperture`, or is it part of a "
+                    f"the aperture of {aperture_kpc:.4g} kpc ends before {REACH_RE:g} R_e: of the stars within "
+                    f"{read_kpc:.4g} kpc half lie beyond a tenth of that; enlarge `aperture`, or is it part of a "
                     "larger galaxy?"
                 )
             read_kpc = min(2 * read_kpc, farthest_kpc)
             with self.clock("reading"):
                 stars = snapshot.stars(centre_kpc, read_kpc)
         stars = within(stars, end_kpc)
-        enough_stars(stars, min_stars, f"within {end_kpc:.3g} kpc, where its own end")
+        enough_stars(stars, min_stars, f"within {end_kpc:.4g} kpc, where its own end")
         return stars, end_kpc
 
     def record(self, task: Task, halo: Halo) -> dict[str, np.ndarray]:

@@ -227,7 +227,8 @@ def _haloes(path: Path, layout: _Layout, columns: dict[str, np.ndarray], units: 
     offset_kpc = columns["pos"].astype(float) * _KPC_PER_MPC
     if (np.abs(offset_kpc) > (0.5 + _OUTSIDE) * side_kpc).any():
         raise SnapshotError(
-            f"{path}: an entry lies outside the snapshot's box of {side_kpc:.5g} kpc; of another run, or damaged?"
+            f"{path}: an entry lies outside the snapshot's box of {side_kpc:.5g} kpc; of another run, or damaged? "
+            "Check `catalogue.path`, or get it again"
         )
     n, mass, central = columns["n"][:, 0], columns["mass"][:, 0].astype(float) * _MSUN, columns["tree"][:, 0] == 1
     values: dict[str, Any] = {"central": central}

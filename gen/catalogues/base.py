@@ -83,12 +83,13 @@ def listed(names: Sequence[Any] | np.ndarray, centre_kpc: np.ndarray, **columns:
         raise ValueError(f"{len(filled[wrong_columns[0]])} values of {wrong_columns[0]} for {len(names)} entries")
 
     def known_value(key: str, value: Any) -> Any:
+        """Return a value as its field has it, None where it is unknown."""
         if value is None or (key == "r200_kpc" and not value > 0):
             return None
         return _KIND.get(key, float)(value) if key == "lineage" or math.isfinite(value) else None
 
     if np.any(np.asarray(filled.get("high_res_fraction", []), dtype=float) > 1.01):
-        raise SnapshotError("shares of high resolution above 1; are they percentages?")
+        raise SnapshotError("shares of high resolution above 1; are they percentages? Write them from 0 to 1")
     rows_with_stars = np.flatnonzero(np.asarray(filled["n_stars"]) != 0) if "n_stars" in filled else range(len(names))
     return [
         Halo(str(names[i]), centre_kpc[i], **{key: known_value(key, values[i]) for key, values in filled.items()})
@@ -137,7 +138,9 @@ def text_table(path: Path, needed_columns: set[str], optional_columns: set[str])
                 comments += line
             elif words := line.split():
                 if len(words) < len(names) or not line.endswith("\n"):
-                    raise SnapshotError(f"{path}: {len(words)} columns under {len(names)} names; cut short?")
+                    raise SnapshotError(
+                        f"{path}: {len(words)} columns under {len(names)} names; cut short? Get it again"
+                    )
                 for name, index in column_index.items():
                     columns[name].append(words[index])
     return columns, comments
@@ -146,7 +149,9 @@ def text_table(path: Path, needed_columns: set[str], optional_columns: set[str])
 def need(path: Path, label: str, needed: Iterable[str], present: Iterable[str]) -> None:
     """Raise SnapshotError that names the needed columns which are not present; label says where they are missing."""
     if missing := sorted(set(needed) - set(present)):
-        raise SnapshotError(f"{path}: {label} has no {', '.join(missing)}")
+        raise SnapshotError(
+            f"{path}: {label} has no {', '.join(missing)}; is `catalogue.format` right? If so, add what is missing"
+        )
 
 
 def members(path: Path, file: h5py.File, name: str) -> Any:
@@ -163,7 +168,7 @@ def numbers(path: Path, data: Any) -> np.ndarray:
     Raises SnapshotError for one without numbers, or whose numbers are not all there.
     """
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iufb" or not data.shape:
-        raise SnapshotError(f"{path}: {data.name} is no array of numbers")
+        raise SnapshotError(f"{path}: {data.name} is no array of numbers; damaged? Get it again")
     check_complete(f"{path}: {data.name}", data)
     return data[()].astype(float) if data.dtype.kind == "f" else data[()]
 
@@ -181,7 +186,7 @@ def stacked(files: list[Path], group: str, needed: set[str], optional: set[str])
         if datasets:
             need(path, group, needed, datasets)
             if len({len(values) for values in datasets.values()}) > 1:
-                raise SnapshotError(f"{path}: the datasets of {group} differ in length; damaged?")
+                raise SnapshotError(f"{path}: the datasets of {group} differ in length; damaged? Get it again")
             parts.append(datasets)
     names = set.intersection(*(set(part) for part in parts)) if parts else set()
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -191,7 +196,7 @@ def header(path: Path, *names: str) -> float | None:
     """Return the first of the named Header attributes that a file has, None if it has none of them."""
     with h5py.File(path, "r") as file:
         attrs = file["Header"].attrs if "Header" in file else {}
-        return next((scalar(attrs[name]) for name in names if name in attrs), None)
+        return next((scalar(attrs[name], name) for name in names if name in attrs), None)
 
 
 def code_units(path: Path, units: CodeUnits) -> tuple[float, float]:
@@ -208,7 +213,9 @@ def code_units(path: Path, units: CodeUnits) -> tuple[float, float]:
     with h5py.File(path, "r") as file:
         unit_groups = [file[group].attrs for group in ("Units", "Parameters", "Header") if group in file]
         file_units = {
-            name: next((in_round_units(scalar(attrs[name]) / cgs) for attrs in unit_groups if name in attrs), None)
+            name: next(
+                (in_round_units(scalar(attrs[name], name) / cgs) for attrs in unit_groups if name in attrs), None
+            )
             for name, cgs in cgs_by_attribute.items()
         }
     kpc_per_unit, msun_per_unit = (

@@ -1,4 +1,4 @@
-"""caesar (Thompson 2014), the galaxies and haloes of SIMBA (Dave et al. 2019), in HDF5."""
+"""caesar (Thompson 2014), the galaxies and haloes of SIMBA (Davé et al. 2019), in HDF5."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def _unit(path: Path, data: Any, default_unit: str, units: CodeUnits) -> float:
     if base not in _UNITS:
         raise SnapshotError(
             f"{path}: {data.name} is in {unit!r}, which is not known here; the known ones are {', '.join(_UNITS)}, "
-            "each with cm and /h"
+            "each with cm and /h; make a table of it (`format: table`)"
         )
     return (
         _UNITS[base] * (units.scale_factor if base != without_h else 1.0) / (units.hubble if without_h != unit else 1.0)
@@ -43,7 +43,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         need(path, "the file", {"simulation_attributes"}, file)
         simulation = file["simulation_attributes"].attrs
         if "redshift" in simulation:
-            same_epoch(path, 1 / (1 + scalar(simulation["redshift"])), units)
+            same_epoch(path, 1 / (1 + scalar(simulation["redshift"], "redshift")), units)
         galaxy, halo = (members(path, file, name) for name in ("galaxy_data", "halo_data"))
         if not galaxy:
             return []  # caesar writes no group if there is no galaxy
@@ -51,6 +51,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         need(path, "galaxy_data", {"GroupID", "nstar", "central", "parent_halo_index", position}, galaxy)
 
         def values(group: Any, name: str, default_unit: str) -> np.ndarray | None:
+            """Read a dataset (N,) or (N, 3) in physical kpc or Msun; None where it is missing."""
             if name not in group:
                 return None
             return numbers(path, group[name]) * _unit(path, group[name], default_unit, units)
@@ -59,11 +60,15 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         parent = numbers(path, galaxy["parent_halo_index"]).astype(np.int64)
 
         def of_halo(name: str) -> np.ndarray | None:
+            """Return a quantity (N,) of the haloes whose centrals the galaxies are, NaN for satellites."""
             halo_values = values(halo, f"dicts/virial_quantities.{name}", "kpccm" if name[0] == "r" else "Msun")
             if halo_values is None:
                 return None
             if len(parent) and parent.max() >= len(halo_values):
-                raise SnapshotError(f"{path}: a parent_halo_index points beyond the last of {len(halo_values)} haloes")
+                raise SnapshotError(
+                    f"{path}: a parent_halo_index points beyond the last of {len(halo_values)} haloes; "
+                    "damaged? Get it again"
+                )
             has_halo = central & (parent >= 0)
             return np.where(has_halo, halo_values[np.where(has_halo, parent, 0)], np.nan)
 

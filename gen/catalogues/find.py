@@ -31,7 +31,10 @@ def find_haloes(catalogue_format: str, path: Path | None, snapshot: Path, units:
         haloes = READERS[catalogue_format](path, snapshot, units)
     names = Counter(halo.name for halo in haloes)
     if haloes and (commonest := names.most_common(1)[0])[1] > 1:
-        raise SnapshotError(f"{path}: {commonest[1]} entries are called {commonest[0]}; damaged?")
+        raise SnapshotError(
+            f"{path}: {commonest[1]} entries are called {commonest[0]}; "
+            "give each a name of its own, or get the file again"
+        )
     return haloes
 
 
@@ -89,7 +92,7 @@ def _unknown(key: str) -> SnapshotError:
 def usable(halo: Halo, path: Path | None) -> tuple[Halo | None, str]:
     """Return the halo and "", or None and the reason why its position or radius cannot be used."""
     if halo.centre_kpc is not None and not all(map(math.isfinite, halo.centre_kpc)):
-        return None, f"{path}: halo {halo.name} has no finite position"
+        return None, f"{path}: halo {halo.name} has no finite position; repair its entry, or take it out"
     if halo.r200_kpc is not None and halo.r200_kpc > LARGEST_R200_KPC:
         return None, f"{path}: halo {halo.name} has an R200 of {halo.r200_kpc:.4g} kpc; check its unit"
     return halo, ""

@@ -27,10 +27,12 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     same_epoch(path, a, units)
 
     def values(*names: str) -> np.ndarray | None:
+        """Return the first of the named columns that the table has, as numbers (N,); None without any."""
         present = [name for name in names if name in column]
         return np.array(column[present[0]], dtype=float) if present else None
 
     def mass(*names: str) -> np.ndarray | None:
+        """Return the first of the named columns (N,) [Msun], of masses in Msun/h."""
         masses = values(*names)
         return None if masses is None else masses / h
 

@@ -57,13 +57,13 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     if n == 0:
         return []
     if not group:
-        raise SnapshotError(f"{path}: subhaloes without a Group; damaged?")
+        raise SnapshotError(f"{path}: subhaloes without a Group; damaged? Get it again")
     kpc_per_unit, msun_per_unit = code_units(path, units)
     # GroupFirstSub of a group without subhaloes is -1, or in older codes the first subhalo of the next group.
     first = group["GroupFirstSub"].astype(np.int64)
     has_subhaloes = (first >= 0) & (group.get("GroupNsubs", np.ones(len(first))) > 0)
     if np.any(first[has_subhaloes] >= n):
-        raise SnapshotError(f"{path}: GroupFirstSub points beyond the last of {n} subhaloes; damaged?")
+        raise SnapshotError(f"{path}: GroupFirstSub points beyond the last of {n} subhaloes; damaged? Get it again")
     central = np.zeros(n, dtype=bool)
     central[first[has_subhaloes]] = True
     r200 = np.full(n, np.nan)
@@ -129,9 +129,11 @@ def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     central = sub["SubGroupNumber"] == 0
 
     def length(table: dict[str, np.ndarray], group: str, name: str) -> np.ndarray:
+        """Return a dataset of lengths in physical kpc."""
         return table[name] * _physical(files, f"{group}/{name}", units, KPC_CM, units.length_kpc)
 
     def mass(table: dict[str, np.ndarray], group: str, name: str) -> np.ndarray | None:
+        """Return a dataset of masses in Msun, None where it is missing."""
         return (
             table[name] * _physical(files, f"{group}/{name}", units, MSUN_G, units.mass_msun) if name in table else None
         )

@@ -28,7 +28,10 @@ def _table(path: Path) -> Table:
         else:
             table = Table.read(path, format="ascii.csv", comment="#", encoding=encoding)
     except ValueError as error:  # astropy's readers in C leave no trace of where it comes from
-        raise SnapshotError(f"{path}: no such table as its name says ({' '.join(str(error).split())[:200]})") from error
+        raise SnapshotError(
+            f"{path}: no such table as its name says ({' '.join(str(error).split())[:200]}); "
+            "repair it, or rename it to .ecsv or .csv"
+        ) from error
     if twice := [name for name in table.colnames if name.endswith("_1") and name.removesuffix("_1") in table.colnames]:
         raise SnapshotError(f"{path}: column {twice[0].removesuffix('_1')} is there twice; keep one")
     return table
@@ -55,15 +58,18 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         table = table[[_is_named(snapshot, str(name).strip()) for name in table["snapshot"]]]
 
     def values(name: str, unit: u.Unit) -> np.ndarray:
+        """Return a column (N,) in a unit, NaN where an entry is empty."""
         factor = table[name].unit.to(unit) if table[name].unit is not None and unit is not None else 1.0
         return np.ma.filled(np.ma.asarray(table[name], dtype=float), np.nan) * factor
 
     def truth(word: str) -> bool | None:
+        """Return whether an entry says true or false, None where it is empty. Raises SnapshotError for any other."""
         if word.lower() not in _TRUTH:
             raise SnapshotError(f"{path}: `central` is {word!r} in a row; write true or false")
         return _TRUTH[word.lower()]
 
     def words(name: str) -> list[str]:
+        """Return a column as texts without blanks around them."""
         return [str(word).strip() for word in table[name]]
 
     return listed(

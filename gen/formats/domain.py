@@ -65,6 +65,7 @@ def set_domain(index: Any, slot: Slot) -> Blocks:
         files = index.data_files
 
         def positions(block: int) -> list[tuple[str, np.ndarray]]:
+            """Read the positions (N, 3) [code units] of each type in a block, inside the slot."""
             with slot():
                 return list(index.io._yield_coordinates(files[block]))
 

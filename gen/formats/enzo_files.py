@@ -54,6 +54,7 @@ def write(
     mass_msun, velocity_kms = units["urho"] * (box_kpc * KPC_CM) ** 3 / MSUN_G, units["uvel"] / KMS_CM_S
 
     def joined(name: str) -> Particles:
+        """Join one component of all galaxies in code units."""
         return in_unit_cube(galaxies, name, box_kpc, velocity_kms, mass_msun)
 
     gas = joined("gas")
@@ -150,6 +151,7 @@ def _write_hierarchy(
     """Write the hierarchy and an empty file of boundaries."""
 
     def words(values: np.ndarray) -> str:
+        """Write numbers with all their digits."""
         return " ".join(f"{value:.17g}" for value in values)
 
     text = []

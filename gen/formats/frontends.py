@@ -184,12 +184,14 @@ def _lending_methods(frontend: Any) -> dict[str, Any]:
     before: dict[str, Any] = {}
 
     def create_unit_registry(self: Any, unit_system: str) -> None:
+        """Take the lent registry, or have the frontend make one."""
         if lent:
             self.unit_registry = lent["unit_registry"]
         else:
             frontend._create_unit_registry(self, unit_system)
 
     def set_units(self: Any) -> None:
+        """Take the lent units, or have the frontend make them. Raises _OtherUnitsError for a file of other units."""
         inputs = _unit_inputs(self)
         if lent and known_inputs != [inputs]:
             raise _OtherUnitsError(f"{inputs} instead of {known_inputs[0]}")
@@ -202,10 +204,12 @@ def _lending_methods(frontend: Any) -> dict[str, Any]:
         frontend.set_units(self)
 
     def setup_cosmology(self: Any) -> None:
+        """Have the frontend set up its cosmology, once."""
         if not lent:
             frontend.setup_cosmology(self)
 
     def assign_unit_system(self: Any, unit_system: str) -> None:
+        """Have the frontend set up its unit system, once, and lend all that was made since `set_units`."""
         if not lent:
             frontend._assign_unit_system(self, unit_system)
             made = {k: v for k, v in vars(self).items() if k not in before or before[k] is not v}

@@ -90,6 +90,7 @@ def _iterate_blocks(path: Path, file: BinaryIO, order: str, file_format: int, fi
     """Yield the blocks in the file's order, with names in format 2. Raises SnapshotError for wrong record marks."""
 
     def mark() -> int:
+        """Read a record mark. Raises SnapshotError at the file's end."""
         raw_mark = file.read(4)
         if len(raw_mark) < 4:
             raise SnapshotError(f"{path}: ends at byte {file_size}, within a record; cut short? Get it again")

@@ -26,6 +26,8 @@ Raw = dict[Any, np.ndarray]
 COARSER = 1.5
 #: A zoom has at most so many different masses of dark matter; those closer than COARSER_STEP in ln count as one.
 MOST_STEPS, COARSER_STEP = 16, 0.01
+#: So many different masses, in single precision, are counted at most.
+MOST_MASSES = 100_000
 #: What a particle of each component holds, and a cell.
 PARTICLE_FIELDS = ("Coordinates", "Velocities", "Masses")
 CELL_FIELDS = (*PARTICLE_FIELDS, "Sides", "Density")
@@ -145,6 +147,7 @@ class GridFormat(Format):
         counts = {"gas": self.count_cells(ds)}
 
         def positions(_: int) -> Iterator[tuple[str, np.ndarray]]:
+            """Yield types and positions (N, 3) [code lengths] of the next piece, and count its particles."""
             piece = next(pieces)
             if self.has_domains:
                 yield "gas", data.cells(piece, ["Coordinates"])["Coordinates"]
@@ -154,12 +157,12 @@ class GridFormat(Format):
                     counts[kind] = counts.get(kind, 0) + n
                     yield kind, data.columns(raw, 0)[mask]
                     if kind == "dark":
-                        _count_masses(dark_masses, raw[self.particle_fields[6]][mask])
+                        count_masses(dark_masses, raw[self.particle_fields[6]][mask])
 
         domains, extents = measured(n_pieces, positions, lowest_and_highest)
         self.check_counts(ds, counts)
         extents["gas"] = np.array([ds.domain_left_edge.d, ds.domain_right_edge.d])
-        lightest = lightest_dark(np.array(list(dark_masses)))
+        lightest = lightest_counted(dark_masses)
         n_coarse = sum(n for mass, n in dark_masses.items() if mass > COARSER * lightest)
         if n_coarse:
             counts |= {"dark": counts["dark"] - n_coarse, "coarse_dark": n_coarse}
@@ -181,10 +184,18 @@ def lightest_dark(masses: np.ndarray) -> float:
     return float(masses.min())
 
 
-def _count_masses(counts: dict[float, int], masses: np.ndarray) -> None:
-    """Add masses (N,) to their counts, rounded to single precision; too many different ones are not all kept."""
+def lightest_counted(counts: dict[float, int]) -> float:
+    """Return `lightest_dark` of masses by their counts; infinity where too many differ for `count_masses` to keep all.
+
+    Coarse particles that were not counted would belong to no type, and their mass to nobody.
+    """
+    return lightest_dark(np.array(list(counts))) if len(counts) <= MOST_MASSES else float("inf")
+
+
+def count_masses(counts: dict[float, int], masses: np.ndarray) -> None:
+    """Add masses (N,) to their counts, rounded to single precision; after MOST_MASSES different ones none is added."""
     for mass, n in zip(*np.unique(masses.astype(np.float32), return_counts=True), strict=True):
-        if len(counts) > 100_000:
+        if len(counts) > MOST_MASSES:
             return
         counts[float(mass)] = counts.get(float(mass), 0) + int(n)
 
@@ -245,6 +256,7 @@ class GridData:
         chosen = set(np.linspace(0, n - 1, min(most or n, n)).astype(int).tolist()) if n else set()
 
         def some() -> Iterator[Any]:
+            """Yield the region once for each chosen file, which is checked before and forgotten after."""
             for i, _ in enumerate(region.chunks([], "io")):
                 if i in chosen:
                     self.reader.check_region(self.ds, region)

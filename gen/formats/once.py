@@ -34,6 +34,7 @@ def once(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        """Return the answer that is kept, or call the function."""
         answers = _answers.get()
         if answers is None:
             return function(*args, **kwargs)

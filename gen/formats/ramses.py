@@ -242,6 +242,7 @@ class Ramses(GridFormat):
         unit_kms = float(ds.parameters["unit_l"] / ds.parameters["unit_t"]) / KMS_CM_S
 
         def temperature_k(pressure: np.ndarray, density: np.ndarray) -> np.ndarray:
+            """Return temperatures (N,) [K] from pressures and densities (N,) in code units."""
             over_mu = pressure / density * unit_kms**2 * PROTON_K_PER_KMS2
             # Neutral gas (mu = 1.22) below 1e4 K, ionised gas (mu = 0.59) above, 1e4 K in between.
             return np.where(over_mu * 0.59 > 1e4, over_mu * 0.59, np.minimum(over_mu * 1.22, 1e4))

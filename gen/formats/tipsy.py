@@ -288,6 +288,7 @@ def write(
     velocity_unit_kms = np.sqrt(G * mass_unit_msun / length_kpc) * scale_factor
 
     def records(name: str, *parts: str) -> np.ndarray:
+        """Make the records of one Tipsy type, from some components of all galaxies."""
         rows = []
         for galaxy, centre, bulk in galaxies:
             for part in parts:

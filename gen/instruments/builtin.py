@@ -139,7 +139,7 @@ _ALMA_CO = Instrument(
 )  # fmt: skip
 
 # Walter et al. 2008 (AJ 136, 2563: THINGS, 6 to 12 arcsec, channels of 2.6 to 5.2 km/s), van der Hulst et al. 2001
-# (ASPC 240, 451: WHISP, 12 to 60 arcsec): HI of 0.3 to 1 Msun/pc^2, far out, where molecules are.
+# (ASPC 240, 451: WHISP, 12 to 60 arcsec): HI down to 0.3 to 1 Msun/pc^2, far beyond the molecules.
 _HI = Instrument(
     name="hi",
     psf_fwhm=PsfFwhm(re=(0.1, 1.2)),
@@ -159,7 +159,7 @@ INSTRUMENTS = {
 
 
 def instrument(name: str) -> Instrument:
-    """The built-in instrument of that name, or the one in a YAML file.
+    """Return the built-in instrument of that name, or the one in a YAML file.
 
     Raises OptionError, which lists the built-in ones, for an unknown name, and FileError for a file that is wrong.
     """

@@ -42,7 +42,10 @@ def inside(
 def brightest(
     density: torch.Tensor, valid: torch.Tensor, share: torch.Tensor | float, most: torch.Tensor | float = PIXELS_OF_ANY
 ) -> torch.Tensor:
-    """Return masks (N, Q, Q) of a share (N, 1, 1) of the valid pixels, `most` (N, 1, 1) at most: the brightest."""
+    """Return masks (N, Q, Q) of a share (N, 1, 1) of the valid pixels, `most` (N, 1, 1) at most: the brightest.
+
+    At least FEWEST_PIXELS are kept. Pixels that are not valid, but as bright, are in the masks as well.
+    """
     flat = torch.where(valid, density, -1.0).flatten(1)
     share, most = (x.reshape(-1, 1) if isinstance(x, torch.Tensor) else x for x in (share, most))
     kept = (

@@ -105,6 +105,7 @@ def where(
     """
 
     def changed(rows: torch.Tensor | slice) -> torch.Tensor:
+        """Return the changed views of some rows."""
         of_rows = (x[rows] if isinstance(x, torch.Tensor) else x(rows) if callable(x) else x for x in numbers)
         return change(unchanged[rows], *of_rows)
 
@@ -167,6 +168,7 @@ def without_look(instrument: Instrument) -> Instrument:
     """
 
     def settled(noise: TracerNoise) -> TracerNoise:
+        """Return a tracer's noise with every range at its middle, and nothing that only some looks lose."""
         numbers = {name: middle(value) for name, value in noise if isinstance(value, tuple)} | _NEEDS_A_LOOK
         numbers |= {name: none for name, none in _LOSSES.items() if _is_open(getattr(noise, name))}
         numbers |= {"kept_pixels": 1.0, "most_pixels": None} if noise.faded < 1 else {}

@@ -23,6 +23,7 @@ def _number(low: float = -math.inf, high: float = math.inf, above: bool = False)
     """Return the check of a number, or range, from low (or above it) to high."""
 
     def check(value: object) -> float | tuple[float, float]:
+        """Return a number, or the two ends of a range. Raises ValueError that says what is allowed."""
         ends = [_as_number(end) for end in (value if isinstance(value, list | tuple) else [value])]
         limits = f"{'above' if above else 'at least'} {low:g}" if low > -math.inf else "a number"
         limits += f" and at most {high:g}" if high < math.inf else ""
@@ -39,7 +40,7 @@ def _number(low: float = -math.inf, high: float = math.inf, above: bool = False)
 
 
 def _as_number(value: object) -> float:
-    """Return a finite number, NaN for what is none. YAML takes 3e5, without a point, for a text."""
+    """Return a finite number, also of a text such as "3e5"; NaN for what is none."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -285,10 +285,10 @@ class _View:
         sides: torch.Tensor | None,
         seen: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the variance (N, Q, Q) [km^2/s^2] of V that the particles' number leaves, (N, 1, P, P) behind the PSF.
+        """Return the variance (N, Q, Q) [km^2/s^2] of V that follows from the number of particles.
 
-        It is sigma^2 over the number of particles under a kernel, or the PSF, or a bin: an estimate, good to some
-        tens of per cent.
+        count (N, 1, P, P): particles, blurred by the PSF. The variance is sigma^2 over the number of
+        particles under a kernel, or the PSF, or a bin: an estimate, good to some tens of per cent.
         """
         rebin = self.instrument.rebin
         under = optics.coarsened(count, self.pixels, rebin)[:, 0]

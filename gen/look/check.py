@@ -13,6 +13,7 @@ from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.look.sketch import Sketch, sketch
 from kinmass.gen.snapshots.alike import differences
 from kinmass.gen.suite import Suite, SuiteError, load_suite
+from kinmass.gen.words import counted
 
 #: How many galaxies of a suite are listed one by one.
 LISTED = 10
@@ -51,7 +52,7 @@ def _snapshot_lines(contents: Sketch, format_note: str = "") -> list[str]:
             is_whole = all(contents.samples[t].is_whole for t in types if t in contents.samples)
             extent_kpc = (particles.pos_kpc.max(0) - particles.pos_kpc.min(0)).max()
             mass_and_extent = (
-                f", {'' if is_whole else 'about '}{particles.mass_msun.sum():.4g} Msun, spans {extent_kpc:.4g} kpc"
+                f", {'' if is_whole else 'about '}{particles.mass_msun.sum():.4g} Msun, spans {extent_kpc:.5g} kpc"
             )
         lines.append(
             f"  {name:11s} {contents.count(name):9,d} particles of {'+'.join(types) or 'none'}{mass_and_extent}"
@@ -60,7 +61,7 @@ def _snapshot_lines(contents: Sketch, format_note: str = "") -> list[str]:
         centre_kpc, half_mass_kpc = contents.galaxy()
         place = ", ".join(f"{x:.5g}" for x in centre_kpc)
         lines.append(
-            f"  one galaxy  if it holds one: at ({place}) kpc, half of its stars within {half_mass_kpc:.3g} kpc"
+            f"  one galaxy  if it holds one: at ({place}) kpc, half of its stars within {half_mass_kpc:.4g} kpc"
         )
     return lines
 
@@ -79,7 +80,7 @@ def _suite_lines(suite: Suite) -> list[str]:
     contents = sketch(
         first, suite.format, declared_types, suite.units.model_dump(exclude_none=True), suite.selection.min_stars
     )
-    lines = [f"suite {suite.name}: {len(paths)} snapshots, of which the first:", *_snapshot_lines(contents)]
+    lines = [f"suite {suite.name}: {counted(len(paths), 'snapshot')}, of which the first:", *_snapshot_lines(contents)]
     light = f" of {suite.tracers.light_field}" if suite.tracers.light_field else ""
     lines.append(f"  maps show   gas: {suite.tracers.gas}, stars: {suite.tracers.stars}{light}")
     wrong, odd = list(contents.wrong), [*contents.odd, *_disagreements(suite, paths)]
@@ -96,7 +97,11 @@ def _suite_lines(suite: Suite) -> list[str]:
     lines.append(f"  galaxies    {len(chosen_haloes)} of {len(haloes)} would be mapped")
     lines += [f"              {n} not: {reason}" for reason, n in Counter(filter(None, reasons)).most_common()]
     if not chosen_haloes:
-        wrong.append("no galaxy passes `selection`")
+        wrong.append(
+            "no galaxy passes `selection`; loosen what the lines above name"
+            if haloes
+            else "the catalogue lists no galaxy of this snapshot; check `catalogue`"
+        )
     for halo in chosen_haloes[:LISTED]:
         problem = _find_problem(contents, suite, halo, path)
         lines.append(f"              {suite.galaxy_name(first, halo.name)}  {problem or 'ok'}")
@@ -114,7 +119,7 @@ def _disagreements(suite: Suite, snapshots: list[Path]) -> list[str]:
             units = FORMATS[suite.format].units(path, suite.units.model_dump(exclude_none=True))
             facts_by_snapshot[path] = facts_of(suite, path, units)
     return (
-        [f"its snapshots do not agree, is this meant? {difference}"]
+        [f"its snapshots do not agree; if that is not meant, mend or leave out some: {difference}"]
         if (difference := differences(facts_by_snapshot))
         else []
     )
@@ -139,7 +144,7 @@ def _find_problem(contents: Sketch, suite: Suite, halo: Halo, path: Path | None)
     # A small sample may have no star within by chance; where more than five are expected that is not likely.
     if not (r_kpc <= aperture_kpc).any() and sampled_share * (halo.n_stars or suite.selection.min_stars) > 5:
         return (
-            f"no star lies within its aperture of {aperture_kpc:.3g} kpc, the nearest {r_kpc.min():.3g} kpc from its "
-            "centre; another snapshot's catalogue, or other units?"
+            f"no star lies within its aperture of {aperture_kpc:.4g} kpc, the nearest {r_kpc.min():.4g} kpc from its "
+            "centre; is the catalogue another snapshot's, or in other units? Check `catalogue`"
         )
     return ""

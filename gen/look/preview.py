@@ -53,8 +53,8 @@ def preview(suite: Suite, settings: Settings, names: Sequence[str] = ()) -> list
 def _chosen(tasks: list[Task], names: Sequence[str], suite: str) -> list[Task]:
     by_name = {task.name: task for task in tasks}
     if unknown := [name for name in names if name not in by_name]:
-        few = ", ".join(list(by_name)[:3])
-        raise SuiteError(f"suite {suite} has no galaxy {unknown[0]!r}; `--dry-run` lists all: {few}, ...")
+        few = ", ".join([*list(by_name)[:3], *(["..."] if len(by_name) > 3 else [])])
+        raise SuiteError(f"suite {suite} has no galaxy {unknown[0]!r}; `--dry-run` lists all: {few}")
     if names:
         return [by_name[name] for name in names]
     usable = [task for task in tasks if not task.problem] or tasks
@@ -93,8 +93,8 @@ def facts(record: dict[str, np.ndarray]) -> list[str]:
     speed_kms = np.sqrt(G * 10**log_mass / (REACH_RE * r_e))
     lines = [
         f"centre ({centre}) kpc,\n    {found}",
-        f"its stars end at {record['stars_radius']:.3g} kpc,\n    maps hold {record['map_radius']:.3g} kpc",
-        f"inside {radius[-1]:.3g} kpc (aperture) [M$_\\odot$]:",
+        f"its stars end at {record['stars_radius']:.4g} kpc,\n    maps hold {record['map_radius']:.4g} kpc",
+        f"inside {radius[-1]:.4g} kpc (aperture) [M$_\\odot$]:",
         *(f"    {c} {m:.3g}" for c, m in zip(COMPONENTS[1:], mass[1:, -1], strict=True)),
         f"circular speed at {REACH_RE:g} R$_e$: {speed_kms:.0f} km/s",
         f"on view 0's map {record['maps'][0, 3].sum():,.0f} stars,",

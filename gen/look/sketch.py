@@ -22,6 +22,7 @@ from kinmass.gen.snapshots.components import (
     lighter_than_dark,
 )
 from kinmass.gen.snapshots.typed import HEAVIEST_MSUN
+from kinmass.gen.words import counted
 
 #: At most so many particles of each type are sampled.
 MOST = 100_000
@@ -57,7 +58,7 @@ class Sketch:
         return [self.samples[t] for t in self.components[component] if t in self.samples]
 
     def count(self, component: str) -> int:
-        """Number of particles of a component, by the header."""
+        """Return the number of particles of a component, by the header."""
         return sum(s.count for s in self.of(component))
 
     def particles(self, component: str) -> Particles:
@@ -109,9 +110,8 @@ def sketch(
 ) -> Sketch:
     """Sketch a snapshot from its headers and some particles of each type.
 
-    particles and units are those of a suite file; min_stars is its limit, below which `wrong` says so.
-
-    Raises SnapshotError when it cannot be read at all.
+    particles and units are those of a suite file; min_stars is its limit, below which `wrong` says so. Raises
+    SnapshotError when it cannot be read at all.
     """
     reader, declared = FORMATS[format_name], particles or {}
     with tempfile.TemporaryDirectory(prefix="kinmass-") as scratch, reading(path):
@@ -175,7 +175,8 @@ def _check_types(contents: Sketch, declared: dict[str, list[str]], min_stars: in
         )
     elif contents.count("stars") < min_stars:
         contents.wrong.append(
-            f"{contents.count('stars')} star particles in the whole file, fewer than min_stars = {min_stars}"
+            f"{counted(contents.count('stars'), 'star particle')} in the whole file, fewer than "
+            f"min_stars = {min_stars}; lower `selection.min_stars` to map it all the same"
         )
     if not contents.count("dark") and declared.get("dark") != []:
         contents.wrong.append(
@@ -189,11 +190,15 @@ def _check_types(contents: Sketch, declared: dict[str, list[str]], min_stars: in
             "no smoothing lengths and densities of the gas: the distance of the 32nd neighbour is taken"
         )
     for ptype in lighter_than_dark([t for t in contents.low_resolution if t.startswith("PartType")], contents.samples):
-        contents.odd.append(f"{ptype} is said to be of low resolution, and its particles are lighter than PartType1's")
+        contents.odd.append(
+            f"{ptype} is said to be of low resolution, and its particles are lighter than PartType1's; "
+            "are they a disc and a bulge? Then they belong under `particles: {stars: [...]}`"
+        )
     used_types = {t for types in contents.components.values() for t in types}
     for ptype in sorted(contents.samples.keys() - used_types):
         contents.odd.append(
-            f"{contents.samples[ptype].count:,d} particles of {ptype} are not used: their mass is nobody's"
+            f"{contents.samples[ptype].count:,d} particles of {ptype} are in no component, so their mass counts "
+            "nowhere; name them in `particles`"
         )
 
 
@@ -216,7 +221,7 @@ def _check_numbers(contents: Sketch) -> None:
     for name in contents.components:
         particles = contents.particles(name)
         if not all(np.isfinite(x).all() for x in (particles.pos_kpc, particles.vel_kms, particles.mass_msun)):
-            contents.wrong.append(f"NaN or infinite values among {name}; is the file damaged?")
+            contents.wrong.append(f"NaN or infinite values among {name}; is the file damaged? Get it again")
             return
         heaviest_msun = max((s.mass.max(initial=0.0) for s in contents.of(name)), default=0.0) * units.mass_msun
         if heaviest_msun > HEAVIEST_MSUN:
@@ -229,7 +234,7 @@ def _check_numbers(contents: Sketch) -> None:
     code_mass = float(np.median(np.concatenate([s.mass for s in contents.of("stars")])))
     spread_kms = float(np.sqrt(np.var(stars.vel_kms, axis=0).mean()))
     if not stars.mass_msun.sum() > 0:
-        contents.wrong.append("the stars have no mass; is the file damaged?")
+        contents.wrong.append("the stars have no mass; is the file damaged? Get it again")
         return
     for value, (low, high), words, key in (
         (code_mass * units.mass_msun, STAR_MSUN, "a star particle weighs {:.3g} Msun", "mass_msun"),

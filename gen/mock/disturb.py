@@ -30,6 +30,7 @@ def _rotate_about_z(gas: Particles, angle: np.ndarray) -> Particles:
     cos, sin = np.cos(angle), np.sin(angle)
 
     def about_z(v: np.ndarray) -> np.ndarray:
+        """Rotate vectors (N, 3)."""
         return np.stack([cos * v[:, 0] - sin * v[:, 1], sin * v[:, 0] + cos * v[:, 1], v[:, 2]], axis=1)
 
     return replace(gas, pos_kpc=about_z(gas.pos_kpc), vel_kms=about_z(gas.vel_kms))
@@ -52,7 +53,7 @@ def disturb_stars(disc: Particles, disturbance: Disturbance, scale_kpc: float, r
 def disturb_gas(
     gas: Particles, disturbance: Disturbance, scale_kpc: float, v_circ_kms: float, rng: np.random.Generator
 ) -> Particles:
-    """Add lopsidedness, radial flow, sloshing, holes, a warp and a misalignment to the gas, in this order."""
+    """Add lopsidedness, clumps, radial flow, sloshing, holes, a warp and a misalignment to the gas, in this order."""
     phi = np.arctan2(gas.pos_kpc[:, 1], gas.pos_kpc[:, 0]) - rng.uniform(0, 2 * np.pi)
     gas = _rotate_about_z(gas, -disturbance.lopsidedness * np.sin(phi))
     R = np.hypot(gas.pos_kpc[:, 0], gas.pos_kpc[:, 1])

@@ -158,6 +158,7 @@ def make_galaxy(
     rotation *= np.linalg.det(rotation)
 
     def rotated(p: Particles) -> Particles:
+        """Turn particles as the whole galaxy is turned."""
         return Particles(p.pos_kpc @ rotation.T, p.vel_kms @ rotation.T, p.mass_msun, p.support_kpc)
 
     return Galaxy(rotated(stars), rotated(gas), rotated(parts["dark"]), empty()), model

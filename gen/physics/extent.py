@@ -31,6 +31,7 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
     enough_stars = enclosed_mass(stars.pos_kpc, np.ones(len(stars)), radius_kpc) >= min_stars
 
     def inside(steps: int) -> np.ndarray:
+        """Return the mass (K,) inside radii that are so many steps smaller."""
         return np.concatenate([np.zeros(steps), mass])[: len(mass)]
 
     shell = mass - inside(SHELL_STEPS)

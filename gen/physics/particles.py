@@ -90,7 +90,9 @@ def within(p: Particles, radius_kpc: float) -> Particles:
 
 @dataclass(frozen=True)
 class Galaxy:
-    """One galaxy, centred and at rest: its stars and gas (the tracers), its dark matter and its black holes.
+    """One galaxy about its centre: its stars and gas (the tracers), its dark matter and its black holes.
+
+    Velocities may hold a motion of its own, which `gen.campaign.record.frame_of` finds.
 
     high_res_fraction: share of its dark mass that is not in low-resolution particles, which surround a zoom.
     """

@@ -35,6 +35,7 @@ def sightlines(
     low, high = np.cos(np.radians(inclination_deg))[::-1]
 
     def draw(view: int) -> np.ndarray:
+        """Draw the rotation (3, 3) of one view."""
         rng = view_rng(seed, galaxy, view)
         rotation = away @ Rotation.random(rng=rng).as_matrix()
         if pole is None or inclination_deg == (0.0, 90.0):

@@ -50,6 +50,7 @@ def lighter_than_dark(types: list[str], samples: Mapping[str, Sample]) -> list[s
     """List the types whose particles are lighter than type 1's; all of them where the file has no type 1."""
 
     def median_mass(ptype: str) -> float:
+        """Return the median mass of a type's particles [code units], infinite where there are none."""
         return float(np.median(samples[ptype].mass)) if ptype in samples else np.inf
 
     return [ptype for ptype in types if ptype in samples and median_mass(ptype) < 0.999 * median_mass("PartType1")]

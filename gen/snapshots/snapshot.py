@@ -302,8 +302,7 @@ def holds(n_bytes: int, counts: Mapping[str, int]) -> bool:
 
 
 def fetched(files: list[Path]) -> int:
-    """Read small files once, so that they lie in the file system's cache; "
-    "return their bytes, 0 if they are not small."""
+    """Read small files once, for the file system's cache to hold them; return their bytes, 0 if they are not small."""
     try:
         if not 0 < sum(file.stat().st_size for file in files) <= FETCH_WHOLE:
             return 0

@@ -55,6 +55,7 @@ class TypeReader:
         asked: list[str] = []
 
         def field(name: str, unit: float = 1.0) -> np.ndarray:
+            """Note the field that is asked for, and return it without particles."""
             asked.append(name)
             return np.zeros((0, 3) if name in ("Coordinates", "Velocities") else 0)
 
@@ -100,7 +101,7 @@ class TypeReader:
             problem = f"{n_blank} particles at rest at (0, 0, 0)"
             raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end? Get it again")
         if ptype in self.components["stars"] and len(vel) > MOST_AT_REST and not vel.any():
-            hint = "was the field ever written? No galaxy's stars are all at rest"
+            hint = "was the field ever written? No galaxy's stars are all at rest: get the file again"
             raise self._impossible("only zeros", ptype, "Velocities", hint)
         return pos, vel
 
@@ -174,5 +175,7 @@ def _all_or_none(name: str, values: np.ndarray, mass: np.ndarray) -> bool:
     if not values.any():
         return not len(values)
     if n_blank := np.count_nonzero((values == 0) & (mass > 0)):
-        raise SnapshotError(f"{n_blank} of {len(values)} values of {name} are 0; was the file written to its end?")
+        raise SnapshotError(
+            f"{n_blank} of {len(values)} values of {name} are 0; was the file written to its end? Get it again"
+        )
     return True

@@ -80,6 +80,7 @@ def read_galaxies(group: zarr.Group, names: Sequence[str], numbers: np.ndarray) 
     arrays = [np.empty((len(numbers), *group[name].shape[1:]), group[name].dtype) for name in names]
 
     def read_share(first: int) -> None:
+        """Read every THREADS-th galaxy from the first on."""
         for row in range(first, len(numbers), THREADS):
             for reader, array in zip(readers, arrays, strict=True):
                 reader.read_into(int(numbers[row]), array[row, ...])

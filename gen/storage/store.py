@@ -415,6 +415,7 @@ class Writer:
         shard = slice(numbers.start, numbers.stop)
 
         async def assign() -> list[BaseException | None]:
+            """Write all arrays at once; return the error of each, or None."""
             writes = (self._arrays[name].async_array.setitem(shard, value) for name, value in values.items())
             return await asyncio.gather(*writes, return_exceptions=True)
 

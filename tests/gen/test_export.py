@@ -181,7 +181,7 @@ def test_no_two_views_share_a_file():
     [
         (["--suite", "nosuch"], "no suite 'nosuch'"),
         (["--galaxy", "nosuch"], "no galaxy 'nosuch'; it has "),
-        (["--view", "7"], "views 0 to 1, not 7"),
+        (["--view", "7"], "has 2 views, numbered from 0; --view 7 is none of them"),
         (["--view", "-1"], "a number or all"),
         (["--instrument", "hubble"], "clean, ifu"),
         (["--distance-mpc", "0"], "--distance-mpc must be a positive number, not 0"),

@@ -24,6 +24,7 @@ from kinmass.train import distributed as ddp
 from kinmass.train.allotted import free_memory
 from kinmass.train.data.dataset import RADII_RE, REASONS, Views, concatenate, part_of, views_of, why_not
 from kinmass.train.data.sampler import Lanes, Shuffle
+from kinmass.train.model.scaling import tracer_words
 
 #: Galaxies that are read at once.
 BLOCK = 32
@@ -55,7 +56,7 @@ class Galaxies:
 
     @cached_property
     def shape(self) -> tuple[int, int, int, int]:
-        """Shape of one galaxy's maps: views, 8 channels, and twice the pixels along a side."""
+        """Shape (V, 8, P, P) of one galaxy's maps: V views, P pixels along a side."""
         config = self.groups[0].attrs["config"]
         return config["views"], 8, config["pixels"], config["pixels"]
 
@@ -292,6 +293,7 @@ class Streamed(Loader):
         maps = np.empty((len(galaxy), *self.galaxies.shape[1:]), np.float32)
 
         def read_share(first: int) -> None:
+            """Read every THREADS-th galaxy from the number `first` on."""
             galaxy_maps = np.empty(self.galaxies.shape, np.float32)
             for map_rows in rows_per_galaxy[first::THREADS]:
                 self.galaxies.read_maps(galaxy[map_rows[0]], galaxy_maps)
@@ -349,7 +351,7 @@ def open_loader(
     if not len(table):
         reasons = "; ".join(f"{n} with {reason}" for reason, (n, _) in table.left_out.items())
         raise store.StoreError(
-            f"{galaxies.path}: no finished galaxy with usable {selection.tracer} maps to train on in "
+            f"{galaxies.path}: no finished galaxy with usable maps of {tracer_words(selection.tracer)} to train on in "
             f"{', '.join(galaxies.suites)} ({reasons or 'none in this part of the split'}); map more galaxies"
         )
     if maps is None:
@@ -387,7 +389,7 @@ def validation_views(
             places.append(galaxies.places(block)[good])
     if not sum(ddp.gather(len(parts))):
         raise store.StoreError(
-            f"{galaxies.path}: no finished galaxy with usable {tracer} maps to validate on in "
+            f"{galaxies.path}: no finished galaxy with usable maps of {tracer_words(tracer)} to validate on in "
             f"{', '.join(galaxies.suites)}; map more galaxies"
         )
     if not parts:

@@ -106,14 +106,15 @@ def resources(
     """Return what the options and the site file ask for together. Raises LaunchError with what cannot work."""
 
     def number(key: str) -> int | None:
+        """Return the whole number of a key of the site file, None where it is not set. Raises LaunchError."""
         try:
             return int(site[key]) if site.get(key) else None
         except ValueError:
-            raise LaunchError(f"{key}={site[key]} is no whole number") from None
+            raise LaunchError(f"{key}={site[key]} is no whole number; correct it in the site file") from None
 
     if cluster == "slurm" and gpus is None:
         gpus = number("GPUS_PER_NODE")
-    counts = {"nodes": nodes, "processes per node": processes, "jobs at once": at_once}
+    counts = {"--nodes": nodes, "--processes-per-node": processes, "--at-once": at_once}
     for name, value in counts.items():
         if value is not None and value < 1:
             raise LaunchError(f"{name} must be at least 1, not {value}")
@@ -175,5 +176,5 @@ def combinations(array: str, store_suites: Sequence[str]) -> list[tuple[str, tup
         for suites in chosen_sets
     ]
     if len(set(pairs)) < len(pairs):
-        raise LaunchError(f"--array {array!r} names a combination twice")
+        raise LaunchError(f"--array {array!r} names a combination twice; leave one of them out")
     return pairs

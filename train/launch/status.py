@@ -65,7 +65,8 @@ class State:
     """The state of one run; `str` of it is the line to show."""
 
     run: Path
-    # finished, not calibrated, queued, running, going on, ending, stopped, failed, cancelled, gone, unknown
+    # finished, not calibrated, queued, running, going on, ending, stopped, failed, cancelled, gone, unknown,
+    # not launched from here
     name: str
     step: int  # of the last checkpoint
     text: str
@@ -132,6 +133,7 @@ def under_way(out: Path) -> list[str]:
     recorded = {job.job for job in record.values()}
 
     def shortest(job: str) -> str:
+        """Return the array's number where all of its jobs are still those of the record, else the job's own."""
         array_job = job.split("_")[0]
         return array_job if {path.name for path in (out / "logs").glob(f"{array_job}_*")} <= recorded else job
 
@@ -150,7 +152,7 @@ def _state(out: Path, name: str, job: LaunchedJob | None, slurm_states: dict[str
     if content:
         words.append(f"step {step} of {content['fit']['steps']}")
     if best and "step" in best:
-        words.append(f"best validation {best['loss']:.3f} at step {best['step']}")
+        words.append(f"best validation loss {best['loss']:.3f} at step {best['step']}")
     if is_trained and is_calibrated(run) and not waiting(run):
         return State(run, "finished", step, ", ".join(words))
     if job is None and is_trained:
@@ -199,7 +201,8 @@ def _state_of_slurm_job(
     reason = reason.removeprefix("None")  # Slurm has not considered the job yet.
     log = logs / f"{job.job}_0_log.out"
     if slurm_state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
-        return ("going on", f"queued again ({reason})") if log.exists() else ("queued", reason)
+        again = f"queued again ({reason})" if reason else "queued again"
+        return ("going on", again) if log.exists() else ("queued", reason)
     if slurm_state in ("RUNNING", "CONFIGURING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"):
         return "running", "" if slurm_state == "RUNNING" else slurm_state.lower()
     if slurm_state == "COMPLETING":

@@ -93,7 +93,8 @@ def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
         )
     paths = {"--out": out.resolve(), "--store": Path(runs[0].config.store).resolve()}
     return [
-        f"warning: {option} {path} is in {node_local_folder}, which nodes do not share as a rule"
+        f"warning: {option} {path} is in {node_local_folder}, which nodes do not share as a rule; take a folder that "
+        "every node sees"
         for option, path in paths.items()
         for node_local_folder in _NODE_LOCAL
         if path.is_relative_to(node_local_folder)
@@ -103,7 +104,7 @@ def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
 def _largest_array(site: dict[str, str]) -> int | None:
     if site.get("MAX_ARRAY"):
         if not site["MAX_ARRAY"].isdecimal():
-            raise LaunchError(f"MAX_ARRAY={site['MAX_ARRAY']} is no whole number")
+            raise LaunchError(f"MAX_ARRAY={site['MAX_ARRAY']} is no whole number; correct it in the site file")
         return int(site["MAX_ARRAY"])
     answer = run_slurm_command("scontrol", "show", "config", timeout=5)
     array_size = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.stdout, re.MULTILINE) if answer else None
@@ -173,7 +174,9 @@ def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool =
 
 def _announce(runs: Sequence[Run], resources: Resources, out: Path, jobs: Sequence[str] = ()) -> None:
     limit = f", at most {resources.minutes} minutes" if resources.minutes else ""
-    print(f"{len(runs)} job(s) of {resources.nodes} node(s) x {resources.processes} process(es){limit}:")
+    jobs_of = "1 job of" if len(runs) == 1 else f"{len(runs)} jobs, each of"
+    nodes = f"{resources.nodes} node{'' if resources.nodes == 1 else 's'}"
+    print(f"{jobs_of} {nodes} x {resources.processes} process{'' if resources.processes == 1 else 'es'}{limit}:")
     for run, job in zip(runs, jobs or [""] * len(runs), strict=True):
         print(f"  {job or 'would run'}  {run.folder}" + (f"  log {log_of(out, job)}" if job else ""))
     if jobs:

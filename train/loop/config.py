@@ -85,7 +85,9 @@ class FitConfig:
         if self.patience < 0:
             raise ValueError(f"patience must be at least 1, or 0 for none, not {self.patience}")
         if self.batch < 0:
-            raise ValueError(f"batch must be at least 1, or 0 for as many as suit the machine, not {self.batch}")
+            raise ValueError(
+                f"batch must be at least 1, or 0 (--batch auto) for as many as suit the machine, not {self.batch}"
+            )
         for name in ("galaxies", "views"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 1, or 0 for all, not {getattr(self, name)}")

@@ -24,7 +24,7 @@ from kinmass.gen.storage.lock import hold
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
 from kinmass.train.loop.config import VIEWS_FOR_A_GPU, FitConfig
-from kinmass.train.loop.fitter import Fitter
+from kinmass.train.loop.fitter import Fitter, NonFinite
 from kinmass.train.loop.monitor import Monitor
 from kinmass.train.loop.prepare import prepare, refuse_processes
 from kinmass.train.run.calibration import calibrate_all
@@ -188,8 +188,9 @@ def _read_start(config: FitConfig, settings: dict[str, Any], out: Path) -> _Star
         for suite, status_before in state["galaxies"].items():
             lost = int(((status_before == store.DONE) & (status[suite][: len(status_before)] != store.DONE)).sum())
             if lost:
+                galaxies_are = "galaxy that is" if lost == 1 else "galaxies that are"
                 raise RunError(
-                    f"{out} was trained on {lost} galaxies of {suite} that are no longer done in {config.store}; "
+                    f"{out} was trained on {lost} {galaxies_are} no longer done in {suite} of {config.store}; "
                     "give the command that made the store again, or choose another --out"
                 )
         status = state["galaxies"]
@@ -253,6 +254,7 @@ def _fit(
     is_first_rank = ddp.rank() == 0
 
     def say(text: str) -> None:
+        """Print a line to stderr on the first rank, unless `quiet`."""
         if is_first_rank and not quiet:
             print(text, file=sys.stderr)
 
@@ -265,7 +267,8 @@ def _fit(
             say(remark)
     for suite, status in start.status.items():
         if pending := int((status == store.PENDING).sum()):
-            say(f"{suite}: {pending} of {len(status)} galaxies are not mapped yet; using those that are done")
+            are = "is" if pending == 1 else "are"
+            say(f"{suite}: {pending} of {len(status)} galaxies {are} not mapped yet; using those that are done")
     for remark in store.without_dark_matter(Path(config.store), config.suites):
         say(remark)
     # A run that moves to another machine streams and validates the same views as before.
@@ -304,6 +307,11 @@ def _fit(
     if not fitter.finished():
         ddp.forget_stop()
         raise Stopped(f"stopped at step {fitter.step} of {config.steps}; the same command goes on from there")
+    if not fitter.best_weights:
+        raise NonFinite(
+            f"{out}: the validation loss was not finite after any of {fitter.step} steps, so there are no weights to "
+            "keep; lower --learning-rate, and choose another --out"
+        )
     content |= {"finished": True, "steps": fitter.step, "best": fitter.best, "weights": digest_of(fitter.best_weights)}
     if is_first_rank:
         write_tensors(out / "model.pt", fitter.best_weights)

@@ -27,7 +27,7 @@ VALIDATION_SEED = 1_000_003
 
 
 class NonFinite(ddp.Agreed):
-    """The loss or its gradient is not finite; the message names the views."""
+    """The loss, its gradient or every validation is not finite; the message says where, and what to do."""
 
 
 def in_bf16(precision: str, gpu_capability: tuple[int, int] | None) -> bool:

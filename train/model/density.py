@@ -38,9 +38,9 @@ def constrained(free: torch.Tensor, max_step: torch.Tensor) -> torch.Tensor:
 
 
 def log_derivative(free: torch.Tensor, max_step: torch.Tensor) -> torch.Tensor:
-    """Return log |d free / d profile| (...) of unconstrained numbers (..., K), by which a density over them is one over
-    profiles.
+    """Return log |d free / d profile| (...) of unconstrained numbers (..., K).
 
+    Added to the log density of these numbers it gives that of their profiles.
     The derivative of the logit of s / m is 1 / (s (1 - s / m)) = 1 / (m sigmoid(x) sigmoid(-x)) where x is the logit.
     """
     logit = free[..., 1:]

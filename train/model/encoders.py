@@ -36,6 +36,7 @@ class PlainEncoder(nn.Module):
         super().__init__()
 
         def stage(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
+            """Return the layers of one 3 x 3 convolution from c_in to c_out channels."""
             conv = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False)
             return [conv, norm_layer(norm, c_out), nn.SiLU(inplace=True)]
 
@@ -71,6 +72,7 @@ class _Residual(nn.Module):
         return torch.cat([x[..., -1:], x, x[..., :1]], dim=-1) if self.wrap else x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return activations (N, c_out, ...) of x (N, c_in, R, A) or (N, c_in, P, P), smaller by the stride."""
         out = self.conv1(self._pad_around(functional.silu(self.first(x))))
         out = self.conv2(self._pad_around(functional.silu(self.second(out))))
         return self.skip(self._pooled(x)) + out

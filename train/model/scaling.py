@@ -28,10 +28,19 @@ def tracers_of(tracer: str) -> tuple[str, ...]:
     return TRACERS[tracer]
 
 
+def tracer_words(tracer: str) -> str:
+    """Return in words which tracers' maps suffice for a tracer option: `gas or stars` for both and any.
+
+    >>> tracer_words("both"), tracer_words("gas")
+    ('gas or stars', 'gas')
+    """
+    return "gas or stars" if tracer in ("both", "any") else tracer
+
+
 def only(observed: torch.Tensor, tracer: str) -> torch.Tensor:
     """Return observed maps (N, 8, P, P) in which the other tracer has no valid pixel, as in a galaxy without it.
 
-    So for maps with what is told beside them, (N, 18, P, P).
+    The same for maps with what is told beside them, (N, 18, P, P).
     """
     of_tracer = torch.tensor([channel_tracer == tracer for channel_tracer in _tracer_of_channels(observed.shape[1])])
     return observed * of_tracer.to(observed)[:, None, None]

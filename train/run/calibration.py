@@ -107,6 +107,7 @@ def widening(miss_ratios: np.ndarray, lineage: np.ndarray) -> np.ndarray:
     """
 
     def line(miss_ratios: np.ndarray) -> np.ndarray:
+        """Return the coefficients of the line of factors over the radii, the slope first."""
         factors = np.mean([np.quantile(miss_ratios[..., i], level, axis=0) for i, level in enumerate(LEVELS)], axis=0)
         return np.polyfit(position, factors, min(1, len(position) - 1))
 

@@ -224,6 +224,8 @@ def read_config(run: Path) -> RunRecord:
         read = json.loads(path.read_text())
         if not isinstance(read, dict):
             raise TypeError(f"it holds a {type(read).__name__}")
+        if "schema" not in read:
+            raise ValueError("it has no schema")
         content: RunRecord = read  # type: ignore[assignment]
         schema = content["schema"]
         if schema == RUN_SCHEMA:

@@ -7,7 +7,7 @@ anew, and whoever reads it refuses it.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +109,39 @@ def is_calibrated(run: Path) -> bool:
     return True
 
 
+def record_of(run: Path, name: str) -> dict[str, Any]:
+    """Return the record of what a file of scales was made from. Raises RunError where there is none."""
+    try:
+        return dict(json.loads((run / name).read_text())["made_from"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run / name} does not say what it was made from ({error}); {REMEDY}") from error
+
+
 def is_calibrated_for_unseen(run: Path, without: Mapping[str, list[str]]) -> bool:
     """Whether unseen.json can be read, and was made from what the run is now and from these weights without a suite."""
     try:
         read_scales(run, UNSEEN)
-        return bool(json.loads((run / UNSEEN).read_text())["made_from"]["without"] == without)
-    except (RunError, OSError, ValueError, KeyError):
+        return bool(record_of(run, UNSEEN).get("without") == without)
+    except RunError:
         return False
+
+
+def without_unseen(runs: Iterable[Path], suites: Iterable[str]) -> list[str]:
+    """Return a sentence for each run that is tested on foreign suites, and is to have unseen.json but has it not yet.
+
+    Raises RunError where a run.json cannot be read.
+    """
+    lines, tested = [], list(suites)
+    for run in runs:
+        fit = read_config(run)["fit"]
+        foreign = [suite for suite in tested if suite not in fit["suites"]]
+        if foreign and fit.get("leave_one_suite_out") and not (run / UNSEEN).exists():
+            lines.append(
+                f"{run} has no {UNSEEN} yet: its intervals on {', '.join(foreign)} are those of suites that it was "
+                "trained on, which are far too narrow; wait for its fits without each suite, or give its `kinmass fit` "
+                "command again"
+            )
+    return lines
 
 
 def _require_current(run: Path, name: str, record: object) -> None:

@@ -25,6 +25,7 @@ class _Symmetric(nn.Module):
         self.model = model
 
     def forward(self, observed: torch.Tensor, half_mass_radius_kpc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `MassModel.symmetric_features` does."""
         return self.model.symmetric_features(observed, half_mass_radius_kpc)
 
 
@@ -55,6 +56,7 @@ class Members:
         def of_member(
             parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]
         ) -> tuple[torch.Tensor, ...]:
+            """Return the features and mass units of the member with these parameters and buffers."""
             return functional_call(skeleton, (parameters, buffers), (observed, half_mass_radius_kpc))  # type: ignore[no-any-return]
 
         features, log10_unit = vmap(of_member)(*self._state)

@@ -195,7 +195,7 @@ def beyond_limits_message(share: float) -> str:
     """Return the message for users that a share (above 0) of the samples was clipped to masses a galaxy can have."""
     low, high = SPEEDS_KMS
     return (
-        f"{100 * share:.2g} % of the samples were masses that no galaxy has, held at circular speeds of {low:g} or "
+        f"{100 * share:.3g} % of the samples were masses that no galaxy has, held at circular speeds of {low:g} or "
         f"{high:,.0f} km/s: the network is hardly trained, or knows nothing like these maps"
     )
 
@@ -311,6 +311,7 @@ class Inference:
         if half_mass_radius_kpc is None:
             raise ValueError("observed maps need half_mass_radius_kpc, the projected stellar R_e of each view")
         observed = torch.as_tensor(maps, dtype=torch.float32)
+        given_shape = tuple(observed.shape)
         r_e = torch.as_tensor(half_mass_radius_kpc, dtype=torch.float32).reshape(-1)
         pixels = self.models[0].config.pixels
         if observed.ndim == 4 and observed.shape[1] in (CHANNELS, CHANNELS_TOLD):
@@ -318,8 +319,8 @@ class Inference:
         channels = CHANNELS_TOLD if self.told else CHANNELS
         if observed.ndim != 4 or observed.shape[1:] != (channels, pixels, pixels) or len(r_e) != len(observed):
             raise ValueError(
-                f"{self.path} takes maps (N, 8, {pixels}, {pixels}) and N half-mass radii, "
-                f"not {tuple(observed.shape)} and {len(r_e)}"
+                f"{self.path} takes maps (N, 8, {pixels}, {pixels}) and N half-mass radii, not {given_shape} and "
+                f"{len(r_e)}; observe views through the run's own instrument, and give a radius for each"
             )
         observed = observed if tracer == "both" else only(observed, tracer)
         is_answered = has_motion(observed, tracers_of(self.tracer)) & torch.isfinite(observed).all(-1).all(-1).all(-1)

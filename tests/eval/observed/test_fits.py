@@ -231,6 +231,71 @@ def test_the_instruments_width_as_a_map(tmp_path):
 # ---- blanks
 
 
+def cube(folder, planes, **cards):
+    """A cube of planes [(key, values)], with text cards; PLANES in it stands for a number of each."""
+    header = sky_header()
+    for name, texts in cards.items():
+        for number, text in texts.items():
+            header[f"{name}{number:02d}" if name == "C" else f"{name}{number}"] = text
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.stack(planes), header, name="MAPS")]).writeto(
+        folder / "cube.fits", overwrite=True
+    )
+
+
+@pytest.mark.parametrize(("cards", "first"), [("C", 1), ("DESC_", 0), ("NAME", 0)])
+def test_planes_have_the_names_and_units_that_headers_give_them(tmp_path, cards, first):
+    planes = [MAPS["velocity"] / 2, MAPS["velocity"], MAPS["dispersion"], 1 + 0 * MAPS["velocity"]]
+    called = ["other", "Ha-6564", "disp Ha", "e_disp error"]
+    numbered = {cards: {i + first: text for i, text in enumerate(called)}}
+    cube(tmp_path, planes, **numbered)
+    for velocity, sigma in (("1", "2"), ("Ha-6564", "disp Ha")):
+        path = images(tmp_path, velocity=f"cube.fits[MAPS,{velocity}]", dispersion=f"cube.fits[MAPS, {sigma} ]")
+        assert mismatches(path) == []
+        words = "Planes of the gas as headers call them: velocity 'Ha-6564'; dispersion 'disp Ha'."
+        assert words in read_galaxy(path).remarks
+    with pytest.raises(ValueError, match="no plane Hb; there are other, Ha-6564"):
+        read_galaxy(images(tmp_path, velocity="cube.fits[MAPS,Hb]"))
+    with pytest.raises(ValueError, match=r"choose a plane, .* there are other, Ha-6564"):
+        read_galaxy(images(tmp_path, velocity="cube.fits[MAPS]"))
+    with pytest.raises(ValueError, match=r"dispersion .* is called an error \(e_disp error\)"):
+        read_galaxy(images(tmp_path, dispersion="cube.fits[MAPS,3]"))
+    for unit_cards in ("UNIT", "UNITS_"):
+        units = {unit_cards: {first: "Angstrom", first + 1: "m/s", first + 2: "Angstrom", first + 3: "km/s"}}
+        cube(tmp_path, [planes[0], 1e3 * planes[1], *planes[2:]], **numbered, **units)
+        assert mismatches(images(tmp_path, velocity="cube.fits[MAPS,1]")) == []
+        with pytest.raises(ValueError, match="is in 'Angstrom', which is no velocity"):
+            read_galaxy(images(tmp_path, velocity="cube.fits[MAPS,1]", dispersion="cube.fits[MAPS,2]"))
+
+
+def test_cards_of_axes_are_no_names_of_planes(tmp_path):
+    cube(tmp_path, [MAPS["velocity"]] * 3, CTYPE={3: "VELO"}, CUNIT={3: "m/s"})
+    path = images(tmp_path, velocity="cube.fits[MAPS,2]")
+    assert mismatches(path) == []
+    assert not any("Planes" in remark for remark in read_galaxy(path).remarks)
+    with pytest.raises(ValueError, match="no plane Ha; give its number, from 0 to 2"):
+        read_galaxy(images(tmp_path, velocity="cube.fits[MAPS,Ha]"))
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("km2 / s2", 1.0), ("km^2 s^-2", 1.0), ("m2 s-2", 1e6)])
+def test_a_second_moment_may_be_a_variance(tmp_path, unit, factor):
+    put(tmp_path, "dispersion", factor * MAPS["dispersion"] ** 2, unit=unit)
+    assert mismatches(images(tmp_path)) == []
+    with pytest.raises(ValueError, match="which is no velocity"):
+        read_galaxy(images(tmp_path, dispersion_is="fwhm"))
+
+
+def test_a_mask_of_a_small_field_is_not_taken_for_one_of_good_pixels(tmp_path):
+    """Outside, where zeros were written or no weight is, no pixel is lost to it."""
+    outside = R > 4
+    put(tmp_path, "mask", outside.astype(np.int16))
+    for zero in ("velocity", "velocity_ivar"):
+        put(tmp_path, "velocity", np.where(outside & (zero == "velocity"), 0.0, MAPS["velocity"]))
+        put(tmp_path, "velocity_ivar", np.where(outside, 0.0, 0.1))
+        path = images(tmp_path, mask="mask.fits", velocity_ivar="velocity_ivar.fits")
+        assert mismatches(path, seen=~outside) == []
+        assert not any("mask_is" in remark for remark in read_galaxy(path).remarks)
+
+
 def test_a_blank_of_zero_is_none_of_a_mask(tmp_path):
     bad = (IY < 12).astype(np.int32)
     for key, values in MAPS.items():
@@ -388,6 +453,18 @@ def test_images_of_different_parts_of_the_sky(tmp_path):
     assert mismatches(images(tmp_path, one_grid=True)) == []
 
 
+def test_an_axis_that_an_image_has_no_more_is_not_read(tmp_path):
+    """Moments keep the cube's axes: four of them, and a velocity without its rest frequency (THINGS)."""
+    cards = {"CTYPE3": "FELO-HEL", "CRVAL3": 5.8e5, "CDELT3": -2600.0, "CRPIX3": 1.0, "CTYPE4": "STOKES"}
+    for key, values in MAPS.items():
+        put(tmp_path, key, values[None, None], sky_header(**cards))
+    assert mismatches(images(tmp_path)) == []
+    put(tmp_path, "velocity", MAPS["velocity"], sky_header(CTYPE1="RA---XYZ"))
+    with pytest.raises(ValueError, match=r"velocity.fits: the coordinates \(WCS\) .* mend CTYPE") as caught:
+        read_galaxy(images(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_images_without_coordinates(tmp_path):
     for key, values in MAPS.items():
         put(tmp_path, key, values, fits.Header())
@@ -404,6 +481,16 @@ def test_a_centre_in_pixels_and_a_pixel_of_another_size(tmp_path):
     assert mismatches(images(tmp_path, centre_pixel=[0.5 * (P + 1), 0.5 * (P + 1)], top={"centre_deg": None})) == []
     with pytest.raises(ValueError, match=r"pixel_arcsec is 0\.5"):
         read_galaxy(images(tmp_path, pixel_arcsec=0.5))
+
+
+def test_the_redshift_of_a_file_is_that_of_its_velocities(tmp_path):
+    speed = 299792.458
+    for convention, velocity in (("optical", 0.02 * speed), ("radio", (1 - 1 / 1.02) * speed), ("rest", 0.02 * speed)):
+        put(tmp_path, "velocity", MAPS["velocity"] - 1500 + velocity)
+        found = read_galaxy(images(tmp_path, convention=convention)).redshift
+        assert found == pytest.approx(0.02, abs=5e-4), convention
+    put(tmp_path, "velocity", MAPS["velocity"] - 1500)
+    assert read_galaxy(images(tmp_path)).redshift is None
 
 
 # ---- beams
@@ -452,6 +539,12 @@ def test_a_beam_in_the_primary_header_of_an_extension_and_of_a_table(tmp_path):
     path = table(tmp_path)
     fits.setval(tmp_path / "table.fits", "BMAJ", value=3 / 3600, ext=1)
     assert read_galaxy(path).gas.beam_fwhm_arcsec == pytest.approx(3.0)
+
+
+def test_a_beam_that_is_given_in_degrees_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"far smaller than a pixel .* not in degrees"):
+        read_galaxy(images(tmp_path, beam_fwhm_arcsec=2 * SIDE / 3600))
+    assert read_galaxy(images(tmp_path, beam_fwhm_arcsec=0.0)).gas.beam_fwhm_arcsec == 0
 
 
 def test_a_beam_in_arcsec_is_not_one_in_degrees(tmp_path):

@@ -19,6 +19,7 @@ from kinmass.eval.__main__ import main
 from kinmass.eval.observed.fits_units import kms_per_unit
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
 from kinmass.eval.observed.inference import KPC_PER_ARCSEC_MPC, infer
+from kinmass.eval.observed.profile import ObservedProfile
 from kinmass.eval.observed.sky import SkyMap, regrid
 from kinmass.train.data.dataset import read_views, usable
 from kinmass.train.loop.config import FitConfig
@@ -381,7 +382,7 @@ def test_velocities_of_any_unit_and_convention_are_the_galaxys_own(tmp_path, see
 @pytest.mark.parametrize(
     ("unit", "factor"),
     [("km/s", 1), ("Km/s", 1), ("KM/SEC", 1), ("km s^-1", 1), ("km.s**-1", 1), ("kms", 1), ("", 1), (None, 1),
-     ("M/S", 1e-3), ("m s-1", 1e-3), ("cm/s", 1e-5)],
+     ("M/S", 1e-3), ("METR/SEC", 1e-3), ("m s-1", 1e-3), ("cm/s", 1e-5)],
 )  # fmt: skip
 def test_units_as_headers_write_them(unit, factor):
     assert kms_per_unit("v.fits", unit) == pytest.approx(factor)
@@ -395,6 +396,9 @@ def test_maps_that_are_not_what_they_are_said_to_be(relative, runs, seen):
     redshift = replace(galaxy.gas, velocity_kms=galaxy.gas.velocity_kms / 3e5, dispersion_kms=None)
     with pytest.raises(ValueError, match="neither a redshift"):
         infer(relative, replace(galaxy, gas=redshift), draws=2)
+    still = replace(galaxy.gas, dispersion_kms=1e-3 * galaxy.gas.dispersion_kms)
+    with pytest.raises(ValueError, match=r"dispersion of the gas is .* which no spectrograph measures"):
+        infer(relative, replace(galaxy, gas=still), draws=2)
     with pytest.raises(ValueError, match="are the centre and"):
         infer(relative, replace(galaxy, gas=galaxy.gas.moved(300, 0)), draws=2)
     far = replace(galaxy, gas=replace(galaxy.gas, velocity_kms=galaxy.gas.velocity_kms + 7500))
@@ -413,7 +417,7 @@ def test_maps_that_are_not_what_they_are_said_to_be(relative, runs, seen):
     assert "map of stars" in " ".join(infer(both, replace(galaxy, gas=hot), draws=2).sentences())
 
 
-def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs, capsys):
+def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs, capsys, monkeypatch):
     path = described(tmp_path, write_images(tmp_path, seen))
     stars = next(run for run in runs if run.name == "stars")
     out = tmp_path / "out"
@@ -434,6 +438,11 @@ def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs,
     np.testing.assert_allclose(np.median(samples, axis=0), table["log10_menc"], atol=1e-4)
     assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"
     assert not list(folder.glob("*partial*"))
+    # Given again, with another galaxy file: where that ends in the middle there is no profile beside other samples.
+    monkeypatch.setattr(ObservedProfile, "figure", lambda _: exec("raise OSError(28, 'No space left on device')"))
+    assert main(["predict", str(relative.path), str(path), "--out", str(out)]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "origin.json", "samples.zarr"]
 
 
 def test_results_of_one_name_are_all_kept(tmp_path, seen, relative, capsys, monkeypatch):

@@ -216,6 +216,18 @@ def test_a_unit_in_brackets_may_be_a_logarithm():
         kms_per_unit("v.fits", "[km/s]")
 
 
+def test_what_is_faster_than_light_is_in_m_s(tmp_path):
+    with pytest.raises(ValueError, match=r"5.804e\+05 km/s, faster than light: if it is in m/s say velocity_unit: m/s"):
+        of_table(tmp_path, table(V=1e3 * (580 + MAPS["V"])))
+
+
+def test_a_text_that_is_no_table_is_said_in_a_line(tmp_path):
+    (tmp_path / "bins.dat").write_text("#Counterrotaton_binning_version_1\n40\n" + "1 2 3 4 5 6 7 8 9 10\n" * 4)
+    with pytest.raises(ValueError, match=r"bins.dat cannot be read as a table .lines must have") as caught:
+        described(tmp_path, {"table": "bins.dat", "velocity": "V"})
+    assert len(str(caught.value)) < 300
+
+
 def test_c_z_of_a_distant_galaxy_is_declared(tmp_path):
     far = table(V=90_000 + MAPS["V"])
     with pytest.raises(ValueError, match="say convention: optical if that is c z"):

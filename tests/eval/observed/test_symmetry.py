@@ -5,9 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kinmass.eval.observed.roughness import roughness_ratio
 from kinmass.eval.observed.sky import SkyMap
-from kinmass.eval.observed.symmetry import symmetry
-from kinmass.eval.observed.verdict import of_baryons, of_centre, of_errors, of_estimates, of_motions
+from kinmass.eval.observed.symmetry import evenness, symmetry
+from kinmass.eval.observed.verdict import (
+    of_baryons,
+    of_centre,
+    of_distance,
+    of_errors,
+    of_estimates,
+    of_motions,
+    of_parity,
+    of_resolution,
+    of_roughness,
+)
 
 P, SIDE, R_E = 41, 0.5, 5.0
 X, Y = np.meshgrid(*[SIDE * (np.arange(P) - P // 2)] * 2)
@@ -51,6 +62,70 @@ def test_what_turns_rigidly_or_is_too_little_has_no_centre():
     assert symmetry(one_sided) is None
     still = replace(disc(), velocity_kms=0 * disc().velocity_kms)
     assert symmetry(still) is None
+
+
+def test_velocities_are_opposite_on_opposite_sides():
+    """Parts that are even and odd about the centre are told apart; noise has as much of both."""
+    rng = np.random.default_rng(1)
+    x, even, odd = disc().x_arcsec, disc().density ** 0.5, 100 * np.tanh(disc().x_arcsec)
+    for share in (0.0, 0.5, 2.0):
+        mixed = replace(disc(), velocity_kms=odd + share * 100 * (even - even.mean()) / even.std())
+        assert evenness(mixed) == pytest.approx(100 * share / np.sqrt(np.mean(odd**2)), rel=0.2, abs=0.02)
+        assert bool(of_parity({"stars": mixed})) == (share == 2.0)
+    noise = replace(disc(), velocity_kms=rng.normal(size=len(x)))
+    assert evenness(noise) == pytest.approx(1, abs=0.25)
+    bright = replace(disc(), velocity_kms=even)
+    (reason,) = of_parity({"gas": bright})
+    assert reason.weight == 2
+    assert "is this a map of velocities?" in reason.text
+    assert evenness(bright.chosen(bright.x_arcsec > 1)) is None
+
+
+def rough(ratio: float, seed: int = 0, bins: int = 1) -> SkyMap:
+    """Stars whose dispersion, which falls outwards, has `ratio` times the noise of V; squares of pixels are one bin."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(2, P, P)) * np.array([4.0, 4.0 * ratio])[:, None, None]
+    values = np.stack([60 * np.tanh(X / 3), 150 * np.exp(-R / 20)]) + noise
+    first = bins * (np.arange(P) // bins)
+    velocity, sigma = values[:, first][:, :, first]
+    return SkyMap.from_images(1e8 * np.exp(-R / 3), velocity, sigma, SIDE, beam_fwhm_arcsec=1.0)
+
+
+def test_a_sigma_is_as_rough_as_the_velocity_and_a_full_width_more():
+    for bins in (1, 2):
+        for ratio in (0.8, 1.0, 2.3548):
+            sky = rough(ratio, bins=bins)
+            assert roughness_ratio(sky) == pytest.approx(ratio, rel=0.3), (ratio, bins)
+            assert len(of_roughness({"stars": sky}, {})) == (ratio > 2)
+    full_width = rough(2.3548)
+    assert "say dispersion_is: fwhm" in of_roughness({"stars": full_width}, {})[0].text
+    # Where the instrument's width was taken out, what is left is rougher; of fast gas it does not matter.
+    assert of_roughness({"stars": full_width}, {"stars": 250.0}) == []
+    fast = replace(full_width, velocity_kms=8 * full_width.velocity_kms, dispersion_kms=full_width.dispersion_kms)
+    assert of_roughness({"gas": fast}, {}) == []
+    smooth = replace(full_width, velocity_kms=np.zeros(P * P))
+    assert roughness_ratio(smooth) is None
+    assert roughness_ratio(replace(full_width, dispersion_kms=None)) is None
+    assert roughness_ratio(full_width.chosen(np.arange(P * P) < 20)) is None
+
+
+def test_distances_agree_with_the_redshift():
+    """Where galaxies move with the expansion: 7000 km/s are 100 Mpc, and as well in a cluster."""
+    for redshift, right in ((None, (1e-3, 1e5)), (0.008, (2.0, 500.0)), (0.0234, (80.0, 125.0)), (1.6, (1750.0,))):
+        for distance_mpc in right:
+            assert of_distance(redshift, distance_mpc) == []
+    for redshift, wrong in ((0.0234, (10.0, 55.0, 200.0, 1e5)), (1.6, (12_000.0,)), (0.5, (2900.0,))):
+        for distance_mpc in wrong:
+            (reason,) = of_distance(redshift, distance_mpc)
+            assert "to which the mass is proportional" in reason.text
+
+
+def test_a_width_that_is_not_resolved_matters_to_gas_that_does_not_rotate():
+    gas = disc()
+    assert of_resolution({"gas": gas}, {"gas": 60.0}) == []
+    slow = replace(gas, velocity_kms=1200 + 0.2 * (gas.velocity_kms - 1200))
+    assert len(of_resolution({"gas": slow}, {"gas": 60.0})) == 1
+    assert len(of_resolution({"gas": gas}, {"gas": 300.0})) == 1
 
 
 def test_errors_are_not_inverse_variances_nor_those_of_full_widths():

@@ -16,7 +16,14 @@ from astropy.table import QTable, Table
 from kinmass.eval.__main__ import main, shipped_runs
 from kinmass.eval.observed.curve import rotation_curve_of
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
-from kinmass.eval.observed.inference import infer, psf_fwhm_re
+from kinmass.eval.observed.inference import (
+    LIKELY_GAS_DEX,
+    LIKELY_GAS_MSUN_KPC2,
+    _draw_geometry,
+    _observe,
+    infer,
+    psf_fwhm_re,
+)
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, regridded, without_strays
 from kinmass.eval.observed.verdict import (
     Verdict,
@@ -213,7 +220,8 @@ def test_a_network_is_told_what_the_observer_knows(told, monkeypatch):
     assert torch.allclose(channel(observed, 1, "density_dex"), torch.tensor(0.3))
     assert (observed[:4] == 0).all()
     nothing = replace(disc(), beam_fwhm_arcsec=None, dispersion_kms=None)
-    observed, profile = told_channels(told, replace(galaxy(gas=nothing), calibrated=frozenset()), monkeypatch)
+    unknown = replace(galaxy(gas=nothing), calibrated=frozenset(), without_density=frozenset({"gas"}))
+    observed, profile = told_channels(told, unknown, monkeypatch)
     for name in ("velocity_error", "dispersion_error", "psf_fwhm_re", "density_dex"):
         assert (channel(observed, 1, name) == UNKNOWN).all(), name
     assert (channel(observed, 1, "has_dispersion") == 0).all()
@@ -225,12 +233,40 @@ def test_a_network_is_told_what_the_observer_knows(told, monkeypatch):
     assert "The beam of the gas is 3.00 R_e wide, the network knows maps as sharp as 1.20 R_e" in words
 
 
-def test_a_density_in_no_unit_still_shapes_the_rotation_curve(told):
-    """A network is not shown it; the axis ratio and the pressure of the disc follow from its shape all the same."""
-    bare = replace(galaxy(gas=disc()), calibrated=frozenset())
-    profile = infer(told, bare, draws=2)
-    assert set(profile.observed[4][profile.observed[7] > 0].tolist()) == {1.0}
-    np.testing.assert_array_equal(profile.curve.log10_menc, rotation_curve_of(disc(), bare).log10_menc)
+def test_of_a_density_in_no_unit_the_shape_is_shown(told, monkeypatch):
+    """The result is the same in all units; where gas was measured but no density, no shape is shown, nor of stars."""
+    faint, bright = (replace(disc(), density=factor * disc().density) for factor in (1e-17, 1e5))
+    observed, profile = told_channels(told, replace(galaxy(gas=faint), calibrated=frozenset()), monkeypatch)
+    _, other = told_channels(told, replace(galaxy(gas=bright), calibrated=frozenset()), monkeypatch)
+    np.testing.assert_allclose(profile.samples, other.samples, atol=1e-4)
+    np.testing.assert_allclose(profile.curve.log10_menc, rotation_curve_of(disc(), galaxy()).log10_menc)
+    shown = observed[4].numpy()
+    calibrated, _ = told_channels(told, galaxy(gas=disc()), monkeypatch)
+    is_seen = shown > 0
+    assert np.ptp(np.log(shown[is_seen] / calibrated[4].numpy()[is_seen])) < 1e-5
+    centre, r_e = 0.5 * (len(shown) - 1), len(shown) / profile.field_of_view_re
+    within_re = np.hypot(*(np.indices(shown.shape) - centre)) < r_e
+    assert shown[within_re].mean() == pytest.approx(LIKELY_GAS_MSUN_KPC2, rel=0.1)
+    assert torch.allclose(channel(observed, 1, "density_dex"), torch.tensor(0.3))
+    for bare in (
+        replace(galaxy(gas=faint), calibrated=frozenset(), without_density=frozenset({"gas"})),
+        replace(galaxy(stars=disc(sigma_kms=60.0)), calibrated=frozenset()),
+    ):
+        observed, _ = told_channels(told, bare, monkeypatch)
+        t = int(bare.gas is not None)
+        assert set(observed[4 * t][observed[4 * t + 3] > 0].tolist()) == {1.0}
+        assert (channel(observed, t, "density_dex") == UNKNOWN).all()
+
+
+def test_what_a_density_in_no_unit_may_be_is_drawn():
+    """The first draw has what is likely, the others scatter about it; of the rest nothing changes."""
+    geometry, psf = _draw_geometry(galaxy(gas=disc()), 400), np.zeros(400)
+    known, likely = (_observe({"gas": disc()}, geometry, psf, 16, 6.0, {"gas": 0.3}, names) for names in ((), ("gas",)))
+    off_dex = np.log10(likely[:, 4].max((1, 2)) / known[:, 4].max((1, 2)))
+    assert off_dex[0] == pytest.approx(0, abs=1e-6)
+    assert off_dex.mean() == pytest.approx(0, abs=0.05)
+    assert off_dex.std() == pytest.approx(LIKELY_GAS_DEX, rel=0.1)
+    np.testing.assert_array_equal(np.delete(likely, 4, axis=1), np.delete(known, 4, axis=1))
 
 
 def test_a_psf_is_the_same_in_any_unit(told):

@@ -1,5 +1,7 @@
 """The same galaxies seen in many ways: errors and coverage are those of a sum by hand, and the report shows them."""
 
+import json
+import re
 import shutil
 
 import numpy as np
@@ -9,8 +11,11 @@ import torch
 from conftest import SUITES
 
 from kinmass.eval.__main__ import main
+from kinmass.eval.report import page
 from kinmass.eval.tables import conditions
 from kinmass.train import load
+from kinmass.train.data.dataset import RADII_RE, concatenate
+from kinmass.train.run.derived import UNSEEN, made_from, write_scales
 
 KEPT = shutil.ignore_patterns("predictions.zarr")
 
@@ -59,11 +64,58 @@ def test_the_report_has_a_page_of_conditions(results, runs, map_store, tmp_path,
         f"cnn through ifu on {s}" for s in ("+".join(sorted(SUITES)), "middle")
     }
     assert (table.seeds == 1).all()
+    middle = table[table.network == "cnn through ifu on middle"]
+    assert set(middle.runs) == {str(next(run for run in runs if run.name == "middle"))}
+    assert set(table.runs) == {str(run) for run in chosen}
     assert main(["report", str(out)]) == 0
     html = (out / "report.html").read_text()
     assert "How galaxies are seen" in html
     assert "30 brightest pixels" in html
     assert (out / "figures" / "conditions.png").stat().st_size > 20_000
+    # It says of what it is, where it is not of the runs, store and part of the tables, or where nothing tells.
+    assert "of something else than the other tables" not in html
+    origin = json.loads((out / "conditions.json").read_text())
+    elsewhere = {f"/elsewhere{run}": weights for run, weights in origin["weights"].items()}
+    for change, words in (
+        ({"weights": elsewhere}, None),
+        ({"weights": {"runs/old": ["0"]}, "part": "test"}, "of something else .*: the part test; runs/old, with other"),
+        ({"digests": {"conditions": "0"}}, "Nothing says which runs conditions.csv is of"),
+    ):
+        (out / "conditions.json").write_text(json.dumps(origin | change))
+        text = page._conditions(table, out / "figures", json.loads((out / "tables.json").read_text()))["text"]
+        assert re.search(words, text) if words else text == page._TEXT["conditions"]
+
+
+def test_intervals_on_suites_not_trained_on_are_those_for_such(runs, map_store, tmp_path):
+    """As `kinmass tables` has them: of each view the samples are those that the run itself gives for its suite."""
+    run = shutil.copytree(next(run for run in runs if run.name == "middle"), tmp_path / "run", ignore=KEPT)
+    write_scales(run, UNSEEN, {"both": [0.1 * torch.eye(len(RADII_RE))]}, made_from(run, UNSEEN))
+    infer, ifu = load(run), conditions.conditions()["full"]
+    parts = [conditions.views_to_test(map_store, [suite], None, 1) for suite in ("quiet", "middle")]
+    found = conditions.measured(infer, concatenate(parts), ifu, "both")
+    by_suite = []
+    for views in parts:
+        samples, truth = infer(views).samples(conditions.N_SAMPLES), views.log10_menc.numpy()
+        low, high = np.quantile(samples, [0.1587, 0.8413], axis=0)
+        by_suite.append((truth > low) & (truth < high))
+    assert np.mean(found["in_68"] == np.concatenate(by_suite)) > 0.97  # but for samples at the ends of intervals
+    as_if_known = infer(parts[0], unseen=False).samples(conditions.N_SAMPLES)
+    low, high = np.quantile(as_if_known, [0.1587, 0.8413], axis=0)
+    truth = parts[0].log10_menc.numpy()
+    assert np.mean(by_suite[0]) < np.mean((truth > low) & (truth < high)) - 0.2
+
+
+def test_what_a_run_cannot_tell_is_not_called_familiar(runs, map_store):
+    infer = load(next(run for run in runs if run.name == "gas"))
+    infer.training_features = {}  # as of a run with too few galaxies
+    views = conditions.views_to_test(map_store, ["middle"], None, 1)
+    found = conditions.measured(infer, views, conditions.conditions()["full"], "gas")
+    assert np.isnan(found["strange"]).all()
+    row = conditions.summary([found], np.repeat("one lineage", len(views)))
+    table = pd.DataFrame([{"tracer": "gas", "condition": "full", "network": "x"} | row])
+    assert conditions.as_text(table).splitlines()[-1].split() == [
+        "full", f"{row['rmse']:.3f}", f"{row['in_68']:.2f}", f"{row['in_95']:.2f}", "-",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

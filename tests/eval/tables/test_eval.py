@@ -25,10 +25,18 @@ from kinmass.eval.__main__ import main
 from kinmass.eval.report.page import read_results, write_report
 from kinmass.eval.tables import cluster
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
-from kinmass.eval.tables.compare import MEASURES, compare, verdicts
+from kinmass.eval.tables.compare import MEASURES, compare, not_compared, verdicts
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, per_view
 from kinmass.eval.tables.predictions import KeptPredictions, Part, prepare
-from kinmass.eval.tables.tables import KEYS, collect, pooled, to_table, without_answer, write_tables
+from kinmass.eval.tables.tables import (
+    KEYS,
+    collect,
+    nothing_tested,
+    pooled,
+    to_table,
+    without_answer,
+    write_tables,
+)
 from kinmass.eval.tables.tasks import (
     Group,
     _refuse_shared_members,
@@ -260,10 +268,15 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     assert refused.returncode == 2
     assert "cannot tell them apart" in refused.stderr
     comparison = command("eval", "compare", both, tmp_path / "twin", *arguments, "--out", tmp_path / "c.csv").stdout
-    assert "may be chance" in comparison
-    assert "beyond chance" not in comparison
+    assert comparison.endswith("A and B are the same run\n")
+    assert "better" not in comparison.replace("b_better", "")
     table = pd.read_csv(tmp_path / "c.csv")
     assert (table["b-a"] == 0).all()
+    assert not_compared(table, ["quiet", "tiny"]) == [
+        "tiny: fewer than two galaxies that both can use; not compared by itself"
+    ]
+    # Nor is one of two runs with the same figures.
+    assert all(": neither is better, both have the same CRPS" in line for line in verdicts(table))
     content = json.loads((tmp_path / "twin" / "run.json").read_text())
     content["fit"]["seed"] += 1
     (tmp_path / "twin" / "run.json").write_text(json.dumps(content))
@@ -277,6 +290,17 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     ).stdout
     assert f"A is {both}, B is " in comparison_with_stars
     assert "is the better one with a probability of" in comparison_with_stars
+
+
+def test_why_nothing_was_tested_is_said_as_it_is():
+    nobody, nothing = np.zeros(0, dtype=object), np.zeros((0, K))
+    unusable = add_up(per_view(Estimates(nobody, np.zeros(0, int), nobody, nothing, nothing)), left_out=3)
+    group = Group("cnn", "ifu", "gas", "quiet", "quiet")
+    assert "no view of quiet shows enough of a tracer" in nothing_tested({group: unusable}, "test", ["quiet"])
+    assert nothing_tested({}, "test", ["a", "b"]).endswith(
+        "in the test part of a, b; map more galaxies, or try --part all"
+    )
+    assert nothing_tested({}, None, ["a"]) == "no finished galaxy in a; run `kinmass maps` to its end"
 
 
 def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, map_store, tmp_path):
@@ -301,10 +325,7 @@ def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, 
     assert "quiet is foreign to it" in foreign.stderr
     stderr = command("eval", "predict", run, "--store", damaged, "--suite", "quiet", "--out", out).stderr
     galaxy = group["galaxy"][3]
-    assert (
-        f"1 of 24 views have no usable both maps through ifu and are left out, the first is view 1 of {galaxy}"
-        in stderr
-    )
+    assert f"1 of 24 views has no usable maps of gas or stars through ifu and is left out: view 1 of {galaxy}" in stderr
     pd.testing.assert_frame_equal(
         pd.read_csv(out), table[(table.galaxy != galaxy) | (table["view"] != 1)].reset_index(drop=True), rtol=1e-5
     )

@@ -480,6 +480,14 @@ def test_settings_of_mocks_are_checked_before_anything_is_made(tmp_path, capsys,
     assert not (tmp_path / "mocks").exists()
 
 
+def test_mocks_of_other_settings_are_named_by_their_options(tmp_path, capsys):
+    few = ["--galaxies", "1", "--stars", "30-40", "--gas", "10", "--dark", "30"]
+    command_line = ["mock", "--out", str(tmp_path), "--suites", "middle", *few]
+    assert main(command_line) == main(command_line) == 0
+    assert main([*command_line, "--seed", "2"]) == 2
+    assert f"middle holds galaxies made with --seed 1 {' '.join(few)}; repeat these" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", [".inf", ".nan", "-1"])
 def test_numbers_of_suite_files_are_finite(tmp_path, value):
     path = tmp_path / "x.yaml"

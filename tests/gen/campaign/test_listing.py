@@ -227,17 +227,17 @@ def test_a_snapshot_that_was_replaced_is_told_until_its_galaxies_are_mapped_anew
         os.replace(tmp_path / "copy", path)
     capsys.readouterr()
     generate([box], out, settings, quiet=True)
-    assert "another content" not in capsys.readouterr().err
+    assert "has changed since" not in capsys.readouterr().err
     victim = sorted(box.root.glob("*.hdf5"))[2]
     _other_particles(victim)
     for _ in range(2):
         generate([box], out, settings, quiet=True)
         said = capsys.readouterr().err
-        assert f"box: 1 snapshots ({victim}) have another content now than 1 galaxies were mapped from" in said
+        assert f"box: the content of 1 snapshot ({victim}) has changed since 1 finished galaxy came from there" in said
     shutil.rmtree(out / box.name)
     for _ in range(2):
         generate([box], out, settings, quiet=True)
-        assert "another content" not in capsys.readouterr().err
+        assert "has changed since" not in capsys.readouterr().err
 
 
 def test_what_a_snapshot_was_is_kept_also_where_one_of_its_galaxies_has_a_problem(box, tmp_path, monkeypatch):

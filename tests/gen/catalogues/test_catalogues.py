@@ -457,7 +457,7 @@ def test_a_catalogue_may_lie_anywhere_and_a_snapshots_name_is_no_pattern(tmp_pat
     for path in ("bricks{number}", "bricks{number:05d}"):
         with pytest.raises(SuiteError, match=r"no catalogue .*bricks00761"):
             catalogue_found(f"{folder}/{path}", tmp_path / "info_00761.txt")
-    with pytest.raises(SuiteError, match=r"may use {name}, {stem}, {number}"):
+    with pytest.raises(SuiteError, match=r"may use {name}, {stem} and {number}, of which halo.hdf5 has none"):
         catalogue_found(f"{folder}/bricks{{number:03d}}", tmp_path / "halo.hdf5")
 
 

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from kinmass.gen.campaign.listing import list_snapshot
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import SnapshotError
-from kinmass.gen.formats.grid import lightest_dark
+from kinmass.gen.formats.grid import COARSER, count_masses, lightest_counted, lightest_dark
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.look.check import describe
 from kinmass.gen.look.draft import draft
@@ -384,6 +384,17 @@ def test_masses_tell_of_resolution_only_where_they_come_in_steps():
     assert lightest_dark(np.zeros(0)) == np.inf
 
 
+@pytest.mark.parametrize("n_fine", [3, 150_000])
+def test_coarse_particles_are_counted_or_not_told_apart(n_fine):
+    """More different masses than are counted may hide the coarse ones: none of the dark may be left out for that."""
+    counts: dict[float, int] = {}
+    count_masses(counts, np.linspace(1, 1.1, n_fine))
+    count_masses(counts, np.full(50, 8.0))
+    lightest = lightest_counted(counts)
+    assert (lightest == np.inf) == (n_fine > 100_000)
+    assert lightest == np.inf or sum(n for mass, n in counts.items() if mass > COARSER * lightest) == 50
+
+
 @pytest.mark.parametrize("kind", grids.WRITERS)
 def test_check_and_draft_know_it(kind, written):
     path = written[kind, "middle"]
@@ -619,6 +630,11 @@ ART_FAULTS = {
     "no particles": (ART_DATA, Path.unlink, "PMcrs0a0.600.DAT: missing"),
     "no header of particles": (ART_HEADER, Path.unlink, "PMcrda0.600.DAT: missing"),
     "no stars": (ART_STARS, Path.unlink, "stars_a0.600.dat: missing"),
+    "two headers": (
+        ART_HEADER,
+        lambda p: shutil.copyfile(p, p.with_name("PMcrd_a0.600.DAT")),
+        "PMcrda0.600.DAT: there is PMcrd_a0.600.DAT, too",
+    ),
     "cells cut": (ART_CELLS, cut, "csf512_a0.600.d: .*cut short or damaged"),
     "cells cut at their end": (ART_CELLS, lambda p: cut(p, 0.99), "csf512_a0.600.d: .*cut short or damaged"),
     "header of particles cut": (ART_HEADER, cut, "PMcrda0.600.DAT: .*cut short or damaged"),

@@ -287,7 +287,7 @@ def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no such file; check the path"):
         instrument(str(tmp_path / "none.yaml"))
     for text, words in (
-        ("a: [", "not valid YAML"),
+        ("a: [", r"x.yaml: not valid YAML \(.* in line 1\); mend it there$"),
         ("- 1", "known keys: name"),
         ("rebin: 2", "key `name` is missing"),
         ("name: !!python/object/apply:os.system ['touch hacked']", "not valid YAML"),

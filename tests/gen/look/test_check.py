@@ -186,6 +186,10 @@ def test_a_suite_says_which_galaxies_would_be_mapped_and_why_others_not(a_galaxy
     assert "snap_7:a  ok" in description
     assert "snap_7:b  no star lies within its aperture of 30 kpc, the nearest" in description
     assert "cannot be mapped as it is" in description
+    (tmp_path / "t.csv").write_text("id,x,y,z,snapshot\na,1,1,1,snap_8\n")
+    description = "\n".join(describe(written(tmp_path, text + "catalogue: {format: table, path: t.csv}\n")))
+    assert "suite s: 1 snapshot, of which" in description
+    assert "the catalogue lists no galaxy of this snapshot; check `catalogue`" in description
 
 
 def test_check_reads_headers_and_a_bounded_sample(a_galaxy, tmp_path, monkeypatch):

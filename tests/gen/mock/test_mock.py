@@ -1,6 +1,7 @@
 """The mock galaxies: true masses, equilibrium, and disturbances that keep both."""
 
 import itertools
+from argparse import ArgumentTypeError
 from dataclasses import replace
 
 import numpy as np
@@ -191,6 +192,9 @@ def test_numbers_of_particles_are_drawn_for_each_galaxy():
     few, many = (make_galaxy("middle", 7, 3, n, 50, 100)[1].structure for n in ((300, 400), 2000))
     assert few == many
     assert [number_or_range(text) for text in ("20000", "300-30000", "-1")] == [20_000, (300, 30_000), -1]
+    for text in ("many", "300-", "1e4"):
+        with pytest.raises(ArgumentTypeError, match=rf"a range such as 300-30000, not '{text}'"):
+            number_or_range(text)
 
 
 def test_same_seed_same_galaxy_and_only_then():

@@ -15,7 +15,7 @@ from conftest import LOCKS, ROOT, command
 
 from kinmass.train.__main__ import main
 from kinmass.train.launch.resources import LaunchError, combinations, minutes, read_site
-from kinmass.train.launch.status import start_ticks, states
+from kinmass.train.launch.status import LaunchedJob, start_ticks, states, write_launched
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
 from kinmass.train.run.checkpoint import load
@@ -92,7 +92,7 @@ def test_an_array_of_two_processes_trains_what_fit_does(map_store, tmp_path, cap
         torch.testing.assert_close(launched_weights[name], expected_weights[name], rtol=0, atol=1e-4, msg=name)
     logs = [Path(x) for x in re.findall(r"log (\S+)", printed)]
     assert len(logs) == 2
-    assert all("2 process(es)" in log.read_text() for log in logs)
+    assert all("2 processes" in log.read_text() for log in logs)
     assert launch(capsys, *options).count("left alone") == 2
     assert sorted(out.glob("logs/local-*")) == sorted(log.parent for log in logs)
 
@@ -311,6 +311,38 @@ def test_other_refusals(map_store, tmp_path, capsys):
     for damaged in ("{", "[]", '{"jobs": [1]}', '{"jobs": {".": 5}}', '{"jobs": {".": {"pid": 5}}}'):
         (tmp_path / "run" / "logs" / "launched.json").write_text(damaged)
         assert "launched.json cannot be read" in refused(map_store, steps=4)
+
+
+def test_a_job_whose_ranks_nothing_can_start_says_what_to_set(tmp_path):
+    for name in ("bash", "date", "dirname", "grep"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    (tmp_path / "python").write_text("#!/bin/sh\necho MPICH\n")  # which MPI the project's Python has
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "site.env").write_text(f"PYTHON={tmp_path / 'python'}\n")
+    env = {"PATH": str(tmp_path), "SLURM_JOB_ID": "1", "KINMASS_SITE": str(tmp_path / "site.env")}
+    done = subprocess.run(
+        [tmp_path / "bash", "slurm/generate.sh", "a.yaml"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "neither srun --mpi=pmi2 nor mpiexec starts ranks here; set MPIRUN in " in done.stderr
+
+
+@pytest.mark.parametrize(("reason", "words"), [("None", "queued again"), ("Priority", "queued again (Priority)")])
+def test_a_job_that_is_queued_again_is_told_with_slurms_reason_if_it_has_one(tmp_path, monkeypatch, reason, words):
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho '7|PENDING|{reason}'\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "logs" / "7").mkdir(parents=True)
+    (tmp_path / "logs" / "7" / "7_0_log.out").write_text("begun\n")
+    write_launched(tmp_path, {"run": LaunchedJob("7", "slurm", time.time())})
+    (state,) = states(tmp_path)
+    assert state.name == "going on"
+    assert re.match(rf"{re.escape(words)}, last sign of life \d+ s ago, job 7, log ", state.text)
 
 
 def test_without_a_slurm_that_answers_it_is_one_sentence_with_a_hint(map_store, tmp_path, capsys, monkeypatch):

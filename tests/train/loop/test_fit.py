@@ -41,7 +41,7 @@ from kinmass.train.launch.status import states
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, _hold, _with_batch_for, fit
 from kinmass.train.loop.fitter import NonFinite
-from kinmass.train.run.checkpoint import RunError, load, read_last, read_tensors, write_tensors
+from kinmass.train.run.checkpoint import RunError, load, read_config, read_last, read_tensors, write_tensors
 
 SUITES = ("bursty", "middle", "quiet")
 SMALL: dict[str, object] = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
@@ -279,7 +279,7 @@ def test_two_processes_train_what_one_does(map_store, tmp_path, precision, memor
     arguments = fit_line(map_store, tmp_path / "2", suites=",".join(suites), **options)
     done = end(start(arguments, 2))
     assert [code for code, _, _ in done] == [0, 0], done
-    assert "2 process(es) on" in done[0][2]
+    assert "2 processes on" in done[0][2]
     weights_of_one, weights_of_two = (weights_of(tmp_path / n) for n in "12")
     assert weights_of_one.keys() == weights_of_two.keys()
     for name in weights_of_one:
@@ -401,6 +401,16 @@ def test_a_diverging_fit_names_the_views_and_keeps_good_weights(map_store, tmp_p
     state, _ = read_last(tmp_path / "run")
     assert state is not None
     assert all(torch.isfinite(p).all() for p in state["model"].values())
+
+
+def test_a_fit_without_any_finite_validation_is_not_called_finished(map_store, tmp_path):
+    """Its only step spoils the weights, which no loss after it can tell."""
+    config = config_of(map_store, learning_rate=1e30, steps=1, round_steps=1)
+    for _ in range(2):  # nor does it end otherwise when it goes on
+        with pytest.raises(NonFinite, match=r"not finite after any of 1 steps.*lower --learning-rate"):
+            fit(config, tmp_path / "run", quiet=True)
+    assert not read_config(tmp_path / "run")["finished"]
+    assert not (tmp_path / "run" / "model.pt").exists()
 
 
 def test_no_thread_is_left_behind_by_an_error(map_store, tmp_path):
@@ -936,7 +946,10 @@ def test_a_batch_that_is_chosen_stays_the_runs_own(map_store, tmp_path, capsys):
         fit(config_of(map_store, batch=0, learning_rate=1e-3, steps=4), begun, quiet=True)
     with pytest.raises(SystemExit):
         main(["fit", "--store", str(map_store), "--tracer", "gas", "--out", str(begun), "--batch", "0"])
-    assert "batch must be at least 1, or auto" in capsys.readouterr().err
+    assert "batch must be at least 1, or auto, not '0'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["fit", "--store", str(map_store), "--tracer", "gas", "--out", str(begun), "--batch", "all"])
+    assert "batch must be at least 1, or auto, not 'all'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("processes", "device_type", "views"), [(1, "cuda", 256), (8, "cuda", 2048), (3, "cpu", 66)])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import SUITES
 
+from kinmass.eval.__main__ import main as evaluate
 from kinmass.eval.tables.calibration import coverage, ranks
 from kinmass.train.__main__ import _fit_options, main, parser
 from kinmass.train.data.dataset import read_views, usable
@@ -16,6 +17,7 @@ from kinmass.train.loop.config import ROBUST, FitConfig
 from kinmass.train.run import calibration
 from kinmass.train.run.calibration import LEVELS, InferredViews, unseen_scale
 from kinmass.train.run.checkpoint import RunError
+from kinmass.train.run.derived import without_unseen
 from kinmass.train.run.posterior import Inference, load
 
 
@@ -130,3 +132,14 @@ def test_what_was_made_otherwise_is_made_anew(left_out_run, map_store, tmp_path,
     assert calibration.waiting(run) == [run]
     calibration.calibrate_all(run, map_store)
     assert (run / "unseen.json").read_bytes() == (left_out_run / "unseen.json").read_bytes()
+
+
+def test_tables_say_where_the_widths_for_unseen_suites_are_still_to_come(left_out_run, map_store, tmp_path, capsys):
+    run = shutil.copytree(left_out_run, tmp_path / "stars")
+    assert without_unseen([run], SUITES) == []
+    (run / "unseen.json").unlink()
+    assert without_unseen([run], ("bursty", "middle")) == []
+    (sentence,) = without_unseen([run], SUITES)
+    assert "its intervals on quiet are those of suites that it was trained on" in sentence
+    assert evaluate(["predict", str(run), "--store", str(map_store), "--suite", "quiet"]) == 0
+    assert sentence.split(" on quiet")[0] in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""What tables were made from: the store, the part of its split, the runs with their weights, and the code."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kinmass.gen.code import provenance, version_of
+from kinmass.train.run.checkpoint import weights_of
+
+
+def origin_of(store: Path, runs: Sequence[Path], part: str | None) -> dict[str, Any]:
+    """Return what tables of these runs on a part of a store (None: on all of it) are made from now. Raises RunError."""
+    made_by = provenance()
+    made_by["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}
+    paths = {str(run.absolute()): run for run in runs}
+    return {
+        "store": str(store.absolute()), "runs": list(paths), "part": part or "all", **made_by,
+        "weights": {path: weights_of(run) for path, run in paths.items()},
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    }  # fmt: skip
+
+
+def digest_of_file(path: Path) -> str:
+    """Return a digest of a file's content."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+
+
+def read_origin(path: Path, table: Path) -> dict[str, Any]:
+    """Return the content of the JSON file that says what a table was made from; {} where it does not tell of it."""
+    try:
+        content = json.loads(path.read_text())
+        is_of_table = content["digests"][table.stem] == digest_of_file(table)
+        return content if is_of_table and {"store", "runs", "part", "weights", "date"} <= content.keys() else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def differences(of_table: Mapping[str, Any], of_others: Mapping[str, Any]) -> list[str]:
+    """Return in words in what a table was made from something else than others that it is shown with.
+
+    It may be of some of their runs only. Runs are told by their weights, wherever they lie.
+    """
+    known = list(of_others.get("weights", {}).values())
+    others = [path for path, weights in of_table["weights"].items() if weights not in known]
+    words = [f"the {key} {of_table[key]}" for key in ("store", "part") if of_table[key] != of_others[key]]
+    return words + ([f"{', '.join(others)}, with other weights"] if others else [])

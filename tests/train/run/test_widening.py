@@ -1,0 +1,79 @@
+"""Intervals that hold for suites of another store, too: a mean over suites, found once, of no test galaxies."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from conftest import SUITES
+
+from kinmass.train.__main__ import main
+from kinmass.train.data.dataset import concatenate, read_views, usable
+from kinmass.train.loop.config import FitConfig
+from kinmass.train.loop.fit import fit
+from kinmass.train.run.calibration import unseen_scale
+from kinmass.train.run.checkpoint import RunError
+from kinmass.train.run.derived import UNSEEN, is_calibrated_for_unseen, read_scales, record_of
+from kinmass.train.run.posterior import Inference, load
+from kinmass.train.run.widening import views_of, widen
+
+
+@pytest.fixture(scope="module")
+def middle_run(map_store, tmp_path_factory):
+    """A run of one suite, which no fit without a suite belongs to."""
+    out = tmp_path_factory.mktemp("widened") / "stars"
+    fit(FitConfig(str(map_store), "stars", ("middle",), width=4, steps=20, round_steps=10, batch=8), out, quiet=True)
+    return out
+
+
+def covariance(run):
+    """L L^T of what the run keeps for suites that it was not trained on."""
+    (scale,) = read_scales(run, UNSEEN)["stars"]
+    return (scale @ scale.T).double()
+
+
+def test_the_covariance_is_the_mean_over_suites_and_leaves_test_galaxies_alone(middle_run, map_store, tmp_path):
+    run = shutil.copytree(middle_run, tmp_path / "run")
+    assert widen(run, map_store, ["bursty"]) == ["bursty"]
+    infer, of_suite = Inference(run, calibrated=False), {}
+    for suite in ("bursty", "quiet"):
+        views = views_of(infer, map_store, suite, "stars")
+        expected = concatenate([read_views(map_store, suite, part) for part in ("train", "val")])
+        expected = expected[usable(expected, "stars", infer.instrument)]
+        np.testing.assert_array_equal(views.lineage, expected.lineages())
+        torch.testing.assert_close(views.log10_menc, expected.log10_menc)
+        scale = unseen_scale([views])
+        of_suite[suite] = (scale @ scale.T).double()
+    torch.testing.assert_close(covariance(run), of_suite["bursty"], rtol=1e-3, atol=1e-4)
+    assert widen(run, map_store, ["quiet"]) == ["bursty", "quiet"]
+    torch.testing.assert_close(covariance(run), sum(of_suite.values()) / 2, rtol=1e-3, atol=1e-4)
+    content = (run / UNSEEN).read_bytes()
+    assert widen(run, map_store, ["bursty", "quiet"]) == ["bursty", "quiet"]
+    assert (run / UNSEEN).read_bytes() == content
+    assert set(record_of(run, UNSEEN)["others"]) == {"bursty", "quiet"}
+    assert is_calibrated_for_unseen(run, {})
+    # The run uses it, for suites that it was not trained on alone.
+    views = read_views(map_store, "bursty")
+    assert not np.array_equal(load(run)(views).samples(50), load(middle_run)(views).samples(50))
+    views = read_views(map_store, "middle")
+    np.testing.assert_array_equal(load(run)(views).samples(50), load(middle_run)(views).samples(50))
+
+
+def test_suites_that_were_trained_on_and_other_galaxies_of_a_name_are_refused(middle_run, map_store, tmp_path, capsys):
+    run = shutil.copytree(middle_run, tmp_path / "run")
+    with pytest.raises(RunError, match="was trained on middle: name suites"):
+        widen(run, map_store, SUITES)
+    widen(run, map_store, ["bursty"])
+    other = shutil.copytree(map_store, tmp_path / "other.zarr")
+    names = zarr.open_group(other / "bursty", mode="r+")["galaxy"]
+    names[:] = np.array([f"x{name}" for name in names[:]])
+    assert main(["widen", str(run), "--store", str(other), "--suites", "bursty"]) == 2
+    assert "hold other galaxies of bursty already; remove" in capsys.readouterr().err
+    assert main(["widen", str(run), "--store", str(map_store), "--suites", "quiet"]) == 0
+    assert "those that hold for bursty, quiet, taken alike" in capsys.readouterr().out
+    damaged = json.loads((run / UNSEEN).read_text())
+    (run / UNSEEN).write_text(json.dumps({"scale": damaged["scale"]}))
+    with pytest.raises(RunError, match="does not say what it was made from"):
+        widen(run, map_store, ["quiet"])

@@ -1,0 +1,77 @@
+"""Widens the intervals for galaxies of other simulations by what a run does on simulations of another kind.
+
+`--leave-one-suite-out` asks how far a network is off on a suite of the store that it was not trained on. Suites of one
+store are often of one family: made by one code, or one mock generator. Galaxies of another family are worse.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kinmass.train.run.calibration import MOST_GALAXIES, InferredViews, blocks_of, inferred_views, unseen_scale
+from kinmass.train.run.checkpoint import RunError, members_of
+from kinmass.train.run.derived import UNSEEN, made_from, read_scales, record_of, write_scales
+from kinmass.train.run.posterior import Inference
+from kinmass.train.run.trained_on import store_identity
+
+#: Parts of a split whose galaxies are looked at: those of the test part are left to test on.
+PARTS = ("train", "val")
+
+
+def widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
+    """Widen a run's intervals for galaxies of suites that it was not trained on; return the suites they now hold for.
+
+    The covariance of latent numbers becomes the mean over all suites that it was found on: those that a fit without
+    them left out, those of earlier calls, and these, all of the same weight. The test part of the split is not used.
+    Suites of the same names and galaxies as in an earlier call change nothing. Raises RunError for suites that the run
+    was trained on, or that share a name with others of an earlier call, and for a run that is not trained; StoreError
+    for a store that cannot be used.
+    """
+    members = [Inference(path, calibrated=False) for path in members_of(run)]
+    record, scales = _read(run)
+    if known := sorted(set(suites) & set(members[0].run["fit"]["suites"])):
+        raise RunError(f"{run} was trained on {', '.join(known)}: name suites that it was not trained on by --suites")
+    identity = store_identity(store, suites)
+    others = {suite: {key: identity[suite][key] for key in ("galaxies", "names")} for suite in suites}  # type: ignore[literal-required]
+    earlier = record.get("others", {})
+    if changed := [suite for suite in suites if earlier.get(suite, others[suite]) != others[suite]]:
+        raise RunError(
+            f"the intervals of {run} hold other galaxies of {', '.join(changed)} already; remove {run / UNSEEN} and "
+            "give the `kinmass fit` command of the run again, then widen anew"
+        )
+    new = [suite for suite in suites if suite not in earlier]
+    names = [*record.get("without", {}), *earlier, *new]
+    n_before = len(names) - len(new)
+    for tracer in members[0].answers() if new else ():
+        views = [views_of(infer, store, suite, tracer) for suite in new for infer in members]
+        if parts := [part for part in views if len(part)]:
+            scale, before = unseen_scale(parts), scales.get(tracer)
+            held = _mean((scale, len(new)), (before[0], n_before)) if before else scale
+            scales[tracer] = [held] * len(members)
+    if new:
+        if {key: record[key] for key in made_from(run, UNSEEN)} != made_from(run, UNSEEN):
+            raise RunError(f"{run} was trained anew meanwhile; give the command again")
+        write_scales(run, UNSEEN, scales, record | {"others": earlier | others})
+    return names
+
+
+def views_of(infer: Inference, store: Path, suite: str, tracer: str) -> InferredViews:
+    """Return what a network infers from all usable views of a suite but those of the test part."""
+    blocks = (blocks_of(store, (suite,), part, MOST_GALAXIES) for part in PARTS)
+    return inferred_views(infer, chain.from_iterable(blocks), tracer)
+
+
+def _read(run: Path) -> tuple[dict[str, Any], dict[str, list[torch.Tensor]]]:
+    """Return the record and the scales of a run's unseen.json, or those of a run that has none yet."""
+    if (run / UNSEEN).exists():
+        return record_of(run, UNSEEN), read_scales(run, UNSEEN)
+    return made_from(run, UNSEEN) | {"without": {}}, {}
+
+
+def _mean(*scales: tuple[torch.Tensor, int]) -> torch.Tensor:
+    """Return the lower triangular L (K, K) with L L^T the mean of that of scales (K, K), each with its weight."""
+    products = [weight * (scale.double() @ scale.double().T) for scale, weight in scales]
+    return torch.linalg.cholesky(torch.stack(products).sum(0) / sum(weight for _, weight in scales)).float()

@@ -201,6 +201,10 @@ class Ramses(GridFormat):
         real = heavy & (raw.get(("io", "particle_identity"), np.ones(len(heavy))) > 0)
         return {"stars": real & born, "dark": real & ~born}
 
+    def first_stars_are_dark(self, path: Path) -> bool:
+        """Tell whether a file has no families: then stars that were never born have no birth time, as dark matter."""
+        return not _has_families(path.parent)
+
     def check_counts(self, ds: Any, counts: dict[str, int]) -> None:
         """Raise SnapshotError where stars are not those that the header counts: birth times may be another field.
 

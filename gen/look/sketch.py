@@ -13,7 +13,14 @@ from kinmass.gen.formats.sample import Sample
 from kinmass.gen.physics.centre import deepest_point
 from kinmass.gen.physics.particles import Particles, concatenate
 from kinmass.gen.physics.profile import half_mass_radius
-from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, host_of, lighter_than_dark
+from kinmass.gen.snapshots.components import (
+    components_of,
+    disc_question,
+    disc_types,
+    first_stars_question,
+    host_of,
+    lighter_than_dark,
+)
 from kinmass.gen.snapshots.typed import HEAVIEST_MSUN
 from kinmass.gen.words import counted
 
@@ -122,6 +129,10 @@ def sketch(
     discs = disc_types(components["dark"], declared, samples, cosmological)
     if code_units is not None and not any(reader.disguised in types for types in declared.values()):
         wrong += _doubts(reader, stored, components["stars"], cosmological)
+    if code_units is not None and (
+        question := first_stars_question(reader, path, declared, samples.keys(), cosmological)
+    ):
+        wrong.append(question)
     contents = Sketch(path, format_name, samples, components, low_resolution, discs, code_units, wrong)
     _check_types(contents, declared, min_stars)
     if code_units is not None:
@@ -199,6 +210,11 @@ def _check_numbers(contents: Sketch) -> None:
         contents.odd.append(
             "no units in the file: those above are assumed; where the run has others, add "
             "`units: {length_kpc: ..., mass_msun: ..., velocity_kms: ...}` to the suite file"
+        )
+    if units.cosmological and units.box_kpc is None and not units.box_given:
+        contents.odd.append(
+            "cosmological without the side of a box, so taken as not periodic: a galaxy on its edge would lose a part; "
+            "give `units: {box: ...}`, the side in comoving kpc without h, or `units: {box: none}`"
         )
     if not units.cosmological:
         contents.odd.append("taken as an isolated run, not cosmological (a = 1, no factors of h but those above)")

@@ -1,6 +1,7 @@
 """Which particle types make up a galaxy's gas, stars, dark matter and black holes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -61,4 +62,21 @@ def disc_question(types: list[str]) -> str:
     return (
         f"{names}: a disc and a bulge of stars, or dark matter of low resolution? Say it in `particles`: "
         f"{{stars: [{names}, PartType4], dark: [PartType1]}}, or {{dark: [PartType1], low_resolution: [{names}]}}"
+    )
+
+
+def first_stars_question(
+    reader: Format, path: Path, declared: Mapping[str, list[str]], types: Collection[str], cosmological: bool
+) -> str:
+    """Ask whether dark matter of two kinds of masses is the first stars of an isolated run in part; "" where it is not.
+
+    types: those of which the file has particles.
+    """
+    is_declared = any("coarse_dark" in of_component for of_component in declared.values())
+    if cosmological or is_declared or "coarse_dark" not in types or not reader.first_stars_are_dark(path):
+        return ""
+    return (
+        "dark, coarse_dark: stars that were there at the start, without a birth time, and a halo, or dark matter of "
+        "two resolutions? Say it in `particles`: {stars: [stars, dark], dark: [coarse_dark], low_resolution: []}, or "
+        "{low_resolution: [coarse_dark]}"
     )

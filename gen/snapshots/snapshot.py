@@ -18,7 +18,13 @@ from kinmass.gen.formats.frontends import forget_datasets, hold_while_reading
 from kinmass.gen.formats.once import asking_once, true_path
 from kinmass.gen.formats.stored import held_open
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
-from kinmass.gen.snapshots.components import components_of, disc_question, disc_types, undeclared_types
+from kinmass.gen.snapshots.components import (
+    components_of,
+    disc_question,
+    disc_types,
+    first_stars_question,
+    undeclared_types,
+)
 from kinmass.gen.snapshots.indexes import KeptIndex
 from kinmass.gen.snapshots.regions import Regions, images
 from kinmass.gen.snapshots.typed import TypeReader
@@ -81,14 +87,10 @@ class Snapshot:
                 self._extents_kpc = {t: e * self.units.length_kpc for t, e in self._ds.extents.items()}
                 finite_extents_kpc = {t: e for t, e in self._extents_kpc.items() if np.isfinite(e).all()}
                 self.units = settled_box(path, self.units, finite_extents_kpc)
+                self._count_types(promised, components or {})
         except BaseException:
             self.close()
             raise
-        self.fields: dict[str, list[str]] = {}
-        for ptype, name in self._ds.field_list:
-            self.fields.setdefault(ptype, []).append(name)
-        self.counts = {p: int(self._ds.particle_type_counts.get(p, 0)) for p in self.fields}
-        self._check_counts(promised)
         self._reader = TypeReader(
             path, self.format, self.units, smoothing, self.tracers, self.components, self.fields,
             disguised_is_declared=any(self.format.disguised in types for types in (components or {}).values()),
@@ -132,6 +134,17 @@ class Snapshot:
             samples = self.format.sample(staged, 1000, {*undeclared, "PartType1"})
             if discs := disc_types(dark, declared, samples, self.units.cosmological):
                 raise SnapshotError(f"{self.path}: {disc_question(discs)}")
+
+    def _count_types(self, promised: dict[str, int], declared: dict[str, list[str]]) -> None:
+        """List fields and counts of all types. Raises SnapshotError where these cannot be what they are taken for."""
+        self.fields: dict[str, list[str]] = {}
+        for ptype, name in self._ds.field_list:
+            self.fields.setdefault(ptype, []).append(name)
+        self.counts = {p: int(self._ds.particle_type_counts.get(p, 0)) for p in self.fields}
+        self._check_counts(promised)
+        present = {ptype for ptype, n in self.counts.items() if n}
+        if question := first_stars_question(self.format, self.path, declared, present, self.units.cosmological):
+            raise SnapshotError(f"{self.path}: {question}")
 
     def _check_counts(self, promised: dict[str, int]) -> None:
         """Raise SnapshotError where a type has fewer particles than the Header says.

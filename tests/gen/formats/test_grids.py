@@ -241,13 +241,31 @@ def test_the_same_galaxy_in_other_layouts_of_ramses(layout, galaxy, written, tmp
     monkeypatch.setattr(snapshots, "READ_WHOLE", 0)
     with opened("ramses", written["ramses", "middle"]) as snapshot:
         expected = snapshot.galaxy(CENTRES["middle"], 300.0).components()
-    with opened("ramses", path) as snapshot:
+    said = {"low_resolution": ["coarse_dark"]} if layout == "isolated, without families" else {}
+    with opened("ramses", path, components=said) as snapshot:
         found = snapshot.galaxy(CENTRES["middle"], 300.0).components()
         assert (snapshot.units.box_kpc is None) == (layout == "boundaries")
     for name in ("gas", "stars", "dark"):
         assert len(expected[name]) > 100
         rows, expected_rows = sorted_rows(found[name]), sorted_rows(expected[name])
         np.testing.assert_allclose(rows, expected_rows, rtol=1e-6, atol=1e5 if "isolated" in layout else 1e-6)
+
+
+def test_first_stars_of_an_isolated_run_are_no_dark_matter_unless_that_is_said(galaxy, tmp_path):
+    """Old files know stars by their birth time alone, and those of the start have none: here light dark matter."""
+    path = grids.ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY, families=False, boxlen=250.0)
+    with pytest.raises(SnapshotError, match=r"dark, coarse_dark: stars that were there at the start"):
+        opened("ramses", path)
+    assert "wrong       dark, coarse_dark: stars that were there at the start" in "\n".join(describe(path))
+    heavy = galaxy.dark.mass_msun > 1.5 * galaxy.dark.mass_msun.min()
+    said = {"stars": ["stars", "dark"], "dark": ["coarse_dark"], "low_resolution": []}
+    with opened("ramses", path, components=said) as snapshot:
+        assert len(snapshot.everything("stars")) == len(galaxy.stars) + np.count_nonzero(~heavy)
+        assert np.isfinite(snapshot.everything("stars").vel_kms).all()
+        found_msun = snapshot.everything("dark").mass_msun.sum()
+    assert found_msun == pytest.approx(galaxy.dark.mass_msun[heavy].sum(), rel=1e-6)
+    with opened("ramses", path, components={"low_resolution": ["coarse_dark"]}) as snapshot:
+        assert len(snapshot.everything("stars")) == len(galaxy.stars)
 
 
 def test_a_layout_of_ramses_that_cannot_be_told_is_refused(galaxy, tmp_path):

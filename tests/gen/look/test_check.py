@@ -152,6 +152,12 @@ def test_a_drafts_assumed_units_are_the_formats_own(form, a_galaxy, tmp_path):
         assert getattr(from_file, key) == pytest.approx(getattr(from_draft, key), rel=1e-12)
 
 
+@pytest.mark.parametrize(("side", "units", "odd"), [(None, {}, True), (0.0, {}, True), (None, {"box": "none"}, False)])
+def test_a_box_whose_side_nobody_says_is_odd(side, units, odd, a_galaxy, tmp_path):
+    path = snapshot(tmp_path / "snap.hdf5", a_galaxy, BoxSize=side)
+    assert any("without the side of a box" in words for words in sketch(path, "gizmo", units=units).odd) == odd
+
+
 def test_what_check_advises_can_be_tried(a_galaxy, tmp_path):
     """A file in Msun that does not say so: described, not refused, and right with `units` in a suite file."""
     path = snapshot(tmp_path / "snap.hdf5", a_galaxy, OmegaLambda=0.0, HubbleParam=1.0)

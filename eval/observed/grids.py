@@ -1,5 +1,6 @@
 """Where pixels lie: bring images onto one grid, and derive the size of a table's spaxels from their positions."""
 
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,9 @@ from scipy.spatial import cKDTree
 SAME_PIXELS = 0.1
 #: How a map is resampled: as the mean over a pixel, the value nearest to it, or the largest value near it (a mask).
 Resampling = Literal["mean", "nearest", "largest"]
+
+#: How files write the units of celestial axes, which wcslib mends only where it reads all axes of a header.
+_CELESTIAL_UNITS = {"degree": "deg", "degrees": "deg", "deg": "deg", "arcsec": "arcsec", "arcsecs": "arcsec"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Grid:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AstropyWarning)
-                wcs = WCS(header, naxis=[WCSSUB_CELESTIAL])
+                wcs = WCS(_with_standard_units(header), naxis=[WCSSUB_CELESTIAL])
         except (ValueError, MemoryError, WcsError) as error:
             why = " ".join(str(error).split())
             raise ValueError(
@@ -205,6 +209,15 @@ def first_of_each_place(x_arcsec: np.ndarray, y_arcsec: np.ndarray, side_arcsec:
     places = np.round(np.column_stack([x_arcsec, y_arcsec]) / (0.02 * side_arcsec))
     _, first, place = np.unique(places, axis=0, return_index=True, return_inverse=True)
     return np.asarray(first[place.ravel()])
+
+
+def _with_standard_units(header: fits.Header) -> fits.Header:
+    """Return a header whose celestial axes have the standard's units, as deg for DEGREE."""
+    header = header.copy()
+    for key in [key for key in header if re.fullmatch(r"CUNIT\d[A-Z]?", key)]:
+        if unit := _CELESTIAL_UNITS.get(str(header[key]).strip().lower()):
+            header[key] = unit
+    return header
 
 
 def look_like_pixel_numbers(x: np.ndarray, y: np.ndarray) -> bool:

@@ -85,7 +85,7 @@ def _values(tree: list[Level], cells: Cells) -> list[np.ndarray]:
         mask = cells.level == number
         where = cells.oct[mask], cells.corner[mask]
         density, velocity = cells.density[mask], cells.velocity[mask]
-        thermal = 1e-6 * density
+        thermal = 1e-3 * density
         block[*where, 0] = density
         block[*where, 1] = thermal + 0.5 * density * (velocity**2).sum(axis=1)
         block[*where, 2:5] = density[:, None] * velocity

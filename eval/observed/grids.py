@@ -18,6 +18,18 @@ SAME_PIXELS = 0.1
 Resampling = Literal["mean", "nearest", "largest"]
 
 
+def _celestial(header: fits.Header) -> WCS:
+    """Return the celestial axes of a header.
+
+    An image has no velocity axis any more, but headers of moments often keep one, without its rest frequency: where
+    all axes together cannot be read, the others are left out first. Not always: that skips repairs of units (DEGREE).
+    """
+    try:
+        return WCS(header).celestial
+    except (ValueError, MemoryError, WcsError):
+        return WCS(header, naxis=[WCSSUB_CELESTIAL])
+
+
 @dataclass(frozen=True)
 class Grid:
     """Where the pixels of an image lie: its shape (Y, X), and its celestial coordinates, None where it has none."""
@@ -28,15 +40,11 @@ class Grid:
 
     @classmethod
     def of(cls, name: str, shape: tuple[int, ...], header: fits.Header) -> "Grid":
-        """Read the grid of an image `name` from its header. Raises ValueError for coordinates that cannot be read.
-
-        Other axes are left out before anything is made of them: an image has no velocity axis any more, and headers of
-        moments often keep one without its rest frequency.
-        """
+        """Read the grid of an image `name` from its header. Raises ValueError for coordinates that cannot be read."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AstropyWarning)
-                wcs = WCS(header, naxis=[WCSSUB_CELESTIAL])
+                wcs = _celestial(header)
         except (ValueError, MemoryError, WcsError) as error:
             why = " ".join(str(error).split())
             raise ValueError(

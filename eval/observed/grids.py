@@ -18,8 +18,22 @@ SAME_PIXELS = 0.1
 #: How a map is resampled: as the mean over a pixel, the value nearest to it, or the largest value near it (a mask).
 Resampling = Literal["mean", "nearest", "largest"]
 
-#: How files write the units of celestial axes, which wcslib mends only where it reads all axes of a header.
+
+#: How files write the units of celestial axes, which wcslib mends only where all axes of a header can be read.
 _CELESTIAL_UNITS = {"degree": "deg", "degrees": "deg", "deg": "deg", "arcsec": "arcsec", "arcsecs": "arcsec"}
+
+
+def _celestial(header: fits.Header) -> WCS:
+    """Return the celestial axes of a header, whose units may be written in other ways than the standard's.
+
+    An image has no velocity axis any more, but headers of moments often keep one, without its rest frequency: the
+    others are left out before anything is made of them.
+    """
+    header = header.copy()
+    for key in [key for key in header if re.fullmatch(r"CUNIT\d[A-Z]?", key)]:
+        if unit := _CELESTIAL_UNITS.get(str(header[key]).strip().lower()):
+            header[key] = unit
+    return WCS(header, naxis=[WCSSUB_CELESTIAL])
 
 
 @dataclass(frozen=True)
@@ -32,15 +46,11 @@ class Grid:
 
     @classmethod
     def of(cls, name: str, shape: tuple[int, ...], header: fits.Header) -> "Grid":
-        """Read the grid of an image `name` from its header. Raises ValueError for coordinates that cannot be read.
-
-        Other axes are left out before anything is made of them: an image has no velocity axis any more, and headers of
-        moments often keep one without its rest frequency.
-        """
+        """Read the grid of an image `name` from its header. Raises ValueError for coordinates that cannot be read."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AstropyWarning)
-                wcs = WCS(_with_standard_units(header), naxis=[WCSSUB_CELESTIAL])
+                wcs = _celestial(header)
         except (ValueError, MemoryError, WcsError) as error:
             why = " ".join(str(error).split())
             raise ValueError(
@@ -211,20 +221,10 @@ def first_of_each_place(x_arcsec: np.ndarray, y_arcsec: np.ndarray, side_arcsec:
     return np.asarray(first[place.ravel()])
 
 
-def _with_standard_units(header: fits.Header) -> fits.Header:
-    """Return a header whose celestial axes have the standard's units, as deg for DEGREE."""
-    header = header.copy()
-    for key in [key for key in header if re.fullmatch(r"CUNIT\d[A-Z]?", key)]:
-        if unit := _CELESTIAL_UNITS.get(str(header[key]).strip().lower()):
-            header[key] = unit
-    return header
-
-
 def look_like_pixel_numbers(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether positions count one by one from the first pixel's on, as offsets from a centre do not."""
 
     def counts(values: np.ndarray) -> bool:
-        """Whether more than four different values are whole numbers from 0 on, some of them neighbours."""
         numbers = np.unique(values)
         return len(numbers) > 4 and bool(np.all((numbers >= 0) & (numbers % 1 == 0)) and np.diff(numbers).min() == 1)
 

@@ -462,6 +462,9 @@ def test_an_axis_that_an_image_has_no_more_is_not_read(tmp_path):
     for key, values in MAPS.items():  # as older files write it, also beside such an axis
         put(tmp_path, key, values, sky_header(**cards, CUNIT1="DEGREE", CUNIT2="DEGREE"))
     assert mismatches(images(tmp_path)) == []
+    for key, values in MAPS.items():  # and units that are repaired
+        put(tmp_path, key, values, sky_header(CUNIT1="DEGREE", CUNIT2="DEGREE"))
+    assert mismatches(images(tmp_path)) == []
     put(tmp_path, "velocity", MAPS["velocity"], sky_header(CTYPE1="RA---XYZ"))
     with pytest.raises(ValueError, match=r"velocity.fits: the coordinates \(WCS\) .* mend CTYPE") as caught:
         read_galaxy(images(tmp_path))

@@ -163,7 +163,7 @@ def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> t
             [
                 difference(name, earlier_settings[name], settings[name])
                 for name in sorted(settings)
-                if name not in FREE_SETTINGS and earlier_settings[name] != settings[name]
+                if name not in FREE_SETTINGS and not _is_same(name, earlier_settings[name], settings[name])
             ],
         )
         if instrument_in(begun, out) != config.instrument_model:
@@ -215,10 +215,17 @@ def _refuse_foreign(state: Checkpoint, settings: dict[str, Any], out: Path, stor
     different = [
         difference(name, earlier.get(name), value)
         for name, value in sorted(settings.items())
-        if name not in FREE_SETTINGS and earlier.get(name) != value
+        if name not in FREE_SETTINGS and not _is_same(name, earlier.get(name), value)
     ] or store_differences(store_path, state["run"]["store"])
     if different:
         raise RunError(f"{out}: its checkpoint is of another run: {', '.join(different)}; remove it to begin anew")
+
+
+def _is_same(name: str, earlier: Any, requested: Any) -> bool:
+    """Whether a setting is what it was. Runs whose weights were begun with may have moved, as the run itself may."""
+    if name == "start_from" and earlier and requested:
+        return [Path(run).name for run in earlier] == [Path(run).name for run in requested]
+    return bool(earlier == requested)
 
 
 def _settings_of(config: FitConfig) -> dict[str, Any]:

@@ -112,8 +112,11 @@ def test_a_fit_that_goes_on_needs_no_run_to_start_from(map_store, tmp_path, trai
     fit(config, tmp_path / "stopped", quiet=True)
     whole, stopped = weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped")
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
-    with pytest.raises(RunError, match="settings: start_from"):
-        fit(dataclasses.replace(config, start_from=()), tmp_path / "stopped", quiet=True)
+    moved = str(tmp_path / "elsewhere" / "earlier")  # with its run, by the command that is given again there
+    assert fit(dataclasses.replace(config, start_from=(moved,)), tmp_path / "stopped", quiet=True)["finished"]
+    for others in ((), (str(tmp_path / "other"),)):
+        with pytest.raises(RunError, match="settings: start_from"):
+            fit(dataclasses.replace(config, start_from=others), tmp_path / "stopped", quiet=True)
 
 
 @pytest.mark.parametrize(

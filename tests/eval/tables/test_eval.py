@@ -53,7 +53,8 @@ from kinmass.train import load
 from kinmass.train.data.dataset import RADII_RE, part_of, read_views
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit_ensemble
-from kinmass.train.run.checkpoint import RunError, instrument_of, runs_in, runs_in_all
+from kinmass.train.run.checkpoint import RunError, instrument_of, read_tensors, runs_in, runs_in_all, write_tensors
+from kinmass.train.run.derived import CALIBRATION, OOD, made_from
 from kinmass.train.run.posterior import Inference
 
 SUITES = ("bursty", "quiet", "middle")
@@ -260,6 +261,16 @@ def test_a_suite_that_no_run_knows_is_evaluated_and_said(runs, map_store, tmp_pa
     assert "n_missing" in (tmp_path / "table.csv").read_text()
 
 
+def as_of_another_seed(run):
+    """Have a run, and what was made from it, say that it is of the next seed."""
+    content = json.loads((run / "run.json").read_text())
+    content["fit"]["seed"] += 1
+    (run / "run.json").write_text(json.dumps(content))
+    calibration, features = json.loads((run / CALIBRATION).read_text()), read_tensors(run / OOD)
+    (run / CALIBRATION).write_text(json.dumps(calibration | {"made_from": made_from(run, CALIBRATION)}))
+    write_tensors(run / OOD, features | {"made_from": made_from(run, OOD)})
+
+
 def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_store, tmp_path):
     both = next(r for r in runs if r.name == "both")
     shutil.copytree(both, tmp_path / "twin")
@@ -277,9 +288,7 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
     ]
     # Nor is one of two runs with the same figures.
     assert all(": neither is better, both have the same CRPS" in line for line in verdicts(table))
-    content = json.loads((tmp_path / "twin" / "run.json").read_text())
-    content["fit"]["seed"] += 1
-    (tmp_path / "twin" / "run.json").write_text(json.dumps(content))
+    as_of_another_seed(tmp_path / "twin")
     for runs_of_table, folder in (([both], "one"), ([both, tmp_path / "twin"], "two")):
         command("eval", "tables", *runs_of_table, "--out", tmp_path / folder, "--no-classical", *arguments)
     one, two = (pd.read_csv(tmp_path / folder / "table.csv") for folder in ("one", "two"))
@@ -620,9 +629,8 @@ def test_a_run_counts_once_whatever_paths_lead_to_it(runs, tmp_path):
 def test_seeds_that_were_trained_on_other_galaxies_are_not_one_network(runs, tmp_path):
     both = next(r for r in runs if r.name == "both")
     twin = shutil.copytree(both, tmp_path / "twin", ignore=shutil.ignore_patterns("predictions.zarr"))
+    as_of_another_seed(twin)
     content = json.loads((twin / "run.json").read_text())
-    content["fit"]["seed"] += 1
-    (twin / "run.json").write_text(json.dumps(content))
     assert len(sources_of([both, twin], tmp_path, classical=False)) == 2
     galaxies = content["store"]["quiet"]
     other_sizes = {number: 2 * size for number, size in galaxies["sizes"].items()}

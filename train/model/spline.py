@@ -1,6 +1,6 @@
-"""A neural spline flow as zuko's, whose splines are made several times as fast on a processor.
+"""A neural spline flow as zuko's, whose splines are made faster on a processor.
 
-torch's softmax over the last axis takes ten times as long per number where this axis is short, as the eight bins of a
+torch's softmax over the last axis takes many times as long per number where this axis is short, as the eight bins of a
 spline are, than over the first. Splines of samples spend most of their time there.
 """
 

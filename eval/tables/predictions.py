@@ -32,6 +32,7 @@ from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
 from kinmass.gen.storage.chunks import fingerprint, sync_chunk
 from kinmass.gen.storage.files import aside
+from kinmass.gen.storage.lock import hold
 from kinmass.train.data.dataset import RADII_RE, part_of
 from kinmass.train.run.checkpoint import RunError
 
@@ -39,6 +40,8 @@ SCHEMA = 4
 N_SAMPLES = 200
 #: Number of galaxies of a block, which is one chunk of predictions and one task.
 BLOCK = 64
+#: How long to wait for another command that makes room for predictions [s].
+PATIENCE_S = 120.0
 #: State of a view: not mapped yet, predicted, or unusable (its maps show too little).
 PENDING, PREDICTED, UNUSABLE = 0, 1, 2
 #: Properties of a view, with units and the edges of the bins for which tables have rows.
@@ -155,14 +158,18 @@ def _array(
 def prepare(source: Source, part: Part) -> None:
     """Create a source's group for a part, unless it exists already for the same galaxies.
 
-    Raises OSError where it cannot be written.
+    Commands that are given at the same time do so in turn: a group in use is never replaced by an empty one. Raises
+    OSError where it cannot be written, Busy where another command is at it for very long.
     """
     attributes = {"galaxies": part.galaxies_digest, "store": str(part.path.absolute())}
-    path = source.root / source.group(part)
-    if _attributes(path) != attributes:
-        zarr.open_group(source.root, mode="a").require_group(str(Path(source.group(part)).parent))
-        with aside(path) as partial:
-            _create_group(partial, source, part, attributes)
+    if _attributes(source.root / source.group(part)) == attributes:
+        return
+    with hold(source.root.with_name(f".lock-{source.root.name}"), str(source.root), PATIENCE_S):
+        path = source.root / source.group(part)  # which another command may have made meanwhile
+        if _attributes(path) != attributes:
+            zarr.open_group(source.root, mode="a").require_group(str(Path(source.group(part)).parent))
+            with aside(path) as partial:
+                _create_group(partial, source, part, attributes)
 
 
 def _create_group(path: Path, source: Source, part: Part, attributes: dict[str, str]) -> None:

@@ -79,8 +79,10 @@ def aside(path: Path, keep: Path | None = None) -> Iterator[Path]:
         if keep is not None and path.exists():
             os.replace(path, keep)
         _rename_over(partial, path)
-    except BaseException:
+    except BaseException as error:
         _remove(partial)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)  # of a full disk Python says no name
         raise
     sync_folder(path.parent)
 

@@ -1,11 +1,13 @@
 """Evaluation: the table is the same for any blocks and workers, and predictions are kept until something changes."""
 
+import contextlib
 import json
 import os
 import pickle
 import re
 import shutil
 import signal
+import threading
 import time
 from dataclasses import replace
 from functools import reduce
@@ -23,7 +25,7 @@ from dask.distributed import LocalCluster
 
 from kinmass.eval.__main__ import main
 from kinmass.eval.report.page import read_results, write_report
-from kinmass.eval.tables import cluster
+from kinmass.eval.tables import cluster, predictions
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
 from kinmass.eval.tables.compare import MEASURES, compare, not_compared, verdicts
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, per_view
@@ -688,6 +690,31 @@ def test_tables_are_of_what_runs_were_when_they_were_begun(runs, map_store, tmp_
         collect(map_store, [run], ["quiet"], None, tmp_path / "out", Cluster())
     with pytest.raises(RunError, match="run has changed since the tables were begun"):
         compare(run, runs[1], map_store, ["quiet"], None, None, Cluster(), tmp_path)
+
+
+def test_commands_at_the_same_time_make_room_once(runs, map_store, tmp_path, monkeypatch):
+    """Of two that find none, the second would replace what the first writes into and reads by an empty one."""
+    real, made, both_look = predictions._create_group, [], threading.Barrier(2)
+    attributes = predictions._attributes
+
+    def look(path):
+        found = attributes(path)
+        if not made and not found:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both_look.wait(timeout=1)
+        return found
+
+    monkeypatch.setattr(predictions, "_create_group", lambda *arguments: (made.append(arguments), real(*arguments)))
+    monkeypatch.setattr(predictions, "_attributes", look)
+    run = shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("predictions.zarr"))
+    (source,), part = sources_of([run], tmp_path, classical=False), Part(map_store, "quiet", None)
+    threads = [threading.Thread(target=prepare, args=(source, part)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert not list(run.glob(".lock*"))
 
 
 def test_workers_answer_with_the_code_of_the_command(runs, map_store, tmp_path, monkeypatch):

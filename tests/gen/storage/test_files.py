@@ -89,6 +89,19 @@ def test_what_fails_on_the_way_leaves_what_was_there(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_full_disk_is_said_of_a_file(tmp_path):
+    """Python's own error says no name."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*a\.json'"):
+            write_atomically(tmp_path / "a.json", b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
+
+
 def test_what_was_there_can_be_kept(tmp_path):
     for text in ("one", "two", "three"):
         write_atomically(tmp_path / "a", text, keep=tmp_path / "before")

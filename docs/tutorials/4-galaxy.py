@@ -145,10 +145,11 @@ predict("centre_deg: [187.2, 9.3]", "centre_deg: [187.21, 9.3]")
 predict("distance_mpc: 20\n", "distance_mpc: 80\n")
 
 # %% [markdown]
-# A distance four times too large makes the mass four times too large. A galaxy four times as far and four times as big moves
-# the same, so no velocity can tell. Only the light does here, because these densities are in units of mass: stars and gas
-# would outweigh everything. **Maps in other units say nothing of it.** Nor do any maps of an R_e of another band. A good
-# verdict says that nothing speaks against a result. It does not say that your file is right.
+# A distance four times too large makes the mass four times too large. A galaxy four times as far and four times as
+# big moves the same, so no velocity can tell. Only the light does here, because these densities are in units of
+# mass: stars and gas would outweigh everything. **Maps in other units say nothing of it.** Nor do any maps of an
+# R_e of another band. A good verdict says that nothing speaks against a result. It does not say that your file is
+# right.
 #
 # **Next**: [weigh a real galaxy](../howto/galaxy.md) has every case of files and units; [what not to
 # believe](../explanation/limits.md) has what no verdict sees.

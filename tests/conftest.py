@@ -19,6 +19,10 @@ SHARED = ROOT.parent / "shared" / "data"
 SUITES = ("bursty", "quiet", "middle")
 #: What is left out of copies of a store that others use at the same time: their locks come and go.
 LOCKS = shutil.ignore_patterns(".locks")
+#: Every variation that a training step may draw, as options of a fit.
+VARIED = {"scale_dex": 0.2, "light_dex": 0.2, "heat": 0.2, "tilt": 0.1} | {
+    "fade": 0.5, "no_dispersion": 0.3, "radius_dex": 0.1
+}  # fmt: skip
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
 

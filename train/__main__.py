@@ -39,7 +39,28 @@ def add_commands(commands: Any) -> None:
     )
     fit_parser.add_argument("--out", type=Path, required=True, help="run folder to write or to go on with")
     _add_fit_options(fit_parser)
-    launch_parser = add_command(commands, "launch", "train in jobs of Slurm, or in the background")
+    _add_launch_options(add_command(commands, "launch", "train in jobs of Slurm, or in the background"))
+    widen_parser = add_command(commands, "widen", "have intervals hold for simulations of another kind, too")
+    widen_parser.add_argument(
+        "run", type=Path, metavar="RUN", help="run folder of `kinmass fit`; unseen.json is changed"
+    )
+    widen_parser.add_argument(
+        "--store", type=Path, required=True, help="map store of simulations of another kind than those trained on"
+    )
+    widen_parser.add_argument("--suites", help="its suites to hold, comma-separated; all of them where left out")
+    status_parser = add_command(commands, "status", "say how every run below a folder stands")
+    status_parser.add_argument("out", type=Path, metavar="RUNS", help="run folder, or a folder that holds some")
+    status_parser.add_argument(
+        "--jobs", action="store_true", help="print only the jobs under way, as 12:13, for scripts"
+    )
+    status_parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait until no run is queued or running; exit code 1 unless all are finished",
+    )
+
+
+def _add_launch_options(launch_parser: argparse.ArgumentParser) -> None:
     launch_parser.add_argument(
         "--out", type=Path, required=True, help="run folder, or with --array the folder of run folders"
     )
@@ -75,24 +96,6 @@ def add_commands(commands: Any) -> None:
         launch_parser.add_argument(f"--{name.replace('_', '-')}", help=text)
     launch_parser.add_argument("--dry-run", action="store_true", help="show what would be submitted, and queue nothing")
     _add_fit_options(launch_parser)
-    widen_parser = add_command(commands, "widen", "have intervals hold for simulations of another kind, too")
-    widen_parser.add_argument(
-        "run", type=Path, metavar="RUN", help="run folder of `kinmass fit`; unseen.json is changed"
-    )
-    widen_parser.add_argument(
-        "--store", type=Path, required=True, help="map store of simulations of another kind than those trained on"
-    )
-    widen_parser.add_argument("--suites", help="its suites to hold, comma-separated; all of them where left out")
-    status_parser = add_command(commands, "status", "say how every run below a folder stands")
-    status_parser.add_argument("out", type=Path, metavar="RUNS", help="run folder, or a folder that holds some")
-    status_parser.add_argument(
-        "--jobs", action="store_true", help="print only the jobs under way, as 12:13, for scripts"
-    )
-    status_parser.add_argument(
-        "--wait",
-        action="store_true",
-        help="wait until no run is queued or running; exit code 1 unless all are finished",
-    )
 
 
 def _batch(text: str) -> int:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -269,14 +270,7 @@ def _fit(
     start = ddp.from_first(lambda: _read_start(config, settings, out))
     if start.finished:
         return start.finished
-    for remark in (start.remark, small_batch_remark(config.batch, ddp.world_size(), device.type)):
-        if remark:
-            say(remark)
-    for suite, status in start.status.items():
-        if pending := int((status == store.PENDING).sum()):
-            are = "is" if pending == 1 else "are"
-            say(f"{suite}: {pending} of {len(status)} galaxies {are} not mapped yet; using those that are done")
-    for remark in store.without_dark_matter(Path(config.store), config.suites):
+    for remark in _remarks(config, start, device):
         say(remark)
     # A run that moves to another machine streams and validates the same views as before.
     memory_gb, window = (start.state["memory_gb"], start.state["window"]) if start.state else (None, None)
@@ -314,17 +308,34 @@ def _fit(
     if not fitter.finished():
         ddp.forget_stop()
         raise Stopped(f"stopped at step {fitter.step} of {config.steps}; the same command goes on from there")
+    return _finish(fitter, content, out)
+
+
+def _finish(fitter: Fitter, content: RunRecord, out: Path) -> RunRecord:
+    """Write the best weights and the finished run.json; return its content. Raises NonFinite where none are best."""
     if not fitter.best_weights:
         raise NonFinite(
             f"{out}: the validation loss was not finite after any of {fitter.step} steps, so there are no weights to "
             "keep; lower --learning-rate, and choose another --out"
         )
     content |= {"finished": True, "steps": fitter.step, "best": fitter.best, "weights": digest_of(fitter.best_weights)}
-    if is_first_rank:
+    if ddp.rank() == 0:
         write_tensors(out / "model.pt", fitter.best_weights)
         write_json(out / "run.json", content)
         remove_last(out)
     return content
+
+
+def _remarks(config: FitConfig, start: _Start, device: torch.device) -> Iterator[str]:
+    """Yield what there is to say before a fit begins or goes on."""
+    for remark in (start.remark, small_batch_remark(config.batch, ddp.world_size(), device.type)):
+        if remark:
+            yield remark
+    for suite, status in start.status.items():
+        if pending := int((status == store.PENDING).sum()):
+            are = "is" if pending == 1 else "are"
+            yield f"{suite}: {pending} of {len(status)} galaxies {are} not mapped yet; using those that are done"
+    yield from store.without_dark_matter(Path(config.store), config.suites)
 
 
 def small_batch_remark(batch: int, processes: int, device_type: str) -> str:

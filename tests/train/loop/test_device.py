@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import VARIED
 from torch.overrides import TorchFunctionMode
 
 from kinmass.gen.instruments import looks
@@ -20,16 +21,6 @@ from kinmass.train.loop.fitter import Fitter, in_bf16
 from kinmass.train.loop.prepare import prepare
 
 SUITES = ("bursty", "middle", "quiet")
-#: Every variation that a step may draw.
-VARIED = {
-    "scale_dex": 0.2,
-    "light_dex": 0.2,
-    "heat": 0.2,
-    "tilt": 0.1,
-    "fade": 0.5,
-    "no_dispersion": 0.3,
-    "radius_dex": 0.1,
-}
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
 

@@ -24,7 +24,7 @@ import pytest
 import torch
 import warm
 import zarr
-from conftest import LOCKS, ROOT
+from conftest import LOCKS, ROOT, VARIED
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kinmass import train
@@ -266,15 +266,7 @@ def one_validation_galaxy(map_store: Path) -> tuple[str, ...]:
 def test_two_processes_train_what_one_does(map_store, tmp_path, precision, memory_gb, instrument, tolerance):
     suites = one_validation_galaxy(map_store) if precision == "float64" else SUITES
     options = {"precision": precision, "memory_gb": memory_gb, "round_steps": 6, "instrument": instrument}
-    options |= {
-        "scale_dex": 0.2,
-        "light_dex": 0.2,
-        "heat": 0.2,
-        "tilt": 0.1,
-        "fade": 0.5,
-        "no_dispersion": 0.3,
-        "radius_dex": 0.1,
-    }
+    options |= VARIED
     fit(config_of(map_store, suites=suites, **options), tmp_path / "1", quiet=True)
     arguments = fit_line(map_store, tmp_path / "2", suites=",".join(suites), **options)
     done = end(start(arguments, 2))

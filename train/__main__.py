@@ -167,6 +167,12 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         help="fit once more without each suite, for intervals that hold on unseen suites and real galaxies",
     )
     parser.add_argument(
+        "--families",
+        nargs="+",
+        metavar="A+B",
+        help="suites of one code or generator, which --leave-one-suite-out leaves out together",
+    )
+    parser.add_argument(
         "--robust",
         action="store_true",
         help="for galaxies of other simulations, or real ones: --leave-one-suite-out and, each where it is not given, "

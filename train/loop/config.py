@@ -69,6 +69,7 @@ class FitConfig:
     leave_one_suite_out: bool = (
         False  # fit once more without each suite, to set the intervals for suites not trained on
     )
+    families: tuple[str, ...] = ()  # suites that are left out together, as "a+b"; others are left out by themselves
     memory_gb: float = 0.0  # memory for maps, per node [GB]; a larger store is streamed. 0: half of the free memory
 
     def __post_init__(self) -> None:
@@ -126,6 +127,33 @@ class FitConfig:
                 "--leave-one-suite-out leaves out one suite after another and needs at least two; map another suite, "
                 "or leave the option out"
             )
+        if self.families:
+            self._check_families()
+
+    def _check_families(self) -> None:
+        named = [suite for family in self.families for suite in family.split("+")]
+        if not self.leave_one_suite_out:
+            raise ValueError("--families says what --leave-one-suite-out leaves out together; give that, too")
+        if unknown := [suite for suite in named if suite not in self.suites]:
+            raise ValueError(f"--families names {unknown[0]!r}, which is none of the suites {', '.join(self.suites)}")
+        if len(set(named)) < len(named):
+            raise ValueError(f"--families names a suite twice: {' '.join(self.families)}")
+        if len(self.left_out_together()) < 2:
+            raise ValueError(
+                f"--families {self.families[0]} leaves no suite to train on without them; name those of one code or "
+                "generator only"
+            )
+
+    def left_out_together(self) -> list[tuple[str, ...]]:
+        """Return the families of suites, each of which `leave_one_suite_out` leaves out; a suite may be one by itself.
+
+        >>> config = FitConfig("maps.zarr", "gas", ("a", "b", "c"), leave_one_suite_out=True, families=("a+c",))
+        >>> config.left_out_together()
+        [('a', 'c'), ('b',)]
+        """
+        families = [tuple(family.split("+")) for family in self.families]
+        named = {suite for family in families for suite in family}
+        return families + [(suite,) for suite in self.suites if suite not in named]
 
     @classmethod
     def from_options(
@@ -138,6 +166,7 @@ class FitConfig:
         if robust:
             options = {**ROBUST["gas" if tracer == "gas" else "stars"], **options, "leave_one_suite_out": True}
         options["start_from"] = tuple(str(Path(run).absolute()) for run in options.get("start_from", ()))
+        options["families"] = tuple(options.get("families", ()))
         return cls(store, tracer, suites, **options)
 
     def with_batch(self, views: int) -> "FitConfig":

@@ -72,19 +72,19 @@ def fit_ensemble(config: FitConfig, out: Path, quiet: bool = False) -> list[RunR
 
 
 def without_each_suite(config: FitConfig, out: Path) -> list[tuple[Path, FitConfig]]:
-    """Return the fits that leave out one suite each, as (folder in `out`, settings).
+    """Return the fits that leave out one suite, or one family of suites, each, as (folder in `out`, settings).
 
     They calibrate a run or an ensemble for suites that it was not trained on. Empty unless the configuration's
     `leave_one_suite_out` is set.
     """
     fits = []
-    for suite in config.suites if config.leave_one_suite_out else ():
-        others = tuple(s for s in config.suites if s != suite)
+    for family in config.left_out_together() if config.leave_one_suite_out else ():
+        others = tuple(suite for suite in config.suites if suite not in family)
         steps = max(1, round(config.steps * len(others) / len(config.suites)))
         fit_without_suite = dataclasses.replace(
-            config, suites=others, steps=steps, members=1, leave_one_suite_out=False
+            config, suites=others, steps=steps, members=1, leave_one_suite_out=False, families=()
         )
-        fits.append((out / f"without-{suite}", fit_without_suite))
+        fits.append((out / f"without-{'+'.join(family)}", fit_without_suite))
     return fits
 
 
@@ -230,7 +230,7 @@ def _is_same(name: str, earlier: Any, requested: Any) -> bool:
 
 
 def _settings_of(config: FitConfig) -> dict[str, Any]:
-    lists = {"suites": list(config.suites), "start_from": list(config.start_from)}
+    lists = {"suites": list(config.suites), "start_from": list(config.start_from), "families": list(config.families)}
     return dataclasses.asdict(config) | lists | {"instrument": config.instrument_model.name}
 
 

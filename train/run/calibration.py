@@ -250,7 +250,7 @@ def _inferred_as_taken(infer: Inference, views: Views, tracer: str) -> InferredV
 
 
 def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]) -> None:
-    """Write unseen.json of a run from runs that were each trained without one suite ({suite: run}).
+    """Write unseen.json of a run from runs that were trained without a suite or several ({suite left out: run}).
 
     Does nothing where it is there for these weights and settings. Raises as `calibrate`.
     """
@@ -261,7 +261,8 @@ def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]
         require_store(trained_run, store)
     record = made_from(run, UNSEEN)
     members, scales = len(members_of(run)), {}
-    infers = {suite: Inference(path, calibrated=False) for suite, path in runs_without_suite.items()}
+    infer_of = {path: Inference(path, calibrated=False) for path in set(runs_without_suite.values())}
+    infers = {suite: infer_of[path] for suite, path in runs_without_suite.items()}
     for tracer in next(iter(infers.values())).answers():
         parts = [
             inferred_views(infer, blocks_of(store, (suite,), "val", MOST_GALAXIES), tracer)
@@ -276,7 +277,7 @@ def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]
 
 
 def _weights_without(runs_without_suite: dict[str, Path]) -> dict[str, list[str]]:
-    """Return the weights of each run of a suite left out, which unseen.json keeps beside those of its run."""
+    """Return the weights of the run without each suite, which unseen.json keeps beside those of its run."""
     return {suite: weights_of(path) for suite, path in runs_without_suite.items()}
 
 
@@ -309,11 +310,19 @@ def _is_ensemble_waiting(folder: Path) -> bool:
 
 
 def _unseen_waiting(folder: Path) -> dict[str, Path]:
-    """Return the fits without each suite ({suite: run}) if all is there for unseen.json but itself, else none."""
-    runs_without_suite = {path.name.removeprefix("without-"): path for path in sorted(folder.glob("without-*"))}
-    if not runs_without_suite or not all(map(is_calibrated, (folder, *runs_without_suite.values()))):
+    """Return the fits without each suite ({suite: run}) if all is there for unseen.json but itself, else none.
+
+    Where a suite was left out by itself and with others, the fit that knows least of it counts.
+    """
+    fits = sorted(folder.glob("without-*"))
+    if not fits or not all(map(is_calibrated, (folder, *fits))):
         return {}
-    if set(runs_without_suite) != set(read_config(folder)["fit"]["suites"]):
+    suites = read_config(folder)["fit"]["suites"]
+    left_out = {path: set(suites) - set(read_config(path)["fit"]["suites"]) for path in fits}
+    runs_without_suite = {
+        suite: path for path in sorted(fits, key=lambda path: len(left_out[path])) for suite in sorted(left_out[path])
+    }
+    if set(runs_without_suite) != set(suites):
         return {}
     without = _weights_without(runs_without_suite)
     return {} if is_calibrated_for_unseen(folder, without) else runs_without_suite

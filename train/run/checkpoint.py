@@ -20,9 +20,13 @@ from kinmass.train.run.records import Checkpoint, RunRecord
 
 RUN_SCHEMA = 8
 #: Settings that may differ when a run goes on: they change where and how fast a fit runs, not what it learns.
-FREE_SETTINGS = ("store", "checkpoint_minutes", "memory_gb", "compile", "cuda_graph", "leave_one_suite_out")
+FREE_SETTINGS = (
+    "store", "checkpoint_minutes", "memory_gb", "compile", "cuda_graph", "leave_one_suite_out", "families",
+)  # fmt: skip
 #: Settings that came later than the schema, and what they are in runs that do not tell.
-LATER_SETTINGS: dict[str, Any] = {"join": "concat", "ema": 0.0, "start_from": [], "told": None, "radius_dex": 0.0}
+LATER_SETTINGS: dict[str, Any] = {
+    "join": "concat", "ema": 0.0, "start_from": [], "told": None, "radius_dex": 0.0, "families": [],
+}  # fmt: skip
 #: The same, of a network's settings.
 LATER_NETWORK_SETTINGS: dict[str, Any] = {"join": "concat", "told": False}
 

@@ -16,7 +16,7 @@ from kinmass.train.data.dataset import read_views, usable
 from kinmass.train.loop.config import ROBUST, FitConfig
 from kinmass.train.run import calibration
 from kinmass.train.run.calibration import LEVELS, InferredViews, unseen_scale
-from kinmass.train.run.checkpoint import RunError
+from kinmass.train.run.checkpoint import RunError, read_config
 from kinmass.train.run.derived import without_unseen
 from kinmass.train.run.posterior import Inference, load
 
@@ -39,6 +39,46 @@ def test_every_suite_is_left_out_once(left_out_run):
     }  # fmt: skip
     assert all(run["finished"] and run["fit"]["steps"] == 10 for run in left_out.values())
     assert json.loads((left_out_run / "unseen.json").read_text())["scale"].keys() == {"stars"}
+
+
+def test_families_are_left_out_together(map_store, tmp_path):
+    """Each suite is judged by the fit that has seen none of its family, and counts as one suite."""
+    small = ["--tracer", "gas", "--steps", "4", "--round-steps", "2", "--batch", "8", "--width", "4"]
+    arguments = ["fit", "--store", str(map_store), "--out", str(tmp_path / "run"), *small, "--leave-one-suite-out"]
+    assert main([*arguments, "--families", "bursty+quiet"]) == 0
+    suites_of = {path.name: read_config(path)["fit"]["suites"] for path in (tmp_path / "run").glob("without-*")}
+    assert suites_of == {"without-bursty+quiet": ["middle"], "without-middle": ["bursty", "quiet"]}
+    together = json.loads((tmp_path / "run" / "unseen.json").read_text())
+    without = together["made_from"]["without"]
+    assert set(without) == set(SUITES)
+    assert without["bursty"] == without["quiet"] != without["middle"]
+    parts = []
+    for name, suites in (("bursty+quiet", ("bursty", "quiet")), ("middle", ("middle",))):
+        infer = Inference(tmp_path / "run" / f"without-{name}", calibrated=False)
+        blocks = [calibration.blocks_of(map_store, (suite,), "val", calibration.MOST_GALAXIES) for suite in suites]
+        parts += [calibration.inferred_views(infer, own, "gas") for own in blocks]
+    assert together["scale"]["gas"] == [unseen_scale([views for views in parts if len(views)]).tolist()]
+    # Fits without single suites, made later, know more of what they left out.
+    assert main(arguments) == 0
+    assert len(list((tmp_path / "run").glob("without-*"))) == 4
+    assert json.loads((tmp_path / "run" / "unseen.json").read_text()) == together
+
+
+@pytest.mark.parametrize(
+    ("families", "words"),
+    [
+        (["bursty+fiery"], "'fiery', which is none of the suites"),
+        (["bursty+quiet", "middle+quiet"], "names a suite twice"),
+        (["bursty+quiet+middle"], "leaves no suite to train on"),
+        (["bursty+"], "names ''"),
+    ],
+)
+def test_families_that_cannot_be(map_store, tmp_path, capsys, families, words):
+    arguments = ["fit", "--store", str(map_store), "--tracer", "gas", "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--leave-one-suite-out", "--families", *families]) == 2
+    assert words in capsys.readouterr().err
+    assert main([*arguments, "--families", "bursty+quiet"]) == 2
+    assert "--leave-one-suite-out" in capsys.readouterr().err
 
 
 def test_it_is_used_for_suites_that_were_not_trained_on(left_out_run, map_store):

@@ -57,7 +57,7 @@ demo: setup
 
 # Stopped, it goes on where it stood. VIEWS and STEPS, given on the command line, stand in the place of these.
 CAMPAIGN_VIEWS := $(if $(filter command line,$(origin VIEWS)),$(VIEWS),16)
-CAMPAIGN_STEPS := $(if $(filter command line,$(origin STEPS)),$(STEPS),4800)
+CAMPAIGN_STEPS := $(if $(filter command line,$(origin STEPS)),$(STEPS),9600)
 campaign:
 	@$(MAKE) --no-print-directory demo DEMO=campaign GALAXIES=934 VIEWS=$(CAMPAIGN_VIEWS) STEPS=$(CAMPAIGN_STEPS)
 

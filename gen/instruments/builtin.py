@@ -33,14 +33,14 @@ _SURVEY = Instrument(
     stars=TracerNoise(
         velocity_error_kms=(0.7, 30.0), error_slope=(0.0, 0.7), correlated=0.3, unknown_errors=0.15,
         mask_below_mean=(0.003, 0.3), kept_pixels=(0.03, 1.0), faded=0.25, lost_pixels=(0.0, 0.5), holed=0.25,
-        bin_to_kms=(3.0, 60.0), binned=0.35, instrument_sigma_kms=(0.0, 100.0), no_dispersion=0.1, no_density=0.05,
+        bin_to_kms=(3.0, 60.0), binned=0.35, instrument_sigma_kms=(0.0, 100.0), no_dispersion=0.1, no_density=0.15,
         density_dex=0.3, uncertain_density=0.3, particles=(200, 20_000), thinned=0.5,
     ),
     gas=TracerNoise(
         velocity_error_kms=(0.5, 15.0), error_slope=(0.0, 0.5), correlated=0.3, unknown_errors=0.15,
         mask_below_mean=(0.001, 0.3), mask_below_msun_kpc2=(1e4, 3e6), kept_pixels=(0.03, 1.0), faded=0.35,
         lost_pixels=(0.0, 0.5), holed=0.25, bin_to_kms=(2.0, 30.0), binned=0.2,
-        instrument_sigma_kms=(0.0, 30.0), no_dispersion=0.1, no_density=0.05,
+        instrument_sigma_kms=(0.0, 30.0), no_dispersion=0.1, no_density=0.15,
         density_dex=0.3, uncertain_density=0.3, particles=(200, 20_000), thinned=0.5,
     ),
 )  # fmt: skip

@@ -13,7 +13,8 @@ import numpy as np
 
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import CodeUnits, SnapshotError
-from kinmass.gen.formats.gadget import in_round_units, scalar
+from kinmass.gen.formats.gadget_header import scalar
+from kinmass.gen.formats.gadget_units import in_round_units
 from kinmass.gen.formats.stored import check_complete
 
 

@@ -26,6 +26,8 @@ from kinmass.gen.formats.gadget_fields import (
 )
 from kinmass.gen.formats.gadget_header import (
     box_side,
+    check_holds_all,
+    check_is_no_part,
     check_no_redshift,
     check_time_is_a,
     files_of,
@@ -38,6 +40,7 @@ from kinmass.gen.formats.gadget_units import (
     QUANTITIES,
     UnitScaling,
     check_h_is_meant,
+    check_nothing_is_said,
     factors,
     first_claims,
     from_datasets,
@@ -76,6 +79,8 @@ class Gadget(Format):
         names = [f"snapshot.{i}.hdf5" for i in range(len(files))] if len(files) > 1 else ["snapshot.hdf5"]
         headers = [self._header(file) for file in files]
         check_together(files, headers)
+        for file, attrs in zip(files, headers, strict=True):
+            check_holds_all(file, attrs)
         staged_files = [
             self._stage_file(file, attrs, scratch / name, light)
             for file, attrs, name in zip(files, headers, names, strict=True)
@@ -84,6 +89,8 @@ class Gadget(Format):
         check_one_unit(files, [units for _, _, units in staged_files], held)
         check_copies(files, [scratch / name for name in names], [counts for counts, _, _ in staged_files])
         counts_and_masses = [(counts, masses) for counts, masses, _ in staged_files]
+        if len(files) == 1:
+            check_is_no_part(path, headers[0], counts_and_masses[0][0])
         if not any(sum(counts) for counts, _ in counts_and_masses):
             raise SnapshotError(f"{path}: holds no particles; check the snapshot pattern")
         mass_table = _common_mass_table(path, counts_and_masses)
@@ -133,12 +140,13 @@ class Gadget(Format):
         """Link the fields of one particle type for yt, and return the names of the linked fields."""
         linked: set[str] = set()
         n = group["Coordinates"].shape[0]
-        for name in group:
+        for name in sorted(group, key=lambda name: LINKED_FIELDS.get(name) != name):  # where two names stand for one
             field = LINKED_FIELDS.get(name)
             if field is None or field in linked:
                 continue
             dataset = checked(path, group, name)
-            if dataset.shape != (shape := (n, *SHAPES.get(field, ()))):
+            is_column = not SHAPES.get(field) and dataset.shape == (n, 1)
+            if dataset.shape != (shape := (n, *SHAPES.get(field, ()))) and not is_column:
                 raise SnapshotError(
                     f"{path}: {group.name}/{name} has shape {dataset.shape}, not {shape}; damaged? Get it again"
                 )
@@ -148,7 +156,7 @@ class Gadget(Format):
                     f"{path}: {group.name}/{name} are {dataset.dtype}, too coarse for positions or steps of no known "
                     "length; write them as floats of 32 or 64 bits in the file's unit"
                 )
-            link_dataset(staged, f"{ptype}/{field}", dataset)
+            link_dataset(staged, f"{ptype}/{field}", dataset, 0 if is_column else None)
             linked.add(field)
         columns = self._columns(ptype, group) | ({"Light": light} if light else {})
         for field, selector in columns.items():
@@ -246,6 +254,15 @@ class Gadget(Format):
         scalings, source = claimed, "the attributes of its datasets"
         if len(claimed) < len(QUANTITIES):
             scalings, source = self._from_groups(file)
+            scalings |= {key: unit for key, unit in claimed.items() if scalings and key not in scalings}
+        if scalings and (unsaid := QUANTITIES.keys() - scalings.keys()):
+            if unsaid - suite_units.keys():
+                raise SnapshotError(
+                    f"{path}: {source} says some units, but not {' and '.join(sorted(unsaid))}; give them by `units`"
+                )
+            scalings = self.default | scalings
+        if not scalings and not QUANTITIES.keys() <= suite_units.keys():
+            check_nothing_is_said(path, file)
         if not scalings:
             scalings, source = self.default, f"assumed {self.default_words}: no units in the file"
         for key, unit in claimed.items():
@@ -260,20 +277,21 @@ class Gadget(Format):
         return scalings, source
 
     def _from_groups(self, file: h5py.File) -> tuple[dict[str, UnitScaling], str]:
-        """Return units from a Units, Parameters or Header group and the words for their source; empty without any."""
+        """Return units from that of the Units, Parameters and Header groups which has most, and the words for it."""
+        best: tuple[dict[str, UnitScaling], str] = {}, ""
         h = run_parameter(file, "HubbleParam", 1.0) or 1.0
         for group in ("Units", "Parameters", "Header"):
             attrs = file[group].attrs if group in file else {}
-            scalings = {}
+            scalings: dict[str, UnitScaling] = {}
             for key, (_, names, one) in QUANTITIES.items():
                 _, a_power, h_power = self.default[key]
                 for name in [name for name in names if name in attrs][:1]:
                     cgs = scalar(attrs[name], name) / (h**h_power if name.endswith("_In_CGS") else 1.0)
                     if np.isfinite(cgs) and cgs > 0:
                         scalings[key] = in_round_units(cgs / one), a_power, h_power
-            if len(scalings) == len(QUANTITIES):
-                return scalings, f"the file's {group} group"
-        return {}, ""
+            if len(scalings) > len(best[0]):
+                best = scalings, f"the file's {group} group"
+        return best
 
     def _cosmology(self, path: Path, file: h5py.File, cosmological: bool | None) -> tuple[float, float, bool]:
         """Return the scale factor, h, and whether the run is cosmological; None leaves that to the file.
@@ -326,6 +344,15 @@ class Arepo(Gadget):
 
     name = "arepo"
     frontend = ("yt.frontends.arepo.api", "ArepoHDF5Dataset")
+
+    def untold(self, ptype: str, cosmological: bool) -> str:
+        """Say that wind cannot be told from stars where those of a cosmological run lack formation times."""
+        if ptype != "PartType4" or not cosmological:
+            return ""
+        return (
+            f"{ptype} has no {self.formed}, which tells wind from stars: get the file with this field, or say "
+            f"`particles: {{stars: [{ptype}, {self.disguised}]}}` in the suite file where there is no wind"
+        )
 
 
 class Gizmo(Gadget):

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from kinmass.gen.formats.base import NOT_COSMOLOGICAL, SnapshotError, reading
+from kinmass.gen.formats.gadget_fields import TYPES
 from kinmass.gen.formats.once import names_in, once
 
 #: A redshift below this is a rounding error: SWIFT and EAGLE write 1 / a - 1 at z = 0.
@@ -81,6 +82,37 @@ def run_parameter(file: h5py.File, name: str, default: float) -> float:
     return default
 
 
+def check_holds_all(path: Path, attrs: dict[str, Any]) -> None:
+    """Raise SnapshotError for a snapshot of which SWIFT has written only a share of the particles of some types.
+
+    They have the masses of single particles: nothing but its Header says that the others are missing (SWIFT's
+    common_io.c and its documentation, output list, subsampling).
+    """
+    shares = np.ravel(attrs.get("SubSampleFractions", [])).astype(float)[: len(TYPES)]
+    is_sampled = "SubSampled" in str(attrs.get("OutputType", ""))
+    if is_sampled and (not len(shares) or ((shares > 0) & (shares < 1)).any()):
+        raise SnapshotError(
+            f"{path}: its Header says OutputType SubSampled, fractions {np.round(shares, 6).tolist()}: masses would "
+            "be those of a share of the particles; take the full snapshot of this time"
+        )
+
+
+def check_is_no_part(path: Path, attrs: dict[str, Any], counts: np.ndarray) -> None:
+    """Raise SnapshotError where a single file is one part of a snapshot by its Header. counts: particles in it (6,).
+
+    A cutout that keeps the Header of the whole has other particles than its NumPart_ThisFile says.
+    """
+    n_files = scalar(attrs.get("NumFilesPerSnapshot", 1), "NumFilesPerSnapshot")
+    own, total = (
+        np.ravel(attrs.get(f"NumPart_{of}", [])).astype(np.int64)[: len(counts)] for of in ("ThisFile", "Total")
+    )
+    if n_files > 1 and len(own) == len(total) > 0 and (own == counts[: len(own)]).all() and (own < total).any():
+        raise SnapshotError(
+            f"{path}: by its Header one of {n_files:.0f} files of a snapshot, with {own.sum()} of {total.sum()} "
+            "particles; put all of them beside it, numbered from 0, or write NumFilesPerSnapshot = 1 if it is a cutout"
+        )
+
+
 def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> float:
     """Return a from the attributes `names` (0 means not set) and from Redshift, which must agree to 1e-3.
 
@@ -113,10 +145,18 @@ def check_no_redshift(path: Path, z: float) -> None:
 
 
 def check_time_is_a(path: Path, attrs: dict[str, Any]) -> None:
-    """Raise SnapshotError where only Time could be the scale factor.
+    """Raise SnapshotError where only Time could be the scale factor, or where it is 0 and the redshift, too.
 
     A run that is not cosmological, but has dark energy in its Header, stores a time there.
     """
+    if (
+        "ExpansionFactor" not in attrs
+        and abs(scalar(attrs.get("Redshift", 1.0))) + abs(scalar(attrs.get("Time", 1.0))) == 0
+    ):
+        raise SnapshotError(
+            f"{path}: its Header has Time = 0 and Redshift = 0, as a run without expansion has at its start, and dark "
+            "energy; say in the suite file which is true: `units: {cosmological: true}` or false"
+        )
     if not {"Redshift", "ExpansionFactor"} & attrs.keys() and scalar(attrs.get("Time", 1.0), "Time") not in (0.0, 1.0):
         raise SnapshotError(
             f"{path}: its Header has no Redshift, so Time = {scalar(attrs['Time']):.4g} may be a scale factor or a "

@@ -29,6 +29,8 @@ GAS_FIELDS = {
     "InternalEnergy": ({"velocity_kms"}, KMS_CM_S**2),
     "Temperature": (set(), 1.0),
 }
+#: Attributes of a dataset with words for its unit, in lower case.
+_WORDS_FOR_UNITS = ("unit", "units")
 #: Attributes of a dataset with its unit in cgs, its power of a and its power of h.
 _UNIT_ATTRIBUTES = (
     ("CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent"),  # EAGLE: arXiv:1706.09899, section 3
@@ -119,6 +121,23 @@ def factors(
             factor = value * a**a_power * h**h_power / code_units[field]
             factor_by_field[field] = 1.0 if abs(factor - 1) < 1e-3 else factor
     return factor_by_field
+
+
+def check_nothing_is_said(path: Path, file: h5py.File) -> None:
+    """Raise SnapshotError where units would be assumed, though a dataset has words for its own, as scripts write them.
+
+    Such words leave open whether the numbers have factors of a and h.
+    """
+    for group in particle_groups(path, file).values():
+        for name in group if isinstance(group, h5py.Group) else ():
+            attrs = group[name].attrs if LINKED_FIELDS.get(name) in ("Coordinates", "Masses", "Velocities") else {}
+            for attribute in (key for key in attrs if key.lower() in _WORDS_FOR_UNITS):
+                words = attrs[attribute].decode() if isinstance(attrs[attribute], bytes) else str(attrs[attribute])
+                raise SnapshotError(
+                    f"{path}: {group.name}/{name} says {attribute} = {words[:40]!r}, which is not read for it leaves "
+                    "open factors of a and h; say in the suite file what holds: `units: {length_kpc: ..., mass_msun: "
+                    f"..., velocity_kms: ...}}`, before factors of a and h"
+                )
 
 
 def check_h_is_meant(path: Path, h: float, scalings: dict[str, UnitScaling]) -> None:

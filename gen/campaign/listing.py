@@ -174,7 +174,8 @@ def _marks(suite: Suite, snapshot: Path, catalogue: Path | None) -> tuple[str, l
 
 def _parts_of(catalogue: Path) -> list[Path]:
     """All files of a catalogue whose parts lie beside each other with numbers of their own, as `tab_099.3.hdf5`."""
-    if not (match := re.fullmatch(r"(.*\.)\d+(\.[^.]+)?", catalogue.name)):
+    patterns = r"(.*\.)\d+\.z\d+\.\d+\.AHF_halos", r"(.*\.)\d+(\.[^.]+)?"
+    if not (match := next(filter(None, (re.fullmatch(p, catalogue.name) for p in patterns)), None)):
         return [catalogue]
     return sorted(catalogue.parent / name for name in names_in(catalogue.parent) if name.startswith(match[1]))
 

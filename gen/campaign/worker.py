@@ -14,6 +14,7 @@ from kinmass.gen.campaign.record import (
     Refused,
     Settings,
     check_aperture,
+    check_motion,
     enough_stars,
     frame_of,
     load_kernels,
@@ -227,4 +228,5 @@ class Worker:
         centre_found = np.array(halo.centre_kpc is None, dtype=np.uint8)
         with self.clock("projecting"):
             mapped = map_galaxy(galaxy, frame, aperture_kpc, self.settings)
+            check_motion(galaxy, frame, snapshot.units.source)
         return {"centre": centre_kpc, "centre_found": centre_found, **mapped}

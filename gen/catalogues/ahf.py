@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, listed, same_epoch, text_table
+from kinmass.gen.catalogues.base import Halo, joined, listed, numbered_parts, same_epoch, text_table
 from kinmass.gen.formats import CodeUnits
 
 _COLUMNS = {
@@ -14,13 +14,17 @@ _COLUMNS = {
 }  # fmt: skip
 
 
+#: Names of the parts that AHF writes where it runs on several ranks.
+PARTS = r".*\.(\d{4})\.z\d+\.\d+\.AHF_halos"
+
+
 def _check_epoch(path: Path, snapshot: Path, units: CodeUnits) -> None:
     """Raise OtherEpoch where the redshift in the catalogue's file name is not the snapshot's.
 
     Only the file name has the redshift. A catalogue whose name begins with the snapshot's belongs to it.
     """
     name_redshift = re.search(r"\.z(\d+\.\d+)\.AHF_halos$", path.name)
-    if name_redshift and not path.name.startswith(snapshot.name):
+    if name_redshift and not path.name.startswith(f"{snapshot.name}."):
         z, rounding = float(name_redshift[1]), 10.0 ** -len(name_redshift[1].split(".")[1])
         same_epoch(path, 1 / (1 + z), units, tolerance=rounding / (1 + z) ** 2)
 
@@ -28,10 +32,12 @@ def _check_epoch(path: Path, snapshot: Path, units: CodeUnits) -> None:
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """Read the haloes; AHF writes comoving kpc/h from the box's corner and Msun/h (AHF user's guide).
 
-    Rvir is used as R200. Raises OtherEpoch, or SnapshotError for a damaged table.
+    All parts of a catalogue in parts are read. Rvir is used as R200. Raises OtherEpoch, or SnapshotError for a damaged
+    table.
     """
     _check_epoch(path, snapshot, units)
-    column, _ = text_table(path, {"id", "hosthalo", "xc", "yc", "zc", "rvir"}, set(_COLUMNS.values()))
+    needed, optional = {"id", "hosthalo", "xc", "yc", "zc", "rvir"}, set(_COLUMNS.values())
+    column, _ = joined([text_table(part, needed, optional) for part in numbered_parts(path, PARTS)])
     kpc_per_unit = units.scale_factor / units.hubble
     # A halo without a host has hostHalo -1 where IDs count from 0, else 0.
     ids, hosts = column["id"], column["hosthalo"]

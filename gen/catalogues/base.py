@@ -13,7 +13,9 @@ import numpy as np
 
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import CodeUnits, SnapshotError
-from kinmass.gen.formats.gadget import in_round_units, scalar
+from kinmass.gen.formats.gadget_header import scalar
+from kinmass.gen.formats.gadget_units import in_round_units
+from kinmass.gen.formats.once import names_in
 from kinmass.gen.formats.stored import check_complete
 
 
@@ -144,6 +146,32 @@ def text_table(path: Path, needed_columns: set[str], optional_columns: set[str])
                 for name, index in column_index.items():
                     columns[name].append(words[index])
     return columns, comments
+
+
+def numbered_parts(path: Path, pattern: str, always: bool = False) -> list[Path]:
+    """Return the files of a text catalogue that several processes have written, each a part of it.
+
+    pattern: a regular expression of their names whose only group is the part's number. The number is that of a part
+    where others count from 0, or always. Raises SnapshotError where one is missing, or `path` is not the first of them.
+    """
+    if not (match := re.fullmatch(pattern, path.name)):
+        return [path]
+    before, after = path.name[: match.start(1)], path.name[match.end(1) :]
+    part = re.compile(re.escape(before) + r"(\d+)" + re.escape(after))
+    numbered = {int(m[1]): path.parent / name for name in names_in(path.parent) if (m := part.fullmatch(name))}
+    if 0 not in numbered and not always:
+        return [path]
+    if (missing := next((i for i in range(max(numbered)) if i not in numbered), None)) is not None:
+        raise SnapshotError(f"{path}: part {missing} of this catalogue is missing; get it, too")
+    if int(match[1]):
+        raise SnapshotError(f"{path}: not the first of its {len(numbered)} parts; give {numbered[0].name}")
+    return [numbered[i] for i in sorted(numbered)]
+
+
+def joined(tables: list[tuple[dict[str, list[str]], str]]) -> tuple[dict[str, list[str]], str]:
+    """Join the columns that all parts of a text catalogue have, and give the comments of the first."""
+    names = set.intersection(*(set(columns) for columns, _ in tables))
+    return {name: [word for columns, _ in tables for word in columns[name]] for name in names}, tables[0][1]
 
 
 def need(path: Path, label: str, needed: Iterable[str], present: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from kinmass.gen.catalogues.base import Halo, listed, members, need, numbers, same_epoch
 from kinmass.gen.formats import CodeUnits, SnapshotError
-from kinmass.gen.formats.gadget import scalar
+from kinmass.gen.formats.gadget_header import scalar
 
 _UNITS = {"kpc": 1.0, "Mpc": 1000.0, "Msun": 1.0}
 

@@ -1,30 +1,37 @@
-"""Rockstar and Rockstar-Galaxies (Behroozi et al. 2013): text tables `out_*.list`, `halos_*.ascii`."""
+"""Rockstar and Rockstar-Galaxies (Behroozi et al. 2013): text tables `out_*.list`, `halos_*.ascii`, `hlist_*.list`."""
 
 import re
 from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, listed, same_epoch, text_table
+from kinmass.gen.catalogues.base import Halo, joined, listed, numbered_parts, same_epoch, text_table
 from kinmass.gen.constants import G
 from kinmass.gen.formats import CodeUnits
 
 _OPTIONAL = {
     "m200c", "mvir", "m200b", "r200c", "rvir", "r200b", "pid", "np", "num_p", "sm", "m200b_hires", "m200b_lowres",
+    "scale",
 }  # fmt: skip
+#: Names of the parts that Rockstar's processes write, of snapshot and part.
+PARTS = r"halos_\d+\.(\d+)\.ascii"
+#: Rounding of consistent-trees' scale factors, of four digits in older versions.
+_ROUNDING = 5e-5
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """Read the haloes; positions are in comoving Mpc/h, radii in kpc/h, masses in Msun/h (its `#Units` lines).
 
-    R200 is computed from M200c and the header's cosmology; without them it is the primary radius. Only
-    the PID column of `find_parents` tells centrals (-1) from satellites. Raises OtherEpoch, or
-    SnapshotError for a damaged table.
+    All parts of a catalogue in parts are read. The column `scale` of consistent-trees must be the snapshot's. R200 is
+    computed from M200c and the header's cosmology; without them it is the primary radius. Only the PID column of
+    `find_parents` tells centrals (-1) from satellites. Raises OtherEpoch, or SnapshotError for a damaged table.
     """
-    column, comments = text_table(path, {"id", "x", "y", "z"}, _OPTIONAL)
+    parts = numbered_parts(path, PARTS, always=True)
+    column, comments = joined([text_table(part, {"id", "x", "y", "z"}, _OPTIONAL) for part in parts])
     header = {name: float(value) for name, value in re.findall(r"\b(a|Om|Ol|h) = ([-+.\deE]+)", comments)}
     a, h = header.get("a", units.scale_factor), header.get("h", units.hubble)
-    same_epoch(path, a, units)
+    for scale in {a, *map(float, set(column.get("scale", [])))}:
+        same_epoch(path, scale, units, tolerance=_ROUNDING if "scale" in column else 0.0)
 
     def values(*names: str) -> np.ndarray | None:
         """Return the first of the named columns that the table has, as numbers (N,); None without any."""

@@ -8,7 +8,8 @@ import numpy as np
 from kinmass.gen.catalogues.base import Halo, code_units, header, listed, same_epoch, stacked
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import CodeUnits, SnapshotError
-from kinmass.gen.formats.gadget import files_of, in_round_units, scalar
+from kinmass.gen.formats.gadget_header import files_of, scalar
+from kinmass.gen.formats.gadget_units import in_round_units
 
 
 def _check(path: Path, n_found: int, units: CodeUnits) -> None:

@@ -9,6 +9,7 @@ from astropy.table import Table
 
 from kinmass.gen.catalogues.base import Halo, listed, need
 from kinmass.gen.formats import CodeUnits, SnapshotError
+from kinmass.gen.suite import snapshot_number
 
 _OPTIONAL = {
     "r200": ("r200_kpc", u.kpc), "halo_mass": ("halo_mass_msun", u.Msun), "stellar_mass": ("stellar_mass_msun", u.Msun),
@@ -38,17 +39,26 @@ def _table(path: Path) -> Table:
 
 
 def _is_named(snapshot: Path, name: str) -> bool:
-    """Whether a name is that of a snapshot's file, with or without its suffix, or the end of its path."""
+    """Whether a name is that of a snapshot's file, with or without its suffix, its number, or the end of its path."""
     parts = Path(name).parts
     stem = snapshot.with_name(re.sub(r"(\.0)?\.(hdf5|h5)$", "", snapshot.name))
+    if name.isdecimal() and (number := _number(snapshot)):
+        return int(name) == int(number)
     return bool(parts) and any(path.parts[-len(parts) :] == parts for path in (snapshot, stem))
+
+
+def _number(snapshot: Path) -> str:
+    """Return the number in a snapshot's name, "" where that is another one for other formats."""
+    formats = ("gadget",) if snapshot.suffix in (".hdf5", ".h5") else ("gadget", "tipsy")
+    numbers = {snapshot_number(snapshot, name) for name in formats}
+    return numbers.pop() if len(numbers) == 1 else ""
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """Read columns `x`, `y`, `z` and the optional ones of docs/generation.md; an empty field is unknown.
 
-    Lengths are physical kpc and masses Msun, unless an ECSV header gives other units. With a `snapshot`
-    column, only rows whose entry is the file's name, or the end of its path, are read, with or without its suffix.
+    Lengths are physical kpc and masses Msun, unless an ECSV header gives other units. With a `snapshot` column only
+    rows are read whose entry is the file's name, with or without its suffix, its number, or the end of its path.
     Raises SnapshotError for a missing column, or one that comes twice.
     """
     table = _table(path)

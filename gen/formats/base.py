@@ -275,6 +275,10 @@ class Format(ABC):
             return ""
         return f"{n} of {len(formed)} with {words}: wind, or stars that were there at the start?"
 
+    def untold(self, ptype: str, cosmological: bool) -> str:
+        """Say why stars of a type need the formation times that they do not have, and what to do; "" if they do not."""
+        return ""
+
     def doubt_hint(self, ptype: str) -> str:
         """Tell what to say in the suite file of the particles of a type that `doubt` finds."""
         return (

@@ -1,8 +1,7 @@
 """The Gadget HDF5 family: GADGET, EAGLE, AREPO (AURIGA, IllustrisTNG), GIZMO (FIRE) and SIMBA."""
 
 import os
-import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,192 +12,44 @@ import numpy as np
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
 from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Slot, SnapshotError, check_cosmology, reading
 from kinmass.gen.formats.frontends import open_raw
-from kinmass.gen.formats.once import names_in, once
+from kinmass.gen.formats.gadget_fields import (
+    CONTINUOUS,
+    LINKED_FIELDS,
+    SHAPES,
+    TYPES,
+    check_no_other_types,
+    find_column,
+    holds_particles,
+    particle_groups,
+    types_in,
+    types_of,
+)
+from kinmass.gen.formats.gadget_header import (
+    box_side,
+    check_holds_all,
+    check_is_no_part,
+    check_no_redshift,
+    check_time_is_a,
+    files_of,
+    header,
+    run_parameter,
+    scalar,
+    scale_factor,
+)
+from kinmass.gen.formats.gadget_units import (
+    QUANTITIES,
+    UnitScaling,
+    check_h_is_meant,
+    check_nothing_is_said,
+    factors,
+    first_claims,
+    from_datasets,
+    in_round_units,
+)
 from kinmass.gen.formats.sample import Sample, from_hdf5
 from kinmass.gen.formats.stored import checked, link_dataset
 from kinmass.gen.formats.together import check_copies, check_one_unit, check_together
 from kinmass.gen.physics.particles import Galaxy
-
-#: One code unit in kpc, Msun or km/s, without factors of a and h, and the powers of a and of h that multiply it.
-UnitScaling = tuple[float, float, float]
-
-#: Per quantity: its field, the attributes with its unit in a Units, Parameters or Header group, and one kpc, Msun or
-#: km/s in cgs, without factors of a and h. GIZMO since November 2020 writes `_In_CGS` into the Header, with those of h
-#: (its allvars.h: UNIT_LENGTH_IN_CGS is All.UnitLength_in_cm / All.HubbleParam).
-QUANTITIES = {
-    "length_kpc": ("Coordinates", ("UnitLength_in_cm", "UnitLength_In_CGS"), KPC_CM),
-    "mass_msun": ("Masses", ("UnitMass_in_g", "UnitMass_In_CGS"), MSUN_G),
-    "velocity_kms": ("Velocities", ("UnitVelocity_in_cm_per_s", "UnitVelocity_In_CGS"), KMS_CM_S),
-}
-
-#: Fields of the gas that may be in a unit of their own: the quantities of which their code unit is made, and one kpc,
-#: Msun/kpc^3, (km/s)^2 or K in cgs.
-_GAS_FIELDS = {
-    "SmoothingLength": ({"length_kpc"}, KPC_CM),
-    "Density": ({"length_kpc", "mass_msun"}, MSUN_G / KPC_CM**3),
-    "InternalEnergy": ({"velocity_kms"}, KMS_CM_S**2),
-    "Temperature": (set(), 1.0),
-}
-
-#: Attributes of a dataset with its unit in cgs, its power of a and its power of h.
-_UNIT_ATTRIBUTES = (
-    ("CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent"),  # EAGLE: arXiv:1706.09899, section 3
-    ("to_cgs", "a_scaling", "h_scaling"),  # AREPO: TNG's data specifications; to_cgs is 0 without a unit
-    (
-        "Conversion factor to CGS (not including cosmological corrections)",  # SWIFT's documentation, Snapshots
-        "a-scale exponent",
-        "h-scale exponent",
-    ),
-)
-
-# Fields that yt shall see, and the names under which gen.snapshots.snapshot reads them: EAGLE and SWIFT use other
-# names. All other fields are hidden from yt (EAGLE's element abundances would make it download tables).
-_LINKED_FIELDS = {
-    name: name
-    for name in (
-        "Coordinates", "Velocities", "Masses", "Density", "SmoothingLength", "GFM_StellarFormationTime",
-        "InternalEnergy", "ElectronAbundance", "StarFormationRate", "Temperature", "NeutralHydrogenAbundance",
-        "FractionH2",
-    )
-} | {
-    "Velocity": "Velocities", "Mass": "Masses", "DynamicalMasses": "Masses", "Densities": "Density",
-    "SmoothingLengths": "SmoothingLength", "Temperatures": "Temperature", "StarFormationRates": "StarFormationRate",
-}  # fmt: skip
-#: Fields that no code writes as whole numbers: these are steps of a length that only their writer knows.
-_CONTINUOUS = {"Coordinates", "Velocities", *_GAS_FIELDS}
-_PHOTOMETRIC_BANDS = ("U", "B", "V", "K", "g", "r", "i", "z")  # columns of GFM_StellarPhotometrics (TNG)
-_SHAPES = {"Coordinates": (3,), "Velocities": (3,)}  # shape of one particle's entry; all other fields have one number
-#: A redshift below this is a rounding error: SWIFT and EAGLE write 1 / a - 1 at z = 0.
-NO_REDSHIFT = 1e-6
-_TYPES = range(6)  # the particle types that yt reads; SWIFT's PartType6 are neutrinos
-
-
-def in_round_units(unit: float) -> float:
-    """Round a unit within 1e-3 of a power of ten to it: 1.989e43 g is 1e10 Msun, for any value of the solar mass."""
-    power = 10.0 ** round(np.log10(unit))
-    return power if abs(unit / power - 1) < 1e-3 else unit
-
-
-def scalar(value: Any, name: str = "an attribute") -> float:
-    """Return an attribute, often an array of one element, as a number. Raises SnapshotError naming it if it is none."""
-    try:
-        first = np.ravel(np.asarray(value))[0]
-        return float(first if np.isrealobj(first) else "complex")
-    except (ValueError, TypeError, IndexError) as error:
-        raise SnapshotError(f"{name} is {str(value)[:40]!r}, no number; damaged? Get it again") from error
-
-
-@once
-def header(path: Path) -> dict[str, Any]:
-    """Read the Header attributes of one file. Raises SnapshotError if it is no HDF5 file or has no Header."""
-    with reading(path, " as HDF5"), h5py.File(path, "r") as file:
-        if "Header" not in file:
-            raise SnapshotError(f"{path}: no Header group, so no Gadget-type snapshot; is `format:` right?")
-        return dict(file["Header"].attrs)
-
-
-def files_of(path: Path) -> list[Path]:
-    """Return all files of a snapshot from its first: `snap.0.hdf5`, `snap.1.hdf5` and so on.
-
-    A cutout in one file may still have the NumFilesPerSnapshot of the snapshot it was cut from. Raises
-    SnapshotError when a file is missing or the path is not the first.
-    """
-    match = re.fullmatch(r"(.*)\.(\d+)\.(hdf5|h5)", path.name)
-    if not match:
-        return [path]
-    pattern = re.compile(re.escape(match[1]) + r"\.(\d+)\." + match[3])
-    numbered = {int(m[1]): path.parent / m[0] for n in names_in(path.parent) if (m := pattern.fullmatch(n))}
-    if int(match[2]) and 0 in numbered:
-        raise SnapshotError(
-            f"{path}: not the first file of its snapshot; let `snapshots` match only {numbered[0].name}"
-        )
-    if int(match[2]) or not numbered:
-        return [path]
-    attrs = header(path)
-    with reading(path):
-        n_claimed = int(scalar(attrs.get("NumFilesPerSnapshot", len(numbered)), "NumFilesPerSnapshot"))
-    is_complete = np.array_equal(attrs.get("NumPart_ThisFile", 0), attrs.get("NumPart_Total", 0))
-    n_expected = max(numbered) + 1 if len(numbered) == 1 and is_complete else max(n_claimed, max(numbered) + 1)
-    missing = next((i for i in range(n_expected) if i not in numbered), None)
-    if missing is not None:
-        raise SnapshotError(
-            f"{path}: file number {missing} of this snapshot is missing ({n_expected:.9g} in all); get it, too"
-        )
-    return [numbered[i] for i in sorted(numbered)]
-
-
-def dataset_unit(dataset: h5py.Dataset, cgs: float) -> UnitScaling | None:
-    """Read a dataset's unit from its attributes; cgs is one kpc, Msun or km/s in cgs.
-
-    None unless all attributes are there and finite.
-    """
-    for names in _UNIT_ATTRIBUTES:
-        values = [scalar(dataset.attrs.get(name, np.nan), f"{dataset.name}: {name}") for name in names]
-        if np.isfinite(values).all() and values[0] > 0:
-            physical = scalar(dataset.attrs.get("Value stored as physical", 0))
-            return in_round_units(values[0] / cgs), 0.0 if physical else values[1], values[2]
-    return None
-
-
-def _from_datasets(path: Path, file: h5py.File) -> dict[str, UnitScaling]:
-    """Return the units of length, mass and velocity, and of fields of the gas, that the datasets' attributes give.
-
-    Raises SnapshotError where datasets of one quantity disagree.
-    """
-    unit_by_quantity: dict[str, UnitScaling] = {}
-    groups = particle_groups(path, file)
-    wanted = [(key, field, cgs, list(groups.values())) for key, (field, _, cgs) in QUANTITIES.items()]
-    gas = [groups[0]] if isinstance(groups.get(0), h5py.Group) else []  # stars have smoothing lengths, too
-    for key, field, cgs, of in [*wanted, *((field, field, cgs, gas) for field, (_, cgs) in _GAS_FIELDS.items())]:
-        datasets = [group.get(name) for group in of for name in group if _LINKED_FIELDS.get(name) == field]
-        unit_by_dataset = {
-            dataset.name: unit for dataset in datasets if dataset is not None and (unit := dataset_unit(dataset, cgs))
-        }
-        for name, unit in unit_by_dataset.items():
-            first, first_unit = next(iter(unit_by_dataset.items()))
-            if not np.allclose(unit, first_unit, rtol=1e-4):
-                raise SnapshotError(f"{path}: {name} and {first} claim different units; give `units` and repair them")
-            unit_by_quantity[key] = first_unit
-    return unit_by_quantity
-
-
-def first_claims(parts: Iterable[tuple[dict[str, UnitScaling], set[str]]], types: set[str]) -> dict[str, UnitScaling]:
-    """Return the units that hold for a snapshot in several files: of each quantity those of the first that has any.
-
-    parts: of each file what `_from_datasets` gives, and the types of which it has particles. Files are looked at until
-    particles of all `types` were found: the first may have no gas.
-    """
-    claims: dict[str, UnitScaling] = {}
-    for claimed, found in parts:
-        claims = claimed | claims
-        types = types - found
-        if not types:
-            break
-    return claims
-
-
-def _factors(
-    claims: dict[str, UnitScaling], scalings: dict[str, UnitScaling], overruled: Collection[str], a: float, h: float
-) -> dict[str, float]:
-    """Return by what gas fields have to be multiplied to be in code units, where their own attributes say so.
-
-    Newer versions of SWIFT store single fields in physical units, while positions are comoving. overruled: the
-    quantities whose unit the suite file says. A field follows them: its factor is that between its own attributes and
-    those that are overruled.
-    """
-    own = [claims[key] if key in overruled and key in claims else scalings[key] for key in QUANTITIES]
-    length, mass, _ = (value * a**a_power * h**h_power for value, a_power, h_power in own)
-    code_units = {
-        "SmoothingLength": length, "Density": mass / length**3, "InternalEnergy": own[2][0] ** 2,
-        "Temperature": 1.0,
-    }  # fmt: skip
-    factor_by_field = {}
-    for field, (quantities, _) in _GAS_FIELDS.items():
-        if field in claims and quantities & set(overruled) <= claims.keys():
-            value, a_power, h_power = claims[field]
-            factor = value * a**a_power * h**h_power / code_units[field]
-            factor_by_field[field] = 1.0 if abs(factor - 1) < 1e-3 else factor
-    return factor_by_field
 
 
 class Gadget(Format):
@@ -228,14 +79,18 @@ class Gadget(Format):
         names = [f"snapshot.{i}.hdf5" for i in range(len(files))] if len(files) > 1 else ["snapshot.hdf5"]
         headers = [self._header(file) for file in files]
         check_together(files, headers)
+        for file, attrs in zip(files, headers, strict=True):
+            check_holds_all(file, attrs)
         staged_files = [
             self._stage_file(file, attrs, scratch / name, light)
             for file, attrs, name in zip(files, headers, names, strict=True)
         ]
-        held = first_claims([(u, _types_of(n)) for n, _, u in staged_files], self._types_with_units(path))
+        held = first_claims([(u, types_of(n)) for n, _, u in staged_files], self._types_with_units(path))
         check_one_unit(files, [units for _, _, units in staged_files], held)
         check_copies(files, [scratch / name for name in names], [counts for counts, _, _ in staged_files])
         counts_and_masses = [(counts, masses) for counts, masses, _ in staged_files]
+        if len(files) == 1:
+            check_is_no_part(path, headers[0], counts_and_masses[0][0])
         if not any(sum(counts) for counts, _ in counts_and_masses):
             raise SnapshotError(f"{path}: holds no particles; check the snapshot pattern")
         mass_table = _common_mass_table(path, counts_and_masses)
@@ -262,17 +117,17 @@ class Gadget(Format):
     ) -> tuple[np.ndarray, np.ndarray, dict[str, UnitScaling]]:
         """Link the particles of one file for yt; return counts (6,), MassTable masses (6,) and its datasets' units.
 
-        A mass is NaN where each particle of the type has its own. Units are those of `_from_datasets`.
+        A mass is NaN where each particle of the type has its own. Units are those of `from_datasets`.
         """
         type_masses = np.zeros(6)
         mass_table = np.ravel(attrs.get("MassTable", type_masses)).astype(float)[:6]
         type_masses[: len(mass_table)] = mass_table
         counts = np.zeros(6, dtype=np.int64)
         with h5py.File(path, "r") as source, h5py.File(staged, "w") as staged_file:
-            units = _from_datasets(path, source)
-            _check_no_other_types(path, source, self.left_out)
+            units = from_datasets(path, source)
+            check_no_other_types(path, source, self.left_out)
             for number, group in particle_groups(path, source).items():
-                if not _holds_particles(path, group):
+                if not holds_particles(path, group):
                     continue
                 counts[number] = group["Coordinates"].shape[0]
                 if "Masses" in self._link(path, name := f"PartType{number}", group, staged_file, light):
@@ -285,22 +140,23 @@ class Gadget(Format):
         """Link the fields of one particle type for yt, and return the names of the linked fields."""
         linked: set[str] = set()
         n = group["Coordinates"].shape[0]
-        for name in group:
-            field = _LINKED_FIELDS.get(name)
+        for name in sorted(group, key=lambda name: LINKED_FIELDS.get(name) != name):  # where two names stand for one
+            field = LINKED_FIELDS.get(name)
             if field is None or field in linked:
                 continue
             dataset = checked(path, group, name)
-            if dataset.shape != (shape := (n, *_SHAPES.get(field, ()))):
+            is_column = not SHAPES.get(field) and dataset.shape == (n, 1)
+            if dataset.shape != (shape := (n, *SHAPES.get(field, ()))) and not is_column:
                 raise SnapshotError(
                     f"{path}: {group.name}/{name} has shape {dataset.shape}, not {shape}; damaged? Get it again"
                 )
             too_coarse = field == "Coordinates" and dataset.dtype.itemsize < 4
-            if too_coarse or (field in _CONTINUOUS and dataset.dtype.kind != "f"):
+            if too_coarse or (field in CONTINUOUS and dataset.dtype.kind != "f"):
                 raise SnapshotError(
                     f"{path}: {group.name}/{name} are {dataset.dtype}, too coarse for positions or steps of no known "
                     "length; write them as floats of 32 or 64 bits in the file's unit"
                 )
-            link_dataset(staged, f"{ptype}/{field}", dataset)
+            link_dataset(staged, f"{ptype}/{field}", dataset, 0 if is_column else None)
             linked.add(field)
         columns = self._columns(ptype, group) | ({"Light": light} if light else {})
         for field, selector in columns.items():
@@ -333,11 +189,11 @@ class Gadget(Format):
     def promised(self, path: Path) -> dict[str, int]:
         """Return the particle count of each type, summed over NumPart_ThisFile of all files."""
         files = [np.ravel(header(file).get("NumPart_ThisFile", [])) for file in self.files(path)]
-        return {f"PartType{i}": sum(int(scalar(n[i])) for n in files if i < len(n)) for i in _TYPES}
+        return {f"PartType{i}": sum(int(scalar(n[i])) for n in files if i < len(n)) for i in TYPES}
 
     def known_types(self) -> list[str]:
         """Return the names of all particle types that yt reads, those of no component too, and of AREPO's wind."""
-        return [*(f"PartType{number}" for number in _TYPES), self.disguised]
+        return [*(f"PartType{number}" for number in TYPES), self.disguised]
 
     def types(self, path: Path) -> set[str]:
         """Return the particle types that NumPart_Total of the first file counts, or its NumPart_ThisFile."""
@@ -352,7 +208,7 @@ class Gadget(Format):
             claims = first_claims(self._claims(path, file), self._types_with_units(path))
             scalings, source = self._scalings(path, file, claims, suite_units)
             check_cosmology(path, a, h, f"Time and Redshift{NOT_COSMOLOGICAL}", "HubbleParam")
-            knows_h = np.isfinite(_run_parameter(file, "HubbleParam", np.nan))
+            knows_h = np.isfinite(run_parameter(file, "HubbleParam", np.nan))
             if cosmological and not knows_h and any(scalings[key][2] for key in scalings.keys() - suite_units.keys()):
                 raise SnapshotError(
                     f"{path}: a cosmological run without HubbleParam, and its units have factors of h; write it into "
@@ -360,9 +216,9 @@ class Gadget(Format):
                     "file"
                 )
             if not cosmological and not source.startswith("the attributes"):
-                _check_h_is_meant(path, h, {key: scalings[key] for key in scalings.keys() - suite_units.keys()})
+                check_h_is_meant(path, h, {key: scalings[key] for key in scalings.keys() - suite_units.keys()})
             code_units = {key: value * a**a_power * h**h_power for key, (value, a_power, h_power) in scalings.items()}
-            box = 0.0 if "box" in suite_units else _box_side(path)
+            box = 0.0 if "box" in suite_units else box_side(path)
             if box and cosmological and a != 1 and not scalings["length_kpc"][1]:
                 raise SnapshotError(
                     f"{path}: its positions are physical, and its BoxSize may be comoving; give `units: {{box: ...}}`, "
@@ -376,7 +232,7 @@ class Gadget(Format):
                 source=source,
                 energy_kms2=scalings["velocity_kms"][0] ** 2,
                 cosmological=cosmological,
-                factors=_factors(claims, scalings, suite_units.keys() & scalings.keys(), a, h),
+                factors=factors(claims, scalings, suite_units.keys() & scalings.keys(), a, h),
             )
 
     def _types_with_units(self, path: Path) -> set[str]:
@@ -385,10 +241,10 @@ class Gadget(Format):
 
     def _claims(self, path: Path, file: h5py.File) -> Iterator[tuple[dict[str, UnitScaling], set[str]]]:
         """Give what each file of a snapshot says of units, and its types, one file after the other; `file` is open."""
-        yield _from_datasets(path, file), _types_in(path, file)
+        yield from_datasets(path, file), types_in(path, file)
         for part in self.files(path)[1:]:
             with reading(part, " as HDF5"), h5py.File(part, "r") as other:
-                yield _from_datasets(part, other), _types_in(part, other)
+                yield from_datasets(part, other), types_in(part, other)
 
     def _scalings(
         self, path: Path, file: h5py.File, claims: dict[str, UnitScaling], suite_units: dict[str, Any]
@@ -398,6 +254,15 @@ class Gadget(Format):
         scalings, source = claimed, "the attributes of its datasets"
         if len(claimed) < len(QUANTITIES):
             scalings, source = self._from_groups(file)
+            scalings |= {key: unit for key, unit in claimed.items() if scalings and key not in scalings}
+        if scalings and (unsaid := QUANTITIES.keys() - scalings.keys()):
+            if unsaid - suite_units.keys():
+                raise SnapshotError(
+                    f"{path}: {source} says some units, but not {' and '.join(sorted(unsaid))}; give them by `units`"
+                )
+            scalings = self.default | scalings
+        if not scalings and not QUANTITIES.keys() <= suite_units.keys():
+            check_nothing_is_said(path, file)
         if not scalings:
             scalings, source = self.default, f"assumed {self.default_words}: no units in the file"
         for key, unit in claimed.items():
@@ -412,32 +277,33 @@ class Gadget(Format):
         return scalings, source
 
     def _from_groups(self, file: h5py.File) -> tuple[dict[str, UnitScaling], str]:
-        """Return units from a Units, Parameters or Header group and the words for their source; empty without any."""
-        h = _run_parameter(file, "HubbleParam", 1.0) or 1.0
+        """Return units from that of the Units, Parameters and Header groups which has most, and the words for it."""
+        best: tuple[dict[str, UnitScaling], str] = {}, ""
+        h = run_parameter(file, "HubbleParam", 1.0) or 1.0
         for group in ("Units", "Parameters", "Header"):
             attrs = file[group].attrs if group in file else {}
-            scalings = {}
+            scalings: dict[str, UnitScaling] = {}
             for key, (_, names, one) in QUANTITIES.items():
                 _, a_power, h_power = self.default[key]
                 for name in [name for name in names if name in attrs][:1]:
                     cgs = scalar(attrs[name], name) / (h**h_power if name.endswith("_In_CGS") else 1.0)
                     if np.isfinite(cgs) and cgs > 0:
                         scalings[key] = in_round_units(cgs / one), a_power, h_power
-            if len(scalings) == len(QUANTITIES):
-                return scalings, f"the file's {group} group"
-        return {}, ""
+            if len(scalings) > len(best[0]):
+                best = scalings, f"the file's {group} group"
+        return best
 
     def _cosmology(self, path: Path, file: h5py.File, cosmological: bool | None) -> tuple[float, float, bool]:
         """Return the scale factor, h, and whether the run is cosmological; None leaves that to the file.
 
         Raises SnapshotError where the Header contradicts itself.
         """
-        h, z = _run_parameter(file, "HubbleParam", 1.0), _run_parameter(file, "Redshift", 0.0)
+        h, z = run_parameter(file, "HubbleParam", 1.0), run_parameter(file, "Redshift", 0.0)
         attrs = dict(file["Header"].attrs)
         if cosmological is None:
             # An old Header has no flag: a run without dark energy and redshift is not cosmological.
-            dark_energy = _run_parameter(file, "OmegaLambda", _run_parameter(file, "Omega_Lambda", 0.0)) != 0
-            comoving_flag = _run_parameter(file, "ComovingIntegrationOn", np.nan)
+            dark_energy = run_parameter(file, "OmegaLambda", run_parameter(file, "Omega_Lambda", 0.0)) != 0
+            comoving_flag = run_parameter(file, "ComovingIntegrationOn", np.nan)
             cosmological = dark_energy or z != 0 if np.isnan(comoving_flag) else comoving_flag != 0
             if not cosmological:
                 check_no_redshift(path, z)
@@ -448,173 +314,18 @@ class Gadget(Format):
         return scale_factor(path, attrs, self.expansion), h, True
 
 
-def _box_side(path: Path) -> float:
-    """Return the side of the box in the file's unit, 0 where it says none."""
-    sides = np.ravel(header(path).get("BoxSize", 0.0)).astype(float)
-    if np.isfinite(sides).all() and not np.allclose(sides, sides[0], rtol=1e-6):
-        raise SnapshotError(
-            f"{path}: its BoxSize has unequal sides {sides.tolist()}; only cubic boxes can be wrapped: "
-            "if it is no box give `units: {box: none}` in the suite file"
-        )
-    return float(sides[0])
-
-
-def _run_parameter(file: h5py.File, name: str, default: float) -> float:
-    """Read an attribute of the Header or, as in GADGET-4 and EAGLE, of the groups with the run's parameters."""
-    for group in ("Header", "Parameters", "RuntimePars"):
-        if group in file and name in file[group].attrs:
-            return scalar(file[group].attrs[name], f"{group}: {name}")
-    return default
-
-
-def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> float:
-    """Return a from the attributes `names` (0 means not set) and from Redshift, which must agree to 1e-3.
-
-    Raises SnapshotError where they disagree or none is there.
-    """
-    a_by_attribute = {name: scalar(attrs[name], name) for name in names if scalar(attrs.get(name, 0.0), name) != 0}
-    if "Redshift" in attrs:
-        z = scalar(attrs["Redshift"], "Redshift")
-        a_by_attribute["Redshift"] = 1 / (1 + z) if z > -1 else z
-    if not a_by_attribute:
-        raise SnapshotError(
-            f"{path}: a cosmological run whose Header has no Redshift and no scale factor; repair it{NOT_COSMOLOGICAL}"
-        )
-    values = list(a_by_attribute.values())
-    if not np.allclose(values, values[0], rtol=1e-3):
-        words = ", ".join(f"{name} a = {value:.6g}" for name, value in a_by_attribute.items())
-        raise SnapshotError(
-            f"{path}: its Header contradicts itself on the scale factor ({words}); repair it{NOT_COSMOLOGICAL}"
-        )
-    return values[0]
-
-
-def check_no_redshift(path: Path, z: float) -> None:
-    """Raise SnapshotError for a redshift in a run that is not cosmological, where codes write 0 or nearly 0."""
-    if not abs(z) < NO_REDSHIFT:
-        raise SnapshotError(
-            f"{path}: its Header has Redshift = {z:.4g} in a run that is not cosmological; repair it, or say in the "
-            "suite file which is true: `units: {cosmological: true}` or false"
-        )
-
-
-def check_time_is_a(path: Path, attrs: dict[str, Any]) -> None:
-    """Raise SnapshotError where only Time could be the scale factor.
-
-    A run that is not cosmological, but has dark energy in its Header, stores a time there.
-    """
-    if not {"Redshift", "ExpansionFactor"} & attrs.keys() and scalar(attrs.get("Time", 1.0), "Time") not in (0.0, 1.0):
-        raise SnapshotError(
-            f"{path}: its Header has no Redshift, so Time = {scalar(attrs['Time']):.4g} may be a scale factor or a "
-            "time; say in the suite file which: `units: {cosmological: true}` or false"
-        )
-
-
-def particle_groups(path: Path, file: h5py.File) -> dict[int, h5py.Group]:
-    """Return the particle groups of a file by their number. Raises SnapshotError for a link to nothing."""
-    groups = {}
-    for number in _TYPES:
-        if (name := f"PartType{number}") in set(file):  # `name in file` is not reliable for broken links
-            groups[number] = file.get(name)
-            if groups[number] is None:
-                raise SnapshotError(f"{path}: {name} is a link to nothing; put the file that it names beside it")
-    return groups
-
-
-def _check_h_is_meant(path: Path, h: float, scalings: dict[str, UnitScaling]) -> None:
-    """Raise SnapshotError where a run without expansion has an h, and its units may be with or without factors of h.
-
-    Codes read the same numbers either way: no dynamics changes with h. GIZMO's newer headers say that they have them.
-    """
-    unsaid = {key: (value, h_power) for key, (value, _, h_power) in sorted(scalings.items()) if h_power}
-    if abs(h - 1) < 1e-3 or not unsaid or "UnitLength_In_CGS" in header(path):
-        return
-    with_h, without_h = (
-        ", ".join(f"{key}: {value * factor**-h_power:.6g}" for key, (value, h_power) in unsaid.items())
-        for factor in (1.0, h)
-    )
-    raise SnapshotError(
-        f"{path}: HubbleParam = {h:g} in a run that is not cosmological: do its units have factors of 1 / h? If so "
-        f"give `units: {{{with_h}}}` in the suite file, else `units: {{{without_h}}}`"
-    )
-
-
-def _check_no_other_types(path: Path, file: h5py.File, left_out: Collection[str]) -> None:
-    """Raise SnapshotError for particles of a type that is not read, and not in left_out: they would have no mass."""
-    for name in set(file) - set(left_out):
-        if (match := re.fullmatch(r"PartType(\d+)", name)) and int(match[1]) not in _TYPES:
-            pos = file[name].get("Coordinates") if isinstance(file.get(name), h5py.Group) else None
-            if isinstance(pos, h5py.Dataset) and pos.size:
-                raise SnapshotError(
-                    f"{path}: {len(pos)} particles of {name}, and types above 5 are not read: their mass would be "
-                    "nobody's; write them as one of the types 0 to 5"
-                )
-
-
-def _types_of(counts: np.ndarray) -> set[str]:
-    return {f"PartType{number}" for number in np.flatnonzero(counts)}
-
-
-def _types_in(path: Path, file: h5py.File) -> set[str]:
-    """Return the types of which a file has particles."""
-    rows = {number: group.get("Coordinates") for number, group in particle_groups(path, file).items()
-            if isinstance(group, h5py.Group)}  # fmt: skip
-    return {f"PartType{n}" for n, pos in rows.items() if isinstance(pos, h5py.Dataset) and pos.size}
-
-
 def _common_mass_table(path: Path, counts_and_masses: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Return the masses (6,) of the types without a dataset of masses, 0 for the others.
 
     yt reads those of the first file for all files. Raises SnapshotError where files of one snapshot differ.
     """
     mass_table = np.zeros(6)
-    for number in _TYPES:
+    for number in TYPES:
         file_masses = np.array([masses[number] for counts, masses in counts_and_masses if counts[number]])
         if len(file_masses) and not (np.isnan(file_masses).all() or (file_masses == file_masses[0]).all()):
             raise SnapshotError(f"{path}: the files of this snapshot give PartType{number} different masses; repair it")
         mass_table[number] = np.nan_to_num(file_masses[0]) if len(file_masses) else 0.0
     return mass_table
-
-
-def _holds_particles(path: Path, group: h5py.Group) -> bool:
-    """Tell whether a group holds particles. Raises SnapshotError when it does, but lacks positions or velocities."""
-    if not isinstance(group, h5py.Group):
-        raise SnapshotError(f"{path}: {group.name} is no group of datasets; damaged? Get it again")
-    if "Coordinates" not in group and ("TracerID" in group or len(group) == 0):
-        return False  # TNG's Monte Carlo tracers have neither positions nor masses
-    if all(isinstance(item, h5py.Dataset) and not item.size for item in map(group.get, group)):
-        return False  # codes write empty datasets of any shape, or without one, for types without particles
-    if "Coordinates" not in group or not ({"Velocities", "Velocity"} & set(group)):
-        raise SnapshotError(f"{path}: {group.name} lacks Coordinates or Velocities; cut it out with both")
-    if not checked(path, group, "Coordinates").shape:
-        raise SnapshotError(f"{path}: {group.name}/Coordinates is a single number; damaged? Get it again")
-    return True
-
-
-def find_column(path: Path, group: h5py.Group, selector: str) -> tuple[h5py.Dataset | None, int | None]:
-    """Return the dataset and column that `Name` or `Name[column]` selects; (None, None) without such a dataset.
-
-    Columns are given by number, by TNG's bands, or by the names in SWIFT's NamedColumns group. Raises
-    SnapshotError for a column that is not there.
-    """
-    match = re.fullmatch(r"([^\[\]]+)(?:\[(.+)\])?", selector)
-    if match is None or not isinstance(group.get(match[1]), h5py.Dataset):
-        return None, None
-    dataset, column = group[match[1]], match[2]
-    if dataset.ndim == 1 and column is None:
-        return dataset, None
-    columns = group.file.get(f"SubgridScheme/NamedColumns/{match[1]}")
-    names = list(_PHOTOMETRIC_BANDS) if columns is None else [str(n, "utf-8").strip("\0 ") for n in columns[()]]
-    index = int(column) if column and column.isdigit() else names.index(column) if column in names else -1
-    if dataset.ndim != 2:
-        raise SnapshotError(f"{path}: {dataset.name} of shape {dataset.shape} has no columns; give `{match[1]}` alone")
-    if not 0 <= index < dataset.shape[1]:
-        what = "several columns, and one is needed" if column is None else f"no column {column}"
-        raise SnapshotError(
-            f"{path}: {dataset.name} of shape {dataset.shape} has {what}; give `{match[1]}[column]` with its number"
-            + (f" or {', '.join(names)}" if columns is not None or "Photometrics" in match[1] else "")
-        )
-    return dataset, index
 
 
 class Eagle(Gadget):
@@ -633,6 +344,15 @@ class Arepo(Gadget):
 
     name = "arepo"
     frontend = ("yt.frontends.arepo.api", "ArepoHDF5Dataset")
+
+    def untold(self, ptype: str, cosmological: bool) -> str:
+        """Say that wind cannot be told from stars where those of a cosmological run lack formation times."""
+        if ptype != "PartType4" or not cosmological:
+            return ""
+        return (
+            f"{ptype} has no {self.formed}, which tells wind from stars: get the file with this field, or say "
+            f"`particles: {{stars: [{ptype}, {self.disguised}]}}` in the suite file where there is no wind"
+        )
 
 
 class Gizmo(Gadget):

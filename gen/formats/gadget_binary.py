@@ -18,7 +18,8 @@ import h5py
 import numpy as np
 
 from kinmass.gen.formats.base import CodeUnits, SnapshotError
-from kinmass.gen.formats.gadget import Gadget, UnitScaling
+from kinmass.gen.formats.gadget import Gadget
+from kinmass.gen.formats.gadget_units import UnitScaling
 
 HEADER_BYTES = 256
 _TYPES = range(6)

@@ -8,7 +8,7 @@ import h5py
 
 from kinmass.gen.formats import art, enzo, gadget_binary, ramses, tipsy
 from kinmass.gen.formats.base import SnapshotError, reading
-from kinmass.gen.formats.gadget import header
+from kinmass.gen.formats.gadget_header import header
 
 #: First bytes of files that are often taken for snapshots, and what to do with them.
 _MAGIC = {

@@ -8,15 +8,9 @@ import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
 from kinmass.gen.formats.base import SnapshotError
-from kinmass.gen.formats.gadget import (
-    Gadget,
-    UnitScaling,
-    check_no_redshift,
-    header,
-    in_round_units,
-    scalar,
-    scale_factor,
-)
+from kinmass.gen.formats.gadget import Gadget
+from kinmass.gen.formats.gadget_header import check_no_redshift, header, scalar, scale_factor
+from kinmass.gen.formats.gadget_units import UnitScaling, in_round_units
 from kinmass.gen.formats.smoothing import KERNEL_GAMMA, Smoothing, swift_smoothing
 
 

@@ -129,6 +129,9 @@ def sketch(
     discs = disc_types(components["dark"], declared, samples, cosmological)
     if code_units is not None and not any(reader.disguised in types for types in declared.values()):
         wrong += _doubts(reader, stored, components["stars"], cosmological)
+    if code_units is not None and host_of(reader, components) != "stars":
+        stars = [ptype for ptype in components["stars"] if ptype in stored and stored[ptype].formed is None]
+        wrong += filter(None, (reader.untold(ptype, cosmological) for ptype in stars))
     if code_units is not None and (
         question := first_stars_question(reader, path, declared, samples.keys(), cosmological)
     ):

@@ -12,10 +12,13 @@ from kinmass.gen.formats.smoothing import Smoothing
 from kinmass.gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from kinmass.gen.physics.particles import Particles, empty, unmoved
 from kinmass.gen.snapshots.components import host_of
+from kinmass.gen.snapshots.repeated import copies
 from kinmass.gen.suite import Tracers
 
 #: More stars than this are never all at rest.
 MOST_AT_REST = 10
+#: Of a type's particles at most so many, or this share, have no mass: what black holes have swallowed.
+MOST_MASSLESS, MASSLESS_SHARE = 10, 0.01
 #: Mass of the heaviest clusters of galaxies [Msun]: no particle weighs as much.
 HEAVIEST_MSUN = 1e16
 #: Reads a field of one particle type by its name, times a unit (1 by default).
@@ -78,6 +81,11 @@ class TypeReader:
             side = field("Sides", self.units.length_kpc) if "Sides" in fields else None
         except SnapshotError as error:
             raise error if str(self.path) in str(error) else SnapshotError(f"{self.path}: {ptype}: {error}") from error
+        n_copies, n_seen = copies([*pos.T, *(vel.T if any(vel.strides) else ()), mass])
+        if n_copies:
+            problem = f"{n_copies} of {n_seen} particles are others' copies, with the same places"
+            hint = "was it joined from pieces that overlap? Keep each particle once"
+            raise self._impossible(problem, ptype, "Coordinates", hint)
         return self._split_disguised(ptype, field, Particles(pos, vel, mass, support, weight, side))
 
     def _impossible(self, problem: str, ptype: str, name: str, hint: str) -> SnapshotError:
@@ -116,12 +124,19 @@ class TypeReader:
         if len(mass) and mass.max() == 0:
             hint = "check the field, or leave this type out of `particles`"
             raise self._impossible("only zeros", ptype, name, hint)
+        if (n_blank := int(np.count_nonzero(mass == 0))) > max(MOST_MASSLESS, MASSLESS_SHARE * len(mass)):
+            problem = f"{n_blank} of {len(mass)} masses are zero"
+            raise self._impossible(problem, ptype, name, "was the file written to its end? Get it again")
         return mass
 
     def _split_disguised(self, ptype: str, field: Field, particles: Particles) -> tuple[Particles, Particles]:
         """Split particles of one type into its own and those disguised as stars, which maps do not show as gas."""
         formed = self.format.formed
-        if ptype not in self.components["stars"] or formed not in self.fields[ptype] or self.host == "stars":
+        if ptype not in self.components["stars"] or self.host == "stars":
+            return particles, empty()
+        if formed not in self.fields[ptype]:
+            if untold := self.format.untold(ptype, self.units.cosmological):
+                raise SnapshotError(f"{self.path}: {untold}")
             return particles, empty()
         times = field(formed)
         if (is_star := self.format.are_stars(times)).all():

@@ -255,3 +255,20 @@ def test_its_axis_is_that_of_the_stars_within_two_half_mass_radii(outer):
     np.testing.assert_allclose(spin(stars, np.array([10.0, 20, 30])), [0, 0, 1], atol=1e-5)
     near = shells(np.array([10.0, 20, 30, 100]), np.array([10.0, 20, 30, 900]), 1.9)
     assert abs(spin(near, np.array([10.0, 20, 30]))[0]) > 0.9
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_a_file_without_units_in_others_than_assumed_is_refused(factor, galaxy, tmp_path):
+    """Positions in Mpc/h that are taken for kpc/h, or the reverse: galaxies of a few parsecs or of megaparsecs."""
+    suite = write(tmp_path, galaxy)
+    assert record(suite, tmp_path)["maps"].any()
+    with h5py.File(tmp_path / "snap.hdf5", "r+") as file:
+        for name in ("PartType0", "PartType1", "PartType4"):
+            file[name]["Coordinates"][...] *= factor
+        file["PartType0/SmoothingLength"][...] *= factor
+        file["Header"].attrs["BoxSize"] *= factor
+    found = {"catalogue": {"format": "none"}, "aperture": {"kpc": 60 * factor}}
+    with pytest.raises(Refused, match=r"its stars move at .*assumed kpc/h.*give `units: {length_kpc"):
+        record(suite, tmp_path, **found)
+    right = {"length_kpc": 1 / factor, "mass_msun": 1e10, "velocity_kms": 1.0}
+    assert record(suite, tmp_path, units=right, catalogue={"format": "none"})["maps"].any()

@@ -352,8 +352,9 @@ def test_a_csv_may_leave_fields_empty(tmp_path):
         "\ufeffid,x,y,z,central\n7,1,2,3,1.0\n",  # a spreadsheet's mark
         "# made by hand\nid,x,y,z,central\n# the first\n7,1,2,3,yes\n",
         "id,x,y,z,snapshot,central\n8,4,5,6,snap_098,1\n7,1,2,3,run/snap_099,1\n9,4,5,6,*,1\n",
+        "id,x,y,z,snapshot,central\n8,4,5,6,98,1\n7,1,2,3,99,1\n9,4,5,6,0,1\n",
     ],
-    ids=["byte order mark", "comments", "snapshots without suffix"],
+    ids=["byte order mark", "comments", "snapshots without suffix", "numbers of snapshots"],
 )
 def test_a_csv_may_be_written_by_other_programs(text, tmp_path):
     (tmp_path / "t.csv").write_text(text)
@@ -394,6 +395,55 @@ def test_a_catalogue_of_another_time_is_refused(form, tmp_path):
 def test_an_ahf_catalogue_of_the_snapshots_own_name_is_its_own(tmp_path):
     path = WRITERS["ahf"](tmp_path).rename(tmp_path / f"{SNAPSHOT.name}.z0.300.AHF_halos")
     assert find_haloes("ahf", path, SNAPSHOT, UNITS)
+    with pytest.raises(OtherEpoch):  # of the tenth and later snapshots the names begin as that of the first
+        find_haloes("ahf", path, Path("run/snap_09"), UNITS)
+
+
+@pytest.mark.parametrize(("scale", "same"), [(A, True), (A + 4e-5, True), (0.51, False)])
+def test_trees_say_the_scale_factor_in_a_column(scale, same, tmp_path):
+    """The first lines of consistent-trees' hlist files have none."""
+    lines = [line for line in WRITERS["rockstar"](tmp_path).read_text().splitlines() if not line.startswith("#a =")]
+    rows = [
+        f"#scale(0) {lines[0][1:]}",
+        *(line if line.startswith("#") else f"{scale:.4f} {line}" for line in lines[1:]),
+    ]
+    path = tmp_path / "hlist_0.50000.list"
+    path.write_text("\n".join(rows) + "\n")
+    if same:
+        np.testing.assert_allclose(
+            [h.centre_kpc for h in find_haloes("rockstar", path, SNAPSHOT, UNITS)], CENTRE, rtol=1e-6
+        )
+    else:
+        with pytest.raises(OtherEpoch, match=r"made at a = 0\.51"):
+            find_haloes("rockstar", path, SNAPSHOT, UNITS)
+
+
+def in_parts(path: Path, name: str) -> list[Path]:
+    """Share the rows of a text catalogue of four haloes between two files, which `name` names by their numbers."""
+    lines = path.read_text().splitlines(keepends=True)
+    head = [line for line in lines if line.startswith("#")]
+    rows = lines[len(head) :]
+    parts = [path.with_name(name.format(part)) for part in range(2)]
+    for part, own in zip(parts, (rows[:1], rows[1:]), strict=True):
+        part.write_text("".join([*head, *own]))
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("ahf", "snap_099.000{}.z1.000.AHF_halos"), ("rockstar", "halos_99.{}.ascii")]
+)
+def test_a_catalogue_in_the_parts_of_several_processes_is_read_whole(form, name, tmp_path):
+    """Each of AHF's and Rockstar's processes writes the haloes of its own part of the box."""
+    whole = find_haloes(form, WRITERS[form](tmp_path), SNAPSHOT, UNITS)
+    first, second = in_parts(WRITERS[form](tmp_path), name)
+    read = find_haloes(form, first, SNAPSHOT, UNITS)
+    assert [h.name for h in read] == [h.name for h in whole]
+    np.testing.assert_array_equal([h.centre_kpc for h in read], [h.centre_kpc for h in whole])
+    with pytest.raises(SnapshotError, match=r"not the first of its 2 parts; give (snap_099|halos_99)\.0"):
+        find_haloes(form, second, SNAPSHOT, UNITS)
+    second.rename(second.with_name(name.format(2)))
+    with pytest.raises(SnapshotError, match="part 1 of this catalogue is missing"):
+        find_haloes(form, first, SNAPSHOT, UNITS)
 
 
 @pytest.mark.parametrize(("form", "length", "mass"), [("subfind", 1000.0, 10.0), ("eagle_subfind", 1.0, 0.1)])

@@ -351,6 +351,14 @@ HARMLESS = {
     "BoxSize as a vector": set_attrs(BoxSize=np.full(3, layouts.BOX / layouts.KPC_H)),
     "Time not set": set_attrs(Time=0.0),
     "MassTable beside Masses": set_attrs(MassTable=np.ones(6)),
+    "one column of masses": lambda f: [
+        f.create_dataset(f"{name}/Masses", data=f[name].pop("Masses")[()][:, None])
+        for name in list(f)
+        if "Part" in name
+    ],
+    "another mass beside it": lambda f: f["PartType4"].create_dataset("Mass", data=np.full(40, 7.0)),
+    "all of SWIFT's particles": set_attrs(OutputType=np.bytes_("FullVolume")),
+    "neutrinos sampled": set_attrs(OutputType="SubSampled", SubSampleFractions=[0, 0, 0, 0, 0, 0, 0.1]),
 }
 
 
@@ -394,6 +402,15 @@ def again(file: h5py.File, name: str, dtype: str) -> None:
     file[name] = values.astype(dtype)
 
 
+def twice(file: h5py.File) -> None:
+    """Append all particles to themselves, as a script does that joins pieces which overlap."""
+    for group in (file[name] for name in file if name.startswith("PartType")):
+        for field in list(group):
+            values = group[field][()]
+            del group[field]
+            group[field] = np.concatenate([values, values])
+
+
 REFUSED = {
     "unequal BoxSize": (set_attrs(BoxSize=[100.0, 100.0, 50.0]), "unequal sides"),
     "a disagrees": (set_attrs(Time=0.5), "contradicts itself.*Time a = 0.5, Redshift a = 0.6"),
@@ -417,6 +434,17 @@ REFUSED = {
         lambda f: f.copy("PartType1", f, "PartType6"),
         "40 particles of PartType6, and types above 5",
     ),
+    "half of the masses": (put("PartType4/Masses", 0.0, slice(20)), "20 of 40 masses are zero in PartType4/Masses"),
+    "a share of the particles": (
+        set_attrs(OutputType=np.bytes_("SubSampled"), SubSampleFractions=[0, 0, 0, 0, 0.25, 0, 0]),
+        "OutputType SubSampled, .* masses would be those of a share",
+    ),
+    "every particle twice": (twice, "of 80 particles are others' copies, with the same places in PartType"),
+    "one part of several": (
+        set_attrs(NumFilesPerSnapshot=4, NumPart_Total=[160, 160, 0, 0, 160, 0]),
+        "by its Header one of 4 files of a snapshot, with 120 of 480 particles",
+    ),
+    "a time and no expansion": (set_attrs(Time=0.0, Redshift=0.0), "Time = 0 and Redshift = 0.*`units: {cosmological"),
     "no mass at all": (lambda f: f["PartType4"].pop("Masses"), "PartType4 has neither Masses nor a MassTable entry"),
     "short field": (
         lambda f: (f["PartType0"].pop("SmoothingLength"), f["PartType0"].create_dataset("SmoothingLength", data=[1.0])),
@@ -522,6 +550,30 @@ def test_units_come_from_the_suite_then_datasets_then_groups_then_the_format(tmp
     assert FORMATS["gadget"].units(path, {}).length_kpc == pytest.approx(layouts.KPC_H)
 
 
+def test_units_of_which_a_file_says_some_are_not_assumed(tmp_path):
+    """A Header in Mpc/h without a unit of velocity was read in kpc/h."""
+    written = layouts.galaxy()
+    path = layouts.fire(tmp_path / "snap.hdf5", written)
+    edit(path, set_attrs(UnitLength_in_cm=KPC_CM * 1000, UnitMass_in_g=1.989e43))
+    with pytest.raises(SnapshotError, match=r"the file's Header group says some units, but not velocity_kms; give"):
+        FORMATS["gizmo"].units(path, {})
+    units = FORMATS["gizmo"].units(path, {"velocity_kms": 1.0})
+    assert units.length_kpc == pytest.approx(layouts.MPC_H)
+    edit(path, set_attrs(UnitVelocity_in_cm_per_s=1e5))
+    assert FORMATS["gizmo"].units(path, {}) == replace(units, source="the file's Header group")
+
+
+@pytest.mark.parametrize(("field", "words"), [("PartType4/Coordinates", "kpc"), ("PartType1/Masses", b"Msun")])
+def test_words_for_units_are_not_overheard(field, words, tmp_path):
+    """Scripts write `units` beside numbers, in which a is in them or not; kpc/h was assumed in spite of them."""
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda file: file[field].attrs.update(Units=words))
+    with pytest.raises(SnapshotError, match=rf"/{field} says Units = '(kpc|Msun)', which is not read .*`units: "):
+        FORMATS["gizmo"].units(path, {})
+    said = {"length_kpc": 1.0, "mass_msun": 1e10, "velocity_kms": 1.0}
+    assert FORMATS["gizmo"].units(path, said).length_kpc == pytest.approx(layouts.KPC_H)
+
+
 def test_datasets_that_disagree_on_units_are_refused(tmp_path):
     path = layouts.eagle(tmp_path / "snap.hdf5", layouts.galaxy())
     edit(path, lambda f: f["PartType4/Coordinates"].attrs.update(CGSConversionFactor=3.085678e21))
@@ -562,6 +614,21 @@ def test_wind_is_gas_that_no_map_shows(tmp_path):
     np.testing.assert_allclose(galaxy_read.stars.mass_msun, written.stars.mass_msun[7:], rtol=1e-6)
     np.testing.assert_allclose(galaxy_read.gas.mass_msun[40:], written.stars.mass_msun[:7], rtol=1e-6)
     np.testing.assert_array_equal(galaxy_read.gas.weight, np.where(np.arange(47) < 40, galaxy_read.gas.mass_msun, 0))
+
+
+def test_stars_without_what_tells_them_from_wind_are_asked_about(tmp_path):
+    """A cutout of TNG with the fields that maps need, and not this one: its wind would be stars."""
+    written = layouts.galaxy()
+    path = edit(
+        layouts.tng(tmp_path / "cutout.hdf5", written), lambda f: f["PartType4"].pop("GFM_StellarFormationTime")
+    )
+    dark, words = {"dark": ["PartType1"]}, r"PartType4 has no GFM_StellarFormationTime.*stars: \[PartType4, Wind\]"
+    assert re.search(words, "\n".join(describe(path, "arepo")))
+    for gas in (["PartType0"], ["PartType0", "Wind"]):
+        with pytest.raises(SnapshotError, match=words), Snapshot(path, "arepo", dark | {"gas": gas}) as snapshot:
+            snapshot.galaxy(CORNER, 200.0)
+    with Snapshot(path, "arepo", dark | {"stars": ["PartType4", "Wind"]}) as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 200.0), written)
 
 
 ISOLATED = {"OmegaLambda": 0.0, "Redshift": 0.0, "Time": 2.5}

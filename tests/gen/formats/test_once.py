@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kinmass.gen.formats import frontends, gadget, tipsy
-from kinmass.gen.formats.gadget import header
+from kinmass.gen.formats.gadget_header import header
 from kinmass.gen.formats.once import asking_once, names_in, once, true_path
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.snapshots.snapshot import Snapshot

@@ -1,0 +1,164 @@
+"""The Header of the Gadget HDF5 family: files of a snapshot, time, cosmology and box, and what they may not say."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from kinmass.gen.formats.base import NOT_COSMOLOGICAL, SnapshotError, reading
+from kinmass.gen.formats.gadget_fields import TYPES
+from kinmass.gen.formats.once import names_in, once
+
+#: A redshift below this is a rounding error: SWIFT and EAGLE write 1 / a - 1 at z = 0.
+NO_REDSHIFT = 1e-6
+
+
+def scalar(value: Any, name: str = "an attribute") -> float:
+    """Return an attribute, often an array of one element, as a number. Raises SnapshotError naming it if it is none."""
+    try:
+        first = np.ravel(np.asarray(value))[0]
+        return float(first if np.isrealobj(first) else "complex")
+    except (ValueError, TypeError, IndexError) as error:
+        raise SnapshotError(f"{name} is {str(value)[:40]!r}, no number; damaged? Get it again") from error
+
+
+@once
+def header(path: Path) -> dict[str, Any]:
+    """Read the Header attributes of one file. Raises SnapshotError if it is no HDF5 file or has no Header."""
+    with reading(path, " as HDF5"), h5py.File(path, "r") as file:
+        if "Header" not in file:
+            raise SnapshotError(f"{path}: no Header group, so no Gadget-type snapshot; is `format:` right?")
+        return dict(file["Header"].attrs)
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return all files of a snapshot from its first: `snap.0.hdf5`, `snap.1.hdf5` and so on.
+
+    A cutout in one file may still have the NumFilesPerSnapshot of the snapshot it was cut from. Raises
+    SnapshotError when a file is missing or the path is not the first.
+    """
+    match = re.fullmatch(r"(.*)\.(\d+)\.(hdf5|h5)", path.name)
+    if not match:
+        return [path]
+    pattern = re.compile(re.escape(match[1]) + r"\.(\d+)\." + match[3])
+    numbered = {int(m[1]): path.parent / m[0] for n in names_in(path.parent) if (m := pattern.fullmatch(n))}
+    if int(match[2]) and 0 in numbered:
+        raise SnapshotError(
+            f"{path}: not the first file of its snapshot; let `snapshots` match only {numbered[0].name}"
+        )
+    if int(match[2]) or not numbered:
+        return [path]
+    attrs = header(path)
+    with reading(path):
+        n_claimed = int(scalar(attrs.get("NumFilesPerSnapshot", len(numbered)), "NumFilesPerSnapshot"))
+    is_complete = np.array_equal(attrs.get("NumPart_ThisFile", 0), attrs.get("NumPart_Total", 0))
+    n_expected = max(numbered) + 1 if len(numbered) == 1 and is_complete else max(n_claimed, max(numbered) + 1)
+    missing = next((i for i in range(n_expected) if i not in numbered), None)
+    if missing is not None:
+        raise SnapshotError(
+            f"{path}: file number {missing} of this snapshot is missing ({n_expected:.9g} in all); get it, too"
+        )
+    return [numbered[i] for i in sorted(numbered)]
+
+
+def box_side(path: Path) -> float:
+    """Return the side of the box in the file's unit, 0 where it says none."""
+    sides = np.ravel(header(path).get("BoxSize", 0.0)).astype(float)
+    if np.isfinite(sides).all() and not np.allclose(sides, sides[0], rtol=1e-6):
+        raise SnapshotError(
+            f"{path}: its BoxSize has unequal sides {sides.tolist()}; only cubic boxes can be wrapped: "
+            "if it is no box give `units: {box: none}` in the suite file"
+        )
+    return float(sides[0])
+
+
+def run_parameter(file: h5py.File, name: str, default: float) -> float:
+    """Read an attribute of the Header or, as in GADGET-4 and EAGLE, of the groups with the run's parameters."""
+    for group in ("Header", "Parameters", "RuntimePars"):
+        if group in file and name in file[group].attrs:
+            return scalar(file[group].attrs[name], f"{group}: {name}")
+    return default
+
+
+def check_holds_all(path: Path, attrs: dict[str, Any]) -> None:
+    """Raise SnapshotError for a snapshot of which SWIFT has written only a share of the particles of some types.
+
+    They have the masses of single particles: nothing but its Header says that the others are missing (SWIFT's
+    common_io.c and its documentation, output list, subsampling).
+    """
+    shares = np.ravel(attrs.get("SubSampleFractions", [])).astype(float)[: len(TYPES)]
+    is_sampled = "SubSampled" in str(attrs.get("OutputType", ""))
+    if is_sampled and (not len(shares) or ((shares > 0) & (shares < 1)).any()):
+        raise SnapshotError(
+            f"{path}: its Header says OutputType SubSampled, fractions {np.round(shares, 6).tolist()}: masses would "
+            "be those of a share of the particles; take the full snapshot of this time"
+        )
+
+
+def check_is_no_part(path: Path, attrs: dict[str, Any], counts: np.ndarray) -> None:
+    """Raise SnapshotError where a single file is one part of a snapshot by its Header. counts: particles in it (6,).
+
+    A cutout that keeps the Header of the whole has other particles than its NumPart_ThisFile says.
+    """
+    n_files = scalar(attrs.get("NumFilesPerSnapshot", 1), "NumFilesPerSnapshot")
+    own, total = (
+        np.ravel(attrs.get(f"NumPart_{of}", [])).astype(np.int64)[: len(counts)] for of in ("ThisFile", "Total")
+    )
+    if n_files > 1 and len(own) == len(total) > 0 and (own == counts[: len(own)]).all() and (own < total).any():
+        raise SnapshotError(
+            f"{path}: by its Header one of {n_files:.0f} files of a snapshot, with {own.sum()} of {total.sum()} "
+            "particles; put all of them beside it, numbered from 0, or write NumFilesPerSnapshot = 1 if it is a cutout"
+        )
+
+
+def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> float:
+    """Return a from the attributes `names` (0 means not set) and from Redshift, which must agree to 1e-3.
+
+    Raises SnapshotError where they disagree or none is there.
+    """
+    a_by_attribute = {name: scalar(attrs[name], name) for name in names if scalar(attrs.get(name, 0.0), name) != 0}
+    if "Redshift" in attrs:
+        z = scalar(attrs["Redshift"], "Redshift")
+        a_by_attribute["Redshift"] = 1 / (1 + z) if z > -1 else z
+    if not a_by_attribute:
+        raise SnapshotError(
+            f"{path}: a cosmological run whose Header has no Redshift and no scale factor; repair it{NOT_COSMOLOGICAL}"
+        )
+    values = list(a_by_attribute.values())
+    if not np.allclose(values, values[0], rtol=1e-3):
+        words = ", ".join(f"{name} a = {value:.6g}" for name, value in a_by_attribute.items())
+        raise SnapshotError(
+            f"{path}: its Header contradicts itself on the scale factor ({words}); repair it{NOT_COSMOLOGICAL}"
+        )
+    return values[0]
+
+
+def check_no_redshift(path: Path, z: float) -> None:
+    """Raise SnapshotError for a redshift in a run that is not cosmological, where codes write 0 or nearly 0."""
+    if not abs(z) < NO_REDSHIFT:
+        raise SnapshotError(
+            f"{path}: its Header has Redshift = {z:.4g} in a run that is not cosmological; repair it, or say in the "
+            "suite file which is true: `units: {cosmological: true}` or false"
+        )
+
+
+def check_time_is_a(path: Path, attrs: dict[str, Any]) -> None:
+    """Raise SnapshotError where only Time could be the scale factor, or where it is 0 and the redshift, too.
+
+    A run that is not cosmological, but has dark energy in its Header, stores a time there.
+    """
+    if (
+        "ExpansionFactor" not in attrs
+        and abs(scalar(attrs.get("Redshift", 1.0))) + abs(scalar(attrs.get("Time", 1.0))) == 0
+    ):
+        raise SnapshotError(
+            f"{path}: its Header has Time = 0 and Redshift = 0, as a run without expansion has at its start, and dark "
+            "energy; say in the suite file which is true: `units: {cosmological: true}` or false"
+        )
+    if not {"Redshift", "ExpansionFactor"} & attrs.keys() and scalar(attrs.get("Time", 1.0), "Time") not in (0.0, 1.0):
+        raise SnapshotError(
+            f"{path}: its Header has no Redshift, so Time = {scalar(attrs['Time']):.4g} may be a scale factor or a "
+            "time; say in the suite file which: `units: {cosmological: true}` or false"
+        )

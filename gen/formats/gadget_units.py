@@ -1,0 +1,158 @@
+"""Units of the Gadget HDF5 family, as the attributes of its datasets say them."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
+from kinmass.gen.formats.base import SnapshotError
+from kinmass.gen.formats.gadget_fields import LINKED_FIELDS, particle_groups
+from kinmass.gen.formats.gadget_header import header, scalar
+
+#: One code unit in kpc, Msun or km/s, without factors of a and h, and the powers of a and of h that multiply it.
+UnitScaling = tuple[float, float, float]
+#: Per quantity: its field, the attributes with its unit in a Units, Parameters or Header group, and one kpc, Msun or
+#: km/s in cgs, without factors of a and h. GIZMO since November 2020 writes `_In_CGS` into the Header, with those of h
+#: (its allvars.h: UNIT_LENGTH_IN_CGS is All.UnitLength_in_cm / All.HubbleParam).
+QUANTITIES = {
+    "length_kpc": ("Coordinates", ("UnitLength_in_cm", "UnitLength_In_CGS"), KPC_CM),
+    "mass_msun": ("Masses", ("UnitMass_in_g", "UnitMass_In_CGS"), MSUN_G),
+    "velocity_kms": ("Velocities", ("UnitVelocity_in_cm_per_s", "UnitVelocity_In_CGS"), KMS_CM_S),
+}
+#: Fields of the gas that may be in a unit of their own: the quantities of which their code unit is made, and one kpc,
+#: Msun/kpc^3, (km/s)^2 or K in cgs.
+GAS_FIELDS = {
+    "SmoothingLength": ({"length_kpc"}, KPC_CM),
+    "Density": ({"length_kpc", "mass_msun"}, MSUN_G / KPC_CM**3),
+    "InternalEnergy": ({"velocity_kms"}, KMS_CM_S**2),
+    "Temperature": (set(), 1.0),
+}
+#: Attributes of a dataset with words for its unit, in lower case.
+_WORDS_FOR_UNITS = ("unit", "units")
+#: Attributes of a dataset with its unit in cgs, its power of a and its power of h.
+_UNIT_ATTRIBUTES = (
+    ("CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent"),  # EAGLE: arXiv:1706.09899, section 3
+    ("to_cgs", "a_scaling", "h_scaling"),  # AREPO: TNG's data specifications; to_cgs is 0 without a unit
+    (
+        "Conversion factor to CGS (not including cosmological corrections)",  # SWIFT's documentation, Snapshots
+        "a-scale exponent",
+        "h-scale exponent",
+    ),
+)
+
+
+def in_round_units(unit: float) -> float:
+    """Round a unit within 1e-3 of a power of ten to it: 1.989e43 g is 1e10 Msun, for any value of the solar mass."""
+    power = 10.0 ** round(np.log10(unit))
+    return power if abs(unit / power - 1) < 1e-3 else unit
+
+
+def dataset_unit(dataset: h5py.Dataset, cgs: float) -> UnitScaling | None:
+    """Read a dataset's unit from its attributes; cgs is one kpc, Msun or km/s in cgs.
+
+    None unless all attributes are there and finite.
+    """
+    for names in _UNIT_ATTRIBUTES:
+        values = [scalar(dataset.attrs.get(name, np.nan), f"{dataset.name}: {name}") for name in names]
+        if np.isfinite(values).all() and values[0] > 0:
+            physical = scalar(dataset.attrs.get("Value stored as physical", 0))
+            return in_round_units(values[0] / cgs), 0.0 if physical else values[1], values[2]
+    return None
+
+
+def from_datasets(path: Path, file: h5py.File) -> dict[str, UnitScaling]:
+    """Return the units of length, mass and velocity, and of fields of the gas, that the datasets' attributes give.
+
+    Raises SnapshotError where datasets of one quantity disagree.
+    """
+    unit_by_quantity: dict[str, UnitScaling] = {}
+    groups = particle_groups(path, file)
+    wanted = [(key, field, cgs, list(groups.values())) for key, (field, _, cgs) in QUANTITIES.items()]
+    gas = [groups[0]] if isinstance(groups.get(0), h5py.Group) else []  # stars have smoothing lengths, too
+    for key, field, cgs, of in [*wanted, *((field, field, cgs, gas) for field, (_, cgs) in GAS_FIELDS.items())]:
+        datasets = [group.get(name) for group in of for name in group if LINKED_FIELDS.get(name) == field]
+        unit_by_dataset = {
+            dataset.name: unit for dataset in datasets if dataset is not None and (unit := dataset_unit(dataset, cgs))
+        }
+        for name, unit in unit_by_dataset.items():
+            first, first_unit = next(iter(unit_by_dataset.items()))
+            if not np.allclose(unit, first_unit, rtol=1e-4):
+                raise SnapshotError(f"{path}: {name} and {first} claim different units; give `units` and repair them")
+            unit_by_quantity[key] = first_unit
+    return unit_by_quantity
+
+
+def first_claims(parts: Iterable[tuple[dict[str, UnitScaling], set[str]]], types: set[str]) -> dict[str, UnitScaling]:
+    """Return the units that hold for a snapshot in several files: of each quantity those of the first that has any.
+
+    parts: of each file what `from_datasets` gives, and the types of which it has particles. Files are looked at until
+    particles of all `types` were found: the first may have no gas.
+    """
+    claims: dict[str, UnitScaling] = {}
+    for claimed, found in parts:
+        claims = claimed | claims
+        types = types - found
+        if not types:
+            break
+    return claims
+
+
+def factors(
+    claims: dict[str, UnitScaling], scalings: dict[str, UnitScaling], overruled: Collection[str], a: float, h: float
+) -> dict[str, float]:
+    """Return by what gas fields have to be multiplied to be in code units, where their own attributes say so.
+
+    Newer versions of SWIFT store single fields in physical units, while positions are comoving. overruled: the
+    quantities whose unit the suite file says. A field follows them: its factor is that between its own attributes and
+    those that are overruled.
+    """
+    own = [claims[key] if key in overruled and key in claims else scalings[key] for key in QUANTITIES]
+    length, mass, _ = (value * a**a_power * h**h_power for value, a_power, h_power in own)
+    code_units = {
+        "SmoothingLength": length, "Density": mass / length**3, "InternalEnergy": own[2][0] ** 2,
+        "Temperature": 1.0,
+    }  # fmt: skip
+    factor_by_field = {}
+    for field, (quantities, _) in GAS_FIELDS.items():
+        if field in claims and quantities & set(overruled) <= claims.keys():
+            value, a_power, h_power = claims[field]
+            factor = value * a**a_power * h**h_power / code_units[field]
+            factor_by_field[field] = 1.0 if abs(factor - 1) < 1e-3 else factor
+    return factor_by_field
+
+
+def check_nothing_is_said(path: Path, file: h5py.File) -> None:
+    """Raise SnapshotError where units would be assumed, though a dataset has words for its own, as scripts write them.
+
+    Such words leave open whether the numbers have factors of a and h.
+    """
+    for group in particle_groups(path, file).values():
+        for name in group if isinstance(group, h5py.Group) else ():
+            attrs = group[name].attrs if LINKED_FIELDS.get(name) in ("Coordinates", "Masses", "Velocities") else {}
+            for attribute in (key for key in attrs if key.lower() in _WORDS_FOR_UNITS):
+                words = attrs[attribute].decode() if isinstance(attrs[attribute], bytes) else str(attrs[attribute])
+                raise SnapshotError(
+                    f"{path}: {group.name}/{name} says {attribute} = {words[:40]!r}, which is not read for it leaves "
+                    "open factors of a and h; say in the suite file what holds: `units: {length_kpc: ..., mass_msun: "
+                    f"..., velocity_kms: ...}}`, before factors of a and h"
+                )
+
+
+def check_h_is_meant(path: Path, h: float, scalings: dict[str, UnitScaling]) -> None:
+    """Raise SnapshotError where a run without expansion has an h, and its units may be with or without factors of h.
+
+    Codes read the same numbers either way: no dynamics changes with h. GIZMO's newer headers say that they have them.
+    """
+    unsaid = {key: (value, h_power) for key, (value, _, h_power) in sorted(scalings.items()) if h_power}
+    if abs(h - 1) < 1e-3 or not unsaid or "UnitLength_In_CGS" in header(path):
+        return
+    with_h, without_h = (
+        ", ".join(f"{key}: {value * factor**-h_power:.6g}" for key, (value, h_power) in unsaid.items())
+        for factor in (1.0, h)
+    )
+    raise SnapshotError(
+        f"{path}: HubbleParam = {h:g} in a run that is not cosmological: do its units have factors of 1 / h? If so "
+        f"give `units: {{{with_h}}}` in the suite file, else `units: {{{without_h}}}`"
+    )

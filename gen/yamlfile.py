@@ -110,8 +110,17 @@ def _sentence(path: Path, model: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         close = get_close_matches(str(problem["loc"][-1]), list(section.model_fields), n=1)
         hint = f", did you mean `{close[0]}`?" if close else ";"
+        if close and _stem(key) == _stem(close[0]):
+            hint += f" It is in {close[0].rpartition('_')[2]}: convert the value."
         return f"{path}: unknown key `{key}`{hint} {known_keys}"
     if problem["type"] == "missing":
         return f"{path}: key `{key}` is missing; add it"
     reason = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "float_parsing":
+        reason = f"must be a number alone, without a unit, not {problem['input']!r}"
     return f"{path}: `{key}`: {reason}" if key else f"{path}: {reason}"
+
+
+def _stem(key: str) -> str:
+    """Return a key without its section and its unit, which is what stands after the last underscore."""
+    return key.rpartition(".")[2].rpartition("_")[0]

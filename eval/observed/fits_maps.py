@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from kinmass.eval.observed.fits_units import unit_in_name
-from kinmass.eval.observed.plain_tables import FORMATS, is_plain_table, plain_columns, text_in
+from kinmass.eval.observed.plain_tables import (
+    FORMATS,
+    Columns,
+    hdf5_image,
+    is_hdf5,
+    is_plain_table,
+    plain_tables,
+    text_in,
+)
 
 
 def _open_fits(path: Path) -> fits.HDUList:
@@ -47,17 +56,11 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
     Raises ValueError where there is no such image, or where it is damaged or not two-dimensional.
     """
     file, extension, plane = _parse_map_name(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)  # about non-standard headers, which astropy repairs
-        with _open_fits(folder / file) as hdus:
-            extension = _only_image(file, hdus) if extension is None else extension
-            if extension not in hdus if isinstance(extension, str) else extension >= len(hdus):
-                names = ", ".join(hdu.name or str(i) for i, hdu in enumerate(hdus))
-                raise ValueError(f"{file} has no extension {extension}; there are {names}")
-            try:
-                data, header = hdus[extension].data, hdus[extension].header
-            except (OSError, ValueError, TypeError) as error:
-                raise ValueError(f"{file} is damaged ({error}); get it again") from error
+    if is_hdf5(file):
+        data, unit = hdf5_image(folder / file, None if extension is None else str(extension))
+        header = fits.Header({} if unit is None else {"BUNIT": unit})
+    else:
+        data, header = _fits_image(file, extension, folder)
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
         raise ValueError(f"{name} is no image; say which extension is, as FILE[EXTENSION]")
     data = np.squeeze(data)
@@ -74,6 +77,21 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
     if "BLANK" in header and data.dtype.kind == "f":  # not standard for floats, but common
         values = blank_to_nan(values, float(header["BLANK"]))
     return values, header
+
+
+def _fits_image(file: str, extension: int | str | None, folder: Path) -> tuple[Any, fits.Header]:
+    """Return what an extension of a FITS file holds, and its header. Raises ValueError where it cannot be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)  # about non-standard headers, which astropy repairs
+        with _open_fits(folder / file) as hdus:
+            extension = _only_image(file, hdus) if extension is None else extension
+            if extension not in hdus if isinstance(extension, str) else extension >= len(hdus):
+                names = ", ".join(hdu.name or str(i) for i, hdu in enumerate(hdus))
+                raise ValueError(f"{file} has no extension {extension}; there are {names}")
+            try:
+                return hdus[extension].data, hdus[extension].header
+            except (OSError, ValueError, TypeError) as error:
+                raise ValueError(f"{file} is damaged ({error}); get it again") from error
 
 
 #: Cards that number the axes of a header, not the planes of a cube.
@@ -148,6 +166,10 @@ def _only_image(file: str, hdus: fits.HDUList) -> int:
     return images[0]
 
 
+#: Most elements of a column of vectors (of emission lines, say) that are read as columns of their own.
+MOST_ELEMENTS = 64
+
+
 def _null_to_nan(values: np.ndarray, column: fits.Column) -> np.ndarray:
     """Return the numbers of a column, NaN where a column of integers holds its null value (TNULL)."""
     numbers = np.asarray(values, float)
@@ -162,37 +184,83 @@ def blank_to_nan(values: np.ndarray, blank: float) -> np.ndarray:
     return np.where(np.abs(values - blank) <= 1e-6 * abs(blank), np.nan, values)
 
 
-def columns(name: str, folder: Path) -> dict[str, tuple[np.ndarray, str | None]]:
+def columns(name: str, folder: Path, wanted: Collection[str] = (), needed: Collection[str] = ()) -> Columns:
     """Read the columns of a table (FITS, or one of FORMATS) that hold one number per row: {name: (values, unit)}.
 
-    Raises ValueError where there is no such table, no such column or no row.
+    Of a column of vectors, element 2 is called `NAME[2]`. Of several tables in a file, of which none is named, the one
+    is read that has the columns needed, and the most of those wanted. Raises ValueError where there is no such table,
+    no such column or no row, and where several tables have all the columns that are wanted.
     """
     file, extension, _ = _parse_map_name(name)
     if is_plain_table(file):
-        found = plain_columns(folder / file, extension)
-        if not found or not len(next(iter(found.values()))[0]):
-            raise ValueError(f"{file}: columns must hold one number a row, and there must be rows")
-        return _with_units_of_names(found)
+        tables = plain_tables(folder / file, None if extension is None else str(extension))
+    else:
+        tables = _fits_tables(name, folder)
+    with_units = {label: _with_units_of_names(table) for label, table in tables.items() if table}
+    if not with_units or not len(next(iter(next(iter(with_units.values())).values()))[0]):
+        raise ValueError(f"{file}: columns must hold one number a row, and there must be rows{_instead(file, folder)}")
+
+    def held(table: Columns) -> tuple[int, int]:
+        return sum(column in table for column in needed), sum(column in table for column in wanted)
+
+    best = max(held(table) for table in with_units.values())
+    fitting = [label for label, table in with_units.items() if held(table) == best]
+    if len(fitting) > 1 and wanted and best[1] == len(wanted):
+        raise ValueError(
+            f"{file} holds several tables with these columns, {', '.join(fitting)}: say which is meant, as "
+            "FILE[EXTENSION]"
+        )
+    return with_units[fitting[0]]
+
+
+def _instead(file: str, folder: Path) -> str:
+    """Say how to name the images of an HDF5 file that holds no columns."""
+    if not is_hdf5(file):
+        return ""
+    return f"; images are named as maps, {file}[DATASET], without table" if _holds_image(folder / file) else ""
+
+
+def _holds_image(path: Path) -> bool:
+    try:
+        hdf5_image(path, None)
+    except ValueError as error:
+        return "say which image" in str(error)
+    return True
+
+
+def _fits_tables(name: str, folder: Path) -> dict[str, Columns]:
+    """Return the tables of a FITS file, or the one that `name` names: {name of the table: its columns}.
+
+    Raises ValueError where there is none.
+    """
+    file, extension, _ = _parse_map_name(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
         with _open_fits(folder / file) as hdus:
-            tables = [h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU)]
+            tables = {i: h for i, h in enumerate(hdus) if isinstance(h, fits.BinTableHDU | fits.TableHDU)}
             if extension is not None:
-                tables = [h for i, h in enumerate(hdus) if _is_extension(extension, i, h) and h in tables]
+                tables = {i: h for i, h in tables.items() if _is_extension(extension, i, h)}
             if not tables:
                 raise ValueError(f"{name}: there is no such table in the file; give FILE or FILE[EXTENSION] of a table")
-            rows, table_columns = tables[0].data, tables[0].columns
-            read = {
-                c.name: (_null_to_nan(_flat(rows[c.name]), c), c.unit)
-                for c in table_columns
-                if _is_numbers(rows[c.name])
-            }
-            # A table of a single row of vectors, as IDL writes, beside numbers that belong to all.
-            length = max((len(values) for values, _ in read.values()), default=0)
-            values_and_units = {name: pair for name, pair in read.items() if len(pair[0]) == length}
-    if not values_and_units or not len(rows):
-        raise ValueError(f"{file}: columns must hold one number a row, and there must be rows")
-    return _with_units_of_names(values_and_units)
+            found: dict[str, Columns] = {}
+            for number, table in tables.items():
+                for k, part in enumerate(_tables_in(table)):
+                    found[f"{table.name or number}{f' ({k + 1})' if k else ''}"] = part
+            return found
+
+
+def _tables_in(table: fits.BinTableHDU | fits.TableHDU) -> list[Columns]:
+    """Return the columns of a table. A single row of vectors, as IDL writes, is a table of each length of these."""
+    read: Columns = {}
+    for column in table.columns:
+        values = table.data[column.name]
+        if _is_numbers(values):
+            read[column.name] = _null_to_nan(_flat(values), column), column.unit
+        elif values.dtype.kind in "fiub" and values.ndim == 2 and values.shape[1] <= MOST_ELEMENTS:
+            numbers = _null_to_nan(values, column)
+            read |= {f"{column.name}[{i}]": (numbers[:, i], column.unit) for i in range(values.shape[1])}
+    lengths = sorted({len(values) for values, _ in read.values() if len(values) > 1}, reverse=True)
+    return [{name: pair for name, pair in read.items() if len(pair[0]) == length} for length in lengths]
 
 
 def _is_numbers(values: np.ndarray) -> bool:
@@ -230,12 +298,20 @@ _BIN_NUMBER_COLUMNS = ("bin_id", "binid", "bin_num", "binnum", "bin_number", "bi
 class Bins:
     """A table with one row per bin. The number of a bin is in a column, or rows are counted from 0 or 1."""
 
-    def __init__(self, name: str, folder: Path, number_column: str | None, starts_at: int | None):
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        number_column: str | None,
+        starts_at: int | None,
+        wanted: Collection[str] = (),
+    ):
         """Read the table `name`. Bin numbers are in number_column or else in a column with one of the usual names.
 
-        With starts_at, rows are counted from it instead. Raises ValueError where several rows have one number.
+        With starts_at, rows are counted from it instead. wanted: maps, some of which are columns. Raises ValueError
+        where several rows have one number.
         """
-        self.name, self.columns = name, columns(name, folder)
+        self.name, self.columns = name, columns(name, folder, wanted)
         self.rows = len(next(iter(self.columns.values()))[0])
         usual_columns = [c for c in self.columns if c.lower() in _BIN_NUMBER_COLUMNS]
         column = number_column if number_column in self.columns else next(iter(usual_columns), None)

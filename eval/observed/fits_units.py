@@ -24,11 +24,13 @@ _SPELLINGS = {
     "degree": "deg", "degrees": "deg", "sqarcsec": "(arcsec2)", "nanomaggy": "nmgy", "nanomaggies": "nmgy",
     "beams": "beam", "mpc": "Mpc",
 }  # fmt: skip
+#: Kinds of logarithms, and how much log10 of a quantity grows where one of them grows by one.
+LOGARITHMS = {"dex": 1.0, "mag": -0.4, "db": 0.1, "ln": float(np.log10(np.e))}
 _NO_UNIT = ("", "1", "none", "arbitrary", "arb", "relative", "dimensionless", "unitless", "n/a")
 _MAGNITUDE = re.compile(
     r"(?<![a-z])(?:(?:AB|ST|Vega)[ _]?)?mag(?:s|nitudes?)?(?![a-z])(?:[ _]?\(?(?:AB|ST|Vega)\b\)?)?", re.I
 )
-_LOGARITHM = re.compile(r"(dex|log10|log|lg|dB)(?:\s*[(\[]\s*(.*?)\s*[)\]]|\s+(.*))?", re.I)
+_LOGARITHM = re.compile(r"(dex|log10|log|lg|ln|dB)(?:\s*[(\[]\s*(.*?)\s*[)\]]|\s+(.*))?", re.I)
 _NUMBER = re.compile(
     r"10\s*(?:\*\*|\^)\s*\(?\s*([-+]?\d+)\s*\)?[\s.*]*|([-+]?\d*\.?\d+(?:e[-+]?\d+)?)(?=[\s*(/a-z])\s*\*?", re.I
 )
@@ -37,7 +39,7 @@ _POWER = re.compile(r"(1\s*/\s*)?\(([^()]+)\)(?:\s*(?:\^|\*\*)?\s*(-?\d+))?")
 
 @dataclass(frozen=True)
 class WrittenUnit:
-    """The unit of a map's numbers; with log `dex`, `mag` or `db` they are logarithms of something in that unit."""
+    """The unit of a map's numbers; with log one of LOGARITHMS they are logarithms of something in that unit."""
 
     log: str
     unit: units.UnitBase
@@ -47,7 +49,7 @@ class WrittenUnit:
         if not self.log:
             return value
         with np.errstate(over="ignore"):
-            return np.asarray(10 ** ({"dex": 1.0, "mag": -0.4, "db": 0.1}[self.log] * value))
+            return np.asarray(10 ** (LOGARITHMS[self.log] * value))
 
 
 def read_unit(text: str | None) -> WrittenUnit:
@@ -59,7 +61,8 @@ def read_unit(text: str | None) -> WrittenUnit:
         inner = read_unit(logarithm[2] or logarithm[3])
         if inner.log:
             raise ValueError(f"unit {text!r} is a logarithm of a logarithm; convert the map")
-        return WrittenUnit("db" if logarithm[1].lower() == "db" else "dex", inner.unit)
+        kind = logarithm[1].lower()
+        return WrittenUnit(kind if kind in ("db", "ln") else "dex", inner.unit)
     if _MAGNITUDE.search(unit_text):
         area = re.sub(r"\bper\b", "/", _MAGNITUDE.sub(" ", unit_text)).replace("/ ", "/").strip()
         area = area.removesuffix(")") if area.count(")") > area.count("(") else area

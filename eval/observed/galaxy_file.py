@@ -1,9 +1,10 @@
 """The description of an observed galaxy, a YAML file, as a checked model."""
 
-from typing import Literal
+from typing import Any, Literal
 
+from astropy.coordinates import SkyCoord
 from astropy.cosmology import Planck18
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
 from kinmass.eval.observed.fits_units import kms_per_unit
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC
@@ -11,6 +12,16 @@ from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truths(cls, content: Any) -> Any:
+        """Refuse `true` and `false` for numbers, which they would be: 1 and 0."""
+        for key, value in content.items() if isinstance(content, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field is not None and field.annotation not in (bool, str):
+                raise ValueError(f"{key} must not be {str(value).lower()}: leave it out where it is not known")
+        return content
 
 
 #: Sizes R_e that galaxies have [kpc], compact dwarfs and cD galaxies included; and a redshift that no map was taken at.
@@ -22,9 +33,12 @@ PECULIAR_KMS = 300.0
 class TracerFiles(_Section):
     """Where the maps of one tracer are. A map is `FILE`, `FILE[EXTENSION]` or `FILE[EXTENSION,PLANE]` of a cube.
 
+    In an HDF5 file an extension is a dataset or a group, such as `maps.h5[gas/velocity]`.
+
     A plane is its number, from 0, or its name in the header (`C24 = 'Ha-6564'`), whose units count for it alone.
 
-    With `table`, a table of spaxels or bins, maps are names of its columns. With `bins`, a table of Voronoi bins, maps
+    With `table`, a table of spaxels or bins, maps are names of its columns; `V[2]` is an element of a column of
+    vectors, counted from 0. With `bins`, a table of Voronoi bins, maps
     may be names of its columns too. Raises pydantic's ValidationError for keys that contradict each other.
     """
 
@@ -166,6 +180,19 @@ class GalaxyFile(_Section):
     """The maps of the gas. Give gas, stars or both."""
     stars: TracerFiles | None = None
     """The maps of the stars."""
+
+    @field_validator("centre_deg", mode="before")
+    @classmethod
+    def _is_in_degrees(cls, centre: Any) -> Any:
+        """Refuse hours and minutes, with what they are in degrees."""
+        text = " ".join(map(str, centre)) if isinstance(centre, list | tuple) else str(centre)
+        if not any(mark in text for mark in ":hms"):
+            return centre
+        try:
+            place = SkyCoord(text.replace(",", " "), unit=("hourangle", "deg"))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"must be [right ascension, declination] in degrees, not {text}") from error
+        raise ValueError(f"must be in degrees: {text} is [{place.ra.deg:.6f}, {place.dec.deg:.6f}]")
 
     @model_validator(mode="after")
     def _has_maps(self) -> "GalaxyFile":

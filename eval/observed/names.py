@@ -1,4 +1,4 @@
-"""Hold what names of maps say against the keys that they are given for: widths, errors, or their inverse squares."""
+"""Hold what names of maps say against the keys that they are given for: widths, errors, inverse squares, logarithms."""
 
 import re
 from pathlib import PurePath
@@ -8,12 +8,16 @@ from kinmass.eval.observed.galaxy_file import TracerFiles
 _FULL_WIDTH = re.compile(r"fwhm|(?<![a-z])w_?50(?![0-9])")
 _SIGMA = re.compile(r"sig|disp")
 _INVERSE = re.compile(r"ivar|inv")
-_ERROR = re.compile(r"err|std|unc|(?<![a-z])e_")
+#: Errors as tables of surveys call them: e_V by the CDS' standard, EVPXF and DVPXF, emom1, evcen, eew.
+_SHORT_ERROR = r"(?<![a-z])(?:e_(?=[a-z])|e(?:mom|vcen|vel|sig|disp|fwhm|ew)(?=[\d_.]|$)|[ed](?:vpxf|spxf)(?![a-z]))"
+_ERROR = re.compile(rf"err|std|unc|{_SHORT_ERROR}")
 _VARIANCE = re.compile(r"(?<![a-z])var(?:iance)?(?![a-z])")
 #: Of a map that is no error, this says that it is one.
 _CALLED_ERROR = re.compile(
-    r"(?<![a-z])(?:e|d)?(?:errors?|err|ivar|uncertainty|unc)(?![a-z])|(?:vel|sig|sigma|disp|flux)err"
+    rf"(?<![a-z])(?:e|d)?(?:errors?|err|ivar|uncertainty|unc)(?![a-z])|(?:vel|sig|sigma|disp|flux)err|{_SHORT_ERROR}"
 )
+#: A density that is called so holds logarithms.
+_LOGARITHM = re.compile(r"(?<![a-z])(?:log|(?:lg|ln|dex|mags?)(?![a-z]))")
 #: Keys of maps that are no errors, and those of their units.
 _UNIT_KEYS = {"velocity": "velocity_unit", "dispersion": "dispersion_unit", "density": "density_unit"}
 #: Keys of which no two can be one map.
@@ -49,6 +53,16 @@ def refuse_error_for(files: TracerFiles, key: str, called: str) -> None:
         raise ValueError(
             f"{key} {getattr(files, key)} is called an error ({called}): give the map itself; if it is, say "
             f"{unit_key}, its unit"
+        )
+
+
+def refuse_logarithm(files: TracerFiles, is_logarithm: bool) -> None:
+    """Raise ValueError where a density is called a logarithm or a magnitude, and the unit in its file is of none."""
+    name = files.density
+    if name is not None and files.density_unit is None and not is_logarithm and _LOGARITHM.search(_told(name)):
+        raise ValueError(
+            f"density {name} is called a logarithm or a magnitude, and its file does not say so: say density_unit, as "
+            "dex, ln, dex(Msun/pc2) or mag/arcsec2, or arbitrary where it is proportional to light or mass per area"
         )
 
 

@@ -1,7 +1,8 @@
-"""Read the columns of tables that are not FITS: text, ECSV, VOTable and HDF5. Nothing in a file is executed."""
+"""Read tables that are not FITS: text, ECSV, VOTable and HDF5, whose images too. Nothing in a file is executed."""
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,18 +31,23 @@ def _suffix(file: str | Path) -> str:
     return inner if path.suffix.lower() == ".gz" and FORMATS.get(inner) not in (None, "hdf5") else path.suffix.lower()
 
 
-def plain_columns(path: Path, part: str | None) -> Columns:
-    """Return the columns that hold one number per row: {name: (values, unit)}; masked values are NaN.
+def is_hdf5(file: str) -> bool:
+    """Whether a file is HDF5, by its suffix."""
+    return FORMATS.get(_suffix(file)) == "hdf5"
 
-    part: the group, or table, of an HDF5 file that is meant; the first one where left out. Raises ValueError for a
-    file that cannot be read.
+
+def plain_tables(path: Path, part: str | None) -> dict[str, Columns]:
+    """Return the tables of a file {name: columns that hold one number per row}, of which most files hold one, "".
+
+    Columns are {name: (values, unit)}; masked values are NaN. part: the group, or table, of an HDF5 file that is meant;
+    all of them where left out. Raises ValueError for a file that cannot be read.
     """
     kind = FORMATS[_suffix(path)]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
             if kind == "hdf5":
-                return _hdf5_columns(path, part)
+                return _hdf5_tables(path, part)
             # Texts have columns by commas, tabs, semicolons or blanks, and a line of names, which may begin with #.
             table = _text_table(path) if kind == "ascii" else Table.read(path, format=kind)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -49,15 +55,25 @@ def plain_columns(path: Path, part: str | None) -> Columns:
         if "Unable to guess" in why:  # astropy lists all that it has tried
             why = "lines must have one number of columns each, under a line of names"
         raise ValueError(f"{path.name} cannot be read as a table ({why})") from error
-    return {name: _numbers(table[name]) for name in table.colnames if _is_numeric(table[name])}
+    return {"": {name: _numbers(table[name]) for name in table.colnames if _is_numeric(table[name])}}
 
 
 def _text_table(path: Path) -> Table:
-    """Read a table whose columns are separated by commas, tabs, blanks or (where it has a single column) semicolons."""
+    """Read a table whose columns are separated by commas, tabs, blanks or (where it has a single column) semicolons.
+
+    Where no line of names can be told, they are those of the last comment that has as many words as there are columns.
+    """
     table = Table.read(path, format="ascii", guess=True, fill_values=_NOTHING)
-    if len(table.colnames) > 1:
-        return table
-    return Table.read(path, format="ascii.basic", guess=False, delimiter=";", fill_values=_NOTHING)
+    if len(table.colnames) == 1:
+        table = Table.read(path, format="ascii.basic", guess=False, delimiter=";", fill_values=_NOTHING)
+    if table.colnames == [f"col{i + 1}" for i in range(len(table.colnames))]:
+        comments = [str(line).split() for line in table.meta.get("comments", [])]
+        names = next(
+            (words for words in reversed(comments) if len(set(words)) == len(words) == len(table.colnames)), []
+        )
+        if names:
+            table.rename_columns(table.colnames, names)
+    return table
 
 
 def text_in(path: Path) -> dict[str, str]:
@@ -91,29 +107,69 @@ def _numbers(column: Table.Column) -> tuple[np.ndarray, str | None]:
     return np.asarray(values), None if column.unit is None else str(column.unit)
 
 
-def _hdf5_columns(path: Path, part: str | None) -> Columns:
-    """Read a compound dataset, as astropy and PyTables write, or a group of one dataset per column."""
+def _hdf5_tables(path: Path, part: str | None) -> dict[str, Columns]:
+    """Read compound datasets, as astropy and PyTables write, and groups of one dataset per column {name: columns}.
+
+    Raises ValueError where there is no such part.
+    """
     with h5py.File(path) as file:
-        node: h5py.Group | h5py.Dataset = file[part] if part else file
-        datasets = (
-            [node] if isinstance(node, h5py.Dataset) else [d for d in node.values() if isinstance(d, h5py.Dataset)]
-        )
-        if not datasets and not part:
-            group = next((g for g in file.values() if isinstance(g, h5py.Group)), None)
-            datasets = [] if group is None else [d for d in group.values() if isinstance(d, h5py.Dataset)]
-        tables = [d for d in datasets if d.dtype.names and not d.name.endswith("__table_column_meta__")]
-        if tables:
-            table = tables[0]
-            with_units = Table.read(path, path=table.name.lstrip("/"), format="hdf5", character_as_bytes=True)
-            return {name: _numbers(with_units[name]) for name in with_units.colnames if _is_numeric(with_units[name])}
-        found: Columns = {}
-        for dataset in datasets:
-            if dataset.ndim == 1 and dataset.dtype.kind in "fiub":
-                unit = next((dataset.attrs[key] for key in ("unit", "units") if key in dataset.attrs), None)
-                unit = unit.ravel()[0] if isinstance(unit, np.ndarray) and unit.size == 1 else unit
-                text = unit.decode() if isinstance(unit, bytes) else unit
-                found[dataset.name.rsplit("/", 1)[-1]] = (
-                    np.asarray(dataset[()], float),
-                    None if text is None else str(text),
+        if part and part not in file:
+            raise ValueError(f"there is no {part}; there are {', '.join(_hdf5_names(file))}")
+        top: h5py.Group | h5py.Dataset = file[part] if part else file
+        groups = [top, *_members(top, h5py.Group)]
+        tables: dict[str, Columns] = {}
+        for group in groups:
+            datasets = [group] if isinstance(group, h5py.Dataset) else list(group.values())
+            datasets = [d for d in datasets if isinstance(d, h5py.Dataset)]
+            for table in datasets:
+                if table.dtype.names and not table.name.endswith("__table_column_meta__"):
+                    name = table.name.lstrip("/")
+                    read = Table.read(path, path=name, format="hdf5", character_as_bytes=True)
+                    tables[name] = {name: _numbers(read[name]) for name in read.colnames if _is_numeric(read[name])}
+            columns = {
+                d.name.rsplit("/", 1)[-1]: (np.asarray(d[()], float), _unit_of(d)) for d in datasets if _is_numeric(d)
+            }
+            if columns:
+                tables[group.name.lstrip("/")] = columns
+        return tables
+
+
+def _members(group: h5py.Group | h5py.Dataset, kind: type) -> list[Any]:
+    """Return the groups, or datasets, at any depth in a group of an HDF5 file."""
+    found: list[Any] = []
+    if isinstance(group, h5py.Group):
+        group.visititems(lambda _, node: found.append(node) if isinstance(node, kind) else None)
+    return found
+
+
+def _hdf5_names(file: h5py.File) -> list[str]:
+    return [node.name.lstrip("/") for kind in (h5py.Group, h5py.Dataset) for node in _members(file, kind)]
+
+
+def _unit_of(dataset: h5py.Dataset) -> str | None:
+    unit = next((dataset.attrs[key] for key in ("unit", "units", "BUNIT") if key in dataset.attrs), None)
+    unit = unit.ravel()[0] if isinstance(unit, np.ndarray) and unit.size == 1 else unit
+    text = unit.decode() if isinstance(unit, bytes) else unit
+    return None if text is None else str(text)
+
+
+def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None]:
+    """Return a dataset of two or more dimensions, and its unit. part may be left out where there is only one.
+
+    Raises ValueError for a file that cannot be read, or where there is no such dataset.
+    """
+    try:
+        with h5py.File(path) as file:
+            images = {
+                d.name.lstrip("/"): d for d in _members(file, h5py.Dataset) if d.ndim >= 2 and d.dtype.kind in "fiub"
+            }
+            name = part.strip("/") if part else next(iter(images), "")
+            if name not in images or (part is None and len(images) > 1):
+                raise ValueError(
+                    f"{path.name}: say which image is meant, as FILE[DATASET]; there are {', '.join(images) or 'none'}"
                 )
-        return found
+            return np.asarray(images[name][()]), _unit_of(images[name])
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; paths are relative to the YAML file's folder") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as HDF5 ({error})") from error

@@ -21,6 +21,8 @@ TIMES_MOST, LEAST_KMS, MOST_V_KMS, MOST_SIGMA_KMS, WILD_SHARE = 5.0, 300.0, 1500
 #: So many pixels with one value, farther than a multiple of the range of the others, hold a number for "nothing", if it
 #: looks like one: whole, or all nines, or huge.
 SAME, FAR_RANGES = 3, 4.0
+#: Frames are often larger than what is seen of a galaxy: so few of the pixels, of all, may hold other numbers.
+FEWEST_OTHERS = 0.05
 _FILLING = re.compile(r"\d+|9+\.9+|.*e\+\d+")
 #: So many pixels, that share of all, and so many times the largest bin are no region that happens to be at rest.
 LEAST_ZEROS, ZERO_SHARE, TIMES_A_BIN = 10, 0.02, 5
@@ -126,7 +128,8 @@ def _apart(ordered: np.ndarray) -> list[tuple[float, int]]:
     their 2nd and 98th percentiles is the range that 98 % of them keep to.
     """
     numbers, starts, counts = np.unique(ordered, return_index=True, return_counts=True)
-    is_some = (counts >= SAME) & (2 * counts <= len(ordered))
+    # A number in nearly all pixels is what was measured, or assumed, there.
+    is_some = (counts >= SAME) & (len(ordered) - counts >= max(SAME, FEWEST_OTHERS * len(ordered)))
     numbers, starts, counts = numbers[is_some], starts[is_some], counts[is_some]
 
     def of_others(share: float) -> np.ndarray:
@@ -137,7 +140,8 @@ def _apart(ordered: np.ndarray) -> list[tuple[float, int]]:
     middle, half_range = of_others(0.5), 0.5 * (of_others(0.98) - of_others(0.02))
     # Half of it again, for percentiles between two numbers.
     is_far = np.abs(numbers - middle) > 0.5 * np.maximum(FAR_RANGES * half_range, 0.5 * np.abs(middle))
-    return [(float(number), int(count)) for number, count in zip(numbers[is_far], counts[is_far], strict=True)]
+    found = [(float(number), int(count)) for number, count in zip(numbers[is_far], counts[is_far], strict=True)]
+    return sorted(found, key=lambda pair: (pair[0] > 0, pair[1]))  # where what was measured is one number as well
 
 
 def refuse_zeros(name: str, sky_places: np.ndarray, side_arcsec: float, value: np.ndarray) -> None:

@@ -9,6 +9,7 @@ from astropy.coordinates import SkyCoord
 
 from kinmass.eval.observed.fits_maps import Bins, beam_fwhm_arcsec, blank_to_nan, columns, image, text_columns
 from kinmass.eval.observed.fits_units import (
+    LOGARITHMS,
     Density,
     arcsec_per_unit,
     inverse_variance_per_unit,
@@ -26,7 +27,7 @@ from kinmass.eval.observed.grids import (
     spaxel_side,
     tiled,
 )
-from kinmass.eval.observed.names import refuse_contradictions, refuse_error_for
+from kinmass.eval.observed.names import refuse_contradictions, refuse_error_for, refuse_logarithm
 from kinmass.eval.observed.sanity import refuse_fillings, refuse_undeclared_redshift, refuse_zeros, without_wild
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.gen.constants import LIGHT_KMS
@@ -79,6 +80,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     refuse_contradictions(files)
     maps = (_read_table if files.table is not None else _read_images)(files, folder, galaxy_file)
     values, side_arcsec = maps.values, maps.side_arcsec
+    refuse_logarithm(files, bool(maps.density.log))
     is_good = _unmasked(files, maps)
     velocity, density, sigma = values["velocity"], values["density"], values.get("dispersion")
     tracer = "gas" if files is galaxy_file.gas else "stars"
@@ -101,14 +103,16 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         places = np.column_stack([maps.x_arcsec.ravel(), maps.y_arcsec.ravel()])
         has_sigma = np.ones(velocity.shape, bool) if sigma is None else np.isfinite(sigma)
         refuse_zeros(f"V of the {tracer}", places, side_arcsec, np.where(has_sigma, velocity, np.nan).ravel())
-    seen = {"V": velocity, "sigma": values.get("dispersion"), "the error of V": velocity_error}
-    _refuse_fillings_of(tracer, seen | ({} if maps.density.log else {"the density": density}), is_good)
+    _refuse_fillings_of(tracer, maps, velocity, velocity_error, is_good)
     if "velocity_error" in values or "velocity_ivar" in values:
         maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
     refuse_undeclared_redshift(f"V of the {tracer}", velocity, "convention" in files.model_fields_set)
     redshift = _redshift(velocity, files.convention)
     if files.convention != "rest":
-        velocity, sigma = _at_rest(velocity, sigma, files.convention, galaxy_file.systemic_kms)
+        velocity, width_factor = _at_rest(velocity, files.convention, galaxy_file.systemic_kms)
+        sigma, velocity_error, sigma_error = (
+            None if width is None else width / width_factor for width in (sigma, velocity_error, sigma_error)
+        )
     fwhm_arcsec = _beam_fwhm_arcsec(files, folder, maps)
     sky = SkyMap(
         maps.x_arcsec, maps.y_arcsec, side_arcsec, density, velocity, sigma, fwhm_arcsec, velocity_error, sigma_error
@@ -141,12 +145,13 @@ def _without_instrument(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the dispersion that is left of a measured width without the instrument's, and its error [km/s]."""
     measured = width / (_FWHM_PER_SIGMA if files.dispersion_is == "fwhm" else 1.0)
-    instrument = values.get("instrument_sigma", files.instrument_sigma_kms)
-    sigma = np.where(measured > 0, np.sqrt(np.maximum(measured**2 - instrument**2, 0.0)), np.nan)
+    instrument = np.asarray(values.get("instrument_sigma", files.instrument_sigma_kms))
+    sigma = np.where((measured > 0) & (instrument >= 0), np.sqrt(np.maximum(measured**2 - instrument**2, 0.0)), np.nan)
     if error is not None:
         error = error / (_FWHM_PER_SIGMA if files.dispersion_is == "fwhm" else 1.0)
         # What is left of a measured width has a larger error than that, up to that of its square at zero.
-        error = error * measured / np.hypot(sigma, np.sqrt(error * measured))
+        of_rest = error * measured / np.hypot(sigma, np.sqrt(error * measured))
+        error = np.where(instrument > 0, np.maximum(of_rest, error), error)
     return sigma, error
 
 
@@ -200,11 +205,24 @@ def _certain(tracer: str, maps: _TracerMaps) -> np.ndarray:
     return is_certain
 
 
-def _refuse_fillings_of(tracer: str, maps: dict[str, np.ndarray | None], is_good: np.ndarray) -> None:
-    """Raise ValueError as `sanity.refuse_fillings` for maps {what: values}, of which only V may be negative."""
-    for what, value in maps.items():
+def _refuse_fillings_of(
+    tracer: str, maps: _TracerMaps, velocity: np.ndarray, velocity_error: np.ndarray | None, is_good: np.ndarray
+) -> None:
+    """Raise ValueError as `sanity.refuse_fillings` for all maps of a tracer; V and its error are given apart.
+
+    Numbers below zero are no measurements of a width, an error or a density anyway.
+    """
+    log = LOGARITHMS.get(maps.density.log)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        density = maps.values["density"] if log is None else np.log10(maps.values["density"]) / log
+        sigma_error = _error_kms(maps.values, "dispersion")
+    of_any_sign = {"V": velocity, "the instrument's width": maps.values.get("instrument_sigma")}
+    positive = {"sigma": maps.values.get("dispersion"), "the error of V": velocity_error}
+    positive["the error of sigma"] = sigma_error
+    (positive if log is None else of_any_sign)["the density"] = density
+    for what, value in (of_any_sign | positive).items():
         if value is not None:
-            is_shown = is_good & ((value > 0) | (what == "V"))
+            is_shown = is_good & ((value > 0) | (what in of_any_sign))
             unit = "" if what == "the density" else " km/s"
             refuse_fillings(f"{what} of the {tracer}", np.where(is_shown, value, np.nan), unit)
 
@@ -269,7 +287,8 @@ def _beam_fwhm_arcsec(files: TracerFiles, folder: Path, tracer_maps: _TracerMaps
                 f"({tracer_maps.side_arcsec:.3g} arcsec): is it in arcsec, not in degrees?"
             )
         return files.beam_fwhm_arcsec
-    bin_columns = columns(files.bins, folder) if files.bins else {}
+    bin_table = _bin_table(files, folder)
+    bin_columns = {} if bin_table is None else bin_table.columns
     map_names = [files.table] if files.table else [files.velocity, files.density, files.dispersion]
     sources = [files.bins if name in bin_columns else name for name in map_names]
     fwhms = (beam_fwhm_arcsec(name, folder) for name in dict.fromkeys(sources) if name is not None)
@@ -282,19 +301,18 @@ def _beam_fwhm_arcsec(files: TracerFiles, folder: Path, tracer_maps: _TracerMaps
     return fwhm_arcsec
 
 
-def _at_rest(
-    velocity_kms: np.ndarray, sigma_kms: np.ndarray | None, convention: str, systemic_kms: float | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Turn V and sigma, as c z (optical) or c (1 - 1 / (1 + z)) (radio), into V about the galaxy and rest-frame sigma.
+def _at_rest(velocity_kms: np.ndarray, convention: str, systemic_kms: float | None) -> tuple[np.ndarray, float]:
+    """Turn V, as c z (optical) or c (1 - 1 / (1 + z)) (radio), into V about the galaxy.
 
-    Differences in the optical convention are too large by a factor 1 + z, in the radio convention too small by it.
+    Returns the factor, too, by which differences are too large: sigma and errors as well. It is 1 + z in the optical
+    convention, and one over that in the radio convention.
     """
     v_over_c = velocity_kms / LIGHT_KMS
     one_plus_z = 1 + v_over_c if convention == "optical" else 1 / (1 - v_over_c)
     systemic_over_c = systemic_kms / LIGHT_KMS if systemic_kms is not None else float(np.nanmedian(v_over_c))
     systemic_one_plus_z = 1 + systemic_over_c if convention == "optical" else 1 / (1 - systemic_over_c)
     width_factor = systemic_one_plus_z if convention == "optical" else 1 / systemic_one_plus_z
-    return LIGHT_KMS * (one_plus_z / systemic_one_plus_z - 1), None if sigma_kms is None else sigma_kms / width_factor
+    return LIGHT_KMS * (one_plus_z / systemic_one_plus_z - 1), width_factor
 
 
 def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -> np.ndarray:
@@ -342,9 +360,19 @@ def _width_kms_per_unit(
     return kms_per_velocity_unit
 
 
+def _map_names(files: TracerFiles) -> list[str]:
+    return [name for key in _MAPS if (name := getattr(files, key)) is not None]
+
+
+def _bin_table(files: TracerFiles, folder: Path) -> Bins | None:
+    if files.bins is None:
+        return None
+    return Bins(files.bins, folder, files.bin_id or files.bin, files.bins_start_at, _map_names(files))
+
+
 def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _TracerMaps:
     """Read maps that are images, or columns of a table of bins whose numbers are an image."""
-    bin_table = Bins(files.bins, folder, files.bin_id or files.bin, files.bins_start_at) if files.bins else None
+    bin_table = _bin_table(files, folder)
     map_names = {key: name for key in _MAPS if (name := getattr(files, key)) is not None}
     bin_columns = {key: name for key, name in map_names.items() if bin_table is not None and name in bin_table.columns}
     image_names = {key: name for key, name in map_names.items() if key not in bin_columns} | (
@@ -435,28 +463,35 @@ def _pixel_offsets(files: TracerFiles, grid: Grid, galaxy_file: GalaxyFile) -> t
         if centre_pixel is None:
             raise ValueError(f"{grid.name} has no celestial coordinates (WCS): say centre_pixel: [x, y], from 1")
         return side * (ix + 1 - centre_pixel[0]), side * (iy + 1 - centre_pixel[1]), side
-    sky_position = grid.wcs.pixel_to_world(ix, iy)
+    # North is up for both tracers, be the one's image in galactic coordinates.
+    sky_position = _icrs(grid.wcs.pixel_to_world(ix, iy))
     if centre_pixel is not None:
-        sky_centre = grid.wcs.pixel_to_world(centre_pixel[0] - 1, centre_pixel[1] - 1)
+        sky_centre = _icrs(grid.wcs.pixel_to_world(centre_pixel[0] - 1, centre_pixel[1] - 1))
         if galaxy_file.centre_deg is not None:
-            given = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").transform_to(sky_centre.frame)
+            given = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs")
             if (apart_arcsec := float(given.separation(sky_centre).to_value("arcsec"))) > 2 * side:
                 raise ValueError(
                     f"centre_pixel and centre_deg are {apart_arcsec:.3g} arcsec apart: give the one that is right"
                 )
     elif galaxy_file.centre_deg is not None:
-        sky_centre = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").transform_to(sky_position.frame)
+        sky_centre = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs")
     else:
         raise ValueError("centre_deg: [right ascension, declination] is needed for maps with a WCS")
     x, y = (offset.to_value("arcsec") for offset in sky_centre.spherical_offsets_to(sky_position))
     return x, y, side
 
 
+def _icrs(position: SkyCoord) -> SkyCoord:
+    """Return a position in ICRS, without what else its own frame knows (an equinox)."""
+    return SkyCoord(position.icrs.ra, position.icrs.dec, frame="icrs")
+
+
 def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _TracerMaps:
     """Read maps that are columns of a table of spaxels or bins, or of a table of bins that its spaxels refer to."""
     name = str(files.table)
-    table_columns = columns(name, folder)
-    bin_table = Bins(files.bins, folder, files.bin_id or files.bin, files.bins_start_at) if files.bins else None
+    bin_table = _bin_table(files, folder)
+    places = (files.x, files.y)
+    table_columns = columns(name, folder, (*places, *_map_names(files), *((files.bin,) if bin_table else ())), places)
     map_columns = {key: column for key in (*_MAPS, "x", "y") if (column := getattr(files, key)) is not None}
     bin_columns = set()
     if bin_table is not None and files.bin in table_columns:
@@ -474,7 +509,8 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _T
                     f"{name}: column {column} holds text, {text!r}: it must be a number, or nan, in every row (right "
                     "ascension and declination in degrees)"
                 )
-        raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}")
+        of_bins = f"; {files.bins} has {', '.join(bin_table.columns)}" if bin_table is not None else ""
+        raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}{of_bins}")
     x, y = _row_offsets(files, galaxy_file, *(table_columns[map_columns.pop(key)] for key in ("x", "y")))
     values = {key: _in_kms(files, key, *table_columns[column]) for key, column in map_columns.items()}
     has_position = np.isfinite(x) & np.isfinite(y)

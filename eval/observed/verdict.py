@@ -40,6 +40,9 @@ STARS_V_SIGMA, STARS_V_SIGMA_WRONG = 3.0, 8.0
 GAS_SIGMA_KMS = 80.0
 #: A larger dispersion of gas [km/s] that is the same everywhere (84th to 16th percentile) is that of an instrument.
 SAME_SIGMA_KMS, SAME_SIGMA = 30.0, 1.15
+#: Shares of the pixels between which a dispersion that is one number, where V is not, is no measurement: where it is so
+#: in all of them, it was assumed.
+ONE_SIGMA = (0.1, 0.9)
 #: Circular speeds [km/s] that few galaxies have, and none (the fastest discs: 570, Ogle et al. 2019, ApJL 884, L11).
 FAST_KMS, TOO_FAST_KMS = 700.0, 1000.0
 #: Distance of the brightest stars from the centre [R_e], and how much larger than R_e the radius is that holds half of
@@ -181,6 +184,26 @@ def of_motions(maps: dict[str, SkyMap]) -> list[Reason]:
             if middle > SAME_SIGMA_KMS and high < SAME_SIGMA * low:
                 text = f"The gas has a dispersion of about {middle:.0f} km/s everywhere"
                 reasons.append(Reason(f"{text}: is that the instrument's? If so say instrument_sigma_kms.", 1))
+    return reasons
+
+
+def of_one_dispersion(maps: dict[str, SkyMap]) -> list[Reason]:
+    """Judge whether a dispersion is one number in many pixels that are not of one bin, as at the limit of a fit."""
+    reasons = []
+    for name, sky in maps.items():
+        if sky.dispersion_kms is None:
+            continue
+        numbers, counts = np.unique(sky.dispersion_kms[sky.dispersion_kms > 0], return_counts=True)
+        if not len(numbers):
+            continue
+        number, share = float(numbers[np.argmax(counts)]), float(counts.max()) / len(sky.x_arcsec)
+        speeds = sky.velocity_kms[sky.dispersion_kms == number]
+        if ONE_SIGMA[0] < share < ONE_SIGMA[1] and len(np.unique(speeds)) > 0.5 * len(speeds):
+            text = (
+                f"The dispersion of the {name} is {number:.4g} km/s exactly in {100 * share:.0f} % of its pixels, of "
+                "which V differs: is that the limit of a fit, or does it say that nothing was measured (blank)?"
+            )
+            reasons.append(Reason(text, 1))
     return reasons
 
 

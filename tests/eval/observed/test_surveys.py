@@ -1,0 +1,280 @@
+"""Files as surveys write them: one galaxy is the same in all of them, or a sentence says what to do."""
+
+import re
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+from astropy.wcs.utils import fit_wcs_from_points
+
+from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
+from kinmass.eval.observed.sky import SkyMap
+from kinmass.eval.observed.verdict import of_one_dispersion
+
+P, SIDE, R_E, CENTRE = 25, 0.8, 5.0, (150.0, 40.0)
+IY, IX = np.indices((P, P))
+X, Y = SIDE * (IX - P // 2), SIDE * (IY - P // 2)
+R = np.hypot(X, Y / 0.7)
+SEEN = R < 9
+NOISE = np.random.default_rng(7).normal(0, 3, (2, P, P))
+MAPS = {
+    name: np.where(SEEN, values, np.nan)
+    for name, values in {
+        "V": 2500 + 120 * np.tanh((X + 0.4 * Y) / 4) + NOISE[0],
+        "S": 30 + 0.5 * Y + 60 * np.exp(-R / 4) + NOISE[1],
+        "D": 10 * np.exp(-R / 3 + 0.02 * X),
+        "E": 3 + 0.1 * R,
+        "F": 3.5 + 0.1 * R,
+    }.items()
+}
+KEYS = {"velocity": "V", "dispersion": "S", "density": "D", "velocity_error": "E", "dispersion_error": "F"}
+IN_PIXELS = {"pixel_arcsec": SIDE, "centre_pixel": [P // 2 + 1, P // 2 + 1]}
+
+
+def described(folder, tracers, **top) -> ObservedGalaxy:
+    content = {"name": "survey", "distance_mpc": 40.0, "half_light_radius_arcsec": R_E} | top
+    content |= {tracer: {"beam_fwhm_arcsec": 1.6} | keys for tracer, keys in tracers.items()}
+    (folder / "survey.yaml").write_text(yaml.safe_dump(content))
+    return read_galaxy(folder / "survey.yaml")
+
+
+def images(folder, header=None, keys=None, **changed) -> ObservedGalaxy:
+    """The galaxy as FITS images, some of which are changed; with keys of the gas, too."""
+    for name, values in (MAPS | changed).items():
+        fits.PrimaryHDU(values, header).writeto(folder / f"{name}.fits", overwrite=True)
+    files = {key: f"{name}.fits" for key, name in KEYS.items()}
+    where = IN_PIXELS if header is None else {}
+    return described(
+        folder, {"gas": files | where | (keys or {})}, **({} if header is None else {"centre_deg": CENTRE})
+    )
+
+
+def rows(**more: np.ndarray) -> dict[str, np.ndarray]:
+    return {"X": X[SEEN], "Y": Y[SEEN]} | {name: values[SEEN] for name, values in MAPS.items()} | more
+
+
+def assert_same(sky: SkyMap, east: int = 1) -> None:
+    """Assert that a map is the galaxy's: every number at its place."""
+    order, true_order = (np.lexsort((np.round(x, 1), np.round(y, 1))) for x, y in (
+        (sky.x_arcsec, sky.y_arcsec), (east * X[SEEN], Y[SEEN])))  # fmt: skip
+    np.testing.assert_allclose(sky.x_arcsec[order], east * X[SEEN][true_order], atol=0.02)
+    arrays = (sky.velocity_kms, sky.dispersion_kms, sky.density, sky.velocity_error_kms, sky.dispersion_error_kms)
+    for name, values in zip("VSDEF", arrays, strict=True):
+        np.testing.assert_allclose(values[order], MAPS[name][SEEN][true_order], rtol=1e-6)
+
+
+def sky_header() -> fits.Header:
+    header = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": CENTRE[0], "CRVAL2": CENTRE[1]}
+    header |= {f"CRPIX{i}": P // 2 + 1 for i in (1, 2)} | {"CDELT1": -SIDE / 3600, "CDELT2": SIDE / 3600}
+    return fits.Header(header | {"RADESYS": "ICRS"})
+
+
+# ---- where the numbers are
+
+
+def test_images_of_an_hdf5_file(tmp_path):
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        for name, values in MAPS.items():
+            file[f"gas/{name}"] = values * (1e3 if name == "V" else 1)
+        file["gas/V"].attrs["units"] = "m/s"
+        file["gas/cube"] = np.stack([MAPS["S"] + 9, MAPS["S"]])
+    keys = {key: f"m.h5[gas/{name}]" for key, name in KEYS.items()}
+    assert_same(described(tmp_path, {"gas": IN_PIXELS | keys}).gas)
+    assert_same(described(tmp_path, {"gas": IN_PIXELS | keys | {"dispersion": "m.h5[gas/cube,1]"}}).gas)
+    for wrong in ("m.h5", "m.h5[V]"):
+        with pytest.raises(ValueError, match=r"m\.h5: say which image is meant, as FILE\[DATASET\]; there are gas/D"):
+            described(tmp_path, {"gas": IN_PIXELS | keys | {"velocity": wrong}})
+    with pytest.raises(ValueError, match=r"m\.h5\[DATASET\], without table"):
+        described(tmp_path, {"gas": {"table": "m.h5"} | KEYS})
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "fits"])
+def test_of_several_tables_the_one_with_the_columns_is_meant_or_none(tmp_path, kind):
+    def write(*names):
+        tables = {name: Table(rows(**({} if name == "gas" else {"V": MAPS["V"][SEEN] - 50}))) for name in names}
+        other = Table({"name": np.arange(3.0)})
+        if kind == "fits":
+            hdus = [fits.BinTableHDU(table, name=name) for name, table in ({"summary": other} | tables).items()]
+            fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "t.fits", overwrite=True)
+            return "t.fits"
+        with h5py.File(tmp_path / "t.h5", "w") as file:
+            file["a/name"] = np.arange(3.0)
+            for name, table in tables.items():
+                for column in table.colnames:
+                    file[f"maps/{name}/{column}"] = np.asarray(table[column])
+        return "t.h5"
+
+    assert_same(described(tmp_path, {"gas": {"table": write("gas")} | KEYS}).gas)
+    file = write("stars", "gas")
+    with pytest.raises(ValueError, match=r"holds several tables with these columns, .*(?i:stars)"):
+        described(tmp_path, {"gas": {"table": file} | KEYS})  # the first was taken, of the stars
+    named = f"{file}[gas]" if kind == "fits" else f"{file}[maps/gas]"
+    assert_same(described(tmp_path, {"gas": {"table": named} | KEYS}).gas)
+    if kind == "hdf5":
+        with pytest.raises(ValueError, match="there is no gas; there are a, maps, maps/gas, maps/stars"):
+            described(tmp_path, {"gas": {"table": f"{file}[gas]"} | KEYS})
+
+
+def test_columns_of_vectors_hold_a_line_each(tmp_path):
+    n = np.count_nonzero(SEEN)
+    Table({"X": X[SEEN], "Y": Y[SEEN], "BIN_ID": np.arange(n), "D": MAPS["D"][SEEN]}).write(tmp_path / "spaxels.fits")
+    lines = {name: np.stack([values[SEEN] + 9, values[SEEN]], 1) for name, values in MAPS.items() if name != "D"}
+    Table(lines | {"BIN_ID": np.arange(n)}).write(tmp_path / "lines.fits")
+    files = {"table": "spaxels.fits", "bins": "lines.fits"}
+    keys = {key: name if name == "D" else f"{name}[1]" for key, name in KEYS.items()}
+    assert_same(described(tmp_path, {"gas": files | keys}).gas)
+    with pytest.raises(ValueError, match=r"spaxels.fits has no column V.*; lines.fits has V\[0\], V\[1\]"):
+        described(tmp_path, {"gas": files | keys | {"velocity": "V"}})
+
+
+def test_a_row_of_vectors_of_two_lengths_is_two_tables(tmp_path):
+    n = np.count_nonzero(SEEN)
+    of_spaxels = {"A": X[SEEN], "B": Y[SEEN], "FLUX": MAPS["D"][SEEN], "BINNUM": np.arange(n)[::-1]}
+    of_bins = {name: np.append(MAPS[name][SEEN][::-1], [MAPS[name][SEEN][0]]) for name in "VSEF"}
+    Table({name: values[None] for name, values in (of_spaxels | of_bins).items()}).write(tmp_path / "idl.fits")
+    keys = KEYS | {"density": "FLUX", "table": "idl.fits", "x": "A", "y": "B", "bins": "idl.fits", "bin": "BINNUM"}
+    assert_same(described(tmp_path, {"gas": keys | {"bins_start_at": 0}}).gas)
+
+
+def test_the_names_of_columns_may_stand_in_the_last_comment(tmp_path):
+    table = rows()
+    np.savetxt(tmp_path / "t.txt", np.column_stack(list(table.values())), header=f"my maps\n\n{' '.join(table)}")
+    assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
+
+
+def test_north_is_up_for_galactic_coordinates_too(tmp_path):
+    pixels = IX.ravel().astype(float), IY.ravel().astype(float)
+    places = WCS(sky_header()).pixel_to_world(*pixels)
+    for frame in (places, places.galactic, places.fk4):  # 60 degrees were between the first two
+        header = fit_wcs_from_points(pixels, frame, projection="TAN").to_header()
+        assert_same(images(tmp_path, header).gas, east=-1)
+
+
+# ---- numbers that stand for nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "what"),
+    [
+        ("S", 999.0, "sigma"),
+        ("D", 99.0, "the density"),
+        ("E", 1e10, "the error of V"),
+        ("F", 99.0, "the error of sigma"),
+    ],
+)
+@pytest.mark.parametrize("share", ["most", "some"])
+def test_a_number_for_nothing_in_most_of_a_frame_and_in_any_map(tmp_path, name, number, what, share):
+    everywhere = {"V": np.where(SEEN, MAPS["V"], 2400 + 10.0 * IX), "S": np.where(SEEN, MAPS["S"], 30.0 + IX)}
+    everywhere |= {"D": np.where(SEEN, MAPS["D"], 0.01 + 1e-3 * IX), "E": np.where(SEEN, MAPS["E"], 4 + 0.1 * IX)}
+    others = (MAPS if share == "some" else everywhere) | {"F": np.where(SEEN, MAPS["F"], 4 + 0.1 * IX)}
+    edge_arcsec = 7 if share == "some" else 9
+    is_nothing = edge_arcsec < R
+    filled = np.where(is_nothing, number, others[name])
+    with pytest.raises(ValueError, match=re.escape(f"{what} of the gas is {number:.6g}")):
+        images(tmp_path, **(others | {name: filled}))
+    images(tmp_path, keys={"blank": number}, **(others | {name: filled}))
+
+
+@pytest.mark.parametrize(("unit", "number"), [("dex", 99.0), ("mag/arcsec2", -99.0), ("dex", -99.0)])
+def test_a_number_for_nothing_in_a_logarithm(tmp_path, unit, number):
+    log = (1.0 if unit == "dex" else -2.5) * np.log10(MAPS["D"])
+    assert_same(images(tmp_path, D=log, keys={"density_unit": unit}).gas)
+    filled = np.where(R > 7, number, log)
+    with pytest.raises(ValueError, match=f"the density of the gas is {number:.0f} exactly in"):  # all light was there
+        images(tmp_path, D=filled, keys={"density_unit": unit})
+
+
+@pytest.mark.parametrize("number", [-999.0, 0.0, 1e10])
+def test_a_number_for_nothing_in_the_instruments_width(tmp_path, number):
+    wide, width = np.hypot(MAPS["S"], 40.0), np.where(SEEN, 40.0, np.nan)
+    fits.PrimaryHDU(width).writeto(tmp_path / "I.fits")
+    keys = {"instrument_sigma": "I.fits"}
+    np.testing.assert_allclose(images(tmp_path, S=wide, keys=keys).gas.dispersion_kms, MAPS["S"][SEEN])
+    fits.PrimaryHDU(np.where(R > 7, number, width)).writeto(tmp_path / "I.fits", overwrite=True)
+    with pytest.raises(ValueError, match=r"the instrument's width of the gas is \S+ km/s exactly in"):  # sigma was 0
+        images(tmp_path, S=wide, keys=keys)
+    left = images(tmp_path, S=wide, keys=keys | {"blank": number}).gas
+    assert len(left.x_arcsec) == np.count_nonzero(R <= 7)
+
+
+def test_a_dispersion_that_is_one_number_in_a_part_of_the_map_speaks_against_it():
+    n = np.count_nonzero(SEEN)
+    seen = {name: values[SEEN] for name, values in MAPS.items()}
+
+    def reasons(sigma, velocity=seen["V"]):
+        sky = SkyMap(X[SEEN], Y[SEEN], SIDE, seen["D"], velocity, sigma)
+        return [reason.text for reason in of_one_dispersion({"gas": sky})]
+
+    at_limit = np.where(np.arange(n) % 3 == 0, 99.0, seen["S"])
+    assert "99 km/s exactly in 34 % of its pixels" in reasons(at_limit)[0]
+    assert reasons(seen["S"]) == reasons(np.full(n, 10.0)) == reasons(np.where(at_limit == 99, 0.0, seen["S"])) == []
+    assert reasons(at_limit, np.where(at_limit == 99, 2500.0, seen["V"])) == []  # one bin
+
+
+# ---- what names say
+
+
+@pytest.mark.parametrize("column", ["e_vel_Halpha", "EVPXF", "DVPXF", "emom1", "co_emom1", "NGC1.evcen", "e_V"])
+def test_errors_are_called_so_in_short(tmp_path, column):
+    table = rows()
+    table[column] = table["E"]
+    Table(table).write(tmp_path / "t.fits")
+    assert_same(described(tmp_path, {"gas": {"table": "t.fits"} | KEYS | {"velocity_error": column}}).gas)
+    with pytest.raises(ValueError, match=f"velocity {column} is called an error"):
+        described(tmp_path, {"gas": {"table": "t.fits"} | KEYS | {"velocity": column, "velocity_error": "V"}})
+
+
+@pytest.mark.parametrize("column", ["log_Sigma", "logF", "lg_D", "ln.flux", "mag", "mu_mag", "Log10 (mass)"])
+def test_a_density_that_is_called_a_logarithm_says_its_unit(tmp_path, column):
+    table = Table(rows())
+    table[column] = np.log10(table["D"])
+    called_so = {"table": "t.fits"} | KEYS | {"density": column}
+    for unit in (None, "Msun/pc2"):
+        table[column].unit = unit
+        table.write(tmp_path / "t.fits", overwrite=True)
+        with pytest.raises(ValueError, match="is called a logarithm or a magnitude, and its file does not say so"):
+            described(tmp_path, {"gas": called_so})
+    assert_same(described(tmp_path, {"gas": called_so | {"density_unit": "dex"}}).gas)
+    assert described(tmp_path, {"gas": called_so | {"density_unit": "dex(Msun/pc2)"}}).calibrated == {"gas"}
+
+
+# ---- conventions
+
+
+def test_errors_of_cz_are_brought_to_the_galaxys_frame_as_differences_are(tmp_path):
+    z = 1.5
+    v_kms = 299792.458 * z + (1 + z) * (MAPS["V"] - 2500)
+    wide = {name: (1 + z) * MAPS[name] for name in "SEF"}
+    keys = {"convention": "optical"}
+    found = images(tmp_path, V=v_kms, keys=keys, **wide).gas
+    for name, values in (
+        ("S", found.dispersion_kms),
+        ("E", found.velocity_error_kms),
+        ("F", found.dispersion_error_kms),
+    ):
+        np.testing.assert_allclose(values, MAPS[name][SEEN], rtol=2e-3)
+
+
+# ---- the YAML file
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"distance_mpc": "40 Mpc"}, "`distance_mpc`: must be a number alone, without a unit, not '40 Mpc'"),
+        ({"distance_mpc": True}, "distance_mpc must not be true: leave it out"),
+        ({"centre_deg": "10h00m00s +40d00m00s"}, r"must be in degrees: .* is \[150.000000, 40.000000\]"),
+        ({"centre_deg": ["10:00:00", "-40:30:00"]}, r"must be in degrees: .* is \[150.000000, -40.500000\]"),
+        ({"centre_deg": ["10h", "north"]}, r"must be \[right ascension, declination\] in degrees"),
+        ({"half_light_radius_kpc": 2.0}, "did you mean `half_light_radius_arcsec`. It is in arcsec: convert the value"),
+    ],
+)
+def test_values_with_units_are_refused_with_what_to_write(tmp_path, keys, words):
+    with pytest.raises(ValueError, match=words):
+        described(tmp_path, {"gas": {"velocity": "V.fits"}}, **keys)
+    with pytest.raises(ValueError, match="beam_fwhm_arcsec must not be false"):
+        described(tmp_path, {"gas": {"velocity": "V.fits", "beam_fwhm_arcsec": False}})

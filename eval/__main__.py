@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from kinmass.gen.command import add_command, stage_parser
 from kinmass.gen.errors import named
+from kinmass.gen.streams import standard_streams
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -217,13 +218,13 @@ def _conditions(args: argparse.Namespace) -> int:
     views = views_to_test(args.store, test_suites, part, args.views)
     origin = origin_of(args.store, runs, part)
     table = tabulate(networks_of(runs, args.out), views)
+    path = write(table, args.out)
+    write_json(path.with_suffix(".json"), origin | {"digests": {path.stem: digest_of_file(path)}})
     print(as_text(table))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in runs]
     others = unlike_trained_on(runs, args.store, test_suites) + without_unseen(runs, test_suites)
     for line in trained_on_remark(part, train_sets, test_suites) + others:
         print(line)
-    path = write(table, args.out)
-    write_json(path.with_suffix(".json"), origin | {"digests": {path.stem: digest_of_file(path)}})
     print(path)
     return 0
 
@@ -255,6 +256,8 @@ def _compare(args: argparse.Namespace) -> int:
     part = None if args.part == "all" else args.part
     folder = args.out.parent if args.out else Path()
     table = compare(args.a, args.b, args.store, test_suites, part, args.tracer, _cluster_settings(args), folder)
+    if args.out:
+        _write_csv(table, args.out)
     print(f"A is {args.a}, B is {args.b}")
     print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}", na_rep="-"))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in (args.a, args.b)]
@@ -263,8 +266,6 @@ def _compare(args: argparse.Namespace) -> int:
     said = ["A and B are the same run"] if same_run(args.a, args.b) else verdicts(table)
     remarks = [*trained_on_remark(part, train_sets, test_suites), *others, *not_compared(table, test_suites)]
     print("\n".join([*remarks, *said]))
-    if args.out:
-        _write_csv(table, args.out)
     return 0
 
 
@@ -407,13 +408,13 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
     """
     from kinmass.eval.observed.galaxy import read_galaxy
     from kinmass.eval.observed.inference import infer, tracers_asked
-    from kinmass.eval.observed.places import claim, labels
+    from kinmass.eval.observed.places import claim, labels, set_outdated_aside
     from kinmass.train.run.posterior import load
 
     labelled_inferences = list(zip([load(run) for run in runs], labels(runs), strict=True))
     n_failed = 0
     for path, galaxy_label in zip(galaxies, labels(galaxies), strict=True):
-        refusals, profiles = [], []
+        refusals, profiles, folders = [], [], []
         try:
             galaxy = read_galaxy(path)
         except (ValueError, OSError) as error:
@@ -431,11 +432,17 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
             profile = profile.beside([other for k, (other, _, _) in enumerate(profiles) if k != i])
             origin = {"galaxy": str(path.resolve()), "run": str(inference.path.resolve()), "tracer": profile.tracer}
             folder = claim(out / galaxy_label / label, origin)
+            folders.append(folder)
             profile.write(folder)
             print("\n".join([*profile.sentences(), *map(profile.inside, inside_kpc)]))
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
         for reason in refusals:
             print(f"kinmass predict: {path}: {reason}", file=sys.stderr)
+        asked = [{"galaxy": str(path.resolve()), "run": str(run.path.resolve())} for run, _ in labelled_inferences]
+        for folder in set_outdated_aside(out / galaxy_label, asked, folders):
+            print(
+                f"kinmass predict: {path}: it gives other results than before, which are in {folder}", file=sys.stderr
+            )
         n_failed += not profiles
     return 2 if n_failed else 0
 
@@ -464,6 +471,7 @@ def parser() -> argparse.ArgumentParser:
     return stage_parser("eval", __doc__, add_commands)
 
 
+@standard_streams()
 def main(arguments: list[str] | None = None) -> int:
     """Run `python -m eval`, which has this stage's commands only; return the exit code of `run`."""
     return run(parser().parse_args(arguments), arguments)

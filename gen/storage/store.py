@@ -558,6 +558,12 @@ def _open(store: Path, suite: str) -> zarr.Group:
             f"{store / suite} has schema version {schema_version}, this code reads {SCHEMA_VERSION}; "
             "run `kinmass maps` again, with a new --out"
         )
+    if (own_name := group.attrs.get("suite", suite)) != suite:
+        raise StoreError(
+            f"{store / suite} is the suite {own_name} under another name, by which its galaxies would count as others "
+            f"than those that were trained on: rename the folder to {own_name}, or move a copy out of the store; for "
+            "another name change `name` in its suite file and map it anew"
+        )
     missing = [name for name in (*ARRAYS, "galaxy", "lineage") if name not in group]
     if missing:
         raise StoreError(

@@ -205,6 +205,7 @@ def _conditions(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.conditions import as_text, networks_of, tabulate, views_to_test, write
     from kinmass.eval.tables.origin import digest_of_file, origin_of
     from kinmass.eval.tables.tables import trained_on_remark
+    from kinmass.gen.storage.files import require_writable
     from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config, runs_in_all, write_json
     from kinmass.train.run.derived import without_unseen
@@ -217,6 +218,7 @@ def _conditions(args: argparse.Namespace) -> int:
     part = None if args.part == "all" else args.part
     views = views_to_test(args.store, test_suites, part, args.views)
     origin = origin_of(args.store, runs, part)
+    require_writable(args.out)
     table = tabulate(networks_of(runs, args.out), views)
     path = write(table, args.out)
     write_json(path.with_suffix(".json"), origin | {"digests": {path.stem: digest_of_file(path)}})
@@ -247,6 +249,7 @@ def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
 def _compare(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.compare import compare, not_compared, same_run, verdicts
     from kinmass.eval.tables.tables import trained_on_remark
+    from kinmass.gen.storage.files import require_writable
     from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config
     from kinmass.train.run.derived import without_unseen
@@ -255,6 +258,8 @@ def _compare(args: argparse.Namespace) -> int:
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
     folder = args.out.parent if args.out else Path()
+    if args.out:
+        require_writable(folder)
     table = compare(args.a, args.b, args.store, test_suites, part, args.tracer, _cluster_settings(args), folder)
     if args.out:
         _write_csv(table, args.out)
@@ -301,12 +306,15 @@ def _show_galaxy(args: argparse.Namespace) -> int:
     from kinmass.eval.gallery.stored import contents, find, networks_of, read_stored
     from kinmass.gen.export import file_stem
     from kinmass.gen.instruments.builtin import instrument
+    from kinmass.gen.options import OptionError
     from kinmass.gen.storage.files import aside, make_folder
 
     if args.galaxy is None:
         print("\n".join(contents(args.path)))
         return 0
     galaxy = read_stored(args.path, *find(args.path, args.galaxy))
+    if args.out and args.out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise OptionError(f"--out must be a picture that ends in .png or .pdf, not {args.out}")
     truth = galaxy.view(args.view).log10_menc[0].numpy()
     answers = [galaxy.ask(network, args.view) for network in networks_of(_runs(args.runs))]
     figure = draw(galaxy, args.view, instrument(args.instrument) if args.instrument else None, answers)

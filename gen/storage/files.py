@@ -53,9 +53,22 @@ def sync_tree(path: Path) -> None:
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, and sync their names to the disk. Raises OSError."""
     missing = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
+    for above in (path, *path.absolute().parents):
+        if above.exists() and not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file is there, and no folder; give another name", str(above))
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync_folder(folder.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder, and raise OSError where no file can be written in it: before what is to be written is computed."""
+    make_folder(folder)
+    probe = folder / f"{PARTIAL}{uuid4().hex[:12]}-probe"
+    try:
+        probe.write_bytes(b"")
+    finally:
+        _remove(probe)
 
 
 @contextlib.contextmanager
@@ -69,10 +82,10 @@ def aside(path: Path, keep: Path | None = None) -> Iterator[Path]:
     When the block or the disk fails, `path` is as it was. Links are followed; a pipe or a terminal is written directly.
     Raises OSError.
     """
-    path = Path(os.path.realpath(path))
     if path.exists() and not (path.is_file() or path.is_dir()):
-        yield path
+        yield path  # /dev/stdout may lead to a pipe, whose real path no file has
         return
+    path = Path(os.path.realpath(path))
     partial = path.with_name(_shortened(f"{PARTIAL}{uuid4().hex[:12]}-", path.name))
     try:
         yield partial
@@ -145,6 +158,8 @@ def _shortened(prefix: str, name: str) -> str:
 
 def _rename_over(partial: Path, path: Path) -> None:
     """Rename over `path`. A folder cannot be renamed over one that is not empty, so that one is moved away first."""
+    if path.is_dir() and partial.is_file():
+        raise IsADirectoryError(errno.EISDIR, "a folder of this name is there already; give another name", str(path))
     if not (partial.is_dir() and path.is_dir()):
         os.replace(partial, path)
         return

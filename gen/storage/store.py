@@ -203,6 +203,14 @@ def _build_group(folder: Path, suite: str, labels: dict[str, np.ndarray], config
     sync_tree(folder)
 
 
+def require_place(store: Path) -> None:
+    """Raise StoreError where no store can be made: a file is there, or one suite of a store."""
+    if store.exists() and not store.is_dir():
+        raise StoreError(f"{store} is a file, and a map store is a folder: give another --out")
+    if (store / "zarr.json").is_file():
+        suites(store)
+
+
 def _make_root(store: Path) -> None:
     """Make a store's root group; a process that does so at the same time writes the same content."""
     path = store / "zarr.json"

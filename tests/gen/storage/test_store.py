@@ -577,3 +577,16 @@ def test_a_suite_under_another_name_is_refused(map_store, tmp_path):
             read()
     shutil.copytree(path / "calm", path / "quiet")
     assert store.open_suite(path, "quiet")
+
+
+@pytest.mark.parametrize("place", ["maps.zarr/quiet", "file"])
+def test_no_store_is_made_where_there_is_none_to_be(map_store, mocks, tmp_path, capsys, place):
+    """A store inside one of a store's suites was made, and then refused; its arrays stayed there."""
+    from kinmass.gen.__main__ import main
+
+    shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
+    (tmp_path / "file").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["maps", str(mocks / "quiet" / "quiet.yaml"), "--out", str(tmp_path / place)]) == 2
+    assert ("is one suite of the store" if "/" in place else "is a file, and a map store is") in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before

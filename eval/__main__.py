@@ -198,6 +198,8 @@ def _tables(args: argparse.Namespace) -> int:
     for line in trained_on + others + remarks(summary, test_suites) + missing:
         print(line)
     print(args.out / "table.csv")
+    if (args.out / "report.html").exists() and not args.report:
+        print(f"{args.out / 'report.html'} is of tables from before; `kinmass report {args.out}` makes it anew")
     return _report(argparse.Namespace(results=args.out)) if args.report else 0
 
 

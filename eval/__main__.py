@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from kinmass.gen.command import add_command, stage_parser
 from kinmass.gen.errors import named
+from kinmass.gen.streams import standard_streams
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -197,6 +198,8 @@ def _tables(args: argparse.Namespace) -> int:
     for line in trained_on + others + remarks(summary, test_suites) + missing:
         print(line)
     print(args.out / "table.csv")
+    if (args.out / "report.html").exists() and not args.report:
+        print(f"{args.out / 'report.html'} is of tables from before; `kinmass report {args.out}` makes it anew")
     return _report(argparse.Namespace(results=args.out)) if args.report else 0
 
 
@@ -204,6 +207,7 @@ def _conditions(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.conditions import as_text, networks_of, tabulate, views_to_test, write
     from kinmass.eval.tables.origin import digest_of_file, origin_of
     from kinmass.eval.tables.tables import trained_on_remark
+    from kinmass.gen.storage.files import require_writable
     from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config, runs_in_all, write_json
     from kinmass.train.run.derived import without_unseen
@@ -216,14 +220,15 @@ def _conditions(args: argparse.Namespace) -> int:
     part = None if args.part == "all" else args.part
     views = views_to_test(args.store, test_suites, part, args.views)
     origin = origin_of(args.store, runs, part)
+    require_writable(args.out)
     table = tabulate(networks_of(runs, args.out), views)
+    path = write(table, args.out)
+    write_json(path.with_suffix(".json"), origin | {"digests": {path.stem: digest_of_file(path)}})
     print(as_text(table))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in runs]
     others = unlike_trained_on(runs, args.store, test_suites) + without_unseen(runs, test_suites)
     for line in trained_on_remark(part, train_sets, test_suites) + others:
         print(line)
-    path = write(table, args.out)
-    write_json(path.with_suffix(".json"), origin | {"digests": {path.stem: digest_of_file(path)}})
     print(path)
     return 0
 
@@ -246,6 +251,7 @@ def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
 def _compare(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.compare import compare, not_compared, same_run, verdicts
     from kinmass.eval.tables.tables import trained_on_remark
+    from kinmass.gen.storage.files import require_writable
     from kinmass.gen.storage.store import named_suites
     from kinmass.train.run.checkpoint import read_config
     from kinmass.train.run.derived import without_unseen
@@ -254,7 +260,11 @@ def _compare(args: argparse.Namespace) -> int:
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
     folder = args.out.parent if args.out else Path()
+    if args.out:
+        require_writable(folder)
     table = compare(args.a, args.b, args.store, test_suites, part, args.tracer, _cluster_settings(args), folder)
+    if args.out:
+        _write_csv(table, args.out)
     print(f"A is {args.a}, B is {args.b}")
     print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}", na_rep="-"))
     train_sets = ["+".join(read_config(run)["fit"]["suites"]) for run in (args.a, args.b)]
@@ -263,8 +273,6 @@ def _compare(args: argparse.Namespace) -> int:
     said = ["A and B are the same run"] if same_run(args.a, args.b) else verdicts(table)
     remarks = [*trained_on_remark(part, train_sets, test_suites), *others, *not_compared(table, test_suites)]
     print("\n".join([*remarks, *said]))
-    if args.out:
-        _write_csv(table, args.out)
     return 0
 
 
@@ -300,12 +308,15 @@ def _show_galaxy(args: argparse.Namespace) -> int:
     from kinmass.eval.gallery.stored import contents, find, networks_of, read_stored
     from kinmass.gen.export import file_stem
     from kinmass.gen.instruments.builtin import instrument
+    from kinmass.gen.options import OptionError
     from kinmass.gen.storage.files import aside, make_folder
 
     if args.galaxy is None:
         print("\n".join(contents(args.path)))
         return 0
     galaxy = read_stored(args.path, *find(args.path, args.galaxy))
+    if args.out and args.out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise OptionError(f"--out must be a picture that ends in .png or .pdf, not {args.out}")
     truth = galaxy.view(args.view).log10_menc[0].numpy()
     answers = [galaxy.ask(network, args.view) for network in networks_of(_runs(args.runs))]
     figure = draw(galaxy, args.view, instrument(args.instrument) if args.instrument else None, answers)
@@ -407,13 +418,13 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
     """
     from kinmass.eval.observed.galaxy import read_galaxy
     from kinmass.eval.observed.inference import infer, tracers_asked
-    from kinmass.eval.observed.places import claim, labels
+    from kinmass.eval.observed.places import claim, labels, set_outdated_aside
     from kinmass.train.run.posterior import load
 
     labelled_inferences = list(zip([load(run) for run in runs], labels(runs), strict=True))
     n_failed = 0
     for path, galaxy_label in zip(galaxies, labels(galaxies), strict=True):
-        refusals, profiles = [], []
+        refusals, profiles, folders = [], [], []
         try:
             galaxy = read_galaxy(path)
         except (ValueError, OSError) as error:
@@ -431,11 +442,17 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
             profile = profile.beside([other for k, (other, _, _) in enumerate(profiles) if k != i])
             origin = {"galaxy": str(path.resolve()), "run": str(inference.path.resolve()), "tracer": profile.tracer}
             folder = claim(out / galaxy_label / label, origin)
+            folders.append(folder)
             profile.write(folder)
             print("\n".join([*profile.sentences(), *map(profile.inside, inside_kpc)]))
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
         for reason in refusals:
             print(f"kinmass predict: {path}: {reason}", file=sys.stderr)
+        asked = [{"galaxy": str(path.resolve()), "run": str(run.path.resolve())} for run, _ in labelled_inferences]
+        for folder in set_outdated_aside(out / galaxy_label, asked, folders):
+            print(
+                f"kinmass predict: {path}: it gives other results than before, which are in {folder}", file=sys.stderr
+            )
         n_failed += not profiles
     return 2 if n_failed else 0
 
@@ -464,6 +481,7 @@ def parser() -> argparse.ArgumentParser:
     return stage_parser("eval", __doc__, add_commands)
 
 
+@standard_streams()
 def main(arguments: list[str] | None = None) -> int:
     """Run `python -m eval`, which has this stage's commands only; return the exit code of `run`."""
     return run(parser().parse_args(arguments), arguments)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from kinmass.gen.command import add_command, stage_parser
 from kinmass.gen.errors import in_words, is_user_error
 from kinmass.gen.options import number_or_range
+from kinmass.gen.streams import standard_streams
 from kinmass.gen.words import counted
 
 if TYPE_CHECKING:
@@ -367,6 +368,7 @@ def parser() -> argparse.ArgumentParser:
     return stage_parser("gen", __doc__, add_commands)
 
 
+@standard_streams()
 def main(arguments: list[str] | None = None) -> int:
     """Run `python -m gen`, which has this stage's commands only, and return the exit code of `run`."""
     return run(parser().parse_args(arguments), arguments)

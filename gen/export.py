@@ -1,5 +1,6 @@
 """Export of views of a store as FITS files, for DS9, CASA or any other tool that reads them."""
 
+import json
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,9 @@ def export(
 
     view: its number, or None for all. instrument: a built-in name or a YAML file, None for the
     stored moments. Axes are kpc from the galaxy's centre or, with distance_mpc (the angular diameter distance),
-    degrees on the sky about centre_deg (RA, Dec). Raises StoreError for a galaxy that is not in the store
-    or has no maps, OptionError for an impossible view, distance or place.
+    degrees on the sky about centre_deg (RA, Dec). A file of the same view as the same options made it before is
+    written anew. Raises StoreError for a galaxy that is not in the store or has no maps, OptionError for an impossible
+    view, distance or place, and where a file is there that was made of something else.
     """
     group = store.open_suite(path, suite)
     names = list(group["galaxy"][:])
@@ -63,11 +65,17 @@ def export(
         raise OptionError(
             f"--ra must be from 0 to 360 and --dec from -90 to 90 degrees, not {centre_deg[0]:g} and {centre_deg[1]:g}"
         )
+    numbers = list(range(n_views)) if view is None else [view]
+    paths = [out / file_name(suite, galaxy, number) for number in numbers]
+    origin = _origin(path, instrument, distance_mpc, centre_deg)
+    for place in paths:
+        _refuse_another(place, origin)
     make_folder(out)
     by_light = group.attrs["config"]["suite"]["tracers"]["stars"] == "light"
-    paths, code_commit = [], commit()
-    for number in range(n_views) if view is None else [view]:
+    code_commit = commit()
+    for number, place in zip(numbers, paths, strict=True):
         header = _galaxy_header(group, suite, galaxy, index, number, code_commit)
+        header.extend(origin)
         images, pixel_kpc = _images(group, suite, galaxy, index, number, instrument, header)
         axes = _axes(images["STARS_DENSITY"].shape[-1], pixel_kpc, distance_mpc, centre_deg)
         header["PIXKPC"] = (pixel_kpc, "[kpc] side of a pixel")
@@ -82,10 +90,46 @@ def export(
             hdu.header["OBJECT"] = header["OBJECT"]
             hdu.header.extend(axes)
             hdus.append(hdu)
-        paths.append(out / file_name(suite, galaxy, number))
-        with aside(paths[-1]) as partial:
+        with aside(place) as partial:
             fits.HDUList([*hdus, _profile(group, index)]).writeto(partial, output_verify="exception")
     return paths
+
+
+def _origin(
+    path: Path, instrument: str | None, distance_mpc: float | None, centre_deg: tuple[float, float]
+) -> fits.Header:
+    """Return the cards that tell an export from one of another store, or with other options, under the same name."""
+    seen_through = None
+    if instrument is not None:
+        from kinmass.gen.instruments.builtin import instrument as find
+
+        seen_through = find(instrument).model_dump_json()
+    store_path = str(path.resolve()).encode("ascii", "backslashreplace").decode()
+    options = json.dumps([store_path, seen_through, distance_mpc, None if distance_mpc is None else list(centre_deg)])
+    header = fits.Header()
+    header["STORE"] = store_path
+    header["MADEOF"] = (
+        blake2b(options.encode(), digest_size=8).hexdigest(),
+        "digest of store, instrument, place on sky",
+    )
+    return header
+
+
+def _refuse_another(path: Path, origin: fits.Header) -> None:
+    """Raise OptionError where a file is there, and is not an export of the same origin: it would be lost."""
+    if not path.exists():
+        return
+    try:
+        there = fits.getheader(path)
+    except (OSError, ValueError, IndexError):
+        there = fits.Header()
+    if there.get("MADEOF") == origin["MADEOF"]:
+        return
+    of = "something that is no export of this version"
+    if "MADEOF" in there:
+        is_same_store = there.get("STORE") == origin["STORE"]
+        of = "another instrument or place on the sky" if is_same_store else f"the store {there.get('STORE')}"
+    raise OptionError(f"{path} is there already, of {of}; give another folder as --out, or remove it")
 
 
 def file_name(suite: str, galaxy: str, view: int) -> str:

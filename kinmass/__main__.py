@@ -34,6 +34,7 @@ import shtab
 from kinmass import __version__
 from kinmass.eval import __main__ as eval_stage
 from kinmass.gen import __main__ as gen_stage
+from kinmass.gen.streams import standard_streams
 from kinmass.train import __main__ as train_stage
 
 
@@ -57,6 +58,7 @@ def parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
     return parser, stages
 
 
+@standard_streams()
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code, which `run` of the command's stage explains."""
     command_parser, stages = parser()

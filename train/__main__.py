@@ -20,6 +20,7 @@ from typing import Any
 
 from kinmass.gen.command import add_command, stage_parser
 from kinmass.gen.errors import named
+from kinmass.gen.streams import standard_streams
 from kinmass.train.loop.config import PRECISIONS, ROBUST, FitConfig
 
 #: Options of `launch` that override the site file, and their help.
@@ -297,6 +298,7 @@ def parser() -> argparse.ArgumentParser:
     return stage_parser("train", __doc__, add_commands)
 
 
+@standard_streams()
 def main(arguments: list[str] | None = None) -> int:
     """Run `python -m train`, which has this stage's commands alone; return the exit code of `run`."""
     return run(parser().parse_args(arguments), arguments)

@@ -63,7 +63,7 @@ def process_group() -> Iterator[torch.device]:
     if dist.is_initialized():
         yield device
         return
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or "1"
     if not ("RANK" in os.environ and "WORLD_SIZE" in os.environ):
         if tasks != "1":
             raise ValueError(

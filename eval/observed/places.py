@@ -6,7 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kinmass.gen.storage.files import sync_folder
+from kinmass.gen.storage.files import PARTIAL, make_folder, write_atomically, write_new
+
+#: The file in a folder of results that says what they were made from; the key in it of results that are no longer so.
+ORIGIN, OUTDATED = "origin.json", "outdated"
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -29,32 +32,40 @@ def claim(wanted_folder: Path, origin: dict[str, str]) -> Path:
     for attempt in itertools.count(1):
         folder = wanted_folder if attempt == 1 else wanted_folder.with_name(f"{wanted_folder.name}-{attempt}")
         folder.mkdir(parents=True, exist_ok=True)
-        origin_file = folder / "origin.json"
-        if origin_file.exists() or not any(folder.iterdir()):
-            try:
-                with origin_file.open("x") as file:
-                    json.dump(origin, file, indent=1)
-            except FileExistsError:
-                pass
+        origin_file = folder / ORIGIN
+        if origin_file.exists() or all(path.name.startswith(PARTIAL) for path in folder.iterdir()):
+            write_new(origin_file, json.dumps(origin, indent=1))
             if _read_origin(origin_file) == origin:
                 return folder
     raise AssertionError
 
 
+def set_outdated_aside(folder: Path, origins: Sequence[dict[str, str]], current: Sequence[Path]) -> list[Path]:
+    """Rename results of before in `folder` that a command has not made again; return where they are now.
+
+    origins: what the command was asked for; current: the folders that it has written. Another folder that one of these
+    origins made, or that was made of the same galaxy and run for another tracer, is of a galaxy file as it was before:
+    under its own name it would be taken for new. Raises OSError.
+    """
+    asked, moved = {(origin["galaxy"], origin["run"]) for origin in origins}, []
+    for origin_file in sorted(folder.glob(f"*/{ORIGIN}")):
+        origin, old = _read_origin(origin_file), origin_file.parent
+        if not isinstance(origin, dict) or old in current or OUTDATED in origin:
+            continue
+        if (origin.get("galaxy"), origin.get("run")) in asked:
+            write_atomically(origin_file, json.dumps(origin | {OUTDATED: True}, indent=1))
+            names = (f"{old.name}-{OUTDATED}{'' if i == 1 else f'-{i}'}" for i in itertools.count(1))
+            moved.append(old.rename(next(old.with_name(name) for name in names if not old.with_name(name).exists())))
+    return moved
+
+
 def write_beside(path: Path, text: str) -> Path:
     """Write a text to a path, or to NAME-2, NAME-3, ... where the file has another text. Returns the path it is at."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     for attempt in itertools.count(1):
         candidate = path if attempt == 1 else path.with_name(f"{path.stem}-{attempt}{path.suffix}")
-        try:
-            with candidate.open("x") as file:
-                file.write(text)
-            sync_folder(candidate)
-            sync_folder(candidate.parent)
-        except FileExistsError:
-            if candidate.read_text() != text:
-                continue
-        return candidate
+        if write_new(candidate, text) or candidate.read_bytes() == text.encode():
+            return candidate
     raise AssertionError
 
 

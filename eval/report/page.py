@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.saliency import attributions
 from kinmass.eval.tables.conditions import FILE as CONDITIONS
 from kinmass.eval.tables.metrics import crps_of_samples
-from kinmass.eval.tables.origin import differences, digest_of_file, read_origin
+from kinmass.eval.tables.origin import changed_since, differences, digest_of_file, read_origin
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part
 from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown, trained_on_remark
 from kinmass.eval.tables.tasks import sources_of
@@ -72,6 +72,23 @@ _TEXT = {
     "answered is the share of views, at the radius with the fewest and with the most answers. table.csv has "
     "every radius, bins.csv the bins, and docs/reference/evaluation.md says what the columns are.",
 }
+
+
+#: What names of figures begin with, by which those of an earlier report are known.
+_NAMES = (
+    "radius-", "classical-", "gain_", "gain-where_", "matrix_", "closed_", "calibration_", "column_", "saliency-maps_",
+    "saliency-share_", "galaxies_", "conditions.",
+)  # fmt: skip
+
+
+def _remove_others(folder: Path, written: Collection[str]) -> None:
+    """Remove an earlier report's figures that are not among those written now: they are of other tables.
+
+    Files of other names are somebody else's and stay.
+    """
+    for path in folder.iterdir():
+        if path.name.startswith(_NAMES) and path.suffix in (".png", ".pdf") and path.name not in written:
+            path.unlink()
 
 
 def _png(figure: Figure, path: Path) -> str:
@@ -150,7 +167,7 @@ def read_results(folder: Path) -> Results:
 
 def headlines(results: Results) -> list[str]:
     """Return the main results as sentences, per instrument: dispersions, the gap to unseen suites, what closes it."""
-    lines = []
+    lines = changed_since(results.origin)
     summary, ratios, train = results.summary, results.ratios, results.train
     lines += trained_on_remark(results.part, summary.train, summary.test)
     for instrument in sorted(summary.instrument.unique()):
@@ -305,7 +322,8 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
     def section(title: str, text: str, captioned: list[tuple[str, Figure, str]], **options: Any) -> dict[str, Any]:
         """Return a section; writes its figures, given as (file name, figure, caption)."""
         figure_parts = [
-            {"png": _png(f, folder / f"{name}_{instrument}"), "caption": caption} for name, f, caption in captioned
+            {"png": _png(f, folder / f"{name}_{instrument}"), "name": f"{name}_{instrument}", "caption": caption}
+            for name, f, caption in captioned
         ]
         return {"title": f"{title} ({instrument})", "text": _TEXT[text], "figures": figure_parts} | options
 
@@ -366,7 +384,7 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
 
 def _conditions(table: pd.DataFrame, folder: Path, tables_origin: dict[str, Any]) -> dict[str, Any]:
     """Return the section on the conditions under which galaxies are seen; it says of what, if not of the tables'."""
-    picture = {"png": _png(figures.conditions(table), folder / "conditions"), "caption": ""}
+    picture = {"png": _png(figures.conditions(table), folder / "conditions"), "name": "conditions", "caption": ""}
     path = folder.parent / CONDITIONS
     origin = read_origin(path.with_suffix(".json"), path)
     text = _TEXT["conditions"]
@@ -408,11 +426,13 @@ def write_report(results: Path) -> Path:
     others = [table for table in (evaluation.ratios, evaluation.gap, evaluation.closed) if len(table)]
     tables = [_html(table) for table in (summary, *others)]
     sections.append({"title": "Table", "text": _TEXT["table"], "figures": [], "tables": tables})
-    origin = {key: value for key, value in evaluation.origin.items() if key not in ("digests", "weights")}
+    origin = {key: value for key, value in evaluation.origin.items() if key not in ("digests", "weights", "files")}
     origin["versions"] = ", ".join(f"{k} {v}" for k, v in origin["versions"].items())
     origin["runs"] = ", ".join(origin["runs"])
     provenance = pd.Series(origin).to_frame().to_html(header=False, border=0)
     template = jinja2.Environment(autoescape=True).from_string((Path(__file__).parent / "report.html.j2").read_text())
     html = template.render(headlines=headlines(evaluation), sections=sections, provenance=provenance)
     write_atomically(results / "report.html", html)
+    written = [f"{figure['name']}{end}" for s in sections for figure in s["figures"] for end in (".png", ".pdf")]
+    _remove_others(folder, written)
     return results / "report.html"

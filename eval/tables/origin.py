@@ -1,5 +1,6 @@
 """What tables were made from: the store, the part of its split, the runs with their weights, and the code."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -7,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kinmass.eval.tables.tasks import digest_of_files
 from kinmass.gen.code import provenance, version_of
-from kinmass.train.run.checkpoint import weights_of
+from kinmass.train.run.checkpoint import RunError, weights_of
 
 
 def origin_of(store: Path, runs: Sequence[Path], part: str | None) -> dict[str, Any]:
@@ -19,6 +21,7 @@ def origin_of(store: Path, runs: Sequence[Path], part: str | None) -> dict[str, 
     return {
         "store": str(store.absolute()), "runs": list(paths), "part": part or "all", **made_by,
         "weights": {path: weights_of(run) for path, run in paths.items()},
+        "files": {path: digest_of_files(run) for path, run in paths.items()},
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }  # fmt: skip
 
@@ -36,6 +39,20 @@ def read_origin(path: Path, table: Path) -> dict[str, Any]:
         return content if is_of_table and {"store", "runs", "part", "weights", "date"} <= content.keys() else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def changed_since(origin: Mapping[str, Any]) -> list[str]:
+    """Return a sentence where runs are no longer what tables with this origin were made of; of runs that are there."""
+    changed = []
+    for path, files in origin.get("files", {}).items():
+        with contextlib.suppress(RunError, OSError):  # moved or removed: nothing is known of it
+            changed += [path] if digest_of_files(Path(path)) != files else []
+    if not changed:
+        return []
+    return [
+        f"These tables, of {origin.get('date', 'before')}, are of runs that were trained or calibrated anew since: "
+        f"{', '.join(changed)}; give the `kinmass tables` command again."
+    ]
 
 
 def differences(of_table: Mapping[str, Any], of_others: Mapping[str, Any]) -> list[str]:

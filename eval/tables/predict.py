@@ -13,7 +13,7 @@ from kinmass.train.model.scaling import tracer_words
 from kinmass.train.run.derived import without_unseen
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, beyond_limits_message, load
-from kinmass.train.run.trained_on import unlike_trained_on
+from kinmass.train.run.trained_on import seen_in_training, unlike_trained_on
 
 
 def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
@@ -41,7 +41,7 @@ def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
         )
     views = views[is_usable]
     parts = np.array([part_of(str(lineage)) for lineage in views.lineage])
-    n_trained = np.count_nonzero(parts == "train") if suite in infer.run["fit"]["suites"] else 0
+    n_trained = np.count_nonzero(seen_in_training(infer.run, store, views))
     if n_trained:
         print(
             f"kinmass predict: {run} was trained on {n_trained} of these {len(views)} views (part = train), and "

@@ -38,7 +38,7 @@ from kinmass.eval.tables.tasks import (
     evaluate_block,
     sources_of,
 )
-from kinmass.gen.storage.files import aside, make_folder, write_atomically
+from kinmass.gen.storage.files import aside, make_folder, require_writable, write_atomically
 from kinmass.train.data.dataset import RADII_RE, SPLIT
 from kinmass.train.run.checkpoint import instrument_of, write_json
 from kinmass.train.run.posterior import beyond_limits_message
@@ -80,6 +80,7 @@ def collect(
         for suite in suites:
             check_maps(run, store, suite)
     sources = sources_of(runs, out.absolute(), classical)
+    require_writable(out)
     instruments = {instrument_of(run).name: instrument_of(run) for run in runs}
     arguments = []
     for suite in suites:

@@ -116,15 +116,16 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
         # Predictions of a colleague's run, which cannot be written to, are kept in `out`. The digest of the run's path
         # separates it from another run of the same name.
         folder_name = f"{run.name}-{_digest(str(run.absolute()).encode())}"
-        folder = run if os.access(run, os.W_OK) else out / "predictions" / folder_name
+        folder = run.absolute() if os.access(run, os.W_OK) else out / "predictions" / folder_name
         files = digest_of_files(run)
         key = _key(files)
         for tracer in infer.answers():
             name, suites = _name_in_tables(infer), "+".join(sorted(infer.run["fit"]["suites"]))
             seed = infer.run["fit"]["seed"]
             source = Source(
-                name, instrument.name, tracer, suites, folder / "predictions.zarr", tracer, key, run, seed, files
-            )
+                name, instrument.name, tracer, suites, folder / "predictions.zarr", tracer, key, run.absolute(), seed,
+                files,
+            )  # fmt: skip
             kind = name, instrument.name, tracer, suites
             first_run, first_settings, first_record = settings_of_kind.setdefault(
                 kind, (run, _without_seed(infer), infer.run)

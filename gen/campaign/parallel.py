@@ -44,7 +44,7 @@ def size() -> int:
 
 def check() -> None:
     """Raise OptionError where Slurm started several processes that MPI does not know to belong together."""
-    n_tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    n_tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or "1"
     if size() == 1 and n_tasks != "1":
         raise OptionError(
             f"srun started {n_tasks} processes, and each is alone in its MPI: set MPIRUN in slurm/site.env to what "

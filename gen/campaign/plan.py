@@ -101,7 +101,11 @@ def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Plac
 
 @contextlib.contextmanager
 def writing(suites: list[Suite], out: Path) -> Iterator[list[lock.Lock]]:
-    """Lock these suites' groups for writing by this process. Raises Busy, which names a process that holds one."""
+    """Lock these suites' groups for writing by this process. Raises Busy, which names a process that holds one.
+
+    Raises StoreError where `out` is no place for a store.
+    """
+    store.require_place(out)
     with contextlib.ExitStack() as stack:
         names = sorted(suite.name for suite in suites)
         yield [stack.enter_context(lock.hold(out / ".locks" / name, f"{out / name}")) for name in names]

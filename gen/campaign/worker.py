@@ -85,8 +85,8 @@ class Worker:
         except OSError as error:
             if error.errno in store.NO_ROOM:
                 raise store.StoreError(
-                    f"{self.out}: no room left to write ({error.strerror}: {error.filename}); make room and give "
-                    "the same command again, what is done stays"
+                    f"{self.out}: no room left to write ({error.strerror}: {error.filename or self.out}); make room "
+                    "and give the same command again, what is done stays"
                 ) from error
             raise
         return [reason for _, reason in results]

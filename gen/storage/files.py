@@ -18,6 +18,8 @@ _SYNC_UNSUPPORTED = {
     errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS, errno.EBADF, errno.EISDIR, errno.EACCES,
     errno.EPERM, errno.ENOTTY,
 }  # fmt: skip
+#: How names of files begin that are not whole yet, or whose writer was killed.
+PARTIAL = ".partial-"
 #: Partial files of killed processes are removed at the next write of the same file, once they are this old [s].
 _LEFTOVER_AGE_S = 3600.0
 
@@ -51,9 +53,22 @@ def sync_tree(path: Path) -> None:
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, and sync their names to the disk. Raises OSError."""
     missing = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
+    for above in (path, *path.absolute().parents):
+        if above.exists() and not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file is there, and no folder; give another name", str(above))
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync_folder(folder.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder, and raise OSError where no file can be written in it: before what is to be written is computed."""
+    make_folder(folder)
+    probe = folder / f"{PARTIAL}{uuid4().hex[:12]}-probe"
+    try:
+        probe.write_bytes(b"")
+    finally:
+        _remove(probe)
 
 
 @contextlib.contextmanager
@@ -67,11 +82,11 @@ def aside(path: Path, keep: Path | None = None) -> Iterator[Path]:
     When the block or the disk fails, `path` is as it was. Links are followed; a pipe or a terminal is written directly.
     Raises OSError.
     """
-    path = Path(os.path.realpath(path))
     if path.exists() and not (path.is_file() or path.is_dir()):
-        yield path
+        yield path  # /dev/stdout may lead to a pipe, whose real path no file has
         return
-    partial = path.with_name(_shortened(f".partial-{uuid4().hex[:12]}-", path.name))
+    path = Path(os.path.realpath(path))
+    partial = path.with_name(_shortened(f"{PARTIAL}{uuid4().hex[:12]}-", path.name))
     try:
         yield partial
         _clear_leftovers(path, partial)
@@ -93,9 +108,36 @@ def write_atomically(path: Path, content: str | bytes | memoryview, keep: Path |
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_new(path: Path, content: str | bytes) -> bool:
+    """Write a file whole and durably where there is none of its name; return whether it was written.
+
+    Of several processes that do so at the same time one writes. Text is UTF-8. Raises OSError.
+    """
+    partial = path.with_name(_shortened(f"{PARTIAL}{uuid4().hex[:12]}-", path.name))
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        sync_folder(partial)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        except OSError:  # no hard links here
+            if path.exists():
+                return False
+            os.replace(partial, path)
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)  # of a full disk Python says no name
+        raise
+    finally:
+        _remove(partial)
+    sync_folder(path.parent)
+    return True
+
+
 def clear_left_behind(folder: Path) -> None:
     """Remove the partial files of killed writers from a folder that no other process writes in now."""
-    for leftover in folder.glob(".partial-*"):
+    for leftover in folder.glob(f"{PARTIAL}*"):
         _remove(leftover)
 
 
@@ -116,6 +158,8 @@ def _shortened(prefix: str, name: str) -> str:
 
 def _rename_over(partial: Path, path: Path) -> None:
     """Rename over `path`. A folder cannot be renamed over one that is not empty, so that one is moved away first."""
+    if path.is_dir() and partial.is_file():
+        raise IsADirectoryError(errno.EISDIR, "a folder of this name is there already; give another name", str(path))
     if not (partial.is_dir() and path.is_dir()):
         os.replace(partial, path)
         return
@@ -128,7 +172,7 @@ def _rename_over(partial: Path, path: Path) -> None:
 def _clear_leftovers(path: Path, own_partial: Path) -> None:
     """Remove partial files of killed writers of the same `path`; ages are by the file system's own clock."""
     now_s = own_partial.stat().st_mtime
-    pattern = glob.escape(_shortened(".partial-" + "0" * 12 + "-", path.name)).replace("0" * 12, "?" * 12, 1)
+    pattern = glob.escape(_shortened(PARTIAL + "0" * 12 + "-", path.name)).replace("0" * 12, "?" * 12, 1)
     for leftover in path.parent.glob(pattern):
         with contextlib.suppress(OSError):
             if leftover != own_partial and now_s - leftover.stat().st_mtime > _LEFTOVER_AGE_S:

@@ -117,7 +117,7 @@ def hold(path: Path, subject: str, patience_s: float = PATIENCE_S) -> Iterator[L
 
 
 def _take(path: Path, subject: str, patience_s: float) -> Owner:
-    me, start_s, is_announced = _myself(), time.monotonic(), False
+    me, start_s, is_announced, watch = _myself(), time.monotonic(), False, _Watch()
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,14 +128,14 @@ def _take(path: Path, subject: str, patience_s: float) -> Owner:
             continue
         if (now_s := _create(path, me)) is None:
             return me
-        owner, silent_s = _read(path), _silent_s(path, now_s)
+        owner, silent_s = _read(path), watch.silent_s(path, now_s)
         if owner is None:
             continue
         if _is_dead(owner, me, silent_s):
             if _take_over(path, owner, me):
                 return me
             continue
-        may_be_dead = owner.machine != me.machine and silent_s > 3 * BEAT_S
+        may_be_dead = owner.machine != me.machine and (silent_s > 3 * BEAT_S or watch.is_ahead)
         if time.monotonic() - start_s > patience_s and not may_be_dead:
             raise Busy(
                 f"{subject} is being written by {owner}; wait until that has ended, or end it, and give the same "
@@ -146,6 +146,28 @@ def _take(path: Path, subject: str, patience_s: float) -> Owner:
             print(f"{subject} is being written by {owner}, {silence}", file=sys.stderr, flush=True)
             is_announced = True
         time.sleep(_POLL_S)
+
+
+class _Watch:
+    """How long an owner is silent, also where the time of its lock lies in the future, as after a clock was set back.
+
+    Such a lock does not grow old until its owner touches it again. So what counts is for how long it was not touched
+    while this process looked on.
+    """
+
+    def __init__(self) -> None:
+        self.is_ahead = False
+        self._written_s, self._since_s = float("nan"), 0.0
+
+    def silent_s(self, path: Path, now_s: float) -> float:
+        """Return for how long the owner of a lock was not heard of [s]; now_s is the file system's time [s]."""
+        silent_s = _silent_s(path, now_s)
+        self.is_ahead = silent_s < -BEAT_S
+        if not self.is_ahead:
+            return silent_s
+        if round(now_s - silent_s, 3) != self._written_s:
+            self._written_s, self._since_s = round(now_s - silent_s, 3), time.monotonic()
+        return time.monotonic() - self._since_s
 
 
 def _create(path: Path, owner: Owner) -> float | None:
@@ -232,7 +254,7 @@ def _myself() -> Owner:
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     return Owner(
         machine[0], " ".join(machine), os.getpid(), _start_ticks(os.getpid()) or "",
-        "_".join(job) if all(job) else os.environ.get("SLURM_JOB_ID", ""), int(restarts) if restarts.isdigit() else 0,
+        "_".join(job) if all(job) else os.environ.get("SLURM_JOB_ID", ""), int(restarts) if restarts.isdecimal() else 0,
         command_line(), datetime.now(UTC).isoformat(timespec="seconds"), uuid4().hex,
     )  # fmt: skip
 

@@ -203,6 +203,14 @@ def _build_group(folder: Path, suite: str, labels: dict[str, np.ndarray], config
     sync_tree(folder)
 
 
+def require_place(store: Path) -> None:
+    """Raise StoreError where no store can be made: a file is there, or one suite of a store."""
+    if store.exists() and not store.is_dir():
+        raise StoreError(f"{store} is a file, and a map store is a folder: give another --out")
+    if (store / "zarr.json").is_file():
+        suites(store)
+
+
 def _make_root(store: Path) -> None:
     """Make a store's root group; a process that does so at the same time writes the same content."""
     path = store / "zarr.json"
@@ -557,6 +565,12 @@ def _open(store: Path, suite: str) -> zarr.Group:
         raise StoreError(
             f"{store / suite} has schema version {schema_version}, this code reads {SCHEMA_VERSION}; "
             "run `kinmass maps` again, with a new --out"
+        )
+    if (own_name := group.attrs.get("suite", suite)) != suite:
+        raise StoreError(
+            f"{store / suite} is the suite {own_name} under another name, by which its galaxies would count as others "
+            f"than those that were trained on: rename the folder to {own_name}, or move a copy out of the store; for "
+            "another name change `name` in its suite file and map it anew"
         )
     missing = [name for name in (*ARRAYS, "galaxy", "lineage") if name not in group]
     if missing:

@@ -208,3 +208,38 @@ def test_a_galaxy_without_maps_is_refused(map_store, tmp_path):
     group["status"][2] = store.FAILED
     with pytest.raises(store.StoreError, match="has no maps"):
         export(out, "quiet", str(group["galaxy"][2]), tmp_path / "fits")
+
+
+def test_an_export_of_something_else_is_never_written_over(map_store, tmp_path, capsys):
+    """Galaxies of two stores have the same names, and so have views through two instruments."""
+    from kinmass.gen.__main__ import main
+
+    other, out = tmp_path / "other" / "maps.zarr", tmp_path / "fits"
+    shutil.copytree(map_store, other, ignore=LOCKS)
+    galaxy = str(store.open_suite(map_store, "quiet")["galaxy"][0])
+
+    def exported(path: Path, *options: str) -> int:
+        line = ["export", path, "--suite", "quiet", "--galaxy", galaxy, "--view", "all", "--out", out, *options]
+        return main([str(x) for x in line])
+
+    assert exported(map_store) == 0
+    files = {path: path.read_bytes() for path in out.iterdir()}
+    assert len(files) == 2
+    for line, words in (
+        ((other,), f"view0.fits is there already, of the store {map_store.resolve()}; give another folder as --out"),
+        ((map_store, "--instrument", "ifu"), "of another instrument or place on the sky"),
+        ((map_store, "--distance-mpc", "10"), "of another instrument or place on the sky"),
+    ):
+        capsys.readouterr()
+        assert exported(*line) == 2
+        assert words in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in out.iterdir()} == files
+    # The same again, by whatever path, is written anew; also after a kill that left one of two.
+    next(iter(files)).unlink()
+    (tmp_path / "link.zarr").symlink_to(map_store)
+    assert exported(tmp_path / "link.zarr") == 0
+    assert {path: path.read_bytes() for path in out.iterdir()} == files
+    # What is no export at all is somebody's.
+    (out / file_name("quiet", galaxy, 1)).write_text("notes")
+    assert exported(map_store) == 2
+    assert (out / file_name("quiet", galaxy, 1)).read_text() == "notes"

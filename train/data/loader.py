@@ -143,14 +143,18 @@ def galaxies_of(path: Path, status: dict[str, torch.Tensor], part: str, max_line
             [within(suite, x) for x in lineage[numbers]]
             for suite, lineage, numbers in zip(suites, lineages, selected, strict=True)
         ]
-        all_lineages = sorted(set().union(*names_of_selected), key=lambda name: blake2b(name.encode()).digest())
-        chosen = set(all_lineages[:max_lineages])
+        chosen = first_lineages(set().union(*names_of_selected), max_lineages)
         selected = [
             numbers[np.array([name in chosen for name in names_of_suite], dtype=bool)]
             for names_of_suite, numbers in zip(names_of_selected, selected, strict=True)
         ]
     suite_numbers = np.repeat(np.arange(len(suites)), [len(numbers) for numbers in selected])
     return Galaxies(path, suites, groups, names, lineages, suite_numbers, np.concatenate(selected))
+
+
+def first_lineages(names: set[str], most: int) -> set[str]:
+    """Return at most so many names of lineages: the first in the order of a hash of their names."""
+    return set(sorted(names, key=lambda name: blake2b(name.encode()).digest())[:most])
 
 
 @dataclass

@@ -7,7 +7,6 @@ with the same bits.
 
 import contextlib
 import dataclasses
-import hashlib
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from tqdm import tqdm
 from kinmass.gen.code import provenance
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import clear_left_behind, make_folder
-from kinmass.gen.storage.lock import hold
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
 from kinmass.train.loop.config import VIEWS_FOR_A_GPU, FitConfig
@@ -42,6 +40,7 @@ from kinmass.train.run.checkpoint import (
     read_last,
     remove_last,
     with_later_settings,
+    working_in,
     write_json,
     write_last,
     write_tensors,
@@ -109,14 +108,12 @@ def _hold(out: Path, held: contextlib.ExitStack) -> None:
     """Hold the lock of a run folder, unless its run is done and nothing will be written.
 
     Two fits at work in one folder would write over each other's checkpoints, and keep one's weights beside the
-    other's calibration. The lock's name is the folder's, so that a copy of the folder is not locked. Raises Busy, a
-    StoreError, where another process holds it.
+    other's calibration. Raises Busy, a StoreError, where another process holds it.
     """
     with contextlib.suppress(RunError):
         if read_config(out)["finished"] and is_calibrated(out):
             return
-    name = hashlib.blake2b(str(out.resolve()).encode(), digest_size=4).hexdigest()
-    held.enter_context(hold(out / f".lock-{name}", str(out)))
+    held.enter_context(working_in(out))
 
 
 def _with_batch_for(config: FitConfig, out: Path, processes: int, device_type: str) -> FitConfig:

@@ -8,6 +8,7 @@ ensemble as a whole, keeps its scales per tracer in calibration.json. `calibrate
 `train.run.out_of_distribution` needs of the training views.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,9 @@ from kinmass.train.run.derived import (
     UNSEEN,
     is_calibrated,
     is_calibrated_for_unseen,
+    is_out_of_date,
     made_from,
+    others_held,
     write_scales,
     write_training_features,
 )
@@ -50,6 +53,11 @@ MOST_TRAINING, TRAINING_VIEWS = 1024, 4
 RESPONSE_SAMPLES, PASSES = 20, 2
 #: What is said where another job has written weights of its own into a run folder that was being calibrated.
 _TRAINED_MEANWHILE = "{run} was trained anew while it was calibrated; see that one job alone works on it, and try again"
+#: What is said where intervals were widened for weights or settings that the run does not have any more.
+_WIDENED_NO_MORE = (
+    "kinmass fit: {run} was trained anew since `kinmass widen` had its intervals hold for {others}: they no longer do; "
+    "give that command again"
+)
 #: Weight, in galaxies, of uncorrelated latent numbers against the measured ones: so many show a correlation of 0.1.
 PRIOR_GALAXIES = 100
 
@@ -273,6 +281,8 @@ def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]
             scales[tracer] = [unseen_scale(parts)] * members
     if made_from(run, UNSEEN) != record or _weights_without(runs_without_suite) != without:
         raise RunError(_TRAINED_MEANWHILE.format(run=run))
+    if widened := others_held(run):
+        print(_WIDENED_NO_MORE.format(run=run, others=", ".join(widened)), file=sys.stderr)
     write_scales(run, UNSEEN, scales, record | {"without": without})
 
 
@@ -288,11 +298,26 @@ def calibrate_all(run: Path, store: Path) -> None:
     ensemble. Raises as `calibrate`.
     """
     calibrate(run, store)
+    _forget_what_no_fit_makes_anew(run)
     for folder in (run, run.parent):
         if _is_ensemble_waiting(folder):
             calibrate(folder, store)
         if runs_without_suite := _unseen_waiting(folder):
             calibrate_unseen(folder, store, runs_without_suite)
+
+
+def _forget_what_no_fit_makes_anew(run: Path) -> None:
+    """Remove unseen.json of other weights where only `kinmass widen` made it, and say so: nobody could use the run.
+
+    Where there are fits without each suite, these make it anew.
+    """
+    if not (run / UNSEEN).exists() or any(run.glob("without-*")) or read_config(run)["fit"].get("leave_one_suite_out"):
+        return
+    if not is_out_of_date(run, UNSEEN):
+        return
+    widened = others_held(run)
+    (run / UNSEEN).unlink()
+    print(_WIDENED_NO_MORE.format(run=run, others=", ".join(widened) or "other suites"), file=sys.stderr)
 
 
 def waiting(run: Path) -> list[Path]:

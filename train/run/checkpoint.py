@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.storage.files import write_atomically
+from kinmass.gen.storage.lock import Lock, hold
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.model.scaling import TRACERS
@@ -188,6 +190,15 @@ def members_of(run: Path) -> list[Path]:
     """Return the folders of an ensemble's members that exist, in their order; for a single network `run` itself."""
     members = [] if (run / "run.json").exists() else sorted(run.glob("member-*"), key=lambda p: (len(p.name), p.name))
     return members or [run]
+
+
+def working_in(run: Path) -> AbstractContextManager[Lock]:
+    """Lock a run folder for the one process that writes in it; its name is the folder's, so a copy is not locked.
+
+    Raises Busy, a StoreError, where another process holds it.
+    """
+    name = hashlib.blake2b(str(run.resolve()).encode(), digest_size=4).hexdigest()
+    return hold(run / f".lock-{name}", str(run))
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -117,6 +117,25 @@ def record_of(run: Path, name: str) -> dict[str, Any]:
         raise RunError(f"{run / name} does not say what it was made from ({error}); {REMEDY}") from error
 
 
+def others_held(run: Path) -> list[str]:
+    """Return the names of suites for which `kinmass widen` had the intervals of unseen.json hold; empty without any."""
+    try:
+        return list(record_of(run, UNSEEN).get("others", {}))
+    except (RunError, TypeError):
+        return []
+
+
+def is_out_of_date(run: Path, name: str) -> bool:
+    """Whether a file is damaged, or was made from something else than the run is now; not by a newer version."""
+    try:
+        record = record_of(run, name)
+    except RunError:
+        return True
+    version = record.get("version")
+    is_newer = isinstance(version, int) and version > VERSIONS[name]
+    return not is_newer and any(record.get(key) != value for key, value in made_from(run, name).items())
+
+
 def is_calibrated_for_unseen(run: Path, without: Mapping[str, list[str]]) -> bool:
     """Whether unseen.json can be read, and was made from what the run is now and from these weights without a suite."""
     try:

@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import changes, store
+from kinmass.train.data.dataset import Views, part_of
+from kinmass.train.data.loader import first_lineages
 from kinmass.train.run.checkpoint import RunError, read_config
 from kinmass.train.run.records import RunRecord, SuiteIdentity
 
@@ -129,6 +132,26 @@ def _other_sizes(group: zarr.Group, names: np.ndarray, earlier_sizes: Mapping[st
 
 def _is_same_size(earlier_kpc: float, later_kpc: float) -> bool:
     return abs(later_kpc - earlier_kpc) <= _SIZE_TOLERANCE * abs(earlier_kpc)
+
+
+def seen_in_training(run: RunRecord, path: Path, views: Views) -> np.ndarray:
+    """Return (N,) whether a run was trained on each view, by its suites, their split, and its --galaxies and --views.
+
+    Where the store lacks suites of the run, or galaxies that were done later count, it may be a few more than were.
+    Raises StoreError.
+    """
+    fit, parts = run["fit"], np.array([part_of(str(lineage)) for lineage in views.lineage])
+    seen = np.isin(views.suite, fit["suites"]) & (parts == "train")
+    if most_views := fit.get("views", 0):
+        seen &= views.view < most_views
+    if most_lineages := fit.get("galaxies", 0):
+        names: set[str] = set()
+        for suite in set(fit["suites"]) & set(store.suites(path)):
+            group = store.open_suite(path, suite)
+            lineages = group["lineage"][:][store.read_status(group) == store.DONE]
+            names |= {within(suite, str(lineage)) for lineage in lineages if part_of(str(lineage)) == "train"}
+        seen &= np.isin(views.lineages().astype(str), sorted(first_lineages(names, most_lineages)))
+    return seen
 
 
 def require_store(run: Path, path: Path) -> None:

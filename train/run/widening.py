@@ -4,6 +4,7 @@
 store are often of one family: made by one code, or one mock generator. Galaxies of another family are worse.
 """
 
+import contextlib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from kinmass.train.run.calibration import MOST_GALAXIES, InferredViews, blocks_of, inferred_views, unseen_scale
-from kinmass.train.run.checkpoint import RunError, members_of
+from kinmass.train.run.checkpoint import RunError, members_of, read_config, working_in
 from kinmass.train.run.derived import UNSEEN, made_from, read_scales, record_of, write_scales
 from kinmass.train.run.posterior import Inference
 from kinmass.train.run.trained_on import store_identity
@@ -28,8 +29,17 @@ def widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
     them left out, those of earlier calls, and these, all of the same weight. The test part of the split is not used.
     Suites of the same names and galaxies as in an earlier call change nothing. Raises RunError for suites that the run
     was trained on, or that share a name with others of an earlier call, and for a run that is not trained; StoreError
-    for a store that cannot be used.
+    for a store that cannot be used, and where another process works in the run's folder.
     """
+    read_config(run)  # before a lock makes its folder
+    with contextlib.ExitStack() as held:  # the last of an ensemble's members calibrates all of it
+        for folder in dict.fromkeys((run, *members_of(run))):
+            held.enter_context(working_in(folder))
+        return _widen(run, store, suites)
+
+
+def _widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
+    """Do what `widen` does, in a folder in which no other process works."""
     members = [Inference(path, calibrated=False) for path in members_of(run)]
     record, scales = _read(run)
     if known := sorted(set(suites) & set(members[0].run["fit"]["suites"])):

@@ -1,5 +1,7 @@
 """Observers' files: whatever units, grids, numbers and headers they are written with, the galaxy is the same."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -8,8 +10,9 @@ from astropy.wcs import WCS
 
 from kinmass.eval.observed.galaxy import read_galaxy
 from kinmass.eval.observed.grids import spaxel_side, tiled
-from kinmass.eval.observed.places import claim, labels, write_beside
+from kinmass.eval.observed.places import claim, labels, set_outdated_aside, write_beside
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, regrid
+from kinmass.gen.storage.files import PARTIAL
 
 P, SIDE, DISTANCE = 40, 0.8, 20.0
 IY, IX = np.indices((P, P))
@@ -786,3 +789,40 @@ def test_a_folder_holds_the_results_of_one_origin(tmp_path):
     assert write_beside(tmp_path / "t" / "a.csv", "1") == tmp_path / "t" / "a.csv"
     assert write_beside(tmp_path / "t" / "a.csv", "2") == tmp_path / "t" / "a-2.csv"
     assert write_beside(tmp_path / "t" / "a.csv", "1") == tmp_path / "t" / "a.csv"
+
+
+def test_what_a_kill_or_a_full_disk_leaves_is_not_taken_for_whole(tmp_path, monkeypatch):
+    def cut_short(path, content):
+        path.with_name(path.name).touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", cut_short)
+        for write in (lambda: write_beside(tmp_path / "t" / "a.csv", "1"), lambda: claim(tmp_path / "g", {"run": "1"})):
+            with pytest.raises(OSError, match="No space left"):
+                write()
+    assert not any((tmp_path / "t").iterdir())
+    (tmp_path / "g" / f"{PARTIAL}0123456789ab-origin.json").write_text("{")  # of a killed process
+    assert claim(tmp_path / "g", {"run": "1"}) == tmp_path / "g"
+    assert write_beside(tmp_path / "t" / "a.csv", "1") == tmp_path / "t" / "a.csv"
+    # Without hard links, nothing is written over either.
+    monkeypatch.setattr("os.link", lambda *_: exec("raise OSError(95, 'Operation not supported')"))
+    assert write_beside(tmp_path / "t" / "a.csv", "2") == tmp_path / "t" / "a-2.csv"
+    assert (tmp_path / "t" / "a.csv").read_text() == "1"
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == ["a-2.csv", "a.csv"]
+
+
+def test_results_that_are_not_made_again_are_set_aside(tmp_path):
+    """Gas was taken out of the galaxy's file: its profile of before must not stand beside the new ones."""
+    origins = [{"galaxy": "g", "run": run, "tracer": tracer} for run in "ab" for tracer in ("both", "gas", "stars")]
+    folders = [claim(tmp_path / f"{origin['run']}-{origin['tracer']}", origin) for origin in origins]
+    (tmp_path / "a-gas" / "profile.ecsv").write_text("of before")
+    asked, stars = [{"galaxy": "g", "run": "a"}], folders[2]
+    assert set_outdated_aside(tmp_path, asked, [stars]) == [tmp_path / "a-both-outdated", tmp_path / "a-gas-outdated"]
+    assert (tmp_path / "a-gas-outdated" / "profile.ecsv").read_text() == "of before"
+    assert stars.exists()
+    assert all(folder.exists() for folder in folders[3:])  # of a run that was not asked
+    assert set_outdated_aside(tmp_path, asked, [stars]) == []
+    # Gas comes back, and goes again.
+    assert claim(folders[1], origins[1]) == folders[1]
+    assert set_outdated_aside(tmp_path, asked, [stars]) == [tmp_path / "a-gas-outdated-2"]

@@ -472,6 +472,12 @@ def test_results_of_one_name_are_all_kept(tmp_path, seen, relative, capsys, monk
         assert main(["predict", run, str(tmp_path / name / "mock.yaml"), "--out", str(out)]) == 0
     assert written_pairs() == all_pairs
     assert len(list((out / "mock").rglob("profile.ecsv"))) == 2
+    # A file without gas any more leaves no profile of the gas under the name of a result.
+    content["stars"] = content.pop("gas")
+    described(tmp_path / "A", content | {"name": "A"})
+    assert main(["predict", str(runs[0]), str(tmp_path / "A" / "mock.yaml"), "--out", str(out)]) == 2
+    assert "mock.yaml: it gives other results than before, which are in" in capsys.readouterr().err
+    assert {path.parent.name for path in (out / "mock").rglob("profile.ecsv")} == {"net-outdated", "net-2"}
 
 
 def without(*keys):

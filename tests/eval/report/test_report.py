@@ -11,12 +11,14 @@ import pytest
 import torch
 from conftest import command, tables_here
 
-from kinmass.eval.report.page import Galaxies, read_results, write_report
+from kinmass.eval.__main__ import main
+from kinmass.eval.report.page import Galaxies, headlines, read_results, write_report
 from kinmass.eval.report.saliency import attributions, central_profile, featureless
 from kinmass.eval.tables import predictions
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.train import load
 from kinmass.train.data.dataset import read_views
+from kinmass.train.run.derived import made_from
 
 KEPT = shutil.ignore_patterns("predictions.zarr")
 
@@ -107,3 +109,22 @@ def test_few_runs_give_what_can_be_said(runs: list[Path], map_store: Path, tmp_p
     assert "What two tracers gain" not in html
     assert "Beside classical" not in html
     assert set(pd.read_csv(tmp_path / "table.csv").test) == {"middle"}
+
+
+def test_tables_of_runs_that_were_trained_anew_say_so(runs, map_store, tmp_path, capsys):
+    """They are printed and drawn as before, and would be taken for those of the runs as they are."""
+    run = shutil.copytree(next(run for run in runs if run.name == "middle"), tmp_path / "run", ignore=KEPT)
+    out = tmp_path / "out"
+    tables_here([run], map_store, out, ("middle",))
+    assert main(["show", str(out)]) == 0
+    assert "anew" not in capsys.readouterr().out
+    unseen = json.loads((run / "calibration.json").read_text())
+    unseen["made_from"] |= made_from(run, "unseen.json")
+    (run / "unseen.json").write_text(json.dumps(unseen))  # as `kinmass widen` does
+    assert main(["show", str(out)]) == 0
+    for said in (capsys.readouterr().out, headlines(read_results(out))[0]):
+        assert (
+            f"runs that were trained or calibrated anew since: {run}; give the `kinmass tables` command again" in said
+        )
+    shutil.rmtree(run)
+    assert "anew" not in headlines(read_results(out))[0]

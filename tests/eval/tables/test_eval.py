@@ -53,11 +53,13 @@ from kinmass.gen.storage import store
 from kinmass.gen.storage.chunks import fingerprint
 from kinmass.train import load
 from kinmass.train.data.dataset import RADII_RE, part_of, read_views
+from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit_ensemble
 from kinmass.train.run.checkpoint import RunError, instrument_of, read_tensors, runs_in, runs_in_all, write_tensors
 from kinmass.train.run.derived import CALIBRATION, OOD, made_from
 from kinmass.train.run.posterior import Inference
+from kinmass.train.run.trained_on import seen_in_training
 
 SUITES = ("bursty", "quiet", "middle")
 K = len(RADII_RE)
@@ -331,6 +333,14 @@ def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, 
     damaged = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
     group = zarr.open_group(damaged / "quiet", mode="r+")
     group["maps"][3, 1] = np.nan
+    few = shutil.copytree(run, tmp_path / "few", ignore=shutil.ignore_patterns("*.zarr"))
+    of_few = json.loads((few / "run.json").read_text())
+    of_few["fit"] |= {"galaxies": 3, "views": 1}  # as if it had been trained on so few
+    of_three = galaxies_of(map_store, done_galaxies(map_store, SUITES), "train", 3)
+    expected = sum(of_three.suites[i] == "quiet" for i in of_three.suite)
+    seen = seen_in_training(of_few, map_store, read_views(map_store, "quiet"))
+    assert seen.sum() == expected < 9
+    assert not seen[1::2].any()
     foreign = command("eval", "predict", next(r for r in runs if r.name == "middle"), *quiet)
     assert "(part = train)" not in foreign.stderr
     assert "quiet is foreign to it" in foreign.stderr

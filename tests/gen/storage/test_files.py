@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kinmass.gen.storage.files import append_lines, aside, make_folder, sync_folder, write_atomically
+from kinmass.gen.storage.files import append_lines, aside, make_folder, require_writable, sync_folder, write_atomically
 
 CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBADF)
 
@@ -171,3 +171,26 @@ def test_lines_are_added_behind_one_that_was_cut_short(tmp_path, calls):
 def test_new_folders_are_known_to_the_disk(tmp_path, calls):
     make_folder(tmp_path / "a" / "b")
     assert {name for _, name in calls} == {"a", tmp_path.name}
+
+
+def test_a_pipe_by_another_name_is_written_as_it_is(tmp_path):
+    """/dev/stdout leads to a pipe, to which no path leads."""
+    end, other_end = os.pipe()
+    try:
+        write_atomically(Path(f"/dev/fd/{other_end}"), "text")
+        assert os.read(end, 10) == b"text"
+    finally:
+        os.close(end), os.close(other_end)
+
+
+def test_what_cannot_be_written_is_said_before_it_is_made(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(NotADirectoryError, match=r"a file is there, and no folder.*file'"):
+            require_writable(path)
+    with pytest.raises(IsADirectoryError, match=r"a folder of this name is there already.*folder'"):
+        write_atomically(tmp_path / "folder", "text")
+    require_writable(tmp_path / "new" / "folder")
+    assert not any((tmp_path / "new" / "folder").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "new"]

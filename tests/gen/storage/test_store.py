@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from conftest import tree
+from conftest import LOCKS, tree
 
 from kinmass.gen.campaign import failures
 from kinmass.gen.campaign.record import Settings
@@ -481,6 +481,29 @@ def test_an_owner_that_may_be_dead_is_waited_for(tmp_path, monkeypatch, capsys):
     assert "on n7" in capsys.readouterr().err
 
 
+def test_a_lock_of_the_future_is_watched_until_its_owner_is_heard_of(tmp_path, monkeypatch, capsys):
+    """A clock was set back: the lock would not grow old for a year."""
+    monkeypatch.setattr(lock, "BEAT_S", 0.1)
+    monkeypatch.setattr(lock, "STALE_S", 0.5)
+    path = tmp_path / ".locks" / "x"
+    _owner(path, machine="n7 boot", host="n7")
+    os.utime(path, (time.time() + 3e7,) * 2)
+    began = time.monotonic()
+    with lock.hold(path, "it", patience_s=0):
+        assert time.monotonic() - began >= 0.5
+    assert "on n7" in capsys.readouterr().err
+    # One that lives touches it.
+    monkeypatch.setattr(lock, "BEAT_S", 15)
+    monkeypatch.setattr(lock, "STALE_S", 300)
+    _owner(path, machine="n7 boot", host="n7")
+    os.utime(path, (time.time() + 3e7,) * 2)
+    touched = threading.Timer(0.3, os.utime, (path,))
+    touched.start()
+    with pytest.raises(lock.Busy, match="on n7"), lock.hold(path, "it", patience_s=0):
+        pass
+    touched.join()
+
+
 def test_a_lock_below_a_link_to_nothing_is_an_error_and_no_endless_wait(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "MAKING_S", 0.05)
     (tmp_path / "m.zarr").symlink_to(tmp_path / "purged")
@@ -540,3 +563,30 @@ def test_of_many_that_take_over_from_the_dead_one_is_first(tmp_path):
 def test_a_suite_is_no_store(map_store):
     with pytest.raises(store.StoreError, match=r"is one suite of the store .*: give that"):
         store.suites(map_store / "quiet")
+
+
+def test_a_suite_under_another_name_is_refused(map_store, tmp_path):
+    """Renamed or copied, it would count as a simulation that no network has seen."""
+    path = tmp_path / "maps.zarr"
+    shutil.copytree(map_store, path, ignore=LOCKS)
+    (path / "quiet").rename(path / "calm")
+    for read in (lambda: store.open_suite(path, "calm"), lambda: store.without_dark_matter(path, store.suites(path))):
+        with pytest.raises(
+            store.StoreError, match=r"maps\.zarr/calm is the suite quiet under another name.* rename the"
+        ):
+            read()
+    shutil.copytree(path / "calm", path / "quiet")
+    assert store.open_suite(path, "quiet")
+
+
+@pytest.mark.parametrize("place", ["maps.zarr/quiet", "file"])
+def test_no_store_is_made_where_there_is_none_to_be(map_store, mocks, tmp_path, capsys, place):
+    """A store inside one of a store's suites was made, and then refused; its arrays stayed there."""
+    from kinmass.gen.__main__ import main
+
+    shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
+    (tmp_path / "file").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["maps", str(mocks / "quiet" / "quiet.yaml"), "--out", str(tmp_path / place)]) == 2
+    assert ("is one suite of the store" if "/" in place else "is a file, and a map store is") in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before

@@ -88,7 +88,8 @@ def test_galaxies_without_gas_are_usable_by_stars_and_both_only(map_store):
 
 def test_suites_of_equal_names_share_no_numbers_and_count_for_themselves(map_store, tmp_path):
     path = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
-    shutil.copytree(path / "middle", path / "twin")
+    twin_json = shutil.copytree(path / "middle", path / "twin") / "zarr.json"
+    twin_json.write_text(twin_json.read_text().replace('"suite": "middle"', '"suite": "twin"'))
     one, twin = (read_views(path, suite) for suite in ("middle", "twin"))
     assert one.galaxy.tolist() == twin.galaxy.tolist()
     assert (one.observed(INSTRUMENTS["ifu"]) != twin.observed(INSTRUMENTS["ifu"])).flatten(1).any(1).all()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import torch
 import zarr
 from conftest import SUITES
 
+from kinmass.gen.storage.store import StoreError
 from kinmass.train.__main__ import main
 from kinmass.train.data.dataset import concatenate, read_views, usable
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
 from kinmass.train.run.calibration import unseen_scale
-from kinmass.train.run.checkpoint import RunError
+from kinmass.train.run.checkpoint import RunError, working_in
 from kinmass.train.run.derived import UNSEEN, is_calibrated_for_unseen, read_scales, record_of
 from kinmass.train.run.posterior import Inference, load
 from kinmass.train.run.widening import views_of, widen
@@ -77,3 +79,32 @@ def test_suites_that_were_trained_on_and_other_galaxies_of_a_name_are_refused(mi
     (run / UNSEEN).write_text(json.dumps({"scale": damaged["scale"]}))
     with pytest.raises(RunError, match="does not say what it was made from"):
         widen(run, map_store, ["quiet"])
+
+
+def test_two_that_widen_at_once_are_one_after_the_other(middle_run, map_store, tmp_path):
+    """Each adds its suites to what it has read: the last would leave out those of the other."""
+    run = shutil.copytree(middle_run, tmp_path / "run")
+    with working_in(run), pytest.raises(StoreError, match="is being written by process"):
+        widen(run, map_store, ["bursty"])
+    with pytest.raises(RunError, match="is no run folder"):
+        widen(tmp_path / "none", map_store, ["bursty"])
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_that_was_trained_anew_is_widened_no_more_and_says_so(middle_run, map_store, tmp_path, capsys):
+    """What was widened is of other weights: no fit makes it anew, and nobody could use the run."""
+    run = shutil.copytree(middle_run, tmp_path / "run")
+    widen(run, map_store, ["bursty"])
+    fit_again = partial(
+        fit, FitConfig(str(map_store), "stars", ("middle",), width=4, steps=20, round_steps=10, batch=8)
+    )
+    fit_again(run, quiet=True)
+    assert (run / UNSEEN).exists()
+    content = json.loads((run / UNSEEN).read_text())
+    content["made_from"]["weights"] = ["others"]
+    (run / UNSEEN).write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"unseen\.json is of other weights than the run's; give the `kinmass fit`"):
+        load(run)
+    fit_again(run, quiet=True)
+    assert "its intervals hold for bursty: they no longer do; give that command again" in capsys.readouterr().err
+    assert load(run).unseen == {}

@@ -1,0 +1,85 @@
+"""The streams that a command prints to: whoever stops reading them, or has closed them, does not stop the work."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+
+class _Forgiving(io.FileIO):
+    """A stream that goes nowhere once its reader is gone, as `kinmass ... | head` leaves it."""
+
+    def write(self, content: Any) -> int:
+        """Write bytes, or drop them where nobody reads them any more. Raises OSError, as of a full disk."""
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            _to_nowhere(self.fileno())
+            return memoryview(content).nbytes
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Let a command work to its end whatever becomes of its output: a decorator of the function that runs it.
+
+    A command may print before its last file is written. So what nobody reads is dropped; letters that a terminal does
+    not know are printed as \\u escapes; a stream that was closed leads nowhere, or the first file that is opened would
+    take its number, and what a library prints. Ends with exit code 2 where the output cannot be written.
+    """
+    _open_what_is_closed()
+    before = sys.stdout, sys.stderr
+    if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:  # else somebody has put others in their place
+        sys.stdout, sys.stderr = _forgiving(before[0]), _forgiving(before[1])
+    try:
+        yield
+    finally:
+        mine = [stream for stream in (sys.stdout, sys.stderr) if stream not in before]
+        sys.stdout, sys.stderr = before
+        for stream in mine:
+            _end(stream)
+
+
+def _open_what_is_closed() -> None:
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+            setattr(sys, f"__{name}__", getattr(sys, name))
+
+
+def _forgiving(stream: Any) -> Any:
+    """Return a stream to the same place that forgives; `stream` itself where it is no file."""
+    try:
+        stream.flush()
+        raw = _Forgiving(stream.fileno(), "w", closefd=False)
+    except (OSError, ValueError, AttributeError):
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=stream.line_buffering
+    )
+
+
+def _end(stream: Any) -> None:
+    """Write what is left of a stream. Raises SystemExit where that is not possible."""
+    try:
+        stream.flush()
+    except OSError as error:
+        _to_nowhere(stream.fileno())  # or the same error would come again as Python ends
+        stream.flush()
+        print(f"kinmass: what was printed cannot be written ({error.strerror}); make room, or print it elsewhere",
+              file=sys.stderr)  # fmt: skip
+        raise SystemExit(2) from error
+
+
+def _to_nowhere(number: int) -> None:
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, number)
+    os.close(descriptor)

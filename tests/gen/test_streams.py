@@ -1,0 +1,73 @@
+"""Whoever reads a command's output, closes it or does not know its letters: the command ends its work."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+#: A command that prints much before it writes its last file, and something odd after that.
+COMMAND = """
+import sys
+from pathlib import Path
+from kinmass.gen.streams import standard_streams
+
+@standard_streams()
+def main():
+    for number in range(20_000):
+        print("galaxy", number)
+        print("galaxy", number, file=sys.stderr)
+    with open("table.csv", "w") as file:
+        file.write("whole" if file.fileno() > 2 else "among what is printed")
+    print("M \\u2299 \\udcff")
+    return 3
+
+sys.exit(main())
+"""
+
+
+def run(folder: Path, shell: str, **env: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-c", COMMAND]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | env
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {shell}", *line], cwd=folder, env=environment, text=True, capture_output=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("shell", "code"),
+    [
+        ('"$0" "$@" 2> /dev/null | head -n 1', 3),
+        ('"$0" "$@" 2>&1 | head -n 1', 3),
+        ('"$0" "$@" >&- 2>&- <&-', 3),
+        ('"$0" "$@" > /dev/full', 2),
+    ],
+)
+def test_the_work_is_done(tmp_path, shell, code):
+    done = run(tmp_path, shell)
+    assert done.returncode == code
+    if code == 3:
+        assert (tmp_path / "table.csv").read_text() == "whole"
+        assert "Error" not in done.stderr
+    else:
+        assert done.stderr.splitlines()[-1].startswith("OSError") or "cannot be written (No space left" in done.stderr
+
+
+def test_letters_that_a_terminal_does_not_know_are_escaped(tmp_path):
+    for encoding, letters in (("ascii", r"M \u2299 \udcff"), ("utf-8", "M \u2299 \\udcff")):
+        done = run(tmp_path, '"$0" "$@" 2> /dev/null', PYTHONIOENCODING=encoding)
+        assert done.returncode == 3
+        assert done.stdout.splitlines()[-1] == letters
+
+
+def test_every_command_is_run_so():
+    from kinmass import __main__ as project
+    from kinmass.eval import __main__ as eval_stage
+    from kinmass.gen import __main__ as gen_stage
+    from kinmass.train import __main__ as train_stage
+
+    for stage in (project, gen_stage, train_stage, eval_stage):
+        assert hasattr(stage.main, "__wrapped__")
+        assert stage.main.__globals__["__name__"] == "contextlib"

@@ -188,7 +188,7 @@ def _tables(args: argparse.Namespace) -> int:
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
     sums = collect(args.store, runs, test_suites, part, args.out, _cluster_settings(args), not args.no_classical)
-    if not any(total.views for total in sums.values()):
+    if not any(total.count.any() for total in sums.values()):
         raise ValueError(nothing_tested(sums, part, test_suites))
     summary = write_tables(args.out, args.store, runs, sums, part)
     _print_tables(shown(summary), to_beside(sums))

@@ -26,6 +26,10 @@ BETAS = tuple(2 * b / (1 + b) for b in np.linspace(-0.5, 0.5, 11).round(6))
 GAUSSIANS = np.geomspace(0.07, 4.5, 12)  # dispersions of the tracer's Gaussians [R_e]
 HALO_SCALES = np.geomspace(1.0, 16.0, 5)  # scale radii of the NFW halos [R_e]
 _R = np.geomspace(0.02, 6.0, 48)  # projected radii of the table [R_e]
+#: A pixel shows a mean over its area: over points at most so far apart [R_e], less than the narrowest Gaussian is wide.
+POINT_STEP_RE = 0.05
+#: Of pixels that are larger than this many steps the fit has too few annuli anyway.
+MOST_POINTS = 40
 #: The fit ends before the first annulus with a smaller share of valid pixels.
 MIN_COVERAGE = 0.5
 MIN_ANNULI = 3  # fewest observed annuli that are fitted
@@ -87,21 +91,26 @@ def _annuli(pixels: int, field_of_view_re: float) -> tuple[np.ndarray, np.ndarra
     """Cut a map of pixels x pixels into annuli that are one pixel wide.
 
     Returns each pixel's annulus (P * P,), A for pixels outside of all; the outer radii (A,) [R_e]; and weights (A, R)
-    that average what is tabulated at _R over the pixels of each annulus.
+    that average what is tabulated at _R over the area of each annulus's pixels.
     """
     offset_re = ((np.arange(pixels) + 0.5) / pixels - 0.5) * field_of_view_re
-    radius_re = np.hypot(offset_re[:, None], offset_re[None, :]).ravel()
     width_re = field_of_view_re / pixels
-    label = (radius_re / width_re).astype(int)
     n_annuli = min(pixels // 2, int(_R[-1] / width_re))
+    # Of an odd number of pixels, some lie on the edge between two annuli: rounding must not part them.
+    label = (np.hypot(offset_re[:, None], offset_re[None, :]) / width_re + 1e-9).astype(int)
     label = np.minimum(label, n_annuli)
     outer_edge_re = width_re * np.arange(1, n_annuli + 1)
+    points = min(int(np.ceil(width_re / POINT_STEP_RE)), MOST_POINTS)  # in a pixel, along a side
+    point_re = (offset_re[:, None] + ((np.arange(points) + 0.5) / points - 0.5) * width_re).ravel()
+    radius_re = np.hypot(point_re[:, None], point_re[None, :]).ravel()
+    label_of_point = label.repeat(points, axis=0).repeat(points, axis=1).ravel()
     table_position = np.interp(np.log(np.maximum(radius_re, _R[0])), np.log(_R), np.arange(_R.size))
     lower_index = np.minimum(table_position.astype(int), _R.size - 2)
     average = np.zeros((n_annuli + 1, _R.size))
-    np.add.at(average, (label, lower_index), 1 - (table_position - lower_index))
-    np.add.at(average, (label, lower_index + 1), table_position - lower_index)
-    average = average[:-1] / np.bincount(label, minlength=n_annuli + 1)[:-1, None]
+    np.add.at(average, (label_of_point, lower_index), 1 - (table_position - lower_index))
+    np.add.at(average, (label_of_point, lower_index + 1), table_position - lower_index)
+    average = average[:-1] / np.bincount(label_of_point, minlength=n_annuli + 1)[:-1, None]
+    label = label.ravel()
     return label, outer_edge_re, average
 
 
@@ -131,7 +140,8 @@ def jeans_profile(
 
     total_light = annulus_sums(density)
     pixel_count = np.bincount(label, minlength=len(outer_edge_re) + 1)[: len(outer_edge_re)]
-    is_observed = (annulus_sums(np.ones_like(mask)) >= MIN_COVERAGE * pixel_count) & (total_light > 0)
+    seen_count = annulus_sums(np.ones_like(mask))
+    is_observed = (seen_count >= MIN_COVERAGE * pixel_count) & (total_light > 0)
     if not total_light.any():
         return log10_mass
     systemic = annulus_sums(density * velocity).sum() / total_light.sum()
@@ -144,9 +154,9 @@ def jeans_profile(
     if n_annuli < MIN_ANNULI:
         return log10_mass
     v_rms2, noise2 = (raw_v_rms2 - noise2)[:n_annuli], noise2[:n_annuli]
-    relative_error = np.sqrt(ERROR_FLOOR**2 + (2 * noise2 / v_rms2 + (noise2 / v_rms2) ** 2) / pixel_count[:n_annuli])
+    relative_error = np.sqrt(ERROR_FLOOR**2 + (2 * noise2 / v_rms2 + (noise2 / v_rms2) ** 2) / seen_count[:n_annuli])
     table, average = tables(), average[:n_annuli]
-    surface_density = total_light[:n_annuli] / pixel_count[:n_annuli]
+    surface_density = total_light[:n_annuli] / seen_count[:n_annuli]
     design = average @ table.density
     try:
         gaussian_share, _ = nnls(design / surface_density[:, None], np.ones(n_annuli))

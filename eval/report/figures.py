@@ -34,20 +34,28 @@ _RADIUS = "r / R$_e$"
 _LINES = ("-", "--", ":", "-.")  # kinds of networks
 
 
-def joint_training(table: pd.DataFrame) -> str:
-    """Return the training set with the most suites, for which tracers are compared."""
-    return max(table.loc[table.train != "", "train"].unique(), key=lambda t: (t.count("+"), t))
+def joint_training(table: pd.DataFrame, instrument: str) -> str:
+    """Return the training set with the most suites, for which tracers are compared; "" where no network is there.
+
+    It is that of one instrument: networks for another may have been trained on other suites.
+    """
+    train_sets = table.loc[(table.train != "") & (table.instrument == instrument), "train"].unique()
+    return max(train_sets, key=lambda t: (t.count("+"), t), default="")
 
 
 def _networks(table: pd.DataFrame, instrument: str, test: str) -> pd.DataFrame:
     """Return the rows of the networks trained on the most suites, for an instrument and a test suite."""
     rows = table[(table.instrument == instrument) & (table.test == test)]
-    return rows[rows.train == joint_training(table)]
+    return rows[rows.train == joint_training(table, instrument)]
 
 
-def _single_tracer_networks(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of plain networks: not those for any tracer, nor those trained on varied galaxies."""
-    return rows[rows.estimator == "cnn"]
+def plainest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of one kind of networks: plain ones, or where there are none those that varied least in training.
+
+    Networks of single tracers come before those for any.
+    """
+    kind = min(rows.estimator.unique(), key=lambda kind: (kind.count("+"), kind), default="")
+    return rows[rows.estimator == kind]
 
 
 def _draw(
@@ -221,7 +229,7 @@ def calibration(table: pd.DataFrame, histograms: pd.DataFrame, instrument: str, 
     """Draw coverage at all levels and against radius, PIT and TARP of each tracer's network."""
     figure, axes = plt.subplots(2, 2, figsize=(9.4, 7.4), layout="constrained")
     (levels, radii), (pit, joint) = axes
-    networks, counts = (_single_tracer_networks(_networks(t, instrument, test)) for t in (table, histograms))
+    networks, counts = (plainest(_networks(t, instrument, test)) for t in (table, histograms))
     for tracer, rows in networks.groupby("tracer"):
         colour = COLOUR[tracer]
         radii.plot(rows.radius, rows.coverage_68, "o-", ms=3.5, color=colour, label=tracer)
@@ -278,7 +286,7 @@ def calibration(table: pd.DataFrame, histograms: pd.DataFrame, instrument: str, 
 
 def by_column(bins: pd.DataFrame, instrument: str, test: str) -> Figure:
     """Draw dispersion and bias, averaged over radii, in bins of properties of the galaxy and its view."""
-    networks = _single_tracer_networks(_networks(bins, instrument, test))
+    networks = plainest(_networks(bins, instrument, test))
     columns = [c for c in _COLUMN if c in set(networks.column)]
     figure, axes = plt.subplots(
         2, len(columns), figsize=(3 * len(columns) + 0.6, 5.2), sharey="row", squeeze=False, layout="constrained"

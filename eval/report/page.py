@@ -129,10 +129,9 @@ class Results:
         """The part of the split that was tested, None for all galaxies."""
         return None if self.origin["part"] == ALL else str(self.origin["part"])
 
-    @property
-    def train(self) -> str:
-        """The training set with the most suites, for which tracers are compared."""
-        return figures.joint_training(self.table)
+    def train(self, instrument: str) -> str:
+        """Return the training set with the most suites through an instrument, for which tracers are compared."""
+        return figures.joint_training(self.table, instrument)
 
 
 def read_results(folder: Path) -> Results:
@@ -161,26 +160,27 @@ def read_results(folder: Path) -> Results:
         tables = [t.replace({"estimator": {networks[0]: "cnn"}}) for t in tables]
     table, summary, ratios, gains, beside, gap, closed, bins, calibration = tables
     conditions = pd.read_csv(folder / CONDITIONS) if (folder / CONDITIONS).exists() else None
-    ratios, gains = ratios[ratios.estimator == "cnn"], gains[gains.estimator == "cnn"]
     return Results(origin, table, summary, ratios, gains, beside, gap, closed, bins, calibration, conditions)
 
 
 def headlines(results: Results) -> list[str]:
     """Return the main results as sentences, per instrument: dispersions, the gap to unseen suites, what closes it."""
     lines = changed_since(results.origin)
-    summary, ratios, train = results.summary, results.ratios, results.train
+    summary, ratios = results.summary, results.ratios
     lines += trained_on_remark(results.part, summary.train, summary.test)
     for instrument in sorted(summary.instrument.unique()):
-        network_rows = summary[
-            (summary.instrument == instrument) & (summary.train == train) & (summary.estimator == "cnn")
-        ]
+        train = results.train(instrument)
+        of_train = summary[(summary.instrument == instrument) & (summary.train == train) & (summary.train != "")]
+        network_rows = figures.plainest(of_train)
+        kind = "".join(f" (networks {kind})" for kind in network_rows.estimator.unique() if kind != "cnn")
         for test in [ALL] if ALL in set(network_rows.test) else sorted(network_rows.test.unique()):
             values = ", ".join(
                 f"{row.tracer} {row.dispersion:.3f} dex" if np.isfinite(row.dispersion) else f"{row.tracer} not defined"
                 for row in network_rows[network_rows.test == test].itertuples()
             )
-            line = f"Through {instrument}, tested on {test}: dispersion {values}."
+            line = f"Through {instrument}, tested on {test}: dispersion {values}{kind}."
             ratio_rows = ratios[(ratios.instrument == instrument) & (ratios.train == train) & (ratios.test == test)]
+            ratio_rows = ratio_rows[ratio_rows.estimator.isin(network_rows.estimator)]
             for row in ratio_rows.itertuples():
                 line += f" Best single tracer / both: {row.ratio:.2f} ({_interval(row.lo, row.hi, 2)})."
             lines.append(line)
@@ -217,7 +217,7 @@ class Galaxies:
     """
 
     def __init__(self, results: Results, folder: Path, instrument: str):
-        origin, train = results.origin, results.train
+        origin, train = results.origin, results.train(instrument)
         self.store = Path(origin["store"])
         runs = [Path(run) for run in origin["runs"]]
         for run, weights in origin.get("weights", {}).items():
@@ -316,7 +316,7 @@ class Galaxies:
 
 def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Iterable[dict[str, Any]]:
     """Yield the sections for one instrument, each with title, text and figures."""
-    table, train = results.table, results.train
+    table, train = results.table, results.train(instrument)
     tests = sorted(table[table.instrument == instrument].test.unique(), key=lambda t: (t != ALL, t))
 
     def section(title: str, text: str, captioned: list[tuple[str, Figure, str]], **options: Any) -> dict[str, Any]:
@@ -328,9 +328,10 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         return {"title": f"{title} ({instrument})", "text": _TEXT[text], "figures": figure_parts} | options
 
     network_rows = table[(table.instrument == instrument) & (table.train == train)]
-    tested = [test for test in tests if (network_rows.test == test).any()]
-    if not tested:
+    if not train:
+        yield {"title": f"Networks ({instrument})", "text": "No network answers for any view.", "figures": []}
         return
+    tested = [test for test in tests if (network_rows.test == test).any()]
     yield section(
         "Dispersion and bias against radius", "radius",
         [(f"radius-{t}", figures.against_radius(table, instrument, t), f"Tested on {t}.") for t in tested],
@@ -341,12 +342,14 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         ]
         beside = main_rows(results.beside[results.beside.instrument == instrument])
         yield section("Beside classical estimators", "classical", captioned, tables=[_html(shown(beside))])
-    ratios = results.ratios[(results.ratios.instrument == instrument) & (results.ratios.train == train)]
+    ratios, gains = (
+        figures.plainest(rows[(rows.instrument == instrument) & (rows.train == train)])
+        for rows in (results.ratios, results.gains)
+    )
     if len(ratios):
         yield section(
             "What two tracers gain", "gain", [("gain", figures.gain(ratios, instrument, train), "")], narrow=True
         )
-        gains = results.gains[(results.gains.instrument == instrument) & (results.gains.train == train)]
         where = gains[gains.test == tested[0]]
         if len(where):
             captioned = [("gain-where", figures.gain_where(where), f"Tested on {tested[0]}.")]

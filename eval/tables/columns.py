@@ -38,7 +38,7 @@ MEANINGS = {
     "radius_max": "last radius with an answer [R_e]",
     "bias": "mean of d [dex]",
     "bias_median": "median of d [dex]",
-    "dispersion": "standard deviation of d [dex]; empty for a single galaxy",
+    "dispersion": "standard deviation of d [dex]; empty where a single galaxy has an answer",
     "dispersion_robust": "half the range from the 16th to the 84th percentile of d [dex]",
     "outliers": "share of views with d farther than 3 `dispersion_robust` from its median",
     "rmse": "root of the mean of d^2 [dex]",

@@ -4,7 +4,7 @@ The residual of a view is d(x) = log10 M_pred(<x R_e) - log10 M_true(<x R_e), wh
 Every measure but the last is taken per radius, over the views of a group:
 
 bias              mean of d [dex]; bias_median its median
-dispersion        standard deviation of d over views [dex], 1/N; NaN for a single galaxy
+dispersion        standard deviation of d over views [dex], 1/N; NaN where a single galaxy has an answer
 dispersion_robust half the range from the 16th to the 84th percentile of d [dex]
 outliers          share of views with d farther from its median than 3 dispersion_robust
 rmse              root of the mean of d^2 [dex]
@@ -22,7 +22,7 @@ out-of-distribution scores of views.
 Views of one galaxy are not independent, nor are galaxies of one history (lineage). Intervals (`_lo`, `_hi`: 16th and
 84th percentile) therefore come from a Poisson bootstrap over lineages (Hanley & MacGibbon 2006). A lineage's weights
 follow from its name and are the same for every estimator, so that ratios and differences are paired. Of a single
-lineage nothing can be said of the scatter between lineages: there are no intervals.
+lineage, at a radius, nothing can be said of the scatter between lineages: there are no intervals.
 
 A network that was trained several times, with seeds of their own, counts as one estimator: its measures are means over
 the seeds, and each bootstrap replicate draws seeds too (with replacement, for each network by itself). With one seed,
@@ -128,8 +128,9 @@ class Sums:
     joint (R, B + 1, 2): count and sum of log_prob_joint. seed_weights (R, B + 1): the share of each seed, in the value
     and in the replicates. residual (bins, K), pit (RANK_BINS, K), tarp and ood_score (RANK_BINS,): histograms, summed
     over seeds. The other numbers are those of one seed: missing (K,), views without a finite prediction; galaxies and
-    views; left_out, views that show too little to be used; beyond, the sum over views of `Estimates.beyond`. lineages
-    are the first FEW_LINEAGES names of lineages, in order: enough to know whether there are so many.
+    views; galaxies_at (K,), galaxies with a finite prediction; left_out, views that show too little to be used; beyond,
+    the sum over views of `Estimates.beyond`. lineages are the first FEW_LINEAGES names of lineages, in order: enough to
+    know whether there are so many; lineages_at are those with a finite prediction, at each of the K radii.
     """
 
     moments: np.ndarray
@@ -141,16 +142,23 @@ class Sums:
     missing: np.ndarray
     galaxies: int
     views: int
+    galaxies_at: np.ndarray
     left_out: int = 0
     beyond: float = 0.0
     lineages: tuple[str, ...] = ()
+    lineages_at: tuple[tuple[str, ...], ...] = ()
     seed_weights: np.ndarray = field(default_factory=lambda: np.ones((1, N_BOOTSTRAP + 1)))
 
     def __add__(self, other: "Sums") -> "Sums":
-        names = [name for name in self.__dataclass_fields__ if name not in ("lineages", "seed_weights")]
+        names = [n for n in self.__dataclass_fields__ if n not in ("lineages", "lineages_at", "seed_weights")]
         added = {name: getattr(self, name) + getattr(other, name) for name in names}
         return Sums(
-            **added, lineages=_first_lineages([*self.lineages, *other.lineages]), seed_weights=self.seed_weights
+            **added,
+            lineages=_first_lineages([*self.lineages, *other.lineages]),
+            lineages_at=tuple(
+                _first_lineages([*one, *two]) for one, two in zip(self.lineages_at, other.lineages_at, strict=True)
+            ),
+            seed_weights=self.seed_weights,
         )
 
     @property
@@ -190,9 +198,11 @@ def over_seeds(name: str, sums: Sequence[Sums]) -> Sums:
         missing=np.max([s.missing for s in sums], axis=0),
         galaxies=sums[0].galaxies,
         views=sums[0].views,
+        galaxies_at=np.min([s.galaxies_at for s in sums], axis=0),
         left_out=sums[0].left_out,
         beyond=float(np.mean([s.beyond for s in sums])),
         lineages=sums[0].lineages,
+        lineages_at=tuple(min(names, key=len) for names in zip(*(s.lineages_at for s in sums), strict=True)),
         seed_weights=draws,
     )
 
@@ -341,7 +351,9 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
         [views.values.reshape(n, q * k), np.isfinite(views.joint)[:, None], views.joint[:, None]], axis=1
     )
     is_of = csr_array((np.ones(n), galaxy_index, np.arange(n + 1)), shape=(n, len(names)))  # 1 at each view's galaxy
-    total = weights.T @ (is_of.T @ np.where(np.isfinite(summands), summands, 0.0))
+    of_galaxies = is_of.T @ np.where(np.isfinite(summands), summands, 0.0)
+    total = weights.T @ of_galaxies
+    is_answered, lineage = of_galaxies[:, :k] > 0, views.lineage[first_view]  # (G, K) at which a galaxy counts
     rank_edges = np.linspace(0, 1, RANK_BINS + 1)
     return Sums(
         total[:, :-2].reshape(1, -1, q, k),
@@ -353,9 +365,11 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
         n - views.values[:, 0].sum(0).astype(int),
         len(names),
         n,
+        is_answered.sum(0),
         left_out,
         float(np.nansum(views.beyond)),
-        _first_lineages(views.lineage.tolist()),
+        _first_lineages(lineage.tolist()),
+        tuple(_first_lineages(lineage[answered].tolist()) for answered in is_answered.T),
     )
 
 
@@ -379,26 +393,25 @@ def percentile(histogram: np.ndarray, share: float) -> np.ndarray:
 
 
 def replicates(sums: Sums) -> dict[str, np.ndarray]:
-    """Return (B + 1, K) per measure in WITH_INTERVAL and `width_68`, `width_95`: value, then bootstrap replicates."""
+    """Return (B + 1, K) per measure in WITH_INTERVAL and `width_68`, `width_95`: value, then bootstrap replicates.
+
+    Replicates are NaN at radii at which a single lineage has an answer, of which there is nothing to draw.
+    """
     sum_of = dict(zip(QUANTITIES, np.moveaxis(sums.moments, 2, 0), strict=True))  # (R, B + 1, K) each
     with np.errstate(invalid="ignore", divide="ignore"):
         values = {name: sum_of[name] / sum_of["count"] for name in QUANTITIES[3:]}
         values["bias"], mean_square = sum_of["d"] / sum_of["count"], sum_of["d2"] / sum_of["count"]
     values["rmse"] = np.sqrt(mean_square)
     values["dispersion"] = np.sqrt(np.maximum(mean_square - values["bias"] ** 2, 0.0))
-    if sums.galaxies < 2:
-        values["dispersion"] = np.full_like(values["dispersion"], np.nan)
+    values["dispersion"][..., sums.galaxies_at < 2] = np.nan
     if not sums.pit.any():  # a point estimate: no density, no intervals
         for name in QUANTITIES[4:]:
             values[name] = np.full_like(values[name], np.nan)
-    return {name: _of_lineages(np.einsum("rb,rbk->bk", sums.seed_weights, each), sums) for name, each in values.items()}
-
-
-def _of_lineages(values: np.ndarray, sums: Sums) -> np.ndarray:
-    """Return a value and its replicates (B + 1, ...), which are NaN where there is a single lineage to draw."""
-    if len(sums.lineages) < 2:
-        values[1:] = np.nan
-    return values
+    means = {name: np.einsum("rb,rbk->bk", sums.seed_weights, each) for name, each in values.items()}
+    has_one_lineage = [len(names) < 2 for names in sums.lineages_at]
+    for mean in means.values():
+        mean[1:, has_one_lineage] = np.nan
+    return means
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -446,7 +459,10 @@ def mean_over_radii(values: np.ndarray) -> np.ndarray:
 def joint_log_prob(sums: Sums) -> np.ndarray:
     """Return the mean log density of whole profiles per dex^K and its bootstrap replicates (B + 1,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return _of_lineages((sums.seed_weights * (sums.joint[..., 1] / sums.joint[..., 0])).sum(0), sums)
+        values = np.asarray((sums.seed_weights * (sums.joint[..., 1] / sums.joint[..., 0])).sum(0))
+    if min(map(len, sums.lineages_at)) < 2:
+        values[1:] = np.nan
+    return values
 
 
 def coverage_by_level(counts: np.ndarray) -> np.ndarray:

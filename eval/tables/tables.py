@@ -436,6 +436,11 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
 
 def nothing_tested(sums: dict[Group, Sums], part: str | None, suites: Sequence[str]) -> str:
     """Return in a sentence why no view of these suites was tested, and what to do."""
+    if n_views := max((total.views for total in sums.values()), default=0):
+        return (
+            f"none of the predictions for {n_views} views of {', '.join(suites)} is finite; train these runs again, "
+            "with a lower --learning-rate"
+        )
     if any(total.left_out for total in sums.values()):
         return (
             f"no view of {', '.join(suites)} shows enough of a tracer that these runs infer from; choose other "
@@ -492,12 +497,15 @@ def remarks(summary: pd.DataFrame, suites: list[str]) -> list[str]:
 
 
 def without_answer(sums: dict[Group, Sums]) -> list[str]:
-    """Return a sentence for each network that no view of a suite can be used with: it has no row there."""
-    return [
-        f"{group.tracer}, {group.train} on {group.test}: none of {total.left_out} views shows enough; not in the tables"
-        for group, total in sums.items()
-        if group.train and not group.column and group.test != ALL and total.left_out and not total.count.any()
-    ]
+    """Return a sentence for each network that has no answer for any view of a suite: it has no row there."""
+    lines = []
+    for group, total in sums.items():
+        if group.train and not group.column and group.test != ALL and not total.count.any():
+            why = [f"none of {total.left_out} views shows enough"] if total.left_out else []
+            why += [f"none of {total.views} predictions is finite"] if total.views else []
+            if why:
+                lines.append(f"{group.tracer}, {group.train} on {group.test}: {'; '.join(why)}; not in the tables")
+    return lines
 
 
 def to_latex(summary: pd.DataFrame) -> str:

@@ -344,6 +344,7 @@ def _bins(data: dict[str, np.ndarray], chosen: np.ndarray) -> Iterable[tuple[str
     """Yield the name and number of every bin of COLUMNS with chosen views (N,) in it, and which these are."""
     for column, (_, edges) in COLUMNS.items():
         bin_number = np.digitize(data[column], edges) - 1
+        bin_number[data[column] == edges[-1]] = len(edges) - 2  # a rotation support without end, of stars without sigma
         for i in range(len(edges) - 1):
             in_bin = chosen & (bin_number == i)
             if in_bin.any():

@@ -221,4 +221,5 @@ def _farthest(galaxy: Galaxy, radius_kpc: float) -> float:
 
 
 def _shows_anything(particles: Particles) -> bool:
-    return len(particles) > 0 and (particles.weight is None or bool((particles.weight > 0).any()))
+    shown = particles.mass_msun if particles.weight is None else particles.weight
+    return bool((shown > 0).any())

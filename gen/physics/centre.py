@@ -27,8 +27,10 @@ def subsample(particles: Particles, max_particles: int) -> Particles:
 def representative(parts: list[Particles], max_particles: int = MAX_PARTICLES) -> tuple[np.ndarray, np.ndarray]:
     """Positions (n, 3) [kpc] and masses (n,) [Msun] of a subsample of all parts, about `max_particles` of them.
 
-    Each part has the same share of the subsample as of all particles.
+    Each part has the same share of the subsample as of all particles. Particles without mass are left out: a mean over
+    them alone would be none.
     """
+    parts = [p if p.mass_msun.all() else p[p.mass_msun > 0] for p in parts]
     n_all = max(sum(map(len, parts)), 1)
     chosen = [subsample(p, max(1, round(max_particles * len(p) / n_all))) for p in parts if len(p)]
     if not chosen:

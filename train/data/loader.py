@@ -341,7 +341,7 @@ def open_loader(
 ) -> Loader:
     """Make the loader of all usable views: kept in memory (window 0), or streamed. Every process has to call it.
 
-    Raises StoreError where no view is usable.
+    Raises StoreError where no view is usable, or one alone.
     """
     crew, maps = ddp.everyone(), None
     if not window:
@@ -357,6 +357,11 @@ def open_loader(
         raise store.StoreError(
             f"{galaxies.path}: no finished galaxy with usable maps of {tracer_words(selection.tracer)} to train on in "
             f"{', '.join(galaxies.suites)} ({reasons or 'none in this part of the split'}); map more galaxies"
+        )
+    if len(table) == 1:
+        raise store.StoreError(
+            f"{galaxies.path}: {galaxies.id(table.place[0])} is the only view to train on in "
+            f"{', '.join(galaxies.suites)}, and one tells nothing of how masses differ; map more galaxies"
         )
     if maps is None:
         return Streamed(galaxies, table, batch, seed, device, window)

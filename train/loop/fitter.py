@@ -58,7 +58,7 @@ class Fitter:
     """The state of one fit: network, optimiser, schedule, the best weights so far, and the current round.
 
     Nothing in a step waits for a GPU: losses are summed there, and `agree_to_stop` checks afterwards that they are
-    finite. validation: of `loader.validation_views`.
+    finite. validation: of `loader.validation_views`; n_val_lineages: independent galaxies among them, of all processes.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Fitter:
         self._truth = table.log10_menc.to(device, self._dtype)
         self._val_views, observed, self._val_places = validation
         observed = observed.to(device, self._dtype)
-        self._n_val_galaxies = len(set().union(*ddp.gather(set(self._val_views.lineages()))))
+        self.n_val_lineages = len(set().union(*ddp.gather(set(self._val_views.lineages()))))
         places = torch.from_numpy(self._val_places).to(device)
         # Of the views, a third is validated with gas alone, a third with stars alone and a third with both.
         self._val_observed = drop_tracers(observed, places % 3) if config.tracer == "any" else observed
@@ -319,7 +319,7 @@ class Fitter:
         latent, weight = (torch.from_numpy(x[order]).double() for x in results[:2])
         residual, rank = (x[order] for x in results[2:])
         is_finite = bool(torch.isfinite(latent).all())  # a network that has run away has no widths to calibrate
-        scale = latent_scale(latent, weight, self._n_val_galaxies).double() if is_finite else None
+        scale = latent_scale(latent, weight, self.n_val_lineages).double() if is_finite else None
         inside = (rank >= INSIDE_68[0]) & (rank <= INSIDE_68[1])
         values = {
             "loss/val": -float(latent_log_prob(latent, weight).mean()),

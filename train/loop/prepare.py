@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kinmass.gen.words import counted
 from kinmass.train import distributed as ddp
 from kinmass.train.data import loader
 from kinmass.train.data.dataset import RADII_RE
 from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.model.network import MassModel, ModelConfig
+from kinmass.train.run.calibration import LEVELS
 from kinmass.train.run.checkpoint import RunError, load
 
 
@@ -28,6 +30,10 @@ def refuse_processes(config: FitConfig, device: torch.device) -> None:
         )
     if config.compile and device.type != "cuda":
         raise ValueError(NO_COMPILE_ON_CPUS)
+
+
+#: With fewer lineages to validate on, the user is told how well they can set the widths of posteriors.
+FEW_LINEAGES = 20
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,12 @@ class Prepared:
         for reason, (n, places) in left_out.items():
             names = ", ".join(map(galaxies.id, places))
             lines.append(f"left out {n} with {reason}: {names}{', ...' if n > len(places) else ''}")
+        if (few := self.fitter.n_val_lineages) < FEW_LINEAGES:
+            error = (LEVELS[0] * (1 - LEVELS[0]) / few) ** 0.5
+            lines.append(
+                f"warning: {counted(few, 'galaxy', 'galaxies')} to validate on: intervals that are to hold "
+                f"{100 * LEVELS[0]:.0f} % of the truths are good to some {100 * error:.0f} %; map more galaxies"
+            )
         return lines
 
 

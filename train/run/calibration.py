@@ -105,22 +105,46 @@ def misses(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.stack(misses_of_levels, axis=-1)
 
 
-def widening(miss_ratios: np.ndarray, lineage: np.ndarray) -> np.ndarray:
+def weighted_quantile(values: np.ndarray, share: float, weight: np.ndarray) -> np.ndarray:
+    """Return the quantile (...) over the first axis of values (N, ...), each row of which has a weight (N,) above 0.
+
+    With equal weights it is numpy's, interpolated linearly.
+
+    >>> values = np.array([1.0, 2.0, 4.0])
+    >>> [float(weighted_quantile(values, 0.25, np.array(weight))) for weight in ([1, 1, 1], [1, 1, 4])]
+    [1.5, 2.0]
+    """
+    if (weight == weight[0]).all():
+        return np.asarray(np.quantile(values, share, axis=0))
+    order = np.argsort(values, axis=0)
+    weight, columns = weight[order], np.take_along_axis(values, order, axis=0)
+    before = np.cumsum(weight, axis=0) - weight
+    # The k-th of N values is at (k - 1) / (N - 1), which weights move.
+    place = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1)) * weight + (len(values) - 1) * before
+    shares = zip(place.reshape(len(values), -1).T, columns.reshape(len(values), -1).T, strict=True)
+    quantiles = [np.interp(share * column_place[-1], column_place, column) for column_place, column in shares]
+    return np.array(quantiles).reshape(values.shape[1:])
+
+
+def widening(miss_ratios: np.ndarray, lineage: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """Return the factors (K,) by which to widen intervals so that they have the coverage of LEVELS.
 
-    miss_ratios (N, K, 2) of `misses`; lineage (N,) names. The factors are a straight line over the radii, which are
+    miss_ratios (N, K, 2) of `misses`; lineage (N,) names; weight (N,) of the views, where they have not all the same.
+    The factors are a straight line over the radii, which are
     even in log r, because a few hundred galaxies do not suffice to fit every radius. Its slope is shrunk towards zero
-    by as much as it is uncertain (James & Stein 1961). Factors are rounded to a thousandth: further digits are noise of
+    by as much as it is uncertain (James & Stein 1961); of a single lineage nothing is known of it, and it is zero.
+    Factors are rounded to a thousandth: further digits are noise of
     the samples and differ with the number of processes.
     """
+    weight = np.ones(len(lineage)) if weight is None else weight
 
-    def line(miss_ratios: np.ndarray) -> np.ndarray:
-        """Return the coefficients of the line of factors over the radii, the slope first."""
-        factors = np.mean([np.quantile(miss_ratios[..., i], level, axis=0) for i, level in enumerate(LEVELS)], axis=0)
-        return np.polyfit(position, factors, min(1, len(position) - 1))
+    def line(rows: np.ndarray | slice) -> np.ndarray:
+        """Return the coefficients of the line of factors over the radii of some views, the slope first."""
+        quantiles = [weighted_quantile(miss_ratios[rows, :, i], level, weight[rows]) for i, level in enumerate(LEVELS)]
+        return np.polyfit(position, np.mean(quantiles, axis=0), min(1, len(position) - 1))
 
     position = np.linspace(-1, 1, miss_ratios.shape[1]) if miss_ratios.shape[1] > 1 else np.zeros(1)
-    coefficients = line(miss_ratios)
+    coefficients = line(slice(None))
     if len(coefficients) == 2:
         lineage_number = np.unique(lineage, return_inverse=True)[1]
         views_of_lineage = np.split(
@@ -128,10 +152,9 @@ def widening(miss_ratios: np.ndarray, lineage: np.ndarray) -> np.ndarray:
         )
         rng = np.random.default_rng(0)
         lineages_drawn = rng.integers(0, len(views_of_lineage), (N_BOOTSTRAP, len(views_of_lineage)))
-        slopes = [
-            line(miss_ratios[np.concatenate([views_of_lineage[i] for i in drawn])])[0] for drawn in lineages_drawn
-        ]
-        coefficients[0] *= max(0.0, 1 - np.var(slopes) / max(coefficients[0] ** 2, 1e-12))
+        slopes = [line(np.concatenate([views_of_lineage[i] for i in drawn]))[0] for drawn in lineages_drawn]
+        uncertainty = np.var(slopes) if len(views_of_lineage) > 1 else np.inf
+        coefficients[0] *= max(0.0, 1 - uncertainty / max(coefficients[0] ** 2, 1e-12))
     return np.asarray(np.polyval(coefficients, position).clip(min=0.1).round(3))
 
 
@@ -206,7 +229,8 @@ def unseen_scale(parts: Sequence[InferredViews]) -> torch.Tensor:
     """Return the scale (K, K) for galaxies of a suite that a network was not trained on.
 
     parts: usable validation views of each suite, as a network that was trained without this suite infers them. Every
-    suite has the same weight, as if suites were drawn at random from all suites that there might be.
+    suite has the same weight, as if suites were drawn at random from all suites that there might be, however many views
+    it has.
     """
     second_moments = []
     for views in parts:
@@ -214,6 +238,7 @@ def unseen_scale(parts: Sequence[InferredViews]) -> torch.Tensor:
         second_moments.append((scale @ scale.T).double().cpu())
     common_scale = torch.linalg.cholesky(torch.stack(second_moments).mean(0)).float()
     lineage = np.concatenate([views.lineage for views in parts])
+    weight = np.concatenate([np.full(len(views), 1 / len(views)) for views in parts])
     for _ in range(PASSES):
         miss_ratios, responses_of_suites = [], []
         for views in parts:
@@ -221,7 +246,9 @@ def unseen_scale(parts: Sequence[InferredViews]) -> torch.Tensor:
             miss_ratios.append(misses(scaled.samples(SAMPLES), views.log10_menc.numpy()))
             responses_of_suites.append(responses(scaled)[0])
         common_scale = stretched(
-            common_scale, torch.stack(responses_of_suites).mean(0), widening(np.concatenate(miss_ratios), lineage)
+            common_scale,
+            torch.stack(responses_of_suites).mean(0),
+            widening(np.concatenate(miss_ratios), lineage, weight),
         )
     return common_scale
 

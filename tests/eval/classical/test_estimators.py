@@ -157,6 +157,38 @@ def test_jeans_fit_of_an_isotropic_plummer_sphere(pixels):
     np.testing.assert_allclose(log10_mass[np.isfinite(log10_mass)], truth[np.isfinite(log10_mass)], atol=0.04)
 
 
+def coarse(views: ObservedViews, by: int) -> ObservedViews:
+    """The same views in pixels that are `by` times as large: what is seen is the mean over a pixel's area."""
+    density, velocity, dispersion, mask = np.moveaxis(views.observed.reshape(1, 2, 4, *views.observed.shape[2:]), 2, 0)
+
+    def mean(image):
+        n = image.shape[-1] // by
+        return image.reshape(1, 2, n, by, n, by).mean((3, 5))
+
+    light, first, second = (mean(density * moment) for moment in (1, velocity, velocity**2 + dispersion**2))
+    maps = np.stack([light, first / light, np.sqrt(second / light - (first / light) ** 2), mean(mask)], axis=2)
+    return ObservedViews(maps.reshape(1, 8, *maps.shape[3:]), views.half_mass_radius_kpc, 6.0, RADII)
+
+
+@pytest.mark.parametrize("by", [4, 8, 12])
+def test_jeans_fit_of_coarse_pixels(by):
+    """A Gaussian that is narrower than a pixel is light in that pixel, and no more than is seen there."""
+    error = estimate("jeans", coarse(plummer(192), by)) - np.log10(MASS * RADII**3 / (1 + RADII**2) ** 1.5)
+    pixel_re = 6 * by / 192
+    np.testing.assert_allclose(error[pixel_re <= RADII], 0, atol=0.05)
+
+
+@pytest.mark.parametrize("lost", ["at random", "on one side"])
+def test_jeans_fit_of_annuli_that_are_seen_in_part(lost):
+    """Pixels that are not seen are not dark: the light's profile is that of the others."""
+    views, (x, y) = plummer(), sky(32, 6.0)
+    is_lost = np.random.default_rng(1).random(x.shape) < 0.3 if lost == "at random" else (np.abs(y) < x) & (x > 0.9)
+    seen = ObservedViews(views.observed * ~is_lost, views.half_mass_radius_kpc, 6.0, RADII)
+    both = np.stack([estimate("jeans", views), estimate("jeans", seen)])
+    assert np.isfinite(both).sum() >= 16
+    np.testing.assert_allclose(both[1], np.where(np.isfinite(both[1]), both[0], np.nan), atol=0.03)
+
+
 @pytest.mark.parametrize(("beta", "scale"), [(0.0, 3.0), (0.3, 3.0), (-0.5, 3.0), (0.0, 10.0)])
 def test_jeans_fit_in_a_halo(beta, scale):
     """Where anisotropy hardly matters, 1 to 2 R_e, the mass is good to 10 %; elsewhere to 20 %."""

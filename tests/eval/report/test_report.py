@@ -12,9 +12,11 @@ import torch
 from conftest import command, tables_here
 
 from kinmass.eval.__main__ import main
-from kinmass.eval.report.page import Galaxies, headlines, read_results, write_report
+from kinmass.eval.report import figures
+from kinmass.eval.report.page import Galaxies, _sections, headlines, read_results, write_report
 from kinmass.eval.report.saliency import attributions, central_profile, featureless
 from kinmass.eval.tables import predictions
+from kinmass.eval.tables.origin import digest_of_file
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.train import load
 from kinmass.train.data.dataset import read_views
@@ -89,6 +91,35 @@ def test_attributions_add_up_to_the_difference_from_a_featureless_galaxy(runs, m
     assert np.abs(pixel_attributions[:, :, [3, 7]]).max() == 0  # masks are the same
     stars = attributions(infer, observed, r_e, "stars", [5], steps=4)
     assert np.abs(stars[:, :, 4:]).max() == 0
+
+
+def test_networks_that_varied_in_training_are_shown_where_there_are_no_plain_ones(results, tmp_path):
+    """Plain networks of single suites do not stand in for them, nor do those that see through another instrument."""
+    moved = shutil.copytree(results, tmp_path / "moved")
+    digests = json.loads((moved / "tables.json").read_text())
+    for path in moved.glob("*.parquet"):
+        table = pd.read_parquet(path)
+        if "estimator" in table and "train" in table:
+            table.loc[table.train.str.contains("+", regex=False), "estimator"] = "cnn+scale"
+            of_single = table[(table.train == "middle") & (table.estimator == "cnn")]
+            table = pd.concat([table, of_single.assign(instrument="other")], ignore_index=True)
+        table.to_parquet(path)
+        digests["digests"][path.stem] = digest_of_file(path)
+    (moved / "tables.json").write_text(json.dumps(digests))
+    changed = read_results(moved)
+    assert {changed.train(name) for name in ("ifu", "other")} == {"bursty+middle+quiet", "middle"}
+    ifu, other = headlines(changed)[1:3]
+    assert "Through ifu, tested on all: dispersion both" in ifu
+    assert "(networks cnn+scale). Best single tracer / both" in ifu
+    assert "Through other, tested on all: dispersion both" in other
+    drawn = (
+        figures.by_column(changed.bins, "ifu", "all"),
+        figures.calibration(changed.table, changed.calibration, "ifu", "all"),
+    )
+    assert [{label.get_text() for label in f.axes[0].get_legend().get_texts()} for f in drawn] == [
+        {"gas", "stars", "both"}
+    ] * 2
+    assert next(iter(_sections(changed, tmp_path, tmp_path, "nobody's")))["text"] == "No network answers for any view."
 
 
 def test_what_is_missing_is_left_out_and_said(results, runs, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import norm
 
 from kinmass.eval.tables.calibration import coverage, ranks, tarp, uniformity
-from kinmass.train.run.calibration import LEVELS, latent_scale, misses, stretched, widening
+from kinmass.train.run.calibration import LEVELS, latent_scale, misses, stretched, weighted_quantile, widening
 
 S, N, K = 400, 1500, 4
 
@@ -100,6 +100,24 @@ def test_widening_finds_a_slope_and_forgets_one_that_is_noise():
         )
         + 0.02
     )
+
+
+def test_of_a_single_history_no_slope_is_believed():
+    samples, truth = posterior()
+    few_misses = misses(samples, truth)[:8]
+    assert np.ptp(widening(few_misses, np.zeros(8))) == 0 < np.ptp(widening(few_misses, np.arange(8) // 4))
+
+
+def test_weights_count_views_as_often_as_they_say():
+    values = np.random.default_rng(2).normal(size=(60, 3, 2))
+    for share in (0.1, 0.5, 0.9545):
+        np.testing.assert_allclose(
+            weighted_quantile(values, share, np.full(60, 1 / 7)), np.quantile(values, share, axis=0)
+        )
+    weight = np.repeat([1, 50], [50, 10])
+    often = np.quantile(values.repeat(weight, axis=0), 0.6827, axis=0)
+    np.testing.assert_allclose(weighted_quantile(values, 0.6827, weight), often, atol=0.15)
+    assert np.abs(np.quantile(values, 0.6827, axis=0) - often).max() > 0.3
 
 
 def test_stretched_scales_widen_profiles_as_told():

@@ -41,6 +41,7 @@ from kinmass.eval.tables.tables import (
 )
 from kinmass.eval.tables.tasks import (
     Group,
+    _bins,
     _refuse_shared_members,
     check_maps,
     evaluate_block,
@@ -669,6 +670,23 @@ def test_a_network_without_any_view_to_use_is_named():
     assert without_answer({group: nothing, replace(group, test="all"): nothing}) == [
         "gas, quiet on early: none of 7 views shows enough; not in the tables"
     ]
+    names, truth = np.array(["a", "b"], dtype=object), np.ones((2, K))
+    nowhere = add_up(per_view(Estimates(names, np.zeros(2, int), names, truth, np.nan * truth)))
+    assert without_answer({group: nowhere}) == [
+        "gas, quiet on early: none of 2 predictions is finite; not in the tables"
+    ]
+    assert "none of the predictions for 2 views of early is finite" in nothing_tested({group: nowhere}, None, ["early"])
+
+
+def test_every_view_is_in_a_bin_of_what_it_is():
+    """Stars without any dispersion have a rotation support without end; what is no number is in no bin."""
+    ends = {name: np.array([*edges[:-1], edges[-1], np.nan]) for name, (_, edges) in predictions.COLUMNS.items()}
+    for name, (_, edges) in predictions.COLUMNS.items():
+        data = {other: np.full(len(edges) + 1, np.nan) for other in ends} | {name: ends[name]}
+        bins = [(column, i, np.flatnonzero(rows)) for column, i, rows in _bins(data, np.ones(len(edges) + 1, bool))]
+        assert [column for column, *_ in bins] == [name] * (len(edges) - 1)
+        rows = np.concatenate([rows for *_, rows in bins])
+        assert rows.tolist() == list(range(len(edges)))
 
 
 def test_a_run_that_is_trained_anew_under_the_tables_is_noticed(runs, map_store, tmp_path):

@@ -18,6 +18,7 @@ from kinmass.eval.tables.metrics import (
     crps_of_samples,
     distance_from_uniform,
     joint_log_prob,
+    mean_over_radii,
     measures,
     over_seeds,
     per_view,
@@ -194,6 +195,29 @@ def test_a_single_galaxy_has_no_dispersion_and_what_is_not_finite_is_counted():
     without_that_view = measures(sums_of(posterior[np.arange(200) != 3]))
     for name in WITH_INTERVAL:
         np.testing.assert_allclose(measures(sums)[name], without_that_view[name], rtol=1e-10)
+
+
+def test_a_radius_at_which_one_galaxy_is_answered_is_one_of_a_single_galaxy():
+    """As the innermost of tilted rings, which are resolved in a galaxy or two alone."""
+    rings = planted(50, 0.1, 0.2)
+    rings.lineage = rings.galaxy.copy()
+    rings.lineage[rings.galaxy == "g1"] = "g0"
+    rings.median[1:, 0] = np.nan  # a view
+    rings.median[4:, 1] = np.nan  # a galaxy
+    rings.median[8:, 2] = np.nan  # two galaxies of one lineage
+    one, parts = sums_of(rings), [sums_of(rings[rings.galaxy == f"g{i}"]) for i in range(50)]
+    error = rings.median - rings.truth
+    for sums in (one, reduce(add, parts), over_seeds("twice", [one, one])):
+        columns, replicate = measures(sums), replicates(sums)
+        for name in ("dispersion", "dispersion_robust", "outliers"):
+            assert np.isnan(columns[name]).tolist() == [True, True] + [False] * (K - 2)
+        np.testing.assert_allclose(columns["bias"][:3], [error[0, 0], error[:4, 1].mean(), error[:8, 2].mean()])
+        assert columns["dispersion"][2] == pytest.approx(error[:8, 2].std())
+        for name in ("bias", "rmse", "crps"):
+            assert np.isnan(columns[f"{name}_lo"]).tolist() == [True] * 3 + [False] * (K - 3)
+        assert mean_over_radii(replicate["dispersion"])[0] == pytest.approx(columns["dispersion"][2:].mean())
+    (row,) = to_summary({Group("rotation_curve", "ifu", "gas", "", "a"): one}).itertuples()
+    assert row.dispersion == pytest.approx(error[:, 2:].std(0, where=np.isfinite(error[:, 2:])).mean())
 
 
 def test_nothing_gives_nothing():

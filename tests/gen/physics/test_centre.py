@@ -44,6 +44,14 @@ def test_a_catalogues_centre_is_as_far_off_as_it_was_put(suite):
     assert offset_re(clumpy(galaxy, one_re_kpc, 0.05 * r_e)) < 0.3
 
 
+def test_particles_without_mass_move_no_centre():
+    galaxy, r_e = a_galaxy("quiet")
+    there = moved(galaxy, np.array([2.0 * r_e, 0, 0]))
+    massless = Particles(0.1 * r_e * galaxy.gas.pos_kpc, galaxy.gas.vel_kms, np.zeros(len(galaxy.gas)))
+    beside = replace(there, stars=concatenate([massless, there.stars]), gas=massless)
+    assert offset_re(beside) == pytest.approx(offset_re(replace(there, gas=massless[:0])), abs=0.1)
+
+
 def test_stars_off_their_halo_are_no_reason_to_refuse():
     galaxy, r_e = a_galaxy("quiet")
     away = replace(galaxy, dark=moved(galaxy, np.array([3.0 * r_e, 0, 0])).dark)

@@ -669,6 +669,9 @@ def test_unusable_views_are_left_out_counted_and_named(map_store, tmp_path, caps
     assert f"left out 1 with maps that are not finite: middle/{names[0]} view 1\n" in messages
     assert f"left out 2 with empty maps: middle/{names[1]} view 0, middle/{names[1]} view 1\n" in messages
     assert content["training"]["left_out_why"] == {"maps that are not finite": 1, "empty maps": 2}
+    assert re.search(
+        r"warning: \d galax(y|ies) to validate on: .* 68 % of the truths are good to some \d\d %", messages
+    )
 
 
 def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path, capsys):
@@ -708,6 +711,7 @@ def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path
         (["--tracer", "gas", "--memory-gb", "nan"], "memory_gb must be 0 or a larger number, not nan"),
         (["--tracer", "gas", "--views", "-1"], "views must be at least 1, or 0 for all, not -1"),
         (["--tracer", "gas", "--fade", "2"], "fade is a share of views, from 0 to 1, not 2.0"),
+        (["--tracer", "gas", "--galaxies", "1", "--views", "1"], "is the only view to train on in"),
         (["--tracer", "gas", "--suites", "quiet,,quite"], "no suite 'quite'; it has bursty, middle, quiet"),
     ],
 )

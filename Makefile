@@ -29,6 +29,8 @@ SEEDS ?= 0
 # Two fits run side by side, one thread each: faster than one fit on two threads.
 export OMP_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
+# All of them see the same free memory: each takes its share.
+export KINMASS_JOBS_AT_ONCE ?= $(FITS)
 
 .PHONY: demo campaign demo-mocks demo-maps demo-train announce-train demo-tables demo-report demo-clean-views gap campaign-gap networks bench bench-dynamics-env test test-other-math test-slurm lock lint types setup clean docs tutorials
 

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+#: Variable that says how many jobs, all of which see the same free memory, run on this machine at the same time.
+AT_ONCE = "KINMASS_JOBS_AT_ONCE"
 _UNITS = {"": 1024**2, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
 
@@ -55,13 +57,16 @@ def group_memory(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
 
 
 def free_memory() -> float:
-    """Return the memory [bytes] that this machine, the job and its control group leave free."""
+    """Return the memory [bytes] that this machine, the job and its control group leave free.
+
+    Where several processes of other work have been started beside this one, as AT_ONCE says, it is one's share.
+    """
     lines = [line.split() for line in _lines(Path("/proc/meminfo"))]
     bytes_by_name = {words[0]: 1024 * int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
     free = bytes_by_name.get(
         "MemAvailable:", bytes_by_name.get("MemFree:", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     )
-    return min(free, slurm_memory(), group_memory())
+    return min(free, slurm_memory(), group_memory()) / max(whole_number(AT_ONCE, 1), 1)
 
 
 def _lines(path: Path) -> list[str]:

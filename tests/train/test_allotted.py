@@ -88,3 +88,10 @@ def test_a_job_that_may_take_all_memory_has_some(monkeypatch):
     assert free_memory() > 1e6
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
     assert free_memory() == 1024**2
+
+
+def test_jobs_at_the_same_time_share_what_is_free(monkeypatch):
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "8")
+    for at_once, memory_bytes in (("4", 2 * 1024**2), ("1", 8 * 1024**2), ("0", 8 * 1024**2), ("many", 8 * 1024**2)):
+        monkeypatch.setenv("KINMASS_JOBS_AT_ONCE", at_once)
+        assert free_memory() == memory_bytes

@@ -13,6 +13,7 @@ from typing import Any
 
 from submitit.local.local import Controller, LocalExecutor, LocalJob
 
+from kinmass.train.allotted import AT_ONCE
 from kinmass.train.launch.job import Run, job_of, signal_delay_s
 from kinmass.train.launch.ports import free_port
 from kinmass.train.launch.resources import Resources
@@ -121,6 +122,7 @@ def _start_lanes(folders: Sequence[Path], resources: Resources) -> list[int]:
             "SUBMITIT_LOCAL_WITH_SHELL": "",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(resources.cpus)),
             "TQDM_MININTERVAL": "30",
+            AT_ONCE: str(n_lanes),
         }
         if resources.gpus is not None:  # An empty list hides all GPUs.
             gpu_numbers = range(lane * resources.gpus, (lane + 1) * resources.gpus)

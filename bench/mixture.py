@@ -3,9 +3,9 @@
   make campaign SEEDS="0 1 2"
   cd campaign/runs && python -m bench.mixture --store ../maps.zarr --runs both both-seed1 both-seed2
 
-Of the test galaxies: dispersion of log10 M(<r) [dex], mean of ten radii, and the share of truths inside the central 68 %,
-of every run and of the mixture, which takes as many samples from each. Intervals in brackets: 16th to 84th percentiles
-of a bootstrap over galaxies.
+Of the test galaxies: dispersion of log10 M(<r) [dex], mean of ten radii, and the share of truths inside the central
+68 %, of every run and of the mixture, which takes as many samples from each. Intervals in brackets: 16th to 84th
+percentiles of a bootstrap over galaxies.
 """
 
 from pathlib import Path

@@ -20,7 +20,7 @@
 # ## Train
 #
 # `fit` trains one network. 300 steps are far too few for science, and enough to see how it goes: a demo takes 1,200, a
-# campaign 4,800. Each run takes some 20 to 40 seconds here.
+# campaign 9,600. Each run takes some 20 to 40 seconds here.
 
 # %% language="bash"
 # for tracer in gas stars both; do

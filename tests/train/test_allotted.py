@@ -84,6 +84,7 @@ def test_limits_of_control_groups(tmp_path):
 
 
 def test_a_job_that_may_take_all_memory_has_some(monkeypatch):
+    monkeypatch.delenv("KINMASS_JOBS_AT_ONCE", raising=False)
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")
     assert free_memory() > 1e6
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")

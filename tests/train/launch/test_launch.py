@@ -81,6 +81,8 @@ def test_an_array_of_two_processes_trains_what_fit_does(map_store, tmp_path, cap
     # Through the command: that it returns although its output is a pipe is part of what is tested.
     printed = command("train", "launch", "--cluster", "local", *options).stdout
     assert "tensorboard --logdir" in printed
+    # Both see the same free memory, of which each takes half.
+    assert b"\0KINMASS_JOBS_AT_ONCE=2\0" in Path(f"/proc/{lane_of(out, "gas")}/environ").read_bytes()
     fit(FitConfig(str(map_store), "both", SUITES, **SMALL), tmp_path / "plain", quiet=True)
     assert main(["status", str(out), "--wait"]) == 0
     changes = capsys.readouterr().out

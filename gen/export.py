@@ -47,7 +47,7 @@ def export(
     view, distance or place, and where a file is there that was made of something else.
     """
     group = store.open_suite(path, suite)
-    names = list(group["galaxy"][:])
+    names = store.read_labels(group, "galaxy").tolist()
     if galaxy not in names:
         few = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
         raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {few}")

@@ -32,8 +32,6 @@ PENDING, DONE, FAILED = 0, 1, 2
 DAMAGED = 251
 TRACERS = ("stars", "gas")
 COMPONENTS = ("total", "dark", "stars", "gas")
-#: The system's errors when a disk is full, or a quota or a file-size limit is reached.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: A galaxy whose place in its catalogue moves by more than this from one run to the next is another galaxy [kpc].
 SAME_PLACE_KPC = 0.1
 

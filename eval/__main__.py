@@ -399,7 +399,8 @@ def _predict(args: argparse.Namespace) -> int:
             _write_csv(table, args.out)
             print(args.out)
         else:
-            print(write_beside(args.out / f"{label}.csv", table.to_csv(index=False)))
+            origin = {"run": str(run.resolve()), "store": str(args.store.resolve()), "suite": args.suite}
+            print(write_beside(args.out / f"{label}.csv", table.to_csv(index=False), origin))
     return 0
 
 

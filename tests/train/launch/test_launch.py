@@ -179,6 +179,15 @@ def test_status_does_not_walk_through_stores(tmp_path, monkeypatch):
     assert not {"predictions.zarr", "0", "maps.zarr", "quiet"} & set(visited)
 
 
+def test_a_damaged_run_json_is_said(runs, tmp_path):
+    """It was "not launched from here", as a run that is fine."""
+    run = shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.zarr"))
+    (run / "run.json").write_text("")
+    (state,) = states(tmp_path)
+    assert "run.json is damaged" in str(state)
+    assert state.name != "finished"
+
+
 # ---- what is asked for
 
 

@@ -103,7 +103,7 @@ def _origin(
     if instrument is not None:
         from kinmass.gen.instruments.builtin import instrument as find
 
-        seen_through = find(instrument).model_dump_json()
+        seen_through = find(instrument).name  # one that is changed and has its name is to take its place
     store_path = str(path.resolve()).encode("ascii", "backslashreplace").decode()
     options = json.dumps([store_path, seen_through, distance_mpc, None if distance_mpc is None else list(centre_deg)])
     header = fits.Header()

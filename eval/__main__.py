@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinmass.gen.command import add_command, stage_parser
-from kinmass.gen.errors import named
+from kinmass.gen.errors import named, sentence
 from kinmass.gen.streams import standard_streams
 
 if TYPE_CHECKING:
@@ -399,7 +399,8 @@ def _predict(args: argparse.Namespace) -> int:
             _write_csv(table, args.out)
             print(args.out)
         else:
-            print(write_beside(args.out / f"{label}.csv", table.to_csv(index=False)))
+            origin = {"run": str(run.resolve()), "store": str(args.store.resolve()), "suite": args.suite}
+            print(write_beside(args.out / f"{label}.csv", table.to_csv(index=False), origin))
     return 0
 
 
@@ -469,7 +470,7 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
         try:
             return _COMMANDS[args.command](args)
         except (ValueError, OSError) as error:
-            print(f"kinmass {args.command}: {error}", file=sys.stderr)
+            print(f"kinmass {args.command}: {sentence(error)}", file=sys.stderr)
         except MemoryError as error:
             reason = str(error) or "no more was given"
             print(f"kinmass {args.command}: memory does not suffice ({reason}); end other programs", file=sys.stderr)

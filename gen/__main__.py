@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinmass.gen.command import add_command, stage_parser
-from kinmass.gen.errors import in_words, is_user_error
+from kinmass.gen.errors import in_words, is_user_error, sentence
 from kinmass.gen.options import number_or_range
 from kinmass.gen.streams import standard_streams
 from kinmass.gen.words import counted
@@ -312,7 +312,7 @@ def _check(args: argparse.Namespace) -> int:
         try:
             print(draft(path, args.format) if args.draft else "\n".join(describe(path, args.format)) + "\n", end="")
         except (ValueError, OSError) as error:
-            print(f"kinmass check: {error}", file=sys.stderr)
+            print(f"kinmass check: {sentence(error)}", file=sys.stderr)
             n_unread += 1
     return 2 if n_unread else 0
 
@@ -357,7 +357,11 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
         is_expected = is_user_error(error) or isinstance(error, OSError)
         parallel = sys.modules.get("kinmass.gen.campaign.parallel")  # imported only by commands that run under MPI
         if parallel is None or parallel.rank() == 0 or not is_expected:
-            print(f"kinmass {args.command}: {error if is_expected else in_words(error)}", file=sys.stderr, flush=True)
+            print(
+                f"kinmass {args.command}: {sentence(error) if is_expected else in_words(error)}",
+                file=sys.stderr,
+                flush=True,
+            )
         if parallel is not None and not is_expected and parallel.size() > 1:  # the other ranks may not have this error
             parallel.abort(1)
         return 2 if is_expected else 1

@@ -1,6 +1,7 @@
 """Errors in words: an expected error is one sentence for the user, any other is a sentence and a traceback."""
 
 import contextlib
+import errno
 import shlex
 import sys
 import traceback
@@ -14,6 +15,18 @@ class MissingMPIError(ValueError):
 def is_user_error(error: BaseException) -> bool:
     """Whether this project raised an exception with a message for the user, so that no traceback is needed."""
     return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] == "kinmass"
+
+
+#: The system's errors when a disk is full, or a quota or a file-size limit is reached.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def sentence(error: BaseException) -> str:
+    """An expected error as a sentence for the user. Of a full disk Python says neither what to do nor always where."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        where = f": {error.filename}" if error.filename else ""
+        return f"no room left to write ({error.strerror}{where}); make room and give the same command again"
+    return str(error)
 
 
 def in_words(error: BaseException) -> str:

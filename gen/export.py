@@ -47,7 +47,7 @@ def export(
     view, distance or place, and where a file is there that was made of something else.
     """
     group = store.open_suite(path, suite)
-    names = list(group["galaxy"][:])
+    names = store.read_labels(group, "galaxy").tolist()
     if galaxy not in names:
         few = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
         raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {few}")
@@ -103,7 +103,7 @@ def _origin(
     if instrument is not None:
         from kinmass.gen.instruments.builtin import instrument as find
 
-        seen_through = find(instrument).model_dump_json()
+        seen_through = find(instrument).name  # one that is changed and has its name is to take its place
     store_path = str(path.resolve()).encode("ascii", "backslashreplace").decode()
     options = json.dumps([store_path, seen_through, distance_mpc, None if distance_mpc is None else list(centre_deg)])
     header = fits.Header()

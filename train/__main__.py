@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kinmass.gen.command import add_command, stage_parser
-from kinmass.gen.errors import named
+from kinmass.gen.errors import named, sentence
 from kinmass.gen.streams import standard_streams
 from kinmass.train.loop.config import PRECISIONS, ROBUST, FitConfig
 
@@ -275,7 +275,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"kinmass {args.command}: {stopped}", file=sys.stderr)
         return 75
     except (ValueError, OSError) as error:
-        print(f"kinmass {args.command}: {error}", file=sys.stderr)
+        print(f"kinmass {args.command}: {sentence(error)}", file=sys.stderr)
         return 2
     except (MemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else "no more was given"

@@ -17,7 +17,7 @@ import zarr
 
 from kinmass.eval.gallery.scores import Scores, scores_of
 from kinmass.eval.gallery.stored import REPAIR
-from kinmass.eval.tables.predictions import BLOCK, KeptPredictions, Part, Source, kept_of, tokens
+from kinmass.eval.tables.predictions import BLOCK, Damaged, KeptPredictions, Part, Source, kept_of, tokens
 from kinmass.gen.storage import store
 from kinmass.gen.storage.chunks import chunk_file
 from kinmass.gen.storage.galaxy_reader import THREADS, GalaxyReader, read_galaxies
@@ -156,7 +156,9 @@ class Index:
             signature = json.dumps([dict(group.attrs), group["galaxy"].shape], sort_keys=True)
             known = self.suites.get(suite)
             if known is None or known.signature != signature:
-                self.suites[suite] = SuiteIndex(suite, group, group["galaxy"][:].astype(object), signature)
+                self.suites[suite] = SuiteIndex(
+                    suite, group, store.read_labels(group, "galaxy").astype(object), signature
+                )
         for suite in set(self.suites) - set(store.suites(self.path)):
             del self.suites[suite]
 
@@ -231,8 +233,13 @@ class Index:
             if token != tokens([kept.source], part, block)[0]:
                 table.stale_blocks[key] = numbers
                 continue
+            try:
+                summary = kept.read_summary(block)
+            except Damaged:  # `kinmass tables` makes it again, as what is old
+                table.stale_blocks[key] = numbers
+                continue
             table.stale_blocks.pop(key, None)
-            scores.take_in(numbers, scores_of(kept.read_summary(block), part.views))
+            scores.take_in(numbers, scores_of(summary, part.views))
 
     def ensure(self, places: Sequence[tuple[str, int]]) -> None:
         """Read the galaxies at these (suite, number), where they are not read yet."""

@@ -162,7 +162,7 @@ def _opened(path: Path, suite: str, stamp: tuple[tuple[int, ...], ...]) -> tuple
     A page of pictures would otherwise read the names of all galaxies once for each picture.
     """
     group = store.open_suite(path, suite)
-    return group, group["galaxy"][:], group["lineage"][:]
+    return group, store.read_labels(group, "galaxy"), store.read_labels(group, "lineage")
 
 
 #: What mends a galaxy that cannot be read.
@@ -182,7 +182,7 @@ def find(path: Path, galaxy: str) -> tuple[str, int]:
     places = [(before, after)] if before in suites and after else [(suite, galaxy) for suite in suites]
     found, alike, others = [], [], []
     for suite, name in places:
-        names = store.open_suite(path, suite)["galaxy"][:].tolist()
+        names = store.read_labels(store.open_suite(path, suite), "galaxy").tolist()
         found += [(suite, names.index(name))] if name in names else []
         alike += [f"{suite}/{n}" for n in names if name in n]
         others += [f"{suite}/{n}" for n in names[:3]]
@@ -202,7 +202,9 @@ def contents(path: Path) -> list[str]:
         group = store.open_suite(path, suite)
         status, config = store.read_status(group, unreadable_is_damaged=True), group.attrs["config"]
         done, failed = (int((status == s).sum()) for s in (store.DONE, store.FAILED))
-        names = ", ".join(f"{suite}/{name}" for name in group["galaxy"][:2]) + (", ..." if len(status) > 2 else "")
+        names = ", ".join(f"{suite}/{name}" for name in store.read_labels(group, "galaxy")[:2]) + (
+            ", ..." if len(status) > 2 else ""
+        )
         pending = len(status) - done - failed
         galaxies, views = "galaxy" if len(status) == 1 else "galaxies", "view" if config["views"] == 1 else "views"
         lines.append(

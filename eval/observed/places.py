@@ -59,19 +59,29 @@ def set_outdated_aside(folder: Path, origins: Sequence[dict[str, str]], current:
     return moved
 
 
-def write_beside(path: Path, text: str) -> Path:
-    """Write a text to a path, or to NAME-2, NAME-3, ... where the file has another text. Returns the path it is at."""
+def write_beside(path: Path, text: str, origin: dict[str, str] | None = None) -> Path:
+    """Write a text to a path, or to NAME-2, NAME-3, ... where the file has another text. Returns the path it is at.
+
+    origin: what it was made from, kept in a hidden file beside it. The file of before of the same origin is replaced:
+    under its name an old result would be taken for the new one.
+    """
     make_folder(path.parent)
     for attempt in itertools.count(1):
         candidate = path if attempt == 1 else path.with_name(f"{path.stem}-{attempt}{path.suffix}")
+        origin_file = candidate.with_name(f".{candidate.name}.{ORIGIN}")
+        if origin is not None and candidate.exists() and _read_origin(origin_file) == origin:
+            write_atomically(candidate, text)
+            return candidate
         if write_new(candidate, text) or candidate.read_bytes() == text.encode():
+            if origin is not None:
+                write_atomically(origin_file, json.dumps(origin, indent=1))
             return candidate
     raise AssertionError
 
 
 def _read_origin(origin_file: Path) -> object:
-    """Return the content of an origin.json, None where another process has not finished it."""
+    """Return the content of an origin.json, None where there is none or another process has not finished it."""
     try:
         return json.loads(origin_file.read_text())
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         return None

@@ -159,8 +159,21 @@ def read_results(folder: Path) -> Results:
     if "cnn" not in networks:
         tables = [t.replace({"estimator": {networks[0]: "cnn"}}) for t in tables]
     table, summary, ratios, gains, beside, gap, closed, bins, calibration = tables
-    conditions = pd.read_csv(folder / CONDITIONS) if (folder / CONDITIONS).exists() else None
+    conditions = _read_conditions(folder / CONDITIONS) if (folder / CONDITIONS).exists() else None
     return Results(origin, table, summary, ratios, gains, beside, gap, closed, bins, calibration, conditions)
+
+
+def _read_conditions(path: Path) -> pd.DataFrame:
+    """Read what `kinmass conditions` has written. Raises ValueError, which names the file, where that is damaged."""
+    try:
+        table = pd.read_csv(path)
+        if missing := {"tracer", "condition", "network", "rmse", "in_68", "in_95", "strange"} - set(table.columns):
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+        return table
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); give the `kinmass conditions` command again, or remove it"
+        ) from error
 
 
 def headlines(results: Results) -> list[str]:

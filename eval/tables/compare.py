@@ -11,6 +11,7 @@ import pandas as pd
 from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
 from kinmass.eval.tables.metrics import (
     FEW_LINEAGES,
+    Estimates,
     Sums,
     add_up,
     joint_log_prob,
@@ -20,7 +21,7 @@ from kinmass.eval.tables.metrics import (
     replicates,
     value_and_interval,
 )
-from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part, Source, prepare
+from kinmass.eval.tables.predictions import PREDICTED, Damaged, KeptPredictions, Part, Source, prepare
 from kinmass.eval.tables.tasks import (
     ALL,
     check_maps,
@@ -28,6 +29,7 @@ from kinmass.eval.tables.tasks import (
     check_unchanged,
     digest_of_files,
     predict_block,
+    predict_block_anew,
     sources_of,
 )
 from kinmass.gen.instruments.model import Instrument
@@ -46,7 +48,17 @@ def measure_pair(
     """Return the sums of two sources over those views of a block that both can use, by suite and 0 or 1: one task."""
     predict_block([sources[0]], instruments, part, block)
     predict_block([sources[1]], instruments, part, block)
-    predictions = [KeptPredictions(source, part).read(block, checked=True) for source in sources]
+
+    def read() -> list[tuple[Estimates, dict[str, np.ndarray]]]:
+        """Return what is kept of both sources."""
+        return [KeptPredictions(source, part).read(block, checked=True) for source in sources]
+
+    try:
+        predictions = read()
+    except Damaged:
+        for source in sources:
+            predict_block_anew([source], instruments, part, block)
+        predictions = read()
     views = [per_view(estimates) for estimates, _ in predictions]
     pairs = zip(views, predictions, strict=True)
     usable_by_both = np.all([(d["state"] == PREDICTED) & (v.values[:, 0] > 0).all(1) for v, (_, d) in pairs], axis=0)

@@ -14,10 +14,11 @@ block's predictions depend: the map store's content for its galaxies, the networ
 current token is not computed again; a block with any other token is never read.
 """
 
+import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from kinmass.eval.tables.metrics import SHARES, Estimates, quantile
 from kinmass.gen.physics.profile import menc_at
@@ -36,7 +38,7 @@ from kinmass.gen.storage.lock import hold
 from kinmass.train.data.dataset import RADII_RE, part_of
 from kinmass.train.run.checkpoint import RunError
 
-SCHEMA = 4
+SCHEMA = 5
 N_SAMPLES = 200
 #: Number of galaxies of a block, which is one chunk of predictions and one task.
 BLOCK = 64
@@ -75,7 +77,7 @@ class Part:
     @cached_property
     def names(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Number in the suite, name and lineage of each galaxy, three arrays (G,)."""
-        names, lineages = (self.group[name][:].astype(object) for name in ("galaxy", "lineage"))
+        names, lineages = (store.read_labels(self.group, name).astype(object) for name in ("galaxy", "lineage"))
         selected = [i for i, lineage in enumerate(lineages) if self.part is None or part_of(lineage) == self.part]
         return np.array(selected, dtype=int), names[selected], lineages[selected]
 
@@ -149,8 +151,10 @@ def _array(
     """Create an array with named dimensions; options: `units` for its attributes, the others for create_array."""
     units = options.pop("units", None)
     array = group.create_array(
-        name, shape=tuple(shape), chunks=tuple(max(1, c) for c in chunks), dimension_names=list(dims), **options
-    )
+        name, shape=tuple(shape), chunks=tuple(max(1, c) for c in chunks), dimension_names=list(dims),
+        compressors=(ZstdCodec(level=0), Crc32cCodec()),  # a flipped bit is an error, not a number
+        **options,
+    )  # fmt: skip
     if units:
         array.attrs["units"] = units
 
@@ -265,6 +269,10 @@ def tokens(sources: Sequence[Source], part: Part, block: slice) -> list[int]:
     return [int.from_bytes(digest, "little") | 1 for digest in digests]
 
 
+class Damaged(RunError):
+    """Kept predictions of a block cannot be read; they have to be made again."""
+
+
 class KeptPredictions:
     """One source's predictions for one part, written and read by block. Raises RunError if they cannot be opened."""
 
@@ -345,7 +353,23 @@ class KeptPredictions:
         """
         if not checked:
             check_current([self], self.part, block)
-        rows = self.rows(block)
+        with self._naming_damage():
+            return self._read(self.rows(block))
+
+    @contextlib.contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        """Raise Damaged in place of what codecs raise."""
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            raise Damaged(
+                f"{self.source.root}: predictions kept of {self.part.path}/{self.part.suite} are damaged ({error}); "
+                "give the `kinmass tables` command again, which makes them again"
+            ) from error
+
+    def _read(self, rows: slice) -> tuple[Estimates, dict[str, np.ndarray]]:
         data, summary = self._root["constant_data"], self._root["summary"]
         samples = None if self.source.run is None else self._root["posterior"]["log10_menc"][0, :, rows]
         estimates = Estimates(
@@ -362,17 +386,24 @@ class KeptPredictions:
         return estimates, {name: data[name][rows] for name in ("state", *COLUMNS)}
 
     def kept_token(self, block: slice) -> int:
-        """Return the token that the block was written with; 0 where it was not written."""
-        return int(self._root["token"][block.start // BLOCK])
+        """Return the token that the block was written with; 0 where it was not written, or is damaged."""
+        try:
+            return int(self._root["token"][block.start // BLOCK])
+        except OSError:
+            raise
+        except Exception:  # each codec raises errors of its own
+            return 0
 
     def read_summary(self, block: slice) -> dict[str, np.ndarray]:
         """Return `state`, `ood_score` (N,), `median` and `log10_menc_true` (N, K) of a block's views, without samples.
 
-        The caller has made sure that the block is current.
+        The caller has made sure that the block is current. Raises Damaged where they cannot be read.
         """
         rows, data, summary = self.rows(block), self._root["constant_data"], self._root["summary"]
-        arrays = {name: summary[name][rows].astype(float) for name in ("ood_score", "median")}
-        return arrays | {"state": data["state"][rows], "log10_menc_true": data["log10_menc_true"][rows].astype(float)}
+        with self._naming_damage():
+            arrays = {name: summary[name][rows].astype(float) for name in ("ood_score", "median")}
+            truth = data["log10_menc_true"][rows].astype(float)
+            return arrays | {"state": data["state"][rows], "log10_menc_true": truth}
 
 
 def kept_of(source: Source, part: Part) -> KeptPredictions | None:

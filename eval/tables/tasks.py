@@ -18,6 +18,7 @@ from kinmass.eval.tables.predictions import (
     PENDING,
     PREDICTED,
     UNUSABLE,
+    Damaged,
     KeptPredictions,
     Part,
     Source,
@@ -370,4 +371,15 @@ def evaluate_block(
 ) -> dict[Group, Sums]:
     """Make the predictions of a block that are not kept yet, then return the sums over it: one task."""
     predict_block(sources, instruments, part, block)
-    return measure_block(sources, part, block, checked=True)
+    try:
+        return measure_block(sources, part, block, checked=True)
+    except Damaged:
+        predict_block_anew(sources, instruments, part, block)
+        return measure_block(sources, part, block, checked=True)
+
+
+def predict_block_anew(sources: Sequence[Source], instruments: dict[str, Instrument], part: Part, block: slice) -> None:
+    """Predict and keep a block as `predict_block` does, whatever is kept of it."""
+    for source in sources:
+        KeptPredictions(source, part).forget(block)
+    predict_block(sources, instruments, part, block)

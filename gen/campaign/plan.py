@@ -172,7 +172,7 @@ def tasks_of(rooms: Sequence[Room], statuses: Sequence[np.ndarray]) -> list[Task
     tasks = []
     with uncollected():
         for room, status in zip(rooms, statuses, strict=True):
-            index_of = {name: i for i, name in enumerate(room.group["galaxy"][:].tolist())}  # type: ignore[union-attr]
+            index_of = {name: i for i, name in enumerate(store.read_labels(room.group, "galaxy").tolist())}
             is_done = (status == store.DONE).tolist()
             for path, n_bytes, (name, halo, problem) in room.entries:
                 i = index_of[name]

@@ -23,6 +23,7 @@ from kinmass.gen.campaign.record import (
 from kinmass.gen.campaign.schedule import mark_of
 from kinmass.gen.campaign.timing import Clock
 from kinmass.gen.catalogues.find import Halo, find_centre
+from kinmass.gen.errors import NO_ROOM
 from kinmass.gen.formats import SnapshotError
 from kinmass.gen.formats.frontends import load_frontends
 from kinmass.gen.physics.centre import FARTHEST_RE, offset_re
@@ -83,7 +84,7 @@ class Worker:
             self.n_mapped += len(tasks)
             mark.unlink(missing_ok=True)
         except OSError as error:
-            if error.errno in store.NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise store.StoreError(
                     f"{self.out}: no room left to write ({error.strerror}: {error.filename or self.out}); make room "
                     "and give the same command again, what is done stays"
@@ -102,7 +103,7 @@ class Worker:
         except (Refused, SnapshotError, SuiteError) as error:
             return None, str(error) if str(task.snapshot.parent) in str(error) else f"{task.snapshot}: {error}"
         except OSError as error:
-            if error.errno in store.NO_ROOM:  # the scratch folder's disk is full, the store's may be next
+            if error.errno in NO_ROOM:  # the scratch folder's disk is full, the store's may be next
                 raise
             return None, f"{task.snapshot}: cannot be read ({error}); check that it is there and may be read"
         except Exception as error:  # one strange galaxy must not stop the others

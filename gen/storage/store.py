@@ -32,8 +32,6 @@ PENDING, DONE, FAILED = 0, 1, 2
 DAMAGED = 251
 TRACERS = ("stars", "gas")
 COMPONENTS = ("total", "dark", "stars", "gas")
-#: The system's errors when a disk is full, or a quota or a file-size limit is reached.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: A galaxy whose place in its catalogue moves by more than this from one run to the next is another galaxy [kpc].
 SAME_PLACE_KPC = 0.1
 
@@ -263,10 +261,13 @@ def _adopt_galaxies(
     or have other labels; for those that are done this raises StoreError.
     """
     path = store / suite
-    stored_names = _trimmed(group["galaxy"][:].tolist())
+    stored_names = _trimmed(read_labels(group, "galaxy").tolist())
     n_stored = len(stored_names)
     # Stores of earlier versions have no catalogue_centre, and their writer may have been killed while they grew.
-    stored = {name: group[name][:n_stored] if name in group else np.full((n_stored, 3), np.nan) for name in labels}
+    stored = {
+        name: read_labels(group, name)[:n_stored] if name in group else np.full((n_stored, 3), np.nan)
+        for name in labels
+    }
     is_half_grown = any(name not in group or group[name].shape[0] != n_stored for name in (*ARRAYS, *labels))
     stored_index = {name: i for i, name in enumerate(stored_names)}
     suite_index = {name: i for i, name in enumerate(labels["galaxy"].tolist())}
@@ -495,6 +496,29 @@ def _read_one(group: zarr.Group, name: str, number: int) -> np.ndarray:
         ) from error
 
 
+def read_labels(group: zarr.Group, name: str) -> np.ndarray:
+    """Read the names (N,) of all galaxies or of their lineages, or the (N, 3) centres of their catalogues [kpc].
+
+    Raises StoreError where they are damaged: nothing else says which galaxy is which.
+    """
+    try:
+        return np.asarray(group[name][:])  # type: ignore[index]
+    except OSError:
+        raise
+    except Exception as error:  # each codec raises errors of its own
+        root = group.store_path.store.root  # type: ignore[attr-defined]
+        raise _damaged(root, Path(root) / name, error) from error
+
+
+def _damaged(suite: Path, path: Path, error: Exception) -> StoreError:
+    """Make the error of a file that a whole suite depends on."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return StoreError(
+        f"{path} is damaged ({reason}): bring it back from a copy, or `rm -r {suite}` and give the command that made "
+        "the store again, which maps this suite anew"
+    )
+
+
 def read_status(group: zarr.Group, unreadable_is_damaged: bool = False) -> np.ndarray:
     """Read the status (N,) of every galaxy.
 
@@ -559,7 +583,7 @@ def _open(store: Path, suite: str) -> zarr.Group:
             "its owner gives the command that made the store again"
         ) from error
     files = ChunkFiles(store / suite, marked=MARKED)
-    group = zarr.open_group(files, mode="r+", use_consolidated=False)
+    group, arrays = _opened(files, store / suite)
     schema_version = group.attrs.get("schema_version")
     if schema_version != SCHEMA_VERSION:
         raise StoreError(
@@ -572,7 +596,7 @@ def _open(store: Path, suite: str) -> zarr.Group:
             f"than those that were trained on: rename the folder to {own_name}, or move a copy out of the store; for "
             "another name change `name` in its suite file and map it anew"
         )
-    missing = [name for name in (*ARRAYS, "galaxy", "lineage") if name not in group]
+    missing = [name for name in (*ARRAYS, "galaxy", "lineage") if name not in arrays]
     if missing:
         raise StoreError(
             f"{store / suite} lacks {', '.join(missing)}; it is damaged or no map store: "
@@ -581,11 +605,30 @@ def _open(store: Path, suite: str) -> zarr.Group:
     return group
 
 
+def _opened(files: ChunkFiles, path: Path) -> tuple[zarr.Group, set[str]]:
+    """Open a suite's group, and return it with the names of its arrays. Raises StoreError naming a damaged file."""
+    place = path
+    try:
+        group = zarr.open_group(files, mode="r+", use_consolidated=False)
+        arrays = set()
+        for name in (*ARRAYS, "galaxy", "lineage"):
+            place = path / name
+            arrays |= {name} if name in group else set()
+        return group, arrays
+    except OSError:
+        raise
+    except Exception as error:  # what is no JSON, or none that zarr knows
+        raise _damaged(path, place / "zarr.json", error) from error
+
+
 def galaxies_per_shard(store: Path, suite: str) -> int | None:
     """Return how many galaxies of a suite lie in one file of an array; None where the suite is not there yet."""
     if not (store / suite / "zarr.json").is_file():
         return None
-    shards = zarr.open_group(store / suite, mode="r", use_consolidated=False)["status"].shards
+    try:
+        shards = zarr.open_group(store / suite, mode="r", use_consolidated=False)["status"].shards
+    except (ValueError, KeyError, TypeError):  # damaged: whoever opens it says so
+        return None
     return int(shards[0]) if shards else 1
 
 

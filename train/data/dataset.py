@@ -108,7 +108,7 @@ def read_views(path: Path | str, suite: str, part: str | None = None, rows: slic
     (24, torch.Size([24, 10]))
     """
     group = store.open_suite(Path(path), suite)
-    names, lineages = group["galaxy"][:], group["lineage"][:]
+    names, lineages = store.read_labels(group, "galaxy"), store.read_labels(group, "lineage")
     numbers = np.arange(len(names))[rows or slice(None)]
     done = store.read(group, "status", numbers) == store.DONE
     selected = numbers[

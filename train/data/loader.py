@@ -133,7 +133,7 @@ def galaxies_of(path: Path, status: dict[str, torch.Tensor], part: str, max_line
             raise store.StoreError(
                 f"suites {suites[0]} and {suite} have maps of different size; map them with the same settings"
             )
-    names, lineages = ([group[label][:] for group in groups] for label in ("galaxy", "lineage"))
+    names, lineages = ([store.read_labels(group, label) for group in groups] for label in ("galaxy", "lineage"))
     selected = []
     for suite_status, lineage in zip(status.values(), lineages, strict=True):
         done = np.flatnonzero(suite_status.numpy() == store.DONE)

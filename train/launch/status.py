@@ -20,7 +20,7 @@ from kinmass.train.launch.resources import LaunchError
 from kinmass.train.run.calibration import waiting
 from kinmass.train.run.checkpoint import RunError, read_config, read_tensors, write_json
 from kinmass.train.run.derived import is_calibrated
-from kinmass.train.run.records import Best, RunRecord
+from kinmass.train.run.records import Best
 
 #: States in which a process writes, or will write, in the run's folder.
 BUSY = ("queued", "running", "going on", "ending", "unknown")
@@ -142,13 +142,14 @@ def under_way(out: Path) -> list[str]:
 
 def _state(out: Path, name: str, job: LaunchedJob | None, slurm_states: dict[str, tuple[str, str]] | None) -> State:
     run = Path(os.path.normpath(out / name))
+    words, content = [], None
     try:
-        content: RunRecord | None = read_config(run)
-    except RunError:
-        content = None
+        content = read_config(run)
+    except RunError as error:
+        if (run / "run.json").exists():  # damaged, or of another schema
+            words.append(str(error))
     is_trained = content is not None and content["finished"]
     step, best = (content["steps"], content["best"]) if content and is_trained else steps_of(run)
-    words = []
     if content:
         words.append(f"step {step} of {content['fit']['steps']}")
     if best and "step" in best:

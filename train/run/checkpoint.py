@@ -325,7 +325,10 @@ def load(run: Path) -> tuple[MassModel, RunRecord]:
     content = read_config(run)
     if not content.get("finished"):
         raise RunError(f"{run} has not finished training; give its `kinmass fit` command again")
-    weights = read_tensors(run / "model.pt")
+    try:
+        weights = read_tensors(run / "model.pt")
+    except RunError as error:
+        raise RunError(f"{error} Remove it and {run / 'run.json'} to train it again") from error
     try:
         is_damaged = content.get("weights", digest := digest_of(weights)) != digest
         model = MassModel(ModelConfig(**content["model"] | {"radii_re": tuple(content["model"]["radii_re"])}))

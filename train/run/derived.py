@@ -91,7 +91,10 @@ def read_scales(run: Path, name: str = CALIBRATION) -> dict[str, list[torch.Tens
 
 def read_training_features(run: Path) -> dict[str, TrainingFeatures]:
     """Return what `train.run.out_of_distribution` knows of each tracer's training views. Raises as `read_scales`."""
-    content = read_tensors(run / OOD)
+    try:
+        content = read_tensors(run / OOD)
+    except RunError as error:
+        raise RunError(f"{error} If so, {REMEDY}") from error
     _require_current(run, OOD, content.pop("made_from", None))
     try:
         return {tracer: TrainingFeatures(**fields) for tracer, fields in content.items()}

@@ -33,7 +33,7 @@ def store_identity(path: Path, suites: Sequence[str]) -> dict[str, SuiteIdentity
     identity = {}
     for suite in suites:
         group = store.open_suite(path, suite)
-        names = group["galaxy"][:]
+        names = store.read_labels(group, "galaxy")
         done = np.flatnonzero(store.read_status(group) == store.DONE)
         some = done[np.unique(np.linspace(0, len(done) - 1, min(len(done), SIZES)).astype(int))]
         sizes = store.read(group, "half_mass_radius", some)[:, 0] if len(some) else ()
@@ -42,7 +42,7 @@ def store_identity(path: Path, suites: Sequence[str]) -> dict[str, SuiteIdentity
             "config": group.attrs["config"],
             "galaxies": len(names),
             "names": _digest(names),
-            "lineages": _digest(group["lineage"][:]),
+            "lineages": _digest(store.read_labels(group, "lineage")),
             "sizes": {str(number): float(size) for number, size in zip(some, sizes, strict=True)},
         }
     return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
@@ -79,7 +79,7 @@ def _other_galaxies(group: zarr.Group, suite: str, earlier: SuiteIdentity, same_
 
     same_sides: whether they are seen from the same sides, so that R_e can be compared.
     """
-    names, lineages = (group[name][:] for name in ("galaxy", "lineage"))
+    names, lineages = (store.read_labels(group, name) for name in ("galaxy", "lineage"))
     n_earlier = earlier["galaxies"]
     if _digest(names[:n_earlier]) != earlier["names"]:
         return [difference(f"list of galaxies of {suite}", n_earlier, len(names))]
@@ -148,7 +148,7 @@ def seen_in_training(run: RunRecord, path: Path, views: Views) -> np.ndarray:
         names: set[str] = set()
         for suite in set(fit["suites"]) & set(store.suites(path)):
             group = store.open_suite(path, suite)
-            lineages = group["lineage"][:][store.read_status(group) == store.DONE]
+            lineages = store.read_labels(group, "lineage")[store.read_status(group) == store.DONE]
             names |= {within(suite, str(lineage)) for lineage in lineages if part_of(str(lineage)) == "train"}
         seen &= np.isin(views.lineages().astype(str), sorted(first_lineages(names, most_lineages)))
     return seen

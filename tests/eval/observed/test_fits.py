@@ -791,6 +791,19 @@ def test_a_folder_holds_the_results_of_one_origin(tmp_path):
     assert write_beside(tmp_path / "t" / "a.csv", "1") == tmp_path / "t" / "a.csv"
 
 
+def test_a_table_of_the_same_origin_is_written_anew(tmp_path):
+    """After its run was trained anew, the old table would stand under the name that the command gives."""
+    path, one, other = tmp_path / "gas.csv", {"run": "1"}, {"run": "2"}
+    assert write_beside(path, "old", one) == write_beside(path, "new", one) == path
+    assert path.read_text() == "new"
+    assert write_beside(path, "other", other) == tmp_path / "gas-2.csv"
+    assert write_beside(path, "newest", one) == path
+    assert write_beside(path, "another", other) == tmp_path / "gas-2.csv"
+    assert [(tmp_path / name).read_text() for name in ("gas.csv", "gas-2.csv")] == ["newest", "another"]
+    (tmp_path / "mine.csv").write_text("of somebody else")
+    assert write_beside(tmp_path / "mine.csv", "new", one) == tmp_path / "mine-2.csv"
+
+
 def test_what_a_kill_or_a_full_disk_leaves_is_not_taken_for_whole(tmp_path, monkeypatch):
     def cut_short(path, content):
         path.with_name(path.name).touch()

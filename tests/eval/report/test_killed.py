@@ -1,6 +1,7 @@
 """Commands that write results, killed at any file: what was there stays, nothing half written shows, and they go on."""
 
 import functools
+import json
 import os
 import shutil
 import signal
@@ -48,9 +49,11 @@ def seen(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def small_results(runs, map_store, tmp_path_factory):
-    """Tables of one run on one suite."""
+    """Tables of one run on one suite, whose store is gone: a report of them has few figures."""
     out = tmp_path_factory.mktemp("small") / "results"
     tables_here([run for run in runs if run.name == "middle"], map_store, out, ("middle",))
+    origin = json.loads((out / "tables.json").read_text())
+    (out / "tables.json").write_text(json.dumps(origin | {"store": str(out / "gone.zarr")}))
     return out
 
 

@@ -159,3 +159,11 @@ def test_tables_of_runs_that_were_trained_anew_say_so(runs, map_store, tmp_path,
         )
     shutil.rmtree(run)
     assert "anew" not in headlines(read_results(out))[0]
+
+
+@pytest.mark.parametrize("content", ["", "tracer,condition\ngas,full\n"])
+def test_damaged_conditions_are_named(results, tmp_path, capsys, content):
+    moved = shutil.copytree(results, tmp_path / "moved", ignore=shutil.ignore_patterns("*.zarr", "figures"))
+    (moved / "conditions.csv").write_text(content)
+    assert main(["show", str(moved)]) == 2
+    assert re.search(r"conditions\.csv cannot be read \(.*\); give the `kinmass conditions`", capsys.readouterr().err)

@@ -27,9 +27,9 @@ from kinmass.eval.__main__ import main
 from kinmass.eval.report.page import read_results, write_report
 from kinmass.eval.tables import cluster, predictions
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
-from kinmass.eval.tables.compare import MEASURES, compare, not_compared, verdicts
+from kinmass.eval.tables.compare import MEASURES, compare, measure_pair, not_compared, verdicts
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, per_view
-from kinmass.eval.tables.predictions import KeptPredictions, Part, prepare
+from kinmass.eval.tables.predictions import Damaged, KeptPredictions, Part, prepare
 from kinmass.eval.tables.tables import (
     KEYS,
     collect,
@@ -809,3 +809,50 @@ def test_a_run_that_cannot_be_used_is_named_and_not_left_out(runs, map_store, tm
     assert f"{everything / 'notes.txt'} holds no run; left out" in stderr
     assert re.search(rf"^kinmass tables: .*{runs[1].name}.* {words}", stderr, re.MULTILINE)
     assert not (tmp_path / "out" / "table.csv").exists()
+
+
+def _flip(content: bytes) -> bytes:
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def _cut(content: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("posterior/log10_menc", _flip),
+        ("summary/median", _cut),
+        ("constant_data/log10_menc_true", _flip),
+        ("token", _cut),
+    ],
+)
+def test_damaged_predictions_are_made_again(runs, map_store, tmp_path, name, damage):
+    ignore = shutil.ignore_patterns("predictions.zarr")
+    run = shutil.copytree(next(run for run in runs if run.name == "middle"), tmp_path / "run", ignore=ignore)
+
+    def table():
+        tables_here([run], map_store, tmp_path / "out", ("middle",))
+        return (tmp_path / "out" / "table.csv").read_text()
+
+    def better():
+        sources = (sources_of([run], tmp_path, classical=False)[0],) * 2
+        part = Part(map_store.absolute(), "middle", None)
+        return measure_pair(sources, {"ifu": instrument_of(run)}, part, part.blocks()[0])["middle", 0]
+
+    expected, expected_sums = table(), better()
+    group = next(run.glob("predictions.zarr/*/middle/all/both"))
+    (chunk,) = [path for path in (group / name / "c").rglob("*") if path.is_file()]
+    for measured in (table, better):
+        chunk.write_bytes(damage(chunk.read_bytes()))
+        if name != "token":
+            with pytest.raises(Damaged, match="are damaged"):
+                KeptPredictions(sources_of([run], tmp_path, False)[0], Part(map_store, "middle", None)).read(
+                    slice(0, 12), checked=True
+                )
+        if measured is table:
+            assert measured() == expected
+        else:
+            np.testing.assert_array_equal(measured().residual, expected_sums.residual)

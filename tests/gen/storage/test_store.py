@@ -25,6 +25,8 @@ from kinmass.gen.campaign.record import Settings
 from kinmass.gen.storage import changes, journal, lock, store
 from kinmass.gen.storage.chunks import chunk_file
 from kinmass.gen.suite import Suite
+from kinmass.train.data.dataset import read_views
+from kinmass.train.run.trained_on import store_identity
 
 SMALL = Settings(views=1, pixels=8)
 
@@ -590,3 +592,26 @@ def test_no_store_is_made_where_there_is_none_to_be(map_store, mocks, tmp_path, 
     assert main(["maps", str(mocks / "quiet" / "quiet.yaml"), "--out", str(tmp_path / place)]) == 2
     assert ("is one suite of the store" if "/" in place else "is a file, and a map store is") in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "maps/zarr.json", "galaxy/zarr.json", "galaxy/c/0", "lineage/c/0"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]"])
+def test_a_damaged_file_that_a_suite_depends_on_is_named(map_store, mocks, tmp_path, capsys, name, content):
+    from kinmass.gen.__main__ import main
+
+    path = tmp_path / "maps.zarr"
+    shutil.copytree(map_store, path, ignore=LOCKS)
+    (path / "quiet" / name).write_bytes(content)
+    for read in (
+        lambda: store.read_labels(store.open_suite(path, "quiet"), name.split("/")[0]),
+        lambda: store_identity(path, ["quiet"]),
+        lambda: read_views(path, "quiet"),
+    ):
+        with pytest.raises(
+            store.StoreError, match=r"maps\.zarr/quiet.*(is damaged|lacks|schema version None)"
+        ) as error:
+            read()
+        assert len(str(error.value).splitlines()) == 1
+    line = ["maps", mocks / "quiet" / "quiet.yaml", "--views", 2, "--pixels", 16, "--out", path]
+    assert main([*map(str, line)]) == 2
+    assert "maps.zarr/quiet" in capsys.readouterr().err.splitlines()[-1]

@@ -82,7 +82,8 @@ def test_an_array_of_two_processes_trains_what_fit_does(map_store, tmp_path, cap
     printed = command("train", "launch", "--cluster", "local", *options).stdout
     assert "tensorboard --logdir" in printed
     # Both see the same free memory, of which each takes half.
-    assert b"\0KINMASS_JOBS_AT_ONCE=2\0" in Path(f"/proc/{lane_of(out, "gas")}/environ").read_bytes()
+    environment = Path("/proc", str(lane_of(out, "gas")), "environ").read_bytes()
+    assert b"\0KINMASS_JOBS_AT_ONCE=2\0" in environment
     fit(FitConfig(str(map_store), "both", SUITES, **SMALL), tmp_path / "plain", quiet=True)
     assert main(["status", str(out), "--wait"]) == 0
     changes = capsys.readouterr().out
@@ -179,6 +180,15 @@ def test_status_does_not_walk_through_stores(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", lambda path: visited.append(Path(path).name) or scan(path))
     assert [state.run for state in states(tmp_path)] == [tmp_path / "a"]
     assert not {"predictions.zarr", "0", "maps.zarr", "quiet"} & set(visited)
+
+
+def test_a_damaged_run_json_is_said(runs, tmp_path):
+    """It was "not launched from here", as a run that is fine."""
+    run = shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.zarr"))
+    (run / "run.json").write_text("")
+    (state,) = states(tmp_path)
+    assert "run.json is damaged" in str(state)
+    assert state.name != "finished"
 
 
 # ---- what is asked for

@@ -622,7 +622,7 @@ def test_galaxies_of_the_same_names_are_not_the_same_galaxies(map_store, tmp_pat
 
 def test_two_fits_are_not_at_work_in_one_folder(map_store, tmp_path, two_runs, monkeypatch):
     run = tmp_path / "run"
-    monkeypatch.setattr("kinmass.train.loop.fit.hold", partial(hold, patience_s=0.1))
+    monkeypatch.setattr("kinmass.train.run.checkpoint.hold", partial(hold, patience_s=0.1))
     with ExitStack() as held:
         _hold(run, held)
         with pytest.raises(store.StoreError, match=r"run is being written by process \d+"):

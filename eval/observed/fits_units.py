@@ -165,12 +165,20 @@ def kms_per_unit(name: str, unit: str | None, key: str = "velocity_unit") -> flo
 
 
 def kms2_per_unit(unit: str | None) -> float | None:
-    """Return how many (km/s)^2 one unit is, None for other units: moments of second order are often variances."""
+    """Return how many (km/s)^2 one unit is, None for other units: second moments and errors are often variances."""
     try:
         written = read_unit(unit)
         return None if written.log else float(written.unit.to((units.km / units.s) ** 2))
     except (ValueError, TypeError):
         return None
+
+
+def is_inverse_variance(unit: str | None) -> bool:
+    """Whether a unit is that of an inverse variance of a velocity."""
+    try:
+        return read_unit(unit).unit.is_equivalent((units.km / units.s) ** -2)
+    except (ValueError, TypeError):
+        return False
 
 
 def inverse_variance_per_unit(name: str, unit: str | None, default: float) -> float:

@@ -15,7 +15,7 @@ from kinmass.eval.classical.estimators import ObservedViews, wolf2010
 from kinmass.eval.observed.roughness import roughness_ratio
 from kinmass.eval.observed.sanity import rms_speeds
 from kinmass.eval.observed.sky import SkyMap
-from kinmass.eval.observed.symmetry import evenness, symmetry
+from kinmass.eval.observed.symmetry import evenness, share_opposite, symmetry
 from kinmass.gen.constants import LIGHT_KMS
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 
@@ -57,6 +57,9 @@ ASYMMETRY, ASYMMETRY_SHARE, SYMMETRIC_RE = 0.15, 0.45, 0.25
 #: V that is so many times as even about the centre as it is odd is no velocity: of mock galaxies it is 1.2 at most,
 #: where all is noise.
 EVEN = 2.0
+#: Of less than that share of a map something is seen opposite the centre: its mean V is not that of the galaxy. Of mock
+#: galaxies it is less in patchy discs alone.
+ONE_SIDE = 0.1
 #: A dispersion that is so many times as rough as V: in a line that is resolved both have the same errors (Landman,
 #: Roussel-Dupre & Tanigawa 1982), in its full width 2.35 times that. Of mock galaxies, noisy or not, it is 1.5 at most.
 ROUGH = 1.8
@@ -270,6 +273,19 @@ def of_parity(maps: dict[str, SkyMap]) -> list[Reason]:
             )
             reasons.append(Reason(f"{text}: is this a map of velocities?", 2))
     return reasons
+
+
+def of_sides(maps: dict[str, SkyMap]) -> list[Reason]:
+    """Judge whether both sides of the galaxy are seen: the networks take the mean V for that of the whole."""
+    return [
+        Reason(
+            f"The {name} {'is' if name == 'gas' else 'are'} seen on one side of the centre alone: how fast the galaxy "
+            "as a whole moves does not follow from that. Is the centre right?",
+            1,
+        )
+        for name, sky in maps.items()
+        if share_opposite(sky) < ONE_SIDE
+    ]
 
 
 def of_roughness(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> list[Reason]:

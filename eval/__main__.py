@@ -407,7 +407,7 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
     """
     from kinmass.eval.observed.galaxy import read_galaxy
     from kinmass.eval.observed.inference import infer, tracers_asked
-    from kinmass.eval.observed.places import claim, labels
+    from kinmass.eval.observed.places import claim, labels, left_over
     from kinmass.train.run.posterior import load
 
     labelled_inferences = list(zip([load(run) for run in runs], labels(runs), strict=True))
@@ -426,18 +426,28 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
                     profiles.append((infer(inference, galaxy, tracer=tracer), inference, f"{label}{suffix}"))
                 except ValueError as error:
                     refusals.append(str(error))
+        written: dict[Path, list[Path]] = {}
         for i, (profile, inference, label) in enumerate(profiles):
             # Gas and stars of one galaxy have to agree, whichever runs say so.
             profile = profile.beside([other for k, (other, _, _) in enumerate(profiles) if k != i])
-            origin = {"galaxy": str(path.resolve()), "run": str(inference.path.resolve()), "tracer": profile.tracer}
-            folder = claim(out / galaxy_label / label, origin)
+            folder = claim(out / galaxy_label / label, _origin(path, inference.path))
             profile.write(folder)
+            written.setdefault(inference.path, []).append(folder)
             print("\n".join([*profile.sentences(), *map(profile.inside, inside_kpc)]))
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
+        for run, folders in written.items():
+            for folder in left_over(folders, _origin(path, run)):
+                words = f"holds earlier results of {path.name}, which are not made any more: remove it"
+                print(f"kinmass predict: {folder} {words}", file=sys.stderr)
         for reason in refusals:
             print(f"kinmass predict: {path}: {reason}", file=sys.stderr)
         n_failed += not profiles
     return 2 if n_failed else 0
+
+
+def _origin(galaxy: Path, run: Path) -> dict[str, str]:
+    """Return what the results of a galaxy file and a run are told by; a folder's name says of which tracer they are."""
+    return {"galaxy": str(galaxy.resolve()), "run": str(run.resolve())}
 
 
 _COMMANDS = {

@@ -23,8 +23,8 @@ def labels(paths: Sequence[Path]) -> list[str]:
 def claim(wanted_folder: Path, origin: dict[str, str]) -> Path:
     """Reserve a folder for the results of an origin: wanted_folder, or NAME-2, NAME-3, ... where that holds others.
 
-    origin.json in the folder says which origin it belongs to; processes that claim the same folder at the same time get
-    different ones. Raises OSError where nothing can be written.
+    origin.json in the folder says which origin it belongs to, and what else older versions knew of it; processes that
+    claim the same folder at the same time get different ones. Raises OSError where nothing can be written.
     """
     for attempt in itertools.count(1):
         folder = wanted_folder if attempt == 1 else wanted_folder.with_name(f"{wanted_folder.name}-{attempt}")
@@ -36,9 +36,19 @@ def claim(wanted_folder: Path, origin: dict[str, str]) -> Path:
                     json.dump(origin, file, indent=1)
             except FileExistsError:
                 pass
-            if _read_origin(origin_file) == origin:
+            if _is_of(origin_file, origin):
                 return folder
     raise AssertionError
+
+
+def left_over(written_folders: Sequence[Path], origin: dict[str, str]) -> list[Path]:
+    """Return folders beside those just written that hold a profile of the same origin: of an earlier galaxy file."""
+    siblings = {folder for written in written_folders for folder in written.parent.iterdir()}
+    return sorted(
+        folder
+        for folder in siblings - set(written_folders)
+        if (folder / "profile.ecsv").exists() and _is_of(folder / "origin.json", origin)
+    )
 
 
 def write_beside(path: Path, text: str) -> Path:
@@ -58,9 +68,10 @@ def write_beside(path: Path, text: str) -> Path:
     raise AssertionError
 
 
-def _read_origin(origin_file: Path) -> object:
-    """Return the content of an origin.json, None where another process has not finished it."""
+def _is_of(origin_file: Path, origin: dict[str, str]) -> bool:
+    """Whether an origin.json is that of an origin; not where it is missing or another process has not finished it."""
     try:
-        return json.loads(origin_file.read_text())
-    except ValueError:
-        return None
+        found = json.loads(origin_file.read_text())
+    except (ValueError, OSError):
+        return False
+    return isinstance(found, dict) and all(found.get(key) == value for key, value in origin.items())

@@ -8,7 +8,7 @@ from astropy.wcs import WCS
 
 from kinmass.eval.observed.galaxy import read_galaxy
 from kinmass.eval.observed.grids import spaxel_side, tiled
-from kinmass.eval.observed.places import claim, labels, write_beside
+from kinmass.eval.observed.places import claim, labels, left_over, write_beside
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, regrid
 
 P, SIDE, DISTANCE = 40, 0.8, 20.0
@@ -780,6 +780,10 @@ def test_a_folder_holds_the_results_of_one_origin(tmp_path):
     assert claim(folder, {"run": "1"}) == folder
     assert claim(folder, {"run": "2"}) == folder.with_name("gas-2")
     assert claim(folder, {"run": "1"}) == folder
+    assert left_over([folder], {"run": "2"}) == []  # without a profile
+    (folder.with_name("gas-2") / "profile.ecsv").write_text("of run 2")
+    assert left_over([folder], {"run": "2"}) == [folder.with_name("gas-2")]
+    assert left_over([folder], {"run": "1"}) == left_over([folder.with_name("gas-2")], {"run": "2"}) == []
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "profile.ecsv").write_text("of before")
     assert claim(tmp_path / "old", {"run": "1"}) == tmp_path / "old-2"

@@ -1,5 +1,6 @@
 """Observed galaxies: maps on the sky become the maps a network knows, uncertainties are what they should be."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -438,6 +439,13 @@ def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs,
     np.testing.assert_allclose(np.median(samples, axis=0), table["log10_menc"], atol=1e-4)
     assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"
     assert not list(folder.glob("*partial*"))
+    # Stars were in the galaxy's file once, and are no more.
+    shutil.copytree(folder, out / "mock" / "gas-stars")
+    origin = json.loads((folder / "origin.json").read_text()) | {"tracer": "both"}  # as older versions wrote
+    (folder / "origin.json").write_text(json.dumps(origin))
+    assert main(["predict", str(relative.path), str(path), "--out", str(out)]) == 0
+    assert "gas-stars holds earlier results of mock.yaml, which are not made any more" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["gas", "gas-stars"]
     # Given again, with another galaxy file: where that ends in the middle there is no profile beside other samples.
     monkeypatch.setattr(ObservedProfile, "figure", lambda _: exec("raise OSError(28, 'No space left on device')"))
     assert main(["predict", str(relative.path), str(path), "--out", str(out)]) == 2

@@ -32,7 +32,8 @@ _MAGNITUDE = re.compile(
 )
 _LOGARITHM = re.compile(r"(dex|log10|log|lg|ln|dB)(?:\s*[(\[]\s*(.*?)\s*[)\]]|\s+(.*))?", re.I)
 _NUMBER = re.compile(
-    r"10\s*(?:\*\*|\^)\s*\(?\s*([-+]?\d+)\s*\)?[\s.*]*|([-+]?\d*\.?\d+(?:e[-+]?\d+)?)(?=[\s*(/a-z])\s*\*?", re.I
+    r"10\s*(?:\*\*|\^)\s*\(?\s*([-+]?\d+)\s*\)?[\s.*]*|([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?=[\s*(/a-z])\s*\*?",
+    re.I,
 )
 _POWER = re.compile(r"(1\s*/\s*)?\(([^()]+)\)(?:\s*(?:\^|\*\*)?\s*(-?\d+))?")
 
@@ -77,7 +78,8 @@ def read_unit(text: str | None) -> WrittenUnit:
 def _plain(text: str) -> str:
     """Return a unit without quotes and TeX around it. Brackets stay: by the CDS' standard they are a logarithm."""
     without_tex = re.sub(r"\\(?:mathrm|rm|text)\b", "", text.strip().strip("'\"$"))
-    return re.sub(r"\\[,;: ]|~", " ", without_tex).replace("{", "").replace("}", "").strip()
+    spelled = re.sub(r"_?(?:\\odot|\u2299)", "sun", re.sub(r"[{}$]", "", without_tex))
+    return re.sub(r"\\[,;: ]|~", " ", spelled).strip()
 
 
 def unit_in_name(column: str) -> str | None:

@@ -151,6 +151,10 @@ class TracerFiles(_Section):
         return self
 
 
+def _source(files: TracerFiles) -> tuple[str | None, str | None, str]:
+    return files.table, files.bins, files.velocity
+
+
 class GalaxyFile(_Section):
     """The YAML file of an observed galaxy. Errors are standard deviations."""
 
@@ -202,6 +206,8 @@ class GalaxyFile(_Section):
             raise ValueError(f"name {self.name!r} must be a line with a letter or a digit, without $, / and \\")
         if self.gas is None and self.stars is None:
             raise ValueError("give maps of `gas`, of `stars` or of both")
+        if self.gas and self.stars and _source(self.gas) == _source(self.stars):
+            raise ValueError(f"gas and stars have one velocity, {self.gas.velocity}: give each its own, or one tracer")
         if self.centre_deg and not (-360 <= self.centre_deg[0] <= 360 and -90 <= self.centre_deg[1] <= 90):
             raise ValueError(
                 f"centre_deg [{self.centre_deg[0]:g}, {self.centre_deg[1]:g}] must be right ascension and declination, "

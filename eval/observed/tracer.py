@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy import units
@@ -29,7 +30,7 @@ from kinmass.eval.observed.grids import (
     spaxel_side,
     tiled,
 )
-from kinmass.eval.observed.names import refuse_contradictions, refuse_error_for, refuse_logarithm
+from kinmass.eval.observed.names import of_other_tracer, refuse_contradictions, refuse_error_for, refuse_logarithm
 from kinmass.eval.observed.sanity import refuse_fillings, refuse_undeclared_redshift, refuse_zeros, without_wild
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.gen.constants import LIGHT_KMS
@@ -85,6 +86,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     is_good = _unmasked(files, maps)
     velocity, density, sigma = values["velocity"], values["density"], values.get("dispersion")
     tracer = "gas" if files is galaxy_file.gas else "stars"
+    maps.remarks += of_other_tracer(files, tracer)
     with np.errstate(divide="ignore", invalid="ignore"):
         velocity_error, sigma_error = (_error_kms(values, what) for what in ("velocity", "dispersion"))
         if files.max_velocity_error_kms is not None and velocity_error is not None:
@@ -96,7 +98,13 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     if files.within_kms is not None:
         if galaxy_file.systemic_kms is None:
             raise ValueError("within_kms needs systemic_kms of the galaxy")
-        is_good &= np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
+        is_within = np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
+        if n_beyond := np.count_nonzero(is_good & np.isfinite(velocity) & ~is_within):
+            maps.remarks.append(
+                f"within_kms leaves out {n_beyond} of {np.count_nonzero(is_good & np.isfinite(velocity))} pixels of "
+                f"the {tracer}."
+            )
+        is_good &= is_within
     is_good &= np.isfinite(density) & (density > 0)
     is_good &= _certain(tracer, maps)
     velocity = np.where(is_good, velocity, np.nan)
@@ -598,6 +606,11 @@ def _without_doubles(
     return np.where(np.isin(np.arange(len(velocity)), first) | ~np.isfinite(velocity), values["velocity"], np.nan)
 
 
+def _about_zero(angle: Any, turn: float) -> Any:
+    """Return angles from -1/2 to 1/2 of a turn: beside a right ascension of zero lie those of 359 degrees."""
+    return (angle + 0.5 * turn) % turn - 0.5 * turn
+
+
 def _row_offsets(
     files: TracerFiles, galaxy_file: GalaxyFile, x: tuple[np.ndarray, str | None], y: tuple[np.ndarray, str | None]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -625,8 +638,15 @@ def _row_offsets(
                 "degrees: say xy_unit: deg"
             )
     if galaxy_file.centre_deg is not None and all(units):
-        median_arcsec = np.array([np.nanmedian(v) for v in coordinates_arcsec])
-        if np.linalg.norm(median_arcsec - 3600 * np.array(galaxy_file.centre_deg)) < np.linalg.norm(median_arcsec):
+        turn_arcsec, given_arcsec = 360 * 3600, 3600 * np.array(galaxy_file.centre_deg)
+        from_given, from_zero = (
+            [
+                np.nanmedian(_about_zero(v - origin, turn_arcsec))
+                for v, origin in zip(coordinates_arcsec, at, strict=True)
+            ]
+            for at in (given_arcsec, (0.0, 0.0))
+        )
+        if np.linalg.norm(from_given) < np.linalg.norm(from_zero):
             sky_positions = SkyCoord(*coordinates_arcsec, unit="arcsec", frame="icrs")
             offsets = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").spherical_offsets_to(sky_positions)
             return offsets[0].to_value("arcsec"), offsets[1].to_value("arcsec")
@@ -635,4 +655,5 @@ def _row_offsets(
         if pixel is None:
             raise ValueError("centre_pixel of a table needs pixel_arcsec")
         centre_arcsec = [pixel * v for v in files.centre_pixel]
-    return coordinates_arcsec[0] - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1]
+    x_arcsec = _about_zero(coordinates_arcsec[0], 360 * 3600)
+    return x_arcsec - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1]

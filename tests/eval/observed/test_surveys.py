@@ -12,6 +12,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import fit_wcs_from_points
 
+from kinmass.eval.observed.fits_units import kms_per_unit, read_density
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
 from kinmass.eval.observed.sky import SkyMap
 from kinmass.eval.observed.verdict import of_one_dispersion, of_sides
@@ -43,15 +44,13 @@ def described(folder, tracers, **top) -> ObservedGalaxy:
     return read_galaxy(folder / "survey.yaml")
 
 
-def images(folder, header=None, keys=None, **changed) -> ObservedGalaxy:
+def images(folder, header=None, keys=None, top=None, **changed) -> ObservedGalaxy:
     """The galaxy as FITS images, some of which are changed; with keys of the gas, too."""
     for name, values in (MAPS | changed).items():
         fits.PrimaryHDU(values, header).writeto(folder / f"{name}.fits", overwrite=True)
     files = {key: f"{name}.fits" for key, name in KEYS.items()}
-    where = IN_PIXELS if header is None else {}
-    return described(
-        folder, {"gas": files | where | (keys or {})}, **({} if header is None else {"centre_deg": CENTRE})
-    )
+    where, centre = (IN_PIXELS, {}) if header is None else ({}, {"centre_deg": list(CENTRE)})
+    return described(folder, {"gas": files | where | (keys or {})}, **centre, **(top or {}))
 
 
 def rows(**more: np.ndarray) -> dict[str, np.ndarray]:
@@ -257,6 +256,34 @@ def test_a_density_that_is_called_a_logarithm_says_its_unit(tmp_path, column):
     assert described(tmp_path, {"gas": called_so | {"density_unit": "dex(Msun/pc2)"}}).calibrated == {"gas"}
 
 
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"dispersion": "W80"}, "neither sigma nor a full width at half maximum: convert it"),
+        ({"dispersion": "w_20"}, "neither sigma nor a full width at half maximum: convert it"),
+        ({"instrument_sigma": "LSF_FWHM"}, "instrument_sigma LSF_FWHM is called a full width at half maximum"),
+    ],
+)
+def test_widths_of_other_kinds_are_called_so(tmp_path, keys, words):
+    (column,) = keys.values()
+    Table(rows() | {column: MAPS["S"][SEEN]}).write(tmp_path / "t.fits")
+    with pytest.raises(ValueError, match=words):
+        described(tmp_path, {"gas": {"table": "t.fits"} | KEYS | keys})
+    if "dispersion" in keys:
+        assert_same(described(tmp_path, {"gas": {"table": "t.fits"} | KEYS | keys | {"dispersion_is": "sigma"}}).gas)
+
+
+def test_maps_of_the_other_tracer_are_called_so(tmp_path):
+    columns = {"STELLAR_VEL": MAPS["V"][SEEN], "Ha_vel": MAPS["V"][SEEN] + 1}
+    Table(rows() | columns).write(tmp_path / "t.fits")
+    files = {"table": "t.fits"} | KEYS
+    stars, gas = files | {"velocity": "STELLAR_VEL"}, files | {"velocity": "Ha_vel"}
+    assert described(tmp_path, {"stars": stars, "gas": gas}).remarks == ()
+    assert "stars, Ha_vel, is called one of gas" in described(tmp_path, {"stars": gas, "gas": stars}).remarks[-1]
+    with pytest.raises(ValueError, match="gas and stars have one velocity, V: give each its own"):
+        described(tmp_path, {"stars": files, "gas": files})
+
+
 # ---- conventions
 
 
@@ -304,6 +331,34 @@ def test_an_error_in_squared_velocities_is_a_variance(tmp_path, unit):
     write(MAPS["E"][SEEN] ** -2, "(km/s)^-2")
     with pytest.raises(ValueError, match=r"velocity_error E is in .* say velocity_ivar"):
         described(tmp_path, {"gas": {"table": "t.fits"} | KEYS})
+
+
+@pytest.mark.parametrize("centre", [(0.0, 0.0), (359.9995, 0.0), (0.0005, -30.0)])
+def test_right_ascensions_on_both_sides_of_zero(tmp_path, centre):
+    places = WCS(with_cards(CRVAL1=centre[0], CRVAL2=centre[1])).pixel_to_world(IX[SEEN], IY[SEEN])
+    assert np.ptp(places.ra.deg) > 350
+    arrays = rows(X=places.ra.deg, Y=places.dec.deg)
+    Table(arrays, units={"X": "deg", "Y": "deg"}).write(tmp_path / "t.fits")
+    found = described(tmp_path, {"gas": {"table": "t.fits"} | KEYS}, centre_deg=list(centre))
+    assert_same(found.gas, east=-1)
+
+
+def test_how_much_within_kms_leaves_out_is_said(tmp_path):
+    found = images(tmp_path, keys={"within_kms": 100.0}, top={"systemic_kms": 2500.0})
+    n_beyond = np.count_nonzero(np.abs(MAPS["V"][SEEN] - 2500) > 100)
+    assert f"within_kms leaves out {n_beyond} of {SEEN.sum()} pixels of the gas." in found.remarks
+
+
+@pytest.mark.parametrize(
+    ("unit", "of_one"), [("km s$^{-1}$", 1), ("1.E-3 km/s", 1e-3), (r"$\mathrm{km\,s^{-1}}$", 1), ("m s⁻¹", 1e-3)]
+)
+def test_units_of_velocities_in_tex_and_with_points(unit, of_one):
+    assert kms_per_unit("V", unit) == pytest.approx(of_one)
+
+
+@pytest.mark.parametrize("unit", [r"M$_\odot$ pc$^{-2}$", "M⊙/pc²", r"$M_\odot\,pc^{-2}$"])
+def test_solar_masses_in_tex(unit):
+    assert read_density("D", np.ones(3), unit, 1.0, 20.0).msun_kpc2 == pytest.approx(1e6)
 
 
 def test_several_masks_are_one(tmp_path):

@@ -42,7 +42,8 @@ def export(
     view: its number, or None for all. instrument: a built-in name or a YAML file, None for the
     stored moments. Axes are kpc from the galaxy's centre or, with distance_mpc (the angular diameter distance),
     degrees on the sky about centre_deg (RA, Dec). Raises StoreError for a galaxy that is not in the store
-    or has no maps, OptionError for an impossible view, distance or place.
+    or has no maps, OptionError for an impossible view, distance or place, and where `out` has a file of that name of
+    another store.
     """
     group = store.open_suite(path, suite)
     names = list(group["galaxy"][:])
@@ -68,6 +69,7 @@ def export(
     paths, code_commit = [], commit()
     for number in range(n_views) if view is None else [view]:
         header = _galaxy_header(group, suite, galaxy, index, number, code_commit)
+        _refuse_other(out / file_name(suite, galaxy, number), header)
         images, pixel_kpc = _images(group, suite, galaxy, index, number, instrument, header)
         axes = _axes(images["STARS_DENSITY"].shape[-1], pixel_kpc, distance_mpc, centre_deg)
         header["PIXKPC"] = (pixel_kpc, "[kpc] side of a pixel")
@@ -86,6 +88,17 @@ def export(
         with aside(paths[-1]) as partial:
             fits.HDUList([*hdus, _profile(group, index)]).writeto(partial, output_verify="exception")
     return paths
+
+
+def _refuse_other(path: Path, header: fits.Header) -> None:
+    """Raise OptionError where a path holds a view of another galaxy, or sightline, of that name."""
+    try:
+        existing = fits.getheader(path)
+    except OSError:  # none, or no FITS file
+        return
+    of_view = ("RE_KPC", *(key for key in header if key.startswith("SIGHT")))
+    if any(existing.get(key) != header[key] for key in of_view):
+        raise OptionError(f"{path} holds a view of another store: give another --out, or remove it")
 
 
 def file_name(suite: str, galaxy: str, view: int) -> str:

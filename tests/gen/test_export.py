@@ -15,6 +15,7 @@ from conftest import LOCKS, command
 
 from kinmass.gen.export import export, file_name
 from kinmass.gen.instruments.builtin import INSTRUMENTS
+from kinmass.gen.options import OptionError
 from kinmass.gen.physics.particles import Galaxy, Particles
 from kinmass.gen.physics.projection import views
 from kinmass.gen.storage import store
@@ -208,3 +209,14 @@ def test_a_galaxy_without_maps_is_refused(map_store, tmp_path):
     group["status"][2] = store.FAILED
     with pytest.raises(store.StoreError, match="has no maps"):
         export(out, "quiet", str(group["galaxy"][2]), tmp_path / "fits")
+
+
+def test_a_file_of_another_store_is_not_overwritten(disc_store, map_store, tmp_path):
+    path, galaxy = disc_store
+    (written,) = export(path, "quiet", galaxy, tmp_path / "out", 0)
+    before = written.read_bytes()
+    with pytest.raises(OptionError, match="holds a view of another store: give another --out"):
+        export(map_store, "quiet", galaxy, tmp_path / "out", 0)
+    assert written.read_bytes() == before
+    assert export(path, "quiet", galaxy, tmp_path / "out", 0, distance_mpc=20.0) == [written]
+    assert written.read_bytes() != before

@@ -156,7 +156,8 @@ def _members(group: h5py.Group | h5py.Dataset, kind: type) -> list[Any]:
 
 
 def _hdf5_names(file: h5py.File) -> list[str]:
-    return [node.name.lstrip("/") for kind in (h5py.Group, h5py.Dataset) for node in _members(file, kind)]
+    nodes = [node for kind in (h5py.Group, h5py.Dataset) for node in _members(file, kind)]
+    return [node.name.lstrip("/") for node in nodes if not node.name.endswith("__table_column_meta__")]
 
 
 def _unit_of(dataset: h5py.Dataset) -> str | None:

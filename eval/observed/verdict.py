@@ -43,6 +43,8 @@ SAME_SIGMA_KMS, SAME_SIGMA = 30.0, 1.15
 #: Shares of the pixels between which a dispersion that is one number, where V is not, is no measurement: where it is so
 #: in all of them, it was assumed.
 ONE_SIGMA = (0.1, 0.9)
+#: And so many times more often than any other number: not where all are rounded.
+TIMES_ANOTHER = 5
 #: Circular speeds [km/s] that few galaxies have, and none (the fastest discs: 570, Ogle et al. 2019, ApJL 884, L11).
 FAST_KMS, TOO_FAST_KMS = 700.0, 1000.0
 #: Distance of the brightest stars from the centre [R_e], and how much larger than R_e the radius is that holds half of
@@ -201,7 +203,8 @@ def of_one_dispersion(maps: dict[str, SkyMap]) -> list[Reason]:
             continue
         number, share = float(numbers[np.argmax(counts)]), float(counts.max()) / len(sky.x_arcsec)
         speeds = sky.velocity_kms[sky.dispersion_kms == number]
-        if ONE_SIGMA[0] < share < ONE_SIGMA[1] and len(np.unique(speeds)) > 0.5 * len(speeds):
+        is_alone = counts.max() > TIMES_ANOTHER * max(np.sort(counts)[:-1], default=0)
+        if is_alone and ONE_SIGMA[0] < share < ONE_SIGMA[1] and len(np.unique(speeds)) > 0.5 * len(speeds):
             text = (
                 f"The dispersion of the {name} is {number:.4g} km/s exactly in {100 * share:.0f} % of its pixels, of "
                 "which V differs: is that the limit of a fit, or does it say that nothing was measured (blank)?"

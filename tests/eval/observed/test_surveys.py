@@ -219,6 +219,7 @@ def test_a_dispersion_that_is_one_number_in_a_part_of_the_map_speaks_against_it(
     assert "99 km/s exactly in 34 % of its pixels" in reasons(at_limit)[0]
     assert reasons(seen["S"]) == reasons(np.full(n, 10.0)) == reasons(np.where(at_limit == 99, 0.0, seen["S"])) == []
     assert reasons(at_limit, np.where(at_limit == 99, 2500.0, seen["V"])) == []  # one bin
+    assert reasons(np.round(seen["S"], -1)) == []  # rounded
 
 
 def test_one_side_of_a_galaxy_speaks_against_a_result():

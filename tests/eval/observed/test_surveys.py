@@ -306,7 +306,7 @@ def test_moments_in_frequencies_are_velocities(tmp_path):
     rest_hz, v_over_c = 1.420405752e9, MAPS["V"] / 299792.458
     wide = {name: MAPS[name] / 299792.458 * rest_hz / (1 + v_over_c) ** 2 for name in "SEF"}
     in_hz = {"V": rest_hz / (1 + v_over_c)} | wide
-    with pytest.raises(ValueError, match=r"V\.fits is in Hz, and its header has no RESTFRQ"):
+    with pytest.raises(ValueError, match=r"V\.fits is in Hz: convert it to km/s, or add RESTFRQ"):
         images(tmp_path, with_cards(BUNIT="Hz"), **in_hz)
     header = with_cards(BUNIT="Hz", RESTFRQ=rest_hz)
     found = images(tmp_path, header, {"density_unit": "Jy Hz"}, **in_hz)

@@ -39,8 +39,8 @@ def to_velocities(
     rest_hz = next((float(header[key]) for key in _REST_FREQUENCY if header.get(key)), None)
     if rest_hz is None:
         raise ValueError(
-            f"{name} is in {header['BUNIT']}: convert it to km/s, or add RESTFRQ, the line's frequency at rest [Hz], to "
-            "its header; say velocity_unit: km/s if that is what it is in"
+            f"{name} is in {header['BUNIT']}: convert it to km/s, or add RESTFRQ, the line's frequency at rest [Hz], "
+            "to its header; say velocity_unit: km/s if that is what it is in"
         )
     values = without_blanks(frequency) * hz
     f_hz = np.where(values > 0, values, np.nan)

@@ -347,9 +347,11 @@ def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -
         ivar_unit = files.velocity_error_unit and f"({files.velocity_error_unit})^-2"
         return value * inverse_variance_per_unit(name, ivar_unit or unit, kms_per_unit(name, velocity_unit) ** -2)
     unit_key = "velocity_error_unit" if key in _ERRORS else "dispersion_unit"
-    squared = kms2_per_unit(getattr(files, unit_key) or unit) if key != "instrument_sigma" else None
-    # A variance, as a moment of second order is, or the square of an error.
-    if squared is not None and (key in _ERRORS or files.dispersion_is == "sigma"):
+    # A variance, as a moment of second order is, or the square of an error. That of a dispersion may be another thing,
+    # the error of a variance.
+    is_squared = key == "velocity_error" or (key == "dispersion" and files.dispersion_is == "sigma")
+    squared = kms2_per_unit(getattr(files, unit_key) or unit) if is_squared else None
+    if squared is not None:
         return np.sqrt(np.where(value >= 0, value * squared, np.nan))
     if key in _ERRORS and getattr(files, unit_key) is None and is_inverse_variance(unit):
         raise ValueError(f"{key} {name} is in {unit!r}: say {key.removesuffix('_error')}_ivar, an inverse variance")

@@ -322,13 +322,17 @@ def test_moments_in_frequencies_are_velocities(tmp_path):
 
 @pytest.mark.parametrize("unit", ["km2/s2", "(km/s)^2", "m2 s-2"])
 def test_an_error_in_squared_velocities_is_a_variance(tmp_path, unit):
-    def write(errors, unit_of_errors):
-        arrays = rows(E=errors)
-        columns = [fits.Column(name, "D", array=arrays[name], unit=unit_of_errors * (name == "E")) for name in arrays]
+    def write(errors, unit_of_errors, column="E"):
+        arrays = rows(**{column: errors})
+        units = {column: unit_of_errors}
+        columns = [fits.Column(name, "D", array=values, unit=units.get(name)) for name, values in arrays.items()]
         fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits", overwrite=True)
 
     write((1e6 if unit == "m2 s-2" else 1) * MAPS["E"][SEEN] ** 2, unit)
     assert_same(described(tmp_path, {"gas": {"table": "t.fits"} | KEYS}).gas)
+    write(2 * MAPS["S"][SEEN] * MAPS["F"][SEEN], unit, "F")  # the error of a variance
+    with pytest.raises(ValueError, match=r"F is in .* which is no velocity"):
+        described(tmp_path, {"gas": {"table": "t.fits"} | KEYS})
     write(MAPS["E"][SEEN] ** -2, "(km/s)^-2")
     with pytest.raises(ValueError, match=r"velocity_error E is in .* say velocity_ivar"):
         described(tmp_path, {"gas": {"table": "t.fits"} | KEYS})

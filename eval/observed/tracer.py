@@ -95,16 +95,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
             density = density * sigma  # a line's flux, up to a factor
         if sigma is not None:
             sigma, sigma_error = _without_instrument(files, values, sigma, sigma_error)
-    if files.within_kms is not None:
-        if galaxy_file.systemic_kms is None:
-            raise ValueError("within_kms needs systemic_kms of the galaxy")
-        is_within = np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
-        if n_beyond := np.count_nonzero(is_good & np.isfinite(velocity) & ~is_within):
-            maps.remarks.append(
-                f"within_kms leaves out {n_beyond} of {np.count_nonzero(is_good & np.isfinite(velocity))} pixels of "
-                f"the {tracer}."
-            )
-        is_good &= is_within
+    is_good &= _within(files, galaxy_file, tracer, maps, is_good & np.isfinite(velocity))
     is_good &= np.isfinite(density) & (density > 0)
     is_good &= _certain(tracer, maps)
     velocity = np.where(is_good, velocity, np.nan)
@@ -140,6 +131,25 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         redshift,
         maps.remarks,
     )
+
+
+def _within(
+    files: TracerFiles, galaxy_file: GalaxyFile, tracer: str, maps: _TracerMaps, is_seen: np.ndarray
+) -> np.ndarray:
+    """Return the pixels that within_kms leaves. A remark says how many of those seen it does not leave.
+
+    Raises ValueError without a systemic velocity.
+    """
+    velocity = maps.values["velocity"]
+    if files.within_kms is None:
+        return np.ones(velocity.shape, bool)
+    if galaxy_file.systemic_kms is None:
+        raise ValueError("within_kms needs systemic_kms of the galaxy")
+    is_within = np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
+    if n_beyond := np.count_nonzero(is_seen & ~is_within):
+        n_seen = np.count_nonzero(is_seen)
+        maps.remarks.append(f"within_kms leaves out {n_beyond} of {n_seen} pixels of the {tracer}.")
+    return is_within
 
 
 def _redshift(velocity_kms: np.ndarray, convention: str) -> float | None:

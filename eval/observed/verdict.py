@@ -36,6 +36,9 @@ HARDLY_MATTERS = 0.5
 #: Above this rms V / rms sigma a map of stars is probably one of gas (it is below 2.3 in all mocks), and far above it
 #: sigma is in another unit.
 STARS_V_SIGMA, STARS_V_SIGMA_WRONG = 3.0, 8.0
+#: A larger rms sigma of stars [km/s] than that of nearly all galaxies: the most massive ones have up to about 350 within R_e
+#: (Veale et al. 2017, MNRAS 464, 356).
+STARS_SIGMA_KMS = 400.0
 #: A map of gas with a larger rms sigma [km/s], and an rms V of less than half of it, is probably one of stars.
 GAS_SIGMA_KMS = 80.0
 #: A larger dispersion of gas [km/s] that is the same everywhere (84th to 16th percentile) is that of an instrument.
@@ -181,6 +184,9 @@ def of_motions(maps: dict[str, SkyMap]) -> list[Reason]:
             text = f"V / sigma of the stars is {v_rms / sigma_rms:.1f}, as of cold gas"
             weight = 2 if v_rms > STARS_V_SIGMA_WRONG * sigma_rms else 1
             reasons.append(Reason(f"{text}: is this a map of gas, or the dispersion not in km/s?", weight))
+        if name == "stars" and sigma_rms > STARS_SIGMA_KMS:
+            text = f"The stars have a dispersion of {sigma_rms:.0f} km/s, more than those of nearly all galaxies"
+            reasons.append(Reason(f"{text}: is it a full width at half maximum?", 1))
         if name == "gas" and sigma_rms > max(GAS_SIGMA_KMS, 2 * v_rms):
             text = f"The gas has a dispersion of {sigma_rms:.0f} km/s and hardly rotates"
             reasons.append(Reason(f"{text}: is this a map of stars, or a variance?", 1))

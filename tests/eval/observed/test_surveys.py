@@ -15,7 +15,7 @@ from astropy.wcs.utils import fit_wcs_from_points
 from kinmass.eval.observed.fits_units import kms_per_unit, read_density
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
 from kinmass.eval.observed.sky import SkyMap
-from kinmass.eval.observed.verdict import of_one_dispersion, of_sides
+from kinmass.eval.observed.verdict import of_motions, of_one_dispersion, of_sides
 
 P, SIDE, R_E, CENTRE = 25, 0.8, 5.0, (150.0, 40.0)
 IY, IX = np.indices((P, P))
@@ -220,6 +220,13 @@ def test_a_dispersion_that_is_one_number_in_a_part_of_the_map_speaks_against_it(
     assert reasons(seen["S"]) == reasons(np.full(n, 10.0)) == reasons(np.where(at_limit == 99, 0.0, seen["S"])) == []
     assert reasons(at_limit, np.where(at_limit == 99, 2500.0, seen["V"])) == []  # one bin
     assert reasons(np.round(seen["S"], -1)) == []  # rounded
+
+
+def test_stars_that_move_as_in_no_galaxy_speak_against_a_result():
+    velocity, ones = MAPS["V"][SEEN], np.ones(np.count_nonzero(SEEN))
+    for sigma_kms, n in ((170.0, 0), (2.355 * 173, 1)):
+        sky = SkyMap(X[SEEN], Y[SEEN], SIDE, ones, velocity, sigma_kms * ones)
+        assert len(of_motions({"stars": sky})) == n
 
 
 def test_one_side_of_a_galaxy_speaks_against_a_result():

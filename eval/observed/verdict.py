@@ -36,8 +36,8 @@ HARDLY_MATTERS = 0.5
 #: Above this rms V / rms sigma a map of stars is probably one of gas (it is below 2.3 in all mocks), and far above it
 #: sigma is in another unit.
 STARS_V_SIGMA, STARS_V_SIGMA_WRONG = 3.0, 8.0
-#: A larger rms sigma of stars [km/s] than that of nearly all galaxies: the most massive ones have up to about 350 within R_e
-#: (Veale et al. 2017, MNRAS 464, 356).
+#: A larger rms sigma of stars [km/s] than that of nearly all galaxies: massive ones have up to about 350 within
+#: R_e (Veale et al. 2017, MNRAS 464, 356).
 STARS_SIGMA_KMS = 400.0
 #: A map of gas with a larger rms sigma [km/s], and an rms V of less than half of it, is probably one of stars.
 GAS_SIGMA_KMS = 80.0

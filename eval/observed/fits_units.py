@@ -32,7 +32,8 @@ _MAGNITUDE = re.compile(
 )
 _LOGARITHM = re.compile(r"(dex|log10|log|lg|ln|dB)(?:\s*[(\[]\s*(.*?)\s*[)\]]|\s+(.*))?", re.I)
 _NUMBER = re.compile(
-    r"10\s*(?:\*\*|\^)\s*\(?\s*([-+]?\d+)\s*\)?[\s.*]*|([-+]?\d*\.?\d+(?:e[-+]?\d+)?)(?=[\s*(/a-z])\s*\*?", re.I
+    r"10\s*(?:\*\*|\^)\s*\(?\s*([-+]?\d+)\s*\)?[\s.*]*|([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?=[\s*(/a-z])\s*\*?",
+    re.I,
 )
 _POWER = re.compile(r"(1\s*/\s*)?\(([^()]+)\)(?:\s*(?:\^|\*\*)?\s*(-?\d+))?")
 
@@ -77,7 +78,8 @@ def read_unit(text: str | None) -> WrittenUnit:
 def _plain(text: str) -> str:
     """Return a unit without quotes and TeX around it. Brackets stay: by the CDS' standard they are a logarithm."""
     without_tex = re.sub(r"\\(?:mathrm|rm|text)\b", "", text.strip().strip("'\"$"))
-    return re.sub(r"\\[,;: ]|~", " ", without_tex).replace("{", "").replace("}", "").strip()
+    spelled = re.sub(r"_?(?:\\odot|\u2299)", "sun", re.sub(r"[{}$]", "", without_tex))
+    return re.sub(r"\\[,;: ]|~", " ", spelled).strip()
 
 
 def unit_in_name(column: str) -> str | None:
@@ -165,12 +167,20 @@ def kms_per_unit(name: str, unit: str | None, key: str = "velocity_unit") -> flo
 
 
 def kms2_per_unit(unit: str | None) -> float | None:
-    """Return how many (km/s)^2 one unit is, None for other units: moments of second order are often variances."""
+    """Return how many (km/s)^2 one unit is, None for other units: second moments and errors are often variances."""
     try:
         written = read_unit(unit)
         return None if written.log else float(written.unit.to((units.km / units.s) ** 2))
     except (ValueError, TypeError):
         return None
+
+
+def is_inverse_variance(unit: str | None) -> bool:
+    """Whether a unit is that of an inverse variance of a velocity."""
+    try:
+        return read_unit(unit).unit.is_equivalent((units.km / units.s) ** -2)
+    except (ValueError, TypeError):
+        return False
 
 
 def inverse_variance_per_unit(name: str, unit: str | None, default: float) -> float:

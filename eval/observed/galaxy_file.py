@@ -28,6 +28,8 @@ class _Section(BaseModel):
 SMALLEST_KPC, LARGEST_KPC, FARTHEST = 0.02, 150.0, 15.0
 #: Typical motion of a galaxy against the expansion, along the line of sight [km/s] (Davis et al. 2011, ApJ 741, 67).
 PECULIAR_KMS = 300.0
+#: No angular diameter distance is larger, at any redshift (that of z = 1.6 in Planck 2018's cosmology) [Mpc].
+LARGEST_DISTANCE_MPC = 1800.0
 
 
 class TracerFiles(_Section):
@@ -75,8 +77,8 @@ class TracerFiles(_Section):
     """Column of `bins` that holds the bin's number, where it has another name than `bin`."""
     bins_start_at: Literal[0, 1] | None = None
     """Bin number of the first row of `bins`, where no column holds it."""
-    mask: str | None = None
-    """Map of pixels to leave out: those that are not zero."""
+    mask: str | list[str] | None = None
+    """Map of pixels to leave out: those that are not zero. Or a list of such maps, as surveys have one for each map."""
     mask_is: Literal["bad", "good"] = "bad"
     """`good` turns the mask round: pixels that are zero are left out."""
     velocity_error: str | None = None
@@ -149,6 +151,10 @@ class TracerFiles(_Section):
         return self
 
 
+def _source(files: TracerFiles) -> tuple[str | None, str | None, str]:
+    return files.table, files.bins, files.velocity
+
+
 class GalaxyFile(_Section):
     """The YAML file of an observed galaxy. Errors are standard deviations."""
 
@@ -200,6 +206,8 @@ class GalaxyFile(_Section):
             raise ValueError(f"name {self.name!r} must be a line with a letter or a digit, without $, / and \\")
         if self.gas is None and self.stars is None:
             raise ValueError("give maps of `gas`, of `stars` or of both")
+        if self.gas and self.stars and _source(self.gas) == _source(self.stars):
+            raise ValueError(f"gas and stars have one velocity, {self.gas.velocity}: give each its own, or one tracer")
         if self.centre_deg and not (-360 <= self.centre_deg[0] <= 360 and -90 <= self.centre_deg[1] <= 90):
             raise ValueError(
                 f"centre_deg [{self.centre_deg[0]:g}, {self.centre_deg[1]:g}] must be right ascension and declination, "
@@ -216,6 +224,11 @@ class GalaxyFile(_Section):
             raise ValueError(
                 f"half_light_radius_arcsec {self.half_light_radius_arcsec:g} at {self.distance()[0]:.4g} Mpc is "
                 f"{r_e_kpc:.3g} kpc, an R_e that no galaxy has: is the radius in arcsec, and the distance in Mpc?"
+            )
+        if self.distance_mpc is not None and self.distance_mpc > LARGEST_DISTANCE_MPC:
+            raise ValueError(
+                f"distance_mpc {self.distance_mpc:g} is larger than any angular diameter distance: is it a luminosity "
+                "distance? divide that by (1 + z)^2, or give redshift instead"
             )
         return self
 

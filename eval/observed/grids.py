@@ -222,11 +222,21 @@ def first_of_each_place(x_arcsec: np.ndarray, y_arcsec: np.ndarray, side_arcsec:
 
 
 def look_like_pixel_numbers(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether positions count one by one from the first pixel's on, as offsets from a centre do not."""
+    """Whether positions count one by one from the first pixel's on, as offsets from a centre do not.
+
+    Pixels may be counted at their middle, as .5, 1.5, ...
+    """
 
     def counts(values: np.ndarray) -> bool:
         numbers = np.unique(values)
-        return len(numbers) > 4 and bool(np.all((numbers >= 0) & (numbers % 1 == 0)) and np.diff(numbers).min() == 1)
+        numbers = numbers[np.isfinite(numbers)]
+        fractions = numbers % 1
+        return len(numbers) > 4 and bool(
+            numbers[0] >= 0
+            and np.isin(fractions[0], (0, 0.5))
+            and np.ptp(fractions) == 0
+            and np.diff(numbers).min() == 1
+        )
 
     return counts(x) and counts(y)
 

@@ -6,6 +6,13 @@ from pathlib import PurePath
 from kinmass.eval.observed.galaxy_file import TracerFiles
 
 _FULL_WIDTH = re.compile(r"fwhm|(?<![a-z])w_?50(?![0-9])")
+#: Widths that hold 80 % of the flux, or at a fifth of the peak: neither sigma nor a full width at half maximum.
+_OTHER_WIDTH = re.compile(r"(?<![a-z])w_?(?:20|80|90|95)(?![0-9])")
+#: What names say of the tracer.
+_OF_TRACERS = {
+    "stars": re.compile(r"stellar|(?<![a-z])stars?(?![a-z])"),
+    "gas": re.compile(r"emline|(?<![a-z])(?:gas|h_?alpha|ha|hi|co|oiii)(?![a-z])"),
+}
 _SIGMA = re.compile(r"sig|disp")
 _INVERSE = re.compile(r"ivar|inv")
 #: Errors as tables of surveys call them: e_V by the CDS' standard, EVPXF and DVPXF, emom1, evcen, eew.
@@ -41,6 +48,16 @@ def refuse_contradictions(files: TracerFiles) -> None:
             f"dispersion {files.dispersion} is called a full width at half maximum: say dispersion_is: fwhm, or "
             "dispersion_is: sigma if it holds sigma"
         )
+    if "dispersion_is" not in files.model_fields_set and _OTHER_WIDTH.search(width):
+        raise ValueError(
+            f"dispersion {files.dispersion} is called a width that is neither sigma nor a full width at half maximum: "
+            "convert it (of a Gaussian W80 is 2.563 sigma, W20 3.588 sigma), and say dispersion_is: sigma"
+        )
+    if files.instrument_sigma is not None and _FULL_WIDTH.search(_told(files.instrument_sigma)):
+        raise ValueError(
+            f"instrument_sigma {files.instrument_sigma} is called a full width at half maximum: give sigma, 1 / 2.355 "
+            "of it, as a map of another name"
+        )
     if files.velocity_error_unit is None:
         for key in _errors():
             _refuse_error(key, getattr(files, key), called.get(key, ""))
@@ -54,6 +71,15 @@ def refuse_error_for(files: TracerFiles, key: str, called: str) -> None:
             f"{key} {getattr(files, key)} is called an error ({called}): give the map itself; if it is, say "
             f"{unit_key}, its unit"
         )
+
+
+def of_other_tracer(files: TracerFiles, tracer: str) -> list[str]:
+    """Return a remark where the velocity of the gas is called one of stars, or the reverse."""
+    other = "gas" if tracer == "stars" else "stars"
+    told = _told(files.velocity)
+    if _OF_TRACERS[tracer].search(told) or not _OF_TRACERS[other].search(told):
+        return []
+    return [f"The velocity of the {tracer}, {files.velocity}, is called one of {other}: is it the right map?"]
 
 
 def refuse_logarithm(files: TracerFiles, is_logarithm: bool) -> None:

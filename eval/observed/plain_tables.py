@@ -1,5 +1,6 @@
 """Read tables that are not FITS: text, ECSV, VOTable and HDF5, whose images too. Nothing in a file is executed."""
 
+import gzip
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ FORMATS = {
     ".vot": "votable", ".xml": "votable", ".votable": "votable", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5",
 }  # fmt: skip
 #: How texts say that nothing was measured.
-_NOTHING = [(text, "nan") for text in ("", "--", "-", "N/A", "n/a", "NA", "null", "NULL", "INDEF", "...", "masked")]
+_NOTHING = [
+    (text, "nan")
+    for text in ("", "--", "-", "N/A", "n/a", "NA", "null", "NULL", "INDEF", "...", "masked", "None", "none")
+]
 
 Columns = dict[str, tuple[np.ndarray, str | None]]
 
@@ -63,6 +67,8 @@ def _text_table(path: Path) -> Table:
 
     Where no line of names can be told, they are those of the last comment that has as many words as there are columns.
     """
+    if _suffix(path) == ".csv" and _first_name_is_empty(path):  # the number of a row, as pandas writes
+        return Table.read(path, format="ascii.csv", guess=False, fill_values=_NOTHING)
     table = Table.read(path, format="ascii", guess=True, fill_values=_NOTHING)
     if len(table.colnames) == 1:
         table = Table.read(path, format="ascii.basic", guess=False, delimiter=";", fill_values=_NOTHING)
@@ -74,6 +80,13 @@ def _text_table(path: Path) -> Table:
         if names:
             table.rename_columns(table.colnames, names)
     return table
+
+
+def _first_name_is_empty(path: Path) -> bool:
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(
+        path, "rt", encoding="utf-8-sig", errors="replace"
+    ) as file:
+        return file.readline().startswith((",", '"",'))
 
 
 def text_in(path: Path) -> dict[str, str]:
@@ -143,7 +156,8 @@ def _members(group: h5py.Group | h5py.Dataset, kind: type) -> list[Any]:
 
 
 def _hdf5_names(file: h5py.File) -> list[str]:
-    return [node.name.lstrip("/") for kind in (h5py.Group, h5py.Dataset) for node in _members(file, kind)]
+    nodes = [node for kind in (h5py.Group, h5py.Dataset) for node in _members(file, kind)]
+    return [node.name.lstrip("/") for node in nodes if not node.name.endswith("__table_column_meta__")]
 
 
 def _unit_of(dataset: h5py.Dataset) -> str | None:

@@ -47,6 +47,12 @@ def evenness(sky: SkyMap) -> float | None:
     return float(np.sqrt(np.mean((even - np.median(even)) ** 2))) / rms_odd if rms_odd > 0 else None
 
 
+def share_opposite(sky: SkyMap) -> float:
+    """Return the share of what is seen of a map that has something seen opposite the centre: nil for one side alone."""
+    _, _, is_seen = _on_grid(sky)
+    return float(np.mean(is_seen[::-1, ::-1][is_seen])) if is_seen.any() else 0.0
+
+
 def _on_grid(sky: SkyMap) -> tuple[int, np.ndarray, np.ndarray]:
     """Return V averaged on a grid about the centre that holds the map: its side Q, V and where it is seen."""
     field_arcsec = _field_arcsec(sky)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy import units
@@ -13,10 +14,12 @@ from kinmass.eval.observed.fits_units import (
     Density,
     arcsec_per_unit,
     inverse_variance_per_unit,
+    is_inverse_variance,
     kms2_per_unit,
     kms_per_unit,
     read_density,
 )
+from kinmass.eval.observed.frequencies import to_velocities
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
 from kinmass.eval.observed.grids import (
     Grid,
@@ -27,7 +30,7 @@ from kinmass.eval.observed.grids import (
     spaxel_side,
     tiled,
 )
-from kinmass.eval.observed.names import refuse_contradictions, refuse_error_for, refuse_logarithm
+from kinmass.eval.observed.names import of_other_tracer, refuse_contradictions, refuse_error_for, refuse_logarithm
 from kinmass.eval.observed.sanity import refuse_fillings, refuse_undeclared_redshift, refuse_zeros, without_wild
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.gen.constants import LIGHT_KMS
@@ -38,8 +41,6 @@ _MAPS = (
     "dispersion_ivar", "instrument_sigma",
 )  # fmt: skip
 _IVARS, _ERRORS = ("velocity_ivar", "dispersion_ivar"), ("velocity_error", "dispersion_error")
-#: Maps that are not averaged when they are resampled.
-_RESAMPLING: dict[str, Resampling] = {"mask": "largest", "bin": "nearest"}
 
 
 @dataclass
@@ -55,6 +56,7 @@ class _TracerMaps:
     side_arcsec: float
     density: Density
     remarks: list[str] = field(default_factory=list)
+    convention: str | None = None  # of V, where the files tell it
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     is_good = _unmasked(files, maps)
     velocity, density, sigma = values["velocity"], values["density"], values.get("dispersion")
     tracer = "gas" if files is galaxy_file.gas else "stars"
+    maps.remarks += of_other_tracer(files, tracer)
     with np.errstate(divide="ignore", invalid="ignore"):
         velocity_error, sigma_error = (_error_kms(values, what) for what in ("velocity", "dispersion"))
         if files.max_velocity_error_kms is not None and velocity_error is not None:
@@ -92,10 +95,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
             density = density * sigma  # a line's flux, up to a factor
         if sigma is not None:
             sigma, sigma_error = _without_instrument(files, values, sigma, sigma_error)
-    if files.within_kms is not None:
-        if galaxy_file.systemic_kms is None:
-            raise ValueError("within_kms needs systemic_kms of the galaxy")
-        is_good &= np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
+    is_good &= _within(files, galaxy_file, tracer, maps, is_good & np.isfinite(velocity))
     is_good &= np.isfinite(density) & (density > 0)
     is_good &= _certain(tracer, maps)
     velocity = np.where(is_good, velocity, np.nan)
@@ -106,10 +106,12 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     _refuse_fillings_of(tracer, maps, velocity, velocity_error, is_good)
     if "velocity_error" in values or "velocity_ivar" in values:
         maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
-    refuse_undeclared_redshift(f"V of the {tracer}", velocity, "convention" in files.model_fields_set)
-    redshift = _redshift(velocity, files.convention)
-    if files.convention != "rest":
-        velocity, width_factor = _at_rest(velocity, files.convention, galaxy_file.systemic_kms)
+    convention = maps.convention or files.convention
+    is_declared = maps.convention is not None or "convention" in files.model_fields_set
+    refuse_undeclared_redshift(f"V of the {tracer}", velocity, is_declared)
+    redshift = _redshift(velocity, convention)
+    if convention != "rest":
+        velocity, width_factor = _at_rest(velocity, convention, galaxy_file.systemic_kms)
         sigma, velocity_error, sigma_error = (
             None if width is None else width / width_factor for width in (sigma, velocity_error, sigma_error)
         )
@@ -129,6 +131,25 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         redshift,
         maps.remarks,
     )
+
+
+def _within(
+    files: TracerFiles, galaxy_file: GalaxyFile, tracer: str, maps: _TracerMaps, is_seen: np.ndarray
+) -> np.ndarray:
+    """Return the pixels that within_kms leaves. A remark says how many of those seen it does not leave.
+
+    Raises ValueError without a systemic velocity.
+    """
+    velocity = maps.values["velocity"]
+    if files.within_kms is None:
+        return np.ones(velocity.shape, bool)
+    if galaxy_file.systemic_kms is None:
+        raise ValueError("within_kms needs systemic_kms of the galaxy")
+    is_within = np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
+    if n_beyond := np.count_nonzero(is_seen & ~is_within):
+        n_seen = np.count_nonzero(is_seen)
+        maps.remarks.append(f"within_kms leaves out {n_beyond} of {n_seen} pixels of the {tracer}.")
+    return is_within
 
 
 def _redshift(velocity_kms: np.ndarray, convention: str) -> float | None:
@@ -178,13 +199,12 @@ def _unmasked(files: TracerFiles, maps: _TracerMaps) -> np.ndarray:
     is_good, is_seen = maps.values["mask"] == 0, np.isfinite(velocity) & (velocity != 0)
     is_seen &= ~(maps.values.get("velocity_ivar", np.ones_like(velocity)) <= 0)
     n_left, n_seen = np.count_nonzero(is_good & is_seen), np.count_nonzero(is_seen)
+    called = files.mask if isinstance(files.mask, str) else ", ".join(files.mask or [])
     if np.isfinite(velocity).any() and not (is_good & np.isfinite(velocity)).any():
-        raise ValueError(
-            f"mask {files.mask} leaves no pixel with a velocity: if it marks good pixels say mask_is: good"
-        )
+        raise ValueError(f"mask {called} leaves no pixel with a velocity: if it marks good pixels say mask_is: good")
     if n_left < 0.5 * n_seen:
         maps.remarks.append(
-            f"mask {files.mask} leaves {n_left} of {n_seen} pixels: if it marks good pixels say mask_is: good."
+            f"mask {called} leaves {n_left} of {n_seen} pixels: if it marks good pixels say mask_is: good."
         )
     return is_good
 
@@ -315,14 +335,19 @@ def _at_rest(velocity_kms: np.ndarray, convention: str, systemic_kms: float | No
     return LIGHT_KMS * (one_plus_z / systemic_one_plus_z - 1), width_factor
 
 
-def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -> np.ndarray:
-    """Convert a map as read: blanks become NaN; velocities, dispersions and errors are in km/s, or (km/s)^-2."""
-    if key == "mask" and files.mask_is == "good":
-        return np.where(value > 0, 0.0, 1.0)
-    if key in ("mask", "bin"):
-        return value  # a zero of these is a value, even where `blank` is zero
+def _without_blanks(files: TracerFiles, value: np.ndarray) -> np.ndarray:
     for blank in [files.blank] if isinstance(files.blank, float) else files.blank or []:
         value = blank_to_nan(value, blank)
+    return value
+
+
+def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -> np.ndarray:
+    """Convert a map as read: blanks become NaN; velocities, dispersions and errors are in km/s, or (km/s)^-2."""
+    if key.startswith("mask") and files.mask_is == "good":
+        return np.where(value > 0, 0.0, 1.0)
+    if key.startswith("mask") or key == "bin":
+        return value  # a zero of these is a value, even where `blank` is zero
+    value = _without_blanks(files, value)
     name, velocity_unit = getattr(files, key), files.velocity_unit
     if key == "density":
         return value
@@ -332,9 +357,14 @@ def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -
         ivar_unit = files.velocity_error_unit and f"({files.velocity_error_unit})^-2"
         return value * inverse_variance_per_unit(name, ivar_unit or unit, kms_per_unit(name, velocity_unit) ** -2)
     unit_key = "velocity_error_unit" if key in _ERRORS else "dispersion_unit"
-    squared = kms2_per_unit(files.dispersion_unit or unit) if key == "dispersion" else None
-    if squared is not None and files.dispersion_is == "sigma":  # a variance, as a moment of second order is
+    # A variance, as a moment of second order is, or the square of an error. That of a dispersion may be another thing,
+    # the error of a variance.
+    is_squared = key == "velocity_error" or (key == "dispersion" and files.dispersion_is == "sigma")
+    squared = kms2_per_unit(getattr(files, unit_key) or unit) if is_squared else None
+    if squared is not None:
         return np.sqrt(np.where(value >= 0, value * squared, np.nan))
+    if key in _ERRORS and getattr(files, unit_key) is None and is_inverse_variance(unit):
+        raise ValueError(f"{key} {name} is in {unit!r}: say {key.removesuffix('_error')}_ivar, an inverse variance")
     return value * _width_kms_per_unit(name, getattr(files, unit_key), velocity_unit, unit, unit_key)
 
 
@@ -360,25 +390,37 @@ def _width_kms_per_unit(
     return kms_per_velocity_unit
 
 
-def _map_names(files: TracerFiles) -> list[str]:
-    return [name for key in _MAPS if (name := getattr(files, key)) is not None]
+def _map_names(files: TracerFiles) -> dict[str, str]:
+    """Return the names of a tracer's maps {key: name}; of several masks, the second is called mask 2."""
+    masks = [files.mask] if isinstance(files.mask, str) else files.mask or []
+    names = {key: name for key in _MAPS if key != "mask" and (name := getattr(files, key)) is not None}
+    return names | {f"mask {i + 1}" if i else "mask": name for i, name in enumerate(masks)}
+
+
+def _merge_masks(values: dict[str, np.ndarray]) -> None:
+    """Make one mask of several: a pixel is bad where it is in any of them."""
+    if len(masks := [values.pop(key) for key in list(values) if key.startswith("mask")]):
+        values["mask"] = np.any([mask != 0 for mask in masks], axis=0).astype(float)  # NaN too
 
 
 def _bin_table(files: TracerFiles, folder: Path) -> Bins | None:
     if files.bins is None:
         return None
-    return Bins(files.bins, folder, files.bin_id or files.bin, files.bins_start_at, _map_names(files))
+    return Bins(files.bins, folder, files.bin_id or files.bin, files.bins_start_at, _map_names(files).values())
 
 
 def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _TracerMaps:
     """Read maps that are images, or columns of a table of bins whose numbers are an image."""
     bin_table = _bin_table(files, folder)
-    map_names = {key: name for key in _MAPS if (name := getattr(files, key)) is not None}
+    map_names = _map_names(files)
     bin_columns = {key: name for key, name in map_names.items() if bin_table is not None and name in bin_table.columns}
     image_names = {key: name for key, name in map_names.items() if key not in bin_columns} | (
         {"bin": files.bin} if bin_columns else {}
     )
-    values_and_headers = {key: image(name, folder) for key, name in image_names.items()}
+    read = {key: image(name, folder) for key, name in image_names.items()}
+    values_and_headers, is_frequency = read, False
+    if files.velocity_unit is None:
+        values_and_headers, is_frequency = to_velocities(read, files.velocity, lambda v: _without_blanks(files, v))
     planes = {key: str(header["PLANE"]) for key, (_, header) in values_and_headers.items() if "PLANE" in header}
     for key, called in planes.items():
         refuse_error_for(files, key, called)
@@ -399,7 +441,9 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _
         density = read_density(files.density, images["density"], unit, side, galaxy_file.distance()[0])
         images["density"] = density.value
     reference_key = "velocity" if "velocity" in images else "bin"
-    values, grid, remarks = onto_one_grid(images, grids, reference_key, _RESAMPLING, files.one_grid)
+    methods: dict[str, Resampling] = {"bin": "nearest"}
+    methods |= dict.fromkeys((key for key in images if key.startswith("mask")), "largest")
+    values, grid, remarks = onto_one_grid(images, grids, reference_key, methods, files.one_grid)
     x, y, side = _pixel_offsets(files, grid, galaxy_file)
     if bin_table is not None and bin_columns:
         row_of_spaxel = bin_table.row_of(values.pop("bin"))
@@ -416,7 +460,8 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _
         listed = "; ".join(f"{', '.join(keys)} {called!r}" for called, keys in keys_of.items())
         tracer = "gas" if files is galaxy_file.gas else "stars"
         remarks.append(f"Planes of the {tracer} as headers call them: {listed}.")
-    return _TracerMaps(values, x, y, side, density or _even(values), remarks)
+    _merge_masks(values)
+    return _TracerMaps(values, x, y, side, density or _even(values), remarks, "optical" if is_frequency else None)
 
 
 def _even(values: dict[str, np.ndarray]) -> Density:
@@ -478,7 +523,26 @@ def _pixel_offsets(files: TracerFiles, grid: Grid, galaxy_file: GalaxyFile) -> t
     else:
         raise ValueError("centre_deg: [right ascension, declination] is needed for maps with a WCS")
     x, y = (offset.to_value("arcsec") for offset in sky_centre.spherical_offsets_to(sky_position))
+    _refuse_stretched(grid.name, sky_position, side)
     return x, y, side
+
+
+def _refuse_stretched(name: str, position: SkyCoord, side_arcsec: float) -> None:
+    """Raise ValueError where pixels (Y, X) lie farther from, or nearer to each other on the sky than their side.
+
+    So they do where coordinates grow with right ascension itself: CTYPE1 = 'RA', without a projection.
+    """
+    iy, ix = (n // 2 for n in position.shape)
+    if min(iy, ix) < 1:
+        return
+    here, left, below = position[iy, ix], position[iy, ix - 1], position[iy - 1, ix]
+    apart_arcsec = [float(here.separation(other).to_value("arcsec")) for other in (left, below)]
+    if max(abs(apart / side_arcsec - 1) for apart in apart_arcsec) > 0.05:
+        raise ValueError(
+            f"{name}: pixels lie {apart_arcsec[0]:.3g} and {apart_arcsec[1]:.3g} arcsec apart on the sky, and are "
+            f"{side_arcsec:.3g} arcsec wide by CDELT or CD: mend CTYPE (RA---TAN, DEC--TAN), or remove the WCS and say "
+            "pixel_arcsec and centre_pixel"
+        )
 
 
 def _icrs(position: SkyCoord) -> SkyCoord:
@@ -491,8 +555,10 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _T
     name = str(files.table)
     bin_table = _bin_table(files, folder)
     places = (files.x, files.y)
-    table_columns = columns(name, folder, (*places, *_map_names(files), *((files.bin,) if bin_table else ())), places)
-    map_columns = {key: column for key in (*_MAPS, "x", "y") if (column := getattr(files, key)) is not None}
+    table_columns = columns(
+        name, folder, (*places, *_map_names(files).values(), *((files.bin,) if bin_table else ())), places
+    )
+    map_columns = _map_names(files) | {"x": files.x, "y": files.y}
     bin_columns = set()
     if bin_table is not None and files.bin in table_columns:
         row_of_spaxel = bin_table.row_of(table_columns[files.bin][0])
@@ -513,6 +579,7 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> _T
         raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}{of_bins}")
     x, y = _row_offsets(files, galaxy_file, *(table_columns[map_columns.pop(key)] for key in ("x", "y")))
     values = {key: _in_kms(files, key, *table_columns[column]) for key, column in map_columns.items()}
+    _merge_masks(values)
     has_position = np.isfinite(x) & np.isfinite(y)
     x, y, values = x[has_position], y[has_position], {key: value[has_position] for key, value in values.items()}
     if files.rows == "bins":
@@ -551,6 +618,11 @@ def _without_doubles(
     return np.where(np.isin(np.arange(len(velocity)), first) | ~np.isfinite(velocity), values["velocity"], np.nan)
 
 
+def _about_zero(angle: Any, turn: float) -> Any:
+    """Return angles from -1/2 to 1/2 of a turn: beside a right ascension of zero lie those of 359 degrees."""
+    return (angle + 0.5 * turn) % turn - 0.5 * turn
+
+
 def _row_offsets(
     files: TracerFiles, galaxy_file: GalaxyFile, x: tuple[np.ndarray, str | None], y: tuple[np.ndarray, str | None]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -578,8 +650,15 @@ def _row_offsets(
                 "degrees: say xy_unit: deg"
             )
     if galaxy_file.centre_deg is not None and all(units):
-        median_arcsec = np.array([np.nanmedian(v) for v in coordinates_arcsec])
-        if np.linalg.norm(median_arcsec - 3600 * np.array(galaxy_file.centre_deg)) < np.linalg.norm(median_arcsec):
+        turn_arcsec, given_arcsec = 360 * 3600, 3600 * np.array(galaxy_file.centre_deg)
+        from_given, from_zero = (
+            [
+                np.nanmedian(_about_zero(v - origin, turn_arcsec))
+                for v, origin in zip(coordinates_arcsec, at, strict=True)
+            ]
+            for at in (given_arcsec, (0.0, 0.0))
+        )
+        if np.linalg.norm(from_given) < np.linalg.norm(from_zero):
             sky_positions = SkyCoord(*coordinates_arcsec, unit="arcsec", frame="icrs")
             offsets = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").spherical_offsets_to(sky_positions)
             return offsets[0].to_value("arcsec"), offsets[1].to_value("arcsec")
@@ -588,4 +667,5 @@ def _row_offsets(
         if pixel is None:
             raise ValueError("centre_pixel of a table needs pixel_arcsec")
         centre_arcsec = [pixel * v for v in files.centre_pixel]
-    return coordinates_arcsec[0] - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1]
+    x_arcsec = _about_zero(coordinates_arcsec[0], 360 * 3600)
+    return x_arcsec - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1]

@@ -15,7 +15,7 @@ from kinmass.eval.classical.estimators import ObservedViews, wolf2010
 from kinmass.eval.observed.roughness import roughness_ratio
 from kinmass.eval.observed.sanity import rms_speeds
 from kinmass.eval.observed.sky import SkyMap
-from kinmass.eval.observed.symmetry import evenness, symmetry
+from kinmass.eval.observed.symmetry import evenness, share_opposite, symmetry
 from kinmass.gen.constants import LIGHT_KMS
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 
@@ -36,6 +36,9 @@ HARDLY_MATTERS = 0.5
 #: Above this rms V / rms sigma a map of stars is probably one of gas (it is below 2.3 in all mocks), and far above it
 #: sigma is in another unit.
 STARS_V_SIGMA, STARS_V_SIGMA_WRONG = 3.0, 8.0
+#: A larger rms sigma of stars [km/s] than that of nearly all galaxies: massive ones have up to about 350 within
+#: R_e (Veale et al. 2017, MNRAS 464, 356).
+STARS_SIGMA_KMS = 400.0
 #: A map of gas with a larger rms sigma [km/s], and an rms V of less than half of it, is probably one of stars.
 GAS_SIGMA_KMS = 80.0
 #: A larger dispersion of gas [km/s] that is the same everywhere (84th to 16th percentile) is that of an instrument.
@@ -43,6 +46,8 @@ SAME_SIGMA_KMS, SAME_SIGMA = 30.0, 1.15
 #: Shares of the pixels between which a dispersion that is one number, where V is not, is no measurement: where it is so
 #: in all of them, it was assumed.
 ONE_SIGMA = (0.1, 0.9)
+#: And so many times more often than any other number: not where all are rounded.
+TIMES_ANOTHER = 5
 #: Circular speeds [km/s] that few galaxies have, and none (the fastest discs: 570, Ogle et al. 2019, ApJL 884, L11).
 FAST_KMS, TOO_FAST_KMS = 700.0, 1000.0
 #: Distance of the brightest stars from the centre [R_e], and how much larger than R_e the radius is that holds half of
@@ -57,6 +62,9 @@ ASYMMETRY, ASYMMETRY_SHARE, SYMMETRIC_RE = 0.15, 0.45, 0.25
 #: V that is so many times as even about the centre as it is odd is no velocity: of mock galaxies it is 1.2 at most,
 #: where all is noise.
 EVEN = 2.0
+#: Of less than that share of a map something is seen opposite the centre: its mean V is not that of the galaxy. Of mock
+#: galaxies it is less in patchy discs alone.
+ONE_SIDE = 0.1
 #: A dispersion that is so many times as rough as V: in a line that is resolved both have the same errors (Landman,
 #: Roussel-Dupre & Tanigawa 1982), in its full width 2.35 times that. Of mock galaxies, noisy or not, it is 1.5 at most.
 ROUGH = 1.8
@@ -176,6 +184,9 @@ def of_motions(maps: dict[str, SkyMap]) -> list[Reason]:
             text = f"V / sigma of the stars is {v_rms / sigma_rms:.1f}, as of cold gas"
             weight = 2 if v_rms > STARS_V_SIGMA_WRONG * sigma_rms else 1
             reasons.append(Reason(f"{text}: is this a map of gas, or the dispersion not in km/s?", weight))
+        if name == "stars" and sigma_rms > STARS_SIGMA_KMS:
+            text = f"The stars have a dispersion of {sigma_rms:.0f} km/s, more than those of nearly all galaxies"
+            reasons.append(Reason(f"{text}: is it a full width at half maximum?", 1))
         if name == "gas" and sigma_rms > max(GAS_SIGMA_KMS, 2 * v_rms):
             text = f"The gas has a dispersion of {sigma_rms:.0f} km/s and hardly rotates"
             reasons.append(Reason(f"{text}: is this a map of stars, or a variance?", 1))
@@ -198,7 +209,8 @@ def of_one_dispersion(maps: dict[str, SkyMap]) -> list[Reason]:
             continue
         number, share = float(numbers[np.argmax(counts)]), float(counts.max()) / len(sky.x_arcsec)
         speeds = sky.velocity_kms[sky.dispersion_kms == number]
-        if ONE_SIGMA[0] < share < ONE_SIGMA[1] and len(np.unique(speeds)) > 0.5 * len(speeds):
+        is_alone = counts.max() > TIMES_ANOTHER * max(np.sort(counts)[:-1], default=0)
+        if is_alone and ONE_SIGMA[0] < share < ONE_SIGMA[1] and len(np.unique(speeds)) > 0.5 * len(speeds):
             text = (
                 f"The dispersion of the {name} is {number:.4g} km/s exactly in {100 * share:.0f} % of its pixels, of "
                 "which V differs: is that the limit of a fit, or does it say that nothing was measured (blank)?"
@@ -270,6 +282,19 @@ def of_parity(maps: dict[str, SkyMap]) -> list[Reason]:
             )
             reasons.append(Reason(f"{text}: is this a map of velocities?", 2))
     return reasons
+
+
+def of_sides(maps: dict[str, SkyMap]) -> list[Reason]:
+    """Judge whether both sides of the galaxy are seen: the networks take the mean V for that of the whole."""
+    return [
+        Reason(
+            f"The {name} {'is' if name == 'gas' else 'are'} seen on one side of the centre alone: how fast the galaxy "
+            "as a whole moves does not follow from that. Is the centre right?",
+            1,
+        )
+        for name, sky in maps.items()
+        if share_opposite(sky) < ONE_SIDE
+    ]
 
 
 def of_roughness(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> list[Reason]:

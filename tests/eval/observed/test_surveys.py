@@ -4,6 +4,7 @@ import re
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from astropy.io import fits
@@ -11,9 +12,10 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import fit_wcs_from_points
 
+from kinmass.eval.observed.fits_units import kms_per_unit, read_density
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
 from kinmass.eval.observed.sky import SkyMap
-from kinmass.eval.observed.verdict import of_one_dispersion
+from kinmass.eval.observed.verdict import of_motions, of_one_dispersion, of_sides
 
 P, SIDE, R_E, CENTRE = 25, 0.8, 5.0, (150.0, 40.0)
 IY, IX = np.indices((P, P))
@@ -42,15 +44,13 @@ def described(folder, tracers, **top) -> ObservedGalaxy:
     return read_galaxy(folder / "survey.yaml")
 
 
-def images(folder, header=None, keys=None, **changed) -> ObservedGalaxy:
+def images(folder, header=None, keys=None, top=None, **changed) -> ObservedGalaxy:
     """The galaxy as FITS images, some of which are changed; with keys of the gas, too."""
     for name, values in (MAPS | changed).items():
         fits.PrimaryHDU(values, header).writeto(folder / f"{name}.fits", overwrite=True)
     files = {key: f"{name}.fits" for key, name in KEYS.items()}
-    where = IN_PIXELS if header is None else {}
-    return described(
-        folder, {"gas": files | where | (keys or {})}, **({} if header is None else {"centre_deg": CENTRE})
-    )
+    where, centre = (IN_PIXELS, {}) if header is None else ({}, {"centre_deg": list(CENTRE)})
+    return described(folder, {"gas": files | where | (keys or {})}, **centre, **(top or {}))
 
 
 def rows(**more: np.ndarray) -> dict[str, np.ndarray]:
@@ -71,6 +71,12 @@ def sky_header() -> fits.Header:
     header = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": CENTRE[0], "CRVAL2": CENTRE[1]}
     header |= {f"CRPIX{i}": P // 2 + 1 for i in (1, 2)} | {"CDELT1": -SIDE / 3600, "CDELT2": SIDE / 3600}
     return fits.Header(header | {"RADESYS": "ICRS"})
+
+
+def with_cards(**cards) -> fits.Header:
+    header = sky_header()
+    header.update(cards)
+    return header
 
 
 # ---- where the numbers are
@@ -213,6 +219,22 @@ def test_a_dispersion_that_is_one_number_in_a_part_of_the_map_speaks_against_it(
     assert "99 km/s exactly in 34 % of its pixels" in reasons(at_limit)[0]
     assert reasons(seen["S"]) == reasons(np.full(n, 10.0)) == reasons(np.where(at_limit == 99, 0.0, seen["S"])) == []
     assert reasons(at_limit, np.where(at_limit == 99, 2500.0, seen["V"])) == []  # one bin
+    assert reasons(np.round(seen["S"], -1)) == []  # rounded
+
+
+def test_stars_that_move_as_in_no_galaxy_speak_against_a_result():
+    velocity, ones = MAPS["V"][SEEN], np.ones(np.count_nonzero(SEEN))
+    for sigma_kms, n in ((170.0, 0), (2.355 * 173, 1)):
+        sky = SkyMap(X[SEEN], Y[SEEN], SIDE, ones, velocity, sigma_kms * ones)
+        assert len(of_motions({"stars": sky})) == n
+
+
+def test_one_side_of_a_galaxy_speaks_against_a_result():
+    seen = {name: values[SEEN] for name, values in MAPS.items()}
+    whole = SkyMap(X[SEEN], Y[SEEN], SIDE, seen["D"], seen["V"], seen["S"])
+    assert of_sides({"gas": whole}) == of_sides({"gas": whole.chosen(whole.x_arcsec > -3)}) == []
+    half = whole.chosen(whole.x_arcsec - whole.y_arcsec > 0.5)  # rotation was a third, the mass .4 dex too low
+    assert "The stars are seen on one side of the centre alone" in of_sides({"stars": half})[0].text
 
 
 # ---- what names say
@@ -242,6 +264,34 @@ def test_a_density_that_is_called_a_logarithm_says_its_unit(tmp_path, column):
     assert described(tmp_path, {"gas": called_so | {"density_unit": "dex(Msun/pc2)"}}).calibrated == {"gas"}
 
 
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"dispersion": "W80"}, "neither sigma nor a full width at half maximum: convert it"),
+        ({"dispersion": "w_20"}, "neither sigma nor a full width at half maximum: convert it"),
+        ({"instrument_sigma": "LSF_FWHM"}, "instrument_sigma LSF_FWHM is called a full width at half maximum"),
+    ],
+)
+def test_widths_of_other_kinds_are_called_so(tmp_path, keys, words):
+    (column,) = keys.values()
+    Table(rows() | {column: MAPS["S"][SEEN]}).write(tmp_path / "t.fits")
+    with pytest.raises(ValueError, match=words):
+        described(tmp_path, {"gas": {"table": "t.fits"} | KEYS | keys})
+    if "dispersion" in keys:
+        assert_same(described(tmp_path, {"gas": {"table": "t.fits"} | KEYS | keys | {"dispersion_is": "sigma"}}).gas)
+
+
+def test_maps_of_the_other_tracer_are_called_so(tmp_path):
+    columns = {"STELLAR_VEL": MAPS["V"][SEEN], "Ha_vel": MAPS["V"][SEEN] + 1}
+    Table(rows() | columns).write(tmp_path / "t.fits")
+    files = {"table": "t.fits"} | KEYS
+    stars, gas = files | {"velocity": "STELLAR_VEL"}, files | {"velocity": "Ha_vel"}
+    assert described(tmp_path, {"stars": stars, "gas": gas}).remarks == ()
+    assert "stars, Ha_vel, is called one of gas" in described(tmp_path, {"stars": gas, "gas": stars}).remarks[-1]
+    with pytest.raises(ValueError, match="gas and stars have one velocity, V: give each its own"):
+        described(tmp_path, {"stars": files, "gas": files})
+
+
 # ---- conventions
 
 
@@ -259,6 +309,104 @@ def test_errors_of_cz_are_brought_to_the_galaxys_frame_as_differences_are(tmp_pa
         np.testing.assert_allclose(values, MAPS[name][SEEN], rtol=2e-3)
 
 
+def test_moments_in_frequencies_are_velocities(tmp_path):
+    rest_hz, v_over_c = 1.420405752e9, MAPS["V"] / 299792.458
+    wide = {name: MAPS[name] / 299792.458 * rest_hz / (1 + v_over_c) ** 2 for name in "SEF"}
+    in_hz = {"V": rest_hz / (1 + v_over_c)} | wide
+    with pytest.raises(ValueError, match=r"V\.fits is in Hz: convert it to km/s, or add RESTFRQ"):
+        images(tmp_path, with_cards(BUNIT="Hz"), **in_hz)
+    header = with_cards(BUNIT="Hz", RESTFRQ=rest_hz)
+    found = images(tmp_path, header, {"density_unit": "Jy Hz"}, **in_hz)
+    expected = images(tmp_path, sky_header(), {"convention": "optical"})
+    header = with_cards(BUNIT="Hz", RESTFRQ=rest_hz)  # which is the cube's
+    said = {"velocity_unit": "km/s", "dispersion_unit": "km/s", "velocity_error_unit": "km/s", "density_unit": "Jy"}
+    kept = images(tmp_path, header, said | {"convention": "optical"}).gas
+    np.testing.assert_allclose(kept.velocity_kms, expected.gas.velocity_kms)
+    assert found.redshift == pytest.approx(expected.redshift)
+    for name in ("velocity_kms", "dispersion_kms", "velocity_error_kms", "dispersion_error_kms"):
+        np.testing.assert_allclose(getattr(found.gas, name), getattr(expected.gas, name), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", ["km2/s2", "(km/s)^2", "m2 s-2"])
+def test_an_error_in_squared_velocities_is_a_variance(tmp_path, unit):
+    def write(errors, unit_of_errors, column="E"):
+        arrays = rows(**{column: errors})
+        units = {column: unit_of_errors}
+        columns = [fits.Column(name, "D", array=values, unit=units.get(name)) for name, values in arrays.items()]
+        fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits", overwrite=True)
+
+    write((1e6 if unit == "m2 s-2" else 1) * MAPS["E"][SEEN] ** 2, unit)
+    assert_same(described(tmp_path, {"gas": {"table": "t.fits"} | KEYS}).gas)
+    write(2 * MAPS["S"][SEEN] * MAPS["F"][SEEN], unit, "F")  # the error of a variance
+    with pytest.raises(ValueError, match=r"F is in .* which is no velocity"):
+        described(tmp_path, {"gas": {"table": "t.fits"} | KEYS})
+    write(MAPS["E"][SEEN] ** -2, "(km/s)^-2")
+    with pytest.raises(ValueError, match=r"velocity_error E is in .* say velocity_ivar"):
+        described(tmp_path, {"gas": {"table": "t.fits"} | KEYS})
+
+
+@pytest.mark.parametrize("centre", [(0.0, 0.0), (359.9995, 0.0), (0.0005, -30.0)])
+def test_right_ascensions_on_both_sides_of_zero(tmp_path, centre):
+    places = WCS(with_cards(CRVAL1=centre[0], CRVAL2=centre[1])).pixel_to_world(IX[SEEN], IY[SEEN])
+    assert np.ptp(places.ra.deg) > 350
+    arrays = rows(X=places.ra.deg, Y=places.dec.deg)
+    Table(arrays, units={"X": "deg", "Y": "deg"}).write(tmp_path / "t.fits")
+    found = described(tmp_path, {"gas": {"table": "t.fits"} | KEYS}, centre_deg=list(centre))
+    assert_same(found.gas, east=-1)
+
+
+def test_how_much_within_kms_leaves_out_is_said(tmp_path):
+    found = images(tmp_path, keys={"within_kms": 100.0}, top={"systemic_kms": 2500.0})
+    n_beyond = np.count_nonzero(np.abs(MAPS["V"][SEEN] - 2500) > 100)
+    assert f"within_kms leaves out {n_beyond} of {SEEN.sum()} pixels of the gas." in found.remarks
+
+
+@pytest.mark.parametrize(
+    ("unit", "of_one"), [("km s$^{-1}$", 1), ("1.E-3 km/s", 1e-3), (r"$\mathrm{km\,s^{-1}}$", 1), ("m s⁻¹", 1e-3)]
+)
+def test_units_of_velocities_in_tex_and_with_points(unit, of_one):
+    assert kms_per_unit("V", unit) == pytest.approx(of_one)
+
+
+@pytest.mark.parametrize("unit", [r"M$_\odot$ pc$^{-2}$", "M⊙/pc²", r"$M_\odot\,pc^{-2}$"])
+def test_solar_masses_in_tex(unit):
+    assert read_density("D", np.ones(3), unit, 1.0, 20.0).msun_kpc2 == pytest.approx(1e6)
+
+
+def test_several_masks_are_one(tmp_path):
+    left = np.where(IX < 8, 1, 0).astype(np.int16)
+    right = np.where(IX > 16, 4096, 0).astype(np.int16)
+    for name, mask in (("left", left), ("right", right)):
+        fits.PrimaryHDU(mask).writeto(tmp_path / f"{name}.fits")
+    is_good = SEEN & (IX >= 8) & (IX <= 16)
+    found = images(tmp_path, keys={"mask": ["left.fits", "right.fits"]}).gas
+    assert len(found.x_arcsec) == np.count_nonzero(is_good)
+    Table(rows(left=left[SEEN], right=right[SEEN])).write(tmp_path / "t.fits")
+    found = described(tmp_path, {"gas": {"table": "t.fits", "mask": ["left", "right"]} | KEYS}).gas
+    assert len(found.x_arcsec) == np.count_nonzero(is_good)
+
+
+def test_right_ascension_without_a_projection_is_refused(tmp_path):
+    header = with_cards(CTYPE1="RA", CTYPE2="DEC")
+    with pytest.raises(ValueError, match=r"pixels lie 0.61\d and 0.8 arcsec apart on the sky, .* mend CTYPE"):
+        images(tmp_path, header)
+
+
+def test_numbers_of_pixels_may_be_of_their_middles(tmp_path):
+    Table(rows(X=IX[SEEN] + 0.5, Y=IY[SEEN] + 0.5)).write(tmp_path / "t.fits")
+    with pytest.raises(ValueError, match="look like numbers of pixels"):
+        described(tmp_path, {"gas": {"table": "t.fits"} | KEYS})
+    keys = {"table": "t.fits", "xy_unit": "pix", "pixel_arcsec": SIDE, "centre_pixel": [P / 2, P / 2]}
+    assert_same(described(tmp_path, {"gas": keys | KEYS}).gas)
+
+
+def test_csv_as_pandas_writes_it(tmp_path):
+    frame = pd.DataFrame(rows())
+    frame.loc[3, "V"] = np.nan
+    frame.to_csv(tmp_path / "t.csv", na_rep="None")
+    assert len(described(tmp_path, {"gas": {"table": "t.csv"} | KEYS}).gas.x_arcsec) == len(frame) - 1
+
+
 # ---- the YAML file
 
 
@@ -266,6 +414,7 @@ def test_errors_of_cz_are_brought_to_the_galaxys_frame_as_differences_are(tmp_pa
     ("keys", "words"),
     [
         ({"distance_mpc": "40 Mpc"}, "`distance_mpc`: must be a number alone, without a unit, not '40 Mpc'"),
+        ({"distance_mpc": 1.2e4, "half_light_radius_arcsec": 0.5}, "larger than any angular diameter distance"),
         ({"distance_mpc": True}, "distance_mpc must not be true: leave it out"),
         ({"centre_deg": "10h00m00s +40d00m00s"}, r"must be in degrees: .* is \[150.000000, 40.000000\]"),
         ({"centre_deg": ["10:00:00", "-40:30:00"]}, r"must be in degrees: .* is \[150.000000, -40.500000\]"),

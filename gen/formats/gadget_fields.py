@@ -92,6 +92,8 @@ def find_column(path: Path, group: h5py.Group, selector: str) -> tuple[h5py.Data
     dataset, column = group[match[1]], match[2]
     if dataset.ndim == 1 and column is None:
         return dataset, None
+    if dataset.shape[1:] == (1,) and column is None:
+        return dataset, 0
     columns = group.file.get(f"SubgridScheme/NamedColumns/{match[1]}")
     names = list(_PHOTOMETRIC_BANDS) if columns is None else [str(n, "utf-8").strip("\0 ") for n in columns[()]]
     index = int(column) if column and column.isdigit() else names.index(column) if column in names else -1

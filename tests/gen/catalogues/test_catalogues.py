@@ -418,6 +418,15 @@ def test_trees_say_the_scale_factor_in_a_column(scale, same, tmp_path):
             find_haloes("rockstar", path, SNAPSHOT, UNITS)
 
 
+def test_eagles_units_without_their_powers_are_refused(tmp_path):
+    path = WRITERS["eagle_subfind"](tmp_path)
+    for part in tmp_path.iterdir():
+        with h5py.File(part, "r+") as file:
+            del file["Subhalo/CentreOfPotential"].attrs["h-scale-exponent"]
+    with pytest.raises(SnapshotError, match=r"Subhalo/CentreOfPotential has no h-scale-exponent"):
+        find_haloes("eagle_subfind", path, SNAPSHOT, UNITS)
+
+
 def in_parts(path: Path, name: str) -> list[Path]:
     """Share the rows of a text catalogue of four haloes between two files, which `name` names by their numbers."""
     lines = path.read_text().splitlines(keepends=True)

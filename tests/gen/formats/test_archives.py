@@ -358,6 +358,7 @@ HARMLESS = {
     ],
     "another mass beside it": lambda f: f["PartType4"].create_dataset("Mass", data=np.full(40, 7.0)),
     "all of SWIFT's particles": set_attrs(OutputType=np.bytes_("FullVolume")),
+    "all of EAGLE's particles": set_attrs(SamplingRate=np.array([1.0])),
     "neutrinos sampled": set_attrs(OutputType="SubSampled", SubSampleFractions=[0, 0, 0, 0, 0, 0, 0.1]),
 }
 
@@ -439,6 +440,7 @@ REFUSED = {
         set_attrs(OutputType=np.bytes_("SubSampled"), SubSampleFractions=[0, 0, 0, 0, 0.25, 0, 0]),
         "OutputType SubSampled, .* masses would be those of a share",
     ),
+    "a sample of EAGLE": (set_attrs(SamplingRate=0.1), "SamplingRate 0.1: masses would be those of a share"),
     "every particle twice": (twice, "of 80 particles are others' copies, with the same places in PartType"),
     "one part of several": (
         set_attrs(NumFilesPerSnapshot=4, NumPart_Total=[160, 160, 0, 0, 160, 0]),
@@ -563,6 +565,14 @@ def test_units_of_which_a_file_says_some_are_not_assumed(tmp_path):
     assert FORMATS["gizmo"].units(path, {}) == replace(units, source="the file's Header group")
 
 
+def test_another_codes_group_of_units_is_not_overheard(tmp_path):
+    """PKDGRAV3 writes KpcUnit and MsolUnit into its HDF5 files; kpc/h was assumed in spite of them."""
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda file: file.create_group("Units").attrs.update(KpcUnit=4000.0, MsolUnit=1e16, KmPerSecUnit=100.0))
+    with pytest.raises(SnapshotError, match=r"its Units group says KpcUnit, MsolUnit, KmPerSecUnit|KmPerSecUnit, KpcU"):
+        FORMATS["gizmo"].units(path, {})
+
+
 @pytest.mark.parametrize(("field", "words"), [("PartType4/Coordinates", "kpc"), ("PartType1/Masses", b"Msun")])
 def test_words_for_units_are_not_overheard(field, words, tmp_path):
     """Scripts write `units` beside numbers, in which a is in them or not; kpc/h was assumed in spite of them."""
@@ -622,6 +632,8 @@ def test_stars_without_what_tells_them_from_wind_are_asked_about(tmp_path):
     path = edit(
         layouts.tng(tmp_path / "cutout.hdf5", written), lambda f: f["PartType4"].pop("GFM_StellarFormationTime")
     )
+    edit(path, lambda f: f["PartType4"].pop("GFM_StellarPhotometrics"))
+    assert recognised(edit(path, set_attrs(SimulationName=np.bytes_("TNG50-1")))) == "arepo"
     dark, words = {"dark": ["PartType1"]}, r"PartType4 has no GFM_StellarFormationTime.*stars: \[PartType4, Wind\]"
     assert re.search(words, "\n".join(describe(path, "arepo")))
     for gas in (["PartType0"], ["PartType0", "Wind"]):

@@ -21,6 +21,8 @@ from kinmass.gen.words import counted
 #: Side of the map, and the largest radius of the network's profile, in projected half-mass radii.
 FIELD_OF_VIEW_RE = 6.0
 REACH_RE = 3.0
+#: Dark matter that reaches so many times as far on one side as on the other is cut off.
+LOPSIDED = 3.0
 #: Lowest and highest v^2 r / (G M) of a galaxy's stars, of which half are faster than v: it is near 1.
 LOWEST_MOTION, HIGHEST_MOTION = 0.01, 100.0
 #: A sphere whose farthest particle lies within this share of its radius is cut off by the end of its file.
@@ -132,6 +134,21 @@ def check_aperture(frame: Frame, aperture_kpc: float) -> None:
         raise Refused(
             f"the aperture of {aperture_kpc:.4g} kpc ends before {REACH_RE:g} R_e = {reach_kpc:.4g} kpc; "
             "enlarge `aperture`"
+        )
+
+
+def check_ends(frame: Frame, ends_kpc: tuple[float, float]) -> None:
+    """Raise Refused for a galaxy at the side of a region that was cut out: `ends_kpc` as of Snapshot.nearest_end.
+
+    The farthest particles on its other side do not tell that it is cut. The dark matter of a whole galaxy ends at
+    similar distances on opposite sides.
+    """
+    near_kpc, far_kpc = ends_kpc
+    if near_kpc < (reach_kpc := REACH_RE * frame.r_e_kpc.max()) and far_kpc > LOPSIDED * near_kpc:
+        raise Refused(
+            f"its file's dark matter ends {near_kpc:.4g} kpc from its centre on one side, before {REACH_RE:g} R_e = "
+            f"{reach_kpc:.4g} kpc, and {far_kpc:.4g} kpc on the other: a cutout of a region, which cuts it; leave it "
+            "out, or take a larger region"
         )
 
 

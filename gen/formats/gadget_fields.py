@@ -66,15 +66,15 @@ def types_in(path: Path, file: h5py.File) -> set[str]:
 
 
 def holds_particles(path: Path, group: h5py.Group) -> bool:
-    """Tell whether a group holds particles. Raises SnapshotError when it does, but lacks positions or velocities."""
+    """Tell whether a group holds particles. Raises SnapshotError when it does, but lacks positions."""
     if not isinstance(group, h5py.Group):
         raise SnapshotError(f"{path}: {group.name} is no group of datasets; damaged? Get it again")
     if "Coordinates" not in group and ("TracerID" in group or len(group) == 0):
         return False  # TNG's Monte Carlo tracers have neither positions nor masses
     if all(isinstance(item, h5py.Dataset) and not item.size for item in map(group.get, group)):
         return False  # codes write empty datasets of any shape, or without one, for types without particles
-    if "Coordinates" not in group or not ({"Velocities", "Velocity"} & set(group)):
-        raise SnapshotError(f"{path}: {group.name} lacks Coordinates or Velocities; cut it out with both")
+    if "Coordinates" not in group:
+        raise SnapshotError(f"{path}: {group.name} lacks Coordinates; cut it out with them")
     if not checked(path, group, "Coordinates").shape:
         raise SnapshotError(f"{path}: {group.name}/Coordinates is a single number; damaged? Get it again")
     return True

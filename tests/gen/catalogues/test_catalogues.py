@@ -249,6 +249,15 @@ def test_subfind_in_mpc_says_so_itself(units_group, tmp_path):
     assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3], rel=1e-6)
 
 
+def test_a_column_that_some_parts_lack_is_missed(tmp_path):
+    """Fragments would be mapped as galaxies where one file of many has lost its SubhaloFlag."""
+    path = WRITERS["subfind"](tmp_path)
+    with h5py.File(tmp_path / "fof_subhalo_tab_099.2.hdf5", "r+") as file:
+        del file["Subhalo/SubhaloFlag"]
+    with pytest.raises(SnapshotError, match="SubhaloFlag in some parts of this catalogue and not in all"):
+        find_haloes("subfind", path, SNAPSHOT, UNITS)
+
+
 def test_subfind_leaves_out_fragments_and_keeps_the_names(tmp_path):
     first = write_subfind(tmp_path)
     with h5py.File(first, "r+") as file:

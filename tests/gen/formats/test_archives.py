@@ -356,6 +356,7 @@ HARMLESS = {
         for name in list(f)
         if "Part" in name
     ],
+    "no velocities of dark matter": lambda f: f["PartType1"].pop("Velocities"),
     "another mass beside it": lambda f: f["PartType4"].create_dataset("Mass", data=np.full(40, 7.0)),
     "all of SWIFT's particles": set_attrs(OutputType=np.bytes_("FullVolume")),
     "all of EAGLE's particles": set_attrs(SamplingRate=np.array([1.0])),
@@ -447,6 +448,7 @@ REFUSED = {
         "by its Header one of 4 files of a snapshot, with 120 of 480 particles",
     ),
     "a time and no expansion": (set_attrs(Time=0.0, Redshift=0.0), "Time = 0 and Redshift = 0.*`units: {cosmological"),
+    "stars without velocities": (lambda f: f["PartType4"].pop("Velocities"), "PartType4 has no Velocities, which maps"),
     "no mass at all": (lambda f: f["PartType4"].pop("Masses"), "PartType4 has neither Masses nor a MassTable entry"),
     "short field": (
         lambda f: (f["PartType0"].pop("SmoothingLength"), f["PartType0"].create_dataset("SmoothingLength", data=[1.0])),
@@ -612,6 +614,19 @@ def test_a_run_without_expansion_stays_at_a_of_one(tmp_path):
     edit(path, lambda f: [f[group].attrs.update({"Redshift": [0.0]}) for group in ("Header", "Cosmology")])
     units = FORMATS["swift"].units(path, {})
     assert (units.scale_factor, units.hubble, units.length_kpc) == pytest.approx((1, 1, 1000))
+
+
+def test_names_of_blocks_may_be_padded_with_zeros(tmp_path):
+    written = layouts.galaxy()
+    path = layouts.gadget_binary(tmp_path / "snap_028", written, file_format=2, float_type="f8")
+    raw = path.read_bytes()
+    for name in (b"POS", b"VEL", b"ID", b"U", b"RHO"):
+        label = b"\x08\0\0\0" + name.ljust(4)
+        assert label in raw
+        raw = raw.replace(label, b"\x08\0\0\0" + name.ljust(4, b"\0"))
+    path.write_bytes(raw)
+    with Snapshot(path, "gadget_binary", {"dark": ["PartType1"]}) as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
 
 
 def test_wind_is_gas_that_no_map_shows(tmp_path):

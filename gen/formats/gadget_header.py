@@ -147,13 +147,15 @@ def check_no_redshift(path: Path, z: float) -> None:
         )
 
 
-def check_time_is_a(path: Path, attrs: dict[str, Any]) -> None:
+def check_time_is_a(path: Path, attrs: dict[str, Any], h: float) -> None:
     """Raise SnapshotError where only Time could be the scale factor, or where it is 0 and the redshift, too.
 
-    A run that is not cosmological, but has dark energy in its Header, stores a time there.
+    A run that is not cosmological, but has dark energy in its Header, stores a time there. At its start nothing but h
+    makes a difference between the two.
     """
     if (
         "ExpansionFactor" not in attrs
+        and abs(h - 1) > 1e-3
         and abs(scalar(attrs.get("Redshift", 1.0))) + abs(scalar(attrs.get("Time", 1.0))) == 0
     ):
         raise SnapshotError(

@@ -183,7 +183,7 @@ class Snapshot:
         ]
         if not extents:
             return np.inf, np.inf
-        low_kpc, high_kpc = np.min(extents, axis=(0,))[0], np.max(extents, axis=(0,))[1]
+        low_kpc, high_kpc = np.min(extents, axis=0)[0], np.max(extents, axis=0)[1]
         half_kpc = 0.5 * (high_kpc - low_kpc)
         half_kpc = np.where(half_kpc < SMALLEST_FILL * self.half_box_kpc, half_kpc, np.inf)
         offset_kpc = np.abs(self.wrap(np.asarray(centre_kpc) - 0.5 * (low_kpc + high_kpc)))

@@ -616,6 +616,14 @@ def test_a_run_without_expansion_stays_at_a_of_one(tmp_path):
     assert (units.scale_factor, units.hubble, units.length_kpc) == pytest.approx((1, 1, 1000))
 
 
+def test_the_start_of_a_run_without_h_is_read_either_way(tmp_path):
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, set_attrs(Time=0.0, Redshift=0.0, HubbleParam=1.0))
+    assert (
+        FORMATS["gizmo"].units(path, {}).length_kpc == FORMATS["gizmo"].units(path, {"cosmological": False}).length_kpc
+    )
+
+
 def test_names_of_blocks_may_be_padded_with_zeros(tmp_path):
     written = layouts.galaxy()
     path = layouts.gadget_binary(tmp_path / "snap_028", written, file_format=2, float_type="f8")

@@ -6,6 +6,7 @@ guide; ChaNGa's wiki, Tipsy format.
 """
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -31,6 +32,12 @@ def galaxy(n: int = 40, seed: int = 3) -> Galaxy:
     stars, gas = (cloud(rng.uniform(1e5, 1e6, n)) for _ in range(2))
     gas = Particles(gas.pos_kpc, gas.vel_kms, gas.mass_msun, rng.uniform(0.2, 2, n))
     return Galaxy(stars, gas, cloud(np.full(n, DARK_MSUN)), empty())
+
+
+def bound(galaxy: Galaxy) -> Galaxy:
+    """Slow the particles of `galaxy` down to speeds at which its mass holds them; maps are not made of others."""
+    slow = {name: replace(p, vel_kms=p.vel_kms / 40) for name, p in galaxy.components().items()}
+    return replace(galaxy, **slow)
 
 
 def attributes(dataset: h5py.Dataset, names: tuple[str, str, str], values: tuple[float, float, float]) -> None:

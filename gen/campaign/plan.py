@@ -85,6 +85,7 @@ def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Plac
             f"suite {suite.name}: no galaxy in its catalogues passes `selection`; "
             "`kinmass check` with the suite file says why not"
         )
+    _check_catalogues(suite, listings)
     names = [entry[0] for _, _, entry in entries]
     if len(set(names)) < len(names):
         name, n_same = Counter(names).most_common(1)[0]
@@ -97,6 +98,27 @@ def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Plac
     # A snapshot that could not be listed is not drawn away: its entry stays, to say why.
     drawn_names = drawn([name for name in names if not name.endswith(UNLISTED)], suite.selection.max_galaxies)
     return [place for place in entries if place[2][0] in drawn_names or place[2][0].endswith(UNLISTED)]
+
+
+def _check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
+    """Raise SuiteError where one catalogue gives several snapshots the same galaxies, of which each is in one of them.
+
+    Snapshots of one isolated galaxy at several times may share a catalogue of one entry.
+    """
+    if suite.catalogue.path is None or "{" in suite.catalogue.path:  # a placeholder finds each its own
+        return
+    first_by_places: dict[tuple[object, ...], Path] = {}
+    for path, listing in listings.items():
+        haloes = [halo for _, halo, _ in listing.entries if halo is not None and halo.centre_kpc is not None]
+        places = tuple((halo.name, *map(float, halo.centre_kpc)) for halo in haloes)  # type: ignore[arg-type]
+        if len(places) < 2 or (first := first_by_places.setdefault(places, path)) == path:
+            continue
+        if (catalogue := suite.catalogue_path(path)) == suite.catalogue_path(first):
+            raise SuiteError(
+                f"suite {suite.name}: {catalogue} lists the same {len(places)} galaxies for {first.name} and "
+                f"{path.name}; give a table a column `snapshot`, or each snapshot a catalogue of its own by {{name}}, "
+                "{stem} or {number} in `catalogue.path`"
+            )
 
 
 @contextlib.contextmanager

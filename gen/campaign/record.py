@@ -21,7 +21,9 @@ from kinmass.gen.words import counted
 #: Side of the map, and the largest radius of the network's profile, in projected half-mass radii.
 FIELD_OF_VIEW_RE = 6.0
 REACH_RE = 3.0
-#: Lowest and highest <v^2> r / (G M) of a galaxy's stars: in its file's units it is near 1.
+#: Dark matter that reaches so many times as far on one side as on the other is cut off.
+LOPSIDED = 3.0
+#: Lowest and highest v^2 r / (G M) of a galaxy's stars, of which half are faster than v: it is near 1.
 LOWEST_MOTION, HIGHEST_MOTION = 0.01, 100.0
 #: A sphere whose farthest particle lies within this share of its radius is cut off by the end of its file.
 FILLED = 0.9
@@ -135,19 +137,33 @@ def check_aperture(frame: Frame, aperture_kpc: float) -> None:
         )
 
 
+def check_ends(frame: Frame, ends_kpc: tuple[float, float]) -> None:
+    """Raise Refused for a galaxy at the side of a region that was cut out: `ends_kpc` as of Snapshot.nearest_end.
+
+    The farthest particles on its other side do not tell that it is cut. The dark matter of a whole galaxy ends at
+    similar distances on opposite sides.
+    """
+    near_kpc, far_kpc = ends_kpc
+    if near_kpc < (reach_kpc := REACH_RE * frame.r_e_kpc.max()) and far_kpc > LOPSIDED * near_kpc:
+        raise Refused(
+            f"its file's dark matter ends {near_kpc:.4g} kpc from its centre on one side, before {REACH_RE:g} R_e = "
+            f"{reach_kpc:.4g} kpc, and {far_kpc:.4g} kpc on the other: a cutout of a region, which cuts it; leave it "
+            "out, or take a larger region"
+        )
+
+
 def check_motion(galaxy: Galaxy, frame: Frame, source: str) -> None:
     """Raise Refused where a galaxy's stars do not move by far as the mass inside them has them move.
 
-    <v^2> r / (G M) at their half-mass radius is near 1 in equilibrium (.8 of a Plummer sphere, 1 of a cold disc where
-    the rotation curve is flat), and some times as much in a merger. A length in Mpc that is taken for kpc changes it a
-    thousand times. Without dark matter in the file M may be far too small, and only slow stars are refused. source says
-    where the units are from.
+    v^2 r / (G M) at their half-mass radius is near 1 in equilibrium (1 of a cold disc with a flat rotation curve),
+    and some times as much in a merger. A length in Mpc that is taken for kpc changes it a thousand times. Without dark
+    matter in the file M may be far too small, and only slow stars are refused. source says where the units are from.
     """
     highest = HIGHEST_MOTION if len(galaxy.dark) else np.inf
     r_kpc = (1 + 1e-6) * frame.half_mass_kpc  # with the star that lies on it
     inside_msun = sum(float(within(p, r_kpc).mass_msun.sum()) for p in galaxy.components().values())
-    inner = within(galaxy.stars, r_kpc)
-    speed2 = float(np.average(((inner.vel_kms - frame.bulk_kms) ** 2).sum(axis=1), weights=inner.mass_msun))
+    vel_kms = within(galaxy.stars, r_kpc).vel_kms - frame.bulk_kms
+    speed2 = float(np.median((vel_kms**2).sum(axis=1)))  # the median, for stars of a cluster around it are fast
     if not LOWEST_MOTION <= speed2 * r_kpc / (G * inside_msun) <= highest:
         raise Refused(
             f"its stars move at {np.sqrt(speed2):.3g} km/s within {r_kpc:.3g} kpc, where {inside_msun:.3g} Msun would "

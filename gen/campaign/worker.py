@@ -14,6 +14,7 @@ from kinmass.gen.campaign.record import (
     Refused,
     Settings,
     check_aperture,
+    check_ends,
     check_motion,
     enough_stars,
     frame_of,
@@ -222,6 +223,7 @@ class Worker:
             snapshot = self.open(task)
             frame = frame_of(stars, end_kpc, task.name, self.settings, snapshot.half_box_kpc)
             check_aperture(frame, aperture_kpc)
+            check_ends(frame, snapshot.nearest_end(centre_kpc))
         if frame.map_radius_kpc > aperture_kpc:
             del galaxy, stars
             with self.clock("reading"):

@@ -37,7 +37,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """
     _check_epoch(path, snapshot, units)
     needed, optional = {"id", "hosthalo", "xc", "yc", "zc", "rvir"}, set(_COLUMNS.values())
-    column, _ = joined([text_table(part, needed, optional) for part in numbered_parts(path, PARTS)])
+    column, _ = joined(path, [text_table(part, needed, optional) for part in numbered_parts(path, PARTS)])
     kpc_per_unit = units.scale_factor / units.hubble
     # A halo without a host has hostHalo -1 where IDs count from 0, else 0.
     ids, hosts = column["id"], column["hosthalo"]

@@ -168,9 +168,12 @@ def numbered_parts(path: Path, pattern: str, always: bool = False) -> list[Path]
     return [numbered[i] for i in sorted(numbered)]
 
 
-def joined(tables: list[tuple[dict[str, list[str]], str]]) -> tuple[dict[str, list[str]], str]:
-    """Join the columns that all parts of a text catalogue have, and give the comments of the first."""
-    names = set.intersection(*(set(columns) for columns, _ in tables))
+def joined(path: Path, tables: list[tuple[dict[str, list[str]], str]]) -> tuple[dict[str, list[str]], str]:
+    """Join the columns of all parts of a text catalogue, whose first is `path`, and give the comments of the first.
+
+    Raises SnapshotError where parts have other columns than others.
+    """
+    names = _common_names(path, [set(columns) for columns, _ in tables])
     return {name: [word for columns, _ in tables for word in columns[name]] for name in names}, tables[0][1]
 
 
@@ -216,8 +219,21 @@ def stacked(files: list[Path], group: str, needed: set[str], optional: set[str])
             if len({len(values) for values in datasets.values()}) > 1:
                 raise SnapshotError(f"{path}: the datasets of {group} differ in length; damaged? Get it again")
             parts.append(datasets)
-    names = set.intersection(*(set(part) for part in parts)) if parts else set()
+    names = _common_names(files[0], [set(part) for part in parts])
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def _common_names(path: Path, names_by_part: list[set[str]]) -> set[str]:
+    """Return the names of columns, which are the same in all parts of a catalogue; `path` is the first of them.
+
+    Raises SnapshotError where they are not: of a column that is left out, such as SubhaloFlag, nobody would know.
+    """
+    names: set[str] = set().union(*names_by_part)
+    if partial := sorted(name for name in names if not all(name in part for part in names_by_part)):
+        raise SnapshotError(
+            f"{path}: {', '.join(partial)} in some parts of this catalogue and not in all; get them all from one run"
+        )
+    return names
 
 
 def header(path: Path, *names: str) -> float | None:

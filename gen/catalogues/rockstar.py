@@ -27,7 +27,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     `find_parents` tells centrals (-1) from satellites. Raises OtherEpoch, or SnapshotError for a damaged table.
     """
     parts = numbered_parts(path, PARTS, always=True)
-    column, comments = joined([text_table(part, {"id", "x", "y", "z"}, _OPTIONAL) for part in parts])
+    column, comments = joined(path, [text_table(part, {"id", "x", "y", "z"}, _OPTIONAL) for part in parts])
     header = {name: float(value) for name, value in re.findall(r"\b(a|Om|Ol|h) = ([-+.\deE]+)", comments)}
     a, h = header.get("a", units.scale_factor), header.get("h", units.hubble)
     for scale in {a, *map(float, set(column.get("scale", [])))}:

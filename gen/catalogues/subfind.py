@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, code_units, header, listed, same_epoch, stacked
+from kinmass.gen.catalogues.base import Halo, code_units, header, listed, need, same_epoch, stacked
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget_header import files_of, scalar
@@ -98,7 +98,8 @@ def _physical(files: list[Path], name: str, units: CodeUnits, cgs: float, defaul
         with h5py.File(path, "r") as file:
             if name in file and "CGSConversionFactor" in file[name].attrs:
                 attrs = file[name].attrs
-                a, h = (scalar(attrs.get(f"{x}-scale-exponent", 0.0)) for x in ("aexp", "h"))
+                need(path, name, {f"{x}-scale-exponent" for x in ("aexp", "h")}, attrs)
+                a, h = (scalar(attrs[f"{x}-scale-exponent"]) for x in ("aexp", "h"))
                 unit = in_round_units(scalar(attrs["CGSConversionFactor"]) / cgs)
                 return unit * units.scale_factor**a * units.hubble**h
     return default_unit

@@ -308,7 +308,7 @@ class Gadget(Format):
             if not cosmological:
                 check_no_redshift(path, z)
             elif np.isnan(comoving_flag):
-                check_time_is_a(path, attrs)
+                check_time_is_a(path, attrs, h)
         if not cosmological:
             return 1.0, h or 1.0, False
         return scale_factor(path, attrs, self.expansion), h, True

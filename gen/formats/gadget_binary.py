@@ -102,7 +102,7 @@ def _iterate_blocks(path: Path, file: BinaryIO, order: str, file_format: int, fi
         if file_format == 2:
             if mark() != 8:
                 raise SnapshotError(f"{path}: no block name before byte {file.tell()}; damaged? Get it again")
-            name = file.read(8)[:4].decode("latin-1").strip()
+            name = file.read(8)[:4].decode("latin-1").strip(" \0")  # some codes pad with zeros
             if mark() != 8:
                 raise SnapshotError(
                     f"{path}: no end of the block name before byte {file.tell()}; damaged? Get it again"

@@ -66,15 +66,15 @@ def types_in(path: Path, file: h5py.File) -> set[str]:
 
 
 def holds_particles(path: Path, group: h5py.Group) -> bool:
-    """Tell whether a group holds particles. Raises SnapshotError when it does, but lacks positions or velocities."""
+    """Tell whether a group holds particles. Raises SnapshotError when it does, but lacks positions."""
     if not isinstance(group, h5py.Group):
         raise SnapshotError(f"{path}: {group.name} is no group of datasets; damaged? Get it again")
     if "Coordinates" not in group and ("TracerID" in group or len(group) == 0):
         return False  # TNG's Monte Carlo tracers have neither positions nor masses
     if all(isinstance(item, h5py.Dataset) and not item.size for item in map(group.get, group)):
         return False  # codes write empty datasets of any shape, or without one, for types without particles
-    if "Coordinates" not in group or not ({"Velocities", "Velocity"} & set(group)):
-        raise SnapshotError(f"{path}: {group.name} lacks Coordinates or Velocities; cut it out with both")
+    if "Coordinates" not in group:
+        raise SnapshotError(f"{path}: {group.name} lacks Coordinates; cut it out with them")
     if not checked(path, group, "Coordinates").shape:
         raise SnapshotError(f"{path}: {group.name}/Coordinates is a single number; damaged? Get it again")
     return True
@@ -92,6 +92,8 @@ def find_column(path: Path, group: h5py.Group, selector: str) -> tuple[h5py.Data
     dataset, column = group[match[1]], match[2]
     if dataset.ndim == 1 and column is None:
         return dataset, None
+    if dataset.shape[1:] == (1,) and column is None:
+        return dataset, 0
     columns = group.file.get(f"SubgridScheme/NamedColumns/{match[1]}")
     names = list(_PHOTOMETRIC_BANDS) if columns is None else [str(n, "utf-8").strip("\0 ") for n in columns[()]]
     index = int(column) if column and column.isdigit() else names.index(column) if column in names else -1

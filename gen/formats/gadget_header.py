@@ -83,17 +83,20 @@ def run_parameter(file: h5py.File, name: str, default: float) -> float:
 
 
 def check_holds_all(path: Path, attrs: dict[str, Any]) -> None:
-    """Raise SnapshotError for a snapshot of which SWIFT has written only a share of the particles of some types.
+    """Raise SnapshotError for a snapshot with only a share of the particles of some types.
 
-    They have the masses of single particles: nothing but its Header says that the others are missing (SWIFT's
-    common_io.c and its documentation, output list, subsampling).
+    They have the masses of single particles: nothing but its Header says that the others are missing. SWIFT writes
+    such snapshots (OutputType and SubSampleFractions of its common_io.c), and EAGLE's read_eagle takes such samples
+    (SamplingRate).
     """
     shares = np.ravel(attrs.get("SubSampleFractions", [])).astype(float)[: len(TYPES)]
     is_sampled = "SubSampled" in str(attrs.get("OutputType", ""))
-    if is_sampled and (not len(shares) or ((shares > 0) & (shares < 1)).any()):
+    rate = scalar(attrs.get("SamplingRate", 1.0), "SamplingRate")
+    if (is_sampled and (not len(shares) or ((shares > 0) & (shares < 1)).any())) or 0 < rate < 1:
+        said = f"OutputType SubSampled, fractions {np.round(shares, 6).tolist()}"
         raise SnapshotError(
-            f"{path}: its Header says OutputType SubSampled, fractions {np.round(shares, 6).tolist()}: masses would "
-            "be those of a share of the particles; take the full snapshot of this time"
+            f"{path}: its Header says {said if is_sampled else f'SamplingRate {rate:g}'}: masses would be those of a "
+            "share of the particles; take all of them"
         )
 
 
@@ -144,13 +147,15 @@ def check_no_redshift(path: Path, z: float) -> None:
         )
 
 
-def check_time_is_a(path: Path, attrs: dict[str, Any]) -> None:
+def check_time_is_a(path: Path, attrs: dict[str, Any], h: float) -> None:
     """Raise SnapshotError where only Time could be the scale factor, or where it is 0 and the redshift, too.
 
-    A run that is not cosmological, but has dark energy in its Header, stores a time there.
+    A run that is not cosmological, but has dark energy in its Header, stores a time there. At its start nothing but h
+    makes a difference between the two.
     """
     if (
         "ExpansionFactor" not in attrs
+        and abs(h - 1) > 1e-3
         and abs(scalar(attrs.get("Redshift", 1.0))) + abs(scalar(attrs.get("Time", 1.0))) == 0
     ):
         raise SnapshotError(

@@ -124,10 +124,18 @@ def factors(
 
 
 def check_nothing_is_said(path: Path, file: h5py.File) -> None:
-    """Raise SnapshotError where units would be assumed, though a dataset has words for its own, as scripts write them.
+    """Raise SnapshotError where units would be assumed, though the file says some in a way that is not understood.
 
-    Such words leave open whether the numbers have factors of a and h.
+    Such are the groups of other codes, and words beside a dataset, as scripts write them: these leave open whether the
+    numbers have factors of a and h.
     """
+    for group in ("Units", "Parameters", "Header"):
+        if said := [name for name in (file[group].attrs if group in file else ()) if "unit" in name.lower()]:
+            raise SnapshotError(
+                f"{path}: its {group} group says {', '.join(said[:3])}, not the units of length, mass and velocity as "
+                "this format has them; is `format:` right? If so, say in the suite file what holds: `units: "
+                "{length_kpc: ..., mass_msun: ..., velocity_kms: ...}`, before factors of a and h"
+            )
     for group in particle_groups(path, file).values():
         for name in group if isinstance(group, h5py.Group) else ():
             attrs = group[name].attrs if LINKED_FIELDS.get(name) in ("Coordinates", "Masses", "Velocities") else {}

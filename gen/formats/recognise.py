@@ -116,7 +116,8 @@ def _format_of_hdf5(path: Path) -> str:
     attrs = header(path)
     if "SWIFT" in str(attrs.get("Code", "")) or "SmoothingLengths" in fields:
         return "swift"
-    if "VORONOI" in config or any(name.startswith("GFM_") for name in fields):
+    is_tng = any(name in str(attrs.get("SimulationName", "")) for name in ("TNG", "Illustris"))  # a cutout of its API
+    if is_tng or "VORONOI" in config or any(name.startswith("GFM_") for name in fields):
         return "arepo"
     if "Mass" in fields and "ExpansionFactor" in attrs:
         return "eagle"

@@ -15,7 +15,7 @@ MAX_FILES = 16
 
 @dataclass(frozen=True)
 class Sample:
-    """Some particles of one type in code units: pos (n, 3), vel (n, 3), mass (n,).
+    """Some particles of one type in code units: pos (n, 3), vel (n, 3), which is 0 where a file has none, mass (n,).
 
     count is the number of all particles of the type. fields are the names of its fields, as `gen.snapshots` knows
     them. formed (n,) is the formation time, where the file has the one that `Format.are_stars` needs.
@@ -83,7 +83,8 @@ def from_hdf5(
 
 
 def _sample_group(group: h5py.Group, n: int, max_particles: int, table_mass: float, formed: str) -> Sample:
-    pos, vel = (take(group[name].__getitem__, n, max_particles) for name in ("Coordinates", "Velocities"))
+    pos = take(group["Coordinates"].__getitem__, n, max_particles)
+    vel = take(group["Velocities"].__getitem__, n, max_particles) if "Velocities" in group else np.zeros_like(pos)
     mass = take(group["Masses"].__getitem__, n, max_particles) if "Masses" in group else np.full(len(pos), table_mass)
     formation_time = take(group[formed].__getitem__, n, max_particles) if formed in group else None
     return Sample(n, pos, vel, mass, frozenset(group), formation_time)

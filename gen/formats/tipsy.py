@@ -19,6 +19,8 @@ from kinmass.gen.physics.particles import Galaxy
 _PERIODS = ("dxPeriod", "dyPeriod", "dzPeriod")
 # Parameters of a .param file that are used: they must be numbers.
 _PARAMETERS = {"bComove", "bPeriodic", "dKpcUnit", "dMsolUnit", "dHubble0", "dPeriod", *_PERIODS}
+# Parameters of a run that expands; one that does not has no need of them.
+_EXPANDING = ("dOmega0", "dLambda")
 # Fields after mass, position and velocity in a particle's record, all in single precision.
 _LATER_FIELDS = {
     "gas": ("rho", "temp", "eps", "metals", "phi"),
@@ -189,6 +191,12 @@ class Tipsy(Format):
         mass_msun = suite_units.get("mass_msun", parameters.get("dMsolUnit", 0.0))
         if not (length_kpc > 0 and mass_msun > 0):
             raise SnapshotError(f"{path}: dKpcUnit = {length_kpc:g} and dMsolUnit = {mass_msun:g}; repair {param.name}")
+        if not {"cosmological", "bComove"} & {*suite_units, *parameters} and any(parameters.get(k) for k in _EXPANDING):
+            raise SnapshotError(
+                f"{path}: {param.name} has {' or '.join(_EXPANDING)}, and no bComove, which says whether lengths are "
+                "comoving; write bComove = 1 or 0 into it, or give `units: {cosmological: true}` or false in the suite "
+                "file"
+            )
         comoving = bool(suite_units.get("cosmological", parameters.get("bComove", 0)))
         a, hubble = (self._header(path)[0], 1.0) if comoving else (1.0, 1.0)
         if comoving and "dHubble0" in parameters:

@@ -197,6 +197,10 @@ def _check_types(contents: Sketch, declared: dict[str, list[str]], min_stars: in
             f"{ptype} is said to be of low resolution, and its particles are lighter than PartType1's; "
             "are they a disc and a bulge? Then they belong under `particles: {stars: [...]}`"
         )
+    for ptype in [*contents.components["gas"], *contents.components["stars"]]:
+        sample = contents.samples.get(ptype)
+        if sample is not None and ptype.startswith("PartType") and "Velocities" not in sample.fields:
+            contents.wrong.append(f"{ptype} has no Velocities, which maps of gas and stars show")
     used_types = {t for types in contents.components.values() for t in types}
     for ptype in sorted(contents.samples.keys() - used_types):
         contents.odd.append(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kinmass.gen.formats import FORMATS, SnapshotError
-from kinmass.gen.formats.base import Slot, reading, settled_box
+from kinmass.gen.formats.base import SMALLEST_FILL, Slot, reading, settled_box
 from kinmass.gen.formats.frontends import forget_datasets, hold_while_reading
 from kinmass.gen.formats.once import asking_once, true_path
 from kinmass.gen.formats.stored import held_open
@@ -171,6 +171,24 @@ class Snapshot:
     def half_box_kpc(self) -> float:
         """Radius [kpc] of the largest sphere that fits into the periodic box; infinite where there is no box."""
         return 0.5 * self.units.box_kpc if self.units.box_kpc else np.inf
+
+    def nearest_end(self, centre_kpc: np.ndarray) -> tuple[float, float]:
+        """Return how far [kpc] the dark matter reaches from a centre (3,) along the axis where it ends first.
+
+        That is the distance to the nearer end, negative where the centre lies outside, and to the opposite one; both
+        are infinite where it fills the periodic box, or where there is none.
+        """
+        extents = [
+            self._extents_kpc[t] for t in self.components["dark"] if self.counts.get(t) and t in self._extents_kpc
+        ]
+        if not extents:
+            return np.inf, np.inf
+        low_kpc, high_kpc = np.min(extents, axis=0)[0], np.max(extents, axis=0)[1]
+        half_kpc = 0.5 * (high_kpc - low_kpc)
+        half_kpc = np.where(half_kpc < SMALLEST_FILL * self.half_box_kpc, half_kpc, np.inf)
+        offset_kpc = np.abs(self.wrap(np.asarray(centre_kpc) - 0.5 * (low_kpc + high_kpc)))
+        axis = int(np.argmin(half_kpc - offset_kpc))
+        return float((half_kpc - offset_kpc)[axis]), float((half_kpc + offset_kpc)[axis])
 
     def close(self) -> None:
         """Free the data and remove the scratch folder."""

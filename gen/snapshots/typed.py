@@ -101,6 +101,10 @@ class TypeReader:
                 problem = f"{n_blank} particles at (0, 0, 0)"
                 raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end? Get it again")
             return pos, unmoved(len(pos))
+        if "Velocities" not in self.fields[ptype]:
+            raise SnapshotError(
+                f"{self.path}: {ptype} has no Velocities, which maps of gas and stars show; get the file with them"
+            )
         vel = field("Velocities", self.units.velocity_kms)
         if len(vel) and max(vel.max(), -vel.min()) > LIGHT_KMS:
             hint = "check the velocity unit, or get the file again if it is damaged"

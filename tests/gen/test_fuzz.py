@@ -53,7 +53,7 @@ def write_base(folder: Path, name: str) -> list[Path]:
     """One galaxy of 160 particles of each kind at CENTRE, and its catalogue; the files that may be damaged."""
     folder.mkdir(parents=True)
     _, write, catalogue, files = BASES[name]
-    parts = layouts.galaxy(160).components()
+    parts = layouts.bound(layouts.galaxy(160)).components()
     parts["dark"] = replace(parts["dark"], pos_kpc=2 * parts["dark"].pos_kpc)  # haloes are wider than galaxies
     if name in GRIDS:
         return sorted(write(folder, Galaxy(**parts), CENTRE, np.zeros(3)).parent.iterdir())

@@ -257,6 +257,30 @@ def test_its_axis_is_that_of_the_stars_within_two_half_mass_radii(outer):
     assert abs(spin(near, np.array([10.0, 20, 30]))[0]) > 0.9
 
 
+@pytest.mark.parametrize("box_kpc", [1000.0, 0.0])
+@pytest.mark.parametrize("shift_re", [0.0, 1.5, 2.5, 5.0])
+def test_a_galaxy_at_the_side_of_a_region_is_refused(box_kpc, shift_re, galaxy, tmp_path):
+    """A cube is cut out of a simulation, and one of its galaxies lies near a face: some of it is not there."""
+    whole = record(write(tmp_path, galaxy), tmp_path)
+    r_e = float(whole["half_mass_radius"].max())
+
+    def cut(p: Particles) -> Particles:
+        x = p.pos_kpc + np.array([(100 - shift_re * r_e if shift_re else 0.0), 0, 0])
+        return p[np.abs(x).max(axis=1) < 100]
+
+    region = Galaxy(**{name: cut(p) for name, p in galaxy.components().items()})
+    suite = write(tmp_path, region)
+    if not box_kpc:
+        suite = Suite(**(suite.model_dump() | {"units": {"box": "none"}}))
+    if shift_re in (1.5, 2.5):
+        with pytest.raises(Refused, match=r"dark matter ends .* kpc from its centre on one side, before 3 R_e"):
+            record(suite, tmp_path)
+    else:
+        cut_off, r_kpc = record(suite, tmp_path), whole["radius"][(whole["radius"] > r_e) & (whole["radius"] < 3 * r_e)]
+        masses = [np.interp(r_kpc, of["radius"], of["mass"][0]) for of in (cut_off, whole)]
+        np.testing.assert_allclose(*masses, rtol=0.02)
+
+
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
 def test_a_file_without_units_in_others_than_assumed_is_refused(factor, galaxy, tmp_path):
     """Positions in Mpc/h that are taken for kpc/h, or the reverse: galaxies of a few parsecs or of megaparsecs."""

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 
+import layouts
 import numpy as np
 import pytest
 from conftest import command
@@ -10,10 +11,10 @@ from test_faults import SMALL, write_box
 
 from kinmass.gen.campaign.batches import Batches
 from kinmass.gen.campaign.failures import unforeseen
-from kinmass.gen.campaign.plan import Task
+from kinmass.gen.campaign.plan import Task, list_tasks
 from kinmass.gen.catalogues.base import Halo
 from kinmass.gen.storage import galaxy_reader, store
-from kinmass.gen.suite import Suite
+from kinmass.gen.suite import Suite, SuiteError
 
 
 def planned(n):
@@ -84,3 +85,19 @@ def test_statuses_that_are_read_by_files_are_those_of_zarr(tmp_path, shard):
     both = np.concatenate(list(read.values()))
     assert both.tolist() == store.read_status(group, unreadable_is_damaged=True)[shard:].tolist()
     assert store.DAMAGED in both
+
+
+def test_a_table_of_several_snapshots_says_whose_its_galaxies_are(tmp_path):
+    """Zooms that are all centred on their galaxies: each would have been mapped by the names of all of them."""
+    zooms = [tmp_path / f"zoom_{name}.hdf5" for name in "ab"]
+    for path in zooms:
+        layouts.fire(path, layouts.galaxy())
+    suite = Suite(name="zooms", format="gizmo", snapshots="*.hdf5", aperture={"kpc": 30}, root=tmp_path,
+                  catalogue={"format": "table", "path": "t.csv"}, selection={"min_stars": 1})  # fmt: skip
+    (tmp_path / "t.csv").write_text("id,x,y,z,r200\na,0,0,0,200\nb,0,0,0,150\n")
+    with pytest.raises(SuiteError, match=r"t\.csv lists the same 2 galaxies for zoom_a\.hdf5 and zoom_b\.hdf5; give a"):
+        list_tasks(suite)
+    (tmp_path / "t.csv").write_text("id,snapshot,x,y,z,r200\na,zoom_a,0,0,0,200\nb,zoom_b,0,0,0,150\n")
+    assert [task.name for task in list_tasks(suite)] == ["zoom_a:a", "zoom_b:b"]
+    (tmp_path / "t.csv").write_text("x,y,z\n0,0,0\n")  # one galaxy at several times
+    assert [task.name for task in list_tasks(suite)] == ["zoom_a:0", "zoom_b:0"]

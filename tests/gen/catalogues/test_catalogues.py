@@ -249,6 +249,15 @@ def test_subfind_in_mpc_says_so_itself(units_group, tmp_path):
     assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3], rel=1e-6)
 
 
+def test_a_column_that_some_parts_lack_is_missed(tmp_path):
+    """Fragments would be mapped as galaxies where one file of many has lost its SubhaloFlag."""
+    path = WRITERS["subfind"](tmp_path)
+    with h5py.File(tmp_path / "fof_subhalo_tab_099.2.hdf5", "r+") as file:
+        del file["Subhalo/SubhaloFlag"]
+    with pytest.raises(SnapshotError, match="SubhaloFlag in some parts of this catalogue and not in all"):
+        find_haloes("subfind", path, SNAPSHOT, UNITS)
+
+
 def test_subfind_leaves_out_fragments_and_keeps_the_names(tmp_path):
     first = write_subfind(tmp_path)
     with h5py.File(first, "r+") as file:
@@ -416,6 +425,15 @@ def test_trees_say_the_scale_factor_in_a_column(scale, same, tmp_path):
     else:
         with pytest.raises(OtherEpoch, match=r"made at a = 0\.51"):
             find_haloes("rockstar", path, SNAPSHOT, UNITS)
+
+
+def test_eagles_units_without_their_powers_are_refused(tmp_path):
+    path = WRITERS["eagle_subfind"](tmp_path)
+    for part in tmp_path.iterdir():
+        with h5py.File(part, "r+") as file:
+            del file["Subhalo/CentreOfPotential"].attrs["h-scale-exponent"]
+    with pytest.raises(SnapshotError, match=r"Subhalo/CentreOfPotential has no h-scale-exponent"):
+        find_haloes("eagle_subfind", path, SNAPSHOT, UNITS)
 
 
 def in_parts(path: Path, name: str) -> list[Path]:

@@ -356,8 +356,10 @@ HARMLESS = {
         for name in list(f)
         if "Part" in name
     ],
+    "no velocities of dark matter": lambda f: f["PartType1"].pop("Velocities"),
     "another mass beside it": lambda f: f["PartType4"].create_dataset("Mass", data=np.full(40, 7.0)),
     "all of SWIFT's particles": set_attrs(OutputType=np.bytes_("FullVolume")),
+    "all of EAGLE's particles": set_attrs(SamplingRate=np.array([1.0])),
     "neutrinos sampled": set_attrs(OutputType="SubSampled", SubSampleFractions=[0, 0, 0, 0, 0, 0, 0.1]),
 }
 
@@ -439,12 +441,14 @@ REFUSED = {
         set_attrs(OutputType=np.bytes_("SubSampled"), SubSampleFractions=[0, 0, 0, 0, 0.25, 0, 0]),
         "OutputType SubSampled, .* masses would be those of a share",
     ),
+    "a sample of EAGLE": (set_attrs(SamplingRate=0.1), "SamplingRate 0.1: masses would be those of a share"),
     "every particle twice": (twice, "of 80 particles are others' copies, with the same places in PartType"),
     "one part of several": (
         set_attrs(NumFilesPerSnapshot=4, NumPart_Total=[160, 160, 0, 0, 160, 0]),
         "by its Header one of 4 files of a snapshot, with 120 of 480 particles",
     ),
     "a time and no expansion": (set_attrs(Time=0.0, Redshift=0.0), "Time = 0 and Redshift = 0.*`units: {cosmological"),
+    "stars without velocities": (lambda f: f["PartType4"].pop("Velocities"), "PartType4 has no Velocities, which maps"),
     "no mass at all": (lambda f: f["PartType4"].pop("Masses"), "PartType4 has neither Masses nor a MassTable entry"),
     "short field": (
         lambda f: (f["PartType0"].pop("SmoothingLength"), f["PartType0"].create_dataset("SmoothingLength", data=[1.0])),
@@ -563,6 +567,14 @@ def test_units_of_which_a_file_says_some_are_not_assumed(tmp_path):
     assert FORMATS["gizmo"].units(path, {}) == replace(units, source="the file's Header group")
 
 
+def test_another_codes_group_of_units_is_not_overheard(tmp_path):
+    """PKDGRAV3 writes KpcUnit and MsolUnit into its HDF5 files; kpc/h was assumed in spite of them."""
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda file: file.create_group("Units").attrs.update(KpcUnit=4000.0, MsolUnit=1e16, KmPerSecUnit=100.0))
+    with pytest.raises(SnapshotError, match=r"its Units group says KpcUnit, MsolUnit, KmPerSecUnit|KmPerSecUnit, KpcU"):
+        FORMATS["gizmo"].units(path, {})
+
+
 @pytest.mark.parametrize(("field", "words"), [("PartType4/Coordinates", "kpc"), ("PartType1/Masses", b"Msun")])
 def test_words_for_units_are_not_overheard(field, words, tmp_path):
     """Scripts write `units` beside numbers, in which a is in them or not; kpc/h was assumed in spite of them."""
@@ -604,6 +616,27 @@ def test_a_run_without_expansion_stays_at_a_of_one(tmp_path):
     assert (units.scale_factor, units.hubble, units.length_kpc) == pytest.approx((1, 1, 1000))
 
 
+def test_the_start_of_a_run_without_h_is_read_either_way(tmp_path):
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, set_attrs(Time=0.0, Redshift=0.0, HubbleParam=1.0))
+    assert (
+        FORMATS["gizmo"].units(path, {}).length_kpc == FORMATS["gizmo"].units(path, {"cosmological": False}).length_kpc
+    )
+
+
+def test_names_of_blocks_may_be_padded_with_zeros(tmp_path):
+    written = layouts.galaxy()
+    path = layouts.gadget_binary(tmp_path / "snap_028", written, file_format=2, float_type="f8")
+    raw = path.read_bytes()
+    for name in (b"POS", b"VEL", b"ID", b"U", b"RHO"):
+        label = b"\x08\0\0\0" + name.ljust(4)
+        assert label in raw
+        raw = raw.replace(label, b"\x08\0\0\0" + name.ljust(4, b"\0"))
+    path.write_bytes(raw)
+    with Snapshot(path, "gadget_binary", {"dark": ["PartType1"]}) as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
 def test_wind_is_gas_that_no_map_shows(tmp_path):
     written = layouts.galaxy()
     path = edit(layouts.tng(tmp_path / "snap.hdf5", written), put("PartType4/GFM_StellarFormationTime", -0.1, slice(7)))
@@ -622,6 +655,8 @@ def test_stars_without_what_tells_them_from_wind_are_asked_about(tmp_path):
     path = edit(
         layouts.tng(tmp_path / "cutout.hdf5", written), lambda f: f["PartType4"].pop("GFM_StellarFormationTime")
     )
+    edit(path, lambda f: f["PartType4"].pop("GFM_StellarPhotometrics"))
+    assert recognised(edit(path, set_attrs(SimulationName=np.bytes_("TNG50-1")))) == "arepo"
     dark, words = {"dark": ["PartType1"]}, r"PartType4 has no GFM_StellarFormationTime.*stars: \[PartType4, Wind\]"
     assert re.search(words, "\n".join(describe(path, "arepo")))
     for gas in (["PartType0"], ["PartType0", "Wind"]):

@@ -353,6 +353,20 @@ def test_tipsy_is_as_periodic_as_its_param_says(param, box, tmp_path):
         assert FORMATS["tipsy"].units(path, {}).box_kpc == (box and pytest.approx(box))
 
 
+def test_a_param_of_an_expanding_run_that_does_not_say_comoving_is_asked(tmp_path):
+    """Lengths would be 1 / a too large: .param files that are made by hand have only units and cosmology."""
+    path = layouts.tipsy(tmp_path / "run.00128", layouts.galaxy())
+    param = path.with_suffix(".param")
+    text = param.read_text()
+    param.write_text(text.replace("bComove = 1", "dOmega0 = 0.3\ndLambda = 0.7"))
+    with pytest.raises(SnapshotError, match=r"dOmega0 or dLambda, and no bComove.*`units: {cosmological: true}`"):
+        FORMATS["tipsy"].units(path, {})
+    assert FORMATS["tipsy"].units(path, {"cosmological": True}).length_kpc == pytest.approx(layouts.BOX)
+    assert FORMATS["tipsy"].units(path, {"cosmological": False}).length_kpc == pytest.approx(layouts.BOX / layouts.A)
+    param.write_text(text.replace("bComove = 1", ""))  # as Gasoline takes it
+    assert not FORMATS["tipsy"].units(path, {}).cosmological
+
+
 @pytest.mark.parametrize(
     ("header", "words"),
     [

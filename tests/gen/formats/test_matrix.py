@@ -191,11 +191,12 @@ def test_the_same_particles_come_back(case, tmp_path, monkeypatch):
 
 def test_one_rank_and_two_map_them_to_the_same_bytes(tmp_path):
     """Maps of one galaxy in each kind of file."""
+    galaxy = layouts.bound(the_galaxy("all"))
     cases = [next(c for c in CASES if c["kind"] == kind and c["holds"] == "all") for kind in FACTORS["kind"]]
     for case in cases:
         folder = tmp_path / case["kind"].replace(" ", "_")
         folder.mkdir()
-        path = write(folder, the_galaxy("all"), case)
+        path = write(folder, galaxy, case)
         form = "gadget_binary" if "binary" in case["kind"] else case["kind"]
         dark = "DarkMatter" if form == "tipsy" else "PartType1"
         (folder / "suite.yaml").write_text(
@@ -203,7 +204,7 @@ def test_one_rank_and_two_map_them_to_the_same_bytes(tmp_path):
             f"selection: {{min_stars: 30}}\nparticles: {{dark: [{dark}]}}\nunits: {said(case)}\n"
         )
     for kind, write_grid in grids.WRITERS.items():
-        path = write_grid(tmp_path / kind.replace(" ", "_"), the_galaxy("all"), ORIGIN, ORIGIN)
+        path = write_grid(tmp_path / kind.replace(" ", "_"), galaxy, ORIGIN, ORIGIN)
         folder = tmp_path / kind.replace(" ", "_")
         (folder / "suite.yaml").write_text(
             f"name: {folder.name}\nformat: {kind.split()[-1]}\nsnapshots: {path.relative_to(folder)}\n"

@@ -285,6 +285,21 @@ def test_half_mass_radius_is_that_of_all_particles_sorted(n):
         assert half_mass_radius(radius, mass) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("n", [3, 40, 3000])
+def test_half_mass_radius_knows_neither_order_nor_parts_of_particles(n):
+    """Some radii are shared by particles of very different mass, as on a grid, and some particles have no mass."""
+    rng = np.random.default_rng(n)
+    radius, mass = np.round(rng.pareto(1.5, n), 1), 10 ** rng.normal(0, 2, n)
+    expected = half_mass_radius(radius, mass)
+    for order in (rng.permutation(n) for _ in range(5)):
+        assert half_mass_radius(radius[order], mass[order]) == pytest.approx(expected, rel=1e-12)
+    halves = half_mass_radius(np.tile(radius, 2), np.tile(0.5 * mass, 2))
+    with_massless = half_mass_radius(np.append(radius, expected * rng.uniform(0, 2, n)), np.append(mass, np.zeros(n)))
+    assert halves == pytest.approx(expected, rel=1e-12)
+    assert with_massless == pytest.approx(expected, rel=1e-12)
+    assert half_mass_radius(np.zeros(n), mass) == 0
+
+
 def test_inclination_is_kept_within_its_range_and_stored(mocks, map_store, tmp_path):
     maps(mocks / "quiet" / "quiet.yaml", "--out", tmp_path / "maps.zarr", "--inclination", 40, 60)
     group = store.open_suite(tmp_path / "maps.zarr", "quiet")

@@ -61,5 +61,5 @@ def menc_at(radius_kpc: np.ndarray, mass_msun: np.ndarray, at_kpc: np.ndarray) -
     log_m = np.log10(mass_msun, out=np.full(np.shape(mass_msun), np.nan), where=np.asarray(mass_msun) > 0)
     log_r, log_at = np.log10(radius_kpc), np.log10(at_kpc)
     rows = zip(*(array.reshape(-1, array.shape[-1]) for array in (log_at, log_r, log_m)), strict=True)
-    log_m_at = np.stack([np.interp(x, r, m, left=np.nan, right=np.nan) for x, r, m in rows])
-    return log_m_at.reshape(np.shape(at_kpc))
+    log_m_at = [np.interp(x, r, m, left=np.nan, right=np.nan) for x, r, m in rows]
+    return np.array(log_m_at).reshape(np.shape(at_kpc))

@@ -349,6 +349,7 @@ def test_profiles():
     grid = np.geomspace(1, 10, 30)
     np.testing.assert_allclose(menc_at(grid, grid**2, np.array([2.0, 3.3])), 2 * np.log10([2.0, 3.3]))
     assert np.isnan(menc_at(grid, grid**2, np.array([0.5, 11.0]))).all()
+    assert menc_at(np.ones((0, 30)), np.ones((0, 30)), np.ones((0, 2))).shape == (0, 2)
     holed = np.where(grid < 3, 0.0, grid**2)  # no mass inside 3: no logarithm, and nothing between nil and something
     first = grid[grid >= 3][0]
     log_mass = menc_at(grid, holed, np.array([1.5, 2.9, first * 0.999, first * 1.001, 9.0]))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_erosion, binary_fill_holes
+from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes
 from scipy.optimize import minimize
 
 from kinmass.gen.constants import G
@@ -64,6 +64,17 @@ def _hats(radius: np.ndarray, ring: np.ndarray) -> np.ndarray:
     return np.maximum(1 - np.abs(radius_in_rings[:, None] - np.arange(1, len(ring) + 1)), 0.0)
 
 
+def _without_holes(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels (P, P) with those that are missing among them, be they single ones at the edge."""
+    closed = binary_closing(np.pad(pixels, 1), np.ones((3, 3)))[1:-1, 1:-1]
+    return np.asarray(binary_fill_holes(closed))
+
+
+def _outline(pixels: np.ndarray) -> np.ndarray:
+    """Return those of pixels (P, P) that have a neighbour outside of them, or outside the field."""
+    return pixels & ~binary_erosion(pixels)
+
+
 def axis_ratio_of(density: np.ndarray, valid: np.ndarray) -> float:
     """Return the axis ratio from the second moments of a map's density (P, P) inside an isophote; NaN without one.
 
@@ -72,12 +83,13 @@ def axis_ratio_of(density: np.ndarray, valid: np.ndarray) -> float:
     brightest at the edge, little would be left of clumpy gas. Pixels count whose counterparts beyond the centre are
     seen, too. Holes are no edge.
     """
-    on_both_sides = valid & valid[::-1, ::-1]
-    edge = on_both_sides & ~binary_erosion(binary_fill_holes(on_both_sides))
-    if not edge.any():
+    seen = _without_holes(valid)
+    on_both_sides = seen & seen[::-1, ::-1]
+    edge = _outline(on_both_sides)
+    if not (valid & edge).any():
         return float("nan")
-    bright = on_both_sides & (density > np.quantile(density[edge], EDGE_SHARE))
-    outline = bright & ~binary_erosion(binary_fill_holes(bright))
+    bright = valid & on_both_sides & (density > np.quantile(density[valid & edge], EDGE_SHARE))
+    outline = _outline(_without_holes(bright))
     if np.count_nonzero(bright) < MIN_SHAPE_PIXELS or outline[edge].sum() > MOST_AT_EDGE * outline.sum():
         return float("nan")
     y, x = np.nonzero(bright)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes
 from scipy.optimize import minimize
 
 from kinmass.gen.constants import G
@@ -16,6 +17,11 @@ THICKNESS = 0.15  # axis ratio of a disc seen edge on
 AXIS_RATIO_ERROR = 0.1  # of a disc's density map, because discs are not exactly round
 RING_PIXELS = 1.0  # pixels between ring radii
 MIN_PIXELS = 30  # fewest valid pixels that are fitted
+MIN_SHAPE_PIXELS = 12  # fewest whose density tells an axis ratio
+#: Share of the pixels at the edge of what is seen that are fainter than those that tell the axis ratio.
+EDGE_SHARE = 2 / 3
+#: Most of their outline that may be that edge: of more, the shape is that of a slit, or of one half of a disc.
+MOST_AT_EDGE = 0.5
 #: Pixels that count as one independent velocity. Residuals are correlated over the beam and along spiral arms. Thick,
 #: turbulent discs look less inclined in velocity than they are (by 20 degrees in the bursty mocks), so that the axis
 #: ratio must have a say unless V is very clean.
@@ -58,16 +64,36 @@ def _hats(radius: np.ndarray, ring: np.ndarray) -> np.ndarray:
     return np.maximum(1 - np.abs(radius_in_rings[:, None] - np.arange(1, len(ring) + 1)), 0.0)
 
 
-def axis_ratio_of(x: np.ndarray, y: np.ndarray, density: np.ndarray, border: np.ndarray) -> float:
-    """Return the axis ratio from the second moments of density (n,) inside its last isophote that closes in the field.
+def _without_holes(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels (P, P) with those that are missing among them, be they single ones at the edge."""
+    closed = binary_closing(np.pad(pixels, 1), np.ones((3, 3)))[1:-1, 1:-1]
+    return np.asarray(binary_fill_holes(closed))
 
-    border (n,) marks pixels on the edge of the field: pixels fainter than the brightest of these are left out.
+
+def _outline(pixels: np.ndarray) -> np.ndarray:
+    """Return those of pixels (P, P) that have a neighbour outside of them, or outside the field."""
+    return pixels & ~binary_erosion(pixels)
+
+
+def axis_ratio_of(density: np.ndarray, valid: np.ndarray) -> float:
+    """Return the axis ratio from the second moments of a map's density (P, P) inside an isophote; NaN without one.
+
+    valid (P, P): pixels that are seen. Their edge, that of the field or of a footprint within it, has a shape of its
+    own, which is round for most. So the isophote is one than which a share EDGE_SHARE of the edge is fainter: of the
+    brightest at the edge, little would be left of clumpy gas. Pixels count whose counterparts beyond the centre are
+    seen, too. Holes are no edge.
     """
-    floor = density[border].max() if border.any() else 0.0
-    weight = np.where(density > floor, density, 0.0)
-    if np.count_nonzero(weight) < MIN_PIXELS:
-        weight = density
-    weight = weight / weight.sum()
+    seen = _without_holes(valid)
+    on_both_sides = seen & seen[::-1, ::-1]
+    edge = _outline(on_both_sides)
+    if not (valid & edge).any():
+        return float("nan")
+    bright = valid & on_both_sides & (density > np.quantile(density[valid & edge], EDGE_SHARE))
+    outline = _outline(_without_holes(bright))
+    if np.count_nonzero(bright) < MIN_SHAPE_PIXELS or outline[edge].sum() > MOST_AT_EDGE * outline.sum():
+        return float("nan")
+    y, x = np.nonzero(bright)
+    weight = density[bright] / density[bright].sum()
     offset_x, offset_y = x - weight @ x, y - weight @ y
     xx, yy, xy = weight @ offset_x**2, weight @ offset_y**2, weight @ (offset_x * offset_y)
     mean_moment, half_difference = 0.5 * (xx + yy), np.hypot(0.5 * (xx - yy), xy)
@@ -171,9 +197,10 @@ def rotation_profile(
     M = V_c^2 r / G, as if the mass were spherical, with V_c^2 = V_rot^2 - sigma^2 dln(Sigma sigma^2)/dlnR
     (Iorio et al. 2017, arXiv:1611.03865, for a disc of the same thickness everywhere). NaN at radii of which less than
     half is observed, and at radii that are not resolved on the minor axis. NaN everywhere for fewer than MIN_PIXELS
-    pixels and for discs nearer to face on than MIN_INCLINATION_DEG, where neither the axis ratio nor the velocities
-    determine sin i. Beam smearing is not corrected. inclination_deg: where it is known, it is not fitted,
-    and discs nearer to face on have masses too.
+    pixels, for discs nearer to face on than MIN_INCLINATION_DEG, where neither the axis ratio nor the velocities
+    determine sin i, and where the density tells no axis ratio (`axis_ratio_of`). Beam smearing is not corrected.
+    inclination_deg: where it is known, it is not fitted, and discs nearer to face on have masses too, and those without
+    an axis ratio.
     """
     log10_mass = np.full(len(radii_re), np.nan)
     density, velocity, dispersion, mask = (channel.astype(float) for channel in gas)
@@ -184,10 +211,12 @@ def rotation_profile(
     pixel_offsets = ((np.arange(pixels) + 0.5) / pixels - 0.5) * field_of_view_re
     all_x, all_y = np.meshgrid(pixel_offsets, pixel_offsets)
     x, y = all_x[valid], all_y[valid]
-    border = np.maximum(np.abs(x), np.abs(y)) > pixel_offsets[-1] * (1 - 1e-9)
+    axis_ratio = axis_ratio_of(density, valid) if inclination_deg is None else 1.0
+    if np.isnan(axis_ratio):
+        return log10_mass
     step = RING_PIXELS * field_of_view_re / pixels
     ring = step * np.arange(1, int(0.5 * field_of_view_re / step) + 4)  # beyond the edge, for the corners
-    disc = fit_disc(x, y, velocity[valid], axis_ratio_of(x, y, density[valid], border), ring, inclination_deg)
+    disc = fit_disc(x, y, velocity[valid], axis_ratio, ring, inclination_deg)
     if inclination_deg is None and disc.cos_inclination > np.cos(np.radians(MIN_INCLINATION_DEG)):
         return log10_mass
     disc_radius, cos_azimuth = disc_plane(all_x, all_y, disc.position_angle, disc.cos_inclination)

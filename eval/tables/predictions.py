@@ -433,11 +433,8 @@ def columns(part: Part, numbers: np.ndarray, maps: np.ndarray, r_e: np.ndarray) 
     maps, weighted by density (Binney 2005, MNRAS 363, 937).
     """
     mass = store.read(part.group, "mass", numbers)
-    radius = np.repeat(store.read(part.group, "radius", numbers)[:, None], part.views, axis=1).reshape(len(r_e), -1)
-    stars, gas = (
-        np.repeat(mass[:, store.COMPONENTS.index(c)][:, None], part.views, axis=1).reshape(radius.shape)
-        for c in ("stars", "gas")
-    )
+    radius = np.repeat(store.read(part.group, "radius", numbers), part.views, axis=0)
+    stars, gas = (np.repeat(mass[:, store.COMPONENTS.index(c)], part.views, axis=0) for c in ("stars", "gas"))
     mass_inside = [10 ** menc_at(radius, m, 3 * r_e[:, None].astype(float))[:, 0] for m in (stars, gas)]
     mass_inside[1] = np.nan_to_num(mass_inside[1])  # of galaxies without gas
     density, velocity, dispersion = (maps[:, i].astype(float) for i in range(3))

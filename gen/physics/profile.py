@@ -20,6 +20,8 @@ def half_mass_radius(radius_kpc: np.ndarray, mass_msun: np.ndarray) -> float:
     """Radius [kpc] that encloses half the mass of particles at radii (N,), projected or not.
 
     Interpolates linearly between particles, so that the radius does not jump when there is one particle more or less.
+    Particles at one radius count as one, and those without mass as none: so neither their order nor splitting them
+    changes it.
     """
     # Sorting all particles is slow. Every 64th one shows where half the mass is, and only those near it are sorted.
     order_of_sample = np.argsort(radius_kpc[::64])
@@ -28,13 +30,21 @@ def half_mass_radius(radius_kpc: np.ndarray, mass_msun: np.ndarray) -> float:
         [0.4 * mass_of_sample[-1], 0.6 * mass_of_sample[-1]], mass_of_sample, radius_kpc[::64][order_of_sample]
     )
     near_half = (radius_kpc >= lo) & (radius_kpc <= hi)
-    r, mass, half_mass = radius_kpc[near_half], mass_msun[near_half], 0.5 * mass_msun.sum()
-    inside = mass_msun[radius_kpc < lo].sum()
+    r, mass = _sorted_by_radius(radius_kpc[near_half], mass_msun[near_half])
+    inside, half_mass = mass_msun[radius_kpc < lo].sum(), 0.5 * mass_msun.sum()
     if not (len(r) and inside + mass.max() < half_mass < inside + mass.sum() - mass.max()):
-        r, mass, inside = radius_kpc, mass_msun, 0.0
-    order = np.argsort(r)
-    mass_at = inside + np.cumsum(mass[order]) - 0.5 * mass[order]
-    return float(np.interp(half_mass, mass_at, r[order]))
+        (r, mass), inside = _sorted_by_radius(radius_kpc, mass_msun), 0.0
+    return float(np.interp(half_mass, inside + np.cumsum(mass) - 0.5 * mass, r))
+
+
+def _sorted_by_radius(radius_kpc: np.ndarray, mass_msun: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different radii (M,), rising, of particles (N,) that have mass, and the mass at each of them."""
+    if 0 < np.count_nonzero(mass_msun) < len(mass_msun):
+        radius_kpc, mass_msun = radius_kpc[mass_msun > 0], mass_msun[mass_msun > 0]
+    order = np.argsort(radius_kpc)
+    radius, mass = radius_kpc[order], mass_msun[order]
+    first = np.flatnonzero(np.diff(radius, prepend=-1.0))
+    return (radius, mass) if len(first) == len(radius) else (radius[first], np.add.reduceat(mass, first))
 
 
 def profile_radii(half_mass_kpc: float, aperture_kpc: float) -> np.ndarray:
@@ -51,5 +61,5 @@ def menc_at(radius_kpc: np.ndarray, mass_msun: np.ndarray, at_kpc: np.ndarray) -
     log_m = np.log10(mass_msun, out=np.full(np.shape(mass_msun), np.nan), where=np.asarray(mass_msun) > 0)
     log_r, log_at = np.log10(radius_kpc), np.log10(at_kpc)
     rows = zip(*(array.reshape(-1, array.shape[-1]) for array in (log_at, log_r, log_m)), strict=True)
-    log_m_at = np.stack([np.interp(x, r, m, left=np.nan, right=np.nan) for x, r, m in rows])
-    return log_m_at.reshape(np.shape(at_kpc))
+    log_m_at = [np.interp(x, r, m, left=np.nan, right=np.nan) for x, r, m in rows]
+    return np.array(log_m_at).reshape(np.shape(at_kpc))

@@ -125,7 +125,7 @@ def views_of(group: zarr.Group, suite: str, numbers: np.ndarray, names: np.ndarr
     profile_radii_kpc = r_e[..., None].astype(float) * np.array(RADII_RE)
     grid_radii_kpc = np.repeat(radius[:, None], n_views, axis=1)
     grid_masses = np.repeat(mass[:, None, 0], n_views, axis=1)
-    log10_menc = menc_at(grid_radii_kpc, grid_masses, profile_radii_kpc) if len(numbers) else profile_radii_kpc
+    log10_menc = menc_at(grid_radii_kpc, grid_masses, profile_radii_kpc)
     return Views(
         torch.from_numpy(maps.reshape(-1, 8, pixels, pixels)),
         torch.from_numpy(r_e.reshape(-1).astype(np.float32)),

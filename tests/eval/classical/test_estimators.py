@@ -1,5 +1,7 @@
 """Classical estimators: each is as accurate as it promises on galaxies whose mass is known in closed form."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -7,7 +9,7 @@ from scipy.integrate import quad
 from kinmass.eval.classical.estimators import ESTIMATORS, ObservedViews, sigma_los, wolf2010
 from kinmass.eval.classical.jeans import BETAS, kernel
 from kinmass.eval.classical.noise import added_square
-from kinmass.eval.classical.rotation import MIN_INCLINATION_DEG, disc_plane, fit_disc
+from kinmass.eval.classical.rotation import MIN_INCLINATION_DEG, disc_plane, fit_disc, rotation_profile
 from kinmass.gen.constants import G
 from kinmass.train.data.dataset import RADII_RE
 
@@ -221,6 +223,33 @@ def test_rotation_curve_bears_noise_and_lost_pixels():
     )[:, 3:]
     assert np.abs(errors).max() < 0.06
     assert np.abs(errors.mean(0)).max() < 0.011
+
+
+@pytest.mark.parametrize("inclination", [45, 60, 75])
+@pytest.mark.parametrize("seen", ["circle of 1 R_e", "circle of 1.5 R_e", "circle of 2 R_e", "ring from 1 to 2 R_e"])
+def test_the_edge_of_a_footprint_is_not_the_shape_of_the_disc(inclination, seen):
+    """A round footprint made discs look face on, and their masses too large by up to .3 dex."""
+    radius = np.hypot(*sky(32, 6.0))
+    mask = (radius < float(seen.split()[-2])) & (radius > (1.0 if seen.startswith("ring") else 0.0))
+    means = []
+    for angle in (0, 30, 120):
+        views = disc(inclination, angle, arctan_curve, sigma=0.0, noise=3.0)
+        error = estimate("rotation_curve", replace(views, observed=views.observed * mask)) - circular_mass(
+            arctan_curve(RADII) ** 2
+        )
+        means.append(np.nanmean(error))
+    np.testing.assert_allclose(means, 0, atol=0.1)
+
+
+def test_without_a_shape_there_is_no_inclination_but_one_that_is_known():
+    """Of one half of a disc, of a slit across it, or of gas whose density was not measured."""
+    views, (x, y) = disc(60, 30, arctan_curve, sigma=0.0), sky(32, 6.0)
+    even = views.observed.copy()
+    even[:, [0, 4]] = 1.0
+    for observed in (views.observed * (x > 0), views.observed * (np.abs(y) < 0.4), even):
+        assert np.isnan(estimate("rotation_curve", replace(views, observed=observed))).all()
+    known = rotation_profile(even[0, 4:], R_E, 6.0, RADII, inclination_deg=60)
+    np.testing.assert_allclose(known[1:], circular_mass(arctan_curve(RADII) ** 2)[1:], atol=0.03)
 
 
 def test_pressure_carries_its_share():

@@ -678,6 +678,16 @@ def test_a_network_without_any_view_to_use_is_named():
     assert "none of the predictions for 2 views of early is finite" in nothing_tested({group: nowhere}, None, ["early"])
 
 
+def test_blocks_in_which_nothing_is_finished_yet_have_no_views(runs, map_store, tmp_path):
+    path = shutil.copytree(map_store, tmp_path / "begun.zarr", ignore=LOCKS)  # a name that no other store here has
+    group = zarr.open_group(path / "quiet", mode="r+")
+    group["status"][:] = store.PENDING
+    tables_here([run for run in runs if run.name == "gas"], path, tmp_path / "out", ("quiet", "middle"))
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert set(table.test) == {"middle", "all"}
+    assert set(table.n_galaxies) == {12}
+
+
 def test_every_view_is_in_a_bin_of_what_it_is():
     """Stars without any dispersion have a rotation support without end; what is no number is in no bin."""
     ends = {name: np.array([*edges[:-1], edges[-1], np.nan]) for name, (_, edges) in predictions.COLUMNS.items()}

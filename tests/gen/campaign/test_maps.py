@@ -285,6 +285,21 @@ def test_half_mass_radius_is_that_of_all_particles_sorted(n):
         assert half_mass_radius(radius, mass) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("n", [3, 40, 3000])
+def test_half_mass_radius_knows_neither_order_nor_parts_of_particles(n):
+    """Some radii are shared by particles of very different mass, as on a grid, and some particles have no mass."""
+    rng = np.random.default_rng(n)
+    radius, mass = np.round(rng.pareto(1.5, n), 1), 10 ** rng.normal(0, 2, n)
+    expected = half_mass_radius(radius, mass)
+    for order in (rng.permutation(n) for _ in range(5)):
+        assert half_mass_radius(radius[order], mass[order]) == pytest.approx(expected, rel=1e-12)
+    halves = half_mass_radius(np.tile(radius, 2), np.tile(0.5 * mass, 2))
+    with_massless = half_mass_radius(np.append(radius, expected * rng.uniform(0, 2, n)), np.append(mass, np.zeros(n)))
+    assert halves == pytest.approx(expected, rel=1e-12)
+    assert with_massless == pytest.approx(expected, rel=1e-12)
+    assert half_mass_radius(np.zeros(n), mass) == 0
+
+
 def test_inclination_is_kept_within_its_range_and_stored(mocks, map_store, tmp_path):
     maps(mocks / "quiet" / "quiet.yaml", "--out", tmp_path / "maps.zarr", "--inclination", 40, 60)
     group = store.open_suite(tmp_path / "maps.zarr", "quiet")
@@ -334,6 +349,7 @@ def test_profiles():
     grid = np.geomspace(1, 10, 30)
     np.testing.assert_allclose(menc_at(grid, grid**2, np.array([2.0, 3.3])), 2 * np.log10([2.0, 3.3]))
     assert np.isnan(menc_at(grid, grid**2, np.array([0.5, 11.0]))).all()
+    assert menc_at(np.ones((0, 30)), np.ones((0, 30)), np.ones((0, 2))).shape == (0, 2)
     holed = np.where(grid < 3, 0.0, grid**2)  # no mass inside 3: no logarithm, and nothing between nil and something
     first = grid[grid >= 3][0]
     log_mass = menc_at(grid, holed, np.array([1.5, 2.9, first * 0.999, first * 1.001, 9.0]))

@@ -29,6 +29,8 @@ GAS_FIELDS = {
     "InternalEnergy": ({"velocity_kms"}, KMS_CM_S**2),
     "Temperature": (set(), 1.0),
 }
+#: Fields that the units of length, mass and velocity are found from.
+_QUANTIFIED = ("Coordinates", "Masses", "Velocities")
 #: Attributes of a dataset with words for its unit, in lower case.
 _WORDS_FOR_UNITS = ("unit", "units")
 #: Attributes of a dataset with its unit in cgs, its power of a and its power of h.
@@ -137,8 +139,11 @@ def check_nothing_is_said(path: Path, file: h5py.File) -> None:
                 "{length_kpc: ..., mass_msun: ..., velocity_kms: ...}`, before factors of a and h"
             )
     for group in particle_groups(path, file).values():
-        for name in group if isinstance(group, h5py.Group) else ():
-            attrs = group[name].attrs if LINKED_FIELDS.get(name) in ("Coordinates", "Masses", "Velocities") else {}
+        named = [
+            name for name in (group if isinstance(group, h5py.Group) else ()) if LINKED_FIELDS.get(name) in _QUANTIFIED
+        ]
+        for name in named:
+            attrs = getattr(group.get(name), "attrs", {})  # there is none at the end of a link to nothing
             for attribute in (key for key in attrs if key.lower() in _WORDS_FOR_UNITS):
                 words = attrs[attribute].decode() if isinstance(attrs[attribute], bytes) else str(attrs[attribute])
                 raise SnapshotError(

@@ -24,7 +24,7 @@ REACH_RE = 3.0
 #: Dark matter that reaches so many times as far on one side as on the other is cut off.
 LOPSIDED = 3.0
 #: Lowest and highest v^2 r / (G M) of a galaxy's stars, of which half are faster than v: it is near 1.
-LOWEST_MOTION, HIGHEST_MOTION = 0.01, 100.0
+LOWEST_MOTION, HIGHEST_MOTION = 0.003, 300.0
 #: A sphere whose farthest particle lies within this share of its radius is cut off by the end of its file.
 FILLED = 0.9
 

@@ -137,7 +137,11 @@ _FIT_OPTIONS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("radius-dex", float, "take R_e for too small or too large by this much, as observers' half-light radii err (dex)"),
     ("precision", str, f"precision of the encoders: {', '.join(PRECISIONS)}; auto is bf16 on GPUs that have it"),
     ("checkpoint-minutes", float, "minutes between checkpoints inside a round"),
-    ("memory-gb", float, "memory for maps, per node [GB]; 0 is half of what is free. A larger store is streamed"),
+    (
+        "memory-gb",
+        float,
+        "memory for maps, per node [GB]; 0 is half of what is free, shared by fits at once. A larger store is streamed",
+    ),
 )
 
 

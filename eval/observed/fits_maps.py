@@ -16,6 +16,7 @@ from kinmass.eval.observed.plain_tables import (
     FORMATS,
     Columns,
     hdf5_image,
+    hdf5_image_names,
     is_hdf5,
     is_plain_table,
     plain_tables,
@@ -201,6 +202,7 @@ def columns(name: str, folder: Path, wanted: Collection[str] = (), needed: Colle
         raise ValueError(f"{file}: columns must hold one number a row, and there must be rows{_instead(file, folder)}")
 
     def held(table: Columns) -> tuple[int, int]:
+        """Return how many of the columns needed, and of those wanted, a table has."""
         return sum(column in table for column in needed), sum(column in table for column in wanted)
 
     best = max(held(table) for table in with_units.values())
@@ -217,15 +219,7 @@ def _instead(file: str, folder: Path) -> str:
     """Say how to name the images of an HDF5 file that holds no columns."""
     if not is_hdf5(file):
         return ""
-    return f"; images are named as maps, {file}[DATASET], without table" if _holds_image(folder / file) else ""
-
-
-def _holds_image(path: Path) -> bool:
-    try:
-        hdf5_image(path, None)
-    except ValueError as error:
-        return "say which image" in str(error)
-    return True
+    return f"; images are named as maps, {file}[DATASET], without table" if hdf5_image_names(folder / file) else ""
 
 
 def _fits_tables(name: str, folder: Path) -> dict[str, Columns]:

@@ -228,6 +228,7 @@ def look_like_pixel_numbers(x: np.ndarray, y: np.ndarray) -> bool:
     """
 
     def counts(values: np.ndarray) -> bool:
+        """Return whether positions (n,) along one axis do."""
         numbers = np.unique(values)
         numbers = numbers[np.isfinite(numbers)]
         fractions = numbers % 1

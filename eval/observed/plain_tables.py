@@ -167,6 +167,17 @@ def _unit_of(dataset: h5py.Dataset) -> str | None:
     return None if text is None else str(text)
 
 
+def _images(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Return the datasets of numbers of two or more dimensions {name: dataset}."""
+    return {d.name.lstrip("/"): d for d in _members(file, h5py.Dataset) if d.ndim >= 2 and d.dtype.kind in "fiub"}
+
+
+def hdf5_image_names(path: Path) -> list[str]:
+    """Return the names of the datasets of an HDF5 file that `hdf5_image` can read. Raises OSError."""
+    with h5py.File(path) as file:
+        return list(_images(file))
+
+
 def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None]:
     """Return a dataset of two or more dimensions, and its unit. part may be left out where there is only one.
 
@@ -174,9 +185,7 @@ def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None]:
     """
     try:
         with h5py.File(path) as file:
-            images = {
-                d.name.lstrip("/"): d for d in _members(file, h5py.Dataset) if d.ndim >= 2 and d.dtype.kind in "fiub"
-            }
+            images = _images(file)
             name = part.strip("/") if part else next(iter(images), "")
             if name not in images or (part is None and len(images) > 1):
                 raise ValueError(

@@ -130,11 +130,10 @@ def widening(miss_ratios: np.ndarray, lineage: np.ndarray, weight: np.ndarray | 
     """Return the factors (K,) by which to widen intervals so that they have the coverage of LEVELS.
 
     miss_ratios (N, K, 2) of `misses`; lineage (N,) names; weight (N,) of the views, where they have not all the same.
-    The factors are a straight line over the radii, which are
-    even in log r, because a few hundred galaxies do not suffice to fit every radius. Its slope is shrunk towards zero
-    by as much as it is uncertain (James & Stein 1961); of a single lineage nothing is known of it, and it is zero.
-    Factors are rounded to a thousandth: further digits are noise of
-    the samples and differ with the number of processes.
+    The factors are a straight line over the radii, which are even in log r, because a few hundred galaxies do not
+    suffice to fit every radius. Its slope is shrunk towards zero by as much as it is uncertain (James & Stein 1961); of
+    a single lineage nothing is known of it, and it is zero. Factors are rounded to a thousandth: further digits are
+    noise of the samples and differ with the number of processes.
     """
     weight = np.ones(len(lineage)) if weight is None else weight
 

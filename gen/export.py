@@ -59,12 +59,7 @@ def export(
         raise OptionError(
             f"{path}/{suite} has {counted(n_views, 'view')}, numbered from 0; --view {view} is none of them"
         )
-    if distance_mpc is not None and not 0 < distance_mpc < np.inf:
-        raise OptionError(f"--distance-mpc must be a positive number, not {distance_mpc:g}")
-    if not (0 <= centre_deg[0] <= 360 and -90 <= centre_deg[1] <= 90):
-        raise OptionError(
-            f"--ra must be from 0 to 360 and --dec from -90 to 90 degrees, not {centre_deg[0]:g} and {centre_deg[1]:g}"
-        )
+    _check_place(distance_mpc, centre_deg)
     numbers = list(range(n_views)) if view is None else [view]
     paths = [out / file_name(suite, galaxy, number) for number in numbers]
     origin = _origin(path, instrument, distance_mpc, centre_deg)
@@ -93,6 +88,16 @@ def export(
         with aside(place) as partial:
             fits.HDUList([*hdus, _profile(group, index)]).writeto(partial, output_verify="exception")
     return paths
+
+
+def _check_place(distance_mpc: float | None, centre_deg: tuple[float, float]) -> None:
+    """Raise OptionError for a distance or a place on the sky that cannot be."""
+    if distance_mpc is not None and not 0 < distance_mpc < np.inf:
+        raise OptionError(f"--distance-mpc must be a positive number, not {distance_mpc:g}")
+    if not (0 <= centre_deg[0] <= 360 and -90 <= centre_deg[1] <= 90):
+        raise OptionError(
+            f"--ra must be from 0 to 360 and --dec from -90 to 90 degrees, not {centre_deg[0]:g} and {centre_deg[1]:g}"
+        )
 
 
 def _origin(

@@ -16,7 +16,7 @@ import numpy as np
 
 from bench import common
 from kinmass.gen.campaign.record import Settings
-from kinmass.gen.storage import store
+from kinmass.gen.storage import store, suite_group, writer
 
 Record = dict[str, np.ndarray]
 
@@ -38,13 +38,13 @@ def records(n: int, views: int, pixels: int) -> list[Record]:
 
 
 def write_store(path: Path, galaxies: list[Record], per_shard: int, views: int, pixels: int) -> None:
-    """Write all records with gen.storage.store, `per_shard` galaxies a call."""
+    """Write all records with gen.storage.writer, `per_shard` galaxies a call."""
     config = {"views": views, "pixels": pixels, "galaxies_per_shard": per_shard}
     names = [f"galaxy {i}" for i in range(len(galaxies))]
-    group = store.create_suite(path, "bench", names, names, config)
+    group = suite_group.create_suite(path, "bench", names, names, config)
     for first in range(0, len(galaxies), per_shard):
         block = range(first, min(first + per_shard, len(galaxies)))
-        store.write_galaxies(group, block, [galaxies[i] for i in block])
+        writer.write_galaxies(group, block, [galaxies[i] for i in block])
 
 
 def read_store(path: Path, block: int) -> None:

@@ -10,7 +10,7 @@ from kinmass.gen.campaign.plan import Task
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.timing import WORK, Clock, bytes_read
 from kinmass.gen.campaign.worker import Worker, load
-from kinmass.gen.storage import store
+from kinmass.gen.storage import suite_group
 
 #: Galaxies of each suite that are mapped for a probe, after one more that is not counted: first calls are slower.
 PROBED = 5
@@ -89,7 +89,7 @@ def _timed(chosen: list[Task], todo: list[Task], out: Path, settings: Settings) 
         (aside / ".indexes").symlink_to((out / ".indexes").resolve())
         (aside / ".started").mkdir()
         names = [task.name for task in chosen]
-        store.create_suite(aside, chosen[0].suite.name, names, names, asdict(settings) | {"suite": {}})
+        suite_group.create_suite(aside, chosen[0].suite.name, names, names, asdict(settings) | {"suite": {}})
         clock = Clock()
         with closing(Worker(aside, settings, clock)) as worker:
             for i, task in enumerate(chosen):

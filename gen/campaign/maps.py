@@ -21,7 +21,7 @@ from kinmass.gen.campaign.plan import Room, Task, check_unchanged, make_room, sa
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import Schedule, schedule
 from kinmass.gen.campaign.worker import Worker, load
-from kinmass.gen.storage import galaxy_reader, store
+from kinmass.gen.storage import galaxy_reader, store, suite_group
 from kinmass.gen.storage.lock import Lock
 from kinmass.gen.suite import Suite
 from kinmass.gen.words import counted
@@ -203,7 +203,7 @@ def _generate(
     todo: Schedule = parallel.on_rank_0(lambda: schedule(tasks, out))
     suite_names = {suite.name for suite in suites}
     for name in sorted({*todo.batches.suite_names, *todo.suspects.suite_names}):
-        parallel.on_rank_0(partial(store.add_run, out, name))
+        parallel.on_rank_0(partial(suite_group.add_run, out, name))
     failed: list[dict[str, str]] = []
     n_done = sum(t.is_done for t in tasks)
     bar = tqdm(total=len(tasks), initial=n_done, desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0)

@@ -15,7 +15,7 @@ from kinmass.gen.campaign.listing import UNLISTED, Entry, Listing, list_snapshot
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.base import Halo
 from kinmass.gen.snapshots import alike
-from kinmass.gen.storage import lock, store
+from kinmass.gen.storage import lock, store, suite_group
 from kinmass.gen.suite import Suite, SuiteError
 from kinmass.gen.words import counted
 
@@ -127,7 +127,7 @@ def writing(suites: list[Suite], out: Path) -> Iterator[list[lock.Lock]]:
 
     Raises StoreError where `out` is no place for a store.
     """
-    store.require_place(out)
+    suite_group.require_place(out)
     with contextlib.ExitStack() as stack:
         names = sorted(suite.name for suite in suites)
         yield [stack.enter_context(lock.hold(out / ".locks" / name, f"{out / name}")) for name in names]
@@ -183,7 +183,7 @@ def make_room(
         config |= {"suite": suite.model_dump(mode="json", exclude={"root"})}
         names = [name for _, _, (name, _, _) in entries]
         lineages = [suite.lineage_of(name, getattr(halo, "lineage", None)) for _, _, (name, halo, _) in entries]
-        group = store.create_suite(out, suite.name, names, lineages, config, _centres(entries))
+        group = suite_group.create_suite(out, suite.name, names, lineages, config, _centres(entries))
         rooms.append(Room(suite, entries, group, per_shard))
     (out / ".started").mkdir(exist_ok=True)
     return rooms

@@ -7,7 +7,7 @@ from pathlib import Path
 from kinmass.gen.campaign.batches import Batches
 from kinmass.gen.campaign.listing import uncollected
 from kinmass.gen.campaign.plan import Task
-from kinmass.gen.storage import store
+from kinmass.gen.storage import writer
 
 #: Snapshots above this size, with several galaxies, are indexed by one rank before the others read them.
 INDEX_BYTES = 50_000_000
@@ -58,7 +58,7 @@ def schedule(plan: list[Task], out: Path) -> Schedule:
     marks_left = {m.name for m in (out / ".started").iterdir()}
     for suite, chunk in shards:
         if f"{suite}.{chunk}" in marks_left:
-            store.clear_unfinished(out, suite, chunk)
+            writer.clear_unfinished(out, suite, chunk)
     for mark_name in marks_left & ({f"{suite}.{chunk}" for suite, chunk in shards} - {mark(tasks) for tasks in todo}):
         (out / ".started" / mark_name).unlink(missing_ok=True)  # its process was killed after all was written
     bytes_of = {t.snapshot: t.snapshot_bytes for tasks in todo for t in tasks}

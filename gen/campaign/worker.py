@@ -31,7 +31,7 @@ from kinmass.gen.physics.centre import FARTHEST_RE, offset_re
 from kinmass.gen.physics.extent import MIN_STARS, edge
 from kinmass.gen.physics.particles import Galaxy, Particles, within
 from kinmass.gen.snapshots.snapshot import Snapshot
-from kinmass.gen.storage import store
+from kinmass.gen.storage import store, writer
 from kinmass.gen.suite import SuiteError
 
 #: Makes the context that a rank holds while it reads from the file system.
@@ -53,7 +53,7 @@ class Worker:
     def __init__(self, out: Path, settings: Settings, clock: Clock | None = None):
         self.out, self.settings, self.clock = out, settings, clock or Clock()
         self.n_mapped = 0
-        self._writers: dict[str, store.Writer] = {}
+        self._writers: dict[str, writer.Writer] = {}
         self._reading: Reading = contextlib.nullcontext
         self._open: tuple[Path, str] | None = None
         self._snapshot: Snapshot | None = None
@@ -75,7 +75,7 @@ class Worker:
     def _map(self, tasks: list[Task], reading: Reading) -> list[str]:
         try:
             if (name := tasks[0].suite.name) not in self._writers:
-                self._writers[name] = store.Writer(store.open_suite(self.out, name))
+                self._writers[name] = writer.Writer(store.open_suite(self.out, name))
             mark = self.out / ".started" / mark_of(tasks[0])
             open(mark, "wb").close()  # one call to the file system, of which `touch` makes two
             self._reading = reading

@@ -28,7 +28,7 @@ THREADS = 8
 class GalaxyReader:
     """Reads single galaxies of group[name]; several threads may do so at once.
 
-    What `store.create_suite` would not write so, and what cannot be read, is left to zarr.
+    What `suite_group.create_suite` would not write so, and what cannot be read, is left to zarr.
     """
 
     def __init__(self, group: zarr.Group, name: str):

@@ -28,7 +28,7 @@ from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.campaign import failures
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.look.picture import QUANTITIES, shown
-from kinmass.gen.storage import store
+from kinmass.gen.storage import store, suite_group
 from kinmass.gen.storage.chunks import chunk_file
 from kinmass.gen.storage.galaxy_reader import GalaxyReader
 from kinmass.train.data.dataset import read_views
@@ -330,7 +330,9 @@ def test_a_page_of_a_large_store_reads_no_more_than_its_galaxies(map_store, tmp_
     """20,000 galaxies, none of them read before: a page looks for the shards of its blocks, and reads those there."""
     large = tmp_path / "large.zarr"
     names = [f"g{i}" for i in range(20_000)]
-    store.create_suite(large, "many", names, names, {"views": 1, "pixels": 16, "galaxies_per_shard": 16, "suite": {}})
+    suite_group.create_suite(
+        large, "many", names, names, {"views": 1, "pixels": 16, "galaxies_per_shard": 16, "suite": {}}
+    )
     group = store.open_suite(large, "many")
     group["status"][11_936:11_952] = store.FAILED  # one shard, on page 200
     looked_at, read = [], []

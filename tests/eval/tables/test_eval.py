@@ -50,7 +50,7 @@ from kinmass.eval.tables.tasks import (
     sources_of,
 )
 from kinmass.gen.code import code_key, imports
-from kinmass.gen.storage import store
+from kinmass.gen.storage import store, suite_group, writer
 from kinmass.gen.storage.chunks import fingerprint
 from kinmass.train import load
 from kinmass.train.data.dataset import RADII_RE, part_of, read_views
@@ -515,20 +515,20 @@ def test_predictions_are_never_read_for_other_maps(two_stores, tmp_path, name):
 
 
 def test_galaxies_that_are_packed_have_checksums_of_their_own(tmp_path):
-    group = store.create_suite(tmp_path / "maps.zarr", "s", list("abcdef"), list("abcdef"), PACKED_CONFIG)
+    group = suite_group.create_suite(tmp_path / "maps.zarr", "s", list("abcdef"), list("abcdef"), PACKED_CONFIG)
     rng = np.random.default_rng(0)
     shapes = {name: group[name].shape[1:] for name in store.ARRAYS if name != "status"}
     records = [{name: rng.integers(0, 9, s).astype(group[name].dtype) for name, s in shapes.items()} for _ in range(3)]
-    store.write_galaxies(group, range(3), records)
+    writer.write_galaxies(group, range(3), records)
     original = fingerprint(group, np.arange(3))
     assert fingerprint(group, np.arange(3)) == original != fingerprint(group, np.arange(6))
     assert fingerprint(group, np.array([4])) == fingerprint(group, np.array([3, 4, 5]))
     for name in shapes:
         changed = [dict(record) for record in records]
         changed[1][name] = 9 - changed[1][name]
-        store.write_galaxies(group, range(3), changed)
+        writer.write_galaxies(group, range(3), changed)
         assert fingerprint(group, np.arange(3)) != original, name
-    store.write_galaxies(group, range(3), records)
+    writer.write_galaxies(group, range(3), records)
     assert fingerprint(group, np.arange(3)) == original
 
 

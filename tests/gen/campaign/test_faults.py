@@ -419,10 +419,10 @@ def test_what_a_file_makes_go_wrong_is_told_from_what_we_do(tmp_path):
 def test_a_fault_outside_of_any_galaxy_ends_all_ranks_with_its_traceback(box, tmp_path, ranks):
     line = f"""
 import sys
-from kinmass.gen.storage import store
+from kinmass.gen.storage import writer
 from kinmass.gen.__main__ import main
 def broken(*_): raise ValueError("operands could not be broadcast")
-store.Writer.write = broken
+writer.Writer.write = broken
 sys.exit(main(["maps", {str(box)!r}, "--out", {str(tmp_path / "maps.zarr")!r}, "--views", "2", "--pixels", "16"]))
 """
     launcher = [str(MPIEXEC), "-n", str(ranks)] if ranks > 1 else []

@@ -5,7 +5,7 @@ import pytest
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from kinmass.gen.storage import store
+from kinmass.gen.storage import store, suite_group
 from kinmass.gen.storage.galaxy_reader import GalaxyReader, read_galaxies
 
 N_GALAXIES, SHAPE = 7, (2, 8, 8, 8)
@@ -15,7 +15,7 @@ def stored(out, per_shard):
     """A suite's group in which all galaxies but the last are done and have maps, and what zarr reads of them."""
     names = [f"galaxy {i}" for i in range(N_GALAXIES)]
     config = {"views": SHAPE[0], "pixels": SHAPE[-1], "galaxies_per_shard": per_shard}
-    group = store.create_suite(out, "x", names, names, config)
+    group = suite_group.create_suite(out, "x", names, names, config)
     group["maps"][:-1] = np.random.default_rng(1).normal(size=(N_GALAXIES - 1, *SHAPE)).astype(np.float32)
     group["status"][:-1] = store.DONE
     return group, group["maps"][:]

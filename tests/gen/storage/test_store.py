@@ -22,7 +22,7 @@ from conftest import LOCKS, tree
 
 from kinmass.gen.campaign import failures
 from kinmass.gen.campaign.record import Settings
-from kinmass.gen.storage import changes, journal, lock, store
+from kinmass.gen.storage import changes, journal, lock, store, suite_group, writer
 from kinmass.gen.storage.chunks import chunk_file
 from kinmass.gen.suite import Suite
 from kinmass.train.data.dataset import read_views
@@ -112,7 +112,7 @@ def made(
     """Make or grow a store's suite `x` of galaxies named by one letter each, at place_kpc by the catalogue."""
     config = {**asdict(replace(SMALL, galaxies_per_shard=per_shard)), "suite": settings or {}}
     centres = np.array([np.full(3, place_kpc.get(name, np.nan)) for name in names])
-    return store.create_suite(out, "x", list(names), [name.upper() for name in names], config, centres)
+    return suite_group.create_suite(out, "x", list(names), [name.upper() for name in names], config, centres)
 
 
 def held(out: Path) -> dict[str, float | None]:
@@ -147,7 +147,7 @@ def test_killed_at_every_step_it_goes_on_to_the_same_store(tmp_path, case, monke
     names, done, per_shard = BEGUN[case]
     if done:
         group = made(start, names, per_shard, b=1.0)
-        store.write_galaxies(group, [1, 0], [record_of(group, 11), record_of(group, 10)])
+        writer.write_galaxies(group, [1, 0], [record_of(group, 11), record_of(group, 10)])
     if case == "packed":  # its first galaxy is to be mapped again, another one to come
         made(start, "abc", per_shard, b=1.0)
         shard = start / "x" / "maps" / "c.0.0.0.0.0"
@@ -161,11 +161,11 @@ def test_killed_at_every_step_it_goes_on_to_the_same_store(tmp_path, case, monke
     def action(folder: Path) -> None:
         group = made(folder, "bdac", b=1.0, c=2.0) if case in ("made", "grown") else store.open_suite(folder, "x")
         if case == "packed":
-            store.write_galaxies(group, [0, 2], [record_of(group, 20), record_of(group, 12)])
+            writer.write_galaxies(group, [0, 2], [record_of(group, 20), record_of(group, 12)])
         elif case == "written":  # the first is done: its arrays may each be of before or after, but whole
-            store.write_galaxies(group, [0, 2], [record_of(group, 10), record_of(group, 12)])
+            writer.write_galaxies(group, [0, 2], [record_of(group, 10), record_of(group, 12)])
         elif case == "new shard":
-            store.write_galaxies(group, [4, 5], [record_of(group, 14), record_of(group, 15)])
+            writer.write_galaxies(group, [4, 5], [record_of(group, 14), record_of(group, 15)])
 
     if start.exists():
         shutil.copytree(start, whole)
@@ -185,8 +185,8 @@ def test_killed_at_every_step_it_goes_on_to_the_same_store(tmp_path, case, monke
             assert all(found[name] == value for name, value in done.items() if (case, name) != ("packed", "a")), stage
             assert all(value in (None, after[name]) for name, value in found.items()), stage
         if per_shard == 4:
-            store.clear_unfinished(stage, "x", 0)
-            store.clear_unfinished(stage, "x", 1)
+            writer.clear_unfinished(stage, "x", 0)
+            writer.clear_unfinished(stage, "x", 1)
         action(stage)
         assert {path: text for path, text in tree(stage).items() if ".partial" not in path} == expected, stage
     if case in ("written", "new shard"):  # what nobody counts on yet is written at its place, all else aside
@@ -219,7 +219,7 @@ def test_a_change_goes_with_the_suite_that_was_removed(tmp_path, monkeypatch):
 
 def test_what_an_earlier_version_left_half_grown_is_mended(tmp_path):
     group = made(tmp_path, "ab")
-    store.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
+    writer.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
     for name in store.ARRAYS:
         group[name].resize((4, *group[name].shape[1:]))
     with pytest.raises(store.StoreError, match="of 2 and 4 galaxies: a process was killed"):
@@ -234,17 +234,17 @@ def test_what_an_earlier_version_left_half_grown_is_mended(tmp_path):
 def test_every_write_names_its_galaxies(tmp_path):
     """In any order, over several shards, beside what is there; what cannot be is refused before anything is written."""
     group = made(tmp_path, "abcdefg", per_shard=3)
-    store.write_galaxies(group, [6, 1, 0], [record_of(group, v) for v in (16, 11, 10)])
-    store.write_galaxies(group, [5, 2], [record_of(group, 15), None])
-    store.write_galaxies(group, 4, [record_of(group, 14)])
+    writer.write_galaxies(group, [6, 1, 0], [record_of(group, v) for v in (16, 11, 10)])
+    writer.write_galaxies(group, [5, 2], [record_of(group, 15), None])
+    writer.write_galaxies(group, 4, [record_of(group, 14)])
     assert held(tmp_path) == {"a": 10.0, "b": 11.0, "c": None, "d": None, "e": 14.0, "f": 15.0, "g": 16.0}
     assert group["status"][:].tolist() == [1, 1, 2, 0, 1, 1, 1]
     before = tree(tmp_path)
     for numbers in ([1, 1], [6, 7], [-1, 0]):
         with pytest.raises(store.StoreError, match="has galaxies 0 to 6, not"):
-            store.write_galaxies(group, numbers, [record_of(group, 99)] * 2)
+            writer.write_galaxies(group, numbers, [record_of(group, 99)] * 2)
     with pytest.raises(ValueError, match="zip"):
-        store.write_galaxies(group, [0, 1], [record_of(group, 99)])
+        writer.write_galaxies(group, [0, 1], [record_of(group, 99)])
     assert tree(tmp_path) == before
 
 
@@ -252,12 +252,12 @@ def test_every_write_names_its_galaxies(tmp_path):
 def test_a_writer_that_was_taken_for_dead_spoils_nothing(tmp_path, name):
     """It hangs in the middle of a chunk while another writes the galaxy, and goes on when that one is done."""
     group = made(tmp_path, "ab")
-    store.write_galaxies(group, 0, [record_of(group, 10)])
+    writer.write_galaxies(group, 0, [record_of(group, 10)])
     place = chunk_file(group[name], (1, *(0,) * (group[name].ndim - 1)))
     with open(place, "xb", buffering=0) as hanging:  # as a writer opens a chunk that is not there yet
         hanging.write(b"first half")
         assert held(tmp_path) == {"a": 10.0, "b": None}
-        store.write_galaxies(group, 1, [record_of(group, 11)])
+        writer.write_galaxies(group, 1, [record_of(group, 11)])
         hanging.write(b"second half")
     assert held(tmp_path) == {"a": 10.0, "b": 11.0}
 
@@ -265,7 +265,7 @@ def test_a_writer_that_was_taken_for_dead_spoils_nothing(tmp_path, name):
 def test_what_is_half_written_is_missing_only_while_it_is_not_done(tmp_path):
     """And an unreadable chunk of a finished galaxy stays an error, whatever is read with it."""
     group = made(tmp_path, "abcd")
-    store.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
+    writer.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
     chunk_file(group["mass"], (2, 0, 0)).write_bytes(b"half")
     assert np.isnan(store.read(group, "mass")[2:]).all()
     assert (store.read(group, "mass", np.array([2, 1, 0]))[1:, 0, 0] == [11, 10]).all()
@@ -280,7 +280,7 @@ def test_what_is_half_written_is_missing_only_while_it_is_not_done(tmp_path):
 def test_galaxies_that_are_done_are_those_that_the_suite_has(tmp_path):
     """A name alone is no galaxy: a table without ids, sorted anew, has the same names in other places."""
     group = made(tmp_path, "abc", a=1.0, b=500.0, c=900.0)
-    store.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
+    writer.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
     before = tree(tmp_path)
     made(tmp_path, "cab", a=1.0, b=500.05, c=900.0)
     assert tree(tmp_path) == before
@@ -334,15 +334,15 @@ def test_settings_that_only_add_galaxies_pass_and_others_are_named(tmp_path, cha
     def again() -> zarr.Group:
         suite_changes = {key: value for key, value in change.items() if key != "views"}
         config = {**asdict(SMALL), "suite": settings(**suite_changes)} | ({"views": 3} if "views" in change else {})
-        return store.create_suite(tmp_path, "x", ["a", "b"], ["A", "B"], config)
+        return suite_group.create_suite(tmp_path, "x", ["a", "b"], ["A", "B"], config)
 
     group = made(tmp_path, "ab", settings=settings())
-    store.write_galaxies(group, [0], [None])
+    writer.write_galaxies(group, [0], [None])
     if refusal:  # while no galaxy is done any setting may change
         assert again()["status"][:].tolist() == [0, 0]
         shutil.rmtree(tmp_path / "x")
         group = made(tmp_path, "ab", settings=settings())
-    store.write_galaxies(group, [0], [record_of(group, 1)])
+    writer.write_galaxies(group, [0], [record_of(group, 1)])
     before = tree(tmp_path)
     if not refusal:
         group = again()
@@ -375,13 +375,13 @@ def test_keys_that_came_later_count_as_their_defaults():
 
 def test_consolidated_metadata_never_hides_what_comes_later(tmp_path):
     group = made(tmp_path, "ab")
-    store.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
+    writer.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(tmp_path / "x")
         zarr.consolidate_metadata(tmp_path)
     group = made(tmp_path, "abc")
-    store.write_galaxies(group, [2], [record_of(group, 12)])
+    writer.write_galaxies(group, [2], [record_of(group, 12)])
     assert held(tmp_path) == {"a": 10.0, "b": 11.0, "c": 12.0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # by default xarray proposes to consolidate
@@ -396,8 +396,8 @@ def _make_suite(out: Path, suite: str, barrier: Any) -> None:
     barrier.wait()
     config = {**asdict(SMALL), "suite": {}}
     with lock.hold(out / ".locks" / suite, suite):
-        group = store.create_suite(out, suite, ["a"], ["A"], config)
-        store.write_galaxies(group, [0], [record_of(group, 1)])
+        group = suite_group.create_suite(out, suite, ["a"], ["A"], config)
+        writer.write_galaxies(group, [0], [record_of(group, 1)])
     for i in range(3):
         failures.add(out, [failures.line(suite, f"a{i}", "why")])
     failures.replace_all(out, {suite}, [failures.line(suite, "a", "why")])

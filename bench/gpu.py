@@ -5,7 +5,8 @@ steps, on random maps, in each way that a step can be done (MODES): milliseconds
 second (counted by torch's FlopCounterMode, matrix multiplies and convolutions only) beside the first limit, and bytes
 per second (inputs and outputs of every operator as torch calls it, nothing fused, views left out) beside the second.
 The step cannot take less time than the larger of the two ideal times; the table of operators says where the rest goes.
-(A CPU's caches are faster than its memory: there the share of memory may exceed 100 %.)
+(A CPU's caches are faster than its memory: there the share of memory may exceed 100 %.) How many operators a step has,
+each at least one kernel that a GPU's host has to start, is counted on either.
 
 Then whether all ways do the same: the gradient of one batch beside that of the usual way in float64, and the mean loss
 of every tenth of the same fit. Last what three networks of an ensemble cost, in turn and as one stacked network.
@@ -19,6 +20,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import common
 from bench.store import records, write_store
 from bench.training import fitter_of
+from kinmass.gen.instruments import looks
 from kinmass.gen.instruments.observe import CHANNELS
 from kinmass.gen.storage import store
 from kinmass.train.loop.config import FitConfig
@@ -37,20 +40,25 @@ from kinmass.train.loop.fitter import Fitter
 from kinmass.train.loop.recorded import CALLS_BEFORE
 from kinmass.train.run.ensemble import Members
 
+#: Operators whose result the host has to know before it goes on: each makes it wait for a GPU.
+WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero")
 
-class BytesMoved(TorchDispatchMode):
-    """A mode that adds up the bytes that operators read and write."""
+
+class Counted(TorchDispatchMode):
+    """A mode that counts operators that do more than make a view, those the host waits for, and the bytes they move."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.bytes = self.operators = self.waits = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the operator and add the bytes of its inputs and outputs, unless it only makes a view."""
+        """Call the operator, and count it with the bytes of its inputs and outputs, unless it only makes a view."""
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
+            self.operators += 1
+            self.waits += func.overloadpacket.__name__ in WAITS
             values = tree_leaves((args, kwargs or {}, out))
-            self.total += sum(
+            self.bytes += sum(
                 value.numel() * value.element_size() for value in values if isinstance(value, torch.Tensor)
             )
         return out
@@ -136,6 +144,8 @@ def main() -> None:
     parser.add_argument(
         "--modes", nargs="*", choices=MODES, help="ways to do a step (default: all, on a CPU the first)"
     )
+    parser.add_argument("--tracer", default="both", help="as of `kinmass fit` (default: %(default)s)")
+    parser.add_argument("--instrument", default="ifu", help="as of `kinmass fit` (default: %(default)s)")
     parser.add_argument("--width", type=int, default=16, help="as of `kinmass fit` (default: %(default)s)")
     parser.add_argument("--pixels", type=int, default=32, help="pixels along a side (default: %(default)s)")
     parser.add_argument("--precision", default="auto", help="as of `kinmass fit`")
@@ -158,9 +168,10 @@ def main() -> None:
 
 
 def fitter_in(args: argparse.Namespace, path: Path, mode: str, batch: int, **options: Any) -> Fitter:
-    """A fit of both tracers that is about to take its first step, in one of MODES."""
-    usual = {"width": args.width, "steps": 10**6, "round_steps": 10**6, "precision": args.precision}
-    return fitter_of(FitConfig(str(path), "both", ("bench",), batch=batch, **(usual | MODES[mode] | options)))
+    """A fit that is about to take its first step, in one of MODES."""
+    usual: dict[str, Any] = {"steps": 10**6, "round_steps": 10**6}
+    usual |= {name: getattr(args, name) for name in ("instrument", "width", "precision")}
+    return fitter_of(FitConfig(str(path), args.tracer, ("bench",), batch=batch, **(usual | MODES[mode] | options)))
 
 
 def measure(args: argparse.Namespace, path: Path) -> None:
@@ -174,15 +185,16 @@ def measure(args: argparse.Namespace, path: Path) -> None:
     print(f"{bandwidth / 1e9:.4g} GB/s by copying")
     rows: list[list[object]] = []
     for batch in args.batch:
-        counter, traffic = FlopCounterMode(display=False), BytesMoved()
-        counted = fitter_in(args, path, "as usual", batch)
-        counted.advance()
+        counter, counted = FlopCounterMode(display=False), Counted()
+        fitter = fitter_in(args, path, "as usual", batch)
+        fitter.advance()
         with counter:
-            counted._take_step()
-        with traffic:
-            counted._take_step()
-        counted.loader.close()
-        ideal = counter.get_total_flops() / speed, traffic.total / bandwidth
+            fitter._take_step()
+        with counted, patch.object(looks, "BRANCHES_ON", "none"):  # what a CPU leaves out, a GPU does
+            fitter._take_step()
+        fitter.loader.close()
+        ideal = counter.get_total_flops() / speed, counted.bytes / bandwidth
+        print(f"{batch} views a step: {counted.operators} operators, of which the host waits for {counted.waits}")
         usual_s = 0.0
         for mode in args.modes:
             fitter = fitter_in(args, path, mode, batch)
@@ -192,7 +204,7 @@ def measure(args: argparse.Namespace, path: Path) -> None:
             usual_s = usual_s or step_s
             rows.append(
                 [batch, mode, 1e3 * step_s, f"{usual_s / step_s:.2f}x", batch / step_s,
-                 counter.get_total_flops() / 1e9, traffic.total / 1e6,
+                 counter.get_total_flops() / 1e9, counted.bytes / 1e6,
                  *(f"{share / step_s:.1%}" for share in (*ideal, max(ideal)))]
             )  # fmt: skip
             if batch == args.batch[0] and mode in (args.modes[0], args.modes[-1]) and args.rows:

@@ -357,7 +357,7 @@ def _planned_s(suite: Suite, out: Path, n: int) -> float:
     """Seconds from nothing to the schedule that a second rank has received, of a box with n galaxies."""
     began = time.perf_counter()
     listings = list_all([suite], out)
-    tasks, _ = plan_all([suite], out, Settings(), repair=False, listings=listings)
+    tasks, _ = plan_all([suite], out, Settings(views=4), repair=False, listings=listings)
     todo = pickle.loads(pickle.dumps(schedule(tasks, out), pickle.HIGHEST_PROTOCOL))
     assert sum(map(len, todo.batches)) == n
     return time.perf_counter() - began
@@ -366,8 +366,8 @@ def _planned_s(suite: Suite, out: Path, n: int) -> float:
 def _probed(suite: Path, scratch: Path) -> Load:
     """What mapping one galaxy of a suite costs: the median of five probes."""
     out = scratch / f"{suite.parent.parent.name}-{suite.stem}.zarr"
-    tasks = plan([load_suite(suite)], out, Settings())
-    return sorted((probe(tasks, out, Settings())[0] for _ in range(5)), key=lambda load: load.galaxy_s)[2]
+    tasks = plan([load_suite(suite)], out, Settings(views=4))
+    return sorted((probe(tasks, out, Settings(views=4))[0] for _ in range(5)), key=lambda load: load.galaxy_s)[2]
 
 
 def _table(folder: Path, box: Path, n: int) -> Path:
@@ -411,11 +411,11 @@ def probe_together(suite: Path, scratch: Path) -> None:
     Ranks of one node share its caches and its memory's bandwidth, which a probe on a rank alone has for itself.
     """
     out = scratch / f"probe{parallel.rank()}of{parallel.size()}.zarr"
-    tasks = plan([load_suite(suite)], out, Settings())
+    tasks = plan([load_suite(suite)], out, Settings(views=4))
     loads = []
     for _ in range(5):
         parallel.barrier()
-        loads += probe(tasks, out, Settings())
+        loads += probe(tasks, out, Settings(views=4))
     everyone = sorted((load for of_rank in parallel.gather(loads) for load in of_rank), key=lambda load: load.galaxy_s)
     if everyone:
         print(json.dumps(asdict(everyone[len(everyone) // 2])), flush=True)

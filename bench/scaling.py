@@ -113,7 +113,7 @@ def long_run(suite: Path) -> None:
         return map_galaxy(*args, **options)
 
     worker.map_galaxy = counted
-    maps.generate([load_suite(suite / "middle" / "middle.yaml")], suite / "maps.zarr", Settings(), quiet=True)
+    maps.generate([load_suite(suite / "middle" / "middle.yaml")], suite / "maps.zarr", Settings(views=4), quiet=True)
 
 
 def main() -> None:

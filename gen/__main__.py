@@ -75,7 +75,12 @@ def _add_maps(commands: Any) -> None:
         "--out", type=Path,
         help="map store to write or to go on with, e.g. maps.zarr; with --preview a folder (default: preview)",
     )  # fmt: skip
-    maps.add_argument("--views", type=int, default=4, help="random lines of sight per galaxy (default: %(default)s)")
+    maps.add_argument(
+        "--views",
+        type=int,
+        default=16,
+        help="random lines of sight per galaxy: networks learn more from more of them (default: %(default)s)",
+    )
     maps.add_argument("--pixels", type=int, default=32, help="pixels along a side of the map (default: %(default)s)")
     maps.add_argument("--seed", type=int, default=0, help="seed of the lines of sight (default: %(default)s)")
     maps.add_argument(

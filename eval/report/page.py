@@ -32,12 +32,14 @@ from kinmass.train.run.posterior import load
 
 _TEXT = {
     "radius": "Dispersion is the scatter of log10 M(<r) between galaxies, bias its mean offset. Bands: 68 % "
-    "bootstrap intervals over galaxies.",
+    "bootstrap intervals over galaxies and, where there are several, seeds.",
     "classical": "The best network beside what is done without one, on the same observed views, at the radii where "
     "each is defined: estimators from the stars' aperture dispersion (points), a spherical Jeans fit of"
     " the stars, and tilted rings of the gas with pressure support (dotted lines; not for discs seen "
     "closer to face-on than 30 degrees). In the figures each is measured on the views that it answers; the table "
-    "compares on the same views at the same radii (ratio: the classical estimator's dispersion over the network's).",
+    "compares on the same views at the same radii (ratio: the classical estimator's dispersion over the network's). "
+    "Axisymmetric Jeans models (JAM) take seconds a view, and are not among them. On suites that networks know they "
+    "scatter more; on another generator's galaxies they were less biased than networks, and truer in their errors.",
     "gain": "How much is gained by both tracers, on the views that all three networks can use: the dispersion "
     "of the better single tracer over that of both. Bars: 68 % intervals; P: probability that the ratio"
     " exceeds 1 (paired bootstrap).",

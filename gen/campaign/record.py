@@ -39,7 +39,7 @@ def _growing(limits: tuple[float, float]) -> tuple[float, float]:
 class Settings:
     """How galaxies are mapped; kept in the store's attributes. Raises pydantic's ValidationError."""
 
-    views: Annotated[int, whole(1, 10_000)] = 4
+    views: Annotated[int, whole(1, 10_000)] = 16
     pixels: Annotated[int, whole(4, 4096)] = 32
     seed: Annotated[int, SEED] = 0
     field_of_view_re: Annotated[

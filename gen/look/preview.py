@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ def preview(suite: Suite, settings: Settings, names: Sequence[str] = ()) -> list
 
     Raises SuiteError for a name that is not in the suite, and for a suite without galaxies.
     """
-    tasks = _chosen(list_tasks(suite), names, suite.name)
+    tasks, settings = _chosen(list_tasks(suite), names, suite.name), replace(settings, views=min(VIEWS, settings.views))
     previews = []
     with tempfile.TemporaryDirectory() as scratch:  # for yt's indexes of big files
         worker = Worker(Path(scratch), settings)

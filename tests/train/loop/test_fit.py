@@ -16,7 +16,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import replace
+from functools import partial, partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ from kinmass.train.launch.status import states
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, _hold, _with_batch_for, fit
 from kinmass.train.loop.fitter import NonFinite
+from kinmass.train.loop.prepare import prepare
+from kinmass.train.model.density import ProfileDensity
 from kinmass.train.run.checkpoint import RunError, load, read_config, read_last, read_tensors, write_tensors
 
 SUITES = ("bursty", "middle", "quiet")
@@ -824,6 +827,34 @@ def two_runs(map_store, tmp_path_factory):
     for seed in (0, 1):
         fit(config_of(map_store, steps=4, seed=seed), folder / str(seed), quiet=True)
     return folder
+
+
+def test_the_network_kept_is_the_best_one_however_sure_it_is_of_itself(map_store, monkeypatch):
+    """Widths are calibrated later: a network whose posteriors are half as wide is as good, and one that is also better
+    is kept, though its validation loss by its own widths is the worse one."""
+    fitter = prepare(config_of(map_store, steps=8, round_steps=4, patience=0), torch.device("cpu")).fitter
+    fitter.advance()
+    latent, by_own, calibrated = ProfileDensity.latent, "loss/val", "loss/val_calibrated"
+
+    def surer(self, features, profile, better_nats=0.0):
+        """The density with latent numbers three times as large: the posterior, a third as wide, and better."""
+        numbers, weight = latent(self, features, profile)
+        return 3 * numbers, weight + numbers.shape[-1] * np.log(3) + better_nats
+
+    first = fitter.end_round()
+    monkeypatch.setattr(ProfileDensity, "latent", surer)
+    alike = fitter._validate()
+    assert alike[calibrated] == pytest.approx(first[calibrated], abs=1e-4)
+    assert alike[by_own] > first[by_own] + 1
+    monkeypatch.setattr(ProfileDensity, "latent", latent)
+    fitter.advance()
+    monkeypatch.setattr(ProfileDensity, "latent", partialmethod(surer, better_nats=5.0))
+    second = fitter.end_round()
+    assert second[by_own] > first[by_own]
+    assert (fitter.best["step"], fitter.stale) == (fitter.step, 0)
+    for patience, ends in ((0, False), (1, True)):  # 0: to the end of the schedule, however long nothing improves
+        fitter.config, fitter.step, fitter.stale = replace(fitter.config, patience=patience, steps=100), 8, 5
+        assert fitter.finished() is ends
 
 
 def test_what_is_kept_beside_weights_is_of_these_weights(map_store, tmp_path, two_runs):

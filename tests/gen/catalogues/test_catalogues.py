@@ -322,6 +322,18 @@ def test_ahf_of_older_versions_counts_from_zero(tmp_path):
     ]  # fmt: skip
 
 
+def test_ahf_of_newer_versions_has_other_names_of_mass_and_radius(tmp_path):
+    path = write_ahf(tmp_path)
+    older = find_haloes("ahf", path, SNAPSHOT, UNITS)
+    path.write_text(path.read_text().replace("Mvir(4)", "Mhalo(4)").replace("Rvir(12)", "Rhalo(12)"))
+    for halo, old in zip(find_haloes("ahf", path, SNAPSHOT, UNITS), older, strict=True):
+        assert (halo.r200_kpc, halo.halo_mass_msun) == (old.r200_kpc, old.halo_mass_msun)
+        assert halo.r200_kpc
+    path.write_text(path.read_text().replace("Rhalo(12)", "Rother(12)"))
+    with pytest.raises(SnapshotError, match=r"its first line has no rvir"):
+        find_haloes("ahf", path, SNAPSHOT, UNITS)
+
+
 def test_ahf_counts_from_the_corner_of_the_box(tmp_path):
     corner = CodeUnits(1, 1, 1, 1000.0, A, H, corner_kpc=-500.0)
     haloes = find_haloes("ahf", write_ahf(tmp_path), SNAPSHOT, corner)
@@ -492,6 +504,7 @@ NUMBERS = [
     # Names of the catalogues beside them.
     ("snap600Rpep..z0.000.AHF_halos", "gizmo", "600"), ("g8.26e11.01024.z0.000.AHF_halos", "tipsy", "01024"),
     ("fof_subhalo_tab_098.0.hdf5", "arepo", "098"), ("out_600.list", "gizmo", "600"),
+    ("snap_099.0000.z0.000.AHF_halos", "arepo", "099"), ("cosmo25.1024.z0.000.AHF_halos", "tipsy", "1024"),
     ("eagle_subfind_tab_028_z000p000.0.hdf5", "eagle", "028"), ("m100n1024_151.hdf5", "simba", "151"),
 ]  # fmt: skip
 

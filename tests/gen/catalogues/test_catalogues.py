@@ -422,8 +422,11 @@ def test_an_ahf_catalogue_of_the_snapshots_own_name_is_its_own(tmp_path):
 
 @pytest.mark.parametrize(("scale", "same"), [(A, True), (A + 4e-5, True), (0.51, False)])
 def test_trees_say_the_scale_factor_in_a_column(scale, same, tmp_path):
-    """The first lines of consistent-trees' hlist files have none."""
-    lines = [line for line in WRITERS["rockstar"](tmp_path).read_text().splitlines() if not line.startswith("#a =")]
+    """The first lines of consistent-trees' hlist files have none, and call the cosmology otherwise."""
+    text = WRITERS["rockstar"](tmp_path).read_text()
+    text = text.replace("#Om =", "#Omega_M =").replace("Ol =", "Omega_L =").replace("; h =", "; h0 =")
+    text = re.sub(r"^(\d+(?: \S+){4}) \S+", r"\1 999.0", text, flags=re.M)  # the radius that holds where M200c does not
+    lines = [line for line in text.splitlines() if not line.startswith("#a =")]
     rows = [
         f"#scale(0) {lines[0][1:]}",
         *(line if line.startswith("#") else f"{scale:.4f} {line}" for line in lines[1:]),
@@ -431,9 +434,9 @@ def test_trees_say_the_scale_factor_in_a_column(scale, same, tmp_path):
     path = tmp_path / "hlist_0.50000.list"
     path.write_text("\n".join(rows) + "\n")
     if same:
-        np.testing.assert_allclose(
-            [h.centre_kpc for h in find_haloes("rockstar", path, SNAPSHOT, UNITS)], CENTRE, rtol=1e-6
-        )
+        haloes = find_haloes("rockstar", path, SNAPSHOT, replace(UNITS, hubble=0.9))
+        np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE, rtol=1e-6)
+        np.testing.assert_allclose([haloes[0].r200_kpc, haloes[3].r200_kpc], R200[[0, 3]], rtol=1e-3)
     else:
         with pytest.raises(OtherEpoch, match=r"made at a = 0\.51"):
             find_haloes("rockstar", path, SNAPSHOT, UNITS)

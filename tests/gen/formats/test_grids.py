@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from kinmass.gen.campaign.listing import list_snapshot
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import SnapshotError
-from kinmass.gen.formats.grid import COARSER, count_masses, lightest_counted, lightest_dark
+from kinmass.gen.formats.grid import coarse_above, coarse_above_counted, count_masses
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.look.check import describe
 from kinmass.gen.look.draft import draft
@@ -415,9 +415,17 @@ def test_its_size_is_that_of_all_its_files(kind, written):
 
 
 def test_masses_tell_of_resolution_only_where_they_come_in_steps():
-    assert lightest_dark(np.array([8.0, 1.0, 1.0, 64.0])) == 1.0
-    assert lightest_dark(np.geomspace(1, 2, 1000)) == np.inf
-    assert lightest_dark(np.zeros(0)) == np.inf
+    assert coarse_above(np.array([8.0, 1.0, 1.0, 64.0]), True) == 1.5
+    for expands in (True, False):
+        assert coarse_above(np.geomspace(1, 2, 1000), expands) == np.inf
+        assert coarse_above(np.zeros(0), expands) == np.inf
+        assert not (np.array([1.0, 1.4]) > coarse_above(np.array([1.0, 1.4, 1.4]), expands)).any()
+
+
+def test_disc_and_bulge_are_on_one_side_of_the_halo_in_a_run_that_does_not_expand():
+    masses = np.array([1e5, 4e5, 1.2e7, 4e5])
+    np.testing.assert_array_equal(masses > coarse_above(masses, False), [False, False, True, False])
+    np.testing.assert_array_equal(masses > coarse_above(masses, True), [False, True, True, True])
 
 
 @pytest.mark.parametrize("n_fine", [3, 150_000])
@@ -426,9 +434,9 @@ def test_coarse_particles_are_counted_or_not_told_apart(n_fine):
     counts: dict[float, int] = {}
     count_masses(counts, np.linspace(1, 1.1, n_fine))
     count_masses(counts, np.full(50, 8.0))
-    lightest = lightest_counted(counts)
-    assert (lightest == np.inf) == (n_fine > 100_000)
-    assert lightest == np.inf or sum(n for mass, n in counts.items() if mass > COARSER * lightest) == 50
+    limit = coarse_above_counted(counts, True)
+    assert (limit == np.inf) == (n_fine > 100_000)
+    assert limit == np.inf or sum(n for mass, n in counts.items() if mass > limit) == 50
 
 
 @pytest.mark.parametrize("kind", grids.WRITERS)

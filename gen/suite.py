@@ -21,14 +21,14 @@ def snapshot_number(path: Path, format_name: str) -> str:
     """The number of a snapshot or a catalogue, as it is written in the file's name; "" where there is none.
 
     It is 099 in snap_099.0.hdf5 (0 is the number of the file), 01024 in g8.26e11.01024, 028 in
-    snap_028_z000p000.0.hdf5 and 600 in snap600Rpep..z0.000.AHF_halos (redshifts do not count), and 010 in
-    snapshot_010.0 (a binary file of GADGET).
+    snap_028_z000p000.0.hdf5 and 600 in snap600Rpep..z0.000.AHF_halos (redshifts do not count, nor parts), and
+    010 in snapshot_010.0 (a binary file of GADGET).
 
     >>> snapshot_number(Path("snapdir_099/snap_099.0.hdf5"), "arepo")
     '099'
     """
     name = re.sub(r"\.(hdf5|h5|list|ascii|ecsv|csv|AHF_halos)$", "", path.name)
-    name = re.sub(r"[._]z\d+[.p]\d+", "", name)
+    name = re.sub(r"(\.0000)?[._]z\d+[.p]\d+", "", name)  # .0000: the first part of a catalogue of AHF
     if format_name != "tipsy":  # a snapshot of several files numbers them without leading zeros; Tipsy has one
         name = re.sub(r"(\d)\.(0|[1-9]\d{0,3})$", r"\1", name)
     return (["", *re.findall(r"\d+", name)])[-1]

@@ -199,7 +199,9 @@ def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Sett
             f"its file ends {reach_kpc:.4g} kpc from its centre, before {REACH_RE:g} R_e = {profile_kpc:.4g} kpc; "
             "is it a cutout? Take one that is larger"
         )
-    mass_inside = {c: enclosed_mass(p.pos_kpc, p.mass_msun, radius_kpc) for c, p in galaxy.components().items()}
+    mass_inside = {
+        c: enclosed_mass(p.pos_kpc, p.mass_msun, radius_kpc, p.side_kpc) for c, p in galaxy.components().items()
+    }
     total_inside = sum(mass_inside.values())
     return {
         "maps": views(mapped, frame.turns, half_width_kpc, settings.pixels, frame.bulk_kms).astype(np.float32),

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, joined, listed, numbered_parts, same_epoch, text_table
+from kinmass.gen.catalogues.base import Halo, joined, listed, need, numbered_parts, same_epoch, text_table
 from kinmass.gen.formats import CodeUnits
 
+#: Columns that AHF has renamed, as its newer versions call them, by their older names.
+_RENAMED = {"mvir": "mhalo", "rvir": "rhalo"}
 _COLUMNS = {
     "n_stars": "n_star", "n_particles": "npart", "halo_mass_msun": "mvir", "stellar_mass_msun": "m_star",
     "high_res_fraction": "fmhires",
@@ -32,12 +34,14 @@ def _check_epoch(path: Path, snapshot: Path, units: CodeUnits) -> None:
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """Read the haloes; AHF writes comoving kpc/h from the box's corner and Msun/h (AHF user's guide).
 
-    All parts of a catalogue in parts are read. Rvir is used as R200. Raises OtherEpoch, or SnapshotError for a damaged
-    table.
+    All parts of a catalogue in parts are read. Rvir (Rhalo) is used as R200. Raises OtherEpoch, or SnapshotError for
+    a damaged table.
     """
     _check_epoch(path, snapshot, units)
-    needed, optional = {"id", "hosthalo", "xc", "yc", "zc", "rvir"}, set(_COLUMNS.values())
+    needed, optional = {"id", "hosthalo", "xc", "yc", "zc"}, {*_COLUMNS.values(), "rvir", *_RENAMED.values()}
     column, _ = joined(path, [text_table(part, needed, optional) for part in numbered_parts(path, PARTS)])
+    column = {name: column[new] for name, new in _RENAMED.items() if new in column} | column
+    need(path, "its first line", {"rvir"}, column)
     kpc_per_unit = units.scale_factor / units.hubble
     # A halo without a host has hostHalo -1 where IDs count from 0, else 0.
     ids, hosts = column["id"], column["hosthalo"]

@@ -15,6 +15,8 @@ _OPTIONAL = {
 }  # fmt: skip
 #: Names of the parts that Rockstar's processes write, of snapshot and part.
 PARTS = r"halos_\d+\.(\d+)\.ascii"
+#: Words of Rockstar's header, and those that consistent-trees has for them.
+_HEADER = {"a": "a", "Om": "Om", "Ol": "Ol", "h": "h", "Omega_M": "Om", "Omega_L": "Ol", "h0": "h"}
 #: Rounding of consistent-trees' scale factors, of four digits in older versions.
 _ROUNDING = 5e-5
 
@@ -28,7 +30,8 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """
     parts = numbered_parts(path, PARTS, always=True)
     column, comments = joined(path, [text_table(part, {"id", "x", "y", "z"}, _OPTIONAL) for part in parts])
-    header = {name: float(value) for name, value in re.findall(r"\b(a|Om|Ol|h) = ([-+.\deE]+)", comments)}
+    words = re.findall(rf"\b({'|'.join(_HEADER)}) = ([-+.\deE]+)", comments)
+    header = {_HEADER[name]: float(value) for name, value in words}
     a, h = header.get("a", units.scale_factor), header.get("h", units.hubble)
     for scale in {a, *map(float, set(column.get("scale", [])))}:
         same_epoch(path, scale, units, tolerance=_ROUNDING if "scale" in column else 0.0)

@@ -286,10 +286,6 @@ class Format(ABC):
             f"`particles: {{stars: [{ptype}, {self.disguised}]}}`"
         )
 
-    def first_stars_are_dark(self, path: Path) -> bool:
-        """Tell whether stars that an isolated run began with are told from its dark matter by nothing but mass."""
-        return False
-
     def promised(self, path: Path) -> dict[str, int]:
         """Return the particle count of each type by the file's header; empty where staging has checked the counts."""
         return {}

@@ -20,8 +20,9 @@ _COSMOLOGY = (
     "CosmologyHubbleConstantNow", "CosmologyOmegaMatterNow", "CosmologyOmegaLambdaNow", "CosmologyComovingBoxSize",
     "CosmologyInitialRedshift", "CosmologyCurrentRedshift",
 )  # fmt: skip
-#: Types of particles (typedefs.h): dark matter, also what must be refined, and stars, alone or in clusters.
-DARK, STARS = (1, 4), (2, 5, 7)
+#: Types of particles (typedefs.h): dark matter, stars, alone or in clusters, and dark matter or stars around which the
+#: grid must be refined.
+DARK, STARS, MUST_REFINE = 1, (2, 5, 7), 4
 
 
 class Enzo(GridFormat):
@@ -145,17 +146,22 @@ class Enzo(GridFormat):
         return open_grid("yt.frontends.enzo.api", "EnzoDataset", str(staged))
 
     def kind_fields(self, ds: Any) -> tuple[Any, ...]:
-        """Name the type of particles, or their creation time."""
-        names = [("io", "particle_type")] if ("io", "particle_type") in ds.field_list else [("io", "creation_time")]
+        """Name the type of particles, and their creation time."""
+        names = ("io", "particle_type"), ("io", "creation_time")
         return tuple(name for name in names if name in ds.field_list)
 
     def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:
-        """Tell stars and dark matter apart; tracers, sinks and black holes are neither."""
+        """Tell stars and dark matter apart; tracers, sinks and black holes are neither.
+
+        Young stars that are to explode one by one are of the type that must be refined until then
+        (Grid_StarParticleHandler.C); dark matter has no creation time.
+        """
         heavy = raw["io", "particle_mass"] != 0
+        born = raw.get(("io", "creation_time"), np.zeros(len(heavy))) > 0
         if ("io", "particle_type") in raw:
             kind = raw["io", "particle_type"]
-            return {"stars": heavy & np.isin(kind, STARS), "dark": heavy & np.isin(kind, DARK)}
-        born = raw.get(("io", "creation_time"), np.zeros(len(heavy))) > 0
+            stars = heavy & (np.isin(kind, STARS) | ((kind == MUST_REFINE) & born))
+            return {"stars": stars, "dark": heavy & ((kind == DARK) | ((kind == MUST_REFINE) & ~born))}
         return {"stars": heavy & born, "dark": heavy & ~born}
 
     def count_cells(self, ds: Any) -> int:

@@ -22,7 +22,7 @@ from kinmass.gen.formats.sample import MAX_FILES, Sample, take
 from kinmass.gen.formats.smoothing import Smoothing
 
 Raw = dict[Any, np.ndarray]
-#: Dark matter heavier than the lightest by this factor is of low resolution: zooms refine by factors of eight.
+#: A zoom's dark matter heavier than the lightest by this factor is of low resolution: zooms refine by factors of eight.
 COARSER = 1.5
 #: A zoom has at most so many different masses of dark matter; those closer than COARSER_STEP in ln count as one.
 MOST_STEPS, COARSER_STEP = 16, 0.01
@@ -35,14 +35,15 @@ CELL_FIELDS = (*PARTICLE_FIELDS, "Sides", "Density")
 
 @dataclass(frozen=True)
 class Census:
-    """How many particles and cells of each type a snapshot holds, where [code lengths], and the lightest dark mass.
+    """How many particles and cells of each type a snapshot holds, and where [code lengths].
 
-    domains: the places that particles and cells of each domain fill, None where `GridFormat.has_domains` is not set.
+    coarse_above: the mass above which dark matter is coarse. domains: the places that particles and cells of each
+    domain fill, None where `GridFormat.has_domains` is not set.
     """
 
     counts: dict[str, int]
     extents: dict[str, np.ndarray]
-    lightest_dark: float
+    coarse_above: float
     domains: Blocks | None = None
 
 
@@ -131,7 +132,7 @@ class GridFormat(Format):
                     parts.setdefault(ptype, []).append(Sample(n, pos, vel, mass, names))
         share = n_read / max(n_pieces, 1)
         samples = {ptype: _joined(of, share) for ptype, of in parts.items()}
-        return _split_dark(samples)
+        return _split_dark(samples, bool(ds.cosmological_simulation))
 
     def _census(self, ds: Any, staged: Path) -> Census:
         """Count the particles of each type, file by file, and keep the result beside the staged snapshot."""
@@ -140,7 +141,7 @@ class GridFormat(Format):
             kept = json.loads(counts_file.read_text())
             extents = {ptype: np.array(extent) for ptype, extent in kept["extents"].items()}
             domains = Blocks.load(where_file) if self.has_domains else None
-            return Census(kept["counts"], extents, kept["lightest_dark"], domains)
+            return Census(kept["counts"], extents, kept["coarse_above"], domains)
         data = GridData(self, ds, Census({}, {}, np.inf))
         pieces, n_pieces = data.pieces()
         dark_masses: dict[float, int] = {}
@@ -162,34 +163,41 @@ class GridFormat(Format):
         domains, extents = measured(n_pieces, positions, lowest_and_highest)
         self.check_counts(ds, counts)
         extents["gas"] = np.array([ds.domain_left_edge.d, ds.domain_right_edge.d])
-        lightest = lightest_counted(dark_masses)
-        n_coarse = sum(n for mass, n in dark_masses.items() if mass > COARSER * lightest)
+        limit = coarse_above_counted(dark_masses, bool(ds.cosmological_simulation))
+        n_coarse = sum(n for mass, n in dark_masses.items() if mass > limit)
         if n_coarse:
             counts |= {"dark": counts["dark"] - n_coarse, "coarse_dark": n_coarse}
             extents["coarse_dark"] = extents["dark"]
         domains.save(where_file)
         told = {ptype: extent.tolist() for ptype, extent in extents.items()}
-        counts_file.write_text(json.dumps({"counts": counts, "lightest_dark": lightest, "extents": told}))
-        return Census(counts, extents, lightest, domains if self.has_domains else None)
+        counts_file.write_text(json.dumps({"counts": counts, "coarse_above": limit, "extents": told}))
+        return Census(counts, extents, limit, domains if self.has_domains else None)
 
 
-def lightest_dark(masses: np.ndarray) -> float:
-    """Return the lightest of the masses (N,) of dark particles, infinity where masses do not come in a few steps.
+def coarse_above(masses: np.ndarray, expands: bool) -> float:
+    """Return the mass above which dark matter is coarse, infinity where masses (N,) do not come in a few steps.
 
-    A zoom's particles have a few masses, a factor of eight apart; where each has its own, mass does not tell.
+    A zoom's particles have a few masses, a factor of eight apart, and only the lightest are of high resolution; where
+    each has its own, mass does not tell. In a run that does not expand, the lighter ones may be the stars that it began
+    with, of a disc, a bulge and so on: it is parted in two where two masses next to each other are the farthest apart.
     """
-    masses = masses[masses > 0]
-    if not len(masses) or len(np.unique(np.round(np.log(masses) / COARSER_STEP))) > MOST_STEPS:
+    steps = np.unique(np.round(np.log(masses[masses > 0]) / COARSER_STEP))
+    if not 1 < len(steps) <= MOST_STEPS:
         return float("inf")
-    return float(masses.min())
+    if expands:
+        return float(COARSER * masses[masses > 0].min())
+    apart = COARSER_STEP * np.diff(steps)
+    widest = int(np.argmax(apart))
+    is_apart = apart[widest] > np.log(COARSER)
+    return float(np.exp(COARSER_STEP * steps[widest] + 0.5 * apart[widest])) if is_apart else float("inf")
 
 
-def lightest_counted(counts: dict[float, int]) -> float:
-    """Return `lightest_dark` of masses by their counts; infinity where too many differ for `count_masses` to keep all.
+def coarse_above_counted(counts: dict[float, int], expands: bool) -> float:
+    """Return `coarse_above` of masses by their counts; infinity where too many differ for `count_masses` to keep all.
 
     Coarse particles that were not counted would belong to no type, and their mass to nobody.
     """
-    return lightest_dark(np.array(list(counts))) if len(counts) <= MOST_MASSES else float("inf")
+    return coarse_above(np.array(list(counts)), expands) if len(counts) <= MOST_MASSES else float("inf")
 
 
 def count_masses(counts: dict[float, int], masses: np.ndarray) -> None:
@@ -206,12 +214,12 @@ def _joined(parts: list[Sample], share: float) -> Sample:
     return Sample(round(sum(p.count for p in parts) / share), pos, vel, mass, parts[0].fields)
 
 
-def _split_dark(samples: dict[str, Sample]) -> dict[str, Sample]:
-    """Split sampled dark matter into that of the lightest mass and that of low resolution."""
+def _split_dark(samples: dict[str, Sample], expands: bool) -> dict[str, Sample]:
+    """Split sampled dark matter by `coarse_above`."""
     if "dark" not in samples:
         return samples
     dark = samples["dark"].mass
-    coarse = dark > COARSER * lightest_dark(dark)
+    coarse = dark > coarse_above(dark, expands)
     split = {"dark": samples["dark"][~coarse], "coarse_dark": samples["dark"][coarse]}
     return samples | split if coarse.any() else samples
 
@@ -343,7 +351,7 @@ class GridRegion:
 
     def _masks(self, raw: Raw) -> dict[str, np.ndarray]:
         masks = self._data.reader.kinds(raw, self._data.ds)
-        coarse = raw[self._data.reader.particle_fields[6]] > COARSER * self._data.census.lightest_dark
+        coarse = raw[self._data.reader.particle_fields[6]] > self._data.census.coarse_above
         return masks | {"dark": masks["dark"] & ~coarse, "coarse_dark": masks["dark"] & coarse}
 
     def __getitem__(self, key: tuple[str, str]) -> Any:

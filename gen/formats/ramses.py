@@ -27,6 +27,9 @@ _NUMBERS = (
 _G_CGS = G * KPC_CM * KMS_CM_S**2 / MSUN_G
 #: Families of particles (pm_commons.f90): dark matter and stars; others are clouds of sinks, debris and tracers.
 DARK, STAR = 1, 2
+#: Debris is of the stars that one cell forms in one step, fewer than this (star_formation.f90); stars are numbered from
+#: 1 on, and the first of a galaxy's explode soon.
+MOST_STARS_OF_DEBRIS = 1000
 
 
 @dataclass(frozen=True)
@@ -192,18 +195,20 @@ class Ramses(GridFormat):
         return tuple(name for name in (_birth_field(ds), ("io", "particle_identity")) if name in ds.field_list)
 
     def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:
-        """Tell stars and dark matter apart; sinks' clouds (numbers below 1) and tracers (no mass) are neither."""
+        """Tell stars and dark matter apart; sinks' clouds, debris and tracers (no mass) are neither.
+
+        Without families stars have a birth time, and those whose supernovae are still to come a negative number
+        (mechanical feedback, as in NewHorizon). So may have clouds, whose number is that of their sink, and debris,
+        whose number is that of the stars it is of: both are small.
+        """
         heavy = raw["io", "particle_mass"] != 0
         if ("io", "particle_family") in raw:
             family = raw["io", "particle_family"]
             return {"stars": heavy & (family == STAR), "dark": heavy & (family == DARK)}
         born = raw.get(_birth_field(ds), np.zeros(len(heavy))) != 0
-        real = heavy & (raw.get(("io", "particle_identity"), np.ones(len(heavy))) > 0)
-        return {"stars": real & born, "dark": real & ~born}
-
-    def first_stars_are_dark(self, path: Path) -> bool:
-        """Tell whether a file has no families: then stars that were never born have no birth time, as dark matter."""
-        return not _has_families(path.parent)
+        number = raw.get(("io", "particle_identity"), np.ones(len(heavy)))
+        is_star = (number > 0) | (-number > max(MOST_STARS_OF_DEBRIS, _of_header(ds, "nsink")))
+        return {"stars": heavy & born & is_star, "dark": heavy & ~born & (number > 0)}
 
     def check_counts(self, ds: Any, counts: dict[str, int]) -> None:
         """Raise SnapshotError where stars are not those that the header counts: birth times may be another field.
@@ -213,7 +218,7 @@ class Ramses(GridFormat):
         """
         if not (handlers := ds.index.domains[0].particle_handlers):
             return
-        n_told, n_found = int(handlers[0].header.get("nstar_tot", 0)), counts.get("stars", 0)
+        n_told, n_found = _of_header(ds, "nstar_tot"), counts.get("stars", 0)
         alone = ds.cosmological_simulation or not counts.get("dark", 0)
         if n_found < 0.5 * n_told - 10 or (alone and n_found > 1.1 * n_told + 10 and not _has_families(_folder(ds))):
             raise SnapshotError(
@@ -273,6 +278,12 @@ def _birth_field(ds: Any) -> tuple[str, str]:
     """Name the birth times as they are in the file: yt turns conformal ones, of cosmological runs, into years."""
     conformal = ("io", "conformal_birth_time")
     return conformal if conformal in ds.field_list else ("io", "particle_birth_time")
+
+
+def _of_header(ds: Any, name: str) -> int:
+    """Return a number of the header of the first particle file, 0 where there is none."""
+    handlers = ds.index.domains[0].particle_handlers
+    return int(handlers[0].header.get(name, 0)) if handlers else 0
 
 
 def _folder(ds: Any) -> Path:

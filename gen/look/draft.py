@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from kinmass.gen.catalogues import ahf
 from kinmass.gen.catalogues.base import OtherEpoch
 from kinmass.gen.catalogues.find import find_haloes
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
@@ -48,11 +49,19 @@ def _find_catalogues(snapshot: Path, format_name: str) -> list[tuple[str, Path]]
             matching = same_name or [
                 p for p in candidates if number and _without_zeros(snapshot_number(p, format_name)) == number
             ]
-            first_files = [p for p in matching if p.is_file() and not re.search(r"\.[1-9]\d*\.hdf5$", p.name)]
+            first_files = [p for p in matching if p.is_file() and not _is_later_part(p)]
             catalogues += [(kind, p) for p in sorted(first_files, key=str)]
             if first_files:
                 break
     return catalogues
+
+
+def _is_later_part(catalogue: Path) -> bool:
+    """Whether a file is a part of a catalogue, and not the first, which is given for all."""
+    if part := re.fullmatch(ahf.PARTS, catalogue.name):  # or the step of a Tipsy run, of four digits, too
+        name = f"{catalogue.name[: part.start(1)]}0000{catalogue.name[part.end(1) :]}"
+        return name != catalogue.name and catalogue.with_name(name).exists()
+    return re.search(r"\.[1-9]\d*\.hdf5$", catalogue.name) is not None
 
 
 def _without_zeros(number: str) -> str:

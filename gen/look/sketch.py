@@ -132,9 +132,7 @@ def sketch(
     if code_units is not None and host_of(reader, components) != "stars":
         stars = [ptype for ptype in components["stars"] if ptype in stored and stored[ptype].formed is None]
         wrong += filter(None, (reader.untold(ptype, cosmological) for ptype in stars))
-    if code_units is not None and (
-        question := first_stars_question(reader, path, declared, samples.keys(), cosmological)
-    ):
+    if code_units is not None and (question := first_stars_question(declared, samples.keys(), cosmological)):
         wrong.append(question)
     contents = Sketch(path, format_name, samples, components, low_resolution, discs, code_units, wrong)
     _check_types(contents, declared, min_stars)

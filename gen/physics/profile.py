@@ -4,16 +4,42 @@ import numpy as np
 
 #: Number of radii of the stored profile.
 N_RADII = 64
+#: Cells are cut until the side of a piece is at most this share of its distance: spheres have their gas to 1 per cent.
+PIECE = 0.1
+#: Centres of the eight halves of a cube of side 1.
+_HALVES = (np.indices((2, 2, 2)).reshape(3, 8).T - 0.5) / 2
 
 
-def enclosed_mass(pos_kpc: np.ndarray, mass_msun: np.ndarray, radius_kpc: np.ndarray) -> np.ndarray:
+def enclosed_mass(
+    pos_kpc: np.ndarray, mass_msun: np.ndarray, radius_kpc: np.ndarray, side_kpc: np.ndarray | None = None
+) -> np.ndarray:
     """Mass [Msun] of particles with |pos| <= r for every r: pos (N, 3), mass (N,), growing radius (K,) -> (K,).
+
+    Cells, whose sides are side_kpc (N,), are cubes: a sphere has of each the part that lies in it. Those that reach
+    beyond the last radius belong to the spheres that hold their centre, for of others there nobody may know.
 
     >>> enclosed_mass(np.array([[1.0, 0, 0], [0, 2.0, 0]]), np.array([1e6, 3e6]), np.array([0.5, 1.0, 3.0])).tolist()
     [0.0, 1000000.0, 4000000.0]
     """
+    if side_kpc is not None:
+        pos_kpc, mass_msun = _in_pieces(pos_kpc, mass_msun, side_kpc, radius_kpc)
     shell = np.searchsorted(radius_kpc, np.sqrt(np.einsum("ij,ij->i", pos_kpc, pos_kpc)))
     return np.cumsum(np.bincount(shell, mass_msun, minlength=len(radius_kpc) + 1))[: len(radius_kpc)]
+
+
+def _in_pieces(
+    pos_kpc: np.ndarray, mass_msun: np.ndarray, side_kpc: np.ndarray, radius_kpc: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut cells into pieces (M, 3), (M,) that are small beside their distance, or the first radius."""
+    pieces: list[tuple[np.ndarray, np.ndarray]] = []
+    while len(mass_msun):
+        r_kpc = np.sqrt(np.einsum("ij,ij->i", pos_kpc, pos_kpc))
+        cut = (side_kpc > PIECE * np.maximum(r_kpc, radius_kpc[0])) & (r_kpc + 0.75**0.5 * side_kpc <= radius_kpc[-1])
+        pieces.append((pos_kpc[~cut], mass_msun[~cut]))
+        pos_kpc = (pos_kpc[cut, None] + side_kpc[cut, None, None] * _HALVES).reshape(-1, 3)
+        mass_msun, side_kpc = np.repeat(mass_msun[cut] / 8, 8), np.repeat(side_kpc[cut] / 2, 8)
+    pos, mass = zip(*pieces, strict=True) if pieces else ([pos_kpc], [mass_msun])
+    return np.concatenate(pos), np.concatenate(mass)
 
 
 def half_mass_radius(radius_kpc: np.ndarray, mass_msun: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from kinmass.gen.formats.domain import blocks_file, side_file
 from kinmass.gen.storage.files import aside, write_atomically
 
 #: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
-VERSION = 6
+VERSION = 7
 
 
 class KeptIndex:

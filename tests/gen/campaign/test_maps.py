@@ -13,9 +13,10 @@ import zarr
 from conftest import LOCKS, ROOT, command, tree
 
 from kinmass.gen.campaign.plan import drawn, list_tasks
+from kinmass.gen.campaign.record import Settings, frame_of, map_galaxy
 from kinmass.gen.formats import gadget
 from kinmass.gen.mock.suites import make_galaxy
-from kinmass.gen.physics.particles import Galaxy
+from kinmass.gen.physics.particles import Galaxy, Particles
 from kinmass.gen.physics.profile import enclosed_mass, half_mass_radius, menc_at
 from kinmass.gen.physics.sightline import sightlines
 from kinmass.gen.snapshots.snapshot import Snapshot
@@ -336,6 +337,37 @@ def test_snapshots_of_one_history_share_their_lineage(tmp_path):
         suite.lineage_of("x", None)
     with pytest.raises(ValueError, match="no regular expression"):
         Suite(**GOOD, lineage="(")
+
+
+def test_spheres_hold_the_part_of_each_cell_that_lies_in_them():
+    """A sphere in uniform gas holds its volume, though it be smaller than a cell, and wherever the cells lie.
+
+    To the truth of a galaxy too, which is what `map_galaxy` keeps. By their centres alone, cells of 2 kpc have from
+    none to nine times the mass.
+    """
+    stars, dark = (getattr(make_galaxy("quiet", 0, 1, 2000, 50, 2000)[0], name) for name in ("stars", "dark"))
+    lattice = 2.0 * (np.indices((24, 24, 24)).reshape(3, -1).T - 11.5)
+    settings, aperture_kpc = Settings(views=1, pixels=4), 20.0
+    frame = frame_of(stars, aperture_kpc, "x", settings)
+    rng = np.random.default_rng(2)
+    for _ in range(3):
+        pos = lattice + rng.uniform(-1, 1, 3)
+        fine = np.linalg.norm(pos, axis=1) > 12  # of two levels
+        halves = (pos[fine, None] + np.indices((2, 2, 2)).reshape(3, -1).T - 0.5).reshape(-1, 3)
+        side = np.repeat([2.0, 1.0], [np.count_nonzero(~fine), len(halves)])
+        pos = np.asfortranarray(np.concatenate([pos[~fine], halves]))
+        gas = Particles(pos, np.zeros((len(pos), 3)), 1e3 * side**3, side_kpc=side)
+        record = map_galaxy(Galaxy(stars, gas, dark, dark[:0]), frame, aperture_kpc, settings)
+        mass = record["mass"][store.COMPONENTS.index("gas")]
+        r = record["radius"]
+        assert r[0] < 0.5 < 18.0 < r[-1]
+        inside = r < aperture_kpc - 2
+        np.testing.assert_allclose(mass[inside], 1e3 * 4 / 3 * np.pi * r[inside] ** 3, rtol=0.04)
+        whole = gas.mass_msun[np.linalg.norm(pos, axis=1) <= aperture_kpc].sum()
+        assert mass[-1] == pytest.approx(whole, rel=1e-12), (
+            "what reaches beyond the last sphere belongs to it by its centre"
+        )
+    assert not enclosed_mass(np.zeros((0, 3)), np.zeros(0), r, np.zeros(0)).any()
 
 
 def test_profiles():

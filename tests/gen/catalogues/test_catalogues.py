@@ -322,6 +322,18 @@ def test_ahf_of_older_versions_counts_from_zero(tmp_path):
     ]  # fmt: skip
 
 
+def test_ahf_of_newer_versions_has_other_names_of_mass_and_radius(tmp_path):
+    path = write_ahf(tmp_path)
+    older = find_haloes("ahf", path, SNAPSHOT, UNITS)
+    path.write_text(path.read_text().replace("Mvir(4)", "Mhalo(4)").replace("Rvir(12)", "Rhalo(12)"))
+    for halo, old in zip(find_haloes("ahf", path, SNAPSHOT, UNITS), older, strict=True):
+        assert (halo.r200_kpc, halo.halo_mass_msun) == (old.r200_kpc, old.halo_mass_msun)
+        assert halo.r200_kpc
+    path.write_text(path.read_text().replace("Rhalo(12)", "Rother(12)"))
+    with pytest.raises(SnapshotError, match=r"its first line has no rvir"):
+        find_haloes("ahf", path, SNAPSHOT, UNITS)
+
+
 def test_ahf_counts_from_the_corner_of_the_box(tmp_path):
     corner = CodeUnits(1, 1, 1, 1000.0, A, H, corner_kpc=-500.0)
     haloes = find_haloes("ahf", write_ahf(tmp_path), SNAPSHOT, corner)
@@ -410,8 +422,11 @@ def test_an_ahf_catalogue_of_the_snapshots_own_name_is_its_own(tmp_path):
 
 @pytest.mark.parametrize(("scale", "same"), [(A, True), (A + 4e-5, True), (0.51, False)])
 def test_trees_say_the_scale_factor_in_a_column(scale, same, tmp_path):
-    """The first lines of consistent-trees' hlist files have none."""
-    lines = [line for line in WRITERS["rockstar"](tmp_path).read_text().splitlines() if not line.startswith("#a =")]
+    """The first lines of consistent-trees' hlist files have none, and call the cosmology otherwise."""
+    text = WRITERS["rockstar"](tmp_path).read_text()
+    text = text.replace("#Om =", "#Omega_M =").replace("Ol =", "Omega_L =").replace("; h =", "; h0 =")
+    text = re.sub(r"^(\d+(?: \S+){4}) \S+", r"\1 999.0", text, flags=re.M)  # the radius that holds where M200c does not
+    lines = [line for line in text.splitlines() if not line.startswith("#a =")]
     rows = [
         f"#scale(0) {lines[0][1:]}",
         *(line if line.startswith("#") else f"{scale:.4f} {line}" for line in lines[1:]),
@@ -419,9 +434,9 @@ def test_trees_say_the_scale_factor_in_a_column(scale, same, tmp_path):
     path = tmp_path / "hlist_0.50000.list"
     path.write_text("\n".join(rows) + "\n")
     if same:
-        np.testing.assert_allclose(
-            [h.centre_kpc for h in find_haloes("rockstar", path, SNAPSHOT, UNITS)], CENTRE, rtol=1e-6
-        )
+        haloes = find_haloes("rockstar", path, SNAPSHOT, replace(UNITS, hubble=0.9))
+        np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE, rtol=1e-6)
+        np.testing.assert_allclose([haloes[0].r200_kpc, haloes[3].r200_kpc], R200[[0, 3]], rtol=1e-3)
     else:
         with pytest.raises(OtherEpoch, match=r"made at a = 0\.51"):
             find_haloes("rockstar", path, SNAPSHOT, UNITS)
@@ -492,6 +507,7 @@ NUMBERS = [
     # Names of the catalogues beside them.
     ("snap600Rpep..z0.000.AHF_halos", "gizmo", "600"), ("g8.26e11.01024.z0.000.AHF_halos", "tipsy", "01024"),
     ("fof_subhalo_tab_098.0.hdf5", "arepo", "098"), ("out_600.list", "gizmo", "600"),
+    ("snap_099.0000.z0.000.AHF_halos", "arepo", "099"), ("cosmo25.1024.z0.000.AHF_halos", "tipsy", "1024"),
     ("eagle_subfind_tab_028_z000p000.0.hdf5", "eagle", "028"), ("m100n1024_151.hdf5", "simba", "151"),
 ]  # fmt: skip
 

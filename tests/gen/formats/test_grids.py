@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from kinmass.gen.campaign.listing import list_snapshot
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import SnapshotError
-from kinmass.gen.formats.grid import COARSER, count_masses, lightest_counted, lightest_dark
+from kinmass.gen.formats.grid import coarse_above, coarse_above_counted, count_masses
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.look.check import describe
 from kinmass.gen.look.draft import draft
@@ -184,7 +184,7 @@ def test_an_isolated_run_whose_box_is_not_one_is_the_same_galaxy(galaxy, written
     with opened("ramses", written["ramses", "middle"]) as snapshot:
         expected = {name: snapshot.everything(name) for name in ("gas", "stars", "dark")}
     path = grids.isolated_ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY)
-    with opened("ramses", path) as snapshot:
+    with opened("ramses", path, components={"low_resolution": ["coarse_dark"]}) as snapshot:
         assert not snapshot.units.cosmological
         assert snapshot.units.box_kpc == pytest.approx(grids.BOX)
         for name, p in expected.items():
@@ -251,9 +251,13 @@ def test_the_same_galaxy_in_other_layouts_of_ramses(layout, galaxy, written, tmp
         np.testing.assert_allclose(rows, expected_rows, rtol=1e-6, atol=1e5 if "isolated" in layout else 1e-6)
 
 
-def test_first_stars_of_an_isolated_run_are_no_dark_matter_unless_that_is_said(galaxy, tmp_path):
-    """Old files know stars by their birth time alone, and those of the start have none: here light dark matter."""
-    path = grids.ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY, families=False, boxlen=250.0)
+@pytest.mark.parametrize("families", [True, False], ids=["families", "birth times"])
+def test_first_stars_of_an_isolated_run_are_no_dark_matter_unless_that_is_said(families, galaxy, tmp_path):
+    """Old files know stars by their birth time alone, and those of the start have none: here light dark matter.
+
+    New ones give all particles of a table of initial conditions the family of dark matter (init_part.f90, ic_part).
+    """
+    path = grids.ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY, families=families, boxlen=250.0)
     with pytest.raises(SnapshotError, match=r"dark, coarse_dark: stars that were there at the start"):
         opened("ramses", path)
     assert "wrong       dark, coarse_dark: stars that were there at the start" in "\n".join(describe(path))
@@ -266,6 +270,37 @@ def test_first_stars_of_an_isolated_run_are_no_dark_matter_unless_that_is_said(g
     assert found_msun == pytest.approx(galaxy.dark.mass_msun[heavy].sum(), rel=1e-6)
     with opened("ramses", path, components={"low_resolution": ["coarse_dark"]}) as snapshot:
         assert len(snapshot.everything("stars")) == len(galaxy.stars)
+
+
+def test_stars_before_their_supernovae_are_stars_whose_number_is_negative(galaxy, tmp_path):
+    """Mechanical feedback numbers stars -5001, -5002, ...; debris has that of its stars, clouds that of their sink."""
+    path = grids.old_ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY)
+    n_others = {"stars": 0, "dark": 0}
+
+    def renumber(found: list[bytes]) -> list[bytes]:
+        number, born = np.frombuffer(found[15], "<i4").copy(), np.frombuffer(found[17], "<f8").copy()
+        stars, dark = np.flatnonzero(born < 0), np.flatnonzero((born == 0) & (number > 0))
+        number[stars[::3]] = -5000 - number[stars[::3]]
+        number[stars[1::3]] = -3  # debris
+        number[dark[::9]] = -4000  # clouds
+        born[dark[::18]] = -0.3
+        n_others["stars"] += len(stars[1::3])
+        n_others["dark"] += len(dark[::9])
+        return [
+            *found[:7],
+            struct.pack("<i", 4001),
+            *found[8:15],
+            number.tobytes(),
+            found[16],
+            born.tobytes(),
+            found[18],
+        ]
+
+    changed(renumber)(path)
+    assert min(n_others.values()) > 30
+    with opened("ramses", path) as snapshot:
+        for name, n in n_others.items():
+            assert snapshot.count(name) == len(galaxy.components()[name]) - n
 
 
 def test_a_layout_of_ramses_that_cannot_be_told_is_refused(galaxy, tmp_path):
@@ -341,9 +376,10 @@ def without_types(group: h5py.Group) -> None:
 
 
 def some_must_be_refined(group: h5py.Group) -> None:
+    """Of dark matter, as in zooms, and of young stars, which have a creation time."""
     if "particle_type" in group:
         kind = group["particle_type"][()]
-        replaced(group, "particle_type", np.where((kind == 1) & (np.arange(len(kind)) % 2 == 0), 4, kind))
+        replaced(group, "particle_type", np.where(np.isin(kind, (1, 2)) & (np.arange(len(kind)) % 2 == 0), 4, kind))
 
 
 @pytest.mark.parametrize(
@@ -355,9 +391,10 @@ def test_the_same_galaxy_in_other_layouts_of_enzo(change, small, tmp_path):
     path = copied(small["enzo"], tmp_path)
     expected = read_all("enzo", path)
     change(path)
-    with opened("enzo", path) as snapshot:
+    said = {"low_resolution": ["coarse_dark"]} if change is without_cosmology else {}
+    with opened("enzo", path, components=said) as snapshot:
         assert snapshot.units.cosmological == (change is not without_cosmology)
-    for name, p in read_all("enzo", path).items():
+    for name, p in read_all("enzo", path, components=said).items():
         assert len(p) == len(expected[name]) > 100
         np.testing.assert_allclose(sorted_rows(p), sorted_rows(expected[name]), rtol=2e-7, atol=1e-5)
 
@@ -379,9 +416,17 @@ def test_its_size_is_that_of_all_its_files(kind, written):
 
 
 def test_masses_tell_of_resolution_only_where_they_come_in_steps():
-    assert lightest_dark(np.array([8.0, 1.0, 1.0, 64.0])) == 1.0
-    assert lightest_dark(np.geomspace(1, 2, 1000)) == np.inf
-    assert lightest_dark(np.zeros(0)) == np.inf
+    assert coarse_above(np.array([8.0, 1.0, 1.0, 64.0]), True) == 1.5
+    for expands in (True, False):
+        assert coarse_above(np.geomspace(1, 2, 1000), expands) == np.inf
+        assert coarse_above(np.zeros(0), expands) == np.inf
+        assert not (np.array([1.0, 1.4]) > coarse_above(np.array([1.0, 1.4, 1.4]), expands)).any()
+
+
+def test_disc_and_bulge_are_on_one_side_of_the_halo_in_a_run_that_does_not_expand():
+    masses = np.array([1e5, 4e5, 1.2e7, 4e5])
+    np.testing.assert_array_equal(masses > coarse_above(masses, False), [False, False, True, False])
+    np.testing.assert_array_equal(masses > coarse_above(masses, True), [False, True, True, True])
 
 
 @pytest.mark.parametrize("n_fine", [3, 150_000])
@@ -390,9 +435,9 @@ def test_coarse_particles_are_counted_or_not_told_apart(n_fine):
     counts: dict[float, int] = {}
     count_masses(counts, np.linspace(1, 1.1, n_fine))
     count_masses(counts, np.full(50, 8.0))
-    lightest = lightest_counted(counts)
-    assert (lightest == np.inf) == (n_fine > 100_000)
-    assert lightest == np.inf or sum(n for mass, n in counts.items() if mass > COARSER * lightest) == 50
+    limit = coarse_above_counted(counts, True)
+    assert (limit == np.inf) == (n_fine > 100_000)
+    assert limit == np.inf or sum(n for mass, n in counts.items() if mass > limit) == 50
 
 
 @pytest.mark.parametrize("kind", grids.WRITERS)
@@ -689,8 +734,8 @@ def copied(path: Path, to: Path) -> Path:
     return to / path.parent.name / path.name
 
 
-def read_all(kind: str, path: Path) -> dict[str, Particles]:
-    with opened(kind, path) as snapshot:
+def read_all(kind: str, path: Path, **options: object) -> dict[str, Particles]:
+    with opened(kind, path, **options) as snapshot:
         return {name: snapshot.everything(name) for name in ("gas", "stars", "dark")}
 
 

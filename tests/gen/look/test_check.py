@@ -115,6 +115,15 @@ def test_a_draft_takes_the_snapshots_own_catalogue(a_galaxy, tmp_path):
     assert "no catalogue found" in text
 
 
+def test_a_draft_takes_the_first_part_of_a_catalogue(a_galaxy, tmp_path):
+    snapshot(tmp_path / "snap_099.hdf5", a_galaxy, 1.0)
+    for part in ("0000", "0001"):
+        (tmp_path / f"snap_099.{part}.z0.000.AHF_halos").write_text("#ID(1) hostHalo(2) Xc(3) Yc(4) Zc(5) Rvir(6)\n")
+    text = draft(tmp_path / "snap_099.hdf5")
+    assert 'catalogue: {format: ahf, path: "snap_099.0000.z0.000.AHF_halos"}' in text
+    assert "0001" not in text
+
+
 def test_a_draft_takes_no_other_runs_catalogue(a_galaxy, tmp_path):
     """Of runs in folders beside each other, all with a snapshot 099 at z = 0."""
     for name in ("run1", "run2", "run3"):

@@ -28,10 +28,9 @@ import torch
 from bench import common
 from bench.align import WEIGHTS
 from kinmass import train
-from kinmass.eval.tables.calibration import ranks
 from kinmass.gen.storage import store
 from kinmass.train.data.dataset import read_views, usable
-from kinmass.train.run.calibration import LEVELS
+from kinmass.train.run.intervals import LEVELS, held
 
 #: Options of each variant, besides those of a plain fit.
 VARIANTS = {
@@ -83,7 +82,7 @@ def errors(runs: list[Path], store_path: Path, part: str | None, suite: str) -> 
         views = views[usable(views, "gas", instrument) & usable(views, "stars", instrument)]
         truth = views.log10_menc.numpy().astype(float)
         samples = np.concatenate([infer(views).samples(N_SAMPLES) for infer in networks])
-        inside = np.abs(ranks(samples, truth) - 0.5) < 0.5 * LEVELS[0]
+        inside = held((samples < truth).sum(0), len(samples), LEVELS[0])
         np.savez(file, galaxy=views.galaxy.astype(str), d=np.median(samples, axis=0) - truth, inside=inside)
     return dict(np.load(file))
 

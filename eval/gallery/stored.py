@@ -10,7 +10,6 @@ import torch
 import zarr
 
 from kinmass.eval.observed.places import labels
-from kinmass.eval.tables.metrics import SHARES
 from kinmass.eval.tables.tasks import check_maps
 from kinmass.gen.campaign import failures
 from kinmass.gen.instruments.looks import fixed_looks
@@ -18,6 +17,7 @@ from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.instruments.observe import psf_fwhm_pixels
 from kinmass.gen.storage import store
 from kinmass.train.data.dataset import REASONS, Views, part_of, views_of, why_not
+from kinmass.train.run.intervals import SHARES
 from kinmass.train.run.posterior import Inference, load
 
 

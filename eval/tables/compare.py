@@ -33,13 +33,14 @@ from kinmass.eval.tables.tasks import (
     sources_of,
 )
 from kinmass.gen.instruments.model import Instrument
-from kinmass.train.run.checkpoint import RunError, instrument_of
+from kinmass.train.run.checkpoint import RunError, instrument_of, read_config
 
 #: Measures that are compared, and whether a larger value is better.
 MEASURES = {"crps": False, "rmse": False, "dispersion": False, "bias": False, "coverage_68": False, "log_prob": True}
 #: The measure that decides which run is better: a proper score (Gneiting & Raftery 2007), in dex, and robust to a
 #: single bad profile.
 DECISIVE = "crps"
+_WORDS = {"both": "gas and stars"}
 
 
 def measure_pair(
@@ -141,6 +142,20 @@ def _score(sums: Sums, name: str) -> np.ndarray:
 def same_run(a: Path, b: Path) -> bool:
     """Whether two folders hold one run, or copies of it: the same files, as far as predictions depend on them."""
     return digest_of_files(a) == digest_of_files(b)
+
+
+def unlike_in_what_they_see(a: Path, b: Path, tracer: str | None) -> list[str]:
+    """Return a sentence where two runs that are compared see galaxies by other tracers, or through other instruments.
+
+    tracer: the one asked for, of runs that answer for any. Raises RunError.
+    """
+    tracers = [
+        tracer or "both" if trained_on == "any" else trained_on
+        for trained_on in (read_config(run)["fit"]["tracer"] for run in (a, b))
+    ]
+    instruments = [instrument_of(run).name for run in (a, b)]
+    seen = [f"{_WORDS.get(tracer, tracer)} through {name}" for tracer, name in zip(tracers, instruments, strict=True)]
+    return [f"A sees {seen[0]}, B {seen[1]}: what differs is not the network alone"] if seen[0] != seen[1] else []
 
 
 def not_compared(table: pd.DataFrame, suites: Sequence[str]) -> list[str]:

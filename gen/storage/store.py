@@ -644,6 +644,13 @@ def suites(store: Path) -> list[str]:
     return sorted(p.parent.name for p in store.glob("*/zarr.json") if not p.parent.name.startswith("."))
 
 
+def refuse_inside(folder: Path) -> None:
+    """Raise StoreError for a folder for results that is a map store, or in one: what is in it would count as suites."""
+    for place in (folder.resolve(), *folder.resolve().parents):
+        if (place / "zarr.json").is_file():
+            raise StoreError(f"{folder} is in the map store {place}, where results do not belong; give another --out")
+
+
 def named_suites(store: Path, names: str | None) -> list[str]:
     """Return the suites that an option names, comma-separated; all of the store where it is left out.
 

@@ -24,7 +24,7 @@ from conftest import LOCKS, assert_same_posterior, command, tables_here
 from dask.distributed import LocalCluster
 from reference import held
 
-from kinmass.eval.__main__ import main
+from kinmass.eval.__main__ import _cluster_settings, main, parser
 from kinmass.eval.report.page import read_results, write_report
 from kinmass.eval.tables import cluster, predictions
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
@@ -51,6 +51,7 @@ from kinmass.eval.tables.tasks import (
     sources_of,
 )
 from kinmass.gen.code import code_key, imports
+from kinmass.gen.options import OptionError
 from kinmass.gen.storage import store
 from kinmass.gen.storage.chunks import fingerprint
 from kinmass.train import load
@@ -303,6 +304,8 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
         "eval", "compare", both, next(r for r in runs if r.name == "stars"), *arguments
     ).stdout
     assert f"A is {both}, B is " in comparison_with_stars
+    assert "A sees gas and stars through ifu, B stars through ifu" in comparison_with_stars
+    assert "A sees" not in comparison
     assert "is the better one with a probability of" in comparison_with_stars
 
 
@@ -418,6 +421,38 @@ def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):
         process = command("eval", *arguments, check=False)
         assert process.returncode == 2
         assert message in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("tables run --store s --out o --gpus 1", "--gpus is for the jobs of --cluster slurm"),
+        ("tables run --store s --out o --cluster tcp://node:1 --hours 2", "--hours is for the jobs"),
+        ("compare a b --store s --site x.env", "--site is for the jobs"),
+        ("compare a b --store s --cluster tcp://node:1 --workers 2", "--workers does nothing with tcp://node:1"),
+        ("predict run --store s --suite mine --inside-kpc 2", "--inside-kpc is for observed galaxies"),
+        ("show s --out a.png", "name the GALAXY to draw"),
+        ("show s --view 0", "name the GALAXY to draw"),
+        ("show results --view 1", "results is no map store"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(line, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "zarr.json").write_text("{}")
+    if line.startswith(("tables", "compare")):
+        with pytest.raises(OptionError, match=words):
+            _cluster_settings(parser().parse_args(line.split()))
+    else:
+        assert main(line.split()) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_where_tasks_run_is_as_the_options_say():
+    line = ["compare", "a", "b", "--store", "s", "--workers", "3"]
+    assert _cluster_settings(parser().parse_args(line)) == Cluster(workers=3, logs=Path("dask/logs"))
+    slurm = _cluster_settings(parser().parse_args([*line, "--cluster", "slurm", "--gpus", "1", "--memory", "9GB"]))
+    assert (slurm.where, slurm.workers, slurm.gpus, slurm.hours, slurm.memory) == ("slurm", 3, 1, 2.0, "9GB")
 
 
 def test_runs_of_another_making_are_refused(runs, map_store, tmp_path):

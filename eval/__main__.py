@@ -215,6 +215,7 @@ def _conditions(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.conditions import as_text, networks_of, tabulate, views_to_test, write
     from kinmass.eval.tables.origin import digest_of_file, origin_of
     from kinmass.eval.tables.tables import trained_on_remark
+    from kinmass.eval.tables.tasks import check_files
     from kinmass.gen.storage.files import require_writable
     from kinmass.gen.storage.store import named_suites, refuse_inside
     from kinmass.train.run.checkpoint import read_config, runs_in_all, write_json
@@ -231,6 +232,7 @@ def _conditions(args: argparse.Namespace) -> int:
     refuse_inside(args.out)
     require_writable(args.out)
     table = tabulate(networks_of(runs, args.out), views)
+    check_files({Path(run): files for run, files in origin["files"].items()})
     path = write(table, args.out)
     write_json(path.with_suffix(".json"), origin | {"digests": {path.stem: digest_of_file(path)}})
     print(as_text(table))

@@ -354,8 +354,26 @@ class KeptPredictions:
         """Write a block and then its token. constant: arrays of constant_data, by name.
 
         A point estimate has medians (N, K) only. A posterior has samples (S, N, K), from which its median is computed,
-        and the three arrays (N,) of `Estimates`.
+        and the three arrays (N,) of `Estimates`. Commands write a block in turn: of a run that was calibrated anew
+        while an earlier command still predicts with what it was, one's numbers would come under the other's token.
+        Raises Busy where another command writes it for very long.
         """
+        root = self.source.root
+        place = _digest([self.source.group(self.part), block.start])
+        with hold(root.with_name(f".lock-{root.name}-{place}"), str(root), PATIENCE_S):
+            self._write(block, token, constant, median, samples, log_prob_joint, ood_score, beyond)
+
+    def _write(
+        self,
+        block: slice,
+        token: int,
+        constant: dict[str, np.ndarray],
+        median: np.ndarray,
+        samples: np.ndarray | None,
+        log_prob_joint: np.ndarray | None,
+        ood_score: np.ndarray | None,
+        beyond: np.ndarray | None,
+    ) -> None:
         self.forget(block)
         for name, values in constant.items():
             self._write_array(f"constant_data/{name}", block, values)

@@ -394,6 +394,9 @@ def test_part_of_an_ensemble_is_no_ensemble(ensemble, tmp_path):
     shutil.rmtree(tmp_path / "any" / "member-1")
     with pytest.raises(RunError, match="1 of 2 members"):
         load(tmp_path / "any")
+    shutil.copytree(ensemble / "member-0", tmp_path / "any" / "member-1")  # nor is one network, twice
+    with pytest.raises(RunError, match="member-1 has the seed of another member"):
+        load(tmp_path / "any")
 
 
 def test_maps_of_another_shape_are_refused(runs, ensemble, map_store):
@@ -682,7 +685,7 @@ def test_seeds_that_were_trained_on_other_galaxies_are_not_one_network(runs, tmp
     assert len(sources_of([both, twin], tmp_path, classical=False)) == 2
     galaxies = content["store"]["quiet"]
     other_sizes = {number: 2 * size for number, size in galaxies["sizes"].items()}
-    for change in ({"names": "0"}, {"sizes": other_sizes}, {"galaxies": 13}):
+    for change in ({"names": "0"}, {"lineages": "0"}, {"sizes": other_sizes}, {"galaxies": 13}):
         changed = content["store"] | {"quiet": galaxies | change}
         training = content["training"] | ({"views": 1} if "galaxies" in change else {})
         (twin / "run.json").write_text(json.dumps(content | {"store": changed, "training": training}))
@@ -787,6 +790,38 @@ def test_commands_at_the_same_time_make_room_once(runs, map_store, tmp_path, mon
     for thread in threads:
         thread.join()
     assert len(made) == 1
+    assert not list(run.glob(".lock*"))
+
+
+def test_a_block_is_written_by_one_command_at_a_time(runs, map_store, tmp_path, monkeypatch):
+    """Else the numbers of a run as it was would come under the token of the run as it is now."""
+    run = shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("predictions.zarr"))
+    (source,), part = sources_of([run], tmp_path, classical=False), Part(map_store, "quiet", None)
+    prepare(source, part)
+    write_array, rng = KeptPredictions._write_array, np.random.default_rng(0)
+
+    def slowly(self, name, block, values):
+        time.sleep(rng.uniform(0, 0.02))
+        write_array(self, name, block, values)
+
+    monkeypatch.setattr(KeptPredictions, "_write_array", slowly)
+    (block,), n = part.blocks(), len(part) * part.views
+
+    def write(value: int) -> None:
+        constant = {name: np.full(n, value) for name in ("state", *predictions.COLUMNS)}
+        constant["log10_menc_true"] = np.full((n, K), value)
+        samples, each = np.full((predictions.N_SAMPLES, n, K), value, np.float32), np.full(n, float(value))
+        KeptPredictions(source, part).write(block, value, constant, np.full((n, K), np.nan), samples, each, each, each)
+
+    threads = [threading.Thread(target=write, args=(value,)) for value in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = KeptPredictions(source, part)
+    estimates, data = kept.read(block, checked=True)
+    numbers = (estimates.samples, estimates.median, estimates.truth, estimates.ood_score, *data.values())
+    assert {float(number) for array in numbers for number in np.ravel(array)} == {float(kept.kept_token(block))}
     assert not list(run.glob(".lock*"))
 
 

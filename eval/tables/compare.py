@@ -34,6 +34,7 @@ from kinmass.eval.tables.tasks import (
 )
 from kinmass.gen.instruments.model import Instrument
 from kinmass.train.run.checkpoint import RunError, instrument_of, read_config
+from kinmass.train.run.intervals import LEVELS
 
 #: Measures that are compared, and whether a larger value is better.
 MEASURES = {"crps": False, "rmse": False, "dispersion": False, "bias": False, "coverage_68": False, "log_prob": True}
@@ -88,9 +89,9 @@ def compare(
 
     Measures are taken on the views that both runs can use and averaged over radii. The bootstrap over lineages draws
     the same lineages for both runs. In this table, `bias` is the absolute value of the bias and `coverage_68` the
-    distance of the coverage from 68.27 %. `few_lineages` says that there are fewer than FEW_LINEAGES. Predictions of
-    runs that cannot be written to are kept in `out`. Raises RunError, StoreError or ValueError where nothing can be
-    compared.
+    distance of the coverage from 68.27 %, at each radius. `few_lineages` says that there are fewer than FEW_LINEAGES.
+    Predictions of runs that cannot be written to are kept in `out`. Raises RunError, StoreError or ValueError where
+    nothing can be compared.
     """
     check_suites(suites)
     sources = _source_of_run(a, tracer, out), _source_of_run(b, tracer, out)
@@ -135,8 +136,10 @@ def _score(sums: Sums, name: str) -> np.ndarray:
     """Return a measure (B + 1,), mean over radii, and its bootstrap replicates, as `compare` defines it."""
     if name == "log_prob":
         return joint_log_prob(sums)
-    values = mean_over_radii(replicates(sums)[name])
-    return np.abs(values - (0.6827 if name == "coverage_68" else 0.0)) if name in ("bias", "coverage_68") else values
+    values = replicates(sums)[name]
+    if name in ("bias", "coverage_68"):  # too much at one radius does not make up for too little at another
+        values = np.abs(values - (LEVELS[0] if name == "coverage_68" else 0.0))
+    return mean_over_radii(values)
 
 
 def same_run(a: Path, b: Path) -> bool:

@@ -28,7 +28,7 @@ from kinmass.eval.__main__ import _cluster_settings, main, parser
 from kinmass.eval.report.page import read_results, write_report
 from kinmass.eval.tables import cluster, predictions
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
-from kinmass.eval.tables.compare import MEASURES, compare, measure_pair, not_compared, verdicts
+from kinmass.eval.tables.compare import MEASURES, _score, compare, measure_pair, not_compared, verdicts
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, per_view
 from kinmass.eval.tables.predictions import Damaged, KeptPredictions, Part, prepare
 from kinmass.eval.tables.tables import (
@@ -849,6 +849,20 @@ def test_a_suite_that_is_named_twice_counts_once(runs, map_store, tmp_path, name
         store.named_suites(map_store, "quite")
     with pytest.raises(ValueError, match="a suite is named twice"):
         FitConfig(str(map_store), "gas", ("quiet", "quiet"))
+
+
+def test_errors_of_opposite_signs_do_not_make_up_for_each_other_over_radii():
+    rng = np.random.default_rng(0)
+    names, truth = np.arange(40).astype(str).astype(object), np.full((40, K), 10.0)
+    off = np.where(np.arange(K) % 2, 0.1, -0.1)
+    noise = rng.normal(0, 0.01, truth.shape)
+    drawn = [rng.normal(0, 0.1, (50, *truth.shape)).astype(np.float32) + truth + bias for bias in (off, 0 * off)]
+    tilted, right = (
+        add_up(per_view(Estimates(names, np.zeros(40, int), names, truth, truth + bias + noise, samples, np.zeros(40))))
+        for bias, samples in zip((off, 0 * off), drawn, strict=True)
+    )
+    assert _score(tilted, "bias")[0] == pytest.approx(0.1, abs=0.01)
+    assert _score(right, "bias")[0] < 0.005
 
 
 def test_few_galaxies_of_one_opinion_are_not_beyond_chance():

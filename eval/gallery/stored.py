@@ -135,9 +135,6 @@ def read_stored(path: Path, suite: str, number: int) -> StoredGalaxy:
     numbers = np.array([number])
     views = views_of(group, suite, numbers, names[numbers], lineages[numbers])
     radius, mass, inclination = (store.read(group, key, number) for key in ("radius", "mass", "inclination"))
-    for key, values in (("maps", views.maps), ("half_mass_radius", views.half_mass_radius_kpc), ("mass", mass)):
-        if np.isnan(np.asarray(values)).all():
-            raise store.StoreError(f"{path}: {key} of galaxy {name} was never written; {REPAIR}")
     flags = (bool(store.read(group, key, number)) for key in ("has_gas", "has_dark"))
     return StoredGalaxy(group, suite, number, name, views, radius, mass, inclination, *flags)
 

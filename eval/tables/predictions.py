@@ -296,7 +296,8 @@ def tokens(sources: Sequence[Source], part: Part, block: slice) -> list[int]:
 def _chunk_of(name: str, ndim: int, block: slice) -> list[int]:
     """Return the place of a block's chunk in the grid of chunks of an array with `ndim` dimensions."""
     place = [0] * ndim
-    place[2 if name == _SAMPLES else 0] = block.start // BLOCK
+    if name.rpartition("/")[2] not in _LABELS:
+        place[2 if name == _SAMPLES else 0] = block.start // BLOCK
     return place
 
 
@@ -405,7 +406,7 @@ class KeptPredictions:
             summary = ("median",) if self.source.run is None else ("median", "log_prob_joint", "ood_score", "beyond")
             self._require_chunks(
                 block,
-                [f"constant_data/{name}" for name in ("state", "log10_menc_true", *COLUMNS)]
+                [f"constant_data/{name}" for name in ("galaxy", "lineage", "state", "log10_menc_true", *COLUMNS)]
                 + [f"summary/{name}" for name in summary]
                 + [_SAMPLES] * (self.source.run is not None),
             )

@@ -33,7 +33,7 @@ from kinmass.eval.tables.cluster import Cluster
 from kinmass.eval.tables.tables import ALL, collect, to_ratios, to_summary, to_table
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import write_atomically
-from kinmass.train.run.calibration import LEVELS
+from kinmass.train.run.intervals import LEVELS
 
 #: What differs from the default, which is trained on `both` of every view of every galaxy.
 VARIANTS = {

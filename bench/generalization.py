@@ -15,10 +15,12 @@ coverage of the central 68 % interval; the same over all suites left out; and th
 that of both. Intervals are 16th to 84th percentiles of a bootstrap that draws galaxies and seeds.
 """
 
+import json
 import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from itertools import product
 from pathlib import Path
 
@@ -28,10 +30,12 @@ import torch
 from bench import common
 from bench.align import WEIGHTS
 from kinmass import train
-from kinmass.eval.tables.calibration import ranks
+from kinmass.eval.tables.tasks import digest_of_files
+from kinmass.gen.code import code_key
 from kinmass.gen.storage import store
 from kinmass.train.data.dataset import read_views, usable
-from kinmass.train.run.calibration import LEVELS
+from kinmass.train.run.intervals import LEVELS, held
+from kinmass.train.run.trained_on import store_identity
 
 #: Options of each variant, besides those of a plain fit.
 VARIANTS = {
@@ -73,9 +77,13 @@ def fit(
 def errors(runs: list[Path], store_path: Path, part: str | None, suite: str) -> dict[str, np.ndarray]:
     """Per view of a part: galaxy, d = log10 M_pred / M_true (N, K), and if M_true is in the 68 % interval (N, K).
 
-    Of several runs, which differ by their seed, the mixture is taken. Results are kept in the folder of the first run.
+    Of several runs, which differ by their seed, the mixture is taken. Results are kept in the folder of the first run,
+    for as long as runs, galaxies and code are the same.
     """
-    file = runs[0] / f"errors-{store_path.stem}-{part or 'all'}-{suite}{f'-of-{len(runs)}' * (len(runs) > 1)}.npz"
+    code = code_key("kinmass.eval.tables.tasks", ("numpy", "scipy", "torch", "zuko"))
+    made_of = [code, *map(digest_of_files, runs), store_identity(store_path, [suite]), part]
+    digest = blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
+    file = runs[0] / f"errors-{store_path.stem}-{suite}-{digest}.npz"
     if not file.exists():
         networks = [train.load(run) for run in runs]
         instrument = networks[0].instrument
@@ -83,7 +91,7 @@ def errors(runs: list[Path], store_path: Path, part: str | None, suite: str) -> 
         views = views[usable(views, "gas", instrument) & usable(views, "stars", instrument)]
         truth = views.log10_menc.numpy().astype(float)
         samples = np.concatenate([infer(views).samples(N_SAMPLES) for infer in networks])
-        inside = np.abs(ranks(samples, truth) - 0.5) < 0.5 * LEVELS[0]
+        inside = held((samples < truth).sum(0), len(samples), LEVELS[0])
         np.savez(file, galaxy=views.galaxy.astype(str), d=np.median(samples, axis=0) - truth, inside=inside)
     return dict(np.load(file))
 

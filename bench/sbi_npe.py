@@ -43,7 +43,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from bench import common
 from bench.experiments import train_one
 from kinmass import train
-from kinmass.eval.tables.calibration import coverage, ranks
+from kinmass.eval.tables.calibration import coverage
 from kinmass.gen.instruments.observe import observe
 from kinmass.gen.storage import store
 from kinmass.train.data import loader
@@ -52,7 +52,7 @@ from kinmass.train.loop.config import FitConfig
 from kinmass.train.model.density import constrained, log_derivative, unconstrained
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.model.scaling import flip_sky
-from kinmass.train.run.calibration import LEVELS
+from kinmass.train.run.intervals import LEVELS
 
 HEADS = ["fit", "nll", "dispersion", "robust", "cov68", "worst", "cov95", "worst", "seconds", "looks", "parameters"]
 N_SAMPLES = 500
@@ -65,11 +65,11 @@ def figures(samples: np.ndarray, log_prob: np.ndarray, truth: np.ndarray) -> lis
 
     samples (S, N, K) of log10 M; log_prob (N,): log joint density at the truth; truth (N, K).
     """
-    error, rank = np.median(samples, axis=0) - truth, ranks(samples, truth)
+    error = np.median(samples, axis=0) - truth
     low_error, high_error = np.quantile(error, [0.16, 0.84], axis=0)
     coverages = []
     for level in LEVELS:
-        covered_share = coverage(rank, level)
+        covered_share = coverage(samples, truth, level)
         coverages += [covered_share.mean(), covered_share[np.argmax(np.abs(covered_share - level))]]
     return [
         float(v) for v in (-log_prob.mean(), error.std(0).mean(), 0.5 * (high_error - low_error).mean(), *coverages)

@@ -39,19 +39,27 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, help="worker processes (default: one per GPU, else per core), or Slurm jobs (default: 4)"
     )
     group.add_argument("--site", type=Path, help="slurm: the site's settings (default: $KINMASS_SITE, slurm/site.env)")
-    group.add_argument("--gpus", type=int, default=0, help="slurm: GPUs of each job (default: 0)")
-    group.add_argument("--hours", type=float, default=2.0, help="slurm: time limit of each job [h] (default: 2)")
-    group.add_argument("--memory", default="8GB", help="slurm: memory of each job (default: 8GB)")
+    group.add_argument("--gpus", type=int, help="slurm: GPUs of each job (default: 0)")
+    group.add_argument("--hours", type=float, help="slurm: time limit of each job [h] (default: 2)")
+    group.add_argument("--memory", help="slurm: memory of each job (default: 8GB)")
 
 
 def _cluster_settings(args: argparse.Namespace) -> "Cluster":
-    """Return where tasks run, as these options say."""
+    """Return where tasks run, as these options say. Raises OptionError for one that would have no effect there."""
     from kinmass.eval.tables.cluster import Cluster
+    from kinmass.gen.options import OptionError
     from kinmass.train.launch.resources import read_site
 
     site = read_site(args.site) if args.cluster == "slurm" else {}
     logs = (args.out.with_suffix("") if args.out else Path("dask")) / "logs"
-    return Cluster(args.cluster, args.workers, args.gpus, args.hours, args.memory, logs, site)
+    of_jobs = {name: value for name in ("gpus", "hours", "memory") if (value := getattr(args, name)) is not None}
+    if args.cluster != "slurm":
+        for name in ("site", *of_jobs):
+            if getattr(args, name) is not None:
+                raise OptionError(f"--{name} is for the jobs of --cluster slurm, and does nothing without it")
+    if args.workers is not None and args.cluster not in ("local", "slurm"):
+        raise OptionError(f"--workers does nothing with {args.cluster}: a running scheduler has its workers")
+    return Cluster(args.cluster, args.workers, logs=logs, site=site, **of_jobs)
 
 
 def _add_tables(commands: Any) -> None:
@@ -134,7 +142,7 @@ def _add_show_and_gallery(commands: Any) -> None:
     show.add_argument(
         "galaxy", nargs="?", metavar="GALAXY", help="NAME or SUITE/NAME (without it: what the store holds)"
     )
-    show.add_argument("--view", type=int, default=0, help="number of the line of sight, from 0 (default: %(default)s)")
+    show.add_argument("--view", type=int, help="number of the line of sight, from 0 (default: 0)")
     show.add_argument("--instrument", help="built-in name or YAML file (default: the maps as stored)")
     show.add_argument("--runs", type=Path, nargs="+", default=[], metavar="RUN", help="run folders, or one with some")
     show.add_argument("--out", type=Path, help="picture to write, .png or .pdf (default: SUITE.NAME.viewN.png)")
@@ -207,8 +215,9 @@ def _conditions(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.conditions import as_text, networks_of, tabulate, views_to_test, write
     from kinmass.eval.tables.origin import digest_of_file, origin_of
     from kinmass.eval.tables.tables import trained_on_remark
+    from kinmass.eval.tables.tasks import check_files
     from kinmass.gen.storage.files import require_writable
-    from kinmass.gen.storage.store import named_suites
+    from kinmass.gen.storage.store import named_suites, refuse_inside
     from kinmass.train.run.checkpoint import read_config, runs_in_all, write_json
     from kinmass.train.run.derived import without_unseen
     from kinmass.train.run.trained_on import unlike_trained_on
@@ -220,8 +229,10 @@ def _conditions(args: argparse.Namespace) -> int:
     part = None if args.part == "all" else args.part
     views = views_to_test(args.store, test_suites, part, args.views)
     origin = origin_of(args.store, runs, part)
+    refuse_inside(args.out)
     require_writable(args.out)
     table = tabulate(networks_of(runs, args.out), views)
+    check_files({Path(run): files for run, files in origin["files"].items()})
     path = write(table, args.out)
     write_json(path.with_suffix(".json"), origin | {"digests": {path.stem: digest_of_file(path)}})
     print(as_text(table))
@@ -249,10 +260,16 @@ def _print_tables(summary: "DataFrame", beside: "DataFrame") -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from kinmass.eval.tables.compare import compare, not_compared, same_run, verdicts
+    from kinmass.eval.tables.compare import (
+        compare,
+        not_compared,
+        same_run,
+        unlike_in_what_they_see,
+        verdicts,
+    )
     from kinmass.eval.tables.tables import trained_on_remark
     from kinmass.gen.storage.files import require_writable
-    from kinmass.gen.storage.store import named_suites
+    from kinmass.gen.storage.store import named_suites, refuse_inside
     from kinmass.train.run.checkpoint import read_config
     from kinmass.train.run.derived import without_unseen
     from kinmass.train.run.trained_on import unlike_trained_on
@@ -261,6 +278,7 @@ def _compare(args: argparse.Namespace) -> int:
     part = None if args.part == "all" else args.part
     folder = args.out.parent if args.out else Path()
     if args.out:
+        refuse_inside(folder)
         require_writable(folder)
     table = compare(args.a, args.b, args.store, test_suites, part, args.tracer, _cluster_settings(args), folder)
     if args.out:
@@ -271,7 +289,8 @@ def _compare(args: argparse.Namespace) -> int:
     others = unlike_trained_on((args.a, args.b), args.store, test_suites)
     others += without_unseen((args.a, args.b), test_suites)
     said = ["A and B are the same run"] if same_run(args.a, args.b) else verdicts(table)
-    remarks = [*trained_on_remark(part, train_sets, test_suites), *others, *not_compared(table, test_suites)]
+    remarks = [*unlike_in_what_they_see(args.a, args.b, args.tracer)]
+    remarks += [*trained_on_remark(part, train_sets, test_suites), *others, *not_compared(table, test_suites)]
     print("\n".join([*remarks, *said]))
     return 0
 
@@ -281,7 +300,7 @@ def _show(args: argparse.Namespace) -> int:
 
     if (args.path / "zarr.json").exists():
         return _show_galaxy(args)
-    if args.galaxy is not None or args.runs or args.instrument or args.out:
+    if args.galaxy is not None or args.runs or args.instrument or args.out or args.view is not None:
         raise OptionError(f"{args.path} is no map store: a galaxy is drawn from the store that `kinmass maps` has made")
     if not (args.path / "tables.json").exists():
         raise OptionError(
@@ -308,22 +327,29 @@ def _show_galaxy(args: argparse.Namespace) -> int:
     from kinmass.eval.gallery.stored import contents, find, networks_of, read_stored
     from kinmass.gen.export import file_stem
     from kinmass.gen.instruments.builtin import instrument
+    from kinmass.gen.look.save import save_picture
     from kinmass.gen.options import OptionError
     from kinmass.gen.storage.files import aside, make_folder
 
     if args.galaxy is None:
+        if args.runs or args.instrument or args.out or args.view is not None:
+            raise OptionError("name the GALAXY to draw: without it, these options do nothing")
         print("\n".join(contents(args.path)))
         return 0
     galaxy = read_stored(args.path, *find(args.path, args.galaxy))
     if args.out and args.out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise OptionError(f"--out must be a picture that ends in .png or .pdf, not {args.out}")
-    truth = galaxy.view(args.view).log10_menc[0].numpy()
-    answers = [galaxy.ask(network, args.view) for network in networks_of(_runs(args.runs))]
-    figure = draw(galaxy, args.view, instrument(args.instrument) if args.instrument else None, answers)
-    out = args.out or Path(f"{file_stem(galaxy.suite, galaxy.name)}.view{args.view}.png")
-    make_folder(out.parent)
-    with aside(out) as partial:
-        figure.savefig(partial, dpi=110)
+    view = args.view or 0
+    truth = galaxy.view(view).log10_menc[0].numpy()
+    answers = [galaxy.ask(network, view) for network in networks_of(_runs(args.runs))]
+    figure = draw(galaxy, view, instrument(args.instrument) if args.instrument else None, answers)
+    out = args.out or Path(f"{file_stem(galaxy.suite, galaxy.name)}.view{view}.png")
+    if args.out:  # what the user has named is written over, as by other tools
+        make_folder(out.parent)
+        with aside(out) as partial:
+            figure.savefig(partial, dpi=110)
+    else:
+        save_picture(figure, out, args.path, dpi=110)
     for answer in answers:
         foreign = "; it was not trained on this suite" if answer.foreign else ""
         score = "not known" if np.isnan(answer.ood_score) else f"{answer.ood_score:.2f}"
@@ -368,6 +394,8 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
+    from kinmass.gen.storage.store import refuse_inside
+
     galaxies = [path for path in args.runs if path.suffix in (".yaml", ".yml")]
     runs = [path for path in args.runs if path not in galaxies]
     for path in runs:
@@ -386,11 +414,16 @@ def _predict(args: argparse.Namespace) -> int:
         )
     if impossible := [radius for radius in args.inside_kpc if not 0 < radius < float("inf")]:
         raise ValueError(f"--inside-kpc must be radii above 0 kpc, not {impossible[0]:g}")
+    if args.inside_kpc and not galaxies:
+        raise ValueError("--inside-kpc is for observed galaxies, and does nothing with --store")
     if galaxies:
+        refuse_inside(args.out or Path("profiles"))
         return _predict_observed(runs, galaxies, args.out or Path("profiles"), args.inside_kpc)
     from kinmass.eval.observed.places import labels, write_beside
     from kinmass.eval.tables.predict import predict
 
+    if args.out:
+        refuse_inside(args.out)
     for run, label in zip(runs, labels(runs), strict=True):
         table = predict(run, args.store, args.suite)
         if not args.out:

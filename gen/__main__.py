@@ -283,8 +283,9 @@ def _preview(suites: "list[Suite]", settings: "Settings", names: list[str], out:
     """Write a picture of a few galaxies of each suite into the folder `out`; return whether all could be mapped."""
     from kinmass.gen.export import file_stem
     from kinmass.gen.look.preview import preview
+    from kinmass.gen.look.save import save_picture
     from kinmass.gen.options import OptionError
-    from kinmass.gen.storage.files import aside, make_folder
+    from kinmass.gen.storage.files import make_folder
 
     if (out / "zarr.json").exists():
         raise OptionError(f"{out} is a map store, and previews are pictures: give another folder as --out")
@@ -297,8 +298,7 @@ def _preview(suites: "list[Suite]", settings: "Settings", names: list[str], out:
                 all_drawn = False
                 continue
             path = out / f"{file_stem(suite.name, galaxy.name)}.png"
-            with aside(path) as partial:
-                galaxy.figure.savefig(partial, dpi=100)
+            save_picture(galaxy.figure, path, suite.root / suite.snapshots, dpi=100)
             print(path)
     return all_drawn
 

@@ -1,4 +1,4 @@
-"""A slow and simple projection, with which the compiled one must agree."""
+"""Slow and simple versions of what is fast, with which it must agree: a projection, and coverage."""
 
 import numpy as np
 
@@ -43,3 +43,20 @@ def project(particles: Particles, rotation: np.ndarray, half_width_kpc: float, p
                 maps[2, row, column] = np.sqrt(np.average((in_pixel[:, 1] - mean) ** 2, weights=in_pixel[:, 0]))
     maps[3] = count
     return maps
+
+
+def held(samples: np.ndarray, truth: np.ndarray, level: float) -> np.ndarray:
+    """How far truths (...) lie in a central interval of samples (S, ...): the mean over intervals that end on samples.
+
+    Each end stands on one of the two samples beside its place among them, as often as it is near to that one.
+    """
+    ordered = np.concatenate([np.full((1, *truth.shape), -np.inf), np.sort(samples, axis=0)])
+    place, mirrored = (
+        0.5 * (1 - level) * (len(samples) + 1),
+        np.concatenate([np.full((1, *truth.shape), -np.inf), np.sort(-samples, axis=0)]),
+    )
+    low, part = int(place), place - int(place)
+    total = np.zeros(truth.shape)
+    for end, weight in ((low, 1 - part), (low + 1, part)):
+        total += weight * ((truth > ordered[end]).astype(float) - (-truth <= mirrored[end]))
+    return total

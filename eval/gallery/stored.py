@@ -10,7 +10,6 @@ import torch
 import zarr
 
 from kinmass.eval.observed.places import labels
-from kinmass.eval.tables.metrics import SHARES
 from kinmass.eval.tables.tasks import check_maps
 from kinmass.gen.campaign import failures
 from kinmass.gen.instruments.looks import fixed_looks
@@ -18,6 +17,7 @@ from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.instruments.observe import psf_fwhm_pixels
 from kinmass.gen.storage import store
 from kinmass.train.data.dataset import REASONS, Views, part_of, views_of, why_not
+from kinmass.train.run.intervals import SHARES
 from kinmass.train.run.posterior import Inference, load
 
 
@@ -135,9 +135,6 @@ def read_stored(path: Path, suite: str, number: int) -> StoredGalaxy:
     numbers = np.array([number])
     views = views_of(group, suite, numbers, names[numbers], lineages[numbers])
     radius, mass, inclination = (store.read(group, key, number) for key in ("radius", "mass", "inclination"))
-    for key, values in (("maps", views.maps), ("half_mass_radius", views.half_mass_radius_kpc), ("mass", mass)):
-        if np.isnan(np.asarray(values)).all():
-            raise store.StoreError(f"{path}: {key} of galaxy {name} was never written; {REPAIR}")
     flags = (bool(store.read(group, key, number)) for key in ("has_gas", "has_dark"))
     return StoredGalaxy(group, suite, number, name, views, radius, mass, inclination, *flags)
 

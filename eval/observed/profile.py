@@ -14,10 +14,10 @@ from kinmass.eval.observed.curve import RotationCurve
 from kinmass.eval.observed.galaxy import ObservedGalaxy
 from kinmass.eval.observed.verdict import DEGREES, Verdict, of_tracers
 from kinmass.eval.report.galaxies import observed_profile
-from kinmass.eval.tables.metrics import SHARES
 from kinmass.gen.code import provenance
 from kinmass.gen.storage.files import aside, make_folder
 from kinmass.train.model.scaling import clip_to_mass_limits
+from kinmass.train.run.intervals import SHARES, quantiles
 
 # D draws of distance, R_e and centre, S posterior samples of each, K radii, Q pixels along a side of the network's grid
 
@@ -53,7 +53,7 @@ class ObservedProfile:
 
     def quantiles(self, shares: tuple[float, ...]) -> np.ndarray:
         """Return quantiles (len(shares), K) of log10 M(<r) [Msun]."""
-        return np.asarray(np.quantile(self.samples, shares, axis=0))
+        return quantiles(self.samples, shares)
 
     def at_kpc(self, radius_kpc: float, shares: tuple[float, ...] = SHARES) -> np.ndarray:
         """Return quantiles (len(shares),) of log10 M [Msun] inside a radius [kpc, at the distance as given].
@@ -65,7 +65,7 @@ class ObservedProfile:
         log10_mass = clip_to_mass_limits(
             interpolate_rows(np.log10(self.radius_kpc), self.samples, log10_radius), log10_radius
         )
-        return np.asarray(np.quantile(log10_mass[:, 0], shares))
+        return quantiles(log10_mass[:, 0], shares)
 
     def inside(self, radius_kpc: float) -> str:
         """Return a sentence on the mass inside a radius [kpc, at the distance as given]."""
@@ -95,7 +95,7 @@ class ObservedProfile:
         masses_by_suffix = {"": median, "_lo_68": low68, "_hi_68": high68, "_lo_95": low95, "_hi_95": high95}
         for suffix, values in masses_by_suffix.items():
             table[f"log10_menc{suffix}"] = values
-        speeds = np.quantile(self.v_circ_kms, SHARES, axis=0)
+        speeds = quantiles(self.v_circ_kms, SHARES)
         for suffix, values in zip(("_lo_68", "_hi_68", "_lo_95", "_hi_95", ""), speeds, strict=True):
             table[f"v_circ{suffix}"] = values * units.km / units.s
         table["log10_menc_tilted_ring"] = self.tilted_ring

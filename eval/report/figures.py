@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from kinmass.eval.tables.metrics import coverage_by_level
 from kinmass.eval.tables.tables import ALL
 from kinmass.gen.look.picture import TRACER_COLOUR, radius_axis
-from kinmass.train.run.calibration import LEVELS
+from kinmass.train.run.intervals import LEVELS
 
 #: Colour-blind safe (Okabe & Ito 2008), the same for a tracer or estimator in every figure.
 COLOUR = {
@@ -118,7 +118,8 @@ def gain(ratios: pd.DataFrame, instrument: str, train: str) -> Figure:
     axis.errorbar(rows.ratio, rows.index, xerr=error, fmt="o", color=COLOUR["both"], capsize=3)
     for i, row in rows.iterrows():
         is_drawn = np.isfinite(row.hi)  # There is no interval where all galaxies are of one lineage.
-        text = f"{row.ratio:.2f}" + (f"   P(>1) = {row.above_1:.2f}" if is_drawn else "")
+        # Nor is there a probability where there are few lineages.
+        text = f"{row.ratio:.2f}" + (f"   P(>1) = {row.above_1:.2f}" if np.isfinite(row.above_1) else "")
         axis.annotate(text, (row.hi if is_drawn else row.ratio, i), (8, 0), textcoords="offset points", va="center")
     axis.axvline(1, color="k", lw=0.8)
     axis.set(

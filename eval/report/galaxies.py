@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from kinmass.eval.report.figures import COLOUR
 from kinmass.gen.look.picture import QUANTITIES, draw_map, plain_radii
+from kinmass.train.run.intervals import SHARES, quantiles
 
 
 def _name(channel: int) -> str:
@@ -32,7 +33,7 @@ def examples(
             draw_map(axis, observed[i], channel, float(half_width_kpc[i]))
         profile, error = axes[6:]
         for tracer, tracer_samples in samples.items():
-            low, middle, high = np.percentile(tracer_samples[:, i], [15.9, 50, 84.1], axis=0)
+            low, middle, high = quantiles(tracer_samples[:, i], [SHARES[0], 0.5, SHARES[1]])
             for axis, zero in ((profile, 0.0), (error, truth[i])):
                 axis.fill_between(radii_kpc[i], low - zero, high - zero, color=COLOUR[tracer], alpha=0.25, lw=0)
                 axis.plot(radii_kpc[i], middle - zero, color=COLOUR[tracer], label=tracer)

@@ -10,6 +10,7 @@ from scipy.special import ndtr
 from scipy.stats import kstest
 
 from kinmass.gen.physics.projection import FAST_MATH
+from kinmass.train.run.intervals import held
 
 # N views, K radii, S samples
 
@@ -23,12 +24,13 @@ def ranks(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.asarray((samples < truth).mean(0))
 
 
-def coverage(rank: np.ndarray, level: float) -> np.ndarray:
-    """Return the share (K,) of views whose truth lies in the central interval that should hold a share `level`.
+def coverage(samples: np.ndarray, truth: np.ndarray, level: float) -> np.ndarray:
+    """Return the share (K,) of views whose truth (N, K) lies in the central interval that holds a share `level`.
 
-    rank (N, K): from `ranks`.
+    samples (S, N, K): of the posteriors. Its expectation is `level` for a right posterior, however few samples
+    there are.
     """
-    return np.asarray((np.abs(rank - 0.5) < 0.5 * level).mean(0))
+    return np.asarray(held((samples < truth).sum(0), len(samples), level).mean(0))
 
 
 def tarp(samples: np.ndarray, truth: np.ndarray, normal: np.ndarray | None = None) -> np.ndarray:

@@ -66,7 +66,8 @@ MEANINGS = {
     "best single tracer over that of both. Replicates draw the same lineages for all of them",
     "lo": "lower end of the ratio's 68 % interval",
     "hi": "upper end of the ratio's 68 % interval",
-    "above_1": "share of bootstrap replicates in which the ratio exceeds 1",
+    "above_1": "share of bootstrap replicates in which the ratio exceeds 1; empty where fewer than six lineages have "
+    "an answer, of which chance alone often favours the same side",
     "rmse_ratio": "RMSE over that at home",
     "rmse_home": "RMSE of the plain run that was trained on the test suite alone [dex]",
     "rmse_plain": "RMSE of the plain run on all suites but one [dex]",

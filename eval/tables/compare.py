@@ -33,13 +33,15 @@ from kinmass.eval.tables.tasks import (
     sources_of,
 )
 from kinmass.gen.instruments.model import Instrument
-from kinmass.train.run.checkpoint import RunError, instrument_of
+from kinmass.train.run.checkpoint import RunError, instrument_of, read_config
+from kinmass.train.run.intervals import LEVELS
 
 #: Measures that are compared, and whether a larger value is better.
 MEASURES = {"crps": False, "rmse": False, "dispersion": False, "bias": False, "coverage_68": False, "log_prob": True}
 #: The measure that decides which run is better: a proper score (Gneiting & Raftery 2007), in dex, and robust to a
 #: single bad profile.
 DECISIVE = "crps"
+_WORDS = {"both": "gas and stars"}
 
 
 def measure_pair(
@@ -87,9 +89,9 @@ def compare(
 
     Measures are taken on the views that both runs can use and averaged over radii. The bootstrap over lineages draws
     the same lineages for both runs. In this table, `bias` is the absolute value of the bias and `coverage_68` the
-    distance of the coverage from 68.27 %. `few_lineages` says that there are fewer than FEW_LINEAGES. Predictions of
-    runs that cannot be written to are kept in `out`. Raises RunError, StoreError or ValueError where nothing can be
-    compared.
+    distance of the coverage from 68.27 %, at each radius. `few_lineages` says that there are fewer than FEW_LINEAGES.
+    Predictions of runs that cannot be written to are kept in `out`. Raises RunError, StoreError or ValueError where
+    nothing can be compared.
     """
     check_suites(suites)
     sources = _source_of_run(a, tracer, out), _source_of_run(b, tracer, out)
@@ -134,13 +136,29 @@ def _score(sums: Sums, name: str) -> np.ndarray:
     """Return a measure (B + 1,), mean over radii, and its bootstrap replicates, as `compare` defines it."""
     if name == "log_prob":
         return joint_log_prob(sums)
-    values = mean_over_radii(replicates(sums)[name])
-    return np.abs(values - (0.6827 if name == "coverage_68" else 0.0)) if name in ("bias", "coverage_68") else values
+    values = replicates(sums)[name]
+    if name in ("bias", "coverage_68"):  # too much at one radius does not make up for too little at another
+        values = np.abs(values - (LEVELS[0] if name == "coverage_68" else 0.0))
+    return mean_over_radii(values)
 
 
 def same_run(a: Path, b: Path) -> bool:
     """Whether two folders hold one run, or copies of it: the same files, as far as predictions depend on them."""
     return digest_of_files(a) == digest_of_files(b)
+
+
+def unlike_in_what_they_see(a: Path, b: Path, tracer: str | None) -> list[str]:
+    """Return a sentence where two runs that are compared see galaxies by other tracers, or through other instruments.
+
+    tracer: the one asked for, of runs that answer for any. Raises RunError.
+    """
+    tracers = [
+        tracer or "both" if trained_on == "any" else trained_on
+        for trained_on in (read_config(run)["fit"]["tracer"] for run in (a, b))
+    ]
+    instruments = [instrument_of(run).name for run in (a, b)]
+    seen = [f"{_WORDS.get(tracer, tracer)} through {name}" for tracer, name in zip(tracers, instruments, strict=True)]
+    return [f"A sees {seen[0]}, B {seen[1]}: what differs is not the network alone"] if seen[0] != seen[1] else []
 
 
 def not_compared(table: pd.DataFrame, suites: Sequence[str]) -> list[str]:

@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from kinmass.eval.tables.calibration import ranks
 from kinmass.eval.tables.metrics import interval
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.instruments.builtin import INSTRUMENTS
@@ -22,7 +21,7 @@ from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm
 from kinmass.gen.storage.files import make_folder, write_atomically
 from kinmass.train.data import radius_error
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, read_views, usable
-from kinmass.train.run.calibration import LEVELS
+from kinmass.train.run.intervals import LEVELS, held
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, load
 
@@ -113,7 +112,7 @@ def networks_of(runs: Sequence[Path], out: Path) -> list[Network]:
 
 
 def measured(infer: Inference, views: Views, instrument: Instrument, tracer: str) -> dict[str, np.ndarray]:
-    """Return per view: error d (N, K) of the median [dex], whether 68 and 95 % hold the truth (N, K), strange (N,).
+    """Return per view: error d (N, K) of the median [dex], how far the truth lies in 68 and 95 % (N, K), strange (N,).
 
     strange: 1 where the view is called out of distribution, 0 where it is not, NaN where the run cannot tell. Intervals
     of galaxies of a suite that the run was not trained on are those that it has for such, as in `kinmass tables`.
@@ -125,15 +124,16 @@ def measured(infer: Inference, views: Views, instrument: Instrument, tracer: str
         for start in range(0, len(rows), VIEWS_AT_ONCE)
     ]
     d = np.empty((len(views), len(RADII_RE)))
-    from_middle, score = np.empty_like(d), np.empty(len(views))
+    inside = {f"in_{name}": np.empty_like(d) for name in ("68", "95")}
+    score = np.empty(len(views))
     for unseen, rows in rows_of_blocks:
         block = views[rows]
         observed = block.observed(instrument, told=infer.told)
         posterior = infer(observed, block.half_mass_radius_kpc, tracer, block.names(), unseen)
         samples, truth = posterior.samples(N_SAMPLES), block.log10_menc.numpy().astype(float)
         d[rows], score[rows] = np.median(samples, axis=0) - truth, posterior.ood_score()
-        from_middle[rows] = np.abs(ranks(samples, truth) - 0.5)
-    inside = {f"in_{name}": from_middle < 0.5 * level for name, level in zip(("68", "95"), LEVELS, strict=True)}
+        for of_level, level in zip(inside.values(), LEVELS, strict=True):
+            of_level[rows] = held((samples < truth).sum(0), N_SAMPLES, level)
     return {"d": d, **inside, "strange": np.where(np.isnan(score), np.nan, score > OOD_THRESHOLD)}
 
 

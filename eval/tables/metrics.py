@@ -11,7 +11,8 @@ rmse              root of the mean of d^2 [dex]
 crps              continuous ranked probability score [dex] (Gneiting & Raftery 2007, eq. 21), unbiased for any number
                   of samples; |d| of a point estimate
 log_prob          log density per dex at the truth, other radii integrated out (`Posterior.log_prob_per_radius`)
-coverage_68/95    share of views whose truth lies in the central 68.27 / 95.45 % of the posterior
+coverage_68/95    share of views whose truth lies in the central 68.27 / 95.45 % of the posterior, which is the same
+                  for any number of samples (`train.run.intervals`)
 width_68/95       sharpness: half the width of those intervals, mean over views [dex] (Gneiting et al. 2007)
 log_prob_joint    log density of the whole profile per dex^K
 
@@ -41,7 +42,7 @@ from scipy.special import ndtr
 
 from kinmass.eval.tables.calibration import tarp_of_errors
 from kinmass.gen.physics.projection import FAST_MATH
-from kinmass.train.run.calibration import LEVELS
+from kinmass.train.run.intervals import LEVELS, SHARES, held, quantile_of_sorted
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import kernel_log_prob
 
@@ -58,8 +59,6 @@ RANK_BINS = 100
 #: posteriors only.
 QUANTITIES = ("count", "d", "d2", "crps", "log_prob", "coverage_68", "coverage_95", "width_68", "width_95")
 _IS_COUNT = np.array([name == "count" for name in QUANTITIES])[:, None]
-#: Cumulative probabilities of the ends of the central 68.27 and 95.45 % intervals, and of the median.
-SHARES = (*(0.5 + side * level / 2 for level in LEVELS for side in (-1, 1)), 0.5)
 #: Measures with bootstrap intervals, and (PLAIN) those without, in the order of the tables.
 WITH_INTERVAL = ("bias", "dispersion", "rmse", "crps", "log_prob", "coverage_68", "coverage_95")
 PLAIN = ("bias_median", "dispersion_robust", "outliers", "width_68", "width_95")
@@ -257,16 +256,6 @@ def _crps_and_rank(sorted_errors):  # type: ignore[no-untyped-def]
     return crps, rank
 
 
-def quantile(sorted_values: np.ndarray, share: float) -> np.ndarray:
-    """Return the quantile (...) along the last axis of sorted numbers (..., S), interpolated linearly as numpy does."""
-    position = share * (sorted_values.shape[-1] - 1)
-    low = int(position)
-    return np.asarray(
-        sorted_values[..., low]
-        + (position - low) * (sorted_values[..., min(low + 1, sorted_values.shape[-1] - 1)] - sorted_values[..., low])
-    )
-
-
 def per_view(estimates: Estimates) -> PerView:
     """Return the measures of each view.
 
@@ -295,12 +284,12 @@ def per_view(estimates: Estimates) -> PerView:
         tarp_share[~is_complete] = np.nan
         if not is_complete.all():
             errors = errors[is_complete]
-        low68, high68, low95, high95 = (quantile(errors, share) for share in SHARES[:4])
+        low68, high68, low95, high95 = (quantile_of_sorted(errors, share) for share in SHARES[:4])
         crps, rank = _crps_and_rank(errors)
         pit[is_complete] = (rank + ndtr(normal[is_complete, :k])) / (errors.shape[-1] + 1)
         quantities = (
             crps, kernel_log_prob(errors),
-            (low68 <= 0) & (high68 >= 0), (low95 <= 0) & (high95 >= 0),
+            *(held(rank, errors.shape[-1], level) for level in LEVELS),
             0.5 * (high68 - low68), 0.5 * (high95 - low95),
         )  # fmt: skip
         for i, quantity in enumerate(quantities, start=3):
@@ -511,17 +500,23 @@ def ratio(single: Sequence[Sums], both: Sums, radii: slice = slice(None)) -> dic
 
     radii: numbers of those to average over. The bootstrap is paired: a replicate draws the same lineages for every
     tracer. `above_1` is the share of replicates (of those with a dispersion) in which both tracers together do better,
-    the probability that the ratio exceeds one.
+    the probability that the ratio exceeds one; NaN where fewer than FEW_LINEAGES have an answer at these radii.
     """
     dispersions = [mean_over_radii(replicates(s)["dispersion"][:, radii]) for s in (*single, both)]
     # A replicate that draws a single view, again and again, has no dispersion.
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = np.min(dispersions[:-1], axis=0) / dispersions[-1]
     result = value_and_interval(ratios)
+    few = any(_few_lineages(sums, radii) for sums in (*single, both))
     return {
         "ratio": result["value"], "lo": result["lo"], "hi": result["hi"],
-        "above_1": probability_above(ratios[1:], 1.0),
+        "above_1": np.nan if few else probability_above(ratios[1:], 1.0),
     }  # fmt: skip
+
+
+def _few_lineages(sums: Sums, radii: slice) -> bool:
+    """Whether fewer than FEW_LINEAGES have an answer at any of these radii."""
+    return len({name for names in sums.lineages_at[radii] for name in names}) < FEW_LINEAGES
 
 
 def probability_above(values: np.ndarray, limit: float) -> float:

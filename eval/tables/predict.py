@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kinmass.eval.tables.metrics import SHARES
 from kinmass.eval.tables.tasks import check_maps
 from kinmass.train.data.dataset import RADII_RE, part_of, read_views, usable
 from kinmass.train.model.scaling import tracer_words
 from kinmass.train.run.derived import without_unseen
+from kinmass.train.run.intervals import SHARES
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, beyond_limits_message, load
 from kinmass.train.run.trained_on import seen_in_training, unlike_trained_on

@@ -11,7 +11,8 @@ constant_data  what a view is: galaxy, lineage, sightline, state, log10_menc_tru
 
 Galaxies are written in blocks, and a block's token is written last. The token is a digest of everything on which the
 block's predictions depend: the map store's content for its galaxies, the network and the code. A block with the
-current token is not computed again; a block with any other token is never read.
+current token is not computed again; a block with any other token is never read. Every array's chunk of a block that was
+written is a file, be it of fill values alone: where one is missing, the block is damaged, and made again.
 """
 
 import contextlib
@@ -28,15 +29,16 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from kinmass.eval.tables.metrics import SHARES, Estimates, quantile
+from kinmass.eval.tables.metrics import Estimates
 from kinmass.gen.physics.profile import menc_at
 from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
-from kinmass.gen.storage.chunks import fingerprint, sync_chunk
+from kinmass.gen.storage.chunks import chunk_file, fingerprint, sync_chunk
 from kinmass.gen.storage.files import aside
 from kinmass.gen.storage.lock import hold
 from kinmass.train.data.dataset import RADII_RE, part_of
 from kinmass.train.run.checkpoint import RunError
+from kinmass.train.run.intervals import SHARES, quantile_of_sorted
 
 SCHEMA = 5
 N_SAMPLES = 200
@@ -54,6 +56,10 @@ COLUMNS: dict[str, tuple[str, tuple[float, ...]]] = {
     "rotation_support": ("1", (0.0, 0.3, 0.6, 1.0, np.inf)),
 }
 _SUMMARY = ("lo_68", "hi_68", "lo_95", "hi_95", "median")
+#: The samples, whose third dimension is the views; of all other arrays it is the first.
+_SAMPLES = "posterior/log10_menc"
+#: Arrays that say which view a row is of; each is one chunk, written when the group is made.
+_LABELS = ("galaxy", "lineage", "sightline")
 
 
 @dataclass(frozen=True)
@@ -166,20 +172,40 @@ def prepare(source: Source, part: Part) -> None:
     OSError where it cannot be written, Busy where another command is at it for very long.
     """
     attributes = {"galaxies": part.galaxies_digest, "store": str(part.path.absolute())}
-    if _attributes(source.root / source.group(part)) == attributes:
+    path = source.root / source.group(part)
+    if _attributes(path) == attributes and _has_labels(path, part):
         return
     with hold(source.root.with_name(f".lock-{source.root.name}"), str(source.root), PATIENCE_S):
         path = source.root / source.group(part)  # which another command may have made meanwhile
-        if _attributes(path) != attributes:
+        if _attributes(path) != attributes or not _has_labels(path, part):
             zarr.open_group(source.root, mode="a").require_group(str(Path(source.group(part)).parent))
             with aside(path) as partial:
                 _create_group(partial, source, part, attributes)
 
 
+def _labels(part: Part) -> dict[str, np.ndarray]:
+    """Return what _LABELS are of a part's views."""
+    _, names, lineages = part.names
+    sightlines = np.tile(np.arange(part.views), len(names))
+    return dict(zip(_LABELS, (np.repeat(names, part.views), np.repeat(lineages, part.views), sightlines), strict=True))
+
+
+def _has_labels(path: Path, part: Part) -> bool:
+    """Whether a group of kept predictions says of its rows what they are. Raises OSError where the disk fails."""
+    try:
+        data = zarr.open_group(path, mode="r")["constant_data"]
+        return all(np.array_equal(data[name][:], values) for name, values in _labels(part).items())  # type: ignore[index]
+    except FileNotFoundError:
+        return False
+    except OSError:
+        raise
+    except Exception:  # each codec raises errors of its own
+        return False
+
+
 def _create_group(path: Path, source: Source, part: Part, attributes: dict[str, str]) -> None:
     """Create an empty group for a source's predictions of a part."""
-    _, names, lineages = part.names
-    n_rows, rows_per_block, k = len(names) * part.views, BLOCK * part.views, len(RADII_RE)
+    n_rows, rows_per_block, k = len(part) * part.views, BLOCK * part.views, len(RADII_RE)
     root = zarr.open_group(path, mode="w", attributes=attributes)
     estimator_attributes = {
         "estimator": source.name,
@@ -235,11 +261,9 @@ def _create_group(path: Path, source: Source, part: Part, attributes: dict[str, 
     for name, (units, _) in COLUMNS.items():
         _array(data, name, ["view"], [n_rows], [rows_per_block], units=units, **floats)
     _array(data, "state", ["view"], [n_rows], [rows_per_block], dtype="uint8", fill_value=PENDING)
-    for name, values in (("galaxy", names), ("lineage", lineages)):
-        _array(data, name, ["view"], [n_rows], [n_rows], dtype=str)
-        data[name][:] = np.repeat(values, part.views)
-    _array(data, "sightline", ["view"], [n_rows], [n_rows], dtype="int64")
-    data["sightline"][:] = np.tile(np.arange(part.views), len(names))
+    for name, values in _labels(part).items():
+        _array(data, name, ["view"], [n_rows], [n_rows], dtype="int64" if name == "sightline" else str)
+        data[name][:] = values
     _array(root, "token", ["block"], [max(1, len(part.blocks()))], [1], dtype="uint64", fill_value=0)
     # Zarr warns that consolidated metadata, which xarray looks for first, is not in its specification.
     with warnings.catch_warnings():
@@ -267,6 +291,14 @@ def tokens(sources: Sequence[Source], part: Part, block: slice) -> list[int]:
         hashlib.blake2b(source.key.encode(), digest_size=8, key=maps_state.digest()).digest() for source in sources
     ]
     return [int.from_bytes(digest, "little") | 1 for digest in digests]
+
+
+def _chunk_of(name: str, ndim: int, block: slice) -> list[int]:
+    """Return the place of a block's chunk in the grid of chunks of an array with `ndim` dimensions."""
+    place = [0] * ndim
+    if name.rpartition("/")[2] not in _LABELS:
+        place[2 if name == _SAMPLES else 0] = block.start // BLOCK
+    return place
 
 
 class Damaged(RunError):
@@ -304,11 +336,10 @@ class KeptPredictions:
 
     def _write_array(self, name: str, block: slice, values: np.ndarray) -> None:
         """Write one array's chunk of a block, and wait until it is on the disk, so that the token can follow."""
-        array, axis = self._root[name], 2 if name == "posterior/log10_menc" else 0
+        array = self._root[name].with_config({"write_empty_chunks": True})
+        axis = 2 if name == _SAMPLES else 0
         array[(*(slice(None),) * axis, self.rows(block))] = values
-        chunk_index = [0] * array.ndim
-        chunk_index[axis] = block.start // BLOCK
-        sync_chunk(array, chunk_index)
+        sync_chunk(array, _chunk_of(name, array.ndim, block))
 
     def write(
         self,
@@ -324,16 +355,34 @@ class KeptPredictions:
         """Write a block and then its token. constant: arrays of constant_data, by name.
 
         A point estimate has medians (N, K) only. A posterior has samples (S, N, K), from which its median is computed,
-        and the three arrays (N,) of `Estimates`.
+        and the three arrays (N,) of `Estimates`. Commands write a block in turn: of a run that was calibrated anew
+        while an earlier command still predicts with what it was, one's numbers would come under the other's token.
+        Raises Busy where another command writes it for very long.
         """
+        root = self.source.root
+        place = _digest([self.source.group(self.part), block.start])
+        with hold(root.with_name(f".lock-{root.name}-{place}"), str(root), PATIENCE_S):
+            self._write(block, token, constant, median, samples, log_prob_joint, ood_score, beyond)
+
+    def _write(
+        self,
+        block: slice,
+        token: int,
+        constant: dict[str, np.ndarray],
+        median: np.ndarray,
+        samples: np.ndarray | None,
+        log_prob_joint: np.ndarray | None,
+        ood_score: np.ndarray | None,
+        beyond: np.ndarray | None,
+    ) -> None:
         self.forget(block)
         for name, values in constant.items():
             self._write_array(f"constant_data/{name}", block, values)
         if samples is not None and log_prob_joint is not None and ood_score is not None and beyond is not None:
-            self._write_array("posterior/log10_menc", block, samples[None])
+            self._write_array(_SAMPLES, block, samples[None])
             sorted_samples = np.sort(np.moveaxis(samples, 0, -1), axis=-1)
             for name, share in zip(_SUMMARY, SHARES, strict=True):
-                self._write_array(f"summary/{name}", block, quantile(sorted_samples, share))
+                self._write_array(f"summary/{name}", block, quantile_of_sorted(sorted_samples, share))
             self._write_array("summary/log_prob_joint", block, log_prob_joint)
             self._write_array("summary/ood_score", block, ood_score)
             self._write_array("summary/beyond", block, beyond)
@@ -354,6 +403,13 @@ class KeptPredictions:
         if not checked:
             check_current([self], self.part, block)
         with self._naming_damage():
+            summary = ("median",) if self.source.run is None else ("median", "log_prob_joint", "ood_score", "beyond")
+            self._require_chunks(
+                block,
+                [f"constant_data/{name}" for name in ("galaxy", "lineage", "state", "log10_menc_true", *COLUMNS)]
+                + [f"summary/{name}" for name in summary]
+                + [_SAMPLES] * (self.source.run is not None),
+            )
             return self._read(self.rows(block))
 
     @contextlib.contextmanager
@@ -361,13 +417,26 @@ class KeptPredictions:
         """Raise Damaged in place of what codecs raise."""
         try:
             yield
-        except OSError:
+        except (OSError, Damaged):
             raise
         except Exception as error:
-            raise Damaged(
-                f"{self.source.root}: predictions kept of {self.part.path}/{self.part.suite} are damaged ({error}); "
-                "give the `kinmass tables` command again, which makes them again"
-            ) from error
+            raise Damaged(self._damage(str(error))) from error
+
+    def _damage(self, what: str) -> str:
+        """Return in a sentence that kept predictions are damaged, and what mends them."""
+        return (
+            f"{self.source.root}: predictions kept of {self.part.path}/{self.part.suite} are damaged ({what}); "
+            "give the `kinmass tables` command again, which makes them again"
+        )
+
+    def _require_chunks(self, block: slice, names: Sequence[str]) -> None:
+        """Raise Damaged where a chunk of an array has no file: zarr would read fill values."""
+        for name in names:
+            array = self._root[name]
+            for full_block in self.part.overlapping_blocks(block):
+                file = chunk_file(array, _chunk_of(name, array.ndim, full_block))
+                if not file.exists():
+                    raise Damaged(self._damage(f"{file} is missing"))
 
     def _read(self, rows: slice) -> tuple[Estimates, dict[str, np.ndarray]]:
         data, summary = self._root["constant_data"], self._root["summary"]
@@ -397,10 +466,13 @@ class KeptPredictions:
     def read_summary(self, block: slice) -> dict[str, np.ndarray]:
         """Return `state`, `ood_score` (N,), `median` and `log10_menc_true` (N, K) of a block's views, without samples.
 
-        The caller has made sure that the block is current. Raises Damaged where they cannot be read.
+        Of a network: a point estimate has no scores. The caller has made sure that the block is current. Raises Damaged
+        where they cannot be read.
         """
         rows, data, summary = self.rows(block), self._root["constant_data"], self._root["summary"]
         with self._naming_damage():
+            self._require_chunks(block, [f"constant_data/{name}" for name in ("state", "log10_menc_true")])
+            self._require_chunks(block, [f"summary/{name}" for name in ("ood_score", "median")])
             arrays = {name: summary[name][rows].astype(float) for name in ("ood_score", "median")}
             truth = data["log10_menc_true"][rows].astype(float)
             return arrays | {"state": data["state"][rows], "log10_menc_true": truth}

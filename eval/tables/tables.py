@@ -39,6 +39,7 @@ from kinmass.eval.tables.tasks import (
     sources_of,
 )
 from kinmass.gen.storage.files import aside, make_folder, require_writable, write_atomically
+from kinmass.gen.storage.store import refuse_inside
 from kinmass.train.data.dataset import RADII_RE, SPLIT
 from kinmass.train.run.checkpoint import instrument_of, write_json
 from kinmass.train.run.posterior import beyond_limits_message
@@ -80,6 +81,7 @@ def collect(
         for suite in suites:
             check_maps(run, store, suite)
     sources = sources_of(runs, out.absolute(), classical)
+    refuse_inside(out)
     require_writable(out)
     instruments = {instrument_of(run).name: instrument_of(run) for run in runs}
     arguments = []
@@ -268,12 +270,13 @@ def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
     Uses runs trained on all suites but one and tested on that one, and averages over the suites left out. Columns:
     `rmse`; `closed`, the share of the way from the RMSE of the plain run on the same suites to that of the run trained
     on the suite left out; `coverage_68`; and `gain`, the RMSE of the best single tracer over that of both, with the
-    single tracers' networks of the same kind where there are any. Intervals are paired by galaxy.
+    single tracers' networks of the same kind where there are any, and only where they were tested on the same suites.
+    Intervals are paired by galaxy.
     """
     foreign = _foreign_and_home(sums)
     most_plus_signs = max((group.train.count("+") for group in foreign), default=0)
     one_left_out = {group: pair for group, pair in foreign.items() if group.train.count("+") == most_plus_signs}
-    rmse: dict[tuple[str, str, str], np.ndarray] = {}
+    rmse: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}  # of each kind, by the suites it was tested on
     rows = []
     for key in sorted({(g.estimator, g.instrument, g.tracer) for g in one_left_out}):
         groups = [g for g in one_left_out if (g.estimator, g.instrument, g.tracer) == key]
@@ -287,8 +290,9 @@ def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
                 ("rmse_plain", [p[0] for p in plain_pairs if p]),
             )
         }  # fmt: skip
-        rmse[key] = mean_rmse["rmse"]
-        row: dict[str, Any] = dict(zip(_CLOSED[:3], key, strict=True)) | {"suites": "+".join(g.test for g in groups)}
+        suites = "+".join(sorted(g.test for g in groups))
+        rmse[key] = {suites: mean_rmse["rmse"]}
+        row: dict[str, Any] = dict(zip(_CLOSED[:3], key, strict=True)) | {"suites": suites}
         row |= {name: values[0] for name, values in mean_rmse.items()}
         coverages = [mean_over_radii(replicates(one_left_out[g][0])["coverage_68"])[0] for g in groups]
         row |= {"coverage_68": float(np.mean(coverages))}
@@ -303,11 +307,12 @@ def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
     for row in rows:
         if row["tracer"] != "both":
             continue
+        on_suites = {kind: of_suites[row["suites"]] for kind, of_suites in rmse.items() if row["suites"] in of_suites}
         gas, stars = (
-            _rmse_of_like_kind(rmse, row["estimator"], row["instrument"], tracer) for tracer in ("gas", "stars")
+            _rmse_of_like_kind(on_suites, row["estimator"], row["instrument"], tracer) for tracer in ("gas", "stars")
         )
         if gas is not None and stars is not None:
-            gain = value_and_interval(np.minimum(gas, stars) / rmse[row["estimator"], row["instrument"], "both"])
+            gain = value_and_interval(np.minimum(gas, stars) / on_suites[row["estimator"], row["instrument"], "both"])
             row |= {f"gain{suffix}": v for suffix, v in zip(("", "_lo", "_hi"), gain.values(), strict=True)}
     return pd.DataFrame(rows, columns=_CLOSED)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -183,7 +183,12 @@ def _require_same_code(source: Source, instruments: dict[str, Instrument]) -> No
 
 def check_unchanged(sources: Sequence[Source]) -> None:
     """Raise RunError where a run was trained or calibrated anew since its source was made."""
-    for run, files in {source.run: source.files for source in sources if source.run}.items():
+    check_files({source.run: source.files for source in sources if source.run})
+
+
+def check_files(files_of_runs: Mapping[Path, str]) -> None:
+    """Raise RunError for a run whose files no longer have this digest."""
+    for run, files in files_of_runs.items():
         if digest_of_files(run) != files:
             raise RunError(_CHANGED.format(run=run))
 

@@ -176,6 +176,21 @@ def read_galaxy(group: zarr.Group, index: int) -> Record:
     return {name: read(group, name, index) for name in ARRAYS if name != "status"}
 
 
+def require_written(group: zarr.Group, name: str, values: np.ndarray, galaxies: np.ndarray) -> None:
+    """Raise StoreError for the first finished galaxy of which an array (G, ...) holds nothing: its chunk is missing.
+
+    galaxies: names (G,). The values are those of group[name], whose fill value is NaN.
+    """
+    each = values.reshape(len(galaxies), -1) if len(galaxies) else np.zeros((0, 1))
+    suspects = np.flatnonzero(np.isnan(each[:, 0]))  # few, so that maps are not all looked through
+    missing = [i for i in suspects if np.isnan(each[i]).all()]
+    if missing:
+        raise StoreError(
+            f"{group.store_path.store.root}: {name} of galaxy {galaxies[missing[0]]} was never written, or deleted; "  # type: ignore[attr-defined]
+            "give the command that made the store again, with --repair"
+        )
+
+
 def is_damaged(group: zarr.Group, index: int) -> bool:
     """Whether some array of a finished galaxy cannot be read, or was never written."""
     try:
@@ -278,6 +293,13 @@ def suites(store: Path) -> list[str]:
         if "suite" in json.loads((store / "zarr.json").read_text()).get("attributes", {}):
             raise StoreError(f"{store} is one suite of the store {store.parent}: give that")
     return sorted(p.parent.name for p in store.glob("*/zarr.json") if not p.parent.name.startswith("."))
+
+
+def refuse_inside(folder: Path) -> None:
+    """Raise StoreError for a folder for results that is a map store, or in one: what is in it would count as suites."""
+    for place in (folder.resolve(), *folder.resolve().parents):
+        if (place / "zarr.json").is_file():
+            raise StoreError(f"{folder} is in the map store {place}, where results do not belong; give another --out")
 
 
 def named_suites(store: Path, names: str | None) -> list[str]:

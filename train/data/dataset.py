@@ -118,10 +118,16 @@ def read_views(path: Path | str, suite: str, part: str | None = None, rows: slic
 
 
 def views_of(group: zarr.Group, suite: str, numbers: np.ndarray, names: np.ndarray, lineages: np.ndarray) -> Views:
-    """Read all views of the galaxies with `numbers` (G,) in a suite's group; names and lineages (G,) are theirs."""
+    """Read all views of finished galaxies with `numbers` (G,) in a suite's group; names and lineages (G,) are theirs.
+
+    Raises StoreError for one whose maps, R_e or masses cannot be read, or were deleted.
+    """
     config = group.attrs["config"]
     n_views, pixels = config["views"], config["pixels"]
-    maps, r_e, radius, mass = read_galaxies(group, ("maps", "half_mass_radius", "radius", "mass"), numbers)
+    keys = ("maps", "half_mass_radius", "radius", "mass")
+    maps, r_e, radius, mass = arrays = read_galaxies(group, keys, numbers)
+    for key, values in zip(keys, arrays, strict=True):
+        store.require_written(group, key, values, names)
     profile_radii_kpc = r_e[..., None].astype(float) * np.array(RADII_RE)
     grid_radii_kpc = np.repeat(radius[:, None], n_views, axis=1)
     grid_masses = np.repeat(mass[:, None, 0], n_views, axis=1)

@@ -108,8 +108,9 @@ def _hold(out: Path, held: contextlib.ExitStack) -> None:
     """Hold the lock of a run folder, unless its run is done and nothing will be written.
 
     Two fits at work in one folder would write over each other's checkpoints, and keep one's weights beside the
-    other's calibration. Raises Busy, a StoreError, where another process holds it.
+    other's calibration. Raises Busy, a StoreError, where another process holds it; StoreError in a map store.
     """
+    store.refuse_inside(out)
     with contextlib.suppress(RunError):
         if read_config(out)["finished"] and is_calibrated(out):
             return

@@ -13,8 +13,8 @@ from kinmass.train.data.dataset import RADII_RE
 from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
 from kinmass.train.loop.fitter import Fitter
 from kinmass.train.model.network import MassModel, ModelConfig
-from kinmass.train.run.calibration import LEVELS
 from kinmass.train.run.checkpoint import RunError, load
+from kinmass.train.run.intervals import LEVELS
 
 
 def refuse_processes(config: FitConfig, device: torch.device) -> None:

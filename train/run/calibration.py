@@ -35,13 +35,12 @@ from kinmass.train.run.derived import (
     write_scales,
     write_training_features,
 )
+from kinmass.train.run.intervals import LEVELS, quantiles
 from kinmass.train.run.out_of_distribution import learn_training_features
 from kinmass.train.run.posterior import VIEWS_PER_BLOCK, Inference, Posterior
 from kinmass.train.run.trained_on import require_store
 
 # N views, K radii, S samples, C components
-#: Probabilities of the central intervals that are calibrated: one and two standard deviations of a Gaussian.
-LEVELS = (0.6827, 0.9545)
 #: Posterior samples per view, and bootstrap samples of lineages.
 SAMPLES, N_BOOTSTRAP = 200, 50
 #: Most validation galaxies that a run is calibrated on.
@@ -99,7 +98,7 @@ def misses(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     misses_of_levels = []
     for level in LEVELS:
-        low, median, high = np.quantile(samples, [0.5 - level / 2, 0.5, 0.5 + level / 2], axis=0)
+        low, median, high = quantiles(samples, [0.5 - level / 2, 0.5, 0.5 + level / 2])
         half_width = np.where(truth < median, median - low, high - median)
         misses_of_levels.append(np.abs(truth - median) / np.maximum(half_width, 1e-9))
     return np.stack(misses_of_levels, axis=-1)

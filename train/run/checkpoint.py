@@ -300,7 +300,8 @@ def load_members(run: Path) -> list[MassModel]:
     n_members = first["fit"].get("members", 1)
     if folders != member_folders(run, n_members) and folders != [run]:
         raise RunError(f"{run} has {len(folders)} of {n_members} members; give its `kinmass fit` command again")
-    models = []
+    models: list[MassModel] = []
+    seeds: set[int] = set()
     for folder in folders:
         model, content = load(folder)
         if instrument_in(content, folder) != instrument_in(first, run):
@@ -313,6 +314,9 @@ def load_members(run: Path) -> list[MassModel]:
             if name not in ("seed", *FREE_SETTINGS)
         ):
             raise RunError(f"{folder} was not trained as the other members of {run}; train it again")
+        if content["fit"]["seed"] in seeds:
+            raise RunError(f"{folder} has the seed of another member of {run}, and counts twice; train it again")
+        seeds.add(content["fit"]["seed"])
         models.append(model)
     return models
 

@@ -20,6 +20,7 @@ from kinmass.train.model.scaling import SPEEDS_KMS, at_mass_limits, has_motion, 
 from kinmass.train.run.checkpoint import RunError, instrument_of, load_members, read_config
 from kinmass.train.run.derived import CALIBRATION, REMEDY, UNSEEN, read_scales, read_training_features
 from kinmass.train.run.ensemble import Members
+from kinmass.train.run.intervals import quantiles
 from kinmass.train.run.out_of_distribution import TrainingFeatures
 from kinmass.train.run.records import RunRecord
 
@@ -154,7 +155,7 @@ class Posterior:
 
     def quantiles(self, q: float | Sequence[float] | np.ndarray, n: int = 1000) -> np.ndarray:
         """Return the quantiles q (Q,) per radius as (Q, N, K), or (N, K) for a single q, from n samples."""
-        return np.asarray(np.quantile(self.samples(n), q, axis=0))
+        return quantiles(self.samples(n), q)
 
     def mean(self, n: int = 1000) -> np.ndarray:
         """Return means (N, K) of log10 M(<r), from n samples."""

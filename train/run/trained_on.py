@@ -177,8 +177,10 @@ def same_suites(one: RunRecord, other: RunRecord) -> bool:
         b = other["store"][suite]
         if (a["schema_version"], a["config"]) != (b["schema_version"], b["config"]):
             return False
-        if a["galaxies"] == b["galaxies"] and a["names"] != b["names"]:
-            return False
+        if a["galaxies"] == b["galaxies"]:
+            lineages = {a.get("lineages") or b.get("lineages"), b.get("lineages") or a.get("lineages")}
+            if a["names"] != b["names"] or len(lineages) > 1:  # lineages say which galaxies are trained on
+                return False
         sizes, other_sizes = a.get("sizes", {}), b.get("sizes", {})
         if not all(_is_same_size(sizes[number], other_sizes[number]) for number in sizes.keys() & other_sizes.keys()):
             return False

@@ -14,7 +14,7 @@ import torch
 
 from kinmass.train.run.calibration import MOST_GALAXIES, InferredViews, blocks_of, inferred_views, unseen_scale
 from kinmass.train.run.checkpoint import RunError, members_of, read_config, working_in
-from kinmass.train.run.derived import UNSEEN, made_from, read_scales, record_of, write_scales
+from kinmass.train.run.derived import UNSEEN, differs_in, made_from, read_scales, record_of, write_scales
 from kinmass.train.run.posterior import Inference
 from kinmass.train.run.trained_on import store_identity
 
@@ -62,7 +62,7 @@ def _widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
             held = _mean((scale, len(new)), (before[0], n_before)) if before else scale
             scales[tracer] = [held] * len(members)
     if new:
-        if {key: record[key] for key in made_from(run, UNSEEN)} != made_from(run, UNSEEN):
+        if differs_in(record, run, UNSEEN):
             raise RunError(f"{run} was trained anew meanwhile; give the command again")
         write_scales(run, UNSEEN, scales, record | {"others": earlier | others})
     return names

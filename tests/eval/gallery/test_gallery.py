@@ -23,7 +23,6 @@ from kinmass.eval.gallery.pages import Pages, Refusal, wanted_of
 from kinmass.eval.gallery.scores import scores_of
 from kinmass.eval.gallery.stored import NotShown, find, networks_of, read_stored
 from kinmass.eval.tables import predictions
-from kinmass.eval.tables.metrics import SHARES
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.campaign import failures
 from kinmass.gen.instruments.builtin import INSTRUMENTS
@@ -32,6 +31,7 @@ from kinmass.gen.storage import store, suite_group
 from kinmass.gen.storage.chunks import chunk_file
 from kinmass.gen.storage.galaxy_reader import GalaxyReader
 from kinmass.train.data.dataset import read_views
+from kinmass.train.run.intervals import SHARES
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 

@@ -6,7 +6,8 @@ import torch
 from scipy.stats import norm
 
 from kinmass.eval.tables.calibration import coverage, ranks, tarp, uniformity
-from kinmass.train.run.calibration import LEVELS, latent_scale, misses, stretched, weighted_quantile, widening
+from kinmass.train.run.calibration import latent_scale, misses, stretched, weighted_quantile, widening
+from kinmass.train.run.intervals import LEVELS
 
 S, N, K = 400, 1500, 4
 
@@ -27,7 +28,7 @@ def test_a_right_posterior_is_uniform_in_everything():
     samples, truth = posterior()
     rank = ranks(samples, truth)
     for level in LEVELS:
-        np.testing.assert_allclose(coverage(rank, level), level, atol=3.5 * np.sqrt(level * (1 - level) / N))
+        np.testing.assert_allclose(coverage(samples, truth, level), level, atol=3.5 * np.sqrt(level * (1 - level) / N))
     assert min(uniformity(r) for r in rank.T) > 1e-3
     assert uniformity(tarp(samples, truth)) > 1e-3
 
@@ -36,7 +37,7 @@ def test_a_right_posterior_is_uniform_in_everything():
 def test_a_wrong_width_shows(width, expected):
     samples, truth = posterior(width)
     rank = ranks(samples, truth)
-    np.testing.assert_allclose(coverage(rank, LEVELS[0]), expected, atol=0.04)
+    np.testing.assert_allclose(coverage(samples, truth, LEVELS[0]), expected, atol=0.04)
     assert max(uniformity(r) for r in rank.T) < 1e-6
     assert uniformity(tarp(samples, truth)) < 1e-6
 

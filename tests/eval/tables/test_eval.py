@@ -22,12 +22,13 @@ import xarray
 import zarr
 from conftest import LOCKS, assert_same_posterior, command, tables_here
 from dask.distributed import LocalCluster
+from reference import held
 
-from kinmass.eval.__main__ import main
+from kinmass.eval.__main__ import _cluster_settings, main, parser
 from kinmass.eval.report.page import read_results, write_report
 from kinmass.eval.tables import cluster, predictions
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
-from kinmass.eval.tables.compare import MEASURES, compare, measure_pair, not_compared, verdicts
+from kinmass.eval.tables.compare import MEASURES, _score, compare, measure_pair, not_compared, verdicts
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, per_view
 from kinmass.eval.tables.predictions import Damaged, KeptPredictions, Part, prepare
 from kinmass.eval.tables.tables import (
@@ -50,6 +51,7 @@ from kinmass.eval.tables.tasks import (
     sources_of,
 )
 from kinmass.gen.code import code_key, imports
+from kinmass.gen.options import OptionError
 from kinmass.gen.storage import store, suite_group, writer
 from kinmass.gen.storage.chunks import fingerprint
 from kinmass.train import load
@@ -101,12 +103,11 @@ def test_numpy_makes_the_same_table_from_kept_predictions(results, runs, map_sto
     truth = data["log10_menc_true"].to_numpy().astype(float)
     np.testing.assert_allclose(truth, read_views(map_store, "quiet").log10_menc, rtol=1e-6)
     d = np.median(samples, axis=0).astype(float) - truth
-    low, high = np.quantile(samples, [0.02275, 0.97725], axis=0)
     table = pd.read_parquet(results / "table.parquet")
     rows = table[(table.estimator == "cnn") & (table.tracer == "stars") & (table.test == "quiet")].sort_values("radius")
     for name, values in {
         "bias": d.mean(0), "dispersion": d.std(0), "rmse": np.sqrt((d**2).mean(0)),
-        "coverage_95": ((truth >= low) & (truth <= high)).mean(0),
+        "coverage_95": held(samples, truth, 0.9545).mean(0),
     }.items():  # fmt: skip
         np.testing.assert_allclose(rows[name], values, rtol=1e-10)
     assert data["inclination"].attrs["units"] == "deg"
@@ -303,6 +304,8 @@ def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_
         "eval", "compare", both, next(r for r in runs if r.name == "stars"), *arguments
     ).stdout
     assert f"A is {both}, B is " in comparison_with_stars
+    assert "A sees gas and stars through ifu, B stars through ifu" in comparison_with_stars
+    assert "A sees" not in comparison
     assert "is the better one with a probability of" in comparison_with_stars
 
 
@@ -391,6 +394,9 @@ def test_part_of_an_ensemble_is_no_ensemble(ensemble, tmp_path):
     shutil.rmtree(tmp_path / "any" / "member-1")
     with pytest.raises(RunError, match="1 of 2 members"):
         load(tmp_path / "any")
+    shutil.copytree(ensemble / "member-0", tmp_path / "any" / "member-1")  # nor is one network, twice
+    with pytest.raises(RunError, match="member-1 has the seed of another member"):
+        load(tmp_path / "any")
 
 
 def test_maps_of_another_shape_are_refused(runs, ensemble, map_store):
@@ -418,6 +424,38 @@ def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):
         process = command("eval", *arguments, check=False)
         assert process.returncode == 2
         assert message in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("tables run --store s --out o --gpus 1", "--gpus is for the jobs of --cluster slurm"),
+        ("tables run --store s --out o --cluster tcp://node:1 --hours 2", "--hours is for the jobs"),
+        ("compare a b --store s --site x.env", "--site is for the jobs"),
+        ("compare a b --store s --cluster tcp://node:1 --workers 2", "--workers does nothing with tcp://node:1"),
+        ("predict run --store s --suite mine --inside-kpc 2", "--inside-kpc is for observed galaxies"),
+        ("show s --out a.png", "name the GALAXY to draw"),
+        ("show s --view 0", "name the GALAXY to draw"),
+        ("show results --view 1", "results is no map store"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(line, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "zarr.json").write_text("{}")
+    if line.startswith(("tables", "compare")):
+        with pytest.raises(OptionError, match=words):
+            _cluster_settings(parser().parse_args(line.split()))
+    else:
+        assert main(line.split()) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_where_tasks_run_is_as_the_options_say():
+    line = ["compare", "a", "b", "--store", "s", "--workers", "3"]
+    assert _cluster_settings(parser().parse_args(line)) == Cluster(workers=3, logs=Path("dask/logs"))
+    slurm = _cluster_settings(parser().parse_args([*line, "--cluster", "slurm", "--gpus", "1", "--memory", "9GB"]))
+    assert (slurm.where, slurm.workers, slurm.gpus, slurm.hours, slurm.memory) == ("slurm", 3, 1, 2.0, "9GB")
 
 
 def test_runs_of_another_making_are_refused(runs, map_store, tmp_path):
@@ -647,7 +685,7 @@ def test_seeds_that_were_trained_on_other_galaxies_are_not_one_network(runs, tmp
     assert len(sources_of([both, twin], tmp_path, classical=False)) == 2
     galaxies = content["store"]["quiet"]
     other_sizes = {number: 2 * size for number, size in galaxies["sizes"].items()}
-    for change in ({"names": "0"}, {"sizes": other_sizes}, {"galaxies": 13}):
+    for change in ({"names": "0"}, {"lineages": "0"}, {"sizes": other_sizes}, {"galaxies": 13}):
         changed = content["store"] | {"quiet": galaxies | change}
         training = content["training"] | ({"views": 1} if "galaxies" in change else {})
         (twin / "run.json").write_text(json.dumps(content | {"store": changed, "training": training}))
@@ -755,6 +793,38 @@ def test_commands_at_the_same_time_make_room_once(runs, map_store, tmp_path, mon
     assert not list(run.glob(".lock*"))
 
 
+def test_a_block_is_written_by_one_command_at_a_time(runs, map_store, tmp_path, monkeypatch):
+    """Else the numbers of a run as it was would come under the token of the run as it is now."""
+    run = shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("predictions.zarr"))
+    (source,), part = sources_of([run], tmp_path, classical=False), Part(map_store, "quiet", None)
+    prepare(source, part)
+    write_array, rng = KeptPredictions._write_array, np.random.default_rng(0)
+
+    def slowly(self, name, block, values):
+        time.sleep(rng.uniform(0, 0.02))
+        write_array(self, name, block, values)
+
+    monkeypatch.setattr(KeptPredictions, "_write_array", slowly)
+    (block,), n = part.blocks(), len(part) * part.views
+
+    def write(value: int) -> None:
+        constant = {name: np.full(n, value) for name in ("state", *predictions.COLUMNS)}
+        constant["log10_menc_true"] = np.full((n, K), value)
+        samples, each = np.full((predictions.N_SAMPLES, n, K), value, np.float32), np.full(n, float(value))
+        KeptPredictions(source, part).write(block, value, constant, np.full((n, K), np.nan), samples, each, each, each)
+
+    threads = [threading.Thread(target=write, args=(value,)) for value in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = KeptPredictions(source, part)
+    estimates, data = kept.read(block, checked=True)
+    numbers = (estimates.samples, estimates.median, estimates.truth, estimates.ood_score, *data.values())
+    assert {float(number) for array in numbers for number in np.ravel(array)} == {float(kept.kept_token(block))}
+    assert not list(run.glob(".lock*"))
+
+
 def test_workers_answer_with_the_code_of_the_command(runs, map_store, tmp_path, monkeypatch):
     """Those of a running scheduler may have been started before the code, or a package, was another."""
     sources, part = sources_of(runs[:1], tmp_path), Part(map_store, "quiet", None)
@@ -779,6 +849,20 @@ def test_a_suite_that_is_named_twice_counts_once(runs, map_store, tmp_path, name
         store.named_suites(map_store, "quite")
     with pytest.raises(ValueError, match="a suite is named twice"):
         FitConfig(str(map_store), "gas", ("quiet", "quiet"))
+
+
+def test_errors_of_opposite_signs_do_not_make_up_for_each_other_over_radii():
+    rng = np.random.default_rng(0)
+    names, truth = np.arange(40).astype(str).astype(object), np.full((40, K), 10.0)
+    off = np.where(np.arange(K) % 2, 0.1, -0.1)
+    noise = rng.normal(0, 0.01, truth.shape)
+    drawn = [rng.normal(0, 0.1, (50, *truth.shape)).astype(np.float32) + truth + bias for bias in (off, 0 * off)]
+    tilted, right = (
+        add_up(per_view(Estimates(names, np.zeros(40, int), names, truth, truth + bias + noise, samples, np.zeros(40))))
+        for bias, samples in zip((off, 0 * off), drawn, strict=True)
+    )
+    assert _score(tilted, "bias")[0] == pytest.approx(0.1, abs=0.01)
+    assert _score(right, "bias")[0] < 0.005
 
 
 def test_few_galaxies_of_one_opinion_are_not_beyond_chance():
@@ -830,6 +914,10 @@ def _cut(content: bytes) -> bytes:
     return b""
 
 
+def _remove(content: bytes) -> None:
+    return None
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -837,6 +925,11 @@ def _cut(content: bytes) -> bytes:
         ("summary/median", _cut),
         ("constant_data/log10_menc_true", _flip),
         ("token", _cut),
+        ("posterior/log10_menc", _remove),
+        ("constant_data/state", _remove),
+        ("constant_data/inclination", _remove),
+        ("constant_data/lineage", _remove),
+        ("constant_data/galaxy", _flip),
     ],
 )
 def test_damaged_predictions_are_made_again(runs, map_store, tmp_path, name, damage):
@@ -850,13 +943,18 @@ def test_damaged_predictions_are_made_again(runs, map_store, tmp_path, name, dam
     def better():
         sources = (sources_of([run], tmp_path, classical=False)[0],) * 2
         part = Part(map_store.absolute(), "middle", None)
+        prepare(sources[0], part)
         return measure_pair(sources, {"ifu": instrument_of(run)}, part, part.blocks()[0])["middle", 0]
 
     expected, expected_sums = table(), better()
     group = next(run.glob("predictions.zarr/*/middle/all/both"))
     (chunk,) = [path for path in (group / name / "c").rglob("*") if path.is_file()]
     for measured in (table, better):
-        chunk.write_bytes(damage(chunk.read_bytes()))
+        content = damage(chunk.read_bytes())
+        if content is None:
+            chunk.unlink()
+        else:
+            chunk.write_bytes(content)
         if name != "token":
             with pytest.raises(Damaged, match="are damaged"):
                 KeptPredictions(sources_of([run], tmp_path, False)[0], Part(map_store, "middle", None)).read(

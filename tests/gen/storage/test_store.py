@@ -373,6 +373,16 @@ def test_keys_that_came_later_count_as_their_defaults():
     assert changes.refused({"suite": earlier}, {"suite": current}) == []
 
 
+def test_results_are_not_written_into_a_store(tmp_path):
+    (tmp_path / "maps.zarr" / "quiet").mkdir(parents=True)
+    (tmp_path / "maps.zarr" / "zarr.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "maps.zarr")
+    for name in ("maps.zarr", "maps.zarr/results", "maps.zarr/quiet/a/b", "link/results"):
+        with pytest.raises(store.StoreError, match=r"in the map store .*maps\.zarr, where results do not belong"):
+            store.refuse_inside(tmp_path / name)
+    store.refuse_inside(tmp_path / "results")
+
+
 def test_consolidated_metadata_never_hides_what_comes_later(tmp_path):
     group = made(tmp_path, "ab")
     writer.write_galaxies(group, [0, 1], [record_of(group, 10), record_of(group, 11)])

@@ -12,6 +12,7 @@ from kinmass.gen.constants import G
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.instruments.observe import observe
 from kinmass.gen.storage import store
+from kinmass.gen.storage.chunks import chunk_file
 from kinmass.train.data.dataset import RADII_RE, REASONS, SPLIT, concatenate, part_of, read_views, usable, why_not
 from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.model.density import (
@@ -506,3 +507,16 @@ def test_any_numbers_are_a_profile_that_gravity_allows():
 def test_store_error_is_a_sentence(tmp_path):
     with pytest.raises(store.StoreError, match="no map store"):
         read_views(tmp_path, "x")
+
+
+@pytest.mark.parametrize("name", ["maps", "half_mass_radius", "radius", "mass"])
+def test_a_galaxy_of_which_a_file_was_deleted_is_named(map_store, tmp_path, name):
+    """It would be left out of training and of tables, as one that shows too little."""
+    path = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
+    group = store.open_suite(path, "quiet")
+    array = group[name]
+    chunk_file(array, (3, *(0,) * (array.ndim - 1))).unlink()
+    galaxy = group["galaxy"][3]
+    with pytest.raises(store.StoreError, match=f"{name} of galaxy {galaxy} was never written, or deleted.*--repair"):
+        read_views(path, "quiet")
+    assert len(read_views(path, "quiet", rows=slice(0, 3))) == 6

@@ -10,14 +10,15 @@ import torch
 from conftest import SUITES
 
 from kinmass.eval.__main__ import main as evaluate
-from kinmass.eval.tables.calibration import coverage, ranks
+from kinmass.eval.tables.calibration import coverage
 from kinmass.train.__main__ import _fit_options, main, parser
 from kinmass.train.data.dataset import read_views, usable
 from kinmass.train.loop.config import ROBUST, FitConfig
 from kinmass.train.run import calibration
-from kinmass.train.run.calibration import LEVELS, InferredViews, unseen_scale
+from kinmass.train.run.calibration import InferredViews, unseen_scale
 from kinmass.train.run.checkpoint import RunError, read_config
 from kinmass.train.run.derived import without_unseen
+from kinmass.train.run.intervals import LEVELS
 from kinmass.train.run.posterior import Inference, load
 
 
@@ -115,10 +116,9 @@ def test_what_was_missed_is_held(left_out_run, map_store):
         pairs.append((infer, views[usable(views, "stars", infer.instrument)]))
 
     def covered():
-        rank_of_truth = [
-            ranks(infer(views, unseen=False).samples(300), views.log10_menc.numpy()) for infer, views in pairs
-        ]
-        return [coverage(np.concatenate(rank_of_truth), level).mean() for level in LEVELS]
+        samples = np.concatenate([infer(views, unseen=False).samples(300) for infer, views in pairs], axis=1)
+        truth = np.concatenate([views.log10_menc.numpy() for _, views in pairs])
+        return [coverage(samples, truth, level).mean() for level in LEVELS]
 
     uncalibrated = covered()
     scale = unseen_scale([InferredViews.of(infer, views, "stars") for infer, views in pairs])

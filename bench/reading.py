@@ -61,19 +61,26 @@ with Snapshot(Path(sys.argv[1]), "gizmo", {"dark": ["PartType1"]}, indexes=Path(
 print(json.dumps([*np.median(costs[1:], axis=0), *opening]))
 """
 
-#: Prints the CPU [us] that one galaxy more of a box takes to be listed and planned, of two suites of few and of many.
+#: Prints the CPU [us] that one galaxy more of a box takes to be listed, planned and ordered, of two suites, few and
+#: many galaxies; null where a checkout has other functions for it.
 PLANS = """
 import json, shutil, sys, time
 from pathlib import Path
-from kinmass.gen.campaign.plan import plan
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.suite import load_suite
+try:
+    from kinmass.gen.campaign.maps import list_all, plan_all
+    from kinmass.gen.campaign.schedule import schedule
+except ImportError:
+    print("null")
+    sys.exit()
 def planned(path):
     out = path.parent / "planned.zarr"
     shutil.rmtree(out, ignore_errors=True)
     suite, began = load_suite(path), time.process_time()
-    n = len(plan([suite], out, Settings()))
-    return time.process_time() - began, n
+    tasks, _ = plan_all([suite], out, Settings(), repair=False, listings=list_all([suite], out))
+    schedule(tasks, out)
+    return time.process_time() - began, len(tasks)
 (few_s, few), (many_s, many) = (min(planned(Path(path)) for _ in range(4)) for path in sys.argv[1:])
 print(json.dumps(1e6 * (many_s - few_s) / (many - few)))
 """
@@ -173,7 +180,8 @@ def main() -> None:
         rows.append(["opening and indexing the box [MB read]", *_beside([r[3] for r in region]), ""])
         tables = [write_table(scratch / f"table{n}", scratch / "box.hdf5", n) for n in (5_000, 45_000)]
         planning = [json.loads(run_in(checkout, "-c", PLANS, *tables)) for checkout in checkouts.values()]
-        rows.append(["listing and planning a galaxy of a box [CPU us]", *_beside(planning), ""])
+        if None not in planning:
+            rows.append(["listing, planning and ordering a galaxy of a box [CPU us]", *_beside(planning), ""])
         if shutil.which("strace"):
             for name, what in ZOOMS.items():
                 few, more = 4, args.galaxies

@@ -28,7 +28,7 @@ import numpy as np
 from numba import njit
 
 from bench import common
-from bench.reading import BOX, run_in
+from bench.reading import BOX, run_in, write_table
 from kinmass.gen.campaign import parallel
 from kinmass.gen.campaign.dealing import deal
 from kinmass.gen.campaign.foretell import Load, probe
@@ -337,7 +337,7 @@ def measured(scratch: Path) -> Costs:
     listing_s = common.best(lambda: [list_snapshot(suite, path) for path in paths])
     planning_s = {}
     for n in (5_000, 45_000):
-        table = load_suite(_table(scratch / f"table{n}", boxes[5_000], n))
+        table = load_suite(write_table(scratch / f"table{n}", scratch / "box5000" / "box.hdf5", n))
         planning_s[n] = min(_planned_s(table, scratch / f"plan{n}-{i}.zarr", n) for i in range(3))
     plan_s = (planning_s[45_000] - planning_s[5_000]) / 40_000
     empty_store_s = max(planning_s[5_000] - 5_000 * plan_s, 0.0)
@@ -368,18 +368,6 @@ def _probed(suite: Path, scratch: Path) -> Load:
     out = scratch / f"{suite.parent.parent.name}-{suite.stem}.zarr"
     tasks = plan([load_suite(suite)], out, Settings(views=4))
     return sorted((probe(tasks, out, Settings(views=4))[0] for _ in range(5)), key=lambda load: load.galaxy_s)[2]
-
-
-def _table(folder: Path, box: Path, n: int) -> Path:
-    """Write a suite file whose table has n galaxies; its box need not hold them, as only a plan is made."""
-    folder.mkdir()
-    rows = [f"{i},{i % 25000}.0,{i // 250}.0,5000.0,150" for i in range(n)]
-    (folder / "centres.csv").write_text("\n".join(["id,x,y,z,r200", *rows]) + "\n")
-    text = box.read_text().replace("box.hdf5", str(Path("..") / box.parent.name / "box.hdf5"))
-    (folder / "table.yaml").write_text(text.replace(f"name: {box.parent.name}", "name: table").replace(
-        "path: centres.csv", f"path: {folder / 'centres.csv'}"
-    ))  # fmt: skip
-    return folder / "table.yaml"
 
 
 def taken_s(n: int = 20_000) -> float:

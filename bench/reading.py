@@ -1,4 +1,4 @@
-"""What opening a snapshot, reading a region of a box and mapping a galaxy cost in CPU, bytes and calls.
+"""What opening a snapshot, reading a region of a box, listing a box and mapping a galaxy cost in CPU, bytes and calls.
 
   python -m bench.reading                       this code alone
   python -m bench.reading --beside CHECKOUT     and another checkout of it, in turns in the same run
@@ -61,6 +61,30 @@ with Snapshot(Path(sys.argv[1]), "gizmo", {"dark": ["PartType1"]}, indexes=Path(
 print(json.dumps([*np.median(costs[1:], axis=0), *opening]))
 """
 
+#: Prints the CPU [us] that one galaxy more of a box takes to be listed, planned and ordered, of two suites, few and
+#: many galaxies; null where a checkout has other functions for it.
+PLANS = """
+import json, shutil, sys, time
+from pathlib import Path
+from kinmass.gen.campaign.record import Settings
+from kinmass.gen.suite import load_suite
+try:
+    from kinmass.gen.campaign.maps import list_all, plan_all
+    from kinmass.gen.campaign.schedule import schedule
+except ImportError:
+    print("null")
+    sys.exit()
+def planned(path):
+    out = path.parent / "planned.zarr"
+    shutil.rmtree(out, ignore_errors=True)
+    suite, began = load_suite(path), time.process_time()
+    tasks, _ = plan_all([suite], out, Settings(), repair=False, listings=list_all([suite], out))
+    schedule(tasks, out)
+    return time.process_time() - began, len(tasks)
+(few_s, few), (many_s, many) = (min(planned(Path(path)) for _ in range(4)) for path in sys.argv[1:])
+print(json.dumps(1e6 * (many_s - few_s) / (many - few)))
+"""
+
 #: Writes a box of many galaxies, each of which fills a part of the file of its own.
 BOX = """
 import sys
@@ -80,6 +104,18 @@ def run_in(checkout: Path, *arguments: object) -> str:
     env = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=checkout, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def write_table(folder: Path, snapshot: Path, n: int) -> Path:
+    """Write a suite file whose table has n galaxies; its snapshot need not hold them, as only a plan is made."""
+    folder.mkdir()
+    rows = [f"{i},{i % 25000}.0,{i // 250}.0,5000.0,150" for i in range(n)]
+    (folder / "centres.csv").write_text("\n".join(["id,x,y,z,r200", *rows]) + "\n")
+    (folder / "table.yaml").write_text(
+        f"name: table\nformat: gizmo\nroot: {snapshot.parent}\nsnapshots: {snapshot.name}\naperture: {{kpc: 100}}\n"
+        f"catalogue: {{format: table, path: {folder / 'centres.csv'}}}\n"
+    )
+    return folder / "table.yaml"
 
 
 def calls(checkout: Path, suite: Path, n: int, scratch: Path) -> tuple[int, int]:
@@ -142,6 +178,10 @@ def main() -> None:
         rows.append(["a galaxy of a box [MB read]", *_beside([r[1] for r in region]), 0.55])
         rows.append(["opening and indexing the box [CPU ms]", *_beside([r[2] for r in region]), ""])
         rows.append(["opening and indexing the box [MB read]", *_beside([r[3] for r in region]), ""])
+        tables = [write_table(scratch / f"table{n}", scratch / "box.hdf5", n) for n in (5_000, 45_000)]
+        planning = [json.loads(run_in(checkout, "-c", PLANS, *tables)) for checkout in checkouts.values()]
+        if None not in planning:
+            rows.append(["listing, planning and ordering a galaxy of a box [CPU us]", *_beside(planning), ""])
         if shutil.which("strace"):
             for name, what in ZOOMS.items():
                 few, more = 4, args.galaxies

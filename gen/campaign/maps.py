@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from kinmass.gen.campaign import failures, parallel, timing
 from kinmass.gen.campaign.batches import Batches
-from kinmass.gen.campaign.listing import Listing, compared, keep_all, list_unless_kept, read_kept
+from kinmass.gen.campaign.listing import Listing, compared, keep_all, list_unless_kept, read_kept, uncollected
 from kinmass.gen.campaign.plan import Room, Task, check_unchanged, make_room, say_replaced, tasks_of, writing
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import Schedule, schedule
@@ -74,6 +74,7 @@ def list_all(suites: list[Suite], out: Path) -> dict[str, dict[Path, Listing]]:
     return listings
 
 
+@uncollected()
 def plan_all(
     suites: list[Suite], out: Path, settings: Settings, repair: bool, listings: dict[str, dict[Path, Listing]]
 ) -> tuple[list[Task], set[tuple[str, int]]]:

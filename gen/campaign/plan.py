@@ -13,7 +13,7 @@ import zarr
 
 from kinmass.gen.campaign.listing import UNLISTED, Entry, Listing, list_snapshot, uncollected
 from kinmass.gen.campaign.record import Settings
-from kinmass.gen.catalogues.base import Halo
+from kinmass.gen.catalogues.base import Halo, centres_kpc
 from kinmass.gen.snapshots import alike
 from kinmass.gen.storage import lock, store, suite_group
 from kinmass.gen.suite import Suite, SuiteError
@@ -24,9 +24,12 @@ MANY = 4_000
 SHARD = 16
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Task:
-    """One galaxy to map: where it is read from and where its maps go."""
+    """One galaxy to map: where it is read from and where its maps go.
+
+    Not frozen, only because a box has a hundred thousand of them: freezing makes each five times as costly.
+    """
 
     suite: Suite
     index: int
@@ -105,7 +108,8 @@ def _check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
 
     Snapshots of one isolated galaxy at several times may share a catalogue of one entry.
     """
-    if suite.catalogue.path is None or "{" in suite.catalogue.path:  # a placeholder finds each its own
+    # A placeholder finds each its own.
+    if len(listings) < 2 or suite.catalogue.path is None or "{" in suite.catalogue.path:
         return
     first_by_places: dict[tuple[object, ...], Path] = {}
     for path, listing in listings.items():
@@ -183,7 +187,8 @@ def make_room(
         config |= {"suite": suite.model_dump(mode="json", exclude={"root"})}
         names = [name for _, _, (name, _, _) in entries]
         lineages = [suite.lineage_of(name, getattr(halo, "lineage", None)) for _, _, (name, halo, _) in entries]
-        group = suite_group.create_suite(out, suite.name, names, lineages, config, _centres(entries))
+        centres = centres_kpc(None if halo is None else halo.centre_kpc for _, _, (_, halo, _) in entries)
+        group = suite_group.create_suite(out, suite.name, names, lineages, config, centres)
         rooms.append(Room(suite, entries, group, per_shard))
     (out / ".started").mkdir(exist_ok=True)
     return rooms
@@ -233,10 +238,3 @@ def say_replaced(tasks: Sequence[Task], listings: Mapping[str, dict[Path, Listin
                 f"{n_mapped} came from there; what is done stays as it is, `rm -r {out / name}` maps the suite anew",
                 file=sys.stderr,
             )
-
-
-def _centres(entries: list[Place]) -> np.ndarray:
-    """Centres of the galaxies (N, 3) [kpc] by their catalogues, NaN where a catalogue gives none."""
-    unknown = (np.nan,) * 3
-    centres_kpc = (None if halo is None else halo.centre_kpc for _, _, (_, halo, _) in entries)
-    return np.array([unknown if centre is None else centre for centre in centres_kpc], dtype=float)

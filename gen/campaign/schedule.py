@@ -1,7 +1,10 @@
 """Orders the galaxies of a plan, and finds those that a killed process was working on."""
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from kinmass.gen.campaign.batches import Batches
@@ -61,24 +64,29 @@ def schedule(plan: list[Task], out: Path) -> Schedule:
             writer.clear_unfinished(out, suite, chunk)
     for mark_name in marks_left & ({f"{suite}.{chunk}" for suite, chunk in shards} - {mark(tasks) for tasks in todo}):
         (out / ".started" / mark_name).unlink(missing_ok=True)  # its process was killed after all was written
-    bytes_of = {t.snapshot: t.snapshot_bytes for tasks in todo for t in tasks}
+
+    def runs(tasks: Iterable[Task]) -> Iterator[tuple[Path, list[Task]]]:
+        """Part tasks into runs of one snapshot: a box's many tasks then need one look-up of a path, which is slow."""
+        return ((path, list(run)) for path, run in groupby(tasks, attrgetter("snapshot")))
 
     def order(tasks: list[Task]) -> tuple[int, str, str, int, int]:
         """Return the sort key of a chunk: biggest snapshot first, and in it the galaxies of most particles."""
         particles = sum((t.halo.n_particles or t.halo.n_stars or 0) if t.halo else 0 for t in tasks)
-        biggest = max((t.snapshot for t in tasks), key=lambda path: (bytes_of[path], str(path)))
-        return -bytes_of[biggest], str(biggest), tasks[0].suite.name, -particles, tasks[0].index
+        n_bytes, biggest = max((run[0].snapshot_bytes, str(path)) for path, run in runs(tasks))
+        return -n_bytes, biggest, tasks[0].suite.name, -particles, tasks[0].index
 
     todo.sort(key=order)
-    waiting = [t for tasks in todo for t in tasks]
-    n_waiting = Counter(t.snapshot for t in waiting)
-    first_of = {t.snapshot: t for t in reversed(waiting)}
-    to_index = [t for path, t in first_of.items() if n_waiting[path] > 1 and bytes_of[path] > INDEX_BYTES]
-    share = {path: GALAXY_BYTES + bytes_of[path] / n for path, n in n_waiting.items()}
+    n_waiting: Counter[Path] = Counter()
+    first_of: dict[Path, Task] = {}
+    for path, run in runs(t for tasks in todo for t in tasks):
+        n_waiting[path] += len(run)
+        first_of.setdefault(path, run[0])
+    to_index = [t for path, t in first_of.items() if n_waiting[path] > 1 and t.snapshot_bytes > INDEX_BYTES]
+    share = {path: GALAXY_BYTES + first_of[path].snapshot_bytes / n for path, n in n_waiting.items()}
 
     def batches(in_doubt: bool) -> Batches:
         """Return the chunks that a killed process was working on, or all others, with what they cost."""
         chosen = [tasks for tasks in todo if (mark(tasks) in marks_left) == in_doubt]
-        return Batches(chosen, [sum(share[t.snapshot] for t in tasks) for tasks in chosen])
+        return Batches(chosen, [sum(share[path] * len(run) for path, run in runs(tasks)) for tasks in chosen])
 
     return Schedule(batches(False), batches(True), to_index)

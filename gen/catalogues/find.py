@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,9 @@ def find_haloes(catalogue_format: str, path: Path | None, snapshot: Path, units:
         return [Halo("0", None)]
     with reading(path, f" as a {catalogue_format} catalogue"):
         haloes = READERS[catalogue_format](path, snapshot, units)
-    names = Counter(halo.name for halo in haloes)
-    if haloes and (commonest := names.most_common(1)[0])[1] > 1:
+    names = [halo.name for halo in haloes]
+    if len(set(names)) < len(names):
+        commonest = Counter(names).most_common(1)[0]
         raise SnapshotError(
             f"{path}: {commonest[1]} entries are called {commonest[0]}; "
             "give each a name of its own, or get the file again"
@@ -74,12 +76,9 @@ def why_not(haloes: list[Halo], selection: Selection, tells_low_resolution: bool
             and all(getattr(h, field) is None for h in first_cuts)
         ):
             raise _unknown(key)
-        for i, halo in enumerate(haloes):
-            value = getattr(halo, field)
-            is_outside = value is not None and (
-                (low is not None and value < low) or (high is not None and value > high)
-            )
-            reasons[i] = reasons[i] or (f"{key}: {getattr(selection, key)}" if is_outside else "")
+        for i, value in enumerate(map(attrgetter(field), haloes) if (low, high) != (None, None) else ()):
+            if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+                reasons[i] = reasons[i] or f"{key}: {getattr(selection, key)}"
         if key == "min_stars":
             first_cuts = [h for h, reason in zip(haloes, reasons, strict=True) if not reason]
     return reasons
@@ -91,7 +90,7 @@ def _unknown(key: str) -> SnapshotError:
 
 def usable(halo: Halo, path: Path | None) -> tuple[Halo | None, str]:
     """Return the halo and "", or None and the reason why its position or radius cannot be used."""
-    if halo.centre_kpc is not None and not all(map(math.isfinite, halo.centre_kpc)):
+    if halo.centre_kpc is not None and not all(map(math.isfinite, halo.centre_kpc.tolist())):
         return None, f"{path}: halo {halo.name} has no finite position; repair its entry, or take it out"
     if halo.r200_kpc is not None and halo.r200_kpc > LARGEST_R200_KPC:
         return None, f"{path}: halo {halo.name} has an R200 of {halo.r200_kpc:.4g} kpc; check its unit"

@@ -1,5 +1,6 @@
 """A plain table of galaxies, ECSV or CSV."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -20,13 +21,30 @@ _TRUTH = dict.fromkeys(("true", "1", "1.0", "t", "yes", "y"), True) | dict.fromk
 ) | dict.fromkeys(("", "--", "nan"), None)  # fmt: skip
 
 
+#: What may be in a table that astropy's readers in C and in Python take for the same: the one in C has other rules for
+#: quotes, control characters, `nan(1)` and whatever is not ASCII,
+_PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"(')) + b"\t\n"
+#: for blanks before a comment and for hexadecimal numbers, and does not take 1_000 for a number.
+_STRANGE = (b"\n ", b"\n\t", b"0x", b"0X")
+
+
+def _in_c(path: Path) -> Table | None:
+    """Read a plain CSV by astropy's reader in C, which takes a tenth of the time; None where it is to be left alone."""
+    raw = b"\n" + path.read_bytes().replace(b"\r\n", b"\n")
+    if not (raw.translate(None, _PLAIN) or any(word in raw for word in _STRANGE) or re.search(rb"\d_\d", raw)):
+        with contextlib.suppress(ValueError):  # the reader in Python says what is wrong
+            table = Table.read(raw.decode(), format="ascii.csv", comment="#", guess=False, fast_reader="force")
+            return table if table.colnames else None
+    return None
+
+
 def _table(path: Path) -> Table:
     """Read a table as its name says. Raises SnapshotError where its rows do not fit, or a column comes twice."""
     encoding = "utf-8-sig"  # spreadsheets begin a file with a mark that would become part of the first column's name
     try:
         if path.suffix == ".ecsv":
             table = Table.read(path, format="ascii.ecsv", encoding=encoding)
-        else:
+        elif (table := _in_c(path)) is None:
             table = Table.read(path, format="ascii.csv", comment="#", encoding=encoding)
     except ValueError as error:  # astropy's readers in C leave no trace of where it comes from
         raise SnapshotError(

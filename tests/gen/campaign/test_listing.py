@@ -51,7 +51,7 @@ def test_what_was_listed_is_not_read_again_and_is_the_same(box, tmp_path, monkey
         ):
             assert (name, problem) == (name_again, problem_again) == (name, "")
             np.testing.assert_array_equal(halo.centre_kpc, halo_again.centre_kpc)
-            assert replace(halo, centre_kpc=None) == replace(halo_again, centre_kpc=None)
+            assert halo._replace(centre_kpc=None) == halo_again._replace(centre_kpc=None)
     assert [t.name for t in list_tasks(box, again)] == [t.name for t in list_tasks(box)]
 
 

@@ -50,7 +50,7 @@ def test_ranks_get_the_galaxies_that_were_planned():
             centres = [None if t.halo is None else t.halo.centre_kpc for t in (task, other)]
             assert (centres[0] is None) == (centres[1] is None)
             assert centres[0] is None or np.array_equal(*centres)
-            bare = [replace(t, halo=t.halo and replace(t.halo, centre_kpc=None)) for t in (task, other)]
+            bare = [replace(t, halo=t.halo and t.halo._replace(centre_kpc=None)) for t in (task, other)]
             assert bare[0] == bare[1]
             assert getattr(task.problem, "traceback", "") == getattr(other.problem, "traceback", "")
     for origin in set(sent.origins):

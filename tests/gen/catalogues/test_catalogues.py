@@ -1,6 +1,7 @@
 """Halo catalogues, as their programs write them, are read in physical kpc and Msun; selections apply all cuts."""
 
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +14,7 @@ from astropy import units as u
 from astropy.table import MaskedColumn, Table
 
 from kinmass.gen.campaign.plan import list_tasks
-from kinmass.gen.catalogues import READERS, Halo
+from kinmass.gen.catalogues import READERS, Halo, table
 from kinmass.gen.catalogues.base import OtherEpoch
 from kinmass.gen.catalogues.find import chosen, find_haloes, usable
 from kinmass.gen.constants import KPC_CM, G
@@ -396,6 +397,60 @@ def test_a_csv_that_can_be_read_in_two_ways_is_refused(text, words, tmp_path):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(SnapshotError, match=rf"t\.csv: .*{words}"):
         find_haloes("table", tmp_path / "t.csv", SNAPSHOT, UNITS)
+
+
+#: Entries of which some are numbers to one reader and words to another.
+ODD = [
+    "1", "007", "-0", "+5", ".5", "5.", "1e3", "1D3", "1d+3", "1e400", "-1e400", "1e-400", "5e-324", "nan", "-nan",
+    "NaN", "nan(1)", "inf", "-Infinity", "--", "a", "True", "no", "1e", "0x10", "1_000", "9223372036854775807", "N/A",
+    "1e23", "9223372036854775808", "99999999999999999999999", "0.30000000000000004", "snap_099", "#7", "1.2.3", "",
+    "e5", " ", " 3", "4 ", "\t5", "1 2", '"1,2"', '"', "'1'", "1,2", "\u0661", "\u00e9", "\x0c6",
+]  # fmt: skip
+LINE_ENDS = [*["\n"] * 8, "\r\n", "\r", "\n\n", "\n \n", "\n\t\n", "\n#c\n", "\n #c\n", "\n,,\n"]
+
+
+def odd_table(rng):
+    """A table of some columns and rows with entries, line ends and lengths of rows that are odd here and there."""
+    others = rng.permutation(["id", "snapshot", "lineage", "r200", "n_stars", "central", "q", "x", ""])
+    columns = list(rng.permutation(["x", "y", "z", *others][rng.random() < 0.05 : rng.integers(3, 8)]))
+    share = rng.choice([0.0, 0.02, 0.3])
+    usual = {"snapshot": ["99", "snap_099"], "central": ["1", "0", "True", ""], "lineage": ["a", "b_1", ""]}
+
+    def entry(name):
+        """Return an entry of a column."""
+        numbers = [f"{rng.normal(0, 1e3):.{rng.integers(18)}f}", str(rng.integers(10)), repr(rng.random() * 1e-200)]
+        return str(rng.choice(ODD if rng.random() < share else usual.get(name, numbers)))
+
+    rows = [columns, *([entry(name) for name in columns] for _ in range(rng.integers(5)))]
+    if rng.random() < 0.1:
+        rows[-1] = [*rows[-1], *["", "1"][: rng.integers(1, 3)]] if rng.random() < 0.5 else rows[-1][:-1]
+    text = str(rng.choice(LINE_ENDS)).join(map(",".join, rows)) + str(rng.choice(["\n", "\n", "", "\n \n"]))
+    return "\ufeff" * (rng.random() < 0.05) + text
+
+
+def test_a_csv_is_read_in_c_as_it_is_in_python(tmp_path, monkeypatch):
+    path, plain, n_quick, n_read = tmp_path / "t.csv", table._PLAIN, 0, 0
+
+    def outcome():
+        """Return the haloes as texts, in which NaN equals itself, or the error."""
+        try:
+            return [repr(halo) for halo in table.read(path, SNAPSHOT, UNITS)]
+        except (SnapshotError, TypeError, ValueError) as error:
+            return repr(error)
+
+    rng = np.random.default_rng(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # astropy's, of numbers that are too large
+        for text in [*(odd_table(rng) for _ in range(400)), "\n", "", "\n#x,y,z\n", "x,y,z\n", " x,y,z\n1,2,3\n"]:
+            path.write_bytes(text.encode())
+            monkeypatch.setattr(table, "_PLAIN", b"")  # nothing is plain
+            expected = outcome()
+            monkeypatch.setattr(table, "_PLAIN", plain)
+            assert outcome() == expected, text
+            n_quick += table._in_c(path) is not None
+            n_read += isinstance(expected, list)
+    assert n_quick > 150
+    assert 150 < n_read < 350
 
 
 @pytest.mark.parametrize("form", ["adaptahop", "rockstar", "caesar", "subfind", "eagle_subfind", "ahf"])

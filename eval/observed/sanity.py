@@ -181,6 +181,19 @@ def refuse_undeclared_redshift(name: str, velocity_kms: np.ndarray, is_declared:
         )
 
 
+def undeclared_differences(name: str, redshift: float) -> list[str]:
+    """Return a doubt about V around a mean whose convention was not said, at a redshift where it matters.
+
+    It may be right: most maps of distant galaxies are in the galaxy's frame.
+    """
+    if LIGHT_KMS * redshift <= MAX_UNDECLARED_KMS:
+        return []
+    return [
+        f"{name} is about a mean, at a redshift of {redshift:.2g} or more: if its differences are those of c z they "
+        f"are {100 * redshift:.0f} % too large. Say convention: rest if they are in the galaxy's frame, else optical."
+    ]
+
+
 def without_wild(name: str, sky: SkyMap) -> tuple[SkyMap, list[str]]:
     """Return a map without single pixels that move as no galaxy does, and a remark on how many these are.
 

@@ -105,8 +105,8 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     """
     refuse_contradictions(files)
     maps = (_read_table if files.table is not None else _read_images)(files, folder, galaxy_file)
-    values, side_arcsec = maps.values, maps.side_arcsec
     refuse_forgotten_width(files, _beside_dispersion(files, folder))
+    values, side_arcsec = maps.values, maps.side_arcsec
     refuse_logarithm(files, bool(maps.density.log))
     is_good = _unmasked(files, maps)
     velocity, density, sigma = values["velocity"], values["density"], values.get("dispersion")
@@ -133,11 +133,10 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     if "velocity_error" in values or "velocity_ivar" in values:
         maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
     convention = maps.convention or files.convention
-    is_declared = maps.convention is not None or "convention" in files.model_fields_set
-    refuse_undeclared_redshift(f"V of the {tracer}", velocity, is_declared)
     redshift = _redshift(velocity, convention)
-    if redshift is None and not is_declared:
-        maps.doubts += undeclared_differences(f"V of the {tracer}", galaxy_file.least_redshift())
+    if maps.convention is None and "convention" not in files.model_fields_set:
+        refuse_undeclared_redshift(f"V of the {tracer}", velocity)
+        maps.doubts += undeclared_differences(f"V of the {tracer}", redshift, galaxy_file.least_redshift())
     velocity, (sigma, velocity_error, sigma_error) = _in_galaxys_frame(
         galaxy_file, convention, redshift, velocity, (sigma, velocity_error, sigma_error)
     )

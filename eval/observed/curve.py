@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kinmass.eval.classical.rotation import rotation_profile
+from kinmass.eval.classical.rotation import THICKNESS, axis_ratio_of, rotation_profile
 from kinmass.eval.observed.galaxy import ObservedGalaxy
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, regrid
 
@@ -43,16 +43,29 @@ class RotationCurve:
         return ""
 
 
+def _own_grid(gas: SkyMap) -> tuple[np.ndarray, float]:
+    """Return a gas map (4, Q, Q) on a grid of its own pixels, or half beams, out to its edge, and its side [arcsec]."""
+    field_arcsec = 2.2 * (float(np.hypot(gas.x_arcsec, gas.y_arcsec).max()) + gas.side_arcsec)
+    step_arcsec = max(0.5 * gas.blur_arcsec, gas.side_arcsec)
+    pixels = int(np.clip(field_arcsec / step_arcsec, *_PIXELS))
+    return regrid(gas, pixels, field_arcsec), field_arcsec
+
+
+def axis_ratio_of_gas(gas: SkyMap, inclination_deg: float | None) -> float:
+    """Return the axis ratio of a gas disc on the sky, by its inclination or else by its density; NaN without either."""
+    if inclination_deg is not None:
+        return float(np.hypot(np.sqrt(1 - THICKNESS**2) * np.cos(np.radians(inclination_deg)), THICKNESS))
+    maps, _ = _own_grid(gas)
+    return axis_ratio_of(maps[0], maps[3] > 0)
+
+
 def rotation_curve_of(gas: SkyMap, galaxy: ObservedGalaxy) -> RotationCurve:
     """Fit the rotation curve of a gas map on its own pixels, with the galaxy's inclination where that is known."""
     r_e_arcsec = galaxy.half_light_radius_arcsec
     r_e_kpc = r_e_arcsec * galaxy.distance_mpc * KPC_PER_ARCSEC_MPC
-    edge_arcsec = float(np.hypot(gas.x_arcsec, gas.y_arcsec).max()) + gas.side_arcsec
-    field_arcsec = 2.2 * edge_arcsec
-    step_arcsec = max(0.5 * gas.blur_arcsec, gas.side_arcsec)
-    pixels = int(np.clip(field_arcsec / step_arcsec, *_PIXELS))
+    maps, field_arcsec = _own_grid(gas)
+    pixels = maps.shape[-1]
     radii_re = np.arange(1, pixels // 2 + 1) * field_arcsec / pixels / r_e_arcsec
-    maps = regrid(gas, pixels, field_arcsec)
 
     def masses(inclination_deg: float | None) -> np.ndarray:
         """Return log10 M (m,) [Msun] at the rings, for an inclination or (None) a fitted one."""

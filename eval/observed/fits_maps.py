@@ -95,6 +95,20 @@ def _fits_image(file: str, extension: int | str | None, folder: Path) -> tuple[A
                 raise ValueError(f"{file} is damaged ({error}); get it again") from error
 
 
+def names_beside(name: str, folder: Path) -> list[str]:
+    """Return the names of what the file of a map or table holds: extensions and columns of FITS, datasets of HDF5."""
+    file, _, _ = _parse_map_name(name)
+    if is_hdf5(file):
+        return [part.rsplit("/", 1)[-1] for part in hdf5_image_names(folder / file)]
+    if is_plain_table(file):
+        return list(columns(name, folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)
+        with _open_fits(folder / file) as hdus:
+            tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
+            return [hdu.name for hdu in hdus if hdu.is_image] + [n for table in tables for n in table.columns.names]
+
+
 #: Cards that number the axes of a header, not the planes of a cube.
 _OF_AXES = ("CTYPE", "CUNIT", "CNAME", "NAXIS", "CRVAL", "CRPIX", "CDELT", "CROTA", "PV", "PS", "SIMPLE")
 #: What surveys call the cards that name the planes of a cube (MaNGA, Pipe3D), and those that say their units.

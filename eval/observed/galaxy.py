@@ -16,9 +16,10 @@ class ObservedGalaxy:
     """The maps of a galaxy, its distance and its projected half-light radius; errors are standard deviations.
 
     Densities are in Msun/kpc^2 for the tracers in `calibrated`, and not known at all of those in `without_density`.
-    inclination_deg is that of the gas disc, 0 face on, for its rotation curve; instrument_sigma_kms per tracer the
-    width that was taken out of its dispersion. remarks are sentences on how the maps were read, which the result
-    repeats; redshift is that of the velocities in the files, None where these are about a mean. Raises ValueError for a
+    inclination_deg is that of the gas disc, 0 face on, for its rotation curve and for a density in no unit of mass;
+    instrument_sigma_kms per tracer the width that was taken out of its dispersion. remarks are sentences on how the
+    maps were read, which the result repeats, doubts {tracer: sentences} those that speak against what follows from its
+    maps; redshift is that of the velocities in the files, None where these are about a mean. Raises ValueError for a
     distance or radius that is not positive, and for negative or infinite errors.
     """
 
@@ -37,6 +38,7 @@ class ObservedGalaxy:
     instrument_sigma_kms: dict[str, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     redshift: float | None = None
+    doubts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("distance_mpc", "half_light_radius_arcsec"):
@@ -68,6 +70,7 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
     maps: dict[str, SkyMap] = {}
     widths: dict[str, float] = {}
     redshifts: list[float] = []
+    doubts: dict[str, tuple[str, ...]] = {}
     calibrated, without_density, remarks = set(), set(), []
     for tracer in ("gas", "stars"):
         if (files := getattr(content, tracer)) is None:
@@ -77,6 +80,7 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
         except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
             raise ValueError(f"{path}: {tracer}: {error}") from error
         maps[tracer], widths[tracer] = read.sky, read.instrument_sigma_kms
+        doubts[tracer] = tuple(read.doubts)
         if read.is_calibrated:
             calibrated.add(tracer)
         if read.redshift is not None:
@@ -88,5 +92,5 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
         content.name, distance_mpc, content.half_light_radius_arcsec, maps.get("gas"), maps.get("stars"),
         distance_error_mpc, content.half_light_radius_error_arcsec, content.centre_error_arcsec,
         frozenset(calibrated), frozenset(without_density), content.inclination_deg, content.inclination_error_deg,
-        widths, tuple(remarks), min(redshifts, default=None),
+        widths, tuple(remarks), min(redshifts, default=None), doubts,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.cosmology import Planck18
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
@@ -28,8 +29,8 @@ class _Section(BaseModel):
 SMALLEST_KPC, LARGEST_KPC, FARTHEST = 0.02, 150.0, 15.0
 #: Typical motion of a galaxy against the expansion, along the line of sight [km/s] (Davis et al. 2011, ApJ 741, 67).
 PECULIAR_KMS = 300.0
-#: No angular diameter distance is larger, at any redshift (that of z = 1.6 in Planck 2018's cosmology) [Mpc].
-LARGEST_DISTANCE_MPC = 1800.0
+#: No angular diameter distance is larger [Mpc], and the redshift that has it (Planck 2018's cosmology).
+LARGEST_DISTANCE_MPC, FARTHEST_ANGLE = 1800.0, 1.6
 
 
 class TracerFiles(_Section):
@@ -167,7 +168,7 @@ class GalaxyFile(_Section):
     redshift: PositiveFloat | None = None
     """Instead of `distance_mpc`: by Planck 2018's cosmology, with an error for 300 km/s of own motion."""
     inclination_deg: float | None = Field(default=None, ge=0, le=90)
-    """Inclination of the gas disc, 0 face on, for its rotation curve alone."""
+    """Inclination of the gas disc, 0 face on, for its rotation curve, and for a density in no unit of mass."""
     inclination_error_deg: NonNegativeFloat = 0.0
     """Its error."""
     half_light_radius_arcsec: PositiveFloat
@@ -231,6 +232,15 @@ class GalaxyFile(_Section):
                 "distance? divide that by (1 + z)^2, or give redshift instead"
             )
         return self
+
+    def least_redshift(self) -> float:
+        """Return the redshift, or the lowest at which a galaxy has the angular diameter distance (Planck 2018)."""
+        if self.redshift is not None:
+            return self.redshift
+        redshifts = np.linspace(0.0, FARTHEST_ANGLE, 161)
+        return float(
+            np.interp(self.distance()[0], Planck18.angular_diameter_distance(redshifts).to_value("Mpc"), redshifts)
+        )
 
     def distance(self) -> tuple[float, float]:
         """Return the angular diameter distance and its standard error [Mpc].

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from kinmass.eval.classical.rotation import THICKNESS
 from kinmass.eval.observed import sanity
-from kinmass.eval.observed.curve import RotationCurve, rotation_curve_of
+from kinmass.eval.observed.curve import RotationCurve, axis_ratio_of_gas, rotation_curve_of
 from kinmass.eval.observed.galaxy import ObservedGalaxy
 from kinmass.eval.observed.profile import ObservedProfile, interpolate_rows
 from kinmass.eval.observed.sky import FINE, KPC_PER_ARCSEC_MPC, SkyMap, regrid, regridded
@@ -25,6 +26,7 @@ from kinmass.eval.observed.verdict import (
     of_distance,
     of_errors,
     of_estimates,
+    of_inclination,
     of_light,
     of_members,
     of_motions,
@@ -52,8 +54,9 @@ from kinmass.train.run.posterior import Inference, Posterior, beyond_limits_mess
 DRAWS, SAMPLES, SEED = 200, 20, 0
 #: A tracer must be observed in at least this many pixels of the network's grid.
 MIN_PIXELS = 8
-#: Mean surface density of gas within R_e [Msun/kpc^2], where the unit of its map tells none, and its scatter [dex]:
-#: 2.1 x 14 Msun/pc^2 exp(-1.65 r / r_25), with R_e = .4 r_25 (Bigiel & Blitz 2012, ApJ 756, 183, equation 3).
+#: Mean surface density of gas within R_e [Msun/kpc^2], seen face on, where the unit of its map tells none, and its
+#: scatter [dex]: 2.1 x 14 Msun/pc^2 exp(-1.65 r / r_25), with R_e = .4 r_25 (Bigiel & Blitz 2012, ApJ 756, 183,
+#: equation 3).
 LIKELY_GAS_MSUN_KPC2, LIKELY_GAS_DEX = 2e7, 0.3
 
 
@@ -203,11 +206,17 @@ def _density_dex(run: Inference, galaxy: ObservedGalaxy) -> dict[str, float]:
     return {name: dex if name in shown else UNKNOWN for name, dex in known.items()}
 
 
-def _with_likely_density(sky: SkyMap, r_e_arcsec: float) -> SkyMap:
-    """Return a map of gas whose density is LIKELY_GAS_MSUN_KPC2 in the mean within R_e, or over all that is seen."""
+def _with_likely_density(sky: SkyMap, r_e_arcsec: float, inclination_deg: float | None) -> SkyMap:
+    """Return a map of gas with its likely density in the mean within R_e, or over all that is seen.
+
+    It is LIKELY_GAS_MSUN_KPC2 over the axis ratio on the sky, into which a disc that is not face on is squeezed; where
+    that is not known, as of a disc face on.
+    """
     is_inside = np.hypot(sky.x_arcsec, sky.y_arcsec) < r_e_arcsec
     chosen = is_inside if np.count_nonzero(is_inside) >= MIN_PIXELS else np.ones_like(is_inside)
-    return replace(sky, density=sky.density * (LIKELY_GAS_MSUN_KPC2 / np.mean(sky.density[chosen])))
+    axis_ratio = np.nan_to_num(axis_ratio_of_gas(sky, inclination_deg), nan=1.0)
+    likely = LIKELY_GAS_MSUN_KPC2 / max(axis_ratio, THICKNESS)
+    return replace(sky, density=sky.density * (likely / np.mean(sky.density[chosen])))
 
 
 def _refuse_too_small(
@@ -256,7 +265,9 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
     density_dex = _density_dex(run, galaxy)
     likely = _of_likely_density(run, galaxy)
     shown = {
-        name: _with_likely_density(sky, galaxy.half_light_radius_arcsec) if name in likely else sky
+        name: _with_likely_density(sky, galaxy.half_light_radius_arcsec, galaxy.inclination_deg)
+        if name in likely
+        else sky
         for name, sky in maps.items()
     }
     if run.told:
@@ -287,6 +298,7 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
         observed[0, :CHANNELS], config.field_of_view_re, curve.at(radius_kpc), curve, Verdict(()), cautions,
     )  # fmt: skip
     reasons = [*_outside(run, maps, observed[0]), *_too_coarse(run, galaxy, maps, float(psf_re[0]))]
+    reasons += [Reason(text, 1) for name in maps for text in galaxy.doubts.get(name, ())]
     return replace(profile, verdict=_verdict(profile, maps, posterior, reasons))
 
 
@@ -333,6 +345,7 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
         *of_one_dispersion(maps),
         *(of_light(maps["stars"], profile.galaxy.half_light_radius_arcsec) if _has_light(profile, maps) else []),
         *(of_centre(maps["gas"], profile.galaxy.half_light_radius_arcsec) if "gas" in maps else []),
+        *(_of_inclination(profile.galaxy) if list(maps) == ["gas"] else []),
         *of_parity(maps),
         *of_sides(maps),
         *of_errors(maps),
@@ -348,6 +361,12 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
         *of_estimates(estimates, np.log10(profile.radius_kpc), profile.samples),
         *reasons,
     ))  # fmt: skip
+
+
+def _of_inclination(galaxy: ObservedGalaxy) -> list[Reason]:
+    """Judge whether anything tells the inclination of a disc of gas alone."""
+    assert galaxy.gas is not None
+    return of_inclination(axis_ratio_of_gas(galaxy.gas, galaxy.inclination_deg))
 
 
 def _has_light(profile: ObservedProfile, maps: dict[str, SkyMap]) -> bool:

@@ -1,6 +1,7 @@
 """Hold what names of maps say against the keys that they are given for: widths, errors, inverse squares, logarithms."""
 
 import re
+from collections.abc import Collection
 from pathlib import PurePath
 
 from kinmass.eval.observed.galaxy_file import TracerFiles
@@ -15,6 +16,10 @@ _OF_TRACERS = {
 }
 _SIGMA = re.compile(r"sig|disp")
 _INVERSE = re.compile(r"ivar|inv")
+#: What surveys call an instrument's own width: EMLINE_INSTSIGMA, STELLAR_SIGMACORR (MaNGA), HA6562_SIGMA_CORR (PHANGS).
+_INSTRUMENTS = re.compile(
+    r"inst(?:r|rument(?:al)?)?_?(?:sig|disp|fwhm)|(?:sig(?:ma)?|disp|fwhm)_?(?:inst|corr?(?![a-z]))|lsf"
+)
 #: Errors as tables of surveys call them: e_V by the CDS' standard, EVPXF and DVPXF, emom1, evcen, eew.
 _SHORT_ERROR = r"(?<![a-z])(?:e_(?=[a-z])|e(?:mom|vcen|vel|sig|disp|fwhm|ew)(?=[\d_.]|$)|[ed](?:vpxf|spxf)(?![a-z]))"
 _ERROR = re.compile(rf"err|std|unc|{_SHORT_ERROR}")
@@ -23,7 +28,7 @@ _VARIANCE = re.compile(r"(?<![a-z])var(?:iance)?(?![a-z])")
 _CALLED_ERROR = re.compile(
     rf"(?<![a-z])(?:e|d)?(?:errors?|err|ivar|uncertainty|unc)(?![a-z])|(?:vel|sig|sigma|disp|flux)err|{_SHORT_ERROR}"
 )
-#: A density that is called so holds logarithms.
+#: A map that is called so holds logarithms.
 _LOGARITHM = re.compile(r"(?<![a-z])(?:log|(?:lg|ln|dex|mags?)(?![a-z]))")
 #: Keys of maps that are no errors, and those of their units.
 _UNIT_KEYS = {"velocity": "velocity_unit", "dispersion": "dispersion_unit", "density": "density_unit"}
@@ -53,6 +58,10 @@ def refuse_contradictions(files: TracerFiles) -> None:
             f"dispersion {files.dispersion} is called a width that is neither sigma nor a full width at half maximum: "
             "convert it (of a Gaussian W80 is 2.563 sigma, W20 3.588 sigma), and say dispersion_is: sigma"
         )
+    if files.dispersion_unit is None and _LOGARITHM.search(width):
+        raise ValueError(
+            f"dispersion {files.dispersion} is called a logarithm: give it in km/s, or say dispersion_unit if it is"
+        )
     if files.instrument_sigma is not None and _FULL_WIDTH.search(_told(files.instrument_sigma)):
         raise ValueError(
             f"instrument_sigma {files.instrument_sigma} is called a full width at half maximum: give sigma, 1 / 2.355 "
@@ -61,6 +70,26 @@ def refuse_contradictions(files: TracerFiles) -> None:
     if files.velocity_error_unit is None:
         for key in _errors():
             _refuse_error(key, getattr(files, key), called.get(key, ""))
+
+
+def refuse_forgotten_width(files: TracerFiles, beside: Collection[str]) -> None:
+    """Raise ValueError where a dispersion stands beside its instrument's width, by that map's name, which no key says.
+
+    beside: names of the other maps in its file, its columns or its extensions. Those are of this dispersion whose first
+    word is its own, or that begin with the instrument.
+    """
+    said = {"instrument_sigma", "instrument_sigma_kms"} & files.model_fields_set
+    if files.dispersion is None or said or _INSTRUMENTS.search(own := _told(files.dispersion).rsplit("/", 1)[-1]):
+        return
+    for name in beside:
+        called = name.lower()
+        found = _INSTRUMENTS.search(called)
+        if found and (found.start() == 0 or re.split(r"[_\W]", called)[0] == re.split(r"[_\W]", own)[0]):
+            raise ValueError(
+                f"dispersion {files.dispersion} stands beside {name}, by its name the width of the instrument, which "
+                "the dispersion may hold: say instrument_sigma, that map, or instrument_sigma_kms: 0 where it was "
+                "taken out before"
+            )
 
 
 def refuse_error_for(files: TracerFiles, key: str, called: str) -> None:

@@ -166,19 +166,33 @@ def refuse_zeros(name: str, sky_places: np.ndarray, side_arcsec: float, value: n
         )
 
 
-def refuse_undeclared_redshift(name: str, velocity_kms: np.ndarray, is_declared: bool) -> None:
-    """Raise ValueError where V (n,) is so fast that its convention matters, and was not declared."""
+def refuse_undeclared_redshift(name: str, velocity_kms: np.ndarray) -> None:
+    """Raise ValueError where V (n,), whose convention was not declared, is so fast that it matters."""
     middle = abs(float(np.nanmedian(velocity_kms))) if np.isfinite(velocity_kms).any() else 0.0
-    if middle > LIGHT_KMS and not is_declared:
+    if middle > LIGHT_KMS:
         raise ValueError(
             f"{name} is about {middle:.4g} km/s, faster than light: if it is in m/s say velocity_unit: m/s (and "
             "dispersion_unit: km/s if the dispersion is not)"
         )
-    if middle > MAX_UNDECLARED_KMS and not is_declared:
+    if middle > MAX_UNDECLARED_KMS:
         raise ValueError(
             f"{name} is about {middle:.0f} km/s: say convention: optical if that is c z (its differences are "
             f"{100 * middle / LIGHT_KMS:.0f} % too large then), radio, or rest if differences are in the galaxy's frame"
         )
+
+
+def undeclared_differences(name: str, of_velocities: float | None, redshift: float) -> list[str]:
+    """Return a doubt about V around a mean whose convention was not said, at a galaxy's redshift where it matters.
+
+    of_velocities: the redshift that V itself tells, None where it is about a mean. It may be right: most maps of
+    distant galaxies are in the galaxy's frame.
+    """
+    if of_velocities is not None or LIGHT_KMS * redshift <= MAX_UNDECLARED_KMS:
+        return []
+    return [
+        f"{name} is about a mean, at a redshift of {redshift:.2g} or more: if its differences are those of c z they "
+        f"are {100 * redshift:.0f} % too large. Say convention: rest if they are in the galaxy's frame, else optical."
+    ]
 
 
 def without_wild(name: str, sky: SkyMap) -> tuple[SkyMap, list[str]]:

@@ -8,7 +8,15 @@ import numpy as np
 from astropy import units
 from astropy.coordinates import SkyCoord
 
-from kinmass.eval.observed.fits_maps import Bins, beam_fwhm_arcsec, blank_to_nan, columns, image, text_columns
+from kinmass.eval.observed.fits_maps import (
+    Bins,
+    beam_fwhm_arcsec,
+    blank_to_nan,
+    columns,
+    image,
+    names_beside,
+    text_columns,
+)
 from kinmass.eval.observed.fits_units import (
     LOGARITHMS,
     Density,
@@ -30,8 +38,21 @@ from kinmass.eval.observed.grids import (
     spaxel_side,
     tiled,
 )
-from kinmass.eval.observed.names import of_other_tracer, refuse_contradictions, refuse_error_for, refuse_logarithm
-from kinmass.eval.observed.sanity import refuse_fillings, refuse_undeclared_redshift, refuse_zeros, without_wild
+from kinmass.eval.observed.names import (
+    of_other_tracer,
+    refuse_contradictions,
+    refuse_error_for,
+    refuse_forgotten_width,
+    refuse_logarithm,
+)
+from kinmass.eval.observed.sanity import (
+    MAX_UNCORRECTED_KMS,
+    refuse_fillings,
+    refuse_undeclared_redshift,
+    refuse_zeros,
+    undeclared_differences,
+    without_wild,
+)
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.gen.constants import LIGHT_KMS
 
@@ -47,7 +68,8 @@ _IVARS, _ERRORS = ("velocity_ivar", "dispersion_ivar"), ("velocity_error", "disp
 class _TracerMaps:
     """Maps of one tracer as read: values {key: (n,) or (Y, X)}, NaN where blank, and the offsets of their pixels.
 
-    Velocities and widths are in km/s, densities linear in the unit that `density` tells. remarks are for the reader.
+    Velocities and widths are in km/s, densities linear in the unit that `density` tells. remarks are for the reader,
+    doubts speak against what follows from the maps.
     """
 
     values: dict[str, np.ndarray]
@@ -57,11 +79,12 @@ class _TracerMaps:
     density: Density
     remarks: list[str] = field(default_factory=list)
     convention: str | None = None  # of V, where the files tell it
+    doubts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Tracer:
-    """One tracer's map as read: whether its density is in Msun/kpc^2, and remarks on how it was read.
+    """One tracer's map as read: whether its density is in Msun/kpc^2, remarks on how it was read, and doubts about it.
 
     instrument_sigma_kms is what was taken out of the dispersion, the median of a map. redshift is that of the median
     velocity, None where velocities are about a mean.
@@ -72,6 +95,7 @@ class Tracer:
     instrument_sigma_kms: float
     redshift: float | None
     remarks: list[str]
+    doubts: list[str]
 
 
 def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tracer:
@@ -81,6 +105,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     """
     refuse_contradictions(files)
     maps = (_read_table if files.table is not None else _read_images)(files, folder, galaxy_file)
+    refuse_forgotten_width(files, _beside_dispersion(files, folder))
     values, side_arcsec = maps.values, maps.side_arcsec
     refuse_logarithm(files, bool(maps.density.log))
     is_good = _unmasked(files, maps)
@@ -103,18 +128,18 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         places = np.column_stack([maps.x_arcsec.ravel(), maps.y_arcsec.ravel()])
         has_sigma = np.ones(velocity.shape, bool) if sigma is None else np.isfinite(sigma)
         refuse_zeros(f"V of the {tracer}", places, side_arcsec, np.where(has_sigma, velocity, np.nan).ravel())
+    maps.remarks += _remark_on_missing(tracer, velocity, sigma)
     _refuse_fillings_of(tracer, maps, velocity, velocity_error, is_good)
     if "velocity_error" in values or "velocity_ivar" in values:
         maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
     convention = maps.convention or files.convention
-    is_declared = maps.convention is not None or "convention" in files.model_fields_set
-    refuse_undeclared_redshift(f"V of the {tracer}", velocity, is_declared)
     redshift = _redshift(velocity, convention)
-    if convention != "rest":
-        velocity, width_factor = _at_rest(velocity, convention, galaxy_file.systemic_kms)
-        sigma, velocity_error, sigma_error = (
-            None if width is None else width / width_factor for width in (sigma, velocity_error, sigma_error)
-        )
+    if maps.convention is None and "convention" not in files.model_fields_set:
+        refuse_undeclared_redshift(f"V of the {tracer}", velocity)
+        maps.doubts += undeclared_differences(f"V of the {tracer}", redshift, galaxy_file.least_redshift())
+    velocity, (sigma, velocity_error, sigma_error) = _in_galaxys_frame(
+        galaxy_file, convention, redshift, velocity, (sigma, velocity_error, sigma_error)
+    )
     fwhm_arcsec = _beam_fwhm_arcsec(files, folder, maps)
     sky = SkyMap(
         maps.x_arcsec, maps.y_arcsec, side_arcsec, density, velocity, sigma, fwhm_arcsec, velocity_error, sigma_error
@@ -130,7 +155,16 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         float(np.nanmedian(values.get("instrument_sigma", files.instrument_sigma_kms))),
         redshift,
         maps.remarks,
+        maps.doubts,
     )
+
+
+def _beside_dispersion(files: TracerFiles, folder: Path) -> list[str]:
+    """Return the names of the maps in the file that holds the dispersion; none without one."""
+    if files.dispersion is None:
+        return []
+    tables = [table for table in (files.table, files.bins) if table is not None]
+    return [name for source in tables or [files.dispersion] for name in names_beside(source, folder)]
 
 
 def _within(
@@ -247,6 +281,17 @@ def _refuse_fillings_of(
             refuse_fillings(f"{what} of the {tracer}", np.where(is_shown, value, np.nan), unit)
 
 
+def _remark_on_missing(tracer: str, velocity_kms: np.ndarray, sigma_kms: np.ndarray | None) -> list[str]:
+    """Return a remark where pixels have a velocity and no dispersion: no map holds them, and others are not as they."""
+    has_velocity = np.isfinite(velocity_kms)
+    if sigma_kms is None or not (n := np.count_nonzero(has_velocity & ~np.isfinite(sigma_kms))):
+        return []
+    return [
+        f"{n} of {np.count_nonzero(has_velocity)} pixels of the {tracer} have a velocity and no dispersion, and are "
+        "left out: where they are many, and hardly resolved rather than faint, what is left has too large a dispersion."
+    ]
+
+
 def _remark_on_errors(tracer: str, error_kms: np.ndarray | None, velocity_kms: np.ndarray) -> list[str]:
     """Return a remark where errors of V are missing, nil or negative in some of the pixels that have a velocity."""
     has_velocity = np.isfinite(velocity_kms)
@@ -319,6 +364,44 @@ def _beam_fwhm_arcsec(files: TracerFiles, folder: Path, tracer_maps: _TracerMaps
             f"({extent_arcsec:.3g} arcsec): say beam_fwhm_arcsec"
         )
     return fwhm_arcsec
+
+
+def _systemic_kms(galaxy_file: GalaxyFile, convention: str, redshift: float | None) -> float | None:
+    """Return the systemic velocity in a convention where the galaxy's file tells it; None leaves it to the median of V.
+
+    redshift: that of the median, None where V is about a mean, and its median says nothing. Raises ValueError where
+    nothing else does, and the galaxy is too far for that not to matter.
+    """
+    if galaxy_file.systemic_kms is not None or redshift is not None:
+        return galaxy_file.systemic_kms
+    if galaxy_file.redshift is not None:
+        z = galaxy_file.redshift
+        return LIGHT_KMS * (z if convention == "optical" else z / (1 + z))
+    if (z := galaxy_file.least_redshift()) * LIGHT_KMS > MAX_UNCORRECTED_KMS:
+        raise ValueError(
+            f"convention: {convention} of V about a mean, which does not tell the redshift (at least {z:.2g} at that "
+            "distance): say systemic_kms, the galaxy's velocity in that convention, or redshift instead of distance_mpc"
+        )
+    return None
+
+
+def _in_galaxys_frame(
+    galaxy_file: GalaxyFile,
+    convention: str,
+    redshift: float | None,
+    velocity: np.ndarray,
+    widths: tuple[np.ndarray | None, ...],
+) -> tuple[np.ndarray, tuple[np.ndarray | None, ...]]:
+    """Return V, and widths and errors, about the galaxy; redshift is that of the median V, None where about a mean.
+
+    Raises ValueError as `_systemic_kms`.
+    """
+    if convention == "rest":
+        return velocity, widths
+    systemic_kms = _systemic_kms(galaxy_file, convention, redshift)
+    about_kms = systemic_kms if redshift is None and systemic_kms is not None else 0.0
+    at_rest, factor = _at_rest(velocity + about_kms, convention, systemic_kms)
+    return at_rest, tuple(None if width is None else width / factor for width in widths)
 
 
 def _at_rest(velocity_kms: np.ndarray, convention: str, systemic_kms: float | None) -> tuple[np.ndarray, float]:

@@ -12,6 +12,7 @@ from astropy.cosmology import Planck18
 from scipy.stats import spearmanr
 
 from kinmass.eval.classical.estimators import ObservedViews, wolf2010
+from kinmass.eval.classical.rotation import MIN_INCLINATION_DEG, THICKNESS
 from kinmass.eval.observed.roughness import roughness_ratio
 from kinmass.eval.observed.sanity import rms_speeds
 from kinmass.eval.observed.sky import SkyMap
@@ -59,6 +60,9 @@ HALF_LIGHT_SHARE = 1 / 8
 #: less than that share of it there, and so many R_e and a beam away. Mock galaxies with right centres hardly ever are;
 #: of wrong centres it finds most in maps that reach far, and few in small ones.
 ASYMMETRY, ASYMMETRY_SHARE, SYMMETRIC_RE = 0.15, 0.45, 0.25
+#: Axis ratio of a gas disc seen 30 degrees from face on: of masses of rounder ones a third is open (1 / sin^2 i), where
+#: axis ratios err by .1, as those of clumpy discs do.
+ROUND = float(np.hypot(np.sqrt(1 - THICKNESS**2) * np.cos(np.radians(MIN_INCLINATION_DEG)), THICKNESS))
 #: V that is so many times as even about the centre as it is odd is no velocity: of mock galaxies it is 1.2 at most,
 #: where all is noise.
 EVEN = 2.0
@@ -267,6 +271,21 @@ def of_centre(gas: SkyMap, r_e_arcsec: float) -> list[Reason]:
         f"The gas turns about a point {found.off_arcsec:.3g} arcsec ({found.off_arcsec / r_e_arcsec:.1f} R_e) from the "
         f"centre: about the centre, V of opposite pixels differs by {100 * found.asymmetry_given:.0f} % of its swing, "
         f"about that point by {100 * found.asymmetry:.0f} %. Is the centre right?"
+    )
+    return [Reason(text, 1)]
+
+
+def of_inclination(axis_ratio: float) -> list[Reason]:
+    """Judge whether the axis ratio of a gas disc, NaN where it is not known, tells how inclined it is.
+
+    Line-of-sight velocities are V sin i, and nothing else in a map of rotating gas tells sin i.
+    """
+    if axis_ratio <= ROUND:
+        return []
+    how = "is nearly round on the sky" if axis_ratio > ROUND else "has no density, or none inside the edge of its map"
+    text = (
+        f"The gas {how}: how inclined its disc is does not follow from that, and its mass goes with 1 / sin^2 of it. "
+        "Stars tell more; inclination_deg gives a rotation curve to hold it against."
     )
     return [Reason(text, 1)]
 

@@ -39,6 +39,7 @@ IN_PIXELS = {"pixel_arcsec": SIDE, "centre_pixel": [P // 2 + 1, P // 2 + 1]}
 
 def described(folder, tracers, **top) -> ObservedGalaxy:
     content = {"name": "survey", "distance_mpc": 40.0, "half_light_radius_arcsec": R_E} | top
+    content = {key: value for key, value in content.items() if value is not None}
     content |= {tracer: {"beam_fwhm_arcsec": 1.6} | keys for tracer, keys in tracers.items()}
     (folder / "survey.yaml").write_text(yaml.safe_dump(content))
     return read_galaxy(folder / "survey.yaml")
@@ -427,3 +428,98 @@ def test_values_with_units_are_refused_with_what_to_write(tmp_path, keys, words)
         described(tmp_path, {"gas": {"velocity": "V.fits"}}, **keys)
     with pytest.raises(ValueError, match="beam_fwhm_arcsec must not be false"):
         described(tmp_path, {"gas": {"velocity": "V.fits", "beam_fwhm_arcsec": False}})
+
+
+# ---- what files and their makers' habits leave open
+
+
+@pytest.mark.parametrize("kind", ["fits", "hdf5", "table", "bins"])
+def test_an_instruments_width_beside_a_dispersion_is_not_forgotten(tmp_path, kind):
+    """As MaNGA's STELLAR_SIGMACORR and EMLINE_INSTSIGMA, or PHANGS' HA6562_SIGMA_CORR; that of another map is none."""
+
+    def read(width, **keys):
+        maps = {f"HA_{name}": values for name, values in MAPS.items()} | {width: np.full((P, P), 20.0)}
+        if kind == "fits":
+            hdus = [fits.ImageHDU(values, name=name) for name, values in maps.items()]
+            fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "m.fits", overwrite=True)
+            files, place = IN_PIXELS, "m.fits[{}]"
+        elif kind == "hdf5":
+            with h5py.File(tmp_path / "m.h5", "w") as file:
+                for name, values in maps.items():
+                    file[f"gas/{name}"] = values
+            files, place = IN_PIXELS, "m.h5[gas/{}]"
+        else:
+            numbers = {"BIN_ID": np.arange(np.count_nonzero(SEEN))}
+            columns = {name: values[SEEN] for name, values in maps.items()} | numbers
+            Table({"X": X[SEEN], "Y": Y[SEEN]} | (columns if kind == "table" else numbers)).write(
+                tmp_path / "t.fits", overwrite=True
+            )
+            Table(columns).write(tmp_path / "b.fits", overwrite=True)
+            files, place = {"table": "t.fits"} | ({"bins": "b.fits"} if kind == "bins" else {}), "{}"
+        names = {key: place.format(f"HA_{name}") for key, name in KEYS.items()}
+        return described(tmp_path, {"gas": files | names | {k: place.format(v) for k, v in keys.items()}}).gas
+
+    for width in ("HA_SIGMA_CORR", "HA_INSTSIGMA", "INST_SIGMA", "HA_INSTRUMENTAL_SIGMA"):
+        with pytest.raises(ValueError, match=rf"stands beside {width}, .*: say instrument_sigma, that map, or .*: 0"):
+            read(width)
+    narrower = read("HA_SIGMA_CORR", instrument_sigma="HA_SIGMA_CORR")
+    kept = np.sqrt(np.maximum(MAPS["S"][SEEN] ** 2 - 400, 0))
+    np.testing.assert_allclose(np.sort(narrower.dispersion_kms), np.sort(kept), rtol=1e-5)
+    for width in ("STELLAR_SIGMACORR", "HA_SIGMA_ERR", "HA_CORRECTION"):
+        assert_same(read(width), east=1)
+
+
+def test_a_width_that_was_taken_out_before_is_said_to_be(tmp_path):
+    Table(rows(SIG_INST=np.full(np.count_nonzero(SEEN), 20.0), SIG=MAPS["S"][SEEN])).write(tmp_path / "t.fits")
+    keys = {"table": "t.fits"} | KEYS | {"dispersion": "SIG"}
+    with pytest.raises(ValueError, match="stands beside SIG_INST"):
+        described(tmp_path, {"gas": keys})
+    assert_same(described(tmp_path, {"gas": keys | {"instrument_sigma_kms": 0}}).gas)
+
+
+@pytest.mark.parametrize("convention", ["optical", "radio"])
+def test_differences_of_cz_need_the_redshift(tmp_path, convention):
+    """c (z - z0) of a distant galaxy is 1 + z times V; without a redshift from somewhere it says nothing."""
+    z, c = 1.5, 299792.458
+    rest = np.where(SEEN, MAPS["V"] - np.median(MAPS["V"][SEEN]), np.nan)
+    factor = 1 + z if convention == "optical" else 1 / (1 + z)
+    changed = {"V": factor * rest, "S": factor * MAPS["S"], "E": factor * MAPS["E"], "F": factor * MAPS["F"]}
+    far = {"distance_mpc": None, "redshift": z, "half_light_radius_arcsec": R_E}
+
+    def read(**top):
+        return images(tmp_path, keys={"convention": convention}, top=far | top, **changed)
+
+    in_convention = c * (z if convention == "optical" else z / (1 + z))
+    for sky in (read().gas, read(redshift=None, distance_mpc=1780.0, systemic_kms=in_convention).gas):
+        moved = sky.velocity_kms - np.median(sky.velocity_kms)
+        np.testing.assert_allclose(moved, rest[SEEN], atol=0.2)
+        np.testing.assert_allclose(sky.dispersion_kms, MAPS["S"][SEEN], rtol=1e-6)
+        np.testing.assert_allclose(sky.velocity_error_kms, MAPS["E"][SEEN], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"V about a mean, .* \(at least 1\.3 at that distance\): say systemic_k"):
+        read(redshift=None, distance_mpc=1780.0)
+    near = read(redshift=None, distance_mpc=20.0).gas  # where it does not matter, V may be about zero
+    np.testing.assert_allclose(near.dispersion_kms, factor * MAPS["S"][SEEN], rtol=1e-6)
+
+
+def test_a_distant_galaxy_whose_convention_is_not_said_is_doubted(tmp_path):
+    about_mean = {"V": MAPS["V"] - 2500}
+
+    def doubts(top, **keys):
+        return images(tmp_path, keys=keys, top=top, **about_mean).doubts["gas"]
+
+    far = {"distance_mpc": None, "redshift": 1.5}
+    (said,) = doubts(far)
+    assert "V of the gas is about a mean, at a redshift of 1.5 or more" in said
+    assert "150 % too large" in said
+    assert len(doubts({"distance_mpc": 500.0})) == 1
+    assert doubts(far, convention="rest") == doubts({"distance_mpc": 40.0}) == ()
+
+
+def test_a_dispersion_that_is_called_a_logarithm_or_is_missing_is_told_of(tmp_path):
+    Table(rows(LOG_SIGMA=np.log10(MAPS["S"][SEEN]))).write(tmp_path / "t.fits")
+    with pytest.raises(ValueError, match="dispersion LOG_SIGMA is called a logarithm"):
+        described(tmp_path, {"gas": {"table": "t.fits"} | KEYS | {"dispersion": "LOG_SIGMA"}})
+    few = np.where(MAPS["S"] > 40, MAPS["S"], np.nan)
+    n, n_seen = np.count_nonzero(SEEN & ~(MAPS["S"] > 40)), np.count_nonzero(SEEN)
+    said = images(tmp_path, S=few).remarks
+    assert any(remark.startswith(f"{n} of {n_seen} pixels of the gas have a velocity and no disp") for remark in said)

@@ -14,13 +14,15 @@ from astropy.io import fits
 from astropy.table import QTable, Table
 
 from kinmass.eval.__main__ import main, shipped_runs
-from kinmass.eval.observed.curve import rotation_curve_of
+from kinmass.eval.classical.rotation import THICKNESS
+from kinmass.eval.observed.curve import axis_ratio_of_gas, rotation_curve_of
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
 from kinmass.eval.observed.inference import (
     LIKELY_GAS_DEX,
     LIKELY_GAS_MSUN_KPC2,
     _draw_geometry,
     _observe,
+    _with_likely_density,
     infer,
     psf_fwhm_re,
 )
@@ -28,6 +30,7 @@ from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, regridded, wit
 from kinmass.eval.observed.verdict import (
     Verdict,
     of_estimates,
+    of_inclination,
     of_members,
     of_resolution,
     of_speeds,
@@ -246,7 +249,8 @@ def test_of_a_density_in_no_unit_the_shape_is_shown(told, monkeypatch):
     assert np.ptp(np.log(shown[is_seen] / calibrated[4].numpy()[is_seen])) < 1e-5
     centre, r_e = 0.5 * (len(shown) - 1), len(shown) / profile.field_of_view_re
     within_re = np.hypot(*(np.indices(shown.shape) - centre)) < r_e
-    assert shown[within_re].mean() == pytest.approx(LIKELY_GAS_MSUN_KPC2, rel=0.1)
+    squeezed = np.hypot(np.sqrt(1 - THICKNESS**2) * np.cos(np.radians(INCLINATION)), THICKNESS)
+    assert shown[within_re & is_seen].mean() == pytest.approx(LIKELY_GAS_MSUN_KPC2 / squeezed, rel=0.2)
     assert torch.allclose(channel(observed, 1, "density_dex"), torch.tensor(0.3))
     for bare in (
         replace(galaxy(gas=faint), calibrated=frozenset(), without_density=frozenset({"gas"})),
@@ -256,6 +260,39 @@ def test_of_a_density_in_no_unit_the_shape_is_shown(told, monkeypatch):
         t = int(bare.gas is not None)
         assert set(observed[4 * t][observed[4 * t + 3] > 0].tolist()) == {1.0}
         assert (channel(observed, t, "density_dex") == UNKNOWN).all()
+
+
+def tilted(inclination_deg: float, **more: object) -> SkyMap:
+    """A thin disc out to the edge of a round footprint, of which nothing but the inclination differs."""
+    y = Y / np.hypot(np.sqrt(1 - THICKNESS**2) * np.cos(np.radians(inclination_deg)), THICKNESS)
+    r, is_seen = np.hypot(X, y), np.hypot(X, Y) < 20
+    speed = 150 * np.sin(np.radians(inclination_deg)) * X / np.maximum(r, 0.3)
+    images = [np.where(is_seen, image, np.nan) for image in (np.exp(-r / 6), speed, np.full_like(r, 10.0))]
+    return SkyMap.from_images(*images, SIDE, beam_fwhm_arcsec=2.0, **more)
+
+
+@pytest.mark.parametrize("inclination_deg", [0.0, 45.0, 70.0])
+def test_a_likely_column_of_gas_is_that_of_its_inclined_disc(inclination_deg):
+    """Seen from any side a disc has one mass: where it covers less of the sky, its density is higher."""
+    shown = [_with_likely_density(tilted(inclination_deg), 10.0, known) for known in (None, inclination_deg)]
+    face_on = _with_likely_density(tilted(0.0), 10.0, 0.0)
+    within_re = [np.hypot(sky.x_arcsec, sky.y_arcsec) < 10 for sky in (*shown, face_on)]
+    squeezed = np.hypot(np.sqrt(1 - THICKNESS**2) * np.cos(np.radians(inclination_deg)), THICKNESS)
+    means = [sky.density[is_inside].mean() for sky, is_inside in zip((*shown, face_on), within_re, strict=True)]
+    assert means[1] == pytest.approx(LIKELY_GAS_MSUN_KPC2 / squeezed, rel=1e-6)
+    assert means[0] == pytest.approx(means[1], rel=0.2)  # the isophote's moments are a little rounder
+    assert means[2] == pytest.approx(LIKELY_GAS_MSUN_KPC2, rel=1e-6)
+
+
+def test_gas_alone_has_to_show_how_inclined_it_is():
+    """A round disc or one without a density does not, be it known or not; a shape inside the edge or a key does."""
+    for inclination_deg, expected in ((10.0, [1]), (25.0, [1]), (40.0, []), (65.0, []), (85.0, [])):
+        assert weights(of_inclination(axis_ratio_of_gas(tilted(inclination_deg), None))) == expected, inclination_deg
+    bare = replace(tilted(65.0), density=np.ones_like(tilted(65.0).density))
+    assert weights(of_inclination(axis_ratio_of_gas(bare, None))) == [1]
+    assert "has no density" in of_inclination(axis_ratio_of_gas(bare, None))[0].text
+    assert of_inclination(axis_ratio_of_gas(bare, 65.0)) == []
+    assert "nearly round" in of_inclination(axis_ratio_of_gas(bare, 20.0))[0].text
 
 
 def test_what_a_density_in_no_unit_may_be_is_drawn():

@@ -47,7 +47,7 @@ distance_error_mpc: 1
 half_light_radius_arcsec: 23
 half_light_radius_error_arcsec: 1
 centre_deg: [187.2, 9.3]
-inclination_deg: 55          # of the gas disc: for its rotation curve alone
+inclination_deg: 55          # of the gas disc: for its rotation curve, and densities in no unit
 stars:
   velocity: galaxy.fits[STARS_VELOCITY]
   dispersion: galaxy.fits[STARS_DISPERSION]

@@ -41,7 +41,7 @@ from kinmass.train.launch.ports import free_port
 from kinmass.train.launch.status import states
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, _hold, _with_batch_for, fit
-from kinmass.train.loop.fitter import Fitter, NonFinite
+from kinmass.train.loop.fitter import NonFinite
 from kinmass.train.loop.prepare import prepare
 from kinmass.train.model.density import ProfileDensity
 from kinmass.train.run.checkpoint import RunError, load, read_config, read_last, read_tensors, write_tensors
@@ -396,19 +396,6 @@ def test_a_diverging_fit_names_the_views_and_keeps_good_weights(map_store, tmp_p
     state, _ = read_last(tmp_path / "run")
     assert state is not None
     assert all(torch.isfinite(p).all() for p in state["model"].values())
-
-
-class Sharpening(Fitter):
-    """A fit that gets surer of itself from round to round, and better once its widths are calibrated."""
-
-    def _validate(self) -> dict[str, float]:
-        return super()._validate() | {"loss/val": float(self.step), "loss/val_calibrated": -float(self.step)}
-
-
-def test_the_weights_kept_are_the_best_once_calibrated(map_store, tmp_path):
-    config = config_of(map_store, steps=3, round_steps=1, suites=("quiet",))
-    best = fit(config, tmp_path / "run", quiet=True, fitter_class=Sharpening)["best"]
-    assert (best["step"], best["loss"]) == (3, -3)
 
 
 def test_a_fit_without_any_finite_validation_is_not_called_finished(map_store, tmp_path):

@@ -1,0 +1,143 @@
+"""Where the pixels of an image, or the rows of a table, lie from a galaxy's centre on the sky."""
+
+from typing import Any
+
+import numpy as np
+from astropy.coordinates import SkyCoord
+
+from kinmass.eval.observed.fits_units import arcsec_per_unit
+from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
+from kinmass.eval.observed.grids import Grid, look_like_pixel_numbers
+
+
+def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
+    """Return the side of a square pixel [arcsec], from the WCS or else pixel_arcsec.
+
+    Raises ValueError where they differ, where neither is known, and for pixels that are not square.
+    """
+    if grid.wcs is None:
+        if pixel_arcsec is None:
+            raise ValueError(
+                f"{grid.name} has no celestial coordinates (WCS): say pixel_arcsec, the side of a pixel, and "
+                "centre_pixel, or give a WCS"
+            )
+        return pixel_arcsec
+    first_side, second_side = grid.sides_arcsec()
+    if abs(first_side / second_side - 1) > 0.02:
+        raise ValueError(
+            f"{grid.name}: pixels are not square: {first_side:.3g} x {second_side:.3g} arcsec; rebin the maps first"
+        )
+    side_arcsec = float(np.sqrt(first_side * second_side))
+    if pixel_arcsec is not None and abs(pixel_arcsec / side_arcsec - 1) > 0.02:
+        raise ValueError(
+            f"{grid.name}: pixels are {side_arcsec:.4g} arcsec wide in its WCS, and pixel_arcsec is {pixel_arcsec}: "
+            "which is right? Leave pixel_arcsec out, or mend the WCS"
+        )
+    return side_arcsec
+
+
+def pixel_offsets(files: TracerFiles, grid: Grid, galaxy_file: GalaxyFile) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the offsets x, y (Y, X) of an image's pixels from the centre, and their side [arcsec].
+
+    Raises ValueError where the centre is not known.
+    """
+    side = side_arcsec_of(grid, files.pixel_arcsec)
+    iy, ix = np.indices(grid.shape)
+    centre_pixel = files.centre_pixel
+    if grid.wcs is None:
+        if centre_pixel is None:
+            raise ValueError(f"{grid.name} has no celestial coordinates (WCS): say centre_pixel: [x, y], from 1")
+        return side * (ix + 1 - centre_pixel[0]), side * (iy + 1 - centre_pixel[1]), side
+    # North is up for both tracers, be the one's image in galactic coordinates.
+    sky_position = _icrs(grid.wcs.pixel_to_world(ix, iy))
+    if centre_pixel is not None:
+        sky_centre = _icrs(grid.wcs.pixel_to_world(centre_pixel[0] - 1, centre_pixel[1] - 1))
+        if galaxy_file.centre_deg is not None:
+            given = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs")
+            if (apart_arcsec := float(given.separation(sky_centre).to_value("arcsec"))) > 2 * side:
+                raise ValueError(
+                    f"centre_pixel and centre_deg are {apart_arcsec:.3g} arcsec apart: give the one that is right"
+                )
+    elif galaxy_file.centre_deg is not None:
+        sky_centre = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs")
+    else:
+        raise ValueError("centre_deg: [right ascension, declination] is needed for maps with a WCS")
+    x, y = (offset.to_value("arcsec") for offset in sky_centre.spherical_offsets_to(sky_position))
+    _refuse_stretched(grid.name, sky_position, side)
+    return x, y, side
+
+
+def _refuse_stretched(name: str, position: SkyCoord, side_arcsec: float) -> None:
+    """Raise ValueError where pixels (Y, X) lie farther from, or nearer to each other on the sky than their side.
+
+    So they do where coordinates grow with right ascension itself: CTYPE1 = 'RA', without a projection.
+    """
+    iy, ix = (n // 2 for n in position.shape)
+    if min(iy, ix) < 1:
+        return
+    here, left, below = position[iy, ix], position[iy, ix - 1], position[iy - 1, ix]
+    apart_arcsec = [float(here.separation(other).to_value("arcsec")) for other in (left, below)]
+    if max(abs(apart / side_arcsec - 1) for apart in apart_arcsec) > 0.05:
+        raise ValueError(
+            f"{name}: pixels lie {apart_arcsec[0]:.3g} and {apart_arcsec[1]:.3g} arcsec apart on the sky, and are "
+            f"{side_arcsec:.3g} arcsec wide by CDELT or CD: mend CTYPE (RA---TAN, DEC--TAN), or remove the WCS and say "
+            "pixel_arcsec and centre_pixel"
+        )
+
+
+def _icrs(position: SkyCoord) -> SkyCoord:
+    """Return a position in ICRS, without what else its own frame knows (an equinox)."""
+    return SkyCoord(position.icrs.ra, position.icrs.dec, frame="icrs")
+
+
+def _about_zero(angle: Any, turn: float) -> Any:
+    """Return angles from -1/2 to 1/2 of a turn: beside a right ascension of zero lie those of 359 degrees."""
+    return (angle + 0.5 * turn) % turn - 0.5 * turn
+
+
+def row_offsets(
+    files: TracerFiles, galaxy_file: GalaxyFile, x: tuple[np.ndarray, str | None], y: tuple[np.ndarray, str | None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the offsets [arcsec] of a table's rows from the centre, from columns x and y (values, unit).
+
+    The columns are right ascension and declination where their median is nearer to centre_deg than to zero.
+    """
+    if not (x[1] or y[1] or files.xy_unit or files.pixel_arcsec) and look_like_pixel_numbers(x[0], y[0]):
+        raise ValueError(
+            f"columns {files.x} and {files.y} have no unit and look like numbers of pixels: say xy_unit: pix and "
+            "pixel_arcsec, or xy_unit: arcsec if that is what they are in"
+        )
+    names, values_and_units = (files.x, files.y), (x, y)
+    units = [files.xy_unit or unit for _, unit in values_and_units]
+    pixel = files.pixel_arcsec
+    coordinates_arcsec = [
+        v * arcsec_per_unit(n, u, galaxy_file.distance()[0], pixel)
+        for n, u, (v, _) in zip(names, units, values_and_units, strict=True)
+    ]
+    if galaxy_file.centre_deg is not None and not any(units):
+        medians = np.array([np.nanmedian(v) for v in coordinates_arcsec])
+        if np.linalg.norm(medians - np.array(galaxy_file.centre_deg)) < 0.1 * np.linalg.norm(medians):
+            raise ValueError(
+                f"columns {files.x} and {files.y} have no unit and look like right ascension and declination in "
+                "degrees: say xy_unit: deg"
+            )
+    if galaxy_file.centre_deg is not None and all(units):
+        turn_arcsec, given_arcsec = 360 * 3600, 3600 * np.array(galaxy_file.centre_deg)
+        from_given, from_zero = (
+            [
+                np.nanmedian(_about_zero(v - origin, turn_arcsec))
+                for v, origin in zip(coordinates_arcsec, at, strict=True)
+            ]
+            for at in (given_arcsec, (0.0, 0.0))
+        )
+        if np.linalg.norm(from_given) < np.linalg.norm(from_zero):
+            sky_positions = SkyCoord(*coordinates_arcsec, unit="arcsec", frame="icrs")
+            offsets = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").spherical_offsets_to(sky_positions)
+            return offsets[0].to_value("arcsec"), offsets[1].to_value("arcsec")
+    centre_arcsec = list(galaxy_file.centre_arcsec)
+    if files.centre_pixel is not None:
+        if pixel is None:
+            raise ValueError("centre_pixel of a table needs pixel_arcsec")
+        centre_arcsec = [pixel * v for v in files.centre_pixel]
+    x_arcsec = _about_zero(coordinates_arcsec[0], 360 * 3600)
+    return x_arcsec - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1]

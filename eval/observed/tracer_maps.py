@@ -1,0 +1,255 @@
+"""Read the maps of one tracer of an observed galaxy, of any unit and grid, as they stand in its files."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from astropy import units
+
+from kinmass.eval.observed.fits_maps import Bins, blank_to_nan, columns, image, text_columns
+from kinmass.eval.observed.fits_units import (
+    Density,
+    inverse_variance_per_unit,
+    is_inverse_variance,
+    kms2_per_unit,
+    kms_per_unit,
+    read_density,
+)
+from kinmass.eval.observed.frequencies import to_velocities
+from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
+from kinmass.eval.observed.grids import Grid, Resampling, first_of_each_place, onto_one_grid, spaxel_side, tiled
+from kinmass.eval.observed.names import refuse_error_for
+from kinmass.eval.observed.offsets import pixel_offsets, row_offsets, side_arcsec_of
+
+_MAPS = (
+    "velocity", "density", "dispersion", "mask", "velocity_error", "velocity_ivar", "dispersion_error",
+    "dispersion_ivar", "instrument_sigma",
+)  # fmt: skip
+IVARS, ERRORS = ("velocity_ivar", "dispersion_ivar"), ("velocity_error", "dispersion_error")
+
+
+@dataclass
+class TracerMaps:
+    """Maps of one tracer as read: values {key: (n,) or (Y, X)}, NaN where blank, and the offsets of their pixels.
+
+    Velocities and widths are in km/s, densities linear in the unit that `density` tells. remarks are for the reader,
+    doubts speak against what follows from the maps.
+    """
+
+    values: dict[str, np.ndarray]
+    x_arcsec: np.ndarray
+    y_arcsec: np.ndarray
+    side_arcsec: float
+    density: Density
+    remarks: list[str] = field(default_factory=list)
+    convention: str | None = None  # of V, where the files tell it
+    doubts: list[str] = field(default_factory=list)
+
+
+def read_maps(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> TracerMaps:
+    """Read the maps of a tracer, images or columns of a table. Raises as `tracer.read_tracer`."""
+    return (_read_table if files.table is not None else _read_images)(files, folder, galaxy_file)
+
+
+def _without_blanks(files: TracerFiles, value: np.ndarray) -> np.ndarray:
+    for blank in [files.blank] if isinstance(files.blank, float) else files.blank or []:
+        value = blank_to_nan(value, blank)
+    return value
+
+
+def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -> np.ndarray:
+    """Convert a map as read: blanks become NaN; velocities, dispersions and errors are in km/s, or (km/s)^-2."""
+    if key.startswith("mask") and files.mask_is == "good":
+        return np.where(value > 0, 0.0, 1.0)
+    if key.startswith("mask") or key == "bin":
+        return value  # a zero of these is a value, even where `blank` is zero
+    value = _without_blanks(files, value)
+    name, velocity_unit = getattr(files, key), files.velocity_unit
+    if key == "density":
+        return value
+    if key == "velocity":
+        return value * kms_per_unit(name, velocity_unit or unit)
+    if key in IVARS:
+        ivar_unit = files.velocity_error_unit and f"({files.velocity_error_unit})^-2"
+        return value * inverse_variance_per_unit(name, ivar_unit or unit, kms_per_unit(name, velocity_unit) ** -2)
+    unit_key = "velocity_error_unit" if key in ERRORS else "dispersion_unit"
+    # A variance, as a moment of second order is, or the square of an error. That of a dispersion may be another thing,
+    # the error of a variance.
+    is_squared = key == "velocity_error" or (key == "dispersion" and files.dispersion_is == "sigma")
+    squared = kms2_per_unit(getattr(files, unit_key) or unit) if is_squared else None
+    if squared is not None:
+        return np.sqrt(np.where(value >= 0, value * squared, np.nan))
+    if key in ERRORS and getattr(files, unit_key) is None and is_inverse_variance(unit):
+        raise ValueError(f"{key} {name} is in {unit!r}: say {key.removesuffix('_error')}_ivar, an inverse variance")
+    return value * _width_kms_per_unit(name, getattr(files, unit_key), velocity_unit, unit, unit_key)
+
+
+def _width_kms_per_unit(
+    name: str, unit_of_key: str | None, velocity_unit: str | None, unit_of_file: str | None, key: str
+) -> float:
+    """Return how many km/s one unit of a map of widths or errors is.
+
+    The unit is that of the map's own key, else velocity_unit, else that of its file. Raises ValueError where the last
+    two differ: velocity_unit may be meant for both maps, or the header of the velocity alone may be wrong.
+    """
+    if unit_of_key is not None or velocity_unit is None:
+        return kms_per_unit(name, unit_of_key or unit_of_file, key)
+    try:
+        kms_per_file_unit = kms_per_unit(name, unit_of_file) if (unit_of_file or "").strip() else None
+    except ValueError:
+        kms_per_file_unit = None
+    kms_per_velocity_unit = kms_per_unit(name, velocity_unit)
+    if kms_per_file_unit is not None and abs(kms_per_file_unit / kms_per_velocity_unit - 1) > 1e-6:
+        raise ValueError(
+            f"{name} is in {unit_of_file!r} as its file says, velocity_unit is {velocity_unit}: say {key}, its unit"
+        )
+    return kms_per_velocity_unit
+
+
+def _map_names(files: TracerFiles) -> dict[str, str]:
+    """Return the names of a tracer's maps {key: name}; of several masks, the second is called mask 2."""
+    masks = [files.mask] if isinstance(files.mask, str) else files.mask or []
+    names = {key: name for key in _MAPS if key != "mask" and (name := getattr(files, key)) is not None}
+    return names | {f"mask {i + 1}" if i else "mask": name for i, name in enumerate(masks)}
+
+
+def _merge_masks(values: dict[str, np.ndarray]) -> None:
+    """Make one mask of several: a pixel is bad where it is in any of them."""
+    if len(masks := [values.pop(key) for key in list(values) if key.startswith("mask")]):
+        values["mask"] = np.any([mask != 0 for mask in masks], axis=0).astype(float)  # NaN too
+
+
+def bin_table_of(files: TracerFiles, folder: Path) -> Bins | None:
+    """Return the table of bins that the maps' bin numbers refer to, if there is one."""
+    if files.bins is None:
+        return None
+    return Bins(files.bins, folder, files.bin_id or files.bin, files.bins_start_at, _map_names(files).values())
+
+
+def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> TracerMaps:
+    """Read maps that are images, or columns of a table of bins whose numbers are an image."""
+    bin_table = bin_table_of(files, folder)
+    map_names = _map_names(files)
+    bin_columns = {key: name for key, name in map_names.items() if bin_table is not None and name in bin_table.columns}
+    image_names = {key: name for key, name in map_names.items() if key not in bin_columns} | (
+        {"bin": files.bin} if bin_columns else {}
+    )
+    read = {key: image(name, folder) for key, name in image_names.items()}
+    values_and_headers, is_frequency = read, False
+    if files.velocity_unit is None:
+        values_and_headers, is_frequency = to_velocities(read, files.velocity, lambda v: _without_blanks(files, v))
+    planes = {key: str(header["PLANE"]) for key, (_, header) in values_and_headers.items() if "PLANE" in header}
+    for key, called in planes.items():
+        refuse_error_for(files, key, called)
+    grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
+    images = {
+        key: _in_kms(files, key, value, header.get("BUNIT")) for key, (value, header) in values_and_headers.items()
+    }
+    density = None
+    if "density" in images:
+        density_grid = next((g for g in (grids["density"], *grids.values()) if g.wcs is not None), grids["density"])
+        unit = files.density_unit or values_and_headers["density"][1].get("BUNIT")
+        side = (
+            side_arcsec_of(density_grid, files.pixel_arcsec)
+            if density_grid.wcs is None
+            else float(np.sqrt(np.prod(density_grid.sides_arcsec())))
+        )
+        assert files.density is not None
+        density = read_density(files.density, images["density"], unit, side, galaxy_file.distance()[0])
+        images["density"] = density.value
+    reference_key = "velocity" if "velocity" in images else "bin"
+    methods: dict[str, Resampling] = {"bin": "nearest"}
+    methods |= dict.fromkeys((key for key in images if key.startswith("mask")), "largest")
+    values, grid, remarks = onto_one_grid(images, grids, reference_key, methods, files.one_grid)
+    x, y, side = pixel_offsets(files, grid, galaxy_file)
+    if bin_table is not None and bin_columns:
+        row_of_spaxel = bin_table.row_of(values.pop("bin"))
+        for key, name in bin_columns.items():
+            value, unit = bin_table.at_spaxels(name, row_of_spaxel)
+            values[key] = _in_kms(files, key, value, unit)
+            if key == "density":
+                density = read_density(
+                    name, values[key], files.density_unit or unit, side, galaxy_file.distance()[0], bins=True
+                )
+                values[key] = density.value
+    if planes:
+        keys_of = {called: [key for key in planes if planes[key] == called] for called in planes.values()}
+        listed = "; ".join(f"{', '.join(keys)} {called!r}" for called, keys in keys_of.items())
+        tracer = "gas" if files is galaxy_file.gas else "stars"
+        remarks.append(f"Planes of the {tracer} as headers call them: {listed}.")
+    _merge_masks(values)
+    return TracerMaps(values, x, y, side, density or _even(values), remarks, "optical" if is_frequency else None)
+
+
+def _even(values: dict[str, np.ndarray]) -> Density:
+    """Put a density of one where there is a velocity, into the maps of a tracer of which none was measured."""
+    values["density"] = np.where(np.isfinite(values["velocity"]), 1.0, np.nan)
+    return Density(values["density"], None, "", units.dimensionless_unscaled)
+
+
+def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> TracerMaps:
+    """Read maps that are columns of a table of spaxels or bins, or of a table of bins that its spaxels refer to."""
+    name = str(files.table)
+    bin_table = bin_table_of(files, folder)
+    places = (files.x, files.y)
+    table_columns = columns(
+        name, folder, (*places, *_map_names(files).values(), *((files.bin,) if bin_table else ())), places
+    )
+    map_columns = _map_names(files) | {"x": files.x, "y": files.y}
+    bin_columns = set()
+    if bin_table is not None and files.bin in table_columns:
+        row_of_spaxel = bin_table.row_of(table_columns[files.bin][0])
+        bin_columns = {
+            column_name
+            for column_name in map_columns.values()
+            if column_name in bin_table.columns and column_name not in table_columns
+        }
+        table_columns |= {column_name: bin_table.at_spaxels(column_name, row_of_spaxel) for column_name in bin_columns}
+    if missing := [column for column in map_columns.values() if column not in table_columns]:
+        for column, text in text_columns(name, folder).items():
+            if column in missing:
+                raise ValueError(
+                    f"{name}: column {column} holds text, {text!r}: it must be a number, or nan, in every row (right "
+                    "ascension and declination in degrees)"
+                )
+        of_bins = f"; {files.bins} has {', '.join(bin_table.columns)}" if bin_table is not None else ""
+        raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}{of_bins}")
+    x, y = row_offsets(files, galaxy_file, *(table_columns[map_columns.pop(key)] for key in ("x", "y")))
+    values = {key: _in_kms(files, key, *table_columns[column]) for key, column in map_columns.items()}
+    _merge_masks(values)
+    has_position = np.isfinite(x) & np.isfinite(y)
+    x, y, values = x[has_position], y[has_position], {key: value[has_position] for key, value in values.items()}
+    if files.rows == "bins":
+        x, y, bin_index, side = tiled(x, y)
+        values = {key: value[bin_index] for key, value in values.items()}
+    else:
+        side = spaxel_side(x, y, name, files.pixel_arcsec)
+        values["velocity"] = _without_doubles(name, x, y, side, values)
+    if files.density is None:
+        return TracerMaps(values, x, y, side, _even(values))
+    unit, is_binned = (
+        files.density_unit or table_columns[files.density][1],
+        files.rows == "bins" or files.density in bin_columns,
+    )
+    density = read_density(files.density, values["density"], unit, side, galaxy_file.distance()[0], is_binned)
+    values["density"] = density.value
+    return TracerMaps(values, x, y, side, density)
+
+
+def _without_doubles(
+    name: str, x_arcsec: np.ndarray, y_arcsec: np.ndarray, side_arcsec: float, values: dict[str, np.ndarray]
+) -> np.ndarray:
+    """Return velocities (n,) of a table's rows, NaN in those that say once more what another row of the place says.
+
+    Raises ValueError where rows of one place have different velocities.
+    """
+    velocity = np.where(values.get("mask", 0) == 0, values["velocity"], np.nan)
+    is_used = np.flatnonzero(np.isfinite(velocity))
+    first = is_used[first_of_each_place(x_arcsec[is_used], y_arcsec[is_used], side_arcsec)]
+    n_others = np.count_nonzero(velocity[is_used] != velocity[first])
+    if n_others:
+        raise ValueError(
+            f"{name}: {n_others} of {len(is_used)} rows have another velocity than a row at the same place: are there "
+            "several galaxies, components or pointings in it? give a table with one row for each spaxel, or a mask"
+        )
+    return np.where(np.isin(np.arange(len(velocity)), first) | ~np.isfinite(velocity), values["velocity"], np.nan)

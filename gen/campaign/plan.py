@@ -14,6 +14,7 @@ import zarr
 from kinmass.gen.campaign.listing import UNLISTED, Entry, Listing, list_snapshot, uncollected
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.base import Halo, centres_kpc
+from kinmass.gen.formats import FORMATS
 from kinmass.gen.snapshots import alike
 from kinmass.gen.storage import lock, store, suite_group
 from kinmass.gen.suite import Suite, SuiteError
@@ -185,6 +186,8 @@ def make_room(
             print(f"{suite.name}: {n_galaxies}, {per_shard} in each file of an array", file=sys.stderr)
         config = asdict(settings) | {"galaxies_per_shard": per_shard}
         config |= {"suite": suite.model_dump(mode="json", exclude={"root"})}
+        if (version := FORMATS[suite.format].version_of_reading) > 1:
+            config["version_of_reading"] = version
         names = [name for _, _, (name, _, _) in entries]
         lineages = [suite.lineage_of(name, getattr(halo, "lineage", None)) for _, _, (name, halo, _) in entries]
         centres = centres_kpc(None if halo is None else halo.centre_kpc for _, _, (_, halo, _) in entries)

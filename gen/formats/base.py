@@ -175,6 +175,8 @@ class Format(ABC):
     host: ClassVar[str | None] = "gas"
     components: ClassVar[dict[str, list[str]]]
     mass: ClassVar[str] = "Masses"
+    #: Raised where other galaxies are made of the same files than before: a store that has some is not gone on with.
+    version_of_reading: ClassVar[int] = 1
     corner: ClassVar[float] = 0.0  # the coordinate at which a box begins, as a multiple of its side
 
     @abstractmethod

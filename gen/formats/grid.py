@@ -62,6 +62,7 @@ class GridFormat(Format):
         "low_resolution": ["coarse_dark"],
     }
     formed: ClassVar[str] = "none"
+    version_of_reading: ClassVar[int] = 2  # before, true masses took a cell's gas to be in its centre
     cell_fields: ClassVar[tuple[Any, ...]]
     #: Whether cells have densities of momentum in the place of velocities.
     cell_momenta: ClassVar[bool] = False

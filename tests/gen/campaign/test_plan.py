@@ -11,10 +11,12 @@ from test_faults import SMALL, write_box
 
 from kinmass.gen.campaign.batches import Batches
 from kinmass.gen.campaign.failures import unforeseen
-from kinmass.gen.campaign.plan import Task, list_tasks
+from kinmass.gen.campaign.plan import Task, list_tasks, plan
+from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.base import Halo
+from kinmass.gen.formats import FORMATS
 from kinmass.gen.storage import galaxy_reader, store
-from kinmass.gen.suite import Suite, SuiteError
+from kinmass.gen.suite import Suite, SuiteError, load_suite
 
 
 def planned(n):
@@ -101,3 +103,19 @@ def test_a_table_of_several_snapshots_says_whose_its_galaxies_are(tmp_path):
     assert [task.name for task in list_tasks(suite)] == ["zoom_a:a", "zoom_b:b"]
     (tmp_path / "t.csv").write_text("x,y,z\n0,0,0\n")  # one galaxy at several times
     assert [task.name for task in list_tasks(suite)] == ["zoom_a:0", "zoom_b:0"]
+
+
+def test_what_is_read_otherwise_now_does_not_go_into_a_store_of_before(tmp_path, monkeypatch):
+    """A store whose galaxies were made of the same files by other rules keeps to them; one without any is made anew."""
+    suite, settings, out = load_suite(write_box(tmp_path / "box", galaxies=2)), Settings(2, 16), tmp_path / "maps.zarr"
+    plan([suite], out, settings)
+    monkeypatch.setattr(type(FORMATS[suite.format]), "version_of_reading", 2)
+    plan([suite], out, settings)  # nothing was mapped yet
+    store.open_suite(out, suite.name)["status"][0] = store.DONE
+    plan([suite], out, settings)
+    monkeypatch.setattr(type(FORMATS[suite.format]), "version_of_reading", 3)
+    with pytest.raises(store.StoreError, match=r"holds 1 galaxy made .* \(version_of_reading: 2 -> 3\).*--out"):
+        plan([suite], out, settings)
+    monkeypatch.undo()
+    with pytest.raises(store.StoreError, match=r"\(version_of_reading: 2 -> none\)"):
+        plan([suite], out, settings)

@@ -45,7 +45,10 @@ def test_every_array_column_and_command_is_in_its_page(made):
     assert all(f"| `{name}` |" in made["reference/store.md"] for name in ARRAYS)
     assert all(f"| `{name}` |" in made["reference/columns.md"] for name in MEANINGS)
     assert made["reference/commands.md"].count("\n## kinmass ") >= 13
-    assert "| `--views VIEWS` | random lines of sight per galaxy (default: 4) |" in made["reference/commands.md"]
+    assert (
+        "| `--views VIEWS` | random lines of sight per galaxy: networks learn more from more of them (default: 16) |"
+        in made["reference/commands.md"]
+    )
 
 
 def test_tables_have_as_many_cells_as_their_heads(made):

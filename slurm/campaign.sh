@@ -39,14 +39,24 @@ cancel_outdated() {
   done
 }
 
-# Every suite is read and the store is made before any job is queued, so that mistakes show at once.
-plan=$("${python[@]}" -m kinmass maps "${suites[@]}" --out "$out/maps.zarr" --plan)
-echo "$plan"
+# Every suite is read and the store is made before any job is queued, so that mistakes show at once. While a job maps,
+# it holds the store.
 maps=$(under_way generate) || maps=""
-[[ $plan =~ room\ for\ ([0-9]+)\ galaxies,\ ([0-9]+)\ of ]]
-if [[ -z $maps && ${BASH_REMATCH[1]} != "${BASH_REMATCH[2]}" ]]; then
-  maps=$(slurm/generate.sh "${suites[@]}" --out "$out/maps.zarr")
-  echo "$maps" >"$out/logs/generate.job"
+if [[ -n $maps ]]; then
+  read -r _ mapped <"$out/logs/generate.job"
+  [[ -z $mapped || $mapped == "${suites[*]}" ]] || {
+    echo "slurm/campaign.sh: job $maps maps other suites into $out/maps.zarr ($mapped); give the command again when" \
+      "it has ended, or cancel it" >&2
+    exit 2
+  }
+else
+  plan=$("${python[@]}" -m kinmass maps "${suites[@]}" --out "$out/maps.zarr" --plan)
+  echo "$plan"
+  [[ $plan =~ room\ for\ ([0-9]+)\ galaxies,\ ([0-9]+)\ of ]]
+  if [[ ${BASH_REMATCH[1]} != "${BASH_REMATCH[2]}" ]]; then
+    maps=$(slurm/generate.sh "${suites[@]}" --out "$out/maps.zarr")
+    echo "$maps ${suites[*]}" >"$out/logs/generate.job"
+  fi
 fi
 "${python[@]}" -m kinmass launch --store "$out/maps.zarr" --out "$out/runs" ${maps:+--after "$maps"} "${training[@]}"
 fits=$("${python[@]}" -m kinmass status "$out/runs" --jobs)

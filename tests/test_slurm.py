@@ -385,7 +385,10 @@ def test_the_whole_campaign_by_one_command(suites, map_store, tmp_path):
     assert "training    job" in output
     training, waiting = re.findall(r"(?:training|evaluation) +job (\d+) ", output)
     shell("scontrol", "hold", training)
-    again = shell(*line)  # nothing is queued twice; a stage that has ended since has no job any more
+    maps = re.search(r"maps +job (\d+) ", output)[1]
+    until_true(lambda: job_fields(maps)["JobState"] in ("RUNNING", "COMPLETED"), seconds=60)
+    # Nothing is queued twice, also while galaxies are mapped; a stage that has ended since has no job any more.
+    again = shell(*line)
     assert set(re.findall(r"job (\d+) ", again)) <= set(re.findall(r"job (\d+) ", output))
     shell("scancel", f"{training}_1")  # the report waits for the one that takes its place
     again = shell(*line)

@@ -342,7 +342,7 @@ def measured(scratch: Path) -> Costs:
     plan_s = (planning_s[45_000] - planning_s[5_000]) / 40_000
     empty_store_s = max(planning_s[5_000] - 5_000 * plan_s, 0.0)
     sharded = scratch / "sharded.zarr"
-    common.run("kinmass.gen", "maps", zooms, "--out", sharded, "--galaxies-per-shard", 8, ranks=1)
+    common.run("kinmass.gen", "maps", zooms, "--out", sharded, "--views", 4, "--galaxies-per-shard", 8, ranks=1)
     noted = json.loads(next((sharded / ".timing").iterdir()).read_text())
     return Costs(
         start_s=noted["phases_s"]["start"] + empty_store_s, list_s=listing_s / len(paths), plan_s=plan_s,
@@ -423,7 +423,7 @@ def compare_with_a_run(scratch: Path) -> None:
         noted = []
         for attempt in range(3):
             out = scratch / f"run{ranks}-{attempt}.zarr"
-            common.run("kinmass.gen", "maps", suite, "--out", out, ranks=ranks)
+            common.run("kinmass.gen", "maps", suite, "--out", out, "--views", 4, ranks=ranks)
             noted.append(json.loads(next((out / ".timing").iterdir()).read_text())["phases_s"]["mapping"])
             shutil.rmtree(out)
         work_s, zeros = np.full(n, load.galaxy_s - load.write_s + load.open_s), np.zeros(n)

@@ -142,7 +142,7 @@ def calls(checkout: Path, suite: Path, n: int, scratch: Path) -> tuple[int, int]
         "maps",
         few / suite.name,
     ]
-    command += ["--out", out]
+    command += ["--out", out, "--views", 4]
     done = subprocess.run([*map(str, command)], cwd=checkout, env=env, capture_output=True, text=True)
     if done.returncode not in (0, 3):
         raise SystemExit(done.stderr)

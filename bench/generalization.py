@@ -7,12 +7,14 @@
   kinmass maps fresh/*/*.yaml --out fresh.zarr --views 4 --pixels 32
   python -m bench.generalization --store maps.zarr --seeds 3 --fresh fresh.zarr # to report: nothing was chosen on them
 
-Fits are `kinmass fit` and (coral, mmd, dann, worst) `python -m bench.align`, two at a time on one thread
-each, and kept: the same command goes on where it stood. `home` is the plain network trained on the suite that it is
-tested on. Printed per variant, tracer and suite left out, means over seeds and ten radii (and for the mixture of all
-seeds, an ensemble): RMSE of log10 M(<r) [dex], the part of the gap that is closed (from plain to home), bias and
-coverage of the central 68 % interval; the same over all suites left out; and the RMSE of the best single tracer over
-that of both. Intervals are 16th to 84th percentiles of a bootstrap that draws galaxies and seeds.
+Fits are `kinmass fit` and (coral, mmd, dann, worst) `python -m bench.align`, two at a time on one thread each, and
+kept: the same command goes on where it stood. `home` is the plain network trained on the suite that it is tested on.
+Test views are seen through `ifu`, by networks that were trained through `survey`, too. Suites may be of different
+resolution (`kinmass mock --suites quiet --stars 1000 --gas 1000 --dark 1000`). Printed per variant, tracer and suite
+left out, means over seeds and ten radii (and for the mixture of all seeds, an ensemble): RMSE of log10 M(<r) [dex],
+the part of the gap that is closed (from plain to home), bias and coverage of the central 68 % interval; the same over
+all suites left out; and the RMSE of the best single tracer over that of both. Intervals are 16th to 84th percentiles
+of a bootstrap that draws galaxies and seeds.
 """
 
 import json
@@ -32,9 +34,12 @@ from bench.align import WEIGHTS
 from kinmass import train
 from kinmass.eval.tables.tasks import digest_of_files
 from kinmass.gen.code import code_key
+from kinmass.gen.instruments.builtin import INSTRUMENTS
+from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.storage import store
-from kinmass.train.data.dataset import read_views, usable
+from kinmass.train.data.dataset import Views, read_views, usable
 from kinmass.train.run.intervals import LEVELS, held
+from kinmass.train.run.posterior import Inference, Posterior
 from kinmass.train.run.trained_on import store_identity
 
 #: Options of each variant, besides those of a plain fit.
@@ -52,6 +57,8 @@ VARIANTS = {
     "scale+relative": "--scale-dex 0.3 --inputs relative",
     "scale+heat+relative": "--scale-dex 0.3 --heat 0.3 --inputs relative",
     "robust": "--robust",
+    "survey": "--instrument survey",
+    "survey+robust": "--instrument survey --robust",
 } | dict.fromkeys(WEIGHTS, "")
 TRACERS = ("gas", "stars", "both")
 N_SAMPLES, N_BOOTSTRAP = 200, 300
@@ -74,6 +81,12 @@ def fit(
         raise SystemExit(process.stderr)
 
 
+def posterior(infer: Inference, views: Views, instrument: Instrument) -> Posterior:
+    """Return a network's posteriors of views as they look through an instrument, which a network may be told of."""
+    observed = views.observed(instrument, told=infer.told)
+    return infer(observed, views.half_mass_radius_kpc, None, views.names(), infer.foreign(views.suite))
+
+
 def errors(runs: list[Path], store_path: Path, part: str | None, suite: str) -> dict[str, np.ndarray]:
     """Per view of a part: galaxy, d = log10 M_pred / M_true (N, K), and if M_true is in the 68 % interval (N, K).
 
@@ -86,11 +99,11 @@ def errors(runs: list[Path], store_path: Path, part: str | None, suite: str) -> 
     file = runs[0] / f"errors-{store_path.stem}-{suite}-{digest}.npz"
     if not file.exists():
         networks = [train.load(run) for run in runs]
-        instrument = networks[0].instrument
+        instrument = INSTRUMENTS["ifu"]
         views = read_views(store_path, suite, part)
         views = views[usable(views, "gas", instrument) & usable(views, "stars", instrument)]
         truth = views.log10_menc.numpy().astype(float)
-        samples = np.concatenate([infer(views).samples(N_SAMPLES) for infer in networks])
+        samples = np.concatenate([posterior(infer, views, instrument).samples(N_SAMPLES) for infer in networks])
         inside = held((samples < truth).sum(0), len(samples), LEVELS[0])
         np.savez(file, galaxy=views.galaxy.astype(str), d=np.median(samples, axis=0) - truth, inside=inside)
     return dict(np.load(file))

@@ -78,12 +78,10 @@ def _choose_tracer(run: Inference, galaxy: ObservedGalaxy, asked_for: str | None
         )
     tracer = usable[0]
     needed_maps = ("stars", "gas") if tracer == "both" else (tracer,)
-    training_options = run.run["fit"]
+    settings = run.run["fit"]
     for name in needed_maps:
         trained: TracerNoise = getattr(run.instrument, name)
-        if maps[name].dispersion_kms is None and not (
-            training_options.get("no_dispersion", 0.0) or trained.no_dispersion
-        ):
+        if maps[name].dispersion_kms is None and not (settings["no_dispersion"] or trained.no_dispersion):
             raise ValueError(
                 f"{galaxy.name} has no dispersion of {name}, and {run.path} has never seen maps without; give the "
                 "dispersion, or choose a run trained with `--no-dispersion 0.3`, or through `survey`"
@@ -93,7 +91,7 @@ def _choose_tracer(run: Inference, galaxy: ObservedGalaxy, asked_for: str | None
                 f"{galaxy.name} has no density of {name}, and {run.path} has never seen maps without; give the "
                 "density, or choose a run trained through `survey`"
             )
-        knows_units = training_options["inputs"] == "relative" or (run.told and trained.no_density > 0)
+        knows_units = settings["inputs"] == "relative" or (run.told and trained.no_density > 0)
         if not knows_units and name not in galaxy.calibrated:
             raise ValueError(
                 f"{run.path} looks at surface densities in Msun/kpc^2: give density_msun_kpc2 or total_mass_msun of "

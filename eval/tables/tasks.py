@@ -213,14 +213,15 @@ def _without_seed(infer: Inference) -> dict[str, object]:
 
     Nor which weights it began with, which are of another seed each; but whether it began with any.
     """
-    fit = {name: value for name, value in infer.run["fit"].items() if name not in {"seed", *FREE_SETTINGS}}
-    return fit | {"model": infer.run["model"], "start_from": len(fit["start_from"])}
+    settings = infer.run["fit"]
+    same = {name: value for name, value in settings.items() if name not in {"seed", *FREE_SETTINGS}}
+    return same | {"model": infer.run["model"], "start_from": len(settings["start_from"])}
 
 
 def _name_in_tables(infer: Inference) -> str:
     """Return a run's name in tables: cnn or cnn-any, and what varied while it was trained, as in cnn+scale+light."""
     fit = infer.run["fit"]
-    varied = [name.removesuffix("_dex") for name in Augmentation.__dataclass_fields__ if fit.get(name)]
+    varied = [name.removesuffix("_dex") for name, strength in vars(Augmentation.of(fit)).items() if strength]
     return "+".join(
         ["cnn-any" if infer.tracer == "any" else "cnn", *varied, *["relative"] * (fit["inputs"] == "relative")]
     )

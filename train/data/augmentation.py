@@ -7,8 +7,10 @@ gravity has no scale of its own, and tracers move in a potential whatever they w
 approximately, for rotating discs. `radius` is the observer's error rather than the simulation's: his R_e.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -47,6 +49,11 @@ class Augmentation:
     fade: float = 0.0
     no_dispersion: float = 0.0
     radius_dex: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Augmentation":
+        """Return the variation with the strengths that are among a fit's settings; those of before have not all."""
+        return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
 
     def numbers(self, samples: torch.Tensor, seed: int) -> torch.Tensor | None:
         """Return standard normal numbers (N, 14) for `samples` as in `sampler.draws`; None where nothing varies."""

@@ -25,8 +25,9 @@ from kinmass.train.launch.status import (
     states,
     write_launched,
 )
+from kinmass.train.loop.begun import check
 from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
-from kinmass.train.loop.fit import check, fit, without_each_suite
+from kinmass.train.loop.fit import fit, without_each_suite
 from kinmass.train.run.checkpoint import member_folders
 
 _NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")

@@ -195,4 +195,4 @@ class FitConfig:
         """The variation of the views in training, with the strengths set here."""
         from kinmass.train.data.augmentation import Augmentation
 
-        return Augmentation(**{name: getattr(self, name) for name in Augmentation.__dataclass_fields__})
+        return Augmentation.of(vars(self))

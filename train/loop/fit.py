@@ -8,11 +8,9 @@ with the same bits.
 import contextlib
 import dataclasses
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -21,33 +19,26 @@ from kinmass.gen.code import provenance
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import clear_left_behind, make_folder
 from kinmass.train import distributed as ddp
-from kinmass.train.data import loader
+from kinmass.train.loop.begun import Start, read_start, settings_by_name, with_batch_for
 from kinmass.train.loop.config import VIEWS_FOR_A_GPU, FitConfig
 from kinmass.train.loop.fitter import Fitter, NonFinite
 from kinmass.train.loop.monitor import Monitor
 from kinmass.train.loop.prepare import prepare, refuse_processes
+from kinmass.train.loop.rounds import Saver, train_until_done
 from kinmass.train.run.calibration import calibrate_all
 from kinmass.train.run.checkpoint import (
-    FREE_SETTINGS,
     RUN_SCHEMA,
     RunError,
     digest_of,
-    instrument_in,
-    load,
     member_folders,
-    read_begun,
     read_config,
-    read_last,
     remove_last,
-    with_later_settings,
     working_in,
     write_json,
-    write_last,
     write_tensors,
 )
 from kinmass.train.run.derived import is_calibrated
-from kinmass.train.run.records import Checkpoint, FixedState, RunRecord, SuiteIdentity
-from kinmass.train.run.trained_on import difference, store_differences, store_identity
+from kinmass.train.run.records import FixedState, RunRecord
 
 
 class Stopped(ddp.Agreed):
@@ -97,7 +88,7 @@ def fit(config: FitConfig, out: Path, quiet: bool = False, fitter_class: type[Fi
     with ddp.process_group() as device, ddp.stop_on_signals(), contextlib.ExitStack() as held:
         ddp.from_first(lambda: _hold(out, held))
         if not config.batch:
-            config = ddp.from_first(lambda: _with_batch_for(config, out, ddp.world_size(), device.type))
+            config = ddp.from_first(lambda: with_batch_for(config, out, ddp.world_size(), device.type))
         with contextlib.ExitStack() as opened:
             content = _fit(config, out, device, quiet, fitter_class, opened)
         ddp.from_first(lambda: _calibrate(config, out))
@@ -117,134 +108,56 @@ def _hold(out: Path, held: contextlib.ExitStack) -> None:
     held.enter_context(working_in(out))
 
 
-def _with_batch_for(config: FitConfig, out: Path, processes: int, device_type: str) -> FitConfig:
-    """Return the settings with the batch of the run that was begun in `out`, or with one for these processes."""
-    begun = read_begun(out)[0]
-    if begun:
-        return config.with_batch(begun["fit"]["batch"])
-    views = VIEWS_FOR_A_GPU * processes if device_type == "cuda" else FitConfig.batch
-    return config.with_batch(-(-views // processes) * processes)
-
-
 def _calibrate(config: FitConfig, out: Path) -> None:
     clear_left_behind(out)
     calibrate_all(out, Path(config.store))
 
 
-@dataclass
-class _Start:
-    """What rank 0 read from the run folder and the store: `finished` is the run.json of a run that is done.
+@dataclass(frozen=True)
+class _Begun:
+    """A fit that is about to take its next step, and what is kept of it. fixed_state: of its checkpoints."""
 
-    identity: of `store_identity`; status: per suite the galaxies' status; state: the checkpoint, if there is one;
-    remark: a line for the user about files that could not be read.
-    """
-
-    finished: RunRecord | None
-    identity: dict[str, SuiteIdentity]
-    status: dict[str, torch.Tensor]
-    state: Checkpoint | None
-    remark: str
+    fitter: Fitter
+    content: RunRecord
+    fixed_state: FixedState
 
 
-def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> tuple[RunRecord | None, str]:
-    """Return what `read_begun` does. Raises RunError where the folder holds a run with other settings."""
-    _refuse_another_kind(config, out)
-    begun, remark = read_begun(out)
-    if begun:
-        earlier_settings = begun["fit"]
-        # One that changes no result may have come or gone since the run began.
-        if names := ", ".join(sorted((earlier_settings.keys() ^ settings.keys()) - set(FREE_SETTINGS))):
-            raise RunError(
-                f"{out / 'run.json'} is of another version, which differs in the settings {names}; choose another --out"
-            )
-        _refuse(
-            out,
-            [
-                difference(name, earlier_settings[name], settings[name])
-                for name in sorted(settings)
-                if name not in FREE_SETTINGS and not _is_same(name, earlier_settings[name], settings[name])
-            ],
-        )
-        if instrument_in(begun, out) != config.instrument_model:
-            _refuse(out, ["the instrument of that name"])
-    return begun, remark
-
-
-def _read_start(config: FitConfig, settings: dict[str, Any], out: Path) -> _Start:
-    begun, remark = _read_begun_run(config, settings, out)
-    if begun and begun["finished"]:
-        load(out)  # Raises RunError where the weights are damaged.
-        return _Start(begun, {}, {}, None, "")
-    identity = store_identity(Path(config.store), config.suites)
-    if begun:
-        _refuse(out, store_differences(Path(config.store), begun["store"]))
-    status = loader.done_galaxies(Path(config.store), config.suites)
-    state, checkpoint_remark = read_last(out)
-    remark = "; ".join(filter(None, (remark, checkpoint_remark)))
-    if state:
-        _refuse_foreign(state, settings, out, Path(config.store))
-        # The run goes on with the galaxies it began with: galaxies that were finished later are not added to it.
-        for suite, status_before in state["galaxies"].items():
-            lost = int(((status_before == store.DONE) & (status[suite][: len(status_before)] != store.DONE)).sum())
-            if lost:
-                galaxies_are = "galaxy that is" if lost == 1 else "galaxies that are"
-                raise RunError(
-                    f"{out} was trained on {lost} {galaxies_are} no longer done in {suite} of {config.store}; "
-                    "give the command that made the store again, or choose another --out"
-                )
-        status = state["galaxies"]
-        identity = begun["store"] if begun else identity
-    return _Start(None, identity, status, state, remark)
-
-
-def _refuse_another_kind(config: FitConfig, out: Path) -> None:
-    """Raise RunError where a single network would be trained among an ensemble's members, or these beside one.
-
-    Who reads the folder could use one of them only.
-    """
-    if config.members == 1 and any(out.glob("member-*/run.json")):
-        raise RunError(f"{out} holds an ensemble; choose another --out for a single network, or give its --members")
-    if config.members > 1 and (out.parent / "run.json").exists():
-        raise RunError(f"{out.parent} holds a single network; choose another --out for an ensemble")
-
-
-def _refuse_foreign(state: Checkpoint, settings: dict[str, Any], out: Path, store_path: Path) -> None:
-    """Raise RunError for a checkpoint that another run has written: it would go on under this run's name."""
-    earlier = with_later_settings(state["run"])["fit"]
-    different = [
-        difference(name, earlier.get(name), value)
-        for name, value in sorted(settings.items())
-        if name not in FREE_SETTINGS and not _is_same(name, earlier.get(name), value)
-    ] or store_differences(store_path, state["run"]["store"])
-    if different:
-        raise RunError(f"{out}: its checkpoint is of another run: {', '.join(different)}; remove it to begin anew")
-
-
-def _is_same(name: str, earlier: Any, requested: Any) -> bool:
-    """Whether a setting is what it was. Runs whose weights were begun with may have moved, as the run itself may."""
-    if name == "start_from" and earlier and requested:
-        return [Path(run).name for run in earlier] == [Path(run).name for run in requested]
-    return bool(earlier == requested)
-
-
-def _settings_of(config: FitConfig) -> dict[str, Any]:
-    lists = {"suites": list(config.suites), "start_from": list(config.start_from), "families": list(config.families)}
-    return dataclasses.asdict(config) | lists | {"instrument": config.instrument_model.name}
-
-
-def check(config: FitConfig, out: Path, filled: bool = True) -> None:
-    """Raise StoreError or RunError where `fit` could not start, or could not go on with the run in `out`.
-
-    filled: False where the store's galaxies are still to be mapped, so that only the settings are compared.
-    """
-    if not config.batch:
-        config = _with_batch_for(config, out, 1, "cpu")
-    (_read_start if filled else _read_begun_run)(config, _settings_of(config), out)
-
-
-def _refuse(out: Path, different: list[str]) -> None:
-    if different:
-        raise RunError(f"{out} holds a run with other settings: {', '.join(different)}; choose another --out")
+def _begin(
+    config: FitConfig,
+    out: Path,
+    start: Start,
+    device: torch.device,
+    say: Callable[[str], None],
+    fitter_class: type[Fitter],
+    opened: contextlib.ExitStack,
+) -> _Begun:
+    """Make the fit of a start that is not finished, and bring it to where its checkpoint is; `opened` closes it."""
+    for remark in _remarks(config, start, device):
+        say(remark)
+    # A run that moves to another machine streams and validates the same views as before.
+    memory_gb, window = (start.state["memory_gb"], start.state["window"]) if start.state else (None, None)
+    # Where it goes on, weights are the checkpoint's.
+    begun_with = dataclasses.replace(config, start_from=()) if start.state else config
+    prepared = prepare(begun_with, device, start.status, memory_gb, window, fitter_class)
+    fitter = prepared.fitter
+    opened.callback(fitter.loader.close)
+    for line in prepared.describe():
+        say(line)
+    content: RunRecord = {
+        "schema": RUN_SCHEMA, "model": fitter.model.config.to_json(), "fit": settings_by_name(config),
+        "instrument": config.instrument_model.model_dump(mode="json"), "store": start.identity,
+        "training": prepared.training(), **provenance(), "finished": False,
+    }  # fmt: skip
+    if start.state:
+        try:
+            fitter.load_state(start.state)
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise RunError(f"{out}: its checkpoint is of another network ({error}); remove it to begin anew") from error
+        say(f"going on from step {fitter.step}")
+    fixed_state: FixedState = {
+        "galaxies": start.status, "memory_gb": prepared.memory_gb, "window": prepared.window, "run": content.copy()
+    }  # fmt: skip
+    return _Begun(fitter, content, fixed_state)
 
 
 def _fit(
@@ -264,49 +177,25 @@ def _fit(
         if is_first_rank and not quiet:
             print(text, file=sys.stderr)
 
-    settings = _settings_of(config)
-    start = ddp.from_first(lambda: _read_start(config, settings, out))
+    start = ddp.from_first(lambda: read_start(config, out))
     if start.finished:
         return start.finished
-    for remark in _remarks(config, start, device):
-        say(remark)
-    # A run that moves to another machine streams and validates the same views as before.
-    memory_gb, window = (start.state["memory_gb"], start.state["window"]) if start.state else (None, None)
-    # Where it goes on, weights are the checkpoint's.
-    begun_with = dataclasses.replace(config, start_from=()) if start.state else config
-    prepared = prepare(begun_with, device, start.status, memory_gb, window, fitter_class)
-    opened.callback(prepared.fitter.loader.close)
-    for line in prepared.describe():
-        say(line)
-    fitter = prepared.fitter
-    content: RunRecord = {
-        "schema": RUN_SCHEMA, "model": fitter.model.config.to_json(), "fit": settings,
-        "instrument": config.instrument_model.model_dump(mode="json"), "store": start.identity,
-        "training": prepared.training(), **provenance(), "finished": False,
-    }  # fmt: skip
-    if start.state:
-        try:
-            fitter.load_state(start.state)
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise RunError(f"{out}: its checkpoint is of another network ({error}); remove it to begin anew") from error
-        say(f"going on from step {fitter.step}")
+    begun = _begin(config, out, start, device, say, fitter_class, opened)
+    fitter = begun.fitter
     if is_first_rank:
         make_folder(out)
-        write_json(out / "run.json", content)
-    monitor = Monitor(out / "tensorboard", is_first_rank, fitter.step, settings)
+        write_json(out / "run.json", begun.content)
+    monitor = Monitor(out / "tensorboard", is_first_rank, fitter.step, begun.content["fit"])
     opened.callback(monitor.close)
-    fixed_state: FixedState = {
-        "galaxies": start.status, "memory_gb": prepared.memory_gb, "window": prepared.window, "run": content.copy()
-    }  # fmt: skip
-    saver = _Saver(out, fixed_state, config.checkpoint_minutes)
+    saver = Saver(out, begun.fixed_state, config.checkpoint_minutes)
     with tqdm(
         total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not is_first_rank
     ) as progress_bar:
-        _train_until_done(fitter, monitor, saver, progress_bar)
+        train_until_done(fitter, monitor, saver, progress_bar)
     if not fitter.finished():
         ddp.forget_stop()
         raise Stopped(f"stopped at step {fitter.step} of {config.steps}; the same command goes on from there")
-    return _finish(fitter, content, out)
+    return _finish(fitter, begun.content, out)
 
 
 def _finish(fitter: Fitter, content: RunRecord, out: Path) -> RunRecord:
@@ -324,7 +213,7 @@ def _finish(fitter: Fitter, content: RunRecord, out: Path) -> RunRecord:
     return content
 
 
-def _remarks(config: FitConfig, start: _Start, device: torch.device) -> Iterator[str]:
+def _remarks(config: FitConfig, start: Start, device: torch.device) -> Iterator[str]:
     """Yield what there is to say before a fit begins or goes on."""
     for remark in (start.remark, small_batch_remark(config.batch, ddp.world_size(), device.type)):
         if remark:
@@ -344,49 +233,3 @@ def small_batch_remark(batch: int, processes: int, device_type: str) -> str:
         f"warning: {batch // processes} views of each batch for a GPU take about as long as {VIEWS_FOR_A_GPU} would; "
         "take fewer GPUs, a larger --batch or --batch auto (which train another network)"
     )
-
-
-def _train_until_done(fitter: Fitter, monitor: Monitor, saver: "_Saver", progress_bar: tqdm) -> None:
-    """Take steps, validate and write checkpoints until the fit is finished or asked to stop."""
-    while True:
-        stop, checkpoint_due = fitter.agree_to_stop(saver.due())
-        if fitter.round_over():
-            values = fitter.end_round()
-            monitor.scalars(fitter.step, values)
-            rounds = -(-fitter.step // fitter.config.round_steps)
-            show_examples = fitter.finished() or rounds & (rounds - 1) == 0  # after 1, 2, 4, 8, ... rounds
-            if ddp.rank() == 0 and show_examples and fitter.has_validation():
-                monitor.profiles(fitter.step, *fitter.examples())
-            progress_bar.set_postfix(fitter.summary(values), refresh=False)
-            checkpoint_due = True
-        if checkpoint_due or stop:
-            saver.save(fitter)
-        if stop or fitter.finished():
-            return
-        progress_bar.update(fitter.advance())
-
-
-class _Saver:
-    """Writes checkpoints: every process has to call it, the first one writes."""
-
-    def __init__(self, out: Path, fixed_state: FixedState, interval_minutes: float):
-        self._out, self._fixed_state, self._interval_minutes = out, fixed_state, interval_minutes
-        self._last_save_s = time.monotonic()
-
-    def due(self) -> bool:
-        """Whether a checkpoint inside a round is due, by the first process's clock."""
-        return ddp.rank() == 0 and time.monotonic() - self._last_save_s >= 60 * self._interval_minutes
-
-    def save(self, fitter: Fitter) -> None:
-        """Write a checkpoint. Where the disk is full the run goes on, and the checkpoint before this one stays."""
-        state: Checkpoint = {**fitter.state(), **self._fixed_state}
-        if ddp.rank() == 0:
-            try:
-                write_last(self._out, state)
-            except OSError as error:
-                print(
-                    f"kinmass fit: no checkpoint at step {fitter.step} ({error}); the one before stays, training goes "
-                    "on",
-                    file=sys.stderr,
-                )
-        self._last_save_s = time.monotonic()

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from kinmass.train.run.records import FitSettings
+
 # TensorBoard and matplotlib are imported where they are used, because only the first rank needs them.
 
 #: The scalars by which TensorBoard compares runs.
@@ -30,8 +32,8 @@ class Monitor:
     Points that cannot be written (a full disk) are written with the next ones; a warning is printed once.
     """
 
-    def __init__(self, folder: Path, is_first_rank: bool, step: int, config: dict[str, Any]):
-        self._folder, self._is_first_rank, self._purge_step, self._config = folder, is_first_rank, step + 1, config
+    def __init__(self, folder: Path, is_first_rank: bool, step: int, settings: FitSettings):
+        self._folder, self._is_first_rank, self._purge_step, self._settings = folder, is_first_rank, step + 1, settings
         self._writer: Any = None
         self._unwritten_points: list[tuple[int, dict[str, float]]] = []
         self._has_warned = False
@@ -50,7 +52,7 @@ class Monitor:
                 # Not by add_hparams, which would write them as another run in a folder of its own.
                 hyperparameters = {
                     name: value if isinstance(value, bool | int | float | str) else str(value)
-                    for name, value in self._config.items()
+                    for name, value in self._settings.items()
                 }
                 for summary in hparams(hyperparameters, dict.fromkeys(METRICS, 0.0))[:2]:
                     self._writer._get_file_writer().add_summary(summary)

@@ -384,8 +384,7 @@ def _features_as_trained(infer: Inference, views: Views, tracer: str, n_before: 
     So variations that the network was trained to ignore do not make a view count as out of distribution. n_before: the
     number of views that came before these, as random numbers follow a view's place among all of them.
     """
-    fit = infer.run["fit"]
-    augmentation = Augmentation(**{name: fit[name] for name in Augmentation.__dataclass_fields__})
+    augmentation = Augmentation.of(infer.run["fit"])
     numbers = augmentation.numbers(n_before + torch.arange(len(views)), SEED)
     if numbers is None or not len(views):
         return infer(views, tracer=tracer, unseen=False).features

@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial, partialmethod
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -39,12 +40,14 @@ from kinmass.train.data.dataset import RADII_RE, read_views, usable
 from kinmass.train.data.sampler import Lanes, Shuffle, draws, random_bits
 from kinmass.train.launch.ports import free_port
 from kinmass.train.launch.status import states
+from kinmass.train.loop.begun import with_batch_for
 from kinmass.train.loop.config import FitConfig
-from kinmass.train.loop.fit import Stopped, _hold, _with_batch_for, fit
+from kinmass.train.loop.fit import Stopped, _hold, fit
 from kinmass.train.loop.fitter import NonFinite
 from kinmass.train.loop.prepare import prepare
 from kinmass.train.model.density import ProfileDensity
 from kinmass.train.run.checkpoint import RunError, load, read_config, read_last, read_tensors, write_tensors
+from kinmass.train.run.records import FitSettings
 
 SUITES = ("bursty", "middle", "quiet")
 SMALL: dict[str, object] = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
@@ -125,6 +128,14 @@ def scalars(run: Path) -> dict[str, list[int]]:
 
 
 # ---- what a step sees
+
+
+def test_run_json_names_every_setting_with_its_type():
+    as_json = {
+        name: list[str] if hint == tuple[str, ...] else hint for name, hint in get_type_hints(FitConfig).items()
+        if name in FitConfig.__dataclass_fields__
+    }  # fmt: skip
+    assert get_type_hints(FitSettings) == as_json
 
 
 def test_random_bits_are_splitmix64():
@@ -981,6 +992,6 @@ def test_a_batch_that_is_chosen_stays_the_runs_own(map_store, tmp_path, capsys):
 
 @pytest.mark.parametrize(("processes", "device_type", "views"), [(1, "cuda", 256), (8, "cuda", 2048), (3, "cpu", 66)])
 def test_a_batch_is_chosen_for_the_gpus_there_are(map_store, tmp_path, processes, device_type, views):
-    settled = _with_batch_for(config_of(map_store, batch=0), tmp_path / "run", processes, device_type)
+    settled = with_batch_for(config_of(map_store, batch=0), tmp_path / "run", processes, device_type)
     assert settled.batch == views
     assert settled.learning_rate == pytest.approx(1.5e-3 * (views / 64) ** 0.5)

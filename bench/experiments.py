@@ -53,6 +53,8 @@ VARIANTS = {
     "both, width 8": "--width 8",
     "both, width 24": "--width 24",
     "both, 256 views a step": "--batch 256 --learning-rate 3e-3",
+    "both, half the rate": "--learning-rate 7.5e-4",
+    "both, twice the rate": "--learning-rate 3e-3",
     "both, weight decay .3": "--weight-decay 0.3",
     "both, plain": "--encoder plain",
     "both, residual": "--encoder residual",

@@ -18,11 +18,14 @@ from kinmass.eval.tables.metrics import interval
 from kinmass.gen.storage import store
 
 N_BOOTSTRAP = 300
+HEADS = ["", "dispersion [dex]", "68 % covers", "galaxies", "views"]
 
 
-def row(name: str, runs: list[Path], store_path: Path) -> list[object]:
-    """Return name, dispersion with its interval, and coverage with the least and the most over radii."""
-    of_suites = [errors(runs, store_path, "test", suite) for suite in store.suites(store_path)]
+def row(name: str, of_suites: list[dict[str, np.ndarray]]) -> list[object]:
+    """Return name, dispersion with its interval, and coverage with the least and the most over radii.
+
+    of_suites: of `generalization.errors`, for each suite.
+    """
     d, inside, galaxy = (np.concatenate([found[key] for found in of_suites]) for key in ("d", "inside", "galaxy"))
     members = np.unique(galaxy, return_inverse=True)[1]
     rows_of = np.split(np.argsort(members, kind="stable"), np.cumsum(np.bincount(members))[:-1])
@@ -42,9 +45,10 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True, help="map store")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="runs that differ in their seed")
     args = parser.parse_args()
-    rows = [row(run.name, [run], args.store) for run in args.runs]
-    rows.append(row(f"mixture of {len(args.runs)}", args.runs, args.store))
-    common.table(["", "dispersion [dex]", "68 % covers", "galaxies", "views"], rows)
+    suites = store.suites(args.store)
+    rows = [row(run.name, [errors([run], args.store, "test", suite) for suite in suites]) for run in args.runs]
+    mixed = [errors(args.runs, args.store, "test", suite) for suite in suites]
+    common.table(HEADS, [*rows, row(f"mixture of {len(args.runs)}", mixed)])
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 import base64
 import io
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -329,19 +329,23 @@ class Galaxies:
         return pictures.saliency(pixel_attributions, np.array(RADII_RE), field_of_view_re)
 
 
+def _section(
+    folder: Path, instrument: str, title: str, text: str, captioned: list[tuple[str, Figure, str]], **options: Any
+) -> dict[str, Any]:
+    """Return a section; writes its figures, given as (file name, figure, caption)."""
+    figure_parts = [
+        {"png": _png(figure, folder / f"{name}_{instrument}"), "name": f"{name}_{instrument}", "caption": caption}
+        for name, figure, caption in captioned
+    ]
+    return {"title": f"{title} ({instrument})", "text": _TEXT[text], "figures": figure_parts} | options
+
+
 def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Iterable[dict[str, Any]]:
     """Yield the sections for one instrument, each with title, text and figures."""
     table, train = results.table, results.train(instrument)
     tests = sorted(table[table.instrument == instrument].test.unique(), key=lambda t: (t != ALL, t))
 
-    def section(title: str, text: str, captioned: list[tuple[str, Figure, str]], **options: Any) -> dict[str, Any]:
-        """Return a section; writes its figures, given as (file name, figure, caption)."""
-        figure_parts = [
-            {"png": _png(f, folder / f"{name}_{instrument}"), "name": f"{name}_{instrument}", "caption": caption}
-            for name, f, caption in captioned
-        ]
-        return {"title": f"{title} ({instrument})", "text": _TEXT[text], "figures": figure_parts} | options
-
+    section = partial(_section, folder, instrument)
     network_rows = table[(table.instrument == instrument) & (table.train == train)]
     if not train:
         yield {"title": f"Networks ({instrument})", "text": "No network answers for any view.", "figures": []}
@@ -385,6 +389,13 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
     if (bins.train == train).any():
         captioned = [("column", figures.by_column(results.bins, instrument, first_test), f"Tested on {first_test}.")]
         yield section("Errors against mass, inclination, gas and rotation", "column", captioned, wide=True)
+    yield from _galaxy_sections(results, out, instrument, section)
+
+
+def _galaxy_sections(
+    results: Results, out: Path, instrument: str, section: Callable[..., dict[str, Any]]
+) -> Iterable[dict[str, Any]]:
+    """Yield the sections that show galaxies, or one that says why there are none; section: of `_section`."""
     try:
         galaxies = Galaxies(results, out, instrument)
         saliency_figures = galaxies.saliency()

@@ -21,7 +21,7 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -208,12 +208,14 @@ def _create_group(path: Path, source: Source, part: Part, attributes: dict[str, 
     n_rows, rows_per_block, k = len(part) * part.views, BLOCK * part.views, len(RADII_RE)
     root = zarr.open_group(path, mode="w", attributes=attributes)
     estimator_attributes = {
-        "estimator": source.name,
-        "instrument": source.instrument,
-        "tracer": source.tracer,
-        "train": source.train,
-    }
-    floats = {"dtype": "float32", "fill_value": np.nan}
+        "estimator": source.name, "instrument": source.instrument, "tracer": source.tracer, "train": source.train,
+    }  # fmt: skip
+    floats = partial(_array, dtype="float32", fill_value=np.nan)
+
+    def per_radius(group: zarr.Group, name: str) -> None:
+        """Create an empty array of log10 masses, of all views and radii."""
+        floats(group, name, ["view", "radius"], (n_rows, k), (rows_per_block, k), units="log10 Msun")
+
     for name in ("summary", "constant_data", *(() if source.run is None else ("posterior",))):
         child = root.require_group(name)
         _array(child, "radius", ["radius"], [k], [k], dtype="float64", units="R_e")
@@ -221,45 +223,21 @@ def _create_group(path: Path, source: Source, part: Part, attributes: dict[str, 
         child.attrs.update(
             estimator_attributes | {"store": str(part.path), "suite": part.suite, "part": part.part or "all"}
         )
+    summary, data = root["summary"], root["constant_data"]
     if source.run is not None:
+        posterior, dimensions = root["posterior"], ["chain", "draw", "view", "radius"]
         for name, length in (("chain", 1), ("draw", N_SAMPLES)):
-            _array(root["posterior"], name, [name], [length], [length], dtype="int64")
-            root["posterior"][name][:] = np.arange(length)
+            _array(posterior, name, [name], [length], [length], dtype="int64")
+            posterior[name][:] = np.arange(length)
         shape, chunks = (1, N_SAMPLES, n_rows, k), (1, N_SAMPLES, rows_per_block, k)
-        _array(
-            root["posterior"],
-            "log10_menc",
-            ["chain", "draw", "view", "radius"],
-            shape,
-            chunks,
-            units="log10 Msun",
-            **floats,
-        )
+        floats(posterior, "log10_menc", dimensions, shape, chunks, units="log10 Msun")
     for name in _SUMMARY:
-        _array(
-            root["summary"],
-            name,
-            ["view", "radius"],
-            (n_rows, k),
-            (rows_per_block, k),
-            units="log10 Msun",
-            **floats,
-        )
-    _array(root["summary"], "log_prob_joint", ["view"], [n_rows], [rows_per_block], units="ln dex^-K", **floats)
-    for name in ("ood_score", "beyond"):
-        _array(root["summary"], name, ["view"], [n_rows], [rows_per_block], units="1", **floats)
-    data = root["constant_data"]
-    _array(
-        data,
-        "log10_menc_true",
-        ["view", "radius"],
-        (n_rows, k),
-        (rows_per_block, k),
-        units="log10 Msun",
-        **floats,
-    )
-    for name, (units, _) in COLUMNS.items():
-        _array(data, name, ["view"], [n_rows], [rows_per_block], units=units, **floats)
+        per_radius(summary, name)
+    per_radius(data, "log10_menc_true")
+    per_view = {"log_prob_joint": "ln dex^-K", "ood_score": "1", "beyond": "1"}
+    for group, units_of in ((summary, per_view), (data, {name: units for name, (units, _) in COLUMNS.items()})):
+        for name, units in units_of.items():
+            floats(group, name, ["view"], [n_rows], [rows_per_block], units=units)
     _array(data, "state", ["view"], [n_rows], [rows_per_block], dtype="uint8", fill_value=PENDING)
     for name, values in _labels(part).items():
         _array(data, name, ["view"], [n_rows], [n_rows], dtype="int64" if name == "sightline" else str)

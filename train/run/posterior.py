@@ -311,37 +311,47 @@ class Inference:
             maps = maps.observed(self.instrument, told=self.told)
         if half_mass_radius_kpc is None:
             raise ValueError("observed maps need half_mass_radius_kpc, the projected stellar R_e of each view")
-        observed = torch.as_tensor(maps, dtype=torch.float32)
-        given_shape = tuple(observed.shape)
         r_e = torch.as_tensor(half_mass_radius_kpc, dtype=torch.float32).reshape(-1)
-        pixels = self.models[0].config.pixels
-        if observed.ndim == 4 and observed.shape[1] in (CHANNELS, CHANNELS_TOLD):
-            observed = with_told(observed) if self.told else observed[:, :CHANNELS]
-        channels = CHANNELS_TOLD if self.told else CHANNELS
-        if observed.ndim != 4 or observed.shape[1:] != (channels, pixels, pixels) or len(r_e) != len(observed):
-            raise ValueError(
-                f"{self.path} takes maps (N, 8, {pixels}, {pixels}) and N half-mass radii, not {given_shape} and "
-                f"{len(r_e)}; observe views through the run's own instrument, and give a radius for each"
-            )
+        observed = self._for_networks(torch.as_tensor(maps, dtype=torch.float32), len(r_e))
         observed = observed if tracer == "both" else only(observed, tracer)
         is_answered = has_motion(observed, tracers_of(self.tracer)) & torch.isfinite(observed).all(-1).all(-1).all(-1)
         is_answered &= (r_e > 0) & torch.isfinite(r_e)
         r_e = torch.where(r_e > 0, r_e, torch.nan)
-        observed = torch.where(is_answered[:, None, None, None], observed, 0.0)
-        r_e_or_1 = torch.where(is_answered, r_e, 1.0)
-        blocks = [
-            self._members.features(observed_block.to(self.device), r_e_block.to(self.device))
-            for observed_block, r_e_block in zip(
-                observed.split(VIEWS_PER_BLOCK), r_e_or_1.split(VIEWS_PER_BLOCK), strict=True
-            )
-        ]
-        features = [torch.cat(of_blocks) for of_blocks in zip(*(features for features, _ in blocks), strict=True)]
-        log10_unit = torch.cat([block_unit for _, block_unit in blocks])
+        features, log10_unit = self._features(
+            torch.where(is_answered[:, None, None, None], observed, 0.0), torch.where(is_answered, r_e, 1.0)
+        )
         return Posterior(
             self.models, features, log10_unit, r_e, names or [("", i) for i in range(len(observed))],
             (unseen and self.unseen.get(tracer)) or self.scales.get(tracer), self.training_features.get(tracer),
             is_answered.numpy(),
         )  # fmt: skip
+
+    def _for_networks(self, observed: torch.Tensor, n_radii: int) -> torch.Tensor:
+        """Return observed maps with the channels that the networks take.
+
+        Raises ValueError for maps of another size than theirs, and where there is no radius for each.
+        """
+        shape, pixels = tuple(observed.shape), self.models[0].config.pixels
+        if observed.ndim == 4 and shape[1] in (CHANNELS, CHANNELS_TOLD):
+            observed = with_told(observed) if self.told else observed[:, :CHANNELS]
+        channels = CHANNELS_TOLD if self.told else CHANNELS
+        if observed.ndim != 4 or observed.shape[1:] != (channels, pixels, pixels) or n_radii != len(observed):
+            raise ValueError(
+                f"{self.path} takes maps (N, 8, {pixels}, {pixels}) and N half-mass radii, not {shape} and "
+                f"{n_radii}; observe views through the run's own instrument, and give a radius for each"
+            )
+        return observed
+
+    def _features(self, observed: torch.Tensor, r_e: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return each member's features (N, F) and log10 (N,) of the mass unit, of all views, block by block."""
+        blocks = [
+            self._members.features(observed_block.to(self.device), r_e_block.to(self.device))
+            for observed_block, r_e_block in zip(
+                observed.split(VIEWS_PER_BLOCK), r_e.split(VIEWS_PER_BLOCK), strict=True
+            )
+        ]
+        features = [torch.cat(of_blocks) for of_blocks in zip(*(features for features, _ in blocks), strict=True)]
+        return features, torch.cat([block_unit for _, block_unit in blocks])
 
 
 def load(run: Path | str) -> Inference:

@@ -8,6 +8,8 @@ ensemble as a whole, keeps its scales per tracer in calibration.json. `calibrate
 `train.run.out_of_distribution` needs of the training views.
 """
 
+import contextlib
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,7 +24,7 @@ from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import Views, usable
 from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.data.radius_error import with_radius_error
-from kinmass.train.run.checkpoint import RunError, member_folders, members_of, read_config, weights_of
+from kinmass.train.run.checkpoint import RunError, member_folders, members_of, read_config, weights_of, working_in
 from kinmass.train.run.derived import (
     CALIBRATION,
     OOD,
@@ -324,11 +326,13 @@ def calibrate_all(run: Path, store: Path) -> None:
     """
     calibrate(run, store)
     _forget_what_no_fit_makes_anew(run)
-    for folder in (run, run.parent):
-        if _is_ensemble_waiting(folder):
-            calibrate(folder, store)
-        if runs_without_suite := _unseen_waiting(folder):
-            calibrate_unseen(folder, store, runs_without_suite)
+    for folder in waiting(run):
+        # Jobs that end at the same time wait for the one that does it; the run's own folder is its fit's already.
+        with working_in(folder, math.inf) if folder != run else contextlib.nullcontext():
+            if _is_ensemble_waiting(folder):
+                calibrate(folder, store)
+            if runs_without_suite := _unseen_waiting(folder):
+                calibrate_unseen(folder, store, runs_without_suite)
 
 
 def _forget_what_no_fit_makes_anew(run: Path) -> None:

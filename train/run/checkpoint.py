@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.storage.files import write_atomically
-from kinmass.gen.storage.lock import Lock, hold
+from kinmass.gen.storage.lock import PATIENCE_S, Lock, hold
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.model.scaling import TRACERS
@@ -191,13 +191,13 @@ def members_of(run: Path) -> list[Path]:
     return members or [run]
 
 
-def working_in(run: Path) -> AbstractContextManager[Lock]:
+def working_in(run: Path, patience_s: float = PATIENCE_S) -> AbstractContextManager[Lock]:
     """Lock a run folder for the one process that writes in it; its name is the folder's, so a copy is not locked.
 
-    Raises Busy, a StoreError, where another process holds it.
+    Raises Busy, a StoreError, where another process holds it for longer than patience_s.
     """
     name = hashlib.blake2b(str(run.resolve()).encode(), digest_size=4).hexdigest()
-    return hold(run / f".lock-{name}", str(run))
+    return hold(run / f".lock-{name}", str(run), patience_s)
 
 
 def runs_in(folder: Path) -> list[Path]:

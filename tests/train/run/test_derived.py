@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import SUITES
@@ -13,6 +14,7 @@ from kinmass.train.__main__ import main
 from kinmass.train.launch.status import LaunchedJob, boot_id, start_ticks, states, write_launched
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit, fit_ensemble
+from kinmass.train.run import calibration
 from kinmass.train.run.checkpoint import RunError, read_tensors, write_tensors
 from kinmass.train.run.derived import is_calibrated, settings_of
 from kinmass.train.run.posterior import load
@@ -120,6 +122,24 @@ def test_members_are_finished_once_their_ensemble_is_calibrated(ensemble, tmp_pa
     assert [state.name for state in states(out)] == ["finished", "queued"]
     (out / "member-0" / "calibration.json").unlink()
     assert [state.name for state in states(out)] == ["not calibrated", "finished"]
+
+
+def test_jobs_that_end_at_the_same_time_calibrate_their_ensemble_once(ensemble, map_store, tmp_path, monkeypatch):
+    copy = shutil.copytree(ensemble, tmp_path / "stars")
+    (copy / "calibration.json").unlink()
+    features_of, made = calibration.learn_training_features, []
+
+    def slowly(*features):
+        made.append(features)
+        time.sleep(0.5)
+        return features_of(*features)
+
+    monkeypatch.setattr(calibration, "learn_training_features", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(calibration.calibrate_all, (copy / "member-0", copy / "member-1"), [map_store] * 2))
+    assert is_calibrated(copy)
+    assert len(made) == 1
+    assert not list(copy.glob(".lock*"))
 
 
 def test_a_folder_holds_one_network_or_one_ensemble(ensemble, gas, map_store):

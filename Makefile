@@ -5,7 +5,7 @@
 #             reading beside another checkout of this project, such as an earlier commit's
 # make campaign   the same at full size, in campaign/: 2,802 galaxies     (about an hour on 2 cores)
 # make campaign-gap   every tracer on every suite, and on all but one   (an hour more)
-# make networks   those for observed galaxies that come with the project, in networks/ and kinmass/networks (two hours on 2 cores)
+# make networks   those for observed galaxies that come with the project, in networks/ and kinmass/networks (some hours on 2 cores)
 # make docs   the site, into build/site, with the tutorials that are run for it  (six minutes on 2 cores the first time)
 # make tutorials   these alone, in build/tutorials
 # make demo-clean-views   the demo's three tracers once more, without instrumental noise
@@ -22,7 +22,11 @@ FITS ?= 2
 BIN := .venv/bin
 DEMO := demo
 SUITES := bursty quiet middle
-NETWORK_SUITES := bursty,quiet,middle,early
+# The suites of `gen mock`, and of `bench.equilibrium`, on which networks for observed galaxies are trained.
+MOCK_FAMILY := bursty quiet middle early
+SECOND_FAMILY := cuspy einasto cored
+COMMA := ,
+SPACE := $(subst ,, )
 # Each of the three main networks is trained once per seed; `make demo SEEDS="0 1 2"` gives intervals that hold the
 # scatter of training too.
 SEEDS ?= 0
@@ -108,19 +112,18 @@ $(GAP): $(DEMO)/gap/%/fit:
 	case $$run in robust-*) more=--robust;; *) more=;; esac; \
 	$(FIT) --tracer $${tracer#robust-} --suites $$(echo $$suites | tr + ,) --steps $$(( $(STEPS) * parts / 3 )) $$more --out $(@D)
 
-# Networks for observed galaxies, which come with the project (docs/howto/galaxy.md): all four suites, seen in any way, and
-# once more without each suite. Their intervals are those that hold for another generator's galaxies, too. Every step
-# goes on where it stood; what is copied knows no path of this machine.
+# Networks for observed galaxies, which come with the project (docs/howto/galaxy.md): all seven suites of both generators,
+# seen in any way, and once more without those of each generator, which sets the intervals of galaxies of neither. Every
+# step goes on where it stood; what is copied knows no path of this machine.
 SHIPPED := $(foreach m,0 1,any/member-$(m)/run.json any/member-$(m)/model.pt) any/calibration.json any/ood.pt any/unseen.json
 networks: setup
-	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen mock --out networks/mocks --suites $(NETWORK_SUITES) --galaxies 934
-	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps networks/mocks/*/*.yaml --out networks/maps.zarr --views 16 --pixels 32
+	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen mock --out networks/mocks --suites $(subst $(SPACE),$(COMMA),$(MOCK_FAMILY)) --galaxies 934
+	@$(BIN)/python -m bench.equilibrium --out networks/second --galaxies 934 --seed 1
+	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps networks/mocks/*/*.yaml networks/second/*/*.yaml --out networks/maps.zarr --views 16 --pixels 32
 	@cd networks && ../$(BIN)/kinmass launch --cluster local --at-once $(FITS) --store maps.zarr --tracer any \
-	  --suites $(NETWORK_SUITES) --instrument survey --scale-dex 0.2 --heat 0.2 --leave-one-suite-out --members 2 \
-	  --steps 6000 --round-steps 300 --out any && ../$(BIN)/kinmass status any --wait
-	@$(BIN)/python -m bench.equilibrium --out networks/second --galaxies 240 --seed 1
-	@$(BIN)/mpiexec -n $(RANKS) $(BIN)/python -m gen maps networks/second/*/*.yaml --out networks/second.zarr --views 4 --pixels 32
-	@$(BIN)/kinmass widen networks/any --store networks/second.zarr
+	  --suites $(subst $(SPACE),$(COMMA),$(MOCK_FAMILY) $(SECOND_FAMILY)) --instrument survey --scale-dex 0.2 --heat 0.2 --radius-dex 0.06 \
+	  --leave-one-suite-out --families $(subst $(SPACE),+,$(MOCK_FAMILY)) $(subst $(SPACE),+,$(SECOND_FAMILY)) --members 2 \
+	  --steps 12000 --round-steps 600 --out any && ../$(BIN)/kinmass status any --wait
 	@rm -rf kinmass/networks/any && cd networks && cp --parents $(SHIPPED) ../kinmass/networks/
 	@sed -i 's#"$(CURDIR)/networks/#"#g' kinmass/networks/any/member-*/run.json
 

@@ -164,12 +164,13 @@ def _observe(
     """
     draws = len(geometry.r_e_arcsec)
     observed = np.zeros((draws, CHANNELS_TOLD, pixels, pixels), np.float32)
+    areas = {name: sky.measured_arcsec2() if sky.velocity_error_kms is not None else None for name, sky in maps.items()}
     for i in range(draws):
         r_e_arcsec = geometry.r_e_arcsec[i]
         for name, sky in maps.items():
             centred = sky.moved(*geometry.centre_shift_arcsec[i])
             # The mass of given light is proportional to the distance squared, so surface densities do not depend on it.
-            seen = regridded(centred, pixels, field_of_view_re * r_e_arcsec, float(psf_re[i] * r_e_arcsec))
+            seen = regridded(centred, pixels, field_of_view_re * r_e_arcsec, float(psf_re[i] * r_e_arcsec), areas[name])
             t = ("stars", "gas").index(name)
             observed[i, 4 * t : 4 * t + 4] = seen.channels
             if name in likely:

@@ -182,7 +182,8 @@ class GalaxyFile(_Section):
     centre_error_arcsec: NonNegativeFloat = 0.0
     """Error of the centre along x and along y."""
     systemic_kms: float | None = None
-    """Systemic velocity, for `within_kms` alone: networks take the mean out themselves."""
+    """Systemic velocity, as the files count V (0 where it is about a mean), for `within_kms`, and for `convention` where
+    no redshift is known. Networks take the mean out themselves."""
     gas: TracerFiles | None = None
     """The maps of the gas. Give gas, stars or both."""
     stars: TracerFiles | None = None

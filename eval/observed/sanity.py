@@ -32,6 +32,9 @@ MAX_ERROR_SHARE, MAX_PIXEL_RE = 3.0, 2.0
 MAX_UNCORRECTED_KMS = 3000.0
 #: Above this one the convention must be said: differences of c z are a tenth too large, masses .08 dex.
 MAX_UNDECLARED_KMS = 30_000.0
+#: Motion of a galaxy in a cluster [km/s], and a factor, by which a distance that is right may differ from that of the
+#: redshift.
+OWN_MOTION_KMS, DISTANCE_FACTOR = 1500.0, 1.3
 #: Rotation over the velocity scale (`_rotation_axis`) from which the axis of rotation is known; and the largest angle
 #: between the axes of stars and gas.
 MIN_ROTATION_SHARE, MISALIGNED_DEG = 0.3, 60.0

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from kinmass.eval.classical.estimators import ObservedViews, wolf2010
 from kinmass.eval.classical.rotation import MIN_INCLINATION_DEG, THICKNESS
 from kinmass.eval.observed.roughness import roughness_ratio
-from kinmass.eval.observed.sanity import rms_speeds
+from kinmass.eval.observed.sanity import DISTANCE_FACTOR, OWN_MOTION_KMS, rms_speeds
 from kinmass.eval.observed.sky import SkyMap
 from kinmass.eval.observed.symmetry import evenness, share_opposite, symmetry
 from kinmass.gen.constants import LIGHT_KMS
@@ -72,9 +72,8 @@ ONE_SIDE = 0.1
 #: A dispersion that is so many times as rough as V: in a line that is resolved both have the same errors (Landman,
 #: Roussel-Dupre & Tanigawa 1982), in its full width 2.35 times that. Of mock galaxies, noisy or not, it is 1.5 at most.
 ROUGH = 1.8
-#: Redshifts [km/s] from which on distances follow from them, but for a motion of a galaxy in a cluster [km/s], and a
-#: factor, by which distances that are right may still differ.
-HUBBLE_FLOW_KMS, OWN_MOTION_KMS, DISTANCE_FACTOR = 3000.0, 1500.0, 1.3
+#: Redshift [km/s] from which on distances follow from it.
+HUBBLE_FLOW_KMS = 3000.0
 #: Rank correlation of errors of V with brightness, and their ratio of the 90th to the 10th percentile, of errors that
 #: are largest where light is brightest.
 BRIGHT_ERRORS, RANGE_OF_ERRORS = 0.6, 2.0

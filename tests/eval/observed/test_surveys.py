@@ -490,15 +490,36 @@ def test_differences_of_cz_need_the_redshift(tmp_path, convention):
         return images(tmp_path, keys={"convention": convention}, top=far | top, **changed)
 
     in_convention = c * (z if convention == "optical" else z / (1 + z))
-    for sky in (read().gas, read(redshift=None, distance_mpc=1780.0, systemic_kms=in_convention).gas):
+
+    def assert_allclose_to_rest(sky):
         moved = sky.velocity_kms - np.median(sky.velocity_kms)
         np.testing.assert_allclose(moved, rest[SEEN], atol=0.2)
         np.testing.assert_allclose(sky.dispersion_kms, MAPS["S"][SEEN], rtol=1e-6)
         np.testing.assert_allclose(sky.velocity_error_kms, MAPS["E"][SEEN], rtol=1e-6)
+
+    for sky in (read().gas, read(redshift=None, distance_mpc=1780.0, systemic_kms=in_convention).gas):
+        assert_allclose_to_rest(sky)
     with pytest.raises(ValueError, match=r"V about a mean, .* \(at least 1\.3 at that distance\): say systemic_k"):
         read(redshift=None, distance_mpc=1780.0)
+    # Where V is cut about its mean, systemic_kms is that mean and no redshift: sigma was 1 + z times too large.
+    assert_allclose_to_rest(read(systemic_kms=0.0).gas)
+    with pytest.raises(ValueError, match=r"at least 1\.3 at that distance\), and neither does systemic_kms: 0: say"):
+        read(redshift=None, distance_mpc=1780.0, systemic_kms=0.0)
     near = read(redshift=None, distance_mpc=20.0).gas  # where it does not matter, V may be about zero
     np.testing.assert_allclose(near.dispersion_kms, factor * MAPS["S"][SEEN], rtol=1e-6)
+
+
+def test_a_systemic_velocity_that_is_none_is_refused(tmp_path):
+    c_z = {"V": MAPS["V"] - 2500 + 1.2 * 299792.458}
+    far = {"distance_mpc": None, "redshift": 1.2}
+    for systemic_kms in (0.0, 3e4):
+        with pytest.raises(ValueError, match=rf"systemic_kms is {systemic_kms:g}, V is about 3597\d\d km/s, and .* 1.2"):
+            images(tmp_path, keys={"convention": "optical"}, top=far | {"systemic_kms": systemic_kms}, **c_z)
+    kept = images(tmp_path, keys={"convention": "optical"}, top=far | {"systemic_kms": 359_900.0}, **c_z).gas
+    np.testing.assert_allclose(kept.dispersion_kms, MAPS["S"][SEEN] / 2.2, rtol=1e-3)
+    words = r"within_kms leaves none of the \d+ pixels of the gas: V is about 25\d\d km/s, systemic_kms 0. Give systemic"
+    with pytest.raises(ValueError, match=words):
+        images(tmp_path, keys={"within_kms": 500.0}, top={"systemic_kms": 0.0})
 
 
 def test_a_distant_galaxy_whose_convention_is_not_said_is_doubted(tmp_path):

@@ -339,7 +339,10 @@ def _systemic_kms(galaxy_file: GalaxyFile, convention: str, redshift: float | No
     nearest = galaxy_file.least_redshift()
     if nearest * LIGHT_KMS <= MAX_UNCORRECTED_KMS:
         return given
-    if given is None or LIGHT_KMS * _redshift_of(given, convention) < LIGHT_KMS * nearest / DISTANCE_FACTOR - OWN_MOTION_KMS:
+    if (
+        given is None
+        or LIGHT_KMS * _redshift_of(given, convention) < LIGHT_KMS * nearest / DISTANCE_FACTOR - OWN_MOTION_KMS
+    ):
         said = "" if given is None else f", and neither does systemic_kms: {given:g}"
         raise ValueError(
             f"convention: {convention} of V about a mean, which does not tell the redshift (at least {nearest:.2g} at "

@@ -44,9 +44,9 @@ STARS_SIGMA_KMS = 400.0
 GAS_SIGMA_KMS = 80.0
 #: A larger dispersion of gas [km/s] that is the same everywhere (84th to 16th percentile) is that of an instrument.
 SAME_SIGMA_KMS, SAME_SIGMA = 30.0, 1.15
-#: Shares of the pixels between which a dispersion that is one number, where V is not, is no measurement: where it is so
-#: in all of them, it was assumed.
-ONE_SIGMA = (0.1, 0.9)
+#: Shares of the pixels between which V, or a dispersion, that is one number where the other is not is no measurement:
+#: a dispersion that is so in all of them was assumed.
+ONE_NUMBER = (0.1, 0.9)
 #: And so many times more often than any other number: not where all are rounded.
 TIMES_ANOTHER = 5
 #: Circular speeds [km/s] that few galaxies have, and none (the fastest discs: 570, Ogle et al. 2019, ApJL 884, L11).
@@ -201,24 +201,29 @@ def of_motions(maps: dict[str, SkyMap]) -> list[Reason]:
     return reasons
 
 
-def of_one_dispersion(maps: dict[str, SkyMap]) -> list[Reason]:
-    """Judge whether a dispersion is one number in many pixels that are not of one bin, as at the limit of a fit."""
+def of_one_number(maps: dict[str, SkyMap]) -> list[Reason]:
+    """Judge whether V or a dispersion is one number in many pixels of several bins, as at the limit of a fit."""
     reasons = []
     for name, sky in maps.items():
         if sky.dispersion_kms is None:
             continue
-        numbers, counts = np.unique(sky.dispersion_kms[sky.dispersion_kms > 0], return_counts=True)
-        if not len(numbers):
-            continue
-        number, share = float(numbers[np.argmax(counts)]), float(counts.max()) / len(sky.x_arcsec)
-        speeds = sky.velocity_kms[sky.dispersion_kms == number]
-        is_alone = counts.max() > TIMES_ANOTHER * max(np.sort(counts)[:-1], default=0)
-        if is_alone and ONE_SIGMA[0] < share < ONE_SIGMA[1] and len(np.unique(speeds)) > 0.5 * len(speeds):
-            text = (
-                f"The dispersion of the {name} is {number:.4g} km/s exactly in {100 * share:.0f} % of its pixels, of "
-                "which V differs: is that the limit of a fit, or does it say that nothing was measured (blank)?"
-            )
-            reasons.append(Reason(text, 1))
+        for what, value, other, other_value in (
+            ("dispersion", sky.dispersion_kms, "V", sky.velocity_kms),
+            ("velocity", sky.velocity_kms, "the dispersion", sky.dispersion_kms),
+        ):
+            numbers, counts = np.unique(value[value > 0] if what == "dispersion" else value, return_counts=True)
+            if not len(numbers):
+                continue
+            number, share = float(numbers[np.argmax(counts)]), float(counts.max()) / len(sky.x_arcsec)
+            there = other_value[value == number]
+            is_alone = counts.max() > TIMES_ANOTHER * max(np.sort(counts)[:-1], default=0)
+            if is_alone and ONE_NUMBER[0] < share < ONE_NUMBER[1] and len(np.unique(there)) > 0.5 * len(there):
+                text = (
+                    f"The {what} of the {name} is {number:.4g} km/s exactly in {100 * share:.0f} % of its pixels, of "
+                    f"which {other} differs: is that where a fit began or the limit of it, or does it say that nothing "
+                    "was measured (blank)?"
+                )
+                reasons.append(Reason(text, 1))
     return reasons
 
 

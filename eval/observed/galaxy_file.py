@@ -173,7 +173,8 @@ class GalaxyFile(_Section):
     inclination_error_deg: NonNegativeFloat = 0.0
     """Its error."""
     half_light_radius_arcsec: PositiveFloat
-    """Projected half-light radius of the stars, R_e: the networks' unit of length."""
+    """Projected half-light radius of the stars, R_e: the networks' unit of length. It is that of a circle: multiply a
+    radius along the major axis by the root of the axis ratio."""
     half_light_radius_error_arcsec: NonNegativeFloat = 0.0
     """Its error."""
     centre_deg: tuple[float, float] | None = None

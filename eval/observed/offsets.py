@@ -7,7 +7,7 @@ from astropy.coordinates import SkyCoord
 
 from kinmass.eval.observed.fits_units import arcsec_per_unit
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
-from kinmass.eval.observed.grids import Grid, look_like_pixel_numbers
+from kinmass.eval.observed.grids import Grid, count_from_a_corner
 
 
 def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
@@ -114,11 +114,6 @@ def row_offsets(
 
     The columns are right ascension and declination where their median is nearer to centre_deg than to zero.
     """
-    if not (x[1] or y[1] or files.xy_unit or files.pixel_arcsec) and look_like_pixel_numbers(x[0], y[0]):
-        raise ValueError(
-            f"columns {files.x} and {files.y} have no unit and look like numbers of pixels: say xy_unit: pix and "
-            "pixel_arcsec, or xy_unit: arcsec if that is what they are in"
-        )
     names, values_and_units = (files.x, files.y), (x, y)
     units = [files.xy_unit or unit for _, unit in values_and_units]
     pixel = files.pixel_arcsec
@@ -133,6 +128,11 @@ def row_offsets(
                 f"columns {files.x} and {files.y} have no unit and look like right ascension and declination in "
                 "degrees: say xy_unit: deg"
             )
+    if not any(units) and count_from_a_corner(x[0], y[0]):
+        raise ValueError(
+            f"columns {files.x} and {files.y} have no unit, none is below zero, and they look like numbers of pixels: "
+            "say xy_unit: pix, pixel_arcsec and centre_pixel, or xy_unit: arcsec and centre_arcsec if they are in that"
+        )
     if galaxy_file.centre_deg is not None and all(units):
         turn_arcsec, given_arcsec = 360 * 3600, 3600 * np.array(galaxy_file.centre_deg)
         from_given, from_zero = (
@@ -152,7 +152,7 @@ def row_offsets(
         if pixel is None:
             raise ValueError("centre_pixel of a table needs pixel_arcsec")
         centre_arcsec = [pixel * v for v in files.centre_pixel]
-    elif not any(centre_arcsec) and look_like_pixel_numbers(x[0], y[0]):
+    elif not any(centre_arcsec) and count_from_a_corner(x[0], y[0]):
         raise ValueError(
             f"columns {files.x} and {files.y} count from a corner of the map, and no centre is said: say centre_pixel, "
             "in these numbers, for pixels, or centre_arcsec"

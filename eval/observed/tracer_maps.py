@@ -233,9 +233,9 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     """Read maps that are columns of a table of spaxels or bins, or of a table of bins that its spaxels refer to."""
     name = str(files.table)
     bin_table = bin_table_of(files, folder)
-    places = (files.x, files.y)
+    where = (files.x, files.y)
     table_columns = columns(
-        name, folder, (*places, *_map_names(files).values(), *((files.bin,) if bin_table else ())), places
+        name, folder, (*where, *_map_names(files).values(), *((files.bin,) if bin_table else ())), where
     )
     map_columns = _map_names(files) | {"x": files.x, "y": files.y}
     bin_columns = set()
@@ -256,7 +256,9 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
                 )
         of_bins = f"; {files.bins} has {', '.join(bin_table.columns)}" if bin_table is not None else ""
         raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}{of_bins}")
-    x, y = row_offsets(files, galaxy_file, *(table_columns[map_columns.pop(key)] for key in ("x", "y")))
+    places = (table_columns[map_columns.pop("x")], table_columns[map_columns.pop("y")])
+    has_unit, remarks = any(unit for _, unit in places) or files.xy_unit is not None, list[str]()
+    x, y = row_offsets(files, galaxy_file, *places)
     values = {key: _in_kms(files, key, *table_columns[column]) for key, column in map_columns.items()}
     _merge_masks(values)
     has_position = np.isfinite(x) & np.isfinite(y)
@@ -266,16 +268,21 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         values = {key: value[bin_index] for key, value in values.items()}
     else:
         side = spaxel_side(x, y, name, files.pixel_arcsec)
+        if abs(side - 1) < 1e-6 and files.pixel_arcsec is None and not has_unit:
+            remarks.append(
+                f"{name}: columns {files.x} and {files.y} are one apart and have no unit: they were taken for arcsec; "
+                "if they count pixels say xy_unit: pix."
+            )
         values["velocity"] = _without_doubles(name, x, y, side, values)
     if files.density is None:
-        return TracerMaps(values, x, y, side, _even(values))
+        return TracerMaps(values, x, y, side, _even(values), remarks)
     unit, is_binned = (
         files.density_unit or table_columns[files.density][1],
         files.rows == "bins" or files.density in bin_columns,
     )
     density = read_density(files.density, values["density"], unit, side, galaxy_file.distance()[0], is_binned)
     values["density"] = density.value
-    return TracerMaps(values, x, y, side, density)
+    return TracerMaps(values, x, y, side, density, remarks)
 
 
 def _without_doubles(

@@ -83,6 +83,9 @@ FWHM_PER_SIGMA, FWHM_TOLERANCE, RATIO_SPREAD = 2.3548, 0.12, 1.3
 #: How far all mass within R_e may lie below stars and gas in the map within it [dex]: a disc seen edge on holds .15 of
 #: that outside of the sphere, and masses of stars depend on their initial mass function.
 BARYONS_DEX = 0.4
+#: Mean density in a map [Msun/kpc^2] below which nothing is seen: of atomic hydrogen 1e18 atoms/cm^2, to which the
+#: deepest surveys go at the edge (de Blok et al. 2024, A&A 688, A109), of stars 30 mag/arcsec^2.
+THIN_MSUN_KPC2 = {"gas": 1e4, "stars": 1e4}
 
 
 @dataclass(frozen=True)
@@ -399,6 +402,20 @@ def of_baryons(
         f"mass together is {median:.2f} (at most {high:.2f}, at 95 %): are distance and density_unit right?"
     )
     return [Reason(text, 1)]
+
+
+def of_thin(maps: dict[str, SkyMap]) -> list[Reason]:
+    """Judge surface densities [Msun/kpc^2] against the least that is ever seen of a tracer."""
+    reasons = []
+    for name, sky in maps.items():
+        mean = float(np.mean(sky.density))
+        if mean < THIN_MSUN_KPC2[name]:
+            text = (
+                f"The {name} in the map {'has' if name == 'gas' else 'have'} a mean density of {mean:.2g} Msun/kpc^2, "
+                f"less than is ever seen ({THIN_MSUN_KPC2[name]:.0e}): is density_unit, or density_msun_kpc2, right?"
+            )
+            reasons.append(Reason(text, 1))
+    return reasons
 
 
 def of_resolution(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> list[Reason]:

@@ -89,10 +89,18 @@ def _fits_image(file: str, extension: int | str | None, folder: Path) -> tuple[A
             if extension not in hdus if isinstance(extension, str) else extension >= len(hdus):
                 names = ", ".join(hdu.name or str(i) for i, hdu in enumerate(hdus))
                 raise ValueError(f"{file} has no extension {extension}; there are {names}")
+            _refuse_one_name(file, extension, [i for i, hdu in enumerate(hdus) if _is_extension(extension, i, hdu)])
             try:
                 return hdus[extension].data, hdus[extension].header
             except (OSError, ValueError, TypeError) as error:
                 raise ValueError(f"{file} is damaged ({error}); get it again") from error
+
+
+def _refuse_one_name(file: str, extension: int | str, numbers: list[int]) -> None:
+    """Raise ValueError where several extensions of a file have the name that is meant to choose one."""
+    if isinstance(extension, str) and len(numbers) > 1:
+        listed = ", ".join(f"{file}[{number}]" for number in numbers)
+        raise ValueError(f"{file} has {len(numbers)} extensions called {extension}: choose one by its number, {listed}")
 
 
 def names_beside(name: str, folder: Path) -> list[str]:
@@ -248,12 +256,15 @@ def _fits_tables(name: str, folder: Path) -> dict[str, Columns]:
             tables = {i: h for i, h in enumerate(hdus) if isinstance(h, fits.BinTableHDU | fits.TableHDU)}
             if extension is not None:
                 tables = {i: h for i, h in tables.items() if _is_extension(extension, i, h)}
+                _refuse_one_name(file, extension, list(tables))
             if not tables:
                 raise ValueError(f"{name}: there is no such table in the file; give FILE or FILE[EXTENSION] of a table")
+            called = [table.name for table in tables.values()]
             found: dict[str, Columns] = {}
             for number, table in tables.items():
+                label = table.name if called.count(table.name) == 1 and table.name else str(number)
                 for k, part in enumerate(_tables_in(table)):
-                    found[f"{table.name or number}{f' ({k + 1})' if k else ''}"] = part
+                    found[f"{label}{f' ({k + 1})' if k else ''}"] = part
             return found
 
 

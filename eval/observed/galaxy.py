@@ -88,6 +88,8 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
         if files.density is None:
             without_density.add(tracer)
         remarks += read.remarks
+    if content.inclination_deg is not None and content.gas is None:
+        remarks.append("inclination_deg is that of a disc of gas: from stars alone, nothing follows from it.")
     return ObservedGalaxy(
         content.name, distance_mpc, content.half_light_radius_arcsec, maps.get("gas"), maps.get("stars"),
         distance_error_mpc, content.half_light_radius_error_arcsec, content.centre_error_arcsec,

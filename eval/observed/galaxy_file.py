@@ -67,7 +67,8 @@ class TracerFiles(_Section):
     pixel_arcsec: PositiveFloat | None = None
     """Side of a pixel, where no WCS and no grid of spaxels tells it."""
     centre_pixel: tuple[float, float] | None = None
-    """Centre in an image, as DS9 counts: the first pixel is 1, 1. Instead of `centre_deg`."""
+    """Centre in an image, as DS9 counts: the first pixel is 1, 1. Instead of `centre_deg`. Of a table whose x and y
+    count pixels, in its own numbers: 0, 0 is the first pixel where they begin with 0."""
     one_grid: bool = False
     """Pixels of one index are one place in all images, whatever their WCS say, or fail to say."""
     bins: str | None = None
@@ -172,7 +173,8 @@ class GalaxyFile(_Section):
     inclination_error_deg: NonNegativeFloat = 0.0
     """Its error."""
     half_light_radius_arcsec: PositiveFloat
-    """Projected half-light radius of the stars, R_e: the networks' unit of length."""
+    """Projected half-light radius of the stars, R_e: the networks' unit of length. It is that of a circle: multiply a
+    radius along the major axis by the root of the axis ratio."""
     half_light_radius_error_arcsec: NonNegativeFloat = 0.0
     """Its error."""
     centre_deg: tuple[float, float] | None = None
@@ -182,7 +184,8 @@ class GalaxyFile(_Section):
     centre_error_arcsec: NonNegativeFloat = 0.0
     """Error of the centre along x and along y."""
     systemic_kms: float | None = None
-    """Systemic velocity, for `within_kms` alone: networks take the mean out themselves."""
+    """Systemic velocity, as the files count V (0 where it is about a mean), for `within_kms`; and for `convention`
+    where no redshift is known. Networks take the mean out themselves."""
     gas: TracerFiles | None = None
     """The maps of the gas. Give gas, stars or both."""
     stars: TracerFiles | None = None
@@ -216,6 +219,12 @@ class GalaxyFile(_Section):
             )
         if (self.distance_mpc is None) == (self.redshift is None):
             raise ValueError("give either distance_mpc, the angular diameter distance, or redshift")
+        tracers = [files for files in (self.gas, self.stars) if files is not None]
+        if any(self.centre_arcsec) and not any(files.table and files.centre_pixel is None for files in tracers):
+            raise ValueError(
+                "centre_arcsec is the centre of tables of offsets, and there is none: say centre_deg for images with a "
+                "WCS, centre_pixel for other images and for tables that count pixels"
+            )
         if self.inclination_error_deg and self.inclination_deg is None:
             raise ValueError("inclination_error_deg needs inclination_deg")
         if self.redshift is not None and self.redshift > FARTHEST:

@@ -30,13 +30,14 @@ from kinmass.eval.observed.verdict import (
     of_light,
     of_members,
     of_motions,
-    of_one_dispersion,
+    of_one_number,
     of_parity,
     of_resolution,
     of_roughness,
     of_sides,
     of_speeds,
     of_strangeness,
+    of_thin,
     of_velocities,
     of_width,
     star_estimates,
@@ -162,12 +163,13 @@ def _observe(
     """
     draws = len(geometry.r_e_arcsec)
     observed = np.zeros((draws, CHANNELS_TOLD, pixels, pixels), np.float32)
+    areas = {name: sky.measured_arcsec2() if sky.velocity_error_kms is not None else None for name, sky in maps.items()}
     for i in range(draws):
         r_e_arcsec = geometry.r_e_arcsec[i]
         for name, sky in maps.items():
             centred = sky.moved(*geometry.centre_shift_arcsec[i])
             # The mass of given light is proportional to the distance squared, so surface densities do not depend on it.
-            seen = regridded(centred, pixels, field_of_view_re * r_e_arcsec, float(psf_re[i] * r_e_arcsec))
+            seen = regridded(centred, pixels, field_of_view_re * r_e_arcsec, float(psf_re[i] * r_e_arcsec), areas[name])
             t = ("stars", "gas").index(name)
             observed[i, 4 * t : 4 * t + 4] = seen.channels
             if name in likely:
@@ -340,7 +342,7 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
         *of_speeds(maps, profile.radius_arcsec, profile.v_circ_kms),
         *of_velocities(profile.radius_re, profile.v_circ_kms),
         *of_motions(maps),
-        *of_one_dispersion(maps),
+        *of_one_number(maps),
         *(of_light(maps["stars"], profile.galaxy.half_light_radius_arcsec) if _has_light(profile, maps) else []),
         *(of_centre(maps["gas"], profile.galaxy.half_light_radius_arcsec) if "gas" in maps else []),
         *(_of_inclination(profile.galaxy) if list(maps) == ["gas"] else []),
@@ -355,6 +357,7 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
             float(profile.radius_arcsec[k]),
             profile.samples[:, k],
         ),
+        *of_thin({name: sky for name, sky in maps.items() if name in profile.galaxy.calibrated}),
         *of_resolution(maps, profile.galaxy.instrument_sigma_kms),
         *of_estimates(estimates, np.log10(profile.radius_kpc), profile.samples),
         *reasons,

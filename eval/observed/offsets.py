@@ -7,7 +7,7 @@ from astropy.coordinates import SkyCoord
 
 from kinmass.eval.observed.fits_units import arcsec_per_unit
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
-from kinmass.eval.observed.grids import Grid, look_like_pixel_numbers
+from kinmass.eval.observed.grids import Grid, count_from_a_corner
 
 
 def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
@@ -95,6 +95,18 @@ def _about_zero(angle: Any, turn: float) -> Any:
     return (angle + 0.5 * turn) % turn - 0.5 * turn
 
 
+def _refuse_second_centre(files: TracerFiles, galaxy_file: GalaxyFile) -> None:
+    """Raise ValueError where a table of right ascensions is given a centre that is not in them."""
+    others = [other for other in (galaxy_file.gas, galaxy_file.stars) if other not in (None, files)]
+    is_for_other = any(other.table is not None for other in others if other is not None)
+    if files.centre_pixel is not None or (any(galaxy_file.centre_arcsec) and not is_for_other):
+        key = "centre_arcsec" if files.centre_pixel is None else "centre_pixel"
+        raise ValueError(
+            f"columns {files.x} and {files.y} are right ascension and declination, of which centre_deg is the centre: "
+            f"leave out {key}"
+        )
+
+
 def row_offsets(
     files: TracerFiles, galaxy_file: GalaxyFile, x: tuple[np.ndarray, str | None], y: tuple[np.ndarray, str | None]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -102,11 +114,6 @@ def row_offsets(
 
     The columns are right ascension and declination where their median is nearer to centre_deg than to zero.
     """
-    if not (x[1] or y[1] or files.xy_unit or files.pixel_arcsec) and look_like_pixel_numbers(x[0], y[0]):
-        raise ValueError(
-            f"columns {files.x} and {files.y} have no unit and look like numbers of pixels: say xy_unit: pix and "
-            "pixel_arcsec, or xy_unit: arcsec if that is what they are in"
-        )
     names, values_and_units = (files.x, files.y), (x, y)
     units = [files.xy_unit or unit for _, unit in values_and_units]
     pixel = files.pixel_arcsec
@@ -121,6 +128,11 @@ def row_offsets(
                 f"columns {files.x} and {files.y} have no unit and look like right ascension and declination in "
                 "degrees: say xy_unit: deg"
             )
+    if not any(units) and count_from_a_corner(x[0], y[0]):
+        raise ValueError(
+            f"columns {files.x} and {files.y} have no unit, none is below zero, and they look like numbers of pixels: "
+            "say xy_unit: pix, pixel_arcsec and centre_pixel, or xy_unit: arcsec and centre_arcsec if they are in that"
+        )
     if galaxy_file.centre_deg is not None and all(units):
         turn_arcsec, given_arcsec = 360 * 3600, 3600 * np.array(galaxy_file.centre_deg)
         from_given, from_zero = (
@@ -131,6 +143,7 @@ def row_offsets(
             for at in (given_arcsec, (0.0, 0.0))
         )
         if np.linalg.norm(from_given) < np.linalg.norm(from_zero):
+            _refuse_second_centre(files, galaxy_file)
             sky_positions = SkyCoord(*coordinates_arcsec, unit="arcsec", frame="icrs")
             offsets = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").spherical_offsets_to(sky_positions)
             return offsets[0].to_value("arcsec"), offsets[1].to_value("arcsec")
@@ -139,5 +152,10 @@ def row_offsets(
         if pixel is None:
             raise ValueError("centre_pixel of a table needs pixel_arcsec")
         centre_arcsec = [pixel * v for v in files.centre_pixel]
+    elif not any(centre_arcsec) and count_from_a_corner(x[0], y[0]):
+        raise ValueError(
+            f"columns {files.x} and {files.y} count from a corner of the map, and no centre is said: say centre_pixel, "
+            "in these numbers, for pixels, or centre_arcsec"
+        )
     x_arcsec = _about_zero(coordinates_arcsec[0], 360 * 3600)
     return x_arcsec - centre_arcsec[0], coordinates_arcsec[1] - centre_arcsec[1]

@@ -26,12 +26,18 @@ FEWEST_OTHERS = 0.05
 _FILLING = re.compile(r"\d+|9+\.9+|.*e\+\d+")
 #: So many pixels, that share of all, and so many times the largest bin are no region that happens to be at rest.
 LEAST_ZEROS, ZERO_SHARE, TIMES_A_BIN = 10, 0.02, 5
-#: Largest median error of V, over the rms of V and sigma together, and largest pixel [R_e].
-MAX_ERROR_SHARE, MAX_PIXEL_RE = 3.0, 2.0
+#: Largest median error of V, over the rms of V and sigma together, and smallest [km/s]: in bright lines of H I and CO
+#: it is .1 km/s.
+MAX_ERROR_SHARE, MIN_ERROR_KMS = 3.0, 0.05
+#: Largest pixel [R_e].
+MAX_PIXEL_RE = 2.0
 #: Above this systemic velocity a caution asks for the convention: at 3000 km/s differences of c z are 1 % too large.
 MAX_UNCORRECTED_KMS = 3000.0
 #: Above this one the convention must be said: differences of c z are a tenth too large, masses .08 dex.
 MAX_UNDECLARED_KMS = 30_000.0
+#: Motion of a galaxy in a cluster [km/s], and a factor, by which a distance that is right may differ from that of the
+#: redshift.
+OWN_MOTION_KMS, DISTANCE_FACTOR = 1500.0, 1.3
 #: Rotation over the velocity scale (`_rotation_axis`) from which the axis of rotation is known; and the largest angle
 #: between the axes of stars and gas.
 MIN_ROTATION_SHARE, MISALIGNED_DEG = 0.3, 60.0
@@ -60,12 +66,7 @@ def refuse(name: str, sky: SkyMap, r_e_arcsec: float) -> None:
             f"the dispersion of the {name} is {sigma_rms:.3g} km/s, which no spectrograph measures: it must be in "
             "km/s; say dispersion_unit where velocity_unit is not that of the dispersion"
         )
-    errors = sky.velocity_error_kms
-    if errors is not None and np.median(errors) > MAX_ERROR_SHARE * np.hypot(v_rms, sigma_rms):
-        raise ValueError(
-            f"errors of V of the {name} are {np.median(errors):.3g} km/s, far more than V and sigma "
-            f"({np.hypot(v_rms, sigma_rms):.3g} km/s): is velocity_error_unit right?"
-        )
+    _refuse_errors(name, sky, float(np.hypot(v_rms, sigma_rms)))
     if sky.side_arcsec > MAX_PIXEL_RE * r_e_arcsec:
         raise ValueError(
             f"pixels of the {name} are {sky.side_arcsec:.3g} arcsec wide, R_e is {r_e_arcsec:.3g} arcsec: are the "
@@ -77,6 +78,27 @@ def refuse(name: str, sky: SkyMap, r_e_arcsec: float) -> None:
             f"the nearest pixel of the {name} lies {nearest_arcsec:.3g} arcsec from the centre, farther than R_e "
             f"({r_e_arcsec:.3g} arcsec): are the centre and half_light_radius_arcsec right?"
         )
+
+
+def _refuse_errors(name: str, sky: SkyMap, scale_kms: float) -> None:
+    """Raise ValueError for errors of V or sigma that are in another unit; scale_kms is the rms of V and sigma."""
+    for what, key, errors in (
+        ("V", "velocity_error_unit", sky.velocity_error_kms),
+        ("the dispersion", "dispersion_unit or velocity_error_unit", sky.dispersion_error_kms),
+    ):
+        if errors is None:
+            continue
+        middle = float(np.median(errors))
+        if middle > MAX_ERROR_SHARE * scale_kms:
+            raise ValueError(
+                f"errors of {what} of the {name} are {middle:.3g} km/s, far more than V and sigma "
+                f"({scale_kms:.3g} km/s): is {key} right?"
+            )
+        if middle < MIN_ERROR_KMS:
+            raise ValueError(
+                f"errors of {what} of the {name} are {middle:.2g} km/s, less than any spectrograph's: if they are in "
+                f"another unit than V say {key}"
+            )
 
 
 def cautions(maps: dict[str, SkyMap]) -> list[str]:

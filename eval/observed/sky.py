@@ -126,6 +126,17 @@ class SkyMap:
         arrays = {name: value[is_kept] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         return replace(self, **arrays)
 
+    def measured_arcsec2(self) -> np.ndarray:
+        """Return, for each pixel (n,), the area of the bin that it is part of, or its own [arcsec^2].
+
+        Pixels side by side with one V, dispersion and errors hold one measurement.
+        """
+        values = (self.velocity_kms, self.dispersion_kms, self.velocity_error_kms, self.dispersion_error_kms)
+        measured = np.stack([v for v in values if v is not None])
+        pairs = _touching_pairs(self, 1.1)
+        label = _groups(pairs[(measured[:, pairs[:, 0]] == measured[:, pairs[:, 1]]).all(0)], len(self.x_arcsec))
+        return np.asarray(np.bincount(label)[label] * self.side_arcsec**2)
+
     def reach_arcsec(self) -> float:
         """Return the radius [arcsec] inside which nine tenths of the pixels lie."""
         return float(np.quantile(np.hypot(self.x_arcsec, self.y_arcsec), 0.9))
@@ -135,6 +146,18 @@ class SkyMap:
         return float(np.average(self.velocity_kms, weights=self.density))
 
 
+def _touching_pairs(sky: SkyMap, sides: float) -> np.ndarray:
+    """Return the pairs of pixels (m, 2) whose middles lie no more than a number of sides apart."""
+    places = np.column_stack([sky.x_arcsec, sky.y_arcsec])
+    return cKDTree(places).query_pairs(sides * sky.side_arcsec, output_type="ndarray").reshape(-1, 2)
+
+
+def _groups(pairs: np.ndarray, n: int) -> np.ndarray:
+    """Return the number of the group (n,) that each of n pixels belongs to; pairs (m, 2) belong together."""
+    touching = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(n, n))
+    return np.asarray(connected_components(touching, directed=False)[1])
+
+
 def without_strays(sky: SkyMap) -> SkyMap:
     """Return a map without groups of pixels that are smaller than a beam and touch no others: these are noise.
 
@@ -142,11 +165,7 @@ def without_strays(sky: SkyMap) -> SkyMap:
     """
     if sky.side_arcsec > sky.blur_arcsec and len(sky.x_arcsec) < FEWEST_TOGETHER:
         return sky
-    places = np.column_stack([sky.x_arcsec, sky.y_arcsec])
-    near = cKDTree(places).query_pairs(1.5 * sky.side_arcsec, output_type="ndarray")
-    n = len(places)
-    touching = coo_matrix((np.ones(len(near)), near.T.reshape(2, -1)), shape=(n, n))
-    label = connected_components(touching, directed=False)[1]
+    label = _groups(_touching_pairs(sky, 1.5), len(sky.x_arcsec))
     size = np.bincount(label)
     fewest = max(FEWEST_TOGETHER, BEAM_AREA * sky.blur_arcsec**2 / sky.side_arcsec**2)
     is_kept = ((size >= fewest) | (size == size.max()))[label]
@@ -164,17 +183,25 @@ class Regridded:
 
 def regrid(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: float = 0.0) -> np.ndarray:
     """Return the channels (4, Q, Q) of `regridded`."""
-    return regridded(sky, pixels, field_arcsec, psf_fwhm_arcsec).channels
+    without_errors = replace(sky, velocity_error_kms=None, dispersion_error_kms=None)
+    return regridded(without_errors, pixels, field_arcsec, psf_fwhm_arcsec).channels
 
 
-def regridded(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: float = 0.0) -> Regridded:
+def regridded(
+    sky: SkyMap,
+    pixels: int,
+    field_arcsec: float,
+    psf_fwhm_arcsec: float = 0.0,
+    measured_arcsec2: np.ndarray | None = None,
+) -> Regridded:
     """Return density, V, sigma and a mask (4, Q, Q) of a map, on a grid of Q pixels over field_arcsec about the centre.
 
     Moments Sigma, Sigma V, Sigma (V^2 + sigma^2) are spread over the squares of the map and averaged, as light is, over
     the observed part of each pixel of the grid. The mask is 1 where a share MIN_COVERED of a pixel is observed. Maps
     sharper than psf_fwhm_arcsec are blurred to it. For a map without dispersion, sigma is zero everywhere, which
     marks that it is missing. The error of a pixel is the rms of the errors in it, weighted with the density, over the
-    root of the number of beams that it holds, where it holds several.
+    root of the number of measurements that it holds, where it holds several: of beams, or of what is wider, bins or
+    pixels of the map. measured_arcsec2 (n,): areas of the latter, where they are known already.
     """
     n_cells = FINE * pixels
     cell_arcsec = field_arcsec / n_cells
@@ -186,7 +213,12 @@ def regridded(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: fl
     v = sky.velocity_kms
     errors = [e for e in (sky.velocity_error_kms, sky.dispersion_error_kms) if e is not None]
     moments = [np.ones_like(v), sky.density, sky.density * v, sky.density * (v**2 + sigma**2)]
-    values = np.stack([*moments, *(sky.density * error**2 for error in errors)])
+    moments += [sky.density * error**2 for error in errors]
+    if errors:
+        beam_arcsec2 = BEAM_AREA * max(psf_fwhm_arcsec, sky.blur_arcsec) ** 2
+        areas = sky.measured_arcsec2() if measured_arcsec2 is None else measured_arcsec2
+        moments.append(sky.density * (np.maximum(areas, beam_arcsec2) if beam_arcsec2 else 0.0))
+    values = np.stack(moments)
     cell_moments = np.zeros((len(values), n_cells * n_cells))
     is_near = np.maximum(np.abs(sky.x_arcsec), np.abs(sky.y_arcsec)) < 0.5 * field_arcsec + sky.side_arcsec
     for dx in offset:
@@ -210,7 +242,7 @@ def regridded(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: fl
     if blur_cells > 0:
         for image in fine_moments:
             gaussian_filter(image, blur_cells, output=image, mode="constant")
-    covered, density, momentum, energy, *error_moments = average_cells(fine_moments)
+    covered, density, momentum, energy, *other_moments = average_cells(fine_moments)
     safe_density = np.where(density > 0, density, 1.0)
     velocity = momentum / safe_density
     dispersion = np.sqrt(np.maximum(energy / safe_density - velocity**2, 0.0))
@@ -218,13 +250,20 @@ def regridded(sky: SkyMap, pixels: int, field_arcsec: float, psf_fwhm_arcsec: fl
         dispersion = np.zeros_like(velocity)
     channels = np.stack([density / np.maximum(covered, 1e-30), velocity, dispersion, np.ones_like(velocity)])
     is_seen &= density > 0
-    widest_arcsec = max(psf_fwhm_arcsec, sky.blur_arcsec)
-    beams = covered * (field_arcsec / pixels) ** 2 / (BEAM_AREA * widest_arcsec**2) if widest_arcsec else 1.0
-    known = iter(
-        np.where(is_seen, np.sqrt(np.maximum(moment / safe_density, 0.0) / np.maximum(beams, 1.0)), 0.0)
-        for moment in error_moments
-    )
+    cell_arcsec2 = covered * (field_arcsec / pixels) ** 2
+    known = iter(_errors_of_means(np.stack(other_moments) / safe_density, cell_arcsec2) if errors else [])
     velocity_error, dispersion_error = (
-        None if error is None else next(known) for error in (sky.velocity_error_kms, sky.dispersion_error_kms)
+        None if error is None else np.where(is_seen, next(known), 0.0)
+        for error in (sky.velocity_error_kms, sky.dispersion_error_kms)
     )
     return Regridded(np.where(is_seen, channels, 0.0), velocity_error, dispersion_error)
+
+
+def _errors_of_means(means: np.ndarray, arcsec2: np.ndarray) -> np.ndarray:
+    """Return the errors [km/s] of what is averaged over areas (Q, Q) [arcsec^2].
+
+    means: of the errors' squares, and last of the areas [arcsec^2] that single measurements are of, nil if not known.
+    """
+    *squares, of_one_arcsec2 = means
+    measurements = np.divide(arcsec2, of_one_arcsec2, out=np.ones_like(arcsec2), where=of_one_arcsec2 > 0)
+    return np.asarray(np.sqrt(np.maximum(squares, 0.0) / np.maximum(measurements, 1.0)))

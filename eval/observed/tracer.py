@@ -10,7 +10,9 @@ from kinmass.eval.observed.fits_units import LOGARITHMS, Density
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
 from kinmass.eval.observed.names import of_other_tracer, refuse_contradictions, refuse_forgotten_width, refuse_logarithm
 from kinmass.eval.observed.sanity import (
+    DISTANCE_FACTOR,
     MAX_UNCORRECTED_KMS,
+    OWN_MOTION_KMS,
     refuse_fillings,
     refuse_undeclared_redshift,
     refuse_zeros,
@@ -122,6 +124,12 @@ def _within(
     if galaxy_file.systemic_kms is None:
         raise ValueError("within_kms needs systemic_kms of the galaxy")
     is_within = np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
+    if is_seen.any() and not (is_seen & is_within).any():
+        raise ValueError(
+            f"within_kms leaves none of the {np.count_nonzero(is_seen)} pixels of the {tracer}: V is about "
+            f"{np.median(velocity[is_seen]):.0f} km/s, systemic_kms {galaxy_file.systemic_kms:g}. Give systemic_kms as "
+            "the file counts V: 0 about a mean (and redshift for the convention)"
+        )
     if n_beyond := np.count_nonzero(is_seen & ~is_within):
         n_seen = np.count_nonzero(is_seen)
         maps.remarks.append(f"within_kms leaves out {n_beyond} of {n_seen} pixels of the {tracer}.")
@@ -133,7 +141,11 @@ def _redshift(velocity_kms: np.ndarray, convention: str) -> float | None:
     known = velocity_kms[np.isfinite(velocity_kms)]
     if not len(known) or np.quantile(known, 0.1) <= 0:
         return None
-    v_over_c = float(np.median(known)) / LIGHT_KMS
+    return _redshift_of(float(np.median(known)), convention)
+
+
+def _redshift_of(velocity_kms: float, convention: str) -> float:
+    v_over_c = velocity_kms / LIGHT_KMS
     return 1 / (1 - v_over_c) - 1 if convention == "radio" else v_over_c
 
 
@@ -308,23 +320,36 @@ def _beam_fwhm_arcsec(files: TracerFiles, folder: Path, tracer_maps: TracerMaps)
     return fwhm_arcsec
 
 
-def _systemic_kms(galaxy_file: GalaxyFile, convention: str, redshift: float | None) -> float | None:
+def _systemic_kms(galaxy_file: GalaxyFile, convention: str, redshift: float | None, middle_kms: float) -> float | None:
     """Return the systemic velocity in a convention where the galaxy's file tells it; None leaves it to the median of V.
 
-    redshift: that of the median, None where V is about a mean, and its median says nothing. Raises ValueError where
-    nothing else does, and the galaxy is too far for that not to matter.
+    redshift: that of the median middle_kms, None where V is about a mean, and its median says nothing: systemic_kms may
+    be that mean, for `within_kms`, and then tells nothing either. Raises ValueError where nothing else does, and the
+    galaxy is too far for that not to matter, and for a systemic_kms that is neither.
     """
-    if galaxy_file.systemic_kms is not None or redshift is not None:
-        return galaxy_file.systemic_kms
-    if galaxy_file.redshift is not None:
-        z = galaxy_file.redshift
-        return LIGHT_KMS * (z if convention == "optical" else z / (1 + z))
-    if (z := galaxy_file.least_redshift()) * LIGHT_KMS > MAX_UNCORRECTED_KMS:
+    given, known = galaxy_file.systemic_kms, galaxy_file.redshift if redshift is None else redshift
+    if known is not None:
+        told_kms = LIGHT_KMS * (known if convention == "optical" else known / (1 + known))
+        if given is not None and min(abs(given - told_kms), abs(given - middle_kms)) > MAX_UNCORRECTED_KMS:
+            raise ValueError(
+                f"systemic_kms is {given:g}, V is about {middle_kms:.0f} km/s, and a redshift of {known:.4g} is "
+                f"{told_kms:.0f} km/s in the {convention} convention: which is right? Leave out the wrong one"
+            )
+        return told_kms if redshift is None else given
+    nearest = galaxy_file.least_redshift()
+    if nearest * LIGHT_KMS <= MAX_UNCORRECTED_KMS:
+        return given
+    if (
+        given is None
+        or LIGHT_KMS * _redshift_of(given, convention) < LIGHT_KMS * nearest / DISTANCE_FACTOR - OWN_MOTION_KMS
+    ):
+        said = "" if given is None else f", and neither does systemic_kms: {given:g}"
         raise ValueError(
-            f"convention: {convention} of V about a mean, which does not tell the redshift (at least {z:.2g} at that "
-            "distance): say systemic_kms, the galaxy's velocity in that convention, or redshift instead of distance_mpc"
+            f"convention: {convention} of V about a mean, which does not tell the redshift (at least {nearest:.2g} at "
+            f"that distance){said}: say systemic_kms, the galaxy's velocity in that convention, or redshift instead of "
+            "distance_mpc"
         )
-    return None
+    return given
 
 
 def _in_galaxys_frame(
@@ -340,7 +365,8 @@ def _in_galaxys_frame(
     """
     if convention == "rest":
         return velocity, widths
-    systemic_kms = _systemic_kms(galaxy_file, convention, redshift)
+    middle_kms = float(np.nanmedian(velocity)) if np.isfinite(velocity).any() else 0.0
+    systemic_kms = _systemic_kms(galaxy_file, convention, redshift, middle_kms)
     about_kms = systemic_kms if redshift is None and systemic_kms is not None else 0.0
     at_rest, factor = _at_rest(velocity + about_kms, convention, systemic_kms)
     return at_rest, tuple(None if width is None else width / factor for width in widths)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy import units
+from astropy.io import fits
 
 from kinmass.eval.observed.fits_maps import Bins, blank_to_nan, columns, image, text_columns
 from kinmass.eval.observed.fits_units import (
@@ -70,9 +71,10 @@ def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -
     if key == "velocity":
         return value * kms_per_unit(name, velocity_unit or unit)
     if key in IVARS:
-        ivar_unit = files.velocity_error_unit and f"({files.velocity_error_unit})^-2"
-        return value * inverse_variance_per_unit(name, ivar_unit or unit, kms_per_unit(name, velocity_unit) ** -2)
-    unit_key = "velocity_error_unit" if key in ERRORS else "dispersion_unit"
+        of_error = getattr(files, _unit_key_of_error(files, key, unit))
+        of_ivar = of_error and f"({of_error})^-2"
+        return value * inverse_variance_per_unit(name, of_ivar or unit, kms_per_unit(name, velocity_unit) ** -2)
+    unit_key = _unit_key_of_error(files, key, unit) if key in ERRORS else "dispersion_unit"
     # A variance, as a moment of second order is, or the square of an error. That of a dispersion may be another thing,
     # the error of a variance.
     is_squared = key == "velocity_error" or (key == "dispersion" and files.dispersion_is == "sigma")
@@ -82,6 +84,16 @@ def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -
     if key in ERRORS and getattr(files, unit_key) is None and is_inverse_variance(unit):
         raise ValueError(f"{key} {name} is in {unit!r}: say {key.removesuffix('_error')}_ivar, an inverse variance")
     return value * _width_kms_per_unit(name, getattr(files, unit_key), velocity_unit, unit, unit_key)
+
+
+def _unit_key_of_error(files: TracerFiles, key: str, unit_of_file: str | None) -> str:
+    """Return the key that holds the unit of an error, or of the error behind an inverse variance.
+
+    An error of the dispersion whose file tells no unit is in that of the dispersion, where that is said.
+    """
+    is_told = bool((unit_of_file or "").strip()) or kms2_per_unit(files.dispersion_unit) is not None
+    of_dispersion = key.startswith("dispersion") and files.dispersion_unit is not None and not is_told
+    return "dispersion_unit" if of_dispersion else "velocity_error_unit"
 
 
 def _width_kms_per_unit(
@@ -141,10 +153,13 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     planes = {key: str(header["PLANE"]) for key, (_, header) in values_and_headers.items() if "PLANE" in header}
     for key, called in planes.items():
         refuse_error_for(files, key, called)
+    _refuse_other_planes(image_names, {key: values_and_headers[key][1] for key in planes})
     grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
     images = {
         key: _in_kms(files, key, value, header.get("BUNIT")) for key, (value, header) in values_and_headers.items()
     }
+    for key in {"dispersion", *ERRORS} & images.keys():
+        images[key] = np.where(images[key] > 0, images[key], np.nan)  # or else zeros would be averaged with others
     density = None
     if "density" in images:
         density_grid = next((g for g in (grids["density"], *grids.values()) if g.wcs is not None), grids["density"])
@@ -181,6 +196,33 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     return TracerMaps(values, x, y, side, density or _even(values), remarks, "optical" if is_frequency else None)
 
 
+#: Of which map another map tells something: its error, say.
+_MAIN_OF = {
+    "velocity_error": "velocity", "velocity_ivar": "velocity", "dispersion_error": "dispersion",
+    "dispersion_ivar": "dispersion", "instrument_sigma": "dispersion",
+}  # fmt: skip
+
+
+def _refuse_other_planes(names: dict[str, str], headers: dict[str, fits.Header]) -> None:
+    """Raise ValueError where an error, mask or width {key: header with PLANE} is of another line than its map.
+
+    It is where its cube has a plane that is called as the map's own, and another one was chosen.
+    """
+    called = {key: str(header["PLANE"]) for key, header in headers.items()}
+    for key, own in called.items():
+        mains = ("velocity", "dispersion", "density") if key.startswith("mask") else (_MAIN_OF.get(key),)
+        others = [
+            called[main] for main in mains if main in called and names[main].split(",")[0] != names[key].split(",")[0]
+        ]
+        if others and own not in others:
+            beside = {str(card.value).strip() for card in headers[key].cards}
+            if found := [other for other in others if other in beside]:
+                raise ValueError(
+                    f"{key} {names[key]} is of {own}, and what it belongs to is of {found[0]}: choose the plane "
+                    f"{found[0]} of it"
+                )
+
+
 def _even(values: dict[str, np.ndarray]) -> Density:
     """Put a density of one where there is a velocity, into the maps of a tracer of which none was measured."""
     values["density"] = np.where(np.isfinite(values["velocity"]), 1.0, np.nan)
@@ -191,9 +233,9 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     """Read maps that are columns of a table of spaxels or bins, or of a table of bins that its spaxels refer to."""
     name = str(files.table)
     bin_table = bin_table_of(files, folder)
-    places = (files.x, files.y)
+    where = (files.x, files.y)
     table_columns = columns(
-        name, folder, (*places, *_map_names(files).values(), *((files.bin,) if bin_table else ())), places
+        name, folder, (*where, *_map_names(files).values(), *((files.bin,) if bin_table else ())), where
     )
     map_columns = _map_names(files) | {"x": files.x, "y": files.y}
     bin_columns = set()
@@ -214,7 +256,9 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
                 )
         of_bins = f"; {files.bins} has {', '.join(bin_table.columns)}" if bin_table is not None else ""
         raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}{of_bins}")
-    x, y = row_offsets(files, galaxy_file, *(table_columns[map_columns.pop(key)] for key in ("x", "y")))
+    places = (table_columns[map_columns.pop("x")], table_columns[map_columns.pop("y")])
+    has_unit, remarks = any(unit for _, unit in places) or files.xy_unit is not None, list[str]()
+    x, y = row_offsets(files, galaxy_file, *places)
     values = {key: _in_kms(files, key, *table_columns[column]) for key, column in map_columns.items()}
     _merge_masks(values)
     has_position = np.isfinite(x) & np.isfinite(y)
@@ -224,16 +268,21 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         values = {key: value[bin_index] for key, value in values.items()}
     else:
         side = spaxel_side(x, y, name, files.pixel_arcsec)
+        if abs(side - 1) < 1e-6 and files.pixel_arcsec is None and not has_unit:
+            remarks.append(
+                f"{name}: columns {files.x} and {files.y} are one apart and have no unit: they were taken for arcsec; "
+                "if they count pixels say xy_unit: pix."
+            )
         values["velocity"] = _without_doubles(name, x, y, side, values)
     if files.density is None:
-        return TracerMaps(values, x, y, side, _even(values))
+        return TracerMaps(values, x, y, side, _even(values), remarks)
     unit, is_binned = (
         files.density_unit or table_columns[files.density][1],
         files.rows == "bins" or files.density in bin_columns,
     )
     density = read_density(files.density, values["density"], unit, side, galaxy_file.distance()[0], is_binned)
     values["density"] = density.value
-    return TracerMaps(values, x, y, side, density)
+    return TracerMaps(values, x, y, side, density, remarks)
 
 
 def _without_doubles(

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from kinmass.eval.classical.estimators import ObservedViews, wolf2010
 from kinmass.eval.classical.rotation import MIN_INCLINATION_DEG, THICKNESS
 from kinmass.eval.observed.roughness import roughness_ratio
-from kinmass.eval.observed.sanity import rms_speeds
+from kinmass.eval.observed.sanity import DISTANCE_FACTOR, OWN_MOTION_KMS, rms_speeds
 from kinmass.eval.observed.sky import SkyMap
 from kinmass.eval.observed.symmetry import evenness, share_opposite, symmetry
 from kinmass.gen.constants import LIGHT_KMS
@@ -44,9 +44,9 @@ STARS_SIGMA_KMS = 400.0
 GAS_SIGMA_KMS = 80.0
 #: A larger dispersion of gas [km/s] that is the same everywhere (84th to 16th percentile) is that of an instrument.
 SAME_SIGMA_KMS, SAME_SIGMA = 30.0, 1.15
-#: Shares of the pixels between which a dispersion that is one number, where V is not, is no measurement: where it is so
-#: in all of them, it was assumed.
-ONE_SIGMA = (0.1, 0.9)
+#: Shares of the pixels between which V, or a dispersion, that is one number where the other is not is no measurement:
+#: a dispersion that is so in all of them was assumed.
+ONE_NUMBER = (0.1, 0.9)
 #: And so many times more often than any other number: not where all are rounded.
 TIMES_ANOTHER = 5
 #: Circular speeds [km/s] that few galaxies have, and none (the fastest discs: 570, Ogle et al. 2019, ApJL 884, L11).
@@ -72,9 +72,8 @@ ONE_SIDE = 0.1
 #: A dispersion that is so many times as rough as V: in a line that is resolved both have the same errors (Landman,
 #: Roussel-Dupre & Tanigawa 1982), in its full width 2.35 times that. Of mock galaxies, noisy or not, it is 1.5 at most.
 ROUGH = 1.8
-#: Redshifts [km/s] from which on distances follow from them, but for a motion of a galaxy in a cluster [km/s], and a
-#: factor, by which distances that are right may still differ.
-HUBBLE_FLOW_KMS, OWN_MOTION_KMS, DISTANCE_FACTOR = 3000.0, 1500.0, 1.3
+#: Redshift [km/s] from which on distances follow from it.
+HUBBLE_FLOW_KMS = 3000.0
 #: Rank correlation of errors of V with brightness, and their ratio of the 90th to the 10th percentile, of errors that
 #: are largest where light is brightest.
 BRIGHT_ERRORS, RANGE_OF_ERRORS = 0.6, 2.0
@@ -84,6 +83,9 @@ FWHM_PER_SIGMA, FWHM_TOLERANCE, RATIO_SPREAD = 2.3548, 0.12, 1.3
 #: How far all mass within R_e may lie below stars and gas in the map within it [dex]: a disc seen edge on holds .15 of
 #: that outside of the sphere, and masses of stars depend on their initial mass function.
 BARYONS_DEX = 0.4
+#: Mean density in a map [Msun/kpc^2] below which nothing is seen: of atomic hydrogen 1e18 atoms/cm^2, to which the
+#: deepest surveys go at the edge (de Blok et al. 2024, A&A 688, A109), of stars 30 mag/arcsec^2.
+THIN_MSUN_KPC2 = {"gas": 1e4, "stars": 1e4}
 
 
 @dataclass(frozen=True)
@@ -202,24 +204,29 @@ def of_motions(maps: dict[str, SkyMap]) -> list[Reason]:
     return reasons
 
 
-def of_one_dispersion(maps: dict[str, SkyMap]) -> list[Reason]:
-    """Judge whether a dispersion is one number in many pixels that are not of one bin, as at the limit of a fit."""
+def of_one_number(maps: dict[str, SkyMap]) -> list[Reason]:
+    """Judge whether V or a dispersion is one number in many pixels of several bins, as at the limit of a fit."""
     reasons = []
     for name, sky in maps.items():
         if sky.dispersion_kms is None:
             continue
-        numbers, counts = np.unique(sky.dispersion_kms[sky.dispersion_kms > 0], return_counts=True)
-        if not len(numbers):
-            continue
-        number, share = float(numbers[np.argmax(counts)]), float(counts.max()) / len(sky.x_arcsec)
-        speeds = sky.velocity_kms[sky.dispersion_kms == number]
-        is_alone = counts.max() > TIMES_ANOTHER * max(np.sort(counts)[:-1], default=0)
-        if is_alone and ONE_SIGMA[0] < share < ONE_SIGMA[1] and len(np.unique(speeds)) > 0.5 * len(speeds):
-            text = (
-                f"The dispersion of the {name} is {number:.4g} km/s exactly in {100 * share:.0f} % of its pixels, of "
-                "which V differs: is that the limit of a fit, or does it say that nothing was measured (blank)?"
-            )
-            reasons.append(Reason(text, 1))
+        for what, value, other, other_value in (
+            ("dispersion", sky.dispersion_kms, "V", sky.velocity_kms),
+            ("velocity", sky.velocity_kms, "the dispersion", sky.dispersion_kms),
+        ):
+            numbers, counts = np.unique(value[value > 0] if what == "dispersion" else value, return_counts=True)
+            if not len(numbers):
+                continue
+            number, share = float(numbers[np.argmax(counts)]), float(counts.max()) / len(sky.x_arcsec)
+            there = other_value[value == number]
+            is_alone = counts.max() > TIMES_ANOTHER * max(np.sort(counts)[:-1], default=0)
+            if is_alone and ONE_NUMBER[0] < share < ONE_NUMBER[1] and len(np.unique(there)) > 0.5 * len(there):
+                text = (
+                    f"The {what} of the {name} is {number:.4g} km/s exactly in {100 * share:.0f} % of its pixels, of "
+                    f"which {other} differs: is that where a fit began or the limit of it, or does it say that nothing "
+                    "was measured (blank)?"
+                )
+                reasons.append(Reason(text, 1))
     return reasons
 
 
@@ -395,6 +402,20 @@ def of_baryons(
         f"mass together is {median:.2f} (at most {high:.2f}, at 95 %): are distance and density_unit right?"
     )
     return [Reason(text, 1)]
+
+
+def of_thin(maps: dict[str, SkyMap]) -> list[Reason]:
+    """Judge surface densities [Msun/kpc^2] against the least that is ever seen of a tracer."""
+    reasons = []
+    for name, sky in maps.items():
+        mean = float(np.mean(sky.density))
+        if mean < THIN_MSUN_KPC2[name]:
+            text = (
+                f"The {name} in the map {'has' if name == 'gas' else 'have'} a mean density of {mean:.2g} Msun/kpc^2, "
+                f"less than is ever seen ({THIN_MSUN_KPC2[name]:.0e}): is density_unit, or density_msun_kpc2, right?"
+            )
+            reasons.append(Reason(text, 1))
+    return reasons
 
 
 def of_resolution(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> list[Reason]:

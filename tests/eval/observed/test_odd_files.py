@@ -155,6 +155,34 @@ def test_numbers_of_pixels_are_no_arcseconds(tmp_path):
     assert of_table(tmp_path, table(X=2 * X, Y=2 * Y), half_light_radius_arcsec=6.0).stars.side_arcsec == 1
 
 
+def test_centres_of_bins_that_count_from_a_corner_are_no_arcseconds(tmp_path):
+    """As Voronoi bins of an image have: taken for arcsec, the galaxy was a third larger or smaller, or five times."""
+    rows = table()[:: P // 2]
+    places = {"X": rows["X"].copy(), "Y": rows["Y"].copy()}
+    rows["X"], rows["Y"] = (places[axis] / SIDE + 15.0 for axis in "XY")
+    keys = {"rows": "bins"}
+    with pytest.raises(ValueError, match=r"have no unit, none is below zero, .* say xy_unit: pix"):
+        of_table(tmp_path, rows, keys, centre_arcsec=[15.0, 15.0])
+    keys |= {"xy_unit": "pix", "pixel_arcsec": SIDE}
+    with pytest.raises(ValueError, match="X and Y count from a corner of the map, and no centre is said"):
+        of_table(tmp_path, rows, keys)
+    found = of_table(tmp_path, rows, keys | {"centre_pixel": [15.0, 15.0]}).stars
+    rows["X"], rows["Y"] = places["X"], places["Y"]
+    np.testing.assert_allclose(found.x_arcsec, of_table(tmp_path, rows, {"rows": "bins"}).stars.x_arcsec)
+
+
+def test_places_one_apart_without_a_unit_are_told_of(tmp_path):
+    rows = table(X=IX - 15.0, Y=IY - 15.0)
+    assert "one apart and have no unit" in of_table(tmp_path, rows, half_light_radius_arcsec=6.0).remarks[-1]
+    for keys in ({"xy_unit": "arcsec"}, {"pixel_arcsec": 1.0}):
+        assert of_table(tmp_path, rows, keys, half_light_radius_arcsec=6.0).remarks == ()
+    assert of_table(tmp_path, table()).remarks == ()
+
+
+def test_nothing_follows_from_an_inclination_without_gas(tmp_path):
+    assert "inclination_deg is that of a disc of gas" in of_table(tmp_path, table(), inclination_deg=60.0).remarks[-1]
+
+
 def in_one_file(folder, keys, **top):
     images = [fits.ImageHDU(MAPS[name], name=name) for name in "VSD"]
     fits.HDUList([fits.PrimaryHDU(), *images]).writeto(folder / "all.fits", overwrite=True)

@@ -135,6 +135,9 @@ def test_errors_that_are_none_are_told_of(tmp_path):
         (lambda s: {"dispersion_kms": s.dispersion_kms**2}, "if it is a variance take its root"),
         (lambda s: {"dispersion_kms": s.dispersion_kms / 1e3}, "which no spectrograph measures"),
         (lambda s: {"velocity_error_kms": np.full(P * P, 5e3)}, "is velocity_error_unit right"),
+        (lambda s: {"velocity_error_kms": np.full(P * P, 5e-3)}, "say velocity_error_unit"),
+        (lambda s: {"dispersion_error_kms": np.full(P * P, 5e3)}, "errors of the dispersion of the stars are 5e.03"),
+        (lambda s: {"dispersion_error_kms": np.full(P * P, 5e-3)}, "say dispersion_unit or velocity_error_unit"),
         (lambda s: {"side_arcsec": 60.0}, "CDELT is in degrees without CUNIT"),
     ],
 )

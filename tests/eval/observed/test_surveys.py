@@ -15,7 +15,7 @@ from astropy.wcs.utils import fit_wcs_from_points
 from kinmass.eval.observed.fits_units import kms_per_unit, read_density
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
 from kinmass.eval.observed.sky import SkyMap
-from kinmass.eval.observed.verdict import of_motions, of_one_dispersion, of_sides
+from kinmass.eval.observed.verdict import of_motions, of_one_number, of_sides
 
 P, SIDE, R_E, CENTRE = 25, 0.8, 5.0, (150.0, 40.0)
 IY, IX = np.indices((P, P))
@@ -214,13 +214,28 @@ def test_a_dispersion_that_is_one_number_in_a_part_of_the_map_speaks_against_it(
 
     def reasons(sigma, velocity=seen["V"]):
         sky = SkyMap(X[SEEN], Y[SEEN], SIDE, seen["D"], velocity, sigma)
-        return [reason.text for reason in of_one_dispersion({"gas": sky})]
+        return [reason.text for reason in of_one_number({"gas": sky})]
 
     at_limit = np.where(np.arange(n) % 3 == 0, 99.0, seen["S"])
     assert "99 km/s exactly in 34 % of its pixels" in reasons(at_limit)[0]
     assert reasons(seen["S"]) == reasons(np.full(n, 10.0)) == reasons(np.where(at_limit == 99, 0.0, seen["S"])) == []
     assert reasons(at_limit, np.where(at_limit == 99, 2500.0, seen["V"])) == []  # one bin
     assert reasons(np.round(seen["S"], -1)) == []  # rounded
+
+
+def test_a_velocity_that_is_one_number_in_a_part_of_the_map_speaks_against_it():
+    """As where a fit stayed at its first guess, the systemic velocity."""
+    n = np.count_nonzero(SEEN)
+    seen = {name: values[SEEN] for name, values in MAPS.items()}
+
+    def reasons(velocity, sigma=seen["S"]):
+        sky = SkyMap(X[SEEN], Y[SEEN], SIDE, seen["D"], velocity, sigma)
+        return [reason.text for reason in of_one_number({"stars": sky})]
+
+    at_guess = np.where(np.arange(n) % 4 == 0, 2500.0, seen["V"])
+    assert "The velocity of the stars is 2500 km/s exactly in 25 % of its pixels" in reasons(at_guess)[0]
+    assert len(reasons(at_guess - 2500.0)) == 1
+    assert reasons(at_guess, np.where(at_guess == 2500, 40.0, seen["S"])) == []  # one bin
 
 
 def test_stars_that_move_as_in_no_galaxy_speak_against_a_result():
@@ -490,15 +505,117 @@ def test_differences_of_cz_need_the_redshift(tmp_path, convention):
         return images(tmp_path, keys={"convention": convention}, top=far | top, **changed)
 
     in_convention = c * (z if convention == "optical" else z / (1 + z))
-    for sky in (read().gas, read(redshift=None, distance_mpc=1780.0, systemic_kms=in_convention).gas):
+
+    def assert_allclose_to_rest(sky):
         moved = sky.velocity_kms - np.median(sky.velocity_kms)
         np.testing.assert_allclose(moved, rest[SEEN], atol=0.2)
         np.testing.assert_allclose(sky.dispersion_kms, MAPS["S"][SEEN], rtol=1e-6)
         np.testing.assert_allclose(sky.velocity_error_kms, MAPS["E"][SEEN], rtol=1e-6)
+
+    for sky in (read().gas, read(redshift=None, distance_mpc=1780.0, systemic_kms=in_convention).gas):
+        assert_allclose_to_rest(sky)
     with pytest.raises(ValueError, match=r"V about a mean, .* \(at least 1\.3 at that distance\): say systemic_k"):
         read(redshift=None, distance_mpc=1780.0)
+    # Where V is cut about its mean, systemic_kms is that mean and no redshift: sigma was 1 + z times too large.
+    assert_allclose_to_rest(read(systemic_kms=0.0).gas)
+    with pytest.raises(ValueError, match=r"at least 1\.3 at that distance\), and neither does systemic_kms: 0: say"):
+        read(redshift=None, distance_mpc=1780.0, systemic_kms=0.0)
     near = read(redshift=None, distance_mpc=20.0).gas  # where it does not matter, V may be about zero
     np.testing.assert_allclose(near.dispersion_kms, factor * MAPS["S"][SEEN], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["images", "table"])
+def test_an_extension_of_a_name_that_comes_twice_is_given_by_its_number(tmp_path, kind):
+    other = {name: values + 50 for name, values in MAPS.items()}
+    if kind == "images":
+        hdus = [fits.ImageHDU(maps[name], name=name) for maps in (other, MAPS) for name in maps]
+        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "m.fits")
+        files = {key: f"m.fits[{6 + i}]" for i, key in enumerate(["velocity", "dispersion", "density"])} | IN_PIXELS
+        files |= {"velocity_error": "m.fits[9]", "dispersion_error": "m.fits[10]"}
+        changed, words = {"velocity": "m.fits[V]"}, r"m.fits has 2 extensions called V: .*, m.fits\[1\], m.fits\[6\]"
+    else:
+        tables = [fits.BinTableHDU(Table(rows(V=maps["V"][SEEN])), name="T") for maps in (other, MAPS)]
+        fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(tmp_path / "m.fits")
+        files = {"table": "m.fits[2]"} | KEYS
+        changed, words = {"table": "m.fits[T]"}, r"2 extensions called T: choose one by its number, m.fits\[1\], m.fi"
+        with pytest.raises(ValueError, match="holds several tables with these columns, 1, 2"):
+            described(tmp_path, {"gas": files | {"table": "m.fits"}})  # the last was taken
+    assert_same(described(tmp_path, {"gas": files}).gas)
+    with pytest.raises(ValueError, match=words):
+        described(tmp_path, {"gas": files | changed})
+
+
+def test_an_error_and_a_width_are_of_the_line_that_they_belong_to(tmp_path):
+    """As planes of MaNGA's MAPS are: the instrument's width of another line left the dispersion too large."""
+    names = {"C01": "OII-3727", "C02": "Ha-6564"}
+    cubes = MAPS | {"I": np.where(SEEN, 5.0, np.nan), "M": np.zeros((P, P))}
+    for name, values in cubes.items():
+        wrong = 0.5 * values if name in "VS" else values
+        fits.PrimaryHDU(np.stack([wrong, values]), fits.Header(names)).writeto(tmp_path / f"{name}.fits")
+    files = {key: f"{name}.fits[0,Ha-6564]" for key, name in (KEYS | {"mask": "M", "instrument_sigma": "I"}).items()}
+    read = described(tmp_path, {"gas": files | IN_PIXELS}).gas
+    np.testing.assert_allclose(np.sort(read.velocity_kms), np.sort(MAPS["V"][SEEN]))
+    for key in ("velocity_error", "dispersion_error", "instrument_sigma", "mask"):
+        with pytest.raises(ValueError, match=rf"{key} .*\[0,0\] is of OII-3727, and what it belongs to is of Ha-6564"):
+            described(tmp_path, {"gas": files | IN_PIXELS | {key: files[key].replace("Ha-6564", "0")}})
+    described(tmp_path, {"gas": files | IN_PIXELS | {"density": "D.fits[0,0]"}})  # light of another line is light
+
+
+def test_a_centre_that_nothing_is_made_of_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="centre_arcsec is the centre of tables of offsets, and there is none"):
+        images(tmp_path, sky_header(), top={"centre_arcsec": [5.0, 3.0]})
+    places = WCS(sky_header()).pixel_to_world(IX[SEEN], IY[SEEN])
+    Table(rows(X=places.ra.deg, Y=places.dec.deg), units={"X": "deg", "Y": "deg"}).write(tmp_path / "t.fits")
+    keys, centre = {"table": "t.fits"} | KEYS, {"centre_deg": list(CENTRE)}
+    assert_same(described(tmp_path, {"gas": keys}, **centre).gas, east=-1)
+    with pytest.raises(ValueError, match=r"X and Y are right ascension and declination, .* leave out centre_arcsec"):
+        described(tmp_path, {"gas": keys}, centre_arcsec=[5.0, 3.0], **centre)
+    with pytest.raises(ValueError, match="leave out centre_pixel"):
+        described(tmp_path, {"gas": keys | {"centre_pixel": [13, 13], "pixel_arcsec": SIDE}}, **centre)
+    Table(rows(X=1.0 * IX[SEEN], Y=1.0 * IY[SEEN])).write(tmp_path / "t.fits", overwrite=True)
+    with pytest.raises(ValueError, match="X and Y count from a corner of the map, and no centre is said"):
+        described(tmp_path, {"gas": keys | {"xy_unit": "pix", "pixel_arcsec": SIDE}})
+
+
+def test_errors_of_a_dispersion_are_in_its_unit(tmp_path):
+    """They were taken for m/s where the velocity was in m/s, and the dispersion said to be in km/s."""
+    units = {"velocity_unit": "m/s", "dispersion_unit": "km/s", "velocity_error_unit": "m/s"}
+    changed = {"V": 1e3 * MAPS["V"], "E": 1e3 * MAPS["E"]}
+    assert_same(images(tmp_path, keys=IN_PIXELS | units, **changed).gas)
+    inverse = {"dispersion_error": None, "dispersion_ivar": "F.fits"}
+    found = images(tmp_path, keys=IN_PIXELS | units | inverse, **(changed | {"F": MAPS["F"] ** -2})).gas
+    np.testing.assert_allclose(np.sort(found.dispersion_error_kms), np.sort(MAPS["F"][SEEN]))
+    fits.PrimaryHDU(1e3 * MAPS["F"], fits.Header({"BUNIT": "m/s"})).writeto(tmp_path / "F.fits", overwrite=True)
+    files = {key: f"{name}.fits" for key, name in KEYS.items()} | IN_PIXELS | units
+    assert_same(described(tmp_path, {"gas": files | {"velocity_error_unit": "m/s"}}).gas)
+
+
+def test_zeros_of_a_dispersion_on_another_grid_are_not_averaged_with_others(tmp_path):
+    half = with_cards(CDELT1=-SIDE / 7200, CDELT2=SIDE / 7200, CRPIX1=P + 0.5, CRPIX2=P + 0.5)
+    finer = np.where(IX.repeat(2, 0).repeat(2, 1) + 0.5 > 11, 40.0, 0.0)
+    finer[:, 22] = 0.0  # half of a pixel of the velocity's
+    images(tmp_path, sky_header())
+    fits.PrimaryHDU(finer, half).writeto(tmp_path / "S2.fits")
+    files = {key: f"{name}.fits" for key, name in KEYS.items()} | {"dispersion": "S2.fits"}
+    found = described(tmp_path, {"gas": files}, centre_deg=list(CENTRE)).gas
+    np.testing.assert_allclose(found.dispersion_kms, 40.0)
+
+
+def test_a_systemic_velocity_that_is_none_is_refused(tmp_path):
+    c_z = {"V": MAPS["V"] - 2500 + 1.2 * 299792.458}
+    far = {"distance_mpc": None, "redshift": 1.2}
+    for systemic_kms in (0.0, 3e4):
+        with pytest.raises(
+            ValueError, match=rf"systemic_kms is {systemic_kms:g}, V is about 3597\d\d km/s, and .* 1.2"
+        ):
+            images(tmp_path, keys={"convention": "optical"}, top=far | {"systemic_kms": systemic_kms}, **c_z)
+    kept = images(tmp_path, keys={"convention": "optical"}, top=far | {"systemic_kms": 359_900.0}, **c_z).gas
+    np.testing.assert_allclose(kept.dispersion_kms, MAPS["S"][SEEN] / 2.2, rtol=1e-3)
+    words = (
+        r"within_kms leaves none of the \d+ pixels of the gas: V is about 25\d\d km/s, systemic_kms 0. Give systemic"
+    )
+    with pytest.raises(ValueError, match=words):
+        images(tmp_path, keys={"within_kms": 500.0}, top={"systemic_kms": 0.0})
 
 
 def test_a_distant_galaxy_whose_convention_is_not_said_is_doubted(tmp_path):

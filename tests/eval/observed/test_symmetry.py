@@ -18,6 +18,7 @@ from kinmass.eval.observed.verdict import (
     of_parity,
     of_resolution,
     of_roughness,
+    of_thin,
 )
 
 P, SIDE, R_E = 41, 0.5, 5.0
@@ -151,6 +152,15 @@ def test_stars_do_not_weigh_more_than_all_mass():
         reasons = of_baryons({"stars": sky}, kpc_per_arcsec, radius, seen + above + scatter)
         assert len(reasons) == expected, above
     assert of_baryons({}, kpc_per_arcsec, radius, seen - 3 + scatter) == []
+
+
+def test_no_density_is_thinner_than_what_is_seen():
+    x, y = np.meshgrid(np.arange(9.0), np.arange(9.0))
+    for density_msun_kpc2, n in ((10.0, 1), (1e5, 0)):
+        sky = SkyMap(x, y, 1.0, density_msun_kpc2 + 0 * x, x, 10 + x)
+        reasons = of_thin({"gas": sky, "stars": sky})
+        assert len(reasons) == 2 * n
+        assert all("is density_unit, or density_msun_kpc2, right" in reason.text for reason in reasons)
 
 
 def test_an_estimate_counts_as_far_as_it_is_known():

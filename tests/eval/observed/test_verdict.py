@@ -191,6 +191,26 @@ def test_errors_of_pixels_are_those_of_beams():
     assert disc(velocity_error_kms=np.full((P, P), np.nan)).velocity_error_kms is None
 
 
+@pytest.mark.parametrize(("bin_pixels", "beam"), [(4, 1.0), (8, 1.0), (16, 1.0), (1, 0.3)])
+def test_errors_of_bins_are_those_of_one_measurement(bin_pixels, beam):
+    """What is told of a cell is how its V scatters, however many pixels and beams a bin, or a pixel, holds."""
+    rng, rows_and_columns = np.random.default_rng(0), np.indices((P, P)) // bin_pixels
+    of_pixel = np.unique(rows_and_columns[0] * P + rows_and_columns[1], return_inverse=True)[1].reshape(P, P)
+    found = []
+    for _ in range(20):
+        velocity, sigma = (rng.normal(100.0, 8.0, P * P)[of_pixel] for _ in range(2))
+        sky = SkyMap.from_images(
+            np.ones((P, P)), velocity, sigma, SIDE, beam_fwhm_arcsec=beam, velocity_error_kms=np.full((P, P), 8.0)
+        )
+        seen = regridded(sky, 12, 48.0)  # pixels of 4 x 4 arcsec
+        found.append(seen.channels[1])
+    np.testing.assert_allclose(np.std(found), seen.velocity_error_kms[6, 6], rtol=0.1)
+    np.testing.assert_array_equal(
+        regridded(sky, 12, 48.0, 0.0, sky.measured_arcsec2()).velocity_error_kms, seen.velocity_error_kms
+    )
+    assert (sky.measured_arcsec2() == (bin_pixels * SIDE) ** 2).all()
+
+
 # ---- networks that are told
 
 

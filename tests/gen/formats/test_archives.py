@@ -430,7 +430,10 @@ REFUSED = {
         put("PartType0/SmoothingLength", 0.0, slice(5)),
         "5 of 40 values of SmoothingLength are 0",
     ),
-    "stars at rest": (put("PartType4/Velocities", 0.0, ...), "only zeros in PartType4/Velocities"),
+    "stars at rest": (put("PartType4/Velocities", 0.0, ...), "40 of 40 particles at rest in PartType4/Velocities"),
+    "some stars at rest": (put("PartType4/Velocities", 0.0, slice(11)), "11 of 40 particles at rest in PartType4/Vel"),
+    "some gas at rest": (put("PartType0/Velocities", 0.0, slice(11)), "11 of 40 particles at rest in PartType0/Vel"),
+    "some gas nowhere": (put("PartType0/Coordinates", 0.0, slice(2)), r"2 particles at \(0, 0, 0\) in PartType0/Coord"),
     "whole numbers": (lambda f: again(f, "PartType4/Velocities", "i2"), "PartType4/Velocities are int16, too coarse"),
     "a type of its own": (
         lambda f: f.copy("PartType1", f, "PartType6"),
@@ -729,6 +732,8 @@ def test_cold_gas_weighs_its_mass_and_hot_gas_nothing(archive, tmp_path):
         ("swift", "Temperatures", np.negative, "negative values in Temperature"),
         ("tng", "InternalEnergy", np.zeros_like, r"by its InternalEnergy no gas is above 9\.5 K"),
         ("tng", "InternalEnergy", np.negative, "negative values in InternalEnergy"),
+        ("tng", "InternalEnergy", lambda x: x * (np.arange(40) < 39), "1 of 40 values of InternalEnergy are 0"),
+        ("swift", "Temperatures", lambda x: x * (np.arange(40) > 9), "10 of 40 values of Temperature are 0"),
     ],
 )
 def test_temperatures_that_are_none_make_no_gas_cold(archive, field, change, words, tmp_path):

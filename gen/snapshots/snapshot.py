@@ -101,7 +101,7 @@ class Snapshot:
 
     def _load_indexed(self, staged: Path, indexes: Path | None, slot: Slot) -> Any:
         """Load the yt dataset, with the blocks that another process has found in the same files where it has."""
-        files = self.format.files(self.path)
+        files = self.format.listed_files(self.path)
         marks = [(str(true_path(f)), (stat := f.stat()).st_size, stat.st_mtime_ns) for f in files]
         kept = KeptIndex(indexes or staged.parent, staged, (marks, YT, self.format.name, self.tracers.light_field))
         if kept.fetch():

@@ -306,6 +306,29 @@ KERNELS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("archive", "declared", "words"),
+    [
+        ("tng", "gizmo", "field GFM_StellarFormationTime of the format `arepo`"),
+        ("eagle", "swift", "field Mass and Header's ExpansionFactor of the format `eagle`"),
+        ("swift", "gadget", "Header's Code of the format `swift`"),
+    ],
+)
+def test_kernels_are_not_read_by_another_codes_convention(archive, declared, words, tmp_path):
+    """All but the kernels would be right: of an isolated run of SWIFT, whose Time is a time, half as large."""
+    path = ARCHIVES[archive][1](tmp_path / "snap.hdf5", layouts.galaxy(), files=2)
+    if archive == "swift":
+        for file in tmp_path.glob("snap.*.hdf5"):
+            edit(
+                file,
+                lambda f: (f["Cosmology"].attrs.update({"Cosmological run": [0]}), f["Header"].attrs.pop("Redshift")),
+            )
+    with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}: by its {re.escape(words)}"):
+        Snapshot(path, declared)
+    with pytest.raises(SnapshotError, match=re.escape(words)):
+        describe(path, declared)
+
+
 @pytest.mark.parametrize("kernel", KERNEL_GAMMA)
 def test_a_kernels_support_is_gamma_times_twice_its_standard_deviation(kernel):
     """Dehnen & Aly 2012, eq. 8: h = 2 sigma, sigma^2 = 1/3 of the mean r^2."""

@@ -259,6 +259,16 @@ def test_a_column_that_some_parts_lack_is_missed(tmp_path):
         find_haloes("subfind", path, SNAPSHOT, UNITS)
 
 
+@pytest.mark.parametrize("form", ["subfind", "eagle_subfind"])
+def test_groups_that_are_missing_are_missed(form, tmp_path):
+    """Galaxies would have the radii and masses of other groups, which are known by their rows."""
+    path = WRITERS[form](tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["Group" if form == "subfind" else "FOF"]
+    with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: 2 groups of 3; give the first of all files"):
+        find_haloes(form, path, SNAPSHOT, UNITS)
+
+
 def test_subfind_leaves_out_fragments_and_keeps_the_names(tmp_path):
     first = write_subfind(tmp_path)
     with h5py.File(first, "r+") as file:
@@ -391,6 +401,7 @@ def test_a_csv_may_be_written_by_other_programs(text, tmp_path):
         ("x,y,z\n1,2,3,4\n", "inconsistent with data columns"),
         ("x,y,z,central\n1,2,3,perhaps\n", "`central` is 'perhaps'"),
         ("x,y,z,high_res_fraction\n1,2,3,99.9\n", "are they percentages"),
+        ("x,y,z,stellar_mass\n1,2,3,10.5\n1,2,4,\n", r"stellar masses of 10\.5 Msun at most; are they logarithms"),
     ],
 )
 def test_a_csv_that_can_be_read_in_two_ways_is_refused(text, words, tmp_path):
@@ -426,6 +437,16 @@ def odd_table(rng):
         rows[-1] = [*rows[-1], *["", "1"][: rng.integers(1, 3)]] if rng.random() < 0.5 else rows[-1][:-1]
     text = str(rng.choice(LINE_ENDS)).join(map(",".join, rows)) + str(rng.choice(["\n", "\n", "", "\n \n"]))
     return "\ufeff" * (rng.random() < 0.05) + text
+
+
+def test_a_unit_of_a_logarithm_is_one(tmp_path):
+    """astropy's factor from dex(solMass) to solMass is 10."""
+    galaxies = Table({name: np.array([1.0, 2.0]) for name in "xyz"})
+    galaxies["halo_mass"] = MaskedColumn([12.0, 1.0], unit=u.dex(u.Msun), mask=[False, True])
+    galaxies.write(tmp_path / "t.ecsv", format="ascii.ecsv")
+    haloes = find_haloes("table", tmp_path / "t.ecsv", SNAPSHOT, UNITS)
+    assert haloes[0].halo_mass_msun == pytest.approx(1e12)
+    assert haloes[1].halo_mass_msun is None
 
 
 def test_a_csv_is_read_in_c_as_it_is_in_python(tmp_path, monkeypatch):

@@ -663,6 +663,15 @@ def test_names_of_blocks_may_be_padded_with_zeros(tmp_path):
         assert_same(snapshot.galaxy(CORNER, 100.0), written)
 
 
+def test_tracers_with_places_of_their_own_have_no_mass(tmp_path):
+    """They stand for gas that is there; TNG's MassTable has a mass of type 3 all the same."""
+    written = layouts.galaxy()
+    path = layouts.tng(tmp_path / "snap.hdf5", written)
+    edit(path, lambda f: f["PartType3"].create_dataset("Coordinates", data=np.ones((5, 3))))
+    with Snapshot(path, "arepo") as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
 def test_wind_is_gas_that_no_map_shows(tmp_path):
     written = layouts.galaxy()
     path = edit(layouts.tng(tmp_path / "snap.hdf5", written), put("PartType4/GFM_StellarFormationTime", -0.1, slice(7)))
@@ -857,6 +866,42 @@ def test_low_resolution_matter_is_counted_and_owned_up_to(tmp_path):
     assert galaxy_read.high_res_fraction == pytest.approx(40 / 48, rel=1e-6)
     with Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
         assert snapshot.galaxy(CORNER, 100.0).high_res_fraction == 1
+
+
+def with_type_5(file: h5py.File, masses: np.ndarray) -> None:
+    """Add particles of type 5 of these masses [those of type 1] near the corner of the box."""
+    group, n = file.create_group("PartType5"), len(masses)
+    group["Coordinates"] = np.linspace(1, 9, 3 * n).reshape(n, 3)
+    group["Masses"] = masses * layouts.DARK_MSUN / layouts.MASS_H
+    counts = [int(c) for c in file["Header"].attrs["NumPart_Total"]]
+    file["Header"].attrs["NumPart_ThisFile"] = file["Header"].attrs["NumPart_Total"] = [*counts[:5], n]
+
+
+@pytest.mark.parametrize(
+    ("masses", "is_asked"),
+    [
+        (np.repeat([8.0, 64.0], 10), True),
+        (np.geomspace(2, 900, 20), False),  # black holes have grown by this much and by that
+        (np.full(20, 0.2), False),  # black holes that have not
+        (np.full(9, 8.0), False),  # too few to tell
+    ],
+)
+def test_coarse_dark_matter_of_type_5_is_no_black_holes_unless_that_is_said(masses, is_asked, tmp_path):
+    """MUSIC gives the coarse particles around a zoom this type; galaxies among them passed for well resolved ones."""
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), lambda file: with_type_5(file, masses))
+    total = layouts.DARK_MSUN * masses.sum()
+    if is_asked:
+        words = "PartType5: 2 different masses, of 8 times PartType1's or more"
+        assert words in "\n".join(describe(path, "gizmo"))
+        with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}: {words}"):
+            Snapshot(path, "gizmo")
+        with Snapshot(path, "gizmo", {"black_holes": [], "low_resolution": ["PartType5"]}) as snapshot:
+            galaxy_read = snapshot.galaxy(CORNER, 100.0)
+        fine_msun = 40 * layouts.DARK_MSUN
+        assert galaxy_read.high_res_fraction == pytest.approx(fine_msun / (fine_msun + total), rel=1e-6)
+        assert galaxy_read.dark.mass_msun.sum() == pytest.approx(fine_msun + total, rel=1e-6)
+    with Snapshot(path, "gizmo", {"black_holes": ["PartType5"]} if is_asked else {}) as snapshot:
+        assert snapshot.galaxy(CORNER, 100.0).black_holes.mass_msun.sum() == pytest.approx(total, rel=1e-6)
 
 
 SWIFT_WORDS = (

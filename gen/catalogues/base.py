@@ -272,8 +272,11 @@ def code_units(path: Path, units: CodeUnits) -> tuple[float, float]:
     """Return the catalogue's code units in kpc and Msun, factors of a and h included.
 
     Taken from the catalogue's attributes, which leave out a and h; without them the snapshot's units hold,
-    because the same code has written both files.
+    because the same code has written both files. So they do in a run without expansion: its numbers have factors of h
+    or not, which the snapshot has said.
     """
+    if not units.cosmological:
+        return units.length_kpc, units.mass_msun
     cgs_by_attribute = {"UnitLength_in_cm": KPC_CM, "UnitMass_in_g": MSUN_G}
     snapshot_units = {
         "UnitLength_in_cm": (units.length_kpc, units.scale_factor / units.hubble),

@@ -141,7 +141,7 @@ def _format_and_mark(path: Path) -> tuple[str, str]:
         ("swift", "SmoothingLengths" in fields, "field SmoothingLengths"),
         ("arepo", "TNG" in run or "Illustris" in run, "Header's SimulationName"),
         ("arepo", "VORONOI" in config, "Config group's VORONOI"),
-        ("arepo", bool(gfm), f"field {gfm}"),
+        ("arepo", bool(gfm), "" if "SmoothingLength" in fields else f"field {gfm}"),  # other codes lend its names
         ("eagle", "Mass" in fields and "ExpansionFactor" in attrs, "field Mass and Header's ExpansionFactor"),
         ("simba", bool({"NWindLaunches", "Dust_Masses"} & fields), "fields of winds or dust"),
         ("gizmo", any("GIZMO" in name.upper() for name in attrs), "Header's words of GIZMO"),

@@ -250,6 +250,19 @@ def test_subfind_in_mpc_says_so_itself(units_group, tmp_path):
     assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3], rel=1e-6)
 
 
+def test_the_catalogue_of_a_run_without_expansion_has_no_other_factors_of_h_than_its_snapshot(tmp_path):
+    """GADGET-4 writes an h, and numbers without it; its snapshot's datasets say so."""
+    isolated = CodeUnits(1.0, 1e10, 1.0, None, 1.0, H, cosmological=False)
+    path = write_subfind(tmp_path, 1.0, "Parameters")
+    for file in tmp_path.glob("*.hdf5"):
+        with h5py.File(file, "r+") as catalogue:
+            catalogue["Header"].attrs["Redshift"] = 0.0
+    haloes = find_haloes("subfind", path, SNAPSHOT, isolated)
+    np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE * H / A, rtol=1e-6)
+    assert haloes[3].r200_kpc == pytest.approx(R200[3] * H / A, rel=1e-6)
+    assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3] * H, rel=1e-6)
+
+
 def test_a_column_that_some_parts_lack_is_missed(tmp_path):
     """Fragments would be mapped as galaxies where one file of many has lost its SubhaloFlag."""
     path = WRITERS["subfind"](tmp_path)

@@ -90,6 +90,13 @@ def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Plac
             "`kinmass check` with the suite file says why not"
         )
     _check_catalogues(suite, listings)
+    if copies := _copies(suite, listings):
+        more = f", and {len(copies) - 1} more are copies" if len(copies) > 1 else ""
+        print(
+            f"{suite.name}: {copies[0]}{more}: one could be in a test and the other in training; let `snapshots` match "
+            "one, or give both the same `lineage`",
+            file=sys.stderr,
+        )
     names = [entry[0] for _, _, entry in entries]
     if len(set(names)) < len(names):
         name, n_same = Counter(names).most_common(1)[0]
@@ -124,6 +131,30 @@ def _check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
                 f"{path.name}; give a table a column `snapshot`, or each snapshot a catalogue of its own by {{name}}, "
                 "{stem} or {number} in `catalogue.path`"
             )
+
+
+def _copies(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
+    """Say which snapshots are copies of others and give the same galaxies other lineages.
+
+    A galaxy of a test would then be one of those trained on, under another name.
+    """
+    first_by_content: dict[str, Path] = {}
+    said = []
+    for path, listing in listings.items():
+        first = first_by_content.setdefault(listing.content or str(path), path)
+        haloes, its_haloes = ([halo for _, halo, _ in listings[p].entries if halo is not None] for p in (path, first))
+        if first == path or not _are_same(haloes, its_haloes):
+            continue
+        lineages = {suite.lineage_of(suite.galaxy_name(p, haloes[0].name), haloes[0].lineage) for p in (path, first)}
+        said += [f"{path} is a copy of {first.name}"] if len(lineages) > 1 else []
+    return said
+
+
+def _are_same(haloes: list[Halo], others: list[Halo]) -> bool:
+    """Tell whether two lists of haloes, not empty, have the same names and places."""
+    places, other_places = (centres_kpc(halo.centre_kpc for halo in some) for some in (haloes, others))
+    same_names = [halo.name for halo in haloes] == [halo.name for halo in others]
+    return bool(haloes) and same_names and np.array_equal(places, other_places, equal_nan=True)
 
 
 @contextlib.contextmanager

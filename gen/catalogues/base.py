@@ -37,6 +37,8 @@ class Halo(NamedTuple):
     lineage: str | None = None  # names its history: entries of one object at several times share it
 
 
+#: No logarithm of a mass in Msun is larger than this, and no galaxy as light.
+LARGEST_LOG10_MASS = 30.0
 _NO_HALO = (None,) * len(Halo._fields)
 
 
@@ -78,7 +80,8 @@ def listed(names: Sequence[Any] | np.ndarray, centre_kpc: np.ndarray, **columns:
 
     A column that is None, an entry that is None or not finite, and a radius of zero count as unknown.
     Entries known to have no stars are left out: most entries of a cosmological box have none.
-    Raises ValueError for columns of different lengths, SnapshotError for shares of high resolution in per cent.
+    Raises ValueError for columns of different lengths, SnapshotError for shares of high resolution in per cent and for
+    masses that are logarithms.
     """
     centre_kpc = np.asarray(centre_kpc, dtype=float)
     if centre_kpc.shape != (len(names), 3):
@@ -89,6 +92,13 @@ def listed(names: Sequence[Any] | np.ndarray, centre_kpc: np.ndarray, **columns:
 
     if np.any(np.asarray(filled.get("high_res_fraction", []), dtype=float) > 1.01):
         raise SnapshotError("shares of high resolution above 1; are they percentages? Write them from 0 to 1")
+    for key in filled.keys() & {"halo_mass_msun", "stellar_mass_msun"}:
+        masses = np.array([np.nan if mass is None else mass for mass in filled[key]], dtype=float)
+        if 0 < (heaviest := np.max(masses, where=np.isfinite(masses), initial=0.0)) < LARGEST_LOG10_MASS:
+            raise SnapshotError(
+                f"{key.removesuffix('_msun').replace('_', ' ')}es of {heaviest:.4g} Msun at most; are they logarithms, "
+                "or in another unit? Write them in Msun"
+            )
     if "n_stars" in filled and not np.all(has_stars := np.asarray(filled["n_stars"]) != 0):
         rows = np.flatnonzero(has_stars)
         names, centre_kpc = [names[i] for i in rows.tolist()], centre_kpc[rows]
@@ -262,8 +272,11 @@ def code_units(path: Path, units: CodeUnits) -> tuple[float, float]:
     """Return the catalogue's code units in kpc and Msun, factors of a and h included.
 
     Taken from the catalogue's attributes, which leave out a and h; without them the snapshot's units hold,
-    because the same code has written both files.
+    because the same code has written both files. So they do in a run without expansion: its numbers have factors of h
+    or not, which the snapshot has said.
     """
+    if not units.cosmological:
+        return units.length_kpc, units.mass_msun
     cgs_by_attribute = {"UnitLength_in_cm": KPC_CM, "UnitMass_in_g": MSUN_G}
     snapshot_units = {
         "UnitLength_in_cm": (units.length_kpc, units.scale_factor / units.hubble),

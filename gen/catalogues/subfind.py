@@ -12,15 +12,20 @@ from kinmass.gen.formats.gadget_header import files_of, scalar
 from kinmass.gen.formats.gadget_units import in_round_units
 
 
-def _check(path: Path, n_found: int, units: CodeUnits) -> None:
-    """Raise SnapshotError when, by its Header, subhaloes are missing or the time is not the snapshot's."""
+def _check(path: Path, n_groups: int, n_subhaloes: int, units: CodeUnits) -> None:
+    """Raise SnapshotError when, by its Header, groups or subhaloes are missing or the time is not the snapshot's.
+
+    Without all groups a subhalo would have the radius and the mass of another's group: they are known by their rows.
+    """
     n_stated = header(path, "Nsubgroups_Total", "Nsubhalos_Total", "TotNsubgroups")
-    if n_stated is None and n_found == 0:
+    if n_stated is None and n_subhaloes == 0:
         raise SnapshotError(f"{path}: no Header and no subhaloes; is `catalogue.format` right?")
-    if n_stated is not None and n_stated != n_found:
-        raise SnapshotError(
-            f"{path}: {n_found} subhaloes of {n_stated:.0f}; give the first of all files, `*.0.hdf5`, and have them all"
-        )
+    groups_stated = header(path, "Ngroups_Total", "TotNgroups")
+    for kind, n_found, n_due in (("subhaloes", n_subhaloes, n_stated), ("groups", n_groups, groups_stated)):
+        if n_due is not None and n_due != n_found and n_stated != 0:
+            raise SnapshotError(
+                f"{path}: {n_found} {kind} of {n_due:.0f}; give the first of all files, `*.0.hdf5`, and have them all"
+            )
     if (redshift := header(path, "Redshift")) is not None:
         same_epoch(path, 1 / (1 + redshift), units)
 
@@ -54,7 +59,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         {"SubhaloLen", "SubhaloMass", "SubhaloMassType", "SubhaloFlag"},
     )
     n = len(sub["SubhaloPos"]) if sub else 0
-    _check(path, n, units)
+    _check(path, len(group["GroupFirstSub"]) if group else 0, n, units)
     if n == 0:
         return []
     if not group:
@@ -122,7 +127,7 @@ def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         {"SubLength", "SubLengthType", "Mass", "MassType", aperture},
     )
     n = len(sub["GroupNumber"]) if sub else 0
-    _check(path, n, units)
+    _check(path, len(fof["Group_R_Crit200"]) if fof else 0, n, units)
     if n == 0:
         return []
     host = sub["GroupNumber"].astype(np.int64) - 1

@@ -87,8 +87,8 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
 
     def values(name: str, unit: u.Unit) -> np.ndarray:
         """Return a column (N,) in a unit, NaN where an entry is empty."""
-        factor = table[name].unit.to(unit) if table[name].unit is not None and unit is not None else 1.0
-        return np.ma.filled(np.ma.asarray(table[name], dtype=float), np.nan) * factor
+        numbers: np.ndarray = np.ma.filled(np.ma.asarray(table[name], dtype=float), np.nan)
+        return numbers if table[name].unit is None or unit is None else np.asarray(table[name].unit.to(unit, numbers))
 
     def truth(word: str) -> bool | None:
         """Return whether an entry says true or false, None where it is empty. Raises SnapshotError for any other."""

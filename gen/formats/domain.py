@@ -7,18 +7,36 @@ a domain that is measured and not periodic; gen.snapshots.snapshot looks for per
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kinmass.gen.formats.base import Slot
+from kinmass.gen.formats.base import Slot, SnapshotError
 from kinmass.gen.formats.blocks import Blocks, measured
 
 #: Margin around the outermost particles, as a share of their span and of their coordinates: more than any rounding.
 MARGIN = 1e-3
 #: Half the width [code units] of the domain for files whose positions are not all finite; these are never indexed.
 UNBOUNDED = 1e100
+#: More particles of a type than this never lie at exactly (0, 0, 0): their positions were not written.
+MOST_AT_ORIGIN = 1
+
+
+def check_written(ptype: str, n_at_origin: int) -> None:
+    """Raise SnapshotError where so many particles of a type lie at (0, 0, 0) as do when positions were not written."""
+    if n_at_origin > MOST_AT_ORIGIN:
+        raise SnapshotError(
+            f"{n_at_origin} particles at (0, 0, 0) in {ptype}/Coordinates; was the file written to its end? Get it "
+            "again"
+        )
+
+
+def at_origin(pos: np.ndarray) -> int:
+    """Count the positions (n, 3) that are exactly (0, 0, 0)."""
+    rows = np.flatnonzero(pos[:, 0] == 0)  # one column is much faster than three: hardly any row is left
+    return int(np.count_nonzero(~pos[rows].any(axis=1)))
 
 
 def lowest_and_highest(pos: np.ndarray) -> np.ndarray:
@@ -52,7 +70,7 @@ def set_domain(index: Any, slot: Slot) -> Blocks:
 
     Returns where its blocks lie. The extents of all types are stored as the dataset's `extents`. Both are written to
     side files; what lies there already is taken instead of reading the particles, which is done inside `slot()`.
-    Raises ValueError where a side file is of another number of blocks.
+    Raises ValueError where a side file is of another number of blocks, SnapshotError where positions were not written.
     """
     ds = index.dataset
     extents_file, where_file = side_file(ds.parameter_filename), blocks_file(ds.parameter_filename)
@@ -63,13 +81,18 @@ def set_domain(index: Any, slot: Slot) -> Blocks:
             raise ValueError(f"{where_file} is of {blocks.nfiles} blocks, not {len(index.data_files)}; remove it")
     else:
         files = index.data_files
+        n_at_origin: Counter[str] = Counter()
 
         def positions(block: int) -> list[tuple[str, np.ndarray]]:
             """Read the positions (N, 3) [code units] of each type in a block, inside the slot."""
             with slot():
-                return list(index.io._yield_coordinates(files[block]))
+                read = list(index.io._yield_coordinates(files[block]))
+            n_at_origin.update({ptype: at_origin(pos) for ptype, pos in read})
+            return read
 
         blocks, extents = measured(len(files), positions, lowest_and_highest)
+        for ptype, n in n_at_origin.items():
+            check_written(ptype, n)
         extents_file.write_text(json.dumps({ptype: extent.tolist() for ptype, extent in extents.items()}))
         if len(files) > 1:
             blocks.save(where_file)

@@ -46,8 +46,9 @@ from kinmass.gen.formats.gadget_units import (
     from_datasets,
     in_round_units,
 )
+from kinmass.gen.formats.once import once
 from kinmass.gen.formats.sample import Sample, from_hdf5
-from kinmass.gen.formats.stored import checked, link_dataset
+from kinmass.gen.formats.stored import checked, files_behind, link_dataset
 from kinmass.gen.formats.together import check_copies, check_one_unit, check_together
 from kinmass.gen.physics.particles import Galaxy
 
@@ -75,6 +76,7 @@ class Gadget(Format):
 
     def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:
         """Write one scratch file per snapshot file, with a clean Header and links to the original datasets."""
+        self._check_code(path)
         files = self.files(path)
         names = [f"snapshot.{i}.hdf5" for i in range(len(files))] if len(files) > 1 else ["snapshot.hdf5"]
         headers = [self._header(file) for file in files]
@@ -111,6 +113,12 @@ class Gadget(Format):
 
     def _header(self, path: Path) -> dict[str, Any]:
         return header(path)
+
+    def _check_code(self, path: Path) -> None:
+        """Raise SnapshotError where the file is by its content of a code with other kernels."""
+        from kinmass.gen.formats.recognise import check_kernels_are_meant  # imports this file
+
+        check_kernels_are_meant(path, self.name)
 
     def _stage_file(
         self, path: Path, attrs: dict[str, Any], staged: Path, light: str | None
@@ -185,6 +193,11 @@ class Gadget(Format):
     def files(self, path: Path) -> list[Path]:
         """Return all files of a snapshot, as `files_of` does."""
         return files_of(path)
+
+    def listed_files(self, path: Path) -> list[Path]:
+        """Return the files of a snapshot; of a single one also those in which its positions lie, as virtual parts."""
+        files = self.files(path)
+        return files if len(files) > 1 else [*files, *_others(path)]
 
     def promised(self, path: Path) -> dict[str, int]:
         """Return the particle count of each type, summed over NumPart_ThisFile of all files."""
@@ -312,6 +325,13 @@ class Gadget(Format):
         if not cosmological:
             return 1.0, h or 1.0, False
         return scale_factor(path, attrs, self.expansion), h, True
+
+
+@once
+def _others(path: Path) -> list[Path]:
+    """Return the files behind that of a snapshot, sorted. Raises SnapshotError if it is no HDF5 file."""
+    with reading(path, " as HDF5"), h5py.File(path, "r") as file:
+        return sorted(files_behind(file))
 
 
 def _common_mass_table(path: Path, counts_and_masses: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -69,8 +69,8 @@ def holds_particles(path: Path, group: h5py.Group) -> bool:
     """Tell whether a group holds particles. Raises SnapshotError when it does, but lacks positions."""
     if not isinstance(group, h5py.Group):
         raise SnapshotError(f"{path}: {group.name} is no group of datasets; damaged? Get it again")
-    if "Coordinates" not in group and ("TracerID" in group or len(group) == 0):
-        return False  # TNG's Monte Carlo tracers have neither positions nor masses
+    if "TracerID" in group or len(group) == 0:
+        return False  # TNG's tracers stand for gas that is there; some tools add places to them, MassTable has a mass
     if all(isinstance(item, h5py.Dataset) and not item.size for item in map(group.get, group)):
         return False  # codes write empty datasets of any shape, or without one, for types without particles
     if "Coordinates" not in group:

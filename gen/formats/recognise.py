@@ -9,6 +9,7 @@ import h5py
 from kinmass.gen.formats import art, enzo, gadget_binary, ramses, tipsy
 from kinmass.gen.formats.base import SnapshotError, reading
 from kinmass.gen.formats.gadget_header import header
+from kinmass.gen.formats.smoothing import SMOOTHING
 
 #: First bytes of files that are often taken for snapshots, and what to do with them.
 _MAGIC = {
@@ -105,27 +106,48 @@ def recognised(path: Path) -> str:
     return kind
 
 
+def check_kernels_are_meant(path: Path, declared: str) -> None:
+    """Raise SnapshotError where an HDF5 snapshot is by its content of another code than the format that is declared.
+
+    Only codes count whose kernels are stored in another way: all else the files of these codes say themselves.
+    """
+    form, mark = _format_and_mark(path)
+    if mark and SMOOTHING[form].stores != SMOOTHING[declared].stores:
+        raise SnapshotError(
+            f"{path}: by its {mark} of the format `{form}`, and kernels of the gas would have another size in "
+            f"`{declared}`; give `format: {form}`"
+        )
+
+
 def _format_of_hdf5(path: Path) -> str:
-    """Guess the format of an HDF5 snapshot by its groups, fields and Header. Raises SnapshotError without particles."""
+    """Guess the format of an HDF5 snapshot. Raises SnapshotError without particles."""
     with reading(path, " as HDF5"), h5py.File(path, "r") as file:
         groups = set(file)
-        fields = {name for i in range(6) for name in _members(file.get(f"PartType{i}"))}
-        config = set(file["Config"].attrs) if "Config" in file else set()
     if not any(name.startswith("PartType") for name in groups):
         raise SnapshotError(f"{path}: an HDF5 file without particles, {_what_else(groups)}")
+    return _format_and_mark(path)[0]
+
+
+def _format_and_mark(path: Path) -> tuple[str, str]:
+    """Guess the format of an HDF5 snapshot by its fields and Header, and say by what; "" where others have it."""
+    with reading(path, " as HDF5"), h5py.File(path, "r") as file:
+        fields = {name for i in range(6) for name in _members(file.get(f"PartType{i}"))}
+        config = set(file["Config"].attrs) if "Config" in file else set()
     attrs = header(path)
-    if "SWIFT" in str(attrs.get("Code", "")) or "SmoothingLengths" in fields:
-        return "swift"
-    is_tng = any(name in str(attrs.get("SimulationName", "")) for name in ("TNG", "Illustris"))  # a cutout of its API
-    if is_tng or "VORONOI" in config or any(name.startswith("GFM_") for name in fields):
-        return "arepo"
-    if "Mass" in fields and "ExpansionFactor" in attrs:
-        return "eagle"
-    if {"NWindLaunches", "Dust_Masses"} & fields:
-        return "simba"
-    if "Metallicity" in fields or any("GIZMO" in name.upper() for name in attrs):
-        return "gizmo"
-    return "gadget"
+    run = str(attrs.get("SimulationName", ""))  # of a cutout of TNG's API
+    gfm = next((name for name in sorted(fields) if name.startswith("GFM_")), "")
+    marks = (
+        ("swift", "SWIFT" in str(attrs.get("Code", "")), "Header's Code"),
+        ("swift", "SmoothingLengths" in fields, "field SmoothingLengths"),
+        ("arepo", "TNG" in run or "Illustris" in run, "Header's SimulationName"),
+        ("arepo", "VORONOI" in config, "Config group's VORONOI"),
+        ("arepo", bool(gfm), "" if "SmoothingLength" in fields else f"field {gfm}"),  # other codes lend its names
+        ("eagle", "Mass" in fields and "ExpansionFactor" in attrs, "field Mass and Header's ExpansionFactor"),
+        ("simba", bool({"NWindLaunches", "Dust_Masses"} & fields), "fields of winds or dust"),
+        ("gizmo", any("GIZMO" in name.upper() for name in attrs), "Header's words of GIZMO"),
+        ("gizmo", "Metallicity" in fields, ""),
+    )
+    return next(((form, mark) for form, is_there, mark in marks if is_there), ("gadget", ""))
 
 
 def _members(group: Any) -> list[str]:

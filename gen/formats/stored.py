@@ -8,6 +8,7 @@ import contextlib
 import os
 import resource
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,33 @@ def _files_of(label: str, dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
             if (name, inner) not in checked_parts:
                 files |= _files_of(label, file[inner], depth + 1)
                 checked_parts.add((name, inner))
+    return files
+
+
+def files_behind(file: h5py.File) -> set[Path]:
+    """Return the other files in which positions of a snapshot's file lie: parts of virtual datasets, ends of links.
+
+    What is not there is left out: whoever reads it says so.
+    """
+    found: set[Path] = set()
+    for name in [name for name in file if name.startswith("PartType")]:
+        group = file.get(name)
+        pos = group.get("Coordinates") if isinstance(group, h5py.Group) else None
+        if isinstance(pos, h5py.Dataset):
+            found |= _files_under(pos)
+    return found - {Path(file.filename)}
+
+
+def _files_under(dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
+    """Return the file of a dataset, and those of its parts."""
+    own_file = Path(dataset.file.filename)
+    files = {own_file}
+    parts = {(s.file_name, s.dset_name) for s in dataset.virtual_sources()} if dataset.is_virtual else set()
+    for name, inner in parts if depth < _DEEPEST_NESTING else ():
+        if name == "." or (part_file := own_file.resolve().parent / name).is_file():
+            with nullcontext(dataset.file) if name == "." else h5py.File(part_file, "r") as file:
+                if isinstance(part := file.get(inner), h5py.Dataset):
+                    files |= _files_under(part, depth + 1)
     return files
 
 

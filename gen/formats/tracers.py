@@ -37,6 +37,11 @@ def is_cold(fields: Collection[str], read: Read, energy_kms2: float, below_k: fl
         values = read(name)
         if values.min(initial=0.0) < 0:
             raise SnapshotError(f"negative values in {name}; is the file damaged? Get it again")
+        if 0 < (n_blank := np.count_nonzero(values == 0)) < len(values):
+            raise SnapshotError(
+                f"{n_blank} of {len(values)} values of {name} are 0, and would count as cold; was the file written to "
+                "its end? Get it again, or take `tracers: {gas: all}`"
+            )
     if name == "Temperature":
         kelvin = values * unit_k
     elif name and "ElectronAbundance" in fields:

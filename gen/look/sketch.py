@@ -14,6 +14,7 @@ from kinmass.gen.physics.centre import deepest_point
 from kinmass.gen.physics.particles import Particles, concatenate
 from kinmass.gen.physics.profile import half_mass_radius
 from kinmass.gen.snapshots.components import (
+    coarse_question,
     components_of,
     disc_question,
     disc_types,
@@ -133,6 +134,8 @@ def sketch(
         stars = [ptype for ptype in components["stars"] if ptype in stored and stored[ptype].formed is None]
         wrong += filter(None, (reader.untold(ptype, cosmological) for ptype in stars))
     if code_units is not None and (question := first_stars_question(declared, samples.keys(), cosmological)):
+        wrong.append(question)
+    if not discs and (question := coarse_question(declared, samples)):
         wrong.append(question)
     contents = Sketch(path, format_name, samples, components, low_resolution, discs, code_units, wrong)
     _check_types(contents, declared, min_stars)

@@ -9,6 +9,8 @@ from kinmass.gen.formats.sample import Sample
 
 #: Types that are a zoom's low-resolution dark matter in one run, and a disc and a bulge of stars in another.
 AMBIGUOUS_TYPES = ("PartType2", "PartType3")
+#: Coarse dark matter has a mass for each level of refinement, and these are fewer.
+MOST_COARSE_MASSES = 16
 
 
 def components_of(reader: Format, declared: Mapping[str, list[str]]) -> tuple[dict[str, list[str]], list[str]]:
@@ -61,6 +63,26 @@ def disc_question(types: list[str]) -> str:
     return (
         f"{names}: a disc and a bulge of stars, or dark matter of low resolution? Say it in `particles`: "
         f"{{stars: [{names}, PartType4], dark: [PartType1]}}, or {{dark: [PartType1], low_resolution: [{names}]}}"
+    )
+
+
+def coarse_question(declared: Mapping[str, list[str]], samples: Mapping[str, Sample]) -> str:
+    """Ask whether particles stored as black holes are the coarse dark matter around a zoom; "" where they are not.
+
+    MUSIC (Hahn & Abel 2011) gives it type 5 unless told otherwise. Such particles have one mass or a few, and all are
+    heavier than those of type 1. Black holes that grow have a mass each, and begin with less.
+    """
+    is_declared = any("PartType5" in types for types in declared.values()) or "black_holes" in declared
+    if is_declared or not {"PartType1", "PartType5"} <= samples.keys():
+        return ""
+    mass, fine_mass = samples["PartType5"].mass, float(np.median(samples["PartType1"].mass))
+    n_masses = len(np.unique(mass))
+    if n_masses > min(MOST_COARSE_MASSES, 0.1 * len(mass)) or not mass.min() > 1.5 * fine_mass:
+        return ""
+    return (
+        f"PartType5: {n_masses} different mass{'es' if n_masses > 1 else ''}, of {mass.min() / fine_mass:.3g} times "
+        "PartType1's or more: dark matter of low resolution around a zoom, or black holes? Say it in `particles`: "
+        "{black_holes: [], low_resolution: [PartType2, PartType3, PartType5]}, or {black_holes: [PartType5]}"
     )
 
 

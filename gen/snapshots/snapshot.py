@@ -19,6 +19,7 @@ from kinmass.gen.formats.once import asking_once, true_path
 from kinmass.gen.formats.stored import held_open
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
 from kinmass.gen.snapshots.components import (
+    coarse_question,
     components_of,
     disc_question,
     disc_types,
@@ -101,7 +102,7 @@ class Snapshot:
 
     def _load_indexed(self, staged: Path, indexes: Path | None, slot: Slot) -> Any:
         """Load the yt dataset, with the blocks that another process has found in the same files where it has."""
-        files = self.format.files(self.path)
+        files = self.format.listed_files(self.path)
         marks = [(str(true_path(f)), (stat := f.stat()).st_size, stat.st_mtime_ns) for f in files]
         kept = KeptIndex(indexes or staged.parent, staged, (marks, YT, self.format.name, self.tracers.light_field))
         if kept.fetch():
@@ -128,12 +129,18 @@ class Snapshot:
                     raise SnapshotError(f"{ptype} is both {owners[ptype]} and {name}; say in `particles` which it is")
 
     def _check_discs(self, staged: Path, declared: dict[str, list[str]]) -> None:
-        """Raise SnapshotError where types 2 and 3 may be stars, and the suite file does not say what they are."""
+        """Raise SnapshotError where the suite file does not say what types are that may be two things.
+
+        Types 2 and 3 may be stars, type 5 coarse dark matter.
+        """
         dark = self.components["dark"]
-        if undeclared := undeclared_types(dark, declared):
-            samples = self.format.sample(staged, 1000, {*undeclared, "PartType1"})
-            if discs := disc_types(dark, declared, samples, self.units.cosmological):
-                raise SnapshotError(f"{self.path}: {disc_question(discs)}")
+        undeclared = undeclared_types(dark, declared)
+        if undeclared or "PartType5" in self.components["black_holes"]:
+            samples = self.format.sample(staged, 1000, {*undeclared, "PartType1", "PartType5"})
+            discs = disc_types(dark, declared, samples, self.units.cosmological)
+            question = disc_question(discs) if discs else coarse_question(declared, samples)
+            if question:
+                raise SnapshotError(f"{self.path}: {question}")
 
     def _count_types(self, promised: dict[str, int], declared: dict[str, list[str]]) -> None:
         """List fields and counts of all types. Raises SnapshotError where these cannot be what they are taken for."""

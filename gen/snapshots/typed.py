@@ -8,6 +8,7 @@ import numpy as np
 
 from kinmass.gen.constants import LIGHT_KMS
 from kinmass.gen.formats.base import CodeUnits, Format, SnapshotError
+from kinmass.gen.formats.domain import at_origin, check_written
 from kinmass.gen.formats.smoothing import Smoothing
 from kinmass.gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from kinmass.gen.physics.particles import Particles, empty, unmoved
@@ -15,7 +16,7 @@ from kinmass.gen.snapshots.components import host_of
 from kinmass.gen.snapshots.repeated import copies
 from kinmass.gen.suite import Tracers
 
-#: More stars than this are never all at rest.
+#: No more particles of a type than this are exactly at rest by chance.
 MOST_AT_REST = 10
 #: Of a type's particles at most so many, or this share, have no mass: what black holes have swallowed.
 MOST_MASSLESS, MASSLESS_SHARE = 10, 0.01
@@ -96,10 +97,11 @@ class TypeReader:
         """Read positions (N, 3) [kpc] and, of gas and stars, velocities (N, 3) [km/s], and check both."""
         pos = field("Coordinates", self.units.length_kpc)
         moves = ptype in self.components["gas"] or ptype in self.components["stars"]
+        try:
+            check_written(ptype, at_origin(pos))
+        except SnapshotError as error:
+            raise SnapshotError(f"{self.path}: {error}") from error
         if not moves:
-            if (n_blank := np.count_nonzero(~pos.any(axis=1))) > 1:
-                problem = f"{n_blank} particles at (0, 0, 0)"
-                raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end? Get it again")
             return pos, unmoved(len(pos))
         if "Velocities" not in self.fields[ptype]:
             raise SnapshotError(
@@ -109,13 +111,15 @@ class TypeReader:
         if len(vel) and max(vel.max(), -vel.min()) > LIGHT_KMS:
             hint = "check the velocity unit, or get the file again if it is damaged"
             raise self._impossible("speeds beyond that of light", ptype, "Velocities", hint)
-        if (n_blank := np.count_nonzero(~(pos.any(axis=1) | vel.any(axis=1)))) > 1:
-            problem = f"{n_blank} particles at rest at (0, 0, 0)"
-            raise self._impossible(problem, ptype, "Coordinates", "was the file written to its end? Get it again")
-        if ptype in self.components["stars"] and len(vel) > MOST_AT_REST and not vel.any():
-            hint = "was the field ever written? No galaxy's stars are all at rest: get the file again"
-            raise self._impossible("only zeros", ptype, "Velocities", hint)
+        if self._all_move(ptype) and (n_at_rest := np.count_nonzero(~vel.any(axis=1))) > MOST_AT_REST:
+            hint = "was the field written to its end? Get the file again"
+            raise self._impossible(f"{n_at_rest} of {len(vel)} particles at rest", ptype, "Velocities", hint)
         return pos, vel
+
+    def _all_move(self, ptype: str) -> bool:
+        """Tell whether all particles of a type move: stars do, and gas but for cells and runs that begin at rest."""
+        is_grid = "Sides" in self.fields[ptype]
+        return ptype in self.components["stars"] or (self.units.cosmological and not is_grid)
 
     def _masses(self, ptype: str, field: Field) -> np.ndarray:
         """Read masses (N,) [Msun] of one type, and check them."""

@@ -119,3 +119,18 @@ def test_what_is_read_otherwise_now_does_not_go_into_a_store_of_before(tmp_path,
     monkeypatch.undo()
     with pytest.raises(store.StoreError, match=r"\(version_of_reading: 2 -> none\)"):
         plan([suite], out, settings)
+
+
+def test_a_copy_of_a_snapshot_is_told_where_its_galaxies_would_have_other_names(tmp_path, capsys):
+    """Copies of one lineage are on one side of the split; other centres are other galaxies."""
+    suite = load_suite(write_box(tmp_path / "box", galaxies=2))
+    (suite.root / "copy.hdf5").symlink_to(suite.root / "001.hdf5")
+    assert len(list_tasks(suite)) == 3
+    assert (
+        "copy.hdf5 is a copy of 001.hdf5: one could be in a test and the other in training" in capsys.readouterr().err
+    )
+    assert len(list_tasks(suite.model_copy(update={"lineage": "(?<=:)0"}))) == 3
+    rows = "".join(f"{name},0,500,500,{z},100\n" for name, z in (("000", 500), ("001", 500), ("copy", 501)))
+    (suite.root / "centres.csv").write_text(f"snapshot,id,x,y,z,r200\n{rows}")
+    assert len(list_tasks(suite)) == 3
+    assert not capsys.readouterr().err

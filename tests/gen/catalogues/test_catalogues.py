@@ -250,6 +250,19 @@ def test_subfind_in_mpc_says_so_itself(units_group, tmp_path):
     assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3], rel=1e-6)
 
 
+def test_the_catalogue_of_a_run_without_expansion_has_no_other_factors_of_h_than_its_snapshot(tmp_path):
+    """GADGET-4 writes an h, and numbers without it; its snapshot's datasets say so."""
+    isolated = CodeUnits(1.0, 1e10, 1.0, None, 1.0, H, cosmological=False)
+    path = write_subfind(tmp_path, 1.0, "Parameters")
+    for file in tmp_path.glob("*.hdf5"):
+        with h5py.File(file, "r+") as catalogue:
+            catalogue["Header"].attrs["Redshift"] = 0.0
+    haloes = find_haloes("subfind", path, SNAPSHOT, isolated)
+    np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE * H / A, rtol=1e-6)
+    assert haloes[3].r200_kpc == pytest.approx(R200[3] * H / A, rel=1e-6)
+    assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3] * H, rel=1e-6)
+
+
 def test_a_column_that_some_parts_lack_is_missed(tmp_path):
     """Fragments would be mapped as galaxies where one file of many has lost its SubhaloFlag."""
     path = WRITERS["subfind"](tmp_path)
@@ -257,6 +270,16 @@ def test_a_column_that_some_parts_lack_is_missed(tmp_path):
         del file["Subhalo/SubhaloFlag"]
     with pytest.raises(SnapshotError, match="SubhaloFlag in some parts of this catalogue and not in all"):
         find_haloes("subfind", path, SNAPSHOT, UNITS)
+
+
+@pytest.mark.parametrize("form", ["subfind", "eagle_subfind"])
+def test_groups_that_are_missing_are_missed(form, tmp_path):
+    """Galaxies would have the radii and masses of other groups, which are known by their rows."""
+    path = WRITERS[form](tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["Group" if form == "subfind" else "FOF"]
+    with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: 2 groups of 3; give the first of all files"):
+        find_haloes(form, path, SNAPSHOT, UNITS)
 
 
 def test_subfind_leaves_out_fragments_and_keeps_the_names(tmp_path):
@@ -391,6 +414,7 @@ def test_a_csv_may_be_written_by_other_programs(text, tmp_path):
         ("x,y,z\n1,2,3,4\n", "inconsistent with data columns"),
         ("x,y,z,central\n1,2,3,perhaps\n", "`central` is 'perhaps'"),
         ("x,y,z,high_res_fraction\n1,2,3,99.9\n", "are they percentages"),
+        ("x,y,z,stellar_mass\n1,2,3,10.5\n1,2,4,\n", r"stellar masses of 10\.5 Msun at most; are they logarithms"),
     ],
 )
 def test_a_csv_that_can_be_read_in_two_ways_is_refused(text, words, tmp_path):
@@ -426,6 +450,16 @@ def odd_table(rng):
         rows[-1] = [*rows[-1], *["", "1"][: rng.integers(1, 3)]] if rng.random() < 0.5 else rows[-1][:-1]
     text = str(rng.choice(LINE_ENDS)).join(map(",".join, rows)) + str(rng.choice(["\n", "\n", "", "\n \n"]))
     return "\ufeff" * (rng.random() < 0.05) + text
+
+
+def test_a_unit_of_a_logarithm_is_one(tmp_path):
+    """astropy's factor from dex(solMass) to solMass is 10."""
+    galaxies = Table({name: np.array([1.0, 2.0]) for name in "xyz"})
+    galaxies["halo_mass"] = MaskedColumn([12.0, 1.0], unit=u.dex(u.Msun), mask=[False, True])
+    galaxies.write(tmp_path / "t.ecsv", format="ascii.ecsv")
+    haloes = find_haloes("table", tmp_path / "t.ecsv", SNAPSHOT, UNITS)
+    assert haloes[0].halo_mass_msun == pytest.approx(1e12)
+    assert haloes[1].halo_mass_msun is None
 
 
 def test_a_csv_is_read_in_c_as_it_is_in_python(tmp_path, monkeypatch):

@@ -306,6 +306,29 @@ KERNELS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("archive", "declared", "words"),
+    [
+        ("tng", "gizmo", "field GFM_StellarFormationTime of the format `arepo`"),
+        ("eagle", "swift", "field Mass and Header's ExpansionFactor of the format `eagle`"),
+        ("swift", "gadget", "Header's Code of the format `swift`"),
+    ],
+)
+def test_kernels_are_not_read_by_another_codes_convention(archive, declared, words, tmp_path):
+    """All but the kernels would be right: of an isolated run of SWIFT, whose Time is a time, half as large."""
+    path = ARCHIVES[archive][1](tmp_path / "snap.hdf5", layouts.galaxy(), files=2)
+    if archive == "swift":
+        for file in tmp_path.glob("snap.*.hdf5"):
+            edit(
+                file,
+                lambda f: (f["Cosmology"].attrs.update({"Cosmological run": [0]}), f["Header"].attrs.pop("Redshift")),
+            )
+    with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}: by its {re.escape(words)}"):
+        Snapshot(path, declared)
+    with pytest.raises(SnapshotError, match=re.escape(words)):
+        describe(path, declared)
+
+
 @pytest.mark.parametrize("kernel", KERNEL_GAMMA)
 def test_a_kernels_support_is_gamma_times_twice_its_standard_deviation(kernel):
     """Dehnen & Aly 2012, eq. 8: h = 2 sigma, sigma^2 = 1/3 of the mean r^2."""
@@ -430,7 +453,10 @@ REFUSED = {
         put("PartType0/SmoothingLength", 0.0, slice(5)),
         "5 of 40 values of SmoothingLength are 0",
     ),
-    "stars at rest": (put("PartType4/Velocities", 0.0, ...), "only zeros in PartType4/Velocities"),
+    "stars at rest": (put("PartType4/Velocities", 0.0, ...), "40 of 40 particles at rest in PartType4/Velocities"),
+    "some stars at rest": (put("PartType4/Velocities", 0.0, slice(11)), "11 of 40 particles at rest in PartType4/Vel"),
+    "some gas at rest": (put("PartType0/Velocities", 0.0, slice(11)), "11 of 40 particles at rest in PartType0/Vel"),
+    "some gas nowhere": (put("PartType0/Coordinates", 0.0, slice(2)), r"2 particles at \(0, 0, 0\) in PartType0/Coord"),
     "whole numbers": (lambda f: again(f, "PartType4/Velocities", "i2"), "PartType4/Velocities are int16, too coarse"),
     "a type of its own": (
         lambda f: f.copy("PartType1", f, "PartType6"),
@@ -637,6 +663,15 @@ def test_names_of_blocks_may_be_padded_with_zeros(tmp_path):
         assert_same(snapshot.galaxy(CORNER, 100.0), written)
 
 
+def test_tracers_with_places_of_their_own_have_no_mass(tmp_path):
+    """They stand for gas that is there; TNG's MassTable has a mass of type 3 all the same."""
+    written = layouts.galaxy()
+    path = layouts.tng(tmp_path / "snap.hdf5", written)
+    edit(path, lambda f: f["PartType3"].create_dataset("Coordinates", data=np.ones((5, 3))))
+    with Snapshot(path, "arepo") as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
 def test_wind_is_gas_that_no_map_shows(tmp_path):
     written = layouts.galaxy()
     path = edit(layouts.tng(tmp_path / "snap.hdf5", written), put("PartType4/GFM_StellarFormationTime", -0.1, slice(7)))
@@ -729,6 +764,8 @@ def test_cold_gas_weighs_its_mass_and_hot_gas_nothing(archive, tmp_path):
         ("swift", "Temperatures", np.negative, "negative values in Temperature"),
         ("tng", "InternalEnergy", np.zeros_like, r"by its InternalEnergy no gas is above 9\.5 K"),
         ("tng", "InternalEnergy", np.negative, "negative values in InternalEnergy"),
+        ("tng", "InternalEnergy", lambda x: x * (np.arange(40) < 39), "1 of 40 values of InternalEnergy are 0"),
+        ("swift", "Temperatures", lambda x: x * (np.arange(40) > 9), "10 of 40 values of Temperature are 0"),
     ],
 )
 def test_temperatures_that_are_none_make_no_gas_cold(archive, field, change, words, tmp_path):
@@ -829,6 +866,42 @@ def test_low_resolution_matter_is_counted_and_owned_up_to(tmp_path):
     assert galaxy_read.high_res_fraction == pytest.approx(40 / 48, rel=1e-6)
     with Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
         assert snapshot.galaxy(CORNER, 100.0).high_res_fraction == 1
+
+
+def with_type_5(file: h5py.File, masses: np.ndarray) -> None:
+    """Add particles of type 5 of these masses [those of type 1] near the corner of the box."""
+    group, n = file.create_group("PartType5"), len(masses)
+    group["Coordinates"] = np.linspace(1, 9, 3 * n).reshape(n, 3)
+    group["Masses"] = masses * layouts.DARK_MSUN / layouts.MASS_H
+    counts = [int(c) for c in file["Header"].attrs["NumPart_Total"]]
+    file["Header"].attrs["NumPart_ThisFile"] = file["Header"].attrs["NumPart_Total"] = [*counts[:5], n]
+
+
+@pytest.mark.parametrize(
+    ("masses", "is_asked"),
+    [
+        (np.repeat([8.0, 64.0], 10), True),
+        (np.geomspace(2, 900, 20), False),  # black holes have grown by this much and by that
+        (np.full(20, 0.2), False),  # black holes that have not
+        (np.full(9, 8.0), False),  # too few to tell
+    ],
+)
+def test_coarse_dark_matter_of_type_5_is_no_black_holes_unless_that_is_said(masses, is_asked, tmp_path):
+    """MUSIC gives the coarse particles around a zoom this type; galaxies among them passed for well resolved ones."""
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), lambda file: with_type_5(file, masses))
+    total = layouts.DARK_MSUN * masses.sum()
+    if is_asked:
+        words = "PartType5: 2 different masses, of 8 times PartType1's or more"
+        assert words in "\n".join(describe(path, "gizmo"))
+        with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}: {words}"):
+            Snapshot(path, "gizmo")
+        with Snapshot(path, "gizmo", {"black_holes": [], "low_resolution": ["PartType5"]}) as snapshot:
+            galaxy_read = snapshot.galaxy(CORNER, 100.0)
+        fine_msun = 40 * layouts.DARK_MSUN
+        assert galaxy_read.high_res_fraction == pytest.approx(fine_msun / (fine_msun + total), rel=1e-6)
+        assert galaxy_read.dark.mass_msun.sum() == pytest.approx(fine_msun + total, rel=1e-6)
+    with Snapshot(path, "gizmo", {"black_holes": ["PartType5"]} if is_asked else {}) as snapshot:
+        assert snapshot.galaxy(CORNER, 100.0).black_holes.mass_msun.sum() == pytest.approx(total, rel=1e-6)
 
 
 SWIFT_WORDS = (

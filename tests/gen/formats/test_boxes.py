@@ -1,7 +1,9 @@
 """What is read equals a sum over the file, wherever the particles lie and whatever box a header claims."""
 
+import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -14,7 +16,7 @@ from kinmass.gen.campaign.plan import list_tasks
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError, domain, tipsy
 from kinmass.gen.formats.base import settled_box
 from kinmass.gen.formats.domain import domain_of
-from kinmass.gen.physics.particles import Galaxy, Particles, empty
+from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
 from kinmass.gen.snapshots.snapshot import Snapshot, images
 from kinmass.gen.suite import SuiteError, Units, load_suite
 
@@ -483,6 +485,39 @@ def test_an_index_is_kept_with_its_digest_and_made_anew_where_it_is_damaged(dama
             index.write_bytes(raw)
         if damage == "extents":
             extents.write_text(extents.read_text()[:-9])
+
+
+@pytest.mark.parametrize("kind", ["virtual", "linked"])
+def test_an_index_is_not_that_of_parts_that_were_replaced(kind, tmp_path, monkeypatch):
+    """Two clouds in another order: by an index of the files before, each would be looked for where the other one is."""
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
+    monkeypatch.setattr("yt.geometry.particle_geometry_handler.ParticleIndex.chunksize", 40)
+    clouds = [(layouts.galaxy(seed=seed), np.full(3, place)) for seed, place in ((3, 1000.0), (4, 3000.0))]
+    for order in (1, -1):
+        parts = [
+            concatenate([replace(g.components()[name], pos_kpc=g.components()[name].pos_kpc + x) for g, x in clouds])
+            for name in ("stars", "gas", "dark")
+        ]
+        both = Galaxy(*parts, empty())
+        if kind == "virtual":
+            path = layouts.swift_virtual(tmp_path / "snap_028.hdf5", both, files=2)
+        else:
+            target, path = layouts.swift(tmp_path / "whole.hdf5", both), tmp_path / "snap_028.hdf5"
+            if order == 1:
+                with h5py.File(target) as whole, h5py.File(path, "w") as link:
+                    for name in whole:
+                        link[name] = h5py.ExternalLink(target.name, name)
+                    del link["Header"]
+                    whole.copy("Header", link)
+        if order == 1:
+            before = path.stat()
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with Snapshot(path, "swift", indexes=tmp_path / "indexes") as snapshot:
+            for cloud, place in clouds:
+                inside = np.linalg.norm(cloud.stars.pos_kpc, axis=1) < 100
+                assert len(snapshot.galaxy(place, 100.0).stars) == np.count_nonzero(inside) == 40
+        clouds.reverse()
+    assert len(FORMATS["swift"].listed_files(path)) == (3 if kind == "virtual" else 2)
 
 
 def test_values_that_yt_does_not_return_are_missed(tmp_path, monkeypatch):

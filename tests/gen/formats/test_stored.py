@@ -93,7 +93,7 @@ GAPS = {
     "column of nothing": (lambda f: again(f, "PartType4/Light", chunks=True), "was never written"),
     "link to no file": (lambda f: outside(f, "PartType4/Velocities"), "a link to nothing"),
     "group that links to no file": (lambda f: outside(f, "PartType4"), "PartType4 is a link to nothing"),
-    "all zeros": (lambda f: (zeros(f, "Coordinates"), zeros(f, "Velocities")), r"40 particles at rest at \(0, 0, 0\)"),
+    "all zeros": (lambda f: (zeros(f, "Coordinates"), zeros(f, "Velocities")), r"40 particles at \(0, 0, 0\)"),
     "integer positions": (lambda f: recast(f, "i4"), "are int32, too coarse for positions"),
     "half-precision positions": (lambda f: recast(f, "f2"), "are float16, too coarse for positions"),
 }  # fmt: skip

@@ -185,7 +185,7 @@ def _tables(args: argparse.Namespace) -> int:
     from kinmass.train.launch.status import launched_file
     from kinmass.train.run.checkpoint import runs_in, runs_in_all
     from kinmass.train.run.derived import without_unseen
-    from kinmass.train.run.trained_on import unlike_trained_on
+    from kinmass.train.run.trained_on import maps_of, unlike_trained_on
 
     runs = runs_in_all(args.runs)
     for path in args.runs:
@@ -195,10 +195,11 @@ def _tables(args: argparse.Namespace) -> int:
             print(f"kinmass tables: {path} holds no run; left out", file=sys.stderr)
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
+    maps = maps_of(args.store, test_suites)
     sums = collect(args.store, runs, test_suites, part, args.out, _cluster_settings(args), not args.no_classical)
     if not any(total.count.any() for total in sums.values()):
         raise ValueError(nothing_tested(sums, part, test_suites))
-    summary = write_tables(args.out, args.store, runs, sums, part)
+    summary = write_tables(args.out, args.store, runs, sums, part, maps)
     _print_tables(shown(summary), to_beside(sums))
     trained_on = trained_on_remark(part, summary.train, test_suites)
     missing = without_answer(sums) + without_dark_matter(args.store, test_suites)
@@ -220,15 +221,15 @@ def _conditions(args: argparse.Namespace) -> int:
     from kinmass.gen.storage.store import named_suites, refuse_inside
     from kinmass.train.run.checkpoint import read_config, runs_in_all, write_json
     from kinmass.train.run.derived import without_unseen
-    from kinmass.train.run.trained_on import unlike_trained_on
+    from kinmass.train.run.trained_on import maps_of, unlike_trained_on
 
     runs = runs_in_all(args.runs)
     if not runs:
         raise ValueError(f"{args.runs[0]} is no run folder and holds none; make one with `kinmass fit`")
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
+    origin = origin_of(args.store, runs, part, maps_of(args.store, test_suites))
     views = views_to_test(args.store, test_suites, part, args.views)
-    origin = origin_of(args.store, runs, part)
     refuse_inside(args.out)
     require_writable(args.out)
     table = tabulate(networks_of(runs, args.out), views)

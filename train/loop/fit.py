@@ -172,12 +172,12 @@ def _read_begun_run(config: FitConfig, settings: dict[str, Any], out: Path) -> t
 
 def _read_start(config: FitConfig, settings: dict[str, Any], out: Path) -> _Start:
     begun, remark = _read_begun_run(config, settings, out)
+    if begun:
+        _refuse(out, store_differences(Path(config.store), begun["store"]))
     if begun and begun["finished"]:
         load(out)  # Raises RunError where the weights are damaged.
         return _Start(begun, {}, {}, None, "")
     identity = store_identity(Path(config.store), config.suites)
-    if begun:
-        _refuse(out, store_differences(Path(config.store), begun["store"]))
     status = loader.done_galaxies(Path(config.store), config.suites)
     state, checkpoint_remark = read_last(out)
     remark = "; ".join(filter(None, (remark, checkpoint_remark)))

@@ -170,6 +170,26 @@ def _write_csv(table: "DataFrame", path: Path) -> None:
         table.to_csv(partial, index=False)
 
 
+def _runs_to_test(args: argparse.Namespace) -> list[Path]:
+    """Return the runs in the folders of `args.runs`, and say on stderr what is left out.
+
+    Raises ValueError for a folder that is not there, where there is no run, and for a damaged record of launches.
+    """
+    from kinmass.train.launch.status import launched_file, not_begun
+    from kinmass.train.run.checkpoint import runs_in, runs_in_all
+
+    runs = runs_in_all(args.runs)
+    for path in args.runs:
+        if not runs_in(path) and (len(runs) == 0 or not path.exists()):
+            raise ValueError(f"{path} is no run folder and holds none; make one with `kinmass fit`")
+        for run in (launched := not_begun(path)):
+            left_out = "was launched and has trained nothing; left out: `kinmass status` says how it stands"
+            print(f"kinmass {args.command}: {run} {left_out}", file=sys.stderr)
+        if not (runs_in(path) or launched or path / "launched.json" == launched_file(path.parent)):
+            print(f"kinmass {args.command}: {path} holds no run; left out", file=sys.stderr)
+    return runs
+
+
 def _tables(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.tables import (
         collect,
@@ -182,23 +202,17 @@ def _tables(args: argparse.Namespace) -> int:
         write_tables,
     )
     from kinmass.gen.storage.store import named_suites, without_dark_matter
-    from kinmass.train.launch.status import launched_file
-    from kinmass.train.run.checkpoint import runs_in, runs_in_all
     from kinmass.train.run.derived import without_unseen
-    from kinmass.train.run.trained_on import unlike_trained_on
+    from kinmass.train.run.trained_on import maps_of, unlike_trained_on
 
-    runs = runs_in_all(args.runs)
-    for path in args.runs:
-        if not runs_in(path) and (len(runs) == 0 or not path.exists()):
-            raise ValueError(f"{path} is no run folder and holds none; make one with `kinmass fit`")
-        if not runs_in(path) and not launched_file(path).exists():
-            print(f"kinmass tables: {path} holds no run; left out", file=sys.stderr)
+    runs = _runs_to_test(args)
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
+    maps = maps_of(args.store, test_suites)
     sums = collect(args.store, runs, test_suites, part, args.out, _cluster_settings(args), not args.no_classical)
     if not any(total.count.any() for total in sums.values()):
         raise ValueError(nothing_tested(sums, part, test_suites))
-    summary = write_tables(args.out, args.store, runs, sums, part)
+    summary = write_tables(args.out, args.store, runs, sums, part, maps)
     _print_tables(shown(summary), to_beside(sums))
     trained_on = trained_on_remark(part, summary.train, test_suites)
     missing = without_answer(sums) + without_dark_matter(args.store, test_suites)
@@ -218,17 +232,15 @@ def _conditions(args: argparse.Namespace) -> int:
     from kinmass.eval.tables.tasks import check_files
     from kinmass.gen.storage.files import require_writable
     from kinmass.gen.storage.store import named_suites, refuse_inside
-    from kinmass.train.run.checkpoint import read_config, runs_in_all, write_json
+    from kinmass.train.run.checkpoint import read_config, write_json
     from kinmass.train.run.derived import without_unseen
-    from kinmass.train.run.trained_on import unlike_trained_on
+    from kinmass.train.run.trained_on import maps_of, unlike_trained_on
 
-    runs = runs_in_all(args.runs)
-    if not runs:
-        raise ValueError(f"{args.runs[0]} is no run folder and holds none; make one with `kinmass fit`")
+    runs = _runs_to_test(args)
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
+    origin = origin_of(args.store, runs, part, maps_of(args.store, test_suites))
     views = views_to_test(args.store, test_suites, part, args.views)
-    origin = origin_of(args.store, runs, part)
     refuse_inside(args.out)
     require_writable(args.out)
     table = tabulate(networks_of(runs, args.out), views)

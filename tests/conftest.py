@@ -143,6 +143,7 @@ def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...
     from kinmass.eval.tables.tables import pooled, write_tables
     from kinmass.eval.tables.tasks import evaluate_block, sources_of
     from kinmass.train.run.checkpoint import instrument_of
+    from kinmass.train.run.trained_on import maps_of
 
     sources, instruments, sums = sources_of(runs, out, classical), {r.name: r for r in map(instrument_of, runs)}, {}
     for suite in suites:
@@ -152,4 +153,4 @@ def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...
         for block in part.blocks():
             for group, total in evaluate_block(sources, instruments, part, block).items():
                 sums[group] = sums[group] + total if group in sums else total
-    write_tables(out, store, runs, pooled(sums), None)
+    write_tables(out, store, runs, pooled(sums), None, maps_of(store, suites))

@@ -205,14 +205,14 @@ def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from kinmass.train.launch.status import states, under_way, wait
+    from kinmass.train.launch.status import require_any, states, under_way, wait
 
     if args.jobs:
         print(":".join(under_way(args.out)))
         return 0
     if args.wait:
         return int(any(state.name != "finished" for state in wait(args.out, partial(print, flush=True))))
-    print("\n".join(map(str, states(args.out))))
+    print("\n".join(map(str, require_any(states(args.out), args.out))))
     return 0
 
 

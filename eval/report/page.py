@@ -83,6 +83,10 @@ _NAMES = (
 )  # fmt: skip
 
 
+#: What tables.json keeps to compare with, and nobody reads.
+_NOT_SHOWN = ("digests", "weights", "files", "maps")
+
+
 def _remove_others(folder: Path, written: Collection[str]) -> None:
     """Remove an earlier report's figures that are not among those written now: they are of other tables.
 
@@ -455,7 +459,9 @@ def write_report(results: Path) -> Path:
     others = [table for table in (evaluation.ratios, evaluation.gap, evaluation.closed) if len(table)]
     tables = [_html(table) for table in (summary, *others)]
     sections.append({"title": "Table", "text": _TEXT["table"], "figures": [], "tables": tables})
-    origin = {key: value for key, value in evaluation.origin.items() if key not in ("digests", "weights", "files")}
+    origin = {
+        key: value for key, value in evaluation.origin.items() if key not in ("digests", "weights", "files", "maps")
+    }
     origin["versions"] = ", ".join(f"{k} {v}" for k, v in origin["versions"].items())
     origin["runs"] = ", ".join(origin["runs"])
     provenance = pd.Series(origin).to_frame().to_html(header=False, border=0)

@@ -10,11 +10,16 @@ from typing import Any
 
 from kinmass.eval.tables.tasks import digest_of_files
 from kinmass.gen.code import provenance, version_of
+from kinmass.gen.storage.store import StoreError
 from kinmass.train.run.checkpoint import RunError, weights_of
+from kinmass.train.run.trained_on import maps_changed
 
 
-def origin_of(store: Path, runs: Sequence[Path], part: str | None) -> dict[str, Any]:
-    """Return what tables of these runs on a part of a store (None: on all of it) are made from now. Raises RunError."""
+def origin_of(store: Path, runs: Sequence[Path], part: str | None, maps: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tables of these runs on a part of a store (None: on all of it) are made from now. Raises RunError.
+
+    maps: what `maps_of` said of the store before its galaxies were read.
+    """
     made_by = provenance()
     made_by["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}
     paths = {str(run.absolute()): run for run in runs}
@@ -22,6 +27,7 @@ def origin_of(store: Path, runs: Sequence[Path], part: str | None) -> dict[str, 
         "store": str(store.absolute()), "runs": list(paths), "part": part or "all", **made_by,
         "weights": {path: weights_of(run) for path, run in paths.items()},
         "files": {path: digest_of_files(run) for path, run in paths.items()},
+        "maps": dict(maps),
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }  # fmt: skip
 
@@ -42,17 +48,27 @@ def read_origin(path: Path, table: Path) -> dict[str, Any]:
 
 
 def changed_since(origin: Mapping[str, Any]) -> list[str]:
-    """Return a sentence where runs are no longer what tables with this origin were made of; of runs that are there."""
-    changed = []
+    """Return sentences where runs or maps are no longer what tables with this origin were made of.
+
+    Nothing is said of a store or of runs that are not there any more.
+    """
+    changed, lines = [], []
     for path, files in origin.get("files", {}).items():
         with contextlib.suppress(RunError, OSError):  # moved or removed: nothing is known of it
             changed += [path] if digest_of_files(Path(path)) != files else []
-    if not changed:
-        return []
-    return [
-        f"These tables, of {origin.get('date', 'before')}, are of runs that were trained or calibrated anew since: "
-        f"{', '.join(changed)}; give the `kinmass tables` command again."
-    ]
+    made = f"These tables, of {origin.get('date', 'before')}, are of"
+    if changed:
+        lines.append(
+            f"{made} runs that were trained or calibrated anew since: {', '.join(changed)}; give the `kinmass tables` "
+            "command again."
+        )
+    with contextlib.suppress(StoreError, OSError):
+        if words := maps_changed(Path(origin["store"]), origin.get("maps", {})):
+            lines.append(
+                f"{made} other maps than {origin['store']} has now: {', '.join(words)}; give the `kinmass tables` "
+                "command again."
+            )
+    return lines
 
 
 def differences(of_table: Mapping[str, Any], of_others: Mapping[str, Any]) -> list[str]:
@@ -63,4 +79,7 @@ def differences(of_table: Mapping[str, Any], of_others: Mapping[str, Any]) -> li
     known = list(of_others.get("weights", {}).values())
     others = [path for path, weights in of_table["weights"].items() if weights not in known]
     words = [f"the {key} {of_table[key]}" for key in ("store", "part") if of_table[key] != of_others[key]]
-    return words + ([f"{', '.join(others)}, with other weights"] if others else [])
+    words += [f"{', '.join(others)}, with other weights"] if others else []
+    one, other = of_table.get("maps", {}), of_others.get("maps", {})
+    changed = [suite for suite in one if suite in other and one[suite] != other[suite]]
+    return words + ([f"other maps, or more or fewer, of {', '.join(changed)}"] if changed else [])

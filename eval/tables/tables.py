@@ -1,6 +1,6 @@
 """Make the evaluation tables: every run on every suite, with the classical estimators beside it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -404,8 +404,12 @@ def to_calibration(sums: dict[Group, Sums]) -> pd.DataFrame:
     )
 
 
-def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sums], part: str | None) -> pd.DataFrame:
+def write_tables(
+    out: Path, store: Path, runs: list[Path], sums: dict[Group, Sums], part: str | None, maps: Mapping[str, Any]
+) -> pd.DataFrame:
     """Write all tables as CSV and Parquet, summary.tex, and tables.json, which says what they were made from.
+
+    maps: what `maps_of` said of the store before its galaxies were read.
 
     tables.json is removed first and written last, with a digest of every table: so tables of two commands are never
     taken for one. Returns the summary. Raises OSError where they cannot be written.
@@ -434,7 +438,7 @@ def write_tables(out: Path, store: Path, runs: list[Path], sums: dict[Group, Sum
             table.to_parquet(partial, index=False)
             digests[name] = digest_of_file(partial)
     write_atomically(out / "summary.tex", to_latex(summary))
-    content = origin_of(store, runs, part) | {"digests": digests}
+    content = origin_of(store, runs, part, maps) | {"digests": digests}
     write_json(out / "tables.json", content)
     return summary
 

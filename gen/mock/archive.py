@@ -12,7 +12,7 @@ from kinmass.gen.formats import gadget, ramses_files, tipsy
 from kinmass.gen.mock.galaxy import MockGalaxy
 from kinmass.gen.mock.suites import SUITES, Count, make_galaxy
 from kinmass.gen.physics.particles import Galaxy
-from kinmass.gen.storage.files import sync_folder, sync_tree, write_atomically
+from kinmass.gen.storage.files import sync_folder, sync_tree, write_atomically, write_new
 
 #: Whether the code that a suite imitates writes positions in double precision by default. Single precision is good to
 #: 1e-3 kpc in the box of `quiet`, whose thinnest discs are a hundred times thicker.
@@ -162,10 +162,13 @@ _YAML = {
 
 
 def write_suite_file(folder: Path, suite: str) -> Path:
-    """Write the YAML file that tells `kinmass maps` how to read a mock suite; return its path."""
+    """Write the YAML file that tells `kinmass maps` how to read a mock suite; return its path.
+
+    One that is there stays: it may have been changed, by a selection for instance.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{suite}.yaml"
-    write_atomically(path, f"name: {suite}\n{_YAML[suite]}aperture: {{r200: 0.3}}\n")
+    write_new(path, f"name: {suite}\n{_YAML[suite]}aperture: {{r200: 0.3}}\n")
     return path
 
 
@@ -180,12 +183,13 @@ def write_snapshot(
 ) -> Path:
     """Write one snapshot of a mock suite unless it is done; return the path of the file that marks it as done.
 
-    That file is written last, after all others are on disk. double: positions in double precision; None: as the
-    code that the suite imitates writes them.
+    That file is written last, after all others are on disk, and names them with their sizes: a snapshot of which one is
+    gone, or was cut short, is written anew. double: positions in double precision; None: as the code that the suite
+    imitates writes them.
     """
     double = DOUBLE[suite] if double is None else double
     done_mark = folder / ".done" / f"{indices[0]:05d}"
-    if not done_mark.exists():
+    if not _is_done(folder, done_mark):
         if suite == "quiet":
             paths = write_auriga(folder, suite, indices, seed, n_particles, double)
         else:
@@ -194,5 +198,14 @@ def write_snapshot(
             sync_tree(path)
             sync_folder(path.parent)
         done_mark.parent.mkdir(exist_ok=True)
-        write_atomically(done_mark, b"")
+        files = sorted(file for path in paths for file in (path, *path.rglob("*")) if file.is_file())
+        write_atomically(done_mark, "".join(f"{file.stat().st_size} {file.relative_to(folder)}\n" for file in files))
     return done_mark
+
+
+def _is_done(folder: Path, done_mark: Path) -> bool:
+    """Whether a snapshot was written, and all of its files are still there. A mark of an earlier version names none."""
+    if not done_mark.exists():
+        return False
+    files = [line.partition(" ") for line in done_mark.read_text().splitlines()]
+    return all((folder / name).is_file() and str((folder / name).stat().st_size) == size for size, _, name in files)

@@ -76,12 +76,16 @@ class State:
 
 
 def states(out: Path) -> list[State]:
-    """Return the state of every run below `out`, launched or not. Raises LaunchError for a damaged record."""
-    record = read_launched(out)
-    slurm_ids = {job.job for job in record.values() if job.cluster == "slurm"}
+    """Return the state of every run in `out`, launched or not; empty without any.
+
+    Raises LaunchError for a damaged record.
+    """
+    launches, here = _launches(out), absolute_path(out)
+    slurm_ids = {job.job for _, job in launches.values() if job.cluster == "slurm"}
     slurm_states = _squeue(slurm_ids) if slurm_ids else {}
-    run_names = {os.path.relpath(folder, out) for folder in _run_folders(out)}
-    found = [_state(out, name, record.get(name), slurm_states) for name in sorted(run_names | set(record))]
+    runs = {absolute_path(folder) for folder in _folders_with(out, "run.json")} | set(launches)
+    names = sorted(os.path.relpath(run, here) for run in runs)
+    found = [_state(out, name, launches.get(absolute_path(out / name)), slurm_states) for name in names]
     busy_folders = {folder for state in found if state.name in BUSY for folder in (state.run, state.run.parent)}
     return [_calibrated_by_another(state, busy_folders) if state.name == UNCALIBRATED else state for state in found]
 
@@ -92,15 +96,22 @@ def _calibrated_by_another(state: State, busy_folders: set[Path]) -> State:
     return replace(state, name="finished", text="another job is calibrating its ensemble") if is_done else state
 
 
+def require_any(found: list[State], out: Path) -> list[State]:
+    """Return the states that were found in `out`. Raises LaunchError without any, which would pass for well."""
+    if not found:
+        raise LaunchError(f"{out} holds no run, and nothing was launched into it; is it the right folder?")
+    return found
+
+
 def wait(out: Path, say: Callable[[str], None]) -> list[State]:
     """Return the state of every run below `out` once none is queued or runs; `say` is told of what has changed.
 
-    One whose state is not known counts as one that runs. Raises as `states`.
+    One whose state is not known counts as one that runs. Raises as `states`, and LaunchError where there is no run.
     """
     names_before: dict[Path, str] = {}
     pause_s = 0.5
     while True:
-        found = states(out)
+        found = require_any(states(out), out)
         for state in found:
             if names_before.get(state.run) != state.name:
                 say(str(state))
@@ -111,14 +122,44 @@ def wait(out: Path, say: Callable[[str], None]) -> list[State]:
         pause_s = min(2 * pause_s, 30.0)
 
 
-def _run_folders(out: Path) -> Iterator[str]:
-    """Yield the folders that hold a run.json. Folders of stores, TensorBoard and logs, which hold none, are skipped."""
-    for folder, subfolders, files in os.walk(out):
+def _folders_with(out: Path, file: str) -> Iterator[Path]:
+    """Yield the folders, from `out` on, that hold a file. Folders of stores, TensorBoard and logs are skipped."""
+    for folder, subfolders, _ in os.walk(out):
         subfolders[:] = [
             name for name in subfolders if not name.endswith(".zarr") and name not in ("tensorboard", "logs")
         ]
-        if "run.json" in files:
-            yield folder
+        if Path(folder, file).exists():
+            yield Path(folder)
+
+
+def _launches(out: Path) -> dict[Path, tuple[Path, LaunchedJob]]:
+    """Return the latest launch of every run in `out`, by its absolute path: the folder of its record, and its job.
+
+    That is the folder that it was launched into: the run's own, or one above. Raises LaunchError for a damaged record,
+    unless it is above `out`, where it may be of something else.
+    """
+    here, launches = absolute_path(out), dict[Path, tuple[Path, LaunchedJob]]()
+    below = _folders_with(out, str(launched_file(Path())))
+    for folder in (*here.parents, *below):
+        try:
+            record = read_launched(folder)
+        except LaunchError:
+            if folder not in here.parents:
+                raise
+            continue
+        for name, job in record.items():
+            run = absolute_path(folder / name)
+            if run.is_relative_to(here) and (run not in launches or launches[run][1].at <= job.at):
+                launches[run] = Path(os.path.normpath(out / os.path.relpath(folder, here))), job
+    return launches
+
+
+def not_begun(out: Path) -> list[Path]:
+    """Return the runs in `out` that were launched and have no run.json: they wait, failed or were removed.
+
+    Raises LaunchError.
+    """
+    return [run for run in sorted(_launches(out)) if not (run / "run.json").exists()]
 
 
 def under_way(out: Path) -> list[str]:
@@ -127,21 +168,24 @@ def under_way(out: Path) -> list[str]:
     Each its own where some of the array were launched again since: who waits for the array would wait for the
     cancelled ones in it.
     """
-    busy_names = {os.path.relpath(state.run, out) for state in states(out) if state.name in BUSY}
-    record = read_launched(out)
-    jobs = [job.job for name, job in record.items() if name in busy_names and job.cluster == "slurm"]
-    recorded = {job.job for job in record.values()}
+    launches = _launches(out)
+    busy = [launches.get(absolute_path(state.run)) for state in states(out) if state.name in BUSY]
+    recorded = {job.job for _, job in launches.values()}
 
-    def shortest(job: str) -> str:
+    def shortest(folder: Path, job: str) -> str:
         """Return the array's number where all of its jobs are still those of the record, else the job's own."""
         array_job = job.split("_")[0]
-        return array_job if {path.name for path in (out / "logs").glob(f"{array_job}_*")} <= recorded else job
+        return array_job if {path.name for path in (folder / "logs").glob(f"{array_job}_*")} <= recorded else job
 
-    return list(dict.fromkeys(map(shortest, jobs)))
+    jobs = [shortest(launch[0], launch[1].job) for launch in busy if launch and launch[1].cluster == "slurm"]
+    return list(dict.fromkeys(jobs))
 
 
-def _state(out: Path, name: str, job: LaunchedJob | None, slurm_states: dict[str, tuple[str, str]] | None) -> State:
+def _state(
+    out: Path, name: str, launch: tuple[Path, LaunchedJob] | None, slurm_states: dict[str, tuple[str, str]] | None
+) -> State:
     run = Path(os.path.normpath(out / name))
+    launched_into, job = launch or (out, None)
     words, content = [], None
     try:
         content = read_config(run)
@@ -160,7 +204,7 @@ def _state(out: Path, name: str, job: LaunchedJob | None, slurm_states: dict[str
         return State(run, UNCALIBRATED, step, ", ".join([*words, f"{_LACKING}: give its `kinmass fit` command again"]))
     if job is None:
         return State(run, "not launched from here", step, ", ".join(words))
-    logs = out / "logs" / job.job
+    logs = launched_into / "logs" / job.job
     state, reason = (
         _state_of_slurm_job(job, logs, slurm_states) if job.cluster == "slurm" else _state_of_local_job(job, logs)
     )
@@ -177,7 +221,7 @@ def _state(out: Path, name: str, job: LaunchedJob | None, slurm_states: dict[str
     if last_write_s:
         words.append(f"last sign of life {_ago(time.time() - last_write_s)} ago")
     mark = mark_of(logs)
-    words.append(f"job {job.job}, log {log_of(out, job.job, mark.rank if mark else 0)}")
+    words.append(f"job {job.job}, log {log_of(launched_into, job.job, mark.rank if mark else 0)}")
     if state in ("stopped", "failed", "cancelled", "gone", UNCALIBRATED):
         words.append("launch it again to go on")
     return State(run, state, step, ", ".join(words))

@@ -68,12 +68,12 @@ def check(config: FitConfig, out: Path, filled: bool = True) -> None:
 def read_start(config: FitConfig, out: Path) -> Start:
     """Read with what a fit in `out` begins or goes on. Raises RunError and StoreError as `fit`."""
     begun, remark = _read_begun_run(config, out)
+    if begun:
+        _refuse(out, store_differences(Path(config.store), begun["store"]))
     if begun and begun["finished"]:
         load(out)  # Raises RunError where the weights are damaged.
         return Start(begun, {}, {}, None, "")
     identity = store_identity(Path(config.store), config.suites)
-    if begun:
-        _refuse(out, store_differences(Path(config.store), begun["store"]))
     status = loader.done_galaxies(Path(config.store), config.suites)
     state, checkpoint_remark = read_last(out)
     remark = "; ".join(filter(None, (remark, checkpoint_remark)))

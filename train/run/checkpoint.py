@@ -200,8 +200,15 @@ def working_in(run: Path, patience_s: float = PATIENCE_S) -> AbstractContextMana
     return hold(run / f".lock-{name}", str(run), patience_s)
 
 
+#: Folders in a run's own that belong to it: its members, and fits without a suite.
+_OWN_FITS = ("member-", "without-")
+
+
 def runs_in(folder: Path) -> list[Path]:
-    """Return all folders of runs and ensembles in `folder`, or `folder` itself where it is one; empty without any."""
+    """Return all folders of runs and ensembles in `folder`, which may be one itself; empty without any.
+
+    Members and fits without a suite belong to their run, and are none of their own.
+    """
     return _runs_in(folder, set())
 
 
@@ -214,12 +221,12 @@ def _runs_in(folder: Path, seen: set[Path]) -> list[Path]:
     if real_path in seen:
         return []
     seen.add(real_path)
-    if any((member / "run.json").exists() for member in members_of(folder)):
-        return [folder]
+    is_run = any((member / "run.json").exists() for member in members_of(folder))
     subfolders = [path for path in folder.glob("*/") if path.suffix != ".zarr"]
+    subfolders = [path for path in subfolders if not (is_run and path.name.startswith(_OWN_FITS))]
     # Links last: where a run is there under a name of its own as well, it has that one.
     ordered = sorted(subfolders, key=lambda path: (path.is_symlink(), path))
-    return sorted(run for path in ordered for run in _runs_in(path, seen))
+    return sorted([folder] * is_run + [run for path in ordered for run in _runs_in(path, seen)])
 
 
 def runs_in_all(folders: Sequence[Path]) -> list[Path]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -72,6 +73,29 @@ def store_differences(path: Path, earlier: Mapping[str, SuiteIdentity]) -> list[
         words += [difference(f"{key} of {suite}", before, now) for key, before, now in settings]
         words += _other_galaxies(group, suite, earlier_suite)
     return words
+
+
+def maps_of(path: Path, suites: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what tells later whether a store has other maps: of `store_identity`, and how many galaxies are done."""
+    done = {suite: int((store.read_status(store.open_suite(path, suite)) == store.DONE).sum()) for suite in suites}
+    return {suite: {**of_suite, "done": done[suite]} for suite, of_suite in store_identity(path, suites).items()}
+
+
+def maps_changed(path: Path, earlier: Mapping[str, Any]) -> list[str]:
+    """Describe in what a store has other maps, or more, than when `maps_of` returned `earlier`; empty for none.
+
+    Raises StoreError for a store or suite that cannot be opened.
+    """
+    if words := store_differences(path, earlier):
+        return words
+    now = maps_of(path, list(earlier))
+    counts = {"galaxies": "galaxies", "done": "mapped galaxies"}
+    return [
+        f"{word} of {suite} ({before[key]} there, {now[suite][key]} now)"
+        for suite, before in earlier.items()
+        for key, word in counts.items()
+        if before[key] != now[suite][key]
+    ]
 
 
 def _other_galaxies(group: zarr.Group, suite: str, earlier: SuiteIdentity, same_sides: bool = True) -> list[str]:

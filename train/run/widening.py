@@ -16,7 +16,7 @@ from kinmass.train.run.calibration import MOST_GALAXIES, InferredViews, blocks_o
 from kinmass.train.run.checkpoint import RunError, members_of, read_config, working_in
 from kinmass.train.run.derived import UNSEEN, differs_in, made_from, read_scales, record_of, write_scales
 from kinmass.train.run.posterior import Inference
-from kinmass.train.run.trained_on import store_identity
+from kinmass.train.run.trained_on import maps_changed, maps_of
 
 #: Parts of a split whose galaxies are looked at: those of the test part are left to test on.
 PARTS = ("train", "val")
@@ -28,8 +28,9 @@ def widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
     The covariance of latent numbers becomes the mean over all suites that it was found on: those that a fit without
     them left out, those of earlier calls, and these, all of the same weight. The test part of the split is not used.
     Suites of the same names and galaxies as in an earlier call change nothing. Raises RunError for suites that the run
-    was trained on, or that share a name with others of an earlier call, and for a run that is not trained; StoreError
-    for a store that cannot be used, and where another process works in the run's folder.
+    was trained on, of which it can use no view, or that share a name with other galaxies of an earlier call, and for a
+    run that is not trained; StoreError for a store that cannot be used, and where another process works in the run's
+    folder.
     """
     read_config(run)  # before a lock makes its folder
     with contextlib.ExitStack() as held:  # the last of an ensemble's members calibrates all of it
@@ -44,28 +45,40 @@ def _widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
     record, scales = _read(run)
     if known := sorted(set(suites) & set(members[0].run["fit"]["suites"])):
         raise RunError(f"{run} was trained on {', '.join(known)}: name suites that it was not trained on by --suites")
-    identity = store_identity(store, suites)
-    others = {suite: {key: identity[suite][key] for key in ("galaxies", "names")} for suite in suites}  # type: ignore[literal-required]
-    earlier = record.get("others", {})
-    if changed := [suite for suite in suites if earlier.get(suite, others[suite]) != others[suite]]:
+    others, earlier = maps_of(store, suites), record.get("others", {})
+    if words := [word for suite in suites if suite in earlier for word in _differences(store, suite, earlier[suite])]:
         raise RunError(
-            f"the intervals of {run} hold other galaxies of {', '.join(changed)} already; remove {run / UNSEEN} and "
-            "give the `kinmass fit` command of the run again, then widen anew"
+            f"the intervals of {run} hold other galaxies of these names already: {', '.join(words)}; remove "
+            f"{run / UNSEEN} and give the `kinmass fit` command of the run again, then widen anew"
         )
     new = [suite for suite in suites if suite not in earlier]
     names = [*record.get("without", {}), *earlier, *new]
-    n_before = len(names) - len(new)
+    n_before, unused = len(names) - len(new), set(new)
     for tracer in members[0].answers() if new else ():
-        views = [views_of(infer, store, suite, tracer) for suite in new for infer in members]
-        if parts := [part for part in views if len(part)]:
+        views = {suite: [views_of(infer, store, suite, tracer) for infer in members] for suite in new}
+        unused -= {suite for suite, of_members in views.items() if any(map(len, of_members))}
+        if parts := [part for of_members in views.values() for part in of_members if len(part)]:
             scale, before = unseen_scale(parts), scales.get(tracer)
             held = _mean((scale, len(new)), (before[0], n_before)) if before else scale
             scales[tracer] = [held] * len(members)
+    if unused:
+        raise RunError(
+            f"{store} has no view of {', '.join(sorted(unused))} that {run} can use, other than of the test part: it "
+            "cannot be told how far it is off there; map more galaxies, or name other suites by --suites"
+        )
     if new:
         if differs_in(record, run, UNSEEN):
             raise RunError(f"{run} was trained anew meanwhile; give the command again")
         write_scales(run, UNSEEN, scales, record | {"others": earlier | others})
     return names
+
+
+def _differences(store: Path, suite: str, earlier: dict[str, Any]) -> list[str]:
+    """Return in words in what a suite is not what unseen.json keeps of it, which at first was names alone."""
+    if "config" in earlier:
+        return maps_changed(store, {suite: earlier})
+    now = maps_of(store, [suite])[suite]
+    return [f"galaxies of {suite}"] if any(now[key] != value for key, value in earlier.items()) else []
 
 
 def views_of(infer: Inference, store: Path, suite: str, tracer: str) -> InferredViews:

@@ -9,18 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import command, tables_here
+import zarr
+from conftest import LOCKS, command, tables_here
 
 from kinmass.eval.__main__ import main
 from kinmass.eval.report import figures
 from kinmass.eval.report.page import Galaxies, _sections, headlines, read_results, write_report
 from kinmass.eval.report.saliency import attributions, central_profile, featureless
 from kinmass.eval.tables import predictions
-from kinmass.eval.tables.origin import digest_of_file
+from kinmass.eval.tables.origin import differences, digest_of_file
 from kinmass.gen.instruments.builtin import INSTRUMENTS
+from kinmass.gen.storage.store import DONE
 from kinmass.train import load
 from kinmass.train.data.dataset import read_views
 from kinmass.train.run.derived import made_from
+from kinmass.train.run.trained_on import maps_of
 
 KEPT = shutil.ignore_patterns("predictions.zarr")
 
@@ -159,6 +162,27 @@ def test_tables_of_runs_that_were_trained_anew_say_so(runs, map_store, tmp_path,
         )
     shutil.rmtree(run)
     assert "anew" not in headlines(read_results(out))[0]
+
+
+def test_tables_of_other_maps_than_the_store_has_now_say_so(runs, map_store, tmp_path, capsys):
+    """A store that was made anew at its place, or has grown, is not the one whose errors are shown."""
+    run = shutil.copytree(next(run for run in runs if run.name == "middle"), tmp_path / "run", ignore=KEPT)
+    store, out = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS), tmp_path / "out"
+    tables_here([run], store, out, ("middle",))
+    assert len(headlines(read_results(out))) == 2
+    group = zarr.open_group(store / "middle", mode="r+")
+    group["status"][3] = 0
+    expected = f"are of other maps than {store} has now: mapped galaxies of middle (12 there, 11 now); give"
+    assert main(["show", str(out)]) == 0
+    for said in (capsys.readouterr().out, headlines(read_results(out))[0]):
+        assert expected in said
+    group["status"][3] = DONE
+    group["half_mass_radius"][:] = 2 * group["half_mass_radius"][:]
+    assert "maps.zarr has now: R_e of " in headlines(read_results(out))[0]
+    origin = read_results(out).origin
+    assert differences(origin, origin | {"maps": maps_of(store, ["middle"])})[-1].endswith("more or fewer, of middle")
+    shutil.rmtree(store)
+    assert len(headlines(read_results(out))) == 2
 
 
 @pytest.mark.parametrize("content", ["", "tracer,condition\ngas,full\n"])

@@ -660,7 +660,7 @@ def test_tables_of_two_commands_are_never_taken_for_one(results, runs, tmp_path,
     monkeypatch.setattr("kinmass.eval.tables.tables.to_summary", lambda sums: table)
     monkeypatch.setattr("kinmass.eval.tables.tables.to_latex", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_tables(folder, Path("maps.zarr"), runs, {}, None)
+        write_tables(folder, Path("maps.zarr"), runs, {}, None, {})
     with pytest.raises(ValueError, match="holds no tables; make them"):
         read_results(folder)
 
@@ -964,3 +964,13 @@ def test_damaged_predictions_are_made_again(runs, map_store, tmp_path, name, dam
             assert measured() == expected
         else:
             np.testing.assert_array_equal(measured().residual, expected_sums.residual)
+
+
+def test_a_run_that_lies_above_others_hides_none_of_them(runs, tmp_path):
+    """`kinmass fit --out runs`, given by mistake, makes a run of the folder of all runs."""
+    above, own = tmp_path / "runs", shutil.ignore_patterns("predictions.zarr")
+    shutil.copytree(runs[0], above, ignore=own)
+    for name in ("a", "ensemble/member-0", "member-0", "without-quiet"):
+        shutil.copytree(runs[0], above / name, ignore=own)
+    shutil.copytree(runs[0], above / "ensemble" / "without-quiet", ignore=own)
+    assert runs_in(above) == [above, above / "a", above / "ensemble"]

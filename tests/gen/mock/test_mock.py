@@ -233,3 +233,30 @@ def test_what_others_write_beside_a_snapshot_may_vanish(suite, tmp_path):
         (place / ".partial-of-another-rank").symlink_to("gone")
     n_particles = {"n_stars": 100, "n_gas": 50, "n_dark": 100}
     assert archive.write_snapshot(tmp_path, suite, [0], 1, n_particles).exists()
+
+
+@pytest.mark.parametrize("suite", archive.WRITTEN)
+def test_what_is_gone_of_a_snapshot_is_written_again_and_a_changed_suite_file_stays(suite, tmp_path):
+    """Scratch file systems remove old files one by one: a suite was called whole that had lost some."""
+    n_particles = {"n_stars": 100, "n_gas": 50, "n_dark": 100}
+
+    def content() -> dict[str, bytes]:
+        """Write what is not there and return all files but the marks, which tell of the others."""
+        archive.write_snapshot(tmp_path, suite, [0], 1, n_particles)
+        files = [path for path in sorted(tmp_path.rglob("*")) if path.is_file() and ".done" not in path.parts]
+        return {str(path.relative_to(tmp_path)): path.read_bytes() for path in files}
+
+    whole = content()
+    assert whole
+    for name in whole:
+        (tmp_path / name).unlink()
+        again = content()
+        assert {key: len(value) for key, value in again.items()} == {key: len(value) for key, value in whole.items()}
+        (tmp_path / name).write_bytes(b"")  # a full disk
+        assert content()[name]
+    (tmp_path / ".done" / "00000").write_bytes(b"")  # the mark of an earlier version
+    (tmp_path / name).unlink()
+    assert name not in content()
+    suite_file = archive.write_suite_file(tmp_path, suite)
+    suite_file.write_text(f"{suite_file.read_text()}selection: {{min_stars: 5}}\n")
+    assert "min_stars" in archive.write_suite_file(tmp_path, suite).read_text()

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 import torch
 from conftest import LOCKS, ROOT, command
 
+from kinmass.eval.__main__ import main as evaluate
 from kinmass.train.__main__ import main
 from kinmass.train.launch.resources import LaunchError, combinations, minutes, read_site
-from kinmass.train.launch.status import LaunchedJob, start_ticks, states, write_launched
+from kinmass.train.launch.status import LaunchedJob, boot_id, start_ticks, states, write_launched
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
 from kinmass.train.run.checkpoint import load
@@ -180,6 +182,50 @@ def test_status_does_not_walk_through_stores(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", lambda path: visited.append(Path(path).name) or scan(path))
     assert [state.run for state in states(tmp_path)] == [tmp_path / "a"]
     assert not {"predictions.zarr", "0", "maps.zarr", "quiet"} & set(visited)
+
+
+@pytest.mark.parametrize("into", [".", "all", "all/gas"])
+def test_a_launched_run_is_found_from_wherever_it_is_looked_for(runs, map_store, tmp_path, capsys, monkeypatch, into):
+    """It was not seen, or not launched, where `launch` had been given another folder: --wait ended before it began."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(runs[0], tmp_path / "all" / "old", ignore=shutil.ignore_patterns("*.zarr"))
+    job = LaunchedJob("8", "local", time.time(), os.getpid(), start_ticks(os.getpid()), boot_id(), socket.gethostname())
+    (tmp_path / "logs").mkdir()
+    (tmp_path / into / "logs" / "8").mkdir(parents=True)
+    (tmp_path / into / "logs" / "8" / "8_0_log.out").write_text("begun\n")
+    earlier = LaunchedJob("7", "local", time.time() - 60)
+    write_launched(tmp_path, {"all/gas": earlier})
+    write_launched(tmp_path / into, {os.path.relpath("all/gas", into): job})
+    for out in (Path("all"), Path("all/gas"), tmp_path):
+        state = {state.run.name: state for state in states(out)}["gas"]
+        assert state.name == "running"
+        log = Path(re.search(r"log (\S+)", state.text)[1])
+        assert log.samefile(Path(into, "logs/8/8_0_log.out"))
+    assert main(["launch", "--cluster", "local", "--tracer", "gas", "--store", str(map_store), "--out", "all/gas"]) == 0
+    assert "left alone: all/gas: running" in capsys.readouterr().out
+    # Tables without it could be taken for the whole.
+    nothing = ["--store", str(tmp_path / "none.zarr"), "--out", "out"]
+    for stage_command in ("tables", "conditions"):
+        assert evaluate([stage_command, "all", *nothing]) == 2
+        assert f"kinmass {stage_command}: {tmp_path}/all/gas was launched and has trained" in capsys.readouterr().err
+
+
+def test_where_there_is_no_run_not_all_are_finished(tmp_path, capsys):
+    """A script that waits for the wrong folder would go on."""
+    for out in (tmp_path, tmp_path / "none"):
+        for wait in ([], ["--wait"]):
+            assert main(["status", str(out), *wait]) == 2
+            assert f"{out} holds no run, and nothing was launched into it" in capsys.readouterr().err
+        assert main(["status", str(out), "--jobs"]) == 0
+
+
+def test_a_damaged_record_above_is_somebody_elses(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "launched.json").write_text("[]")
+    (tmp_path / "runs").mkdir()
+    assert states(tmp_path / "runs") == []
+    with pytest.raises(LaunchError, match=r"launched\.json cannot be read"):
+        states(tmp_path)
 
 
 def test_a_damaged_run_json_is_said(runs, tmp_path):

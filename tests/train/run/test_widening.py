@@ -11,9 +11,9 @@ import zarr
 from conftest import SUITES
 
 from kinmass.gen.storage.lock import hold
-from kinmass.gen.storage.store import StoreError
+from kinmass.gen.storage.store import DONE, StoreError
 from kinmass.train.__main__ import main
-from kinmass.train.data.dataset import concatenate, read_views, usable
+from kinmass.train.data.dataset import concatenate, part_of, read_views, usable
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
 from kinmass.train.run.calibration import unseen_scale
@@ -73,7 +73,7 @@ def test_suites_that_were_trained_on_and_other_galaxies_of_a_name_are_refused(mi
     names = zarr.open_group(other / "bursty", mode="r+")["galaxy"]
     names[:] = np.array([f"x{name}" for name in names[:]])
     assert main(["widen", str(run), "--store", str(other), "--suites", "bursty"]) == 2
-    assert "hold other galaxies of bursty already; remove" in capsys.readouterr().err
+    assert "hold other galaxies of these names already: list of galaxies of bursty (12 there" in capsys.readouterr().err
     assert main(["widen", str(run), "--store", str(map_store), "--suites", "quiet"]) == 0
     assert "those that hold for bursty, quiet, taken alike" in capsys.readouterr().out
     damaged = json.loads((run / UNSEEN).read_text())
@@ -110,3 +110,29 @@ def test_a_run_that_was_trained_anew_is_widened_no_more_and_says_so(middle_run, 
     fit_again(run, quiet=True)
     assert "its intervals hold for bursty: they no longer do; give that command again" in capsys.readouterr().err
     assert load(run).unseen == {}
+
+
+def test_galaxies_of_the_same_names_are_not_taken_for_those_held(middle_run, map_store, tmp_path, capsys):
+    """Names of mocks, and of most simulations' galaxies, say nothing: the intervals would be believed to hold."""
+    run, other = (shutil.copytree(a, tmp_path / a.name) for a in (middle_run, map_store))
+    widen(run, map_store, ["bursty"])
+    assert widen(run, other, ["bursty"]) == ["bursty"]  # a store may lie anywhere
+    content = (run / UNSEEN).read_bytes()
+    status, sizes = (zarr.open_group(other / "bursty", mode="r+")[name] for name in ("status", "half_mass_radius"))
+    status[0] = 0  # as before it was mapped
+    with pytest.raises(RunError, match=r"already: mapped galaxies of bursty \(12 there, 11 now\); remove"):
+        widen(run, other, ["bursty"])
+    status[0] = DONE
+    sizes[:] = 2 * sizes[:]
+    assert main(["widen", str(run), "--store", str(other), "--suites", "bursty"]) == 2
+    assert "already: R_e of" in capsys.readouterr().err
+    assert (run / UNSEEN).read_bytes() == content
+
+
+def test_suites_of_which_nothing_can_be_used_are_not_said_to_be_held(middle_run, map_store, tmp_path):
+    run, store = (shutil.copytree(a, tmp_path / a.name) for a in (middle_run, map_store))
+    group = zarr.open_group(store / "bursty", mode="r+")
+    group["status"][:] = np.where([part_of(lineage) == "test" for lineage in group["lineage"][:]], DONE, 0)
+    with pytest.raises(RunError, match=r"has no view of bursty that .* can use, other than of the test part"):
+        widen(run, store, ["quiet", "bursty"])
+    assert not (run / UNSEEN).exists()

@@ -68,7 +68,8 @@ def check(config: FitConfig, out: Path, filled: bool = True) -> None:
 def read_start(config: FitConfig, out: Path) -> Start:
     """Read with what a fit in `out` begins or goes on. Raises RunError and StoreError as `fit`."""
     begun, remark = _read_begun_run(config, out)
-    if begun:
+    # A finished run outlives its store; but one that is another's now would pass for what it was trained on.
+    if begun and (Path(config.store).exists() or not begun["finished"]):
         _refuse(out, store_differences(Path(config.store), begun["store"]))
     if begun and begun["finished"]:
         load(out)  # Raises RunError where the weights are damaged.

@@ -269,7 +269,13 @@ def _fits_tables(name: str, folder: Path) -> dict[str, Columns]:
 
 
 def _tables_in(table: fits.BinTableHDU | fits.TableHDU) -> list[Columns]:
-    """Return the columns of a table. A single row of vectors, as IDL writes, is a table of each length of these."""
+    """Return the columns of a table. A single row of vectors, as IDL writes, is a table of each length of these.
+
+    Raises ValueError where two columns have one name.
+    """
+    names = table.columns.names
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"table {table.name}: two columns are called {doubled}: give each its own name")
     read: Columns = {}
     for column in table.columns:
         values = table.data[column.name]

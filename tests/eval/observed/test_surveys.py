@@ -147,6 +147,24 @@ def test_a_row_of_vectors_of_two_lengths_is_two_tables(tmp_path):
     assert_same(described(tmp_path, {"gas": keys | {"bins_start_at": 0}}).gas)
 
 
+@pytest.mark.parametrize("kind", ["fits", "txt", "csv", "comment"])
+def test_of_two_columns_of_one_name_none_is_meant(tmp_path, kind):
+    other = MAPS["V"][SEEN] * 0.5
+    arrays = [*rows().items(), ("V", other)]
+    keys, words = {"table": f"t.{kind if kind != 'comment' else 'txt'}"} | KEYS, "two columns are called V: give each"
+    if kind == "fits":
+        Table(rows(W=other)).write(tmp_path / "t.fits")
+        content = (tmp_path / "t.fits").read_bytes()
+        (tmp_path / "t.fits").write_bytes(content.replace(b"'W       '", b"'V       '"))
+    else:
+        mark, apart = {"txt": ("", " "), "csv": ("", ","), "comment": ("# ", " ")}[kind]
+        lines = [mark + apart.join(name for name, _ in arrays)]
+        lines += [apart.join(map(str, row)) for row in zip(*(a for _, a in arrays), strict=True)]
+        (tmp_path / keys["table"]).write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=words):  # the first was taken
+        described(tmp_path, {"gas": keys})
+
+
 def test_the_names_of_columns_may_stand_in_the_last_comment(tmp_path):
     table = rows()
     np.savetxt(tmp_path / "t.txt", np.column_stack(list(table.values())), header=f"my maps\n\n{' '.join(table)}")

@@ -269,7 +269,13 @@ def _fits_tables(name: str, folder: Path) -> dict[str, Columns]:
 
 
 def _tables_in(table: fits.BinTableHDU | fits.TableHDU) -> list[Columns]:
-    """Return the columns of a table. A single row of vectors, as IDL writes, is a table of each length of these."""
+    """Return the columns of a table. A single row of vectors, as IDL writes, is a table of each length of these.
+
+    Raises ValueError where two columns have one name.
+    """
+    names = table.columns.names
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"table {table.name}: two columns are called {doubled}: give each its own name")
     read: Columns = {}
     for column in table.columns:
         values = table.data[column.name]
@@ -310,6 +316,8 @@ def _with_units_of_names(columns: dict[str, tuple[np.ndarray, str | None]]) -> d
     return {name: (values, unit or unit_in_name(name)) for name, (values, unit) in columns.items()}
 
 
+#: So many times more spaxels than any other bin has no bin of a galaxy.
+TIMES_A_BIN = 5
 #: Usual names, in lower case, of the column that holds a bin's number.
 _BIN_NUMBER_COLUMNS = ("bin_id", "binid", "bin_num", "binnum", "bin_number", "bin")
 
@@ -355,8 +363,13 @@ class Bins:
                 f"{self.name}: its bins have none of the numbers of the spaxels; check `bin`, which holds the spaxels' "
                 "numbers, and `bin_id`, the table's column of them"
             )
-        matches_by_shift = {shift: int(np.isin(used_numbers, row_numbers + shift).sum()) for shift in (-1, 0, 1)}
-        if self._starts_at is None and max(matches_by_shift.values()) > matches_by_shift[0]:
+        self._refuse_many_in_zero(bin_of_spaxel, row_numbers)
+        # Zero may be the number of a bin, or of none.
+        matches = [
+            [int(np.isin(numbers, row_numbers + shift).sum()) for shift in (0, -1, 1)]
+            for numbers in (used_numbers, used_numbers[used_numbers > 0])
+        ]
+        if self._starts_at is None and any(max(counts) > counts[0] for counts in matches):
             raise ValueError(
                 f"{self.name}: bins are numbered from {row_numbers.min():.0f} to {row_numbers.max():.0f}, spaxels say "
                 f"{used_numbers.min():.0f} to {used_numbers.max():.0f}, as if counted from another start: say "
@@ -365,6 +378,16 @@ class Bins:
         order = np.argsort(row_numbers, kind="stable")
         position = np.searchsorted(row_numbers[order], bin_of_spaxel).clip(max=self.rows - 1)
         return np.where(row_numbers[order][position] == bin_of_spaxel, order[position], -1)
+
+    def _refuse_many_in_zero(self, bin_of_spaxel: np.ndarray, row_numbers: np.ndarray) -> None:
+        """Raise ValueError where so many spaxels are in bin 0 that it seems to be the number of those in no bin."""
+        numbers, counts = np.unique(bin_of_spaxel[bin_of_spaxel >= 0], return_counts=True)
+        n_in_zero, n_in_others = int(counts[numbers == 0].sum()), int(counts[numbers > 0].max(initial=0))
+        if self._starts_at is None and 0 in row_numbers and 0 < TIMES_A_BIN * n_in_others < n_in_zero:
+            raise ValueError(
+                f"{self.name}: {n_in_zero} of {bin_of_spaxel.size} spaxels are in bin 0, in any other {n_in_others} at "
+                "most: if 0 says that a spaxel is in no bin, give these -1; if all are in it, say bins_start_at: 0"
+            )
 
     def _counted_row_numbers(self, used_numbers: np.ndarray) -> np.ndarray:
         """Number the rows of a table without bin numbers, from 0 or 1.

@@ -112,7 +112,7 @@ class TracerFiles(_Section):
     convention: Literal["rest", "optical", "radio"] = "rest"
     """`optical` (c z) or `radio`: V and sigma are brought into the galaxy's frame. `rest`: they are in it."""
     instrument_sigma_kms: NonNegativeFloat = 0.0
-    """The instrument's dispersion, taken out in quadrature."""
+    """The instrument's dispersion, in the `convention` of the dispersion, taken out in quadrature."""
     instrument_sigma: str | None = None
     """The same as a map, instead of `instrument_sigma_kms`."""
     blank: float | list[float] | None = None

@@ -1,9 +1,11 @@
 """Read tables that are not FITS: text, ECSV, VOTable and HDF5, whose images too. Nothing in a file is executed."""
 
 import gzip
+import itertools
+import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import h5py
 import numpy as np
@@ -20,6 +22,9 @@ _NOTHING = [
     (text, "nan")
     for text in ("", "--", "-", "N/A", "n/a", "NA", "null", "NULL", "INDEF", "...", "masked", "None", "none")
 ]
+
+#: So many lines of a text are looked at for its line of names.
+MOST_LINES_BEFORE = 200
 
 Columns = dict[str, tuple[np.ndarray, str | None]]
 
@@ -79,14 +84,29 @@ def _text_table(path: Path) -> Table:
         )
         if names:
             table.rename_columns(table.colnames, names)
+    _refuse_twofold(path, table.colnames)
     return table
 
 
+def _refuse_twofold(path: Path, names: list[str]) -> None:
+    """Raise ValueError where a line of names has one twice, of which the reader calls the second `NAME_1`."""
+    with _opened(path) as file:
+        for line in itertools.islice(file, MOST_LINES_BEFORE):
+            words = re.split(r"[\s,;|]+", line.strip("#\"' \n"))
+            doubled = {word for word in words if words.count(word) > 1 and f"{word}_1" not in words}
+            if found := sorted(word for word in doubled if word in names and f"{word}_1" in names):
+                raise ValueError(f"two columns are called {found[0]}: give each its own name")
+
+
 def _first_name_is_empty(path: Path) -> bool:
-    with (gzip.open if path.suffix.lower() == ".gz" else open)(
-        path, "rt", encoding="utf-8-sig", errors="replace"
-    ) as file:
+    with _opened(path) as file:
         return file.readline().startswith((",", '"",'))
+
+
+def _opened(path: Path) -> TextIO:
+    """Open a text, compressed or not."""
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    return cast("TextIO", opener(path, "rt", encoding="utf-8-sig", errors="replace"))
 
 
 def text_in(path: Path) -> dict[str, str]:

@@ -126,9 +126,9 @@ def _within(
     is_within = np.abs(velocity - galaxy_file.systemic_kms) <= files.within_kms
     if is_seen.any() and not (is_seen & is_within).any():
         raise ValueError(
-            f"within_kms leaves none of the {np.count_nonzero(is_seen)} pixels of the {tracer}: V is about "
-            f"{np.median(velocity[is_seen]):.0f} km/s, systemic_kms {galaxy_file.systemic_kms:g}. Give systemic_kms as "
-            "the file counts V: 0 about a mean (and redshift for the convention)"
+            f"no pixel has V within_kms {files.within_kms:g} of systemic_kms {galaxy_file.systemic_kms:g}: V of the "
+            f"{tracer} is about {np.median(velocity[is_seen]):.0f} km/s. Give systemic_kms as the file counts V: 0 "
+            "about a mean (and redshift for the convention)"
         )
     if n_beyond := np.count_nonzero(is_seen & ~is_within):
         n_seen = np.count_nonzero(is_seen)

@@ -83,9 +83,9 @@ FWHM_PER_SIGMA, FWHM_TOLERANCE, RATIO_SPREAD = 2.3548, 0.12, 1.3
 #: How far all mass within R_e may lie below stars and gas in the map within it [dex]: a disc seen edge on holds .15 of
 #: that outside of the sphere, and masses of stars depend on their initial mass function.
 BARYONS_DEX = 0.4
-#: Mean density in a map [Msun/kpc^2] below which nothing is seen: of atomic hydrogen 1e18 atoms/cm^2, to which the
-#: deepest surveys go at the edge (de Blok et al. 2024, A&A 688, A109), of stars 30 mag/arcsec^2.
-THIN_MSUN_KPC2 = {"gas": 1e4, "stars": 1e4}
+#: Mean density in a map [Msun/kpc^2] below which nothing is seen: of atomic hydrogen 4e18 atoms/cm^2, where the
+#: deepest surveys end at 1e18 (de Blok et al. 2024, A&A 688, A109), of stars 30 mag/arcsec^2.
+THIN_MSUN_KPC2 = {"gas": 3e4, "stars": 3e4}
 
 
 @dataclass(frozen=True)

@@ -713,13 +713,26 @@ def test_bins_are_numbered_from_any_start(tmp_path, first, none, ids, as_table):
     np.testing.assert_allclose(gas.velocity_kms, velocity)
 
 
-@pytest.mark.parametrize(("first", "shift"), [(0, 1), (1, -1)])
-def test_numbers_that_are_not_the_tables_are_refused(tmp_path, first, shift):
-    path, velocity, _ = with_bins(tmp_path, first, "BIN_ID", shift=shift)
+@pytest.mark.parametrize(("first", "shift", "none"), [(0, 1, -1), (1, -1, -1), (0, 1, 0)])
+def test_numbers_that_are_not_the_tables_are_refused(tmp_path, first, shift, none):
+    path, velocity, _ = with_bins(tmp_path, first, "BIN_ID", none, shift=shift)
     with pytest.raises(ValueError, match="bins_start_at"):
         read_galaxy(path)
-    path, velocity, _ = with_bins(tmp_path, first, "BIN_ID", shift=shift, bins_start_at=first + shift)
+    path, velocity, _ = with_bins(tmp_path, first, "BIN_ID", none, shift=shift, bins_start_at=first + shift)
     np.testing.assert_allclose(read_galaxy(path).gas.velocity_kms, velocity)
+
+
+@pytest.mark.parametrize("ids", [None, "BIN_ID"])
+def test_a_bin_zero_that_holds_what_is_in_no_bin_is_refused(tmp_path, ids):
+    """All that surrounds the galaxy had V and sigma of its centre."""
+    path, _, numbers = with_bins(tmp_path, 0, ids, none=0)
+    n = np.count_nonzero(numbers == 0)
+    with pytest.raises(
+        ValueError, match=rf"{n} of {P * P} spaxels are in bin 0, in any other \d+ at most: .* give these -1"
+    ):
+        read_galaxy(path)
+    filled, *_ = with_bins(tmp_path, 0, ids, none=0, bins_start_at=0)
+    assert len(read_galaxy(filled).gas.velocity_kms) == P * P
 
 
 def test_numbers_that_leave_open_where_rows_begin_are_refused(tmp_path):

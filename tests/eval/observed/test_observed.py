@@ -341,8 +341,9 @@ def test_a_row_per_bin_is_the_same_for_its_spaxels(tmp_path, seen, binned):
         columns = [fits.Column("V", "D", array=rows[:, 0]), fits.Column("SIGMA", "D", array=rows[:, 1])]
         fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "kin.fits", overwrite=True)
     else:
+        x, y = 2.0 * (ix - ix.mean()), 2.0 * (iy - iy.mean())
         columns = [fits.Column(n, "D", array=v.ravel()) for n, v in
-                   (("X", 2.0 * ix), ("Y", 2.0 * iy), ("FLUX", images["density"]), ("BIN_ID", number))]  # fmt: skip
+                   (("X", x), ("Y", y), ("FLUX", images["density"]), ("BIN_ID", number))]  # fmt: skip
         fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "spaxels.fits")
         content["gas"] |= {"density": "FLUX", "table": "spaxels.fits"}
     gas = read_galaxy(described(tmp_path, content)).gas

@@ -7,7 +7,7 @@ import numpy as np
 
 from kinmass.gen.catalogues.base import Halo, joined, listed, numbered_parts, same_epoch, text_table
 from kinmass.gen.constants import G
-from kinmass.gen.formats import CodeUnits
+from kinmass.gen.formats import CodeUnits, SnapshotError
 
 _OPTIONAL = {
     "m200c", "mvir", "m200b", "r200c", "rvir", "r200b", "pid", "np", "num_p", "sm", "m200b_hires", "m200b_lowres",
@@ -17,6 +17,8 @@ _OPTIONAL = {
 PARTS = r"halos_\d+\.(\d+)\.ascii"
 #: Words of Rockstar's header, and those that consistent-trees has for them.
 _HEADER = {"a": "a", "Om": "Om", "Ol": "Ol", "h": "h", "Omega_M": "Om", "Omega_L": "Ol", "h0": "h"}
+#: What a catalogue's comments say of its units, without blanks and `(comoving)`.
+_UNITS = {"Masses": "Msun/h", "Positions": "Mpc/h", "Radii": "kpc/h"}
 #: Rounding of consistent-trees' scale factors, of four digits in older versions.
 _ROUNDING = 5e-5
 
@@ -30,6 +32,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """
     parts = numbered_parts(path, PARTS, always=True)
     column, comments = joined(path, [text_table(part, {"id", "x", "y", "z"}, _OPTIONAL) for part in parts])
+    _check_units(path, comments)
     words = re.findall(rf"\b({'|'.join(_HEADER)}) = ([-+.\deE]+)", comments)
     header = {_HEADER[name]: float(value) for name, value in words}
     a, h = header.get("a", units.scale_factor), header.get("h", units.hubble)
@@ -65,3 +68,13 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         stellar_mass_msun=mass("sm"),
         high_res_fraction=None if low is None else high,
     )
+
+
+def _check_units(path: Path, comments: str) -> None:
+    """Raise SnapshotError where the comments say other units than Rockstar's, as those of a converted table may."""
+    for what, unit in re.findall(r"^#\s*Units:.*\b(Masses|Positions|Radii) in (.*)$", comments, re.MULTILINE):
+        if "".join(unit.split()).removesuffix("(comoving)") != _UNITS[what]:
+            raise SnapshotError(
+                f"{path}: by its comments {what.lower()} in {unit.strip()}, not comoving {_UNITS[what]} as Rockstar "
+                "writes them; get the file as it was written, or make a table of it (`format: table`)"
+            )

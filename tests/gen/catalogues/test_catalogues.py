@@ -374,6 +374,20 @@ def test_rockstar_without_parents_or_m200c(tmp_path):
     assert haloes[3].r200_kpc == pytest.approx(R200[3], rel=1e-4)
 
 
+def test_rockstar_converted_to_other_units_is_refused(tmp_path):
+    path = write_rockstar(tmp_path)
+    text = path.read_text()
+    radii = "#Units: Halo Distances, Lengths, and Radii in kpc / h (comoving)"
+    path.write_text(text.replace("#Units: Positions", f"{radii}\n#Units: Positions"))
+    assert len(find_haloes("rockstar", path, SNAPSHOT, UNITS)) == 4
+    for old, new in (("Masses in Msun / h", "Masses in Msun"), ("Mpc / h (comoving)", "Mpc (physical)")):
+        path.write_text(text.replace(old, new))
+        with pytest.raises(
+            SnapshotError, match=r"out_99\.list: by its comments (masses in Msun, not|positions in Mpc \(p)"
+        ):
+            find_haloes("rockstar", path, SNAPSHOT, UNITS)
+
+
 def test_a_csv_may_leave_fields_empty(tmp_path):
     (tmp_path / "t.csv").write_text("x,y,z,central,n_stars,halo_mass,lineage\n1,2,3,True,,1e11,a\n4,5,,0,300,,\n")
     first, second = find_haloes("table", tmp_path / "t.csv", SNAPSHOT, UNITS)

@@ -40,15 +40,28 @@ def commit() -> str:
     here = Path(__file__).resolve().parents[1]  # the clone's root: kinmass/gen is a link to gen
     if not (here / ".git").exists():  # installed code: a repository further up belongs to another project
         return "unknown"
+    described = _git(here, "describe", "--always")
+    if not described:
+        return "unknown"
+    is_dirty = bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
+    return f"{described}-dirty" if is_dirty else described
+
+
+def _git(clone: Path, *words: str) -> str:
+    """Return what git answers about a clone, "" where it fails or takes too long.
+
+    It is asked not to write: `describe --dirty` writes the index anew, and where it is killed meanwhile, as for taking
+    too long, a lock stays behind by which the user's own git commands fail.
+    """
     try:
         git = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=here, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False,
+            ["git", "--no-optional-locks", *words],
+            cwd=clone, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        return git.stdout.strip() or "unknown"
+        return git.stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return ""
 
 
 def command_line() -> str:

@@ -6,6 +6,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from types import TracebackType
 
 
 class MissingMPIError(ValueError):
@@ -32,6 +33,24 @@ def sentence(error: BaseException) -> str:
 def in_words(error: BaseException) -> str:
     """An exception as text for a log: the message alone if it is for the user, otherwise with type and traceback."""
     return str(error) if is_user_error(error) else "".join(traceback.format_exception(error)).rstrip()
+
+
+def say_interrupted_in_words() -> None:
+    """Have Ctrl-C, where a command does not handle it, end this process with a sentence in place of a traceback.
+
+    The process still dies of the signal, by which a shell knows that its script is to end, too. Does nothing where
+    somebody else, such as mpi4py, says what becomes of exceptions.
+    """
+
+    def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Print a sentence for Ctrl-C, and any other exception as usual."""
+        if issubclass(kind, KeyboardInterrupt):
+            print("\nkinmass: interrupted; the same command goes on where it stood", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = say
 
 
 @contextlib.contextmanager

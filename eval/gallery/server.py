@@ -125,6 +125,8 @@ def bind(port: int | None) -> socket.socket:
     """Return a socket that listens on 127.0.0.1 at a port, or (None) at PORT or else a free one. Raises OSError."""
     for attempt in (PORT, 0) if port is None else (port,):
         try:
+            if attempt > 65535:  # of which the system would take another, without a word
+                raise OverflowError("a port is a number up to 65535")
             return tornado.netutil.bind_sockets(attempt, ADDRESS)[0]
         except (OSError, OverflowError) as error:
             if attempt != PORT or port is not None:

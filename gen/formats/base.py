@@ -1,6 +1,9 @@
 """The base class of all snapshot formats, their code units, and the errors that name the file at fault."""
 
+import os
+import re
 import struct
+import tempfile
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from kinmass.gen.errors import NO_ROOM
 from kinmass.gen.formats.sample import Sample
 from kinmass.gen.formats.smoothing import SMOOTHING, Smoothing
 
@@ -51,17 +55,29 @@ def may_be_damaged_file(error: BaseException) -> bool:
     )
 
 
+def _no_room(error: BaseException) -> int:
+    """Return the system's number for a full disk, where an exception tells of one, else 0. HDF5 has it in its words."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return int(error.errno)
+    told = re.search(r"errno = (\d+)", str(error))
+    return int(told[1]) if told and int(told[1]) in NO_ROOM else 0
+
+
 @contextmanager
 def reading(path: Path, purpose: str = "") -> Iterator[None]:
     """Turn errors that a file causes inside the block into a SnapshotError that names it.
 
-    Faults of the program pass unchanged. purpose ends the words "cannot be read", such as ` as HDF5`.
+    Faults of the program pass unchanged, and a full disk, of temporary files, is an OSError that names their folder.
+    purpose ends the words "cannot be read", such as ` as HDF5`.
     """
     try:
         yield
     except SnapshotError as error:
         raise error if str(path.parent) in str(error) else SnapshotError(f"{path}: {error}") from error
     except Exception as error:
+        if errno_of_room := _no_room(error):
+            place = tempfile.gettempdir()  # nothing else is written while a snapshot is read
+            raise OSError(errno_of_room, f"{os.strerror(errno_of_room)} while {path} was read", place) from error
         if not may_be_damaged_file(error):
             raise
         cause = " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,6 +1,7 @@
 """Provenance of the code, which never fails; unexpected errors, which name their command."""
 
 import os
+import re
 import shlex
 import subprocess
 from importlib.metadata import PackageNotFoundError
@@ -38,12 +39,35 @@ def test_a_git_that_does_not_answer_is_no_error(clone, monkeypatch, error):
     assert code.provenance()["commit"] == "unknown"
 
 
-@pytest.mark.parametrize(("script", "expected"), [("printf 'v1\\377'", "v1\ufffd"), ("exit 128", "unknown")])
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [('[ "$2" = status ] || printf "v1\\377"', "v1\ufffd"), ("exit 128", "unknown")],
+)
 def test_whatever_git_says_is_no_error(clone, monkeypatch, script, expected):
     (clone / "git").write_text(f"#!/bin/sh\n{script}\n")
     (clone / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{clone}:{os.environ['PATH']}")
     assert code.commit() == expected
+
+
+def test_the_commit_is_told_without_writing_into_the_clone(tmp_path, monkeypatch):
+    """A git that is killed while it writes leaves a lock by which the user's own commands fail."""
+    (tmp_path / "gen").mkdir()
+    file = tmp_path / "gen" / "code.py"
+    file.touch()
+    settings = [x for pair in ("user.name=a", "user.email=a@b", "commit.gpgsign=false") for x in ("-c", pair)]
+    for words in (["init", "-q"], ["add", "gen"], [*settings, "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(code, "__file__", str(file))
+    os.utime(file, (0, 0))  # so that the index could be refreshed
+    index = tmp_path / ".git" / "index"
+    before, clean = index.stat(), code.commit()
+    assert re.fullmatch(r"[0-9a-f]{7,40}", clean)
+    (tmp_path / "untracked").touch()
+    assert code.commit() == clean
+    file.write_text("changed")
+    assert code.commit() == f"{clean}-dirty"
+    assert (index.stat().st_ino, index.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_an_installed_package_does_not_take_the_commit_of_a_repository_around_it(clone, monkeypatch):

@@ -1,6 +1,7 @@
 """Whoever reads a command's output, closes it or does not know its letters: the command ends its work."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,15 @@ def main():
     return 3
 
 sys.exit(main())
+"""
+#: A command that somebody ends by Ctrl-C.
+INTERRUPTED = """
+import os, signal, time
+from kinmass import __main__ as project
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background process may not have
+project.gen_stage.run = lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60))
+project.main(["mock", "--out", "x"])
 """
 
 
@@ -60,6 +70,16 @@ def test_letters_that_a_terminal_does_not_know_are_escaped(tmp_path):
         done = run(tmp_path, '"$0" "$@" 2> /dev/null', PYTHONIOENCODING=encoding)
         assert done.returncode == 3
         assert done.stdout.splitlines()[-1] == letters
+
+
+def test_ctrl_c_ends_a_command_with_a_sentence_and_by_its_signal(tmp_path):
+    """A shell that runs a script ends with it only where the command died of the signal."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.split("\n") == ["", "kinmass: interrupted; the same command goes on where it stood", ""]
 
 
 def test_every_command_is_run_so():

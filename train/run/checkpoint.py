@@ -57,7 +57,7 @@ _FIT_FIELDS: dict[str, Any] = {
     "suites": (list[str], Field(min_length=1)),
     "instrument": (str, ...),
     "inputs": (str, ...),
-    "members": (PositiveInt, ...),
+    "members": (int, Field(ge=1, le=1000)),  # each is a folder that is looked for
     "steps": (PositiveInt, ...),
     "seed": (int, ...),
 } | {name: (float, ...) for name in Augmentation.__dataclass_fields__}

@@ -142,7 +142,7 @@ def unlike_trained_on(runs: Iterable[Path], path: Path, suites: Iterable[str]) -
 
 def _other_sizes(group: zarr.Group, names: np.ndarray, earlier_sizes: Mapping[str, float]) -> list[str]:
     """Return a text for the first galaxy that is another, by its size, than the one that had its name earlier."""
-    numbers = np.array([int(number) for number in earlier_sizes], dtype=int)
+    numbers = np.array([int(number) for number in earlier_sizes if int(number) < len(names)], dtype=int)
     if not len(numbers):
         return []
     numbers = numbers[store.read_status(group)[numbers] == store.DONE]

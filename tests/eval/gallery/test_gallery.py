@@ -21,6 +21,7 @@ from kinmass.eval.gallery import index as gallery_index
 from kinmass.eval.gallery.index import Index, chosen
 from kinmass.eval.gallery.pages import Pages, Refusal, wanted_of
 from kinmass.eval.gallery.scores import scores_of
+from kinmass.eval.gallery.server import bind
 from kinmass.eval.gallery.stored import NotShown, find, networks_of, read_stored
 from kinmass.eval.tables import predictions
 from kinmass.eval.tables.tasks import sources_of
@@ -524,3 +525,10 @@ def test_a_browser_shows_the_list_and_a_galaxy(browser, address, pixels, height)
     assert requested
     assert all(url.startswith(root) for url in requested if not url.startswith(("data:", "chrome"))), set(requested)
     assert not [e for e in browser.get_log("browser") if "favicon" not in e["message"]]
+
+
+@pytest.mark.parametrize("port", [65536, 99999, -5, 10**20])
+def test_a_number_that_is_no_port_is_refused(port):
+    """The system takes the remainder by 65536."""
+    with pytest.raises(OSError, match=f"port {port} of 127.0.0.1 cannot be used"):
+        bind(port)

@@ -3,12 +3,14 @@
 import contextlib
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -28,6 +30,7 @@ from kinmass.gen.campaign.maps import generate
 from kinmass.gen.campaign.plan import plan
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import schedule
+from kinmass.gen.errors import sentence
 from kinmass.gen.formats import SnapshotError, gadget
 from kinmass.gen.formats.base import reading
 from kinmass.gen.mock.suites import make_galaxy
@@ -381,6 +384,22 @@ def test_a_fault_of_the_program_is_not_called_one_of_the_file(tmp_path, monkeypa
         assert "test_faults.py" in trace
     monkeypatch.undo()
     assert generate([load_suite(suite)], out, Settings(2, 16), quiet=True) == (3, 0)
+
+
+def test_a_full_scratch_folder_is_no_damaged_snapshot(tmp_path, mocks, monkeypatch):
+    """Who is told that a file is damaged gets it again, and galaxies count as failed."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    suite = load_suite(mocks / "quiet" / "quiet.yaml")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(OSError, match=r"while .*snap_000\.hdf5 was read.*scratch") as raised:
+            Snapshot(suite.snapshot_paths()[0], suite.format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "no room left to write" in sentence(raised.value)
 
 
 def test_what_a_file_makes_go_wrong_is_told_from_what_we_do(tmp_path):

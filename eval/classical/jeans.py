@@ -114,6 +114,48 @@ def _annuli(pixels: int, field_of_view_re: float) -> tuple[np.ndarray, np.ndarra
     return label, outer_edge_re, average
 
 
+@dataclass(frozen=True)
+class _Binned:
+    """The annuli of one view that are observed without a gap from the centre.
+
+    average (A, R): of `_annuli`; surface_density, v_rms2 [km^2/s^2] and its relative_error (A,); reach_re: of the last.
+    """
+
+    average: np.ndarray
+    surface_density: np.ndarray
+    v_rms2: np.ndarray
+    relative_error: np.ndarray
+    reach_re: float
+
+
+def _binned(stars: np.ndarray, error_square: np.ndarray, field_of_view_re: float) -> _Binned | None:
+    """Return the annuli of stars (4, P, P), as `jeans_profile` takes them; None where these are too few."""
+    label, outer_edge_re, average = _annuli(stars.shape[-1], field_of_view_re)
+    density, velocity, dispersion, mask = (channel.astype(float).ravel() for channel in stars)
+
+    def annulus_sums(values: np.ndarray) -> np.ndarray:
+        """Return the sums (A,) of values (P P,) over the valid pixels of each annulus."""
+        return np.bincount(label, values * mask, minlength=len(outer_edge_re) + 1)[: len(outer_edge_re)]
+
+    total_light = annulus_sums(density)
+    if not total_light.any():
+        return None
+    light_or_1 = np.where(total_light > 0, total_light, 1.0)
+    pixel_count = np.bincount(label, minlength=len(outer_edge_re) + 1)[: len(outer_edge_re)]
+    seen_count = annulus_sums(np.ones_like(mask))
+    systemic = annulus_sums(density * velocity).sum() / total_light.sum()
+    raw_v_rms2 = annulus_sums(density * ((velocity - systemic) ** 2 + dispersion**2)) / light_or_1
+    noise2 = annulus_sums(density * error_square.ravel()) / light_or_1
+    is_observed = (seen_count >= MIN_COVERAGE * pixel_count) & (total_light > 0) & (raw_v_rms2 > 2 * noise2)
+    n_annuli = int(np.argmin(is_observed)) if not is_observed.all() else len(is_observed)
+    if n_annuli < MIN_ANNULI:
+        return None
+    v_rms2, noise2, seen_count = (raw_v_rms2 - noise2)[:n_annuli], noise2[:n_annuli], seen_count[:n_annuli]
+    relative_error = np.sqrt(ERROR_FLOOR**2 + (2 * noise2 / v_rms2 + (noise2 / v_rms2) ** 2) / seen_count)
+    surface_density = total_light[:n_annuli] / seen_count
+    return _Binned(average[:n_annuli], surface_density, v_rms2, relative_error, float(outer_edge_re[n_annuli - 1]))
+
+
 def jeans_profile(
     stars: np.ndarray,
     error_square: np.ndarray,
@@ -131,46 +173,25 @@ def jeans_profile(
     random motion.
     """
     log10_mass = np.full(len(radii_re), np.nan)
-    label, outer_edge_re, average = _annuli(stars.shape[-1], field_of_view_re)
-    density, velocity, dispersion, mask = (channel.astype(float).ravel() for channel in stars)
-
-    def annulus_sums(values: np.ndarray) -> np.ndarray:
-        """Return the sums (A,) of values (P P,) over the valid pixels of each annulus."""
-        return np.bincount(label, values * mask, minlength=len(outer_edge_re) + 1)[: len(outer_edge_re)]
-
-    total_light = annulus_sums(density)
-    pixel_count = np.bincount(label, minlength=len(outer_edge_re) + 1)[: len(outer_edge_re)]
-    seen_count = annulus_sums(np.ones_like(mask))
-    is_observed = (seen_count >= MIN_COVERAGE * pixel_count) & (total_light > 0)
-    if not total_light.any():
+    if (binned := _binned(stars, error_square, field_of_view_re)) is None:
         return log10_mass
-    systemic = annulus_sums(density * velocity).sum() / total_light.sum()
-    raw_v_rms2 = annulus_sums(density * ((velocity - systemic) ** 2 + dispersion**2)) / np.where(
-        total_light > 0, total_light, 1.0
-    )
-    noise2 = annulus_sums(density * error_square.ravel()) / np.where(total_light > 0, total_light, 1.0)
-    is_observed &= raw_v_rms2 > 2 * noise2
-    n_annuli = int(np.argmin(is_observed)) if not is_observed.all() else len(is_observed)
-    if n_annuli < MIN_ANNULI:
-        return log10_mass
-    v_rms2, noise2 = (raw_v_rms2 - noise2)[:n_annuli], noise2[:n_annuli]
-    relative_error = np.sqrt(ERROR_FLOOR**2 + (2 * noise2 / v_rms2 + (noise2 / v_rms2) ** 2) / seen_count[:n_annuli])
-    table, average = tables(), average[:n_annuli]
-    surface_density = total_light[:n_annuli] / seen_count[:n_annuli]
+    table, average, n_annuli = tables(), binned.average, len(binned.average)
     design = average @ table.density
     try:
-        gaussian_share, _ = nnls(design / surface_density[:, None], np.ones(n_annuli))
+        gaussian_share, _ = nnls(design / binned.surface_density[:, None], np.ones(n_annuli))
     except RuntimeError:  # no convergence
         return log10_mass
     gaussian_share /= gaussian_share.sum()
     # Predicted over observed V_rms^2 for an amplitude of 1 km^2/s^2, of light and of halos: (B, H, A).
-    per_unit_amplitude = (design @ gaussian_share) * v_rms2
+    per_unit_amplitude = (design @ gaussian_share) * binned.v_rms2
     light_term = (
         np.einsum("ar,brtm,t,m->ba", average, table.light, gaussian_share, gaussian_share, optimize=True)[:, None]
         / per_unit_amplitude
     )
     halo_term = np.einsum("ar,brth,t->bha", average, table.halo, gaussian_share, optimize=True) / per_unit_amplitude
-    amplitude, misfit = _two_amplitudes(light_term / relative_error, halo_term / relative_error, 1 / relative_error)
+    amplitude, misfit = _two_amplitudes(
+        light_term / binned.relative_error, halo_term / binned.relative_error, 1 / binned.relative_error
+    )
     # Errors are taken to be at least as large as the residuals of the best model.
     weight = np.exp(-0.5 * (misfit - misfit.min()) / max(misfit.min() / max(n_annuli - 2, 1), 1.0))
     light_mass_inside = gaussian_mass(radii_re[:, None], GAUSSIANS) @ gaussian_share
@@ -178,7 +199,7 @@ def jeans_profile(
         radii_re, HALO_SCALES[:, None]
     )
     ln_mass = (weight[..., None] * np.log(mass)).sum((0, 1)) / weight.sum()
-    covered = radii_re <= outer_edge_re[n_annuli - 1]
+    covered = radii_re <= binned.reach_re
     log10_mass[covered] = (ln_mass[covered] + np.log(half_mass_radius_kpc / G)) / np.log(10)
     return log10_mass
 

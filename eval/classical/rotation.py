@@ -100,6 +100,14 @@ def axis_ratio_of(density: np.ndarray, valid: np.ndarray) -> float:
     return float(np.sqrt(max(mean_moment - half_difference, 0.0) / (mean_moment + half_difference)))
 
 
+def _regularisation(n_rings: int) -> np.ndarray:
+    """Return the matrix (1 + m, 1 + m) that bends of a rotation curve cost in a least-squares fit of V_sys and V_rot."""
+    bends = np.sqrt(_STIFFNESS) * np.diff(np.eye(n_rings + 1), 2, axis=0)[:, 1:]
+    matrix = np.zeros((n_rings + 1, n_rings + 1))
+    matrix[1:, 1:] = bends.T @ bends
+    return matrix + 1e-9 * np.eye(n_rings + 1)
+
+
 def fit_disc(
     x: np.ndarray,
     y: np.ndarray,
@@ -123,10 +131,7 @@ def fit_disc(
     cos_i_of_axis_ratio = np.sqrt(
         np.clip((axis_ratio**2 - THICKNESS**2) / (1 - THICKNESS**2), min_cos_i**2, max_cos_i**2)
     )
-    stiffness_rows = np.sqrt(_STIFFNESS) * np.diff(np.eye(len(ring) + 1), 2, axis=0)[:, 1:]
-    regularisation = np.zeros((len(ring) + 1, len(ring) + 1))
-    regularisation[1:, 1:] = stiffness_rows.T @ stiffness_rows
-    regularisation += 1e-9 * np.eye(len(regularisation))
+    regularisation = _regularisation(len(ring))
     n_independent = len(x) / PIXELS_PER_INDEPENDENT
     misfit_floor = 1e-10 * max(float(velocity @ velocity), 1e-30)
 

@@ -101,7 +101,7 @@ def axis_ratio_of(density: np.ndarray, valid: np.ndarray) -> float:
 
 
 def _regularisation(n_rings: int) -> np.ndarray:
-    """Return the matrix (1 + m, 1 + m) that bends of a rotation curve cost in a least-squares fit of V_sys and V_rot."""
+    """Return the matrix (1 + m, 1 + m) of what bends of a rotation curve cost in a fit of V_sys and V_rot."""
     bends = np.sqrt(_STIFFNESS) * np.diff(np.eye(n_rings + 1), 2, axis=0)[:, 1:]
     matrix = np.zeros((n_rings + 1, n_rings + 1))
     matrix[1:, 1:] = bends.T @ bends

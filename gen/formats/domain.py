@@ -70,7 +70,8 @@ def set_domain(index: Any, slot: Slot) -> Blocks:
 
     Returns where its blocks lie. The extents of all types are stored as the dataset's `extents`. Both are written to
     side files; what lies there already is taken instead of reading the particles, which is done inside `slot()`.
-    Raises ValueError where a side file is of another number of blocks, SnapshotError where positions were not written.
+    How many particles of each type lie at the origin becomes its `at_origin`, where they are read.
+    Raises ValueError where a side file is of another number of blocks.
     """
     ds = index.dataset
     extents_file, where_file = side_file(ds.parameter_filename), blocks_file(ds.parameter_filename)
@@ -91,8 +92,7 @@ def set_domain(index: Any, slot: Slot) -> Blocks:
             return read
 
         blocks, extents = measured(len(files), positions, lowest_and_highest)
-        for ptype, n in n_at_origin.items():
-            check_written(ptype, n)
+        ds.at_origin = dict(n_at_origin)
         extents_file.write_text(json.dumps({ptype: extent.tolist() for ptype, extent in extents.items()}))
         if len(files) > 1:
             blocks.save(where_file)

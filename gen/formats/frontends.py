@@ -312,8 +312,6 @@ def open_raw(
         with _measuring_inside(slot):
             ds = _opened(module, name, path, overrides, **options)
             _ = ds.index
-    except SnapshotError:
-        raise
     except Exception as error:
         raise SnapshotError(
             f"yt cannot read it as {name} ({type(error).__name__}: {error}); is `format:` right, and the file whole?"

@@ -14,6 +14,7 @@ import numpy as np
 
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.base import SMALLEST_FILL, Slot, reading, settled_box
+from kinmass.gen.formats.domain import check_written
 from kinmass.gen.formats.frontends import forget_datasets, hold_while_reading
 from kinmass.gen.formats.once import asking_once, true_path
 from kinmass.gen.formats.stored import held_open
@@ -111,6 +112,8 @@ class Snapshot:
             except SnapshotError:  # perhaps the kept index is damaged: make it again
                 kept.forget()
         ds = self.format.load(staged, slot)
+        for ptype in [t for types in self.components.values() for t in types]:
+            check_written(ptype, getattr(ds, "at_origin", {}).get(ptype, 0))
         if indexes:
             kept.keep()
         return ds

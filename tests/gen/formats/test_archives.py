@@ -491,6 +491,18 @@ def test_what_cannot_be_is_refused_by_name(fault, tmp_path):
         snapshot.galaxy(CORNER, 100.0)
 
 
+def test_places_that_were_not_written_are_missed_wherever_the_galaxy_is(tmp_path, monkeypatch):
+    """A sphere that does not reach (0, 0, 0) would only lack these particles, and a kept index says nothing of them."""
+    monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
+    monkeypatch.setattr("yt.geometry.particle_geometry_handler.ParticleIndex.chunksize", 25)
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), put("PartType1/Coordinates", 0.0, slice(5)))
+    for _ in range(2):
+        with pytest.raises(SnapshotError, match=r"snap\.hdf5: 5 particles at \(0, 0, 0\) in PartType1/Coordinates"):
+            Snapshot(path, "gizmo", indexes=tmp_path / "indexes")
+    with Snapshot(path, "gizmo", {"dark": []}) as snapshot:  # who does not need them may leave them out
+        assert len(snapshot.galaxy(CORNER, 100.0).stars) == 40
+
+
 @pytest.mark.parametrize(
     ("values", "words"), [(0.0, "5 of 40 values of Density are 0"), (-1e-4, "negative values in Density")]
 )

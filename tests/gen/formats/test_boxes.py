@@ -558,7 +558,7 @@ def test_a_box_that_is_neither_none_nor_a_side_is_refused(box, tmp_path):
 
 def test_snapshots_that_do_not_belong_together_are_named(tmp_path, capsys):
     for i in range(4):
-        layouts.fire(tmp_path / f"snap_{i}.hdf5", layouts.galaxy())
+        layouts.fire(tmp_path / f"snap_{i}.hdf5", layouts.galaxy(seed=i))
     suite = load_suite(suite_file(tmp_path))
     assert len(list_tasks(suite)) == 4
     assert capsys.readouterr().err == ""

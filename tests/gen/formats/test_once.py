@@ -64,7 +64,7 @@ def test_an_opening_looks_once_and_the_next_one_again(tmp_path, monkeypatch):
     monkeypatch.setattr(frontends.h5py, "File", opened)
     asked.clear()
     with Snapshot(tmp_path / "g.hdf5", "gizmo", keep=False) as snapshot:
-        assert asked.count(f"open {tmp_path / 'g.hdf5'}") <= 5  # held, header, units, links, positions
+        assert asked.count(f"open {tmp_path / 'g.hdf5'}") <= 7  # held, header, units, code, links, parts, positions
         asked.clear()
         read = snapshot.galaxy(still + 500, 100.0)
         assert asked.count(f"open {tmp_path / 'g.hdf5'}") == 1

@@ -40,6 +40,7 @@ class LaunchedJob:
     """What is kept of a job that was launched: Slurm's number or a local job's name, where, and when [s since 1970].
 
     Of a local one also its process number, when that process began [ticks since boot], which boot, and the host.
+    settings: a digest of those of its fit.
     """
 
     job: str
@@ -49,6 +50,7 @@ class LaunchedJob:
     started: int = 0
     boot: str = ""
     host: str = ""
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def states(out: Path) -> list[State]:
 
     Raises LaunchError for a damaged record.
     """
-    launches, here = _launches(out), absolute_path(out)
+    launches, here = launches_in(out), absolute_path(out)
     slurm_ids = {job.job for _, job in launches.values() if job.cluster == "slurm"}
     slurm_states = _squeue(slurm_ids) if slurm_ids else {}
     runs = {absolute_path(folder) for folder in _folders_with(out, "run.json")} | set(launches)
@@ -132,7 +134,7 @@ def _folders_with(out: Path, file: str) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _launches(out: Path) -> dict[Path, tuple[Path, LaunchedJob]]:
+def launches_in(out: Path) -> dict[Path, tuple[Path, LaunchedJob]]:
     """Return the latest launch of every run in `out`, by its absolute path: the folder of its record, and its job.
 
     That is the folder that it was launched into: the run's own, or one above. Raises LaunchError for a damaged record,
@@ -159,7 +161,7 @@ def not_begun(out: Path) -> list[Path]:
 
     Raises LaunchError.
     """
-    return [run for run in sorted(_launches(out)) if not (run / "run.json").exists()]
+    return [run for run in sorted(launches_in(out)) if not (run / "run.json").exists()]
 
 
 def under_way(out: Path) -> list[str]:
@@ -168,7 +170,7 @@ def under_way(out: Path) -> list[str]:
     Each its own where some of the array were launched again since: who waits for the array would wait for the
     cancelled ones in it.
     """
-    launches = _launches(out)
+    launches = launches_in(out)
     busy = [launches.get(absolute_path(state.run)) for state in states(out) if state.name in BUSY]
     recorded = {job.job for _, job in launches.values()}
 

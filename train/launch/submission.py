@@ -1,11 +1,14 @@
 """Launches fits: refuses what cannot work before anything is queued, leaves running fits alone, submits the others."""
 
 import fcntl
+import hashlib
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,10 @@ from kinmass.train.launch.lanes import to_this_machine
 from kinmass.train.launch.resources import LaunchError, Resources, on_this_machine
 from kinmass.train.launch.status import (
     BUSY,
+    LaunchedJob,
+    State,
     absolute_path,
+    launches_in,
     log_of,
     read_launched,
     states,
@@ -28,7 +34,7 @@ from kinmass.train.launch.status import (
 from kinmass.train.loop.begun import check
 from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
 from kinmass.train.loop.fit import fit, without_each_suite
-from kinmass.train.run.checkpoint import member_folders
+from kinmass.train.run.checkpoint import FREE_SETTINGS, member_folders
 
 _NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -126,6 +132,22 @@ def _launch_lock(out: Path) -> Iterator[None]:
         yield
 
 
+def _digest_of(config: FitConfig) -> str:
+    """Return a digest of the settings of a fit, without those that change no result."""
+    settings = {name: value for name, value in asdict(config).items() if name not in FREE_SETTINGS}
+    settings["instrument"] = config.instrument_model.model_dump(mode="json")
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _refuse_another(run: Run, job: LaunchedJob, state: State) -> None:
+    """Raise LaunchError for a run whose job, which has not begun, was launched with other settings than now.
+
+    What has begun is told by its run.json, in which settings.
+    """
+    if job.settings and job.settings != _digest_of(run.config):
+        raise LaunchError(f"{state} was launched with other settings; wait for it, cancel it, or choose another --out")
+
+
 def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool = False) -> int:
     """Start every run that is neither finished nor under way, print what was done, and return the exit code 0.
 
@@ -147,10 +169,12 @@ def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool =
             fit(run.config, run.folder)
         return 0
     with _launch_lock(out):
-        states_by_folder = {absolute_path(state.run): state for state in states(out)}
+        states_by_folder, launches = {absolute_path(state.run): state for state in states(out)}, launches_in(out)
         runs_to_start = []
         for run in runs:
             state = states_by_folder.get(absolute_path(run.folder))
+            if state and state.name in BUSY and absolute_path(run.folder) in launches:
+                _refuse_another(run, launches[absolute_path(run.folder)][1], state)
             if state and state.name in ("finished", *BUSY):
                 print(f"left alone: {state}")
             else:
@@ -160,7 +184,7 @@ def launch(runs: Sequence[Run], resources: Resources, out: Path, dry_run: bool =
         jobs = (slurm.to_slurm if resources.cluster == "slurm" else to_this_machine)(runs_to_start, resources, out)
         record = read_launched(out)
         for run, job in zip(runs_to_start, jobs, strict=True):
-            record[os.path.relpath(run.folder, out)] = job
+            record[os.path.relpath(run.folder, out)] = replace(job, settings=_digest_of(run.config))
         try:
             write_launched(out, record)
         except OSError:

@@ -1,5 +1,6 @@
 """Launching: jobs of this machine for real, what they leave behind, refusals, the script for Slurm."""
 
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from kinmass.eval.__main__ import main as evaluate
 from kinmass.train.__main__ import main
 from kinmass.train.launch.resources import LaunchError, combinations, minutes, read_site
 from kinmass.train.launch.status import LaunchedJob, boot_id, start_ticks, states, write_launched
+from kinmass.train.launch.submission import _digest_of
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
 from kinmass.train.run.checkpoint import load
@@ -71,6 +73,12 @@ def launch(capsys: pytest.CaptureFixture[str], *options: object) -> str:
     """What `kinmass launch --cluster local` says."""
     assert main(["launch", "--cluster", "local", *map(str, options)]) == 0
     return capsys.readouterr().out
+
+
+def job_of_this_process() -> LaunchedJob:
+    """A job that runs as long as this process, without a log: it is queued."""
+    pid, host = os.getpid(), socket.gethostname()
+    return LaunchedJob("8", "local", time.time(), pid, start_ticks(pid), boot_id(), host)
 
 
 # ---- jobs of this machine
@@ -189,7 +197,7 @@ def test_a_launched_run_is_found_from_wherever_it_is_looked_for(runs, map_store,
     """It was not seen, or not launched, where `launch` had been given another folder: --wait ended before it began."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(runs[0], tmp_path / "all" / "old", ignore=shutil.ignore_patterns("*.zarr"))
-    job = LaunchedJob("8", "local", time.time(), os.getpid(), start_ticks(os.getpid()), boot_id(), socket.gethostname())
+    job = job_of_this_process()
     (tmp_path / "logs").mkdir()
     (tmp_path / into / "logs" / "8").mkdir(parents=True)
     (tmp_path / into / "logs" / "8" / "8_0_log.out").write_text("begun\n")
@@ -208,6 +216,20 @@ def test_a_launched_run_is_found_from_wherever_it_is_looked_for(runs, map_store,
     for stage_command in ("tables", "conditions"):
         assert evaluate([stage_command, "all", *nothing]) == 2
         assert f"kinmass {stage_command}: {tmp_path}/all/gas was launched and has trained" in capsys.readouterr().err
+
+
+def test_a_run_that_waits_with_other_settings_is_not_left_alone_without_a_word(map_store, tmp_path, capsys):
+    """Only what has begun has a run.json that tells of its settings; who changed one would take the old run for new."""
+    out = tmp_path / "gas"
+    (out / "logs").mkdir(parents=True)
+    waiting = job_of_this_process()
+    config = FitConfig.from_options(str(map_store), "gas", SUITES, **SMALL)
+    write_launched(out, {".": dataclasses.replace(waiting, settings=_digest_of(config))})
+    line = ["launch", "--cluster", "local", "--tracer", "gas", "--store", str(map_store), "--out", str(out)]
+    assert main([*line, *flags(memory_gb=3)]) == 0
+    assert f"left alone: {out}: queued" in capsys.readouterr().out
+    assert main([*line, *flags(steps=13)]) == 2
+    assert re.search(r"gas: queued, .* was launched with other settings; wait for it", capsys.readouterr().err)
 
 
 def test_where_there_is_no_run_not_all_are_finished(tmp_path, capsys):

@@ -264,14 +264,7 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
     psf_re = psf_fwhm_re(sharpest(run.instrument), config, r_e_kpc)
     density_dex = _density_dex(run, galaxy)
     likely = _of_likely_density(run, galaxy)
-    shown = {
-        name: _with_likely_density(sky, galaxy.half_light_radius_arcsec, galaxy.inclination_deg)
-        if name in likely
-        else sky
-        for name, sky in maps.items()
-    }
-    if run.told:
-        shown = {name: _without_unknown_density(sky, density_dex[name]) for name, sky in shown.items()}
+    shown = _as_shown(run, galaxy, maps, density_dex, likely)
     observed = _observe(shown, geometry, psf_re, config.pixels, config.field_of_view_re, density_dex, likely)
     _refuse_too_small(galaxy, maps, observed[0], config.field_of_view_re)
     names = [(galaxy.name, i) for i in range(draws)]
@@ -280,15 +273,7 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
         raise ValueError(f"{galaxy.name}: nothing moves in the maps of {tracer}; no mass follows from them")
     log10_angle = np.log10(galaxy.half_light_radius_arcsec * posterior.radii_re)
     log10_menc, log10_kpc = _at_angles(posterior, geometry, log10_angle)
-    cautions = _cautions(run, galaxy, maps, observed[0])
-    if not posterior.is_answered.all():
-        n_left_out = np.count_nonzero(~posterior.is_answered)
-        cautions.append(
-            f"{n_left_out} of {draws} draws of distance, R_e and centre {'is' if n_left_out == 1 else 'are'} left out: "
-            "with them nothing is seen on the network's grid."
-        )
-    held_share = float(at_mass_limits(log10_menc, log10_kpc).mean())
-    cautions += [f"{beyond_limits_message(held_share)}."] if held_share else []
+    cautions = [*_cautions(run, galaxy, maps, observed[0]), *_cautions_of_draws(posterior, log10_menc, log10_kpc)]
     ood_score = float(np.median(posterior.ood_score()[posterior.is_answered]))
     radius_kpc = float(r_e_kpc[0]) * posterior.radii_re
     curve = rotation_curve_of(maps["gas"], galaxy) if "gas" in maps else RotationCurve(np.zeros(0), np.zeros((3, 0)))
@@ -300,6 +285,37 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
     reasons = [*_outside(run, maps, observed[0]), *_too_coarse(run, galaxy, maps, float(psf_re[0]))]
     reasons += [Reason(text, 1) for name in maps for text in galaxy.doubts.get(name, ())]
     return replace(profile, verdict=_verdict(profile, maps, posterior, reasons))
+
+
+def _as_shown(
+    run: Inference,
+    galaxy: ObservedGalaxy,
+    maps: dict[str, SkyMap],
+    density_dex: dict[str, float],
+    likely: Collection[str],
+) -> dict[str, SkyMap]:
+    """Return maps with the densities that the networks are shown; likely: tracers whose density is in no unit."""
+    r_e_arcsec, inclination_deg = galaxy.half_light_radius_arcsec, galaxy.inclination_deg
+    shown = {
+        name: _with_likely_density(sky, r_e_arcsec, inclination_deg) if name in likely else sky
+        for name, sky in maps.items()
+    }
+    return (
+        {name: _without_unknown_density(sky, density_dex[name]) for name, sky in shown.items()} if run.told else shown
+    )
+
+
+def _cautions_of_draws(posterior: Posterior, log10_menc: np.ndarray, log10_kpc: np.ndarray) -> list[str]:
+    """Return sentences on draws that are left out, and on samples (S, K) that are masses no galaxy has."""
+    cautions, draws = [], len(posterior)
+    if n_left_out := np.count_nonzero(~posterior.is_answered):
+        cautions.append(
+            f"{n_left_out} of {draws} draws of distance, R_e and centre {'is' if n_left_out == 1 else 'are'} left out: "
+            "with them nothing is seen on the network's grid."
+        )
+    if held_share := float(at_mass_limits(log10_menc, log10_kpc).mean()):
+        cautions.append(f"{beyond_limits_message(held_share)}.")
+    return cautions
 
 
 def _at_angles(posterior: Posterior, geometry: _Geometry, log10_angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -205,10 +205,6 @@ def regridded(
     """
     n_cells = FINE * pixels
     cell_arcsec = field_arcsec / n_cells
-    # Squares are cut into parts no larger than half a cell; each part is assigned to one cell.
-    parts = max(1, int(np.ceil(2 * sky.side_arcsec / cell_arcsec)))
-    offset = ((np.arange(parts) + 0.5) / parts - 0.5) * sky.side_arcsec
-    cells_per_part = (sky.side_arcsec / parts / cell_arcsec) ** 2
     sigma = 0.0 if sky.dispersion_kms is None else sky.dispersion_kms
     v = sky.velocity_kms
     errors = [e for e in (sky.velocity_error_kms, sky.dispersion_error_kms) if e is not None]
@@ -218,20 +214,7 @@ def regridded(
         beam_arcsec2 = BEAM_AREA * max(psf_fwhm_arcsec, sky.blur_arcsec) ** 2
         areas = sky.measured_arcsec2() if measured_arcsec2 is None else measured_arcsec2
         moments.append(sky.density * (np.maximum(areas, beam_arcsec2) if beam_arcsec2 else 0.0))
-    values = np.stack(moments)
-    cell_moments = np.zeros((len(values), n_cells * n_cells))
-    is_near = np.maximum(np.abs(sky.x_arcsec), np.abs(sky.y_arcsec)) < 0.5 * field_arcsec + sky.side_arcsec
-    for dx in offset:
-        column = np.floor((sky.x_arcsec[is_near] + dx) / cell_arcsec + 0.5 * n_cells).astype(int)
-        for dy in offset:
-            row = np.floor((sky.y_arcsec[is_near] + dy) / cell_arcsec + 0.5 * n_cells).astype(int)
-            inside = (row >= 0) & (row < n_cells) & (column >= 0) & (column < n_cells)
-            cell_index = row[inside] * n_cells + column[inside]
-            for k in range(len(values)):
-                cell_moments[k] += cells_per_part * np.bincount(
-                    cell_index, values[k, is_near][inside], n_cells * n_cells
-                )
-    fine_moments = cell_moments.reshape(-1, n_cells, n_cells)
+    fine_moments = _spread(sky, np.stack(moments), n_cells, cell_arcsec)
 
     def average_cells(image: np.ndarray) -> np.ndarray:
         """Return the means (..., Q, Q) over the fine cells of each pixel of the grid."""
@@ -257,6 +240,26 @@ def regridded(
         for error in (sky.velocity_error_kms, sky.dispersion_error_kms)
     )
     return Regridded(np.where(is_seen, channels, 0.0), velocity_error, dispersion_error)
+
+
+def _spread(sky: SkyMap, values: np.ndarray, n_cells: int, cell_arcsec: float) -> np.ndarray:
+    """Return the sums (M, C, C) of values (M, n) of a map's squares over a grid about the centre, by shares of area."""
+    # Squares are cut into parts no larger than half a cell; each part is assigned to one cell.
+    parts = max(1, int(np.ceil(2 * sky.side_arcsec / cell_arcsec)))
+    offset = ((np.arange(parts) + 0.5) / parts - 0.5) * sky.side_arcsec
+    cells_per_part = (sky.side_arcsec / parts / cell_arcsec) ** 2
+    sums = np.zeros((len(values), n_cells * n_cells))
+    half_field_arcsec = 0.5 * n_cells * cell_arcsec
+    is_near = np.maximum(np.abs(sky.x_arcsec), np.abs(sky.y_arcsec)) < half_field_arcsec + sky.side_arcsec
+    for dx in offset:
+        column = np.floor((sky.x_arcsec[is_near] + dx) / cell_arcsec + 0.5 * n_cells).astype(int)
+        for dy in offset:
+            row = np.floor((sky.y_arcsec[is_near] + dy) / cell_arcsec + 0.5 * n_cells).astype(int)
+            inside = (row >= 0) & (row < n_cells) & (column >= 0) & (column < n_cells)
+            cell_index = row[inside] * n_cells + column[inside]
+            for k in range(len(values)):
+                sums[k] += cells_per_part * np.bincount(cell_index, values[k, is_near][inside], n_cells * n_cells)
+    return sums.reshape(-1, n_cells, n_cells)
 
 
 def _errors_of_means(means: np.ndarray, arcsec2: np.ndarray) -> np.ndarray:

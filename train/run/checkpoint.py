@@ -191,13 +191,13 @@ def members_of(run: Path) -> list[Path]:
     return members or [run]
 
 
-def working_in(run: Path, patience_s: float = PATIENCE_S) -> AbstractContextManager[Lock]:
+def working_in(run: Path, patience_s: float | None = None) -> AbstractContextManager[Lock]:
     """Lock a run folder for the one process that writes in it; its name is the folder's, so a copy is not locked.
 
-    Raises Busy, a StoreError, where another process holds it for longer than patience_s.
+    Raises Busy, a StoreError, where another process holds it for longer than patience_s, or PATIENCE_S.
     """
     name = hashlib.blake2b(str(run.resolve()).encode(), digest_size=4).hexdigest()
-    return hold(run / f".lock-{name}", str(run), patience_s)
+    return hold(run / f".lock-{name}", str(run), PATIENCE_S if patience_s is None else patience_s)
 
 
 #: Folders in a run's own that belong to it: its members, and fits without a suite.

@@ -32,7 +32,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kinmass import train
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.storage import store
-from kinmass.gen.storage.lock import hold
 from kinmass.train import distributed as ddp
 from kinmass.train.__main__ import main
 from kinmass.train.data import loader
@@ -637,7 +636,7 @@ def test_galaxies_of_the_same_names_are_not_the_same_galaxies(map_store, tmp_pat
 
 def test_two_fits_are_not_at_work_in_one_folder(map_store, tmp_path, two_runs, monkeypatch):
     run = tmp_path / "run"
-    monkeypatch.setattr("kinmass.train.run.checkpoint.hold", partial(hold, patience_s=0.1))
+    monkeypatch.setattr("kinmass.train.run.checkpoint.PATIENCE_S", 0.1)
     with ExitStack() as held:
         _hold(run, held)
         with pytest.raises(store.StoreError, match=r"run is being written by process \d+"):

@@ -10,7 +10,6 @@ import torch
 import zarr
 from conftest import SUITES
 
-from kinmass.gen.storage.lock import hold
 from kinmass.gen.storage.store import DONE, StoreError
 from kinmass.train.__main__ import main
 from kinmass.train.data.dataset import concatenate, part_of, read_views, usable
@@ -84,7 +83,7 @@ def test_suites_that_were_trained_on_and_other_galaxies_of_a_name_are_refused(mi
 
 def test_two_that_widen_at_once_are_one_after_the_other(middle_run, map_store, tmp_path, monkeypatch):
     """Each adds its suites to what it has read: the last would leave out those of the other."""
-    monkeypatch.setattr("kinmass.train.run.checkpoint.hold", partial(hold, patience_s=0.1))
+    monkeypatch.setattr("kinmass.train.run.checkpoint.PATIENCE_S", 0.1)
     run = shutil.copytree(middle_run, tmp_path / "run")
     with working_in(run), pytest.raises(StoreError, match="is being written by process"):
         widen(run, map_store, ["bursty"])

@@ -8,7 +8,6 @@ import contextlib
 import os
 import resource
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,7 @@ def _files_under(dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
     parts = {(s.file_name, s.dset_name) for s in dataset.virtual_sources()} if dataset.is_virtual else set()
     for name, inner in parts if depth < _DEEPEST_NESTING else ():
         if name == "." or (part_file := own_file.resolve().parent / name).is_file():
-            with nullcontext(dataset.file) if name == "." else h5py.File(part_file, "r") as file:
+            with contextlib.nullcontext(dataset.file) if name == "." else h5py.File(part_file, "r") as file:
                 if isinstance(part := file.get(inner), h5py.Dataset):
                     files |= _files_under(part, depth + 1)
     return files

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from kinmass.train.launch.status import (
     states,
     write_launched,
 )
-from kinmass.train.loop.begun import check
+from kinmass.train.loop.begun import check, settings_by_name
 from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
 from kinmass.train.loop.fit import fit, without_each_suite
 from kinmass.train.run.checkpoint import FREE_SETTINGS, member_folders
@@ -134,7 +134,7 @@ def _launch_lock(out: Path) -> Iterator[None]:
 
 def _digest_of(config: FitConfig) -> str:
     """Return a digest of the settings of a fit, without those that change no result."""
-    settings = {name: value for name, value in asdict(config).items() if name not in FREE_SETTINGS}
+    settings = {name: value for name, value in settings_by_name(config).items() if name not in FREE_SETTINGS}
     settings["instrument"] = config.instrument_model.model_dump(mode="json")
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 

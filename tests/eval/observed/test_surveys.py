@@ -226,34 +226,31 @@ def test_a_number_for_nothing_in_the_instruments_width(tmp_path, number):
     assert len(left.x_arcsec) == np.count_nonzero(R <= 7)
 
 
+def said_of_one_number(tracer, velocity=MAPS["V"][SEEN], sigma=MAPS["S"][SEEN]):
+    sky = SkyMap(X[SEEN], Y[SEEN], SIDE, MAPS["D"][SEEN], velocity, sigma)
+    return [reason.text for reason in of_one_number({tracer: sky})]
+
+
 def test_a_dispersion_that_is_one_number_in_a_part_of_the_map_speaks_against_it():
-    n = np.count_nonzero(SEEN)
-    seen = {name: values[SEEN] for name, values in MAPS.items()}
-
-    def reasons(sigma, velocity=seen["V"]):
-        sky = SkyMap(X[SEEN], Y[SEEN], SIDE, seen["D"], velocity, sigma)
-        return [reason.text for reason in of_one_number({"gas": sky})]
-
-    at_limit = np.where(np.arange(n) % 3 == 0, 99.0, seen["S"])
-    assert "99 km/s exactly in 34 % of its pixels" in reasons(at_limit)[0]
-    assert reasons(seen["S"]) == reasons(np.full(n, 10.0)) == reasons(np.where(at_limit == 99, 0.0, seen["S"])) == []
-    assert reasons(at_limit, np.where(at_limit == 99, 2500.0, seen["V"])) == []  # one bin
-    assert reasons(np.round(seen["S"], -1)) == []  # rounded
+    velocity, sigma = MAPS["V"][SEEN], MAPS["S"][SEEN]
+    n = len(sigma)
+    at_limit = np.where(np.arange(n) % 3 == 0, 99.0, sigma)
+    assert "99 km/s exactly in 34 % of its pixels" in said_of_one_number("gas", sigma=at_limit)[0]
+    for harmless in (sigma, np.full(n, 10.0), np.where(at_limit == 99, 0.0, sigma), np.round(sigma, -1)):  # rounded
+        assert said_of_one_number("gas", sigma=harmless) == []
+    assert said_of_one_number("gas", np.where(at_limit == 99, 2500.0, velocity), at_limit) == []  # one bin
 
 
 def test_a_velocity_that_is_one_number_in_a_part_of_the_map_speaks_against_it():
     """As where a fit stayed at its first guess, the systemic velocity."""
-    n = np.count_nonzero(SEEN)
-    seen = {name: values[SEEN] for name, values in MAPS.items()}
-
-    def reasons(velocity, sigma=seen["S"]):
-        sky = SkyMap(X[SEEN], Y[SEEN], SIDE, seen["D"], velocity, sigma)
-        return [reason.text for reason in of_one_number({"stars": sky})]
-
-    at_guess = np.where(np.arange(n) % 4 == 0, 2500.0, seen["V"])
-    assert "The velocity of the stars is 2500 km/s exactly in 25 % of its pixels" in reasons(at_guess)[0]
-    assert len(reasons(at_guess - 2500.0)) == 1
-    assert reasons(at_guess, np.where(at_guess == 2500, 40.0, seen["S"])) == []  # one bin
+    velocity, sigma = MAPS["V"][SEEN], MAPS["S"][SEEN]
+    at_guess = np.where(np.arange(len(velocity)) % 4 == 0, 2500.0, velocity)
+    assert (
+        "The velocity of the stars is 2500 km/s exactly in 25 % of its pixels"
+        in said_of_one_number("stars", at_guess)[0]
+    )
+    assert len(said_of_one_number("stars", at_guess - 2500.0)) == 1
+    assert said_of_one_number("stars", at_guess, np.where(at_guess == 2500, 40.0, sigma)) == []  # one bin
 
 
 def test_stars_that_move_as_in_no_galaxy_speak_against_a_result():

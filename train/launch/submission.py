@@ -1,8 +1,6 @@
 """Launches fits: refuses what cannot work before anything is queued, leaves running fits alone, submits the others."""
 
 import fcntl
-import hashlib
-import json
 import os
 import re
 import sys
@@ -35,6 +33,7 @@ from kinmass.train.loop.begun import check, settings_by_name
 from kinmass.train.loop.config import NO_COMPILE_ON_CPUS, FitConfig
 from kinmass.train.loop.fit import fit, without_each_suite
 from kinmass.train.run.checkpoint import FREE_SETTINGS, member_folders
+from kinmass.train.run.derived import digest_of_json
 
 _NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -136,7 +135,7 @@ def _digest_of(config: FitConfig) -> str:
     """Return a digest of the settings of a fit, without those that change no result."""
     settings = {name: value for name, value in settings_by_name(config).items() if name not in FREE_SETTINGS}
     settings["instrument"] = config.instrument_model.model_dump(mode="json")
-    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return digest_of_json(settings)
 
 
 def _refuse_another(run: Run, job: LaunchedJob, state: State) -> None:

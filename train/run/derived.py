@@ -39,6 +39,11 @@ OLDEST = {CALIBRATION: 1, OOD: 2, UNSEEN: 1}
 REMEDY = "give the `kinmass fit` or `kinmass launch` command of the run again, which makes it anew"
 
 
+def digest_of_json(content: Any) -> str:
+    """Return a digest of what can be written as JSON, whatever the order of its keys."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
 def settings_of(run: Path) -> str:
     """Return a digest of what every member of a run is beside its weights: its network, fit and instrument.
 
@@ -51,7 +56,7 @@ def settings_of(run: Path) -> str:
         fit = {name: value for name, value in content["fit"].items() if name not in FREE_SETTINGS}
         settings.append([_without(content["model"], LATER_NETWORK_SETTINGS), _without(fit, LATER_SETTINGS)])
         settings[-1].append(content["instrument"])
-    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return digest_of_json(settings)
 
 
 def _without(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:

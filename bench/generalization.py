@@ -17,12 +17,10 @@ all suites left out; and the RMSE of the best single tracer over that of both. I
 of a bootstrap that draws galaxies and seeds.
 """
 
-import json
 import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 from itertools import product
 from pathlib import Path
 
@@ -38,6 +36,7 @@ from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.storage import store
 from kinmass.train.data.dataset import Views, read_views, usable
+from kinmass.train.run.derived import digest_of_json
 from kinmass.train.run.intervals import LEVELS, held
 from kinmass.train.run.posterior import Inference, Posterior
 from kinmass.train.run.trained_on import store_identity
@@ -95,8 +94,7 @@ def errors(runs: list[Path], store_path: Path, part: str | None, suite: str) -> 
     """
     code = code_key("kinmass.eval.tables.tasks", ("numpy", "scipy", "torch", "zuko"))
     made_of = [code, *map(digest_of_files, runs), store_identity(store_path, [suite]), part]
-    digest = blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
-    file = runs[0] / f"errors-{store_path.stem}-{suite}-{digest}.npz"
+    file = runs[0] / f"errors-{store_path.stem}-{suite}-{digest_of_json(made_of)}.npz"
     if not file.exists():
         networks = [train.load(run) for run in runs]
         instrument = INSTRUMENTS["ifu"]

@@ -38,6 +38,7 @@ from kinmass.gen.storage.files import aside
 from kinmass.gen.storage.lock import hold
 from kinmass.train.data.dataset import RADII_RE, part_of
 from kinmass.train.run.checkpoint import RunError
+from kinmass.train.run.derived import digest_of_json
 from kinmass.train.run.intervals import SHARES, quantile_of_sorted
 
 SCHEMA = 5
@@ -102,10 +103,11 @@ class Part:
     def galaxies_digest(self) -> str:
         """Digest of the arrays' layout and of the galaxies' names and lineages."""
         _, names, lineages = self.names
-        return _digest([SCHEMA, N_SAMPLES, self.views, list(RADII_RE), names.tolist(), lineages.tolist()])
+        return digest_of_json([SCHEMA, N_SAMPLES, self.views, list(RADII_RE), names.tolist(), lineages.tolist()])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return cached_part, (self.path, self.suite, self.part, _digest([self.galaxies_digest, dict(self.group.attrs)]))
+        content = digest_of_json([self.galaxies_digest, dict(self.group.attrs)])
+        return cached_part, (self.path, self.suite, self.part, content)
 
 
 @lru_cache(maxsize=64)
@@ -135,7 +137,8 @@ class Source:
     def group(self, part: Part) -> str:
         """Return the path of the group in `root`, which has a digest in it for a second store of the same name."""
         subpath, store_path = f"{part.suite}/{part.part or 'all'}/{self.label}", str(part.path.absolute())
-        plain_group, digest_group = f"{part.path.stem}/{subpath}", f"{part.path.stem}-{_digest(store_path)}/{subpath}"
+        plain_group = f"{part.path.stem}/{subpath}"
+        digest_group = f"{part.path.stem}-{digest_of_json(store_path)}/{subpath}"
         owner = _attributes(self.root / plain_group).get("store")
         if owner == store_path or _attributes(self.root / digest_group):
             return plain_group if owner == store_path else digest_group
@@ -249,11 +252,6 @@ def _create_group(path: Path, source: Source, part: Part, attributes: dict[str, 
         zarr.consolidate_metadata(path)
 
 
-def _digest(content: Any) -> str:
-    """Return a digest of what can be written as JSON."""
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
 def tokens(sources: Sequence[Source], part: Part, block: slice) -> list[int]:
     """Return one token per source: a digest, above 0, of everything on which a block of its predictions depends.
 
@@ -338,7 +336,7 @@ class KeptPredictions:
         Raises Busy where another command writes it for very long.
         """
         root = self.source.root
-        place = _digest([self.source.group(self.part), block.start])
+        place = digest_of_json([self.source.group(self.part), block.start])
         with hold(root.with_name(f".lock-{root.name}-{place}"), str(root), PATIENCE_S):
             self._write(block, token, constant, median, samples, log_prob_joint, ood_score, beyond)
 

@@ -55,7 +55,9 @@ class Catalogue(_Section):
     same with three digits or more, for catalogues that have fewer zeros than their snapshots.
     """
 
-    format: Literal["adaptahop", "ahf", "subfind", "eagle_subfind", "caesar", "rockstar", "table", "none"] = "none"
+    format: Literal["adaptahop", "ahf", "subfind", "eagle_subfind", "caesar", "rockstar", "soap", "table", "none"] = (
+        "none"
+    )
     """Its format; `none`: one galaxy per snapshot, its centre found on its matter."""
     path: str | None = None
     """The file: beside the snapshot, below `root`, or absolute. May use wildcards, and `{name}`, `{stem}` and

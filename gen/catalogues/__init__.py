@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from kinmass.gen.catalogues import adaptahop, ahf, caesar, rockstar, subfind, table
+from kinmass.gen.catalogues import adaptahop, ahf, caesar, rockstar, soap, subfind, table
 from kinmass.gen.catalogues.base import Halo
 from kinmass.gen.formats import CodeUnits
 
@@ -15,6 +15,7 @@ READERS: dict[str, Callable[[Path, Path, CodeUnits], list[Halo]]] = {
     "eagle_subfind": subfind.read_eagle,
     "caesar": caesar.read,
     "rockstar": rockstar.read,
+    "soap": soap.read,
     "table": table.read,
 }
 

@@ -23,6 +23,7 @@ _CATALOGUE_PATTERNS = {
     "eagle_subfind": "eagle_subfind_tab_*.hdf5",
     "caesar": "caesar*.hdf5",
     "rockstar": "out_*.list",
+    "soap": "halo_properties_*.hdf5",
     "table": "*.ecsv",
 }
 

@@ -17,7 +17,7 @@ from kinmass.gen.campaign.plan import list_tasks
 from kinmass.gen.catalogues import READERS, Halo, table
 from kinmass.gen.catalogues.base import OtherEpoch
 from kinmass.gen.catalogues.find import chosen, find_haloes, usable
-from kinmass.gen.constants import KPC_CM, G
+from kinmass.gen.constants import KPC_CM, MSUN_G, G
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
 from kinmass.gen.suite import Catalogue, Selection, SuiteError, load_suite, snapshot_number
 
@@ -35,6 +35,7 @@ STARS = np.array([5e10, 2e9, 1e8, 3e8])
 N_STARS = np.array([50_000, 2000, 100, 300])
 N_ALL = np.array([900_000, 40_000, 3000, 80_000])
 HIGH_RES = np.array([1.0, 0.75, 0.5, 1.0])
+TRACK = np.array([7, 8, 3_000_000_000, 2])
 
 
 def by_type(values: np.ndarray, low: Any = 0) -> np.ndarray:
@@ -182,6 +183,42 @@ def write_rockstar(folder: Path, mvir_only: bool = False) -> Path:
     return path
 
 
+CGS = "Conversion factor to CGS (not including cosmological corrections)"
+
+
+def soap_dataset(file: h5py.File, name: str, values: Any, unit: float = 1.0, length: int = 0, mass: int = 0, a: int = 0,
+                 physical: bool = True) -> None:  # fmt: skip
+    """As SOAP writes it: `unit` in cgs without factors of a, which comoving numbers have."""
+    file[name] = values
+    attrs = {
+        CGS: unit,
+        "Conversion factor to physical CGS (including cosmological corrections)": unit * (1 if physical else A**a),
+        "U_L exponent": length, "U_M exponent": mass, "a-scale exponent": a, "h-scale exponent": 0.0,
+    }  # fmt: skip
+    file[name].attrs.update({key: [float(value)] for key, value in attrs.items()})
+    file[name].attrs["Value stored as physical"] = [int(physical)]
+
+
+def write_soap(folder: Path) -> Path:
+    mpc, mass = 1000 * KPC_CM, 1e10 * MSUN_G
+    path = folder / "halo_properties_0099.hdf5"
+    with h5py.File(path, "w") as file:
+        attrs = file.create_group("Header").attrs
+        attrs["Code"], attrs["OutputType"], attrs["NumSubhalos_Total"] = "SOAP", "SOAP", np.int32([4])
+        attrs["Redshift"], attrs["Scale-factor"] = [1 / A - 1], [A]
+        soap_dataset(file, "InputHalos/HaloCentre", CENTRE / A / 1000, mpc, length=1, a=1, physical=False)
+        for name, values in (("IsCentral", CENTRAL), ("NumberOfBoundParticles", N_ALL), ("HBTplus/TrackId", TRACK)):
+            soap_dataset(file, f"InputHalos/{name}", np.int64(values))
+        of_centrals = np.where(CENTRAL, [R200, HALO_MASS / 1e10], 0.0)
+        soap_dataset(file, "SO/200_crit/SORadius", of_centrals[0] / 1000, mpc, length=1, a=1)
+        soap_dataset(file, "SO/200_crit/TotalMass", of_centrals[1], mass, mass=1)
+        bound = np.where(CENTRAL, 0.8 * HALO_MASS, HALO_MASS) / 1e10
+        soap_dataset(file, "BoundSubhalo/TotalMass", bound, mass, mass=1)
+        soap_dataset(file, "BoundSubhalo/StellarMass", STARS / 1e10, mass, mass=1)
+        soap_dataset(file, "BoundSubhalo/NumberOfStarParticles", np.uint32(N_STARS))
+    return path
+
+
 def write_table(folder: Path) -> Path:
     unknown = ~CENTRAL
     table = Table({"id": np.arange(4), "snapshot": ["snap_099.0.hdf5"] * 4, "lineage": ["a", "b", "c", "a"]})
@@ -208,10 +245,17 @@ WRITERS = {
     "eagle_subfind": write_eagle,
     "caesar": write_caesar,
     "rockstar": write_rockstar,
+    "soap": write_soap,
     "table": write_table,
 }
 #: Fields that a format does not have, or not for satellites.
-LACKS = {"caesar": {"high_res_fraction"}, "rockstar": {"n_stars"}, "table": {"n_particles"}}
+LACKS = {
+    "caesar": {"high_res_fraction"},
+    "soap": {"high_res_fraction"},
+    "rockstar": {"n_stars"},
+    "table": {"n_particles"},
+}
+LINEAGE = {"table": ["a", "b", "c", "a"], "soap": list(map(str, TRACK))}
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -236,7 +280,7 @@ def test_what_was_written_comes_back(form, tmp_path):
             else:
                 # 1.989e33 g of EAGLE's headers is a solar mass.
                 assert getattr(halo, field) == pytest.approx(value, rel=2e-5), (field, halo)
-    assert [h.lineage for h in haloes] == (["a", "b", "c", "a"] if form == "table" else [None] * 4)
+    assert [h.lineage for h in haloes] == LINEAGE.get(form, [None] * 4)
     assert (
         set(get_args(Catalogue.model_fields["format"].annotation)) == set(READERS) | {"none"} == set(WRITERS) | {"none"}
     )
@@ -325,6 +369,50 @@ def test_caesar_reads_the_units_it_is_told(tmp_path):
         file["galaxy_data/pos"].attrs["unit"] = "furlong"
     with pytest.raises(SnapshotError, match="galaxy_data/pos is in 'furlong'"):
         find_haloes("caesar", path, SNAPSHOT, UNITS)
+
+
+def test_soap_tells_comoving_numbers_from_physical_ones(tmp_path):
+    """Both have the same exponent of a; files of before the difference was told are comoving."""
+    haloes = find_haloes("soap", write_soap(tmp_path), SNAPSHOT, UNITS)
+    for name, of_halo in (("InputHalos/HaloCentre", "centre_kpc"), ("SO/200_crit/SORadius", "r200_kpc")):
+        for physical in (True, False, None):
+            path = write_soap(tmp_path)
+            with h5py.File(path, "r+") as file:
+                attrs = file[name].attrs
+                was_physical = int(attrs["Value stored as physical"][0])
+                del attrs["Value stored as physical"]
+                if physical is not None:
+                    attrs["Value stored as physical"] = [int(physical)]
+            ratio = A ** (was_physical - int(bool(physical)))
+            for halo, other in zip(find_haloes("soap", path, SNAPSHOT, UNITS), haloes, strict=True):
+                value, before = getattr(halo, of_halo), getattr(other, of_halo)
+                assert (value is before is None) or np.allclose(value, ratio * before, rtol=1e-12)
+
+
+def test_soap_without_what_it_needs_is_refused(tmp_path):
+    def refused(words: str, change: Any) -> None:
+        path = write_soap(tmp_path)
+        with h5py.File(path, "r+") as file:
+            change(file)
+        with pytest.raises(SnapshotError, match=words):
+            find_haloes("soap", path, SNAPSHOT, UNITS)
+
+    def without(name: str, attribute: str) -> Any:
+        return lambda file: file[name].attrs.pop(attribute)
+
+    def fewer(file: h5py.File) -> None:
+        file["Header"].attrs["NumSubhalos_Total"] = [5]
+
+    def shorter(file: h5py.File) -> None:
+        del file["InputHalos/IsCentral"]
+        file["InputHalos/IsCentral"] = np.ones(3, dtype=int)
+
+    refused("4 subhaloes of 5; get the whole file", fewer)
+    refused("IsCentral has 3 of 4 rows", shorter)
+    refused("/InputHalos/HaloCentre has no Conversion factor", without("InputHalos/HaloCentre", CGS))
+    refused("/SO/200_crit/SORadius has no a-scale", without("SO/200_crit/SORadius", "a-scale exponent"))
+    refused("BoundSubhalo has no Number", lambda file: file.move("BoundSubhalo", "BoundSubhaloProperties"))
+    refused("SORadius is no length", lambda file: file["SO/200_crit/SORadius"].attrs.create("U_L exponent", [2.0]))
 
 
 def test_subfind_of_a_time_without_haloes_is_empty_and_another_file_is_not_one(tmp_path):
@@ -501,7 +589,7 @@ def test_a_csv_is_read_in_c_as_it_is_in_python(tmp_path, monkeypatch):
     assert 150 < n_read < 350
 
 
-@pytest.mark.parametrize("form", ["adaptahop", "rockstar", "caesar", "subfind", "eagle_subfind", "ahf"])
+@pytest.mark.parametrize("form", ["adaptahop", "rockstar", "soap", "caesar", "subfind", "eagle_subfind", "ahf"])
 def test_a_catalogue_of_another_time_is_refused(form, tmp_path):
     """TNG's last two snapshots differ by .9 % in a, zooms with many outputs by .1 %."""
     path = WRITERS[form](tmp_path)
@@ -655,6 +743,7 @@ MISSING = {
     "subfind": "Subhalo/SubhaloPos",
     "eagle_subfind": "Subhalo/CentreOfPotential",
     "caesar": "galaxy_data/nstar",
+    "soap": "InputHalos/HaloCentre",
 }
 
 
@@ -691,12 +780,13 @@ def test_a_damaged_file_is_named(form, damage, tmp_path):
         find_haloes(form, path, SNAPSHOT, UNITS)
 
 
-@pytest.mark.parametrize("form", ["subfind", "eagle_subfind", "caesar"])
+@pytest.mark.parametrize("form", ["subfind", "eagle_subfind", "caesar", "soap"])
 def test_wrong_types_and_absurd_sizes_are_refused_without_reading_them(form, tmp_path):
     path = WRITERS[form](tmp_path)
-    name = {"subfind": "Subhalo/SubhaloPos", "eagle_subfind": "Subhalo/GroupNumber", "caesar": "galaxy_data/nstar"}[
-        form
-    ]
+    name = {
+        "subfind": "Subhalo/SubhaloPos", "eagle_subfind": "Subhalo/GroupNumber", "caesar": "galaxy_data/nstar",
+        "soap": "InputHalos/HaloCentre",
+    }[form]  # fmt: skip
     with h5py.File(path, "r+") as file:
         del file[name]
         file[name] = [b"one", b"two"]

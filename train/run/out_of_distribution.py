@@ -21,6 +21,13 @@ _RIDGE = 1e-4
 _MOST_DISTANCES = 1000
 
 
+def _is_finite(value: object, *shape: int) -> bool:
+    """Whether something is a tensor of finite floats, and of that shape."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.shape != shape:
+        return False
+    return bool(value.isfinite().all())
+
+
 @dataclass(frozen=True)
 class TrainingFeatures:
     """The distribution of the training views' features, per member, and the distances of validation views from it."""
@@ -28,6 +35,20 @@ class TrainingFeatures:
     mean: list[torch.Tensor]  # (F,)
     whiten: list[torch.Tensor]  # (F, F)
     distances: torch.Tensor  # (D,) rising
+
+    def is_of(self, members: int, n_features: int) -> bool:
+        """Whether these are numbers of as many members and features as a run's networks have, in their order."""
+
+        of_members = ((self.mean, (n_features,)), (self.whiten, (n_features, n_features)))
+        distances = self.distances
+        return (
+            all(isinstance(tensors, list) and len(tensors) == members for tensors, _ in of_members)
+            and all(_is_finite(tensor, *shape) for tensors, shape in of_members for tensor in tensors)
+            and isinstance(distances, torch.Tensor)
+            and distances.numel() > 0
+            and _is_finite(distances, distances.numel())
+            and bool((distances.diff() >= 0).all())
+        )
 
     def distance(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the Mahalanobis distance (N,) of each member's features (N, F), root mean square over members."""

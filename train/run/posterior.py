@@ -18,7 +18,7 @@ from kinmass.train.data.dataset import Views
 from kinmass.train.model.network import MassModel
 from kinmass.train.model.scaling import SPEEDS_KMS, at_mass_limits, has_motion, only, tracers_of
 from kinmass.train.run.checkpoint import RunError, instrument_of, load_members, read_config
-from kinmass.train.run.derived import CALIBRATION, REMEDY, UNSEEN, read_scales, read_training_features
+from kinmass.train.run.derived import CALIBRATION, OOD, REMEDY, UNSEEN, read_scales, read_training_features
 from kinmass.train.run.ensemble import Members
 from kinmass.train.run.intervals import quantiles
 from kinmass.train.run.out_of_distribution import TrainingFeatures
@@ -238,6 +238,9 @@ class Inference:
             if missing := ", ".join(tracer for tracer in self.answers() if tracer not in self.scales):
                 raise RunError(f"{path} is not calibrated for {missing}; {REMEDY}")
         self.training_features: dict[str, TrainingFeatures] = read_training_features(path) if calibrated else {}
+        n_features = self.models[0].config.n_features
+        if not all(features.is_of(len(self.models), n_features) for features in self.training_features.values()):
+            raise RunError(f"{path / OOD} is damaged; remove it and {REMEDY}")
         self.unseen: dict[str, list[torch.Tensor]] = {}
         if calibrated and (path / UNSEEN).exists():
             self.unseen = self._read_scales(UNSEEN)
@@ -246,8 +249,14 @@ class Inference:
         """Return the scales in a file of the run. Raises RunError also where they are not those of its networks."""
         scales, n_radii = read_scales(self.path, name), len(self.models[0].config.radii_re)
         for of_members in scales.values():
-            is_square = all(scale.shape == (n_radii, n_radii) and scale.isfinite().all() for scale in of_members)
-            if len(of_members) != len(self.models) or not is_square:
+            is_triangular = all(
+                scale.shape == (n_radii, n_radii)
+                and scale.isfinite().all()
+                and torch.equal(scale, scale.tril())
+                and (scale.diagonal() > 0).all()
+                for scale in of_members
+            )
+            if len(of_members) != len(self.models) or not is_triangular:
                 raise RunError(f"{self.path / name} is damaged; remove it and {REMEDY}")
         return {tracer: [scale.to(self.device) for scale in of_members] for tracer, of_members in scales.items()}
 

@@ -1,5 +1,6 @@
 """Is a view like those a network was trained on? Planted clouds, and networks on galaxies that are none like those."""
 
+import json
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ from kinmass.train.data.dataset import concatenate, read_views, usable
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit
 from kinmass.train.run.calibration import _features_as_trained
-from kinmass.train.run.checkpoint import RunError
+from kinmass.train.run.checkpoint import RunError, read_tensors, write_tensors
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD, learn_training_features
 from kinmass.train.run.posterior import load
 
@@ -98,3 +99,36 @@ def test_a_damaged_record_is_an_error_of_one_sentence(runs, tmp_path):
     (copy / "ood.pt").write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"ood\.pt: cannot be read"):
         load(copy)
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("mean", lambda mean: mean[0]),
+        ("mean", lambda mean: [*mean, *mean]),
+        ("mean", lambda mean: [x[:-1] for x in mean]),
+        ("whiten", lambda whiten: [x[0] for x in whiten]),
+        ("whiten", lambda whiten: [x * torch.nan for x in whiten]),
+        ("distances", lambda distances: distances.flip(0)),  # by which every view would be strange
+        ("distances", lambda distances: distances[:0]),
+        ("distances", lambda distances: distances.tolist()),
+    ],
+)
+def test_a_record_of_other_numbers_is_refused(runs, tmp_path, field, change):
+    copy = shutil.copytree(runs[0], tmp_path / "run")
+    content = read_tensors(copy / "ood.pt")
+    for tracer in set(content) - {"made_from"}:
+        content[tracer][field] = change(content[tracer][field])
+    write_tensors(copy / "ood.pt", content)
+    with pytest.raises(RunError, match=r"ood\.pt is damaged; remove it and give the `kinmass fit`"):
+        load(copy)
+
+
+def test_widths_that_are_no_triangle_are_refused(runs, tmp_path):
+    copy = shutil.copytree(runs[0], tmp_path / "run")
+    content = json.loads((copy / "calibration.json").read_text())
+    for change in (lambda scale: scale.T, lambda scale: -scale, lambda scale: 0 * scale):
+        scales = {t: [change(np.array(s)).tolist() for s in of_t] for t, of_t in content["scale"].items()}
+        (copy / "calibration.json").write_text(json.dumps(content | {"scale": scales}))
+        with pytest.raises(RunError, match=r"calibration\.json is damaged"):
+            load(copy)

@@ -10,9 +10,9 @@ from kinmass.gen.catalogues.base import Halo, header, listed, members, need, num
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget_header import scalar
-from kinmass.gen.formats.gadget_units import in_round_units
+from kinmass.gen.formats.gadget_units import dataset_unit
 
-_CGS = "Conversion factor to CGS (not including cosmological corrections)"
+_GROUPS = ("InputHalos", "InputHalos/HBTplus", "BoundSubhalo", "SO/200_crit")
 #: Exponents of a dataset's base units, by which a length is told from a mass.
 _LENGTH, _MASS = (KPC_CM, "U_L exponent"), (MSUN_G, "U_M exponent")
 
@@ -20,18 +20,15 @@ _LENGTH, _MASS = (KPC_CM, "U_L exponent"), (MSUN_G, "U_M exponent")
 def _unit(path: Path, data: h5py.Dataset, kind: tuple[float, str], units: CodeUnits) -> float:
     """Return the unit of a dataset of lengths in physical kpc, or of masses in Msun, by its attributes.
 
-    A factor of a is in comoving numbers alone: the exponent is given for those stored as physical, too. Raises
-    SnapshotError for a dataset that does not say its unit, or is of another kind.
+    Raises SnapshotError for a dataset that does not say its unit, or is of another kind.
     """
     cgs, exponent = kind
-    attrs = dict(data.attrs)
-    need(path, data.name, {_CGS, exponent, "a-scale exponent"}, attrs)
-    if scalar(attrs[exponent], exponent) != 1:
+    if scalar(data.attrs.get(exponent, 1.0), f"{data.name}: {exponent}") != 1:
         raise SnapshotError(f"{path}: {data.name} is no {'length' if kind is _LENGTH else 'mass'}; get the file again")
-    is_physical = scalar(attrs.get("Value stored as physical", 0), "Value stored as physical") == 1
-    a = 0.0 if is_physical else scalar(attrs["a-scale exponent"], "a-scale exponent")
-    h = scalar(attrs.get("h-scale exponent", 0.0), "h-scale exponent")
-    return in_round_units(scalar(attrs[_CGS], _CGS) / cgs) * units.scale_factor**a * units.hubble**h
+    if (scaling := dataset_unit(data, cgs)) is None:
+        raise SnapshotError(f"{path}: {data.name} does not say its unit and its power of a; get the file again")
+    unit, a_power, h_power = scaling
+    return unit * units.scale_factor**a_power * units.hubble**h_power
 
 
 def _check(path: Path, units: CodeUnits, n_subhaloes: int) -> None:
@@ -54,7 +51,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     layout of SOAP before 2024, whose groups have other names.
     """
     with h5py.File(path, "r") as file:
-        groups = {name: members(path, file, name) for name in ("InputHalos", "BoundSubhalo", "SO/200_crit")}
+        groups = {name: members(path, file, name) for name in _GROUPS}
         need(path, "InputHalos", {"HaloCentre", "IsCentral"}, groups["InputHalos"])
         need(path, "BoundSubhalo", {"NumberOfStarParticles"}, groups["BoundSubhalo"])
 
@@ -63,14 +60,18 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
             if name not in groups[group]:
                 return None
             values = numbers(path, groups[group][name])
-            if len(values) != n:
-                raise SnapshotError(f"{path}: {groups[group][name].name} has {len(values)} of {n} rows; get it again")
+            shape = (n, 3) if name == "HaloCentre" else (n,)
+            if values.shape != shape:
+                raise SnapshotError(
+                    f"{path}: {groups[group][name].name} is of shape {values.shape} where {shape} is due; damaged? Get "
+                    "it again"
+                )
             return values if kind is None else values * _unit(path, groups[group][name], kind, units)
 
         n = len(numbers(path, groups["InputHalos"]["HaloCentre"]))
         _check(path, units, n)
         central = column("InputHalos", "IsCentral") == 1
-        track = numbers(path, file["InputHalos/HBTplus/TrackId"]) if "InputHalos/HBTplus/TrackId" in file else None
+        track = column("InputHalos/HBTplus", "TrackId")
         r200, m200, bound = (
             column(group, name, kind)
             for group, name, kind in (

@@ -46,7 +46,12 @@ _UNIT_ATTRIBUTES = (
 
 
 def in_round_units(unit: float) -> float:
-    """Round a unit within 1e-3 of a power of ten to it: 1.989e43 g is 1e10 Msun, for any value of the solar mass."""
+    """Round a unit within 1e-3 of a power of ten to it: 1.989e43 g is 1e10 Msun, for any value of the solar mass.
+
+    Raises SnapshotError for what can be no unit.
+    """
+    if not 0 < unit < np.inf:
+        raise SnapshotError(f"a unit of {unit:.4g}, which must be a number above zero; damaged? Get it again")
     power = 10.0 ** round(np.log10(unit))
     return power if abs(unit / power - 1) < 1e-3 else unit
 

@@ -36,7 +36,7 @@ BASES: dict[str, tuple[str, Any, str, int]] = {
     "fire": ("gizmo", layouts.fire, "table", 1),
     "gadget4": ("gadget", layouts.gadget4, "rockstar", 2),
     "eagle": ("eagle", layouts.eagle, "eagle_subfind", 1),
-    "swift": ("swift", layouts.swift, "table", 1),
+    "swift": ("swift", layouts.swift, "soap", 1),
     "simba": ("simba", layouts.simba, "caesar", 1),
     "gadget2": ("gadget_binary", layouts.gadget_binary, "none", 2),
     "newhorizon": ("ramses", grids.ramses, "none", 0),
@@ -46,7 +46,7 @@ BASES: dict[str, tuple[str, Any, str, int]] = {
 #: Codes of adaptive grids: where their snapshots lie in a folder.
 GRIDS = {"newhorizon": "output_00099/info_00099.txt", "foggie": "DD0099/DD0099", "vela": "VELA99/10MpcBox_*.d"}
 PATTERNS = {"ahf": "*.AHF_halos", "subfind": "fof*.0.hdf5", "eagle_subfind": "eagle_sub*.0.hdf5", "caesar": "m100*",
-            "rockstar": "out_*", "table": "galaxies.ecsv"}  # fmt: skip
+            "rockstar": "out_*", "soap": "halo_properties_*", "table": "galaxies.ecsv"}  # fmt: skip
 
 
 def write_base(folder: Path, name: str) -> list[Path]:

@@ -408,10 +408,11 @@ def test_soap_without_what_it_needs_is_refused(tmp_path):
         file["InputHalos/IsCentral"] = np.ones(3, dtype=int)
 
     refused("4 subhaloes of 5; get the whole file", fewer)
-    refused("IsCentral has 3 of 4 rows", shorter)
-    refused("/InputHalos/HaloCentre has no Conversion factor", without("InputHalos/HaloCentre", CGS))
-    refused("/SO/200_crit/SORadius has no a-scale", without("SO/200_crit/SORadius", "a-scale exponent"))
+    refused(r"IsCentral is of shape \(3,\) where \(4,\) is due", shorter)
+    refused("/InputHalos/HaloCentre does not say its unit", without("InputHalos/HaloCentre", CGS))
+    refused("/SO/200_crit/SORadius does not say its unit", without("SO/200_crit/SORadius", "a-scale exponent"))
     refused("BoundSubhalo has no Number", lambda file: file.move("BoundSubhalo", "BoundSubhaloProperties"))
+    refused("HaloCentre does not say its unit", lambda file: file["InputHalos/HaloCentre"].attrs.create(CGS, [-1.0]))
     refused("SORadius is no length", lambda file: file["SO/200_crit/SORadius"].attrs.create("U_L exponent", [2.0]))
 
 

@@ -19,6 +19,7 @@ from kinmass.gen.catalogues.base import OtherEpoch
 from kinmass.gen.catalogues.find import chosen, find_haloes, usable
 from kinmass.gen.constants import KPC_CM, MSUN_G, G
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
+from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.suite import Catalogue, Selection, SuiteError, load_suite, snapshot_number
 
 A, H = 0.5, 0.7
@@ -389,6 +390,18 @@ def test_soap_tells_comoving_numbers_from_physical_ones(tmp_path):
                 assert (value is before is None) or np.allclose(value, ratio * before, rtol=1e-12)
 
 
+OLD_SOAP = "BoundSubhaloProperties"
+
+
+@pytest.mark.parametrize(("name", "finder"), [(OLD_SOAP, "SOAP"), ("Subhalos", "HBT+"), ("UnitInfo", "VELOCIraptor")])
+def test_a_catalogue_that_is_not_read_is_named_where_a_snapshot_is_asked_for(name, finder, tmp_path):
+    path = tmp_path / "halo_099.properties.0"
+    with h5py.File(path, "w") as file:
+        file.create_group(name)
+    with pytest.raises(SnapshotError, match=rf"{re.escape(finder)}.*not read; make a table"):
+        recognised(path)
+
+
 def test_soap_without_what_it_needs_is_refused(tmp_path):
     def refused(words: str, change: Any) -> None:
         path = write_soap(tmp_path)
@@ -411,7 +424,8 @@ def test_soap_without_what_it_needs_is_refused(tmp_path):
     refused("IsCentral has 3 of 4 rows", shorter)
     refused("/InputHalos/HaloCentre has no Conversion factor", without("InputHalos/HaloCentre", CGS))
     refused("/SO/200_crit/SORadius has no a-scale", without("SO/200_crit/SORadius", "a-scale exponent"))
-    refused("BoundSubhalo has no Number", lambda file: file.move("BoundSubhalo", "BoundSubhaloProperties"))
+    refused("BoundSubhalo has no Number", lambda file: file.move("BoundSubhalo", "Bound"))
+    refused("SOAP's layout of before 2024; make a table", lambda file: file.move("BoundSubhalo", OLD_SOAP))
     refused("SORadius is no length", lambda file: file["SO/200_crit/SORadius"].attrs.create("U_L exponent", [2.0]))
 
 

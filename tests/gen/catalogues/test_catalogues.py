@@ -390,6 +390,25 @@ def test_soap_tells_comoving_numbers_from_physical_ones(tmp_path):
                 assert (value is before is None) or np.allclose(value, ratio * before, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("snapshot", "names", "others"),
+    [
+        ("output_00080/info_00080.txt", ("output_00080", "info_00080", "80"), ("output_00081", "81")),
+        ("VELA07/10MpcBox_csf512_a0.330.d", ("10MpcBox_csf512_a0.330",), ("VELA07", "10MpcBox_csf512_a0")),
+        ("run_99/snapdir_099/snap_099.0.hdf5", ("snapdir_099", "snap_099"), ("run_99", "run_99/snap_099", "snap_09")),
+        ("g8.26e11/g8.26e11.01024", ("g8.26e11.01024", "1024"), ("g8.26e11", "8.26e11")),
+    ],
+)
+def test_a_table_names_a_snapshot_as_users_do(snapshot, names, others, tmp_path):
+    path = tmp_path / "galaxies.csv"
+    for name in (*names, *others):
+        path.write_text(f"id,snapshot,x,y,z\n7,{name},1,2,3\n8,other,1,2,3\n")
+        assert [halo.name for halo in table.read(path, tmp_path / snapshot, UNITS)] == ["7"] * (name in names)
+    path.write_text("id,snapshot,x,y,z\n7,80.0,1,2,3\n8,81.0,1,2,3\n")
+    with pytest.raises(SnapshotError, match=r"`snapshot` is 80.0 in a row; write whole numbers, or names"):
+        table.read(path, tmp_path / snapshot, UNITS)
+
+
 OLD_SOAP = "BoundSubhaloProperties"
 
 

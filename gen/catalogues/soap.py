@@ -51,6 +51,8 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     layout of SOAP before 2024, whose groups have other names.
     """
     with h5py.File(path, "r") as file:
+        if "BoundSubhaloProperties" in file:
+            raise SnapshotError(f"{path}: in SOAP's layout of before 2024; make a table of it (`format: table`)")
         groups = {name: members(path, file, name) for name in _GROUPS}
         need(path, "InputHalos", {"HaloCentre", "IsCentral"}, groups["InputHalos"])
         need(path, "BoundSubhalo", {"NumberOfStarParticles"}, groups["BoundSubhalo"])

@@ -57,12 +57,17 @@ def _table(path: Path) -> Table:
 
 
 def _is_named(snapshot: Path, name: str) -> bool:
-    """Whether a name is that of a snapshot's file, with or without its suffix, its number, or the end of its path."""
-    parts = Path(name).parts
-    stem = snapshot.with_name(re.sub(r"(\.0)?\.(hdf5|h5)$", "", snapshot.name))
-    if name.isdecimal() and (number := _number(snapshot)):
+    """Whether a name is that of a snapshot's file, with or without its suffix, its number, or the end of its path.
+
+    So is that of its folder where this has the snapshot's number, as RAMSES's `output_00080`.
+    """
+    number = _number(snapshot)
+    if name.isdecimal() and number:
         return int(name) == int(number)
-    return bool(parts) and any(path.parts[-len(parts) :] == parts for path in (snapshot, stem))
+    parts, folder = Path(name).parts, snapshot.parent
+    stem = snapshot.with_name(re.sub(r"(\.0)?\.(hdf5|h5)$|\.(txt|d)$", "", snapshot.name))
+    own_folder = [folder] if number and re.search(rf"_0*{int(number)}$", folder.name) else []
+    return bool(parts) and any(path.parts[-len(parts) :] == parts for path in (snapshot, stem, *own_folder))
 
 
 def _number(snapshot: Path) -> str:
@@ -83,6 +88,8 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     need(path, f"the table ({', '.join(table.colnames)})", "xyz", table.colnames)
     table["row"] = np.arange(len(table))
     if "snapshot" in table.colnames:
+        if len(table) and table["snapshot"].dtype.kind == "f":  # as pandas writes a column with an empty field
+            raise SnapshotError(f"{path}: `snapshot` is {table['snapshot'][0]} in a row; write whole numbers, or names")
         table = table[[_is_named(snapshot, str(name).strip()) for name in table["snapshot"]]]
 
     def values(name: str, unit: u.Unit) -> np.ndarray:

@@ -25,6 +25,8 @@ _MAGIC = {
     b"<html": "a web page, as a failed download leaves; download it again",
     b"\x00\x10\x34\xa5": "an NChilada field, which is not read; write the snapshot as Tipsy",
 }
+#: What to do with a catalogue that is not read.
+_TABLE = "It is not read; make a table of it for `catalogue` (`format: table`)"
 
 
 def container(path: Path) -> str:
@@ -159,6 +161,9 @@ def _what_else(groups: set[str]) -> str:
         ({"Group", "Subhalo", "FOF"}, "a SUBFIND catalogue? That goes under `catalogue`"),
         ({"galaxy_data", "halo_data"}, "a caesar catalogue? That goes under `catalogue`"),
         ({"InputHalos"}, "a SOAP catalogue? That goes under `catalogue`"),
+        ({"BoundSubhaloProperties"}, f"a catalogue of SOAP before 2024? {_TABLE}"),
+        ({"Subhalos"}, f"a catalogue of HBT+? {_TABLE}"),
+        ({"UnitInfo", "Mass_200crit"}, f"a catalogue of VELOCIraptor? {_TABLE}"),
         ({"Header"}, "an empty part of a snapshot, or one that was never written? Give another"),
     ):
         if names & groups:

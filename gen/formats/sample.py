@@ -50,7 +50,8 @@ def blocks(n: int, max_entries: int) -> list[slice]:
 
 def take(read: Callable[[slice], np.ndarray], n: int, max_entries: int) -> np.ndarray:
     """Read `max_entries` of n entries, or a few more, in `blocks`, as float64."""
-    return np.concatenate([np.asarray(read(b), dtype=np.float64) for b in blocks(n, max_entries)])
+    with np.errstate(invalid="ignore"):  # what is no number is looked for afterwards
+        return np.concatenate([np.asarray(read(b), dtype=np.float64) for b in blocks(n, max_entries)])
 
 
 def from_hdf5(

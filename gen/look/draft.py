@@ -37,15 +37,12 @@ def _as_yaml(text: str) -> str:
 def _find_catalogues(snapshot: Path, format_name: str) -> list[tuple[str, Path]]:
     """List (format, path) of catalogues that seem to belong to a snapshot, in its folder or one beside that.
 
-    They have the snapshot's own name, or its number. Those in its folder go before those in another one. A folder with
-    snapshots of its own is another run, with other galaxies at the same time, and is left out.
+    They have the snapshot's own name, or its number. Those in its folder go before those in another one.
     """
     number, catalogues = _without_zeros(snapshot_number(snapshot, format_name)), []
-    snapshot_pattern = re.sub(r"\d+", "*", glob.escape(snapshot.name))
-    folder = snapshot.absolute().parent
-    other_folders = [f for f in folder.parent.glob("*/") if f != folder and not any(f.glob(snapshot_pattern))]
+    places = _folders_of_catalogues(snapshot, number)
     for kind, pattern in _CATALOGUE_PATTERNS.items():
-        for candidates in ([*folder.glob(pattern)], [p for f in other_folders for p in f.glob(pattern)]):
+        for candidates in ([p for folder in folders for p in folder.glob(pattern)] for folders in places):
             same_name = [p for p in candidates if p.name.startswith(f"{snapshot.name}.")]
             matching = same_name or [
                 p for p in candidates if number and _without_zeros(snapshot_number(p, format_name)) == number
@@ -55,6 +52,25 @@ def _find_catalogues(snapshot: Path, format_name: str) -> list[tuple[str, Path]]
             if first_files:
                 break
     return catalogues
+
+
+def _folders_of_catalogues(snapshot: Path, number: str) -> list[list[Path]]:
+    """List the folders in which a snapshot's catalogue may lie, the nearest first.
+
+    Where its own folder is that of one snapshot (`snapshots/flamingo_0077`), the run's catalogues lie in one beside
+    `snapshots`. A folder with snapshots of its own is another run, with other galaxies at the same time, and is left
+    out.
+    """
+    pattern = re.sub(r"\d+", "*", glob.escape(snapshot.name))
+    folder = snapshot.absolute().parent
+
+    def beside(own: Path, *patterns: str) -> list[Path]:
+        return [f for f in own.parent.glob("*/") if f != own and not any(any(f.glob(p)) for p in patterns)]
+
+    places = [[folder], beside(folder, pattern)]
+    if number and number in map(_without_zeros, re.findall(r"\d+", folder.name)):
+        places.append(beside(folder.parent, pattern, f"*/{pattern}", f"*/*/{pattern}"))
+    return places
 
 
 def _is_later_part(catalogue: Path) -> bool:

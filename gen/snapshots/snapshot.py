@@ -86,7 +86,8 @@ class Snapshot:
                     staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
                     self._check_discs(staged, components or {})
                 self._ds = self._load_indexed(staged, indexes, slot_to_open)
-                self._extents_kpc = {t: e * self.units.length_kpc for t, e in self._ds.extents.items()}
+                with np.errstate(over="ignore"):  # what is not finite is left out below
+                    self._extents_kpc = {t: e * self.units.length_kpc for t, e in self._ds.extents.items()}
                 finite_extents_kpc = {t: e for t, e in self._extents_kpc.items() if np.isfinite(e).all()}
                 self.units = settled_box(path, self.units, finite_extents_kpc)
                 self._count_types(promised, components or {})

@@ -19,6 +19,7 @@ from kinmass.gen.catalogues.base import OtherEpoch
 from kinmass.gen.catalogues.find import chosen, find_haloes, usable
 from kinmass.gen.constants import KPC_CM, MSUN_G, G
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
+from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.suite import Catalogue, Selection, SuiteError, load_suite, snapshot_number
 
 A, H = 0.5, 0.7
@@ -389,6 +390,37 @@ def test_soap_tells_comoving_numbers_from_physical_ones(tmp_path):
                 assert (value is before is None) or np.allclose(value, ratio * before, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("snapshot", "names", "others"),
+    [
+        ("output_00080/info_00080.txt", ("output_00080", "info_00080", "80"), ("output_00081", "81")),
+        ("VELA07/10MpcBox_csf512_a0.330.d", ("10MpcBox_csf512_a0.330",), ("VELA07", "10MpcBox_csf512_a0")),
+        ("run_99/snapdir_099/snap_099.0.hdf5", ("snapdir_099", "snap_099"), ("run_99", "run_99/snap_099", "snap_09")),
+        ("g8.26e11/g8.26e11.01024", ("g8.26e11.01024", "1024"), ("g8.26e11", "8.26e11")),
+    ],
+)
+def test_a_table_names_a_snapshot_as_users_do(snapshot, names, others, tmp_path):
+    path = tmp_path / "galaxies.csv"
+    for name in (*names, *others):
+        path.write_text(f"id,snapshot,x,y,z\n7,{name},1,2,3\n8,other,1,2,3\n")
+        assert [halo.name for halo in table.read(path, tmp_path / snapshot, UNITS)] == ["7"] * (name in names)
+    path.write_text("id,snapshot,x,y,z\n7,80.0,1,2,3\n8,81.0,1,2,3\n")
+    with pytest.raises(SnapshotError, match=r"`snapshot` is 80.0 in a row; write whole numbers, or names"):
+        table.read(path, tmp_path / snapshot, UNITS)
+
+
+OLD_SOAP = "BoundSubhaloProperties"
+
+
+@pytest.mark.parametrize(("name", "finder"), [(OLD_SOAP, "SOAP"), ("Subhalos", "HBT+"), ("UnitInfo", "VELOCIraptor")])
+def test_a_catalogue_that_is_not_read_is_named_where_a_snapshot_is_asked_for(name, finder, tmp_path):
+    path = tmp_path / "halo_099.properties.0"
+    with h5py.File(path, "w") as file:
+        file.create_group(name)
+    with pytest.raises(SnapshotError, match=rf"{re.escape(finder)}.*not read; make a table"):
+        recognised(path)
+
+
 def test_soap_without_what_it_needs_is_refused(tmp_path):
     def refused(words: str, change: Any) -> None:
         path = write_soap(tmp_path)
@@ -411,7 +443,8 @@ def test_soap_without_what_it_needs_is_refused(tmp_path):
     refused(r"IsCentral is of shape \(3,\) where \(4,\) is due", shorter)
     refused("/InputHalos/HaloCentre does not say its unit", without("InputHalos/HaloCentre", CGS))
     refused("/SO/200_crit/SORadius does not say its unit", without("SO/200_crit/SORadius", "a-scale exponent"))
-    refused("BoundSubhalo has no Number", lambda file: file.move("BoundSubhalo", "BoundSubhaloProperties"))
+    refused("BoundSubhalo has no Number", lambda file: file.move("BoundSubhalo", "Bound"))
+    refused("SOAP's layout of before 2024; make a table", lambda file: file.move("BoundSubhalo", OLD_SOAP))
     refused("HaloCentre does not say its unit", lambda file: file["InputHalos/HaloCentre"].attrs.create(CGS, [-1.0]))
     refused("SORadius is no length", lambda file: file["SO/200_crit/SORadius"].attrs.create("U_L exponent", [2.0]))
 

@@ -145,6 +145,22 @@ def test_a_draft_takes_no_other_runs_catalogue(a_galaxy, tmp_path):
     assert "another run's: \"../again/fof_" in text
 
 
+def test_a_draft_finds_the_catalogues_beside_the_folder_of_all_snapshots(a_galaxy, tmp_path):
+    """As FLAMINGO and COLIBRE have them, where each snapshot has a folder of its own; but not another run's."""
+    for run in ("run1", "run2"):
+        (tmp_path / run / "snapshots" / "flamingo_0077").mkdir(parents=True)
+        (tmp_path / run / "SOAP-HBT").mkdir()
+        path = snapshot(tmp_path / run / "snapshots" / "flamingo_0077" / "flamingo_0077.hdf5", a_galaxy, 1.0)
+        if run == "run1":
+            catalogue(tmp_path / run / "SOAP-HBT" / "fof_subhalo_tab_0077.hdf5", 0.0)
+            catalogue(tmp_path / run / "SOAP-HBT" / "fof_subhalo_tab_0076.hdf5", 0.0)
+            assert 'path: "../../SOAP-HBT/fof_subhalo_tab_0077.hdf5"}' in draft(path)
+    assert "no catalogue found" in draft(path)
+    (tmp_path / "run1" / "fof_subhalo_tab_0077.hdf5").touch()
+    (tmp_path / "run2" / "snapshots" / "flamingo_0077").rename(tmp_path / "run2" / "flamingo_0077")
+    assert "no catalogue found" in draft(tmp_path / "run2" / "flamingo_0077" / path.name)
+
+
 @pytest.mark.parametrize("form", ["gadget", "arepo", "gizmo", "simba", "eagle", "swift"])
 def test_a_drafts_assumed_units_are_the_formats_own(form, a_galaxy, tmp_path):
     """Uncommented they change nothing."""

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinmass.gen.command import add_command, stage_parser
+from kinmass.gen.command import add_command, parse, stage_parser
 from kinmass.gen.errors import named, sentence
 from kinmass.gen.streams import standard_streams
 
@@ -530,7 +530,7 @@ def parser() -> argparse.ArgumentParser:
 @standard_streams()
 def main(arguments: list[str] | None = None) -> int:
     """Run `python -m eval`, which has this stage's commands only; return the exit code of `run`."""
-    return run(parser().parse_args(arguments), arguments)
+    return run(parse(parser(), arguments), arguments)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinmass.gen.command import add_command, stage_parser
+from kinmass.gen.command import add_command, parse, stage_parser
 from kinmass.gen.errors import in_words, is_user_error, sentence
 from kinmass.gen.options import number_or_range
 from kinmass.gen.streams import standard_streams
@@ -380,7 +380,7 @@ def parser() -> argparse.ArgumentParser:
 @standard_streams()
 def main(arguments: list[str] | None = None) -> int:
     """Run `python -m gen`, which has this stage's commands only, and return the exit code of `run`."""
-    return run(parser().parse_args(arguments), arguments)
+    return run(parse(parser(), arguments), arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command line of one stage alone: `python -m gen`, `python -m train` and `python -m eval`."""
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,3 +21,22 @@ def stage_parser(stage: str, description: str | None, add_commands: Callable[[An
     )
     add_commands(parser.add_subparsers(dest="command", required=True))
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options of a command line; ends with exit code 2, and a sentence, where they are wrong.
+
+    So it does where NUMBA_NUM_THREADS is no number of threads, which a script may have got by dividing cores: numba
+    refuses it, or warns of it, deep inside each command that loads it. An empty one is taken for none.
+    """
+    args = parser.parse_args(arguments)
+    text = os.environ.get("NUMBA_NUM_THREADS", "1").strip()
+    if not text:
+        del os.environ["NUMBA_NUM_THREADS"]
+    try:
+        threads = int(text or 1)
+    except ValueError:
+        threads = 0
+    if threads < 1:
+        parser.error(f"the variable NUMBA_NUM_THREADS is {text!r}; set it to 1 or more, or unset it")
+    return args

@@ -34,6 +34,7 @@ import shtab
 from kinmass import __version__
 from kinmass.eval import __main__ as eval_stage
 from kinmass.gen import __main__ as gen_stage
+from kinmass.gen.command import parse
 from kinmass.gen.errors import say_interrupted_in_words
 from kinmass.gen.streams import standard_streams
 from kinmass.train import __main__ as train_stage
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code, which `run` of the command's stage explains."""
     say_interrupted_in_words()
     command_parser, stages = parser()
-    args = command_parser.parse_args(arguments)
+    args = parse(command_parser, arguments)
     return stages[args.command].run(args, arguments)  # type: ignore[no-any-return]
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kinmass.gen.command import add_command, stage_parser
+from kinmass.gen.command import add_command, parse, stage_parser
 from kinmass.gen.errors import named, sentence
 from kinmass.gen.streams import standard_streams
 from kinmass.train.loop.config import PRECISIONS, ROBUST, FitConfig
@@ -305,7 +305,7 @@ def parser() -> argparse.ArgumentParser:
 @standard_streams()
 def main(arguments: list[str] | None = None) -> int:
     """Run `python -m train`, which has this stage's commands alone; return the exit code of `run`."""
-    return run(parser().parse_args(arguments), arguments)
+    return run(parse(parser(), arguments), arguments)
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def _begin(
     if start.state:
         try:
             fitter.load_state(start.state)
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise RunError(f"{out}: its checkpoint is of another network ({error}); remove it to begin anew") from error
         say(f"going on from step {fitter.step}")
     fixed_state: FixedState = {

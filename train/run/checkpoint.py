@@ -135,13 +135,34 @@ def read_last(run: Path) -> tuple[Checkpoint | None, str]:
     remark = ""
     for path in checkpoints:
         try:
-            state: Checkpoint = read_tensors(path)  # type: ignore[assignment]
+            state = _checked(read_tensors(path), path)
             return state, remark and f"{remark}; going on from {path.name}, step {state['step']}"
         except RunError as error:
             remark = f"{remark}; {error}" if remark else str(error)
     if checkpoints:
         raise RunError(f"{remark}; remove it to begin anew")
     return None, ""
+
+
+#: What is read of a checkpoint before there is a network to load the rest into.
+_FIXED_KINDS: dict[str, Any] = {"galaxies": dict, "run": dict, "step": int, "memory_gb": (int, float), "window": int}
+
+
+def _checked(state: dict[str, Any], path: Path) -> Checkpoint:
+    """Return what a file holds as a checkpoint. Raises RunError where it holds something else, as weights alone."""
+    wrong = [name for name, kind in _FIXED_KINDS.items() if not isinstance(state.get(name), kind)]
+    if not wrong:
+        try:
+            _check_content(with_later_settings(state["run"]))
+        except (ValueError, KeyError, TypeError) as error:
+            wrong.append(f"run ({error})")
+    if not wrong and {name for name, status in state["galaxies"].items() if isinstance(status, torch.Tensor)} != set(
+        state["run"]["store"]
+    ):
+        wrong.append("galaxies")
+    if wrong:
+        raise RunError(f"{path}: holds no checkpoint of a fit: missing or wrong in it are {', '.join(wrong)}")
+    return cast(Checkpoint, state)
 
 
 def remove_last(run: Path) -> None:

@@ -582,6 +582,23 @@ def test_a_checkpoint_cut_short_falls_back_on_the_one_before(map_store, tmp_path
         fit(config_of(map_store, **LONG), run, quiet=True)
 
 
+@pytest.mark.parametrize("spoil", ["weights alone", "galaxies", "run", "step", "model", "sums"])
+def test_a_file_that_is_no_checkpoint_of_a_fit_is_refused_in_words(map_store, tmp_path, stopped, capsys, spoil):
+    """A copy of model.pt, say, in the place of last.pt: nothing of it is used, and the one before is."""
+    run = shutil.copytree(stopped, tmp_path / "run")
+    good = read_tensors(run / "last.pt")
+    bad = good["best_weights"] if spoil == "weights alone" else good | {spoil: {} if spoil == "run" else 0.5}
+    write_tensors(run / "last.pt", bad)
+    if spoil in ("model", "sums"):  # which only a network can tell
+        with pytest.raises(RunError, match="its checkpoint is of another network"):
+            fit(config_of(map_store, **LONG), run, quiet=True)
+        return
+    ddp.request_stop()
+    with pytest.raises(Stopped):
+        fit(config_of(map_store, **LONG), run)
+    assert "last.pt: holds no checkpoint of a fit: missing or wrong in it are" in capsys.readouterr().err
+
+
 def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_path, stopped):
     run = shutil.copytree(stopped, tmp_path / "run")
     with pytest.raises(RunError, match=r"settings: batch \(8 there, 16 asked for\), width \(4 there, 8 asked for\)"):

@@ -1,0 +1,36 @@
+"""What every command asks of the environment before it starts."""
+
+import pytest
+
+from kinmass import __main__ as project
+from kinmass.eval import __main__ as eval_stage
+from kinmass.gen import __main__ as gen_stage
+from kinmass.train import __main__ as train_stage
+
+COMMANDS = {
+    project: ["mock", "--out", "x"],
+    gen_stage: ["mock", "--out", "x"],
+    train_stage: ["status", "x"],
+    eval_stage: ["report", "x"],
+}
+
+
+@pytest.mark.parametrize("stage", COMMANDS)
+@pytest.mark.parametrize("threads", ["0", "-1", "all"])
+def test_a_number_of_threads_that_is_none_is_refused_in_words(stage, threads, monkeypatch, capsys, tmp_path):
+    """numba ends with a traceback where it is 0, as a share of few cores can be."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    with pytest.raises(SystemExit) as ended:
+        stage.main(COMMANDS[stage])
+    assert ended.value.code == 2
+    assert f"the variable NUMBA_NUM_THREADS is '{threads}'; set it to" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("threads", ["", "1", " 8 "])
+def test_numbers_of_threads_that_numba_takes_are_left_to_it(threads, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    assert project.main(["status", "x"]) == 2
+    assert "NUMBA" not in capsys.readouterr().err

@@ -53,8 +53,8 @@ class TracerFiles(_Section):
     dispersion: str | None = None
     """Map of the velocity dispersion; may be left out for networks trained with `--no-dispersion`."""
     table: str | None = None
-    """A table (FITS, ECSV, VOTable, HDF5, or text: .csv, .txt, .dat) instead of images; maps are then names of
-    its columns."""
+    """A table (FITS, ECSV, VOTable, HDF5, or text: .csv, .tsv, .txt, .dat, .tbl, .mrt) instead of images; maps are
+    then names of its columns."""
     x: str = "X"
     """Column of `table`: offset from the centre, +x to the east or to the west, or right ascension."""
     y: str = "Y"

@@ -15,6 +15,7 @@ from astropy.utils.exceptions import AstropyWarning
 #: Suffixes of files that are read here, and the format in which astropy knows them.
 FORMATS = {
     ".ecsv": "ascii.ecsv", ".csv": "ascii", ".tsv": "ascii", ".txt": "ascii", ".dat": "ascii", ".asc": "ascii",
+    ".tbl": "ascii", ".mrt": "ascii",
     ".vot": "votable", ".xml": "votable", ".votable": "votable", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5",
 }  # fmt: skip
 #: How texts say that nothing was measured.
@@ -72,6 +73,8 @@ def _text_table(path: Path) -> Table:
 
     Where no line of names can be told, they are those of the last comment that has as many words as there are columns.
     """
+    if (table := _vizier_table(path)) is not None:
+        return table
     if _suffix(path) == ".csv" and _first_name_is_empty(path):  # the number of a row, as pandas writes
         return Table.read(path, format="ascii.csv", guess=False, fill_values=_NOTHING)
     table = Table.read(path, format="ascii", guess=True, fill_values=_NOTHING)
@@ -85,6 +88,20 @@ def _text_table(path: Path) -> Table:
         if names:
             table.rename_columns(table.colnames, names)
     _refuse_twofold(path, table.colnames)
+    return table
+
+
+def _vizier_table(path: Path) -> Table | None:
+    """Read a text as VizieR writes it: below the names a line of units, then one of dashes; None for other texts."""
+    with _opened(path) as file:
+        head = [line.rstrip("\n") for line in file if line.strip() and not line.startswith("#")][:3]
+        if len(head) < 3 or not (dashes := re.fullmatch(r"-+(?:([\t;|])-+)+", head[2])):
+            return None
+        file.seek(0)
+        rows = [line for line in file if line.strip() and not line.startswith("#")][3:]
+    table = Table.read([head[0], *rows], format="ascii.basic", guess=False, delimiter=dashes[1], fill_values=_NOTHING)
+    for name, unit in zip(table.colnames, head[1].split(dashes[1]), strict=True):
+        table[name].unit = unit.strip() or None
     return table
 
 
@@ -117,7 +134,7 @@ def text_in(path: Path) -> dict[str, str]:
     table = _text_table(path) if kind == "ascii" else Table.read(path, format=kind)
     found = {}
     for name in table.colnames:
-        if table[name].dtype.kind == "U":
+        if getattr(table[name], "dtype", np.dtype(float)).kind == "U":
             texts = [str(text) for text in table[name] if not _is_number(str(text))]
             found[name] = texts[0] if texts else str(table[name][0])
     return found
@@ -131,8 +148,9 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _is_numeric(column: np.ndarray) -> bool:
-    return column.ndim == 1 and column.dtype.kind in "fiub"
+def _is_numeric(column: Any) -> bool:
+    """Whether a column or a dataset holds one number per row; astropy's places and times (SkyCoord, Time) do not."""
+    return hasattr(column, "dtype") and column.ndim == 1 and column.dtype.kind in "fiub"
 
 
 def _numbers(column: Table.Column) -> tuple[np.ndarray, str | None]:

@@ -86,6 +86,9 @@ BARYONS_DEX = 0.4
 #: Mean density in a map [Msun/kpc^2] below which nothing is seen: of atomic hydrogen 4e18 atoms/cm^2, where the
 #: deepest surveys end at 1e18 (de Blok et al. 2024, A&A 688, A109), of stars 30 mag/arcsec^2.
 THIN_MSUN_KPC2 = {"gas": 3e4, "stars": 3e4}
+#: All mass within R_e over pi R_e^2 [Msun/kpc^2] that no galaxy has whose motions can be mapped: the most diffuse ones
+#: known, Crater II and Antlia II, whose stars are seen one by one, have about 2e6 (Ji et al. 2021, ApJ 921, 32).
+DIFFUSE_MSUN_KPC2 = 3e6
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,20 @@ def of_velocities(radius_re: np.ndarray, v_circ_kms: np.ndarray) -> list[Reason]
     who = "no galaxy has" if median[k] > TOO_FAST_KMS else "hardly any galaxy has"
     text = f"The circular velocity at {radius_re[k]:.2g} R_e is {median[k]:.0f} km/s, which {who}: are all pixels good?"
     return [Reason(text, 2 if median[k] > TOO_FAST_KMS else 1)]
+
+
+def of_diffuse(radius_kpc: float, log10_menc: np.ndarray) -> list[Reason]:
+    """Judge samples (S,) of log10 M [Msun] inside a radius near R_e against the most diffuse galaxies known."""
+    median, high = np.quantile(log10_menc, [0.5, 0.975])
+    density = 10**median / (np.pi * radius_kpc**2)
+    if density >= DIFFUSE_MSUN_KPC2:
+        return []
+    text = (
+        f"All mass within {radius_kpc:.3g} kpc, log10 M = {median:.2f} (at most {high:.2f}, at 95 %), is {density:.1g} "
+        "Msun/kpc^2, less than in any galaxy that was mapped: are V and the dispersion in km/s, not in Angstrom or "
+        "pixels?"
+    )
+    return [Reason(text, 1)]
 
 
 def of_light(sky: SkyMap, r_e_arcsec: float) -> list[Reason]:

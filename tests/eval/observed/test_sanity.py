@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
 from conftest import ROOT
@@ -226,17 +227,26 @@ def test_differences_of_right_ascension_without_the_cosine_are_refused(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "kind", ["blanks.txt", "tabs.dat", "semicolons.csv", "hash.csv", "t.csv.gz", "t.vot", "dashes.csv"]
-)
+    "kind",
+    ["blanks.txt", "tabs.dat", "semicolons.csv", "hash.csv", "t.csv.gz", "t.vot", "dashes.csv", "vizier.tsv", "t.tbl",
+     "t.mrt", "places.ecsv", "places.h5"],
+)  # fmt: skip
 def test_tables_as_others_write_them(tmp_path, kind):
     table = table_of(stars())
     lines = [[*table.colnames], *([f"{value:.8g}" for value in row] for row in table)]
     if kind == "dashes.csv":
         lines[5][2] = "--"
-    separator = {"blanks.txt": "  ", "tabs.dat": "\t", "semicolons.csv": ";"}.get(kind, ",")
+    if kind == "vizier.tsv":  # units, and dashes, below the names
+        lines[1:1] = [[{"X": "arcsec", "V": "km/s"}.get(name, "") for name in lines[0]], ["---"] * len(lines[0])]
+    separator = {"blanks.txt": "  ", "tabs.dat": "\t", "semicolons.csv": ";", "vizier.tsv": "\t"}.get(kind, ",")
     text = "\n".join(separator.join(line) for line in lines) + "\n"
     if kind == "t.vot":
         table.write(tmp_path / kind, format="votable")
+    elif kind in ("t.tbl", "t.mrt"):
+        table.write(tmp_path / kind, format={"t.tbl": "ascii.ipac", "t.mrt": "ascii.mrt"}[kind])
+    elif kind.startswith("places"):  # astropy's columns of other kinds beside those of numbers
+        table["place"] = SkyCoord(150 + table["X"] / 3600, 2 + table["Y"] / 3600, unit="deg")
+        table.write(tmp_path / kind, **({"path": "t", "serialize_meta": True} if kind == "places.h5" else {}))
     elif kind == "t.csv.gz":
         (tmp_path / kind).write_bytes(gzip.compress(text.encode()))
     else:

@@ -11,6 +11,7 @@ from kinmass.eval.observed.symmetry import evenness, symmetry
 from kinmass.eval.observed.verdict import (
     of_baryons,
     of_centre,
+    of_diffuse,
     of_distance,
     of_errors,
     of_estimates,
@@ -161,6 +162,12 @@ def test_no_density_is_thinner_than_what_is_seen():
         reasons = of_thin({"gas": sky, "stars": sky})
         assert len(reasons) == 2 * n
         assert all("is density_unit, or density_msun_kpc2, right" in reason.text for reason in reasons)
+
+
+def test_no_galaxy_that_is_mapped_is_more_diffuse_than_those_known():
+    """A disc of 130 km/s within 1 kpc has 10^9.6 Msun; in Angstrom it would move at 3 km/s, and have 10^6.3."""
+    for radius_kpc, log10_msun, n in ((1.0, 9.6, 0), (1.0, 7.5, 0), (1.0, 6.3, 1), (3.0, 7.0, 1), (0.05, 5.5, 0)):
+        assert len(of_diffuse(radius_kpc, np.array([log10_msun - 0.1, log10_msun, log10_msun + 0.1]))) == n
 
 
 def test_an_estimate_counts_as_far_as_it_is_known():

@@ -240,7 +240,7 @@ def stacked(files: list[Path], group: str, needed: set[str], optional: set[str])
             in_group = members(path, file, group)
             datasets = {name: numbers(path, in_group[name]) for name in needed | optional if name in in_group}
         if datasets:
-            need(path, group, needed, datasets)
+            need(path, "the file" if group == "/" else group, needed, datasets)
             if len({len(values) for values in datasets.values()}) > 1:
                 raise SnapshotError(f"{path}: the datasets of {group} differ in length; damaged? Get it again")
             parts.append(datasets)

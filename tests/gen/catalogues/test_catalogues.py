@@ -219,6 +219,41 @@ def write_soap(folder: Path) -> Path:
     return path
 
 
+def write_velociraptor(folder: Path, comoving: bool = False) -> Path:
+    """As three of its processes write it: numbers as attributes of the file and, in words, of its groups.
+
+    Comoving numbers have factors of h, physical ones have none. A group of its first search is kept beside the haloes.
+    """
+    length, mass = (1000 * A / H, 1e10 / H) if comoving else (1000.0, 1e10)
+    rows = np.array([0, 1, 2, 3, 3])
+    is_group = np.arange(5) == 4
+    columns = {
+        "ID": np.uint64(np.arange(5) + 1), "hostHaloID": np.int64([-1, 1, 1, -1, -1]), "npart": np.uint64(N_ALL)[rows],
+        "Structuretype": np.int32([10, 20, 30, 10, 7]), "n_star": np.uint64(N_STARS)[rows],
+        # Subhaloes have such radii and masses as well, of their own particles.
+        "R_200crit": np.where(CENTRAL, R200, 7.0)[rows] / length,
+        "Mass_200crit": np.where(CENTRAL, HALO_MASS, 1.0)[rows] / mass,
+        "Mass_tot": np.where(CENTRAL, 0.8 * HALO_MASS, HALO_MASS)[rows] / mass, "M_star": STARS[rows] / mass,
+    }  # fmt: skip
+    for axis, name in enumerate("XYZ"):
+        columns[f"{name}cmbp"] = CENTRE[rows, axis] / length
+        columns[f"{name}c"] = columns[f"{name}cmbp"] + 0.01
+    simulation = {"ScaleFactor": A, "h_val": H, "Cosmological_Sim": 1, "Period": 10_000 / length}
+    said = {"Length_unit_to_kpc": 1000.0, "Mass_unit_to_solarmass": 1e10, "Comoving_or_Physical": int(comoving)}
+    for part, own in enumerate((slice(0, 2), slice(0), slice(2, 5))):
+        with h5py.File(folder / f"halos_0099.properties.{part}", "w") as file:
+            counts = {"File_id": part, "Num_of_files": 3, "Num_of_groups": len(is_group[own]), "Total_num_of_groups": 5}
+            for name, number in counts.items():
+                file[name] = np.array([number])
+            for name, values in columns.items():
+                file[name] = values[own]
+            file.attrs.update(said | {"Time": A, "Cosmological_Sim": 1, "Velocity_to_kms": 1.0})
+            for name, values in (("UnitInfo", said), ("SimulationInfo", simulation)):
+                words = {key: f"{value:f}" if isinstance(value, float) else str(value) for key, value in values.items()}
+                file.create_group(name).attrs.update({key: np.bytes_(word) for key, word in words.items()})
+    return folder / "halos_0099.properties.0"
+
+
 def write_table(folder: Path) -> Path:
     unknown = ~CENTRAL
     table = Table({"id": np.arange(4), "snapshot": ["snap_099.0.hdf5"] * 4, "lineage": ["a", "b", "c", "a"]})
@@ -247,6 +282,7 @@ WRITERS = {
     "rockstar": write_rockstar,
     "soap": write_soap,
     "table": write_table,
+    "velociraptor": write_velociraptor,
 }
 #: Fields that a format does not have, or not for satellites.
 LACKS = {
@@ -254,6 +290,7 @@ LACKS = {
     "soap": {"high_res_fraction"},
     "rockstar": {"n_stars"},
     "table": {"n_particles"},
+    "velociraptor": {"high_res_fraction"},
 }
 LINEAGE = {"table": ["a", "b", "c", "a"], "soap": list(map(str, TRACK))}
 
@@ -413,6 +450,55 @@ def test_soap_without_what_it_needs_is_refused(tmp_path):
     refused("/SO/200_crit/SORadius has no a-scale", without("SO/200_crit/SORadius", "a-scale exponent"))
     refused("BoundSubhalo has no Number", lambda file: file.move("BoundSubhalo", "BoundSubhaloProperties"))
     refused("SORadius is no length", lambda file: file["SO/200_crit/SORadius"].attrs.create("U_L exponent", [2.0]))
+
+
+def test_velociraptors_comoving_numbers_have_factors_of_h_and_its_words_do_as_well(tmp_path):
+    path = write_velociraptor(tmp_path)
+    haloes = find_haloes("velociraptor", path, SNAPSHOT, UNITS)
+    assert [h.name for h in haloes] == ["1", "2", "3", "4"]  # as it counts; its group is no galaxy
+    for comoving in (True, False):
+        path = write_velociraptor(tmp_path, comoving)
+        for part in tmp_path.iterdir():
+            with h5py.File(part, "r+") as file:
+                [file.attrs.pop(name) for name in list(file.attrs)]
+        # A snapshot of SWIFT may say no h, and has no use for one.
+        for halo, other in zip(
+            find_haloes("velociraptor", path, SNAPSHOT, replace(UNITS, hubble=1.0)), haloes, strict=True
+        ):
+            np.testing.assert_allclose(halo.centre_kpc, other.centre_kpc, rtol=1e-12)
+            assert (halo.r200_kpc or 0, halo.halo_mass_msun, halo.stellar_mass_msun) == pytest.approx(
+                (other.r200_kpc or 0, other.halo_mass_msun, other.stellar_mass_msun), rel=1e-12
+            )
+
+
+def test_velociraptor_without_what_it_needs_is_refused(tmp_path):
+    def refused(words: str, change: Any) -> None:
+        path = write_velociraptor(tmp_path)
+        with h5py.File(path, "r+") as file:
+            change(file)
+        with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: {words}"):
+            find_haloes("velociraptor", path, SNAPSHOT, UNITS)
+
+    def without_a_unit(file: h5py.File) -> None:
+        del file.attrs["Length_unit_to_kpc"], file["UnitInfo"].attrs["Length_unit_to_kpc"]
+
+    refused("says no Length_unit_to_kpc; is `catalogue.format` right", without_a_unit)
+    refused("units of 0 kpc and 1e.10 Msun", lambda file: file.attrs.create("Length_unit_to_kpc", 0.0))
+    refused("the file has no Total_num_of_groups", lambda file: file.pop("Total_num_of_groups"))
+    refused("5 haloes of 6; have all files", lambda file: file["Total_num_of_groups"].write_direct(np.array([6])))
+    refused(
+        "the datasets of / differ in length", lambda file: (file.pop("npart"), file.create_dataset("npart", data=[1]))
+    )
+    refused("/Structuretype is no array", lambda file: (file.pop("Structuretype"), file.create_group("Structuretype")))
+    path = write_velociraptor(tmp_path)
+    with pytest.raises(SnapshotError, match=r"not the first of its 3 parts; give halos_0099\.properties\.0"):
+        find_haloes("velociraptor", path.with_suffix(".2"), SNAPSHOT, UNITS)
+    path.with_suffix(".1").unlink()
+    with pytest.raises(SnapshotError, match="part 1 of this catalogue is missing"):
+        find_haloes("velociraptor", path, SNAPSHOT, UNITS)
+    h5py.File(tmp_path / "other.hdf5", "w").close()
+    with pytest.raises(SnapshotError, match=r"other\.hdf5: says no Length.*is `catalogue\.format` right"):
+        find_haloes("velociraptor", tmp_path / "other.hdf5", SNAPSHOT, UNITS)
 
 
 def test_subfind_of_a_time_without_haloes_is_empty_and_another_file_is_not_one(tmp_path):
@@ -589,7 +675,7 @@ def test_a_csv_is_read_in_c_as_it_is_in_python(tmp_path, monkeypatch):
     assert 150 < n_read < 350
 
 
-@pytest.mark.parametrize("form", ["adaptahop", "rockstar", "soap", "caesar", "subfind", "eagle_subfind", "ahf"])
+@pytest.mark.parametrize("form", [form for form in WRITERS if form != "table"])
 def test_a_catalogue_of_another_time_is_refused(form, tmp_path):
     """TNG's last two snapshots differ by .9 % in a, zooms with many outputs by .1 %."""
     path = WRITERS[form](tmp_path)
@@ -700,6 +786,7 @@ NUMBERS = [
     ("fof_subhalo_tab_098.0.hdf5", "arepo", "098"), ("out_600.list", "gizmo", "600"),
     ("snap_099.0000.z0.000.AHF_halos", "arepo", "099"), ("cosmo25.1024.z0.000.AHF_halos", "tipsy", "1024"),
     ("eagle_subfind_tab_028_z000p000.0.hdf5", "eagle", "028"), ("m100n1024_151.hdf5", "simba", "151"),
+    ("halos_0127.properties", "swift", "0127"), ("vr_catalogue_0077.properties.0", "swift", "0077"),
 ]  # fmt: skip
 
 
@@ -744,6 +831,7 @@ MISSING = {
     "eagle_subfind": "Subhalo/CentreOfPotential",
     "caesar": "galaxy_data/nstar",
     "soap": "InputHalos/HaloCentre",
+    "velociraptor": "/Zcmbp",
 }
 
 

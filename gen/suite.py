@@ -56,7 +56,8 @@ class Catalogue(_Section):
     """
 
     format: Literal[
-        "adaptahop", "ahf", "subfind", "eagle_subfind", "caesar", "rockstar", "soap", "table", "velociraptor", "none"
+        "adaptahop", "ahf", "subfind", "eagle_subfind", "caesar", "hbt", "rockstar", "soap", "table",
+        "velociraptor", "none",
     ] = "none"  # fmt: skip
     """Its format; `none`: one galaxy per snapshot, its centre found on its matter."""
     path: str | None = None

@@ -244,7 +244,15 @@ def stacked(files: list[Path], group: str, needed: set[str], optional: set[str])
             if len({len(values) for values in datasets.values()}) > 1:
                 raise SnapshotError(f"{path}: the datasets of {group} differ in length; damaged? Get it again")
             parts.append(datasets)
-    names = _common_names(files[0], [set(part) for part in parts])
+    return rows_joined(files[0], parts)
+
+
+def rows_joined(path: Path, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Join the columns of all parts of a catalogue, whose first is `path`.
+
+    Raises SnapshotError where parts have other columns than others.
+    """
+    names = _common_names(path, [set(part) for part in parts])
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 

@@ -24,6 +24,7 @@ _CATALOGUE_PATTERNS = {
     "caesar": "caesar*.hdf5",
     "rockstar": "out_*.list",
     "soap": "halo_properties_*.hdf5",
+    "hbt": "*SubSnap_*.hdf5",
     "velociraptor": "*.properties*",
     "table": "*.ecsv",
 }

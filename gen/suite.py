@@ -27,7 +27,7 @@ def snapshot_number(path: Path, format_name: str) -> str:
     >>> snapshot_number(Path("snapdir_099/snap_099.0.hdf5"), "arepo")
     '099'
     """
-    name = re.sub(r"\.(hdf5|h5|list|ascii|ecsv|csv|AHF_halos)$", "", path.name)
+    name = re.sub(r"\.(hdf5|h5|list|ascii|ecsv|csv|AHF_halos|properties(\.\d+)?)$", "", path.name)
     name = re.sub(r"(\.0000)?[._]z\d+[.p]\d+", "", name)  # .0000: the first part of a catalogue of AHF
     if format_name != "tipsy":  # a snapshot of several files numbers them without leading zeros; Tipsy has one
         name = re.sub(r"(\d)\.(0|[1-9]\d{0,3})$", r"\1", name)
@@ -55,9 +55,10 @@ class Catalogue(_Section):
     same with three digits or more, for catalogues that have fewer zeros than their snapshots.
     """
 
-    format: Literal["adaptahop", "ahf", "subfind", "eagle_subfind", "caesar", "rockstar", "soap", "table", "none"] = (
-        "none"
-    )
+    format: Literal[
+        "adaptahop", "ahf", "subfind", "eagle_subfind", "caesar", "hbt", "rockstar", "soap", "table",
+        "velociraptor", "none",
+    ] = "none"  # fmt: skip
     """Its format; `none`: one galaxy per snapshot, its centre found on its matter."""
     path: str | None = None
     """The file: beside the snapshot, below `root`, or absolute. May use wildcards, and `{name}`, `{stem}` and

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from kinmass.gen.catalogues import adaptahop, ahf, caesar, rockstar, soap, subfind, table
+from kinmass.gen.catalogues import adaptahop, ahf, caesar, hbt, rockstar, soap, subfind, table, velociraptor
 from kinmass.gen.catalogues.base import Halo
 from kinmass.gen.formats import CodeUnits
 
@@ -14,9 +14,11 @@ READERS: dict[str, Callable[[Path, Path, CodeUnits], list[Halo]]] = {
     "subfind": subfind.read,
     "eagle_subfind": subfind.read_eagle,
     "caesar": caesar.read,
+    "hbt": hbt.read,
     "rockstar": rockstar.read,
     "soap": soap.read,
     "table": table.read,
+    "velociraptor": velociraptor.read,
 }
 
 __all__ = ["READERS", "Halo"]

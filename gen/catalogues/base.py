@@ -87,8 +87,9 @@ def listed(names: Sequence[Any] | np.ndarray, centre_kpc: np.ndarray, **columns:
     if centre_kpc.shape != (len(names), 3):
         raise ValueError(f"positions of shape {centre_kpc.shape} for {len(names)} entries")
     filled = {key: values for key, values in columns.items() if values is not None}
-    if wrong_columns := [key for key, values in filled.items() if len(values) != len(names)]:
-        raise ValueError(f"{len(filled[wrong_columns[0]])} values of {wrong_columns[0]} for {len(names)} entries")
+    for key, values in filled.items():
+        if len(values) != len(names) or getattr(values, "ndim", 1) != 1:
+            raise ValueError(f"{key} of shape {np.shape(values)} for {len(names)} entries")
 
     if np.any(np.asarray(filled.get("high_res_fraction", []), dtype=float) > 1.01):
         raise SnapshotError("shares of high resolution above 1; are they percentages? Write them from 0 to 1")
@@ -240,11 +241,19 @@ def stacked(files: list[Path], group: str, needed: set[str], optional: set[str])
             in_group = members(path, file, group)
             datasets = {name: numbers(path, in_group[name]) for name in needed | optional if name in in_group}
         if datasets:
-            need(path, group, needed, datasets)
+            need(path, "the file" if group == "/" else group, needed, datasets)
             if len({len(values) for values in datasets.values()}) > 1:
                 raise SnapshotError(f"{path}: the datasets of {group} differ in length; damaged? Get it again")
             parts.append(datasets)
-    names = _common_names(files[0], [set(part) for part in parts])
+    return rows_joined(files[0], parts)
+
+
+def rows_joined(path: Path, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Join the columns of all parts of a catalogue, whose first is `path`.
+
+    Raises SnapshotError where parts have other columns than others.
+    """
+    names = _common_names(path, [set(part) for part in parts])
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 

@@ -160,10 +160,10 @@ def _what_else(groups: set[str]) -> str:
     for names, guess in (
         ({"Group", "Subhalo", "FOF"}, "a SUBFIND catalogue? That goes under `catalogue`"),
         ({"galaxy_data", "halo_data"}, "a caesar catalogue? That goes under `catalogue`"),
-        ({"InputHalos"}, "a SOAP catalogue? That goes under `catalogue`"),
+        ({"Subhalos"}, "a catalogue of HBT? That goes under `catalogue`"),
+        ({"Structuretype"}, "a catalogue of VELOCIraptor? That goes under `catalogue`"),
         ({"BoundSubhaloProperties"}, f"a catalogue of SOAP before 2024? {_TABLE}"),
-        ({"Subhalos"}, f"a catalogue of HBT+? {_TABLE}"),
-        ({"UnitInfo", "Mass_200crit"}, f"a catalogue of VELOCIraptor? {_TABLE}"),
+        ({"InputHalos"}, "a SOAP catalogue? That goes under `catalogue`"),
         ({"Header"}, "an empty part of a snapshot, or one that was never written? Give another"),
     ):
         if names & groups:

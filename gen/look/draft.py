@@ -24,6 +24,8 @@ _CATALOGUE_PATTERNS = {
     "caesar": "caesar*.hdf5",
     "rockstar": "out_*.list",
     "soap": "halo_properties_*.hdf5",
+    "hbt": "*SubSnap_*.hdf5",
+    "velociraptor": "*.properties*",
     "table": "*.ecsv",
 }
 
@@ -78,7 +80,7 @@ def _is_later_part(catalogue: Path) -> bool:
     if part := re.fullmatch(ahf.PARTS, catalogue.name):  # or the step of a Tipsy run, of four digits, too
         name = f"{catalogue.name[: part.start(1)]}0000{catalogue.name[part.end(1) :]}"
         return name != catalogue.name and catalogue.with_name(name).exists()
-    return re.search(r"\.[1-9]\d*\.hdf5$", catalogue.name) is not None
+    return re.search(r"\.[1-9]\d*\.hdf5$|\.properties\.[1-9]\d*$", catalogue.name) is not None
 
 
 def _without_zeros(number: str) -> str:

@@ -220,6 +220,87 @@ def write_soap(folder: Path) -> Path:
     return path
 
 
+#: What HBT's numbers are to be multiplied with, in Mpc/h and Msun/h: SWIFT's Mpc and 1e10 Msun.
+HBT_UNITS = {"LengthInMpch": H, "MassInMsunh": 1e10 * H, "VelInKmS": 1.0}
+
+
+def write_hbt(folder: Path) -> Path:
+    """Records as three processes of HBT-HERONS write them, the fifth of them an orphan."""
+    rows, is_orphan = np.array([0, 1, 2, 3, 3]), np.arange(5) == 4
+    bound = np.where(CENTRAL, 0.8 * HALO_MASS, HALO_MASS)
+    of_centrals = np.nan_to_num(np.where(CENTRAL, [R200 / A / 1000, HALO_MASS / 1e10], 0.0))
+    columns = {
+        "TrackId": np.append(TRACK, 4), "Nbound": np.where(is_orphan, 0, N_ALL[rows]),
+        "Mbound": np.where(is_orphan, 0.0, bound[rows] / 1e10), "HostHaloId": np.array([0, 0, 0, -1, 0]),
+        "Rank": np.array([0, 1, 2, 0, 3]), "ComovingMostBoundPosition": CENTRE[rows] / A / 1000,
+        "ComovingAveragePosition": CENTRE[rows] / A / 1000 + 0.01,
+        "NboundType": np.where(is_orphan[:, None], 0, by_type(N_STARS[rows])),
+        "MboundType": np.float32(by_type(STARS[rows] / 1e10)),
+        "BoundR200CritComoving": np.float32(of_centrals[0][rows]), "BoundM200Crit": np.float32(of_centrals[1][rows]),
+    }  # fmt: skip
+    records = np.empty(5, dtype=[(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
+    for name, values in columns.items():
+        records[name] = values
+    for part, own in enumerate((slice(0, 2), slice(0), slice(2, 5))):
+        with h5py.File(folder / f"SubSnap_099.{part}.hdf5", "w") as file:
+            file["Subhalos"] = records[own]
+            file["NumberOfFiles"], file["NumberOfSubhalosInAllFiles"] = np.array([3]), np.array([5])
+            file["SnapshotId"], file["Cosmology/ScaleFactor"] = np.array([99]), np.array([A])
+            for name, value in HBT_UNITS.items():
+                file[f"Units/{name}"] = np.array([value])
+    return folder / "SubSnap_099.0.hdf5"
+
+
+def sort_hbt(first: Path) -> Path:
+    """Sort a catalogue's rows by TrackId into datasets, as HERONS's `SortCatalogues` does."""
+    path = first.with_name("OrderedSubSnap_099.hdf5")
+    with h5py.File(first) as old, h5py.File(path, "w") as new:
+        for name in ("Cosmology", "Units"):
+            old.copy(name, new)
+        parts = [h5py.File(first.with_name(f"SubSnap_099.{part}.hdf5")) for part in range(3)]
+        rows = np.concatenate([part["Subhalos"][()] for part in parts])
+        for name in rows.dtype.names:
+            new[f"Subhalos/{name}"] = rows[np.argsort(rows["TrackId"])][name]
+        new["NumberOfSubhalosInAllFiles"] = [5]
+        [part.close() for part in parts]
+    return path
+
+
+def write_velociraptor(folder: Path, comoving: bool = False) -> Path:
+    """As three of its processes write it: numbers as attributes of the file and, in words, of its groups.
+
+    Comoving numbers have factors of h, physical ones have none. A group of its first search is kept beside the haloes.
+    """
+    length, mass = (1000 * A / H, 1e10 / H) if comoving else (1000.0, 1e10)
+    rows = np.array([0, 1, 2, 3, 3])
+    is_group = np.arange(5) == 4
+    columns = {
+        "ID": np.uint64(np.arange(5) + 1), "hostHaloID": np.int64([-1, 1, 1, -1, -1]), "npart": np.uint64(N_ALL)[rows],
+        "Structuretype": np.int32([10, 20, 30, 10, 7]), "n_star": np.uint64(N_STARS)[rows],
+        # Subhaloes have such radii and masses as well, of their own particles.
+        "R_200crit": np.where(CENTRAL, R200, 7.0)[rows] / length,
+        "Mass_200crit": np.where(CENTRAL, HALO_MASS, 1.0)[rows] / mass,
+        "Mass_tot": np.where(CENTRAL, 0.8 * HALO_MASS, HALO_MASS)[rows] / mass, "M_star": STARS[rows] / mass,
+    }  # fmt: skip
+    for axis, name in enumerate("XYZ"):
+        columns[f"{name}cmbp"] = CENTRE[rows, axis] / length
+        columns[f"{name}c"] = columns[f"{name}cmbp"] + 0.01
+    simulation = {"ScaleFactor": A, "h_val": H, "Cosmological_Sim": 1, "Period": 10_000 / length}
+    said = {"Length_unit_to_kpc": 1000.0, "Mass_unit_to_solarmass": 1e10, "Comoving_or_Physical": int(comoving)}
+    for part, own in enumerate((slice(0, 2), slice(0), slice(2, 5))):
+        with h5py.File(folder / f"halos_0099.properties.{part}", "w") as file:
+            counts = {"File_id": part, "Num_of_files": 3, "Num_of_groups": len(is_group[own]), "Total_num_of_groups": 5}
+            for name, number in counts.items():
+                file[name] = np.array([number])
+            for name, values in columns.items():
+                file[name] = values[own]
+            file.attrs.update(said | {"Time": A, "Cosmological_Sim": 1, "Velocity_to_kms": 1.0})
+            for name, values in (("UnitInfo", said), ("SimulationInfo", simulation)):
+                words = {key: f"{value:f}" if isinstance(value, float) else str(value) for key, value in values.items()}
+                file.create_group(name).attrs.update({key: np.bytes_(word) for key, word in words.items()})
+    return folder / "halos_0099.properties.0"
+
+
 def write_table(folder: Path) -> Path:
     unknown = ~CENTRAL
     table = Table({"id": np.arange(4), "snapshot": ["snap_099.0.hdf5"] * 4, "lineage": ["a", "b", "c", "a"]})
@@ -247,16 +328,20 @@ WRITERS = {
     "caesar": write_caesar,
     "rockstar": write_rockstar,
     "soap": write_soap,
+    "hbt": write_hbt,
     "table": write_table,
+    "velociraptor": write_velociraptor,
 }
 #: Fields that a format does not have, or not for satellites.
 LACKS = {
     "caesar": {"high_res_fraction"},
+    "hbt": {"high_res_fraction"},
     "soap": {"high_res_fraction"},
     "rockstar": {"n_stars"},
     "table": {"n_particles"},
+    "velociraptor": {"high_res_fraction"},
 }
-LINEAGE = {"table": ["a", "b", "c", "a"], "soap": list(map(str, TRACK))}
+LINEAGE = {"table": ["a", "b", "c", "a"], "soap": list(map(str, TRACK)), "hbt": list(map(str, TRACK))}
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -412,12 +497,16 @@ def test_a_table_names_a_snapshot_as_users_do(snapshot, names, others, tmp_path)
 OLD_SOAP = "BoundSubhaloProperties"
 
 
-@pytest.mark.parametrize(("name", "finder"), [(OLD_SOAP, "SOAP"), ("Subhalos", "HBT+"), ("UnitInfo", "VELOCIraptor")])
-def test_a_catalogue_that_is_not_read_is_named_where_a_snapshot_is_asked_for(name, finder, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "finder", "words"),
+    [("Subhalos", "HBT", "goes under `catalogue`"), ("Structuretype", "VELOCIraptor", "goes under `catalogue`"),
+     ("InputHalos", "SOAP", "goes under `catalogue`"), (OLD_SOAP, "SOAP before 2024", "not read; make a table")],
+)  # fmt: skip
+def test_a_catalogue_is_named_where_a_snapshot_is_asked_for(name, finder, words, tmp_path):
     path = tmp_path / "halo_099.properties.0"
     with h5py.File(path, "w") as file:
         file.create_group(name)
-    with pytest.raises(SnapshotError, match=rf"{re.escape(finder)}.*not read; make a table"):
+    with pytest.raises(SnapshotError, match=rf"{finder}.*\? .*{words}"):
         recognised(path)
 
 
@@ -447,6 +536,111 @@ def test_soap_without_what_it_needs_is_refused(tmp_path):
     refused("SOAP's layout of before 2024; make a table", lambda file: file.move("BoundSubhalo", OLD_SOAP))
     refused("HaloCentre does not say its unit", lambda file: file["InputHalos/HaloCentre"].attrs.create(CGS, [-1.0]))
     refused("SORadius is no length", lambda file: file["SO/200_crit/SORadius"].attrs.create("U_L exponent", [2.0]))
+
+
+def test_hbts_sorted_catalogues_have_the_same_haloes_and_its_older_ones_have_their_units_in_a_log(tmp_path):
+    path = write_hbt(tmp_path)
+    haloes = {halo.name: halo for halo in find_haloes("hbt", path, SNAPSHOT, UNITS)}
+    assert list(haloes) == list(map(str, TRACK))  # the orphan is no galaxy
+
+    def are_the_same(others: list[Halo]) -> None:
+        assert {halo.name for halo in others} == set(haloes)
+        for halo in others:
+            np.testing.assert_array_equal(halo.centre_kpc, haloes[halo.name].centre_kpc)
+            assert halo[2:] == haloes[halo.name][2:]
+
+    are_the_same(find_haloes("hbt", sort_hbt(path), SNAPSHOT, UNITS))
+    for part in tmp_path.glob("SubSnap*"):
+        with h5py.File(part, "r+") as file:
+            del file["Units"]
+    with pytest.raises(
+        SnapshotError, match=r"SubSnap_099\.0\.hdf5: says no LengthInMpch and no MassInMsunh, nor does a"
+    ):
+        find_haloes("hbt", path, SNAPSHOT, UNITS)
+    log = "#VERSION 1.16\nSnapshotPath  /a b/c\nBoxSize  10\n" + "".join(f"{k}  {v!r}\n" for k, v in HBT_UNITS.items())
+    (tmp_path / "099").mkdir()
+    for part in tmp_path.glob("SubSnap*"):
+        part.rename(tmp_path / "099" / part.name)
+    (tmp_path / "Parameters.log").write_text(log)
+    are_the_same(find_haloes("hbt", tmp_path / "099" / path.name, SNAPSHOT, UNITS))
+    (tmp_path / "Parameters.log").write_text(log.replace("LengthInMpch  ", "LengthInMpch  x"))
+    with pytest.raises(SnapshotError, match=r"Parameters\.log: LengthInMpch is 'x0\.7', no number"):
+        find_haloes("hbt", tmp_path / "099" / path.name, SNAPSHOT, UNITS)
+
+
+def test_hbt_without_what_it_needs_is_refused(tmp_path):
+    def refused(words: str, change: Any) -> None:
+        path = write_hbt(tmp_path)
+        with h5py.File(path, "r+") as file:
+            change(file)
+        with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: {words}"):
+            find_haloes("hbt", path, SNAPSHOT, UNITS)
+
+    def replaced(name: str, values: Any) -> Any:
+        return lambda file: (file.pop(name), file.create_dataset(name, data=values))
+
+    kinds = {"TrackId": "S1", "Nbound": "i8", "Rank": "i8", "ComovingMostBoundPosition": "f8"}
+    words = np.array([(b"a", 5, 0, 1.0)], dtype=list(kinds.items()))
+    refused("the file has no Subhalos; is `catalogue.format` right", lambda file: file.pop("Subhalos"))
+    refused("Subhalos has no ComovingMostBoundPosition, Nbound, Rank, TrackId", replaced("Subhalos", [1, 2]))
+    refused("TrackId of Subhalos is no column of numbers", replaced("Subhalos", words))
+    refused("5 subhaloes of 6; have all files", replaced("NumberOfSubhalosInAllFiles", [6]))
+    refused("says no LengthInMpch, nor does a Parameters.log", replaced("Units/LengthInMpch", [0.0]))
+    path = write_hbt(tmp_path)
+    with pytest.raises(SnapshotError, match=r"not the first of its 3 parts; give SubSnap_099\.0\.hdf5"):
+        find_haloes("hbt", path.with_name("SubSnap_099.2.hdf5"), SNAPSHOT, UNITS)
+    path.with_name("SubSnap_099.1.hdf5").unlink()
+    with pytest.raises(SnapshotError, match="part 1 of this catalogue is missing"):
+        find_haloes("hbt", path, SNAPSHOT, UNITS)
+
+
+def test_velociraptors_comoving_numbers_have_factors_of_h_and_its_words_do_as_well(tmp_path):
+    path = write_velociraptor(tmp_path)
+    haloes = find_haloes("velociraptor", path, SNAPSHOT, UNITS)
+    assert [h.name for h in haloes] == ["1", "2", "3", "4"]  # as it counts; its group is no galaxy
+    for comoving in (True, False):
+        path = write_velociraptor(tmp_path, comoving)
+        for part in tmp_path.iterdir():
+            with h5py.File(part, "r+") as file:
+                [file.attrs.pop(name) for name in list(file.attrs)]
+        # A snapshot of SWIFT may say no h, and has no use for one.
+        for halo, other in zip(
+            find_haloes("velociraptor", path, SNAPSHOT, replace(UNITS, hubble=1.0)), haloes, strict=True
+        ):
+            np.testing.assert_allclose(halo.centre_kpc, other.centre_kpc, rtol=1e-12)
+            assert (halo.r200_kpc or 0, halo.halo_mass_msun, halo.stellar_mass_msun) == pytest.approx(
+                (other.r200_kpc or 0, other.halo_mass_msun, other.stellar_mass_msun), rel=1e-12
+            )
+
+
+def test_velociraptor_without_what_it_needs_is_refused(tmp_path):
+    def refused(words: str, change: Any) -> None:
+        path = write_velociraptor(tmp_path)
+        with h5py.File(path, "r+") as file:
+            change(file)
+        with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: {words}"):
+            find_haloes("velociraptor", path, SNAPSHOT, UNITS)
+
+    def without_a_unit(file: h5py.File) -> None:
+        del file.attrs["Length_unit_to_kpc"], file["UnitInfo"].attrs["Length_unit_to_kpc"]
+
+    refused("says no Length_unit_to_kpc; is `catalogue.format` right", without_a_unit)
+    refused("units of 0 kpc and 1e.10 Msun", lambda file: file.attrs.create("Length_unit_to_kpc", 0.0))
+    refused("the file has no Total_num_of_groups", lambda file: file.pop("Total_num_of_groups"))
+    refused("5 haloes of 6; have all files", lambda file: file["Total_num_of_groups"].write_direct(np.array([6])))
+    refused(
+        "the datasets of / differ in length", lambda file: (file.pop("npart"), file.create_dataset("npart", data=[1]))
+    )
+    refused("/Structuretype is no array", lambda file: (file.pop("Structuretype"), file.create_group("Structuretype")))
+    path = write_velociraptor(tmp_path)
+    with pytest.raises(SnapshotError, match=r"not the first of its 3 parts; give halos_0099\.properties\.0"):
+        find_haloes("velociraptor", path.with_suffix(".2"), SNAPSHOT, UNITS)
+    path.with_suffix(".1").unlink()
+    with pytest.raises(SnapshotError, match="part 1 of this catalogue is missing"):
+        find_haloes("velociraptor", path, SNAPSHOT, UNITS)
+    h5py.File(tmp_path / "other.hdf5", "w").close()
+    with pytest.raises(SnapshotError, match=r"other\.hdf5: says no Length.*is `catalogue\.format` right"):
+        find_haloes("velociraptor", tmp_path / "other.hdf5", SNAPSHOT, UNITS)
 
 
 def test_subfind_of_a_time_without_haloes_is_empty_and_another_file_is_not_one(tmp_path):
@@ -623,7 +817,7 @@ def test_a_csv_is_read_in_c_as_it_is_in_python(tmp_path, monkeypatch):
     assert 150 < n_read < 350
 
 
-@pytest.mark.parametrize("form", ["adaptahop", "rockstar", "soap", "caesar", "subfind", "eagle_subfind", "ahf"])
+@pytest.mark.parametrize("form", [form for form in WRITERS if form != "table"])
 def test_a_catalogue_of_another_time_is_refused(form, tmp_path):
     """TNG's last two snapshots differ by .9 % in a, zooms with many outputs by .1 %."""
     path = WRITERS[form](tmp_path)
@@ -734,6 +928,8 @@ NUMBERS = [
     ("fof_subhalo_tab_098.0.hdf5", "arepo", "098"), ("out_600.list", "gizmo", "600"),
     ("snap_099.0000.z0.000.AHF_halos", "arepo", "099"), ("cosmo25.1024.z0.000.AHF_halos", "tipsy", "1024"),
     ("eagle_subfind_tab_028_z000p000.0.hdf5", "eagle", "028"), ("m100n1024_151.hdf5", "simba", "151"),
+    ("halos_0127.properties", "swift", "0127"), ("SubSnap_034.0.hdf5", "swift", "034"),
+    ("vr_catalogue_0077.properties.0", "swift", "0077"),
 ]  # fmt: skip
 
 
@@ -778,6 +974,7 @@ MISSING = {
     "eagle_subfind": "Subhalo/CentreOfPotential",
     "caesar": "galaxy_data/nstar",
     "soap": "InputHalos/HaloCentre",
+    "velociraptor": "/Zcmbp",
 }
 
 

@@ -42,6 +42,19 @@ def _check(path: Path, units: CodeUnits, n_subhaloes: int) -> None:
         same_epoch(path, 1 / (1 + z), units)
 
 
+def _rows(path: Path, group: Any, name: str, n: int) -> Any:
+    """Return a dataset of n rows, None where it is missing. Raises SnapshotError for another shape."""
+    if name not in group:
+        return None
+    values = numbers(path, group[name])
+    shape = (n, 3) if name == "HaloCentre" else (n,)
+    if values.shape != shape:
+        raise SnapshotError(
+            f"{path}: {group[name].name} is of shape {values.shape} where {shape} is due; damaged? Get it again"
+        )
+    return values
+
+
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """Read `halo_properties_*.hdf5`; a central has R200c and M200c of SOAP's spherical overdensities.
 
@@ -53,45 +66,33 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     with h5py.File(path, "r") as file:
         if "BoundSubhaloProperties" in file:
             raise SnapshotError(f"{path}: in SOAP's layout of before 2024; make a table of it (`format: table`)")
-        groups = {name: members(path, file, name) for name in _GROUPS}
-        need(path, "InputHalos", {"HaloCentre", "IsCentral"}, groups["InputHalos"])
-        need(path, "BoundSubhalo", {"NumberOfStarParticles"}, groups["BoundSubhalo"])
-
-        def column(group: str, name: str, kind: tuple[float, str] | None = None) -> Any:
-            """Return a dataset in physical kpc or Msun, or as it is; None where it is missing."""
-            if name not in groups[group]:
-                return None
-            values = numbers(path, groups[group][name])
-            shape = (n, 3) if name == "HaloCentre" else (n,)
-            if values.shape != shape:
-                raise SnapshotError(
-                    f"{path}: {groups[group][name].name} is of shape {values.shape} where {shape} is due; damaged? Get "
-                    "it again"
-                )
-            return values if kind is None else values * _unit(path, groups[group][name], kind, units)
-
-        n = len(numbers(path, groups["InputHalos"]["HaloCentre"]))
+        subhaloes, tracks, bound, sphere = (members(path, file, name) for name in _GROUPS)
+        need(path, "InputHalos", {"HaloCentre", "IsCentral"}, subhaloes)
+        need(path, "BoundSubhalo", {"NumberOfStarParticles"}, bound)
+        n = len(numbers(path, subhaloes["HaloCentre"]))
         _check(path, units, n)
-        central = column("InputHalos", "IsCentral") == 1
-        track = column("InputHalos/HBTplus", "TrackId")
-        r200, m200, bound = (
-            column(group, name, kind)
-            for group, name, kind in (
-                ("SO/200_crit", "SORadius", _LENGTH), ("SO/200_crit", "TotalMass", _MASS),
-                ("BoundSubhalo", "TotalMass", _MASS),
-            )
-        )  # fmt: skip
-        unknown = np.full(n, np.nan)
+
+        def physical(group: Any, name: str, kind: tuple[float, str]) -> Any:
+            """Return a dataset in kpc or Msun, None where it is missing."""
+            values = _rows(path, group, name, n)
+            return None if values is None else values * _unit(path, group[name], kind, units)
+
+        flag, unknown = _rows(path, subhaloes, "IsCentral", n), np.full(n, np.nan)
+        central = flag == 1
+        if not np.isin(flag, (0, 1)).all():
+            raise SnapshotError(f"{path}: /InputHalos/IsCentral is neither 0 nor 1 in a row; damaged? Get it again")
+        r200, m200 = physical(sphere, "SORadius", _LENGTH), physical(sphere, "TotalMass", _MASS)
+        bound_mass, track = physical(bound, "TotalMass", _MASS), _rows(path, tracks, "TrackId", n)
         # Too few particles for a quantity, or a satellite: SOAP writes zero.
-        m200 = unknown if m200 is None else np.where(m200 > 0, m200, np.nan)
+        of_central = unknown if m200 is None else np.where(m200 > 0, m200, np.nan)
         return listed(
             range(n),
-            column("InputHalos", "HaloCentre", _LENGTH),
+            physical(subhaloes, "HaloCentre", _LENGTH),
             r200_kpc=unknown if r200 is None else np.where(central, r200, np.nan),
-            n_stars=column("BoundSubhalo", "NumberOfStarParticles"),
-            n_particles=column("InputHalos", "NumberOfBoundParticles"),
+            n_stars=_rows(path, bound, "NumberOfStarParticles", n),
+            n_particles=_rows(path, subhaloes, "NumberOfBoundParticles", n),
             central=central,
-            halo_mass_msun=np.where(central, m200, unknown if bound is None else bound),
-            stellar_mass_msun=column("BoundSubhalo", "StellarMass", _MASS),
+            halo_mass_msun=np.where(central, of_central, unknown if bound_mass is None else bound_mass),
+            stellar_mass_msun=physical(bound, "StellarMass", _MASS),
             lineage=None if track is None else [str(number) for number in track.tolist()],
         )

@@ -535,6 +535,9 @@ def test_soap_without_what_it_needs_is_refused(tmp_path):
     refused("BoundSubhalo has no Number", lambda file: file.move("BoundSubhalo", "Bound"))
     refused("SOAP's layout of before 2024; make a table", lambda file: file.move("BoundSubhalo", OLD_SOAP))
     refused("HaloCentre does not say its unit", lambda file: file["InputHalos/HaloCentre"].attrs.create(CGS, [-1.0]))
+    refused(
+        "IsCentral is neither 0 nor 1", lambda file: file["InputHalos/IsCentral"].write_direct(np.int64([1, 0, 2, 1]))
+    )
     refused("SORadius is no length", lambda file: file["SO/200_crit/SORadius"].attrs.create("U_L exponent", [2.0]))
 
 

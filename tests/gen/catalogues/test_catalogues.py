@@ -225,16 +225,16 @@ HBT_UNITS = {"LengthInMpch": H, "MassInMsunh": 1e10 * H, "VelInKmS": 1.0}
 
 
 def write_hbt(folder: Path) -> Path:
-    """Records as three processes of HBT-HERONS write them, the fifth of them an orphan."""
+    """Records as three processes of HBT-HERONS write them; the fifth is an orphan of one star, as in HBT+."""
     rows, is_orphan = np.array([0, 1, 2, 3, 3]), np.arange(5) == 4
     bound = np.where(CENTRAL, 0.8 * HALO_MASS, HALO_MASS)
     of_centrals = np.nan_to_num(np.where(CENTRAL, [R200 / A / 1000, HALO_MASS / 1e10], 0.0))
     columns = {
-        "TrackId": np.append(TRACK, 4), "Nbound": np.where(is_orphan, 0, N_ALL[rows]),
+        "TrackId": np.append(TRACK, 4), "Nbound": np.where(is_orphan, 1, N_ALL[rows]),
         "Mbound": np.where(is_orphan, 0.0, bound[rows] / 1e10), "HostHaloId": np.array([0, 0, 0, -1, 0]),
         "Rank": np.array([0, 1, 2, 0, 3]), "ComovingMostBoundPosition": CENTRE[rows] / A / 1000,
         "ComovingAveragePosition": CENTRE[rows] / A / 1000 + 0.01,
-        "NboundType": np.where(is_orphan[:, None], 0, by_type(N_STARS[rows])),
+        "NboundType": by_type(np.where(is_orphan, 1, N_STARS[rows])),
         "MboundType": np.float32(by_type(STARS[rows] / 1e10)),
         "BoundR200CritComoving": np.float32(of_centrals[0][rows]), "BoundM200Crit": np.float32(of_centrals[1][rows]),
     }  # fmt: skip

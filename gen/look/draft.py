@@ -39,10 +39,17 @@ def _as_yaml(text: str) -> str:
 def _find_catalogues(snapshot: Path, format_name: str) -> list[tuple[str, Path]]:
     """List (format, path) of catalogues that seem to belong to a snapshot, in its folder or one beside that.
 
-    They have the snapshot's own name, or its number. Those in its folder go before those in another one.
+    They have the snapshot's own name, or its number. Those in its folder go before those in another one, and folders
+    farther off count where there are none.
     """
-    number, catalogues = _without_zeros(snapshot_number(snapshot, format_name)), []
-    places = _folders_of_catalogues(snapshot, number)
+    number = _without_zeros(snapshot_number(snapshot, format_name))
+    near, far = _folders_of_catalogues(snapshot, number)
+    return _catalogues_in(near, snapshot, format_name, number) or _catalogues_in([far], snapshot, format_name, number)
+
+
+def _catalogues_in(places: list[list[Path]], snapshot: Path, format_name: str, number: str) -> list[tuple[str, Path]]:
+    """List (format, path) of a snapshot's catalogues, those of each format from the first places that have any."""
+    catalogues = []
     for kind, pattern in _CATALOGUE_PATTERNS.items():
         for candidates in ([p for folder in folders for p in folder.glob(pattern)] for folders in places):
             same_name = [p for p in candidates if p.name.startswith(f"{snapshot.name}.")]
@@ -56,8 +63,8 @@ def _find_catalogues(snapshot: Path, format_name: str) -> list[tuple[str, Path]]
     return catalogues
 
 
-def _folders_of_catalogues(snapshot: Path, number: str) -> list[list[Path]]:
-    """List the folders in which a snapshot's catalogue may lie, the nearest first.
+def _folders_of_catalogues(snapshot: Path, number: str) -> tuple[list[list[Path]], list[Path]]:
+    """Return the folders in which a snapshot's catalogue may lie, the nearest first, and those farther off.
 
     Where its own folder is that of one snapshot (`snapshots/flamingo_0077`), the run's catalogues lie in one beside
     `snapshots`. A folder with snapshots of its own is another run, with other galaxies at the same time, and is left
@@ -69,10 +76,9 @@ def _folders_of_catalogues(snapshot: Path, number: str) -> list[list[Path]]:
     def beside(own: Path, *patterns: str) -> list[Path]:
         return [f for f in own.parent.glob("*/") if f != own and not any(any(f.glob(p)) for p in patterns)]
 
-    places = [[folder], beside(folder, pattern)]
-    if number and number in map(_without_zeros, re.findall(r"\d+", folder.name)):
-        places.append(beside(folder.parent, pattern, f"*/{pattern}", f"*/*/{pattern}"))
-    return places
+    is_of_one = bool(number) and number in map(_without_zeros, re.findall(r"\d+", folder.name))
+    far = beside(folder.parent, pattern, f"*/{pattern}", f"*/*/{pattern}") if is_of_one else []
+    return [[folder], beside(folder, pattern)], far
 
 
 def _is_later_part(catalogue: Path) -> bool:

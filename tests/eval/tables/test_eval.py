@@ -215,8 +215,12 @@ def gpus_of_worker(folder: str, i: int):
     if not marker.exists() and i in (0, 7):
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.2)
-    return {os.environ.get("CUDA_VISIBLE_DEVICES", ""): 1}
+    gpu, deadline = os.environ.get("CUDA_VISIBLE_DEVICES", ""), time.monotonic() + 60
+    (Path(folder) / f"gpu-{gpu}").touch()
+    # On a busy machine one worker would do all the tasks before the other has started again.
+    while len(list(Path(folder).glob("gpu-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return {gpu: 1}
 
 
 def test_jobs_of_dask_have_every_setting_of_the_site(tmp_path, monkeypatch):

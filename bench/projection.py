@@ -154,9 +154,7 @@ def time_ours(galaxy: Galaxy, turns: np.ndarray, half: float, pixels: int) -> Ou
 
 def beside_checkout(checkout: Path, galaxy: Galaxy, turns: np.ndarray, half: float, pixels: int) -> None:
     """Print CPU seconds per view beside the projection.py of another checkout; calls of both alternate."""
-    with (
-        tempfile.TemporaryDirectory() as scratch
-    ):  # a copy, as compiled code is kept beside its file
+    with tempfile.TemporaryDirectory() as scratch:  # a copy, as compiled code is kept beside its file
         copy = shutil.copy(checkout / "gen/physics/projection.py", Path(scratch) / "beside.py")
         spec = importlib.util.spec_from_file_location("beside", copy)
         assert spec

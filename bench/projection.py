@@ -6,9 +6,15 @@ on the gas, with its particles turned and its densities set beforehand. A figure
 The cells are the gas on an octree that is refined where it has more than four particles in a cell.
 """
 
+import importlib.util
+import shutil
+import sys
+import tempfile
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -146,6 +152,35 @@ def time_ours(galaxy: Galaxy, turns: np.ndarray, half: float, pixels: int) -> Ou
     return OurSeconds(one_view, gas, apart, together, memory, sum(a.nbytes for a in arrays) / 1e9)
 
 
+def beside_checkout(checkout: Path, galaxy: Galaxy, turns: np.ndarray, half: float, pixels: int) -> None:
+    """Print CPU seconds per view beside the projection.py of another checkout; calls of both alternate."""
+    with tempfile.TemporaryDirectory() as scratch:  # a copy, as compiled code is kept beside its file
+        copy = shutil.copy(checkout / "gen/physics/projection.py", Path(scratch) / "beside.py")
+        spec = importlib.util.spec_from_file_location("beside", copy)
+        assert spec
+        assert spec.loader
+        beside = importlib.util.module_from_spec(spec)
+        sys.modules["beside"] = beside  # numba looks there for it
+        spec.loader.exec_module(beside)
+        compare_speeds(beside, galaxy, turns, half, pixels)
+
+
+def compare_speeds(beside: Any, galaxy: Galaxy, turns: np.ndarray, half: float, pixels: int) -> None:
+    """Print CPU seconds per view of `views` and `project` here and in the module `beside`."""
+    rows: list[list[object]] = []
+    for n, repeats in ((1, 60), (8, 12)):
+        field = turns[:n], np.full(n, half), pixels
+        for what, name, of in (("all channels", "views", galaxy), ("the gas", "project", galaxy.gas)):
+            fastest = [np.inf, np.inf]
+            for _ in range(repeats + 1):
+                for i, call in enumerate((getattr(beside, name), {"views": views, "project": project}[name])):
+                    began = time.thread_time()
+                    call(of, *field)
+                    fastest[i] = min(fastest[i], (time.thread_time() - began) / n)
+            rows.append([f"{what}, per view of {n}", *fastest, fastest[1] / fastest[0]])
+    common.table(["", "beside", "this code", "ratio"], rows)
+
+
 def time_pynbody(gas: Particles, turn: np.ndarray, half: float, pixels: int) -> dict[tuple[str, bool], float]:
     """Seconds of pynbody's maps of the gas, by (field, whether its approximate mode is used)."""
     peer = Pynbody(gas, turn, half)
@@ -231,12 +266,16 @@ def main() -> None:
     parser.add_argument("--stars", type=int, default=1_000_000, help="star particles (default: %(default)s)")
     parser.add_argument("--gas", type=int, default=300_000, help="gas particles (default: %(default)s)")
     parser.add_argument("--pixels", type=int, default=64, help="pixels along a side (default: %(default)s)")
+    parser.add_argument("--beside", type=Path, help="another checkout of this project: compare speeds with it alone")
     args = parser.parse_args()
     galaxy, pixels = common.disc_galaxy(args.stars, args.gas), args.pixels
     stars, gas = galaxy.stars, galaxy.gas
     turns = sightlines(0, "bench", 32)
     turn = turns[0]
     half = 3 * half_mass_radius(np.hypot(*(stars.pos_kpc @ turn[:2].T).T), stars.mass_msun)
+    if args.beside:
+        beside_checkout(args.beside, galaxy, turns, half, pixels)
+        return
     pixel = 2 * half / pixels
     ours = time_ours(galaxy, turns, half, pixels)
     box_kpc = 1.01 * max(

@@ -1,9 +1,12 @@
 """Projection of particles and cells into maps: one compiled pass gives all moments of a view and conserves mass."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 from scipy.spatial import cKDTree
 
 from kinmass.gen.physics.cells import deposit_cells
@@ -32,8 +35,10 @@ STEP = np.append(np.diff(COLUMN), 0.0)
 NEIGHBOURS = 32
 #: Kernels of this many pixels or more are normalised by their analytic integral, 1e-7 off the sum over pixels.
 WIDE = 16
-#: Pixels of a row handled at once; particles of a block, which stay in cache while all views are made of them.
-LANES, BLOCK = 4, 1024
+#: Kernels of up to so many pixels are spread together; the field has a margin as wide.
+PATCH = 4
+#: Particles of a block, which stay in cache while all views are made of them.
+BLOCK = 1024
 
 
 def with_kernels(gas: Particles) -> Particles:
@@ -51,75 +56,154 @@ def with_kernels(gas: Particles) -> Particles:
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 
 
-@njit(inline="always", fastmath=FAST_MATH)
-def _spread_by_integral(images, mass, x, y, u, h):  # type: ignore[no-untyped-def]
-    """Add a particle's mass, mass u and mass u^2 to three images (n, n + 2 LANES), by the kernel at pixel centres.
+def _add_as_vector(typing, points, pixel, share, values):  # type: ignore[no-untyped-def]
+    """How to add share times the four values to a pixel of points (n, 4) as one vector: numba adds them one by one."""
 
-    x, y and the support h are in pixels. The kernel is normalised by its integral.
+    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        """Load, multiply, add and store."""
+        array, pixel, share, values = arguments
+        vector = ir.VectorType(ir.DoubleType(), 4)
+        numbers = shares = ir.Constant(vector, ir.Undefined)
+        for k in range(4):
+            place = ir.Constant(ir.IntType(32), k)
+            numbers = builder.insert_element(numbers, builder.extract_value(values, k), place)
+            shares = builder.insert_element(shares, share, place)
+        data = context.make_array(signature.args[0])(context, builder, array).data
+        first = builder.gep(data, [builder.mul(pixel, ir.Constant(pixel.type, 4))])
+        where = builder.bitcast(first, vector.as_pointer())
+        added = builder.fmul(shares, numbers, flags=("contract",))
+        builder.store(builder.fadd(builder.load(where, align=8), added, flags=("contract",)), where, align=8)
+        return context.get_dummy_value()
+
+    double = types.float64
+    return types.none(points, types.uint64, double, types.UniTuple(double, 4)), code
+
+
+#: Adds share times four values to a pixel of points (n, 4): _add(points, pixel, share, values).
+_add: Any = intrinsic(_add_as_vector)
+
+
+@njit(inline="always", fastmath=FAST_MATH)
+def _column(steps):  # type: ignore[no-untyped-def]
+    """The kernel's column at b^2 = steps / 1024, by linear interpolation; none beyond its end."""
+    steps = min(steps, 1024.0)
+    k = np.int32(steps)
+    index = np.uint64(k)  # numba looks for a negative index otherwise
+    return COLUMN[index] + (steps - k) * STEP[index]
+
+
+@njit(nogil=True, error_model="numpy", fastmath=FAST_MATH)
+def _turn_block(pos, vel, start, turn, scale, u_rest, n, at_x, at_y, at_u, cell):  # type: ignore[no-untyped-def]
+    """Fill places x, y [pixels], velocities u and pixels of the block of particles from start on, as they are seen."""
+    width = np.int32(n + 2 * PATCH)
+    for i in range(min(BLOCK, pos.shape[1] - start)):
+        px, py, pz = pos[0, start + i], pos[1, start + i], pos[2, start + i]
+        vx, vy, vz = vel[0, start + i], vel[1, start + i], vel[2, start + i]
+        x = (turn[0, 0] * px + turn[0, 1] * py + turn[0, 2] * pz) * scale + 0.5 * n
+        y = (turn[1, 0] * px + turn[1, 1] * py + turn[1, 2] * pz) * scale + 0.5 * n
+        at_x[i], at_y[i] = x, y
+        at_u[i] = turn[2, 0] * vx + turn[2, 1] * vy + turn[2, 2] * vz - u_rest
+        col, row = np.floor(min(max(x, -1.0), n + 0.0)), np.floor(min(max(y, -1.0), n + 0.0))
+        cell[i] = (np.int32(row) + PATCH) * width + np.int32(col) + PATCH
+
+
+@njit(nogil=True, error_model="numpy", fastmath=FAST_MATH)
+def _add_narrow(points, cell, mass, at_u, support, scale):  # type: ignore[no-untyped-def]
+    """Add to its pixel each particle of a block whose kernel is no wider than that, and count all others there."""
+    for i in range(mass.size):
+        share = mass[i] if support.size == 0 or support[i] * scale <= 1.0 else 0.0
+        momentum = share * at_u[i]
+        _add(points, np.uint64(cell[i]), 1.0, (share, momentum, momentum * at_u[i], 1.0))
+
+
+@njit(nogil=True, error_model="numpy", fastmath=FAST_MATH)
+def _choose(chosen, covers, at_x, at_y, support, scale, n):  # type: ignore[no-untyped-def]
+    """List a block's particles whose kernels cover several pixels, some of them in the field, by their patches' size.
+
+    chosen (3, B) gets their places: of those within 3 x 3 pixels, within 4 x 4, and wider ones. Returns how many.
+    Nothing branches here: a choice by chance would hold the processor up. covers (B,) is scratch space.
     """
-    density, first, second = images
-    n, steps_b2 = density.shape[0], COLUMN.size - 1
-    per_h2 = 1.0 / (h * h)
+    for i in range(support.size):
+        x, y, h = at_x[i], at_y[i], support[i] * scale
+        covers[i] = (h > 1.0) & (x >= -h) & (y >= -h) & (x <= n + h) & (y <= n + h)
+    several = in_three = in_four = wider = 0
+    for i in range(support.size):
+        chosen[2, several] = i
+        several += covers[i]
+    for i in chosen[2, :several]:
+        h = support[i] * scale
+        chosen[0, in_three] = chosen[1, in_four] = chosen[2, wider] = i
+        in_three += h <= 1.5
+        in_four += (h > 1.5) & (h <= 2.0)
+        wider += h > 2.0
+    return in_three, in_four, wider
+
+
+@njit(nogil=True, error_model="numpy", fastmath=FAST_MATH)
+def _spread_alike(points, n, chosen, size, at_x, at_y, at_u, mass, support, scale, scratch, weights):  # type: ignore[no-untyped-def]
+    """Spread the chosen particles of a block, whose kernels all lie within size x size pixels.
+
+    They are done together, pixel after pixel of their patches: then no loop's length depends on the particle, which
+    would hold the processor up. scratch (4 + 2 PATCH, B) and weights (B, PATCH^2) are scratch space.
+    """
+    count, width = chosen.size, n + 2 * PATCH
+    at_col, at_row, h, total = scratch[0], scratch[1], scratch[2], scratch[3]
+    across, up = scratch[4 : 4 + PATCH], scratch[4 + PATCH :]  # b^2 in x and in y, in steps of the column
+    for k in range(count):
+        i = chosen[k]
+        at_col[k], at_row[k], h[k], total[k] = at_x[i], at_y[i], support[i] * scale, 0.0
+    for c in range(size):
+        for k in range(count):
+            x0, y0 = np.ceil(at_col[k] - h[k] - 0.5), np.ceil(at_row[k] - h[k] - 0.5)
+            dx, dy = x0 + (c + 0.5) - at_col[k], y0 + (c + 0.5) - at_row[k]
+            steps = (COLUMN.size - 1) / (h[k] * h[k])
+            across[c, k], up[c, k] = dx * dx * steps, dy * dy * steps
+    for k in range(count):  # from here on where its patch begins
+        at_col[k], at_row[k] = np.ceil(at_col[k] - h[k] - 0.5), np.ceil(at_row[k] - h[k] - 0.5)
+    pixel = np.uint64(0)
+    for row in range(size):
+        for col in range(size):
+            for k in range(count):
+                weight = _column(across[col, k] + up[row, k])
+                weights[k, pixel] = weight
+                total[k] += weight
+            pixel += np.uint64(1)
+    for k in range(count):
+        i = chosen[k]
+        u, share = at_u[i], mass[i] / total[k]
+        moments = share, share * u, share * u * u, 0.0
+        line, pixel = np.uint64((int(at_row[k]) + PATCH) * width + int(at_col[k]) + PATCH), np.uint64(0)
+        for _ in range(size):
+            for col in range(size):
+                _add(points, line + np.uint64(col), weights[k, pixel], moments)
+                pixel += np.uint64(1)
+            line += np.uint64(width)
+
+
+@njit(nogil=True, error_model="numpy", fastmath=FAST_MATH)
+def _spread(points, n, mass, x, y, u, h, across, up):  # type: ignore[no-untyped-def]
+    """Spread a particle whose kernel's support is h [pixels]; across and up are scratch space."""
     x0, y0 = int(np.ceil(x - h - 0.5)), int(np.ceil(y - h - 0.5))
     x1, y1 = int(np.floor(x + h - 0.5)), int(np.floor(y + h - 0.5))
-    for row in range(max(y0, 0), min(y1, n - 1) + 1):
-        for col in range(max(x0, 0), min(x1, n - 1) + 1):
-            q2 = min(((row + 0.5 - y) ** 2 + (col + 0.5 - x) ** 2) * per_h2, 1.0)
-            k = int(q2 * steps_b2)
-            w = mass * per_h2 * (COLUMN[k] + (q2 * steps_b2 - k) * STEP[k])
-            density[row, col + LANES] += w
-            first[row, col + LANES] += w * u
-            second[row, col + LANES] += w * u * u
-
-
-@njit(inline="always", fastmath=FAST_MATH)
-def _spread_by_sum(images, weights, mass, x, y, u, h):  # type: ignore[no-untyped-def]
-    """As `_spread_by_integral`, but the kernel is normalised by its sum over all pixels, which conserves mass.
-
-    weights is scratch space for the kernel at the pixel centres.
-    """
-    density, first, second = images
-    n, steps_b2 = density.shape[0], COLUMN.size - 1
-    per_h2 = 1.0 / (h * h)
-    x0, y0 = int(np.ceil(x - h - 0.5)), int(np.ceil(y - h - 0.5))
-    x1, y1 = int(np.floor(x + h - 0.5)), int(np.floor(y + h - 0.5))
-    total = 0.0
-    for row in range(y0, y1 + 1):
-        dy2 = (row + 0.5 - y) ** 2
-        for c0 in range(0, x1 - x0 + 1, LANES):
-            dx0 = x0 + c0 + 0.5 - x
-            for c in range(LANES):
-                q2 = min((dy2 + (dx0 + c) ** 2) * per_h2, 1.0)
-                k = int(q2 * steps_b2)
-                w = COLUMN[k] + (q2 * steps_b2 - k) * STEP[k]
-                weights[row - y0, c0 + c] = w
-                total += w
+    if h >= WIDE:  # what lies outside the field is not asked for
+        x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, n - 1), min(y1, n - 1)
+    steps = (COLUMN.size - 1) / (h * h)
+    for col in range(x1 - x0 + 1):
+        across[col] = (x0 + col + 0.5 - x) ** 2 * steps
+    for row in range(y1 - y0 + 1):
+        up[row] = (y0 + row + 0.5 - y) ** 2 * steps
+    total = h * h  # pixels are fine enough for the kernel's own integral
+    if h < WIDE:
+        total = 0.0
+        for row in range(y1 - y0 + 1):
+            for col in range(x1 - x0 + 1):
+                total += _column(across[col] + up[row])
     share = mass / total
-    share_u = share * u
-    share_uu = share_u * u
+    moments = share, share * u, share * u * u, 0.0
     for row in range(max(y0, 0), min(y1, n - 1) + 1):
-        for c0 in range(0, x1 - x0 + 1, LANES):
-            col0 = x0 + c0 + LANES
-            if 0 < col0 < n + LANES:
-                for c in range(LANES):
-                    density[row, col0 + c] += share * weights[row - y0, c0 + c]
-                    first[row, col0 + c] += share_u * weights[row - y0, c0 + c]
-                    second[row, col0 + c] += share_uu * weights[row - y0, c0 + c]
-
-
-@njit(inline="always", fastmath=FAST_MATH)
-def _sums_of(narrow, wide):  # type: ignore[no-untyped-def]
-    """Sums per view and pixel (V, n, n, 4) of narrow and wide kernels, without the margins of either."""
-    views, n = wide.shape[0], wide.shape[2]
-    sums = np.empty((views, n, n, 4))
-    for v in range(views):
-        for row in range(n):
-            for col in range(n):
-                k = (row + 1) * (n + 2) + col + 1
-                for j in range(3):
-                    sums[v, row, col, j] = narrow[v, k, j] + wide[v, j, row, col + LANES]
-                sums[v, row, col, 3] = narrow[v, k, 3]
-    return sums
+        line = (row + PATCH) * (n + 2 * PATCH) + PATCH
+        for col in range(max(x0, 0), min(x1, n - 1) + 1):
+            _add(points, np.uint64(line + col), _column(across[col - x0] + up[row - y0]), moments)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)
@@ -131,62 +215,28 @@ def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest_kms):  # type
     covers, with weights of the cubic spline that are scaled to add up to its mass. A narrower one falls into its
     pixel as a whole. The share of pixels outside the field is dropped.
     """
-    views = half_kpc.size
-    narrow = np.zeros((views, (n + 2) ** 2, 4))  # a margin of one pixel collects all that is outside
-    wide = np.zeros((views, 3, n, n + 2 * LANES))
-    weights = np.empty((2 * WIDE + 3, 2 * WIDE + 3 + LANES))
-    cell, chosen = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    views, width = half_kpc.size, n + 2 * PATCH  # the margin collects what is outside
+    sums = np.zeros((views, width * width, 4))
+    cell, covers, chosen = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32), np.empty((3, BLOCK), np.int32)
     at_x, at_y, at_u = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    scratch, weights = np.empty((4 + 2 * PATCH, BLOCK)), np.empty((BLOCK, PATCH**2))
+    across, up = np.empty(max(n, 2 * WIDE + 2)), np.empty(max(n, 2 * WIDE + 2))
     for start in range(0, mass.size, BLOCK):
         block = slice(start, min(start + BLOCK, mass.size))
-        px, py, pz, vx, vy, vz = (
-            pos[0, block],
-            pos[1, block],
-            pos[2, block],
-            vel[0, block],
-            vel[1, block],
-            vel[2, block],
-        )
-        m = mass[block]
+        m, h = mass[block], support[block]
         for v in range(views):
-            turn = rotations[v]
-            scale = n / (2 * half_kpc[v])
+            turn, points, scale = rotations[v], sums[v], n / (2 * half_kpc[v])
             u_rest = turn[2, 0] * rest_kms[0] + turn[2, 1] * rest_kms[1] + turn[2, 2] * rest_kms[2]
-            for i in range(m.size):
-                x = (turn[0, 0] * px[i] + turn[0, 1] * py[i] + turn[0, 2] * pz[i]) * scale + 0.5 * n
-                y = (turn[1, 0] * px[i] + turn[1, 1] * py[i] + turn[1, 2] * pz[i]) * scale + 0.5 * n
-                at_x[i], at_y[i] = x, y
-                at_u[i] = turn[2, 0] * vx[i] + turn[2, 1] * vy[i] + turn[2, 2] * vz[i] - u_rest
-                cell_x = np.int32(np.floor(min(max(x, -1.0), n + 0.0)) + 1)
-                cell_y = np.int32(np.floor(min(max(y, -1.0), n + 0.0)) + 1)
-                cell[i] = cell_y * (n + 2) + cell_x
-            points = narrow[v]
-            for i in range(m.size):
-                index = np.uint64(cell[i])  # numba looks for a negative index otherwise
-                inside = support.size == 0 or support[start + i] * scale <= 1.0
-                share = m[i] if inside else 0.0
-                momentum = share * at_u[i]
-                # All four are read before any is written, so that they are added as one vector.
-                old = points[index, 0], points[index, 1], points[index, 2], points[index, 3]
-                points[index, 0] = old[0] + share
-                points[index, 1] = old[1] + momentum
-                points[index, 2] = old[2] + momentum * at_u[i]
-                points[index, 3] = old[3] + 1.0
+            _turn_block(pos, vel, start, turn, scale, u_rest, n, at_x, at_y, at_u, cell)
+            _add_narrow(points, cell, m, at_u, h, scale)
             if support.size == 0:
                 continue
-            several = 0  # kernels of several pixels are listed first: a choice by chance would hold the processor up
-            for i in range(m.size):
-                x, y, h = at_x[i], at_y[i], support[start + i] * scale
-                chosen[several] = i
-                several += (h > 1.0) & (x >= -h) & (y >= -h) & (x <= n + h) & (y <= n + h)
-            images = wide[v, 0], wide[v, 1], wide[v, 2]
-            for i in chosen[:several]:
-                x, y, h = at_x[i], at_y[i], support[start + i] * scale
-                if h >= WIDE:  # pixels are fine enough for the kernel's own integral
-                    _spread_by_integral(images, m[i], x, y, at_u[i], h)
-                else:
-                    _spread_by_sum(images, weights, m[i], x, y, at_u[i], h)
-    return _sums_of(narrow, wide)
+            three, four, wider = _choose(chosen, covers, at_x, at_y, h, scale, n)
+            for size, some in ((3, chosen[0, :three]), (4, chosen[1, :four])):
+                _spread_alike(points, n, some, size, at_x, at_y, at_u, m, h, scale, scratch, weights)
+            for i in chosen[2, :wider]:
+                _spread(points, n, m[i], at_x[i], at_y[i], at_u[i], h[i] * scale, across, up)
+    return sums.reshape(views, width, width, 4)[:, PATCH:-PATCH, PATCH:-PATCH]
 
 
 def project(

@@ -85,15 +85,32 @@ def test_maps_are_weighted_by_the_particles_weight():
     assert light[3].sum() < project(particles, TURN, 2.0, 16)[3].sum()
 
 
-@pytest.mark.parametrize("support", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize("support", [0.26, 0.37, 0.45, 0.5, 0.6, 2.0, 5.0])
 def test_one_kernel_wherever_it_lies(support):
-    """The kernel's own column, integrated over each pixel's share, in a field it fills or overfills."""
+    """The kernel's own column, integrated over each pixel's share, in a field that it fills, overfills or leaves.
+
+    A pixel is .25 wide: kernels of 1.04 to 20 pixels, of each way in which they are spread.
+    """
     rng = np.random.default_rng(int(support * 10))
-    for _ in range(3):
-        pos = np.array([[*rng.uniform(-1, 1, 2), 0.0]])
-        particle = Particles(pos, np.ones((1, 3)), np.array([3.0]), np.array([support]))
+    edge = np.array([2 + 0.99 * support, 0.1])
+    for place in (rng.uniform(-1, 1, 2), edge, -edge[::-1]):
+        particle = Particles(np.array([[*place, 0.0]]), np.ones((1, 3)), np.array([3.0]), np.array([support]))
         fast, slow = project(particle, np.eye(3), 2.0, 16), reference.project(particle, np.eye(3), 2.0, 16)
         np.testing.assert_allclose(fast[0], slow[0], rtol=1e-5, atol=1e-7 * slow[0].max())
+        np.testing.assert_array_equal(fast[3], slow[3])
+
+
+def test_many_particles_are_the_sum_of_each():
+    """More than a block of them, in all ways in which they are spread."""
+    particles = some_particles(2500, support=(0.1, 3.0))
+    area, sums = (4.0 / 16) ** 2, np.zeros((3, 16, 16))
+    for i in range(len(particles)):
+        density, velocity, _, count = project(particles[i : i + 1], TURN, 2.0, 16)
+        sums += density * area, density * velocity * area, count
+    together = project(particles, TURN, 2.0, 16)
+    np.testing.assert_allclose(together[0] * area, sums[0], rtol=1e-12)
+    np.testing.assert_allclose(together[0] * together[1] * area, sums[1], atol=1e-9)
+    np.testing.assert_array_equal(together[3], sums[2])
 
 
 def test_seen_from_behind():

@@ -75,7 +75,8 @@ def _drawn(base: Galaxy, n: int, rng: np.random.Generator) -> Galaxy:
     parts = {}
     for name, share in (("stars", 0.4), ("gas", 0.2), ("dark", 0.4)):
         p = base.components()[name]
-        chosen = p[rng.integers(0, len(p), int(share * n))]
+        n_drawn = int(share * n)  # copies of particles are refused; those of no group get other places
+        chosen = p[rng.choice(len(p), n_drawn, replace=n_drawn > len(p))]
         parts[name] = replace(chosen, pos_kpc=chosen.pos_kpc * (n / 5e4) ** (1 / 3))
     return Galaxy(parts["stars"], parts["gas"], parts["dark"], empty())
 

@@ -14,6 +14,7 @@ import zarr
 from kinmass.gen.campaign.listing import UNLISTED, Entry, Listing, list_snapshot, uncollected
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.base import Halo, centres_kpc
+from kinmass.gen.catalogues.table import called_alike, named_twice
 from kinmass.gen.formats import FORMATS
 from kinmass.gen.snapshots import alike
 from kinmass.gen.storage import lock, store, suite_group
@@ -114,22 +115,41 @@ def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Plac
 def _check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
     """Raise SuiteError where one catalogue gives several snapshots the same galaxies, of which each is in one of them.
 
-    Snapshots of one isolated galaxy at several times may share a catalogue of one entry.
+    Snapshots of one isolated galaxy at several times may share a catalogue of one entry, where that says no snapshot.
     """
-    # A placeholder finds each its own.
-    if len(listings) < 2 or suite.catalogue.path is None or "{" in suite.catalogue.path:
+    if len(listings) < 2 or suite.catalogue.path is None:
         return
-    first_by_places: dict[tuple[object, ...], Path] = {}
-    for path, listing in listings.items():
-        haloes = [halo for _, halo, _ in listing.entries if halo is not None and halo.centre_kpc is not None]
-        places = tuple((halo.name, *map(float, halo.centre_kpc)) for halo in haloes)  # type: ignore[arg-type]
-        if len(places) < 2 or (first := first_by_places.setdefault(places, path)) == path:
+    if suite.catalogue.format == "table":
+        _check_tables(suite, list(listings))
+    first_by_ends: dict[tuple[object, ...], Path] = {}
+    haloes_of = {path: [halo for _, halo, _ in of.entries if halo is not None] for path, of in listings.items()}
+    for path, haloes in haloes_of.items():
+        ends = [(halo.name, *np.ravel(halo.centre_kpc).tolist()) for halo in (*haloes[:1], *haloes[-1:])]
+        if len(haloes) < 2 or (first := first_by_ends.setdefault((len(haloes), *ends), path)) == path:
             continue
-        if (catalogue := suite.catalogue_path(path)) == suite.catalogue_path(first):
+        if _are_same(haloes, haloes_of[first]) and (
+            (catalogue := suite.catalogue_path(path)) == suite.catalogue_path(first)
+        ):
             raise SuiteError(
-                f"suite {suite.name}: {catalogue} lists the same {len(places)} galaxies for {first.name} and "
-                f"{path.name}; give a table a column `snapshot`, or each snapshot a catalogue of its own by {{name}}, "
-                "{stem} or {number} in `catalogue.path`"
+                f"suite {suite.name}: {catalogue} lists the same {len(haloes)} galaxies for {first} and {path}; give "
+                "a table a column `snapshot`, or each snapshot a catalogue of its own, beside it or by {name}, {stem} "
+                "or {number} in `catalogue.path`"
+            )
+
+
+def _check_tables(suite: Suite, snapshots: list[Path]) -> None:
+    """Raise SuiteError where the column `snapshot` of a table has an entry that names two snapshots at once."""
+    unclear = [path for paths in called_alike(snapshots).values() for path in paths]
+    snapshots_by_table: dict[Path | None, set[Path]] = {}
+    for path in unclear:
+        with contextlib.suppress(SuiteError):  # its listing says so
+            snapshots_by_table.setdefault(suite.catalogue_path(path), set()).add(path)
+    for table, its_snapshots in snapshots_by_table.items():
+        if table and (twice := named_twice(table, its_snapshots)):
+            name, first, second = twice
+            raise SuiteError(
+                f"suite {suite.name}: {table}: `snapshot` {name} names {first} and {second} alike; write the ends of "
+                "their paths there, as far as they differ"
             )
 
 

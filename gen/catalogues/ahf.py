@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, joined, listed, need, numbered_parts, same_epoch, text_table
+from kinmass.gen.catalogues.base import Halo, factor_of_h, joined, listed, need, numbered_parts, same_epoch, text_table
 from kinmass.gen.formats import CodeUnits
 
 #: Columns that AHF has renamed, as its newer versions call them, by their older names.
@@ -42,13 +42,14 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     column, _ = joined(path, [text_table(part, needed, optional) for part in numbered_parts(path, PARTS)])
     column = {name: column[new] for name, new in _RENAMED.items() if new in column} | column
     need(path, "its first line", {"rvir"}, column)
-    kpc_per_unit = units.scale_factor / units.hubble
+    h = factor_of_h(path, units)
+    kpc_per_unit = units.scale_factor / h
     # A halo without a host has hostHalo -1 where IDs count from 0, else 0.
     ids, hosts = column["id"], column["hosthalo"]
     no_host = {"-1"} if "0" in ids else {"-1", "0"}
     halo_columns = {key: np.array(column[name], dtype=float) for key, name in _COLUMNS.items() if name in column}
     for key in halo_columns.keys() & {"halo_mass_msun", "stellar_mass_msun"}:
-        halo_columns[key] = halo_columns[key] / units.hubble
+        halo_columns[key] = halo_columns[key] / h
     return listed(
         ids,
         np.array([column[x] for x in ("xc", "yc", "zc")], dtype=float).T * kpc_per_unit + units.corner_kpc,

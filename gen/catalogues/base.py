@@ -277,6 +277,16 @@ def header(path: Path, *names: str) -> float | None:
         return next((scalar(attrs[name], name) for name in names if name in attrs), None)
 
 
+def factor_of_h(path: Path, units: CodeUnits, power: float = 1.0) -> float:
+    """Return h to the power that a catalogue's unit has of it. Raises SnapshotError where its snapshot says no h."""
+    if power and units.cosmological and units.hubble == 1:
+        raise SnapshotError(
+            f"{path}: its units have factors of h, which the snapshot does not say; write it into the snapshot's "
+            "header, or make a table of the catalogue (`format: table`)"
+        )
+    return float(units.hubble**power)
+
+
 def code_units(path: Path, units: CodeUnits) -> tuple[float, float]:
     """Return the catalogue's code units in kpc and Msun, factors of a and h included.
 
@@ -288,8 +298,8 @@ def code_units(path: Path, units: CodeUnits) -> tuple[float, float]:
         return units.length_kpc, units.mass_msun
     cgs_by_attribute = {"UnitLength_in_cm": KPC_CM, "UnitMass_in_g": MSUN_G}
     snapshot_units = {
-        "UnitLength_in_cm": (units.length_kpc, units.scale_factor / units.hubble),
-        "UnitMass_in_g": (units.mass_msun, 1 / units.hubble),
+        "UnitLength_in_cm": (units.length_kpc, units.scale_factor),
+        "UnitMass_in_g": (units.mass_msun, 1.0),
     }
     with h5py.File(path, "r") as file:
         unit_groups = [file[group].attrs for group in ("Units", "Parameters", "Header") if group in file]
@@ -300,7 +310,7 @@ def code_units(path: Path, units: CodeUnits) -> tuple[float, float]:
             for name, cgs in cgs_by_attribute.items()
         }
     kpc_per_unit, msun_per_unit = (
-        snapshot_units[name][0] if file_units[name] is None else file_units[name] * snapshot_units[name][1]  # type: ignore[operator]
-        for name in cgs_by_attribute
+        unit if (said := file_units[name]) is None else said * (a / factor_of_h(path, units))
+        for name, (unit, a) in snapshot_units.items()
     )
     return kpc_per_unit, msun_per_unit

@@ -6,7 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, listed, members, need, numbers, same_epoch
+from kinmass.gen.catalogues.base import Halo, factor_of_h, listed, members, need, numbers, same_epoch
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget_header import scalar
 
@@ -27,9 +27,8 @@ def _unit(path: Path, data: Any, default_unit: str, units: CodeUnits) -> float:
             f"{path}: {data.name} is in {unit!r}, which is not known here; the known ones are {', '.join(_UNITS)}, "
             "each with cm and /h; make a table of it (`format: table`)"
         )
-    return (
-        _UNITS[base] * (units.scale_factor if base != without_h else 1.0) / (units.hubble if without_h != unit else 1.0)
-    )
+    a = units.scale_factor if base != without_h else 1.0
+    return _UNITS[base] * a / factor_of_h(path, units, without_h != unit)
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:

@@ -5,7 +5,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, listed, need, numbered_parts, numbers, rows_joined, same_epoch
+from kinmass.gen.catalogues.base import (
+    Halo,
+    factor_of_h,
+    listed,
+    need,
+    numbered_parts,
+    numbers,
+    rows_joined,
+    same_epoch,
+)
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget_header import scalar
 from kinmass.gen.formats.stored import check_complete
@@ -71,7 +80,7 @@ def _units(path: Path, units: CodeUnits) -> tuple[float, float]:
             f"{path}: says no {' and no '.join(missing)}, nor does a {_LOG} in its folder or the one above; put the "
             "run's there"
         )
-    length, mass = (said[name] / units.hubble for name in names)
+    length, mass = (said[name] / factor_of_h(path, units) for name in names)
     return 1000 * length * units.scale_factor, mass
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, joined, listed, numbered_parts, same_epoch, text_table
+from kinmass.gen.catalogues.base import Halo, factor_of_h, joined, listed, numbered_parts, same_epoch, text_table
 from kinmass.gen.constants import G
 from kinmass.gen.formats import CodeUnits, SnapshotError
 
@@ -35,7 +35,8 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     _check_units(path, comments)
     words = re.findall(rf"\b({'|'.join(_HEADER)}) = ([-+.\deE]+)", comments)
     header = {_HEADER[name]: float(value) for name, value in words}
-    a, h = header.get("a", units.scale_factor), header.get("h", units.hubble)
+    a = header.get("a", units.scale_factor)
+    h = header["h"] if "h" in header else factor_of_h(path, units)
     for scale in {a, *map(float, set(column.get("scale", [])))}:
         same_epoch(path, scale, units, tolerance=_ROUNDING if "scale" in column else 0.0)
 

@@ -6,7 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, header, listed, members, need, numbers, same_epoch
+from kinmass.gen.catalogues.base import Halo, factor_of_h, header, listed, members, need, numbers, same_epoch
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget_header import scalar
@@ -28,7 +28,7 @@ def _unit(path: Path, data: h5py.Dataset, kind: tuple[float, str], units: CodeUn
     if (scaling := dataset_unit(data, cgs)) is None:
         raise SnapshotError(f"{path}: {data.name} does not say its unit and its power of a; get the file again")
     unit, a_power, h_power = scaling
-    return unit * units.scale_factor**a_power * units.hubble**h_power
+    return unit * units.scale_factor**a_power * factor_of_h(path, units, h_power)
 
 
 def _check(path: Path, units: CodeUnits, n_subhaloes: int) -> None:

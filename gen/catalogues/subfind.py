@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, code_units, header, listed, need, same_epoch, stacked
+from kinmass.gen.catalogues.base import Halo, code_units, factor_of_h, header, listed, need, same_epoch, stacked
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget_header import files_of, scalar
@@ -106,7 +106,7 @@ def _physical(files: list[Path], name: str, units: CodeUnits, cgs: float, defaul
                 need(path, name, {f"{x}-scale-exponent" for x in ("aexp", "h")}, attrs)
                 a, h = (scalar(attrs[f"{x}-scale-exponent"]) for x in ("aexp", "h"))
                 unit = in_round_units(scalar(attrs["CGSConversionFactor"]) / cgs)
-                return unit * units.scale_factor**a * units.hubble**h
+                return unit * units.scale_factor**a * factor_of_h(path, units, h)
     return default_unit
 
 

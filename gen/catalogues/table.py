@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +66,13 @@ def _is_named(snapshot: Path, name: str) -> bool:
     if name.isdecimal() and number:
         return int(name) == int(number)
     parts, folder = Path(name).parts, snapshot.parent
-    stem = snapshot.with_name(re.sub(r"(\.0)?\.(hdf5|h5)$|\.(txt|d)$", "", snapshot.name))
+    stem = _without_suffix(snapshot)
     own_folder = [folder] if number and re.search(rf"_0*{int(number)}$", folder.name) else []
     return bool(parts) and any(path.parts[-len(parts) :] == parts for path in (snapshot, stem, *own_folder))
+
+
+def _without_suffix(snapshot: Path) -> Path:
+    return snapshot.with_name(re.sub(r"(\.0)?\.(hdf5|h5)$|\.(txt|d)$", "", snapshot.name))
 
 
 def _number(snapshot: Path) -> str:
@@ -75,6 +80,31 @@ def _number(snapshot: Path) -> str:
     formats = ("gadget",) if snapshot.suffix in (".hdf5", ".h5") else ("gadget", "tipsy")
     numbers = {snapshot_number(snapshot, name) for name in formats}
     return numbers.pop() if len(numbers) == 1 else ""
+
+
+def called_alike(snapshots: Iterable[Path]) -> dict[str | int, list[Path]]:
+    """Return the names and numbers by which an entry may mean several of these snapshots, with these."""
+    by_word: dict[str | int, list[Path]] = {}
+    for snapshot in snapshots:
+        words = {snapshot.name, _without_suffix(snapshot).name, snapshot.parent.name}
+        for word in words | ({int(number)} if (number := _number(snapshot)) else set()):
+            by_word.setdefault(word, []).append(snapshot)
+    return {word: paths for word, paths in by_word.items() if len(paths) > 1}
+
+
+def named_twice(path: Path, snapshots: Iterable[Path]) -> tuple[str, Path, Path] | None:
+    """Return an entry of the table's column `snapshot` that names two of these snapshots, and these; None without one.
+
+    A number does where two runs have an output of that number, whose rows would be taken for galaxies of both. Raises
+    SnapshotError as `read`.
+    """
+    table, paths_by_word = _table(path), called_alike(snapshots)
+    for name in sorted({str(name).strip() for name in table["snapshot"]} if "snapshot" in table.colnames else ()):
+        candidates = paths_by_word.get(int(name) if name.isdecimal() else Path(name).name, [])
+        named = sorted(s for s in {*candidates, *paths_by_word.get(name, ())} if _is_named(s, name))
+        if len(named) > 1:
+            return name, named[0], named[1]
+    return None
 
 
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:

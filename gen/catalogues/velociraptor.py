@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, listed, need, numbered_parts, numbers, same_epoch, stacked
+from kinmass.gen.catalogues.base import Halo, factor_of_h, listed, need, numbered_parts, numbers, same_epoch, stacked
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget_header import scalar
 
@@ -43,7 +43,7 @@ def _units(path: Path, units: CodeUnits) -> tuple[float, float]:
         )
     if not comoving:
         return length, mass
-    h = _said(path, "h_val") or units.hubble
+    h = _said(path, "h_val") or factor_of_h(path, units)
     return length * units.scale_factor / h, mass / h
 
 

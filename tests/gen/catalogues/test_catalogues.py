@@ -372,6 +372,19 @@ def test_what_was_written_comes_back(form, tmp_path):
     )
 
 
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_catalogue_whose_units_have_factors_of_h_is_refused_where_no_file_says_h(form, tmp_path):
+    """A cutout of SWIFT may have lost it; h = 1 would put every galaxy elsewhere without a word."""
+    path, unsaid = WRITERS[form](tmp_path), replace(UNITS, hubble=1.0)
+    if form in {"ahf", "eagle_subfind", "hbt"}:
+        with pytest.raises(SnapshotError, match=rf"{re.escape(path.name)}.*: its units have factors of h, which the s"):
+            find_haloes(form, path, SNAPSHOT, unsaid)
+    else:
+        for halo, other in zip(*(find_haloes(form, path, SNAPSHOT, units) for units in (UNITS, unsaid)), strict=True):
+            np.testing.assert_array_equal(halo.centre_kpc, other.centre_kpc)
+            assert halo[2:] == other[2:]
+
+
 @pytest.mark.parametrize("units_group", ["Units", "Parameters", "Header"])
 def test_subfind_in_mpc_says_so_itself(units_group, tmp_path):
     haloes = find_haloes("subfind", write_subfind(tmp_path, 1000.0, units_group), SNAPSHOT, UNITS)

@@ -15,7 +15,7 @@ from kinmass.gen.campaign.listing import UNLISTED, Entry, Listing, list_snapshot
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.base import Halo, centres_kpc
 from kinmass.gen.catalogues.table import called_alike, named_twice
-from kinmass.gen.formats import FORMATS
+from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.snapshots import alike
 from kinmass.gen.storage import lock, store, suite_group
 from kinmass.gen.suite import Suite, SuiteError
@@ -124,7 +124,7 @@ def _check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
     first_by_ends: dict[tuple[object, ...], Path] = {}
     haloes_of = {path: [halo for _, halo, _ in of.entries if halo is not None] for path, of in listings.items()}
     for path, haloes in haloes_of.items():
-        ends = [(halo.name, *np.ravel(halo.centre_kpc).tolist()) for halo in (*haloes[:1], *haloes[-1:])]
+        ends = [(h.name, h.centre_kpc is not None and h.centre_kpc.tobytes()) for h in (*haloes[:1], *haloes[-1:])]
         if len(haloes) < 2 or (first := first_by_ends.setdefault((len(haloes), *ends), path)) == path:
             continue
         if _are_same(haloes, haloes_of[first]) and (
@@ -139,13 +139,15 @@ def _check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
 
 def _check_tables(suite: Suite, snapshots: list[Path]) -> None:
     """Raise SuiteError where the column `snapshot` of a table has an entry that names two snapshots at once."""
-    unclear = [path for paths in called_alike(snapshots).values() for path in paths]
     snapshots_by_table: dict[Path | None, set[Path]] = {}
-    for path in unclear:
-        with contextlib.suppress(SuiteError):  # its listing says so
+    for path in {path for paths in called_alike(snapshots).values() for path in paths}:
+        with contextlib.suppress(SuiteError):  # here and below: its listing says what is wrong
             snapshots_by_table.setdefault(suite.catalogue_path(path), set()).add(path)
     for table, its_snapshots in snapshots_by_table.items():
-        if table and (twice := named_twice(table, its_snapshots)):
+        twice = None
+        with contextlib.suppress(SnapshotError):
+            twice = named_twice(table, its_snapshots) if table else None
+        if twice:
             name, first, second = twice
             raise SuiteError(
                 f"suite {suite.name}: {table}: `snapshot` {name} names {first} and {second} alike; write the ends of "

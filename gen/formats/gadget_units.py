@@ -61,10 +61,13 @@ def dataset_unit(dataset: h5py.Dataset, cgs: float) -> UnitScaling | None:
 
     None unless all attributes are there and finite.
     """
+    attrs = dataset.attrs
     for names in _UNIT_ATTRIBUTES:
-        values = [scalar(dataset.attrs.get(name, np.nan), f"{dataset.name}: {name}") for name in names]
+        if not all(name in attrs for name in names):
+            continue
+        values = [scalar(attrs[name], f"{dataset.name}: {name}") for name in names]
         if np.isfinite(values).all() and values[0] > 0:
-            physical = scalar(dataset.attrs.get("Value stored as physical", 0))
+            physical = scalar(attrs.get("Value stored as physical", 0))
             return in_round_units(values[0] / cgs), 0.0 if physical else values[1], values[2]
     return None
 
@@ -76,10 +79,11 @@ def from_datasets(path: Path, file: h5py.File) -> dict[str, UnitScaling]:
     """
     unit_by_quantity: dict[str, UnitScaling] = {}
     groups = particle_groups(path, file)
-    wanted = [(key, field, cgs, list(groups.values())) for key, (field, _, cgs) in QUANTITIES.items()]
-    gas = [groups[0]] if isinstance(groups.get(0), h5py.Group) else []  # stars have smoothing lengths, too
-    for key, field, cgs, of in [*wanted, *((field, field, cgs, gas) for field, (_, cgs) in GAS_FIELDS.items())]:
-        datasets = [group.get(name) for group in of for name in group if LINKED_FIELDS.get(name) == field]
+    fields = {number: [(LINKED_FIELDS.get(name), name) for name in group] for number, group in groups.items()}
+    wanted = [(key, field, cgs, fields.keys()) for key, (field, _, cgs) in QUANTITIES.items()]
+    gas = fields.keys() & {0} if isinstance(groups.get(0), h5py.Group) else set()  # stars have smoothing lengths, too
+    for key, field, cgs, types in [*wanted, *((field, field, cgs, gas) for field, (_, cgs) in GAS_FIELDS.items())]:
+        datasets = [groups[number].get(name) for number in types for of, name in fields[number] if of == field]
         unit_by_dataset = {
             dataset.name: unit for dataset in datasets if dataset is not None and (unit := dataset_unit(dataset, cgs))
         }

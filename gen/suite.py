@@ -309,7 +309,9 @@ class Suite(_Section):
             ) from error
         for folder in (snapshot.parent, self.root):
             # os.path.join drops the folder where the pattern is absolute.
-            matches = glob.glob(os.path.join(glob.escape(str(folder)), os.path.expanduser(pattern)), recursive=True)
+            path = os.path.join(glob.escape(str(folder)), os.path.expanduser(pattern))
+            # glob would look at a name without wildcards once more.
+            matches = glob.glob(path, recursive=True) if glob.has_magic(path) else [path]
             files = sorted(Path(match) for match in matches if os.path.isfile(match))
             if len(files) > 1:
                 raise SuiteError(f"{snapshot}: {len(files)} files match {pattern} in {folder}; say which by `path`")

@@ -15,7 +15,7 @@ from kinmass.gen.catalogues.base import Halo, packed, unpacked
 from kinmass.gen.catalogues.find import chosen, find_haloes, usable
 from kinmass.gen.code import stage_key
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
-from kinmass.gen.formats.once import asking_once, names_in
+from kinmass.gen.formats.once import asking_once, names_in, status
 from kinmass.gen.snapshots import alike
 from kinmass.gen.snapshots.components import components_of
 from kinmass.gen.snapshots.content import sampled
@@ -164,7 +164,7 @@ def _marks(suite: Suite, snapshot: Path, catalogue: Path | None) -> tuple[str, l
     try:
         own = FORMATS[suite.format].listed_files(snapshot)
         files = dict.fromkeys([*own, *(_parts_of(catalogue) if catalogue else [])])
-        stats = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file in files]
+        stats = [(str(file), (stat := status(file)).st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file in files]
         sizes = [(Path(name), size) for name, size, _, _ in stats[: len(own)]]
     except (OSError, ValueError):
         return "", sizes

@@ -44,7 +44,8 @@ def _table(path: Path) -> Table:
     encoding = "utf-8-sig"  # spreadsheets begin a file with a mark that would become part of the first column's name
     try:
         if path.suffix == ".ecsv":
-            table = Table.read(path, format="ascii.ecsv", encoding=encoding)
+            # Given a path, astropy would look at it and open it several times.
+            table = Table.read(path.read_text(encoding=encoding).split("\n"), format="ascii.ecsv")
         elif (table := _in_c(path)) is None:
             table = Table.read(path, format="ascii.csv", comment="#", encoding=encoding)
     except ValueError as error:  # astropy's readers in C leave no trace of where it comes from

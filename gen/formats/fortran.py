@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kinmass.gen.formats.base import SnapshotError
+from kinmass.gen.formats.once import status
 
 
 class Records:
@@ -15,7 +16,7 @@ class Records:
     def __init__(self, path: Path, order: Literal["<", ">"] = "<"):
         self.path, self.order, self.at = path, order, 0
         try:
-            self.size = path.stat().st_size
+            self.size = status(path).st_size
             self._file = open(path, "rb")  # noqa: SIM115
         except OSError as error:
             raise SnapshotError(

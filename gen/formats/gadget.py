@@ -46,7 +46,7 @@ from kinmass.gen.formats.gadget_units import (
     from_datasets,
     in_round_units,
 )
-from kinmass.gen.formats.once import once
+from kinmass.gen.formats.once import once, status
 from kinmass.gen.formats.sample import Sample, from_hdf5
 from kinmass.gen.formats.stored import checked, files_behind, link_dataset
 from kinmass.gen.formats.together import check_copies, check_one_unit, check_together
@@ -108,7 +108,7 @@ class Gadget(Format):
                 for key, value in {**cosmology, "BoxSize": 1.0}.items():
                     staged_header[key] = value
             # yt recognises the files of an index by their times.
-            os.utime(scratch / name, ns=(original.stat().st_atime_ns, original.stat().st_mtime_ns))
+            os.utime(scratch / name, ns=((times := status(original)).st_atime_ns, times.st_mtime_ns))
         return scratch / names[0]
 
     def _header(self, path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import numpy as np
 from kinmass.gen.formats.base import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget import Gadget
 from kinmass.gen.formats.gadget_units import UnitScaling
+from kinmass.gen.formats.once import status
 
 HEADER_BYTES = 256
 _TYPES = range(6)
@@ -151,7 +152,7 @@ def blocks_of(path: Path, attrs: dict[str, Any]) -> dict[str, Block]:
     """
     counts = attrs["NumPart_ThisFile"]
     n, own_mass = sum(counts), sum(c for c, m in zip(counts, attrs["MassTable"], strict=True) if m == 0)
-    file_size = path.stat().st_size
+    file_size = status(path).st_size
     with open(path, "rb") as file:
         blocks = list(_iterate_blocks(path, file, attrs["order"], attrs["format"], file_size))[1:]
     if attrs["format"] == 1:

@@ -53,6 +53,18 @@ def names_in(folder: Path) -> tuple[str, ...]:
 
 
 @once
+def status(path: Path) -> os.stat_result:
+    """Return the size, times and kind of a file. Raises OSError."""
+    return path.stat()
+
+
+@once
 def true_path(path: Path) -> Path:
-    """Return a path without links, as `Path.resolve` does, but without a further look at its end."""
-    return Path(os.path.realpath(path))
+    """Return a path without links, as `Path.resolve` does, but without a further look at its end, or at its folders."""
+    in_folder = _true_folder(path.parent) / path.name
+    return Path(os.path.realpath(in_folder)) if in_folder.is_symlink() else in_folder
+
+
+@once
+def _true_folder(folder: Path) -> Path:
+    return Path(os.path.realpath(folder))

@@ -12,7 +12,7 @@ import numpy as np
 from kinmass.gen.constants import HUBBLE, RHO_CRIT, G
 from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Slot, SnapshotError, check_cosmology
 from kinmass.gen.formats.frontends import open_raw
-from kinmass.gen.formats.once import names_in, once, true_path
+from kinmass.gen.formats.once import names_in, once, status, true_path
 from kinmass.gen.formats.sample import Sample, take
 from kinmass.gen.physics.particles import Galaxy
 
@@ -119,7 +119,7 @@ class Tipsy(Format):
         Raises SnapshotError where no layout fits the size.
         """
         _, counts, _ = self._read_header(path)
-        size, n = path.stat().st_size, sum(counts)
+        size, n = status(path).st_size, sum(counts)
         if n == 0:
             raise SnapshotError(f"{path}: holds no particles; check the snapshot pattern")
         for header_size in (32, 28):

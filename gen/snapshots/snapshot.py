@@ -16,7 +16,7 @@ from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.base import SMALLEST_FILL, Slot, reading, settled_box
 from kinmass.gen.formats.domain import check_written
 from kinmass.gen.formats.frontends import forget_datasets, hold_while_reading
-from kinmass.gen.formats.once import asking_once, true_path
+from kinmass.gen.formats.once import asking_once, status, true_path
 from kinmass.gen.formats.stored import held_open
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
 from kinmass.gen.snapshots.components import (
@@ -105,7 +105,7 @@ class Snapshot:
     def _load_indexed(self, staged: Path, indexes: Path | None, slot: Slot) -> Any:
         """Load the yt dataset, with the blocks that another process has found in the same files where it has."""
         files = self.format.listed_files(self.path)
-        marks = [(str(true_path(f)), (stat := f.stat()).st_size, stat.st_mtime_ns) for f in files]
+        marks = [(str(true_path(f)), (stat := status(f)).st_size, stat.st_mtime_ns) for f in files]
         kept = KeptIndex(indexes or staged.parent, staged, (marks, YT, self.format.name, self.tracers.light_field))
         if kept.fetch():
             try:
@@ -333,7 +333,7 @@ def holds(n_bytes: int, counts: Mapping[str, int]) -> bool:
 def fetched(files: list[Path]) -> int:
     """Read small files once, for the file system's cache to hold them; return their bytes, 0 if they are not small."""
     try:
-        if not 0 < sum(file.stat().st_size for file in files) <= FETCH_WHOLE:
+        if not 0 < sum(status(file).st_size for file in files) <= FETCH_WHOLE:
             return 0
         block, n_bytes = bytearray(2**20), 0
         for path in files:

@@ -136,7 +136,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
 
     def words(name: str) -> list[str]:
         """Return a column as texts without blanks around them."""
-        return [str(word).strip() for word in table[name]]
+        return ["--" if word is None else str(word).strip() for word in table[name].tolist()]  # None where masked
 
     return listed(
         words("id" if "id" in table.colnames else "row"),

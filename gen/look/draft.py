@@ -67,8 +67,8 @@ def _folders_of_catalogues(snapshot: Path, number: str) -> tuple[list[list[Path]
     """Return the folders in which a snapshot's catalogue may lie, the nearest first, and those farther off.
 
     Where its own folder is that of one snapshot (`snapshots/flamingo_0077`), the run's catalogues lie in one beside
-    `snapshots`. A folder with snapshots of its own is another run, with other galaxies at the same time, and is left
-    out.
+    `snapshots`; HBT has folders of its own, named by number, in one. A folder with snapshots of its own is another run,
+    with other galaxies at the same time, and is left out.
     """
     pattern = re.sub(r"\d+", "*", glob.escape(snapshot.name))
     folder = snapshot.absolute().parent
@@ -78,7 +78,9 @@ def _folders_of_catalogues(snapshot: Path, number: str) -> tuple[list[list[Path]
 
     is_of_one = bool(number) and number in map(_without_zeros, re.findall(r"\d+", folder.name))
     far = beside(folder.parent, pattern, f"*/{pattern}", f"*/*/{pattern}") if is_of_one else []
-    return [[folder], beside(folder, pattern)], far
+    near = beside(folder, pattern)
+    numbered = [f for own in near for f in own.glob("*/") if number and _without_zeros(f.name) == number]
+    return [[folder], [*near, *(f for f in numbered if not any(f.glob(pattern)))]], far
 
 
 def _is_later_part(catalogue: Path) -> bool:

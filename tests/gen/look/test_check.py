@@ -161,6 +161,16 @@ def test_a_draft_finds_the_catalogues_beside_the_folder_of_all_snapshots(a_galax
     assert "no catalogue found" in draft(tmp_path / "run2" / "flamingo_0077" / path.name)
 
 
+def test_a_draft_finds_a_catalogue_in_a_folder_that_is_named_by_number(a_galaxy, tmp_path):
+    """As HBT writes them; another run's snapshot of this number is no catalogue's folder."""
+    for folder in ("snapshots", "HBT/033", "HBT/034", "other/034"):
+        (tmp_path / folder).mkdir(parents=True)
+        if folder != "snapshots":
+            catalogue(tmp_path / folder / f"fof_subhalo_tab_{folder[-3:]}.hdf5", 0.0)
+    path, _ = (snapshot(tmp_path / folder / "snap_034.hdf5", a_galaxy, 1.0) for folder in ("snapshots", "other/034"))
+    assert 'path: "../HBT/034/fof_subhalo_tab_034.hdf5"}' in draft(path)
+
+
 @pytest.mark.parametrize("form", ["gadget", "arepo", "gizmo", "simba", "eagle", "swift"])
 def test_a_drafts_assumed_units_are_the_formats_own(form, a_galaxy, tmp_path):
     """Uncommented they change nothing."""

@@ -859,6 +859,17 @@ def test_a_tracer_without_its_field_says_which(archive, tracers, words, tmp_path
         snapshot.galaxy(CORNER, 100.0)
 
 
+def test_columns_without_names_are_not_called_by_tngs_bands(tmp_path):
+    """Swift's luminosities are in GAMA's bands: `r` of a cutout without their names was the seventh column, J."""
+    path = edit(layouts.swift(tmp_path / "s.hdf5", layouts.galaxy()), lambda f: f.pop("SubgridScheme"))
+    edit(path, lambda f: f["PartType4"].pop("Luminosities"))
+    edit(path, lambda f: f["PartType4"].create_dataset("Luminosities", data=np.tile(np.arange(1.0, 10.0), (40, 1))))
+    with pytest.raises(SnapshotError, match=r"has no column r; give `Luminosities\[column\]` with its number"):
+        Snapshot(path, "swift", tracers=Tracers(stars="light", light_field="Luminosities[r]"))
+    with Snapshot(path, "swift", tracers=Tracers(stars="light", light_field="Luminosities[2]")) as snapshot:
+        assert set(snapshot.galaxy(CORNER, 100.0).stars.weight) == {3.0}
+
+
 def test_cold_gas_needs_a_temperature(tmp_path):
     path = edit(layouts.fire(tmp_path / "s.hdf5", layouts.galaxy()), lambda f: f["PartType0"].pop("ElectronAbundance"))
     with (

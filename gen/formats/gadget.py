@@ -30,6 +30,7 @@ from kinmass.gen.formats.gadget_header import (
     check_is_no_part,
     check_no_redshift,
     check_time_is_a,
+    expansion_unsaid,
     files_of,
     header,
     run_parameter,
@@ -318,6 +319,10 @@ class Gadget(Format):
             dark_energy = run_parameter(file, "OmegaLambda", run_parameter(file, "Omega_Lambda", 0.0)) != 0
             comoving_flag = run_parameter(file, "ComovingIntegrationOn", np.nan)
             cosmological = dark_energy or z != 0 if np.isnan(comoving_flag) else comoving_flag != 0
+            says = [np.isfinite(run_parameter(file, name, np.nan)) for name in ("OmegaLambda", "Omega_Lambda")]
+            if not cosmological and np.isnan(comoving_flag) and not any(says):
+                self._check_code(path)  # of another code's file this is the reason
+                raise expansion_unsaid(path, "OmegaLambda", "Redshift above 0", "ComovingIntegrationOn")
             if not cosmological:
                 check_no_redshift(path, z)
             elif np.isnan(comoving_flag):

@@ -654,6 +654,26 @@ def test_a_run_without_expansion_stays_at_a_of_one(tmp_path):
     assert (units.scale_factor, units.hubble, units.length_kpc) == pytest.approx((1, 1, 1000))
 
 
+@pytest.mark.parametrize("archive", ["fire", "gadget4", "swift"])
+def test_a_file_in_which_nothing_says_whether_its_run_expands_is_asked(archive, tmp_path):
+    """A Header of counts alone made a run at a = .6 an isolated one; at z = 0 GADGET-4's is one without Parameters."""
+    form, layout = ARCHIVES[archive]
+    path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
+
+    def lose(file: h5py.File) -> None:
+        for name in {"Redshift", "Time", "Scale-factor", "OmegaLambda", "HubbleParam"} & set(file["Header"].attrs):
+            del file["Header"].attrs[name]
+        if archive == "gadget4":
+            file["Header"].attrs.update(Redshift=0.0, Time=1.0)
+        for name in {"Parameters", "Cosmology"} & set(file):
+            del file[name]
+
+    edit(path, lose)
+    with pytest.raises(SnapshotError, match=r"so nothing says whether its run expands; .*`units: \{cosmological: true"):
+        FORMATS[form].units(path, {})
+    assert not FORMATS[form].units(path, {"cosmological": False}).cosmological
+
+
 def test_the_start_of_a_run_without_h_is_read_either_way(tmp_path):
     path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
     edit(path, set_attrs(Time=0.0, Redshift=0.0, HubbleParam=1.0))

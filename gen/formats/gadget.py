@@ -41,12 +41,12 @@ from kinmass.gen.formats.gadget_units import (
     QUANTITIES,
     UnitScaling,
     check_h_is_meant,
-    check_nothing_is_said,
     factors,
     first_claims,
     from_datasets,
     in_round_units,
 )
+from kinmass.gen.formats.gadget_words import check_nothing_is_said, check_words_agree
 from kinmass.gen.formats.once import once, status
 from kinmass.gen.formats.sample import Sample, from_hdf5
 from kinmass.gen.formats.stored import checked, files_behind, link_dataset
@@ -238,7 +238,7 @@ class Gadget(Format):
                     f"{path}: its positions are physical, and its BoxSize may be comoving; give `units: {{box: ...}}`, "
                     "the side in comoving kpc, in the suite file"
                 )
-            return CodeUnits(
+            units = CodeUnits(
                 **code_units,
                 box_kpc=box * code_units["length_kpc"] or None,
                 scale_factor=a,
@@ -248,6 +248,8 @@ class Gadget(Format):
                 cosmological=cosmological,
                 factors=factors(claims, scalings, suite_units.keys() & scalings.keys(), a, h),
             )
+            check_words_agree(path, file, units, suite_units.keys())
+            return units
 
     def _types_with_units(self, path: Path) -> set[str]:
         """Return the types of a snapshot whose datasets say the units of all that is read."""

@@ -624,6 +624,47 @@ def test_words_for_units_are_not_overheard(field, words, tmp_path):
     assert FORMATS["gizmo"].units(path, said).length_kpc == pytest.approx(layouts.KPC_H)
 
 
+UNREAD = {
+    "another attribute": lambda f: f["PartType4/Coordinates"].attrs.update(astropy_unit="kpc"),
+    "a type's": lambda f: f["PartType4"].attrs.update(unit="kpc"),
+    "the file's": lambda f: f.attrs.update(Units="kpc, Msun, km/s"),
+    "a group of words": lambda f: f.create_group("units").attrs.update(length="kpc"),
+}
+
+
+@pytest.mark.parametrize("where", UNREAD)
+def test_words_for_units_are_not_overheard_wherever_they_stand(where, tmp_path):
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), UNREAD[where])
+    with pytest.raises(SnapshotError, match=r"which is not read.*`units: "):
+        FORMATS["gizmo"].units(path, {})
+
+
+@pytest.mark.parametrize(
+    ("archive", "field", "other", "held"),
+    [
+        ("gizmo_2020", "PartType4/Coordinates", "kpc", "Mpc / h"),
+        ("gadget4", "PartType1/Velocities", "km s**-1", "km s**-1 a**(1/2)"),
+        ("gadget4", "PartType4/Masses", "1e10 Msun", "1e10 Msun / h"),
+        ("gadget4", "PartType0/SmoothingLength", "kpc", "kpc a / h"),
+        ("tng", "PartType0/Density", "g/cm**3", "code_density"),
+        ("tng", "PartType0/InternalEnergy", "erg/g", "(km/s)^2"),
+        ("tng", "PartType0/Masses", np.bytes_(b"solMass"), "code_mass"),
+        ("swift", "PartType0/Coordinates", "kpc", "comoving Mpc"),
+    ],
+)
+def test_words_that_contradict_what_was_copied_are_refused(archive, field, other, held, tmp_path):
+    """A script converts one dataset, writes its unit beside it, and copies the Header and other attributes."""
+    form, layout = ARCHIVES[archive]
+    path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
+    units = FORMATS[form].units(path, {})
+    edit(path, lambda f: f[field].attrs.update(units=held))
+    assert FORMATS[form].units(path, {}) == units
+    edit(path, lambda f: f[field].attrs.update(units=other))
+    with pytest.raises(SnapshotError, match=rf"/{field} says units = '.*', of which one code unit would be "):
+        FORMATS[form].units(path, {})
+    assert FORMATS[form].units(path, {"length_kpc": 1.0, "mass_msun": 1.0, "velocity_kms": 1.0})
+
+
 def test_datasets_that_disagree_on_units_are_refused(tmp_path):
     path = layouts.eagle(tmp_path / "snap.hdf5", layouts.galaxy())
     edit(path, lambda f: f["PartType4/Coordinates"].attrs.update(CGSConversionFactor=3.085678e21))

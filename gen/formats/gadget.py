@@ -30,6 +30,7 @@ from kinmass.gen.formats.gadget_header import (
     check_is_no_part,
     check_no_redshift,
     check_time_is_a,
+    expansion_unsaid,
     files_of,
     header,
     run_parameter,
@@ -40,12 +41,12 @@ from kinmass.gen.formats.gadget_units import (
     QUANTITIES,
     UnitScaling,
     check_h_is_meant,
-    check_nothing_is_said,
     factors,
     first_claims,
     from_datasets,
     in_round_units,
 )
+from kinmass.gen.formats.gadget_words import check_nothing_is_said, check_words_agree
 from kinmass.gen.formats.once import once, status
 from kinmass.gen.formats.sample import Sample, from_hdf5
 from kinmass.gen.formats.stored import checked, files_behind, link_dataset
@@ -237,7 +238,7 @@ class Gadget(Format):
                     f"{path}: its positions are physical, and its BoxSize may be comoving; give `units: {{box: ...}}`, "
                     "the side in comoving kpc, in the suite file"
                 )
-            return CodeUnits(
+            units = CodeUnits(
                 **code_units,
                 box_kpc=box * code_units["length_kpc"] or None,
                 scale_factor=a,
@@ -247,6 +248,8 @@ class Gadget(Format):
                 cosmological=cosmological,
                 factors=factors(claims, scalings, suite_units.keys() & scalings.keys(), a, h),
             )
+            check_words_agree(path, file, units, suite_units.keys())
+            return units
 
     def _types_with_units(self, path: Path) -> set[str]:
         """Return the types of a snapshot whose datasets say the units of all that is read."""
@@ -318,6 +321,10 @@ class Gadget(Format):
             dark_energy = run_parameter(file, "OmegaLambda", run_parameter(file, "Omega_Lambda", 0.0)) != 0
             comoving_flag = run_parameter(file, "ComovingIntegrationOn", np.nan)
             cosmological = dark_energy or z != 0 if np.isnan(comoving_flag) else comoving_flag != 0
+            says = [np.isfinite(run_parameter(file, name, np.nan)) for name in ("OmegaLambda", "Omega_Lambda")]
+            if not cosmological and np.isnan(comoving_flag) and not any(says):
+                self._check_code(path)  # of another code's file this is the reason
+                raise expansion_unsaid(path, "OmegaLambda", "Redshift above 0", "ComovingIntegrationOn")
             if not cosmological:
                 check_no_redshift(path, z)
             elif np.isnan(comoving_flag):

@@ -95,7 +95,8 @@ def find_column(path: Path, group: h5py.Group, selector: str) -> tuple[h5py.Data
     if dataset.shape[1:] == (1,) and column is None:
         return dataset, 0
     columns = group.file.get(f"SubgridScheme/NamedColumns/{match[1]}")
-    names = list(_PHOTOMETRIC_BANDS) if columns is None else [str(n, "utf-8").strip("\0 ") for n in columns[()]]
+    bands = _PHOTOMETRIC_BANDS if "Photometrics" in match[1] else ()  # other codes have other bands in these columns
+    names = list(bands) if columns is None else [str(n, "utf-8").strip("\0 ") for n in columns[()]]
     index = int(column) if column and column.isdigit() else names.index(column) if column in names else -1
     if dataset.ndim != 2:
         raise SnapshotError(f"{path}: {dataset.name} of shape {dataset.shape} has no columns; give `{match[1]}` alone")
@@ -103,6 +104,6 @@ def find_column(path: Path, group: h5py.Group, selector: str) -> tuple[h5py.Data
         what = "several columns, and one is needed" if column is None else f"no column {column}"
         raise SnapshotError(
             f"{path}: {dataset.name} of shape {dataset.shape} has {what}; give `{match[1]}[column]` with its number"
-            + (f" or {', '.join(names)}" if columns is not None or "Photometrics" in match[1] else "")
+            + (f" or {', '.join(names)}" if names else "")
         )
     return dataset, index

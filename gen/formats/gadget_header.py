@@ -138,6 +138,18 @@ def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> f
     return values[0]
 
 
+def expansion_unsaid(path: Path, *names: str) -> SnapshotError:
+    """Make the error for a file in which nothing says whether its run expands: none of the attributes `names`.
+
+    Codes that do not expand write dark energy or a flag of 0. A cutout may have lost it, as one of GADGET-4 without its
+    Parameters group.
+    """
+    return SnapshotError(
+        f"{path}: no {', '.join(names)}, so nothing says whether its run expands; copy the Header and the groups of "
+        "parameters from its snapshot, or say it in the suite file: `units: {cosmological: true}` or false"
+    )
+
+
 def check_no_redshift(path: Path, z: float) -> None:
     """Raise SnapshotError for a redshift in a run that is not cosmological, where codes write 0 or nearly 0."""
     if not abs(z) < NO_REDSHIFT:

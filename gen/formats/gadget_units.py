@@ -29,10 +29,6 @@ GAS_FIELDS = {
     "InternalEnergy": ({"velocity_kms"}, KMS_CM_S**2),
     "Temperature": (set(), 1.0),
 }
-#: Fields that the units of length, mass and velocity are found from.
-_QUANTIFIED = ("Coordinates", "Masses", "Velocities")
-#: Attributes of a dataset with words for its unit, in lower case.
-_WORDS_FOR_UNITS = ("unit", "units")
 #: Attributes of a dataset with its unit in cgs, its power of a and its power of h.
 _UNIT_ATTRIBUTES = (
     ("CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent"),  # EAGLE: arXiv:1706.09899, section 3
@@ -132,34 +128,6 @@ def factors(
             factor = value * a**a_power * h**h_power / code_units[field]
             factor_by_field[field] = 1.0 if abs(factor - 1) < 1e-3 else factor
     return factor_by_field
-
-
-def check_nothing_is_said(path: Path, file: h5py.File) -> None:
-    """Raise SnapshotError where units would be assumed, though the file says some in a way that is not understood.
-
-    Such are the groups of other codes, and words beside a dataset, as scripts write them: these leave open whether the
-    numbers have factors of a and h.
-    """
-    for group in ("Units", "Parameters", "Header"):
-        if said := [name for name in (file[group].attrs if group in file else ()) if "unit" in name.lower()]:
-            raise SnapshotError(
-                f"{path}: its {group} group says {', '.join(said[:3])}, not the units of length, mass and velocity as "
-                "this format has them; is `format:` right? If so, say in the suite file what holds: `units: "
-                "{length_kpc: ..., mass_msun: ..., velocity_kms: ...}`, before factors of a and h"
-            )
-    for group in particle_groups(path, file).values():
-        named = [
-            name for name in (group if isinstance(group, h5py.Group) else ()) if LINKED_FIELDS.get(name) in _QUANTIFIED
-        ]
-        for name in named:
-            attrs = getattr(group.get(name), "attrs", {})  # there is none at the end of a link to nothing
-            for attribute in (key for key in attrs if key.lower() in _WORDS_FOR_UNITS):
-                words = attrs[attribute].decode() if isinstance(attrs[attribute], bytes) else str(attrs[attribute])
-                raise SnapshotError(
-                    f"{path}: {group.name}/{name} says {attribute} = {words[:40]!r}, which is not read for it leaves "
-                    "open factors of a and h; say in the suite file what holds: `units: {length_kpc: ..., mass_msun: "
-                    f"..., velocity_kms: ...}}`, before factors of a and h"
-                )
 
 
 def check_h_is_meant(path: Path, h: float, scalings: dict[str, UnitScaling]) -> None:

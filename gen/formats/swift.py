@@ -9,7 +9,7 @@ import numpy as np
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
 from kinmass.gen.formats.base import SnapshotError
 from kinmass.gen.formats.gadget import Gadget
-from kinmass.gen.formats.gadget_header import check_no_redshift, header, scalar, scale_factor
+from kinmass.gen.formats.gadget_header import check_no_redshift, expansion_unsaid, header, scalar, scale_factor
 from kinmass.gen.formats.gadget_units import UnitScaling, in_round_units
 from kinmass.gen.formats.smoothing import KERNEL_GAMMA, Smoothing, swift_smoothing
 
@@ -51,6 +51,8 @@ class Swift(Gadget):
         if cosmological is None:  # a cutout without the Cosmology group has a scale factor or a redshift
             comoving_flag = cosmology_attrs.get("Cosmological run", "Scale-factor" in attrs or z != 0)
             cosmological = scalar(comoving_flag, "Cosmological run") != 0
+            if "Cosmological run" not in cosmology_attrs and not {"Scale-factor", "Redshift"} & attrs.keys():
+                raise expansion_unsaid(path, "Scale-factor", "Redshift", "Cosmology group")
             if not cosmological:
                 check_no_redshift(path, z)
         if not cosmological:

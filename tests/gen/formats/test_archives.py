@@ -624,6 +624,47 @@ def test_words_for_units_are_not_overheard(field, words, tmp_path):
     assert FORMATS["gizmo"].units(path, said).length_kpc == pytest.approx(layouts.KPC_H)
 
 
+UNREAD = {
+    "another attribute": lambda f: f["PartType4/Coordinates"].attrs.update(astropy_unit="kpc"),
+    "a type's": lambda f: f["PartType4"].attrs.update(unit="kpc"),
+    "the file's": lambda f: f.attrs.update(Units="kpc, Msun, km/s"),
+    "a group of words": lambda f: f.create_group("units").attrs.update(length="kpc"),
+}
+
+
+@pytest.mark.parametrize("where", UNREAD)
+def test_words_for_units_are_not_overheard_wherever_they_stand(where, tmp_path):
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), UNREAD[where])
+    with pytest.raises(SnapshotError, match=r"which is not read.*`units: "):
+        FORMATS["gizmo"].units(path, {})
+
+
+@pytest.mark.parametrize(
+    ("archive", "field", "other", "held"),
+    [
+        ("gizmo_2020", "PartType4/Coordinates", "kpc", "Mpc / h"),
+        ("gadget4", "PartType1/Velocities", "km s**-1", "km s**-1 a**(1/2)"),
+        ("gadget4", "PartType4/Masses", "1e10 Msun", "1e10 Msun / h"),
+        ("gadget4", "PartType0/SmoothingLength", "kpc", "kpc a / h"),
+        ("tng", "PartType0/Density", "g/cm**3", "code_density"),
+        ("tng", "PartType0/InternalEnergy", "erg/g", "(km/s)^2"),
+        ("tng", "PartType0/Masses", np.bytes_(b"solMass"), "code_mass"),
+        ("swift", "PartType0/Coordinates", "kpc", "comoving Mpc"),
+    ],
+)
+def test_words_that_contradict_what_was_copied_are_refused(archive, field, other, held, tmp_path):
+    """A script converts one dataset, writes its unit beside it, and copies the Header and other attributes."""
+    form, layout = ARCHIVES[archive]
+    path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
+    units = FORMATS[form].units(path, {})
+    edit(path, lambda f: f[field].attrs.update(units=held))
+    assert FORMATS[form].units(path, {}) == units
+    edit(path, lambda f: f[field].attrs.update(units=other))
+    with pytest.raises(SnapshotError, match=rf"/{field} says units = '.*', of which one code unit would be "):
+        FORMATS[form].units(path, {})
+    assert FORMATS[form].units(path, {"length_kpc": 1.0, "mass_msun": 1.0, "velocity_kms": 1.0})
+
+
 def test_datasets_that_disagree_on_units_are_refused(tmp_path):
     path = layouts.eagle(tmp_path / "snap.hdf5", layouts.galaxy())
     edit(path, lambda f: f["PartType4/Coordinates"].attrs.update(CGSConversionFactor=3.085678e21))
@@ -652,6 +693,26 @@ def test_a_run_without_expansion_stays_at_a_of_one(tmp_path):
     edit(path, lambda f: [f[group].attrs.update({"Redshift": [0.0]}) for group in ("Header", "Cosmology")])
     units = FORMATS["swift"].units(path, {})
     assert (units.scale_factor, units.hubble, units.length_kpc) == pytest.approx((1, 1, 1000))
+
+
+@pytest.mark.parametrize("archive", ["fire", "gadget4", "swift"])
+def test_a_file_in_which_nothing_says_whether_its_run_expands_is_asked(archive, tmp_path):
+    """A Header of counts alone made a run at a = .6 an isolated one; at z = 0 GADGET-4's is one without Parameters."""
+    form, layout = ARCHIVES[archive]
+    path = layout(tmp_path / "snap.hdf5", layouts.galaxy())
+
+    def lose(file: h5py.File) -> None:
+        for name in {"Redshift", "Time", "Scale-factor", "OmegaLambda", "HubbleParam"} & set(file["Header"].attrs):
+            del file["Header"].attrs[name]
+        if archive == "gadget4":
+            file["Header"].attrs.update(Redshift=0.0, Time=1.0)
+        for name in {"Parameters", "Cosmology"} & set(file):
+            del file[name]
+
+    edit(path, lose)
+    with pytest.raises(SnapshotError, match=r"so nothing says whether its run expands; .*`units: \{cosmological: true"):
+        FORMATS[form].units(path, {})
+    assert not FORMATS[form].units(path, {"cosmological": False}).cosmological
 
 
 def test_the_start_of_a_run_without_h_is_read_either_way(tmp_path):
@@ -857,6 +918,17 @@ def test_a_tracer_without_its_field_says_which(archive, tracers, words, tmp_path
         Snapshot(path, form, {"dark": ["PartType1"]}, tracers=tracers) as snapshot,
     ):
         snapshot.galaxy(CORNER, 100.0)
+
+
+def test_columns_without_names_are_not_called_by_tngs_bands(tmp_path):
+    """Swift's luminosities are in GAMA's bands: `r` of a cutout without their names was the seventh column, J."""
+    path = edit(layouts.swift(tmp_path / "s.hdf5", layouts.galaxy()), lambda f: f.pop("SubgridScheme"))
+    edit(path, lambda f: f["PartType4"].pop("Luminosities"))
+    edit(path, lambda f: f["PartType4"].create_dataset("Luminosities", data=np.tile(np.arange(1.0, 10.0), (40, 1))))
+    with pytest.raises(SnapshotError, match=r"has no column r; give `Luminosities\[column\]` with its number"):
+        Snapshot(path, "swift", tracers=Tracers(stars="light", light_field="Luminosities[r]"))
+    with Snapshot(path, "swift", tracers=Tracers(stars="light", light_field="Luminosities[2]")) as snapshot:
+        assert set(snapshot.galaxy(CORNER, 100.0).stars.weight) == {3.0}
 
 
 def test_cold_gas_needs_a_temperature(tmp_path):

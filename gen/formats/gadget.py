@@ -33,6 +33,7 @@ from kinmass.gen.formats.gadget_header import (
     expansion_unsaid,
     files_of,
     header,
+    may_expand,
     run_parameter,
     scalar,
     scale_factor,
@@ -322,7 +323,7 @@ class Gadget(Format):
             comoving_flag = run_parameter(file, "ComovingIntegrationOn", np.nan)
             cosmological = dark_energy or z != 0 if np.isnan(comoving_flag) else comoving_flag != 0
             says = [np.isfinite(run_parameter(file, name, np.nan)) for name in ("OmegaLambda", "Omega_Lambda")]
-            if not cosmological and np.isnan(comoving_flag) and not any(says):
+            if not cosmological and np.isnan(comoving_flag) and not any(says) and may_expand(attrs, self.expansion):
                 self._check_code(path)  # of another code's file this is the reason
                 raise expansion_unsaid(path, "OmegaLambda", "Redshift above 0", "ComovingIntegrationOn")
             if not cosmological:

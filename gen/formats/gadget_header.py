@@ -138,6 +138,15 @@ def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> f
     return values[0]
 
 
+def may_expand(attrs: dict[str, Any], names: tuple[str, ...]) -> bool:
+    """Whether a Header at redshift 0, or without one, may be that of a run that expands; `names` are those of a.
+
+    It is not where the time is 0, as at the start of an isolated run, or is no scale factor of its redshift.
+    """
+    times = [scalar(attrs[name], name) for name in names if name in attrs]
+    return all(time == 1 if "Redshift" in attrs else 0 < time <= 1 for time in times)
+
+
 def expansion_unsaid(path: Path, *names: str) -> SnapshotError:
     """Make the error for a file in which nothing says whether its run expands: none of the attributes `names`.
 

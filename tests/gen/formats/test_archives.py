@@ -713,6 +713,9 @@ def test_a_file_in_which_nothing_says_whether_its_run_expands_is_asked(archive, 
     with pytest.raises(SnapshotError, match=r"so nothing says whether its run expands; .*`units: \{cosmological: true"):
         FORMATS[form].units(path, {})
     assert not FORMATS[form].units(path, {"cosmological": False}).cosmological
+    if archive == "fire":  # a time that is no scale factor is an isolated run's
+        for times in ({"Time": 0.0}, {"Time": 0.0, "Redshift": 0.0}, {"Time": 0.5, "Redshift": 0.0}, {"Time": 1.5}):
+            assert not FORMATS[form].units(edit(path, set_attrs(**times)), {}).cosmological
 
 
 def test_the_start_of_a_run_without_h_is_read_either_way(tmp_path):

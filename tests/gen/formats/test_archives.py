@@ -605,6 +605,24 @@ def test_units_of_which_a_file_says_some_are_not_assumed(tmp_path):
     assert FORMATS["gizmo"].units(path, {}) == replace(units, source="the file's Header group")
 
 
+def test_groups_that_contradict_each_other_are_refused(tmp_path):
+    """A script changes the Header to what it has converted; the Parameters, or the reverse, stay as they were."""
+    path, form = layouts.gadget4(tmp_path / "snap.hdf5", layouts.galaxy()), FORMATS["gadget"]
+    same = {"UnitLength_in_cm": KPC_CM, "UnitMass_in_g": 1.989e43, "UnitVelocity_in_cm_per_s": 1e5, "HubbleParam": 0.7}
+    units = form.units(path, {})
+    edit(path, set_attrs(**same))
+    assert form.units(path, {}) == units
+    edit(path, set_attrs(UnitMass_in_g=1.989e33))
+    with pytest.raises(
+        SnapshotError, match=r"1\.989e\+43 by the .*, and 1\.989e\+33 by the UnitMass_in_g of its Header"
+    ):
+        form.units(path, {})
+    assert form.units(path, {"mass_msun": 3e9}).mass_msun == pytest.approx(3e9 / layouts.H)
+    edit(path, set_attrs(**same | {"HubbleParam": 1.0}))
+    with pytest.raises(SnapshotError, match=r"HubbleParam is 1 in its Header group and 0\.7 in its Parameters"):
+        form.units(path, {})
+
+
 def test_another_codes_group_of_units_is_not_overheard(tmp_path):
     """PKDGRAV3 writes KpcUnit and MsolUnit into its HDF5 files; kpc/h was assumed in spite of them."""
     path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())

@@ -1146,6 +1146,21 @@ def test_units_that_contradict_each_other_are_refused(tmp_path):
     assert FORMATS["arepo"].units(path, {"length_kpc": 1000.0}).length_kpc == pytest.approx(layouts.MPC_H)
 
 
+@pytest.mark.parametrize(
+    ("own", "other", "component"), [("PartType1", "PartType2", "dark"), ("PartType4", "PartType3", "stars")]
+)
+def test_particles_that_are_in_two_types_are_missed_in_none(own, other, component, tmp_path):
+    """A script writes a part of one type as another, too: dark matter of types 1 and 2 was counted twice."""
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda f: [f.pop(other, None), f.copy(own, other)])
+    parts = {"dark": ["PartType1"], "low_resolution": [], component: [own, other]}
+    with (
+        Snapshot(path, "gizmo", parts) as snapshot,
+        pytest.raises(SnapshotError, match=f"40 of 80 particles of {own} and {other} are the same ones"),
+    ):
+        snapshot.galaxy(CORNER, 100.0)
+
+
 def test_a_type_cannot_be_two_components(tmp_path):
     path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
     with pytest.raises(SnapshotError, match="PartType2 is both stars and dark"):

@@ -24,6 +24,7 @@ from kinmass.gen.formats.grid import GridFormat
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.formats.smoothing import KERNEL_GAMMA, SMOOTHING, as_markdown
 from kinmass.gen.formats.swift import Swift
+from kinmass.gen.formats.tracers import luminosity
 from kinmass.gen.look.check import describe
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.particles import Galaxy
@@ -936,6 +937,24 @@ def test_a_tracer_without_its_field_says_which(archive, tracers, words, tmp_path
         Snapshot(path, form, {"dark": ["PartType1"]}, tracers=tracers) as snapshot,
     ):
         snapshot.galaxy(CORNER, 100.0)
+
+
+@pytest.mark.parametrize("name", ["Mag_r", "r_mag", "StellarMags[1]", "AbsMag", "logL_r", "L_log10", "LuminosityLog"])
+def test_logarithms_are_no_luminosities(name):
+    """Apparent magnitudes and logarithms are above zero, too: all stars shone alike, the faintest brightest."""
+    with pytest.raises(SnapshotError, match="has magnitudes or logarithms"):
+        luminosity(np.linspace(18, 25, 5), name)
+
+
+@pytest.mark.parametrize("name", ["Luminosities[GAMA_r]", "MagentaLight", "L_Imag", "Image_r", "Catalog_r", "Analogue"])
+def test_luminosities_of_any_name_are_taken_as_they_are(name):
+    np.testing.assert_array_equal(luminosity(light := np.linspace(1, 9, 5), name), light)
+
+
+def test_a_mark_of_no_magnitude_is_no_light():
+    """-99 outshone all other stars by 1e30."""
+    with pytest.raises(SnapshotError, match=r"magnitudes of -99 in AbsMagnitudes: no star particle is as bright"):
+        luminosity(np.array([-9.0, -99.0]), "AbsMagnitudes")
 
 
 def test_columns_without_names_are_not_called_by_tngs_bands(tmp_path):

@@ -41,6 +41,7 @@ from kinmass.gen.formats.gadget_header import (
 from kinmass.gen.formats.gadget_units import (
     QUANTITIES,
     UnitScaling,
+    check_groups_agree,
     check_h_is_meant,
     factors,
     first_claims,
@@ -270,7 +271,7 @@ class Gadget(Format):
         claimed = {key: claims[key] for key in QUANTITIES if key in claims}
         scalings, source = claimed, "the attributes of its datasets"
         if len(claimed) < len(QUANTITIES):
-            scalings, source = self._from_groups(file)
+            scalings, source = self._from_groups(path, file, suite_units)
             scalings |= {key: unit for key, unit in claimed.items() if scalings and key not in scalings}
         if scalings and (unsaid := QUANTITIES.keys() - scalings.keys()):
             if unsaid - suite_units.keys():
@@ -293,9 +294,15 @@ class Gadget(Format):
             source = "the suite file"
         return scalings, source
 
-    def _from_groups(self, file: h5py.File) -> tuple[dict[str, UnitScaling], str]:
-        """Return units from that of the Units, Parameters and Header groups which has most, and the words for it."""
+    def _from_groups(
+        self, path: Path, file: h5py.File, overruled: Collection[str]
+    ) -> tuple[dict[str, UnitScaling], str]:
+        """Return units from that of the Units, Parameters and Header groups which has most, and the words for it.
+
+        Raises SnapshotError where two groups say other units, unless these are overruled by the suite file.
+        """
         best: tuple[dict[str, UnitScaling], str] = {}, ""
+        said: dict[str, dict[str, float]] = {}
         h = run_parameter(file, "HubbleParam", 1.0) or 1.0
         for group in ("Units", "Parameters", "Header"):
             attrs = file[group].attrs if group in file else {}
@@ -306,8 +313,10 @@ class Gadget(Format):
                     cgs = scalar(attrs[name], name) / (h**h_power if name.endswith("_In_CGS") else 1.0)
                     if np.isfinite(cgs) and cgs > 0:
                         scalings[key] = in_round_units(cgs / one), a_power, h_power
+                        said.setdefault(key, {})[f"{name} of its {group} group"] = cgs
             if len(scalings) > len(best[0]):
                 best = scalings, f"the file's {group} group"
+        check_groups_agree(path, {key: values for key, values in said.items() if key not in overruled})
         return best
 
     def _cosmology(self, path: Path, file: h5py.File, cosmological: bool | None) -> tuple[float, float, bool]:

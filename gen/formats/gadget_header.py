@@ -75,11 +75,19 @@ def box_side(path: Path) -> float:
 
 
 def run_parameter(file: h5py.File, name: str, default: float) -> float:
-    """Read an attribute of the Header or, as in GADGET-4 and EAGLE, of the groups with the run's parameters."""
-    for group in ("Header", "Parameters", "RuntimePars"):
-        if group in file and name in file[group].attrs:
-            return scalar(file[group].attrs[name], f"{group}: {name}")
-    return default
+    """Read an attribute of the Header or, as in GADGET-4 and EAGLE, of the groups with the run's parameters.
+
+    Raises SnapshotError where two of them have other values: one was changed, or copied from another run.
+    """
+    values = {
+        group: scalar(file[group].attrs[name], f"{group}: {name}")
+        for group in ("Header", "Parameters", "RuntimePars")
+        if group in file and name in file[group].attrs
+    }
+    if values and not np.allclose(list(values.values()), next(iter(values.values())), rtol=1e-3, equal_nan=True):
+        words = " and ".join(f"{value:.6g} in its {group} group" for group, value in values.items())
+        raise SnapshotError(f"{file.filename}: {name} is {words}; keep the one that is true")
+    return next(iter(values.values()), default)
 
 
 def check_holds_all(path: Path, attrs: dict[str, Any]) -> None:

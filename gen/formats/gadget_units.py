@@ -130,6 +130,16 @@ def factors(
     return factor_by_field
 
 
+def check_groups_agree(path: Path, said: dict[str, dict[str, float]]) -> None:
+    """Raise SnapshotError where groups say other units of one quantity. said: units in cgs by quantity and by place."""
+    for key, values in said.items():
+        if not np.allclose(list(values.values()), next(iter(values.values())), rtol=1e-2):
+            words = ", and ".join(f"{value:.6g} by the {place}" for place, value in values.items())
+            raise SnapshotError(
+                f"{path}: its unit is {words}; say which is true by `units: {{{key}: ...}}` in the suite file"
+            )
+
+
 def check_h_is_meant(path: Path, h: float, scalings: dict[str, UnitScaling]) -> None:
     """Raise SnapshotError where a run without expansion has an h, and its units may be with or without factors of h.
 

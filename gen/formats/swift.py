@@ -1,5 +1,6 @@
 """SWIFT snapshots (COLIBRE, FLAMINGO, SWIFT-EAGLE): no factors of h, peculiar velocities, kernel lengths of 2 sigma."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,7 +36,9 @@ class Swift(Gadget):
     default_words = "comoving Mpc, 1e10 Msun, km/s"
     left_out = frozenset({"PartType6"})  # neutrinos
 
-    def _from_groups(self, file: h5py.File) -> tuple[dict[str, UnitScaling], str]:
+    def _from_groups(
+        self, path: Path, file: h5py.File, overruled: Collection[str]
+    ) -> tuple[dict[str, UnitScaling], str]:
         attrs = file["Units"].attrs if "Units" in file else {}
         names = [f"Unit {what}" for what in ("length in cgs (U_L)", "mass in cgs (U_M)", "time in cgs (U_t)")]
         if any(name not in attrs for name in names):

@@ -1,5 +1,6 @@
 """Weights of particles in a tracer's maps, other than mass: cold gas, neutral hydrogen, starlight."""
 
+import re
 from collections.abc import Callable, Collection
 
 import numpy as np
@@ -13,6 +14,10 @@ Read = Callable[[str], np.ndarray]
 HYDROGEN = 0.76
 #: Gas of a galaxy has some above this temperature [K], and no logarithm of a temperature is.
 WARMEST_LOG10 = 9.5
+#: Brighter than any star particle, near or far: it would be 1e18 suns. Some programs write -99 where there is none.
+BRIGHTEST_MAGNITUDE = -40.0
+#: What datasets of magnitudes and of logarithms of luminosities are called: Mag_r, StellarMags, logL_r.
+_IS_LOGARITHM = re.compile(r"(?:^|[^A-Za-z])mags?(?![a-z])|Mags?(?![a-z])|MAG(?![A-Z])|(?:^|_)(?i:log)|Log(?![a-z])")
 #: Proton mass over Boltzmann's constant [K / (km/s)^2] (CODATA 2018).
 PROTON_K_PER_KMS2 = 121.14752
 
@@ -94,10 +99,21 @@ def _fraction(name: str, read: Read) -> np.ndarray:
 def luminosity(light: np.ndarray, dataset: str) -> np.ndarray:
     """Return luminosities (N,) in the dataset's unit, computed from magnitudes where the dataset has these (TNG).
 
-    dataset is its name, which tells magnitudes. Raises SnapshotError for negative luminosities.
+    dataset is its name, which tells magnitudes. Raises SnapshotError for negative luminosities, and for what may be
+    logarithms.
     """
     if "photometrics" in dataset.lower() or "magnitude" in dataset.lower():
+        if light.min(initial=0.0) < BRIGHTEST_MAGNITUDE:
+            raise SnapshotError(
+                f"magnitudes of {light.min():.4g} in {dataset}: no star particle is as bright; are they marks of what "
+                "has none? Write a large number in their place"
+            )
         return 10.0 ** (-0.4 * light)
+    if _IS_LOGARITHM.search(dataset):
+        raise SnapshotError(
+            f"by its name {dataset} has magnitudes or logarithms, which were taken for luminosities; name a dataset of "
+            "magnitudes ...Magnitudes, and write others as luminosities"
+        )
     if light.min(initial=0.0) < 0:
         raise SnapshotError(
             f"negative luminosities in {dataset}; are they magnitudes? Name their dataset ...Magnitudes"

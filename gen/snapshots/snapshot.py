@@ -29,6 +29,7 @@ from kinmass.gen.snapshots.components import (
 )
 from kinmass.gen.snapshots.indexes import KeptIndex
 from kinmass.gen.snapshots.regions import Regions, images
+from kinmass.gen.snapshots.repeated import copies
 from kinmass.gen.snapshots.typed import TypeReader
 from kinmass.gen.suite import Tracers
 
@@ -229,8 +230,19 @@ class Snapshot:
                     parts[host].append(disguised)
                 low_res_msun += float(own.mass_msun.sum()) if ptype in self.low_resolution else 0.0
         particles = {name: concatenate(parts.pop(name)) for name in list(parts)}
+        for name, ptypes in self.components.items():
+            self._check_shared([ptype for ptype in ptypes if self.counts.get(ptype, 0)], particles[name])
         dark_msun = float(particles["dark"].mass_msun.sum())
         return Galaxy(**particles, high_res_fraction=1 - low_res_msun / dark_msun if dark_msun else 1.0)
+
+    def _check_shared(self, types: list[str], particles: Particles) -> None:
+        """Raise SnapshotError where particles of one component are in two of its types. Each type has been checked."""
+        n_copies, n_seen = copies([*particles.pos_kpc.T, particles.mass_msun]) if len(types) > 1 else (0, 0)
+        if n_copies:
+            raise SnapshotError(
+                f"{self.path}: {n_copies} of {n_seen} particles of {' and '.join(types)} are the same ones, with equal "
+                "places and masses; leave one of the types out of `particles`"
+            )
 
     def count(self, component: str) -> int:
         """Return the number of particles of a component in the whole snapshot."""

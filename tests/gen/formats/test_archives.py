@@ -24,6 +24,7 @@ from kinmass.gen.formats.grid import GridFormat
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.formats.smoothing import KERNEL_GAMMA, SMOOTHING, as_markdown
 from kinmass.gen.formats.swift import Swift
+from kinmass.gen.formats.tracers import luminosity
 from kinmass.gen.look.check import describe
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.particles import Galaxy
@@ -605,6 +606,24 @@ def test_units_of_which_a_file_says_some_are_not_assumed(tmp_path):
     assert FORMATS["gizmo"].units(path, {}) == replace(units, source="the file's Header group")
 
 
+def test_groups_that_contradict_each_other_are_refused(tmp_path):
+    """A script changes the Header to what it has converted; the Parameters, or the reverse, stay as they were."""
+    path, form = layouts.gadget4(tmp_path / "snap.hdf5", layouts.galaxy()), FORMATS["gadget"]
+    same = {"UnitLength_in_cm": KPC_CM, "UnitMass_in_g": 1.989e43, "UnitVelocity_in_cm_per_s": 1e5, "HubbleParam": 0.7}
+    units = form.units(path, {})
+    edit(path, set_attrs(**same))
+    assert form.units(path, {}) == units
+    edit(path, set_attrs(UnitMass_in_g=1.989e33))
+    with pytest.raises(
+        SnapshotError, match=r"1\.989e\+43 by the .*, and 1\.989e\+33 by the UnitMass_in_g of its Header"
+    ):
+        form.units(path, {})
+    assert form.units(path, {"mass_msun": 3e9}).mass_msun == pytest.approx(3e9 / layouts.H)
+    edit(path, set_attrs(**same | {"HubbleParam": 1.0}))
+    with pytest.raises(SnapshotError, match=r"HubbleParam is 1 in its Header group and 0\.7 in its Parameters"):
+        form.units(path, {})
+
+
 def test_another_codes_group_of_units_is_not_overheard(tmp_path):
     """PKDGRAV3 writes KpcUnit and MsolUnit into its HDF5 files; kpc/h was assumed in spite of them."""
     path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
@@ -923,6 +942,24 @@ def test_a_tracer_without_its_field_says_which(archive, tracers, words, tmp_path
         snapshot.galaxy(CORNER, 100.0)
 
 
+@pytest.mark.parametrize("name", ["Mag_r", "r_mag", "StellarMags[1]", "AbsMag", "logL_r", "L_log10", "LuminosityLog"])
+def test_logarithms_are_no_luminosities(name):
+    """Apparent magnitudes and logarithms are above zero, too: all stars shone alike, the faintest brightest."""
+    with pytest.raises(SnapshotError, match="has magnitudes or logarithms"):
+        luminosity(np.linspace(18, 25, 5), name)
+
+
+@pytest.mark.parametrize("name", ["Luminosities[GAMA_r]", "MagentaLight", "L_Imag", "Image_r", "Catalog_r", "Analogue"])
+def test_luminosities_of_any_name_are_taken_as_they_are(name):
+    np.testing.assert_array_equal(luminosity(light := np.linspace(1, 9, 5), name), light)
+
+
+def test_a_mark_of_no_magnitude_is_no_light():
+    """-99 outshone all other stars by 1e30."""
+    with pytest.raises(SnapshotError, match=r"magnitudes of -99 in AbsMagnitudes: no star particle is as bright"):
+        luminosity(np.array([-9.0, -99.0]), "AbsMagnitudes")
+
+
 def test_columns_without_names_are_not_called_by_tngs_bands(tmp_path):
     """Swift's luminosities are in GAMA's bands: `r` of a cutout without their names was the seventh column, J."""
     path = edit(layouts.swift(tmp_path / "s.hdf5", layouts.galaxy()), lambda f: f.pop("SubgridScheme"))
@@ -1129,6 +1166,21 @@ def test_units_that_contradict_each_other_are_refused(tmp_path):
     with pytest.raises(SnapshotError, match="attributes of Coordinates say another unit than what holds"):
         FORMATS["arepo"].units(path, {})
     assert FORMATS["arepo"].units(path, {"length_kpc": 1000.0}).length_kpc == pytest.approx(layouts.MPC_H)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "component"), [("PartType1", "PartType2", "dark"), ("PartType4", "PartType3", "stars")]
+)
+def test_particles_that_are_in_two_types_are_missed_in_none(own, other, component, tmp_path):
+    """A script writes a part of one type as another, too: dark matter of types 1 and 2 was counted twice."""
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+    edit(path, lambda f: [f.pop(other, None), f.copy(own, other)])
+    parts = {"dark": ["PartType1"], "low_resolution": [], component: [own, other]}
+    with (
+        Snapshot(path, "gizmo", parts) as snapshot,
+        pytest.raises(SnapshotError, match=f"40 of 80 particles of {own} and {other} are the same ones"),
+    ):
+        snapshot.galaxy(CORNER, 100.0)
 
 
 def test_a_type_cannot_be_two_components(tmp_path):

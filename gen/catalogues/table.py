@@ -108,6 +108,17 @@ def named_twice(path: Path, snapshots: Iterable[Path]) -> tuple[str, Path, Path]
     return None
 
 
+def _check_spelling(path: Path, names: list[str]) -> None:
+    """Raise SnapshotError for a column whose name is one that is read but for capitals and blanks: it would be ignored.
+
+    Without `central` satellites would be centrals, without `lineage` a galaxy would be in training and in a test.
+    """
+    read_names = {*_OPTIONAL, "central", "lineage", "snapshot"} - set(names)
+    for name in names:
+        if (meant := name.strip().lower()) in read_names:
+            raise SnapshotError(f"{path}: column {name!r} would not be read; call it {meant!r}, or otherwise")
+
+
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """Read columns `x`, `y`, `z` and the optional ones of docs/generation.md; an empty field is unknown.
 
@@ -117,6 +128,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """
     table = _table(path)
     need(path, f"the table ({', '.join(table.colnames)})", "xyz", table.colnames)
+    _check_spelling(path, table.colnames)
     table["row"] = np.arange(len(table))
     if "snapshot" in table.colnames:
         if len(table) and table["snapshot"].dtype.kind == "f":  # as pandas writes a column with an empty field

@@ -279,12 +279,19 @@ class Format(ABC):
         """
         return formed > 0
 
-    def doubt(self, formed: np.ndarray, cosmological: bool) -> str:
+    def doubt(self, formed: np.ndarray, cosmological: bool, scale_factor: float) -> str:
         """Say how many particles stored as stars, by their formation times (N,), may be stars or not; "" for none.
+
+        In an expanding universe, at scale_factor, the times are scale factors: none is later than the snapshot.
 
         AREPO's wind has the time left until it is gas again, as a negative number, and never 0. So 0 is not what it
         says of wind, nor of a star in an expanding universe; and stars that an isolated run began with are as old.
         """
+        if cosmological and (n_late := int(np.count_nonzero(formed > 1.001 * scale_factor))):
+            return (
+                f"{n_late} of {len(formed)} formed at up to {formed.max():.4g}, after a = {scale_factor:.4g}: are they "
+                "ages, or logarithms, which do not tell wind from stars?"
+            )
         if cosmological:
             unclear, words = formed == 0, "a formation time of 0"
         else:

@@ -234,7 +234,7 @@ class Gadget(Format):
             if not cosmological and not source.startswith("the attributes"):
                 check_h_is_meant(path, h, {key: scalings[key] for key in scalings.keys() - suite_units.keys()})
             code_units = {key: value * a**a_power * h**h_power for key, (value, a_power, h_power) in scalings.items()}
-            box = 0.0 if "box" in suite_units else box_side(path)
+            box = 0.0 if "box" in suite_units else box_side(path, file)
             if box and cosmological and a != 1 and not scalings["length_kpc"][1]:
                 raise SnapshotError(
                     f"{path}: its positions are physical, and its BoxSize may be comoving; give `units: {{box: ...}}`, "

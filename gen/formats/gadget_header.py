@@ -13,6 +13,8 @@ from kinmass.gen.formats.once import names_in, once
 
 #: A redshift below this is a rounding error: SWIFT and EAGLE write 1 / a - 1 at z = 0.
 NO_REDSHIFT = 1e-6
+#: Groups with parameters of a run.
+PARAMETER_GROUPS = ("Header", "Parameters", "RuntimePars")
 
 
 def scalar(value: Any, name: str = "an attribute") -> float:
@@ -63,9 +65,10 @@ def files_of(path: Path) -> list[Path]:
     return [numbered[i] for i in sorted(numbered)]
 
 
-def box_side(path: Path) -> float:
-    """Return the side of the box in the file's unit, 0 where it says none."""
-    sides = np.ravel(header(path).get("BoxSize", 0.0)).astype(float)
+def box_side(path: Path, file: h5py.File) -> float:
+    """Return the side of the box in the file's unit, by its Header or the run's parameters; 0 where none says one."""
+    groups = [file[name].attrs for name in PARAMETER_GROUPS if name in file]
+    sides = np.ravel(next((attrs["BoxSize"] for attrs in groups if "BoxSize" in attrs), 0.0)).astype(float)
     if np.isfinite(sides).all() and not np.allclose(sides, sides[0], rtol=1e-6):
         raise SnapshotError(
             f"{path}: its BoxSize has unequal sides {sides.tolist()}; only cubic boxes can be wrapped: "
@@ -81,7 +84,7 @@ def run_parameter(file: h5py.File, name: str, default: float) -> float:
     """
     values = {
         group: scalar(file[group].attrs[name], f"{group}: {name}")
-        for group in ("Header", "Parameters", "RuntimePars")
+        for group in PARAMETER_GROUPS
         if group in file and name in file[group].attrs
     }
     if values and not np.allclose(list(values.values()), next(iter(values.values())), rtol=1e-3, equal_nan=True):

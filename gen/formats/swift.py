@@ -61,7 +61,14 @@ class Swift(Gadget):
         if not cosmological:
             return 1.0, 1.0, False
         h = scalar(cosmology_attrs.get("h", attrs.get("HubbleParam", 1.0)), "h")
-        return scale_factor(path, cosmology_attrs | attrs, ("Scale-factor",)), h, True
+        names = ("Scale-factor",)
+        told = [scale_factor(path, of, names) for of in (attrs, cosmology_attrs) if {*names, "Redshift"} & of.keys()]
+        if told and not np.allclose(told, told[0], rtol=1e-3):
+            raise SnapshotError(
+                f"{path}: a = {told[0]:.6g} by its Header, and {told[1]:.6g} by its Cosmology group; is one of them "
+                "another snapshot's? Repair it"
+            )
+        return scale_factor(path, cosmology_attrs | attrs, names), h, True
 
     def _columns(self, ptype: str, group: h5py.Group) -> dict[str, str]:
         named_columns = group.file.get("SubgridScheme/NamedColumns", {})

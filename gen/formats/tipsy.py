@@ -58,7 +58,7 @@ class Tipsy(Format):
         """Tell which stars (N,) are no black holes, from their formation times (N,)."""
         return formed >= 0
 
-    def doubt(self, formed: np.ndarray, cosmological: bool) -> str:
+    def doubt(self, formed: np.ndarray, cosmological: bool, scale_factor: float) -> str:
         """Say how many stars, by their formation times (N,), may be old ones instead of black holes; "" for none."""
         n, share = int(np.count_nonzero(~self.are_stars(formed))), LARGEST_SHARE_OF_HOLES if cosmological else 0.0
         if n <= max(share * len(formed), MOST_HOLES):

@@ -129,7 +129,7 @@ def sketch(
     cosmological = code_units is not None and code_units.cosmological
     discs = disc_types(components["dark"], declared, samples, cosmological)
     if code_units is not None and not any(reader.disguised in types for types in declared.values()):
-        wrong += _doubts(reader, stored, components["stars"], cosmological)
+        wrong += _doubts(reader, stored, components["stars"], code_units)
     if code_units is not None and host_of(reader, components) != "stars":
         stars = [ptype for ptype in components["stars"] if ptype in stored and stored[ptype].formed is None]
         wrong += filter(None, (reader.untold(ptype, cosmological) for ptype in stars))
@@ -160,13 +160,13 @@ def _undisguised(reader: Format, samples: dict[str, Sample], components: dict[st
     return split_samples
 
 
-def _doubts(reader: Format, samples: dict[str, Sample], stars: list[str], cosmological: bool) -> list[str]:
+def _doubts(reader: Format, samples: dict[str, Sample], stars: list[str], units: CodeUnits) -> list[str]:
     """Say which particles that are stored as stars may be something else, and what to say of them."""
     times = {ptype: samples[ptype].formed for ptype in stars if ptype in samples}
     return [
         f"{ptype}: {doubt} In the suite file {reader.doubt_hint(ptype)}"
         for ptype, formed in times.items()
-        if formed is not None and (doubt := reader.doubt(formed, cosmological))
+        if formed is not None and (doubt := reader.doubt(formed, units.cosmological, units.scale_factor))
     ]
 
 

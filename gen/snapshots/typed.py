@@ -147,10 +147,11 @@ class TypeReader:
                 raise SnapshotError(f"{self.path}: {untold}")
             return particles, empty()
         times = field(formed)
+        doubt = self.format.doubt(times, self.units.cosmological, self.units.scale_factor)
+        if doubt and not self.disguised_is_declared:
+            raise SnapshotError(f"{self.path}: {ptype}: {doubt} In the suite file {self.format.doubt_hint(ptype)}")
         if (is_star := self.format.are_stars(times)).all():
             return particles, empty()
-        if not self.disguised_is_declared and (doubt := self.format.doubt(times, self.units.cosmological)):
-            raise SnapshotError(f"{self.path}: {ptype}: {doubt} In the suite file {self.format.doubt_hint(ptype)}")
         disguised, weight_and_support = particles[~is_star], None
         if self.host == "gas":
             weight_and_support = np.zeros(len(disguised))  # AREPO's wind: no map shows it

@@ -833,6 +833,19 @@ def test_what_may_be_wind_or_a_star_is_asked_and_counts_as_what_is_said(header, 
         assert mass_msun == pytest.approx(own_msun + written.stars.mass_msun[gone].sum(), rel=1e-6)
 
 
+@pytest.mark.parametrize("times", [np.linspace(0.1, 11, 40), np.linspace(-2, 1.1, 40)], ids=["ages", "log ages"])
+def test_stars_that_formed_after_their_snapshot_are_asked_about(times, tmp_path):
+    """A script writes ages [Gyr] over the scale factors: wind became stars, or stars below 1 Gyr became wind."""
+    written = layouts.galaxy()
+    path = edit(layouts.tng(tmp_path / "snap.hdf5", written), put("PartType4/GFM_StellarFormationTime", times, ...))
+    asked = r"PartType4: \d+ of 40 formed at up to [\d.]+, after a = 0\.6: are they ages, or logarithms, .*Wind\]"
+    assert re.search(asked, "\n".join(describe(path, "arepo")))
+    with pytest.raises(SnapshotError, match=asked), Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
+        snapshot.galaxy(CORNER, 200.0)
+    with Snapshot(path, "arepo", {"dark": ["PartType1"], "stars": ["PartType4", "Wind"]}) as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 200.0), written)
+
+
 @pytest.mark.parametrize("archive", ["eagle", "tng", "swift"])
 def test_cold_gas_weighs_its_mass_and_hot_gas_nothing(archive, tmp_path):
     form, layout = ARCHIVES[archive]

@@ -456,6 +456,24 @@ def test_a_swift_cutout_without_its_cosmology_is_taken_at_its_redshift(tmp_path)
         assert snapshot.galaxy(np.zeros(3), 100.0).stars.mass_msun.sum() == pytest.approx(written.stars.mass_msun.sum())
 
 
+def test_swift_groups_of_two_snapshots_are_refused(tmp_path):
+    path = layouts.swift(tmp_path / "snap.hdf5", layouts.galaxy())
+    with h5py.File(path, "r+") as file:
+        file["Cosmology"].attrs.update({"Scale-factor": [0.3], "Redshift": [1 / 0.3 - 1]})
+    with pytest.raises(SnapshotError, match=r"a = 0\.6 by its Header, and 0\.3 by its Cosmology group; is one of them"):
+        FORMATS["swift"].units(path, {})
+
+
+def test_the_box_of_the_parameters_is_that_of_a_header_that_has_lost_it(tmp_path):
+    """Of a galaxy on a corner seven eighths were lost."""
+    written = layouts.galaxy()
+    path = layouts.gadget4(tmp_path / "snap.hdf5", written)
+    with h5py.File(path, "r+") as file:
+        file["Parameters"].attrs["BoxSize"] = file["Header"].attrs.pop("BoxSize")
+    with Snapshot(path, "gadget") as snapshot:
+        assert snapshot.galaxy(np.zeros(3), 100.0).stars.mass_msun.sum() == pytest.approx(written.stars.mass_msun.sum())
+
+
 def test_a_box_is_settled_by_positions_alone():
     units = CodeUnits(1, 1, 1, 100.0, corner_kpc=-50.0)
     inside, outside = np.array([[-50.0] * 3, [50.0] * 3]), np.array([[-50.0] * 3, [50.0, 50.0, 50.01]])

@@ -91,7 +91,8 @@ class Swift(Gadget):
         with h5py.File(path, "r") as file:
             attrs = dict(file["HydroScheme"].attrs) if "HydroScheme" in file else {}
         kernel = attrs.get("Kernel function", "Quartic spline (M5)")  # SWIFT's default with COLIBRE and EAGLE
-        kernel = kernel.decode() if isinstance(kernel, bytes) else str(np.ravel(kernel)[0])
+        kernel = np.ravel(np.asarray(kernel))[0]
+        kernel = kernel.decode() if isinstance(kernel, bytes) else str(kernel)
         if kernel not in KERNEL_GAMMA:
             raise SnapshotError(f"{path}: unknown kernel {kernel!r}; known are {', '.join(KERNEL_GAMMA)}")
         return swift_smoothing(KERNEL_GAMMA[kernel], scalar(attrs.get("Kernel eta", 1.2348), "Kernel eta"))

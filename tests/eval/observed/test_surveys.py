@@ -99,6 +99,27 @@ def test_images_of_an_hdf5_file(tmp_path):
         described(tmp_path, {"gas": {"table": "m.h5"} | KEYS})
 
 
+@pytest.mark.parametrize("spelling", ["UNITS", "Unit", "BUNIT", "astropy_unit"])
+@pytest.mark.parametrize("is_table", [True, False])
+def test_attributes_of_hdf5_say_units_scales_and_blanks(tmp_path, is_table, spelling):
+    """As netCDF does: arcmin in such an attribute were arcsec, numbers as stored km/s, and a filling was a number."""
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        for name, values in ({"X": X / 60, "Y": Y / 60} if is_table else {}).items():
+            file[name] = values.ravel()
+            file[name].attrs[spelling] = "arcmin"
+        for name, values in MAPS.items():
+            stored = np.where(SEEN, (values * (1e3 if name in "VS" else 1) - 50) / 0.5, 7.5)
+            file[name] = stored.ravel() if is_table else stored
+            file[name].attrs.update({"scale_factor": 0.5, "add_offset": np.array([50.0]), "_FillValue": 7.5})
+            file[name].attrs[spelling] = {"V": "m/s", "S": "m/s", "D": "Lsun/pc2"}.get(name, "km/s")
+    keys = {"table": "m.h5"} | KEYS if is_table else IN_PIXELS | {key: f"m.h5[{name}]" for key, name in KEYS.items()}
+    assert_same(described(tmp_path, {"gas": keys}).gas)
+    with h5py.File(tmp_path / "m.h5", "a") as file:
+        file["V"].attrs["scale_factor"] = "half"
+    with pytest.raises(ValueError, match="/V: its attribute scale_factor is no number; mend it or remove it"):
+        described(tmp_path, {"gas": keys})
+
+
 @pytest.mark.parametrize("kind", ["hdf5", "fits"])
 def test_of_several_tables_the_one_with_the_columns_is_meant_or_none(tmp_path, kind):
     def write(*names):

@@ -120,6 +120,20 @@ def test_attributes_of_hdf5_say_units_scales_and_blanks(tmp_path, is_table, spel
         described(tmp_path, {"gas": keys})
 
 
+@pytest.mark.parametrize("kind", ["spaxels", "bins"])
+def test_a_unit_of_one_offset_alone_is_asked_about(tmp_path, kind):
+    """Of x in half arcsec, or kpc, and y without a unit, y was arcsec: a map stretched along x."""
+    table = Table(rows(X=2 * X[SEEN]), units={"X": "0.5 arcsec"})
+    table.write(tmp_path / "t.ecsv")
+    keys = {"table": "t.ecsv", "rows": kind} | KEYS
+    with pytest.raises(ValueError, match=r"column X is in .0\.5 arcsec., and Y has no unit: say xy_unit, that of both"):
+        described(tmp_path, {"gas": keys})
+    table["X"] = X[SEEN]
+    table["X"].unit = "arcsec"  # as y without a unit
+    table.write(tmp_path / "t.ecsv", overwrite=True)
+    described(tmp_path, {"gas": keys})
+
+
 @pytest.mark.parametrize("kind", ["hdf5", "fits"])
 def test_of_several_tables_the_one_with_the_columns_is_meant_or_none(tmp_path, kind):
     def write(*names):

@@ -194,11 +194,12 @@ MOST_ELEMENTS = 64
 
 
 def _null_to_nan(values: np.ndarray, column: fits.Column) -> np.ndarray:
-    """Return the numbers of a column, NaN where a column of integers holds its null value (TNULL)."""
+    """Return the numbers of a column, NaN where a column of integers, scaled or not, holds its null value (TNULL)."""
     numbers = np.asarray(values, float)
-    if column.null not in (None, "") and values.dtype.kind in "iu":
-        null_value = float(column.null) * float(column.bscale or 1.0) + float(column.bzero or 0.0)
-        numbers = np.where(numbers == null_value, np.nan, numbers)
+    if isinstance(column.null, int | np.integer):  # that of a column of texts is a text
+        scale = float(column.bscale or 1.0)
+        null_value = column.null * scale + float(column.bzero or 0.0)
+        numbers = np.where(np.abs(numbers - null_value) < 0.5 * abs(scale), np.nan, numbers)
     return numbers
 
 

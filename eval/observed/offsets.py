@@ -107,6 +107,17 @@ def _refuse_second_centre(files: TracerFiles, galaxy_file: GalaxyFile) -> None:
         )
 
 
+def _refuse_one_unit(names: tuple[str, str], units: list[str | None], factors: list[float]) -> None:
+    """Raise ValueError where one of two columns has a unit, which is not arcsec, as which the other would be taken."""
+    has_unit = [bool((unit or "").strip()) for unit in units]
+    if sum(has_unit) == 1 and factors[0] != factors[1]:
+        known = has_unit.index(True)
+        raise ValueError(
+            f"column {names[known]} is in {units[known]!r}, and {names[1 - known]} has no unit: say xy_unit, that of "
+            "both"
+        )
+
+
 def row_offsets(
     files: TracerFiles, galaxy_file: GalaxyFile, x: tuple[np.ndarray, str | None], y: tuple[np.ndarray, str | None]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -117,10 +128,9 @@ def row_offsets(
     names, values_and_units = (files.x, files.y), (x, y)
     units = [files.xy_unit or unit for _, unit in values_and_units]
     pixel = files.pixel_arcsec
-    coordinates_arcsec = [
-        v * arcsec_per_unit(n, u, galaxy_file.distance()[0], pixel)
-        for n, u, (v, _) in zip(names, units, values_and_units, strict=True)
-    ]
+    factors = [arcsec_per_unit(n, u, galaxy_file.distance()[0], pixel) for n, u in zip(names, units, strict=True)]
+    _refuse_one_unit(names, units, factors)
+    coordinates_arcsec = [v * factor for (v, _), factor in zip(values_and_units, factors, strict=True)]
     if galaxy_file.centre_deg is not None and not any(units):
         medians = np.array([np.nanmedian(v) for v in coordinates_arcsec])
         if np.linalg.norm(medians - np.array(galaxy_file.centre_deg)) < 0.1 * np.linalg.norm(medians):

@@ -178,7 +178,9 @@ def _hdf5_tables(path: Path, part: str | None) -> dict[str, Columns]:
                     read = Table.read(path, path=name, format="hdf5", character_as_bytes=True)
                     tables[name] = {name: _numbers(read[name]) for name in read.colnames if _is_numeric(read[name])}
             columns = {
-                d.name.rsplit("/", 1)[-1]: (np.asarray(d[()], float), _unit_of(d)) for d in datasets if _is_numeric(d)
+                d.name.rsplit("/", 1)[-1]: (_values_of(d).astype(float), _unit_of(d))
+                for d in datasets
+                if _is_numeric(d)
             }
             if columns:
                 tables[group.name.lstrip("/")] = columns
@@ -198,11 +200,40 @@ def _hdf5_names(file: h5py.File) -> list[str]:
     return [node.name.lstrip("/") for node in nodes if not node.name.endswith("__table_column_meta__")]
 
 
+#: Attributes that hold a dataset's unit, in lower case; the first that is there counts.
+_UNIT_ATTRIBUTES = ("unit", "units", "bunit", "tunit", "astropy_unit")
+
+
 def _unit_of(dataset: h5py.Dataset) -> str | None:
-    unit = next((dataset.attrs[key] for key in ("unit", "units", "BUNIT") if key in dataset.attrs), None)
+    spelt = {str(key).lower(): key for key in dataset.attrs}
+    unit = next((dataset.attrs[spelt[key]] for key in _UNIT_ATTRIBUTES if key in spelt), None)
     unit = unit.ravel()[0] if isinstance(unit, np.ndarray) and unit.size == 1 else unit
     text = unit.decode() if isinstance(unit, bytes) else unit
     return None if text is None else str(text)
+
+
+def _values_of(dataset: h5py.Dataset) -> np.ndarray:
+    """Return a dataset's numbers, NaN where blank, as its attributes of netCDF's convention (CF, section 8.1) say.
+
+    `_FillValue` and `missing_value` are of numbers as stored, which become `scale_factor` times them plus `add_offset`.
+    Raises ValueError for such an attribute that is no number.
+    """
+    stored = np.asarray(dataset[()])
+    told = {}
+    for key in ("_FillValue", "missing_value", "scale_factor", "add_offset"):
+        if key in dataset.attrs:
+            try:
+                told[key] = np.ravel(dataset.attrs[key]).astype(float)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{dataset.name}: its attribute {key} is no number; mend it or remove it") from error
+    if not told:
+        return stored
+    values = stored.astype(float)
+    is_blank = np.zeros(values.shape, bool)
+    for blank in np.concatenate([told.get("_FillValue", []), told.get("missing_value", [])]):
+        is_blank |= np.abs(values - blank) <= 1e-6 * abs(blank)  # 1e20 in single precision is another number
+    factor, offset = told.get("scale_factor", np.ones(1)), told.get("add_offset", np.zeros(1))
+    return np.where(is_blank, np.nan, factor[0] * values + offset[0])
 
 
 def _images(file: h5py.File) -> dict[str, h5py.Dataset]:
@@ -229,7 +260,7 @@ def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None]:
                 raise ValueError(
                     f"{path.name}: say which image is meant, as FILE[DATASET]; there are {', '.join(images) or 'none'}"
                 )
-            return np.asarray(images[name][()]), _unit_of(images[name])
+            return _values_of(images[name]), _unit_of(images[name])
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; paths are relative to the YAML file's folder") from error
     except OSError as error:

@@ -318,12 +318,18 @@ def test_a_blank_is_no_faint_light(tmp_path, blank):
     assert mismatches(images(tmp_path, blank=blank), density=1e-25) == []
 
 
-def test_a_null_of_integers_and_a_mask_of_truths(tmp_path):
-    rounded_velocity = np.where(SEEN, np.round(MAPS["velocity"]), -32768)
-    columns = [fits.Column(n, "D", array=np.ravel(v)) for n, v in (("X", X), ("Y", Y), ("F", MAPS["density"]))]
-    columns += [fits.Column("V", "I", array=rounded_velocity.ravel().astype(np.int16), null=-32768),
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_null_of_integers_and_a_mask_of_truths(tmp_path, scale):
+    stored = np.where(SEEN, np.round((MAPS["velocity"] - 1500) / scale), -32768)  # blank ones were 1500 - 16384 km/s
+    columns = [
+        fits.Column(n, "D", array=np.ravel(v))
+        for n, v in (("X", X), ("Y", Y), ("F", np.where(SEEN, MAPS["density"], 1.0)))
+    ]
+    columns += [fits.Column("V", "I", array=stored.ravel().astype(np.int16), null=-32768),
                 fits.Column("BAD", "L", array=(X < 0).ravel())]  # fmt: skip
-    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    table = fits.BinTableHDU.from_columns(columns)
+    table.header["TSCAL4"], table.header["TZERO4"] = scale, 1500.0
+    table.writeto(tmp_path / "t.fits")
     files = {"table": "t.fits", "velocity": "V", "density": "F", "mask": "BAD"}
     sky = read_galaxy(described(tmp_path, files, {"centre_deg": None})).gas
     assert len(sky.velocity_kms) == (SEEN & (X > 0)).sum()

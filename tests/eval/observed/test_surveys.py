@@ -99,6 +99,41 @@ def test_images_of_an_hdf5_file(tmp_path):
         described(tmp_path, {"gas": {"table": "m.h5"} | KEYS})
 
 
+@pytest.mark.parametrize("spelling", ["UNITS", "Unit", "BUNIT", "astropy_unit"])
+@pytest.mark.parametrize("is_table", [True, False])
+def test_attributes_of_hdf5_say_units_scales_and_blanks(tmp_path, is_table, spelling):
+    """As netCDF does: arcmin in such an attribute were arcsec, numbers as stored km/s, and a filling was a number."""
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        for name, values in ({"X": X / 60, "Y": Y / 60} if is_table else {}).items():
+            file[name] = values.ravel()
+            file[name].attrs[spelling] = "arcmin"
+        for name, values in MAPS.items():
+            stored = np.where(SEEN, (values * (1e3 if name in "VS" else 1) - 50) / 0.5, 7.5)
+            file[name] = stored.ravel() if is_table else stored
+            file[name].attrs.update({"scale_factor": 0.5, "add_offset": np.array([50.0]), "_FillValue": 7.5})
+            file[name].attrs[spelling] = {"V": "m/s", "S": "m/s", "D": "Lsun/pc2"}.get(name, "km/s")
+    keys = {"table": "m.h5"} | KEYS if is_table else IN_PIXELS | {key: f"m.h5[{name}]" for key, name in KEYS.items()}
+    assert_same(described(tmp_path, {"gas": keys}).gas)
+    with h5py.File(tmp_path / "m.h5", "a") as file:
+        file["V"].attrs["scale_factor"] = "half"
+    with pytest.raises(ValueError, match="/V: its attribute scale_factor is no number; mend it or remove it"):
+        described(tmp_path, {"gas": keys})
+
+
+@pytest.mark.parametrize("kind", ["spaxels", "bins"])
+def test_a_unit_of_one_offset_alone_is_asked_about(tmp_path, kind):
+    """Of x in half arcsec, or kpc, and y without a unit, y was arcsec: a map stretched along x."""
+    table = Table(rows(X=2 * X[SEEN]), units={"X": "0.5 arcsec"})
+    table.write(tmp_path / "t.ecsv")
+    keys = {"table": "t.ecsv", "rows": kind} | KEYS
+    with pytest.raises(ValueError, match=r"column X is in .0\.5 arcsec., and Y has no unit: say xy_unit, that of both"):
+        described(tmp_path, {"gas": keys})
+    table["X"] = X[SEEN]
+    table["X"].unit = "arcsec"  # as y without a unit
+    table.write(tmp_path / "t.ecsv", overwrite=True)
+    described(tmp_path, {"gas": keys})
+
+
 @pytest.mark.parametrize("kind", ["hdf5", "fits"])
 def test_of_several_tables_the_one_with_the_columns_is_meant_or_none(tmp_path, kind):
     def write(*names):

@@ -17,6 +17,8 @@ _OPTIONAL = {
     "r200": ("r200_kpc", u.kpc), "halo_mass": ("halo_mass_msun", u.Msun), "stellar_mass": ("stellar_mass_msun", u.Msun),
     "n_stars": ("n_stars", None), "high_res_fraction": ("high_res_fraction", u.one),
 }  # fmt: skip
+#: What else a column of the snapshots' numbers may be called, in lower case.
+_EPOCHS = {"snapnum", "snap_num", "snap", "snapshot_number", "snapshotnumber", "snapshot_id", "snapid"}
 _TRUTH = dict.fromkeys(("true", "1", "1.0", "t", "yes", "y"), True) | dict.fromkeys(
     ("false", "0", "0.0", "f", "no", "n"), False
 ) | dict.fromkeys(("", "--", "nan"), None)  # fmt: skip
@@ -119,6 +121,15 @@ def _check_spelling(path: Path, names: list[str]) -> None:
             raise SnapshotError(f"{path}: column {name!r} would not be read; call it {meant!r}, or otherwise")
 
 
+def _check_one_epoch(path: Path, table: Table) -> None:
+    """Raise SnapshotError where another column than `snapshot` says that rows are of several snapshots."""
+    for name in table.colnames if "snapshot" not in table.colnames else ():
+        if name.lower() in _EPOCHS and len(set(table[name].tolist())) > 1:
+            raise SnapshotError(
+                f"{path}: by its column {name!r} galaxies are of several snapshots; say in a column `snapshot` of which"
+            )
+
+
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """Read columns `x`, `y`, `z` and the optional ones of docs/generation.md; an empty field is unknown.
 
@@ -129,6 +140,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     table = _table(path)
     need(path, f"the table ({', '.join(table.colnames)})", "xyz", table.colnames)
     _check_spelling(path, table.colnames)
+    _check_one_epoch(path, table)
     table["row"] = np.arange(len(table))
     if "snapshot" in table.colnames:
         if len(table) and table["snapshot"].dtype.kind == "f":  # as pandas writes a column with an empty field

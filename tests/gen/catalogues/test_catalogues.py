@@ -761,6 +761,7 @@ def test_a_csv_may_be_written_by_other_programs(text, tmp_path):
         ("x,y,z,central\n1,2,3,perhaps\n", "`central` is 'perhaps'"),
         ("x,y,z,high_res_fraction\n1,2,3,99.9\n", "are they percentages"),
         ("x,y,z,Central\n1,2,3,false\n", "column 'Central' would not be read; call it 'central', or otherwise"),
+        ("x,y,z,SnapNum\n1,2,3,99\n1,2,3,98\n", "by its column 'SnapNum' galaxies are of several snapshots; say in"),
         ("x,y,z,Lineage,R200\n1,2,3,4,5\n", "column 'Lineage' would not be read"),
         ("x,y,z,stellar_mass\n1,2,3,10.5\n1,2,4,\n", r"stellar masses of 10\.5 Msun at most; are they logarithms"),
     ],

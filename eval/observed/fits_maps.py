@@ -152,6 +152,11 @@ def _number_of_plane(name: str, plane: int | str, header: fits.Header, shape: tu
     """Return the number, from 0, of a plane given by number or name. Raises ValueError where there is none."""
     if len(shape) != 3:
         raise ValueError(f"{name}: there is no plane {plane} in data of shape {shape}")
+    if shape[2] < min(NARROWEST, *shape[:2]):
+        raise ValueError(
+            f"{name}: a plane of data of shape {shape} would be {shape[1]} x {shape[2]} pixels; where planes lie along "
+            "the last axis, write them along the first"
+        )
     called = plane_names(header, shape[0])
     if isinstance(plane, str):
         if called.count(plane) == 1:
@@ -191,6 +196,8 @@ def _only_image(file: str, hdus: fits.HDUList) -> int:
 
 #: Most elements of a column of vectors (of emission lines, say) that are read as columns of their own.
 MOST_ELEMENTS = 64
+#: Maps of fewer pixels along their shorter side are planes of an array whose last axis counts these.
+NARROWEST = 8
 
 
 def _null_to_nan(values: np.ndarray, column: fits.Column) -> np.ndarray:

@@ -120,6 +120,19 @@ def test_attributes_of_hdf5_say_units_scales_and_blanks(tmp_path, is_table, spel
         described(tmp_path, {"gas": keys})
 
 
+def test_planes_along_the_last_axis_are_not_cut_across(tmp_path):
+    """Row 1 of (Y, X, N) is no map of the velocity: it holds one row of every map."""
+    cube = np.stack([np.where(SEEN, MAPS[name], np.nan) for name in KEYS.values()])
+    keys = IN_PIXELS | {key: f"m.h5[maps,{i}]" for i, key in enumerate(KEYS)}
+    for axis in (0, -1):
+        with h5py.File(tmp_path / "m.h5", "w") as file:
+            file["maps"] = np.moveaxis(cube, 0, axis)
+        if axis == 0:
+            described(tmp_path, {"gas": keys})
+    with pytest.raises(ValueError, match=r"\[maps,0\]: a plane of data of shape .* would be .* along the first"):
+        described(tmp_path, {"gas": keys})
+
+
 @pytest.mark.parametrize("kind", ["spaxels", "bins"])
 def test_a_unit_of_one_offset_alone_is_asked_about(tmp_path, kind):
     """Of x in half arcsec, or kpc, and y without a unit, y was arcsec: a map stretched along x."""

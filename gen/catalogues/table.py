@@ -11,6 +11,7 @@ from astropy.table import Table
 
 from kinmass.gen.catalogues.base import Halo, listed, need
 from kinmass.gen.formats import CodeUnits, SnapshotError
+from kinmass.gen.formats.base import reading
 from kinmass.gen.suite import snapshot_number
 
 _OPTIONAL = {
@@ -99,9 +100,11 @@ def named_twice(path: Path, snapshots: Iterable[Path]) -> tuple[str, Path, Path]
     """Return an entry of the table's column `snapshot` that names two of these snapshots, and these; None without one.
 
     A number does where two runs have an output of that number, whose rows would be taken for galaxies of both. Raises
-    SnapshotError as `read`.
+    SnapshotError where the table cannot be read.
     """
-    table, paths_by_word = _table(path), called_alike(snapshots)
+    with reading(path, " as a table catalogue"):
+        table = _table(path)
+    paths_by_word = called_alike(snapshots)
     for name in sorted({str(name).strip() for name in table["snapshot"]} if "snapshot" in table.colnames else ()):
         candidates = paths_by_word.get(int(name) if name.isdecimal() else Path(name).name, [])
         named = sorted(s for s in {*candidates, *paths_by_word.get(name, ())} if _is_named(s, name))

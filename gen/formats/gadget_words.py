@@ -13,7 +13,7 @@ from kinmass.gen.formats.gadget_fields import LINKED_FIELDS, particle_groups
 from kinmass.gen.formats.gadget_units import GAS_FIELDS, QUANTITIES
 
 #: Physical units without factors of a and h, in kpc, Msun, km/s and what is made of these: lower case, without blanks,
-#: brackets and signs of products.
+#: brackets and signs of products. To astropy's reader of units the a and h of `kpc a / h` are a year and an hour.
 _LENGTHS = {"kpc": 1.0, "kiloparsec": 1.0, "mpc": 1e3, "megaparsec": 1e3, "pc": 1e-3, "cm": 1 / KPC_CM}
 _MASSES = {
     **dict.fromkeys(("msun", "m_sun", "msol", "msolar", "solmass", "solarmass", "solar_mass", "m_sol"), 1.0),

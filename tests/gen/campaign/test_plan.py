@@ -124,9 +124,10 @@ def test_a_row_for_two_snapshots_at_once_is_refused(tmp_path, names, word, uncle
     (tmp_path / "t.csv").write_text(f"id,snapshot,x,y,z,r200\na,{word},0,0,0,200\n")
     with pytest.raises(SuiteError, match=rf"`snapshot` ({unclear}) names .* and .* alike; write the ends of"):
         list_tasks(suite)
-    (tmp_path / "t.csv").write_text("id,snapshot,x,y,z\na,\"" + 200_000 * "x" + ",0,0,0\n")
+    (tmp_path / "t.csv").write_text('id,snapshot,x,y,z\na,"' + 200_000 * "x" + ",0,0,0\n")
     tasks = list_tasks(suite)  # a table that cannot be read is said by the listing of each snapshot
-    assert all("t.csv: " in task.problem for task in tasks) and len(tasks) == 2
+    assert len(tasks) == 2
+    assert all("t.csv: " in task.problem for task in tasks)
     (tmp_path / "t.csv").write_text(f"id,snapshot,x,y,z\na,{clear[0]},0,0,0\nb,{clear[1]},0,0,0\n")
     assert [task.name[-2:] for task in list_tasks(suite)] == [":a", ":b"]
 

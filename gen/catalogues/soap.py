@@ -10,7 +10,7 @@ from kinmass.gen.catalogues.base import Halo, factor_of_h, header, listed, membe
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget_header import scalar
-from kinmass.gen.formats.gadget_units import dataset_unit
+from kinmass.gen.formats.gadget_units import unit_by_attributes
 
 _GROUPS = ("InputHalos", "InputHalos/HBTplus", "BoundSubhalo", "SO/200_crit")
 #: Exponents of a dataset's base units, by which a length is told from a mass.
@@ -25,7 +25,7 @@ def _unit(path: Path, data: h5py.Dataset, kind: tuple[float, str], units: CodeUn
     cgs, exponent = kind
     if scalar(data.attrs.get(exponent, 1.0), f"{data.name}: {exponent}") != 1:
         raise SnapshotError(f"{path}: {data.name} is no {'length' if kind is _LENGTH else 'mass'}; get the file again")
-    if (scaling := dataset_unit(data, cgs)) is None:
+    if (scaling := unit_by_attributes(data.attrs, data.name, cgs)) is None:
         raise SnapshotError(f"{path}: {data.name} does not say its unit and its power of a; get the file again")
     unit, a_power, h_power = scaling
     return unit * units.scale_factor**a_power * factor_of_h(path, units, h_power)

@@ -40,13 +40,16 @@ from kinmass.gen.formats.gadget_header import (
 )
 from kinmass.gen.formats.gadget_units import (
     QUANTITIES,
+    Beside,
     UnitScaling,
     check_groups_agree,
     check_h_is_meant,
     factors,
-    first_claims,
+    first_of_each,
     from_datasets,
     in_round_units,
+    said_beside,
+    until_found,
 )
 from kinmass.gen.formats.gadget_words import check_nothing_is_said, check_words_agree
 from kinmass.gen.formats.once import once, status
@@ -90,8 +93,8 @@ class Gadget(Format):
             self._stage_file(file, attrs, scratch / name, light)
             for file, attrs, name in zip(files, headers, names, strict=True)
         ]
-        held = first_claims([(u, types_of(n)) for n, _, u in staged_files], self._types_with_units(path))
-        check_one_unit(files, [units for _, _, units in staged_files], held)
+        looked_at = [(said, types_of(counts)) for counts, _, said in staged_files]
+        check_one_unit(files, [said for said, _ in looked_at], [*until_found(looked_at, self._types_with_units(path))])
         check_copies(files, [scratch / name for name in names], [counts for counts, _, _ in staged_files])
         counts_and_masses = [(counts, masses) for counts, masses, _ in staged_files]
         if len(files) == 1:
@@ -125,17 +128,16 @@ class Gadget(Format):
 
     def _stage_file(
         self, path: Path, attrs: dict[str, Any], staged: Path, light: str | None
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, UnitScaling]]:
-        """Link the particles of one file for yt; return counts (6,), MassTable masses (6,) and its datasets' units.
+    ) -> tuple[np.ndarray, np.ndarray, tuple[Beside, ...]]:
+        """Link the particles of one file for yt; return counts (6,), MassTable masses (6,) and what it says of units.
 
-        A mass is NaN where each particle of the type has its own. Units are those of `from_datasets`.
+        A mass is NaN where each particle of the type has its own.
         """
         type_masses = np.zeros(6)
         mass_table = np.ravel(attrs.get("MassTable", type_masses)).astype(float)[:6]
         type_masses[: len(mass_table)] = mass_table
         counts = np.zeros(6, dtype=np.int64)
         with h5py.File(path, "r") as source, h5py.File(staged, "w") as staged_file:
-            units = from_datasets(path, source)
             check_no_other_types(path, source, self.left_out)
             for number, group in particle_groups(path, source).items():
                 if not holds_particles(path, group):
@@ -145,7 +147,7 @@ class Gadget(Format):
                     type_masses[number] = np.nan
                 elif counts[number] and not (np.isfinite(type_masses[number]) and type_masses[number] != 0):
                     raise SnapshotError(f"{path}: {name} has neither Masses nor a MassTable entry; write either")
-        return counts, type_masses, units
+            return counts, type_masses, said_beside(path, source)
 
     def _link(self, path: Path, ptype: str, group: h5py.Group, staged: h5py.File, light: str | None) -> set[str]:
         """Link the fields of one particle type for yt, and return the names of the linked fields."""
@@ -221,10 +223,13 @@ class Gadget(Format):
         """Take units from the suite file, the datasets, a Units, Parameters or Header group, else `default`."""
         with h5py.File(path, "r") as file:
             a, h, cosmological = self._cosmology(path, file, suite_units.get("cosmological"))
-            claims = first_claims(self._claims(path, file), self._types_with_units(path))
+            said_by_file: dict[Path, tuple[Beside, ...]] = dict(
+                until_found(self._said(path, file), self._types_with_units(path))
+            )
+            claims = first_of_each(from_datasets(part, said) for part, said in said_by_file.items())
             scalings, source = self._scalings(path, file, claims, suite_units)
             check_cosmology(path, a, h, f"Time and Redshift{NOT_COSMOLOGICAL}", "HubbleParam")
-            knows_h = np.isfinite(run_parameter(file, "HubbleParam", np.nan))
+            knows_h = np.isfinite(run_parameter(path, file, "HubbleParam", np.nan))
             if cosmological and not knows_h and any(scalings[key][2] for key in scalings.keys() - suite_units.keys()):
                 raise SnapshotError(
                     f"{path}: a cosmological run without HubbleParam, and its units have factors of h; write it into "
@@ -250,19 +255,20 @@ class Gadget(Format):
                 cosmological=cosmological,
                 factors=factors(claims, scalings, suite_units.keys() & scalings.keys(), a, h),
             )
-            check_words_agree(path, file, units, suite_units.keys())
+            for part, said in said_by_file.items():
+                check_words_agree(part, said, units, suite_units.keys())
             return units
 
     def _types_with_units(self, path: Path) -> set[str]:
         """Return the types of a snapshot whose datasets say the units of all that is read."""
         return self.types(path) & {"PartType0", "PartType4"}
 
-    def _claims(self, path: Path, file: h5py.File) -> Iterator[tuple[dict[str, UnitScaling], set[str]]]:
-        """Give what each file of a snapshot says of units, and its types, one file after the other; `file` is open."""
-        yield from_datasets(path, file), types_in(path, file)
+    def _said(self, path: Path, file: h5py.File) -> Iterator[tuple[tuple[Path, tuple[Beside, ...]], set[str]]]:
+        """Give what each file of a snapshot says beside datasets, and its types, in turn; `file` is the first, open."""
+        yield (path, said_beside(path, file)), types_in(path, file)
         for part in self.files(path)[1:]:
             with reading(part, " as HDF5"), h5py.File(part, "r") as other:
-                yield from_datasets(part, other), types_in(part, other)
+                yield (part, said_beside(part, other)), types_in(part, other)
 
     def _scalings(
         self, path: Path, file: h5py.File, claims: dict[str, UnitScaling], suite_units: dict[str, Any]
@@ -303,7 +309,7 @@ class Gadget(Format):
         """
         best: tuple[dict[str, UnitScaling], str] = {}, ""
         said: dict[str, dict[str, float]] = {}
-        h = run_parameter(file, "HubbleParam", 1.0) or 1.0
+        h = run_parameter(path, file, "HubbleParam", 1.0) or 1.0
         for group in ("Units", "Parameters", "Header"):
             attrs = file[group].attrs if group in file else {}
             scalings: dict[str, UnitScaling] = {}
@@ -324,15 +330,16 @@ class Gadget(Format):
 
         Raises SnapshotError where the Header contradicts itself.
         """
-        h, z = run_parameter(file, "HubbleParam", 1.0), run_parameter(file, "Redshift", 0.0)
-        attrs = dict(file["Header"].attrs)
+        h, z = run_parameter(path, file, "HubbleParam", 1.0), run_parameter(path, file, "Redshift", 0.0)
+        attrs = header(path)
         if cosmological is None:
             # An old Header has no flag: a run without dark energy and redshift is not cosmological.
-            dark_energy = run_parameter(file, "OmegaLambda", run_parameter(file, "Omega_Lambda", 0.0)) != 0
-            comoving_flag = run_parameter(file, "ComovingIntegrationOn", np.nan)
-            cosmological = dark_energy or z != 0 if np.isnan(comoving_flag) else comoving_flag != 0
-            says = [np.isfinite(run_parameter(file, name, np.nan)) for name in ("OmegaLambda", "Omega_Lambda")]
-            if not cosmological and np.isnan(comoving_flag) and not any(says) and may_expand(attrs, self.expansion):
+            lambdas = [run_parameter(path, file, name, np.nan) for name in ("OmegaLambda", "Omega_Lambda")]
+            dark_energy = next((value for value in lambdas if np.isfinite(value)), np.nan)
+            comoving_flag = run_parameter(path, file, "ComovingIntegrationOn", np.nan)
+            cosmological = np.nan_to_num(dark_energy) != 0 or z != 0 if np.isnan(comoving_flag) else comoving_flag != 0
+            unsaid = np.isnan(comoving_flag) and np.isnan(dark_energy)
+            if not cosmological and unsaid and may_expand(attrs, self.expansion):
                 self._check_code(path)  # of another code's file this is the reason
                 raise expansion_unsaid(path, "OmegaLambda", "Redshift above 0", "ComovingIntegrationOn")
             if not cosmological:

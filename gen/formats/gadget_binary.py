@@ -19,7 +19,7 @@ import numpy as np
 
 from kinmass.gen.formats.base import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget import Gadget
-from kinmass.gen.formats.gadget_units import UnitScaling
+from kinmass.gen.formats.gadget_units import Beside
 from kinmass.gen.formats.once import status
 
 HEADER_BYTES = 256
@@ -241,14 +241,14 @@ class GadgetBinary(Gadget):
 
     def _stage_file(
         self, path: Path, attrs: dict[str, Any], staged: Path, light: str | None
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, UnitScaling]]:
+    ) -> tuple[np.ndarray, np.ndarray, tuple[Beside, ...]]:
         counts, masses = np.array(attrs["NumPart_ThisFile"]), np.array(attrs["MassTable"])
         blocks = blocks_of(path, attrs)
         types_by_block = {"POS": [*_TYPES], "VEL": [*_TYPES], "ID": [], "MASS": [i for i in _TYPES if masses[i] == 0]}
         with h5py.File(staged, "w") as staged_file:
             for name, block in blocks.items():
                 _link_block(staged_file, path, attrs, block, types_by_block.get(name, [0]))
-        return counts, np.where(masses == 0, np.nan, masses), {}
+        return counts, np.where(masses == 0, np.nan, masses), ()
 
 
 def _totals(attrs: dict[str, Any]) -> list[int]:

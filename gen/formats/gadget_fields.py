@@ -32,9 +32,9 @@ TYPES = range(6)  # the particle types that yt reads; SWIFT's PartType6 are neut
 
 def particle_groups(path: Path, file: h5py.File) -> dict[int, h5py.Group]:
     """Return the particle groups of a file by their number. Raises SnapshotError for a link to nothing."""
-    groups = {}
+    groups, names = {}, set(file)  # `name in file` is not reliable for broken links
     for number in TYPES:
-        if (name := f"PartType{number}") in set(file):  # `name in file` is not reliable for broken links
+        if (name := f"PartType{number}") in names:
             groups[number] = file.get(name)
             if groups[number] is None:
                 raise SnapshotError(f"{path}: {name} is a link to nothing; put the file that it names beside it")
@@ -60,8 +60,8 @@ def types_of(counts: np.ndarray) -> set[str]:
 
 def types_in(path: Path, file: h5py.File) -> set[str]:
     """Return the types of which a file has particles."""
-    rows = {number: group.get("Coordinates") for number, group in particle_groups(path, file).items()
-            if isinstance(group, h5py.Group)}  # fmt: skip
+    groups = {n: group for n, group in particle_groups(path, file).items() if isinstance(group, h5py.Group)}
+    rows = {n: group.get("Coordinates") for n, group in groups.items()}
     return {f"PartType{n}" for n, pos in rows.items() if isinstance(pos, h5py.Dataset) and pos.size}
 
 

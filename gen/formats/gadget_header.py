@@ -9,12 +9,10 @@ import numpy as np
 
 from kinmass.gen.formats.base import NOT_COSMOLOGICAL, SnapshotError, reading
 from kinmass.gen.formats.gadget_fields import TYPES
-from kinmass.gen.formats.once import names_in, once
+from kinmass.gen.formats.once import names_in, once, once_by_path
 
 #: A redshift below this is a rounding error: SWIFT and EAGLE write 1 / a - 1 at z = 0.
 NO_REDSHIFT = 1e-6
-#: Groups with parameters of a run.
-PARAMETER_GROUPS = ("Header", "Parameters", "RuntimePars")
 
 
 def scalar(value: Any, name: str = "an attribute") -> float:
@@ -65,9 +63,15 @@ def files_of(path: Path) -> list[Path]:
     return [numbered[i] for i in sorted(numbered)]
 
 
+@once_by_path
+def _further_groups(path: Path, file: h5py.File) -> tuple[str, ...]:
+    """Return the groups, beside the Header, with parameters of a run."""
+    return tuple(name for name in ("Parameters", "RuntimePars") if name in file)
+
+
 def box_side(path: Path, file: h5py.File) -> float:
     """Return the side of the box in the file's unit, by its Header or the run's parameters; 0 where none says one."""
-    groups = [file[name].attrs for name in PARAMETER_GROUPS if name in file]
+    groups = [header(path), *(file[name].attrs for name in _further_groups(path, file))]
     sides = np.ravel(next((attrs["BoxSize"] for attrs in groups if "BoxSize" in attrs), 0.0)).astype(float)
     if np.isfinite(sides).all() and not np.allclose(sides, sides[0], rtol=1e-6):
         raise SnapshotError(
@@ -77,19 +81,16 @@ def box_side(path: Path, file: h5py.File) -> float:
     return float(sides[0])
 
 
-def run_parameter(file: h5py.File, name: str, default: float) -> float:
+def run_parameter(path: Path, file: h5py.File, name: str, default: float) -> float:
     """Read an attribute of the Header or, as in GADGET-4 and EAGLE, of the groups with the run's parameters.
 
     Raises SnapshotError where two of them have other values: one was changed, or copied from another run.
     """
-    values = {
-        group: scalar(file[group].attrs[name], f"{group}: {name}")
-        for group in PARAMETER_GROUPS
-        if group in file and name in file[group].attrs
-    }
+    groups = {"Header": header(path)} | {group: file[group].attrs for group in _further_groups(path, file)}
+    values = {group: scalar(attrs[name], f"{group}: {name}") for group, attrs in groups.items() if name in attrs}
     if values and not np.allclose(list(values.values()), next(iter(values.values())), rtol=1e-3, equal_nan=True):
         words = " and ".join(f"{value:.6g} in its {group} group" for group, value in values.items())
-        raise SnapshotError(f"{file.filename}: {name} is {words}; keep the one that is true")
+        raise SnapshotError(f"{path}: {name} is {words}; keep the one that is true")
     return next(iter(values.values()), default)
 
 

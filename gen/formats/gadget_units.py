@@ -1,7 +1,8 @@
 """Units of the Gadget HDF5 family, as the attributes of its datasets say them."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
 from kinmass.gen.formats.base import SnapshotError
 from kinmass.gen.formats.gadget_fields import LINKED_FIELDS, particle_groups
 from kinmass.gen.formats.gadget_header import header, scalar
+from kinmass.gen.formats.once import once_by_path
 
 #: One code unit in kpc, Msun or km/s, without factors of a and h, and the powers of a and of h that multiply it.
 UnitScaling = tuple[float, float, float]
@@ -39,6 +41,12 @@ _UNIT_ATTRIBUTES = (
         "h-scale exponent",
     ),
 )
+#: That of SWIFT which says whether a dataset is physical; then its power of a is only that of the comoving one.
+_PHYSICAL = "Value stored as physical"
+_TELLING = {_PHYSICAL}.union(*_UNIT_ATTRIBUTES)
+_OF_ALL = {field for field, _, _ in QUANTITIES.values()}
+Part = TypeVar("Part")
+Claim = TypeVar("Claim")
 
 
 def in_round_units(unit: float) -> float:
@@ -52,58 +60,79 @@ def in_round_units(unit: float) -> float:
     return power if abs(unit / power - 1) < 1e-3 else unit
 
 
-def dataset_unit(dataset: h5py.Dataset, cgs: float) -> UnitScaling | None:
-    """Read a dataset's unit from its attributes; cgs is one kpc, Msun or km/s in cgs.
+class Beside(NamedTuple):
+    """What the attributes of one dataset say of its unit; field: its name in LINKED_FIELDS."""
+
+    dataset: str
+    field: str
+    attrs: dict[str, Any]
+
+
+@once_by_path
+def said_beside(path: Path, file: h5py.File) -> tuple[Beside, ...]:
+    """Read what one file says of units beside the datasets that are read; those which say nothing are left out."""
+    said = []
+    for number, group in particle_groups(path, file).items():
+        for name in group if isinstance(group, h5py.Group) else ():
+            field = LINKED_FIELDS.get(name, "")
+            if field in _OF_ALL or (field in GAS_FIELDS and number == 0):  # stars have smoothing lengths, too
+                attrs = getattr(group.get(name), "attrs", {})  # a link to nothing has none
+                if told := {key: attrs[key] for key in attrs if key in _TELLING or "unit" in key.lower()}:
+                    said.append(Beside(f"{group.name}/{name}", field, told))
+    return tuple(said)
+
+
+def unit_by_attributes(attrs: Mapping[str, Any], dataset: str, cgs: float) -> UnitScaling | None:
+    """Read a dataset's unit from its attributes; dataset: its name, and cgs is one kpc, Msun or km/s in cgs.
 
     None unless all attributes are there and finite.
     """
-    attrs = dataset.attrs
     for names in _UNIT_ATTRIBUTES:
         if not all(name in attrs for name in names):
             continue
-        values = [scalar(attrs[name], f"{dataset.name}: {name}") for name in names]
+        values = [scalar(attrs[name], f"{dataset}: {name}") for name in names]
         if np.isfinite(values).all() and values[0] > 0:
-            physical = scalar(attrs.get("Value stored as physical", 0))
+            physical = scalar(attrs.get(_PHYSICAL, 0))
             return in_round_units(values[0] / cgs), 0.0 if physical else values[1], values[2]
     return None
 
 
-def from_datasets(path: Path, file: h5py.File) -> dict[str, UnitScaling]:
+def from_datasets(path: Path, said: Iterable[Beside]) -> dict[str, UnitScaling]:
     """Return the units of length, mass and velocity, and of fields of the gas, that the datasets' attributes give.
 
     Raises SnapshotError where datasets of one quantity disagree.
     """
-    unit_by_quantity: dict[str, UnitScaling] = {}
-    groups = particle_groups(path, file)
-    fields = {number: [(LINKED_FIELDS.get(name), name) for name in group] for number, group in groups.items()}
-    wanted = [(key, field, cgs, fields.keys()) for key, (field, _, cgs) in QUANTITIES.items()]
-    gas = fields.keys() & {0} if isinstance(groups.get(0), h5py.Group) else set()  # stars have smoothing lengths, too
-    for key, field, cgs, types in [*wanted, *((field, field, cgs, gas) for field, (_, cgs) in GAS_FIELDS.items())]:
-        datasets = [groups[number].get(name) for number in types for of, name in fields[number] if of == field]
-        unit_by_dataset = {
-            dataset.name: unit for dataset in datasets if dataset is not None and (unit := dataset_unit(dataset, cgs))
-        }
-        for name, unit in unit_by_dataset.items():
-            first, first_unit = next(iter(unit_by_dataset.items()))
-            if not np.allclose(unit, first_unit, rtol=1e-4):
-                raise SnapshotError(f"{path}: {name} and {first} claim different units; give `units` and repair them")
-            unit_by_quantity[key] = first_unit
-    return unit_by_quantity
+    key_and_cgs = {field: (key, cgs) for key, (field, _, cgs) in QUANTITIES.items()}
+    key_and_cgs |= {field: (field, cgs) for field, (_, cgs) in GAS_FIELDS.items()}
+    first_by_key: dict[str, tuple[str, UnitScaling]] = {}
+    for dataset, field, attrs in said:
+        key, cgs = key_and_cgs[field]
+        if (unit := unit_by_attributes(attrs, dataset, cgs)) is None:
+            continue
+        first, first_unit = first_by_key.setdefault(key, (dataset, unit))
+        if not np.allclose(unit, first_unit, rtol=1e-4):
+            raise SnapshotError(f"{path}: {dataset} and {first} claim different units; give `units` and repair them")
+    return {key: unit for key, (_, unit) in first_by_key.items()}
 
 
-def first_claims(parts: Iterable[tuple[dict[str, UnitScaling], set[str]]], types: set[str]) -> dict[str, UnitScaling]:
-    """Return the units that hold for a snapshot in several files: of each quantity those of the first that has any.
+def until_found(parts: Iterable[tuple[Part, set[str]]], types: set[str]) -> Iterator[Part]:
+    """Give what the files of a snapshot say, until particles of all `types` were found: the first may have no gas.
 
-    parts: of each file what `from_datasets` gives, and the types of which it has particles. Files are looked at until
-    particles of all `types` were found: the first may have no gas.
+    parts: of each file what it says, and the types of which it has particles.
     """
-    claims: dict[str, UnitScaling] = {}
-    for claimed, found in parts:
-        claims = claimed | claims
+    for part, found in parts:
+        yield part
         types = types - found
         if not types:
-            break
-    return claims
+            return
+
+
+def first_of_each(claims: Iterable[dict[str, Claim]]) -> dict[str, Claim]:
+    """Return what holds for a snapshot in several files: of each key what the first says that says any."""
+    held: dict[str, Claim] = {}
+    for claimed in claims:
+        held = claimed | held
+    return held
 
 
 def factors(

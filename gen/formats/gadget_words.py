@@ -1,7 +1,7 @@
 """Units that files of the Gadget HDF5 family say in words, as scripts of users write them beside what codes say."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ import h5py
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
 from kinmass.gen.formats.base import CodeUnits, SnapshotError
-from kinmass.gen.formats.gadget_fields import LINKED_FIELDS, particle_groups
-from kinmass.gen.formats.gadget_units import GAS_FIELDS, QUANTITIES
+from kinmass.gen.formats.gadget_fields import particle_groups
+from kinmass.gen.formats.gadget_units import GAS_FIELDS, QUANTITIES, Beside, said_beside
 
 #: Physical units without factors of a and h, in kpc, Msun, km/s and what is made of these: lower case, without blanks,
 #: brackets and signs of products. To astropy's reader of units the a and h of `kpc a / h` are a year and an hour.
@@ -45,15 +45,16 @@ def _words_in(attrs: Any) -> dict[str, str]:
     return {name: value.decode() if isinstance(value, bytes) else str(value) for name, value in said.items()}
 
 
-def _beside_datasets(path: Path, file: h5py.File) -> Iterator[tuple[h5py.Dataset, str, str, str]]:
-    """Give each dataset that has words for its unit, its field's name, and the name and the words of the attribute."""
-    for number, group in particle_groups(path, file).items():
-        for name in group if isinstance(group, h5py.Group) else ():
-            field = LINKED_FIELDS.get(name, "")
-            if field in _UNIT_BY_WORD and (number == 0 or field not in GAS_FIELDS):
-                dataset = group.get(name)
-                for attribute, words in _words_in(getattr(dataset, "attrs", {})).items():  # a link to nothing has none
-                    yield dataset, field, attribute, words
+def _words_beside(said: Iterable[Beside]) -> Iterator[tuple[str, str, str, str]]:
+    """Give the name, the field, an attribute and its words of each dataset that has words for its unit."""
+    for dataset, field, attrs in said:
+        for attribute, words in _words_in(attrs).items() if field in _UNIT_BY_WORD else ():
+            yield dataset, field, attribute, words
+
+
+def words_by_field(said: Iterable[Beside]) -> dict[str, str]:
+    """Return the words for the unit of each field: those of the first dataset that has any."""
+    return {f"{field}: {name}": words for _, field, name, words in reversed([*_words_beside(said)])}
 
 
 def check_nothing_is_said(path: Path, file: h5py.File) -> None:
@@ -72,10 +73,10 @@ def check_nothing_is_said(path: Path, file: h5py.File) -> None:
                 f"{path}: its {group} group says {', '.join(said[:3])}, not the units of length, mass and velocity as "
                 f"this format has them; is `format:` right? If so, {hint}"
             )
-    for dataset, field, attribute, words in _beside_datasets(path, file):
+    for dataset, field, attribute, words in _words_beside(said_beside(path, file)):
         if field not in GAS_FIELDS:
             raise SnapshotError(
-                f"{path}: {dataset.name} says {attribute} = {words[:40]!r}, which is not read for it leaves open "
+                f"{path}: {dataset} says {attribute} = {words[:40]!r}, which is not read for it leaves open "
                 f"factors of a and h; {hint}"
             )
     groups = [file, *(g for g in particle_groups(path, file).values() if isinstance(g, h5py.Group))]
@@ -87,25 +88,25 @@ def check_nothing_is_said(path: Path, file: h5py.File) -> None:
         raise SnapshotError(f"{path}: it has {', '.join(said[:3])}, which is not read; {hint}")
 
 
-def check_words_agree(path: Path, file: h5py.File, units: CodeUnits, overruled: Collection[str]) -> None:
+def check_words_agree(path: Path, said: Iterable[Beside], units: CodeUnits, overruled: Collection[str]) -> None:
     """Raise SnapshotError where a dataset says a physical unit, without factors of a and h, that is not the one held.
 
-    A script may have converted it, and have copied the Header, or the attributes, that the code wrote. units: those
-    that hold; overruled: the quantities of which the suite file says the unit. Words that are not known, such as
-    `kpc/h`, are passed over.
+    A script may have converted it, and have copied the Header, or the attributes, that the code wrote. said: what the
+    file says beside its datasets; units: those that hold; overruled: the quantities of which the suite file says the
+    unit. Words that are not known, such as `kpc/h`, are passed over.
     """
     length, mass, velocity = units.length_kpc, units.mass_msun, units.velocity_kms
     held = {
         "Coordinates": length, "SmoothingLength": length, "Masses": mass, "Velocities": velocity,
         "Density": mass / length**3, "InternalEnergy": units.energy_kms2,
     }  # fmt: skip
-    for dataset, field, attribute, words in _beside_datasets(path, file):
+    for dataset, field, attribute, words in _words_beside(said):
         word = re.sub(r"[\s\[\]()*]", "", words.lower().replace("**", "^"))
-        said = _UNIT_BY_WORD[field].get(word)
+        told = _UNIT_BY_WORD[field].get(word)
         unit = held[field] * units.factors.get(field, 1.0)
-        if said is not None and not _KEYS[field] & set(overruled) and abs(unit / said - 1) > 0.01:
+        if told is not None and not _KEYS[field] & set(overruled) and abs(unit / told - 1) > 0.01:
             raise SnapshotError(
-                f"{path}: {dataset.name} says {attribute} = {words[:40]!r}, of which one code unit would be "
-                f"{unit / said:.6g} by what holds ({units.source}): was it converted, and the rest copied? Say in the "
+                f"{path}: {dataset} says {attribute} = {words[:40]!r}, of which one code unit would be "
+                f"{unit / told:.6g} by what holds ({units.source}): was it converted, and the rest copied? Say in the "
                 f"suite file what is true of all datasets, by `units`, or take the attribute {attribute} out"
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
+Q = TypeVar("Q")
 T = TypeVar("T")
 _answers: ContextVar[dict[Any, Any] | None] = ContextVar("answers", default=None)
 
@@ -42,6 +43,22 @@ def once(function: Callable[P, T]) -> Callable[P, T]:
         if key not in answers:
             answers[key] = function(*args, **kwargs)
         return answers[key]  # type: ignore[no-any-return]
+
+    return asked
+
+
+def once_by_path(function: Callable[[Path, Q], T]) -> Callable[[Path, Q], T]:
+    """Mark a function of a path and of the file that is open there, as `once` does: only the path tells calls apart."""
+
+    @wraps(function)
+    def asked(path: Path, file: Q) -> T:
+        """Return the answer that is kept for the path, or call the function."""
+        answers = _answers.get()
+        if answers is None:
+            return function(path, file)
+        if (function, path) not in answers:
+            answers[function, path] = function(path, file)
+        return answers[function, path]  # type: ignore[no-any-return]
 
     return asked
 

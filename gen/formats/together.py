@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 
 from kinmass.gen.formats.base import SnapshotError
+from kinmass.gen.formats.gadget_units import Beside, first_of_each, from_datasets
+from kinmass.gen.formats.gadget_words import words_by_field
 
 #: Header attributes that are the same in all files of a snapshot.
 _COMMON = ("Time", "Redshift", "HubbleParam", "BoxSize", "NumPart_Total", "NumPart_Total_HighWord")
@@ -83,17 +85,19 @@ def _first_place(path: Path) -> bytes | None:
 
 
 def check_one_unit(
-    files: list[Path],
-    units_by_file: list[dict[str, tuple[float, float, float]]],
-    held: dict[str, tuple[float, float, float]],
+    files: list[Path], said_by_file: list[tuple[Beside, ...]], looked_at: list[tuple[Beside, ...]]
 ) -> None:
     """Raise SnapshotError where the datasets of a file claim other units than those which hold for the snapshot.
 
-    held and units_by_file: units by quantity, or by field of the gas.
+    said_by_file: what the files say beside their datasets; looked_at: of the first files, from which the units are.
     """
-    for file, units in zip(files, units_by_file, strict=True):
-        for key, unit in units.items():
-            if key not in held or not np.allclose(unit, held[key], rtol=1e-4):
-                raise SnapshotError(
-                    f"{file}: its datasets are in other units than those of {files[0].name} ({key}); repair it"
-                )
+    held = first_of_each(from_datasets(files[0], said) for said in looked_at)
+    held_words = first_of_each(words_by_field(said) for said in looked_at)
+    for file, said in zip(files, said_by_file, strict=True):
+        differs = [key for key, unit in from_datasets(file, said).items()
+                   if key not in held or not np.allclose(unit, held[key], rtol=1e-4)]  # fmt: skip
+        differs += [key for key, words in words_by_field(said).items() if held_words.get(key) != words]
+        if differs:
+            raise SnapshotError(
+                f"{file}: its datasets are in other units than those of {files[0].name} ({differs[0]}); repair it"
+            )

@@ -685,6 +685,19 @@ def test_words_that_contradict_what_was_copied_are_refused(archive, field, other
     assert FORMATS[form].units(path, {"length_kpc": 1.0, "mass_msun": 1.0, "velocity_kms": 1.0})
 
 
+@pytest.mark.parametrize("part", range(3))
+def test_words_that_contradict_are_seen_in_every_part(part, tmp_path):
+    """A script that converts the gas of one part writes another word there, or the only one."""
+    path = layouts.gadget4(tmp_path / "snap.hdf5", layouts.galaxy(), 3)
+    for number in range(3):
+        edit(tmp_path / f"snap.{number}.hdf5", lambda f: f["PartType0/SmoothingLength"].attrs.update(units="kpc a / h"))
+    with Snapshot(path, "gadget", {"dark": ["PartType1"]}) as snapshot:
+        assert snapshot.galaxy(CORNER, 100.0).gas
+    edit(tmp_path / f"snap.{part}.hdf5", lambda f: f["PartType0/SmoothingLength"].attrs.update(units="kpc"))
+    with pytest.raises(SnapshotError, match=r"snap\.\d\.hdf5: (.* in other units|/PartType0/SmoothingLength says units)"):
+        Snapshot(path, "gadget", {"dark": ["PartType1"]})
+
+
 def test_datasets_that_disagree_on_units_are_refused(tmp_path):
     path = layouts.eagle(tmp_path / "snap.hdf5", layouts.galaxy())
     edit(path, lambda f: f["PartType4/Coordinates"].attrs.update(CGSConversionFactor=3.085678e21))

@@ -694,7 +694,8 @@ def test_words_that_contradict_are_seen_in_every_part(part, tmp_path):
     with Snapshot(path, "gadget", {"dark": ["PartType1"]}) as snapshot:
         assert snapshot.galaxy(CORNER, 100.0).gas
     edit(tmp_path / f"snap.{part}.hdf5", lambda f: f["PartType0/SmoothingLength"].attrs.update(units="kpc"))
-    with pytest.raises(SnapshotError, match=r"snap\.\d\.hdf5: (.* in other units|/PartType0/SmoothingLength says units)"):
+    words = r"snap\.\d\.hdf5: (.* in other units|/PartType0/SmoothingLength says units)"
+    with pytest.raises(SnapshotError, match=words):
         Snapshot(path, "gadget", {"dark": ["PartType1"]})
 
 

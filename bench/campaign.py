@@ -51,6 +51,19 @@ RANKS_PER_NODE = 64
 BYTES_WRITTEN = 4 * 8 * 32 * 32 * 4  # four views of eight channels of 32 x 32 pixels
 
 
+#: Prints the seconds in which a process that has all modules of a campaign loads yt and the kernels.
+LOADING = """
+import json, time
+import kinmass.gen.campaign.maps
+from kinmass.gen.campaign.worker import load_frontends, load_kernels
+began = time.perf_counter()
+load_frontends()
+loaded = time.perf_counter()
+load_kernels()
+print(json.dumps([loaded - began, time.perf_counter() - loaded]))
+"""
+
+
 @dataclass(frozen=True)
 class Site:
     """Resources that all ranks share: times [s], bandwidths [bytes/s], metadata [calls/s]."""
@@ -68,12 +81,14 @@ class Costs:
 
     open: an opening and indexing of a zoom, by particles of its file; work: reading, framing and projecting, by
     particles of the galaxy; box_bytes and particle_bytes: what is read for a galaxy of a box, in whole blocks, and for
-    the index of a zoom per particle of its file. start: of a process until it can map, and of an empty store. list: of
-    a snapshot. plan: of a galaxy of a box, from its catalogue to all ranks. take: of an item from a node's counter.
-    write: of a galaxy's arrays.
+    the index of a zoom per particle of its file. start: of a process, and of an empty store. yt, kernels: of loading
+    them. list: of a snapshot. plan: of a galaxy of a box, from its catalogue to all ranks. take: of an item from a
+    node's counter. write: of a galaxy's arrays.
     """
 
     start_s: float = 1.98
+    yt_s: float = 1.8
+    kernels_s: float = 0.4
     list_s: float = 0.00533
     plan_s: float = 1.39e-5
     take_s: float = 1.08e-5
@@ -141,8 +156,10 @@ def _give_places(events, spent, waiting, wait_start, now, latency_s):  # type: i
 
 
 @njit(cache=True)
-def simulate(read_bytes, open_s, hold_s, work_s, opens, files, write_s, queues, queue_ends, places, ranks, site):  # type: ignore[no-untyped-def]
-    """Simulate the mapping of a campaign event by event.
+def simulate(  # type: ignore[no-untyped-def]
+    read_bytes, open_s, hold_s, work_s, opens, files, write_s, first_s, queues, queue_ends, places, ranks, site
+):
+    """Simulate the mapping of a campaign event by event. first_s: what rank 0 does before its first galaxy.
 
     read_bytes, open_s, hold_s, work_s (N,): of each galaxy; hold_s are those of a galaxy's seconds in which a place
     among the readers is held beside the transfer. opens, files: calls per galaxy read and written. queues (N,): the
@@ -156,7 +173,8 @@ def simulate(read_bytes, open_s, hold_s, work_s, opens, files, write_s, queues, 
     galaxy, wait_start, writing = np.full(ranks, -1), np.zeros(ranks), np.zeros(ranks, dtype=np.bool_)
     spent, end_time = np.zeros(5), np.zeros(ranks)
     free_places, waiting = places.copy(), [[0 for _ in range(0)] for _ in range(n_nodes)]
-    events = [(0.0, r, ASKED) for r in range(ranks)]
+    events = [(first_s if r == 0 else 0.0, r, ASKED) for r in range(ranks)]
+    spent[WORK] += first_s
     transfers = [(0.0, 0) for _ in range(0)]  # (served bytes at which the transfer ends, rank)
     served, now, free_at = 0.0, 0.0, 0.0
     while len(events) > 0 or len(transfers) > 0:
@@ -236,7 +254,8 @@ def campaign(
     n_nodes = len(sizes)
     places = np.array([max(scenario.readers // n_nodes, 1)] * n_nodes)
     mapping_s, spent = simulate(
-        read_bytes, open_s, hold_s, work_s, scenario.opens, scenario.files, costs.write_s, np.concatenate(by_node),
+        read_bytes, open_s, hold_s, work_s, scenario.opens, scenario.files, costs.write_s, costs.yt_s * (ranks > 1),
+        np.concatenate(by_node),
         np.cumsum([len(items) for items in by_node]), places, ranks,
         (site.bandwidth, site.stream, site.latency_s, site.metadata),
     )  # fmt: skip
@@ -246,24 +265,28 @@ def campaign(
 def before(scenario: Scenario, costs: Costs, site: Site, ranks: int, n_nodes: int) -> float:
     """Seconds before mapping: every rank starts, the snapshots' listing is shared out, one rank makes the store.
 
-    Every rank opens its box, which has an index already.
+    Meanwhile the others load yt, and all load the kernels that this rank found compiled. A single snapshot is listed by
+    it, too. Every rank opens its box, which has an index already.
     """
-    n_snapshots = 1 if scenario.in_box else scenario.galaxies
     start_s = costs.start_s + n_nodes * site.start_calls / site.metadata
-    return (
-        start_s + n_snapshots * costs.list_s / ranks + scenario.galaxies * costs.plan_s + costs.open_s * scenario.in_box
-    )
+    listing_s = 0.0 if scenario.in_box else scenario.galaxies * costs.list_s / ranks
+    planning_s = scenario.galaxies * costs.plan_s + costs.list_s * scenario.in_box
+    if ranks == 1:
+        loading_s = costs.yt_s + planning_s + costs.kernels_s
+    else:
+        loading_s = max(costs.yt_s, planning_s + costs.kernels_s) + costs.kernels_s
+    return start_s + listing_s + loading_s + costs.open_s * scenario.in_box
 
 
 def roofline(scenario: Scenario, costs: Costs, site: Site, ranks: int) -> tuple[float, str]:
     """Least seconds that the whole run could take, and what sets it."""
     read_bytes, open_s, hold_s, work_s = galaxies(scenario, costs)
-    n, one = scenario.galaxies, costs.start_s + costs.list_s + float((work_s + hold_s).max())
+    start_s = costs.start_s + costs.yt_s + costs.kernels_s
+    n, one = scenario.galaxies, start_s + costs.list_s + float((work_s + hold_s).max())
     limits = {
-        "computing": float((open_s + hold_s + work_s).sum() + n * costs.write_s) / ranks + costs.start_s,
-        "bytes": (float(read_bytes.sum()) + n * BYTES_WRITTEN) / min(site.bandwidth, ranks * site.stream)
-        + costs.start_s,
-        "metadata": n * (scenario.opens + scenario.files) / site.metadata + costs.start_s,
+        "computing": float((open_s + hold_s + work_s).sum() + n * costs.write_s) / ranks + start_s,
+        "bytes": (float(read_bytes.sum()) + n * BYTES_WRITTEN) / min(site.bandwidth, ranks * site.stream) + start_s,
+        "metadata": n * (scenario.opens + scenario.files) / site.metadata + start_s,
         "start": one,
     }
     worst = max(limits, key=lambda name: limits[name])
@@ -279,17 +302,17 @@ def check_laws(costs: Costs) -> None:
     cost_s = (read_bytes + BYTES_WRITTEN) / site.stream + open_s + hold_s + work_s + fixed_s
     unlimited = replace(site, bandwidth=1e30, metadata=1e30)
     endless_cost_s = cost_s - (small.opens + small.files) / site.metadata
-    rank_ends = [0.0] * 60
+    rank_ends = [0.0] * 59 + [costs.yt_s]  # of rank 0, which loads yt later
     for seconds in endless_cost_s:
         heapq.heapreplace(rank_ends, rank_ends[0] + seconds)
     _, one_s, spent_by_one = campaign(small, costs, site, 1)
     tight = replace(site, bandwidth=2e9, metadata=500)
     _, many_s, spent_by_many = campaign(replace(small, readers=40), costs, tight, 300)
-    extra_metadata_s = len(read_bytes) * (small.opens + small.files) * (1 / 500 - 1 / site.metadata)
+    extra_s = costs.yt_s + len(read_bytes) * (small.opens + small.files) * (1 / 500 - 1 / site.metadata)
     _, endless_s, _ = campaign(small, costs, unlimited, 60)
     zeros, order = np.zeros(40), np.arange(40)
     equal_s = simulate(
-        np.full(40, 1e9), zeros, zeros, zeros, 0.0, 0.0, 0.0, order, np.array([40]), np.array([1000]), 40,
+        np.full(40, 1e9), zeros, zeros, zeros, 0.0, 0.0, 0.0, 0.0, order, np.array([40]), np.array([1000]), 40,
         (10e9, 1e9, 0.0, 1e30),
     )[0]  # fmt: skip
     laws = {
@@ -297,7 +320,7 @@ def check_laws(costs: Costs) -> None:
         "one rank takes the sum of all costs": np.isclose(one_s, cost_s.sum(), rtol=1e-9),
         "one rank alone waits for nobody": spent_by_one[1:].sum() < 1e-6 * one_s,
         "rank-time is work and waits": np.isclose(spent_by_many.sum(), 300 * many_s, rtol=1e-9),
-        "work does not depend on the ranks": np.isclose(spent_by_many[0], cost_s.sum() + extra_metadata_s, rtol=1e-9),
+        "work does not depend on the ranks": np.isclose(spent_by_many[0], cost_s.sum() + extra_s, rtol=1e-9),
         "no wait is negative": bool(np.all(spent_by_many > -1e-6)),
         "unlimited resources give list scheduling": np.isclose(endless_s, max(rank_ends), rtol=1e-9),
     }  # fmt: skip
@@ -344,13 +367,20 @@ def measured(scratch: Path) -> Costs:
     sharded = scratch / "sharded.zarr"
     common.run("kinmass.gen", "maps", zooms, "--out", sharded, "--views", 4, "--galaxies-per-shard", 8, ranks=1)
     noted = json.loads(next((sharded / ".timing").iterdir()).read_text())
+    yt_s, kernels_s = loaded_s()
     return Costs(
-        start_s=noted["phases_s"]["start"] + empty_store_s, list_s=listing_s / len(paths), plan_s=plan_s,
+        start_s=noted["phases_s"]["start"] + empty_store_s - yt_s - kernels_s, yt_s=yt_s, kernels_s=kernels_s,
+        list_s=listing_s / len(paths), plan_s=plan_s,
         take_s=taken_s(), open_s=zoom.open_s, open_particle_s=large_open_s / 3_000_000,
         work_s=few.galaxy_s - few.write_s - 5_000 * slope, work_particle_s=slope,
         write_s=noted["ranks"][0]["seconds"]["writing"] / len(paths), box_bytes=box_bytes,
         particle_bytes=large_bytes / 3_000_000,
     )  # fmt: skip
+
+
+def loaded_s() -> tuple[float, float]:
+    """Seconds in which a process loads yt and the kernels, the least of three."""
+    return tuple(np.min([json.loads(run_in(common.ROOT, "-c", LOADING)) for _ in range(3)], axis=0).tolist())
 
 
 def _planned_s(suite: Suite, out: Path, n: int) -> float:
@@ -418,6 +448,7 @@ def compare_with_a_run(scratch: Path) -> None:
     )  # fmt: skip
     suite = scratch / "run" / "middle" / "middle.yaml"
     rows: list[list[object]] = []
+    yt_s, _ = loaded_s()
     for ranks in (1, 2):
         load = Load(**json.loads(common.run("bench.campaign", "--probe", suite, scratch, ranks=ranks).splitlines()[-1]))
         noted = []
@@ -428,8 +459,8 @@ def compare_with_a_run(scratch: Path) -> None:
             shutil.rmtree(out)
         work_s, zeros = np.full(n, load.galaxy_s - load.write_s + load.open_s), np.zeros(n)
         mapping_s, _ = simulate(
-            zeros, zeros, zeros, work_s, 0.0, 0.0, load.write_s, np.arange(n), np.array([n]), np.array([128]), ranks,
-            (1e12, 1e12, 0.0, 1e12),
+            zeros, zeros, zeros, work_s, 0.0, 0.0, load.write_s, yt_s * (ranks > 1), np.arange(n), np.array([n]),
+            np.array([128]), ranks, (1e12, 1e12, 0.0, 1e12),
         )  # fmt: skip
         rows.append([ranks, min(noted), mapping_s, mapping_s / min(noted) - 1])
     print(f"{n} galaxies of 100,000 particles, mapping [s]:")

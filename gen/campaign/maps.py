@@ -18,9 +18,10 @@ from kinmass.gen.campaign import failures, parallel, timing
 from kinmass.gen.campaign.batches import Batches
 from kinmass.gen.campaign.listing import Listing, compared, keep_all, list_unless_kept, read_kept, uncollected
 from kinmass.gen.campaign.plan import Room, Task, check_unchanged, make_room, say_replaced, tasks_of, writing
-from kinmass.gen.campaign.record import Settings
+from kinmass.gen.campaign.record import Settings, load_kernels
 from kinmass.gen.campaign.schedule import Schedule, schedule
 from kinmass.gen.campaign.worker import Worker, load
+from kinmass.gen.formats.frontends import load_frontends
 from kinmass.gen.storage import galaxy_reader, store, suite_group
 from kinmass.gen.storage.lock import Lock
 from kinmass.gen.suite import Suite
@@ -67,7 +68,11 @@ def list_all(suites: list[Suite], out: Path) -> dict[str, dict[Path, Listing]]:
             before = kept_by_name[item[0]].get(entries[0][0])
         found[item] = compared(listing, before) if listing else before  # type: ignore[assignment]
 
-    parallel.share_out(paths, work, take)
+    if len(paths) > 1:
+        parallel.share_out(paths, work, take)
+    elif parallel.rank() == 0:  # a box: meanwhile the others go on
+        for item in paths:
+            take(item, work(item, None))
     listings: dict[str, dict[Path, Listing]] = {suite.name: {} for suite in suites}
     for i, path in paths if parallel.rank() == 0 else []:
         listings[suites[i].name][path] = found[i, path]
@@ -194,14 +199,18 @@ def _keeping(out: Path, listings: dict[str, dict[Path, Listing]]) -> Iterator[No
 def _generate(
     suites: list[Suite], out: Path, settings: Settings, readers: int, repair: bool, quiet: bool, locks: list[Lock]
 ) -> tuple[int, int]:
-    parallel.on_rank_0(load)  # compiles for all ranks; these load what it has made
-    load()
+    if parallel.size() == 1:
+        load()
     phases_s, began = {"start": timing.process_age_s()}, time.monotonic()
     listings = list_all(suites, out)
+    if parallel.rank():
+        load_frontends()  # while rank 0 plans, which loads them with its first galaxy: nobody waits for that
     tasks, unreadable = plan_all(suites, out, settings, repair, listings)
     if repair:
         tasks = _damaged_undone(tasks, unreadable, out)
     todo: Schedule = parallel.on_rank_0(lambda: schedule(tasks, out))
+    parallel.on_rank_0(load_kernels)  # compiles for all ranks; these load what it has made
+    load_kernels()
     suite_names = {suite.name for suite in suites}
     for name in sorted({*todo.batches.suite_names, *todo.suspects.suite_names}):
         parallel.on_rank_0(partial(suite_group.add_run, out, name))

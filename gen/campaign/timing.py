@@ -14,10 +14,10 @@ from kinmass.gen.code import command_line, provenance
 from kinmass.gen.storage.files import make_folder, write_atomically
 from kinmass.gen.words import counted
 
-#: What a rank does while galaxies are mapped. Fetching is bytes from the file system, with a place among the readers;
-#: reading turns them into particles; framing finds a galaxy's own stars, its motion and its R_e; "rest" is checks, and
-#: what has no other name.
-WORK = ("opening", "fetching", "reading", "framing", "projecting", "writing", "rest")
+#: What a rank does while galaxies are mapped. Loading is of yt, by the rank that planned while others did so; fetching
+#: is bytes from the file system, with a place among the readers; reading turns them into particles; framing finds a
+#: galaxy's own stars, its motion and its R_e; "rest" is checks, and what has no other name.
+WORK = ("loading", "opening", "fetching", "reading", "framing", "projecting", "writing", "rest")
 WAITS = ("waiting to read", "waiting for work", "waiting at the end")
 
 

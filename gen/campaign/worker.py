@@ -117,6 +117,8 @@ class Worker:
         """
         suite = task.suite
         if self._snapshot is None or self._open != (task.snapshot, suite.name):
+            with self.clock("loading"):
+                load_frontends()
             with self.clock("opening"):
                 self.close()
                 self._snapshot = Snapshot(

@@ -174,6 +174,7 @@ def simulate(  # type: ignore[no-untyped-def]
     spent, end_time = np.zeros(5), np.zeros(ranks)
     free_places, waiting = places.copy(), [[0 for _ in range(0)] for _ in range(n_nodes)]
     events = [(first_s if r == 0 else 0.0, r, ASKED) for r in range(ranks)]
+    heapq.heapify(events)
     spent[WORK] += first_s
     transfers = [(0.0, 0) for _ in range(0)]  # (served bytes at which the transfer ends, rank)
     served, now, free_at = 0.0, 0.0, 0.0

@@ -86,19 +86,19 @@ class Costs:
     node's counter. write: of a galaxy's arrays.
     """
 
-    start_s: float = 1.98
-    yt_s: float = 1.8
-    kernels_s: float = 0.4
-    list_s: float = 0.00533
-    plan_s: float = 1.39e-5
-    take_s: float = 1.08e-5
-    open_s: float = 0.0138
-    open_particle_s: float = 4.9e-8
-    work_s: float = 0.00516
-    work_particle_s: float = 2.4e-7
-    write_s: float = 0.00459
+    start_s: float = 3.76
+    yt_s: float = 1.74
+    kernels_s: float = 0.53
+    list_s: float = 0.0167
+    plan_s: float = 1.79e-5
+    take_s: float = 3.62e-5
+    open_s: float = 0.0455
+    open_particle_s: float = 2.05e-7
+    work_s: float = 0.023
+    work_particle_s: float = 1.06e-6
+    write_s: float = 0.0167
     box_bytes: float = 7.1e5
-    particle_bytes: float = 12.2
+    particle_bytes: float = 13.2
 
 
 @dataclass(frozen=True)

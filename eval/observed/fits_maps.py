@@ -210,6 +210,12 @@ def _null_to_nan(values: np.ndarray, column: fits.Column) -> np.ndarray:
     return numbers
 
 
+def _is_unsaid(data: fits.FITS_rec, column: fits.Column) -> np.ndarray:
+    """Return the rows of a column of an ASCII table whose field is blank or its null value (TNULL): astropy reads 0."""
+    texts = np.char.strip(data.view(np.ndarray)[column.name])
+    return (texts == b"") | (texts == str(column.null or "").strip().encode())
+
+
 def blank_to_nan(values: np.ndarray, blank: float) -> np.ndarray:
     """Return values with NaN where they equal `blank`, to 1e-6 of it: with blank 0, a density of 1e-17 is not blank."""
     return np.where(np.abs(values - blank) <= 1e-6 * abs(blank), np.nan, values)
@@ -288,7 +294,10 @@ def _tables_in(table: fits.BinTableHDU | fits.TableHDU) -> list[Columns]:
     for column in table.columns:
         values = table.data[column.name]
         if _is_numbers(values):
-            read[column.name] = _null_to_nan(_flat(values), column), column.unit
+            numbers = _null_to_nan(_flat(values), column)
+            if isinstance(table, fits.TableHDU):
+                numbers = np.where(_is_unsaid(table.data, column), np.nan, numbers)
+            read[column.name] = numbers, column.unit
         elif values.dtype.kind in "fiub" and values.ndim == 2 and values.shape[1] <= MOST_ELEMENTS:
             numbers = _null_to_nan(values, column)
             read |= {f"{column.name}[{i}]": (numbers[:, i], column.unit) for i in range(values.shape[1])}

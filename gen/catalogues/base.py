@@ -301,16 +301,18 @@ def code_units(path: Path, units: CodeUnits) -> tuple[float, float]:
         "UnitLength_in_cm": (units.length_kpc, units.scale_factor),
         "UnitMass_in_g": (units.mass_msun, 1.0),
     }
+    file_units: dict[str, float] = {}
     with h5py.File(path, "r") as file:
-        unit_groups = [file[group].attrs for group in ("Units", "Parameters", "Header") if group in file]
-        file_units = {
-            name: next(
-                (in_round_units(scalar(attrs[name], name) / cgs) for attrs in unit_groups if name in attrs), None
-            )
-            for name, cgs in cgs_by_attribute.items()
-        }
+        groups = {group: file[group].attrs for group in ("Units", "Parameters", "Header") if group in file}
+        for name, cgs in cgs_by_attribute.items():
+            said = {group: scalar(attrs[name], name) for group, attrs in groups.items() if name in attrs}
+            if said:
+                first = file_units[name] = next(iter(said.values())) / cgs
+                if not np.allclose(list(said.values()), first * cgs, rtol=1e-2):
+                    words = ", and ".join(f"{value:.6g} by its {group} group" for group, value in said.items())
+                    raise SnapshotError(f"{path}: {name} is {words}; keep the one that is true")
     kpc_per_unit, msun_per_unit = (
-        unit if (said := file_units[name]) is None else said * (a / factor_of_h(path, units))
+        in_round_units(file_units[name]) * (a / factor_of_h(path, units)) if name in file_units else unit
         for name, (unit, a) in snapshot_units.items()
     )
     return kpc_per_unit, msun_per_unit

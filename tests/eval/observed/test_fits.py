@@ -336,6 +336,26 @@ def test_a_null_of_integers_and_a_mask_of_truths(tmp_path, scale):
     assert sky.velocity_kms.min() > 1300
 
 
+@pytest.mark.parametrize("unsaid", ["", "-999", "null"])
+@pytest.mark.parametrize("form", ["I6", "F8.1"])
+def test_an_empty_field_of_an_ascii_table_is_no_zero(unsaid, form, tmp_path):
+    values = np.where(SEEN, np.round(MAPS["velocity"]), 77777).ravel()
+    columns = [
+        fits.Column(n, "D25.16", array=np.ravel(v))
+        for n, v in (("X", X), ("Y", Y), ("F", np.where(SEEN, MAPS["density"], 1.0)))
+    ]
+    columns.append(fits.Column("V", form, array=values.astype(int) if form == "I6" else values, null=unsaid or None))
+    fits.TableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    content = (tmp_path / "t.fits").read_bytes()
+    written = b" 77777" if form == "I6" else b" 77777.0"
+    assert content.count(written) == (~SEEN).sum()
+    (tmp_path / "t.fits").write_bytes(content.replace(written, unsaid.rjust(len(written)).encode()))
+    files = {"table": "t.fits", "velocity": "V", "density": "F"}
+    sky = read_galaxy(described(tmp_path, files, {"centre_deg": None})).gas
+    assert len(sky.velocity_kms) == SEEN.sum()
+    assert np.abs(np.sort(sky.velocity_kms) - np.sort(values[SEEN.ravel()])).max() < 1e-3
+
+
 # ---- grids
 
 

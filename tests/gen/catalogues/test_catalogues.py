@@ -393,6 +393,14 @@ def test_subfind_in_mpc_says_so_itself(units_group, tmp_path):
     assert haloes[3].halo_mass_msun == pytest.approx(HALO_MASS[3], rel=1e-6)
 
 
+def test_groups_of_a_catalogue_that_contradict_each_other_on_its_unit_are_refused(tmp_path):
+    path = write_subfind(tmp_path, 1000.0, "Parameters")
+    with h5py.File(path, "r+") as file:
+        file["Header"].attrs["UnitLength_in_cm"] = KPC_CM
+    with pytest.raises(SnapshotError, match=r"UnitLength_in_cm is .* by its Parameters group, and .* Header group"):
+        find_haloes("subfind", path, SNAPSHOT, UNITS)
+
+
 def test_the_catalogue_of_a_run_without_expansion_has_no_other_factors_of_h_than_its_snapshot(tmp_path):
     """GADGET-4 writes an h, and numbers without it; its snapshot's datasets say so."""
     isolated = CodeUnits(1.0, 1e10, 1.0, None, 1.0, H, cosmological=False)

@@ -232,7 +232,11 @@ def _generate(
     clock = timing.Clock()
     phases_s["listing"], began, bytes_before = time.monotonic() - began, time.monotonic(), timing.bytes_read()
     with keeping, contextlib.closing(Worker(out, settings, clock)) as worker, clock("waiting at the end"):
-        parallel.share_out(todo.to_index, worker.index, lambda task, _: None, readers)
+        # All wait for these, and rank 0 would load yt first: it leaves a few of them to the others.
+        parallel.share_out(
+            todo.to_index, worker.index, lambda task, _: None, readers,
+            rank_0_works=len(todo.to_index) >= parallel.size(),
+        )  # fmt: skip
         parallel.on_rank_0(lambda: failures.replace_all(out, suite_names, []))
         for queue in (todo.batches, todo.suspects):
             parallel.share_out(queue, worker, note, readers, queue.origins, queue.costs)

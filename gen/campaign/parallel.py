@@ -109,6 +109,7 @@ def share_out(
     origins: Sequence[Hashable] | None = None,
     costs: Sequence[float] | None = None,
     ranks_per_node: int = 0,
+    rank_0_works: bool = True,
 ) -> None:
     """Call work(item, reading) for every item on some rank, and done(item, result) on rank 0 soon after each ends.
 
@@ -119,15 +120,15 @@ def share_out(
     costs: what each takes beside the others. `with reading():` waits until fewer than `readers` ranks
     are inside theirs (0: no limit). Failures of an item belong in its result: an exception (for
     instance a full disk) ends every rank. ranks_per_node: take so many ranks for a node (0: those
-    that share memory). Where MPI allows one thread only, rank 0 does no work but record results, and
-    other nodes' items are not taken over.
+    that share memory). rank_0_works: whether rank 0 does more than record results, where it is not alone. Where MPI
+    allows one thread only it does not, and other nodes' items are not taken over.
     """
     if size() == 1:
         for item in items:
             done(item, work(item, nullcontext))
         return
     comm = MPI.COMM_WORLD.Dup()
-    nodes = _Nodes(comm, ranks_per_node)
+    nodes = _Nodes(comm, ranks_per_node, rank_0_works)
     n = len(items)
     costs = [1.0] * n if costs is None else costs
     runs = deal(range(n) if origins is None else origins, costs, nodes.sizes)
@@ -135,15 +136,15 @@ def share_out(
         shelf = Shelf(runs[nodes.own], values[1:], lambda i, n: add(1 + i, n))
         slots = _Slots(comm, nodes, readers or comm.Get_size(), add)
         server = _Server(comm, nodes, shelf, slots, lambda number, result: done(items[number], result))
-        if server.is_thread:
+        if comm.Get_rank() == 0 and not nodes.rank_0_works:
+            server.serve()
+        elif server.is_thread:
             thread = threading.Thread(target=server.serve, daemon=True)
             if nodes.leads:
                 thread.start()
             _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading), costs)
             if nodes.leads:
                 thread.join()
-        elif comm.Get_rank() == 0:
-            server.serve()
         else:
             _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading), costs)
         _wait(comm.Ibarrier())
@@ -199,7 +200,7 @@ def _numbers(comm: MPI.Comm, nodes: "_Nodes", shelf: Shelf) -> Iterator[int]:
 class _Nodes:
     """Which ranks of a communicator share memory with which others."""
 
-    def __init__(self, comm: MPI.Intracomm, ranks_per_node: int = 0):
+    def __init__(self, comm: MPI.Intracomm, ranks_per_node: int = 0, rank_0_works: bool = True):
         if ranks_per_node:
             sharing = comm.Split(comm.Get_rank() // ranks_per_node)
         else:
@@ -214,7 +215,8 @@ class _Nodes:
         self.leads = self.leaders[self.own] == comm.Get_rank()
         #: Where every rank may have a thread beside its work; else rank 0 serves and does nothing else.
         self.threads = all(has_threads for _, has_threads in everyone)
-        self.sizes = [of_rank.count(i) - (i == 0 and not self.threads) for i in range(len(self.leaders))]
+        self.rank_0_works = rank_0_works and self.threads
+        self.sizes = [of_rank.count(i) - (i == 0 and not self.rank_0_works) for i in range(len(self.leaders))]
         others = [*range(self.own + 1, len(self.leaders)), *range(self.own)]
         self.others_that_serve = [node for node in others if self.threads or node == 0]
 

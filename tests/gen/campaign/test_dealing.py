@@ -100,7 +100,7 @@ import sys, time
 from pathlib import Path
 from kinmass.gen.campaign import parallel
 
-folder, n, per_node, readers, slow = Path(sys.argv[1]), *map(int, sys.argv[2:])
+folder, n, per_node, readers, slow, works = Path(sys.argv[1]), *map(int, sys.argv[2:])
 results, mine = {{}}, []
 
 def work(item, reading):
@@ -118,7 +118,7 @@ for _ in range(2):
     results.clear()
     mine.clear()
     parallel.share_out(range(n), work, lambda item, result: results.update({{item: result}}), readers,
-                       [i % 7 for i in range(n)], ranks_per_node=per_node)
+                       [i % 7 for i in range(n)], ranks_per_node=per_node, rank_0_works=bool(works))
     counts = parallel.gather(len(mine))
     if parallel.rank() == 0:
         assert results == {{i: i * i for i in range(n)}}, results
@@ -126,12 +126,13 @@ for _ in range(2):
 """
 
 
-def shared_out(folder, n, ranks, per_node, readers=0, slow=0, threads="multiple"):
+def shared_out(folder, n, ranks, per_node, readers=0, slow=0, threads="multiple", works=True):
     """Share n items out over ranks of so many to a node, twice; how many each rank has worked on."""
     (folder / "marks").mkdir()
     head = f"import mpi4py\nmpi4py.rc.thread_level = {threads!r}\n"
     script = head + textwrap.dedent(SHARED).replace("{{", "{").replace("}}", "}")
     command = [MPIEXEC, "-n", ranks, sys.executable, "-c", script, folder / "marks", n, per_node, readers, slow]
+    command.append(int(works))
     done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     counts = [[int(count) for count in line.split()] for line in done.stdout.splitlines()]
@@ -139,12 +140,12 @@ def shared_out(folder, n, ranks, per_node, readers=0, slow=0, threads="multiple"
     return counts
 
 
-@pytest.mark.parametrize("threads", ["multiple", "funneled"])
+@pytest.mark.parametrize(("threads", "works"), [("multiple", True), ("multiple", False), ("funneled", True)])
 @pytest.mark.parametrize(("per_node", "readers"), [(0, 0), (0, 1), (2, 2), (2, 1), (1, 0)])
-def test_ranks_of_several_nodes_do_every_item_once_within_the_readers_cap(tmp_path, per_node, readers, threads):
-    for counts in shared_out(tmp_path, 40, 4, per_node, readers, threads=threads):
+def test_ranks_of_several_nodes_do_every_item_once_within_the_readers_cap(tmp_path, per_node, readers, threads, works):
+    for counts in shared_out(tmp_path, 40, 4, per_node, readers, threads=threads, works=works):
         assert sum(counts) == 40
-        assert (counts[0] > 0) == (threads == "multiple")  # with one thread rank 0 only serves
+        assert (counts[0] > 0) == (threads == "multiple" and works)  # with one thread rank 0 only serves
 
 
 def test_a_node_that_runs_dry_takes_over_from_a_slower_one(tmp_path):

@@ -231,7 +231,7 @@ def test_a_time_limit_of_one_minute(map_store, tmp_path):
     until_true(lambda: int(job_fields(job)["Restarts"]) == 1, seconds=180)
     step_before = states(out)[0].step
     assert step_before > 0
-    until_true(lambda: states(out)[0].step > step_before, seconds=60)
+    until_true(lambda: states(out)[0].step > step_before, seconds=180)
     shell("scancel", job)
     wait_for(out, "cancelled", seconds=15)
 
@@ -248,7 +248,7 @@ def test_three_tracers_one_cancelled(map_store, tmp_path):
     # Who waits for the whole array would wait for the cancelled one.
     assert again in under_way(out)
     assert {*under_way(out)} <= {f"{job}_0", f"{job}_1", again}
-    wait_for(out, "finished", runs=3, seconds=90)
+    wait_for(out, "finished", runs=3, seconds=200)
 
 
 def test_gpus_bound_to_tasks_and_a_home_that_cannot_be_written(map_store, tmp_path, site, monkeypatch):
@@ -261,7 +261,7 @@ def test_gpus_bound_to_tasks_and_a_home_that_cannot_be_written(map_store, tmp_pa
     job = submitted(*line, *flags())
     assert job_fields(job)["TresPerNode"] == "gres:gpu:1"
     assert job_fields(job)["TresPerTask"] == "gres:gpu:1"
-    wait_for(tmp_path / "run", "finished", seconds=90)
+    wait_for(tmp_path / "run", "finished", seconds=200)
     logs = (tmp_path / "run" / "logs" / job).glob("*.out")
     assert "GPUs 0\n" in "".join(log.read_text() for log in logs)
 
@@ -272,7 +272,7 @@ def test_more_gpus_than_a_node_has(map_store, tmp_path):
     launched = command("train", "launch", *line, "--gpus-per-node", 4, check=False)
     job = json.loads((tmp_path / "run" / "logs" / "launched.json").read_text())["jobs"]["."]["job"]
     assert (launched.returncode == 2) == (f"`scancel {job}` and launch with less" in launched.stderr)
-    until_true(lambda: re.search("PartitionConfig|BadConstraints", str(states(tmp_path / "run")[0])), seconds=60)
+    until_true(lambda: re.search("PartitionConfig|BadConstraints", str(states(tmp_path / "run")[0])), seconds=150)
     shell("scancel", job, check=False)
     until_true(lambda: states(tmp_path / "run")[0].name in ("cancelled", "failed"), seconds=10)
     assert submitted(*line) != job
@@ -313,7 +313,7 @@ def test_a_training_job_that_lost_what_it_waited_for(map_store, tmp_path):
     submitted("--store", map_store, "--tracer", "gas", "--out", tmp_path / "run", "--after", failing, *flags())
     until_true(lambda: "run: queued, Dependency" in str(states(tmp_path / "run")[0]), seconds=10)
     shell("scontrol", "release", failing)
-    (output,) = wait_for(tmp_path / "run", "cancelled", seconds=90)
+    (output,) = wait_for(tmp_path / "run", "cancelled", seconds=200)
     assert "launch it again to go on" in output
 
 
@@ -386,7 +386,7 @@ def test_the_whole_campaign_by_one_command(suites, map_store, tmp_path):
     training, waiting = re.findall(r"(?:training|evaluation) +job (\d+) ", output)
     shell("scontrol", "hold", training)
     maps = re.search(r"maps +job (\d+) ", output)[1]
-    until_true(lambda: job_fields(maps)["JobState"] in ("RUNNING", "COMPLETED"), seconds=60)
+    until_true(lambda: job_fields(maps)["JobState"] in ("RUNNING", "COMPLETED"), seconds=180)
     # Nothing is queued twice, also while galaxies are mapped; a stage that has ended since has no job any more.
     again = shell(*line)
     assert set(re.findall(r"job (\d+) ", again)) <= set(re.findall(r"job (\d+) ", output))

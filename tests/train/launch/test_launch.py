@@ -133,18 +133,18 @@ def test_a_killed_and_a_stopped_job_go_on_when_launched_again(map_store, tmp_pat
     lane = lane_of(out)
     (rank_pid,) = children(lane)
     os.kill(lane, signal.SIGKILL)
-    (status_line,) = wait_for(out, "gone", seconds=30)
+    (status_line,) = wait_for(out, "gone", seconds=100)
     assert f"process {lane} ended without a word" in status_line
     assert "launch it again" in status_line
     wait_for_end(rank_pid)
     step = states(out)[0].step
     launch(capsys, *options)
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + 200
     while states(out)[0].step == step:
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
     os.kill(lane_of(out), signal.SIGTERM)
-    wait_for(out, "stopped", seconds=100)
+    wait_for(out, "stopped", seconds=200)
     assert step < states(out)[0].step < 160
     launch(capsys, *options)
     wait_for(out, "finished")
@@ -161,7 +161,7 @@ def test_one_process_that_dies_ends_the_job_and_is_named(map_store, tmp_path, ca
     lane = lane_of(out)
     rank_pids = children(lane)
     os.kill(rank_pids[1], signal.SIGKILL)
-    (status_line,) = wait_for(out, "failed", seconds=60)
+    (status_line,) = wait_for(out, "failed", seconds=200)
     assert "process 1 was killed by SIGKILL" in status_line
     wait_for_end(rank_pids[0])
 

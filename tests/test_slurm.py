@@ -31,7 +31,10 @@ from kinmass.train.launch.status import states, under_way
 TESTBED = Path(os.environ.get("KINMASS_TESTBED", "/tmp/kinmass-testbed"))
 VIEWS = ("--views", 2, "--pixels", 16)
 ANSWERS = bool(shutil.which("sinfo")) and not subprocess.run(["sinfo"], capture_output=True, check=False).returncode
-pytestmark = pytest.mark.skipif(not ANSWERS and not os.environ.get("KINMASS_NEED_SLURM"), reason="no Slurm")
+pytestmark = [
+    pytest.mark.skipif(not ANSWERS and not os.environ.get("KINMASS_NEED_SLURM"), reason="no Slurm"),
+    pytest.mark.timeout(600),  # most of the time passes in Slurm's queue
+]
 
 
 def shell(*line: object, check: bool = True) -> str:

@@ -93,8 +93,9 @@ class Gadget(Format):
             self._stage_file(file, attrs, scratch / name, light)
             for file, attrs, name in zip(files, headers, names, strict=True)
         ]
-        looked_at = [(said, types_of(counts)) for counts, _, said in staged_files]
-        check_one_unit(files, [said for said, _ in looked_at], [*until_found(looked_at, self._types_with_units(path))])
+        if len(files) > 1:
+            said = [(said, types_of(counts)) for counts, _, said in staged_files]
+            check_one_unit(files, [part for part, _ in said], [*until_found(said, self._types_with_units(path))])
         check_copies(files, [scratch / name for name in names], [counts for counts, _, _ in staged_files])
         counts_and_masses = [(counts, masses) for counts, masses, _ in staged_files]
         if len(files) == 1:

@@ -30,19 +30,23 @@ def asking_once() -> Iterator[None]:
         _answers.reset(token)
 
 
+def _kept(key: object, ask: Callable[[], T]) -> T:
+    """Return the answer that is kept under a key, or ask."""
+    answers = _answers.get()
+    if answers is None:
+        return ask()
+    if key not in answers:
+        answers[key] = ask()
+    return answers[key]  # type: ignore[no-any-return]
+
+
 def once(function: Callable[P, T]) -> Callable[P, T]:
     """Mark a function of hashable arguments whose result nobody changes, for `asking_once`."""
 
     @wraps(function)
     def asked(*args: P.args, **kwargs: P.kwargs) -> T:
         """Return the answer that is kept, or call the function."""
-        answers = _answers.get()
-        if answers is None:
-            return function(*args, **kwargs)
-        key = (function, args, tuple(kwargs.items()))
-        if key not in answers:
-            answers[key] = function(*args, **kwargs)
-        return answers[key]  # type: ignore[no-any-return]
+        return _kept((function, args, tuple(kwargs.items())), lambda: function(*args, **kwargs))
 
     return asked
 
@@ -53,12 +57,7 @@ def once_by_path(function: Callable[[Path, Q], T]) -> Callable[[Path, Q], T]:
     @wraps(function)
     def asked(path: Path, file: Q) -> T:
         """Return the answer that is kept for the path, or call the function."""
-        answers = _answers.get()
-        if answers is None:
-            return function(path, file)
-        if (function, path) not in answers:
-            answers[function, path] = function(path, file)
-        return answers[function, path]  # type: ignore[no-any-return]
+        return _kept((function, path), lambda: function(path, file))
 
     return asked
 

@@ -33,8 +33,8 @@ from scipy.interpolate import CubicSpline, RegularGridInterpolator
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from scipy.special import j0, j1
-from tqdm import tqdm
 
+from kinmass.gen.bars import progress_bar
 from kinmass.gen.constants import RHO_CRIT, G
 from kinmass.gen.formats import gadget
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
@@ -429,7 +429,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         text = f"name: {family}\nformat: gizmo\nsnapshots: {family}_*.hdf5\naperture: {{r200: 0.3}}\n"
         write_atomically(folder / f"{family}.yaml", text + "catalogue: {format: table, path: '{stem}.ecsv'}\n")
-    for family, index in tqdm(todo, desc="galaxies", unit="gal"):
+    for family, index in progress_bar(todo, desc="galaxies", unit="gal"):
         write(args.out / family, family, index, args.seed)
 
 

@@ -146,8 +146,7 @@ def _add_check_and_export(commands: Any) -> None:
 
 
 def _mock(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
+    from kinmass.gen.bars import progress_bar
     from kinmass.gen.campaign import parallel
     from kinmass.gen.mock.archive import WRITTEN, jobs, write_snapshot, write_suite_file
     from kinmass.gen.options import Mocks, OptionError, checked
@@ -177,7 +176,7 @@ def _mock(args: argparse.Namespace) -> int:
     parallel.on_rank_0(prepare)
     snapshot_groups = [(name, group) for name in names for group in jobs(name, args.galaxies)]
     double = None if args.precision is None else args.precision == "double"
-    bar = tqdm(total=len(names) * args.galaxies, desc="galaxies", unit="gal", disable=parallel.rank() > 0)
+    bar = progress_bar(total=len(names) * args.galaxies, desc="galaxies", unit="gal", disable=parallel.rank() > 0)
     parallel.share_out(
         snapshot_groups,
         lambda job, _: write_snapshot(args.out / job[0], *job, args.seed, n_particles, double),

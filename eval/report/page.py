@@ -14,7 +14,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from kinmass.eval.report import figures
 from kinmass.eval.report import galaxies as pictures
@@ -25,6 +24,7 @@ from kinmass.eval.tables.origin import changed_since, differences, digest_of_fil
 from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part
 from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown, trained_on_remark
 from kinmass.eval.tables.tasks import sources_of
+from kinmass.gen.bars import progress_bar
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, views_of
 from kinmass.train.run.checkpoint import instrument_of, weights_of
@@ -445,7 +445,7 @@ def write_report(results: Path) -> Path:
     make_folder(folder)
     sections: list[dict[str, Any]] = []
     instruments = sorted(evaluation.table.instrument.unique())
-    with tqdm(desc="report", unit="section") as progress:
+    with progress_bar(desc="report", unit="section") as progress:
         for instrument in instruments:
             for section in _sections(evaluation, folder, results, instrument):
                 sections.append(section)

@@ -18,8 +18,8 @@ import torch
 from dask.distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed
 from dask.system import CPU_COUNT
 from distributed.utils import get_mp_context
-from tqdm import tqdm
 
+from kinmass.gen.bars import progress_bar
 from kinmass.train.allotted import slurm_cores
 from kinmass.train.launch.commands import refuse_without_slurm
 from kinmass.train.launch.resources import sbatch_extra
@@ -176,7 +176,7 @@ def sum_of_tasks(task: Callable[..., dict], arguments: list[tuple], settings: Cl
     """
     if not arguments:
         return {}
-    with connected(settings) as client, tqdm(total=len(arguments), desc="blocks", unit=unit) as bar:
+    with connected(settings) as client, progress_bar(total=len(arguments), desc="blocks", unit=unit) as bar:
         print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)
         partial_sums = []
         for start in range(0, len(arguments), FAN_IN):

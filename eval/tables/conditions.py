@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from kinmass.eval.tables.metrics import interval
 from kinmass.eval.tables.tasks import sources_of
+from kinmass.gen.bars import progress_bar
 from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm
 from kinmass.gen.storage.files import make_folder, write_atomically
@@ -173,7 +173,7 @@ def _rows(networks: Sequence[Network], views: Views, tracers: Sequence[str]) -> 
     instruments = conditions()
     views_with = {name: with_radius_error(views, dex) for name, dex in RADIUS_ERROR_DEX.items()}
     asked = [(tracer, name, kind) for tracer in answered for name in instruments for kind in kinds]
-    for tracer, name, kind in tqdm(asked, desc="conditions", unit="condition"):
+    for tracer, name, kind in progress_bar(asked, desc="conditions", unit="condition"):
         instrument, seen = instruments[name], views_with.get(name, views)
         infers = [
             infer

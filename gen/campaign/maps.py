@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from tqdm import tqdm
 
+from kinmass.gen.bars import progress_bar
 from kinmass.gen.campaign import failures, parallel, timing
 from kinmass.gen.campaign.batches import Batches
 from kinmass.gen.campaign.listing import Listing, compared, keep_all, list_unless_kept, read_kept, uncollected
@@ -216,7 +216,9 @@ def _generate(
         parallel.on_rank_0(partial(suite_group.add_run, out, name))
     failed: list[dict[str, str]] = []
     n_done = sum(t.is_done for t in tasks)
-    bar = tqdm(total=len(tasks), initial=n_done, desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0)
+    bar = progress_bar(
+        total=len(tasks), initial=n_done, desc="galaxies", unit="gal", disable=quiet or parallel.rank() > 0
+    )
 
     def note(mapped: list[Task], reasons: list[str]) -> None:
         """Count mapped galaxies on rank 0 and write down which failed. Raises Busy where a lock was lost."""

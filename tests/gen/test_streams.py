@@ -1,12 +1,15 @@
 """Whoever reads a command's output, closes it or does not know its letters: the command ends its work."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from kinmass.gen.bars import progress_bar
 
 ROOT = Path(__file__).parents[2]
 #: A command that prints much before it writes its last file, and something odd after that.
@@ -80,6 +83,20 @@ def test_ctrl_c_ends_a_command_with_a_sentence_and_by_its_signal(tmp_path):
     )  # fmt: skip
     assert done.returncode == -signal.SIGINT
     assert done.stderr.split("\n") == ["", "kinmass: interrupted; the same command goes on where it stood", ""]
+
+
+def test_a_bar_in_a_log_is_plain_and_rare(capsys):
+    for _ in progress_bar(range(10_000), desc="galaxies"):
+        pass
+    log = capsys.readouterr().err
+    assert log.isascii()  # two ranks' lines may be cut in the middle of a letter
+    assert "10000/10000" in log
+    assert log.count("galaxies") < 5
+
+
+def test_every_bar_is_one_that_a_log_can_hold():
+    sources = [path for stage in ("gen", "train", "eval", "bench") for path in (ROOT / stage).rglob("*.py")]
+    assert [path.name for path in sources if re.search(r"\btqdm\(", path.read_text())] == ["bars.py"]
 
 
 def test_every_command_is_run_so():

@@ -121,7 +121,6 @@ def _start_lanes(folders: Sequence[Path], resources: Resources) -> list[int]:
             "SUBMITIT_STDERR_TO_STDOUT": "1",
             "SUBMITIT_LOCAL_WITH_SHELL": "",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(resources.cpus)),
-            "TQDM_MININTERVAL": "30",
             AT_ONCE: str(n_lanes),
         }
         if resources.gpus is not None:  # An empty list hides all GPUs.

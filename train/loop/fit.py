@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from kinmass.gen.bars import progress_bar
 from kinmass.gen.code import provenance
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import clear_left_behind, make_folder
@@ -188,10 +188,10 @@ def _fit(
     monitor = Monitor(out / "tensorboard", is_first_rank, fitter.step, begun.content["fit"])
     opened.callback(monitor.close)
     saver = Saver(out, begun.fixed_state, config.checkpoint_minutes)
-    with tqdm(
+    with progress_bar(
         total=config.steps, initial=fitter.step, desc=config.tracer, unit="step", disable=quiet or not is_first_rank
-    ) as progress_bar:
-        train_until_done(fitter, monitor, saver, progress_bar)
+    ) as bar:
+        train_until_done(fitter, monitor, saver, bar)
     if not fitter.finished():
         ddp.forget_stop()
         raise Stopped(f"stopped at step {fitter.step} of {config.steps}; the same command goes on from there")

@@ -39,7 +39,7 @@ class Saver:
         self._last_save_s = time.monotonic()
 
 
-def train_until_done(fitter: Fitter, monitor: Monitor, saver: Saver, progress_bar: tqdm) -> None:
+def train_until_done(fitter: Fitter, monitor: Monitor, saver: Saver, bar: tqdm) -> None:
     """Take steps, validate and write checkpoints until the fit is finished or asked to stop."""
     while True:
         stop, checkpoint_due = fitter.agree_to_stop(saver.due())
@@ -50,10 +50,10 @@ def train_until_done(fitter: Fitter, monitor: Monitor, saver: Saver, progress_ba
             show_examples = fitter.finished() or rounds & (rounds - 1) == 0  # after 1, 2, 4, 8, ... rounds
             if ddp.rank() == 0 and show_examples and fitter.has_validation():
                 monitor.profiles(fitter.step, *fitter.examples())
-            progress_bar.set_postfix(fitter.summary(values), refresh=False)
+            bar.set_postfix(fitter.summary(values), refresh=False)
             checkpoint_due = True
         if checkpoint_due or stop:
             saver.save(fitter)
         if stop or fitter.finished():
             return
-        progress_bar.update(fitter.advance())
+        bar.update(fitter.advance())

@@ -19,7 +19,7 @@ from kinmass.eval.gallery.scores import Scores, scores_of
 from kinmass.eval.gallery.stored import REPAIR
 from kinmass.eval.tables.predictions import BLOCK, Damaged, KeptPredictions, Part, Source, kept_of, tokens
 from kinmass.gen.storage import store
-from kinmass.gen.storage.chunks import chunk_file
+from kinmass.gen.storage.chunks import chunk_file, galaxies_per_file
 from kinmass.gen.storage.galaxy_reader import THREADS, GalaxyReader, read_galaxies
 
 #: State of a galaxy here, beside those of the store: not read yet.
@@ -90,7 +90,7 @@ class SuiteIndex:
         """Status (N,) of galaxies; those whose chunk or shard was never written are pending, and cost no read."""
         status = np.full(len(numbers), store.PENDING, np.uint8)
         array: zarr.Array[Any] = self.group["status"]  # type: ignore[assignment]
-        chunks = numbers // (array.shards or (1,))[0]
+        chunks = numbers // galaxies_per_file(array)
         written = [chunk for chunk in np.unique(chunks) if chunk_file(array, (chunk,)).exists()]
         reader = GalaxyReader(self.group, "status")
         for i in np.flatnonzero(np.isin(chunks, written)):

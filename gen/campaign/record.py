@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from kinmass.gen.constants import G
 from kinmass.gen.options import SEED, STRICT, whole
 from kinmass.gen.physics.centre import deepest_point
-from kinmass.gen.physics.particles import Galaxy, Particles, within
+from kinmass.gen.physics.particles import Galaxy, Particles, is_within, within
 from kinmass.gen.physics.profile import enclosed_mass, half_mass_radius, profile_radii
 from kinmass.gen.physics.projection import views, with_kernels
 from kinmass.gen.physics.sightline import sightlines
@@ -161,8 +161,8 @@ def check_motion(galaxy: Galaxy, frame: Frame, source: str) -> None:
     """
     highest = HIGHEST_MOTION if len(galaxy.dark) else np.inf
     r_kpc = (1 + 1e-6) * frame.half_mass_kpc  # with the star that lies on it
-    inside_msun = sum(float(within(p, r_kpc).mass_msun.sum()) for p in galaxy.components().values())
-    vel_kms = within(galaxy.stars, r_kpc).vel_kms - frame.bulk_kms
+    inside_msun = sum(float(p.mass_msun[is_within(p, r_kpc)].sum()) for p in galaxy.components().values())
+    vel_kms = galaxy.stars.vel_kms[is_within(galaxy.stars, r_kpc)] - frame.bulk_kms
     speed2 = float(np.median((vel_kms**2).sum(axis=1)))  # the median, for stars of a cluster around it are fast
     if not LOWEST_MOTION <= speed2 * r_kpc / (G * inside_msun) <= highest:
         raise Refused(

@@ -46,7 +46,8 @@ def climb_to_peak(pos_kpc: np.ndarray, mass_msun: np.ndarray, start_kpc: np.ndar
     """
     centre = np.asarray(start_kpc, dtype=float)
     for _ in range(200):
-        r2 = np.einsum("ij,ij->i", pos_kpc - centre, pos_kpc - centre)
+        offset = pos_kpc - centre
+        r2 = np.einsum("ij,ij->i", offset, offset)
         nearest = np.argpartition(r2, neighbours - 1)[:neighbours] if neighbours < len(r2) else slice(None)
         mean = np.average(pos_kpc[nearest], axis=0, weights=mass_msun[nearest])
         if np.linalg.norm(mean - centre) <= 1e-3 * np.sqrt(r2[nearest].max()):

@@ -32,20 +32,16 @@ class Particles:
     def __len__(self) -> int:
         return len(self.mass_msun)
 
-    def __getitem__(self, mask: np.ndarray | slice) -> "Particles":
-        support = None if self.support_kpc is None else self.support_kpc[mask]
-        weight = None if self.weight is None else self.weight[mask]
-        side = None if self.side_kpc is None else self.side_kpc[mask]
-        mass = self.mass_msun[mask]
-        pos = np.empty((3, len(mass)))
-        for i in range(3):
-            pos[i] = self.pos_kpc[mask, i]
-        if not any(self.vel_kms.strides):
-            return Particles(pos.T, unmoved(len(mass)), mass, support, weight, side)
-        vel = np.empty((3, len(mass)))
-        for i in range(3):
-            vel[i] = self.vel_kms[mask, i]
-        return Particles(pos.T, vel.T, mass, support, weight, side)
+    def __getitem__(self, chosen: np.ndarray | slice) -> "Particles":
+        rows = np.arange(len(self))[chosen]
+        return Particles(
+            self.pos_kpc.T.take(rows, axis=1).T,  # several times faster than by a mask, one axis after the other
+            self.vel_kms.T.take(rows, axis=1).T if any(self.vel_kms.strides) else unmoved(len(rows)),
+            self.mass_msun[rows],
+            None if self.support_kpc is None else self.support_kpc[rows],
+            None if self.weight is None else self.weight[rows],
+            None if self.side_kpc is None else self.side_kpc[rows],
+        )
 
 
 def empty() -> Particles:
@@ -82,9 +78,14 @@ def concatenate(parts: list[Particles]) -> Particles:
     )
 
 
+def is_within(p: Particles, radius_kpc: float) -> np.ndarray:
+    """Tell which particles (N,) lie within a radius of the origin."""
+    return np.einsum("ij,ij->i", p.pos_kpc, p.pos_kpc) <= radius_kpc**2  # type: ignore[no-any-return]
+
+
 def within(p: Particles, radius_kpc: float) -> Particles:
     """The particles within a radius of the origin; without a copy where that is all of them."""
-    inside = np.einsum("ij,ij->i", p.pos_kpc, p.pos_kpc) <= radius_kpc**2
+    inside = is_within(p, radius_kpc)
     return p if inside.all() else p[inside]
 
 

@@ -20,23 +20,21 @@ def copies(columns: Sequence[np.ndarray]) -> tuple[int, int]:
     >>> copies([x, -x]), copies([np.append(x, x), -np.append(x, x)])
     ((0, 30), (30, 60))
     """
-    drawn = _drawn(columns[0])
-    n = len(drawn)
-    limit = max(MOST_COPIES, COPIED_SHARE * n)
-    in_order = np.sort(drawn)
-    if np.count_nonzero(in_order[1:] == in_order[:-1]) <= limit:
-        return 0, n
-    rows = np.stack([_drawn(columns[0], column) for column in columns])
-    rows = rows[:, np.lexsort(rows)]
-    n_copies = int(np.count_nonzero((rows[:, 1:] == rows[:, :-1]).all(axis=0)))
-    return (n_copies if n_copies > limit else 0), n
+    mixed = _mixed(columns[0])
+    drawn = mixed % np.uint64(step) == 0 if (step := len(mixed) // MOST) > 1 else slice(None)
+    keys = mixed[drawn]
+    for column in columns[1:]:
+        keys = _mixed(column[drawn], keys)
+    keys.sort()
+    n, n_copies = len(keys), int(np.count_nonzero(keys[1:] == keys[:-1]))
+    return (n_copies if n_copies > max(MOST_COPIES, COPIED_SHARE * n) else 0), n
 
 
-def _drawn(by: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
-    """Draw from values (N,), or from `by` itself, by the bits of `by` (N,): equal entries of it are drawn together."""
-    values = by if values is None else values
-    if (step := len(by) // MOST) < 2:
-        return values
-    bits = np.ascontiguousarray(by, dtype=np.float64).view(np.uint64)
-    mixed = (bits * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)  # Knuth's multiplicative hash
-    return values[mixed % np.uint64(step) == 0]
+def _mixed(values: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """Mix the bits of values (N,), and of `others` (N,) that were mixed before, into numbers (N,) of 64 random bits.
+
+    Equal values are mixed to equal numbers; two others to one by a chance of 2^-64.
+    """
+    bits = np.ascontiguousarray(values, dtype=np.float64).view(np.uint64)
+    mixed = (bits if others is None else bits ^ others) * np.uint64(0x9E3779B97F4A7C15)  # Knuth's multiplicative hash
+    return mixed ^ (mixed >> np.uint64(32))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from zarr.core.buffer import Buffer
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 
@@ -21,6 +22,17 @@ class ChunkFiles(LocalStore):
     def __init__(self, root: Path | str, *, read_only: bool = False, marked: frozenset[str] = frozenset()):
         super().__init__(root, read_only=read_only)
         self.marked = marked
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Read a value, None where there is none. Raises ValueError for an empty file, which zarr takes for a missing
+        one where it reads a whole shard: some file systems leave such files after a power cut.
+        """
+        value = await super().get(key, prototype, byte_range)
+        if value is not None and len(value) == 0:
+            raise ValueError(f"{self.root / key} is empty")
+        return value
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write a value aside and rename it, as `LocalStore.set` does; see `marked` for another way. Raises OSError."""

@@ -24,6 +24,11 @@ def chunk_file(array: zarr.Array[Any], grid_place: Sequence[int]) -> Path:
     return Path(root.root) / array.path / array.metadata.encode_chunk_key(tuple(grid_place))
 
 
+def galaxies_per_file(array: zarr.Array[Any]) -> int:
+    """Return how many galaxies of an array lie in one file: those of a shard, or of a chunk where it has no shards."""
+    return int((array.shards or array.chunks)[0])
+
+
 def sync_chunk(array: zarr.Array[Any], grid_place: Sequence[int]) -> None:
     """Sync a chunk that was written to the disk; a chunk of fill values alone has no file. Raises OSError."""
     file = chunk_file(array, grid_place)
@@ -40,22 +45,23 @@ def fingerprint(group: zarr.Group, numbers: np.ndarray) -> bytes:
     digest = blake2b(digest_size=16)
     for name in ARRAYS:
         array = group[name]
-        galaxies_per_shard = (array.shards or (1,))[0]
-        for chunk in dict.fromkeys((np.asarray(numbers) // galaxies_per_shard).tolist()):
-            checksums = _checksums(chunk_file(array, (chunk, *(0,) * (array.ndim - 1))), galaxies_per_shard)
+        per_file = galaxies_per_file(array)
+        n_chunks = per_file // array.chunks[0] if array.shards else 0
+        for number in dict.fromkeys((np.asarray(numbers) // per_file).tolist()):
+            checksums = _checksums(chunk_file(array, (number, *(0,) * (array.ndim - 1))), n_chunks)
             digest.update(len(checksums).to_bytes(8, "little") + checksums)
     return digest.digest()
 
 
-def _checksums(path: Path, chunks_per_shard: int) -> bytes:
-    """Size and checksums of a chunk, or of a shard of so many chunks, as bytes; empty where no file was written."""
+def _checksums(path: Path, n_chunks: int) -> bytes:
+    """Size and checksums of a shard of so many chunks, or of a lone chunk (0); empty where no file was written."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
-            index_bytes = CHECKSUM_BYTES + (ENTRY_BYTES * chunks_per_shard if chunks_per_shard > 1 else 0)
+            index_bytes = CHECKSUM_BYTES + ENTRY_BYTES * n_chunks
             file.seek(max(0, size - index_bytes))
             parts = [size.to_bytes(8, "little"), file.read(index_bytes)]
-            if chunks_per_shard == 1 or size < index_bytes:  # or it is half written: nothing in it is done
+            if n_chunks == 0 or size < index_bytes:  # or it is half written: nothing in it is done
                 return b"".join(parts)
             for offset, length in np.frombuffer(parts[1][:-CHECKSUM_BYTES], "<u8").reshape(-1, 2).tolist():
                 if CHECKSUM_BYTES <= offset + length <= size:  # else it was not written, or the shard is damaged

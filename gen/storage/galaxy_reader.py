@@ -19,7 +19,7 @@ from numcodecs.zstd import Zstd
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
 from kinmass.gen.storage import store
-from kinmass.gen.storage.chunks import CHECKSUM_BYTES, ENTRY_BYTES, chunk_file
+from kinmass.gen.storage.chunks import CHECKSUM_BYTES, ENTRY_BYTES, chunk_file, galaxies_per_file
 
 #: Threads that read galaxies at once: on a file system of many disks each waits more than it works.
 THREADS = 8
@@ -34,15 +34,16 @@ class GalaxyReader:
     def __init__(self, group: zarr.Group, name: str):
         self._group, self._name = group, name
         self._array: zarr.Array[Any] = group[name]
-        self._per_shard = (self._array.shards or (0,))[0]
+        self._per_chunk, self._per_file = self._array.chunks[0], galaxies_per_file(self._array)
         codecs = self._array.metadata.codecs
-        self._codecs = codecs[0].codecs if self._per_shard else codecs
+        self._in_shards = self._array.shards is not None
+        self._codecs = codecs[0].codecs if self._in_shards else codecs
         self._is_known = (
             sys.byteorder == "little"
-            and self._array.chunks == (1, *self._array.shape[1:])
+            and self._array.chunks[1:] == self._array.shape[1:]
             and self._codecs[:1] == (BytesCodec(endian="little" if self._array.dtype.itemsize > 1 else None),)
             and [type(codec) for codec in self._codecs[1:]] == [ZstdCodec, Crc32cCodec]
-            and (not self._per_shard or codecs[0].index_location.value == "end")
+            and (not self._in_shards or codecs[0].index_location.value == "end")
         )
         self._zstd = Zstd()
 
@@ -54,22 +55,23 @@ class GalaxyReader:
         try:
             if not self._is_known:
                 raise ValueError(f"{self._name} has other codecs")
-            shard, within = divmod(number, self._per_shard or 1)
-            with open(chunk_file(self._array, (shard, *(0,) * out.ndim)), "rb", buffering=0) as file:
-                chunk = self._from_shard(file, within) if self._per_shard else file.read()
+            file_number, in_file = divmod(number, self._per_file)
+            chunk_number, within = divmod(in_file, self._per_chunk)
+            with open(chunk_file(self._array, (file_number, *(0,) * out.ndim)), "rb", buffering=0) as file:
+                chunk = self._from_shard(file, chunk_number) if self._in_shards else file.read()
             decoded = self._zstd.decode(_checked(chunk))
             # Decoded into `out` at once, a chunk that is too short would leave another galaxy's numbers at its end.
-            if len(decoded) != out.nbytes:
-                raise ValueError(f"{len(decoded)} bytes instead of {out.nbytes}")
-            out[...] = np.frombuffer(decoded, out.dtype).reshape(out.shape)
+            if len(decoded) != self._per_chunk * out.nbytes:
+                raise ValueError(f"{len(decoded)} bytes instead of {self._per_chunk * out.nbytes}")
+            out[...] = np.frombuffer(decoded, out.dtype).reshape(self._per_chunk, *out.shape)[within]
         except Exception:  # never written, or damaged: zarr fills it in, or says what is wrong
             out[...] = store.read(self._group, self._name, number)
 
-    def _from_shard(self, file: BinaryIO, within: int) -> bytes:
+    def _from_shard(self, file: BinaryIO, number: int) -> bytes:
         """Read one of a shard's chunks, whose places and lengths stand at the shard's end."""
-        file.seek(-(ENTRY_BYTES * self._per_shard + CHECKSUM_BYTES), 2)
+        file.seek(-(ENTRY_BYTES * (self._per_file // self._per_chunk) + CHECKSUM_BYTES), 2)
         index = _checked(file.read()).view("<u8").reshape(-1, 2)
-        offset, length = index[within].tolist()
+        offset, length = index[number].tolist()
         file.seek(offset)
         return file.read(length)
 
@@ -107,10 +109,10 @@ def read_statuses(
     """
     reader, statuses = GalaxyReader(group, "status"), {}
     array: zarr.Array[Any] = group["status"]  # type: ignore[assignment]
-    per_chunk = (array.shards or (1,))[0]
+    per_file = galaxies_per_file(array)
     for chunk in chunks:
-        first = chunk * per_chunk
-        status = np.full(max(min(per_chunk, array.shape[0] - first), 0), store.PENDING, dtype=np.uint8)
+        first = chunk * per_file
+        status = np.full(max(min(per_file, array.shape[0] - first), 0), store.PENDING, dtype=np.uint8)
         for i in range(len(status)):
             try:
                 reader.read_into(first + i, status[i, ...])

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ from kinmass.gen.words import counted
 
 #: A galaxy whose place in its catalogue moves by more than this from one run to the next is another galaxy [kpc].
 SAME_PLACE_KPC = 0.1
+#: Galaxies in one chunk of a shard have at most so many bytes [bytes]: who reads one of them decodes all.
+MOST_TOGETHER = 2**15
 
 
 def create_suite(
@@ -116,7 +119,7 @@ def _build_group(folder: Path, suite: str, labels: dict[str, np.ndarray], config
         group.create_array(
             name,
             shape=shape,
-            chunks=(1, *shape[1:]),
+            chunks=(_galaxies_per_chunk(galaxies_per_shard, shape, spec.dtype), *shape[1:]),
             shards=(galaxies_per_shard, *shape[1:]) if galaxies_per_shard > 1 else None,
             dtype=spec.dtype,
             fill_value=spec.fill,
@@ -129,6 +132,15 @@ def _build_group(folder: Path, suite: str, labels: dict[str, np.ndarray], config
         )
     _write_labels(group, labels)
     sync_tree(folder)
+
+
+def _galaxies_per_chunk(galaxies_per_shard: int, shape: tuple[int, ...], dtype: str) -> int:
+    """Return how many galaxies of a shard are compressed together: few maps, and many of a single number.
+
+    What zarr does for each chunk takes longer than to compress some kB.
+    """
+    most = max(MOST_TOGETHER // (math.prod(shape[1:]) * np.dtype(dtype).itemsize), 1)
+    return max(n for n in range(1, galaxies_per_shard + 1) if galaxies_per_shard % n == 0 and n <= most)
 
 
 def require_place(store: Path) -> None:

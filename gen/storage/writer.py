@@ -13,6 +13,7 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
+from kinmass.gen.storage.chunks import galaxies_per_file
 from kinmass.gen.storage.store import ARRAYS, DONE, FAILED, PENDING, Record, StoreError, read, read_galaxy
 
 
@@ -39,7 +40,7 @@ class Writer:
         wanted_numbers = np.atleast_1d(numbers).tolist()
         record_of = dict(zip(wanted_numbers, records, strict=True))
         status = self._arrays["status"]
-        n_galaxies, per_shard = status.shape[0], (status.shards or (1,))[0]
+        n_galaxies, per_shard = status.shape[0], galaxies_per_file(status)
         if len(record_of) < len(records) or not all(0 <= number < n_galaxies for number in record_of):
             root = self._group.store_path.store.root  # type: ignore[attr-defined]
             raise StoreError(f"{root} has galaxies 0 to {n_galaxies - 1}, not {wanted_numbers}")
@@ -87,7 +88,7 @@ class Writer:
 def _replace(array: zarr.Array, galaxies: slice, values: np.ndarray) -> None:
     """Write a whole shard without reading the one that it replaces, which stays until the new one is written."""
     folder = Path(array.store_path.store.root) / array.path
-    chunk = galaxies.start // (array.shards or array.chunks)[0]
+    chunk = galaxies.start // galaxies_per_file(array)
     aside = folder / f"c.{chunk}.{uuid4().hex}.partial"
     aside.mkdir()
     shutil.copyfile(folder / "zarr.json", aside / "zarr.json")

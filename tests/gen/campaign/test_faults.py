@@ -188,7 +188,7 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
     assert tree(out) == tree(box.parent / "maps.zarr")
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "gone"])
 @pytest.mark.parametrize(
     ("array", "shard"), [("maps", 1), ("mass", 1), ("status", 1), ("has_gas", 1), ("maps", 4), ("status", 4)]
 )
@@ -204,6 +204,8 @@ def test_damaged_chunks_are_found_counted_named_and_repaired(box, packed, tmp_pa
         path.write_bytes(content)
     elif damage == "cut":
         path.write_bytes(content[: len(content) // 2])
+    elif damage == "empty":  # as some file systems leave a file that was renamed before it was on the disk
+        path.write_bytes(b"")
     else:
         path.unlink()
     if damage != "gone":
@@ -215,7 +217,7 @@ def test_damaged_chunks_are_found_counted_named_and_repaired(box, packed, tmp_pa
         i for i in range(30) if status[i] == store.DAMAGED or (status[i] == store.DONE and store.is_damaged(group, i))
     ]
     missing = int((status == store.PENDING).sum())
-    assert len(damaged) + missing in (1, shard)
+    assert len(damaged) + missing in (1, group[array].chunks[0], shard)
     capsys.readouterr()
     assert generate([load_suite(box)], out, settings, repair=True, quiet=True) == (30, 0)
     said = capsys.readouterr().out

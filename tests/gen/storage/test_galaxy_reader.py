@@ -27,9 +27,14 @@ def read_by(reader, number):
     return maps
 
 
-@pytest.mark.parametrize("per_shard", [1, 3, 10])
-def test_as_zarr_reads_them(tmp_path, per_shard, monkeypatch):
+@pytest.mark.parametrize(
+    ("per_shard", "together", "chunk"), [(1, 2**15, 1), (3, 2**15, 3), (10, 2**15, 5), (3, 1, 1), (10, 2**13, 2)]
+)
+def test_as_zarr_reads_them(tmp_path, per_shard, together, chunk, monkeypatch):
+    """However many galaxies are compressed together; in older stores each is alone."""
+    monkeypatch.setattr(suite_group, "MOST_TOGETHER", together)
     group, expected = stored(tmp_path / "maps.zarr", per_shard)
+    assert group["maps"].chunks[0] == chunk
     reader = GalaxyReader(group, "maps")
     for number in (6, *range(N_GALAXIES)):  # 6 was never written
         np.testing.assert_array_equal(read_by(reader, number), expected[number])

@@ -181,7 +181,7 @@ $(BENCH)/.venv/.installed: requirements.lock bench/requirements.txt
 
 bench: SHELL := /bin/bash
 bench: $(BENCH)/.venv/.installed
-	@set -o pipefail; for name in projection scaling "reading $(BESIDE:%=--beside %)" "domain $(BESIDE:%=--beside %)" ranks store "campaign --measure" training evaluation; do \
+	@set -o pipefail; for name in projection scaling "reading $(BESIDE:%=--beside %)" "domain $(BESIDE:%=--beside %)" ranks store "campaign --measure" training "evaluation $(BESIDE:%=--beside %)"; do \
 	  echo "== bench.$$name =="; $(BENCH)/.venv/bin/python -m bench.$$name --out $(BENCH) || exit; \
 	done | tee $(BENCH)/benchmarks.txt
 

@@ -86,17 +86,17 @@ class Costs:
     node's counter. write: of a galaxy's arrays.
     """
 
-    start_s: float = 3.76
-    yt_s: float = 1.74
-    kernels_s: float = 0.53
-    list_s: float = 0.0167
-    plan_s: float = 1.79e-5
-    take_s: float = 3.62e-5
-    open_s: float = 0.0455
-    open_particle_s: float = 2.05e-7
-    work_s: float = 0.023
-    work_particle_s: float = 1.06e-6
-    write_s: float = 0.0167
+    start_s: float = 2.91
+    yt_s: float = 1.81
+    kernels_s: float = 0.40
+    list_s: float = 0.0131
+    plan_s: float = 1.64e-5
+    take_s: float = 3.17e-5
+    open_s: float = 0.0458
+    open_particle_s: float = 1.21e-7
+    work_s: float = 0.020
+    work_particle_s: float = 6.9e-7
+    write_s: float = 0.00549
     box_bytes: float = 7.1e5
     particle_bytes: float = 13.2
 

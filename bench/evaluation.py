@@ -1,6 +1,7 @@
 """What evaluation costs: measures of made-up predictions at any scale, and inference beside the bare network.
 
   python -m bench.evaluation                     measures of 10^4, 10^5 and 10^6 views x 10 radii x 200 samples
+  python -m bench.evaluation --beside CHECKOUT   and the most of them by another checkout as well, in turns
   python -m bench.evaluation --store maps.zarr --runs runs/*    inference as well
 
 Predictions are drawn inside each task and measured as `kinmass tables` measures kept ones, with bootstrap, CRPS, PIT
@@ -18,6 +19,7 @@ import pandas as pd
 import torch
 
 from bench import common
+from bench.reading import run_in
 from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, measures, per_view
 from kinmass.eval.tables.predictions import BLOCK, N_SAMPLES, KeptPredictions, Part, prepare
@@ -54,6 +56,11 @@ def weighed(start: int, galaxies: int) -> dict[str, object]:
     return {**task(start, galaxies), f"mb {os.getpid()}": Highest(common.memory_mb("VmHWM"))}
 
 
+def only_made_up(start: int, galaxies: int) -> dict[str, int]:
+    """Make the estimates of one block, and count them."""
+    return {"views": len(made_up(start, galaxies).galaxy)}
+
+
 class Highest(float):
     """A number whose sum with another is the larger of both, so that adding up results gives their maximum."""
 
@@ -83,14 +90,44 @@ def by_pandas(galaxies: int) -> pd.DataFrame:
     )
 
 
+#: Prints the seconds in which a checkout measures views / 4 galaxies.
+TIMED = """
+import sys, time
+from bench.evaluation import GALAXIES, weighed
+from kinmass.eval.tables.cluster import Cluster, sum_of_tasks
+if __name__ == "__main__":
+    galaxies = int(sys.argv[1]) // 4
+    began = time.perf_counter()
+    sum_of_tasks(weighed, [(i, min(GALAXIES, galaxies - i)) for i in range(0, galaxies, GALAXIES)], Cluster())
+    print(time.perf_counter() - began)
+"""
+
+
+def blocks(views: int) -> list[tuple[int, int]]:
+    """List the tasks of so many views: the first galaxy of each, and how many."""
+    galaxies = views // VIEWS
+    return [(i, min(GALAXIES, galaxies - i)) for i in range(0, galaxies, GALAXIES)]
+
+
+def compare(checkout: Path, views: int) -> None:
+    """Print the seconds of this code and of another checkout, the mean of two runs each, less those of drawing."""
+    seconds: dict[Path, float] = {common.ROOT: 0.0, checkout: 0.0}
+    for place in (common.ROOT, checkout, checkout, common.ROOT):
+        seconds[place] += 0.5 * float(run_in(place, "-c", TIMED, views).split()[-1])
+    began = time.perf_counter()
+    sum_of_tasks(only_made_up, blocks(views), Cluster())
+    drawn = time.perf_counter() - began
+    this, other = seconds.values()
+    rows = [["this code", this, 1.0, 1.0], [checkout.name, other, this / other, (this - drawn) / (other - drawn)]]
+    common.table([f"{views:,} views", "seconds", "ratio", f"without drawing ({drawn:.1f} s)"], rows)
+
+
 def measures_bench(max_views: int) -> None:
     """Print seconds and memory of the measures for growing numbers of views, with Dask and with pandas."""
     rows = []
     for views in [n for n in (10_000, 100_000, 1_000_000) if n <= max_views]:
-        galaxies = views // VIEWS
-        arguments = [(i, min(GALAXIES, galaxies - i)) for i in range(0, galaxies, GALAXIES)]
         began = time.perf_counter()
-        sums = sum_of_tasks(weighed, arguments, Cluster())
+        sums = sum_of_tasks(weighed, blocks(views), Cluster())
         seconds = time.perf_counter() - began
         memory = common.memory_mb("VmHWM") + sum(v for k, v in sums.items() if k.startswith("mb"))
         coverage = measures(sums["cnn"])["coverage_68"].mean()
@@ -159,12 +196,15 @@ def main() -> None:
     """Run the benchmarks that the options ask for."""
     parser = common.parser(__doc__)
     parser.add_argument("--views", type=int, default=1_000_000, help="views to measure at most; 0 for inference alone")
+    parser.add_argument("--beside", type=Path, help="another checkout of this project, to compare with")
     parser.add_argument("--store", type=Path, help="map store, for inference")
     parser.add_argument("--runs", type=Path, nargs="+", help="run folders, for inference")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.views:
         measures_bench(args.views)
+    if args.beside:
+        compare(args.beside, args.views)
     if args.store and args.runs:
         inference_bench(args.store, args.runs, args.out / "evaluation")
 

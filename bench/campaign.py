@@ -555,7 +555,8 @@ def main() -> None:
         if scenario.wanted:
             n_ranks, most_s, share = scenario.wanted
             _, _, _, total_s, of_roofline, *_ = rows[ranks.index(n_ranks)]
-            print(f"{n_ranks} ranks: {total_s:.1f} s (wanted at most {most_s:g})")
+            if np.isfinite(most_s):
+                print(f"{n_ranks} ranks: {total_s:.1f} s (wanted at most {most_s:g})")
             print(f"{n_ranks} ranks: {of_roofline:.3f} of the roofline (wanted {share:.2f})\n")
         seconds[scenario.name] = [float(str(row[3])) for row in rows]
         floors[scenario.name] = [roofline(scenario, costs, site, n)[0] for n in ranks]

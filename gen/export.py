@@ -52,7 +52,7 @@ def export(
         few = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
         raise store.StoreError(f"{path}/{suite} has no galaxy {galaxy!r}; it has {few}")
     index = names.index(galaxy)
-    if group["status"][index] != store.DONE:
+    if store.read(group, "status", index) != store.DONE:
         raise store.StoreError(f"{path}/{suite}: {galaxy} has no maps (see failures.jsonl); run `kinmass maps`")
     n_views = group["maps"].shape[1]
     if view is not None and not 0 <= view < n_views:
@@ -161,11 +161,12 @@ def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view:
     header["OBJECT"] = (ascii_name, "galaxy's name in the map store")
     header["SUITE"] = (suite, "suite of simulations")
     header["VIEW"] = (view, "number of the line of sight")
-    header["RE_KPC"] = (float(group["half_mass_radius"][index, view]), "[kpc] projected stellar half-mass radius")
+    r_e_kpc = store.read(group, "half_mass_radius", index)[view]
+    header["RE_KPC"] = (float(r_e_kpc), "[kpc] projected stellar half-mass radius")
+    sightline = store.read(group, "sightline", index)[view]
     for i, axis in enumerate(("x", "y", "away from observer")):
         for j in range(3):
-            value = float(group["sightline"][index, view, i, j])
-            header[f"SIGHT{i + 1}{j + 1}"] = (value, f"map {axis}, simulation {'xyz'[j]}")
+            header[f"SIGHT{i + 1}{j + 1}"] = (float(sightline[i, j]), f"map {axis}, simulation {'xyz'[j]}")
     header["CREATOR"] = (f"kinmass {version_of('kinmass')}", "software that wrote this file")
     header["COMMIT"] = (commit, "its version control commit")
     header["MAPCOMMT"] = (str(group.attrs["commit"]), "commit of the software that made the maps")
@@ -179,7 +180,7 @@ def _images(
 
     Adds the instrument to the header.
     """
-    maps, pixel_kpc = store.read(group, "maps", index)[view], float(group["pixel_scale"][index, view])
+    maps, pixel_kpc = store.read(group, "maps", index)[view], float(store.read(group, "pixel_scale", index)[view])
     names: tuple[str, ...] = CHANNELS
     if instrument is not None:
         import torch
@@ -237,7 +238,7 @@ def _axes(pixels: int, pixel_kpc: float, distance_mpc: float | None, centre_deg:
 
 def _profile(group: zarr.Group, index: int) -> fits.BinTableHDU:
     """The true mass profile as a table: the spherical radius, and each component's mass inside it."""
-    columns: list[Any] = [fits.Column("RADIUS", "D", unit="kpc", array=group["radius"][index])]
-    for name, mass in zip(group["component"][:], group["mass"][index], strict=True):
+    columns: list[Any] = [fits.Column("RADIUS", "D", unit="kpc", array=store.read(group, "radius", index))]
+    for name, mass in zip(group["component"][:], store.read(group, "mass", index), strict=True):
         columns.append(fits.Column(f"M_{name.upper()}", "D", unit="solMass", array=mass))
     return fits.BinTableHDU.from_columns(columns, name="MASS_PROFILE")

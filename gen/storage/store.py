@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import json
+import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +104,40 @@ def read(group: zarr.Group, name: str, select: Any = slice(None)) -> np.ndarray:
     """Read group[name] of some galaxies; select is a slice, an array of their numbers, or one number.
 
     A galaxy that is not done and is just being written, or whose writer was killed, has the array's fill value. Raises
-    StoreError naming the galaxy that cannot be read.
+    StoreError naming the galaxy that cannot be read, or that is done and of which nothing is there.
     """
+    numbers = np.arange(group[name].shape[0])[select]  # type: ignore[union-attr]
     try:
-        return np.asarray(group[name].oindex[select] if isinstance(select, np.ndarray) else group[name][select])
+        values = np.asarray(group[name].oindex[select] if isinstance(select, np.ndarray) else group[name][select])
     except OSError:
         raise
     except Exception:  # each codec raises errors of its own
-        numbers = np.arange(group[name].shape[0])[select]
-        values = [_read_one(group, name, int(number)) for number in np.atleast_1d(numbers)]
-        return np.stack(values) if np.ndim(numbers) else values[0]
+        each = [_read_one(group, name, int(number)) for number in np.atleast_1d(numbers)]
+        values = np.stack(each) if np.ndim(numbers) else each[0]
+    if name in MARKED:
+        rows, numbers = (values, numbers) if np.ndim(numbers) else (values[None], numbers[None])
+        for number in numbers[empty_rows(name, rows)]:
+            # A galaxy that was written since is there by now: its status is written last.
+            if group["status"][number] == DONE and len(empty_rows(name, np.asarray(group[name][number])[None])):  # type: ignore[index]
+                raise _unwritten(group, name, group["galaxy"][number])  # type: ignore[index]
+    return values
+
+
+def empty_rows(name: str, values: np.ndarray) -> np.ndarray:
+    """List the rows of values (N, ...) of the array `name` that hold its fill value alone, as a missing chunk does."""
+    fill = ARRAYS[name].fill
+    nothing = np.isnan if np.isnan(fill) else partial(np.equal, fill)
+    rows = values.reshape(len(values), math.prod(values.shape[1:]))
+    suspects = np.flatnonzero(nothing(rows[:, 0]))  # few, so that maps are not all looked through
+    return suspects[[bool(nothing(rows[i]).all()) for i in suspects]]
+
+
+def _unwritten(group: zarr.Group, name: str, galaxy: str) -> StoreError:
+    """Make the error of a finished galaxy of which an array holds nothing."""
+    return StoreError(
+        f"{group.store_path.store.root}: {name} of galaxy {galaxy} was never written, or deleted; "  # type: ignore[attr-defined]
+        "give the command that made the store again, with --repair"
+    )
 
 
 def _read_one(group: zarr.Group, name: str, number: int) -> np.ndarray:
@@ -179,25 +205,19 @@ def read_galaxy(group: zarr.Group, index: int) -> Record:
 def require_written(group: zarr.Group, name: str, values: np.ndarray, galaxies: np.ndarray) -> None:
     """Raise StoreError for the first finished galaxy of which an array (G, ...) holds nothing: its chunk is missing.
 
-    galaxies: names (G,). The values are those of group[name], whose fill value is NaN.
+    galaxies: names (G,). The values are those of group[name].
     """
-    each = values.reshape(len(galaxies), -1) if len(galaxies) else np.zeros((0, 1))
-    suspects = np.flatnonzero(np.isnan(each[:, 0]))  # few, so that maps are not all looked through
-    missing = [i for i in suspects if np.isnan(each[i]).all()]
-    if missing:
-        raise StoreError(
-            f"{group.store_path.store.root}: {name} of galaxy {galaxies[missing[0]]} was never written, or deleted; "  # type: ignore[attr-defined]
-            "give the command that made the store again, with --repair"
-        )
+    if len(missing := empty_rows(name, values)):
+        raise _unwritten(group, name, galaxies[missing[0]])
 
 
 def is_damaged(group: zarr.Group, index: int) -> bool:
     """Whether some array of a finished galaxy cannot be read, or was never written."""
     try:
-        record = read_galaxy(group, index)
+        read_galaxy(group, index)
     except (StoreError, OSError):
         return True
-    return any(np.array_equal(x, np.full_like(x, ARRAYS[name].fill), equal_nan=True) for name, x in record.items())
+    return False
 
 
 def open_suite(store: Path, suite: str) -> zarr.Group:

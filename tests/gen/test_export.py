@@ -18,6 +18,7 @@ from kinmass.gen.instruments.builtin import INSTRUMENTS
 from kinmass.gen.physics.particles import Galaxy, Particles
 from kinmass.gen.physics.projection import views
 from kinmass.gen.storage import store
+from kinmass.gen.storage.chunks import chunk_file
 from kinmass.train.data.dataset import read_views
 
 N = 4000
@@ -208,6 +209,21 @@ def test_a_galaxy_without_maps_is_refused(map_store, tmp_path):
     group["status"][2] = store.FAILED
     with pytest.raises(store.StoreError, match="has no maps"):
         export(out, "quiet", str(group["galaxy"][2]), tmp_path / "fits")
+
+
+@pytest.mark.parametrize("name", ["maps", "half_mass_radius", "sightline", "pixel_scale", "radius", "mass", "status"])
+def test_a_galaxy_of_which_a_file_is_missing_or_damaged_is_not_exported(map_store, tmp_path, name):
+    out = tmp_path / "maps.zarr"
+    shutil.copytree(map_store, out, ignore=LOCKS)
+    group = store.open_suite(out, "quiet")
+    file = chunk_file(group[name], (2, *(0,) * (group[name].ndim - 1)))
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(store.StoreError, match=f"{name} of galaxy .* cannot be read"):
+        export(out, "quiet", str(group["galaxy"][2]), tmp_path / "fits")
+    file.unlink()
+    with pytest.raises(store.StoreError, match="was never written, or deleted" if name != "status" else "has no maps"):
+        export(out, "quiet", str(group["galaxy"][2]), tmp_path / "fits")
+    assert not list(tmp_path.glob("fits/*"))
 
 
 def test_an_export_of_something_else_is_never_written_over(map_store, tmp_path, capsys):

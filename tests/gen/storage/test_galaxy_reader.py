@@ -12,11 +12,12 @@ N_GALAXIES, SHAPE = 7, (2, 8, 8, 8)
 
 
 def stored(out, per_shard):
-    """A suite's group in which all galaxies but the last are done and have maps, and what zarr reads of them."""
+    """A suite's group in which all galaxies but the last are done and have maps and masses, and zarr's maps."""
     names = [f"galaxy {i}" for i in range(N_GALAXIES)]
     config = {"views": SHAPE[0], "pixels": SHAPE[-1], "galaxies_per_shard": per_shard}
     group = suite_group.create_suite(out, "x", names, names, config)
     group["maps"][:-1] = np.random.default_rng(1).normal(size=(N_GALAXIES - 1, *SHAPE)).astype(np.float32)
+    group["mass"][:-1] = np.random.default_rng(2).normal(size=(N_GALAXIES - 1, *group["mass"].shape[1:]))
     group["status"][:-1] = store.DONE
     return group, group["maps"][:]
 

@@ -239,6 +239,6 @@ def _axes(pixels: int, pixel_kpc: float, distance_mpc: float | None, centre_deg:
 def _profile(group: zarr.Group, index: int) -> fits.BinTableHDU:
     """The true mass profile as a table: the spherical radius, and each component's mass inside it."""
     columns: list[Any] = [fits.Column("RADIUS", "D", unit="kpc", array=store.read(group, "radius", index))]
-    for name, mass in zip(group["component"][:], store.read(group, "mass", index), strict=True):
+    for name, mass in zip(store.read_labels(group, "component"), store.read(group, "mass", index), strict=True):
         columns.append(fits.Column(f"M_{name.upper()}", "D", unit="solMass", array=mass))
     return fits.BinTableHDU.from_columns(columns, name="MASS_PROFILE")

@@ -160,10 +160,13 @@ def _read_one(group: zarr.Group, name: str, number: int) -> np.ndarray:
 def read_labels(group: zarr.Group, name: str) -> np.ndarray:
     """Read the names (N,) of all galaxies or of their lineages, or the (N, 3) centres of their catalogues [kpc].
 
-    Raises StoreError where they are damaged: nothing else says which galaxy is which.
+    Raises StoreError where they are damaged or missing: nothing else says which galaxy is which.
     """
+    array: zarr.Array[Any] = group[name]  # type: ignore[assignment]
     try:
-        return np.asarray(group[name][:])  # type: ignore[index]
+        if array.size and not array.nchunks_initialized:
+            raise ValueError("its chunk is missing")  # and zarr would read empty names
+        return np.asarray(array[:])
     except OSError:
         raise
     except Exception as error:  # each codec raises errors of its own

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import BinaryIO
 
@@ -188,9 +189,12 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
     assert tree(out) == tree(box.parent / "maps.zarr")
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "gone"])
 @pytest.mark.parametrize(
-    ("array", "shard"), [("maps", 1), ("mass", 1), ("status", 1), ("has_gas", 1), ("maps", 4), ("status", 4)]
+    ("array", "shard", "damage"),
+    [
+        *product(["maps", "status"], [1, 4], ["flipped", "cut", "empty", "gone"]),
+        *product(["mass", "has_gas"], [1], ["flipped", "gone"]),
+    ],
 )
 def test_damaged_chunks_are_found_counted_named_and_repaired(box, packed, tmp_path, capsys, shard, array, damage):
     out, settings = tmp_path / "maps.zarr", Settings(views=2, pixels=16, galaxies_per_shard=shard)

@@ -106,9 +106,10 @@ def read(group: zarr.Group, name: str, select: Any = slice(None)) -> np.ndarray:
     A galaxy that is not done and is just being written, or whose writer was killed, has the array's fill value. Raises
     StoreError naming the galaxy that cannot be read, or that is done and of which nothing is there.
     """
-    numbers = np.arange(group[name].shape[0])[select]  # type: ignore[union-attr]
+    array: zarr.Array[Any] = group[name]  # type: ignore[assignment]  # looked up once, for that reads a file
+    numbers = np.arange(array.shape[0])[select]
     try:
-        values = np.asarray(group[name].oindex[select] if isinstance(select, np.ndarray) else group[name][select])
+        values = np.asarray(array.oindex[select] if isinstance(select, np.ndarray) else array[select])
     except OSError:
         raise
     except Exception:  # each codec raises errors of its own
@@ -118,7 +119,7 @@ def read(group: zarr.Group, name: str, select: Any = slice(None)) -> np.ndarray:
         rows, numbers = (values, numbers) if np.ndim(numbers) else (values[None], numbers[None])
         for number in numbers[empty_rows(name, rows)]:
             # A galaxy that was written since is there by now: its status is written last.
-            if group["status"][number] == DONE and len(empty_rows(name, np.asarray(group[name][number])[None])):  # type: ignore[index]
+            if group["status"][number] == DONE and len(empty_rows(name, np.asarray(array[number])[None])):  # type: ignore[index]
                 raise _unwritten(group, name, group["galaxy"][number])  # type: ignore[index]
     return values
 

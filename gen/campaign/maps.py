@@ -19,7 +19,7 @@ from kinmass.gen.campaign.batches import Batches
 from kinmass.gen.campaign.listing import Listing, compared, keep_all, list_unless_kept, read_kept, uncollected
 from kinmass.gen.campaign.plan import Room, Task, check_unchanged, make_room, say_replaced, tasks_of, writing
 from kinmass.gen.campaign.record import Settings, load_kernels
-from kinmass.gen.campaign.schedule import Schedule, schedule
+from kinmass.gen.campaign.schedule import Schedule, parts_to_find, schedule
 from kinmass.gen.campaign.worker import Worker, load
 from kinmass.gen.formats.frontends import load_frontends
 from kinmass.gen.storage import galaxy_reader, store, suite_group
@@ -196,6 +196,18 @@ def _keeping(out: Path, listings: dict[str, dict[Path, Listing]]) -> Iterator[No
         thread.join()
 
 
+def _index(to_index: list[Task], worker: Worker, readers: int) -> None:
+    """Find where the blocks of big snapshots lie: all ranks share the search, and then one rank joins each one's parts.
+
+    All wait for these, and rank 0 would load yt first: it leaves a few of them to the others.
+    """
+    n_ranks = parallel.size()
+    parts = parts_to_find(to_index, n_ranks)
+    if parts:
+        parallel.share_out(parts, worker.find_part, lambda part, _: None, readers, rank_0_works=len(parts) >= n_ranks)
+    parallel.share_out(to_index, worker.index, lambda task, _: None, readers, rank_0_works=len(to_index) >= n_ranks)
+
+
 def _generate(
     suites: list[Suite], out: Path, settings: Settings, readers: int, repair: bool, quiet: bool, locks: list[Lock]
 ) -> tuple[int, int]:
@@ -234,11 +246,7 @@ def _generate(
     clock = timing.Clock()
     phases_s["listing"], began, bytes_before = time.monotonic() - began, time.monotonic(), timing.bytes_read()
     with keeping, contextlib.closing(Worker(out, settings, clock)) as worker, clock("waiting at the end"):
-        # All wait for these, and rank 0 would load yt first: it leaves a few of them to the others.
-        parallel.share_out(
-            todo.to_index, worker.index, lambda task, _: None, readers,
-            rank_0_works=len(todo.to_index) >= parallel.size(),
-        )  # fmt: skip
+        _index(todo.to_index, worker, readers)
         parallel.on_rank_0(lambda: failures.replace_all(out, suite_names, []))
         for queue in (todo.batches, todo.suspects):
             parallel.share_out(queue, worker, note, readers, queue.origins, queue.costs)

@@ -10,10 +10,14 @@ from pathlib import Path
 from kinmass.gen.campaign.batches import Batches
 from kinmass.gen.campaign.listing import uncollected
 from kinmass.gen.campaign.plan import Task
+from kinmass.gen.formats import FORMATS
+from kinmass.gen.formats.base import Part
 from kinmass.gen.storage import writer
 
 #: Snapshots above this size, with several galaxies, are indexed by one rank before the others read them.
 INDEX_BYTES = 50_000_000
+#: A snapshot's index is found by several ranks in parts of at least so many bytes: smaller ones cost more to open.
+PART_BYTES = 100_000_000
 #: What opening and writing a galaxy costs beside reading, as bytes that could be read in that time.
 GALAXY_BYTES = 5_000_000
 
@@ -37,6 +41,20 @@ class Schedule:
     batches: Batches
     suspects: Batches
     to_index: list[Task]
+
+
+def parts_to_find(to_index: list[Task], n_ranks: int) -> list[tuple[Task, Part]]:
+    """Part the search for the blocks of big snapshots, so that so many ranks share it by its bytes.
+
+    What is left out here one rank finds alone: small snapshots, or as many as there are ranks.
+    """
+    total = sum(task.snapshot_bytes for task in to_index)
+    parts: list[tuple[Task, Part]] = []
+    for task in to_index:
+        n_parts = min(-(-n_ranks * task.snapshot_bytes // total), task.snapshot_bytes // PART_BYTES)
+        if n_parts > 1 and FORMATS[task.suite.format].has_parts:
+            parts += [(task, (number, n_parts)) for number in range(n_parts)]
+    return parts
 
 
 @uncollected()

@@ -26,14 +26,18 @@ from kinmass.gen.campaign.timing import Clock
 from kinmass.gen.catalogues.find import Halo, find_centre
 from kinmass.gen.errors import NO_ROOM
 from kinmass.gen.formats import SnapshotError
+from kinmass.gen.formats.base import Part
 from kinmass.gen.formats.frontends import load_frontends
 from kinmass.gen.physics.centre import FARTHEST_RE, offset_re
 from kinmass.gen.physics.extent import MIN_STARS, edge
 from kinmass.gen.physics.particles import Galaxy, Particles, within
+from kinmass.gen.snapshots.indexes import find_part
 from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.storage import store, writer
 from kinmass.gen.suite import SuiteError
 
+#: Folder of the store in which it is kept where the blocks of big snapshots lie.
+INDEXES = ".indexes"
 #: Makes the context that a rank holds while it reads from the file system.
 Reading = Callable[[], AbstractContextManager[None]]
 #: The end of a galaxy's stars is searched for out to so many apertures. One that ends farther out has an R_e of more
@@ -128,7 +132,7 @@ class Worker:
                     suite.units.model_dump(exclude_none=True),
                     suite.tracers,
                     keep=suite.catalogue.format != "none",
-                    indexes=self.out / ".indexes",
+                    indexes=self.out / INDEXES,
                     slot=self._slot,
                 )
             self._open = task.snapshot, suite.name
@@ -143,8 +147,20 @@ class Worker:
             with self.clock("fetching"):
                 yield
 
+    def find_part(self, item: tuple[Task, Part], reading: Reading) -> None:
+        """Find where one part of the blocks of a task's snapshot lie."""
+        (task, part), self._reading = item, reading
+        with self.clock("loading"):
+            load_frontends()
+        with self.clock("opening"), contextlib.suppress(SnapshotError):  # whoever opens the whole says what is wrong
+            light = task.suite.tracers.light_field
+            find_part(task.snapshot, task.suite.format, light, self.out / INDEXES, part, self._slot)
+
     def index(self, task: Task, reading: Reading) -> None:
-        """Find where the blocks of the task's snapshot lie, so that no rank that reads from it has to wait for that."""
+        """Find where the blocks of the task's snapshot lie, so that no rank that reads from it has to wait for that.
+
+        Parts that ranks have found are joined.
+        """
         self._reading = reading
         with contextlib.suppress(SnapshotError):  # the same error comes again with each of its galaxies
             self.open(task)

@@ -20,6 +20,8 @@ from kinmass.gen.formats.smoothing import SMOOTHING, Smoothing
 
 #: Makes the context that a process holds while it reads bytes from the file system.
 Slot = Callable[[], AbstractContextManager[None]]
+#: One part of a snapshot's blocks by its number, and how many parts there are.
+Part = tuple[int, int]
 
 
 class SnapshotError(ValueError):
@@ -193,6 +195,7 @@ class Format(ABC):
     mass: ClassVar[str] = "Masses"
     #: Raised where other galaxies are made of the same files than before: a store that has some is not gone on with.
     version_of_reading: ClassVar[int] = 1
+    has_parts: ClassVar[bool] = True  # whether several processes can share the search for its blocks
     corner: ClassVar[float] = 0.0  # the coordinate at which a box begins, as a multiple of its side
 
     @abstractmethod
@@ -209,10 +212,11 @@ class Format(ABC):
         """Read about `max_particles` particles of each type of a staged snapshot, or only of `types`."""
 
     @abstractmethod
-    def load(self, staged: Path, slot: Slot = nullcontext) -> Any:
+    def load(self, staged: Path, slot: Slot = nullcontext, part: Part | None = None) -> Any:
         """Open a staged snapshot as a yt dataset, and find where its blocks lie, reading positions inside `slot()`.
 
-        Raises SnapshotError with yt's reason.
+        Of a part (number, of how many) only its share of the blocks is found, for `gen.formats.domain.join_parts`; only
+        formats with `has_parts` have any. Raises SnapshotError with yt's reason.
         """
 
     def units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:

@@ -6,7 +6,7 @@ every position is looked at, once: a block's own cuboid is cut into cells, and t
 each type by itself. What the tables promise is found this way, for files with and without them, and nothing is missed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,17 @@ class Blocks:
             touched[block, kind] = _near(low + places * size, low + (places + 1) * size, centre, radius).any()
         return touched
 
-    def save(self, path: Path) -> None:
-        """Write all to a file. Raises OSError."""
-        np.savez(path, names=self.names, **{name: getattr(self, name) for name in _ARRAYS})
+    def extents(self) -> dict[str, np.ndarray]:
+        """Return the extent (2, 3) of each type, over all blocks."""
+        whole = {}
+        for kind, ptype in enumerate(self.names):
+            filled = self.sides[:, kind] > 0
+            whole[ptype] = np.array([self.low[filled, kind].min(axis=0), self.high[filled, kind].max(axis=0)])
+        return whole
+
+    def save(self, path: Path, **more: Any) -> None:
+        """Write all to a file, with more arrays if given. Raises OSError."""
+        np.savez(path, names=self.names, **more, **{name: getattr(self, name) for name in _ARRAYS})
 
     @staticmethod
     def load(path: Path) -> "Blocks":
@@ -114,32 +122,55 @@ def filled_cells(pos: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[in
 
 
 def measured(
-    n_blocks: int, positions: Callable[[int], Iterable[tuple[str, np.ndarray]]], extent_of: Callable[..., np.ndarray]
-) -> tuple[Blocks, dict[str, np.ndarray]]:
-    """Look at the positions of all blocks once; return the blocks, and the extent (2, 3) of each type.
+    numbers: range,
+    positions: Callable[[int], Iterable[tuple[str, np.ndarray]]],
+    extent_of: Callable[..., np.ndarray],
+    is_single: bool = False,
+) -> Blocks:
+    """Look at the positions of some blocks, given by their numbers, once each.
 
-    positions(block) yields types with their positions (N, 3); extent_of gives the extent of positions.
+    positions(block) yields types with their positions (N, 3); extent_of gives the extent of positions. A file that is a
+    single block is read whole in any case: of it no cells are found.
     """
     found: list[dict[str, tuple[np.ndarray, int, np.ndarray]]] = []
-    for block in range(n_blocks):
+    for block in numbers:
         found.append({})
         for ptype, pos in positions(block):
             if len(pos):
                 extent = extent_of(pos)
-                # A single block is read whole in any case.
-                found[-1][ptype] = extent, *(filled_cells(pos, *extent) if n_blocks > 1 else (1, NO_CELLS))
+                found[-1][ptype] = extent, *((1, NO_CELLS) if is_single else filled_cells(pos, *extent))
+    return _assembled(found)
+
+
+def joined(parts: Sequence[Blocks]) -> Blocks:
+    """Put the blocks of several parts of a snapshot one after the other."""
+    return _assembled([block for part in parts for block in _taken_apart(part)])
+
+
+def _taken_apart(blocks: Blocks) -> Iterable[dict[str, tuple[np.ndarray, int, np.ndarray]]]:
+    """Yield the extent (2, 3), the side and the cells of each type in each block."""
+    for block in range(blocks.nfiles):
+        first = block * len(blocks.names)
+        yield {
+            ptype: (
+                np.array([blocks.low[block, kind], blocks.high[block, kind]]),
+                int(blocks.sides[block, kind]),
+                blocks.cells[blocks.ends[first + kind] : blocks.ends[first + kind + 1]],
+            )
+            for kind, ptype in enumerate(blocks.names)
+            if blocks.sides[block, kind]
+        }
+
+
+def _assembled(found: list[dict[str, tuple[np.ndarray, int, np.ndarray]]]) -> Blocks:
+    """Make blocks of the extent (2, 3), side and cells of each type that is in each block."""
     names = sorted({ptype for types in found for ptype in types})
-    extents = np.zeros((2, n_blocks, len(names), 3))
-    sides, cells = np.zeros((n_blocks, len(names)), dtype=np.int64), []
+    extents = np.zeros((2, len(found), len(names), 3))
+    sides, cells = np.zeros((len(found), len(names)), dtype=np.int64), []
     for block, types in enumerate(found):
         for kind, ptype in enumerate(names):
             extent, side, ids = types.get(ptype, (np.zeros((2, 3)), 0, NO_CELLS))
             extents[:, block, kind], sides[block, kind] = extent, side
             cells.append(ids)
-    ends = np.cumsum([0, *map(len, cells)])
-    whole = {}
-    for kind, ptype in enumerate(names):
-        low, high = extents[:, sides[:, kind] > 0, kind]
-        whole[ptype] = np.array([low.min(axis=0), high.max(axis=0)])
     low, high = extents
-    return Blocks(names, low, high, sides, ends, np.concatenate([NO_CELLS, *cells])), whole
+    return Blocks(names, low, high, sides, np.cumsum([0, *map(len, cells)]), np.concatenate([NO_CELLS, *cells]))

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from kinmass.gen.formats.base import Slot, SnapshotError
+from kinmass.gen.formats.base import Part, Slot, SnapshotError
 from kinmass.gen.formats.block_reader import BlockReader, StagedFile
 from kinmass.gen.formats.domain import set_domain
 
@@ -34,17 +34,18 @@ _NO_UNIT_INPUTS = {
 }  # fmt: skip
 
 
-#: The context in which the dataset that is being opened reads positions: yt makes its index when it likes.
-_measuring_slot: list[Slot] = [nullcontext]
+#: The context in which the dataset that is being opened reads positions, and of which part: yt makes its index when it
+#: likes.
+_measuring: list[tuple[Slot, Part | None]] = [(nullcontext, None)]
 
 
 @contextmanager
-def _measuring_inside(slot: Slot) -> Iterator[None]:
-    _measuring_slot.append(slot)
+def _measuring_inside(slot: Slot, part: Part | None) -> Iterator[None]:
+    _measuring.append((slot, part))
     try:
         yield
     finally:
-        _measuring_slot.pop()
+        _measuring.pop()
 
 
 class _OtherUnitsError(Exception):
@@ -162,7 +163,7 @@ def _point_index_class(index_class: Any) -> Any:
             self.io._get_smoothing_length = lambda data_file, dtype, shape: np.zeros(shape[0])
             self.io._read_smoothing_length = lambda data_file, count: np.zeros(count)
             self.io._yield_coordinates = partial(_as_doubles, self.io._yield_coordinates)
-            self.regions = self.io.blocks = set_domain(self, _measuring_slot[-1])
+            self.regions = self.io.blocks = set_domain(self, *_measuring[-1])
 
     return PointIndex
 
@@ -302,14 +303,20 @@ def forget_datasets() -> None:
 
 
 def open_raw(
-    module: str, name: str, path: str, overrides: Overrides = (), slot: Slot = nullcontext, **options: Any
+    module: str,
+    name: str,
+    path: str,
+    overrides: Overrides = (),
+    slot: Slot = nullcontext,
+    part: Part | None = None,
+    **options: Any,
 ) -> Any:
-    """Open a file as `raw_dataset_class` and find its blocks, whose bytes are read inside `slot()`.
+    """Open a file as `raw_dataset_class` and find its blocks, or those of a part, whose bytes are read inside `slot()`.
 
     Raises SnapshotError with yt's reason.
     """
     try:
-        with _measuring_inside(slot):
+        with _measuring_inside(slot, part):
             ds = _opened(module, name, path, overrides, **options)
             _ = ds.index
     except Exception as error:

@@ -10,7 +10,16 @@ import h5py
 import numpy as np
 
 from kinmass.gen.constants import KMS_CM_S, KPC_CM, MSUN_G
-from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Slot, SnapshotError, check_cosmology, reading
+from kinmass.gen.formats.base import (
+    NOT_COSMOLOGICAL,
+    CodeUnits,
+    Format,
+    Part,
+    Slot,
+    SnapshotError,
+    check_cosmology,
+    reading,
+)
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.gadget_fields import (
     CONTINUOUS,
@@ -192,9 +201,9 @@ class Gadget(Format):
         """Sample each particle type over the staged files, as `Format.sample` says."""
         return from_hdf5(sorted(staged.parent.glob("snapshot*.hdf5")), max_particles, self.formed, types)
 
-    def load(self, staged: Path, slot: Slot = nullcontext) -> Any:
+    def load(self, staged: Path, slot: Slot = nullcontext, part: Part | None = None) -> Any:
         """Open the staged snapshot with the format's yt frontend, as `Format.load` says."""
-        return open_raw(*self.frontend, str(staged), slot=slot)
+        return open_raw(*self.frontend, str(staged), slot=slot, part=part)
 
     def files(self, path: Path) -> list[Path]:
         """Return all files of a snapshot, as `files_of` does."""

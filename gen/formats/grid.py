@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kinmass.gen.formats.base import Format, Slot, SnapshotError
+from kinmass.gen.formats.base import Format, Part, Slot, SnapshotError
 from kinmass.gen.formats.blocks import Blocks, measured
 from kinmass.gen.formats.domain import blocks_file, lowest_and_highest, side_file
 from kinmass.gen.formats.sample import MAX_FILES, Sample, take
@@ -62,6 +62,7 @@ class GridFormat(Format):
         "low_resolution": ["coarse_dark"],
     }
     formed: ClassVar[str] = "none"
+    has_parts: ClassVar[bool] = False  # of its census
     version_of_reading: ClassVar[int] = 2  # before, true masses took a cell's gas to be in its centre
     cell_fields: ClassVar[tuple[Any, ...]]
     #: Whether cells have densities of momentum in the place of velocities.
@@ -106,7 +107,7 @@ class GridFormat(Format):
         """Return further fields of cells by name: the fields of yt that they follow from, and how."""
         return {}
 
-    def load(self, staged: Path, slot: Slot = nullcontext) -> Any:
+    def load(self, staged: Path, slot: Slot = nullcontext, part: Part | None = None) -> Any:
         """Open a staged snapshot and take its census, or read the one that lies beside it, inside `slot()`."""
         with slot():
             ds = self.open(staged)
@@ -161,7 +162,8 @@ class GridFormat(Format):
                     if kind == "dark":
                         count_masses(dark_masses, raw[self.particle_fields[6]][mask])
 
-        domains, extents = measured(n_pieces, positions, lowest_and_highest)
+        domains = measured(range(n_pieces), positions, lowest_and_highest, is_single=n_pieces == 1)
+        extents = domains.extents()
         self.check_counts(ds, counts)
         extents["gas"] = np.array([ds.domain_left_edge.d, ds.domain_right_edge.d])
         limit = coarse_above_counted(dark_masses, bool(ds.cosmological_simulation))

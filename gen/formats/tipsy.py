@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kinmass.gen.constants import HUBBLE, RHO_CRIT, G
-from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Slot, SnapshotError, check_cosmology
+from kinmass.gen.formats.base import NOT_COSMOLOGICAL, CodeUnits, Format, Part, Slot, SnapshotError, check_cosmology
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.once import names_in, once, status, true_path
 from kinmass.gen.formats.sample import Sample, take
@@ -165,7 +165,7 @@ class Tipsy(Format):
             start += n * row_dtype.itemsize
         return samples
 
-    def load(self, staged: Path, slot: Slot = nullcontext) -> Any:
+    def load(self, staged: Path, slot: Slot = nullcontext, part: Part | None = None) -> Any:
         """Open the staged snapshot with yt's Tipsy frontend, as `Format.load` says."""
         param = staged.with_suffix(".param")
         header_bytes, doubles = self._layout(staged, self._parameters(param))
@@ -175,7 +175,7 @@ class Tipsy(Format):
             ("_header_spec", _HEADER + (_HEADER_PAD if header_bytes == 32 else ())),
         )
         options = {"parameter_file": str(param), "field_dtypes": dict.fromkeys(doubles, "d")}
-        return open_raw("yt.frontends.tipsy.api", "TipsyDataset", str(staged), overrides, slot, **options)
+        return open_raw("yt.frontends.tipsy.api", "TipsyDataset", str(staged), overrides, slot, part, **options)
 
     def _units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:
         """Take units from dKpcUnit and dMsolUnit of the .param; a is the header's time."""

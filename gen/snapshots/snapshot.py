@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +15,7 @@ from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.base import SMALLEST_FILL, Slot, reading, settled_box
 from kinmass.gen.formats.domain import check_written
 from kinmass.gen.formats.frontends import forget_datasets, hold_while_reading
-from kinmass.gen.formats.once import asking_once, status, true_path
+from kinmass.gen.formats.once import asking_once, status
 from kinmass.gen.formats.stored import held_open
 from kinmass.gen.physics.particles import Galaxy, Particles, concatenate, empty
 from kinmass.gen.snapshots.components import (
@@ -35,7 +34,6 @@ from kinmass.gen.suite import Tracers
 
 #: Above this many particles only blocks that reach into a region are read; smaller snapshots are read whole.
 READ_WHOLE = 1_000_000
-YT = version("yt")
 #: Snapshots of at most so many bytes are fetched whole into the file system's cache before they are opened.
 FETCH_WHOLE = 64 * 2**20
 #: A particle takes at least so many bytes: a position in single precision and a mass.
@@ -105,17 +103,17 @@ class Snapshot:
 
     def _load_indexed(self, staged: Path, indexes: Path | None, slot: Slot) -> Any:
         """Load the yt dataset, with the blocks that another process has found in the same files where it has."""
-        files = self.format.listed_files(self.path)
-        marks = [(str(true_path(f)), (stat := status(f)).st_size, stat.st_mtime_ns) for f in files]
-        kept = KeptIndex(indexes or staged.parent, staged, (marks, YT, self.format.name, self.tracers.light_field))
+        kept = KeptIndex(indexes, self.format, self.path, staged, self.tracers.light_field)
         if kept.fetch():
             try:
                 return self.format.load(staged, slot)
             except SnapshotError:  # perhaps the kept index is damaged: make it again
                 kept.forget()
+        n_at_origin = kept.join()
         ds = self.format.load(staged, slot)
+        n_at_origin |= getattr(ds, "at_origin", {})
         for ptype in [t for types in self.components.values() for t in types]:
-            check_written(ptype, getattr(ds, "at_origin", {}).get(ptype, 0))
+            check_written(ptype, n_at_origin.get(ptype, 0))
         if indexes:
             kept.keep()
         return ds

@@ -560,3 +560,47 @@ def test_archives_are_only_read(tmp_path):
         suite.parent.chmod(0o755)
     assert done.returncode == 0, done.stderr
     assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in suite.parent.iterdir()} == before
+
+
+#: Maps a suite whose box is indexed in parts; the process that has found a part is killed. Suite, store, part.
+IN_PARTS = """
+import os, sys
+from kinmass.gen.__main__ import main
+from kinmass.gen.campaign import schedule, worker
+from kinmass.gen.formats import frontends
+from kinmass.gen.snapshots import snapshot
+schedule.INDEX_BYTES = snapshot.READ_WHOLE = snapshot.FETCH_WHOLE = 0
+schedule.PART_BYTES = 1
+frontends.block_size = lambda n: 1000
+find_part = worker.find_part
+def killed(*args):
+    find_part(*args)
+    print("part", args[4], file=sys.stderr, flush=True)
+    if str(args[4][0]) == sys.argv[3]:
+        os.kill(os.getpid(), 9)
+worker.find_part = killed
+sys.exit(main(["maps", sys.argv[1], "--out", sys.argv[2], "--views", "2", "--pixels", "16"]))
+"""
+
+
+def test_ranks_that_share_the_search_for_a_boxs_blocks_write_the_same_bytes(tmp_path):
+    """One of them is killed when it has found its part; the next run finds what is missing."""
+    suite, centres = write_box(tmp_path / "crowd"), [np.full(3, x) for x in (200.0, 500.0, 800.0)]
+    galaxies = [make_galaxy("middle", i, 1, n_stars=900, n_gas=500, n_dark=900)[0] for i in range(len(centres))]
+    placed = [(galaxy, centre, np.zeros(3)) for galaxy, centre in zip(galaxies, centres, strict=True)]
+    gadget.write(tmp_path / "crowd" / "snap.hdf5", placed, 1000.0, 1.0, 0.7, "gizmo")
+    rows = [f"{i},{x},{y},{z},100\n" for i, (x, y, z) in enumerate(centres)]
+    (tmp_path / "crowd" / "centres.csv").write_text("".join(["id,x,y,z,r200\n", *rows]))
+    outs = {ranks: tmp_path / f"{ranks}.zarr" for ranks in (1, 3)}
+    for ranks, dies in ((3, "1"), (3, ""), (1, "")):
+        launcher = [MPIEXEC, "-n", ranks] if ranks > 1 else []
+        line = [*map(str, [*launcher, sys.executable, "-c", IN_PARTS, suite, outs[ranks], dies])]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=250)
+        assert (done.returncode == 0) == (dies == ""), done.stderr
+        if dies:
+            assert list((outs[ranks] / ".indexes").glob("*.part"))
+            assert not list((outs[ranks] / ".indexes").glob("*.npz"))
+        else:
+            assert [f"part ({n}, 3)" in done.stderr for n in range(3)] == [ranks == 3] * 3
+    assert tree(outs[1]) == tree(outs[3])
+    assert [path.suffix for path in sorted((outs[3] / ".indexes").iterdir())] == [".json", ".npz"]

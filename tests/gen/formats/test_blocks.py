@@ -1,12 +1,13 @@
 """Blocks of particles: whatever their order in the file, no particle of a sphere is missed, and few others are read."""
 
+import itertools
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from kinmass.gen.formats.blocks import MOST_CELLS, Blocks, measured
+from kinmass.gen.formats.blocks import MOST_CELLS, Blocks, joined, measured
 from kinmass.gen.formats.domain import lowest_and_highest
 
 BLOCK = 500
@@ -46,9 +47,13 @@ def blocks_of(pos, other):
         for name, all_pos in (("a", pos), ("b", other)):
             yield name, all_pos[block * BLOCK : (block + 1) * BLOCK]
 
-    blocks, extents = measured(n, positions, lowest_and_highest)
+    blocks = measured(range(n), positions, lowest_and_highest, is_single=n == 1)
     assert reads == list(range(n))
-    return blocks, extents
+    ends = [0, n // 3, n // 3, n]  # one part has nothing to do
+    parts = joined([measured(range(*pair), positions, lowest_and_highest) for pair in itertools.pairwise(ends)])
+    for name in ("names", "low", "high", "sides", "ends", "cells") if n > 1 else ():
+        np.testing.assert_array_equal(getattr(parts, name), getattr(blocks, name), strict=name != "names")
+    return blocks, blocks.extents()
 
 
 def sphere(centre, radius):

@@ -1,13 +1,17 @@
 """Regions of a snapshot: what is asked of yt, and when a process holds its place among the readers."""
 
-from contextlib import contextmanager
+import shutil
+from contextlib import contextmanager, nullcontext
 
+import h5py
 import layouts
 import numpy as np
 import pytest
+from conftest import tree
 
-from kinmass.gen.formats import frontends
+from kinmass.gen.formats import SnapshotError, frontends
 from kinmass.gen.snapshots import snapshot as snapshots
+from kinmass.gen.snapshots.indexes import find_part
 from kinmass.gen.snapshots.regions import Regions
 from kinmass.gen.snapshots.snapshot import Snapshot
 
@@ -148,3 +152,56 @@ def test_positions_of_a_large_file_are_read_once_each_block_in_a_slot_of_its_own
     for name, p in found[0].components().items():
         np.testing.assert_array_equal(p.pos_kpc, found[1].components()[name].pos_kpc)
     assert slots.held == 0
+
+
+def _damage(parts):
+    content = bytearray(parts[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    parts[1].write_bytes(content)
+
+
+HARM = {
+    "nothing": lambda parts: None,
+    "a part is missing": lambda parts: parts[2].unlink(),
+    "a part is damaged": _damage,
+    "a part is another's": lambda parts: shutil.copyfile(parts[0], parts[1]),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "harm"),
+    [*((form, "nothing") for form in LAYOUTS), *(("gizmo", harm) for harm in HARM if harm != "nothing")],
+)
+def test_an_index_found_in_parts_is_that_of_one_process(form, harm, tmp_path, monkeypatch):
+    """Joined, it is read from no snapshot again; where a part is no good all of it is made anew."""
+    monkeypatch.setattr(snapshots, "FETCH_WHOLE", 0)
+    monkeypatch.setattr(snapshots, "READ_WHOLE", 0)
+    monkeypatch.setattr(frontends, "block_size", lambda n: 64)
+    alone, shared, slots = tmp_path / "alone", tmp_path / "shared", Slots()
+    with _opened(form, tmp_path, slots, indexes=alone) as snapshot:
+        path, wanted = snapshot.path, snapshot.galaxy(CENTRE, 30.0)
+    for number in (2, 0, 3, 1):
+        find_part(path, form, None, shared, (number, 4), nullcontext)
+    assert not list(shared.glob("*.npz"))
+    HARM[harm](sorted(shared.glob("*.part")))
+    before, dark = slots.taken, {} if form == "tipsy" else {"dark": ["PartType1"]}
+    with Snapshot(path, form, dark, slot=slots, indexes=shared) as snapshot:
+        assert (slots.taken - before == 2) == (harm == "nothing")
+        found = snapshot.galaxy(CENTRE, 30.0)
+    for name, p in wanted.components().items():
+        np.testing.assert_array_equal(p.pos_kpc, found.components()[name].pos_kpc)
+    assert tree(shared) == tree(alone)
+    find_part(path, form, None, shared, (0, 4), nullcontext)
+    assert tree(shared) == tree(alone), "what is known is looked for again"
+
+
+def test_positions_that_were_not_written_are_told_from_all_parts_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(frontends, "block_size", lambda n: 64)
+    path = layouts.fire(tmp_path / "snap_028.hdf5", layouts.galaxy(300))
+    with h5py.File(path, "r+") as file:
+        for row in (0, 299):
+            file["PartType4/Coordinates"][row] = 0.0
+    for number in range(2):
+        find_part(path, "gizmo", None, tmp_path / "indexes", (number, 2), nullcontext)
+    with pytest.raises(SnapshotError, match=r"2 particles at \(0, 0, 0\) in PartType4"):
+        Snapshot(path, "gizmo", {"dark": ["PartType1"]}, indexes=tmp_path / "indexes")

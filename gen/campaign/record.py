@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Annotated
 
 import numpy as np
@@ -9,6 +10,8 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from kinmass.gen.constants import G
+from kinmass.gen.formats.blocks import measured
+from kinmass.gen.formats.domain import lowest_and_highest
 from kinmass.gen.options import SEED, STRICT, whole
 from kinmass.gen.physics.centre import deepest_point
 from kinmass.gen.physics.particles import Galaxy, Particles, is_within, within
@@ -222,6 +225,8 @@ def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Sett
 
 def load_kernels() -> None:
     """Compile what maps are made with, or load it where another process has compiled it: map a galaxy of four stars."""
+    at_origin = measured(range(1), lambda _: [("stars", np.zeros((1, 3)))], lowest_and_highest)
+    at_origin.touched(SimpleNamespace(center=np.zeros(3), radius=1.0))
     x = np.array([[1.0, 0, 0], [0, 1.0, 0], [-1.0, 0, 0], [0, -1.0, 0]])
     pos, vel = np.asfortranarray(x), np.asfortranarray(np.roll(x, 1, axis=1))
     stars = Particles(pos, vel, np.ones(4))

@@ -16,8 +16,8 @@ import numpy as np
 FINEST = 64
 #: Coarser cells are taken where more than so many are filled: such a block fills its cuboid.
 MOST_CELLS = 512
-#: Cells are taken larger by this share on all sides: more than any rounding.
-MARGIN = 1e-3
+#: And where a larger share is filled: such cells say hardly more than coarser ones, and every rank keeps them.
+MOST_FILLED = 0.5
 NO_CELLS = np.zeros(0, dtype=np.uint32)
 
 
@@ -59,16 +59,9 @@ class Blocks:
         return self._last[1]
 
     def _reaching(self, centre: np.ndarray, radius: float) -> np.ndarray:
-        with np.errstate(invalid="ignore", over="ignore"):
-            finite = np.isfinite(self.high - self.low).all(axis=-1)
-        touched = (self.sides > 0) & (~finite | _near(self.low, self.high, centre, radius))
-        for block, kind in np.argwhere(touched & finite & (self.sides > 1)):
-            i = block * len(self.names) + kind
-            ids, side = self.cells[self.ends[i] : self.ends[i + 1]], int(self.sides[block, kind])
-            places = np.stack(np.unravel_index(ids, (side,) * 3), axis=-1)
-            low, size = self.low[block, kind], (self.high[block, kind] - self.low[block, kind]) / side
-            touched[block, kind] = _near(low + places * size, low + (places + 1) * size, centre, radius).any()
-        return touched
+        from kinmass.gen.formats.reach import reaching  # loads numba, which few commands need
+
+        return np.asarray(reaching(self.low, self.high, self.sides, self.ends, self.cells, centre, radius))
 
     def extents(self) -> dict[str, np.ndarray]:
         """Return the extent (2, 3) of each type, over all blocks."""
@@ -92,14 +85,6 @@ class Blocks:
 _ARRAYS = ("low", "high", "sides", "ends", "cells")
 
 
-def _near(low: np.ndarray, high: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray:
-    """Tell (...) which cuboids (..., 3), with a margin, come closer to a centre than a radius."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        margin = MARGIN * (high - low) + 1e-9 * np.maximum(np.abs(low), np.abs(high))
-        beyond = np.maximum(low - margin - centre, centre - high - margin).clip(min=0)
-        return np.asarray(np.einsum("...i,...i->...", beyond, beyond) <= radius**2)
-
-
 def filled_cells(pos: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[int, np.ndarray]:
     """Return how many cells along each axis a cuboid is cut into, and the ids (M,) of those that hold positions (N, 3).
 
@@ -116,7 +101,7 @@ def filled_cells(pos: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[in
         is_filled = np.zeros(side**3, dtype=bool)
         is_filled[(steps[0] * side + steps[1]) * side + steps[2]] = True
         cells = np.flatnonzero(is_filled).astype(np.uint32)
-        if len(cells) <= MOST_CELLS or side == 1:
+        if len(cells) <= min(MOST_CELLS, MOST_FILLED * side**3) or side == 1:
             return side, cells if side > 1 else cells[:0]
         side, steps = side // 2, [step // 2 for step in steps]
 
@@ -144,22 +129,18 @@ def measured(
 
 def joined(parts: Sequence[Blocks]) -> Blocks:
     """Put the blocks of several parts of a snapshot one after the other."""
-    return _assembled([block for part in parts for block in _taken_apart(part)])
-
-
-def _taken_apart(blocks: Blocks) -> Iterable[dict[str, tuple[np.ndarray, int, np.ndarray]]]:
-    """Yield the extent (2, 3), the side and the cells of each type in each block."""
-    for block in range(blocks.nfiles):
-        first = block * len(blocks.names)
-        yield {
-            ptype: (
-                np.array([blocks.low[block, kind], blocks.high[block, kind]]),
-                int(blocks.sides[block, kind]),
-                blocks.cells[blocks.ends[first + kind] : blocks.ends[first + kind + 1]],
-            )
-            for kind, ptype in enumerate(blocks.names)
-            if blocks.sides[block, kind]
-        }
+    names = sorted({ptype for part in parts for ptype in part.names})
+    n_blocks = sum(part.nfiles for part in parts)
+    low, high = np.zeros((2, n_blocks, len(names), 3))
+    sides, lengths = np.zeros((2, n_blocks, len(names)), dtype=np.int64)
+    first = 0
+    for part in parts:
+        rows, columns = slice(first, first + part.nfiles), [names.index(ptype) for ptype in part.names]
+        low[rows, columns], high[rows, columns], sides[rows, columns] = part.low, part.high, part.sides
+        lengths[rows, columns] = np.diff(part.ends).reshape(part.sides.shape)
+        first += part.nfiles
+    cells = np.concatenate([NO_CELLS, *(part.cells for part in parts)])  # by block, then by type: types are sorted
+    return Blocks(names, low, high, sides, np.cumsum([0, *lengths.ravel()]), cells)
 
 
 def _assembled(found: list[dict[str, tuple[np.ndarray, int, np.ndarray]]]) -> Blocks:

@@ -18,7 +18,7 @@ from kinmass.gen.formats.stored import held_open
 from kinmass.gen.storage.files import aside, write_atomically
 
 #: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
-VERSION = 7
+VERSION = 8
 YT = version("yt")
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kinmass.gen.formats.blocks import MOST_CELLS, Blocks, joined, measured
+from kinmass.gen.formats.blocks import MOST_CELLS, Blocks, filled_cells, joined, measured
 from kinmass.gen.formats.domain import lowest_and_highest
 
 BLOCK = 500
@@ -92,6 +92,16 @@ def test_few_other_blocks_are_read(order, most):
     shares = [blocks.touched(sphere(pos[rng.integers(len(pos))], 0.01)).mean() for _ in range(50)]
     assert 0 < np.mean(shares) < most
     assert max(np.diff(blocks.ends)) <= MOST_CELLS
+
+
+def test_of_a_block_that_fills_its_cuboid_no_cells_are_kept():
+    """They say no more than the cuboid, and every rank of a large box would keep them."""
+    pos = np.random.default_rng(3).uniform(size=(2**14, 3))
+    assert filled_cells(pos, *lowest_and_highest(pos))[0] == 1
+    pos[:, 0] = np.where(pos[:, 0] < 0.5, 0.1 * pos[:, 0], 1 - 0.1 * pos[:, 0])
+    side, cells = filled_cells(pos, *lowest_and_highest(pos))
+    assert 1 < side
+    assert 0 < len(cells) <= side**3 / 2
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e308])

@@ -1,0 +1,51 @@
+"""Which blocks reach into a sphere, compiled: a large box has hundreds of thousands, each asked for every galaxy."""
+
+import numpy as np
+from numba import njit
+
+#: Cuboids and cells are taken larger by this share on all sides: more than any rounding.
+MARGIN = 1e-3
+
+
+@njit(inline="always", error_model="numpy")
+def _beyond(low, high, centre):  # type: ignore[no-untyped-def]
+    """How far along one axis a centre lies outside of an interval with a margin; 0 inside."""
+    margin = MARGIN * (high - low) + 1e-9 * max(abs(low), abs(high))
+    return max(low - margin - centre, centre - high - margin, 0.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def reaching(low, high, sides, ends, cells, centre, radius):  # type: ignore[no-untyped-def]
+    """Tell (B, T) which types of which blocks may have particles within a radius of a centre (3,).
+
+    All else is as in `gen.formats.blocks.Blocks`. What has a position that is not finite reaches everywhere.
+    """
+    n_blocks, n_types = sides.shape
+    touched = np.zeros((n_blocks, n_types), dtype=np.bool_)
+    limit = radius * radius
+    for block in range(n_blocks):
+        for kind in range(n_types):
+            side = sides[block, kind]
+            if side == 0:
+                continue
+            distance2, is_finite = 0.0, True
+            for axis in range(3):
+                a, b = low[block, kind, axis], high[block, kind, axis]
+                is_finite = is_finite and np.isfinite(b - a)
+                distance2 += _beyond(a, b, centre[axis]) ** 2
+            if side == 1 or not is_finite or distance2 > limit:
+                touched[block, kind] = not is_finite or distance2 <= limit
+                continue
+            i = block * n_types + kind
+            for k in range(ends[i], ends[i + 1]):
+                cell, distance2 = np.int64(cells[k]), 0.0
+                for axis in range(2, -1, -1):
+                    step = (high[block, kind, axis] - low[block, kind, axis]) / side
+                    place = cell % side
+                    cell //= side
+                    a = low[block, kind, axis] + place * step
+                    distance2 += _beyond(a, low[block, kind, axis] + (place + 1) * step, centre[axis]) ** 2
+                if distance2 <= limit:
+                    touched[block, kind] = True
+                    break
+    return touched

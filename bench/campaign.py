@@ -1,6 +1,7 @@
 """A campaign of 100,000 galaxies on 16 to 4096 ranks, simulated event by event from costs that are measured first.
 
-As in gen.campaign: ranks start, share the listing out, and take galaxies, largest first, from a counter
+As in gen.campaign: ranks start, share the listing out and the search for where the particles of a box lie, and take
+galaxies, largest first, from a counter
 that the ranks of a node share, which costs nobody any waiting; a node without work takes over from others.
 A rank opens the snapshot on the metadata server, waits for one of its node's places among the readers, reads
 at the file system's bandwidth (shared evenly among all transfers), gives the place back, works, creates its
@@ -12,7 +13,8 @@ particles in a cosmological box (some 1e10 Msun at 1e6 Msun each) or 2e6 in zoom
                                        and on two ranks with its simulation
 
 The roofline is the least time that any order of work could take: the largest of all computing over the ranks, all
-bytes over the bandwidth, all calls over the metadata server, and a start, a listing and one galaxy.
+bytes over the bandwidth, all calls over the metadata server, and a start, a listing and one galaxy. A box's index
+belongs to the computing and to the bytes.
 """
 
 import heapq
@@ -23,6 +25,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from numba import njit
@@ -38,6 +41,11 @@ from kinmass.gen.campaign.plan import plan
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import schedule
 from kinmass.gen.campaign.timing import bytes_read
+from kinmass.gen.formats import FORMATS
+from kinmass.gen.formats.blocks import Blocks, joined
+from kinmass.gen.formats.domain import blocks_file, write_side_files
+from kinmass.gen.formats.frontends import SMALLEST_BLOCK
+from kinmass.gen.snapshots.indexes import KeptIndex
 from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.suite import Suite, load_suite
 
@@ -83,7 +91,8 @@ class Costs:
     particles of the galaxy; box_bytes and particle_bytes: what is read for a galaxy of a box, in whole blocks, and for
     the index of a zoom per particle of its file. start: of a process, and of an empty store. yt, kernels: of loading
     them. list: of a snapshot. plan: of a galaxy of a box, from its catalogue to all ranks. take: of an item from a
-    node's counter. write: of a galaxy's arrays.
+    node's counter. write: of a galaxy's arrays. join, fetch, touch: of each block of a box's index, joining what
+    ranks have found, taking it over from the store, and asking whether it reaches into a galaxy; block_bytes: its own.
     """
 
     start_s: float = 2.91
@@ -99,6 +108,10 @@ class Costs:
     write_s: float = 0.00549
     box_bytes: float = 7.1e5
     particle_bytes: float = 13.2
+    join_block_s: float = 3e-6
+    fetch_block_s: float = 2e-6
+    touch_block_s: float = 1e-8
+    block_bytes: float = 650.0
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,7 @@ class Scenario:
     median_particles: float
     readers: int
     in_box: bool
-    file_factor: float = 1.0  # particles in the file per particle of the galaxy
+    file_factor: float = 2.0  # particles in the file per particle of its galaxies
     opens: float = 0.0
     files: float = 20.0
     galaxies: int = 100_000
@@ -231,17 +244,21 @@ def simulate(  # type: ignore[no-untyped-def]
     return end_time.max(), spent
 
 
+def particles_of(scenario: Scenario, seed: int = 1) -> np.ndarray:
+    """Particles of each galaxy, largest first."""
+    drawn = np.clip(np.random.default_rng(seed).standard_normal(scenario.galaxies), -2, 2)
+    return np.asarray(np.sort(scenario.median_particles * 10 ** (0.5 * drawn))[::-1])
+
+
 def galaxies(scenario: Scenario, costs: Costs, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Bytes to read, seconds to open, with a place among the readers, and to work, of each galaxy, largest first."""
-    rng = np.random.default_rng(seed)
-    particles = np.sort(
-        scenario.median_particles * 10 ** (0.5 * np.clip(rng.standard_normal(scenario.galaxies), -2, 2))
-    )[::-1]
+    particles, rng = particles_of(scenario), np.random.default_rng([seed, 1])
     # Without scatter, ranks that start together would read at the same moments all the time.
     scatter = 10 ** rng.normal(0, 0.1, scenario.galaxies)
     work_s = scatter * (costs.take_s + costs.work_s + costs.work_particle_s * particles)
     if scenario.in_box:
         nothing = np.zeros(scenario.galaxies)
+        work_s = work_s + costs.touch_block_s * blocks_of_box(scenario, float(particles.sum()))
         return np.full(scenario.galaxies, costs.box_bytes), nothing, nothing, work_s
     in_file = scenario.file_factor * particles
     # Most of a large snapshot's bytes are positions, read once to find its blocks; a place is held for bytes alone.
@@ -251,6 +268,30 @@ def galaxies(scenario: Scenario, costs: Costs, seed: int = 1) -> tuple[np.ndarra
         0 * particles,
         work_s,
     )
+
+
+def blocks_of_box(scenario: Scenario, n_in_galaxies: float) -> float:
+    """How many blocks a box is read in: two in five of its particles are of the most frequent type."""
+    return 0.4 * scenario.file_factor * n_in_galaxies / SMALLEST_BLOCK
+
+
+def box_index(scenario: Scenario, costs: Costs) -> tuple[float, float, float]:
+    """Of the index of a box: seconds of computing of all ranks together, bytes to read for it, and its blocks."""
+    n_in_galaxies = float(particles_of(scenario).sum())
+    n = scenario.file_factor * n_in_galaxies
+    return costs.open_particle_s * n, costs.particle_bytes * n, blocks_of_box(scenario, n_in_galaxies)
+
+
+def indexing_s(scenario: Scenario, costs: Costs, site: Site, ranks: int, n_nodes: int) -> float:
+    """Seconds in which all ranks find where the blocks of a box lie, one joins them, and all take the index over.
+
+    A node fetches it once: its file system keeps it for all ranks.
+    """
+    computing_s, n_bytes, n_blocks = box_index(scenario, costs)
+    search_s = costs.open_s + max(computing_s / ranks, n_bytes / min(site.bandwidth, ranks * site.stream))
+    index_bytes = n_blocks * costs.block_bytes
+    fetch_s = max(n_blocks * costs.fetch_block_s, n_nodes * index_bytes / site.bandwidth)
+    return search_s + n_blocks * costs.join_block_s * (ranks > 1) + fetch_s
 
 
 def campaign(
@@ -277,7 +318,7 @@ def before(scenario: Scenario, costs: Costs, site: Site, ranks: int, n_nodes: in
     """Seconds before mapping: every rank starts, the snapshots' listing is shared out, one rank makes the store.
 
     Meanwhile the others load yt, and all load the kernels that this rank found compiled. A single snapshot is listed by
-    it, too. Every rank opens its box, which has an index already.
+    it, too. All share the search for the blocks of a box, and open it.
     """
     start_s = costs.start_s + n_nodes * site.start_calls / site.metadata
     listing_s = 0.0 if scenario.in_box else scenario.galaxies * costs.list_s / ranks
@@ -286,17 +327,21 @@ def before(scenario: Scenario, costs: Costs, site: Site, ranks: int, n_nodes: in
         loading_s = costs.yt_s + planning_s + costs.kernels_s
     else:
         loading_s = max(costs.yt_s, planning_s + costs.kernels_s) + costs.kernels_s
-    return start_s + listing_s + loading_s + costs.open_s * scenario.in_box
+    opening_s = costs.open_s + indexing_s(scenario, costs, site, ranks, n_nodes) if scenario.in_box else 0.0
+    return start_s + listing_s + loading_s + opening_s
 
 
 def roofline(scenario: Scenario, costs: Costs, site: Site, ranks: int) -> tuple[float, str]:
     """Least seconds that the whole run could take, and what sets it."""
     read_bytes, open_s, hold_s, work_s = galaxies(scenario, costs)
     start_s = costs.start_s + costs.yt_s + costs.kernels_s
+    index_s, index_bytes, _ = box_index(scenario, costs) if scenario.in_box else (0.0, 0.0, 0.0)
     n, one = scenario.galaxies, start_s + costs.list_s + float((work_s + hold_s).max())
+    computing_s = float((open_s + hold_s + work_s).sum()) + n * costs.write_s + index_s
+    n_bytes = float(read_bytes.sum()) + n * BYTES_WRITTEN + index_bytes
     limits = {
-        "computing": float((open_s + hold_s + work_s).sum() + n * costs.write_s) / ranks + start_s,
-        "bytes": (float(read_bytes.sum()) + n * BYTES_WRITTEN) / min(site.bandwidth, ranks * site.stream) + start_s,
+        "computing": computing_s / ranks + start_s,
+        "bytes": n_bytes / min(site.bandwidth, ranks * site.stream) + start_s,
         "metadata": n * (scenario.opens + scenario.files) / site.metadata + start_s,
         "start": one,
     }
@@ -379,14 +424,55 @@ def measured(scratch: Path) -> Costs:
     common.run("kinmass.gen", "maps", zooms, "--out", sharded, "--views", 4, "--galaxies-per-shard", 8, ranks=1)
     noted = json.loads(next((sharded / ".timing").iterdir()).read_text())
     yt_s, kernels_s = loaded_s()
+    join_s, fetch_s, touch_s, block_bytes = index_costs(scratch)
     return Costs(
         start_s=noted["phases_s"]["start"] + empty_store_s - yt_s - kernels_s, yt_s=yt_s, kernels_s=kernels_s,
         list_s=listing_s / len(paths), plan_s=plan_s,
         take_s=taken_s(), open_s=zoom.open_s, open_particle_s=large_open_s / 3_000_000,
         work_s=few.galaxy_s - few.write_s - 5_000 * slope, work_particle_s=slope,
         write_s=noted["ranks"][0]["seconds"]["writing"] / len(paths), box_bytes=box_bytes,
-        particle_bytes=large_bytes / 3_000_000,
+        particle_bytes=large_bytes / 3_000_000, join_block_s=join_s, fetch_block_s=fetch_s, touch_block_s=touch_s,
+        block_bytes=block_bytes,
     )  # fmt: skip
+
+
+def index_costs(scratch: Path, n_blocks: int = 102_400, n_parts: int = 128) -> tuple[float, float, float, float]:
+    """Seconds for each block of an index to join its parts, to fetch it and to ask for a sphere, and its bytes.
+
+    Of the index of a box of 1.7e9 particles of each of three types: compact blocks, one in ten of which lies all over.
+    """
+    rng = np.random.default_rng(1)
+    kept = KeptIndex(scratch / "index", FORMATS["gizmo"], scratch / "box5000" / "box.hdf5", None)
+    parts = []
+    for _ in range(n_parts):
+        low = rng.uniform(size=(n_blocks // n_parts, 3, 3))
+        sides = np.where(rng.uniform(size=low.shape[:2]) < 0.1, 16, 1)
+        lengths = np.where(sides > 1, 400, 0)
+        cells = np.concatenate([np.sort(rng.choice(16**3, n, replace=False)) for n in lengths.ravel()]).astype(
+            np.uint32
+        )
+        high = low + np.where(sides > 1, 1.0, 0.02)[..., None]
+        ends = np.cumsum([0, *lengths.ravel()])
+        parts.append(Blocks(["PartType0", "PartType1", "PartType4"], low, high, sides, ends, cells))
+
+    def join() -> None:
+        """Send all parts as ranks do, join and keep them."""
+        sent = joined([pickle.loads(pickle.dumps(part, pickle.HIGHEST_PROTOCOL)) for part in parts])
+        write_side_files(scratch / "staged", sent)
+        kept.keep(scratch / "staged")
+
+    def fetch() -> Blocks:
+        """Take the kept index over, as each rank does."""
+        assert kept.fetch(scratch / "staged")
+        return Blocks.load(blocks_file(scratch / "staged"))
+
+    join_s = common.best(join)
+    fetch_s = common.best(fetch)
+    blocks = fetch()
+    spheres = [SimpleNamespace(center=rng.uniform(size=3), radius=0.005) for _ in range(50)]
+    blocks.touched(spheres[0])
+    touch_s = common.best(lambda: [blocks.touched(sphere) for sphere in spheres]) / len(spheres)
+    return join_s / n_blocks, fetch_s / n_blocks, touch_s / n_blocks, kept.index.stat().st_size / n_blocks
 
 
 def loaded_s() -> tuple[float, float]:

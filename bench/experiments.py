@@ -63,6 +63,9 @@ VARIANTS = {
     "both, batch norm": "--norm batch",
     "both, raw": "--inputs raw",
     "both, 200 galaxies": "--galaxies 200",
+    "both, 200 galaxies, width 8": "--galaxies 200 --width 8",
+    "both, 200 galaxies, width 24": "--galaxies 200 --width 24",
+    "both, 200 galaxies, weight decay .3": "--galaxies 200 --weight-decay 0.3",
     "any": "--tracer any",
     "both, ensemble of 3": "--members 3",
 }

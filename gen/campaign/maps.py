@@ -21,7 +21,9 @@ from kinmass.gen.campaign.plan import Room, Task, check_unchanged, make_room, sa
 from kinmass.gen.campaign.record import Settings, load_kernels
 from kinmass.gen.campaign.schedule import Schedule, parts_to_find, schedule
 from kinmass.gen.campaign.worker import Worker, load
+from kinmass.gen.formats.base import Part
 from kinmass.gen.formats.frontends import load_frontends
+from kinmass.gen.snapshots.indexes import Found
 from kinmass.gen.storage import galaxy_reader, store, suite_group
 from kinmass.gen.storage.lock import Lock
 from kinmass.gen.suite import Suite
@@ -197,14 +199,23 @@ def _keeping(out: Path, listings: dict[str, dict[Path, Listing]]) -> Iterator[No
 
 
 def _index(to_index: list[Task], worker: Worker, readers: int) -> None:
-    """Find where the blocks of big snapshots lie: all ranks share the search, and then one rank joins each one's parts.
+    """Find where the blocks of big snapshots lie: all ranks share the search, and rank 0 joins what they find.
 
     All wait for these, and rank 0 would load yt first: it leaves a few of them to the others.
     """
     n_ranks = parallel.size()
-    parts = parts_to_find(to_index, n_ranks)
-    if parts:
-        parallel.share_out(parts, worker.find_part, lambda part, _: None, readers, rank_0_works=len(parts) >= n_ranks)
+    if parts := parts_to_find(to_index, n_ranks):
+        found: dict[Path, dict[int, Found | None]] = {}
+
+        def take(item: tuple[Task, Part], of_part: Found | None) -> None:
+            """Take a part in on rank 0; the last one of a snapshot completes its index."""
+            task, (number, n_parts) = item
+            of_snapshot = found.setdefault(task.snapshot, {})
+            of_snapshot[number] = of_part
+            if len(of_snapshot) == n_parts:
+                worker.keep_parts(task, [of_snapshot.pop(number) for number in range(n_parts)])
+
+        parallel.share_out(parts, worker.find_part, take, readers, rank_0_works=len(parts) >= n_ranks)
     parallel.share_out(to_index, worker.index, lambda task, _: None, readers, rank_0_works=len(to_index) >= n_ranks)
 
 

@@ -31,7 +31,7 @@ from kinmass.gen.formats.frontends import load_frontends
 from kinmass.gen.physics.centre import FARTHEST_RE, offset_re
 from kinmass.gen.physics.extent import MIN_STARS, edge
 from kinmass.gen.physics.particles import Galaxy, Particles, within
-from kinmass.gen.snapshots.indexes import find_part
+from kinmass.gen.snapshots.indexes import Found, find_part, keep_parts
 from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.storage import store, writer
 from kinmass.gen.suite import SuiteError
@@ -147,20 +147,26 @@ class Worker:
             with self.clock("fetching"):
                 yield
 
-    def find_part(self, item: tuple[Task, Part], reading: Reading) -> None:
-        """Find where one part of the blocks of a task's snapshot lie."""
+    def find_part(self, item: tuple[Task, Part], reading: Reading) -> Found | None:
+        """Find where one part of the blocks of a task's snapshot lie; None where that cannot be told or is kept."""
         (task, part), self._reading = item, reading
         with self.clock("loading"):
             load_frontends()
         with self.clock("opening"), contextlib.suppress(SnapshotError):  # whoever opens the whole says what is wrong
             light = task.suite.tracers.light_field
-            find_part(task.snapshot, task.suite.format, light, self.out / INDEXES, part, self._slot)
+            return find_part(task.snapshot, task.suite.format, light, self.out / INDEXES, part, self._slot)
+        return None
+
+    def keep_parts(self, task: Task, parts: list[Found | None]) -> None:
+        """Keep the index of a task's snapshot that is joined of all its parts; without one of them nothing is kept."""
+        if found := [part for part in parts if part is not None]:
+            with contextlib.suppress(SnapshotError):  # the same error comes again with each of its galaxies
+                if len(found) == len(parts):
+                    light = task.suite.tracers.light_field
+                    keep_parts(task.snapshot, task.suite.format, light, self.out / INDEXES, found)
 
     def index(self, task: Task, reading: Reading) -> None:
-        """Find where the blocks of the task's snapshot lie, so that no rank that reads from it has to wait for that.
-
-        Parts that ranks have found are joined.
-        """
+        """Find where the blocks of the task's snapshot lie, so that no rank that reads from it has to wait for that."""
         self._reading = reading
         with contextlib.suppress(SnapshotError):  # the same error comes again with each of its galaxies
             self.open(task)

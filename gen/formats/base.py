@@ -215,8 +215,8 @@ class Format(ABC):
     def load(self, staged: Path, slot: Slot = nullcontext, part: Part | None = None) -> Any:
         """Open a staged snapshot as a yt dataset, and find where its blocks lie, reading positions inside `slot()`.
 
-        Of a part (number, of how many) only its share of the blocks is found, for `gen.formats.domain.join_parts`; only
-        formats with `has_parts` have any. Raises SnapshotError with yt's reason.
+        Of a part only its share of the blocks is found: they become the dataset's `blocks`, and `at_origin` is of these
+        alone. Only formats with `has_parts` have any. Raises SnapshotError with yt's reason.
         """
 
     def units(self, path: Path, suite_units: dict[str, Any]) -> CodeUnits:

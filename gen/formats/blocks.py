@@ -71,9 +71,9 @@ class Blocks:
             whole[ptype] = np.array([self.low[filled, kind].min(axis=0), self.high[filled, kind].max(axis=0)])
         return whole
 
-    def save(self, path: Path, **more: Any) -> None:
-        """Write all to a file, with more arrays if given. Raises OSError."""
-        np.savez(path, names=self.names, **more, **{name: getattr(self, name) for name in _ARRAYS})
+    def save(self, path: Path) -> None:
+        """Write all to a file. Raises OSError."""
+        np.savez(path, names=self.names, **{name: getattr(self, name) for name in _ARRAYS})
 
     @staticmethod
     def load(path: Path) -> "Blocks":

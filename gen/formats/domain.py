@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kinmass.gen.formats.base import Part, Slot, SnapshotError
-from kinmass.gen.formats.blocks import Blocks, joined, measured
+from kinmass.gen.formats.blocks import Blocks, measured
 
 #: Margin around the outermost particles, as a share of their span and of their coordinates: more than any rounding.
 MARGIN = 1e-3
@@ -65,9 +65,12 @@ def blocks_file(parameter_file: str | Path) -> Path:
     return Path(f"{parameter_file}.blocks.npz")
 
 
-def part_file(parameter_file: str | Path) -> Path:
-    """Return the path of the file that says where the blocks of one part of a staged snapshot lie."""
-    return Path(f"{parameter_file}.part.npz")
+def write_side_files(parameter_file: str | Path, blocks: Blocks) -> None:
+    """Write the extents of a staged snapshot's particles, and where its blocks lie if there are several, beside it."""
+    extents = {ptype: extent.tolist() for ptype, extent in blocks.extents().items()}
+    side_file(parameter_file).write_text(json.dumps(extents))
+    if blocks.nfiles > 1:
+        blocks.save(blocks_file(parameter_file))
 
 
 def set_domain(index: Any, slot: Slot, part: Part | None = None) -> Blocks:
@@ -76,7 +79,7 @@ def set_domain(index: Any, slot: Slot, part: Part | None = None) -> Blocks:
     Returns where its blocks lie. The extents of all types are stored as the dataset's `extents`. Both are written to
     side files; what lies there already is taken instead of reading the particles, which is done inside `slot()`.
     How many particles of each type lie at the origin becomes its `at_origin`, where they are read. Of a part, its share
-    of the blocks is measured, and these are written to a side file of their own, for `join_parts`.
+    of the blocks is measured, and nothing is written. The blocks become the dataset's `blocks`, too.
     Raises ValueError where a side file is of another number of blocks.
     """
     ds = index.dataset
@@ -101,46 +104,11 @@ def set_domain(index: Any, slot: Slot, part: Part | None = None) -> Blocks:
         share = range(number * len(files) // n_parts, (number + 1) * len(files) // n_parts)
         blocks = measured(share, positions, lowest_and_highest, is_single=len(files) == 1)
         ds.at_origin, extents = dict(n_at_origin), blocks.extents()
-        if part:
-            n_of_type = [n_at_origin[name] for name in blocks.names]
-            of_blocks = [share.start, share.stop, len(files)]
-            blocks.save(part_file(ds.parameter_filename), at_origin=n_of_type, of_blocks=of_blocks)
-        else:
-            _keep(ds.parameter_filename, blocks, len(files) > 1)
+        if part is None:
+            write_side_files(ds.parameter_filename, blocks)
     left, right = (ds.arr(edge, "code_length") for edge in domain_of(extents))
     ds.domain_left_edge, ds.domain_right_edge = left, right
     ds.domain_width, ds.domain_center = right - left, 0.5 * (left + right)
     ds._periodicity = (False, False, False)
-    ds.extents = extents
+    ds.extents, ds.blocks = extents, blocks
     return blocks
-
-
-def _keep(parameter_file: str | Path, blocks: Blocks, are_several: bool) -> None:
-    """Write the side files of a staged snapshot, that of its blocks where there are several."""
-    extents = {ptype: extent.tolist() for ptype, extent in blocks.extents().items()}
-    side_file(parameter_file).write_text(json.dumps(extents))
-    if are_several:
-        blocks.save(blocks_file(parameter_file))
-
-
-def join_parts(parts: list[Path], parameter_file: str | Path) -> dict[str, int]:
-    """Write the side files of a staged snapshot from the part files of all its parts, in their order.
-
-    Returns how many particles of each type lie at the origin. Raises OSError, ValueError, LookupError or BadZipFile for
-    files that are no such parts, are damaged, or are not all of them.
-    """
-    n_at_origin: Counter[str] = Counter()
-    blocks, end, totals = [], 0, set()
-    for part in parts:
-        blocks.append(Blocks.load(part))
-        with np.load(part, allow_pickle=False) as file:
-            n_at_origin.update(dict(zip(file["names"].tolist(), file["at_origin"].tolist(), strict=True)))
-            first, last, n_blocks = file["of_blocks"].tolist()
-        if first != end or last - first != blocks[-1].nfiles:
-            raise ValueError(f"{part} is of blocks {first} to {last}, not of those from {end} on")
-        end = last
-        totals.add(n_blocks)
-    if totals != {end}:
-        raise ValueError(f"{parts} are not all blocks of one snapshot")
-    _keep(parameter_file, joined(blocks), are_several=True)
-    return dict(n_at_origin)

@@ -14,6 +14,16 @@ def _beyond(low, high, centre):  # type: ignore[no-untyped-def]
     return max(low - margin - centre, centre - high - margin, 0.0)
 
 
+@njit(inline="always", error_model="numpy")
+def _slabs(low, high, side, centre, radius):  # type: ignore[no-untyped-def]
+    """First and last slab along the first axis that a sphere may touch, one more on either side."""
+    step = (high - low) / side
+    if step == 0:
+        return 0, side - 1
+    last = min(max((centre + radius - low) / step + 1, -1.0), side - 1.0)
+    return np.int64(min(max((centre - radius - low) / step - 2, 0.0), side + 0.0)), np.int64(last)
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def reaching(low, high, sides, ends, cells, centre, radius):  # type: ignore[no-untyped-def]
     """Tell (B, T) which types of which blocks may have particles within a radius of a centre (3,).
@@ -36,9 +46,12 @@ def reaching(low, high, sides, ends, cells, centre, radius):  # type: ignore[no-
             if side == 1 or not is_finite or distance2 > limit:
                 touched[block, kind] = not is_finite or distance2 <= limit
                 continue
-            i = block * n_types + kind
-            for k in range(ends[i], ends[i + 1]):
-                cell, distance2 = np.int64(cells[k]), 0.0
+            of_block = cells[ends[block * n_types + kind] : ends[block * n_types + kind + 1]]
+            first, last = _slabs(low[block, kind, 0], high[block, kind, 0], side, centre[0], radius)
+            for k in range(np.searchsorted(of_block, first * side * side), of_block.size):
+                cell, distance2 = np.int64(of_block[k]), 0.0
+                if cell >= (last + 1) * side * side:
+                    break
                 for axis in range(2, -1, -1):
                     step = (high[block, kind, axis] - low[block, kind, axis]) / side
                     place = cell % side

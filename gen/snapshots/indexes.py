@@ -4,14 +4,15 @@ import contextlib
 import json
 import shutil
 import tempfile
+from collections import Counter
 from hashlib import blake2b, file_digest
 from importlib.metadata import version
 from pathlib import Path
-from zipfile import BadZipFile
 
 from kinmass.gen.formats import FORMATS
 from kinmass.gen.formats.base import Format, Part, Slot, reading
-from kinmass.gen.formats.domain import blocks_file, join_parts, part_file, side_file
+from kinmass.gen.formats.blocks import Blocks, joined
+from kinmass.gen.formats.domain import blocks_file, check_written, side_file, write_side_files
 from kinmass.gen.formats.frontends import forget_datasets
 from kinmass.gen.formats.once import asking_once, status, true_path
 from kinmass.gen.formats.stored import held_open
@@ -20,84 +21,60 @@ from kinmass.gen.storage.files import aside, write_atomically
 #: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
 VERSION = 8
 YT = version("yt")
+#: Where the blocks of one part of a snapshot lie, and how many particles of each type of it lie at the origin.
+Found = tuple[Blocks, dict[str, int]]
 
 
 class KeptIndex:
-    """Where the blocks of a staged snapshot lie, and the extents of its particles, kept in a folder.
+    """Where the blocks of a snapshot lie, and the extents of its particles, kept in a folder.
 
-    The files' name is a digest of all that the index depends on. The file of the extents is written last and
-    holds the index's digest, so that a damaged index, which would silently miss particles, is never read. Processes
-    that share the search keep parts of it, which the first that finds all of them joins.
+    The files' name is a digest of all that they depend on. The file of the extents is written last and holds the
+    index's digest, so that a damaged index, which would silently miss particles, is never read. Raises SnapshotError
+    where a file of the snapshot is missing.
     """
 
-    def __init__(self, folder: Path | None, snapshot_format: Format, path: Path, staged: Path, light: str | None):
-        """folder: where indexes are kept; beside the staged snapshot, for no other process, where there is none."""
+    def __init__(self, folder: Path, snapshot_format: Format, path: Path, light: str | None):
         files = snapshot_format.listed_files(path)
         marks = [(str(true_path(f)), (stat := status(f)).st_size, stat.st_mtime_ns) for f in files]
         depends_on = (VERSION, (marks, YT, snapshot_format.name, light))
-        self._folder, self._staged = folder or staged.parent, staged
-        self._name = blake2b(repr(depends_on).encode(), digest_size=16).hexdigest()
-        self.index, self.extents = self._folder / f"{self._name}.npz", self._folder / f"{self._name}.json"
-        self.staged_index, self.staged_extents = blocks_file(staged), side_file(staged)
+        name = blake2b(repr(depends_on).encode(), digest_size=16).hexdigest()
+        self.index, self.extents = folder / f"{name}.npz", folder / f"{name}.json"
 
-    def fetch(self) -> bool:
+    def fetch(self, staged: Path) -> bool:
         """Copy the kept files beside the staged snapshot; False where none are sound."""
         try:
             content = json.loads(self.extents.read_text())
-            shutil.copyfile(self.index, self.staged_index)
-            if _digest(self.staged_index) == content["index"]:
-                self.staged_extents.write_text(json.dumps(content["extents"]))
+            shutil.copyfile(self.index, blocks_file(staged))
+            if _digest(blocks_file(staged)) == content["index"]:
+                side_file(staged).write_text(json.dumps(content["extents"]))
                 return True
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        self.forget()
+        forget(staged)
         return False
 
-    def forget(self) -> None:
-        """Remove the copies beside the staged snapshot, so that both are made again."""
-        for file in (self.staged_index, self.staged_extents):
-            file.unlink(missing_ok=True)
-
-    def keep(self) -> None:
-        """Keep what was made of a snapshot in several blocks; of others there is nothing to keep."""
-        if not self.staged_index.exists():
+    def keep(self, staged: Path) -> None:
+        """Keep what lies beside a staged snapshot in several blocks; of others there is nothing to keep."""
+        if not blocks_file(staged).exists():
             return
         with contextlib.suppress(OSError):  # a kept index only saves time
             self.index.parent.mkdir(parents=True, exist_ok=True)
             with aside(self.index) as partial:
-                shutil.copyfile(self.staged_index, partial)
-            extents = json.loads(self.staged_extents.read_text())
-            write_atomically(self.extents, json.dumps({"index": _digest(self.staged_index), "extents": extents}))
-            for part in self._folder.glob(f"{self._name}.*.part"):
-                part.unlink(missing_ok=True)
-
-    def keep_part(self, part: Part) -> None:
-        """Keep what was made of one part."""
-        number, n_parts = part
-        with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with aside(self._folder / f"{self._name}.{n_parts}.{number}.part") as partial:
-                shutil.copyfile(part_file(self._staged), partial)
-
-    def join(self) -> dict[str, int]:
-        """Make both files beside the staged snapshot of the parts that are kept, where all are there and sound.
-
-        Returns how many particles of each type lie at the origin; nothing where there are no such parts.
-        """
-        for first in sorted(self._folder.glob(f"{self._name}.*.0.part")):
-            n_parts = int(first.name.split(".")[1])
-            parts = [first.with_name(f"{self._name}.{n_parts}.{number}.part") for number in range(n_parts)]
-            try:
-                return join_parts(parts, self._staged)
-            except (OSError, ValueError, LookupError, BadZipFile):
-                self.forget()
-        return {}
+                shutil.copyfile(blocks_file(staged), partial)
+            extents = json.loads(side_file(staged).read_text())
+            write_atomically(self.extents, json.dumps({"index": _digest(blocks_file(staged)), "extents": extents}))
 
 
-def find_part(path: Path, format_name: str, light: str | None, folder: Path, part: Part, slot: Slot) -> None:
-    """Find where one part of a snapshot's blocks lie, and keep it for the process that joins all parts.
+def forget(staged: Path) -> None:
+    """Remove what lies beside a staged snapshot, so that it is made again."""
+    for file in (blocks_file(staged), side_file(staged)):
+        file.unlink(missing_ok=True)
 
-    Does nothing where the whole index is kept. Raises SnapshotError.
+
+def find_part(path: Path, format_name: str, light: str | None, folder: Path, part: Part, slot: Slot) -> Found | None:
+    """Find where one part of a snapshot's blocks lie, for `keep_parts`; None where its whole index is kept.
+
+    Raises SnapshotError.
     """
     snapshot_format = FORMATS[format_name]
     with tempfile.TemporaryDirectory(prefix="kinmass-") as scratch, reading(path), asking_once():
@@ -105,11 +82,27 @@ def find_part(path: Path, format_name: str, light: str | None, folder: Path, par
         with held_open(files):
             with slot():
                 staged = snapshot_format.stage(path, Path(scratch), light)
-            kept = KeptIndex(folder, snapshot_format, path, staged, light)
-            if not kept.fetch():
-                snapshot_format.load(staged, slot, part)
-                kept.keep_part(part)
-        forget_datasets()
+            if KeptIndex(folder, snapshot_format, path, light).fetch(staged):
+                return None
+            ds = snapshot_format.load(staged, slot, part)
+            forget_datasets()
+            return ds.blocks, ds.at_origin
+
+
+def keep_parts(path: Path, format_name: str, light: str | None, folder: Path, parts: list[Found]) -> None:
+    """Join all parts of a snapshot's blocks, in their order, and keep them as its index.
+
+    Raises SnapshotError where positions were not written.
+    """
+    n_at_origin: Counter[str] = Counter()
+    for _, of_part in parts:
+        n_at_origin.update(of_part)
+    for ptype, n in n_at_origin.items():
+        check_written(ptype, n)
+    with tempfile.TemporaryDirectory(prefix="kinmass-") as scratch, reading(path):
+        staged = Path(scratch) / path.name
+        write_side_files(staged, joined([blocks for blocks, _ in parts]))
+        KeptIndex(folder, FORMATS[format_name], path, light).keep(staged)
 
 
 def _digest(path: Path) -> str:

@@ -26,7 +26,7 @@ from kinmass.gen.snapshots.components import (
     first_stars_question,
     undeclared_types,
 )
-from kinmass.gen.snapshots.indexes import KeptIndex
+from kinmass.gen.snapshots.indexes import KeptIndex, forget
 from kinmass.gen.snapshots.regions import Regions, images
 from kinmass.gen.snapshots.repeated import copies
 from kinmass.gen.snapshots.typed import TypeReader
@@ -103,19 +103,17 @@ class Snapshot:
 
     def _load_indexed(self, staged: Path, indexes: Path | None, slot: Slot) -> Any:
         """Load the yt dataset, with the blocks that another process has found in the same files where it has."""
-        kept = KeptIndex(indexes, self.format, self.path, staged, self.tracers.light_field)
-        if kept.fetch():
+        kept = KeptIndex(indexes, self.format, self.path, self.tracers.light_field) if indexes else None
+        if kept and kept.fetch(staged):
             try:
                 return self.format.load(staged, slot)
             except SnapshotError:  # perhaps the kept index is damaged: make it again
-                kept.forget()
-        n_at_origin = kept.join()
+                forget(staged)
         ds = self.format.load(staged, slot)
-        n_at_origin |= getattr(ds, "at_origin", {})
         for ptype in [t for types in self.components.values() for t in types]:
-            check_written(ptype, n_at_origin.get(ptype, 0))
-        if indexes:
-            kept.keep()
+            check_written(ptype, getattr(ds, "at_origin", {}).get(ptype, 0))
+        if kept:
+            kept.keep(staged)
         return ds
 
     def __enter__(self) -> "Snapshot":

@@ -73,6 +73,16 @@ def packed(box: Path) -> Path:
     return box.parent / "packed.zarr"
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Stores of nine galaxies by the galaxies in their shards; their suite lies beside them."""
+    suite = write_box(tmp_path_factory.mktemp("few"), galaxies=9)
+    stores = {shard: suite.parent / f"{shard}.zarr" for shard in (1, 4)}
+    for shard, out in stores.items():
+        generate([load_suite(suite)], out, Settings(2, 16, galaxies_per_shard=shard), quiet=True)
+    return stores
+
+
 def start(*arguments: object, ranks: int) -> subprocess.Popen:
     line = [str(MPIEXEC), "-n", str(ranks)] if ranks > 1 else []
     line += [sys.executable, "-m", "gen", "maps", *map(str, arguments)]
@@ -111,8 +121,7 @@ def test_many_galaxies_are_packed_and_a_store_keeps_its_packing(box, packed, tmp
         generate([suite], out, Settings(2, 16, galaxies_per_shard=1), quiet=True)
 
 
-@pytest.mark.parametrize("whom", ["one rank", "the whole job"])
-@pytest.mark.parametrize("shard", [1, 4])
+@pytest.mark.parametrize(("whom", "shard"), [("the whole job", 1), ("one rank", 4)])
 def test_kill_9_in_the_middle_and_again(box, packed, tmp_path, whom, shard):
     out, whole = tmp_path / "maps.zarr", packed if shard > 1 else box.parent / "maps.zarr"
     pack = ("--galaxies-per-shard", shard) if shard > 1 else ()
@@ -196,9 +205,10 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
         *product(["mass", "has_gas"], [1], ["flipped", "gone"]),
     ],
 )
-def test_damaged_chunks_are_found_counted_named_and_repaired(box, packed, tmp_path, capsys, shard, array, damage):
+def test_damaged_chunks_are_found_counted_named_and_repaired(few, tmp_path, capsys, shard, array, damage):
     out, settings = tmp_path / "maps.zarr", Settings(views=2, pixels=16, galaxies_per_shard=shard)
-    shutil.copytree(packed if shard > 1 else box.parent / "maps.zarr", out)
+    suite = load_suite(few[shard].parent / "box.yaml")
+    shutil.copytree(few[shard], out)
     before = tree(out)
     names = f"c.{7 // shard}", f"c.{7 // shard}.*", f"c/{7 // shard}"
     (path,) = [path for name in names for path in (out / "box" / array).glob(name)]
@@ -218,19 +228,19 @@ def test_damaged_chunks_are_found_counted_named_and_repaired(box, packed, tmp_pa
     group = store.open_suite(out, "box")
     status = store.read_status(group, unreadable_is_damaged=True)
     damaged = [
-        i for i in range(30) if status[i] == store.DAMAGED or (status[i] == store.DONE and store.is_damaged(group, i))
+        i for i in range(9) if status[i] == store.DAMAGED or (status[i] == store.DONE and store.is_damaged(group, i))
     ]
     missing = int((status == store.PENDING).sum())
     assert len(damaged) + missing in (1, group[array].chunks[0], shard)
     capsys.readouterr()
-    assert generate([load_suite(box)], out, settings, repair=True, quiet=True) == (30, 0)
+    assert generate([suite], out, settings, repair=True, quiet=True) == (9, 0)
     said = capsys.readouterr().out
-    assert f"{30 - missing} galaxies read, {len(damaged)} of them damaged" in said
+    assert f"{9 - missing} galaxies read, {len(damaged)} of them damaged" in said
     assert re.findall(r"box (\S+?)(?=,|$)", said, re.MULTILINE) == [group["galaxy"][i] for i in damaged]
     assert ("their status is missing" in said) == (missing > 0)
     assert tree(out) == before
-    generate([load_suite(box)], out, settings, repair=True, quiet=True)
-    assert "30 galaxies read, 0 of them damaged\n" in capsys.readouterr().out
+    generate([suite], out, settings, repair=True, quiet=True)
+    assert "9 galaxies read, 0 of them damaged\n" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_a_sentence_and_corrupts_nothing(box, tmp_path):
@@ -574,17 +584,18 @@ schedule.PART_BYTES = 1
 frontends.block_size = lambda n: 1000
 find_part = worker.find_part
 def killed(*args):
-    find_part(*args)
+    found = find_part(*args)
     print("part", args[4], file=sys.stderr, flush=True)
     if str(args[4][0]) == sys.argv[3]:
         os.kill(os.getpid(), 9)
+    return found
 worker.find_part = killed
 sys.exit(main(["maps", sys.argv[1], "--out", sys.argv[2], "--views", "2", "--pixels", "16"]))
 """
 
 
 def test_ranks_that_share_the_search_for_a_boxs_blocks_write_the_same_bytes(tmp_path):
-    """One of them is killed when it has found its part; the next run finds what is missing."""
+    """One of them is killed when it has found its part; the next run finds all of them anew."""
     suite, centres = write_box(tmp_path / "crowd"), [np.full(3, x) for x in (200.0, 500.0, 800.0)]
     galaxies = [make_galaxy("middle", i, 1, n_stars=900, n_gas=500, n_dark=900)[0] for i in range(len(centres))]
     placed = [(galaxy, centre, np.zeros(3)) for galaxy, centre in zip(galaxies, centres, strict=True)]
@@ -598,8 +609,7 @@ def test_ranks_that_share_the_search_for_a_boxs_blocks_write_the_same_bytes(tmp_
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=250)
         assert (done.returncode == 0) == (dies == ""), done.stderr
         if dies:
-            assert list((outs[ranks] / ".indexes").glob("*.part"))
-            assert not list((outs[ranks] / ".indexes").glob("*.npz"))
+            assert not (outs[ranks] / ".indexes").exists()
         else:
             assert [f"part ({n}, 3)" in done.stderr for n in range(3)] == [ranks == 3] * 3
     assert tree(outs[1]) == tree(outs[3])

@@ -488,7 +488,7 @@ def test_a_box_is_settled_by_positions_alone():
 @pytest.mark.parametrize("damage", ["no", "index", "extents"])
 def test_an_index_is_kept_with_its_digest_and_made_anew_where_it_is_damaged(damage, tmp_path, monkeypatch):
     indexes_made, measure = [], domain.measured
-    monkeypatch.setattr(domain, "measured", lambda *args: indexes_made.append(1) or measure(*args))
+    monkeypatch.setattr(domain, "measured", lambda *args, **kw: indexes_made.append(1) or measure(*args, **kw))
     monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", 10)
     path = write(tmp_path, "gizmo", placed("across one face"), files=3)
     expected, spheres = on_disk(path, "gizmo", 3), [(np.array([BOX, 0.5 * BOX, 0]), 150.0)]

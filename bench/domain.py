@@ -1,5 +1,8 @@
 """How often a box is read for its galaxies: bytes of all galaxies over those of its fields, each read once.
 
+Both what the ranks ask the file system for, and what it takes from the disk: a node's ranks share its cache, which
+holds nothing of the box at first.
+
   python -m bench.domain                       this code alone
   python -m bench.domain --beside CHECKOUT     and another checkout of it, in turns in the same run
 
@@ -32,9 +35,10 @@ FIELDS = {"gas": ("Coordinates", "Velocities", "Masses", "SmoothingLength"), "da
 #: Galaxies of 10,000 particles are read out to this radius [kpc], others out to one that grows as their mass^(1/3).
 REACH_KPC = 150.0
 
-#: Prints bytes [MB] of some galaxies, CPU [ms] of one, and their particles: box, index, places, first galaxy and step.
+#: Prints bytes [MB] of some galaxies, CPU [ms] of one, their particles, and the bytes [MB] that came from the disk.
+#: Given are box, index, places, first galaxy and step. The first of a node's ranks finds nothing of it in the cache.
 READ = """
-import json, sys, time
+import json, os, sys, time
 from pathlib import Path
 import numpy as np
 from kinmass.gen.campaign.timing import bytes_read
@@ -42,10 +46,17 @@ from kinmass.gen.snapshots.snapshot import Snapshot
 places = np.load(sys.argv[3])[int(sys.argv[4])::int(sys.argv[5])]
 with Snapshot(Path(sys.argv[1]), "gizmo", {"dark": ["PartType1"]}, indexes=Path(sys.argv[2])) as snapshot:
     snapshot.galaxy(places[0, :3], 1.0)
-    began, bytes_before, n = time.process_time(), bytes_read(), 0
+    if sys.argv[4] == "0":
+        with open(sys.argv[1], "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    def from_disk():
+        return int(next(line for line in open("/proc/self/io") if line.startswith("read_bytes")).split()[1])
+    began, bytes_before, disk_before, n = time.process_time(), bytes_read(), from_disk(), 0
     for *centre, reach in places:
         n += sum(map(len, snapshot.galaxy(np.array(centre), reach).components().values()))
-    print(json.dumps([1e-6 * (bytes_read() - bytes_before), 1e3 * (time.process_time() - began) / len(places), n]))
+    cpu_ms = 1e3 * (time.process_time() - began) / len(places)
+    print(json.dumps([1e-6 * (bytes_read() - bytes_before), cpu_ms, n, 1e-6 * (from_disk() - disk_before)]))
 """
 
 
@@ -125,13 +136,12 @@ def main() -> None:
                         json.loads(run_in(checkout, "-c", READ, box, index, scratch / "places.npy", first, ranks))
                         for first in range(ranks)
                     ]
-                    total = sum(mb for mb, _, _ in read)
-                    cpu_ms = sum(ms for _, ms, _ in read) / ranks
-                    rows.append(
-                        [f"{order}, {name}, {ranks}", total, total / once_mb(box), cpu_ms, sum(r[2] for r in read)]
-                    )
-            rows.append([f"{order}, by offsets", own_mb, own_mb / once_mb(box), "", n_own])
-    common.table(["order, code, ranks", "MB read", "of the box", "CPU of a galaxy [ms]", "particles found"], rows)
+                    total_mb, cpu_ms, n, disk_mb = np.sum(read, axis=0)
+                    shares = [total_mb / once_mb(box), disk_mb / once_mb(box)]
+                    rows.append([f"{order}, {name}, {ranks}", total_mb, *shares, cpu_ms / ranks, int(n)])
+            rows.append([f"{order}, by offsets", own_mb, own_mb / once_mb(box), "", "", n_own])
+    heads = ["order, code, ranks", "MB read", "of the box", "from disk", "CPU of a galaxy [ms]", "particles found"]
+    common.table(heads, rows)
 
 
 def _row_bytes(part: str) -> int:

@@ -225,8 +225,8 @@ def map_galaxy(galaxy: Galaxy, frame: Frame, aperture_kpc: float, settings: Sett
 
 def load_kernels() -> None:
     """Compile what maps are made with, or load it where another process has compiled it: map a galaxy of four stars."""
-    at_origin = measured(range(1), lambda _: [("stars", np.zeros((1, 3)))], lowest_and_highest)
-    at_origin.touched(SimpleNamespace(center=np.zeros(3), radius=1.0))
+    positions: list[tuple[str, np.ndarray]] = [("stars", np.eye(3)), ("gas", np.eye(3, dtype=np.float32))]
+    measured(range(1), lambda _: positions, lowest_and_highest).touched(SimpleNamespace(center=np.zeros(3), radius=1.0))
     x = np.array([[1.0, 0, 0], [0, 1.0, 0], [-1.0, 0, 0], [0, -1.0, 0]])
     pos, vel = np.asfortranarray(x), np.asfortranarray(np.roll(x, 1, axis=1))
     stars = Particles(pos, vel, np.ones(4))

@@ -95,15 +95,10 @@ def filled_cells(pos: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[in
     if not is_finite or not (high > low).any():
         return 1, NO_CELLS
     scale = FINEST / np.where(high > low, high - low, 1.0)
-    steps = [((x - a) * s).astype(np.int64).clip(0, FINEST - 1) for x, a, s in zip(pos.T, low, scale, strict=True)]
-    side = FINEST
-    while True:
-        is_filled = np.zeros(side**3, dtype=bool)
-        is_filled[(steps[0] * side + steps[1]) * side + steps[2]] = True
-        cells = np.flatnonzero(is_filled).astype(np.uint32)
-        if len(cells) <= min(MOST_CELLS, MOST_FILLED * side**3) or side == 1:
-            return side, cells if side > 1 else cells[:0]
-        side, steps = side // 2, [step // 2 for step in steps]
+    dtype = np.float32 if pos.dtype.newbyteorder("=") == np.float32 else np.float64
+    from kinmass.gen.formats.reach import filled  # loads numba, which few commands need
+
+    return filled(np.ascontiguousarray(pos, dtype), low, scale, FINEST, MOST_CELLS, MOST_FILLED)  # type: ignore[no-any-return]
 
 
 def measured(

@@ -1,4 +1,8 @@
-"""Which blocks reach into a sphere, compiled: a large box has hundreds of thousands, each asked for every galaxy."""
+"""Where the particles of a block lie, and which blocks reach into a sphere, compiled.
+
+A large box has billions of particles, each looked at once, and hundreds of thousands of blocks, each asked for every
+galaxy.
+"""
 
 import numpy as np
 from numba import njit
@@ -62,3 +66,29 @@ def reaching(low, high, sides, ends, cells, centre, radius):  # type: ignore[no-
                     touched[block, kind] = True
                     break
     return touched
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def filled(pos, low, scale, finest, most, share):  # type: ignore[no-untyped-def]
+    """Return how many cells along each axis a cuboid is cut into, and the ids of those that hold positions (N, 3).
+
+    low (3,) is its corner and scale (3,) the finest cells per length. Coarser cells are taken while more than `most` or
+    a larger share of all are filled; (1, empty) where one cell is left.
+    """
+    side = finest
+    while side > 1:
+        is_filled, n, limit = np.zeros(side**3, dtype=np.bool_), 0, min(most, share * side**3)
+        for i in range(len(pos)):
+            cell = 0
+            for axis in range(3):
+                step = np.int64((pos[i, axis] - low[axis]) * scale[axis])
+                cell = cell * side + min(max(step, 0), finest - 1) * side // finest
+            if not is_filled[cell]:
+                is_filled[cell] = True
+                n += 1
+                if n > limit:
+                    break
+        if n <= limit:
+            return side, np.flatnonzero(is_filled).astype(np.uint32)
+        side //= 2
+    return 1, np.zeros(0, dtype=np.uint32)

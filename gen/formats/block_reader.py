@@ -57,6 +57,28 @@ class StagedFile:
         return self._archived[link.filename][link.path]
 
 
+class PositionReader:
+    """Reads the positions of staged HDF5 files block by block, in place of yt's reader, from a file that stays open."""
+
+    def __init__(self) -> None:
+        self._path, self._types, self._stack = "", list[str](), ExitStack()
+        self._fields: StagedFile | None = None
+
+    def __call__(self, block: Any) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each particle type in a block with its positions (N, 3)."""
+        if self._fields is None or block.filename != self._path:
+            self.close()
+            self._path, self._fields = block.filename, self._stack.enter_context(StagedFile(block.filename))
+            self._types = self._fields.types()
+        for ptype in self._types:
+            yield ptype, self._fields(ptype, "Coordinates")[block.start : block.end]
+
+    def close(self) -> None:
+        """Close the file that was read last."""
+        self._fields = None
+        self._stack.close()
+
+
 class BlockReader:
     """Reads regions for yt's reader `io`, inside `io.slot()` where bytes come from files."""
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from kinmass.gen.formats.base import Part, Slot, SnapshotError
-from kinmass.gen.formats.block_reader import BlockReader, StagedFile
+from kinmass.gen.formats.block_reader import BlockReader, PositionReader
 from kinmass.gen.formats.domain import set_domain
 
 Overrides = tuple[tuple[str, Any], ...]
@@ -70,11 +70,14 @@ def _staged_fields(io: Any, data_file: Any) -> tuple[list[tuple[str, str]], dict
     return fields, {}
 
 
-def _positions(data_file: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the positions of each particle type in a block of a staged HDF5 file, in place of yt's reader."""
-    with StagedFile(data_file.filename) as file:
-        for ptype in file.types():
-            yield ptype, file(ptype, "Coordinates")[data_file.start : data_file.end]
+def _counted(in_files: dict[str, np.ndarray], data_file: Any) -> dict[str, int]:
+    """Count the particles of each type in a block of a staged HDF5 file; yt opens the file anew for each block."""
+    if data_file.filename not in in_files:
+        with h5py.File(data_file.filename, "r") as file:
+            in_files[data_file.filename] = np.asarray(file["Header"].attrs["NumPart_ThisFile"], dtype=np.int64)
+    n, start, end = in_files[data_file.filename], data_file.start, data_file.end
+    of_block = n if start is None or end is None else np.clip(n - start, 0, end - start)
+    return {f"PartType{i}": count for i, count in enumerate(of_block)}
 
 
 def hold_while_reading(ds: Any, slot: Slot) -> bool:
@@ -142,6 +145,8 @@ def _point_index_class(index_class: Any) -> Any:
 
         def _setup_filenames(self) -> None:
             self._block = block_size(_largest_type(self.dataset))
+            if "hdf5" in self.io._dataset_type:
+                self.io._count_particles = partial(_counted, {})
             super()._setup_filenames()
 
         @property
@@ -153,7 +158,8 @@ def _point_index_class(index_class: Any) -> Any:
             if "hdf5" in self.io._dataset_type:
                 self.io.slot = nullcontext
                 self.io._identify_fields = partial(_staged_fields, self.io)
-                self.io._yield_coordinates = _positions
+                self._positions = PositionReader()
+                self.io._yield_coordinates = self._positions
                 self.io._read_particle_fields = BlockReader(self.io).fields
             super()._detect_output_fields()
 
@@ -163,7 +169,11 @@ def _point_index_class(index_class: Any) -> Any:
             self.io._get_smoothing_length = lambda data_file, dtype, shape: np.zeros(shape[0])
             self.io._read_smoothing_length = lambda data_file, count: np.zeros(count)
             self.io._yield_coordinates = partial(_as_doubles, self.io._yield_coordinates)
-            self.regions = self.io.blocks = set_domain(self, *_measuring[-1])
+            try:
+                self.regions = self.io.blocks = set_domain(self, *_measuring[-1])
+            finally:
+                if hasattr(self, "_positions"):
+                    self._positions.close()
 
     return PointIndex
 

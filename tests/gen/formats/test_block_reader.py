@@ -53,25 +53,28 @@ def test_a_region_is_the_same_whatever_was_read_before_it(path, monkeypatch):
             assert reader._kept
 
 
-def test_each_block_opens_its_file_once_to_find_where_it_lies(path, monkeypatch):
-    opened_files, real = Counter(), h5py.File
+def test_a_file_is_opened_once_to_find_where_its_blocks_lie(path, monkeypatch):
+    """And is closed when that is done."""
+    opened_files, real = [], h5py.File
 
     def counted(name, *arguments, **options):
-        opened_files[str(name)] += 1
-        return real(name, *arguments, **options)
+        opened_files.append(real(name, *arguments, **options))
+        return opened_files[-1]
 
-    monkeypatch.setattr(h5py, "File", counted)
-    measured_blocks = Counter()
-    real_positions = frontends._positions
+    real_set_domain = frontends.set_domain
 
-    def positions(block):
-        before = opened_files.copy()
-        yield from real_positions(block)
-        measured_blocks[tuple(sorted((opened_files - before).values()))] += 1
+    def set_domain(index, *arguments):
+        monkeypatch.setattr(h5py, "File", counted)
+        try:
+            return real_set_domain(index, *arguments)
+        finally:
+            monkeypatch.setattr(h5py, "File", real)
 
-    monkeypatch.setattr(frontends, "_positions", positions)
+    monkeypatch.setattr(frontends, "set_domain", set_domain)
     with opened(path) as snapshot:
-        assert measured_blocks == {(1, 1): len(snapshot._ds.index.data_files)}  # staged, and that of the archive
+        assert len(snapshot._ds.index.data_files) > 4
+        assert len(opened_files) == 2  # staged, and that of the archive
+        assert not any(opened_files)
 
 
 def test_positions_are_read_once_and_other_fields_where_the_region_is(path, monkeypatch):

@@ -43,7 +43,7 @@ from kinmass.gen.campaign.schedule import schedule
 from kinmass.gen.campaign.timing import bytes_read
 from kinmass.gen.formats import FORMATS
 from kinmass.gen.formats.blocks import Blocks, joined
-from kinmass.gen.formats.domain import blocks_file, write_side_files
+from kinmass.gen.formats.domain import blocks_file
 from kinmass.gen.formats.frontends import SMALLEST_BLOCK
 from kinmass.gen.snapshots.indexes import KeptIndex
 from kinmass.gen.snapshots.snapshot import Snapshot
@@ -439,27 +439,24 @@ def measured(scratch: Path) -> Costs:
 def index_costs(scratch: Path, n_blocks: int = 102_400, n_parts: int = 128) -> tuple[float, float, float, float]:
     """Seconds for each block of an index to join its parts, to fetch it and to ask for a sphere, and its bytes.
 
-    Of the index of a box of 1.7e9 particles of each of three types: compact blocks, one in ten of which lies all over.
+    Of the index of a box of 1.7e9 particles of each of three types: compact blocks, and one in ten of small groups that
+    lie all over it.
     """
     rng = np.random.default_rng(1)
     kept = KeptIndex(scratch / "index", FORMATS["gizmo"], scratch / "box5000" / "box.hdf5", None)
     parts = []
     for _ in range(n_parts):
         low = rng.uniform(size=(n_blocks // n_parts, 3, 3))
-        sides = np.where(rng.uniform(size=low.shape[:2]) < 0.1, 16, 1)
-        lengths = np.where(sides > 1, 400, 0)
-        cells = np.concatenate([np.sort(rng.choice(16**3, n, replace=False)) for n in lengths.ravel()]).astype(
-            np.uint32
-        )
+        sides = np.where(rng.uniform(size=low.shape[:2]) < 0.1, 64, 1)
+        lengths = np.where(sides > 1, 100, 0)
+        cells = np.sort(rng.integers(0, 64**3, (int((sides > 1).sum()), 100), dtype=np.uint32)).ravel()
         high = low + np.where(sides > 1, 1.0, 0.02)[..., None]
         ends = np.cumsum([0, *lengths.ravel()])
         parts.append(Blocks(["PartType0", "PartType1", "PartType4"], low, high, sides, ends, cells))
 
     def join() -> None:
         """Send all parts as ranks do, join and keep them."""
-        sent = joined([pickle.loads(pickle.dumps(part, pickle.HIGHEST_PROTOCOL)) for part in parts])
-        write_side_files(scratch / "staged", sent)
-        kept.keep(scratch / "staged")
+        kept.keep_blocks(joined([pickle.loads(pickle.dumps(part, pickle.HIGHEST_PROTOCOL)) for part in parts]))
 
     def fetch() -> Blocks:
         """Take the kept index over, as each rank does."""

@@ -8,7 +8,7 @@ each type by itself. What the tables promise is found this way, for files with a
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Blocks:
                  cells: np.ndarray):  # fmt: skip
         self.names, self.low, self.high, self.sides, self.ends, self.cells = names, low, high, sides, ends, cells
         self._last: tuple[tuple[float, ...], np.ndarray] | None = None
+        self._by_axis: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def nfiles(self) -> int:
@@ -59,9 +60,16 @@ class Blocks:
         return self._last[1]
 
     def _reaching(self, centre: np.ndarray, radius: float) -> np.ndarray:
-        from kinmass.gen.formats.reach import reaching  # loads numba, which few commands need
+        from kinmass.gen.formats.reach import MARGIN, reaching  # loads numba, which few commands need
 
-        return np.asarray(reaching(self.low, self.high, self.sides, self.ends, self.cells, centre, radius))
+        if self._by_axis is None:
+            with np.errstate(invalid="ignore", over="ignore"):
+                everywhere = (self.sides > 0) & ~np.isfinite(self.high - self.low).all(axis=-1)
+                margin = MARGIN * (self.high - self.low) + 1e-9 * np.maximum(np.abs(self.low), np.abs(self.high))
+                cuboids = np.array([np.moveaxis(self.low - margin, -1, 0), np.moveaxis(self.high + margin, -1, 0)])
+            self._by_axis = cuboids, everywhere
+        where = self.low, self.high, self.sides, self.ends, self.cells
+        return np.asarray(reaching(*self._by_axis, *where, centre, radius))
 
     def extents(self) -> dict[str, np.ndarray]:
         """Return the extent (2, 3) of each type, over all blocks."""
@@ -71,9 +79,9 @@ class Blocks:
             whole[ptype] = np.array([self.low[filled, kind].min(axis=0), self.high[filled, kind].max(axis=0)])
         return whole
 
-    def save(self, path: Path) -> None:
+    def save(self, file: Path | BinaryIO) -> None:
         """Write all to a file. Raises OSError."""
-        np.savez(path, names=self.names, **{name: getattr(self, name) for name in _ARRAYS})
+        np.savez(file, names=self.names, **{name: getattr(self, name) for name in _ARRAYS})
 
     @staticmethod
     def load(path: Path) -> "Blocks":

@@ -65,14 +65,6 @@ def blocks_file(parameter_file: str | Path) -> Path:
     return Path(f"{parameter_file}.blocks.npz")
 
 
-def write_side_files(parameter_file: str | Path, blocks: Blocks) -> None:
-    """Write the extents of a staged snapshot's particles, and where its blocks lie if there are several, beside it."""
-    extents = {ptype: extent.tolist() for ptype, extent in blocks.extents().items()}
-    side_file(parameter_file).write_text(json.dumps(extents))
-    if blocks.nfiles > 1:
-        blocks.save(blocks_file(parameter_file))
-
-
 def set_domain(index: Any, slot: Slot, part: Part | None = None) -> Blocks:
     """Measure the particles of a yt index that is about to be made, and give its dataset a domain around them.
 
@@ -105,7 +97,9 @@ def set_domain(index: Any, slot: Slot, part: Part | None = None) -> Blocks:
         blocks = measured(share, positions, lowest_and_highest, is_single=len(files) == 1)
         ds.at_origin, extents = dict(n_at_origin), blocks.extents()
         if part is None:
-            write_side_files(ds.parameter_filename, blocks)
+            extents_file.write_text(json.dumps({ptype: extent.tolist() for ptype, extent in extents.items()}))
+            if len(files) > 1:
+                blocks.save(where_file)
     left, right = (ds.arr(edge, "code_length") for edge in domain_of(extents))
     ds.domain_left_edge, ds.domain_right_edge = left, right
     ds.domain_width, ds.domain_center = right - left, 0.5 * (left + right)

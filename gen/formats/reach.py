@@ -28,43 +28,69 @@ def _slabs(low, high, side, centre, radius):  # type: ignore[no-untyped-def]
     return np.int64(min(max((centre - radius - low) / step - 2, 0.0), side + 0.0)), np.int64(last)
 
 
+@njit(inline="always", error_model="numpy")
+def _first_from(cells, begin, end, least):  # type: ignore[no-untyped-def]
+    """Find the place, from begin to end, of the first of some growing cells that is not below `least`."""
+    while begin < end:
+        middle = (begin + end) // 2
+        if np.int64(cells[middle]) < least:
+            begin = middle + 1
+        else:
+            end = middle
+    return begin
+
+
+@njit(error_model="numpy")
+def _reaches(low, high, side, cells, begin, end, centre, radius):  # type: ignore[no-untyped-def]
+    """Tell whether a cell from begin to end, of a cuboid cut into `side` along each axis, touches a sphere."""
+    first, last = _slabs(low[0], high[0], side, centre[0], radius)
+    for k in range(_first_from(cells, begin, end, first * side * side), end):
+        cell, distance2 = np.int64(cells[k]), 0.0
+        if cell >= (last + 1) * side * side:
+            break
+        for axis in range(2, -1, -1):
+            step = (high[axis] - low[axis]) / side
+            place = cell % side
+            cell //= side
+            distance2 += _beyond(low[axis] + place * step, low[axis] + (place + 1) * step, centre[axis]) ** 2
+        if distance2 <= radius * radius:
+            return True
+    return False
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def reaching(low, high, sides, ends, cells, centre, radius):  # type: ignore[no-untyped-def]
+def reaching(cuboids, everywhere, low, high, sides, ends, cells, centre, radius):  # type: ignore[no-untyped-def]
     """Tell (B, T) which types of which blocks may have particles within a radius of a centre (3,).
 
-    All else is as in `gen.formats.blocks.Blocks`. What has a position that is not finite reaches everywhere.
+    cuboids (2, 3, B, T): lowest and highest corner with a margin, axis by axis: most blocks are told by the first.
+    everywhere (B, T): which have positions that are not finite. All else is as in `gen.formats.blocks.Blocks`.
     """
     n_blocks, n_types = sides.shape
     touched = np.zeros((n_blocks, n_types), dtype=np.bool_)
-    limit = radius * radius
     for block in range(n_blocks):
         for kind in range(n_types):
-            side = sides[block, kind]
-            if side == 0:
+            if everywhere[block, kind]:
+                touched[block, kind] = True
                 continue
-            distance2, is_finite = 0.0, True
+            distance2 = 0.0
             for axis in range(3):
-                a, b = low[block, kind, axis], high[block, kind, axis]
-                is_finite = is_finite and np.isfinite(b - a)
-                distance2 += _beyond(a, b, centre[axis]) ** 2
-            if side == 1 or not is_finite or distance2 > limit:
-                touched[block, kind] = not is_finite or distance2 <= limit
+                below, above = (
+                    cuboids[0, axis, block, kind] - centre[axis],
+                    centre[axis] - cuboids[1, axis, block, kind],
+                )
+                if below > radius or above > radius:
+                    distance2 = np.inf
+                    break
+                if below > 0:
+                    distance2 += below * below
+                elif above > 0:
+                    distance2 += above * above
+            if distance2 > radius * radius or sides[block, kind] == 0:
                 continue
-            of_block = cells[ends[block * n_types + kind] : ends[block * n_types + kind + 1]]
-            first, last = _slabs(low[block, kind, 0], high[block, kind, 0], side, centre[0], radius)
-            for k in range(np.searchsorted(of_block, first * side * side), of_block.size):
-                cell, distance2 = np.int64(of_block[k]), 0.0
-                if cell >= (last + 1) * side * side:
-                    break
-                for axis in range(2, -1, -1):
-                    step = (high[block, kind, axis] - low[block, kind, axis]) / side
-                    place = cell % side
-                    cell //= side
-                    a = low[block, kind, axis] + place * step
-                    distance2 += _beyond(a, low[block, kind, axis] + (place + 1) * step, centre[axis]) ** 2
-                if distance2 <= limit:
-                    touched[block, kind] = True
-                    break
+            i = block * n_types + kind
+            touched[block, kind] = sides[block, kind] == 1 or _reaches(
+                low[block, kind], high[block, kind], sides[block, kind], cells, ends[i], ends[i + 1], centre, radius
+            )
     return touched
 
 

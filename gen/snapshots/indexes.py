@@ -1,22 +1,23 @@
 """Keeps where the blocks of a big snapshot lie for the next process that opens the same files."""
 
 import contextlib
+import io
 import json
-import shutil
 import tempfile
 from collections import Counter
-from hashlib import blake2b, file_digest
+from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from kinmass.gen.formats import FORMATS
 from kinmass.gen.formats.base import Format, Part, Slot, reading
 from kinmass.gen.formats.blocks import Blocks, joined
-from kinmass.gen.formats.domain import blocks_file, check_written, side_file, write_side_files
+from kinmass.gen.formats.domain import blocks_file, check_written, side_file
 from kinmass.gen.formats.frontends import forget_datasets
 from kinmass.gen.formats.once import asking_once, status, true_path
 from kinmass.gen.formats.stored import held_open
-from kinmass.gen.storage.files import aside, write_atomically
+from kinmass.gen.storage.files import write_atomically
 
 #: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
 VERSION = 8
@@ -43,10 +44,10 @@ class KeptIndex:
     def fetch(self, staged: Path) -> bool:
         """Copy the kept files beside the staged snapshot; False where none are sound."""
         try:
-            content = json.loads(self.extents.read_text())
-            shutil.copyfile(self.index, blocks_file(staged))
-            if _digest(blocks_file(staged)) == content["index"]:
-                side_file(staged).write_text(json.dumps(content["extents"]))
+            kept, index = json.loads(self.extents.read_text()), self.index.read_bytes()
+            if _digest(index) == kept["index"]:
+                blocks_file(staged).write_bytes(index)
+                side_file(staged).write_text(json.dumps(kept["extents"]))
                 return True
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -55,14 +56,20 @@ class KeptIndex:
 
     def keep(self, staged: Path) -> None:
         """Keep what lies beside a staged snapshot in several blocks; of others there is nothing to keep."""
-        if not blocks_file(staged).exists():
-            return
+        if blocks_file(staged).exists():
+            self._write(blocks_file(staged).read_bytes(), json.loads(side_file(staged).read_text()))
+
+    def keep_blocks(self, blocks: Blocks) -> None:
+        """Keep where blocks lie that were found in parts."""
+        buffer = io.BytesIO()
+        blocks.save(buffer)
+        self._write(buffer.getbuffer(), {ptype: extent.tolist() for ptype, extent in blocks.extents().items()})
+
+    def _write(self, index: bytes | memoryview, extents: Any) -> None:
         with contextlib.suppress(OSError):  # a kept index only saves time
             self.index.parent.mkdir(parents=True, exist_ok=True)
-            with aside(self.index) as partial:
-                shutil.copyfile(blocks_file(staged), partial)
-            extents = json.loads(side_file(staged).read_text())
-            write_atomically(self.extents, json.dumps({"index": _digest(blocks_file(staged)), "extents": extents}))
+            write_atomically(self.index, index)
+            write_atomically(self.extents, json.dumps({"index": _digest(index), "extents": extents}))
 
 
 def forget(staged: Path) -> None:
@@ -99,12 +106,9 @@ def keep_parts(path: Path, format_name: str, light: str | None, folder: Path, pa
         n_at_origin.update(of_part)
     for ptype, n in n_at_origin.items():
         check_written(ptype, n)
-    with tempfile.TemporaryDirectory(prefix="kinmass-") as scratch, reading(path):
-        staged = Path(scratch) / path.name
-        write_side_files(staged, joined([blocks for blocks, _ in parts]))
-        KeptIndex(folder, FORMATS[format_name], path, light).keep(staged)
+    with reading(path):
+        KeptIndex(folder, FORMATS[format_name], path, light).keep_blocks(joined([blocks for blocks, _ in parts]))
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return file_digest(file, "blake2b").hexdigest()
+def _digest(index: bytes | memoryview) -> str:
+    return blake2b(index).hexdigest()

@@ -16,8 +16,9 @@ from kinmass.gen.storage import writer
 
 #: Snapshots above this size, with several galaxies, are indexed by one rank before the others read them.
 INDEX_BYTES = 50_000_000
-#: A snapshot's index is found by several ranks in parts of at least so many bytes: smaller ones cost more to open.
-PART_BYTES = 100_000_000
+#: A snapshot's index is found by several ranks in parts of at least so many bytes, which take a rank half a second, for
+#: each of them opens all files of the snapshot.
+PART_BYTES = 500_000_000
 #: What opening and writing a galaxy costs beside reading, as bytes that could be read in that time.
 GALAXY_BYTES = 5_000_000
 

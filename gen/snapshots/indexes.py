@@ -8,7 +8,7 @@ from collections import Counter
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kinmass.gen.formats import FORMATS
 from kinmass.gen.formats.base import Format, Part, Slot, reading
@@ -22,8 +22,17 @@ from kinmass.gen.storage.files import write_atomically
 #: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
 VERSION = 8
 YT = version("yt")
-#: Where the blocks of one part of a snapshot lie, and how many particles of each type of it lie at the origin.
-Found = tuple[Blocks, dict[str, int]]
+
+
+class Found(NamedTuple):
+    """Where the blocks of one part of a snapshot lie, and how many particles of each type of it lie at the origin.
+
+    of_index: name of the index that it is a part of, which is another's when the snapshot's files are replaced.
+    """
+
+    blocks: Blocks
+    at_origin: dict[str, int]
+    of_index: str
 
 
 class KeptIndex:
@@ -89,25 +98,28 @@ def find_part(path: Path, format_name: str, light: str | None, folder: Path, par
         with held_open(files):
             with slot():
                 staged = snapshot_format.stage(path, Path(scratch), light)
-            if KeptIndex(folder, snapshot_format, path, light).fetch(staged):
+            kept = KeptIndex(folder, snapshot_format, path, light)
+            if kept.fetch(staged):
                 return None
             ds = snapshot_format.load(staged, slot, part)
             forget_datasets()
-            return ds.blocks, ds.at_origin
+            return Found(ds.blocks, ds.at_origin, kept.index.name)
 
 
 def keep_parts(path: Path, format_name: str, light: str | None, folder: Path, parts: list[Found]) -> None:
     """Join all parts of a snapshot's blocks, in their order, and keep them as its index.
 
-    Raises SnapshotError where positions were not written.
+    Keeps nothing where a file was replaced meanwhile. Raises SnapshotError where positions were not written.
     """
     n_at_origin: Counter[str] = Counter()
-    for _, of_part in parts:
-        n_at_origin.update(of_part)
+    for part in parts:
+        n_at_origin.update(part.at_origin)
     for ptype, n in n_at_origin.items():
         check_written(ptype, n)
     with reading(path):
-        KeptIndex(folder, FORMATS[format_name], path, light).keep_blocks(joined([blocks for blocks, _ in parts]))
+        kept = KeptIndex(folder, FORMATS[format_name], path, light)
+        if {part.of_index for part in parts} == {kept.index.name}:
+            kept.keep_blocks(joined([part.blocks for part in parts]))
 
 
 def _digest(index: bytes | memoryview) -> str:

@@ -163,7 +163,7 @@ def test_an_index_found_in_parts_is_that_of_one_process(form, tmp_path, monkeypa
     with _opened(form, tmp_path, slots, indexes=alone) as snapshot:
         path, wanted = snapshot.path, snapshot.galaxy(CENTRE, 30.0)
     parts = {number: find_part(path, form, None, shared, (number, 4), nullcontext) for number in (2, 0, 3, 1)}
-    assert sum(blocks.nfiles for blocks, _ in parts.values()) > 4
+    assert sum(part.blocks.nfiles for part in parts.values()) > 4
     keep_parts(path, form, None, shared, [parts[number] for number in range(4)])
     before, dark = slots.taken, {} if form == "tipsy" else {"dark": ["PartType1"]}
     with Snapshot(path, form, dark, slot=slots, indexes=shared) as snapshot:
@@ -175,6 +175,20 @@ def test_an_index_found_in_parts_is_that_of_one_process(form, tmp_path, monkeypa
     assert find_part(path, form, None, shared, (0, 4), nullcontext) is None, "what is known is looked for again"
 
 
+def test_parts_of_a_snapshot_that_is_replaced_meanwhile_are_no_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(frontends, "block_size", lambda n: 64)
+    path, folder, parts = tmp_path / "snap_028.hdf5", tmp_path / "indexes", []
+    for number in range(2):
+        layouts.fire(path, layouts.galaxy(300 + number))
+        parts.append(find_part(path, "gizmo", None, folder, (number, 2), nullcontext))
+    keep_parts(path, "gizmo", None, folder, parts)
+    assert not folder.exists()
+    keep_parts(
+        path, "gizmo", None, folder, [find_part(path, "gizmo", None, folder, (n, 2), nullcontext) for n in (0, 1)]
+    )
+    assert len(list(folder.iterdir())) == 2
+
+
 def test_positions_that_were_not_written_are_told_from_all_parts_together(tmp_path, monkeypatch):
     monkeypatch.setattr(frontends, "block_size", lambda n: 64)
     path = layouts.fire(tmp_path / "snap_028.hdf5", layouts.galaxy(300))
@@ -182,7 +196,7 @@ def test_positions_that_were_not_written_are_told_from_all_parts_together(tmp_pa
         for row in (0, 299):
             file["PartType4/Coordinates"][row] = 0.0
     parts = [find_part(path, "gizmo", None, tmp_path / "indexes", (number, 2), nullcontext) for number in range(2)]
-    assert [of_part["PartType4"] for _, of_part in parts] == [1, 1]
+    assert [part.at_origin["PartType4"] for part in parts] == [1, 1]
     with pytest.raises(SnapshotError, match=r"2 particles at \(0, 0, 0\) in PartType4"):
         keep_parts(path, "gizmo", None, tmp_path / "indexes", parts)
     assert not (tmp_path / "indexes").exists()

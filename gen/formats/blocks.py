@@ -62,14 +62,14 @@ class Blocks:
     def _reaching(self, centre: np.ndarray, radius: float) -> np.ndarray:
         from kinmass.gen.formats.reach import MARGIN, reaching  # loads numba, which few commands need
 
+        low, high, sides = self.low.reshape(-1, 3), self.high.reshape(-1, 3), self.sides.ravel()
         if self._by_axis is None:
             with np.errstate(invalid="ignore", over="ignore"):
-                everywhere = (self.sides > 0) & ~np.isfinite(self.high - self.low).all(axis=-1)
-                margin = MARGIN * (self.high - self.low) + 1e-9 * np.maximum(np.abs(self.low), np.abs(self.high))
-                cuboids = np.array([np.moveaxis(self.low - margin, -1, 0), np.moveaxis(self.high + margin, -1, 0)])
-            self._by_axis = cuboids, everywhere
-        where = self.low, self.high, self.sides, self.ends, self.cells
-        return np.asarray(reaching(*self._by_axis, *where, centre, radius))
+                everywhere = (sides > 0) & ~np.isfinite(high - low).all(axis=-1)
+                margin = MARGIN * (high - low) + 1e-9 * np.maximum(np.abs(low), np.abs(high))
+                self._by_axis = np.array([(low - margin).T, (high + margin).T]), everywhere
+        reached = reaching(*self._by_axis, low, high, sides, self.ends, self.cells, centre, radius)
+        return np.asarray(reached.reshape(self.sides.shape))
 
     def extents(self) -> dict[str, np.ndarray]:
         """Return the extent (2, 3) of each type, over all blocks."""

@@ -42,16 +42,25 @@ def _first_from(cells, begin, end, least):  # type: ignore[no-untyped-def]
 
 @njit(error_model="numpy")
 def _reaches(low, high, side, cells, begin, end, centre, radius):  # type: ignore[no-untyped-def]
-    """Tell whether a cell from begin to end, of a cuboid cut into `side` along each axis, touches a sphere."""
-    first, last = _slabs(low[0], high[0], side, centre[0], radius)
-    for k in range(_first_from(cells, begin, end, first * side * side), end):
-        cell, distance2 = np.int64(cells[k]), 0.0
-        if cell >= (last + 1) * side * side:
+    """Tell whether a cell from begin to end, of a cuboid cut into `side` along each axis, touches a sphere.
+
+    side is a power of two, so that shifts do what divisions take ten times as long for.
+    """
+    bits = 0
+    while (1 << bits) < side:
+        bits += 1
+    first_x, last_x = _slabs(low[0], high[0], side, centre[0], radius)
+    first_y, last_y = _slabs(low[1], high[1], side, centre[1], radius)
+    for k in range(_first_from(cells, begin, end, first_x << (2 * bits)), end):
+        cell = np.int64(cells[k])
+        x, y = cell >> (2 * bits), (cell >> bits) & (side - 1)
+        if x > last_x:
             break
-        for axis in range(2, -1, -1):
+        if y < first_y or y > last_y:
+            continue
+        distance2 = 0.0
+        for axis, place in enumerate((x, y, cell & (side - 1))):
             step = (high[axis] - low[axis]) / side
-            place = cell % side
-            cell //= side
             distance2 += _beyond(low[axis] + place * step, low[axis] + (place + 1) * step, centre[axis]) ** 2
         if distance2 <= radius * radius:
             return True
@@ -60,36 +69,26 @@ def _reaches(low, high, side, cells, begin, end, centre, radius):  # type: ignor
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def reaching(cuboids, everywhere, low, high, sides, ends, cells, centre, radius):  # type: ignore[no-untyped-def]
-    """Tell (B, T) which types of which blocks may have particles within a radius of a centre (3,).
+    """Tell (N,) which types of which blocks, N of them, may have particles within a radius of a centre (3,).
 
-    cuboids (2, 3, B, T): lowest and highest corner with a margin, axis by axis: most blocks are told by the first.
-    everywhere (B, T): which have positions that are not finite. All else is as in `gen.formats.blocks.Blocks`.
+    cuboids (2, 3, N): lowest and highest corner with a margin, axis by axis: most are told by the first. everywhere
+    (N,): which have positions that are not finite. low, high (N, 3), sides (N,), ends and cells as in
+    `gen.formats.blocks.Blocks`, whose blocks and types are counted as one.
     """
-    n_blocks, n_types = sides.shape
-    touched = np.zeros((n_blocks, n_types), dtype=np.bool_)
-    for block in range(n_blocks):
-        for kind in range(n_types):
-            if everywhere[block, kind]:
-                touched[block, kind] = True
-                continue
-            distance2 = 0.0
-            for axis in range(3):
-                below, above = (
-                    cuboids[0, axis, block, kind] - centre[axis],
-                    centre[axis] - cuboids[1, axis, block, kind],
-                )
-                if below > radius or above > radius:
-                    distance2 = np.inf
-                    break
-                if below > 0:
-                    distance2 += below * below
-                elif above > 0:
-                    distance2 += above * above
-            if distance2 > radius * radius or sides[block, kind] == 0:
-                continue
-            i = block * n_types + kind
-            touched[block, kind] = sides[block, kind] == 1 or _reaches(
-                low[block, kind], high[block, kind], sides[block, kind], cells, ends[i], ends[i + 1], centre, radius
+    touched = np.zeros(len(sides), dtype=np.bool_)
+    low_x, high_x, x = cuboids[0, 0], cuboids[1, 0], centre[0]
+    for i in range(len(sides)):
+        # One question in the place of several: which of them holds cannot be foretold, that one does is the rule.
+        if ((low_x[i] - x > radius) | (x - high_x[i] > radius)) & (not everywhere[i]):
+            continue
+        distance2 = 0.0
+        for axis in range(3):
+            distance2 += max(cuboids[0, axis, i] - centre[axis], centre[axis] - cuboids[1, axis, i], 0.0) ** 2
+        if everywhere[i]:
+            touched[i] = True
+        elif distance2 <= radius * radius and sides[i] > 0:
+            touched[i] = sides[i] == 1 or _reaches(
+                low[i], high[i], sides[i], cells, ends[i], ends[i + 1], centre, radius
             )
     return touched
 

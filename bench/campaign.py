@@ -95,23 +95,23 @@ class Costs:
     ranks have found, taking it over from the store, and asking whether it reaches into a galaxy; block_bytes: its own.
     """
 
-    start_s: float = 2.91
-    yt_s: float = 1.81
-    kernels_s: float = 0.40
-    list_s: float = 0.0131
-    plan_s: float = 1.64e-5
-    take_s: float = 3.17e-5
-    open_s: float = 0.0458
-    open_particle_s: float = 1.21e-7
-    work_s: float = 0.020
-    work_particle_s: float = 6.9e-7
-    write_s: float = 0.00549
+    start_s: float = 3.10
+    yt_s: float = 1.86
+    kernels_s: float = 0.466
+    list_s: float = 0.0172
+    plan_s: float = 1.71e-5
+    take_s: float = 3.44e-5
+    open_s: float = 0.0474
+    open_particle_s: float = 6.45e-8
+    work_s: float = 0.0201
+    work_particle_s: float = 7.19e-7
+    write_s: float = 0.00642
     box_bytes: float = 7.1e5
-    particle_bytes: float = 13.2
-    join_block_s: float = 3e-6
-    fetch_block_s: float = 2e-6
-    touch_block_s: float = 1e-8
-    block_bytes: float = 650.0
+    particle_bytes: float = 13.0
+    join_block_s: float = 3.57e-6
+    fetch_block_s: float = 9.78e-7
+    touch_block_s: float = 4.94e-8
+    block_bytes: float = 314.0
 
 
 @dataclass(frozen=True)
@@ -633,6 +633,9 @@ def main() -> None:
         scenario = replace(scenario, readers=args.readers or scenario.readers)
         n_tb = float(galaxies(scenario, costs)[0].sum()) / 1e12
         print(f"{scenario.name}: {scenario.galaxies} galaxies, {n_tb:.3g} TB read, {scenario.readers} readers")
+        if scenario.in_box:
+            alone_s, n_bytes, n_blocks = box_index(scenario, costs)
+            print(f"its index: {n_bytes / 1e9:.3g} GB of positions, {n_blocks:.3g} blocks, {alone_s:.3g} s of one rank")
         rows = simulated(scenario, costs, site, ranks)
         common.table(HEADS, rows)
         if scenario.wanted:

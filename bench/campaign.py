@@ -1,8 +1,8 @@
 """A campaign of 100,000 galaxies on 16 to 4096 ranks, simulated event by event from costs that are measured first.
 
 As in gen.campaign: ranks start, share the listing out and the search for where the particles of a box lie, and take
-galaxies, largest first, from a counter
-that the ranks of a node share, which costs nobody any waiting; a node without work takes over from others.
+galaxies, largest first, from a counter that the ranks of a node share, which costs nobody any waiting; a node without
+work takes over from others.
 A rank opens the snapshot on the metadata server, waits for one of its node's places among the readers, reads
 at the file system's bandwidth (shared evenly among all transfers), gives the place back, works, creates its
 files on the metadata server and writes them. Sizes are lognormal, 0.5 dex and cut at 2 sigma, about 20,000
@@ -170,12 +170,17 @@ def _call(events, spent, free_at, now, call_s, then_s, r, kind):  # type: ignore
 
 
 @njit(cache=True)
-def _give_places(events, spent, waiting, wait_start, now, latency_s):  # type: ignore[no-untyped-def]
-    """Give a place among the readers to ranks that waited for one; their bytes come a latency later."""
-    for r in waiting:
+def _give_places(events, spent, free, waiting, wait_start, now, latency_s):  # type: ignore[no-untyped-def]
+    """Give the free places among the readers to ranks that wait for one; their bytes come a latency later.
+
+    Returns how many places are free then, and who still waits.
+    """
+    n_given = min(free, len(waiting))
+    for r in waiting[:n_given]:
         spent[PLACES] += now - wait_start[r]
         spent[WORK] += latency_s
         heapq.heappush(events, (now + latency_s, r, GRANTED))
+    return free - n_given, waiting[n_given:]
 
 
 @njit(cache=True)
@@ -235,11 +240,9 @@ def simulate(  # type: ignore[no-untyped-def]
         else:  # GRANTED or TRANSFER
             writing[r], wait_start[r] = kind == TRANSFER, now
             heapq.heappush(transfers, (served + (BYTES_WRITTEN if writing[r] else read_bytes[galaxy[r]]), r))
-        n_given = min(free_places[node], len(waiting[node]))
-        if n_given > 0:
-            _give_places(events, spent, waiting[node][:n_given], wait_start, now, latency_s)
-            free_places[node] -= n_given
-            waiting[node] = waiting[node][n_given:]
+        free_places[node], waiting[node] = _give_places(
+            events, spent, free_places[node], waiting[node], wait_start, now, latency_s
+        )
     spent[LAST_GALAXIES] = np.sum(end_time.max() - end_time)
     return end_time.max(), spent
 

@@ -33,8 +33,8 @@ class Blocks:
     def __init__(self, names: list[str], low: np.ndarray, high: np.ndarray, sides: np.ndarray, ends: np.ndarray,
                  cells: np.ndarray):  # fmt: skip
         self.names, self.low, self.high, self.sides, self.ends, self.cells = names, low, high, sides, ends, cells
-        self._last: tuple[tuple[float, ...], np.ndarray] | None = None
-        self._by_axis: tuple[np.ndarray, np.ndarray] | None = None
+        self._last: tuple[tuple[float, ...], frozenset[int]] | None = None
+        self._by_room: tuple[np.ndarray, ...] | None = None
 
     @property
     def nfiles(self) -> int:
@@ -43,33 +43,35 @@ class Blocks:
 
     def identify_file_masks(self, selector: Any) -> tuple[np.ndarray, list[None], list[None]]:
         """List the blocks that reach into a selector's sphere, in their order, as yt's own index does."""
-        found = np.flatnonzero(self.touched(selector).any(axis=1))
+        found = np.array(sorted({i // len(self.names) for i in self.touched(selector)}), dtype=np.int64)
         return found, [None] * len(found), [None] * len(found)
 
     def touches(self, selector: Any, block: int, ptype: str) -> bool:
         """Tell whether particles of one type in one block may lie in a selector's sphere."""
-        return ptype not in self.names or bool(self.touched(selector)[block, self.names.index(ptype)])
+        if ptype not in self.names:
+            return True
+        return block * len(self.names) + self.names.index(ptype) in self.touched(selector)
 
-    def touched(self, selector: Any) -> np.ndarray:
-        """Tell (B, T) which types of which blocks may have particles in a selector's sphere; all, where it has none."""
+    def touched(self, selector: Any) -> frozenset[int]:
+        """Tell which types of which blocks may have particles in a selector's sphere; all, where it has none.
+
+        They are told by the number of the block times T, and that of the type.
+        """
         if not hasattr(selector, "radius"):
-            return self.sides > 0
+            return frozenset(np.flatnonzero(self.sides).tolist())
         centre, radius = np.array(selector.center, dtype=float), float(selector.radius)
         if self._last is None or self._last[0] != (*centre, radius):
-            self._last = (*centre, radius), self._reaching(centre, radius)
+            self._last = (*centre, radius), frozenset(self._reaching(centre, radius).tolist())
         return self._last[1]
 
     def _reaching(self, centre: np.ndarray, radius: float) -> np.ndarray:
-        from kinmass.gen.formats.reach import MARGIN, reaching  # loads numba, which few commands need
+        from kinmass.gen.formats.reach import by_room, reaching  # loads numba, which few commands need
 
-        low, high, sides = self.low.reshape(-1, 3), self.high.reshape(-1, 3), self.sides.ravel()
-        if self._by_axis is None:
-            with np.errstate(invalid="ignore", over="ignore"):
-                everywhere = (sides > 0) & ~np.isfinite(high - low).all(axis=-1)
-                margin = MARGIN * (high - low) + 1e-9 * np.maximum(np.abs(low), np.abs(high))
-                self._by_axis = np.array([(low - margin).T, (high + margin).T]), everywhere
-        reached = reaching(*self._by_axis, low, high, sides, self.ends, self.cells, centre, radius)
-        return np.asarray(reached.reshape(self.sides.shape))
+        low, high = self.low.reshape(-1, 3), self.high.reshape(-1, 3)
+        of_all = low, high, self.sides.ravel(), self.ends, self.cells
+        if self._by_room is None:
+            self._by_room = by_room(*of_all)
+        return np.asarray(reaching(self._by_room, *of_all, centre, radius))
 
     def extents(self) -> dict[str, np.ndarray]:
         """Return the extent (2, 3) of each type, over all blocks."""
@@ -133,17 +135,26 @@ def measured(
 def joined(parts: Sequence[Blocks]) -> Blocks:
     """Put the blocks of several parts of a snapshot one after the other."""
     names = sorted({ptype for part in parts for ptype in part.names})
-    n_blocks = sum(part.nfiles for part in parts)
-    low, high = np.zeros((2, n_blocks, len(names), 3))
-    sides, lengths = np.zeros((2, n_blocks, len(names)), dtype=np.int64)
-    first = 0
-    for part in parts:
-        rows, columns = slice(first, first + part.nfiles), [names.index(ptype) for ptype in part.names]
-        low[rows, columns], high[rows, columns], sides[rows, columns] = part.low, part.high, part.sides
-        lengths[rows, columns] = np.diff(part.ends).reshape(part.sides.shape)
-        first += part.nfiles
+    whole = [part if part.names == names else _with_types(part, names) for part in parts]  # each costs rank 0 time
+    low, high, sides = (np.concatenate([getattr(part, name) for part in whole]) for name in ("low", "high", "sides"))
+    lengths = np.concatenate([np.diff(part.ends) for part in whole])
     cells = np.concatenate([NO_CELLS, *(part.cells for part in parts)])  # by block, then by type: types are sorted
-    return Blocks(names, low, high, sides, np.cumsum([0, *lengths.ravel()]), cells)
+    return Blocks(names, low, high, sides, _ends(lengths), cells)
+
+
+def _with_types(part: Blocks, names: list[str]) -> Blocks:
+    """Return blocks of which those types of `names` that they have not are empty."""
+    columns = [names.index(ptype) for ptype in part.names]
+    low, high = np.zeros((2, part.nfiles, len(names), 3))
+    sides, lengths = np.zeros((2, part.nfiles, len(names)), dtype=np.int64)
+    low[:, columns], high[:, columns], sides[:, columns] = part.low, part.high, part.sides
+    lengths[:, columns] = np.diff(part.ends).reshape(part.sides.shape)
+    return Blocks(names, low, high, sides, _ends(lengths), part.cells)
+
+
+def _ends(lengths: np.ndarray) -> np.ndarray:
+    """Where lists of so many cells end that lie one after the other, with a 0 before."""
+    return np.concatenate([[0], np.cumsum(lengths)])
 
 
 def _assembled(found: list[dict[str, tuple[np.ndarray, int, np.ndarray]]]) -> Blocks:
@@ -157,4 +168,6 @@ def _assembled(found: list[dict[str, tuple[np.ndarray, int, np.ndarray]]]) -> Bl
             extents[:, block, kind], sides[block, kind] = extent, side
             cells.append(ids)
     low, high = extents
-    return Blocks(names, low, high, sides, np.cumsum([0, *map(len, cells)]), np.concatenate([NO_CELLS, *cells]))
+    return Blocks(
+        names, low, high, sides, _ends(np.array([*map(len, cells)], dtype=np.int64)), np.concatenate([NO_CELLS, *cells])
+    )

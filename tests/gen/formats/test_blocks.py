@@ -89,9 +89,33 @@ def test_few_other_blocks_are_read(order, most):
     rng = np.random.default_rng(8)
     pos = ORDERS[order](rng)
     blocks, _ = blocks_of(pos, pos[:0])
-    shares = [blocks.touched(sphere(pos[rng.integers(len(pos))], 0.01)).mean() for _ in range(50)]
-    assert 0 < np.mean(shares) < most
+    touched = [len(blocks.touched(sphere(pos[rng.integers(len(pos))], 0.01))) for _ in range(50)]
+    assert 0 < np.mean(touched) < most * blocks.nfiles
     assert max(np.diff(blocks.ends)) <= MOST_CELLS
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_block_is_found_whatever_other_blocks_there_are(order):
+    """Which blocks are asked at all is told by the room of the box that they reach into."""
+    rng = np.random.default_rng(6)
+    pos = ORDERS[order](rng)
+    blocks, _ = blocks_of(pos, pos[:2000])
+    alone = [
+        measured(
+            range(1), lambda _, k=k: (("a", pos[k : k + BLOCK]), ("b", pos[:2000][k : k + BLOCK])), lowest_and_highest
+        )
+        for k in range(0, len(pos), BLOCK)
+    ]
+    for radius in 10 ** rng.uniform(-3, 1, 40):
+        selector = sphere(pos[rng.integers(len(pos))] + rng.normal(0, 0.1, 3), radius)
+        expected = {
+            (k, name)
+            for k, one in enumerate(alone)
+            for name in "ab"
+            if name in one.names and one.touches(selector, 0, name)
+        }
+        found = {(k, name) for k in range(len(alone)) for name in blocks.names if blocks.touches(selector, k, name)}
+        assert found == expected
 
 
 def test_of_a_block_that_fills_its_cuboid_no_cells_are_kept():
@@ -110,7 +134,7 @@ def test_positions_that_are_not_finite_are_never_left_out(value):
     pos[700, 1], pos[701, 1] = value, -value
     blocks, extents = blocks_of(pos, pos[:0])
     assert np.isfinite(extents["a"]).all() == (value == 1e308)
-    assert blocks.touched(sphere((50.0, 50.0, 50.0), 1.0))[:, 0].tolist() == [False, True]
+    assert blocks.touched(sphere((50.0, 50.0, 50.0), 1.0)) == {1}
 
 
 def test_what_is_no_file_of_blocks_is_refused(tmp_path):

@@ -227,13 +227,14 @@ def _generate(
     phases_s, began = {"start": timing.process_age_s()}, time.monotonic()
     listings = list_all(suites, out)
     if parallel.rank():
-        load_frontends()  # while rank 0 plans, which loads them with its first galaxy: nobody waits for that
+        load_frontends()  # rank 0 does so with its first galaxy: nobody waits for that
+    parallel.on_rank_0(load_kernels)  # compiles for all ranks; these load what it has made while it plans
+    if parallel.rank():
+        load_kernels()
     tasks, unreadable = plan_all(suites, out, settings, repair, listings)
     if repair:
         tasks = _damaged_undone(tasks, unreadable, out)
     todo: Schedule = parallel.on_rank_0(lambda: schedule(tasks, out))
-    parallel.on_rank_0(load_kernels)  # compiles for all ranks; these load what it has made
-    load_kernels()
     suite_names = {suite.name for suite in suites}
     for name in sorted({*todo.batches.suite_names, *todo.suspects.suite_names}):
         parallel.on_rank_0(partial(suite_group.add_run, out, name))

@@ -92,7 +92,8 @@ class Costs:
     the index of a zoom per particle of its file. start: of a process, and of an empty store. yt, kernels: of loading
     them. list: of a snapshot. plan: of a galaxy of a box, from its catalogue to all ranks. take: of an item from a
     node's counter. write: of a galaxy's arrays. join, fetch, touch: of each block of a box's index, joining what
-    ranks have found, taking it over from the store, and asking whether it reaches into a galaxy; block_bytes: its own.
+    ranks have found, taking it over from the store and listing what reaches where, and asking for a
+    galaxy; block_bytes: its own.
     """
 
     start_s: float = 3.10
@@ -320,7 +321,7 @@ def campaign(
 def before(scenario: Scenario, costs: Costs, site: Site, ranks: int, n_nodes: int) -> float:
     """Seconds before mapping: every rank starts, the snapshots' listing is shared out, one rank makes the store.
 
-    Meanwhile the others load yt, and all load the kernels that this rank found compiled. A single snapshot is listed by
+    First it loads the kernels; meanwhile the others load yt, and then the kernels, too. A single snapshot is listed by
     it, too. All share the search for the blocks of a box, and open it.
     """
     start_s = costs.start_s + n_nodes * site.start_calls / site.metadata
@@ -329,7 +330,7 @@ def before(scenario: Scenario, costs: Costs, site: Site, ranks: int, n_nodes: in
     if ranks == 1:
         loading_s = costs.yt_s + planning_s + costs.kernels_s
     else:
-        loading_s = max(costs.yt_s, planning_s + costs.kernels_s) + costs.kernels_s
+        loading_s = costs.kernels_s + max(planning_s, max(costs.yt_s - costs.kernels_s, 0.0) + costs.kernels_s)
     opening_s = costs.open_s + indexing_s(scenario, costs, site, ranks, n_nodes) if scenario.in_box else 0.0
     return start_s + listing_s + loading_s + opening_s
 
@@ -451,26 +452,30 @@ def index_costs(scratch: Path, n_blocks: int = 102_400, n_parts: int = 128) -> t
     for _ in range(n_parts):
         low = rng.uniform(size=(n_blocks // n_parts, 3, 3))
         sides = np.where(rng.uniform(size=low.shape[:2]) < 0.1, 64, 1)
+        low[sides > 1] *= 0.02
         lengths = np.where(sides > 1, 100, 0)
         cells = np.sort(rng.integers(0, 64**3, (int((sides > 1).sum()), 100), dtype=np.uint32)).ravel()
-        high = low + np.where(sides > 1, 1.0, 0.02)[..., None]
+        high = np.where(sides[..., None] > 1, 1.0, low + 0.02)
         ends = np.cumsum([0, *lengths.ravel()])
         parts.append(Blocks(["PartType0", "PartType1", "PartType4"], low, high, sides, ends, cells))
 
+    sent = [pickle.dumps(part, pickle.HIGHEST_PROTOCOL) for part in parts]
+    spheres = [SimpleNamespace(center=rng.uniform(size=3), radius=0.005) for _ in range(200)]
+
     def join() -> None:
-        """Send all parts as ranks do, join and keep them."""
-        kept.keep_blocks(joined([pickle.loads(pickle.dumps(part, pickle.HIGHEST_PROTOCOL)) for part in parts]))
+        """Receive all parts, which ranks have sent, join and keep them."""
+        kept.keep_blocks(joined([pickle.loads(part) for part in sent]))
 
     def fetch() -> Blocks:
-        """Take the kept index over, as each rank does."""
+        """Take the kept index over, as each rank does, until it has answered for a first sphere."""
         assert kept.fetch(scratch / "staged")
-        return Blocks.load(blocks_file(scratch / "staged"))
+        blocks = Blocks.load(blocks_file(scratch / "staged"))
+        blocks.touched(spheres[0])
+        return blocks
 
     join_s = common.best(join)
     fetch_s = common.best(fetch)
     blocks = fetch()
-    spheres = [SimpleNamespace(center=rng.uniform(size=3), radius=0.005) for _ in range(50)]
-    blocks.touched(spheres[0])
     touch_s = common.best(lambda: [blocks.touched(sphere) for sphere in spheres]) / len(spheres)
     return join_s / n_blocks, fetch_s / n_blocks, touch_s / n_blocks, kept.index.stat().st_size / n_blocks
 

@@ -198,7 +198,7 @@ def test_processes_that_mpi_does_not_join_are_refused(suites, tmp_path, site, mo
 
 def test_two_nodes_stopped_in_every_way_end_with_the_weights_of_an_unbroken_fit(map_store, tmp_path):
     """scontrol requeue, USR2 as before a time limit, and a job of higher priority: SIGTERM, then SIGKILL."""
-    out, config = tmp_path / 'it\'s a "run" $(touch hacked)', SMALL | {"steps": 1200, "round_steps": 20, "patience": 99}
+    out, config = tmp_path / 'it\'s a "run" $(touch hacked)', SMALL | {"steps": 800, "round_steps": 20, "patience": 99}
     line = ("--store", map_store, "--tracer", "both", *flags(**config))
     job = submitted(*line, "--out", out, "--nodes", 2, "--time", "10m", "--partition", "low")
 

@@ -62,7 +62,7 @@ def side_file(parameter_file: str | Path) -> Path:
 
 def blocks_file(parameter_file: str | Path) -> Path:
     """Return the path of the file that says where the blocks of a staged snapshot in several blocks lie."""
-    return Path(f"{parameter_file}.blocks.npz")
+    return Path(f"{parameter_file}.blocks")
 
 
 def set_domain(index: Any, slot: Slot, part: Part | None = None) -> Blocks:
@@ -99,7 +99,8 @@ def set_domain(index: Any, slot: Slot, part: Part | None = None) -> Blocks:
         if part is None:
             extents_file.write_text(json.dumps({ptype: extent.tolist() for ptype, extent in extents.items()}))
             if len(files) > 1:
-                blocks.save(where_file)
+                with where_file.open("wb") as file:
+                    blocks.save(file)
     left, right = (ds.arr(edge, "code_length") for edge in domain_of(extents))
     ds.domain_left_edge, ds.domain_right_edge = left, right
     ds.domain_width, ds.domain_center = right - left, 0.5 * (left + right)

@@ -5,7 +5,7 @@ import io
 import json
 import tempfile
 from collections import Counter
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from kinmass.gen.formats.stored import held_open
 from kinmass.gen.storage.files import write_atomically
 
 #: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
-VERSION = 8
+VERSION = 9
 YT = version("yt")
 
 
@@ -48,7 +48,7 @@ class KeptIndex:
         marks = [(str(true_path(f)), (stat := status(f)).st_size, stat.st_mtime_ns) for f in files]
         depends_on = (VERSION, (marks, YT, snapshot_format.name, light))
         name = blake2b(repr(depends_on).encode(), digest_size=16).hexdigest()
-        self.index, self.extents = folder / f"{name}.npz", folder / f"{name}.json"
+        self.index, self.extents = folder / f"{name}.blocks", folder / f"{name}.json"
 
     def fetch(self, staged: Path) -> bool:
         """Copy the kept files beside the staged snapshot; False where none are sound."""
@@ -123,4 +123,4 @@ def keep_parts(path: Path, format_name: str, light: str | None, folder: Path, pa
 
 
 def _digest(index: bytes | memoryview) -> str:
-    return blake2b(index).hexdigest()
+    return sha256(index).hexdigest()

@@ -613,4 +613,4 @@ def test_ranks_that_share_the_search_for_a_boxs_blocks_write_the_same_bytes(tmp_
         else:
             assert [f"part ({n}, 3)" in done.stderr for n in range(3)] == [ranks == 3] * 3
     assert tree(outs[1]) == tree(outs[3])
-    assert [path.suffix for path in sorted((outs[3] / ".indexes").iterdir())] == [".json", ".npz"]
+    assert [path.suffix for path in sorted((outs[3] / ".indexes").iterdir())] == [".blocks", ".json"]

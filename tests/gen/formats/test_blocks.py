@@ -1,7 +1,6 @@
 """Blocks of particles: whatever their order in the file, no particle of a sphere is missed, and few others are read."""
 
 import itertools
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,11 +67,12 @@ def test_no_particle_of_a_sphere_is_missed(order, tmp_path):
     blocks, extents = blocks_of(pos, other)
     np.testing.assert_array_equal(extents["a"], lowest_and_highest(pos))
     np.testing.assert_array_equal(extents["b"], lowest_and_highest(other))
-    blocks.save(tmp_path / "blocks.npz")
+    with (tmp_path / "kept.blocks").open("wb") as file:
+        blocks.save(file)
     n_inside = 0
     for _ in range(100):
         centre, radius = pos[rng.integers(len(pos))] + rng.normal(0, 0.01, 3), 10 ** rng.uniform(-3, -0.5)
-        for kept in (blocks, Blocks.load(tmp_path / "blocks.npz")):
+        for kept in (blocks, Blocks.load(tmp_path / "kept.blocks")):
             selector = sphere(centre, radius)
             named = set(kept.identify_file_masks(selector)[0].tolist())
             for name, all_pos in (("a", pos), ("b", other)):
@@ -137,10 +137,13 @@ def test_positions_that_are_not_finite_are_never_left_out(value):
     assert blocks.touched(sphere((50.0, 50.0, 50.0), 1.0)) == {1}
 
 
-def test_what_is_no_file_of_blocks_is_refused(tmp_path):
-    (tmp_path / "a.npz").write_text(json.dumps({}))
-    with pytest.raises(ValueError, match="pickle"):
-        Blocks.load(tmp_path / "a.npz")
-    np.savez(tmp_path / "b.npz", names=["a"])
-    with pytest.raises(LookupError):
-        Blocks.load(tmp_path / "b.npz")
+@pytest.mark.parametrize("content", [b"{}", b"", np.arange(3).tobytes()])
+def test_what_is_no_file_of_blocks_is_refused(content, tmp_path):
+    blocks, _ = blocks_of(np.random.default_rng(2).uniform(size=(5000, 3)), np.zeros((0, 3)))
+    with (tmp_path / "cut").open("w+b") as file:
+        blocks.save(file)
+        file.truncate(file.tell() - 1)
+    (tmp_path / "other").write_bytes(content)
+    for name in ("cut", "other"):
+        with pytest.raises(ValueError, match=r"array|magic"):
+            Blocks.load(tmp_path / name)

@@ -12,7 +12,6 @@ from astropy.io import fits
 
 from kinmass.gen.code import commit, version_of
 from kinmass.gen.options import OptionError
-from kinmass.gen.physics.projection import CHANNELS
 from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import store
 from kinmass.gen.storage.files import aside, make_folder
@@ -181,7 +180,7 @@ def _images(
     Adds the instrument to the header.
     """
     maps, pixel_kpc = store.read(group, "maps", index)[view], float(store.read(group, "pixel_scale", index)[view])
-    names: tuple[str, ...] = CHANNELS
+    names: tuple[str, ...] = store.CHANNELS
     if instrument is not None:
         import torch
 
@@ -195,7 +194,7 @@ def _images(
         observed = observe(
             torch.from_numpy(maps)[None], noise_model, torch.from_numpy(noise)[None], field_of_view_re, r_e
         )
-        maps, pixel_kpc, names = observed[0].numpy(), pixel_kpc * noise_model.rebin, (*CHANNELS[:3], "valid")
+        maps, pixel_kpc, names = observed[0].numpy(), pixel_kpc * noise_model.rebin, (*store.CHANNELS[:3], "valid")
         header["INSTRUME"] = (noise_model.name, "noise model the maps are seen through")
         header["HISTORY"] = f"instrument {noise_model.model_dump_json(exclude_none=True)}"
     images: dict[str, np.ndarray] = {}

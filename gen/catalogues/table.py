@@ -4,19 +4,21 @@ import contextlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy import units as u
-from astropy.table import Table
 
 from kinmass.gen.catalogues.base import Halo, listed, need
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.base import reading
 from kinmass.gen.suite import snapshot_number
 
+if TYPE_CHECKING:  # it takes half a second to load, which each of thousands of ranks would spend
+    from astropy.table import Table
+
 _OPTIONAL = {
-    "r200": ("r200_kpc", u.kpc), "halo_mass": ("halo_mass_msun", u.Msun), "stellar_mass": ("stellar_mass_msun", u.Msun),
-    "n_stars": ("n_stars", None), "high_res_fraction": ("high_res_fraction", u.one),
+    "r200": ("r200_kpc", "kpc"), "halo_mass": ("halo_mass_msun", "Msun"), "stellar_mass": ("stellar_mass_msun", "Msun"),
+    "n_stars": ("n_stars", None), "high_res_fraction": ("high_res_fraction", ""),
 }  # fmt: skip
 #: What else a column of the snapshots' numbers may be called, in lower case.
 _EPOCHS = {"snapnum", "snap_num", "snap", "snapshot_number", "snapshotnumber", "snapshot_id", "snapid"}
@@ -32,8 +34,10 @@ _PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"(')) + b"\t\n"
 _STRANGE = (b"\n ", b"\n\t", b"0x", b"0X")
 
 
-def _in_c(path: Path) -> Table | None:
+def _in_c(path: Path) -> "Table | None":
     """Read a plain CSV by astropy's reader in C, which takes a tenth of the time; None where it is to be left alone."""
+    from astropy.table import Table
+
     raw = b"\n" + path.read_bytes().replace(b"\r\n", b"\n")
     if not (raw.translate(None, _PLAIN) or any(word in raw for word in _STRANGE) or re.search(rb"\d_\d", raw)):
         with contextlib.suppress(ValueError):  # the reader in Python says what is wrong
@@ -42,8 +46,10 @@ def _in_c(path: Path) -> Table | None:
     return None
 
 
-def _table(path: Path) -> Table:
+def _table(path: Path) -> "Table":
     """Read a table as its name says. Raises SnapshotError where its rows do not fit, or a column comes twice."""
+    from astropy.table import Table
+
     encoding = "utf-8-sig"  # spreadsheets begin a file with a mark that would become part of the first column's name
     try:
         if path.suffix == ".ecsv":
@@ -124,7 +130,7 @@ def _check_spelling(path: Path, names: list[str]) -> None:
             raise SnapshotError(f"{path}: column {name!r} would not be read; call it {meant!r}, or otherwise")
 
 
-def _check_one_epoch(path: Path, table: Table) -> None:
+def _check_one_epoch(path: Path, table: "Table") -> None:
     """Raise SnapshotError where another column than `snapshot` says that rows are of several snapshots."""
     for name in table.colnames if "snapshot" not in table.colnames else ():
         if name.lower() in _EPOCHS and len(set(table[name].tolist())) > 1:
@@ -150,7 +156,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
             raise SnapshotError(f"{path}: `snapshot` is {table['snapshot'][0]} in a row; write whole numbers, or names")
         table = table[[_is_named(snapshot, str(name).strip()) for name in table["snapshot"]]]
 
-    def values(name: str, unit: u.Unit) -> np.ndarray:
+    def values(name: str, unit: str | None) -> np.ndarray:
         """Return a column (N,) in a unit, NaN where an entry is empty."""
         numbers: np.ndarray = np.ma.filled(np.ma.asarray(table[name], dtype=float), np.nan)
         return numbers if table[name].unit is None or unit is None else np.asarray(table[name].unit.to(unit, numbers))
@@ -167,7 +173,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
 
     return listed(
         words("id" if "id" in table.colnames else "row"),
-        np.stack([values(x, u.kpc) for x in "xyz"], axis=1),
+        np.stack([values(x, "kpc") for x in "xyz"], axis=1),
         central=[truth(word) for word in words("central")] if "central" in table.colnames else None,
         lineage=[None if w in ("", "--") else w for w in words("lineage")] if "lineage" in table.colnames else None,
         **{halo_field: values(name, unit) for name, (halo_field, unit) in _OPTIONAL.items() if name in table.colnames},

@@ -12,8 +12,6 @@ from scipy.spatial import cKDTree
 from kinmass.gen.physics.cells import deposit_cells
 from kinmass.gen.physics.particles import Galaxy, Particles
 
-CHANNELS = ("density", "velocity", "dispersion", "count")
-
 
 def _spline_column(b: np.ndarray) -> np.ndarray:
     """Cubic spline kernel (Monaghan & Lattanzio 1985) integrated along the line of sight at impact parameters b <= 1.

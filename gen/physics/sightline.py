@@ -3,7 +3,6 @@
 import hashlib
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 
 def within(suite: str, name: str) -> str:
@@ -31,6 +30,8 @@ def sightlines(
     towards the observer are right-handed, so maps look as on a screen. The inclination is the angle [0, 90 deg]
     between the line of sight and the axis of the pole (3,): 0 is face on. Without a pole all orientations are drawn.
     """
+    from scipy.spatial.transform import Rotation  # of training, which draws no rotations, it would take half a second
+
     away = np.diag([1.0, 1.0, -1.0])
     low, high = np.cos(np.radians(inclination_deg))[::-1]
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import zarr
 
-from kinmass.gen.physics.projection import CHANNELS
 from kinmass.gen.storage import journal
 from kinmass.gen.storage.chunk_files import ChunkFiles
 
@@ -21,6 +20,8 @@ PENDING, DONE, FAILED = 0, 1, 2
 #: What is said of a galaxy that cannot be read. It is never written.
 DAMAGED = 251
 TRACERS = ("stars", "gas")
+#: What `gen.physics.projection` makes of each tracer, in its order.
+CHANNELS = ("density", "velocity", "dispersion", "count")
 COMPONENTS = ("total", "dark", "stars", "gas")
 
 

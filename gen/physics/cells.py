@@ -72,6 +72,7 @@ def cube_seen(turn: np.ndarray) -> Cube:
     return Cube(axes, edges, SURE * error, largest)
 
 
+# Sums may be reordered here, where nothing is written: of such a loop there is one version, wherever arrays lie.
 @njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def _mass_below(x, y, edges):  # type: ignore[no-untyped-def]
     """Share of the unit cube's mass at smaller x and y than this: (x - x') (y - y') over the parts of edges there."""

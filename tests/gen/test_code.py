@@ -131,7 +131,7 @@ def test_modules_are_found_however_they_are_imported():
         "kinmass.gen",
         "kinmass.gen.storage.store",
         "kinmass.gen.storage.files",
-        "kinmass.gen.physics.projection",
+        "kinmass.gen.storage.journal",
     }
     assert expected <= set(files)
     assert not {name for name in files if name.startswith(("kinmass.train", "kinmass.eval"))}

@@ -85,6 +85,22 @@ def test_maps_are_weighted_by_the_particles_weight():
     assert light[3].sum() < project(particles, TURN, 2.0, 16)[3].sum()
 
 
+@pytest.mark.parametrize("tracer", ["kernels", "points", "cells"])
+def test_maps_are_the_same_wherever_arrays_lie_in_memory(tracer):
+    """To the last bit: else a store's bytes would depend on what a rank has mapped before."""
+    particles, rng, kept = some_particles(500), np.random.default_rng(0), []
+    if tracer != "kernels":
+        side_kpc = np.full(500, 0.3) if tracer == "cells" else None
+        particles = replace(particles, support_kpc=None, side_kpc=side_kpc)
+    found = set()
+    for _ in range(400):
+        kept.append(np.empty(rng.integers(1, 3000), np.uint8))  # what comes next lies elsewhere
+        if len(kept) > 200:
+            kept.pop(rng.integers(200))
+        found.add(project(particles, TURN, 2.0, 16).tobytes())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("support", [0.26, 0.37, 0.45, 0.5, 0.6, 2.0, 5.0])
 def test_one_kernel_wherever_it_lies(support):
     """The kernel's own column, integrated over each pixel's share, in a field that it fills, overfills or leaves.

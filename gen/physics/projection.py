@@ -50,8 +50,8 @@ def with_kernels(gas: Particles) -> Particles:
     return replace(gas, support_kpc=distance_kpc.reshape(len(gas), -1)[:, -1])
 
 
-#: What the compiler may do: fuse multiply and add, ignore the sign of zero, multiply by reciprocals. Not reorder sums: it
-#: makes two versions of a loop, chooses by where arrays lie in memory, and would reorder only one of them.
+#: What the compiler may do: fuse multiply and add, ignore the sign of zero, multiply by reciprocals. Not reorder sums:
+#: it makes two versions of a loop, chooses by where arrays lie in memory, and would reorder only one of them.
 FAST_MATH = {"contract", "nsz", "arcp"}
 
 

@@ -96,23 +96,23 @@ class Costs:
     galaxy; block_bytes: its own.
     """
 
-    start_s: float = 3.10
-    yt_s: float = 1.86
-    kernels_s: float = 0.466
-    list_s: float = 0.0172
-    plan_s: float = 1.71e-5
-    take_s: float = 3.44e-5
-    open_s: float = 0.0474
-    open_particle_s: float = 6.45e-8
-    work_s: float = 0.0201
-    work_particle_s: float = 7.19e-7
-    write_s: float = 0.00642
+    start_s: float = 3.33
+    yt_s: float = 1.71
+    kernels_s: float = 0.452
+    list_s: float = 0.0142
+    plan_s: float = 1.67e-5
+    take_s: float = 4.11e-5
+    open_s: float = 0.0466
+    open_particle_s: float = 6.04e-8
+    work_s: float = 0.0237
+    work_particle_s: float = 5.36e-7
+    write_s: float = 0.00755
     box_bytes: float = 7.1e5
     particle_bytes: float = 13.0
-    join_block_s: float = 3.57e-6
-    fetch_block_s: float = 9.78e-7
-    touch_block_s: float = 4.94e-8
-    block_bytes: float = 314.0
+    join_block_s: float = 2.61e-6
+    fetch_block_s: float = 3.6e-6
+    touch_block_s: float = 1.58e-8
+    block_bytes: float = 278.0
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,10 @@ class Blocks:
 
         They are told by the number of the block times T, and that of the type.
         """
-        if not hasattr(selector, "radius"):
-            return frozenset(np.flatnonzero(self.sides).tolist())
-        centre, radius = np.array(selector.center, dtype=float), float(selector.radius)
-        if self._last is None or self._last[0] != (*centre, radius):
-            self._last = (*centre, radius), frozenset(self._reaching(centre, radius).tolist())
+        sphere = (*map(float, selector.center), float(selector.radius)) if hasattr(selector, "radius") else ()
+        if self._last is None or self._last[0] != sphere:
+            found = self._reaching(np.array(sphere[:3]), sphere[3]) if sphere else np.flatnonzero(self.sides)
+            self._last = sphere, frozenset(found.tolist())
         return self._last[1]
 
     def _reaching(self, centre: np.ndarray, radius: float) -> np.ndarray:

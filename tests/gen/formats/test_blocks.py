@@ -81,6 +81,9 @@ def test_no_particle_of_a_sphere_is_missed(order, tmp_path):
                 assert named >= set((inside // BLOCK).tolist())
                 assert all(kept.touches(selector, block, name) for block in set((inside // BLOCK).tolist()))
     assert n_inside > 1000
+    everything = SimpleNamespace()  # what is no sphere
+    assert kept.identify_file_masks(everything)[0].tolist() == list(range(len(pos) // BLOCK))
+    assert [kept.touches(everything, k, "b") for k in (0, len(pos) // BLOCK - 1)] == [True, False]
 
 
 @pytest.mark.parametrize(("order", "most"), [("cells", 0.1), ("groups", 0.06)])

@@ -157,9 +157,9 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Three files at a time on two cores: tests of MPI and DDP wait for each other as often as they compute.
+# Two files at a time: tests of MPI and DDP wait for each other as often as they compute.
 test: lint types
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Another processor's rounding, as far as one can have it on this: the tests whose networks are trained on the spot.
 OTHER_MATH := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Prescott \

@@ -496,7 +496,7 @@ def test_an_index_is_kept_with_its_digest_and_made_anew_where_it_is_damaged(dama
         with Snapshot(path, "gizmo", indexes=tmp_path / "indexes") as snapshot:
             assert assert_true_sums(snapshot, expected, BOX, spheres) > 200
         assert len(indexes_made) == (1 if damage == "no" else attempt)
-        (index,), (extents,) = ((tmp_path / "indexes").glob(f"*.{end}") for end in ("npz", "json"))
+        (index,), (extents,) = ((tmp_path / "indexes").glob(f"*.{end}") for end in ("blocks", "json"))
         if damage == "index":  # one bit, in a place that HDF5 does not check
             raw = bytearray(index.read_bytes())
             raw[-1] ^= 1

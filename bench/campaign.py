@@ -92,8 +92,8 @@ class Costs:
     the index of a zoom per particle of its file. start: of a process, and of an empty store. yt, kernels: of loading
     them. list: of a snapshot. plan: of a galaxy of a box, from its catalogue to all ranks. take: of an item from a
     node's counter. write: of a galaxy's arrays. join, fetch, touch: of each block of a box's index, joining what
-    ranks have found, taking it over from the store and listing what reaches where, and asking for a
-    galaxy; block_bytes: its own.
+    ranks have found, taking it over from the store and listing what reaches where, and asking for a galaxy;
+    block_bytes: its own.
     """
 
     start_s: float = 3.33
@@ -330,7 +330,7 @@ def before(scenario: Scenario, costs: Costs, site: Site, ranks: int, n_nodes: in
     if ranks == 1:
         loading_s = costs.yt_s + planning_s + costs.kernels_s
     else:
-        loading_s = costs.kernels_s + max(planning_s, max(costs.yt_s - costs.kernels_s, 0.0) + costs.kernels_s)
+        loading_s = costs.kernels_s + max(planning_s, costs.yt_s, costs.kernels_s)
     opening_s = costs.open_s + indexing_s(scenario, costs, site, ranks, n_nodes) if scenario.in_box else 0.0
     return start_s + listing_s + loading_s + opening_s
 
@@ -338,10 +338,9 @@ def before(scenario: Scenario, costs: Costs, site: Site, ranks: int, n_nodes: in
 def roofline(scenario: Scenario, costs: Costs, site: Site, ranks: int) -> tuple[float, str]:
     """Least seconds that the whole run could take, and what sets it."""
     read_bytes, open_s, hold_s, work_s = galaxies(scenario, costs)
-    start_s = costs.start_s + costs.yt_s + costs.kernels_s
-    if scenario.in_box:  # every rank takes the index over
-        start_s += costs.fetch_block_s * blocks_of_box(scenario, float(particles_of(scenario).sum()))
-    index_s, index_bytes, _ = box_index(scenario, costs) if scenario.in_box else (0.0, 0.0, 0.0)
+    index_s, index_bytes, n_blocks = box_index(scenario, costs) if scenario.in_box else (0.0, 0.0, 0.0)
+    # Every rank takes the index over.
+    start_s = costs.start_s + costs.yt_s + costs.kernels_s + costs.fetch_block_s * n_blocks
     n, one = scenario.galaxies, start_s + costs.list_s + float((work_s + hold_s).max())
     computing_s = float((open_s + hold_s + work_s).sum()) + n * costs.write_s + index_s
     n_bytes = float(read_bytes.sum()) + n * BYTES_WRITTEN + index_bytes

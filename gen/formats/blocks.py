@@ -6,9 +6,10 @@ every position is looked at, once: a block's own cuboid is cut into cells, and t
 each type by itself. What the tables promise is found this way, for files with and without them, and nothing is missed.
 """
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -79,15 +80,16 @@ class Blocks:
         high = np.where(filled, self.high, -np.inf).max(axis=0)
         return {ptype: np.array([low[kind], high[kind]]) for kind, ptype in enumerate(self.names)}
 
-    def save(self, file: BinaryIO) -> None:
-        """Write all to a file, array after array: no rank of many waits for checksums that nobody asks for."""
-        lengths = np.diff(self.ends)
+    def packed(self) -> memoryview:
+        """Return the content of a file of all, array after array: no rank waits for checksums that nobody asks for."""
+        file, lengths = io.BytesIO(), np.diff(self.ends)
         for array in (np.array(self.names), self.low, self.high, _small(self.sides), _small(lengths), self.cells):
             np.lib.format.write_array(file, array, allow_pickle=False)
+        return file.getbuffer()
 
     @staticmethod
     def load(path: Path) -> "Blocks":
-        """Read what `save` has written. Raises OSError, or ValueError for other files."""
+        """Read a file of what `packed` returns. Raises OSError, or ValueError for other files."""
         with path.open("rb") as file:
             names, low, high, sides, lengths, cells = (
                 np.lib.format.read_array(file, allow_pickle=False) for _ in range(6)

@@ -99,8 +99,7 @@ def set_domain(index: Any, slot: Slot, part: Part | None = None) -> Blocks:
         if part is None:
             extents_file.write_text(json.dumps({ptype: extent.tolist() for ptype, extent in extents.items()}))
             if len(files) > 1:
-                with where_file.open("wb") as file:
-                    blocks.save(file)
+                where_file.write_bytes(blocks.packed())
     left, right = (ds.arr(edge, "code_length") for edge in domain_of(extents))
     ds.domain_left_edge, ds.domain_right_edge = left, right
     ds.domain_width, ds.domain_center = right - left, 0.5 * (left + right)

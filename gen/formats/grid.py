@@ -171,8 +171,7 @@ class GridFormat(Format):
         if n_coarse:
             counts |= {"dark": counts["dark"] - n_coarse, "coarse_dark": n_coarse}
             extents["coarse_dark"] = extents["dark"]
-        with where_file.open("wb") as file:
-            domains.save(file)
+        where_file.write_bytes(domains.packed())
         told = {ptype: extent.tolist() for ptype, extent in extents.items()}
         counts_file.write_text(json.dumps({"counts": counts, "coarse_above": limit, "extents": told}))
         return Census(counts, extents, limit, domains if self.has_domains else None)

@@ -1,7 +1,6 @@
 """Keeps where the blocks of a big snapshot lie for the next process that opens the same files."""
 
 import contextlib
-import io
 import json
 import tempfile
 from collections import Counter
@@ -70,9 +69,7 @@ class KeptIndex:
 
     def keep_blocks(self, blocks: Blocks) -> None:
         """Keep where blocks lie that were found in parts."""
-        buffer = io.BytesIO()
-        blocks.save(buffer)
-        self._write(buffer.getbuffer(), {ptype: extent.tolist() for ptype, extent in blocks.extents().items()})
+        self._write(blocks.packed(), {ptype: extent.tolist() for ptype, extent in blocks.extents().items()})
 
     def _write(self, index: bytes | memoryview, extents: Any) -> None:
         with contextlib.suppress(OSError):  # a kept index only saves time

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -73,6 +74,33 @@ def test_truth_is_the_sum_over_the_files_particles(mocks, map_store):
         expected = enclosed_mass(offset * a / h, mass * 1e10 / h, group["radius"][index])
         np.testing.assert_allclose(group["mass"][index, 0], expected, rtol=1e-6)
         np.testing.assert_allclose(group["mass"][index, 0], group["mass"][index, 1:].sum(0), rtol=1e-12)
+
+
+def test_a_galaxy_is_the_same_wherever_its_arrays_lie_in_memory():
+    """Every array that is stored of it, to the last bit, whatever its rank has mapped before."""
+    rng, settings = np.random.default_rng(4), Settings(views=2, pixels=16)
+
+    def cloud(n: int, size_kpc: float, support_kpc: np.ndarray | None = None) -> Particles:
+        pos, vel = rng.normal(0, size_kpc, (n, 3)), rng.normal(0, 100, (n, 3))
+        return Particles(np.asfortranarray(pos), np.asfortranarray(vel), rng.uniform(1e5, 2e5, n), support_kpc)
+
+    def moved(particles: Particles) -> Particles:
+        """Copy particles to places that are a multiple of 8 bytes, as arrays may be, and no more."""
+        copies = {}
+        for name in ("pos_kpc", "vel_kms", "mass_msun", "support_kpc"):
+            if (array := getattr(particles, name)) is not None:
+                start = rng.integers(8)
+                copies[name] = np.empty(array.size + 8)[start : start + array.size].reshape(array.shape, order="F")
+                copies[name][...] = array
+        return replace(particles, **copies)
+
+    parts = cloud(3000, 2.0), cloud(2000, 3.0, rng.uniform(0.05, 2, 2000)), cloud(4000, 20.0)
+    found: set[tuple[bytes, ...]] = set()
+    for _ in range(50):
+        stars, gas, dark = map(moved, parts)
+        arrays = map_galaxy(Galaxy(stars, gas, dark, stars), frame_of(stars, 5.0, "x", settings), 30.0, settings)
+        found.add(tuple(np.asarray(array).tobytes() for array in arrays.values()))
+    assert len(found) == 1
 
 
 def test_two_ranks_write_the_same_bytes_as_one(mocks, map_store, tmp_path):

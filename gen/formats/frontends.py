@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from importlib import import_module
 from itertools import count
+from traceback import clear_frames
 from typing import Any
 
 import h5py
@@ -280,21 +281,33 @@ def _grid_dataset_class(module: str, name: str, overrides: Overrides) -> Any:
     return type(f"Grid{name}{next(_class_numbers)}", (frontend,), methods)
 
 
+@contextmanager
+def _refusals_of_yt(name: str) -> Iterator[None]:
+    """Say as a SnapshotError why yt could not read a file as `name`, and close what it had left open.
+
+    Otherwise the error's traceback holds these files for as long as somebody keeps the error.
+    """
+    try:
+        yield
+    except Exception as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            clear_frames(error.__traceback__)
+        raise SnapshotError(
+            f"yt cannot read it as {name} ({type(error).__name__}: {error}); is `format:` right, and the file whole?"
+        ) from error
+
+
 def open_grid(module: str, name: str, path: str, overrides: Overrides = (), **options: Any) -> Any:
     """Open a grid code's file and build its index, in a domain that is not periodic.
 
     Raises SnapshotError with yt's reason.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # yt leaves a hierarchy open until it is forgotten
-            ds = _grid_dataset_class(module, name, overrides)(path, **options)
-            ds._periodicity = (False, False, False)
-            _ = ds.index
-    except Exception as error:
-        raise SnapshotError(
-            f"yt cannot read it as {name} ({type(error).__name__}: {error}); is `format:` right, and the file whole?"
-        ) from error
+    with _refusals_of_yt(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # yt leaves a hierarchy open until it is forgotten
+        ds = _grid_dataset_class(module, name, overrides)(path, **options)
+        ds._periodicity = (False, False, False)
+        _ = ds.index
     return ds
 
 
@@ -325,14 +338,9 @@ def open_raw(
 
     Raises SnapshotError with yt's reason.
     """
-    try:
-        with _measuring_inside(slot, part):
-            ds = _opened(module, name, path, overrides, **options)
-            _ = ds.index
-    except Exception as error:
-        raise SnapshotError(
-            f"yt cannot read it as {name} ({type(error).__name__}: {error}); is `format:` right, and the file whole?"
-        ) from error
+    with _refusals_of_yt(name), _measuring_inside(slot, part):
+        ds = _opened(module, name, path, overrides, **options)
+        _ = ds.index
     return ds
 
 

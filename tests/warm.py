@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +25,7 @@ _FORKING.set_forkserver_preload(
     [
         "astropy.io.fits",
         "dask.distributed",
+        "matplotlib.backends.backend_agg",
         "matplotlib.pyplot",
         "numba",
         "scipy.spatial.transform",
@@ -51,6 +53,8 @@ def _main(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
+    # Workers that it forks come from the same server. Python would start another, though it says that it does not.
+    forkserver._forkserver.ensure_running = resource_tracker.ensure_running
     if limit:
         limit()
     sys.argv = arguments.copy()

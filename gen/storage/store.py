@@ -234,8 +234,8 @@ def open_suite(store: Path, suite: str) -> zarr.Group:
     >>> bool((group["status"][:] == DONE).all())
     True
     """
-    group = open_growing(store, suite)
-    sizes = {group[name].shape[0] for name in (*ARRAYS, "galaxy", "lineage")}
+    group, arrays = _open_checked(store, suite)
+    sizes = {array.shape[0] for array in arrays.values()}
     if len(sizes) > 1:
         raise StoreError(
             f"{store / suite} has arrays of {' and '.join(map(str, sorted(sizes)))} galaxies: a process was killed "
@@ -246,6 +246,11 @@ def open_suite(store: Path, suite: str) -> zarr.Group:
 
 def open_growing(store: Path, suite: str) -> zarr.Group:
     """Open a suite's group as `open_suite` does, also where arrays are of different lengths."""
+    return _open_checked(store, suite)[0]
+
+
+def _open_checked(store: Path, suite: str) -> tuple[zarr.Group, dict[str, zarr.Array]]:
+    """Open a suite's group and its arrays, each once: zarr takes longer over that than over reading a number."""
     suite_names = suites(store)
     if suite not in suite_names:
         raise StoreError(f"{store} has no suite {suite!r}; it has {', '.join(suite_names) or 'none'}")
@@ -278,18 +283,19 @@ def open_growing(store: Path, suite: str) -> zarr.Group:
             f"{store / suite} lacks {', '.join(missing)}; it is damaged or no map store: "
             "run `kinmass maps` again, with a new --out"
         )
-    return group
+    return group, arrays
 
 
-def _opened(files: ChunkFiles, path: Path) -> tuple[zarr.Group, set[str]]:
-    """Open a suite's group, and return it with the names of its arrays. Raises StoreError naming a damaged file."""
+def _opened(files: ChunkFiles, path: Path) -> tuple[zarr.Group, dict[str, Any]]:
+    """Open a suite's group and those of its arrays that are there. Raises StoreError naming a damaged file."""
     place = path
     try:
         group = zarr.open_group(files, mode="r+", use_consolidated=False)
-        arrays = set()
+        arrays = {}
         for name in (*ARRAYS, "galaxy", "lineage"):
             place = path / name
-            arrays |= {name} if name in group else set()
+            if (array := group.get(name)) is not None:
+                arrays[name] = array
         return group, arrays
     except OSError:
         raise

@@ -98,23 +98,19 @@ class Monitor:
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(len(names), 5, figsize=(13, 2.5 * len(names)), squeeze=False, layout="constrained")
+        figure = plt.figure(figsize=(13, 2.5 * len(names)))
+        edges = {"left": 0.01, "right": 0.99, "bottom": 0.06, "top": 0.96}
+        grid = figure.add_gridspec(len(names), 2, width_ratios=(4, 1), wspace=0.1, hspace=0.35, **edges)
+        _draw_maps(figure.add_subplot(grid[:, 0]), observed)
         for i, name in enumerate(names):
-            for axis, channel, title in zip(
-                axes[i], (1, 2, 5, 6), ("V stars", "sigma stars", "V gas", "sigma gas"), strict=False
-            ):
-                valid = observed[i, channel - channel % 4 + 3] > 0
-                image = np.where(valid, observed[i, channel], np.nan)
-                limit_kms = float(np.abs(observed[i, channel]).max()) or 1.0
-                lowest = -limit_kms if title[0] == "V" else 0.0
-                axis.imshow(image, origin="lower", cmap="RdBu_r" if lowest else "viridis", vmin=lowest, vmax=limit_kms)
-                axis.set(title=f"{title}, to {limit_kms:.0f} km/s", xticks=[], yticks=[])
+            axis = figure.add_subplot(grid[i, 1])
             lowest, median, highest = np.percentile(samples[:, i], [2.5, 50, 97.5], axis=0)
-            axes[i, 4].fill_between(radii_re, lowest, highest, alpha=0.3, label="95 %")
-            axes[i, 4].plot(radii_re, median, label="median")
-            axes[i, 4].plot(radii_re, truth[i], "k--", label="true")
-            axes[i, 4].set(xscale="log", xlabel="r / R_e", ylabel="log10 M(<r) [Msun]", title=name)
-            axes[i, 4].legend()
+            axis.fill_between(radii_re, lowest, highest, alpha=0.3, label="95 %")
+            axis.plot(radii_re, median, label="median")
+            axis.plot(radii_re, truth[i], "k--", label="true")
+            axis.set(ylabel="log10 M(<r) [Msun]", title=name)
+        axis.set(xlabel="r / R_e")
+        axis.legend()
         try:
             writer = self._open()
             writer.add_figure("examples", figure, step)
@@ -130,3 +126,22 @@ class Monitor:
                 self._writer.close()
             except OSError as error:
                 self._warn_once(error)
+
+
+def _draw_maps(axis: Any, observed: np.ndarray) -> None:
+    """Draw V and sigma of stars and gas of each view (N, 8, P, P) in one pair of axes, which take long to draw."""
+    from matplotlib import colormaps
+
+    side, gap = observed.shape[-1], observed.shape[-1] // 4
+    canvas = np.ones((len(observed) * (side + gap), 4 * (side + gap), 3))
+    for i, view in enumerate(observed):
+        for j, (channel, title) in enumerate(((1, "V stars"), (2, "sigma stars"), (5, "V gas"), (6, "sigma gas"))):
+            top, left = i * (side + gap) + gap, j * (side + gap)
+            limit_kms = float(np.abs(view[channel]).max()) or 1.0
+            lowest_kms, colours = (-limit_kms, "RdBu_r") if title[0] == "V" else (0.0, "viridis")
+            image = colormaps[colours]((view[channel] - lowest_kms) / (limit_kms - lowest_kms))[::-1, :, :3]
+            image[view[channel - channel % 4 + 3][::-1] <= 0] = 1
+            canvas[top : top + side, left : left + side] = image
+            axis.text(left + side / 2, top - gap / 4, f"{title}, to {limit_kms:.0f} km/s", ha="center")
+    axis.imshow(canvas, interpolation="nearest", aspect="equal", extent=(0, canvas.shape[1], canvas.shape[0], 0))
+    axis.set_axis_off()

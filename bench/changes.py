@@ -5,6 +5,7 @@
   kinmass mock --out fresh --galaxies 150 --seed 77
   kinmass maps fresh/*/*.yaml --out fresh.zarr --views 4 --pixels 32
   python -m bench.changes --store maps.zarr --fresh fresh.zarr
+  python -m bench.changes --store maps.zarr --fresh fresh.zarr --begun     # each fit begins with fits of gas and stars
 
 These are no options: a process changes the code, fits `both` and infers the fresh galaxies. Compared are what
 velocities and masses are scaled by (of the stars, which is what `kinmass` does, of the gas, or of both), what a
@@ -106,13 +107,20 @@ CHANGES: dict[str, Callable[[], None]] = {
 }
 
 
-def fit_and_infer(name: str, seed: int, steps: int, run: Path, store_path: Path, fresh: Path) -> None:
-    """Change the code of this process, train a network, and keep what it says of fresh galaxies in its folder."""
+def fit_and_infer(name: str, seed: int, steps: int, run: Path, store_path: Path, fresh: Path, is_begun: bool) -> None:
+    """Change the code of this process, train a network, and keep what it says of fresh galaxies in its folder.
+
+    is_begun: it begins with the encoders of fits of gas and stars, which are made before, with the same change.
+    """
     CHANGES[name]()
     torch.set_num_threads(1)
-    fit = ["fit", "--store", store_path, "--tracer", "both", "--steps", steps, "--seed", seed, "--out", run]
-    if train_main([*map(str, fit)]):
-        raise SystemExit(f"{run} could not be trained")
+    singles = {tracer: run.with_name(f"{run.name}-{tracer}") for tracer in ("gas", "stars") if is_begun}
+    for tracer, out in {**singles, "both": run}.items():
+        fit = ["fit", "--store", store_path, "--tracer", tracer, "--steps", steps, "--seed", seed, "--out", out]
+        if singles and tracer == "both":
+            fit += ["--start-from", *singles.values()]
+        if train_main([*map(str, fit)]):
+            raise SystemExit(f"{out} could not be trained")
     infer = train.load(run)
     parts: dict[str, list[np.ndarray]] = {}
     for suite in store.suites(fresh):
@@ -171,13 +179,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200, help="optimiser steps of each fit")
     parser.add_argument("--seeds", type=int, default=3, help="networks of every kind")
     parser.add_argument("--only", nargs="*", choices=CHANGES, default=list(CHANGES), help="all where left out")
+    parser.add_argument("--begun", action="store_true", help="begin each fit with fits of gas and stars")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "SEED"), help="(internal) train this one in this process")
     args = parser.parse_args()
-    out = args.out / f"changes-{args.store.stem}"
-    runs = {name: [out / f"{name.replace(' ', '-')}-{seed}" for seed in range(args.seeds)] for name in args.only}
+    out = args.out / f"changes-{args.store.stem}{'-begun' * args.begun}"
+    runs = {name: [out / f"{name.replace(' ', '-')}-{seed}" for seed in range(args.seeds)] for name in CHANGES}
     if args.one:
         name, seed = args.one[0], int(args.one[1])
-        return fit_and_infer(name, seed, args.steps, out / f"{name.replace(' ', '-')}-{seed}", args.store, args.fresh)
+        return fit_and_infer(name, seed, args.steps, runs[name][seed], args.store, args.fresh, args.begun)
 
     def fit(name: str, seed: int) -> None:
         """Train one in a process of its own, which changes the code, unless that was done before."""

@@ -2,7 +2,9 @@
 
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -301,6 +303,15 @@ def write_velociraptor(folder: Path, comoving: bool = False) -> Path:
     return folder / "halos_0099.properties.0"
 
 
+def refused_after(reader: str, write: Callable[[Path], Path], folder: Path, words: str, change: Any) -> None:
+    """A catalogue of HDF5 that was changed is refused by its path and these words."""
+    path = write(folder)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: {words}"):
+        find_haloes(reader, path, SNAPSHOT, UNITS)
+
+
 def write_table(folder: Path) -> Path:
     unknown = ~CENTRAL
     table = Table({"id": np.arange(4), "snapshot": ["snap_099.0.hdf5"] * 4, "lineage": ["a", "b", "c", "a"]})
@@ -532,12 +543,7 @@ def test_a_catalogue_is_named_where_a_snapshot_is_asked_for(name, finder, words,
 
 
 def test_soap_without_what_it_needs_is_refused(tmp_path):
-    def refused(words: str, change: Any) -> None:
-        path = write_soap(tmp_path)
-        with h5py.File(path, "r+") as file:
-            change(file)
-        with pytest.raises(SnapshotError, match=words):
-            find_haloes("soap", path, SNAPSHOT, UNITS)
+    refused = partial(refused_after, "soap", write_soap, tmp_path)
 
     def without(name: str, attribute: str) -> Any:
         return lambda file: file[name].attrs.pop(attribute)
@@ -550,16 +556,23 @@ def test_soap_without_what_it_needs_is_refused(tmp_path):
         file["InputHalos/IsCentral"] = np.ones(3, dtype=int)
 
     refused("4 subhaloes of 5; get the whole file", fewer)
-    refused(r"IsCentral is of shape \(3,\) where \(4,\) is due", shorter)
+    refused(r"/InputHalos/IsCentral is of shape \(3,\) where \(4,\) is due", shorter)
     refused("/InputHalos/HaloCentre does not say its unit", without("InputHalos/HaloCentre", CGS))
     refused("/SO/200_crit/SORadius does not say its unit", without("SO/200_crit/SORadius", "a-scale exponent"))
     refused("BoundSubhalo has no Number", lambda file: file.move("BoundSubhalo", "Bound"))
-    refused("SOAP's layout of before 2024; make a table", lambda file: file.move("BoundSubhalo", OLD_SOAP))
-    refused("HaloCentre does not say its unit", lambda file: file["InputHalos/HaloCentre"].attrs.create(CGS, [-1.0]))
+    refused("in SOAP's layout of before 2024; make a table", lambda file: file.move("BoundSubhalo", OLD_SOAP))
     refused(
-        "IsCentral is neither 0 nor 1", lambda file: file["InputHalos/IsCentral"].write_direct(np.int64([1, 0, 2, 1]))
+        "/InputHalos/HaloCentre does not say its unit",
+        lambda file: file["InputHalos/HaloCentre"].attrs.create(CGS, [-1.0]),
     )
-    refused("SORadius is no length", lambda file: file["SO/200_crit/SORadius"].attrs.create("U_L exponent", [2.0]))
+    refused(
+        "/InputHalos/IsCentral is neither 0 nor 1",
+        lambda file: file["InputHalos/IsCentral"].write_direct(np.int64([1, 0, 2, 1])),
+    )
+    refused(
+        "/SO/200_crit/SORadius is no length",
+        lambda file: file["SO/200_crit/SORadius"].attrs.create("U_L exponent", [2.0]),
+    )
 
 
 def test_hbts_sorted_catalogues_have_the_same_haloes_and_its_older_ones_have_their_units_in_a_log(tmp_path):
@@ -593,12 +606,7 @@ def test_hbts_sorted_catalogues_have_the_same_haloes_and_its_older_ones_have_the
 
 
 def test_hbt_without_what_it_needs_is_refused(tmp_path):
-    def refused(words: str, change: Any) -> None:
-        path = write_hbt(tmp_path)
-        with h5py.File(path, "r+") as file:
-            change(file)
-        with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: {words}"):
-            find_haloes("hbt", path, SNAPSHOT, UNITS)
+    refused = partial(refused_after, "hbt", write_hbt, tmp_path)
 
     def replaced(name: str, values: Any) -> Any:
         return lambda file: (file.pop(name), file.create_dataset(name, data=values))
@@ -638,12 +646,7 @@ def test_velociraptors_comoving_numbers_have_factors_of_h_and_its_words_do_as_we
 
 
 def test_velociraptor_without_what_it_needs_is_refused(tmp_path):
-    def refused(words: str, change: Any) -> None:
-        path = write_velociraptor(tmp_path)
-        with h5py.File(path, "r+") as file:
-            change(file)
-        with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: {words}"):
-            find_haloes("velociraptor", path, SNAPSHOT, UNITS)
+    refused = partial(refused_after, "velociraptor", write_velociraptor, tmp_path)
 
     def without_a_unit(file: h5py.File) -> None:
         del file.attrs["Length_unit_to_kpc"], file["UnitInfo"].attrs["Length_unit_to_kpc"]

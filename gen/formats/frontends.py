@@ -144,6 +144,8 @@ def _point_index_class(index_class: Any) -> Any:
     class PointIndex(index_class):  # type: ignore[misc, valid-type]
         """Selects gas by its position, as other particles: without a kernel, and without a tree to find one."""
 
+        _positions: PositionReader | None = None  # of HDF5, whose file stays open while blocks are measured
+
         def _setup_filenames(self) -> None:
             self._block = block_size(_largest_type(self.dataset))
             if "hdf5" in self.io._dataset_type:
@@ -159,8 +161,7 @@ def _point_index_class(index_class: Any) -> Any:
             if "hdf5" in self.io._dataset_type:
                 self.io.slot = nullcontext
                 self.io._identify_fields = partial(_staged_fields, self.io)
-                self._positions = PositionReader()
-                self.io._yield_coordinates = self._positions
+                self.io._yield_coordinates = self._positions = PositionReader()
                 self.io._read_particle_fields = BlockReader(self.io).fields
             super()._detect_output_fields()
 
@@ -173,7 +174,7 @@ def _point_index_class(index_class: Any) -> Any:
             try:
                 self.regions = self.io.blocks = set_domain(self, *_measuring[-1])
             finally:
-                if hasattr(self, "_positions"):
+                if self._positions:
                     self._positions.close()
 
     return PointIndex

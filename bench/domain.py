@@ -41,8 +41,9 @@ READ = """
 import json, os, sys, time
 from pathlib import Path
 import numpy as np
-from kinmass.gen.campaign.timing import bytes_read
 from kinmass.gen.snapshots.snapshot import Snapshot
+def counted(word):
+    return int(next(line for line in open("/proc/self/io") if line.startswith(word)).split()[1])
 places = np.load(sys.argv[3])[int(sys.argv[4])::int(sys.argv[5])]
 with Snapshot(Path(sys.argv[1]), "gizmo", {"dark": ["PartType1"]}, indexes=Path(sys.argv[2])) as snapshot:
     snapshot.galaxy(places[0, :3], 1.0)
@@ -50,13 +51,12 @@ with Snapshot(Path(sys.argv[1]), "gizmo", {"dark": ["PartType1"]}, indexes=Path(
         with open(sys.argv[1], "rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    def from_disk():
-        return int(next(line for line in open("/proc/self/io") if line.startswith("read_bytes")).split()[1])
-    began, bytes_before, disk_before, n = time.process_time(), bytes_read(), from_disk(), 0
+    began, bytes_before, disk_before, n = time.process_time(), counted("rchar"), counted("read_bytes"), 0
     for *centre, reach in places:
         n += sum(map(len, snapshot.galaxy(np.array(centre), reach).components().values()))
     cpu_ms = 1e3 * (time.process_time() - began) / len(places)
-    print(json.dumps([1e-6 * (bytes_read() - bytes_before), cpu_ms, n, 1e-6 * (from_disk() - disk_before)]))
+    n_bytes, from_disk = counted("rchar") - bytes_before, counted("read_bytes") - disk_before
+    print(json.dumps([1e-6 * n_bytes, cpu_ms, n, 1e-6 * from_disk]))
 """
 
 

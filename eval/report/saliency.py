@@ -54,11 +54,12 @@ def attributions(
     """
     observed = (observed if tracer == "both" else only(observed, tracer)).to(infer.device)
     r_e, baseline = half_mass_radius_kpc.to(infer.device), featureless(observed)
-    gradients = torch.zeros(len(observed), len(radii), *observed.shape[1:], device=observed.device)
+    gradients = torch.zeros(len(radii), *observed.shape, device=observed.device)
     for step in range(steps):
         point = (baseline + (observed - baseline) * (step + 0.5) / steps).requires_grad_()
         profile = central_profile(infer, point, r_e)
-        for i, k in enumerate(radii):
-            (gradient,) = torch.autograd.grad(profile[:, k].sum(), point, retain_graph=i < len(radii) - 1)
-            gradients[:, i] += gradient / steps
+        each = torch.eye(profile.shape[1], device=profile.device)[radii][:, None].expand(-1, len(profile), -1)
+        (of_radii,) = torch.autograd.grad(profile, point, grad_outputs=each, is_grads_batched=True)
+        gradients += of_radii / steps
+    gradients = gradients.transpose(0, 1)
     return ((observed - baseline)[:, None] * gradients)[:, :, :8].cpu().numpy()

@@ -98,8 +98,9 @@ class Monitor:
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
 
-        figure = plt.figure(figsize=(13, 2.5 * len(names)))
-        edges = {"left": 0.01, "right": 0.99, "bottom": 0.06, "top": 0.96}
+        height = 2.5 * len(names) + 0.5  # inches
+        figure = plt.figure(figsize=(13, height))
+        edges = {"left": 0.01, "right": 0.99, "bottom": 0.6 / height, "top": 1 - 0.4 / height}
         grid = figure.add_gridspec(len(names), 2, width_ratios=(4, 1), wspace=0.1, hspace=0.35, **edges)
         _draw_maps(figure.add_subplot(grid[:, 0]), observed)
         for i, name in enumerate(names):
@@ -142,6 +143,7 @@ def _draw_maps(axis: Any, observed: np.ndarray) -> None:
             image = colormaps[colours]((view[channel] - lowest_kms) / (limit_kms - lowest_kms))[::-1, :, :3]
             image[view[channel - channel % 4 + 3][::-1] <= 0] = 1
             canvas[top : top + side, left : left + side] = image
-            axis.text(left + side / 2, top - gap / 4, f"{title}, to {limit_kms:.0f} km/s", ha="center")
+            text = f"{title}, to {limit_kms:.0f} km/s"
+            axis.text(left + side / 2, top - gap / 4, text, ha="center", fontsize="small")
     axis.imshow(canvas, interpolation="nearest", aspect="equal", extent=(0, canvas.shape[1], canvas.shape[0], 0))
     axis.set_axis_off()

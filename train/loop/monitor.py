@@ -138,10 +138,11 @@ def _draw_maps(axis: Any, observed: np.ndarray) -> None:
     for i, view in enumerate(observed):
         for j, (channel, title) in enumerate(((1, "V stars"), (2, "sigma stars"), (5, "V gas"), (6, "sigma gas"))):
             top, left = i * (side + gap) + gap, j * (side + gap)
-            limit_kms = float(np.abs(view[channel]).max()) or 1.0
+            is_seen = view[channel - channel % 4 + 3] > 0
+            limit_kms = float(np.abs(view[channel][is_seen]).max(initial=0)) or 1.0
             lowest_kms, colours = (-limit_kms, "RdBu_r") if title[0] == "V" else (0.0, "viridis")
             image = colormaps[colours]((view[channel] - lowest_kms) / (limit_kms - lowest_kms))[::-1, :, :3]
-            image[view[channel - channel % 4 + 3][::-1] <= 0] = 1
+            image[~is_seen[::-1]] = 1
             canvas[top : top + side, left : left + side] = image
             text = f"{title}, to {limit_kms:.0f} km/s"
             axis.text(left + side / 2, top - gap / 4, text, ha="center", fontsize="small")

@@ -10,13 +10,15 @@ class Smoothing:
     """How a format's gas particles get their kernel support H.
 
     factor is H over the stored length (None: no length is stored, or the factor depends on the file's kernel);
-    volumes is the volume of the support over m / rho, for files that have only a density; source is the reference.
+    volumes is the volume of the support over m / rho, for files that have only a density; source is the reference;
+    assumed says what is taken to hold because a file does not tell, '' where it does.
     """
 
     stores: str
     factor: float | None
     volumes: float | None
     source: str
+    assumed: str = ""
 
     def from_density(self, mass: np.ndarray, density: np.ndarray) -> np.ndarray:
         """Return H (N,) in the code's length unit, from mass (N,) and density (N,) in code units."""

@@ -1,6 +1,7 @@
 """SWIFT snapshots (COLIBRE, FLAMINGO, SWIFT-EAGLE): no factors of h, peculiar velocities, kernel lengths of 2 sigma."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,13 @@ from kinmass.gen.formats.gadget import Gadget
 from kinmass.gen.formats.gadget_header import check_no_redshift, expansion_unsaid, header, scalar, scale_factor
 from kinmass.gen.formats.gadget_units import UnitScaling, in_round_units
 from kinmass.gen.formats.smoothing import KERNEL_GAMMA, Smoothing, swift_smoothing
+
+#: The kernel of COLIBRE and SWIFT-EAGLE, taken where a file, such as a cutout, has lost its HydroScheme group.
+USUAL_KERNEL = "Quartic spline (M5)"
+UNNAMED_KERNEL = (
+    "no HydroScheme group that names the kernel: the quartic spline of COLIBRE and SWIFT-EAGLE is assumed; others are "
+    "up to a tenth narrower or a fifth wider. Copy the group from the original snapshot"
+)
 
 
 class Swift(Gadget):
@@ -90,9 +98,9 @@ class Swift(Gadget):
         header(path)
         with h5py.File(path, "r") as file:
             attrs = dict(file["HydroScheme"].attrs) if "HydroScheme" in file else {}
-        kernel = attrs.get("Kernel function", "Quartic spline (M5)")  # SWIFT's default with COLIBRE and EAGLE
-        kernel = np.ravel(np.asarray(kernel))[0]
+        kernel = np.ravel(np.asarray(attrs.get("Kernel function", USUAL_KERNEL)))[0]
         kernel = kernel.decode() if isinstance(kernel, bytes) else str(kernel)
         if kernel not in KERNEL_GAMMA:
             raise SnapshotError(f"{path}: unknown kernel {kernel!r}; known are {', '.join(KERNEL_GAMMA)}")
-        return swift_smoothing(KERNEL_GAMMA[kernel], scalar(attrs.get("Kernel eta", 1.2348), "Kernel eta"))
+        smoothing = swift_smoothing(KERNEL_GAMMA[kernel], scalar(attrs.get("Kernel eta", 1.2348), "Kernel eta"))
+        return smoothing if "Kernel function" in attrs else replace(smoothing, assumed=UNNAMED_KERNEL)

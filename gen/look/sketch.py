@@ -193,6 +193,11 @@ def _check_types(contents: Sketch, declared: dict[str, list[str]], min_stars: in
         contents.odd.append(
             "no smoothing lengths and densities of the gas: the distance of the 32nd neighbour is taken"
         )
+    else:
+        try:
+            contents.odd.extend(filter(None, [FORMATS[contents.format].smoothing(contents.path).assumed]))
+        except SnapshotError as error:
+            contents.wrong.append(str(error).removeprefix(f"{contents.path}: "))
     for ptype in lighter_than_dark([t for t in contents.low_resolution if t.startswith("PartType")], contents.samples):
         contents.odd.append(
             f"{ptype} is said to be of low resolution, and its particles are lighter than PartType1's; "

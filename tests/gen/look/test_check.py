@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import h5py
+import layouts
 import numpy as np
 import pytest
 from conftest import SHARED, SUITES
@@ -191,6 +192,20 @@ def test_a_drafts_assumed_units_are_the_formats_own(form, a_galaxy, tmp_path):
 def test_a_box_whose_side_nobody_says_is_odd(side, units, odd, a_galaxy, tmp_path):
     path = snapshot(tmp_path / "snap.hdf5", a_galaxy, BoxSize=side)
     assert any("without the side of a box" in words for words in sketch(path, "gizmo", units=units).odd) == odd
+
+
+def test_a_kernel_that_swift_does_not_name_is_odd_and_an_unknown_one_wrong(tmp_path):
+    path = layouts.swift(tmp_path / "s.hdf5", layouts.galaxy())
+    assert not any("kernel" in words for words in [*sketch(path, "swift").odd, *sketch(path, "swift").wrong])
+    with h5py.File(path, "r+") as file:
+        file["HydroScheme"].attrs["Kernel function"] = "Top hat"
+    assert any("unknown kernel 'Top hat'" in words for words in sketch(path, "swift").wrong)
+    with h5py.File(path, "r+") as file:
+        del file["HydroScheme"].attrs["Kernel function"]
+    assert any("quartic spline of COLIBRE" in words for words in sketch(path, "swift").odd)
+    with h5py.File(path, "r+") as file:
+        del file["HydroScheme"]
+    assert any("quartic spline of COLIBRE" in words for words in sketch(path, "swift").odd)
 
 
 def test_what_check_advises_can_be_tried(a_galaxy, tmp_path):

@@ -157,9 +157,9 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Two files at a time: tests of MPI and DDP wait for each other as often as they compute.
 # Processes of tests read what the first has compiled of the project, whatever the environment says.
 test test-other-math test-slurm: export PYTHONDONTWRITEBYTECODE :=
+# Two files at a time: tests of MPI and DDP wait for each other as often as they compute.
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 from numba import njit
 
@@ -43,6 +44,7 @@ from kinmass.gen.campaign.schedule import schedule
 from kinmass.gen.campaign.timing import bytes_read
 from kinmass.gen.formats import FORMATS
 from kinmass.gen.formats.blocks import Blocks, joined
+from kinmass.gen.formats.celltables import told
 from kinmass.gen.formats.domain import blocks_file
 from kinmass.gen.formats.frontends import SMALLEST_BLOCK
 from kinmass.gen.snapshots.indexes import KeptIndex
@@ -92,8 +94,8 @@ class Costs:
     the index of a zoom per particle of its file. start: of a process, and of an empty store. yt, kernels: of loading
     them. list: of a snapshot. plan: of a galaxy of a box, from its catalogue to all ranks. take: of an item from a
     node's counter. write: of a galaxy's arrays. join, fetch, touch: of each block of a box's index, joining what
-    ranks have found, taking it over from the store and listing what reaches where, and asking for a galaxy;
-    block_bytes: its own.
+    ranks have found, taking it over from the store and listing what reaches where, and asking for a galaxy; tell: of
+    finding it by one rank from a table of 64^3 cells in the file; block_bytes: its own.
     """
 
     start_s: float = 3.33
@@ -112,12 +114,16 @@ class Costs:
     join_block_s: float = 2.61e-6
     fetch_block_s: float = 3.6e-6
     touch_block_s: float = 1.58e-8
+    tell_block_s: float = 1e-5
     block_bytes: float = 278.0
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A set of galaxies: their particles, those of their file for each, and calls to the metadata server for each."""
+    """A set of galaxies: their particles, those of their file for each, and calls to the metadata server for each.
+
+    is_told: the box has a table of cells, by which one rank finds its blocks without looking at its positions.
+    """
 
     name: str
     median_particles: float
@@ -127,12 +133,22 @@ class Scenario:
     opens: float = 0.0
     files: float = 20.0
     galaxies: int = 100_000
+    is_told: bool = False
     wanted: tuple[int, float, float] | None = None  # on so many ranks: seconds at most, share of the roofline at least
 
 
 SCENARIOS = [
     Scenario("box, a file for each galaxy and array", 2e4, 512, in_box=True),
     Scenario("box, shards of 16", 2e4, 512, in_box=True, files=20 / 16, wanted=(512, 20, 0.90)),
+    Scenario(
+        "box with a table of cells, shards of 16",
+        2e4,
+        512,
+        in_box=True,
+        files=20 / 16,
+        is_told=True,
+        wanted=(512, 20, 0.90),
+    ),
     Scenario(
         "zooms of several GB",
         2e6,
@@ -282,20 +298,25 @@ def blocks_of_box(scenario: Scenario, n_in_galaxies: float) -> float:
 def box_index(scenario: Scenario, costs: Costs) -> tuple[float, float, float]:
     """Of the index of a box: seconds of computing of all ranks together, bytes to read for it, and its blocks."""
     n_in_galaxies = float(particles_of(scenario).sum())
-    n = scenario.file_factor * n_in_galaxies
-    return costs.open_particle_s * n, costs.particle_bytes * n, blocks_of_box(scenario, n_in_galaxies)
+    n, n_blocks = scenario.file_factor * n_in_galaxies, blocks_of_box(scenario, n_in_galaxies)
+    if scenario.is_told:
+        return costs.tell_block_s * n_blocks, 0.0, n_blocks
+    return costs.open_particle_s * n, costs.particle_bytes * n, n_blocks
 
 
 def indexing_s(scenario: Scenario, costs: Costs, site: Site, ranks: int, n_nodes: int) -> float:
     """Seconds in which all ranks find where the blocks of a box lie, one joins them, and all take the index over.
 
+    Where the box has a table one rank finds them for all.
+
     A node fetches it once: its file system keeps it for all ranks.
     """
     computing_s, n_bytes, n_blocks = box_index(scenario, costs)
-    search_s = costs.open_s + max(computing_s / ranks, n_bytes / min(site.bandwidth, ranks * site.stream))
+    n_searching = 1 if scenario.is_told else ranks
+    search_s = costs.open_s + max(computing_s / n_searching, n_bytes / min(site.bandwidth, ranks * site.stream))
     index_bytes = n_blocks * costs.block_bytes
     fetch_s = max(n_blocks * costs.fetch_block_s, n_nodes * index_bytes / site.bandwidth)
-    return search_s + n_blocks * costs.join_block_s * (ranks > 1) + fetch_s
+    return search_s + n_blocks * costs.join_block_s * (n_searching > 1) + fetch_s
 
 
 def campaign(
@@ -356,7 +377,7 @@ def roofline(scenario: Scenario, costs: Costs, site: Site, ranks: int) -> tuple[
 
 def check_laws(costs: Costs) -> None:
     """Check the laws that the simulation must keep. Raises SystemExit, which names those that it breaks."""
-    small = replace(SCENARIOS[2], galaxies=3000, file_factor=1.0)
+    small = replace(SCENARIOS[-1], galaxies=3000, file_factor=1.0)
     read_bytes, open_s, hold_s, work_s = galaxies(small, costs)
     site = Site()
     fixed_s = (small.opens + small.files) / site.metadata + 2 * site.latency_s + costs.write_s
@@ -437,8 +458,32 @@ def measured(scratch: Path) -> Costs:
         work_s=few.galaxy_s - few.write_s - 5_000 * slope, work_particle_s=slope,
         write_s=noted["ranks"][0]["seconds"]["writing"] / len(paths), box_bytes=box_bytes,
         particle_bytes=large_bytes / 3_000_000, join_block_s=join_s, fetch_block_s=fetch_s, touch_block_s=touch_s,
-        block_bytes=block_bytes,
+        block_bytes=block_bytes, tell_block_s=told_s(scratch),
     )  # fmt: skip
+
+
+def told_s(scratch: Path, n_blocks: int = 102_400, n_cells: int = 64**3) -> float:
+    """Seconds for each block of a box with a table of cells to find all its blocks, by one rank.
+
+    The box has 1.7e9 particles of each of three types, whose positions are not written: they all read as its middle.
+    """
+    n = n_blocks * SMALLEST_BLOCK
+    ends = np.linspace(0, n, n_cells + 1).astype(np.int64)
+    with h5py.File(scratch / "told.hdf5", "w") as file:
+        file.create_group("Header").attrs["BoxSize"] = 1.0
+        file.create_group("Cells/Meta-data").attrs["size"] = 3 * [1 / 64]
+        for ptype in ("PartType0", "PartType1", "PartType4"):
+            file.create_dataset(f"{ptype}/Coordinates", (n, 3), "f4", chunks=(SMALLEST_BLOCK, 3), fillvalue=0.5)
+            columns = {"Files": 0 * ends[1:], "Counts": np.diff(ends), "OffsetsInFile": ends[:-1]}
+            columns |= {"MinPositions": np.full((n_cells, 3), 0.4), "MaxPositions": np.full((n_cells, 3), 0.6)}
+            for name, column in columns.items():  # compressed as SWIFT does
+                chunks = (1024, *column.shape[1:])
+                file.create_dataset(f"Cells/{name}/{ptype}", data=column, chunks=chunks, compression=4, shuffle=True)
+    path = str(scratch / "told.hdf5")
+    starts = range(0, n, SMALLEST_BLOCK)
+    blocks = [SimpleNamespace(filename=path, start=start, end=start + SMALLEST_BLOCK) for start in starts]
+    assert told(blocks, [path]) is not None
+    return common.best(lambda: told(blocks, [path])) / n_blocks
 
 
 def index_costs(scratch: Path, n_blocks: int = 102_400, n_parts: int = 128) -> tuple[float, float, float, float]:

@@ -204,7 +204,7 @@ def _index(to_index: list[Task], worker: Worker, readers: int) -> None:
     All wait for these, and rank 0 would load yt first: it leaves a few of them to the others.
     """
     n_ranks = parallel.size()
-    if parts := parts_to_find(to_index, n_ranks):
+    if parts := parallel.on_rank_0(lambda: parts_to_find(to_index, n_ranks)):
         found: dict[Path, dict[int, Found | None]] = {}
 
         def take(item: tuple[Task, Part], of_part: Found | None) -> None:

@@ -47,13 +47,15 @@ class Schedule:
 def parts_to_find(to_index: list[Task], n_ranks: int) -> list[tuple[Task, Part]]:
     """Part the search for the blocks of big snapshots, so that so many ranks share it by its bytes.
 
-    What is left out here one rank finds alone: small snapshots, or as many as there are ranks.
+    What is left out here one rank finds alone: small snapshots, or as many as there are ranks; and those that tell
+    where their particles lie.
     """
     total = sum(task.snapshot_bytes for task in to_index)
     parts: list[tuple[Task, Part]] = []
     for task in to_index:
         n_parts = min(-(-n_ranks * task.snapshot_bytes // total), task.snapshot_bytes // PART_BYTES)
-        if n_parts > 1 and FORMATS[task.suite.format].has_parts:
+        snapshot_format = FORMATS[task.suite.format]
+        if n_parts > 1 and snapshot_format.has_parts and not snapshot_format.tells_cells(task.snapshot):
             parts += [(task, (number, n_parts)) for number in range(n_parts)]
     return parts
 

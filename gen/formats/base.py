@@ -252,6 +252,10 @@ class Format(ABC):
         """Return the names of all particle types that files of this format can have."""
         return sorted({ptype for types in self.components.values() for ptype in types})
 
+    def tells_cells(self, path: Path) -> bool:
+        """Tell whether the snapshot has a table of cells, which may say where its particles lie; not, if unreadable."""
+        return False
+
     def types(self, path: Path) -> set[str]:
         """Return the particle types that the header lists; empty where the header does not list them."""
         return set()

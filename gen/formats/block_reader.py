@@ -148,6 +148,7 @@ class BlockReader:
             with self._io.slot():
                 for ptype in missing:
                     positions[ptype] = fields(ptype, "Coordinates")[block.start : block.end]
+                    self._io.blocks.check(block.file_id, ptype, positions[ptype])
                     self._kept_bytes += positions[ptype].nbytes
         for ptype, pos in positions.items():
             self._kept[block.file_id, ptype] = pos

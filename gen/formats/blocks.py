@@ -1,9 +1,9 @@
 """Which blocks of a snapshot's particles reach into a sphere, by the places that each block fills.
 
 Codes write particles in the order of space (SWIFT's cells, EAGLE's and GADGET's Peano-Hilbert keys) or of groups (AREPO
-and GADGET-4, by SUBFIND). Tables in the files say so, but a particle may have left the cell that they count it in. So
-every position is looked at, once: a block's own cuboid is cut into cells, and those that hold particles are kept, for
-each type by itself. What the tables promise is found this way, for files with and without them, and nothing is missed.
+and GADGET-4, by SUBFIND). Where a file tells in which cuboid its rows lie, that is taken (`gen.formats.celltables`).
+Else every position is looked at, once: a block's own cuboid is cut into cells, and those that hold particles are kept,
+for each type by itself.
 """
 
 import io
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from kinmass.gen.formats.base import SnapshotError
 
 #: A block's cuboid is cut into this many cells along each axis, or half as many and so on.
 FINEST = 64
@@ -28,12 +30,13 @@ class Blocks:
     names are the T types; low, high (B, T, 3) the cuboid [code units] that the particles of a type in a block
     fill, cut into sides (B, T) cells along each axis, 0 where there are none. cells are the ids of filled cells of
     all of them, one after the other; they end at ends (B T + 1,), which begin with 0. Positions that are not
-    finite reach everywhere.
+    finite reach everywhere. is_told: some cuboids are from a table in the file, and not measured.
     """
 
     def __init__(self, names: list[str], low: np.ndarray, high: np.ndarray, sides: np.ndarray, ends: np.ndarray,
-                 cells: np.ndarray):  # fmt: skip
+                 cells: np.ndarray, is_told: bool = False):  # fmt: skip
         self.names, self.low, self.high, self.sides, self.ends, self.cells = names, low, high, sides, ends, cells
+        self.is_told = is_told
         self._last: tuple[tuple[float, ...], frozenset[int]] | None = None
         self._by_room: tuple[np.ndarray, ...] | None = None
 
@@ -73,6 +76,19 @@ class Blocks:
             self._by_room = by_room(*of_all)
         return np.asarray(reaching(self._by_room, *of_all, centre, radius))
 
+    def check(self, block: int, ptype: str, pos: np.ndarray) -> None:
+        """Raise SnapshotError where positions (N, 3) of a type, read from a block, are not where a table says."""
+        if not self.is_told or not len(pos):
+            return
+        kind = self.names.index(ptype)
+        low, high = self.low[block, kind], self.high[block, kind]
+        if not all(x.min() >= low[i] and x.max() <= high[i] for i, x in enumerate(pos.T)):  # NaN is not, either
+            raise SnapshotError(
+                f"some of {ptype}/Coordinates lie elsewhere than the table of cells in the file says, by which they "
+                "are found; is the file damaged, or the table another's? Get it again, or remove the table (the group "
+                "Cells or HashTable) from a copy"
+            )
+
     def extents(self) -> dict[str, np.ndarray]:
         """Return the extent (2, 3) of each type, over all blocks."""
         filled = self.sides[..., None] > 0
@@ -83,7 +99,8 @@ class Blocks:
     def packed(self) -> memoryview:
         """Return the content of a file of all, array after array: no rank waits for checksums that nobody asks for."""
         file, lengths = io.BytesIO(), np.diff(self.ends)
-        for array in (np.array(self.names), self.low, self.high, _small(self.sides), _small(lengths), self.cells):
+        names = np.array([*self.names, str(int(self.is_told))])
+        for array in (names, self.low, self.high, _small(self.sides), _small(lengths), self.cells):
             np.lib.format.write_array(file, array, allow_pickle=False)
         return file.getbuffer()
 
@@ -94,7 +111,8 @@ class Blocks:
             names, low, high, sides, lengths, cells = (
                 np.lib.format.read_array(file, allow_pickle=False) for _ in range(6)
             )
-        return Blocks(names.tolist(), low, high, sides.astype(np.int64), _ends(lengths), cells)
+        *types, is_told = names.tolist()
+        return Blocks(types, low, high, sides.astype(np.int64), _ends(lengths), cells, is_told == "1")
 
 
 def _small(numbers: np.ndarray) -> np.ndarray:
@@ -147,7 +165,7 @@ def joined(parts: Sequence[Blocks]) -> Blocks:
     low, high, sides = (np.concatenate([getattr(part, name) for part in whole]) for name in ("low", "high", "sides"))
     lengths = np.concatenate([np.diff(part.ends) for part in whole])
     cells = np.concatenate([NO_CELLS, *(part.cells for part in parts)])  # by block, then by type: types are sorted
-    return Blocks(names, low, high, sides, _ends(lengths), cells)
+    return Blocks(names, low, high, sides, _ends(lengths), cells, any(part.is_told for part in parts))
 
 
 def _with_types(part: Blocks, names: list[str]) -> Blocks:
@@ -157,7 +175,7 @@ def _with_types(part: Blocks, names: list[str]) -> Blocks:
     sides, lengths = np.zeros((2, part.nfiles, len(names)), dtype=np.int64)
     low[:, columns], high[:, columns], sides[:, columns] = part.low, part.high, part.sides
     lengths[:, columns] = np.diff(part.ends).reshape(part.sides.shape)
-    return Blocks(names, low, high, sides, _ends(lengths), part.cells)
+    return Blocks(names, low, high, sides, _ends(lengths), part.cells, part.is_told)
 
 
 def _ends(lengths: np.ndarray) -> np.ndarray:
@@ -176,6 +194,5 @@ def _assembled(found: list[dict[str, tuple[np.ndarray, int, np.ndarray]]]) -> Bl
             extents[:, block, kind], sides[block, kind] = extent, side
             cells.append(ids)
     low, high = extents
-    return Blocks(
-        names, low, high, sides, _ends(np.array([*map(len, cells)], dtype=np.int64)), np.concatenate([NO_CELLS, *cells])
-    )
+    ends = _ends(np.array([*map(len, cells)], dtype=np.int64))
+    return Blocks(names, low, high, sides, ends, np.concatenate([NO_CELLS, *cells]))

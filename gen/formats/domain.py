@@ -15,6 +15,7 @@ import numpy as np
 
 from kinmass.gen.formats.base import Part, Slot, SnapshotError
 from kinmass.gen.formats.blocks import Blocks, measured
+from kinmass.gen.formats.celltables import HAS_TABLE, told
 
 #: Margin around the outermost particles, as a share of their span and of their coordinates: more than any rounding.
 MARGIN = 1e-3
@@ -65,13 +66,18 @@ def blocks_file(parameter_file: str | Path) -> Path:
     return Path(f"{parameter_file}.blocks")
 
 
+def _of_snapshot(blocks: list[Any]) -> list[str]:
+    """List the files of a snapshot by its blocks, in their order."""
+    return list(dict.fromkeys(str(block.filename) for block in blocks))
+
+
 def set_domain(index: Any, slot: Slot, part: Part | None = None) -> Blocks:
-    """Measure the particles of a yt index that is about to be made, and give its dataset a domain around them.
+    """Find where the particles of a yt index that is about to be made lie, and give its dataset a domain around them.
 
     Returns where its blocks lie. The extents of all types are stored as the dataset's `extents`. Both are written to
-    side files; what lies there already is taken instead of reading the particles, which is done inside `slot()`.
-    How many particles of each type lie at the origin becomes its `at_origin`, where they are read. Of a part, its share
-    of the blocks is measured, and nothing is written. The blocks become the dataset's `blocks`, too.
+    side files; what lies there already is taken. Else a table in the files is asked, or all positions are read, inside
+    `slot()`. How many particles of each type lie at the origin becomes its `at_origin`, where they are read. Of a part,
+    its share of the blocks is found, and nothing is written. The blocks become the dataset's `blocks`, too.
     Raises ValueError where a side file is of another number of blocks.
     """
     ds = index.dataset
@@ -94,7 +100,11 @@ def set_domain(index: Any, slot: Slot, part: Part | None = None) -> Blocks:
 
         number, n_parts = part or (0, 1)
         share = range(number * len(files) // n_parts, (number + 1) * len(files) // n_parts)
-        blocks = measured(share, positions, lowest_and_highest, is_single=len(files) == 1)
+        by_table = None
+        if len(files) > 1 and ds.parameters.get(HAS_TABLE):
+            with slot():
+                by_table = told(files[share.start : share.stop], _of_snapshot(files))
+        blocks = by_table or measured(share, positions, lowest_and_highest, is_single=len(files) == 1)
         ds.at_origin, extents = dict(n_at_origin), blocks.extents()
         if part is None:
             extents_file.write_text(json.dumps({ptype: extent.tolist() for ptype, extent in extents.items()}))

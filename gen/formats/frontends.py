@@ -14,6 +14,7 @@ import numpy as np
 
 from kinmass.gen.formats.base import Part, Slot, SnapshotError
 from kinmass.gen.formats.block_reader import BlockReader, PositionReader
+from kinmass.gen.formats.celltables import HAS_TABLE
 from kinmass.gen.formats.domain import set_domain
 
 Overrides = tuple[tuple[str, Any], ...]
@@ -32,6 +33,7 @@ _UNIT_INPUTS = (
 _NO_UNIT_INPUTS = {
     "NumPart_ThisFile", "NumPart_Total", "NumPart_Total_HighWord", "NumFilesPerSnapshot", "MassTable",
     "NumFiles", "Npart", "Massarr", "time", "nbodies", "nsph", "ndark", "nstar", "dummy", "bDoublePos", "bDoubleVel",
+    HAS_TABLE,
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The Gadget HDF5 family: GADGET, EAGLE, AREPO (AURIGA, IllustrisTNG), GIZMO (FIRE) and SIMBA."""
 
+import contextlib
 import os
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from kinmass.gen.formats.base import (
     check_cosmology,
     reading,
 )
+from kinmass.gen.formats.celltables import HAS_TABLE, TABLES, has_table
 from kinmass.gen.formats.frontends import open_raw
 from kinmass.gen.formats.gadget_fields import (
     CONTINUOUS,
@@ -112,12 +114,15 @@ class Gadget(Format):
         if not any(sum(counts) for counts, _ in counts_and_masses):
             raise SnapshotError(f"{path}: holds no particles; check the snapshot pattern")
         mass_table = _common_mass_table(path, counts_and_masses)
+        with h5py.File(scratch / names[0], "r") as first:
+            is_tabled = has_table(first)
         for original, name, (counts, _) in zip(files, names, counts_and_masses, strict=True):
             with h5py.File(scratch / name, "r+") as staged:
                 staged_header = staged.create_group("Header").attrs
                 staged_header["NumPart_ThisFile"] = staged_header["NumPart_Total"] = counts
                 staged_header["NumPart_Total_HighWord"] = 0 * counts
                 staged_header["NumFilesPerSnapshot"] = len(files)
+                staged_header[HAS_TABLE] = is_tabled
                 staged_header["MassTable"] = mass_table
                 # yt's cosmology is not used; without dark energy and redshift yt sets none up.
                 cosmology = {"Redshift": 0.0, "Time": 1.0, "HubbleParam": 1.0, "Omega0": 0.0, "OmegaLambda": 0.0}
@@ -149,6 +154,9 @@ class Gadget(Format):
         counts = np.zeros(6, dtype=np.int64)
         with h5py.File(path, "r") as source, h5py.File(staged, "w") as staged_file:
             check_no_other_types(path, source, self.left_out)
+            for table in TABLES:
+                if table in source:
+                    staged_file[table] = h5py.ExternalLink(str(path.absolute()), table)
             for number, group in particle_groups(path, source).items():
                 if not holds_particles(path, group):
                     continue
@@ -204,6 +212,12 @@ class Gadget(Format):
     def load(self, staged: Path, slot: Slot = nullcontext, part: Part | None = None) -> Any:
         """Open the staged snapshot with the format's yt frontend, as `Format.load` says."""
         return open_raw(*self.frontend, str(staged), slot=slot, part=part)
+
+    def tells_cells(self, path: Path) -> bool:
+        """Tell whether the snapshot has a table of cells that may say where its particles lie."""
+        with contextlib.suppress(OSError), h5py.File(path, "r") as file:
+            return has_table(file)
+        return False
 
     def files(self, path: Path) -> list[Path]:
         """Return all files of a snapshot, as `files_of` does."""

@@ -19,7 +19,7 @@ from kinmass.gen.formats.stored import held_open
 from kinmass.gen.storage.files import write_atomically
 
 #: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
-VERSION = 9
+VERSION = 10
 YT = version("yt")
 
 

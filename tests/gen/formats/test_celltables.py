@@ -154,6 +154,18 @@ def test_a_sphere_is_read_by_the_table(kind, tmp_path, monkeypatch, rows_looked_
     assert read(path, form, indexes=tmp_path / "kept").is_told  # as it was kept
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_cells_that_follow_each_other_on_the_curve_touch(bits):
+    """And it goes through each once, as Hilbert's does; the places of some are those that GADGET-2's peano.c gives."""
+    cells = celltables.places_of_keys(np.arange(8**bits), bits)
+    assert len(np.unique(cells, axis=0)) == 8**bits
+    np.testing.assert_array_equal(np.abs(np.diff(cells, axis=0)).sum(axis=1), 1)
+    given = {
+        102985: (63, 0, 0), 62316: (17, 42, 5), 168521: (63, 63, 63), 209486: (31, 32, 33), 38014: (8, 60, 2),
+    }  # fmt: skip
+    np.testing.assert_array_equal(celltables.places_of_keys(np.array([*given]), 6), [*given.values()])
+
+
 def _cut(table, numbers):
     del table["MinPositions"]
 

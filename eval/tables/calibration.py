@@ -56,58 +56,50 @@ def tarp_of_errors(errors: np.ndarray, normal: np.ndarray) -> np.ndarray:
 
     normal: as in `tarp`.
     """
-    n_counted = errors.shape[-1] - errors.shape[-1] // 2
-    return np.asarray((_closer_than_truth(errors, normal[:, :-1]) + ndtr(normal[:, -1])) / (n_counted + 1))
+    half = errors.shape[-1] // 2
+    with np.errstate(invalid="ignore", over="ignore"):  # of samples that are not finite, all is NaN
+        mean = errors[..., :half].mean(-1, dtype=np.float64)
+        first, second = errors[..., :half].astype(np.float64), errors[..., half:].astype(np.float64)
+        first -= mean[..., None]
+        second -= mean[..., None]
+        covariance = first @ first.swapaxes(1, 2) / half
+        closer = _closer_than_truth(second, -mean, covariance, normal[:, :-1])
+    return np.asarray((closer + ndtr(normal[:, -1])) / (second.shape[-1] + 1))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)
-def _closer_than_truth(errors, points):  # type: ignore[no-untyped-def]
-    """How many (N,) samples of the second half lie closer than the truth to points (N, K), given as in `tarp`.
+def _closer_than_truth(samples, truth, covariance, points):  # type: ignore[no-untyped-def]
+    """How many (N,) of the samples (N, K, S) lie closer than the truth (N, K) to points (N, K), given as in `tarp`.
 
-    errors (N, K, S): samples minus truth. Distances are between L^-1 (x - mean), where L L^T is the covariance: L is
-    found row by row, and each row is solved for all samples at once. One view's numbers stay in the processor's cache.
+    Samples and truth are told from the mean. Distances are between L^-1 (x - mean), where L L^T is the covariance
+    (N, K, K): L is found row by row, and each row is solved for all samples at once. Both are overwritten.
     """
-    n, k, s = errors.shape
-    half = s // 2
-    mean, truth, lower = np.empty(k), np.empty(k), np.empty((k, k))
-    first, second, distance2 = np.empty((k, half)), np.empty((k, s - half)), np.empty(s - half)
-    closer = np.empty(n)
+    n, k, s = samples.shape
+    distance2, closer = np.empty(s), np.empty(n)
     for view in range(n):
+        lower, solved = covariance[view], samples[view]
         trace = 0.0
         for i in range(k):
-            mean[i] = 0.0
-            for sample in range(half):
-                mean[i] += errors[view, i, sample]
-            mean[i] /= half
-            for sample in range(half):
-                first[i, sample] = errors[view, i, sample] - mean[i]
-            for sample in range(s - half):
-                second[i, sample] = errors[view, i, half + sample] - mean[i]
-            for j in range(i + 1):
-                covariance = 0.0
-                for sample in range(half):
-                    covariance += first[i, sample] * first[j, sample]
-                lower[i, j] = covariance / half
             trace += lower[i, i]
         truth_distance2 = 0.0
         distance2[:] = 0.0
         for i in range(k):
             lower[i, i] += 1e-9 * trace
-            truth[i] = -mean[i]
+            own_truth = truth[view, i]
             for j in range(i):
                 for m in range(j):
                     lower[i, j] -= lower[i, m] * lower[j, m]
                 lower[i, j] /= lower[j, j]
                 lower[i, i] -= lower[i, j] ** 2
-                truth[i] -= lower[i, j] * truth[j]
-                for sample in range(s - half):
-                    second[i, sample] -= lower[i, j] * second[j, sample]
+                own_truth -= lower[i, j] * truth[view, j]
+                for sample in range(s):
+                    solved[i, sample] -= lower[i, j] * solved[j, sample]
             lower[i, i] = np.sqrt(lower[i, i])
-            truth[i] /= lower[i, i]
-            truth_distance2 += (truth[i] - points[view, i]) ** 2
-            for sample in range(s - half):
-                second[i, sample] /= lower[i, i]
-                distance2[sample] += (second[i, sample] - points[view, i]) ** 2
+            truth[view, i] = own_truth / lower[i, i]
+            truth_distance2 += (truth[view, i] - points[view, i]) ** 2
+            for sample in range(s):
+                solved[i, sample] /= lower[i, i]
+                distance2[sample] += (solved[i, sample] - points[view, i]) ** 2
         closer[view] = (distance2 < truth_distance2).sum() if np.isfinite(truth_distance2) else np.nan
     return closer
 

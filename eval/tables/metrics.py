@@ -38,7 +38,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 from scipy.sparse import csr_array
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri, pdtr
 
 from kinmass.eval.tables.calibration import tarp_of_errors
 from kinmass.gen.physics.projection import FAST_MATH
@@ -53,6 +53,8 @@ FEW_LINEAGES = 6
 #: Width [dex] of the bins in which residuals from -2 to 2 dex are counted, for medians and percentiles.
 BIN_DEX = 0.002
 EDGES = np.linspace(-2, 2, round(4 / BIN_DEX) + 1)
+#: Views that are measured together: their samples stay in the processor's caches.
+VIEWS_AT_ONCE = 64
 #: Number of bins of PIT, TARP and out-of-distribution scores from 0 to 1.
 RANK_BINS = 100
 #: Quantities that are averaged over views, per radius. Those up to crps exist for every estimator, the others for
@@ -187,7 +189,8 @@ def over_seeds(name: str, sums: Sequence[Sums]) -> Sums:
     name: of the network, from which the draws of its seeds follow.
     """
     n = len(sums)
-    draws = _generator(f"seeds {name}").multinomial(n, np.full(n, 1 / n), N_BOOTSTRAP + 1).T / n
+    generator = np.random.default_rng(_bits(f"seeds {name}", 2, "<u4"))
+    draws = generator.multinomial(n, np.full(n, 1 / n), N_BOOTSTRAP + 1).T / n
     draws[:, 0] = 1 / n
     added = {key: sum(getattr(s, key) for s in sums) for key in ("residual", "pit", "tarp", "ood_score")}
     return Sums(
@@ -209,21 +212,24 @@ def over_seeds(name: str, sums: Sequence[Sums]) -> Sums:
 @lru_cache(maxsize=20_000)
 def bootstrap_weights(lineage: str, n: int = N_BOOTSTRAP) -> np.ndarray:
     """Return how often (n,) each replicate draws this lineage: Poisson numbers that follow from its name alone."""
-    return _generator(f"bootstrap {lineage}").poisson(1.0, n).astype(np.uint8)
+    return np.searchsorted(_POISSON, _bits(f"bootstrap {lineage}", n, "<u2"), side="right").astype(np.uint8)
 
 
-def _generator(name: str) -> np.random.Generator:
-    """Return a random generator whose seed is a digest of the name."""
-    return np.random.default_rng(np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), "<u4"))
+#: 65536 times the probabilities that a Poisson number of mean 1 is at most 0, 1, ...: of 16 bits, whose mean is .99998.
+_POISSON = np.round(65536 * pdtr(np.arange(8), 1.0)).astype(np.uint16)
+
+
+def _bits(name: str, n: int, dtype: str) -> np.ndarray:
+    """Return n random numbers of all bits of a type, which follow from the name; a generator is slower to set up."""
+    return np.frombuffer(hashlib.shake_128(name.encode()).digest(n * np.dtype(dtype).itemsize), dtype)
 
 
 def _normal_numbers(galaxy: np.ndarray, view: np.ndarray, n: int) -> np.ndarray:
     """Return n standard normal numbers per view (N, n), which follow from its galaxy's name and its own number."""
     names, name_index = np.unique(galaxy.astype(str), return_inverse=True)
-    numbers = np.empty((len(names), view.max(initial=-1) + 1, n))
-    for name, of_galaxy in zip(names, numbers, strict=True):
-        _generator(f"views {name}").standard_normal(out=of_galaxy)
-    return np.asarray(numbers[name_index, view])
+    n_views = view.max(initial=-1) + 1
+    bits = np.array([_bits(f"views {name}", n_views * n, "<u4") for name in names]).reshape(len(names), n_views, n)
+    return np.asarray(ndtri((bits[name_index, view] + 0.5) / 2**32))
 
 
 def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -233,6 +239,18 @@ def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     its expectation does not depend on the number of samples (Ferro 2014, QJRMS 140, 1917).
     """
     return np.asarray(_crps_and_rank(np.sort(np.moveaxis(samples, 0, -1), axis=-1) - truth[..., None])[0])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _errors(samples, truth):  # type: ignore[no-untyped-def]
+    """Samples (S, N, K) minus truth (N, K), as (N, K, S): numpy takes three times as long to turn them."""
+    s, n, k = samples.shape
+    errors = np.empty((n, k, s), dtype=samples.dtype)
+    for view in range(n):
+        for sample in range(s):
+            for i in range(k):
+                errors[view, i, sample] = samples[sample, view, i] - truth[view, i]
+    return errors
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)
@@ -271,34 +289,48 @@ def per_view(estimates: Estimates) -> PerView:
     values[:, 1], values[:, 2], values[:, 3] = residual, residual**2, np.abs(residual)
     if estimates.samples is not None and n:
         assert estimates.log_prob_joint is not None
-        # Samples minus truth are small numbers, so that their sums have smaller rounding errors.
-        by_view = np.ascontiguousarray(estimates.samples.swapaxes(0, 1))  # faster in two steps than in one
-        errors = np.array(by_view.swapaxes(1, 2), order="C")
-        errors -= estimates.truth[..., None].astype(errors.dtype)
         normal = _normal_numbers(estimates.galaxy, estimates.view, 2 * k + 1)
-        tarp_share = tarp_of_errors(errors, normal[:, k:])
-        errors.sort(axis=-1)
-        # What is not finite has been sorted to the ends.
-        is_complete = is_finite.all(1) & np.isfinite(errors[..., [0, -1]]).all((1, 2))
+        is_complete = is_finite.all(1)
+        for start in range(0, n, VIEWS_AT_ONCE):
+            part = slice(start, start + VIEWS_AT_ONCE)
+            measured = _of_samples(estimates.samples[:, part], estimates.truth[part], normal[part], is_complete[part])
+            values[part, 3:], pit[part], tarp_share[part] = measured
         values[~is_complete] = np.where(np.arange(len(QUANTITIES))[:, None] == 0, 0.0, np.nan)
-        tarp_share[~is_complete] = np.nan
-        if not is_complete.all():
-            errors = errors[is_complete]
-        low68, high68, low95, high95 = (quantile_of_sorted(errors, share) for share in SHARES[:4])
-        crps, rank = _crps_and_rank(errors)
-        pit[is_complete] = (rank + ndtr(normal[is_complete, :k])) / (errors.shape[-1] + 1)
-        quantities = (
-            crps, kernel_log_prob(errors),
-            *(held(rank, errors.shape[-1], level) for level in LEVELS),
-            0.5 * (high68 - low68), 0.5 * (high95 - low95),
-        )  # fmt: skip
-        for i, quantity in enumerate(quantities, start=3):
-            values[is_complete, i] = quantity
         joint[is_complete] = estimates.log_prob_joint[is_complete]
     ood_score, beyond = (np.full(n, np.nan) if x is None else x for x in (estimates.ood_score, estimates.beyond))
     return PerView(
         estimates.galaxy.astype(str), estimates.lineage.astype(str), values, pit, tarp_share, joint, ood_score, beyond
     )
+
+
+def _of_samples(
+    samples: np.ndarray, truth: np.ndarray, normal: np.ndarray, is_complete: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the QUANTITIES from crps on (N, 6, K), pit (N, K) and tarp (N,) of samples (S, N, K), NaN where undefined.
+
+    is_complete (N,), whether median and truth are finite, becomes false where a sample is not. normal (N, 2 K + 1).
+    """
+    n, k = truth.shape
+    # Samples minus truth are small numbers, so that their sums have smaller rounding errors.
+    errors = _errors(samples, truth.astype(samples.dtype))
+    values, pit = np.full((n, len(QUANTITIES) - 3, k), np.nan), np.full((n, k), np.nan)
+    tarp = tarp_of_errors(errors, normal[:, k:])
+    errors.sort(axis=-1)
+    # What is not finite has been sorted to the ends.
+    is_complete &= np.isfinite(errors[..., [0, -1]]).all((1, 2))
+    tarp[~is_complete] = np.nan
+    if not is_complete.all():
+        errors = errors[is_complete]
+    low68, high68, low95, high95 = (quantile_of_sorted(errors, share) for share in SHARES[:4])
+    crps, rank = _crps_and_rank(errors)
+    pit[is_complete] = (rank + ndtr(normal[is_complete, :k])) / (errors.shape[-1] + 1)
+    quantities = (
+        crps, kernel_log_prob(errors),
+        *(held(rank, errors.shape[-1], level) for level in LEVELS),
+        0.5 * (high68 - low68), 0.5 * (high95 - low95),
+    )  # fmt: skip
+    values[is_complete] = np.stack(quantities, axis=1)
+    return values, pit, tarp
 
 
 def where_both_answer(*pair: PerView) -> tuple[PerView, PerView]:

@@ -209,13 +209,12 @@ def kernel_log_prob(offset: np.ndarray) -> np.ndarray:
     n = offset.shape[-1]
     variance = np.einsum("...s,...s->...", offset, offset) / n - offset.mean(-1) ** 2
     width = np.maximum(np.sqrt(np.maximum(variance, 0)) * n**-0.2, 1e-6)
-    squares = offset / width[..., None]
+    squares = offset * (math.sqrt(0.5) / width)[..., None]
     squares *= squares  # in place from here on: new memory would take as long as the exponentials
     nearest = squares.min(-1)
-    squares -= nearest[..., None]
-    squares *= -0.5
+    np.subtract(nearest[..., None], squares, out=squares)
     total = np.exp(squares, out=squares).sum(-1)
-    return np.asarray(np.log(total) - 0.5 * nearest - np.log(n * width * math.sqrt(2 * math.pi)))
+    return np.asarray(np.log(total) - nearest - np.log(n * width * math.sqrt(2 * math.pi)))
 
 
 class Inference:

@@ -12,14 +12,17 @@ kept: the same command goes on where it stood. `home` is the plain network train
 Test views are seen through `ifu`, by networks that were trained through `survey`, too. Suites may be of different
 resolution (`kinmass mock --suites quiet --stars 1000 --gas 1000 --dark 1000`). Printed per variant, tracer and suite
 left out, means over seeds and ten radii (and for the mixture of all seeds, an ensemble): RMSE of log10 M(<r) [dex],
-the part of the gap that is closed (from plain to home), bias and coverage of the central 68 % interval; the same over
-all suites left out; and the RMSE of the best single tracer over that of both. Intervals are 16th to 84th percentiles
-of a bootstrap that draws galaxies and seeds.
+the part of the gap that is closed (from plain to home), bias and coverage of the central 68 % interval, how many views
+are called out of distribution, and the area under that score's ROC curve against views of the training suites; the same
+over all suites left out; the networks of one suite (`home`) on each other one, as RMSE over that of the network at home
+there; and the RMSE of the best single tracer over that of both. Intervals are 16th to 84th percentiles of a bootstrap
+that draws galaxies and seeds.
 """
 
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -38,6 +41,7 @@ from kinmass.gen.storage import store
 from kinmass.train.data.dataset import Views, read_views, usable
 from kinmass.train.run.derived import digest_of_json
 from kinmass.train.run.intervals import LEVELS, held
+from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, Posterior
 from kinmass.train.run.trained_on import store_identity
 
@@ -60,6 +64,14 @@ VARIANTS = {
     "survey+robust": "--instrument survey --robust",
 } | dict.fromkeys(WEIGHTS, "")
 TRACERS = ("gas", "stars", "both")
+#: What is averaged over views, at each radius where it has one, for each measure.
+MEASURES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
+    "rmse": lambda views: views["d"] ** 2,  # of whose mean the root is taken
+    "bias": lambda views: views["d"],
+    "coverage": lambda views: views["inside"],
+    "strange": lambda views: views["score"][:, None] > OOD_THRESHOLD,
+    "auc": lambda views: views["score"][:, None],
+}
 N_SAMPLES, N_BOOTSTRAP = 200, 300
 
 
@@ -89,21 +101,25 @@ def posterior(infer: Inference, views: Views, instrument: Instrument) -> Posteri
 def errors(runs: list[Path], store_path: Path, part: str | None, suite: str) -> dict[str, np.ndarray]:
     """Per view of a part: galaxy, d = log10 M_pred / M_true (N, K), and if M_true is in the 68 % interval (N, K).
 
-    Of several runs, which differ by their seed, the mixture is taken. Results are kept in the folder of the first run,
+    score (N,): the out-of-distribution score; of views of the training suites it is uniform in 0 to 1. Of several runs,
+    which differ by their seed, the mixture is taken, and the mean score. Results are kept in the first run's folder
     for as long as runs, galaxies and code are the same.
     """
     code = code_key("kinmass.eval.tables.tasks", ("numpy", "scipy", "torch", "zuko"))
     made_of = [code, *map(digest_of_files, runs), store_identity(store_path, [suite]), part]
-    file = runs[0] / f"errors-{store_path.stem}-{suite}-{digest_of_json(made_of)}.npz"
+    file = runs[0] / f"views-{store_path.stem}-{suite}-{digest_of_json(made_of)}.npz"
     if not file.exists():
         networks = [train.load(run) for run in runs]
         instrument = INSTRUMENTS["ifu"]
         views = read_views(store_path, suite, part)
         views = views[usable(views, "gas", instrument) & usable(views, "stars", instrument)]
         truth = views.log10_menc.numpy().astype(float)
-        samples = np.concatenate([posterior(infer, views, instrument).samples(N_SAMPLES) for infer in networks])
+        posteriors = [posterior(infer, views, instrument) for infer in networks]
+        samples = np.concatenate([each.samples(N_SAMPLES) for each in posteriors])
+        score = np.mean([each.ood_score() for each in posteriors], axis=0)
         inside = held((samples < truth).sum(0), len(samples), LEVELS[0])
-        np.savez(file, galaxy=views.galaxy.astype(str), d=np.median(samples, axis=0) - truth, inside=inside)
+        d = np.median(samples, axis=0) - truth
+        np.savez(file, galaxy=views.galaxy.astype(str), d=d, inside=inside, score=score)
     return dict(np.load(file))
 
 
@@ -130,6 +146,9 @@ class Results:
             self.found[variant, tracer, suite] = [errors([run], store_path, part, suite) for run in runs]
             if seeds > 1:
                 self.found[ensemble(variant), tracer, suite] = [errors(runs, store_path, part, suite)]
+        for tracer, trained, tested in product(tracers, suites, suites):
+            runs = [folder(out, "home", tracer, trained, seed) for seed in range(seeds)]
+            self.found[trained, tracer, tested] = [errors([run], store_path, part, tested) for run in runs]
         rng = np.random.default_rng(1)
         galaxy_of_view = {s: self.found["home", tracers[0], s][0]["galaxy"] for s in suites}
         galaxies = {s: np.unique(galaxy_of_view[s]) for s in suites}
@@ -141,14 +160,13 @@ class Results:
         self._seed_weights[0] = 1 / seeds
 
     def mean(self, variant: str, tracer: str, suite: str, measure: str) -> np.ndarray:
-        """Rmse, bias or coverage (B + 1,) of one suite left out."""
+        """One of MEASURES (B + 1,) for one suite left out, by fits of a variant, or of another suite alone."""
         weights = self._weights[suite][:, self._galaxy[suite]]
         weights /= weights.sum(1, keepdims=True)
         total = np.zeros(N_BOOTSTRAP + 1)
         fits = self.found[variant, tracer, suite]
         for seed, errors in enumerate(fits):
-            values = {"rmse": errors["d"] ** 2, "bias": errors["d"], "coverage": errors["inside"]}[measure]
-            per_radius = weights @ values
+            per_radius = weights @ MEASURES[measure](errors)
             if measure == "rmse":
                 per_radius = np.sqrt(per_radius)
             total += (self._seed_weights[:, seed] if len(fits) > 1 else 1.0) * per_radius.mean(1)
@@ -165,6 +183,10 @@ class Results:
             for compared in ("plain", "home", variant)
         )
         return np.asarray(100 * (rmse_plain - rmse) / (rmse_plain - rmse_home))
+
+    def abroad(self, tracer: str, trained: str, tested: str) -> np.ndarray:
+        """RMSE of networks of one suite on another over that of networks at home there (B + 1,)."""
+        return np.asarray(self.mean(trained, tracer, tested, "rmse") / self.mean("home", tracer, tested, "rmse"))
 
     def gain(self, variant: str) -> np.ndarray:
         """RMSE of the best single tracer over that of both (B + 1,)."""
@@ -213,20 +235,43 @@ def main() -> None:
     listed = ["home", *chosen]
     if args.seeds > 1:
         listed += [ensemble(variant) for variant in listed]
-    for variant, tracer in product(listed, args.tracers):
-        for suite in suites:
-            means = [
-                with_interval(results.mean(variant, tracer, suite, measure), 3)
-                for measure in ("rmse", "bias", "coverage")
+    for variant, tracer, left_out in product(listed, args.tracers, [*suites, None]):
+        found = {
+            name: results.mean(variant, tracer, left_out, name)
+            if left_out
+            else results.over_suites(variant, tracer, name)
+            for name in MEASURES
+        }
+        rmse, *others = (with_interval(values, 3) for values in found.values())
+        rows.append(
+            [
+                variant,
+                tracer,
+                left_out or "all",
+                rmse,
+                with_interval(results.closed(variant, tracer, left_out), 0),
+                *others,
             ]
-            rows.append(
-                [variant, tracer, suite, means[0], with_interval(results.closed(variant, tracer, suite), 0), *means[1:]]
-            )
-        means = [
-            with_interval(results.over_suites(variant, tracer, measure), 3) for measure in ("rmse", "bias", "coverage")
-        ]
-        rows.append([variant, tracer, "all", means[0], with_interval(results.closed(variant, tracer), 0), *means[1:]])
-    common.table(["variant", "tracer", "left out", "RMSE [dex]", "closed [%]", "bias [dex]", "68 % coverage"], rows)
+        )
+    heads = [
+        "variant",
+        "tracer",
+        "left out",
+        "RMSE [dex]",
+        "closed [%]",
+        "bias [dex]",
+        "68 % coverage",
+        "strange",
+        "AUC",
+    ]
+    common.table(heads, rows)
+    rows = [
+        [trained, tested, tracer, with_interval(results.abroad(tracer, trained, tested), 2)]
+        + [with_interval(results.mean(trained, tracer, tested, name), 3) for name in ("coverage", "strange", "auc")]
+        for tracer, trained, tested in product(args.tracers, suites, suites)
+        if trained != tested
+    ]
+    common.table(["trained on", "tested on", "tracer", "RMSE / home", "68 % coverage", "strange", "AUC"], rows)
     if "both" in args.tracers and len(args.tracers) > 1:
         common.table(["variant", "best single / both"], [[v, with_interval(results.gain(v), 2)] for v in listed])
 

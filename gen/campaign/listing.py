@@ -145,7 +145,11 @@ def tells_low_resolution(suite: Suite) -> bool:
 
 def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:
     """Read from one snapshot the facts that all of its suite should agree on. Raises SnapshotError."""
-    return alike.facts(units, _mapped_types(suite) & FORMATS[suite.format].types(snapshot))
+    snapshot_format = FORMATS[suite.format]
+    types, assumed = _mapped_types(suite) & snapshot_format.types(snapshot), ""
+    with contextlib.suppress(SnapshotError):  # whoever opens it says that its kernel is unknown
+        assumed = snapshot_format.smoothing(snapshot).assumed if "PartType0" in types else ""
+    return alike.facts(units, types, assumed)
 
 
 def _mapped_types(suite: Suite) -> set[str]:

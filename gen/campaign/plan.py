@@ -85,6 +85,8 @@ def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Plac
             f"{suite.name}: its snapshots do not agree; if that is not meant, mend or leave out some: {disagreements}",
             file=sys.stderr,
         )
+    if assumed := alike.assumptions(facts_by_snapshot):
+        print(f"{suite.name}: {assumed}", file=sys.stderr)
     if not entries:
         raise SuiteError(
             f"suite {suite.name}: no galaxy in its catalogues passes `selection`; "

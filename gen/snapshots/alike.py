@@ -12,12 +12,17 @@ from kinmass.gen.words import counted
 
 #: Facts that may be other ones in each snapshot: of their times, and of zooms in boxes of their own.
 OWN = ("a", "code units")
+#: The fact that is empty for a file which leaves nothing open, and of which a user is told all the same.
+ASSUMED = "kernels"
 #: How many values of a fact, and snapshots of each value, are named; the others are only counted.
 NAMED = 3
 
 
-def facts(units: CodeUnits, types: set[str]) -> dict[str, str]:
-    """Put into words what all snapshots of a suite should agree on, and OWN; types are the particle types of one."""
+def facts(units: CodeUnits, types: set[str], assumed: str = "") -> dict[str, str]:
+    """Put into words what all snapshots of a suite should agree on, and OWN.
+
+    types are the particle types of one; assumed says what its file leaves open of its kernels, "" where it does not.
+    """
     comoving = None if units.box_kpc is None else units.box_kpc / units.scale_factor
     factors = "".join(f", {field} by {factor:.6g}" for field, factor in sorted(units.factors.items()) if factor != 1)
     return {
@@ -29,6 +34,7 @@ def facts(units: CodeUnits, types: set[str]) -> dict[str, str]:
         ),  # a .param file may be named after its folder
         "box": "none" if comoving is None else f"{comoving:.5g} kpc",
         "particle types": ", ".join(sorted(types)) or "unknown",
+        ASSUMED: assumed,
         "expansion": "cosmological" if units.cosmological else "not cosmological",
     }
 
@@ -36,7 +42,7 @@ def facts(units: CodeUnits, types: set[str]) -> dict[str, str]:
 def differences(facts_by_snapshot: dict[Path, dict[str, str]]) -> str:
     """Say in one line which snapshots differ in what, the most frequent value first; "" where all agree."""
     sentences = []
-    for fact in [fact for fact in next(iter(facts_by_snapshot.values()), {}) if fact not in OWN]:
+    for fact in [fact for fact in next(iter(facts_by_snapshot.values()), {}) if fact not in (*OWN, ASSUMED)]:
         paths_by_value: dict[str, list[Path]] = defaultdict(list)
         for path, values in facts_by_snapshot.items():
             paths_by_value[values[fact]].append(path)
@@ -50,6 +56,14 @@ def differences(facts_by_snapshot: dict[Path, dict[str, str]]) -> str:
                 + unnamed_values
             )
     return ". ".join(sentences)
+
+
+def assumptions(facts_by_snapshot: dict[Path, dict[str, str]]) -> str:
+    """Say in one line what snapshots leave open, and which; "" where none does."""
+    paths_by_value: dict[str, list[Path]] = defaultdict(list)
+    for path, values in facts_by_snapshot.items():
+        paths_by_value[values.get(ASSUMED, "")].append(path)
+    return ". ".join(f"{_name_snapshots(paths)}: {value}" for value, paths in paths_by_value.items() if value)
 
 
 def _name_snapshots(paths: list[Path]) -> str:

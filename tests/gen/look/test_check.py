@@ -10,6 +10,7 @@ import pytest
 from conftest import SHARED, SUITES
 
 from kinmass.gen.campaign.maps import generate
+from kinmass.gen.campaign.plan import list_tasks
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.formats import FORMATS, SnapshotError, gadget
 from kinmass.gen.formats.sample import Sample, blocks
@@ -206,6 +207,24 @@ def test_a_kernel_that_swift_does_not_name_is_odd_and_an_unknown_one_wrong(tmp_p
     with h5py.File(path, "r+") as file:
         del file["HydroScheme"]
     assert any("quartic spline of COLIBRE" in words for words in sketch(path, "swift").odd)
+
+
+def test_who_maps_is_told_of_a_kernel_that_is_assumed(tmp_path, capsys):
+    (tmp_path / "centres.csv").write_text("id,x,y,z\n0,0,0,0\n")
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        "name: s\nformat: swift\nsnapshots: '*.hdf5'\naperture: {kpc: 20}\n"
+        "catalogue: {format: table, path: centres.csv}\n"
+    )
+    paths = [layouts.swift(tmp_path / f"{name}.hdf5", layouts.galaxy(seed=seed)) for seed, name in enumerate("ab")]
+    assert len(list_tasks(load_suite(suite))) == 2
+    assert capsys.readouterr().err == ""
+    with h5py.File(paths[1], "r+") as file:
+        del file["HydroScheme"]
+    assert len(list_tasks(load_suite(suite))) == 2
+    said = capsys.readouterr().err
+    assert "/b.hdf5): no HydroScheme group that names the kernel" in said
+    assert said.count("\n") == 1
 
 
 def test_what_check_advises_can_be_tried(a_galaxy, tmp_path):

@@ -38,7 +38,6 @@ from kinmass.gen.formats.gadget_fields import (
 from kinmass.gen.formats.gadget_header import (
     box_side,
     check_holds_all,
-    check_is_no_part,
     check_no_redshift,
     check_time_is_a,
     expansion_unsaid,
@@ -66,7 +65,7 @@ from kinmass.gen.formats.gadget_words import check_nothing_is_said, check_words_
 from kinmass.gen.formats.once import once, status
 from kinmass.gen.formats.sample import Sample, from_hdf5
 from kinmass.gen.formats.stored import checked, files_behind, link_dataset
-from kinmass.gen.formats.together import check_copies, check_one_unit, check_together
+from kinmass.gen.formats.together import check_copies, check_one_unit, check_together, check_whole
 from kinmass.gen.physics.particles import Galaxy
 
 
@@ -107,10 +106,9 @@ class Gadget(Format):
         if len(files) > 1:
             said = [(said, types_of(counts)) for counts, _, said in staged_files]
             check_one_unit(files, [part for part, _ in said], [*until_found(said, self._types_with_units(path))])
-        check_copies(files, [scratch / name for name in names], [counts for counts, _, _ in staged_files])
         counts_and_masses = [(counts, masses) for counts, masses, _ in staged_files]
-        if len(files) == 1:
-            check_is_no_part(path, headers[0], counts_and_masses[0][0])
+        check_whole(files, headers, [counts for counts, _ in counts_and_masses])
+        check_copies(files, [scratch / name for name in names], [counts for counts, _ in counts_and_masses])
         if not any(sum(counts) for counts, _ in counts_and_masses):
             raise SnapshotError(f"{path}: holds no particles; check the snapshot pattern")
         mass_table = _common_mass_table(path, counts_and_masses)

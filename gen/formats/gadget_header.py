@@ -112,22 +112,6 @@ def check_holds_all(path: Path, attrs: dict[str, Any]) -> None:
         )
 
 
-def check_is_no_part(path: Path, attrs: dict[str, Any], counts: np.ndarray) -> None:
-    """Raise SnapshotError where a single file is one part of a snapshot by its Header. counts: particles in it (6,).
-
-    A cutout that keeps the Header of the whole has other particles than its NumPart_ThisFile says.
-    """
-    n_files = scalar(attrs.get("NumFilesPerSnapshot", 1), "NumFilesPerSnapshot")
-    own, total = (
-        np.ravel(attrs.get(f"NumPart_{of}", [])).astype(np.int64)[: len(counts)] for of in ("ThisFile", "Total")
-    )
-    if n_files > 1 and len(own) == len(total) > 0 and (own == counts[: len(own)]).all() and (own < total).any():
-        raise SnapshotError(
-            f"{path}: by its Header one of {n_files:.0f} files of a snapshot, with {own.sum()} of {total.sum()} "
-            "particles; put all of them beside it, numbered from 0, or write NumFilesPerSnapshot = 1 if it is a cutout"
-        )
-
-
 def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> float:
     """Return a from the attributes `names` (0 means not set) and from Redshift, which must agree to 1e-3.
 

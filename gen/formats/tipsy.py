@@ -73,23 +73,43 @@ class Tipsy(Format):
         )
 
     def _param(self, path: Path) -> Path:
-        """Find the .param file of a snapshot. Raises SnapshotError where there is none, or more than one."""
+        """Find the .param file of a snapshot, beside it or one folder up.
+
+        It is the one whose name, or else whose achOutName, the snapshot's begins with, the longest of several; or a
+        single one beside it that belongs to no other file there. Raises SnapshotError where there is none.
+        """
+        others: list[str] = []
         for folder in (path.parent, path.parent.parent):
-            names = []
+            names: list[str] = []
             with contextlib.suppress(OSError):  # a folder that may not be looked into has none
                 names = list(names_in(folder))
             param_files = sorted(folder / name for name in names if name.endswith(".param"))
-            matching = [p for p in param_files if path.name.startswith(p.stem)]
-            if len(matching or param_files) == 1:
-                return (matching or param_files)[0]
-            if len(param_files) > 1:
-                words = ", ".join(p.name for p in param_files)
-                raise SnapshotError(
-                    f"{path}: several .param files beside it ({words}); keep the one that belongs to it"
-                )
+            for stem_of in (lambda p: p.stem, self._out_name):
+                if matching := [p for p in param_files if _is_of(path.name, stem_of(p))]:
+                    return max(matching, key=lambda p: len(stem_of(p)))
+            if len(param_files) == 1 and folder == path.parent and not self._out_name(param_files[0]):
+                (lone,) = param_files
+                if not any(_is_of(name, lone.stem) for name in names if name != lone.name):
+                    return lone
+            others += [str(p.relative_to(path.parent.parent)) for p in param_files]
+        if others:
+            raise SnapshotError(
+                f"{path}: {' and '.join(others)} may be another run's: neither its name nor its achOutName is one that "
+                f"{path.name} begins with; name the .param of its run so"
+            )
         raise SnapshotError(
             f"{path}: no .param file beside it, and Tipsy files hold no units; put the run's .param there"
         )
+
+    @staticmethod
+    @once
+    def _out_name(path: Path) -> str:
+        """Return what a .param file calls its outputs (achOutName), without folders; "" where it does not say it."""
+        for line in path.read_text(errors="replace").splitlines():
+            name, _, value = line.split("#")[0].partition("=")
+            if name.strip() == "achOutName":
+                return Path(value.strip().strip("\"'")).name
+        return ""
 
     def listed_files(self, path: Path) -> list[Path]:
         """Return the snapshot and its .param file. Raises SnapshotError where there is none, or more than one."""
@@ -253,6 +273,11 @@ class Tipsy(Format):
                         f"{path}: {name.strip()} is {value.strip()[:40]!r}, no number; repair it"
                     ) from error
         return parameters
+
+
+def _is_of(name: str, stem: str) -> bool:
+    """Tell whether a file's name is a run's, or begins with it and a dot."""
+    return bool(stem) and (name == stem or name.startswith(f"{stem}."))
 
 
 def read_header(head_bytes: bytes) -> tuple[float, tuple[int, int, int], str] | None:

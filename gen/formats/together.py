@@ -21,10 +21,7 @@ _WORD = 2**32
 
 
 def check_together(files: list[Path], headers: list[dict[str, Any]]) -> None:
-    """Raise SnapshotError where the Headers of a snapshot's files are of different times or runs, or a file is extra.
-
-    A Header that counts more than the files have in every type is that of the snapshot which they were cut out of.
-    """
+    """Raise SnapshotError where the Headers of a snapshot's files are of different times or runs."""
     first = headers[0]
     for file, attrs in zip(files[1:], headers[1:], strict=True):
         for key in first.keys() & attrs.keys() & set(_COMMON):
@@ -33,24 +30,43 @@ def check_together(files: list[Path], headers: list[dict[str, Any]]) -> None:
                     f"{file}: its {key} is not that of {files[0].name}; do they belong together? "
                     "Keep only those of one snapshot"
                 )
-    if len(files) > 1 and all("NumPart_ThisFile" in attrs for attrs in headers) and "NumPart_Total" in first:
-        _check_sums(files, headers)
 
 
-def _check_sums(files: list[Path], headers: list[dict[str, Any]]) -> None:
-    """Raise SnapshotError where the files have more particles than NumPart_Total says, or fewer of some types alone."""
-    found = np.sum([np.ravel(attrs["NumPart_ThisFile"])[:6].astype(np.int64) for attrs in headers], axis=0)
-    low = np.ravel(headers[0]["NumPart_Total"])[:6].astype(np.int64)
-    high = np.ravel(headers[0].get("NumPart_Total_HighWord", 0 * low))[:6].astype(np.int64)
-    total = low + np.where(low < _WORD, _WORD * high, 0)
+def check_whole(files: list[Path], headers: list[dict[str, Any]], counts_by_file: list[np.ndarray]) -> None:
+    """Raise SnapshotError where the files of a snapshot have more or fewer particles than NumPart_Total says.
+
+    counts_by_file: particles that are in each file, (6,). A Header that says other numbers of its own file is that of
+    the snapshot which the file was cut out of; one whose own numbers are right belongs to a part of the snapshot.
+    """
+    first = headers[0]
+    if "NumPart_Total" not in first or not all("NumPart_ThisFile" in attrs for attrs in headers):
+        return
+    own = [_of_types(attrs["NumPart_ThisFile"]) for attrs in headers]
+    found, low = np.sum(own, axis=0), _of_types(first["NumPart_Total"])
+    total = low + np.where(low < _WORD, _WORD * _of_types(first.get("NumPart_Total_HighWord", 0)), 0)
     differs = found % _WORD != total % _WORD
-    if np.any(differs & (found > total)) or (np.any(differs) and np.any((found > 0) & ~differs)):
+    if len(files) > 1 and (np.any(differs & (found > total)) or (np.any(differs) and np.any((found > 0) & ~differs))):
         number = int(np.flatnonzero(differs)[0])
         raise SnapshotError(
             f"{files[0]}: its {len(files)} files have {found[number]} particles of PartType{number}, and NumPart_Total "
             f"says {total[number]}; is one of them of another run, left over, cut short, or there twice? "
             "Keep only those of one snapshot"
         )
+    # Of types that nobody reads, such as tracers, no particles are counted.
+    is_written_for_them = all((n == rows)[rows > 0].all() for n, rows in zip(own, counts_by_file, strict=True))
+    if is_written_for_them and np.any(differs & (found < total)):
+        has = f"its {len(files)} files have" if len(files) > 1 else "it has"
+        raise SnapshotError(
+            f"{files[0]}: {has} {found.sum()} of the {total.sum()} particles of its snapshot, by NumPart_Total of its "
+            "Header; put all files of the snapshot beside it, numbered from 0, or, if it is a cutout, write its own "
+            "numbers as NumPart_Total"
+        )
+
+
+def _of_types(numbers: Any) -> np.ndarray:
+    """Return an attribute's numbers of particles for each of six types; of types that it leaves out there are none."""
+    given = np.ravel(numbers)[:6].astype(np.int64)
+    return np.concatenate([given, np.zeros(6 - len(given), dtype=np.int64)])
 
 
 def check_copies(files: list[Path], staged: list[Path], counts_by_file: list[np.ndarray]) -> None:

@@ -473,7 +473,15 @@ REFUSED = {
     "every particle twice": (twice, "of 80 particles are others' copies, with the same places in PartType"),
     "one part of several": (
         set_attrs(NumFilesPerSnapshot=4, NumPart_Total=[160, 160, 0, 0, 160, 0]),
-        "by its Header one of 4 files of a snapshot, with 120 of 480 particles",
+        "it has 120 of the 480 particles of its snapshot, by NumPart_Total",
+    ),
+    "one part that says it is alone": (
+        set_attrs(NumFilesPerSnapshot=1, NumPart_Total=[80, 80, 0, 0, 80, 0]),
+        "it has 120 of the 240 particles of its snapshot, by NumPart_Total",
+    ),
+    "one part that does not say of how many": (
+        lambda f: (f["Header"].attrs.pop("NumFilesPerSnapshot"), set_attrs(NumPart_Total=[40, 41, 0, 0, 40])(f)),
+        "it has 120 of the 121 particles of its snapshot, by NumPart_Total",
     ),
     "a time and no expansion": (set_attrs(Time=0.0, Redshift=0.0), "Time = 0 and Redshift = 0.*`units: {cosmological"),
     "stars without velocities": (lambda f: f["PartType4"].pop("Velocities"), "PartType4 has no Velocities, which maps"),
@@ -1257,3 +1265,32 @@ def test_light_and_its_field_go_together():
     for options in ({"stars": "light"}, {"light_field": "Luminosities"}):
         with pytest.raises(ValueError, match="`light_field` goes with `stars: light`"):
             Tracers(**options)
+
+
+PARAM_FILES = {
+    "its own": ({"run/g8.1e11.param": ""}, "run/g8.1e11.param"),
+    "its own of two": ({"run/g8.param": "", "run/g8.1e11.param": "", "run/g8.1e11.0.param": ""}, "run/g8.1e11.param"),
+    "its own one folder up": ({"g8.1e11.param": "", "g9.param": ""}, "g8.1e11.param"),
+    "by its output's name": ({"run/a.param": "achOutName = '../x/g8.1e11'  # so", "run/b.param": ""}, "run/a.param"),
+    "the only one": ({"run/a.param": ""}, "run/a.param"),
+    "a shorter name that goes on": ({"run/g8.1.param": "", "run/g8.1.00128": ""}, None),
+    "of another beside it": ({"run/a.param": "", "run/a.00128": ""}, None),
+    "that says another output": ({"run/a.param": "achOutName = g9"}, None),
+    "the only one, one folder up": ({"a.param": ""}, None),
+    "two": ({"run/a.param": "", "run/b.param": ""}, None),
+}
+
+
+@pytest.mark.parametrize("case", PARAM_FILES)
+def test_the_units_of_a_tipsy_file_are_of_its_own_run(case, tmp_path):
+    """Another run's would be taken for right: masses, lengths and speeds of one run fit together."""
+    files, expected = PARAM_FILES[case]
+    (tmp_path / "run").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    path = tmp_path / "run" / "g8.1e11.00128"
+    if expected is None:
+        with pytest.raises(SnapshotError, match=r"g8.1e11.00128: .*a.param.*|.*g8.1.param may be another run's"):
+            FORMATS["tipsy"].listed_files(path)
+    else:
+        assert FORMATS["tipsy"].listed_files(path) == [path, tmp_path / expected]

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from kinmass.gen.campaign import failures
-from kinmass.gen.catalogues.base import Halo, packed, unpacked
-from kinmass.gen.catalogues.find import chosen, find_haloes, usable
+from kinmass.gen.catalogues.base import Halo, Kinds, packed, unpacked
+from kinmass.gen.catalogues.find import chosen, files_of, find_haloes, usable
 from kinmass.gen.code import stage_key
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
-from kinmass.gen.formats.once import asking_once, names_in, status
+from kinmass.gen.formats.once import asking_once, status
 from kinmass.gen.snapshots import alike
 from kinmass.gen.snapshots.components import components_of
-from kinmass.gen.snapshots.content import sampled
+from kinmass.gen.snapshots.content import WAY, sampled
 from kinmass.gen.storage.files import make_folder, write_atomically
 from kinmass.gen.suite import Suite, SuiteError
 
@@ -94,7 +93,8 @@ def compared(listing: Listing, kept: Listing | None) -> Listing:
     before, now = (kept and kept.facts) or {}, listing.facts or {}
     changes = [f"{fact}: {before[fact]} -> {now[fact]}" for fact in _DECISIVE if before.get(fact) != now.get(fact)
                and fact in before and fact in now]  # fmt: skip
-    first = (kept and (kept.replaced or kept.content)) or listing.content
+    first = (kept and (kept.replaced or kept.content)) or ""
+    first = first if first.startswith(WAY) else listing.content  # sampled in another way: nothing is known
     replaced = first if listing.content and first != listing.content else ""
     return replace(listing, changed=", ".join(changes), replaced=replaced)
 
@@ -127,7 +127,7 @@ def _list(suite: Suite, snapshot: Path) -> Listing:
         facts = facts_of(suite, snapshot, units)
         content = sampled(sizes, (f"{units.scale_factor:.6g}", f"{units.hubble:.6g}"))
         with uncollected():
-            found = find_haloes(suite.catalogue.format, path, snapshot, units)
+            found = find_haloes(suite.catalogue.format, path, snapshot, units, kinds_of(suite))
             haloes = chosen(found, suite.selection, tells_low_resolution(suite))
             prefix = suite.galaxy_name(snapshot, "")
             entries = [(prefix + h.name, *usable(h, path)) for h in haloes]
@@ -141,6 +141,21 @@ def _list(suite: Suite, snapshot: Path) -> Listing:
 def tells_low_resolution(suite: Suite) -> bool:
     """Whether a suite's snapshots have low resolution as types of their own, by the suite file or their format."""
     return bool(components_of(FORMATS[suite.format], suite.particles.model_dump(exclude_none=True))[1])
+
+
+def kinds_of(suite: Suite) -> Kinds:
+    """Tell which types a suite takes for stars, and for dark matter of low resolution: 2 and 3, if nothing says it."""
+    declared = suite.particles.model_dump(exclude_none=True)
+    components, low_resolution = components_of(FORMATS[suite.format], declared)
+    stars = _numbers(components["stars"])
+    others = {*stars, *_numbers(components["gas"])}
+    return Kinds(stars or Kinds().stars, _numbers(low_resolution) or tuple({2, 3} - others))
+
+
+def _numbers(types: list[str]) -> tuple[int, ...]:
+    """Return the numbers of types named PartType0 and so on."""
+    names = (ptype.removeprefix("PartType") for ptype in types)
+    return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
 
 def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:
@@ -167,21 +182,13 @@ def _marks(suite: Suite, snapshot: Path, catalogue: Path | None) -> tuple[str, l
     sizes: list[tuple[Path, int]] = []
     try:
         own = FORMATS[suite.format].listed_files(snapshot)
-        files = dict.fromkeys([*own, *(_parts_of(catalogue) if catalogue else [])])
+        files = dict.fromkeys([*own, *(files_of(suite.catalogue.format, catalogue) if catalogue else [])])
         stats = [(str(file), (stat := status(file)).st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file in files]
         sizes = [(Path(name), size) for name, size, _, _ in stats[: len(own)]]
     except (OSError, ValueError):
         return "", sizes
     settings = suite.model_dump_json(exclude={"root"})
     return blake2b(repr((stage_key(), settings, stats)).encode(), digest_size=16).hexdigest(), sizes
-
-
-def _parts_of(catalogue: Path) -> list[Path]:
-    """All files of a catalogue whose parts lie beside each other with numbers of their own, as `tab_099.3.hdf5`."""
-    patterns = r"(.*\.)\d+\.z\d+\.\d+\.AHF_halos", r"(.*\.)\d+(\.[^.]+)?"
-    if not (match := next(filter(None, (re.fullmatch(p, catalogue.name) for p in patterns)), None)):
-        return [catalogue]
-    return sorted(catalogue.parent / name for name in names_in(catalogue.parent) if name.startswith(match[1]))
 
 
 def read_kept(out: Path, suite: str) -> dict[Path, Listing]:

@@ -1,14 +1,14 @@
 """Halo catalogues, one file per format, read into haloes in physical kpc and Msun."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from kinmass.gen.catalogues import adaptahop, ahf, caesar, hbt, rockstar, soap, subfind, table, velociraptor
-from kinmass.gen.catalogues.base import Halo
-from kinmass.gen.formats import CodeUnits
+from kinmass.gen.catalogues.base import Halo, Kinds
 
+#: Formats that count particles by their type, whose readers are told which types are stars (`base.Kinds`).
+BY_TYPE = ("subfind", "eagle_subfind", "hbt")
 #: Per format, the function from (catalogue, snapshot, the snapshot's units) to all centrals and satellites.
-READERS: dict[str, Callable[[Path, Path, CodeUnits], list[Halo]]] = {
+READERS: dict[str, Callable[..., list[Halo]]] = {
     "adaptahop": adaptahop.read,
     "ahf": ahf.read,
     "subfind": subfind.read,
@@ -21,4 +21,4 @@ READERS: dict[str, Callable[[Path, Path, CodeUnits], list[Halo]]] = {
     "velociraptor": velociraptor.read,
 }
 
-__all__ = ["READERS", "Halo"]
+__all__ = ["BY_TYPE", "READERS", "Halo", "Kinds"]

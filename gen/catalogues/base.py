@@ -37,6 +37,16 @@ class Halo(NamedTuple):
     lineage: str | None = None  # names its history: entries of one object at several times share it
 
 
+class Kinds(NamedTuple):
+    """Numbers of the particle types that a suite takes for stars, and for dark matter of low resolution.
+
+    Catalogues that count particles by their type are read by these.
+    """
+
+    stars: tuple[int, ...] = (4,)
+    low_resolution: tuple[int, ...] = (2, 3)
+
+
 #: No logarithm of a mass in Msun is larger than this, and no galaxy as light.
 LARGEST_LOG10_MASS = 30.0
 _NO_HALO = (None,) * len(Halo._fields)
@@ -70,6 +80,12 @@ def unpacked(columns: Mapping[str, Sequence[Any]], row: int) -> Halo | None:
     if (centre_kpc := values.pop("centre_kpc", None)) is not None:
         centre_kpc = np.array(centre_kpc, dtype=float).reshape(3)
     return Halo(centre_kpc=centre_kpc, **values)
+
+
+def of_types(columns: np.ndarray, types: Iterable[int]) -> np.ndarray:
+    """Return the sum (N,) of some types' columns (N, T): of numbers of particles as such, of masses in doubles."""
+    wanted = columns[:, [number for number in types if number < columns.shape[1]]]
+    return np.asarray(wanted.sum(axis=1, dtype=np.int64 if columns.dtype.kind in "iu" else float))
 
 
 _KIND: dict[str, type] = {"n_stars": int, "n_particles": int, "central": bool, "lineage": str}

@@ -1,6 +1,7 @@
 """The galaxies of a snapshot: read from its catalogue and selected, or found from its particles."""
 
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 from operator import attrgetter
@@ -8,28 +9,50 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.catalogues import READERS, Halo
+from kinmass.gen.catalogues import BY_TYPE, READERS, Halo, Kinds, hbt
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.base import reading
+from kinmass.gen.formats.once import names_in
 from kinmass.gen.physics.centre import deepest_point, subsample
 from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.suite import Selection
 
+#: What catalogues count as stars, and as dark matter of low resolution.
+USUAL = Kinds()
 #: An R200 above this is a wrong unit: several times that of the most massive clusters of galaxies.
 LARGEST_R200_KPC = 1e4
 #: A centre is searched for on at most so many particles of each component.
 MOST_PARTICLES = 200_000
 
 
-def find_haloes(catalogue_format: str, path: Path | None, snapshot: Path, units: CodeUnits) -> list[Halo]:
+def files_of(catalogue_format: str, path: Path) -> list[Path]:
+    """List all files that a catalogue is read from.
+
+    Parts lie beside each other with numbers of their own, as `tab_099.3.hdf5`.
+    """
+    beside = hbt.logs(path) if catalogue_format == "hbt" else []
+    patterns = r"(.*\.)\d+\.z\d+\.\d+\.AHF_halos", r"(.*\.)\d+(\.[^.]+)?"
+    if not (match := next(filter(None, (re.fullmatch(p, path.name) for p in patterns)), None)):
+        return [path, *beside]
+    return [*sorted(path.parent / name for name in names_in(path.parent) if name.startswith(match[1])), *beside]
+
+
+def find_haloes(
+    catalogue_format: str, path: Path | None, snapshot: Path, units: CodeUnits, kinds: Kinds = USUAL
+) -> list[Halo]:
     """Read the centrals and satellites of one snapshot; without a catalogue, one galaxy of unknown centre.
 
-    Raises SnapshotError naming the catalogue that cannot be read, or has two entries of one name.
+    kinds: which types of particles the suite takes for stars. Where these are unusual, what a catalogue that does not
+    count by type says of stars is not of them, and unknown. Raises SnapshotError naming the catalogue that cannot be
+    read, or has two entries of one name.
     """
     if catalogue_format == "none" or path is None:
         return [Halo("0", None)]
     with reading(path, f" as a {catalogue_format} catalogue"):
-        haloes = READERS[catalogue_format](path, snapshot, units)
+        told = (kinds,) if catalogue_format in BY_TYPE else ()
+        haloes = READERS[catalogue_format](path, snapshot, units, *told)
+    if not told and catalogue_format != "table" and kinds.stars != USUAL.stars:
+        haloes = [halo._replace(n_stars=None, stellar_mass_msun=None) for halo in haloes]
     names = [halo.name for halo in haloes]
     if len(set(names)) < len(names):
         commonest = Counter(names).most_common(1)[0]

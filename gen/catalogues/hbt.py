@@ -7,11 +7,13 @@ import numpy as np
 
 from kinmass.gen.catalogues.base import (
     Halo,
+    Kinds,
     factor_of_h,
     listed,
     need,
     numbered_parts,
     numbers,
+    of_types,
     rows_joined,
     same_epoch,
 )
@@ -34,7 +36,6 @@ _OPTIONAL = (
 )
 #: The file beside the catalogues' folders with the run's parameters (its `DumpParameters`).
 _LOG = "Parameters.log"
-_STARS = 4
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
@@ -63,6 +64,11 @@ def _number(path: Path, name: str) -> float | None:
         return scalar(numbers(path, file[name]), name) if name in file else None
 
 
+def logs(path: Path) -> list[Path]:
+    """List the logs of a run's parameters in a catalogue's folder and the one above."""
+    return [folder / _LOG for folder in path.absolute().parents[:2] if (folder / _LOG).is_file()]
+
+
 def _units(path: Path, units: CodeUnits) -> tuple[float, float]:
     """Return the catalogue's units in physical kpc and Msun: comoving lengths, and all with factors of h.
 
@@ -71,10 +77,9 @@ def _units(path: Path, units: CodeUnits) -> tuple[float, float]:
     """
     names = ("LengthInMpch", "MassInMsunh")
     said = {name: value for name in names if (value := _number(path, f"Units/{name}")) is not None}
-    logs = [folder / _LOG for folder in path.absolute().parents[:2] if (folder / _LOG).is_file()]
-    if logs and len(said) < len(names):
-        words = (line.split() for line in logs[0].read_text(encoding="utf-8", errors="replace").splitlines())
-        said = {w[0]: scalar(w[1], f"{logs[0]}: {w[0]}") for w in words if len(w) == 2 and w[0] in names} | said
+    if (found := logs(path)) and len(said) < len(names):
+        words = (line.split() for line in found[0].read_text(encoding="utf-8", errors="replace").splitlines())
+        said = {w[0]: scalar(w[1], f"{found[0]}: {w[0]}") for w in words if len(w) == 2 and w[0] in names} | said
     if missing := [name for name in names if not 0 < said.get(name, 0.0) < np.inf]:
         raise SnapshotError(
             f"{path}: says no {' and no '.join(missing)}, nor does a {_LOG} in its folder or the one above; put the "
@@ -93,7 +98,7 @@ def _check(path: Path, units: CodeUnits, n_subhaloes: int) -> None:
         same_epoch(path, a, units)
 
 
-def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
+def read(path: Path, snapshot: Path, units: CodeUnits, kinds: Kinds) -> list[Halo]:
     """Read `SubSnap_*.hdf5`, or all its parts from `*.0.hdf5`, or HERONS's `OrderedSubSnap_*.hdf5`.
 
     Centres are the most bound particles. A central, of rank 0 in its group or without one, has R200c and M200c, of
@@ -116,10 +121,10 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         tracks,
         table["ComovingMostBoundPosition"] * kpc_per_unit,
         r200_kpc=np.where(central, r200 * kpc_per_unit, np.nan),
-        n_stars=None if n_by_type is None else n_by_type[:, _STARS],
+        n_stars=None if n_by_type is None else of_types(n_by_type, kinds.stars),
         n_particles=table["Nbound"],
         central=central,
         halo_mass_msun=np.where(central, np.where(m200 > 0, m200, np.nan), bound) * msun_per_unit,
-        stellar_mass_msun=None if mass_by_type is None else mass_by_type[:, _STARS].astype(float) * msun_per_unit,
+        stellar_mass_msun=None if mass_by_type is None else of_types(mass_by_type, kinds.stars) * msun_per_unit,
         lineage=tracks,
     )

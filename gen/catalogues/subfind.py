@@ -5,7 +5,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from kinmass.gen.catalogues.base import Halo, code_units, factor_of_h, header, listed, need, same_epoch, stacked
+from kinmass.gen.catalogues.base import (
+    Halo,
+    Kinds,
+    code_units,
+    factor_of_h,
+    header,
+    listed,
+    need,
+    of_types,
+    same_epoch,
+    stacked,
+)
 from kinmass.gen.constants import KPC_CM, MSUN_G
 from kinmass.gen.formats import CodeUnits, SnapshotError
 from kinmass.gen.formats.gadget_header import files_of, scalar
@@ -30,20 +41,15 @@ def _check(path: Path, n_groups: int, n_subhaloes: int, units: CodeUnits) -> Non
         same_epoch(path, 1 / (1 + redshift), units)
 
 
-def _high_resolution(mass_type: np.ndarray | None) -> np.ndarray | None:
-    """Return the share (N,) of the mass in high-resolution particles from masses (N, 6) by type.
-
-    Zoom simulations store low-resolution particles as types 2 and 3.
-    """
+def _high_resolution(mass_type: np.ndarray | None, kinds: Kinds) -> np.ndarray | None:
+    """Return the share (N,) of the mass in high-resolution particles from masses (N, 6) by type."""
     if mass_type is None:
         return None
-    total_mass = mass_type.sum(axis=1, dtype=float)
-    return 1 - np.divide(
-        mass_type[:, 2:4].sum(axis=1), total_mass, out=np.full(len(total_mass), np.nan), where=total_mass > 0
-    )
+    total_mass, coarse_mass = mass_type.sum(axis=1, dtype=float), of_types(mass_type, kinds.low_resolution)
+    return 1 - np.divide(coarse_mass, total_mass, out=np.full(len(total_mass), np.nan), where=total_mass > 0)
 
 
-def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
+def read(path: Path, snapshot: Path, units: CodeUnits, kinds: Kinds) -> list[Halo]:
     """Read `fof_subhalo_tab_*.hdf5`, in its units or else the snapshot's (TNG data specifications: kpc/h, 1e10 Msun/h).
 
     The first subhalo of a group is its central and has the group's R200 and M200. Subhaloes with
@@ -78,7 +84,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     halo_mass = np.full(n, np.nan) if bound_mass is None else bound_mass.astype(float) * msun_per_unit
     if "Group_M_Crit200" in group:
         halo_mass[first[has_subhaloes]] = group["Group_M_Crit200"][has_subhaloes] * msun_per_unit
-    stars = sub["SubhaloLenType"][:, 4]
+    stars = of_types(sub["SubhaloLenType"], kinds.stars)
     if "SubhaloFlag" in sub:
         stars = np.where(sub["SubhaloFlag"] == 0, 0, stars)
     return listed(
@@ -89,8 +95,8 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         n_particles=sub.get("SubhaloLen"),
         central=central,
         halo_mass_msun=halo_mass,
-        stellar_mass_msun=None if mass_by_type is None else mass_by_type[:, 4] * msun_per_unit,
-        high_res_fraction=_high_resolution(mass_by_type),
+        stellar_mass_msun=None if mass_by_type is None else of_types(mass_by_type, kinds.stars) * msun_per_unit,
+        high_res_fraction=_high_resolution(mass_by_type, kinds),
     )
 
 
@@ -110,7 +116,7 @@ def _physical(files: list[Path], name: str, units: CodeUnits, cgs: float, defaul
     return default_unit
 
 
-def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
+def read_eagle(path: Path, snapshot: Path, units: CodeUnits, kinds: Kinds) -> list[Halo]:
     """Read `eagle_subfind_tab_*.hdf5` (The EAGLE team 2017): SubGroupNumber 0 is the central of FOF group GroupNumber.
 
     Units are those of the datasets' attributes, else the snapshot's. Stellar masses are those within
@@ -153,10 +159,10 @@ def read_eagle(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         [f"{g + 1}_{s}" for g, s in zip(host, sub["SubGroupNumber"], strict=True)],
         length(sub, "Subhalo", "CentreOfPotential"),
         r200_kpc=np.where(central, length(fof, "FOF", "Group_R_Crit200")[host], np.nan),
-        n_stars=None if lengths is None else lengths[:, 4],
+        n_stars=None if lengths is None else of_types(lengths, kinds.stars),
         n_particles=sub.get("SubLength"),
         central=central,
         halo_mass_msun=of_satellite if m200 is None else np.where(central, m200[host], of_satellite),
-        stellar_mass_msun=None if stellar is None else stellar[:, 4],
-        high_res_fraction=_high_resolution(mass_by_type),
+        stellar_mass_msun=None if stellar is None else of_types(stellar, kinds.stars),
+        high_res_fraction=_high_resolution(mass_by_type, kinds),
     )

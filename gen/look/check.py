@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.campaign.listing import facts_of, tells_low_resolution
+from kinmass.gen.campaign.listing import facts_of, kinds_of, tells_low_resolution
 from kinmass.gen.catalogues.find import Halo, find_haloes, usable, why_not
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.recognise import recognised
@@ -88,7 +88,7 @@ def _suite_lines(suite: Suite) -> list[str]:
         return [*lines, *_verdict(wrong, odd)]
     try:
         path = suite.catalogue_path(first)
-        haloes = find_haloes(suite.catalogue.format, path, first, contents.units)
+        haloes = find_haloes(suite.catalogue.format, path, first, contents.units, kinds_of(suite))
         reasons = why_not(haloes, suite.selection, tells_low_resolution(suite))
     except (SnapshotError, SuiteError) as error:
         return [*lines, *_verdict([*wrong, str(error)], odd)]

@@ -13,11 +13,13 @@ from conftest import command
 from test_faults import SMALL, write_box
 
 from kinmass.gen.campaign import listing
+from kinmass.gen.campaign.listing import Listing
 from kinmass.gen.campaign.maps import generate, list_all
 from kinmass.gen.campaign.plan import list_tasks
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.formats import gadget, tipsy
 from kinmass.gen.mock.suites import make_galaxy
+from kinmass.gen.snapshots.content import sampled
 from kinmass.gen.storage.store import StoreError
 from kinmass.gen.suite import SuiteError, Units, load_suite
 
@@ -247,3 +249,27 @@ def test_what_a_snapshot_was_is_kept_also_where_one_of_its_galaxies_has_a_proble
     kept = listing.read_kept(out, box.name)[path]
     assert (kept.marks, kept.facts, kept.content) == ("", found.facts, found.content)
     assert listing.compared(replace(found, facts=found.facts | {"h": "0.5"}), kept).changed.startswith("h: ")
+
+
+def test_a_dataset_that_was_written_anew_in_its_place_is_seen(tmp_path):
+    """Whichever it is; what an older way of sampling has kept says nothing."""
+    path = tmp_path / "snap.hdf5"
+    galaxy = make_galaxy("middle", 0, 1, n_stars=20_000, n_gas=10_000, n_dark=20_000)[0]
+    gadget.write(path, [(galaxy, np.full(3, 500.0), np.zeros(3))], 1000.0, 1.0, 0.7, "gizmo")
+
+    def content() -> str:
+        return sampled([(path, path.stat().st_size)], ())
+
+    seen = [content()]
+    with h5py.File(path) as file:
+        names = [f"{ptype}/{name}" for ptype in file if "Part" in ptype for name in file[ptype]]
+    assert len(names) > 12
+    for name in names:
+        with h5py.File(path, "r+") as file:
+            file[name][...] = file[name][...] * 2
+        seen.append(content())
+        assert seen[-1] == content()
+    assert len(set(seen)) == len(seen)
+    now, older = (Listing([], {}, "", 0, content=words) for words in (seen[0], "0123"))
+    assert listing.compared(now, older).replaced == ""
+    assert listing.compared(now, replace(now, content=seen[1])).replaced == seen[1]

@@ -16,9 +16,9 @@ from astropy import units as u
 from astropy.table import MaskedColumn, Table
 
 from kinmass.gen.campaign.plan import list_tasks
-from kinmass.gen.catalogues import READERS, Halo, table
+from kinmass.gen.catalogues import BY_TYPE, READERS, Halo, Kinds, table
 from kinmass.gen.catalogues.base import OtherEpoch
-from kinmass.gen.catalogues.find import chosen, find_haloes, usable
+from kinmass.gen.catalogues.find import chosen, files_of, find_haloes, usable
 from kinmass.gen.constants import KPC_CM, MSUN_G, G
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
 from kinmass.gen.formats.recognise import recognised
@@ -451,6 +451,30 @@ def test_subfind_leaves_out_fragments_and_keeps_the_names(tmp_path):
     assert [h.name for h in find_haloes("subfind", first, SNAPSHOT, UNITS)] == ["0", "2", "3"]
 
 
+@pytest.mark.parametrize("form", BY_TYPE)
+def test_stars_are_those_of_the_types_that_the_suite_says(form, tmp_path):
+    """A disc of stars of type 3, which zooms have as dark matter of low resolution, counts as such elsewhere."""
+    path = WRITERS[form](tmp_path)
+    usual, declared = (find_haloes(form, path, SNAPSHOT, UNITS, kinds) for kinds in (Kinds(), Kinds((3,), (4,))))
+    both = find_haloes(form, path, SNAPSHOT, UNITS, Kinds((3, 4), ()))
+    assert usual[0].n_stars == both[0].n_stars > 0
+    assert len(usual) == len(both) > len(declared) == 0  # types of which a catalogue has no particles
+    if form != "hbt":
+        assert usual[1].high_res_fraction == pytest.approx(HIGH_RES[1])
+        assert both[1].high_res_fraction == 1
+    if form == "subfind":
+        coarse_msun = (1 - HIGH_RES) * HALO_MASS
+        np.testing.assert_allclose([h.stellar_mass_msun for h in both], STARS + coarse_msun, rtol=1e-6)
+
+
+def test_what_other_catalogues_say_of_stars_is_unknown_where_these_are_of_other_types(tmp_path):
+    (usual, *_), (declared, *_) = (
+        find_haloes("ahf", write_ahf(tmp_path), SNAPSHOT, UNITS, kinds) for kinds in (Kinds(), Kinds((2, 4)))
+    )
+    assert (usual.n_stars, usual.stellar_mass_msun) == (N_STARS[0], pytest.approx(STARS[0]))
+    assert (declared.n_stars, declared.stellar_mass_msun) == (None, None)
+
+
 def test_satellites_without_stars_are_left_out_of_a_million_rows(tmp_path):
     n = 1_000_000
     path = tmp_path / "big.hdf5"
@@ -600,6 +624,8 @@ def test_hbts_sorted_catalogues_have_the_same_haloes_and_its_older_ones_have_the
         part.rename(tmp_path / "099" / part.name)
     (tmp_path / "Parameters.log").write_text(log)
     are_the_same(find_haloes("hbt", tmp_path / "099" / path.name, SNAPSHOT, UNITS))
+    parts = sorted((tmp_path / "099").glob("SubSnap*"))
+    assert files_of("hbt", tmp_path / "099" / path.name) == [*parts, tmp_path / "Parameters.log"]
     (tmp_path / "Parameters.log").write_text(log.replace("LengthInMpch  ", "LengthInMpch  x"))
     with pytest.raises(SnapshotError, match=r"Parameters\.log: LengthInMpch is 'x0\.7', no number"):
         find_haloes("hbt", tmp_path / "099" / path.name, SNAPSHOT, UNITS)

@@ -26,11 +26,14 @@ def scalar(value: Any, name: str = "an attribute") -> float:
 
 @once
 def header(path: Path) -> dict[str, Any]:
-    """Read the Header attributes of one file. Raises SnapshotError if it is no HDF5 file or has no Header."""
+    """Read the Header attributes of one file; those that are null say nothing, and are left out.
+
+    Raises SnapshotError if it is no HDF5 file or has no Header.
+    """
     with reading(path, " as HDF5"), h5py.File(path, "r") as file:
         if "Header" not in file:
             raise SnapshotError(f"{path}: no Header group, so no Gadget-type snapshot; is `format:` right?")
-        return dict(file["Header"].attrs)
+        return {name: value for name, value in file["Header"].attrs.items() if not isinstance(value, h5py.Empty)}
 
 
 def files_of(path: Path) -> list[Path]:

@@ -57,8 +57,8 @@ def _snapshot_lines(contents: Sketch, format_note: str = "") -> list[str]:
         lines.append(
             f"  {name:11s} {contents.count(name):9,d} particles of {'+'.join(types) or 'none'}{mass_and_extent}"
         )
-    if units is not None and contents.count("stars"):
-        centre_kpc, half_mass_kpc = contents.galaxy()
+    if units is not None and contents.count("stars") and (found := contents.galaxy()):
+        centre_kpc, half_mass_kpc = found
         place = ", ".join(f"{x:.5g}" for x in centre_kpc)
         lines.append(
             f"  one galaxy  if it holds one: at ({place}) kpc, half of its stars within {half_mass_kpc:.4g} kpc"

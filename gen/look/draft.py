@@ -198,8 +198,8 @@ def _has_radii(kind: str, catalogue: Path, contents: Sketch) -> bool:
 def _aperture_line(contents: Sketch) -> str:
     """Make the line of an aperture in kpc, where there is no R200."""
     half_mass_kpc, aperture_note = 0.0, "30 kpc for want of stars: put your own"
-    if contents.units is not None and contents.count("stars"):
-        half_mass_kpc, aperture_note = contents.galaxy()[1], "6 half-mass radii of its stars"
+    if contents.units is not None and contents.count("stars") and (found := contents.galaxy()):
+        half_mass_kpc, aperture_note = found[1], "6 half-mass radii of its stars"
     aperture_kpc = 6 * half_mass_kpc if half_mass_kpc > 0 else 30.0
     if contents.units is not None and contents.units.box_kpc is not None:
         aperture_kpc = min(aperture_kpc, 0.49 * contents.units.box_kpc)

@@ -22,7 +22,7 @@ from kinmass.gen.snapshots.components import (
     host_of,
     lighter_than_dark,
 )
-from kinmass.gen.snapshots.typed import HEAVIEST_MSUN
+from kinmass.gen.snapshots.typed import HEAVIEST_MSUN, impossible_masses
 from kinmass.gen.words import counted
 
 #: At most so many particles of each type are sampled.
@@ -73,13 +73,16 @@ class Sketch:
             ]
         )
 
-    def galaxy(self) -> tuple[np.ndarray, float]:
+    def galaxy(self) -> tuple[np.ndarray, float] | None:
         """Find centre (3,) and half-mass radius of the stars [kpc] in a file that holds one galaxy, from the sample.
 
-        The radius is that of the stars within six times itself, so that companions do not count.
+        The radius is that of the stars within six times itself, so that companions do not count. None where no star of
+        the sample has a mass, or a place and a mass that are numbers.
         """
         assert self.units is not None
-        parts = {name: self.particles(name) for name in self.components}
+        parts = {name: _with_mass(self.particles(name)) for name in self.components}
+        if not len(parts["stars"]):
+            return None
         origin, box = parts["stars"].pos_kpc[0], self.units.box_kpc
         near = [Particles(_wrapped(p.pos_kpc - origin, box), p.vel_kms, p.mass_msun) for p in parts.values() if len(p)]
         stars = Particles(_wrapped(parts["stars"].pos_kpc - origin, box), *_vel_and_mass(parts["stars"]))
@@ -92,6 +95,12 @@ class Sketch:
                 break
             inside = r_kpc <= 6 * half_kpc
         return origin + centre, half_kpc
+
+
+def _with_mass(p: Particles) -> Particles:
+    """Return the particles that have a mass, and a place."""
+    is_sound = np.isfinite(p.pos_kpc).all(axis=1) & np.isfinite(p.mass_msun) & (p.mass_msun > 0)
+    return p if is_sound.all() else p[is_sound]
 
 
 def _vel_and_mass(p: Particles) -> tuple[np.ndarray, np.ndarray]:
@@ -236,6 +245,9 @@ def _check_numbers(contents: Sketch) -> None:
         if not all(np.isfinite(x).all() for x in (particles.pos_kpc, particles.vel_kms, particles.mass_msun)):
             contents.wrong.append(f"NaN or infinite values among {name}; is the file damaged? Get it again")
             return
+        for problem, hint in map(impossible_masses, (sample.mass for sample in contents.of(name))):
+            if problem:
+                contents.wrong.append(f"masses of {name}: {problem}; {hint}")
         heaviest_msun = max((s.mass.max(initial=0.0) for s in contents.of(name)), default=0.0) * units.mass_msun
         if heaviest_msun > HEAVIEST_MSUN:
             contents.wrong.append(f"{name} of {heaviest_msun:.3g} Msun a particle; check the mass unit")
@@ -246,12 +258,12 @@ def _check_numbers(contents: Sketch) -> None:
         return
     code_mass = float(np.median(np.concatenate([s.mass for s in contents.of("stars")])))
     spread_kms = float(np.sqrt(np.var(stars.vel_kms, axis=0).mean()))
-    if not stars.mass_msun.sum() > 0:
-        contents.wrong.append("the stars have no mass; is the file damaged? Get it again")
+    if (found := contents.galaxy()) is None:
         return
+    _, half_mass_kpc = found
     for value, (low, high), words, key in (
         (code_mass * units.mass_msun, STAR_MSUN, "a star particle weighs {:.3g} Msun", "mass_msun"),
-        (contents.galaxy()[1], HALF_MASS_KPC, "half of the stars lie within {:.3g} kpc", "length_kpc"),
+        (half_mass_kpc, HALF_MASS_KPC, "half of the stars lie within {:.3g} kpc", "length_kpc"),
         (spread_kms, SPREAD_KMS, "the stars' velocities spread by {:.3g} km/s", "velocity_kms"),
     ):
         if len(stars) > 1 and not low <= value <= high:

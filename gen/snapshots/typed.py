@@ -26,6 +26,18 @@ HEAVIEST_MSUN = 1e16
 Field = Callable[..., np.ndarray]
 
 
+def impossible_masses(mass: np.ndarray) -> tuple[str, str]:
+    """Say what is wrong with the masses (N,) of one type, in any unit, and what to do; "" and "" where nothing is."""
+    n_blank = int(np.count_nonzero(mass == 0))
+    if mass.min(initial=0.0) < 0:
+        return "negative masses", "is the file damaged? Get it again"
+    if len(mass) and n_blank == len(mass):
+        return "only zeros", "check the field, or leave this type out of `particles`"
+    if n_blank > max(MOST_MASSLESS, MASSLESS_SHARE * len(mass)):
+        return f"{n_blank} of {len(mass)} masses are zero", "was the file written to its end? Get it again"
+    return "", ""
+
+
 @dataclass(frozen=True)
 class TypeReader:
     """Turns fields of a snapshot's particle types into particles.
@@ -125,16 +137,11 @@ class TypeReader:
         """Read masses (N,) [Msun] of one type, and check them."""
         name = self.format.mass
         mass = field(name, self.units.mass_msun)
-        if mass.min(initial=0.0) < 0:
-            raise self._impossible("negative masses", ptype, name, "is the file damaged? Get it again")
+        problem, hint = impossible_masses(mass)
+        if problem:
+            raise self._impossible(problem, ptype, name, hint)
         if mass.max(initial=0.0) > HEAVIEST_MSUN:
             raise self._impossible("masses of whole clusters of galaxies", ptype, name, "check the mass unit")
-        if len(mass) and mass.max() == 0:
-            hint = "check the field, or leave this type out of `particles`"
-            raise self._impossible("only zeros", ptype, name, hint)
-        if (n_blank := int(np.count_nonzero(mass == 0))) > max(MOST_MASSLESS, MASSLESS_SHARE * len(mass)):
-            problem = f"{n_blank} of {len(mass)} masses are zero"
-            raise self._impossible(problem, ptype, name, "was the file written to its end? Get it again")
         return mass
 
     def _split_disguised(self, ptype: str, field: Field, particles: Particles) -> tuple[Particles, Particles]:

@@ -227,6 +227,46 @@ def test_who_maps_is_told_of_a_kernel_that_is_assumed(tmp_path, capsys):
     assert said.count("\n") == 1
 
 
+def _put(name, value, rows=...):
+    return lambda file: file[name].__setitem__(rows, value)
+
+
+DAMAGED = {
+    "a star nowhere": (_put("PartType4/Coordinates", np.nan, 0), "NaN or infinite values among stars"),
+    "a star of no mass that is a number": (_put("PartType4/Masses", np.nan, 5), "NaN or infinite values among stars"),
+    "dark matter at infinity": (_put("PartType1/Coordinates", np.inf, 5), "NaN or infinite values among dark"),
+    "no masses of stars": (_put("PartType4/Masses", 0.0), "masses of stars: only zeros"),
+    "no masses of dark matter": (_put("PartType1/Masses", 0.0), "masses of dark: only zeros"),
+    "most masses of stars": (_put("PartType4/Masses", 0.0, slice(20, None)), "masses of stars: 980 of 1000 masses are"),
+    "a negative mass": (_put("PartType0/Masses", -1.0, 3), "masses of gas: negative masses"),
+    "no masses": (
+        lambda file: [file[f"PartType{n}/Masses"].__setitem__(..., 0.0) for n in (0, 1, 4)],
+        "masses of stars: only zeros",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_file_is_described_and_drafted_all_the_same(damage, a_galaxy, tmp_path):
+    """It is what somebody looks at who wonders why his file cannot be mapped."""
+    path, (change, words) = snapshot(tmp_path / "snap.hdf5", a_galaxy), DAMAGED[damage]
+    with h5py.File(path, "r+") as file:
+        change(file)
+    described = describe(path)
+    assert any(line.startswith("  wrong") and words in line for line in described)
+    assert described[-1].startswith("  verdict     cannot be mapped")
+    assert "aperture: {kpc: " in draft(path)
+
+
+def test_an_attribute_that_is_null_says_nothing(a_galaxy, tmp_path):
+    path = snapshot(tmp_path / "snap.hdf5", a_galaxy)
+    whole = describe(path)
+    for name in ("MassTable", "NumPart_ThisFile", "NumFilesPerSnapshot"):
+        with h5py.File(path, "r+") as file:
+            file["Header"].attrs[name] = h5py.Empty("f8")
+        assert describe(path) == whole
+
+
 def test_what_check_advises_can_be_tried(a_galaxy, tmp_path):
     """A file in Msun that does not say so: described, not refused, and right with `units` in a suite file."""
     path = snapshot(tmp_path / "snap.hdf5", a_galaxy, OmegaLambda=0.0, HubbleParam=1.0)

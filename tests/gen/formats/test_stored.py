@@ -333,6 +333,9 @@ def test_a_binary_snapshot_needs_all_its_files(gone, tmp_path):
     (tmp_path / f"snap_028.{gone}").unlink()
     with pytest.raises(SnapshotError, match=f"file number {gone} of this snapshot is missing"):
         Snapshot(path, "gadget_binary")
+    put(path, 4 + 124, "<i", gone - 1)  # it says that it is one of none, or of one
+    with pytest.raises(SnapshotError, match=r"it has 42 of the 120 particles of its snapshot, by NumPart_Total"):
+        Snapshot(path, "gadget_binary")
 
 
 def test_blocks_of_no_known_order_give_no_smoothing_lengths(tmp_path):

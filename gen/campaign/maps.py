@@ -23,7 +23,7 @@ from kinmass.gen.campaign.schedule import Schedule, parts_to_find, schedule
 from kinmass.gen.campaign.worker import Worker, load
 from kinmass.gen.formats.base import Part
 from kinmass.gen.formats.frontends import load_frontends
-from kinmass.gen.snapshots.indexes import Found
+from kinmass.gen.snapshots.parts import Found
 from kinmass.gen.storage import galaxy_reader, store, suite_group
 from kinmass.gen.storage.lock import Lock
 from kinmass.gen.suite import Suite
@@ -206,6 +206,8 @@ def _index(to_index: list[Task], worker: Worker, readers: int) -> None:
     n_ranks = parallel.size()
     if parts := parallel.on_rank_0(lambda: parts_to_find(to_index, n_ranks)):
         found: dict[Path, dict[int, Found | None]] = {}
+        to_stage = list({task.snapshot: task for task, _ in parts}.values())
+        parallel.share_out(to_stage, worker.stage, lambda task, _: None, readers, rank_0_works=len(to_stage) >= n_ranks)
 
         def take(item: tuple[Task, Part], of_part: Found | None) -> None:
             """Take a part in on rank 0; the last one of a snapshot completes its index."""

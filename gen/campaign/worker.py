@@ -31,7 +31,7 @@ from kinmass.gen.formats.frontends import load_frontends
 from kinmass.gen.physics.centre import FARTHEST_RE, offset_re
 from kinmass.gen.physics.extent import MIN_STARS, edge
 from kinmass.gen.physics.particles import Galaxy, Particles, within
-from kinmass.gen.snapshots.indexes import Found, find_part, keep_parts
+from kinmass.gen.snapshots.parts import Found, find_part, keep_parts, stage_once
 from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.storage import store, writer
 from kinmass.gen.suite import SuiteError
@@ -146,6 +146,13 @@ class Worker:
                 stack.enter_context(self._reading())
             with self.clock("fetching"):
                 yield
+
+    def stage(self, task: Task, reading: Reading) -> None:
+        """Stage a snapshot of many files for all ranks that look for parts of its blocks, or read from it."""
+        self._reading = reading
+        with self.clock("opening"), contextlib.suppress(SnapshotError):  # whoever opens it says what is wrong
+            light = task.suite.tracers.light_field
+            stage_once(task.snapshot, task.suite.format, light, self.out / INDEXES, self._slot)
 
     def find_part(self, item: tuple[Task, Part], reading: Reading) -> Found | None:
         """Find where one part of the blocks of a task's snapshot lie; None where that cannot be told or is kept."""

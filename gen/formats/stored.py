@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from kinmass.gen.formats.base import SnapshotError, reading
+from kinmass.gen.formats.once import status
 
 #: A dataset may unpack to this many times the size of its file; a larger one has a damaged header.
 LARGEST_COMPRESSION = 100
@@ -76,7 +77,7 @@ def _files_of(label: str, dataset: h5py.Dataset, depth: int = 0) -> set[Path]:
         raise SnapshotError(f"{label} lies in raw files outside of HDF5, which are not read; copy it into the file")
     if not dataset.is_virtual:
         n_bytes = dataset.nbytes
-        if n_bytes > 2**20 and n_bytes > 2**20 + LARGEST_COMPRESSION * own_file.stat().st_size:
+        if n_bytes > 2**20 and n_bytes > 2**20 + LARGEST_COMPRESSION * status(own_file).st_size:
             raise SnapshotError(
                 f"{label} claims {dataset.nbytes} bytes, more than the file can hold; damaged? Get it again"
             )

@@ -2,36 +2,20 @@
 
 import contextlib
 import json
-import tempfile
-from collections import Counter
 from hashlib import blake2b, sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from kinmass.gen.formats import FORMATS
-from kinmass.gen.formats.base import Format, Part, Slot, reading
-from kinmass.gen.formats.blocks import Blocks, joined
-from kinmass.gen.formats.domain import blocks_file, check_written, side_file
-from kinmass.gen.formats.frontends import forget_datasets
-from kinmass.gen.formats.once import asking_once, status, true_path
-from kinmass.gen.formats.stored import held_open
+from kinmass.gen.formats.base import Format
+from kinmass.gen.formats.blocks import Blocks
+from kinmass.gen.formats.domain import blocks_file, side_file
+from kinmass.gen.formats.once import status, true_path
 from kinmass.gen.storage.files import write_atomically
 
 #: Version of the kept files: raise it when a snapshot's domain, or the content of these files, is made in another way.
 VERSION = 10
 YT = version("yt")
-
-
-class Found(NamedTuple):
-    """Where the blocks of one part of a snapshot lie, and how many particles of each type of it lie at the origin.
-
-    of_index: name of the index that it is a part of, which is another's when the snapshot's files are replaced.
-    """
-
-    blocks: Blocks
-    at_origin: dict[str, int]
-    of_index: str
 
 
 class KeptIndex:
@@ -46,8 +30,8 @@ class KeptIndex:
         files = snapshot_format.listed_files(path)
         marks = [(str(true_path(f)), (stat := status(f)).st_size, stat.st_mtime_ns) for f in files]
         depends_on = (VERSION, (marks, YT, snapshot_format.name, light))
-        name = blake2b(repr(depends_on).encode(), digest_size=16).hexdigest()
-        self.index, self.extents = folder / f"{name}.blocks", folder / f"{name}.json"
+        self.name = blake2b(repr(depends_on).encode(), digest_size=16).hexdigest()
+        self.index, self.extents = folder / f"{self.name}.blocks", folder / f"{self.name}.json"
 
     def fetch(self, staged: Path) -> bool:
         """Copy the kept files beside the staged snapshot; False where none are sound."""
@@ -82,41 +66,6 @@ def forget(staged: Path) -> None:
     """Remove what lies beside a staged snapshot, so that it is made again."""
     for file in (blocks_file(staged), side_file(staged)):
         file.unlink(missing_ok=True)
-
-
-def find_part(path: Path, format_name: str, light: str | None, folder: Path, part: Part, slot: Slot) -> Found | None:
-    """Find where one part of a snapshot's blocks lie, for `keep_parts`; None where its whole index is kept.
-
-    Raises SnapshotError.
-    """
-    snapshot_format = FORMATS[format_name]
-    with tempfile.TemporaryDirectory(prefix="kinmass-") as scratch, reading(path), asking_once():
-        files = snapshot_format.files(path) if snapshot_format.container == "hdf5" else []
-        with held_open(files):
-            with slot():
-                staged = snapshot_format.stage(path, Path(scratch), light)
-            kept = KeptIndex(folder, snapshot_format, path, light)
-            if kept.fetch(staged):
-                return None
-            ds = snapshot_format.load(staged, slot, part)
-            forget_datasets()
-            return Found(ds.blocks, ds.at_origin, kept.index.name)
-
-
-def keep_parts(path: Path, format_name: str, light: str | None, folder: Path, parts: list[Found]) -> None:
-    """Join all parts of a snapshot's blocks, in their order, and keep them as its index.
-
-    Keeps nothing where a file was replaced meanwhile. Raises SnapshotError where positions were not written.
-    """
-    n_at_origin: Counter[str] = Counter()
-    for part in parts:
-        n_at_origin.update(part.at_origin)
-    for ptype, n in n_at_origin.items():
-        check_written(ptype, n)
-    with reading(path):
-        kept = KeptIndex(folder, FORMATS[format_name], path, light)
-        if {part.of_index for part in parts} == {kept.index.name}:
-            kept.keep_blocks(joined([part.blocks for part in parts]))
 
 
 def _digest(index: bytes | memoryview) -> str:

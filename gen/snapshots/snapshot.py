@@ -13,7 +13,7 @@ import numpy as np
 
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.base import SMALLEST_FILL, Slot, reading, settled_box
-from kinmass.gen.formats.domain import check_written
+from kinmass.gen.formats.domain import blocks_file, check_written
 from kinmass.gen.formats.frontends import forget_datasets, hold_while_reading
 from kinmass.gen.formats.once import asking_once, status
 from kinmass.gen.formats.stored import held_open
@@ -27,6 +27,7 @@ from kinmass.gen.snapshots.components import (
     undeclared_types,
 )
 from kinmass.gen.snapshots.indexes import KeptIndex, forget
+from kinmass.gen.snapshots.openings import Facts, KeptOpening, is_worth_keeping
 from kinmass.gen.snapshots.regions import Regions, images
 from kinmass.gen.snapshots.repeated import copies
 from kinmass.gen.snapshots.typed import TypeReader
@@ -73,18 +74,19 @@ class Snapshot:
                     files = self.format.files(path)
                 except SnapshotError:  # what follows says more of a file of another format
                     files = []
-                with slot():
-                    n_bytes = fetched(files)
-                stack.enter_context(held_open(files if self.format.container == "hdf5" else []))
                 self._check_components()
-                self.units = self.format.units(path, units or {})
-                smoothing = self.format.smoothing(path)
-                promised = self.format.promised(path)
+                kept = self._kept_opening(indexes, files, (components, units))
+                opened, n_bytes = kept.fetch(self._scratch.name) if kept else None, 0
+                if is_new := opened is None:
+                    with slot():
+                        n_bytes = fetched(files)
+                    stack.enter_context(held_open(files if self.format.container == "hdf5" else []))
+                    opened = self._opened(n_bytes, components or {}, units or {}, slot, kept)
+                staged, (self.units, smoothing, promised) = opened
                 slot_to_open = nullcontext if holds(n_bytes, promised) else slot
-                with slot_to_open():
-                    staged = self.format.stage(path, Path(self._scratch.name), self.tracers.light_field)
-                    self._check_discs(staged, components or {})
                 self._ds = self._load_indexed(staged, indexes, slot_to_open)
+                if kept and is_new and blocks_file(staged).exists():
+                    kept.keep(staged, opened[1])
                 with np.errstate(over="ignore"):  # what is not finite is left out below
                     self._extents_kpc = {t: e * self.units.length_kpc for t, e in self._ds.extents.items()}
                 finite_extents_kpc = {t: e for t, e in self._extents_kpc.items() if np.isfinite(e).all()}
@@ -100,6 +102,33 @@ class Snapshot:
         slot = nullcontext if holds(n_bytes, self.counts) else slot
         self._slot = nullcontext if hold_while_reading(self._ds, slot) else slot
         self._kept: dict[str, tuple[Particles, Particles]] | None = {} if keep else None
+
+    def _kept_opening(self, indexes: Path | None, files: list[Path], said: object) -> KeptOpening | None:
+        """Return where an opening of these files is kept, None for a single one. said: what the suite file says."""
+        if indexes is None or not is_worth_keeping(self.format, files):
+            return None
+        index = KeptIndex(indexes, self.format, self.path, self.tracers.light_field)
+        return KeptOpening(indexes, index.name, said)
+
+    def _opened(
+        self,
+        n_bytes: int,
+        components: dict[str, list[str]],
+        units: dict[str, Any],
+        slot: Slot,
+        kept: KeptOpening | None,
+    ) -> tuple[Path, Facts]:
+        """Read what the headers say, stage the files for yt, and check what the suite file says. Raises SnapshotError.
+
+        n_bytes: of `fetched`.
+        """
+        self.units = self.format.units(self.path, units)
+        facts = Facts(self.units, self.format.smoothing(self.path), self.format.promised(self.path))
+        scratch, light = Path(self._scratch.name), self.tracers.light_field
+        with nullcontext() if holds(n_bytes, facts.promised) else slot():
+            staged = (kept and kept.staged(scratch)) or self.format.stage(self.path, scratch, light)
+            self._check_discs(staged, components)
+        return staged, facts
 
     def _load_indexed(self, staged: Path, indexes: Path | None, slot: Slot) -> Any:
         """Load the yt dataset, with the blocks that another process has found in the same files where it has."""
@@ -143,7 +172,7 @@ class Snapshot:
             if question:
                 raise SnapshotError(f"{self.path}: {question}")
 
-    def _count_types(self, promised: dict[str, int], declared: dict[str, list[str]]) -> None:
+    def _count_types(self, promised: Mapping[str, int], declared: dict[str, list[str]]) -> None:
         """List fields and counts of all types. Raises SnapshotError where these cannot be what they are taken for."""
         self.fields: dict[str, list[str]] = {}
         for ptype, name in self._ds.field_list:
@@ -154,7 +183,7 @@ class Snapshot:
         if question := first_stars_question(declared, present, self.units.cosmological):
             raise SnapshotError(f"{self.path}: {question}")
 
-    def _check_counts(self, promised: dict[str, int]) -> None:
+    def _check_counts(self, promised: Mapping[str, int]) -> None:
         """Raise SnapshotError where a type has fewer particles than the Header says.
 
         A Header that fits no type at all is taken for that of the snapshot which this file was cut out of.

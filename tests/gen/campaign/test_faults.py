@@ -378,8 +378,8 @@ def test_a_fault_of_the_program_is_not_called_one_of_the_file(tmp_path, monkeypa
     def cut(self: Snapshot, *arguments: object, **named: object) -> object:
         return None + 1 if "001" in self.path.name else real_read(self, *arguments, **named)
 
-    def listing(kind: str, path: Path, snapshot: Path, units: object) -> object:
-        return None.haloes if "002" in snapshot.name else real_list(kind, path, snapshot, units)
+    def listing(kind: str, path: Path, snapshot: Path, *arguments: object) -> object:
+        return None.haloes if "002" in snapshot.name else real_list(kind, path, snapshot, *arguments)
 
     out = tmp_path / "maps.zarr"
     for module, name, broken in (

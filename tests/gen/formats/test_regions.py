@@ -10,7 +10,7 @@ from conftest import tree
 
 from kinmass.gen.formats import SnapshotError, frontends
 from kinmass.gen.snapshots import snapshot as snapshots
-from kinmass.gen.snapshots.indexes import find_part, keep_parts
+from kinmass.gen.snapshots.parts import find_part, keep_parts
 from kinmass.gen.snapshots.regions import Regions
 from kinmass.gen.snapshots.snapshot import Snapshot
 

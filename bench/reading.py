@@ -78,6 +78,35 @@ with h5py.File(sys.argv[1], "r+") as file:
         table["MaxPositions/" + ptype] = pos.max(axis=1).astype(float)
 """
 
+#: Writes a box's file anew as a snapshot of several files, each with a part of every type.
+PARTS = """
+import sys
+from pathlib import Path
+import h5py
+import numpy as np
+folder, n = Path(sys.argv[2]), int(sys.argv[3])
+folder.mkdir()
+with h5py.File(sys.argv[1]) as box:
+    for i in range(n):
+        with h5py.File(folder / f"box.{i}.hdf5", "w") as part:
+            box.copy("Header", part)
+            counts = np.zeros(6, dtype=int)
+            for ptype in [key for key in box if key.startswith("PartType")]:
+                for name, values in box[ptype].items():
+                    part[f"{ptype}/{name}"] = np.array_split(values[:], n)[i]
+                counts[int(ptype[-1])] = len(part[ptype]["Masses"])
+            part["Header"].attrs["NumPart_ThisFile"], part["Header"].attrs["NumFilesPerSnapshot"] = counts, n
+"""
+
+#: Opens a snapshot.
+OPEN = """
+import sys
+from pathlib import Path
+from kinmass.gen.snapshots.snapshot import Snapshot
+Snapshot(Path(sys.argv[1]), "gizmo", {"dark": ["PartType1"]}, indexes=Path(sys.argv[2])).close()
+"""
+FILES = 8
+
 #: Prints the CPU [us] that one galaxy more of a box takes to be listed, planned and ordered, of two suites, few and
 #: many galaxies; null where a checkout has other functions for it.
 PLANS = """
@@ -167,6 +196,32 @@ def calls(checkout: Path, suite: Path, n: int, scratch: Path) -> tuple[int, int]
     return sum(str(out) in line for line in lines), sum(f"{few}/" in line for line in lines)
 
 
+def calls_to_open(checkout: Path, box: Path, scratch: Path, index: Path) -> list[float]:
+    """Count the calls for each file of a box in several files while it is opened for the first and a second time."""
+    parts, log = scratch / "parts", scratch / "strace"
+    if not parts.exists():
+        run_in(common.ROOT, "-c", PARTS, box, parts, FILES)
+    env = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    counted = []
+    for _ in range(2):
+        command = [
+            "strace",
+            "-f",
+            "-e",
+            "trace=%file",
+            "-o",
+            log,
+            sys.executable,
+            "-c",
+            OPEN,
+            parts / "box.0.hdf5",
+            index,
+        ]
+        subprocess.run([*map(str, command)], cwd=checkout, env=env, capture_output=True, check=True)
+        counted.append(log.read_text(errors="replace").count(f"{parts}/") / FILES)
+    return counted
+
+
 def main() -> None:
     """Measure this code, and another checkout in turns, and print."""
     parser = common.parser(__doc__)
@@ -218,6 +273,14 @@ def main() -> None:
                 for i, place in enumerate(("store", "archive")):
                     rows.append([f"calls per galaxy, {what}, {place}", *_beside([c[i] for c in by_checkout]), ""])
                 rows.append([f"calls per galaxy, {what}, both", *_beside([sum(c) for c in by_checkout]), 0.35])
+            openings = [
+                calls_to_open(c, scratch / "box.hdf5", scratch, scratch / f"parts{i}")
+                for i, c in enumerate(checkouts.values())
+            ]
+            for i, when in enumerate(("first", "second")):
+                rows.append(
+                    [f"calls per file of a box in {FILES}, {when} opening", *_beside([o[i] for o in openings]), ""]
+                )
         else:
             print("no strace: calls are not counted")
     common.table(["", *checkouts, *(["ratio"] if args.beside else []), "wanted ratio"], rows)

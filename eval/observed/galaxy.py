@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kinmass.eval.observed.galaxy_file import GalaxyFile
+from kinmass.eval.observed.redshifts import refuse_two_galaxies
 from kinmass.eval.observed.sky import SkyMap
 from kinmass.eval.observed.tracer import read_tracer
 from kinmass.gen.yamlfile import read_checked
@@ -19,8 +20,9 @@ class ObservedGalaxy:
     inclination_deg is that of the gas disc, 0 face on, for its rotation curve and for a density in no unit of mass;
     instrument_sigma_kms per tracer the width that was taken out of its dispersion. remarks are sentences on how the
     maps were read, which the result repeats, doubts {tracer: sentences} those that speak against what follows from its
-    maps; redshift is that of the velocities in the files, None where these are about a mean. Raises ValueError for a
-    distance or radius that is not positive, and for negative or infinite errors.
+    maps. redshift is that of which the distance follows, None where it is known otherwise; redshifts {tracer: (lowest,
+    highest)} are those that the velocities in the files can mean, of tracers whose V is not about a mean. Raises
+    ValueError for a distance or radius that is not positive, and for negative or infinite errors.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ObservedGalaxy:
     instrument_sigma_kms: dict[str, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     redshift: float | None = None
+    redshifts: dict[str, tuple[float, float]] = field(default_factory=dict)
     doubts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,7 +72,7 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
     distance_mpc, distance_error_mpc = content.distance()
     maps: dict[str, SkyMap] = {}
     widths: dict[str, float] = {}
-    redshifts: list[float] = []
+    redshifts: dict[str, tuple[float, float]] = {}
     doubts: dict[str, tuple[str, ...]] = {}
     calibrated, without_density, remarks = set(), set(), []
     for tracer in ("gas", "stars"):
@@ -83,16 +86,20 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
         doubts[tracer] = tuple(read.doubts)
         if read.is_calibrated:
             calibrated.add(tracer)
-        if read.redshift is not None:
-            redshifts.append(read.redshift)
+        if read.redshifts is not None:
+            redshifts[tracer] = read.redshifts
         if files.density is None:
             without_density.add(tracer)
         remarks += read.remarks
+    try:
+        refuse_two_galaxies(redshifts)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if content.inclination_deg is not None and content.gas is None:
         remarks.append("inclination_deg is that of a disc of gas: from stars alone, nothing follows from it.")
     return ObservedGalaxy(
         content.name, distance_mpc, content.half_light_radius_arcsec, maps.get("gas"), maps.get("stars"),
         distance_error_mpc, content.half_light_radius_error_arcsec, content.centre_error_arcsec,
         frozenset(calibrated), frozenset(without_density), content.inclination_deg, content.inclination_error_deg,
-        widths, tuple(remarks), min(redshifts, default=None), doubts,
+        widths, tuple(remarks), content.redshift, redshifts, doubts,
     )  # fmt: skip

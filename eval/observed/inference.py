@@ -33,12 +33,14 @@ from kinmass.eval.observed.verdict import (
     of_motions,
     of_one_number,
     of_parity,
+    of_redshift,
     of_resolution,
     of_roughness,
     of_sides,
     of_speeds,
     of_strangeness,
     of_thin,
+    of_two_redshifts,
     of_velocities,
     of_width,
     star_estimates,
@@ -368,7 +370,7 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
         *of_sides(maps),
         *of_errors(maps),
         *of_roughness(maps, profile.galaxy.instrument_sigma_kms),
-        *of_distance(profile.galaxy.redshift, profile.galaxy.distance_mpc),
+        *_of_redshifts(profile.galaxy, list(maps)),
         *of_baryons(
             {name: sky for name, sky in maps.items() if name in profile.galaxy.calibrated},
             profile.galaxy.distance_mpc * KPC_PER_ARCSEC_MPC,
@@ -380,6 +382,19 @@ def _verdict(profile: ObservedProfile, maps: dict[str, SkyMap], posterior: Poste
         *of_estimates(estimates, np.log10(profile.radius_kpc), profile.samples),
         *reasons,
     ))  # fmt: skip
+
+
+def _of_redshifts(galaxy: ObservedGalaxy, tracers: list[str]) -> list[Reason]:
+    """Judge whether the velocities of the tracers that a profile is from agree with distance, redshift, each other.
+
+    Which of two tracers is that of another galaxy nothing tells: it speaks against a profile from either.
+    """
+    told = {tracer: galaxy.redshifts[tracer] for tracer in tracers if tracer in galaxy.redshifts}
+    if galaxy.redshift is not None:
+        reasons = of_redshift(told, galaxy.redshift)
+    else:
+        reasons = of_distance(min((low for low, _ in told.values()), default=None), galaxy.distance_mpc)
+    return [*reasons, *of_two_redshifts(galaxy.redshifts)]
 
 
 def _of_inclination(galaxy: ObservedGalaxy) -> list[Reason]:

@@ -9,6 +9,7 @@ from kinmass.eval.observed.fits_maps import beam_fwhm_arcsec, names_beside
 from kinmass.eval.observed.fits_units import LOGARITHMS, Density
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
 from kinmass.eval.observed.names import of_other_tracer, refuse_contradictions, refuse_forgotten_width, refuse_logarithm
+from kinmass.eval.observed.redshifts import redshifts_of, refuse_other_redshift
 from kinmass.eval.observed.sanity import (
     DISTANCE_FACTOR,
     MAX_UNCORRECTED_KMS,
@@ -23,6 +24,9 @@ from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
 from kinmass.eval.observed.tracer_maps import IVARS, TracerMaps, bin_table_of, read_maps
 from kinmass.gen.constants import LIGHT_KMS
 
+#: V of so much [km/s] in the median, of a galaxy that recedes faster than MAX_UNCORRECTED_KMS, is no c z: it is about a
+#: mean that is a little off, or one side of the galaxy is seen.
+_MEAN_OFF_KMS = 500.0
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
@@ -30,14 +34,14 @@ _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 class Tracer:
     """One tracer's map as read: whether its density is in Msun/kpc^2, remarks on how it was read, and doubts about it.
 
-    instrument_sigma_kms is what was taken out of the dispersion, the median of a map. redshift is that of the median
-    velocity, None where velocities are about a mean.
+    instrument_sigma_kms is what was taken out of the dispersion, the median of a map. redshifts are the lowest and the
+    highest that the median velocity can mean, None where velocities are about a mean.
     """
 
     sky: SkyMap
     is_calibrated: bool
     instrument_sigma_kms: float
-    redshift: float | None
+    redshifts: tuple[float, float] | None
     remarks: list[str]
     doubts: list[str]
 
@@ -77,10 +81,14 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     if "velocity_error" in values or "velocity_ivar" in values:
         maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
     convention = maps.convention or files.convention
-    redshift = _redshift(velocity, convention)
+    recedes_kms = _recession_kms(velocity, galaxy_file)
+    redshifts = None if recedes_kms is None else redshifts_of(recedes_kms, convention)
+    redshift = None if redshifts is None else redshifts[0]
     if maps.convention is None and "convention" not in files.model_fields_set:
         refuse_undeclared_redshift(f"V of the {tracer}", velocity)
         maps.doubts += undeclared_differences(f"V of the {tracer}", redshift, galaxy_file.least_redshift())
+    if recedes_kms is not None:
+        refuse_other_redshift(tracer, recedes_kms, convention, galaxy_file.redshift)
     velocity, (sigma, velocity_error, sigma_error) = _in_galaxys_frame(
         galaxy_file, convention, redshift, velocity, (sigma, velocity_error, sigma_error)
     )
@@ -97,7 +105,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         replace(sky, density=(msun_kpc2_per_unit or 1.0) * sky.density),
         msun_kpc2_per_unit is not None,
         float(np.nanmedian(values.get("instrument_sigma", files.instrument_sigma_kms))),
-        redshift,
+        redshifts,
         maps.remarks,
         maps.doubts,
     )
@@ -136,17 +144,14 @@ def _within(
     return is_within
 
 
-def _redshift(velocity_kms: np.ndarray, convention: str) -> float | None:
-    """Return the redshift of the median velocity, None where V is about a mean: there, it has both signs."""
+def _recession_kms(velocity_kms: np.ndarray, galaxy_file: GalaxyFile) -> float | None:
+    """Return the median V [km/s], None where V is about a mean: there it has both signs, or is far too small."""
     known = velocity_kms[np.isfinite(velocity_kms)]
     if not len(known) or np.quantile(known, 0.1) <= 0:
         return None
-    return _redshift_of(float(np.median(known)), convention)
-
-
-def _redshift_of(velocity_kms: float, convention: str) -> float:
-    v_over_c = velocity_kms / LIGHT_KMS
-    return 1 / (1 - v_over_c) - 1 if convention == "radio" else v_over_c
+    middle_kms = float(np.median(known))
+    is_far = LIGHT_KMS * galaxy_file.least_redshift() > MAX_UNCORRECTED_KMS
+    return None if is_far and middle_kms < _MEAN_OFF_KMS else middle_kms
 
 
 def _without_instrument(
@@ -341,7 +346,7 @@ def _systemic_kms(galaxy_file: GalaxyFile, convention: str, redshift: float | No
         return given
     if (
         given is None
-        or LIGHT_KMS * _redshift_of(given, convention) < LIGHT_KMS * nearest / DISTANCE_FACTOR - OWN_MOTION_KMS
+        or LIGHT_KMS * redshifts_of(given, convention)[0] < LIGHT_KMS * nearest / DISTANCE_FACTOR - OWN_MOTION_KMS
     ):
         said = "" if given is None else f", and neither does systemic_kms: {given:g}"
         raise ValueError(

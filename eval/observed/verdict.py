@@ -13,6 +13,14 @@ from scipy.stats import spearmanr
 
 from kinmass.eval.classical.estimators import ObservedViews, wolf2010
 from kinmass.eval.classical.rotation import MIN_INCLINATION_DEG, THICKNESS
+from kinmass.eval.observed.redshifts import (
+    FRAMES_KMS,
+    TRACERS_KMS,
+    apart_in_words,
+    contradiction_kms,
+    gap_kms,
+    in_words,
+)
 from kinmass.eval.observed.roughness import roughness_ratio
 from kinmass.eval.observed.sanity import DISTANCE_FACTOR, OWN_MOTION_KMS, rms_speeds
 from kinmass.eval.observed.sky import SkyMap
@@ -371,6 +379,29 @@ def of_distance(redshift: float | None, distance_mpc: float) -> list[Reason]:
         f"Velocities of {LIGHT_KMS * redshift:.0f} km/s are those of galaxies {nearest:.0f} to {farthest:.0f} Mpc "
         f"away, and the distance is said to be {distance_mpc:.4g} Mpc, to which the mass is proportional: is it right?"
     )
+    return [Reason(text, 1)]
+
+
+def of_redshift(told: dict[str, tuple[float, float]], redshift: float) -> list[Reason]:
+    """Judge a galaxy's redshift against those that V of its tracers tells {tracer: (lowest, highest)}."""
+    if not told:
+        return []
+    tracer = max(told, key=lambda name: contradiction_kms(told[name], redshift))
+    if contradiction_kms(told[tracer], redshift) <= FRAMES_KMS:
+        return []
+    text = (
+        f"V of the {tracer} is that of a redshift of {in_words(told[tracer])}, and redshift is {redshift:g}, "
+        f"{gap_kms(told[tracer], (redshift, redshift)):.0f} km/s from it: are redshift and convention right? Where "
+        "redshift is that of a cluster, give distance_mpc instead."
+    )
+    return [Reason(text, 1)]
+
+
+def of_two_redshifts(told: dict[str, tuple[float, float]]) -> list[Reason]:
+    """Judge whether V of stars and gas {tracer: (lowest, highest) redshift} is that of one galaxy."""
+    if len(told) < 2 or gap_kms(*told.values()) <= TRACERS_KMS:
+        return []
+    text = f"{apart_in_words(told)}: are both maps of one galaxy, and is each convention right?"
     return [Reason(text, 1)]
 
 

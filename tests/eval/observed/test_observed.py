@@ -230,6 +230,31 @@ def test_it_says_what_is_doubtful(runs, relative, seen):
     assert "beam of the gas is 50.00 R_e wide" in sentences
 
 
+def test_the_redshift_of_a_profile_is_that_of_its_own_maps(relative, seen):
+    """The lowest of both was held against the distance, whichever map a profile was from."""
+
+    def said(**of_velocities: float) -> str:
+        redshifts = {tracer: (z, z) for tracer, z in of_velocities.items()}
+        galaxy = replace(galaxy_of(seen, "gas"), redshift=given, redshifts=redshifts, distance_mpc=distance_mpc)
+        return " ".join(infer(relative, galaxy, draws=2).verdict.sentences())
+
+    of_distance, of_redshift, of_both = "are those of galaxies", "and redshift is 0.02", "are both maps of one galaxy"
+    given, distance_mpc = None, 88.0
+    for maps, expected in (
+        ({"gas": 0.02}, []),
+        ({"stars": 0.05}, []),
+        ({"gas": 0.05}, [of_distance]),
+        ({"gas": 0.05, "stars": 0.05}, [of_distance]),
+        ({"gas": 0.05, "stars": 0.02}, [of_distance, of_both]),
+        ({"gas": 0.02, "stars": 0.05}, [of_both]),
+    ):
+        assert [words for words in (of_distance, of_redshift, of_both) if words in said(**maps)] == expected, maps
+    # One that is given says the distance: what speaks against it counts once.
+    given = 0.02
+    assert [words for words in (of_distance, of_redshift) if words in said(gas=0.05)] == [of_redshift]
+    assert of_redshift not in said(gas=0.0202)
+
+
 # ---- files
 
 

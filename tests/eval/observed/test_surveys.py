@@ -401,7 +401,7 @@ def test_moments_in_frequencies_are_velocities(tmp_path):
     said = {"velocity_unit": "km/s", "dispersion_unit": "km/s", "velocity_error_unit": "km/s", "density_unit": "Jy"}
     kept = images(tmp_path, header, said | {"convention": "optical"}).gas
     np.testing.assert_allclose(kept.velocity_kms, expected.gas.velocity_kms)
-    assert found.redshift == pytest.approx(expected.redshift)
+    assert found.redshifts["gas"] == pytest.approx(expected.redshifts["gas"])
     for name in ("velocity_kms", "dispersion_kms", "velocity_error_kms", "dispersion_error_kms"):
         np.testing.assert_allclose(getattr(found.gas, name), getattr(expected.gas, name), rtol=1e-6, atol=1e-6)
 
@@ -677,6 +677,89 @@ def test_a_systemic_velocity_that_is_none_is_refused(tmp_path):
     words = r"no pixel has V within_kms 500 of systemic_kms 0: V of the gas is about 25\d\d km/s\. Give systemic_kms"
     with pytest.raises(ValueError, match=words):
         images(tmp_path, keys={"within_kms": 500.0}, top={"systemic_kms": 0.0})
+
+
+C_KMS = 299792.458
+COUNTED = {
+    "optical": lambda z: C_KMS * z,
+    "radio": lambda z: C_KMS * z / (1 + z),
+    "logarithm": lambda z: C_KMS * np.log1p(z),
+}
+
+
+def receding(redshift: float, counted: str = "optical") -> np.ndarray:
+    """V of the galaxy at a redshift, counted in a convention [km/s]."""
+    return COUNTED[counted]((1 + redshift) * (1 + (MAPS["V"] - 2500) / C_KMS) - 1)
+
+
+@pytest.mark.parametrize("tracer", ["gas", "stars"])
+@pytest.mark.parametrize(
+    ("counted", "said", "words"),
+    [
+        ("optical", "optical", None),
+        ("optical", "rest", None),
+        ("optical", "radio", "0.4286 in the radio convention, and redshift is 0.3: say convention: optical"),
+        ("radio", "radio", None),
+        ("radio", "rest", None),
+        ("radio", "optical", "0.2308 in the optical convention, and redshift is 0.3: say convention: radio"),
+        ("logarithm", "rest", None),
+        ("logarithm", "optical", r"say convention: rest, as of c ln\(1 \+ z\), which fits"),
+        ("logarithm", "radio", r"say convention: rest, as of c ln\(1 \+ z\), which fits"),
+    ],
+)
+def test_velocities_tell_the_redshift_that_is_given_or_which_convention_would(tmp_path, tracer, counted, said, words):
+    """A map in another convention than it is said to be gave a mass .2 to .4 dex off, without a word."""
+    z = 0.3
+    table = rows(V=receding(z, counted)[SEEN])
+    Table(table).write(tmp_path / "t.ecsv")
+    keys = {tracer: {"table": "t.ecsv", "convention": said} | KEYS}
+    if words is None:
+        (found,) = described(tmp_path, keys, distance_mpc=None, redshift=z).maps().values()
+        if said == counted:
+            np.testing.assert_allclose(np.ptp(found.velocity_kms), np.ptp(MAPS["V"][SEEN]), rtol=1e-3)
+    else:
+        with pytest.raises(ValueError, match=f"V of the {tracer} is about .*{words}"):
+            described(tmp_path, keys, distance_mpc=None, redshift=z)
+
+
+def test_velocities_of_another_galaxy_or_unit_contradict_the_redshift(tmp_path):
+    def read(velocity, redshift, **keys):
+        return images(tmp_path, V=velocity, keys=keys, top={"distance_mpc": None, "redshift": redshift})
+
+    for keys in ({}, {"convention": "rest"}, {"convention": "optical"}):
+        assert read(receding(0.05), 0.0585, **keys).redshift == 0.0585  # 2400 km/s off: doubted, not refused
+        with pytest.raises(ValueError, match=r"a redshift of 0\.05\S* .*, and redshift is 0\.065: which is right\?"):
+            read(receding(0.05), 0.065, **keys)
+    with pytest.raises(ValueError, match="say velocity_unit: m/s, which fits"):
+        read(1e3 * receding(0.03), 0.03, convention="optical")
+    with pytest.raises(ValueError, match="which no velocity of the radio convention reaches: say convention: optical"):
+        images(tmp_path, V=receding(1.6), keys={"convention": "radio"}, top={"distance_mpc": 1780.0})
+    # A mean that is off, or one side of a galaxy, is no redshift: what was measured there is c z about a mean.
+    about_mean = {"V": 1.5 * (MAPS["V"] - 2500) + 300} | {name: 1.5 * MAPS[name] for name in "SEF"}
+    far = {"distance_mpc": None, "redshift": 0.5}
+    found = images(tmp_path, keys={"convention": "optical"}, top=far, **about_mean)
+    np.testing.assert_allclose(found.gas.dispersion_kms, MAPS["S"][SEEN], rtol=1e-6)
+    assert found.redshifts == {}
+    near = images(tmp_path, V=MAPS["V"] - 2200, top={"distance_mpc": 20.0})
+    assert near.redshifts["gas"][0] == pytest.approx(300 / C_KMS, rel=0.1)
+
+
+@pytest.mark.parametrize("said", [{}, {"convention": "rest"}, {"convention": "optical"}])
+def test_stars_and_gas_are_of_one_galaxy(tmp_path, said):
+    """Stars at 1400 km/s and gas at 9000 km/s were weighed together."""
+
+    def read(of_gas_kms, of_stars_kms):
+        tracers = {}
+        for tracer, c_z in (("gas", of_gas_kms), ("stars", of_stars_kms)):
+            Table(rows(V=MAPS["V"][SEEN] - 2500 + c_z)).write(tmp_path / f"{tracer}.ecsv", overwrite=True)
+            tracers[tracer] = {"table": f"{tracer}.ecsv"} | KEYS | said
+        return described(tmp_path, tracers)
+
+    assert list(read(9000, 8500).redshifts) == ["gas", "stars"]
+    assert list(read(0, 8500).redshifts) == ["stars"]  # about a mean, it tells nothing
+    for velocities in ((9000, 1400), (1400, 2600)):
+        with pytest.raises(ValueError, match=r"V of the gas .* and V of the stars .* km/s apart, which those of"):
+            read(*velocities)
 
 
 def test_a_distant_galaxy_whose_convention_is_not_said_is_doubted(tmp_path):

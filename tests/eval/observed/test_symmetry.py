@@ -17,9 +17,11 @@ from kinmass.eval.observed.verdict import (
     of_estimates,
     of_motions,
     of_parity,
+    of_redshift,
     of_resolution,
     of_roughness,
     of_thin,
+    of_two_redshifts,
 )
 
 P, SIDE, R_E = 41, 0.5, 5.0
@@ -120,6 +122,42 @@ def test_distances_agree_with_the_redshift():
         for distance_mpc in wrong:
             (reason,) = of_distance(redshift, distance_mpc)
             assert "to which the mass is proportional" in reason.text
+
+
+def test_a_redshift_that_is_given_agrees_with_velocities():
+    """Within 600 km/s and three digits; where V may count in any convention, in any."""
+    agree = ({}, 0.02), (both(0.02), 0.0216), (both(0.02), 0.0184), (both(1.6), 1.60), (both(1.608), 1.60)
+    for told, redshift in (*agree, ({"gas": (0.09, 0.0989)}, 0.094)):
+        assert of_redshift(told, redshift) == [], (told, redshift)
+    for told, redshift, km_s in (
+        (both(0.02), 0.0236, 1058),
+        (both(0.02), 0.0164, 1062),
+        (both(1.615), 1.60, 1730),
+        ({"gas": (0.0945, 0.1043)}, 0.09, 1238),
+        ({"stars": (0.02, 0.02), "gas": (0.024, 0.024)}, 0.02, 1176),
+    ):
+        (reason,) = of_redshift(told, redshift)
+        assert f"redshift is {redshift:g}, {km_s} km/s from it" in reason.text
+        assert reason.weight == 1
+
+
+def both(redshift: float) -> dict[str, tuple[float, float]]:
+    return {tracer: (redshift, redshift) for tracer in ("gas", "stars")}
+
+
+def test_stars_and_gas_recede_alike():
+    for gas, stars, n_reasons in (
+        ((0.020, 0.020), (0.0209, 0.0209), 0),
+        ((0.020, 0.020), (0.0215, 0.0215), 1),
+        ((0.0215, 0.0215), (0.020, 0.020), 1),
+        ((0.090, 0.0989), (0.099, 0.099), 0),
+    ):
+        reasons = of_two_redshifts({"gas": gas, "stars": stars})
+        assert [reason.weight for reason in reasons] == [1] * n_reasons
+    assert "V of the gas is that of a redshift of 0.09 to 0.0989 and V of the stars is that of a redshift of 0.12" in (
+        of_two_redshifts({"gas": (0.09, 0.0989), "stars": (0.12, 0.12)})[0].text
+    )
+    assert of_two_redshifts({"gas": (0.02, 0.02)}) == of_two_redshifts({}) == []
 
 
 def test_a_width_that_is_not_resolved_matters_to_gas_that_does_not_rotate():

@@ -5,7 +5,7 @@ import re
 import numpy as np
 from scipy.spatial import cKDTree
 
-from kinmass.eval.observed.sky import SkyMap
+from kinmass.eval.observed.sky import SkyMap, fewest_together, groups_of, touching_pairs
 from kinmass.gen.constants import LIGHT_KMS
 
 #: Largest rms of V about its mean, and smallest rms of V and sigma together [km/s]; galaxies have 5 to 400.
@@ -18,6 +18,13 @@ MIN_SIGMA_KMS = {"stars": 1.0, "gas": 0.1}
 #: of the pixels stay below, at least the first and at most the second number [km/s]; of more than a share of all
 #: pixels that cannot be said, and the map is refused.
 TIMES_MOST, LEAST_KMS, MOST_V_KMS, MOST_SIGMA_KMS, WILD_SHARE = 5.0, 300.0, 1500.0, 1000.0, 0.05
+#: The brightest pixels are no measurements where they are so many times brighter than all that touch them. Through a
+#: beam as wide as a pixel those beside a point source have a sixth of its light, through one of half that width a
+#: hundredth. In sharper maps, and where no beam is known, a nucleus may be one pixel: even quasars outshine their
+#: galaxies a hundred times only.
+TIMES_BLURRED, TIMES_SHARP = 100.0, 1000.0
+#: Of fewer neighbours it does not follow that a pixel is brighter than what is around it: a corner of a map has three.
+LEAST_NEIGHBOURS = 3
 #: So many pixels with one value, farther than a multiple of the range of the others, hold a number for "nothing", if it
 #: looks like one: whole, or all nines, or huge.
 SAME, FAR_RANGES = 3, 4.0
@@ -238,6 +245,48 @@ def without_wild(name: str, sky: SkyMap) -> tuple[SkyMap, list[str]]:
         return sky, []
     words = "moves as nothing else in the map: it is" if n_wild == 1 else "move as nothing else in the map: they are"
     return sky.chosen(~is_wild), [f"{n_wild} of {n} pixels of the {name} {words} left out."]
+
+
+def without_hot(name: str, sky: SkyMap) -> tuple[SkyMap, list[str]]:
+    """Return a map without the pixels, or bins, whose density no galaxy and no point source has, as where a fit failed.
+
+    A remark says how many these are. They are the brightest of the map, and cover less than a beam: a nucleus has the
+    beam's width, whether or not it is resolved, and is therefore not much brighter than all that touches it. Raises
+    ValueError where they are too many to be left out.
+    """
+    n, density = len(sky.density), sky.density
+    # Pixels that touch and are not so much brighter belong together: the galaxy is a group, what outshines it another.
+    times = TIMES_BLURRED if sky.blur_arcsec >= sky.side_arcsec else TIMES_SHARP
+    pairs = touching_pairs(sky, 1.5)
+    low, high = np.sort(density[pairs], axis=1).T
+    label = groups_of(pairs[high <= times * low], n)
+    is_hot = np.zeros(n, bool)
+    for group in dict.fromkeys(label[np.argsort(-density)].tolist()):  # the brightest first
+        is_in = label == group
+        if not _is_small(sky, is_in):
+            break
+        around = np.unique(pairs[is_in[pairs].any(1)])
+        if np.count_nonzero(~(is_in | is_hot)[around]) >= LEAST_NEIGHBOURS:
+            is_hot |= is_in
+    n_hot = int(is_hot.sum())
+    if not n_hot:
+        return sky, []
+    are, they_are = ("is", "it is") if n_hot == 1 else ("are", "they are")
+    said = f"{n_hot} of {n} pixels of the {name} {are} more than {times:g} times as bright as all that touches them"
+    if n_hot > max(WILD_SHARE * n, 1):
+        raise ValueError(
+            f"{said}, as nothing in a galaxy is: cut what was not measured with mask or blank, or is beam_fwhm_arcsec "
+            "that of another map?"
+        )
+    return sky.chosen(~is_hot), [f"{said}, as nothing in a galaxy is: {they_are} left out."]
+
+
+def _is_small(sky: SkyMap, is_in: np.ndarray) -> bool:
+    """Return whether some of the pixels (n,) are fewer than those of a beam, or one bin of a few."""
+    if is_in.sum() < fewest_together(sky):
+        return True
+    sigma = 0.0 if sky.dispersion_kms is None else float(np.ptp(sky.dispersion_kms[is_in]))
+    return bool(is_in.sum() <= WILD_SHARE * len(is_in) and np.ptp(sky.velocity_kms[is_in]) == sigma == 0)
 
 
 def _bound(value_kms: np.ndarray, most_kms: float) -> float:

@@ -133,8 +133,8 @@ class SkyMap:
         """
         values = (self.velocity_kms, self.dispersion_kms, self.velocity_error_kms, self.dispersion_error_kms)
         measured = np.stack([v for v in values if v is not None])
-        pairs = _touching_pairs(self, 1.1)
-        label = _groups(pairs[(measured[:, pairs[:, 0]] == measured[:, pairs[:, 1]]).all(0)], len(self.x_arcsec))
+        pairs = touching_pairs(self, 1.1)
+        label = groups_of(pairs[(measured[:, pairs[:, 0]] == measured[:, pairs[:, 1]]).all(0)], len(self.x_arcsec))
         return np.asarray(np.bincount(label)[label] * self.side_arcsec**2)
 
     def reach_arcsec(self) -> float:
@@ -146,16 +146,21 @@ class SkyMap:
         return float(np.average(self.velocity_kms, weights=self.density))
 
 
-def _touching_pairs(sky: SkyMap, sides: float) -> np.ndarray:
+def touching_pairs(sky: SkyMap, sides: float) -> np.ndarray:
     """Return the pairs of pixels (m, 2) whose middles lie no more than a number of sides apart."""
     places = np.column_stack([sky.x_arcsec, sky.y_arcsec])
     return cKDTree(places).query_pairs(sides * sky.side_arcsec, output_type="ndarray").reshape(-1, 2)
 
 
-def _groups(pairs: np.ndarray, n: int) -> np.ndarray:
+def groups_of(pairs: np.ndarray, n: int) -> np.ndarray:
     """Return the number of the group (n,) that each of n pixels belongs to; pairs (m, 2) belong together."""
     touching = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(n, n))
     return np.asarray(connected_components(touching, directed=False)[1])
+
+
+def fewest_together(sky: SkyMap) -> float:
+    """Return how many pixels of a map what is seen through its beam covers at least; no beam: FEWEST_TOGETHER."""
+    return max(FEWEST_TOGETHER, BEAM_AREA * sky.blur_arcsec**2 / sky.side_arcsec**2)
 
 
 def without_strays(sky: SkyMap) -> SkyMap:
@@ -165,10 +170,9 @@ def without_strays(sky: SkyMap) -> SkyMap:
     """
     if sky.side_arcsec > sky.blur_arcsec and len(sky.x_arcsec) < FEWEST_TOGETHER:
         return sky
-    label = _groups(_touching_pairs(sky, 1.5), len(sky.x_arcsec))
+    label = groups_of(touching_pairs(sky, 1.5), len(sky.x_arcsec))
     size = np.bincount(label)
-    fewest = max(FEWEST_TOGETHER, BEAM_AREA * sky.blur_arcsec**2 / sky.side_arcsec**2)
-    is_kept = ((size >= fewest) | (size == size.max()))[label]
+    is_kept = ((size >= fewest_together(sky)) | (size == size.max()))[label]
     return sky if is_kept.all() else sky.chosen(is_kept)
 
 

@@ -18,6 +18,7 @@ from kinmass.eval.observed.sanity import (
     refuse_undeclared_redshift,
     refuse_zeros,
     undeclared_differences,
+    without_hot,
     without_wild,
 )
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, without_strays
@@ -170,9 +171,10 @@ def _without_instrument(
 
 
 def _without_outliers(tracer: str, sky: SkyMap, remarks: list[str]) -> SkyMap:
-    """Leave out wild pixels and those that lie alone; `remarks` is told how many."""
-    sky, said = without_wild(tracer, sky)
-    remarks += said
+    """Leave out pixels that move or shine as nothing does and those that lie alone; `remarks` is told how many."""
+    for without in (without_wild, without_hot):
+        sky, said = without(tracer, sky)
+        remarks += said
     connected = without_strays(sky)
     if n_strays := len(sky.velocity_kms) - len(connected.velocity_kms):
         alone = "lies alone, in a group" if n_strays == 1 else "lie alone, in groups"

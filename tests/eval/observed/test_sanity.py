@@ -111,6 +111,69 @@ def test_single_wild_pixels_are_left_out_and_many_refused(tmp_path):
         read(tmp_path, table)
 
 
+@pytest.mark.parametrize("times", [300.0, 1e10])
+@pytest.mark.parametrize("unit", ["Lsun/pc2", "mag/arcsec2"])
+@pytest.mark.parametrize(
+    "rows", [[400], [0], [435], [200, 400, 650], [400, 401]], ids=["one", "corner", "centre", "three", "two that touch"]
+)
+def test_pixels_whose_flux_failed_are_left_out(tmp_path, times, unit, rows):
+    """A single one took all weight in V and sigma, and the map was said to be in m/s, or gave half of the mass."""
+    table = table_of(stars())
+    table["D"][rows] = times * table["D"].max() * (1 + np.arange(len(rows)))
+    if unit.startswith("mag"):
+        table["D"] = 30 - 2.5 * np.log10(table["D"])
+    table.write(tmp_path / "t.ecsv")
+    galaxy = read_galaxy(described(tmp_path, density_unit=unit, total_mass_msun=1e10))
+    np.testing.assert_allclose(galaxy.stars.velocity_kms, np.delete(stars().velocity_kms, rows))
+    area_kpc2 = (40.0 * 1e3 * np.pi / 180 / 3600) ** 2
+    assert galaxy.stars.density.sum() * area_kpc2 == pytest.approx(1e10)
+    words = "is more than 100 times as bright as all that touches" if len(rows) == 1 else "are more than 100 times as"
+    assert f"{len(rows)} of 900 pixels of the stars {words}" in " ".join(galaxy.remarks)
+
+
+def test_a_bin_whose_flux_failed_is_left_out_and_many_pixels_are_refused():
+    sky = stars()
+    is_bin = (np.abs(sky.x_arcsec - 8) < 2) & (np.abs(sky.y_arcsec) < 3)
+    bright = replace(sky, density=np.where(is_bin, 1e12, sky.density))
+    assert sanity.without_hot("stars", bright) == (bright, [])  # each moves on its own: no bin, and wider than a beam
+    binned = {"velocity_kms": np.where(is_bin, 2900.0, sky.velocity_kms)}
+    for sigma_kms in (None, np.where(is_bin, 150.0, sky.dispersion_kms)):
+        left, (said,) = sanity.without_hot("stars", replace(bright, dispersion_kms=sigma_kms, **binned))
+        assert len(left.density) == P * P - is_bin.sum()
+        assert "24 of 900 pixels of the stars are" in said
+    large = np.abs(sky.y_arcsec) < 1
+    slit = replace(sky, density=np.where(large, 1e12, sky.density), velocity_kms=np.where(large, 2900.0, 2800.0))
+    assert len(sanity.without_hot("stars", replace(slit, dispersion_kms=None))[0].density) == P * P
+    every_third = (np.arange(P * P) // P % 3 == 0) & (np.arange(P * P) % 3 == 0)
+    with pytest.raises(ValueError, match=r"100 of 900 pixels of the stars are more than .* cut what was not .* beam"):
+        sanity.without_hot("stars", replace(sky, density=np.where(every_third, 1e12, sky.density)))
+
+
+def test_a_nucleus_of_any_brightness_stays():
+    """It is as wide as the beam, in pixels that are not larger; in larger ones it may be a pixel."""
+    sky = stars()
+    r2 = (sky.x_arcsec - 0.5) ** 2 + (sky.y_arcsec - 0.5) ** 2
+
+    def left_of(density, **change):
+        return len(sanity.without_hot("stars", replace(sky, density=density, **change))[0].density)
+
+    for said, fwhm in ((1.0, 1.0), (2.0, 1.2), (2.0, 2.0), (5.0, 2.5)):
+        for times in (1e2, 1e4, 1e8):
+            nucleus = times * sky.density.max() * np.exp(-4 * np.log(2) * r2 / fwhm**2)
+            assert left_of(sky.density + nucleus, beam_fwhm_arcsec=said) == P * P, (said, fwhm, times)
+    for said, times, n_left_out in ((None, 500, 0), (None, 2000, 1), (0.9, 500, 0), (0.9, 2000, 1), (1.0, 500, 1)):
+        one = np.where(r2 < 0.1, times * sky.density.max(), sky.density)
+        assert left_of(one, beam_fwhm_arcsec=said) == P * P - n_left_out, (said, times)
+    # Nor is one left out that the galaxy outshines, or that has too few beside it to tell.
+    assert left_of(np.where(np.arange(P * P) == 0, 0.9 * sky.density.max(), sky.density)) == P * P
+    one = replace(sky, density=np.where(r2 < 0.1, 1e12, sky.density))
+    beside = np.flatnonzero((r2 > 0.1) & (r2 < 2.1))
+    assert len(beside) == 8
+    for n_missing, n_left_out in ((5, 1), (6, 0), (8, 0)):
+        few = one.chosen(~np.isin(np.arange(P * P), beside[:n_missing]))
+        assert len(sanity.without_hot("stars", few)[0].density) == P * P - n_missing - n_left_out
+
+
 def test_errors_that_are_none_are_told_of(tmp_path):
     table = table_of(stars())
     table["E"][:10], table["E"][10:30], table["E"][30:35] = 0, -1, np.nan

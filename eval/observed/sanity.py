@@ -266,7 +266,7 @@ def without_hot(name: str, sky: SkyMap) -> tuple[SkyMap, list[str]]:
         if not _is_small(sky, is_in):
             break
         around = np.unique(pairs[is_in[pairs].any(1)])
-        if np.count_nonzero(~(is_in | is_hot)[around]) >= LEAST_NEIGHBOURS:
+        if np.count_nonzero(~is_in[around]) >= LEAST_NEIGHBOURS:
             is_hot |= is_in
     n_hot = int(is_hot.sum())
     if not n_hot:

@@ -135,10 +135,12 @@ def test_a_bin_whose_flux_failed_is_left_out_and_many_pixels_are_refused():
     sky = stars()
     is_bin = (np.abs(sky.x_arcsec - 8) < 2) & (np.abs(sky.y_arcsec) < 3)
     bright = replace(sky, density=np.where(is_bin, 1e12, sky.density))
-    assert sanity.without_hot("stars", bright) == (bright, [])  # each moves on its own: no bin, and wider than a beam
-    binned = {"velocity_kms": np.where(is_bin, 2900.0, sky.velocity_kms)}
-    for sigma_kms in (None, np.where(is_bin, 150.0, sky.dispersion_kms)):
-        left, (said,) = sanity.without_hot("stars", replace(bright, dispersion_kms=sigma_kms, **binned))
+    one_v, one_sigma = np.where(is_bin, 2900.0, sky.velocity_kms), np.where(is_bin, 150.0, sky.dispersion_kms)
+    for change in ({}, {"velocity_kms": one_v}, {"dispersion_kms": one_sigma}):  # no bin, and wider than a beam
+        whole = replace(bright, **change)
+        assert sanity.without_hot("stars", whole) == (whole, [])
+    for sigma_kms in (None, one_sigma):
+        left, (said,) = sanity.without_hot("stars", replace(bright, dispersion_kms=sigma_kms, velocity_kms=one_v))
         assert len(left.density) == P * P - is_bin.sum()
         assert "24 of 900 pixels of the stars are" in said
     large = np.abs(sky.y_arcsec) < 1

@@ -732,6 +732,9 @@ def test_velocities_of_another_galaxy_or_unit_contradict_the_redshift(tmp_path):
             read(receding(0.05), 0.065, **keys)
     with pytest.raises(ValueError, match="say velocity_unit: m/s, which fits"):
         read(1e3 * receding(0.03), 0.03, convention="optical")
+    assert read(receding(2.0, "logarithm"), 2.0, convention="rest").redshifts["gas"] == pytest.approx(
+        (np.log(3), np.inf), rel=1e-4
+    )
     with pytest.raises(ValueError, match="which no velocity of the radio convention reaches: say convention: optical"):
         images(tmp_path, V=receding(1.6), keys={"convention": "radio"}, top={"distance_mpc": 1780.0})
     # A mean that is off, or one side of a galaxy, is no redshift: what was measured there is c z about a mean.

@@ -271,8 +271,8 @@ def without_hot(name: str, sky: SkyMap) -> tuple[SkyMap, list[str]]:
     n_hot = int(is_hot.sum())
     if not n_hot:
         return sky, []
-    are, they_are = ("is", "it is") if n_hot == 1 else ("are", "they are")
-    said = f"{n_hot} of {n} pixels of the {name} {are} more than {times:g} times as bright as all that touches them"
+    are, them, they_are = ("is", "it", "it is") if n_hot == 1 else ("are", "them", "they are")
+    said = f"{n_hot} of {n} pixels of the {name} {are} more than {times:g} times as bright as all that touches {them}"
     if n_hot > max(WILD_SHARE * n, 1):
         raise ValueError(
             f"{said}, as nothing in a galaxy is: cut what was not measured with mask or blank, or is beam_fwhm_arcsec "

@@ -127,7 +127,8 @@ def test_pixels_whose_flux_failed_are_left_out(tmp_path, times, unit, rows):
     np.testing.assert_allclose(galaxy.stars.velocity_kms, np.delete(stars().velocity_kms, rows))
     area_kpc2 = (40.0 * 1e3 * np.pi / 180 / 3600) ** 2
     assert galaxy.stars.density.sum() * area_kpc2 == pytest.approx(1e10)
-    words = "is more than 100 times as bright as all that touches" if len(rows) == 1 else "are more than 100 times as"
+    are, them = ("is", "it") if len(rows) == 1 else ("are", "them")
+    words = f"{are} more than 100 times as bright as all that touches {them}, as nothing in a galaxy is: "
     assert f"{len(rows)} of 900 pixels of the stars {words}" in " ".join(galaxy.remarks)
 
 

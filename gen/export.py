@@ -185,15 +185,16 @@ def _images(
         import torch
 
         from kinmass.gen.instruments.builtin import instrument as find
-        from kinmass.gen.instruments.looks import fixed_noise
+        from kinmass.gen.instruments.looks import fixed_looks, fixed_noise
         from kinmass.gen.instruments.observe import observe
 
         noise_model, field_of_view_re = find(instrument), float(group.attrs["config"]["field_of_view_re"])
         r_e = torch.tensor([header["RE_KPC"]])
-        noise = fixed_noise(within(suite, galaxy), view, noise_model.grid(maps.shape[-1], field_of_view_re)[0])
-        observed = observe(
-            torch.from_numpy(maps)[None], noise_model, torch.from_numpy(noise)[None], field_of_view_re, r_e
-        )
+        name, pixels = within(suite, galaxy), maps.shape[-1]
+        noise = fixed_noise(name, view, noise_model.grid(pixels, field_of_view_re)[0])
+        look = fixed_looks([(name, view)], pixels) if noise_model.varies() else None
+        seen_as = torch.from_numpy(noise)[None], field_of_view_re, r_e, look
+        observed = observe(torch.from_numpy(maps)[None], noise_model, *seen_as)
         maps, pixel_kpc, names = observed[0].numpy(), pixel_kpc * noise_model.rebin, (*store.CHANNELS[:3], "valid")
         header["INSTRUME"] = (noise_model.name, "noise model the maps are seen through")
         header["HISTORY"] = f"instrument {noise_model.model_dump_json(exclude_none=True)}"

@@ -40,7 +40,7 @@ ALLOWED = {
 }
 STAGES = ("gen", "train", "eval")
 TOOLS = {
-    "gen": "bars command code constants errors options streams words yamlfile",
+    "gen": "bars command code compiled constants errors options streams words yamlfile",
     "train": "allotted distributed",
     "eval": "",
 }

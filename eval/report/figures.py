@@ -50,12 +50,16 @@ def _networks(table: pd.DataFrame, instrument: str, test: str) -> pd.DataFrame:
 
 
 def plainest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of one kind of networks: plain ones, or where there are none those that varied least in training.
+    """Return the rows of one kind of networks of each tracer: plain ones, else those that varied least in training.
 
-    Networks of single tracers come before those for any.
+    Networks of single tracers come before those for any. Tables of both tracers together have one kind alone.
     """
-    kind = min(rows.estimator.unique(), key=lambda kind: (kind.count("+"), kind), default="")
-    return rows[rows.estimator == kind]
+    tracer = rows.tracer if "tracer" in rows else pd.Series("both", rows.index)
+    kind_of = {
+        name: min(kinds, key=lambda kind: (kind.count("+"), kind))
+        for name, kinds in rows.estimator.groupby(tracer).unique().items()
+    }
+    return rows[rows.estimator == tracer.map(kind_of)]
 
 
 def _draw(
@@ -86,7 +90,7 @@ def against_radius(table: pd.DataFrame, instrument: str, test: str, classical: b
     for (estimator, tracer), rows in lines[-1:] if classical else lines:
         kind = estimator.removeprefix("cnn").lstrip("-+")
         kind_label = f", {kind}" if kind != "any" else " (one network for any)"
-        label = f"network, {tracer}" if classical else tracer + kind_label * bool(kind)
+        label = f"network, {tracer}" if classical else tracer + kind_label * (bool(kind) and len(kinds) > 1)
         for axis, name in ((top, "dispersion"), (bottom, "bias")):
             _draw(axis, rows, name, COLOUR[tracer], label, _LINES[kinds.index(estimator) % len(_LINES)])
     if classical:
@@ -95,7 +99,8 @@ def against_radius(table: pd.DataFrame, instrument: str, test: str, classical: b
             style = (COLOUR.get(estimator, "#555555"), NAME.get(estimator, estimator), ":", MARKER.get(estimator, "o"))
             for axis, name in ((top, "dispersion"), (bottom, "bias")):
                 _draw(axis, rows, name, *style)
-    top.set(ylabel="dispersion [dex]", title=f"tested on {test}, instrument {instrument}")
+    only_kind = f", {kinds[0]}" if len(kinds) == 1 and kinds != ["cnn"] else ""
+    top.set(ylabel="dispersion [dex]", title=f"tested on {test}, instrument {instrument}{only_kind}")
     legend_below = classical or len(kinds) > 1
     top.set_ylim(0, top.get_ylim()[1] * (1 if legend_below else 1.35))
     if legend_below:
@@ -160,7 +165,8 @@ def train_by_test(summary: pd.DataFrame, instrument: str, tracer: str = "both") 
 
     Rows are the training sets, columns the test suites.
     """
-    rows = summary[(summary.estimator == "cnn") & (summary.instrument == instrument) & (summary.tracer == tracer)]
+    rows = summary[(summary.train != "") & (summary.instrument == instrument) & (summary.tracer == tracer)]
+    rows = plainest(rows)
     rows = rows[rows.test != ALL]
     train_sets = sorted(rows.train.unique(), key=lambda t: (t.count("+"), t))
     test_suites = sorted(rows.test.unique())

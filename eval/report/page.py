@@ -160,10 +160,6 @@ def read_results(folder: Path) -> Results:
         ) from error
     if not (tables[0].train != "").any():
         raise ValueError(f"{folder}/table.parquet has no network in it; give `kinmass tables` the runs of some")
-    networks = sorted(tables[0].estimator[tables[0].train != ""].unique())
-    # Without plain networks, another kind (for any tracer, or trained with variations) is shown in their place.
-    if "cnn" not in networks:
-        tables = [t.replace({"estimator": {networks[0]: "cnn"}}) for t in tables]
     table, summary, ratios, gains, beside, gap, closed, bins, calibration = tables
     conditions = _read_conditions(folder / CONDITIONS) if (folder / CONDITIONS).exists() else None
     return Results(origin, table, summary, ratios, gains, beside, gap, closed, bins, calibration, conditions)
@@ -191,25 +187,26 @@ def headlines(results: Results) -> list[str]:
         train = results.train(instrument)
         of_train = summary[(summary.instrument == instrument) & (summary.train == train) & (summary.train != "")]
         network_rows = figures.plainest(of_train)
-        kind = "".join(f" (networks {kind})" for kind in network_rows.estimator.unique() if kind != "cnn")
         for test in [ALL] if ALL in set(network_rows.test) else sorted(network_rows.test.unique()):
             values = ", ".join(
-                f"{row.tracer} {row.dispersion:.3f} dex" if np.isfinite(row.dispersion) else f"{row.tracer} not defined"
+                f"{row.tracer} {f'{row.dispersion:.3f} dex' if np.isfinite(row.dispersion) else 'not defined'}"
+                + _kind(row.estimator)
                 for row in network_rows[network_rows.test == test].itertuples()
             )
-            line = f"Through {instrument}, tested on {test}: dispersion {values}{kind}."
+            line = f"Through {instrument}, tested on {test}: dispersion {values}."
             ratio_rows = ratios[(ratios.instrument == instrument) & (ratios.train == train) & (ratios.test == test)]
             ratio_rows = ratio_rows[ratio_rows.estimator.isin(network_rows.estimator)]
             for row in ratio_rows.itertuples():
                 line += f" Best single tracer / both: {row.ratio:.2f} ({_interval(row.lo, row.hi, 2)})."
             lines.append(line)
-        gap = results.gap[(results.gap.instrument == instrument) & (results.gap.estimator == "cnn")]
+        gap = figures.plainest(results.gap[results.gap.instrument == instrument])
         for tracer, rows in gap.groupby("tracer"):
             strange = 100 * rows.ood_share.mean()
             lines.append(
-                f"On suites they never saw, networks of {tracer} err {rows.rmse_ratio.mean():.1f} times as much as "
-                f"those trained there (RMSE, {'one pair' if len(rows) == 1 else f'mean of {len(rows)} pairs'}); their "
-                f"68 % intervals hold {100 * rows.coverage_68.mean():.0f} % of the truths"
+                f"On suites they never saw, networks of {tracer}{_kind(rows.estimator.iloc[0])} err "
+                f"{rows.rmse_ratio.mean():.1f} times as much as those trained there (RMSE, "
+                f"{'one pair' if len(rows) == 1 else f'mean of {len(rows)} pairs'}); their 68 % intervals hold "
+                f"{100 * rows.coverage_68.mean():.0f} % of the truths"
                 + (f", and {strange:.0f} % of the views are out of distribution." if np.isfinite(strange) else ".")
             )
         for row in results.closed[results.closed.instrument == instrument].itertuples():
@@ -220,6 +217,11 @@ def headlines(results: Results) -> list[str]:
                     f"{100 * row.coverage_68:.0f} %."
                 )
     return lines
+
+
+def _kind(estimator: str) -> str:
+    """Return what kind of network it is, in brackets, if not a plain one."""
+    return "" if estimator == "cnn" else f" ({estimator})"
 
 
 def _interval(low: float, high: float, digits: int) -> str:
@@ -243,12 +245,11 @@ class Galaxies:
             if weights_of(Path(run)) != weights:
                 raise ValueError(f"{run} was trained anew since these tables were made")
         candidates = [s for s in sources_of(runs, folder, False) if (s.instrument, s.train) == (instrument, train)]
-        # Of networks with different variations in training, those with the fewest are shown.
-        fewest_variations = min(s.name.count("+") for s in candidates)
-        sources = [s for s in candidates if s.name.count("+") == fewest_variations]
-        # The last source of a tracer is used: cnn comes after cnn-any, and is preferred; so is the lowest seed.
-        self.sources = {s.tracer: s for s in sorted(sources, key=lambda s: (s.name, s.seed), reverse=True)}
-        self.instrument = next(instrument_of(s.run) for s in sources if s.run)
+        # Of a tracer's networks that with the fewest variations in training is shown; the last source is used: cnn
+        # comes after cnn-any, and is preferred; so is the lowest seed.
+        by_kind = sorted(candidates, key=lambda s: (s.name.count("+"), s.name, s.seed), reverse=True)
+        self.sources = {s.tracer: s for s in by_kind}
+        self.instrument = next(instrument_of(s.run) for s in candidates if s.run)
         suites = [suite for suite in results.table.test.unique() if suite != ALL]
         self.parts = [Part(self.store.absolute(), suite, results.part) for suite in sorted(suites)]
 
@@ -377,8 +378,8 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         if len(where):
             captioned = [("gain-where", figures.gain_where(where), f"Tested on {tested[0]}.")]
             yield section("Where two tracers gain", "gain_where", captioned, wide=True)
-    joint = results.summary[(results.summary.estimator == "cnn") & (results.summary.instrument == instrument)]
-    joint = joint[(joint.tracer == "both") & (joint.test != ALL)]
+    joint = results.summary[(results.summary.train != "") & (results.summary.instrument == instrument)]
+    joint = figures.plainest(joint[(joint.tracer == "both") & (joint.test != ALL)])
     if joint.train.nunique() > 1:
         captioned = [("matrix", figures.train_by_test(joint, instrument), "Averages over ten radii from 0.3 to 3 R_e.")]
         yield section("A change of simulation", "matrix", captioned, wide=True)

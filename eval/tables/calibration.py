@@ -5,10 +5,10 @@ All functions need test views whose true profile is known. Ranks and TARP of cal
 """
 
 import numpy as np
-from numba import njit
 from scipy.special import ndtr
 from scipy.stats import kstest
 
+from kinmass.gen.compiled import compiled
 from kinmass.gen.physics.projection import FAST_MATH
 from kinmass.train.run.intervals import held
 
@@ -67,7 +67,7 @@ def tarp_of_errors(errors: np.ndarray, normal: np.ndarray) -> np.ndarray:
     return np.asarray((closer + ndtr(normal[:, -1])) / (second.shape[-1] + 1))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)
+@compiled(fastmath=FAST_MATH)
 def _closer_than_truth(samples, truth, covariance, points):  # type: ignore[no-untyped-def]
     """How many (N,) of the samples (N, K, S) lie closer than the truth (N, K) to points (N, K), given as in `tarp`.
 

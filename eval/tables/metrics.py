@@ -36,11 +36,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri, pdtr
 
 from kinmass.eval.tables.calibration import tarp_of_errors
+from kinmass.gen.compiled import compiled
 from kinmass.gen.physics.projection import FAST_MATH
 from kinmass.train.run.intervals import LEVELS, SHARES, held, quantile_of_sorted
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
@@ -241,7 +241,7 @@ def crps_of_samples(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.asarray(_crps_and_rank(np.sort(np.moveaxis(samples, 0, -1), axis=-1) - truth[..., None])[0])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled()
 def _errors(samples, truth):  # type: ignore[no-untyped-def]
     """Samples (S, N, K) minus truth (N, K), as (N, K, S): numpy takes three times as long to turn them."""
     s, n, k = samples.shape
@@ -253,7 +253,7 @@ def _errors(samples, truth):  # type: ignore[no-untyped-def]
     return errors
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)
+@compiled(fastmath=FAST_MATH)
 def _crps_and_rank(sorted_errors):  # type: ignore[no-untyped-def]
     """CRPS and number of samples below the truth, (N, K) each, from sorted samples minus truth (N, K, S).
 

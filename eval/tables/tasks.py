@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from kinmass.gen.storage import store
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import RADII_RE, usable, views_of
 from kinmass.train.run.checkpoint import FREE_SETTINGS, RunError, instrument_of, members_of, read_config
-from kinmass.train.run.derived import CALIBRATION, OOD, UNSEEN
+from kinmass.train.run.derived import CALIBRATION, OOD, UNSEEN, others_held
 from kinmass.train.run.posterior import Inference, load
 from kinmass.train.run.records import RunRecord
 from kinmass.train.run.trained_on import same_galaxies
@@ -103,7 +104,7 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
     not tell apart: of the same kind, or with different instruments of one name.
     """
     source_of_key: dict[tuple[object, ...], Source] = {}
-    settings_of_kind: dict[tuple[str, ...], tuple[Path, dict[str, object], RunRecord]] = {}
+    runs_of_kind: dict[tuple[str, ...], list[tuple[Path, dict[str, Any], RunRecord]]] = {}
     run_and_instrument: dict[str, tuple[Path, Instrument]] = {}
     for run in runs:
         infer = load(run)
@@ -128,18 +129,19 @@ def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[
                 files,
             )  # fmt: skip
             kind = name, instrument.name, tracer, suites
-            first_run, first_settings, first_record = settings_of_kind.setdefault(
-                kind, (run, _without_seed(infer), infer.run)
-            )
+            of_kind = runs_of_kind.setdefault(kind, [])
+            of_kind.append((run, _without_seed(infer), infer.run))
+            first_run, first_settings, first_record = of_kind[0]
             same_seed = source_of_key.setdefault((*kind, seed), source)
-            _refuse_shared_members(first_run, first_record, run, infer.run)
-            is_same = first_settings == _without_seed(infer) and same_galaxies(first_record, infer.run)
+            for other, _, record in of_kind[:-1]:
+                _refuse_shared_members(other, record, run, infer.run)
+            is_same = _is_same(first_settings, of_kind[-1][1]) and same_galaxies(first_record, infer.run)
             if same_seed is not source or not is_same:
                 raise RunError(
                     f"{first_run if same_seed is source else same_seed.run} and {run} are both {name} for {tracer}, "
-                    f"trained on {suites} through {instrument.name}, and differ in more than the seed (in settings, or "
-                    "the galaxies they were trained on) or not at all: one table cannot tell them apart; leave one "
-                    "out, and see `kinmass compare`"
+                    f"trained on {suites} through {instrument.name}, and differ in more than the seed (in settings, in "
+                    "the suites that widen their intervals, or the galaxies they were trained on) or not at all: one "
+                    "table cannot tell them apart; leave one out, and see `kinmass compare`"
                 )
     for name, (_, instrument) in run_and_instrument.items() if classical else ():
         for label, (tracer, _) in ESTIMATORS.items():
@@ -208,14 +210,35 @@ def _digest(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-def _without_seed(infer: Inference) -> dict[str, object]:
+def _without_seed(infer: Inference) -> dict[str, Any]:
     """Return the settings that two trainings of one network share: what it was trained on and how, but not the seed.
 
-    Nor which weights it began with, which are of another seed each; but whether it began with any.
+    Nor which weights it began with, which are of another seed each; but for which tracers those were. And for which
+    other suites its intervals are set.
     """
     settings = infer.run["fit"]
-    same = {name: value for name, value in settings.items() if name not in {"seed", *FREE_SETTINGS}}
-    return same | {"model": infer.run["model"], "start_from": len(settings["start_from"])}
+    free = {"seed", *FREE_SETTINGS} - {"leave_one_suite_out", "families"}
+    same = {name: value for name, value in settings.items() if name not in free}
+    widened = sorted(infer.unseen), sorted(others_held(infer.path))
+    return same | {"model": infer.run["model"], "start_from": _began_with(infer), "unseen": widened}
+
+
+def _is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Tell whether two trainings are of one network, by `_without_seed`; runs that are no more may be what fits."""
+    begun, begun_other = one["start_from"], other["start_from"]
+    is_begun_alike = begun == begun_other or "?" in begun + begun_other
+    return is_begun_alike and len(begun) == len(begun_other) and one | {"start_from": []} == other | {"start_from": []}
+
+
+def _began_with(infer: Inference) -> list[str]:
+    """Return the tracers of the runs whose weights a run began with, "?" for one that is no more."""
+    tracers = []
+    for run in map(Path, infer.run["fit"]["start_from"]):
+        try:
+            tracers.append(str(read_config(run)["fit"]["tracer"]))
+        except RunError:
+            tracers.append("?")
+    return sorted(tracers)
 
 
 def _name_in_tables(infer: Inference) -> str:

@@ -7,6 +7,8 @@ the same corner of the box are asked for a galaxy.
 import numpy as np
 from numba import njit
 
+from kinmass.gen.compiled import compiled
+
 #: Cuboids and cells are taken larger by this share on all sides: more than any rounding.
 MARGIN = 1e-3
 #: The extent of all blocks is cut into so many rooms along each axis, for which it is listed what reaches into them.
@@ -127,7 +129,7 @@ def _rooms_of(i, low, high, sides, ends, cells, origin, per_length, seen, rooms,
     return n
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled()
 def by_room(low, high, sides, ends, cells):  # type: ignore[no-untyped-def]
     """List the types of blocks, N of them, that may reach into each of ROOMS^3 rooms of their whole extent.
 
@@ -171,7 +173,7 @@ def by_room(low, high, sides, ends, cells):  # type: ignore[no-untyped-def]
     return origin, per_length, starts, members
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled()
 def reaching(listed, low, high, sides, ends, cells, centre, radius):  # type: ignore[no-untyped-def]
     """Name, in any order and maybe twice, the types of blocks that may have particles within a radius of a centre (3,).
 
@@ -206,7 +208,7 @@ def reaching(listed, low, high, sides, ends, cells, centre, radius):  # type: ig
     return asked[:n]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled()
 def filled(pos, low, scale, finest, most, share):  # type: ignore[no-untyped-def]
     """Return how many cells along each axis a cuboid is cut into, and the ids of those that hold positions (N, 3).
 

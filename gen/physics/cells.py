@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from kinmass.gen.compiled import compiled
+
 #: Smallest part of the sightline along an edge: a cube that is seen exactly along a face or an edge is tilted by this.
 TILT = 1e-7
 #: Error of the mass to the lower left of a point for edges of weight 1: the rounding of some twenty operations.
@@ -143,7 +145,7 @@ def _spread_pieces(points, below, pieces, axes, edges, least, largest, x, y, sid
                     left += 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled()
 def _deposit(pos, vel, mass, side, rotations, axes, edges, least, largest, half_kpc, n, rest_kms):  # type: ignore[no-untyped-def]
     """Sums per view and pixel (V, n, n, 4): as `deposit_cells`, with what `cube_seen` says of each view.
 

@@ -1,8 +1,8 @@
 """The centre of a galaxy: found from its particles, or a catalogue's centre compared with them."""
 
 import numpy as np
-from numba import njit
 
+from kinmass.gen.compiled import compiled
 from kinmass.gen.physics.particles import Galaxy, Particles
 from kinmass.gen.physics.profile import half_mass_radius
 
@@ -78,7 +78,7 @@ def offset_re(galaxy: Galaxy, n_stars: int | None = None) -> float:
     return smallest_re
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _potential(places, pos, mass, softening):  # type: ignore[no-untyped-def]
     """Depth (K,) of the potential at places (K, 3), without G: sum of m / sqrt(d^2 + softening^2) over N particles."""
     depth = np.zeros(len(places))

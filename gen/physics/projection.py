@@ -9,6 +9,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from scipy.spatial import cKDTree
 
+from kinmass.gen.compiled import compiled
 from kinmass.gen.physics.cells import deposit_cells
 from kinmass.gen.physics.particles import Galaxy, Particles
 
@@ -205,7 +206,7 @@ def _spread(points, n, mass, x, y, u, h, across, up):  # type: ignore[no-untyped
             _add(points, np.uint64(line + col), _column(across[col - x0] + up[row - y0]), moments)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)
+@compiled(fastmath=FAST_MATH)
 def _deposit(pos, vel, mass, support, rotations, half_kpc, n, rest_kms):  # type: ignore[no-untyped-def]
     """Sums per view and pixel (V, n, n, 4): mass, mass u, mass u^2 and particle count, u = v_los - v_los of rest_kms.
 

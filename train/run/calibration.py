@@ -298,19 +298,34 @@ def calibrate_unseen(run: Path, store: Path, runs_without_suite: dict[str, Path]
     members, scales = len(members_of(run)), {}
     infer_of = {path: Inference(path, calibrated=False) for path in set(runs_without_suite.values())}
     infers = {suite: infer_of[path] for suite, path in runs_without_suite.items()}
+    measured: dict[str, list[str]] = {}
     for tracer in next(iter(infers.values())).answers():
-        parts = [
-            inferred_views(infer, blocks_of(store, (suite,), "val", MOST_GALAXIES), tracer)
-            for suite, infer in infers.items()
-        ]
-        parts = [views for views in parts if len(views)]
-        if parts:
-            scales[tracer] = [unseen_scale(parts)] * members
+        views_of = {suite: _views_left_out(infer, store, suite, tracer) for suite, infer in infers.items()}
+        measured[tracer] = [suite for suite, views in views_of.items() if len(views)]
+        if missing := ", ".join(sorted(views_of.keys() - set(measured[tracer]))):
+            print(
+                f"{run}: no view of {missing} can be used with {tracer}: how far off it is there is not in its "
+                "intervals for suites that it was not trained on",
+                file=sys.stderr,
+            )
+        if measured[tracer]:
+            scales[tracer] = [unseen_scale([views_of[suite] for suite in measured[tracer]])] * members
     if made_from(run, UNSEEN) != record or _weights_without(runs_without_suite) != without:
         raise RunError(_TRAINED_MEANWHILE.format(run=run))
     if widened := others_held(run):
         print(_WIDENED_NO_MORE.format(run=run, others=", ".join(widened)), file=sys.stderr)
-    write_scales(run, UNSEEN, scales, record | {"without": without})
+    write_scales(run, UNSEEN, scales, record | {"without": without, "measured": measured})
+
+
+def _views_left_out(infer: Inference, store: Path, suite: str, tracer: str) -> InferredViews:
+    """Return what a network infers from usable views of a suite that it was trained without.
+
+    They are of validation galaxies or, where there is none, of those that the run itself was trained on.
+    """
+    for part in ("val", "train"):
+        if len(views := inferred_views(infer, blocks_of(store, (suite,), part, MOST_GALAXIES), tracer)):
+            break
+    return views
 
 
 def _weights_without(runs_without_suite: dict[str, Path]) -> dict[str, list[str]]:

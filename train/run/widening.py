@@ -52,13 +52,13 @@ def _widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
             f"{run / UNSEEN} and give the `kinmass fit` command of the run again, then widen anew"
         )
     new = [suite for suite in suites if suite not in earlier]
-    names = [*record.get("without", {}), *earlier, *new]
-    n_before, unused = len(names) - len(new), set(new)
+    names, unused = [*record.get("without", {}), *earlier, *new], set(new)
     for tracer in members[0].answers() if new else ():
         views = {suite: [views_of(infer, store, suite, tracer) for infer in members] for suite in new}
         unused -= {suite for suite, of_members in views.items() if any(map(len, of_members))}
         if parts := [part for of_members in views.values() for part in of_members if len(part)]:
             scale, before = unseen_scale(parts), scales.get(tracer)
+            n_before = len(record.get("measured", {}).get(tracer, record.get("without", {}))) + len(earlier)
             held = _mean((scale, len(new)), (before[0], n_before)) if before else scale
             scales[tracer] = [held] * len(members)
     if unused:

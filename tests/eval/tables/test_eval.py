@@ -1,6 +1,7 @@
 """Evaluation: the table is the same for any blocks and workers, and predictions are kept until something changes."""
 
 import contextlib
+import copy
 import json
 import os
 import pickle
@@ -26,7 +27,7 @@ from reference import held
 
 from kinmass.eval.__main__ import _cluster_settings, main, parser
 from kinmass.eval.report.page import read_results, write_report
-from kinmass.eval.tables import cluster, predictions
+from kinmass.eval.tables import cluster, predictions, tasks
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
 from kinmass.eval.tables.compare import MEASURES, _score, compare, measure_pair, not_compared, verdicts
 from kinmass.eval.tables.metrics import Estimates, Sums, add_up, per_view
@@ -60,7 +61,7 @@ from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit_ensemble
 from kinmass.train.run.checkpoint import RunError, instrument_of, read_tensors, runs_in, runs_in_all, write_tensors
-from kinmass.train.run.derived import CALIBRATION, OOD, made_from
+from kinmass.train.run.derived import CALIBRATION, OOD, UNSEEN, made_from, write_scales
 from kinmass.train.run.posterior import Inference
 from kinmass.train.run.trained_on import seen_in_training
 
@@ -163,8 +164,8 @@ def test_where_two_tracers_gain_is_what_numpy_finds(results, runs, map_store):
 def test_only_what_changed_is_inferred_again(runs, map_store, tmp_path):
     """Told by the time at which each block was written; a new calibration makes all blocks of its run stale."""
     copies = [tmp_path / run.name for run in runs[:2]]
-    for run, copy in zip(runs, copies, strict=False):
-        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("predictions.zarr"))
+    for run, target in zip(runs, copies, strict=False):
+        shutil.copytree(run, target, ignore=shutil.ignore_patterns("predictions.zarr"))
 
     def write_times() -> dict[str, int]:
         tables_here(copies, map_store, tmp_path / "out", classical=True)
@@ -275,9 +276,13 @@ def test_a_suite_that_no_run_knows_is_evaluated_and_said(runs, map_store, tmp_pa
 
 def as_of_another_seed(run):
     """Have a run, and what was made from it, say that it is of the next seed."""
+    with_settings(run, seed=json.loads((run / "run.json").read_text())["fit"]["seed"] + 1)
+
+
+def with_settings(run, **fit):
+    """Have a run, and what was made from it, say that it was trained with other settings."""
     content = json.loads((run / "run.json").read_text())
-    content["fit"]["seed"] += 1
-    (run / "run.json").write_text(json.dumps(content))
+    (run / "run.json").write_text(json.dumps(content | {"fit": content["fit"] | fit}))
     calibration, features = json.loads((run / CALIBRATION).read_text()), read_tensors(run / OOD)
     (run / CALIBRATION).write_text(json.dumps(calibration | {"made_from": made_from(run, CALIBRATION)}))
     write_tensors(run / OOD, features | {"made_from": made_from(run, OOD)})
@@ -697,6 +702,50 @@ def test_seeds_that_were_trained_on_other_galaxies_are_not_one_network(runs, tmp
         (twin / "run.json").write_text(json.dumps(content | {"store": changed, "training": training}))
         with pytest.raises(RunError, match="or the galaxies they were trained on"):
             sources_of([both, twin], tmp_path, classical=False)
+
+
+def test_runs_whose_intervals_are_set_otherwise_are_not_seeds_of_one_network(runs, tmp_path):
+    """Those that suites left out, or `kinmass widen`, have made wider elsewhere; or that began with other tracers."""
+    both, stars = (next(r for r in runs if r.name == name) for name in ("both", "stars"))
+    first, twin = (
+        shutil.copytree(both, tmp_path / name, ignore=shutil.ignore_patterns("predictions.zarr")) for name in ("a", "b")
+    )
+    as_of_another_seed(twin)
+
+    def are_one_network():
+        try:
+            return len(sources_of([first, twin], tmp_path, classical=False)) == 2
+        except RunError as error:
+            if "in the suites that widen their intervals" in str(error):
+                return False
+            raise
+
+    assert are_one_network()
+    with_settings(twin, leave_one_suite_out=True)
+    assert not are_one_network()
+    with_settings(twin, leave_one_suite_out=False, start_from=[str(both)])
+    assert not are_one_network()
+    with_settings(first, start_from=[str(stars)])
+    assert not are_one_network()
+    for same in (stars, tmp_path / "no more"):
+        with_settings(twin, start_from=[str(same)])
+        assert are_one_network()
+    record = made_from(twin, UNSEEN) | {"without": {}, "others": {"other": {}}}
+    write_scales(twin, UNSEEN, {"both": Inference(twin).scales["both"]}, record)
+    assert not are_one_network()
+
+
+def test_every_two_ensembles_are_compared(runs, tmp_path, monkeypatch):
+    """Of three, the last two may have members in common that neither has with the first."""
+    infer, ensembles = Inference(next(r for r in runs if r.name == "both")), {}
+    for seed in (0, 2, 3):
+        ensembles[tmp_path / str(seed)] = copy.copy(infer)
+        ensembles[tmp_path / str(seed)].run = infer.run | {"fit": infer.run["fit"] | {"seed": seed, "members": 2}}
+    monkeypatch.setattr(tasks, "load", ensembles.__getitem__)
+    monkeypatch.setattr(tasks, "digest_of_files", str)
+    assert len(sources_of([tmp_path / "0", tmp_path / "2"], tmp_path, classical=False)) == 2
+    with pytest.raises(RunError, match=r"/2 and .*/3 are ensembles of 2 that share members"):
+        sources_of(list(ensembles), tmp_path, classical=False)
 
 
 def test_ensembles_that_share_members_are_not_two_trainings():

@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, WCSSUB_CELESTIAL, NoConvergence, WcsError
-from astropy.wcs.utils import proj_plane_pixel_scales
+from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
@@ -21,10 +21,15 @@ Resampling = Literal["mean", "nearest", "largest"]
 
 #: How files write the units of celestial axes, which wcslib mends only where all axes of a header can be read.
 _CELESTIAL_UNITS = {"degree": "deg", "degrees": "deg", "deg": "deg", "arcsec": "arcsec", "arcsecs": "arcsec"}
+#: The cards of a header that name its frame, and frames that are written in other ways than the standard's.
+_FRAME_CARDS = ("RADESYS", "RADECSYS")
+_FRAMES = {"J2000": "FK5", "J2000.0": "FK5", "B1950": "FK4", "B1950.0": "FK4", "ICRF": "ICRS"}
+#: With these, the equinox alone tells the frame, as the standard has it for a header without such a card.
+_NO_FRAME = ("UNKNOWN", "NONE", "N/A")
 
 
 def _celestial(header: fits.Header) -> WCS:
-    """Return the celestial axes of a header, whose units may be written in other ways than the standard's.
+    """Return the celestial axes of a header, whose units and frame may be written in other ways than the standard's.
 
     An image has no velocity axis any more, but headers of moments often keep one, without its rest frequency: the
     others are left out before anything is made of them.
@@ -33,7 +38,33 @@ def _celestial(header: fits.Header) -> WCS:
     for key in [key for key in header if re.fullmatch(r"CUNIT\d[A-Z]?", key)]:
         if unit := _CELESTIAL_UNITS.get(str(header[key]).strip().lower()):
             header[key] = unit
+    for key in [key for key in _FRAME_CARDS if isinstance(header.get(key), str)]:
+        frame = str(header[key]).strip().upper()
+        header[key] = _FRAMES.get(frame, frame)
+        if frame in _NO_FRAME and "EQUINOX" in header:
+            del header[key]
     return WCS(header, naxis=[WCSSUB_CELESTIAL])
+
+
+def _refuse_unknown_frame(name: str, wcs: WCS, header: fits.Header) -> None:
+    """Raise ValueError where the celestial coordinates of an image are in a frame of which no place on the sky follows.
+
+    Ecliptic coordinates are refused too: astropy would take them for right ascension and declination.
+    """
+    instead = "or remove the WCS and say pixel_arcsec and centre_pixel"
+    if wcs.wcs.lngtyp.strip() not in ("RA", "GLON"):
+        raise ValueError(
+            f"{name}: its header has celestial coordinates in {wcs.wcs.lngtyp.strip()} and {wcs.wcs.lattyp.strip()} "
+            f"(CTYPE): give right ascension and declination, or galactic coordinates, {instead}"
+        )
+    try:
+        wcs_to_celestial_frame(wcs)
+    except ValueError as error:
+        card = next((f"{key} = {header[key]!r}" for key in _FRAME_CARDS if key in header), f"{wcs.wcs.radesys!r}")
+        raise ValueError(
+            f"{name}: {card} in its header is no frame that is known here: write ICRS, FK5 (with EQUINOX) or FK4, that "
+            f"of its coordinates, {instead}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -57,7 +88,10 @@ class Grid:
                 f"{name}: the coordinates (WCS) in its header cannot be read ({why}); mend CTYPE, CRVAL, CDELT or CD "
                 "of its celestial axes, or remove them and say pixel_arcsec and centre_pixel"
             ) from error
-        return cls(name, shape, wcs if wcs.has_celestial else None)
+        if not wcs.has_celestial:
+            return cls(name, shape, None)
+        _refuse_unknown_frame(name, wcs, header)
+        return cls(name, shape, wcs)
 
     def sides_arcsec(self) -> np.ndarray:
         """Return the two sides (2,) of a pixel [arcsec]. Raises ValueError without celestial coordinates."""

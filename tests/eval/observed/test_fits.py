@@ -500,6 +500,41 @@ def test_an_axis_that_an_image_has_no_more_is_not_read(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["RADESYS", "RADECSYS"])
+@pytest.mark.parametrize(
+    ("frame", "equinox", "meant"),
+    [("J2000", None, "FK5"), ("fk5", None, "FK5"), (" Fk5", 2000.0, "FK5"), ("icrs", None, "ICRS"),
+     ("B1950", None, "FK4"), ("UNKNOWN", 2000.0, "FK5"), ("n/a", 1950.0, "FK4")],
+)  # fmt: skip
+def test_a_frame_in_other_words_is_the_same(tmp_path, key, frame, equinox, meant):
+    """The velocity's header has it in the standard's words; those of the others have to be the same grid."""
+    written = sky_header(**{key: frame} | ({"EQUINOX": equinox} if equinox else {}))
+    if key == "RADECSYS":
+        del written["RADESYS"]
+    for name, values in MAPS.items():
+        put(tmp_path, name, values, sky_header(RADESYS=meant) if name == "velocity" else written)
+    sky = read_galaxy(images(tmp_path)).gas
+    for name in MAPS:
+        put(tmp_path, name, MAPS[name], sky_header(RADESYS=meant))
+    standard = read_galaxy(images(tmp_path)).gas
+    np.testing.assert_array_equal(sky.x_arcsec, standard.x_arcsec)
+    np.testing.assert_array_equal(sky.density, standard.density)
+
+
+@pytest.mark.parametrize("frame", ["GAPPT", "UNKNOWN", "apparent"])
+def test_a_frame_that_is_not_known_is_named(tmp_path, frame):
+    equinox = {"EQUINOX": 2000.0} if frame != "UNKNOWN" else {}
+    put(tmp_path, "density", MAPS["density"], sky_header(RADESYS=frame, **equinox))
+    with pytest.raises(ValueError, match=rf"density.fits: RADESYS = '{frame}' in its header is no frame .* ICRS, FK5"):
+        read_galaxy(images(tmp_path))
+    put(tmp_path, "density", MAPS["density"], sky_header(CTYPE1="GLON-TAN", CTYPE2="GLAT-TAN", RADESYS=frame))
+    with pytest.raises(ValueError, match="no common part of the sky"):  # the frame is that of right ascensions
+        read_galaxy(images(tmp_path))
+    put(tmp_path, "density", MAPS["density"], sky_header(CTYPE1="ELON-TAN", CTYPE2="ELAT-TAN"))
+    with pytest.raises(ValueError, match=r"density.fits: .* coordinates in ELON and ELAT .CTYPE.: give right asc"):
+        read_galaxy(images(tmp_path))
+
+
 def test_images_without_coordinates(tmp_path):
     for key, values in MAPS.items():
         put(tmp_path, key, values, fits.Header())

@@ -339,8 +339,16 @@ TIMES_A_BIN = 5
 _BIN_NUMBER_COLUMNS = ("bin_id", "binid", "bin_num", "binnum", "bin_number", "bin")
 
 
+def _are_numbers_of_rows(values: np.ndarray) -> bool:
+    """Whether a column (n,) has another whole number in every row."""
+    return bool(np.all(values == np.round(values)) and len(np.unique(values)) == len(values))
+
+
 class Bins:
-    """A table with one row per bin. The number of a bin is in a column, or rows are counted from 0 or 1."""
+    """A table with one row per bin. The number of a bin is in a column, or rows are counted from 0 or 1.
+
+    remarks are for the reader, on how the rows were numbered.
+    """
 
     def __init__(
         self,
@@ -349,32 +357,54 @@ class Bins:
         number_column: str | None,
         starts_at: int | None,
         wanted: Collection[str] = (),
+        is_said: bool = False,
     ):
         """Read the table `name`. Bin numbers are in number_column or else in a column with one of the usual names.
 
-        With starts_at, rows are counted from it instead. wanted: maps, some of which are columns. Raises ValueError
-        where several rows have one number.
+        is_said: number_column is what the user called it, not only what spaxels call theirs. With starts_at, the lowest
+        number is this, or the first row's where no column numbers the rows. wanted: maps, some of which are columns.
+        Raises ValueError where several rows have one number, or where it is not known which column numbers them.
         """
-        self.name, self.columns = name, columns(name, folder, wanted)
+        self.name, self.columns, self.remarks = name, columns(name, folder, wanted), list[str]()
         self.rows = len(next(iter(self.columns.values()))[0])
+        if is_said and number_column not in self.columns:
+            raise ValueError(f"{name} has no column {number_column} (bin_id); there are {', '.join(self.columns)}")
         usual_columns = [c for c in self.columns if c.lower() in _BIN_NUMBER_COLUMNS]
-        column = number_column if number_column in self.columns else next(iter(usual_columns), None)
+        named_columns = [number_column] if number_column in self.columns else usual_columns
         self._starts_at, self._row_numbers = starts_at, None
-        if column is not None and starts_at is None:
-            self._row_numbers = self.columns[column][0]
-            if len(np.unique(self._row_numbers)) < self.rows:
-                raise ValueError(
-                    f"{name}: several rows have one bin's number in {column}: give a table with a row each"
-                )
+        if (column := self._only(named_columns)) is not None:
+            numbers = self.columns[column][0]
+            if starts_at is None:
+                self._row_numbers = numbers
+                if len(np.unique(numbers)) < self.rows:
+                    raise ValueError(
+                        f"{name}: several rows have one bin's number in {column}: give a table with a row each"
+                    )
+            elif _are_numbers_of_rows(numbers):  # of which the first need not stand first
+                self._row_numbers = np.argsort(np.argsort(numbers)) + float(starts_at)
+
+    def _only(self, names: list[str]) -> str | None:
+        """Return the first of some columns, None without any. Raises ValueError where they number rows differently."""
+        if any(not np.array_equal(self.columns[name][0], self.columns[names[0]][0]) for name in names):
+            raise ValueError(
+                f"{self.name}: columns {', '.join(names)} may all hold the bins' numbers, and they differ: say bin_id, "
+                "the one that does"
+            )
+        return next(iter(names), None)
 
     def row_of(self, bin_of_spaxel: np.ndarray) -> np.ndarray:
         """Return the row of each spaxel's bin, -1 for spaxels in no bin (NaN, negative, not in the table).
 
-        Raises ValueError where the spaxels' numbers seem to be counted from another start than the table's.
+        Raises ValueError where the spaxels' numbers seem to be counted from another start than the table's, and where
+        it is not known which column holds these.
         """
         bin_of_spaxel = np.where(np.isfinite(bin_of_spaxel), bin_of_spaxel, -1)
         used_numbers = np.unique(bin_of_spaxel[bin_of_spaxel >= 0])
-        row_numbers = self._row_numbers if self._row_numbers is not None else self._counted_row_numbers(used_numbers)
+        row_numbers = self._row_numbers
+        if row_numbers is None:
+            row_numbers = self._found_row_numbers(used_numbers)
+        if row_numbers is None:
+            row_numbers = self._counted_row_numbers(used_numbers)
         if not np.isin(used_numbers, row_numbers).any():
             raise ValueError(
                 f"{self.name}: its bins have none of the numbers of the spaxels; check `bin`, which holds the spaxels' "
@@ -390,7 +420,7 @@ class Bins:
             raise ValueError(
                 f"{self.name}: bins are numbered from {row_numbers.min():.0f} to {row_numbers.max():.0f}, spaxels say "
                 f"{used_numbers.min():.0f} to {used_numbers.max():.0f}, as if counted from another start: say "
-                "bins_start_at: 0 or 1, the number of the first row"
+                "bins_start_at: 0 or 1, the number of the first bin"
             )
         order = np.argsort(row_numbers, kind="stable")
         position = np.searchsorted(row_numbers[order], bin_of_spaxel).clip(max=self.rows - 1)
@@ -405,6 +435,35 @@ class Bins:
                 f"{self.name}: {n_in_zero} of {bin_of_spaxel.size} spaxels are in bin 0, in any other {n_in_others} at "
                 "most: if 0 says that a spaxel is in no bin, give these -1; if all are in it, say bins_start_at: 0"
             )
+
+    def _found_row_numbers(self, used_numbers: np.ndarray) -> np.ndarray | None:
+        """Return the numbers of the rows (n,) from the column that holds those of the spaxels, None without one.
+
+        It has another whole number in every row, and all that are used, but for zero, which may mean no bin. Raises
+        ValueError where several columns have, in different orders, or where one has if it is counted from another start
+        and its rows are not in that order: rows as they stand in the file would then be those of other bins.
+        """
+        used_numbers = used_numbers[used_numbers > 0]
+        if self._starts_at is not None or not len(used_numbers):
+            return None
+        numbered = {name: values for name, (values, _) in self.columns.items() if _are_numbers_of_rows(values)}
+        column = self._only([name for name, numbers in numbered.items() if np.isin(used_numbers, numbers).all()])
+        if column is not None:
+            if np.any(np.diff(numbered[column]) < 0):
+                self.remarks.append(
+                    f"Rows of {self.name} were taken by their numbers in column {column}, which are those of the "
+                    "spaxels' bins, and not in the order of the file: if that is wrong say bin_id or bins_start_at."
+                )
+            return numbered[column]
+        for name, numbers in numbered.items():
+            is_shifted = any(np.isin(used_numbers, numbers + shift).all() for shift in (-1, 1))
+            if is_shifted and np.any(np.diff(numbers) < 0):
+                raise ValueError(
+                    f"{self.name}: {name} numbers its rows from {numbers.min():.0f} to {numbers.max():.0f} in an order "
+                    f"of its own, and spaxels say {used_numbers.min():.0f} to {used_numbers.max():.0f}: if that column "
+                    f"holds the bins' numbers say bin_id: {name} and bins_start_at: 0 or 1, the number of the first bin"
+                )
+        return None
 
     def _counted_row_numbers(self, used_numbers: np.ndarray) -> np.ndarray:
         """Number the rows of a table without bin numbers, from 0 or 1.

@@ -76,9 +76,10 @@ class TracerFiles(_Section):
     bin: str = "BIN_ID"
     """Number of each spaxel's bin: a column of `table`, or an image."""
     bin_id: str | None = None
-    """Column of `bins` that holds the bin's number, where it has another name than `bin`."""
+    """Column of `bins` that holds the bin's number, where it has another name than `bin`. Where left out: `BIN_ID` or
+    the like, else the only column that holds the spaxels' numbers, else rows are counted."""
     bins_start_at: Literal[0, 1] | None = None
-    """Bin number of the first row of `bins`, where no column holds it."""
+    """Bin number of the first row of `bins`, where no column holds it; else of the lowest number in that column."""
     mask: str | list[str] | None = None
     """Map of pixels to leave out: those that are not zero. Or a list of such maps, as surveys have one for each map."""
     mask_is: Literal["bad", "good"] = "bad"

@@ -135,7 +135,14 @@ def bin_table_of(files: TracerFiles, folder: Path) -> Bins | None:
     """Return the table of bins that the maps' bin numbers refer to, if there is one."""
     if files.bins is None:
         return None
-    return Bins(files.bins, folder, files.bin_id or files.bin, files.bins_start_at, _map_names(files).values())
+    return Bins(
+        files.bins,
+        folder,
+        files.bin_id or files.bin,
+        files.bins_start_at,
+        _map_names(files).values(),
+        files.bin_id is not None,
+    )
 
 
 def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> TracerMaps:
@@ -179,6 +186,7 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     x, y, side = pixel_offsets(files, grid, galaxy_file)
     if bin_table is not None and bin_columns:
         row_of_spaxel = bin_table.row_of(values.pop("bin"))
+        remarks += bin_table.remarks
         for key, name in bin_columns.items():
             value, unit = bin_table.at_spaxels(name, row_of_spaxel)
             values[key] = _in_kms(files, key, value, unit)
@@ -257,7 +265,8 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         of_bins = f"; {files.bins} has {', '.join(bin_table.columns)}" if bin_table is not None else ""
         raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}{of_bins}")
     places = (table_columns[map_columns.pop("x")], table_columns[map_columns.pop("y")])
-    has_unit, remarks = any(unit for _, unit in places) or files.xy_unit is not None, list[str]()
+    has_unit = any(unit for _, unit in places) or files.xy_unit is not None
+    remarks = list(bin_table.remarks) if bin_table is not None else []
     x, y = row_offsets(files, galaxy_file, *places)
     values = {key: _in_kms(files, key, *table_columns[column]) for key, column in map_columns.items()}
     _merge_masks(values)

@@ -744,15 +744,22 @@ def test_squares_of_bins_are_nearest_to_their_centre():
 CENTRES = np.stack([v.ravel() for v in np.meshgrid(np.arange(-13, 14, 2.5), np.arange(-9, 10, 2.5))], axis=1)
 
 
-def with_bins(folder, first, ids, none=-1, shift=0, as_table=False, **keys):
-    """The galaxy in bins that an image, or a table of spaxels, numbers from `first`; what spaxels should have."""
+def with_bins(folder, first, ids, none=-1, shift=0, as_table=False, order=None, more=None, **keys):
+    """The galaxy in bins that an image, or a table of spaxels, numbers from `first`; what spaxels should have.
+
+    order: rows of the table of bins by that map of theirs, as sorted by it; more: its other columns {name: numbers}, of
+    rows in the order of their numbers.
+    """
     number, means = binned(CENTRES[np.argsort(np.hypot(*CENTRES.T))])
     count = len(means["x"])
     numbers = np.full((P, P), none)
     numbers[SEEN] = number + first + shift
     columns = [fits.Column(k, "D", array=means[k]) for k in MAPS]
-    columns += [fits.Column(ids, "J", array=np.arange(count) + first)] if ids else []
-    fits.BinTableHDU.from_columns(columns).writeto(folder / "bins.fits", overwrite=True)
+    numbered = ({ids: np.arange(count) + first} if ids else {}) | {k: v(count) for k, v in (more or {}).items()}
+    columns += [fits.Column(name, "J", array=values) for name, values in numbered.items()]
+    hdu = fits.BinTableHDU.from_columns(columns)
+    hdu.data = hdu.data[np.argsort(means[order])] if order else hdu.data
+    hdu.writeto(folder / "bins.fits", overwrite=True)
     put(folder, "number", numbers.astype(np.int32))
     files = {"bins": "bins.fits", "bin": "number.fits"} | {k: k for k in MAPS} | keys
     if as_table:
@@ -783,6 +790,49 @@ def test_numbers_that_are_not_the_tables_are_refused(tmp_path, first, shift, non
         read_galaxy(path)
     path, velocity, _ = with_bins(tmp_path, first, "BIN_ID", none, shift=shift, bins_start_at=first + shift)
     np.testing.assert_allclose(read_galaxy(path).gas.velocity_kms, velocity)
+
+
+@pytest.mark.parametrize(("first", "none", "as_table"), [(0, -1, False), (1, 0, True)])
+@pytest.mark.parametrize("ids", ["BIN_ID", "vbin_id"])
+def test_bins_in_any_order_are_found_by_the_column_of_their_numbers(tmp_path, first, none, ids, as_table):
+    """In the order of the file, a map of bins sorted by y was scrambled, and its mass .4 dex off."""
+
+    def read(**keys):
+        path, velocity, _ = with_bins(tmp_path, first, ids, none, as_table=as_table, **({"order": "y"} | keys))
+        galaxy = read_galaxy(path)
+        np.testing.assert_allclose(galaxy.gas.velocity_kms, velocity)
+        return " ".join(galaxy.remarks)
+
+    taken = rf"Rows of bins.fits were taken by their numbers in column {ids}, which are those of"
+    assert (taken in read(more={"size": lambda n: np.arange(n) % 7})) == (ids != "BIN_ID")
+    assert "Rows" not in read(order=None) + read(bin_id=ids)
+    other = {"rank": lambda n: np.arange(n)[::-1] + first}
+    if ids == "BIN_ID":
+        read(more=other)
+    else:
+        with pytest.raises(ValueError, match=rf"columns {ids}, rank may all hold the bins' numbers, .* say bin_id"):
+            read(more=other)
+    assert "Rows" not in read(more=other, bin_id=ids)
+    with pytest.raises(ValueError, match=r"bins.fits has no column NR .bin_id.; there are density, velocity"):
+        read(bin_id="NR")
+
+
+@pytest.mark.parametrize("ids", ["BIN_ID", "vbin_id"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_bins_in_any_order_may_be_counted_from_another_start(tmp_path, ids, first):
+    """Said to be counted, rows were numbered as they stand in the file."""
+    keys = {"first": first, "ids": ids, "shift": 1 - 2 * first, "order": "y"}
+    with pytest.raises(ValueError, match="bins_start_at: 0 or 1, the number of the first bin"):
+        read_galaxy(with_bins(tmp_path, **keys)[0])
+    path, velocity, _ = with_bins(tmp_path, **keys, bin_id=ids, bins_start_at=1 - first)
+    np.testing.assert_allclose(read_galaxy(path).gas.velocity_kms, velocity)
+
+
+def test_of_two_usual_names_of_the_numbers_one_is_said(tmp_path):
+    more = {"bin_num": lambda n: np.arange(n)[::-1]}
+    with pytest.raises(ValueError, match="columns binid, bin_num may all hold"):
+        read_galaxy(with_bins(tmp_path, 0, "binid", more=more)[0])
+    read_galaxy(with_bins(tmp_path, 0, "binid", more=more, bin_id="binid")[0])
 
 
 @pytest.mark.parametrize("ids", [None, "BIN_ID"])

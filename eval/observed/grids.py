@@ -279,16 +279,28 @@ def _spacings(positions: np.ndarray) -> tuple[float, float]:
     return (spacings[0], spacings[1]) if np.median(across) > max(spacings) else (0.0, 0.0)
 
 
+#: No bin lies so many times as far from the middle as nine tenths of them, unless its place stands for nothing.
+FARTHEST_BIN = 10
+
+
 def tiled(x_arcsec: np.ndarray, y_arcsec: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Fill the area of bins with squares: x, y (m,), the bin (m,) of each square, and their common side [arcsec].
 
     x_arcsec, y_arcsec (n,) are the centres of the bins. Every place belongs to the nearest centre, as in a Voronoi
     tessellation, out to 0.75 of the typical distance to a bin's neighbours. Raises ValueError for fewer than five bins,
-    and for bins that share a centre.
+    for bins that share a centre, and for some that lie far from all others, and would set the squares' side.
     """
     centres = np.stack([x_arcsec, y_arcsec], axis=1)
     if len(centres) < 5:
         raise ValueError(f"a map needs five bins at least, this one has {len(centres)}; is `table` the right one?")
+    from_middle = np.abs(centres - np.median(centres, axis=0)).max(axis=1)
+    is_far = from_middle > FARTHEST_BIN * np.quantile(from_middle, 0.9, method="lower")
+    if is_far.any():
+        raise ValueError(
+            f"{is_far.sum()} of {len(centres)} bins lie {FARTHEST_BIN} times as far from the middle as nine tenths of "
+            f"them, as at {centres[is_far][0, 0]:.6g}, {centres[is_far][0, 1]:.6g} arcsec: say blank if such a number "
+            "stands for nothing, or leave the rows out"
+        )
     tree = cKDTree(centres)
     neighbour_distance = tree.query(centres, k=5)[0][:, 1:]
     if not (smallest_spacing := float(np.quantile(neighbour_distance[:, 0], 0.05))) > 0:

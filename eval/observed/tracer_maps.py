@@ -267,11 +267,15 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     places = (table_columns[map_columns.pop("x")], table_columns[map_columns.pop("y")])
     has_unit = any(unit for _, unit in places) or files.xy_unit is not None
     remarks = list(bin_table.remarks) if bin_table is not None else []
-    x, y = row_offsets(files, galaxy_file, *places)
     values = {key: _in_kms(files, key, *table_columns[column]) for key, column in map_columns.items()}
     _merge_masks(values)
-    has_position = np.isfinite(x) & np.isfinite(y)
-    x, y, values = x[has_position], y[has_position], {key: value[has_position] for key, value in values.items()}
+    has_place = _has_place(files, places, np.isfinite(values["velocity"]) & (values.get("mask", 0) == 0))
+    if not has_place.any():
+        raise ValueError(
+            f"{name}: no row has numbers for its place in {files.x} and {files.y}: are they the right ones?"
+        )
+    x, y = row_offsets(files, galaxy_file, *((value[has_place], unit) for value, unit in places))
+    values = {key: value[has_place] for key, value in values.items()}
     if files.rows == "bins":
         x, y, bin_index, side = tiled(x, y)
         values = {key: value[bin_index] for key, value in values.items()}
@@ -292,6 +296,26 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     density = read_density(files.density, values["density"], unit, side, galaxy_file.distance()[0], is_binned)
     values["density"] = density.value
     return TracerMaps(values, x, y, side, density, remarks)
+
+
+def _has_place(
+    files: TracerFiles, places: tuple[tuple[np.ndarray, str | None], ...], has_value: np.ndarray
+) -> np.ndarray:
+    """Return which rows (n,) of a table lie somewhere, by their x and y (values, unit); has_value (n,): V is known.
+
+    A number that is blank may be a place as well, as 0 is. It is none where x and y are both blank in a row without a
+    value, and where it lies farther from all rows with values than these from each other. There, a row without a value
+    has no place either, whether its number is said to be blank or not.
+    """
+    xy = np.stack([value for value, _ in places])
+    is_blank = np.isnan(_without_blanks(files, xy))
+    has_place = np.isfinite(xy).all(0) & (has_value | ~is_blank.all(0))
+    is_measured = has_value & ~is_blank.any(0)
+    if np.count_nonzero(is_measured) < 2:
+        return has_place
+    low, high = xy[:, is_measured].min(1, keepdims=True), xy[:, is_measured].max(1, keepdims=True)
+    extent = (high - low).max()
+    return has_place & (is_measured | ((xy >= low - extent) & (xy <= high + extent)).all(0))
 
 
 def _without_doubles(

@@ -171,6 +171,53 @@ def test_centres_of_bins_that_count_from_a_corner_are_no_arcseconds(tmp_path):
     np.testing.assert_allclose(found.x_arcsec, of_table(tmp_path, rows, {"rows": "bins"}).stars.x_arcsec)
 
 
+#: Numbers of a row that holds nothing, and the keys that say so; of the last, V and sigma are numbers.
+EMPTY = [
+    (dict.fromkeys("XYVSDE", -999.0), {"blank": -999.0}),
+    (dict.fromkeys("XYVSDE", 0.0), {"blank": [0.0, -5.0]}),
+    ({"X": np.nan, "Y": 3.0, "V": 10.0, "S": 100.0}, {}),
+    ({"X": -9999.0, "Y": -9999.0, "V": np.nan, "S": np.nan}, {}),
+    ({"X": 1e20, "Y": 1e20, "V": 10.0, "S": 100.0, "BAD": 1}, {"mask": "BAD"}),
+    ({"X": 3.0, "Y": -999.0, "V": 10.0, "S": 100.0}, {"blank": -999.0}),
+]
+
+
+@pytest.mark.parametrize("kind", ["spaxels", "bins"])
+@pytest.mark.parametrize(("row", "keys"), EMPTY)
+def test_a_row_that_holds_nothing_is_at_no_place(tmp_path, row, keys, kind):
+    """One such row set the size of the squares that all bins are cut into, and the mass was .3 dex off."""
+    rows = table(BAD=np.zeros((P, P), int))
+    rows = rows[(np.arange(len(rows)) % 7 == 0) | (kind == "spaxels")]
+    rows = rows[(rows["X"] != 0) | (rows["Y"] != 0)]
+    full = rows.copy()
+    full.add_row([row.get(name, 1.0) for name in full.colnames])
+    keys = {"rows": kind} | keys
+    found, true = (of_table(tmp_path, t, keys).stars for t in (full, rows))
+    assert found.side_arcsec == true.side_arcsec
+    np.testing.assert_array_equal(found.x_arcsec, true.x_arcsec)
+    # Nor does it hide that all others count pixels from a corner.
+    for axis in "XY":
+        full[axis][:-1] = rows[axis] / SIDE + 30
+    with pytest.raises(ValueError, match="look like numbers of pixels"):
+        of_table(tmp_path, full, keys)
+
+
+def test_a_place_that_is_also_a_number_for_nothing_is_kept(tmp_path):
+    for blank in (0.0, -1.0, [0.0, -1.0, 2.5]):
+        assert len(of_table(tmp_path, table(), {"blank": blank}).stars.x_arcsec) == P * P
+
+
+def test_bins_beyond_all_others_are_asked_about(tmp_path):
+    rows = table()[::7]
+    rows.add_row([-999.0, -999.0, *np.ones(len(rows.colnames) - 2)])
+    words = r"1 of \d+ bins lie 10 times as far from the middle as nine tenths of them, as at -999, -999 arcsec: say b"
+    with pytest.raises(ValueError, match=words):
+        of_table(tmp_path, rows, {"rows": "bins"})
+    rows["X"] = np.nan
+    with pytest.raises(ValueError, match="no row has numbers for its place in X and Y"):
+        of_table(tmp_path, rows, {"rows": "bins"})
+
+
 def test_places_one_apart_without_a_unit_are_told_of(tmp_path):
     rows = table(X=IX - 15.0, Y=IY - 15.0)
     assert "one apart and have no unit" in of_table(tmp_path, rows, half_light_radius_arcsec=6.0).remarks[-1]

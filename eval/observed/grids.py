@@ -255,6 +255,14 @@ def first_of_each_place(x_arcsec: np.ndarray, y_arcsec: np.ndarray, side_arcsec:
     return np.asarray(first[place.ravel()])
 
 
+def lie_one_apart(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether a twentieth of positions (n,) have their nearest neighbour one apart along an axis, as single pixels."""
+    positions = np.stack([x, y], axis=1)
+    nearest = cKDTree(positions).query(positions, k=2)[1][:, 1]
+    step = np.sort(np.abs(positions[nearest] - positions), axis=1)
+    return bool(np.count_nonzero(np.abs(step - [0, 1]).max(1) < 2e-3) >= max(5, 0.05 * len(positions)))
+
+
 def count_from_a_corner(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether positions have none below zero along both axes, as numbers of pixels and no offsets from a centre."""
 

@@ -30,6 +30,8 @@ _CALLED_ERROR = re.compile(
 )
 #: A map that is called so holds logarithms.
 _LOGARITHM = re.compile(r"(?<![a-z])(?:log|(?:lg|ln|dex|mags?)(?![a-z]))")
+#: A column of places that is called so counts pixels, unless its name has an angle too.
+_PIXELS, _ANGLE = re.compile(r"pix|spaxel"), re.compile(r"arc|sec|deg")
 #: Keys of maps that are no errors, and those of their units.
 _UNIT_KEYS = {"velocity": "velocity_unit", "dispersion": "dispersion_unit", "density": "density_unit"}
 #: Keys of which no two can be one map.
@@ -109,6 +111,11 @@ def of_other_tracer(files: TracerFiles, tracer: str) -> list[str]:
     if _OF_TRACERS[tracer].search(told) or not _OF_TRACERS[other].search(told):
         return []
     return [f"The velocity of the {tracer}, {files.velocity}, is called one of {other}: is it the right map?"]
+
+
+def is_called_pixels(column: str) -> bool:
+    """Whether a column of places counts pixels by its name, as `x_pix`."""
+    return bool(_PIXELS.search(column.lower())) and not _ANGLE.search(column.lower())
 
 
 def refuse_logarithm(files: TracerFiles, is_logarithm: bool) -> None:

@@ -8,6 +8,7 @@ from astropy.coordinates import SkyCoord
 from kinmass.eval.observed.fits_units import arcsec_per_unit
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
 from kinmass.eval.observed.grids import Grid, count_from_a_corner
+from kinmass.eval.observed.names import is_called_pixels
 
 
 def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
@@ -138,6 +139,11 @@ def row_offsets(
                 f"columns {files.x} and {files.y} have no unit and look like right ascension and declination in "
                 "degrees: say xy_unit: deg"
             )
+    if not any(units) and any(is_called_pixels(name) for name in names):
+        raise ValueError(
+            f"columns {files.x} and {files.y} have no unit and are called numbers of pixels: say xy_unit: pix and "
+            "pixel_arcsec, or xy_unit: arcsec if they are in that"
+        )
     if not any(units) and count_from_a_corner(x[0], y[0]):
         raise ValueError(
             f"columns {files.x} and {files.y} have no unit, none is below zero, and they look like numbers of pixels: "

@@ -18,7 +18,15 @@ from kinmass.eval.observed.fits_units import (
 )
 from kinmass.eval.observed.frequencies import to_velocities
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
-from kinmass.eval.observed.grids import Grid, Resampling, first_of_each_place, onto_one_grid, spaxel_side, tiled
+from kinmass.eval.observed.grids import (
+    Grid,
+    Resampling,
+    first_of_each_place,
+    lie_one_apart,
+    onto_one_grid,
+    spaxel_side,
+    tiled,
+)
 from kinmass.eval.observed.names import refuse_error_for
 from kinmass.eval.observed.offsets import pixel_offsets, row_offsets, side_arcsec_of
 
@@ -276,7 +284,11 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         )
     x, y = row_offsets(files, galaxy_file, *((value[has_place], unit) for value, unit in places))
     values = {key: value[has_place] for key, value in values.items()}
+    doubts = list[str]()
     if files.rows == "bins":
+        if not has_unit:
+            is_pixels, said = _centres_without_unit(files, x, y)
+            (doubts if is_pixels else remarks).append(said)
         x, y, bin_index, side = tiled(x, y)
         values = {key: value[bin_index] for key, value in values.items()}
     else:
@@ -288,14 +300,34 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
             )
         values["velocity"] = _without_doubles(name, x, y, side, values)
     if files.density is None:
-        return TracerMaps(values, x, y, side, _even(values), remarks)
+        return TracerMaps(values, x, y, side, _even(values), remarks, doubts=doubts)
     unit, is_binned = (
         files.density_unit or table_columns[files.density][1],
         files.rows == "bins" or files.density in bin_columns,
     )
     density = read_density(files.density, values["density"], unit, side, galaxy_file.distance()[0], is_binned)
     values["density"] = density.value
-    return TracerMaps(values, x, y, side, density, remarks)
+    return TracerMaps(values, x, y, side, density, remarks, doubts=doubts)
+
+
+def _centres_without_unit(files: TracerFiles, x_arcsec: np.ndarray, y_arcsec: np.ndarray) -> tuple[bool, str]:
+    """Return whether centres of bins (n,) without a unit look like pixels, and a sentence on it: arcsec are assumed.
+
+    Raises ValueError where pixel_arcsec is said, of which nothing would be made.
+    """
+    columns_of_table = f"columns {files.x} and {files.y}, centres of bins,"
+    if files.pixel_arcsec is not None:
+        raise ValueError(
+            f"{files.table}: {columns_of_table} have no unit, and pixel_arcsec is said: say xy_unit: pix if they count "
+            "pixels, or xy_unit: arcsec and no pixel_arcsec"
+        )
+    taken = f"{files.table}: {columns_of_table} have no unit and were taken for arcsec"
+    if lie_one_apart(x_arcsec, y_arcsec):
+        return True, (
+            f"{taken}, though many lie one apart as pixels do: say xy_unit: pix and pixel_arcsec if they count pixels, "
+            "or xy_unit: arcsec."
+        )
+    return False, f"{taken}; if they count pixels say xy_unit: pix and pixel_arcsec."
 
 
 def _has_place(

@@ -226,6 +226,42 @@ def test_places_one_apart_without_a_unit_are_told_of(tmp_path):
     assert of_table(tmp_path, table()).remarks == ()
 
 
+def test_centres_of_bins_without_a_unit_are_told_of(tmp_path):
+    """As the means of vorbin are, about the centre in pixels: nothing was said of a galaxy of another size."""
+    pairs = np.ravel(IY % 2 * P + IX) % 3 == 0  # bins of a pixel each in the middle, one of three without
+    places = np.flatnonzero((R.ravel() < 3) | pairs)
+    rows, moved = table()[places], np.random.default_rng(2).uniform(-0.2, 0.2, (2, len(places)))
+    far = R.ravel()[places] >= 3
+    for axis, move in zip("XY", moved, strict=True):
+        rows[axis] = rows[axis] + SIDE * np.where(far, move, 0.0)
+    keys = {"rows": "bins"}
+    in_arcsec = of_table(tmp_path, rows, keys)
+    assert "columns X and Y, centres of bins, have no unit and were taken for arcsec; if" in in_arcsec.remarks[-1]
+    assert in_arcsec.doubts["stars"] == ()
+    for said in ({"xy_unit": "arcsec"}, {"xy_unit": "arcsec", "pixel_arcsec": SIDE}):
+        assert of_table(tmp_path, rows, keys | said).remarks == ()
+    rows["X"], rows["Y"] = rows["X"] / SIDE + 0.3, rows["Y"] / SIDE - 0.2
+    in_pixels = of_table(tmp_path, rows, keys)
+    assert "though many lie one apart as pixels do: say xy_unit: pix" in in_pixels.doubts["stars"][0]
+    assert in_pixels.remarks == ()
+    assert of_table(tmp_path, rows, keys | {"xy_unit": "arcsec"}).doubts["stars"] == ()
+    pixels = {"xy_unit": "pix", "pixel_arcsec": SIDE, "centre_pixel": [0.3, -0.2]}
+    np.testing.assert_allclose(of_table(tmp_path, rows, keys | pixels).stars.x_arcsec, in_arcsec.stars.x_arcsec)
+    with pytest.raises(ValueError, match="have no unit, and pixel_arcsec is said: say xy_unit: pix if"):
+        of_table(tmp_path, rows, keys | {"pixel_arcsec": SIDE})
+
+
+@pytest.mark.parametrize("kind", ["spaxels", "bins"])
+def test_columns_that_are_called_pixels_are_no_arcseconds(tmp_path, kind):
+    rows = table()[:: 1 if kind == "spaxels" else 7]
+    rows["xpix"], rows["x_pix_arcsec"] = rows["X"], rows["X"]
+    keys = {"rows": kind, "x": "xpix"}
+    with pytest.raises(ValueError, match="columns xpix and Y have no unit and are called numbers of pixels: say xy_u"):
+        of_table(tmp_path, rows, keys)
+    for said in ({"xy_unit": "arcsec"}, {"x": "x_pix_arcsec"}):
+        of_table(tmp_path, rows, keys | said)
+
+
 def test_nothing_follows_from_an_inclination_without_gas(tmp_path):
     assert "inclination_deg is that of a disc of gas" in of_table(tmp_path, table(), inclination_deg=60.0).remarks[-1]
 

@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,29 @@ from kinmass.eval.observed.plain_tables import (
 )
 
 
+@contextmanager
+def _telling_damage(file: str) -> Iterator[None]:
+    """Turn whatever reading a damaged file raises into a ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:  # each kind of compression raises errors of its own
+        raise ValueError(f"{file} is damaged ({' '.join(str(error).split())}); get it again") from error
+
+
 def _open_fits(path: Path) -> fits.HDUList:
+    """Open a FITS file and read all of its headers. Raises ValueError where it is no FITS file, or damaged."""
     try:
         # Headers and data are read as they are, without pickles. Files with a short last block are common.
-        return fits.open(path, ignore_missing_end=True, memmap=False)
+        hdus = fits.open(path, ignore_missing_end=True, memmap=False)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; paths are relative to the YAML file's folder") from error
-    except (OSError, ValueError, TypeError, EOFError) as error:
+    except Exception as error:  # each kind of compression raises errors of its own
         others = f"; tables of other kinds are known by their suffix: {', '.join(FORMATS)}"
         is_fits = path.name.lower().removesuffix(".gz").endswith((".fits", ".fit", ".fts"))
         raise ValueError(f"{path} cannot be read as FITS ({error}){'' if is_fits else others}") from error
+    with _telling_damage(path.name):
+        hdus.readall()
+    return hdus
 
 
 def _parse_map_name(name: str) -> tuple[str, Any, int | str | None]:
@@ -90,10 +104,8 @@ def _fits_image(file: str, extension: int | str | None, folder: Path) -> tuple[A
                 names = ", ".join(hdu.name or str(i) for i, hdu in enumerate(hdus))
                 raise ValueError(f"{file} has no extension {extension}; there are {names}")
             _refuse_one_name(file, extension, [i for i, hdu in enumerate(hdus) if _is_extension(extension, i, hdu)])
-            try:
+            with _telling_damage(file):
                 return hdus[extension].data, hdus[extension].header
-            except (OSError, ValueError, TypeError) as error:
-                raise ValueError(f"{file} is damaged ({error}); get it again") from error
 
 
 def _refuse_one_name(file: str, extension: int | str, numbers: list[int]) -> None:
@@ -277,19 +289,24 @@ def _fits_tables(name: str, folder: Path) -> dict[str, Columns]:
             found: dict[str, Columns] = {}
             for number, table in tables.items():
                 label = table.name if called.count(table.name) == 1 and table.name else str(number)
-                for k, part in enumerate(_tables_in(table)):
+                with _telling_damage(file):
+                    names = table.columns.names
+                _refuse_twofold(label, names)
+                with _telling_damage(file):
+                    parts = _tables_in(table)
+                for k, part in enumerate(parts):
                     found[f"{label}{f' ({k + 1})' if k else ''}"] = part
             return found
 
 
-def _tables_in(table: fits.BinTableHDU | fits.TableHDU) -> list[Columns]:
-    """Return the columns of a table. A single row of vectors, as IDL writes, is a table of each length of these.
-
-    Raises ValueError where two columns have one name.
-    """
-    names = table.columns.names
+def _refuse_twofold(label: str, names: list[str]) -> None:
+    """Raise ValueError where two columns of a table have one name."""
     if doubled := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"table {table.name}: two columns are called {doubled}: give each its own name")
+        raise ValueError(f"table {label}: two columns are called {doubled}: give each its own name")
+
+
+def _tables_in(table: fits.BinTableHDU | fits.TableHDU) -> list[Columns]:
+    """Return the columns of a table. A single row of vectors, as IDL writes, is a table of each length of these."""
     read: Columns = {}
     for column in table.columns:
         values = table.data[column.name]

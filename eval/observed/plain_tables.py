@@ -1,16 +1,22 @@
 """Read tables that are not FITS: text, ECSV, VOTable and HDF5, whose images too. Nothing in a file is executed."""
 
+import codecs
 import gzip
-import itertools
+import io
 import re
 import warnings
+import zlib
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
 import h5py
 import numpy as np
-from astropy.table import Table
+from astropy import units as astropy_units
+from astropy.io import votable
+from astropy.table import MaskedColumn, Table
 from astropy.utils.exceptions import AstropyWarning
+
+from kinmass.eval.observed.fits_units import read_unit
 
 #: Suffixes of files that are read here, and the format in which astropy knows them.
 FORMATS = {
@@ -47,39 +53,95 @@ def is_hdf5(file: str) -> bool:
 
 
 def plain_tables(path: Path, part: str | None) -> dict[str, Columns]:
-    """Return the tables of a file {name: columns that hold one number per row}, of which most files hold one, "".
+    """Return the tables of a file {name: columns that hold one number per row}, of which texts hold one, "".
 
-    Columns are {name: (values, unit)}; masked values are NaN. part: the group, or table, of an HDF5 file that is meant;
-    all of them where left out. Raises ValueError for a file that cannot be read.
+    Columns are {name: (values, unit)}; masked values are NaN. part: the group, or table, of an HDF5 file or a VOTable
+    that is meant; all of them where left out. Raises ValueError for a file that cannot be read.
     """
-    kind = FORMATS[_suffix(path)]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
-            if kind == "hdf5":
+            if is_hdf5(str(path)):
                 return _hdf5_tables(path, part)
-            # Texts have columns by commas, tabs, semicolons or blanks, and a line of names, which may begin with #.
-            table = _text_table(path) if kind == "ascii" else Table.read(path, format=kind)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            tables = _tables(path, part)
+    except Exception as error:  # each kind of file and of compression raises errors of its own
         why = " ".join(str(error).split())
         if "Unable to guess" in why:  # astropy lists all that it has tried
             why = "lines must have one number of columns each, under a line of names"
+        if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+            why = f"it is cut short or damaged: {why}; get it again"
         raise ValueError(f"{path.name} cannot be read as a table ({why})") from error
-    return {"": {name: _numbers(table[name]) for name in table.colnames if _is_numeric(table[name])}}
+    return {
+        label: {name: _numbers(table[name]) for name in table.colnames if _is_numeric(table[name])}
+        for label, table in tables.items()
+    }
+
+
+def _tables(path: Path, part: str | None = None) -> dict[str, Table]:
+    """Return the tables of a text or a VOTable {name, "" for a text's: table}. Raises as its readers do."""
+    kind = FORMATS[_suffix(path)]
+    if kind == "votable":
+        return _votables(path, part)
+    table = _text_table(path) if kind == "ascii" else Table.read(_lines(path), format=kind)
+    for name in table.colnames:
+        if (truths := _truths(table[name])) is not None:
+            table.replace_column(name, truths)
+    return {"": table}
+
+
+def _votables(path: Path, part: str | None) -> dict[str, Table]:
+    """Return the tables of a VOTable that have rows {name or ID, or number from 0: table}, or the one called `part`.
+
+    Raises ValueError where there is no such table.
+    """
+    tables = list(votable.parse(io.BytesIO(_content(path))).iter_tables())
+    called = [str(table.name or table.ID or "") for table in tables]
+    labels = [name if name and called.count(name) == 1 else str(i) for i, name in enumerate(called)]
+    if part is not None and part not in labels:
+        raise ValueError(f"there is no {part}; there are {', '.join(labels)}")
+    found = {label: table.to_table() for label, table in zip(labels, tables, strict=True) if part in (None, label)}
+    return {label: table for label, table in found.items() if len(table)} or found
+
+
+def _truths(column: Any) -> Table.Column | None:
+    """Return a column of texts that all are True or False, as pandas writes, as truths; None for other columns."""
+    if getattr(column, "dtype", np.dtype(float)).kind != "U":
+        return None
+    texts = np.ma.asarray(column)
+    if np.ma.getmaskarray(texts).all():
+        return None
+    lower = np.char.lower(np.ma.filled(texts, "false").astype(str))
+    if not np.isin(lower, ("true", "false")).all():
+        return None
+    return MaskedColumn(lower == "true", mask=np.ma.getmaskarray(texts), name=column.name)
 
 
 def _text_table(path: Path) -> Table:
     """Read a table whose columns are separated by commas, tabs, blanks or (where it has a single column) semicolons.
 
     Where no line of names can be told, they are those of the last comment that has as many words as there are columns.
+    Raises ValueError where two columns have one name, and where the line below the names is neither numbers nor units.
     """
-    if (table := _vizier_table(path)) is not None:
+    lines = _lines(path)
+    if (table := _vizier_table(lines)) is not None:
         return table
-    if _suffix(path) == ".csv" and _first_name_is_empty(path):  # the number of a row, as pandas writes
-        return Table.read(path, format="ascii.csv", guess=False, fill_values=_NOTHING)
-    table = Table.read(path, format="ascii", guess=True, fill_values=_NOTHING)
+    line_of_units, units = _units_in(lines)
+    table = _named_table(path, [line for line in lines if line is not line_of_units])
+    if len(units) == len(table.colnames):
+        for name, unit in zip(table.colnames, units, strict=True):
+            table[name].unit = table[name].unit or unit
+    _refuse_twofold(lines, table.colnames)
+    _refuse_words_below_names(table)
+    return table
+
+
+def _named_table(path: Path, lines: list[str]) -> Table:
+    """Return the table of a text's lines, with the names that stand in it."""
+    if _suffix(path) == ".csv" and lines[0].startswith((",", '"",')):  # the number of a row, as pandas writes
+        return Table.read(lines, format="ascii.csv", guess=False, fill_values=_NOTHING)
+    table = Table.read(lines, format="ascii", guess=True, fill_values=_NOTHING)
     if len(table.colnames) == 1:
-        table = Table.read(path, format="ascii.basic", guess=False, delimiter=";", fill_values=_NOTHING)
+        table = Table.read(lines, format="ascii.basic", guess=False, delimiter=";", fill_values=_NOTHING)
     if table.colnames == [f"col{i + 1}" for i in range(len(table.colnames))]:
         comments = [str(line).split() for line in table.meta.get("comments", [])]
         names = next(
@@ -87,56 +149,119 @@ def _text_table(path: Path) -> Table:
         )
         if names:
             table.rename_columns(table.colnames, names)
-    _refuse_twofold(path, table.colnames)
     return table
 
 
-def _vizier_table(path: Path) -> Table | None:
+#: What stands between the numbers of a text; None for blanks.
+_BETWEEN = (",", ";", "\t", "|", None)
+
+
+def _words(line: str, between: str | None) -> list[str]:
+    return [word.strip(" \t\"'") for word in line.split(between)]
+
+
+def _units_in(lines: list[str]) -> tuple[str | None, list[str | None]]:
+    """Return the line above a text's numbers, a comment or not, that holds a unit for each column, and these units.
+
+    One of them is of places or velocities: other words may be units by chance, as V and S are. (None, []) without.
+    """
+    for i, line in enumerate(lines[:MOST_LINES_BEFORE]):
+        for between in _BETWEEN:
+            n_columns = len(words := _words(line, between))
+            if line.startswith("#") or n_columns < 3 or sum(map(_is_number, words)) < 0.5 * n_columns:
+                continue
+            for above in lines[:i]:
+                try:
+                    units = [_unit_or_none(word) for word in _words(above.lstrip("#"), between)]
+                except ValueError:
+                    continue
+                if len(units) == n_columns and any(map(_is_of_maps, units)):
+                    return above, units
+            return None, []
+    return None, []
+
+
+def _refuse_words_below_names(table: Table) -> None:
+    """Raise ValueError where the first row of a table is words, in columns that hold numbers below."""
+    if len(table) < 2:
+        return
+    first, second = (
+        ["" if np.ma.is_masked(table[name][i]) else str(table[name][i]).strip() for name in table.colnames]
+        for i in range(2)
+    )
+    is_over_number = [bool(word) and _is_number(below) for word, below in zip(first, second, strict=True)]
+    if any(is_over_number) and not any(map(_is_number, first)):
+        raise ValueError(
+            f"below the line of names stands {', '.join(first)}, which is neither numbers nor known units: leave that "
+            "line out, or write units as astropy does, e.g. km/s"
+        )
+
+
+def _unit_or_none(text: str) -> str | None:
+    """Return a unit as it stands in a text without brackets around all of it, None for none. Raises ValueError."""
+    bare = match[1] if (match := re.fullmatch(r"[\[(]([^()\[\]]*)[\])]", text)) else text
+    if _is_number(bare):
+        raise ValueError(f"{bare} is a number")
+    return bare if bare.strip("-. ") and read_unit(bare) else None
+
+
+def _is_of_maps(unit: str | None) -> bool:
+    """Whether a unit is one that places or velocities have."""
+    kinds = (astropy_units.arcsec, astropy_units.pix, astropy_units.kpc, astropy_units.km / astropy_units.s)
+    return unit is not None and any(read_unit(unit).unit.is_equivalent(kind) for kind in kinds)
+
+
+def _vizier_table(lines: list[str]) -> Table | None:
     """Read a text as VizieR writes it: below the names a line of units, then one of dashes; None for other texts."""
-    with _opened(path) as file:
-        head = [line.rstrip("\n") for line in file if line.strip() and not line.startswith("#")][:3]
-        if len(head) < 3 or not (dashes := re.fullmatch(r"-+(?:([\t;|])-+)+", head[2])):
-            return None
-        file.seek(0)
-        rows = [line for line in file if line.strip() and not line.startswith("#")][3:]
+    head, rows = [], [line for line in lines if line.strip() and not line.startswith("#")]
+    head, rows = rows[:3], rows[3:]
+    if len(head) < 3 or not (dashes := re.fullmatch(r"-+(?:([\t;|])-+)+", head[2])):
+        return None
     table = Table.read([head[0], *rows], format="ascii.basic", guess=False, delimiter=dashes[1], fill_values=_NOTHING)
     for name, unit in zip(table.colnames, head[1].split(dashes[1]), strict=True):
         table[name].unit = unit.strip() or None
     return table
 
 
-def _refuse_twofold(path: Path, names: list[str]) -> None:
+def _refuse_twofold(lines: list[str], names: list[str]) -> None:
     """Raise ValueError where a line of names has one twice, of which the reader calls the second `NAME_1`."""
-    with _opened(path) as file:
-        for line in itertools.islice(file, MOST_LINES_BEFORE):
-            words = re.split(r"[\s,;|]+", line.strip("#\"' \n"))
-            doubled = {word for word in words if words.count(word) > 1 and f"{word}_1" not in words}
-            if found := sorted(word for word in doubled if word in names and f"{word}_1" in names):
-                raise ValueError(f"two columns are called {found[0]}: give each its own name")
+    for line in lines[:MOST_LINES_BEFORE]:
+        words = re.split(r"[\s,;|]+", line.strip("#\"' \n"))
+        doubled = {word for word in words if words.count(word) > 1 and f"{word}_1" not in words}
+        if found := sorted(word for word in doubled if word in names and f"{word}_1" in names):
+            raise ValueError(f"two columns are called {found[0]}: give each its own name")
 
 
-def _first_name_is_empty(path: Path) -> bool:
-    with _opened(path) as file:
-        return file.readline().startswith((",", '"",'))
+def _content(path: Path) -> bytes:
+    """Return what a file holds, compressed or not."""
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
+        return bytes(file.read())
 
 
-def _opened(path: Path) -> TextIO:
-    """Open a text, compressed or not."""
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
-    return cast("TextIO", opener(path, "rt", encoding="utf-8-sig", errors="replace"))
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a text, compressed or not, in UTF-8, UTF-16 with its mark (Excel), or else Latin-1."""
+    content = _content(path)
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    if not text.strip():
+        raise ValueError("it is empty")
+    lines = re.split("\r\n|\r|\n", text)
+    return lines if lines[-1] else lines[:-1]
 
 
 def text_in(path: Path) -> dict[str, str]:
     """Return the columns that hold something that is no number: {name: the first such text}; none of HDF5 files."""
-    kind = FORMATS.get(_suffix(path))
-    if kind == "hdf5" or kind is None:
+    if FORMATS.get(_suffix(path)) in ("hdf5", None):
         return {}
-    table = _text_table(path) if kind == "ascii" else Table.read(path, format=kind)
     found = {}
-    for name in table.colnames:
-        if getattr(table[name], "dtype", np.dtype(float)).kind == "U":
-            texts = [str(text) for text in table[name] if not _is_number(str(text))]
-            found[name] = texts[0] if texts else str(table[name][0])
+    for table in _tables(path).values():
+        for name in table.colnames:
+            if getattr(table[name], "dtype", np.dtype(float)).kind == "U":
+                texts = [str(text) for text in table[name] if not _is_number(str(text))]
+                found[name] = texts[0] if texts else str(table[name][0])
     return found
 
 
@@ -242,9 +367,12 @@ def _images(file: h5py.File) -> dict[str, h5py.Dataset]:
 
 
 def hdf5_image_names(path: Path) -> list[str]:
-    """Return the names of the datasets of an HDF5 file that `hdf5_image` can read. Raises OSError."""
-    with h5py.File(path) as file:
-        return list(_images(file))
+    """Return the names of the datasets of an HDF5 file that `hdf5_image` can read. Raises ValueError."""
+    try:
+        with h5py.File(path) as file:
+            return list(_images(file))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be read as HDF5 ({error})") from error
 
 
 def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None]:
@@ -263,5 +391,5 @@ def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None]:
             return _values_of(images[name]), _unit_of(images[name])
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; paths are relative to the YAML file's folder") from error
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read as HDF5 ({error})") from error

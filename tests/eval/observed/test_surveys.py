@@ -1,5 +1,7 @@
 """Files as surveys write them: one galaxy is the same in all of them, or a sentence says what to do."""
 
+import bz2
+import gzip
 import re
 
 import h5py
@@ -7,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from astropy.io import fits
+from astropy.io import fits, votable
 from astropy.table import Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import fit_wcs_from_points
@@ -484,6 +486,108 @@ def test_csv_as_pandas_writes_it(tmp_path):
     frame.loc[3, "V"] = np.nan
     frame.to_csv(tmp_path / "t.csv", na_rep="None")
     assert len(described(tmp_path, {"gas": {"table": "t.csv"} | KEYS}).gas.x_arcsec) == len(frame) - 1
+
+
+def test_truths_as_pandas_writes_them_are_a_mask(tmp_path):
+    """As FITS and ECSV have them; an empty field is not known to be good."""
+    bad = np.where(X[SEEN] > 0, "True", "False").astype(object)
+    for kept, missing in ((X[SEEN] <= 0, None), ((X[SEEN] <= 0) & (Y[SEEN] != 0), Y[SEEN] == 0)):
+        frame = pd.DataFrame(rows() | {"bad": bad if missing is None else np.where(missing, None, bad)})
+        for name in ("t.csv", "t.tsv"):
+            frame.to_csv(tmp_path / name, sep="," if name == "t.csv" else "\t", index=False)
+            gas = described(tmp_path, {"gas": {"table": name, "mask": "bad"} | KEYS}).gas
+            assert len(gas.x_arcsec) == np.count_nonzero(kept)
+
+
+def csv_of(table: dict[str, np.ndarray], between: tuple[str, ...] = (), before: str = "") -> str:
+    """A text of a table, with lines between its names and its numbers, and something before the names."""
+    numbers = [",".join(map(repr, map(float, row))) for row in zip(*table.values(), strict=True)]
+    return "\n".join([before + ",".join(table), *between, *numbers]) + "\n"
+
+
+def in_encoding(name: str, text: str) -> bytes:
+    if name == "latin-1":
+        return ("# R\xe9sultats\n" + text).encode("latin-1")
+    return text.replace("\n", "\r" if name == "mac" else "\r\n").encode("utf-8" if name == "mac" else name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1", "mac"])
+@pytest.mark.parametrize("suffix", [".csv", ".txt", ".csv.gz"])
+def test_texts_in_any_encoding(tmp_path, encoding, suffix):
+    """Excel's mark made the first column's name another one, and a letter in a comment ended in a codec's words."""
+    content = in_encoding(encoding, csv_of(rows()))
+    (tmp_path / f"t{suffix}").write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
+    assert_same(described(tmp_path, {"gas": {"table": f"t{suffix}"} | KEYS}).gas)
+
+
+@pytest.mark.parametrize(
+    ("units", "between"),
+    [("arcmin,arcmin,m/s,km/s,Lsun/pc2,km/s,km/s", ","), ("[arcmin],[arcmin],[m/s],[km/s],,(km/s),-", ","),
+     ('"arcmin","arcmin","m/s","km/s","","",""', ","), ("# arcmin, arcmin, m/s, km/s, Lsun/pc2, km/s, km/s", ","),
+     ("arcmin arcmin m/s km/s Lsun/pc2 - km/s", " "), ("# [arcmin] [arcmin] [m/s] [km/s] - - -", " ")],
+)  # fmt: skip
+def test_a_line_below_the_names_holds_their_units(tmp_path, units, between):
+    """Units in a comment were left out: places in arcmin were taken for arcsec."""
+    text = csv_of(rows(X=X[SEEN] / 60, Y=Y[SEEN] / 60, V=1e3 * MAPS["V"][SEEN]), (units,))
+    if between == " ":
+        text = "# " + text.replace(",", " ")
+    (tmp_path / "t.txt").write_text(text)
+    assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
+
+
+@pytest.mark.parametrize("words", ["offset,offset,mean,width,light,error,error", "arcsec,arcsec,km/s,km/s,L,parrots,"])
+def test_a_line_below_the_names_that_is_no_units_is_named(tmp_path, words):
+    (tmp_path / "t.csv").write_text(csv_of(rows(), (words,)))
+    with pytest.raises(ValueError, match=r"t.csv cannot be read .*below the line of names stands \S+, .* leave that"):
+        described(tmp_path, {"gas": {"table": "t.csv"} | KEYS})
+
+
+def test_comments_of_as_many_words_are_no_units(tmp_path):
+    for comment in ("a b c d e f g", "1 2 3 4 5 6 7", "my maps of V in some galaxy"):
+        (tmp_path / "t.txt").write_text(f"# {comment}\n" + csv_of(rows()).replace(",", " "))
+        assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
+
+
+def test_of_several_tables_of_a_votable_one_is_named(tmp_path):
+    """astropy's `table_id=`, of which the error spoke, is no key here."""
+    other = rows(V=MAPS["V"][SEEN] - 50)
+    both = votable.tree.VOTableFile()
+    both.resources.append(votable.tree.Resource())
+    for name, table in (("notes", {"a": np.arange(3.0)}), ("other", other), ("maps", rows())):
+        both.resources[0].tables.append(votable.from_table(Table(table)).get_first_table())
+        both.resources[0].tables[-1].name = name
+    both.to_xml(str(tmp_path / "t.vot"))
+    keys = {"table": "t.vot"} | KEYS
+    with pytest.raises(
+        ValueError, match=r"t.vot holds several tables with these columns, other, maps: say .* FILE.EXT"
+    ):
+        described(tmp_path, {"gas": keys})
+    assert_same(described(tmp_path, {"gas": keys | {"table": "t.vot[maps]"}}).gas)
+    with pytest.raises(ValueError, match="there is no map; there are notes, other, maps"):
+        described(tmp_path, {"gas": keys | {"table": "t.vot[map]"}})
+    del both.resources[0].tables[1]
+    both.to_xml(str(tmp_path / "t.vot"))
+    assert_same(described(tmp_path, {"gas": keys}).gas)
+
+
+@pytest.mark.parametrize("kind", ["csv.gz", "ecsv.gz", "vot.gz", "fits.gz", "fits.bz2", "h5", "fits"])
+@pytest.mark.parametrize("damage", ["cut", "overwritten"])
+def test_a_damaged_table_is_said_to_be(tmp_path, kind, damage):
+    """Compressed files ended in a traceback."""
+    path, (bare, *compressed) = tmp_path / f"t.{kind}", kind.split(".")
+    how = {"csv": "ascii.csv", "ecsv": "ascii.ecsv", "vot": "votable", "fits": "fits", "h5": "hdf5"}[bare]
+    Table(rows()).write(tmp_path / f"u.{bare}", format=how, **({"path": "t"} if bare == "h5" else {}))
+    content = (tmp_path / f"u.{bare}").read_bytes()
+    for opener in compressed:
+        content = {"gz": gzip, "bz2": bz2}[opener].compress(content)
+    keys = {"table": path.name} | KEYS
+    path.write_bytes(content)
+    assert_same(described(tmp_path, {"gas": keys}).gas)
+    start = content.find(b"TTYPE3") if kind == "fits" else 12  # numbers of FITS may be any
+    spoilt = content[:start] + b"\0\xff\x55\xaa" * 20 + content[start + 80 :]
+    path.write_bytes(content[: len(content) // 2] if damage == "cut" else spoilt)
+    with pytest.raises(ValueError, match=rf"t\.{re.escape(kind)}\b.*(damaged|cannot be read|no such table)"):
+        described(tmp_path, {"gas": keys})
 
 
 # ---- the YAML file

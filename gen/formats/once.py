@@ -1,6 +1,7 @@
 """Asks the file system once for what several steps of one opening need: a header, names in a folder, a link's end."""
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -69,16 +70,27 @@ def names_in(folder: Path) -> tuple[str, ...]:
 
 
 @once
+def _own_status(path: Path) -> os.stat_result:
+    """Return the size, times and kind of a file, or of a link that lies in its place. Raises OSError."""
+    return path.lstat()
+
+
+@once
 def status(path: Path) -> os.stat_result:
-    """Return the size, times and kind of a file. Raises OSError."""
-    return path.stat()
+    """Return the size, times and kind of a file, also behind a link. Raises OSError."""
+    own = _own_status(path)
+    return path.stat() if stat.S_ISLNK(own.st_mode) else own
 
 
 @once
 def true_path(path: Path) -> Path:
     """Return a path without links, as `Path.resolve` does, but without a further look at its end, or at its folders."""
     in_folder = _true_folder(path.parent) / path.name
-    return Path(os.path.realpath(in_folder)) if in_folder.is_symlink() else in_folder
+    try:
+        is_link = stat.S_ISLNK(_own_status(path).st_mode)
+    except OSError:  # what is not there is no link
+        is_link = False
+    return Path(os.path.realpath(in_folder)) if is_link else in_folder
 
 
 @once

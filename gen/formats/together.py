@@ -65,7 +65,8 @@ def check_whole(files: list[Path], headers: list[dict[str, Any]], counts_by_file
 
 def _of_types(numbers: Any) -> np.ndarray:
     """Return an attribute's numbers of particles for each of six types; of types that it leaves out there are none."""
-    given = np.ravel(numbers)[:6].astype(np.int64)
+    with np.errstate(invalid="ignore"):  # what is no number is that of no particle
+        given = np.ravel(numbers)[:6].astype(np.int64)
     return np.concatenate([given, np.zeros(6 - len(given), dtype=np.int64)])
 
 

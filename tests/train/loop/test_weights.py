@@ -84,14 +84,15 @@ def test_a_fit_starts_from_trained_weights(map_store, tmp_path, trained, tracer,
 
 
 def test_seeds_that_began_with_weights_of_their_own_are_one_network(map_store, tmp_path, trained):
-    """And no other than begun with any is the same network."""
-    for seed, earlier in ((0, "stars"), (1, "both"), (2, None)):
+    """Where these are of the same tracer; begun with none it is another network."""
+    for seed, earlier in ((0, "stars"), (1, "stars"), (2, None), (3, "both")):
         begun_with = (str(trained / earlier),) if earlier else ()
         fit(config_of(map_store, seed=seed, start_from=begun_with, **STILL), tmp_path / str(seed), quiet=True)
     sources = sources_of([tmp_path / "0", tmp_path / "1"], tmp_path, classical=False)
     assert [source.seed for source in sources] == [0, 1]
-    with pytest.raises(RunError, match="differ in more than the seed"):
-        sources_of([tmp_path / "0", tmp_path / "2"], tmp_path, classical=False)
+    for other in (2, 3):
+        with pytest.raises(RunError, match="differ in more than the seed"):
+            sources_of([tmp_path / "0", tmp_path / str(other)], tmp_path, classical=False)
 
 
 def test_a_fit_that_goes_on_needs_no_run_to_start_from(map_store, tmp_path, trained):

@@ -10,7 +10,7 @@ import yaml
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
-from conftest import ROOT
+from conftest import ROOT, write_votable
 
 from kinmass.eval.observed import sanity
 from kinmass.eval.observed.galaxy import read_galaxy
@@ -307,7 +307,7 @@ def test_tables_as_others_write_them(tmp_path, kind):
     separator = {"blanks.txt": "  ", "tabs.dat": "\t", "semicolons.csv": ";", "vizier.tsv": "\t"}.get(kind, ",")
     text = "\n".join(separator.join(line) for line in lines) + "\n"
     if kind == "t.vot":
-        table.write(tmp_path / kind, format="votable")
+        write_votable(table, tmp_path / kind)
     elif kind in ("t.tbl", "t.mrt"):
         table.write(tmp_path / kind, format={"t.tbl": "ascii.ipac", "t.mrt": "ascii.mrt"}[kind])
     elif kind.startswith("places"):  # astropy's columns of other kinds beside those of numbers

@@ -13,6 +13,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import fit_wcs_from_points
+from conftest import write_votable
 
 from kinmass.eval.observed.fits_units import kms_per_unit, read_density
 from kinmass.eval.observed.galaxy import ObservedGalaxy, read_galaxy
@@ -552,7 +553,7 @@ def test_of_several_tables_of_a_votable_one_is_named(tmp_path):
     """astropy's `table_id=`, of which the error spoke, is no key here."""
     tables = {"notes": {"a": np.arange(3.0)}, "other": rows(V=MAPS["V"][SEEN] - 50), "maps": rows()}
     for name, table in tables.items():
-        Table(table).write(tmp_path / f"{name}.vot", format="votable")
+        write_votable(Table(table), tmp_path / f"{name}.vot")
     head, _, tail = re.split(r"(?s)(<TABLE.*</TABLE>)", (tmp_path / "maps.vot").read_text())
 
     def written(*names):
@@ -578,8 +579,11 @@ def test_of_several_tables_of_a_votable_one_is_named(tmp_path):
 def test_a_damaged_table_is_said_to_be(tmp_path, kind, damage):
     """Compressed files ended in a traceback."""
     path, (bare, *compressed) = tmp_path / f"t.{kind}", kind.split(".")
-    how = {"csv": "ascii.csv", "ecsv": "ascii.ecsv", "vot": "votable", "fits": "fits", "h5": "hdf5"}[bare]
-    Table(rows()).write(tmp_path / f"u.{bare}", format=how, **({"path": "t"} if bare == "h5" else {}))
+    how = {"csv": "ascii.csv", "ecsv": "ascii.ecsv", "fits": "fits", "h5": "hdf5"}
+    if bare == "vot":
+        write_votable(Table(rows()), tmp_path / "u.vot")
+    else:
+        Table(rows()).write(tmp_path / f"u.{bare}", format=how[bare], **({"path": "t"} if bare == "h5" else {}))
     content = (tmp_path / f"u.{bare}").read_bytes()
     for opener in compressed:
         content = {"gz": gzip, "bz2": bz2}[opener].compress(content)

@@ -1,11 +1,11 @@
 """A campaign of 100,000 galaxies on 16 to 4096 ranks, simulated event by event from costs that are measured first.
 
 As in gen.campaign: ranks start, share the listing out and the search for where the particles of a box lie, and take
-galaxies, largest first, from a counter that the ranks of a node share, which costs nobody any waiting; a node without
-work takes over from others.
-A rank opens the snapshot on the metadata server, waits for one of its node's places among the readers, reads
-at the file system's bandwidth (shared evenly among all transfers), gives the place back, works, creates its
-files on the metadata server and writes them. Sizes are lognormal, 0.5 dex and cut at 2 sigma, about 20,000
+galaxies, or shards of them, costliest first, from a counter that the ranks of a node share, which costs nobody any
+waiting; a node without work takes over from others. For each galaxy of a shard, which are any galaxies of the box,
+a rank opens the snapshot on the metadata server, waits for one of its node's places among the readers, reads
+at the file system's bandwidth (shared evenly among all transfers), gives the place back, and works; then it creates the
+shard's files on the metadata server and writes them. Sizes are lognormal, 0.5 dex and cut at 2 sigma, about 20,000
 particles in a cosmological box (some 1e10 Msun at 1e6 Msun each) or 2e6 in zooms; costs scatter by 0.1 dex.
 
   python -m bench.campaign             with the costs of docs/benchmarks.md
@@ -120,8 +120,9 @@ class Costs:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A set of galaxies: their particles, those of their file for each, and calls to the metadata server for each.
+    """A set of galaxies: their particles, those of their file for each, and calls to the metadata server.
 
+    opens: calls to read a galaxy. files: calls to write a shard, of so many galaxies.
     is_told: the box has a table of cells, by which one rank finds its blocks without looking at its positions.
     """
 
@@ -132,6 +133,7 @@ class Scenario:
     file_factor: float = 2.0  # particles in the file per particle of its galaxies
     opens: float = 0.0
     files: float = 20.0
+    per_shard: int = 1
     galaxies: int = 100_000
     is_told: bool = False
     wanted: tuple[int, float, float] | None = None  # on so many ranks: seconds at most, share of the roofline at least
@@ -139,13 +141,13 @@ class Scenario:
 
 SCENARIOS = [
     Scenario("box, a file for each galaxy and array", 2e4, 512, in_box=True),
-    Scenario("box, shards of 16", 2e4, 512, in_box=True, files=20 / 16, wanted=(512, 20, 0.90)),
+    Scenario("box, shards of 16", 2e4, 512, in_box=True, per_shard=16, wanted=(512, 20, 0.90)),
     Scenario(
         "box with a table of cells, shards of 16",
         2e4,
         512,
         in_box=True,
-        files=20 / 16,
+        per_shard=16,
         is_told=True,
         wanted=(512, 20, 0.90),
     ),
@@ -156,15 +158,15 @@ SCENARIOS = [
         in_box=False,
         file_factor=50,
         opens=37,
-        files=20 / 16,
+        per_shard=16,
         wanted=(4096, np.inf, 1 / 1.15),
     ),
 ]
 
 
 @njit(cache=True)
-def _next_galaxy(heads, queue_ends, own):  # type: ignore[no-untyped-def]
-    """Take the place in the queues of the next galaxy of a rank's own node, or of another that has one; else -1."""
+def _next_shard(heads, queue_ends, own):  # type: ignore[no-untyped-def]
+    """Take the place in the queues of the next shard of a rank's own node, or of another that has one; else -1."""
     for k in range(heads.size):
         node = (own + k) % heads.size
         if heads[node] < queue_ends[node]:
@@ -202,25 +204,28 @@ def _give_places(events, spent, free, waiting, wait_start, now, latency_s):  # t
 
 @njit(cache=True)
 def simulate(  # type: ignore[no-untyped-def]
-    read_bytes, open_s, hold_s, work_s, opens, files, write_s, first_s, queues, queue_ends, places, ranks, site
+    read_bytes, open_s, hold_s, work_s, ends, opens, files, write_s, first_s, queues, queue_ends, places, ranks, site
 ):
     """Simulate the mapping of a campaign event by event. first_s: what rank 0 does before its first galaxy.
 
     read_bytes, open_s, hold_s, work_s (N,): of each galaxy; hold_s are those of a galaxy's seconds in which a place
-    among the readers is held beside the transfer. opens, files: calls per galaxy read and written. queues (N,): the
-    galaxies in the order of the nodes that they are dealt to; queue_ends, places (nodes,): where each node's end, and
-    its places among the readers. Returns the makespan [s] and rank-seconds (5,) in the order of PARTS.
+    among the readers is held beside the transfer. shard_ends (S,): where the galaxies of each shard end, which one rank
+    maps and writes. opens, files: calls per galaxy read and per shard written. queues (S,): the shards in the order of
+    the nodes that they are dealt to; queue_ends, places (nodes,): where each node's end, and its places among the
+    readers. Returns the makespan [s] and rank-seconds (5,) in the order of PARTS.
     """
     bandwidth, stream, latency_s, metadata = site
     n_nodes = queue_ends.size
     per_node = (ranks + n_nodes - 1) // n_nodes
     heads = np.concatenate((np.zeros(1, dtype=np.int64), queue_ends[:-1]))
     galaxy, wait_start, writing = np.full(ranks, -1), np.zeros(ranks), np.zeros(ranks, dtype=np.bool_)
+    n_left, n_whole = np.zeros(ranks, dtype=np.int64), np.zeros(ranks, dtype=np.int64)  # galaxies of a rank's shard
     spent, end_time = np.zeros(5), np.zeros(ranks)
     free_places, waiting = places.copy(), [[0 for _ in range(0)] for _ in range(n_nodes)]
     events = [(first_s if r == 0 else 0.0, r, ASKED) for r in range(ranks)]
     heapq.heapify(events)
     spent[WORK] += first_s
+    end_time[0] = first_s
     transfers = [(0.0, 0) for _ in range(0)]  # (served bytes at which the transfer ends, rank)
     served, now, free_at = 0.0, 0.0, 0.0
     while len(events) > 0 or len(transfers) > 0:
@@ -229,8 +234,8 @@ def simulate(  # type: ignore[no-untyped-def]
         if len(events) == 0 or transfer_end <= events[0][0]:
             served, now = transfers[0][0], transfer_end
             _, r = heapq.heappop(transfers)
-            then_s = write_s if writing[r] else hold_s[galaxy[r]]
-            alone_s = (BYTES_WRITTEN if writing[r] else read_bytes[galaxy[r]]) / min(stream, bandwidth)
+            then_s = write_s * n_whole[r] if writing[r] else hold_s[galaxy[r]]
+            alone_s = (BYTES_WRITTEN * n_whole[r] if writing[r] else read_bytes[galaxy[r]]) / min(stream, bandwidth)
             spent[WORK] += alone_s + then_s
             spent[BANDWIDTH] += now - wait_start[r] - alone_s
             if writing[r]:
@@ -241,9 +246,15 @@ def simulate(  # type: ignore[no-untyped-def]
         served += (event_time - now) * rate if len(transfers) > 0 else 0.0
         now, node = event_time, r // per_node
         if kind == ASKED:
-            place = _next_galaxy(heads, queue_ends, node)
-            if place >= 0:
-                galaxy[r] = queues[place]
+            if n_left[r] == 0:
+                place = _next_shard(heads, queue_ends, node)
+                if place >= 0:
+                    shard = queues[place]
+                    galaxy[r] = (ends[shard - 1] if shard > 0 else 0) - 1
+                    n_left[r] = n_whole[r] = ends[shard] - 1 - galaxy[r]
+            if n_left[r] > 0:
+                galaxy[r] += 1
+                n_left[r] -= 1
                 free_at = _call(events, spent, free_at, now, opens / metadata, open_s[galaxy[r]], r, OPENED)
         elif kind == OPENED:
             wait_start[r] = now
@@ -252,11 +263,14 @@ def simulate(  # type: ignore[no-untyped-def]
             free_places[node] += 1
             spent[WORK] += work_s[galaxy[r]]
             heapq.heappush(events, (now + work_s[galaxy[r]], r, PROJECTED))
+        elif kind == PROJECTED and n_left[r] > 0:
+            heapq.heappush(events, (now, r, ASKED))
         elif kind == PROJECTED:
             free_at = _call(events, spent, free_at, now, files / metadata, latency_s, r, TRANSFER)
         else:  # GRANTED or TRANSFER
             writing[r], wait_start[r] = kind == TRANSFER, now
-            heapq.heappush(transfers, (served + (BYTES_WRITTEN if writing[r] else read_bytes[galaxy[r]]), r))
+            n_bytes = BYTES_WRITTEN * n_whole[r] if writing[r] else read_bytes[galaxy[r]]
+            heapq.heappush(transfers, (served + n_bytes, r))
         free_places[node], waiting[node] = _give_places(
             events, spent, free_places[node], waiting[node], wait_start, now, latency_s
         )
@@ -265,13 +279,20 @@ def simulate(  # type: ignore[no-untyped-def]
 
 
 def particles_of(scenario: Scenario, seed: int = 1) -> np.ndarray:
-    """Particles of each galaxy, largest first."""
+    """Particles of each galaxy; of shards of any galaxies those of most particles first, as gen.campaign has them."""
     drawn = np.clip(np.random.default_rng(seed).standard_normal(scenario.galaxies), -2, 2)
-    return np.asarray(np.sort(scenario.median_particles * 10 ** (0.5 * drawn))[::-1])
+    particles = scenario.median_particles * 10 ** (0.5 * drawn)
+    shards = np.split(particles, shard_ends(scenario)[:-1])
+    return np.concatenate(sorted(shards, key=lambda shard: -float(shard.sum())))
+
+
+def shard_ends(scenario: Scenario) -> np.ndarray:
+    """Where the galaxies of each shard end; the last one may hold fewer."""
+    return np.append(np.arange(scenario.per_shard, scenario.galaxies, scenario.per_shard), scenario.galaxies)
 
 
 def galaxies(scenario: Scenario, costs: Costs, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Bytes to read, seconds to open, with a place among the readers, and to work, of each galaxy, largest first."""
+    """Bytes to read, seconds to open, with a place among the readers, and to work, of each galaxy."""
     particles, rng = particles_of(scenario), np.random.default_rng([seed, 1])
     # Without scatter, ranks that start together would read at the same moments all the time.
     scatter = 10 ** rng.normal(0, 0.1, scenario.galaxies)
@@ -325,14 +346,16 @@ def campaign(
     """Run `simulate` for a scenario at a site: seconds before mapping, of mapping, and rank-seconds by part."""
     read_bytes, open_s, hold_s, work_s = galaxies(scenario, costs)
     sizes = [min(ranks_per_node, ranks - first) for first in range(0, ranks, ranks_per_node)]
-    origins = (np.arange(scenario.galaxies) // 1000 if scenario.in_box else np.arange(scenario.galaxies)).tolist()
-    dealt = deal(origins, (read_bytes / site.stream + work_s + hold_s).tolist(), sizes)
+    ends = shard_ends(scenario)
+    firsts = np.append(0, ends[:-1])
+    origins = (firsts // 1000 if scenario.in_box else firsts).tolist()
+    dealt = deal(origins, np.add.reduceat(read_bytes / site.stream + work_s + hold_s, firsts).tolist(), sizes)
     by_node = [np.array([item for run in runs for item in run], dtype=np.int64) for runs in dealt]
     n_nodes = len(sizes)
     places = np.array([max(scenario.readers // n_nodes, 1)] * n_nodes)
     mapping_s, spent = simulate(
-        read_bytes, open_s, hold_s, work_s, scenario.opens, scenario.files, costs.write_s, costs.yt_s * (ranks > 1),
-        np.concatenate(by_node),
+        read_bytes, open_s, hold_s, work_s, ends, scenario.opens, scenario.files, costs.write_s,
+        costs.yt_s * (ranks > 1), np.concatenate(by_node),
         np.cumsum([len(items) for items in by_node]), places, ranks,
         (site.bandwidth, site.stream, site.latency_s, site.metadata),
     )  # fmt: skip
@@ -368,7 +391,7 @@ def roofline(scenario: Scenario, costs: Costs, site: Site, ranks: int) -> tuple[
     limits = {
         "computing": computing_s / ranks + start_s,
         "bytes": n_bytes / min(site.bandwidth, ranks * site.stream) + start_s,
-        "metadata": n * (scenario.opens + scenario.files) / site.metadata + start_s,
+        "metadata": n * (scenario.opens + scenario.files / scenario.per_shard) / site.metadata + start_s,
         "start": one,
     }
     worst = max(limits, key=lambda name: limits[name])
@@ -380,22 +403,26 @@ def check_laws(costs: Costs) -> None:
     small = replace(SCENARIOS[-1], galaxies=3000, file_factor=1.0)
     read_bytes, open_s, hold_s, work_s = galaxies(small, costs)
     site = Site()
-    fixed_s = (small.opens + small.files) / site.metadata + 2 * site.latency_s + costs.write_s
-    cost_s = (read_bytes + BYTES_WRITTEN) / site.stream + open_s + hold_s + work_s + fixed_s
+    ends = shard_ends(small)
+    firsts = np.append(0, ends[:-1])
+    calls = small.opens * (ends - firsts) + small.files
+    waits_s = calls / site.metadata + site.latency_s * (ends - firsts + 1)
+    each_s = (read_bytes + BYTES_WRITTEN) / site.stream + open_s + hold_s + work_s + costs.write_s
+    cost_s = np.add.reduceat(each_s, firsts) + waits_s
     unlimited = replace(site, bandwidth=1e30, metadata=1e30)
-    endless_cost_s = cost_s - (small.opens + small.files) / site.metadata
+    endless_cost_s = cost_s - calls / site.metadata
     rank_ends = [0.0] * 59 + [costs.yt_s]  # of rank 0, which loads yt later
     for seconds in endless_cost_s:
         heapq.heapreplace(rank_ends, rank_ends[0] + seconds)
     _, one_s, spent_by_one = campaign(small, costs, site, 1)
     tight = replace(site, bandwidth=2e9, metadata=500)
     _, many_s, spent_by_many = campaign(replace(small, readers=40), costs, tight, 300)
-    extra_s = costs.yt_s + len(read_bytes) * (small.opens + small.files) * (1 / 500 - 1 / site.metadata)
+    extra_s = costs.yt_s + calls.sum() * (1 / 500 - 1 / site.metadata)
     _, endless_s, _ = campaign(small, costs, unlimited, 60)
     zeros, order = np.zeros(40), np.arange(40)
     equal_s = simulate(
-        np.full(40, 1e9), zeros, zeros, zeros, 0.0, 0.0, 0.0, 0.0, order, np.array([40]), np.array([1000]), 40,
-        (10e9, 1e9, 0.0, 1e30),
+        np.full(40, 1e9), zeros, zeros, zeros, order + 1, 0.0, 0.0, 0.0, 0.0, order, np.array([40]), np.array([1000]),
+        40, (10e9, 1e9, 0.0, 1e30),
     )[0]  # fmt: skip
     laws = {
         "40 equal transfers at once take their bytes over the bandwidth": np.isclose(equal_s, 4.0, rtol=1e-3),
@@ -608,8 +635,8 @@ def compare_with_a_run(scratch: Path) -> None:
             shutil.rmtree(out)
         work_s, zeros = np.full(n, load.galaxy_s - load.write_s + load.open_s), np.zeros(n)
         mapping_s, _ = simulate(
-            zeros, zeros, zeros, work_s, 0.0, 0.0, load.write_s, yt_s * (ranks > 1), np.arange(n), np.array([n]),
-            np.array([128]), ranks, (1e12, 1e12, 0.0, 1e12),
+            zeros, zeros, zeros, work_s, np.arange(1, n + 1), 0.0, 0.0, load.write_s, yt_s * (ranks > 1), np.arange(n),
+            np.array([n]), np.array([128]), ranks, (1e12, 1e12, 0.0, 1e12),
         )  # fmt: skip
         rows.append([ranks, min(noted), mapping_s, mapping_s / min(noted) - 1])
     print(f"{n} galaxies of 100,000 particles, mapping [s]:")

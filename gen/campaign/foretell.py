@@ -1,6 +1,7 @@
 """Foretells how long a campaign takes on more ranks, from a few of its galaxies that are mapped now."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ class Load:
     """What is to be done of one suite: its galaxies and snapshots, and seconds of one galaxy and of one opening.
 
     fetch_s are those of a galaxy's seconds in which a rank holds a place among the readers, write_s those in which it
-    writes; n_bytes are read for one.
+    writes; n_bytes are read for one. per_shard: how many galaxies one rank takes at once.
     """
 
     galaxies: int
@@ -33,6 +34,12 @@ class Load:
     open_s: float
     write_s: float = 0.0
     n_bytes: float = 0.0
+    per_shard: int = 1
+
+    @property
+    def shard_s(self) -> float:
+        """Seconds of what one rank takes at once, with the snapshots that it opens for that."""
+        return self.per_shard * self.galaxy_s + max(self.per_shard * self.snapshots / self.galaxies, 1) * self.open_s
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def _timed(chosen: list[Task], todo: list[Task], out: Path, settings: Settings) 
     open_s = max(_mean(opening, *WORK) - galaxy_s, 0.0) if opening else 0.0
     return Load(
         len(todo), len({task.snapshot for task in todo}), galaxy_s, _mean(later, "fetching"), open_s,
-        _mean(later, "writing"), _mean(later, "bytes"),
+        _mean(later, "writing"), _mean(later, "bytes"), max(Counter(task.chunk for task in todo).values()),
     )  # fmt: skip
 
 
@@ -116,17 +123,18 @@ def _mean(costs: list[dict[str, float]], *keys: str) -> float:
 def foretell(loads: Sequence[Load], ranks: int, readers: int, start_s: float, listing_s: float) -> Foretold:
     """Foretell a run on so many ranks, each with a core of its own.
 
-    Before mapping every rank starts and the listing is shared out. Mapping ends when all work is done, at least half
-    of the costliest galaxy after the mean, and not before the bytes have come through the readers' places.
+    Before mapping every rank starts and the listing is shared out. Mapping ends when all work is done, half of the
+    costliest galaxy or shard after the mean, not before one rank has mapped that, and not before the bytes have come
+    through the readers' places.
     """
 
     def mapping_s(ranks: int) -> float:
         """Return the seconds in which so many ranks map all galaxies."""
-        opened = [max(load.snapshots, min(ranks, load.galaxies)) for load in loads]
+        opened = [max(load.snapshots, min(ranks, -(-load.galaxies // load.per_shard))) for load in loads]
         work_s = sum(n * load.open_s + load.galaxies * load.galaxy_s for n, load in zip(opened, loads, strict=True))
         fetch_s = sum(load.galaxies * load.fetch_s for load in loads) / min(ranks, readers)
-        last_s = 0.5 * max((load.open_s + load.galaxy_s for load in loads), default=0.0) * (ranks > 1)
-        return max(work_s / ranks, fetch_s) + last_s
+        longest_s = max((load.shard_s for load in loads), default=0.0)
+        return max(max(work_s / ranks, fetch_s) + 0.5 * longest_s * (ranks > 1), longest_s)
 
     before_s = start_s + listing_s / ranks
     alone_s = start_s + listing_s + mapping_s(1)

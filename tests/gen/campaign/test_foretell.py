@@ -1,5 +1,7 @@
 """What is foretold of a run: its laws, and a probe that leaves the store as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import command, tree
@@ -37,17 +39,28 @@ def test_every_rank_opens_a_box_of_its_own():
     assert foretell([BOX], 10, 100, 0.0, 0.0).mapping_s == pytest.approx((10 * 5.0 + 300) / 10 + 0.5 * 5.3)
 
 
-def test_a_probe_times_galaxies_and_leaves_the_store_as_it_was(tmp_path):
-    suite, out, settings = load_suite(write_box(tmp_path / "box", galaxies=8)), tmp_path / "m.zarr", Settings(2, 16)
+def test_ranks_take_whole_shards():
+    sharded = replace(ZOOMS, per_shard=16)
+    assert foretell([sharded], 1, 128, 0.0, 0.0).mapping_s == pytest.approx(1000 * 0.5)
+    assert foretell([sharded], 10, 128, 0.0, 0.0).mapping_s == pytest.approx(100 * 0.5 + 0.5 * 16 * 0.5)
+    # There are no more than 63 shards, so 1000 ranks are no faster than as many as there are.
+    assert foretell([sharded], 1000, 1000, 0.0, 0.0).mapping_s == pytest.approx(16 * 0.5)
+
+
+@pytest.mark.parametrize("per_shard", [1, 3])
+def test_a_probe_times_galaxies_and_leaves_the_store_as_it_was(tmp_path, per_shard):
+    suite, out = load_suite(write_box(tmp_path / "box", galaxies=8)), tmp_path / "m.zarr"
+    settings = Settings(2, 16, galaxies_per_shard=per_shard)
     tasks = plan([suite], out, settings)
     before = tree(out)
     (load,) = probe(tasks, out, settings)
     assert tree(out) == before
     assert not list(out.glob(".probe*"))
-    assert (load.galaxies, load.snapshots) == (8, 8)
+    assert (load.galaxies, load.snapshots, load.per_shard) == (8, 8, per_shard)
     assert 0 < load.fetch_s < load.galaxy_s < 5
     assert 0 < load.open_s < 5
-    assert "2 ranks are worth their while" in told([load], 2, 128, 0.0, 0.0)
+    worthwhile = "2 ranks are worth their while" if per_shard == 1 else "1 rank is worth its while"  # of three shards
+    assert worthwhile in told([load], 2, 128, 0.0, 0.0)
 
 
 def test_plan_foretells_from_the_command_line(tmp_path):

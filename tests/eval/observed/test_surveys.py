@@ -493,7 +493,7 @@ def test_truths_as_pandas_writes_them_are_a_mask(tmp_path):
     """As FITS and ECSV have them; an empty field is not known to be good."""
     bad = np.where(X[SEEN] > 0, "True", "False").astype(object)
     for kept, missing in ((X[SEEN] <= 0, None), ((X[SEEN] <= 0) & (Y[SEEN] != 0), Y[SEEN] == 0)):
-        frame = pd.DataFrame(rows() | {"bad": bad if missing is None else np.where(missing, None, bad)})
+        frame = pd.DataFrame(rows() | {"bad": bad if missing is None else np.where(missing, None, bad), "remark": None})
         for name in ("t.csv", "t.tsv"):
             frame.to_csv(tmp_path / name, sep="," if name == "t.csv" else "\t", index=False)
             gas = described(tmp_path, {"gas": {"table": name, "mask": "bad"} | KEYS}).gas
@@ -544,7 +544,7 @@ def test_a_line_below_the_names_that_is_no_units_is_named(tmp_path, words):
 
 
 def test_comments_of_as_many_words_are_no_units(tmp_path):
-    for comment in ("a b c d e f g", "1 2 3 4 5 6 7", "my maps of V in some galaxy"):
+    for comment in ("a b c d e f g", "1 2 3 4 5 6 7", "my maps of V in some galaxy", "S V A g K J s"):
         (tmp_path / "t.txt").write_text(f"# {comment}\n" + csv_of(rows()).replace(",", " "))
         assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
 

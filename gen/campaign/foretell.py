@@ -101,7 +101,7 @@ def _timed(chosen: list[Task], todo: list[Task], out: Path, settings: Settings) 
         with closing(Worker(aside, settings, clock)) as worker:
             for i, task in enumerate(chosen):
                 before, bytes_before = dict(clock.seconds), bytes_read()
-                worker([replace(task, index=i, chunk=i)], nullcontext)
+                worker.alone([replace(task, index=i, chunk=i)], nullcontext)
                 costs.append({stage: clock.seconds[stage] - before[stage] for stage in WORK})
                 costs[-1]["bytes"] = bytes_read() - bytes_before
     counted = list(zip(chosen, costs, strict=True))[1:] or [(chosen[0], costs[0])]

@@ -262,8 +262,10 @@ def _generate(
     with keeping, contextlib.closing(Worker(out, settings, clock)) as worker, clock("waiting at the end"):
         _index(todo.to_index, worker, readers)
         parallel.on_rank_0(lambda: failures.replace_all(out, suite_names, []))
-        for queue in (todo.batches, todo.suspects):
-            parallel.share_out(queue, worker, note, readers, queue.origins, queue.costs)
+        batches, suspects = todo.batches, todo.suspects
+        parallel.share_out(batches, worker, note, readers, batches.origins, batches.costs, finish=worker.finish)
+        # What kills its process must not take with it what was mapped just before.
+        parallel.share_out(suspects, worker.alone, note, readers, suspects.origins, suspects.costs)
     phases_s["mapping"] = time.monotonic() - began
     parallel.on_rank_0(lambda: failures.replace_all(out, suite_names, failed))
     bar.close()

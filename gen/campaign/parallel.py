@@ -110,6 +110,7 @@ def share_out(
     costs: Sequence[float] | None = None,
     ranks_per_node: int = 0,
     rank_0_works: bool = True,
+    finish: Callable[[], None] = lambda: None,
 ) -> None:
     """Call work(item, reading) for every item on some rank, and done(item, result) on rank 0 soon after each ends.
 
@@ -126,6 +127,7 @@ def share_out(
     if size() == 1:
         for item in items:
             done(item, work(item, nullcontext))
+        finish()
         return
     comm = MPI.COMM_WORLD.Dup()
     nodes = _Nodes(comm, ranks_per_node, rank_0_works)
@@ -142,11 +144,11 @@ def share_out(
             thread = threading.Thread(target=server.serve, daemon=True)
             if nodes.leads:
                 thread.start()
-            _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading), costs)
+            _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading), costs, finish)
             if nodes.leads:
                 thread.join()
         else:
-            _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading), costs)
+            _work(comm, nodes, shelf, items, lambda item: work(item, slots.reading), costs, finish)
         _wait(comm.Ibarrier())
     comm.Free()
 
@@ -158,6 +160,7 @@ def _work(
     todo: Sequence[Item],
     work: Callable[[Item], Any],
     costs: Sequence[float],
+    finish: Callable[[], None],
 ) -> None:
     """Work on this node's items, then on other nodes', and report results to rank 0, a few times a second.
 
@@ -170,15 +173,24 @@ def _work(
         if reports and began_s - oldest_s + costs[number] * worked_s / (worked_cost or 1.0) > _REPORT_S:
             comm.send((_RESULTS, reports), dest=0, tag=_REQUEST)
             reports = []
-        try:
+        with _ending_all():
             reports.append((number, work(todo[number])))
-        except Exception as error:  # without the abort the other ranks would wait forever
-            print(f"rank {rank()}: {in_words(error)}", file=sys.stderr, flush=True)
-            abort(1)
         ended_s = time.monotonic()
         worked_s, worked_cost = worked_s + ended_s - began_s, worked_cost + costs[number]
         oldest_s = oldest_s if len(reports) > 1 else ended_s
+    with _ending_all():
+        finish()
     comm.send((_LAST_RESULTS, reports), dest=0, tag=_REQUEST)
+
+
+@contextmanager
+def _ending_all() -> Iterator[None]:
+    """End all ranks where the block fails: without that the others would wait forever."""
+    try:
+        yield
+    except Exception as error:
+        print(f"rank {rank()}: {in_words(error)}", file=sys.stderr, flush=True)
+        abort(1)
 
 
 def _numbers(comm: MPI.Comm, nodes: "_Nodes", shelf: Shelf) -> Iterator[int]:

@@ -16,7 +16,8 @@ from kinmass.gen.words import counted
 
 #: What a rank does while galaxies are mapped. Loading is of yt, by the rank that planned while others did so; fetching
 #: is bytes from the file system, with a place among the readers; reading turns them into particles; framing finds a
-#: galaxy's own stars, its motion and its R_e; "rest" is checks, and what has no other name.
+#: galaxy's own stars, its motion and its R_e; writing is the wait for what is written meanwhile; "rest" is checks, and
+#: what has no other name.
 WORK = ("loading", "opening", "fetching", "reading", "framing", "projecting", "writing", "rest")
 WAITS = ("waiting to read", "waiting for work", "waiting at the end")
 

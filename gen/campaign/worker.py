@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -52,42 +53,75 @@ def load() -> None:
 
 
 class Worker:
-    """Maps galaxies one after the other; keeps the last snapshot open for its other galaxies."""
+    """Maps galaxies one after the other; keeps the last snapshot open for its other galaxies.
+
+    A thread writes each chunk or shard while the next is mapped: nobody waits for a file system that answers slowly.
+    """
 
     def __init__(self, out: Path, settings: Settings, clock: Clock | None = None):
         self.out, self.settings, self.clock = out, settings, clock or Clock()
         self.n_mapped = 0
         self._writers: dict[str, writer.Writer] = {}
+        self._behind = ThreadPoolExecutor(1, thread_name_prefix="writing")
+        self._written: Future[None] | None = None
         self._reading: Reading = contextlib.nullcontext
         self._open: tuple[Path, str] | None = None
         self._snapshot: Snapshot | None = None
 
     def close(self) -> None:
-        """Close the snapshot that is open, if any."""
+        """Close the snapshot that is open, if any; what is being written is written to its end."""
+        self._behind.shutdown()
+        self._close_snapshot()
+
+    def _close_snapshot(self) -> None:
         if self._snapshot is not None:
             self._snapshot.close()
         self._snapshot = self._open = None
 
     def __call__(self, tasks: list[Task], reading: Reading) -> list[str]:
-        """Map galaxies of one chunk or shard and write it whole; returns the reason why each failed, or "".
+        """Map galaxies of one chunk or shard, and have it written whole; returns the reason why each failed, or "".
 
-        Raises StoreError when the disk is full; what was done before stays.
+        It is written when `finish` has returned. Raises StoreError when the disk is full; what was done before stays.
         """
-        with self.clock("rest", before="waiting for work"):
+        with self.clock("rest", before="waiting for work"), self._store_has_room():
             return self._map(tasks, reading)
 
+    def alone(self, tasks: list[Task], reading: Reading) -> list[str]:
+        """Map galaxies of one chunk or shard as a call does; they are written before anything else is done."""
+        reasons = self(tasks, reading)
+        self.finish()
+        return reasons
+
+    def finish(self) -> None:
+        """Wait until all is written. Raises StoreError when the disk is full."""
+        written, self._written = self._written, None
+        if written is not None:
+            with self.clock("writing"), self._store_has_room():
+                written.result()
+
     def _map(self, tasks: list[Task], reading: Reading) -> list[str]:
+        if (name := tasks[0].suite.name) not in self._writers:
+            self._writers[name] = writer.Writer(store.open_suite(self.out, name))
+        open(self._mark(tasks), "wb").close()  # one call to the file system, of which `touch` makes two
+        self._reading = reading
+        results = [self.attempt(t) for t in tasks]
+        self.finish()
+        self._written = self._behind.submit(self._write, tasks, [record for record, _ in results])
+        self.n_mapped += len(tasks)
+        return [reason for _, reason in results]
+
+    def _write(self, tasks: list[Task], records: list[dict[str, np.ndarray] | None]) -> None:
+        self._writers[tasks[0].suite.name].write([t.index for t in tasks], records)
+        self._mark(tasks).unlink(missing_ok=True)
+
+    def _mark(self, tasks: list[Task]) -> Path:
+        return self.out / ".started" / mark_of(tasks[0])
+
+    @contextlib.contextmanager
+    def _store_has_room(self) -> Iterator[None]:
+        """Raise StoreError, which says what to do, where a disk is full."""
         try:
-            if (name := tasks[0].suite.name) not in self._writers:
-                self._writers[name] = writer.Writer(store.open_suite(self.out, name))
-            mark = self.out / ".started" / mark_of(tasks[0])
-            open(mark, "wb").close()  # one call to the file system, of which `touch` makes two
-            self._reading = reading
-            results = [self.attempt(t) for t in tasks]
-            with self.clock("writing"):
-                self._writers[name].write([t.index for t in tasks], [record for record, _ in results])
-            self.n_mapped += len(tasks)
-            mark.unlink(missing_ok=True)
+            yield
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise store.StoreError(
@@ -95,7 +129,6 @@ class Worker:
                     "and give the same command again, what is done stays"
                 ) from error
             raise
-        return [reason for _, reason in results]
 
     def attempt(self, task: Task) -> tuple[dict[str, np.ndarray] | None, str]:
         """Return what the store keeps of one galaxy and "", or None and the reason why it cannot be mapped."""
@@ -124,7 +157,7 @@ class Worker:
             with self.clock("loading"):
                 load_frontends()
             with self.clock("opening"):
-                self.close()
+                self._close_snapshot()
                 self._snapshot = Snapshot(
                     task.snapshot,
                     suite.format,

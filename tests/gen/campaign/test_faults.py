@@ -36,7 +36,7 @@ from kinmass.gen.formats import SnapshotError, gadget
 from kinmass.gen.formats.base import reading
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.snapshots.snapshot import Snapshot
-from kinmass.gen.storage import chunk_files, store
+from kinmass.gen.storage import chunk_files, store, writer
 from kinmass.gen.storage.chunks import fingerprint
 from kinmass.gen.suite import SuiteError, load_suite
 
@@ -196,6 +196,36 @@ def test_a_galaxy_that_kills_its_process_takes_no_other_along(box, tmp_path):
     assert [tasks[0].index for tasks in schedule(planned, out).suspects] == [1]
     command("gen", "maps", box, "--out", out, *SMALL)
     assert tree(out) == tree(box.parent / "maps.zarr")
+
+
+def test_a_galaxy_that_kills_its_process_leaves_what_was_mapped_before_written(box, tmp_path):
+    """Of what was in hand when a process died each is written before the next is tried, however slow the disk is."""
+    suite, out, settings = load_suite(box), tmp_path / "maps.zarr", Settings(2, 16)
+    shutil.copytree(box.parent / "maps.zarr", out)
+    for index in (1, 2):
+        (out / "box" / "status" / "c" / str(index)).unlink()
+        (out / ".started" / f"box.{index}").touch()
+    write, attempt = writer.Writer.write, worker.Worker.attempt
+
+    def write_late(self: writer.Writer, *args: object) -> None:
+        time.sleep(1)
+        write(self, *args)
+
+    def die(self: worker.Worker, task: plans.Task) -> object:
+        return os.kill(os.getpid(), signal.SIGKILL) if task.index == 2 else attempt(self, task)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that other threads of this process stay behind
+        child = os.fork()
+    if not child:
+        writer.Writer.write, worker.Worker.attempt = write_late, die
+        with contextlib.suppress(BaseException):
+            generate([suite], out, settings, quiet=True)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    status = store.read_status(store.open_suite(out, "box"))
+    assert np.flatnonzero(status != store.DONE).tolist() == [2]
+    assert os.listdir(out / ".started") == ["box.2"]
 
 
 @pytest.mark.parametrize(

@@ -275,16 +275,19 @@ class Suite(_Section):
             return catalogue_lineage
         if self.lineage is None:
             return galaxy
-        if not (match := re.search(self.lineage, galaxy)):
+        match = re.search(self.lineage, galaxy)
+        found = (match.groups("") or (match[0],)) if match else ()
+        if not any(found):
             raise SuiteError(
                 f"suite {self.name}: `lineage` {self.lineage!r} finds nothing in the name {galaxy}; "
                 "mend the expression, or leave it out"
             )
-        return "-".join(group or "" for group in match.groups()) or match[0]
+        return "-".join(found)
 
     def snapshot_paths(self) -> list[Path]:
         """The snapshot files, sorted. Raises SuiteError when the pattern matches none."""
-        paths = sorted(p for p in self.root.glob(self.snapshots) if p.is_file())
+        # A link that leads nowhere is a snapshot that cannot be read, of which its listing tells.
+        paths = sorted(p for p in self.root.glob(self.snapshots) if p.is_file() or (p.is_symlink() and not p.exists()))
         if not paths:
             raise SuiteError(f"suite {self.name}: no file matches {self.root / self.snapshots}; check `snapshots`")
         return paths

@@ -125,7 +125,7 @@ def _list(suite: Suite, snapshot: Path) -> Listing:
         marks, sizes = _marks(suite, snapshot, path)
         units = FORMATS[suite.format].units(snapshot, suite.units.model_dump(exclude_none=True))
         facts = facts_of(suite, snapshot, units)
-        content = sampled(sizes, (f"{units.scale_factor:.6g}", f"{units.hubble:.6g}"))
+        content = sampled(sizes, (f"{units.scale_factor:.6g}", f"{units.hubble:.6g}")) if sizes else ""
         with uncollected():
             found = find_haloes(suite.catalogue.format, path, snapshot, units, kinds_of(suite))
             haloes = chosen(found, suite.selection, tells_low_resolution(suite))

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from kinmass.gen.campaign import doubles
 from kinmass.gen.campaign.listing import UNLISTED, Entry, Listing, list_snapshot, uncollected
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.base import Halo, centres_kpc
-from kinmass.gen.catalogues.table import called_alike, named_twice
-from kinmass.gen.formats import FORMATS, SnapshotError
+from kinmass.gen.formats import FORMATS
 from kinmass.gen.snapshots import alike
 from kinmass.gen.storage import lock, store, suite_group
 from kinmass.gen.suite import Suite, SuiteError
@@ -92,14 +92,8 @@ def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Plac
             f"suite {suite.name}: no galaxy in its catalogues passes `selection`; "
             "`kinmass check` with the suite file says why not"
         )
-    _check_catalogues(suite, listings)
-    if copies := _copies(suite, listings):
-        more = f", and {len(copies) - 1} more are copies" if len(copies) > 1 else ""
-        print(
-            f"{suite.name}: {copies[0]}{more}: one could be in a test and the other in training; let `snapshots` match "
-            "one, or give both the same `lineage`",
-            file=sys.stderr,
-        )
+    for line in doubles.said(suite, listings):
+        print(f"{suite.name}: {line}", file=sys.stderr)
     names = [entry[0] for _, _, entry in entries]
     if len(set(names)) < len(names):
         name, n_same = Counter(names).most_common(1)[0]
@@ -112,73 +106,6 @@ def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Plac
     # A snapshot that could not be listed is not drawn away: its entry stays, to say why.
     drawn_names = drawn([name for name in names if not name.endswith(UNLISTED)], suite.selection.max_galaxies)
     return [place for place in entries if place[2][0] in drawn_names or place[2][0].endswith(UNLISTED)]
-
-
-def _check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
-    """Raise SuiteError where one catalogue gives several snapshots the same galaxies, of which each is in one of them.
-
-    Snapshots of one isolated galaxy at several times may share a catalogue of one entry, where that says no snapshot.
-    """
-    if len(listings) < 2 or suite.catalogue.path is None:
-        return
-    if suite.catalogue.format == "table":
-        _check_tables(suite, list(listings))
-    first_by_ends: dict[tuple[object, ...], Path] = {}
-    haloes_of = {path: [halo for _, halo, _ in of.entries if halo is not None] for path, of in listings.items()}
-    for path, haloes in haloes_of.items():
-        ends = [(h.name, h.centre_kpc is not None and h.centre_kpc.tobytes()) for h in (*haloes[:1], *haloes[-1:])]
-        if len(haloes) < 2 or (first := first_by_ends.setdefault((len(haloes), *ends), path)) == path:
-            continue
-        if _are_same(haloes, haloes_of[first]) and (
-            (catalogue := suite.catalogue_path(path)) == suite.catalogue_path(first)
-        ):
-            raise SuiteError(
-                f"suite {suite.name}: {catalogue} lists the same {len(haloes)} galaxies for {first} and {path}; give "
-                "a table a column `snapshot`, or each snapshot a catalogue of its own, beside it or by {name}, {stem} "
-                "or {number} in `catalogue.path`"
-            )
-
-
-def _check_tables(suite: Suite, snapshots: list[Path]) -> None:
-    """Raise SuiteError where the column `snapshot` of a table has an entry that names two snapshots at once."""
-    snapshots_by_table: dict[Path | None, set[Path]] = {}
-    for path in {path for paths in called_alike(snapshots).values() for path in paths}:
-        with contextlib.suppress(SuiteError):  # here and below: its listing says what is wrong
-            snapshots_by_table.setdefault(suite.catalogue_path(path), set()).add(path)
-    for table, its_snapshots in snapshots_by_table.items():
-        twice = None
-        with contextlib.suppress(SnapshotError):
-            twice = named_twice(table, its_snapshots) if table else None
-        if twice:
-            name, first, second = twice
-            raise SuiteError(
-                f"suite {suite.name}: {table}: `snapshot` {name} names {first} and {second} alike; write the ends of "
-                "their paths there, as far as they differ"
-            )
-
-
-def _copies(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
-    """Say which snapshots are copies of others and give the same galaxies other lineages.
-
-    A galaxy of a test would then be one of those trained on, under another name.
-    """
-    first_by_content: dict[str, Path] = {}
-    said = []
-    for path, listing in listings.items():
-        first = first_by_content.setdefault(listing.content or str(path), path)
-        haloes, its_haloes = ([halo for _, halo, _ in listings[p].entries if halo is not None] for p in (path, first))
-        if first == path or not _are_same(haloes, its_haloes):
-            continue
-        lineages = {suite.lineage_of(suite.galaxy_name(p, haloes[0].name), haloes[0].lineage) for p in (path, first)}
-        said += [f"{path} is a copy of {first.name}"] if len(lineages) > 1 else []
-    return said
-
-
-def _are_same(haloes: list[Halo], others: list[Halo]) -> bool:
-    """Tell whether two lists of haloes, not empty, have the same names and places."""
-    places, other_places = (centres_kpc(halo.centre_kpc for halo in some) for some in (haloes, others))
-    same_names = [halo.name for halo in haloes] == [halo.name for halo in others]
-    return bool(haloes) and same_names and np.array_equal(places, other_places, equal_nan=True)
 
 
 @contextlib.contextmanager

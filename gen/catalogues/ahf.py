@@ -31,6 +31,23 @@ def _check_epoch(path: Path, snapshot: Path, units: CodeUnits) -> None:
         same_epoch(path, 1 / (1 + z), units, tolerance=rounding / (1 + z) ** 2)
 
 
+def _tables(parts: list[Path], needed: set[str], optional: set[str]) -> list[tuple[dict[str, list[str]], str]]:
+    """Read all parts: the first rank alone writes the names of the columns, and others may have found nothing.
+
+    Built without AHFnewHaloIDs each rank counts its haloes from 0: these are called by their part, too.
+    """
+    with open(parts[0], encoding="utf-8", errors="replace") as file:
+        names = file.readline(1 << 20)
+    tables = [text_table(parts[0], needed, optional)]
+    tables += [text_table(part, needed, optional, names) for part in parts[1:]]
+    ids = [halo_id for column, _ in tables for halo_id in column["id"]]
+    if len(set(ids)) < len(ids):
+        for number, (column, _) in enumerate(tables):
+            for name in ("id", "hosthalo"):
+                column[name] = [word if word == "-1" else f"{number}.{word}" for word in column[name]]
+    return tables
+
+
 def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """Read the haloes; AHF writes comoving kpc/h from the box's corner and Msun/h (AHF user's guide).
 
@@ -39,14 +56,14 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     """
     _check_epoch(path, snapshot, units)
     needed, optional = {"id", "hosthalo", "xc", "yc", "zc"}, {*_COLUMNS.values(), "rvir", *_RENAMED.values()}
-    column, _ = joined(path, [text_table(part, needed, optional) for part in numbered_parts(path, PARTS)])
+    column, _ = joined(path, _tables(numbered_parts(path, PARTS), needed, optional))
     column = {name: column[new] for name, new in _RENAMED.items() if new in column} | column
     need(path, "its first line", {"rvir"}, column)
     h = factor_of_h(path, units)
     kpc_per_unit = units.scale_factor / h
     # A halo without a host has hostHalo -1 where IDs count from 0, else 0.
     ids, hosts = column["id"], column["hosthalo"]
-    no_host = {"-1"} if "0" in ids else {"-1", "0"}
+    no_host = {"-1"} if {"0", "0.0"} & set(ids) else {"-1", "0"}
     halo_columns = {key: np.array(column[name], dtype=float) for key, name in _COLUMNS.items() if name in column}
     for key in halo_columns.keys() & {"halo_mass_msun", "stellar_mass_msun"}:
         halo_columns[key] = halo_columns[key] / h

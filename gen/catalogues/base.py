@@ -47,8 +47,8 @@ class Kinds(NamedTuple):
     low_resolution: tuple[int, ...] = (2, 3)
 
 
-#: No logarithm of a mass in Msun is larger than this, and no galaxy as light.
-LARGEST_LOG10_MASS = 30.0
+#: Catalogues whose heaviest galaxy has less than this [Msun] have other units, such as 1e10 Msun, or logarithms.
+_SMALLEST_MASS = {"halo_mass_msun": 1e6, "stellar_mass_msun": 1e3}
 _NO_HALO = (None,) * len(Halo._fields)
 
 
@@ -109,9 +109,9 @@ def listed(names: Sequence[Any] | np.ndarray, centre_kpc: np.ndarray, **columns:
 
     if np.any(np.asarray(filled.get("high_res_fraction", []), dtype=float) > 1.01):
         raise SnapshotError("shares of high resolution above 1; are they percentages? Write them from 0 to 1")
-    for key in filled.keys() & {"halo_mass_msun", "stellar_mass_msun"}:
+    for key in filled.keys() & _SMALLEST_MASS.keys():
         masses = np.array([np.nan if mass is None else mass for mass in filled[key]], dtype=float)
-        if 0 < (heaviest := np.max(masses, where=np.isfinite(masses), initial=0.0)) < LARGEST_LOG10_MASS:
+        if 0 < (heaviest := np.max(masses, where=np.isfinite(masses), initial=0.0)) < _SMALLEST_MASS[key]:
             raise SnapshotError(
                 f"{key.removesuffix('_msun').replace('_', ' ')}es of {heaviest:.4g} Msun at most; are they logarithms, "
                 "or in another unit? Write them in Msun"
@@ -161,16 +161,21 @@ def same_epoch(path: Path, scale_factor: float, units: CodeUnits, tolerance: flo
         )
 
 
-def text_table(path: Path, needed_columns: set[str], optional_columns: set[str]) -> tuple[dict[str, list[str]], str]:
+def text_table(
+    path: Path, needed_columns: set[str], optional_columns: set[str], names_in_first: str = ""
+) -> tuple[dict[str, list[str]], str]:
     """Read a text table under a line `#name(1) name(2) ...`: columns by lower-case name, and the comments.
 
-    Entries stay text, because AHF's IDs do not fit a float. Raises SnapshotError for a file without the
-    needed columns, or cut short.
+    Entries stay text, because AHF's IDs do not fit a float. names_in_first: that line of the first part, for parts that
+    may have none of their own. Raises SnapshotError for a file without the needed columns, or cut short.
     """
     comments = ""
     with open(path, encoding="utf-8", errors="replace") as file:
         # Lines of a megabyte are no table: this keeps a binary file from being read into memory as one line.
         first_line = file.readline(1 << 20)
+        if names_in_first and not first_line.startswith("#"):
+            first_line = names_in_first
+            file.seek(0)
         names = [re.sub(r"\(\d+\)$", "", word).lower() for word in first_line.lstrip("#").split()]
         if not first_line.startswith("#"):
             raise SnapshotError(f"{path}: does not begin with a line of column names; is `catalogue.format` right?")

@@ -13,8 +13,8 @@ _OPTIONAL = {
     "m200c", "mvir", "m200b", "r200c", "rvir", "r200b", "pid", "np", "num_p", "sm", "m200b_hires", "m200b_lowres",
     "scale",
 }  # fmt: skip
-#: Names of the parts that Rockstar's processes write, of snapshot and part.
-PARTS = r"halos_\d+\.(\d+)\.ascii"
+#: Names of the parts that Rockstar's processes write, of snapshot, by its number or its name, and part.
+_PARTS = r"halos_.+\.(\d+)\.ascii"
 #: Words of Rockstar's header, and those that consistent-trees has for them.
 _HEADER = {"a": "a", "Om": "Om", "Ol": "Ol", "h": "h", "Omega_M": "Om", "Omega_L": "Ol", "h0": "h"}
 #: What a catalogue's comments say of its units, without blanks and `(comoving)`.
@@ -30,7 +30,7 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
     computed from M200c and the header's cosmology; without them it is the primary radius. Only the PID column of
     `find_parents` tells centrals (-1) from satellites. Raises OtherEpoch, or SnapshotError for a damaged table.
     """
-    parts = numbered_parts(path, PARTS, always=True)
+    parts = numbered_parts(path, _PARTS, always=path.name.count(".") == 2)
     column, comments = joined(path, [text_table(part, {"id", "x", "y", "z"}, _OPTIONAL) for part in parts])
     _check_units(path, comments)
     words = re.findall(rf"\b({'|'.join(_HEADER)}) = ([-+.\deE]+)", comments)

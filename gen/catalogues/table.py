@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,13 @@ _OPTIONAL = {
 }  # fmt: skip
 #: What else a column of the snapshots' numbers may be called, in lower case.
 _EPOCHS = {"snapnum", "snap_num", "snap", "snapshot_number", "snapshotnumber", "snapshot_id", "snapid"}
+#: What stands for an entry that is empty.
+_NOTHING = ("", "--", "nan")
+#: From here on floats leave whole numbers out.
+_LARGEST_WHOLE = 2**53
 _TRUTH = dict.fromkeys(("true", "1", "1.0", "t", "yes", "y"), True) | dict.fromkeys(
     ("false", "0", "0.0", "f", "no", "n"), False
-) | dict.fromkeys(("", "--", "nan"), None)  # fmt: skip
+) | dict.fromkeys(_NOTHING, None)  # fmt: skip
 
 
 #: What may be in a table that astropy's readers in C and in Python take for the same: the one in C has other rules for
@@ -92,14 +96,27 @@ def _number(snapshot: Path) -> str:
     return numbers.pop() if len(numbers) == 1 else ""
 
 
-def called_alike(snapshots: Iterable[Path]) -> dict[str | int, list[Path]]:
-    """Return the names and numbers by which an entry may mean several of these snapshots, with these."""
+def _by_word(snapshots: Iterable[Path]) -> dict[str | int, list[Path]]:
+    """Return the names and numbers by which an entry may mean some of these snapshots, with these."""
     by_word: dict[str | int, list[Path]] = {}
     for snapshot in snapshots:
         words = {snapshot.name, _without_suffix(snapshot).name, snapshot.parent.name}
         for word in words | ({int(number)} if (number := _number(snapshot)) else set()):
             by_word.setdefault(word, []).append(snapshot)
-    return {word: paths for word, paths in by_word.items() if len(paths) > 1}
+    return by_word
+
+
+def _named_by(path: Path, snapshots: Iterable[Path]) -> Iterator[tuple[str, list[Path]]]:
+    """Yield the entries of the table's column `snapshot` with those of the snapshots that each names.
+
+    Raises SnapshotError where the table cannot be read.
+    """
+    with reading(path, " as a table catalogue"):
+        table = _table(path)
+    by_word = _by_word(snapshots)
+    for name in sorted({str(name).strip() for name in table["snapshot"]} if "snapshot" in table.colnames else ()):
+        candidates = by_word.get(int(name) if name.isdecimal() else Path(name).name, [])
+        yield name, sorted(s for s in {*candidates, *by_word.get(name, ())} if _is_named(s, name))
 
 
 def named_twice(path: Path, snapshots: Iterable[Path]) -> tuple[str, Path, Path] | None:
@@ -108,23 +125,20 @@ def named_twice(path: Path, snapshots: Iterable[Path]) -> tuple[str, Path, Path]
     A number does where two runs have an output of that number, whose rows would be taken for galaxies of both. Raises
     SnapshotError where the table cannot be read.
     """
-    with reading(path, " as a table catalogue"):
-        table = _table(path)
-    paths_by_word = called_alike(snapshots)
-    for name in sorted({str(name).strip() for name in table["snapshot"]} if "snapshot" in table.colnames else ()):
-        candidates = paths_by_word.get(int(name) if name.isdecimal() else Path(name).name, [])
-        named = sorted(s for s in {*candidates, *paths_by_word.get(name, ())} if _is_named(s, name))
-        if len(named) > 1:
-            return name, named[0], named[1]
-    return None
+    return next(((name, named[0], named[1]) for name, named in _named_by(path, snapshots) if len(named) > 1), None)
+
+
+def names_of_none(path: Path, snapshots: Iterable[Path]) -> list[str]:
+    """Return the entries of the table's column `snapshot` that name none of these snapshots. Raises SnapshotError."""
+    return [name for name, named in _named_by(path, snapshots) if not named]
 
 
 def _check_spelling(path: Path, names: list[str]) -> None:
     """Raise SnapshotError for a column whose name is one that is read but for capitals and blanks: it would be ignored.
 
-    Without `central` satellites would be centrals, without `lineage` a galaxy would be in training and in a test.
+    Without `central` satellites would be centrals, without `id` and `lineage` a galaxy in training and in a test.
     """
-    read_names = {*_OPTIONAL, "central", "lineage", "snapshot"} - set(names)
+    read_names = {*_OPTIONAL, "id", "central", "lineage", "snapshot"} - set(names)
     for name in names:
         if (meant := name.strip().lower()) in read_names:
             raise SnapshotError(f"{path}: column {name!r} would not be read; call it {meant!r}, or otherwise")
@@ -168,13 +182,23 @@ def read(path: Path, snapshot: Path, units: CodeUnits) -> list[Halo]:
         return _TRUTH[word.lower()]
 
     def words(name: str) -> list[str]:
-        """Return a column as texts without blanks around them."""
-        return ["--" if word is None else str(word).strip() for word in table[name].tolist()]  # None where masked
+        """Return a column as texts without blanks around them; a whole number is the same with .0 and without.
 
+        A table has whole numbers as floats where one of its rows has none. Raises SnapshotError for any other float.
+        """
+        numbers = table[name].tolist()  # None where masked
+        if table[name].dtype.kind == "f":
+            known = [x for x in numbers if x is not None and x == x]
+            if strange := [x for x in known if not float(x).is_integer() or abs(x) >= _LARGEST_WHOLE]:
+                raise SnapshotError(f"{path}: `{name}` is {strange[0]} in a row; write whole numbers, or names")
+            numbers = [int(x) if x is not None and x == x else None for x in numbers]
+        return ["--" if word is None else str(word).strip() for word in numbers]
+
+    lineages = words("lineage") if "lineage" in table.colnames else [""] * len(table)
     return listed(
         words("id" if "id" in table.colnames else "row"),
         np.stack([values(x, "kpc") for x in "xyz"], axis=1),
         central=[truth(word) for word in words("central")] if "central" in table.colnames else None,
-        lineage=[None if w in ("", "--") else w for w in words("lineage")] if "lineage" in table.colnames else None,
+        lineage=[None if word.lower() in _NOTHING else word for word in lineages],
         **{halo_field: values(name, unit) for name, (halo_field, unit) in _OPTIONAL.items() if name in table.colnames},
     )

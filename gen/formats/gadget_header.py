@@ -1,5 +1,6 @@
 """The Header of the Gadget HDF5 family: files of a snapshot, time, cosmology and box, and what they may not say."""
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     pattern = re.compile(re.escape(match[1]) + r"\.(\d+)\." + match[3])
     numbered = {int(m[1]): path.parent / m[0] for n in names_in(path.parent) if (m := pattern.fullmatch(n))}
+    others = [other for number, other in numbered.items() if number != int(match[2])]
+    if others and _is_whole(path) and all(_is_whole(other) and _time(other) != _time(path) for other in others):
+        return [path]  # the numbers are times: snap_z0.000.hdf5 and snap_z0.500.hdf5
     if int(match[2]) and 0 in numbered:
         raise SnapshotError(
             f"{path}: not the first file of its snapshot; let `snapshots` match only {numbered[0].name}"
@@ -64,6 +68,19 @@ def files_of(path: Path) -> list[Path]:
             f"{path}: file number {missing} of this snapshot is missing ({n_expected:.9g} in all); get it, too"
         )
     return [numbered[i] for i in sorted(numbered)]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file says by its Header that it is a snapshot of its own, with all particles."""
+    with contextlib.suppress(SnapshotError):
+        attrs = header(path)
+        total = attrs.get("NumPart_Total", np.nan)
+        return np.array_equal(attrs.get("NumPart_ThisFile", 0), total) and bool(np.all(attrs.get("NumFilesPerSnapshot", 0) == np.array(1)))
+    return False
+
+
+def _time(path: Path) -> float:
+    return scalar(header(path).get("Time", np.nan), "Time")
 
 
 @once_by_path

@@ -363,6 +363,10 @@ def test_snapshots_of_one_history_share_their_lineage(tmp_path):
     assert Suite(**GOOD).lineage_of("anything", None) == "anything"
     with pytest.raises(SuiteError, match="finds nothing in the name x"):
         suite.lineage_of("x", None)
+    for lineage in (r"\d*", r"(halo\d+)?"):  # which find nothing at the first place
+        with pytest.raises(SuiteError, match=r"finds nothing in the name run\.halo1:0"):
+            Suite(**GOOD, lineage=lineage).lineage_of("run.halo1:0", None)
+    assert Suite(**GOOD, lineage=r"(\w+)\.h(\d+)?").lineage_of("run.halo1:0", None) == "run-"
     with pytest.raises(ValueError, match="no regular expression"):
         Suite(**GOOD, lineage="(")
 

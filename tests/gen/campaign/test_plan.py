@@ -2,7 +2,9 @@
 
 import pickle
 from dataclasses import replace
+from itertools import combinations
 
+import h5py
 import layouts
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from conftest import command
 from test_faults import SMALL, write_box
 
 from kinmass.gen.campaign.batches import Batches
+from kinmass.gen.campaign.doubles import pairs_within
 from kinmass.gen.campaign.failures import unforeseen
 from kinmass.gen.campaign.plan import Task, list_tasks, plan
 from kinmass.gen.campaign.record import Settings
@@ -175,3 +178,55 @@ def test_a_copy_of_a_snapshot_is_told_where_its_galaxies_would_have_other_names(
     (suite.root / "centres.csv").write_text(f"snapshot,id,x,y,z,r200\n{rows}")
     assert len(list_tasks(suite)) == 3
     assert not capsys.readouterr().err
+
+
+def test_rows_of_no_snapshot_are_told(tmp_path, capsys):
+    """`snap_98` is not `snap_098`: a galaxy would be missed in silence."""
+    suite = write_box(tmp_path, galaxies=3)
+    table = tmp_path / "centres.csv"
+    table.write_text("id,snapshot,x,y,z,r200\n0,000,500,500,500,100\n1,1,500,500,500,100\n2,2.hdf5,500,500,500,100\n")
+    assert len(list_tasks(load_suite(suite))) == 2
+    assert f"{table}: `snapshot` 2.hdf5 is none of the 3 snapshots that `snapshots` matches" in capsys.readouterr().err
+    table.write_text(table.read_text().replace("2.hdf5", "002.hdf5"))
+    assert len(list_tasks(load_suite(suite))) == 3
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("apart", "lineages", "said"), [(0.05, "01", True), (0.05, "00", False), (0.2, "01", False)])
+def test_a_galaxy_that_a_catalogue_has_twice_is_told(tmp_path, capsys, apart, lineages, said):
+    suite, (first, second) = write_box(tmp_path), lineages
+    (tmp_path / "centres.csv").write_text(
+        f"id,x,y,z,r200,lineage\n7,500,500,500,100,{first}\n8,510,500,500,100,x\n"
+        f"9,{500 + apart},500,{500 - apart},100,{second}\n"
+    )
+    list_tasks(load_suite(suite))
+    assert ("snap.hdf5: 7 and 9 are at one place: one could be in a test" in capsys.readouterr().err) == said
+
+
+def test_pairs_are_those_of_brute_force():
+    pos = np.random.default_rng(1).uniform(size=(300, 3)) * [1.0, 0.1, 0.1]
+    pos[:5] = np.nan
+    wanted = [(i, j) for i, j in combinations(range(300), 2) if (np.abs(pos[i] - pos[j]) <= 0.02).all()]
+    assert len(wanted) > 20
+    assert pairs_within(pos, 0.02) == wanted
+
+
+def test_snapshots_that_lack_a_file_are_no_copies_of_each_other(tmp_path, capsys):
+    for run in ("m12i", "m12fb"):
+        write_box(tmp_path / run, "snap_099.0.hdf5", n_stars=400 + len(run))
+        with h5py.File(tmp_path / run / "snap_099.0.hdf5", "r+") as file:
+            attrs = file["Header"].attrs
+            attrs["NumFilesPerSnapshot"], attrs["NumPart_Total"] = 2, 2 * attrs["NumPart_Total"]
+    suite = tmp_path / "box.yaml"
+    suite.write_text((tmp_path / "m12i" / "box.yaml").read_text().replace("'*.hdf5'", "'*/*.hdf5'"))
+    list_tasks(load_suite(suite))
+    assert "is a copy of" not in capsys.readouterr().err
+
+
+def test_a_link_that_leads_nowhere_is_a_snapshot_that_cannot_be_read(tmp_path):
+    suite = write_box(tmp_path, galaxies=2)
+    (tmp_path / "001.hdf5").rename(tmp_path / "moved")
+    (tmp_path / "001.hdf5").symlink_to(tmp_path / "gone")
+    tasks = list_tasks(load_suite(suite))
+    assert [task.snapshot.name for task in tasks] == ["000.hdf5", "001.hdf5"]
+    assert "001.hdf5" in tasks[1].problem

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -715,6 +716,19 @@ def test_ahf_of_older_versions_counts_from_zero(tmp_path):
     ]  # fmt: skip
 
 
+def test_ahf_of_several_ranks_that_count_from_zero(tmp_path):
+    """Built without AHFnewHaloIDs each rank has a halo 0; -1 is no host."""
+    path = write_ahf(tmp_path)
+    lines = path.read_text().splitlines(keepends=True)
+    rows = [line.split("\t", 2)[2] for line in lines[1:]]
+    for part, (number, host) in product(range(2), enumerate(("-1", "0"))):
+        with path.with_name(f"snap.000{part}.z1.000.AHF_halos").open("a") as file:
+            file.write((lines[0] if part + number == 0 else "") + f"{number}\t{host}\t{rows[2 * part + number]}")
+    haloes = find_haloes("ahf", path.with_name("snap.0000.z1.000.AHF_halos"), SNAPSHOT, UNITS)
+    assert [(h.name, h.central) for h in haloes] == [("0.0", True), ("0.1", False), ("1.0", True), ("1.1", False)]
+    np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE)
+
+
 def test_ahf_of_newer_versions_has_other_names_of_mass_and_radius(tmp_path):
     path = write_ahf(tmp_path)
     older = find_haloes("ahf", path, SNAPSHOT, UNITS)
@@ -800,6 +814,11 @@ def test_a_csv_may_be_written_by_other_programs(text, tmp_path):
         ("x,y,z,Central\n1,2,3,false\n", "column 'Central' would not be read; call it 'central', or otherwise"),
         ("x,y,z,SnapNum\n1,2,3,99\n1,2,3,98\n", "by its column 'SnapNum' galaxies are of several snapshots; say in"),
         ("x,y,z,Lineage,R200\n1,2,3,4,5\n", "column 'Lineage' would not be read"),
+        ("ID,x,y,z\n7,1,2,3\n", "column 'ID' would not be read; call it 'id'"),
+        ("id,x,y,z,lineage\n7,1,2,3,1.5\n", r"`lineage` is 1\.5 in a row; write whole numbers, or names"),
+        ("id,x,y,z\n7e18,1,2,3\n", r"`id` is 7e\+18 in a row; write whole numbers, or names"),
+        ("x,y,z,halo_mass\n1,2,3,45000\n", r"halo masses of 4\.5e\+04 Msun at most; are they logarithms, or in an"),
+        ("x,y,z,stellar_mass\n1,2,3,300\n", r"stellar masses of 300 Msun at most; are they logarithms, or in an"),
         ("x,y,z,stellar_mass\n1,2,3,10.5\n1,2,4,\n", r"stellar masses of 10\.5 Msun at most; are they logarithms"),
     ],
 )
@@ -807,6 +826,30 @@ def test_a_csv_that_can_be_read_in_two_ways_is_refused(text, words, tmp_path):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(SnapshotError, match=rf"t\.csv: .*{words}"):
         find_haloes("table", tmp_path / "t.csv", SNAPSHOT, UNITS)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ecsv"])
+def test_a_whole_number_is_one_name_in_every_table(suffix, tmp_path):
+    """Where one row has none, tables have 17.0 for 17: its galaxy would be another than the day before."""
+    for number, missing in enumerate(("", "nan")):
+        rows = {"id": [1, 2, 3], "lineage": [17, 18, missing]}
+        texts = [",".join(map(str, (i, 1, 2, 3, lineage))) for i, lineage in zip(*rows.values(), strict=True)]
+        whole = [f"{i}.0,1,2,3,{lineage}.0" for i, lineage in ((1, 17), (2, 18))] + [f",1,2,3,{missing}"]
+        for name, lines in (("whole", texts[:2]), ("floats", [*texts[:2], f"3,1,2,3,{missing}"]), ("all", whole[:2])):
+            path = tmp_path / f"{name}{number}.{suffix}"
+            if suffix == "csv":
+                path.write_text("\n".join(["id,x,y,z,lineage", *lines]) + "\n")
+            else:
+                kind = "int64" if name == "whole" else "float64"
+                columns = ", ".join(
+                    f"{{name: {c}, datatype: {kind if c == 'lineage' else 'float64'}}}"
+                    for c in ("id", *"xyz", "lineage")
+                )
+                head = ["# %ECSV 1.0", "# ---", "# delimiter: ','", f"# datatype: [{columns}]", "id,x,y,z,lineage"]
+                path.write_text("\n".join([*head, *lines]) + "\n")
+            found = [(halo.name, halo.lineage) for halo in find_haloes("table", path, SNAPSHOT, UNITS)]
+            assert found == [("1", "17"), ("2", "18"), ("3", None)][: len(found)]
+            assert len(found) == len(lines)
 
 
 #: Entries of which some are numbers to one reader and words to another.
@@ -938,7 +981,13 @@ def in_parts(path: Path, name: str) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("form", "name"), [("ahf", "snap_099.000{}.z1.000.AHF_halos"), ("rockstar", "halos_99.{}.ascii")]
+    ("form", "name"),
+    [
+        ("ahf", "snap_099.000{}.z1.000.AHF_halos"),
+        ("rockstar", "halos_99.{}.ascii"),
+        ("rockstar", "halos_snap_099.{}.ascii"),  # by the name in SNAPSHOT_NAMES
+        ("rockstar", "halos_a0.500.{}.ascii"),
+    ],
 )
 def test_a_catalogue_in_the_parts_of_several_processes_is_read_whole(form, name, tmp_path):
     """Each of AHF's and Rockstar's processes writes the haloes of its own part of the box."""
@@ -947,8 +996,14 @@ def test_a_catalogue_in_the_parts_of_several_processes_is_read_whole(form, name,
     read = find_haloes(form, first, SNAPSHOT, UNITS)
     assert [h.name for h in read] == [h.name for h in whole]
     np.testing.assert_array_equal([h.centre_kpc for h in read], [h.centre_kpc for h in whole])
-    with pytest.raises(SnapshotError, match=r"not the first of its 2 parts; give (snap_099|halos_99)\.0"):
+    with pytest.raises(SnapshotError, match=rf"not the first of its 2 parts; give {re.escape(name.format(0))}"):
         find_haloes(form, second, SNAPSHOT, UNITS)
+    if form == "ahf":  # its first rank alone writes the names of the columns, and a rank may find nothing
+        third = second.with_name(name.format(2))
+        second.write_text("".join(second.read_text().splitlines(keepends=True)[1:]))
+        third.write_text("")
+        assert [h.name for h in find_haloes(form, first, SNAPSHOT, UNITS)] == [h.name for h in whole]
+        third.unlink()
     second.rename(second.with_name(name.format(2)))
     with pytest.raises(SnapshotError, match="part 1 of this catalogue is missing"):
         find_haloes(form, first, SNAPSHOT, UNITS)

@@ -419,6 +419,20 @@ def test_only_the_first_file_stands_for_a_snapshot(tmp_path):
         Snapshot(tmp_path / "snap.2.hdf5", "gizmo")
 
 
+def test_snapshots_that_are_named_by_their_times_are_no_parts(tmp_path):
+    """`snap_z0.000.hdf5` and `snap_z0.500.hdf5` are whole; at one time they would be parts that say they are alone."""
+    written = layouts.galaxy()
+    now, then = (layouts.fire(tmp_path / f"snap_z0.{number}.hdf5", written) for number in ("000", "500"))
+    edit(then, set_attrs(Time=1 / (1 + 2.0), Redshift=2.0))
+    for path in (now, then):
+        assert FORMATS["gizmo"].listed_files(path) == [path]
+    with Snapshot(now, "gizmo") as snapshot:
+        assert_same(snapshot.galaxy(CORNER, 100.0), written)
+    edit(then, set_attrs(Time=layouts.A, Redshift=1 / layouts.A - 1))
+    with pytest.raises(SnapshotError, match="not the first file"):
+        Snapshot(then, "gizmo")
+
+
 def put(field: str, value: object, row: object = 3) -> Callable[[h5py.File], None]:
     return lambda file: file[field].__setitem__(row, value)
 

@@ -1,0 +1,143 @@
+"""Finds what a suite lists twice, and entries of its tables that are of no snapshot.
+
+A galaxy that is there twice could be in a test once, and in training once more.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kinmass.gen.campaign.listing import Listing
+from kinmass.gen.catalogues.base import Halo, centres_kpc
+from kinmass.gen.catalogues.table import named_twice, names_of_none
+from kinmass.gen.formats import SnapshotError
+from kinmass.gen.storage.suite_group import SAME_PLACE_KPC
+from kinmass.gen.suite import Suite, SuiteError
+from kinmass.gen.words import counted
+
+_REMEDY = "one could be in a test and the other in training"
+
+
+def said(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
+    """Say what is likely a mistake of the user's: copies of snapshots, galaxies that are there twice, rows of nobody.
+
+    Raises SuiteError where one catalogue gives several snapshots the same galaxies.
+    """
+    check_catalogues(suite, listings)
+    lines = _rows_of_none(suite, listings)
+    if copies := _copies(suite, listings):
+        more = f", and {len(copies) - 1} more are copies" if len(copies) > 1 else ""
+        lines.append(f"{copies[0]}{more}: {_REMEDY}; let `snapshots` match one, or give both the same `lineage`")
+    if pairs := [(path, *pair) for path, listing in listings.items() for pair in _at_one_place(suite, path, listing)]:
+        path, first, second = pairs[0]
+        more = f", and so are {counted(len(pairs) - 1, 'more pair')}" if len(pairs) > 1 else ""
+        lines.append(
+            f"{path}: {first} and {second} are at one place{more}: {_REMEDY}; take one out of the catalogue, or give "
+            "both the same `lineage`"
+        )
+    return lines
+
+
+def check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
+    """Raise SuiteError where one catalogue gives several snapshots the same galaxies, of which each is in one of them.
+
+    Snapshots of one isolated galaxy at several times may share a catalogue of one entry, where that says no snapshot.
+    """
+    if len(listings) < 2 or suite.catalogue.path is None:
+        return
+    if suite.catalogue.format == "table":
+        for table, snapshots in _snapshots_by_table(suite, listings).items():
+            with contextlib.suppress(SnapshotError):  # its listing says what is wrong
+                if twice := named_twice(table, snapshots):
+                    name, first, second = twice
+                    raise SuiteError(
+                        f"suite {suite.name}: {table}: `snapshot` {name} names {first} and {second} alike; write the "
+                        "ends of their paths there, as far as they differ"
+                    )
+    first_by_ends: dict[tuple[object, ...], Path] = {}
+    haloes_of = {path: [halo for _, halo, _ in of.entries if halo is not None] for path, of in listings.items()}
+    for path, haloes in haloes_of.items():
+        ends = [(h.name, h.centre_kpc is not None and h.centre_kpc.tobytes()) for h in (*haloes[:1], *haloes[-1:])]
+        if len(haloes) < 2 or (first := first_by_ends.setdefault((len(haloes), *ends), path)) == path:
+            continue
+        if _are_same(haloes, haloes_of[first]) and (
+            (catalogue := suite.catalogue_path(path)) == suite.catalogue_path(first)
+        ):
+            raise SuiteError(
+                f"suite {suite.name}: {catalogue} lists the same {len(haloes)} galaxies for {first} and {path}; give "
+                "a table a column `snapshot`, or each snapshot a catalogue of its own, beside it or by {name}, {stem} "
+                "or {number} in `catalogue.path`"
+            )
+
+
+def _snapshots_by_table(suite: Suite, listings: Mapping[Path, Listing]) -> dict[Path, set[Path]]:
+    snapshots_by_table: dict[Path, set[Path]] = {}
+    for path in listings:
+        with contextlib.suppress(SuiteError):  # its listing says what is wrong
+            if table := suite.catalogue_path(path):
+                snapshots_by_table.setdefault(table, set()).add(path)
+    return snapshots_by_table
+
+
+def _rows_of_none(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
+    """Say which entries of a table's column `snapshot` name none of the suite's snapshots: their rows are left out."""
+    lines = []
+    tables = _snapshots_by_table(suite, listings) if suite.catalogue.format == "table" else {}
+    for table, snapshots in tables.items():
+        names: list[str] = []
+        with contextlib.suppress(SnapshotError):  # its listing says what is wrong
+            names = names_of_none(table, snapshots)
+        if names:
+            few = ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
+            lines.append(
+                f"{table}: `snapshot` {few} is none of the {counted(len(snapshots), 'snapshot')} that `snapshots` "
+                "matches: these rows are left out; write a file's name or number"
+            )
+    return lines
+
+
+def _copies(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
+    """Say which snapshots are copies of others and give the same galaxies other lineages."""
+    first_by_content: dict[str, Path] = {}
+    copies = []
+    for path, listing in listings.items():
+        first = first_by_content.setdefault(listing.content or str(path), path)
+        haloes, its_haloes = ([halo for _, halo, _ in listings[p].entries if halo is not None] for p in (path, first))
+        if first == path or not _are_same(haloes, its_haloes):
+            continue
+        lineages = {suite.lineage_of(suite.galaxy_name(p, haloes[0].name), haloes[0].lineage) for p in (path, first)}
+        copies += [f"{path} is a copy of {first.name}"] if len(lineages) > 1 else []
+    return copies
+
+
+def _are_same(haloes: Sequence[Halo], others: Sequence[Halo]) -> bool:
+    """Tell whether two lists of haloes, not empty, have the same names and places."""
+    places, other_places = (centres_kpc(halo.centre_kpc for halo in some) for some in (haloes, others))
+    same_names = [halo.name for halo in haloes] == [halo.name for halo in others]
+    return bool(haloes) and same_names and np.array_equal(places, other_places, equal_nan=True)
+
+
+def _at_one_place(suite: Suite, path: Path, listing: Listing) -> list[tuple[str, str]]:
+    """Return the names of each two of a snapshot's galaxies that lie at one place and have other lineages."""
+    haloes = [halo for _, halo, _ in listing.entries if halo is not None]
+    return [
+        (haloes[i].name, haloes[j].name)
+        for i, j in pairs_within(centres_kpc(halo.centre_kpc for halo in haloes), SAME_PLACE_KPC)
+        if len({suite.lineage_of(suite.galaxy_name(path, haloes[k].name), haloes[k].lineage) for k in (i, j)}) > 1
+    ]
+
+
+def pairs_within(pos_kpc: np.ndarray, distance_kpc: float) -> list[tuple[int, int]]:
+    """Return each two of the places (N, 3), by their numbers, at most a distance apart along each axis."""
+    order = np.argsort(pos_kpc[:, 0])
+    ordered, pairs = pos_kpc[order], []
+    for step in range(1, len(order)):
+        apart = np.abs(ordered[step:] - ordered[:-step])
+        if not np.any(apart[:, 0] <= distance_kpc):
+            break
+        for k in np.flatnonzero(np.all(apart <= distance_kpc, axis=1)).tolist():
+            i, j = sorted((int(order[k]), int(order[k + step])))
+            pairs.append((i, j))
+    return sorted(pairs)

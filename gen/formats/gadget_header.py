@@ -74,8 +74,8 @@ def _is_whole(path: Path) -> bool:
     """Whether a file says by its Header that it is a snapshot of its own, with all particles."""
     with contextlib.suppress(SnapshotError):
         attrs = header(path)
-        total = attrs.get("NumPart_Total", np.nan)
-        return np.array_equal(attrs.get("NumPart_ThisFile", 0), total) and bool(np.all(attrs.get("NumFilesPerSnapshot", 0) == np.array(1)))
+        is_complete = np.array_equal(attrs.get("NumPart_ThisFile", 0), attrs.get("NumPart_Total", np.nan))
+        return is_complete and bool(np.all(attrs.get("NumFilesPerSnapshot", 0) == np.array(1)))
     return False
 
 

@@ -234,10 +234,13 @@ def _conditions(args: argparse.Namespace) -> int:
     from kinmass.gen.storage.store import named_suites, refuse_inside
     from kinmass.train.run.checkpoint import read_config, write_json
     from kinmass.train.run.derived import without_unseen
-    from kinmass.train.run.trained_on import maps_of, unlike_trained_on
+    from kinmass.train.run.trained_on import check_maps, maps_of, unlike_trained_on
 
     runs = _runs_to_test(args)
     test_suites = named_suites(args.store, args.suites)
+    for run in runs:
+        for suite in test_suites:
+            check_maps(run, args.store, suite)
     part = None if args.part == "all" else args.part
     origin = origin_of(args.store, runs, part, maps_of(args.store, test_suites))
     views = views_to_test(args.store, test_suites, part, args.views)

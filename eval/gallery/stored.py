@@ -10,7 +10,6 @@ import torch
 import zarr
 
 from kinmass.eval.observed.places import labels
-from kinmass.eval.tables.tasks import check_maps
 from kinmass.gen.campaign import failures
 from kinmass.gen.instruments.looks import fixed_looks
 from kinmass.gen.instruments.model import Instrument
@@ -19,6 +18,7 @@ from kinmass.gen.storage import store
 from kinmass.train.data.dataset import REASONS, Views, part_of, views_of, why_not
 from kinmass.train.run.intervals import SHARES
 from kinmass.train.run.posterior import Inference, load
+from kinmass.train.run.trained_on import check_maps
 
 
 class NotShown(ValueError):

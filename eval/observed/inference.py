@@ -458,7 +458,8 @@ def _cautions(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], o
                 "too low where it is not; say beam_fwhm_arcsec."
             )
     sentences += [*galaxy.remarks, *sanity.cautions(maps)]
-    if not run.unseen:
+    of_any = "both" if len(maps) > 1 else next(iter(maps))
+    if (of_any if run.tracer == "any" else run.tracer) not in run.unseen:
         sentences.append(
             "The intervals are those for galaxies of the training suites: train with --leave-one-suite-out to have "
             "them hold what they promise for galaxies of suites that were not trained on."

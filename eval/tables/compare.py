@@ -24,7 +24,6 @@ from kinmass.eval.tables.metrics import (
 from kinmass.eval.tables.predictions import PREDICTED, Damaged, KeptPredictions, Part, Source, prepare
 from kinmass.eval.tables.tasks import (
     ALL,
-    check_maps,
     check_suites,
     check_unchanged,
     digest_of_files,
@@ -35,6 +34,7 @@ from kinmass.eval.tables.tasks import (
 from kinmass.gen.instruments.model import Instrument
 from kinmass.train.run.checkpoint import RunError, instrument_of, read_config
 from kinmass.train.run.intervals import LEVELS
+from kinmass.train.run.trained_on import check_maps
 
 #: Measures that are compared, and whether a larger value is better.
 MEASURES = {"crps": False, "rmse": False, "dispersion": False, "bias": False, "coverage_68": False, "log_prob": True}

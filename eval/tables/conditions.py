@@ -116,7 +116,9 @@ def measured(infer: Inference, views: Views, instrument: Instrument, tracer: str
 
     strange: 1 where the view is called out of distribution, 0 where it is not, NaN where the run cannot tell. Intervals
     of galaxies of a suite that the run was not trained on are those that it has for such, as in `kinmass tables`.
+    Raises ValueError for maps of another size than the run's.
     """
+    infer.check_size(views)
     is_foreign = ~np.isin(views.suite, infer.run["fit"]["suites"])
     rows_of_blocks = [
         (unseen, rows[start : start + VIEWS_AT_ONCE])

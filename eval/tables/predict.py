@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kinmass.eval.tables.tasks import check_maps
 from kinmass.train.data.dataset import RADII_RE, part_of, read_views, usable
 from kinmass.train.model.scaling import tracer_words
 from kinmass.train.run.derived import without_unseen
 from kinmass.train.run.intervals import SHARES
 from kinmass.train.run.out_of_distribution import OOD_THRESHOLD
 from kinmass.train.run.posterior import Inference, beyond_limits_message, load
-from kinmass.train.run.trained_on import seen_in_training, unlike_trained_on
+from kinmass.train.run.trained_on import check_maps, seen_in_training, unlike_trained_on
 
 
 def predict(run: Path, store: Path, suite: str) -> pd.DataFrame:
@@ -84,7 +83,7 @@ def foreign_remarks(run: Path, suite: str, infer: Inference, scores: np.ndarray)
     if suite not in trained_on:
         intervals = (
             "its intervals are as wide as suites left out of training have shown that they must be"
-            if infer.unseen
+            if infer.answers()[-1] in infer.unseen
             else "its intervals hold for those alone, and are far too narrow for others: fit with --robust"
         )
         remarks.append(f"{run} was trained on {', '.join(trained_on)}; {suite} is foreign to it: {intervals}")

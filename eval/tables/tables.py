@@ -32,7 +32,6 @@ from kinmass.eval.tables.predictions import Part, prepare
 from kinmass.eval.tables.tasks import (
     ALL,
     Group,
-    check_maps,
     check_suites,
     check_unchanged,
     evaluate_block,
@@ -43,6 +42,7 @@ from kinmass.gen.storage.store import refuse_inside
 from kinmass.train.data.dataset import RADII_RE, SPLIT
 from kinmass.train.run.checkpoint import instrument_of, write_json
 from kinmass.train.run.posterior import beyond_limits_message
+from kinmass.train.run.trained_on import check_maps
 
 KEYS = ["estimator", "instrument", "tracer", "train", "test"]
 _COUNTS = ["n_seeds", "n_galaxies", "n_views", "n_missing", "n_left_out", "answered"]

@@ -33,7 +33,7 @@ from kinmass.gen.instruments.observe import CHANNELS
 from kinmass.gen.storage import store
 from kinmass.train.data.augmentation import Augmentation
 from kinmass.train.data.dataset import RADII_RE, usable, views_of
-from kinmass.train.run.checkpoint import FREE_SETTINGS, RunError, instrument_of, members_of, read_config
+from kinmass.train.run.checkpoint import FREE_SETTINGS, RunError, members_of, read_config
 from kinmass.train.run.derived import CALIBRATION, OOD, UNSEEN, others_held
 from kinmass.train.run.posterior import Inference, load
 from kinmass.train.run.records import RunRecord
@@ -74,26 +74,6 @@ def check_suites(suites: Sequence[str]) -> None:
         raise ValueError(
             f"the suite {ALL!r} has the name that tables give to all suites together: test it by itself, --suites {ALL}"
         )
-
-
-def check_maps(run: Path, path: Path, suite: str) -> None:
-    """Raise RunError if a run infers masses at other radii than RADII_RE, or was trained on maps of another size.
-
-    The size of maps is compared as seen through the run's instrument. path, suite: map store and test suite.
-    """
-    run_config, map_config = read_config(run), store.open_suite(path, suite).attrs["config"]
-    if list(run_config["model"]["radii_re"]) != list(RADII_RE):
-        raise RunError(
-            f"{run} infers masses at the radii {run_config['model']['radii_re']} R_e, this code evaluates at "
-            f"{list(RADII_RE)}; train it again"
-        )
-    observed_grid = instrument_of(run).grid(map_config["pixels"], map_config["field_of_view_re"])
-    for key, in_store in zip(("pixels", "field_of_view_re"), observed_grid, strict=True):
-        if run_config["model"][key] != in_store:
-            raise RunError(
-                f"{run} was trained on maps with {key} = {run_config['model'][key]}, {path}/{suite} has {in_store} "
-                "through the same instrument; map the suite with the same settings"
-            )
 
 
 def sources_of(runs: Sequence[Path], out: Path, classical: bool = True) -> list[Source]:

@@ -217,12 +217,16 @@ def require_written(group: zarr.Group, name: str, values: np.ndarray, galaxies: 
 
 
 def is_damaged(group: zarr.Group, index: int) -> bool:
-    """Whether some array of a finished galaxy cannot be read, or was never written."""
+    """Whether some array of a finished galaxy cannot be read, was never written, or is another galaxy's than its R_e.
+
+    So are those of a copy that was broken off between arrays, over an older one.
+    """
     try:
-        read_galaxy(group, index)
+        record, config = read_galaxy(group, index), group.attrs["config"]
     except (StoreError, OSError):
         return True
-    return False
+    re_kpc = record["pixel_scale"].astype(float) * config["pixels"] / config["field_of_view_re"]
+    return not np.allclose(re_kpc, record["half_mass_radius"], rtol=1e-5)
 
 
 def open_suite(store: Path, suite: str) -> zarr.Group:

@@ -101,12 +101,14 @@ class Views:
 def read_views(path: Path | str, suite: str, part: str | None = None, rows: slice | None = None) -> Views:
     """Read all views of a suite's finished galaxies, of one part of the split or (None) of all parts.
 
-    rows limits which galaxies are read. Raises StoreError for a store that cannot be used.
+    rows limits which galaxies are read. Raises StoreError for a store that cannot be used, ValueError for another part.
 
     >>> views = read_views("maps.zarr", "quiet")
     >>> len(views), views.log10_menc.shape  # two views of twelve galaxies, ten radii
     (24, torch.Size([24, 10]))
     """
+    if part is not None and part not in SPLIT:
+        raise ValueError(f"no part {part!r} of a split; there are {', '.join(SPLIT)}")
     group = store.open_suite(Path(path), suite)
     names, lineages = store.read_labels(group, "galaxy"), store.read_labels(group, "lineage")
     numbers = np.arange(len(names))[rows or slice(None)]

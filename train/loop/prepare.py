@@ -15,6 +15,7 @@ from kinmass.train.loop.fitter import Fitter
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.run.checkpoint import RunError, load
 from kinmass.train.run.intervals import LEVELS
+from kinmass.train.run.trained_on import split_otherwise
 
 
 def refuse_processes(config: FitConfig, device: torch.device) -> None:
@@ -83,17 +84,22 @@ class Prepared:
         return lines
 
 
-def _begin_with(model: MassModel, run: Path, suites: tuple[str, ...]) -> None:
+def _begin_with(model: MassModel, run: Path, suites: tuple[str, ...], store: Path) -> None:
     """Take over a trained run's weights: all of them from the same kind of network, else those of its encoders.
 
-    Raises RunError where the run cannot be read, is of another network, or has seen other suites than `suites`: an
-    evaluation would take these for unseen ones.
+    Raises RunError where the run cannot be read, is of another network, or has seen other suites than `suites`, or
+    galaxies that other lineages put into the test part now: an evaluation would take these for unseen ones.
     """
     earlier, content = load(run)
     if seen := sorted(set(content["fit"]["suites"]) - set(suites)):
         raise RunError(
             f"{run} was trained on {', '.join(seen)}, which this fit leaves out, so it cannot start from it; choose "
             "another run as --start-from, or add these suites"
+        )
+    if moved := split_otherwise(store, content["store"]):
+        raise RunError(
+            f"{run} was trained on galaxies of {', '.join(moved)} that were split by other lineages: some would be "
+            "test galaxies now; train it again as well, or leave --start-from out"
         )
     weights, own = earlier.state_dict(), model.state_dict()
     if earlier.config.tracer != model.config.tracer:
@@ -137,7 +143,7 @@ def prepare(
         ModelConfig(config.tracer, RADII_RE, pixels, field_of_view_re, told=config.is_told, **model_options)
     )
     for run in config.start_from:
-        _begin_with(model, Path(run), config.suites)
+        _begin_with(model, Path(run), config.suites, store_path)
     if memory_gb is None:
         memory_gb = min(ddp.gather(config.memory_gb or loader.default_memory_gb()))
     if window is None:

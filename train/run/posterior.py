@@ -120,7 +120,10 @@ class Posterior:
         """Return n profiles (S, N, K) drawn from the posterior; each rises with radius. The latest ones are kept.
 
         They are clipped to masses that a galaxy can have (`scaling.mass_limits`); `beyond` says how many were clipped.
+        Raises ValueError for none.
         """
+        if n < 1:
+            raise ValueError(f"{n} samples of a posterior; ask for one or more")
         if n not in self._samples_by_count:
             profiles = np.empty((n, len(self), len(self.radii_re)), np.float32)
             rows_at_once = max(1, SAMPLES_PER_DRAW[self._log10_unit.device.type == "cuda"] // n)
@@ -168,10 +171,22 @@ class Posterior:
 
     @torch.no_grad()
     def log_prob(self, log10_menc: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Return the exact log (N,) of the joint density per dex^K at profiles (N, K) of log10 M(<r) [Msun]."""
+        """Return the exact log (N,) of the joint density per dex^K at profiles (N, K) of log10 M(<r) [Msun].
+
+        Raises ValueError for profiles of another shape.
+        """
+        self._check_profiles(log10_menc)
         profile = torch.as_tensor(log10_menc, dtype=torch.float32).to(self._log10_unit.device) - self._log10_unit
         log_probs = [model.density.log_prob(features, profile, scale) for model, features, scale in self._members()]
         return self._or_nan(torch.logsumexp(torch.stack(log_probs), 0).cpu().numpy() - math.log(len(log_probs)))
+
+    def _check_profiles(self, log10_menc: np.ndarray | torch.Tensor) -> None:
+        """Raise ValueError unless there is a profile for each view: one for all would be compared with each."""
+        if tuple(log10_menc.shape) != (len(self), len(self.radii_re)):
+            raise ValueError(
+                f"profiles {tuple(log10_menc.shape)} for {len(self)} views at {len(self.radii_re)} radii; give log10 "
+                "M(<r) [Msun] of each"
+            )
 
     def ood_score(self) -> np.ndarray:
         """Return the share (N,) of validation views that are more like the training views than each view here is.
@@ -187,8 +202,10 @@ class Posterior:
         """Return the log (N, K) of the marginal density per dex at each radius of profiles (N, K).
 
         Estimated from n samples by a Gaussian kernel of Scott's width (Scott 1992, eq. 6.44), good to some
-        hundredths within the samples' range; outside of it the value is that of the kernel's tail.
+        hundredths within the samples' range; outside of it the value is that of the kernel's tail. Raises ValueError
+        for profiles of another shape.
         """
+        self._check_profiles(log10_menc)
         return kernel_log_prob(np.moveaxis(self.samples(n), 0, -1) - np.asarray(log10_menc)[..., None])
 
 
@@ -297,14 +314,15 @@ class Inference:
         """Return the posteriors of all views: NaN for a view without any valid pixel, motion, R_e or finite maps.
 
         maps: Views of a store, which are observed through the run's instrument with each view's own noise; or observed
-        maps (N, 8, Q, Q): density [Msun/kpc^2], V [km/s], sigma [km/s] and the mask of valid pixels, of stars and
-        then of gas, zero where invalid; a network that is told how a view was taken takes (N, 18, Q, Q), with the
-        channels of `gen.instruments.observe.TOLD`, and of eight alone knows neither errors nor PSF. Observed maps need
-        half_mass_radius_kpc (N,), and take names (galaxy, view), on which a view's random numbers depend. tracer: the
-        one to use, for a run trained on `any`. unseen: True for galaxies of a suite that the run was not trained on,
+        maps (N, 8, Q, Q): density [Msun/kpc^2], V [km/s], sigma [km/s] and the mask of valid pixels (1, else 0), of
+        stars and then of gas; what stands in other pixels does not count; a network that is told how a view was taken
+        takes (N, 18, Q, Q), with the channels of `gen.instruments.observe.TOLD`, and of eight alone knows neither
+        errors nor PSF. Observed maps need half_mass_radius_kpc (N,), and take names (galaxy, view), on which a view's
+        random numbers depend. tracer: the one to use, for a run trained on `any`. unseen: True for galaxies of a suite
+        that the run was not trained on,
         or of no suite: their posteriors have the widths that
         `--leave-one-suite-out` found, where the run has these; for Views it is known. Raises ValueError for maps of
-        another size than the run's, or a tracer that it cannot use.
+        another size than the run's, maps whose masks are no masks, and a tracer that it cannot use.
         """
         tracer = tracer or self.answers()[-1]
         if tracer not in self.answers():
@@ -314,13 +332,21 @@ class Inference:
                 f"a run that was trained on {tracer} or any"
             )
         if isinstance(maps, Views):
+            if names is not None or half_mass_radius_kpc is not None:
+                raise ValueError(
+                    "Views of a store have names and half-mass radii of their own; to infer with others give "
+                    "views.observed(infer.instrument, told=infer.told) in their place"
+                )
+            self.check_size(maps)
             names, half_mass_radius_kpc = maps.names(), maps.half_mass_radius_kpc
             unseen = self.foreign(maps.suite) if unseen is None else unseen
             maps = maps.observed(self.instrument, told=self.told)
         if half_mass_radius_kpc is None:
             raise ValueError("observed maps need half_mass_radius_kpc, the projected stellar R_e of each view")
         r_e = torch.as_tensor(half_mass_radius_kpc, dtype=torch.float32).reshape(-1)
-        observed = self._for_networks(torch.as_tensor(maps, dtype=torch.float32), len(r_e))
+        maps = torch.as_tensor(maps, dtype=torch.float32)
+        names = [("", i) for i in range(len(maps))] if names is None else names
+        observed = self._for_networks(maps, len(r_e), len(names))
         observed = observed if tracer == "both" else only(observed, tracer)
         is_answered = has_motion(observed, tracers_of(self.tracer)) & torch.isfinite(observed).all(-1).all(-1).all(-1)
         is_answered &= (r_e > 0) & torch.isfinite(r_e)
@@ -329,15 +355,26 @@ class Inference:
             torch.where(is_answered[:, None, None, None], observed, 0.0), torch.where(is_answered, r_e, 1.0)
         )
         return Posterior(
-            self.models, features, log10_unit, r_e, names or [("", i) for i in range(len(observed))],
+            self.models, features, log10_unit, r_e, names,
             (unseen and self.unseen.get(tracer)) or self.scales.get(tracer), self.training_features.get(tracer),
             is_answered.numpy(),
         )  # fmt: skip
 
-    def _for_networks(self, observed: torch.Tensor, n_radii: int) -> torch.Tensor:
-        """Return observed maps with the channels that the networks take.
+    def check_size(self, views: Views) -> None:
+        """Raise ValueError for views that have another size through the run's instrument than those trained on."""
+        config = self.models[0].config
+        seen = self.instrument.grid(views.maps.shape[-1], views.field_of_view_re)
+        if seen != (config.pixels, config.field_of_view_re):
+            raise ValueError(
+                f"{self.path} was trained on maps of {config.pixels} pixels over {config.field_of_view_re:.6g} R_e, "
+                f"these have {seen[0]} over {seen[1]:.6g} R_e through its instrument; map them with the same settings"
+            )
 
-        Raises ValueError for maps of another size than theirs, and where there is no radius for each.
+    def _for_networks(self, observed: torch.Tensor, n_radii: int, n_names: int) -> torch.Tensor:
+        """Return observed maps with the channels that the networks take, zero where a pixel is not valid.
+
+        Raises ValueError for maps of another size than theirs, for what is no mask, density or dispersion, and where
+        there is no radius and name for each.
         """
         shape, pixels = tuple(observed.shape), self.models[0].config.pixels
         if observed.ndim == 4 and shape[1] in (CHANNELS, CHANNELS_TOLD):
@@ -348,7 +385,22 @@ class Inference:
                 f"{self.path} takes maps (N, 8, {pixels}, {pixels}) and N half-mass radii, not {shape} and "
                 f"{n_radii}; observe views through the run's own instrument, and give a radius for each"
             )
-        return observed
+        if n_names != len(observed):
+            raise ValueError(f"{n_names} names for {len(observed)} views; give a name (galaxy, view) for each")
+        parts = []
+        for tracer, channel in (("stars", 0), ("gas", 4)):
+            maps, mask = observed[:, channel : channel + 3], observed[:, channel + 3 : channel + 4]
+            if bool(((mask != 0) & (mask != 1) & ~mask.isnan()).any()):
+                raise ValueError(
+                    f"channel {channel + 3} is the mask of the {tracer}, 1 where a pixel is valid and 0 elsewhere, and "
+                    f"is {float(mask[(mask != 0) & (mask != 1)][0]):.6g} in a pixel; a store's own maps have counts "
+                    "there: give its Views (train.data.dataset.read_views)"
+                )
+            maps = torch.where(mask == 0, 0.0, maps)
+            if bool((maps[:, ::2] < 0).any()):
+                raise ValueError(f"the density or dispersion of the {tracer} is negative in a valid pixel; mask it")
+            parts += [maps, mask]
+        return torch.cat([*parts, observed[:, CHANNELS:]], dim=1)
 
     def _features(self, observed: torch.Tensor, r_e: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return each member's features (N, F) and log10 (N,) of the mass unit, of all views, block by block."""

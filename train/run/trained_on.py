@@ -15,9 +15,9 @@ import zarr
 
 from kinmass.gen.physics.sightline import within
 from kinmass.gen.storage import changes, store
-from kinmass.train.data.dataset import Views, part_of
+from kinmass.train.data.dataset import RADII_RE, Views, part_of
 from kinmass.train.data.loader import first_lineages
-from kinmass.train.run.checkpoint import RunError, read_config
+from kinmass.train.run.checkpoint import RunError, instrument_of, read_config
 from kinmass.train.run.records import RunRecord, SuiteIdentity
 
 #: Galaxies of each suite whose R_e is kept, at most.
@@ -112,6 +112,20 @@ def _other_galaxies(group: zarr.Group, suite: str, earlier: SuiteIdentity, same_
     return _other_sizes(group, names, earlier.get("sizes", {})) if same_sides else []
 
 
+def split_otherwise(path: Path, earlier: Mapping[str, SuiteIdentity]) -> list[str]:
+    """Return the suites whose galaxies have the names of those that a run was trained on, and other lineages.
+
+    Raises StoreError for a suite that cannot be opened.
+    """
+    moved = []
+    for suite, before in earlier.items():
+        group, n_then = store.open_suite(path, suite), before["galaxies"]
+        names, lineages = (_digest(store.read_labels(group, name)[:n_then]) for name in ("galaxy", "lineage"))
+        if names == before["names"] and before.get("lineages") not in (None, "", lineages):
+            moved.append(suite)
+    return moved
+
+
 #: Settings of which galaxies do not become others: from where they are seen, and what the network sees of them.
 _OF_VIEWS = ("views", "seed", "inclination_deg", "pixels", "field_of_view_re", "galaxies_per_shard", "suite.selection")
 
@@ -172,7 +186,10 @@ def seen_in_training(run: RunRecord, path: Path, views: Views) -> np.ndarray:
         names: set[str] = set()
         for suite in set(fit["suites"]) & set(store.suites(path)):
             group = store.open_suite(path, suite)
-            lineages = store.read_labels(group, "lineage")[store.read_status(group) == store.DONE]
+            then = run["store"].get(suite)
+            n_then = then["galaxies"] if then else None  # newcomers lie behind those that were there
+            is_done = store.read_status(group)[:n_then] == store.DONE
+            lineages = store.read_labels(group, "lineage")[:n_then][is_done]
             names |= {within(suite, str(lineage)) for lineage in lineages if part_of(str(lineage)) == "train"}
         seen &= np.isin(views.lineages().astype(str), sorted(first_lineages(names, most_lineages)))
     return seen
@@ -185,6 +202,26 @@ def require_store(run: Path, path: Path) -> None:
             f"{run} was trained on another store than {path}: {', '.join(different)}; give the --store that it was "
             "trained on"
         )
+
+
+def check_maps(run: Path, path: Path, suite: str) -> None:
+    """Raise RunError if a run infers masses at other radii than RADII_RE, or was trained on maps of another size.
+
+    The size of maps is compared as seen through the run's instrument. path, suite: map store and test suite.
+    """
+    run_config, map_config = read_config(run), store.open_suite(path, suite).attrs["config"]
+    if list(run_config["model"]["radii_re"]) != list(RADII_RE):
+        raise RunError(
+            f"{run} infers masses at the radii {run_config['model']['radii_re']} R_e, this code has them at "
+            f"{list(RADII_RE)}; train it again"
+        )
+    observed_grid = instrument_of(run).grid(map_config["pixels"], map_config["field_of_view_re"])
+    for key, in_store in zip(("pixels", "field_of_view_re"), observed_grid, strict=True):
+        if run_config["model"][key] != in_store:
+            raise RunError(
+                f"{run} was trained on maps with {key} = {run_config['model'][key]}, {path}/{suite} has {in_store} "
+                "through the same instrument; map the suite with the same settings"
+            )
 
 
 def same_galaxies(one: RunRecord, other: RunRecord) -> bool:

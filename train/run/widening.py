@@ -5,6 +5,7 @@ store are often of one family: made by one code, or one mock generator. Galaxies
 """
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,7 +17,7 @@ from kinmass.train.run.calibration import MOST_GALAXIES, InferredViews, blocks_o
 from kinmass.train.run.checkpoint import RunError, members_of, read_config, working_in
 from kinmass.train.run.derived import UNSEEN, differs_in, made_from, read_scales, record_of, write_scales
 from kinmass.train.run.posterior import Inference
-from kinmass.train.run.trained_on import maps_changed, maps_of
+from kinmass.train.run.trained_on import check_maps, maps_changed, maps_of
 
 #: Parts of a split whose galaxies are looked at: those of the test part are left to test on.
 PARTS = ("train", "val")
@@ -26,11 +27,12 @@ def widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
     """Widen a run's intervals for galaxies of suites that it was not trained on; return the suites they now hold for.
 
     The covariance of latent numbers becomes the mean over all suites that it was found on: those that a fit without
-    them left out, those of earlier calls, and these, all of the same weight. The test part of the split is not used.
+    them left out, those of earlier calls, and these, all of the same weight; of each tracer those in which it is seen,
+    and which suite says nothing of which tracer is printed to stderr. The test part of the split is not used.
     Suites of the same names and galaxies as in an earlier call change nothing. Raises RunError for suites that the run
-    was trained on, of which it can use no view, or that share a name with other galaxies of an earlier call, and for a
-    run that is not trained; StoreError for a store that cannot be used, and where another process works in the run's
-    folder.
+    was trained on, whose maps have another size than the run's, of which it can use no view, or that share a name with
+    other galaxies of an earlier call, and for a run that is not trained; StoreError for a store that cannot be used,
+    and where another process works in the run's folder.
     """
     read_config(run)  # before a lock makes its folder
     with contextlib.ExitStack() as held:  # the last of an ensemble's members calibrates all of it
@@ -52,15 +54,23 @@ def _widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
             f"{run / UNSEEN} and give the `kinmass fit` command of the run again, then widen anew"
         )
     new = [suite for suite in suites if suite not in earlier]
+    for suite in new:
+        check_maps(run, store, suite)
     names, unused = [*record.get("without", {}), *earlier, *new], set(new)
+    # Those of which each tracer's scale is the mean. Files of before `held` have taken all earlier suites for seen.
+    held_by = record.get("held") or {
+        tracer: [*record.get("measured", {}).get(tracer, record.get("without", {})), *earlier] for tracer in scales
+    }
     for tracer in members[0].answers() if new else ():
         views = {suite: [views_of(infer, store, suite, tracer) for infer in members] for suite in new}
-        unused -= {suite for suite, of_members in views.items() if any(map(len, of_members))}
-        if parts := [part for of_members in views.values() for part in of_members if len(part)]:
-            scale, before = unseen_scale(parts), scales.get(tracer)
-            n_before = len(record.get("measured", {}).get(tracer, record.get("without", {}))) + len(earlier)
-            held = _mean((scale, len(new)), (before[0], n_before)) if before else scale
+        seen = [suite for suite, of_members in views.items() if any(map(len, of_members))]
+        unused -= set(seen)
+        if seen:
+            scale = unseen_scale([part for of_members in views.values() for part in of_members if len(part)])
+            before, of_before = scales.get(tracer), held_by.get(tracer, [])
+            held = _mean((scale, len(seen)), (before[0], len(of_before))) if before else scale
             scales[tracer] = [held] * len(members)
+            held_by = {**held_by, tracer: [*of_before, *seen]}
     if unused:
         raise RunError(
             f"{store} has no view of {', '.join(sorted(unused))} that {run} can use, other than of the test part: it "
@@ -69,7 +79,14 @@ def _widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
     if new:
         if differs_in(record, run, UNSEEN):
             raise RunError(f"{run} was trained anew meanwhile; give the command again")
-        write_scales(run, UNSEEN, scales, record | {"others": earlier | others})
+        write_scales(run, UNSEEN, scales, record | {"others": earlier | others, "held": held_by})
+        for tracer in members[0].answers():
+            if unseen := [suite for suite in new if suite not in held_by.get(tracer, [])]:
+                print(
+                    f"{run}: no view of {', '.join(unseen)} can be used with {tracer}: its intervals for suites that "
+                    "it was not trained on know nothing of that",
+                    file=sys.stderr,
+                )
     return names
 
 

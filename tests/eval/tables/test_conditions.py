@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import zarr
 from conftest import SUITES
 from reference import held
 
@@ -101,6 +102,18 @@ def test_intervals_on_suites_not_trained_on_are_those_for_such(runs, map_store, 
     as_if_known = infer(parts[0], unseen=False).samples(conditions.N_SAMPLES)
     truth = parts[0].log10_menc.numpy()
     assert np.mean(by_suite[0]) < held(as_if_known, truth, 0.6827).mean() - 0.2
+
+
+def test_maps_of_another_field_of_view_are_refused(runs, map_store, tmp_path, capsys):
+    """They have as many pixels, and galaxies of half the size in them."""
+    run, wide = next(run for run in runs if run.name == "gas"), shutil.copytree(map_store, tmp_path / "wide.zarr")
+    group = zarr.open_group(wide / "middle", mode="r+")
+    group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 12.0}
+    line = ["conditions", str(run), "--store", str(wide), "--suites", "middle", "--part", "all", "--out", str(tmp_path)]
+    assert main(line) == 2
+    assert "was trained on maps with field_of_view_re = 6" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"over 6 R_e, these have \d+ over 12 R_e"):
+        conditions.tabulate([conditions.Network("x", run)], conditions.views_to_test(wide, ["middle"], None, 1))
 
 
 def test_what_a_run_cannot_tell_is_not_called_familiar(runs, map_store):

@@ -45,7 +45,6 @@ from kinmass.eval.tables.tasks import (
     Group,
     _bins,
     _refuse_shared_members,
-    check_maps,
     evaluate_block,
     measure_block,
     predict_block,
@@ -63,7 +62,7 @@ from kinmass.train.loop.fit import fit_ensemble
 from kinmass.train.run.checkpoint import RunError, instrument_of, read_tensors, runs_in, runs_in_all, write_tensors
 from kinmass.train.run.derived import CALIBRATION, OOD, UNSEEN, made_from, write_scales
 from kinmass.train.run.posterior import Inference
-from kinmass.train.run.trained_on import seen_in_training
+from kinmass.train.run.trained_on import check_maps, seen_in_training
 
 SUITES = ("bursty", "quiet", "middle")
 K = len(RADII_RE)
@@ -356,6 +355,14 @@ def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, 
     seen = seen_in_training(of_few, map_store, read_views(map_store, "quiet"))
     assert seen.sum() == expected < 9
     assert not seen[1::2].any()
+    small, grown = shutil.copytree(map_store, tmp_path / "small.zarr", ignore=LOCKS), copy.deepcopy(of_few)
+    for suite in SUITES:  # as it was before half of its galaxies came
+        zarr.open_group(small / suite, mode="r+")["status"][6:] = store.PENDING
+        grown["store"][suite]["galaxies"] = 6
+    seen = seen_in_training(grown, map_store, read_views(map_store, "quiet"))
+    assert seen[:12].tolist() == seen_in_training(of_few, small, read_views(small, "quiet")).tolist()
+    assert seen.any()
+    assert not seen[12:].any()
     foreign = command("eval", "predict", next(r for r in runs if r.name == "middle"), *quiet)
     assert "(part = train)" not in foreign.stderr
     assert "quiet is foreign to it" in foreign.stderr
@@ -420,6 +427,45 @@ def test_maps_of_another_shape_are_refused(runs, ensemble, map_store):
         infer(views.maps)
     with pytest.raises(ValueError, match="cannot infer from"):
         load(next(r for r in runs if r.name == "stars"))(views, tracer="gas")
+    with pytest.raises(ValueError, match=rf"{pixels} pixels over 6 R_e, these have {pixels} over 12 R_e .*; map them"):
+        infer(replace(views, field_of_view_re=12.0))
+    for more in ({"half_mass_radius_kpc": views.half_mass_radius_kpc}, {"names": views.names()}):
+        with pytest.raises(ValueError, match="Views of a store have names and half-mass radii of their own"):
+            infer(views, **more)
+    with pytest.raises(ValueError, match="2 names for 24 views"):
+        infer(views.observed(infer.instrument), views.half_mass_radius_kpc, names=views.names()[:2])
+    with pytest.raises(ValueError, match="no part 'validation' of a split; there are train, val, test"):
+        read_views(map_store, "middle", "validation")
+    posterior = infer(views)
+    for of_truth in (posterior.log_prob, posterior.log_prob_per_radius):
+        with pytest.raises(ValueError, match=r"profiles \(1, 10\) for 24 views at 10 radii"):
+            of_truth(views.log10_menc[:1])
+    with pytest.raises(ValueError, match="0 samples of a posterior"):
+        posterior.samples(0)
+
+
+def test_maps_that_are_not_as_networks_know_them_are_refused_or_made_so(runs, map_store):
+    """A store's own maps have counts where observed ones have masks: masses were a factor of ten off, and sure."""
+    infer, views = load(next(run for run in runs if run.name == "both")), read_views(map_store, "middle")
+    observed, r_e = views.observed(infer.instrument), views.half_mass_radius_kpc
+    expected = infer(observed, r_e).samples(16)
+    for channel in (3, 7):
+        images = observed.clone()
+        images[:, channel] *= 255
+        with pytest.raises(ValueError, match=rf"channel {channel} is the mask of the \w+, 1 where .* and is 255 in a"):
+            infer(images, r_e)
+    with pytest.raises(ValueError, match="a store's own maps have counts there: give its Views"):
+        infer(views.maps, r_e)
+    for channel, value in ((0, 1e7), (1, -99.0), (2, np.nan), (5, np.inf)):  # what stands where nothing is seen
+        filled = observed.clone()
+        filled[:, channel][observed[:, channel // 4 * 4 + 3] == 0] = value
+        assert not torch.equal(filled, observed)
+        assert_same_posterior(infer(filled, r_e).samples(16), expected)
+    for channel in (2, 4):
+        negative = observed.clone()
+        negative[0, channel, 8, 8], negative[0, channel // 4 * 4 + 3, 8, 8] = -1.0, 1.0
+        with pytest.raises(ValueError, match="is negative in a valid pixel; mask it"):
+            infer(negative, r_e)
 
 
 def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):

@@ -273,6 +273,18 @@ def test_damaged_chunks_are_found_counted_named_and_repaired(few, tmp_path, caps
     assert "9 galaxies read, 0 of them damaged\n" in capsys.readouterr().out
 
 
+def test_a_galaxy_whose_arrays_are_of_two_campaigns_is_damaged(few, tmp_path, capsys):
+    """As where a store is copied over an older one of other sides, and the copy is broken off between two arrays."""
+    out, suite = tmp_path / "maps.zarr", load_suite(few[1].parent / "box.yaml")
+    shutil.copytree(few[1], out)
+    before, group = tree(out), store.open_suite(out, "box")
+    group["half_mass_radius"][4] = 1.1 * group["half_mass_radius"][4]
+    capsys.readouterr()
+    assert generate([suite], out, Settings(2, 16, galaxies_per_shard=1), repair=True, quiet=True) == (9, 0)
+    assert "9 galaxies read, 1 of them damaged" in capsys.readouterr().out
+    assert tree(out) == before
+
+
 def test_a_full_disk_is_a_sentence_and_corrupts_nothing(box, tmp_path):
     """A tmpfs of 600 kB where one can be mounted; a limit on file sizes elsewhere is the next test's."""
     small = tmp_path / "small"

@@ -2,10 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import zarr
+from conftest import LOCKS
 
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.train import distributed as ddp
@@ -134,6 +138,20 @@ def test_what_a_fit_cannot_start_from_is_said(map_store, tmp_path, trained, opti
     with pytest.raises(RunError, match=words):
         fit(config_of(map_store, start_from=(str(earlier),), **options), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_fit_does_not_start_from_galaxies_that_other_lineages_put_into_the_test(map_store, tmp_path, trained):
+    """As where `lineage` was forgotten at first. Galaxies of other names, and new ones at the end, are others."""
+    other = shutil.copytree(map_store, tmp_path / "other.zarr", ignore=LOCKS)
+    lineages = zarr.open_group(other / "quiet", mode="r+")["lineage"]
+    lineages[:] = np.array([f"{name} " for name in lineages[:]])
+    config = dataclasses.replace(config_of(map_store, start_from=(str(trained / "both"),), **STILL), store=str(other))
+    with pytest.raises(RunError, match="galaxies of quiet that were split by other lineages: some would be test"):
+        fit(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    names = zarr.open_group(other / "quiet", mode="r+")["galaxy"]
+    names[:] = np.array([f"{name} " for name in names[:]])
+    fit(config, tmp_path / "run", quiet=True)
 
 
 def test_a_suite_that_is_left_out_was_not_seen_before_either(map_store):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from conftest import SUITES
+from conftest import LOCKS, SUITES
 
 from kinmass.gen.storage.store import DONE, StoreError
 from kinmass.train.__main__ import main
@@ -79,6 +79,36 @@ def test_suites_that_were_trained_on_and_other_galaxies_of_a_name_are_refused(mi
     (run / UNSEEN).write_text(json.dumps({"scale": damaged["scale"]}))
     with pytest.raises(RunError, match="does not say what it was made from"):
         widen(run, map_store, ["quiet"])
+
+
+def test_each_tracer_has_the_mean_over_the_suites_in_which_it_is_seen(map_store, tmp_path, capsys):
+    """A suite without gas says nothing of how far a network is off with gas, whenever it is held."""
+    run, dry = tmp_path / "any", shutil.copytree(map_store, tmp_path / "dry.zarr", ignore=LOCKS)
+    fit(FitConfig(str(map_store), "any", ("middle",), width=4, steps=20, round_steps=10, batch=8), run, quiet=True)
+    group = zarr.open_group(dry / "quiet", mode="r+")
+    group.attrs["suite"], maps = "dry", group["maps"]
+    maps[:, :, 4:] = 0
+    shutil.move(dry / "quiet", dry / "dry")
+    shutil.copytree(map_store / "quiet", dry / "quiet")
+    covariances = []
+    for i, order in enumerate((("bursty", "quiet"), ("bursty", "quiet,dry"), ("bursty,dry", "quiet"))):
+        widened = shutil.copytree(run, tmp_path / str(i))
+        for suites in order:
+            assert main(["widen", str(widened), "--store", str(dry), "--suites", suites]) == 0
+        said = "no view of dry can be used with gas: its intervals" in capsys.readouterr().err
+        assert said == (i > 0)
+        scale = read_scales(widened, UNSEEN)["gas"][0].double()
+        covariances.append(scale @ scale.T)
+    for covariance_of_gas in covariances[1:]:
+        torch.testing.assert_close(covariance_of_gas, covariances[0], rtol=1e-4, atol=1e-5)
+
+
+def test_maps_of_another_field_of_view_are_refused(middle_run, map_store, tmp_path):
+    wide = shutil.copytree(map_store, tmp_path / "wide.zarr", ignore=LOCKS)
+    group = zarr.open_group(wide / "bursty", mode="r+")
+    group.attrs["config"] = group.attrs["config"] | {"field_of_view_re": 12.0}
+    with pytest.raises(RunError, match="was trained on maps with field_of_view_re = 6"):
+        widen(middle_run, wide, ["bursty"])
 
 
 def test_two_that_widen_at_once_are_one_after_the_other(middle_run, map_store, tmp_path, monkeypatch):

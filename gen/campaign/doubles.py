@@ -11,7 +11,7 @@ import numpy as np
 
 from kinmass.gen.campaign.listing import Listing
 from kinmass.gen.catalogues.base import Halo, centres_kpc
-from kinmass.gen.catalogues.table import named_twice, names_of_none
+from kinmass.gen.catalogues.table import named_twice, unmatched
 from kinmass.gen.formats import SnapshotError
 from kinmass.gen.storage.suite_group import SAME_PLACE_KPC
 from kinmass.gen.suite import Suite, SuiteError
@@ -82,20 +82,29 @@ def _snapshots_by_table(suite: Suite, listings: Mapping[Path, Listing]) -> dict[
 
 
 def _rows_of_none(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
-    """Say which entries of a table's column `snapshot` name none of the suite's snapshots: their rows are left out."""
+    """Say which entries of a table's column `snapshot` name none of the suite's snapshots, and which have no row."""
     lines = []
     tables = _snapshots_by_table(suite, listings) if suite.catalogue.format == "table" else {}
     for table, snapshots in tables.items():
         names: list[str] = []
+        without: list[Path] = []
         with contextlib.suppress(SnapshotError):  # its listing says what is wrong
-            names = names_of_none(table, snapshots)
+            names, without = unmatched(table, snapshots)
         if names:
-            few = ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
             lines.append(
-                f"{table}: `snapshot` {few} is none of the {counted(len(snapshots), 'snapshot')} that `snapshots` "
-                "matches: these rows are left out; write a file's name or number"
+                f"{table}: `snapshot` {_few(names)} is none of the {counted(len(snapshots), 'snapshot')} that "
+                "`snapshots` matches: these rows are left out; write a file's name or number"
+            )
+        if without:
+            lines.append(
+                f"{table}: no row is of {_few(list(map(str, without)))}: nothing is mapped from "
+                f"{'it' if len(without) == 1 else 'them'}"
             )
     return lines
+
+
+def _few(words: Sequence[str]) -> str:
+    return ", ".join([*words[:3], *(["..."] if len(words) > 3 else [])])
 
 
 def _copies(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:

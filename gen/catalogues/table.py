@@ -128,9 +128,15 @@ def named_twice(path: Path, snapshots: Iterable[Path]) -> tuple[str, Path, Path]
     return next(((name, named[0], named[1]) for name, named in _named_by(path, snapshots) if len(named) > 1), None)
 
 
-def names_of_none(path: Path, snapshots: Iterable[Path]) -> list[str]:
-    """Return the entries of the table's column `snapshot` that name none of these snapshots. Raises SnapshotError."""
-    return [name for name, named in _named_by(path, snapshots) if not named]
+def unmatched(path: Path, snapshots: Iterable[Path]) -> tuple[list[str], list[Path]]:
+    """Return the entries of the table's column `snapshot` that name none of these snapshots, and snapshots without one.
+
+    Both are empty for a table without the column. Raises SnapshotError where it cannot be read.
+    """
+    by_name = dict(_named_by(path, snapshots := list(snapshots)))
+    named = {snapshot for of_name in by_name.values() for snapshot in of_name}
+    without = [snapshot for snapshot in snapshots if by_name and snapshot not in named]
+    return [name for name, of_name in by_name.items() if not of_name], sorted(without)
 
 
 def _check_spelling(path: Path, names: list[str]) -> None:

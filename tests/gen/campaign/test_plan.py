@@ -186,7 +186,9 @@ def test_rows_of_no_snapshot_are_told(tmp_path, capsys):
     table = tmp_path / "centres.csv"
     table.write_text("id,snapshot,x,y,z,r200\n0,000,500,500,500,100\n1,1,500,500,500,100\n2,2.hdf5,500,500,500,100\n")
     assert len(list_tasks(load_suite(suite))) == 2
-    assert f"{table}: `snapshot` 2.hdf5 is none of the 3 snapshots that `snapshots` matches" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{table}: `snapshot` 2.hdf5 is none of the 3 snapshots that `snapshots` matches" in said
+    assert f"{table}: no row is of {tmp_path / '002.hdf5'}: nothing is mapped from it" in said
     table.write_text(table.read_text().replace("2.hdf5", "002.hdf5"))
     assert len(list_tasks(load_suite(suite))) == 3
     assert not capsys.readouterr().err

@@ -4,7 +4,7 @@ A galaxy that is there twice could be in a test once, and in training once more.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +26,13 @@ def said(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
     Raises SuiteError where one catalogue gives several snapshots the same galaxies.
     """
     check_catalogues(suite, listings)
-    lines = _rows_of_none(suite, listings)
+    lines = rows_of_none(suite, listings)
     if copies := _copies(suite, listings):
         more = f", and {len(copies) - 1} more are copies" if len(copies) > 1 else ""
         lines.append(f"{copies[0]}{more}: {_REMEDY}; let `snapshots` match one, or give both the same `lineage`")
-    if pairs := [(path, *pair) for path, listing in listings.items() for pair in _at_one_place(suite, path, listing)]:
-        path, first, second = pairs[0]
-        more = f", and so are {counted(len(pairs) - 1, 'more pair')}" if len(pairs) > 1 else ""
-        lines.append(
-            f"{path}: {first} and {second} are at one place{more}: {_REMEDY}; take one out of the catalogue, or give "
-            "both the same `lineage`"
-        )
+    for path, listing in listings.items():
+        if place := at_one_place(suite, path, [halo for _, halo, _ in listing.entries if halo is not None]):
+            lines.append(place)
     return lines
 
 
@@ -72,27 +68,27 @@ def check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
             )
 
 
-def _snapshots_by_table(suite: Suite, listings: Mapping[Path, Listing]) -> dict[Path, set[Path]]:
+def _snapshots_by_table(suite: Suite, snapshots: Iterable[Path]) -> dict[Path, set[Path]]:
     snapshots_by_table: dict[Path, set[Path]] = {}
-    for path in listings:
+    for path in snapshots:
         with contextlib.suppress(SuiteError):  # its listing says what is wrong
             if table := suite.catalogue_path(path):
                 snapshots_by_table.setdefault(table, set()).add(path)
     return snapshots_by_table
 
 
-def _rows_of_none(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
+def rows_of_none(suite: Suite, snapshots: Iterable[Path]) -> list[str]:
     """Say which entries of a table's column `snapshot` name none of the suite's snapshots, and which have no row."""
     lines = []
-    tables = _snapshots_by_table(suite, listings) if suite.catalogue.format == "table" else {}
-    for table, snapshots in tables.items():
+    tables = _snapshots_by_table(suite, snapshots) if suite.catalogue.format == "table" else {}
+    for table, its_snapshots in tables.items():
         names: list[str] = []
         without: list[Path] = []
         with contextlib.suppress(SnapshotError):  # its listing says what is wrong
-            names, without = unmatched(table, snapshots)
+            names, without = unmatched(table, its_snapshots)
         if names:
             lines.append(
-                f"{table}: `snapshot` {_few(names)} is none of the {counted(len(snapshots), 'snapshot')} that "
+                f"{table}: `snapshot` {_few(names)} is none of the {counted(len(its_snapshots), 'snapshot')} that "
                 "`snapshots` matches: these rows are left out; write a file's name or number"
             )
         if without:
@@ -128,14 +124,20 @@ def _are_same(haloes: Sequence[Halo], others: Sequence[Halo]) -> bool:
     return bool(haloes) and same_names and np.array_equal(places, other_places, equal_nan=True)
 
 
-def _at_one_place(suite: Suite, path: Path, listing: Listing) -> list[tuple[str, str]]:
-    """Return the names of each two of a snapshot's galaxies that lie at one place and have other lineages."""
-    haloes = [halo for _, halo, _ in listing.entries if halo is not None]
-    return [
+def at_one_place(suite: Suite, path: Path, haloes: Sequence[Halo]) -> str:
+    """Say which two of a snapshot's galaxies lie at one place and have other lineages; "" for none."""
+    pairs = [
         (haloes[i].name, haloes[j].name)
         for i, j in pairs_within(centres_kpc(halo.centre_kpc for halo in haloes), SAME_PLACE_KPC)
         if len({suite.lineage_of(suite.galaxy_name(path, haloes[k].name), haloes[k].lineage) for k in (i, j)}) > 1
     ]
+    if not pairs:
+        return ""
+    more = f", and so are {counted(len(pairs) - 1, 'more pair')}" if len(pairs) > 1 else ""
+    return (
+        f"{path}: {pairs[0][0]} and {pairs[0][1]} are at one place{more}: {_REMEDY}; take one out of the catalogue, or "
+        "give both the same `lineage`"
+    )
 
 
 def pairs_within(pos_kpc: np.ndarray, distance_kpc: float) -> list[tuple[int, int]]:

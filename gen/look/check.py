@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kinmass.gen.campaign.doubles import at_one_place, rows_of_none
 from kinmass.gen.campaign.listing import facts_of, kinds_of, tells_low_resolution
 from kinmass.gen.catalogues.find import Halo, find_haloes, usable, why_not
 from kinmass.gen.formats import FORMATS, SnapshotError
@@ -94,6 +95,7 @@ def _suite_lines(suite: Suite) -> list[str]:
         return [*lines, *_verdict([*wrong, str(error)], odd)]
     lines.append(f"  catalogue   {path or 'none: one galaxy, its centre found on its matter'}")
     chosen_haloes = [halo for halo, reason in zip(haloes, reasons, strict=True) if not reason]
+    odd += [*rows_of_none(suite, paths), *filter(None, [at_one_place(suite, first, chosen_haloes)])]
     lines.append(f"  galaxies    {len(chosen_haloes)} of {len(haloes)} would be mapped")
     lines += [f"              {n} not: {reason}" for reason, n in Counter(filter(None, reasons)).most_common()]
     if not chosen_haloes:

@@ -18,6 +18,7 @@ from kinmass.gen.campaign.plan import Task, list_tasks, plan
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.base import Halo
 from kinmass.gen.formats import FORMATS
+from kinmass.gen.look.check import describe
 from kinmass.gen.storage import galaxy_reader, store
 from kinmass.gen.suite import Suite, SuiteError, load_suite
 
@@ -189,6 +190,7 @@ def test_rows_of_no_snapshot_are_told(tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{table}: `snapshot` 2.hdf5 is none of the 3 snapshots that `snapshots` matches" in said
     assert f"{table}: no row is of {tmp_path / '002.hdf5'}: nothing is mapped from it" in said
+    assert "`snapshot` 2.hdf5 is none of the 3 snapshots" in "".join(describe(suite))
     table.write_text(table.read_text().replace("2.hdf5", "002.hdf5"))
     assert len(list_tasks(load_suite(suite))) == 3
     assert not capsys.readouterr().err
@@ -202,6 +204,7 @@ def test_a_galaxy_that_a_catalogue_has_twice_is_told(tmp_path, capsys, apart, li
         f"9,{500 + apart},500,{500 - apart},100,{second}\n"
     )
     list_tasks(load_suite(suite))
+    assert ("7 and 9 are at one place" in "".join(describe(suite))) == said
     assert ("snap.hdf5: 7 and 9 are at one place: one could be in a test" in capsys.readouterr().err) == said
 
 

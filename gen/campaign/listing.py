@@ -164,7 +164,7 @@ def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:
     types, assumed = _mapped_types(suite) & snapshot_format.types(snapshot), ""
     with contextlib.suppress(SnapshotError):  # whoever opens it says that its kernel is unknown
         assumed = snapshot_format.smoothing(snapshot).assumed if "PartType0" in types else ""
-    return alike.facts(units, types, assumed)
+    return alike.facts(units, types, assumed, snapshot.name)
 
 
 def _mapped_types(suite: Suite) -> set[str]:

@@ -23,6 +23,8 @@ _COSMOLOGY = (
 #: Types of particles (typedefs.h): dark matter, stars, alone or in clusters, and dark matter or stars around which the
 #: grid must be refined.
 DARK, STARS, MUST_REFINE = 1, (2, 5, 7), 4
+#: Of stars that have exploded Enzo keeps 1e-20 of the mass (StarParticleDeath.C); no particle is as light as this.
+LEAST_MSUN = 1e-6
 
 
 class Enzo(GridFormat):
@@ -151,17 +153,18 @@ class Enzo(GridFormat):
         return tuple(name for name in names if name in ds.field_list)
 
     def kinds(self, raw: Raw, ds: Any) -> dict[str, np.ndarray]:
-        """Tell stars and dark matter apart; tracers, sinks and black holes are neither.
+        """Tell stars and dark matter apart; tracers, sinks, black holes and stars that have exploded are neither.
 
         Young stars that are to explode one by one are of the type that must be refined until then
-        (Grid_StarParticleHandler.C); dark matter has no creation time.
+        (Grid_StarParticleHandler.C), and stars that were made and do not shine yet have a negative type. Dark matter
+        has no creation time: what has one is what a star of population III leaves behind (Star_HitEndpoint.C).
         """
-        heavy = raw["io", "particle_mass"] != 0
+        heavy = ~(np.abs(raw["io", "particle_mass"]) * float(ds.mass_unit.in_units("Msun")) <= LEAST_MSUN)  # or NaN
         born = raw.get(("io", "creation_time"), np.zeros(len(heavy))) > 0
         if ("io", "particle_type") in raw:
             kind = raw["io", "particle_type"]
-            stars = heavy & (np.isin(kind, STARS) | ((kind == MUST_REFINE) & born))
-            return {"stars": stars, "dark": heavy & ((kind == DARK) | ((kind == MUST_REFINE) & ~born))}
+            stars = heavy & (np.isin(np.abs(kind), STARS) | ((np.abs(kind) == MUST_REFINE) & born))
+            return {"stars": stars, "dark": heavy & ~born & np.isin(kind, (DARK, MUST_REFINE))}
         return {"stars": heavy & born, "dark": heavy & ~born}
 
     def count_cells(self, ds: Any) -> int:

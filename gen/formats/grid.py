@@ -26,6 +26,8 @@ Raw = dict[Any, np.ndarray]
 COARSER = 1.5
 #: A zoom has at most so many different masses of dark matter; those closer than COARSER_STEP in ln count as one.
 MOST_STEPS, COARSER_STEP = 16, 0.01
+#: A mass that a smaller share of the particles has does not part those of a run that does not expand.
+FEW = 1e-3
 #: So many different masses, in single precision, are counted at most.
 MOST_MASSES = 100_000
 #: What a particle of each component holds, and a cell.
@@ -177,18 +179,24 @@ class GridFormat(Format):
         return Census(counts, extents, limit, domains if self.has_domains else None)
 
 
-def coarse_above(masses: np.ndarray, expands: bool) -> float:
+def coarse_above(masses: np.ndarray, expands: bool, counts: np.ndarray | None = None) -> float:
     """Return the mass above which dark matter is coarse, infinity where masses (N,) do not come in a few steps.
 
     A zoom's particles have a few masses, a factor of eight apart, and only the lightest are of high resolution; where
     each has its own, mass does not tell. In a run that does not expand, the lighter ones may be the stars that it began
-    with, of a disc, a bulge and so on: it is parted in two where two masses next to each other are the farthest apart.
+    with, of a disc, a bulge and so on: it is parted in two where two masses next to each other are the farthest apart,
+    of those that more than a few particles have: one black hole is no halo. counts (N,): how many have each mass.
     """
-    steps = np.unique(np.round(np.log(masses[masses > 0]) / COARSER_STEP))
+    counts = np.ones(len(masses)) if counts is None else counts
+    steps, step = np.unique(np.round(np.log(masses[masses > 0]) / COARSER_STEP), return_inverse=True)
     if not 1 < len(steps) <= MOST_STEPS:
         return float("inf")
     if expands:
         return float(COARSER * masses[masses > 0].min())
+    n_in_step = np.bincount(step, counts[masses > 0])
+    steps = steps[n_in_step >= FEW * n_in_step.sum()]
+    if len(steps) < 2:
+        return float("inf")
     apart = COARSER_STEP * np.diff(steps)
     widest = int(np.argmax(apart))
     is_apart = apart[widest] > np.log(COARSER)
@@ -200,7 +208,9 @@ def coarse_above_counted(counts: dict[float, int], expands: bool) -> float:
 
     Coarse particles that were not counted would belong to no type, and their mass to nobody.
     """
-    return coarse_above(np.array(list(counts)), expands) if len(counts) <= MOST_MASSES else float("inf")
+    if len(counts) > MOST_MASSES:
+        return float("inf")
+    return coarse_above(np.array(list(counts)), expands, np.array(list(counts.values())))
 
 
 def count_masses(counts: dict[float, int], masses: np.ndarray) -> None:

@@ -74,10 +74,14 @@ class Ramses(GridFormat):
                 files.append(file)
         return files
 
+    def listed_files(self, path: Path) -> list[Path]:
+        """Return all files, with those that name the fields of others. Raises SnapshotError when one is missing."""
+        return [*self.files(path), *sorted(path.parent.glob("*_file_descriptor.txt"))]
+
     def _info(self, path: Path) -> dict[str, float]:
         """Read the numbers of an info file. Raises SnapshotError where one is missing."""
-        if path.suffix != ".txt":
-            raise SnapshotError(f"{path}: no info file of RAMSES; give output_NNNNN/info_NNNNN.txt")
+        if path.suffix != ".txt" or path.name.startswith("info_rt_"):
+            raise SnapshotError(f"{path}: no info file of RAMSES; give output_NNNNN/info_NNNNN.txt (info_[0-9]*.txt)")
         try:
             text = path.read_text(errors="replace")[:100_000]
         except OSError as error:

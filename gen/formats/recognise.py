@@ -1,5 +1,6 @@
 """Tell what a file is by its content: for users who do not know, and for errors that say more than "damaged?"."""
 
+import re
 from codecs import getincrementaldecoder
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,10 @@ def container(path: Path) -> str:
         return "ramses"
     if enzo.is_parameter_file(head):
         return "enzo"
+    if part := re.fullmatch(r"(?:amr|hydro|part|rt|grav|sink)_(\d+)\.out\d+", path.name):
+        raise SnapshotError(f"{path}: a file of RAMSES; give info_{part[1]}.txt beside it")
+    if re.search(r"\.(hierarchy|boundary)$", path.name):
+        raise SnapshotError(f"{path}: a file of Enzo; give {path.stem} beside it")
     if _is_text(head):
         raise SnapshotError(f"{path}: a text file (it begins with {_first_line(head)!r}); give the snapshot itself")
     raise SnapshotError(
@@ -125,6 +130,8 @@ def _format_of_hdf5(path: Path) -> str:
     """Guess the format of an HDF5 snapshot. Raises SnapshotError without particles."""
     with reading(path, " as HDF5"), h5py.File(path, "r") as file:
         groups = set(file)
+    if re.search(r"\.cpu\d+$", path.name) and any(re.fullmatch(r"Grid\d+", name) for name in groups):
+        raise SnapshotError(f"{path}: a file of Enzo's grids; give {path.stem} beside it")
     if not any(name.startswith("PartType") for name in groups):
         raise SnapshotError(f"{path}: an HDF5 file without particles, {_what_else(groups)}")
     return _format_and_mark(path)[0]

@@ -142,7 +142,8 @@ def sketch(
     if code_units is not None and host_of(reader, components) != "stars":
         stars = [ptype for ptype in components["stars"] if ptype in stored and stored[ptype].formed is None]
         wrong += filter(None, (reader.untold(ptype, cosmological) for ptype in stars))
-    if code_units is not None and (question := first_stars_question(declared, samples.keys(), cosmological)):
+    counts = {ptype: sample.count for ptype, sample in samples.items()}
+    if code_units is not None and (question := first_stars_question(declared, counts, cosmological)):
         wrong.append(question)
     if not discs and (question := coarse_question(declared, samples)):
         wrong.append(question)

@@ -18,10 +18,11 @@ ASSUMED = "kernels"
 NAMED = 3
 
 
-def facts(units: CodeUnits, types: set[str], assumed: str = "") -> dict[str, str]:
+def facts(units: CodeUnits, types: set[str], assumed: str = "", own_name: str = "") -> dict[str, str]:
     """Put into words what all snapshots of a suite should agree on, and OWN.
 
-    types are the particle types of one; assumed says what its file leaves open of its kernels, "" where it does not.
+    types are the particle types of one; assumed says what its file leaves open of its kernels, "" where it does not;
+    own_name is the file's, which is another one in each.
     """
     comoving = None if units.box_kpc is None else units.box_kpc / units.scale_factor
     factors = "".join(f", {field} by {factor:.6g}" for field, factor in sorted(units.factors.items()) if factor != 1)
@@ -29,9 +30,10 @@ def facts(units: CodeUnits, types: set[str], assumed: str = "") -> dict[str, str
         "a": f"{units.scale_factor:.6g}",
         "code units": f"{units.length_kpc:.6g} kpc, {units.mass_msun:.6g} Msun, {units.velocity_kms:.6g} km/s{factors}",
         "h": f"{units.hubble:.4g}",
+        # A .param file may be named after its folder.
         "source of units": re.sub(
-            r"\S+\.param", "its .param", units.source
-        ),  # a .param file may be named after its folder
+            r"\S+\.param", "its .param", units.source.replace(own_name, "it") if own_name else units.source
+        ),
         "box": "none" if comoving is None else f"{comoving:.5g} kpc",
         "particle types": ", ".join(sorted(types)) or "unknown",
         ASSUMED: assumed,

@@ -1,6 +1,6 @@
 """Which particle types make up a galaxy's gas, stars, dark matter and black holes."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -86,17 +86,18 @@ def coarse_question(declared: Mapping[str, list[str]], samples: Mapping[str, Sam
     )
 
 
-def first_stars_question(declared: Mapping[str, list[str]], types: Collection[str], cosmological: bool) -> str:
+def first_stars_question(declared: Mapping[str, list[str]], counts: Mapping[str, int], cosmological: bool) -> str:
     """Ask whether dark matter of two kinds of masses is the first stars of an isolated run in part; "" where it is not.
 
-    types: those of which the file has particles. Such stars have no birth time, and RAMSES gives all that it reads from
-    a table at the start (`ic_part`) the family of dark matter.
+    counts: of the particles of each type that the file has. Such stars have no birth time, and RAMSES gives all
+    that it reads from a table at the start (`ic_part`) the family of dark matter.
     """
     is_declared = any("coarse_dark" in of_component for of_component in declared.values())
-    if cosmological or is_declared or "coarse_dark" not in types:
+    if cosmological or is_declared or "coarse_dark" not in counts:
         return ""
+    light, heavy = counts.get("dark", 0), counts["coarse_dark"]
     return (
-        "dark, coarse_dark: stars that were there at the start, stored as dark matter, and a halo, or dark matter of "
-        "two resolutions? Say it in `particles`: {stars: [stars, dark], dark: [coarse_dark], low_resolution: []}, or "
-        "{low_resolution: [coarse_dark]}"
+        f"dark ({light:,d} lighter particles), coarse_dark ({heavy:,d} heavier ones): stars that were there at the "
+        "start, stored as dark matter, and a halo, or dark matter of two resolutions? Say it in `particles`: {stars: "
+        "[stars, dark], dark: [coarse_dark], low_resolution: []}, or {low_resolution: [coarse_dark]}"
     )

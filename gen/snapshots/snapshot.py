@@ -179,7 +179,7 @@ class Snapshot:
             self.fields.setdefault(ptype, []).append(name)
         self.counts = {p: int(self._ds.particle_type_counts.get(p, 0)) for p in self.fields}
         self._check_counts(promised)
-        present = {ptype for ptype, n in self.counts.items() if n}
+        present = {ptype: n for ptype, n in self.counts.items() if n}
         if question := first_stars_question(declared, present, self.units.cosmological):
             raise SnapshotError(f"{self.path}: {question}")
 

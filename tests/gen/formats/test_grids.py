@@ -258,9 +258,9 @@ def test_first_stars_of_an_isolated_run_are_no_dark_matter_unless_that_is_said(f
     New ones give all particles of a table of initial conditions the family of dark matter (init_part.f90, ic_part).
     """
     path = grids.ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY, families=families, boxlen=250.0)
-    with pytest.raises(SnapshotError, match=r"dark, coarse_dark: stars that were there at the start"):
+    with pytest.raises(SnapshotError, match=r"coarse_dark \(100 heavier ones\): stars that were there at the start"):
         opened("ramses", path)
-    assert "wrong       dark, coarse_dark: stars that were there at the start" in "\n".join(describe(path))
+    assert "coarse_dark (100 heavier ones): stars that were there at the start" in "\n".join(describe(path))
     heavy = galaxy.dark.mass_msun > 1.5 * galaxy.dark.mass_msun.min()
     said = {"stars": ["stars", "dark"], "dark": ["coarse_dark"], "low_resolution": []}
     with opened("ramses", path, components=said) as snapshot:
@@ -399,6 +399,72 @@ def test_the_same_galaxy_in_other_layouts_of_enzo(change, small, tmp_path):
         np.testing.assert_allclose(sorted_rows(p), sorted_rows(expected[name]), rtol=2e-7, atol=1e-5)
 
 
+def test_stars_of_enzo_that_have_ended_are_neither_stars_nor_dark_matter(small, tmp_path):
+    """Exploded ones keep 1e-20 of their mass, remnants their time of creation; one that is not active yet is one."""
+    path, n_ended = copied(small["enzo"], tmp_path), [0]
+    expected = read_all("enzo", path)
+
+    def end(group: h5py.Group) -> None:
+        if "particle_type" not in group:
+            return
+        kind, mass = group["particle_type"][()], group["particle_mass"][()]
+        stars = np.flatnonzero(kind == 2)
+        exploded, remnants, unborn = (stars[i::10] for i in range(3))
+        kind[exploded], kind[remnants], kind[unborn] = 5, 1, -7
+        mass[exploded] *= 1e-20
+        mass[remnants] *= 1e-6
+        replaced(group, "particle_type", kind)
+        replaced(group, "particle_mass", mass)
+        n_ended[0] += len(exploded) + len(remnants)
+
+    in_grids(end)(path)
+    found = read_all("enzo", path)
+    assert n_ended[0] > 50
+    assert len(found["stars"]) == len(expected["stars"]) - n_ended[0]
+    for name in ("dark", "gas"):  # which is parted by the lightest of its masses
+        np.testing.assert_allclose(sorted_rows(found[name]), sorted_rows(expected[name]), rtol=2e-7, atol=1e-5)
+
+
+def test_a_corrected_descriptor_is_another_snapshot(small, tmp_path):
+    """It says which record is which velocity: what was mapped before it was corrected is not what is mapped now."""
+    path = copied(small["ramses"], tmp_path)
+    suite = Suite(name="x", format="ramses", snapshots="*/info_[0-9]*.txt", aperture={"kpc": 50}, root=tmp_path)
+    before = list_snapshot(suite, path)
+    descriptor = path.with_name("hydro_file_descriptor.txt")
+    text, swapped = descriptor.read_text(), {"velocity_x": "velocity_z", "velocity_z": "velocity_x"}
+    descriptor.write_text(re.sub("velocity_[xz]", lambda match: swapped[match[0]], text))
+    assert descriptor.read_text() != text
+    now = list_snapshot(suite, path)
+    assert now.content != before.content
+    assert now.marks != before.marks
+    descriptor.write_text(text)
+    assert list_snapshot(suite, path).content == before.content
+
+
+@pytest.mark.parametrize("kind", grids.WRITERS)
+def test_outputs_of_one_run_have_units_of_one_kind(kind, written):
+    """Their source is a file of each output: an alarm that is always there hides the others."""
+    path = written[kind, "middle"]
+    suite = Suite(name="x", format=kind.split()[-1], snapshots="*", aperture={"kpc": 50}, root=path.parent)
+    facts = list_snapshot(suite, path).facts
+    assert facts is not None
+    assert facts["source of units"].endswith(" of it")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("ramses", "amr_00099.out00001", "a file of RAMSES; give info_00099.txt beside it"),
+        ("ramses", "part_00099.out00002", "a file of RAMSES; give info_00099.txt beside it"),
+        ("enzo", "DD0099.cpu0000", "a file of Enzo's grids; give DD0099 beside it"),
+        ("enzo", "DD0099.hierarchy", "a file of Enzo; give DD0099 beside it"),
+    ],
+)
+def test_other_files_of_a_grid_say_which_to_give(kind, name, words, written):
+    with pytest.raises(SnapshotError, match=words):
+        recognised(written[kind, "middle"].with_name(name))
+
+
 def test_stars_of_enzo_that_are_active_particles_are_refused(small, tmp_path):
     path = copied(small["enzo"], tmp_path)
     path.write_text(path.read_text() + "AppendActiveParticleType = CenOstriker\n")
@@ -411,7 +477,7 @@ def test_its_size_is_that_of_all_its_files(kind, written):
     """By size the ranks share work, and one of them goes first through a large snapshot."""
     path = written[kind, "middle"]
     suite = Suite(name="x", format=kind.split()[-1], snapshots="*", aperture={"kpc": 50}, root=path.parent)
-    files = [file for file in path.parent.iterdir() if not re.search("descriptor|boundary", file.name)]
+    files = [file for file in path.parent.iterdir() if not file.name.endswith("boundary")]
     assert list_snapshot(suite, path).n_bytes == sum(file.stat().st_size for file in files) > 50_000
 
 
@@ -421,6 +487,14 @@ def test_masses_tell_of_resolution_only_where_they_come_in_steps():
         assert coarse_above(np.geomspace(1, 2, 1000), expands) == np.inf
         assert coarse_above(np.zeros(0), expands) == np.inf
         assert not (np.array([1.0, 1.4]) > coarse_above(np.array([1.0, 1.4, 1.4]), expands)).any()
+
+
+def test_a_few_particles_do_not_part_a_run_that_does_not_expand():
+    """One black hole among the initial conditions is no halo, and the halo no disc."""
+    masses = np.array([1e5, 1e6, 5e7])
+    limit = coarse_above_counted({1e5: 5000, 1e6: 9999, 5e7: 1}, False)
+    np.testing.assert_array_equal(masses > limit, [False, True, True])
+    assert coarse_above_counted({1e5: 5000, 5e7: 1}, False) == np.inf
 
 
 def test_disc_and_bulge_are_on_one_side_of_the_halo_in_a_run_that_does_not_expand():

@@ -72,8 +72,8 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
     """
     file, extension, plane = _parse_map_name(name)
     if is_hdf5(file):
-        data, unit = hdf5_image(folder / file, None if extension is None else str(extension))
-        header = fits.Header({} if unit is None else {"BUNIT": unit})
+        data, unit, own_name = hdf5_image(folder / file, None if extension is None else str(extension))
+        header = fits.Header({"EXTNAME": own_name} | ({} if unit is None else {"BUNIT": unit}))
     else:
         data, header = _fits_image(file, extension, folder)
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":

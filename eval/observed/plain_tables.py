@@ -375,8 +375,8 @@ def hdf5_image_names(path: Path) -> list[str]:
         raise ValueError(f"{path} cannot be read as HDF5 ({error})") from error
 
 
-def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None]:
-    """Return a dataset of two or more dimensions, and its unit. part may be left out where there is only one.
+def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None, str]:
+    """Return a dataset of two or more dimensions, its unit and name. part may be left out where there is only one.
 
     Raises ValueError for a file that cannot be read, or where there is no such dataset.
     """
@@ -388,7 +388,7 @@ def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None]:
                 raise ValueError(
                     f"{path.name}: say which image is meant, as FILE[DATASET]; there are {', '.join(images) or 'none'}"
                 )
-            return _values_of(images[name]), _unit_of(images[name])
+            return _values_of(images[name]), _unit_of(images[name]), name.encode("ascii", "replace").decode()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; paths are relative to the YAML file's folder") from error
     except (OSError, RuntimeError) as error:

@@ -54,13 +54,13 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     """
     refuse_contradictions(files)
     maps = read_maps(files, folder, galaxy_file)
-    refuse_forgotten_width(files, _beside_dispersion(files, folder))
+    refuse_forgotten_width(files, _beside_dispersion(files, folder), maps.called.get("dispersion", []))
     values, side_arcsec = maps.values, maps.side_arcsec
-    refuse_logarithm(files, bool(maps.density.log))
+    refuse_logarithm(files, bool(maps.density.log), maps.called.get("density", []))
     is_good = _unmasked(files, maps)
     velocity, density, sigma = values["velocity"], values["density"], values.get("dispersion")
     tracer = "gas" if files is galaxy_file.gas else "stars"
-    maps.remarks += of_other_tracer(files, tracer)
+    maps.remarks += of_other_tracer(files, tracer, maps.called.get("velocity", []))
     with np.errstate(divide="ignore", invalid="ignore"):
         velocity_error, sigma_error = (_error_kms(values, what) for what in ("velocity", "dispersion"))
         if files.max_velocity_error_kms is not None and velocity_error is not None:

@@ -27,7 +27,7 @@ from kinmass.eval.observed.grids import (
     spaxel_side,
     tiled,
 )
-from kinmass.eval.observed.names import refuse_error_for
+from kinmass.eval.observed.names import refuse_misnomers
 from kinmass.eval.observed.offsets import pixel_offsets, row_offsets, side_arcsec_of
 
 _MAPS = (
@@ -53,6 +53,7 @@ class TracerMaps:
     remarks: list[str] = field(default_factory=list)
     convention: str | None = None  # of V, where the files tell it
     doubts: list[str] = field(default_factory=list)
+    called: dict[str, list[str]] = field(default_factory=dict)  # what the files of images call them {key: names}
 
 
 def read_maps(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> TracerMaps:
@@ -166,8 +167,8 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     if files.velocity_unit is None:
         values_and_headers, is_frequency = to_velocities(read, files.velocity, lambda v: _without_blanks(files, v))
     planes = {key: str(header["PLANE"]) for key, (_, header) in values_and_headers.items() if "PLANE" in header}
-    for key, called in planes.items():
-        refuse_error_for(files, key, called)
+    called = {key: _names_in(header) for key, (_, header) in values_and_headers.items()}
+    refuse_misnomers(files, called)
     _refuse_other_planes(image_names, {key: values_and_headers[key][1] for key in planes})
     grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
     images = {
@@ -204,12 +205,18 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
                 )
                 values[key] = density.value
     if planes:
-        keys_of = {called: [key for key in planes if planes[key] == called] for called in planes.values()}
-        listed = "; ".join(f"{', '.join(keys)} {called!r}" for called, keys in keys_of.items())
+        keys_of = {name: [key for key in planes if planes[key] == name] for name in planes.values()}
+        listed = "; ".join(f"{', '.join(keys)} {name!r}" for name, keys in keys_of.items())
         tracer = "gas" if files is galaxy_file.gas else "stars"
         remarks.append(f"Planes of the {tracer} as headers call them: {listed}.")
     _merge_masks(values)
-    return TracerMaps(values, x, y, side, density or _even(values), remarks, "optical" if is_frequency else None)
+    convention = "optical" if is_frequency else None
+    return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, called=called)
+
+
+def _names_in(header: fits.Header) -> list[str]:
+    """Return what a header calls its extension and its plane, where it does."""
+    return [name for key in ("EXTNAME", "PLANE") if (name := str(header.get(key, "")).strip())]
 
 
 #: Of which map another map tells something: its error, say.

@@ -154,16 +154,25 @@ def _conversion_factor(name: str, unit: str | None, target_unit: units.UnitBase,
         raise ValueError(f"{name} is in {unit!r}, {reason}") from error
 
 
-def kms_per_unit(name: str, unit: str | None, key: str = "velocity_unit") -> float:
+def kms_per_unit(name: str, unit: str | None, key: str | None = "velocity_unit") -> float:
     """Return how many km/s one unit of a map `name` is, 1 where it has no unit.
 
-    Raises ValueError for a unit that is no velocity; the message names `key`, the YAML key to set.
+    Raises ValueError for a unit that is no velocity; the message names `key`, the YAML key to set, if there is one.
     """
+    instead = f"say {key}: km/s if that is what it is in" if key else "mend the unit in its file"
     return _conversion_factor(
         name, unit, units.km / units.s, 1.0,
-        f"which is no velocity: convert it to km/s (frequencies, wavelengths and logarithms too), or say {key}: km/s "
-        "if that is what it is in",
+        f"which is no velocity: convert it to km/s (frequencies, wavelengths and logarithms too), or {instead}",
     )  # fmt: skip
+
+
+def is_no_unit(unit: str | None) -> bool:
+    """Whether no unit is written, or none that is known: it may be any."""
+    try:
+        written = read_unit(unit)
+    except ValueError:
+        return True
+    return not written.log and written.unit == units.dimensionless_unscaled
 
 
 def kms2_per_unit(unit: str | None) -> float | None:
@@ -183,13 +192,13 @@ def is_inverse_variance(unit: str | None) -> bool:
         return False
 
 
-def inverse_variance_per_unit(name: str, unit: str | None, default: float) -> float:
-    """Return how many (km/s)^-2 one unit of an inverse variance is, `default` where it has no unit.
+def inverse_variance_per_unit(name: str, unit: str | None) -> float:
+    """Return how many (km/s)^-2 one unit of an inverse variance is, 1 where it has no unit.
 
     Raises ValueError for a unit that is no inverse variance of a velocity.
     """
     return _conversion_factor(
-        name, unit, (units.km / units.s) ** -2, default,
+        name, unit, (units.km / units.s) ** -2, 1.0,
         "which is no inverse variance of a velocity: say velocity_error_unit: km/s if it is one in (km/s)^-2",
     )  # fmt: skip
 

@@ -105,9 +105,10 @@ class TracerFiles(_Section):
     """Unit of the velocity, and of dispersions and errors without one of their own. Where left out: the file's
     (BUNIT, TUNIT, or in brackets after the name of a column, `V [m/s]`), or km/s."""
     dispersion_unit: str | None = None
-    """Unit of the dispersion."""
+    """Unit of the dispersion, and of its errors and the instrument's width where their files tell none."""
     velocity_error_unit: str | None = None
-    """Unit of `velocity_error`; `velocity_ivar` is in this unit to the power of -2."""
+    """Unit of `velocity_error`; `velocity_ivar` is in this unit to the power of -2. Where neither is given, that of
+    the dispersion's error."""
     density_unit: str | None = None
     """Unit of the density, such as Msun/pc2, mag/arcsec2, dex, arbitrary. Where left out: the file's."""
     convention: Literal["rest", "optical", "radio"] = "rest"

@@ -1,5 +1,6 @@
 """Observers' files: whatever units, grids, numbers and headers they are written with, the galaxy is the same."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,76 @@ def test_what_a_key_says_of_a_unit_goes_before_what_the_file_says(tmp_path):
     with pytest.raises(ValueError, match=r"dispersion.fits is in 'km/s' .* say dispersion_unit"):
         read_galaxy(images(tmp_path, density_unit="dex(Msun/pc2)", velocity_unit="m/s"))
     assert mismatches(images(tmp_path, density_unit="dex(Msun/pc2)", velocity_unit="m/s", dispersion_unit="km/s")) == []
+
+
+#: Errors of the galaxy above, and an instrument's width that is hardly one.
+WIDTHS = {"dispersion": MAPS["dispersion"], "velocity_error": 5 + 0 * X, "dispersion_error": 7 + 0 * X,
+          "instrument_sigma": 1e-3 + 0 * X}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", WIDTHS)
+@pytest.mark.parametrize("as_table", [False, True])
+def test_a_unit_that_is_said_of_velocities_is_none_of_a_width_in_another(tmp_path, key, as_table):
+    """Said of a V in 'km/s LSRK', it had a dispersion, an error or the instrument's width in Angstrom be km/s."""
+
+    def read(unit, velocity="km/s LSRK", **keys):
+        maps = MAPS | {key: WIDTHS[key]}
+        if as_table:
+            path = table(tmp_path, maps, **({key: key} | keys))
+            fits.setval(tmp_path / "table.fits", f"TUNIT{3 + list(maps).index('velocity')}", value=velocity, ext=1)
+            fits.setval(tmp_path / "table.fits", f"TUNIT{3 + list(maps).index(key)}", value=unit or "", ext=1)
+        else:
+            put(tmp_path, "velocity", MAPS["velocity"], unit=velocity)
+            put(tmp_path, key, WIDTHS[key], unit=unit or " ")
+            path = images(tmp_path, **({key: f"{key}.fits"} | keys))
+        assert mismatches(path, mirrored=1 if as_table else -1) == []
+        sky = read_galaxy(path).gas
+        for name in ("velocity_error", "dispersion_error"):
+            assert key != name or np.median(getattr(sky, f"{name}_kms")) == pytest.approx(WIDTHS[name][0, 0], rel=1e-3)
+
+    with pytest.raises(ValueError, match=r"in .km/s LSRK., which is no velocity"):
+        read("km/s")
+    for unit in (None, "KM/S", "km/s LSRK", "1"):
+        read(unit, velocity_unit="km/s")
+    for unit in ("Angstrom", "dex(km/s)"):
+        with pytest.raises(ValueError, match=rf"{key}\S* is in '{re.escape(unit)}', which is no velocity: convert it"):
+            read(unit, velocity_unit="km/s")
+        read(unit, velocity=unit, velocity_unit="km/s")  # wrong in one header as in the other
+    own = {"dispersion": "dispersion_unit", "instrument_sigma": None}.get(key, "velocity_error_unit")
+    if own is not None:
+        read("Angstrom", velocity_unit="km/s", **{own: "km/s"})
+
+
+@pytest.mark.parametrize("key", ["instrument_sigma", "dispersion_error", "dispersion_ivar"])
+@pytest.mark.parametrize(
+    ("in_file", "of_dispersion", "km_s"),
+    [("km/s", " ", 1.0), ("km/s", "Jy", 1.0), ("m/s", "km/s", 1e-3), (" ", " ", 1e-3), ("furlongs", "Jy", 1e-3),
+     ("km/s", "km/s", 1e-3), ("Jy", "Jy", 1e-3)],
+)  # fmt: skip
+def test_the_unit_that_a_file_tells_goes_before_that_of_another_map(tmp_path, key, in_file, of_dispersion, km_s):
+    """Of an instrument's width of 70 km/s by its header, .07 were taken out where the dispersion was said to be in m/s.
+
+    Where the dispersion's own header tells what its key contradicts, the same unit in the other's is as wrong.
+    """
+    width, keys = 4.0 + IX % 2, {"dispersion_unit": "m/s", key: "w.fits"}
+    sigma = np.hypot(MAPS["dispersion"], width if key == "instrument_sigma" else 0.0)
+    put(tmp_path, "dispersion", 1e3 * sigma, unit=of_dispersion)
+    if key == "dispersion_ivar":
+        put(tmp_path, "w", (width / km_s) ** -2, unit=f"({in_file})^-2" if in_file != " " else in_file)
+        if in_file in ("km/s", "Jy") and of_dispersion == in_file:
+            return  # an inverse variance is in another unit than the dispersion anyway
+    else:
+        put(tmp_path, "w", width / km_s, unit=in_file)
+    path = images(tmp_path, **keys)
+    assert mismatches(path) == []
+    if key != "instrument_sigma":
+        np.testing.assert_allclose(read_galaxy(path).gas.dispersion_error_kms, width[SEEN])
+    # What is said of V's errors is said of the dispersion's where there are none of V.
+    put(tmp_path, "velocity_error", 5e3 + 0 * X, unit=" ")
+    of_both = {"velocity_error": "velocity_error.fits", "velocity_error_unit": "m/s", "velocity_unit": "km/s"}
+    if key != "instrument_sigma" and km_s == 1:
+        read = read_galaxy(images(tmp_path, **keys, **of_both)).gas
+        np.testing.assert_allclose(read.dispersion_error_kms, width[SEEN])
 
 
 def test_two_values_of_one_unit_are_refused(tmp_path):

@@ -184,6 +184,15 @@ def kms2_per_unit(unit: str | None) -> float | None:
         return None
 
 
+def kms2_per_inverse_square(unit: str | None) -> float | None:
+    """Return how many (km/s)^2 one over the root of a unit is, as of a variance's inverse variance; None for others."""
+    try:
+        written = read_unit(unit)
+        return None if written.log else float(written.unit.to((units.km / units.s) ** -4)) ** -0.5
+    except (ValueError, TypeError):
+        return None
+
+
 def is_inverse_variance(unit: str | None) -> bool:
     """Whether a unit is that of an inverse variance of a velocity."""
     try:

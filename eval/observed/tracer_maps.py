@@ -13,6 +13,7 @@ from kinmass.eval.observed.fits_units import (
     inverse_variance_per_unit,
     is_inverse_variance,
     is_no_unit,
+    kms2_per_inverse_square,
     kms2_per_unit,
     kms_per_unit,
     read_density,
@@ -71,6 +72,7 @@ def _without_blanks(files: TracerFiles, value: np.ndarray) -> np.ndarray:
 def _in_kms(files: TracerFiles, key: str, value: np.ndarray, units_of_files: dict[str, str | None]) -> np.ndarray:
     """Convert a map as read: blanks become NaN; velocities, dispersions and errors are in km/s, or (km/s)^-2.
 
+    Errors of a dispersion that is a variance stay those of its square, in (km/s)^2 or (km/s)^-4, for `_errors_of_root`.
     units_of_files {key: unit} are those that the files of the maps tell.
     """
     if key.startswith("mask") and files.mask_is == "good":
@@ -84,17 +86,49 @@ def _in_kms(files: TracerFiles, key: str, value: np.ndarray, units_of_files: dic
     if key == "velocity":
         return value * kms_per_unit(name, files.velocity_unit or units_of_files[key])
     own_key, (unit, is_of_key) = _own_unit_key(files, key), _unit_of_width(files, key, units_of_files)
+    if (of_square := _kms2_of_error(files, key, units_of_files)) is not None:
+        return value * of_square ** (-2 if key in IVARS else 1)
     if key in IVARS:
         return value * (kms_per_unit(name, unit) ** -2 if is_of_key else inverse_variance_per_unit(name, unit))
-    # A variance, as a moment of second order is, or the square of an error. That of a dispersion may be another thing,
-    # the error of a variance.
-    is_squared = key == "velocity_error" or (key == "dispersion" and files.dispersion_is == "sigma")
-    squared = kms2_per_unit(unit) if is_squared else None
-    if squared is not None:
+    # A variance, as a moment of second order is, or the square of an error.
+    is_square = key == "velocity_error" or (key == "dispersion" and _is_variance(files, units_of_files))
+    if is_square and (squared := kms2_per_unit(unit)) is not None:
         return np.sqrt(np.where(value >= 0, value * squared, np.nan))
+    if key == "instrument_sigma" and is_of_key and (squared := kms2_per_unit(unit)) is not None:
+        return value * np.sqrt(squared)  # the unit of a variance, the dispersion's
     if key in ERRORS and not is_of_key and is_inverse_variance(unit):
         raise ValueError(f"{key} {name} is in {unit!r}: say {key.removesuffix('_error')}_ivar, an inverse variance")
     return value * kms_per_unit(name, unit, own_key)
+
+
+def _is_variance(files: TracerFiles, units_of_files: dict[str, str | None]) -> bool:
+    """Whether the dispersion is a variance by its unit."""
+    unit, _ = _unit_of_width(files, "dispersion", units_of_files)
+    return files.dispersion_is == "sigma" and kms2_per_unit(unit) is not None
+
+
+def _kms2_of_error(files: TracerFiles, key: str, units_of_files: dict[str, str | None]) -> float | None:
+    """Return how many (km/s)^2 one unit of the error of a variance is, or of the error behind its inverse variance.
+
+    None for other maps, as for errors of sigma beside a variance.
+    """
+    if not key.startswith("dispersion_") or not _is_variance(files, units_of_files):
+        return None
+    unit, is_of_key = _unit_of_width(files, key, units_of_files)
+    return kms2_per_unit(unit) if is_of_key or key in ERRORS else kms2_per_inverse_square(unit)
+
+
+def _errors_of_root(files: TracerFiles, values: dict[str, np.ndarray], units_of_files: dict[str, str | None]) -> None:
+    """Turn errors of a dispersion's square, where they are, into those of the dispersion: 1 / (2 sigma) of them.
+
+    Where sigma is smaller than its error, that is the error of a square of zero.
+    """
+    for key in ("dispersion_error", "dispersion_ivar"):
+        if key in values and _kms2_of_error(files, key, units_of_files) is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                half = 0.5 * (values[key] if key in ERRORS else values[key] ** -0.5)
+                error = half / np.maximum(values["dispersion"], np.sqrt(half))
+                values[key] = error if key in ERRORS else np.where(values[key] > 0, error**-2, values[key])
 
 
 #: Keys that tell the unit of a width or an error which has none of its own, of which the first that is said counts; and
@@ -128,6 +162,10 @@ def _unit_of_width(files: TracerFiles, key: str, units_of_files: dict[str, str |
     own_key, unit, name = _own_unit_key(files, key), units_of_files[key], getattr(files, key)
     if own_key is not None and (said := getattr(files, own_key)) is not None:
         return said, True
+    is_untold = _kms_or_none(name, unit) is None and is_no_unit(unit)
+    square = units_of_files.get("dispersion") if files.dispersion_unit is None else None
+    if key.startswith("dispersion_") and is_untold and kms2_per_unit(square) is not None:
+        return square, True  # an error of what the dispersion holds
     other_key = next((other for other in _BORROWED[key] if getattr(files, other) is not None), None)
     if other_key is None:
         return unit, False
@@ -139,7 +177,6 @@ def _unit_of_width(files: TracerFiles, key: str, units_of_files: dict[str, str |
                 f"{own_key or 'dispersion_unit'}, its unit"
             )
         return unit, False
-    is_untold = kms is None and is_no_unit(unit)
     return (said, True) if is_untold or unit in map(units_of_files.get, _LENDERS[other_key]) else (unit, False)
 
 
@@ -229,6 +266,7 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
                     name, values[key], files.density_unit or unit, side, galaxy_file.distance()[0], bins=True
                 )
                 values[key] = density.value
+    _errors_of_root(files, values, units_of_files)
     if planes:
         keys_of = {name: [key for key in planes if planes[key] == name] for name in planes.values()}
         listed = "; ".join(f"{', '.join(keys)} {name!r}" for name, keys in keys_of.items())
@@ -309,6 +347,7 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     remarks = list(bin_table.remarks) if bin_table is not None else []
     units_of_files = {key: table_columns[column][1] for key, column in map_columns.items()}
     values = {key: _in_kms(files, key, table_columns[column][0], units_of_files) for key, column in map_columns.items()}
+    _errors_of_root(files, values, units_of_files)
     _merge_masks(values)
     has_place = _has_place(files, places, np.isfinite(values["velocity"]) & (values.get("mask", 0) == 0))
     if not has_place.any():

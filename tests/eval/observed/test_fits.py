@@ -350,12 +350,62 @@ def test_cards_of_axes_are_no_names_of_planes(tmp_path):
         read_galaxy(images(tmp_path, velocity="cube.fits[MAPS,Ha]"))
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("km2 / s2", 1.0), ("km^2 s^-2", 1.0), ("m2 s-2", 1e6)])
-def test_a_second_moment_may_be_a_variance(tmp_path, unit, factor):
-    put(tmp_path, "dispersion", factor * MAPS["dispersion"] ** 2, unit=unit)
-    assert mismatches(images(tmp_path)) == []
+@pytest.mark.parametrize(
+    ("unit", "factor", "as_table"), [("km2 / s2", 1.0, True), ("km^2 s^-2", 1.0, False), ("m2 s-2", 1e6, False)]
+)
+@pytest.mark.parametrize("by_key", [False, True])
+@pytest.mark.parametrize("told", [False, True])
+def test_a_second_moment_may_be_a_variance(tmp_path, unit, factor, by_key, told, as_table):
+    """Of its error, where that had no unit, nothing was divided by 2 sigma; and no key could say such a unit."""
+    error = np.where(SEEN, 2.0 + 0.1 * R, np.nan)
+    own, of_errors = (" " if by_key else unit), (unit if told else " ")
+    written = {"dispersion": (factor * MAPS["dispersion"] ** 2, own)}
+    written["dispersion_error"] = 2 * factor * MAPS["dispersion"] * error, of_errors
+    written["dispersion_ivar"] = written["dispersion_error"][0] ** -2.0, f"({unit})^-2" if told else " "
+    keys = {"dispersion_unit": unit} if by_key else {}
+
+    def read(without, **more):
+        values = {key: pair for key, pair in written.items() if key != without}
+        if as_table:
+            path = table(tmp_path, MAPS | {key: value for key, (value, _) in values.items()}, **keys, **more)
+            for i, column in enumerate(fits.getdata(tmp_path / "table.fits").names):
+                if column in values:
+                    fits.setval(tmp_path / "table.fits", f"TUNIT{i + 1}", value=values[column][1], ext=1)
+        else:
+            for key, (value, own_unit) in values.items():
+                put(tmp_path, key, value, unit=own_unit)
+            more = {key: f"{name}.fits" if name in values else name for key, name in more.items()}
+            path = images(tmp_path, **keys, **more)
+        assert mismatches(path, mirrored=1 if as_table else -1) == []
+        return read_galaxy(path).gas
+
+    assert read("dispersion_ivar").dispersion_error_kms is None
+    for key, other in (("dispersion_error", "dispersion_ivar"), ("dispersion_ivar", "dispersion_error")):
+        np.testing.assert_allclose(read(other, **{key: key}).dispersion_error_kms, error[SEEN])
+    written["dispersion_error"] = error, "km/s"  # of sigma itself
+    np.testing.assert_allclose(
+        read("dispersion_ivar", dispersion_error="dispersion_error").dispersion_error_kms, error[SEEN]
+    )
     with pytest.raises(ValueError, match="which is no velocity"):
-        read_galaxy(images(tmp_path, dispersion_is="fwhm"))
+        read("dispersion_ivar", dispersion_is="fwhm")
+
+
+def test_the_error_of_a_variance_of_nothing_is_finite(tmp_path):
+    sigma = np.where(SEEN, np.where(IX % 2, 0.02 + 1e-3 * R, 30 + R), np.nan)
+    put(tmp_path, "dispersion", sigma**2, unit="km2/s2")
+    half = 16 + R
+    put(tmp_path, "e", 2 * half, unit=" ")
+    found = read_galaxy(images(tmp_path, dispersion_error="e.fits")).gas.dispersion_error_kms
+    np.testing.assert_allclose(found, np.where(IX % 2, np.sqrt(half), half / (30 + R))[SEEN])
+
+
+def test_a_key_may_say_that_an_error_is_a_variance(tmp_path):
+    put(tmp_path, "e", 25.0 + 0 * X, unit=" ")
+    keys = {"velocity_error": "e.fits", "velocity_error_unit": "km2/s2"}
+    np.testing.assert_allclose(read_galaxy(images(tmp_path, **keys)).gas.velocity_error_kms, 5.0)
+    for wrong in ({"velocity_ivar": "e.fits", "velocity_error": None}, {"velocity_error_unit": "km/s2"}):
+        with pytest.raises(ValueError, match=r"velocity_error is in 'km2?/s2', which is no velocity"):
+            read_galaxy(images(tmp_path, **{k: v for k, v in (keys | wrong).items() if v is not None}))
 
 
 def test_a_mask_of_a_small_field_is_not_taken_for_one_of_good_pixels(tmp_path):

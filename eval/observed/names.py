@@ -23,6 +23,8 @@ _INSTRUMENTS = re.compile(
 #: Errors as tables of surveys call them: e_V by the CDS' standard, EVPXF and DVPXF, emom1, evcen, eew.
 _SHORT_ERROR = r"(?<![a-z])(?:e_(?=[a-z])|e(?:mom|vcen|vel|sig|disp|fwhm|ew)(?=[\d_.]|$)|[ed](?:vpxf|spxf)(?![a-z]))"
 _ERROR = re.compile(rf"err|std|unc|{_SHORT_ERROR}")
+#: What astropy's CCDData calls errors, variances and inverse variances alike: its header says which.
+_ANY_KIND = "uncert"
 _VARIANCE = re.compile(r"(?<![a-z])var(?:iance)?(?![a-z])")
 #: Of a map that is no error, this says that it is one.
 _CALLED_ERROR = re.compile(
@@ -160,7 +162,7 @@ def _refuse_error(files: TracerFiles, key: str, called: str) -> None:
         words = f"an inverse variance: say {what}_ivar"
     elif kind == "error" and _VARIANCE.search(told):
         words = f"a variance: give its root, or its inverse as {what}_ivar"
-    elif kind == "ivar" and _ERROR.search(told) and not _INVERSE.search(told):
+    elif kind == "ivar" and _ERROR.search(told) and not _INVERSE.search(told) and told != _ANY_KIND:
         words = f"an error: say {what}_error"
     if words:
         raise ValueError(

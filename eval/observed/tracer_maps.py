@@ -29,6 +29,7 @@ from kinmass.eval.observed.grids import (
     spaxel_side,
     tiled,
 )
+from kinmass.eval.observed.kinds import of_other_sense, refuse_other_kind, root_of_variance
 from kinmass.eval.observed.names import refuse_misnomers
 from kinmass.eval.observed.offsets import pixel_offsets, row_offsets, side_arcsec_of
 
@@ -224,6 +225,14 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
         {"bin": files.bin} if bin_columns else {}
     )
     read = {key: image(name, folder) for key, name in image_names.items()}
+    of_masks = list[str]()
+    for key, (value, header) in read.items():
+        if key in ERRORS:
+            read[key] = root_of_variance(files, _without_blanks(files, value), header)
+        if key.startswith("mask"):
+            of_masks += of_other_sense(files, image_names[key], header)
+        elif key != "bin":
+            refuse_other_kind(files, key, header)
     values_and_headers, is_frequency = read, False
     if files.velocity_unit is None:
         values_and_headers, is_frequency = to_velocities(read, files.velocity, lambda v: _without_blanks(files, v))
@@ -254,6 +263,7 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     methods: dict[str, Resampling] = {"bin": "nearest"}
     methods |= dict.fromkeys((key for key in images if key.startswith("mask")), "largest")
     values, grid, remarks = onto_one_grid(images, grids, reference_key, methods, files.one_grid)
+    remarks += of_masks
     x, y, side = pixel_offsets(files, grid, galaxy_file)
     if bin_table is not None and bin_columns:
         row_of_spaxel = bin_table.row_of(values.pop("bin"))

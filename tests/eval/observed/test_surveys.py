@@ -427,6 +427,52 @@ def test_an_error_in_squared_velocities_is_a_variance(tmp_path, unit):
         described(tmp_path, {"gas": {"table": "t.fits"} | KEYS})
 
 
+#: Cards that say which kind of an error a map holds, and this kind of the galaxy's errors.
+KINDS_OF_ERRORS = [
+    ("UTYPE", "StdDevUncertainty", lambda e: e), ("HDUCLAS3", "RMSE", lambda e: e),
+    ("UTYPE", "VarianceUncertainty", lambda e: e**2), ("HDUCLAS3", "MSE", lambda e: e**2),
+    ("UTYPE", "InverseVariance", lambda e: e**-2.0), ("HDUCLAS3", "INVMSE", lambda e: e**-2.0),
+    ("HDUCLAS3", "invrmse", lambda e: e**-1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("card", "kind", "written"), KINDS_OF_ERRORS)
+@pytest.mark.parametrize("what", ["velocity", "dispersion"])
+def test_which_kind_of_an_error_its_header_says(tmp_path, card, kind, written, what):
+    """As astropy's CCDData, ESO's and SDSS' files: variances were errors of 64 km/s instead of 8."""
+    images(tmp_path)
+    files = {key: f"{name}.fits" for key, name in KEYS.items() if key != f"{what}_error"} | IN_PIXELS
+    error = MAPS["E" if what == "velocity" else "F"]
+
+    def read(unit=None, of_one=1.0, **keys):
+        header = fits.Header({card: kind} | ({"BUNIT": unit} if unit else {}))
+        hdus = [fits.PrimaryHDU(), fits.ImageHDU(written(error / of_one), header, name="UNCERT")]
+        fits.HDUList(hdus).writeto(tmp_path / "u.fits", overwrite=True)
+        return described(tmp_path, {"gas": files | keys}).gas
+
+    as_error, as_inverse = {f"{what}_error": "u.fits[1]"}, {f"{what}_ivar": "u.fits[1]"}
+    by_card = rf"u.fits\[1\] is an? .* by {card} = '{kind}' in its header"
+    if kind.lower().startswith("inv"):
+        with pytest.raises(
+            ValueError, match=rf"{by_card}: (say {what}_ivar|give one over it); if the key is right say"
+        ):
+            read(**as_error)
+        if kind != "invrmse":
+            assert_same(read(**as_inverse))
+            assert_same(read("(m/s)^-2", 1e-3, **as_inverse))
+    else:
+        with pytest.raises(
+            ValueError, match=f"{by_card}: say {what}_error; if the key is right say velocity_error_unit"
+        ):
+            read(**as_inverse)
+        for unit, of_one in ((None, 1.0), ("m/s", 1e-3), ("m2/s2", 1e-3)):
+            if unit != "m2/s2" or kind in ("VarianceUncertainty", "MSE"):
+                assert_same(read(unit, of_one, **as_error))
+    with pytest.raises(ValueError, match=f"{by_card}: give the map itself; if the key is right say density_unit"):
+        read(density="u.fits[1]")
+    read(density="u.fits[1]", density_unit="arbitrary")
+
+
 @pytest.mark.parametrize("centre", [(0.0, 0.0), (359.9995, 0.0), (0.0005, -30.0)])
 def test_right_ascensions_on_both_sides_of_zero(tmp_path, centre):
     places = WCS(with_cards(CRVAL1=centre[0], CRVAL2=centre[1])).pixel_to_world(IX[SEEN], IY[SEEN])
@@ -466,6 +512,27 @@ def test_several_masks_are_one(tmp_path):
     Table(rows(left=left[SEEN], right=right[SEEN])).write(tmp_path / "t.fits")
     found = described(tmp_path, {"gas": {"table": "t.fits", "mask": ["left", "right"]} | KEYS}).gas
     assert len(found.x_arcsec) == np.count_nonzero(is_good)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sense"), [("MASKONE", "good"), ("MASKZERO", "bad"), ("FLAG32BIT", "bad"), ("", "bad")]
+)
+def test_which_pixels_a_mask_marks_its_header_says(tmp_path, kind, sense):
+    is_good = SEEN & (IX >= 8)
+    marked = is_good if sense == "good" else ~is_good
+    fits.PrimaryHDU(marked.astype(np.int16), fits.Header({"HDUCLAS3": kind})).writeto(tmp_path / "m.fits")
+    for said in ({}, {"mask_is": sense}):
+        if kind == "MASKONE" and not said:
+            with pytest.raises(ValueError, match=r"mask m.fits is zero in bad pixels by HDUCLAS3 = 'MASKONE' in "):
+                images(tmp_path, keys={"mask": "m.fits"})
+            continue
+        found = images(tmp_path, keys={"mask": "m.fits"} | said)
+        assert len(found.gas.x_arcsec) == np.count_nonzero(is_good)
+        assert not any("mask" in remark for remark in found.remarks)
+    other = images(tmp_path, keys={"mask": "m.fits", "mask_is": {"good": "bad", "bad": "good"}[sense]})
+    assert len(other.gas.x_arcsec) == np.count_nonzero(SEEN & ~is_good)
+    said = f"mask m.fits is not zero in {sense} pixels by HDUCLAS3 = '{kind}' in its header, and mask_is says"
+    assert any(said in remark for remark in other.remarks) == bool(kind)
 
 
 def test_right_ascension_without_a_projection_is_refused(tmp_path):

@@ -70,8 +70,10 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         if sigma is not None:
             sigma, sigma_error = _without_instrument(files, values, sigma, sigma_error)
     is_good &= _within(files, galaxy_file, tracer, maps, is_good & np.isfinite(velocity))
-    is_good &= np.isfinite(density) & (density > 0)
     is_good &= _certain(tracer, maps)
+    has_density = np.isfinite(density) & (density > 0)
+    maps.remarks += _remark_on_density(tracer, np.where(is_good, velocity, np.nan), sigma, has_density)
+    is_good &= has_density
     velocity = np.where(is_good, velocity, np.nan)
     if files.blank is None:
         places = np.column_stack([maps.x_arcsec.ravel(), maps.y_arcsec.ravel()])
@@ -250,6 +252,21 @@ def _remark_on_missing(tracer: str, velocity_kms: np.ndarray, sigma_kms: np.ndar
     return [
         f"{n} of {np.count_nonzero(has_velocity)} pixels of the {tracer} have a velocity and no dispersion, and are "
         "left out: where they are many, and hardly resolved rather than faint, what is left has too large a dispersion."
+    ]
+
+
+def _remark_on_density(
+    tracer: str, velocity_kms: np.ndarray, sigma_kms: np.ndarray | None, has_density: np.ndarray
+) -> list[str]:
+    """Return a remark where pixels are measured and have no density above zero, as magnitudes taken for light have."""
+    is_measured = np.isfinite(velocity_kms) & (velocity_kms != 0)
+    if sigma_kms is not None:
+        is_measured &= np.isfinite(sigma_kms)
+    if not (n := np.count_nonzero(is_measured & ~has_density)):
+        return []
+    return [
+        f"{n} of {np.count_nonzero(is_measured)} pixels of the {tracer} have a velocity and no density above zero, and "
+        "are left out."
     ]
 
 

@@ -3,14 +3,16 @@
 import bz2
 import gzip
 import re
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from astropy import units as u
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import fit_wcs_from_points
 from conftest import write_votable
@@ -148,6 +150,50 @@ def test_a_unit_of_one_offset_alone_is_asked_about(tmp_path, kind):
     table["X"].unit = "arcsec"  # as y without a unit
     table.write(tmp_path / "t.ecsv", overwrite=True)
     described(tmp_path, {"gas": keys})
+
+
+@pytest.mark.parametrize("kind", ["ecsv", "fits", "h5"])
+@pytest.mark.parametrize("unit", ["dex(Msun/pc2)", "mag(AB/arcsec2)", "mag(1/arcsec2)", "dex(Lsun/pc2)"])
+@pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyUserWarning")
+def test_logarithms_of_astropys_tables(tmp_path, kind, unit):
+    """FITS has no such units, and astropy keeps them in comments: magnitudes were taken for light."""
+    log = (1.0 if unit.startswith("dex") else -2.5) * np.log10(MAPS["D"][SEEN])
+    table = QTable(rows())
+    table["D"] = log * u.Unit(unit)
+    table["D"].info.description = "of which the text is longer than a card of a header, " * 2
+    table.write(tmp_path / f"t.{kind}", **({"path": "t", "serialize_meta": True} if kind == "h5" else {}))
+    found = described(tmp_path, {"gas": {"table": f"t.{kind}"} | KEYS})
+    assert_same(found.gas if "Msun" not in unit else replace(found.gas, density=found.gas.density / 1e6))
+    assert (found.calibrated == {"gas"}) == ("Msun" in unit)
+    if kind == "fits":
+        table["V"] = np.log10(MAPS["V"][SEEN]) * u.dex(u.km / u.s)
+        table.write(tmp_path / "t.fits", overwrite=True)
+        with pytest.raises(ValueError, match=r"V is in 'dex\(km / s\)', which is no velocity"):
+            described(tmp_path, {"gas": {"table": "t.fits"} | KEYS})
+
+
+def test_comments_that_only_look_like_astropys_are_left_alone(tmp_path):
+    Table(rows()).write(tmp_path / "t.fits")
+    for text in ("datatype: [", "datatype:\n- {name: V, unit: !!python/name:os.system }", "datatype:\n- 3", "none"):
+        with fits.open(tmp_path / "t.fits") as hdus:
+            for line in (
+                "--BEGIN-ASTROPY-SERIALIZED-COLUMNS--",
+                *text.split("\n"),
+                "--END-ASTROPY-SERIALIZED-COLUMNS--",
+            ):
+                hdus[1].header.add_comment(line)
+            hdus.writeto(tmp_path / "u.fits", overwrite=True)
+        assert_same(described(tmp_path, {"gas": {"table": "u.fits"} | KEYS}).gas)
+
+
+def test_pixels_without_a_density_are_told_of(tmp_path):
+    is_dark = SEEN & (X > 4)
+    for dark in (-0.5, 0.0, np.nan):
+        found = images(tmp_path, D=np.where(is_dark, dark, MAPS["D"]))
+        said = f"{is_dark.sum()} of {SEEN.sum()} pixels of the gas have a velocity and no density above zero, and are l"
+        assert any(remark.startswith(said) for remark in found.remarks)
+    nothing = {"V": np.where(is_dark, 0.0, MAPS["V"]), "D": np.where(is_dark, 0.0, MAPS["D"])}
+    assert not any("density above" in remark for remark in images(tmp_path, **nothing).remarks)
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "fits"])

@@ -34,6 +34,8 @@ _CALLED_ERROR = re.compile(
 _LOGARITHM = re.compile(r"(?<![a-z])(?:log|(?:lg|ln|dex|mags?)(?![a-z]))")
 #: A column of places that is called so counts pixels, unless its name has an angle too.
 _PIXELS, _ANGLE = re.compile(r"pix|spaxel"), re.compile(r"arc|sec|deg")
+#: Or it is in another unit than arcsec, R_e for one, which is none of the sky.
+_PLACES = re.compile(r"(kpc|arcmin|deg|(?<![a-z])(?:pc|mas|rad|r_?e)(?![a-z]))")
 #: Keys of maps that are no errors, and those of their units.
 _UNIT_KEYS = {"velocity": "velocity_unit", "dispersion": "dispersion_unit", "density": "density_unit"}
 #: Keys of which no two can be one map.
@@ -136,6 +138,12 @@ def of_other_tracer(files: TracerFiles, tracer: str, called: Sequence[str] = ())
 def is_called_pixels(column: str) -> bool:
     """Whether a column of places counts pixels by its name, as `x_pix`."""
     return bool(_PIXELS.search(column.lower())) and not _ANGLE.search(column.lower())
+
+
+def unit_in_words(column: str) -> str | None:
+    """Return the unit other than arcsec that the name of a column of places says, as `x_kpc`, None without one."""
+    found = _PLACES.search(column.lower())
+    return None if found is None or "arcsec" in column.lower() else found[1]
 
 
 def refuse_logarithm(files: TracerFiles, is_logarithm: bool, called: Sequence[str] = ()) -> None:

@@ -251,10 +251,16 @@ class Density:
     unit: units.UnitBase
 
 
+def is_mass_per_pixel(density: Density) -> bool:
+    """Whether a density was written as mass per pixel."""
+    is_mass = (density.unit.is_equivalent(units.solMass / area) for area in (units.pix, units.pix**2))
+    return density.log != "mag" and any(is_mass)
+
+
 def read_density(
-    name: str, value: np.ndarray, unit: str | None, side_arcsec: float, distance_mpc: float, bins: bool = False
+    name: str, value: np.ndarray, unit: str | None, side_arcsec: float | None, distance_mpc: float, bins: bool = False
 ) -> Density:
-    """Turn a map `name` in a unit into linear surface densities; side_arcsec is the side of its pixels.
+    """Turn a map `name` in a unit into linear surface densities; side_arcsec is the side of its pixels, if known.
 
     bins: the values belong to bins, which differ in area. Raises ValueError for other quantities, for unknown units
     (which may be logarithms), for a mass or luminosity per bin, and for several zeros in a logarithm.
@@ -281,13 +287,13 @@ def read_density(
             "logarithm: if zero means none, say blank: 0"
         )
     kpc_per_arcsec = distance_mpc * KPC_PER_ARCSEC_MPC
-    msun_kpc2_per_unit, pixel_kpc2 = None, (side_arcsec * kpc_per_arcsec) ** 2
+    msun_kpc2_per_unit, pixel_kpc2 = None, None if side_arcsec is None else (side_arcsec * kpc_per_arcsec) ** 2
     for area, area_kpc2 in (
         (units.kpc**2, 1.0),
         (units.arcsec**2, kpc_per_arcsec**2),
         (units.pix, pixel_kpc2),
         (units.pix**2, pixel_kpc2),
     ):
-        if written.log != "mag" and written.unit.is_equivalent(units.solMass / area):
+        if area_kpc2 is not None and written.log != "mag" and written.unit.is_equivalent(units.solMass / area):
             msun_kpc2_per_unit = float(written.unit.to(units.solMass / area)) / area_kpc2
     return Density(written.linear(value), msun_kpc2_per_unit, written.log, written.unit)

@@ -12,6 +12,7 @@ from kinmass.eval.observed.fits_units import (
     Density,
     inverse_variance_per_unit,
     is_inverse_variance,
+    is_mass_per_pixel,
     is_no_unit,
     kms2_per_inverse_square,
     kms2_per_unit,
@@ -387,7 +388,11 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         files.density_unit or table_columns[files.density][1],
         files.rows == "bins" or files.density in bin_columns,
     )
-    density = read_density(files.density, values["density"], unit, side, galaxy_file.distance()[0], is_binned)
+    # The squares that bins are cut into are no pixels.
+    pixel_arcsec = files.pixel_arcsec if files.rows == "bins" else side
+    density = read_density(files.density, values["density"], unit, pixel_arcsec, galaxy_file.distance()[0], is_binned)
+    if pixel_arcsec is None and is_mass_per_pixel(density) and not (files.total_mass_msun or files.density_msun_kpc2):
+        raise ValueError(f"density {files.density} is in {unit!r}: say pixel_arcsec, the side of a pixel, or its unit")
     values["density"] = density.value
     return TracerMaps(values, x, y, side, density, remarks, doubts=doubts)
 

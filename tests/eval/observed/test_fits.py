@@ -849,6 +849,29 @@ def test_centres_of_bins(tmp_path):
     assert of_bins.density.sum() * of_bins.side_arcsec**2 == pytest.approx(of_spaxels.density.sum() * SIDE**2, rel=0.1)
 
 
+@pytest.mark.parametrize("xy_unit", ["pix", "arcsec"])
+@pytest.mark.parametrize("unit", ["Msun/pix", "dex(Msun/spaxel^2)"])
+def test_a_mass_per_pixel_of_bins_is_one_of_a_pixel(tmp_path, xy_unit, unit):
+    """It was taken for that of the squares that bins are cut into, and was four times too large."""
+    _, means = binned(CENTRES)
+    side = SIDE if xy_unit == "pix" else 1.0
+    centres = {axis: means.pop(axis) / side for axis in ("x", "y")}
+    mass = means["density"] * KPC2_PIXEL
+    written = means | {"density": np.log10(mass) if unit.startswith("dex") else mass}
+    keys = {"rows": "bins", "xy_unit": xy_unit}
+    true = read_galaxy(table(tmp_path, means, **centres, **keys, density_msun_kpc2=1.0, pixel_arcsec=SIDE)).gas
+    keys["density_unit"] = unit
+    found = read_galaxy(table(tmp_path, written, **centres, **keys, pixel_arcsec=SIDE)).gas
+    np.testing.assert_allclose(found.density, true.density)
+    if xy_unit == "arcsec":
+        with pytest.raises(ValueError, match=rf"density density is in '{re.escape(unit)}': say pixel_arcsec, the side"):
+            read_galaxy(table(tmp_path, written, **centres, **keys))
+        total = float(true.density.sum() * (true.side_arcsec * KPC) ** 2)
+        for said in ({"total_mass_msun": total}, {"density_msun_kpc2": 1 / KPC2_PIXEL}):
+            found = read_galaxy(table(tmp_path, written, **centres, **keys, **said)).gas
+            np.testing.assert_allclose(found.density, true.density)
+
+
 def test_squares_of_bins_are_nearest_to_their_centre():
     rng = np.random.default_rng(3)
     x, y = rng.uniform(-10, 10, (2, 60))

@@ -57,7 +57,7 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     refuse_forgotten_width(files, _beside_dispersion(files, folder), maps.called.get("dispersion", []))
     values, side_arcsec = maps.values, maps.side_arcsec
     refuse_logarithm(files, bool(maps.density.log), maps.called.get("density", []))
-    is_good = _unmasked(files, maps)
+    is_good = _unmasked(files, maps, galaxy_file.half_light_radius_arcsec)
     velocity, density, sigma = values["velocity"], values["density"], values.get("dispersion")
     tracer = "gas" if files is galaxy_file.gas else "stars"
     maps.remarks += of_other_tracer(files, tracer, maps.called.get("velocity", []))
@@ -187,8 +187,11 @@ def _without_outliers(tracer: str, sky: SkyMap, remarks: list[str]) -> SkyMap:
     return connected
 
 
-def _unmasked(files: TracerFiles, maps: TracerMaps) -> np.ndarray:
-    """Return the pixels that the mask leaves; few are remarked on. Raises ValueError where it leaves none."""
+def _unmasked(files: TracerFiles, maps: TracerMaps, r_e_arcsec: float) -> np.ndarray:
+    """Return the pixels that the mask leaves. A remark is made where these are few, or where it cuts out the middle.
+
+    Raises ValueError where it leaves none.
+    """
     if "mask" not in maps.values:
         return np.ones(maps.x_arcsec.shape, bool)
     velocity = maps.values["velocity"]
@@ -202,6 +205,14 @@ def _unmasked(files: TracerFiles, maps: TracerMaps) -> np.ndarray:
     if n_left < 0.5 * n_seen:
         maps.remarks.append(
             f"mask {called} leaves {n_left} of {n_seen} pixels: if it marks good pixels say mask_is: good."
+        )
+    is_inner = is_seen & (np.hypot(maps.x_arcsec, maps.y_arcsec) < 0.5 * r_e_arcsec)
+    n_inner, n_cut = int(is_inner.sum()), int((is_inner & ~is_good).sum())
+    share_of_others = (n_seen - n_left - n_cut) / max(int(n_seen) - n_inner, 1)
+    if n_cut > n_inner * max(0.5, 2 * share_of_others):
+        maps.remarks.append(
+            f"mask {called} leaves out {n_cut} of {n_inner} pixels within R_e / 2 of the centre, more than of the "
+            "others: is mask_is right?"
         )
     return is_good
 

@@ -14,6 +14,7 @@ import numpy as np
 from astropy import units as astropy_units
 from astropy.io import votable
 from astropy.table import MaskedColumn, Table
+from astropy.table.serialize import represent_mixins_as_columns
 from astropy.utils.exceptions import AstropyWarning
 
 from kinmass.eval.observed.fits_units import read_unit
@@ -71,10 +72,7 @@ def plain_tables(path: Path, part: str | None) -> dict[str, Columns]:
         if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
             why = f"it is cut short or damaged: {why}; get it again"
         raise ValueError(f"{path.name} cannot be read as a table ({why})") from error
-    return {
-        label: {name: _numbers(table[name]) for name in table.colnames if _is_numeric(table[name])}
-        for label, table in tables.items()
-    }
+    return {label: _columns(table) for label, table in tables.items()}
 
 
 def _tables(path: Path, part: str | None = None) -> dict[str, Table]:
@@ -273,6 +271,17 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _columns(table: Table) -> Columns:
+    """Return the columns of a table that hold one number per row.
+
+    Those of an object of astropy are called as in FITS: of a SkyCoord sky, `sky.ra` and `sky.dec`.
+    """
+    objects = [name for name in table.colnames if not hasattr(table[name], "dtype")]
+    parts = represent_mixins_as_columns(Table({name: table[name] for name in objects}, copy=False))
+    held = {name: column for each in (table, parts) for name, column in each.columns.items() if name not in objects}
+    return {name: _numbers(column) for name, column in held.items() if _is_numeric(column)}
+
+
 def _is_numeric(column: Any) -> bool:
     """Whether a column or a dataset holds one number per row; astropy's places and times (SkyCoord, Time) do not."""
     return hasattr(column, "dtype") and column.ndim == 1 and column.dtype.kind in "fiub"
@@ -301,7 +310,7 @@ def _hdf5_tables(path: Path, part: str | None) -> dict[str, Columns]:
                 if table.dtype.names and not table.name.endswith("__table_column_meta__"):
                     name = table.name.lstrip("/")
                     read = Table.read(path, path=name, format="hdf5", character_as_bytes=True)
-                    tables[name] = {name: _numbers(read[name]) for name in read.colnames if _is_numeric(read[name])}
+                    tables[name] = _columns(read)
             columns = {
                 d.name.rsplit("/", 1)[-1]: (_values_of(d).astype(float), _unit_of(d))
                 for d in datasets

@@ -172,6 +172,18 @@ def test_logarithms_of_astropys_tables(tmp_path, kind, unit):
             described(tmp_path, {"gas": {"table": "t.fits"} | KEYS})
 
 
+@pytest.mark.parametrize("kind", ["ecsv", "fits", "h5"])
+def test_places_that_are_one_object_of_astropy(tmp_path, kind):
+    """The names that its FITS files have for them were unknown in its other files."""
+    places = WCS(sky_header()).pixel_to_world(IX[SEEN], IY[SEEN])
+    table = QTable({"sky": places} | {name: values for name, values in rows().items() if name not in "XY"})
+    table.write(tmp_path / f"t.{kind}", **({"path": "t", "serialize_meta": True} if kind == "h5" else {}))
+    keys = {"table": f"t.{kind}", "x": "sky.ra", "y": "sky.dec"} | KEYS
+    assert_same(described(tmp_path, {"gas": keys}, centre_deg=list(CENTRE)).gas, east=-1)
+    with pytest.raises(ValueError, match=r"has no column sky\.b; there are"):
+        described(tmp_path, {"gas": keys | {"y": "sky.b"}}, centre_deg=list(CENTRE))
+
+
 def test_comments_that_only_look_like_astropys_are_left_alone(tmp_path):
     Table(rows()).write(tmp_path / "t.fits")
     for text in ("datatype: [", "datatype:\n- {name: V, unit: !!python/name:os.system }", "datatype:\n- 3", "none"):

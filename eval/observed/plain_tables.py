@@ -120,7 +120,7 @@ def _text_table(path: Path) -> Table:
     Where no line of names can be told, they are those of the last comment that has as many words as there are columns.
     Raises ValueError where two columns have one name, and where the line below the names is neither numbers nor units.
     """
-    lines = _lines(path)
+    lines = _without_frame(_lines(path))
     if (table := _vizier_table(lines)) is not None:
         return table
     line_of_units, units = _units_in(lines)
@@ -131,6 +131,18 @@ def _text_table(path: Path) -> Table:
     _refuse_twofold(lines, table.colnames)
     _refuse_words_below_names(table)
     return table
+
+
+def _without_frame(lines: list[str]) -> list[str]:
+    """Return the lines of a text without the bars that begin and end all of them, and without its lines of dashes.
+
+    So astropy's fixed_width, Markdown and databases write; the numbers of IPAC's tables have no bars.
+    """
+    kept = [line for line in lines if not re.fullmatch(r"[-:=|+\s]+", line)]
+    rows = [line.strip() for line in kept if line.strip() and not line.startswith("#")]
+    if not rows or not all(row.startswith("|") and row.endswith("|") for row in rows):
+        return lines
+    return [line if line.startswith("#") else line.strip()[1:-1].strip() for line in kept]
 
 
 def _named_table(path: Path, lines: list[str]) -> Table:

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import re
 from dataclasses import replace
 
@@ -659,6 +660,28 @@ def test_a_line_below_the_names_holds_their_units(tmp_path, units, between):
         text = "# " + text.replace(",", " ")
     (tmp_path / "t.txt").write_text(text)
     assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
+
+
+@pytest.mark.parametrize("style", ["fixed_width", "fixed_width_two_line", "markdown", "sql", "rst", "ipac"])
+@pytest.mark.parametrize("units", [False, True])
+def test_tables_in_frames(tmp_path, style, units):
+    """Bars at both ends of all lines were two columns more, and Markdown's first numbers were units."""
+    table = Table(rows(X=X[SEEN] / 60, Y=Y[SEEN] / 60) if units else rows())
+    table.add_row([np.nan] * len(table.colnames))
+    text = io.StringIO()
+    is_framed = style in ("fixed_width", "markdown", "sql")
+    table.write(text, format="ascii.fixed_width" if is_framed else f"ascii.{style}")
+    lines, n_columns = text.getvalue().splitlines(), len(table.colnames)
+    if style == "markdown":
+        lines.insert(1, "|" + " :--- |" * n_columns)
+    if style == "sql":
+        dashes = "+" + "---+" * n_columns
+        lines = [dashes, lines[0], dashes, *lines[1:], dashes]
+    if units and is_framed:
+        lines.insert(2 if style == "sql" else 1, "| arcmin | arcmin | km/s | km/s | Lsun/pc2 | km/s | km/s |")
+    (tmp_path / "t.tbl").write_text("\n".join(["# maps", "", *lines, ""]) if style != "ipac" else "\n".join(lines))
+    unit = {"xy_unit": "arcmin"} if units and not is_framed else {}
+    assert_same(described(tmp_path, {"gas": {"table": "t.tbl"} | KEYS | unit}).gas)
 
 
 @pytest.mark.parametrize("words", ["offset,offset,mean,width,light,error,error", "arcsec,arcsec,km/s,km/s,L,parrots,"])

@@ -268,6 +268,9 @@ def test_a_middle_that_is_not_seen_speaks_against_a_result():
             assert "The stars are not seen within 2.4 arcsec (0.4 R_e) of the centre" in reasons[0].text
             assert of_hole({"stars": around.chosen(around.x_arcsec > 0)}, R_E) == []  # another matter
             assert of_hole({"stars": replace(around, beam_fwhm_arcsec=4 * hole * R_E)}, R_E) == []
+    for is_seen in (np.abs(sky.y_arcsec) < 0.6, np.arange(len(radius)) % 13 == 0):  # slits and sparse maps have no hole
+        assert of_hole({"stars": sky.chosen(is_seen)}, R_E) == of_hole({"stars": sky.chosen(is_seen)}, 0.1 * R_E) == []
+    assert of_hole({"stars": replace(sky, beam_fwhm_arcsec=1e3)}, R_E) == []
 
 
 @pytest.mark.parametrize("mask_is", ["bad", "good"])

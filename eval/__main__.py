@@ -473,23 +473,24 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
     labelled_inferences = list(zip([load(run) for run in runs], labels(runs), strict=True))
     n_failed = 0
     for path, galaxy_label in zip(galaxies, labels(galaxies), strict=True):
+        # Maps lie beside the path that is given, also where that links to one file for several galaxies.
+        identity = str(path.parent.resolve() / path.name)
         refusals, profiles, folders = [], [], []
         try:
             galaxy = read_galaxy(path)
         except (ValueError, OSError) as error:
             print(f"kinmass predict: {error}", file=sys.stderr)
-            n_failed += 1
-            continue
-        for inference, label in labelled_inferences:
-            for tracer, suffix in tracers_asked(inference, galaxy):
-                try:
-                    profiles.append((infer(inference, galaxy, tracer=tracer), inference, f"{label}{suffix}"))
-                except ValueError as error:
-                    refusals.append(str(error))
+        else:
+            for inference, label in labelled_inferences:
+                for tracer, suffix in tracers_asked(inference, galaxy):
+                    try:
+                        profiles.append((infer(inference, galaxy, tracer=tracer), inference, f"{label}{suffix}"))
+                    except ValueError as error:
+                        refusals.append(str(error))
         for i, (profile, inference, label) in enumerate(profiles):
             # Gas and stars of one galaxy have to agree, whichever runs say so.
             profile = profile.beside([other for k, (other, _, _) in enumerate(profiles) if k != i])
-            origin = {"galaxy": str(path.resolve()), "run": str(inference.path.resolve()), "tracer": profile.tracer}
+            origin = {"galaxy": identity, "run": str(inference.path.resolve()), "tracer": profile.tracer}
             folder = claim(out / galaxy_label / label, origin)
             folders.append(folder)
             profile.write(folder)
@@ -497,8 +498,9 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
         for reason in refusals:
             print(f"kinmass predict: {path}: {reason}", file=sys.stderr)
-        asked = [{"galaxy": str(path.resolve()), "run": str(run.path.resolve())} for run, _ in labelled_inferences]
-        for folder in set_outdated_aside(out / galaxy_label, asked, folders):
+        asked = [{"galaxy": identity, "run": str(run.path.resolve())} for run, _ in labelled_inferences]
+        # A file that is not there may be a slip; one that is refused has no result.
+        for folder in set_outdated_aside(out / galaxy_label, asked, folders) if path.exists() else ():
             print(
                 f"kinmass predict: {path}: it gives other results than before, which are in {folder}", file=sys.stderr
             )

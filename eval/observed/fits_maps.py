@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from astropy import units
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
@@ -72,8 +73,8 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
     """
     file, extension, plane = _parse_map_name(name)
     if is_hdf5(file):
-        data, unit = hdf5_image(folder / file, None if extension is None else str(extension))
-        header = fits.Header({} if unit is None else {"BUNIT": unit})
+        data, unit, own_name = hdf5_image(folder / file, None if extension is None else str(extension))
+        header = fits.Header({"EXTNAME": own_name} | ({} if unit is None else {"BUNIT": unit}))
     else:
         data, header = _fits_image(file, extension, folder)
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
@@ -308,18 +309,42 @@ def _refuse_twofold(label: str, names: list[str]) -> None:
 def _tables_in(table: fits.BinTableHDU | fits.TableHDU) -> list[Columns]:
     """Return the columns of a table. A single row of vectors, as IDL writes, is a table of each length of these."""
     read: Columns = {}
+    units_of_astropy = _units_of_astropy(table.header)
     for column in table.columns:
-        values = table.data[column.name]
+        values, unit = table.data[column.name], column.unit or units_of_astropy.get(column.name)
         if _is_numbers(values):
             numbers = _null_to_nan(_flat(values), column)
             if isinstance(table, fits.TableHDU):
                 numbers = np.where(_is_unsaid(table.data, column), np.nan, numbers)
-            read[column.name] = numbers, column.unit
+            read[column.name] = numbers, unit
         elif values.dtype.kind in "fiub" and values.ndim == 2 and values.shape[1] <= MOST_ELEMENTS:
             numbers = _null_to_nan(values, column)
-            read |= {f"{column.name}[{i}]": (numbers[:, i], column.unit) for i in range(values.shape[1])}
+            read |= {f"{column.name}[{i}]": (numbers[:, i], unit) for i in range(values.shape[1])}
     lengths = sorted({len(values) for values, _ in read.values() if len(values) > 1}, reverse=True)
     return [{name: pair for name, pair in read.items() if len(pair[0]) == length} for length in lengths]
+
+
+_ASTROPY_BEGINS, _ASTROPY_ENDS = (f"--{edge}-ASTROPY-SERIALIZED-COLUMNS--" for edge in ("BEGIN", "END"))
+
+
+def _units_of_astropy(header: fits.Header) -> dict[str, str]:
+    """Return units {column: unit} that astropy keeps in comments: FITS has none for logarithms, dex(...) or mag(AB).
+
+    They stand in YAML, of whose lines a backslash after 70 letters goes on in the next comment.
+    """
+    comments = [str(comment) for comment in header.get("COMMENT", [])]
+    if not {_ASTROPY_BEGINS, _ASTROPY_ENDS} <= set(comments):
+        return {}
+    text = ""
+    for comment in comments[comments.index(_ASTROPY_BEGINS) + 1 : comments.index(_ASTROPY_ENDS)]:
+        text += comment[:70] + ("" if len(comment) == 71 else "\n")
+    # The description of columns alone: what follows tells astropy which objects to make of them.
+    match = re.search(r"^datatype:\n((?:[-\s].*\n)+)", text, re.M)
+    try:
+        columns = yaml.safe_load(match[1]) if match else []
+        return {str(column["name"]): str(column["unit"]) for column in columns if column.get("unit")}
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+        return {}
 
 
 def _is_numbers(values: np.ndarray) -> bool:

@@ -154,16 +154,25 @@ def _conversion_factor(name: str, unit: str | None, target_unit: units.UnitBase,
         raise ValueError(f"{name} is in {unit!r}, {reason}") from error
 
 
-def kms_per_unit(name: str, unit: str | None, key: str = "velocity_unit") -> float:
+def kms_per_unit(name: str, unit: str | None, key: str | None = "velocity_unit") -> float:
     """Return how many km/s one unit of a map `name` is, 1 where it has no unit.
 
-    Raises ValueError for a unit that is no velocity; the message names `key`, the YAML key to set.
+    Raises ValueError for a unit that is no velocity; the message names `key`, the YAML key to set, if there is one.
     """
+    instead = f"say {key}: km/s if that is what it is in" if key else "mend the unit in its file"
     return _conversion_factor(
         name, unit, units.km / units.s, 1.0,
-        f"which is no velocity: convert it to km/s (frequencies, wavelengths and logarithms too), or say {key}: km/s "
-        "if that is what it is in",
+        f"which is no velocity: convert it to km/s (frequencies, wavelengths and logarithms too), or {instead}",
     )  # fmt: skip
+
+
+def is_no_unit(unit: str | None) -> bool:
+    """Whether no unit is written, or none that is known: it may be any."""
+    try:
+        written = read_unit(unit)
+    except ValueError:
+        return True
+    return not written.log and written.unit == units.dimensionless_unscaled
 
 
 def kms2_per_unit(unit: str | None) -> float | None:
@@ -171,6 +180,15 @@ def kms2_per_unit(unit: str | None) -> float | None:
     try:
         written = read_unit(unit)
         return None if written.log else float(written.unit.to((units.km / units.s) ** 2))
+    except (ValueError, TypeError):
+        return None
+
+
+def kms2_per_inverse_square(unit: str | None) -> float | None:
+    """Return how many (km/s)^2 one over the root of a unit is, as of a variance's inverse variance; None for others."""
+    try:
+        written = read_unit(unit)
+        return None if written.log else float(written.unit.to((units.km / units.s) ** -4)) ** -0.5
     except (ValueError, TypeError):
         return None
 
@@ -183,13 +201,13 @@ def is_inverse_variance(unit: str | None) -> bool:
         return False
 
 
-def inverse_variance_per_unit(name: str, unit: str | None, default: float) -> float:
-    """Return how many (km/s)^-2 one unit of an inverse variance is, `default` where it has no unit.
+def inverse_variance_per_unit(name: str, unit: str | None) -> float:
+    """Return how many (km/s)^-2 one unit of an inverse variance is, 1 where it has no unit.
 
     Raises ValueError for a unit that is no inverse variance of a velocity.
     """
     return _conversion_factor(
-        name, unit, (units.km / units.s) ** -2, default,
+        name, unit, (units.km / units.s) ** -2, 1.0,
         "which is no inverse variance of a velocity: say velocity_error_unit: km/s if it is one in (km/s)^-2",
     )  # fmt: skip
 
@@ -233,10 +251,16 @@ class Density:
     unit: units.UnitBase
 
 
+def is_mass_per_pixel(density: Density) -> bool:
+    """Whether a density was written as mass per pixel."""
+    is_mass = (density.unit.is_equivalent(units.solMass / area) for area in (units.pix, units.pix**2))
+    return density.log != "mag" and any(is_mass)
+
+
 def read_density(
-    name: str, value: np.ndarray, unit: str | None, side_arcsec: float, distance_mpc: float, bins: bool = False
+    name: str, value: np.ndarray, unit: str | None, side_arcsec: float | None, distance_mpc: float, bins: bool = False
 ) -> Density:
-    """Turn a map `name` in a unit into linear surface densities; side_arcsec is the side of its pixels.
+    """Turn a map `name` in a unit into linear surface densities; side_arcsec is the side of its pixels, if known.
 
     bins: the values belong to bins, which differ in area. Raises ValueError for other quantities, for unknown units
     (which may be logarithms), for a mass or luminosity per bin, and for several zeros in a logarithm.
@@ -263,13 +287,13 @@ def read_density(
             "logarithm: if zero means none, say blank: 0"
         )
     kpc_per_arcsec = distance_mpc * KPC_PER_ARCSEC_MPC
-    msun_kpc2_per_unit, pixel_kpc2 = None, (side_arcsec * kpc_per_arcsec) ** 2
+    msun_kpc2_per_unit, pixel_kpc2 = None, None if side_arcsec is None else (side_arcsec * kpc_per_arcsec) ** 2
     for area, area_kpc2 in (
         (units.kpc**2, 1.0),
         (units.arcsec**2, kpc_per_arcsec**2),
         (units.pix, pixel_kpc2),
         (units.pix**2, pixel_kpc2),
     ):
-        if written.log != "mag" and written.unit.is_equivalent(units.solMass / area):
+        if area_kpc2 is not None and written.log != "mag" and written.unit.is_equivalent(units.solMass / area):
             msun_kpc2_per_unit = float(written.unit.to(units.solMass / area)) / area_kpc2
     return Density(written.linear(value), msun_kpc2_per_unit, written.log, written.unit)

@@ -7,7 +7,7 @@ from astropy.coordinates import SkyCoord
 from astropy.cosmology import Planck18
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
-from kinmass.eval.observed.fits_units import kms_per_unit
+from kinmass.eval.observed.fits_units import kms2_per_unit, kms_per_unit
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC
 
 
@@ -105,9 +105,11 @@ class TracerFiles(_Section):
     """Unit of the velocity, and of dispersions and errors without one of their own. Where left out: the file's
     (BUNIT, TUNIT, or in brackets after the name of a column, `V [m/s]`), or km/s."""
     dispersion_unit: str | None = None
-    """Unit of the dispersion."""
+    """Unit of the dispersion, and of its errors and the instrument's width where their files tell none. Of a squared
+    velocity, km2/s2, it is a variance."""
     velocity_error_unit: str | None = None
-    """Unit of `velocity_error`; `velocity_ivar` is in this unit to the power of -2."""
+    """Unit of `velocity_error`, of a squared velocity where it is a variance; `velocity_ivar` is in this unit to the
+    power of -2. Where neither is given, that of the dispersion's error."""
     density_unit: str | None = None
     """Unit of the density, such as Msun/pc2, mag/arcsec2, dex, arbitrary. Where left out: the file's."""
     convention: Literal["rest", "optical", "radio"] = "rest"
@@ -149,8 +151,13 @@ class TracerFiles(_Section):
             raise ValueError("one_grid is for images, not for a table")
         if self.bins is None and (self.bin_id or self.bins_start_at is not None):
             raise ValueError("bin_id and bins_start_at need bins, a table with one row per bin")
+        may_be_square = {
+            "dispersion_unit": self.dispersion_is == "sigma",
+            "velocity_error_unit": not self.velocity_ivar,
+        }
         for key in ("velocity_unit", "dispersion_unit", "velocity_error_unit"):
-            kms_per_unit(key.removesuffix("_unit"), getattr(self, key), key)
+            if not (may_be_square.get(key) and kms2_per_unit(getattr(self, key)) is not None):
+                kms_per_unit(key.removesuffix("_unit"), getattr(self, key), key)
         return self
 
 

@@ -8,7 +8,7 @@ from astropy.coordinates import SkyCoord
 from kinmass.eval.observed.fits_units import arcsec_per_unit
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
 from kinmass.eval.observed.grids import Grid, count_from_a_corner
-from kinmass.eval.observed.names import is_called_pixels
+from kinmass.eval.observed.names import is_called_pixels, unit_in_words
 
 
 def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
@@ -143,6 +143,12 @@ def row_offsets(
         raise ValueError(
             f"columns {files.x} and {files.y} have no unit and are called numbers of pixels: say xy_unit: pix and "
             "pixel_arcsec, or xy_unit: arcsec if they are in that"
+        )
+    if not any(units) and (called := next(filter(None, map(unit_in_words, names)), None)):
+        instead = f"say xy_unit: {called}" if called not in ("re", "r_e") else "convert them to arcsec"
+        raise ValueError(
+            f"columns {files.x} and {files.y} have no unit and are called {called}: {instead}, or xy_unit: arcsec if "
+            "they are in that"
         )
     if not any(units) and count_from_a_corner(x[0], y[0]):
         raise ValueError(

@@ -14,6 +14,7 @@ import numpy as np
 from astropy import units as astropy_units
 from astropy.io import votable
 from astropy.table import MaskedColumn, Table
+from astropy.table.serialize import represent_mixins_as_columns
 from astropy.utils.exceptions import AstropyWarning
 
 from kinmass.eval.observed.fits_units import read_unit
@@ -71,10 +72,7 @@ def plain_tables(path: Path, part: str | None) -> dict[str, Columns]:
         if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
             why = f"it is cut short or damaged: {why}; get it again"
         raise ValueError(f"{path.name} cannot be read as a table ({why})") from error
-    return {
-        label: {name: _numbers(table[name]) for name in table.colnames if _is_numeric(table[name])}
-        for label, table in tables.items()
-    }
+    return {label: _columns(table) for label, table in tables.items()}
 
 
 def _tables(path: Path, part: str | None = None) -> dict[str, Table]:
@@ -122,7 +120,7 @@ def _text_table(path: Path) -> Table:
     Where no line of names can be told, they are those of the last comment that has as many words as there are columns.
     Raises ValueError where two columns have one name, and where the line below the names is neither numbers nor units.
     """
-    lines = _lines(path)
+    lines = _without_frame(_lines(path))
     if (table := _vizier_table(lines)) is not None:
         return table
     line_of_units, units = _units_in(lines)
@@ -133,6 +131,18 @@ def _text_table(path: Path) -> Table:
     _refuse_twofold(lines, table.colnames)
     _refuse_words_below_names(table)
     return table
+
+
+def _without_frame(lines: list[str]) -> list[str]:
+    """Return the lines of a text without the bars that begin and end all of them, and without its lines of dashes.
+
+    So astropy's fixed_width, Markdown and databases write; the numbers of IPAC's tables have no bars.
+    """
+    kept = [line for line in lines if not re.fullmatch(r"[-:=|+\s]+", line)]
+    rows = [line.strip() for line in kept if line.strip() and not line.startswith("#")]
+    if not rows or not all(row.startswith("|") and row.endswith("|") for row in rows):
+        return lines
+    return [line if line.startswith("#") else line.strip()[1:-1].strip() for line in kept]
 
 
 def _named_table(path: Path, lines: list[str]) -> Table:
@@ -273,6 +283,17 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _columns(table: Table) -> Columns:
+    """Return the columns of a table that hold one number per row.
+
+    Those of an object of astropy are called as in FITS: of a SkyCoord sky, `sky.ra` and `sky.dec`.
+    """
+    objects = [name for name in table.colnames if not hasattr(table[name], "dtype")]
+    parts = represent_mixins_as_columns(Table({name: table[name] for name in objects}, copy=False))
+    held = {name: column for each in (table, parts) for name, column in each.columns.items() if name not in objects}
+    return {name: _numbers(column) for name, column in held.items() if _is_numeric(column)}
+
+
 def _is_numeric(column: Any) -> bool:
     """Whether a column or a dataset holds one number per row; astropy's places and times (SkyCoord, Time) do not."""
     return hasattr(column, "dtype") and column.ndim == 1 and column.dtype.kind in "fiub"
@@ -301,7 +322,7 @@ def _hdf5_tables(path: Path, part: str | None) -> dict[str, Columns]:
                 if table.dtype.names and not table.name.endswith("__table_column_meta__"):
                     name = table.name.lstrip("/")
                     read = Table.read(path, path=name, format="hdf5", character_as_bytes=True)
-                    tables[name] = {name: _numbers(read[name]) for name in read.colnames if _is_numeric(read[name])}
+                    tables[name] = _columns(read)
             columns = {
                 d.name.rsplit("/", 1)[-1]: (_values_of(d).astype(float), _unit_of(d))
                 for d in datasets
@@ -375,8 +396,8 @@ def hdf5_image_names(path: Path) -> list[str]:
         raise ValueError(f"{path} cannot be read as HDF5 ({error})") from error
 
 
-def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None]:
-    """Return a dataset of two or more dimensions, and its unit. part may be left out where there is only one.
+def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None, str]:
+    """Return a dataset of two or more dimensions, its unit and name. part may be left out where there is only one.
 
     Raises ValueError for a file that cannot be read, or where there is no such dataset.
     """
@@ -388,7 +409,7 @@ def hdf5_image(path: Path, part: str | None) -> tuple[np.ndarray, str | None]:
                 raise ValueError(
                     f"{path.name}: say which image is meant, as FILE[DATASET]; there are {', '.join(images) or 'none'}"
                 )
-            return _values_of(images[name]), _unit_of(images[name])
+            return _values_of(images[name]), _unit_of(images[name]), name.encode("ascii", "replace").decode()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; paths are relative to the YAML file's folder") from error
     except (OSError, RuntimeError) as error:

@@ -54,13 +54,13 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     """
     refuse_contradictions(files)
     maps = read_maps(files, folder, galaxy_file)
-    refuse_forgotten_width(files, _beside_dispersion(files, folder))
+    refuse_forgotten_width(files, _beside_dispersion(files, folder), maps.called.get("dispersion", []))
     values, side_arcsec = maps.values, maps.side_arcsec
-    refuse_logarithm(files, bool(maps.density.log))
-    is_good = _unmasked(files, maps)
+    refuse_logarithm(files, bool(maps.density.log), maps.called.get("density", []))
+    is_good = _unmasked(files, maps, galaxy_file.half_light_radius_arcsec)
     velocity, density, sigma = values["velocity"], values["density"], values.get("dispersion")
     tracer = "gas" if files is galaxy_file.gas else "stars"
-    maps.remarks += of_other_tracer(files, tracer)
+    maps.remarks += of_other_tracer(files, tracer, maps.called.get("velocity", []))
     with np.errstate(divide="ignore", invalid="ignore"):
         velocity_error, sigma_error = (_error_kms(values, what) for what in ("velocity", "dispersion"))
         if files.max_velocity_error_kms is not None and velocity_error is not None:
@@ -70,8 +70,10 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         if sigma is not None:
             sigma, sigma_error = _without_instrument(files, values, sigma, sigma_error)
     is_good &= _within(files, galaxy_file, tracer, maps, is_good & np.isfinite(velocity))
-    is_good &= np.isfinite(density) & (density > 0)
     is_good &= _certain(tracer, maps)
+    has_density = np.isfinite(density) & (density > 0)
+    maps.remarks += _remark_on_density(tracer, np.where(is_good, velocity, np.nan), sigma, has_density)
+    is_good &= has_density
     velocity = np.where(is_good, velocity, np.nan)
     if files.blank is None:
         places = np.column_stack([maps.x_arcsec.ravel(), maps.y_arcsec.ravel()])
@@ -185,8 +187,11 @@ def _without_outliers(tracer: str, sky: SkyMap, remarks: list[str]) -> SkyMap:
     return connected
 
 
-def _unmasked(files: TracerFiles, maps: TracerMaps) -> np.ndarray:
-    """Return the pixels that the mask leaves; few are remarked on. Raises ValueError where it leaves none."""
+def _unmasked(files: TracerFiles, maps: TracerMaps, r_e_arcsec: float) -> np.ndarray:
+    """Return the pixels that the mask leaves. A remark is made where these are few, or where it cuts out the middle.
+
+    Raises ValueError where it leaves none.
+    """
     if "mask" not in maps.values:
         return np.ones(maps.x_arcsec.shape, bool)
     velocity = maps.values["velocity"]
@@ -200,6 +205,14 @@ def _unmasked(files: TracerFiles, maps: TracerMaps) -> np.ndarray:
     if n_left < 0.5 * n_seen:
         maps.remarks.append(
             f"mask {called} leaves {n_left} of {n_seen} pixels: if it marks good pixels say mask_is: good."
+        )
+    is_inner = is_seen & (np.hypot(maps.x_arcsec, maps.y_arcsec) < 0.5 * r_e_arcsec)
+    n_inner, n_cut = int(is_inner.sum()), int((is_inner & ~is_good).sum())
+    share_of_others = (n_seen - n_left - n_cut) / max(int(n_seen) - n_inner, 1)
+    if n_cut > n_inner * max(0.5, 2 * share_of_others):
+        maps.remarks.append(
+            f"mask {called} leaves out {n_cut} of {n_inner} pixels within R_e / 2 of the centre, more than of the "
+            "others: is mask_is right?"
         )
     return is_good
 
@@ -250,6 +263,21 @@ def _remark_on_missing(tracer: str, velocity_kms: np.ndarray, sigma_kms: np.ndar
     return [
         f"{n} of {np.count_nonzero(has_velocity)} pixels of the {tracer} have a velocity and no dispersion, and are "
         "left out: where they are many, and hardly resolved rather than faint, what is left has too large a dispersion."
+    ]
+
+
+def _remark_on_density(
+    tracer: str, velocity_kms: np.ndarray, sigma_kms: np.ndarray | None, has_density: np.ndarray
+) -> list[str]:
+    """Return a remark where pixels are measured and have no density above zero, as magnitudes taken for light have."""
+    is_measured = np.isfinite(velocity_kms) & (velocity_kms != 0)
+    if sigma_kms is not None:
+        is_measured &= np.isfinite(sigma_kms)
+    if not (n := np.count_nonzero(is_measured & ~has_density)):
+        return []
+    return [
+        f"{n} of {np.count_nonzero(is_measured)} pixels of the {tracer} have a velocity and no density above zero, and "
+        "are left out."
     ]
 
 

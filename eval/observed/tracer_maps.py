@@ -12,6 +12,9 @@ from kinmass.eval.observed.fits_units import (
     Density,
     inverse_variance_per_unit,
     is_inverse_variance,
+    is_mass_per_pixel,
+    is_no_unit,
+    kms2_per_inverse_square,
     kms2_per_unit,
     kms_per_unit,
     read_density,
@@ -27,7 +30,8 @@ from kinmass.eval.observed.grids import (
     spaxel_side,
     tiled,
 )
-from kinmass.eval.observed.names import refuse_error_for
+from kinmass.eval.observed.kinds import of_other_sense, refuse_other_kind, root_of_variance
+from kinmass.eval.observed.names import refuse_misnomers
 from kinmass.eval.observed.offsets import pixel_offsets, row_offsets, side_arcsec_of
 
 _MAPS = (
@@ -53,6 +57,7 @@ class TracerMaps:
     remarks: list[str] = field(default_factory=list)
     convention: str | None = None  # of V, where the files tell it
     doubts: list[str] = field(default_factory=list)
+    called: dict[str, list[str]] = field(default_factory=dict)  # what the files of images call them {key: names}
 
 
 def read_maps(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> TracerMaps:
@@ -66,64 +71,123 @@ def _without_blanks(files: TracerFiles, value: np.ndarray) -> np.ndarray:
     return value
 
 
-def _in_kms(files: TracerFiles, key: str, value: np.ndarray, unit: str | None) -> np.ndarray:
-    """Convert a map as read: blanks become NaN; velocities, dispersions and errors are in km/s, or (km/s)^-2."""
+def _in_kms(files: TracerFiles, key: str, value: np.ndarray, units_of_files: dict[str, str | None]) -> np.ndarray:
+    """Convert a map as read: blanks become NaN; velocities, dispersions and errors are in km/s, or (km/s)^-2.
+
+    Errors of a dispersion that is a variance stay those of its square, in (km/s)^2 or (km/s)^-4, for `_errors_of_root`.
+    units_of_files {key: unit} are those that the files of the maps tell.
+    """
     if key.startswith("mask") and files.mask_is == "good":
         return np.where(value > 0, 0.0, 1.0)
     if key.startswith("mask") or key == "bin":
         return value  # a zero of these is a value, even where `blank` is zero
     value = _without_blanks(files, value)
-    name, velocity_unit = getattr(files, key), files.velocity_unit
+    name = getattr(files, key)
     if key == "density":
         return value
     if key == "velocity":
-        return value * kms_per_unit(name, velocity_unit or unit)
+        return value * kms_per_unit(name, files.velocity_unit or units_of_files[key])
+    own_key, (unit, is_of_key) = _own_unit_key(files, key), _unit_of_width(files, key, units_of_files)
+    if (of_square := _kms2_of_error(files, key, units_of_files)) is not None:
+        return value * of_square ** (-2 if key in IVARS else 1)
     if key in IVARS:
-        of_error = getattr(files, _unit_key_of_error(files, key, unit))
-        of_ivar = of_error and f"({of_error})^-2"
-        return value * inverse_variance_per_unit(name, of_ivar or unit, kms_per_unit(name, velocity_unit) ** -2)
-    unit_key = _unit_key_of_error(files, key, unit) if key in ERRORS else "dispersion_unit"
-    # A variance, as a moment of second order is, or the square of an error. That of a dispersion may be another thing,
-    # the error of a variance.
-    is_squared = key == "velocity_error" or (key == "dispersion" and files.dispersion_is == "sigma")
-    squared = kms2_per_unit(getattr(files, unit_key) or unit) if is_squared else None
-    if squared is not None:
+        return value * (kms_per_unit(name, unit) ** -2 if is_of_key else inverse_variance_per_unit(name, unit))
+    # A variance, as a moment of second order is, or the square of an error.
+    is_square = key == "velocity_error" or (key == "dispersion" and _is_variance(files, units_of_files))
+    if is_square and (squared := kms2_per_unit(unit)) is not None:
         return np.sqrt(np.where(value >= 0, value * squared, np.nan))
-    if key in ERRORS and getattr(files, unit_key) is None and is_inverse_variance(unit):
+    if key == "instrument_sigma" and is_of_key and (squared := kms2_per_unit(unit)) is not None:
+        return value * np.sqrt(squared)  # the unit of a variance, the dispersion's
+    if key in ERRORS and not is_of_key and is_inverse_variance(unit):
         raise ValueError(f"{key} {name} is in {unit!r}: say {key.removesuffix('_error')}_ivar, an inverse variance")
-    return value * _width_kms_per_unit(name, getattr(files, unit_key), velocity_unit, unit, unit_key)
+    return value * kms_per_unit(name, unit, own_key)
 
 
-def _unit_key_of_error(files: TracerFiles, key: str, unit_of_file: str | None) -> str:
-    """Return the key that holds the unit of an error, or of the error behind an inverse variance.
+def _is_variance(files: TracerFiles, units_of_files: dict[str, str | None]) -> bool:
+    """Whether the dispersion is a variance by its unit."""
+    unit, _ = _unit_of_width(files, "dispersion", units_of_files)
+    return files.dispersion_is == "sigma" and kms2_per_unit(unit) is not None
 
-    An error of the dispersion whose file tells no unit is in that of the dispersion, where that is said.
+
+def _kms2_of_error(files: TracerFiles, key: str, units_of_files: dict[str, str | None]) -> float | None:
+    """Return how many (km/s)^2 one unit of the error of a variance is, or of the error behind its inverse variance.
+
+    None for other maps, as for errors of sigma beside a variance.
     """
-    is_told = bool((unit_of_file or "").strip()) or kms2_per_unit(files.dispersion_unit) is not None
-    of_dispersion = key.startswith("dispersion") and files.dispersion_unit is not None and not is_told
-    return "dispersion_unit" if of_dispersion else "velocity_error_unit"
+    if not key.startswith("dispersion_") or not _is_variance(files, units_of_files):
+        return None
+    unit, is_of_key = _unit_of_width(files, key, units_of_files)
+    return kms2_per_unit(unit) if is_of_key or key in ERRORS else kms2_per_inverse_square(unit)
 
 
-def _width_kms_per_unit(
-    name: str, unit_of_key: str | None, velocity_unit: str | None, unit_of_file: str | None, key: str
-) -> float:
-    """Return how many km/s one unit of a map of widths or errors is.
+def _errors_of_root(files: TracerFiles, values: dict[str, np.ndarray], units_of_files: dict[str, str | None]) -> None:
+    """Turn errors of a dispersion's square, where they are, into those of the dispersion: 1 / (2 sigma) of them.
 
-    The unit is that of the map's own key, else velocity_unit, else that of its file. Raises ValueError where the last
-    two differ: velocity_unit may be meant for both maps, or the header of the velocity alone may be wrong.
+    Where sigma is smaller than its error, that is the error of a square of zero.
     """
-    if unit_of_key is not None or velocity_unit is None:
-        return kms_per_unit(name, unit_of_key or unit_of_file, key)
+    for key in ("dispersion_error", "dispersion_ivar"):
+        if key in values and _kms2_of_error(files, key, units_of_files) is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                half = 0.5 * (values[key] if key in ERRORS else values[key] ** -0.5)
+                error = half / np.maximum(values["dispersion"], np.sqrt(half))
+                values[key] = error if key in ERRORS else np.where(values[key] > 0, error**-2, values[key])
+
+
+#: Keys that tell the unit of a width or an error which has none of its own, of which the first that is said counts; and
+#: the maps that these keys are of.
+_BORROWED = {
+    "dispersion": ("velocity_unit",), "instrument_sigma": ("dispersion_unit", "velocity_unit"),
+    "velocity_error": ("velocity_unit",), "velocity_ivar": ("velocity_unit",),
+    "dispersion_error": ("dispersion_unit", "velocity_error_unit", "velocity_unit"),
+    "dispersion_ivar": ("dispersion_unit", "velocity_error_unit", "velocity_unit"),
+}  # fmt: skip
+_LENDERS = {"velocity_unit": ("velocity",), "dispersion_unit": ("dispersion",),
+            "velocity_error_unit": ("velocity_error", "velocity_ivar")}  # fmt: skip
+
+
+def _own_unit_key(files: TracerFiles, key: str) -> str | None:
+    """Return the key of the unit of a width or an error; None where it has none, as that of errors is V's already."""
+    if key == "dispersion":
+        return "dispersion_unit"
+    is_of_v = key.startswith("dispersion") and (files.velocity_error or files.velocity_ivar)
+    return None if key == "instrument_sigma" or is_of_v else "velocity_error_unit"
+
+
+def _unit_of_width(files: TracerFiles, key: str, units_of_files: dict[str, str | None]) -> tuple[str | None, bool]:
+    """Return the unit of a map of widths or errors, and whether a key says it, and not the map's file.
+
+    The unit is that of the map's own key, else that of its file. Where the file tells none, or none that is known, it
+    is what a key says of another map; so it is where that map's file tells the same, as then both are wrong. Raises
+    ValueError where a velocity differs from velocity_unit: that may be meant for both maps, or the header of V alone
+    may be wrong.
+    """
+    own_key, unit, name = _own_unit_key(files, key), units_of_files[key], getattr(files, key)
+    if own_key is not None and (said := getattr(files, own_key)) is not None:
+        return said, True
+    is_untold = _kms_or_none(name, unit) is None and is_no_unit(unit)
+    square = units_of_files.get("dispersion") if files.dispersion_unit is None else None
+    if key.startswith("dispersion_") and is_untold and kms2_per_unit(square) is not None:
+        return square, True  # an error of what the dispersion holds
+    other_key = next((other for other in _BORROWED[key] if getattr(files, other) is not None), None)
+    if other_key is None:
+        return unit, False
+    said, kms = getattr(files, other_key), _kms_or_none(name, unit)
+    if other_key == "velocity_unit" and kms is not None:
+        if abs(kms / kms_per_unit(name, said) - 1) > 1e-6:
+            raise ValueError(
+                f"{name} is in {unit!r} as its file says, velocity_unit is {said}: say "
+                f"{own_key or 'dispersion_unit'}, its unit"
+            )
+        return unit, False
+    return (said, True) if is_untold or unit in map(units_of_files.get, _LENDERS[other_key]) else (unit, False)
+
+
+def _kms_or_none(name: str, unit: str | None) -> float | None:
+    """Return how many km/s a unit is, None where none is told and where it is no velocity."""
     try:
-        kms_per_file_unit = kms_per_unit(name, unit_of_file) if (unit_of_file or "").strip() else None
+        return kms_per_unit(name, unit) if (unit or "").strip() else None
     except ValueError:
-        kms_per_file_unit = None
-    kms_per_velocity_unit = kms_per_unit(name, velocity_unit)
-    if kms_per_file_unit is not None and abs(kms_per_file_unit / kms_per_velocity_unit - 1) > 1e-6:
-        raise ValueError(
-            f"{name} is in {unit_of_file!r} as its file says, velocity_unit is {velocity_unit}: say {key}, its unit"
-        )
-    return kms_per_velocity_unit
+        return None
 
 
 def _map_names(files: TracerFiles) -> dict[str, str]:
@@ -162,17 +226,26 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
         {"bin": files.bin} if bin_columns else {}
     )
     read = {key: image(name, folder) for key, name in image_names.items()}
+    of_masks = list[str]()
+    for key, (value, header) in read.items():
+        if key in ERRORS:
+            read[key] = root_of_variance(files, _without_blanks(files, value), header)
+        if key.startswith("mask"):
+            of_masks += of_other_sense(files, image_names[key], header)
+        elif key != "bin":
+            refuse_other_kind(files, key, header)
     values_and_headers, is_frequency = read, False
     if files.velocity_unit is None:
         values_and_headers, is_frequency = to_velocities(read, files.velocity, lambda v: _without_blanks(files, v))
     planes = {key: str(header["PLANE"]) for key, (_, header) in values_and_headers.items() if "PLANE" in header}
-    for key, called in planes.items():
-        refuse_error_for(files, key, called)
+    called = {key: _names_in(header) for key, (_, header) in values_and_headers.items()}
+    refuse_misnomers(files, called)
     _refuse_other_planes(image_names, {key: values_and_headers[key][1] for key in planes})
     grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
-    images = {
-        key: _in_kms(files, key, value, header.get("BUNIT")) for key, (value, header) in values_and_headers.items()
-    }
+    units_of_files = {key: header.get("BUNIT") for key, (_, header) in values_and_headers.items()}
+    if bin_table is not None:
+        units_of_files |= {key: bin_table.columns[name][1] for key, name in bin_columns.items()}
+    images = {key: _in_kms(files, key, value, units_of_files) for key, (value, _) in values_and_headers.items()}
     for key in {"dispersion", *ERRORS} & images.keys():
         images[key] = np.where(images[key] > 0, images[key], np.nan)  # or else zeros would be averaged with others
     density = None
@@ -191,25 +264,33 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     methods: dict[str, Resampling] = {"bin": "nearest"}
     methods |= dict.fromkeys((key for key in images if key.startswith("mask")), "largest")
     values, grid, remarks = onto_one_grid(images, grids, reference_key, methods, files.one_grid)
+    remarks += of_masks
     x, y, side = pixel_offsets(files, grid, galaxy_file)
     if bin_table is not None and bin_columns:
         row_of_spaxel = bin_table.row_of(values.pop("bin"))
         remarks += bin_table.remarks
         for key, name in bin_columns.items():
             value, unit = bin_table.at_spaxels(name, row_of_spaxel)
-            values[key] = _in_kms(files, key, value, unit)
+            values[key] = _in_kms(files, key, value, units_of_files)
             if key == "density":
                 density = read_density(
                     name, values[key], files.density_unit or unit, side, galaxy_file.distance()[0], bins=True
                 )
                 values[key] = density.value
+    _errors_of_root(files, values, units_of_files)
     if planes:
-        keys_of = {called: [key for key in planes if planes[key] == called] for called in planes.values()}
-        listed = "; ".join(f"{', '.join(keys)} {called!r}" for called, keys in keys_of.items())
+        keys_of = {name: [key for key in planes if planes[key] == name] for name in planes.values()}
+        listed = "; ".join(f"{', '.join(keys)} {name!r}" for name, keys in keys_of.items())
         tracer = "gas" if files is galaxy_file.gas else "stars"
         remarks.append(f"Planes of the {tracer} as headers call them: {listed}.")
     _merge_masks(values)
-    return TracerMaps(values, x, y, side, density or _even(values), remarks, "optical" if is_frequency else None)
+    convention = "optical" if is_frequency else None
+    return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, called=called)
+
+
+def _names_in(header: fits.Header) -> list[str]:
+    """Return what a header calls its extension and its plane, where it does."""
+    return [name for key in ("EXTNAME", "PLANE") if (name := str(header.get(key, "")).strip())]
 
 
 #: Of which map another map tells something: its error, say.
@@ -275,7 +356,9 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     places = (table_columns[map_columns.pop("x")], table_columns[map_columns.pop("y")])
     has_unit = any(unit for _, unit in places) or files.xy_unit is not None
     remarks = list(bin_table.remarks) if bin_table is not None else []
-    values = {key: _in_kms(files, key, *table_columns[column]) for key, column in map_columns.items()}
+    units_of_files = {key: table_columns[column][1] for key, column in map_columns.items()}
+    values = {key: _in_kms(files, key, table_columns[column][0], units_of_files) for key, column in map_columns.items()}
+    _errors_of_root(files, values, units_of_files)
     _merge_masks(values)
     has_place = _has_place(files, places, np.isfinite(values["velocity"]) & (values.get("mask", 0) == 0))
     if not has_place.any():
@@ -305,7 +388,11 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         files.density_unit or table_columns[files.density][1],
         files.rows == "bins" or files.density in bin_columns,
     )
-    density = read_density(files.density, values["density"], unit, side, galaxy_file.distance()[0], is_binned)
+    # The squares that bins are cut into are no pixels.
+    pixel_arcsec = files.pixel_arcsec if files.rows == "bins" else side
+    density = read_density(files.density, values["density"], unit, pixel_arcsec, galaxy_file.distance()[0], is_binned)
+    if pixel_arcsec is None and is_mass_per_pixel(density) and not (files.total_mass_msun or files.density_msun_kpc2):
+        raise ValueError(f"density {files.density} is in {unit!r}: say pixel_arcsec, the side of a pixel, or its unit")
     values["density"] = density.value
     return TracerMaps(values, x, y, side, density, remarks, doubts=doubts)
 

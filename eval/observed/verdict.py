@@ -77,6 +77,9 @@ EVEN = 2.0
 #: Of less than that share of a map something is seen opposite the centre: its mean V is not that of the galaxy. Of mock
 #: galaxies it is less in patchy discs alone.
 ONE_SIDE = 0.1
+#: Radius [R_e] inside which something is seen of a galaxy that is seen around it, on so many of eight sides at least:
+#: more than a share of what is seen in the same area beyond. Without what is inside .5 R_e masses are .1 dex too low.
+HOLE_RE, HOLE_SHARE, AROUND = 0.4, 0.1, 6
 #: A dispersion that is so many times as rough as V: in a line that is resolved both have the same errors (Landman,
 #: Roussel-Dupre & Tanigawa 1982), in its full width 2.35 times that. Of mock galaxies, noisy or not, it is 1.5 at most.
 ROUGH = 1.8
@@ -346,6 +349,26 @@ def of_sides(maps: dict[str, SkyMap]) -> list[Reason]:
         for name, sky in maps.items()
         if share_opposite(sky) < ONE_SIDE
     ]
+
+
+def of_hole(maps: dict[str, SkyMap], r_e_arcsec: float) -> list[Reason]:
+    """Judge whether a map goes around the centre and shows nothing there."""
+    reasons = []
+    for name, sky in maps.items():
+        radius = np.hypot(sky.x_arcsec, sky.y_arcsec)
+        hole_arcsec = max(HOLE_RE * r_e_arcsec, sky.blur_arcsec, 2 * sky.side_arcsec)
+        n, n_beyond = len(radius), np.count_nonzero(radius >= hole_arcsec)
+        # As many as in the same area beyond, out to where nine tenths of the map lie.
+        expected = n_beyond * hole_arcsec**2 / max(sky.reach_arcsec() ** 2 - hole_arcsec**2, 1e-9)
+        eighths = np.unique(np.floor(np.arctan2(sky.y_arcsec, sky.x_arcsec) / (0.25 * np.pi)))
+        if sky.reach_arcsec() > hole_arcsec and n - n_beyond < HOLE_SHARE * expected and len(eighths) >= AROUND:
+            text = (
+                f"The {name} {'is' if name == 'gas' else 'are'} not seen within {hole_arcsec:.3g} arcsec "
+                f"({hole_arcsec / r_e_arcsec:.1f} R_e) of the centre, though around it: was that cut out, as by a mask "
+                "that is the wrong way round (mask_is)?"
+            )
+            reasons.append(Reason(text, 1))
+    return reasons
 
 
 def of_roughness(maps: dict[str, SkyMap], instrument_sigma_kms: dict[str, float]) -> list[Reason]:

@@ -1,5 +1,6 @@
 """Observers' files: whatever units, grids, numbers and headers they are written with, the galaxy is the same."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,76 @@ def test_what_a_key_says_of_a_unit_goes_before_what_the_file_says(tmp_path):
     assert mismatches(images(tmp_path, density_unit="dex(Msun/pc2)", velocity_unit="m/s", dispersion_unit="km/s")) == []
 
 
+#: Errors of the galaxy above, and an instrument's width that is hardly one.
+WIDTHS = {"dispersion": MAPS["dispersion"], "velocity_error": 5 + 0 * X, "dispersion_error": 7 + 0 * X,
+          "instrument_sigma": 1e-3 + 0 * X}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", WIDTHS)
+@pytest.mark.parametrize("as_table", [False, True])
+def test_a_unit_that_is_said_of_velocities_is_none_of_a_width_in_another(tmp_path, key, as_table):
+    """Said of a V in 'km/s LSRK', it had a dispersion, an error or the instrument's width in Angstrom be km/s."""
+
+    def read(unit, velocity="km/s LSRK", **keys):
+        maps = MAPS | {key: WIDTHS[key]}
+        if as_table:
+            path = table(tmp_path, maps, **({key: key} | keys))
+            fits.setval(tmp_path / "table.fits", f"TUNIT{3 + list(maps).index('velocity')}", value=velocity, ext=1)
+            fits.setval(tmp_path / "table.fits", f"TUNIT{3 + list(maps).index(key)}", value=unit or "", ext=1)
+        else:
+            put(tmp_path, "velocity", MAPS["velocity"], unit=velocity)
+            put(tmp_path, key, WIDTHS[key], unit=unit or " ")
+            path = images(tmp_path, **({key: f"{key}.fits"} | keys))
+        assert mismatches(path, mirrored=1 if as_table else -1) == []
+        sky = read_galaxy(path).gas
+        for name in ("velocity_error", "dispersion_error"):
+            assert key != name or np.median(getattr(sky, f"{name}_kms")) == pytest.approx(WIDTHS[name][0, 0], rel=1e-3)
+
+    with pytest.raises(ValueError, match=r"in .km/s LSRK., which is no velocity"):
+        read("km/s")
+    for unit in (None, "KM/S", "km/s LSRK", "1"):
+        read(unit, velocity_unit="km/s")
+    for unit in ("Angstrom", "dex(km/s)"):
+        with pytest.raises(ValueError, match=rf"{key}\S* is in '{re.escape(unit)}', which is no velocity: convert it"):
+            read(unit, velocity_unit="km/s")
+        read(unit, velocity=unit, velocity_unit="km/s")  # wrong in one header as in the other
+    own = {"dispersion": "dispersion_unit", "instrument_sigma": None}.get(key, "velocity_error_unit")
+    if own is not None:
+        read("Angstrom", velocity_unit="km/s", **{own: "km/s"})
+
+
+@pytest.mark.parametrize("key", ["instrument_sigma", "dispersion_error", "dispersion_ivar"])
+@pytest.mark.parametrize(
+    ("in_file", "of_dispersion", "km_s"),
+    [("km/s", " ", 1.0), ("km/s", "Jy", 1.0), ("m/s", "km/s", 1e-3), (" ", " ", 1e-3), ("furlongs", "Jy", 1e-3),
+     ("km/s", "km/s", 1e-3), ("Jy", "Jy", 1e-3)],
+)  # fmt: skip
+def test_the_unit_that_a_file_tells_goes_before_that_of_another_map(tmp_path, key, in_file, of_dispersion, km_s):
+    """Of an instrument's width of 70 km/s by its header, .07 were taken out where the dispersion was said to be in m/s.
+
+    Where the dispersion's own header tells what its key contradicts, the same unit in the other's is as wrong.
+    """
+    width, keys = 4.0 + IX % 2, {"dispersion_unit": "m/s", key: "w.fits"}
+    sigma = np.hypot(MAPS["dispersion"], width if key == "instrument_sigma" else 0.0)
+    put(tmp_path, "dispersion", 1e3 * sigma, unit=of_dispersion)
+    if key == "dispersion_ivar":
+        put(tmp_path, "w", (width / km_s) ** -2, unit=f"({in_file})^-2" if in_file != " " else in_file)
+        if in_file in ("km/s", "Jy") and of_dispersion == in_file:
+            return  # an inverse variance is in another unit than the dispersion anyway
+    else:
+        put(tmp_path, "w", width / km_s, unit=in_file)
+    path = images(tmp_path, **keys)
+    assert mismatches(path) == []
+    if key != "instrument_sigma":
+        np.testing.assert_allclose(read_galaxy(path).gas.dispersion_error_kms, width[SEEN])
+    # What is said of V's errors is said of the dispersion's where there are none of V.
+    put(tmp_path, "velocity_error", 5e3 + 0 * X, unit=" ")
+    of_both = {"velocity_error": "velocity_error.fits", "velocity_error_unit": "m/s", "velocity_unit": "km/s"}
+    if key != "instrument_sigma" and km_s == 1:
+        read = read_galaxy(images(tmp_path, **keys, **of_both)).gas
+        np.testing.assert_allclose(read.dispersion_error_kms, width[SEEN])
+
+
 def test_two_values_of_one_unit_are_refused(tmp_path):
     put(tmp_path, "density", MAPS["density"] / 1e6, unit="Msun/pc2")
     assert mismatches(images(tmp_path, density_msun_kpc2=1e6)) == []
@@ -279,12 +350,62 @@ def test_cards_of_axes_are_no_names_of_planes(tmp_path):
         read_galaxy(images(tmp_path, velocity="cube.fits[MAPS,Ha]"))
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("km2 / s2", 1.0), ("km^2 s^-2", 1.0), ("m2 s-2", 1e6)])
-def test_a_second_moment_may_be_a_variance(tmp_path, unit, factor):
-    put(tmp_path, "dispersion", factor * MAPS["dispersion"] ** 2, unit=unit)
-    assert mismatches(images(tmp_path)) == []
+@pytest.mark.parametrize(
+    ("unit", "factor", "as_table"), [("km2 / s2", 1.0, True), ("km^2 s^-2", 1.0, False), ("m2 s-2", 1e6, False)]
+)
+@pytest.mark.parametrize("by_key", [False, True])
+@pytest.mark.parametrize("told", [False, True])
+def test_a_second_moment_may_be_a_variance(tmp_path, unit, factor, by_key, told, as_table):
+    """Of its error, where that had no unit, nothing was divided by 2 sigma; and no key could say such a unit."""
+    error = np.where(SEEN, 2.0 + 0.1 * R, np.nan)
+    own, of_errors = (" " if by_key else unit), (unit if told else " ")
+    written = {"dispersion": (factor * MAPS["dispersion"] ** 2, own)}
+    written["dispersion_error"] = 2 * factor * MAPS["dispersion"] * error, of_errors
+    written["dispersion_ivar"] = written["dispersion_error"][0] ** -2.0, f"({unit})^-2" if told else " "
+    keys = {"dispersion_unit": unit} if by_key else {}
+
+    def read(without, **more):
+        values = {key: pair for key, pair in written.items() if key != without}
+        if as_table:
+            path = table(tmp_path, MAPS | {key: value for key, (value, _) in values.items()}, **keys, **more)
+            for i, column in enumerate(fits.getdata(tmp_path / "table.fits").names):
+                if column in values:
+                    fits.setval(tmp_path / "table.fits", f"TUNIT{i + 1}", value=values[column][1], ext=1)
+        else:
+            for key, (value, own_unit) in values.items():
+                put(tmp_path, key, value, unit=own_unit)
+            more = {key: f"{name}.fits" if name in values else name for key, name in more.items()}
+            path = images(tmp_path, **keys, **more)
+        assert mismatches(path, mirrored=1 if as_table else -1) == []
+        return read_galaxy(path).gas
+
+    assert read("dispersion_ivar").dispersion_error_kms is None
+    for key, other in (("dispersion_error", "dispersion_ivar"), ("dispersion_ivar", "dispersion_error")):
+        np.testing.assert_allclose(read(other, **{key: key}).dispersion_error_kms, error[SEEN])
+    written["dispersion_error"] = error, "km/s"  # of sigma itself
+    np.testing.assert_allclose(
+        read("dispersion_ivar", dispersion_error="dispersion_error").dispersion_error_kms, error[SEEN]
+    )
     with pytest.raises(ValueError, match="which is no velocity"):
-        read_galaxy(images(tmp_path, dispersion_is="fwhm"))
+        read("dispersion_ivar", dispersion_is="fwhm")
+
+
+def test_the_error_of_a_variance_of_nothing_is_finite(tmp_path):
+    sigma = np.where(SEEN, np.where(IX % 2, 0.02 + 1e-3 * R, 30 + R), np.nan)
+    put(tmp_path, "dispersion", sigma**2, unit="km2/s2")
+    half = 16 + R
+    put(tmp_path, "e", 2 * half, unit=" ")
+    found = read_galaxy(images(tmp_path, dispersion_error="e.fits")).gas.dispersion_error_kms
+    np.testing.assert_allclose(found, np.where(IX % 2, np.sqrt(half), half / (30 + R))[SEEN])
+
+
+def test_a_key_may_say_that_an_error_is_a_variance(tmp_path):
+    put(tmp_path, "e", 25.0 + 0 * X, unit=" ")
+    keys = {"velocity_error": "e.fits", "velocity_error_unit": "km2/s2"}
+    np.testing.assert_allclose(read_galaxy(images(tmp_path, **keys)).gas.velocity_error_kms, 5.0)
+    for wrong in ({"velocity_ivar": "e.fits", "velocity_error": None}, {"velocity_error_unit": "km/s2"}):
+        with pytest.raises(ValueError, match=r"velocity_error is in 'km2?/s2', which is no velocity"):
+            read_galaxy(images(tmp_path, **{k: v for k, v in (keys | wrong).items() if v is not None}))
 
 
 def test_a_mask_of_a_small_field_is_not_taken_for_one_of_good_pixels(tmp_path):
@@ -726,6 +847,29 @@ def test_centres_of_bins(tmp_path):
     np.testing.assert_allclose(map_of_bins[1][in_both], map_of_spaxels[1][in_both], atol=50)
     assert np.sqrt(np.mean((map_of_bins[1] - map_of_spaxels[1])[in_both] ** 2)) < 12
     assert of_bins.density.sum() * of_bins.side_arcsec**2 == pytest.approx(of_spaxels.density.sum() * SIDE**2, rel=0.1)
+
+
+@pytest.mark.parametrize("xy_unit", ["pix", "arcsec"])
+@pytest.mark.parametrize("unit", ["Msun/pix", "dex(Msun/spaxel^2)"])
+def test_a_mass_per_pixel_of_bins_is_one_of_a_pixel(tmp_path, xy_unit, unit):
+    """It was taken for that of the squares that bins are cut into, and was four times too large."""
+    _, means = binned(CENTRES)
+    side = SIDE if xy_unit == "pix" else 1.0
+    centres = {axis: means.pop(axis) / side for axis in ("x", "y")}
+    mass = means["density"] * KPC2_PIXEL
+    written = means | {"density": np.log10(mass) if unit.startswith("dex") else mass}
+    keys = {"rows": "bins", "xy_unit": xy_unit}
+    true = read_galaxy(table(tmp_path, means, **centres, **keys, density_msun_kpc2=1.0, pixel_arcsec=SIDE)).gas
+    keys["density_unit"] = unit
+    found = read_galaxy(table(tmp_path, written, **centres, **keys, pixel_arcsec=SIDE)).gas
+    np.testing.assert_allclose(found.density, true.density)
+    if xy_unit == "arcsec":
+        with pytest.raises(ValueError, match=rf"density density is in '{re.escape(unit)}': say pixel_arcsec, the side"):
+            read_galaxy(table(tmp_path, written, **centres, **keys))
+        total = float(true.density.sum() * (true.side_arcsec * KPC) ** 2)
+        for said in ({"total_mass_msun": total}, {"density_msun_kpc2": 1 / KPC2_PIXEL}):
+            found = read_galaxy(table(tmp_path, written, **centres, **keys, **said)).gas
+            np.testing.assert_allclose(found.density, true.density)
 
 
 def test_squares_of_bins_are_nearest_to_their_centre():

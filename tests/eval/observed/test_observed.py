@@ -506,6 +506,39 @@ def test_results_of_one_name_are_all_kept(tmp_path, seen, relative, capsys, monk
     assert {path.parent.name for path in (out / "mock").rglob("profile.ecsv")} == {"net-outdated", "net-2"}
 
 
+def test_a_file_that_is_linked_into_two_folders_is_two_galaxies(tmp_path, seen, relative, monkeypatch):
+    """The second, whose maps lie beside the link, was written over the first."""
+    monkeypatch.setattr("kinmass.eval.observed.inference.infer", partial(infer, draws=2))
+    monkeypatch.chdir(tmp_path)
+    for folder in ("A", "B"):
+        (tmp_path / folder).mkdir()
+        content = write_images(tmp_path / folder, seen)
+        (tmp_path / folder / "mock.yaml").symlink_to("../mock.yaml")
+    described(tmp_path, content)
+    (tmp_path / "same").symlink_to("A")
+    written = []
+    for path in ("A/mock.yaml", "B/mock.yaml", "A/mock.yaml", "same/mock.yaml"):
+        assert main(["predict", str(relative.path), path, "--out", "out"]) == 0
+        written.append(sorted(folder.name for folder in (tmp_path / "out" / "mock").iterdir()))
+    assert written == [["gas"], ["gas", "gas-2"], ["gas", "gas-2"], ["gas", "gas-2"]]
+
+
+def test_a_galaxy_that_is_refused_keeps_no_result_of_before(tmp_path, seen, relative, capsys, monkeypatch):
+    monkeypatch.setattr("kinmass.eval.observed.inference.infer", partial(infer, draws=2))
+    content = write_images(tmp_path, seen)
+    command = ["predict", str(relative.path), str(described(tmp_path, content)), "--out", str(tmp_path / "out")]
+    changes = ({}, {"half_light_radius_arcsec": 600.0, "distance_mpc": 1.0}, {}, {"distance_mpc": -1.0}, {})
+    expected = [["gas"], ["gas-outdated"], ["gas", "gas-outdated"], ["gas-outdated", "gas-outdated-2"]]
+    for change, folders in zip(changes, [*expected, ["gas", *expected[-1]]], strict=True):
+        described(tmp_path, content | change)
+        assert main(command) == (2 if change else 0)
+        assert sorted(folder.name for folder in (tmp_path / "out" / "mock").iterdir()) == folders
+        assert ("it gives other results than before, which are in" in capsys.readouterr().err) == bool(change)
+    (tmp_path / "mock.yaml").unlink()
+    assert main(command) == 2
+    assert (tmp_path / "out" / "mock" / "gas").exists()
+
+
 def without(*keys):
     def change(content, folder):
         for key in keys:

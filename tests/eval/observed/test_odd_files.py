@@ -1,7 +1,9 @@
 """Files that say less, or something else, than who wrote them means: read as meant, or refused in a sentence."""
 
+import re
 import time
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -252,14 +254,22 @@ def test_centres_of_bins_without_a_unit_are_told_of(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["spaxels", "bins"])
-def test_columns_that_are_called_pixels_are_no_arcseconds(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [("xpix", "called numbers of pixels: say xy_unit: pix and"), ("x_kpc", "called kpc: say xy_unit: kpc, or xy_unit"),
+     ("Xkpc", "called kpc"), ("x_pc", "called pc"), ("dx_arcmin", "called arcmin"), ("x_deg", "called deg"),
+     ("x.mas", "called mas"), ("xrad", None), ("x_rad", "called rad"), ("X_Re", "called re: convert them to arcsec"),
+     ("x/R_e", "called r_e: convert them"), ("x_pix_arcsec", None), ("x_rel", None), ("RA", None)],
+)  # fmt: skip
+def test_columns_that_are_called_another_unit_are_no_arcseconds(tmp_path, kind, column, words):
+    """In kpc, taken for arcsec, a galaxy was .17 dex too heavy."""
     rows = table()[:: 1 if kind == "spaxels" else 7]
-    rows["xpix"], rows["x_pix_arcsec"] = rows["X"], rows["X"]
-    keys = {"rows": kind, "x": "xpix"}
-    with pytest.raises(ValueError, match="columns xpix and Y have no unit and are called numbers of pixels: say xy_u"):
-        of_table(tmp_path, rows, keys)
-    for said in ({"xy_unit": "arcsec"}, {"x": "x_pix_arcsec"}):
-        of_table(tmp_path, rows, keys | said)
+    rows[column] = rows["X"]
+    keys = {"rows": kind, "x": column}
+    if words is not None:
+        with pytest.raises(ValueError, match=f"columns {re.escape(column)} and Y have no unit and are {words}"):
+            of_table(tmp_path, rows, keys)
+    of_table(tmp_path, rows, keys | ({"xy_unit": "arcsec"} if words is not None else {}))
 
 
 def test_nothing_follows_from_an_inclination_without_gas(tmp_path):
@@ -281,25 +291,80 @@ def test_an_extension_is_named_where_there_are_several(tmp_path):
         in_one_file(tmp_path, named | {"dispersion": "all.fits[V]"})
 
 
+def called_in(folder, kind: str, called: str, values: np.ndarray) -> str:
+    """Write a map into a file of some kind that calls it so; return a name that gives its number, or its file alone."""
+    image = fits.ImageHDU(values, name=called)
+    if kind == "extension":
+        fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(values, name="OTHER"), image]).writeto(folder / "c.fits")
+        return "c.fits[2]"
+    if kind == "only image":
+        fits.HDUList([fits.PrimaryHDU(), image]).writeto(folder / "c.fits")
+        return "c.fits"
+    if kind == "hdf5":
+        with h5py.File(folder / "c.h5", "w") as file:
+            file[called] = values
+        return "c.h5"
+    fits.PrimaryHDU(np.stack([values, values]), fits.Header({"NAME0": "OTHER", "NAME1": called})).writeto(
+        folder / "c.fits"
+    )
+    return "c.fits[0,1]" if kind == "number of a plane" else f"c.fits[0,{called}]"
+
+
 @pytest.mark.parametrize(
-    ("column", "keys", "words", "escape"),
+    "kind", ["column", "extension", "only image", "hdf5", "number of a plane", "name of a plane", "column of bins"]
+)
+@pytest.mark.parametrize(
+    ("called", "keys", "words", "escape"),
     [
-        ("vel_FWHM", {"dispersion": "vel_FWHM"}, "say dispersion_is: fwhm", {"dispersion_is": "sigma"}),
-        ("V_IVAR", {"velocity_error": "V_IVAR"}, "say velocity_ivar", {"velocity_error_unit": "km/s"}),
-        ("vel_var", {"velocity_error": "vel_var"}, "a variance: give its root", {"velocity_error_unit": "km/s"}),
-        (
-            "e_vel",
-            {"velocity_ivar": "e_vel", "velocity_error": None},
-            "say velocity_error",
-            {"velocity_error_unit": "km/s"},
-        ),
+        ("vel_FWHM", {"dispersion": "S"}, "say dispersion_is: fwhm", {"dispersion_is": "sigma"}),
+        ("log_s", {"dispersion": "S"}, "dispersion .* is called a logarithm", {"dispersion_unit": "km/s"}),
+        ("S_ERR", {"dispersion": "S"}, "dispersion .* is called an error", {"dispersion_unit": "km/s"}),
+        ("LSF_FWHM", {"instrument_sigma": "E"}, "instrument_sigma .* full width at half maximum: give sigma", None),
+        ("log_flux", {"density": "D"}, "density .* is called a logarithm or a magn", {"density_unit": "arbitrary"}),
+        ("V_IVAR", {"velocity_error": "E"}, "say velocity_ivar", {"velocity_error_unit": "km/s"}),
+        ("vel_var", {"velocity_error": "E"}, "a variance: give its root", {"velocity_error_unit": "km/s"}),
+        ("e_vel", {"velocity_ivar": "E", "velocity_error": None}, "say velocity_er", {"velocity_error_unit": "km/s"}),
     ],
 )
-def test_a_name_that_says_something_else_than_its_key(tmp_path, column, keys, words, escape):
-    rows = table(**{column: MAPS["S"] if "dispersion" in keys else MAPS["E"]})
-    with pytest.raises(ValueError, match=words):
-        of_table(tmp_path, rows, keys)
-    of_table(tmp_path, rows, keys | escape)
+def test_a_name_that_says_something_else_than_its_key(tmp_path, called, keys, words, escape, kind):
+    """Of planes, and of extensions given by their number, the names were not looked at: full widths were sigma."""
+    key, name = next(iter(keys.items()))
+    if kind in ("column", "column of bins"):
+        column = f"{called} (km/s)" if key in ("dispersion", "velocity_error") else called
+        column = column.replace("(km/s)", "[km/s]") if kind == "column of bins" else column
+        rows, files = table(**{column: MAPS[name]}), {"table": "t.ecsv"}
+        if kind == "column of bins":
+            bins = table(BIN_ID=np.arange(P * P), **{column: MAPS[name]})
+            bins.remove_columns(["X", "Y"])
+            bins.write(tmp_path / "b.fits")
+            rows, files = table()["X", "Y"], files | {"bins": "b.fits"}
+            rows["BIN_ID"] = np.arange(P * P)
+        rows.write(tmp_path / "t.ecsv")
+        files |= {"velocity": "V", "dispersion": "S", "density": "D", "velocity_error": "E"}
+    else:
+        column = called_in(tmp_path, kind, called, MAPS[name])
+        for file in "VSDE":
+            fits.PrimaryHDU(MAPS[file]).writeto(tmp_path / f"{file}.fits")
+        files = {"velocity": "V.fits", "dispersion": "S.fits", "density": "D.fits", "velocity_error": "E.fits"}
+        files |= {"pixel_arcsec": SIDE, "centre_pixel": [16, 16]}
+    files |= keys | {key: column}
+    with pytest.raises(ValueError, match=words) as caught:
+        described(tmp_path, files)
+    assert called.lower() in str(caught.value).lower()
+    if escape is not None:
+        described(tmp_path, files | escape)
+
+
+@pytest.mark.parametrize("kind", ["extension", "name of a plane"])
+def test_what_a_file_calls_a_map_tells_its_tracer_and_its_instrument(tmp_path, kind):
+    gas = called_in(tmp_path, kind, "EMLINE_GVEL", MAPS["V"])
+    files = {"pixel_arcsec": SIDE, "centre_pixel": [16, 16], "dispersion": None}
+    said = described(tmp_path, files | {"velocity": gas}).remarks
+    assert any("is called one of gas: is it the right map?" in remark for remark in said)
+    images = [fits.ImageHDU(MAPS["S"], name=name) for name in ("STARS_SIGMA", "STARS_SIGMA_CORR", "X_SIGMA_CORR")]
+    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(tmp_path / "s.fits")
+    with pytest.raises(ValueError, match=r"dispersion s\.fits\[1\] stands beside STARS_SIGMA_CORR"):
+        described(tmp_path, files | {"velocity": gas, "dispersion": "s.fits[1]"})
 
 
 def test_a_radius_that_is_none_is_refused_before_anything_is_read(capsys):

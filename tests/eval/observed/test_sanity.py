@@ -16,7 +16,7 @@ from kinmass.eval.observed import sanity
 from kinmass.eval.observed.galaxy import read_galaxy
 from kinmass.eval.observed.galaxy_file import GalaxyFile
 from kinmass.eval.observed.sky import SkyMap
-from kinmass.eval.observed.verdict import of_light, of_motions, of_velocities
+from kinmass.eval.observed.verdict import of_hole, of_light, of_motions, of_velocities
 from kinmass.gen.yamlfile import read_checked
 
 SIDE, P, R_E = 1.0, 30, 6.0
@@ -254,6 +254,40 @@ def test_the_light_is_where_and_as_large_as_it_is_said_to_be():
     for factor in (0.3, 20):
         (reason,) = of_light(sky, factor * R_E)
         assert "is it in arcsec" in reason.text
+
+
+def test_a_middle_that_is_not_seen_speaks_against_a_result():
+    """Cut out by a mask the wrong way round, all within R_e was missing, and the mass .17 dex too low with it."""
+    sky = replace(stars(), beam_fwhm_arcsec=1.0)
+    radius = np.hypot(sky.x_arcsec, sky.y_arcsec)
+    for hole, expected in ((0.0, 0), (0.3, 0), (0.5, 1), (0.97, 1)):
+        around = sky.chosen(radius >= hole * R_E)
+        reasons = of_hole({"stars": around}, R_E)
+        assert [reason.weight for reason in reasons] == [1] * expected
+        if expected:
+            assert "The stars are not seen within 2.4 arcsec (0.4 R_e) of the centre" in reasons[0].text
+            assert of_hole({"stars": around.chosen(around.x_arcsec > 0)}, R_E) == []  # another matter
+            assert of_hole({"stars": replace(around, beam_fwhm_arcsec=4 * hole * R_E)}, R_E) == []
+    for is_seen in (np.abs(sky.y_arcsec) < 0.6, np.arange(len(radius)) % 13 == 0):  # slits and sparse maps have no hole
+        assert of_hole({"stars": sky.chosen(is_seen)}, R_E) == of_hole({"stars": sky.chosen(is_seen)}, 0.1 * R_E) == []
+    assert of_hole({"stars": replace(sky, beam_fwhm_arcsec=1e3)}, R_E) == []
+
+
+@pytest.mark.parametrize("mask_is", ["bad", "good"])
+def test_a_mask_that_cuts_out_the_middle_is_remarked_on(tmp_path, mask_is):
+    sky = stars()
+    table, radius = table_of(sky), np.hypot(sky.x_arcsec, sky.y_arcsec)
+    noise = np.random.default_rng(3).uniform(size=len(radius)) < 0.3
+
+    def remarks(is_cut):
+        table["M"] = (is_cut if mask_is == "bad" else ~is_cut).astype(int)
+        table.write(tmp_path / "t.ecsv", overwrite=True)
+        return " ".join(read_galaxy(described(tmp_path, mask="M", mask_is=mask_is)).remarks)
+
+    for is_cut in (radius > 10, radius < 1.5, noise, noise | (radius > 8), np.abs(sky.x_arcsec) < 1):
+        assert "is mask_is right" not in remarks(is_cut)
+    n = np.count_nonzero(radius < 3)
+    assert f"mask M leaves out {n} of {n} pixels within R_e / 2 of the centre, more than of" in remarks(radius < R_E)
 
 
 # ---- files

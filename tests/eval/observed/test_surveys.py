@@ -2,15 +2,18 @@
 
 import bz2
 import gzip
+import io
 import re
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from astropy import units as u
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import fit_wcs_from_points
 from conftest import write_votable
@@ -148,6 +151,62 @@ def test_a_unit_of_one_offset_alone_is_asked_about(tmp_path, kind):
     table["X"].unit = "arcsec"  # as y without a unit
     table.write(tmp_path / "t.ecsv", overwrite=True)
     described(tmp_path, {"gas": keys})
+
+
+@pytest.mark.parametrize("kind", ["ecsv", "fits", "h5"])
+@pytest.mark.parametrize("unit", ["dex(Msun/pc2)", "mag(AB/arcsec2)", "mag(1/arcsec2)", "dex(Lsun/pc2)"])
+@pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyUserWarning")
+def test_logarithms_of_astropys_tables(tmp_path, kind, unit):
+    """FITS has no such units, and astropy keeps them in comments: magnitudes were taken for light."""
+    log = (1.0 if unit.startswith("dex") else -2.5) * np.log10(MAPS["D"][SEEN])
+    table = QTable(rows())
+    table["D"] = log * u.Unit(unit)
+    table["D"].info.description = "of which the text is longer than a card of a header, " * 2
+    table.write(tmp_path / f"t.{kind}", **({"path": "t", "serialize_meta": True} if kind == "h5" else {}))
+    found = described(tmp_path, {"gas": {"table": f"t.{kind}"} | KEYS})
+    assert_same(found.gas if "Msun" not in unit else replace(found.gas, density=found.gas.density / 1e6))
+    assert (found.calibrated == {"gas"}) == ("Msun" in unit)
+    if kind == "fits":
+        table["V"] = np.log10(MAPS["V"][SEEN]) * u.dex(u.km / u.s)
+        table.write(tmp_path / "t.fits", overwrite=True)
+        with pytest.raises(ValueError, match=r"V is in 'dex\(km / s\)', which is no velocity"):
+            described(tmp_path, {"gas": {"table": "t.fits"} | KEYS})
+
+
+@pytest.mark.parametrize("kind", ["ecsv", "fits", "h5"])
+def test_places_that_are_one_object_of_astropy(tmp_path, kind):
+    """The names that its FITS files have for them were unknown in its other files."""
+    places = WCS(sky_header()).pixel_to_world(IX[SEEN], IY[SEEN])
+    table = QTable({"sky": places} | {name: values for name, values in rows().items() if name not in "XY"})
+    table.write(tmp_path / f"t.{kind}", **({"path": "t", "serialize_meta": True} if kind == "h5" else {}))
+    keys = {"table": f"t.{kind}", "x": "sky.ra", "y": "sky.dec"} | KEYS
+    assert_same(described(tmp_path, {"gas": keys}, centre_deg=list(CENTRE)).gas, east=-1)
+    with pytest.raises(ValueError, match=r"has no column sky\.b; there are"):
+        described(tmp_path, {"gas": keys | {"y": "sky.b"}}, centre_deg=list(CENTRE))
+
+
+def test_comments_that_only_look_like_astropys_are_left_alone(tmp_path):
+    Table(rows()).write(tmp_path / "t.fits")
+    for text in ("datatype: [", "datatype:\n- {name: V, unit: !!python/name:os.system }", "datatype:\n- 3", "none"):
+        with fits.open(tmp_path / "t.fits") as hdus:
+            for line in (
+                "--BEGIN-ASTROPY-SERIALIZED-COLUMNS--",
+                *text.split("\n"),
+                "--END-ASTROPY-SERIALIZED-COLUMNS--",
+            ):
+                hdus[1].header.add_comment(line)
+            hdus.writeto(tmp_path / "u.fits", overwrite=True)
+        assert_same(described(tmp_path, {"gas": {"table": "u.fits"} | KEYS}).gas)
+
+
+def test_pixels_without_a_density_are_told_of(tmp_path):
+    is_dark = SEEN & (X > 4)
+    for dark in (-0.5, 0.0, np.nan):
+        found = images(tmp_path, D=np.where(is_dark, dark, MAPS["D"]))
+        said = f"{is_dark.sum()} of {SEEN.sum()} pixels of the gas have a velocity and no density above zero, and are l"
+        assert any(remark.startswith(said) for remark in found.remarks)
+    nothing = {"V": np.where(is_dark, 0.0, MAPS["V"]), "D": np.where(is_dark, 0.0, MAPS["D"])}
+    assert not any("density above" in remark for remark in images(tmp_path, **nothing).remarks)
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "fits"])
@@ -427,6 +486,52 @@ def test_an_error_in_squared_velocities_is_a_variance(tmp_path, unit):
         described(tmp_path, {"gas": {"table": "t.fits"} | KEYS})
 
 
+#: Cards that say which kind of an error a map holds, and this kind of the galaxy's errors.
+KINDS_OF_ERRORS = [
+    ("UTYPE", "StdDevUncertainty", lambda e: e), ("HDUCLAS3", "RMSE", lambda e: e),
+    ("UTYPE", "VarianceUncertainty", lambda e: e**2), ("HDUCLAS3", "MSE", lambda e: e**2),
+    ("UTYPE", "InverseVariance", lambda e: e**-2.0), ("HDUCLAS3", "INVMSE", lambda e: e**-2.0),
+    ("HDUCLAS3", "invrmse", lambda e: e**-1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("card", "kind", "written"), KINDS_OF_ERRORS)
+@pytest.mark.parametrize("what", ["velocity", "dispersion"])
+def test_which_kind_of_an_error_its_header_says(tmp_path, card, kind, written, what):
+    """As astropy's CCDData, ESO's and SDSS' files: variances were errors of 64 km/s instead of 8."""
+    images(tmp_path)
+    files = {key: f"{name}.fits" for key, name in KEYS.items() if key != f"{what}_error"} | IN_PIXELS
+    error = MAPS["E" if what == "velocity" else "F"]
+
+    def read(unit=None, of_one=1.0, **keys):
+        header = fits.Header({card: kind} | ({"BUNIT": unit} if unit else {}))
+        hdus = [fits.PrimaryHDU(), fits.ImageHDU(written(error / of_one), header, name="UNCERT")]
+        fits.HDUList(hdus).writeto(tmp_path / "u.fits", overwrite=True)
+        return described(tmp_path, {"gas": files | keys}).gas
+
+    as_error, as_inverse = {f"{what}_error": "u.fits[1]"}, {f"{what}_ivar": "u.fits[1]"}
+    by_card = rf"u.fits\[1\] is an? .* by {card} = '{kind}' in its header"
+    if kind.lower().startswith("inv"):
+        with pytest.raises(
+            ValueError, match=rf"{by_card}: (say {what}_ivar|give one over it); if the key is right say"
+        ):
+            read(**as_error)
+        if kind != "invrmse":
+            assert_same(read(**as_inverse))
+            assert_same(read("(m/s)^-2", 1e-3, **as_inverse))
+    else:
+        with pytest.raises(
+            ValueError, match=f"{by_card}: say {what}_error; if the key is right say velocity_error_unit"
+        ):
+            read(**as_inverse)
+        for unit, of_one in ((None, 1.0), ("m/s", 1e-3), ("m2/s2", 1e-3)):
+            if unit != "m2/s2" or kind in ("VarianceUncertainty", "MSE"):
+                assert_same(read(unit, of_one, **as_error))
+    with pytest.raises(ValueError, match=f"{by_card}: give the map itself; if the key is right say density_unit"):
+        read(density="u.fits[1]")
+    read(density="u.fits[1]", density_unit="arbitrary")
+
+
 @pytest.mark.parametrize("centre", [(0.0, 0.0), (359.9995, 0.0), (0.0005, -30.0)])
 def test_right_ascensions_on_both_sides_of_zero(tmp_path, centre):
     places = WCS(with_cards(CRVAL1=centre[0], CRVAL2=centre[1])).pixel_to_world(IX[SEEN], IY[SEEN])
@@ -466,6 +571,27 @@ def test_several_masks_are_one(tmp_path):
     Table(rows(left=left[SEEN], right=right[SEEN])).write(tmp_path / "t.fits")
     found = described(tmp_path, {"gas": {"table": "t.fits", "mask": ["left", "right"]} | KEYS}).gas
     assert len(found.x_arcsec) == np.count_nonzero(is_good)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sense"), [("MASKONE", "good"), ("MASKZERO", "bad"), ("FLAG32BIT", "bad"), ("", "bad")]
+)
+def test_which_pixels_a_mask_marks_its_header_says(tmp_path, kind, sense):
+    is_good = SEEN & (IX >= 8)
+    marked = is_good if sense == "good" else ~is_good
+    fits.PrimaryHDU(marked.astype(np.int16), fits.Header({"HDUCLAS3": kind})).writeto(tmp_path / "m.fits")
+    for said in ({}, {"mask_is": sense}):
+        if kind == "MASKONE" and not said:
+            with pytest.raises(ValueError, match=r"mask m.fits is zero in bad pixels by HDUCLAS3 = 'MASKONE' in "):
+                images(tmp_path, keys={"mask": "m.fits"})
+            continue
+        found = images(tmp_path, keys={"mask": "m.fits"} | said)
+        assert len(found.gas.x_arcsec) == np.count_nonzero(is_good)
+        assert not any("mask" in remark for remark in found.remarks)
+    other = images(tmp_path, keys={"mask": "m.fits", "mask_is": {"good": "bad", "bad": "good"}[sense]})
+    assert len(other.gas.x_arcsec) == np.count_nonzero(SEEN & ~is_good)
+    said = f"mask m.fits is not zero in {sense} pixels by HDUCLAS3 = '{kind}' in its header, and mask_is says"
+    assert any(said in remark for remark in other.remarks) == bool(kind)
 
 
 def test_right_ascension_without_a_projection_is_refused(tmp_path):
@@ -534,6 +660,28 @@ def test_a_line_below_the_names_holds_their_units(tmp_path, units, between):
         text = "# " + text.replace(",", " ")
     (tmp_path / "t.txt").write_text(text)
     assert_same(described(tmp_path, {"gas": {"table": "t.txt"} | KEYS}).gas)
+
+
+@pytest.mark.parametrize("style", ["fixed_width", "fixed_width_two_line", "markdown", "sql", "rst", "ipac"])
+@pytest.mark.parametrize("units", [False, True])
+def test_tables_in_frames(tmp_path, style, units):
+    """Bars at both ends of all lines were two columns more, and Markdown's first numbers were units."""
+    table = Table(rows(X=X[SEEN] / 60, Y=Y[SEEN] / 60) if units else rows())
+    table.add_row([np.nan] * len(table.colnames))
+    text = io.StringIO()
+    is_framed = style in ("fixed_width", "markdown", "sql")
+    table.write(text, format="ascii.fixed_width" if is_framed else f"ascii.{style}")
+    lines, n_columns = text.getvalue().splitlines(), len(table.colnames)
+    if style == "markdown":
+        lines.insert(1, "|" + " :--- |" * n_columns)
+    if style == "sql":
+        dashes = "+" + "---+" * n_columns
+        lines = [dashes, lines[0], dashes, *lines[1:], dashes]
+    if units and is_framed:
+        lines.insert(2 if style == "sql" else 1, "| arcmin | arcmin | km/s | km/s | Lsun/pc2 | km/s | km/s |")
+    (tmp_path / "t.tbl").write_text("\n".join(["# maps", "", *lines, ""]) if style != "ipac" else "\n".join(lines))
+    unit = {"xy_unit": "arcmin"} if units and not is_framed else {}
+    assert_same(described(tmp_path, {"gas": {"table": "t.tbl"} | KEYS | unit}).gas)
 
 
 @pytest.mark.parametrize("words", ["offset,offset,mean,width,light,error,error", "arcsec,arcsec,km/s,km/s,L,parrots,"])

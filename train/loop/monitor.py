@@ -93,13 +93,10 @@ class Monitor:
 
         radii_re (K,) in units of R_e; names (N,) of the views.
         """
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure  # without pyplot, which keeps a figure that is not closed
 
         height = 2.5 * len(names) + 0.5  # inches
-        figure = plt.figure(figsize=(13, height))
+        figure = Figure(figsize=(13, height))
         edges = {"left": 0.01, "right": 0.99, "bottom": 0.6 / height, "top": 1 - 0.4 / height}
         grid = figure.add_gridspec(len(names), 2, width_ratios=(4, 1), wspace=0.1, hspace=0.35, **edges)
         _draw_maps(figure.add_subplot(grid[:, 0]), observed)
@@ -118,7 +115,6 @@ class Monitor:
             writer.flush()
         except OSError as error:
             self._warn_once(error)
-        plt.close(figure)
 
     def close(self) -> None:
         """Write what is still in memory and close the file."""

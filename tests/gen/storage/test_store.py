@@ -29,7 +29,8 @@ from kinmass.gen.suite import Suite
 from kinmass.train.data.dataset import read_views
 from kinmass.train.run.trained_on import store_identity
 
-SMALL = Settings(views=1, pixels=8)
+#: Pixels of one R_e: a galaxy whose every number is the same has pixels of its R_e.
+SMALL = Settings(views=1, pixels=8, field_of_view_re=8)
 
 
 def stages(action: Callable[[], object], out: Path, into: Path) -> list[Path]:

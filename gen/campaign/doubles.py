@@ -69,12 +69,13 @@ def check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
 
 
 def _snapshots_by_table(suite: Suite, snapshots: Iterable[Path]) -> dict[Path, set[Path]]:
+    """Return the tables that several snapshots share, with these: others are not read again, of which are thousands."""
     snapshots_by_table: dict[Path, set[Path]] = {}
     for path in snapshots:
         with contextlib.suppress(SuiteError):  # its listing says what is wrong
             if table := suite.catalogue_path(path):
                 snapshots_by_table.setdefault(table, set()).add(path)
-    return snapshots_by_table
+    return {table: of_table for table, of_table in snapshots_by_table.items() if len(of_table) > 1}
 
 
 def rows_of_none(suite: Suite, snapshots: Iterable[Path]) -> list[str]:

@@ -5,13 +5,14 @@ A galaxy that is there twice could be in a test once, and in training once more.
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kinmass.gen.campaign.listing import Listing
 from kinmass.gen.catalogues.base import Halo, centres_kpc
-from kinmass.gen.catalogues.table import named_twice, unmatched
+from kinmass.gen.catalogues.table import named_by
 from kinmass.gen.formats import SnapshotError
 from kinmass.gen.storage.suite_group import SAME_PLACE_KPC
 from kinmass.gen.suite import Suite, SuiteError
@@ -25,8 +26,8 @@ def said(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
 
     Raises SuiteError where one catalogue gives several snapshots the same galaxies.
     """
-    check_catalogues(suite, listings)
     lines = rows_of_none(suite, listings)
+    _check_catalogues(suite, listings)
     if copies := _copies(suite, listings):
         more = f", and {len(copies) - 1} more are copies" if len(copies) > 1 else ""
         lines.append(f"{copies[0]}{more}: {_REMEDY}; let `snapshots` match one, or give both the same `lineage`")
@@ -36,22 +37,57 @@ def said(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
     return lines
 
 
-def check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
+def rows_of_none(suite: Suite, snapshots: Iterable[Path]) -> list[str]:
+    """Say which entries of a table's column `snapshot` name none of the suite's snapshots, and which have no row.
+
+    Raises SuiteError for an entry that names two of them.
+    """
+    tables = _shared_tables(suite, snapshots)
+    _check_entries(suite, tables)
+    return _unmatched(tables)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A table that several snapshots share, and which of them each entry of its column `snapshot` names."""
+
+    snapshots: frozenset[Path]
+    by_entry: dict[str, list[Path]]
+
+
+def _shared_tables(suite: Suite, snapshots: Iterable[Path]) -> dict[Path, _Shared]:
+    """Return the tables that several snapshots share; those of one each, of which are thousands, are not read again."""
+    snapshots_by_table: dict[Path, set[Path]] = {}
+    for path in snapshots if suite.catalogue.format == "table" else ():
+        with contextlib.suppress(SuiteError):  # its listing says what is wrong
+            if table := suite.catalogue_path(path):
+                snapshots_by_table.setdefault(table, set()).add(path)
+    shared = {}
+    for table, of_table in snapshots_by_table.items():
+        with contextlib.suppress(SnapshotError):  # as above
+            if len(of_table) > 1:
+                shared[table] = _Shared(frozenset(of_table), named_by(table, of_table))
+    return shared
+
+
+def _check_entries(suite: Suite, tables: Mapping[Path, _Shared]) -> None:
+    """Raise SuiteError where an entry of a table names two snapshots."""
+    for table, shared in tables.items():
+        for name, named in shared.by_entry.items():
+            if len(named) > 1:
+                raise SuiteError(
+                    f"suite {suite.name}: {table}: `snapshot` {name} names {named[0]} and {named[1]} alike; write the "
+                    "ends of their paths there, as far as they differ"
+                )
+
+
+def _check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
     """Raise SuiteError where one catalogue gives several snapshots the same galaxies, of which each is in one of them.
 
     Snapshots of one isolated galaxy at several times may share a catalogue of one entry, where that says no snapshot.
     """
     if len(listings) < 2 or suite.catalogue.path is None:
         return
-    if suite.catalogue.format == "table":
-        for table, snapshots in _snapshots_by_table(suite, listings).items():
-            with contextlib.suppress(SnapshotError):  # its listing says what is wrong
-                if twice := named_twice(table, snapshots):
-                    name, first, second = twice
-                    raise SuiteError(
-                        f"suite {suite.name}: {table}: `snapshot` {name} names {first} and {second} alike; write the "
-                        "ends of their paths there, as far as they differ"
-                    )
     first_by_ends: dict[tuple[object, ...], Path] = {}
     haloes_of = {path: [halo for _, halo, _ in of.entries if halo is not None] for path, of in listings.items()}
     for path, haloes in haloes_of.items():
@@ -68,31 +104,16 @@ def check_catalogues(suite: Suite, listings: Mapping[Path, Listing]) -> None:
             )
 
 
-def _snapshots_by_table(suite: Suite, snapshots: Iterable[Path]) -> dict[Path, set[Path]]:
-    """Return the tables that several snapshots share, with these: others are not read again, of which are thousands."""
-    snapshots_by_table: dict[Path, set[Path]] = {}
-    for path in snapshots:
-        with contextlib.suppress(SuiteError):  # its listing says what is wrong
-            if table := suite.catalogue_path(path):
-                snapshots_by_table.setdefault(table, set()).add(path)
-    return {table: of_table for table, of_table in snapshots_by_table.items() if len(of_table) > 1}
-
-
-def rows_of_none(suite: Suite, snapshots: Iterable[Path]) -> list[str]:
-    """Say which entries of a table's column `snapshot` name none of the suite's snapshots, and which have no row."""
+def _unmatched(tables: Mapping[Path, _Shared]) -> list[str]:
     lines = []
-    tables = _snapshots_by_table(suite, snapshots) if suite.catalogue.format == "table" else {}
-    for table, its_snapshots in tables.items():
-        names: list[str] = []
-        without: list[Path] = []
-        with contextlib.suppress(SnapshotError):  # its listing says what is wrong
-            names, without = unmatched(table, its_snapshots)
-        if names:
+    for table, shared in tables.items():
+        if names := [name for name, named in shared.by_entry.items() if not named]:
             lines.append(
-                f"{table}: `snapshot` {_few(names)} is none of the {counted(len(its_snapshots), 'snapshot')} that "
+                f"{table}: `snapshot` {_few(names)} is none of the {counted(len(shared.snapshots), 'snapshot')} that "
                 "`snapshots` matches: these rows are left out; write a file's name or number"
             )
-        if without:
+        named = {snapshot for of_name in shared.by_entry.values() for snapshot in of_name}
+        if shared.by_entry and (without := sorted(shared.snapshots - named)):
             lines.append(
                 f"{table}: no row is of {_few(list(map(str, without)))}: nothing is mapped from "
                 f"{'it' if len(without) == 1 else 'them'}"

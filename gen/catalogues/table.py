@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,37 +106,20 @@ def _by_word(snapshots: Iterable[Path]) -> dict[str | int, list[Path]]:
     return by_word
 
 
-def _named_by(path: Path, snapshots: Iterable[Path]) -> Iterator[tuple[str, list[Path]]]:
-    """Yield the entries of the table's column `snapshot` with those of the snapshots that each names.
+def named_by(path: Path, snapshots: Iterable[Path]) -> dict[str, list[Path]]:
+    """Return the entries of the table's column `snapshot`, each with those of the snapshots that it names.
 
-    Raises SnapshotError where the table cannot be read.
+    None may be, or two: a number names both where two runs have an output of that number, whose rows would be taken for
+    galaxies of both. Empty for a table without the column. Raises SnapshotError where it cannot be read.
     """
     with reading(path, " as a table catalogue"):
         table = _table(path)
     by_word = _by_word(snapshots)
+    named = {}
     for name in sorted({str(name).strip() for name in table["snapshot"]} if "snapshot" in table.colnames else ()):
         candidates = by_word.get(int(name) if name.isdecimal() else Path(name).name, [])
-        yield name, sorted(s for s in {*candidates, *by_word.get(name, ())} if _is_named(s, name))
-
-
-def named_twice(path: Path, snapshots: Iterable[Path]) -> tuple[str, Path, Path] | None:
-    """Return an entry of the table's column `snapshot` that names two of these snapshots, and these; None without one.
-
-    A number does where two runs have an output of that number, whose rows would be taken for galaxies of both. Raises
-    SnapshotError where the table cannot be read.
-    """
-    return next(((name, named[0], named[1]) for name, named in _named_by(path, snapshots) if len(named) > 1), None)
-
-
-def unmatched(path: Path, snapshots: Iterable[Path]) -> tuple[list[str], list[Path]]:
-    """Return the entries of the table's column `snapshot` that name none of these snapshots, and snapshots without one.
-
-    Both are empty for a table without the column. Raises SnapshotError where it cannot be read.
-    """
-    by_name = dict(_named_by(path, snapshots := list(snapshots)))
-    named = {snapshot for of_name in by_name.values() for snapshot in of_name}
-    without = [snapshot for snapshot in snapshots if by_name and snapshot not in named]
-    return [name for name, of_name in by_name.items() if not of_name], sorted(without)
+        named[name] = sorted(s for s in {*candidates, *by_word.get(name, ())} if _is_named(s, name))
+    return named
 
 
 def _check_spelling(path: Path, names: list[str]) -> None:

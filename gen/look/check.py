@@ -91,11 +91,12 @@ def _suite_lines(suite: Suite) -> list[str]:
         path = suite.catalogue_path(first)
         haloes = find_haloes(suite.catalogue.format, path, first, contents.units, kinds_of(suite))
         reasons = why_not(haloes, suite.selection, tells_low_resolution(suite))
+        odd += rows_of_none(suite, paths)
     except (SnapshotError, SuiteError) as error:
         return [*lines, *_verdict([*wrong, str(error)], odd)]
     lines.append(f"  catalogue   {path or 'none: one galaxy, its centre found on its matter'}")
     chosen_haloes = [halo for halo, reason in zip(haloes, reasons, strict=True) if not reason]
-    odd += [*rows_of_none(suite, paths), *filter(None, [at_one_place(suite, first, chosen_haloes)])]
+    odd += filter(None, [at_one_place(suite, first, chosen_haloes)])
     lines.append(f"  galaxies    {len(chosen_haloes)} of {len(haloes)} would be mapped")
     lines += [f"              {n} not: {reason}" for reason, n in Counter(filter(None, reasons)).most_common()]
     if not chosen_haloes:

@@ -123,11 +123,16 @@ def test_a_row_for_two_snapshots_at_once_is_refused(tmp_path, names, word, uncle
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         layouts.fire(tmp_path / name, layouts.galaxy())
-    suite = Suite(name="runs", format="gizmo", snapshots="*/*.hdf5", aperture={"kpc": 30}, root=tmp_path,
-                  catalogue={"format": "table", "path": "t.csv"}, selection={"min_stars": 1})  # fmt: skip
+    runs = tmp_path / "runs.yaml"
+    runs.write_text(
+        "name: runs\nformat: gizmo\nsnapshots: '*/*.hdf5'\naperture: {kpc: 30}\nselection: {min_stars: 1}\n"
+        "catalogue: {format: table, path: t.csv}\n"
+    )
+    suite = load_suite(runs)
     (tmp_path / "t.csv").write_text(f"id,snapshot,x,y,z,r200\na,{word},0,0,0,200\n")
     with pytest.raises(SuiteError, match=rf"`snapshot` ({unclear}) names .* and .* alike; write the ends of"):
         list_tasks(suite)
+    assert f"wrong       suite runs: {tmp_path / 't.csv'}: `snapshot` " in "\n".join(describe(runs))
     (tmp_path / "t.csv").write_text('id,snapshot,x,y,z\na,"' + 200_000 * "x" + ",0,0,0\n")
     tasks = list_tasks(suite)  # a table that cannot be read is said by the listing of each snapshot
     assert len(tasks) == 2

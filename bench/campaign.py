@@ -1,13 +1,9 @@
 """A campaign of 100,000 galaxies on 16 to 4096 ranks, simulated event by event from costs that are measured first.
 
 As in gen.campaign: ranks start, share the listing out and the search for where the particles of a box lie, and take
-galaxies, or shards of them, costliest first, from a counter that the ranks of a node share, which costs nobody any
-waiting; a node without work takes over from others. For each galaxy of a shard, which are any galaxies of the box,
-a rank opens the snapshot on the metadata server, waits for one of its node's places among the readers, reads
-at the file system's bandwidth (shared evenly among all transfers), gives the place back, and works; then it computes
-what is to be written, creates the shard's files on the metadata server and writes them, while it goes on with the next
-shard, until that is to be written, too. Sizes are lognormal, 0.5 dex and cut at 2 sigma, about 20,000
-particles in a cosmological box (some 1e10 Msun at 1e6 Msun each) or 2e6 in zooms; costs scatter by 0.1 dex.
+galaxies, or shards of any of them, costliest first, which `bench.events` simulates. Sizes are lognormal, 0.5 dex and
+cut at 2 sigma, about 20,000 particles in a cosmological box (some 1e10 Msun at 1e6 Msun each) or 2e6 in zooms; costs,
+which `bench.costs` measures, scatter by 0.1 dex.
 
   python -m bench.campaign             with the costs of docs/benchmarks.md
   python -m bench.campaign --measure   takes them on this machine first (three minutes), and compares a run on one
@@ -21,105 +17,22 @@ belongs to the computing and to the bytes, and to each rank's start, as that tak
 import heapq
 import json
 import os
-import pickle
 import shutil
 import tempfile
-import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import h5py
 import numpy as np
-from numba import njit
 
 from bench import common
-from bench.reading import BOX, run_in, write_table
-from kinmass.gen.campaign import parallel
+from bench.costs import Costs, loaded_s, measured
+from bench.events import BYTES_WRITTEN, PARTS, WORK, Site, Work, simulate
 from kinmass.gen.campaign.dealing import deal
-from kinmass.gen.campaign.foretell import Load, probe
-from kinmass.gen.campaign.listing import list_snapshot
-from kinmass.gen.campaign.maps import list_all, plan_all
-from kinmass.gen.campaign.plan import plan
-from kinmass.gen.campaign.record import Settings
-from kinmass.gen.campaign.schedule import schedule
-from kinmass.gen.campaign.timing import bytes_read
-from kinmass.gen.formats import FORMATS
-from kinmass.gen.formats.blocks import Blocks, joined
-from kinmass.gen.formats.celltables import told
-from kinmass.gen.formats.domain import blocks_file
+from kinmass.gen.campaign.foretell import Load
 from kinmass.gen.formats.frontends import SMALLEST_BLOCK
-from kinmass.gen.snapshots.indexes import KeptIndex
-from kinmass.gen.snapshots.snapshot import Snapshot
-from kinmass.gen.storage import store, suite_group
-from kinmass.gen.storage.writer import Writer
-from kinmass.gen.suite import Suite, load_suite
 
-#: What the ranks spend their time on, in the order of `simulate`'s result; all but the first are losses.
-PARTS = ("work", "readers' places", "bandwidth", "metadata", "last galaxies")
-WORK, PLACES, BANDWIDTH, METADATA, LAST_GALAXIES = range(5)
-#: Kinds of events.
-ASKED, OPENED, GRANTED, CREATED, PARSED, PROJECTED, ENCODED, WRITTEN = range(8)
 HEADS = ["ranks", "before [s]", "mapping [s]", "all [s]", "of roofline", "its limit", "work / time", "lost most to"]
 RANKS_PER_NODE = 64
-BYTES_WRITTEN = 4 * 8 * 32 * 32 * 4  # four views of eight channels of 32 x 32 pixels
-
-
-#: Prints the seconds in which a process that has all modules of a campaign loads yt and the kernels.
-LOADING = """
-import json, time
-import kinmass.gen.campaign.maps
-from kinmass.gen.campaign.worker import load_frontends, load_kernels
-began = time.perf_counter()
-load_frontends()
-loaded = time.perf_counter()
-load_kernels()
-print(json.dumps([loaded - began, time.perf_counter() - loaded]))
-"""
-
-
-@dataclass(frozen=True)
-class Site:
-    """Resources that all ranks share: times [s], bandwidths [bytes/s], metadata [calls/s]."""
-
-    bandwidth: float = 50e9
-    stream: float = 1.5e9  # bandwidth of one reader at most
-    latency_s: float = 1e-3
-    metadata: float = 20e3
-    start_calls: float = 0  # calls of a node's ranks to load their software; none where it lies on the node's own disk
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a galaxy costs a core, but for the file system: seconds [s], of which some grow with its particles.
-
-    open: an opening and indexing of a zoom, by particles of its file; work: reading, framing and projecting, by
-    particles of the galaxy; box_bytes and particle_bytes: what is read for a galaxy of a box, in whole blocks, and for
-    the index of a zoom per particle of its file. start: of a process, and of an empty store. yt, kernels: of loading
-    them. list: of a snapshot. plan: of a galaxy of a box, from its catalogue to all ranks. take: of an item from a
-    node's counter. write: of a galaxy's arrays. join, fetch, touch: of each block of a box's index, joining what
-    ranks have found, taking it over from the store and listing what reaches where, and asking for a galaxy; tell: of
-    finding it by one rank from a table of 64^3 cells in the file; block_bytes: its own.
-    """
-
-    start_s: float = 3.33
-    yt_s: float = 1.71
-    kernels_s: float = 0.452
-    list_s: float = 0.0142
-    plan_s: float = 1.67e-5
-    take_s: float = 4.11e-5
-    open_s: float = 0.0466
-    open_particle_s: float = 6.04e-8
-    work_s: float = 0.0237
-    work_particle_s: float = 5.36e-7
-    write_s: float = 0.00755
-    box_bytes: float = 7.1e5
-    particle_bytes: float = 13.0
-    join_block_s: float = 2.61e-6
-    fetch_block_s: float = 3.6e-6
-    touch_block_s: float = 1.58e-8
-    tell_block_s: float = 3.8e-6  # of November 30, on faster cores than all others here
-    block_bytes: float = 278.0
 
 
 @dataclass(frozen=True)
@@ -166,138 +79,6 @@ SCENARIOS = [
         wanted=(4096, np.inf, 1 / 1.15),
     ),
 ]
-
-
-@njit(cache=True)
-def _next_shard(heads, queue_ends, own):  # type: ignore[no-untyped-def]
-    """Take the place in the queues of the next shard of a rank's own node, or of another that has one; else -1."""
-    for k in range(heads.size):
-        node = (own + k) % heads.size
-        if heads[node] < queue_ends[node]:
-            heads[node] += 1
-            return heads[node] - 1
-    return -1
-
-
-@njit(cache=True)
-def _give_places(events, spent, free, waiting, wait_start, now, latency_s):  # type: ignore[no-untyped-def]
-    """Give the free places among the readers to ranks that wait for one; their bytes come a latency later.
-
-    Returns how many places are free then, and who still waits.
-    """
-    n_given = min(free, len(waiting))
-    for r in waiting[:n_given]:
-        spent[PLACES] += now - wait_start[r]
-        spent[WORK] += latency_s
-        heapq.heappush(events, (now + latency_s, r, GRANTED))
-    return free - n_given, waiting[n_given:]
-
-
-@njit(cache=True)
-def simulate(  # type: ignore[no-untyped-def]
-    read_bytes, open_s, hold_s, work_s, ends, opens, files, write_s, first_s, queues, queue_ends, places, ranks, site
-):
-    """Simulate the mapping of a campaign event by event. first_s: what rank 0 does before its first galaxy.
-
-    read_bytes, open_s, hold_s, work_s (N,): of each galaxy; hold_s are those of a galaxy's seconds in which a place
-    among the readers is held beside the transfer. shard_ends (S,): where the galaxies of each shard end, which one rank
-    maps and writes. opens, files: calls per galaxy read and per shard written. queues (S,): the shards in the order of
-    the nodes that they are dealt to; queue_ends, places (nodes,): where each node's end, and its places among the
-    readers. Returns the makespan [s] and rank-seconds (5,) in the order of PARTS.
-    """
-    bandwidth, stream, latency_s, metadata = site
-    n_nodes = queue_ends.size
-    per_node = (ranks + n_nodes - 1) // n_nodes
-    heads = np.concatenate((np.zeros(1, dtype=np.int64), queue_ends[:-1]))
-    galaxy, wait_start = np.full(ranks, -1), np.zeros(ranks)
-    # Of each rank's shard the galaxies that are left, and all; of the one that is being written behind it all, or 0.
-    n_left, n_whole, n_behind = np.zeros((3, ranks), dtype=np.int64)
-    idle_since = np.full(ranks, -1.0)  # since when a rank waits until the shard before is written
-    spent, end_time = np.zeros(5), np.zeros(ranks)
-    free_places, waiting = places.copy(), [[0 for _ in range(0)] for _ in range(n_nodes)]
-    events = [(first_s if r == 0 else 0.0, r, ASKED) for r in range(ranks)]
-    heapq.heapify(events)
-    spent[WORK] += first_s
-    end_time[0] = first_s
-    transfers = [(0.0, 0, 0.0) for _ in range(0)]  # (served bytes at which it ends, rank, bytes; negative if written)
-    served, now, free_at = 0.0, 0.0, 0.0
-    while len(events) > 0 or len(transfers) > 0:
-        rate = min(stream, bandwidth / max(len(transfers), 1))
-        transfer_end = now + max(transfers[0][0] - served, 0.0) / rate if len(transfers) > 0 else np.inf
-        if len(events) == 0 or transfer_end <= events[0][0]:
-            served, now = transfers[0][0], transfer_end
-            _, r, n_bytes = heapq.heappop(transfers)
-            if n_bytes < 0:
-                heapq.heappush(events, (now, r, WRITTEN))
-            else:
-                alone_s = n_bytes / min(stream, bandwidth)
-                spent[WORK] += alone_s + hold_s[galaxy[r]]
-                spent[BANDWIDTH] += now - wait_start[r] - alone_s
-                heapq.heappush(events, (now + hold_s[galaxy[r]], r, PARSED))
-            continue
-        event_time, r, kind = heapq.heappop(events)
-        served += (event_time - now) * rate if len(transfers) > 0 else 0.0
-        now, node = event_time, r // per_node
-        if kind == ASKED:
-            if n_left[r] == 0:
-                place = _next_shard(heads, queue_ends, node)
-                if place >= 0:
-                    shard = queues[place]
-                    galaxy[r] = (ends[shard - 1] if shard > 0 else 0) - 1
-                    n_left[r] = n_whole[r] = ends[shard] - 1 - galaxy[r]
-            if n_left[r] > 0:
-                galaxy[r] += 1
-                n_left[r] -= 1
-                begins = now
-                if opens > 0:
-                    begins = max(free_at, now)
-                    free_at = begins + opens / metadata
-                spent[METADATA] += begins - now
-                spent[WORK] += opens / metadata + open_s[galaxy[r]]
-                heapq.heappush(events, (begins + opens / metadata + open_s[galaxy[r]], r, OPENED))
-            else:
-                n_whole[r] = 0
-                end_time[r] = idle_since[r] = now
-        elif kind == OPENED:
-            wait_start[r] = now
-            waiting[node].append(r)
-        elif kind == GRANTED:
-            wait_start[r] = now
-            heapq.heappush(transfers, (served + read_bytes[galaxy[r]], r, read_bytes[galaxy[r]]))
-        elif kind == PARSED:
-            free_places[node] += 1
-            spent[WORK] += work_s[galaxy[r]]
-            heapq.heappush(events, (now + work_s[galaxy[r]], r, PROJECTED))
-        elif kind == PROJECTED and n_left[r] > 0:
-            heapq.heappush(events, (now, r, ASKED))
-        elif kind == PROJECTED:
-            if n_behind[r] > 0:
-                idle_since[r] = now
-            else:
-                spent[WORK] += write_s * n_whole[r]
-                heapq.heappush(events, (now + write_s * n_whole[r], r, ENCODED))
-        elif kind == ENCODED:
-            n_behind[r] = n_whole[r]
-            free_at = max(free_at, now) + files / metadata
-            heapq.heappush(events, (free_at + latency_s, r, CREATED))
-            heapq.heappush(events, (now, r, ASKED))
-        elif kind == CREATED:
-            n_bytes = float(BYTES_WRITTEN * n_behind[r])
-            heapq.heappush(transfers, (served + n_bytes, r, -n_bytes))
-        else:  # WRITTEN
-            n_behind[r] = 0
-            if idle_since[r] >= 0:  # nearly all of such waits is for calls, which all ranks make at the same time
-                spent[METADATA] += now - idle_since[r]
-                if n_whole[r] > 0:
-                    heapq.heappush(events, (now, r, PROJECTED))
-                else:
-                    end_time[r] = now
-                idle_since[r] = -1.0
-        free_places[node], waiting[node] = _give_places(
-            events, spent, free_places[node], waiting[node], wait_start, now, latency_s
-        )
-    spent[LAST_GALAXIES] = np.sum(end_time.max() - end_time)
-    return end_time.max(), spent
 
 
 def particles_of(scenario: Scenario, seed: int = 1) -> np.ndarray:
@@ -375,12 +156,12 @@ def campaign(
     by_node = [np.array([item for run in runs for item in run], dtype=np.int64) for runs in dealt]
     n_nodes = len(sizes)
     places = np.array([max(scenario.readers // n_nodes, 1)] * n_nodes)
-    mapping_s, spent = simulate(
-        read_bytes, open_s, hold_s, work_s, ends, scenario.opens, scenario.files, costs.write_s,
-        costs.yt_s * (ranks > 1), np.concatenate(by_node),
-        np.cumsum([len(items) for items in by_node]), places, ranks,
-        (site.bandwidth, site.stream, site.latency_s, site.metadata),
+    queue_ends = np.cumsum([len(items) for items in by_node])
+    work = Work(
+        read_bytes, open_s, hold_s, work_s, ends, np.concatenate(by_node), queue_ends, places,
+        opens=scenario.opens, files=scenario.files, write_s=costs.write_s, first_s=costs.yt_s * (ranks > 1),
     )  # fmt: skip
+    mapping_s, spent = simulate(work, ranks, site.limits)
     return before(scenario, costs, site, ranks, n_nodes), mapping_s, spent
 
 
@@ -443,10 +224,8 @@ def check_laws(costs: Costs) -> None:
     extra_s = costs.yt_s + calls_s.sum() * site.metadata / 500
     _, endless_s, _ = campaign(small, costs, unlimited, 60)
     zeros, order = np.zeros(40), np.arange(40)
-    equal_s = simulate(
-        np.full(40, 1e9), zeros, zeros, zeros, order + 1, 0.0, 0.0, 0.0, 0.0, order, np.array([40]), np.array([1000]),
-        40, (10e9, 1e9, 0.0, 1e30),
-    )[0]  # fmt: skip
+    equal = Work(np.full(40, 1e9), zeros, zeros, zeros, order + 1, order, np.array([40]), np.array([1000]))
+    equal_s, _ = simulate(equal, 40, (10e9, 1e9, 0.0, 1e30))
     laws = {
         "40 equal transfers at once take their bytes over the bandwidth": np.isclose(equal_s, 4.0, rtol=1e-3),
         "one rank takes the sum of all costs": np.isclose(
@@ -465,201 +244,6 @@ def check_laws(costs: Costs) -> None:
     print(f"laws hold: {'; '.join(laws)}\n")
 
 
-def _suite(folder: Path, galaxies: int, particles: int) -> Path:
-    """Write a box of mock galaxies of so many particles, its table of centres and its suite file."""
-    folder.mkdir()
-    share = (2 * particles // 5, particles // 5, 2 * particles // 5)
-    run_in(common.ROOT, "-c", BOX, folder / "box.hdf5", galaxies, *share)
-    places = [tuple((n + 0.5) * 2500.0 for n in (i % 10, i // 10 % 10, i // 100)) for i in range(galaxies)]
-    rows = [f"{i},{x},{y},{z},150" for i, (x, y, z) in enumerate(places)]
-    (folder / "centres.csv").write_text("\n".join(["id,x,y,z,r200", *rows]) + "\n")
-    (folder / f"{folder.name}.yaml").write_text(
-        f"name: {folder.name}\nformat: gizmo\nsnapshots: box.hdf5\naperture: {{kpc: 100}}\n"
-        "catalogue: {format: table, path: centres.csv}\n"
-    )
-    return folder / f"{folder.name}.yaml"
-
-
-def measured(scratch: Path) -> Costs:
-    """Measure the costs: probes of two boxes and of zooms, an opening of a large file, listing and planning."""
-    boxes = {n: _suite(scratch / f"box{n}", count, n) for n, count in ((5_000, 600), (50_000, 60))}
-    common.run("kinmass.gen", "mock", "--out", scratch / "zooms", "--suites", "middle", "--galaxies", 24, ranks=2)
-    zooms = scratch / "zooms" / "middle" / "middle.yaml"
-    few, many, zoom = (_probed(path, scratch) for path in (*boxes.values(), zooms))
-    slope = max((many.galaxy_s - many.write_s - few.galaxy_s + few.write_s) / 45_000, 0.0)
-    box_bytes = few.n_bytes + 15_000 / 45_000 * (many.n_bytes - few.n_bytes)  # of a galaxy of 20,000 particles
-    began, bytes_before = time.perf_counter(), bytes_read()
-    Snapshot(scratch / "box50000" / "box.hdf5", "gizmo", {"dark": ["PartType1"]}).close()
-    large_open_s, large_bytes = time.perf_counter() - began, bytes_read() - bytes_before
-    suite = load_suite(zooms)
-    paths = suite.snapshot_paths()
-    listing_s = common.best(lambda: [list_snapshot(suite, path) for path in paths])
-    planning_s = {}
-    for n in (5_000, 45_000):
-        table = load_suite(write_table(scratch / f"table{n}", scratch / "box5000" / "box.hdf5", n))
-        planning_s[n] = min(_planned_s(table, scratch / f"plan{n}-{i}.zarr", n) for i in range(3))
-    plan_s = (planning_s[45_000] - planning_s[5_000]) / 40_000
-    empty_store_s = max(planning_s[5_000] - 5_000 * plan_s, 0.0)
-    sharded = scratch / "sharded.zarr"
-    common.run("kinmass.gen", "maps", zooms, "--out", sharded, "--views", 4, "--galaxies-per-shard", 8, ranks=1)
-    noted = json.loads(next((sharded / ".timing").iterdir()).read_text())
-    yt_s, kernels_s = loaded_s()
-    join_s, fetch_s, touch_s, block_bytes = index_costs(scratch)
-    return Costs(
-        start_s=noted["phases_s"]["start"] + empty_store_s - yt_s - kernels_s, yt_s=yt_s, kernels_s=kernels_s,
-        list_s=listing_s / len(paths), plan_s=plan_s,
-        take_s=taken_s(), open_s=zoom.open_s, open_particle_s=large_open_s / 3_000_000,
-        work_s=few.galaxy_s - few.write_s - 5_000 * slope, work_particle_s=slope,
-        write_s=written_s(sharded, scratch), box_bytes=box_bytes,
-        particle_bytes=large_bytes / 3_000_000, join_block_s=join_s, fetch_block_s=fetch_s, touch_block_s=touch_s,
-        block_bytes=block_bytes, tell_block_s=told_s(scratch),
-    )  # fmt: skip
-
-
-def written_s(sharded: Path, scratch: Path) -> float:
-    """Seconds to write each galaxy of a store anew, in shards of as many; a run hides some of it behind its work."""
-    group = store.open_suite(sharded, "middle")
-    names, per_shard = store.read_labels(group, "galaxy").tolist(), group.attrs["config"]["galaxies_per_shard"]
-    records = [store.read_galaxy(group, number) for number in range(len(names))]
-    seconds = []
-    for attempt in range(3):
-        out = scratch / f"written{attempt}.zarr"
-        fresh = Writer(suite_group.create_suite(out, "middle", names, names, group.attrs["config"]))
-        began = time.perf_counter()
-        for first in range(0, len(names), per_shard):
-            shard = range(first, min(first + per_shard, len(names)))
-            fresh.write(shard, [records[number] for number in shard])
-        seconds.append((time.perf_counter() - began) / len(names))
-    return min(seconds)
-
-
-def told_s(scratch: Path, n_blocks: int = 173_000, n_cells: int = 64**3) -> float:
-    """Seconds for each block of a box with a table of cells to find all its blocks, by one rank.
-
-    As many blocks as the simulated box has, for most of the time is the cells'. It has 2.8e9 particles of each of three
-    types, whose positions are not written: they all read as its middle.
-    """
-    n = n_blocks * SMALLEST_BLOCK
-    ends = np.linspace(0, n, n_cells + 1).astype(np.int64)
-    with h5py.File(scratch / "told.hdf5", "w") as file:
-        file.create_group("Header").attrs["BoxSize"] = 1.0
-        file.create_group("Cells/Meta-data").attrs["size"] = 3 * [1 / 64]
-        for ptype in ("PartType0", "PartType1", "PartType4"):
-            file.create_dataset(f"{ptype}/Coordinates", (n, 3), "f4", chunks=(SMALLEST_BLOCK, 3), fillvalue=0.5)
-            columns = {"Files": 0 * ends[1:], "Counts": np.diff(ends), "OffsetsInFile": ends[:-1]}
-            columns |= {"MinPositions": np.full((n_cells, 3), 0.4), "MaxPositions": np.full((n_cells, 3), 0.6)}
-            for name, column in columns.items():  # compressed as SWIFT does
-                chunks = (1024, *column.shape[1:])
-                file.create_dataset(f"Cells/{name}/{ptype}", data=column, chunks=chunks, compression=4, shuffle=True)
-    path = str(scratch / "told.hdf5")
-    starts = range(0, n, SMALLEST_BLOCK)
-    blocks = [SimpleNamespace(filename=path, start=start, end=start + SMALLEST_BLOCK) for start in starts]
-    assert told(blocks, [path]) is not None
-    return common.best(lambda: told(blocks, [path])) / n_blocks
-
-
-def index_costs(scratch: Path, n_blocks: int = 102_400, n_parts: int = 128) -> tuple[float, float, float, float]:
-    """Seconds for each block of an index to join its parts, to fetch it and to ask for a sphere, and its bytes.
-
-    Of the index of a box of 1.7e9 particles of each of three types: compact blocks, and one in ten of small groups that
-    lie all over it.
-    """
-    rng = np.random.default_rng(1)
-    kept = KeptIndex(scratch / "index", FORMATS["gizmo"], scratch / "box5000" / "box.hdf5", None)
-    parts = []
-    for _ in range(n_parts):
-        low = rng.uniform(size=(n_blocks // n_parts, 3, 3))
-        sides = np.where(rng.uniform(size=low.shape[:2]) < 0.1, 64, 1)
-        low[sides > 1] *= 0.02
-        lengths = np.where(sides > 1, 100, 0)
-        cells = np.sort(rng.integers(0, 64**3, (int((sides > 1).sum()), 100), dtype=np.uint32)).ravel()
-        high = np.where(sides[..., None] > 1, 1.0, low + 0.02)
-        ends = np.cumsum([0, *lengths.ravel()])
-        parts.append(Blocks(["PartType0", "PartType1", "PartType4"], low, high, sides, ends, cells))
-
-    sent = [pickle.dumps(part, pickle.HIGHEST_PROTOCOL) for part in parts]
-    spheres = [SimpleNamespace(center=rng.uniform(size=3), radius=0.005) for _ in range(200)]
-
-    def join() -> None:
-        """Receive all parts, which ranks have sent, join and keep them."""
-        kept.keep_blocks(joined([pickle.loads(part) for part in sent]))
-
-    def fetch() -> Blocks:
-        """Take the kept index over, as each rank does, until it has answered for a first sphere."""
-        assert kept.fetch(scratch / "staged")
-        blocks = Blocks.load(blocks_file(scratch / "staged"))
-        blocks.touched(spheres[0])
-        return blocks
-
-    join_s = common.best(join)
-    fetch_s = common.best(fetch)
-    blocks = fetch()
-    touch_s = common.best(lambda: [blocks.touched(sphere) for sphere in spheres]) / len(spheres)
-    return join_s / n_blocks, fetch_s / n_blocks, touch_s / n_blocks, kept.index.stat().st_size / n_blocks
-
-
-def loaded_s() -> tuple[float, float]:
-    """Seconds in which a process loads yt and the kernels, the least of three."""
-    return tuple(np.min([json.loads(run_in(common.ROOT, "-c", LOADING)) for _ in range(3)], axis=0).tolist())
-
-
-def _planned_s(suite: Suite, out: Path, n: int) -> float:
-    """Seconds from nothing to the schedule that a second rank has received, of a box with n galaxies."""
-    began = time.perf_counter()
-    listings = list_all([suite], out)
-    tasks, _ = plan_all([suite], out, Settings(views=4), repair=False, listings=listings)
-    todo = pickle.loads(pickle.dumps(schedule(tasks, out), pickle.HIGHEST_PROTOCOL))
-    planned_s = time.perf_counter() - began
-    assert sum(map(len, todo.batches)) == n  # which unpacks all; a rank unpacks what it maps
-    return planned_s
-
-
-def _probed(suite: Path, scratch: Path) -> Load:
-    """What mapping one galaxy of a suite costs: the median of five probes."""
-    out = scratch / f"{suite.parent.parent.name}-{suite.stem}.zarr"
-    tasks = plan([load_suite(suite)], out, Settings(views=4))
-    return sorted((probe(tasks, out, Settings(views=4))[0] for _ in range(5)), key=lambda load: load.galaxy_s)[2]
-
-
-def taken_s(n: int = 20_000) -> float:
-    """Seconds in which a rank of two takes an item from the counter of its node, while the other computes."""
-    return float(common.run("bench.campaign", "--takes", n, ranks=2).split()[0])
-
-
-def time_takes(n: int) -> None:
-    """Print what `taken_s` returns, on 2 ranks: rank 1 takes items while rank 0 holds Python's lock."""
-    began = time.perf_counter()
-    taken: list[float] = []
-
-    def work(item: int, _: object) -> None:
-        """Keep rank 0 busy with Python for a second; note on other ranks when an item was taken [s]."""
-        if parallel.rank() == 0:
-            while time.perf_counter() - began < 1.0:
-                sum(range(1000))
-        else:
-            taken.append(time.perf_counter())
-
-    parallel.share_out(range(n), work, lambda item, result: None)
-    if parallel.rank() == 1:
-        print(float(np.median(np.diff(taken))), flush=True)
-
-
-def probe_together(suite: Path, scratch: Path) -> None:
-    """Probe a suite on all ranks at the same time, five times, and print the median of all as JSON.
-
-    Ranks of one node share its caches and its memory's bandwidth, which a probe on a rank alone has for itself.
-    """
-    out = scratch / f"probe{parallel.rank()}of{parallel.size()}.zarr"
-    tasks = plan([load_suite(suite)], out, Settings(views=4))
-    loads = []
-    for _ in range(5):
-        parallel.barrier()
-        loads += probe(tasks, out, Settings(views=4))
-    everyone = sorted((load for of_rank in parallel.gather(loads) for load in of_rank), key=lambda load: load.galaxy_s)
-    if everyone:
-        print(json.dumps(asdict(everyone[len(everyone) // 2])), flush=True)
-
-
 def compare_with_a_run(scratch: Path) -> None:
     """Print what a run on one and on two ranks, a core for each, takes beside its simulation.
 
@@ -676,7 +260,7 @@ def compare_with_a_run(scratch: Path) -> None:
     cores = sorted(os.sched_getaffinity(0))
     for ranks in (1, 2):
         os.sched_setaffinity(0, cores[:ranks])  # as a cluster gives each rank a core
-        load = Load(**json.loads(common.run("bench.campaign", "--probe", suite, scratch, ranks=ranks).splitlines()[-1]))
+        load = Load(**json.loads(common.run("bench.costs", "--probe", suite, scratch, ranks=ranks).splitlines()[-1]))
         noted = []
         for attempt in range(3):
             out = scratch / f"run{ranks}-{attempt}.zarr"
@@ -684,10 +268,11 @@ def compare_with_a_run(scratch: Path) -> None:
             noted.append(json.loads(next((out / ".timing").iterdir()).read_text())["phases_s"]["mapping"])
             shutil.rmtree(out)
         work_s, zeros = np.full(n, load.galaxy_s - load.write_s + load.open_s), np.zeros(n)
-        mapping_s, _ = simulate(
-            zeros, zeros, zeros, work_s, np.arange(1, n + 1), 0.0, 0.0, load.write_s, yt_s * (ranks > 1), np.arange(n),
-            np.array([n]), np.array([128]), ranks, (1e12, 1e12, 0.0, 1e12),
+        work = Work(
+            zeros, zeros, zeros, work_s, np.arange(1, n + 1), np.arange(n), np.array([n]), np.array([128]),
+            write_s=load.write_s, first_s=yt_s * (ranks > 1),
         )  # fmt: skip
+        mapping_s, _ = simulate(work, ranks, (1e12, 1e12, 0.0, 1e12))
         rows.append([ranks, min(noted), mapping_s, mapping_s / min(noted) - 1])
     os.sched_setaffinity(0, cores)
     print(f"{n} galaxies of 100,000 particles, mapping [s]:")
@@ -739,14 +324,8 @@ def main() -> None:
                 help=f"as in {type(owner).__name__} (default: %(default)g)",
             )  # fmt: skip
     parser.add_argument("--readers", type=int, help="places among the readers (default: as each scenario says)")
-    parser.add_argument("--takes", type=int, help="(internal) the counter's time, on 2 ranks")
-    parser.add_argument("--probe", type=Path, nargs=2, help="(internal) suite and folder, on so many ranks at once")
     parser.add_argument("--compare", action="store_true", help="compare runs on one and two ranks alone, and end")
     args = parser.parse_args()
-    if args.takes:
-        return time_takes(args.takes)
-    if args.probe:
-        return probe_together(*args.probe)
     site = Site(**{field.name: getattr(args, field.name) for field in fields(Site)})
     costs = Costs(**{field.name: getattr(args, field.name) for field in fields(Costs)})
     args.out.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def _catalogues_in(places: list[list[Path]], snapshot: Path, format_name: str, n
             matching = same_name or [
                 p for p in candidates if number and _without_zeros(snapshot_number(p, format_name)) == number
             ]
-            first_files = [p for p in matching if p.is_file() and not _is_later_part(p)]
+            first_files = [p for p in matching if p.is_file() and not (p.name.startswith(".") or _is_later_part(p))]
             catalogues += [(kind, p) for p in sorted(first_files, key=str)]
             if first_files:
                 break

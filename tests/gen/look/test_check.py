@@ -343,6 +343,24 @@ def test_a_draft_is_a_suite_file_whatever_the_files_name(name, a_galaxy, tmp_pat
     assert suite.catalogue_path(path) == folder / f"{name}.z0.000.AHF_halos"
 
 
+def test_hidden_files_are_neither_snapshots_nor_catalogues(a_galaxy, tmp_path):
+    """A Mac leaves `._snap_099.hdf5` beside each file that it copies to another disk, and a disk has its .Trash."""
+    (tmp_path / "run").mkdir()
+    path = snapshot(tmp_path / "run" / "snap_099.hdf5", a_galaxy)
+    catalogue(path.with_name("fof_subhalo_tab_099.hdf5"), 0.0)
+    for name in (path.name, "fof_subhalo_tab_099.hdf5"):
+        path.with_name(f"._{name}").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X")
+    shutil.copytree(path.parent, tmp_path / ".Trash")
+    text = draft(path)
+    assert 'path: "fof_subhalo_tab_099.hdf5"' in text
+    assert "._" not in text
+    for root, pattern in ((path.parent, "*.hdf5"), (tmp_path, "*/snap*.hdf5"), (tmp_path, "**/*snap*.hdf5")):
+        suite = load_suite(written(tmp_path, text)).model_copy(update={"root": root, "snapshots": pattern})
+        assert [p for p in suite.snapshot_paths() if "fof" not in p.name] == [path]
+    hidden = suite.model_copy(update={"snapshots": ".Trash/snap_*.hdf5"})
+    assert hidden.snapshot_paths() == [tmp_path / ".Trash" / path.name]
+
+
 @pytest.mark.parametrize("linked", ["file", "folder", "both"])
 def test_a_draft_of_what_is_linked_finds_it(linked, a_galaxy, tmp_path):
     """A link to a file may have another name than that; catalogues lie beside the link, or beside the file's folder."""

@@ -217,8 +217,8 @@ class Suite(_Section):
     format: str
     """Format of the snapshots."""
     snapshots: str
-    """Glob pattern below `root`. Of a snapshot in several files give the first (`*.0.hdf5`; `snap_063.0` of
-    GADGET's binary formats)."""
+    """Glob pattern below `root`; hidden files do not count. Of a snapshot in several files give the first (`*.0.hdf5`;
+    `snap_063.0` of GADGET's binary formats)."""
     catalogue: Catalogue = Catalogue()
     """The catalogue that lists the galaxies."""
     particles: Components = Components()
@@ -285,9 +285,11 @@ class Suite(_Section):
         return "-".join(found)
 
     def snapshot_paths(self) -> list[Path]:
-        """The snapshot files, sorted. Raises SuiteError when the pattern matches none."""
+        """The snapshot files, sorted; none that is hidden, as `*` has it in a shell. Raises SuiteError for none."""
         # A link that leads nowhere is a snapshot that cannot be read, of which its listing tells.
         paths = sorted(p for p in self.root.glob(self.snapshots) if p.is_file() or (p.is_symlink() and not p.exists()))
+        if not any(part.startswith(".") for part in Path(self.snapshots).parts):  # ._snap_099.hdf5 of a Mac, .Trash
+            paths = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(self.root).parts)]
         if not paths:
             raise SuiteError(f"suite {self.name}: no file matches {self.root / self.snapshots}; check `snapshots`")
         return paths

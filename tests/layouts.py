@@ -202,6 +202,15 @@ def gizmo_2020(path: Path, written: Galaxy, files: int = 1) -> Path:
     return first
 
 
+def gizmo_2024(path: Path, written: Galaxy, files: int = 1) -> Path:
+    """Write GIZMO since 2024: its kernels have another name (its io.c)."""
+    first = gizmo_2020(path, written, files)
+    for name in file_paths(path, files):
+        with h5py.File(name, "r+") as file:
+            file.move("PartType0/SmoothingLength", "PartType0/KernelMaxRadius")
+    return first
+
+
 def gadget4(path: Path, written: Galaxy, files: int = 1) -> Path:
     """Write GADGET-4: a short Header, cosmology and units in the Parameters group (users' guide, Snapshot format)."""
     first = fire(path, written, files)

@@ -18,6 +18,8 @@ from kinmass.gen.storage.suite_group import SAME_PLACE_KPC
 from kinmass.gen.suite import Suite, SuiteError
 from kinmass.gen.words import counted
 
+#: Scale factors that differ by less are of one time, in runs that write theirs at slightly other ones.
+SAME_TIME = 1e-3
 _REMEDY = "one could be in a test and the other in training"
 
 
@@ -31,6 +33,9 @@ def said(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
     if copies := _copies(suite, listings):
         more = f", and {len(copies) - 1} more are copies" if len(copies) > 1 else ""
         lines.append(f"{copies[0]}{more}: {_REMEDY}; let `snapshots` match one, or give both the same `lineage`")
+    facts = [listing.facts for listing in listings.values() if listing.facts is not None]
+    haloes = (halo for listing in listings.values() for _, halo, _ in listing.entries if halo is not None)
+    lines += filter(None, [of_several_times(suite, facts, haloes)])
     for path, listing in listings.items():
         if place := at_one_place(suite, path, [halo for _, halo, _ in listing.entries if halo is not None]):
             lines.append(place)
@@ -144,6 +149,23 @@ def _are_same(haloes: Sequence[Halo], others: Sequence[Halo]) -> bool:
     places, other_places = (centres_kpc(halo.centre_kpc for halo in some) for some in (haloes, others))
     same_names = [halo.name for halo in haloes] == [halo.name for halo in others]
     return bool(haloes) and same_names and np.array_equal(places, other_places, equal_nan=True)
+
+
+def of_several_times(suite: Suite, facts: Sequence[Mapping[str, str]], haloes: Iterable[Halo]) -> str:
+    """Say that a suite has snapshots of several times, and nothing tells which galaxies are one; "" where it is told.
+
+    facts: those of each snapshot. A galaxy changes little from one output to the next, and each is on a side of the
+    split by its name.
+    """
+    times = sorted({float(of_one["a"]) for of_one in facts})
+    if suite.lineage is not None or not times or times[-1] - times[0] < SAME_TIME:
+        return ""
+    if any(halo.lineage is not None for halo in haloes):
+        return ""
+    return (
+        f"its snapshots are of several times (a = {times[0]:.4g} to {times[-1]:.4g}), and no `lineage` says which of "
+        f"their galaxies are one: {_REMEDY}; give `lineage`, an expression that finds what is the same in their names"
+    )
 
 
 def at_one_place(suite: Suite, path: Path, haloes: Sequence[Halo]) -> str:

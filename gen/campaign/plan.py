@@ -220,6 +220,7 @@ def say_replaced(tasks: Sequence[Task], listings: Mapping[str, dict[Path, Listin
             n_mapped = counted(sum(n_done[path] for path in others), "finished galaxy", "finished galaxies")
             print(
                 f"{name}: the content of {counted(len(others), 'snapshot')} ({few}) has changed since "
-                f"{n_mapped} came from there; what is done stays as it is, `rm -r {out / name}` maps the suite anew",
+                f"{n_mapped} came from there; what is done stays as it is, `rm -r {out / name}` maps the suite anew; "
+                "if they are another run's, give its suite file another `name`",
                 file=sys.stderr,
             )

@@ -11,7 +11,8 @@ from kinmass.gen.formats.base import SnapshotError
 from kinmass.gen.formats.stored import checked
 
 # Fields that yt shall see, and the names under which gen.snapshots.snapshot reads them: EAGLE and SWIFT use other
-# names. All other fields are hidden from yt (EAGLE's element abundances would make it download tables).
+# names, and so does GIZMO since 2024 (KernelMaxRadius). All other fields are hidden from yt (EAGLE's element abundances
+# would make it download tables).
 LINKED_FIELDS = {
     name: name
     for name in (
@@ -21,7 +22,8 @@ LINKED_FIELDS = {
     )
 } | {
     "Velocity": "Velocities", "Mass": "Masses", "DynamicalMasses": "Masses", "Densities": "Density",
-    "SmoothingLengths": "SmoothingLength", "Temperatures": "Temperature", "StarFormationRates": "StarFormationRate",
+    "SmoothingLengths": "SmoothingLength", "KernelMaxRadius": "SmoothingLength", "Temperatures": "Temperature",
+    "StarFormationRates": "StarFormationRate",
 }  # fmt: skip
 #: Fields that no code writes as whole numbers: these are steps of a length that only their writer knows.
 CONTINUOUS = {"Coordinates", "Velocities", "SmoothingLength", "Density", "InternalEnergy", "Temperature"}

@@ -51,6 +51,12 @@ def files_of(path: Path) -> list[Path]:
     others = [other for number, other in numbered.items() if number != int(match[2])]
     if others and _is_whole(path) and all(_is_whole(other) and _time(other) != _time(path) for other in others):
         return [path]  # the numbers are times: snap_z0.000.hdf5 and snap_z0.500.hdf5
+    if 0 in numbered and others and _is_whole(path) and all(map(_is_whole, others)):
+        raise SnapshotError(
+            f"{path}: by their Headers this file and {others[0].name} are snapshots of their own, and their names are "
+            f"those of parts of one; rename them if so, as {match[1]}_{match[2]}.{match[3]}: else their "
+            "NumFilesPerSnapshot and NumPart_Total are wrong"
+        )
     if int(match[2]) and 0 in numbered:
         raise SnapshotError(
             f"{path}: not the first file of its snapshot; let `snapshots` match only {numbered[0].name}"

@@ -14,6 +14,8 @@ Read = Callable[[str], np.ndarray]
 HYDROGEN = 0.76
 #: Gas of a galaxy has some above this temperature [K], and no logarithm of a temperature is.
 WARMEST_LOG10 = 9.5
+#: Half of a galaxy's gas is never hotter than this [K]: what feedback heats is less, and not as hot.
+HOTTEST_HALF_K = 1e10
 #: Brighter than any star particle, near or far: it would be 1e18 suns. Some programs write -99 where there is none.
 BRIGHTEST_MAGNITUDE = -40.0
 #: What datasets of magnitudes and of logarithms of luminosities are called: Mag_r, StellarMags, logL_r.
@@ -60,6 +62,11 @@ def is_cold(fields: Collection[str], read: Read, energy_kms2: float, below_k: fl
         raise SnapshotError(
             f"by its {name} no gas is above {WARMEST_LOG10:g} K: is it a logarithm, in another unit, or never "
             "computed? Repair it, or take `tracers: {gas: all}`"
+        )
+    if len(kelvin) and np.median(kelvin) > HOTTEST_HALF_K:
+        raise SnapshotError(
+            f"by its {name} half of the gas is above {np.median(kelvin):.2g} K, and would not count as cold: is it in "
+            "another unit? Repair it, or take `tracers: {gas: all}`"
         )
     cold = kelvin < below_k
     return cold | (read("StarFormationRate") > 0) if "StarFormationRate" in fields else cold

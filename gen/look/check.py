@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.campaign.doubles import at_one_place, rows_of_none
+from kinmass.gen.campaign.doubles import at_one_place, of_several_times, rows_of_none
 from kinmass.gen.campaign.listing import facts_of, kinds_of, tells_low_resolution
 from kinmass.gen.catalogues.find import Halo, find_haloes, usable, why_not
 from kinmass.gen.formats import FORMATS, SnapshotError
@@ -84,7 +84,8 @@ def _suite_lines(suite: Suite) -> list[str]:
     lines = [f"suite {suite.name}: {counted(len(paths), 'snapshot')}, of which the first:", *_snapshot_lines(contents)]
     light = f" of {suite.tracers.light_field}" if suite.tracers.light_field else ""
     lines.append(f"  maps show   gas: {suite.tracers.gas}, stars: {suite.tracers.stars}{light}")
-    wrong, odd = list(contents.wrong), [*contents.odd, *_disagreements(suite, paths)]
+    facts = _facts(suite, paths)
+    wrong, odd = list(contents.wrong), [*contents.odd, *_disagreements(facts)]
     if contents.units is None:
         return [*lines, *_verdict(wrong, odd)]
     try:
@@ -96,7 +97,8 @@ def _suite_lines(suite: Suite) -> list[str]:
         return [*lines, *_verdict([*wrong, str(error)], odd)]
     lines.append(f"  catalogue   {path or 'none: one galaxy, its centre found on its matter'}")
     chosen_haloes = [halo for halo, reason in zip(haloes, reasons, strict=True) if not reason]
-    odd += filter(None, [at_one_place(suite, first, chosen_haloes)])
+    times = of_several_times(suite, [*facts.values()], haloes)
+    odd += filter(None, [times, at_one_place(suite, first, chosen_haloes)])
     lines.append(f"  galaxies    {len(chosen_haloes)} of {len(haloes)} would be mapped")
     lines += [f"              {n} not: {reason}" for reason, n in Counter(filter(None, reasons)).most_common()]
     if not chosen_haloes:
@@ -114,13 +116,18 @@ def _suite_lines(suite: Suite) -> list[str]:
     return [*lines, *_verdict(wrong, odd)]
 
 
-def _disagreements(suite: Suite, snapshots: list[Path]) -> list[str]:
-    """Say what the headers of a suite's snapshots do not agree on, in at most one line."""
+def _facts(suite: Suite, snapshots: list[Path]) -> dict[Path, dict[str, str]]:
+    """Read from each snapshot what all of a suite should agree on."""
     facts_by_snapshot = {}
     for path in snapshots:
         with suppress(SnapshotError):  # one that cannot be read fails by itself when it is mapped
             units = FORMATS[suite.format].units(path, suite.units.model_dump(exclude_none=True))
             facts_by_snapshot[path] = facts_of(suite, path, units)
+    return facts_by_snapshot
+
+
+def _disagreements(facts_by_snapshot: dict[Path, dict[str, str]]) -> list[str]:
+    """Say what the headers of a suite's snapshots do not agree on, in at most one line."""
     return (
         [f"its snapshots do not agree; if that is not meant, mend or leave out some: {difference}"]
         if (difference := differences(facts_by_snapshot))

@@ -56,7 +56,7 @@ def _catalogues_in(places: list[list[Path]], snapshot: Path, format_name: str, n
             matching = same_name or [
                 p for p in candidates if number and _without_zeros(snapshot_number(p, format_name)) == number
             ]
-            first_files = [p for p in matching if p.is_file() and not _is_later_part(p)]
+            first_files = [p for p in matching if p.is_file() and not (p.name.startswith(".") or _is_later_part(p))]
             catalogues += [(kind, p) for p in sorted(first_files, key=str)]
             if first_files:
                 break
@@ -73,14 +73,23 @@ def _folders_of_catalogues(snapshot: Path, number: str) -> tuple[list[list[Path]
     pattern = re.sub(r"\d+", "*", glob.escape(snapshot.name))
     folder = snapshot.absolute().parent
 
+    def has_snapshots(own: Path, *patterns: str) -> bool:
+        found = (path for pattern in patterns for path in own.glob(pattern))
+        return any(_ending(path) == _ending(snapshot) for path in found)  # AHF's files begin with a snapshot's name
+
     def beside(own: Path, *patterns: str) -> list[Path]:
-        return [f for f in own.parent.glob("*/") if f != own and not any(any(f.glob(p)) for p in patterns)]
+        return [f for f in own.parent.glob("*/") if f != own and not has_snapshots(f, *patterns)]
 
     is_of_one = bool(number) and number in map(_without_zeros, re.findall(r"\d+", folder.name))
     far = beside(folder.parent, pattern, f"*/{pattern}", f"*/*/{pattern}") if is_of_one else []
     near = beside(folder, pattern)
     numbered = [f for own in near for f in own.glob("*/") if number and _without_zeros(f.name) == number]
-    return [[folder], [*near, *(f for f in numbered if not any(f.glob(pattern)))]], far
+    return [[folder], [*near, *(f for f in numbered if not has_snapshots(f, pattern))]], far
+
+
+def _ending(path: Path) -> str:
+    """Return what a file's name ends in, "" where that is a number."""
+    return "" if path.suffix[1:].isdecimal() else path.suffix
 
 
 def _is_later_part(catalogue: Path) -> bool:
@@ -126,7 +135,7 @@ def draft(path: Path, format_name: str | None = None) -> str:
                 *(f"# look at this first: {text}" for text in contents.wrong),
                 *(f"# {text}" for text in contents.odd),
                 f"name: {_as_yaml(name)}   # any name; one group of the map store",
-                f"root: {_as_yaml(str(path.resolve().parent))}",
+                f"root: {_as_yaml(str(_in_true_folder(path).parent))}",
                 f"format: {chosen_format}",
                 f"snapshots: {_as_yaml(glob.escape(path.name))}   # a pattern: `*` for many, `*/` for many folders",
                 *_galaxy_lines(contents),
@@ -206,9 +215,14 @@ def _aperture_line(contents: Sketch) -> str:
     return f"aperture: {{kpc: {float(f'{aperture_kpc:.2g}'):g}}}   # {aperture_note}"
 
 
+def _in_true_folder(path: Path) -> Path:
+    """Return a path without links among its folders; the file, which may be a link itself, keeps its name and place."""
+    return path.absolute().parent.resolve() / path.name
+
+
 def _catalogue_path(contents: Sketch, catalogue: Path) -> str:
     """Path of a catalogue relative to the snapshot's folder, with {name} where it holds the snapshot's own name."""
-    relative = os.path.relpath(catalogue.resolve(), contents.path.resolve().parent)
+    relative = os.path.relpath(_in_true_folder(catalogue), _in_true_folder(contents.path).parent)
     parts = [glob.escape(part).replace("{", "{{").replace("}", "}}") for part in relative.split(contents.path.name)]
     return json.dumps("{name}".join(parts), ensure_ascii=False)
 

@@ -22,7 +22,7 @@ from kinmass.gen.snapshots.components import (
     host_of,
     lighter_than_dark,
 )
-from kinmass.gen.snapshots.typed import HEAVIEST_MSUN, impossible_masses
+from kinmass.gen.snapshots.typed import HEAVIEST_MSUN, impossible_masses, too_light
 from kinmass.gen.words import counted
 
 #: At most so many particles of each type are sampled.
@@ -257,6 +257,10 @@ def _check_numbers(contents: Sketch) -> None:
     stars = contents.particles("stars")
     if not len(stars):
         return
+    others = {ptype: contents.samples[ptype].mass for name in ("dark", "gas") for ptype in contents.components[name]
+              if ptype in contents.samples and "Sides" not in contents.samples[ptype].fields}  # fmt: skip
+    if problem := too_light(np.concatenate([s.mass for s in contents.of("stars")]), others):
+        contents.wrong.append(problem)
     code_mass = float(np.median(np.concatenate([s.mass for s in contents.of("stars")])))
     spread_kms = float(np.sqrt(np.var(stars.vel_kms, axis=0).mean()))
     if (found := contents.galaxy()) is None:

@@ -30,7 +30,7 @@ from kinmass.gen.snapshots.indexes import KeptIndex, forget
 from kinmass.gen.snapshots.openings import Facts, KeptOpening, is_worth_keeping
 from kinmass.gen.snapshots.regions import Regions, images
 from kinmass.gen.snapshots.repeated import copies
-from kinmass.gen.snapshots.typed import TypeReader
+from kinmass.gen.snapshots.typed import TypeReader, too_light
 from kinmass.gen.suite import Tracers
 
 #: Above this many particles only blocks that reach into a region are read; smaller snapshots are read whole.
@@ -257,6 +257,9 @@ class Snapshot:
         particles = {name: concatenate(parts.pop(name)) for name in list(parts)}
         for name, ptypes in self.components.items():
             self._check_shared([ptype for ptype in ptypes if self.counts.get(ptype, 0)], particles[name])
+        others = {k: particles[k].mass_msun for k in ("dark", "gas") if particles[k].side_kpc is None}
+        if problem := too_light(particles["stars"].mass_msun, others):
+            raise SnapshotError(f"{self.path}: {problem}")
         dark_msun = float(particles["dark"].mass_msun.sum())
         return Galaxy(**particles, high_res_fraction=1 - low_res_msun / dark_msun if dark_msun else 1.0)
 

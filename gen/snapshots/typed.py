@@ -12,6 +12,7 @@ from kinmass.gen.formats.domain import at_origin, check_written
 from kinmass.gen.formats.smoothing import Smoothing
 from kinmass.gen.formats.tracers import is_cold, luminosity, neutral_fraction
 from kinmass.gen.physics.particles import Particles, empty, unmoved
+from kinmass.gen.physics.projection import NEIGHBOURS
 from kinmass.gen.snapshots.components import host_of
 from kinmass.gen.snapshots.repeated import copies
 from kinmass.gen.suite import Tracers
@@ -22,6 +23,12 @@ MOST_AT_REST = 10
 MOST_MASSLESS, MASSLESS_SHARE = 10, 0.01
 #: Mass of the heaviest clusters of galaxies [Msun]: no particle weighs as much.
 HEAVIEST_MSUN = 1e16
+#: Particles of gas and dark matter are not so many times lighter than stars, unless their masses are in another unit.
+LARGEST_RATIO = 1e7
+#: Radius at which a kernel ends, over the distance of the 32nd neighbour: no kernel reaches so little or so much.
+LEAST_REACH, MOST_REACH = 1 / 300, 100.0
+#: At so many particles neighbours are looked for, where there are enough: a file may have been thinned to a few.
+KERNELS_TRIED, ENOUGH_KERNELS = 8, 200
 #: Reads a field of one particle type by its name, times a unit (1 by default).
 Field = Callable[..., np.ndarray]
 
@@ -36,6 +43,44 @@ def impossible_masses(mass: np.ndarray) -> tuple[str, str]:
     if n_blank > max(MOST_MASSLESS, MASSLESS_SHARE * len(mass)):
         return f"{n_blank} of {len(mass)} masses are zero", "was the file written to its end? Get it again"
     return "", ""
+
+
+def too_light(stars: np.ndarray, others: Mapping[str, np.ndarray]) -> str:
+    """Say which particles have masses (N,) that are next to nothing beside the stars' (M,), in one unit; "" for none.
+
+    A script that converts `Masses` often leaves the MassTable, which has the dark matter's, in the code's unit: the
+    truth would be that of stars and gas alone. Masses that are as much too large show in how slowly the stars move.
+    """
+    star = _typical(stars)
+    for name, mass in others.items():
+        if 0 < (own := _typical(mass)) < star / LARGEST_RATIO:
+            return (
+                f"particles of {name} weigh {own / star:.2g} times what those of stars do: were some masses converted, "
+                "and others (or the Header's MassTable) not? Write those of all types in one unit"
+            )
+    return ""
+
+
+def _typical(mass: np.ndarray) -> float:
+    """Return the median of masses (N,) that are not 0, of about a thousand particles; 0 without any."""
+    mass = mass[:: max(1, len(mass) // 1000)]
+    return float(np.median(mass[mass > 0])) if mass.any() else 0.0
+
+
+def kernels_per_neighbours(pos_kpc: np.ndarray, support_kpc: np.ndarray) -> float:
+    """Return supports (N,) over the distance of the 32nd neighbour among positions (N, 3): the median of some of them.
+
+    1 where there are too few to tell.
+    """
+    ratios = []
+    tried = np.linspace(0, len(pos_kpc) - 1, KERNELS_TRIED if len(pos_kpc) >= ENOUGH_KERNELS else 0).astype(int)
+    for i in tried[support_kpc[tried] > 0]:
+        squared_kpc2 = np.zeros(len(pos_kpc))
+        for x in pos_kpc.T:
+            squared_kpc2 += (x - x[i]) ** 2
+        squared_kpc2.partition(NEIGHBOURS - 1)
+        ratios.append(support_kpc[i] / np.sqrt(max(squared_kpc2[NEIGHBOURS - 1], 1e-30)))
+    return float(np.median(ratios)) if ratios else 1.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +134,7 @@ class TypeReader:
         mass = self._masses(ptype, field)
         fields = self.fields[ptype]
         try:
-            support = self._support(field, fields, mass) if ptype in self.components["gas"] else None
+            support = self._support(field, fields, pos, mass) if ptype in self.components["gas"] else None
             weight = self._weight(ptype, field, fields, mass)
             side = field("Sides", self.units.length_kpc) if "Sides" in fields else None
         except SnapshotError as error:
@@ -166,18 +211,19 @@ class TypeReader:
             disguised.pos_kpc, disguised.vel_kms, disguised.mass_msun, weight_and_support, weight_and_support
         )
 
-    def _support(self, field: Field, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
+    def _support(self, field: Field, fields: list[str], pos: np.ndarray, mass: np.ndarray) -> np.ndarray | None:
         """Kernel support (N,) [kpc] of gas; None where the file holds neither smoothing lengths nor densities."""
         if self.smoothing.factor is not None and "SmoothingLength" in fields:
             unit_kpc = self.units.length_kpc * self.units.factors.get("SmoothingLength", 1.0)
             stored = np.asarray(field("SmoothingLength", self.smoothing.factor * unit_kpc))
             if _all_or_none("SmoothingLength", stored, mass):
-                return stored
+                return _plausible("SmoothingLength", stored, pos)
         if self.smoothing.volumes and "Density" in fields:
             density = field("Density", self.units.factors.get("Density", 1.0))
             if _all_or_none("Density", density, mass):
                 density = np.where(density > 0, density, 1.0)  # of cells without mass, whose kernel carries nothing
-                return self.smoothing.from_density(mass / self.units.mass_msun, density) * self.units.length_kpc
+                support = self.smoothing.from_density(mass / self.units.mass_msun, density) * self.units.length_kpc
+                return _plausible("Density", support, pos)
         return None
 
     def _weight(self, ptype: str, field: Field, fields: list[str], mass: np.ndarray) -> np.ndarray | None:
@@ -210,3 +256,18 @@ def _all_or_none(name: str, values: np.ndarray, mass: np.ndarray) -> bool:
             f"{n_blank} of {len(values)} values of {name} are 0; was the file written to its end? Get it again"
         )
     return True
+
+
+def _plausible(name: str, support_kpc: np.ndarray, pos_kpc: np.ndarray) -> np.ndarray:
+    """Return supports (N,) that follow from a field, after a look at how many particles (N, 3) they reach.
+
+    Raises SnapshotError where the field must be in another unit: a script may have converted the rest of the gas.
+    """
+    ratio = kernels_per_neighbours(pos_kpc, support_kpc)
+    if not LEAST_REACH <= ratio <= MOST_REACH:
+        raise SnapshotError(
+            f"by its {name} kernels of the gas end at {ratio:.2g} times the distance of the 32nd neighbour: is it in "
+            "another unit than Coordinates and Masses? Convert it as these, or take it out: kernels then follow from "
+            "the neighbours"
+        )
+    return support_kpc

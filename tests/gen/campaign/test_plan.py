@@ -1,5 +1,6 @@
 """Plans: what ranks send each other is what rank 0 planned, and what is done is read as zarr reads it."""
 
+import json
 import pickle
 from dataclasses import replace
 from itertools import combinations
@@ -184,6 +185,24 @@ def test_a_copy_of_a_snapshot_is_told_where_its_galaxies_would_have_other_names(
     (suite.root / "centres.csv").write_text(f"snapshot,id,x,y,z,r200\n{rows}")
     assert len(list_tasks(suite)) == 3
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("apart", "lineage", "lineages", "said"),
+    [(0.01, None, "", True), (1e-5, None, "", False), (0.01, r"^\w+", "", False), (0.01, None, ",lineage", False)],
+)
+def test_snapshots_of_several_times_without_a_lineage_are_told(tmp_path, capsys, apart, lineage, lineages, said):
+    """A galaxy at two times would be in a test and, hardly changed, in training."""
+    for name, a in (("zoom_1", layouts.A), ("zoom_2", layouts.A + apart)):
+        with h5py.File(layouts.fire(tmp_path / f"{name}.hdf5", layouts.galaxy()), "r+") as file:
+            file["Header"].attrs.update({"Time": a, "Redshift": 1 / a - 1})
+    (tmp_path / "t.csv").write_text(f"x,y,z,r200{lineages}\n0,0,0,100{',one' if lineages else ''}\n")
+    config = {"name": "zooms", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc": 30},
+              "catalogue": {"format": "table", "path": "t.csv"}, "selection": {"min_stars": 1}}  # fmt: skip
+    (tmp_path / "s.yaml").write_text(json.dumps(config | ({"lineage": lineage} if lineage else {})))
+    assert len(list_tasks(load_suite(tmp_path / "s.yaml"))) == 2
+    words = "its snapshots are of several times (a = 0.6 to 0.61), and no `lineage`"
+    assert (words in capsys.readouterr().err) == said == (words in "".join(describe(tmp_path / "s.yaml")))
 
 
 def test_rows_of_no_snapshot_are_told(tmp_path, capsys):

@@ -26,9 +26,11 @@ from kinmass.gen.formats.smoothing import KERNEL_GAMMA, SMOOTHING, as_markdown
 from kinmass.gen.formats.swift import Swift
 from kinmass.gen.formats.tracers import luminosity
 from kinmass.gen.look.check import describe
+from kinmass.gen.look.sketch import sketch
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.particles import Galaxy
 from kinmass.gen.snapshots.snapshot import Snapshot
+from kinmass.gen.snapshots.typed import kernels_per_neighbours
 from kinmass.gen.suite import Suite, Tracers
 
 A, H = 0.6, 0.7
@@ -201,6 +203,7 @@ ARCHIVES = {
     "auriga": ("arepo", layouts.auriga),
     "fire": ("gizmo", layouts.fire),
     "gizmo_2020": ("gizmo", layouts.gizmo_2020),
+    "gizmo_2024": ("gizmo", layouts.gizmo_2024),
     "gadget4": ("gadget", layouts.gadget4),
     "simba": ("simba", layouts.simba),
     "swift": ("swift", layouts.swift),
@@ -419,6 +422,14 @@ def test_only_the_first_file_stands_for_a_snapshot(tmp_path):
         Snapshot(tmp_path / "snap.2.hdf5", "gizmo")
 
 
+def test_snapshots_of_their_own_that_are_named_as_parts_are_told_so(tmp_path):
+    for number in range(3):
+        layouts.fire(tmp_path / f"halo.{number}.hdf5", layouts.galaxy(40 + number, seed=number))
+    for number in range(3):
+        with pytest.raises(SnapshotError, match=rf"snapshots of their own.* rename them if so, as halo_{number}\.hdf5"):
+            Snapshot(tmp_path / f"halo.{number}.hdf5", "gizmo")
+
+
 def test_snapshots_that_are_named_by_their_times_are_no_parts(tmp_path):
     """`snap_z0.000.hdf5` and `snap_z0.500.hdf5` are whole; at one time they would be parts that say they are alone."""
     written = layouts.galaxy()
@@ -429,7 +440,7 @@ def test_snapshots_that_are_named_by_their_times_are_no_parts(tmp_path):
     with Snapshot(now, "gizmo") as snapshot:
         assert_same(snapshot.galaxy(CORNER, 100.0), written)
     edit(then, set_attrs(Time=layouts.A, Redshift=1 / layouts.A - 1))
-    with pytest.raises(SnapshotError, match="not the first file"):
+    with pytest.raises(SnapshotError, match="NumFilesPerSnapshot and NumPart_Total are wrong"):
         Snapshot(then, "gizmo")
 
 
@@ -540,6 +551,56 @@ def test_one_cell_without_a_density_does_not_change_the_kernels_of_all(values, w
         with Snapshot(path, "arepo", {"dark": ["PartType1"]}) as snapshot:
             gas = snapshot.galaxy(CORNER, 100.0).gas
         np.testing.assert_allclose(gas.support_kpc[5:], written.gas.support_kpc[5:], rtol=2e-6)
+
+
+@pytest.mark.parametrize("factor", [1e10, 1e-10])
+@pytest.mark.parametrize(
+    ("archive", "field", "power"),
+    [("tng", "Density", 1), ("swift", "Densities", 1), ("fire", "SmoothingLength", 1 / 3),
+     ("gadget4", "SmoothingLength", -1 / 3), ("swift", "SmoothingLengths", 1 / 3)],
+)  # fmt: skip
+def test_kernels_in_another_unit_than_places_and_masses_are_refused(archive, field, power, factor, tmp_path):
+    """A script converts what it knows of, and leaves the rest: maps of gas would be a haze, or single points."""
+    form, layout = ARCHIVES[archive]
+    written = layouts.galaxy(400)
+    path = layout(tmp_path / "snap.hdf5", written)
+    if field == "Densities":
+        edit(path, lambda f: f["PartType0"].pop("SmoothingLengths"))
+    with Snapshot(path, form, {"dark": ["PartType1"]}) as snapshot:
+        np.testing.assert_allclose(snapshot.galaxy(CORNER, 600.0).gas.support_kpc, written.gas.support_kpc, rtol=2e-3)
+    edit(path, lambda f: f["PartType0"][field].write_direct(np.float32(f["PartType0"][field][()] * factor**power)))
+    with Snapshot(path, form, {"dark": ["PartType1"]}) as snapshot, pytest.raises(SnapshotError, match="another unit"):
+        snapshot.galaxy(CORNER, 600.0)
+
+
+def test_kernels_are_told_by_neighbours_whatever_the_unit_of_length():
+    """A lattice of n cells across has its 32nd neighbour at two cells, and a thinned file tells nothing."""
+    cells = np.stack(np.meshgrid(*3 * [np.arange(12.0)]), axis=-1).reshape(-1, 3)
+    for unit in (1e-3, 1.0, 1e3):
+        ratio = kernels_per_neighbours(unit * cells, np.full(len(cells), 2 * unit))
+        assert 0.6 < ratio <= 1.0
+    assert kernels_per_neighbours(cells[:100], np.full(100, 1e-9)) == 1.0
+    assert kernels_per_neighbours(cells, np.zeros(len(cells))) == 1.0  # of wind, which no map shows
+
+
+@pytest.mark.parametrize("other", ["dark", "gas"])
+def test_masses_of_which_some_were_converted_are_refused(other, tmp_path):
+    """As where a script writes Masses in Msun, and leaves the MassTable in the code's unit: no mass was dark."""
+    path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
+
+    def convert(file: h5py.File) -> None:
+        if other == "dark":
+            del file["PartType1/Masses"]
+            file["Header"].attrs["MassTable"] = np.array([0, layouts.DARK_MSUN / layouts.MASS_H, 0, 0, 0, 0])
+        for number in (0, 4) if other == "dark" else (1, 4):
+            file[f"PartType{number}/Masses"][...] *= np.float32(layouts.MASS_H)
+
+    units, words = {"mass_msun": layouts.H}, f"particles of {other} weigh .* Write those of all types in one unit"
+    edit(path, convert)
+    with Snapshot(path, "gizmo", units=units) as snapshot, pytest.raises(SnapshotError, match=words):
+        snapshot.galaxy(CORNER, 100.0)
+    wrong = sketch(path, "gizmo", units=units, min_stars=1).wrong
+    assert re.search(words.replace(other, {"dark": "PartType1", "gas": "PartType0"}[other]), "; ".join(wrong))
 
 
 NOTHING = {
@@ -907,6 +968,8 @@ def test_cold_gas_weighs_its_mass_and_hot_gas_nothing(archive, tmp_path):
         ("swift", "Temperatures", np.log10, r"by its Temperature no gas is above 9\.5 K"),
         ("swift", "Temperatures", np.zeros_like, r"by its Temperature no gas is above 9\.5 K"),
         ("swift", "Temperatures", np.negative, "negative values in Temperature"),
+        ("swift", "Temperatures", lambda x: x * 1e8, r"by its Temperature half of the gas is above 3\.2e\+12 K"),
+        ("tng", "InternalEnergy", lambda x: x * 1e10, r"by its InternalEnergy half of the gas is above 5\.1e\+14 K"),
         ("tng", "InternalEnergy", np.zeros_like, r"by its InternalEnergy no gas is above 9\.5 K"),
         ("tng", "InternalEnergy", np.negative, "negative values in InternalEnergy"),
         ("tng", "InternalEnergy", lambda x: x * (np.arange(40) < 39), "1 of 40 values of InternalEnergy are 0"),

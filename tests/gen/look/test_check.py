@@ -343,6 +343,50 @@ def test_a_draft_is_a_suite_file_whatever_the_files_name(name, a_galaxy, tmp_pat
     assert suite.catalogue_path(path) == folder / f"{name}.z0.000.AHF_halos"
 
 
+def test_hidden_files_are_neither_snapshots_nor_catalogues(a_galaxy, tmp_path):
+    """A Mac leaves `._snap_099.hdf5` beside each file that it copies to another disk, and a disk has its .Trash."""
+    (tmp_path / "run").mkdir()
+    path = snapshot(tmp_path / "run" / "snap_099.hdf5", a_galaxy)
+    catalogue(path.with_name("fof_subhalo_tab_099.hdf5"), 0.0)
+    for name in (path.name, "fof_subhalo_tab_099.hdf5"):
+        path.with_name(f"._{name}").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X")
+    shutil.copytree(path.parent, tmp_path / ".Trash")
+    text = draft(path)
+    assert 'path: "fof_subhalo_tab_099.hdf5"' in text
+    assert "._" not in text
+    for root, pattern in ((path.parent, "*.hdf5"), (tmp_path, "*/snap*.hdf5"), (tmp_path, "**/*snap*.hdf5")):
+        suite = load_suite(written(tmp_path, text)).model_copy(update={"root": root, "snapshots": pattern})
+        assert [p for p in suite.snapshot_paths() if "fof" not in p.name] == [path]
+    hidden = suite.model_copy(update={"snapshots": ".Trash/snap_*.hdf5"})
+    assert hidden.snapshot_paths() == [tmp_path / ".Trash" / path.name]
+
+
+@pytest.mark.parametrize("linked", ["file", "folder", "both"])
+def test_a_draft_of_what_is_linked_finds_it(linked, a_galaxy, tmp_path):
+    """A link to a file may have another name than that; catalogues lie beside the link, or beside the file's folder."""
+    archive, work = tmp_path / "archive" / "snapshots", tmp_path / "work"
+    (tmp_path / "archive" / "haloes").mkdir(parents=True)
+    archive.mkdir()
+    work.mkdir()
+    path = snapshot(archive / "snap_099.hdf5", a_galaxy)
+    catalogue(tmp_path / "archive" / "haloes" / "snap_099.hdf5", 0.0)
+    halos = tmp_path / "archive" / "haloes" / "snap_099.hdf5.z0.000.AHF_halos"
+    shutil.move(tmp_path / "archive" / "haloes" / "snap_099.hdf5", halos)
+    if linked in ("folder", "both"):
+        (work / "snapshots").symlink_to(archive)
+        (work / "haloes").symlink_to(halos.parent)
+        path = work / "snapshots" / path.name
+    if linked in ("file", "both"):
+        (work / "mine.hdf5").symlink_to(path)
+        (work / "mine.hdf5.z0.000.AHF_halos").symlink_to(halos)
+        path = work / "mine.hdf5"
+    suite = load_suite(written(tmp_path, draft(path)))
+    (found,) = suite.snapshot_paths()
+    assert found.name == path.name
+    assert found.samefile(path)
+    assert suite.catalogue_path(found).samefile(halos)
+
+
 PATTERNS = ("*.hdf5", "*.binary", "*/*.000???", "*/*/*.0.hdf5")
 REAL = [path for pattern in PATTERNS for path in sorted((SHARED / "snapshots").glob(pattern))]
 

@@ -108,7 +108,7 @@ def _origin(
         from kinmass.gen.instruments.builtin import instrument as find
 
         seen_through = find(instrument).name  # one that is changed and has its name is to take its place
-    store_path = str(path.resolve()).encode("ascii", "backslashreplace").decode()
+    store_path = _printable(str(path.resolve()))
     options = json.dumps([store_path, seen_through, distance_mpc, None if distance_mpc is None else list(centre_deg)])
     header = fits.Header()
     header["STORE"] = store_path
@@ -117,6 +117,11 @@ def _origin(
         "digest of store, instrument, place on sky",
     )
     return header
+
+
+def _printable(text: str) -> str:
+    """Return a text as FITS headers can hold it: what is not ASCII, or a control character, as Python writes it."""
+    return text.encode("unicode_escape").decode()
 
 
 def _refuse_another(path: Path, origin: fits.Header) -> None:
@@ -156,8 +161,7 @@ def file_stem(suite: str, galaxy: str) -> str:
 def _galaxy_header(group: zarr.Group, suite: str, galaxy: str, index: int, view: int, commit: str) -> fits.Header:
     """The primary header of one view: which galaxy and sightline it shows, and which software made it."""
     header = fits.Header()
-    ascii_name = galaxy.encode("ascii", "backslashreplace").decode()
-    header["OBJECT"] = (ascii_name, "galaxy's name in the map store")
+    header["OBJECT"] = (_printable(galaxy), "galaxy's name in the map store")
     header["SUITE"] = (suite, "suite of simulations")
     header["VIEW"] = (view, "number of the line of sight")
     r_e_kpc = store.read(group, "half_mass_radius", index)[view]

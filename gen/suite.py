@@ -291,8 +291,24 @@ class Suite(_Section):
         if not any(part.startswith(".") for part in Path(self.snapshots).parts):  # ._snap_099.hdf5 of a Mac, .Trash
             paths = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(self.root).parts)]
         if not paths:
-            raise SuiteError(f"suite {self.name}: no file matches {self.root / self.snapshots}; check `snapshots`")
+            closed = "".join(
+                f"; {path} cannot be looked into (permission denied)" for path in self.closed_folders()[:1]
+            )
+            raise SuiteError(
+                f"suite {self.name}: no file matches {self.root / self.snapshots}; check `snapshots`{closed}"
+            )
         return paths
+
+    def closed_folders(self) -> list[Path]:
+        """The folders that `snapshots` leads into and that may not be looked into, of which glob says nothing."""
+        *folders, name = Path(self.snapshots).parts
+        closed = []
+        for i, part in enumerate([*folders, name]):
+            # To find a file by its name, a folder's list of names is not needed.
+            needed = os.X_OK | (os.R_OK if glob.has_magic(part) else 0)
+            found = self.root.glob(os.path.join(*folders[:i])) if i else [self.root]
+            closed += [path for path in found if os.path.isdir(path) and not os.access(path, needed)]
+        return sorted(set(closed))
 
     def catalogue_path(self, snapshot: Path) -> Path | None:
         """The catalogue of a snapshot, None where the suite has none.

@@ -127,11 +127,12 @@ class Sums:
 
     moments (R, B + 1, Q, K): sums of QUANTITIES, first with weight 1 and then per bootstrap replicate.
     joint (R, B + 1, 2): count and sum of log_prob_joint. seed_weights (R, B + 1): the share of each seed, in the value
-    and in the replicates. residual (bins, K), pit (RANK_BINS, K), tarp and ood_score (RANK_BINS,): histograms, summed
-    over seeds. The other numbers are those of one seed: missing (K,), views without a finite prediction; galaxies and
-    views; galaxies_at (K,), galaxies with a finite prediction; left_out, views that show too little to be used; beyond,
-    the sum over views of `Estimates.beyond`. lineages are the first FEW_LINEAGES names of lineages, in order: enough to
-    know whether there are so many; lineages_at are those with a finite prediction, at each of the K radii.
+    and in the replicates. residual (R, bins, K): a histogram of each seed. pit (RANK_BINS, K), tarp and ood_score
+    (RANK_BINS,): histograms, summed over seeds. The other numbers are those of one seed: missing (K,), views without a
+    finite prediction; galaxies and views; galaxies_at (K,), galaxies with a finite prediction; left_out, views that
+    show too little to be used; beyond, the sum over views of `Estimates.beyond`. lineages are the first FEW_LINEAGES
+    names of lineages, in order: enough to know whether there are so many; lineages_at are those with a finite
+    prediction, at each of the K radii.
     """
 
     moments: np.ndarray
@@ -192,10 +193,10 @@ def over_seeds(name: str, sums: Sequence[Sums]) -> Sums:
     generator = np.random.default_rng(_bits(f"seeds {name}", 2, "<u4"))
     draws = generator.multinomial(n, np.full(n, 1 / n), N_BOOTSTRAP + 1).T / n
     draws[:, 0] = 1 / n
-    added = {key: sum(getattr(s, key) for s in sums) for key in ("residual", "pit", "tarp", "ood_score")}
+    added = {key: sum(getattr(s, key) for s in sums) for key in ("pit", "tarp", "ood_score")}
+    of_each = {key: np.concatenate([getattr(s, key) for s in sums]) for key in ("moments", "joint", "residual")}
     return Sums(
-        np.concatenate([s.moments for s in sums]),
-        np.concatenate([s.joint for s in sums]),
+        **of_each,
         **added,
         missing=np.max([s.missing for s in sums], axis=0),
         galaxies=sums[0].galaxies,
@@ -379,7 +380,7 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
     return Sums(
         total[:, :-2].reshape(1, -1, q, k),
         total[None, :, -2:],
-        _counts(views.values[:, 1], EDGES),
+        _counts(views.values[:, 1], EDGES)[None],
         _counts(views.pit, rank_edges),
         _counts(views.tarp[:, None], rank_edges)[:, 0],
         _counts(views.ood_score[:, None], rank_edges)[:, 0],
@@ -456,11 +457,7 @@ def measures(sums: Sums) -> dict[str, np.ndarray]:
     for name in WITH_INTERVAL:
         low, high = interval(replicates_of[name][1:])
         columns |= {name: replicates_of[name][0], f"{name}_lo": low, f"{name}_hi": high}
-    median = percentile(sums.residual, 0.5)
-    robust = 0.5 * (percentile(sums.residual, 0.8413) - percentile(sums.residual, 0.1587))
-    centre = 0.5 * (EDGES[1:] + EDGES[:-1])[:, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        outliers = (sums.residual * (np.abs(centre - median) > 3 * robust)).sum(0) / sums.residual.sum(0)
+    median, robust, outliers = np.mean([_of_residuals(histogram) for histogram in sums.residual], axis=0)
     is_single = np.isnan(replicates_of["dispersion"][0])
     return columns | {
         "bias_median": median,
@@ -469,6 +466,16 @@ def measures(sums: Sums) -> dict[str, np.ndarray]:
         "width_68": replicates_of["width_68"][0],
         "width_95": replicates_of["width_95"][0],
     }
+
+
+def _of_residuals(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return median and robust dispersion [dex] and the share of outliers (K,) from counts (bins, K) of residuals."""
+    median = percentile(histogram, 0.5)
+    robust = 0.5 * (percentile(histogram, 0.8413) - percentile(histogram, 0.1587))
+    centre = 0.5 * (EDGES[1:] + EDGES[:-1])[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        outliers = (histogram * (np.abs(centre - median) > 3 * robust)).sum(0) / histogram.sum(0)
+    return median, robust, outliers
 
 
 def mean_over_radii(values: np.ndarray) -> np.ndarray:

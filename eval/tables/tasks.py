@@ -363,7 +363,7 @@ def _bins(data: dict[str, np.ndarray], chosen: np.ndarray) -> Iterable[tuple[str
 
 def _without_residuals(sums: Sums) -> Sums:
     """Return sums without histograms of residuals, which are most of what travels, where nothing is made of them."""
-    return replace(sums, residual=sums.residual[:0])
+    return replace(sums, residual=sums.residual[:, :0])
 
 
 def _trios(sources: Iterable[Source]) -> dict[tuple[str, str, str], list[Source]]:

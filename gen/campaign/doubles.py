@@ -6,6 +6,7 @@ A galaxy that is there twice could be in a test once, and in training once more.
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,10 @@ def said(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
     """
     lines = rows_of_none(suite, listings)
     _check_catalogues(suite, listings)
+    if closed := suite.closed_folders():
+        lines.append(
+            f"{_few(list(map(str, closed)))} cannot be looked into (permission denied): snapshots in there are left out"
+        )
     if copies := _copies(suite, listings):
         more = f", and {len(copies) - 1} more are copies" if len(copies) > 1 else ""
         lines.append(f"{copies[0]}{more}: {_REMEDY}; let `snapshots` match one, or give both the same `lineage`")
@@ -142,6 +147,54 @@ def _copies(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
         lineages = {suite.lineage_of(suite.galaxy_name(p, haloes[0].name), haloes[0].lineage) for p in (path, first)}
         copies += [f"{path} is a copy of {first.name}"] if len(lineages) > 1 else []
     return copies
+
+
+def in_two_suites(listed: Sequence[tuple[Suite, Mapping[Path, Listing]]]) -> list[str]:
+    """Say for each two suites which galaxies of the same snapshots have other lineages in one than in the other.
+
+    So it is where snapshots were moved, or `root` was changed, and the suite was given another name.
+    """
+    by_content: dict[str, list[tuple[Suite, Listing]]] = {}
+    for suite, listings in listed:
+        for listing in listings.values():
+            if listing.content:
+                by_content.setdefault(listing.content, []).append((suite, listing))
+    pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for alike in by_content.values():
+        for (suite, listing), (other, its_listing) in combinations(alike, 2):
+            if suite.name != other.name:
+                found = _under_two_lineages(suite, listing, other, its_listing)
+                pairs.setdefault((suite.name, other.name), []).extend(found)
+    return [
+        f"{suite} and {other} have {counted(len(names), 'galaxy', 'galaxies')} of the same snapshots under other "
+        f"lineages, the first as {names[0][0]} and {names[0][1]}: {_REMEDY}; keep one of the two suites, or give both "
+        "a `lineage` that finds the same in both names"
+        for (suite, other), names in pairs.items()
+        if names
+    ]
+
+
+def _under_two_lineages(suite: Suite, listing: Listing, other: Suite, its_listing: Listing) -> list[tuple[str, str]]:
+    """Return the names in both suites of a snapshot's galaxies that lie at one place and have other lineages."""
+    galaxies = [
+        (of, name, halo)
+        for of, entries in ((suite, listing.entries), (other, its_listing.entries))
+        for name, halo, _ in entries
+        if halo is not None
+    ]
+    n_first = sum(of is suite for of, _, _ in galaxies)
+    # Without a catalogue a snapshot is one galaxy, whose place is not known yet.
+    is_single = len(galaxies) == 2 and n_first == 1 and all(halo.centre_kpc is None for _, _, halo in galaxies)
+    places = centres_kpc(halo.centre_kpc for _, _, halo in galaxies)
+    pairs = [(0, 1)] if is_single else pairs_within(places, SAME_PLACE_KPC)
+
+    def lineage(number: int) -> str:
+        """Return a galaxy's lineage in its suite."""
+        of, name, halo = galaxies[number]
+        return of.lineage_of(name, halo.lineage)
+
+    across = [(i, j) for i, j in pairs if i < n_first <= j and lineage(i) != lineage(j)]
+    return [(galaxies[i][1], galaxies[j][1]) for i, j in across]
 
 
 def _are_same(haloes: Sequence[Halo], others: Sequence[Halo]) -> bool:

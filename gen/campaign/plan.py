@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 
 from kinmass.gen.campaign import doubles
-from kinmass.gen.campaign.listing import UNLISTED, Entry, Listing, list_snapshot, uncollected
+from kinmass.gen.campaign.listing import UNLISTED, Entry, Listing, list_snapshot, read_kept, uncollected
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.base import Halo, centres_kpc
 from kinmass.gen.formats import FORMATS
@@ -50,12 +50,17 @@ def drawn(names: list[str], max_galaxies: int | None) -> set[str]:
     Catalogues are sorted by mass, so their first galaxies are no fair sample. A higher number only adds to what a lower
     one draws; one name more replaces at most one that was drawn.
     """
+    return set(_in_order_of_draw(names)[:max_galaxies])
+
+
+def _in_order_of_draw(names: Iterable[str]) -> list[str]:
+    """Return names in the order in which they are drawn."""
 
     def draw_key(name: str) -> bytes:
         """Return a digest by which names are drawn; it is not the hash that splits galaxies into training and test."""
         return blake2b(name.encode(), digest_size=16, person=b"max_galaxies").digest()
 
-    return set(sorted(names, key=draw_key)[:max_galaxies])
+    return sorted(names, key=draw_key)
 
 
 def list_tasks(suite: Suite, listings: Mapping[Path, Listing] | None = None) -> list[Task]:
@@ -76,8 +81,7 @@ Place = tuple[Path, int, Entry]
 
 def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Place]:
     """List every galaxy of a suite as `list_tasks` does."""
-    if listings is None:
-        listings = {path: list_snapshot(suite, path) for path in suite.snapshot_paths()}
+    listings = _listed(suite) if listings is None else listings
     entries = [(path, listing.n_bytes, entry) for path, listing in listings.items() for entry in listing.entries]
     facts_by_snapshot = {path: listing.facts for path, listing in listings.items() if listing.facts is not None}
     if disagreements := alike.differences(facts_by_snapshot):
@@ -106,6 +110,21 @@ def _entries(suite: Suite, listings: Mapping[Path, Listing] | None) -> list[Plac
     # A snapshot that could not be listed is not drawn away: its entry stays, to say why.
     drawn_names = drawn([name for name in names if not name.endswith(UNLISTED)], suite.selection.max_galaxies)
     return [place for place in entries if place[2][0] in drawn_names or place[2][0].endswith(UNLISTED)]
+
+
+def _listed(suite: Suite) -> dict[Path, Listing]:
+    return {path: list_snapshot(suite, path) for path in suite.snapshot_paths()}
+
+
+def _others(suites: list[Suite], out: Path) -> list[tuple[Suite, dict[Path, Listing]]]:
+    """Return the other suites of a store with what earlier runs have listed of them, as far as that can be read."""
+    others = []
+    with contextlib.suppress(store.StoreError):  # there is none yet
+        for name in set(store.suites(out)) - {suite.name for suite in suites}:
+            with contextlib.suppress(store.StoreError, KeyError, TypeError, ValueError):
+                suite = Suite(**store.open_suite(out, name).attrs["config"]["suite"])  # type: ignore[index, call-overload, arg-type]
+                others.append((suite, read_kept(out, name)))
+    return others
 
 
 @contextlib.contextmanager
@@ -158,9 +177,13 @@ def make_room(
 ) -> list[Room]:
     """Make room in the store for every galaxy of some suites, as `plan` does, by a process that holds their locks."""
     rooms = []
+    listings = listings or {suite.name: _listed(suite) for suite in suites}
+    for line in doubles.in_two_suites([(s, listings[s.name]) for s in suites] + _others(suites, out)):
+        print(line, file=sys.stderr)
     for suite in suites:
         with uncollected():
-            entries = _entries(suite, listings[suite.name] if listings else None)
+            entries = _entries(suite, listings[suite.name])
+        _check_draw(suite, entries, listings[suite.name], out)
         per_shard = settings.galaxies_per_shard or store.galaxies_per_shard(out, suite.name)
         per_shard = per_shard or (SHARD if len(entries) > MANY else 1)
         if per_shard > 1:
@@ -177,6 +200,26 @@ def make_room(
         rooms.append(Room(suite, entries, group, per_shard))
     (out / ".started").mkdir(exist_ok=True)
     return rooms
+
+
+def _check_draw(suite: Suite, entries: Sequence[Place], listings: Mapping[Path, Listing], out: Path) -> None:
+    """Raise SuiteError, which says what helps, where finished galaxies are drawn no more, as others came to the suite.
+
+    They would be called gone from it.
+    """
+    most = suite.selection.max_galaxies
+    if most is None or not (out / suite.name / "zarr.json").exists():
+        return
+    group = store.open_suite(out, suite.name)
+    is_done = store.read_status(group, unreadable_is_damaged=True) == store.DONE
+    names = [name for listing in listings.values() for name, _, _ in listing.entries if not name.endswith(UNLISTED)]
+    done = set(store.read_labels(group, "galaxy")[is_done].tolist()) & set(names)
+    if lost := sorted(done - {name for _, _, (name, _, _) in entries}):
+        enough = max(i for i, name in enumerate(_in_order_of_draw(names), start=1) if name in done)
+        raise SuiteError(
+            f"suite {suite.name}: of the {len(names)} galaxies that there are now, `max_galaxies: {most}` draws others "
+            f"than {lost[0]}, which is done: give at least {enough}, which keeps what is done, or write to a new --out"
+        )
 
 
 def tasks_of(rooms: Sequence[Room], statuses: Sequence[np.ndarray]) -> list[Task]:

@@ -165,12 +165,12 @@ def test_through_an_instrument_it_is_what_evaluation_sees(name, map_store, tmp_p
 
 
 def test_names_of_any_length_and_letters(map_store, tmp_path):
-    out, galaxy = tmp_path / "maps.zarr", "Fornax/" + "snapshot_" * 12 + "ü:7"
+    out, galaxy = tmp_path / "maps.zarr", "Fornax/" + "snapshot_" * 12 + "ü:\t7"
     shutil.copytree(map_store, out, ignore=LOCKS)
     names = store.open_suite(out, "quiet")["galaxy"]
     names[:] = np.array([galaxy, *names[:][1:]], dtype=np.dtypes.StringDType())
     file = export(out, "quiet", galaxy, tmp_path / "fits", 0)[0]
-    assert verified(file)[0].header["OBJECT"] == galaxy.replace("ü", "\\xfc")
+    assert verified(file)[0].header["OBJECT"] == galaxy.replace("ü", "\\xfc").replace("\t", "\\t")
     assert file.parent == tmp_path / "fits"
 
 

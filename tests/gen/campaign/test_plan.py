@@ -1,7 +1,9 @@
 """Plans: what ranks send each other is what rank 0 planned, and what is done is read as zarr reads it."""
 
 import json
+import os
 import pickle
+import re
 from dataclasses import replace
 from itertools import combinations
 
@@ -12,9 +14,11 @@ import pytest
 from conftest import command
 from test_faults import SMALL, write_box
 
+from kinmass.gen.campaign import doubles
 from kinmass.gen.campaign.batches import Batches
 from kinmass.gen.campaign.doubles import pairs_within
 from kinmass.gen.campaign.failures import unforeseen
+from kinmass.gen.campaign.listing import Listing, keep_all, list_snapshot
 from kinmass.gen.campaign.plan import Task, list_tasks, plan
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.catalogues.base import Halo
@@ -205,6 +209,31 @@ def test_snapshots_of_several_times_without_a_lineage_are_told(tmp_path, capsys,
     assert (words in capsys.readouterr().err) == said == (words in "".join(describe(tmp_path / "s.yaml")))
 
 
+def test_galaxies_of_one_snapshot_in_two_suites_are_told_where_their_lineages_differ(tmp_path, capsys):
+    """Whoever moves snapshots, and renames the suite that the store refuses then, has each galaxy twice in it."""
+    old = load_suite(write_box(tmp_path / "box", galaxies=2))
+    settings, out = Settings(2, 16), tmp_path / "maps.zarr"
+    keep_all(out, {old.name: {path: list_snapshot(old, path) for path in old.snapshot_paths()}})
+    plan([old], out, settings)
+    others = {"root": tmp_path, "name": "moved", "snapshots": "box/*.hdf5"}
+    moved = old.model_copy(update=others)
+    plan([moved], out, settings)
+    said = capsys.readouterr().err
+    assert "moved and box have 2 galaxies of the same snapshots under other lineages" in said
+    assert "the first as box.000:0 and 000:0: one could be in a test and the other in training" in said
+    same = {"lineage": r"\d+:\d+$"}  # galaxies of one lineage are on one side; so are those of one name
+    plan([s.model_copy(update=same) for s in (old, moved)], tmp_path / "new.zarr", settings)
+    plan([old, old.model_copy(update={"name": "light"})], tmp_path / "other.zarr", settings)
+    (tmp_path / "box" / "centres.csv").write_text("id,x,y,z,r200\n0,500,500,520,100\n")  # another galaxy
+    plan([moved], out, settings)
+    assert not capsys.readouterr().err
+    lone = [
+        (of, {tmp_path: Listing([(name, Halo("0", None), "")], {}, content="3-x")})
+        for of, name in ((old, "snap:0"), (moved, "box.snap:0"))
+    ]
+    assert "box and moved have 1 galaxy of the same snapshots" in doubles.in_two_suites(lone)[0]
+
+
 def test_rows_of_no_snapshot_are_told(tmp_path, capsys):
     """`snap_98` is not `snap_098`: a galaxy would be missed in silence."""
     suite = write_box(tmp_path, galaxies=3)
@@ -250,6 +279,46 @@ def test_snapshots_that_lack_a_file_are_no_copies_of_each_other(tmp_path, capsys
     suite.write_text((tmp_path / "m12i" / "box.yaml").read_text().replace("'*.hdf5'", "'*/*.hdf5'"))
     list_tasks(load_suite(suite))
     assert "is a copy of" not in capsys.readouterr().err
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path, monkeypatch):
+    """Whoever maps an archive of others is not told by glob of what is closed to him."""
+    suite = load_suite(write_box(tmp_path)).model_copy(update={"snapshots": "run_*/out/snap*.hdf5"})
+    closed = [tmp_path / "run_a" / "out", tmp_path / "run_b", tmp_path / "run_c" / "out"]
+    for folder in (*closed[::2], tmp_path / "run_b" / "out", tmp_path / "run_d" / "out", tmp_path / "other"):
+        folder.mkdir(parents=True)
+    may, everything = dict(zip(closed, (os.X_OK, 0, os.R_OK), strict=True)), os.R_OK | os.X_OK
+    monkeypatch.setattr(os, "access", lambda path, mode: may.get(path, everything) & mode == mode)
+    assert suite.closed_folders() == closed
+    assert "run_a/out" in doubles.said(suite, {})[0]
+    with pytest.raises(SuiteError, match=r"no file matches .*run_a/out cannot be looked into"):
+        suite.snapshot_paths()
+    monkeypatch.undo()
+    assert not suite.closed_folders()
+
+
+def test_a_draw_that_leaves_out_what_is_done_says_which_number_keeps_it(tmp_path):
+    """A suite with `max_galaxies` grows: galaxies that are there now may be drawn before those that are done."""
+    suite, out = load_suite(write_box(tmp_path, galaxies=9)), tmp_path / "maps.zarr"
+    later = [path.rename(path.with_suffix(".later")) for path in suite.snapshot_paths()[3:]]
+
+    def grown(number):
+        """Plan with so many galaxies at most."""
+        selection = suite.selection.model_copy(update={"max_galaxies": number})
+        return plan([suite.model_copy(update={"selection": selection})], out, Settings(2, 16))
+
+    assert len(grown(2)) == 2
+    store.open_suite(out, suite.name)["status"][:] = store.DONE
+    for path in later:
+        path.rename(path.with_suffix(".hdf5"))
+    with pytest.raises(
+        SuiteError, match="of the 9 galaxies that there are now, `max_galaxies: 2` draws others"
+    ) as error:
+        grown(2)
+    enough = int(re.search(r"at least (\d+)", str(error.value))[1])
+    with pytest.raises(SuiteError, match=f"at least {enough}, "):
+        grown(enough - 1)
+    assert sum(task.is_done for task in grown(enough)) == 2
 
 
 def test_a_link_that_leads_nowhere_is_a_snapshot_that_cannot_be_read(tmp_path):

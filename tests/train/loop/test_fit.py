@@ -45,7 +45,7 @@ from kinmass.train.loop.fit import Stopped, _hold, fit
 from kinmass.train.loop.fitter import NonFinite
 from kinmass.train.loop.prepare import prepare
 from kinmass.train.model.density import ProfileDensity
-from kinmass.train.run.checkpoint import RunError, load, read_config, read_last, read_tensors, write_tensors
+from kinmass.train.run.checkpoint import RunError, load, read_config, read_last, read_tensors, write_json, write_tensors
 from kinmass.train.run.records import FitSettings
 
 SUITES = ("bursty", "middle", "quiet")
@@ -1005,6 +1005,21 @@ def test_a_batch_that_is_chosen_stays_the_runs_own(map_store, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--store", str(map_store), "--tracer", "gas", "--out", str(begun), "--batch", "all"])
     assert "batch must be at least 1, or auto, not 'all'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("begun", "later"), [("member-1", "member-0"), (".", "without-quiet")])
+def test_an_ensemble_has_the_batch_of_its_first_member_on_any_machine(map_store, runs, tmp_path, begun, later):
+    """One whose members had batches of their own could not be used. Fits without a suite are of the same recipe."""
+    config = config_of(map_store, batch=0)
+    settled = with_batch_for(config, tmp_path / begun, 2, "cuda")
+    assert settled.batch == 512
+    content = read_config(runs[0])
+    content["fit"]["batch"] = settled.batch
+    for folder in (begun, later):  # in which another job is about to begin
+        (tmp_path / folder).mkdir(exist_ok=True)
+    write_json(tmp_path / begun / "run.json", content)
+    assert with_batch_for(config, tmp_path / later, 1, "cpu") == settled
+    assert with_batch_for(config, tmp_path / "another", 1, "cpu").batch == 64
 
 
 @pytest.mark.parametrize(("processes", "device_type", "views"), [(1, "cuda", 256), (8, "cuda", 2048), (3, "cpu", 66)])

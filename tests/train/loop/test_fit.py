@@ -428,10 +428,14 @@ def test_no_thread_is_left_behind_by_an_error(map_store, tmp_path):
     assert not [x for x in threads_left if x.name.startswith("maps") or type(x).__name__ == "_AsyncWriterThread"]
 
 
-def test_a_launcher_without_ranks_is_refused(map_store, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+@pytest.mark.parametrize(
+    ("variable", "launcher"),
+    [("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpiexec"), ("PMI_SIZE", "mpiexec")],
+)
+def test_a_launcher_without_ranks_is_refused(map_store, tmp_path, monkeypatch, capsys, variable, launcher):
+    monkeypatch.setenv(variable, "4")
     assert main([str(x) for x in fit_line(map_store, tmp_path / "run")[2:]]) == 2
-    assert "srun started 4 processes but RANK and WORLD_SIZE are not set" in capsys.readouterr().err
+    assert f"{launcher} started 4 processes but RANK and WORLD_SIZE are not set" in capsys.readouterr().err
 
 
 # ---- stopped and killed
@@ -681,6 +685,16 @@ def test_a_full_disk_costs_checkpoints_and_at_the_end_the_run(map_store, tmp_pat
     fit(config_of(map_store, **LONG), run, quiet=True)
     curves = scalars(run)
     assert all(steps_of_curve == [20, 40, 60] for tag, steps_of_curve in curves.items() if tag != "examples"), curves
+
+
+def test_a_stop_without_room_for_its_checkpoint_does_not_promise_one(map_store, tmp_path, monkeypatch):
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kinmass.train.loop.rounds.write_last", no_room)
+    ddp.request_stop()
+    with pytest.raises(Stopped, match=r"at step 0 of 12; no checkpoint of it could be written: .* the one before"):
+        fit(config_of(map_store), tmp_path / "run", quiet=True)
 
 
 # ---- bad input

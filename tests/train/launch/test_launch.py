@@ -358,6 +358,10 @@ def test_a_dry_run_shows_the_script_and_queues_nothing(map_store, tmp_path, caps
         (["--tracer", "gas", "--cluster", "debug", "--processes-per-node", "2"], "runs in this process alone"),
         (["--tracer", "gas", "--members", "4", "--site", "SITE"], "4 jobs are more than the largest array here, 3"),
         (["--tracer", "gas", "--sbatch-extra", "mem=3G"], "'mem=3G' is no option of sbatch"),
+        *(
+            (["--tracer", "gas", f"--sbatch-extra=--mem=3G --{twice}"], f"--{twice.split('=')[0]} is set by launch")
+            for twice in ("time=2:00:00", "cpus-per-task=8", "signal=USR1@60", "array=0-1")
+        ),
         (["--tracer", "gas", "--members", "0"], "members must be at least 1"),
     ],
 )

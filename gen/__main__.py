@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinmass.gen.command import add_command, parse, stage_parser
+from kinmass.gen.command import add_command, parse, several_processes, stage_parser
 from kinmass.gen.errors import in_words, is_user_error, sentence
 from kinmass.gen.options import number_or_range
 from kinmass.gen.streams import standard_streams
@@ -342,7 +342,7 @@ def _one_thread_per_rank() -> None:
 
     They read this when they are loaded, which they are not yet. Else every rank would use all cores at once.
     """
-    if any(os.environ.get(name, "1") != "1" for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")):
+    if several_processes():
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
             os.environ.setdefault(name, "1")
 

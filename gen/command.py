@@ -5,6 +5,21 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+#: How many processes a launcher has started together, by what it calls it: srun, mpiexec of Open MPI and of MPICH.
+_PROCESSES_STARTED = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpiexec", "PMI_SIZE": "mpiexec"}
+
+
+def several_processes() -> str:
+    """Return in words that a launcher has started this process with others, as `srun started 4 processes`; else "".
+
+    >>> several_processes()
+    ''
+    """
+    for name, launcher in _PROCESSES_STARTED.items():
+        if (count := os.environ.get(name) or "1") != "1":
+            return f"{launcher} started {count} processes"
+    return ""
+
 
 def add_command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     """Add a command to what add_subparsers gives; its summary stands in the list of all and above its own --help."""

@@ -15,6 +15,8 @@ cd "$(dirname "$0")/.."
 source slurm/site.sh
 [[ " ${training[*]} " == *" --array "* ]] || training+=(--array "gas,stars,both")
 needs_slurm
+# Given inside a job, as where login nodes are not for --plan, it queues all the same: jobs without that one's variables.
+for name in "${!SLURM_@}" "${!PMI_@}" "${!PMIX_@}"; do [[ $name == SLURM_CONF* ]] || unset "$name"; done
 mkdir -p "$out/logs"
 export SBATCH_OUTPUT=$out/logs/%x-%j.log
 

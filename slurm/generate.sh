@@ -42,11 +42,13 @@ if [[ -z ${MPIRUN:-} ]]; then
   fi
 fi
 
+# By SLURM_JOB_ID the last job of an array would stand for all of it: Slurm would end and queue again the others, too.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID:-}}
 queue_again() {
   # 50 times at most: a snapshot that takes longer than the time limit would never end.
   if (( ${SLURM_RESTART_COUNT:-0} < 50 )); then
     echo "$(date): the time limit is near; the job is queued again and goes on"
-    scontrol requeue "$SLURM_JOB_ID" || echo "the node cannot queue it again: submit it, it goes on where it stood"
+    scontrol requeue "${job:-$SLURM_JOB_ID}" || echo "the node cannot queue it again: submit it, it goes on where it stood"
   fi
 }
 trap queue_again USR1

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 #: Variable that says how many jobs, all of which see the same free memory, run on this machine at the same time.
@@ -42,18 +42,44 @@ def slurm_memory(environment: Mapping[str, str] = os.environ) -> float:
     return float("inf")
 
 
-def group_memory(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return the memory that this process's control groups allow [bytes], version 1 or 2; infinite without a limit."""
-    limits = [float("inf")]
+_GROUPS, _GROUPS_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+def _group_folders(controller: str, groups: Path, root: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the folders of this process's control groups and those above them, and whether they are of version 1."""
     for line in _lines(groups):
         _, controllers, group_path = [*line.split(":", 2), "", ""][:3]
-        mount, file_name = (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
-        if controllers and "memory" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        folder = mount / group_path.lstrip("/")
+        folder = (root / controller if controllers else root) / group_path.lstrip("/")
         for parent in (folder, *folder.parents):
-            limits += [int(text) for text in _lines(parent / file_name)[:1] if text.strip().isdigit()]
+            yield parent, bool(controllers)
+
+
+def group_memory(groups: Path = _GROUPS, root: Path = _GROUPS_ROOT) -> float:
+    """Return the memory that this process's control groups allow [bytes], version 1 or 2; infinite without a limit."""
+    limits = [float("inf")]
+    for folder, is_old in _group_folders("memory", groups, root):
+        lines = _lines(folder / ("memory.limit_in_bytes" if is_old else "memory.max"))
+        limits += [int(text) for text in lines[:1] if text.strip().isdigit()]
     return min(limits)
+
+
+def group_cores(groups: Path = _GROUPS, root: Path = _GROUPS_ROOT) -> float:
+    """Return how many cores' time this process's control groups allow, version 1 or 2; infinite without a limit."""
+    limits = [float("inf")]
+    for folder, is_old in _group_folders("cpu", groups, root):
+        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if is_old else ("cpu.max",)
+        words = " ".join(line for name in files for line in _lines(folder / name)[:1]).split()
+        if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
+            limits.append(int(words[0]) / int(words[1]))
+    return min(limits)
+
+
+def cores() -> int:
+    """Return how many cores this process may use, at least one: those of the machine may be others' for the most."""
+    of_slurm = slurm_cores({**os.environ, "SLURM_CPUS_PER_TASK": ""}) or slurm_cores() or float("inf")
+    return max(1, int(min(len(os.sched_getaffinity(0)), of_slurm, group_cores())))
 
 
 def free_memory() -> float:

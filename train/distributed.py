@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kinmass.gen.command import several_processes
 from kinmass.train.allotted import whole_number
 
 T = TypeVar("T")
@@ -63,11 +64,10 @@ def process_group() -> Iterator[torch.device]:
     if dist.is_initialized():
         yield device
         return
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or "1"
     if not ("RANK" in os.environ and "WORLD_SIZE" in os.environ):
-        if tasks != "1":
+        if started := several_processes():
             raise ValueError(
-                f"srun started {tasks} processes but RANK and WORLD_SIZE are not set, so each would train alone; "
+                f"{started} but RANK and WORLD_SIZE are not set, so each would train alone; "
                 "start torchrun, or `kinmass launch`"
             )
         yield device

@@ -1,6 +1,5 @@
 """The only file that uses MPI: it gives items to ranks, one whenever a rank is free."""
 
-import os
 import pickle
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from kinmass.gen.campaign.dealing import Shelf, deal
+from kinmass.gen.command import several_processes
 from kinmass.gen.errors import MissingMPIError, in_words
 from kinmass.gen.options import OptionError
 
@@ -43,12 +43,12 @@ def size() -> int:
 
 
 def check() -> None:
-    """Raise OptionError where Slurm started several processes that MPI does not know to belong together."""
-    n_tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or "1"
-    if size() == 1 and n_tasks != "1":
+    """Raise OptionError where several processes were started that MPI does not know to belong together."""
+    if size() == 1 and (started := several_processes()):
+        library = MPI.Get_library_version().strip().splitlines()[0]
         raise OptionError(
-            f"srun started {n_tasks} processes, and each is alone in its MPI: set MPIRUN in slurm/site.env to what "
-            "starts the MPI of mpi4py here ('srun --mpi=pmi2', 'srun --mpi=pmix', 'mpiexec')"
+            f"{started}, and each is alone in its MPI: set MPIRUN in slurm/site.env to what starts the MPI of mpi4py "
+            f"here, which is {library} ('srun --mpi=pmi2', 'srun --mpi=pmix', 'mpiexec'), or start that by hand"
         )
 
 

@@ -1,10 +1,20 @@
 """What Slurm and the kernel give: odd values are no error, and limit nothing."""
 
 import math
+import os
 
 import pytest
 
-from kinmass.train.allotted import free_memory, group_memory, slurm_cores, slurm_memory, whole_number
+from kinmass.train.allotted import (
+    cores,
+    free_memory,
+    group_cores,
+    group_memory,
+    slurm_cores,
+    slurm_memory,
+    whole_number,
+)
+from kinmass.train.launch.resources import resources
 
 GB = 1024**3
 
@@ -81,6 +91,39 @@ def test_limits_of_control_groups(tmp_path):
         groups.write_text(lines)
         assert group_memory(groups, root) == expected, lines
     assert 0 < free_memory() < math.inf
+
+
+def test_cores_of_control_groups(tmp_path):
+    groups, root = tmp_path / "cgroup", tmp_path / "fs"
+    for name, text in (
+        ("a/b/cpu.max", "max 100000\n"), ("a/cpu.max", "250000 100000\n"), ("cpu/c/cpu.cfs_quota_us", "-1\n"),
+        ("cpu/c/cpu.cfs_period_us", "100000\n"), ("cpu/cpu.cfs_quota_us", "300000\n"),
+        ("cpu/cpu.cfs_period_us", "100000\n"),
+    ):  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    assert group_cores(groups, root) == math.inf
+    for lines, expected in (("0::/a/b\n", 2.5), ("0::/elsewhere\n", math.inf), ("5:cpu,cpuacct:/c\n0::/\n", 3.0)):
+        groups.write_text(lines)
+        assert group_cores(groups, root) == expected, lines
+
+
+@pytest.mark.parametrize(
+    ("affinity", "variables", "expected"),
+    [(16, {}, 16), (16, {"SLURM_CPUS_ON_NODE": "4"}, 4), (2, {"SLURM_CPUS_ON_NODE": "4"}, 2),
+     (16, {"SLURM_CPUS_ON_NODE": "8", "SLURM_CPUS_PER_TASK": "1"}, 8)],
+)  # fmt: skip
+def test_fits_on_this_machine_share_the_cores_that_are_theirs(monkeypatch, affinity, variables, expected):
+    """A job of a few cores, on a node of many, would have as many threads as the node has cores."""
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)))
+    monkeypatch.setattr("kinmass.train.allotted.group_cores", lambda: math.inf)
+    assert cores() == expected
+    assert resources("local", {}, processes=2).cpus == expected // 2
+    assert resources("local", {}, processes=64).cpus == 1
 
 
 def test_a_job_that_may_take_all_memory_has_some(monkeypatch):

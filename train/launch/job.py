@@ -57,6 +57,7 @@ class FitJob(submitit.helpers.Checkpointable):
         signal.signal(signal.SIGTERM, self._stop)
         environment = submitit.JobEnvironment()
         logs, out = environment.paths.folder, Path(self.out)
+        _forget_another_launcher(self.cluster)
         if self.cluster == "local":
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the process dies with its lane.
         if environment.num_tasks > 1:
@@ -73,7 +74,8 @@ class FitJob(submitit.helpers.Checkpointable):
         except Stopped as stop:
             print(stop, flush=True)
             if environment.global_rank == 0:
-                reason = self._requeue(steps_of(out)[0] > steps_before) if self.cluster == "slurm" else "as asked"
+                made_progress = steps_of(out)[0] > steps_before
+                reason = self._requeue(environment.job_id, made_progress) if self.cluster == "slurm" else "as asked"
                 if reason:
                     leave_mark(logs, "stopped", reason)
                 print(f"not queued again: {reason}" if reason else "queued again", flush=True)
@@ -84,12 +86,13 @@ class FitJob(submitit.helpers.Checkpointable):
             leave_mark(logs, "failed", cause)
             raise
 
-    def _requeue(self, made_progress: bool) -> str:
+    def _requeue(self, job_id: str, made_progress: bool) -> str:
         """Have Slurm queue this job again; return "" or why it was not asked to or refused.
 
         It is not asked where Slurm itself ended the job, or where the job made no progress before its time limit.
+        job_id: of one in an array 36_2. By its SLURM_JOB_ID the last one would stand for the whole array: Slurm would
+        tell of all its jobs, and end and queue all of them again.
         """
-        job_id = os.environ["SLURM_JOB_ID"]
         job_shown = run_slurm_command("scontrol", "show", "job", "--oneliner", job_id)
         state = re.search(r"\bJobState=(\w+)", job_shown.stdout) if job_shown else None
         if job_shown is None or state is None:
@@ -103,6 +106,17 @@ class FitJob(submitit.helpers.Checkpointable):
             reason = answer.stderr.strip() if answer else "no answer"
             return f"scontrol refused ({reason})"
         return ""
+
+
+def _forget_another_launcher(cluster: str) -> None:
+    """Remove what the shell that a job was launched from had of another launcher: sbatch passes on its environment.
+
+    A job of one process would wait for the others that WORLD_SIZE counts, and jobs on one node would meet at one port.
+    """
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
+        os.environ.pop(name, None)
+    if cluster == "slurm":  # A lane has chosen a port for its job.
+        os.environ.pop("MASTER_PORT", None)
 
 
 def cause_of(error: BaseException) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kinmass.train.allotted import cores
+
 #: Keys that a site file may hold; slurm/site.example.env explains each.
 SITE_KEYS = (
     "ACCOUNT", "PARTITION", "GPU_PARTITION", "QOS", "CONSTRAINT", "WCKEY", "GPUS_PER_NODE", "GPU_GRES",
@@ -136,7 +138,7 @@ def resources(
     if cluster == "debug" and processes > 1:
         raise LaunchError(f"--cluster debug runs in this process alone, not in {processes}; take --cluster local")
     limit_minutes = minutes(time_limit) if time_limit else (8 * 60 if cluster == "slurm" else None)
-    default_cpus = 4 if gpus else max(1, (os.cpu_count() or 1) // processes) if cluster == "local" else 1
+    default_cpus = 4 if gpus else max(1, cores() // processes) if cluster == "local" else 1
     return Resources(
         cluster, nodes, processes, gpus, cpus or default_cpus, limit_minutes, at_once, after,
         {key: value for key, value in site.items() if value},

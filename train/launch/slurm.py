@@ -19,9 +19,15 @@ from kinmass.train.launch.job import Run, job_of, signal_delay_s
 from kinmass.train.launch.resources import LaunchError, Resources, sbatch_extra
 from kinmass.train.launch.status import LaunchedJob
 
+#: Options of sbatch that follow from others: which jobs there are, their logs, and how they are told to stop.
+_OWN_OPTIONS = {"array", "output", "error", "open-mode", "signal"}
+
 
 def sbatch_parameters(resources: Resources, n_jobs: int) -> dict[str, Any]:
-    """Return submitit's parameters of the job. They replace its defaults that do harm (5 minutes, a wckey)."""
+    """Return submitit's parameters of the job. They replace its defaults that do harm (5 minutes, a wckey).
+
+    Raises LaunchError for options in SBATCH_EXTRA that are no options, or are among these.
+    """
     site, gpus = resources.site, resources.gpus
     limit_s = 60 * (resources.minutes or 0)
     parameters = {
@@ -42,6 +48,12 @@ def sbatch_parameters(resources: Resources, n_jobs: int) -> dict[str, Any]:
         parameters["dependency"] = f"afterok:{resources.after}"
     if gpus:
         parameters |= {"gres": f"{site['GPU_GRES']}:{gpus}"} if site.get("GPU_GRES") else {"gpus_per_node": gpus}
+    own = {name.replace("_", "-") for name, value in parameters.items() if value is not None} | _OWN_OPTIONS
+    if twice := sorted(own & sbatch_extra(site).keys()):
+        raise LaunchError(
+            f"SBATCH_EXTRA: --{twice[0]} is set by launch itself, and of two one would not count; leave it out there, "
+            "and give it as an option of launch or a key of the site file where there is one"
+        )
     return parameters
 
 

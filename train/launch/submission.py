@@ -92,6 +92,7 @@ def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
         check(run.config, run.folder, filled=resources.after is None)
     if resources.cluster != "slurm":
         return []
+    slurm.sbatch_parameters(resources, len(runs))  # Raises LaunchError for what SBATCH_EXTRA must not say.
     largest = _largest_array(resources.site)
     if largest is not None and len(runs) > largest:
         raise LaunchError(

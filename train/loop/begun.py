@@ -1,5 +1,6 @@
 """What a run folder holds already, and whether a fit with given settings can begin there, or go on."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from kinmass.train.data import loader
 from kinmass.train.loop.config import VIEWS_FOR_A_GPU, FitConfig
 from kinmass.train.run.checkpoint import (
     FREE_SETTINGS,
+    OWN_FITS,
     RunError,
     instrument_in,
+    is_same_setting,
     load,
+    members_of,
     read_begun,
+    read_config,
     read_last,
     with_later_settings,
 )
@@ -47,12 +52,27 @@ def settings_by_name(config: FitConfig) -> FitSettings:
 
 
 def with_batch_for(config: FitConfig, out: Path, processes: int, device_type: str) -> FitConfig:
-    """Return the settings with the batch of the run that was begun in `out`, or with one for these processes."""
-    begun = read_begun(out)[0]
+    """Return the settings with the batch of the run that was begun in `out`, or with one for these processes.
+
+    A member of an ensemble, and a fit without a suite, has that of the run that it belongs to: on other processes than
+    the first ones it would be another network, and no ensemble with these.
+    """
+    begun = read_begun(out)[0] or _begun_beside(out)
     if begun:
         return config.with_batch(begun["fit"]["batch"])
     views = VIEWS_FOR_A_GPU * processes if device_type == "cuda" else FitConfig.batch
     return config.with_batch(-(-views // processes) * processes)
+
+
+def _begun_beside(out: Path) -> RunRecord | None:
+    """Return the run.json of the run, or of its first member with one, to which a fit in `out` belongs; None without.
+
+    By its name a folder belongs to the one that it is in.
+    """
+    for folder in members_of(out.parent) if out.name.startswith(OWN_FITS) else ():
+        with contextlib.suppress(RunError):
+            return read_config(folder)
+    return None
 
 
 def check(config: FitConfig, out: Path, filled: bool = True) -> None:
@@ -135,15 +155,8 @@ def _differences(earlier: Mapping[str, Any], requested: Mapping[str, Any]) -> li
     return [
         difference(name, earlier.get(name), value)
         for name, value in sorted(requested.items())
-        if name not in FREE_SETTINGS and not _is_same(name, earlier.get(name), value)
+        if name not in FREE_SETTINGS and not is_same_setting(name, earlier.get(name), value)
     ]
-
-
-def _is_same(name: str, earlier: Any, requested: Any) -> bool:
-    """Whether a setting is what it was. Runs whose weights were begun with may have moved, as the run itself may."""
-    if name == "start_from" and earlier and requested:
-        return [Path(run).name for run in earlier] == [Path(run).name for run in requested]
-    return bool(earlier == requested)
 
 
 def _refuse(out: Path, different: list[str]) -> None:

@@ -42,7 +42,7 @@ from kinmass.train.run.records import FixedState, RunRecord
 
 
 class Stopped(ddp.Agreed):
-    """The run was asked to stop and has written a checkpoint; the same call goes on from there."""
+    """The run was asked to stop; the same call goes on from its last checkpoint, as the message says."""
 
 
 def fit_ensemble(config: FitConfig, out: Path, quiet: bool = False) -> list[RunRecord]:
@@ -194,7 +194,7 @@ def _fit(
         train_until_done(fitter, monitor, saver, bar)
     if not fitter.finished():
         ddp.forget_stop()
-        raise Stopped(f"stopped at step {fitter.step} of {config.steps}; the same command goes on from there")
+        raise Stopped(f"stopped at step {fitter.step} of {config.steps}; {saver.how_to_go_on()}")
     return _finish(fitter, begun.content, out)
 
 

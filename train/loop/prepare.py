@@ -23,7 +23,7 @@ def refuse_processes(config: FitConfig, device: torch.device) -> None:
     if config.batch % ddp.world_size():
         raise ValueError(
             f"{ddp.world_size()} processes cannot share a batch of {config.batch} views evenly; take a multiple of "
-            f"{ddp.world_size()} as --batch"
+            f"{ddp.world_size()} as --batch or, for a run that was begun, a number of processes that divides it"
         )
     if config.norm == "batch" and ddp.world_size() > 1:
         raise ValueError(

@@ -19,6 +19,7 @@ class Saver:
     def __init__(self, out: Path, fixed_state: FixedState, interval_minutes: float):
         self._out, self._fixed_state, self._interval_minutes = out, fixed_state, interval_minutes
         self._last_save_s = time.monotonic()
+        self._is_saved = True
 
     def due(self) -> bool:
         """Whether a checkpoint inside a round is due, by the first process's clock."""
@@ -27,16 +28,25 @@ class Saver:
     def save(self, fitter: Fitter) -> None:
         """Write a checkpoint. Where the disk is full the run goes on, and the checkpoint before this one stays."""
         state: Checkpoint = {**fitter.state(), **self._fixed_state}
+        is_full = False
         if ddp.rank() == 0:
             try:
                 write_last(self._out, state)
             except OSError as error:
+                is_full = True
                 print(
                     f"kinmass fit: no checkpoint at step {fitter.step} ({error}); the one before stays, training goes "
                     "on",
                     file=sys.stderr,
                 )
+        self._is_saved = not ddp.any_rank(is_full)[0]
         self._last_save_s = time.monotonic()
+
+    def how_to_go_on(self) -> str:
+        """Return in words what follows a stop, after a last call of `save`."""
+        if self._is_saved:
+            return "the same command goes on from there"
+        return "no checkpoint of it could be written: the same command goes on from the one before, if there is one"
 
 
 def train_until_done(fitter: Fitter, monitor: Monitor, saver: Saver, bar: tqdm) -> None:

@@ -222,7 +222,7 @@ def working_in(run: Path, patience_s: float | None = None) -> AbstractContextMan
 
 
 #: Folders in a run's own that belong to it: its members, and fits without a suite.
-_OWN_FITS = ("member-", "without-")
+OWN_FITS = ("member-", "without-")
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -244,7 +244,7 @@ def _runs_in(folder: Path, seen: set[Path]) -> list[Path]:
     seen.add(real_path)
     is_run = any((member / "run.json").exists() for member in members_of(folder))
     subfolders = [path for path in folder.glob("*/") if path.suffix != ".zarr"]
-    subfolders = [path for path in subfolders if not (is_run and path.name.startswith(_OWN_FITS))]
+    subfolders = [path for path in subfolders if not (is_run and path.name.startswith(OWN_FITS))]
     # Links last: where a run is there under a name of its own as well, it has that one.
     ordered = sorted(subfolders, key=lambda path: (path.is_symlink(), path))
     return sorted([folder] * is_run + [run for path in ordered for run in _runs_in(path, seen)])
@@ -316,6 +316,13 @@ def instrument_in(content: RunRecord, run: Path) -> Instrument:
         raise RunError(f"{run / 'run.json'} holds no instrument that can be read ({error}); train it again") from error
 
 
+def is_same_setting(name: str, earlier: Any, requested: Any) -> bool:
+    """Whether a setting is what it was. Runs whose weights were begun with may have moved, as the run itself may."""
+    if name == "start_from" and earlier and requested:
+        return [Path(run).name for run in earlier] == [Path(run).name for run in requested]
+    return bool(earlier == requested)
+
+
 def load_members(run: Path) -> list[MassModel]:
     """Return the networks of a run, ready to predict.
 
@@ -335,12 +342,16 @@ def load_members(run: Path) -> list[MassModel]:
             raise RunError(
                 f"{folder} was trained through another instrument than the other members of {run}; train it again"
             )
-        if any(
-            content["fit"].get(name) != value
+        different = [
+            name
             for name, value in first["fit"].items()
-            if name not in ("seed", *FREE_SETTINGS)
-        ):
-            raise RunError(f"{folder} was not trained as the other members of {run}; train it again")
+            if name not in ("seed", *FREE_SETTINGS) and not is_same_setting(name, value, content["fit"].get(name))
+        ]
+        if different:
+            raise RunError(
+                f"{folder} was not trained as {folders[0]}, another member of {run}: {', '.join(different)} differ; "
+                "remove it, and give the `kinmass fit` command of that one again"
+            )
         if content["fit"]["seed"] in seeds:
             raise RunError(f"{folder} has the seed of another member of {run}, and counts twice; train it again")
         seeds.add(content["fit"]["seed"])
@@ -351,9 +362,11 @@ def load_members(run: Path) -> list[MassModel]:
 def load(run: Path) -> tuple[MassModel, RunRecord]:
     """Return the trained network of a single-network run, ready to predict, and the content of its run.json.
 
-    Raises RunError for a run that is unfinished, damaged or of another schema.
+    Raises RunError for a run that is unfinished, damaged or of another schema, and for an ensemble.
     """
     content = read_config(run)
+    if members_of(run) != [run]:
+        raise RunError(f"{run} holds an ensemble; name one of its members, such as {members_of(run)[0]}")
     if not content.get("finished"):
         raise RunError(f"{run} has not finished training; give its `kinmass fit` command again")
     try:

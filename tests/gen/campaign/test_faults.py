@@ -537,6 +537,22 @@ def test_settings_are_checked_before_a_store_is_touched(box, tmp_path, capsys, o
 
 
 @pytest.mark.parametrize(
+    ("variable", "launcher"),
+    [("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpiexec"), ("PMI_SIZE", "mpiexec")],
+)
+def test_processes_of_another_mpi_are_refused(box, tmp_path, capsys, monkeypatch, variable, launcher):
+    """Each of them would be alone in its MPI, and do all of it."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # as ranks have it
+    monkeypatch.setenv(variable, "3")
+    assert main(["maps", str(box), "--out", str(tmp_path / "maps.zarr")]) == 2
+    said = capsys.readouterr().err
+    assert f"{launcher} started 3 processes, and each is alone in its MPI: set MPIRUN" in said
+    assert "which is MPICH" in said or "which is Open MPI" in said
+    assert not (tmp_path / "maps.zarr").exists()
+
+
+@pytest.mark.parametrize(
     "option",
     [
         ("--seed", "-1"),

@@ -17,11 +17,12 @@ from conftest import LOCKS, ROOT, command
 
 from kinmass.eval.__main__ import main as evaluate
 from kinmass.train.__main__ import main
+from kinmass.train.launch.job import FitJob
 from kinmass.train.launch.resources import LaunchError, combinations, minutes, read_site
 from kinmass.train.launch.status import LaunchedJob, boot_id, start_ticks, states, write_launched
 from kinmass.train.launch.submission import _digest_of
 from kinmass.train.loop.config import FitConfig
-from kinmass.train.loop.fit import fit
+from kinmass.train.loop.fit import Stopped, fit
 from kinmass.train.run.checkpoint import load
 
 SMALL = {"width": 4, "steps": 12, "round_steps": 4, "batch": 8}
@@ -357,6 +358,10 @@ def test_a_dry_run_shows_the_script_and_queues_nothing(map_store, tmp_path, caps
         (["--tracer", "gas", "--cluster", "debug", "--processes-per-node", "2"], "runs in this process alone"),
         (["--tracer", "gas", "--members", "4", "--site", "SITE"], "4 jobs are more than the largest array here, 3"),
         (["--tracer", "gas", "--sbatch-extra", "mem=3G"], "'mem=3G' is no option of sbatch"),
+        *(
+            (["--tracer", "gas", f"--sbatch-extra=--mem=3G --{twice}"], f"--{twice.split('=')[0]} is set by launch")
+            for twice in ("time=2:00:00", "cpus-per-task=8", "signal=USR1@60", "array=0-1")
+        ),
         (["--tracer", "gas", "--members", "0"], "members must be at least 1"),
     ],
 )
@@ -449,3 +454,83 @@ def test_without_a_slurm_that_answers_it_is_one_sentence_with_a_hint(map_store, 
         assert "no Slurm answers here" in done.stderr
         assert "--cluster local" in done.stderr
     assert not [path for path in tmp_path.iterdir() if path.name != "bin"]
+
+
+# ---- jobs of Slurm, whose commands stand in for it here
+
+
+def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> Path:
+    """Put shell scripts that stand in for commands on the path; return the file in which each writes its arguments."""
+    log = folder / "log"
+    log.touch()
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\necho {name} \"$@\" >>'{log}'\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return log
+
+
+#: What Slurm says of job 36: it is the last one of an array, and the whole array. The others have numbers of their own.
+SCONTROL = """case "$*" in
+  "show job --oneliner 36") echo JobId=37 ArrayJobId=36 ArrayTaskId=0 JobState=COMPLETED
+                            echo JobId=36 ArrayJobId=36 ArrayTaskId=2 JobState=RUNNING;;
+  "show job --oneliner 36_2") echo JobId=36 ArrayJobId=36 ArrayTaskId=2 JobState=RUNNING;;
+esac"""
+ARRAY = {"SLURM_ARRAY_JOB_ID": "36", "SLURM_ARRAY_TASK_ID": "2"}
+
+
+@pytest.mark.parametrize(("variables", "job"), [(ARRAY, "36_2"), ({}, "36")])
+def test_a_job_of_an_array_has_itself_alone_queued_again(tmp_path, monkeypatch, variables, job):
+    """It also begins without what the shell that launched it had of torchrun or another launcher."""
+    scontrol = SCONTROL if variables else "echo JobId=36 JobState=RUNNING"
+    log = commands(tmp_path, monkeypatch, scontrol=scontrol)
+    of_slurm = {"JOB_ID": "36", "NTASKS": "1", "JOB_NUM_NODES": "1", "NODEID": "0", "PROCID": "0", "LOCALID": "0"}
+    of_shell = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "elsewhere", "MASTER_PORT": "29500"}
+    of_submitit = {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(tmp_path / "%j")}
+    for name, value in ({f"SLURM_{x}": y for x, y in of_slurm.items()} | variables | of_shell | of_submitit).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    seen = {}
+
+    def stopped(*_: object) -> None:
+        seen.update(os.environ)
+        raise Stopped("stopped at step 3 of 12")
+
+    monkeypatch.setattr("kinmass.train.launch.job.fit", stopped)
+    FitJob({"store": "maps.zarr", "tracer": "gas", "suites": SUITES}, str(tmp_path / "run"), "slurm")()
+    assert log.read_text().splitlines() == [f"scontrol show job --oneliner {job}", f"scontrol requeue {job}"]
+    assert not seen.keys() & of_shell.keys()
+
+
+@pytest.mark.parametrize(("variables", "job"), [(ARRAY, "36_0"), ({}, "36")])
+def test_a_suites_job_of_an_array_has_itself_alone_queued_again(tmp_path, monkeypatch, variables, job):
+    log = commands(tmp_path, monkeypatch, scontrol="", ranks="kill -USR1 $PPID; sleep 0.2")
+    (tmp_path / "site.env").write_text("PYTHON=python\nMPIRUN=ranks\n")
+    variables = {name: value.replace("2", "0") for name, value in variables.items()}
+    env = os.environ | variables | {"SLURM_JOB_ID": "36", "KINMASS_SITE": str(tmp_path / "site.env")}
+    subprocess.run(["slurm/generate.sh", "a.yaml", "--out", "maps.zarr"], cwd=ROOT, env=env, check=True)
+    assert log.read_text().splitlines() == [
+        "ranks python -m mpi4py -m kinmass maps a.yaml --out maps.zarr",
+        f"scontrol requeue {job}",
+    ]
+
+
+def test_a_campaign_that_is_given_inside_a_job_is_queued_all_the_same(tmp_path, monkeypatch):
+    """As on a node of an interactive job; what that one may take is nothing to the jobs that are queued."""
+    python = """case "$*" in
+      *--plan) echo room for 12 galaxies, 0 of them done;;
+      *--jobs) echo 101;;
+    esac"""
+    sbatch = 'env | grep ^SLURM_ >>"$0.env"; echo 100'
+    log = commands(tmp_path, monkeypatch, python=python, squeue="", sbatch=sbatch)
+    (tmp_path / "site.env").write_text(f"PYTHON={tmp_path / 'python'}\n")
+    (tmp_path / "a.yaml").touch()
+    of_job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_MEM_PER_NODE": "4000", "SLURM_STEP_NUM_TASKS": "4"}
+    env = os.environ | of_job | {"KINMASS_SITE": str(tmp_path / "site.env"), "SLURM_CONF": "/etc/slurm.conf"}
+    line = ["slurm/campaign.sh", tmp_path / "out", tmp_path / "a.yaml"]
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert "maps        job 100" in done.stdout
+    jobs = [words for words in log.read_text().splitlines() if words.startswith("sbatch")]
+    assert [re.search(r"slurm/\w+\.sh", words)[0] for words in jobs] == ["slurm/generate.sh", "slurm/evaluate.sh"]
+    assert "--dependency=afterok:100:101" in jobs[1]
+    assert (tmp_path / "sbatch.env").read_text() == 2 * "SLURM_CONF=/etc/slurm.conf\n"

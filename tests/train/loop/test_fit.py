@@ -45,7 +45,7 @@ from kinmass.train.loop.fit import Stopped, _hold, fit
 from kinmass.train.loop.fitter import NonFinite
 from kinmass.train.loop.prepare import prepare
 from kinmass.train.model.density import ProfileDensity
-from kinmass.train.run.checkpoint import RunError, load, read_config, read_last, read_tensors, write_tensors
+from kinmass.train.run.checkpoint import RunError, load, read_config, read_last, read_tensors, write_json, write_tensors
 from kinmass.train.run.records import FitSettings
 
 SUITES = ("bursty", "middle", "quiet")
@@ -428,10 +428,14 @@ def test_no_thread_is_left_behind_by_an_error(map_store, tmp_path):
     assert not [x for x in threads_left if x.name.startswith("maps") or type(x).__name__ == "_AsyncWriterThread"]
 
 
-def test_a_launcher_without_ranks_is_refused(map_store, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+@pytest.mark.parametrize(
+    ("variable", "launcher"),
+    [("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpiexec"), ("PMI_SIZE", "mpiexec")],
+)
+def test_a_launcher_without_ranks_is_refused(map_store, tmp_path, monkeypatch, capsys, variable, launcher):
+    monkeypatch.setenv(variable, "4")
     assert main([str(x) for x in fit_line(map_store, tmp_path / "run")[2:]]) == 2
-    assert "srun started 4 processes but RANK and WORLD_SIZE are not set" in capsys.readouterr().err
+    assert f"{launcher} started 4 processes but RANK and WORLD_SIZE are not set" in capsys.readouterr().err
 
 
 # ---- stopped and killed
@@ -681,6 +685,16 @@ def test_a_full_disk_costs_checkpoints_and_at_the_end_the_run(map_store, tmp_pat
     fit(config_of(map_store, **LONG), run, quiet=True)
     curves = scalars(run)
     assert all(steps_of_curve == [20, 40, 60] for tag, steps_of_curve in curves.items() if tag != "examples"), curves
+
+
+def test_a_stop_without_room_for_its_checkpoint_does_not_promise_one(map_store, tmp_path, monkeypatch):
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kinmass.train.loop.rounds.write_last", no_room)
+    ddp.request_stop()
+    with pytest.raises(Stopped, match=r"at step 0 of 12; no checkpoint of it could be written: .* the one before"):
+        fit(config_of(map_store), tmp_path / "run", quiet=True)
 
 
 # ---- bad input
@@ -1005,6 +1019,21 @@ def test_a_batch_that_is_chosen_stays_the_runs_own(map_store, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--store", str(map_store), "--tracer", "gas", "--out", str(begun), "--batch", "all"])
     assert "batch must be at least 1, or auto, not 'all'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("begun", "later"), [("member-1", "member-0"), (".", "without-quiet")])
+def test_an_ensemble_has_the_batch_of_its_first_member_on_any_machine(map_store, runs, tmp_path, begun, later):
+    """One whose members had batches of their own could not be used. Fits without a suite are of the same recipe."""
+    config = config_of(map_store, batch=0)
+    settled = with_batch_for(config, tmp_path / begun, 2, "cuda")
+    assert settled.batch == 512
+    content = read_config(runs[0])
+    content["fit"]["batch"] = settled.batch
+    for folder in (begun, later):  # in which another job is about to begin
+        (tmp_path / folder).mkdir(exist_ok=True)
+    write_json(tmp_path / begun / "run.json", content)
+    assert with_batch_for(config, tmp_path / later, 1, "cpu") == settled
+    assert with_batch_for(config, tmp_path / "another", 1, "cpu").batch == 64
 
 
 @pytest.mark.parametrize(("processes", "device_type", "views"), [(1, "cuda", 256), (8, "cuda", 2048), (3, "cpu", 66)])

@@ -14,9 +14,9 @@ from conftest import LOCKS
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.train import distributed as ddp
 from kinmass.train.loop.config import FitConfig
-from kinmass.train.loop.fit import Stopped, fit
+from kinmass.train.loop.fit import Stopped, fit, fit_ensemble
 from kinmass.train.loop.fitter import Fitter
-from kinmass.train.run.checkpoint import RunError, read_tensors
+from kinmass.train.run.checkpoint import RunError, load_members, read_tensors, write_json
 
 SUITES = ("bursty", "middle", "quiet")
 #: A fit whose one step moves nothing.
@@ -97,6 +97,23 @@ def test_seeds_that_began_with_weights_of_their_own_are_one_network(map_store, t
     for other in (2, 3):
         with pytest.raises(RunError, match="differ in more than the seed"):
             sources_of([tmp_path / "0", tmp_path / str(other)], tmp_path, classical=False)
+
+
+def test_members_that_began_with_one_run_at_two_places_are_an_ensemble(map_store, tmp_path, trained):
+    """Its folder may have moved between them. Others, and an ensemble to start from, are told by a sentence."""
+    here = shutil.copytree(trained / "stars", tmp_path / "here" / "stars")
+    config = config_of(map_store, members=2, start_from=(str(here),), **STILL)
+    fit(config, tmp_path / "run" / "member-0", quiet=True)
+    moved = shutil.move(here, tmp_path / "stars")
+    config = dataclasses.replace(config, start_from=(str(moved),))
+    fit_ensemble(config, tmp_path / "run", quiet=True)
+    assert len(load_members(tmp_path / "run")) == 2
+    with pytest.raises(RunError, match=r"holds an ensemble; name one of its members, such as .*member-0"):
+        fit(config_of(map_store, start_from=(str(tmp_path / "run"),)), tmp_path / "begun", quiet=True)
+    content = json.loads((tmp_path / "run" / "member-1" / "run.json").read_text())
+    write_json(tmp_path / "run" / "member-1" / "run.json", content | {"fit": content["fit"] | {"batch": 16}})
+    with pytest.raises(RunError, match=r"member-1 was not trained as .*member-0, .*: batch differ; remove it"):
+        load_members(tmp_path / "run")
 
 
 def test_a_fit_that_goes_on_needs_no_run_to_start_from(map_store, tmp_path, trained):

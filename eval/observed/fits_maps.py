@@ -79,8 +79,9 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
         data, header = _fits_image(file, extension, folder)
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
         raise ValueError(f"{name} is no image; say which extension is, as FILE[EXTENSION]")
-    data = np.squeeze(data)
+    n_axes, data = data.ndim, np.squeeze(data)
     if plane is not None:
+        data = data[None] if data.ndim == 2 < n_axes else data  # a cube of one plane
         number = _number_of_plane(name, plane, header, data.shape)
         data, header = data[number], _header_of_plane(header, number, len(data))
     if data.ndim != 2:
@@ -117,8 +118,11 @@ def _refuse_one_name(file: str, extension: int | str, numbers: list[int]) -> Non
 
 
 def names_beside(name: str, folder: Path) -> list[str]:
-    """Return the names of what the file of a map or table holds: extensions and columns of FITS, datasets of HDF5."""
-    file, _, _ = _parse_map_name(name)
+    """Return the names of what the file of a map or table holds: extensions and columns of FITS, datasets of HDF5.
+
+    With them are those of the planes of a cube of which the map is one.
+    """
+    file, extension, plane = _parse_map_name(name)
     if is_hdf5(file):
         return [part.rsplit("/", 1)[-1] for part in hdf5_image_names(folder / file)]
     if is_plain_table(file):
@@ -127,7 +131,12 @@ def names_beside(name: str, folder: Path) -> list[str]:
         warnings.simplefilter("ignore", AstropyWarning)
         with _open_fits(folder / file) as hdus:
             tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
-            return [hdu.name for hdu in hdus if hdu.is_image] + [n for table in tables for n in table.columns.names]
+            names = [hdu.name for hdu in hdus if hdu.is_image] + [n for table in tables for n in table.columns.names]
+            if plane is None:
+                return names
+            cube = hdus[_only_image(file, hdus) if extension is None else extension]
+            shape = [n for n in cube.shape if n > 1]
+            return names + (plane_names(cube.header, shape[0]) if len(shape) == 3 else [])
 
 
 #: Cards that number the axes of a header, not the planes of a cube.

@@ -31,7 +31,7 @@ from kinmass.eval.observed.grids import (
     tiled,
 )
 from kinmass.eval.observed.kinds import of_other_sense, refuse_other_kind, root_of_variance
-from kinmass.eval.observed.names import refuse_misnomers
+from kinmass.eval.observed.names import refuse_misnomers, refuse_one_map
 from kinmass.eval.observed.offsets import pixel_offsets, row_offsets, side_arcsec_of
 
 _MAPS = (
@@ -240,6 +240,8 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     planes = {key: str(header["PLANE"]) for key, (_, header) in values_and_headers.items() if "PLANE" in header}
     called = {key: _names_in(header) for key, (_, header) in values_and_headers.items()}
     refuse_misnomers(files, called)
+    of_bins = {key: bin_table.columns[name][0] for key, name in bin_columns.items()} if bin_table is not None else {}
+    refuse_one_map(files, {key: value for key, (value, _) in read.items()} | of_bins)
     _refuse_other_planes(image_names, {key: values_and_headers[key][1] for key in planes})
     grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
     units_of_files = {key: header.get("BUNIT") for key, (_, header) in values_and_headers.items()}
@@ -356,6 +358,7 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     places = (table_columns[map_columns.pop("x")], table_columns[map_columns.pop("y")])
     has_unit = any(unit for _, unit in places) or files.xy_unit is not None
     remarks = list(bin_table.remarks) if bin_table is not None else []
+    refuse_one_map(files, {key: table_columns[column][0] for key, column in map_columns.items()})
     units_of_files = {key: table_columns[column][1] for key, column in map_columns.items()}
     values = {key: _in_kms(files, key, table_columns[column][0], units_of_files) for key, column in map_columns.items()}
     _errors_of_root(files, values, units_of_files)

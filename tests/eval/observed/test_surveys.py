@@ -983,7 +983,13 @@ def test_an_error_and_a_width_are_of_the_line_that_they_belong_to(tmp_path):
     for key in ("velocity_error", "dispersion_error", "instrument_sigma", "mask"):
         with pytest.raises(ValueError, match=rf"{key} .*\[0,0\] is of OII-3727, and what it belongs to is of Ha-6564"):
             described(tmp_path, {"gas": files | IN_PIXELS | {key: files[key].replace("Ha-6564", "0")}})
-    described(tmp_path, {"gas": files | IN_PIXELS | {"density": "D.fits[0,0]"}})  # light of another line is light
+    light = described(tmp_path, {"gas": files | IN_PIXELS | {"density": "D.fits[0,0]"}})
+    assert not light.doubts["gas"]  # that of another line is light
+    of_other = {
+        key: f"{KEYS.get(key, 'I')}.fits[0,0]" for key in ("dispersion", "dispersion_error", "instrument_sigma")
+    }
+    (doubt,) = described(tmp_path, {"gas": files | IN_PIXELS | of_other}).doubts["gas"]
+    assert doubt.startswith("The dispersion of the gas, S.fits[0,0], is of OII-3727, and V of Ha-6564")
 
 
 def test_a_centre_that_nothing_is_made_of_is_refused(tmp_path):

@@ -79,8 +79,9 @@ def image(name: str, folder: Path) -> tuple[np.ndarray, fits.Header]:
         data, header = _fits_image(file, extension, folder)
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiub":
         raise ValueError(f"{name} is no image; say which extension is, as FILE[EXTENSION]")
-    data = np.squeeze(data)
+    n_axes, data = data.ndim, np.squeeze(data)
     if plane is not None:
+        data = data[None] if data.ndim == 2 < n_axes else data  # a cube of one plane
         number = _number_of_plane(name, plane, header, data.shape)
         data, header = data[number], _header_of_plane(header, number, len(data))
     if data.ndim != 2:
@@ -117,8 +118,11 @@ def _refuse_one_name(file: str, extension: int | str, numbers: list[int]) -> Non
 
 
 def names_beside(name: str, folder: Path) -> list[str]:
-    """Return the names of what the file of a map or table holds: extensions and columns of FITS, datasets of HDF5."""
-    file, _, _ = _parse_map_name(name)
+    """Return the names of what the file of a map or table holds: extensions and columns of FITS, datasets of HDF5.
+
+    With them are those of the planes of a cube of which the map is one.
+    """
+    file, extension, plane = _parse_map_name(name)
     if is_hdf5(file):
         return [part.rsplit("/", 1)[-1] for part in hdf5_image_names(folder / file)]
     if is_plain_table(file):
@@ -127,7 +131,12 @@ def names_beside(name: str, folder: Path) -> list[str]:
         warnings.simplefilter("ignore", AstropyWarning)
         with _open_fits(folder / file) as hdus:
             tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
-            return [hdu.name for hdu in hdus if hdu.is_image] + [n for table in tables for n in table.columns.names]
+            names = [hdu.name for hdu in hdus if hdu.is_image] + [n for table in tables for n in table.columns.names]
+            if plane is None:
+                return names
+            cube = hdus[_only_image(file, hdus) if extension is None else extension]
+            shape = [n for n in cube.shape if n > 1]
+            return names + (plane_names(cube.header, shape[0]) if len(shape) == 3 else [])
 
 
 #: Cards that number the axes of a header, not the planes of a cube.
@@ -248,7 +257,7 @@ def columns(name: str, folder: Path, wanted: Collection[str] = (), needed: Colle
         tables = _fits_tables(name, folder)
     with_units = {label: _with_units_of_names(table) for label, table in tables.items() if table}
     if not with_units or not len(next(iter(next(iter(with_units.values())).values()))[0]):
-        raise ValueError(f"{file}: columns must hold one number a row, and there must be rows{_instead(file, folder)}")
+        raise ValueError(f"{file}: columns must hold one number a row, and there must be rows{_instead(name, folder)}")
 
     def held(table: Columns) -> tuple[int, int]:
         """Return how many of the columns needed, and of those wanted, a table has."""
@@ -264,11 +273,15 @@ def columns(name: str, folder: Path, wanted: Collection[str] = (), needed: Colle
     return with_units[fitting[0]]
 
 
-def _instead(file: str, folder: Path) -> str:
-    """Say how to name the images of an HDF5 file that holds no columns."""
-    if not is_hdf5(file):
-        return ""
-    return f"; images are named as maps, {file}[DATASET], without table" if hdf5_image_names(folder / file) else ""
+def _instead(name: str, folder: Path) -> str:
+    """Say what stands in a table without columns of numbers, or how to name the images of an HDF5 file without any."""
+    file, _, _ = _parse_map_name(name)
+    if is_hdf5(file):
+        return f"; images are named as maps, {file}[DATASET], without table" if hdf5_image_names(folder / file) else ""
+    column, text = next(iter(text_columns(name, folder).items()), ("", ""))
+    return (
+        f"; column {column} holds text, {text!r} (write numbers as 1.5e3, and names in one line alone)" if text else ""
+    )
 
 
 def _fits_tables(name: str, folder: Path) -> dict[str, Columns]:
@@ -366,8 +379,11 @@ def text_columns(name: str, folder: Path) -> dict[str, str]:
         with _open_fits(folder / file) as hdus:
             tables = [h for i, h in enumerate(hdus) if isinstance(h, fits.BinTableHDU | fits.TableHDU)
                       and (extension is None or _is_extension(extension, i, h))]  # fmt: skip
-            texts = [c.name for c in tables[0].columns if tables[0].data[c.name].dtype.kind in "SU"]
-            return {column: str(tables[0].data[column][0]) for column in texts}
+            rows = next((table.data for table in tables if table.data is not None and len(table.data)), None)
+            if rows is None:
+                return {}
+            texts = [name for name in rows.dtype.names if rows[name].dtype.kind in "SU"]
+            return {column: str(rows[column][0]) for column in texts}
 
 
 def _with_units_of_names(columns: dict[str, tuple[np.ndarray, str | None]]) -> dict[str, tuple[np.ndarray, str | None]]:

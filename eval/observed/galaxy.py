@@ -7,6 +7,7 @@ import numpy as np
 
 from kinmass.eval.observed.galaxy_file import GalaxyFile
 from kinmass.eval.observed.redshifts import refuse_two_galaxies
+from kinmass.eval.observed.sanity import one_velocity
 from kinmass.eval.observed.sky import SkyMap
 from kinmass.eval.observed.tracer import read_tracer
 from kinmass.gen.yamlfile import read_checked
@@ -95,6 +96,8 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
         refuse_two_galaxies(redshifts)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    for tracer in maps:
+        doubts[tracer] += tuple(one_velocity(maps))
     if content.inclination_deg is not None and content.gas is None:
         remarks.append("inclination_deg is that of a disc of gas: from stars alone, nothing follows from it.")
     return ObservedGalaxy(

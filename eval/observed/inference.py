@@ -287,7 +287,7 @@ def infer(run: Inference, galaxy: ObservedGalaxy, draws: int = DRAWS, tracer: st
         observed[0, :CHANNELS], config.field_of_view_re, curve.at(radius_kpc), curve, Verdict(()), cautions,
     )  # fmt: skip
     reasons = [*_outside(run, maps, observed[0]), *_too_coarse(run, galaxy, maps, float(psf_re[0]))]
-    reasons += [Reason(text, 1) for name in maps for text in galaxy.doubts.get(name, ())]
+    reasons += [Reason(text, 1) for text in dict.fromkeys(t for name in maps for t in galaxy.doubts.get(name, ()))]
     return replace(profile, verdict=_verdict(profile, maps, posterior, reasons))
 
 

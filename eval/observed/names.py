@@ -1,8 +1,11 @@
 """Hold what names of maps say against the keys that they are given for: widths, errors, inverse squares, logarithms."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import combinations
 from pathlib import PurePath
+
+import numpy as np
 
 from kinmass.eval.observed.galaxy_file import TracerFiles
 
@@ -18,7 +21,7 @@ _SIGMA = re.compile(r"sig|disp")
 _INVERSE = re.compile(r"ivar|inv")
 #: What surveys call an instrument's own width: EMLINE_INSTSIGMA, STELLAR_SIGMACORR (MaNGA), HA6562_SIGMA_CORR (PHANGS).
 _INSTRUMENTS = re.compile(
-    r"inst(?:r|rument(?:al)?)?_?(?:sig|disp|fwhm)|(?:sig(?:ma)?|disp|fwhm)_?(?:inst|corr?(?![a-z]))|lsf"
+    r"inst(?:r|rument(?:al)?)?_?(?:sig|disp|fwhm)|(?:sig(?:ma)?|disp(?:ersion)?|fwhm)_?(?:inst|corr?(?![a-z]))|lsf"
 )
 #: Errors as tables of surveys call them: e_V by the CDS' standard, EVPXF and DVPXF, emom1, evcen, eew.
 _SHORT_ERROR = r"(?<![a-z])(?:e_(?=[a-z])|e(?:mom|vcen|vel|sig|disp|fwhm|ew)(?=[\d_.]|$)|[ed](?:vpxf|spxf)(?![a-z]))"
@@ -38,20 +41,41 @@ _PIXELS, _ANGLE = re.compile(r"pix|spaxel"), re.compile(r"arc|sec|deg")
 _PLACES = re.compile(r"(kpc|arcmin|deg|(?<![a-z])(?:pc|mas|rad|r_?e)(?![a-z]))")
 #: Keys of maps that are no errors, and those of their units.
 _UNIT_KEYS = {"velocity": "velocity_unit", "dispersion": "dispersion_unit", "density": "density_unit"}
-#: Keys of which no two can be one map.
-_DIFFERENT = ("velocity", "dispersion", "density", "velocity_error", "velocity_ivar")
 _ERRORS = ("velocity_error", "dispersion_error", "velocity_ivar", "dispersion_ivar")
+#: Keys of which no two can be one map, but for the errors of V and of sigma.
+_DIFFERENT = ("velocity", "dispersion", "density", "instrument_sigma", *_ERRORS)
 
 
 def refuse_contradictions(files: TracerFiles) -> None:
     """Raise ValueError where two keys have one map, or where a map's name says that it is something else."""
-    maps = {key: name for key in _DIFFERENT if (name := getattr(files, key)) is not None}
-    for key, name in maps.items():
-        for other, other_name in maps.items():
-            if key < other and name == other_name:
-                raise ValueError(f"{key} and {other} are one map, {name}: give a file, extension or column for each")
+    names = {key: name for key in _DIFFERENT if (name := getattr(files, key)) is not None}
+    _refuse_one_map(files, lambda key, other: names.get(key) is not None and names.get(key) == names.get(other))
     keys = (*_UNIT_KEYS, "instrument_sigma", *_ERRORS)
     refuse_misnomers(files, {key: [_told(files, key)] for key in keys if getattr(files, key) is not None})
+
+
+def refuse_one_map(files: TracerFiles, values: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError where two keys have one map by its numbers {key: as read}, as where it is named in two ways.
+
+    So are FILE and FILE[0], or a plane by its name and by its number. A number that is the same everywhere may be that
+    of two maps.
+    """
+    varying = {key: value for key, value in values.items() if len(np.unique(value[np.isfinite(value)])) > 1}
+    _refuse_one_map(
+        files,
+        lambda key, other: (
+            key in varying and other in varying and np.array_equal(varying[key], varying[other], equal_nan=True)
+        ),
+    )
+
+
+def _refuse_one_map(files: TracerFiles, are_one: Callable[[str, str], bool]) -> None:
+    """Raise ValueError for the first two keys that are one map."""
+    for key, other in combinations(_DIFFERENT, 2):
+        if not {key, other} <= set(_ERRORS) and are_one(key, other):
+            name, other_name = getattr(files, key), getattr(files, other)
+            called = name if name == other_name else f"{name} and {other_name}"
+            raise ValueError(f"{key} and {other} are one map, {called}: give a file, extension or column for each")
 
 
 def refuse_misnomers(files: TracerFiles, called: Mapping[str, Sequence[str]]) -> None:
@@ -95,24 +119,30 @@ def _refuse_width(files: TracerFiles, key: str, called: str) -> None:
 def refuse_forgotten_width(files: TracerFiles, beside: Collection[str], called: Sequence[str] = ()) -> None:
     """Raise ValueError where a dispersion stands beside its instrument's width, by that map's name, which no key says.
 
-    beside: names of the other maps in its file, its columns or its extensions. Those are of this dispersion whose first
-    word is its own, or that begin with the instrument. called: what its file calls the dispersion, extension first.
+    beside: names of the other maps in its file, its columns, extensions or planes. Those are of this dispersion whose
+    first word is one of its own names', or that begin with the instrument. called: what its file calls the dispersion.
     """
     said = {"instrument_sigma", "instrument_sigma_kms"} & files.model_fields_set
     if files.dispersion is None or said:
         return
-    own = next((name.lower() for name in called), _told(files, "dispersion")).rsplit("/", 1)[-1]
-    if _INSTRUMENTS.search(own):
+    own = [_underscored(name.rsplit("/", 1)[-1]) for name in called or [_told(files, "dispersion")]]
+    if any(map(_INSTRUMENTS.search, own)):
         return
+    first_words = {name.split("_")[0] for name in own}
     for name in beside:
-        other = name.lower()
+        other = _underscored(name)
         found = _INSTRUMENTS.search(other)
-        if found and (found.start() == 0 or re.split(r"[_\W]", other)[0] == re.split(r"[_\W]", own)[0]):
+        if found and (found.start() == 0 or other.split("_")[0] in first_words):
             raise ValueError(
                 f"dispersion {files.dispersion} stands beside {name}, by its name the width of the instrument, which "
                 "the dispersion may hold: say instrument_sigma, that map, or instrument_sigma_kms: 0 where it was "
                 "taken out before"
             )
+
+
+def _underscored(name: str) -> str:
+    """Return a name in lower case with underscores between its words."""
+    return re.sub(r"\W+", "_", name.lower())
 
 
 def _refuse_error_for(files: TracerFiles, key: str, called: str) -> None:
@@ -138,6 +168,11 @@ def of_other_tracer(files: TracerFiles, tracer: str, called: Sequence[str] = ())
 def is_called_pixels(column: str) -> bool:
     """Whether a column of places counts pixels by its name, as `x_pix`."""
     return bool(_PIXELS.search(column.lower())) and not _ANGLE.search(column.lower())
+
+
+def is_called_galactic(x: str, y: str) -> bool:
+    """Whether columns of places are galactic longitude and latitude by their names, as GLON and GLAT or `sky.l`."""
+    return (x.lower().rsplit(".", 1)[-1], y.lower().rsplit(".", 1)[-1]) in (("glon", "glat"), ("l", "b"))
 
 
 def unit_in_words(column: str) -> str | None:

@@ -8,7 +8,7 @@ from astropy.coordinates import SkyCoord
 from kinmass.eval.observed.fits_units import arcsec_per_unit
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
 from kinmass.eval.observed.grids import Grid, count_from_a_corner
-from kinmass.eval.observed.names import is_called_pixels, unit_in_words
+from kinmass.eval.observed.names import is_called_galactic, is_called_pixels, unit_in_words
 
 
 def side_arcsec_of(grid: Grid, pixel_arcsec: float | None) -> float:
@@ -119,12 +119,23 @@ def _refuse_one_unit(names: tuple[str, str], units: list[str | None], factors: l
         )
 
 
+def _on_the_sky(files: TracerFiles, x_arcsec: np.ndarray, y_arcsec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a longitude and a latitude (n,) as they are. Raises ValueError for a latitude beyond the poles."""
+    if len(beyond := y_arcsec[np.abs(y_arcsec) > 90 * 3600]):
+        raise ValueError(
+            f"{files.table}: column {files.y} is {beyond[0] / 3600:.6g} degrees in {len(beyond)} of {len(y_arcsec)} "
+            "rows, beyond the poles: say blank if such a number stands for nothing, or leave the rows out"
+        )
+    return x_arcsec, y_arcsec
+
+
 def row_offsets(
     files: TracerFiles, galaxy_file: GalaxyFile, x: tuple[np.ndarray, str | None], y: tuple[np.ndarray, str | None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the offsets [arcsec] of a table's rows from the centre, from columns x and y (values, unit).
 
-    The columns are right ascension and declination where their median is nearer to centre_deg than to zero.
+    The columns are right ascension and declination where their median is nearer to centre_deg than to zero, and
+    galactic coordinates, in any unit of an angle, where they are called so (`names.is_called_galactic`).
     """
     names, values_and_units = (files.x, files.y), (x, y)
     units = [files.xy_unit or unit for _, unit in values_and_units]
@@ -155,6 +166,11 @@ def row_offsets(
             f"columns {files.x} and {files.y} have no unit, none is below zero, and they look like numbers of pixels: "
             "say xy_unit: pix, pixel_arcsec and centre_pixel, or xy_unit: arcsec and centre_arcsec if they are in that"
         )
+    if all(units) and is_called_galactic(*names):
+        galactic = SkyCoord(*_on_the_sky(files, *coordinates_arcsec), unit="arcsec", frame="galactic")
+        if galaxy_file.centre_deg is None:
+            raise ValueError(f"columns {files.x} and {files.y} are galactic coordinates: say centre_deg, in ICRS")
+        coordinates_arcsec = [angle.to_value("arcsec") for angle in (galactic.icrs.ra, galactic.icrs.dec)]
     if galaxy_file.centre_deg is not None and all(units):
         turn_arcsec, given_arcsec = 360 * 3600, 3600 * np.array(galaxy_file.centre_deg)
         from_given, from_zero = (
@@ -166,7 +182,7 @@ def row_offsets(
         )
         if np.linalg.norm(from_given) < np.linalg.norm(from_zero):
             _refuse_second_centre(files, galaxy_file)
-            sky_positions = SkyCoord(*coordinates_arcsec, unit="arcsec", frame="icrs")
+            sky_positions = SkyCoord(*_on_the_sky(files, *coordinates_arcsec), unit="arcsec", frame="icrs")
             offsets = SkyCoord(*galaxy_file.centre_deg, unit="deg", frame="icrs").spherical_offsets_to(sky_positions)
             return offsets[0].to_value("arcsec"), offsets[1].to_value("arcsec")
     centre_arcsec = list(galaxy_file.centre_arcsec)

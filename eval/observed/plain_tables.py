@@ -269,7 +269,7 @@ def text_in(path: Path) -> dict[str, str]:
     found = {}
     for table in _tables(path).values():
         for name in table.colnames:
-            if getattr(table[name], "dtype", np.dtype(float)).kind == "U":
+            if len(table) and getattr(table[name], "dtype", np.dtype(float)).kind == "U":
                 texts = [str(text) for text in table[name] if not _is_number(str(text))]
                 found[name] = texts[0] if texts else str(table[name][0])
     return found

@@ -36,6 +36,8 @@ LEAST_ZEROS, ZERO_SHARE, TIMES_A_BIN = 10, 0.02, 5
 #: Largest median error of V, over the rms of V and sigma together, and smallest [km/s]: in bright lines of H I and CO
 #: it is .1 km/s.
 MAX_ERROR_SHARE, MIN_ERROR_KMS = 3.0, 0.05
+#: Of more different V than these it is no chance, where stars and gas have the same at each place.
+FEWEST_DIFFERENT = 5
 #: Largest pixel [R_e].
 MAX_PIXEL_RE = 2.0
 #: Above this systemic velocity a caution asks for the convention: at 3000 km/s differences of c z are 1 % too large.
@@ -127,6 +129,25 @@ def cautions(maps: dict[str, SkyMap]) -> list[str]:
                 "the galaxy, one map is mirrored or turned."
             )
     return sentences
+
+
+def one_velocity(maps: dict[str, SkyMap]) -> list[str]:
+    """Return a doubt where stars and gas have one V at each place that both have, as where one map is named twice.
+
+    Models without noise may be so.
+    """
+    if len(maps) < 2:
+        return []
+    one, other = maps.values()
+    places, other_places = (np.column_stack([sky.x_arcsec, sky.y_arcsec]) for sky in (one, other))
+    distance_arcsec, nearest = cKDTree(places).query(other_places)
+    is_common = distance_arcsec < 0.1 * one.side_arcsec
+    own, others = one.velocity_kms[nearest[is_common]], other.velocity_kms[is_common]
+    if len(np.unique(own)) <= FEWEST_DIFFERENT or not np.array_equal(own, others):
+        return []
+    return [
+        f"V of stars and of gas is one number in each of {len(own)} pixels that both have: is one map given for both?"
+    ]
 
 
 def refuse_fillings(name: str, value: np.ndarray, unit: str = " km/s") -> None:

@@ -31,7 +31,7 @@ from kinmass.eval.observed.grids import (
     tiled,
 )
 from kinmass.eval.observed.kinds import of_other_sense, refuse_other_kind, root_of_variance
-from kinmass.eval.observed.names import refuse_misnomers
+from kinmass.eval.observed.names import refuse_misnomers, refuse_one_map
 from kinmass.eval.observed.offsets import pixel_offsets, row_offsets, side_arcsec_of
 
 _MAPS = (
@@ -240,7 +240,12 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     planes = {key: str(header["PLANE"]) for key, (_, header) in values_and_headers.items() if "PLANE" in header}
     called = {key: _names_in(header) for key, (_, header) in values_and_headers.items()}
     refuse_misnomers(files, called)
-    _refuse_other_planes(image_names, {key: values_and_headers[key][1] for key in planes})
+    of_bins = {key: bin_table.columns[name][0] for key, name in bin_columns.items()} if bin_table is not None else {}
+    refuse_one_map(files, {key: value for key, (value, _) in read.items()} | of_bins)
+    of_planes = {key: values_and_headers[key][1] for key in planes}
+    _refuse_other_planes(image_names, of_planes)
+    tracer = "gas" if files is galaxy_file.gas else "stars"
+    doubts = _of_another_line(tracer, image_names, of_planes)
     grids = {key: Grid.of(image_names[key], value.shape, header) for key, (value, header) in values_and_headers.items()}
     units_of_files = {key: header.get("BUNIT") for key, (_, header) in values_and_headers.items()}
     if bin_table is not None:
@@ -281,11 +286,10 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
     if planes:
         keys_of = {name: [key for key in planes if planes[key] == name] for name in planes.values()}
         listed = "; ".join(f"{', '.join(keys)} {name!r}" for name, keys in keys_of.items())
-        tracer = "gas" if files is galaxy_file.gas else "stars"
         remarks.append(f"Planes of the {tracer} as headers call them: {listed}.")
     _merge_masks(values)
     convention = "optical" if is_frequency else None
-    return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, called=called)
+    return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, doubts, called)
 
 
 def _names_in(header: fits.Header) -> list[str]:
@@ -305,19 +309,36 @@ def _refuse_other_planes(names: dict[str, str], headers: dict[str, fits.Header])
 
     It is where its cube has a plane that is called as the map's own, and another one was chosen.
     """
-    called = {key: str(header["PLANE"]) for key, header in headers.items()}
-    for key, own in called.items():
-        mains = ("velocity", "dispersion", "density") if key.startswith("mask") else (_MAIN_OF.get(key),)
-        others = [
-            called[main] for main in mains if main in called and names[main].split(",")[0] != names[key].split(",")[0]
-        ]
-        if others and own not in others:
-            beside = {str(card.value).strip() for card in headers[key].cards}
-            if found := [other for other in others if other in beside]:
-                raise ValueError(
-                    f"{key} {names[key]} is of {own}, and what it belongs to is of {found[0]}: choose the plane "
-                    f"{found[0]} of it"
-                )
+    for key in headers:
+        mains = ("velocity", "dispersion", "density") if key.startswith("mask") else (_MAIN_OF.get(key, ""),)
+        if found := _plane_of(mains, key, names, headers):
+            raise ValueError(
+                f"{key} {names[key]} is of {headers[key]['PLANE']}, and what it belongs to is of {found}: choose the "
+                f"plane {found} of it"
+            )
+
+
+def _of_another_line(tracer: str, names: dict[str, str], headers: dict[str, fits.Header]) -> list[str]:
+    """Return a doubt for a dispersion of another line than V, where V's own was to be had as well."""
+    found = _plane_of(("velocity",), "dispersion", names, headers) if "dispersion" in headers else None
+    if found is None:
+        return []
+    of_dispersion = f"{names['dispersion']}, is of {headers['dispersion']['PLANE']}"
+    return [f"The dispersion of the {tracer}, {of_dispersion}, and V of {found}: choose one line for both."]
+
+
+def _plane_of(mains: tuple[str, ...], key: str, names: dict[str, str], headers: dict[str, fits.Header]) -> str | None:
+    """Return what the plane is called that a map's cube has, too, and another cube's plane of one of the main maps is.
+
+    None where the map's plane is called so itself, or where there is no such plane.
+    """
+    own, beside = str(headers[key]["PLANE"]), {str(card.value).strip() for card in headers[key].cards}
+    others = [
+        str(headers[main]["PLANE"])
+        for main in mains
+        if main in headers and names[main].split(",")[0] != names[key].split(",")[0]
+    ]
+    return None if own in others else next((other for other in others if other in beside), None)
 
 
 def _even(values: dict[str, np.ndarray]) -> Density:
@@ -356,6 +377,7 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     places = (table_columns[map_columns.pop("x")], table_columns[map_columns.pop("y")])
     has_unit = any(unit for _, unit in places) or files.xy_unit is not None
     remarks = list(bin_table.remarks) if bin_table is not None else []
+    refuse_one_map(files, {key: table_columns[column][0] for key, column in map_columns.items()})
     units_of_files = {key: table_columns[column][1] for key, column in map_columns.items()}
     values = {key: _in_kms(files, key, table_columns[column][0], units_of_files) for key, column in map_columns.items()}
     _errors_of_root(files, values, units_of_files)

@@ -389,6 +389,17 @@ def test_a_column_of_text_is_called_so(tmp_path):
     table.write(tmp_path / "t.csv", format="ascii.csv")
     with pytest.raises(ValueError, match="column V holds text, 'bad': it must be a number, or nan, in every row"):
         read_galaxy(described(tmp_path, "t.csv"))
+    for name in table.colnames:
+        table[name] = [f"{float(value):.8e}".replace("e", "D") if value != "bad" else "1.D0" for value in table[name]]
+    for kind in ("csv", "fits"):  # as Fortran writes numbers
+        table.write(tmp_path / f"t.{kind}", overwrite=True)
+        with pytest.raises(
+            ValueError, match=rf"t\.{kind}: .*; column \w+ holds text, '.*D.0.' \(write numbers as 1.5e3"
+        ):
+            read_galaxy(described(tmp_path, f"t.{kind}"))
+    table[:0].write(tmp_path / "t.fits", overwrite=True)
+    with pytest.raises(ValueError, match=r"t\.fits: columns must hold one number a row, and there must be rows$"):
+        read_galaxy(described(tmp_path, "t.fits"))
     (tmp_path / "t.npy").write_bytes(b"no table")
     with pytest.raises(ValueError, match=r"t\.npy cannot be read as FITS .*known by their suffix: \.ecsv, \.csv"):
         read_galaxy(described(tmp_path, "t.npy"))

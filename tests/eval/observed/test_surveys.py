@@ -185,6 +185,28 @@ def test_places_that_are_one_object_of_astropy(tmp_path, kind):
         described(tmp_path, {"gas": keys | {"y": "sky.b"}}, centre_deg=list(CENTRE))
 
 
+@pytest.mark.parametrize("names", [("GLON", "GLAT"), ("sky.l", "sky.b")])
+def test_galactic_coordinates_in_a_table(tmp_path, names):
+    """They were measured against centre_deg as if they were right ascension and declination."""
+    places = WCS(sky_header()).pixel_to_world(IX[SEEN], IY[SEEN]).galactic
+    table = QTable(dict(zip(names, (places.l, places.b), strict=True)) | rows())
+    table.write(tmp_path / "t.ecsv")
+    keys = {"table": "t.ecsv", "x": names[0], "y": names[1]} | KEYS
+    assert_same(described(tmp_path, {"gas": keys}, centre_deg=list(CENTRE)).gas, east=-1)
+    with pytest.raises(ValueError, match=r"are galactic coordinates: say centre_deg"):
+        described(tmp_path, {"gas": keys})
+
+
+def test_a_declination_beyond_the_poles_is_named(tmp_path):
+    places = WCS(sky_header()).pixel_to_world(IX[SEEN], IY[SEEN])
+    declination = places.dec.deg.copy()
+    declination[9] = 1e300
+    QTable(rows() | {"X": places.ra, "Y": declination * u.deg}).write(tmp_path / "t.ecsv")
+    keys = {"table": "t.ecsv"} | KEYS
+    with pytest.raises(ValueError, match=r"t\.ecsv: column Y is 1e\+300 degrees in 1 of [0-9]+ rows, beyond the poles"):
+        described(tmp_path, {"gas": keys}, centre_deg=list(CENTRE))
+
+
 def test_comments_that_only_look_like_astropys_are_left_alone(tmp_path):
     Table(rows()).write(tmp_path / "t.fits")
     for text in ("datatype: [", "datatype:\n- {name: V, unit: !!python/name:os.system }", "datatype:\n- 3", "none"):
@@ -745,6 +767,19 @@ def test_a_damaged_table_is_said_to_be(tmp_path, kind, damage):
         described(tmp_path, {"gas": keys})
 
 
+def test_a_compressed_file_that_is_damaged_behind_a_map_is_named(tmp_path):
+    """What reads the headers behind it raises errors of its own, which named no file."""
+    fits.HDUList([fits.PrimaryHDU(MAPS["V"]), *(fits.ImageHDU(n, name="noise") for n in [*NOISE] * 8)]).writeto(
+        tmp_path / "V.fits"
+    )
+    content = bytearray(gzip.compress((tmp_path / "V.fits").read_bytes()))
+    middle = len(content) // 2
+    content[middle : middle + 40] = b"\x55" * 40
+    (tmp_path / "V.fits.gz").write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"gas: V\.fits\.gz is damaged"):
+        described(tmp_path, {"gas": {"velocity": "V.fits.gz"} | IN_PIXELS})
+
+
 # ---- the YAML file
 
 
@@ -770,7 +805,7 @@ def test_values_with_units_are_refused_with_what_to_write(tmp_path, keys, words)
 # ---- what files and their makers' habits leave open
 
 
-@pytest.mark.parametrize("kind", ["fits", "hdf5", "table", "bins"])
+@pytest.mark.parametrize("kind", ["fits", "cube", "hdf5", "table", "bins"])
 def test_an_instruments_width_beside_a_dispersion_is_not_forgotten(tmp_path, kind):
     """As MaNGA's STELLAR_SIGMACORR and EMLINE_INSTSIGMA, or PHANGS' HA6562_SIGMA_CORR; that of another map is none."""
 
@@ -780,6 +815,14 @@ def test_an_instruments_width_beside_a_dispersion_is_not_forgotten(tmp_path, kin
             hdus = [fits.ImageHDU(values, name=name) for name, values in maps.items()]
             fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "m.fits", overwrite=True)
             files, place = IN_PIXELS, "m.fits[{}]"
+        elif kind == "cube":
+            names = {f"DESC_{i}": name.replace("_", " ") for i, name in enumerate(maps)}
+            cube = fits.ImageHDU(np.stack(list(maps.values())), fits.Header(names), name="KINEMATICS")
+            fits.HDUList([fits.PrimaryHDU(), cube]).writeto(tmp_path / "c.fits", overwrite=True)
+            numbers = {name: i for i, name in enumerate(maps)}
+            names = {key: f"c.fits[KINEMATICS,{numbers[f'HA_{name}']}]" for key, name in KEYS.items()}
+            names |= {key: f"c.fits[KINEMATICS,{width.replace('_', ' ')}]" for key in keys}
+            return described(tmp_path, {"gas": IN_PIXELS | names}).gas
         elif kind == "hdf5":
             with h5py.File(tmp_path / "m.h5", "w") as file:
                 for name, values in maps.items():
@@ -797,7 +840,8 @@ def test_an_instruments_width_beside_a_dispersion_is_not_forgotten(tmp_path, kin
         return described(tmp_path, {"gas": files | names | {k: place.format(v) for k, v in keys.items()}}).gas
 
     for width in ("HA_SIGMA_CORR", "HA_INSTSIGMA", "INST_SIGMA", "HA_INSTRUMENTAL_SIGMA"):
-        with pytest.raises(ValueError, match=rf"stands beside {width}, .*: say instrument_sigma, that map, or .*: 0"):
+        called = width.replace("_", "[ _]")
+        with pytest.raises(ValueError, match=rf"stands beside {called}, .*: say instrument_sigma, that map, or .*: 0"):
             read(width)
     narrower = read("HA_SIGMA_CORR", instrument_sigma="HA_SIGMA_CORR")
     kept = np.sqrt(np.maximum(MAPS["S"][SEEN] ** 2 - 400, 0))
@@ -812,6 +856,65 @@ def test_a_width_that_was_taken_out_before_is_said_to_be(tmp_path):
     with pytest.raises(ValueError, match="stands beside SIG_INST"):
         described(tmp_path, {"gas": keys})
     assert_same(described(tmp_path, {"gas": keys | {"instrument_sigma_kms": 0}}).gas)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("m.fits[S]", "m.fits[2]"),
+        ("m.fits[S]", "./m.fits[S]"),
+        ("m.fits[CUBE,sigma]", "m.fits[CUBE,1]"),
+        ("m.fits[S]", "m.fits[CUBE,sigma]"),
+        ("m.fits[S]", "copy.fits"),
+    ],
+)
+def test_one_map_that_is_named_in_two_ways_is_one(tmp_path, first, second):
+    """The dispersion was taken for the light."""
+    cube = fits.ImageHDU(np.stack([MAPS["V"], MAPS["S"]]), fits.Header({"C01": "V", "C02": "sigma"}), name="CUBE")
+    maps = [fits.ImageHDU(MAPS[name], name=name) for name in "VSDE"]
+    fits.HDUList([fits.PrimaryHDU(), *maps, cube]).writeto(tmp_path / "m.fits")
+    fits.PrimaryHDU(MAPS["S"]).writeto(tmp_path / "copy.fits")
+    keys = IN_PIXELS | {key: f"m.fits[{name}]" for key, name in KEYS.items() if name != "F"} | {"dispersion": first}
+    named = re.escape(f"dispersion and density are one map, {first} and {second}: give")
+    with pytest.raises(ValueError, match=named):
+        described(tmp_path, {"gas": keys | {"density": second}})
+    # Errors of V and of sigma may be one map, and numbers that are the same everywhere those of two.
+    described(tmp_path, {"gas": keys | {"dispersion_error": "m.fits[E]"}})
+    for name in ("one", "too"):
+        fits.PrimaryHDU(np.where(SEEN, 5.0, np.nan)).writeto(tmp_path / f"{name}.fits")
+    described(tmp_path, {"gas": keys | {"density": "one.fits", "velocity_error": "too.fits"}})
+
+
+def test_a_column_and_its_copy_are_one_map(tmp_path):
+    Table(rows(S2=MAPS["S"][SEEN])).write(tmp_path / "t.ecsv")
+    with pytest.raises(ValueError, match="dispersion and density are one map, S and S2"):
+        described(tmp_path, {"gas": {"table": "t.ecsv"} | KEYS | {"density": "S2"}})
+
+
+def test_one_velocity_for_stars_and_gas_is_doubted(tmp_path):
+    """Given by two names, it passed for a tracer of each kind."""
+    Table(rows()).write(tmp_path / "t.ecsv")
+    Table(rows()).write(tmp_path / "u.fits")
+    Table(rows(V=MAPS["V"][SEEN] + NOISE[1][SEEN])).write(tmp_path / "v.fits")
+
+    def doubts(of_gas, of_stars):
+        tracers = {"gas": {"table": of_gas} | KEYS, "stars": {"table": of_stars} | KEYS}
+        return described(tmp_path, tracers).doubts
+
+    for texts in doubts("t.ecsv", "u.fits").values():
+        assert re.match("V of stars and of gas is one number in each of [0-9]+ pixels that both have", texts[0])
+    assert not any(doubts("t.ecsv", "v.fits").values())
+
+
+def test_a_cube_of_one_plane_has_one(tmp_path):
+    """As SAMI's of one component: its plane 0 was not found."""
+    for name, values in MAPS.items():
+        fits.PrimaryHDU(values[None], fits.Header({"C01": "narrow"})).writeto(tmp_path / f"{name}.fits")
+    for plane in ("0,0", "0,narrow"):
+        files = {key: f"{name}.fits[{plane}]" for key, name in KEYS.items()}
+        assert_same(described(tmp_path, {"gas": files | IN_PIXELS}).gas)
+    with pytest.raises(ValueError, match="there is no plane 1 in data of shape"):
+        described(tmp_path, {"gas": files | IN_PIXELS | {"velocity": "V.fits[0,1]"}})
 
 
 @pytest.mark.parametrize("convention", ["optical", "radio"])
@@ -880,7 +983,13 @@ def test_an_error_and_a_width_are_of_the_line_that_they_belong_to(tmp_path):
     for key in ("velocity_error", "dispersion_error", "instrument_sigma", "mask"):
         with pytest.raises(ValueError, match=rf"{key} .*\[0,0\] is of OII-3727, and what it belongs to is of Ha-6564"):
             described(tmp_path, {"gas": files | IN_PIXELS | {key: files[key].replace("Ha-6564", "0")}})
-    described(tmp_path, {"gas": files | IN_PIXELS | {"density": "D.fits[0,0]"}})  # light of another line is light
+    light = described(tmp_path, {"gas": files | IN_PIXELS | {"density": "D.fits[0,0]"}})
+    assert not light.doubts["gas"]  # that of another line is light
+    of_other = {
+        key: f"{KEYS.get(key, 'I')}.fits[0,0]" for key in ("dispersion", "dispersion_error", "instrument_sigma")
+    }
+    (doubt,) = described(tmp_path, {"gas": files | IN_PIXELS | of_other}).doubts["gas"]
+    assert doubt.startswith("The dispersion of the gas, S.fits[0,0], is of OII-3727, and V of Ha-6564")
 
 
 def test_a_centre_that_nothing_is_made_of_is_refused(tmp_path):

@@ -116,9 +116,9 @@ def _listed(suite: Suite) -> dict[Path, Listing]:
     return {path: list_snapshot(suite, path) for path in suite.snapshot_paths()}
 
 
-def _others(suites: list[Suite], out: Path) -> list[tuple[Suite, dict[Path, Listing]]]:
+def _others(suites: list[Suite], out: Path) -> list[tuple[Suite, Mapping[Path, Listing]]]:
     """Return the other suites of a store with what earlier runs have listed of them, as far as that can be read."""
-    others = []
+    others: list[tuple[Suite, Mapping[Path, Listing]]] = []
     with contextlib.suppress(store.StoreError):  # there is none yet
         for name in set(store.suites(out)) - {suite.name for suite in suites}:
             with contextlib.suppress(store.StoreError, KeyError, TypeError, ValueError):

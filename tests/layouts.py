@@ -202,8 +202,8 @@ def gizmo_2020(path: Path, written: Galaxy, files: int = 1) -> Path:
     return first
 
 
-def gizmo_2024(path: Path, written: Galaxy, files: int = 1) -> Path:
-    """Write GIZMO since 2024: its kernels have another name (its io.c)."""
+def gizmo_newer(path: Path, written: Galaxy, files: int = 1) -> Path:
+    """Write what newer versions of GIZMO do: kernels have another name."""
     first = gizmo_2020(path, written, files)
     for name in file_paths(path, files):
         with h5py.File(name, "r+") as file:

@@ -203,7 +203,7 @@ ARCHIVES = {
     "auriga": ("arepo", layouts.auriga),
     "fire": ("gizmo", layouts.fire),
     "gizmo_2020": ("gizmo", layouts.gizmo_2020),
-    "gizmo_2024": ("gizmo", layouts.gizmo_2024),
+    "gizmo_newer": ("gizmo", layouts.gizmo_newer),
     "gadget4": ("gadget", layouts.gadget4),
     "simba": ("simba", layouts.simba),
     "swift": ("swift", layouts.swift),

@@ -11,8 +11,8 @@ from kinmass.gen.formats.base import SnapshotError
 from kinmass.gen.formats.stored import checked
 
 # Fields that yt shall see, and the names under which gen.snapshots.snapshot reads them: EAGLE and SWIFT use other
-# names, and so does newer versions of GIZMO (KernelMaxRadius). All other fields are hidden from yt (EAGLE's element abundances
-# would make it download tables).
+# names, and so do newer versions of GIZMO (KernelMaxRadius). All other fields are hidden from yt (EAGLE's element
+# abundances would make it download tables).
 LINKED_FIELDS = {
     name: name
     for name in (

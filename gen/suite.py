@@ -310,6 +310,16 @@ class Suite(_Section):
             closed += [path for path in found if os.path.isdir(path) and not os.access(path, needed)]
         return sorted(set(closed))
 
+    def unfollowed_links(self) -> list[Path]:
+        """The linked folders with snapshots into which `**` does not lead: glob would follow a circle for ever."""
+        parts = Path(self.snapshots).parts
+        if "**" not in parts:
+            return []
+        i = parts.index("**")
+        folders = [folder for top in self.root.glob(os.path.join(".", *parts[:i])) for folder in top.glob("**")]
+        links = [path for folder in folders for path in folder.glob("*") if path.is_symlink() and path.is_dir()]
+        return sorted(link for link in links if any(link.glob(os.path.join(*parts[i:]))))
+
     def catalogue_path(self, snapshot: Path) -> Path | None:
         """The catalogue of a snapshot, None where the suite has none.
 

@@ -31,10 +31,7 @@ def said(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
     """
     lines = rows_of_none(suite, listings)
     _check_catalogues(suite, listings)
-    if closed := suite.closed_folders():
-        lines.append(
-            f"{_few(list(map(str, closed)))} cannot be looked into (permission denied): snapshots in there are left out"
-        )
+    lines += not_looked_into(suite)
     if copies := _copies(suite, listings):
         more = f", and {len(copies) - 1} more are copies" if len(copies) > 1 else ""
         lines.append(f"{copies[0]}{more}: {_REMEDY}; let `snapshots` match one, or give both the same `lineage`")
@@ -44,6 +41,18 @@ def said(suite: Suite, listings: Mapping[Path, Listing]) -> list[str]:
     for path, listing in listings.items():
         if place := at_one_place(suite, path, [halo for _, halo, _ in listing.entries if halo is not None]):
             lines.append(place)
+    return lines
+
+
+def not_looked_into(suite: Suite) -> list[str]:
+    """Say which folders with snapshots, or that may have some, `snapshots` does not lead into."""
+    closed, links = (_few(list(map(str, paths))) for paths in (suite.closed_folders(), suite.unfollowed_links()))
+    lines = [f"{closed} cannot be looked into (permission denied): snapshots in there are left out"] if closed else []
+    if links:
+        lines.append(
+            f"{links}: `**` does not follow links, and snapshots in there are left out; write the folders of "
+            "`snapshots` as `*`, or give these as a suite of their own"
+        )
     return lines
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinmass.gen.campaign.doubles import at_one_place, of_several_times, rows_of_none
+from kinmass.gen.campaign.doubles import at_one_place, not_looked_into, of_several_times, rows_of_none
 from kinmass.gen.campaign.listing import facts_of, kinds_of, tells_low_resolution
 from kinmass.gen.catalogues.find import Halo, find_haloes, usable, why_not
 from kinmass.gen.formats import FORMATS, SnapshotError
@@ -92,7 +92,7 @@ def _suite_lines(suite: Suite) -> list[str]:
         path = suite.catalogue_path(first)
         haloes = find_haloes(suite.catalogue.format, path, first, contents.units, kinds_of(suite))
         reasons = why_not(haloes, suite.selection, tells_low_resolution(suite))
-        odd += rows_of_none(suite, paths)
+        odd += [*rows_of_none(suite, paths), *not_looked_into(suite)]
     except (SnapshotError, SuiteError) as error:
         return [*lines, *_verdict([*wrong, str(error)], odd)]
     lines.append(f"  catalogue   {path or 'none: one galaxy, its centre found on its matter'}")

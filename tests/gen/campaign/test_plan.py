@@ -297,6 +297,23 @@ def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path, monkeypatch):
     assert not suite.closed_folders()
 
 
+def test_links_that_a_pattern_does_not_follow_are_told(tmp_path):
+    """glob follows links of folders for `*`, and not for `**`, to whatever depth."""
+    path = write_box(tmp_path / "runs" / "a" / "out")
+    write_box(tmp_path / "elsewhere" / "out")
+    (tmp_path / "runs" / "b").mkdir()
+    (tmp_path / "runs" / "b" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "runs" / "empty").symlink_to(tmp_path / "nothing", target_is_directory=True)
+    (tmp_path / "nothing").mkdir()
+    suite = load_suite(path).model_copy(update={"root": tmp_path / "runs", "snapshots": "**/*.hdf5"})
+    assert suite.snapshot_paths() == [tmp_path / "runs" / "a" / "out" / "snap.hdf5"]
+    assert suite.unfollowed_links() == [tmp_path / "runs" / "b" / "more"]
+    assert f"{tmp_path / 'runs' / 'b' / 'more'}: `**` does not follow links" in doubles.not_looked_into(suite)[0]
+    followed = suite.model_copy(update={"snapshots": "*/more/out/*.hdf5"})
+    assert len(followed.snapshot_paths()) == 1
+    assert not doubles.not_looked_into(followed)
+
+
 def test_a_draw_that_leaves_out_what_is_done_says_which_number_keeps_it(tmp_path):
     """A suite with `max_galaxies` grows: galaxies that are there now may be drawn before those that are done."""
     suite, out = load_suite(write_box(tmp_path, galaxies=9)), tmp_path / "maps.zarr"

@@ -4,6 +4,7 @@ import glob
 import math
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -306,8 +307,7 @@ class Suite(_Section):
         for i, part in enumerate([*folders, name]):
             # To find a file by its name, a folder's list of names is not needed.
             needed = os.X_OK | (os.R_OK if glob.has_magic(part) else 0)
-            found = self.root.glob(os.path.join(*folders[:i])) if i else [self.root]
-            closed += [path for path in found if os.path.isdir(path) and not os.access(path, needed)]
+            closed += [path for path in self._folders(i) if os.path.isdir(path) and not os.access(path, needed)]
         return sorted(set(closed))
 
     def unfollowed_links(self) -> list[Path]:
@@ -316,9 +316,13 @@ class Suite(_Section):
         if "**" not in parts:
             return []
         i = parts.index("**")
-        folders = [folder for top in self.root.glob(os.path.join(".", *parts[:i])) for folder in top.glob("**")]
+        folders = [folder for top in self._folders(i) for folder in top.glob("**")]
         links = [path for folder in folders for path in folder.glob("*") if path.is_symlink() and path.is_dir()]
         return sorted(link for link in links if any(link.glob(os.path.join(*parts[i:]))))
+
+    def _folders(self, depth: int) -> Iterable[Path]:
+        """The paths that the first parts of `snapshots` match."""
+        return self.root.glob(os.path.join(*Path(self.snapshots).parts[:depth])) if depth else [self.root]
 
     def catalogue_path(self, snapshot: Path) -> Path | None:
         """The catalogue of a snapshot, None where the suite has none.

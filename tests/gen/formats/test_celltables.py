@@ -37,7 +37,7 @@ def all_over_the_box(order, seed=4):
         pos = rng.uniform(0, layouts.BOX, (N, 3))
         pos[:, 0] = (np.arange(N) // (N // 3) + rng.uniform(size=N)) * CELL_KPC[0]  # as many in each third
         pos = pos[np.argsort(order(pos), kind="stable")]
-        components[name] = replace(p, pos_kpc=pos)
+        components[name] = replace(p, pos_kpc=pos, support_kpc=None if p.support_kpc is None else np.full(N, 100.0))
     return Galaxy(components["stars"], components["gas"], components["dark"], empty())
 
 

@@ -579,6 +579,9 @@ def test_kernels_are_told_by_neighbours_whatever_the_unit_of_length():
     for unit in (1e-3, 1.0, 1e3):
         ratio = kernels_per_neighbours(unit * cells, np.full(len(cells), 2 * unit))
         assert 0.6 < ratio <= 1.0
+    many = np.random.default_rng(1).uniform(size=(100_000, 3))  # of which a part is looked at
+    expected_distance = (32 / len(many) / (4 / 3 * np.pi)) ** (1 / 3)
+    assert kernels_per_neighbours(many, np.full(len(many), expected_distance)) == pytest.approx(1, rel=0.2)
     assert kernels_per_neighbours(cells[:100], np.full(100, 1e-9)) == 1.0
     assert kernels_per_neighbours(cells, np.zeros(len(cells))) == 1.0  # of wind, which no map shows
 

@@ -7,6 +7,7 @@
 # Partitions: debug (the default), low (its jobs are queued again when debug wants their nodes: SIGTERM, 10 seconds
 # later SIGKILL) and off (its jobs never start). Each node has four processors, and two GPUs that are none. A job that
 # is queued again waits 5 seconds instead of the usual 120 (cred_expire), and is looked for every 2, not every 30 or 60.
+# Jobs have other numbers each time: MPICH names shared memory by them, and finds what killed jobs of before have left.
 # --accounting adds slurmdbd and MariaDB: sacct works, and accounts are asked for ("astro" is one).
 set -euo pipefail
 
@@ -80,6 +81,7 @@ ReturnToService=2
 SlurmdTimeout=20
 KillWait=5
 SchedulerParameters=sched_interval=2,bf_interval=2
+FirstJobId=$((1000 + $(date +%s) % 1000000))
 MinJobAge=60
 GresTypes=gpu
 $accounting

@@ -55,8 +55,9 @@ trap queue_again USR1
 
 # One thread per rank, because ranks share the work. Archives are only read and need no HDF5 locks.
 export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 HDF5_USE_FILE_LOCKING=FALSE
-# A rank that dies, as for want of memory, ends the job: srun would let the others wait for it until the time limit.
-export SLURM_KILL_BAD_EXIT=1
+# A rank that dies, as for want of memory, ends the job: srun would let the others wait for it until the time limit. Not at
+# once, for if its node has failed Slurm finds that out meanwhile, after 300 seconds by default, and queues the job again.
+export SLURM_WAIT=${SLURM_WAIT:-400}
 echo "$(date): $MPIRUN, ${SLURM_NTASKS:-1} tasks on ${SLURM_JOB_NODELIST:-this node}"
 $MPIRUN "${python[@]}" -m mpi4py -m kinmass maps "$@" &
 while true; do

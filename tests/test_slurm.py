@@ -182,9 +182,10 @@ def test_a_node_fails_and_nothing_is_lost(suites, map_store, tmp_path):
     assert_same_store(out, map_store)
 
 
-def test_a_rank_that_is_killed_ends_the_job(suites, tmp_path):
+def test_a_rank_that_is_killed_ends_the_job(suites, tmp_path, monkeypatch):
     """As for want of memory. The others would wait for it until the time limit."""
     out = tmp_path / "maps.zarr"
+    monkeypatch.setenv("SLURM_WAIT", "5")
     job = sbatch("generate", *suites, "--out", out, *VIEWS, logs=tmp_path, ntasks=2)
     until_true(lambda: mapped(out) > 3)
     of_rank_1 = {f"SLURM_JOB_ID={job}".encode(), b"SLURM_PROCID=1"}
@@ -192,7 +193,7 @@ def test_a_rank_that_is_killed_ends_the_job(suites, tmp_path):
         with contextlib.suppress(OSError):
             if of_rank_1 <= {*(process / "environ").read_bytes().split(b"\0")}:
                 os.kill(int(process.name), signal.SIGKILL)
-    assert wait_state(job, "FAILED", seconds=30)["Restarts"] == "0"
+    assert wait_state(job, "FAILED", seconds=60)["Restarts"] == "0"
     assert mapped(out) < 36
 
 

@@ -31,6 +31,7 @@ def examples(
         axes = row.subplots(1, 8, width_ratios=[1] * 6 + [1.25] * 2)
         for axis, channel in zip(axes, QUANTITIES, strict=False):
             draw_map(axis, observed[i], channel, float(half_width_kpc[i]))
+            axis.title.set_fontsize(9.5)  # or the first is wider than its map, and cut off at the figure's edge
         profile, error = axes[6:]
         for tracer, tracer_samples in samples.items():
             low, middle, high = quantiles(tracer_samples[:, i], [SHARES[0], 0.5, SHARES[1]])

@@ -252,6 +252,15 @@ def test_without_a_shape_there_is_no_inclination_but_one_that_is_known():
     np.testing.assert_allclose(known[1:], circular_mass(arctan_curve(RADII) ** 2)[1:], atol=0.03)
 
 
+@pytest.mark.parametrize("inclination_deg", [3, 9, 13, 25])
+def test_a_disc_that_is_known_to_be_nearly_face_on_has_its_mass(inclination_deg):
+    """It was deprojected by 14 degrees at least: masses at 9 were .39 dex too low, at 3 degrees 1.3."""
+    views = disc(inclination_deg, 30, arctan_curve, sigma=0.0)
+    known = rotation_profile(views.observed[0, 4:], R_E, 6.0, RADII, inclination_deg=inclination_deg)
+    np.testing.assert_allclose(known[1:], circular_mass(arctan_curve(RADII) ** 2)[1:], atol=0.02)
+    assert np.isnan(rotation_profile(views.observed[0, 4:], R_E, 6.0, RADII, inclination_deg=0.0)).all()
+
+
 def test_pressure_carries_its_share():
     """In an exponential disc of constant sigma V_rot^2 = V_c^2 - sigma^2 R / h: the estimator recovers V_c."""
     v_c, sigma, scale = 80.0, 25.0, 1.2

@@ -135,8 +135,7 @@ def test_a_view_on_the_sky_has_the_posterior_of_the_view(runs, seen):
         profile = infer(network, galaxy_of(seen, *tracers), draws=3)
         posterior = network(seen[0][None], np.array([seen[1]]), names=[("mock 1", 0)], unseen=True)
         assert_same_posterior(profile.samples[:20], posterior.samples(20)[:, 0])
-        ood_step = 1.001 / (1 + len(network.training_features[profile.tracer].distances))
-        assert profile.ood_score == pytest.approx(float(posterior.ood_score()[0]), abs=ood_step)
+        assert np.isnan([profile.ood_score, posterior.ood_score()[0]]).all()  # of four validation views
         assert (np.diff(profile.samples, axis=1) >= 0).all()
 
 
@@ -459,7 +458,7 @@ def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs,
     for inner, outer in (("lo_95", "lo_68"), ("lo_68", "hi_68"), ("hi_68", "hi_95")):
         assert (table[f"log10_menc_{inner}"] < table[f"log10_menc_{outer}"]).all()
     assert table.meta["galaxy"] == "mock 1"
-    assert 0 < table.meta["ood_score"] < 1
+    assert np.isnan(table.meta["ood_score"])  # of four validation views
     samples = zarr.open_group(folder / "samples.zarr", mode="r")["log10_menc"][:]
     np.testing.assert_allclose(np.median(samples, axis=0), table["log10_menc"], atol=1e-4)
     assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"

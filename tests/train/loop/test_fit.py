@@ -717,6 +717,7 @@ def test_unusable_views_are_left_out_counted_and_named(map_store, tmp_path, caps
     assert re.search(
         r"warning: \d galax(y|ies) to validate on: .* 68 % of the truths are good to some \d\d %", messages
     )
+    assert re.search(r"warning: \d views? to validate on: from fewer than 10 nothing follows on .* no scores", messages)
 
 
 def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path, capsys):

@@ -185,13 +185,12 @@ def _images(
     """
     maps, pixel_kpc = store.read(group, "maps", index)[view], float(store.read(group, "pixel_scale", index)[view])
     names: tuple[str, ...] = store.CHANNELS
-    not_measured: list[int] = []
     if instrument is not None:
         import torch
 
         from kinmass.gen.instruments.builtin import instrument as find
         from kinmass.gen.instruments.looks import fixed_looks, fixed_noise
-        from kinmass.gen.instruments.observe import CHANNELS, TOLD, UNKNOWN, observe
+        from kinmass.gen.instruments.observe import as_measured, observe
 
         noise_model, field_of_view_re = find(instrument), float(group.attrs["config"]["field_of_view_re"])
         r_e = torch.tensor([header["RE_KPC"]])
@@ -199,27 +198,18 @@ def _images(
         noise = fixed_noise(name, view, noise_model.grid(pixels, field_of_view_re)[0])
         look = fixed_looks([(name, view)], pixels) if noise_model.varies() else None
         seen_as = torch.from_numpy(noise)[None], field_of_view_re, r_e, look
-        observed = observe(torch.from_numpy(maps)[None], noise_model, *seen_as, told=True)[0].numpy()
-        maps, pixel_kpc, names = observed[:CHANNELS], pixel_kpc * noise_model.rebin, (*store.CHANNELS[:3], "valid")
+        observed = as_measured(observe(torch.from_numpy(maps)[None], noise_model, *seen_as, told=True))
+        maps, pixel_kpc, names = observed[0].numpy(), pixel_kpc * noise_model.rebin, (*store.CHANNELS[:3], "valid")
         header["INSTRUME"] = (noise_model.name, "noise model the maps are seen through")
         header["HISTORY"] = f"instrument {noise_model.model_dump_json(exclude_none=True)}"
-        # Networks are shown a density of one, and a dispersion of zero, where a view has none.
-        for t, told in enumerate(observed[CHANNELS:].reshape(2, len(TOLD), *maps.shape[1:])):
-            has_none = not told[TOLD.index("has_dispersion")].any(), (told[TOLD.index("density_dex")] == UNKNOWN).any()
-            is_seen = maps[4 * t + 3].any()
-            not_measured += [
-                4 * t + channel for channel, is_so in zip((2, 0), has_none, strict=True) if is_so and is_seen
-            ]
     images: dict[str, np.ndarray] = {}
     for t, tracer in enumerate(store.TRACERS):
         tracer_maps = maps[4 * t : 4 * t + 4]
-        is_seen = tracer_maps[0] > 0
-        for c, (channel, image) in enumerate(zip(names, tracer_maps, strict=True)):
-            key = f"{tracer}_{channel}".upper()
-            is_count = channel in ("count", "valid")
-            images[key] = image.astype(np.int32) if is_count else np.where(is_seen, image, np.nan)
-            if 4 * t + c in not_measured:
-                images[key] = np.full_like(images[key], np.nan)
+        is_empty = tracer_maps[0 if instrument is None else 3] == 0  # smoothed gas is counted in one pixel alone
+        for channel, image in zip(names, tracer_maps, strict=True):
+            key, is_count = f"{tracer}_{channel}".upper(), channel in ("count", "valid")
+            images[key] = image.astype(np.int32) if is_count else np.where(is_empty, np.nan, image)
+            if not is_empty.all() and np.isnan(images[key]).all():
                 header["COMMENT"] = f"{key} was not measured in this view"
     return images, pixel_kpc
 

@@ -181,7 +181,7 @@ def _images(
 ) -> tuple[dict[str, np.ndarray], float]:
     """Images (P, P) by EXTNAME, NaN where a pixel is empty, and the side of a pixel [kpc].
 
-    Adds the instrument to the header.
+    Adds the instrument to the header, and which maps it has not measured in this view: these are NaN.
     """
     maps, pixel_kpc = store.read(group, "maps", index)[view], float(store.read(group, "pixel_scale", index)[view])
     names: tuple[str, ...] = store.CHANNELS
@@ -190,7 +190,7 @@ def _images(
 
         from kinmass.gen.instruments.builtin import instrument as find
         from kinmass.gen.instruments.looks import fixed_looks, fixed_noise
-        from kinmass.gen.instruments.observe import observe
+        from kinmass.gen.instruments.observe import as_measured, observe
 
         noise_model, field_of_view_re = find(instrument), float(group.attrs["config"]["field_of_view_re"])
         r_e = torch.tensor([header["RE_KPC"]])
@@ -198,18 +198,19 @@ def _images(
         noise = fixed_noise(name, view, noise_model.grid(pixels, field_of_view_re)[0])
         look = fixed_looks([(name, view)], pixels) if noise_model.varies() else None
         seen_as = torch.from_numpy(noise)[None], field_of_view_re, r_e, look
-        observed = observe(torch.from_numpy(maps)[None], noise_model, *seen_as)
+        observed = as_measured(observe(torch.from_numpy(maps)[None], noise_model, *seen_as, told=True))
         maps, pixel_kpc, names = observed[0].numpy(), pixel_kpc * noise_model.rebin, (*store.CHANNELS[:3], "valid")
         header["INSTRUME"] = (noise_model.name, "noise model the maps are seen through")
         header["HISTORY"] = f"instrument {noise_model.model_dump_json(exclude_none=True)}"
     images: dict[str, np.ndarray] = {}
     for t, tracer in enumerate(store.TRACERS):
         tracer_maps = maps[4 * t : 4 * t + 4]
-        for name, image in zip(names, tracer_maps, strict=True):
-            shown = (
-                image.astype(np.int32) if name in ("count", "valid") else np.where(tracer_maps[0] > 0, image, np.nan)
-            )
-            images[f"{tracer}_{name}".upper()] = shown
+        is_empty = tracer_maps[0 if instrument is None else 3] == 0  # smoothed gas is counted in one pixel alone
+        for channel, image in zip(names, tracer_maps, strict=True):
+            key, is_count = f"{tracer}_{channel}".upper(), channel in ("count", "valid")
+            images[key] = image.astype(np.int32) if is_count else np.where(is_empty, np.nan, image)
+            if not is_empty.all() and np.isnan(images[key]).all():
+                header["COMMENT"] = f"{key} was not measured in this view"
     return images, pixel_kpc
 
 

@@ -38,13 +38,15 @@ def sigma_los(maps: np.ndarray, aperture: np.ndarray | None = None) -> np.ndarra
 
     maps (N, 4, P, P) of one tracer; aperture (P, P) bool limits the pixels. Rotation counts as dispersion, as in an
     aperture spectrum: <V^2 + sigma^2> about the mean V, less what errors add (`eval.classical.noise`). NaN for views
-    with light in fewer than two pixels, and where errors explain all of <V^2 + sigma^2>.
+    with light in fewer than two pixels, for those without a dispersion, which is zero everywhere, and where errors
+    explain all of <V^2 + sigma^2>.
     """
     density, velocity, dispersion = (maps[:, i].astype(float) for i in range(3))
     density = density * maps[:, 3] * (1.0 if aperture is None else aperture)
     total_light = density.sum((1, 2))
     has_two_pixels = np.count_nonzero(density > 0, axis=(1, 2)) >= 2
-    total_light = np.where(has_two_pixels, total_light, np.nan)
+    has_dispersion = (density * dispersion > 0).any((1, 2))
+    total_light = np.where(has_two_pixels & has_dispersion, total_light, np.nan)
     mean_velocity = (density * velocity).sum((1, 2)) / total_light
     second_moment = (velocity - mean_velocity[:, None, None]) ** 2 + dispersion**2 - added_square(maps)
     sigma2 = (density * second_moment).sum((1, 2)) / total_light

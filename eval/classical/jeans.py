@@ -129,7 +129,7 @@ class _Binned:
 
 
 def _binned(stars: np.ndarray, error_square: np.ndarray, field_of_view_re: float) -> _Binned | None:
-    """Return the annuli of stars (4, P, P), as `jeans_profile` takes them; None where these are too few."""
+    """Return the annuli of stars (4, P, P), as `jeans_profile` takes them; None where it gives no mass."""
     label, outer_edge_re, average = _annuli(stars.shape[-1], field_of_view_re)
     density, velocity, dispersion, mask = (channel.astype(float).ravel() for channel in stars)
 
@@ -137,8 +137,9 @@ def _binned(stars: np.ndarray, error_square: np.ndarray, field_of_view_re: float
         """Return the sums (A,) of values (P P,) over the valid pixels of each annulus."""
         return np.bincount(label, values * mask, minlength=len(outer_edge_re) + 1)[: len(outer_edge_re)]
 
-    total_light = annulus_sums(density)
-    if not total_light.any():
+    total_light, is_seen = annulus_sums(density), (density > 0) & (mask > 0)
+    # What was not measured is one number everywhere: a dispersion of zero, a density of one.
+    if not total_light.any() or not dispersion[is_seen].any() or not np.ptp(density[is_seen]) > 0:
         return None
     light_or_1 = np.where(total_light > 0, total_light, 1.0)
     pixel_count = np.bincount(label, minlength=len(outer_edge_re) + 1)[: len(outer_edge_re)]
@@ -169,8 +170,8 @@ def jeans_profile(
 
     An annulus is observed where a share MIN_COVERAGE of its pixels is valid and V_rms^2 is more than twice what errors
     add. The profile is NaN beyond the last of the annuli that are observed without a gap from the centre, and NaN
-    everywhere where these are fewer than MIN_ANNULI. Flattening and the PSF are not modelled; rotation counts as
-    random motion.
+    everywhere where these are fewer than MIN_ANNULI, and where dispersion or density were not measured. Flattening and
+    the PSF are not modelled; rotation counts as random motion.
     """
     log10_mass = np.full(len(radii_re), np.nan)
     if (binned := _binned(stars, error_square, field_of_view_re)) is None:

@@ -12,6 +12,7 @@ from kinmass.gen.constants import G
 
 #: Discs nearer to face on get no masses: the mass is divided by sin^2 i, of which 5 degrees of error at 30 are a third.
 MIN_INCLINATION_DEG = 30.0
+LEAST_KNOWN_DEG = 1.0  # of discs whose inclination is known: nothing rotates along the line of sight face on
 MAX_INCLINATION_DEG = 84.0  # of fitted discs: rings that are thinner than a pixel constrain nothing
 THICKNESS = 0.15  # axis ratio of a disc seen edge on
 AXIS_RATIO_ERROR = 0.1  # of a disc's density map, because discs are not exactly round
@@ -126,8 +127,8 @@ def fit_disc(
     it is not fitted.
     """
     min_cos_i, max_cos_i = np.cos(np.radians(MAX_INCLINATION_DEG)), 0.97
-    if inclination_deg is not None:
-        min_cos_i = max_cos_i = float(np.clip(np.cos(np.radians(inclination_deg)), min_cos_i, max_cos_i))
+    if inclination_deg is not None:  # which may be nearer to face on than any that is fitted
+        min_cos_i = max_cos_i = max(float(np.cos(np.radians(inclination_deg))), min_cos_i)
     cos_i_of_axis_ratio = np.sqrt(
         np.clip((axis_ratio**2 - THICKNESS**2) / (1 - THICKNESS**2), min_cos_i**2, max_cos_i**2)
     )
@@ -204,10 +205,12 @@ def rotation_profile(
     half is observed, and at radii that are not resolved on the minor axis. NaN everywhere for fewer than MIN_PIXELS
     pixels, for discs nearer to face on than MIN_INCLINATION_DEG, where neither the axis ratio nor the velocities
     determine sin i, and where the density tells no axis ratio (`axis_ratio_of`). Beam smearing is not corrected.
-    inclination_deg: where it is known, it is not fitted, and discs nearer to face on have masses too, and those without
-    an axis ratio.
+    inclination_deg: where it is known, it is not fitted, and discs nearer to face on have masses too, from
+    LEAST_KNOWN_DEG on, and those without an axis ratio.
     """
     log10_mass = np.full(len(radii_re), np.nan)
+    if inclination_deg is not None and inclination_deg < LEAST_KNOWN_DEG:
+        return log10_mass
     density, velocity, dispersion, mask = (channel.astype(float) for channel in gas)
     valid = (mask > 0) & (density > 0)
     if valid.sum() < MIN_PIXELS or not np.ptp(velocity[valid]) > 0:

@@ -13,7 +13,7 @@ from kinmass.eval.observed.places import labels
 from kinmass.gen.campaign import failures
 from kinmass.gen.instruments.looks import fixed_looks
 from kinmass.gen.instruments.model import Instrument
-from kinmass.gen.instruments.observe import psf_fwhm_pixels
+from kinmass.gen.instruments.observe import as_measured, psf_fwhm_pixels
 from kinmass.gen.storage import store
 from kinmass.train.data.dataset import REASONS, Views, part_of, views_of, why_not
 from kinmass.train.run.intervals import SHARES
@@ -86,9 +86,12 @@ class StoredGalaxy:
         return self.views[np.array([number])]
 
     def maps(self, number: int, instrument: Instrument | None = None) -> np.ndarray:
-        """Maps (8, Q, Q) of a view, as stored or as an instrument sees them with the view's own noise."""
+        """Maps (8, Q, Q) of a view, as stored or as an instrument sees them with the view's own noise.
+
+        What the instrument has not measured in this view is NaN.
+        """
         view = self.view(number)
-        return np.asarray(view.maps[0] if instrument is None else view.observed(instrument)[0])
+        return np.asarray(view.maps[0] if instrument is None else as_measured(view.observed(instrument, told=True))[0])
 
     def frame_kpc(self, number: int, instrument: Instrument | None = None) -> tuple[float, float, float]:
         """Half the side of the maps, R_e, and the FWHM of the PSF (0 without one), all in kpc."""

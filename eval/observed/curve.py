@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kinmass.eval.classical.rotation import THICKNESS, axis_ratio_of, rotation_profile
+from kinmass.eval.classical.rotation import LEAST_KNOWN_DEG, THICKNESS, axis_ratio_of, rotation_profile
 from kinmass.eval.observed.galaxy import ObservedGalaxy
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, SkyMap, regrid
 
@@ -75,6 +75,6 @@ def rotation_curve_of(gas: SkyMap, galaxy: ObservedGalaxy) -> RotationCurve:
     middle = masses(given)
     low = high = middle
     if given is not None and error:
-        low, high = masses(min(given + error, 90.0)), masses(max(given - error, 1.0))
+        low, high = masses(min(given + error, 90.0)), masses(max(given - error, LEAST_KNOWN_DEG))
     found = np.isfinite(middle) & np.isfinite(low) & np.isfinite(high)
     return RotationCurve(radii_re[found] * r_e_kpc, np.stack([low, middle, high])[:, found])

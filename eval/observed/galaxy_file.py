@@ -113,7 +113,8 @@ class TracerFiles(_Section):
     density_unit: str | None = None
     """Unit of the density, such as Msun/pc2, mag/arcsec2, dex, arbitrary. Where left out: the file's."""
     convention: Literal["rest", "optical", "radio"] = "rest"
-    """`optical` (c z) or `radio`: V and sigma are brought into the galaxy's frame. `rest`: they are in it."""
+    """`optical` (c z) or `radio`: V and sigma are brought into the galaxy's frame. `rest`: they are in it. Where left
+    out, of V beyond 3000 km/s: what its header says (CTYPE3 = VRAD, VOPT or FELO, or VELREF), or `rest`."""
     instrument_sigma_kms: NonNegativeFloat = 0.0
     """The instrument's dispersion, in the `convention` of the dispersion, taken out in quadrature."""
     instrument_sigma: str | None = None

@@ -5,6 +5,7 @@ that is said to be in the galaxy's frame may count its systemic velocity in any 
 """
 
 import numpy as np
+from astropy.io import fits
 
 from kinmass.gen.constants import LIGHT_KMS
 
@@ -17,6 +18,32 @@ ROUNDING, ROUNDING_ABOVE_ONE = 0.0005, 0.005
 #: Largest difference between the velocities of stars and of gas of one galaxy [km/s], as where gas is seen on one side
 #: or flows out, and between those of any two tracers that are bound to each other.
 TRACERS_KMS, MAX_TRACERS_KMS = 300.0, 1000.0
+
+#: What headers call an axis of velocities, by its first letters, and the convention of these.
+_AXES = {"VRAD": "radio", "VOPT": "optical", "FELO": "optical"}
+#: AIPS and CASA write a larger VELREF for radio velocities, and one from 1 to this for c z.
+_LARGEST_OPTICAL = 256
+#: Powers of 1 + z by which differences of velocities in the galaxy's frame are larger than those in a convention.
+_POWERS = {"optical": -1, "rest": 0, "radio": 1}
+
+
+def convention_in(header: fits.Header) -> tuple[str, str] | None:
+    """Return the convention of velocities that a header tells, and the card that does so; None without one."""
+    for key in (f"CTYPE{axis}" for axis in range(1, 6)):
+        if (convention := _AXES.get(str(header.get(key, ""))[:4].upper())) is not None:
+            return convention, f"{key} = {header[key]!r}"
+    if isinstance(velref := header.get("VELREF"), int) and velref > 0:
+        return "radio" if velref > _LARGEST_OPTICAL else "optical", f"VELREF = {velref}"
+    return None
+
+
+def share_between(one: str, other: str, redshift: float) -> float:
+    """Return by what share differences of velocities at a redshift are larger in one convention than in another.
+
+    >>> round(share_between("optical", "radio", 0.05), 4), share_between("rest", "rest", 0.05)
+    (0.1025, 0.0)
+    """
+    return float((1 + redshift) ** abs(_POWERS[one] - _POWERS[other]) - 1)
 
 
 def redshifts_of(velocity_kms: float, convention: str) -> tuple[float, float]:

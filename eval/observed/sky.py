@@ -6,6 +6,8 @@ A pixel, a spaxel or a piece of a bin is a square here: it has a place, an area 
 from dataclasses import dataclass, replace
 
 import numpy as np
+from astropy import units
+from astropy.utils.masked import Masked
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -26,6 +28,32 @@ KPC_PER_ARCSEC_MPC = 1e3 * np.pi / 180 / 3600
 
 
 _ERRORS = {"velocity_error_kms", "dispersion_error_kms"}
+#: Units of a map's arrays, for those that have one of their own.
+_UNITS = dict.fromkeys(("velocity_kms", "dispersion_kms", *_ERRORS), units.km / units.s)
+_UNITS |= dict.fromkeys(("x_arcsec", "y_arcsec"), units.arcsec) | {"density": units.solMass / units.kpc**2}
+_SIZES = ("side_arcsec", "beam_fwhm_arcsec")
+
+
+def _plain(name: str, values: np.ndarray) -> np.ndarray:
+    """Return an array of a map as plain numbers in its unit, NaN where it is masked.
+
+    It may be a masked array, a column of astropy's or a quantity: numpy drops masks and units in silence. Raises
+    ValueError for another quantity than the array is to be.
+    """
+    if type(values) is np.ndarray:
+        return np.asarray(values, float)
+    is_masked = values.mask if isinstance(values, np.ma.MaskedArray | Masked) else False
+    numbers = np.array(values.unmasked if isinstance(values, Masked) else values, float)
+    own_unit = getattr(values, "unit", None)
+    if own_unit is not None and own_unit != units.dimensionless_unscaled:
+        try:
+            numbers *= units.Unit(own_unit).to(_UNITS.get(name, units.arcsec))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{name} is in {own_unit}: give it in {_UNITS.get(name, units.arcsec)}, or as plain numbers"
+                + (" that are proportional to light or mass per area" if name == "density" else "")
+            ) from error
+    return np.where(is_masked, np.nan, numbers)
 
 
 def _with_median(errors: np.ndarray) -> np.ndarray | None:
@@ -42,8 +70,9 @@ class SkyMap:
     beam_fwhm_arcsec is the FWHM to which the maps are blurred, None where it is not known (then taken as sharp). Only
     pixels with finite values, a positive density and a dispersion that is not negative are kept. Standard errors of V
     and sigma (n,) [km/s] may be missing, as a whole or in some pixels, where they are taken to be the median of the
-    others.
-    Raises ValueError where arrays differ in length, sizes are not positive or no pixel is left.
+    others. What is masked in masked arrays counts as NaN, and arrays with units are converted to these.
+    Raises ValueError where arrays differ in length, sizes are not positive or no pixel is left, and for a unit of
+    another quantity.
 
     >>> x = np.array([-1.0, 1.0])
     >>> SkyMap(x, 0 * x, 2.0, density=np.array([3.0, np.nan]), velocity_kms=50 * x).velocity_kms  # one pixel has none
@@ -61,7 +90,10 @@ class SkyMap:
     dispersion_error_kms: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        arrays = {k: np.asarray(v, float).ravel() for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        arrays = {k: _plain(k, v).ravel() for k, v in vars(self).items() if k in _UNITS and v is not None}
+        for name in _SIZES:
+            if hasattr(size := getattr(self, name), "unit"):
+                object.__setattr__(self, name, float(_plain(name, size)))
         if len({len(v) for v in arrays.values()}) != 1:
             raise ValueError(f"maps differ in size: {', '.join(f'{k} has {len(v)}' for k, v in arrays.items())}")
         if not self.side_arcsec > 0:
@@ -94,22 +126,25 @@ class SkyMap:
         velocity_error_kms: np.ndarray | None = None,
         dispersion_error_kms: np.ndarray | None = None,
     ) -> "SkyMap":
-        """Make a map from images (Y, X), NaN where nothing was measured.
+        """Make a map from images (Y, X), NaN or masked where nothing was measured.
 
         centre (x, y) is in pixels, counted from 0; None is the middle. Raises ValueError as the class does, and for
         images that differ in shape.
         """
-        shape = np.shape(velocity_kms)
-        shapes = [shape, np.shape(density)] + ([] if dispersion_kms is None else [np.shape(dispersion_kms)])
+        given = {
+            "velocity_kms": velocity_kms, "density": density, "dispersion_kms": dispersion_kms,
+            "velocity_error_kms": velocity_error_kms, "dispersion_error_kms": dispersion_error_kms,
+        }  # fmt: skip
+        images = {name: _plain(name, image) for name, image in given.items() if image is not None}
+        shapes = [image.shape for image in images.values()]
+        shape = shapes[0]
         if len(shape) != 2 or len(set(shapes)) != 1:
             raise ValueError(f"images must have one shape (Y, X), not {', '.join(map(str, shapes))}")
         centre_xy = centre or (0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1))
         y, x = np.indices(shape)
-        sigma = None if dispersion_kms is None else np.asarray(dispersion_kms, float)
         return cls(
             pixel_arcsec * (x - centre_xy[0]), pixel_arcsec * (y - centre_xy[1]), pixel_arcsec,
-            np.asarray(density, float), np.asarray(velocity_kms, float), sigma, beam_fwhm_arcsec,
-            velocity_error_kms, dispersion_error_kms,
+            beam_fwhm_arcsec=beam_fwhm_arcsec, **images,
         )  # fmt: skip
 
     @property

@@ -9,7 +9,7 @@ from kinmass.eval.observed.fits_maps import beam_fwhm_arcsec, names_beside
 from kinmass.eval.observed.fits_units import LOGARITHMS, Density
 from kinmass.eval.observed.galaxy_file import GalaxyFile, TracerFiles
 from kinmass.eval.observed.names import of_other_tracer, refuse_contradictions, refuse_forgotten_width, refuse_logarithm
-from kinmass.eval.observed.redshifts import redshifts_of, refuse_other_redshift
+from kinmass.eval.observed.redshifts import redshifts_of, refuse_other_redshift, share_between
 from kinmass.eval.observed.sanity import (
     DISTANCE_FACTOR,
     MAX_UNCORRECTED_KMS,
@@ -28,6 +28,8 @@ from kinmass.gen.constants import LIGHT_KMS
 #: V of so much [km/s] in the median, of a galaxy that recedes faster than MAX_UNCORRECTED_KMS, is no c z: it is about a
 #: mean that is a little off, or one side of the galaxy is seen.
 _MEAN_OFF_KMS = 500.0
+#: Share by which differences of V are wrong, masses by twice as much, if its header is right and not the key.
+_WRONG_SHARE = 0.05
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
@@ -83,11 +85,11 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
     _refuse_fillings_of(tracer, maps, velocity, velocity_error, is_good)
     if "velocity_error" in values or "velocity_ivar" in values:
         maps.remarks += _remark_on_errors(tracer, velocity_error, velocity)
-    convention = maps.convention or files.convention
     recedes_kms = _recession_kms(velocity, galaxy_file)
+    convention = _convention(files, tracer, maps, recedes_kms)
     redshifts = None if recedes_kms is None else redshifts_of(recedes_kms, convention)
     redshift = None if redshifts is None else redshifts[0]
-    if maps.convention is None and "convention" not in files.model_fields_set:
+    if convention == "rest" and "convention" not in files.model_fields_set:
         refuse_undeclared_redshift(f"V of the {tracer}", velocity)
         maps.doubts += undeclared_differences(f"V of the {tracer}", redshift, galaxy_file.least_redshift())
     if recedes_kms is not None:
@@ -155,6 +157,31 @@ def _recession_kms(velocity_kms: np.ndarray, galaxy_file: GalaxyFile) -> float |
     middle_kms = float(np.median(known))
     is_far = LIGHT_KMS * galaxy_file.least_redshift() > MAX_UNCORRECTED_KMS
     return None if is_far and middle_kms < _MEAN_OFF_KMS else middle_kms
+
+
+def _convention(files: TracerFiles, tracer: str, maps: TracerMaps, recedes_kms: float | None) -> str:
+    """Return the convention of V: that of a frequency, else the one that is said, else the one that its header tells.
+
+    recedes_kms: the median of V, None where that is about a mean; then, and of near galaxies, headers are not asked. A
+    remark says where one is believed. Where it contradicts what is said, and that matters, a doubt is noted.
+    """
+    is_asked = recedes_kms is not None and MAX_UNCORRECTED_KMS < recedes_kms < LIGHT_KMS
+    if maps.convention is not None or maps.told_convention is None or recedes_kms is None or not is_asked:
+        return maps.convention or files.convention
+    told, card = maps.told_convention
+    if "convention" not in files.model_fields_set:
+        maps.remarks.append(
+            f"V of the {tracer} is taken for {'c z' if told == 'optical' else 'radio velocities'}, as {card} in its "
+            "header says; if its differences are in the galaxy's frame say convention: rest."
+        )
+        return told
+    share = share_between(told, files.convention, redshifts_of(recedes_kms, files.convention)[0])
+    if share > _WRONG_SHARE:
+        maps.doubts.append(
+            f"V of the {tracer} is {told} by {card} in its header, and convention: {files.convention} is said: which "
+            f"is right? Its differences would be {100 * share:.0f} % off, masses twice that."
+        )
+    return files.convention
 
 
 def _without_instrument(

@@ -33,6 +33,7 @@ from kinmass.eval.observed.grids import (
 from kinmass.eval.observed.kinds import of_other_sense, refuse_other_kind, root_of_variance
 from kinmass.eval.observed.names import refuse_misnomers, refuse_one_map
 from kinmass.eval.observed.offsets import pixel_offsets, row_offsets, side_arcsec_of
+from kinmass.eval.observed.redshifts import convention_in
 
 _MAPS = (
     "velocity", "density", "dispersion", "mask", "velocity_error", "velocity_ivar", "dispersion_error",
@@ -55,7 +56,8 @@ class TracerMaps:
     side_arcsec: float
     density: Density
     remarks: list[str] = field(default_factory=list)
-    convention: str | None = None  # of V, where the files tell it
+    convention: str | None = None  # of V, where its unit, a frequency, tells it
+    told_convention: tuple[str, str] | None = None  # of V, as its header has it, and the card
     doubts: list[str] = field(default_factory=list)
     called: dict[str, list[str]] = field(default_factory=dict)  # what the files of images call them {key: names}
 
@@ -289,7 +291,8 @@ def _read_images(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> T
         remarks.append(f"Planes of the {tracer} as headers call them: {listed}.")
     _merge_masks(values)
     convention = "optical" if is_frequency else None
-    return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, doubts, called)
+    told = convention_in(values_and_headers["velocity"][1]) if "velocity" in values_and_headers else None
+    return TracerMaps(values, x, y, side, density or _even(values), remarks, convention, told, doubts, called)
 
 
 def _names_in(header: fits.Header) -> list[str]:

@@ -25,6 +25,7 @@ from kinmass.eval.tables.predictions import PREDICTED, KeptPredictions, Part
 from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown, trained_on_remark
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.bars import progress_bar
+from kinmass.gen.instruments.observe import as_measured
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, views_of
 from kinmass.train.run.checkpoint import instrument_of, weights_of
@@ -313,7 +314,7 @@ class Galaxies:
             for place, (score, _, _), name in zip(("best", "median", "worst"), extreme_views, views.ids(), strict=True)
         ]
         half_width = 0.5 * self.instrument.grid(views.maps.shape[-1], views.field_of_view_re)[1] * r_e
-        observed = views.observed(self.instrument).numpy()
+        observed = as_measured(views.observed(self.instrument, told=True)).numpy()
         radii = np.outer(r_e, RADII_RE)
         return pictures.examples(observed, radii, views.log10_menc.numpy(), samples, labels, half_width)
 

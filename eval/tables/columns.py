@@ -54,7 +54,8 @@ MEANINGS = {
     "with N galaxies chance alone gives about 1 / sqrt(N)",
     "tarp_off": "the same of TARP, a test of the whole profile",
     "ood_share": "share of views less like the training galaxies than 95 % of validation galaxies are: .05 where "
-    "nothing has changed. Where it is large, do not trust the posterior",
+    "nothing has changed. Where it is large, do not trust the posterior. Empty of runs with fewer than ten "
+    "validation views",
     "ood_auc": "area under the ROC curve that tells these views from validation views: .5 where nothing has changed",
     "beyond": "share of samples that were masses no galaxy has and were held: 0 of a network that is trained",
     "beside": "the classical estimator",

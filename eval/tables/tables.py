@@ -370,8 +370,8 @@ def to_summary(sums: dict[Group, Sums]) -> pd.DataFrame:
         for name in WITH_INTERVAL:
             result = value_and_interval(mean_over_radii(replicates_of[name]))
             row |= {name: result["value"], f"{name}_lo": result["lo"], f"{name}_hi": result["hi"]}
-        is_defined = count > 0
-        row |= {name: float(np.mean(values[is_defined])) for name, values in measures(total).items() if name in PLAIN}
+        # As of those with intervals, without radii at which a single galaxy has an answer.
+        row |= {name: mean_over_radii(values[None])[0] for name, values in measures(total).items() if name in PLAIN}
         result = value_and_interval(joint_log_prob(total))
         row |= {
             "log_prob_joint": result["value"],

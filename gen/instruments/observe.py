@@ -68,6 +68,21 @@ def psf_fwhm_pixels(
     return size * pixels / (field_of_view_re * half_mass_radius_kpc.double())
 
 
+def as_measured(observed: torch.Tensor) -> torch.Tensor:
+    """Return observed maps (N, 8, Q, Q) from those with what is told (N, 18, Q, Q), NaN for what was not measured.
+
+    Of a view without a density, or a dispersion, of a tracer networks are shown ones, or zeros, in all of its pixels.
+    """
+    maps, told = observed[:, :CHANNELS].clone(), observed[:, CHANNELS:].unflatten(1, (2, -1))
+    for t in range(2):
+        is_seen = maps[:, 4 * t + 3].amax((1, 2)) > 0
+        has_density = told[:, t, TOLD.index("density_dex")].amin((1, 2)) > UNKNOWN
+        has_dispersion = told[:, t, TOLD.index("has_dispersion")].amax((1, 2)) > 0
+        for channel, is_measured in ((0, has_density), (2, has_dispersion)):
+            maps[is_seen & ~is_measured, 4 * t + channel] = torch.nan
+    return maps
+
+
 def observe(
     maps: torch.Tensor,
     instrument: Instrument,

@@ -118,7 +118,8 @@ def draw_map(
     artist = axis.imshow(image, origin="lower", extent=extent, cmap=colours, vmin=low, vmax=high)
     axis.set(title=quantity.title(unit), xticks=[], yticks=[], facecolor=_EMPTY)
     if image.mask.all():
-        axis.text(0.5, 0.5, f"no {quantity.tracer}\nseen", ha="center", va="center", transform=axis.transAxes)
+        words = "not measured" if (maps[channel - channel % 4 + 3] > 0).any() else f"no {quantity.tracer}\nseen"
+        axis.text(0.5, 0.5, words, ha="center", va="center", transform=axis.transAxes)
         artist.set_visible(False)
         return artist
     assert axis.figure is not None

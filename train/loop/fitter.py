@@ -310,7 +310,8 @@ class Fitter:
             weights.append(weight)
             # Few samples suffice: the curves need the median to a few hundredths of the posterior's width only.
             samples = self.kept.profiles(features, unit, r_e[view_rows], self._val_normal[:, view_rows])
-            residuals.append(samples.median(0).values - truth[view_rows])
+            # torch's median is the lower one of the two in the middle.
+            residuals.append(samples.quantile(0.5, dim=0) - truth[view_rows])
             ranks.append((samples < truth[view_rows]).sum(0))
         local_results = [torch.cat(x).cpu().numpy() for x in (latents, weights, residuals, ranks) if x]
         parts = [p for p in ddp.gather([self._val_places, *local_results]) if len(p) == 5]

@@ -15,6 +15,7 @@ from kinmass.train.loop.fitter import Fitter
 from kinmass.train.model.network import MassModel, ModelConfig
 from kinmass.train.run.checkpoint import RunError, load
 from kinmass.train.run.intervals import LEVELS
+from kinmass.train.run.out_of_distribution import FEWEST_DISTANCES
 from kinmass.train.run.trained_on import split_otherwise
 
 
@@ -80,6 +81,11 @@ class Prepared:
             lines.append(
                 f"warning: {counted(few, 'galaxy', 'galaxies')} to validate on: intervals that are to hold "
                 f"{100 * LEVELS[0]:.0f} % of the truths are good to some {100 * error:.0f} %; map more galaxies"
+            )
+        if self.n_validation < FEWEST_DISTANCES:
+            lines.append(
+                f"warning: {counted(self.n_validation, 'view')} to validate on: from fewer than {FEWEST_DISTANCES} "
+                "nothing follows on which views are out of distribution, and the run will have no scores for it"
             )
         return lines
 

@@ -15,6 +15,8 @@ import torch
 # N views, F features, M members, D distances
 #: A view with a larger score is called out of distribution; the remaining 5 % of validation views are false alarms.
 OOD_THRESHOLD = 0.95
+#: Of fewer validation views the farthest would not be above OOD_THRESHOLD: nothing would ever be out of distribution.
+FEWEST_DISTANCES = 10
 #: Variance that is added to every standardised feature, so that no direction has almost no variance.
 _RIDGE = 1e-4
 #: Most validation distances that a run keeps; of more, their quantiles.
@@ -59,9 +61,13 @@ class TrainingFeatures:
         return torch.stack(squared_distances).mean(0).sqrt()
 
     def ood_score(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the share (N,) of validation views that lie nearer: uniform in 0 to 1 for the training suites."""
+        """Return the share (N,) of validation views that lie nearer: uniform in 0 to 1 for the training suites.
+
+        NaN where there are fewer than FEWEST_DISTANCES of these.
+        """
         n_nearer = torch.searchsorted(self.distances, self.distance(features))
-        return (n_nearer + 0.5) / (len(self.distances) + 1)
+        scores = (n_nearer + 0.5) / (len(self.distances) + 1)
+        return scores if len(self.distances) >= FEWEST_DISTANCES else torch.full_like(scores, torch.nan)
 
 
 def learn_training_features(

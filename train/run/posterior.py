@@ -192,7 +192,7 @@ class Posterior:
         """Return the share (N,) of validation views that are more like the training views than each view here is.
 
         Uniform between 0 and 1 for galaxies of the training suites; near 1 the posterior is not to be trusted. NaN
-        where the run has too few galaxies for it. See `train.run.out_of_distribution`.
+        where the run has too few validation views for it. See `train.run.out_of_distribution`.
         """
         if self._training_features is None:
             return np.full(len(self), np.nan)
@@ -343,6 +343,13 @@ class Inference:
             maps = maps.observed(self.instrument, told=self.told)
         if half_mass_radius_kpc is None:
             raise ValueError("observed maps need half_mass_radius_kpc, the projected stellar R_e of each view")
+        for what, given in (("maps", maps), ("half_mass_radius_kpc", half_mass_radius_kpc)):
+            # torch drops masks and units in silence.
+            if np.ma.is_masked(given) or getattr(given, "unit", None) is not None:
+                raise ValueError(
+                    f"{what} must be plain numbers, neither masked nor with a unit: Msun/kpc^2, km/s and kpc, and 0 in "
+                    "the channel of the mask where nothing is valid"
+                )
         r_e = torch.as_tensor(half_mass_radius_kpc, dtype=torch.float32).reshape(-1)
         maps = torch.as_tensor(maps, dtype=torch.float32)
         names = [("", i) for i in range(len(maps))] if names is None else names

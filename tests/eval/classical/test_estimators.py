@@ -124,6 +124,20 @@ def test_aperture_estimators_of_a_plummer_sphere(name, radius, sigma2, mu):
     assert 10 ** log10_mass[defined[0]] == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.parametrize("name", [name for name, (tracer, _) in ESTIMATORS.items() if tracer == "stars"])
+def test_what_was_not_measured_is_no_motion_and_no_light(name):
+    """Views of `survey` without a dispersion, which is zero there, gave masses .5 to 1.2 dex too low, and the Jeans fit
+    of light that is one everywhere as much."""
+    seen, (x, y) = plummer(), sky(32, 6.0)
+    seen.observed[0, 1] = 20 * x / np.hypot(1.0, np.hypot(x, y))
+    assert np.isfinite(estimate(name, seen)).any()
+    for channel, value in ((2, 0.0), (0, 1.0)):
+        observed = seen.observed.copy()
+        observed[0, channel] = value
+        is_left = channel == 0 and name != "jeans"  # a dispersion that is not weighted with light
+        assert np.isfinite(estimate(name, replace(seen, observed=observed))).any() == is_left
+
+
 def test_errors_do_not_count_as_motion():
     """With photon-noise errors sigma_los and the Jeans mass are those of the noiseless map, on average."""
     rng = np.random.default_rng(1)
@@ -250,6 +264,15 @@ def test_without_a_shape_there_is_no_inclination_but_one_that_is_known():
         assert np.isnan(estimate("rotation_curve", replace(views, observed=observed))).all()
     known = rotation_profile(even[0, 4:], R_E, 6.0, RADII, inclination_deg=60)
     np.testing.assert_allclose(known[1:], circular_mass(arctan_curve(RADII) ** 2)[1:], atol=0.03)
+
+
+@pytest.mark.parametrize("inclination_deg", [3, 9, 13, 25])
+def test_a_disc_that_is_known_to_be_nearly_face_on_has_its_mass(inclination_deg):
+    """It was deprojected by 14 degrees at least: masses at 9 were .39 dex too low, at 3 degrees 1.3."""
+    views = disc(inclination_deg, 30, arctan_curve, sigma=0.0)
+    known = rotation_profile(views.observed[0, 4:], R_E, 6.0, RADII, inclination_deg=inclination_deg)
+    np.testing.assert_allclose(known[1:], circular_mass(arctan_curve(RADII) ** 2)[1:], atol=0.02)
+    assert np.isnan(rotation_profile(views.observed[0, 4:], R_E, 6.0, RADII, inclination_deg=0.0)).all()
 
 
 def test_pressure_carries_its_share():

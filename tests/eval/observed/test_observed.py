@@ -11,8 +11,10 @@ import pytest
 import torch
 import yaml
 import zarr
+from astropy import units
 from astropy.io import fits
-from astropy.table import QTable
+from astropy.table import MaskedColumn, QTable
+from astropy.utils.masked import Masked
 from conftest import ROOT, SHARED, SUITES, assert_same_posterior
 
 from kinmass.eval.__main__ import main
@@ -126,6 +128,37 @@ def test_what_makes_no_map_is_said():
             SkyMap.from_images(*arguments)
 
 
+def test_masks_and_units_of_arrays_count():
+    """numpy drops both in silence: what is masked was measured, m/s were km/s, and Msun/pc^2 Msun/kpc^2."""
+    y, x = np.indices((9, 7))
+    seen, error = x > 2, 5.0 + x
+    plain = [np.where(seen, values, np.nan) for values in (1e6 + x, 10.0 * y, 20.0 + x)]
+    expected = SkyMap.from_images(*plain, 0.5, beam_fwhm_arcsec=1.0, velocity_error_kms=np.where(seen, error, np.nan))
+    density, velocity, sigma = (np.where(seen, values, 7.0) for values in plain)
+    masked_column = MaskedColumn(1e3 * sigma.ravel(), mask=~seen.ravel(), unit="m/s")
+    found = SkyMap(
+        *((x.ravel() - 3) * 0.5 / 60 * units.arcmin, (y.ravel() - 4) * 0.5, 0.5 / 60 * units.arcmin),
+        Masked(density.ravel() / 1e6 * units.solMass / units.pc**2, mask=~seen.ravel()),
+        np.ma.masked_array(velocity.ravel(), ~seen.ravel()), masked_column, 1000 * units.mas, error.ravel(),
+    )  # fmt: skip
+    assert found.dispersion_error_kms is expected.dispersion_error_kms is None
+    for name, values in vars(expected).items():
+        assert type(getattr(found, name)) is type(values)
+        if values is not None:
+            np.testing.assert_allclose(getattr(found, name), values, err_msg=name)
+    as_images = SkyMap.from_images(
+        density, np.ma.masked_array(velocity, ~seen), 1e3 * sigma * units.m / units.s, 0.5, None, 1.0, error
+    )
+    np.testing.assert_allclose(as_images.dispersion_kms, expected.dispersion_kms)
+    for values, words in (
+        ((density * units.mag, velocity), "density is in mag: give it in .* proportional to light or mass per area"),
+        ((density, velocity * units.Hz), "velocity_kms is in Hz: give it in km / s, or as plain numbers"),
+        ((density, velocity, sigma, 0.5, None, 1.0, error.T), "images must have one shape"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            SkyMap.from_images(*(values if len(values) > 2 else (*values, sigma, 0.5)))
+
+
 # ---- the posterior
 
 
@@ -135,8 +168,7 @@ def test_a_view_on_the_sky_has_the_posterior_of_the_view(runs, seen):
         profile = infer(network, galaxy_of(seen, *tracers), draws=3)
         posterior = network(seen[0][None], np.array([seen[1]]), names=[("mock 1", 0)], unseen=True)
         assert_same_posterior(profile.samples[:20], posterior.samples(20)[:, 0])
-        ood_step = 1.001 / (1 + len(network.training_features[profile.tracer].distances))
-        assert profile.ood_score == pytest.approx(float(posterior.ood_score()[0]), abs=ood_step)
+        assert np.isnan([profile.ood_score, posterior.ood_score()[0]]).all()  # of four validation views
         assert (np.diff(profile.samples, axis=1) >= 0).all()
 
 
@@ -459,7 +491,7 @@ def test_predict_writes_table_samples_and_figure(tmp_path, seen, relative, runs,
     for inner, outer in (("lo_95", "lo_68"), ("lo_68", "hi_68"), ("hi_68", "hi_95")):
         assert (table[f"log10_menc_{inner}"] < table[f"log10_menc_{outer}"]).all()
     assert table.meta["galaxy"] == "mock 1"
-    assert 0 < table.meta["ood_score"] < 1
+    assert np.isnan(table.meta["ood_score"])  # of four validation views
     samples = zarr.open_group(folder / "samples.zarr", mode="r")["log10_menc"][:]
     np.testing.assert_allclose(np.median(samples, axis=0), table["log10_menc"], atol=1e-4)
     assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"

@@ -21,6 +21,7 @@ import pytest
 import torch
 import xarray
 import zarr
+from astropy import units
 from conftest import LOCKS, assert_same_posterior, command, tables_here
 from dask.distributed import LocalCluster
 from reference import held
@@ -466,6 +467,10 @@ def test_maps_that_are_not_as_networks_know_them_are_refused_or_made_so(runs, ma
         negative[0, channel, 8, 8], negative[0, channel // 4 * 4 + 3, 8, 8] = -1.0, 1.0
         with pytest.raises(ValueError, match="is negative in a valid pixel; mask it"):
             infer(negative, r_e)
+    masked = np.ma.masked_array(observed.numpy(), observed.numpy() > 1e7)
+    for maps, radius in ((masked, r_e), (observed, 1e3 * r_e.numpy() * units.pc)):
+        with pytest.raises(ValueError, match="must be plain numbers, neither masked nor with a unit"):
+            infer(maps, radius)
 
 
 def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):

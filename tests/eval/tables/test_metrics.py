@@ -222,6 +222,9 @@ def test_a_radius_at_which_one_galaxy_is_answered_is_one_of_a_single_galaxy():
         assert mean_over_radii(replicate["dispersion"])[0] == pytest.approx(columns["dispersion"][2:].mean())
     (row,) = to_summary({Group("rotation_curve", "ifu", "gas", "", "a"): one}).itertuples()
     assert row.dispersion == pytest.approx(error[:, 2:].std(0, where=np.isfinite(error[:, 2:])).mean())
+    # So are those without intervals, which were empty.
+    for name in ("dispersion_robust", "outliers"):
+        assert getattr(row, name) == pytest.approx(measures(one)[name][2:].mean())
 
 
 def test_nothing_gives_nothing():

@@ -42,9 +42,10 @@ from kinmass.train.launch.status import states
 from kinmass.train.loop.begun import with_batch_for
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, _hold, fit
-from kinmass.train.loop.fitter import NonFinite
+from kinmass.train.loop.fitter import SAMPLES, NonFinite
 from kinmass.train.loop.prepare import prepare
 from kinmass.train.model.density import ProfileDensity
+from kinmass.train.model.network import MassModel
 from kinmass.train.run.checkpoint import RunError, load, read_config, read_last, read_tensors, write_json, write_tensors
 from kinmass.train.run.records import FitSettings
 
@@ -717,6 +718,7 @@ def test_unusable_views_are_left_out_counted_and_named(map_store, tmp_path, caps
     assert re.search(
         r"warning: \d galax(y|ies) to validate on: .* 68 % of the truths are good to some \d\d %", messages
     )
+    assert re.search(r"warning: \d views? to validate on: from fewer than 10 nothing follows on .* no scores", messages)
 
 
 def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path, capsys):
@@ -869,6 +871,16 @@ def two_runs(map_store, tmp_path_factory):
     for seed in (0, 1):
         fit(config_of(map_store, steps=4, seed=seed), folder / str(seed), quiet=True)
     return folder
+
+
+def test_what_lies_evenly_about_the_truth_has_no_bias(map_store, monkeypatch):
+    """It was that of the lower one of the two samples in the middle: -.05 of the posterior's width."""
+    fitter = prepare(config_of(map_store, steps=8), torch.device("cpu")).fitter
+    about = torch.linspace(-1, 1, SAMPLES)[:, None, None] + fitter._val_views.log10_menc + 0.25
+    monkeypatch.setattr(MassModel, "profiles", lambda *_: about)
+    values = fitter._validate()
+    assert values["bias/mean"] == pytest.approx(0.25, abs=1e-5)
+    assert values["dispersion/mean"] == pytest.approx(0, abs=1e-5)
 
 
 def test_the_network_kept_is_the_best_one_however_sure_it_is_of_itself(map_store, monkeypatch):

@@ -3,7 +3,6 @@
 import numpy as np
 
 from kinmass.gen.physics.particles import Particles
-from kinmass.gen.physics.profile import enclosed_mass
 
 #: Radii [kpc] at which the edge may lie, the same for every galaxy.
 PER_DECADE = 20
@@ -21,14 +20,18 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
     """Radius [kpc] at which a galaxy's stars end; None when that is not within complete_kpc.
 
     stars: all stars within complete_kpc of the galaxy's centre, in any order, and perhaps others farther out.
-    The edge is the radius of the smallest sphere of at least `min_stars` stars that is ten times as large as their
-    half-mass radius (99.9 % of an exponential disc, 95 % of a de Vaucouleurs profile). If the density of stars rises
-    outwards before that, beyond 3.16 half-mass radii, another galaxy begins there, and that is the edge. Stars outside
-    of the edge have no influence on it.
+    The edge is the radius of the smallest sphere of at least `min_stars` stars with mass that is ten times as large as
+    their half-mass radius (99.9 % of an exponential disc, 95 % of a de Vaucouleurs profile). If the density of stars
+    rises outwards before that, beyond 3.16 half-mass radii, another galaxy begins there, and that is the edge. Stars
+    outside of the edge have no influence on it.
     """
     radius_kpc = EDGES_KPC[complete_kpc >= EDGES_KPC]
-    mass = enclosed_mass(stars.pos_kpc, stars.mass_msun, radius_kpc)
-    enough_stars = enclosed_mass(stars.pos_kpc, np.ones(len(stars)), radius_kpc) >= min_stars
+    first_around = np.searchsorted(radius_kpc, np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc)))
+    mass, n_stars = (
+        np.cumsum(np.bincount(first_around, weights, len(radius_kpc) + 1))[: len(radius_kpc)]
+        for weights in (stars.mass_msun, stars.mass_msun > 0)
+    )
+    enough_stars = n_stars >= min_stars
 
     def inside(steps: int) -> np.ndarray:
         """Return the mass (K,) inside radii that are so many steps smaller."""

@@ -134,6 +134,8 @@ def test_a_galaxy_ends_where_it_says_itself(n):
             known_end = edge(stars[r <= known_kpc], known_kpc)
             assert known_end == end or (known_end is None and known_kpc < 1.3 * end)
             assert known_end == edge(stars, known_kpc)  # what lies beyond makes no difference
+        massless = Particles(1e-3 * stars.pos_kpc, stars.vel_kms, 0 * stars.mass_msun)
+        assert edge(concatenate([massless, stars]), 1e4) == end
 
 
 @pytest.mark.parametrize(

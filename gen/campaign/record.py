@@ -131,6 +131,15 @@ def frame_of(
     return Frame(stars_radius_kpc, half_mass_kpc, bulk_kms, turns, inclination_deg, r_e_kpc, map_radius_kpc)
 
 
+def check_box(aperture_kpc: float, box_kpc: float | None) -> None:
+    """Raise Refused when the truth's aperture does not fit into a periodic box of this side; None stands for no box."""
+    if box_kpc is not None and aperture_kpc > 0.5 * box_kpc:
+        raise Refused(
+            f"the aperture of {aperture_kpc:.4g} kpc does not fit into the box of {box_kpc:.4g} kpc; check `aperture`, "
+            "the catalogue's R200 and BoxSize (`units: {box: none}` if it is no box)"
+        )
+
+
 def check_aperture(frame: Frame, aperture_kpc: float) -> None:
     """Raise Refused when the truth's aperture ends before the network's profile does."""
     if (reach_kpc := REACH_RE * frame.r_e_kpc.max()) > aperture_kpc:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kinmass.gen.physics.particles import Particles
+from kinmass.gen.physics.profile import half_mass_radius
 
 #: Radii [kpc] at which the edge may lie, the same for every galaxy.
 PER_DECADE = 20
@@ -12,6 +13,11 @@ END_STEPS, NEIGHBOUR_STEPS = PER_DECADE, PER_DECADE // 2
 #: Shells of 0.1 dex (so many radial steps) are compared. A shell is part of a neighbour only if it has at least this
 #: share of the stellar mass inside.
 SHELL_STEPS, NEIGHBOUR_SHARE = 2, 0.005
+#: What ends within NUCLEUS_KPC may be a nucleus: within a decade beyond, there is more around it. Stars are around it,
+#: and not beside, where their mean lies within this share of their half-mass radius.
+NUCLEUS_KPC, NUCLEUS_STEPS, CENTRED = 3.0, PER_DECADE, 0.3
+#: A shell is denser than the one inside it if by so many sigma of the stars' numbers.
+SIGNIFICANT = 3.0
 #: A half-mass radius of fewer stars than this is not trusted.
 MIN_STARS = 50
 
@@ -23,7 +29,8 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
     The edge is the radius of the smallest sphere of at least `min_stars` stars with mass that is ten times as large as
     their half-mass radius (99.9 % of an exponential disc, 95 % of a de Vaucouleurs profile). If the density of stars
     rises outwards before that, beyond 3.16 half-mass radii, another galaxy begins there, and that is the edge. Stars
-    outside of the edge have no influence on it.
+    outside of the edge have no influence on it, unless that sphere holds but a nucleus: soon beyond its end more stars
+    are around it, ever less dense. Then the edge is that of these.
     """
     radius_kpc = EDGES_KPC[complete_kpc >= EDGES_KPC]
     first_around = np.searchsorted(radius_kpc, np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc)))
@@ -39,12 +46,40 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
 
     shell = mass - inside(SHELL_STEPS)
     next_shell = np.append(shell[SHELL_STEPS:], np.zeros(SHELL_STEPS))[: len(mass)]
-    rises = (next_shell > 10 ** (3 * SHELL_STEPS / PER_DECADE) * shell) & (next_shell > NEIGHBOUR_SHARE * mass)
-    end_index = np.flatnonzero(enough_stars & (2 * inside(END_STEPS) >= mass))
-    first_end = int(end_index[0]) if len(end_index) else len(radius_kpc)
-    neighbour_index = np.flatnonzero(
-        (enough_stars & rises & (2 * inside(NEIGHBOUR_STEPS) >= mass))[: max(first_end - SHELL_STEPS, 0)]
-    )
-    if len(neighbour_index):
-        return float(radius_kpc[neighbour_index[0]])
-    return float(radius_kpc[first_end]) if len(end_index) else None
+    growth = 10 ** (3 * SHELL_STEPS / PER_DECADE)  # of the volume of shells
+    rises = (next_shell > growth * shell) & (next_shell > NEIGHBOUR_SHARE * mass)
+    n_shell = n_stars - np.concatenate([np.zeros(SHELL_STEPS), n_stars])[: len(mass)]
+    n_next = np.append(n_shell[SHELL_STEPS:], np.zeros(SHELL_STEPS))[: len(mass)]
+    denser = n_next - growth * n_shell > SIGNIFICANT * np.sqrt(n_next + growth**2 * n_shell)
+    is_end = enough_stars & (2 * inside(END_STEPS) >= mass)
+    is_neighbour = enough_stars & rises & (2 * inside(NEIGHBOUR_STEPS) >= mass)
+    begin, end = 0, _first(is_end, 0)
+    while True:
+        neighbour = _first(is_neighbour, begin)
+        found = neighbour if neighbour < end - SHELL_STEPS else end
+        if found == len(radius_kpc) or radius_kpc[found] > NUCLEUS_KPC:
+            break
+        more = _first(~is_end, found)  # from here on half of the stars lie beyond a tenth of the radius
+        next_end = _first(is_end, more)
+        if more > found + NUCLEUS_STEPS or more == len(radius_kpc):
+            break
+        around = (first_around > found) & (first_around <= next_end) & (first_around < len(radius_kpc))
+        if denser[found:next_end].any() or not _is_centred(stars.pos_kpc[around], stars.mass_msun[around]):
+            break
+        begin, end = found + 1, next_end
+    return float(radius_kpc[found]) if found < len(radius_kpc) else None
+
+
+def _first(mask: np.ndarray, begin: int) -> int:
+    """Return the index from `begin` on of the first True in a mask (K,), K where there is none."""
+    found = np.flatnonzero(mask[begin:])
+    return begin + int(found[0]) if len(found) else len(mask)
+
+
+def _is_centred(pos_kpc: np.ndarray, mass_msun: np.ndarray) -> bool:
+    """Tell whether stars (N, 3), (N,) lie around the origin, and not beside it."""
+    if not mass_msun.any():
+        return False
+    r_kpc = np.sqrt(np.einsum("ij,ij->i", pos_kpc, pos_kpc))
+    mean_kpc = mass_msun @ pos_kpc / mass_msun.sum()
+    return bool(np.linalg.norm(mean_kpc) < CENTRED * half_mass_radius(r_kpc, mass_msun))

@@ -161,6 +161,22 @@ def test_a_compact_bulge_is_not_the_whole_galaxy():
     assert end > 25
 
 
+@pytest.mark.parametrize(("share", "scale"), [(0.02, 0.02), (0.1, 0.02), (0.3, 0.1)])
+def test_a_nucleus_is_not_the_whole_galaxy_but_a_small_neighbour_of_one_is(share, scale):
+    """A nuclear cluster, or dense core, of a disc; the same in its outskirts is a galaxy of its own."""
+    rng, n = np.random.default_rng(0), 6000
+    R, turn = 3.0 * rng.gamma(2, 1, n), rng.uniform(0, 2 * np.pi, n)
+    disc = np.stack([R * np.cos(turn), R * np.sin(turn), rng.normal(0, 0.3, n)], axis=1)
+    nucleus = sphere(int(n * share / (1 - share)), scale, 1)
+    whole = concatenate([nucleus, Particles(disc, 0 * disc, np.full(n, 1e6))])
+    true = half_mass_radius(np.linalg.norm(whole.pos_kpc, axis=1), whole.mass_msun)
+    assert own(whole, 300.0)[1] == pytest.approx(true, rel=0.02)
+    assert edge(replace(whole, pos_kpc=whole.pos_kpc[:, [1, 2, 0]]), 8.0) is None  # of which too little is known
+    away = concatenate([nucleus, Particles(disc + np.array([0.0, 25.0, 20.0]), 0 * disc, np.full(n, 1e6))])
+    for known_kpc in (5.0, 30.0, 300.0):
+        assert own(away, known_kpc)[1] == pytest.approx(1.305 * scale, rel=0.2)
+
+
 def write(folder: Path, galaxy: Galaxy, box_kpc: float = 1000.0, **keys) -> Suite:
     centre = np.full(3, 0.5 * box_kpc)
     gadget.write(folder / "snap.hdf5", [(galaxy, centre, np.zeros(3))], box_kpc, 1.0, 0.7, "gizmo")

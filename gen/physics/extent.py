@@ -16,8 +16,6 @@ SHELL_STEPS, NEIGHBOUR_SHARE = 2, 0.005
 #: What ends within NUCLEUS_KPC may be a nucleus: within a decade beyond, there is more around it. Stars are around it,
 #: and not beside, where their mean lies within this share of their half-mass radius.
 NUCLEUS_KPC, NUCLEUS_STEPS, CENTRED = 3.0, PER_DECADE, 0.3
-#: A shell is denser than the one inside it if by so many sigma of the stars' numbers.
-SIGNIFICANT = 3.0
 #: A half-mass radius of fewer stars than this is not trusted.
 MIN_STARS = 50
 
@@ -30,7 +28,7 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
     their half-mass radius (99.9 % of an exponential disc, 95 % of a de Vaucouleurs profile). If the density of stars
     rises outwards before that, beyond 3.16 half-mass radii, another galaxy begins there, and that is the edge. Stars
     outside of the edge have no influence on it, unless that sphere holds but a nucleus: soon beyond its end more stars
-    are around it, ever less dense. Then the edge is that of these.
+    are around it, on all sides. Then the edge is that of these.
     """
     radius_kpc = EDGES_KPC[complete_kpc >= EDGES_KPC]
     first_around = np.searchsorted(radius_kpc, np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc)))
@@ -46,11 +44,7 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
 
     shell = mass - inside(SHELL_STEPS)
     next_shell = np.append(shell[SHELL_STEPS:], np.zeros(SHELL_STEPS))[: len(mass)]
-    growth = 10 ** (3 * SHELL_STEPS / PER_DECADE)  # of the volume of shells
-    rises = (next_shell > growth * shell) & (next_shell > NEIGHBOUR_SHARE * mass)
-    n_shell = n_stars - np.concatenate([np.zeros(SHELL_STEPS), n_stars])[: len(mass)]
-    n_next = np.append(n_shell[SHELL_STEPS:], np.zeros(SHELL_STEPS))[: len(mass)]
-    denser = n_next - growth * n_shell > SIGNIFICANT * np.sqrt(n_next + growth**2 * n_shell)
+    rises = (next_shell > 10 ** (3 * SHELL_STEPS / PER_DECADE) * shell) & (next_shell > NEIGHBOUR_SHARE * mass)
     is_end = enough_stars & (2 * inside(END_STEPS) >= mass)
     is_neighbour = enough_stars & rises & (2 * inside(NEIGHBOUR_STEPS) >= mass)
     begin, end = 0, _first(is_end, 0)
@@ -64,7 +58,7 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
         if more > found + NUCLEUS_STEPS or more == len(radius_kpc):
             break
         around = (first_around > found) & (first_around <= next_end) & (first_around < len(radius_kpc))
-        if denser[found:next_end].any() or not _is_centred(stars.pos_kpc[around], stars.mass_msun[around]):
+        if not _is_centred(stars.pos_kpc[around], stars.mass_msun[around]):
             break
         begin, end = found + 1, next_end
     return float(radius_kpc[found]) if found < len(radius_kpc) else None

@@ -178,6 +178,18 @@ def test_a_nucleus_is_not_the_whole_galaxy_but_a_small_neighbour_of_one_is(share
             assert own(away, known_kpc)[1] == pytest.approx(1.305 * scale, rel=0.25)
 
 
+@pytest.mark.parametrize(("half", "share"), [(0.5, 0.6), (1.5, 0.6), (2.0, 0.3), (3.0, 0.6)])
+def test_a_ring_is_part_of_its_galaxy(half, share):
+    """A bulge in a ring of 15 kpc, apart from each other, whose density rises as that of a neighbour does."""
+    rng, n = np.random.default_rng(0), 4000
+    R, turn = rng.normal(15, 1.5, n), rng.uniform(0, 2 * np.pi, n)
+    ring = np.stack([R * np.cos(turn), R * np.sin(turn), rng.normal(0, 0.3, n)], axis=1)
+    bulge = sphere(int(n * (1 - share) / share), half / 1.305, 1)
+    whole = concatenate([bulge, Particles(ring, 0 * ring, np.full(n, 1e6))])
+    true = half_mass_radius(np.linalg.norm(whole.pos_kpc, axis=1), whole.mass_msun)
+    assert own(whole, 300.0)[1] == pytest.approx(true, rel=0.02)
+
+
 def write(folder: Path, galaxy: Galaxy, box_kpc: float = 1000.0, **keys) -> Suite:
     centre = np.full(3, 0.5 * box_kpc)
     gadget.write(folder / "snap.hdf5", [(galaxy, centre, np.zeros(3))], box_kpc, 1.0, 0.7, "gizmo")

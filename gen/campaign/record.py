@@ -107,11 +107,16 @@ def frame_of(
 ) -> Frame:
     """Choose the frame of a galaxy from its own stars; the sightlines follow from its name and the seed.
 
-    Raises Refused for stars without mass or extent, for stars without spin where an inclination is asked for, and for a
-    periodic box that does not hold the field of view.
+    Raises Refused for stars without mass or extent, or of which one outweighs all others, for stars without spin where
+    an inclination is asked for, and for a periodic box that does not hold the field of view.
     """
     if not stars.mass_msun.sum() > 0:
         raise Refused("its star particles have no mass; is the file damaged? Get it again")
+    if (share := stars.mass_msun.max() / stars.mass_msun.sum()) > 0.5:
+        raise Refused(
+            f"one of its star particles has {100 * share:.3g} % of the mass of all, and its place would be R_e: is it "
+            "a black hole or coarse dark matter? Take it out, or say in `particles` what its type is"
+        )
     bulk_kms = at_rest(stars)
     pole = spin(stars, bulk_kms)
     if not pole.any() and settings.inclination_deg != (0.0, 90.0):

@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT, SUITES
 
 from kinmass.gen.campaign.plan import list_tasks
-from kinmass.gen.campaign.record import Refused, Settings, at_rest, spin
+from kinmass.gen.campaign.record import Refused, Settings, at_rest, frame_of, spin
 from kinmass.gen.campaign.worker import Worker
 from kinmass.gen.formats import gadget
 from kinmass.gen.mock.suites import make_galaxy
@@ -273,6 +273,15 @@ def shells(vel_inner: np.ndarray, vel_outer: np.ndarray, outer_kpc: float) -> Pa
     # No two radii are the same, as in a real galaxy.
     pos = np.concatenate([near, far]) * (1 + 1e-6 * np.arange(100))[:, None]
     return Particles(pos, vel, np.ones(100))
+
+
+def test_a_star_that_outweighs_all_others_is_none():
+    stars = sphere(300, 1.0, 1)
+    stars.mass_msun[7] = 2.9e8
+    frame_of(stars, 10.0, "", Settings(views=1))
+    stars.mass_msun[7] = 3.1e8
+    with pytest.raises(Refused, match=r"one of its star particles has 50.9 % of the mass of all"):
+        frame_of(stars, 10.0, "", Settings(views=1))
 
 
 def test_a_galaxys_motion_is_that_of_the_inner_half_of_its_stars():

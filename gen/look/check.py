@@ -110,11 +110,15 @@ def _suite_lines(suite: Suite) -> list[str]:
             if haloes
             else "the catalogue lists no galaxy of this snapshot; check `catalogue`"
         )
-    galaxies_by_problem: dict[str, list[str]] = defaultdict(list)
-    for halo, problem in zip(chosen_haloes, _problems(contents, suite, chosen_haloes[:LISTED], path), strict=False):
-        lines.append(f"              {suite.galaxy_name(first, halo.name)}  {problem or 'ok'}")
-        galaxies_by_problem[problem].append(halo.name)
-    wrong += [f"galaxy {', '.join(names)}: {problem}" for problem, names in galaxies_by_problem.items() if problem]
+    listed = chosen_haloes[:LISTED]
+    problems = [_find_problem(contents, suite, halo, path) for halo in listed]
+    reasons = _try_to_map(contents, suite, listed) if not (wrong or any(problems)) else problems
+    galaxies_by_reason: dict[str, list[str]] = defaultdict(list)
+    for halo, reason in zip(listed, reasons, strict=True):
+        lines.append(f"              {suite.galaxy_name(first, halo.name)}  {reason or 'ok'}")
+        galaxies_by_reason[reason].append(halo.name)
+    works = galaxies_by_reason.pop("", None) is not None and not any(problems)  # for others than these
+    (odd if works else wrong).extend(f"galaxy {', '.join(names)}: {why}" for why, names in galaxies_by_reason.items())
     if len(chosen_haloes) > LISTED:
         lines.append(f"              and {len(chosen_haloes) - LISTED} more; `kinmass maps --dry-run` lists all")
     return [*lines, *_verdict(wrong, odd)]
@@ -139,19 +143,18 @@ def _disagreements(facts_by_snapshot: dict[Path, dict[str, str]]) -> list[str]:
     )
 
 
-def _problems(contents: Sketch, suite: Suite, haloes: list[Halo], path: Path | None) -> list[str]:
-    """Say of each galaxy why it could not be mapped, "" where nothing is wrong.
+def _try_to_map(contents: Sketch, suite: Suite, haloes: list[Halo]) -> list[str]:
+    """Say of each galaxy why it could not be mapped, "" where nothing is wrong: it is mapped, and forgotten.
 
-    A snapshot that is small enough to be sampled whole tells all that there is: its galaxies are mapped, and forgotten.
+    Only of a snapshot that is small enough to be sampled whole; of another nothing is said.
     """
-    problems = [_find_problem(contents, suite, halo, path) for halo in haloes]
-    if contents.wrong or not all(sample.is_whole for sample in contents.samples.values()):
-        return problems
+    if not all(sample.is_whole for sample in contents.samples.values()):
+        return [""] * len(haloes)
     with tempfile.TemporaryDirectory(prefix="kinmass-") as folder:
         worker = Worker(Path(folder), Settings(pixels=4))
         try:
             tasks = [Task(suite, 0, suite.galaxy_name(contents.path, h.name), contents.path, h) for h in haloes]
-            reasons = [problem or worker.attempt(task)[1] for task, problem in zip(tasks, problems, strict=True)]
+            reasons = [worker.attempt(task)[1] for task in tasks]
         finally:
             worker.close()
     return [reason.removeprefix(f"{contents.path}: ") for reason in reasons]

@@ -344,6 +344,15 @@ def test_check_finds_what_maps_would_refuse(change, keys, words, a_galaxy, tmp_p
     assert mapped(text, tmp_path) == (0, 1)
 
 
+def test_one_galaxy_that_fails_is_odd_where_others_do_not(a_galaxy, tmp_path):
+    path = snapshot(tmp_path / "snap.hdf5", a_galaxy)
+    (tmp_path / "t.csv").write_text("id,x,y,z\na,2000,2000,2000\nb,2030,2000,2000\n")
+    text = f"name: s\nformat: gizmo\nsnapshots: {path.name}\naperture: {{kpc: 60}}\n"
+    *_, said, verdict = describe(written(tmp_path, text + "catalogue: {format: table, path: t.csv}\n"))
+    assert said.startswith("  odd         galaxy b: the catalogue's centre lies ")
+    assert "can be mapped; look at what is odd" in verdict
+
+
 def test_check_knows_the_temperatures_of_tipsy(tmp_path):
     path = layouts.tipsy(tmp_path / "g1.00512", layouts.galaxy(300))
     assert sketch(path, "tipsy", tracers=Tracers(gas="cold")).wrong == []

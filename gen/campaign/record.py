@@ -28,6 +28,8 @@ REACH_RE = 3.0
 LOPSIDED = 3.0
 #: Lowest and highest v^2 r / (G M) of a galaxy's stars, of which half are faster than v: it is near 1.
 LOWEST_MOTION, HIGHEST_MOTION = 0.003, 300.0
+#: Of fewer stars than these one may outweigh all others.
+FEWEST_TO_COMPARE = 10
 #: A sphere whose farthest particle lies within this share of its radius is cut off by the end of its file.
 FILLED = 0.9
 
@@ -112,7 +114,7 @@ def frame_of(
     """
     if not stars.mass_msun.sum() > 0:
         raise Refused("its star particles have no mass; is the file damaged? Get it again")
-    if (share := stars.mass_msun.max() / stars.mass_msun.sum()) > 0.5:
+    if (share := stars.mass_msun.max() / stars.mass_msun.sum()) > 0.5 and len(stars) >= FEWEST_TO_COMPARE:
         raise Refused(
             f"one of its star particles has {100 * share:.3g} % of the mass of all, and its place would be R_e: is it "
             "a black hole or coarse dark matter? Take it out, or say in `particles` what its type is"

@@ -227,6 +227,24 @@ def test_who_maps_is_told_of_a_kernel_that_is_assumed(tmp_path, capsys):
     assert said.count("\n") == 1
 
 
+def test_who_maps_is_told_of_types_that_count_nowhere(tmp_path, capsys):
+    """Coarse dark matter of a zoom, where a template for a box says that type 1 is all; tracers have no mass."""
+    (tmp_path / "centres.csv").write_text("id,x,y,z\n0,0,0,0\n")
+    text = "name: s\nformat: arepo\nsnapshots: snap.hdf5\naperture: {kpc: 20}\nparticles: {dark: [PartType1]}\n"
+    suite = written(tmp_path, text + "catalogue: {format: table, path: centres.csv}\n")
+    layouts.tng(tmp_path / "snap.hdf5", layouts.galaxy())
+    with h5py.File(tmp_path / "snap.hdf5", "r+") as file:
+        file["Header"].attrs["NumPart_Total"] = [40, 40, 0, 5, 40, 0]
+    list_tasks(load_suite(suite))
+    assert capsys.readouterr().err == ""
+    layouts.auriga(tmp_path / "snap.hdf5", layouts.galaxy())
+    with h5py.File(tmp_path / "snap.hdf5", "r+") as file:
+        file["Header"].attrs["NumPart_Total"] = [40, 40, 2, 2, 40, 0]
+    list_tasks(load_suite(suite))
+    assert "snap.hdf5): particles of PartType2 and PartType3 are in no component, so" in capsys.readouterr().err
+    assert len([line for line in describe(suite) if "in no component" in line]) == 2
+
+
 def _put(name, value, rows=...):
     return lambda file: file[name].__setitem__(rows, value)
 

@@ -161,9 +161,14 @@ def _numbers(types: list[str]) -> tuple[int, ...]:
 def facts_of(suite: Suite, snapshot: Path, units: CodeUnits) -> dict[str, str]:
     """Read from one snapshot the facts that all of its suite should agree on. Raises SnapshotError."""
     snapshot_format = FORMATS[suite.format]
-    types, assumed = _mapped_types(suite) & snapshot_format.types(snapshot), ""
+    present, assumed = snapshot_format.types(snapshot), ""
+    types = _mapped_types(suite) & present
     with contextlib.suppress(SnapshotError):  # whoever opens it says that its kernel is unknown
         assumed = snapshot_format.smoothing(snapshot).assumed if "PartType0" in types else ""
+    components, _ = components_of(snapshot_format, suite.particles.model_dump(exclude_none=True))
+    if unowned := snapshot_format.with_mass(snapshot, present - {t for types in components.values() for t in types}):
+        left_out = f"particles of {' and '.join(sorted(unowned))} are in no component, so their mass counts nowhere; "
+        assumed = ". ".join(filter(None, [assumed, f"{left_out}if that is not meant name them in `particles`"]))
     return alike.facts(units, types, assumed, snapshot.name)
 
 

@@ -28,6 +28,8 @@ REACH_RE = 3.0
 LOPSIDED = 3.0
 #: Lowest and highest v^2 r / (G M) of a galaxy's stars, of which half are faster than v: it is near 1.
 LOWEST_MOTION, HIGHEST_MOTION = 0.003, 300.0
+#: Of fewer stars than these one may outweigh all others.
+FEWEST_TO_COMPARE = 10
 #: A sphere whose farthest particle lies within this share of its radius is cut off by the end of its file.
 FILLED = 0.9
 
@@ -107,11 +109,16 @@ def frame_of(
 ) -> Frame:
     """Choose the frame of a galaxy from its own stars; the sightlines follow from its name and the seed.
 
-    Raises Refused for stars without mass or extent, for stars without spin where an inclination is asked for, and for a
-    periodic box that does not hold the field of view.
+    Raises Refused for stars without mass or extent, or of which one outweighs all others, for stars without spin where
+    an inclination is asked for, and for a periodic box that does not hold the field of view.
     """
     if not stars.mass_msun.sum() > 0:
         raise Refused("its star particles have no mass; is the file damaged? Get it again")
+    if (share := stars.mass_msun.max() / stars.mass_msun.sum()) > 0.5 and len(stars) >= FEWEST_TO_COMPARE:
+        raise Refused(
+            f"one of its star particles has {100 * share:.3g} % of the mass of all, and its place would be R_e: is it "
+            "a black hole or coarse dark matter? Take it out, or say in `particles` what its type is"
+        )
     bulk_kms = at_rest(stars)
     pole = spin(stars, bulk_kms)
     if not pole.any() and settings.inclination_deg != (0.0, 90.0):
@@ -129,6 +136,15 @@ def frame_of(
         )
     map_radius_kpc = min(2**0.5 * settings.field_of_view_re * half_mass_kpc, half_box_kpc)
     return Frame(stars_radius_kpc, half_mass_kpc, bulk_kms, turns, inclination_deg, r_e_kpc, map_radius_kpc)
+
+
+def check_box(aperture_kpc: float, box_kpc: float | None) -> None:
+    """Raise Refused when the truth's aperture does not fit into a periodic box of this side; None stands for no box."""
+    if box_kpc is not None and aperture_kpc > 0.5 * box_kpc:
+        raise Refused(
+            f"the aperture of {aperture_kpc:.4g} kpc does not fit into the box of {box_kpc:.4g} kpc; check `aperture`, "
+            "the catalogue's R200 and BoxSize (`units: {box: none}` if it is no box)"
+        )
 
 
 def check_aperture(frame: Frame, aperture_kpc: float) -> None:

@@ -15,6 +15,7 @@ from kinmass.gen.campaign.record import (
     Refused,
     Settings,
     check_aperture,
+    check_box,
     check_ends,
     check_motion,
     enough_stars,
@@ -222,12 +223,7 @@ class Worker:
         if suite.aperture.kpc is None and halo.r200_kpc is None:
             raise Refused("the catalogue has no R200 for it; give `aperture: {kpc: ...}`")
         aperture_kpc = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
-        if aperture_kpc > snapshot.half_box_kpc:
-            raise Refused(
-                f"the aperture of {aperture_kpc:.4g} kpc does not fit into the box of "
-                f"{snapshot.units.box_kpc:.4g} kpc; check `aperture`, the catalogue's R200 and BoxSize "
-                "(`units: {box: none}` if it is no box)"
-            )
+        check_box(aperture_kpc, snapshot.units.box_kpc)
         centre_kpc = find_centre(snapshot) if halo.centre_kpc is None else halo.centre_kpc
         return snapshot.galaxy(centre_kpc, aperture_kpc), centre_kpc, aperture_kpc
 

@@ -260,6 +260,10 @@ class Format(ABC):
         """Return the particle types that the header lists; empty where the header does not list them."""
         return set()
 
+    def with_mass(self, path: Path, types: set[str]) -> set[str]:
+        """Return those of some types in the snapshot whose particles have a mass that counts."""
+        return types
+
     def files(self, path: Path) -> list[Path]:
         """Return all files of the snapshot whose first file is `path`. Raises SnapshotError when one is missing."""
         return [path]

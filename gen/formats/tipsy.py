@@ -27,6 +27,8 @@ _LATER_FIELDS = {
     "dark": ("eps", "phi"),
     "star": ("metals", "tform", "eps", "phi"),
 }
+#: Those that are read, by yt's names.
+_AS_FIELDS = {"rho": "Density", "temp": "Temperature", "tform": "FormationTime"}
 _HEADER = (("time", "d"), ("nbodies", "i"), ("ndim", "i"), ("nsph", "i"), ("ndark", "i"), ("nstar", "i"))
 #: Stars of negative formation time are black holes where they are no more than this, or than this share of the stars in
 #: a run that is cosmological.
@@ -179,9 +181,13 @@ class Tipsy(Format):
                 rows = np.memmap(staged, row_dtype, "r", start, (n,))
                 mass, pos, vel = (take(rows[name].__getitem__, n, max_particles) for name in ("mass", "pos", "vel"))
                 formed = take(rows["tform"].__getitem__, n, max_particles) if "tform" in later_fields else None
-                samples[ptype] = Sample(
-                    n, pos, vel, mass, frozenset({"Density"} if "rho" in later_fields else ()), formed
-                )
+                fields = {
+                    "Coordinates",
+                    "Velocities",
+                    "Mass",
+                    *(_AS_FIELDS[f] for f in later_fields if f in _AS_FIELDS),
+                }
+                samples[ptype] = Sample(n, pos, vel, mass, frozenset(fields), formed)
             start += n * row_dtype.itemsize
         return samples
 

@@ -1,6 +1,7 @@
 """`kinmass check`: describes a snapshot, or a suite file and its first snapshot, and ends with a verdict."""
 
-from collections import Counter
+import tempfile
+from collections import Counter, defaultdict
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import numpy as np
 
 from kinmass.gen.campaign.doubles import at_one_place, not_looked_into, of_several_times, rows_of_none
 from kinmass.gen.campaign.listing import facts_of, kinds_of, tells_low_resolution
+from kinmass.gen.campaign.plan import Task
+from kinmass.gen.campaign.record import Refused, Settings, check_box
+from kinmass.gen.campaign.worker import Worker
 from kinmass.gen.catalogues.find import Halo, find_haloes, usable, why_not
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.recognise import recognised
@@ -78,9 +82,8 @@ def _suite_lines(suite: Suite) -> list[str]:
     """Describe a suite by its first snapshot: types, units, tracers, catalogue, galaxies, verdict."""
     paths = suite.snapshot_paths()
     first, declared_types = paths[0], suite.particles.model_dump(exclude_none=True)
-    contents = sketch(
-        first, suite.format, declared_types, suite.units.model_dump(exclude_none=True), suite.selection.min_stars
-    )
+    units, min_stars = suite.units.model_dump(exclude_none=True), suite.selection.min_stars
+    contents = sketch(first, suite.format, declared_types, units, min_stars, suite.tracers)
     lines = [f"suite {suite.name}: {counted(len(paths), 'snapshot')}, of which the first:", *_snapshot_lines(contents)]
     light = f" of {suite.tracers.light_field}" if suite.tracers.light_field else ""
     lines.append(f"  maps show   gas: {suite.tracers.gas}, stars: {suite.tracers.stars}{light}")
@@ -107,10 +110,15 @@ def _suite_lines(suite: Suite) -> list[str]:
             if haloes
             else "the catalogue lists no galaxy of this snapshot; check `catalogue`"
         )
-    for halo in chosen_haloes[:LISTED]:
-        problem = _find_problem(contents, suite, halo, path)
-        lines.append(f"              {suite.galaxy_name(first, halo.name)}  {problem or 'ok'}")
-        wrong += [f"galaxy {halo.name}: {problem}"] if problem else []
+    listed = chosen_haloes[:LISTED]
+    problems = [_find_problem(contents, suite, halo, path) for halo in listed]
+    reasons = _try_to_map(contents, suite, listed) if not (wrong or any(problems)) else problems
+    galaxies_by_reason: dict[str, list[str]] = defaultdict(list)
+    for halo, reason in zip(listed, reasons, strict=True):
+        lines.append(f"              {suite.galaxy_name(first, halo.name)}  {reason or 'ok'}")
+        galaxies_by_reason[reason].append(halo.name)
+    works = galaxies_by_reason.pop("", None) is not None and not any(problems)  # for others than these
+    (odd if works else wrong).extend(f"galaxy {', '.join(names)}: {why}" for why, names in galaxies_by_reason.items())
     if len(chosen_haloes) > LISTED:
         lines.append(f"              and {len(chosen_haloes) - LISTED} more; `kinmass maps --dry-run` lists all")
     return [*lines, *_verdict(wrong, odd)]
@@ -135,6 +143,23 @@ def _disagreements(facts_by_snapshot: dict[Path, dict[str, str]]) -> list[str]:
     )
 
 
+def _try_to_map(contents: Sketch, suite: Suite, haloes: list[Halo]) -> list[str]:
+    """Say of each galaxy why it could not be mapped, "" where nothing is wrong: it is mapped, and forgotten.
+
+    Only of a snapshot that is small enough to be sampled whole; of another nothing is said.
+    """
+    if not all(sample.is_whole for sample in contents.samples.values()):
+        return [""] * len(haloes)
+    with tempfile.TemporaryDirectory(prefix="kinmass-") as folder:
+        worker = Worker(Path(folder), Settings(pixels=4))
+        try:
+            tasks = [Task(suite, 0, suite.galaxy_name(contents.path, h.name), contents.path, h) for h in haloes]
+            reasons = [worker.attempt(task)[1] for task in tasks]
+        finally:
+            worker.close()
+    return [reason.removeprefix(f"{contents.path}: ") for reason in reasons]
+
+
 def _find_problem(contents: Sketch, suite: Suite, halo: Halo, path: Path | None) -> str:
     """Say why one galaxy could not be mapped, as far as a sample of the stars can tell; "" where nothing is wrong."""
     usable_halo, problem = usable(halo, path)
@@ -142,10 +167,14 @@ def _find_problem(contents: Sketch, suite: Suite, halo: Halo, path: Path | None)
         return problem
     if suite.aperture.kpc is None and halo.r200_kpc is None:
         return "the catalogue has no R200 for it; give `aperture: {kpc: ...}`"
+    aperture_kpc = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
+    box_kpc = contents.units.box_kpc if contents.units is not None else None
+    try:
+        check_box(aperture_kpc, box_kpc)
+    except Refused as error:
+        return str(error)
     if halo.centre_kpc is None or contents.units is None or not contents.count("stars"):
         return ""
-    aperture_kpc = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
-    box_kpc = contents.units.box_kpc
     offset_kpc = contents.particles("stars").pos_kpc - halo.centre_kpc
     r_kpc = np.linalg.norm(
         offset_kpc if box_kpc is None else offset_kpc - box_kpc * np.round(offset_kpc / box_kpc), axis=1

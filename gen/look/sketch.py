@@ -22,7 +22,8 @@ from kinmass.gen.snapshots.components import (
     host_of,
     lighter_than_dark,
 )
-from kinmass.gen.snapshots.typed import HEAVIEST_MSUN, impossible_masses, too_light
+from kinmass.gen.snapshots.typed import HEAVIEST_MSUN, TypeReader, impossible_masses, too_light
+from kinmass.gen.suite import Tracers
 from kinmass.gen.words import counted
 
 #: At most so many particles of each type are sampled.
@@ -117,15 +118,17 @@ def sketch(
     particles: dict[str, list[str]] | None = None,
     units: dict[str, float] | None = None,
     min_stars: int = FEW_STARS,
+    tracers: Tracers | None = None,
 ) -> Sketch:
     """Sketch a snapshot from its headers and some particles of each type.
 
-    particles and units are those of a suite file; min_stars is its limit, below which `wrong` says so. Raises
+    particles, units and tracers are those of a suite file; min_stars is its limit, below which `wrong` says so. Raises
     SnapshotError when it cannot be read at all.
     """
+    tracers = tracers or Tracers()
     reader, declared = FORMATS[format_name], particles or {}
     with tempfile.TemporaryDirectory(prefix="kinmass-") as scratch, reading(path):
-        samples = reader.sample(reader.stage(path, Path(scratch)), MOST)
+        samples = reader.sample(reader.stage(path, Path(scratch), tracers.light_field), MOST)
     components, low_resolution = components_of(reader, declared)
     stored, samples = samples, _undisguised(reader, samples, components)
     code_units, wrong = None, []
@@ -150,6 +153,7 @@ def sketch(
     contents = Sketch(path, format_name, samples, components, low_resolution, discs, code_units, wrong)
     _check_types(contents, declared, min_stars)
     if code_units is not None:
+        _check_fields(contents, tracers)
         _check_numbers(contents)
     return contents
 
@@ -213,16 +217,33 @@ def _check_types(contents: Sketch, declared: dict[str, list[str]], min_stars: in
             f"{ptype} is said to be of low resolution, and its particles are lighter than PartType1's; "
             "are they a disc and a bulge? Then they belong under `particles: {stars: [...]}`"
         )
-    for ptype in [*contents.components["gas"], *contents.components["stars"]]:
-        sample = contents.samples.get(ptype)
-        if sample is not None and ptype.startswith("PartType") and "Velocities" not in sample.fields:
-            contents.wrong.append(f"{ptype} has no Velocities, which maps of gas and stars show")
     used_types = {t for types in contents.components.values() for t in types}
     for ptype in sorted(contents.samples.keys() - used_types):
         contents.odd.append(
             f"{contents.samples[ptype].count:,d} particles of {ptype} are in no component, so their mass counts "
             "nowhere; name them in `particles`"
         )
+
+
+def _check_fields(contents: Sketch, tracers: Tracers) -> None:
+    """Add to `wrong` the fields that maps of gas and stars need and that are not there."""
+    reader, units = FORMATS[contents.format], contents.units
+    assert units is not None
+    fields = {ptype: sorted(sample.fields) for ptype, sample in contents.samples.items()}
+    try:
+        smoothing = reader.smoothing(contents.path)
+    except SnapshotError:  # of an unknown kernel, which `wrong` tells already
+        return
+    types = TypeReader(
+        contents.path, reader, units, smoothing, tracers, contents.components, fields, disguised_is_declared=True
+    )
+    for ptype in [*contents.components["gas"], *contents.components["stars"]]:
+        if ptype in fields and ptype != reader.disguised:
+            try:
+                types.names(ptype)
+            except SnapshotError as error:
+                problem = str(error).removeprefix(f"{contents.path}: ")
+                contents.wrong.extend([problem] if problem not in contents.wrong else [])
 
 
 def _check_numbers(contents: Sketch) -> None:

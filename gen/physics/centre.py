@@ -1,8 +1,11 @@
 """The centre of a galaxy: found from its particles, or a catalogue's centre compared with them."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from kinmass.gen.compiled import compiled
+from kinmass.gen.physics.extent import edge
 from kinmass.gen.physics.particles import Galaxy, Particles
 from kinmass.gen.physics.profile import half_mass_radius
 
@@ -10,8 +13,9 @@ from kinmass.gen.physics.profile import half_mass_radius
 FARTHEST_RE = 1.0
 #: A centre is found on about this many particles; of more than these, every n-th is taken.
 MAX_PARTICLES = 20_000
-#: Each step of the climb goes to the mean of this share of the galaxy's own particles, the nearest ones.
-PEAK_SHARE = 0.1
+#: Each step of a climb goes to the mean of a share of the galaxy's own particles, the nearest ones; one climb follows
+#: the other.
+PEAK_SHARES = (0.1, 0.05)
 #: At least this many neighbours are averaged: with fewer the mean is dominated by shot noise.
 MIN_NEIGHBOURS = 20
 
@@ -59,23 +63,34 @@ def climb_to_peak(pos_kpc: np.ndarray, mass_msun: np.ndarray, start_kpc: np.ndar
 def offset_re(galaxy: Galaxy, n_stars: int | None = None) -> float:
     """Distance of a galaxy's origin from the nearest peak of its stars, or of all its matter, in units of R_e.
 
-    n_stars: the number of the galaxy's own star particles, where a catalogue gives it; in the aperture of a
-    satellite there may be more stars of its host. R_e is three quarters of the stars' half-mass radius about their
-    peak (Wolf et al. 2010). Two peaks are tried because each can mislead: a bright clump moves the peak of the stars,
-    but not that of all matter; a halo that is off its galaxy moves the peak of all matter, but not that of the stars.
+    n_stars: the number of the galaxy's own star particles, where a catalogue gives it; else those count that end about
+    the origin. In the aperture there may be more stars of its host and neighbours. R_e is three quarters of the
+    half-mass radius of the stars that end about their peak (Wolf et al. 2010): with those of neighbours it would be as
+    large as their distance, and any centre near. Two peaks are tried because each can mislead: a bright clump moves
+    the peak of the stars, but not that of all matter; a halo that is off its galaxy moves the peak of all matter, but
+    not that of the stars.
     """
     smallest_re = np.inf
-    own_share = min(1.0, (n_stars or np.inf) / max(len(galaxy.stars), 1))
+    own_share = min(1.0, (n_stars or len(_own(galaxy.stars, np.zeros(3))[0])) / max(len(galaxy.stars), 1))
     for parts in ([galaxy.stars], list(galaxy.components().values())):
         pos, mass = representative(parts)
         if len(pos) == 0 or not mass.sum() > 0:
             continue
-        neighbours = max(min(MIN_NEIGHBOURS, len(pos)), int(PEAK_SHARE * own_share * len(pos)))
-        peak = climb_to_peak(pos, mass, np.zeros(3), neighbours)
-        r = np.linalg.norm(galaxy.stars.pos_kpc - peak, axis=1)
-        r_e = 0.75 * half_mass_radius(r, galaxy.stars.mass_msun)
+        peak = np.zeros(3)
+        for share in PEAK_SHARES:
+            peak = climb_to_peak(pos, mass, peak, max(min(MIN_NEIGHBOURS, len(pos)), int(share * own_share * len(pos))))
+        r_e = 0.75 * half_mass_radius(*_own(galaxy.stars, peak))
         smallest_re = min(smallest_re, float(np.linalg.norm(peak)) / r_e if r_e > 0 else np.inf)
     return smallest_re
+
+
+def _own(stars: Particles, centre_kpc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances (n,) [kpc] and masses (n,) of the stars that end about a centre (3,); all where none end."""
+    about = replace(stars, pos_kpc=stars.pos_kpc - centre_kpc)
+    r_kpc = np.linalg.norm(about.pos_kpc, axis=1)
+    if (end_kpc := edge(about, float(r_kpc.max(initial=0.0)))) is None:
+        return r_kpc, stars.mass_msun
+    return r_kpc[r_kpc <= end_kpc], stars.mass_msun[r_kpc <= end_kpc]
 
 
 @compiled()
@@ -103,6 +118,6 @@ def deepest_point(stars: Particles, matter: list[Particles]) -> np.ndarray:
     half_mass_kpc = half_mass_radius(np.linalg.norm(stars.pos_kpc - centre, axis=1), stars.mass_msun)
     nearby = [p[np.linalg.norm(p.pos_kpc - centre, axis=1) <= 4 * half_mass_kpc] for p in matter if len(p)]
     pos, mass = representative(nearby)
-    for share in (PEAK_SHARE, PEAK_SHARE / 2):
+    for share in PEAK_SHARES:
         centre = climb_to_peak(pos, mass, centre, max(min(MIN_NEIGHBOURS, len(pos)), int(share * len(pos))))
     return centre

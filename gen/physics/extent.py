@@ -3,7 +3,7 @@
 import numpy as np
 
 from kinmass.gen.physics.particles import Particles
-from kinmass.gen.physics.profile import enclosed_mass
+from kinmass.gen.physics.profile import half_mass_radius
 
 #: Radii [kpc] at which the edge may lie, the same for every galaxy.
 PER_DECADE = 20
@@ -13,6 +13,12 @@ END_STEPS, NEIGHBOUR_STEPS = PER_DECADE, PER_DECADE // 2
 #: Shells of 0.1 dex (so many radial steps) are compared. A shell is part of a neighbour only if it has at least this
 #: share of the stellar mass inside.
 SHELL_STEPS, NEIGHBOUR_SHARE = 2, 0.005
+#: What ends may be the inner part of a galaxy if there is more around it within a decade beyond: a nucleus within
+#: NUCLEUS_KPC, and any other inside of a ring, in which the density rises by so many sigma of the number of stars.
+AROUND_STEPS, NUCLEUS_KPC, RING_SIGMA = PER_DECADE, 3.0, 5.0
+#: A ring is looked for over so many radial steps. Stars are around the centre, and not beside it, where their mean lies
+#: within this share of their half-mass radius.
+RING_STEPS, CENTRED = 3 * SHELL_STEPS, 0.3
 #: A half-mass radius of fewer stars than this is not trusted.
 MIN_STARS = 50
 
@@ -21,14 +27,19 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
     """Radius [kpc] at which a galaxy's stars end; None when that is not within complete_kpc.
 
     stars: all stars within complete_kpc of the galaxy's centre, in any order, and perhaps others farther out.
-    The edge is the radius of the smallest sphere of at least `min_stars` stars that is ten times as large as their
-    half-mass radius (99.9 % of an exponential disc, 95 % of a de Vaucouleurs profile). If the density of stars rises
-    outwards before that, beyond 3.16 half-mass radii, another galaxy begins there, and that is the edge. Stars outside
-    of the edge have no influence on it.
+    The edge is the radius of the smallest sphere of at least `min_stars` stars with mass that is ten times as large as
+    their half-mass radius (99.9 % of an exponential disc, 95 % of a de Vaucouleurs profile). If the density of stars
+    rises outwards before that, beyond 3.16 half-mass radii, another galaxy begins there, and that is the edge. Stars
+    outside of the edge have no influence on it. But what holds only a nucleus, or the inside of a ring, is no galaxy:
+    where soon beyond its edge there are more stars, on all sides, the edge is theirs.
     """
     radius_kpc = EDGES_KPC[complete_kpc >= EDGES_KPC]
-    mass = enclosed_mass(stars.pos_kpc, stars.mass_msun, radius_kpc)
-    enough_stars = enclosed_mass(stars.pos_kpc, np.ones(len(stars)), radius_kpc) >= min_stars
+    first_around = np.searchsorted(radius_kpc, np.sqrt(np.einsum("ij,ij->i", stars.pos_kpc, stars.pos_kpc)))
+    mass, n_stars = (
+        np.cumsum(np.bincount(first_around, weights, len(radius_kpc) + 1))[: len(radius_kpc)]
+        for weights in (stars.mass_msun, stars.mass_msun > 0)
+    )
+    enough_stars = n_stars >= min_stars
 
     def inside(steps: int) -> np.ndarray:
         """Return the mass (K,) inside radii that are so many steps smaller."""
@@ -36,12 +47,55 @@ def edge(stars: Particles, complete_kpc: float, min_stars: int = MIN_STARS) -> f
 
     shell = mass - inside(SHELL_STEPS)
     next_shell = np.append(shell[SHELL_STEPS:], np.zeros(SHELL_STEPS))[: len(mass)]
-    rises = (next_shell > 10 ** (3 * SHELL_STEPS / PER_DECADE) * shell) & (next_shell > NEIGHBOUR_SHARE * mass)
-    end_index = np.flatnonzero(enough_stars & (2 * inside(END_STEPS) >= mass))
-    first_end = int(end_index[0]) if len(end_index) else len(radius_kpc)
-    neighbour_index = np.flatnonzero(
-        (enough_stars & rises & (2 * inside(NEIGHBOUR_STEPS) >= mass))[: max(first_end - SHELL_STEPS, 0)]
-    )
-    if len(neighbour_index):
-        return float(radius_kpc[neighbour_index[0]])
-    return float(radius_kpc[first_end]) if len(end_index) else None
+    growth = 10 ** (3 * SHELL_STEPS / PER_DECADE)  # of a shell's volume
+    rises = (next_shell > growth * shell) & (next_shell > NEIGHBOUR_SHARE * mass)
+    is_end = enough_stars & (2 * inside(END_STEPS) >= mass)
+    is_neighbour = enough_stars & rises & (2 * inside(NEIGHBOUR_STEPS) >= mass)
+
+    def is_around(inner: int, outer: int) -> bool:
+        """Tell whether the stars beyond one of the radii, up to another, are on all sides."""
+        chosen = (first_around > inner) & (first_around <= outer) & (first_around < len(radius_kpc))
+        return _is_centred(stars.pos_kpc[chosen], stars.mass_msun[chosen])
+
+    def is_ring(step: int) -> bool:
+        """Tell whether the density of stars rises from a radius on, by many stars on all sides."""
+        inner, step, outer = np.clip([step - SHELL_STEPS, step, step + SHELL_STEPS], 0, len(mass) - 1)
+        n_inner, n_outer = n_stars[step] - n_stars[inner], n_stars[outer] - n_stars[step]
+        surplus, error = n_outer - growth * n_inner, np.sqrt(n_outer + growth**2 * n_inner)
+        return bool(surplus > RING_SIGMA * error) and is_around(step, step + RING_STEPS)
+
+    begin, end = 0, _first(is_end, 0)
+    while True:
+        found = _first(is_neighbour, begin)
+        if found >= end - SHELL_STEPS:
+            found = end
+        elif any(map(is_ring, range(found, found + RING_STEPS))):
+            begin = found + 1
+            continue
+        more = _first(~is_end, found)  # from here on half of the stars lie beyond a tenth of the radius
+        if found == len(radius_kpc) or more > found + AROUND_STEPS or more == len(radius_kpc):
+            break
+        next_end = _first(is_end, more)
+        if not (
+            is_around(found, next_end)
+            if radius_kpc[found] <= NUCLEUS_KPC
+            else any(map(is_ring, range(found - SHELL_STEPS, more)))
+        ):
+            break
+        begin, end = found + 1, next_end
+    return float(radius_kpc[found]) if found < len(radius_kpc) else None
+
+
+def _first(mask: np.ndarray, begin: int) -> int:
+    """Return the index from `begin` on of the first True in a mask (K,), K where there is none."""
+    found = np.flatnonzero(mask[begin:])
+    return begin + int(found[0]) if len(found) else len(mask)
+
+
+def _is_centred(pos_kpc: np.ndarray, mass_msun: np.ndarray) -> bool:
+    """Tell whether stars (N, 3), (N,) lie around the origin, and not beside it."""
+    if not mass_msun.any():
+        return False
+    r_kpc = np.sqrt(np.einsum("ij,ij->i", pos_kpc, pos_kpc))
+    mean_kpc = mass_msun @ pos_kpc / mass_msun.sum()
+    return bool(np.linalg.norm(mean_kpc) < CENTRED * half_mass_radius(r_kpc, mass_msun))

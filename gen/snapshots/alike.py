@@ -12,7 +12,7 @@ from kinmass.gen.words import counted
 
 #: Facts that may be other ones in each snapshot: of their times, and of zooms in boxes of their own.
 OWN = ("a", "code units")
-#: The fact that is empty for a file which leaves nothing open, and of which a user is told all the same.
+#: The fact that is empty for a file which leaves nothing open or out, and of which a user is told all the same.
 ASSUMED = "kernels"
 #: How many values of a fact, and snapshots of each value, are named; the others are only counted.
 NAMED = 3
@@ -21,8 +21,8 @@ NAMED = 3
 def facts(units: CodeUnits, types: set[str], assumed: str = "", own_name: str = "") -> dict[str, str]:
     """Put into words what all snapshots of a suite should agree on, and OWN.
 
-    types are the particle types of one; assumed says what its file leaves open of its kernels, "" where it does not;
-    own_name is the file's, which is another one in each.
+    types are the particle types of one; assumed says what its file leaves open of its kernels and what of it counts
+    nowhere, "" for neither; own_name is the file's, which is another one in each.
     """
     comoving = None if units.box_kpc is None else units.box_kpc / units.scale_factor
     factors = "".join(f", {field} by {factor:.6g}" for field, factor in sorted(units.factors.items()) if factor != 1)

@@ -20,6 +20,8 @@ def components_of(reader: Format, declared: Mapping[str, list[str]]) -> tuple[di
     """
     components = {name: list(dict.fromkeys(types)) for name, types in {**reader.components, **declared}.items()}
     low_resolution = components.pop("low_resolution", [])
+    if declared.get("dark") == [] and "low_resolution" not in declared:  # the truth is to have no dark matter at all
+        low_resolution = []
     components["dark"] = list(dict.fromkeys([*components["dark"], *low_resolution]))
     return components, low_resolution
 

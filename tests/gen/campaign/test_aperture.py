@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT, SUITES
 
 from kinmass.gen.campaign.plan import list_tasks
-from kinmass.gen.campaign.record import Refused, Settings, at_rest, spin
+from kinmass.gen.campaign.record import Refused, Settings, at_rest, frame_of, spin
 from kinmass.gen.campaign.worker import Worker
 from kinmass.gen.formats import gadget
 from kinmass.gen.mock.suites import make_galaxy
@@ -134,6 +134,8 @@ def test_a_galaxy_ends_where_it_says_itself(n):
             known_end = edge(stars[r <= known_kpc], known_kpc)
             assert known_end == end or (known_end is None and known_kpc < 1.3 * end)
             assert known_end == edge(stars, known_kpc)  # what lies beyond makes no difference
+        massless = Particles(1e-3 * stars.pos_kpc, stars.vel_kms, 0 * stars.mass_msun)
+        assert edge(concatenate([massless, stars]), 1e4) == end
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,35 @@ def test_a_compact_bulge_is_not_the_whole_galaxy():
     end, half = own(stars, 300.0)
     assert half == pytest.approx(half_mass_radius(np.linalg.norm(stars.pos_kpc, axis=1), stars.mass_msun), rel=0.02)
     assert end > 25
+
+
+@pytest.mark.parametrize(("share", "scale"), [(0.02, 0.02), (0.1, 0.02), (0.3, 0.1)])
+def test_a_nucleus_is_not_the_whole_galaxy_but_a_small_neighbour_of_one_is(share, scale):
+    """A nuclear cluster, or dense core, of a disc; the same in its outskirts is a galaxy of its own."""
+    rng, n = np.random.default_rng(0), 6000
+    R, turn = 3.0 * rng.gamma(2, 1, n), rng.uniform(0, 2 * np.pi, n)
+    disc = np.stack([R * np.cos(turn), R * np.sin(turn), rng.normal(0, 0.3, n)], axis=1)
+    nucleus = sphere(int(n * share / (1 - share)), scale, 1)
+    whole = concatenate([nucleus, Particles(disc, 0 * disc, np.full(n, 1e6))])
+    true = half_mass_radius(np.linalg.norm(whole.pos_kpc, axis=1), whole.mass_msun)
+    assert own(whole, 300.0)[1] == pytest.approx(true, rel=0.02)
+    assert edge(replace(whole, pos_kpc=whole.pos_kpc[:, [1, 2, 0]]), 8.0) is None  # of which too little is known
+    for beside in ([4.0, 0, 0], [8.0, 0, 0], [0, 12.0, 6.0]):
+        away = concatenate([nucleus, Particles(disc + np.array(beside), 0 * disc, np.full(n, 1e6))])
+        for known_kpc in (5.0, 30.0, 300.0):
+            assert own(away, known_kpc)[1] == pytest.approx(1.305 * scale, rel=0.25)
+
+
+@pytest.mark.parametrize(("half", "share"), [(0.5, 0.6), (1.5, 0.6), (2.0, 0.3), (3.0, 0.6)])
+def test_a_ring_is_part_of_its_galaxy(half, share):
+    """A bulge in a ring of 15 kpc, apart from each other, whose density rises as that of a neighbour does."""
+    rng, n = np.random.default_rng(0), 4000
+    R, turn = rng.normal(15, 1.5, n), rng.uniform(0, 2 * np.pi, n)
+    ring = np.stack([R * np.cos(turn), R * np.sin(turn), rng.normal(0, 0.3, n)], axis=1)
+    bulge = sphere(int(n * (1 - share) / share), half / 1.305, 1)
+    whole = concatenate([bulge, Particles(ring, 0 * ring, np.full(n, 1e6))])
+    true = half_mass_radius(np.linalg.norm(whole.pos_kpc, axis=1), whole.mass_msun)
+    assert own(whole, 300.0)[1] == pytest.approx(true, rel=0.02)
 
 
 def write(folder: Path, galaxy: Galaxy, box_kpc: float = 1000.0, **keys) -> Suite:
@@ -242,6 +273,15 @@ def shells(vel_inner: np.ndarray, vel_outer: np.ndarray, outer_kpc: float) -> Pa
     # No two radii are the same, as in a real galaxy.
     pos = np.concatenate([near, far]) * (1 + 1e-6 * np.arange(100))[:, None]
     return Particles(pos, vel, np.ones(100))
+
+
+def test_a_star_that_outweighs_all_others_is_none():
+    stars = sphere(300, 1.0, 1)
+    stars.mass_msun[7] = 2.9e8
+    frame_of(stars, 10.0, "", Settings(views=1))
+    stars.mass_msun[7] = 3.1e8
+    with pytest.raises(Refused, match=r"one of its star particles has 50.9 % of the mass of all"):
+        frame_of(stars, 10.0, "", Settings(views=1))
 
 
 def test_a_galaxys_motion_is_that_of_the_inner_half_of_its_stars():

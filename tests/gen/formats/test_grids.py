@@ -89,6 +89,14 @@ def test_particles_come_back(kind, place, read_whole_below, galaxy, written, mon
     assert read.high_res_fraction == pytest.approx(1 - coarse[coarse > 2e6].sum() / coarse.sum())
 
 
+def test_no_dark_matter_is_none_of_low_resolution_either(written):
+    """`dark: []` says that the truth is to be stars and gas alone."""
+    (place, *_) = CENTRES
+    with opened("ramses", written["ramses", place], components={"dark": []}) as snapshot:
+        assert snapshot.counts["coarse_dark"] > 0
+        assert len(snapshot.galaxy(CENTRES[place], 60.0).dark) == snapshot.count("dark") == 0
+
+
 @pytest.mark.parametrize("kind", grids.WRITERS)
 def test_cells_hold_the_gas_that_lies_in_them(kind, galaxy, written):
     """Brute force: every cell has the mass and momentum of the gas particles between its faces; all fill the box."""

@@ -20,7 +20,7 @@ from kinmass.gen.look.sketch import sketch
 from kinmass.gen.mock.suites import make_galaxy
 from kinmass.gen.physics.particles import Galaxy
 from kinmass.gen.snapshots.snapshot import Snapshot
-from kinmass.gen.suite import load_suite
+from kinmass.gen.suite import Tracers, load_suite
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +227,24 @@ def test_who_maps_is_told_of_a_kernel_that_is_assumed(tmp_path, capsys):
     assert said.count("\n") == 1
 
 
+def test_who_maps_is_told_of_types_that_count_nowhere(tmp_path, capsys):
+    """Coarse dark matter of a zoom, where a template for a box says that type 1 is all; tracers have no mass."""
+    (tmp_path / "centres.csv").write_text("id,x,y,z\n0,0,0,0\n")
+    text = "name: s\nformat: arepo\nsnapshots: snap.hdf5\naperture: {kpc: 20}\nparticles: {dark: [PartType1]}\n"
+    suite = written(tmp_path, text + "catalogue: {format: table, path: centres.csv}\n")
+    layouts.tng(tmp_path / "snap.hdf5", layouts.galaxy())
+    with h5py.File(tmp_path / "snap.hdf5", "r+") as file:
+        file["Header"].attrs["NumPart_Total"] = [40, 40, 0, 5, 40, 0]
+    list_tasks(load_suite(suite))
+    assert capsys.readouterr().err == ""
+    layouts.auriga(tmp_path / "snap.hdf5", layouts.galaxy())
+    with h5py.File(tmp_path / "snap.hdf5", "r+") as file:
+        file["Header"].attrs["NumPart_Total"] = [40, 40, 2, 2, 40, 0]
+    list_tasks(load_suite(suite))
+    assert "snap.hdf5): particles of PartType2 and PartType3 are in no component, so" in capsys.readouterr().err
+    assert len([line for line in describe(suite) if "in no component" in line]) == 2
+
+
 def _put(name, value, rows=...):
     return lambda file: file[name].__setitem__(rows, value)
 
@@ -299,6 +317,64 @@ def test_a_suite_says_which_galaxies_would_be_mapped_and_why_others_not(a_galaxy
     description = "\n".join(describe(written(tmp_path, text + "catalogue: {format: table, path: t.csv}\n")))
     assert "suite s: 1 snapshot, of which" in description
     assert "the catalogue lists no galaxy of this snapshot; check `catalogue`" in description
+
+
+def _at_rest(file: h5py.File) -> None:
+    file["PartType4/Velocities"][:20] = 0
+
+
+def _hazy(file: h5py.File) -> None:
+    file["PartType0/SmoothingLength"][...] *= 1e5
+
+
+def _as_it_is(file: h5py.File) -> None:
+    """Change nothing."""
+
+
+@pytest.mark.parametrize(
+    ("change", "keys", "words"),
+    [
+        (_at_rest, "", "galaxy 0: 20 of 1000 particles at rest in PartType4/Velocities"),
+        (_hazy, "", "times the distance of the 32nd neighbour"),
+        (_as_it_is, "aperture: {kpc: 2}", "in the aperture, fewer than min_stars = 200"),
+        (
+            _as_it_is,
+            "aperture: {kpc: 2001}",
+            "galaxy 0: the aperture of 2001 kpc does not fit into the box of 4000 kpc",
+        ),
+        (_as_it_is, "tracers: {gas: hi}", "PartType0: `gas: hi` needs NeutralHydrogenAbundance"),
+        (_as_it_is, "tracers: {stars: light, light_field: L}", "PartType4: no dataset for `light_field: L`"),
+    ],
+)
+def test_check_finds_what_maps_would_refuse(change, keys, words, a_galaxy, tmp_path, monkeypatch):
+    """In a snapshot that is sampled whole; missing fields and boxes that are too small also in another."""
+    path = snapshot(tmp_path / "snap.hdf5", a_galaxy)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    aperture = "" if "aperture" in keys else "aperture: {kpc: 60}\n"
+    text = f"name: s\nformat: gizmo\nsnapshots: snap.hdf5\n{aperture}{keys}\n"
+    said = describe(written(tmp_path, text))
+    assert len([line for line in said if line.startswith("  wrong")]) == 1
+    assert words in "\n".join(said)
+    if "fit" in words or "tracers" in keys:
+        monkeypatch.setattr("kinmass.gen.look.sketch.MOST", 64)
+        assert words in "\n".join(describe(tmp_path / "draft.yaml"))
+    assert mapped(text, tmp_path) == (0, 1)
+
+
+def test_one_galaxy_that_fails_is_odd_where_others_do_not(a_galaxy, tmp_path):
+    path = snapshot(tmp_path / "snap.hdf5", a_galaxy)
+    (tmp_path / "t.csv").write_text("id,x,y,z\na,2000,2000,2000\nb,2030,2000,2000\n")
+    text = f"name: s\nformat: gizmo\nsnapshots: {path.name}\naperture: {{kpc: 60}}\n"
+    *_, said, verdict = describe(written(tmp_path, text + "catalogue: {format: table, path: t.csv}\n"))
+    assert said.startswith("  odd         galaxy b: the catalogue's centre lies ")
+    assert "can be mapped; look at what is odd" in verdict
+
+
+def test_check_knows_the_temperatures_of_tipsy(tmp_path):
+    path = layouts.tipsy(tmp_path / "g1.00512", layouts.galaxy(300))
+    assert sketch(path, "tipsy", tracers=Tracers(gas="cold")).wrong == []
+    assert any("NeutralHydrogenAbundance" in words for words in sketch(path, "tipsy", tracers=Tracers(gas="hi")).wrong)
 
 
 def test_check_reads_headers_and_a_bounded_sample(a_galaxy, tmp_path, monkeypatch):

@@ -71,6 +71,20 @@ def test_a_satellite_is_compared_with_itself_and_not_with_its_host():
     assert offset_re(together, n_stars=len(satellite.stars)) < FARTHEST_RE / 2
 
 
+@pytest.mark.parametrize("is_counted", [True, False])
+@pytest.mark.parametrize("n_others", [1, 3])
+def test_neighbours_in_the_aperture_bring_no_centre_nearer(n_others, is_counted):
+    """A galaxy beside one as heavy, and the satellite of a heavier one, whose stars a catalogue counts or not."""
+    own, r_e = a_galaxy("bursty")
+    others = [moved(a_galaxy("quiet", k)[0], np.array([25.0 * r_e, k * r_e, 0])) for k in range(n_others)]
+    parts = [g.components() for g in (own, *others)]
+    kinds = {k: concatenate([replace(p[k], support_kpc=None, weight=None) for p in parts]) for k in parts[0]}
+    for distance in (0.5, 1.5, 4.0, 8.0):
+        off = moved(Galaxy(**kinds), np.array([0.0, 0.0, distance * r_e]))
+        found = offset_re(off, n_stars=len(own.stars) if is_counted else None)
+        assert found == pytest.approx(distance, rel=0.25)
+
+
 @pytest.mark.parametrize("suite", ["bursty", "quiet", "middle"])
 def test_a_centre_found_is_the_potentials_and_not_that_of_the_brightest_clump(suite):
     galaxy, r_e = a_galaxy(suite)

@@ -203,12 +203,12 @@ def _tables(args: argparse.Namespace) -> int:
     )
     from kinmass.gen.storage.store import named_suites, without_dark_matter
     from kinmass.train.run.derived import without_unseen
-    from kinmass.train.run.trained_on import maps_of, unlike_trained_on
+    from kinmass.train.run.trained_on import store_identity, unlike_trained_on
 
     runs = _runs_to_test(args)
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
-    maps = maps_of(args.store, test_suites)
+    maps = store_identity(args.store, test_suites)
     sums = collect(args.store, runs, test_suites, part, args.out, _cluster_settings(args), not args.no_classical)
     if not any(total.count.any() for total in sums.values()):
         raise ValueError(nothing_tested(sums, part, test_suites))
@@ -234,7 +234,7 @@ def _conditions(args: argparse.Namespace) -> int:
     from kinmass.gen.storage.store import named_suites, refuse_inside
     from kinmass.train.run.checkpoint import read_config, write_json
     from kinmass.train.run.derived import without_unseen
-    from kinmass.train.run.trained_on import check_maps, maps_of, unlike_trained_on
+    from kinmass.train.run.trained_on import check_maps, store_identity, unlike_trained_on
 
     runs = _runs_to_test(args)
     test_suites = named_suites(args.store, args.suites)
@@ -242,7 +242,7 @@ def _conditions(args: argparse.Namespace) -> int:
         for suite in test_suites:
             check_maps(run, args.store, suite)
     part = None if args.part == "all" else args.part
-    origin = origin_of(args.store, runs, part, maps_of(args.store, test_suites))
+    origin = origin_of(args.store, runs, part, store_identity(args.store, test_suites))
     views = views_to_test(args.store, test_suites, part, args.views)
     refuse_inside(args.out)
     require_writable(args.out)

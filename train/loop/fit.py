@@ -179,6 +179,8 @@ def _fit(
 
     start = ddp.from_first(lambda: read_start(config, out))
     if start.finished:
+        if start.remark:
+            say(start.remark)
         return start.finished
     begun = _begin(config, out, start, device, say, fitter_class, opened)
     fitter = begun.fitter

@@ -39,7 +39,7 @@ from kinmass.train.data.dataset import RADII_RE, read_views, usable
 from kinmass.train.data.sampler import Lanes, Shuffle, draws, random_bits
 from kinmass.train.launch.ports import free_port
 from kinmass.train.launch.status import states
-from kinmass.train.loop.begun import with_batch_for
+from kinmass.train.loop.begun import check, with_batch_for
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, _hold, fit
 from kinmass.train.loop.fitter import NonFinite
@@ -729,9 +729,17 @@ def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path
     ddp.request_stop()
     with pytest.raises(Stopped):
         fit(config_of(path), tmp_path / "run", quiet=True)
+    capsys.readouterr()
     group["status"][7:] = store.DONE
-    fit(config_of(path), tmp_path / "run", quiet=True)
+    fit(config_of(path), tmp_path / "run")
     assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / "whole"))
+    of_fewer = "when it began, and not on others: mapped galaxies of quiet (7 there, 12 now); for a network of all, "
+    assert f"{tmp_path}/run is trained on the galaxies that {path} had {of_fewer}" in capsys.readouterr().err
+    fit(config_of(path), tmp_path / "whole")  # which is finished
+    assert f"{tmp_path}/whole is trained on the galaxies that {path} had {of_fewer}" in capsys.readouterr().err
+    for filled in (True, False):
+        assert of_fewer in check(config_of(path), tmp_path / "whole", filled)
+    assert check(config_of(path), tmp_path / "new") == ""
     group["status"][:] = store.PENDING
     with pytest.raises(
         store.StoreError, match=r"suite quiet has no finished galaxy; .* or choose --suites bursty,midd"

@@ -14,8 +14,15 @@ class MissingMPIError(ValueError):
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether this project raised an exception with a message for the user, so that no traceback is needed."""
-    return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] == "kinmass"
+    """Whether `sentence` of an exception is a message for the user, so that no traceback is needed."""
+    return _is_of_a_name(error) or (
+        isinstance(error, ValueError) and type(error).__module__.partition(".")[0] == "kinmass"
+    )
+
+
+def _is_of_a_name(error: BaseException) -> bool:
+    """Whether the name of a file or folder could not be written down, as it holds bytes that are no UTF-8."""
+    return isinstance(error, UnicodeEncodeError) and any("\udc80" <= letter <= "\udcff" for letter in error.object)
 
 
 #: The system's errors when a disk is full, or a quota or a file-size limit is reached.
@@ -27,12 +34,15 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = f": {error.filename}" if error.filename else ""
         return f"no room left to write ({error.strerror}{where}); make room and give the same command again"
+    if isinstance(error, UnicodeEncodeError) and _is_of_a_name(error):
+        near = error.object[max(0, error.start - 80) : error.end + 40].encode(errors="backslashreplace").decode()
+        return f"the name of a file or folder is no UTF-8, as old ones in Latin-1 ({near}); rename it"
     return str(error)
 
 
 def in_words(error: BaseException) -> str:
     """An exception as text for a log: the message alone if it is for the user, otherwise with type and traceback."""
-    return str(error) if is_user_error(error) else "".join(traceback.format_exception(error)).rstrip()
+    return sentence(error) if is_user_error(error) else "".join(traceback.format_exception(error)).rstrip()
 
 
 def say_interrupted_in_words() -> None:

@@ -214,6 +214,18 @@ def test_a_larger_store_than_memory_is_streamed(map_store, tmp_path, capsys):
     assert re.search(r"streamed, \d+ steps at a time", capsys.readouterr().err)
 
 
+def test_a_run_that_is_given_less_memory_goes_on_with_it(map_store, tmp_path, stopped, capsys):
+    """It began on a larger machine, with all maps in memory: here it would be killed, whatever --memory-gb says."""
+    run = shutil.copytree(stopped, tmp_path / "run")
+    for memory_gb, how in ((0.0, "maps in memory"), (1e-4, "streamed, 1 steps at a time"), (0.0, "streamed, 1 steps")):
+        ddp.request_stop()
+        with pytest.raises(Stopped):
+            fit(config_of(map_store, **LONG, memory_gb=memory_gb), run)
+        messages = capsys.readouterr().err
+        assert how in messages
+        assert "going on from step" in messages
+
+
 # ---- many processes
 
 SHARE = """

@@ -434,7 +434,7 @@ def _predict(args: argparse.Namespace) -> int:
     if galaxies:
         refuse_inside(args.out or Path("profiles"))
         return _predict_observed(runs, galaxies, args.out or Path("profiles"), args.inside_kpc)
-    from kinmass.eval.observed.places import labels, write_beside
+    from kinmass.eval.observed.places import elsewhere, labels, write_beside
     from kinmass.eval.tables.predict import predict
 
     if args.out:
@@ -448,7 +448,10 @@ def _predict(args: argparse.Namespace) -> int:
             print(args.out)
         else:
             origin = {"run": str(run.resolve()), "store": str(args.store.resolve()), "suite": args.suite}
-            print(write_beside(args.out / f"{label}.csv", table.to_csv(index=False), origin))
+            path = write_beside(args.out / f"{label}.csv", table.to_csv(index=False), origin)
+            if said := elsewhere(args.out / f"{label}.csv", path):
+                print(f"kinmass predict: {said}", file=sys.stderr)
+            print(path)
     return 0
 
 
@@ -467,7 +470,7 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
     """
     from kinmass.eval.observed.galaxy import read_galaxy
     from kinmass.eval.observed.inference import infer, tracers_asked
-    from kinmass.eval.observed.places import claim, labels, set_outdated_aside
+    from kinmass.eval.observed.places import claim, elsewhere, labels, set_outdated_aside
     from kinmass.train.run.posterior import load
 
     labelled_inferences = list(zip([load(run) for run in runs], labels(runs), strict=True))
@@ -494,6 +497,8 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
             folder = claim(out / galaxy_label / label, origin)
             folders.append(folder)
             profile.write(folder)
+            if said := elsewhere(out / galaxy_label / label, folder):
+                print(f"kinmass predict: {said}", file=sys.stderr)
             print("\n".join([*profile.sentences(), *map(profile.inside, inside_kpc)]))
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
         for reason in refusals:

@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 
 
 class MissingMPIError(ValueError):
@@ -45,6 +48,10 @@ def in_words(error: BaseException) -> str:
     return sentence(error) if is_user_error(error) else "".join(traceback.format_exception(error)).rstrip()
 
 
+#: What a shell shows of Ctrl-C.
+_INTERRUPTED = "\nkinmass: interrupted; the same command goes on where it stood"
+
+
 def say_interrupted_in_words() -> None:
     """Have Ctrl-C, where a command does not handle it, end this process with a sentence in place of a traceback.
 
@@ -55,12 +62,31 @@ def say_interrupted_in_words() -> None:
     def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Print a sentence for Ctrl-C, and any other exception as usual."""
         if issubclass(kind, KeyboardInterrupt):
-            print("\nkinmass: interrupted; the same command goes on where it stood", file=sys.stderr)
+            print(_INTERRUPTED, file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, trace)
 
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = say
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, as Python does at Ctrl-C; while a module is imported, end the process at once.
+
+    Torch and other libraries take an exception in the midst of their import for an error of their own: of one they
+    abort, of another they begin anew without end.
+    """
+    caller = frame
+    while caller:
+        if caller.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os.write(2, f"{_INTERRUPTED}\n".encode())
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        caller = caller.f_back
+    signal.default_int_handler(number, frame)
 
 
 @contextlib.contextmanager

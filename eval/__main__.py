@@ -343,6 +343,7 @@ def _show_galaxy(args: argparse.Namespace) -> int:
     from kinmass.gen.export import file_stem
     from kinmass.gen.instruments.builtin import instrument
     from kinmass.gen.look.save import save_picture
+    from kinmass.gen.look.style import own_style
     from kinmass.gen.options import OptionError
     from kinmass.gen.storage.files import aside, make_folder
 
@@ -357,14 +358,15 @@ def _show_galaxy(args: argparse.Namespace) -> int:
     view = args.view or 0
     truth = galaxy.view(view).log10_menc[0].numpy()
     answers = [galaxy.ask(network, view) for network in networks_of(_runs(args.runs))]
-    figure = draw(galaxy, view, instrument(args.instrument) if args.instrument else None, answers)
-    out = args.out or Path(f"{file_stem(galaxy.suite, galaxy.name)}.view{view}.png")
-    if args.out:  # what the user has named is written over, as by other tools
-        make_folder(out.parent)
-        with aside(out) as partial:
-            figure.savefig(partial, dpi=110)
-    else:
-        save_picture(figure, out, args.path, dpi=110)
+    with own_style():
+        figure = draw(galaxy, view, instrument(args.instrument) if args.instrument else None, answers)
+        out = args.out or Path(f"{file_stem(galaxy.suite, galaxy.name)}.view{view}.png")
+        if args.out:  # what the user has named is written over, as by other tools
+            make_folder(out.parent)
+            with aside(out) as partial:
+                figure.savefig(partial, dpi=110)
+        else:
+            save_picture(figure, out, args.path, dpi=110)
     for answer in answers:
         foreign = "; it was not trained on this suite" if answer.foreign else ""
         score = "not known" if np.isnan(answer.ood_score) else f"{answer.ood_score:.2f}"

@@ -26,6 +26,7 @@ from kinmass.eval.gallery.index import Index
 from kinmass.eval.gallery.pages import Pages, Refusal
 from kinmass.eval.gallery.stored import NotShown, networks_of
 from kinmass.eval.tables.tasks import sources_of
+from kinmass.gen.look.style import own_style
 from kinmass.gen.storage.store import StoreError
 
 ADDRESS, PORT = "127.0.0.1", 8050
@@ -142,6 +143,7 @@ def _user() -> str:
         return "USER"
 
 
+@own_style()
 def serve(store: Path, runs: list[Path], results: Path, port: int | None = None, check: bool = False) -> int:
     """Serve the gallery of a store until it is interrupted. Raises StoreError, RunError or OSError at the start.
 

@@ -15,6 +15,7 @@ from kinmass.eval.observed.galaxy import ObservedGalaxy
 from kinmass.eval.observed.verdict import DEGREES, Verdict, of_tracers
 from kinmass.eval.report.galaxies import observed_profile
 from kinmass.gen.code import provenance
+from kinmass.gen.look.style import own_style
 from kinmass.gen.storage.files import aside, make_folder
 from kinmass.train.model.scaling import clip_to_mass_limits
 from kinmass.train.run.intervals import SHARES, quantiles
@@ -132,6 +133,7 @@ class ObservedProfile:
             self.galaxy.calibrated,
         )  # fmt: skip
 
+    @own_style()
     def write(self, out: Path) -> None:
         """Write profile.ecsv, samples.zarr and figure.png into a folder; each appears complete and synced to disk.
 

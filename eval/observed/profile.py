@@ -142,7 +142,7 @@ class ObservedProfile:
         make_folder(out)
         (out / "profile.ecsv").unlink(missing_ok=True)
         with aside(out / "samples.zarr") as partial:
-            group = zarr.open_group(partial, mode="w")
+            group = zarr.open_group(partial, mode="w", zarr_format=3)
             group.create_array("log10_menc", data=self.samples.astype(np.float32), dimension_names=("sample", "radius"))
             group.create_array("radius_kpc", data=self.radius_kpc, dimension_names=("radius",))
             group.attrs.update({"unit": "log10 of Msun", "galaxy": self.galaxy.name, "tracer": self.tracer})

@@ -203,12 +203,12 @@ def _tables(args: argparse.Namespace) -> int:
     )
     from kinmass.gen.storage.store import named_suites, without_dark_matter
     from kinmass.train.run.derived import without_unseen
-    from kinmass.train.run.trained_on import maps_of, unlike_trained_on
+    from kinmass.train.run.trained_on import store_identity, unlike_trained_on
 
     runs = _runs_to_test(args)
     test_suites = named_suites(args.store, args.suites)
     part = None if args.part == "all" else args.part
-    maps = maps_of(args.store, test_suites)
+    maps = store_identity(args.store, test_suites)
     sums = collect(args.store, runs, test_suites, part, args.out, _cluster_settings(args), not args.no_classical)
     if not any(total.count.any() for total in sums.values()):
         raise ValueError(nothing_tested(sums, part, test_suites))
@@ -234,7 +234,7 @@ def _conditions(args: argparse.Namespace) -> int:
     from kinmass.gen.storage.store import named_suites, refuse_inside
     from kinmass.train.run.checkpoint import read_config, write_json
     from kinmass.train.run.derived import without_unseen
-    from kinmass.train.run.trained_on import check_maps, maps_of, unlike_trained_on
+    from kinmass.train.run.trained_on import check_maps, store_identity, unlike_trained_on
 
     runs = _runs_to_test(args)
     test_suites = named_suites(args.store, args.suites)
@@ -242,7 +242,7 @@ def _conditions(args: argparse.Namespace) -> int:
         for suite in test_suites:
             check_maps(run, args.store, suite)
     part = None if args.part == "all" else args.part
-    origin = origin_of(args.store, runs, part, maps_of(args.store, test_suites))
+    origin = origin_of(args.store, runs, part, store_identity(args.store, test_suites))
     views = views_to_test(args.store, test_suites, part, args.views)
     refuse_inside(args.out)
     require_writable(args.out)
@@ -343,6 +343,7 @@ def _show_galaxy(args: argparse.Namespace) -> int:
     from kinmass.gen.export import file_stem
     from kinmass.gen.instruments.builtin import instrument
     from kinmass.gen.look.save import save_picture
+    from kinmass.gen.look.style import own_style
     from kinmass.gen.options import OptionError
     from kinmass.gen.storage.files import aside, make_folder
 
@@ -357,14 +358,15 @@ def _show_galaxy(args: argparse.Namespace) -> int:
     view = args.view or 0
     truth = galaxy.view(view).log10_menc[0].numpy()
     answers = [galaxy.ask(network, view) for network in networks_of(_runs(args.runs))]
-    figure = draw(galaxy, view, instrument(args.instrument) if args.instrument else None, answers)
-    out = args.out or Path(f"{file_stem(galaxy.suite, galaxy.name)}.view{view}.png")
-    if args.out:  # what the user has named is written over, as by other tools
-        make_folder(out.parent)
-        with aside(out) as partial:
-            figure.savefig(partial, dpi=110)
-    else:
-        save_picture(figure, out, args.path, dpi=110)
+    with own_style():
+        figure = draw(galaxy, view, instrument(args.instrument) if args.instrument else None, answers)
+        out = args.out or Path(f"{file_stem(galaxy.suite, galaxy.name)}.view{view}.png")
+        if args.out:  # what the user has named is written over, as by other tools
+            make_folder(out.parent)
+            with aside(out) as partial:
+                figure.savefig(partial, dpi=110)
+        else:
+            save_picture(figure, out, args.path, dpi=110)
     for answer in answers:
         foreign = "; it was not trained on this suite" if answer.foreign else ""
         score = "not known" if np.isnan(answer.ood_score) else f"{answer.ood_score:.2f}"
@@ -434,7 +436,7 @@ def _predict(args: argparse.Namespace) -> int:
     if galaxies:
         refuse_inside(args.out or Path("profiles"))
         return _predict_observed(runs, galaxies, args.out or Path("profiles"), args.inside_kpc)
-    from kinmass.eval.observed.places import labels, write_beside
+    from kinmass.eval.observed.places import elsewhere, labels, write_beside
     from kinmass.eval.tables.predict import predict
 
     if args.out:
@@ -448,7 +450,10 @@ def _predict(args: argparse.Namespace) -> int:
             print(args.out)
         else:
             origin = {"run": str(run.resolve()), "store": str(args.store.resolve()), "suite": args.suite}
-            print(write_beside(args.out / f"{label}.csv", table.to_csv(index=False), origin))
+            path = write_beside(args.out / f"{label}.csv", table.to_csv(index=False), origin)
+            if said := elsewhere(args.out / f"{label}.csv", path):
+                print(f"kinmass predict: {said}", file=sys.stderr)
+            print(path)
     return 0
 
 
@@ -467,7 +472,7 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
     """
     from kinmass.eval.observed.galaxy import read_galaxy
     from kinmass.eval.observed.inference import infer, tracers_asked
-    from kinmass.eval.observed.places import claim, labels, set_outdated_aside
+    from kinmass.eval.observed.places import claim, elsewhere, labels, set_outdated_aside
     from kinmass.train.run.posterior import load
 
     labelled_inferences = list(zip([load(run) for run in runs], labels(runs), strict=True))
@@ -494,6 +499,8 @@ def _predict_observed(runs: list[Path], galaxies: list[Path], out: Path, inside_
             folder = claim(out / galaxy_label / label, origin)
             folders.append(folder)
             profile.write(folder)
+            if said := elsewhere(out / galaxy_label / label, folder):
+                print(f"kinmass predict: {said}", file=sys.stderr)
             print("\n".join([*profile.sentences(), *map(profile.inside, inside_kpc)]))
             print(f"{folder}/profile.ecsv, samples.zarr, figure.png\n")
         for reason in refusals:

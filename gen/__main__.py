@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from kinmass.gen.command import add_command, parse, several_processes, stage_parser
 from kinmass.gen.errors import in_words, is_user_error, sentence
+from kinmass.gen.look.style import own_style
 from kinmass.gen.options import number_or_range
 from kinmass.gen.streams import standard_streams
 from kinmass.gen.words import counted
@@ -278,6 +279,7 @@ def _plan(args: argparse.Namespace, suites: "list[Suite]", settings: "Settings")
     return 0
 
 
+@own_style()
 def _preview(suites: "list[Suite]", settings: "Settings", names: list[str], out: Path) -> bool:
     """Write a picture of a few galaxies of each suite into the folder `out`; return whether all could be mapped."""
     from kinmass.gen.export import file_stem

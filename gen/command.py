@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,14 @@ def several_processes() -> str:
         if (count := os.environ.get(name) or "1") != "1":
             return f"{launcher} started {count} processes"
     return ""
+
+
+def imports_as_here() -> dict[str, str]:
+    """Return variables with which a Python that is started imports from the working folder only where this one does.
+
+    A `random.py` of the user's that lies there would be taken for Python's own.
+    """
+    return {} if {"", os.getcwd()} & set(sys.path) else {"PYTHONSAFEPATH": "1"}
 
 
 def add_command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:

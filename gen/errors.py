@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 
 
 class MissingMPIError(ValueError):
@@ -14,8 +17,15 @@ class MissingMPIError(ValueError):
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether this project raised an exception with a message for the user, so that no traceback is needed."""
-    return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] == "kinmass"
+    """Whether `sentence` of an exception is a message for the user, so that no traceback is needed."""
+    return _is_of_a_name(error) or (
+        isinstance(error, ValueError) and type(error).__module__.partition(".")[0] == "kinmass"
+    )
+
+
+def _is_of_a_name(error: BaseException) -> bool:
+    """Whether the name of a file or folder could not be written down, as it holds bytes that are no UTF-8."""
+    return isinstance(error, UnicodeEncodeError) and any("\udc80" <= letter <= "\udcff" for letter in error.object)
 
 
 #: The system's errors when a disk is full, or a quota or a file-size limit is reached.
@@ -27,12 +37,19 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = f": {error.filename}" if error.filename else ""
         return f"no room left to write ({error.strerror}{where}); make room and give the same command again"
+    if isinstance(error, UnicodeEncodeError) and _is_of_a_name(error):
+        near = error.object[max(0, error.start - 80) : error.end + 40].encode(errors="backslashreplace").decode()
+        return f"the name of a file or folder is no UTF-8, as old ones in Latin-1 ({near}); rename it"
     return str(error)
 
 
 def in_words(error: BaseException) -> str:
     """An exception as text for a log: the message alone if it is for the user, otherwise with type and traceback."""
-    return str(error) if is_user_error(error) else "".join(traceback.format_exception(error)).rstrip()
+    return sentence(error) if is_user_error(error) else "".join(traceback.format_exception(error)).rstrip()
+
+
+#: What a shell shows of Ctrl-C.
+_INTERRUPTED = "\nkinmass: interrupted; the same command goes on where it stood"
 
 
 def say_interrupted_in_words() -> None:
@@ -45,12 +62,31 @@ def say_interrupted_in_words() -> None:
     def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Print a sentence for Ctrl-C, and any other exception as usual."""
         if issubclass(kind, KeyboardInterrupt):
-            print("\nkinmass: interrupted; the same command goes on where it stood", file=sys.stderr)
+            print(_INTERRUPTED, file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, trace)
 
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = say
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, as Python does at Ctrl-C; while a module is imported, end the process at once.
+
+    Torch and other libraries take an exception in the midst of their import for an error of their own: of one they
+    abort, of another they begin anew without end.
+    """
+    caller = frame
+    while caller:
+        if caller.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os.write(2, f"{_INTERRUPTED}\n".encode())
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        caller = caller.f_back
+    signal.default_int_handler(number, frame)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Export of views of a store as FITS files, for DS9, CASA or any other tool that reads them."""
 
+import glob
 import json
 from hashlib import blake2b
 from pathlib import Path
@@ -42,8 +43,9 @@ def export(
     view: its number, or None for all. instrument: a built-in name or a YAML file, None for the
     stored moments. Axes are kpc from the galaxy's centre or, with distance_mpc (the angular diameter distance),
     degrees on the sky about centre_deg (RA, Dec). A file of the same view as the same options made it before is
-    written anew. Raises StoreError for a galaxy that is not in the store or has no maps, OptionError for an impossible
-    view, distance or place, and where a file is there that was made of something else.
+    written anew; with all views, those that the same options made of views that are no more, as the store was made anew
+    with fewer of them, are removed. Raises StoreError for a galaxy that is not in the store or has no maps, OptionError
+    for an impossible view, distance or place, and where a file is there that was made of something else.
     """
     group = store.open_suite(path, suite)
     names = store.read_labels(group, "galaxy").tolist()
@@ -86,7 +88,20 @@ def export(
             hdus.append(hdu)
         with aside(place) as partial:
             fits.HDUList([*hdus, _profile(group, index)]).writeto(partial, output_verify="exception")
+    if view is None:
+        _remove_further_views(out, f"{file_stem(suite, galaxy)}.view", n_views, origin)
     return paths
+
+
+def _remove_further_views(out: Path, name_before_number: str, n_views: int, origin: fits.Header) -> None:
+    """Remove exports of the same origin whose views are not among the first n_views: they would pass for views of it.
+
+    name_before_number: how the files' names begin.
+    """
+    for path in out.glob(f"{glob.escape(name_before_number)}*.fits"):
+        number = path.name.removeprefix(name_before_number).removesuffix(".fits")
+        if number.isdecimal() and int(number) >= n_views and _header_of(path).get("MADEOF") == origin["MADEOF"]:
+            path.unlink()
 
 
 def _check_place(distance_mpc: float | None, centre_deg: tuple[float, float]) -> None:
@@ -126,19 +141,21 @@ def _printable(text: str) -> str:
 
 def _refuse_another(path: Path, origin: fits.Header) -> None:
     """Raise OptionError where a file is there, and is not an export of the same origin: it would be lost."""
-    if not path.exists():
-        return
-    try:
-        there = fits.getheader(path)
-    except (OSError, ValueError, IndexError):
-        there = fits.Header()
-    if there.get("MADEOF") == origin["MADEOF"]:
+    if not path.exists() or (there := _header_of(path)).get("MADEOF") == origin["MADEOF"]:
         return
     of = "something that is no export of this version"
     if "MADEOF" in there:
         is_same_store = there.get("STORE") == origin["STORE"]
         of = "another instrument or place on the sky" if is_same_store else f"the store {there.get('STORE')}"
     raise OptionError(f"{path} is there already, of {of}; give another folder as --out, or remove it")
+
+
+def _header_of(path: Path) -> fits.Header:
+    """Read the primary header of a file; one without cards where it is no FITS file that can be read."""
+    try:
+        return fits.getheader(path)
+    except (OSError, ValueError, IndexError):
+        return fits.Header()
 
 
 def file_name(suite: str, galaxy: str, view: int) -> str:

@@ -54,8 +54,8 @@ if [[ -n $maps ]]; then
 else
   plan=$("${python[@]}" -m kinmass maps "${suites[@]}" --out "$out/maps.zarr" --plan)
   echo "$plan"
-  [[ $plan =~ room\ for\ ([0-9]+)\ galaxies,\ ([0-9]+)\ of ]]
-  if [[ ${BASH_REMATCH[1]} != "${BASH_REMATCH[2]}" ]]; then
+  [[ $plan =~ room\ for\ ([0-9]+)\ galax(y|ies),\ ([0-9]+)\ of ]]
+  if [[ ${BASH_REMATCH[1]} != "${BASH_REMATCH[3]}" ]]; then
     maps=$(slurm/generate.sh "${suites[@]}" --out "$out/maps.zarr")
     echo "$maps ${suites[*]}" >"$out/logs/generate.job"
   fi

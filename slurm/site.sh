@@ -14,7 +14,7 @@ set -u
 # Ends the script where no Slurm answers, and says what there is instead.
 needs_slurm() {
   local said
-  said=$(timeout 20 squeue --noheader --user="$(id -un)" 2>&1 >/dev/null) && return
+  said=$(timeout 20 squeue --noheader --user="$(id -u)" 2>&1 >/dev/null) && return
   echo "$0: no Slurm answers here (${said##*$'\n'}): give it on a login node of Slurm. On one machine the stages are" \
     "\`kinmass maps\`, \`kinmass launch --cluster local\` and \`kinmass tables ... --report\`." >&2
   exit 2

@@ -152,7 +152,7 @@ def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...
     from kinmass.eval.tables.tables import pooled, write_tables
     from kinmass.eval.tables.tasks import evaluate_block, sources_of
     from kinmass.train.run.checkpoint import instrument_of
-    from kinmass.train.run.trained_on import maps_of
+    from kinmass.train.run.trained_on import store_identity
 
     sources, instruments, sums = sources_of(runs, out, classical), {r.name: r for r in map(instrument_of, runs)}, {}
     for suite in suites:
@@ -162,7 +162,7 @@ def tables_here(runs: list[Path], store: Path, out: Path, suites: tuple[str, ...
         for block in part.blocks():
             for group, total in evaluate_block(sources, instruments, part, block).items():
                 sums[group] = sums[group] + total if group in sums else total
-    write_tables(out, store, runs, pooled(sums), None, maps_of(store, suites))
+    write_tables(out, store, runs, pooled(sums), None, store_identity(store, suites))
 
 
 def write_votable(table: Any, path: Path) -> None:

@@ -185,6 +185,18 @@ def test_one_place_knows_each_way_of_being_many(library):
     )
 
 
+def test_every_store_is_of_one_format_whatever_zarr_is_told():
+    """ZARR_DEFAULT_ZARR_FORMAT=2, or zarr's own configuration, would make groups in which no array can be made."""
+    made = [
+        call
+        for path in (path for stage in STAGES for path in (ROOT / stage).rglob("*.py"))
+        for call in re.findall(r"zarr\.open_group\(.*", path.read_text())
+        if 'mode="w"' in call or 'mode="a"' in call
+    ]
+    assert len(made) > 3
+    assert [call for call in made if "zarr_format=3" not in call] == []
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")))
 def test_benchmarks_can_be_imported(name):
     if name == "sbi_npe":

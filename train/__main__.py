@@ -242,8 +242,12 @@ def _launch(args: argparse.Namespace) -> int:
         args.cluster, site, args.nodes, args.gpus_per_node, args.processes_per_node, args.time, args.at_once,
         args.after,
     )  # fmt: skip
-    store_suites, chosen_suites = suites(args.store), tuple(named_suites(args.store, args.suites))
-    pairs = resources.combinations(" ".join(args.array), store_suites) if args.array else [(args.tracer, chosen_suites)]
+    if args.array:
+        pairs = resources.combinations(" ".join(args.array), store_suites := suites(args.store))
+        if any(set(of_job) == set(store_suites) for _, of_job in pairs):
+            named_suites(args.store, None)  # Raises StoreError where these are not all.
+    else:
+        pairs = [(args.tracer, tuple(named_suites(args.store, args.suites)))]
     runs = launch.plan_runs(args.store, args.out, pairs, bool(args.array), args.after is None, **_fit_options(args))
     return launch.launch(runs, job_resources, args.out, args.dry_run)
 

@@ -29,6 +29,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kinmass.gen.command import several_processes
+from kinmass.gen.errors import interrupt
 from kinmass.train.allotted import whole_number
 
 T = TypeVar("T")
@@ -302,7 +303,7 @@ def stop_on_signals() -> Iterator[None]:
     old_handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, interrupt):
                 old_handlers[number] = signal.signal(number, handle)
     try:
         yield

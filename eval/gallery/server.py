@@ -26,6 +26,7 @@ from kinmass.eval.gallery.index import Index
 from kinmass.eval.gallery.pages import Pages, Refusal
 from kinmass.eval.gallery.stored import NotShown, networks_of
 from kinmass.eval.tables.tasks import sources_of
+from kinmass.gen.look.style import own_style
 from kinmass.gen.storage.store import StoreError
 
 ADDRESS, PORT = "127.0.0.1", 8050
@@ -134,6 +135,15 @@ def bind(port: int | None) -> socket.socket:
     raise AssertionError
 
 
+def _user() -> str:
+    """Return the user's name, or USER where the system has none for the number, as in a container that is given one."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "USER"
+
+
+@own_style()
 def serve(store: Path, runs: list[Path], results: Path, port: int | None = None, check: bool = False) -> int:
     """Serve the gallery of a store until it is interrupted. Raises StoreError, RunError or OSError at the start.
 
@@ -150,7 +160,7 @@ def serve(store: Path, runs: list[Path], results: Path, port: int | None = None,
     galaxies = "galaxy" if n_galaxies == 1 else "galaxies"
     print(f"{store}: {n_galaxies} {galaxies} of {', '.join(index.suites)}; Ctrl-C ends it")
     print(f"open                  http://{ADDRESS}:{port}/?token={token}")
-    print(f"from elsewhere first  ssh -N -L {port}:{ADDRESS}:{port} {getpass.getuser()}@{socket.getfqdn()}", flush=True)
+    print(f"from elsewhere first  ssh -N -L {port}:{ADDRESS}:{port} {_user()}@{socket.getfqdn()}", flush=True)
     try:
         tornado.ioloop.IOLoop.current().start()
     except KeyboardInterrupt:

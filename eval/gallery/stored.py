@@ -211,4 +211,5 @@ def contents(path: Path) -> list[str]:
             f"{suite}: {len(status)} {galaxies} ({done} mapped, {failed} failed, {pending} not yet), "
             f"{config['views']} {views} of {config['pixels']} x {config['pixels']} pixels: {names}"
         )
-    return lines
+    closed = store.closed_folders(path)
+    return lines + [f"{name}: may not be looked into by you; its owner can change that" for name in closed]

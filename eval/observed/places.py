@@ -79,6 +79,23 @@ def write_beside(path: Path, text: str, origin: dict[str, str] | None = None) ->
     raise AssertionError
 
 
+def elsewhere(wanted: Path, written: Path) -> str:
+    """Say what has the name that results usually have, where they were written under another; "" where they were not.
+
+    Who looks under the usual name, as after galaxies and results have moved together, would take old results for new.
+    """
+    if written == wanted:
+        return ""
+    origin = _read_origin(wanted / ORIGIN if wanted.is_dir() else wanted.with_name(f".{wanted.name}.{ORIGIN}"))
+    words = f"{wanted} holds something else"
+    if isinstance(origin, dict) and "run" in origin:
+        sources = [str(origin[key]) for key in ("galaxy", "store", "run") if key in origin]
+        words = f"{wanted} holds results of {sources[0]} by {sources[-1]}"
+        if gone := [source for source in sources if not Path(source).exists()]:
+            words += f" ({gone[0]} is not there any more: if it has moved, these are old, and may be removed)"
+    return f"{words}; the new ones are in {written}"
+
+
 def _read_origin(origin_file: Path) -> object:
     """Return the content of an origin.json, None where there is none or another process has not finished it."""
     try:

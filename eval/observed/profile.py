@@ -15,6 +15,7 @@ from kinmass.eval.observed.galaxy import ObservedGalaxy
 from kinmass.eval.observed.verdict import DEGREES, Verdict, of_tracers
 from kinmass.eval.report.galaxies import observed_profile
 from kinmass.gen.code import provenance
+from kinmass.gen.look.style import own_style
 from kinmass.gen.storage.files import aside, make_folder
 from kinmass.train.model.scaling import clip_to_mass_limits
 from kinmass.train.run.intervals import SHARES, quantiles
@@ -132,6 +133,7 @@ class ObservedProfile:
             self.galaxy.calibrated,
         )  # fmt: skip
 
+    @own_style()
     def write(self, out: Path) -> None:
         """Write profile.ecsv, samples.zarr and figure.png into a folder; each appears complete and synced to disk.
 
@@ -140,7 +142,7 @@ class ObservedProfile:
         make_folder(out)
         (out / "profile.ecsv").unlink(missing_ok=True)
         with aside(out / "samples.zarr") as partial:
-            group = zarr.open_group(partial, mode="w")
+            group = zarr.open_group(partial, mode="w", zarr_format=3)
             group.create_array("log10_menc", data=self.samples.astype(np.float32), dimension_names=("sample", "radius"))
             group.create_array("radius_kpc", data=self.radius_kpc, dimension_names=("radius",))
             group.attrs.update({"unit": "log10 of Msun", "galaxy": self.galaxy.name, "tracer": self.tracer})

@@ -26,6 +26,7 @@ from kinmass.eval.tables.tables import ALL, KEYS, SHOWN, main_rows, shown, train
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.bars import progress_bar
 from kinmass.gen.instruments.observe import as_measured
+from kinmass.gen.look.style import own_style
 from kinmass.gen.storage.files import aside, make_folder, write_atomically
 from kinmass.train.data.dataset import RADII_RE, Views, concatenate, views_of
 from kinmass.train.run.checkpoint import instrument_of, weights_of
@@ -437,6 +438,7 @@ def _html(table: pd.DataFrame) -> str:
     return str(table.to_html(index=False, float_format="{:.3f}".format, border=0, na_rep=""))
 
 
+@own_style()
 def write_report(results: Path) -> Path:
     """Write report.html and figures/ in the folder `results`, in which `kinmass tables` has written; return its path.
 

@@ -20,6 +20,7 @@ from dask.system import CPU_COUNT
 from distributed.utils import get_mp_context
 
 from kinmass.gen.bars import progress_bar
+from kinmass.gen.command import imports_as_here
 from kinmass.train.allotted import slurm_cores
 from kinmass.train.launch.commands import refuse_without_slurm
 from kinmass.train.launch.resources import sbatch_extra
@@ -116,8 +117,9 @@ def _fork_workers() -> None:
     If every worker imported torch and the other libraries from a shared disk, the start would take minutes on a node
     with many cores.
     """
+    environment = {**KEEP_MEMORY, **imports_as_here()}
     dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
-    dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in KEEP_MEMORY.items()})
+    dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environment.items()})
     get_mp_context().set_forkserver_preload(["distributed", "kinmass.eval.tables.compare"])
 
 

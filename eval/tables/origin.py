@@ -18,7 +18,7 @@ from kinmass.train.run.trained_on import maps_changed
 def origin_of(store: Path, runs: Sequence[Path], part: str | None, maps: Mapping[str, Any]) -> dict[str, Any]:
     """Return what tables of these runs on a part of a store (None: on all of it) are made from now. Raises RunError.
 
-    maps: what `maps_of` said of the store before its galaxies were read.
+    maps: what `store_identity` said of the store before its galaxies were read.
     """
     made_by = provenance()
     made_by["versions"] |= {name: version_of(name) for name in ("torch", "zuko", "dask")}

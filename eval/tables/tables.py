@@ -409,7 +409,7 @@ def write_tables(
 ) -> pd.DataFrame:
     """Write all tables as CSV and Parquet, summary.tex, and tables.json, which says what they were made from.
 
-    maps: what `maps_of` said of the store before its galaxies were read.
+    maps: what `store_identity` said of the store before its galaxies were read.
 
     tables.json is removed first and written last, with a digest of every table: so tables of two commands are never
     taken for one. Returns the summary. Raises OSError where they cannot be written.

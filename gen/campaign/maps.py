@@ -38,9 +38,15 @@ NAMED = 20
 
 
 def _peak_mb() -> float:
-    """Peak memory of this process so far [MB]. Not from getrusage: its value starts with that of the parent process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    """Peak memory of this process so far [MB]; 0 where the system does not say, as in some containers (gVisor).
+
+    Not from getrusage: its value starts with that of the parent process.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def list_all(suites: list[Suite], out: Path) -> dict[str, dict[Path, Listing]]:
@@ -278,5 +284,6 @@ def _generate(
     if parallel.rank() == 0 and not quiet:
         if any(rank.galaxies for rank in ranks):
             print(timing.told(ranks, phases_s), file=sys.stderr)
-        print(f"peak memory per rank [MB]: {max(peaks):.0f} at most, {median(peaks):.0f} median", file=sys.stderr)
+        if max(peaks):
+            print(f"peak memory per rank [MB]: {max(peaks):.0f} at most, {median(peaks):.0f} median", file=sys.stderr)
     return parallel.broadcast((len(tasks) - len(failed), len(failed)))

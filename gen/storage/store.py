@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import math
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -330,6 +331,15 @@ def suites(store: Path) -> list[str]:
     return sorted(p.parent.name for p in store.glob("*/zarr.json") if not p.parent.name.startswith("."))
 
 
+def closed_folders(store: Path) -> list[str]:
+    """List the names of a store's folders that may not be looked into, as of suites that somebody else has mapped.
+
+    `suites` does not see them.
+    """
+    folders = (path for path in store.iterdir() if not path.name.startswith(".") and path.is_dir())
+    return sorted(path.name for path in folders if not os.access(path, os.X_OK))
+
+
 def refuse_inside(folder: Path) -> None:
     """Raise StoreError for a folder for results that is a map store, or in one: what is in it would count as suites."""
     for place in (folder.resolve(), *folder.resolve().parents):
@@ -341,9 +351,15 @@ def named_suites(store: Path, names: str | None) -> list[str]:
     """Return the suites that an option names, comma-separated; all of the store where it is left out.
 
     One that is named twice counts once: twice as many galaxies would not be there. Raises StoreError for a name that
-    the store does not have.
+    the store does not have, and for one that may not be looked into: of all suites it would be missed without a word.
     """
     there = suites(store)
+    for closed in closed_folders(store):
+        if names is None or closed in [name.strip() for name in names.split(",")]:
+            raise StoreError(
+                f"{store / closed} may not be looked into by you: ask its owner for that (`chmod -R a+rX`), or name "
+                f"the suites that you mean, of {', '.join(there) or 'none'}"
+            )
     if names is None:
         return there
     chosen = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))

@@ -1,10 +1,15 @@
 """What every command asks of the environment before it starts."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from kinmass import __main__ as project
 from kinmass.eval import __main__ as eval_stage
 from kinmass.gen import __main__ as gen_stage
+from kinmass.gen.command import imports_as_here
 from kinmass.train import __main__ as train_stage
 
 COMMANDS = {
@@ -34,3 +39,14 @@ def test_numbers_of_threads_that_numba_takes_are_left_to_it(threads, monkeypatch
     monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
     assert project.main(["status", "x"]) == 2
     assert "NUMBA" not in capsys.readouterr().err
+
+
+def test_processes_import_from_the_working_folder_only_where_the_command_does(tmp_path, monkeypatch):
+    """A user's own random.py there ended launched fits without a word, and tables in a traceback."""
+    (tmp_path / "random.py").write_text("raise SystemExit('not yours')")
+    line = [sys.executable, "-c", "from multiprocessing import forkserver"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path and path != str(tmp_path)])
+    assert subprocess.run(line, env=os.environ | imports_as_here(), capture_output=True, check=False).returncode == 0
+    monkeypatch.syspath_prepend(tmp_path)  # as of `python -m kinmass`
+    assert imports_as_here() == {}

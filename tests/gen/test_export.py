@@ -274,6 +274,16 @@ def test_an_export_of_something_else_is_never_written_over(map_store, tmp_path, 
     (tmp_path / "link.zarr").symlink_to(map_store)
     assert exported(tmp_path / "link.zarr") == 0
     assert {path: path.read_bytes() for path in out.iterdir()} == files
+    # Views that the store had before it was made anew with fewer of them would pass for views of the new one.
+    old, others = (
+        out / file_name("quiet", galaxy, 7),
+        [out / "quiet.mine.view7.fits", out / file_name("quiet", galaxy, 8)],
+    )
+    for path in (old, others[0]):
+        path.write_bytes(files[out / file_name("quiet", galaxy, 1)])
+    others[1].write_text("notes")
+    assert exported(map_store) == 0
+    assert {*out.iterdir()} == {*files, *others}
     # What is no export at all is somebody's.
     (out / file_name("quiet", galaxy, 1)).write_text("notes")
     assert exported(map_store) == 2

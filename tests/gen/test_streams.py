@@ -40,6 +40,25 @@ project.gen_stage.run = lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sl
 project.main(["mock", "--out", "x"])
 """
 
+#: The same, while it imports a library that handles exceptions in its own way.
+INTERRUPTED_IMPORT = """
+import signal, sys
+from kinmass.gen.errors import say_interrupted_in_words
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+say_interrupted_in_words()
+sys.path.insert(0, "")
+import library
+"""
+LIBRARY = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+except BaseException:
+    raise RecursionError("an error of its own")
+"""
+
 
 def run(folder: Path, shell: str, **env: str) -> subprocess.CompletedProcess:
     line = [sys.executable, "-c", COMMAND]
@@ -75,10 +94,12 @@ def test_letters_that_a_terminal_does_not_know_are_escaped(tmp_path):
         assert done.stdout.splitlines()[-1] == letters
 
 
-def test_ctrl_c_ends_a_command_with_a_sentence_and_by_its_signal(tmp_path):
+@pytest.mark.parametrize("script", [INTERRUPTED, INTERRUPTED_IMPORT], ids=["at work", "in an import"])
+def test_ctrl_c_ends_a_command_with_a_sentence_and_by_its_signal(script, tmp_path):
     """A shell that runs a script ends with it only where the command died of the signal."""
+    (tmp_path / "library.py").write_text(LIBRARY)
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
         capture_output=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == -signal.SIGINT

@@ -1,6 +1,6 @@
 """Slurm's commands, and whether a Slurm answers at all."""
 
-import getpass
+import os
 import shutil
 import subprocess
 
@@ -20,7 +20,7 @@ def refuse_without_slurm() -> None:
     instead = "give this command on a login node of Slurm, or with --cluster local"
     if not shutil.which("sbatch"):
         raise LaunchError(f"there is no sbatch here: {instead}")
-    answer = run_slurm_command("squeue", "--noheader", f"--user={getpass.getuser()}")
+    answer = run_slurm_command("squeue", "--noheader", f"--user={os.getuid()}")
     if answer is None or answer.returncode:  # which may be at once, or after a minute of retries
         last_line = answer.stderr.strip().rpartition("\n")[2] if answer else "squeue waits in vain"
         raise LaunchError(f"no Slurm answers here ({last_line}): {instead}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from submitit.local.local import Controller, LocalExecutor, LocalJob
 
+from kinmass.gen.command import imports_as_here
 from kinmass.train.allotted import AT_ONCE
 from kinmass.train.launch.job import Run, job_of, signal_delay_s
 from kinmass.train.launch.ports import free_port
@@ -122,6 +123,7 @@ def _start_lanes(folders: Sequence[Path], resources: Resources) -> list[int]:
             "SUBMITIT_LOCAL_WITH_SHELL": "",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(resources.cpus)),
             AT_ONCE: str(n_lanes),
+            **imports_as_here(),
         }
         if resources.gpus is not None:  # An empty list hides all GPUs.
             gpu_numbers = range(lane * resources.gpus, (lane + 1) * resources.gpus)

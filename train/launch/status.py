@@ -370,8 +370,11 @@ def _ago(seconds: float) -> str:
 
 
 def boot_id() -> str:
-    """Return the number that the kernel drew when this machine was last started."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    """Return the number that the kernel drew when this machine was last started, "" where it does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def start_ticks(pid: int) -> int:

@@ -76,7 +76,11 @@ def plan_runs(
 
 
 def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
-    """Raise LaunchError, StoreError or RunError for what cannot work; return warnings of what may not work."""
+    """Raise LaunchError, StoreError or RunError for what cannot work; return warnings of what may not work.
+
+    Also those of runs that stay as they are though their store has changed.
+    """
+    remarks = []
     for run in runs:
         if run.config.batch % resources.world:  # Nil where the batch is chosen for them.
             raise LaunchError(
@@ -89,9 +93,10 @@ def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
             )
         if run.config.compile and not resources.gpus and resources.cluster != "debug":
             raise LaunchError(NO_COMPILE_ON_CPUS)
-        check(run.config, run.folder, filled=resources.after is None)
+        remarks.append(check(run.config, run.folder, filled=resources.after is None))
+    warnings = [remark for remark in remarks if remark]
     if resources.cluster != "slurm":
-        return []
+        return warnings
     slurm.sbatch_parameters(resources, len(runs))  # Raises LaunchError for what SBATCH_EXTRA must not say.
     largest = _largest_array(resources.site)
     if largest is not None and len(runs) > largest:
@@ -99,7 +104,7 @@ def refuse(runs: Sequence[Run], resources: Resources, out: Path) -> list[str]:
             f"{len(runs)} jobs are more than the largest array here, {largest} (MAX_ARRAY); ask for fewer"
         )
     paths = {"--out": out.resolve(), "--store": Path(runs[0].config.store).resolve()}
-    return [
+    return warnings + [
         f"warning: {option} {path} is in {node_local_folder}, which nodes do not share as a rule; take a folder that "
         "every node sees"
         for option, path in paths.items()

@@ -26,7 +26,7 @@ from kinmass.train.run.checkpoint import (
     with_later_settings,
 )
 from kinmass.train.run.records import Checkpoint, FitSettings, RunRecord, SuiteIdentity
-from kinmass.train.run.trained_on import difference, store_differences, store_identity
+from kinmass.train.run.trained_on import counts_changed, difference, store_differences, store_identity
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Start:
     """What rank 0 read from the run folder and the store: `finished` is the run.json of a run that is done.
 
     identity: of `store_identity`; status: per suite the galaxies' status; state: the checkpoint, if there is one;
-    remark: a line for the user about files that could not be read.
+    remark: a line for the user about files that could not be read, and about galaxies that the run knows nothing of.
     """
 
     finished: RunRecord | None
@@ -75,14 +75,18 @@ def _begun_beside(out: Path) -> RunRecord | None:
     return None
 
 
-def check(config: FitConfig, out: Path, filled: bool = True) -> None:
+def check(config: FitConfig, out: Path, filled: bool = True) -> str:
     """Raise StoreError or RunError where `fit` could not start, or could not go on with the run in `out`.
 
-    filled: False where the store's galaxies are still to be mapped, so that only the settings are compared.
+    filled: False where the store's galaxies are still to be mapped, so that only the settings are compared. Returns
+    what there is to say of the run, as of `Start.remark`.
     """
     if not config.batch:
         config = with_batch_for(config, out, 1, "cpu")
-    (read_start if filled else _read_begun_run)(config, out)
+    if filled:
+        return read_start(config, out).remark
+    begun, remark = _read_begun_run(config, out)
+    return "; ".join(filter(None, (remark, _of_fewer(begun, config, out))))
 
 
 def read_start(config: FitConfig, out: Path) -> Start:
@@ -93,11 +97,11 @@ def read_start(config: FitConfig, out: Path) -> Start:
         _refuse(out, store_differences(Path(config.store), begun["store"]))
     if begun and begun["finished"]:
         load(out)  # Raises RunError where the weights are damaged.
-        return Start(begun, {}, {}, None, "")
+        return Start(begun, {}, {}, None, _of_fewer(begun, config, out))
     identity = store_identity(Path(config.store), config.suites)
     status = loader.done_galaxies(Path(config.store), config.suites)
     state, checkpoint_remark = read_last(out)
-    remark = "; ".join(filter(None, (remark, checkpoint_remark)))
+    remark = "; ".join(filter(None, (remark, checkpoint_remark, _of_fewer(begun, config, out) if state else "")))
     if state:
         _refuse_foreign(state, config, out)
         # The run goes on with the galaxies it began with: galaxies that were finished later are not added to it.
@@ -112,6 +116,20 @@ def read_start(config: FitConfig, out: Path) -> Start:
         status = state["galaxies"]
         identity = begun["store"] if begun else identity
     return Start(None, identity, status, state, remark)
+
+
+def _of_fewer(begun: RunRecord | None, config: FitConfig, out: Path) -> str:
+    """Say that a run stays one of the galaxies that it began with where its store has others now; "" where it has not.
+
+    Who gives the command of a run again once more galaxies are mapped may take it for one that was trained on all.
+    """
+    if not begun or not Path(config.store).exists():
+        return ""
+    words = ", ".join(counts_changed(Path(config.store), begun["store"]))
+    return words and (
+        f"{out} is trained on the galaxies that {config.store} had when it began, and not on others: {words}; for a "
+        "network of all, choose another --out"
+    )
 
 
 def _read_begun_run(config: FitConfig, out: Path) -> tuple[RunRecord | None, str]:

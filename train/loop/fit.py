@@ -134,8 +134,11 @@ def _begin(
     """Make the fit of a start that is not finished, and bring it to where its checkpoint is; `opened` closes it."""
     for remark in _remarks(config, start, device):
         say(remark)
-    # A run that moves to another machine streams and validates the same views as before.
+    # A run that moves to another machine streams and validates the same views as before. One that is given less memory
+    # than it had streams others from there on, or it could not go on at all.
     memory_gb, window = (start.state["memory_gb"], start.state["window"]) if start.state else (None, None)
+    if memory_gb is not None and 0 < config.memory_gb < memory_gb:
+        window = None
     # Where it goes on, weights are the checkpoint's.
     begun_with = dataclasses.replace(config, start_from=()) if start.state else config
     prepared = prepare(begun_with, device, start.status, memory_gb, window, fitter_class)
@@ -179,6 +182,8 @@ def _fit(
 
     start = ddp.from_first(lambda: read_start(config, out))
     if start.finished:
+        if start.remark:
+            say(start.remark)
         return start.finished
     begun = _begin(config, out, start, device, say, fitter_class, opened)
     fitter = begun.fitter

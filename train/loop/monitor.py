@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kinmass.gen.look.style import own_style
 from kinmass.train.run.records import FitSettings
 
 # TensorBoard and matplotlib are imported where they are used, because only the first rank needs them.
@@ -80,6 +81,7 @@ class Monitor:
             )
         self._has_warned, self._writer = True, None
 
+    @own_style()
     def profiles(
         self,
         step: int,

@@ -134,9 +134,10 @@ def prepare(
     """Read a store's maps and make the network that is trained on them. Every process has to call it.
 
     status: per suite the status of its galaxies, as `loader.done_galaxies` returns, which it is where left out;
-    memory_gb and window: as in `Prepared`; from the settings, and the memory there is, where left out. The caller has
-    to close the fitter's loader. Raises StoreError where there is nothing to train or to validate on, RunError for
-    a run to start from that cannot be read, is of another network, or has seen suites that are not trained on here.
+    memory_gb and window: as in `Prepared`; from the settings, and the memory there is, where left out. A window that is
+    left out is that of the settings' memory, if they have one, also where memory_gb is given. The caller has to close
+    the fitter's loader. Raises StoreError where there is nothing to train or to validate on, RunError for a run to
+    start from that cannot be read, is of another network, or has seen suites that are not trained on here.
     """
     store_path, instrument = Path(config.store), config.instrument_model
     status = loader.done_galaxies(store_path, config.suites) if status is None else status
@@ -153,7 +154,7 @@ def prepare(
     if memory_gb is None:
         memory_gb = min(ddp.gather(config.memory_gb or loader.default_memory_gb()))
     if window is None:
-        window = loader.window_for(train, memory_gb, config.batch)
+        window = loader.window_for(train, config.memory_gb or memory_gb, config.batch)
     selection = loader.ViewSelection(
         config.tracer, instrument, config.views, lambda observed, r_e: model.inputs(observed, r_e)[1]
     )

@@ -14,7 +14,7 @@ class SuiteIdentity(TypedDict):
     """What identifies the galaxies of a suite, wherever its store lies: names is a hash of them, in their order.
 
     sizes: R_e [kpc] of the first view of a few galaxies, by their numbers; lineages: a hash of those by which they are
-    split, in their order. Both are younger than the others.
+    split, in their order; done: how many are mapped. These are younger than the others.
     """
 
     schema_version: int
@@ -23,6 +23,7 @@ class SuiteIdentity(TypedDict):
     names: str
     sizes: NotRequired[dict[str, float]]
     lineages: NotRequired[str]
+    done: NotRequired[int]
 
 
 class Best(TypedDict):

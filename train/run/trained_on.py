@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
@@ -44,6 +43,7 @@ def store_identity(path: Path, suites: Sequence[str]) -> dict[str, SuiteIdentity
             "galaxies": len(names),
             "names": _digest(names),
             "lineages": _digest(store.read_labels(group, "lineage")),
+            "done": len(done),
             "sizes": {str(number): float(size) for number, size in zip(some, sizes, strict=True)},
         }
     return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
@@ -75,27 +75,27 @@ def store_differences(path: Path, earlier: Mapping[str, SuiteIdentity]) -> list[
     return words
 
 
-def maps_of(path: Path, suites: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return what tells later whether a store has other maps: of `store_identity`, and how many galaxies are done."""
-    done = {suite: int((store.read_status(store.open_suite(path, suite)) == store.DONE).sum()) for suite in suites}
-    return {suite: {**of_suite, "done": done[suite]} for suite, of_suite in store_identity(path, suites).items()}
-
-
-def maps_changed(path: Path, earlier: Mapping[str, Any]) -> list[str]:
-    """Describe in what a store has other maps, or more, than when `maps_of` returned `earlier`; empty for none.
+def maps_changed(path: Path, earlier: Mapping[str, SuiteIdentity]) -> list[str]:
+    """Describe in what a store has other maps, or more, than when `store_identity` returned `earlier`; empty for none.
 
     Raises StoreError for a store or suite that cannot be opened.
     """
-    if words := store_differences(path, earlier):
-        return words
-    now = maps_of(path, list(earlier))
-    counts = {"galaxies": "galaxies", "done": "mapped galaxies"}
-    return [
-        f"{word} of {suite} ({before[key]} there, {now[suite][key]} now)"
-        for suite, before in earlier.items()
-        for key, word in counts.items()
-        if before[key] != now[suite][key]
-    ]
+    return store_differences(path, earlier) or counts_changed(path, earlier)
+
+
+def counts_changed(path: Path, earlier: Mapping[str, SuiteIdentity]) -> list[str]:
+    """Describe of which suites a store has more galaxies, or other numbers of mapped ones, than it had; empty for none.
+
+    earlier: of `store_identity`; one of before mapped galaxies were counted says nothing of these. Raises StoreError
+    for a store or suite that cannot be opened.
+    """
+    words = []
+    for suite, before in earlier.items():
+        status = store.read_status(store.open_suite(path, suite))
+        n_done = int((status == store.DONE).sum())
+        counts = ("galaxies", before["galaxies"], len(status)), ("mapped galaxies", before.get("done", n_done), n_done)
+        words += [f"{name} of {suite} ({then} there, {now} now)" for name, then, now in counts if then != now]
+    return words
 
 
 def _other_galaxies(group: zarr.Group, suite: str, earlier: SuiteIdentity, same_sides: bool = True) -> list[str]:

@@ -6,10 +6,10 @@ store are often of one family: made by one code, or one mock generator. Galaxies
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -17,7 +17,8 @@ from kinmass.train.run.calibration import MOST_GALAXIES, InferredViews, blocks_o
 from kinmass.train.run.checkpoint import RunError, members_of, read_config, working_in
 from kinmass.train.run.derived import UNSEEN, differs_in, made_from, read_scales, record_of, write_scales
 from kinmass.train.run.posterior import Inference
-from kinmass.train.run.trained_on import check_maps, maps_changed, maps_of
+from kinmass.train.run.records import SuiteIdentity
+from kinmass.train.run.trained_on import check_maps, maps_changed, store_identity
 
 #: Parts of a split whose galaxies are looked at: those of the test part are left to test on.
 PARTS = ("train", "val")
@@ -47,7 +48,7 @@ def _widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
     record, scales = _read(run)
     if known := sorted(set(suites) & set(members[0].run["fit"]["suites"])):
         raise RunError(f"{run} was trained on {', '.join(known)}: name suites that it was not trained on by --suites")
-    others, earlier = maps_of(store, suites), record.get("others", {})
+    others, earlier = store_identity(store, suites), record.get("others", {})
     if words := [word for suite in suites if suite in earlier for word in _differences(store, suite, earlier[suite])]:
         raise RunError(
             f"the intervals of {run} hold other galaxies of these names already: {', '.join(words)}; remove "
@@ -93,8 +94,8 @@ def _widen(run: Path, store: Path, suites: Sequence[str]) -> list[str]:
 def _differences(store: Path, suite: str, earlier: dict[str, Any]) -> list[str]:
     """Return in words in what a suite is not what unseen.json keeps of it, which at first was names alone."""
     if "config" in earlier:
-        return maps_changed(store, {suite: earlier})
-    now = maps_of(store, [suite])[suite]
+        return maps_changed(store, {suite: cast(SuiteIdentity, earlier)})
+    now: Mapping[str, Any] = store_identity(store, [suite])[suite]
     return [f"galaxies of {suite}"] if any(now[key] != value for key, value in earlier.items()) else []
 
 

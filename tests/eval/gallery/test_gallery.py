@@ -21,7 +21,7 @@ from kinmass.eval.gallery import index as gallery_index
 from kinmass.eval.gallery.index import Index, chosen
 from kinmass.eval.gallery.pages import Pages, Refusal, wanted_of
 from kinmass.eval.gallery.scores import scores_of
-from kinmass.eval.gallery.server import bind
+from kinmass.eval.gallery.server import _user, bind
 from kinmass.eval.gallery.stored import NotShown, find, networks_of, read_stored
 from kinmass.eval.tables import predictions
 from kinmass.eval.tables.tasks import sources_of
@@ -402,6 +402,16 @@ def test_show_draws_a_galaxy_by_its_name(map_store, runs, tmp_path):
     assert re.findall(r"(\w+): 12 galaxies \(12 mapped", command("eval", "show", map_store).stdout) == sorted(SUITES)
     done = command("eval", "show", tmp_path, name, check=False)
     assert (done.returncode, "is no map store" in done.stderr) == (2, True)
+
+
+def test_a_user_whom_the_system_does_not_name_gets_an_address(monkeypatch):
+    """As in a container that is given a user's number alone: the gallery ended with a KeyError."""
+
+    def no_name() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", no_name)
+    assert _user() == "USER"
 
 
 @pytest.fixture(scope="module")

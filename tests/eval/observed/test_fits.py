@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 
 from kinmass.eval.observed.galaxy import read_galaxy
 from kinmass.eval.observed.grids import spaxel_side, tiled
-from kinmass.eval.observed.places import claim, labels, set_outdated_aside, write_beside
+from kinmass.eval.observed.places import claim, elsewhere, labels, set_outdated_aside, write_beside
 from kinmass.eval.observed.sky import KPC_PER_ARCSEC_MPC, regrid
 from kinmass.gen.storage.files import PARTIAL
 
@@ -1059,6 +1059,29 @@ def test_a_folder_holds_the_results_of_one_origin(tmp_path):
     assert write_beside(tmp_path / "t" / "a.csv", "1") == tmp_path / "t" / "a.csv"
     assert write_beside(tmp_path / "t" / "a.csv", "2") == tmp_path / "t" / "a-2.csv"
     assert write_beside(tmp_path / "t" / "a.csv", "1") == tmp_path / "t" / "a.csv"
+
+
+def test_who_looks_under_the_usual_name_is_told_of_another(tmp_path):
+    """After galaxies, networks and results have moved together, the old results have the usual names."""
+    usual, other, run = tmp_path / "g" / "any", tmp_path / "g" / "any-2", tmp_path / "run"
+    run.mkdir()
+    before, now = ({"galaxy": str(tmp_path / name), "run": str(run), "tracer": "gas"} for name in ("a.yaml", "b.yaml"))
+    assert elsewhere(usual, claim(usual, before)) == ""
+    gone = f"({tmp_path}/a.yaml is not there any more: if it has moved, these are old, and may be removed)"
+    assert (
+        elsewhere(usual, claim(usual, now))
+        == f"{usual} holds results of {tmp_path}/a.yaml by {run} {gone}; the new ones are in {other}"
+    )
+    (tmp_path / "a.yaml").touch()
+    assert "any more" not in elsewhere(usual, claim(usual, now))
+    table = tmp_path / "gas.csv"
+    write_beside(table, "old", {"run": str(run), "store": str(tmp_path / "a.zarr"), "suite": "x"})
+    written = write_beside(table, "new", {"run": str(run), "store": str(tmp_path), "suite": "x"})
+    words = elsewhere(table, written)
+    assert words.startswith(f"{table} holds results of {tmp_path}/a.zarr by {run} ({tmp_path}/a.zarr is not")
+    (tmp_path / "mine.csv").write_text("of somebody else")
+    words = elsewhere(tmp_path / "mine.csv", tmp_path / "mine-2.csv")
+    assert words == f"{tmp_path}/mine.csv holds something else; the new ones are in {tmp_path}/mine-2.csv"
 
 
 def test_a_table_of_the_same_origin_is_written_anew(tmp_path):

@@ -23,7 +23,7 @@ from kinmass.gen.storage.store import DONE
 from kinmass.train import load
 from kinmass.train.data.dataset import read_views
 from kinmass.train.run.derived import made_from
-from kinmass.train.run.trained_on import maps_of
+from kinmass.train.run.trained_on import store_identity
 
 KEPT = shutil.ignore_patterns("predictions.zarr")
 
@@ -191,7 +191,8 @@ def test_tables_of_other_maps_than_the_store_has_now_say_so(runs, map_store, tmp
     group["half_mass_radius"][:] = 2 * group["half_mass_radius"][:]
     assert "maps.zarr has now: R_e of " in headlines(read_results(out))[0]
     origin = read_results(out).origin
-    assert differences(origin, origin | {"maps": maps_of(store, ["middle"])})[-1].endswith("more or fewer, of middle")
+    maps = store_identity(store, ["middle"])
+    assert differences(origin, origin | {"maps": maps})[-1].endswith("more or fewer, of middle")
     shutil.rmtree(store)
     assert len(headlines(read_results(out))) == 2
 

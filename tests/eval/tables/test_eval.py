@@ -27,6 +27,7 @@ from dask.distributed import LocalCluster
 from reference import held
 
 from kinmass.eval.__main__ import _cluster_settings, main, parser
+from kinmass.eval.gallery.stored import contents
 from kinmass.eval.report.page import read_results, write_report
 from kinmass.eval.tables import cluster, predictions, tasks
 from kinmass.eval.tables.cluster import Cluster, connected, sum_of_tasks
@@ -953,6 +954,19 @@ def test_a_suite_that_is_named_twice_counts_once(runs, map_store, tmp_path, name
         collect(map_store, runs[:1], ["quiet", "all"], None, tmp_path, Cluster())
     with pytest.raises(store.StoreError, match="has no suite 'quite'; it has bursty, middle, quiet"):
         store.named_suites(map_store, "quite")
+
+
+def test_a_suite_that_may_not_be_looked_into_is_not_left_out_in_silence(map_store, tmp_path, monkeypatch):
+    """One that a colleague has mapped with a umask of 077: what is made of all suites was of the others."""
+    copied = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
+    shutil.rmtree(copied / "quiet")  # root sees what is in a closed folder
+    (copied / "quiet").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "quiet")
+    for names in (None, "middle, quiet"):
+        with pytest.raises(store.StoreError, match=r"maps.zarr/quiet may not be looked into .*, of bursty, middle$"):
+            store.named_suites(copied, names)
+    assert store.named_suites(copied, "middle") == ["middle"]
+    assert contents(copied)[-1].startswith("quiet: may not be looked into")
     with pytest.raises(ValueError, match="a suite is named twice"):
         FitConfig(str(map_store), "gas", ("quiet", "quiet"))
 

@@ -27,7 +27,7 @@ from kinmass.gen.__main__ import main
 from kinmass.gen.campaign import failures, worker
 from kinmass.gen.campaign import listing as listings
 from kinmass.gen.campaign import plan as plans
-from kinmass.gen.campaign.maps import generate
+from kinmass.gen.campaign.maps import _peak_mb, generate
 from kinmass.gen.campaign.plan import plan
 from kinmass.gen.campaign.record import Settings
 from kinmass.gen.campaign.schedule import schedule
@@ -587,6 +587,29 @@ def test_numbers_of_suite_files_are_finite(tmp_path, value):
     path.write_text(f"name: x\nformat: gizmo\nsnapshots: '*'\naperture: {{kpc: {value}}}\n")
     with pytest.raises(SuiteError, match=r"aperture\.kpc"):
         load_suite(path)
+
+
+@pytest.mark.parametrize("line", ["VmRSS:\t 7 kB\n", None])
+def test_a_system_that_tells_no_peak_memory_loses_nothing(line, monkeypatch):
+    """As gVisor, in which some clouds run containers: all galaxies were mapped, and the run ended in a traceback."""
+
+    def read_text(path: Path) -> str:
+        if line is None:
+            raise FileNotFoundError(path)
+        return line
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert _peak_mb() == 0.0
+
+
+def test_a_name_that_is_no_utf8_is_said(tmp_path, capsys):
+    """Archives of old machines have names in Latin-1, by which no galaxy can be called."""
+    suite = write_box(tmp_path / "box", galaxies=1)
+    (suite.parent / "snap.hdf5").rename(suite.parent / os.fsdecode(b"caf\xe9.hdf5"))
+    assert main(["maps", str(suite), "--out", str(tmp_path / "maps.zarr"), "--views", "2", "--pixels", "16"]) == 2
+    message = capsys.readouterr().err
+    assert re.search(r"kinmass maps: the name of a file or folder is no UTF-8, .*\(caf\\udce9.*\); rename it", message)
+    assert "Traceback" not in message
 
 
 def test_every_run_that_writes_says_so_in_the_store(tmp_path, capsys):

@@ -17,6 +17,7 @@ from conftest import LOCKS, ROOT, command
 
 from kinmass.eval.__main__ import main as evaluate
 from kinmass.train.__main__ import main
+from kinmass.train.launch.commands import refuse_without_slurm
 from kinmass.train.launch.job import FitJob
 from kinmass.train.launch.resources import LaunchError, combinations, minutes, read_site
 from kinmass.train.launch.status import LaunchedJob, boot_id, start_ticks, states, write_launched
@@ -534,3 +535,23 @@ def test_a_campaign_that_is_given_inside_a_job_is_queued_all_the_same(tmp_path, 
     assert [re.search(r"slurm/\w+\.sh", words)[0] for words in jobs] == ["slurm/generate.sh", "slurm/evaluate.sh"]
     assert "--dependency=afterok:100:101" in jobs[1]
     assert (tmp_path / "sbatch.env").read_text() == 2 * "SLURM_CONF=/etc/slurm.conf\n"
+
+
+def test_users_and_machines_that_the_system_does_not_name(monkeypatch):
+    """As in a container that is given a user's number alone, or one of gVisor."""
+    asked = []
+
+    def answer(*command: str) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    def no_name(*arguments: object) -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("pwd.getpwuid", no_name)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("kinmass.train.launch.commands.run_slurm_command", answer)
+    refuse_without_slurm()
+    assert asked == [("squeue", "--noheader", f"--user={os.getuid()}")]
+    monkeypatch.setattr(Path, "read_text", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)))
+    assert boot_id() == ""

@@ -39,7 +39,7 @@ from kinmass.train.data.dataset import RADII_RE, read_views, usable
 from kinmass.train.data.sampler import Lanes, Shuffle, draws, random_bits
 from kinmass.train.launch.ports import free_port
 from kinmass.train.launch.status import states
-from kinmass.train.loop.begun import with_batch_for
+from kinmass.train.loop.begun import check, with_batch_for
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, _hold, fit
 from kinmass.train.loop.fitter import SAMPLES, NonFinite
@@ -213,6 +213,18 @@ def test_a_larger_store_than_memory_is_streamed(map_store, tmp_path, capsys):
     assert loader.default_memory_gb() > 0.01
     fit(config_of(map_store, memory_gb=1e-4), tmp_path / "run")
     assert re.search(r"streamed, \d+ steps at a time", capsys.readouterr().err)
+
+
+def test_a_run_that_is_given_less_memory_goes_on_with_it(map_store, tmp_path, stopped, capsys):
+    """It began on a larger machine, with all maps in memory: here it would be killed, whatever --memory-gb says."""
+    run = shutil.copytree(stopped, tmp_path / "run")
+    for memory_gb, how in ((0.0, "maps in memory"), (1e-4, "streamed, 1 steps at a time"), (0.0, "streamed, 1 steps")):
+        ddp.request_stop()
+        with pytest.raises(Stopped):
+            fit(config_of(map_store, **LONG, memory_gb=memory_gb), run)
+        messages = capsys.readouterr().err
+        assert how in messages
+        assert "going on from step" in messages
 
 
 # ---- many processes
@@ -731,9 +743,17 @@ def test_a_store_still_being_written_is_used_as_far_as_it_is(map_store, tmp_path
     ddp.request_stop()
     with pytest.raises(Stopped):
         fit(config_of(path), tmp_path / "run", quiet=True)
+    capsys.readouterr()
     group["status"][7:] = store.DONE
-    fit(config_of(path), tmp_path / "run", quiet=True)
+    fit(config_of(path), tmp_path / "run")
     assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / "whole"))
+    of_fewer = "when it began, and not on others: mapped galaxies of quiet (7 there, 12 now); for a network of all, "
+    assert f"{tmp_path}/run is trained on the galaxies that {path} had {of_fewer}" in capsys.readouterr().err
+    fit(config_of(path), tmp_path / "whole")  # which is finished
+    assert f"{tmp_path}/whole is trained on the galaxies that {path} had {of_fewer}" in capsys.readouterr().err
+    for filled in (True, False):
+        assert of_fewer in check(config_of(path), tmp_path / "whole", filled)
+    assert check(config_of(path), tmp_path / "new") == ""
     group["status"][:] = store.PENDING
     with pytest.raises(
         store.StoreError, match=r"suite quiet has no finished galaxy; .* or choose --suites bursty,midd"

@@ -159,16 +159,16 @@ types: setup
 
 # Processes of tests read what the first has compiled of the project, whatever the environment says.
 test test-other-math test-slurm: export PYTHONDONTWRITEBYTECODE :=
-# Two files at a time: tests of MPI and DDP wait for each other as often as they compute.
+# Four files at a time, on two cores: tests of MPI, DDP, Dask and of what is killed wait for each other as often as they compute.
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 # Another processor's rounding, as far as one can have it on this: the tests whose networks are trained on the spot.
 OTHER_MATH := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Prescott \
   NPY_DISABLE_CPU_FEATURES=X86_V3 NUMBA_CPU_NAME=generic
 TRAINED := tests/eval/observed/test_observed.py tests/eval/report tests/train/run
 test-other-math: setup
-	$(OTHER_MATH) $(BIN)/python -m pytest -n 2 --dist loadfile $(TRAINED)
+	$(OTHER_MATH) $(BIN)/python -m pytest -n 4 --dist loadfile $(TRAINED)
 
 # On a real Slurm: the one that SLURM_CONF leads to, such as that of `sudo slurm/testbed.sh up`.
 test-slurm: setup

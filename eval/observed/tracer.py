@@ -278,8 +278,8 @@ def _refuse_fillings_of(
     for what, value in (of_any_sign | positive).items():
         if value is not None:
             is_shown = is_good & ((value > 0) | (what in of_any_sign))
-            unit = "" if what == "the density" else " km/s"
-            refuse_fillings(f"{what} of the {tracer}", np.where(is_shown, value, np.nan), unit)
+            unit, of_bin = ("", velocity) if what == "the density" else (" km/s", None)
+            refuse_fillings(f"{what} of the {tracer}", np.where(is_shown, value, np.nan), unit, of_bin)
 
 
 def _remark_on_missing(tracer: str, velocity_kms: np.ndarray, sigma_kms: np.ndarray | None) -> list[str]:

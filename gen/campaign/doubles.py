@@ -192,16 +192,18 @@ def _under_two_lineages(suite: Suite, listing: Listing, other: Suite, its_listin
         if halo is not None
     ]
     n_first = sum(of is suite for of, _, _ in galaxies)
-    # Without a catalogue a snapshot is one galaxy, whose place is not known yet.
-    is_single = len(galaxies) == 2 and n_first == 1 and all(halo.centre_kpc is None for _, _, halo in galaxies)
-    places = centres_kpc(halo.centre_kpc for _, _, halo in galaxies)
-    pairs = [(0, 1)] if is_single else pairs_within(places, SAME_PLACE_KPC)
 
     def lineage(number: int) -> str:
         """Return a galaxy's lineage in its suite."""
         of, name, halo = galaxies[number]
         return of.lineage_of(name, halo.lineage)
 
+    if any(halo.centre_kpc is None for _, _, halo in galaxies):
+        # Without a catalogue a snapshot is one galaxy, whose place is not known yet: it may be any of the other's.
+        firsts, others = ({lineage(i) for i in of} for of in (range(n_first), range(n_first, len(galaxies))))
+        pairs = [(0, n_first)] if firsts and others and firsts.isdisjoint(others) else []
+    else:
+        pairs = pairs_within(centres_kpc(halo.centre_kpc for _, _, halo in galaxies), SAME_PLACE_KPC)
     across = [(i, j) for i, j in pairs if i < n_first <= j and lineage(i) != lineage(j)]
     return [(galaxies[i][1], galaxies[j][1]) for i, j in across]
 

@@ -232,6 +232,15 @@ def channel(observed, t, name):
     return observed[CHANNELS + len(TOLD) * t + TOLD.index(name)][mask]
 
 
+@pytest.mark.parametrize("tracer", ["gas", "stars", "both"])
+def test_a_result_repeats_what_is_remarked_on_its_own_maps(told, tracer):
+    remarks = {"gas": ("Gas was read so.",), "stars": ("Stars were read so.",)}
+    observed = replace(galaxy(gas=disc(), stars=disc(sigma_kms=60.0)), remarks_on=remarks)
+    said = infer(told, observed, draws=2, tracer=tracer).sentences()
+    for name, (remark,) in remarks.items():
+        assert (remark in said) == (tracer in ("both", name))
+
+
 def test_a_network_is_told_what_the_observer_knows(told, monkeypatch):
     known = disc(velocity_error_kms=np.full((P, P), 6.0), dispersion_error_kms=np.full((P, P), 9.0))
     wide_beam = replace(known, beam_fwhm_arcsec=8.0)

@@ -242,6 +242,7 @@ GOOD = {"name": "x", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc
         ({"aperture": {"kpc": -1}}, ["aperture.kpc", "greater than 0"]),
         ({"format": "flash"}, ["flash", "tipsy, arepo, gizmo, gadget"]),
         ({"name": None}, ["name"]),
+        ({"name": "TNG50-1 z0.1"}, ["letters without accents, digits, _ and - alone, not 'TNG50-1 z0.1'"]),
         ({"catalog": {"format": "ahf", "path": "x"}}, ["unknown key `catalog`, did you mean `catalogue`?"]),
         ({"catalogue": {"format": "ahf"}}, ["path"]),
         ({"particles": {"gas": ["PartTypeO"]}}, ["particles.gas", "gizmo has no type 'PartTypeO'", "PartType0"]),

@@ -234,6 +234,23 @@ def test_galaxies_of_one_snapshot_in_two_suites_are_told_where_their_lineages_di
     assert "box and moved have 1 galaxy of the same snapshots" in doubles.in_two_suites(lone)[0]
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_one_galaxy_without_a_catalogue_may_be_any_of_the_other_suites(tmp_path, is_first):
+    """A table without `id` numbers its rows: the second snapshot's one galaxy is 1, and 0 where no table is given."""
+    suite = load_suite(write_box(tmp_path / "box", galaxies=2))
+    none, two = [("snap:0", Halo("0", None), "")], [(f"snap:{i}", Halo(f"{i}", np.full(3, i)), "") for i in (1, 2)]
+    table = suite.model_copy(update={"name": "table"})
+
+    def said(of_table):
+        listed = [(suite, {tmp_path: Listing(none, {}, content="3-x")})]
+        listed.append((table, {tmp_path: Listing(of_table, {}, content="3-x")}))
+        return doubles.in_two_suites(listed if is_first else listed[::-1])
+
+    assert "have 1 galaxy of the same snapshots under other lineages" in said(two)[0]
+    assert not said([*two, ("snap:0", Halo("0", np.full(3, 5)), "")])
+    assert not said([])
+
+
 def test_rows_of_no_snapshot_are_told(tmp_path, capsys):
     """`snap_98` is not `snap_098`: a galaxy would be missed in silence."""
     suite = write_box(tmp_path, galaxies=3)

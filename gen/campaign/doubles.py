@@ -19,7 +19,7 @@ from kinmass.gen.storage.suite_group import SAME_PLACE_KPC
 from kinmass.gen.suite import Suite, SuiteError
 from kinmass.gen.words import counted
 
-#: Scale factors that differ by less are of one time, in runs that write theirs at slightly other ones.
+#: Scale factors, or times, that differ by a smaller share are of one time: runs write theirs at slightly other ones.
 SAME_TIME = 1e-3
 _REMEDY = "one could be in a test and the other in training"
 
@@ -218,16 +218,22 @@ def _are_same(haloes: Sequence[Halo], others: Sequence[Halo]) -> bool:
 def of_several_times(suite: Suite, facts: Sequence[Mapping[str, str]], haloes: Iterable[Halo]) -> str:
     """Say that a suite has snapshots of several times, and nothing tells which galaxies are one; "" where it is told.
 
-    facts: those of each snapshot. A galaxy changes little from one output to the next, and each is on a side of the
-    split by its name.
+    facts: those of each snapshot, of which earlier versions kept no time. A galaxy changes little from one output to
+    the next, and each is on a side of the split by its name.
     """
-    times = sorted({float(of_one["a"]) for of_one in facts})
-    if suite.lineage is not None or not times or times[-1] - times[0] < SAME_TIME:
-        return ""
-    if any(halo.lineage is not None for halo in haloes):
+    spans = {
+        word: sorted({float(of_one[fact]) for of_one in facts if of_one.get(fact)})
+        for fact, word in (("a", "a ="), ("time", "Time"))
+    }
+    apart = [
+        f"{word} {times[0]:.4g} to {times[-1]:.4g}"
+        for word, times in spans.items()
+        if times and times[-1] - times[0] > SAME_TIME * times[-1]
+    ]
+    if not apart or suite.lineage is not None or any(halo.lineage is not None for halo in haloes):
         return ""
     return (
-        f"its snapshots are of several times (a = {times[0]:.4g} to {times[-1]:.4g}), and no `lineage` says which of "
+        f"its snapshots are of several times ({apart[0]}), and no `lineage` says which of "
         f"their galaxies are one: {_REMEDY}; give `lineage`, an expression that finds what is the same in their names"
     )
 

@@ -209,6 +209,20 @@ def test_snapshots_of_several_times_without_a_lineage_are_told(tmp_path, capsys,
     assert (words in capsys.readouterr().err) == said == (words in "".join(describe(tmp_path / "s.yaml")))
 
 
+@pytest.mark.parametrize(("times", "said"), [((0.5, 1.0), True), ((1.0, 1.0004), False)])
+def test_outputs_of_a_run_without_expansion_are_of_several_times(tmp_path, capsys, times, said):
+    """They all have a = 1: one galaxy at two times was on both sides of the split in silence."""
+    for number, time in enumerate(times):
+        with h5py.File(layouts.fire(tmp_path / f"snap_{number}.hdf5", layouts.galaxy()), "r+") as file:
+            file["Header"].attrs.update({"Time": time, "Redshift": 0.0, "HubbleParam": 1.0})
+    config = {"name": "disc", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc": 30},
+              "units": {"cosmological": False}, "selection": {"min_stars": 1}}  # fmt: skip
+    (tmp_path / "s.yaml").write_text(json.dumps(config))
+    assert len(list_tasks(load_suite(tmp_path / "s.yaml"))) == 2
+    words = "its snapshots are of several times (Time 0.5 to 1), and no `lineage`"
+    assert (words in capsys.readouterr().err) == said == (words in "".join(describe(tmp_path / "s.yaml")))
+
+
 def test_galaxies_of_one_snapshot_in_two_suites_are_told_where_their_lineages_differ(tmp_path, capsys):
     """Whoever moves snapshots, and renames the suite that the store refuses then, has each galaxy twice in it."""
     old = load_suite(write_box(tmp_path / "box", galaxies=2))

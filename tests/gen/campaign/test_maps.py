@@ -238,6 +238,8 @@ GOOD = {"name": "x", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc
             ["unknown key `snapshot`, did you mean `snapshots`?", "known keys: name, format, snapshots"],
         ),
         ({"aperture": {"kpc": 10, "mpc": 1}}, ["unknown key `aperture.mpc`", "known keys: kpc, r200"]),
+        ({"kpc": 30}, ["key `kpc` belongs below `aperture`, indented"]),
+        ({"aperture": {"kpc": 10, "lineage": "x"}}, ["key `aperture.lineage` belongs outside of `aperture`"]),
         ({"aperture": {}}, ["aperture", "exactly one"]),
         ({"aperture": {"kpc": -1}}, ["aperture.kpc", "greater than 0"]),
         ({"format": "flash"}, ["flash", "tipsy, arepo, gizmo, gadget"]),

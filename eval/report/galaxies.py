@@ -126,7 +126,7 @@ def observed_profile(
             if channel == start and len(np.unique(seen)) == 1:  # one everywhere stands for what is not known
                 missing = "not shown to the network:\nnot measured, or in no unit of mass"
             if missing:
-                axis.text(0.5, 0.5, missing, ha="center", transform=axis.transAxes)
+                axis.text(0.5, 0.5, missing, ha="center", va="center", fontsize=8, transform=axis.transAxes)
                 axis.set(title=QUANTITIES[channel].title(), xticks=[], yticks=[])
                 continue
             images = observed

@@ -100,15 +100,15 @@ def _sentence(path: Path, model: type[BaseModel], problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     section = model
     for part in problem["loc"][:-1]:
-        if part in section.model_fields:
-            annotation = section.model_fields[str(part)].annotation
-            models = [
-                a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
-            ]
-            section = models[0] if models else section
+        section = _sections(section).get(str(part), section)
     known_keys = f"known keys: {', '.join(section.model_fields)}"
     if problem["type"] == "extra_forbidden":
-        close = get_close_matches(str(problem["loc"][-1]), list(section.model_fields), n=1)
+        name = str(problem["loc"][-1])
+        if others := [f"`{other}`" for other, keys in _sections(model).items() if name in keys.model_fields]:
+            return f"{path}: key `{key}` belongs below {' or '.join(others)}, indented as the keys there"
+        if name in model.model_fields:
+            return f"{path}: key `{key}` belongs outside of `{key.removesuffix(f'.{name}')}`, without blanks before it"
+        close = get_close_matches(name, list(section.model_fields), n=1)
         hint = f", did you mean `{close[0]}`?" if close else ";"
         if close and _stem(key) == _stem(close[0]):
             hint += f" It is in {close[0].rpartition('_')[2]}: convert the value."
@@ -118,7 +118,20 @@ def _sentence(path: Path, model: type[BaseModel], problem: Any) -> str:
     reason = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "float_parsing":
         reason = f"must be a number alone, without a unit, not {problem['input']!r}"
+    if problem["type"] == "string_pattern_mismatch":  # names of folders and of groups of a store
+        reason = f"must be of letters without accents, digits, _ and - alone, not {problem['input']!r}"
     return f"{path}: `{key}`: {reason}" if key else f"{path}: {reason}"
+
+
+def _sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the models of a model's keys that have keys of their own."""
+    annotations = {name: (field.annotation, *get_args(field.annotation)) for name, field in model.model_fields.items()}
+    return {
+        name: a
+        for name, of_key in annotations.items()
+        for a in reversed(of_key)
+        if isinstance(a, type) and issubclass(a, BaseModel)
+    }
 
 
 def _stem(key: str) -> str:

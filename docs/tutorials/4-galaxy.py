@@ -81,8 +81,8 @@ from IPython.display import Image
 Image("profiles/galaxy/any/figure.png")
 
 # %% [markdown]
-# Look at the maps first. Are they those you meant: centred, the right way up, without stray pixels? Here you can also
-# compare with the truth:
+# Look at the maps first. Are they those you meant: centred, the right way up (north is up, and east to the right),
+# without stray pixels? Here you can also compare with the truth:
 
 # %% alt="Inferred mass minus true mass against radius, with 68 and 95 per cent intervals"
 import matplotlib.pyplot as plt

@@ -19,11 +19,11 @@ class ObservedGalaxy:
 
     Densities are in Msun/kpc^2 for the tracers in `calibrated`, and not known at all of those in `without_density`.
     inclination_deg is that of the gas disc, 0 face on, for its rotation curve and for a density in no unit of mass;
-    instrument_sigma_kms per tracer the width that was taken out of its dispersion. remarks are sentences on how the
-    maps were read, which the result repeats, doubts {tracer: sentences} those that speak against what follows from its
-    maps. redshift is that of which the distance follows, None where it is known otherwise; redshifts {tracer: (lowest,
-    highest)} are those that the velocities in the files can mean, of tracers whose V is not about a mean. Raises
-    ValueError for a distance or radius that is not positive, and for negative or infinite errors.
+    instrument_sigma_kms per tracer the width that was taken out of its dispersion. remarks_on {tracer: sentences} say
+    how its maps were read, which results from them repeat, doubts {tracer: sentences} speak against what follows from
+    its maps. redshift is that of which the distance follows, None where it is known otherwise; redshifts {tracer:
+    (lowest, highest)} are those that the velocities in the files can mean, of tracers whose V is not about a mean.
+    Raises ValueError for a distance or radius that is not positive, and for negative or infinite errors.
     """
 
     name: str
@@ -39,7 +39,7 @@ class ObservedGalaxy:
     inclination_deg: float | None = None
     inclination_error_deg: float = 0.0
     instrument_sigma_kms: dict[str, float] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
+    remarks_on: dict[str, tuple[str, ...]] = field(default_factory=dict)
     redshift: float | None = None
     redshifts: dict[str, tuple[float, float]] = field(default_factory=dict)
     doubts: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -58,6 +58,11 @@ class ObservedGalaxy:
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be finite and not negative, not {getattr(self, name)}")
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The remarks on all tracers."""
+        return tuple(remark for remarks in self.remarks_on.values() for remark in remarks)
+
     def maps(self) -> dict[str, SkyMap]:
         """The maps of the observed tracers, {"stars": ..., "gas": ...}, without those that were not observed."""
         return {name: sky for name in ("stars", "gas") if (sky := getattr(self, name)) is not None}
@@ -75,7 +80,8 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
     widths: dict[str, float] = {}
     redshifts: dict[str, tuple[float, float]] = {}
     doubts: dict[str, tuple[str, ...]] = {}
-    calibrated, without_density, remarks = set(), set(), []
+    remarks: dict[str, tuple[str, ...]] = {}
+    calibrated, without_density = set(), set()
     for tracer in ("gas", "stars"):
         if (files := getattr(content, tracer)) is None:
             continue
@@ -84,14 +90,13 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
         except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
             raise ValueError(f"{path}: {tracer}: {error}") from error
         maps[tracer], widths[tracer] = read.sky, read.instrument_sigma_kms
-        doubts[tracer] = tuple(read.doubts)
+        remarks[tracer], doubts[tracer] = tuple(read.remarks), tuple(read.doubts)
         if read.is_calibrated:
             calibrated.add(tracer)
         if read.redshifts is not None:
             redshifts[tracer] = read.redshifts
         if files.density is None:
             without_density.add(tracer)
-        remarks += read.remarks
     try:
         refuse_two_galaxies(redshifts)
     except ValueError as error:
@@ -99,10 +104,10 @@ def read_galaxy(path: Path) -> ObservedGalaxy:
     for tracer in maps:
         doubts[tracer] += tuple(one_velocity(maps))
     if content.inclination_deg is not None and content.gas is None:
-        remarks.append("inclination_deg is that of a disc of gas: from stars alone, nothing follows from it.")
+        remarks["stars"] += ("inclination_deg is that of a disc of gas: from stars alone, nothing follows from it.",)
     return ObservedGalaxy(
         content.name, distance_mpc, content.half_light_radius_arcsec, maps.get("gas"), maps.get("stars"),
         distance_error_mpc, content.half_light_radius_error_arcsec, content.centre_error_arcsec,
         frozenset(calibrated), frozenset(without_density), content.inclination_deg, content.inclination_error_deg,
-        widths, tuple(remarks), content.redshift, redshifts, doubts,
+        widths, remarks, content.redshift, redshifts, doubts,
     )  # fmt: skip

@@ -459,7 +459,7 @@ def _cautions(run: Inference, galaxy: ObservedGalaxy, maps: dict[str, SkyMap], o
                 f"No beam of the {name} is known: the map was taken as perfectly sharp, and masses in the centre are "
                 "too low where it is not; say beam_fwhm_arcsec."
             )
-    sentences += [*galaxy.remarks, *sanity.cautions(maps)]
+    sentences += [*(text for name in maps for text in galaxy.remarks_on.get(name, ())), *sanity.cautions(maps)]
     of_any = "both" if len(maps) > 1 else next(iter(maps))
     if (of_any if run.tracer == "any" else run.tracer) not in run.unseen:
         sentences.append(

@@ -150,16 +150,19 @@ def one_velocity(maps: dict[str, SkyMap]) -> list[str]:
     ]
 
 
-def refuse_fillings(name: str, value: np.ndarray, unit: str = " km/s") -> None:
+def refuse_fillings(name: str, value: np.ndarray, unit: str = " km/s", of_bin: np.ndarray | None = None) -> None:
     """Raise ValueError where several pixels (n,) of `name` hold one number that is far from all others.
 
     It is how files write that nothing was measured: -9999, -999.9, or zero among velocities of 3000 km/s, in km/s or in
-    m/s. A pixel of a bin has the value of many, but hardly a number like these.
+    m/s. A pixel of a bin has the value of many, but hardly a number like these: a density may, as that of a nucleus in
+    10^9 Msun/kpc2. of_bin (n,) is one number in all pixels of a bin, which count once then.
     """
     finite = np.sort(value[np.isfinite(value)])
     for number, count in _apart(finite):
         written = (f"{abs(number):.6g}", f"{1e3 * abs(number):.6g}")
         if not any(map(_FILLING.fullmatch, written)):
+            continue
+        if of_bin is not None and len(np.unique(of_bin[value == number])) < SAME:
             continue
         others = finite[finite != number]
         middle = float(np.median(others))

@@ -102,6 +102,10 @@ def read_tracer(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
         maps.x_arcsec, maps.y_arcsec, side_arcsec, density, velocity, sigma, fwhm_arcsec, velocity_error, sigma_error
     )
     sky = _without_outliers(tracer, sky, maps.remarks)
+    if files.rows == "bins" and any(f"pixels of the {tracer}" in remark for remark in maps.remarks):
+        maps.remarks.append(
+            f"Pixels of the {tracer} are the {velocity.size} squares that their bins are cut into here."
+        )
     msun_kpc2_per_unit = _msun_kpc2_per_unit(files, maps.density)
     if files.total_mass_msun:
         kpc_per_arcsec = galaxy_file.distance()[0] * KPC_PER_ARCSEC_MPC
@@ -278,8 +282,8 @@ def _refuse_fillings_of(
     for what, value in (of_any_sign | positive).items():
         if value is not None:
             is_shown = is_good & ((value > 0) | (what in of_any_sign))
-            unit = "" if what == "the density" else " km/s"
-            refuse_fillings(f"{what} of the {tracer}", np.where(is_shown, value, np.nan), unit)
+            unit, of_bin = ("", velocity) if what == "the density" else (" km/s", None)
+            refuse_fillings(f"{what} of the {tracer}", np.where(is_shown, value, np.nan), unit, of_bin)
 
 
 def _remark_on_missing(tracer: str, velocity_kms: np.ndarray, sigma_kms: np.ndarray | None) -> list[str]:
@@ -318,7 +322,7 @@ def _remark_on_errors(tracer: str, error_kms: np.ndarray | None, velocity_kms: n
     if not n_unknown:
         return []
     instead = "taken to be the median of the others" if is_known.any() else "taken as not known"
-    return [f"Errors of V of the {tracer} are missing, nil or negative in {n_unknown} of {n} pixels, and {instead}."]
+    return [f"Errors of V are missing, nil or negative in {n_unknown} of {n} pixels of the {tracer}, and {instead}."]
 
 
 def _error_kms(values: dict[str, np.ndarray], what: str) -> np.ndarray | None:

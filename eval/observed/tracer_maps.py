@@ -376,7 +376,11 @@ def _read_table(files: TracerFiles, folder: Path, galaxy_file: GalaxyFile) -> Tr
                     "ascension and declination in degrees)"
                 )
         of_bins = f"; {files.bins} has {', '.join(bin_table.columns)}" if bin_table is not None else ""
-        raise ValueError(f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}{of_bins}")
+        unsaid = [key for key in ("x", "y") if map_columns[key] in missing and key not in files.model_fields_set]
+        hint = f"; say {' and '.join(unsaid)}, the columns of the places" if unsaid else ""
+        raise ValueError(
+            f"{name} has no column {', '.join(missing)}; there are {', '.join(table_columns)}{of_bins}{hint}"
+        )
     places = (table_columns[map_columns.pop("x")], table_columns[map_columns.pop("y")])
     has_unit = any(unit for _, unit in places) or files.xy_unit is not None
     remarks = list(bin_table.remarks) if bin_table is not None else []

@@ -121,8 +121,12 @@ def observed_profile(
     axes = maps.subplots(len(tracers), 3, squeeze=False)
     for row, start in zip(axes, tracers, strict=True):
         for axis, channel in zip(row, range(start, start + 3), strict=True):
-            if channel == start + 2 and not observed[channel].any():
-                axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
+            seen = observed[channel][observed[start + 3] > 0]
+            missing = "not measured" if channel == start + 2 and not observed[channel].any() else ""
+            if channel == start and len(np.unique(seen)) == 1:  # one everywhere stands for what is not known
+                missing = "not shown to the network:\nnot measured, or in no unit of mass"
+            if missing:
+                axis.text(0.5, 0.5, missing, ha="center", va="center", fontsize=8, transform=axis.transAxes)
                 axis.set(title=QUANTITIES[channel].title(), xticks=[], yticks=[])
                 continue
             images = observed

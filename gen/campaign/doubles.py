@@ -19,7 +19,7 @@ from kinmass.gen.storage.suite_group import SAME_PLACE_KPC
 from kinmass.gen.suite import Suite, SuiteError
 from kinmass.gen.words import counted
 
-#: Scale factors that differ by less are of one time, in runs that write theirs at slightly other ones.
+#: Scale factors, or times, that differ by a smaller share are of one time: runs write theirs at slightly other ones.
 SAME_TIME = 1e-3
 _REMEDY = "one could be in a test and the other in training"
 
@@ -192,16 +192,18 @@ def _under_two_lineages(suite: Suite, listing: Listing, other: Suite, its_listin
         if halo is not None
     ]
     n_first = sum(of is suite for of, _, _ in galaxies)
-    # Without a catalogue a snapshot is one galaxy, whose place is not known yet.
-    is_single = len(galaxies) == 2 and n_first == 1 and all(halo.centre_kpc is None for _, _, halo in galaxies)
-    places = centres_kpc(halo.centre_kpc for _, _, halo in galaxies)
-    pairs = [(0, 1)] if is_single else pairs_within(places, SAME_PLACE_KPC)
 
     def lineage(number: int) -> str:
         """Return a galaxy's lineage in its suite."""
         of, name, halo = galaxies[number]
         return of.lineage_of(name, halo.lineage)
 
+    if any(halo.centre_kpc is None for _, _, halo in galaxies):
+        # Without a catalogue a snapshot is one galaxy, whose place is not known yet: it may be any of the other's.
+        firsts, others = ({lineage(i) for i in of} for of in (range(n_first), range(n_first, len(galaxies))))
+        pairs = [(0, n_first)] if firsts and others and firsts.isdisjoint(others) else []
+    else:
+        pairs = pairs_within(centres_kpc(halo.centre_kpc for _, _, halo in galaxies), SAME_PLACE_KPC)
     across = [(i, j) for i, j in pairs if i < n_first <= j and lineage(i) != lineage(j)]
     return [(galaxies[i][1], galaxies[j][1]) for i, j in across]
 
@@ -216,16 +218,22 @@ def _are_same(haloes: Sequence[Halo], others: Sequence[Halo]) -> bool:
 def of_several_times(suite: Suite, facts: Sequence[Mapping[str, str]], haloes: Iterable[Halo]) -> str:
     """Say that a suite has snapshots of several times, and nothing tells which galaxies are one; "" where it is told.
 
-    facts: those of each snapshot. A galaxy changes little from one output to the next, and each is on a side of the
-    split by its name.
+    facts: those of each snapshot, of which earlier versions kept no time. A galaxy changes little from one output to
+    the next, and each is on a side of the split by its name.
     """
-    times = sorted({float(of_one["a"]) for of_one in facts})
-    if suite.lineage is not None or not times or times[-1] - times[0] < SAME_TIME:
-        return ""
-    if any(halo.lineage is not None for halo in haloes):
+    spans = {
+        word: sorted({float(of_one[fact]) for of_one in facts if of_one.get(fact)})
+        for fact, word in (("a", "a ="), ("time", "Time"))
+    }
+    apart = [
+        f"{word} {times[0]:.4g} to {times[-1]:.4g}"
+        for word, times in spans.items()
+        if times and times[-1] - times[0] > SAME_TIME * times[-1]
+    ]
+    if not apart or suite.lineage is not None or any(halo.lineage is not None for halo in haloes):
         return ""
     return (
-        f"its snapshots are of several times (a = {times[0]:.4g} to {times[-1]:.4g}), and no `lineage` says which of "
+        f"its snapshots are of several times ({apart[0]}), and no `lineage` says which of "
         f"their galaxies are one: {_REMEDY}; give `lineage`, an expression that finds what is the same in their names"
     )
 

@@ -93,10 +93,11 @@ def reading(path: Path, purpose: str = "") -> Iterator[None]:
 class CodeUnits:
     """The code units of a snapshot in kpc, Msun and km/s, factors of a and h included, and its periodic box.
 
-    source says where the units came from. box_kpc is the physical side at the snapshot's time, None
-    where space is not periodic; corner_kpc is the coordinate at which the box begins. energy_kms2 is
-    the unit of specific internal energy. box_given tells that the suite file sets the box. factors: by what fields of
-    the gas that are not in code units have to be multiplied.
+    source says where the units came from. box_kpc is the physical side at the snapshot's time, None where space is not
+    periodic; corner_kpc is the coordinate at which the box begins. energy_kms2 is the unit of specific internal energy.
+    box_given tells that the suite file sets the box. factors: by what fields of the gas that are not in code units have
+    to be multiplied. time is that of a run that is not cosmological, in whatever unit its file has; None where no file
+    says it.
     """
 
     length_kpc: float
@@ -111,6 +112,7 @@ class CodeUnits:
     cosmological: bool = True
     box_given: bool = False
     factors: Mapping[str, float] = field(default_factory=dict)
+    time: float | None = None
 
 
 #: Positions outside the box by at most this share of its side lie on its face: single precision rounds.

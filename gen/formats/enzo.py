@@ -105,10 +105,12 @@ class Enzo(GridFormat):
         mass_msun = suite_units.get("mass_msun", density * length_cm**3 / MSUN_G)
         velocity_kms = suite_units.get("velocity_kms", velocity / KMS_CM_S)
         periodic = _numbers(path, parameters, "LeftFaceBoundaryCondition")[0] == 3
+        is_timed = not cosmological and "InitialTime" in parameters
         source = f"{'the cosmology' if expands else 'LengthUnits, DensityUnits and TimeUnits'} of {path.name}"
         return CodeUnits(
             length_kpc, mass_msun, velocity_kms, length_kpc * float(high[0] - low[0]) if periodic else None, a, h,
             source, corner_kpc=length_kpc * float(low[0]), energy_kms2=velocity_kms**2, cosmological=cosmological,
+            time=float(_numbers(path, parameters, "InitialTime")[0]) if is_timed else None,
         )  # fmt: skip
 
     def _check_age(self, path: Path, parameters: dict[str, list[str]], time_s: float) -> None:

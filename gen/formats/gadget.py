@@ -284,6 +284,9 @@ class Gadget(Format):
                 energy_kms2=scalings["velocity_kms"][0] ** 2,
                 cosmological=cosmological,
                 factors=factors(claims, scalings, suite_units.keys() & scalings.keys(), a, h),
+                time=None
+                if cosmological or "Time" not in file["Header"].attrs
+                else scalar(file["Header"].attrs["Time"], "Time"),
             )
             for part, said in said_by_file.items():
                 check_words_agree(part, said, units, suite_units.keys())

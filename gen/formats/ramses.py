@@ -135,7 +135,7 @@ class Ramses(GridFormat):
         return CodeUnits(
             length_kpc, mass_msun, velocity_kms, None if tree.n_boundaries else length_kpc,
             a if cosmological else 1.0, h if cosmological else 1.0, f"unit_l, unit_d and unit_t of {path.name}",
-            energy_kms2=velocity_kms**2, cosmological=cosmological,
+            energy_kms2=velocity_kms**2, cosmological=cosmological, time=None if cosmological else info["time"],
         )  # fmt: skip
 
     def stage(self, path: Path, scratch: Path, light: str | None = None) -> Path:

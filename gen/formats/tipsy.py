@@ -236,7 +236,16 @@ class Tipsy(Format):
         source = f"dKpcUnit and dMsolUnit of {param.name}"
         corner_kpc = self.corner * (box_kpc or 0.0)
         return CodeUnits(
-            length_kpc * a, mass_msun, velocity_kms * a, box_kpc, a, hubble, source, corner_kpc, cosmological=comoving
+            length_kpc * a,
+            mass_msun,
+            velocity_kms * a,
+            box_kpc,
+            a,
+            hubble,
+            source,
+            corner_kpc,
+            cosmological=comoving,
+            time=None if comoving else self._header(path)[0],
         )
 
     @staticmethod

@@ -134,7 +134,7 @@ def draft(path: Path, format_name: str | None = None) -> str:
             [
                 *(f"# look at this first: {text}" for text in contents.wrong),
                 *(f"# {text}" for text in contents.odd),
-                f"name: {_as_yaml(name)}   # any name; one group of the map store",
+                f"name: {_as_yaml(name)}   # any, of letters, digits, _ and -; one group of the map store",
                 f"root: {_as_yaml(str(_in_true_folder(path).parent))}",
                 f"format: {chosen_format}",
                 f"snapshots: {_as_yaml(glob.escape(path.name))}   # a pattern: `*` for many, `*/` for many folders",

@@ -11,7 +11,7 @@ from kinmass.gen.formats import CodeUnits
 from kinmass.gen.words import counted
 
 #: Facts that may be other ones in each snapshot: of their times, and of zooms in boxes of their own.
-OWN = ("a", "code units")
+OWN = ("a", "time", "code units")
 #: The fact that is empty for a file which leaves nothing open or out, and of which a user is told all the same.
 ASSUMED = "kernels"
 #: How many values of a fact, and snapshots of each value, are named; the others are only counted.
@@ -28,6 +28,7 @@ def facts(units: CodeUnits, types: set[str], assumed: str = "", own_name: str = 
     factors = "".join(f", {field} by {factor:.6g}" for field, factor in sorted(units.factors.items()) if factor != 1)
     return {
         "a": f"{units.scale_factor:.6g}",
+        "time": "" if units.time is None else f"{units.time:.6g}",
         "code units": f"{units.length_kpc:.6g} kpc, {units.mass_msun:.6g} Msun, {units.velocity_kms:.6g} km/s{factors}",
         "h": f"{units.hubble:.4g}",
         # A .param file may be named after its folder.

@@ -89,6 +89,15 @@ def test_numbers_for_nothing_are_found_among_many_bins_in_time():
         refuse_fillings("V", value)
 
 
+def test_a_nucleus_of_one_bin_is_bright_and_measured(tmp_path):
+    is_nucleus = R < 0.6  # five spaxels of one bin
+    density = np.where(is_nucleus, 3.456789e9, MAPS["D"])
+    binned = table(V=np.where(is_nucleus, 1.5, MAPS["V"]), D=density)
+    assert len(of_table(tmp_path, binned).stars.x_arcsec) == P * P
+    with pytest.raises(ValueError, match=r"the density of the stars is .* exactly in 5 of"):
+        of_table(tmp_path, table(D=density))
+
+
 # ---- the YAML file
 
 

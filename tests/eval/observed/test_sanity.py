@@ -182,12 +182,18 @@ def test_errors_that_are_none_are_told_of(tmp_path):
     table["E"][:10], table["E"][10:30], table["E"][30:35] = 0, -1, np.nan
     table.write(tmp_path / "t.ecsv")
     galaxy = read_galaxy(described(tmp_path))
-    assert "missing, nil or negative in 35 of 900 pixels, and taken to be the median" in " ".join(galaxy.remarks)
+    said = "missing, nil or negative in 35 of 900 pixels of the stars, and taken to be the median"
+    assert said in " ".join(galaxy.remarks)
+    assert "squares" not in " ".join(galaxy.remarks)
+    of_bins = " ".join(read_galaxy(described(tmp_path, rows="bins")).remarks)
+    assert "pixels of the stars, and taken to be" in of_bins
+    assert "Pixels of the stars are the" in of_bins
+    assert "squares that their bins are cut into here." in of_bins
     assert (galaxy.stars.velocity_error_kms == 5).all()
     table["E"] = -1.0
     table.write(tmp_path / "t.ecsv", overwrite=True)
     galaxy = read_galaxy(described(tmp_path))
-    assert "in 900 of 900 pixels, and taken as not known" in " ".join(galaxy.remarks)
+    assert "in 900 of 900 pixels of the stars, and taken as not known" in " ".join(galaxy.remarks)
     assert galaxy.stars.velocity_error_kms is None
 
 

@@ -183,6 +183,8 @@ def test_places_that_are_one_object_of_astropy(tmp_path, kind):
     assert_same(described(tmp_path, {"gas": keys}, centre_deg=list(CENTRE)).gas, east=-1)
     with pytest.raises(ValueError, match=r"has no column sky\.b; there are"):
         described(tmp_path, {"gas": keys | {"y": "sky.b"}}, centre_deg=list(CENTRE))
+    with pytest.raises(ValueError, match=r"has no column X, Y; .*; say x and y, the columns of the places"):
+        described(tmp_path, {"gas": {"table": f"t.{kind}"} | KEYS}, centre_deg=list(CENTRE))
 
 
 @pytest.mark.parametrize("names", [("GLON", "GLAT"), ("sky.l", "sky.b")])
@@ -831,6 +833,8 @@ def test_a_compressed_file_that_is_damaged_behind_a_map_is_named(tmp_path):
         ({"centre_deg": ["10:00:00", "-40:30:00"]}, r"must be in degrees: .* is \[150.000000, -40.500000\]"),
         ({"centre_deg": ["10h", "north"]}, r"must be \[right ascension, declination\] in degrees"),
         ({"half_light_radius_kpc": 2.0}, "did you mean `half_light_radius_arcsec`. It is in arcsec: convert the value"),
+        ({"centre_pixel": [9, 9]}, "key `centre_pixel` belongs below `gas` or `stars`, indented"),
+        ({"stars": {"velocity": "V.fits", "centre_deg": [1, 2]}}, "key `stars.centre_deg` belongs outside of `stars`"),
     ],
 )
 def test_values_with_units_are_refused_with_what_to_write(tmp_path, keys, words):

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import h5py
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -38,6 +39,7 @@ from kinmass.eval.observed.verdict import (
     of_tracers,
     of_width,
 )
+from kinmass.eval.report.galaxies import observed_profile
 from kinmass.gen.constants import G
 from kinmass.gen.instruments.model import Instrument
 from kinmass.gen.instruments.observe import CHANNELS, CHANNELS_TOLD, TOLD, UNKNOWN
@@ -230,6 +232,25 @@ def told_channels(run, observed_galaxy, monkeypatch):
 def channel(observed, t, name):
     mask = observed[4 * t + 3] > 0
     return observed[CHANNELS + len(TOLD) * t + TOLD.index(name)][mask]
+
+
+def test_a_figure_says_which_density_a_network_was_not_shown():
+    """It is one everywhere in what the network sees, which looked like a file that was read wrong."""
+    observed = np.ones((8, 5, 5))
+    observed[0] = 1 + np.arange(25).reshape(5, 5)
+    figure = observed_profile(observed, 1.0, np.array([1.0, 3.0]), np.ones((5, 2)), np.full(2, np.nan), "one", ())
+    (said,) = [text.get_text() for axis in figure.axes for text in axis.texts if "network" in text.get_text()]
+    assert said == "not shown to the network:\nnot measured, or in no unit of mass"
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("tracer", ["gas", "stars", "both"])
+def test_a_result_repeats_what_is_remarked_on_its_own_maps(told, tracer):
+    remarks = {"gas": ("Gas was read so.",), "stars": ("Stars were read so.",)}
+    observed = replace(galaxy(gas=disc(), stars=disc(sigma_kms=60.0)), remarks_on=remarks)
+    said = infer(told, observed, draws=2, tracer=tracer).sentences()
+    for name, (remark,) in remarks.items():
+        assert (remark in said) == (tracer in ("both", name))
 
 
 def test_a_network_is_told_what_the_observer_knows(told, monkeypatch):

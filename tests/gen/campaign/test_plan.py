@@ -209,6 +209,20 @@ def test_snapshots_of_several_times_without_a_lineage_are_told(tmp_path, capsys,
     assert (words in capsys.readouterr().err) == said == (words in "".join(describe(tmp_path / "s.yaml")))
 
 
+@pytest.mark.parametrize(("times", "said"), [((0.5, 1.0), True), ((1.0, 1.0004), False)])
+def test_outputs_of_a_run_without_expansion_are_of_several_times(tmp_path, capsys, times, said):
+    """They all have a = 1: one galaxy at two times was on both sides of the split in silence."""
+    for number, time in enumerate(times):
+        with h5py.File(layouts.fire(tmp_path / f"snap_{number}.hdf5", layouts.galaxy()), "r+") as file:
+            file["Header"].attrs.update({"Time": time, "Redshift": 0.0, "HubbleParam": 1.0})
+    config = {"name": "disc", "format": "gizmo", "snapshots": "*.hdf5", "aperture": {"kpc": 30},
+              "units": {"cosmological": False}, "selection": {"min_stars": 1}}  # fmt: skip
+    (tmp_path / "s.yaml").write_text(json.dumps(config))
+    assert len(list_tasks(load_suite(tmp_path / "s.yaml"))) == 2
+    words = "its snapshots are of several times (Time 0.5 to 1), and no `lineage`"
+    assert (words in capsys.readouterr().err) == said == (words in "".join(describe(tmp_path / "s.yaml")))
+
+
 def test_galaxies_of_one_snapshot_in_two_suites_are_told_where_their_lineages_differ(tmp_path, capsys):
     """Whoever moves snapshots, and renames the suite that the store refuses then, has each galaxy twice in it."""
     old = load_suite(write_box(tmp_path / "box", galaxies=2))
@@ -232,6 +246,23 @@ def test_galaxies_of_one_snapshot_in_two_suites_are_told_where_their_lineages_di
         for of, name in ((old, "snap:0"), (moved, "box.snap:0"))
     ]
     assert "box and moved have 1 galaxy of the same snapshots" in doubles.in_two_suites(lone)[0]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_one_galaxy_without_a_catalogue_may_be_any_of_the_other_suites(tmp_path, is_first):
+    """A table without `id` numbers its rows: the second snapshot's one galaxy is 1, and 0 where no table is given."""
+    suite = load_suite(write_box(tmp_path / "box", galaxies=2))
+    none, two = [("snap:0", Halo("0", None), "")], [(f"snap:{i}", Halo(f"{i}", np.full(3, i)), "") for i in (1, 2)]
+    table = suite.model_copy(update={"name": "table"})
+
+    def said(of_table):
+        listed = [(suite, {tmp_path: Listing(none, {}, content="3-x")})]
+        listed.append((table, {tmp_path: Listing(of_table, {}, content="3-x")}))
+        return doubles.in_two_suites(listed if is_first else listed[::-1])
+
+    assert "have 1 galaxy of the same snapshots under other lineages" in said(two)[0]
+    assert not said([*two, ("snap:0", Halo("0", np.full(3, 5)), "")])
+    assert not said([])
 
 
 def test_rows_of_no_snapshot_are_told(tmp_path, capsys):

@@ -5,6 +5,8 @@ the info file.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,6 +29,8 @@ _NUMBERS = (
 _G_CGS = G * KPC_CM * KMS_CM_S**2 / MSUN_G
 #: Families of particles (pm_commons.f90): dark matter and stars; others are clouds of sinks, debris and tracers.
 DARK, STAR = 1, 2
+#: Names the fields of particles, in outputs since there are families.
+_DESCRIPTOR = "part_file_descriptor.txt"
 #: Debris is of the stars that one cell forms in one step, fewer than this (star_formation.f90); stars are numbered from
 #: 1 on, and the first of a galaxy's explode soon.
 MOST_STARS_OF_DEBRIS = 1000
@@ -63,8 +67,9 @@ class Ramses(GridFormat):
         info = self._info(path)
         number = path.stem.rpartition("_")[2]
         files = [path]
-        kinds = [kind for kind in ("amr", "hydro", "part") if (path.parent / f"{kind}_{number}.out00001").exists()]
-        for kind in dict.fromkeys(["amr", "hydro", *kinds]):
+        # Of a run without particles there are no such files, and no description of their fields.
+        has_particles = any(any(path.parent.glob(name)) for name in (_DESCRIPTOR, f"part_{number}.out[0-9]*"))
+        for kind in ("amr", "hydro", *(["part"] if has_particles else [])):
             for cpu in range(1, int(info["ncpu"]) + 1):
                 file = path.parent / f"{kind}_{number}.out{cpu:05d}"
                 if not file.exists():
@@ -169,10 +174,11 @@ class Ramses(GridFormat):
     def open(self, staged: Path) -> Any:
         """Open a staged snapshot with yt's RAMSES frontend."""
         birth = [("particle_birth_time", "d"), ("particle_metallicity", "d")]
-        ds = open_grid(
-            "yt.frontends.ramses.api", "RAMSESDataset", str(staged),
-            fields=_fields(staged), extra_particle_fields=None if _has_families(staged.parent) else birth,
-        )  # fmt: skip
+        with _usual_order():
+            ds = open_grid(
+                "yt.frontends.ramses.api", "RAMSESDataset", str(staged),
+                fields=_fields(staged), extra_particle_fields=None if _has_families(staged.parent) else birth,
+            )  # fmt: skip
         ds.parameters["ordering type"] = "as chosen"  # yt shall not choose domains by the Hilbert curve
         for domain in ds.index.domains:
             domain.included = partial(_included, domain)
@@ -269,6 +275,27 @@ class Ramses(GridFormat):
                 checked.add(domain.domain_id)
 
 
+@contextmanager
+def _usual_order() -> Iterator[None]:
+    """Have yt take its usual order of fields where files do not name them, and not that which a user has told it.
+
+    A yt.toml in the home or the working folder, or one above, has the order in the files of one run.
+    """
+    from yt.frontends.ramses.field_handlers import HydroFieldFileHandler
+    from yt.frontends.ramses.particle_handlers import DefaultParticleFileHandler
+
+    sections: dict[Any, Any] = {
+        handler: handler.config_field for handler in (HydroFieldFileHandler, DefaultParticleFileHandler)
+    }
+    try:
+        for handler in sections:
+            handler.config_field = None
+        yield
+    finally:
+        for handler, section in sections.items():
+            handler.config_field = section
+
+
 def _included(domain: Any, selector: Any) -> bool:
     """Stand in for yt's choice among domains, which is that of `choose`, or all of them.
 
@@ -343,12 +370,12 @@ def _fields(path: Path) -> list[str] | None:
 
 
 def _has_families(folder: Path) -> bool:
-    return "family" in _descriptor_lines(folder / "part_file_descriptor.txt")
+    return "family" in _descriptor_lines(folder / _DESCRIPTOR)
 
 
 def _field_bytes(folder: Path) -> list[int] | None:
     """Return the bytes of each field of particles by their file descriptor, None where there is none."""
-    file = folder / "part_file_descriptor.txt"
+    file = folder / _DESCRIPTOR
     if not (names := _descriptor_lines(file)):
         return None
     kinds = re.findall(r"^\s*\d+,\s*[^\s,]+,\s*(\w)", file.read_text(errors="replace"), re.M)
@@ -471,6 +498,11 @@ def _check_particle_file(path: Path, n_cpu: int, field_bytes: list[int] | None) 
             sizes.append(records.skip())
         if field_bytes is not None and sizes != [n * b for b in field_bytes]:
             raise records.broken(f"other fields than {n} particles have by part_file_descriptor.txt, before")
+        if field_bytes is None and n and sizes[9:11] == [n, n]:
+            raise SnapshotError(
+                f"{path.with_name(_DESCRIPTOR)}: missing; {path.name} has families of particles, which it names: "
+                "get it, too"
+            )
         # Position, velocity and mass; number and level; birth time. Horizon-AGN and NewHorizon have odd records later.
         known = sizes[:7] == [8 * n] * 7 and all(size in (n, 4 * n, 8 * n) for size in sizes[7:9])
         if field_bytes is None and not (known and sizes[9:10] in ([], [8 * n])):

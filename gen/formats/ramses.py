@@ -48,6 +48,8 @@ class _Tree:
     boxlen: float
     box_mpc_h: float
     begin: int
+    time: float
+    steps: tuple[int, int]
 
     def own(self, cpu: int) -> np.ndarray:
         """Octs (levels,) of the domain itself."""
@@ -152,9 +154,11 @@ class Ramses(GridFormat):
         files = self.files(path)
         fields = _fields(path)
         field_bytes = _field_bytes(path.parent)
+        first = _read_header(files[1])
         for file in files[1:]:
             if file.name.startswith("amr"):
                 _check_tree_file(file, int(info["ncpu"]), int(info["levelmax"]))
+                _check_moment(file, _read_header(file), first)
                 hydro = file.with_name(f"hydro{file.name[3:]}")
                 _check_hydro_file(hydro, _read_header(file), len(fields) if fields else None)
             elif file.name.startswith("part"):
@@ -418,8 +422,13 @@ def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
                 f"{path}: its coarse grid is {' x '.join(map(str, sides))}; only cubic boxes are read, without "
                 "boundaries or with one at both ends of an axis"
             )
-        for size in (8 * n_out, 8 * n_out, 8, 8 * n_levels, 8 * n_levels, 8, 24):
-            records.skip(size)
+        for _ in range(2):
+            records.skip(8 * n_out)
+        time = float(records.read("f8", 1)[0])
+        for _ in range(2):
+            records.skip(8 * n_levels)
+        fine, coarse = records.read("i4", 2).tolist()
+        records.skip(24)
         cosmology, timing = records.read("f8", 7), records.read("f8", 5)
         records.skip(8)
         for _ in range(2):
@@ -440,7 +449,9 @@ def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
             records.skip(4 * int(np.prod(sides)))
         if octs.min(initial=0) < 0:
             raise records.broken("negative counts of octs")
-        return _Tree(octs, n_cpu, n_bound, sides, float(timing[0]), boxlen, float(cosmology[6]), records.at)
+        return _Tree(
+            octs, n_cpu, n_bound, sides, float(timing[0]), boxlen, float(cosmology[6]), records.at, time, (fine, coarse)
+        )  # fmt: skip
 
 
 def _check_tree_file(path: Path, n_cpu: int, n_levels: int) -> None:
@@ -453,6 +464,17 @@ def _check_tree_file(path: Path, n_cpu: int, n_levels: int) -> None:
         )
     n = tree.octs[tree.octs > 0].astype(np.int64)
     _check_size(path, tree.begin + int((n * (_INTS * 4 + 24) + (_INTS + 3) * 8).sum()))
+
+
+def _check_moment(path: Path, tree: _Tree, first: _Tree) -> None:
+    """Raise SnapshotError where the header of an amr file is not of the moment of the first: a run was broken off.
+
+    A run that goes on from an earlier output writes those after it anew, over the files that are there.
+    """
+    times = (tree.time, tree.a), (first.time, first.a)
+    if tree.steps != first.steps or not np.allclose(*times, rtol=1e-9, atol=0):
+        own, others = (f"steps {x.steps[0]}, {x.steps[1]}, time {x.time:.10g}, a = {x.a:.10g}" for x in (tree, first))
+        raise SnapshotError(f"{path}: {own}; the first domain: {others}; of another output? Get all files of one")
 
 
 #: Records of four-byte integers of the octs of one level and domain: number, next, previous; father, six neighbours,

@@ -679,6 +679,16 @@ RAMSES_FAULTS = {
     "fewer fields": ("hydro_file_descriptor.txt", lambda p: edit(p, r"6, metal.*\n", ""), "says 5"),
     "no density": ("hydro_file_descriptor.txt", lambda p: edit(p, "density", "darkness"), "no Density"),
     "no mass": ("part_file_descriptor.txt", lambda p: edit(p, "mass", "weight"), "no mass"),
+    "a domain of another step": (
+        "amr_00099.out00002",
+        lambda p: grids.change_records(p, lambda r: [*r[:14], struct.pack("<2i", 9, 10), *r[15:]]),
+        "amr_00099.out00002: .* 9, 10.* another output",
+    ),
+    "a domain of another time": (
+        "amr_00099.out00003",
+        lambda p: grids.change_records(p, lambda r: [*r[:11], struct.pack("<d", -1.00001), *r[12:]]),
+        "amr_00099.out00003: .* another output",
+    ),
     "another type": ("part_file_descriptor.txt", lambda p: edit(p, "family, b", "family, d"), "damaged"),
 }
 

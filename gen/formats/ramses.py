@@ -154,7 +154,7 @@ class Ramses(GridFormat):
         files = self.files(path)
         fields = _fields(path)
         field_bytes = _field_bytes(path.parent)
-        first = _read_header(files[1])
+        first, n_stars = _read_header(files[1]), list[int]()
         for file in files[1:]:
             if file.name.startswith("amr"):
                 _check_tree_file(file, int(info["ncpu"]), int(info["levelmax"]))
@@ -162,7 +162,13 @@ class Ramses(GridFormat):
                 hydro = file.with_name(f"hydro{file.name[3:]}")
                 _check_hydro_file(hydro, _read_header(file), len(fields) if fields else None)
             elif file.name.startswith("part"):
-                _check_particle_file(file, int(info["ncpu"]), field_bytes)
+                n_stars.append(_check_particle_file(file, int(info["ncpu"]), field_bytes))
+                # All count the stars of all; where a run began with an output of another, only the first counts its.
+                if len(n_stars) > 2 and n_stars[-1] != n_stars[1]:
+                    raise SnapshotError(
+                        f"{file}: its header says {n_stars[-1]} stars in all, those before it {n_stars[1]}: of another "
+                        "output? Get all files of one"
+                    )
         number = re.sub(r"\D", "", path.stem.rpartition("_")[2]).rjust(5, "0")
         if path.name != f"info_{number}.txt" or len(number) != 5:
             raise SnapshotError(f"{path}: its name is not info_NNNNN.txt; name it as RAMSES does")
@@ -506,14 +512,18 @@ def _check_hydro_file(path: Path, tree: _Tree, n_fields: int | None) -> None:
     _check_size(path, begin + 24 * n.size + int((8 * n_var * (8 * n[n > 0] + 8)).sum()))
 
 
-def _check_particle_file(path: Path, n_cpu: int, field_bytes: list[int] | None) -> None:
-    """Raise SnapshotError for a particle file that does not consist of records of as many entries as it says."""
+def _check_particle_file(path: Path, n_cpu: int, field_bytes: list[int] | None) -> int:
+    """Return how many stars a particle file says that there are in all domains.
+
+    Raises SnapshotError for one that does not consist of records of as many entries as it says.
+    """
     with Records(path) as records:
         found_cpu, n_dim, n = (int(records.read("i4", 1)[0]) for _ in range(3))
         if (found_cpu, n_dim) != (n_cpu, 3) or n < 0:
             raise records.broken(f"{found_cpu} domains and {n} particles, before")
         records.skip()
-        for size in (None, 8, 8, 4):  # the number of stars has four or eight bytes
+        n_stars = int(records.read("i8" if records.peek() == 8 else "i4", 1)[0])
+        for size in (8, 8, 4):
             records.skip(size)
         sizes = []
         while records.at < records.size:
@@ -529,6 +539,7 @@ def _check_particle_file(path: Path, n_cpu: int, field_bytes: list[int] | None) 
         known = sizes[:7] == [8 * n] * 7 and all(size in (n, 4 * n, 8 * n) for size in sizes[7:9])
         if field_bytes is None and not (known and sizes[9:10] in ([], [8 * n])):
             raise records.broken(f"fields that are not of {n} particles, before")
+    return n_stars
 
 
 def _own_octs(domain: Any, ds: Any) -> np.ndarray:

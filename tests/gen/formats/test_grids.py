@@ -252,6 +252,10 @@ LAYOUTS = {
     "twelve fields without names": ({}, lambda path: grids.without_descriptors(path, 6)),
     "old names of seventeen fields": ({}, with_old_names),
     "odd records of particles": ({"families": False}, changed(lambda r: [*r, b"abcde", b"x" * 7])),
+    "first stars are counted by the first domain alone": (
+        {},
+        changed(lambda r: [*r[:4], struct.pack("<i", 0), *r[5:]], "part_*.out0000[23]"),
+    ),
     "long numbers": (
         {"families": False},
         changed(lambda r: [*r[:15], np.frombuffer(r[15], "<i4").astype("<i8").tobytes(), *r[16:]]),
@@ -688,6 +692,11 @@ RAMSES_FAULTS = {
         "amr_00099.out00003",
         lambda p: grids.change_records(p, lambda r: [*r[:11], struct.pack("<d", -1.00001), *r[12:]]),
         "amr_00099.out00003: .* another output",
+    ),
+    "particles of a domain of another moment": (
+        "part_00099.out00003",
+        lambda p: grids.change_records(p, lambda r: [*r[:4], struct.pack("<i", 499), *r[5:]]),
+        "part_00099.out00003: .* 499 stars in all.* 500: of another output",
     ),
     "another type": ("part_file_descriptor.txt", lambda p: edit(p, "family, b", "family, d"), "damaged"),
 }

@@ -5,6 +5,8 @@ the info file.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,6 +29,8 @@ _NUMBERS = (
 _G_CGS = G * KPC_CM * KMS_CM_S**2 / MSUN_G
 #: Families of particles (pm_commons.f90): dark matter and stars; others are clouds of sinks, debris and tracers.
 DARK, STAR = 1, 2
+#: Names the fields of particles, in outputs since there are families.
+_DESCRIPTOR = "part_file_descriptor.txt"
 #: Debris is of the stars that one cell forms in one step, fewer than this (star_formation.f90); stars are numbered from
 #: 1 on, and the first of a galaxy's explode soon.
 MOST_STARS_OF_DEBRIS = 1000
@@ -44,6 +48,8 @@ class _Tree:
     boxlen: float
     box_mpc_h: float
     begin: int
+    time: float
+    steps: tuple[int, int]
 
     def own(self, cpu: int) -> np.ndarray:
         """Octs (levels,) of the domain itself."""
@@ -63,8 +69,9 @@ class Ramses(GridFormat):
         info = self._info(path)
         number = path.stem.rpartition("_")[2]
         files = [path]
-        kinds = [kind for kind in ("amr", "hydro", "part") if (path.parent / f"{kind}_{number}.out00001").exists()]
-        for kind in dict.fromkeys(["amr", "hydro", *kinds]):
+        # Of a run without particles there are no such files, and no description of their fields.
+        has_particles = any(any(path.parent.glob(name)) for name in (_DESCRIPTOR, f"part_{number}.out[0-9]*"))
+        for kind in ("amr", "hydro", *(["part"] if has_particles else [])):
             for cpu in range(1, int(info["ncpu"]) + 1):
                 file = path.parent / f"{kind}_{number}.out{cpu:05d}"
                 if not file.exists():
@@ -147,13 +154,21 @@ class Ramses(GridFormat):
         files = self.files(path)
         fields = _fields(path)
         field_bytes = _field_bytes(path.parent)
+        first, n_stars = _read_header(files[1]), list[int]()
         for file in files[1:]:
             if file.name.startswith("amr"):
                 _check_tree_file(file, int(info["ncpu"]), int(info["levelmax"]))
+                _check_moment(file, _read_header(file), first)
                 hydro = file.with_name(f"hydro{file.name[3:]}")
                 _check_hydro_file(hydro, _read_header(file), len(fields) if fields else None)
             elif file.name.startswith("part"):
-                _check_particle_file(file, int(info["ncpu"]), field_bytes)
+                n_stars.append(_check_particle_file(file, int(info["ncpu"]), field_bytes))
+                # All count the stars of all; where a run began with an output of another, only the first counts its.
+                if len(n_stars) > 2 and n_stars[-1] != n_stars[1]:
+                    raise SnapshotError(
+                        f"{file}: its header says {n_stars[-1]} stars in all, those before it {n_stars[1]}: of another "
+                        "output? Get all files of one"
+                    )
         number = re.sub(r"\D", "", path.stem.rpartition("_")[2]).rjust(5, "0")
         if path.name != f"info_{number}.txt" or len(number) != 5:
             raise SnapshotError(f"{path}: its name is not info_NNNNN.txt; name it as RAMSES does")
@@ -169,10 +184,11 @@ class Ramses(GridFormat):
     def open(self, staged: Path) -> Any:
         """Open a staged snapshot with yt's RAMSES frontend."""
         birth = [("particle_birth_time", "d"), ("particle_metallicity", "d")]
-        ds = open_grid(
-            "yt.frontends.ramses.api", "RAMSESDataset", str(staged),
-            fields=_fields(staged), extra_particle_fields=None if _has_families(staged.parent) else birth,
-        )  # fmt: skip
+        with _usual_order():
+            ds = open_grid(
+                "yt.frontends.ramses.api", "RAMSESDataset", str(staged),
+                fields=_fields(staged), extra_particle_fields=None if _has_families(staged.parent) else birth,
+            )  # fmt: skip
         ds.parameters["ordering type"] = "as chosen"  # yt shall not choose domains by the Hilbert curve
         for domain in ds.index.domains:
             domain.included = partial(_included, domain)
@@ -269,6 +285,27 @@ class Ramses(GridFormat):
                 checked.add(domain.domain_id)
 
 
+@contextmanager
+def _usual_order() -> Iterator[None]:
+    """Have yt take its usual order of fields where files do not name them, and not that which a user has told it.
+
+    A yt.toml in the home or the working folder, or one above, has the order in the files of one run.
+    """
+    from yt.frontends.ramses.field_handlers import HydroFieldFileHandler
+    from yt.frontends.ramses.particle_handlers import DefaultParticleFileHandler
+
+    sections: dict[Any, Any] = {
+        handler: handler.config_field for handler in (HydroFieldFileHandler, DefaultParticleFileHandler)
+    }
+    try:
+        for handler in sections:
+            handler.config_field = None
+        yield
+    finally:
+        for handler, section in sections.items():
+            handler.config_field = section
+
+
 def _included(domain: Any, selector: Any) -> bool:
     """Stand in for yt's choice among domains, which is that of `choose`, or all of them.
 
@@ -343,12 +380,12 @@ def _fields(path: Path) -> list[str] | None:
 
 
 def _has_families(folder: Path) -> bool:
-    return "family" in _descriptor_lines(folder / "part_file_descriptor.txt")
+    return "family" in _descriptor_lines(folder / _DESCRIPTOR)
 
 
 def _field_bytes(folder: Path) -> list[int] | None:
     """Return the bytes of each field of particles by their file descriptor, None where there is none."""
-    file = folder / "part_file_descriptor.txt"
+    file = folder / _DESCRIPTOR
     if not (names := _descriptor_lines(file)):
         return None
     kinds = re.findall(r"^\s*\d+,\s*[^\s,]+,\s*(\w)", file.read_text(errors="replace"), re.M)
@@ -391,8 +428,13 @@ def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
                 f"{path}: its coarse grid is {' x '.join(map(str, sides))}; only cubic boxes are read, without "
                 "boundaries or with one at both ends of an axis"
             )
-        for size in (8 * n_out, 8 * n_out, 8, 8 * n_levels, 8 * n_levels, 8, 24):
-            records.skip(size)
+        for _ in range(2):
+            records.skip(8 * n_out)
+        time = float(records.read("f8", 1)[0])
+        for _ in range(2):
+            records.skip(8 * n_levels)
+        fine, coarse = records.read("i4", 2).tolist()
+        records.skip(24)
         cosmology, timing = records.read("f8", 7), records.read("f8", 5)
         records.skip(8)
         for _ in range(2):
@@ -413,7 +455,9 @@ def _kept_header(path: Path, _mtime_ns: int) -> _Tree:
             records.skip(4 * int(np.prod(sides)))
         if octs.min(initial=0) < 0:
             raise records.broken("negative counts of octs")
-        return _Tree(octs, n_cpu, n_bound, sides, float(timing[0]), boxlen, float(cosmology[6]), records.at)
+        return _Tree(
+            octs, n_cpu, n_bound, sides, float(timing[0]), boxlen, float(cosmology[6]), records.at, time, (fine, coarse)
+        )  # fmt: skip
 
 
 def _check_tree_file(path: Path, n_cpu: int, n_levels: int) -> None:
@@ -426,6 +470,17 @@ def _check_tree_file(path: Path, n_cpu: int, n_levels: int) -> None:
         )
     n = tree.octs[tree.octs > 0].astype(np.int64)
     _check_size(path, tree.begin + int((n * (_INTS * 4 + 24) + (_INTS + 3) * 8).sum()))
+
+
+def _check_moment(path: Path, tree: _Tree, first: _Tree) -> None:
+    """Raise SnapshotError where the header of an amr file is not of the moment of the first: a run was broken off.
+
+    A run that goes on from an earlier output writes those after it anew, over the files that are there.
+    """
+    times = (tree.time, tree.a), (first.time, first.a)
+    if tree.steps != first.steps or not np.allclose(*times, rtol=1e-9, atol=0):
+        own, others = (f"steps {x.steps[0]}, {x.steps[1]}, time {x.time:.10g}, a = {x.a:.10g}" for x in (tree, first))
+        raise SnapshotError(f"{path}: {own}; the first domain: {others}; of another output? Get all files of one")
 
 
 #: Records of four-byte integers of the octs of one level and domain: number, next, previous; father, six neighbours,
@@ -457,24 +512,34 @@ def _check_hydro_file(path: Path, tree: _Tree, n_fields: int | None) -> None:
     _check_size(path, begin + 24 * n.size + int((8 * n_var * (8 * n[n > 0] + 8)).sum()))
 
 
-def _check_particle_file(path: Path, n_cpu: int, field_bytes: list[int] | None) -> None:
-    """Raise SnapshotError for a particle file that does not consist of records of as many entries as it says."""
+def _check_particle_file(path: Path, n_cpu: int, field_bytes: list[int] | None) -> int:
+    """Return how many stars a particle file says that there are in all domains.
+
+    Raises SnapshotError for one that does not consist of records of as many entries as it says.
+    """
     with Records(path) as records:
         found_cpu, n_dim, n = (int(records.read("i4", 1)[0]) for _ in range(3))
         if (found_cpu, n_dim) != (n_cpu, 3) or n < 0:
             raise records.broken(f"{found_cpu} domains and {n} particles, before")
         records.skip()
-        for size in (None, 8, 8, 4):  # the number of stars has four or eight bytes
+        n_stars = int(records.read("i8" if records.peek() == 8 else "i4", 1)[0])
+        for size in (8, 8, 4):
             records.skip(size)
         sizes = []
         while records.at < records.size:
             sizes.append(records.skip())
         if field_bytes is not None and sizes != [n * b for b in field_bytes]:
             raise records.broken(f"other fields than {n} particles have by part_file_descriptor.txt, before")
+        if field_bytes is None and n and sizes[9:11] == [n, n]:
+            raise SnapshotError(
+                f"{path.with_name(_DESCRIPTOR)}: missing; {path.name} has families of particles, which it names: "
+                "get it, too"
+            )
         # Position, velocity and mass; number and level; birth time. Horizon-AGN and NewHorizon have odd records later.
         known = sizes[:7] == [8 * n] * 7 and all(size in (n, 4 * n, 8 * n) for size in sizes[7:9])
         if field_bytes is None and not (known and sizes[9:10] in ([], [8 * n])):
             raise records.broken(f"fields that are not of {n} particles, before")
+    return n_stars
 
 
 def _own_octs(domain: Any, ds: Any) -> np.ndarray:

@@ -204,6 +204,28 @@ def test_an_isolated_run_whose_box_is_not_one_is_the_same_galaxy(galaxy, written
             np.testing.assert_allclose(np.delete(rows, 6, axis=1), np.delete(expected_rows, 6, axis=1), atol=1e-5)
 
 
+def test_the_order_of_fields_that_a_user_has_told_yt_is_not_that_of_every_file(galaxy, written, tmp_path):
+    """A yt.toml in the home or working folder names the fields of one run's files, for a user's own scripts."""
+    from yt.config import ytcfg
+
+    swapped = ["Density", *(f"{axis}-velocity" for axis in "zyx"), "Pressure", "Metallicity"]
+    particles = [f"particle_{kind}_{axis}, d" for kind in ("position", "velocity") for axis in "zyx"]
+    path = grids.old_ramses(tmp_path, galaxy, CENTRES["middle"], VELOCITY)
+    grids.without_descriptors(path)
+    orders = {"ramses-hydro": swapped, "ramses-particles": "\n".join([*particles, "particle_mass, d"])}
+    for section, fields in orders.items():
+        ytcfg.add_section(section)
+        ytcfg[section, "fields"] = fields
+    try:
+        found = read_all("ramses", path)
+        assert all(ytcfg.has_section(section) for section in orders), "for whoever uses yt in this process, too"
+    finally:
+        for section in orders:
+            ytcfg.remove_section(section)
+    for name, p in read_all("ramses", written["old ramses", "middle"]).items():
+        np.testing.assert_array_equal(sorted_rows(found[name]), sorted_rows(p))
+
+
 def changed(change: Callable[[list[bytes]], list[bytes]], pattern: str = "part_*.out*") -> Callable[[Path], None]:
     def apply(path: Path) -> None:
         for file in path.parent.glob(pattern):
@@ -230,6 +252,10 @@ LAYOUTS = {
     "twelve fields without names": ({}, lambda path: grids.without_descriptors(path, 6)),
     "old names of seventeen fields": ({}, with_old_names),
     "odd records of particles": ({"families": False}, changed(lambda r: [*r, b"abcde", b"x" * 7])),
+    "first stars are counted by the first domain alone": (
+        {},
+        changed(lambda r: [*r[:4], struct.pack("<i", 0), *r[5:]], "part_*.out0000[23]"),
+    ),
     "long numbers": (
         {"families": False},
         changed(lambda r: [*r[:15], np.frombuffer(r[15], "<i4").astype("<i8").tobytes(), *r[16:]]),
@@ -634,6 +660,13 @@ RAMSES_FAULTS = {
     "no amr file of a domain": ("amr_00099.out00002", Path.unlink, "missing; info_00099.txt says 3 domains"),
     "no hydro file of a domain": ("hydro_00099.out00003", Path.unlink, "missing"),
     "no particles of a domain": ("part_00099.out00002", Path.unlink, "missing"),
+    "no particles of the first domain": ("part_00099.out00001", Path.unlink, "part_00099.out00001: missing; .* 3 dom"),
+    "no particles of any domain": (
+        "",
+        lambda folder: [file.unlink() for file in folder.glob("part_*.out*")],
+        "part_00099.out00001: missing; .* 3 domains",
+    ),
+    "no descriptor of particles with families": ("part_file_descriptor.txt", Path.unlink, "part_file_descriptor.txt:"),
     "amr cut": ("amr_00099.out00002", cut, "cut short or damaged"),
     "hydro cut": ("hydro_00099.out00001", cut, "cut short or damaged"),
     "particles cut": ("part_00099.out00003", cut, "cut short or damaged"),
@@ -650,6 +683,21 @@ RAMSES_FAULTS = {
     "fewer fields": ("hydro_file_descriptor.txt", lambda p: edit(p, r"6, metal.*\n", ""), "says 5"),
     "no density": ("hydro_file_descriptor.txt", lambda p: edit(p, "density", "darkness"), "no Density"),
     "no mass": ("part_file_descriptor.txt", lambda p: edit(p, "mass", "weight"), "no mass"),
+    "a domain of another step": (
+        "amr_00099.out00002",
+        lambda p: grids.change_records(p, lambda r: [*r[:14], struct.pack("<2i", 9, 10), *r[15:]]),
+        "amr_00099.out00002: .* 9, 10.* another output",
+    ),
+    "a domain of another time": (
+        "amr_00099.out00003",
+        lambda p: grids.change_records(p, lambda r: [*r[:11], struct.pack("<d", -1.00001), *r[12:]]),
+        "amr_00099.out00003: .* another output",
+    ),
+    "particles of a domain of another moment": (
+        "part_00099.out00003",
+        lambda p: grids.change_records(p, lambda r: [*r[:4], struct.pack("<i", 499), *r[5:]]),
+        "part_00099.out00003: .* 499 stars in all.* 500: of another output",
+    ),
     "another type": ("part_file_descriptor.txt", lambda p: edit(p, "family, b", "family, d"), "damaged"),
 }
 

@@ -173,6 +173,7 @@ class Posterior:
     def log_prob(self, log10_menc: np.ndarray | torch.Tensor) -> np.ndarray:
         """Return the exact log (N,) of the joint density per dex^K at profiles (N, K) of log10 M(<r) [Msun].
 
+        Slopes beyond those of a posterior, 0 to 3, as of profiles that fall, count as the nearest that it has.
         Raises ValueError for profiles of another shape.
         """
         self._check_profiles(log10_menc)
@@ -350,6 +351,8 @@ class Inference:
                     f"{what} must be plain numbers, neither masked nor with a unit: Msun/kpc^2, km/s and kpc, and 0 in "
                     "the channel of the mask where nothing is valid"
                 )
+        if not isinstance(half_mass_radius_kpc, torch.Tensor):  # torch cannot read a column of a pandas table
+            half_mass_radius_kpc = np.array(half_mass_radius_kpc, dtype=np.float32)
         r_e = torch.as_tensor(half_mass_radius_kpc, dtype=torch.float32).reshape(-1)
         maps = torch.as_tensor(maps, dtype=torch.float32)
         names = [("", i) for i in range(len(maps))] if names is None else names
@@ -394,8 +397,9 @@ class Inference:
             )
         if n_names != len(observed):
             raise ValueError(f"{n_names} names for {len(observed)} views; give a name (galaxy, view) for each")
-        parts = []
-        for tracer, channel in (("stars", 0), ("gas", 4)):
+        parts, told = [], []
+        for t, tracer in enumerate(("stars", "gas")):
+            channel = 4 * t
             maps, mask = observed[:, channel : channel + 3], observed[:, channel + 3 : channel + 4]
             if bool(((mask != 0) & (mask != 1) & ~mask.isnan()).any()):
                 raise ValueError(
@@ -407,7 +411,9 @@ class Inference:
             if bool((maps[:, ::2] < 0).any()):
                 raise ValueError(f"the density or dispersion of the {tracer} is negative in a valid pixel; mask it")
             parts += [maps, mask]
-        return torch.cat([*parts, observed[:, CHANNELS:]], dim=1)
+            # Networks were trained with zeros there; whoever tells one PSF tells it of all pixels.
+            told.append(torch.where(mask == 0, 0.0, observed[:, CHANNELS:].unflatten(1, (2, -1))[:, t]))
+        return torch.cat([*parts, *told], dim=1)
 
     def _features(self, observed: torch.Tensor, r_e: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return each member's features (N, F) and log10 (N,) of the mass unit, of all views, block by block."""

@@ -11,9 +11,9 @@ import torch
 
 from kinmass.gen.instruments import optics
 from kinmass.gen.instruments.bins import alike_in_bins, joined
-from kinmass.gen.instruments.footprint import FEWEST_PIXELS, PIXELS_OF_ANY, brightest, cut, inside, nth_brightest
+from kinmass.gen.instruments.footprint import PIXELS_OF_ANY, brightest, cut, inside, nth_brightest
 from kinmass.gen.instruments.looks import Look, where, without_look
-from kinmass.gen.instruments.model import SHAPES, Instrument, TracerNoise
+from kinmass.gen.instruments.model import FEWEST_PIXELS, SHAPES, Instrument, TracerNoise
 from kinmass.gen.instruments.thinning import thin
 from kinmass.gen.options import OptionError
 
@@ -202,10 +202,17 @@ class _View:
             threshold = where(is_too_deep, lambda _, light: nth_brightest(light, FEWEST_PIXELS), threshold, density)
         valid &= density >= threshold
         if tracer.min_particles > 0:
-            valid &= optics.coarsened(count, self.pixels, self.instrument.rebin)[:, 0] >= tracer.min_particles
+            particles = optics.coarsened(count, self.pixels, self.instrument.rebin)[:, 0] * valid
+            fewest = torch.full_like(mean, tracer.min_particles)
+            if look and tracer.particles is not None:
+                # A view that is thinned keeps the pixels with the most particles.
+                is_too_thin = (particles >= fewest).sum((1, 2), keepdim=True) < FEWEST_PIXELS
+                fewest = where(is_too_thin, lambda _, x: nth_brightest(x, FEWEST_PIXELS), fewest, particles)
+            valid &= particles >= fewest
         if self.footprint is not None:
             footprint = self.instrument.footprint
-            valid = cut(valid, self.footprint, always=not (footprint and footprint.is_open()))
+            is_drawn = footprint is not None and (footprint.is_open() or footprint.offset_re != 0.0)
+            valid = cut(valid, self.footprint, always=not is_drawn)
         if tracer.kept_pixels != 1.0 or tracer.most_pixels is not None:
             most = PIXELS_OF_ANY if tracer.most_pixels is None else value("most_pixels")
             share = value("kept_pixels")

@@ -125,14 +125,14 @@ def observe(
 def with_told(observed: torch.Tensor) -> torch.Tensor:
     """Return observed maps (N, 18, Q, Q) from maps (N, 8, Q, Q) of which nothing is told: errors and PSF are UNKNOWN.
 
-    A tracer has a dispersion where any of its pixels has one. Maps with all channels are returned as they are.
+    A tracer has a dispersion where any of its valid pixels has one. Maps with all channels are returned as they are.
     """
     if observed.shape[1] == CHANNELS_TOLD:
         return observed
     told = []
     for t in range(2):
         dispersion, valid = observed[:, 4 * t + 2], observed[:, 4 * t + 3]
-        measured = (dispersion > 0).any(-1, keepdim=True).any(-2, keepdim=True) * valid
+        measured = ((dispersion > 0) & (valid > 0)).any(-1, keepdim=True).any(-2, keepdim=True) * valid
         told += [UNKNOWN * valid, UNKNOWN * valid, UNKNOWN * valid, measured, torch.zeros_like(valid)]
     return torch.cat([observed, torch.stack(told, dim=1)], dim=1)
 

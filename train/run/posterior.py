@@ -7,6 +7,7 @@ posterior.quantiles([0.16, 0.5, 0.84])  # (3, N, K) log10 M(<r) [Msun]
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -174,20 +175,22 @@ class Posterior:
         """Return the exact log (N,) of the joint density per dex^K at profiles (N, K) of log10 M(<r) [Msun].
 
         Slopes beyond those of a posterior, 0 to 3, as of profiles that fall, count as the nearest that it has.
+        Slopes beyond those of a posterior, 0 to 3, as of profiles that fall, count as the nearest that it has.
         Raises ValueError for profiles of another shape.
         """
-        self._check_profiles(log10_menc)
-        profile = torch.as_tensor(log10_menc, dtype=torch.float32).to(self._log10_unit.device) - self._log10_unit
+        profile = self._checked_profiles(log10_menc).to(self._log10_unit.device) - self._log10_unit
         log_probs = [model.density.log_prob(features, profile, scale) for model, features, scale in self._members()]
         return self._or_nan(torch.logsumexp(torch.stack(log_probs), 0).cpu().numpy() - math.log(len(log_probs)))
 
-    def _check_profiles(self, log10_menc: np.ndarray | torch.Tensor) -> None:
-        """Raise ValueError unless there is a profile for each view: one for all would be compared with each."""
-        if tuple(log10_menc.shape) != (len(self), len(self.radii_re)):
+    def _checked_profiles(self, log10_menc: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Return profiles (N, K). Raises ValueError unless there is one of each view: one for all would be of each."""
+        profiles = _plain(log10_menc, "profiles", "log10 M(<r) [Msun], NaN where there is none")
+        if tuple(profiles.shape) != (len(self), len(self.radii_re)):
             raise ValueError(
-                f"profiles {tuple(log10_menc.shape)} for {len(self)} views at {len(self.radii_re)} radii; give log10 "
+                f"profiles {tuple(profiles.shape)} for {len(self)} views at {len(self.radii_re)} radii; give log10 "
                 "M(<r) [Msun] of each"
             )
+        return profiles
 
     def ood_score(self) -> np.ndarray:
         """Return the share (N,) of validation views that are more like the training views than each view here is.
@@ -206,8 +209,16 @@ class Posterior:
         hundredths within the samples' range; outside of it the value is that of the kernel's tail. Raises ValueError
         for profiles of another shape.
         """
-        self._check_profiles(log10_menc)
-        return kernel_log_prob(np.moveaxis(self.samples(n), 0, -1) - np.asarray(log10_menc)[..., None])
+        profiles = self._checked_profiles(log10_menc).cpu().numpy()
+        return kernel_log_prob(np.moveaxis(self.samples(n), 0, -1) - profiles[..., None])
+
+
+def _plain(given: Any, what: str, how: str) -> torch.Tensor:
+    """Return numbers as a tensor in single precision. Raises ValueError for masks and units, which torch drops."""
+    if np.ma.is_masked(given) or getattr(given, "unit", None) is not None:
+        raise ValueError(f"{what} must be plain numbers, neither masked nor with a unit: {how}")
+    # torch cannot read a table of pandas.
+    return torch.as_tensor(given if isinstance(given, torch.Tensor) else np.array(given, np.float32)).float()
 
 
 def beyond_limits_message(share: float) -> str:
@@ -344,17 +355,9 @@ class Inference:
             maps = maps.observed(self.instrument, told=self.told)
         if half_mass_radius_kpc is None:
             raise ValueError("observed maps need half_mass_radius_kpc, the projected stellar R_e of each view")
-        for what, given in (("maps", maps), ("half_mass_radius_kpc", half_mass_radius_kpc)):
-            # torch drops masks and units in silence.
-            if np.ma.is_masked(given) or getattr(given, "unit", None) is not None:
-                raise ValueError(
-                    f"{what} must be plain numbers, neither masked nor with a unit: Msun/kpc^2, km/s and kpc, and 0 in "
-                    "the channel of the mask where nothing is valid"
-                )
-        if not isinstance(half_mass_radius_kpc, torch.Tensor):  # torch cannot read a column of a pandas table
-            half_mass_radius_kpc = np.array(half_mass_radius_kpc, dtype=np.float32)
-        r_e = torch.as_tensor(half_mass_radius_kpc, dtype=torch.float32).reshape(-1)
-        maps = torch.as_tensor(maps, dtype=torch.float32)
+        how = "Msun/kpc^2, km/s and kpc, and 0 in the channel of the mask where nothing is valid"
+        r_e = _plain(half_mass_radius_kpc, "half_mass_radius_kpc", how).reshape(-1)
+        maps = _plain(maps, "maps", how)
         names = [("", i) for i in range(len(maps))] if names is None else names
         observed = self._for_networks(maps, len(r_e), len(names))
         observed = observed if tracer == "both" else only(observed, tracer)

@@ -445,6 +445,10 @@ def test_maps_of_another_shape_are_refused(runs, ensemble, map_store):
     for of_truth in (posterior.log_prob, posterior.log_prob_per_radius):
         with pytest.raises(ValueError, match=r"profiles \(1, 10\) for 24 views at 10 radii"):
             of_truth(views.log10_menc[:1])
+        table = pd.DataFrame(views.log10_menc.numpy(), columns=[f"{x} R_e" for x in RADII_RE])
+        np.testing.assert_array_equal(of_truth(table), of_truth(views.log10_menc))
+        with pytest.raises(ValueError, match="profiles must be plain numbers, neither masked nor with a unit"):
+            of_truth(np.ma.masked_less(views.log10_menc.numpy(), 9.0))
     with pytest.raises(ValueError, match="0 samples of a posterior"):
         posterior.samples(0)
 

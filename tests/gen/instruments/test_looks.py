@@ -307,6 +307,10 @@ def test_what_is_not_known_is_said_to_be_unknown():
     assert torch.equal(told(bare, 0, "has_dispersion"), told(seen, 0, "has_dispersion"))
     assert torch.equal(told(bare, 0, "psf_fwhm_re"), UNKNOWN * seen[:, 3])
     assert with_told(seen) is seen
+    without = seen[:, :8].clone()
+    without[:, 3, :4] = 0.0
+    without[:, 2] = torch.where(without[:, 3] > 0, 0.0, 999.0)  # none was measured, and a number stands elsewhere
+    assert not told(with_told(without), 0, "has_dispersion").any()
 
 
 def test_the_eight_maps_are_the_same_told_or_not_and_of_one_tracer_alone():

@@ -116,13 +116,17 @@ class Posterior:
         profile = log10_menc.to(self._log10_unit.device) - self._log10_unit
         return [model.density.latent(features, profile) for model, features, _ in self._members()]
 
-    @torch.no_grad()
     def samples(self, n: int = 1000) -> np.ndarray:
-        """Return n profiles (S, N, K) drawn from the posterior; each rises with radius. The latest ones are kept.
+        """Return n profiles (S, N, K) drawn from the posterior; each rises with radius.
 
         They are clipped to masses that a galaxy can have (`scaling.mass_limits`); `beyond` says how many were clipped.
         Raises ValueError for none.
         """
+        return self._kept_samples(n).copy()  # Whoever changes them does not change what is made of them here.
+
+    @torch.no_grad()
+    def _kept_samples(self, n: int) -> np.ndarray:
+        """Return `samples`, of which the latest ones are kept."""
         if n < 1:
             raise ValueError(f"{n} samples of a posterior; ask for one or more")
         if n not in self._samples_by_count:
@@ -147,7 +151,7 @@ class Posterior:
     def member_medians(self, n: int = 1000) -> np.ndarray:
         """Return the medians (M, N, K) of each member's own posterior, from its share of n samples."""
         members = len(self._models)
-        return np.stack([np.median(self.samples(n)[member::members], axis=0) for member in range(members)])
+        return np.stack([np.median(self._kept_samples(n)[member::members], axis=0) for member in range(members)])
 
     def beyond(self, n: int = 1000) -> np.ndarray:
         """Return the share (N,) of n samples that were clipped at any radius to masses that a galaxy can have.
@@ -155,19 +159,19 @@ class Posterior:
         It is near 0 for a network that is well trained.
         """
         log10_radius = np.log10(np.outer(self.half_mass_radius_kpc, self.radii_re))
-        return self._or_nan(at_mass_limits(self.samples(n), log10_radius).mean(0))
+        return self._or_nan(at_mass_limits(self._kept_samples(n), log10_radius).mean(0))
 
     def quantiles(self, q: float | Sequence[float] | np.ndarray, n: int = 1000) -> np.ndarray:
         """Return the quantiles q (Q,) per radius as (Q, N, K), or (N, K) for a single q, from n samples."""
-        return quantiles(self.samples(n), q)
+        return quantiles(self._kept_samples(n), q)
 
     def mean(self, n: int = 1000) -> np.ndarray:
         """Return means (N, K) of log10 M(<r), from n samples."""
-        return np.asarray(self.samples(n).mean(0, dtype=float))
+        return np.asarray(self._kept_samples(n).mean(0, dtype=float))
 
     def covariance(self, n: int = 1000) -> np.ndarray:
         """Return covariances (N, K, K) between radii [dex^2], from n samples."""
-        deviation = self.samples(n) - self.mean(n)
+        deviation = self._kept_samples(n) - self.mean(n)
         return np.asarray(np.einsum("snk,snl->nkl", deviation, deviation) / (n - 1))
 
     @torch.no_grad()
@@ -209,8 +213,8 @@ class Posterior:
         hundredths within the samples' range; outside of it the value is that of the kernel's tail. Raises ValueError
         for profiles of another shape.
         """
-        profiles = self._checked_profiles(log10_menc).cpu().numpy()
-        return kernel_log_prob(np.moveaxis(self.samples(n), 0, -1) - profiles[..., None])
+        profiles = self._checked_profiles(log10_menc).cpu().double().numpy()
+        return kernel_log_prob(np.moveaxis(self._kept_samples(n), 0, -1) - profiles[..., None])
 
 
 def _plain(given: Any, what: str, how: str) -> torch.Tensor:

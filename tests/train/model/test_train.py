@@ -460,6 +460,9 @@ def test_posterior_object_agrees_with_itself(n):
     normal = torch.distributions.Normal(means, variances.sqrt())
     log_prob_per_radius = torch.logsumexp(normal.log_prob(torch.as_tensor(profiles[:, 0])), 0) - np.log(n)
     np.testing.assert_allclose(posterior.log_prob_per_radius(profiles, n_samples)[:, 0], log_prob_per_radius, atol=0.1)
+    samples = posterior.samples(n_samples)
+    samples += 1.0  # what is done to them is not done to the posterior
+    np.testing.assert_array_equal(posterior.quantiles(0.5, n_samples), median)
     log_probs = [
         m.density.log_prob(f, torch.as_tensor(profiles) - 9.0)
         for m, f in zip(posterior._models, posterior.features, strict=True)

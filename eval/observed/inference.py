@@ -47,9 +47,8 @@ from kinmass.eval.observed.verdict import (
     star_estimates,
 )
 from kinmass.gen.constants import G
-from kinmass.gen.instruments.footprint import FEWEST_PIXELS
 from kinmass.gen.instruments.looks import blurriest, ends, sharpest
-from kinmass.gen.instruments.model import Instrument, TracerNoise
+from kinmass.gen.instruments.model import FEWEST_PIXELS, Instrument, TracerNoise
 from kinmass.gen.instruments.observe import CHANNELS, CHANNELS_TOLD, TOLD, UNKNOWN, psf_fwhm_pixels
 from kinmass.train.model.network import ModelConfig
 from kinmass.train.model.scaling import at_mass_limits, clip_to_mass_limits

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 
 from kinmass.gen.instruments.looks import leaves_out
+from kinmass.gen.instruments.model import FEWEST_PIXELS
 
 # N views, Q observed pixels along a side
-#: A loss that is drawn leaves at least so many pixels of a tracer, or does not happen.
-FEWEST_PIXELS = 12
 #: More pixels than any map has.
 PIXELS_OF_ANY = 1e9
 

@@ -17,6 +17,8 @@ from pydantic import (
 
 #: Least number of pixels along a side of an observed map.
 MIN_PIXELS = 4
+#: A loss that is drawn leaves at least so many pixels of a tracer, or does not happen.
+FEWEST_PIXELS = 12
 
 
 def _number(low: float = -math.inf, high: float = math.inf, above: bool = False) -> PlainValidator:
@@ -227,7 +229,7 @@ class Instrument(Section):
 
         The observed field has the same centre and ends on pixel boundaries. Of the numbers of stored pixels that
         allow both and can be rebinned, the one nearest to the wanted field is taken, the larger of two equally near.
-        Raises ValueError for a field or a footprint wider than the stored field, or too few pixels.
+        Raises ValueError for a field or a footprint wider than the stored field, or too few pixels in either.
         """
         wanted_re = self.field_of_view_re or field_of_view_re
         if wanted_re > field_of_view_re:
@@ -247,8 +249,20 @@ class Instrument(Section):
                 f"instrument {self.name} makes {side // self.rebin} of {pixels} pixels over {field_of_view_re:g} R_e, "
                 f"fewer than {MIN_PIXELS}; widen its field_of_view_re, lower its rebin, or map with more --pixels"
             )
+        if self.footprint and self.footprint.is_open():
+            across_pixels = 2 * _most(self.footprint.radius_re) / field_of_view_re * pixels / self.rebin
+            if across_pixels**2 < FEWEST_PIXELS:
+                raise ValueError(
+                    f"instrument {self.name} has footprints of {across_pixels:.2g} pixels across at most: with fewer "
+                    f"than {FEWEST_PIXELS} pixels they would never happen; widen its radius_re, lower its rebin, or "
+                    "map with more --pixels"
+                )
         return side // self.rebin, field_of_view_re * (side / pixels)
 
 
 def _least(number: Range) -> float:
     return number[0] if isinstance(number, tuple) else number
+
+
+def _most(number: Range) -> float:
+    return number[1] if isinstance(number, tuple) else number

@@ -11,9 +11,9 @@ import torch
 
 from kinmass.gen.instruments import optics
 from kinmass.gen.instruments.bins import alike_in_bins, joined
-from kinmass.gen.instruments.footprint import FEWEST_PIXELS, PIXELS_OF_ANY, brightest, cut, inside, nth_brightest
+from kinmass.gen.instruments.footprint import PIXELS_OF_ANY, brightest, cut, inside, nth_brightest
 from kinmass.gen.instruments.looks import Look, where, without_look
-from kinmass.gen.instruments.model import SHAPES, Instrument, TracerNoise
+from kinmass.gen.instruments.model import FEWEST_PIXELS, SHAPES, Instrument, TracerNoise
 from kinmass.gen.instruments.thinning import thin
 from kinmass.gen.options import OptionError
 
@@ -125,14 +125,14 @@ def observe(
 def with_told(observed: torch.Tensor) -> torch.Tensor:
     """Return observed maps (N, 18, Q, Q) from maps (N, 8, Q, Q) of which nothing is told: errors and PSF are UNKNOWN.
 
-    A tracer has a dispersion where any of its pixels has one. Maps with all channels are returned as they are.
+    A tracer has a dispersion where any of its valid pixels has one. Maps with all channels are returned as they are.
     """
     if observed.shape[1] == CHANNELS_TOLD:
         return observed
     told = []
     for t in range(2):
         dispersion, valid = observed[:, 4 * t + 2], observed[:, 4 * t + 3]
-        measured = (dispersion > 0).any(-1, keepdim=True).any(-2, keepdim=True) * valid
+        measured = ((dispersion > 0) & (valid > 0)).any(-1, keepdim=True).any(-2, keepdim=True) * valid
         told += [UNKNOWN * valid, UNKNOWN * valid, UNKNOWN * valid, measured, torch.zeros_like(valid)]
     return torch.cat([observed, torch.stack(told, dim=1)], dim=1)
 
@@ -202,10 +202,17 @@ class _View:
             threshold = where(is_too_deep, lambda _, light: nth_brightest(light, FEWEST_PIXELS), threshold, density)
         valid &= density >= threshold
         if tracer.min_particles > 0:
-            valid &= optics.coarsened(count, self.pixels, self.instrument.rebin)[:, 0] >= tracer.min_particles
+            particles = optics.coarsened(count, self.pixels, self.instrument.rebin)[:, 0] * valid
+            fewest = torch.full_like(mean, tracer.min_particles)
+            if look and tracer.particles is not None:
+                # A view that is thinned keeps the pixels with the most particles.
+                is_too_thin = (particles >= fewest).sum((1, 2), keepdim=True) < FEWEST_PIXELS
+                fewest = where(is_too_thin, lambda _, x: nth_brightest(x, FEWEST_PIXELS), fewest, particles)
+            valid &= particles >= fewest
         if self.footprint is not None:
             footprint = self.instrument.footprint
-            valid = cut(valid, self.footprint, always=not (footprint and footprint.is_open()))
+            is_drawn = footprint is not None and (footprint.is_open() or footprint.offset_re != 0.0)
+            valid = cut(valid, self.footprint, always=not is_drawn)
         if tracer.kept_pixels != 1.0 or tracer.most_pixels is not None:
             most = PIXELS_OF_ANY if tracer.most_pixels is None else value("most_pixels")
             share = value("kept_pixels")

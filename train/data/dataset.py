@@ -1,6 +1,7 @@
 """Reads a map store as tensors, split by galaxy into parts to train, validate and test on."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +9,8 @@ import numpy as np
 import torch
 import zarr
 
-from kinmass.gen.instruments.footprint import FEWEST_PIXELS
 from kinmass.gen.instruments.looks import fixed_looks, fixed_noise
-from kinmass.gen.instruments.model import Instrument
+from kinmass.gen.instruments.model import FEWEST_PIXELS, Instrument
 from kinmass.gen.instruments.observe import observe
 from kinmass.gen.physics.profile import menc_at
 from kinmass.gen.physics.sightline import within
@@ -61,8 +61,9 @@ class Views:
     def __len__(self) -> int:
         return len(self.view)
 
-    def __getitem__(self, rows: np.ndarray) -> "Views":
-        indices = torch.as_tensor(np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows)
+    def __getitem__(self, rows: np.ndarray | Sequence[int] | slice | int) -> "Views":
+        # By numpy, which refuses a list of True and False that is not as long as the views.
+        indices = torch.from_numpy(np.atleast_1d(np.arange(len(self))[rows]))
         return Views(
             self.maps[indices], self.half_mass_radius_kpc[indices], self.log10_menc[indices],
             self.galaxy[indices.numpy()], self.view[indices.numpy()],

@@ -115,9 +115,11 @@ class MassModel(nn.Module):
         """Return `features` as the mean over mirror images of each view on the sky and along the line of sight.
 
         A posterior from them is the same for a view and its mirror images: training shows these at random, which a
-        network learns in part only. Encoders that are not equal under quarter turns have those averaged too.
+        network learns in part only. Encoders that are not equal under quarter turns have those averaged too: of maps
+        with a pixel in the middle, which lies at an angle of its own, that is every one.
         """
-        choices = range(0, 16, 4 if self.config.encoder == "polar" else 1)
+        turns_alike = self.config.encoder == "polar" and self.config.pixels % 2 == 0
+        choices = range(0, 16, 4 if turns_alike else 1)
         images = [
             flip_sky(observed, torch.full((len(observed),), choice, device=observed.device)) for choice in choices
         ]

@@ -7,6 +7,7 @@ posterior.quantiles([0.16, 0.5, 0.84])  # (3, N, K) log10 M(<r) [Msun]
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,13 +116,17 @@ class Posterior:
         profile = log10_menc.to(self._log10_unit.device) - self._log10_unit
         return [model.density.latent(features, profile) for model, features, _ in self._members()]
 
-    @torch.no_grad()
     def samples(self, n: int = 1000) -> np.ndarray:
-        """Return n profiles (S, N, K) drawn from the posterior; each rises with radius. The latest ones are kept.
+        """Return n profiles (S, N, K) drawn from the posterior; each rises with radius.
 
         They are clipped to masses that a galaxy can have (`scaling.mass_limits`); `beyond` says how many were clipped.
         Raises ValueError for none.
         """
+        return self._kept_samples(n).copy()  # Whoever changes them does not change what is made of them here.
+
+    @torch.no_grad()
+    def _kept_samples(self, n: int) -> np.ndarray:
+        """Return `samples`, of which the latest ones are kept."""
         if n < 1:
             raise ValueError(f"{n} samples of a posterior; ask for one or more")
         if n not in self._samples_by_count:
@@ -146,7 +151,7 @@ class Posterior:
     def member_medians(self, n: int = 1000) -> np.ndarray:
         """Return the medians (M, N, K) of each member's own posterior, from its share of n samples."""
         members = len(self._models)
-        return np.stack([np.median(self.samples(n)[member::members], axis=0) for member in range(members)])
+        return np.stack([np.median(self._kept_samples(n)[member::members], axis=0) for member in range(members)])
 
     def beyond(self, n: int = 1000) -> np.ndarray:
         """Return the share (N,) of n samples that were clipped at any radius to masses that a galaxy can have.
@@ -154,39 +159,42 @@ class Posterior:
         It is near 0 for a network that is well trained.
         """
         log10_radius = np.log10(np.outer(self.half_mass_radius_kpc, self.radii_re))
-        return self._or_nan(at_mass_limits(self.samples(n), log10_radius).mean(0))
+        return self._or_nan(at_mass_limits(self._kept_samples(n), log10_radius).mean(0))
 
     def quantiles(self, q: float | Sequence[float] | np.ndarray, n: int = 1000) -> np.ndarray:
         """Return the quantiles q (Q,) per radius as (Q, N, K), or (N, K) for a single q, from n samples."""
-        return quantiles(self.samples(n), q)
+        return quantiles(self._kept_samples(n), q)
 
     def mean(self, n: int = 1000) -> np.ndarray:
         """Return means (N, K) of log10 M(<r), from n samples."""
-        return np.asarray(self.samples(n).mean(0, dtype=float))
+        return np.asarray(self._kept_samples(n).mean(0, dtype=float))
 
     def covariance(self, n: int = 1000) -> np.ndarray:
         """Return covariances (N, K, K) between radii [dex^2], from n samples."""
-        deviation = self.samples(n) - self.mean(n)
+        deviation = self._kept_samples(n) - self.mean(n)
         return np.asarray(np.einsum("snk,snl->nkl", deviation, deviation) / (n - 1))
 
     @torch.no_grad()
     def log_prob(self, log10_menc: np.ndarray | torch.Tensor) -> np.ndarray:
         """Return the exact log (N,) of the joint density per dex^K at profiles (N, K) of log10 M(<r) [Msun].
 
+        Slopes beyond those of a posterior, 0 to 3, as of profiles that fall, count as the nearest that it has.
+        Slopes beyond those of a posterior, 0 to 3, as of profiles that fall, count as the nearest that it has.
         Raises ValueError for profiles of another shape.
         """
-        self._check_profiles(log10_menc)
-        profile = torch.as_tensor(log10_menc, dtype=torch.float32).to(self._log10_unit.device) - self._log10_unit
+        profile = self._checked_profiles(log10_menc).to(self._log10_unit.device) - self._log10_unit
         log_probs = [model.density.log_prob(features, profile, scale) for model, features, scale in self._members()]
         return self._or_nan(torch.logsumexp(torch.stack(log_probs), 0).cpu().numpy() - math.log(len(log_probs)))
 
-    def _check_profiles(self, log10_menc: np.ndarray | torch.Tensor) -> None:
-        """Raise ValueError unless there is a profile for each view: one for all would be compared with each."""
-        if tuple(log10_menc.shape) != (len(self), len(self.radii_re)):
+    def _checked_profiles(self, log10_menc: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Return profiles (N, K). Raises ValueError unless there is one of each view: one for all would be of each."""
+        profiles = _plain(log10_menc, "profiles", "log10 M(<r) [Msun], NaN where there is none")
+        if tuple(profiles.shape) != (len(self), len(self.radii_re)):
             raise ValueError(
-                f"profiles {tuple(log10_menc.shape)} for {len(self)} views at {len(self.radii_re)} radii; give log10 "
+                f"profiles {tuple(profiles.shape)} for {len(self)} views at {len(self.radii_re)} radii; give log10 "
                 "M(<r) [Msun] of each"
             )
+        return profiles
 
     def ood_score(self) -> np.ndarray:
         """Return the share (N,) of validation views that are more like the training views than each view here is.
@@ -205,8 +213,16 @@ class Posterior:
         hundredths within the samples' range; outside of it the value is that of the kernel's tail. Raises ValueError
         for profiles of another shape.
         """
-        self._check_profiles(log10_menc)
-        return kernel_log_prob(np.moveaxis(self.samples(n), 0, -1) - np.asarray(log10_menc)[..., None])
+        profiles = self._checked_profiles(log10_menc).cpu().double().numpy()
+        return kernel_log_prob(np.moveaxis(self._kept_samples(n), 0, -1) - profiles[..., None])
+
+
+def _plain(given: Any, what: str, how: str) -> torch.Tensor:
+    """Return numbers as a tensor in single precision. Raises ValueError for masks and units, which torch drops."""
+    if np.ma.is_masked(given) or getattr(given, "unit", None) is not None:
+        raise ValueError(f"{what} must be plain numbers, neither masked nor with a unit: {how}")
+    # torch cannot read a table of pandas.
+    return torch.as_tensor(given if isinstance(given, torch.Tensor) else np.array(given, np.float32)).float()
 
 
 def beyond_limits_message(share: float) -> str:
@@ -343,15 +359,9 @@ class Inference:
             maps = maps.observed(self.instrument, told=self.told)
         if half_mass_radius_kpc is None:
             raise ValueError("observed maps need half_mass_radius_kpc, the projected stellar R_e of each view")
-        for what, given in (("maps", maps), ("half_mass_radius_kpc", half_mass_radius_kpc)):
-            # torch drops masks and units in silence.
-            if np.ma.is_masked(given) or getattr(given, "unit", None) is not None:
-                raise ValueError(
-                    f"{what} must be plain numbers, neither masked nor with a unit: Msun/kpc^2, km/s and kpc, and 0 in "
-                    "the channel of the mask where nothing is valid"
-                )
-        r_e = torch.as_tensor(half_mass_radius_kpc, dtype=torch.float32).reshape(-1)
-        maps = torch.as_tensor(maps, dtype=torch.float32)
+        how = "Msun/kpc^2, km/s and kpc, and 0 in the channel of the mask where nothing is valid"
+        r_e = _plain(half_mass_radius_kpc, "half_mass_radius_kpc", how).reshape(-1)
+        maps = _plain(maps, "maps", how)
         names = [("", i) for i in range(len(maps))] if names is None else names
         observed = self._for_networks(maps, len(r_e), len(names))
         observed = observed if tracer == "both" else only(observed, tracer)
@@ -394,8 +404,9 @@ class Inference:
             )
         if n_names != len(observed):
             raise ValueError(f"{n_names} names for {len(observed)} views; give a name (galaxy, view) for each")
-        parts = []
-        for tracer, channel in (("stars", 0), ("gas", 4)):
+        parts, told = [], []
+        for t, tracer in enumerate(("stars", "gas")):
+            channel = 4 * t
             maps, mask = observed[:, channel : channel + 3], observed[:, channel + 3 : channel + 4]
             if bool(((mask != 0) & (mask != 1) & ~mask.isnan()).any()):
                 raise ValueError(
@@ -407,7 +418,9 @@ class Inference:
             if bool((maps[:, ::2] < 0).any()):
                 raise ValueError(f"the density or dispersion of the {tracer} is negative in a valid pixel; mask it")
             parts += [maps, mask]
-        return torch.cat([*parts, observed[:, CHANNELS:]], dim=1)
+            # Networks were trained with zeros there; whoever tells one PSF tells it of all pixels.
+            told.append(torch.where(mask == 0, 0.0, observed[:, CHANNELS:].unflatten(1, (2, -1))[:, t]))
+        return torch.cat([*parts, *told], dim=1)
 
     def _features(self, observed: torch.Tensor, r_e: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return each member's features (N, F) and log10 (N,) of the mass unit, of all views, block by block."""

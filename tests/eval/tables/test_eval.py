@@ -53,6 +53,8 @@ from kinmass.eval.tables.tasks import (
     sources_of,
 )
 from kinmass.gen.code import code_key, imports
+from kinmass.gen.instruments.builtin import INSTRUMENTS
+from kinmass.gen.instruments.observe import CHANNELS, TOLD
 from kinmass.gen.options import OptionError
 from kinmass.gen.storage import store, suite_group, writer
 from kinmass.gen.storage.chunks import fingerprint
@@ -61,8 +63,10 @@ from kinmass.train.data.dataset import RADII_RE, part_of, read_views
 from kinmass.train.data.loader import done_galaxies, galaxies_of
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import fit_ensemble
+from kinmass.train.model.network import MassModel
 from kinmass.train.run.checkpoint import RunError, instrument_of, read_tensors, runs_in, runs_in_all, write_tensors
 from kinmass.train.run.derived import CALIBRATION, OOD, UNSEEN, made_from, write_scales
+from kinmass.train.run.ensemble import Members
 from kinmass.train.run.posterior import Inference
 from kinmass.train.run.trained_on import check_maps, seen_in_training
 
@@ -442,6 +446,10 @@ def test_maps_of_another_shape_are_refused(runs, ensemble, map_store):
     for of_truth in (posterior.log_prob, posterior.log_prob_per_radius):
         with pytest.raises(ValueError, match=r"profiles \(1, 10\) for 24 views at 10 radii"):
             of_truth(views.log10_menc[:1])
+        table = pd.DataFrame(views.log10_menc.numpy(), columns=[f"{x} R_e" for x in RADII_RE])
+        np.testing.assert_array_equal(of_truth(table), of_truth(views.log10_menc))
+        with pytest.raises(ValueError, match="profiles must be plain numbers, neither masked nor with a unit"):
+            of_truth(np.ma.masked_less(views.log10_menc.numpy(), 9.0))
     with pytest.raises(ValueError, match="0 samples of a posterior"):
         posterior.samples(0)
 
@@ -472,6 +480,24 @@ def test_maps_that_are_not_as_networks_know_them_are_refused_or_made_so(runs, ma
     for maps, radius in ((masked, r_e), (observed, 1e3 * r_e.numpy() * units.pc)):
         with pytest.raises(ValueError, match="must be plain numbers, neither masked nor with a unit"):
             infer(maps, radius)
+    by_name = pd.Series(r_e.numpy(), index=[f"galaxy {i}" for i in range(len(r_e))])
+    assert_same_posterior(infer(observed, by_name).samples(16), expected)
+
+
+def test_what_is_told_of_pixels_that_are_not_valid_does_not_count(runs, map_store):
+    """One PSF and one error told of a whole map are those of its valid pixels."""
+    infer, views = load(next(run for run in runs if run.name == "both")), read_views(map_store, "middle")
+    model = MassModel(replace(infer.models[0].config, told=True)).eval()
+    model.density.load_state_dict(infer.models[0].density.state_dict())
+    infer.models, infer._members = [model], Members([model])
+    observed, r_e = views.observed(INSTRUMENTS["survey"], told=True), views.half_mass_radius_kpc
+    expected = infer(observed, r_e).samples(16)
+    assert np.isfinite(expected).all()
+    valid = torch.cat([observed[:, mask : mask + 1].expand(-1, len(TOLD), -1, -1) for mask in (3, 7)], 1)
+    for value in (5.0, np.nan):
+        filled = observed.clone()
+        filled[:, CHANNELS:][valid == 0] = value
+        np.testing.assert_array_equal(infer(filled, r_e).samples(16), expected)
 
 
 def test_what_is_not_there_is_said(tmp_path, runs, map_store, mocks):

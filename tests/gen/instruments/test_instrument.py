@@ -188,11 +188,13 @@ def test_the_field_ends_on_pixel_boundaries(stored_pixels, field, rebin, expecte
         (32, {"field_of_view_re": 8}, "looks at 8 R_e, the maps have 6"),
         (33, {"rebin": 2}, "makes 0 of 33 pixels"),
         (32, {"rebin": 16}, "makes 2 of 32 pixels over 6 R_e, fewer than 4"),
+        (32, {"footprint": {"radius_re": [0.2, 0.3]}}, "footprints of 3.2 pixels across at most: with fewer than 12"),
+        (32, {"rebin": 2, "footprint": {"radius_re": 0.5, "share": 0.5}}, "footprints of 2.7 pixels across at most"),
     ],
 )
 def test_a_field_that_is_not_there_is_refused(pixels, options, words):
     with pytest.raises(ValueError, match=words):
-        observe(torch.zeros(1, 8, pixels, pixels), Instrument(name="x", **options), None)
+        Instrument(name="x", **options).grid(pixels, 6.0)
 
 
 def test_cuts_and_noise_come_after_rebinning():

@@ -8,9 +8,9 @@ import torch
 
 from kinmass.gen.instruments import looks as looks_module
 from kinmass.gen.instruments.builtin import INSTRUMENTS
-from kinmass.gen.instruments.footprint import FEWEST_PIXELS, inside
+from kinmass.gen.instruments.footprint import inside
 from kinmass.gen.instruments.looks import CHOICES, MAPS, Look, without_look
-from kinmass.gen.instruments.model import Footprint, Instrument, PsfFwhm, TracerNoise
+from kinmass.gen.instruments.model import FEWEST_PIXELS, Footprint, Instrument, PsfFwhm, TracerNoise
 from kinmass.gen.instruments.observe import CHANNELS_TOLD, TOLD, UNKNOWN, observe, with_told
 from kinmass.train.data.dataset import read_views
 from kinmass.train.data.sampler import looks
@@ -164,6 +164,18 @@ def test_drawn_losses_leave_something_to_see():
         gas = seen[:, 4]
         assert float(gas[gas > 0].min()) > 0.5
         assert float(seen[:, 5].abs().max()) < 1e4
+    # Of one size at one distance, in a direction that is drawn: above and below a disc seen edge on there is nothing.
+    edge_on = disc(n)
+    edge_on[:, 0, :14], edge_on[:, 0, 18:] = 0.0, 0.0
+    aside = Instrument(name="x", footprint={"radius_re": 0.8, "offset_re": 1.5})
+    n_seen = observe(edge_on, aside, noise, look=look)[:, 3].sum((1, 2))
+    assert int(n_seen.min()) >= FEWEST_PIXELS
+    assert 0.3 < float((n_seen < 60).double().mean()) < 0.7
+    # Of a few particles in a pixel no pixel has many: those that have most are seen.
+    thinned = Instrument(name="x", psf_fwhm={"pixels": 1.5}, stars={"min_particles": 5, "particles": (100, 20_000)})
+    n_seen = observe(disc(n, count=100.0), thinned, noise, look=look)[:, 3].sum((1, 2))
+    assert int(n_seen.min()) >= FEWEST_PIXELS
+    assert float((n_seen < 0.9 * PIXELS**2).double().mean()) > 0.1
     # A loss that is not drawn happens, whatever it leaves.
     small = Instrument(name="x", footprint={"radius_re": 0.5})
     assert observe(maps, small, None)[:, 7].sum() == 0
@@ -295,6 +307,10 @@ def test_what_is_not_known_is_said_to_be_unknown():
     assert torch.equal(told(bare, 0, "has_dispersion"), told(seen, 0, "has_dispersion"))
     assert torch.equal(told(bare, 0, "psf_fwhm_re"), UNKNOWN * seen[:, 3])
     assert with_told(seen) is seen
+    without = seen[:, :8].clone()
+    without[:, 3, :4] = 0.0
+    without[:, 2] = torch.where(without[:, 3] > 0, 0.0, 999.0)  # none was measured, and a number stands elsewhere
+    assert not told(with_told(without), 0, "has_dispersion").any()
 
 
 def test_the_eight_maps_are_the_same_told_or_not_and_of_one_tracer_alone():

@@ -179,7 +179,6 @@ class Posterior:
         """Return the exact log (N,) of the joint density per dex^K at profiles (N, K) of log10 M(<r) [Msun].
 
         Slopes beyond those of a posterior, 0 to 3, as of profiles that fall, count as the nearest that it has.
-        Slopes beyond those of a posterior, 0 to 3, as of profiles that fall, count as the nearest that it has.
         Raises ValueError for profiles of another shape.
         """
         profile = self._checked_profiles(log10_menc).to(self._log10_unit.device) - self._log10_unit

@@ -25,7 +25,12 @@ def is_user_error(error: BaseException) -> bool:
 
 def _is_of_a_name(error: BaseException) -> bool:
     """Whether the name of a file or folder could not be written down, as it holds bytes that are no UTF-8."""
-    return isinstance(error, UnicodeEncodeError) and any("\udc80" <= letter <= "\udcff" for letter in error.object)
+    return isinstance(error, UnicodeEncodeError) and any("\udc80" <= letter <= "\udcff" for letter in _name_in(error))
+
+
+def _name_in(error: UnicodeEncodeError) -> str:
+    """Return what could not be written down: of `args`, as one that numpy raised was once seen to have no `object`."""
+    return str(error.args[1]) if len(error.args) > 1 else ""
 
 
 #: The system's errors when a disk is full, or a quota or a file-size limit is reached.
@@ -38,7 +43,9 @@ def sentence(error: BaseException) -> str:
         where = f": {error.filename}" if error.filename else ""
         return f"no room left to write ({error.strerror}{where}); make room and give the same command again"
     if isinstance(error, UnicodeEncodeError) and _is_of_a_name(error):
-        near = error.object[max(0, error.start - 80) : error.end + 40].encode(errors="backslashreplace").decode()
+        name = _name_in(error)
+        first = next(i for i, letter in enumerate(name) if "\udc80" <= letter <= "\udcff")
+        near = name[max(0, first - 80) : first + 40].encode(errors="backslashreplace").decode()
         return f"the name of a file or folder is no UTF-8, as old ones in Latin-1 ({near}); rename it"
     return str(error)
 

@@ -90,7 +90,7 @@ def test_an_unforeseen_error_keeps_type_and_traceback_behind_a_sentence(monkeypa
     def fault(*_args, **_options):
         raise ZeroDivisionError("nought")
 
-    monkeypatch.setattr(store, "suites", lambda path: ["s"])
+    monkeypatch.setattr(store, "named_suites", lambda path, names: ["s"])
     monkeypatch.setattr(fitting, "fit_ensemble", fault)
     monkeypatch.setitem(eval_command._COMMANDS, "show", fault)
     for main, words in (
@@ -109,7 +109,7 @@ def test_a_foreseen_error_is_a_sentence(monkeypatch, capsys, error):
     def fault(*_args, **_options):
         raise error
 
-    monkeypatch.setattr(store, "suites", lambda path: ["s"])
+    monkeypatch.setattr(store, "named_suites", lambda path, names: ["s"])
     monkeypatch.setattr(fitting, "fit_ensemble", fault)
     assert train_command.main(["fit", "--store", "a", "--tracer", "gas", "--out", "run"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

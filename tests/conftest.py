@@ -20,6 +20,8 @@ SHARED = ROOT.parent / "shared" / "data"
 SUITES = ("bursty", "quiet", "middle")
 #: What is left out of copies of a store that others use at the same time: their locks come and go.
 LOCKS = shutil.ignore_patterns(".locks")
+#: What is left out of copies of a run: predictions, and their lock, which other tests make at the same time.
+KEPT = shutil.ignore_patterns("*.zarr")
 #: Every variation that a training step may draw, as options of a fit.
 VARIED = {"scale_dex": 0.2, "light_dex": 0.2, "heat": 0.2, "tilt": 0.1} | {
     "fade": 0.5, "no_dispersion": 0.3, "radius_dex": 0.1

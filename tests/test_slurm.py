@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, command, tree
+from conftest import KEPT, ROOT, command, tree
 from test_fit import same, weights_of
 from test_launch import SMALL, flags, wait_for, wait_for_checkpoint
 
@@ -377,9 +377,7 @@ def test_tensorboard_sees_curves_grow_while_the_job_runs(map_store, tmp_path):
 def test_dask_workers_as_jobs_one_of_them_cancelled(runs, results, map_store, tmp_path):
     out = tmp_path / "results"
     line = [sys.executable, "-m", "eval", "tables", *runs, "--store", map_store, "--out", out, "--part", "all"]
-    copies = [
-        shutil.copytree(run, tmp_path / run.name, ignore=shutil.ignore_patterns("predictions.zarr")) for run in runs
-    ]
+    copies = [shutil.copytree(run, tmp_path / run.name, ignore=KEPT) for run in runs]
     line[4 : 4 + len(runs)] = copies
     line += ["--cluster", "slurm", "--workers", "2", "--memory", "2GB"]
     began = subprocess.Popen([*map(str, line)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
-from conftest import LOCKS, ROOT, SUITES, command
+from conftest import KEPT, LOCKS, ROOT, SUITES, command
 
 import kinmass
 from kinmass.eval.gallery import figure
@@ -170,7 +170,7 @@ def test_predictions_of_other_maps_are_left_out(results, runs, own_store, tmp_pa
     """Maps that change after `tables` has kept predictions of them take the errors from the list."""
     from conftest import tables_here
 
-    run = shutil.copytree(of_name(runs, "gas")[0], tmp_path / "gas", ignore=shutil.ignore_patterns("predictions.zarr"))
+    run = shutil.copytree(of_name(runs, "gas")[0], tmp_path / "gas", ignore=KEPT)
     tables_here([run], own_store, tmp_path / "out", ("quiet", "middle"))
     group = store.open_suite(own_store, "quiet")
     group["maps"][5] = group["maps"][5] * np.float32(1.5)

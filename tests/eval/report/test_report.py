@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import zarr
-from conftest import LOCKS, command, tables_here
+from conftest import KEPT, LOCKS, command, tables_here
 
 from kinmass.eval.__main__ import main
 from kinmass.eval.report import figures
@@ -25,10 +25,9 @@ from kinmass.train.data.dataset import read_views
 from kinmass.train.run.derived import made_from
 from kinmass.train.run.trained_on import store_identity
 
-KEPT = shutil.ignore_patterns("predictions.zarr")
 
-
-def test_report_stands_alone(results):
+def test_report_stands_alone(results, tmp_path):
+    results = shutil.copytree(results, tmp_path / "results")
     command("eval", "report", results)
     html = (results / "report.html").read_text()
     images = re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{5000,}"', html)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import zarr
-from conftest import SUITES
+from conftest import KEPT, SUITES
 from reference import held
 
 from kinmass.eval.__main__ import main
@@ -18,8 +18,6 @@ from kinmass.eval.tables import conditions
 from kinmass.train import load
 from kinmass.train.data.dataset import RADII_RE, concatenate
 from kinmass.train.run.derived import UNSEEN, made_from, write_scales
-
-KEPT = shutil.ignore_patterns("predictions.zarr")
 
 
 def test_errors_and_coverage_are_those_of_a_sum_by_hand(runs, map_store, tmp_path):

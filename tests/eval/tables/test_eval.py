@@ -22,7 +22,7 @@ import torch
 import xarray
 import zarr
 from astropy import units
-from conftest import LOCKS, assert_same_posterior, command, tables_here
+from conftest import KEPT, LOCKS, assert_same_posterior, command, tables_here
 from dask.distributed import LocalCluster
 from reference import held
 
@@ -170,7 +170,7 @@ def test_only_what_changed_is_inferred_again(runs, map_store, tmp_path):
     """Told by the time at which each block was written; a new calibration makes all blocks of its run stale."""
     copies = [tmp_path / run.name for run in runs[:2]]
     for run, target in zip(runs, copies, strict=False):
-        shutil.copytree(run, target, ignore=shutil.ignore_patterns("predictions.zarr"))
+        shutil.copytree(run, target, ignore=KEPT)
 
     def write_times() -> dict[str, int]:
         tables_here(copies, map_store, tmp_path / "out", classical=True)
@@ -295,7 +295,7 @@ def with_settings(run, **fit):
 
 def test_runs_that_a_table_cannot_tell_apart_are_refused_and_compared(runs, map_store, tmp_path):
     both = next(r for r in runs if r.name == "both")
-    shutil.copytree(both, tmp_path / "twin")
+    shutil.copytree(both, tmp_path / "twin", ignore=KEPT)
     arguments = ("--store", map_store, "--part", "all", "--workers", 1)
     refused = command("eval", "tables", both, tmp_path / "twin", "--out", tmp_path / "out", *arguments, check=False)
     assert refused.returncode == 2
@@ -353,7 +353,7 @@ def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, 
     damaged = shutil.copytree(map_store, tmp_path / "maps.zarr", ignore=LOCKS)
     group = zarr.open_group(damaged / "quiet", mode="r+")
     group["maps"][3, 1] = np.nan
-    few = shutil.copytree(run, tmp_path / "few", ignore=shutil.ignore_patterns("*.zarr"))
+    few = shutil.copytree(run, tmp_path / "few", ignore=KEPT)
     of_few = json.loads((few / "run.json").read_text())
     of_few["fit"] |= {"galaxies": 3, "views": 1}  # as if it had been trained on so few
     of_three = galaxies_of(map_store, done_galaxies(map_store, SUITES), "train", 3)
@@ -553,7 +553,7 @@ def test_runs_of_another_making_are_refused(runs, map_store, tmp_path):
         ({"model": {"radii_re": [1.0, 2.0]}}, "infers masses at the radii"),
     ):
         run = tmp_path / next(iter(change))
-        shutil.copytree(runs[0], run)
+        shutil.copytree(runs[0], run, ignore=KEPT)
         content = json.loads((run / "run.json").read_text())
         for key, value in change.items():
             content[key] = content[key] | value if isinstance(value, dict) else value
@@ -608,7 +608,7 @@ def two_stores(runs, map_store, tmp_path):
         group = zarr.open_group(stores[1] / suite, mode="r+")
         group["mass"][:] = 10 * group["mass"][:]
     run = tmp_path / "run"
-    shutil.copytree(runs[0], run, ignore=shutil.ignore_patterns("predictions.zarr"))
+    shutil.copytree(runs[0], run, ignore=KEPT)
     return run, *stores
 
 
@@ -687,7 +687,7 @@ def test_code_that_answers_is_in_every_key(runs, tmp_path, monkeypatch):
 
 
 def test_runs_of_one_name_that_cannot_be_written_to_are_kept_apart(runs, tmp_path, monkeypatch):
-    copies = [shutil.copytree(run, tmp_path / run.name / "run") for run in runs[:2]]
+    copies = [shutil.copytree(run, tmp_path / run.name / "run", ignore=KEPT) for run in runs[:2]]
     monkeypatch.setattr(os, "access", lambda *_: False)
     roots = [source.root for source in sources_of(copies, tmp_path / "out", False)]
     assert len(set(roots)) == 2
@@ -695,9 +695,7 @@ def test_runs_of_one_name_that_cannot_be_written_to_are_kept_apart(runs, tmp_pat
 
 
 def test_runs_that_cannot_be_written_to_are_compared(runs, map_store, tmp_path, monkeypatch):
-    a, b = (shutil.copytree(run, tmp_path / run.name) for run in runs[:2])
-    for run in (a, b):
-        shutil.rmtree(run / "predictions.zarr", ignore_errors=True)
+    a, b = (shutil.copytree(run, tmp_path / run.name, ignore=KEPT) for run in runs[:2])
     monkeypatch.setattr(os, "access", lambda *_: False)
     out = tmp_path / "out"
     table = compare(a, b, map_store, ["quiet"], None, None, Cluster(workers=1), out)
@@ -757,7 +755,7 @@ def test_tables_of_two_commands_are_never_taken_for_one(results, runs, tmp_path,
 def test_a_run_counts_once_whatever_paths_lead_to_it(runs, tmp_path):
     everything = tmp_path / "runs"
     for name in ("a", "b/c"):
-        shutil.copytree(runs[0], everything / name, ignore=shutil.ignore_patterns("predictions.zarr"))
+        shutil.copytree(runs[0], everything / name, ignore=KEPT)
     (everything / "0-latest").symlink_to(everything / "a")
     (everything / "b" / "back").symlink_to(everything)
     assert runs_in(everything) == [everything / "a", everything / "b" / "c"]
@@ -768,7 +766,7 @@ def test_a_run_counts_once_whatever_paths_lead_to_it(runs, tmp_path):
 
 def test_seeds_that_were_trained_on_other_galaxies_are_not_one_network(runs, tmp_path):
     both = next(r for r in runs if r.name == "both")
-    twin = shutil.copytree(both, tmp_path / "twin", ignore=shutil.ignore_patterns("predictions.zarr"))
+    twin = shutil.copytree(both, tmp_path / "twin", ignore=KEPT)
     as_of_another_seed(twin)
     content = json.loads((twin / "run.json").read_text())
     assert len(sources_of([both, twin], tmp_path, classical=False)) == 2
@@ -785,9 +783,7 @@ def test_seeds_that_were_trained_on_other_galaxies_are_not_one_network(runs, tmp
 def test_runs_whose_intervals_are_set_otherwise_are_not_seeds_of_one_network(runs, tmp_path):
     """Those that suites left out, or `kinmass widen`, have made wider elsewhere; or that began with other tracers."""
     both, stars = (next(r for r in runs if r.name == name) for name in ("both", "stars"))
-    first, twin = (
-        shutil.copytree(both, tmp_path / name, ignore=shutil.ignore_patterns("predictions.zarr")) for name in ("a", "b")
-    )
+    first, twin = (shutil.copytree(both, tmp_path / name, ignore=KEPT) for name in ("a", "b"))
     as_of_another_seed(twin)
 
     def are_one_network():
@@ -872,9 +868,7 @@ def test_every_view_is_in_a_bin_of_what_it_is():
 
 def test_a_run_that_is_trained_anew_under_the_tables_is_noticed(runs, map_store, tmp_path):
     """Its predictions would be kept, and shown, as those of the weights that were there before."""
-    run = shutil.copytree(
-        next(r for r in runs if r.name == "gas"), tmp_path / "gas", ignore=shutil.ignore_patterns("predictions.zarr")
-    )
+    run = shutil.copytree(next(r for r in runs if r.name == "gas"), tmp_path / "gas", ignore=KEPT)
     sources, part = sources_of([run], tmp_path, classical=False), Part(map_store, "quiet", None)
     prepare(sources[0], part)
     scales = json.loads((run / "calibration.json").read_text())
@@ -886,7 +880,7 @@ def test_a_run_that_is_trained_anew_under_the_tables_is_noticed(runs, map_store,
 
 def test_tables_are_of_what_runs_were_when_they_were_begun(runs, map_store, tmp_path, monkeypatch):
     """A run that was trained or calibrated anew since: tables.json would say that they are of the new one."""
-    run = shutil.copytree(runs[0], tmp_path / "run")
+    run = shutil.copytree(runs[0], tmp_path / "run", ignore=KEPT)
 
     def anew(*arguments):
         sums = sum_of_tasks(*arguments)
@@ -915,7 +909,7 @@ def test_commands_at_the_same_time_make_room_once(runs, map_store, tmp_path, mon
 
     monkeypatch.setattr(predictions, "_create_group", lambda *arguments: (made.append(arguments), real(*arguments)))
     monkeypatch.setattr(predictions, "_attributes", look)
-    run = shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("predictions.zarr"))
+    run = shutil.copytree(runs[0], tmp_path / "run", ignore=KEPT)
     (source,), part = sources_of([run], tmp_path, classical=False), Part(map_store, "quiet", None)
     threads = [threading.Thread(target=prepare, args=(source, part)) for _ in range(2)]
     for thread in threads:
@@ -928,7 +922,7 @@ def test_commands_at_the_same_time_make_room_once(runs, map_store, tmp_path, mon
 
 def test_a_block_is_written_by_one_command_at_a_time(runs, map_store, tmp_path, monkeypatch):
     """Else the numbers of a run as it was would come under the token of the run as it is now."""
-    run = shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("predictions.zarr"))
+    run = shutil.copytree(runs[0], tmp_path / "run", ignore=KEPT)
     (source,), part = sources_of([run], tmp_path, classical=False), Part(map_store, "quiet", None)
     prepare(source, part)
     write_array, rng = KeptPredictions._write_array, np.random.default_rng(0)
@@ -1020,7 +1014,7 @@ def test_few_galaxies_of_one_opinion_are_not_beyond_chance():
 
 
 def test_folders_without_a_run_are_none(runs, tmp_path, capsys):
-    shutil.copytree(runs[0], tmp_path / "all" / "a", ignore=shutil.ignore_patterns("predictions.zarr"))
+    shutil.copytree(runs[0], tmp_path / "all" / "a", ignore=KEPT)
     (tmp_path / "all" / "notes" / "deep").mkdir(parents=True)
     (tmp_path / "all" / "predictions.zarr" / "run").mkdir(parents=True)
     assert runs_in(tmp_path / "all") == [tmp_path / "all" / "a"]
@@ -1037,7 +1031,7 @@ def test_a_run_that_cannot_be_used_is_named_and_not_left_out(runs, map_store, tm
     """What holds no run is named and left out; but a table without one of its networks could be taken for the whole."""
     everything = tmp_path / "runs"
     for run in runs[:2]:
-        shutil.copytree(run, everything / run.name, ignore=shutil.ignore_patterns("predictions.zarr"))
+        shutil.copytree(run, everything / run.name, ignore=KEPT)
     (everything / "notes").mkdir()
     (everything / "notes.txt").touch()
     odd = everything / runs[1].name / "run.json"
@@ -1079,8 +1073,7 @@ def _remove(content: bytes) -> None:
     ],
 )
 def test_damaged_predictions_are_made_again(runs, map_store, tmp_path, name, damage):
-    ignore = shutil.ignore_patterns("predictions.zarr")
-    run = shutil.copytree(next(run for run in runs if run.name == "middle"), tmp_path / "run", ignore=ignore)
+    run = shutil.copytree(next(run for run in runs if run.name == "middle"), tmp_path / "run", ignore=KEPT)
 
     def table():
         tables_here([run], map_store, tmp_path / "out", ("middle",))
@@ -1114,9 +1107,9 @@ def test_damaged_predictions_are_made_again(runs, map_store, tmp_path, name, dam
 
 def test_a_run_that_lies_above_others_hides_none_of_them(runs, tmp_path):
     """`kinmass fit --out runs`, given by mistake, makes a run of the folder of all runs."""
-    above, own = tmp_path / "runs", shutil.ignore_patterns("predictions.zarr")
-    shutil.copytree(runs[0], above, ignore=own)
+    above = tmp_path / "runs"
+    shutil.copytree(runs[0], above, ignore=KEPT)
     for name in ("a", "ensemble/member-0", "member-0", "without-quiet"):
-        shutil.copytree(runs[0], above / name, ignore=own)
-    shutil.copytree(runs[0], above / "ensemble" / "without-quiet", ignore=own)
+        shutil.copytree(runs[0], above / name, ignore=KEPT)
+    shutil.copytree(runs[0], above / "ensemble" / "without-quiet", ignore=KEPT)
     assert runs_in(above) == [above, above / "a", above / "ensemble"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LOCKS, ROOT, command
+from conftest import KEPT, LOCKS, ROOT, command
 
 from kinmass.eval.__main__ import main as evaluate
 from kinmass.train.__main__ import main
@@ -198,7 +198,7 @@ def test_status_does_not_walk_through_stores(tmp_path, monkeypatch):
 def test_a_launched_run_is_found_from_wherever_it_is_looked_for(runs, map_store, tmp_path, capsys, monkeypatch, into):
     """It was not seen, or not launched, where `launch` had been given another folder: --wait ended before it began."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(runs[0], tmp_path / "all" / "old", ignore=shutil.ignore_patterns("*.zarr"))
+    shutil.copytree(runs[0], tmp_path / "all" / "old", ignore=KEPT)
     job = job_of_this_process()
     (tmp_path / "logs").mkdir()
     (tmp_path / into / "logs" / "8").mkdir(parents=True)
@@ -254,7 +254,7 @@ def test_a_damaged_record_above_is_somebody_elses(tmp_path):
 
 def test_a_damaged_run_json_is_said(runs, tmp_path):
     """It was "not launched from here", as a run that is fine."""
-    run = shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.zarr"))
+    run = shutil.copytree(runs[0], tmp_path / "run", ignore=KEPT)
     (run / "run.json").write_text("")
     (state,) = states(tmp_path)
     assert "run.json is damaged" in str(state)

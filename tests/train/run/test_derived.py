@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import SUITES
+from conftest import KEPT, SUITES
 
 from kinmass.train.__main__ import main
 from kinmass.train.launch.status import LaunchedJob, boot_id, start_ticks, states, write_launched
@@ -32,7 +32,7 @@ def ensemble(map_store, tmp_path_factory):
 
 @pytest.fixture
 def gas(runs, tmp_path):
-    return shutil.copytree(next(run for run in runs if run.name == "gas"), tmp_path / "runs" / "gas")
+    return shutil.copytree(next(run for run in runs if run.name == "gas"), tmp_path / "runs" / "gas", ignore=KEPT)
 
 
 def change_record(path, **change):

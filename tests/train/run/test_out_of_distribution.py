@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SUITES
+from conftest import KEPT, SUITES
 
 from kinmass.eval.tables.metrics import RANK_BINS, ood
 from kinmass.train.data.dataset import concatenate, read_views, usable
@@ -112,7 +112,7 @@ def test_a_run_knows_its_suites_and_kept_predictions_say_so(runs, map_store, res
 
 
 def test_a_damaged_record_is_an_error_of_one_sentence(runs, tmp_path):
-    copy = shutil.copytree(runs[0], tmp_path / "run")
+    copy = shutil.copytree(runs[0], tmp_path / "run", ignore=KEPT)
     (copy / "ood.pt").write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"ood\.pt: cannot be read"):
         load(copy)
@@ -132,7 +132,7 @@ def test_a_damaged_record_is_an_error_of_one_sentence(runs, tmp_path):
     ],
 )
 def test_a_record_of_other_numbers_is_refused(runs, tmp_path, field, change):
-    copy = shutil.copytree(runs[0], tmp_path / "run")
+    copy = shutil.copytree(runs[0], tmp_path / "run", ignore=KEPT)
     content = read_tensors(copy / "ood.pt")
     for tracer in set(content) - {"made_from"}:
         content[tracer][field] = change(content[tracer][field])
@@ -142,7 +142,7 @@ def test_a_record_of_other_numbers_is_refused(runs, tmp_path, field, change):
 
 
 def test_widths_that_are_no_triangle_are_refused(runs, tmp_path):
-    copy = shutil.copytree(runs[0], tmp_path / "run")
+    copy = shutil.copytree(runs[0], tmp_path / "run", ignore=KEPT)
     content = json.loads((copy / "calibration.json").read_text())
     for change in (lambda scale: scale.T, lambda scale: -scale, lambda scale: 0 * scale):
         scales = {t: [change(np.array(s)).tolist() for s in of_t] for t, of_t in content["scale"].items()}

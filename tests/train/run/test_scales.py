@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from conftest import SUITES
+from conftest import KEPT, SUITES
 
 from kinmass.train.data.dataset import read_views
 from kinmass.train.data.loader import Galaxies
@@ -20,7 +20,7 @@ from kinmass.train.run.posterior import load
 
 
 def test_few_maps_are_in_memory_at_once_and_the_calibration_is_the_same(runs, map_store, tmp_path, monkeypatch):
-    run = shutil.copytree(next(run for run in runs if run.name == "both"), tmp_path / "run")
+    run = shutil.copytree(next(run for run in runs if run.name == "both"), tmp_path / "run", ignore=KEPT)
     scales, features = read_scales(run)["both"], read_training_features(run)["both"]
     read_whole, galaxies_at_once, living_maps = Galaxies.read, [], weakref.WeakSet()
     blocks_alive = []

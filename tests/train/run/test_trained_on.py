@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import zarr
-from conftest import LOCKS
+from conftest import KEPT, LOCKS
 
 from kinmass.eval.__main__ import main
 from kinmass.train.run.checkpoint import RunError, read_config
@@ -92,7 +92,7 @@ def test_another_suite_of_the_same_name_is_told(runs, run, other, kind, capsys, 
     with pytest.raises(RunError, match=words):
         require_store(run, other)
     # What a run from before does not tell cannot be compared.
-    old = shutil.copytree(run, tmp_path / "old", ignore=shutil.ignore_patterns("*.zarr"))
+    old = shutil.copytree(run, tmp_path / "old", ignore=KEPT)
     content = json.loads((old / "run.json").read_text())
     for suite in content["store"].values():
         del suite["lineages"], suite["sizes"]

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
@@ -18,19 +19,17 @@ class MissingMPIError(ValueError):
 
 def is_user_error(error: BaseException) -> bool:
     """Whether `sentence` of an exception is a message for the user, so that no traceback is needed."""
-    return _is_of_a_name(error) or (
-        isinstance(error, ValueError) and type(error).__module__.partition(".")[0] == "kinmass"
-    )
+    is_ours = isinstance(error, ValueError) and type(error).__module__.partition(".")[0] == "kinmass"
+    return is_ours or _odd_byte(error) is not None
 
 
-def _is_of_a_name(error: BaseException) -> bool:
-    """Whether the name of a file or folder could not be written down, as it holds bytes that are no UTF-8."""
-    return isinstance(error, UnicodeEncodeError) and any("\udc80" <= letter <= "\udcff" for letter in _name_in(error))
+def _odd_byte(error: BaseException) -> re.Match[str] | None:
+    """Find the byte for which the name of a file or folder could not be written down, as it is no UTF-8.
 
-
-def _name_in(error: UnicodeEncodeError) -> str:
-    """Return what could not be written down: of `args`, as one that numpy raised was once seen to have no `object`."""
-    return str(error.args[1]) if len(error.args) > 1 else ""
+    In `args`: an error that numpy raised was once seen to have no `object`. None for any other error.
+    """
+    name = error.args[1] if isinstance(error, UnicodeEncodeError) and len(error.args) > 1 else ""
+    return re.search("[\udc80-\udcff]", str(name))
 
 
 #: The system's errors when a disk is full, or a quota or a file-size limit is reached.
@@ -42,10 +41,8 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = f": {error.filename}" if error.filename else ""
         return f"no room left to write ({error.strerror}{where}); make room and give the same command again"
-    if isinstance(error, UnicodeEncodeError) and _is_of_a_name(error):
-        name = _name_in(error)
-        first = next(i for i, letter in enumerate(name) if "\udc80" <= letter <= "\udcff")
-        near = name[max(0, first - 80) : first + 40].encode(errors="backslashreplace").decode()
+    if found := _odd_byte(error):
+        near = found.string[max(0, found.start() - 80) : found.end() + 40].encode(errors="backslashreplace").decode()
         return f"the name of a file or folder is no UTF-8, as old ones in Latin-1 ({near}); rename it"
     return str(error)
 

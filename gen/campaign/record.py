@@ -30,6 +30,8 @@ LOPSIDED = 3.0
 LOWEST_MOTION, HIGHEST_MOTION = 0.003, 300.0
 #: Of fewer stars than these one may outweigh all others.
 FEWEST_TO_COMPARE = 10
+#: Share of a galaxy's light that no single star particle has.
+MOST_LIGHT = 0.99
 #: A sphere whose farthest particle lies within this share of its radius is cut off by the end of its file.
 FILLED = 0.9
 
@@ -188,6 +190,18 @@ def check_motion(galaxy: Galaxy, frame: Frame, source: str) -> None:
             f"its stars move at {np.sqrt(speed2):.3g} km/s within {r_kpc:.3g} kpc, where {inside_msun:.3g} Msun would "
             f"have them move at some {np.sqrt(G * inside_msun / r_kpc):.3g} km/s; are the units right (from {source})? "
             "If not, give `units: {length_kpc: ..., mass_msun: ..., velocity_kms: ...}`"
+        )
+
+
+def check_light(stars: Particles, frame: Frame, dataset: str) -> None:
+    """Raise Refused where the stars of a map have no light in a dataset, or one of them has all but a hundredth."""
+    light = np.zeros(0) if stars.weight is None else stars.weight[is_within(stars, frame.map_radius_kpc)]
+    if not light.any():
+        raise Refused(f"its stars have no light: {dataset} is 0 for all of them; name another `light_field`")
+    if len(light) >= FEWEST_TO_COMPARE and light.max() > MOST_LIGHT * light.sum():
+        raise Refused(
+            f"one of its {len(light)} stars has {light.max() / light.sum():.2%} of their light; is its {dataset} a "
+            "mark of what has none? Write 0 in its place"
         )
 
 

@@ -17,6 +17,7 @@ from kinmass.gen.campaign.record import (
     check_aperture,
     check_box,
     check_ends,
+    check_light,
     check_motion,
     enough_stars,
     frame_of,
@@ -290,6 +291,8 @@ class Worker:
                 galaxy = snapshot.galaxy(centre_kpc, frame.map_radius_kpc)
         centre_found = np.array(halo.centre_kpc is None, dtype=np.uint8)
         with self.clock("projecting"):
+            if light_field := task.suite.tracers.light_field:
+                check_light(galaxy.stars, frame, light_field)
             mapped = map_galaxy(galaxy, frame, aperture_kpc, self.settings)
             check_motion(galaxy, frame, snapshot.units.source)
         return {"centre": centre_kpc, "centre_found": centre_found, **mapped}

@@ -331,6 +331,12 @@ def _as_it_is(file: h5py.File) -> None:
     """Change nothing."""
 
 
+def _unlit(file: h5py.File) -> None:
+    """Give all stars no light, but one of them much."""
+    file["PartType4"]["L"] = np.zeros(len(file["PartType4/Masses"]))
+    file["PartType4"]["Marked"] = np.where(np.arange(len(file["PartType4/Masses"])) == 0, 1e30, 1.0)
+
+
 @pytest.mark.parametrize(
     ("change", "keys", "words"),
     [
@@ -344,6 +350,8 @@ def _as_it_is(file: h5py.File) -> None:
         ),
         (_as_it_is, "tracers: {gas: hi}", "PartType0: `gas: hi` needs NeutralHydrogenAbundance"),
         (_as_it_is, "tracers: {stars: light, light_field: L}", "PartType4: no dataset for `light_field: L`"),
+        (_unlit, "tracers: {stars: light, light_field: L}", "its stars have no light: L is 0 for all of them"),
+        (_unlit, "tracers: {stars: light, light_field: Marked}", "998 stars has 100.00% of their light; is its Marked"),
     ],
 )
 def test_check_finds_what_maps_would_refuse(change, keys, words, a_galaxy, tmp_path, monkeypatch):
@@ -356,7 +364,7 @@ def test_check_finds_what_maps_would_refuse(change, keys, words, a_galaxy, tmp_p
     said = describe(written(tmp_path, text))
     assert len([line for line in said if line.startswith("  wrong")]) == 1
     assert words in "\n".join(said)
-    if "fit" in words or "tracers" in keys:
+    if "fit" in words or words.startswith("PartType"):
         monkeypatch.setattr("kinmass.gen.look.sketch.MOST", 64)
         assert words in "\n".join(describe(tmp_path / "draft.yaml"))
     assert mapped(text, tmp_path) == (0, 1)

@@ -56,48 +56,51 @@ def tarp_of_errors(errors: np.ndarray, normal: np.ndarray) -> np.ndarray:
 
     normal: as in `tarp`.
     """
-    half = errors.shape[-1] // 2
-    with np.errstate(invalid="ignore", over="ignore"):  # of samples that are not finite, all is NaN
-        mean = errors[..., :half].mean(-1, dtype=np.float64)
-        first, second = errors[..., :half].astype(np.float64), errors[..., half:].astype(np.float64)
-        first -= mean[..., None]
-        second -= mean[..., None]
-        covariance = first @ first.swapaxes(1, 2) / half
-        closer = _closer_than_truth(second, -mean, covariance, normal[:, :-1])
-    return np.asarray((closer + ndtr(normal[:, -1])) / (second.shape[-1] + 1))
+    counted = errors.shape[-1] - errors.shape[-1] // 2
+    return np.asarray((_closer_than_truth(errors, normal[:, :-1]) + ndtr(normal[:, -1])) / (counted + 1))
 
 
 @compiled(fastmath=FAST_MATH)
-def _closer_than_truth(samples, truth, covariance, points):  # type: ignore[no-untyped-def]
-    """How many (N,) of the samples (N, K, S) lie closer than the truth (N, K) to points (N, K), given as in `tarp`.
+def _closer_than_truth(errors, points):  # type: ignore[no-untyped-def]
+    """How many (N,) of the second half of samples lie closer than the truth to points (N, K), given as in `tarp`.
 
-    Samples and truth are told from the mean. Distances are between L^-1 (x - mean), where L L^T is the covariance
-    (N, K, K): L is found row by row, and each row is solved for all samples at once. Both are overwritten.
+    errors (N, K, S): samples minus truth. Distances are between L^-1 (x - mean), where L L^T is the covariance of the
+    first half: L is found row by row, and each row is solved for all samples at once. One view after the other, so
+    that all of it stays in the processor's caches.
     """
-    n, k, s = samples.shape
-    distance2, closer = np.empty(s), np.empty(n)
+    n, k, n_samples = errors.shape
+    half = n_samples // 2
+    first, solved, distance2 = np.empty((k, half)), np.empty((k, n_samples - half)), np.empty(n_samples - half)
+    truth, closer = np.empty(k), np.empty(n)
     for view in range(n):
-        lower, solved = covariance[view], samples[view]
-        trace = 0.0
         for i in range(k):
-            trace += lower[i, i]
+            total = 0.0
+            for sample in range(half):
+                total += errors[view, i, sample]
+            mean = total / half
+            for sample in range(half):
+                first[i, sample] = errors[view, i, sample] - mean
+            for sample in range(n_samples - half):
+                solved[i, sample] = errors[view, i, half + sample] - mean
+            truth[i] = -mean
+        lower = np.dot(first, first.T) / half
+        trace = np.trace(lower)
         truth_distance2 = 0.0
         distance2[:] = 0.0
         for i in range(k):
             lower[i, i] += 1e-9 * trace
-            own_truth = truth[view, i]
             for j in range(i):
                 for m in range(j):
                     lower[i, j] -= lower[i, m] * lower[j, m]
                 lower[i, j] /= lower[j, j]
                 lower[i, i] -= lower[i, j] ** 2
-                own_truth -= lower[i, j] * truth[view, j]
-                for sample in range(s):
+                truth[i] -= lower[i, j] * truth[j]
+                for sample in range(n_samples - half):
                     solved[i, sample] -= lower[i, j] * solved[j, sample]
             lower[i, i] = np.sqrt(lower[i, i])
-            truth[view, i] = own_truth / lower[i, i]
-            truth_distance2 += (truth[view, i] - points[view, i]) ** 2
-            for sample in range(s):
+            truth[i] /= lower[i, i]
+            truth_distance2 += (truth[i] - points[view, i]) ** 2
+            for sample in range(n_samples - half):
                 solved[i, sample] /= lower[i, i]
                 distance2[sample] += (solved[i, sample] - points[view, i]) ** 2
         closer[view] = (distance2 < truth_distance2).sum() if np.isfinite(truth_distance2) else np.nan

@@ -33,7 +33,6 @@ intervals leave out the scatter of training.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -210,14 +209,14 @@ def over_seeds(name: str, sums: Sequence[Sums]) -> Sums:
     )
 
 
-@lru_cache(maxsize=20_000)
-def bootstrap_weights(lineage: str, n: int = N_BOOTSTRAP) -> np.ndarray:
-    """Return how often (n,) each replicate draws this lineage: Poisson numbers that follow from its name alone."""
-    return np.searchsorted(_POISSON, _bits(f"bootstrap {lineage}", n, "<u2"), side="right").astype(np.uint8)
+def bootstrap_weights(lineages: Sequence[str], n: int = N_BOOTSTRAP) -> np.ndarray:
+    """Return how often (L, n) each replicate draws lineages: Poisson numbers that follow from their names alone."""
+    bits = [_bits(f"bootstrap {lineage}", n, "<u2") for lineage in lineages]
+    return _POISSON[np.array(bits, np.uint16).reshape(-1, n)]
 
 
-#: 65536 times the probabilities that a Poisson number of mean 1 is at most 0, 1, ...: of 16 bits, whose mean is .99998.
-_POISSON = np.round(65536 * pdtr(np.arange(8), 1.0)).astype(np.uint16)
+#: The Poisson numbers of mean 1 (.99998, in fact) that 16 bits stand for.
+_POISSON = np.searchsorted(np.round(65536 * pdtr(np.arange(8), 1.0)), np.arange(65536), side="right").astype(np.uint8)
 
 
 def _bits(name: str, n: int, dtype: str) -> np.ndarray:
@@ -366,8 +365,7 @@ def add_up(views: PerView, left_out: int = 0) -> Sums:
     """Return the sums of one block. All views of a galaxy must be in the same block."""
     names, first_view, galaxy_index = np.unique(views.galaxy, return_index=True, return_inverse=True)
     weights = np.ones((len(names), N_BOOTSTRAP + 1))
-    for weight, lineage in zip(weights, views.lineage[first_view], strict=True):
-        weight[1:] = bootstrap_weights(lineage)
+    weights[:, 1:] = bootstrap_weights(views.lineage[first_view].tolist())
     n, q, k = views.values.shape
     summands = np.concatenate(
         [views.values.reshape(n, q * k), np.isfinite(views.joint)[:, None], views.joint[:, None]], axis=1

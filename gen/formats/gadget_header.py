@@ -160,6 +160,16 @@ def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> f
     return values[0]
 
 
+def velocity_power(path: Path) -> float | None:
+    """Return the power of a that makes a file's velocities peculiar ones; None where its Header does not say it.
+
+    MP-Gadget (ASTRID, BlueTides) has it there: peculiar velocities, or a^2 dx/dt where UsePeculiarVelocity is 0 (its
+    convert_to_hdf5.py). Who converts its snapshots copies the Header and the velocities as they are.
+    """
+    flag = header(path).get("UsePeculiarVelocity")
+    return None if flag is None else 0.0 if scalar(flag, "UsePeculiarVelocity") else -1.0
+
+
 def may_expand(attrs: dict[str, Any], names: tuple[str, ...]) -> bool:
     """Whether a Header at redshift 0, or without one, may be that of a run that expands; `names` are those of a.
 

@@ -27,15 +27,11 @@ _MAGIC = {
     b"<html": "a web page, as a failed download leaves; download it again",
     b"\x00\x10\x34\xa5": "an NChilada field, which is not read; write the snapshot as Tipsy",
 }
-#: Groups and datasets that tell an HDF5 catalogue, and its format in a suite file.
-_CATALOGUES = (
-    ({"FOF", "Subhalo"}, "eagle_subfind"),
-    ({"Group", "Subhalo"}, "subfind"),
-    ({"galaxy_data"}, "caesar"),
-    ({"Subhalos"}, "hbt"),
-    ({"Structuretype"}, "velociraptor"),
-    ({"InputHalos"}, "soap"),
-)
+#: A dataset that tells an HDF5 catalogue, and its format in a suite file.
+_CATALOGUES = {
+    "Subhalo/CentreOfPotential": "eagle_subfind", "Subhalo/SubhaloPos": "subfind", "galaxy_data/GroupID": "caesar",
+    "Subhalos": "hbt", "Structuretype": "velociraptor", "InputHalos/HaloCentre": "soap",
+}  # fmt: skip
 #: What to do with a catalogue that is not read.
 _TABLE = "It is not read; make a table of it for `catalogue` (`format: table`)"
 
@@ -176,7 +172,7 @@ def _format_and_mark(path: Path) -> tuple[str, str]:
 def catalogue_format(path: Path) -> str:
     """Tell the format of an HDF5 catalogue by its content, whatever it is called; "" for any other file."""
     with contextlib.suppress(OSError), h5py.File(path, "r") as file:
-        return next((form for names, form in _CATALOGUES if names <= set(file)), "")
+        return next((form for name, form in _CATALOGUES.items() if name in file), "")
     return ""
 
 

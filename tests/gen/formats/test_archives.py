@@ -389,6 +389,8 @@ HARMLESS = {
     "another mass beside it": lambda f: f["PartType4"].create_dataset("Mass", data=np.full(40, 7.0)),
     "all of SWIFT's particles": set_attrs(OutputType=np.bytes_("FullVolume")),
     "all of EAGLE's particles": set_attrs(SamplingRate=np.array([1.0])),
+    # NumPart_Total stays that of all.
+    "a region that swiftsimio has cut out": set_attrs(OutputType=np.bytes_("VolumeSubset"), NumPart_Total=[999] * 7),
     "neutrinos sampled": set_attrs(OutputType="SubSampled", SubSampleFractions=[0, 0, 0, 0, 0, 0, 0.1]),
 }
 

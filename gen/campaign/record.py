@@ -26,6 +26,9 @@ FIELD_OF_VIEW_RE = 6.0
 REACH_RE = 3.0
 #: Dark matter that reaches so many times as far on one side as on the other is cut off.
 LOPSIDED = 3.0
+#: Where so many dark particles end tells where a region was cut: an axis has none of them beyond a third by a chance of
+#: 1e-6.
+ENOUGH_TO_END = 100
 #: Lowest and highest v^2 r / (G M) of a galaxy's stars, of which half are faster than v: it is near 1.
 LOWEST_MOTION, HIGHEST_MOTION = 0.003, 300.0
 #: Of fewer stars than these one may outweigh all others.
@@ -157,7 +160,7 @@ def check_aperture(frame: Frame, aperture_kpc: float) -> None:
 
 
 def check_ends(frame: Frame, ends_kpc: tuple[float, float]) -> None:
-    """Raise Refused for a galaxy at the side of a region that was cut out: `ends_kpc` as of Snapshot.nearest_end.
+    """Raise Refused for a galaxy at the side of a region that was cut out: by Snapshot.nearest_end or `ends_of`.
 
     The farthest particles on its other side do not tell that it is cut. The dark matter of a whole galaxy ends at
     similar distances on opposite sides.
@@ -169,6 +172,19 @@ def check_ends(frame: Frame, ends_kpc: tuple[float, float]) -> None:
             f"{reach_kpc:.4g} kpc, and {far_kpc:.4g} kpc on the other: a cutout of a region, which cuts it; leave it "
             "out, or take a larger region"
         )
+
+
+def ends_of(dark: Particles) -> tuple[float, float]:
+    """Return how far [kpc] dark matter around a centre reaches along the axis where it ends first, and on the far side.
+
+    Both are infinite where there is too little to tell. Of a cutout across the face of its box nothing else tells it:
+    its positions lie all over the box.
+    """
+    if len(dark) < ENOUGH_TO_END:
+        return np.inf, np.inf
+    sides_kpc = np.stack([-dark.pos_kpc.min(axis=0), dark.pos_kpc.max(axis=0)])
+    side, axis = np.unravel_index(np.argmin(sides_kpc), sides_kpc.shape)
+    return float(sides_kpc[side, axis]), float(sides_kpc[1 - side, axis])
 
 
 def check_motion(galaxy: Galaxy, frame: Frame, source: str) -> None:

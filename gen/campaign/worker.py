@@ -18,6 +18,7 @@ from kinmass.gen.campaign.record import (
     check_box,
     check_ends,
     check_motion,
+    ends_of,
     enough_stars,
     frame_of,
     load_kernels,
@@ -288,6 +289,7 @@ class Worker:
             del galaxy, stars
             with self.clock("reading"):
                 galaxy = snapshot.galaxy(centre_kpc, frame.map_radius_kpc)
+        check_ends(frame, ends_of(galaxy.dark))
         centre_found = np.array(halo.centre_kpc is None, dtype=np.uint8)
         with self.clock("projecting"):
             mapped = map_galaxy(galaxy, frame, aperture_kpc, self.settings)

@@ -36,8 +36,8 @@ def check_whole(files: list[Path], headers: list[dict[str, Any]], counts_by_file
     """Raise SnapshotError where the files of a snapshot have more or fewer particles than NumPart_Total says.
 
     counts_by_file: particles that are in each file, (6,). A Header that says other numbers of its own file is that of
-    the snapshot which the file was cut out of; one whose own numbers are right belongs to a part of the snapshot, unless
-    it says VolumeSubset: that is a region which swiftsimio's write_subset has cut out.
+    the snapshot which the file was cut out of; one whose own numbers are right belongs to a part of the snapshot. Not
+    where it says VolumeSubset: swiftsimio's write_subset has cut out a region.
     """
     first = headers[0]
     if len(files) == 1 and "VolumeSubset" in str(first.get("OutputType", "")):

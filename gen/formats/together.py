@@ -16,6 +16,8 @@ from kinmass.gen.formats.gadget_words import words_by_field
 
 #: Header attributes that are the same in all files of a snapshot.
 _COMMON = ("Time", "Redshift", "HubbleParam", "BoxSize", "NumPart_Total", "NumPart_Total_HighWord")
+#: Attributes of what TNG's API and EAGLE's tools cut out; swiftsimio's write_subset has VolumeSubset as its OutputType.
+_CUT_OUT = {"CutoutID", "CutoutType", "CutoutRequest", "ExtractedFromSnapshot"}
 #: Old codes count in 32 bits, and some of them lose the rest.
 _WORD = 2**32
 
@@ -36,11 +38,11 @@ def check_whole(files: list[Path], headers: list[dict[str, Any]], counts_by_file
     """Raise SnapshotError where the files of a snapshot have more or fewer particles than NumPart_Total says.
 
     counts_by_file: particles that are in each file, (6,). A Header that says other numbers of its own file is that of
-    the snapshot which the file was cut out of; one whose own numbers are right belongs to a part of the snapshot. Not
-    where it says VolumeSubset: swiftsimio's write_subset has cut out a region.
+    the snapshot which the file was cut out of; one whose own numbers are right belongs to a part of the snapshot,
+    unless it says that it is a cutout.
     """
     first = headers[0]
-    if len(files) == 1 and "VolumeSubset" in str(first.get("OutputType", "")):
+    if len(files) == 1 and (_CUT_OUT & first.keys() or "VolumeSubset" in str(first.get("OutputType", ""))):
         return
     if "NumPart_Total" not in first or not all("NumPart_ThisFile" in attrs for attrs in headers):
         return

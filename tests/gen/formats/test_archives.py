@@ -391,6 +391,7 @@ HARMLESS = {
     "all of EAGLE's particles": set_attrs(SamplingRate=np.array([1.0])),
     # NumPart_Total stays that of all.
     "a region that swiftsimio has cut out": set_attrs(OutputType=np.bytes_("VolumeSubset"), NumPart_Total=[999] * 7),
+    "a cutout of TNG's API": set_attrs(CutoutType="Subhalo", CutoutID=3, NumPart_Total=[999] * 6),
     "neutrinos sampled": set_attrs(OutputType="SubSampled", SubSampleFractions=[0, 0, 0, 0, 0, 0, 0.1]),
 }
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
+from scipy.spatial import ConvexHull
 
 from kinmass.gen.constants import G
 from kinmass.gen.formats.blocks import measured
@@ -26,9 +27,10 @@ FIELD_OF_VIEW_RE = 6.0
 REACH_RE = 3.0
 #: Dark matter that reaches so many times as far on one side as on the other is cut off.
 LOPSIDED = 3.0
-#: Where so many dark particles end tells where a region was cut: an axis has none of them beyond a third by a chance of
-#: 1e-6.
-ENOUGH_TO_END = 100
+#: Where so many dark particles end tells where a region was cut: in no direction all lie within a third by chance.
+ENOUGH_TO_END = 300
+#: Of more dark particles than these every n-th is taken.
+MOST_IN_HULL = 20_000
 #: Lowest and highest v^2 r / (G M) of a galaxy's stars, of which half are faster than v: it is near 1.
 LOWEST_MOTION, HIGHEST_MOTION = 0.003, 300.0
 #: Of fewer stars than these one may outweigh all others.
@@ -175,16 +177,17 @@ def check_ends(frame: Frame, ends_kpc: tuple[float, float]) -> None:
 
 
 def ends_of(dark: Particles) -> tuple[float, float]:
-    """Return how far [kpc] dark matter around a centre reaches along the axis where it ends first, and on the far side.
+    """Return how far [kpc] dark matter around a centre reaches where it ends first, and how far in the other direction.
 
-    Both are infinite where there is too little to tell. Of a cutout across the face of its box nothing else tells it:
-    its positions lie all over the box.
+    It ends at the convex hull of its particles. Both are infinite where there are too few to tell. Of a cutout across
+    the face of its box, whose positions lie all over the box, and of a sphere nothing else tells where they end.
     """
     if len(dark) < ENOUGH_TO_END:
         return np.inf, np.inf
-    sides_kpc = np.stack([-dark.pos_kpc.min(axis=0), dark.pos_kpc.max(axis=0)])
-    side, axis = np.unravel_index(np.argmin(sides_kpc), sides_kpc.shape)
-    return float(sides_kpc[side, axis]), float(sides_kpc[1 - side, axis])
+    pos_kpc = dark.pos_kpc[:: max(1, len(dark) // MOST_IN_HULL)]
+    planes = ConvexHull(pos_kpc, qhull_options="QJ").equations  # outward normals, and minus the distance along them
+    nearest = planes[np.argmax(planes[:, 3])]
+    return float(-nearest[3]), float(np.max(pos_kpc @ -nearest[:3]))
 
 
 def check_motion(galaxy: Galaxy, frame: Frame, source: str) -> None:

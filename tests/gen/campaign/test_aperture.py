@@ -297,19 +297,23 @@ def test_its_axis_is_that_of_the_stars_within_two_half_mass_radii(outer):
     assert abs(spin(near, np.array([10.0, 20, 30]))[0]) > 0.9
 
 
-@pytest.mark.parametrize(("box_kpc", "place"), [(1000.0, 0.5), (0.0, 0.5), (1000.0, 0.01)])
+@pytest.mark.parametrize(
+    ("box_kpc", "place", "shape"),
+    [(1000.0, 0.5, "cube"), (0.0, 0.5, "cube"), (1000.0, 0.01, "cube"), (1000.0, 0.5, "sphere")],
+)
 @pytest.mark.parametrize("shift_re", [0.0, 1.5, 2.5, 5.0])
-def test_a_galaxy_at_the_side_of_a_region_is_refused(box_kpc, place, shift_re, galaxy, tmp_path):
-    """A cube is cut out of a simulation, and one of its galaxies lies near a face: some of it is not there.
+def test_a_galaxy_at_the_side_of_a_region_is_refused(box_kpc, place, shape, shift_re, galaxy, tmp_path):
+    """A region is cut out of a simulation, and one of its galaxies lies near its side: some of it is not there.
 
-    The cube may lie across the face of the box.
+    The region may lie across the face of the box, and its side in any direction.
     """
+    towards = {"cube": np.array([1.0, 0, 0]), "sphere": np.full(3, 3**-0.5)}[shape]
     whole = record(write(tmp_path, galaxy), tmp_path)
     r_e = float(whole["half_mass_radius"].max())
 
     def cut(p: Particles) -> Particles:
-        x = p.pos_kpc + np.array([(100 - shift_re * r_e if shift_re else 0.0), 0, 0])
-        return p[np.abs(x).max(axis=1) < 100]
+        x = p.pos_kpc + (100 - shift_re * r_e if shift_re else 0.0) * towards
+        return p[(np.abs(x).max(axis=1) if shape == "cube" else np.linalg.norm(x, axis=1)) < 100]
 
     region = Galaxy(**{name: cut(p) for name, p in galaxy.components().items()})
     suite = write(tmp_path, region, place=place)

@@ -43,6 +43,7 @@ from kinmass.gen.formats.gadget_header import (
     expansion_unsaid,
     files_of,
     header,
+    is_region,
     may_expand,
     run_parameter,
     scalar,
@@ -284,6 +285,7 @@ class Gadget(Format):
                 source=source,
                 energy_kms2=scalings["velocity_kms"][0] ** 2,
                 cosmological=cosmological,
+                is_region=is_region(header(path)),
                 factors=factors(claims, scalings, suite_units.keys() & scalings.keys(), a, h),
                 time=None
                 if cosmological or "Time" not in file["Header"].attrs

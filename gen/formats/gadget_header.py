@@ -12,6 +12,8 @@ from kinmass.gen.formats.base import NOT_COSMOLOGICAL, SnapshotError, reading
 from kinmass.gen.formats.gadget_fields import TYPES
 from kinmass.gen.formats.once import names_in, once, once_by_path
 
+#: Attributes of what TNG's API and EAGLE's tools cut out.
+_CUT_OUT = {"CutoutID", "CutoutType", "CutoutRequest", "ExtractedFromSnapshot"}
 #: A redshift below this is a rounding error: SWIFT and EAGLE write 1 / a - 1 at z = 0.
 NO_REDSHIFT = 1e-6
 
@@ -136,6 +138,16 @@ def check_holds_all(path: Path, attrs: dict[str, Any]) -> None:
             f"{path}: its Header says {said if is_sampled else f'SamplingRate {rate:g}'}: masses would be those of a "
             "share of the particles; take all of them"
         )
+
+
+def is_region(attrs: dict[str, Any]) -> bool:
+    """Whether a Header says that its file is a region of the box, as swiftsimio's write_subset has it."""
+    return "VolumeSubset" in str(attrs.get("OutputType", ""))
+
+
+def says_cut_out(attrs: dict[str, Any]) -> bool:
+    """Whether a Header says that its file was cut out of a snapshot."""
+    return bool(_CUT_OUT & attrs.keys()) or is_region(attrs)
 
 
 def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> float:

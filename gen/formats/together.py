@@ -11,13 +11,12 @@ import h5py
 import numpy as np
 
 from kinmass.gen.formats.base import SnapshotError
+from kinmass.gen.formats.gadget_header import says_cut_out
 from kinmass.gen.formats.gadget_units import Beside, first_of_each, from_datasets
 from kinmass.gen.formats.gadget_words import words_by_field
 
 #: Header attributes that are the same in all files of a snapshot.
 _COMMON = ("Time", "Redshift", "HubbleParam", "BoxSize", "NumPart_Total", "NumPart_Total_HighWord")
-#: Attributes of what TNG's API and EAGLE's tools cut out; swiftsimio's write_subset has VolumeSubset as its OutputType.
-_CUT_OUT = {"CutoutID", "CutoutType", "CutoutRequest", "ExtractedFromSnapshot"}
 #: Old codes count in 32 bits, and some of them lose the rest.
 _WORD = 2**32
 
@@ -42,7 +41,7 @@ def check_whole(files: list[Path], headers: list[dict[str, Any]], counts_by_file
     unless it says that it is a cutout.
     """
     first = headers[0]
-    if len(files) == 1 and (_CUT_OUT & first.keys() or "VolumeSubset" in str(first.get("OutputType", ""))):
+    if len(files) == 1 and says_cut_out(first):
         return
     if "NumPart_Total" not in first or not all("NumPart_ThisFile" in attrs for attrs in headers):
         return

@@ -404,6 +404,19 @@ def test_odd_headers_of_cutouts_change_nothing(trap, tmp_path):
         assert_same(snapshot.galaxy(CORNER, 100.0), written)
 
 
+def test_a_region_may_begin_at_the_corner_of_its_box(tmp_path):
+    """As in swiftsimio's own example; of any other file it is asked whether BoxSize is in another unit."""
+    written = layouts.galaxy()
+    for p in (written.gas, written.stars, written.dark):
+        p.pos_kpc[...] = np.random.default_rng(len(p)).uniform(0, 0.5 * layouts.BOX, p.pos_kpc.shape)
+        p.pos_kpc[:2] = [[0], [0.5 * layouts.BOX]]
+    path = layouts.swift(tmp_path / "cut_0127.hdf5", written)
+    with pytest.raises(SnapshotError, match="positions fill a cube of 2000 kpc from the corner of a box of 4000 kpc"):
+        Snapshot(path, "swift")
+    with Snapshot(edit(path, set_attrs(OutputType="VolumeSubset")), "swift") as snapshot:
+        assert snapshot.units.box_kpc == pytest.approx(layouts.BOX)
+
+
 def test_a_cutout_named_like_a_first_file_is_whole(tmp_path):
     written = layouts.galaxy()
     path = edit(layouts.fire(tmp_path / "cutout.0.hdf5", written), set_attrs(NumFilesPerSnapshot=448))

@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
+from scipy.spatial import ConvexHull
 
 from kinmass.gen.constants import G
 from kinmass.gen.formats.blocks import measured
@@ -26,6 +27,10 @@ FIELD_OF_VIEW_RE = 6.0
 REACH_RE = 3.0
 #: Dark matter that reaches so many times as far on one side as on the other is cut off.
 LOPSIDED = 3.0
+#: Where so many dark particles end tells where a region was cut: in no direction all lie within a third by chance.
+ENOUGH_TO_END = 300
+#: Of more dark particles than these every n-th is taken.
+MOST_IN_HULL = 20_000
 #: Lowest and highest v^2 r / (G M) of a galaxy's stars, of which half are faster than v: it is near 1.
 LOWEST_MOTION, HIGHEST_MOTION = 0.003, 300.0
 #: Of fewer stars than these one may outweigh all others.
@@ -159,7 +164,7 @@ def check_aperture(frame: Frame, aperture_kpc: float) -> None:
 
 
 def check_ends(frame: Frame, ends_kpc: tuple[float, float]) -> None:
-    """Raise Refused for a galaxy at the side of a region that was cut out: `ends_kpc` as of Snapshot.nearest_end.
+    """Raise Refused for a galaxy at the side of a region that was cut out: by Snapshot.nearest_end or `ends_of`.
 
     The farthest particles on its other side do not tell that it is cut. The dark matter of a whole galaxy ends at
     similar distances on opposite sides.
@@ -171,6 +176,20 @@ def check_ends(frame: Frame, ends_kpc: tuple[float, float]) -> None:
             f"{reach_kpc:.4g} kpc, and {far_kpc:.4g} kpc on the other: a cutout of a region, which cuts it; leave it "
             "out, or take a larger region"
         )
+
+
+def ends_of(dark: Particles) -> tuple[float, float]:
+    """Return how far [kpc] dark matter around a centre reaches where it ends first, and how far in the other direction.
+
+    It ends at the convex hull of its particles. Both are infinite where there are too few to tell. Of a cutout across
+    the face of its box, whose positions lie all over the box, and of a sphere nothing else tells where they end.
+    """
+    if len(dark) < ENOUGH_TO_END:
+        return np.inf, np.inf
+    pos_kpc = dark.pos_kpc[:: max(1, len(dark) // MOST_IN_HULL)]
+    planes = ConvexHull(pos_kpc, qhull_options="QJ").equations  # outward normals, and minus the distance along them
+    nearest = planes[np.argmax(planes[:, 3])]
+    return float(-nearest[3]), float(np.max(pos_kpc @ -nearest[:3]))
 
 
 def check_motion(galaxy: Galaxy, frame: Frame, source: str) -> None:

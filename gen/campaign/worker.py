@@ -19,6 +19,7 @@ from kinmass.gen.campaign.record import (
     check_ends,
     check_light,
     check_motion,
+    ends_of,
     enough_stars,
     frame_of,
     load_kernels,
@@ -289,6 +290,7 @@ class Worker:
             del galaxy, stars
             with self.clock("reading"):
                 galaxy = snapshot.galaxy(centre_kpc, frame.map_radius_kpc)
+        check_ends(frame, ends_of(galaxy.dark))
         centre_found = np.array(halo.centre_kpc is None, dtype=np.uint8)
         with self.clock("projecting"):
             if light_field := task.suite.tracers.light_field:

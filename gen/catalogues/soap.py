@@ -32,8 +32,13 @@ def _unit(path: Path, data: h5py.Dataset, kind: tuple[float, str], units: CodeUn
 
 
 def _check(path: Path, units: CodeUnits, n_subhaloes: int) -> None:
-    """Raise SnapshotError where, by its Header, subhaloes are missing, OtherEpoch for another time's."""
-    n_stated = header(path, "NumSubhalos_Total")
+    """Raise SnapshotError where, by its Header, subhaloes are missing, OtherEpoch for another time's.
+
+    A subset of them, as swiftsimio writes it, has its own number beside that of all.
+    """
+    with h5py.File(path, "r") as file:
+        is_subset = "Header" in file and "Subset" in str(file["Header"].attrs.get("OutputType", ""))
+    n_stated = header(path, "NumSubhalos_ThisFile" if is_subset else "NumSubhalos_Total")
     if n_stated is not None and n_stated != n_subhaloes:
         raise SnapshotError(f"{path}: {n_subhaloes} subhaloes of {n_stated:.0f}; get the whole file")
     if (a := header(path, "Scale-factor")) is not None:

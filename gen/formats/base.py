@@ -95,9 +95,9 @@ class CodeUnits:
 
     source says where the units came from. box_kpc is the physical side at the snapshot's time, None where space is not
     periodic; corner_kpc is the coordinate at which the box begins. energy_kms2 is the unit of specific internal energy.
-    box_given tells that the suite file sets the box. factors: by what fields of the gas that are not in code units have
-    to be multiplied. time is that of a run that is not cosmological, in whatever unit its file has; None where no file
-    says it.
+    box_given tells that the suite file sets the box, is_region that the file says it is a part of one. factors: by what
+    fields of the gas that are not in code units have to be multiplied. time is that of a run that is not cosmological,
+    in whatever unit its file has; None where no file says it.
     """
 
     length_kpc: float
@@ -111,6 +111,7 @@ class CodeUnits:
     energy_kms2: float = 1.0
     cosmological: bool = True
     box_given: bool = False
+    is_region: bool = False
     factors: Mapping[str, float] = field(default_factory=dict)
     time: float | None = None
 
@@ -154,7 +155,7 @@ def settled_box(path: Path, units: CodeUnits, extents_kpc: dict[str, np.ndarray]
     if (
         cube_kpc < SMALLEST_FILL * box_kpc
         and max(*abs(low), *(cube_kpc - high)) < 5e-3 * cube_kpc
-        and not units.box_given
+        and not (units.box_given or units.is_region)
     ):
         raise SnapshotError(
             f"{path}: positions fill a cube of {cube_kpc:.6g} kpc from the corner of a box of {box_kpc:.6g} kpc; {hint}"

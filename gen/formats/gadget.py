@@ -43,10 +43,12 @@ from kinmass.gen.formats.gadget_header import (
     expansion_unsaid,
     files_of,
     header,
+    is_region,
     may_expand,
     run_parameter,
     scalar,
     scale_factor,
+    velocity_power,
 )
 from kinmass.gen.formats.gadget_units import (
     QUANTITIES,
@@ -257,7 +259,7 @@ class Gadget(Format):
                 until_found(self._said(path, file), self._types_with_units(path))
             )
             claims = first_of_each(from_datasets(part, said) for part, said in said_by_file.items())
-            scalings, source = self._scalings(path, file, claims, suite_units)
+            scalings, source = self._scalings(path, file, claims, suite_units, cosmological)
             check_cosmology(path, a, h, f"Time and Redshift{NOT_COSMOLOGICAL}", "HubbleParam")
             knows_h = np.isfinite(run_parameter(path, file, "HubbleParam", np.nan))
             if cosmological and not knows_h and any(scalings[key][2] for key in scalings.keys() - suite_units.keys()):
@@ -283,6 +285,7 @@ class Gadget(Format):
                 source=source,
                 energy_kms2=scalings["velocity_kms"][0] ** 2,
                 cosmological=cosmological,
+                is_region=is_region(header(path)),
                 factors=factors(claims, scalings, suite_units.keys() & scalings.keys(), a, h),
                 time=None
                 if cosmological or "Time" not in file["Header"].attrs
@@ -304,13 +307,22 @@ class Gadget(Format):
                 yield (part, said_beside(part, other)), types_in(part, other)
 
     def _scalings(
-        self, path: Path, file: h5py.File, claims: dict[str, UnitScaling], suite_units: dict[str, Any]
+        self,
+        path: Path,
+        file: h5py.File,
+        claims: dict[str, UnitScaling],
+        suite_units: dict[str, Any],
+        cosmological: bool,
     ) -> tuple[dict[str, UnitScaling], str]:
         """Return how each quantity scales, and the words for where that is from."""
         claimed = {key: claims[key] for key in QUANTITIES if key in claims}
         scalings, source = claimed, "the attributes of its datasets"
         if len(claimed) < len(QUANTITIES):
             scalings, source = self._from_groups(path, file, suite_units)
+            if not cosmological:
+                # AREPO and GADGET-4 write no factors of a and h beside the datasets of such a run, and no dataset of
+                # masses where the MassTable has them all.
+                scalings = {key: (unit[0], *claimed.get(key, unit)[1:]) for key, unit in scalings.items()}
             scalings |= {key: unit for key, unit in claimed.items() if scalings and key not in scalings}
         if scalings and (unsaid := QUANTITIES.keys() - scalings.keys()):
             if unsaid - suite_units.keys():
@@ -322,6 +334,9 @@ class Gadget(Format):
             check_nothing_is_said(path, file)
         if not scalings:
             scalings, source = self.default, f"assumed {self.default_words}: no units in the file"
+        if "velocity_kms" not in claimed and (a_power := velocity_power(path)) is not None:
+            scalings = scalings | {"velocity_kms": (scalings["velocity_kms"][0], a_power, 0.0)}
+            source += ", UsePeculiarVelocity of its Header"
         for key, unit in claimed.items():
             if key not in suite_units and not np.allclose(unit, scalings[key], rtol=1e-2):
                 raise SnapshotError(

@@ -12,6 +12,8 @@ from kinmass.gen.formats.base import NOT_COSMOLOGICAL, SnapshotError, reading
 from kinmass.gen.formats.gadget_fields import TYPES
 from kinmass.gen.formats.once import names_in, once, once_by_path
 
+#: Attributes of what TNG's API and EAGLE's tools cut out.
+_CUT_OUT = {"CutoutID", "CutoutType", "CutoutRequest", "ExtractedFromSnapshot"}
 #: A redshift below this is a rounding error: SWIFT and EAGLE write 1 / a - 1 at z = 0.
 NO_REDSHIFT = 1e-6
 
@@ -138,6 +140,16 @@ def check_holds_all(path: Path, attrs: dict[str, Any]) -> None:
         )
 
 
+def is_region(attrs: dict[str, Any]) -> bool:
+    """Whether a Header says that its file is a region of the box, as swiftsimio's write_subset has it."""
+    return "VolumeSubset" in str(attrs.get("OutputType", ""))
+
+
+def says_cut_out(attrs: dict[str, Any]) -> bool:
+    """Whether a Header says that its file was cut out of a snapshot."""
+    return bool(_CUT_OUT & attrs.keys()) or is_region(attrs)
+
+
 def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> float:
     """Return a from the attributes `names` (0 means not set) and from Redshift, which must agree to 1e-3.
 
@@ -158,6 +170,16 @@ def scale_factor(path: Path, attrs: dict[str, Any], names: tuple[str, ...]) -> f
             f"{path}: its Header contradicts itself on the scale factor ({words}); repair it{NOT_COSMOLOGICAL}"
         )
     return values[0]
+
+
+def velocity_power(path: Path) -> float | None:
+    """Return the power of a that makes a file's velocities peculiar ones; None where its Header does not say it.
+
+    MP-Gadget (ASTRID, BlueTides) has it there: peculiar velocities, or a^2 dx/dt where UsePeculiarVelocity is 0 (its
+    convert_to_hdf5.py). Who converts its snapshots copies the Header and the velocities as they are.
+    """
+    flag = header(path).get("UsePeculiarVelocity")
+    return None if flag is None else 0.0 if scalar(flag, "UsePeculiarVelocity") else -1.0
 
 
 def may_expand(attrs: dict[str, Any], names: tuple[str, ...]) -> bool:

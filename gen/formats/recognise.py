@@ -1,5 +1,6 @@
 """Tell what a file is by its content: for users who do not know, and for errors that say more than "damaged?"."""
 
+import contextlib
 import re
 from codecs import getincrementaldecoder
 from pathlib import Path
@@ -26,6 +27,11 @@ _MAGIC = {
     b"<html": "a web page, as a failed download leaves; download it again",
     b"\x00\x10\x34\xa5": "an NChilada field, which is not read; write the snapshot as Tipsy",
 }
+#: A dataset that tells an HDF5 catalogue, and its format in a suite file.
+_CATALOGUES = {
+    "Subhalo/CentreOfPotential": "eagle_subfind", "Subhalo/SubhaloPos": "subfind", "galaxy_data/GroupID": "caesar",
+    "Subhalos": "hbt", "Structuretype": "velociraptor", "InputHalos/HaloCentre": "soap",
+}  # fmt: skip
 #: What to do with a catalogue that is not read.
 _TABLE = "It is not read; make a table of it for `catalogue` (`format: table`)"
 
@@ -36,6 +42,10 @@ def container(path: Path) -> str:
     Raises SnapshotError for any other file: what it is, and what to do.
     """
     try:
+        if (path / "Header" / "attr-v2").is_file():
+            raise SnapshotError(
+                f"{path}: a bigfile of MP-Gadget, which is not read; convert it by MP-Gadget's tools/convert_to_hdf5.py"
+            )
         if path.is_dir():
             raise SnapshotError(f"{path}: a folder; give {_snapshot_in(path)}")
         with open(path, "rb") as file:
@@ -157,6 +167,13 @@ def _format_and_mark(path: Path) -> tuple[str, str]:
         ("gizmo", "Metallicity" in fields, ""),
     )
     return next(((form, mark) for form, is_there, mark in marks if is_there), ("gadget", ""))
+
+
+def catalogue_format(path: Path) -> str:
+    """Tell the format of an HDF5 catalogue by its content, whatever it is called; "" for any other file."""
+    with contextlib.suppress(OSError), h5py.File(path, "r") as file:
+        return next((form for name, form in _CATALOGUES.items() if name in file), "")
+    return ""
 
 
 def _members(group: Any) -> list[str]:

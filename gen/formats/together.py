@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from kinmass.gen.formats.base import SnapshotError
+from kinmass.gen.formats.gadget_header import says_cut_out
 from kinmass.gen.formats.gadget_units import Beside, first_of_each, from_datasets
 from kinmass.gen.formats.gadget_words import words_by_field
 
@@ -36,9 +37,12 @@ def check_whole(files: list[Path], headers: list[dict[str, Any]], counts_by_file
     """Raise SnapshotError where the files of a snapshot have more or fewer particles than NumPart_Total says.
 
     counts_by_file: particles that are in each file, (6,). A Header that says other numbers of its own file is that of
-    the snapshot which the file was cut out of; one whose own numbers are right belongs to a part of the snapshot.
+    the snapshot which the file was cut out of; one whose own numbers are right belongs to a part of the snapshot,
+    unless it says that it is a cutout.
     """
     first = headers[0]
+    if len(files) == 1 and says_cut_out(first):
+        return
     if "NumPart_Total" not in first or not all("NumPart_ThisFile" in attrs for attrs in headers):
         return
     own = [_of_types(attrs["NumPart_ThisFile"]) for attrs in headers]

@@ -10,7 +10,7 @@ from kinmass.gen.catalogues import ahf
 from kinmass.gen.catalogues.base import OtherEpoch
 from kinmass.gen.catalogues.find import find_haloes
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
-from kinmass.gen.formats.recognise import recognised
+from kinmass.gen.formats.recognise import catalogue_format, recognised
 from kinmass.gen.look.sketch import FEW_STARS, Sketch, sketch
 from kinmass.gen.suite import snapshot_number
 from kinmass.gen.yamlfile import read_text
@@ -28,6 +28,8 @@ _CATALOGUE_PATTERNS = {
     "velociraptor": "*.properties*",
     "table": "*.ecsv",
 }
+#: That of files which are looked into.
+_ANY = "*.hdf5"
 
 
 def _as_yaml(text: str) -> str:
@@ -48,27 +50,34 @@ def _find_catalogues(snapshot: Path, format_name: str) -> list[tuple[str, Path]]
 
 
 def _catalogues_in(places: list[list[Path]], snapshot: Path, format_name: str, number: str) -> list[tuple[str, Path]]:
-    """List (format, path) of a snapshot's catalogues, those of each format from the first places that have any."""
-    catalogues = []
-    for kind, pattern in _CATALOGUE_PATTERNS.items():
+    """List (format, path) of a snapshot's catalogues, those of each format from the first places that have any.
+
+    They are known by their names; where there are none, HDF5 files with the snapshot's number by their content, as
+    `m100n1024_151.hdf5` of SIMBA and `groups_135.0.hdf5` of Illustris and CAMELS.
+    """
+
+    def found(pattern: str) -> list[Path]:
         for candidates in ([p for folder in folders for p in folder.glob(pattern)] for folders in places):
             same_name = [p for p in candidates if p.name.startswith(f"{snapshot.name}.")]
             matching = same_name or [
                 p for p in candidates if number and _without_zeros(snapshot_number(p, format_name)) == number
             ]
             first_files = [p for p in matching if p.is_file() and not (p.name.startswith(".") or _is_later_part(p))]
-            catalogues += [(kind, p) for p in sorted(first_files, key=str)]
-            if first_files:
-                break
-    return catalogues
+            if first_files := [p for p in first_files if pattern != _ANY or catalogue_format(p)]:
+                return sorted(first_files, key=str)
+        return []
+
+    named = [(kind, path) for kind, pattern in _CATALOGUE_PATTERNS.items() for path in found(pattern)]
+    return named or [(catalogue_format(path), path) for path in found(_ANY)]
 
 
 def _folders_of_catalogues(snapshot: Path, number: str) -> tuple[list[list[Path]], list[Path]]:
     """Return the folders in which a snapshot's catalogue may lie, the nearest first, and those farther off.
 
-    Where its own folder is that of one snapshot (`snapshots/flamingo_0077`), the run's catalogues lie in one beside
-    `snapshots`; HBT has folders of its own, named by number, in one. A folder with snapshots of its own is another run,
-    with other galaxies at the same time, and is left out.
+    They are its own, those in it (SIMBA's `Groups`) and those beside it. Where its own folder is that of one snapshot
+    (`snapshots/flamingo_0077`), the run's catalogues lie in one beside `snapshots`; HBT has folders of its own, named
+    by number, in one. A folder with snapshots of its own is another run, with other galaxies at the same time, and is
+    left out.
     """
     pattern = re.sub(r"\d+", "*", glob.escape(snapshot.name))
     folder = snapshot.absolute().parent
@@ -82,9 +91,10 @@ def _folders_of_catalogues(snapshot: Path, number: str) -> tuple[list[list[Path]
 
     is_of_one = bool(number) and number in map(_without_zeros, re.findall(r"\d+", folder.name))
     far = beside(folder.parent, pattern, f"*/{pattern}", f"*/*/{pattern}") if is_of_one else []
+    inside = [f for f in folder.glob("*/") if not (f.name.startswith(".") or has_snapshots(f, pattern, f"*/{pattern}"))]
     near = beside(folder, pattern)
     numbered = [f for own in near for f in own.glob("*/") if number and _without_zeros(f.name) == number]
-    return [[folder], [*near, *(f for f in numbered if not has_snapshots(f, pattern))]], far
+    return [[folder], inside, [*near, *(f for f in numbered if not has_snapshots(f, pattern))]], far
 
 
 def _ending(path: Path) -> str:
@@ -97,7 +107,8 @@ def _is_later_part(catalogue: Path) -> bool:
     if part := re.fullmatch(ahf.PARTS, catalogue.name):  # or the step of a Tipsy run, of four digits, too
         name = f"{catalogue.name[: part.start(1)]}0000{catalogue.name[part.end(1) :]}"
         return name != catalogue.name and catalogue.with_name(name).exists()
-    return re.search(r"\.[1-9]\d*\.hdf5$|\.properties\.[1-9]\d*$", catalogue.name) is not None
+    name = re.sub(r"[._]z\d+[.p]\d+", "", catalogue.name)  # caesar_0151_z0.667.hdf5 is no part 667
+    return re.search(r"\.[1-9]\d*\.hdf5$|\.properties\.[1-9]\d*$", name) is not None
 
 
 def _without_zeros(number: str) -> str:

@@ -190,8 +190,8 @@ def test_a_ring_is_part_of_its_galaxy(half, share):
     assert own(whole, 300.0)[1] == pytest.approx(true, rel=0.02)
 
 
-def write(folder: Path, galaxy: Galaxy, box_kpc: float = 1000.0, **keys) -> Suite:
-    centre = np.full(3, 0.5 * box_kpc)
+def write(folder: Path, galaxy: Galaxy, box_kpc: float = 1000.0, place: float = 0.5, **keys) -> Suite:
+    centre = np.full(3, place * box_kpc)
     gadget.write(folder / "snap.hdf5", [(galaxy, centre, np.zeros(3))], box_kpc, 1.0, 0.7, "gizmo")
     (folder / "centres.csv").write_text("id,x,y,z\n0," + ",".join(map(str, centre)) + "\n")
     table = {"format": "table", "path": "centres.csv"}
@@ -297,19 +297,26 @@ def test_its_axis_is_that_of_the_stars_within_two_half_mass_radii(outer):
     assert abs(spin(near, np.array([10.0, 20, 30]))[0]) > 0.9
 
 
-@pytest.mark.parametrize("box_kpc", [1000.0, 0.0])
+@pytest.mark.parametrize(
+    ("box_kpc", "place", "shape"),
+    [(1000.0, 0.5, "cube"), (0.0, 0.5, "cube"), (1000.0, 0.01, "cube"), (1000.0, 0.5, "sphere")],
+)
 @pytest.mark.parametrize("shift_re", [0.0, 1.5, 2.5, 5.0])
-def test_a_galaxy_at_the_side_of_a_region_is_refused(box_kpc, shift_re, galaxy, tmp_path):
-    """A cube is cut out of a simulation, and one of its galaxies lies near a face: some of it is not there."""
+def test_a_galaxy_at_the_side_of_a_region_is_refused(box_kpc, place, shape, shift_re, galaxy, tmp_path):
+    """A region is cut out of a simulation, and one of its galaxies lies near its side: some of it is not there.
+
+    The region may lie across the face of the box, and its side in any direction.
+    """
+    towards = {"cube": np.array([1.0, 0, 0]), "sphere": np.full(3, 3**-0.5)}[shape]
     whole = record(write(tmp_path, galaxy), tmp_path)
     r_e = float(whole["half_mass_radius"].max())
 
     def cut(p: Particles) -> Particles:
-        x = p.pos_kpc + np.array([(100 - shift_re * r_e if shift_re else 0.0), 0, 0])
-        return p[np.abs(x).max(axis=1) < 100]
+        x = p.pos_kpc + (100 - shift_re * r_e if shift_re else 0.0) * towards
+        return p[(np.abs(x).max(axis=1) if shape == "cube" else np.linalg.norm(x, axis=1)) < 100]
 
     region = Galaxy(**{name: cut(p) for name, p in galaxy.components().items()})
-    suite = write(tmp_path, region)
+    suite = write(tmp_path, region, place=place)
     if not box_kpc:
         suite = Suite(**(suite.model_dump() | {"units": {"box": "none"}}))
     if shift_re in (1.5, 2.5):

@@ -22,7 +22,7 @@ from kinmass.gen.catalogues.base import OtherEpoch
 from kinmass.gen.catalogues.find import chosen, files_of, find_haloes, usable
 from kinmass.gen.constants import KPC_CM, MSUN_G, G
 from kinmass.gen.formats import FORMATS, CodeUnits, SnapshotError
-from kinmass.gen.formats.recognise import recognised
+from kinmass.gen.formats.recognise import catalogue_format, recognised
 from kinmass.gen.suite import Catalogue, Selection, SuiteError, load_suite, snapshot_number
 
 A, H = 0.5, 0.7
@@ -358,7 +358,9 @@ LINEAGE = {"table": ["a", "b", "c", "a"], "soap": list(map(str, TRACK)), "hbt": 
 
 @pytest.mark.parametrize("form", WRITERS)
 def test_what_was_written_comes_back(form, tmp_path):
-    haloes = find_haloes(form, WRITERS[form](tmp_path), SNAPSHOT, UNITS)
+    path = WRITERS[form](tmp_path)
+    assert catalogue_format(path) == (form if h5py.is_hdf5(path) else "")
+    haloes = find_haloes(form, path, SNAPSHOT, UNITS)
     assert len({h.name for h in haloes}) == 4
     np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE, rtol=1e-5, atol=1e-3)
     halo_mass = HALO_MASS.copy()
@@ -530,6 +532,18 @@ def test_soap_tells_comoving_numbers_from_physical_ones(tmp_path):
             for halo, other in zip(find_haloes("soap", path, SNAPSHOT, UNITS), haloes, strict=True):
                 value, before = getattr(halo, of_halo), getattr(other, of_halo)
                 assert (value is before is None) or np.allclose(value, ratio * before, rtol=1e-12)
+
+
+def test_a_subset_of_soaps_subhaloes_is_whole_by_its_own_number(tmp_path):
+    """As swiftsimio writes it, beside a snapshot's region; it was refused for it has not all."""
+    path = write_soap(tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["Header"].attrs.update(OutputType="SOAPSubset", NumSubhalos_Total=[99], NumSubhalos_ThisFile=[4])
+    assert len(find_haloes("soap", path, SNAPSHOT, UNITS)) == 4
+    with h5py.File(path, "r+") as file:
+        file["Header"].attrs["NumSubhalos_ThisFile"] = [5]
+    with pytest.raises(SnapshotError, match="4 subhaloes of 5"):
+        find_haloes("soap", path, SNAPSHOT, UNITS)
 
 
 @pytest.mark.parametrize(

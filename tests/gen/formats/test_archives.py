@@ -6,6 +6,7 @@ import shutil
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from math import comb
 from pathlib import Path
 
@@ -388,6 +389,9 @@ HARMLESS = {
     "another mass beside it": lambda f: f["PartType4"].create_dataset("Mass", data=np.full(40, 7.0)),
     "all of SWIFT's particles": set_attrs(OutputType=np.bytes_("FullVolume")),
     "all of EAGLE's particles": set_attrs(SamplingRate=np.array([1.0])),
+    # NumPart_Total stays that of all.
+    "a region that swiftsimio has cut out": set_attrs(OutputType=np.bytes_("VolumeSubset"), NumPart_Total=[999] * 7),
+    "a cutout of TNG's API": set_attrs(CutoutType="Subhalo", CutoutID=3, NumPart_Total=[999] * 6),
     "neutrinos sampled": set_attrs(OutputType="SubSampled", SubSampleFractions=[0, 0, 0, 0, 0, 0, 0.1]),
 }
 
@@ -398,6 +402,19 @@ def test_odd_headers_of_cutouts_change_nothing(trap, tmp_path):
     path = edit(layouts.fire(tmp_path / "cutout.hdf5", written), HARMLESS[trap])
     with Snapshot(path, "gizmo") as snapshot:
         assert_same(snapshot.galaxy(CORNER, 100.0), written)
+
+
+def test_a_region_may_begin_at_the_corner_of_its_box(tmp_path):
+    """As in swiftsimio's own example; of any other file it is asked whether BoxSize is in another unit."""
+    written = layouts.galaxy()
+    for p in (written.gas, written.stars, written.dark):
+        p.pos_kpc[...] = np.random.default_rng(len(p)).uniform(0, 0.5 * layouts.BOX, p.pos_kpc.shape)
+        p.pos_kpc[:2] = [[0], [0.5 * layouts.BOX]]
+    path = layouts.swift(tmp_path / "cut_0127.hdf5", written)
+    with pytest.raises(SnapshotError, match="positions fill a cube of 2000 kpc from the corner of a box of 4000 kpc"):
+        Snapshot(path, "swift")
+    with Snapshot(edit(path, set_attrs(OutputType="VolumeSubset")), "swift") as snapshot:
+        assert snapshot.units.box_kpc == pytest.approx(layouts.BOX)
 
 
 def test_a_cutout_named_like_a_first_file_is_whole(tmp_path):
@@ -678,6 +695,38 @@ def test_units_come_from_the_suite_then_datasets_then_groups_then_the_format(tmp
     assert length({}) == pytest.approx(1000)
     assert "assumed Mpc/h" in eagle.units(path, {}).source
     assert FORMATS["gadget"].units(path, {}).length_kpc == pytest.approx(layouts.KPC_H)
+
+
+@pytest.mark.parametrize(("flag", "power"), [(1, 0.0), (0, -1.0)])
+def test_velocities_of_mp_gadget_have_the_factors_that_its_header_says(flag, power, tmp_path):
+    """A snapshot of ASTRID that a script has copied from its bigfile: velocities were too small by sqrt(a)."""
+    path = edit(layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy()), set_attrs(UsePeculiarVelocity=flag))
+    units = FORMATS["gadget"].units(path, {})
+    assert units.velocity_kms == pytest.approx(layouts.A**power)
+    assert units.length_kpc == pytest.approx(layouts.KPC_H)
+    assert "UsePeculiarVelocity of its Header" in units.source
+
+
+def test_an_isolated_run_whose_header_has_all_masses_is_read_in_the_units_of_its_datasets(tmp_path):
+    """GADGET-4 writes powers of zero beside positions and velocities, and then no masses: it was refused."""
+
+    def isolate(file: h5py.File) -> None:
+        for number, (name, one) in product((0, 1, 4), {"Coordinates": layouts.KPC, "Velocities": 1e5}.items()):
+            layouts.attributes(file[f"PartType{number}/{name}"], ("to_cgs", "a_scaling", "h_scaling"), (one, 0, 0))
+        for number in (0, 1, 4):
+            del file[f"PartType{number}/Masses"]
+        file["Header"].attrs.update(MassTable=[1e-5, 1e-3, 0, 0, 1e-5, 0], Redshift=0.0, Time=1.5)
+        file["Parameters"].attrs.update(ComovingIntegrationOn=0, OmegaLambda=0.0, HubbleParam=1.0)
+
+    path = edit(layouts.gadget4(tmp_path / "snap.hdf5", layouts.galaxy()), isolate)
+    units = FORMATS["gadget"].units(path, {})
+    assert (units.length_kpc, units.mass_msun, units.velocity_kms) == pytest.approx((1, 1e10, 1))
+    edit(path, lambda f: f["Parameters"].attrs.update(HubbleParam=0.7))
+    with pytest.raises(SnapshotError, match=r"factors of 1 / h\? If so give `units: \{mass_msun: 1e\+10\}`"):
+        FORMATS["gadget"].units(path, {})
+    edit(path, lambda f: f["Parameters"].attrs.update(HubbleParam=1.0, UnitLength_in_cm=1000 * layouts.KPC))
+    with pytest.raises(SnapshotError, match="the attributes of Coordinates say another unit than what holds"):
+        FORMATS["gadget"].units(path, {})
 
 
 def test_units_of_which_a_file_says_some_are_not_assumed(tmp_path):

@@ -480,6 +480,10 @@ def test_folders_catalogues_and_missing_files_say_what_they_are(tmp_path):
     path = layouts.fire(tmp_path / "snap_028.hdf5", layouts.galaxy())
     with pytest.raises(SnapshotError, match=r"a folder; give a file in it, such as snap_028\.hdf5"):
         recognised(tmp_path)
+    (tmp_path / "PART_214" / "Header").mkdir(parents=True)
+    (tmp_path / "PART_214" / "Header" / "attr-v2").write_text("")
+    with pytest.raises(SnapshotError, match=r"PART_214: a bigfile of MP-Gadget, .*convert_to_hdf5\.py"):
+        recognised(tmp_path / "PART_214")
     with pytest.raises(SnapshotError, match="no such file"):
         recognised(tmp_path / "snap_029.hdf5")
     edit(path, lambda f: [f.pop(f"PartType{i}") for i in (0, 1, 4)] and f.create_group("Subhalo"))

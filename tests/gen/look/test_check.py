@@ -173,6 +173,31 @@ def test_a_draft_finds_a_catalogue_in_a_folder_that_is_named_by_number(a_galaxy,
     assert 'path: "../HBT/034/fof_subhalo_tab_034.hdf5"}' in draft(path)
 
 
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        ("LH_0/snapshot_090.hdf5", "groups_090.hdf5"),
+        ("snapdir_135/snap_135.hdf5", "../groups_135/groups_135.0.hdf5"),
+        ("s50/snap_m25n512_151.hdf5", "Groups/m25n512_151.hdf5"),
+        ("s50/snap_m25n512_078.hdf5", "Groups/fof_subhalo_tab_078_z2.333.hdf5"),
+    ],
+)
+def test_a_draft_knows_a_catalogue_of_another_name_by_its_content(own, other, a_galaxy, tmp_path):
+    """CAMELS, Illustris-1 and SIMBA call them so: a box was taken for a snapshot of one galaxy."""
+    path = tmp_path / own
+    path.parent.mkdir()
+    place = path.parent / other
+    place.parent.resolve().mkdir(exist_ok=True)
+    snapshot(path, a_galaxy, 1.0)
+    catalogue(place, 0.0)
+    shutil.copy(place, place.with_name("groups_135.1.hdf5"))  # of another number, or a later part
+    path.with_name(f"density_{path.name[-8:]}").write_bytes(b"")
+    (path.parent / "other" / "snapshots").mkdir(parents=True)  # another run
+    shutil.copy(path, path.parent / "other" / "snapshots")
+    catalogue(path.parent / "other" / place.name, 0.0)
+    assert f'\ncatalogue: {{format: subfind, path: "{other}"}}\naperture: {{r200' in draft(path)
+
+
 @pytest.mark.parametrize("form", ["gadget", "arepo", "gizmo", "simba", "eagle", "swift"])
 def test_a_drafts_assumed_units_are_the_formats_own(form, a_galaxy, tmp_path):
     """Uncommented they change nothing."""

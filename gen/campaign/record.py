@@ -29,8 +29,8 @@ REACH_RE = 3.0
 LOPSIDED = 3.0
 #: Where so many dark particles end tells where a region was cut: in no direction all lie within a third by chance.
 ENOUGH_TO_END = 300
-#: Of more dark particles than these every n-th is taken.
-MOST_IN_HULL = 20_000
+#: Of more dark particles than these every n-th is taken: a hull of so many takes a millisecond.
+MOST_IN_HULL = 3_000
 #: Lowest and highest v^2 r / (G M) of a galaxy's stars, of which half are faster than v: it is near 1.
 LOWEST_MOTION, HIGHEST_MOTION = 0.003, 300.0
 #: Of fewer stars than these one may outweigh all others.

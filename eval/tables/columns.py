@@ -74,7 +74,7 @@ MEANINGS = {
     "rmse_plain": "RMSE of the plain run on all suites but one [dex]",
     "coverage_68_home": "coverage of the run trained on the test suite alone",
     "log_prob_loss": "joint log density at home less that here [nats]",
-    "closed": "share of the gap from `rmse_plain` to `rmse_home` that is closed",
+    "closed": "share of the gap from `rmse_plain` to `rmse_home` that is closed; empty where there is no gap",
     "gain": "RMSE of the best single tracer over that of both, on the suites left out",
 }
 

@@ -264,18 +264,39 @@ def _plain_estimator(estimator: str) -> str:
     return estimator.split("+")[0]
 
 
+def _one_left_out(foreign: dict[Group, tuple[Sums, Sums]]) -> dict[Group, tuple[Sums, Sums]]:
+    """Return those of `_foreign_and_home` that were trained on all suites but the one that they are tested on.
+
+    What all suites are follows from the networks of the most suites through an instrument: those of a training set and
+    the suite tested on, of which the most are left out in turn. Where two sets are equal in that, as of networks of one
+    suite each of three, no network was trained on all but one.
+    """
+    chosen: dict[Group, tuple[Sums, Sums]] = {}
+    for instrument in {group.instrument for group in foreign}:
+        groups = [group for group in foreign if group.instrument == instrument]
+        most_plus_signs = max(group.train.count("+") for group in groups)
+        groups_of: dict[frozenset[str], list[Group]] = {}
+        for group in groups:
+            if group.train.count("+") == most_plus_signs:
+                groups_of.setdefault(frozenset({*group.train.split("+"), group.test}), []).append(group)
+        n_left_out = {suites: len({group.test for group in of}) for suites, of in groups_of.items()}
+        all_suites = [suites for suites, n in n_left_out.items() if n == max(n_left_out.values())]
+        if len(all_suites) == 1:
+            chosen |= {group: foreign[group] for group in groups_of[all_suites[0]]}
+    return chosen
+
+
 def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
     """Return how much of the gap between simulations is closed by what varied in training, per estimator and tracer.
 
     Uses runs trained on all suites but one and tested on that one, and averages over the suites left out. Columns:
     `rmse`; `closed`, the share of the way from the RMSE of the plain run on the same suites to that of the run trained
-    on the suite left out; `coverage_68`; and `gain`, the RMSE of the best single tracer over that of both, with the
-    single tracers' networks of the same kind where there are any, and only where they were tested on the same suites.
+    on the suite left out, NaN where this is no smaller; `coverage_68`; and `gain`, the RMSE of the best single tracer
+    over that of both, with the single tracers' networks of the same kind where there are any, and only where they were
+    tested on the same suites.
     Intervals are paired by galaxy.
     """
-    foreign = _foreign_and_home(sums)
-    most_plus_signs = max((group.train.count("+") for group in foreign), default=0)
-    one_left_out = {group: pair for group, pair in foreign.items() if group.train.count("+") == most_plus_signs}
+    one_left_out = _one_left_out(_foreign_and_home(sums))
     rmse: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}  # of each kind, by the suites it was tested on
     rows = []
     for key in sorted({(g.estimator, g.instrument, g.tracer) for g in one_left_out}):
@@ -296,9 +317,10 @@ def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
         row |= {name: values[0] for name, values in mean_rmse.items()}
         coverages = [mean_over_radii(replicates(one_left_out[g][0])["coverage_68"])[0] for g in groups]
         row |= {"coverage_68": float(np.mean(coverages))}
-        closed_share = (mean_rmse["rmse_plain"] - mean_rmse["rmse"]) / (
-            mean_rmse["rmse_plain"] - mean_rmse["rmse_home"]
-        )
+        gap = mean_rmse["rmse_plain"] - mean_rmse["rmse_home"]
+        # Of no gap, or of less than none, there is no share: a network that errs more would have closed all of it.
+        gap = np.where((gap > 0) & (gap[0] > 0), gap, np.nan)
+        closed_share = (mean_rmse["rmse_plain"] - mean_rmse["rmse"]) / gap
         row |= {
             f"closed{suffix}": v
             for suffix, v in zip(("", "_lo", "_hi"), value_and_interval(closed_share).values(), strict=True)

@@ -347,6 +347,32 @@ def test_what_closes_the_gap_is_told_with_its_interval():
     assert np.isnan(closed.loc["cnn+scale", "both"].gain)
 
 
+def test_nothing_is_closed_where_there_is_no_gap_or_no_suite_was_left_out():
+    """A network that errs more than plain ones, which err less than those at home, would have closed 200 % of the gap.
+
+    Of networks of one suite each of three none was trained on all suites but one; of two, each was.
+    """
+
+    def sums_with_error(factor: float) -> Sums:
+        return sums_of(planted(50, 0.0, 0.1 * factor))
+
+    def sums_at_home(home: float, suites: str) -> dict[Group, Sums]:
+        sums = {Group("cnn", "ifu", "both", test, test): sums_with_error(home) for test in suites}
+        for train in suites:
+            for test in set(suites) - {train}:
+                sums[Group("cnn", "ifu", "both", train, test)] = sums_with_error(2.0)
+                sums[Group("cnn+scale", "ifu", "both", train, test)] = sums_with_error(2.5)
+        return sums
+
+    closed = to_closed(sums_at_home(1.0, "ab")).set_index("estimator")
+    assert closed.loc["cnn+scale"].suites == "a+b"
+    np.testing.assert_allclose(closed.loc["cnn+scale"][["closed", "closed_lo"]].astype(float), -0.5, atol=1e-6)
+    without_gap = to_closed(sums_at_home(2.2, "ab")).set_index("estimator")
+    assert without_gap[["closed", "closed_lo", "closed_hi"]].isna().to_numpy().all()
+    assert without_gap.loc["cnn+scale"].rmse == closed.loc["cnn+scale"].rmse
+    assert to_closed(sums_at_home(1.0, "abc")).empty
+
+
 def test_lineages_are_drawn_whole():
     """Galaxies of one lineage count as one: the interval is that of as many galaxies as there are lineages."""
     estimates = planted(40, 0.0, 0.2, views=8)

@@ -368,9 +368,9 @@ def _show_galaxy(args: argparse.Namespace) -> int:
         else:
             save_picture(figure, out, args.path, dpi=110)
     for answer in answers:
-        foreign = "; it was not trained on this suite" if answer.foreign else ""
+        training = f"; {answer.training}" if answer.training else ""
         score = "not known" if np.isnan(answer.ood_score) else f"{answer.ood_score:.2f}"
-        said = f"rms error {answer.rms_dex(truth):.3f} dex, out-of-distribution score {score}{foreign}"
+        said = f"rms error {answer.rms_dex(truth):.3f} dex, out-of-distribution score {score}{training}"
         print(f"{answer.network.label}: {answer.why_not or said}")
     print(out)
     return 0

@@ -319,7 +319,8 @@ class Galaxies:
         half_width = 0.5 * self.instrument.grid(views.maps.shape[-1], views.field_of_view_re)[1] * r_e
         observed = as_measured(views.observed(self.instrument, told=True)).numpy()
         radii = np.outer(r_e, RADII_RE)
-        return pictures.examples(observed, radii, views.log10_menc.numpy(), samples, labels, half_width)
+        configs = [part.group.attrs.asdict()["config"] for _, part, _ in extreme_views]
+        return pictures.examples(observed, radii, views.log10_menc.numpy(), samples, labels, half_width, configs)
 
     def saliency(self, n: int = 32) -> tuple[Figure, Figure] | None:
         """Draw attributions of the best tracer's network, for n views spread evenly over all usable ones."""

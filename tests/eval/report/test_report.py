@@ -14,6 +14,7 @@ from conftest import KEPT, LOCKS, command, tables_here
 
 from kinmass.eval.__main__ import main
 from kinmass.eval.report import figures
+from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.page import Galaxies, _sections, headlines, read_results, write_report
 from kinmass.eval.report.saliency import attributions, central_profile, featureless
 from kinmass.eval.tables import predictions
@@ -157,6 +158,18 @@ def test_few_runs_give_what_can_be_said(runs: list[Path], map_store: Path, tmp_p
     assert html.count(f"<figcaption>The network of {network[run_names[0]]}.") == 3
     # Networks were trained on some of them.
     assert "have never seen" not in html
+
+
+def test_pictures_of_light_are_not_called_mass():
+    rng = np.random.default_rng(0)
+    observed, profiles = rng.uniform(1, 2, (2, 8, 8, 8)), np.linspace(9, 11, 20).reshape(2, 10)
+    configs = [{"suite": {"tracers": {"stars": stars}}} for stars in ("light", "mass")]
+    radii = np.geomspace([1, 1], [9, 9], 10).T
+    samples = {"both": profiles + rng.normal(size=(40, 2, 10))}
+    figure = pictures.examples(observed, radii, profiles, samples, ["a", "b"], np.ones(2), configs)
+    titles = [row.axes[i].get_title() for row in figure.subfigs for i in (0, 3)]
+    assert ["M$_\\odot$ kpc" in title for title in titles] == [False, True, True, True]
+    assert "units of light" in titles[0]
 
 
 def test_beside_classical_estimators_stands_the_best_network_and_its_name():

@@ -128,6 +128,18 @@ def test_what_makes_no_map_is_said():
             SkyMap.from_images(*arguments)
 
 
+def test_a_map_without_a_number_is_named():
+    """As of an export in which an instrument has not measured a density."""
+    seen, nothing = np.ones((3, 3)), np.full((3, 3), np.nan)
+    with pytest.raises(ValueError, match="a number for density; leave out what was not measured"):
+        SkyMap.from_images(nothing, seen, seen, 1.0)
+    with pytest.raises(ValueError, match="a number for density and dispersion; leave out"):
+        SkyMap.from_images(nothing, seen, nothing, 1.0)
+    half = np.where(np.arange(3) > 1, 1.0, np.nan) * seen
+    with pytest.raises(ValueError, match="look at masks, `blank` and cuts"):
+        SkyMap.from_images(half, seen, half[:, ::-1], 1.0)
+
+
 def test_masks_and_units_of_arrays_count():
     """numpy drops both in silence: what is masked was measured, m/s were km/s, and Msun/pc^2 Msun/kpc^2."""
     y, x = np.indices((9, 7))

@@ -241,9 +241,9 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
 
 def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows over all suites together, if there are several, of classical estimators and of the networks that
-    were trained on the most suites."""
-    most = max((train.count("+") for train in rows.train), default=0)
-    rows = rows[(rows.train == "") | (rows.train.str.count(r"\+") == most)]
+    were trained on the most suites, through each instrument."""
+    n_joined = rows.train.str.count(r"\+")
+    rows = rows[(rows.train == "") | (n_joined == n_joined.groupby(rows.instrument).transform("max"))]
     return rows[rows.test == ALL] if ALL in set(rows.test) else rows
 
 

@@ -5,6 +5,7 @@ from functools import reduce
 from operator import add
 
 import numpy as np
+import pandas as pd
 import pytest
 from reference import held
 from scipy.stats import norm
@@ -30,7 +31,7 @@ from kinmass.eval.tables.metrics import (
     replicates,
     where_both_answer,
 )
-from kinmass.eval.tables.tables import shown, to_beside, to_closed, to_gap, to_summary, to_table
+from kinmass.eval.tables.tables import main_rows, shown, to_beside, to_closed, to_gap, to_summary, to_table
 from kinmass.eval.tables.tasks import Group
 from kinmass.train.data.dataset import RADII_RE
 
@@ -345,6 +346,19 @@ def test_what_closes_the_gap_is_told_with_its_interval():
     closed = to_closed(fewer).set_index(["estimator", "tracer"])
     assert closed.loc["cnn+scale", "gas"].suites == "a"
     assert np.isnan(closed.loc["cnn+scale", "both"].gain)
+
+
+def test_main_rows_are_of_every_instrument():
+    """Networks that see through another instrument may have been trained on fewer suites."""
+    rows = pd.DataFrame(
+        {
+            "instrument": ["ifu", "ifu", "far", "far", "far"],
+            "train": ["a+b", "a", "a", "a", ""],
+            "test": ["all", "all", "all", "a", "all"],
+        }
+    )
+    assert main_rows(rows).index.tolist() == [0, 2, 4]
+    assert main_rows(rows[:0]).empty
 
 
 def test_nothing_is_closed_where_there_is_no_gap_or_no_suite_was_left_out():

@@ -444,7 +444,11 @@ def _predict(args: argparse.Namespace) -> int:
     for run, label in zip(runs, labels(runs), strict=True):
         table = predict(run, args.store, args.suite)
         if not args.out:
-            print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+            print(
+                *([f"{run}:"] if len(runs) > 1 else []),
+                table.to_string(index=False, float_format="{:.3f}".format),
+                sep="\n",
+            )
         elif len(runs) == 1:
             _write_csv(table, args.out)
             print(args.out)

@@ -1,6 +1,6 @@
 """Make the evaluation tables: every run on every suite, with the classical estimators beside it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -222,15 +222,20 @@ def _radii_and_share(count: np.ndarray, answered: np.ndarray) -> dict[str, float
     }  # fmt: skip
 
 
+def _percent(share: float) -> str:
+    """Return a share in per cent; it is 100 % of all alone, and 0 % of none."""
+    return f"{share if share in (0, 1) else min(max(share, 0.01), 0.99):.0%}"
+
+
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows of the summary or of `to_beside` as they are printed, with ranges of radii and of shares as text."""
 
-    def range_of(name: str, digits: str) -> list[str]:
+    def range_of(name: str, text: Callable[[float], str]) -> list[str]:
         """Return the ranges from `NAME_min` to `NAME_max` as text, one number where both are equal."""
         pairs = zip(rows[f"{name}_min"], rows[f"{name}_max"], strict=True)
-        return ["-".join(dict.fromkeys((f"{low:{digits}}", f"{high:{digits}}"))) for low, high in pairs]
+        return ["-".join(dict.fromkeys((text(low), text(high)))) for low, high in pairs]
 
-    rows = rows.assign(radii=range_of("radius", ".3g"), answered=range_of("answered", ".0%"))
+    rows = rows.assign(radii=range_of("radius", "{:.3g}".format), answered=range_of("answered", _percent))
     if "beside" in rows:
         return rows[
             ["beside", "radii", "answered", *KEYS, "n_galaxies", "dispersion", "dispersion_beside", "ratio", "lo", "hi"]

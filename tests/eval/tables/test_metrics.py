@@ -292,6 +292,11 @@ def test_the_summary_counts_where_the_fewest_views_are_answered():
     rings.median[:20, 1:] = np.nan
     (row,) = to_summary({Group("rotation_curve", "ifu", "gas", "", "a"): sums_of(rings)}).itertuples()
     assert (row.n_views, row.n_missing, row.answered_min, row.answered_max) == (100, 300, 0.25, 0.95)
+    for n_missing, words in ((0, "100%"), (1, "99%"), (200, "50%"), (398, "1%")):  # of 400
+        rings = planted(100, 0.0, 0.2)
+        rings.median[:n_missing] = np.nan
+        summary = to_summary({Group("rotation_curve", "ifu", "gas", "", "a"): sums_of(rings)})
+        assert shown(summary).answered.tolist() == [words], "100 % is all of them"
 
 
 def test_what_a_change_of_suite_costs_is_told_pair_by_pair():

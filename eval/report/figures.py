@@ -88,7 +88,7 @@ def against_radius(table: pd.DataFrame, instrument: str, test: str, classical: b
     order = {"gas": 0, "stars": 1, "both": 2}
     lines = sorted(networks.groupby(["estimator", "tracer"]), key=lambda item: (item[0][0], order[item[0][1]]))
     kinds = list(dict.fromkeys(estimator for (estimator, _), _ in lines))
-    if classical:
+    if classical and lines:
         # Of a single galaxy there is no dispersion: the plainest network of the most tracers.
         lines = [min(lines, key=lambda item: (item[1].dispersion.fillna(np.inf).mean(), -order[item[0][1]]))]
     for (estimator, tracer), rows in lines:

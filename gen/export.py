@@ -251,6 +251,8 @@ def _add_told(images: dict[str, np.ndarray], header: fits.Header, told: np.ndarr
             continue
         of = dict(zip(TOLD, channels, strict=True))
         fwhm_re = max(fwhm_re, float(of["psf_fwhm_re"][is_seen].max()))  # that of both
+        if (density_dex := float(of["density_dex"][is_seen].max())) > 0:
+            header["COMMENT"] = f"{tracer.upper()}_DENSITY is known to {density_dex:.2g} dex: a factor on all of it"
         for name in ("velocity", "dispersion"):
             key, error = f"{tracer}_{name}".upper(), of[f"{name}_error"]
             if (error[is_seen] == UNKNOWN).any():

@@ -201,7 +201,7 @@ def test_what_is_known_of_beam_and_errors_goes_with_the_maps(map_store, tmp_path
             np.testing.assert_allclose(error.data, np.where(valid, expected[8 + 5 * t + k], np.nan), rtol=1e-3)
     assert np.nanmin(hdus["STARS_VELOCITY_ERROR"].data) >= 9
     assert "BMAJ" not in verified(export(map_store, "middle", galaxy, tmp_path / "kpc", 1, str(file))[0])[1].header
-    file.write_text(text + ", unknown_errors: 1}\nunknown_psf: 1\n")
+    file.write_text(text + ", unknown_errors: 1, density_dex: 0.3}\nunknown_psf: 1\n")
     hidden = verified(export(map_store, "middle", galaxy, tmp_path / "hidden", 1, str(file), 20.0)[0])
     assert [hdu.name for hdu in hidden if hdu.name.endswith("ERROR")] == [
         "STARS_VELOCITY_ERROR",
@@ -209,6 +209,7 @@ def test_what_is_known_of_beam_and_errors_goes_with_the_maps(map_store, tmp_path
     ]
     assert not {"PSFKPC", "BMAJ"} & {key for hdu in hidden for key in hdu.header}
     assert list(hidden[0].header["COMMENT"]) == [
+        "GAS_DENSITY is known to 0.3 dex: a factor on all of it",
         "errors of GAS_VELOCITY are not known in this view",
         "errors of GAS_DISPERSION are not known in this view",
         "the PSF is not known in this view",

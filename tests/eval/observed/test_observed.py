@@ -192,6 +192,11 @@ def test_mass_inside_an_angle_is_proportional_to_the_distance(relative, sharp, s
     assert_same_posterior(np.log10(far_profile.v_circ_kms), np.log10(near_profile.v_circ_kms))
     first, last = near_profile.radius_kpc[[0, -1]]
     assert ["extrapolated" in near_profile.inside(r) for r in (0.5 * first, first, last, 2 * last)] == [1, 0, 0, 1]
+    np.testing.assert_allclose(near_profile.at_kpc(1e3 * last * units.pc), near_profile.at_kpc(last), rtol=1e-9)
+    assert near_profile.inside(1e3 * last * units.pc) == near_profile.inside(last)
+    for radius in (-1.0, 0.0, np.nan, 3 * units.arcsec, np.array([1.0, 2.0])):
+        with pytest.raises(ValueError, match=r"a radius (must be above 0 kpc|is one number)"):
+            near_profile.at_kpc(radius)
     # Its error is the distance's: e.g. 20 % are .086 dex; V_c does not know it.
     vague = infer(sharp, replace(near, distance_error_mpc=0.2 * near.distance_mpc), draws=400)
     exact = infer(sharp, near, draws=400)

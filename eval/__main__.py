@@ -368,9 +368,9 @@ def _show_galaxy(args: argparse.Namespace) -> int:
         else:
             save_picture(figure, out, args.path, dpi=110)
     for answer in answers:
-        foreign = "; it was not trained on this suite" if answer.foreign else ""
+        training = f"; {answer.training}" if answer.training else ""
         score = "not known" if np.isnan(answer.ood_score) else f"{answer.ood_score:.2f}"
-        said = f"rms error {answer.rms_dex(truth):.3f} dex, out-of-distribution score {score}{foreign}"
+        said = f"rms error {answer.rms_dex(truth):.3f} dex, out-of-distribution score {score}{training}"
         print(f"{answer.network.label}: {answer.why_not or said}")
     print(out)
     return 0
@@ -444,7 +444,11 @@ def _predict(args: argparse.Namespace) -> int:
     for run, label in zip(runs, labels(runs), strict=True):
         table = predict(run, args.store, args.suite)
         if not args.out:
-            print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+            print(
+                *([f"{run}:"] if len(runs) > 1 else []),
+                table.to_string(index=False, float_format="{:.3f}".format),
+                sep="\n",
+            )
         elif len(runs) == 1:
             _write_csv(table, args.out)
             print(args.out)

@@ -25,6 +25,8 @@ _CHANNELS = {
     "dispersion": ("km s-1", "line-of-sight velocity dispersion"),
     "count": ("", "particles in the pixel"),
     "valid": ("", "1 where the instrument sees something"),
+    "velocity_error": ("km s-1", "standard error of the velocity"),
+    "dispersion_error": ("km s-1", "standard error of the dispersion"),
 }
 
 
@@ -74,10 +76,11 @@ def export(
         header.extend(origin)
         images, pixel_kpc = _images(group, suite, galaxy, index, number, instrument, header)
         axes = _axes(images["STARS_DENSITY"].shape[-1], pixel_kpc, distance_mpc, centre_deg)
+        axes.extend(_beam(header.get("PSFKPC", 0.0), distance_mpc))
         header["PIXKPC"] = (pixel_kpc, "[kpc] side of a pixel")
         hdus = [fits.PrimaryHDU(header=header)]
         for name, image in images.items():
-            tracer, channel = name.lower().split("_")
+            tracer, channel = name.lower().split("_", 1)
             unit, meaning = _CHANNELS[channel]
             if (tracer, channel) == ("stars", "density") and by_light:
                 unit, meaning = "", "surface brightness, units of light_field per kpc2"
@@ -198,8 +201,10 @@ def _images(
 ) -> tuple[dict[str, np.ndarray], float]:
     """Images (P, P) by EXTNAME, NaN where a pixel is empty, and the side of a pixel [kpc].
 
-    Adds the instrument to the header, and which maps it has not measured in this view: these are NaN.
+    Adds the instrument to the header, its PSF where that is known, and which maps it has not measured in this view:
+    these are NaN. Errors come last, and only of what they are known of.
     """
+    told: np.ndarray | None = None
     maps, pixel_kpc = store.read(group, "maps", index)[view], float(store.read(group, "pixel_scale", index)[view])
     names: tuple[str, ...] = store.CHANNELS
     if instrument is not None:
@@ -207,7 +212,7 @@ def _images(
 
         from kinmass.gen.instruments.builtin import instrument as find
         from kinmass.gen.instruments.looks import fixed_looks, fixed_noise
-        from kinmass.gen.instruments.observe import as_measured, observe
+        from kinmass.gen.instruments.observe import CHANNELS, as_measured, observe
 
         noise_model, field_of_view_re = find(instrument), float(group.attrs["config"]["field_of_view_re"])
         r_e = torch.tensor([header["RE_KPC"]])
@@ -215,8 +220,10 @@ def _images(
         noise = fixed_noise(name, view, noise_model.grid(pixels, field_of_view_re)[0])
         look = fixed_looks([(name, view)], pixels) if noise_model.varies() else None
         seen_as = torch.from_numpy(noise)[None], field_of_view_re, r_e, look
-        observed = as_measured(observe(torch.from_numpy(maps)[None], noise_model, *seen_as, told=True))
-        maps, pixel_kpc, names = observed[0].numpy(), pixel_kpc * noise_model.rebin, (*store.CHANNELS[:3], "valid")
+        seen = observe(torch.from_numpy(maps)[None], noise_model, *seen_as, told=True)
+        told = seen[0, CHANNELS:].unflatten(0, (2, -1)).numpy()
+        maps, pixel_kpc = as_measured(seen)[0].numpy(), pixel_kpc * noise_model.rebin
+        names = (*store.CHANNELS[:3], "valid")
         header["INSTRUME"] = (noise_model.name, "noise model the maps are seen through")
         header["HISTORY"] = f"instrument {noise_model.model_dump_json(exclude_none=True)}"
     images: dict[str, np.ndarray] = {}
@@ -228,7 +235,45 @@ def _images(
             images[key] = image.astype(np.int32) if is_count else np.where(is_empty, np.nan, image)
             if not is_empty.all() and np.isnan(images[key]).all():
                 header["COMMENT"] = f"{key} was not measured in this view"
+    if told is not None:
+        _add_told(images, header, told)
     return images, pixel_kpc
+
+
+def _add_told(images: dict[str, np.ndarray], header: fits.Header, told: np.ndarray) -> None:
+    """Add what is known of errors to the images, and of the PSF to the header; told (2, 5, P, P) of `observe.TOLD`."""
+    from kinmass.gen.instruments.observe import TOLD, UNKNOWN
+
+    fwhm_re = UNKNOWN
+    for tracer, channels in zip(store.TRACERS, told, strict=True):
+        is_seen = images[f"{tracer}_valid".upper()] > 0
+        if not is_seen.any():
+            continue
+        of = dict(zip(TOLD, channels, strict=True))
+        fwhm_re = max(fwhm_re, float(of["psf_fwhm_re"][is_seen].max()))  # that of both
+        if (density_dex := float(of["density_dex"][is_seen].max())) > 0:
+            header["COMMENT"] = f"{tracer.upper()}_DENSITY is known to {density_dex:.2g} dex: a factor on all of it"
+        for name in ("velocity", "dispersion"):
+            key, error = f"{tracer}_{name}".upper(), of[f"{name}_error"]
+            if (error[is_seen] == UNKNOWN).any():
+                header["COMMENT"] = f"errors of {key} are not known in this view"
+            elif not np.isnan(images[key]).all():
+                images[f"{key}_ERROR"] = np.where(is_seen, error, np.nan)
+    if fwhm_re > 0:
+        header["PSFKPC"] = (fwhm_re * header["RE_KPC"], "[kpc] full width at half maximum of the PSF")
+    elif fwhm_re == UNKNOWN:
+        header["COMMENT"] = "the PSF is not known in this view"
+
+
+def _beam(psf_fwhm_kpc: float, distance_mpc: float | None) -> fits.Header:
+    """The cards of a round beam, which are in degrees: none on axes in kpc, or without a beam."""
+    header = fits.Header()
+    if psf_fwhm_kpc > 0 and distance_mpc is not None:
+        fwhm_deg = float(np.degrees(psf_fwhm_kpc / (1e3 * distance_mpc)))
+        header["BMAJ"] = (fwhm_deg, "[deg] full width at half maximum of the PSF")
+        header["BMIN"] = (fwhm_deg, "[deg] the same: it is round")
+        header["BPA"] = (0.0, "[deg]")
+    return header
 
 
 def _axes(pixels: int, pixel_kpc: float, distance_mpc: float | None, centre_deg: tuple[float, float]) -> fits.Header:

@@ -18,7 +18,7 @@ from kinmass.gen.storage import store
 from kinmass.train.data.dataset import REASONS, Views, part_of, views_of, why_not
 from kinmass.train.run.intervals import SHARES
 from kinmass.train.run.posterior import Inference, load
-from kinmass.train.run.trained_on import check_maps
+from kinmass.train.run.trained_on import check_maps, seen_in_training, unlike_trained_on
 
 
 class NotShown(ValueError):
@@ -52,7 +52,7 @@ class Answer:
     why_not: str = ""
     quantiles: np.ndarray | None = None
     ood_score: float = np.nan
-    foreign: bool = False  # the network was not trained on the galaxy's suite
+    training: str = ""  # what of the galaxy the network knows from its training, in words; "" for nothing
 
     def rms_dex(self, log10_menc: np.ndarray) -> float:
         """Root mean square over radii of the median's offset from the truth (K,) [dex]; NaN without an answer."""
@@ -115,8 +115,24 @@ class StoredGalaxy:
         if reason:
             return Answer(network, REASONS[reason])
         posterior = inference(view, tracer=tracer)
-        foreign = self.suite not in inference.run["fit"]["suites"]
-        return Answer(network, "", posterior.quantiles(SHARES)[:, 0], float(posterior.ood_score()[0]), foreign)
+        training = self._training(inference)
+        return Answer(network, "", posterior.quantiles(SHARES)[:, 0], float(posterior.ood_score()[0]), training)
+
+    def _training(self, inference: Inference) -> str:
+        """Return in words what a network knows of this galaxy from its training, "" for a test galaxy of a known suite.
+
+        Which galaxies a run was trained on, `--galaxies` and `--views` say, too; and a suite may have the name alone of
+        one that it was trained on.
+        """
+        path = Path(self.group.store_path.store.root).parent
+        if self.suite not in inference.run["fit"]["suites"]:
+            return "not trained on this suite"
+        stamp = tuple(_stamp(path / self.suite / name) for name in _LABELLING)
+        if _is_another_suite(inference.path, path, self.suite, stamp):
+            return "trained on another suite of this name"
+        if seen_in_training(inference.run, path, self.views).any():
+            return "trained on this galaxy"
+        return "calibrated on this galaxy" if self.part == "val" else ""
 
 
 def read_stored(path: Path, suite: str, number: int) -> StoredGalaxy:
@@ -163,6 +179,12 @@ def _opened(path: Path, suite: str, stamp: tuple[tuple[int, ...], ...]) -> tuple
     """
     group = store.open_suite(path, suite)
     return group, store.read_labels(group, "galaxy"), store.read_labels(group, "lineage")
+
+
+@lru_cache(maxsize=32)
+def _is_another_suite(run: Path, path: Path, suite: str, stamp: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether a suite has the name of one that a run was trained on, and is another; looked at once for each stamp."""
+    return bool(unlike_trained_on([run], path, [suite]))
 
 
 #: What mends a galaxy that cannot be read.

@@ -56,20 +56,21 @@ class ObservedProfile:
         """Return quantiles (len(shares), K) of log10 M(<r) [Msun]."""
         return quantiles(self.samples, shares)
 
-    def at_kpc(self, radius_kpc: float, shares: tuple[float, ...] = SHARES) -> np.ndarray:
+    def at_kpc(self, radius_kpc: float | units.Quantity, shares: tuple[float, ...] = SHARES) -> np.ndarray:
         """Return quantiles (len(shares),) of log10 M [Msun] inside a radius [kpc, at the distance as given].
 
         Samples are interpolated linearly in log10 r between the K radii, extrapolated beyond them, and then held to
-        masses that galaxies have.
+        masses that galaxies have. A radius may have a unit of its own. Raises ValueError for one that is not above 0.
         """
-        log10_radius = np.log10([radius_kpc])
+        log10_radius = np.log10([_kpc(radius_kpc)])
         log10_mass = clip_to_mass_limits(
             interpolate_rows(np.log10(self.radius_kpc), self.samples, log10_radius), log10_radius
         )
         return quantiles(log10_mass[:, 0], shares)
 
-    def inside(self, radius_kpc: float) -> str:
-        """Return a sentence on the mass inside a radius [kpc, at the distance as given]."""
+    def inside(self, radius_kpc: float | units.Quantity) -> str:
+        """Return a sentence on the mass inside a radius [kpc, at the distance as given]; see `at_kpc`."""
+        radius_kpc = _kpc(radius_kpc)
         low68, high68, low95, high95, median = self.at_kpc(radius_kpc)
         first, last = self.radius_kpc[0], self.radius_kpc[-1]
         is_within = first / 1.001 <= radius_kpc <= last * 1.001
@@ -150,6 +151,17 @@ class ObservedProfile:
             self.figure().savefig(partial, dpi=120, format="png")
         with aside(out / "profile.ecsv") as partial:
             self.table().write(partial, format="ascii.ecsv")
+
+
+def _kpc(radius: float | units.Quantity) -> float:
+    """Return a radius, which is in kpc where it has no unit, in kpc. Raises ValueError where it is not above 0."""
+    try:
+        radius_kpc = float(units.Quantity(radius, units.kpc).value)
+    except (TypeError, units.UnitConversionError) as error:
+        raise ValueError(f"a radius is one number, in kpc or with a unit of length, not {radius!r}") from error
+    if not 0 < radius_kpc < np.inf:
+        raise ValueError(f"a radius must be above 0 kpc, not {radius_kpc:g}")
+    return radius_kpc
 
 
 def interpolate_rows(positions: np.ndarray, values: np.ndarray, targets: np.ndarray) -> np.ndarray:

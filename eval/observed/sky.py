@@ -108,8 +108,12 @@ class SkyMap:
         if "dispersion_kms" in arrays:
             is_usable &= arrays["dispersion_kms"] >= 0
         if not is_usable.any():
+            nowhere = [name.removesuffix("_kms") for name, values in arrays.items() if not np.isfinite(values).any()]
             raise ValueError(
-                "no pixel has a positive density and finite values in all of its maps; look at masks, `blank` and cuts"
+                f"no pixel has a number for {' and '.join(nowhere)}; leave out what was not measured"
+                if nowhere
+                else "no pixel has a positive density and finite values in all of its maps; look at masks, `blank` and "
+                "cuts"
             )
         for name, values in arrays.items():
             object.__setattr__(self, name, values[is_usable])

@@ -80,19 +80,24 @@ def _draw(
 def against_radius(table: pd.DataFrame, instrument: str, test: str, classical: bool = False) -> Figure:
     """Draw dispersion (top) and bias (bottom) against radius with bootstrap intervals.
 
-    Shown are the networks of each tracer, or (classical) the classical estimators beside the best network.
+    Shown are the networks of each tracer, or (classical) the classical estimators beside the best network, which has
+    the smallest dispersion in the mean over radii.
     """
     networks = _networks(table, instrument, test)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.2, 6.4), sharex=True, layout="constrained")
     order = {"gas": 0, "stars": 1, "both": 2}
     lines = sorted(networks.groupby(["estimator", "tracer"]), key=lambda item: (item[0][0], order[item[0][1]]))
     kinds = list(dict.fromkeys(estimator for (estimator, _), _ in lines))
-    for (estimator, tracer), rows in lines[-1:] if classical else lines:
+    if classical and lines:
+        # Of a single galaxy there is no dispersion: the plainest network of the most tracers.
+        lines = [min(lines, key=lambda item: (item[1].dispersion.fillna(np.inf).mean(), -order[item[0][1]]))]
+    for (estimator, tracer), rows in lines:
         kind = estimator.removeprefix("cnn").lstrip("-+")
         kind_label = f", {kind}" if kind != "any" else " (one network for any)"
-        label = f"network, {tracer}" if classical else tracer + kind_label * (bool(kind) and len(kinds) > 1)
+        label = ("network, " if classical else "") + tracer + kind_label * (bool(kind) and len(kinds) > 1)
+        line = "-" if classical else _LINES[kinds.index(estimator) % len(_LINES)]  # estimators have dotted lines
         for axis, name in ((top, "dispersion"), (bottom, "bias")):
-            _draw(axis, rows, name, COLOUR[tracer], label, _LINES[kinds.index(estimator) % len(_LINES)])
+            _draw(axis, rows, name, COLOUR[tracer], label, line)
     if classical:
         classical_rows = table[(table.instrument == instrument) & (table.test == test) & (table.train == "")]
         for estimator, rows in classical_rows.groupby("estimator"):

@@ -1,6 +1,7 @@
 """Draw galaxies: observed maps with inferred profiles, and which parts of the maps carry the information."""
 
 from collections.abc import Container, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from kinmass.eval.report.figures import COLOUR
-from kinmass.gen.look.picture import QUANTITIES, draw_map, plain_radii
+from kinmass.gen.look.picture import QUANTITIES, density_unit, draw_map, plain_radii
 from kinmass.train.run.intervals import SHARES, quantiles
 
 
@@ -20,17 +21,20 @@ def _name(channel: int) -> str:
 def examples(
     observed: np.ndarray, radii_kpc: np.ndarray, truth: np.ndarray,
     samples: dict[str, np.ndarray], names: Sequence[str], half_width_kpc: np.ndarray,
+    configs: Sequence[dict[str, Any]],
 ) -> Figure:  # fmt: skip
     """Draw observed maps (N, 8, P, P) and, beside them, true (N, K) and inferred (S, N, K) profiles, a row per view.
 
-    radii_kpc (N, K); profiles are log10 M(<r) [Msun], samples by tracer; half_width_kpc (N,) of the maps.
+    radii_kpc (N, K); profiles are log10 M(<r) [Msun], samples by tracer; half_width_kpc (N,) of the maps;
+    configs (N,) of their suites, which say in what units their densities are.
     """
     figure = plt.figure(figsize=(20, 3.0 * len(names)), layout="constrained")
     for i, row in enumerate(figure.subfigures(len(names), 1, squeeze=False)[:, 0]):
         row.suptitle(names[i], x=0.01, ha="left", fontsize=12)
         axes = row.subplots(1, 8, width_ratios=[1] * 6 + [1.25] * 2)
         for axis, channel in zip(axes, QUANTITIES, strict=False):
-            draw_map(axis, observed[i], channel, float(half_width_kpc[i]))
+            unit = density_unit(configs[i], QUANTITIES[channel].tracer) if channel % 4 == 0 else None
+            draw_map(axis, observed[i], channel, float(half_width_kpc[i]), unit=unit)
             axis.title.set_fontsize(9.5)  # or the first is wider than its map, and cut off at the figure's edge
         profile, error = axes[6:]
         for tracer, tracer_samples in samples.items():

@@ -48,8 +48,8 @@ _TEXT = {
     "gain_where": "The same ratio at each radius, and averaged over radii in bins of what the galaxy and its view are "
     "like (galaxies in brackets): above one, both tracers together do better than the better of the two alone.",
     "matrix": "Networks using both tracers, trained on the suites of a row and tested on the suite of a column. "
-    "Off the diagonal the simulation has changed. A view is out of distribution when it is less like the training "
-    "galaxies than 95 % of those kept for validation: 5 % are where nothing has changed.",
+    "Where a row does not name the column's suite the simulation has changed. A view is out of distribution when it is "
+    "less like the training galaxies than 95 % of those kept for validation: 5 % are where nothing has changed.",
     "closed": "Networks trained on all suites but one and tested on that one, mean over the suites left out. RMSE is "
     "bias and dispersion together. Lines: what plain networks reach on it (dashed), and what those trained on it alone "
     "do (full). By what varied while they were trained: scale (velocities, lengths and masses by factors that gravity "
@@ -65,8 +65,8 @@ _TEXT = {
     "counted from a featureless galaxy with the same pixels, the same velocity scale, an even density "
     "and no rotation. Top: mean size over views, as they lie on the sky (the circle is r); below: the "
     "share of each map.",
-    "galaxies": "The best, the median and the worst view of the test galaxies, by the CRPS of the network using "
-    "both tracers. Maps as the instrument sees them (masked pixels white).",
+    "galaxies": "The best, the median and the worst view of the galaxies tested, by the CRPS of the network that is "
+    "named below. Maps as the instrument sees them (grey where nothing is seen).",
     "conditions": "The same galaxies seen in many ways, each of which differs in one thing from the instrument ifu "
     "(survey, the last, in all of them at once): RMSE of log10 M(<r), mean over radii, with 68 % bootstrap intervals "
     "over galaxies, and seeds; the truths inside 68 and 95 % intervals (in_68, in_95); the share of views that are "
@@ -87,6 +87,8 @@ _NAMES = (
 
 #: What tables.json keeps to compare with, and nobody reads.
 _NOT_SHOWN = ("digests", "weights", "files", "maps")
+#: Tracers in the words of a caption.
+_WORDS = {"both": "gas and stars"}
 
 
 def _remove_others(folder: Path, written: Collection[str]) -> None:
@@ -195,7 +197,7 @@ def headlines(results: Results) -> list[str]:
                 + _kind(row.estimator)
                 for row in network_rows[network_rows.test == test].itertuples()
             )
-            line = f"Through {instrument}, tested on {test}: dispersion {values}."
+            line = f"Through {instrument}, trained on {train}, tested on {test}: dispersion {values}."
             ratio_rows = ratios[(ratios.instrument == instrument) & (ratios.train == train) & (ratios.test == test)]
             ratio_rows = ratio_rows[ratio_rows.estimator.isin(network_rows.estimator)]
             for row in ratio_rows.itertuples():
@@ -203,7 +205,7 @@ def headlines(results: Results) -> list[str]:
             lines.append(line)
         gap = figures.plainest(results.gap[results.gap.instrument == instrument])
         for tracer, rows in gap.groupby("tracer"):
-            strange = 100 * rows.ood_share.mean()
+            strange = 100 * rows.ood_share.mean(skipna=False)  # known of every pair, or not said
             lines.append(
                 f"On suites they never saw, networks of {tracer}{_kind(rows.estimator.iloc[0])} err "
                 f"{rows.rmse_ratio.mean():.1f} times as much as those trained there (RMSE, "
@@ -212,7 +214,7 @@ def headlines(results: Results) -> list[str]:
                 + (f", and {strange:.0f} % of the views are out of distribution." if np.isfinite(strange) else ".")
             )
         for row in results.closed[results.closed.instrument == instrument].itertuples():
-            if row.estimator != "cnn" and np.isfinite(row.closed):
+            if "+" in row.estimator and np.isfinite(row.closed):
                 lines.append(
                     f"{row.estimator}, {row.tracer}: {100 * row.closed:.0f} % of the gap to suites left out is closed "
                     f"({_interval(100 * row.closed_lo, 100 * row.closed_hi, 0)}); 68 % intervals hold "
@@ -240,13 +242,13 @@ class Galaxies:
     """
 
     def __init__(self, results: Results, folder: Path, instrument: str):
-        origin, train = results.origin, results.train(instrument)
+        origin, self.train = results.origin, results.train(instrument)
         self.store = Path(origin["store"])
         runs = [Path(run) for run in origin["runs"]]
         for run, weights in origin.get("weights", {}).items():
             if weights_of(Path(run)) != weights:
                 raise ValueError(f"{run} was trained anew since these tables were made")
-        candidates = [s for s in sources_of(runs, folder, False) if (s.instrument, s.train) == (instrument, train)]
+        candidates = [s for s in sources_of(runs, folder, False) if (s.instrument, s.train) == (instrument, self.train)]
         # Of a tracer's networks that with the fewest variations in training is shown; the last source is used: cnn
         # comes after cnn-any, and is preferred; so is the lowest seed.
         by_kind = sorted(candidates, key=lambda s: (s.name.count("+"), s.name, s.seed), reverse=True)
@@ -317,7 +319,8 @@ class Galaxies:
         half_width = 0.5 * self.instrument.grid(views.maps.shape[-1], views.field_of_view_re)[1] * r_e
         observed = as_measured(views.observed(self.instrument, told=True)).numpy()
         radii = np.outer(r_e, RADII_RE)
-        return pictures.examples(observed, radii, views.log10_menc.numpy(), samples, labels, half_width)
+        configs = [part.group.attrs.asdict()["config"] for _, part, _ in extreme_views]
+        return pictures.examples(observed, radii, views.log10_menc.numpy(), samples, labels, half_width, configs)
 
     def saliency(self, n: int = 32) -> tuple[Figure, Figure] | None:
         """Draw attributions of the best tracer's network, for n views spread evenly over all usable ones."""
@@ -358,14 +361,17 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         yield {"title": f"Networks ({instrument})", "text": "No network answers for any view.", "figures": []}
         return
     tested = [test for test in tests if (network_rows.test == test).any()]
+
+    def caption(test: str) -> str:
+        """Return what the networks of a figure were trained and tested on."""
+        return f"Trained on {train}, tested on {test}."
+
     yield section(
         "Dispersion and bias against radius", "radius",
-        [(f"radius-{t}", figures.against_radius(table, instrument, t), f"Tested on {t}.") for t in tested],
+        [(f"radius-{t}", figures.against_radius(table, instrument, t), caption(t)) for t in tested],
     )  # fmt: skip
     if ((table.train == "") & (table.instrument == instrument)).any():
-        captioned = [
-            (f"classical-{t}", figures.against_radius(table, instrument, t, True), f"Tested on {t}.") for t in tested
-        ]
+        captioned = [(f"classical-{t}", figures.against_radius(table, instrument, t, True), caption(t)) for t in tested]
         beside = main_rows(results.beside[results.beside.instrument == instrument])
         yield section("Beside classical estimators", "classical", captioned, tables=[_html(shown(beside))])
     ratios, gains = (
@@ -373,12 +379,11 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         for rows in (results.ratios, results.gains)
     )
     if len(ratios):
-        yield section(
-            "What two tracers gain", "gain", [("gain", figures.gain(ratios, instrument, train), "")], narrow=True
-        )
+        captioned = [("gain", figures.gain(ratios, instrument, train), f"Trained on {train}.")]
+        yield section("What two tracers gain", "gain", captioned, narrow=True)
         where = gains[gains.test == tested[0]]
         if len(where):
-            captioned = [("gain-where", figures.gain_where(where), f"Tested on {tested[0]}.")]
+            captioned = [("gain-where", figures.gain_where(where), caption(tested[0]))]
             yield section("Where two tracers gain", "gain_where", captioned, wide=True)
     joint = results.summary[(results.summary.train != "") & (results.summary.instrument == instrument)]
     joint = figures.plainest(joint[(joint.tracer == "both") & (joint.test != ALL)])
@@ -390,11 +395,11 @@ def _sections(results: Results, folder: Path, out: Path, instrument: str) -> Ite
         yield section("Closing the gap", "closed", [("closed", figures.closed(closed), "")], wide=True)
     first_test = tested[0]
     figure = figures.calibration(table, results.calibration, instrument, first_test)
-    captioned = [("calibration", figure, f"Trained on {train}, tested on {first_test}.")]
+    captioned = [("calibration", figure, caption(first_test))]
     yield section("Calibration", "calibration", captioned, wide=True)
     bins = results.bins[(results.bins.instrument == instrument) & (results.bins.test == first_test)]
     if (bins.train == train).any():
-        captioned = [("column", figures.by_column(results.bins, instrument, first_test), f"Tested on {first_test}.")]
+        captioned = [("column", figures.by_column(results.bins, instrument, first_test), caption(first_test))]
         yield section("Errors against mass, inclination, gas and rotation", "column", captioned, wide=True)
     yield from _galaxy_sections(results, out, instrument, section)
 
@@ -411,11 +416,12 @@ def _galaxy_sections(
         text = f"Pictures of galaxies are left out: store, runs or kept predictions are not where they were ({error})."
         yield {"title": f"Galaxies ({instrument})", "text": text, "figures": []}
         return
+    network = f"The network of {_WORDS.get(galaxies.best_tracer, galaxies.best_tracer)}, trained on {galaxies.train}."
     if saliency_figures is not None:
-        captioned = [("saliency-maps", saliency_figures[0], ""), ("saliency-share", saliency_figures[1], "")]
+        captioned = [("saliency-maps", saliency_figures[0], network), ("saliency-share", saliency_figures[1], network)]
         yield section("Where the information is", "saliency", captioned, wide=True)
     if extremes is not None:
-        yield section("Best, median and worst", "galaxies", [("galaxies", extremes, "x and y in kpc.")], wide=True)
+        yield section("Best, median and worst", "galaxies", [("galaxies", extremes, network)], wide=True)
 
 
 def _conditions(table: pd.DataFrame, folder: Path, tables_origin: dict[str, Any]) -> dict[str, Any]:
@@ -463,14 +469,14 @@ def write_report(results: Path) -> Path:
     others = [table for table in (evaluation.ratios, evaluation.gap, evaluation.closed) if len(table)]
     tables = [_html(table) for table in (summary, *others)]
     sections.append({"title": "Table", "text": _TEXT["table"], "figures": [], "tables": tables})
-    origin = {
-        key: value for key, value in evaluation.origin.items() if key not in ("digests", "weights", "files", "maps")
-    }
+    origin = {key: value for key, value in evaluation.origin.items() if key not in _NOT_SHOWN}
     origin["versions"] = ", ".join(f"{k} {v}" for k, v in origin["versions"].items())
     origin["runs"] = ", ".join(origin["runs"])
     provenance = pd.Series(origin).to_frame().to_html(header=False, border=0)
     template = jinja2.Environment(autoescape=True).from_string((Path(__file__).parent / "report.html.j2").read_text())
-    html = template.render(headlines=headlines(evaluation), sections=sections, provenance=provenance)
+    html = template.render(
+        headlines=headlines(evaluation), sections=sections, provenance=provenance, is_test=evaluation.part is not None
+    )
     write_atomically(results / "report.html", html)
     written = [f"{figure['name']}{end}" for s in sections for figure in s["figures"] for end in (".png", ".pdf")]
     _remove_others(folder, written)

@@ -25,9 +25,9 @@ MEANINGS = {
     "column": "what the bins are of; in `gains` also `radius`",
     "low": "lower end of the bin",
     "high": "upper end of the bin",
-    "count": "views in the bin",
+    "count": "views in the bin, of all seeds together",
     "n_seeds": "runs that differ in nothing but `--seed`; measures are means over them",
-    "n_galaxies": "galaxies asked about",
+    "n_galaxies": "galaxies of which a view is used; in `beside` those that both answer",
     "n_views": "views with a prediction at that radius; in `summary` at the radius with the fewest",
     "n_missing": "views whose prediction is not finite, or where the estimator is not defined",
     "n_left_out": "views in which too little is seen, or whose truth is nil at one of the radii",
@@ -74,7 +74,7 @@ MEANINGS = {
     "rmse_plain": "RMSE of the plain run on all suites but one [dex]",
     "coverage_68_home": "coverage of the run trained on the test suite alone",
     "log_prob_loss": "joint log density at home less that here [nats]",
-    "closed": "share of the gap from `rmse_plain` to `rmse_home` that is closed",
+    "closed": "share of the gap from `rmse_plain` to `rmse_home` that is closed; empty where there is no gap",
     "gain": "RMSE of the best single tracer over that of both, on the suites left out",
 }
 

@@ -1,6 +1,6 @@
 """Make the evaluation tables: every run on every suite, with the classical estimators beside it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -222,15 +222,20 @@ def _radii_and_share(count: np.ndarray, answered: np.ndarray) -> dict[str, float
     }  # fmt: skip
 
 
+def _percent(share: float) -> str:
+    """Return a share in per cent; it is 100 % of all alone, and 0 % of none."""
+    return f"{share if share in (0, 1) else min(max(share, 0.01), 0.99):.0%}"
+
+
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows of the summary or of `to_beside` as they are printed, with ranges of radii and of shares as text."""
 
-    def range_of(name: str, digits: str) -> list[str]:
+    def range_of(name: str, text: Callable[[float], str]) -> list[str]:
         """Return the ranges from `NAME_min` to `NAME_max` as text, one number where both are equal."""
         pairs = zip(rows[f"{name}_min"], rows[f"{name}_max"], strict=True)
-        return ["-".join(dict.fromkeys((f"{low:{digits}}", f"{high:{digits}}"))) for low, high in pairs]
+        return ["-".join(dict.fromkeys((text(low), text(high)))) for low, high in pairs]
 
-    rows = rows.assign(radii=range_of("radius", ".3g"), answered=range_of("answered", ".0%"))
+    rows = rows.assign(radii=range_of("radius", "{:.3g}".format), answered=range_of("answered", _percent))
     if "beside" in rows:
         return rows[
             ["beside", "radii", "answered", *KEYS, "n_galaxies", "dispersion", "dispersion_beside", "ratio", "lo", "hi"]
@@ -241,9 +246,9 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
 
 def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows over all suites together, if there are several, of classical estimators and of the networks that
-    were trained on the most suites."""
-    most = max((train.count("+") for train in rows.train), default=0)
-    rows = rows[(rows.train == "") | (rows.train.str.count(r"\+") == most)]
+    were trained on the most suites, through each instrument."""
+    n_joined = rows.train.str.count(r"\+")
+    rows = rows[(rows.train == "") | (n_joined == n_joined.groupby(rows.instrument).transform("max"))]
     return rows[rows.test == ALL] if ALL in set(rows.test) else rows
 
 
@@ -264,18 +269,39 @@ def _plain_estimator(estimator: str) -> str:
     return estimator.split("+")[0]
 
 
+def _one_left_out(foreign: dict[Group, tuple[Sums, Sums]]) -> dict[Group, tuple[Sums, Sums]]:
+    """Return those of `_foreign_and_home` that were trained on all suites but the one that they are tested on.
+
+    What all suites are follows from the networks of the most suites through an instrument: those of a training set and
+    the suite tested on, of which the most are left out in turn. Where two sets are equal in that, as of networks of one
+    suite each of three, no network was trained on all but one.
+    """
+    chosen: dict[Group, tuple[Sums, Sums]] = {}
+    for instrument in {group.instrument for group in foreign}:
+        groups = [group for group in foreign if group.instrument == instrument]
+        most_plus_signs = max(group.train.count("+") for group in groups)
+        groups_of: dict[frozenset[str], list[Group]] = {}
+        for group in groups:
+            if group.train.count("+") == most_plus_signs:
+                groups_of.setdefault(frozenset({*group.train.split("+"), group.test}), []).append(group)
+        n_left_out = {suites: len({group.test for group in of}) for suites, of in groups_of.items()}
+        all_suites = [suites for suites, n in n_left_out.items() if n == max(n_left_out.values())]
+        if len(all_suites) == 1:
+            chosen |= {group: foreign[group] for group in groups_of[all_suites[0]]}
+    return chosen
+
+
 def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
     """Return how much of the gap between simulations is closed by what varied in training, per estimator and tracer.
 
     Uses runs trained on all suites but one and tested on that one, and averages over the suites left out. Columns:
     `rmse`; `closed`, the share of the way from the RMSE of the plain run on the same suites to that of the run trained
-    on the suite left out; `coverage_68`; and `gain`, the RMSE of the best single tracer over that of both, with the
-    single tracers' networks of the same kind where there are any, and only where they were tested on the same suites.
+    on the suite left out, NaN where this is no smaller; `coverage_68`; and `gain`, the RMSE of the best single tracer
+    over that of both, with the single tracers' networks of the same kind where there are any, and only where they were
+    tested on the same suites.
     Intervals are paired by galaxy.
     """
-    foreign = _foreign_and_home(sums)
-    most_plus_signs = max((group.train.count("+") for group in foreign), default=0)
-    one_left_out = {group: pair for group, pair in foreign.items() if group.train.count("+") == most_plus_signs}
+    one_left_out = _one_left_out(_foreign_and_home(sums))
     rmse: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}  # of each kind, by the suites it was tested on
     rows = []
     for key in sorted({(g.estimator, g.instrument, g.tracer) for g in one_left_out}):
@@ -296,9 +322,10 @@ def to_closed(sums: dict[Group, Sums]) -> pd.DataFrame:
         row |= {name: values[0] for name, values in mean_rmse.items()}
         coverages = [mean_over_radii(replicates(one_left_out[g][0])["coverage_68"])[0] for g in groups]
         row |= {"coverage_68": float(np.mean(coverages))}
-        closed_share = (mean_rmse["rmse_plain"] - mean_rmse["rmse"]) / (
-            mean_rmse["rmse_plain"] - mean_rmse["rmse_home"]
-        )
+        gap = mean_rmse["rmse_plain"] - mean_rmse["rmse_home"]
+        # Of no gap, or of less than none, there is no share: a network that errs more would have closed all of it.
+        gap = np.where((gap > 0) & (gap[0] > 0), gap, np.nan)
+        closed_share = (mean_rmse["rmse_plain"] - mean_rmse["rmse"]) / gap
         row |= {
             f"closed{suffix}": v
             for suffix, v in zip(("", "_lo", "_hi"), value_and_interval(closed_share).values(), strict=True)

@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from conftest import LOCKS, command
 
 from kinmass.gen.export import export, file_name
-from kinmass.gen.instruments.builtin import INSTRUMENTS
+from kinmass.gen.instruments.builtin import INSTRUMENTS, instrument
 from kinmass.gen.physics.particles import Galaxy, Particles
 from kinmass.gen.physics.projection import views
 from kinmass.gen.storage import store
@@ -176,6 +176,45 @@ def test_what_an_instrument_has_not_measured_is_no_number(map_store, tmp_path):
     assert nothing == ["STARS_DENSITY", "GAS_DISPERSION"]
     assert list(hdus[0].header["COMMENT"]) == [f"{name} was not measured in this view" for name in nothing]
     np.testing.assert_array_equal(np.isfinite(hdus["STARS_VELOCITY"].data), hdus["STARS_VALID"].data > 0)
+
+
+def test_what_is_known_of_beam_and_errors_goes_with_the_maps(map_store, tmp_path):
+    """As networks are told it: the beam in degrees where axes are, and errors that are known."""
+    file, told = tmp_path / "s.yaml", tmp_path / "told"
+    text = "name: s\nrebin: 2\npsf_fwhm: {kpc: 1}\nstars: {velocity_error_kms: 9}\ngas: {velocity_error_kms: 5"
+    file.write_text(text + "}\n")
+    views = read_views(map_store, "middle")
+    galaxy = str(views.galaxy[4])
+    expected = views.observed(instrument(str(file)), told=True)[5].numpy()
+    hdus = verified(export(map_store, "middle", galaxy, told, 1, str(file), 20.0, (150.0, 30.0))[0])
+    assert hdus[0].header["PSFKPC"] == pytest.approx(1, rel=1e-5)
+    for hdu in [hdu for hdu in hdus[1:] if hdu.is_image]:
+        axes = [hdu.header[key] for key in ("BMAJ", "BMIN", "BPA")]
+        assert axes == pytest.approx([np.degrees(1 / 20e3)] * 2 + [0], rel=1e-5)
+    for t, tracer in enumerate(("STARS", "GAS")):
+        valid = hdus[f"{tracer}_VALID"].data > 0
+        assert valid.any()
+        for k, name in enumerate(("VELOCITY", "DISPERSION")):
+            error = hdus[f"{tracer}_{name}_ERROR"]
+            assert error.header["BUNIT"] == "km s-1"
+            assert WCS(error.header).wcs.compare(WCS(hdus[f"{tracer}_{name}"].header).wcs)
+            np.testing.assert_allclose(error.data, np.where(valid, expected[8 + 5 * t + k], np.nan), rtol=1e-3)
+    assert np.nanmin(hdus["STARS_VELOCITY_ERROR"].data) >= 9
+    assert "BMAJ" not in verified(export(map_store, "middle", galaxy, tmp_path / "kpc", 1, str(file))[0])[1].header
+    file.write_text(text + ", unknown_errors: 1, density_dex: 0.3}\nunknown_psf: 1\n")
+    hidden = verified(export(map_store, "middle", galaxy, tmp_path / "hidden", 1, str(file), 20.0)[0])
+    assert [hdu.name for hdu in hidden if hdu.name.endswith("ERROR")] == [
+        "STARS_VELOCITY_ERROR",
+        "STARS_DISPERSION_ERROR",
+    ]
+    assert not {"PSFKPC", "BMAJ"} & {key for hdu in hidden for key in hdu.header}
+    assert list(hidden[0].header["COMMENT"]) == [
+        "GAS_DENSITY is known to 0.3 dex: a factor on all of it",
+        "errors of GAS_VELOCITY are not known in this view",
+        "errors of GAS_DISPERSION are not known in this view",
+        "the PSF is not known in this view",
+    ]
+    assert not [hdu for hdu in verified(export(map_store, "middle", galaxy, tmp_path, 1)[0]) if "ERROR" in hdu.name]
 
 
 def test_names_of_any_length_and_letters(map_store, tmp_path):

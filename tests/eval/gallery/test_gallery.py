@@ -22,7 +22,7 @@ from kinmass.eval.gallery.index import Index, chosen
 from kinmass.eval.gallery.pages import Pages, Refusal, wanted_of
 from kinmass.eval.gallery.scores import scores_of
 from kinmass.eval.gallery.server import _user, bind
-from kinmass.eval.gallery.stored import NotShown, find, networks_of, read_stored
+from kinmass.eval.gallery.stored import NotShown, StoredGalaxy, find, networks_of, read_stored
 from kinmass.eval.tables import predictions
 from kinmass.eval.tables.tasks import sources_of
 from kinmass.gen.campaign import failures
@@ -207,6 +207,30 @@ def test_a_page_says_what_the_network_says(runs, map_store):
     np.testing.assert_allclose(
         [float(x) for x in re.findall(r"<td>\d\.\d\d<td>[\d.]+<td>([\d.]+)", html)], row.log10_menc[0], atol=6e-4
     )
+
+
+def test_a_page_says_what_a_network_was_trained_on(runs, own_store, monkeypatch):
+    """By its suites, which have to be those, and by `--galaxies`; the split alone says that it was trained on more."""
+    (network,) = networks_of(of_name(runs, "gas"))
+    of_part = {galaxy.part: galaxy for galaxy in of_suite(own_store, "quiet")}
+    assert {part: galaxy.ask(network, 0).training for part, galaxy in of_part.items()}.items() >= {
+        "train": "trained on this galaxy", "test": "",
+    }.items()  # fmt: skip
+    assert "Trained on this galaxy.</tr>" in Pages(Index(own_store), [network]).galaxy(
+        {}, "quiet", str(of_part["train"].number)
+    ).decode()  # fmt: skip
+    monkeypatch.setitem(network.inference.run["fit"], "galaxies", 3)
+    known = [galaxy._training(network.inference) for suite in SUITES for galaxy in of_suite(own_store, suite)]
+    assert sum("trained on this galaxy" in words for words in known) == 3
+    sizes = store.open_suite(own_store, "quiet")["half_mass_radius"]
+    sizes[:] = 1.5 * sizes[:]
+    (own_store / "quiet" / "zarr.json").touch()
+    assert read_stored(own_store, "quiet", 1).ask(network, 0).training == "trained on another suite of this name"
+
+
+def of_suite(path: Path, suite: str) -> list[StoredGalaxy]:
+    """All galaxies of a suite of twelve."""
+    return [read_stored(path, suite, number) for number in range(12)]
 
 
 @pytest.mark.parametrize("name", [None, "ifu", "survey"])

@@ -128,6 +128,18 @@ def test_what_makes_no_map_is_said():
             SkyMap.from_images(*arguments)
 
 
+def test_a_map_without_a_number_is_named():
+    """As of an export in which an instrument has not measured a density."""
+    seen, nothing = np.ones((3, 3)), np.full((3, 3), np.nan)
+    with pytest.raises(ValueError, match="a number for density; leave out what was not measured"):
+        SkyMap.from_images(nothing, seen, seen, 1.0)
+    with pytest.raises(ValueError, match="a number for density and dispersion; leave out"):
+        SkyMap.from_images(nothing, seen, nothing, 1.0)
+    half = np.where(np.arange(3) > 1, 1.0, np.nan) * seen
+    with pytest.raises(ValueError, match="look at masks, `blank` and cuts"):
+        SkyMap.from_images(half, seen, half[:, ::-1], 1.0)
+
+
 def test_masks_and_units_of_arrays_count():
     """numpy drops both in silence: what is masked was measured, m/s were km/s, and Msun/pc^2 Msun/kpc^2."""
     y, x = np.indices((9, 7))
@@ -180,6 +192,11 @@ def test_mass_inside_an_angle_is_proportional_to_the_distance(relative, sharp, s
     assert_same_posterior(np.log10(far_profile.v_circ_kms), np.log10(near_profile.v_circ_kms))
     first, last = near_profile.radius_kpc[[0, -1]]
     assert ["extrapolated" in near_profile.inside(r) for r in (0.5 * first, first, last, 2 * last)] == [1, 0, 0, 1]
+    np.testing.assert_allclose(near_profile.at_kpc(1e3 * last * units.pc), near_profile.at_kpc(last), rtol=1e-9)
+    assert near_profile.inside(1e3 * last * units.pc) == near_profile.inside(last)
+    for radius in (-1.0, 0.0, np.nan, 3 * units.arcsec, np.array([1.0, 2.0])):
+        with pytest.raises(ValueError, match=r"a radius (must be above 0 kpc|is one number)"):
+            near_profile.at_kpc(radius)
     # Its error is the distance's: e.g. 20 % are .086 dex; V_c does not know it.
     vague = infer(sharp, replace(near, distance_error_mpc=0.2 * near.distance_mpc), draws=400)
     exact = infer(sharp, near, draws=400)

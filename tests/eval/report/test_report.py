@@ -14,6 +14,7 @@ from conftest import KEPT, LOCKS, command, tables_here
 
 from kinmass.eval.__main__ import main
 from kinmass.eval.report import figures
+from kinmass.eval.report import galaxies as pictures
 from kinmass.eval.report.page import Galaxies, _sections, headlines, read_results, write_report
 from kinmass.eval.report.saliency import attributions, central_profile, featureless
 from kinmass.eval.tables import predictions
@@ -124,7 +125,7 @@ def test_networks_that_varied_in_training_are_shown_where_there_are_no_plain_one
         "dex (cnn+scale+heat). Best",
     ):
         assert words in ifu
-    assert "Through other, tested on all: dispersion both" in other
+    assert "Through other, trained on middle, tested on all: dispersion both" in other
     drawn = (
         figures.by_column(changed.bins, "ifu", "all"),
         figures.calibration(changed.table, changed.calibration, "ifu", "all"),
@@ -153,6 +154,46 @@ def test_few_runs_give_what_can_be_said(runs: list[Path], map_store: Path, tmp_p
     assert "What two tracers gain" not in html
     assert "Beside classical" not in html
     assert set(pd.read_csv(tmp_path / "table.csv").test) == {"middle"}
+    network = {"middle": "gas and stars, trained on middle", "gas": "stars, trained on bursty+middle+quiet"}
+    assert html.count(f"<figcaption>The network of {network[run_names[0]]}.") == 3
+    # Networks were trained on some of them.
+    assert "have never seen" not in html
+
+
+def test_pictures_of_light_are_not_called_mass():
+    rng = np.random.default_rng(0)
+    observed, profiles = rng.uniform(1, 2, (2, 8, 8, 8)), np.linspace(9, 11, 20).reshape(2, 10)
+    configs = [{"suite": {"tracers": {"stars": stars}}} for stars in ("light", "mass")]
+    radii = np.geomspace([1, 1], [9, 9], 10).T
+    samples = {"both": profiles + rng.normal(size=(40, 2, 10))}
+    figure = pictures.examples(observed, radii, profiles, samples, ["a", "b"], np.ones(2), configs)
+    titles = [row.axes[i].get_title() for row in figure.subfigs for i in (0, 3)]
+    assert ["M$_\\odot$ kpc" in title for title in titles] == [False, True, True, True]
+    assert "units of light" in titles[0]
+
+
+def test_beside_classical_estimators_stands_the_best_network_and_its_name():
+    """Neither the last in the order of names, nor one of more tracers that errs more."""
+    rows = [
+        {"estimator": estimator, "tracer": tracer, "train": train, "radius": radius, "dispersion": dispersion}
+        for estimator, tracer, train, dispersion in (
+            ("cnn", "gas", "a", 0.2), ("cnn", "stars", "a", 0.1), ("cnn", "both", "a", 0.15),
+            ("cnn-any", "both", "a", 0.18), ("jeans", "stars", "", 0.3),
+        )
+        for radius in (0.3, 1.0, 3.0)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows).assign(instrument="ifu", test="a", bias=0.0)
+    ends = {f"{name}_{end}": table[name] for name in ("dispersion", "bias") for end in ("lo", "hi")}
+
+    def drawn(table: pd.DataFrame) -> dict[str, tuple[float, str]]:
+        lines = figures.against_radius(table.assign(**ends), "ifu", "a", classical=True).axes[0].lines
+        return {str(line.get_label()): (float(line.get_ydata()[0]), line.get_linestyle()) for line in lines}
+
+    assert drawn(table) == {"network, stars": (0.1, "-"), "Jeans fit (stars)": (0.3, ":")}
+    table.loc[table.estimator == "cnn-any", "dispersion"] = 0.05
+    assert "network, both (one network for any)" in drawn(table)
+    table["dispersion"] = np.nan  # of a single galaxy
+    assert "network, both" in drawn(table)
 
 
 def test_tables_of_runs_that_were_trained_anew_say_so(runs, map_store, tmp_path, capsys):

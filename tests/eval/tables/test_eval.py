@@ -380,6 +380,19 @@ def test_predict_covers_every_view_that_can_be_used_and_counts_the_others(runs, 
     )
 
 
+def test_tables_of_several_runs_are_printed_with_their_names(monkeypatch, capsys):
+    tables = {name: pd.DataFrame({"galaxy": [f"as {name} says"], "log10_menc": [10.0]}) for name in ("gas", "both")}
+    monkeypatch.setattr("kinmass.eval.tables.predict.predict", lambda run, store, suite: tables[run.name])
+    for names, expected in (
+        (["both", "gas"], ["runs/both:", "galaxy", "as both says", "runs/gas:", "galaxy", "as gas says"]),
+        (["gas"], ["galaxy", "as gas says"]),
+    ):
+        line = ["predict", *(f"runs/{name}" for name in names), "--store", "no.zarr", "--suite", "quiet"]
+        assert main(line) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert [words in text for words, text in zip(expected, printed, strict=True)] == [True] * len(expected)
+
+
 @pytest.fixture(scope="module")
 def ensemble(map_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with an ensemble of two networks, each of which answers for any tracer."""

@@ -5,6 +5,7 @@ from functools import reduce
 from operator import add
 
 import numpy as np
+import pandas as pd
 import pytest
 from reference import held
 from scipy.stats import norm
@@ -30,7 +31,7 @@ from kinmass.eval.tables.metrics import (
     replicates,
     where_both_answer,
 )
-from kinmass.eval.tables.tables import shown, to_beside, to_closed, to_gap, to_summary, to_table
+from kinmass.eval.tables.tables import main_rows, shown, to_beside, to_closed, to_gap, to_summary, to_table
 from kinmass.eval.tables.tasks import Group
 from kinmass.train.data.dataset import RADII_RE
 
@@ -291,6 +292,11 @@ def test_the_summary_counts_where_the_fewest_views_are_answered():
     rings.median[:20, 1:] = np.nan
     (row,) = to_summary({Group("rotation_curve", "ifu", "gas", "", "a"): sums_of(rings)}).itertuples()
     assert (row.n_views, row.n_missing, row.answered_min, row.answered_max) == (100, 300, 0.25, 0.95)
+    for n_missing, words in ((0, "100%"), (1, "99%"), (200, "50%"), (398, "1%")):  # of 400
+        rings = planted(100, 0.0, 0.2)
+        rings.median[:n_missing] = np.nan
+        summary = to_summary({Group("rotation_curve", "ifu", "gas", "", "a"): sums_of(rings)})
+        assert shown(summary).answered.tolist() == [words], "100 % is all of them"
 
 
 def test_what_a_change_of_suite_costs_is_told_pair_by_pair():
@@ -345,6 +351,45 @@ def test_what_closes_the_gap_is_told_with_its_interval():
     closed = to_closed(fewer).set_index(["estimator", "tracer"])
     assert closed.loc["cnn+scale", "gas"].suites == "a"
     assert np.isnan(closed.loc["cnn+scale", "both"].gain)
+
+
+def test_main_rows_are_of_every_instrument():
+    """Networks that see through another instrument may have been trained on fewer suites."""
+    rows = pd.DataFrame(
+        {
+            "instrument": ["ifu", "ifu", "far", "far", "far"],
+            "train": ["a+b", "a", "a", "a", ""],
+            "test": ["all", "all", "all", "a", "all"],
+        }
+    )
+    assert main_rows(rows).index.tolist() == [0, 2, 4]
+    assert main_rows(rows[:0]).empty
+
+
+def test_nothing_is_closed_where_there_is_no_gap_or_no_suite_was_left_out():
+    """A network that errs more than plain ones, which err less than those at home, would have closed 200 % of the gap.
+
+    Of networks of one suite each of three none was trained on all suites but one; of two, each was.
+    """
+
+    def sums_with_error(factor: float) -> Sums:
+        return sums_of(planted(50, 0.0, 0.1 * factor))
+
+    def sums_at_home(home: float, suites: str) -> dict[Group, Sums]:
+        sums = {Group("cnn", "ifu", "both", test, test): sums_with_error(home) for test in suites}
+        for train in suites:
+            for test in set(suites) - {train}:
+                sums[Group("cnn", "ifu", "both", train, test)] = sums_with_error(2.0)
+                sums[Group("cnn+scale", "ifu", "both", train, test)] = sums_with_error(2.5)
+        return sums
+
+    closed = to_closed(sums_at_home(1.0, "ab")).set_index("estimator")
+    assert closed.loc["cnn+scale"].suites == "a+b"
+    np.testing.assert_allclose(closed.loc["cnn+scale"][["closed", "closed_lo"]].astype(float), -0.5, atol=1e-6)
+    without_gap = to_closed(sums_at_home(2.2, "ab")).set_index("estimator")
+    assert without_gap[["closed", "closed_lo", "closed_hi"]].isna().to_numpy().all()
+    assert without_gap.loc["cnn+scale"].rmse == closed.loc["cnn+scale"].rmse
+    assert to_closed(sums_at_home(1.0, "abc")).empty
 
 
 def test_lineages_are_drawn_whole():

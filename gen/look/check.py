@@ -16,6 +16,7 @@ from kinmass.gen.catalogues.find import Halo, find_haloes, usable, why_not
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.recognise import recognised
 from kinmass.gen.look.sketch import Sketch, sketch
+from kinmass.gen.physics.particles import wrapped
 from kinmass.gen.snapshots.alike import differences
 from kinmass.gen.suite import Suite, SuiteError, load_suite
 from kinmass.gen.words import counted
@@ -175,10 +176,7 @@ def _find_problem(contents: Sketch, suite: Suite, halo: Halo, path: Path | None)
         return str(error)
     if halo.centre_kpc is None or contents.units is None or not contents.count("stars"):
         return ""
-    offset_kpc = contents.particles("stars").pos_kpc - halo.centre_kpc
-    r_kpc = np.linalg.norm(
-        offset_kpc if box_kpc is None else offset_kpc - box_kpc * np.round(offset_kpc / box_kpc), axis=1
-    )
+    r_kpc = np.linalg.norm(wrapped(contents.particles("stars").pos_kpc - halo.centre_kpc, box_kpc), axis=1)
     sampled_share = len(r_kpc) / contents.count("stars")
     # A small sample may have no star within by chance; where more than five are expected that is not likely.
     if not (r_kpc <= aperture_kpc).any() and sampled_share * (halo.n_stars or suite.selection.min_stars) > 5:

@@ -10,7 +10,7 @@ import numpy as np
 from kinmass.gen.campaign.doubles import at_one_place, not_looked_into, of_several_times, rows_of_none
 from kinmass.gen.campaign.listing import facts_of, kinds_of, tells_low_resolution
 from kinmass.gen.campaign.plan import Task
-from kinmass.gen.campaign.record import Refused, Settings, check_box
+from kinmass.gen.campaign.record import Refused, Settings, aperture_of
 from kinmass.gen.campaign.worker import Worker
 from kinmass.gen.catalogues.find import Halo, find_haloes, usable, why_not
 from kinmass.gen.formats import FORMATS, SnapshotError
@@ -166,12 +166,9 @@ def _find_problem(contents: Sketch, suite: Suite, halo: Halo, path: Path | None)
     usable_halo, problem = usable(halo, path)
     if usable_halo is None or problem:
         return problem
-    if suite.aperture.kpc is None and halo.r200_kpc is None:
-        return "the catalogue has no R200 for it; give `aperture: {kpc: ...}`"
-    aperture_kpc = suite.aperture.kpc or (suite.aperture.r200 or 0.0) * (halo.r200_kpc or 0.0)
     box_kpc = contents.units.box_kpc if contents.units is not None else None
     try:
-        check_box(aperture_kpc, box_kpc)
+        aperture_kpc = aperture_of(suite.aperture, halo.r200_kpc, box_kpc)
     except Refused as error:
         return str(error)
     if halo.centre_kpc is None or contents.units is None or not contents.count("stars"):

@@ -6,7 +6,6 @@ All functions need test views whose true profile is known. Ranks and TARP of cal
 
 import numpy as np
 from scipy.special import ndtr
-from scipy.stats import kstest
 
 from kinmass.gen.compiled import compiled
 from kinmass.gen.physics.projection import FAST_MATH
@@ -102,8 +101,3 @@ def _closer_than_truth(samples, truth, covariance, points):  # type: ignore[no-u
                 distance2[sample] += (solved[i, sample] - points[view, i]) ** 2
         closer[view] = (distance2 < truth_distance2).sum() if np.isfinite(truth_distance2) else np.nan
     return closer
-
-
-def uniformity(values: np.ndarray) -> float:
-    """Return the Kolmogorov-Smirnov p-value for independent values (N,) being uniform in 0 to 1."""
-    return float(kstest(values, "uniform").pvalue)

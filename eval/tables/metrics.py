@@ -39,7 +39,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri, pdtr
 
-from kinmass.eval.tables.calibration import tarp_of_errors
+from kinmass.eval.tables.calibration import tarp as tarp_of
 from kinmass.gen.compiled import compiled
 from kinmass.gen.physics.projection import FAST_MATH
 from kinmass.train.run.intervals import LEVELS, SHARES, held, quantile_of_sorted
@@ -315,7 +315,7 @@ def _of_samples(
     # Samples minus truth are small numbers, so that their sums have smaller rounding errors.
     errors = _errors(samples, truth.astype(samples.dtype))
     values, pit = np.full((n, len(QUANTITIES) - 3, k), np.nan), np.full((n, k), np.nan)
-    tarp = tarp_of_errors(errors, normal[:, k:])
+    tarp = tarp_of(errors, normal[:, k:])
     errors.sort(axis=-1)
     # What is not finite has been sorted to the ends.
     is_complete &= np.isfinite(errors[..., [0, -1]]).all((1, 2))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grids
 import h5py
+import layouts
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
@@ -896,32 +897,14 @@ def test_impossible_densities_are_refused(value, galaxy, tmp_path):
         read_all("ramses", tmp_path / "output_00099" / "info_00099.txt")
 
 
-def mutate(path: Path, rng: np.random.Generator) -> str:
-    """Change bits, blocks or the length of a file."""
-    raw = bytearray(path.read_bytes())
-    kind = str(rng.choice(["header bits", "bits", "cut", "zeros", "repeat", "empty", "noise"]))
-    at, n = int(rng.integers(len(raw))), int(rng.integers(1, 1024))
-    if kind.endswith("bits"):
-        for _ in range(int(rng.integers(1, 9))):
-            raw[int(rng.integers(min(len(raw), 1500 if kind == "header bits" else len(raw))))] ^= 1 << int(
-                rng.integers(8)
-            )
-    elif kind == "repeat":
-        raw[at:at] = raw[at : at + n]
-    else:
-        end = {"cut": len(raw), "empty": len(raw)}.get(kind, at + n)
-        raw[0 if kind == "empty" else at : end] = {"zeros": bytes(n), "noise": rng.bytes(n)}.get(kind, b"")
-    path.write_bytes(raw)
-    return f"{path.name}: {kind}"
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # yt leaves files open
 @pytest.mark.parametrize("kind", ["ramses", "enzo", "art"])
 @pytest.mark.parametrize("number", range(MUTANTS))
 def test_a_mutant_is_what_its_files_say_or_refused(number, kind, small, tmp_path):
     path = copied(small[kind], tmp_path)
     files = sorted(path.parent.iterdir())
-    said = mutate(files[number % len(files)], np.random.default_rng([7, number]))
+    damaged = files[number % len(files)]
+    said = f"{damaged.name}: {layouts.damage_bytes(damaged, np.random.default_rng([7, number]))}"
     try:
         read = read_all(kind, path)
     except SnapshotError as error:

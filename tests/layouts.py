@@ -9,18 +9,21 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from kinmass.gen.constants import G
 from kinmass.gen.physics.particles import Galaxy, Particles, empty
+from kinmass.gen.snapshots.snapshot import Snapshot
 
 A, H, BOX = 0.6, 0.7, 4000.0  # BOX: physical kpc
 KPC, MSUN = 3.085678e21, 1.989e33  # rounded as in the codes
 MPC_H, KPC_H, MPC = 1000 * A / H, A / H, 1000 * A
 MASS_H, ROOT_A = 1e10 / H, np.sqrt(A)
 DARK_MSUN, GAMMA_QUARTIC = 5e6, 2.018932
+DARK, ORIGIN = {"dark": ["PartType1"]}, np.zeros(3)
 
 
 def galaxy(n: int = 40, seed: int = 3) -> Galaxy:
@@ -33,6 +36,19 @@ def galaxy(n: int = 40, seed: int = 3) -> Galaxy:
     stars, gas = (cloud(rng.uniform(1e5, 1e6, n)) for _ in range(2))
     gas = Particles(gas.pos_kpc, gas.vel_kms, gas.mass_msun, rng.uniform(0.2, 2, n))
     return Galaxy(stars, gas, cloud(np.full(n, DARK_MSUN)), empty())
+
+
+def read(
+    path: Path,
+    form: str,
+    parts: dict[str, list[str]] | None = None,
+    centre: np.ndarray = ORIGIN,
+    radius: float = 100.0,
+    **options: Any,
+) -> Galaxy:
+    """Return what a newly opened snapshot has around a place."""
+    with Snapshot(path, form, parts, **options) as snapshot:
+        return snapshot.galaxy(centre, radius)
 
 
 def bound(galaxy: Galaxy) -> Galaxy:

@@ -173,7 +173,7 @@ def test_a_sphere_holds_what_a_sum_over_the_file_finds(place, form, files, tmp_p
         monkeypatch.setattr("yt.geometry.particle_geometry_handler.ParticleIndex.chunksize", 60)
     for read_whole_below in (10, 10**9) if files == 1 else (10,):
         monkeypatch.setattr("kinmass.gen.snapshots.snapshot.READ_WHOLE", read_whole_below)
-        with Snapshot(path, form, {"dark": ["PartType1"]} if form != "tipsy" else None) as snapshot:
+        with Snapshot(path, form, layouts.DARK if form != "tipsy" else None) as snapshot:
             assert snapshot.units.box_kpc == (pytest.approx(BOX) if box else None)
             assert assert_true_sums(snapshot, expected, box, spheres) > 200
 
@@ -307,8 +307,7 @@ def test_a_wrong_box_is_refused_or_overruled(header, tmp_path):
             assert snapshot.units.box_kpc == pytest.approx(BOX)
             assert "box: 6666.6" in snapshot.units.source
             assert len(snapshot.galaxy(np.zeros(3), 100.0).stars) == len(written.stars)
-    with Snapshot(path, "gizmo", units={"box": "none"}) as snapshot:
-        assert 0 < len(snapshot.galaxy(np.zeros(3), 100.0).stars) < len(written.stars)
+    assert 0 < len(layouts.read(path, "gizmo", units={"box": "none"}).stars) < len(written.stars)
 
 
 @pytest.mark.parametrize("factor", [1000.0, 1 / H, 1 / A])
@@ -470,8 +469,7 @@ def test_the_box_of_the_parameters_is_that_of_a_header_that_has_lost_it(tmp_path
     path = layouts.gadget4(tmp_path / "snap.hdf5", written)
     with h5py.File(path, "r+") as file:
         file["Parameters"].attrs["BoxSize"] = file["Header"].attrs.pop("BoxSize")
-    with Snapshot(path, "gadget") as snapshot:
-        assert snapshot.galaxy(np.zeros(3), 100.0).stars.mass_msun.sum() == pytest.approx(written.stars.mass_msun.sum())
+    assert layouts.read(path, "gadget").stars.mass_msun.sum() == pytest.approx(written.stars.mass_msun.sum())
 
 
 def test_a_box_is_settled_by_positions_alone():

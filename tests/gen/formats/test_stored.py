@@ -115,11 +115,8 @@ def test_what_is_not_there_is_refused(gap, tmp_path):
     path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
     edit(path, lambda f: f.create_dataset("PartType4/Light", data=np.ones((40, 2))))
     edit(path, change)
-    with (
-        pytest.raises(SnapshotError, match=f"{re.escape(str(path))}.*{words}"),
-        Snapshot(path, "gizmo", tracers=Tracers(stars="light", light_field="Light[1]")) as snapshot,
-    ):
-        snapshot.galaxy(ORIGIN, 100.0)
+    with pytest.raises(SnapshotError, match=f"{re.escape(str(path))}.*{words}"):
+        layouts.read(path, "gizmo", tracers=Tracers(stars="light", light_field="Light[1]"))
 
 
 @pytest.mark.parametrize("form", ["whole", "in columns", "linked", "with an empty part"])
@@ -154,8 +151,7 @@ def test_what_lies_elsewhere_is_read(form, tmp_path):
 
     as_one_block = lambda file: virtual(file, slice(0, 40), slice(0, 40))  # noqa: E731
     edit(path, {"whole": as_one_block, "in columns": columns, "linked": linked, "with an empty part": with_empty}[form])
-    with Snapshot(path, "gizmo") as snapshot:
-        stars_read = snapshot.galaxy(ORIGIN, 100.0).stars
+    stars_read = layouts.read(path, "gizmo").stars
     np.testing.assert_allclose(stars_read.vel_kms, written.stars.vel_kms, rtol=1e-6, atol=1e-4)
     np.testing.assert_allclose(stars_read.mass_msun, written.stars.mass_msun, rtol=1e-6)
 
@@ -367,8 +363,7 @@ def test_black_holes_of_tipsy_are_no_stars(real, tmp_path):
     np.testing.assert_allclose(galaxy_read.stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
     np.testing.assert_allclose(galaxy_read.black_holes.pos_kpc, hole.pos_kpc, atol=1e-3)
     old_components = {"stars": ["Stars", "BlackHoles"], "black_holes": []}
-    with Snapshot(path, "tipsy", old_components) as snapshot:
-        assert len(snapshot.galaxy(ORIGIN, 100.0).stars) == 41
+    assert len(layouts.read(path, "tipsy", old_components).stars) == 41
 
 
 @pytest.mark.parametrize(("comove", "n", "asked"), [(1, 35, True), (1, 15, False), (0, 15, True), (0, 5, False)])
@@ -379,12 +374,12 @@ def test_old_stars_of_an_isolated_run_are_not_taken_for_black_holes(comove, n, a
     words = rf"Stars: {n} of 40 formed before time began.*BlackHoles"
     assert bool(re.search(words, "\n".join(describe(path)))) == asked
     if asked:
-        with pytest.raises(SnapshotError, match=words), Snapshot(path, "tipsy") as opened:
-            opened.galaxy(ORIGIN, 100.0)
-    with Snapshot(path, "tipsy", {"black_holes": ["BlackHoles"]} if asked else {}) as snapshot:
-        assert len(snapshot.galaxy(ORIGIN, 200.0).black_holes) == n
-    with Snapshot(path, "tipsy", {"stars": ["Stars", "BlackHoles"], "black_holes": []}) as snapshot:
-        assert len(snapshot.galaxy(ORIGIN, 200.0).stars) == 40
+        with pytest.raises(SnapshotError, match=words):
+            layouts.read(path, "tipsy")
+    said = {"black_holes": ["BlackHoles"]} if asked else {}
+    assert len(layouts.read(path, "tipsy", said, radius=200.0).black_holes) == n
+    all_stars = {"stars": ["Stars", "BlackHoles"], "black_holes": []}
+    assert len(layouts.read(path, "tipsy", all_stars, radius=200.0).stars) == 40
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -393,8 +388,7 @@ def test_a_tipsy_header_without_its_pad_shifts_nothing(order, tmp_path):
     path = layouts.tipsy(tmp_path / "run.00512", written, order)
     raw = path.read_bytes()
     path.write_bytes(raw[:28] + raw[32:])
-    with Snapshot(path, "tipsy") as snapshot:
-        np.testing.assert_allclose(snapshot.galaxy(ORIGIN, 100.0).stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
+    np.testing.assert_allclose(layouts.read(path, "tipsy").stars.mass_msun, written.stars.mass_msun, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -441,10 +435,7 @@ def test_tipsys_param_tells_double_velocities_from_double_positions(tmp_path):
     path.write_bytes(double_file)
     with path.with_suffix(".param").open("a") as file:
         file.write("bDoubleVel = 1\n")
-    with Snapshot(path, "tipsy") as snapshot:
-        np.testing.assert_allclose(
-            snapshot.galaxy(ORIGIN, 100.0).stars.vel_kms, written.stars.vel_kms, rtol=1e-5, atol=1e-3
-        )
+    np.testing.assert_allclose(layouts.read(path, "tipsy").stars.vel_kms, written.stars.vel_kms, rtol=1e-5, atol=1e-3)
 
 
 # Files that are no snapshots.
@@ -506,8 +497,7 @@ def test_molecules_are_neutral_hydrogen(tmp_path):
     path = layouts.simba(tmp_path / "snap.hdf5", layouts.galaxy())
     atoms, molecules = np.linspace(0, 1, 40), np.full(40, 0.3, np.float32)
     edit(path, lambda f: f["PartType0/FractionH2"].write_direct(molecules))
-    with Snapshot(path, "simba", tracers=Tracers(gas="hi")) as snapshot:
-        gas = snapshot.galaxy(ORIGIN, 100.0).gas
+    gas = layouts.read(path, "simba", tracers=Tracers(gas="hi")).gas
     np.testing.assert_allclose(gas.weight, 0.76 * np.minimum(atoms + 0.3, 1) * gas.mass_msun, rtol=1e-6)
 
 
@@ -521,8 +511,7 @@ def test_swifts_molecules_are_two_nuclei(tmp_path):
         file["SubgridScheme/NamedColumns/SpeciesFractions"] = np.array([b"elec", b"HI", b"HII", b"H2"], "S32")
 
     edit(path, species)
-    with Snapshot(path, "swift", tracers=Tracers(gas="hi")) as snapshot:
-        gas = snapshot.galaxy(ORIGIN, 100.0).gas
+    gas = layouts.read(path, "swift", tracers=Tracers(gas="hi")).gas
     np.testing.assert_allclose(gas.weight, 0.7 * (0.4 + 2 * 0.25) * gas.mass_msun, rtol=1e-6)
 
 
@@ -530,9 +519,7 @@ def test_smoothing_lengths_of_zero_are_none(tmp_path):
     """Initial conditions have smoothing lengths of zero; negative ones are damage."""
     path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
     edit(path, lambda f: f["PartType0/SmoothingLength"].write_direct(np.zeros(40, np.float32)))
-    with Snapshot(path, "gizmo") as snapshot:
-        # The support is later computed from the distances of neighbours.
-        assert snapshot.galaxy(ORIGIN, 100.0).gas.support_kpc is None
+    assert layouts.read(path, "gizmo").gas.support_kpc is None  # later computed from the distances of neighbours
     edit(path, lambda f: f["PartType0/SmoothingLength"].write_direct(np.full(40, -1, np.float32)))
-    with pytest.raises(SnapshotError, match="negative values in SmoothingLength"), Snapshot(path, "gizmo") as snapshot:
-        snapshot.galaxy(ORIGIN, 100.0)
+    with pytest.raises(SnapshotError, match="negative values in SmoothingLength"):
+        layouts.read(path, "gizmo")

@@ -620,14 +620,6 @@ def test_what_cannot_be_used_is_said_in_a_sentence(tmp_path, seen, relative, cap
     assert not (tmp_path / "out").exists()
 
 
-def test_a_yaml_file_never_runs_code(tmp_path, relative, capsys):
-    path = tmp_path / "bad.yaml"
-    path.write_text(f"name: !!python/object/apply:os.system ['touch {tmp_path}/hacked']\n")
-    assert main(["predict", str(relative.path), str(path)]) == 2
-    assert "not valid YAML" in capsys.readouterr().err
-    assert not (tmp_path / "hacked").exists()
-
-
 def test_runs_and_galaxies_do_not_mix(tmp_path, relative, map_store, capsys):
     path = tmp_path / "mock.yaml"
     assert main(["predict", str(relative.path), str(path), "--store", str(map_store), "--suite", "quiet"]) == 2

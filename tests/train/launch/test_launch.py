@@ -16,11 +16,12 @@ import torch
 from conftest import KEPT, LOCKS, ROOT, command, until
 
 from kinmass.eval.__main__ import main as evaluate
+from kinmass.gen.storage.lock import boot_id
 from kinmass.train.__main__ import main
 from kinmass.train.launch.commands import refuse_without_slurm
 from kinmass.train.launch.job import FitJob
 from kinmass.train.launch.resources import LaunchError, combinations, minutes, read_site
-from kinmass.train.launch.status import LaunchedJob, boot_id, start_ticks, states, write_launched
+from kinmass.train.launch.status import LaunchedJob, start_ticks, states, write_launched
 from kinmass.train.launch.submission import _digest_of
 from kinmass.train.loop.config import FitConfig
 from kinmass.train.loop.fit import Stopped, fit

@@ -6,7 +6,7 @@ guide; ChaNGa's wiki, Tipsy format.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,18 @@ def read(
     """Return what a newly opened snapshot has around a place."""
     with Snapshot(path, form, parts, **options) as snapshot:
         return snapshot.galaxy(centre, radius)
+
+
+def edit(path: Path, change: Callable[[h5py.File], object]) -> Path:
+    """Change an HDF5 file, and return its path."""
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def set_attrs(**attrs: object) -> Callable[[h5py.File], None]:
+    """Return the change of entries of a Header."""
+    return lambda file: file["Header"].attrs.update(attrs)
 
 
 def bound(galaxy: Galaxy) -> Galaxy:

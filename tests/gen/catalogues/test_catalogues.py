@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.table import MaskedColumn, Table
+from layouts import edit, set_attrs
 
 from kinmass.gen.campaign.plan import list_tasks
 from kinmass.gen.catalogues import BY_TYPE, READERS, Halo, Kinds, table
@@ -306,9 +307,7 @@ def write_velociraptor(folder: Path, comoving: bool = False) -> Path:
 
 def refused_after(reader: str, write: Callable[[Path], Path], folder: Path, words: str, change: Any) -> None:
     """A catalogue of HDF5 that was changed is refused by its path and these words."""
-    path = write(folder)
-    with h5py.File(path, "r+") as file:
-        change(file)
+    path = edit(write(folder), change)
     with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: {words}"):
         find_haloes(reader, path, SNAPSHOT, UNITS)
 
@@ -407,8 +406,7 @@ def test_subfind_in_mpc_says_so_itself(units_group, tmp_path):
 
 def test_groups_of_a_catalogue_that_contradict_each_other_on_its_unit_are_refused(tmp_path):
     path = write_subfind(tmp_path, 1000.0, "Parameters")
-    with h5py.File(path, "r+") as file:
-        file["Header"].attrs["UnitLength_in_cm"] = KPC_CM
+    edit(path, set_attrs(UnitLength_in_cm=KPC_CM))
     with pytest.raises(SnapshotError, match=r"UnitLength_in_cm is .* by its Parameters group, and .* Header group"):
         find_haloes("subfind", path, SNAPSHOT, UNITS)
 
@@ -418,8 +416,7 @@ def test_the_catalogue_of_a_run_without_expansion_has_no_other_factors_of_h_than
     isolated = CodeUnits(1.0, 1e10, 1.0, None, 1.0, H, cosmological=False)
     path = write_subfind(tmp_path, 1.0, "Parameters")
     for file in tmp_path.glob("*.hdf5"):
-        with h5py.File(file, "r+") as catalogue:
-            catalogue["Header"].attrs["Redshift"] = 0.0
+        edit(file, set_attrs(Redshift=0.0))
     haloes = find_haloes("subfind", path, SNAPSHOT, isolated)
     np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE * H / A, rtol=1e-6)
     assert haloes[3].r200_kpc == pytest.approx(R200[3] * H / A, rel=1e-6)
@@ -429,8 +426,7 @@ def test_the_catalogue_of_a_run_without_expansion_has_no_other_factors_of_h_than
 def test_a_column_that_some_parts_lack_is_missed(tmp_path):
     """Fragments would be mapped as galaxies where one file of many has lost its SubhaloFlag."""
     path = WRITERS["subfind"](tmp_path)
-    with h5py.File(tmp_path / "fof_subhalo_tab_099.2.hdf5", "r+") as file:
-        del file["Subhalo/SubhaloFlag"]
+    edit(tmp_path / "fof_subhalo_tab_099.2.hdf5", lambda file: file.pop("Subhalo/SubhaloFlag"))
     with pytest.raises(SnapshotError, match="SubhaloFlag in some parts of this catalogue and not in all"):
         find_haloes("subfind", path, SNAPSHOT, UNITS)
 
@@ -439,8 +435,7 @@ def test_a_column_that_some_parts_lack_is_missed(tmp_path):
 def test_groups_that_are_missing_are_missed(form, tmp_path):
     """Galaxies would have the radii and masses of other groups, which are known by their rows."""
     path = WRITERS[form](tmp_path)
-    with h5py.File(path, "r+") as file:
-        del file["Group" if form == "subfind" else "FOF"]
+    edit(path, lambda file: file.pop("Group" if form == "subfind" else "FOF"))
     with pytest.raises(SnapshotError, match=rf"{re.escape(str(path))}: 2 groups of 3; give the first of all files"):
         find_haloes(form, path, SNAPSHOT, UNITS)
 
@@ -490,8 +485,7 @@ def test_satellites_without_stars_are_left_out_of_a_million_rows(tmp_path):
 
 def test_caesar_of_a_time_without_galaxies_is_empty(tmp_path):
     path = write_caesar(tmp_path)
-    with h5py.File(path, "r+") as file:
-        del file["galaxy_data"], file["halo_data"]
+    edit(path, lambda file: (file.pop("galaxy_data"), file.pop("halo_data")))
     assert find_haloes("caesar", path, SNAPSHOT, UNITS) == []
 
 
@@ -508,8 +502,7 @@ def test_caesar_reads_the_units_it_is_told(tmp_path):
     haloes = find_haloes("caesar", path, SNAPSHOT, UNITS)
     np.testing.assert_allclose([h.centre_kpc for h in haloes], CENTRE)
     np.testing.assert_allclose([h.stellar_mass_msun for h in haloes], STARS)
-    with h5py.File(path, "r+") as file:
-        file["galaxy_data/pos"].attrs["unit"] = "furlong"
+    edit(path, lambda file: file["galaxy_data/pos"].attrs.update(unit="furlong"))
     with pytest.raises(SnapshotError, match="galaxy_data/pos is in 'furlong'"):
         find_haloes("caesar", path, SNAPSHOT, UNITS)
 
@@ -613,8 +606,7 @@ def test_hbts_sorted_catalogues_have_the_same_haloes_and_its_older_ones_have_the
 
     are_the_same(find_haloes("hbt", sort_hbt(path), SNAPSHOT, UNITS))
     for part in tmp_path.glob("SubSnap*"):
-        with h5py.File(part, "r+") as file:
-            del file["Units"]
+        edit(part, lambda file: file.pop("Units"))
     with pytest.raises(
         SnapshotError, match=r"SubSnap_099\.0\.hdf5: says no LengthInMpch and no MassInMsunh, nor does a"
     ):
@@ -963,8 +955,7 @@ def test_trees_say_the_scale_factor_in_a_column(scale, same, tmp_path):
 def test_eagles_units_without_their_powers_are_refused(tmp_path):
     path = WRITERS["eagle_subfind"](tmp_path)
     for part in tmp_path.iterdir():
-        with h5py.File(part, "r+") as file:
-            del file["Subhalo/CentreOfPotential"].attrs["h-scale-exponent"]
+        edit(part, lambda file: file["Subhalo/CentreOfPotential"].attrs.pop("h-scale-exponent"))
     with pytest.raises(SnapshotError, match=r"Subhalo/CentreOfPotential has no h-scale-exponent"):
         find_haloes("eagle_subfind", path, SNAPSHOT, UNITS)
 
@@ -1093,8 +1084,7 @@ MISSING = {
 def test_a_missing_column_is_named(form, tmp_path):
     path, change = WRITERS[form](tmp_path), MISSING[form]
     if isinstance(change, str):
-        with h5py.File(path, "r+") as file:
-            del file[change]
+        edit(path, lambda file: file.pop(change))
         column = change.split("/")[1]
     else:
         change(path)

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from astropy.constants import k_B, m_p
 from conftest import ROOT, command
+from layouts import edit, set_attrs
 
 from kinmass.gen.catalogues.find import find_haloes
 from kinmass.gen.constants import KPC_CM
@@ -349,16 +350,6 @@ def test_stored_lengths_and_densities_give_one_support(tmp_path):
 def test_the_docs_show_the_table_of_smoothing_lengths():
     assert as_markdown() in (ROOT / "docs" / "generation.md").read_text()
     assert SMOOTHING.keys() == {name for name, reader in FORMATS.items() if not isinstance(reader, GridFormat)}
-
-
-def edit(path: Path, change: Callable[[h5py.File], None]) -> Path:
-    with h5py.File(path, "r+") as file:
-        change(file)
-    return path
-
-
-def set_attrs(**attrs: object) -> Callable[[h5py.File], None]:
-    return lambda file: file["Header"].attrs.update(attrs)
 
 
 HARMLESS = {

@@ -297,8 +297,7 @@ def test_positions_wider_than_a_cosmological_box_are_refused_until_the_suite_fil
 def test_a_wrong_box_is_refused_or_overruled(header, tmp_path):
     """A BoxSize in Mpc/h beside positions in kpc/h, and what is no box at all."""
     path = layouts.fire(tmp_path / "snap.hdf5", layouts.galaxy())
-    with h5py.File(path, "r+") as file:
-        file["Header"].attrs.update(header)
+    layouts.edit(path, layouts.set_attrs(**header))
     with pytest.raises(SnapshotError, match=r"more than a box|span|unequal sides|its box side"):
         enclosed(path)
     written = layouts.galaxy()
@@ -395,8 +394,7 @@ def test_whether_an_isolated_runs_units_have_factors_of_h_is_asked(form, group, 
     """Its numbers run the same either way; the answers that the message shows make lengths and masses 1 / h apart."""
     path, _ = isolated(tmp_path / "snap.hdf5", 0.0, HubbleParam=0.7)
     words = {"UnitLength_in_cm": layouts.KPC, "UnitMass_in_g": 1e10 * layouts.MSUN, "UnitVelocity_in_cm_per_s": 1e5}
-    with h5py.File(path, "r+") as file:
-        file["Header"].attrs.update(words if group else {})
+    layouts.edit(path, lambda file: file["Header"].attrs.update(words if group else {}))
     with pytest.raises(SnapshotError, match=r"HubbleParam = 0\.7 in a run that is not cosmol.*`units: .*else") as asked:
         FORMATS[form].units(path, {})
     answers = [yaml.safe_load(text)["units"] for text in re.findall(r"`(units: {.*?})`", str(asked.value))]
@@ -457,8 +455,7 @@ def test_a_swift_cutout_without_its_cosmology_is_taken_at_its_redshift(tmp_path)
 
 def test_swift_groups_of_two_snapshots_are_refused(tmp_path):
     path = layouts.swift(tmp_path / "snap.hdf5", layouts.galaxy())
-    with h5py.File(path, "r+") as file:
-        file["Cosmology"].attrs.update({"Scale-factor": [0.3], "Redshift": [1 / 0.3 - 1]})
+    layouts.edit(path, lambda file: file["Cosmology"].attrs.update({"Scale-factor": [0.3], "Redshift": [1 / 0.3 - 1]}))
     with pytest.raises(SnapshotError, match=r"a = 0\.6 by its Header, and 0\.3 by its Cosmology group; is one of them"):
         FORMATS["swift"].units(path, {})
 

@@ -13,6 +13,7 @@ import h5py
 import layouts
 import numpy as np
 import pytest
+from layouts import edit
 
 from kinmass.gen.formats import FORMATS, SnapshotError
 from kinmass.gen.formats.gadget_binary import blocks_of, read_header
@@ -23,12 +24,6 @@ from kinmass.gen.snapshots.snapshot import Snapshot
 from kinmass.gen.suite import Tracers
 
 ORIGIN = np.zeros(3)
-
-
-def edit(path: Path, change: Callable[[h5py.File], object]) -> Path:
-    with h5py.File(path, "r+") as file:
-        change(file)
-    return path
 
 
 def again(file: h5py.File, name: str, **options: object) -> h5py.Dataset:

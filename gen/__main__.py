@@ -367,7 +367,7 @@ def run(args: argparse.Namespace, arguments: list[str] | None = None) -> int:
                 flush=True,
             )
         if parallel is not None and not is_expected and parallel.size() > 1:  # the other ranks may not have this error
-            parallel.abort(1)
+            parallel.abort()
         return 2 if is_expected else 1
 
 

@@ -87,17 +87,9 @@ class Estimates:
 
     def __getitem__(self, chosen: np.ndarray) -> "Estimates":
         """Return the views chosen by a mask or by indices."""
-        return Estimates(
-            self.galaxy[chosen],
-            self.view[chosen],
-            self.lineage[chosen],
-            self.truth[chosen],
-            self.median[chosen],
-            None if self.samples is None else self.samples[:, chosen],
-            None if self.log_prob_joint is None else self.log_prob_joint[chosen],
-            None if self.ood_score is None else self.ood_score[chosen],
-            None if self.beyond is None else self.beyond[chosen],
-        )
+        axes = {"samples": (slice(None), chosen)}
+        given = {name: values for name, values in vars(self).items() if values is not None}
+        return Estimates(**{name: values[axes.get(name, chosen)] for name, values in given.items()})
 
 
 @dataclass

@@ -13,8 +13,10 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 
 from kinmass.gen.constants import G
+from kinmass.gen.formats import SnapshotError
 from kinmass.gen.physics.particles import Galaxy, Particles, empty
 from kinmass.gen.snapshots.snapshot import Snapshot
 
@@ -49,6 +51,12 @@ def read(
     """Return what a newly opened snapshot has around a place."""
     with Snapshot(path, form, parts, **options) as snapshot:
         return snapshot.galaxy(centre, radius)
+
+
+def assert_refused(path: Path, form: str, words: str) -> None:
+    """A snapshot is refused in these words when it is opened."""
+    with pytest.raises(SnapshotError, match=words):
+        Snapshot(path, form)
 
 
 def edit(path: Path, change: Callable[[h5py.File], object]) -> Path:

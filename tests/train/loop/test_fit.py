@@ -111,6 +111,12 @@ def end(processes: list[Started], timeout: float = 200) -> list[tuple[int, str, 
     return [(p.returncode, *text) for p, text in zip(processes, texts, strict=True)]
 
 
+def assert_refused(config: FitConfig, run: Path, words: str) -> None:
+    """A fit does not begin, nor go on, and says so in these words."""
+    with pytest.raises(RunError, match=words):
+        fit(config, run, quiet=True)
+
+
 def stop_at_once(config: FitConfig, run: Path, words: str = "stopped at step") -> None:
     """Begin a fit, or go on with it, and stop before its next step."""
     ddp.request_stop()
@@ -598,8 +604,7 @@ def test_a_checkpoint_cut_short_falls_back_on_the_one_before(map_store, tmp_path
     assert f"going on from previous.pt, step {step_before}" in messages
     for name in ("last.pt", "previous.pt"):
         (run / name).write_bytes(checkpoint[: len(checkpoint) // 2])
-    with pytest.raises(RunError, match="remove it to begin anew"):
-        fit(config_of(map_store, **LONG), run, quiet=True)
+    assert_refused(config_of(map_store, **LONG), run, "remove it to begin anew")
 
 
 @pytest.mark.parametrize("spoil", ["weights alone", "galaxies", "run", "step", "model", "sums"])
@@ -610,8 +615,7 @@ def test_a_file_that_is_no_checkpoint_of_a_fit_is_refused_in_words(map_store, tm
     bad = good["best_weights"] if spoil == "weights alone" else good | {spoil: {} if spoil == "run" else 0.5}
     write_tensors(run / "last.pt", bad)
     if spoil in ("model", "sums"):  # which only a network can tell
-        with pytest.raises(RunError, match="its checkpoint is of another network"):
-            fit(config_of(map_store, **LONG), run, quiet=True)
+        assert_refused(config_of(map_store, **LONG), run, "its checkpoint is of another network")
         return
     stop_at_once(config_of(map_store, **LONG), run)
     assert "last.pt: holds no checkpoint of a fit: missing or wrong in it are" in capsys.readouterr().err
@@ -625,12 +629,10 @@ def test_another_network_or_store_is_refused_with_the_difference(map_store, tmp_
     stop_at_once(config_of(moved, **LONG), run)
     group = zarr.open_group(moved / "quiet", mode="r+")
     group.attrs["config"] = group.attrs["config"] | {"seed": 7}
-    with pytest.raises(RunError, match=r"settings: seed of quiet \(0 there, 7 asked for\)"):
-        fit(config_of(moved, **LONG), run, quiet=True)
+    assert_refused(config_of(moved, **LONG), run, r"settings: seed of quiet \(0 there, 7 asked for\)")
     group.attrs["config"] = group.attrs["config"] | {"seed": 0}
     group["galaxy"][:2] = group["galaxy"][:2][::-1]
-    with pytest.raises(RunError, match="settings: list of galaxies of quiet"):
-        fit(config_of(moved, **LONG), run, quiet=True)
+    assert_refused(config_of(moved, **LONG), run, "settings: list of galaxies of quiet")
 
 
 def test_a_checkpoint_of_another_run_is_not_gone_on_with(map_store, tmp_path, stopped):
@@ -638,8 +640,9 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with(map_store, tmp_path, st
     run, checkpoint = shutil.copytree(stopped, tmp_path / "run"), read_tensors(stopped / "last.pt")
     checkpoint["run"]["fit"]["seed"] = 1
     write_tensors(run / "last.pt", checkpoint)
-    with pytest.raises(RunError, match=r"its checkpoint is of another run: seed \(1 there, 0 asked for\)"):
-        fit(config_of(map_store, **LONG), run, quiet=True)
+    assert_refused(
+        config_of(map_store, **LONG), run, r"its checkpoint is of another run: seed \(1 there, 0 asked for\)"
+    )
 
 
 def test_galaxies_of_the_same_names_are_not_the_same_galaxies(map_store, tmp_path, stopped, two_runs):
@@ -650,14 +653,12 @@ def test_galaxies_of_the_same_names_are_not_the_same_galaxies(map_store, tmp_pat
     run = shutil.copytree(stopped, tmp_path / "run")
     stop_at_once(config_of(other, **LONG), run)  # rounding, or a version that measures a little differently
     sizes[:] = 1.1 * sizes[:]
-    with pytest.raises(RunError, match=r"settings: R_e of snap_.* kpc there, .* kpc asked for\)"):
-        fit(config_of(other, **LONG), run, quiet=True)
+    assert_refused(config_of(other, **LONG), run, r"settings: R_e of snap_.* kpc there, .* kpc asked for\)")
     finished = shutil.copytree(two_runs / "0", tmp_path / "finished")
     with pytest.raises(RunError, match=r"settings: R_e of snap_"):  # it would pass for one that was trained there
         fit(config_of(other, steps=4), finished, quiet=True)
     (finished / "calibration.json").unlink()
-    with pytest.raises(RunError, match=r"settings: R_e of snap_"):
-        fit(config_of(other, steps=4), finished, quiet=True)
+    assert_refused(config_of(other, steps=4), finished, r"settings: R_e of snap_")
     old = json.loads((finished / "run.json").read_text())
     for suite in old["store"].values():
         del suite["sizes"]  # of a run from before they were kept
@@ -856,8 +857,7 @@ def test_a_run_json_that_is_lost_is_told_by_the_checkpoint(map_store, tmp_path, 
     (run / "run.json").unlink()
     if content is not None:
         (run / "run.json").write_bytes(content)
-    with pytest.raises(RunError, match=r"settings: width \(4 there, 8 asked for\)"):
-        fit(config_of(map_store, **LONG | {"width": 8}), run, quiet=True)
+    assert_refused(config_of(map_store, **LONG | {"width": 8}), run, r"settings: width \(4 there, 8 asked for\)")
     stop_at_once(config_of(map_store, **LONG), run)
     messages = capsys.readouterr().err
     assert f"run.json is {'missing' if content is None else 'damaged'}; going by what the checkpoint says" in messages
@@ -872,8 +872,7 @@ def test_a_run_json_that_is_lost_before_anything_was_trained(map_store, tmp_path
     fit(config_of(map_store, steps=4), run, quiet=True)
     assert load(run)
     (run / "run.json").write_text("")
-    with pytest.raises(RunError, match="damaged, and nothing else says of what its weights are; remove"):
-        fit(config_of(map_store, steps=4), run, quiet=True)
+    assert_refused(config_of(map_store, steps=4), run, "damaged, and nothing else says of what its weights are; remove")
 
 
 @pytest.fixture(scope="module")
@@ -958,8 +957,7 @@ def test_a_run_from_before_a_setting_that_changes_no_result_goes_on(map_store, t
     assert fit(config_of(map_store, steps=4), run, quiet=True) == content
     del content["fit"]["width"]
     (run / "run.json").write_text(json.dumps(content))
-    with pytest.raises(RunError, match="another version, which differs in the settings width"):
-        fit(config_of(map_store, steps=4), run, quiet=True)
+    assert_refused(config_of(map_store, steps=4), run, "another version, which differs in the settings width")
 
 
 def test_a_run_json_with_keys_too_few_or_too_many_is_refused_in_a_sentence(map_store, tmp_path, two_runs):
@@ -1035,8 +1033,7 @@ def test_a_batch_that_is_chosen_stays_the_runs_own(map_store, tmp_path, capsys):
     begun = tmp_path / "begun"
     fit(larger, begun, quiet=True)
     assert fit(config_of(map_store, batch=0, steps=4), begun, quiet=True)["fit"]["batch"] == 16
-    with pytest.raises(RunError, match="settings: learning_rate"):
-        fit(config_of(map_store, batch=0, learning_rate=1e-3, steps=4), begun, quiet=True)
+    assert_refused(config_of(map_store, batch=0, learning_rate=1e-3, steps=4), begun, "settings: learning_rate")
     with pytest.raises(SystemExit):
         main(["fit", "--store", str(map_store), "--tracer", "gas", "--out", str(begun), "--batch", "0"])
     assert "batch must be at least 1, or auto, not '0'" in capsys.readouterr().err
